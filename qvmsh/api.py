@@ -1,0 +1,176 @@
+"""The library door: `from qvmsh import Machine`.
+
+May import: `commands`, `machine`, `config`.
+
+    vm = Machine.open("/vm/demo")
+    vm.start()
+    print(vm.ssh("uname -r"))
+    vm.stop()
+    with Machine.open("/vm/demo").running(disposable=True) as vm:     # stops what it has started
+        print(vm.ssh("uname -r"))
+
+A command's first parameter is the machine, so its function is a method as it stands: same names,
+arguments, results and errors as behind every other door. Nothing is printed; results are returned
+and failures raised (`qvmsh.errors`). Importing this starts nothing and reads nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+
+from qvmsh.commands import allow as _allow
+from qvmsh.commands import cmd as _cmd
+from qvmsh.commands import config as _config
+from qvmsh.commands import console as _console
+from qvmsh.commands import doctor as _doctor
+from qvmsh.commands import dryrun as _dryrun
+from qvmsh.commands import env as _env
+from qvmsh.commands import init as _init
+from qvmsh.commands import kill as _kill
+from qvmsh.commands import logs as _logs
+from qvmsh.commands import monitor as _monitor
+from qvmsh.commands import pause as _pause
+from qvmsh.commands import qmp as _qmp
+from qvmsh.commands import reboot as _reboot
+from qvmsh.commands import restart as _restart
+from qvmsh.commands import resume as _resume
+from qvmsh.commands import run as _run
+from qvmsh.commands import sh as _sh
+from qvmsh.commands import ssh as _ssh
+from qvmsh.commands import start as _start
+from qvmsh.commands import status as _status
+from qvmsh.commands import stop as _stop
+from qvmsh.commands import suspend as _suspend
+from qvmsh.commands import wakeup as _wakeup
+from qvmsh.config import locate
+from qvmsh.errors import DeadlineError, GuestUnreachableError
+from qvmsh.io import QUIET, Io
+from qvmsh.machine import known, machine
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import Self
+
+
+class Machine(machine.Machine):
+    """A machine with every command as a method; see `machine.machine.Machine`."""
+
+    allow = _allow.allow
+    cmd = _cmd.cmd
+    config = _config.config
+    config_edit = _config.config_edit
+    console = _console.console
+    doctor = _doctor.doctor
+    dryrun = _dryrun.dryrun
+    env = _env.env
+    init = _init.init
+    kill = _kill.kill
+    logs = _logs.logs
+    monitor = _monitor.monitor
+    reboot = _reboot.reboot
+    run = _run.run
+    serial = _logs.serial
+    sh = _sh.sh
+    ssh = _ssh.ssh
+    start = _start.start
+    status = _status.status
+    stderr = _logs.stderr
+    stdout = _logs.stdout
+    stop = _stop.stop
+    wakeup = _wakeup.wakeup
+    suspend = _suspend.suspend
+    resume = _resume.resume
+    restart = _restart.restart
+    qmp = _qmp.qmp
+    pause = _pause.pause
+
+    @classmethod
+    def known(cls, *labels: str, environ: Mapping[str, str] | None = None) -> list[Self]:
+        """Give the machines that this user has used and that have all of `labels` (VM_LABELS)."""
+        environ = os.environ if environ is None else environ
+        found = [cls(each, environ=environ) for each in known.machines(environ).values()]
+        return [vm for vm in found if set(labels) <= set(known.labels(vm))]
+
+    @classmethod
+    def open(
+        cls,
+        directory: str | os.PathLike[str] | None = None,
+        *,
+        io: Io = QUIET,
+        environ: Mapping[str, str] | None = None,
+        overrides: Sequence[tuple[str, str]] = (),
+    ) -> Self:
+        """Give the machine in `directory`, found by the rules of the command line.
+
+        Args:
+            directory: where its `.vmrc` is; None = `VM_HOME`, else the current directory.
+            io: how its commands talk to the caller.
+            environ: the environment that the settings' environment layer is read from.
+            overrides: `--set NAME=value` pairs, stronger than every file.
+
+        Raises:
+            ConfigError: there is no `.vmrc`.
+        """
+        environ = os.environ if environ is None else environ
+        where = None if directory is None else os.fspath(directory)
+        found = locate.find(where, environ, os.getcwd())
+        return cls(found, io=io, environ=environ, overrides=overrides)
+
+    @contextmanager
+    def running(
+        self,
+        *,
+        base_only: bool = False,
+        disposable: bool = False,
+        loadvm: str | None = None,
+        ssh_attempts: int | None = None,
+    ) -> Iterator[Self]:
+        """Have the guest running within a block: `with Machine.open(d).running() as vm:`.
+
+        A machine that is off is started, and powered off at the block's end, however it ends; one
+        that does not obey is ended by force. A machine that runs already is waited for until its
+        guest answers, and left running.
+
+        Args:
+            base_only, disposable, loadvm, ssh_attempts: as for `start`; they mean nothing to a
+                machine that runs already.
+
+        Raises:
+            StateError: it is paused, suspended or broken; it is left as it is.
+            LaunchError, DeadlineError: as for `start`; what was started is ended.
+        """
+        from qvmsh.machine import ready, state
+
+        seen = state.observe(self)
+        if seen.is_live:
+            if seen.kind not in (state.RUNNING, state.STARTING) or seen.pid is None or seen.note is None:
+                raise state.not_in_state(self, seen, "use it", state.RUNNING)
+            timeout_s = ready.attempt_seconds(self, ssh_attempts)
+            if seen.note.ssh_port:
+                ready.wait(self, seen.pid, seen.note, timeout_s=timeout_s)
+            yield self
+            return
+        try:
+            self.start(base_only=base_only, disposable=disposable, loadvm=loadvm, ssh_attempts=ssh_attempts)
+        except (DeadlineError, GuestUnreachableError) as error:  # `start` leaves it running then
+            self.kill()  # nobody in it to ask politely
+            error.what = error.what.replace("it is left running", "it was ended")
+            raise
+        try:
+            yield self
+        finally:
+            self._end_what_runs()
+
+    def _end_what_runs(self) -> None:
+        from qvmsh.machine import state
+
+        if not state.observe(self).is_live:
+            return
+        try:
+            self.stop(force=True)
+        except BaseException:  # interrupted on the way: nothing is left running either
+            if state.observe(self).is_live:
+                self.kill()
+            raise

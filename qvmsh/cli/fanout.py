@@ -1,0 +1,108 @@
+"""One command for several machines, side by side: a process each, their lines as they come.
+
+May import: `cli.parse`, `errors`, `io`; `subprocess` and `selectors`.
+
+A process for each machine keeps Ctrl-C, working directories and failures apart. The exit status
+is that of the first machine named that failed.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import subprocess
+import sys
+
+from qvmsh.errors import Terminated
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import IO, Any
+
+    from qvmsh.cli.parse import Bound
+    from qvmsh.io import Io
+
+JOIN = ","
+
+
+def run(bound: Bound, directories: Sequence[str], io: Io) -> int:
+    """Run the bound command for each of `directories` and return the joint exit status."""
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-P", "-m", "qvmsh", *_words(bound, directory)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=os.getcwd(),
+        )
+        for directory in dict.fromkeys(directories)
+    ]
+    documents = _relay(children, io)
+    if io.json:
+        print(f'{{"version": 1, "command": "{bound.entry.verb}", "machines": [{JOIN.join(documents)}]}}')
+    statuses = [child.returncode for child in children]
+    failed = [128 - status if status < 0 else status for status in statuses if status]
+    return failed[0] if failed else 0
+
+
+def _words(bound: Bound, directory: str) -> list[str]:
+    """The command line for one machine."""
+    words = ["-C", directory]
+    for name, value in bound.common.items():
+        if name == "set":
+            words += [part for each in value for part in ("--set", each)]
+        elif value is True:
+            words.append({"json": "--json", "verbose": "-v", "silent": "-q", "debug": "--debug"}[name])
+    words.append(bound.entry.verb)
+    rows: dict[str, tuple[Any, ...]] = {row[0]: row for row in bound.entry.options}
+    for name, value in bound.options.items():
+        flag = rows[name][2][-1]
+        if rows[name][1] in ("yes", "no"):
+            words.append(flag)
+        else:
+            words += [
+                part
+                for each in (value if isinstance(value, tuple) else (value,))
+                for part in (flag, str(each))
+            ]
+    return words
+
+
+def _relay(children: Sequence[subprocess.Popen[bytes]], io: Io) -> list[str]:
+    """Pass the children's lines on whole; with `--json` their documents are gathered instead."""
+    chooser = selectors.DefaultSelector()
+    rests: dict[Any, bytes] = {}
+    documents: dict[int, str] = {}
+    for at, child in enumerate(children):
+        assert child.stdout is not None
+        assert child.stderr is not None
+        chooser.register(child.stdout, selectors.EVENT_READ, (at, True))
+        chooser.register(child.stderr, selectors.EVENT_READ, (at, False))
+    while chooser.get_map():
+        try:
+            for key, _ in chooser.select():
+                stream: IO[bytes] = key.fileobj  # type: ignore[assignment]
+                at, is_stdout = key.data
+                data = os.read(stream.fileno(), 65536)
+                text = rests.pop(key.fd, b"") + data
+                whole, mark, rest = text.rpartition(b"\n")
+                rests[key.fd] = rest
+                lines = (whole + mark).decode(errors="replace")
+                if not data:
+                    chooser.unregister(stream)
+                    lines += rests.pop(key.fd).decode(errors="replace")
+                if is_stdout and io.json:
+                    documents[at] = documents.get(at, "") + lines.strip()
+                elif lines:
+                    target = sys.stdout if is_stdout else sys.stderr
+                    target.write(lines)
+                    target.flush()
+        except KeyboardInterrupt:
+            continue  # the children have got it too, and end in order
+        except Terminated:
+            for child in children:
+                child.terminate()
+    for child in children:
+        child.wait()
+    return [documents[at] for at in sorted(documents) if documents[at]]

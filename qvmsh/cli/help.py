@@ -1,0 +1,109 @@
+"""The help texts, drawn from the index of commands.
+
+May import: `commands.index`, `cli.parse`; a command's own module for its long text (one-shot path).
+"""
+
+from __future__ import annotations
+
+from qvmsh.cli.parse import Entry, shared
+from qvmsh.commands.index import COMMANDS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+TOPICS = {
+    "daily": "Daily",
+    "guest": "The guest",
+    "monitor": "QEMU's monitor",
+    "images": "Images",
+    "configuration": "Configuration",
+    "shell": "The shell",
+}
+
+OPENING = """\
+qvm: the shell for QEMU virtual machines. A directory with a .vmrc is a machine.
+
+usage: qvm [-C DIR | -M NAME] [--set NAME=VALUE] [--json] [-v|-q] [--debug] VERB [options] [words]
+       qvm [options] SCRIPT [words]      a file with a / in its name runs in the machine's context
+"""
+
+CLOSING = """\
+`qvm VERB --help` explains a verb. Exit status: 0 done, 1 failed (`status`: not ready), 2 usage or
+configuration, 3 wrong state or locked, 124 deadline, 125 guest not reached, 130 Ctrl-C, 143 SIGTERM.
+"""
+
+
+def overview() -> str:
+    """What `qvm --help` shows: the verbs by topic, a line each."""
+    width = max(map(len, COMMANDS)) + 2
+    parts = [OPENING]
+    for group, title in TOPICS.items():
+        rows = [f"  {verb:{width}}{row[7]}" for verb, row in COMMANDS.items() if row[2] == group]
+        if rows:
+            parts.append(f"{title}:\n" + "\n".join(rows) + "\n")
+    return "\n".join([*parts, CLOSING])
+
+
+def usage(entry: Entry) -> str:
+    """The usage line: `usage: qvm start [options] [MACHINE ...]`."""
+    words = ["[options]"] if entry.options else []
+    if entry.words == "machines":
+        words.append("[MACHINE ...]")
+    for name, required, is_rest, _, _ in entry.positionals:
+        shown = name.rstrip("s").upper() if is_rest else name.upper()
+        words.append(f"[{shown} ...]" if is_rest else shown if required else f"[{shown}]")
+    return f"usage: qvm {entry.verb} {' '.join(words)}".rstrip()
+
+
+def of_command(verb: str) -> str:
+    """What `qvm VERB --help` shows."""
+    entry = Entry(verb)
+    module = __import__(f"qvmsh.commands.{entry.module}", fromlist=["_"])
+    lines = [usage(entry), ""]
+    lines += description(getattr(module, entry.function).__doc__ or entry.summary)
+    if entry.positionals:
+        lines += ["", "words:"]
+        lines += _table([(row[0].upper(), row[3]) for row in entry.positionals])
+    if entry.options:
+        lines += ["", "options:"]
+        lines += _table([(flags(row), row[4]) for row in entry.options])
+    lines += ["", "common options:"]
+    taken = {flag for row in entry.options for flag in row[2]}
+    lines += _table([(flags(row, taken), row[4]) for row in shared(entry) if set(row[2]) - taken])
+    return "\n".join(lines) + "\n"
+
+
+def flags(row: tuple[Any, ...], taken: set[str] | frozenset[str] = frozenset()) -> str:
+    text = ", ".join(flag for flag in row[2] if flag not in taken)
+    return f"{text} {row[3]}" if row[3] else text
+
+
+def description(doc: str) -> list[str]:
+    """The paragraphs of a docstring before its sections."""
+    lines = [line.strip() for line in doc.strip().splitlines()]
+    for at, line in enumerate(lines):
+        if line in ("Args:", "Returns:", "Raises:", "Source:") or line.startswith("Source: "):
+            lines = lines[:at]
+            break
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines
+
+
+def _table(rows: list[tuple[str, str]], width: int = 30, line: int = 100) -> list[str]:
+    """Two columns, the second folded."""
+    shown = []
+    for left, right in rows:
+        words, folded = right.split(), [""]
+        for word in words:
+            if len(folded[-1]) + len(word) + 1 > line - width and folded[-1]:
+                folded.append("")
+            folded[-1] = f"{folded[-1]} {word}".strip()
+        head = f"  {left}"
+        if len(head) >= width:
+            shown.append(head)
+            head = ""
+        shown.append(f"{head:{width}}{folded[0]}".rstrip())
+        shown += [" " * width + more for more in folded[1:]]
+    return shown

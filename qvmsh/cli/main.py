@@ -1,0 +1,317 @@
+"""The one-shot door: parse, find the machine, call, render, exit status.
+
+May import: the modules of the one-shot path; a command's own module when its verb is known.
+
+    main(["status", "-s"])      # 0
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from qvmsh import errors
+from qvmsh.cli import parse
+from qvmsh.commands.index import ALIASES, COMMANDS
+from qvmsh.errors import QvmError, Terminated, UsageError
+from qvmsh.io import Io, tell
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, NoReturn
+
+    from qvmsh.cli.parse import Bound
+    from qvmsh.machine.machine import Machine
+
+JSON_VERSION = 1
+"""Version of the output of `--json`; it changes when a key goes away or changes its meaning."""
+
+
+def main(argv: Sequence[str] | None = None, call: Call | None = None) -> int:
+    """Run one command line and return its exit status."""
+    _open_standard_streams()
+    words = list(sys.argv[1:] if argv is None else argv)
+    call = call or Call()
+    call.has_json = "--json" in words
+    _catch_sigterm()
+    for stream in (sys.stdout, sys.stderr):  # names of files are printed as they are, UTF-8 or not
+        stream.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+    return call.perform(words)
+
+
+def from_os(error: OSError, machine: str | None = None) -> QvmError:
+    """An error of the operating system in the form of ours."""
+    where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+    hint = "make room on that disk, then try again" if error.errno == 28 else None
+    if error.errno in (1, 13, 30):
+        hint = "ask as the user whom it belongs to; `qvm doctor` shows whose it is"
+    return QvmError(f"{where}{error.strerror or error}", machine=machine, hint=hint)
+
+
+def _catch_sigterm() -> None:
+    from _signal import SIGTERM, signal
+
+    def handler(_number: int, _frame: object) -> NoReturn:
+        raise Terminated
+
+    try:
+        signal(SIGTERM, handler)
+    except ValueError:  # not the main thread: its owner decides
+        pass
+
+
+class Call:
+    """One command line on its way through the door; the shell's words are such calls too."""
+
+    def __init__(self) -> None:
+        self.io = Io()
+        self.verb = ""
+        self.has_json = False
+        self.machine_name: str | None = None
+
+    def perform(self, words: list[str]) -> int:
+        """Run one command line; a failure is told to the user and becomes the exit status."""
+        try:
+            return self.run(words)
+        except QvmError as error:
+            return self.failed(error)
+        except KeyboardInterrupt:
+            return errors.EXIT_INTERRUPTED
+        except Terminated:
+            return errors.EXIT_TERMINATED
+        except BrokenPipeError:
+            return self.without_reader()
+        except OSError as error:
+            return self.failed(from_os(error, self.machine_name))
+        except Exception:
+            return self.bug()
+
+    def run(self, words: list[str]) -> int:
+        if words[:1] == ["--version"]:
+            from qvmsh._version import VERSION
+
+            print(f"qvm {VERSION}", file=self.io.stdout)
+            return errors.EXIT_OK
+        common, rest = parse.common(words)
+        self._configure(common)
+        if not rest:
+            return self._without_verb(words)
+        if "/" in rest[0] and os.path.isfile(rest[0]):
+            rest = ["sh", "--", *rest]
+        found = parse.verb_of(rest)
+        if found is None:
+            raise _unknown(rest)
+        self.verb, count = found
+        bound = parse.bind(self.verb, rest[count:])
+        for name, value in common.items():
+            if name == "set":
+                value = (*value, *bound.common.get("set", ()))
+            elif name in bound.common:
+                continue
+            bound.common[name] = value
+        self._configure(bound.common)
+        if bound.common.get("help"):
+            from qvmsh.cli import help as texts
+
+            self.io.stdout.write(texts.of_command(self.verb))
+            return errors.EXIT_OK
+        return self._call(bound)
+
+    def _configure(self, common: dict[str, Any]) -> None:
+        self.has_json = bool(common.get("json"))
+        level = 2 if common.get("verbose") else 0 if common.get("silent") else 1
+        self.io = self.new_io(level=level, debug=bool(common.get("debug")), json=self.has_json)
+
+    def new_io(self, *, level: int, debug: bool, json: bool) -> Io:
+        """How the command talks to whoever called it."""
+        return Io(level=level, debug=debug, json=json, capture=json, is_last=not json)
+
+    def _without_verb(self, words: list[str]) -> int:
+        from qvmsh.cli import help as texts
+
+        self.io.stdout.write(texts.overview())
+        return errors.EXIT_OK if not words or {"-h", "--help"} & set(words) else errors.EXIT_USAGE
+
+    def _call(self, bound: Bound) -> int:
+        entry = bound.entry
+        _require_one_machine(bound)
+        labels = bound.common.pop("label", ())
+        if entry.words == "machines" and (bound.words or labels):
+            targets = self._labelled(labels) if labels else [self._named(word) for word in bound.words]
+            if len(targets) > 1 and entry.terminal:
+                raise UsageError(f"{self.verb}: one machine at a time", hint="a terminal for each")
+            if len(targets) > 1:
+                from qvmsh.cli import fanout
+
+                return fanout.run(bound, targets, self.io)
+            bound.common["directory"] = targets[0]
+            bound.words = []
+        module = __import__(f"qvmsh.commands.{entry.module}", fromlist=["_"])
+        function = getattr(module, entry.function)
+        arguments: list[Any] = []
+        if entry.machine != "none":
+            vm = self._machine(bound)
+            arguments.append(vm)
+            self.machine_name = os.path.basename(vm.directory) if vm else None
+        if entry.takes_io:
+            bound.options["io"] = self.io
+        result = function(*arguments, *bound.words, **bound.options)
+        return self.render(result)
+
+    def _machine(self, bound: Bound) -> Machine | None:
+        from qvmsh.config import locate
+        from qvmsh.machine.machine import Machine
+
+        common = bound.common
+        directory = common.get("directory")
+        if common.get("machine") is not None:
+            from qvmsh.machine import known
+
+            directory = known.find(common["machine"], os.environ)
+        overrides = [_assignment(word) for word in common.get("set", ())]
+        is_optional = bound.entry.machine == "optional"
+        if directory is None:
+            return self.machine_here(overrides, is_optional=is_optional)
+        here = "/" if os.path.isabs(directory) else _current_folder()
+        return Machine(locate.find(directory, os.environ, here), io=self.io, overrides=overrides)
+
+    def machine_here(self, overrides: Sequence[tuple[str, str]], *, is_optional: bool) -> Machine | None:
+        """The machine that is meant where the words name none."""
+        from qvmsh.config import locate
+        from qvmsh.machine.machine import Machine
+
+        try:
+            found = locate.find(None, os.environ, _current_folder())
+        except QvmError:
+            if is_optional:
+                return None
+            raise
+        return Machine(found, io=self.io, overrides=overrides)
+
+    def _named(self, word: str) -> str:
+        """The directory that a word on the command line means."""
+        from qvmsh.machine import known
+
+        return known.resolve(word, os.environ)
+
+    def _labelled(self, labels: Sequence[str]) -> list[str]:
+        """The directories of the known machines that have all of these labels."""
+        from qvmsh.machine import known
+
+        return known.labelled(labels, os.environ)
+
+    def render(self, result: Any) -> int:
+        """Print a command's result and return its exit status."""
+        status = getattr(result, "exit_status", errors.EXIT_OK)
+        if self.has_json:
+            self._print_json(result.as_json() if hasattr(result, "as_json") else {"output": result})
+        elif result is not None:
+            text = str(result)
+            if text:
+                self.io.stdout.write(text if text.endswith("\n") else text + "\n")
+        self.io.stdout.flush()
+        return int(status)
+
+    def _print_json(self, value: dict[str, Any]) -> None:
+        from qvmsh.qemu.qmp import dumps
+
+        print(dumps({"version": JSON_VERSION, "command": self.verb, **value}), file=self.io.stdout)
+
+    def failed(self, error: QvmError) -> int:
+        """Tell the user of a failure and return its exit status."""
+        if self.io.debug:
+            import traceback
+
+            traceback.print_exc(file=self.io.stderr)
+        try:
+            if self.has_json:
+                self._print_json({"error": error.as_json()})
+            self.io.stdout.flush()
+        except (OSError, ValueError):  # standard output itself is what failed
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if not getattr(error, "is_silent", False):
+            tell(self.io.stderr, "\n".join(error.lines()))
+        return error.status
+
+    def without_reader(self) -> int:
+        """The reader of standard output has gone: there is nothing more to say."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return errors.EXIT_FAILED
+
+    def bug(self) -> int:
+        import traceback
+
+        traceback.print_exc(file=self.io.stderr)
+        print(
+            "qvm: this is a bug in qvm, not in what you did\n"
+            "hint: please report it, with the lines above and the output of `qvm doctor`",
+            file=self.io.stderr,
+        )
+        return errors.EXIT_FAILED
+
+
+def _require_one_machine(bound: Bound) -> None:
+    """Refuse two ways of naming the machine at once, and an empty one: a wrong guess could kill.
+
+    Raises:
+        UsageError: it is not clear which machine is meant.
+    """
+    common, verb = bound.common, bound.entry.verb
+    for name, flag in (("directory", "-C"), ("machine", "-M")):
+        if common.get(name) == "":
+            raise UsageError(f"{verb}: {flag} names no machine: it is empty")
+        if common.get(name) is not None and bound.entry.words == "machines" and bound.words:
+            raise UsageError(
+                f"{verb}: which machine: {flag} {common[name]}, or {' '.join(bound.words)}?",
+                hint=f"leave {flag} out, or the words",
+            )
+    named = " ".join(bound.words) or common.get("directory") or common.get("machine")
+    if common.get("label") and named is not None and named != "":
+        raise UsageError(
+            f"{verb}: which machines: {named}, or those labelled {' '.join(common['label'])}?",
+            hint="leave --label out, or the name",
+        )
+    if common.get("directory") is not None and common.get("machine") is not None:
+        raise UsageError(f"{verb}: -C and -M exclude each other")
+
+
+def _current_folder() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        raise QvmError("the current directory is gone", hint="`cd` to one that is there") from None
+
+
+def _open_standard_streams() -> None:
+    """Give closed standard streams /dev/null, or QEMU's sockets would take their numbers."""
+    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number: fd
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(fd, mode, closefd=False))
+
+
+def _assignment(word: str) -> tuple[str, str]:
+    name, mark, value = word.partition("=")
+    if not mark or not name:
+        raise UsageError(f"--set {word}: must be NAME=VALUE")
+    return name, value
+
+
+def _unknown(words: list[str]) -> UsageError:
+    known = [*COMMANDS, *ALIASES]
+    first = words[0]
+    longer = sorted(verb for verb in known if verb.startswith(first + " "))
+    if longer:
+        return UsageError(f"{first}: which one?", hint="`qvm " + "`, `qvm ".join(longer) + "`")
+    near = parse.suggestion(first, known)
+    if near:
+        hint = f"did you mean `qvm {near}`?"
+    elif os.path.isfile(first):
+        hint = f"a script is named with a slash: `qvm ./{first}`"
+    else:
+        hint = "`qvm --help` lists the verbs"
+    return UsageError(f"unknown command {first!r}", hint=hint)

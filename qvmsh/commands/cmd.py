@@ -1,0 +1,28 @@
+"""`qvm cmd`: one command for QEMU's monitor (one-shot path)."""
+
+from __future__ import annotations
+
+from qvmsh.commands._define import command
+from qvmsh.machine import monitor
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Annotated
+
+    from qvmsh.commands._define import Opt
+    from qvmsh.machine.machine import Machine
+
+
+@command(group="monitor", words="rest")
+def cmd(vm: Machine, *line: Annotated[str, Opt(complete="hmp")]) -> str:
+    """Send one line to QEMU's human monitor (HMP) and print the answer.
+
+    All words after the verb are one command: `qvm cmd info block -v`. `qvm cmd help` lists them.
+
+    Args:
+        line: the monitor command.
+
+    Raises:
+        QmpError: QEMU says that the command failed.
+    """
+    return monitor.human_command(vm, " ".join(line))

@@ -1,0 +1,48 @@
+"""`qvm console`: the guest's serial console on this terminal."""
+
+from __future__ import annotations
+
+from qvmsh.commands._define import command
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Annotated
+
+    from qvmsh.commands._define import Opt
+    from qvmsh.machine.machine import Machine
+
+
+@command(group="guest", words="machines", terminal=True)
+def console(
+    vm: Machine,
+    *,
+    watch: Annotated[bool, Opt("-w", excludes=("take",))] = False,
+    take: Annotated[bool, Opt("-t", "--force")] = False,
+    escape: Annotated[str, Opt("-e", metavar="KEY")] = "^]",
+    linger: Annotated[float, Opt("-l", metavar="SECONDS")] = 1.0,
+) -> None:
+    """Open the guest's serial console; Ctrl-] detaches.
+
+    The last lines of what came before are shown, so that a login prompt is seen at once. One
+    terminal writes; others can watch, or take over. It ends with QEMU. In a pipe, standard input
+    goes to the guest and what it answers to standard output; at the end of the input it ends once
+    the guest has been silent for a second. The terminal's size is not passed on:
+    `stty rows 50 cols 120` in the guest sets it.
+
+    Args:
+        watch: only look on; works beside a console that is in use, and beside `run`.
+        take: take over from whoever has the console.
+        escape: the key that detaches, as ^A (^]).
+        linger: in a pipe, how long the guest must be silent after the end of the input (1).
+
+    Raises:
+        StateError: the machine is not running, or has no serial console.
+        LockedError: somebody else has the console, or has just taken it over.
+        DeadlineError: the guest did not take all of standard input.
+    """
+    from qvmsh.machine import console as machine_console
+
+    machine_console.attach(
+        vm,
+        machine_console.Options(is_watching=watch, is_taking=take, escape=escape, linger_s=linger),
+    )

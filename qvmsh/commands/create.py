@@ -1,0 +1,58 @@
+"""`qvm create`: a machine's directory on an image."""
+
+from __future__ import annotations
+
+from qvmsh.commands._define import command
+from qvmsh.io import QUIET
+from qvmsh.machine.reports import Steps
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Annotated
+
+    from qvmsh.commands._define import Opt
+    from qvmsh.io import Io
+
+
+@command(group="daily")
+def create(
+    name: Annotated[str, Opt(complete="dir")],
+    *,
+    image: Annotated[str, Opt("-i", metavar="tiny|FILE", complete="image")] = "tiny",
+    mem: Annotated[int | None, Opt("-m", metavar="MIB")] = None,
+    cpus: Annotated[int | None, Opt(metavar="N")] = None,
+    user: Annotated[str | None, Opt(metavar="ACCOUNT")] = None,
+    id: Annotated[str | None, Opt(metavar="NN")] = None,
+    io: Io = QUIET,
+) -> Steps:
+    """Make a machine: a directory with a .vmrc, a base image and an empty overlay.
+
+    The image is copied, so the original may go. The built-in image `tiny` is built if it is not
+    there yet; a machine on it gets an ssh key of its own.
+
+    Args:
+        name: the directory to make; its last part is the machine's name.
+        image: a built-in image, or an image file of an installed system (any format of QEMU).
+        mem: guest memory in MiB (256 for tiny, else 1024).
+        cpus: number of vcpus.
+        user: account in the guest that ssh logs in to.
+        id: VM_MACHINE_ID, two digits; one that no known machine has.
+
+    Raises:
+        UsageError: something is there already.
+        ImageError: the image cannot be used; nothing is left behind.
+    """
+    import os
+    import shlex
+
+    from qvmsh.machine import create as creation
+
+    wish = creation.Wish(image=image, memory_mib=mem, cpus=cpus, user=user, machine_id=id)
+    vm = creation.create(name, wish, io, os.environ)
+    where = os.path.relpath(vm.directory)
+    go = "" if where == "." else f"cd {shlex.quote(where)} && "
+    return Steps(
+        vm.name,
+        [f"created on {image} in {where}", f"`{go}qvm start` starts it"],
+        directory=vm.directory,
+    )

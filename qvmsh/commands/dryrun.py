@@ -1,0 +1,34 @@
+"""`qvm dryrun`: the command line of QEMU, without running it."""
+
+from __future__ import annotations
+
+from qvmsh.commands._define import command
+from qvmsh.machine.reports import CommandLine
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Annotated
+
+    from qvmsh.commands._define import Opt
+    from qvmsh.machine.machine import Machine
+
+
+@command(group="configuration", words="qemu")
+def dryrun(
+    vm: Machine,
+    *arguments: str,
+    foreground: bool = False,
+    base_only: Annotated[bool, Opt("-b")] = False,
+) -> CommandLine:
+    """Show QEMU's command line, one option a line, ready to paste; starts nothing.
+
+    Args:
+        arguments: further words for QEMU, as for `run`.
+        foreground: as `run` would call it, not `start`.
+        base_only: with the base image, without the overlay.
+    """
+    from qvmsh.machine import lifecycle
+
+    return lifecycle.dry_run(
+        vm, lifecycle.Request(base_only=base_only, extra=arguments), is_foreground=foreground
+    )

@@ -1,0 +1,25 @@
+"""`qvm env`: the machine's values as `export` lines."""
+
+from __future__ import annotations
+
+from qvmsh.commands._define import command
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from qvmsh.machine.configuration import Environment
+    from qvmsh.machine.machine import Machine
+
+
+@command(group="configuration")
+def env(vm: Machine) -> Environment:
+    """Print the machine's values as `export` lines for a shell.
+
+    `eval "$(qvm env)"` brings them into the shell; values that it still holds of another machine
+    are unset. They carry a mark of their machine, so that they never reach another one.
+
+    Raises:
+        ConfigError: the configuration has problems.
+    """
+    from qvmsh.machine import configuration
+
+    return configuration.environment(vm)

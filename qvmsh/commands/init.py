@@ -1,0 +1,41 @@
+"""`qvm init`: make base and overlay."""
+
+from __future__ import annotations
+
+from qvmsh.commands._define import command
+from qvmsh.machine.reports import Steps
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Annotated
+
+    from qvmsh.commands._define import Opt
+    from qvmsh.machine.machine import Machine
+
+
+@command(group="images", words="machines")
+def init(
+    vm: Machine,
+    *,
+    dry_run: Annotated[bool, Opt("-t")] = False,
+    clobber_backing: Annotated[bool, Opt("-k", "--clobber-overlay")] = False,
+    clobber_base: Annotated[bool, Opt("-b")] = False,
+) -> Steps:
+    """Make the machine's images: base as a copy of the seed, and an empty overlay on it.
+
+    A base that is there is kept; then only the overlay is made.
+
+    Args:
+        dry_run: only say what would be done.
+        clobber_backing: replace an overlay that is there; what is in it is lost.
+        clobber_base: replace a base that is there; what is in it is lost.
+
+    Raises:
+        ImageError: an image is in the way, orphaned or missing; nothing has been changed.
+    """
+    from qvmsh.machine import images, known
+
+    done = images.init(vm, clobber_base=clobber_base, clobber_overlay=clobber_backing, is_dry=dry_run)
+    if not dry_run:
+        known.remember(vm)
+    return Steps(vm.name, done, is_dry=dry_run)

@@ -1,0 +1,25 @@
+"""`qvm kill`: end QEMU at once."""
+
+from __future__ import annotations
+
+from qvmsh.commands._define import command
+from qvmsh.machine.reports import Stopped
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from qvmsh.machine.machine import Machine
+
+
+@command(group="daily", words="machines")
+def kill(vm: Machine) -> Stopped:
+    """End QEMU now, as pulling the plug: QMP quit, then SIGTERM, then SIGKILL.
+
+    The guest loses what it has not written. Nothing of the run is left behind.
+
+    Raises:
+        StateError: it is not running.
+    """
+    from qvmsh.machine import power
+
+    how, took_s = power.kill(vm)
+    return Stopped(vm.name, how, took_s, is_kill=True)

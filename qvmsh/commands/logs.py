@@ -1,0 +1,114 @@
+"""`qvm logs`, and `serial`, `stdout`, `stderr`: what was written, what is being written."""
+
+from __future__ import annotations
+
+from qvmsh.commands._define import command
+from qvmsh.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Annotated
+
+    from qvmsh.commands._define import Opt
+    from qvmsh.machine.logs import Lines
+    from qvmsh.machine.machine import Machine
+
+
+@command(group="monitor", words="own")
+def logs(
+    vm: Machine,
+    log: str = "serial",
+    *,
+    lines: Annotated[int, Opt("-n", metavar="N")] = 10,
+    follow: Annotated[bool, Opt("-f", excludes=("previous",))] = False,
+    previous: Annotated[bool, Opt("-p")] = False,
+) -> Lines | None:
+    """Print the last lines of a log: serial, stdout, stderr or qvm.
+
+    `serial` is what the guest wrote to its console, from the first byte of its boot; `stdout` and
+    `stderr` are QEMU's; `qvm` is what qvm did with the machine, and who called it. On a terminal only
+    the colours of it act; into a pipe it goes byte by byte. Each start begins new logs and keeps
+    the five before.
+
+    Args:
+        log: serial, stdout, stderr or qvm.
+        lines: how many lines (10).
+        follow: go on with what is added, also when the machine starts anew, until Ctrl-C.
+        previous: the log of the run before.
+
+    Raises:
+        StateError: there is no such log yet.
+    """
+    from qvmsh.machine import logs as machine_logs
+
+    if log not in machine_logs.NAMES:
+        known = ", ".join(machine_logs.NAMES)
+        hint = f"the logs are {known}; a machine is named by `-M {log}`"
+        raise UsageError(f"logs: no log {log!r}", machine=vm.name, hint=hint)
+    if follow:
+        machine_logs.follow(vm, log, lines=lines)
+        return None
+    return machine_logs.show(vm, log, lines=lines, is_previous=previous)
+
+
+@command(group="monitor", words="machines")
+def serial(
+    vm: Machine,
+    *,
+    lines: Annotated[int, Opt("-n", metavar="N")] = 10,
+    follow: Annotated[bool, Opt("-f", excludes=("previous",))] = False,
+    previous: Annotated[bool, Opt("-p")] = False,
+) -> Lines | None:
+    """Print the last lines that the guest wrote to its serial console (`logs serial`).
+
+    Args:
+        lines: how many lines (10).
+        follow: go on with what is added, until Ctrl-C.
+        previous: those of the run before.
+
+    Raises:
+        StateError: it was never started.
+    """
+    return logs(vm, "serial", lines=lines, follow=follow, previous=previous)
+
+
+@command(group="monitor", words="machines")
+def stdout(
+    vm: Machine,
+    *,
+    lines: Annotated[int, Opt("-n", metavar="N")] = 10,
+    follow: Annotated[bool, Opt("-f", excludes=("previous",))] = False,
+    previous: Annotated[bool, Opt("-p")] = False,
+) -> Lines | None:
+    """Print the last lines of QEMU's standard output (`logs stdout`).
+
+    Args:
+        lines: how many lines (10).
+        follow: go on with what is added, until Ctrl-C.
+        previous: those of the run before.
+
+    Raises:
+        StateError: it was never started.
+    """
+    return logs(vm, "stdout", lines=lines, follow=follow, previous=previous)
+
+
+@command(group="monitor", words="machines")
+def stderr(
+    vm: Machine,
+    *,
+    lines: Annotated[int, Opt("-n", metavar="N")] = 10,
+    follow: Annotated[bool, Opt("-f", excludes=("previous",))] = False,
+    previous: Annotated[bool, Opt("-p")] = False,
+) -> Lines | None:
+    """Print the last lines of QEMU's standard error (`logs stderr`).
+
+    Args:
+        lines: how many lines (10).
+        follow: go on with what is added, until Ctrl-C.
+        previous: those of the run before.
+
+    Raises:
+        StateError: it was never started.
+    """
+    return logs(vm, "stderr", lines=lines, follow=follow, previous=previous)

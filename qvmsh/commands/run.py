@@ -1,0 +1,54 @@
+"""`qvm run`: QEMU in the foreground, with the terminal."""
+
+from __future__ import annotations
+
+from qvmsh.commands._define import command
+from qvmsh.machine.reports import Ended
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Annotated
+
+    from qvmsh.commands._define import Opt
+    from qvmsh.machine.machine import Machine
+
+
+@command(group="daily", words="qemu", terminal=True)
+def run(
+    vm: Machine,
+    *arguments: str,
+    nat: Annotated[bool, Opt("-n", "--use-nat", excludes=("bridge",))] = False,
+    bridge: Annotated[bool, Opt("-c")] = False,
+    base_only: Annotated[bool, Opt("-b")] = False,
+    disposable: bool = False,
+    force: bool = False,
+    loadvm: Annotated[str | None, Opt("-l", metavar="NAME", complete="snapshot")] = None,
+) -> Ended:
+    """Run the machine in the foreground; further words go to QEMU.
+
+    QEMU has the terminal. Where there is a desktop it opens a window; elsewhere the guest's
+    serial console and QEMU's monitor share the terminal (Ctrl-A C switches, Ctrl-A X quits).
+    The exit status is QEMU's own.
+
+    Args:
+        arguments: further words for QEMU, after VM_QEMU_EXTRA.
+        nat: user mode networking, whatever the configuration says.
+        bridge: networking through a bridge of the host.
+        base_only: run the base image, without the overlay.
+        disposable: all changes vanish when the machine stops.
+        force: with --base-only, although an overlay stands on the base.
+        loadvm: continue from this saved state (`stop --savevm`).
+    """
+    from qvmsh.machine import lifecycle
+
+    return lifecycle.run(
+        vm,
+        lifecycle.Request(
+            is_bridge=bridge,
+            base_only=base_only,
+            disposable=disposable,
+            is_forced=force,
+            loadvm=loadvm,
+            extra=arguments,
+        ),
+    )

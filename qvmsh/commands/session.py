@@ -1,0 +1,60 @@
+"""`session list`, `session save`: what was typed in this shell, as a list or a script."""
+
+from __future__ import annotations
+
+from qvmsh.commands._define import command
+from qvmsh.errors import UsageError
+from qvmsh.io import QUIET
+from qvmsh.machine.session import SessionLines, SessionSaved
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Annotated, Any
+
+    from qvmsh.commands._define import Opt
+    from qvmsh.io import Io
+
+
+@command(group="shell", name="session list")
+def session_list(*ranges: str, io: Io = QUIET) -> SessionLines:
+    """List what was typed in this shell, with numbers.
+
+    A line that failed carries its exit status.
+
+    Args:
+        ranges: only these lines: 3, 3-7, 3-, -7.
+
+    Raises:
+        UsageError: nobody types here, or there are no such lines.
+    """
+    return SessionLines([row.as_row() for row in _lines(io, "list").chosen(ranges)])
+
+
+@command(group="shell", name="session save")
+def session_save(
+    file: Annotated[str, Opt(complete="file")],
+    *ranges: str,
+    force: Annotated[bool, Opt("-f")] = False,
+    io: Io = QUIET,
+) -> SessionSaved:
+    """Write what was typed in this shell as a script that runs.
+
+    It holds the lines as they were typed; those that failed are comments in it.
+
+    Args:
+        file: the script.
+        ranges: only these lines: 3, 3-7, 3-, -7 (`session list` shows the numbers).
+        force: replace a file that is there.
+
+    Raises:
+        UsageError: nobody types here, there are no such lines, or the file is there already.
+    """
+    path, count, failed = _lines(io, "save").save(file, ranges, is_forced=force)
+    return SessionSaved(path, count, failed)
+
+
+def _lines(io: Io, verb: str) -> Any:
+    found = None if io.session is None else io.session.lines
+    if found is None:
+        raise UsageError(f"session {verb}: nobody types here", hint="it belongs to the prompt of `qvm sh`")
+    return found

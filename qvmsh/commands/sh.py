@@ -1,0 +1,72 @@
+"""`qvm sh`: the shell, scripts, one line of code."""
+
+from __future__ import annotations
+
+from qvmsh.commands._define import command
+from qvmsh.errors import UsageError
+from qvmsh.io import QUIET
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Annotated
+
+    from qvmsh.commands._define import Opt
+    from qvmsh.io import Io
+    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.reports import Ended
+
+
+@command(group="shell", words="rest", terminal=True)
+def sh(
+    vm: Machine | None,
+    *words: Annotated[str, Opt(complete="script")],
+    code: Annotated[str | None, Opt("-c", metavar="CODE", is_last=True, excludes=("module",))] = None,
+    module: Annotated[
+        str | None, Opt("-m", metavar="MODULE", is_last=True, excludes=("xonsh", "shell"))
+    ] = None,
+    interactive: Annotated[bool, Opt("-i", excludes=("shell",))] = False,
+    ui: Annotated[
+        str | None,
+        Opt("--ui", metavar="UI", choices=("xonsh", "ptpython", "python"), excludes=("shell",)),
+    ] = None,
+    shell: Annotated[bool, Opt("--shell", excludes=("xonsh",))] = False,
+    xonsh: bool = False,
+    io: Io = QUIET,
+) -> Ended:
+    """Open the machine's shell, or run a script in it.
+
+    The shell is xonsh: shell lines and Python in one language. Every command is a word
+    (`start --no-wait`) and a function (`start(wait=False)`); `vm` lists them. A script runs in the
+    machine's directory: a file named .xsh is xonsh, any other is Python; without a file, standard
+    input is xonsh. A failing command ends a script with its own exit status. With `--shell` it is
+    your own shell instead, with the machine's variables; a script is bash then, as `vm` had it.
+
+    Args:
+        words: the script and its words; `-` reads standard input.
+        code: run CODE, shell lines or Python, instead of a file.
+        module: run the Python module MODULE as a script.
+        interactive: open the prompt afterwards, with the script's names.
+        ui: what you type in: xonsh; ptpython, another editor for the same language; or python,
+            plain Python with await (VM_SHELL).
+        shell: open $SHELL, or run a bash script of the old vm.
+        xonsh: take the file for xonsh, whatever its name.
+
+    Raises:
+        UsageError: the script cannot be read, or the options do not fit together.
+        ConfigError: the machine's configuration is wrong.
+    """
+    from qvmsh.machine.reports import Ended
+    from qvmsh.shell import run  # the one import that goes up: this command opens a door
+
+    if io.json:
+        raise UsageError("sh: --json belongs to a command in it", hint="`qvm sh -c 'status --json'`")
+    wanted = run.Wanted(
+        words,
+        code=code,
+        module=module,
+        is_interactive=interactive,
+        ui=ui,
+        is_shell=shell,
+        is_xonsh=xonsh,
+    )
+    return Ended("", run.run(vm, io, wanted))

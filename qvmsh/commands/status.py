@@ -1,0 +1,32 @@
+"""`qvm status`: what state the machine is in (one-shot path)."""
+
+from __future__ import annotations
+
+from qvmsh.commands._define import command
+from qvmsh.machine import state
+from qvmsh.machine.reports import Status
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Annotated
+
+    from qvmsh.commands._define import Opt
+    from qvmsh.machine.machine import Machine
+
+
+@command(group="daily", words="machines")
+def status(
+    vm: Machine,
+    *,
+    quiet: Annotated[bool, Opt("-q")] = False,
+    ssh_check: Annotated[bool, Opt("-s", "--no-ssh-check", "--no-ssh-fail")] = True,
+) -> Status:
+    """Tell the machine's state; exit 0 only if it is running and ssh answers.
+
+    States: stopped, starting, running, paused, suspended, shut down, crashed, broken.
+
+    Args:
+        quiet: print nothing, only give the exit status.
+        ssh_check: do not ask whether ssh answers.
+    """
+    return state.status(vm, is_quiet=quiet, has_ssh_check=ssh_check)

@@ -1,0 +1,104 @@
+"""Changing one value of a `.vmrc` and leaving every other byte as it was.
+
+May import: `config.grammar`, `config.files`, `config.words`, `errors`, `host.files`.
+
+    assign("VM_MACHINE_MEM=1024  # MiB\n", "VM_MACHINE_MEM", "2048")     # "VM_MACHINE_MEM=2048  # MiB\n"
+"""
+
+from __future__ import annotations
+
+import os
+
+from qvmsh.config import files
+from qvmsh.config.grammar import is_name, parse
+from qvmsh.config.words import quote
+from qvmsh.errors import ConfigError, UsageError
+from qvmsh.host.files import sync_folder
+
+__all__ = ("assign", "assign_in_file", "quote")
+
+
+def assign(text: str, name: str, value: str) -> str:
+    """Return `text` with `name` set to `value`.
+
+    The last assignment of the name is the one that is changed, since it is the one that counts;
+    its `export` and its comment stay. Where there is none, a line is added at the end.
+
+    Raises:
+        UsageError: `name` cannot be a name, or no shell can hold `value`.
+        ConfigError: the text is so broken that the new value would not be read.
+    """
+    if not is_name(name):
+        raise UsageError(f"{name!r} cannot be the name of a variable")
+    try:
+        quoted = quote(value) if value else ""
+    except ValueError as error:
+        raise UsageError(f"{name}: {error}") from None
+    document = parse(text, files.VMRC)
+    rows = [row for row in document.assignments if row.name == name]
+    if rows:
+        changed = text[: rows[-1].start] + quoted + text[rows[-1].end :]
+    else:
+        changed = _whole_lines(text) + f"{name}={quoted}\n"
+    _require_readable(changed, name, value)
+    return changed
+
+
+def _whole_lines(text: str) -> str:
+    """`text`, so that what is put behind it begins a line."""
+    if text.endswith("\\\n"):
+        return text + "\n"  # the last line asks to be continued
+    return text if not text or text.endswith("\n") else text + "\n"
+
+
+def _require_readable(text: str, name: str, value: str) -> None:
+    """Make sure that the new text says what it should, whatever stood around the change."""
+    document = parse(text, files.VMRC)
+    rows = [row for row in document.assignments if row.name == name]
+    literal = [part for part in rows[-1].parts if isinstance(part, str)] if rows else []
+    if rows and len(literal) == len(rows[-1].parts) and "".join(literal) == value:
+        return
+    raise ConfigError(
+        f"cannot set {name}: the file has problems that would hide the new value",
+        details=[str(problem) for problem in document.problems],
+        problems=tuple(document.problems),
+        hint="correct them with an editor first",
+    )
+
+
+def assign_in_file(path: str, name: str, value: str) -> None:
+    """Set `name` to `value` in the file; it holds the old or the new text at any moment.
+
+    A link is followed; mode and owner stay. See `assign`.
+
+    Raises:
+        UsageError, ConfigError: see `assign`; the file is as it was.
+        OSError: it cannot be written; the file is as it was.
+    """
+    try:
+        source = files.read(path)
+    except files.Unreadable as error:
+        raise ConfigError(f"cannot read {path}: {error}") from None
+    replace(path, assign(source.text, name, value))
+
+
+def replace(path: str, text: str) -> None:
+    """Put `text` into an existing file: written beside, synced, renamed."""
+    target = os.path.realpath(path)
+    status = os.stat(target)
+    part = os.path.join(os.path.dirname(target), f".{os.path.basename(target)}.part{os.getpid()}")
+    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with open(fd, "wb") as file:
+            file.write(text.encode("utf-8", "surrogateescape"))
+            own = os.fstat(fd)
+            if (own.st_uid, own.st_gid) != (status.st_uid, status.st_gid):
+                os.fchown(fd, status.st_uid, status.st_gid)
+            os.fchmod(fd, status.st_mode & 0o7777)
+            file.flush()
+            os.fsync(fd)
+        os.rename(part, target)
+    except BaseException:
+        os.unlink(part)
+        raise
+    sync_folder(os.path.dirname(target))

@@ -1,0 +1,375 @@
+"""What is not part of `.vmrc`: what to say about it, and where to read on.
+
+May import: `config.grammar`. Imported only when a file has something wrong with it, so that a
+sound file does not pay for it (one-shot path).
+
+    Faults(scanner).command(begin, "if")     # if is a command; ... write NAME=${NAME:-value} ...
+
+Each method is called with the scanner at the fault, notes a problem, and leaves the scanner where
+reading goes on; `Abandoned` gives up the rest of the line.
+"""
+
+from __future__ import annotations
+
+from qvmsh.config.grammar import (
+    END,
+    MAX_DEPTH,
+    MAX_PROBLEMS,
+    QUOTING,
+    Abandoned,
+    Expansion,
+    Full,
+    Problem,
+    Unclosed,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from qvmsh.config.grammar import Part, Scanner
+
+MAX_RECOVERIES = 10
+
+_FOLLOW_UPS = frozenset(("then", "else", "elif", "fi", "do", "done", "esac", "}", "{", ")"))
+_INCLUDE = "write VM_INCLUDE=FILE instead"
+_PLAIN = "write NAME=value instead"
+_UNLESS_SET = "NAME=${NAME:-value} takes a value where none is set"
+_ITSELF = "write each value by itself"
+_INSTEAD = {
+    "source": _INCLUDE,
+    ".": _INCLUDE,
+    "readonly": _PLAIN,
+    "declare": _PLAIN,
+    "typeset": _PLAIN,
+    "local": _PLAIN,
+    "let": _PLAIN,
+    "unset": "write NAME= instead: an empty value means the default",
+    "if": _UNLESS_SET,
+    "case": _UNLESS_SET,
+    "[": _UNLESS_SET,
+    "[[": _UNLESS_SET,
+    "test": _UNLESS_SET,
+    "for": _ITSELF,
+    "while": _ITSELF,
+    "until": _ITSELF,
+}
+
+
+class Faults:
+    """What is wrong with one text, found by its scanner."""
+
+    def __init__(self, scanner: Scanner) -> None:
+        self.scanner = scanner
+        self.muted = 0  # inside of something that has been reported already
+        self.recoveries = 0
+        self.follow_ups = 0
+        self.in_block = False
+        self.has_cr = False
+
+    def note(self, offset: int, message: str, hint: str | None = None, name: str = "") -> None:
+        """Add a problem, up to as many as anybody would read."""
+        if self.muted:
+            return
+        document = self.scanner.document
+        line, column = self.scanner.place(offset)
+        if len(document.problems) >= MAX_PROBLEMS:
+            text = "more problems follow that are not listed"
+            document.problems.append(Problem(document.file, line, column, text))
+            raise Full
+        document.problems.append(Problem(document.file, line, column, message, hint, name))
+
+    def recover(self, begin: int, unclosed: Unclosed) -> None:
+        """Say what is not closed, and go on behind the line on which it was opened."""
+        self.muted = 0
+        hint = unclosed.hint
+        first, last = self.scanner.place(begin)[0], self.scanner.place(unclosed.offset)[0]
+        problems = self.scanner.document.problems
+        while problems and problems[-1].line > last:
+            problems.pop()  # what seemed to be inside will be read again
+        if first != last:
+            hint = f"look also at line {first}, where this statement begins; {hint}"
+        self.note(unclosed.offset, unclosed.what, hint)
+        self.recoveries += 1
+        if self.recoveries > MAX_RECOVERIES:
+            self.scanner.at = self.scanner.size
+            return
+        self.scanner.at = unclosed.offset
+        self.scanner.to_line_end()
+
+    def carriage_return(self) -> None:
+        """A CR outside of quotes: bash would take it into the value."""
+        if self.scanner.text[self.scanner.at + 1] == "\n":
+            if not self.has_cr:
+                hint = "remove the CR of every line: sed -i 's/\\r$//' FILE"
+                self.note(self.scanner.at, "the line ends with CR LF, as on Windows", hint)
+            self.has_cr = True
+        else:
+            self.note(self.scanner.at, "a carriage return", "quote it if the value needs it, else remove it")
+        self.scanner.at += 1
+
+    # statements
+
+    def operator(self, char: str) -> NoReturn:
+        """`|`, `&`, `<`, `>`, `(` or `)` outside of quotes."""
+        hint = f"quote the value if the {char} belongs to it: NAME='...{char}...'"
+        self.note(self.scanner.at, f"an unquoted {char}, which a shell takes as an operator", hint)
+        self._abandon_command()
+
+    def second_semicolon(self) -> NoReturn:
+        self.note(self.scanner.at, "a second ;", "write one assignment a line")
+        raise Abandoned
+
+    def addition(self, name: str) -> int:
+        """`NAME+=`: go on as if it were `NAME=`; returns the offset of the `=`."""
+        self.note(
+            self.scanner.at, f"{name}+= is not part of .vmrc", f'write {name}="${name}..." instead', name
+        )
+        return self.scanner.skip(self.scanner.skip(self.scanner.at) + 1)
+
+    def element(self, begin: int, name: str) -> NoReturn:
+        """`NAME[0]=`."""
+        hint = "write one variable for each value, or one value with a line each in quotes"
+        self.note(begin, f"{name}[...] is an array, which .vmrc does not have", hint, name)
+        self._abandon_command()
+
+    def array(self, begin: int, name: str) -> None:
+        """`NAME=(...)`."""
+        hint = f"write {name}='...' instead, with a line for each element where there are several"
+        self.note(begin, f"{name}=(...) is an array, which .vmrc does not have", hint, name)
+        self._skip_balanced(self.scanner.skip(self.scanner.at), "(", ")", "an array that is not closed")
+
+    def shell_name(self, begin: int, name: str) -> None:
+        """A name that a shell sets itself."""
+        self.note(begin, f"{name} belongs to the shell itself", "choose another name", name)
+
+    def export_word(self, start: int) -> NoReturn:
+        """A word behind `export` that is no assignment."""
+        char = self.scanner.text[start]
+        if char in "'\"":
+            message, hint = "a quote before the name", f"write export NAME={char}...{char} instead"
+        elif char == "=":
+            message, hint = "a blank before the =", "write export NAME=value instead"
+        else:
+            message, hint = "export takes assignments only", "write export NAME=value instead"
+        self.note(start, message, hint)
+        self._abandon_command()
+
+    def bare_export(self, begin: int) -> None:
+        self.note(begin, "export what?", "write export NAME=value instead")
+
+    def second_word(self, begin: int, start: int) -> NoReturn:
+        """Something that is no assignment stands behind one: nearly always a value without quotes."""
+        found = self.scanner.document.assignments[-1] if self.scanner.document.assignments else None
+        self.scanner.at = start
+        word = self._shown_word()
+        message = f"a blank ends the value, and {word} would be run as a command"
+        hint = "write NAME='...' with quotes around the whole value"
+        if word == "export":
+            hint = "write export on a line of its own"
+        elif found is None or found.start < begin:
+            message = f"{word} is no assignment"
+        else:
+            end = min(self._index("\n", start), self._index(" #", start))
+            raw = self.scanner.text[found.start : end].strip()
+            is_plain = len(raw) <= 60 and not any(c in QUOTING or c in ";|&<>()\n\r" for c in raw)
+            if found.start == found.end:
+                better = "'...'" if not is_plain else f"'{raw}'" if any(c in raw for c in " \t~*?[#") else raw
+                hint = f"write {found.name}={better} instead, without a blank behind the ="
+            elif is_plain:
+                hint = f"write {found.name}='{raw}' instead"
+        self.note(start, message, hint)
+        self._abandon_command()
+
+    def command(self, begin: int, name: str) -> NoReturn:
+        """Something that is no assignment begins a statement."""
+        self.scanner.at = begin
+        word = self._shown_word()
+        if self.in_block and word in _FOLLOW_UPS:
+            self.follow_ups += 1
+            if self.follow_ups > MAX_PROBLEMS:
+                raise Full
+        else:
+            message, hint = self._about_command(begin, name, word)
+            self.note(begin, message, hint)
+        self._abandon_command()
+
+    def _about_command(self, begin: int, name: str, word: str) -> tuple[str, str]:
+        """What is wrong with a command, and what to write instead."""
+        rest = self.scanner.text[begin + len(word) : self._index("\n", begin)].strip()
+        head = word.partition("=")[0]
+        if word in _INSTEAD:
+            self.in_block = self.in_block or word in ("if", "case", "for", "while", "until")
+            return f"{word} is a command; .vmrc is read, never run", _INSTEAD[word]
+        if name and name == word and rest.startswith("="):
+            value = rest[1:].strip()
+            shown = value if len(value) <= 40 else "value"
+            return "a blank before the =", f"write {name}={shown} instead, without blanks around the ="
+        if name and ("()" in word or rest.startswith("()") or word == "function"):
+            self.in_block = True
+            return "a function, which .vmrc does not have", "put it into a script for qvm"
+        if "=" in word and not any(c in QUOTING or c in "()|&<>;" for c in head):
+            better = "".join(c if c.isascii() and c.isalnum() else "_" for c in head).lstrip("0123456789")
+            hint = f"write {better}=... instead" if better.strip("_") else "begin it with a letter"
+            return f"{head} cannot be the name of a variable", hint
+        if word.startswith(("|", "&", "<", ">", "(", ")", ";")):
+            return f"{word} begins no assignment", "write one NAME=value a line"
+        hint = "write NAME=value, or put the command into a script for qvm"
+        return f"{word} is a command; .vmrc is read, never run", hint
+
+    def _abandon_command(self) -> NoReturn:
+        """Go to the end of a command line, over quotes, continued lines and here-documents."""
+        text, start, mark = self.scanner.text, self.scanner.at, ""
+        at = start
+        while text[at] not in "\n\0":
+            char = text[at]
+            if char == "\\":
+                at += 2 if text[at + 1] != END else 1
+            elif char in "'\"":
+                at = self._quote_end(at)
+                if at < 0:
+                    self.scanner.at = start
+                    raise Abandoned
+            elif char == "<" and text.startswith("<<", at) and not mark:
+                self.scanner.at = at + (3 if text.startswith("<<-", at) else 2)
+                self.scanner.blanks()
+                mark = self._shown_word().strip("'\"\\")
+                at = self.scanner.at
+            else:
+                at += 1
+        self.scanner.at = at
+        if mark:  # the lines of a here-document are no assignments
+            end = text.find(f"\n{mark}\n", at)
+            self.scanner.at = at if end < 0 else end + 1 + len(mark)
+        raise Abandoned
+
+    def _index(self, what: str, at: int) -> int:
+        found = self.scanner.text.find(what, at)
+        return self.scanner.size if found < 0 else found
+
+    def _shown_word(self) -> str:
+        """The word that stands here, short enough for a message."""
+        at = self.scanner.at
+        while self.scanner.text[at] not in " \t\n\r;\0" and at - self.scanner.at < 30:
+            at += 1
+        return self.scanner.text[self.scanner.at : at] or self.scanner.text[at].strip("\0")
+
+    # values
+
+    def backtick(self) -> None:
+        """A command in backticks."""
+        begin, hint = self.scanner.at, "write the value itself, or '`' for the character"
+        self.note(begin, "`...` would run a command", hint)
+        at = begin + 1
+        while self.scanner.text[at] != "`":
+            if self.scanner.text[at] == END:
+                raise Unclosed(begin, "a ` that is not closed", "write the value itself")
+            at += 2 if self.scanner.text[at] == "\\" and self.scanner.text[at + 1] != END else 1
+        self.scanner.at = at + 1
+
+    def last_backslash(self) -> None:
+        hint = "remove it, or write '\\' for the character"
+        self.note(self.scanner.at, "nothing follows the \\", hint)
+        self.scanner.at += 1
+
+    def process(self, char: str) -> None:
+        """`<(...)` or `>(...)` in a `${...}`."""
+        self.note(self.scanner.at, f"{char}(...) would run a command", "write the value itself")
+        self._skip_balanced(self.scanner.skip(self.scanner.at + 1), "(", ")", f"a {char}( that is not closed")
+
+    def stack_folder(self, begin: int, user: str) -> None:
+        """`~+`, `~-`, `~1`."""
+        self.note(begin, f"~{user} means a folder the shell was in", "write the folder itself")
+
+    def dollar(self, begin: int, at: int) -> None:
+        """A `$` at `begin` with something at `at` that a `.vmrc` does not have."""
+        char = self.scanner.text[at]
+        if char == "(":
+            is_number = self.scanner.text[self.scanner.skip(at + 1)] == "("
+            what = "$((...)) is arithmetic" if is_number else "$(...) would run a command"
+            hint = "write the number itself" if is_number else "write the value itself"
+            self.note(begin, f"{what}, which .vmrc does not have", hint)
+            self._skip_balanced(at, "(", ")", "a $( that is not closed")
+        elif char == "[":
+            hint = "write the number itself"
+            self.note(begin, "$[...] is arithmetic, which .vmrc does not have", hint)
+            self._skip_balanced(at, "[", "]", "a $[ that is not closed")
+        elif char in "'\"":
+            hint = f"write {char}...{char} with the characters themselves; a value may have several lines"
+            self.note(begin, f"${char}...{char} is not part of .vmrc", hint)
+            end = self._quote_end(at)
+            if end < 0:
+                raise Unclosed(at, f"a {char} that is not closed", f"write the second {char}")
+            self.scanner.at = end
+        else:
+            hint = "write the value itself, or '$' for the character"
+            self.note(begin, f"${char} means nothing here: no script runs", hint)
+            self.scanner.at = at + 1
+
+    def shell_value(self, offset: int, name: str) -> None:
+        """The value of a name that only a running shell has."""
+        self.note(offset, f"${name} belongs to the shell itself", "write the value itself", name)
+
+    def nesting(self, begin: int) -> NoReturn:
+        hint = "set another variable first and use it here"
+        self.note(begin, f"${{...}} nested more than {MAX_DEPTH} times", hint)
+        raise Abandoned
+
+    def other_braces(self, begin: int, name: str, in_double: bool) -> None:
+        """A form of `${...}` that is not part of `.vmrc`: say so and go to its end."""
+        piece = self.scanner.text[begin : begin + 30].partition("\n")[0]
+        shown = piece.partition("}")[0] + "}" if "}" in piece else piece
+        hint = "the forms are $NAME, ${NAME}, ${NAME:-word} and the same with - := = :+ + :? ?"
+        self.note(begin, f"{shown} is not part of .vmrc", hint, name)
+        self.muted += 1
+        scratch = Expansion(name, 0, 0)
+        while self.scanner.text[self.scanner.at] not in "}\0":
+            before = self.scanner.at
+            self.scanner.word(scratch, in_double)
+            if self.scanner.at == before:
+                self.scanner.at += 1
+        self.muted -= 1
+
+    def inner_backslash(self) -> None:
+        """A backslash in `"${NAME:-"..."}"`: bash drops it, others do not."""
+        hint = "leave out the inner quotes, or set another variable first and use it here"
+        self.note(self.scanner.at, "a \\ in quotes in a ${...} in quotes, on which shells differ", hint)
+
+    def inner_quote(self, parts: list[Part]) -> None:
+        """A `'` in `"${NAME:-...}"`: bash looks for a second one and skips what is between."""
+        hint = "set another variable first and use it here"
+        self.note(self.scanner.at, "a ' in a ${...} in quotes, on which shells differ", hint)
+        parts.append("'")
+        self.scanner.at += 1
+
+    def _quote_end(self, at: int) -> int:
+        """The offset behind the quoted string that begins at `at`; -1 if it is not closed."""
+        text, quote = self.scanner.text, self.scanner.text[at]
+        if quote == "'":
+            return text.find("'", at + 1) + 1 or -1
+        at += 1
+        while text[at] != '"':
+            if text[at] == END:
+                return -1
+            at += 2 if text[at] == "\\" and text[at + 1] != END else 1
+        return at + 1
+
+    def _skip_balanced(self, at: int, opening: str, closing: str, what: str) -> None:
+        """Go behind the bracket that closes the one at `at`."""
+        text, begin, depth = self.scanner.text, at, 0
+        while True:
+            char = text[at]
+            if char == opening:
+                depth += 1
+            elif char == closing:
+                depth -= 1
+                if depth == 0:
+                    self.scanner.at = at + 1
+                    return
+            elif char == "\\" and text[at + 1] != END:
+                at += 1
+            elif char in "'\"":
+                at = self._quote_end(at) - 1
+            if at < 0 or char == END:
+                raise Unclosed(begin, what, f"write the {closing} that belongs to it, or quote the value")
+            at += 1

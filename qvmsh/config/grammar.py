@@ -1,0 +1,598 @@
+"""The grammar of `.vmrc`: the assignment subset of POSIX shell, read as data.
+
+May import: `errors` (one-shot path).
+
+    parse("VM_MACHINE_MEM=$(free -m)\n", ".vmrc").problems
+    # [.vmrc:1:16: $(...) would run a command, which .vmrc does not have; write the value itself]
+
+What is accepted means what bash makes of it; nothing is ever executed. Everything else is a
+`Problem` with its place and what to write instead, and all of them are found in one pass. The
+scanner works by hand in linear time: importing `re` costs more than reading a file. CR LF line
+ends, a byte order mark and NUL are problems, since bash would put them into the values; bytes
+that are not UTF-8 (read with `surrogateescape`) are kept as they are.
+
+Source: POSIX.1-2017, Shell Command Language, 2.2, 2.6.1, 2.6.2, 2.9.1; bash 5.2 where POSIX
+leaves it open (`export` expands all its words first; `~` after `:` in `${NAME:-word}`).
+"""
+
+from __future__ import annotations
+
+from qvmsh.errors import printable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from qvmsh.config.faults import Faults
+
+MAX_PROBLEMS = 100
+MAX_DEPTH = 40
+
+NAME_START = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_")
+NAME_CHARS = NAME_START | frozenset("0123456789")
+END = "\0"  # put behind the text, so that no look ahead needs a test for its end
+_IN_VALUE = frozenset(END + " \t\n\r;|&<>()\\'\"$`~:")
+_IN_WORD = frozenset(END + "\\'\"$`~:}<>")
+_IN_DOUBLE = frozenset(END + '\\"$`')
+_IN_DOUBLE_WORD = frozenset(END + "\\\"$`'}<>")
+_ENDS_USER = frozenset(END + " \t\n\r;|&<>()/:")
+_ENDS_USER_IN_WORD = frozenset(END + "/:}")
+QUOTING = frozenset("\\'\"$`")
+
+SHELL_OWN = frozenset(
+    (
+        *("_", "BASH", "BASHOPTS", "BASHPID", "COMP_WORDBREAKS", "DIRSTACK", "EPOCHREALTIME", "EPOCHSECONDS"),
+        *("EUID", "FUNCNAME", "GROUPS", "HISTCMD", "IFS", "LINENO", "OPTARG", "OPTERR", "OPTIND"),
+        *("PIPESTATUS", "POSIXLY_CORRECT", "PPID", "PS4", "RANDOM", "SECONDS", "SHELLOPTS", "SHLVL"),
+        *("SRANDOM", "UID"),
+    )
+)
+"""Names that a shell sets by itself or that change how it reads: they cannot be a setting."""
+READABLE_OWN = frozenset(("EUID", "HOSTNAME", "UID"))
+
+
+class Problem:
+    """One thing that is wrong, where it stands, and what to write instead.
+
+    Args:
+        file: as the user knows it; also `environment` or `--set`.
+        line, column: counted from 1; 0 where there is no place.
+        message: what is wrong.
+        hint: what to do about it, None where the message says it all.
+        name: the variable concerned, "" where none is.
+    """
+
+    __slots__ = ("column", "file", "hint", "line", "message", "name")
+
+    def __init__(
+        self, file: str, line: int, column: int, message: str, hint: str | None = None, name: str = ""
+    ) -> None:
+        self.file = file
+        self.line = line
+        self.column = column
+        self.message = message
+        self.hint = hint
+        self.name = name
+
+    def __str__(self) -> str:
+        return printable(self.told + (f"; {self.hint}" if self.hint else ""))
+
+    @property
+    def told(self) -> str:
+        """Place and message, without the hint."""
+        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        return f"{place}: {self.message}"
+
+    def __repr__(self) -> str:
+        return f"Problem({str(self)!r})"
+
+    def as_json(self) -> dict[str, object]:
+        """The problem as a dict of JSON values."""
+        return {name: getattr(self, name) for name in ("file", "line", "column", "name", "message", "hint")}
+
+
+class Tilde:
+    """`~` or `~user` where the shell expands it."""
+
+    __slots__ = ("user",)
+
+    def __init__(self, user: str) -> None:
+        self.user = user
+
+
+class Expansion:
+    """`$NAME` or `${NAME...}`.
+
+    Args:
+        name: the variable.
+        operator: "" or one of `- = + ?`.
+        is_colon: an empty value counts as unset (`:-` and the like).
+        word: the parts of the word behind the operator.
+        line, column: where the `$` stands.
+    """
+
+    __slots__ = ("column", "is_colon", "line", "name", "operator", "word")
+
+    def __init__(self, name: str, line: int, column: int) -> None:
+        self.name = name
+        self.operator = ""
+        self.is_colon = False
+        self.word: list[str | Tilde | Expansion] = []
+        self.line = line
+        self.column = column
+
+
+if TYPE_CHECKING:
+    Part = str | Tilde | Expansion
+
+
+class Assignment:
+    """One `NAME=value` of the text.
+
+    Args:
+        name: the variable.
+        parts: its value, not yet expanded.
+        line, column: where the name stands.
+        start, end: where the value stands in the text (offsets).
+        statement: number of the statement; the words of one `export` are expanded together.
+        is_export: it stands behind `export`.
+    """
+
+    __slots__ = ("column", "end", "is_export", "line", "name", "parts", "start", "statement")
+
+    def __init__(self, name: str, line: int, column: int, statement: int, is_export: bool) -> None:
+        self.name = name
+        self.line = line
+        self.column = column
+        self.statement = statement
+        self.is_export = is_export
+        self.parts: list[Part] = []
+        self.start = self.end = 0
+
+
+class Document:
+    """A file as read: its assignments in their order, and all that is wrong with it."""
+
+    __slots__ = ("assignments", "file", "problems")
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.assignments: list[Assignment] = []
+        self.problems: list[Problem] = []
+
+
+def is_name(text: str) -> bool:
+    """True if `text` can be the name of a variable."""
+    return bool(text) and text[0] in NAME_START and all(c in NAME_CHARS for c in text)
+
+
+def parse(text: str, file: str) -> Document:
+    """Read `text` and return its assignments and all its problems; never raises for its content."""
+    document = Document(file)
+    if END in text:
+        before = text[: text.index(END)]
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        hint = "save it as plain text in UTF-8"
+        document.problems.append(Problem(file, line, column, "a NUL byte: this is no text file", hint))
+        return document
+    Scanner(text, document).run()
+    return document
+
+
+class Unclosed(Exception):
+    """The text ended inside of something that began at `offset`."""
+
+    def __init__(self, offset: int, what: str, hint: str) -> None:
+        super().__init__(what)
+        self.offset = offset
+        self.what = what
+        self.hint = hint
+
+
+class Abandoned(Exception):
+    """The rest of the line cannot be read; the problem has been noted."""
+
+
+class Full(Exception):
+    """There are as many problems as anybody would read."""
+
+
+class Scanner:
+    """One pass over one text, for what is part of `.vmrc`; `faults` knows about the rest."""
+
+    def __init__(self, text: str, document: Document) -> None:
+        self.text = text + END
+        self.size = len(text)
+        self.at = 0
+        self.document = document
+        self._statements = 0
+        self._depth = 0
+        self._counted = (0, 1, 0)  # an offset, its line, and where that line begins
+        self._fault: Faults | None = None
+
+    @property
+    def fault(self) -> Faults:
+        """What to do about things that are not part of `.vmrc`."""
+        if self._fault is None:
+            from qvmsh.config.faults import Faults
+
+            self._fault = Faults(self)
+        return self._fault
+
+    def place(self, offset: int) -> tuple[int, int]:
+        """Line and column of an offset; asked in rising order it takes linear time in all."""
+        known, line, begin = self._counted
+        if offset < known:
+            known, line, begin = 0, 1, 0
+        count = self.text.count("\n", known, offset)
+        if count:
+            line += count
+            begin = self.text.rfind("\n", known, offset) + 1
+        self._counted = (offset, line, begin)
+        return line, offset - begin + 1
+
+    # statements
+
+    def run(self) -> None:
+        """Read the whole text."""
+        try:
+            if self.text.startswith("\ufeff"):
+                hint = "save the file as UTF-8 without it"
+                self.fault.note(0, "a byte order mark, which no shell reads", hint)
+                self.at = 1
+            while self.at < self.size:
+                self._line()
+        except Full:
+            pass
+
+    def _line(self) -> None:
+        """One statement, comment or empty line."""
+        self.blanks()
+        char = self.text[self.at]
+        if char == "\n":
+            self.at += 1
+        elif char == "\r":
+            self.fault.carriage_return()
+        elif char == "#":
+            self.to_line_end()
+        elif self.at < self.size:
+            begin = self.at
+            try:
+                self._statement()
+            except Abandoned:
+                self._depth = self.fault.muted = 0
+                self.to_line_end()
+            except Unclosed as unclosed:
+                self._depth = 0
+                self.fault.recover(begin, unclosed)
+
+    def blanks(self) -> None:
+        """Skip blanks and continued lines."""
+        text, at = self.text, self.at
+        while True:
+            char = text[at]
+            if char in " \t":
+                at += 1
+            elif char == "\\" and text[at + 1] == "\n":
+                at += 2
+            else:
+                break
+        self.at = at
+
+    def skip(self, at: int) -> int:
+        """The offset behind any continued line ends at `at`."""
+        text = self.text
+        while text[at] == "\\" and text[at + 1] == "\n":
+            at += 2
+        return at
+
+    def to_line_end(self) -> None:
+        """Skip the rest of the line."""
+        end = self.text.find("\n", self.at)
+        self.at = self.size if end < 0 else end
+
+    def _statement(self) -> None:
+        """`NAME=value ...` or `export NAME[=value] ...`, up to its end."""
+        self._statements += 1
+        begin = self.at
+        name = self._name()
+        is_export = name == "export" and self.text[self.skip(self.at)] in " \t\n\r;#\0"
+        if not is_export:
+            self._assignment(begin, name, False)
+        elif self._is_end():
+            self.fault.bare_export(begin)
+            return
+        while not self._is_end():
+            start = self.at
+            name = self._name()
+            if is_export and name and self.text[self.skip(self.at)] in " \t\n\r;\0":
+                continue  # `export NAME` changes no value, and qvm exports all of them
+            if name and self._is_assignment():
+                self._assignment(start, name, is_export)
+            elif is_export:
+                self.fault.export_word(start)
+            else:
+                self.fault.second_word(begin, start)
+
+    def _is_end(self) -> bool:
+        """Go to the next word of the statement; True if there is none."""
+        before = self.at
+        self.blanks()
+        char = self.text[self.at]
+        if char == "\n" or self.at >= self.size:
+            return True
+        if char == ";":
+            self.at += 1
+            if self.text[self.at] == ";":
+                self.fault.second_semicolon()
+            return True
+        if char == "#" and self.at > before:
+            self.to_line_end()
+            return True
+        if char == "\r" and self.text[self.at + 1] == "\n":
+            self.fault.carriage_return()
+            return True
+        if char in "|&<>()":
+            self.fault.operator(char)
+        return False
+
+    def _name(self) -> str:
+        """The name that stands here, "" if there is none."""
+        text, at = self.text, self.at
+        if text[at] not in NAME_START:
+            return ""
+        begin, pieces = at, ""
+        while True:
+            while text[at] in NAME_CHARS:
+                at += 1
+            if text[at] == "\\" and text[at + 1] == "\n":
+                pieces += text[begin:at]
+                begin = at = self.skip(at)
+                continue
+            self.at = at
+            return pieces + text[begin:at]
+
+    def _is_assignment(self) -> bool:
+        at = self.skip(self.at)
+        char = self.text[at]
+        return char == "=" or (char == "+" and self.text[self.skip(at + 1)] == "=") or char == "["
+
+    def _assignment(self, begin: int, name: str, is_export: bool) -> None:
+        """The rest of `NAME=value`, where NAME has just been read."""
+        at = self.skip(self.at)
+        if not name or not self._is_assignment():
+            self.fault.command(begin, name)
+        if self.text[at] == "[":
+            self.fault.element(begin, name)
+        if self.text[at] == "+":
+            at = self.fault.addition(name)
+        line, column = self.place(begin)
+        found = Assignment(name, line, column, self._statements, is_export)
+        self.at = found.start = at + 1
+        if self.text[self.skip(self.at)] == "(":
+            self.fault.array(begin, name)
+            return
+        if name in SHELL_OWN or name.startswith("BASH_"):
+            self.fault.shell_name(begin, name)
+        self._unquoted(found.parts, _IN_VALUE, _ENDS_USER, colon_tilde=True)
+        found.end = self.at
+        self.document.assignments.append(found)
+
+    # values
+
+    def _unquoted(
+        self, parts: list[Part], specials: frozenset[str], ends_user: frozenset[str], *, colon_tilde: bool
+    ) -> None:
+        """A value (up to a blank or operator), or the word of a `${...}` (up to its brace)."""
+        text = self.text
+        is_value = specials is _IN_VALUE
+        has_tilde = True
+        while True:
+            if self._plain(parts, specials):
+                has_tilde = False
+            char = text[self.at]
+            if char == "\\":
+                if text[self.at + 1] == "\n":
+                    self.at += 2
+                    continue  # nothing was there: a ~ behind it is still the first character
+                self._escape(parts)
+            elif char == ":":
+                parts.append(":")
+                self.at += 1
+                has_tilde = colon_tilde
+                continue
+            elif char == "~":
+                self._tilde(parts, ends_user if has_tilde else None)
+            elif char == "'":
+                self._single(parts)
+            elif char == '"':
+                self._double(parts)
+            elif char == "$":
+                self._dollar(parts, in_double=False, in_word=not is_value)
+            elif char == "`":
+                self.fault.backtick()
+            elif char in "<>" and not is_value:
+                self._angle(parts)
+            elif char == "\r" and text[self.at + 1] != "\n":
+                self.fault.carriage_return()
+            else:
+                return
+            has_tilde = False
+
+    def _plain(self, parts: list[Part], specials: frozenset[str]) -> bool:
+        """Take what stands before the next special character; True if there was anything."""
+        text, begin = self.text, self.at
+        at = begin
+        while text[at] not in specials:
+            at += 1
+        if at == begin:
+            return False
+        parts.append(text[begin:at])
+        self.at = at
+        return True
+
+    def _escape(self, parts: list[Part]) -> None:
+        char = self.text[self.at + 1]
+        if char == END:
+            self.fault.last_backslash()
+            return
+        parts.append(char)
+        self.at += 2
+
+    def _angle(self, parts: list[Part]) -> None:
+        """`<` or `>` in the word of a `${...}`: a character, unless it begins a process."""
+        char = self.text[self.at]
+        if self.text[self.skip(self.at + 1)] == "(":
+            self.fault.process(char)
+            return
+        parts.append(char)
+        self.at += 1
+
+    def _tilde(self, parts: list[Part], ends: frozenset[str] | None) -> None:
+        """`~`, which means a home up to one of `ends`, or only itself (None)."""
+        text, begin, user = self.text, self.at, ""
+        self.at += 1
+        if ends is None:
+            parts.append("~")
+            return
+        at = self.skip(self.at)
+        while text[at] not in ends:
+            if text[at] in QUOTING:  # quoted in part: the shell takes it as it stands
+                parts.append("~")
+                return
+            user += text[at]
+            at = self.skip(at + 1)
+        if user in ("+", "-") or user.lstrip("+-").isdigit():
+            self.fault.stack_folder(begin, user)
+        parts.append(Tilde(user))
+        self.at = at
+
+    def _single(self, parts: list[Part]) -> None:
+        end = self.text.find("'", self.at + 1)
+        if end < 0:
+            raise Unclosed(self.at, "a ' that is not closed", "write the second ' at the value's end")
+        parts.append(self.text[self.at + 1 : end])
+        self.at = end + 1
+
+    def _double(self, parts: list[Part], *, inner: bool = False) -> None:
+        """A string in double quotes; `inner` where it stands in a `${...}` that is itself in quotes."""
+        begin = self.at
+        self.at += 1
+        while True:
+            self._plain(parts, _IN_DOUBLE)
+            char = self.text[self.at]
+            if char == '"':
+                self.at += 1
+                return
+            if char == "$":
+                self._dollar(parts, in_double=True, in_word=inner)
+            elif char == "`":
+                self.fault.backtick()
+            elif char == "\\":
+                if inner and self.text[self.at + 1] != "\n":
+                    self.fault.inner_backslash()
+                self._double_escape(parts, '$`"\\')
+            else:
+                raise Unclosed(begin, 'a " that is not closed', "write the second \" at the value's end")
+
+    def _double_escape(self, parts: list[Part], special: str) -> None:
+        """A backslash in double quotes: it acts on few characters and else stays."""
+        char = self.text[self.at + 1]
+        if char in special:
+            parts.append(char)
+            self.at += 2
+        elif char == "\n":
+            self.at += 2
+        else:
+            parts.append("\\")
+            self.at += 1
+
+    def _double_word(self, parts: list[Part]) -> None:
+        """The word of a `${...}` that stands in double quotes, up to its brace."""
+        while True:
+            self._plain(parts, _IN_DOUBLE_WORD)
+            char = self.text[self.at]
+            if char == "$":
+                self._dollar(parts, in_double=True, in_word=True)
+            elif char == "\\":
+                self._double_escape(parts, '$`"\\}')
+            elif char == '"':
+                self._double(parts, inner=True)
+            elif char == "`":
+                self.fault.backtick()
+            elif char == "'":
+                self._single_in_double_word(parts)
+            elif char in "<>":
+                self._angle(parts)
+            else:
+                return
+
+    def _single_in_double_word(self, parts: list[Part]) -> None:
+        """A `'` there is a character to POSIX; bash also wants a second one and skips what is between."""
+        end = self.text.find("'", self.at + 1, self.at + 200)
+        between = self.text[self.at + 1 : end]
+        if end < 0 or any(c in between for c in '}"\\`$<>'):
+            self.fault.inner_quote(parts)
+            return
+        parts.append(f"'{between}'")
+        self.at = end + 1
+
+    def _dollar(self, parts: list[Part], *, in_double: bool, in_word: bool) -> None:
+        """What a `$` begins."""
+        text, begin = self.text, self.at
+        at = self.skip(begin + 1)
+        char = text[at]
+        if char in NAME_START:
+            self.at = at
+            place = self.place(begin)
+            name = self._name()
+            self._require_readable(begin, name)
+            parts.append(Expansion(name, *place))
+        elif char == "{":
+            self.at = self.skip(at + 1)
+            self._braces(parts, begin, in_double)
+        elif char in "([0123456789@*#?-$!" or (char in "'\"" and (in_word or not in_double)):
+            self.fault.dollar(begin, at)
+        else:
+            parts.append("$")
+            self.at = begin + 1
+
+    def _require_readable(self, begin: int, name: str) -> None:
+        if (name in SHELL_OWN or name.startswith("BASH_")) and name not in READABLE_OWN:
+            self.fault.shell_value(begin, name)
+
+    def _braces(self, parts: list[Part], begin: int, in_double: bool) -> None:
+        """`${NAME...}`, from its name on."""
+        place = self.place(begin)
+        name = self._name()
+        found = Expansion(name, *place)
+        at = self.skip(self.at)
+        if name and self.text[at] == ":" and self.text[self.skip(at + 1)] in "-=+?":
+            found.is_colon = True
+            at = self.skip(at + 1)
+        char = self.text[at]
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            self.fault.nesting(begin)
+        if char == END:
+            self.at = at
+        elif not name or char not in "}-=+?":
+            self.fault.other_braces(begin, name, in_double)
+        else:
+            self._require_readable(begin, name)
+            self.at = at
+            if char != "}":
+                found.operator = char
+                self.at += 1
+                self.word(found, in_double)
+        self._depth -= 1
+        if self.text[self.at] != "}":
+            raise Unclosed(begin, "a ${ that is not closed", "write the } that belongs to it")
+        self.at += 1
+        parts.append(found)
+
+    def word(self, found: Expansion, in_double: bool) -> None:
+        """The word behind an operator, up to its brace."""
+        if in_double:
+            self._double_word(found.word)
+        else:
+            is_assigning = found.operator == "="  # bash then has no ~ behind a :
+            self._unquoted(found.word, _IN_WORD, _ENDS_USER_IN_WORD, colon_tilde=not is_assigning)

@@ -1,0 +1,373 @@
+"""The layers of the configuration, put together: later ones win.
+
+May import: the rest of `config`, `errors` (one-shot path).
+
+    settings = load("/vm/demo", os.environ, [("VM_MACHINE_MEM", "2048")])
+    settings.check()
+
+built-in < environment (VM_ names) < /etc/qvm/vmrc (VM_GLOBAL_CONFIG) < the user's qvm/vmrc <
+what VM_INCLUDE names, at its line < `.vmrc` < `--set`. All problems of all layers are gathered.
+"""
+
+from __future__ import annotations
+
+import os
+
+from qvmsh.config import files
+from qvmsh.config.evaluation import Budget, evaluate
+from qvmsh.config.grammar import Problem, is_name, parse
+from qvmsh.config.settings import (
+    CONTEXT_MARK,
+    ENVIRONMENT,
+    SET,
+    Origin,
+    Settings,
+    checksum,
+    default,
+    marked,
+)
+from qvmsh.config.variables import VARIABLES, meant, shown
+from qvmsh.config.words import quote
+from qvmsh.errors import ConfigError
+
+LISTS = frozenset(("words", "lines", "forwards", "disks", "arguments"))
+"""Kinds of variables that hold several values."""
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from qvmsh.config.files import Source
+
+__all__ = ("Settings", "load", "missing", "shared_value")
+
+MAX_FILES = 100
+MAX_NESTED = 20
+
+
+def load(
+    directory: str,
+    environ: Mapping[str, str],
+    overrides: Sequence[tuple[str, str]] = (),
+    *,
+    text: str | None = None,
+    distrusted: list[Source] | None = None,
+) -> Settings:
+    """Read the settings of the machine in `directory`.
+
+    Args:
+        directory: where the `.vmrc` is.
+        environ: the environment's layer, and what `$HOME` and the like mean.
+        overrides: name and value of each `--set`.
+        text: content to take instead of that of `.vmrc`.
+        distrusted: takes the files that root would refuse, instead of an error.
+
+    Returns:
+        The settings with all their problems; `Settings.check` refuses them.
+
+    Raises:
+        ConfigError: there is no `.vmrc`, it cannot be read, or root may not use it.
+    """
+    loader = _Loader(os.path.abspath(directory), environ, distrusted)
+    loader.environment()
+    loader.shared_file(files.global_file(environ), "global", bool(environ.get("VM_GLOBAL_CONFIG")))
+    loader.shared_file(files.user_file(environ), "user", False)
+    loader.vmrc(text)
+    loader.overrides(overrides)
+    loader.judge()
+    return loader.settings()
+
+
+def missing(directory: str) -> ConfigError:
+    """The error for a directory without `.vmrc`; one above is named in the hint."""
+    above = os.path.dirname(directory)
+    while True:
+        if os.path.isfile(os.path.join(above, files.VMRC)):
+            hint = f"there is one above: `qvm -C {above} ...`"
+            break
+        if above == os.path.dirname(above):
+            hint = "go to a machine's directory, or name it with -C; `qvm create NAME --image tiny` makes one"
+            break
+        above = os.path.dirname(above)
+    if not os.path.isdir(directory):
+        return ConfigError(f"there is no directory {directory}", hint=hint)
+    return ConfigError(f"no .vmrc in {directory}", hint=hint)
+
+
+def shared_value(path: str, name: str, environ: Mapping[str, str]) -> str:
+    """The value that one shared file gives `name`; "" where it gives none or cannot be read."""
+    try:
+        source = files.read(path)
+    except (FileNotFoundError, files.Unreadable):
+        return ""
+    values = dict(environ)
+    found = ""
+
+    def assigned(each: str, value: str, _line: int, _column: int) -> None:
+        nonlocal found
+        found = value if each == name else found
+
+    evaluate(parse(source.text, path), values, assigned=assigned)
+    return found
+
+
+_COMBINED = (
+    "VM_QEMU_ARGS", "VM_MACHINE_ARCH", "VM_FIRMWARE", "VM_INITRD", "VM_APPEND", "VM_BOOT",
+    "VM_GUEST_AGENT_METHOD", "VM_DISK_BUS",
+)  # fmt: skip
+"""A setting of one of these is also judged together with others."""
+
+
+class _Loader:
+    def __init__(self, directory: str, environ: Mapping[str, str], distrusted: list[Source] | None) -> None:
+        self.directory = directory
+        self.environ = environ
+        self.distrusted = distrusted
+        self.values: dict[str, str] = {}  # all that an expansion sees
+        self.origins: dict[str, Origin] = {}  # of the values that are settings
+        self.problems: list[Problem] = []
+        self.warnings: list[Problem] = []
+        self.notes: list[Problem] = []
+        self.inherited: dict[str, str] = {}
+        self.budget = Budget()
+        self.reading: list[tuple[str, int, int]] = []  # path, device and inode of the files in work
+        self.count = 0
+
+    # layers
+
+    def environment(self) -> None:
+        """The VM_ names of the environment, without what a qvm exported for this or another machine."""
+        self.values = dict(self.environ)
+        ours = marked(self.environ)
+        is_elsewhere = self.environ.get(CONTEXT_MARK, "") not in ("", os.path.realpath(self.directory))
+        for name, value in self.environ.items():
+            variable = VARIABLES.get(name)
+            is_setting = name.startswith("VM_") and not (variable and variable.context)
+            is_fixed = name == "VM_INCLUDE" or bool(variable and variable.computed)
+            is_export = name in ours and checksum(value) == ours[name]
+            if is_export or (is_setting and (is_elsewhere or is_fixed)):
+                del self.values[name]
+            elif is_setting and is_name(name):
+                self.origins[name] = Origin(ENVIRONMENT)
+                self.inherited[name] = value
+        self.values["VM_HOME"] = self.values["PWD"] = self.directory
+        self.values["VM_CONFIG"] = os.path.join(self.directory, files.VMRC)
+
+    def shared_file(self, path: str, layer: str, is_named: bool) -> None:
+        """A file for many machines; only one that was asked for must exist."""
+        try:
+            source = files.read(path)
+        except FileNotFoundError:
+            if is_named:
+                hint = "unset VM_GLOBAL_CONFIG, or correct it"
+                self.problems.append(
+                    Problem(path, 0, 0, "VM_GLOBAL_CONFIG names it, but it is not there", hint)
+                )
+            return
+        except files.Unreadable as error:
+            self.problems.append(Problem(path, 0, 0, f"cannot be read: {error}"))
+            return
+        self._read(source, layer)
+
+    def vmrc(self, text: str | None) -> None:
+        path = os.path.join(self.directory, files.VMRC)
+        try:
+            source = files.read(path)
+        except (FileNotFoundError, files.Unreadable) as error:
+            if not os.path.lexists(path):
+                raise missing(self.directory) from None
+            why = "it is a link to nowhere" if isinstance(error, FileNotFoundError) else str(error)
+            hint = "a .vmrc is a text file with lines NAME=value"
+            if "permission" in why:
+                hint = f"`ls -l {path}` shows who may read it"
+            raise ConfigError(f"cannot read {path}: {why}", hint=hint) from None
+        if text is not None:
+            source.data = text.encode("utf-8", "surrogateescape")
+        self._read(source, "vmrc", is_text_ours=text is not None)
+
+    def overrides(self, pairs: Sequence[tuple[str, str]]) -> None:
+        for name, value in pairs:
+            variable = VARIABLES.get(name)
+            if not is_name(name):
+                self._problem(SET, f"{name!r} cannot be the name of a variable")
+            elif name == "VM_INCLUDE" or (variable and variable.context):
+                self._problem(SET, f"{name} cannot be set here", "-C names the machine")
+            elif variable and variable.computed:
+                self._problem(SET, f"{name} follows from others", f"set {variable.computed}")
+            else:
+                self.values[name] = value
+                self.origins[name] = Origin(SET)
+
+    def _problem(self, file: str, message: str, hint: str | None = None) -> None:
+        self.problems.append(Problem(file, 0, 0, message, hint))
+
+    # files
+
+    def _read(self, source: Source, layer: str, *, is_text_ours: bool = False) -> None:
+        """Take all assignments of one file, and of those that it includes."""
+        if not is_text_ours:
+            self._require_trust(source)
+        self.count += 1
+        self.reading.append((source.path, source.status.st_dev, source.status.st_ino))
+        document = parse(source.text, files.shown(source.path))
+        self.problems += document.problems
+
+        def assigned(name: str, value: str, line: int, column: int) -> None:
+            self._assigned(name, value, Origin(layer, source.path, line, column))
+
+        self.problems += evaluate(
+            document,
+            self.values,
+            default=lambda name: default(name, self.values),
+            assigned=assigned,
+            budget=self.budget,
+        )
+        self.reading.pop()
+
+    def _require_trust(self, source: Source) -> None:
+        if os.geteuid() != 0 or not source.data:  # /dev/null, which all can write, has nothing to distrust
+            return
+        from qvmsh.config import trust
+
+        if self.distrusted is not None:
+            if trust.distrust(source.status, self.environ):
+                self.distrusted.append(source)
+            return
+        trust.require(source.path, source.status, source.data, self.environ)
+
+    def _assigned(self, name: str, value: str, origin: Origin) -> None:
+        """One assignment of a file."""
+        variable = VARIABLES.get(name)
+        if variable and (variable.computed or variable.context):
+            self._unsettable(name, origin)
+            return
+        self.origins[name] = origin
+        if "\nVM_" in value:
+            message = f"the value of {name} runs over a line that looks like an assignment"
+            hint = "is its quote closed?"
+            self.warnings.append(Problem(*origin.place, message, hint, name))
+        if name == "VM_INCLUDE" and value:
+            self._include(value, origin)
+
+    def _unsettable(self, name: str, origin: Origin) -> None:
+        variable = VARIABLES[name]
+        file, line, column = origin.place
+        if variable.computed:
+            self.values.pop(name, None)
+            message, hint = (
+                f"{name} follows from others and cannot be set",
+                f"set {variable.computed} instead",
+            )
+            self.problems.append(Problem(file, line, column, message, hint, name))
+            return
+        known = {"VM_HOME": self.directory, "VM_CONFIG": os.path.join(self.directory, files.VMRC)}
+        self.values[name] = known.get(name) or self.environ.get(name, "")
+        message = f"{name} is known before any file is read, so this line changes nothing"
+        self.warnings.append(Problem(file, line, column, message, "remove it", name))
+
+    def _include(self, value: str, origin: Origin) -> None:
+        """Read the file that VM_INCLUDE names, relative to the file that names it."""
+        if value.startswith("~/"):  # it was in quotes, so no shell has expanded it
+            value = files.home(self.environ) + value[1:]
+        path = os.path.normpath(os.path.join(os.path.dirname(origin.file), value))
+        name, why = files.shown(path), ""
+        try:
+            source = files.read(path)
+        except FileNotFoundError:
+            why = f"{name} is not there"
+        except files.Unreadable as error:
+            why = f"{name} cannot be read: {error}"
+        else:
+            key = (source.status.st_dev, source.status.st_ino)
+            around = [each[0] for each in self.reading if each[1:] == key]
+            if around:
+                why = f"a cycle: {name} is being read already"
+            elif self.count >= MAX_FILES or len(self.reading) >= MAX_NESTED:
+                why = f"too many files: at most {MAX_FILES}, nested at most {MAX_NESTED} times"
+        if why:
+            self.problems.append(Problem(*origin.place, f"VM_INCLUDE: {why}", None, "VM_INCLUDE"))
+            return
+        self._read(source, "include")
+
+    # judging
+
+    def judge(self) -> None:
+        """Find what is wrong with the values as they are in the end."""
+        for name, variable in VARIABLES.items():
+            if variable.needed and not self.values.get(name):
+                self._missing(name)
+            elif name in self.origins and not variable.later:
+                self._judge(name)
+        for name, origin in self.origins.items():
+            self._remark(name, origin)
+        self._combined()
+        self._overridden()
+
+    def _missing(self, name: str) -> None:
+        file = files.shown(os.path.join(self.directory, files.VMRC))
+        examples = {"VM_MACHINE_ID": "33", "VM_MACHINE_NAME": os.path.basename(self.directory) or "demo"}
+        example = examples.get(name) or self.environ.get("USER") or "ACCOUNT"
+        line, column = 0, 0
+        if name in self.origins:
+            file, line, column = self.origins[name].place
+        state = "is empty" if name in self.origins else "is not set"
+        hint = f"write {name}={quote(example)}"
+        message = f"{name} {state}, and every machine needs it ({VARIABLES[name].help})"
+        self.problems.append(Problem(file, line, column, message, hint, name))
+
+    def _judge(self, name: str) -> None:
+        wrong = VARIABLES[name].judge(self.values[name])
+        if wrong:
+            hint = f"write {name}={quote(wrong[1])} instead" if wrong[1] else None
+            place = self.origins[name].place
+            self.problems.append(Problem(*place, f"{name} {wrong[0]}", hint, name))
+
+    def _remark(self, name: str, origin: Origin) -> None:
+        """Warn of names that are unknown but near a known one, and of those that have no effect yet."""
+        variable = VARIABLES.get(name)
+        file, line, column = origin.place
+        if variable is None:
+            known = meant(name)
+            hint = f"did you mean {known}?" if known else None
+            message = f"{name} is no variable that qvm knows; it is kept as your own"
+            if known or name.startswith("VM_"):
+                (self.warnings if known else self.notes).append(
+                    Problem(file, line, column, message, hint, name)
+                )
+        elif name == "VM_NETWORK" and self.values[name]:
+            message = "VM_NETWORK needs bridges, which come later"
+            hint = "remove it: the guest then has user mode networking and an ssh port"
+            self.problems.append(Problem(file, line, column, message, hint, name))
+        elif variable.later and self.values[name]:
+            message = f"{name} has no effect yet: it waits for {variable.later}, which comes later"
+            self.warnings.append(Problem(file, line, column, message, None, name))
+
+    def _combined(self) -> None:
+        """Find what does not go together, where each value is right by itself."""
+        if self.problems or not any(name in self.origins for name in _COMBINED):
+            return
+        from qvmsh.config import devices
+
+        values = {name: self.values[name] for name in self.origins}
+        for name, wrong, hint in devices.conflicts(values):
+            self.problems.append(Problem(*self.origins[name].place, f"{name} {wrong}", hint, name))
+        for name in devices.replaced(values):
+            message = f"{name} has no effect: VM_QEMU_ARGS replaces all generated hardware"
+            self.warnings.append(Problem(*self.origins[name].place, message, None, name))
+
+    def _overridden(self) -> None:
+        """Mention each value of the environment that a file has put another one over."""
+        for name, value in self.inherited.items():
+            origin, final = self.origins[name], self.values[name]
+            is_list = name not in VARIABLES or VARIABLES[name].kind in LISTS
+            if not origin.file or final == value or (is_list and value and value in final):
+                continue
+            message = f"{name}={shown(value)} is overridden by {origin}"
+            hint = f"`qvm --set {name}=...` is stronger than every file"
+            self.warnings.append(Problem(ENVIRONMENT, 0, 0, message, hint, name))
+
+    def settings(self) -> Settings:
+        values = {name: self.values[name] for name in self.origins}
+        return Settings(
+            self.directory, values, self.origins, self.problems, self.warnings, self.notes, self.environ
+        )

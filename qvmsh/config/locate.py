@@ -1,0 +1,65 @@
+"""Which directory is meant: `-C`, else VM_HOME, else the current one.
+
+May import: `config.layers`, `errors` (one-shot path).
+
+    find(None, os.environ, os.getcwd())     # "/vm/demo"
+
+Never a parent (an archive folder lies inside its machine), but a `.vmrc` above is named in the hint.
+"""
+
+from __future__ import annotations
+
+import os
+
+from qvmsh.config import files, layers
+from qvmsh.config.variables import YES
+from qvmsh.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def find(directory: str | None, environ: Mapping[str, str], cwd: str) -> str:
+    """The machine's directory, absolute.
+
+    Args:
+        directory: what `-C` names; None where it was not given.
+        environ: VM_HOME and VM_HOME_OVERRIDES_CWD are looked up here.
+        cwd: the current directory.
+
+    Raises:
+        ConfigError: there is no `.vmrc`, or VM_HOME and the current directory disagree.
+    """
+    if directory is not None:
+        return _require(os.path.normpath(os.path.join(cwd, directory)))
+    home = environ.get("VM_HOME", "")
+    if not home:
+        return _require(cwd)
+    found = os.path.normpath(os.path.join(cwd, home))
+    is_here = os.path.realpath(found) == os.path.realpath(cwd)
+    if not is_here and os.path.lexists(os.path.join(cwd, files.VMRC)) and not _overrides(environ):
+        raise ConfigError(
+            f"there is a .vmrc in {cwd}, but VM_HOME names another machine: {home}",
+            hint="`qvm -C . ...` means this one, `unset VM_HOME` forgets the other; with "
+            "VM_HOME_OVERRIDES_CWD=yes VM_HOME always counts",
+        )
+    if not os.path.lexists(os.path.join(found, files.VMRC)):
+        what = f"VM_HOME={home} is no machine: "
+        what += "it has no .vmrc" if os.path.isdir(found) else "there is no such directory"
+        raise ConfigError(what, hint="correct VM_HOME, or `unset VM_HOME`")
+    return found
+
+
+def _require(directory: str) -> str:
+    if not os.path.lexists(os.path.join(directory, files.VMRC)):
+        raise layers.missing(directory)
+    return directory
+
+
+def _overrides(environ: Mapping[str, str]) -> bool:
+    """True if VM_HOME counts although there is a `.vmrc` here, by the environment or a shared file."""
+    value = environ.get("VM_HOME_OVERRIDES_CWD", "")
+    for path in (files.global_file(environ), files.user_file(environ)):
+        value = layers.shared_value(path, "VM_HOME_OVERRIDES_CWD", environ) or value
+    return value.lower() in YES

@@ -1,0 +1,327 @@
+"""The settings of one machine: every value, where it came from, and what is wrong with them.
+
+May import: `config.grammar`, `config.variables`, `config.words`, `errors` (one-shot path).
+
+    settings.integer("VM_MACHINE_MEM")      # 2048
+    settings.VM_MACHINE_MEM                 # 2048
+    settings["VM_MACHINE_MEM"]              # "2G", as it was written
+    str(settings.origin("VM_MACHINE_MEM"))  # ".vmrc:5"
+"""
+
+from __future__ import annotations
+
+import os
+
+from qvmsh.config import files, words
+from qvmsh.config.variables import VARIABLES, memory_mib
+from qvmsh.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from qvmsh.config.grammar import Problem
+    from qvmsh.config.variables import Variable
+
+BUILT_IN, ENVIRONMENT, COMPUTED, SET = "built-in", "environment", "computed", "--set"
+CONTEXT_MARK = "QVM_CONTEXT"
+"""Holds the real path of the machine whose values an environment was given."""
+EXPORTED_MARK = "QVM_EXPORTED"
+"""Holds `NAME=checksum` for each of those values that did not come from that environment itself."""
+
+
+class Origin:
+    """Where a value came from.
+
+    Args:
+        file: path of the file; "" where there is none.
+        line, column: where the assignment stands; 0 where there is no file.
+        layer: `built-in`, `environment`, `computed`, `global`, `user`, `include`, `vmrc`, `--set`.
+    """
+
+    __slots__ = ("column", "file", "layer", "line")
+
+    def __init__(self, layer: str, file: str = "", line: int = 0, column: int = 0) -> None:
+        self.layer = layer
+        self.file = file
+        self.line = line
+        self.column = column
+
+    def __str__(self) -> str:
+        return f"{files.shown(self.file)}:{self.line}" if self.file else self.layer
+
+    def __repr__(self) -> str:
+        return f"Origin({self.layer!r}, {self.file!r}, {self.line}, {self.column})"
+
+    @property
+    def place(self) -> tuple[str, int, int]:
+        """File, line and column as a `Problem` takes them."""
+        return (files.shown(self.file) if self.file else self.layer), self.line, self.column
+
+
+def default(name: str, values: Mapping[str, str]) -> str:
+    """The value that `name` has where nobody sets it, given what is set; "" for an unknown name."""
+    variable = VARIABLES.get(name)
+    if variable is None:
+        return ""
+    if variable.computed:
+        machine = values.get("VM_MACHINE_NAME")
+        part = values.get(variable.computed) or default(variable.computed, values)
+        form = values.get("VM_FMT") or VARIABLES["VM_FMT"].default
+        return f"{machine}-{part}.{form}" if machine else ""
+    if variable.follows and values.get(variable.follows):
+        return values[variable.follows]
+    if name == "VM_QEMU_BIN" and values.get("VM_MACHINE_ARCH"):
+        return f"qemu-system-{values['VM_MACHINE_ARCH']}"
+    if name == "VM_QEMU_MACHINE":
+        from qvmsh.config import devices
+
+        return devices.machine_default(values)
+    return variable.default
+
+
+class Settings:
+    """All values of one machine. Made by `layers.load`; judged, but not refused, until `check`.
+
+    Args:
+        directory: the machine's directory, absolute.
+        values: what some layer has set, raw.
+        origins: where each of these came from.
+        problems: all that is wrong, in all layers.
+        warnings: what the user should know although it is not wrong.
+        notes: what only somebody who asks for a check should know: VM_ names of the user's own.
+        environ: the environment that it was loaded in.
+    """
+
+    __slots__ = ("_environ", "_origins", "_values", "directory", "notes", "problems", "warnings")
+
+    def __init__(
+        self,
+        directory: str,
+        values: dict[str, str],
+        origins: dict[str, Origin],
+        problems: list[Problem],
+        warnings: list[Problem],
+        notes: list[Problem],
+        environ: Mapping[str, str],
+    ) -> None:
+        self.directory = directory
+        self._values = values
+        self._origins = origins
+        self.problems = problems
+        self.warnings = warnings
+        self.notes = notes
+        self._environ = environ
+
+    def __repr__(self) -> str:
+        return f"Settings({self.directory!r}, {len(self._values)} set, {len(self.problems)} problems)"
+
+    # raw values
+
+    def __getitem__(self, name: str) -> str:
+        """The value as it was written; an empty one means the default.
+
+        Raises:
+            KeyError: nobody has set it, and it has no default.
+        """
+        value = self._values.get(name, "")
+        if value:
+            return value
+        variable = VARIABLES.get(name)
+        if variable is None or variable.later or variable.context:
+            return self._values[name]
+        return default(name, self._values)
+
+    def __contains__(self, name: object) -> bool:
+        if name in self._values:
+            return True
+        variable = VARIABLES.get(name) if isinstance(name, str) else None
+        return variable is not None and not (variable.later or variable.context or variable.needed)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def names(self) -> list[str]:
+        """Every name that has a value: those of the table in its order, then the user's own."""
+        return [name for name in VARIABLES if name in self] + [
+            name for name in self._values if name not in VARIABLES
+        ]
+
+    def origin(self, name: str) -> Origin:
+        """Where the value of `name` came from."""
+        if self._values.get(name) or (name in self._values and name not in VARIABLES):
+            return self._origins[name]
+        variable = VARIABLES[name]
+        if variable.follows and self._values.get(variable.follows):
+            return self._origins[variable.follows]
+        return Origin(COMPUTED if variable.computed else BUILT_IN)
+
+    def is_set(self, name: str) -> bool:
+        """True if somebody has set it (an empty value counts as not set)."""
+        return (
+            bool(self._values.get(name)) and not VARIABLES[name].computed
+            if name in VARIABLES
+            else (name in self._values)
+        )
+
+    # typed values
+
+    def text(self, name: str) -> str:
+        """The value as text."""
+        return self[name]
+
+    def integer(self, name: str) -> int:
+        """The value of a number; of a memory size, in MiB."""
+        value = self._sound(name)
+        is_memory = name in VARIABLES and VARIABLES[name].kind == "memory"
+        return memory_mib(value) if is_memory else int(value)
+
+    def number(self, name: str) -> float:
+        """The value of a number that may have a fraction."""
+        return float(self._sound(name))
+
+    def boolean(self, name: str) -> bool:
+        """The value of a yes or no."""
+        return VARIABLES[name].canonical(self._sound(name)) == "yes"
+
+    def words(self, name: str) -> list[str]:
+        """The value as words, split as a shell would."""
+        return words.split(self._sound(name))
+
+    def lines(self, name: str) -> list[str]:
+        """The value as a list of its lines, without blanks around them and without empty ones."""
+        return [line.strip() for line in self[name].split("\n") if line.strip()]
+
+    def path(self, name: str) -> str:
+        """The value as an absolute path ("" stays ""); a relative one starts at the machine's directory."""
+        return self.located(self[name])
+
+    def located(self, value: str) -> str:
+        """The absolute path that `value` means, as `path` does."""
+        if not value:
+            return ""
+        if value == "~" or value.startswith("~/"):  # it was in quotes, so no shell has expanded it
+            value = files.home(self._environ) + value[1:]
+        return os.path.join(self.directory, value)
+
+    @property
+    def architecture(self) -> str:
+        """The guest's architecture, by QEMU's name for it."""
+        from qvmsh.config import devices
+
+        return devices.architecture(self._values)
+
+    def value(self, name: str) -> str | int | float | bool | list[str]:
+        """The value in the type that its kind has in Python; "" for a number that nobody sets."""
+        variable = VARIABLES.get(name)
+        kind = variable.kind if variable else "text"
+        if not self[name] and kind in ("integer", "memory", "number"):
+            return ""
+        if kind in ("integer", "memory"):
+            return self.integer(name)
+        if kind == "number":
+            return self.number(name)
+        if kind == "boolean":
+            return self.boolean(name)
+        if kind in ("words", "arguments"):
+            return self.words(name)
+        if kind in ("lines", "forwards", "disks"):
+            return self.lines(name)
+        return self.path(name) if kind == "path" else self.text(name)
+
+    def __getattr__(self, name: str) -> str | int | float | bool | list[str]:
+        if name.startswith("_") or name not in self:
+            raise AttributeError(f"no layer sets {name}", name=name, obj=self)
+        return self.value(name)
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self.names()]
+
+    def _sound(self, name: str) -> str:
+        """The raw value, which must be one that the table allows.
+
+        Raises:
+            ConfigError: it is not; only possible where `check` was not called.
+        """
+        value = self[name]
+        wrong = VARIABLES[name].judge(value) if name in VARIABLES else None
+        if wrong:
+            raise ConfigError(f"{name} {wrong[0]}", hint="`qvm config --check` tells all")
+        return value
+
+    # all together
+
+    def check(self) -> None:
+        """Refuse settings with problems.
+
+        Raises:
+            ConfigError: its `problems` are all of them, its details a line for each.
+        """
+        if not self.problems:
+            return
+        name = self._values.get("VM_MACHINE_NAME") or os.path.basename(self.directory)
+        count, first = len(self.problems), self.problems[0]
+        raise ConfigError(
+            first.told if count == 1 else f"the configuration has {count} problems",
+            machine=name,
+            details=[] if count == 1 else [str(problem) for problem in self.problems],
+            problems=tuple(self.problems),
+            hint=(first.hint if count == 1 else None) or "`qvm config NAME=value` sets a value",
+        )
+
+    def exported(self) -> dict[str, str]:
+        """What children get: all VM_ values, the user's own names, the machine's directory, the marks.
+
+        Numbers of MiB are digits and booleans are yes or no here, so that scripts can rely on it.
+        """
+        found = {}
+        for name in self.names():
+            if name == "VM_INCLUDE" or (name.endswith("_DEFAULT") and name not in self._values):
+                continue
+            variable = VARIABLES.get(name)
+            found[name] = _canonical(variable, self[name]) if variable else self[name]
+        found["VM_HOME"] = self.directory
+        found["VM_CONFIG"] = os.path.join(self.directory, files.VMRC)
+        marks = [f"{name}={checksum(value)}" for name, value in found.items() if self._is_ours(name)]
+        found[CONTEXT_MARK] = os.path.realpath(self.directory)
+        found[EXPORTED_MARK] = " ".join(marks)
+        return found
+
+    def stale(self) -> list[str]:
+        """Names of the environment that belong to another machine and must go from a shell."""
+        is_elsewhere = self._environ.get(CONTEXT_MARK, "") not in ("", os.path.realpath(self.directory))
+        ours = marked(self._environ)
+        if not ours and not is_elsewhere:
+            return []
+        known, found = self.exported(), []
+        for name, value in self._environ.items():
+            variable = VARIABLES.get(name)
+            is_setting = name.startswith("VM_") and not (variable and variable.context)
+            is_export = name in ours and ours[name] == checksum(value)
+            if name not in known and (is_export or (is_elsewhere and is_setting)):
+                found.append(name)
+        return found
+
+    def _is_ours(self, name: str) -> bool:
+        """True if an exported value is not what the environment had of itself."""
+        if name in self._values and self._origins[name].layer == ENVIRONMENT:
+            return False
+        known = name.startswith("VM_") or name not in self._environ
+        return known or name in marked(self._environ)
+
+
+def _canonical(variable: Variable, value: str) -> str:
+    return value if not value or variable.judge(value) else variable.canonical(value)
+
+
+def checksum(value: str) -> str:
+    """A short checksum by which an exported value is known again."""
+    from binascii import crc32
+
+    return f"{crc32(value.encode('utf-8', 'surrogateescape')):08x}"
+
+
+def marked(environ: Mapping[str, str]) -> dict[str, str]:
+    """The names that a qvm has exported into this environment, with their checksums."""
+    text = environ.get(EXPORTED_MARK, "")
+    return {name: mark for name, _, mark in (word.partition("=") for word in text.split(" ")) if mark}

@@ -1,0 +1,121 @@
+"""Which configuration files root may use, and which code of a machine's directory a shell loads.
+
+May import: small modules only (one-shot path; the hash comes from C, late).
+
+    require("/vm/demo/.vmrc", status, data, os.environ)
+
+A `.vmrc` decides which programs and arguments run. So root uses a file that root or the user
+behind sudo (SUDO_UID) owns and nobody else can write, or one whose content `qvm allow` has
+accepted. Other users use what they like. The caller passes the status and content of one open
+file, so that what was judged is what is used.
+
+`RC` is code, so nobody's shell loads it before its content was accepted. What is accepted as code
+and what as configuration are two things: neither stands for the other.
+"""
+
+from __future__ import annotations
+
+import os
+
+from qvmsh.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+RC = ".qvmrc.xsh"
+"""Code in the machine's directory that its shell loads."""
+
+CODE = b"code"
+"""What a file is accepted as, where it is not configuration."""
+
+
+def require(path: str, status: os.stat_result, data: bytes, environ: Mapping[str, str]) -> None:
+    """Make sure that this user may use the file.
+
+    Raises:
+        ConfigError: root may not; the hint says what would make it right.
+    """
+    if os.geteuid() != 0:
+        return
+    reason = distrust(status, environ)
+    if reason is None or is_allowed(path, data, environ):
+        return
+    mode = f" and make it private: `chmod go-w {path}`" if status.st_mode & 0o022 else ""
+    raise ConfigError(
+        f"root does not use {path}: it {reason}",
+        hint=f"look at it, then accept it as it is with `qvm allow`; or let root own it: "
+        f"`chown root {path}`{mode}",
+    )
+
+
+def distrust(status: os.stat_result, environ: Mapping[str, str]) -> str | None:
+    """Why root would not use a file of this status (`belongs to guido`); None if it would."""
+    owners = {0}
+    sudo = environ.get("SUDO_UID", "")
+    if sudo.isascii() and sudo.isdigit():
+        owners.add(int(sudo))
+    if status.st_uid not in owners:
+        return f"belongs to {_account(status.st_uid)}"
+    if status.st_mode & 0o022:
+        return "can be written by others (mode " + oct(status.st_mode & 0o7777)[2:] + ")"
+    return None
+
+
+def allowed_file(environ: Mapping[str, str]) -> str:
+    """Where the accepted files are noted: a line with hash and path for each."""
+    base = environ.get("XDG_DATA_HOME", "")
+    if not base.startswith("/"):
+        base = os.path.join(environ.get("HOME") or os.path.expanduser("~"), ".local", "share")
+    return os.path.join(base, "qvm", "allowed")
+
+
+def fingerprint(path: str, data: bytes, kind: bytes = b"") -> str:
+    """What is remembered of a file: a hash over its real path and its content."""
+    try:
+        from _blake2 import blake2b
+    except ImportError:  # an interpreter without its own
+        from hashlib import blake2b
+    where = os.fsencode(os.path.realpath(path))
+    return blake2b(where + b"\0" + data, digest_size=32, person=kind).hexdigest()
+
+
+def is_allowed(path: str, data: bytes, environ: Mapping[str, str], kind: bytes = b"") -> bool:
+    """True if this user has accepted the file with this content."""
+    try:
+        fd = os.open(allowed_file(environ), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    with open(fd, "rb") as file:
+        status = os.fstat(fd)
+        if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+            return False  # somebody else could have written it
+        wanted = fingerprint(path, data, kind).encode()
+        return any(line.partition(b" ")[0] == wanted for line in file)
+
+
+def allow(path: str, data: bytes, environ: Mapping[str, str], kind: bytes = b"") -> str:
+    """Accept the file with this content from now on; return its fingerprint."""
+    token = fingerprint(path, data, kind)
+    if is_allowed(path, data, environ, kind):
+        return token
+    target = allowed_file(environ)
+    os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    with open(fd, "wb") as file:
+        os.fchmod(fd, 0o600)
+        shown = os.path.realpath(path).encode(errors="surrogateescape").replace(b"\n", b"?")
+        file.write(token.encode() + b" " + shown + b"\n")
+        file.flush()
+        os.fsync(fd)
+    return token
+
+
+def _account(uid: int) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"

@@ -1,0 +1,576 @@
+"""The one table of variables: every name, declared once.
+
+May import: `config.words` and, late, `pwd` (one-shot path).
+
+    VARIABLES["VM_MACHINE_MEM"].default           # "1024"
+    VARIABLES["VM_MACHINE_ID"].judge("7")         # ("is '7', but must be two digits ...", "07")
+
+The parser, the check, the export, completion and the reference page all come from it. A name with
+`later` is known, but the part of qvm that it belongs to is not there yet; setting it gives a
+warning that says so.
+"""
+
+from __future__ import annotations
+
+from qvmsh.config import words
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+YES = frozenset(("yes", "true", "on", "1"))
+NO = frozenset(("no", "false", "off", "0"))
+_UNITS = {"K": -10, "M": 0, "G": 10, "T": 20}
+
+FORMATS = ("qcow2", "raw", "qcow", "qed", "vdi", "vhdx", "vmdk", "vpc")
+BUSES = ("virtio", "ide", "sata", "scsi", "nvme")
+ACCELERATORS = ("auto", "kvm", "tcg", "hvf", "nvmm", "whpx", "xen")
+NET_MODELS = ("virtio", "e1000", "e1000e", "rtl8139", "ne2k_pci", "pcnet", "vmxnet3", "igb", "none")
+ARCHITECTURES = (
+    "x86_64", "i386", "aarch64", "arm", "riscv64", "riscv32", "loongarch64", "ppc64", "ppc", "s390x",
+    "sparc64", "sparc", "alpha", "hppa", "m68k", "mips", "mips64", "mips64el", "mipsel",
+)  # fmt: skip
+DISPLAYS = ("none", "gtk", "sdl", "curses", "cocoa", "dbus", "egl-headless", "spice-app")
+
+
+class Variable:
+    """One row of the table.
+
+    Args:
+        name: with its `VM_`.
+        kind: `text`, `file name`, `id`, `account`, `user`, `integer`, `memory`, `boolean`, `choice`,
+            `options` (a choice, then `,property=value`), `model`, `path`, `program`, `words`,
+            `lines`, `forwards`, `number`, `port`, `vnc`, `disks`, `boot order`, `clock`, `arguments`; it
+            says how a value is judged and which type it has in Python.
+        help: one line.
+        default: value where nobody sets it; "" where there is none.
+        group: heading on the reference page.
+        unit: what an integer counts.
+        allowed: the values of a choice; for other kinds, those that completion offers.
+        least, most: bounds of an integer.
+        later: the part of qvm that this variable waits for.
+        needed: it must be set.
+        computed: it follows from others and cannot be set.
+        context: it says where and how qvm was called; it cannot be set in a file.
+        follows: the variable whose value is the default.
+    """
+
+    __slots__ = (
+        "allowed", "computed", "context", "default", "follows", "group", "help", "kind", "later", "least",
+        "most", "name", "needed", "unit",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        help: str,
+        default: str = "",
+        *,
+        group: str,
+        unit: str = "",
+        allowed: tuple[str, ...] = (),
+        least: int = 0,
+        most: int = 0,
+        later: str = "",
+        needed: bool = False,
+        computed: str = "",
+        context: bool = False,
+        follows: str = "",
+    ) -> None:
+        self.name = name
+        self.kind = kind
+        self.help = help
+        self.default = default
+        self.group = group
+        self.unit = unit
+        self.allowed = allowed
+        self.least = least
+        self.most = most
+        self.later = later
+        self.needed = needed
+        self.computed = computed
+        self.context = context
+        self.follows = follows
+
+    def __repr__(self) -> str:
+        return f"Variable({self.name!r}, {self.kind!r})"
+
+    @property
+    def range(self) -> str:
+        """What the values may be, in words."""
+        if self.kind in ("choice", "options"):
+            return "one of " + ", ".join(self.allowed) + _MORE.get(self.kind, "")
+        if self.kind == "integer":
+            bounds = f"from {self.least}" + (f" to {self.most}" if self.most else " up")
+            return f"a number {bounds}" + (f" ({self.unit})" if self.unit else "")
+        return _RANGES[self.kind]
+
+    def judge(self, value: str) -> tuple[str, str] | None:
+        """What is wrong with `value` (as the end of a sentence), and a better one ("" if none is known)."""
+        if "\0" in value:
+            return "holds a NUL byte", ""
+        if not value:
+            return ("is empty", "") if self.needed else None
+        wrong = _JUDGES[self.kind](self, value)
+        if wrong is None:
+            return None
+        return f"is {shown(value)}, but must be {wrong[0] or self.range}", wrong[1]
+
+    def canonical(self, value: str) -> str:
+        """`value` in the one spelling that scripts can rely on: MiB as digits, yes or no."""
+        if self.kind == "memory":
+            return str(memory_mib(value))
+        if self.kind == "boolean":
+            return "yes" if value.lower() in YES else "no"
+        return value
+
+
+_MORE = {"options": "; then perhaps ,property=value"}
+_RANGES = {
+    "text": "any text",
+    "file name": "part of a file name: no /, no line end, not beginning with - or .",
+    "id": "two digits (00 to 99)",
+    "account": "an account of this host",
+    "user": "the name of an account: no blank, not beginning with -",
+    "memory": "a number of MiB, or one with K, M, G or T: 2048, 2G",
+    "boolean": "yes or no",
+    "model": "a network card of QEMU, or none",
+    "path": "a path, from the machine's directory",
+    "program": "a program on PATH, or a path",
+    "words": "words, split as a shell would",
+    "lines": "one entry a line",
+    "forwards": "a port of the host and one of the guest a line: 8080:80, udp:5353:53, 0.0.0.0:8080:80",
+    "number": "a number above 0, perhaps with a fraction: 2, 1.5",
+    "port": "auto, or a port from 1 to 65535",
+    "vnc": "[HOST]:NUMBER, as QEMU's -vnc has it",
+    "disks": "path[:format[:cache]][:ro] a line",
+    "boot order": "words of disk, disk1, cdrom, network, menu, in their order",
+    "clock": "utc, localtime, or a date as 2030-01-31T12:00:00",
+    "arguments": "words, split as a shell would, without those options that are qvm's own",
+}
+
+
+def shown(value: str) -> str:
+    """`value` as a message shows it: one short line in quotes."""
+    return repr(value if len(value) <= 60 else value[:57] + "...")
+
+
+def memory_mib(value: str) -> int:
+    """The MiB that `value` means (2048, 2G, 512M).
+
+    Raises:
+        ValueError: it is no such number, or no whole number of MiB.
+    """
+    digits, shift = value, 0
+    if value[-1:].upper() in _UNITS and not value[-1:].isdigit():
+        digits, shift = value[:-1], _UNITS[value[-1].upper()]
+    number = _number(digits)
+    if shift < 0 and number % 1024:
+        raise ValueError("no whole number of MiB")
+    return number << shift if shift >= 0 else number >> -shift
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 15):
+        raise ValueError("no number")
+    return int(text)
+
+
+if TYPE_CHECKING:
+    Wrong = tuple[str, str] | None
+
+
+def _any(_variable: Variable, _value: str) -> Wrong:
+    return None
+
+
+def _file_name(_variable: Variable, value: str) -> Wrong:
+    if "/" in value or "\n" in value or value[0] in "-." or len(value.encode(errors="surrogateescape")) > 200:
+        better = value.lstrip("-.").replace("/", "-").replace("\n", "-")
+        return "", better if len(better) <= 100 else ""
+    return None
+
+
+def _id(_variable: Variable, value: str) -> Wrong:
+    if len(value) == 2 and value.isascii() and value.isdigit():
+        return None
+    return "", "0" + value if len(value) == 1 and value.isascii() and value.isdigit() else ""
+
+
+def _account(_variable: Variable, value: str) -> Wrong:
+    import pwd
+
+    try:
+        pwd.getpwnam(value)
+    except (KeyError, ValueError):
+        import os
+
+        try:
+            return "", pwd.getpwuid(os.getuid()).pw_name
+        except KeyError:
+            return "", ""
+    return None
+
+
+def _user(_variable: Variable, value: str) -> Wrong:
+    wrong = value[0] == "-" or not value.isprintable() or any(c in value for c in " '\"\\$`;&|<>()")
+    return ("", "") if wrong else None
+
+
+def _integer(variable: Variable, value: str) -> Wrong:
+    try:
+        number = _number(value)
+    except ValueError:
+        return "", ""
+    if number < variable.least:
+        return "", str(variable.least)
+    return ("", str(variable.most)) if variable.most and number > variable.most else None
+
+
+def _memory(_variable: Variable, value: str) -> Wrong:
+    try:
+        number = memory_mib(value)
+    except ValueError:
+        better = value.upper().removesuffix("IB").removesuffix("B").replace(" ", "")
+        try:
+            memory_mib(better)
+        except ValueError:
+            better = ""
+        return "", better
+    return ("", "") if not 1 <= number <= 1 << 30 else None
+
+
+def _boolean(_variable: Variable, value: str) -> Wrong:
+    return None if value.lower() in YES or value.lower() in NO else ("", "")
+
+
+def _choice(variable: Variable, value: str) -> Wrong:
+    if value in variable.allowed:
+        return None
+    return "", near(value.lower(), variable.allowed) or ""
+
+
+def _options(variable: Variable, value: str) -> Wrong:
+    head, comma, rest = value.partition(",")
+    if head in variable.allowed and (not comma or (rest and head != "auto")):
+        return None
+    better = near(head.lower(), variable.allowed)
+    return "", better + comma + rest if better and better != "auto" and rest else better or ""
+
+
+def _model(_variable: Variable, value: str) -> Wrong:
+    fine = value.isascii() and all(c.isalnum() or c in "-_." for c in value) and value[0] != "-"
+    return None if fine else ("", "")
+
+
+def _program(_variable: Variable, value: str) -> Wrong:
+    return ("", "") if value[0] == "-" or "\n" in value else None
+
+
+def _words(_variable: Variable, value: str) -> Wrong:
+    try:
+        words.split(value)
+    except ValueError as error:
+        return f"words, split as a shell would ({error})", ""
+    return None
+
+
+def _forwards(_variable: Variable, value: str) -> Wrong:
+    from qvmsh.config import forwards
+
+    try:
+        forwards.parse_all([line.strip() for line in value.split("\n") if line.strip()])
+    except ValueError as error:
+        return f"{forwards.FORMS}; {error}", ""
+    return None
+
+
+def _fraction(_variable: Variable, value: str) -> Wrong:
+    whole, _, part = value.partition(".")
+    fine = (whole + part).isascii() and (whole + part).isdigit() and len(value) <= 10 and float(value) > 0
+    return None if fine else ("", value.replace(",", ".") if value.replace(",", "").isdigit() else "")
+
+
+def _port(_variable: Variable, value: str) -> Wrong:
+    if value == "auto":
+        return None
+    try:
+        return None if 1 <= _number(value) <= 65535 else ("", "auto")
+    except ValueError:
+        return "", "auto"
+
+
+def _vnc(_variable: Variable, value: str) -> Wrong:
+    head = value.partition(",")[0]
+    number = head.rpartition(":")
+    if head == "none" or head.startswith("unix:") or (number[1] and number[2].isdigit()):
+        return None
+    return "", ":" + head if head.isdigit() else ""
+
+
+def _disks(_variable: Variable, value: str) -> Wrong:
+    from qvmsh.config import devices
+
+    try:
+        devices.disks(value)
+    except ValueError as error:
+        return f"path[:format[:cache]][:ro] a line ({error})", ""
+    return None
+
+
+def _boot(_variable: Variable, value: str) -> Wrong:
+    from qvmsh.config import devices
+
+    try:
+        devices.boot(value)
+    except ValueError as error:
+        return f"words of disk, disk1, cdrom, network, menu ({error})", ""
+    return None
+
+
+def _clock(_variable: Variable, value: str) -> Wrong:
+    from qvmsh.config import devices
+
+    return None if devices.is_clock(value) else ("", "utc" if value.lower() in ("utc", "gmt") else "")
+
+
+def _arguments(variable: Variable, value: str) -> Wrong:
+    from qvmsh.config import devices
+
+    wrong = _words(variable, value)
+    own = "" if wrong else devices.collision(words.split(value))
+    return (f"without `{own}`: that is qvm's own", "") if own else wrong
+
+
+_JUDGES: dict[str, Callable[[Variable, str], Wrong]] = {
+    "text": _any,
+    "file name": _file_name,
+    "id": _id,
+    "account": _account,
+    "user": _user,
+    "integer": _integer,
+    "memory": _memory,
+    "boolean": _boolean,
+    "choice": _choice,
+    "options": _options,
+    "model": _model,
+    "path": _any,
+    "program": _program,
+    "words": _words,
+    "lines": _any,
+    "forwards": _forwards,
+    "number": _fraction,
+    "port": _port,
+    "vnc": _vnc,
+    "disks": _disks,
+    "boot order": _boot,
+    "clock": _clock,
+    "arguments": _arguments,
+}
+
+
+def _table() -> tuple[Variable, ...]:
+    V = Variable  # noqa: N806  # a row a line is what makes a table readable
+    return (
+        V("VM_MACHINE_NAME", "file name", "name of the machine; part of its files' names",
+          group="machine", needed=True),
+        V("VM_MACHINE_ID", "id", "two digits that differ among machines that run at the same time",
+          group="machine", needed=True),
+        V("VM_MACHINE_OWNER", "account",
+          "account of this host that the machine belongs to and whose ssh key it takes",
+          group="machine", needed=True),
+        V("VM_MACHINE_USER", "user", "account in the guest that ssh logs in to",
+          group="machine", follows="VM_MACHINE_OWNER"),
+        V("VM_MACHINE_MEM", "memory", "guest memory", "1024", group="machine", unit="MiB"),
+        V("VM_MACHINE_CPUS", "integer", "virtual processors", "2", group="machine", least=1, most=4096),
+        V("VM_MACHINE_ARCH", "choice", "architecture of the guest; empty = that of VM_QEMU_BIN",
+          group="machine", allowed=ARCHITECTURES),
+        V("VM_LABELS", "words", "words to find the machine by: `qvm list --label WORD`", group="machine"),
+        V("VM_LIMIT_MEM", "memory", "memory of the host that QEMU may take, held by systemd; empty = all",
+          group="machine", unit="MiB"),
+        V("VM_LIMIT_CPUS", "number", "processors' time that QEMU may take, held by systemd; empty = all",
+          group="machine"),
+
+        V("VM_FMT", "choice", "format of the images, and the end of their names", "qcow2",
+          group="disks", allowed=FORMATS),
+        V("VM_USE_SNAPSHOTS", "boolean", "base and overlay; no = one image NAME.FMT", "yes", group="disks"),
+        V("VM_DISK_BUS", "choice", "what the guest sees its disk on", "virtio", group="disks", allowed=BUSES),
+        V("VM_SNAPSHOT_SEEDNAME", "file name", "name part of the pristine image", "seed", group="disks",
+          follows="VM_SNAPSHOT_SEEDNAME_DEFAULT"),
+        V("VM_SNAPSHOT_BASENAME", "file name", "name part of the base image", "base", group="disks",
+          follows="VM_SNAPSHOT_BASENAME_DEFAULT"),
+        V("VM_SNAPSHOT_BACKINGNAME", "file name", "name part of the overlay, the writable layer", "backing",
+          group="disks", follows="VM_SNAPSHOT_BACKINGNAME_DEFAULT"),
+        V("VM_SNAPSHOT_SEEDNAME_DEFAULT", "file name", "VM_SNAPSHOT_SEEDNAME for all machines", "seed",
+          group="disks"),
+        V("VM_SNAPSHOT_BASENAME_DEFAULT", "file name", "VM_SNAPSHOT_BASENAME for all machines", "base",
+          group="disks"),
+        V("VM_SNAPSHOT_BACKINGNAME_DEFAULT", "file name",
+          "VM_SNAPSHOT_BACKINGNAME for all machines", "backing",
+          group="disks"),
+        V("VM_SNAPSHOT_SEEDFILENAME", "text", "file of the pristine image: NAME-seed.FMT", group="disks",
+          computed="VM_SNAPSHOT_SEEDNAME"),
+        V("VM_SNAPSHOT_BASEFILENAME", "text", "file of the base image: NAME-base.FMT", group="disks",
+          computed="VM_SNAPSHOT_BASENAME"),
+        V("VM_SNAPSHOT_BACKINGFILENAME", "text", "file of the overlay: NAME-backing.FMT", group="disks",
+          computed="VM_SNAPSHOT_BACKINGNAME"),
+        V("VM_DISKS", "disks", "further disks: path[:format[:cache]][:ro] a line", group="disks"),
+        V("VM_CDROM", "path", "image in the CD drive; empty = no drive", group="disks"),
+
+        V("VM_QEMU_BIN", "program", "QEMU", "qemu-system-x86_64", group="qemu"),
+        V("VM_QEMU_IMG", "program", "QEMU's tool for images", "qemu-img", group="qemu"),
+        V("VM_QEMU_MACHINE", "text", "machine type, with its properties", "pc", group="qemu",
+          allowed=("pc", "q35", "microvm", "virt")),
+        V("VM_QEMU_CPU", "text", "processor that the guest sees; empty = the best that the accelerator has",
+          group="qemu", allowed=("host", "max", "qemu64")),
+        V("VM_QEMU_ACCEL", "options", "accelerator; auto = the fastest that works here", "auto", group="qemu",
+          allowed=ACCELERATORS),
+        V("VM_QEMU_EXTRA", "words", "further arguments for QEMU", group="qemu"),
+        V("VM_QEMU_SANDBOX", "options", "seccomp filter around QEMU; auto = on where QEMU has it", "auto",
+          group="qemu", allowed=("auto", "on", "off")),
+        V("VM_QEMU_DISPLAY", "text", "QEMU's display; empty = a window for `run` on a desktop, else none",
+          group="qemu", allowed=DISPLAYS),
+        V("VM_QEMU_VNC", "vnc", "VNC server: [host]:number", group="qemu"),
+        V("VM_QEMU_ARGS", "arguments", "arguments that replace all hardware that qvm would generate",
+          group="qemu"),
+        V("VM_FIRMWARE", "choice", "firmware; empty = the machine type's own (bios on a PC)",
+          group="qemu", allowed=("bios", "uefi", "uefi-secure")),
+        V("VM_TPM", "boolean", "a TPM, by swtpm", "no", group="qemu"),
+        V("VM_BOOT", "boot order", "boot order, as cdrom,disk; menu lets a person choose; empty = the disk, "
+          "then the CD", group="qemu"),
+        V("VM_KERNEL", "path", "kernel that QEMU boots itself", group="qemu"),
+        V("VM_INITRD", "path", "initial RAM disk for VM_KERNEL", group="qemu"),
+        V("VM_APPEND", "text", "command line for VM_KERNEL", group="qemu"),
+        V("VM_SERIAL", "boolean", "a serial console", "yes", group="qemu"),
+        V("VM_GUEST_AGENT", "boolean", "a channel for QEMU's guest agent", "yes", group="qemu"),
+        V("VM_GUEST_AGENT_METHOD", "choice", "what that channel is", "virtio-serial", group="qemu",
+          allowed=("virtio-serial", "isa-serial")),
+        V("VM_VIRTIO_RNG", "boolean", "a random number device", "yes", group="qemu"),
+        V("VM_RTC_BASE", "clock", "what the guest's clock starts from: utc, localtime, or a date", "utc",
+          group="qemu", allowed=("utc", "localtime")),
+
+        V("VM_NET_MODEL", "model", "network card; none = no network", "virtio",
+          group="network", allowed=NET_MODELS),
+        V("VM_NETWORK", "lines", "bridges and tap devices", group="network", later="bridges"),
+        V("VM_NET_GUEST", "text", "the guest's address for ssh", group="network", later="bridges"),
+        V("VM_HOSTFWD", "forwards",
+          "ports of the host that lead into the guest, a line each; 127.0.0.1 unless an address is said",
+          group="network"),
+        V("VM_NET_LISTEN", "text",
+          "opens a telnet monitor, without any password, on this address; empty = 127.0.0.1",
+          group="network"),
+        V("VM_NET_PORT", "port", "opens a telnet monitor on this port; empty = 77 and VM_MACHINE_ID",
+          group="network", allowed=("auto",)),
+        V("VM_NET_HOST", "text", "opens a telnet monitor; name under which others reach this host",
+          group="network"),
+
+        V("VM_SSH_PORT", "port", "port of 127.0.0.1 for the guest's ssh; auto = a free one", "auto",
+          group="ssh",
+          allowed=("auto",)),
+        V("VM_SSH_IDENTITY", "path", "private key; empty = the keys of VM_MACHINE_OWNER", group="ssh"),
+        V("VM_SSH_OPTIONS", "words", "further arguments for ssh", group="ssh"),
+        V("VM_SSH_ATTEMPTS", "integer", "tries until a starting guest counts as failed", "30", group="ssh",
+          unit="tries of 2 s", least=1, most=1000000),
+        V("VM_SHUTDOWN_TIMEOUT", "integer", "time that the guest has to power off", "120",
+          group="ssh", unit="s",
+          least=1, most=1000000),
+
+        V("VM_PRE_START", "words", "program that runs before QEMU starts; if it fails, so does the start",
+          group="hooks"),
+        V("VM_POST_STOP", "words", "program that runs after QEMU has ended; its failure is a warning",
+          group="hooks"),
+
+        V("VM_LOG", "path", "file for what happened while nobody looked", group="log"),
+        V("VM_ERRLOG", "path", "file for what went wrong; empty = VM_LOG", group="log"),
+        V("VM_DATEFMT", "text", "time stamps in them, as strftime has it", "%F %T", group="log"),
+
+        V("VM_SHELL", "choice", "what you type in at the prompt of `qvm sh`", "xonsh", group="shell",
+          allowed=("xonsh", "ptpython", "python")),
+
+        V("VM_INCLUDE", "path", "another file, read at this line", group="context"),
+        V("VM_HOME", "path", "directory of the machine", group="context", context=True),
+        V("VM_HOME_OVERRIDES_CWD", "boolean", "VM_HOME counts although there is a .vmrc here", "no",
+          group="context"),
+        V("VM_GLOBAL_CONFIG", "path", "the global file instead of /etc/qvm/vmrc",
+          group="context", context=True),
+        V("VM_CONFIG", "path", "the machine's .vmrc", group="context", context=True),
+        V("VM_CALLING_DIR", "path", "directory that qvm was called in", group="context", context=True),
+        V("VM_PARAMS", "text", "words of a script", group="context", context=True),
+        V("VM_LIB", "path", "library of the old vm; qvm has no use for it", group="context", context=True),
+
+        V("VM_SAVE_DELAY", "text", "the old vm slept so long after savevm; qvm waits for the job itself",
+          group="context"),
+        V("VM_ARCHIVE", "text", "where archives go", group="later", later="archives"),
+    )  # fmt: skip
+
+
+VARIABLES: dict[str, Variable] = {variable.name: variable for variable in _table()}
+
+MISTAKEN = {
+    "VM_CPUS": "VM_MACHINE_CPUS",
+    "VM_IMAGE": "VM_DISKS",
+    "VM_MACHINE_NCPU": "VM_MACHINE_CPUS",
+    "VM_MACHINE_RAM": "VM_MACHINE_MEM",
+    "VM_MACHINE_SMP": "VM_MACHINE_CPUS",
+    "VM_MACHINE_VCPUS": "VM_MACHINE_CPUS",
+    "VM_MEM": "VM_MACHINE_MEM",
+    "VM_MEMORY": "VM_MACHINE_MEM",
+    "VM_OVERLAY": "VM_SNAPSHOT_BACKINGNAME",
+    "VM_PORT": "VM_SSH_PORT",
+    "VM_RAM": "VM_MACHINE_MEM",
+    "VM_SMP": "VM_MACHINE_CPUS",
+    "VM_SSH_KEY": "VM_SSH_IDENTITY",
+    "VM_SSH_USER": "VM_MACHINE_USER",
+}
+"""Names that people write, and what they mean."""
+
+
+def meant(name: str) -> str | None:
+    """The known variable that the unknown `name` was probably meant to be."""
+    upper = name.upper()
+    if upper in VARIABLES:
+        return upper
+    if not upper.startswith("VM_"):
+        return near(upper, VARIABLES, 1) if "_" in name and len(name) > 6 else None
+    if upper in MISTAKEN:
+        return MISTAKEN[upper]
+    ends = [known for known in VARIABLES if known.endswith(upper[2:])]
+    if len(ends) == 1:
+        return ends[0]
+    found = near(upper, [*VARIABLES, *MISTAKEN], 2 if len(upper) > 7 else 1)
+    return MISTAKEN.get(found, found) if found else None
+
+
+def near(word: str, known: Iterable[str], most: int = 2) -> str | None:
+    """The known word that differs from `word` least, in at most `most` letters; None if none does."""
+    best, least, letters = None, most + 1, frozenset(word)
+    for candidate in known:
+        if abs(len(candidate) - len(word)) < least and len(letters ^ frozenset(candidate)) < 2 * least:
+            count = distance(word, candidate, least)
+            if count < least and count < len(candidate):
+                best, least = candidate, count
+    return best
+
+
+def distance(left: str, right: str, enough: int = 1000) -> int:
+    """How many letters must be put in, left out, exchanged or swapped (optimal string alignment).
+
+    A distance of `enough` or more need not be exact.
+    """
+    before: list[int] = []
+    row = list(range(len(right) + 1))
+    for i, a in enumerate(left, 1):
+        older, before, row = before, row, [i]
+        for j, b in enumerate(right, 1):
+            cost = before[j - 1] + (a != b)
+            if cost > before[j]:
+                cost = before[j] + 1
+            if cost > row[j - 1]:
+                cost = row[j - 1] + 1
+            if a != b and i > 1 and j > 1 and a == right[j - 2] and left[i - 2] == b:
+                cost = min(cost, older[j - 2] + 1)
+            row.append(cost)
+        if min(row) >= enough and min(before) >= enough:
+            return enough
+    return row[-1]

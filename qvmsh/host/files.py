@@ -1,0 +1,168 @@
+"""Files: atomic writes, private folders, copies that keep holes, room on the disk.
+
+May import: small modules of the standard library (one-shot path; heavier ones late).
+
+    write_atomic("/vm/demo/.qvm/running", "runtime /run/user/1000/qvm/3f2a\n")
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import IO
+
+_COPY_BYTES = 16 << 20
+_FICLONE = 0x40049409  # ioctl_ficlone(2): share the blocks where the file system can (btrfs, XFS)
+
+
+def write_atomic(path: str, text: str, mode: int = 0o644) -> None:
+    """Write `text` so that `path` holds the old or the new content at any moment, never a part."""
+    part = f"{path}.part{os.getpid()}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    fd = os.open(part, flags, mode)
+    try:
+        with open(fd, "wb") as file:
+            file.write(text.encode(errors="surrogateescape"))
+            file.flush()
+            os.fsync(fd)
+        os.rename(part, path)
+    except BaseException:
+        remove(part)
+        raise
+    sync_folder(os.path.dirname(path))
+
+
+def sync_folder(path: str) -> None:
+    """Make renames in a folder last through a power cut."""
+    fd = os.open(path or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as error:  # some file systems (9p, FUSE) do not know it
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EROFS):
+            raise
+    finally:
+        os.close(fd)
+
+
+def remove(path: str) -> bool:
+    """Remove a file; False if there was none."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def new(path: str) -> IO[bytes]:
+    """Open a file for writing, emptied, without following a link that somebody left at its name."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    return open(os.open(path, flags, 0o644), "wb")
+
+
+def link(target: str, path: str) -> None:
+    """Point the symbolic link `path` at `target`, wherever it pointed before."""
+    try:
+        if os.readlink(path) == target:
+            return
+    except OSError:
+        pass
+    remove(path)
+    os.symlink(target, path)
+
+
+def private_folder(path: str) -> None:
+    """Make a folder that only this user can enter, and make sure that it is one.
+
+    Raises:
+        PermissionError: something is there that is another user's, a link, or open to others
+            and cannot be closed. Nothing has been put into it.
+    """
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+    status = os.lstat(path)
+    is_folder = (status.st_mode & 0o170000) == 0o040000
+    if not is_folder or status.st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, "is not a folder of this user", path)
+    if status.st_mode & 0o077:
+        os.chmod(path, 0o700)
+
+
+def copy(source: str, target: str, checkpoint: Callable[[], None] | None = None) -> None:
+    """Copy a file to a new `target`, sharing blocks or keeping holes, and sync it.
+
+    An unfinished copy is removed. Raises OSError (ENOSPC with no partial file left behind).
+    """
+    import fcntl
+
+    with open(source, "rb") as old, open(target, "xb") as new:
+        try:
+            try:
+                fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
+            except OSError:
+                _copy_data(old.fileno(), new.fileno(), checkpoint)
+            os.fsync(new.fileno())
+        except BaseException:
+            os.unlink(target)
+            raise
+
+
+def _copy_data(old: int, new: int, checkpoint: Callable[[], None] | None) -> None:
+    """Copy the parts that hold data; the holes between them stay holes."""
+    size = os.fstat(old).st_size
+    os.ftruncate(new, size)
+    end = 0
+    while end < size:
+        try:
+            begin = os.lseek(old, end, os.SEEK_DATA)
+            end = os.lseek(old, begin, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole up to the end
+                return
+            begin, end = 0, size  # the file system does not know holes
+        os.lseek(new, begin, os.SEEK_SET)
+        os.lseek(old, begin, os.SEEK_SET)
+        left = end - begin
+        while left:
+            data = os.read(old, min(left, _COPY_BYTES))
+            if not data:
+                return
+            view = memoryview(data)
+            while view:
+                view = view[os.write(new, view) :]
+            left -= len(data)
+            if checkpoint:
+                checkpoint()
+
+
+def free_bytes(folder: str) -> int:
+    """Room left for this user on the file system of `folder`."""
+    room = os.statvfs(folder)
+    return room.f_bavail * room.f_frsize
+
+
+def users_of(path: str) -> list[int]:
+    """Pids of the processes that have `path` open, as far as this user may see them."""
+    try:
+        wanted = os.stat(path)
+    except OSError:
+        return []
+    found = []
+    for pid in os.listdir("/proc"):
+        if not pid.isdigit():
+            continue
+        try:
+            with os.scandir(f"/proc/{pid}/fd") as fds:
+                for fd in fds:
+                    status = os.stat(fd.path)
+                    if (status.st_dev, status.st_ino) == (wanted.st_dev, wanted.st_ino):
+                        found.append(int(pid))
+                        break
+        except OSError:
+            continue
+    return found

@@ -1,0 +1,153 @@
+"""Locks: who holds the pid file, who is working on a machine.
+
+May import: small C modules only (one-shot path).
+
+Two kinds. QEMU takes a POSIX record lock on its pid file and keeps it for life, so the kernel
+names the pid that runs a machine, whatever the file says::
+
+    holder("/vm/demo/.qvm/qemu.pid")     # 4711, or None
+
+A `WorkLock` (flock) is held by a qvm command while it changes a machine; its file notes who.
+Source: fcntl(2), flock(2); QEMU util/oslib-posix.c `qemu_write_pidfile`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+import time
+
+from qvmsh.host import process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_NOTE_S = 5.0
+"""How long a holder on a busy host may take from its lock to its note."""
+_GETLK = getattr(fcntl, "F_OFD_GETLK", fcntl.F_GETLK)
+
+
+def holder(path: str) -> int | None:
+    """Pid of the process that holds a record lock on `path`, None if nobody does.
+
+    Raises:
+        OSError: the file cannot be opened (PermissionError: another user's machine).
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        answer = fcntl.fcntl(fd, _GETLK, _whole_file(fcntl.F_WRLCK))
+    finally:
+        os.close(fd)
+    if int.from_bytes(answer[:2], sys.byteorder) == fcntl.F_UNLCK:
+        return None
+    return int.from_bytes(answer[24:28], sys.byteorder, signed=True)
+
+
+def _whole_file(kind: int) -> bytes:
+    """Linux' `struct flock` on 64 bits: l_type, l_whence, 4 bytes, l_start, l_len, l_pid, 4 bytes.
+
+    By hand: the module `struct` costs a tenth of what `qvm status -s` may take.
+    """
+    return kind.to_bytes(2, sys.byteorder) + bytes(30)  # SEEK_SET, 0, 0 and the pid are all zero
+
+
+class Holder:
+    """Who holds a `WorkLock`: pid, what it does, since when (seconds since the epoch)."""
+
+    __slots__ = ("pid", "since", "what")
+
+    def __init__(self, pid: int, what: str, since: float) -> None:
+        self.pid = pid
+        self.what = what
+        self.since = since
+
+    def __str__(self) -> str:
+        if not self.pid:
+            return "another qvm command"
+        return f"`qvm {self.what}`, pid {self.pid}, since {time.strftime('%T', time.localtime(self.since))}"
+
+
+class Held(Exception):
+    """The lock is somebody else's."""
+
+    def __init__(self, by: Holder) -> None:
+        super().__init__(str(by))
+        self.by = by
+
+
+class WorkLock:
+    """An exclusive flock on a file that notes its holder; ends with the process, however it dies.
+
+    The descriptor may be handed to a child (`fd`): then the lock lasts until both let go.
+    """
+
+    def __init__(self, path: str, what: str) -> None:
+        self.path = path
+        self.what = what
+        self.fd = -1
+
+    def acquire(self) -> WorkLock:
+        """Take the lock at once.
+
+        Raises:
+            Held: with the holder.
+        """
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        deadline = time.monotonic() + _NOTE_S
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                by = _read(fd)
+                # a holder writes its note just after it has the lock: look again rather than guess
+                if by.pid or time.monotonic() > deadline:
+                    os.close(fd)
+                    raise Held(by) from None
+                process.wait_readable([], 0.005)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()} {time.time():.0f} {self.what}\n".encode(), 0)
+        self.fd = fd
+        return self
+
+    def release(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> WorkLock:
+        return self if self.fd >= 0 else self.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def working(path: str) -> Holder | None:
+    """Who holds the `WorkLock` at `path` now, None if nobody does."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, PermissionError):
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _read(fd)
+    else:
+        return None
+    finally:
+        os.close(fd)
+
+
+def _read(fd: int) -> Holder:
+    """The note of the holder; it is written just after the lock is taken, so a dead one is stale."""
+    words = os.pread(fd, 200, 0).decode(errors="replace").split(None, 2)
+    if len(words) == 3 and words[0].isdigit() and words[1].isdigit() and process.exists(int(words[0])):
+        return Holder(int(words[0]), words[2].strip(), float(words[1]))
+    return Holder(0, "", 0.0)

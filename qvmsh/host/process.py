@@ -1,0 +1,202 @@
+"""Processes of this host: what they are, waiting for their end, ending them.
+
+May import: small C modules only (one-shot path).
+
+A pid alone may be reused; whoever signals opens a pidfd first and checks again what it is::
+
+    with Process(pid) as qemu:
+        qemu.signal(SIGTERM)
+        qemu.wait(5.0)
+
+Source: pidfd_open(2), proc(5).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+SIGINT, SIGKILL, SIGTERM, SIGCONT = 2, 9, 15, 18
+
+
+def exists(pid: int) -> bool:
+    """True if there is a process `pid` that is no zombie."""
+    state = run_state(pid)
+    return state is not None and state not in "ZX"
+
+
+def run_state(pid: int) -> str | None:
+    """The kernel's letter (R, S, D, T, t, Z ...), None if there is no such process."""
+    fields = _stat(pid)
+    return fields[0] if fields else None
+
+
+def is_stopped(pid: int) -> bool:
+    """True if a signal (SIGSTOP, SIGTSTP) or a debugger stopped the process."""
+    return (run_state(pid) or "") in ("T", "t")
+
+
+def age_s(pid: int) -> float:
+    """Seconds since the process began."""
+    fields = _stat(pid)
+    if not fields:
+        return 0.0
+    with open("/proc/uptime") as file:
+        uptime = float(file.read().split()[0])
+    return max(0.0, uptime - int(fields[19]) / os.sysconf("SC_CLK_TCK"))
+
+
+def arguments(pid: int) -> list[str]:
+    """The argument list of the process; empty where it cannot be read."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return [os.fsdecode(word) for word in file.read().split(b"\0")[:-1]]
+    except OSError:
+        return []
+
+
+def find(directory: str, word: str) -> int | None:
+    """Pid of a process that works in `directory` and has `word` among its arguments."""
+    wanted = os.stat(directory)
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            where = os.stat(f"/proc/{name}/cwd")
+        except OSError:
+            continue
+        if (where.st_dev, where.st_ino) == (wanted.st_dev, wanted.st_ino) and word in arguments(int(name)):
+            return int(name)
+    return None
+
+
+def program(pid: int) -> str:
+    """Short name of the program that runs as `pid`, "" if it is gone."""
+    try:
+        with open(f"/proc/{pid}/comm", errors="replace") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def user(pid: int) -> str:
+    """Account that the process runs as (its number where it has no name)."""
+    try:
+        uid = os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return "?"
+    return user_name(uid)
+
+
+def user_name(uid: int) -> str:
+    """Name of the account `uid`, or its number."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def boot_id() -> str:
+    """What names this boot of the host; "" where the system has no such thing."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat after the program's name."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().decode(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+class Process:
+    """A handle on one process that stays the same process even if its pid is reused.
+
+    Raises:
+        ProcessLookupError: there is no such process.
+        PermissionError: from `signal`, if it is another user's.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.fd = os.pidfd_open(pid)
+
+    def signal(self, number: int) -> None:
+        """Send a signal; no error if the process has just ended."""
+        from _signal import pidfd_send_signal
+
+        try:
+            pidfd_send_signal(self.fd, number)
+        except ProcessLookupError:
+            pass
+
+    def wait(self, timeout_s: float | None, checkpoint: Callable[[], None] | None = None) -> bool:
+        """Wait for the end of the process; False if `timeout_s` passes first (None = for ever)."""
+        return wait_readable([self.fd], timeout_s, checkpoint) is not None
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Shielded:
+    """Hold SIGINT and SIGTERM back for a moment: they arrive when the block ends.
+
+    For the step between beginning a process and knowing its pid. Children inherit the mask.
+    """
+
+    def __enter__(self) -> None:
+        from _signal import SIG_BLOCK, pthread_sigmask
+
+        self._before = pthread_sigmask(SIG_BLOCK, [SIGINT, SIGTERM])
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        from _signal import SIG_SETMASK, pthread_sigmask
+
+        pthread_sigmask(SIG_SETMASK, self._before)
+
+
+def wait_readable(
+    fds: list[int], timeout_s: float | None, checkpoint: Callable[[], None] | None = None
+) -> int | None:
+    """Wait until one of `fds` is readable (or has ended) and return it; None after `timeout_s`.
+
+    `checkpoint` is called about five times a second, so that a door can interrupt the wait.
+    """
+    import select  # late: most one-shot commands wait for nothing
+
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    while True:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        slice_s = 0.2 if checkpoint and (left is None or left > 0.2) else left
+        ready = poll.poll(None if slice_s is None else slice_s * 1000)
+        if ready:
+            return ready[0][0]
+        if checkpoint:
+            checkpoint()
+        if left is not None and left <= (slice_s or 0.0):
+            return None

@@ -1,0 +1,350 @@
+"""ssh to a guest: argument lists, one cached connection, banners. Knows no machine.
+
+May import: small modules of the standard library; `subprocess` late.
+
+    link = Link(port=2222, user="qvm", folder="/run/user/1000/qvm/3f2a", ...)
+    link.open(interactive=False)          # connects, logs in, stays (ControlMaster)
+    os.execvp("ssh", link.command(["uname", "-a"], tty=False))
+
+Source: ssh_config(5). All paths are short and plain: the machine's directory is reached through
+a link in the runtime folder, so that no character of its name can mean anything to ssh.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from socket import socket
+
+SERVER_ALIVE_S = 15
+BANNER = b"SSH-"
+
+
+class Refused(Exception):
+    """ssh could not log in; `kind`: `key`, `host key`, `connection`, `client`; the text is ssh's own."""
+
+    def __init__(self, kind: str, words: str) -> None:
+        super().__init__(words)
+        self.kind = kind
+        self.words = words
+
+
+class Link:
+    """How to reach one guest.
+
+    Args:
+        host, port, user: where its sshd answers, and the account.
+        folder: runtime folder; the control socket and the log of the connection lie in it.
+        known_hosts: files that pin the guest's host key; a new key goes into the first.
+        identities: private key files; empty leaves ssh its own defaults and the agent.
+        options: the user's own words for ssh (VM_SSH_OPTIONS); they stand first, and the first value wins.
+        is_pinned: a host key is known, so no other is accepted.
+        alias: name that the host key is pinned under, so that a new port changes nothing.
+        mark: end of the control socket's name, where several accounts share the folder: ssh serves
+            over it only the account that made it.
+    """
+
+    def __init__(
+        self,
+        *,
+        host: str,
+        port: int,
+        user: str,
+        folder: str,
+        known_hosts: Sequence[str],
+        alias: str,
+        is_pinned: bool = False,
+        identities: Sequence[str] = (),
+        options: Sequence[str] = (),
+        mark: str = "",
+    ) -> None:
+        self.host = host
+        self.port = port
+        self.user = user
+        self.folder = folder
+        self.known_hosts = tuple(known_hosts)
+        self.alias = alias
+        self.is_pinned = is_pinned
+        self.identities = tuple(identities)
+        self.options = tuple(options)
+        self.mark = mark
+
+    @property
+    def control(self) -> str:
+        """The control socket of the cached connection."""
+        return os.path.join(self.folder, f"ssh{self.mark}")
+
+    @property
+    def log(self) -> str:
+        return os.path.join(self.folder, f"ssh{self.mark}.log")
+
+    def settings(self) -> list[tuple[str, str]]:
+        """The ssh_config(5) keywords of this guest."""
+        rows = [
+            ("HostKeyAlias", self.alias),
+            ("UserKnownHostsFile", " ".join(map(quoted, self.known_hosts))),
+            ("GlobalKnownHostsFile", "/dev/null"),
+            ("StrictHostKeyChecking", "yes" if self.is_pinned else "accept-new"),
+            ("CheckHostIP", "no"),
+            ("HashKnownHosts", "no"),
+            ("UpdateHostKeys", "no"),
+            ("ServerAliveInterval", str(SERVER_ALIVE_S)),
+            ("ControlPath", quoted(self.control)),
+            ("LogLevel", "ERROR"),
+        ]
+        rows += [("IdentityFile", quoted(path)) for path in self.identities]
+        if self.identities:
+            rows.append(("IdentitiesOnly", "yes"))
+        return rows
+
+    def arguments(self) -> list[str]:
+        """`ssh` with all that leads to this guest, but without its name."""
+        argv = ["ssh", "-F", "none", "-p", str(self.port), "-l", self.user, *self.options]
+        for key, value in self.settings():
+            argv += ["-o", f"{key}={value}"]
+        return argv
+
+    def command(self, words: Sequence[str], *, tty: bool) -> list[str]:
+        """The argument list that runs `words` in the guest over the cached connection.
+
+        As ssh does, the words are joined by spaces and read by the guest's shell.
+        """
+        mode = ["-tt"] if tty else ["-T"] if words else []
+        return [*self.arguments(), "-o", "ControlMaster=no", *mode, "--", self.host, *words]
+
+    def is_open(self) -> bool:
+        """True if a cached connection listens on the control socket."""
+        from _socket import AF_UNIX, socket
+
+        probe = socket(AF_UNIX)
+        try:
+            probe.settimeout(1.0)
+            probe.connect(self.control)
+        except OSError:
+            return False
+        finally:
+            probe.close()
+        return True
+
+    def open(self, *, interactive: bool, timeout_s: float) -> None:
+        """Log in and leave the connection in the background for later commands.
+
+        Args:
+            interactive: may ask for a password or a passphrase on the terminal.
+            timeout_s: for the whole log-in.
+
+        Raises:
+            Refused: with the reason; nothing is left behind.
+        """
+        if self.is_open():
+            return
+        import fcntl
+
+        # one at a time: each would remove the control socket of the one before
+        lock = os.open(
+            os.path.join(self.folder, f"lock{self.mark}"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not self.is_open():
+                self._log_in(interactive=interactive, timeout_s=timeout_s)
+        finally:
+            os.close(lock)
+
+    def _log_in(self, *, interactive: bool, timeout_s: float) -> None:
+        import subprocess
+
+        for path in (self.control, self.log):
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                pass
+        argv = self.arguments()
+        argv += ["-o", f"BatchMode={'no' if interactive else 'yes'}"]
+        argv += ["-o", f"ConnectTimeout={max(1, int(timeout_s))}", "-o", "ControlMaster=yes"]
+        # -f detaches after the log-in; its messages go to a file, since it would hold a pipe open
+        argv += ["-o", "ControlPersist=yes", "-E", self.log, "-N", "-f", "--", self.host]
+        try:
+            done = subprocess.run(
+                argv,
+                stdin=None if interactive else subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=None if interactive else subprocess.DEVNULL,
+                timeout=None if interactive else timeout_s,
+                start_new_session=not interactive,
+            )
+        except FileNotFoundError:
+            raise Refused("client", "ssh is not installed") from None
+        except subprocess.TimeoutExpired:
+            raise Refused("connection", f"no log-in within {timeout_s:.0f} s") from None
+        if done.returncode or not self.is_open():
+            raise _reason(self._log_text())
+
+    def close(self) -> None:
+        """End the cached connection if there is one; its process is gone when this returns."""
+        if not self.is_open():
+            return
+        import subprocess
+
+        subprocess.run(
+            [*self.arguments(), "-O", "exit", "--", self.host],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=10,
+            check=False,
+        )
+
+    def _log_text(self) -> str:
+        try:
+            with open(self.log, errors="replace") as file:
+                return file.read().strip()
+        except OSError:
+            return ""
+
+
+def quoted(path: str) -> str:
+    """`path` as one value of an ssh option: `%` doubled, in double quotes where it needs them."""
+    text = path.replace("%", "%%")
+    if text and all(c.isalnum() or c in "/._-%+@:" for c in text):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _reason(words: str) -> Refused:
+    if "HOST IDENTIFICATION HAS CHANGED" in words or "Host key verification failed" in words:
+        return Refused("host key", words)
+    if "Permission denied" in words or "Too many authentication failures" in words:
+        return Refused("key", words)
+    if "Bad configuration option" in words or "unknown option" in words or "usage: ssh" in words:
+        return Refused("client", words)
+    return Refused("connection", words)
+
+
+def banner(host: str, port: int, wait: int, timeout_s: float) -> str:
+    """What answers at the port: `ssh` (its banner came), `open` (nothing was said), `closed`.
+
+    User mode networking accepts a connection before the guest is up and says nothing on it; a
+    later one gets the banner, so who waits for a guest uses `Knocking`.
+
+    Args:
+        wait: a further descriptor (QEMU's pidfd) that ends the waiting; -1 = none.
+    """
+    with Knocking(host, port) as knocking:
+        return knocking.look(wait, timeout_s)
+
+
+class Knocking:
+    """Looks again and again for the banner of an sshd that may not be up yet.
+
+    A look is never free: user mode networking (libslirp 4.7) goes on to offer a connection to the
+    guest that was closed here long ago, so that the guest gets all of them when it comes up, and
+    OpenSSH starts a process, and a second program in it, for each. Without hardware acceleration
+    that takes longer than a short look lasts, so that none is ever answered (seen: Debian, up after
+    20 s, sent no banner in 240 s at ten looks a second, each closed after 0.1 s). So looks become
+    rarer the longer it takes, and some stay open beside the newest, so that a slow answer is waited
+    for. Few, since sshd counts those that have not logged in (dropbear: 5).
+
+    Args:
+        first_s: least time between two looks.
+    """
+
+    KEPT = 3
+    SHARE = 0.05
+    """Time between looks as a part of the time since the first: what an answer comes too late by at most."""
+
+    def __init__(self, host: str, port: int, *, first_s: float = 0.1) -> None:
+        self._address = (host, port)
+        self._first_s = first_s
+        self._probes: list[socket] = []
+        self._began = time.monotonic()
+        self._last = float("-inf")
+
+    def __enter__(self) -> Knocking:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        while self._probes:
+            self._probes.pop().close()
+
+    def step(self, wait: int, timeout_s: float, *, share: float = SHARE) -> str:
+        """Begin a look if one is due, and listen for `timeout_s`, or until the next is due.
+
+        Args:
+            share: in place of SHARE, where it is known how likely an answer is.
+
+        Returns:
+            what `banner` returns; `closed` not at once, so that it can be called again. After
+            `ssh` no connection is open any more: they would count against the log-in.
+        """
+        now = time.monotonic()
+        pause_s = max(self._first_s, (now - self._began) * share)
+        if now >= self._last + pause_s:
+            self._last = now
+            self._begin_look()
+        deadline = min(now + timeout_s, self._last + pause_s)
+        answer = self._listen(wait, deadline)
+        if answer == "closed":
+            _readable([], wait, deadline)
+        return answer
+
+    def look(self, wait: int, timeout_s: float) -> str:
+        """Open a new connection and listen on it and on those kept."""
+        self._begin_look()
+        return self._listen(wait, time.monotonic() + timeout_s)
+
+    def _listen(self, wait: int, deadline: float) -> str:
+        while self._probes and time.monotonic() < deadline:
+            ready = _readable([probe.fileno() for probe in self._probes], wait, deadline)
+            heard = [probe for probe in self._probes if probe.fileno() in ready]
+            if any(_is_banner(probe) for probe in heard):
+                self.close()
+                return "ssh"
+            for probe in heard:  # closed by the other side, or no sshd
+                self._probes.remove(probe)
+                probe.close()
+            if wait in ready:
+                break
+        return "open" if self._probes else "closed"
+
+    def _begin_look(self) -> None:
+        import errno
+        import socket
+
+        while len(self._probes) >= self.KEPT:
+            self._probes.pop(0).close()
+        try:
+            family, kind, proto, _, address = socket.getaddrinfo(*self._address, type=socket.SOCK_STREAM)[0]
+            probe = socket.socket(family, kind, proto)
+        except OSError:
+            return
+        probe.setblocking(False)
+        if probe.connect_ex(address) in (0, errno.EINPROGRESS):
+            self._probes.append(probe)
+        else:
+            probe.close()
+
+
+def _readable(descriptors: list[int], wait: int, deadline: float) -> list[int]:
+    """Those that can be read, `wait` (-1 = none) among them, as soon as one can or at `deadline`."""
+    import select
+
+    poll = select.poll()
+    for descriptor in [*descriptors, *([wait] if wait >= 0 else [])]:
+        poll.register(descriptor, select.POLLIN)
+    return [ready for ready, _ in poll.poll(max(0.0, deadline - time.monotonic()) * 1000)]
+
+
+def _is_banner(probe: socket) -> bool:
+    try:
+        return probe.recv(4) == BANNER
+    except OSError:
+        return False

@@ -1,0 +1,148 @@
+"""The terminal: raw while it is a guest's console, given back in every case, and kept safe from bytes.
+
+May import: termios and small modules of the standard library.
+
+    with Raw(0):                        # Ctrl-C, Ctrl-Z go to the guest
+        ...
+    Cleaner().text(b"\\x1b[2J\\x1b[32mok")     # '^[[2J\\x1b[32mok': only colours reach the terminal
+
+What a guest wrote and a log kept may hold sequences that rename the window, answer questions into the
+shell's input, or clear what stands there; `Cleaner` shows them instead, as `cat -v` does.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+import signal
+import termios
+
+from qvmsh.errors import Terminated
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType, TracebackType
+    from typing import Any, NoReturn
+
+TIDY = b"\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1l\x1b>\x1b[?1000l\x1b[?1002l\x1b[?1006l\x1b[?2004l"
+"""Undoes what a guest may have left switched: colours, no wrapping (SeaBIOS), no cursor, keys, mouse."""
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_UNFINISHED = re.compile(r"(?:\r+|\x1b(?:\[[0-9;]{0,32})?)\Z")
+
+
+class HungUp(Terminated):
+    """SIGHUP arrived, or the terminal has gone without it."""
+
+
+class Raw:
+    """The terminal `fd` passes every key on as it is, until the block ends, however it ends.
+
+    SIGHUP and SIGTERM become exceptions meanwhile, so that the block does end; only SIGKILL leaves
+    the terminal as it was (`stty sane` then). A `fd` that is no terminal is left alone.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._before: list[Any] | None = None
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> Raw:
+        try:
+            for number, handler in ((signal.SIGHUP, _end), (signal.SIGTSTP, signal.SIG_IGN)):
+                self._handlers[number] = signal.signal(number, handler)
+            if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+                self._handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, _end)
+        except ValueError:  # not the main thread: signals are its owner's
+            pass
+        if os.isatty(self.fd):
+            self._before = termios.tcgetattr(self.fd)
+            mode = termios.tcgetattr(self.fd)
+            mode[0] &= ~(
+                termios.BRKINT | termios.ICRNL | termios.INPCK | termios.ISTRIP | termios.IXON
+                | termios.INLCR | termios.IGNCR
+            )  # fmt: skip
+            mode[1] &= ~termios.OPOST
+            mode[2] = mode[2] & ~(termios.CSIZE | termios.PARENB) | termios.CS8
+            mode[3] &= ~(termios.ECHO | termios.ICANON | termios.IEXTEN | termios.ISIG)
+            mode[6][termios.VMIN], mode[6][termios.VTIME] = 1, 0
+            termios.tcsetattr(self.fd, termios.TCSADRAIN, mode)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        restore(self.fd, self._before)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+
+class Kept:
+    """The terminal's mode is put back when the block ends: for a program that may be killed in it."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __enter__(self) -> None:
+        self._before = termios.tcgetattr(self.fd) if os.isatty(self.fd) else None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        restore(self.fd, self._before)
+
+
+def restore(fd: int, mode: list[Any] | None) -> None:
+    """Give the terminal back as it was (None: it was none); one that has gone needs nothing."""
+    if mode is None:
+        return
+    try:
+        # a process that has lost the foreground would be stopped by this
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTTOU])
+        try:
+            termios.tcsetattr(fd, termios.TCSANOW, mode)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    except termios.error:
+        pass
+
+
+def _end(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise HungUp
+
+
+class Cleaner:
+    """Makes a guest's bytes harmless for a terminal; called for one piece after the other."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._rest = ""
+
+    def text(self, data: bytes, *, is_last: bool = False) -> str:
+        """`data` without anything that moves, clears, renames or asks; colours stay."""
+        text = self._rest + self._decoder.decode(data, is_last)
+        unfinished = None if is_last else _UNFINISHED.search(text)
+        self._rest = unfinished[0] if unfinished else ""
+        text = text.removesuffix(self._rest) if self._rest else text
+        text = re.sub(r"\r+\n", "\n", text)
+        parts, at = [], 0
+        for colour in _COLOURS.finditer(text):
+            parts += [_visible(text[at : colour.start()]), colour[0]]
+            at = colour.end()
+        return "".join([*parts, _visible(text[at:])])
+
+
+def _visible(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else _caret(c) for c in text)
+
+
+def _caret(character: str) -> str:
+    """A control character as `cat -v` shows it."""
+    code = ord(character)
+    if code < 0x20 or code == 0x7F:
+        return "^" + chr(code ^ 0x40)
+    if code < 0xA0:
+        return "M-^" + chr((code & 0x7F) ^ 0x40)
+    return f"<U+{code:04X}>"

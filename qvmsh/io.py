@@ -1,0 +1,159 @@
+"""How a command talks to whoever called it: streams, terminal, stages of long work.
+
+May import: the standard library's small modules only.
+
+Every `Machine` carries one `Io`. The one-shot door makes it from the process' own streams, the
+shell from those of the pipeline that the word stands in, a library user gets one that prints
+nothing and captures what a guest's command writes. So a command is written once and never asks
+where it runs::
+
+    with vm.io.stage("waiting for ssh"):
+        ...
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from qvmsh.errors import printable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any, TextIO
+
+
+class Io:
+    """The caller's side of a command.
+
+    Args:
+        stdin, stdout, stderr: text streams; children get their file descriptors.
+        capture: a guest's command gives its output back as a value (Python) instead of
+            writing to `stdout` (command line, shell word).
+        is_last: the process ends with this command, so a program may take its place (exec).
+        level: 0 = only errors and results, 1 = warnings and, on a terminal, stages,
+            2 = stages always (`-v`).
+    """
+
+    session: Any = None
+    """The shell or script that the command stands in (`shell.context.Context`); None outside of one."""
+
+    def __init__(
+        self,
+        *,
+        stdin: TextIO | None = None,
+        stdout: TextIO | None = None,
+        stderr: TextIO | None = None,
+        capture: bool = False,
+        level: int = 1,
+        debug: bool = False,
+        json: bool = False,
+        is_last: bool = False,
+    ) -> None:
+        self._streams = (stdin, stdout, stderr)
+        self.capture = capture
+        self.level = level
+        self.debug = debug
+        self.json = json
+        self.is_last = is_last
+        self.is_mid_line = False
+        """The title of a stage stands on the terminal without a line end."""
+
+    @property
+    def stdin(self) -> TextIO:
+        return self._streams[0] or sys.stdin
+
+    @property
+    def stdout(self) -> TextIO:
+        return self._streams[1] or sys.stdout
+
+    @property
+    def stderr(self) -> TextIO:
+        return self._streams[2] or sys.stderr
+
+    def warn(self, text: str) -> None:
+        """Say something the user should know although the command goes on (one line)."""
+        if self.level >= 1:
+            self.begin_line()
+            tell(self.stderr, f"qvm: {printable(text)}")
+
+    def say(self, text: str) -> None:
+        """Say what is being done, where the user asked for it (`-v`) or sits at a terminal."""
+        if self.shows_stages:
+            self.begin_line()
+            tell(self.stderr, text)
+
+    def begin_line(self) -> None:
+        """End the line that a stage has begun."""
+        if self.is_mid_line:
+            self.is_mid_line = False
+            tell(self.stderr, "")
+
+    def trace(self, text: str) -> None:
+        """A line for `--debug`: programs run, the wire log."""
+        if self.debug:
+            tell(self.stderr, f"debug: {text}")
+
+    @property
+    def shows_stages(self) -> bool:
+        return self.level >= 2 or (self.level >= 1 and not self.capture and isatty(self.stderr))
+
+    def stage(self, title: str) -> Stage:
+        """A step of long work, shown with the time that it took: `with io.stage("..."): ...`."""
+        return Stage(self, title)
+
+    def checkpoint(self) -> None:
+        """Called between the slices of every wait; a door overrides it to interrupt the wait."""
+
+
+class Stage:
+    """One shown step: its title at once, the seconds it took when it ends."""
+
+    __slots__ = ("began", "io", "note", "title")
+
+    def __init__(self, io: Io, title: str) -> None:
+        self.io = io
+        self.title = title
+        self.note = ""
+        self.began = 0.0
+
+    def __enter__(self) -> Stage:
+        self.began = time.monotonic()
+        if self.io.shows_stages and isatty(self.io.stderr):
+            self.io.begin_line()
+            tell(self.io.stderr, f"  {self.title} ...", end="")
+            self.io.is_mid_line = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self.io.shows_stages:
+            return
+        took = time.monotonic() - self.began
+        mark = "failed" if kind else f"{took:.1f} s"
+        note = f", {self.note}" if self.note and not kind else ""
+        begin = "\r" if self.io.is_mid_line else ""
+        self.io.is_mid_line = False
+        tell(self.io.stderr, f"{begin}  {self.title}: {mark}{note}")
+
+
+QUIET = Io(capture=True, level=0)
+"""What a library user gets: nothing is printed but what is asked for."""
+
+
+def tell(stream: TextIO, text: str, end: str = "\n") -> None:
+    """Write a line at once; a terminal that has gone does not stop the work that is told of."""
+    try:
+        print(text, end=end, file=stream, flush=True)
+    except (OSError, ValueError):
+        pass
+
+
+def isatty(stream: TextIO) -> bool:
+    """True if `stream` is open on a terminal."""
+    try:
+        return stream.isatty()
+    except (AttributeError, ValueError):
+        return False

@@ -1,0 +1,395 @@
+"""The configuration as its commands show, judge, change and export it.
+
+May import: `config`, `machine.reports`, `errors`.
+
+    change(vm, [("VM_MACHINE_MEM", "2048")])      # Changed: .vmrc says it from now on
+"""
+
+from __future__ import annotations
+
+import os
+
+from qvmsh.config import edit, files, layers, trust
+from qvmsh.config.grammar import Problem, is_name
+from qvmsh.config.variables import VARIABLES, meant
+from qvmsh.config.words import quote
+from qvmsh.errors import EXIT_OK, EXIT_USAGE, ConfigError, QvmError, UsageError
+from qvmsh.machine.reports import Report
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from qvmsh.config.files import Source
+    from qvmsh.config.settings import Settings
+    from qvmsh.machine.machine import Machine
+
+
+class Values(Report):
+    """Result of `config` and `config NAME`: values, with their origins where asked for.
+
+    Its text is `NAME=value` lines that a shell and qvm can read back (those that a file may not set
+    are comments), or the bare value of the one name that was asked for.
+    """
+
+    __slots__ = ("has_origins", "is_bare", "names", "settings")
+
+    def __init__(
+        self, settings: Settings, names: Sequence[str], *, is_bare: bool = False, has_origins: bool = False
+    ) -> None:
+        self.settings = settings
+        self.names = list(names)
+        self.is_bare = is_bare
+        self.has_origins = has_origins
+
+    @property
+    def exit_status(self) -> int:  # type: ignore[override]
+        return EXIT_USAGE if self.settings.problems else EXIT_OK
+
+    def __str__(self) -> str:
+        if self.is_bare:
+            return "\n".join(self.settings[name] for name in self.names)
+        lines = []
+        for name in self.names:
+            value = self.settings[name]
+            mark = "# " if _cannot_be_read_back(name) else ""
+            lines.append(f"{mark}{name}={quote(value) if value else ''}")
+        if not self.has_origins:
+            return "\n".join(lines)
+        width = max((len(line) for line in lines if len(line) <= 60), default=0)
+        rows = zip(self.names, lines, strict=True)
+        return "\n".join(f"{line:{width}}  # {self.settings.origin(name)}" for name, line in rows)
+
+    def as_json(self) -> dict[str, Any]:
+        """`values` maps each name to `value` (raw), `typed`, and `origin` (layer, file, line, column)."""
+        return {
+            "machine": self.settings.directory,
+            "values": {name: self._row(name) for name in self.names},
+            "problems": [problem.as_json() for problem in self.settings.problems],
+            "warnings": [warning.as_json() for warning in self.settings.warnings],
+        }
+
+    def _row(self, name: str) -> dict[str, Any]:
+        origin = self.settings.origin(name)
+        try:
+            typed = self.settings.value(name)
+        except ConfigError:  # the problem says so
+            typed = self.settings[name]
+        where = {"layer": origin.layer, "file": origin.file, "line": origin.line, "column": origin.column}
+        return {"value": self.settings[name], "typed": typed, "origin": where}
+
+
+class Judgement(Report):
+    """Result of `config --check`: all problems and warnings; exit status 2 if there is a problem."""
+
+    __slots__ = ("machine", "problems", "warnings")
+
+    def __init__(self, machine: str, problems: list[Problem], warnings: list[Problem]) -> None:
+        self.machine = machine
+        self.problems = problems
+        self.warnings = warnings
+
+    @property
+    def exit_status(self) -> int:  # type: ignore[override]
+        return EXIT_USAGE if self.problems else EXIT_OK
+
+    def __bool__(self) -> bool:
+        return not self.problems
+
+    def __str__(self) -> str:
+        lines = [str(problem) for problem in self.problems]
+        lines += [f"warning: {warning}" for warning in self.warnings]
+        count = len(self.problems)
+        shown = files.shown(os.path.join(self.machine, files.VMRC))
+        end = f"{count} problem{'s' if count != 1 else ''}" if count else "no problem"
+        return "\n".join([*lines, f"{shown}: {end}"])
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "machine": self.machine,
+            "problems": [problem.as_json() for problem in self.problems],
+            "warnings": [warning.as_json() for warning in self.warnings],
+        }
+
+
+class Judgements(Report):
+    """Result of `config --check DIR...`: a judgement of each `.vmrc` below; exit status 2 if one is wrong."""
+
+    __slots__ = ("machines",)
+
+    def __init__(self, machines: Sequence[Judgement]) -> None:
+        self.machines = list(machines)
+
+    @property
+    def exit_status(self) -> int:  # type: ignore[override]
+        return EXIT_OK if self else EXIT_USAGE
+
+    def __bool__(self) -> bool:
+        return all(self.machines)
+
+    def __str__(self) -> str:
+        lines = [str(problem) for each in self.machines for problem in each.problems]
+        lines += [f"warning: {warning}" for each in self.machines for warning in each.warnings]
+        count = sum(len(each.problems) for each in self.machines)
+        wrong = sum(not each for each in self.machines)
+        many = f"{len(self.machines)} file{'s' if len(self.machines) != 1 else ''}"
+        told = f"{count} problem{'s' if count != 1 else ''}, in {wrong} of them" if count else "no problem"
+        return "\n".join([*lines, f"{many}: {told}"])
+
+    def as_json(self) -> dict[str, Any]:
+        return {"ok": bool(self), "machines": [each.as_json() for each in self.machines]}
+
+
+class Changed(Report):
+    """Result of `config NAME=value`: the file, and what it says now."""
+
+    __slots__ = ("file", "values")
+
+    def __init__(self, file: str, values: dict[str, str]) -> None:
+        self.file = file
+        self.values = values
+
+    def __str__(self) -> str:
+        return ""
+
+
+class Environment(Report):
+    """Result of `env`: what children get, as lines that a shell can `eval`.
+
+    `unset` names values of another machine that the environment still holds.
+    """
+
+    __slots__ = ("environment", "unset")
+
+    def __init__(self, environment: dict[str, str], unset: Sequence[str]) -> None:
+        self.environment = environment
+        self.unset = list(unset)
+
+    def __str__(self) -> str:
+        lines = [f"unset {name}" for name in self.unset]
+        lines += [f"export {name}={quote(value)}" for name, value in self.environment.items()]
+        return "\n".join(lines)
+
+
+class Allowed(Report):
+    """Result of `allow`: the files that are accepted from now on, each with its fingerprint."""
+
+    __slots__ = ("files", "machine")
+
+    def __init__(self, machine: str, accepted: dict[str, str]) -> None:
+        self.machine = machine
+        self.files = accepted
+
+    def __str__(self) -> str:
+        lines = [f"accepted {path} with its present content ({token})" for path, token in self.files.items()]
+        return "\n".join(lines) or f"nothing to accept: root may use {self.machine} as it is"
+
+
+def _cannot_be_read_back(name: str) -> bool:
+    """True for a value that a file may not set, or that would act a second time."""
+    return name == "VM_INCLUDE" or (name in VARIABLES and bool(VARIABLES[name].computed))
+
+
+def judge(vm: Machine) -> Judgement:
+    """All problems and warnings of all layers."""
+    return _judge(vm.directory, vm.environ, vm.overrides)
+
+
+def _judge(
+    directory: str, environ: Mapping[str, str], overrides: Sequence[tuple[str, str]] = ()
+) -> Judgement:
+    found = layers.load(directory, environ, overrides)
+    return Judgement(found.directory, found.problems, found.warnings + found.notes)
+
+
+def judge_trees(
+    folders: Sequence[str], environ: Mapping[str, str], overrides: Sequence[tuple[str, str]] = ()
+) -> Judgements:
+    """All problems and warnings of every `.vmrc` in and below `folders` (links are not followed).
+
+    Raises:
+        UsageError: a folder is none, or there is no `.vmrc` below it.
+    """
+    found: list[Judgement] = []
+    for directory in dict.fromkeys(each for folder in folders for each in _machines_below(folder)):
+        try:
+            found.append(_judge(directory, environ, overrides))
+        except ConfigError as error:  # it cannot be read, or root may not use it
+            path = os.path.join(directory, files.VMRC)
+            found.append(Judgement(directory, [Problem(path, 0, 0, error.what, error.hint)], []))
+    return Judgements(found)
+
+
+def _machines_below(folder: str) -> list[str]:
+    """Every directory with a `.vmrc`, `folder` first."""
+    if "=" in folder and not os.path.isdir(folder):
+        raise UsageError(
+            f"config --check: {folder}: judges directories, not values",
+            hint=f"`qvm config {folder}` judges a value before it is set",
+        )
+    if os.path.basename(folder) == files.VMRC and os.path.isfile(folder):
+        folder = os.path.dirname(folder)
+    elif not os.path.isdir(folder):
+        raise UsageError(f"config --check: there is no directory {folder}")
+    found = []
+
+    def unreadable(error: OSError) -> None:
+        raise UsageError(f"config --check: cannot read {error.filename}: {error.strerror}")
+
+    for where, folders, names in os.walk(os.path.abspath(folder), onerror=unreadable):
+        folders[:] = sorted(name for name in folders if name != ".qvm")
+        if files.VMRC in names:
+            found.append(where)
+    if not found:
+        raise UsageError(f"config --check: there is no .vmrc in or below {folder}")
+    return found
+
+
+def show(vm: Machine, names: Sequence[str] = (), *, has_origins: bool = False) -> Values:
+    """The values of `names`, or of all names.
+
+    Raises:
+        UsageError: a name has no value.
+    """
+    settings = vm.loaded
+    for problem in settings.problems:
+        vm.io.warn(str(problem))
+    for name in names:
+        if name not in settings:
+            raise _unknown(name)
+    is_bare = len(names) == 1 and not has_origins
+    return Values(settings, names or settings.names(), is_bare=is_bare, has_origins=has_origins)
+
+
+def _unknown(name: str) -> UsageError:
+    variable = VARIABLES.get(name)
+    if variable is not None:
+        return UsageError(f"{name} is not set", hint=f"{name}: {variable.help}")
+    near = meant(name)
+    hint = f"did you mean {near}?" if near else "`qvm config` lists all names that have a value"
+    return UsageError(f"{name} is not set, and qvm knows no such variable", hint=hint)
+
+
+def change(vm: Machine, pairs: Sequence[tuple[str, str]]) -> Changed:
+    """Set values in the `.vmrc`; all of them, or none.
+
+    The new text is judged before it is written, so that a wrong value changes nothing. Two calls
+    at once come one after the other.
+
+    Raises:
+        UsageError: a name cannot be set.
+        ConfigError: a value is wrong, or another line would hide it.
+    """
+    for name, _ in pairs:
+        _require_settable(name)
+    path = vm.files.vmrc
+    before = layers.load(vm.directory, vm.environ)
+    try:
+        held = lock(os.path.dirname(os.path.realpath(path)))
+        try:
+            text = new = files.read(path).text
+            for name, value in pairs:
+                new = edit.assign(new, name, value)
+            after = layers.load(vm.directory, vm.environ, text=new)
+            _require_better(before, after, dict(pairs))
+            if new != text:
+                edit.replace(path, new)
+        finally:
+            os.close(held)
+    except OSError as error:
+        raise QvmError(f"cannot write {path}: {error.strerror}", hint="it is as it was") from None
+    except files.Unreadable as error:
+        raise ConfigError(f"cannot read {path}: {error}") from None
+    vm.reload()
+    return Changed(path, dict(pairs))
+
+
+def _require_settable(name: str) -> None:
+    variable = VARIABLES.get(name)
+    if not is_name(name):
+        raise UsageError(f"{name!r} cannot be the name of a variable")
+    if variable and variable.computed:
+        raise UsageError(f"{name} follows from others and cannot be set", hint=f"set {variable.computed}")
+    if variable and variable.context:
+        raise UsageError(f"{name} is known before any file is read, so a file cannot set it")
+    near = None if variable or not name.startswith("VM_") else meant(name)
+    if near:
+        raise UsageError(f"{name} is no variable that qvm knows", hint=f"did you mean {near}?")
+
+
+def lock(folder: str) -> int:
+    """A lock on the folder for as long as the descriptor is open; it leaves nothing behind."""
+    import fcntl
+
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    return fd
+
+
+def _require_better(before: Settings, after: Settings, wanted: dict[str, str]) -> None:
+    """Refuse a change that brings a problem, or that another line would hide."""
+    known = {(problem.name, problem.message) for problem in before.problems}
+    fresh = [each for each in after.problems if (each.name, each.message) not in known]
+    wrong = fresh or [each for each in after.problems if each.name in wanted]
+    if wrong:
+        raise ConfigError(
+            "nothing was changed: " + wrong[0].message,
+            details=[str(problem) for problem in wrong[1:]],
+            problems=tuple(wrong),
+            hint=wrong[0].hint,
+        )
+    for name, value in wanted.items():
+        if value and after[name] != value:
+            raise ConfigError(
+                f"nothing was changed: {after.origin(name)} would hide the new value of {name}",
+                hint=f"change it there: it says {name}={quote(after[name])}",
+            )
+
+
+def environment(vm: Machine) -> Environment:
+    """What `eval "$(qvm env)"` brings into a shell.
+
+    Raises:
+        ConfigError: the configuration has problems.
+    """
+    settings = vm.settings
+    return Environment(settings.exported(), settings.stale())
+
+
+def allow(vm: Machine) -> Allowed:
+    """Accept the machine's `.qvmrc.xsh`; and let root use the `.vmrc` and the files it includes.
+
+    Raises:
+        UsageError: it would change nothing: there is no `.qvmrc.xsh`, and the caller is not root.
+        ConfigError: there is no `.vmrc`.
+    """
+    accepted: dict[str, str] = {}
+    code = _code(vm)
+    if os.geteuid() == 0:
+        found: list[Source] = []
+        layers.load(vm.directory, vm.environ, distrusted=found)
+        accepted = {source.path: trust.allow(source.path, source.data, vm.environ) for source in found}
+        vm.reload()
+    elif code is None:
+        hint = "`sudo qvm allow` accepts it for root"
+        raise UsageError(
+            f"there is no {trust.RC} to accept; only root asks who may write a .vmrc, you use any that you "
+            "can read",
+            hint=hint,
+        )
+    if code is not None:
+        accepted[code[0]] = trust.allow(*code, vm.environ, trust.CODE)
+    return Allowed(vm.directory, accepted)
+
+
+def _code(vm: Machine) -> tuple[str, bytes] | None:
+    """Path and content of the machine's `.qvmrc.xsh`; None if there is none."""
+    path = os.path.join(vm.directory, trust.RC)
+    try:
+        with open(path, "rb") as file:
+            return path, file.read()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None

@@ -1,0 +1,483 @@
+"""The guest's serial console on this terminal, or in a pipe: one writes, any number watch.
+
+May import: `host`, `qemu.qmp`, `machine`.
+
+    attach(vm, Options())      # until Ctrl-], the end of QEMU, or somebody who takes over
+
+What is shown comes out of the serial log, which QEMU writes byte by byte: so what came before and what
+comes now meet without a gap, a watcher sees what the writer sees, and a terminal that is slow or
+stopped never holds the guest up. What is typed goes through QEMU's socket, which serves one client at
+a time: whoever has the lock `console.lock` in the runtime folder is that one, and listens on the socket
+`console` beside it for somebody who asks to take over.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+import time
+from dataclasses import dataclass
+
+from qvmsh.errors import DeadlineError, LockedError, QmpError, QvmError, StateError, UsageError
+from qvmsh.host import locks, process, sockets, terminal, watch
+from qvmsh.io import isatty, tell
+from qvmsh.machine import launch, state
+from qvmsh.machine.logs import Follower
+from qvmsh.qemu import qmp
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.note import Note
+
+TAKE_S = 5.0
+LINES = 24
+CTRL_C = b"\x03"
+_PIECE = 4096
+_WAITING_BYTES = 65536
+_DARK_S = 1.0
+"""How long bytes may come from the socket without the log growing, before the log counts as dead."""
+STUCK_S = 10.0
+"""How long a guest may take nothing of what a pipe brings."""
+_END_S = 3.0
+"""How long a QEMU that has closed the console may take to end."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How `console` was called; see its help."""
+
+    is_watching: bool = False
+    is_taking: bool = False
+    escape: str = "^]"
+    linger_s: float = 1.0
+
+
+def key_of(name: str) -> bytes:
+    """The byte of a key written as `^]`.
+
+    Raises:
+        UsageError: it is no control key.
+    """
+    if len(name) == 2 and name[0] == "^" and "@" <= name[1].upper() <= "_":
+        return bytes([ord(name[1].upper()) & 0x1F])
+    raise UsageError(f"console: --escape {name}: must be a control key, as ^] or ^A")
+
+
+def attach(vm: Machine, options: Options) -> None:
+    """Be the console until it ends; see `commands.console`.
+
+    Raises:
+        StateError: the machine is not running, or has no serial console.
+        LockedError: somebody else has the console; or took it over.
+        DeadlineError: the guest did not take what standard input held.
+    """
+    escape = key_of(options.escape)
+    if vm.io.json:
+        raise UsageError("console: --json has no meaning for a console", machine=vm.name)
+    pid, note = state.require_live(vm, "open the console")
+    if options.is_watching:
+        with _Session(vm, pid, options, escape) as session:
+            session.run()
+        return
+    _require_socket(vm, note)
+    with (
+        _Hold(vm, note, is_taking=options.is_taking) as hold,
+        _Session(vm, pid, options, escape, hold) as session,
+    ):
+        session.run()
+
+
+def _require_socket(vm: Machine, note: Note) -> None:
+    """Refuse a machine whose console is not on a socket, or is somebody's who has not asked us.
+
+    Raises:
+        StateError, LockedError: respectively.
+        QmpError: the monitor does not answer.
+    """
+    try:
+        devices = qmp.ask(note.socket("qmp"), "query-chardev", timeout_s=state.GREETING_S)
+    except OSError:
+        raise state.silent(vm) from None
+    found = {each["label"]: each["filename"] for each in devices}.get("serial")
+    if found is None:
+        raise StateError("it has no serial console", machine=vm.name, hint="VM_SERIAL=yes gives it one")
+    if "unix:" not in found:
+        raise StateError(
+            "its serial console is on the terminal of `qvm run`",
+            machine=vm.name,
+            hint="`qvm console --watch` shows here what is shown there",
+        )
+    if not found.startswith("disconnected:") and locks.working(note.socket("console.lock")) is None:
+        raise LockedError(
+            "another program is connected to the serial console",
+            machine=vm.name,
+            hint="end it, or watch: `qvm console --watch`",
+        )
+
+
+def _connect(vm: Machine, note: Note) -> socket.socket:
+    line = socket.socket(socket.AF_UNIX)
+    try:
+        line.connect(note.socket("serial"))
+    except OSError as error:
+        line.close()
+        raise QvmError(f"no serial console: {error.strerror}", machine=vm.name) from None
+    line.setblocking(False)
+    return line
+
+
+class _Hold:
+    """The right to write to the console, from the moment it is free.
+
+    Args:
+        is_taking: ask whoever has it to leave.
+    """
+
+    def __init__(self, vm: Machine, note: Note, *, is_taking: bool) -> None:
+        self.vm = vm
+        self.note = note
+        self.is_taking = is_taking
+        self.lock = locks.WorkLock(note.socket("console.lock"), "console")
+        self.door: socket.socket | None = None
+
+    def __enter__(self) -> _Hold:
+        try:
+            self._acquire()
+        except PermissionError:
+            raise LockedError("somebody else has the console", machine=self.vm.name) from None
+        self.door = sockets.listening(self.note.runtime, ["console"])["console"]
+        return self
+
+    def _acquire(self) -> None:
+        try:
+            self.lock.acquire()
+            return
+        except locks.Held as held:
+            by = held.by
+        who = f"{process.user(by.pid)}, pid {by.pid}" if by.pid else "another qvm"
+        if not self.is_taking:
+            since = f", since {time.strftime('%T', time.localtime(by.since))}" if by.since else ""
+            raise LockedError(
+                f"the console is in use ({who}{since})",
+                machine=self.vm.name,
+                hint="`qvm console --take` takes it over, `qvm console --watch` only looks on",
+            )
+        _ask_to_leave(self.note.socket("console"))
+        try:
+            self.lock.acquire()
+        except locks.Held as held:
+            frozen = held.by.pid and process.is_stopped(held.by.pid)
+            raise LockedError(
+                f"whoever has the console does not leave ({who}" + (", stopped)" if frozen else ")"),
+                machine=self.vm.name,
+                hint=f"`kill {held.by.pid}` ends it" if held.by.pid else None,
+            ) from None
+
+    def asked_by(self) -> str:
+        """Who asks to take over, as the one who waits at the door."""
+        assert self.door is not None
+        with self.door.accept()[0] as caller:
+            data = caller.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+            pid, uid, _ = struct.unpack("3i", data)
+            self.leave()  # before the caller is let go
+        return f"{process.user_name(uid)}, pid {pid}"
+
+    def leave(self) -> None:
+        """Give the console up; who waits for it goes on."""
+        if self.door is not None:
+            path = self.note.socket("console")
+            self.door.close()
+            self.door = None
+            try:
+                os.unlink(path)
+            except OSError:  # the machine has gone, and its folder with it
+                pass
+        self.lock.release()
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
+
+
+def _ask_to_leave(path: str) -> None:
+    """Knock at the holder's door and wait until it has left."""
+    with socket.socket(socket.AF_UNIX) as door:
+        door.settimeout(TAKE_S)
+        try:
+            door.connect(path)
+            door.recv(1)
+        except OSError:  # it leaves by itself just now, or is stopped: the lock will tell
+            pass
+
+
+class _Session:
+    """One conversation: standard input to the guest, the serial log to standard output.
+
+    Args:
+        hold: the right to write; None where only watched.
+
+    Raises:
+        UsageError: standard input or output is no file.
+    """
+
+    def __init__(
+        self,
+        vm: Machine,
+        pid: int,
+        options: Options,
+        escape: bytes,
+        hold: _Hold | None = None,
+    ) -> None:
+        self.vm = vm
+        self.pid = pid
+        self.options = options
+        self.escape = escape
+        self.hold = hold
+        self.line: socket.socket | None = None
+        try:
+            self.stdin, self.stdout = vm.io.stdin.fileno(), vm.io.stdout.fileno()
+        except (OSError, ValueError):
+            raise UsageError("console: needs a terminal, or files", machine=vm.name) from None
+        self.is_interactive = isatty(vm.io.stdin) and isatty(vm.io.stdout)
+        self.pending = b""
+        self.has_input = hold is not None or self.is_interactive
+        self.moved_at = time.monotonic()
+
+    def __enter__(self) -> _Session:
+        self.raw = terminal.Raw(self.stdin if self.is_interactive else -1)
+        self.qemu = process.Process(self.pid)
+        self.changes = watch.Watch(self.vm.files.logs)
+        # the log before the socket: whatever the socket brings, the log then has too
+        self.output = _Output(self.vm, LINES if self.is_interactive or self.hold is None else 0)
+        if self.hold is not None:
+            self.line = _connect(self.vm, self.hold.note)
+        if self.is_interactive:
+            verb = "watching" if self.hold is None else "connected to"
+            tell(self.vm.io.stderr, f"{verb} the console of {self.vm.name}; {self.options.escape} detaches")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.line is not None:
+            self.line.close()
+        self.output.close()
+        self.changes.close()
+        self.qemu.close()
+
+    def run(self) -> None:
+        """Talk until it ends; the terminal is then as it was, and the user is told why."""
+        try:
+            with self.raw:
+                why = self._talk()
+        finally:
+            if self.is_interactive:
+                try:
+                    os.write(self.stdout, terminal.TIDY + b"\r\n")
+                except OSError:  # the terminal has gone
+                    pass
+        if why:
+            if self.is_interactive:
+                tell(self.vm.io.stderr, f"[{self.vm.name}: {why}]")
+            else:
+                self.vm.io.say(f"{self.vm.name}: {why}")
+
+    def _talk(self) -> str:
+        """Until something ends it; return what did, as a remark."""
+        while True:
+            ready = self._wait()
+            if self.stdin in ready and not self._type():
+                return f"detached; `qvm console -C {self.vm.directory}` comes back"
+            if self.line is not None and self.line.fileno() in ready:
+                self._exchange()
+            if self.hold and self.hold.door and self.hold.door.fileno() in ready:
+                self._taken()
+            if self.changes.fileno() in ready:
+                self.changes.drain()
+            self._print(is_all=False)
+            if self.qemu.fd in ready or (self.hold is not None and self.line is None):
+                return self._ended()
+            if self._is_drained():
+                return ""
+
+    def _wait(self) -> set[int]:
+        """The descriptors that something can be done with."""
+        poll = select.poll()
+        if self.has_input and len(self.pending) < _WAITING_BYTES:
+            poll.register(self.stdin, select.POLLIN)
+        if self.line is not None:
+            poll.register(self.line.fileno(), select.POLLIN | (select.POLLOUT if self.pending else 0))
+        if self.hold and self.hold.door:
+            poll.register(self.hold.door.fileno(), select.POLLIN)
+        poll.register(self.changes.fileno(), select.POLLIN)
+        poll.register(self.qemu.fd, select.POLLIN)
+        poll.register(self.stdout, select.POLLOUT if self.output.has_more else 0)
+        found = dict(poll.poll(self._patience_ms()))
+        if found.get(self.stdout, 0) & (select.POLLERR | select.POLLHUP):
+            raise BrokenPipeError
+        return set(found)
+
+    def _patience_ms(self) -> float | None:
+        """How long nothing may happen; None = for ever."""
+        waits = [] if self._silence_s is None else [self.moved_at + self._silence_s]
+        if self.output.dark_at:
+            waits.append(self.output.dark_at)
+        return max(0.0, min(waits) - time.monotonic()) * 1000 + 1 if waits else None
+
+    @property
+    def _silence_s(self) -> float | None:
+        """How long nothing may move in a pipe before that means something."""
+        if self.is_interactive or self.line is None:
+            return None
+        if self.pending:
+            return max(self.options.linger_s, STUCK_S)
+        return None if self.has_input else self.options.linger_s
+
+    def _type(self) -> bool:
+        """Take what was typed; False if it was the key that detaches."""
+        try:
+            data = os.read(self.stdin, _PIECE)
+        except OSError:  # the terminal has gone
+            data = b""
+        if not data:
+            if self.is_interactive:
+                raise terminal.HungUp
+            self.has_input = False
+            self.moved_at = time.monotonic()
+            return True
+        is_detaching = False
+        if self.is_interactive and self.escape in data:
+            data, is_detaching = data.partition(self.escape)[0], True
+        if self.hold is None:
+            is_detaching = is_detaching or CTRL_C in data
+        elif self.line is not None:
+            self.pending += data
+            self._exchange()
+        return not is_detaching
+
+    def _exchange(self) -> None:
+        """Give the guest what was typed; take what it says, which the log has too."""
+        assert self.line is not None
+        try:
+            if self.pending:
+                sent = self.line.send(self.pending)
+                self.pending = self.pending[sent:]
+                self.moved_at = time.monotonic()
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.line = None
+            return
+        try:
+            while data := self.line.recv(65536):
+                self.output.heard(data)
+                self.moved_at = time.monotonic()
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self.line = None
+
+    def _print(self, *, is_all: bool) -> None:
+        """Show what the log has, as far as it is taken."""
+        while is_all or select.select([], [self.stdout], [], 0)[1]:
+            data = self.output.read()
+            if not data:
+                return
+            self.moved_at = time.monotonic()
+            while data:
+                data = data[os.write(self.stdout, data) :]
+
+    def _taken(self) -> None:
+        assert self.hold is not None
+        if self.line is not None:
+            self.line.close()
+            self.line = None
+        by = self.hold.asked_by()
+        raise LockedError(
+            f"the console was taken over by {by}",
+            machine=self.vm.name,
+            hint="`qvm console --watch` looks on, `qvm console --take` takes it back",
+        )
+
+    def _is_drained(self) -> bool:
+        """True once standard input is at its end and the guest has been silent for long enough.
+
+        Raises:
+            DeadlineError: the guest takes nothing of it any more.
+        """
+        if self._silence_s is None or time.monotonic() - self.moved_at < self._silence_s:
+            return False
+        if self.pending:
+            raise DeadlineError(
+                f"the guest did not take all of standard input: for {self._silence_s:.0f} s it took nothing",
+                machine=self.vm.name,
+                hint="`qvm status` tells whether it is paused",
+            )
+        return True
+
+    def _ended(self) -> str:
+        """QEMU closed the console, which it does when it ends."""
+        has_ended = self.qemu.wait(_END_S)
+        self._print(is_all=True)
+        if not has_ended:
+            raise QmpError("QEMU closed the console, but goes on", machine=self.vm.name)
+        launch.tidy(self.vm)
+        return "QEMU has ended"
+
+
+class _Output:
+    """What the guest says, out of the serial log; out of the socket where the log does not grow.
+
+    Args:
+        lines: how many lines of what came before are shown.
+    """
+
+    def __init__(self, vm: Machine, lines: int) -> None:
+        self.follower = Follower(vm, "serial", lines)
+        file = self.follower.file
+        self._size_at_first = os.fstat(file.fileno()).st_size if file else 0
+        self._heard = 0
+        self._tail = b""
+        self.dark_at = 0.0
+        self.is_dark = False
+
+    def heard(self, data: bytes) -> None:
+        """Note what came from the socket, in case that the log (a full disk) does not get it."""
+        self._heard += len(data)
+        self._tail = (self._tail + data)[-_WAITING_BYTES:]
+
+    @property
+    def _missing(self) -> int:
+        """How many bytes the socket brought that the log does not have."""
+        file = self.follower.file
+        grown = os.fstat(file.fileno()).st_size - self._size_at_first if file else 0
+        return self._heard - max(0, grown)
+
+    @property
+    def has_more(self) -> bool:
+        return self.follower.has_more or (self.is_dark and bool(self._tail))
+
+    def read(self) -> bytes:
+        """The next piece; b"" if there is none now."""
+        file = self.follower.file
+        data = file.read(_PIECE) if file else b""
+        if data:
+            self.is_dark = False
+            return data
+        missing = self._missing
+        if missing <= 0:
+            self.dark_at = 0.0
+            return b""
+        if not self.is_dark:
+            self.dark_at = self.dark_at or time.monotonic() + _DARK_S
+            if time.monotonic() < self.dark_at:
+                return b""
+            self.is_dark = True
+        data, self._tail = self._tail[-missing:], b""
+        self._heard -= missing
+        self.dark_at = 0.0
+        return data
+
+    def close(self) -> None:
+        self.follower.close()

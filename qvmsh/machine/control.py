@@ -1,0 +1,273 @@
+"""QMP for users: one command, several from a stream, the events as they come.
+
+May import: `qemu.qmp`, `machine.state`; `json` (this is not the path of `status` and `cmd`).
+
+    request(["query-status"])                        # ("query-status", {})
+    request(["device_del", "id=nic0"])               # ("device_del", {"id": "nic0"})
+    execute(vm, [("query-status", {})])              # [{"status": "running", ...}]
+
+Source: QEMU docs/interop/qmp-spec; the words are those of QEMU's own qmp-shell.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import time
+
+from qvmsh.errors import DeadlineError, QmpError, UsageError
+from qvmsh.io import isatty
+from qvmsh.machine import guest, state
+from qvmsh.qemu import qmp
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import Any
+
+    from qvmsh.io import Io
+    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.note import Note
+
+    Request = tuple[str, dict[str, Any]]
+
+LOADS = ("snapshot-load", "loadvm")
+"""Commands after which an ssh connection that is kept open would hang: the guest knows another one."""
+
+
+def request(words: Sequence[str]) -> Request:
+    """The QMP command that the words of a command line mean.
+
+    Args:
+        words: one JSON object; or a command's name, then `key=value` (a value is JSON where it can
+            be, else text; `a.b=1` is a value in an object) or one JSON object of arguments.
+
+    Raises:
+        UsageError: they mean none.
+    """
+    if words[0].lstrip().startswith("{"):
+        return _of_object(_document(" ".join(words)))
+    command, *rest = words
+    arguments: dict[str, Any] = {}
+    if rest and rest[0].lstrip().startswith("{"):
+        found = _document(" ".join(rest))
+        if not isinstance(found, dict):
+            raise UsageError("qmp: the arguments must be one JSON object")
+        return command, found
+    for word in rest:
+        key, mark, value = word.partition("=")
+        if not mark or not key:
+            raise UsageError(
+                f"qmp: {word!r} is no argument",
+                hint=f"`qvm qmp {command} key=value ...`, or one JSON object; `qvm cmd` takes HMP lines",
+            )
+        _put(arguments, key, _value(value))
+    return command, arguments
+
+
+def _put(arguments: dict[str, Any], key: str, value: object) -> None:
+    """Store a value; dots in its key lead into objects."""
+    *path, last = key.split(".")
+    target: Any = arguments
+    for name in path:
+        target = target.setdefault(name, {})
+        if not isinstance(target, dict):
+            raise UsageError(f"qmp: {key}: {name} is already a value, not an object")
+    if last in target:
+        raise UsageError(f"qmp: {key} is given twice")
+    target[last] = value
+
+
+def _value(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _document(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"qmp: this is no JSON: {error}") from None
+
+
+def _of_object(value: object) -> Request:
+    """The command in a QMP request object."""
+    known = {"execute", "arguments", "id"}
+    if not isinstance(value, dict) or not isinstance(value.get("execute"), str) or set(value) - known:
+        raise UsageError(
+            "qmp: a command is an object with `execute` and, if need be, `arguments`",
+            hint="""`qvm qmp '{"execute": "query-status"}'`, or short `qvm qmp query-status`""",
+        )
+    arguments = value.get("arguments", {})
+    if not isinstance(arguments, dict):
+        raise UsageError("qmp: `arguments` must be an object")
+    return value["execute"], arguments
+
+
+def requests(stream: Iterable[str]) -> Iterator[Request]:
+    """The commands in a stream of JSON objects, each as soon as it is whole.
+
+    Raises:
+        UsageError: something else stands there.
+    """
+    decoder = json.JSONDecoder()
+    text = ""
+    for line in stream:
+        text += line
+        while text := text.lstrip():
+            try:
+                value, end = decoder.raw_decode(text)
+            except ValueError:
+                if text[0] != "{":
+                    raise UsageError(
+                        f"qmp: this is no JSON object: {text.splitlines()[0][:60]!r}",
+                        hint="standard input takes QMP commands as JSON objects",
+                    ) from None
+                break  # the object goes on in the next line
+            yield _of_object(value)
+            text = text[end:]
+    if text:
+        raise UsageError(f"qmp: the input ends within a JSON object: {text.splitlines()[0][:60]!r}")
+
+
+def execute(vm: Machine, commands: Iterable[Request], answer: Callable[[Any], None]) -> None:
+    """Execute QMP commands one after the other; `answer` gets what each returns, at once.
+
+    Raises:
+        StateError: there is no QEMU.
+        QmpError: QEMU refused one of them, in its own words; those before it have been executed.
+    """
+    pid, note = state.require_live(vm, "send a QMP command")
+    try:
+        exchange = qmp.Exchange(note.socket("qmp"), state.GREETING_S).negotiate()
+    except OSError:
+        raise state.silent(vm) from None
+    try:
+        for command, arguments in commands:
+            answer(_ask(vm, exchange, pid, command, arguments))
+            if command in LOADS or _is_human_load(command, arguments):
+                guest.close(vm, note)
+    finally:
+        exchange.close()
+
+
+def _ask(vm: Machine, exchange: qmp.Exchange, pid: int, command: str, arguments: dict[str, Any]) -> Any:
+    try:
+        return exchange.ask(command, arguments, timeout_s=None)
+    except QmpError as error:
+        error.machine = vm.name
+        if error.error_class == "CommandNotFound":
+            error.hint = (
+                "`qvm qmp query-commands` lists QEMU's commands; `qvm cmd` takes those of the monitor"
+            )
+        raise
+    except OSError:
+        if command == "quit":
+            return {}
+        raise QmpError(f"QEMU (pid {pid}) went away during {command}", machine=vm.name) from None
+
+
+def _is_human_load(command: str, arguments: dict[str, Any]) -> bool:
+    line = str(arguments.get("command-line", ""))
+    return command == "human-monitor-command" and line.split()[:1] == ["loadvm"]
+
+
+def show(io: Io, value: object, *, is_wide: bool) -> None:
+    """Print one value as JSON, on a line; over several where a person reads it and `is_wide`."""
+    indent = 2 if is_wide and isatty(io.stdout) and isinstance(value, dict | list) and value else None
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    print(text, file=io.stdout, flush=True)
+
+
+def follow(
+    vm: Machine,
+    names: Sequence[str],
+    *,
+    count: int | None,
+    timeout_s: float | None,
+    answer: Callable[[dict[str, Any]], None],
+) -> None:
+    """Give `answer` each event as it comes.
+
+    Ends after `count` events, after `timeout_s`, or with QEMU; whichever is first.
+
+    Args:
+        names: only events of these names; none = all.
+
+    Raises:
+        StateError: there is no QEMU.
+        UsageError: QEMU knows no such event.
+        QmpError: somebody else follows its events already.
+        DeadlineError: `timeout_s` passed before `count` events had come.
+    """
+    _, note = state.require_live(vm, "follow its events")
+    wanted = _known(vm, note, names)
+    try:
+        exchange = qmp.Exchange(note.socket("events"), state.GREETING_S).negotiate()
+    except TimeoutError:
+        raise QmpError(
+            "somebody else follows its events already (QEMU serves one at a time)", machine=vm.name
+        ) from None
+    except OSError:
+        raise state.silent(vm) from None
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    seen = 0
+    try:
+        while count is None or seen < count:
+            event = _next_event(vm, exchange, deadline)
+            if event is None:
+                if count is not None and deadline is not None and time.monotonic() >= deadline:
+                    raise DeadlineError(
+                        f"{seen} of {count} events within {timeout_s:.0f} s",
+                        machine=vm.name,
+                        hint="a longer --timeout waits longer",
+                    )
+                break
+            if not wanted or event["event"] in wanted:
+                seen += 1
+                answer(event)
+    finally:
+        exchange.close()
+
+
+def _next_event(vm: Machine, exchange: qmp.Exchange, deadline: float | None) -> dict[str, Any] | None:
+    """The next event; None at the deadline or after QEMU's end."""
+    poll = select.poll()
+    poll.register(exchange.fileno(), select.POLLIN)
+    while not exchange.has_message():
+        left = 0.2 if deadline is None else min(0.2, deadline - time.monotonic())
+        if left <= 0:
+            return None
+        if poll.poll(left * 1000):
+            break
+        vm.io.checkpoint()
+    try:
+        event: dict[str, Any] = exchange.message()
+    except OSError:
+        return None
+    return event
+
+
+def _known(vm: Machine, note: Note, names: Sequence[str]) -> set[str]:
+    """The names in QEMU's spelling.
+
+    Raises:
+        UsageError: it has no such event; waiting for one would never end.
+    """
+    if not names:
+        return set()
+    try:
+        schema = qmp.ask(note.socket("qmp"), "query-qmp-schema", timeout_s=state.GREETING_S)
+    except OSError:
+        raise state.silent(vm) from None
+    known = {each["name"] for each in schema if each["meta-type"] == "event"}
+    wanted = {name.upper().replace("-", "_") for name in names}
+    for name in sorted(wanted - known):
+        import difflib
+
+        near = difflib.get_close_matches(name, known, 1, 0.6)
+        hint = f"did you mean {near[0]}?" if near else "there are: " + ", ".join(sorted(known))
+        raise UsageError(f"qmp: QEMU has no event {name}", machine=vm.name, hint=hint)
+    return wanted

@@ -1,0 +1,234 @@
+"""Making a machine's directory on an image: all of it, or nothing.
+
+May import: `images`, `qemu.image`, `config.edit`, `host.files`, `machine`.
+
+    create("demo", Wish(image="tiny"), io)
+
+Everything is made in a folder `.NAME.part-*` beside the directory's place (inside, where there is an
+empty directory already) and renamed at the end.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+
+from qvmsh.config import edit
+from qvmsh.errors import ImageError, MissingProgramError, QvmError, UsageError
+from qvmsh.host import files as host_files
+from qvmsh.host import process
+from qvmsh.images import builtin
+from qvmsh.machine import known
+from qvmsh.machine.machine import Machine
+from qvmsh.qemu import image, programs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from qvmsh.io import Io
+
+KEY = os.path.join(".qvm", "id_ed25519")
+BUILTIN_MEMORY_MIB = 256
+FILE_MEMORY_MIB = 1024
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the new machine shall be.
+
+    Args:
+        image: name of a built-in image, or an image file; it is copied.
+        memory_mib: guest memory; None = what the image needs.
+        cpus: vcpus; None = qvm's default.
+        user: account in the guest; None = the built-in image's own, else the caller's name.
+        machine_id: two digits; None = one that no known machine has.
+    """
+
+    image: str
+    memory_mib: int | None = None
+    cpus: int | None = None
+    user: str | None = None
+    machine_id: str | None = None
+
+
+def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Machine:
+    """Make the machine `directory` and return it; it is not started.
+
+    Raises:
+        UsageError: the name cannot be one, or something is there already.
+        ImageError, MissingProgramError: the image cannot be had; nothing is left behind.
+    """
+    final = os.path.abspath(directory)
+    name = os.path.basename(final)
+    _require_place(final, name)
+    source, is_builtin = _source(wish.image, name, io, environ)
+    has_folder = os.path.isdir(final)
+    above = final if has_folder else os.path.dirname(final)
+    part, guard = _working_folder(above, name)
+    try:
+        os.chmod(part, 0o755)  # noqa: S103  # as mkdir would
+        os.makedirs(os.path.join(part, ".qvm", "log"))
+        _images(part, name, source, io)
+        if is_builtin:
+            _key(part, name)
+        _write_vmrc(part, name, wish, is_builtin, environ)
+        Machine(part, io=io, environ=environ).settings  # noqa: B018  # what we wrote must be right
+        _put_in_place(part, final, has_folder=has_folder)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            raise UsageError(f"create: {name} has just been made by somebody else") from None
+        raise QvmError(f"cannot create {name}: {error.strerror}", hint="nothing was left behind") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        os.close(guard)
+    host_files.sync_folder(os.path.dirname(final))
+    vm = Machine(final, io=io, environ=environ)
+    known.remember(vm)
+    return vm
+
+
+def _working_folder(above: str, name: str) -> tuple[str, int]:
+    """A folder to work in, and the descriptor that holds its lock; what killed ones left goes.
+
+    One at a time: between its making and its lock a folder would look like one that was left.
+    """
+    turn = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        _remove_stale(above, name)
+        part = tempfile.mkdtemp(prefix=f".{name}.part-", dir=above)
+        guard = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(guard, fcntl.LOCK_SH)
+    finally:
+        os.close(turn)
+    return part, guard
+
+
+def _put_in_place(part: str, final: str, *, has_folder: bool) -> None:
+    """Rename the finished folder; into an empty one that is there, move its contents, `.vmrc` last."""
+    if not has_folder:
+        os.rename(part, final)
+        return
+    if os.listdir(final) != [os.path.basename(part)]:
+        raise OSError(errno.ENOTEMPTY, "is not empty", final)
+    for name in sorted(os.listdir(part), key=".vmrc".__eq__):
+        os.rename(os.path.join(part, name), os.path.join(final, name))
+
+
+def _remove_stale(above: str, name: str) -> None:
+    """What a killed `create` of this name left; one that is still at work holds its lock."""
+    for stale in os.listdir(above):
+        if not stale.startswith(f".{name}.part-"):
+            continue
+        path = os.path.join(above, stale)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path, ignore_errors=True)
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(fd)
+
+
+def _require_place(final: str, name: str) -> None:
+    if not name or name.startswith((".", "-")) or not name.isprintable():
+        raise UsageError(f"create: {name!r} cannot be the name of a machine", hint="begin it with a letter")
+    if not os.path.isdir(os.path.dirname(final)):
+        raise UsageError(f"create: there is no folder {os.path.dirname(final)}")
+    if os.path.exists(os.path.join(final, ".vmrc")):
+        raise UsageError(f"create: {name} is a machine already", hint=f"`qvm status {name}` tells about it")
+    if os.path.lexists(final) and (not os.path.isdir(final) or _foreign_names(final, name)):
+        raise UsageError(f"create: {name} is there already, and not empty", hint="choose another name")
+
+
+def _foreign_names(final: str, name: str) -> list[str]:
+    """What lies in the directory, besides what a killed `create` left."""
+    return [each for each in os.listdir(final) if not each.startswith(f".{name}.part-")]
+
+
+def _source(wanted: str, name: str, io: Io, environ: Mapping[str, str]) -> tuple[str, bool]:
+    """The image file to copy, and whether it is one of ours."""
+    if wanted in builtin.BUILTIN:
+        found = builtin.path(wanted, environ)
+        if found is None:
+            found = builtin.build(wanted, io, environ=environ).image
+        return str(found), True
+    if not os.path.exists(wanted):
+        raise ImageError(
+            f"{wanted} is not there, and no built-in image is called so",
+            machine=name,
+            hint=f"built-in: {', '.join(sorted(builtin.BUILTIN))}; else --image FILE",
+        )
+    return os.path.abspath(wanted), False
+
+
+def _images(part: str, name: str, source: str, io: Io) -> None:
+    """Base as a copy of the source in qcow2, and an empty overlay on it."""
+    found = image.require(source, name, hint="")
+    base = f"{name}-base.qcow2"
+    program = programs.find("qemu-img")
+    with io.stage(f"copying {os.path.basename(source)}"):
+        if found.format == "qcow2" and not found.backing:
+            host_files.copy(source, os.path.join(part, base), io.checkpoint)
+        else:
+            words = ["convert", "-q", "-O", "qcow2", source, os.path.join(part, base)]
+            image.run(program, words, what=f"convert {os.path.basename(source)}")
+    image.create_overlay(program, f"{name}-backing.qcow2", base, "qcow2", cwd=part)
+
+
+def _key(part: str, name: str) -> None:
+    """A key pair of the machine's own; the guest gets its public half through fw_cfg."""
+    argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"qvm {name}", "-f", os.path.join(part, KEY)]
+    try:
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise MissingProgramError(
+            "ssh-keygen is not installed", machine=name, hint="install the OpenSSH client"
+        ) from None
+    if done.returncode:
+        raise QvmError("cannot make an ssh key", machine=name, details=done.stderr.splitlines()[-3:])
+
+
+def _write_vmrc(part: str, name: str, wish: Wish, is_builtin: bool, environ: Mapping[str, str]) -> None:
+    """The `.vmrc`, with a comment for what a reader might wonder about."""
+    owner = process.user_name(os.geteuid())
+    memory = wish.memory_mib or (BUILTIN_MEMORY_MIB if is_builtin else FILE_MEMORY_MIB)
+    rows = [
+        ("VM_MACHINE_NAME", name),
+        ("VM_MACHINE_ID", wish.machine_id or _free_id(environ)),
+        ("VM_MACHINE_OWNER", owner),
+        ("VM_MACHINE_USER", wish.user or (builtin.BUILTIN[wish.image].user if is_builtin else owner)),
+        ("VM_MACHINE_MEM", str(memory)),
+    ]
+    if wish.cpus:
+        rows.append(("VM_MACHINE_CPUS", str(wish.cpus)))
+    text = "".join(f"{key}={edit.quote(value)}\n" for key, value in rows)
+    if is_builtin:
+        host = "".join(c if c.isascii() and c.isalnum() else "-" for c in name).strip("-").lower() or "guest"
+        extra = (
+            f"-fw_cfg name=opt/qvm/authorized_keys,file={KEY}.pub -fw_cfg name=opt/qvm/hostname,string={host}"
+        )
+        text += f"VM_SSH_IDENTITY={KEY}\n# the guest takes its ssh key and its name from here at every boot\n"
+        text += f"VM_QEMU_EXTRA={edit.quote(extra)}\n"
+    host_files.write_atomic(os.path.join(part, ".vmrc"), text)
+
+
+def _free_id(environ: Mapping[str, str]) -> str:
+    """A VM_MACHINE_ID that no known machine has; 01 again when all are taken."""
+    taken = set()
+    for directory in known.machines(environ).values():
+        try:
+            taken.add(Machine(directory, environ={}).loaded["VM_MACHINE_ID"])
+        except (QvmError, KeyError):
+            continue
+    return next((f"{n:02}" for n in range(1, 100) if f"{n:02}" not in taken), "01")

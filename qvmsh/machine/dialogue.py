@@ -1,0 +1,280 @@
+"""`qvm monitor`: a dialogue with QEMU, line by line, on a terminal or through a pipe.
+
+May import: `qemu`, `machine`; prompt_toolkit, and only on a terminal.
+
+    Dialogue(vm, has_qmp=False).hold()      # exit status
+
+Each line is a conversation of its own on the one-shot socket, so that a monitor that stays open for
+days is in nobody's way. Events come by a connection of their own, the socket `events`, which one
+client has at a time: a second monitor works without them.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import threading
+import time
+
+from qvmsh.errors import EXIT_FAILED, QmpError, QvmError, StateError, UsageError, printable
+from qvmsh.io import isatty, tell
+from qvmsh.machine import known, launch, monitor, state
+from qvmsh.qemu import hmp, qmp
+from qvmsh.qemu.schema import Schema
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from qvmsh.machine.machine import Machine
+
+EVENTS_S = 1.0
+QUESTION_S = 5.0
+SECRET = ("set_password", "expire_password", "change vnc", "set-password", "change-vnc-password")
+
+
+class Dialogue:
+    """A monitor's session.
+
+    Args:
+        has_qmp: QMP instead of HMP.
+    """
+
+    def __init__(self, vm: Machine, *, has_qmp: bool) -> None:
+        self.vm = vm
+        self.has_qmp = has_qmp
+        self.processor: int | None = None
+        _, self.note = state.require_live(vm, "open the monitor")
+
+    def hold(self) -> int:
+        """Talk until the input ends, or QEMU does; return the exit status."""
+        if isatty(self.vm.io.stdin) and isatty(self.vm.io.stdout):
+            return self._on_terminal()
+        return self._in_pipe()
+
+    def ask(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
+        """One QMP question of our own."""
+        return qmp.ask(self.note.socket("qmp"), command, arguments, timeout_s=QUESTION_S)
+
+    def answer(self, line: str, *, is_pretty: bool) -> str:
+        """QEMU's answer to one line.
+
+        Raises:
+            QmpError, UsageError: QEMU refused it; it cannot be understood.
+            StateError: there is no QEMU any more.
+        """
+        if self.has_qmp:
+            request = self.schema.request(line)
+            value = self._execute(request["execute"], request.get("arguments"))
+            return json.dumps(value, indent=2 if is_pretty else None, ensure_ascii=False)
+        text = monitor.human_command(self.vm, line, processor=self.processor)
+        words = line.split()
+        if words[0] == "cpu" and len(words) == 2:  # through QMP it counts for one line only
+            self.processor = int(words[1])
+        return text.rstrip("\n")
+
+    def _execute(self, command: str, arguments: dict[str, Any] | None) -> Any:
+        state.require_live(self.vm, "send a QMP command")
+        try:
+            exchange = qmp.Exchange(self.note.socket("qmp"), state.GREETING_S).negotiate()
+        except OSError:
+            raise state.silent(self.vm) from None
+        try:
+            return exchange.ask(command, arguments, timeout_s=None)
+        except OSError:
+            if command == "quit":
+                return {}
+            raise QmpError(f"QEMU went away during {command}", machine=self.vm.name) from None
+        finally:
+            exchange.close()
+
+    @functools.cached_property
+    def schema(self) -> Schema:
+        return Schema(self.ask("query-qmp-schema"))
+
+    def _in_pipe(self) -> int:
+        """Each line of standard input, its answer to standard output; a failing one does not end it."""
+        status = 0
+        for number, line in enumerate(self.vm.io.stdin, 1):
+            if not line.strip() or line.lstrip().startswith("#"):
+                continue
+            try:
+                text = self.answer(line.strip(), is_pretty=False)
+            except StateError:
+                raise
+            except QvmError as error:
+                status = EXIT_FAILED
+                tell(self.vm.io.stderr, f"qvm: {self.vm.name}: line {number}: {_told(error)}")
+                continue
+            if text:
+                self.vm.io.stdout.write(text + "\n")
+                self.vm.io.stdout.flush()
+        return status
+
+    def _on_terminal(self) -> int:
+        from prompt_toolkit import PromptSession
+        from prompt_toolkit.patch_stdout import patch_stdout
+
+        language = "qmp" if self.has_qmp else "hmp"
+        session: PromptSession[str] = PromptSession(
+            f"{self.vm.name} {language}> ",
+            completer=_completer(self),
+            complete_while_typing=False,
+            history=_history(self.vm, language),
+            enable_history_search=True,
+        )
+        ways = "`help` lists the commands, " if not self.has_qmp else "`query-commands` lists the commands, "
+        tell(self.vm.io.stdout, f"{self.vm.name}: QEMU's monitor; {ways}Tab completes, Ctrl-D leaves")
+        with patch_stdout(raw=True):
+            events = _Events(self, session)
+            try:
+                self._prompt(session)
+            finally:
+                events.close()
+        return 0
+
+    def _prompt(self, session: Any) -> None:
+        """One line after the other, until Ctrl-D or QEMU's end."""
+        while True:
+            try:
+                line = session.prompt().strip()
+            except KeyboardInterrupt:  # clears the line, as in a shell
+                continue
+            except EOFError:
+                self._say_if_ended()
+                return
+            if not line:
+                continue
+            try:
+                text = self.answer(line, is_pretty=True)
+            except StateError:
+                self._say_if_ended()
+                return
+            except QvmError as error:
+                tell(self.vm.io.stdout, _told(error))
+            except KeyboardInterrupt:
+                tell(self.vm.io.stdout, "not waited for; QEMU may still be at it")
+            else:
+                if text:
+                    tell(self.vm.io.stdout, _shown(text))
+            if self._say_if_ended():
+                return
+
+    def _say_if_ended(self) -> bool:
+        """True, and told, if QEMU is there no more."""
+        seen = state.observe(self.vm)
+        if seen.is_live:
+            return False
+        tell(self.vm.io.stdout, f"[{self.vm.name}: QEMU has ended]")
+        launch.tidy(self.vm)
+        return True
+
+
+def _told(error: QvmError) -> str:
+    hint = f" ({error.hint})" if error.hint and isinstance(error, UsageError) else ""
+    return "\n".join([printable(error.what) + hint, *map(printable, error.details)])
+
+
+def _shown(text: str) -> str:
+    """A text of QEMU for a terminal; names of a guest are in some of them."""
+    return "\n".join(printable(line.expandtabs()) for line in text.split("\n"))
+
+
+class _Events:
+    """Shows QEMU's events above the prompt as they come, and ends the prompt when QEMU ends."""
+
+    def __init__(self, dialogue: Dialogue, session: Any) -> None:
+        self._dialogue = dialogue
+        self._session = session
+        self._exchange: qmp.Exchange | None = None
+        try:
+            self._exchange = qmp.Exchange(dialogue.note.socket("events"), EVENTS_S).negotiate()
+        except TimeoutError:
+            tell(dialogue.vm.io.stdout, "events are not shown: another session has them")
+        except OSError:
+            tell(dialogue.vm.io.stdout, "events are not shown: this QEMU has no socket for them")
+        else:
+            threading.Thread(target=self._follow, args=(self._exchange,), daemon=True).start()
+
+    def _follow(self, exchange: qmp.Exchange) -> None:
+        try:
+            while True:
+                event = exchange.event()
+                stamp = time.strftime("%T", time.localtime(event["timestamp"]["seconds"]))
+                data = f" {json.dumps(event['data'], ensure_ascii=False)}" if "data" in event else ""
+                print(f"{stamp} {event['event']}{printable(data)}", flush=True)
+        except (OSError, ValueError):
+            pass
+        app = self._session.app
+        if self._exchange is not None and app.is_running and app.loop:
+            app.loop.call_soon_threadsafe(lambda: app.is_running and app.exit(exception=EOFError))
+
+    def close(self) -> None:
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.shut()
+
+
+def _completer(dialogue: Dialogue) -> Any:
+    from prompt_toolkit.completion import Completer, Completion
+
+    human = functools.partial(monitor.human_command, dialogue.vm)
+    of_hmp = hmp.Completions(human, dialogue.ask)
+
+    class Monitor(Completer):
+        def get_completions(self, document: Any, complete_event: Any) -> Iterator[Completion]:
+            line = document.text_before_cursor
+            begun = 0 if not line or line[-1].isspace() else len(line.split()[-1])
+            try:
+                if dialogue.has_qmp:
+                    found = [hmp.Word(text) for text in dialogue.schema.completions(line)]
+                else:
+                    found = of_hmp.of(line)
+            except (QvmError, OSError):
+                return
+            for word in found:
+                yield Completion(word.text, -begun, display_meta=word.meaning or None)
+
+    return Monitor()
+
+
+def _history(vm: Machine, language: str) -> Any:
+    """The lines of this user's earlier monitors; without secrets, and what begins with a blank."""
+    from prompt_toolkit.history import FileHistory, InMemoryHistory
+
+    listed = known.list_file(vm.environ)
+    if listed is None:
+        return InMemoryHistory()
+    path = os.path.join(os.path.dirname(listed), f"history-{language}")
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        vm.io.trace(f"no history: {error}")
+        return InMemoryHistory()
+
+    class History(FileHistory):
+        def store_string(self, string: str) -> None:
+            if not string.startswith((" ", *SECRET)) and "password" not in string:
+                super().store_string(string)
+
+    return History(path)
+
+
+def hold(vm: Machine, *, has_qmp: bool) -> int:
+    """Open the monitor; see `commands.monitor`.
+
+    Raises:
+        StateError: the machine is not running.
+        QmpError: QEMU does not answer.
+    """
+    if vm.io.json:
+        raise UsageError("monitor: --json has no meaning here", hint="`qvm --json cmd LINE`, or `--qmp`")
+    try:
+        return Dialogue(vm, has_qmp=has_qmp).hold()
+    except QmpError:
+        raise
+    except OSError as error:
+        raise state.silent(vm) from error

@@ -1,0 +1,346 @@
+"""What a machine's hardware stands on: further disks, CD, kernel, firmware; found, judged, prepared.
+
+May import: `config`, `qemu`, `host`, `machine`.
+
+    supplies = gather(vm)                 # what the configuration names; nothing is looked at yet
+    require(vm, supplies)                 # all there, whole, of the right format; or the error says which
+    prepare(vm, supplies)                 # the UEFI variables, where there are none yet
+
+The format of an image is what the configuration says, or what the file's name tells, never what its
+content looks like: a guest that owns a raw disk could write another format's header into it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+
+from qvmsh.config import devices
+from qvmsh.config.words import quote
+from qvmsh.errors import ConfigError, ImageError, MissingProgramError
+from qvmsh.host import files as host_files
+from qvmsh.machine import tools
+from qvmsh.qemu import firmware, image
+from qvmsh.qemu.commandline import UEFI_VARIABLES, Cdrom, Disk, Flash
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from qvmsh.machine.machine import Machine
+    from qvmsh.qemu.firmware import Firmware
+
+
+@dataclass(frozen=True)
+class Further:
+    """A disk of VM_DISKS.
+
+    Args:
+        name: its path as the user wrote it.
+        path: absolute.
+        node: QEMU's name of it.
+    """
+
+    name: str
+    path: str
+    node: str
+    line: devices.DiskLine
+
+
+@dataclass(frozen=True)
+class Supplies:
+    """What the hardware stands on, besides the machine's own disk.
+
+    Args:
+        further: the disks of VM_DISKS.
+        cdrom, kernel, initrd: paths, "" where there is none.
+        firmware: the UEFI firmware of this host, None for the machine type's own.
+        variables: path of the machine's UEFI variables, "" without UEFI.
+    """
+
+    further: tuple[Further, ...] = ()
+    cdrom: str = ""
+    kernel: str = ""
+    initrd: str = ""
+    firmware: Firmware | None = None
+    variables: str = ""
+
+
+def gather(vm: Machine) -> Supplies:
+    """What the configuration names.
+
+    Raises:
+        MissingProgramError: this host has no such firmware.
+    """
+    settings = vm.settings
+    if settings.text("VM_QEMU_ARGS"):
+        return Supplies()
+    found = None
+    wanted = settings.text("VM_FIRMWARE")
+    if wanted.startswith("uefi"):
+        try:
+            found = firmware.find(
+                settings.architecture,
+                settings.text("VM_QEMU_MACHINE"),
+                is_secure=wanted == "uefi-secure",
+                environ=vm.environ,
+            )
+        except MissingProgramError as error:
+            error.machine = vm.name
+            raise
+    return Supplies(
+        further=tuple(further(vm)),
+        cdrom=settings.path("VM_CDROM"),
+        kernel=settings.path("VM_KERNEL"),
+        initrd=settings.path("VM_INITRD"),
+        firmware=found,
+        variables=variables_path(vm),
+    )
+
+
+def further(vm: Machine) -> list[Further]:
+    """The disks of VM_DISKS."""
+    lines = devices.disks(vm.settings.text("VM_DISKS"))
+    return [
+        Further(line.path, vm.settings.located(line.path), f"disk{at}", line)
+        for at, line in enumerate(lines, start=1)
+    ]
+
+
+def variables_path(vm: Machine) -> str:
+    """The machine's UEFI variables: a qcow2 image, so that snapshots include them; "" without UEFI.
+
+    Each kind of firmware has its own: Secure Boot's keys are among the variables.
+    """
+    kind = vm.settings.text("VM_FIRMWARE")
+    if not kind.startswith("uefi"):
+        return ""
+    return os.path.join(vm.directory, f"{vm.settings.text('VM_MACHINE_NAME')}-{kind}.qcow2")
+
+
+# Judging
+
+
+def require(vm: Machine, supplies: Supplies) -> None:
+    """Make sure that all of it is there and can be used.
+
+    Raises:
+        ImageError: an image or file is missing, corrupt, or of another format; the text says which.
+    """
+    for disk in supplies.further:
+        require_further(vm, disk)
+    for variable, path in (
+        ("VM_CDROM", supplies.cdrom),
+        ("VM_KERNEL", supplies.kernel),
+        ("VM_INITRD", supplies.initrd),
+    ):
+        if path:
+            _require_file(vm, variable, path)
+    if supplies.firmware and os.path.exists(supplies.variables):
+        _require_variables(vm, supplies.firmware, supplies.variables)
+
+
+def require_further(vm: Machine, disk: Further) -> None:
+    """Make sure that a disk of VM_DISKS can be used.
+
+    Raises:
+        ImageError: it cannot; see `require`.
+    """
+    kind = disk.line.driver
+    found = image.require(disk.path, vm.name, hint=_missing_hint(disk), name=disk.name)
+    if not disk.line.format and found.format == "qcow2" != kind:
+        raise ImageError(
+            f"{disk.name} looks like qcow2, but its name does not say so, and VM_DISKS neither",
+            machine=vm.name,
+            hint=f"write {disk.name}:qcow2 in VM_DISKS; or {disk.name}:raw, if the guest wrote that itself",
+        )
+    if kind == "qcow2" != found.format:
+        raise ImageError(
+            f"{disk.name} is in format {found.format}, VM_DISKS says qcow2",
+            machine=vm.name,
+            hint=f"`qemu-img convert -O qcow2 {_typed(disk)} NEW` converts it, or write {disk.name}:raw",
+        )
+    if not disk.line.is_read_only and not os.access(disk.path, os.W_OK):
+        raise ImageError(
+            f"you cannot write to {disk.name}",
+            machine=vm.name,
+            hint=f"write {disk.name}:{kind}:ro in VM_DISKS for a disk that the guest only reads",
+        )
+    require_chain(vm, disk.path, disk.name, found)
+
+
+def require_chain(vm: Machine, path: str, name: str, found: image.Header) -> None:
+    """Make sure that all that an image stands on is there and whole.
+
+    Raises:
+        ImageError: a backing file is missing or corrupt.
+    """
+    while found.backing:
+        below = image.backing_path(path, found.backing)
+        if not os.path.exists(below):
+            raise ImageError(
+                f"{name} is orphaned: what it stands on, {found.backing}, is not there",
+                machine=vm.name,
+                hint="put that file back; the overlay is of no use without it",
+            )
+        path, found = below, image.require(below, vm.name, hint="put that file back")
+        name = os.path.basename(path)
+
+
+def _missing_hint(disk: Further) -> str:
+    word = disk.name.rpartition(":")[2]
+    if ":" in disk.name and "/" not in word:
+        return f"a line of VM_DISKS is path[:format[:cache]][:ro], and {word!r} is none of these words"
+    form = disk.line.driver
+    return f"`qemu-img create -f {form} {_typed(disk)} 10G` makes an empty one; or take it out of VM_DISKS"
+
+
+def _typed(disk: Further) -> str:
+    """The disk's path as a person types it for qemu-img, which takes what is before a `:` for a protocol."""
+    return quote(image.safe_name(disk.name) if ":" in disk.name else disk.name)
+
+
+def _require_file(vm: Machine, variable: str, path: str) -> None:
+    try:
+        with open(path, "rb"):
+            return
+    except OSError as error:
+        raise ImageError(
+            f"{variable}: cannot read {vm.settings.text(variable)}: {error.strerror}",
+            machine=vm.name,
+            hint=f"put the file there, or correct {variable}",
+        ) from None
+
+
+def _require_variables(vm: Machine, found: Firmware, path: str) -> None:
+    """The variables must be whole, and made for this firmware's flash chip."""
+    name = os.path.basename(path)
+    hint = "move it away: the next start makes a fresh one, with the firmware's boot entries set anew"
+    header = image.require(path, vm.name, hint=hint)
+    wanted = image.header(found.template).size_bytes
+    if header.format != "qcow2" or header.size_bytes != wanted:
+        raise ImageError(
+            f"{name} does not fit the firmware {found.code}: it is {header.format} of {header.size_bytes} "
+            f"bytes, not qcow2 of {wanted}",
+            machine=vm.name,
+            hint=hint,
+        )
+    require_chain(vm, path, name, header)
+
+
+# Preparing
+
+
+def prepare(vm: Machine, supplies: Supplies) -> None:
+    """Make the machine's UEFI variables from the firmware's own, where there are none yet."""
+    found, path = supplies.firmware, supplies.variables
+    settings = vm.settings
+    is_virt = settings.text("VM_QEMU_MACHINE").startswith("virt") and not settings.text("VM_QEMU_ARGS")
+    if is_virt and not found and not supplies.kernel:
+        vm.io.warn(
+            f"{vm.name}: machine type virt has no firmware of its own that boots a disk: "
+            "set VM_FIRMWARE=uefi, or VM_KERNEL"
+        )
+    if found is None or os.path.exists(path):
+        return
+    part = f"{path}.part{os.getpid()}"
+    words = ["convert", "-q", "-f", found.template_format, "-O", "qcow2"]
+    try:
+        image.run(
+            tools.qemu_img(vm),
+            [*words, image.safe_name(found.template), part],
+            what=f"make {os.path.basename(path)}",
+        )
+        fd = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.link(part, path)  # unlike rename, never over one that has just come to be
+    except FileExistsError:
+        pass
+    finally:
+        host_files.remove(part)
+    host_files.sync_folder(vm.directory)
+
+
+def overlays(vm: Machine, supplies: Supplies) -> dict[str, tuple[str, str]]:
+    """What `--disposable` lays an overlay on besides the machine's own disk: node, path and format."""
+    found = {
+        disk.node: (disk.path, disk.line.driver) for disk in supplies.further if not disk.line.is_read_only
+    }
+    if supplies.variables:
+        found[UEFI_VARIABLES] = (supplies.variables, "qcow2")
+    return found
+
+
+# For the argument list
+
+
+def boot_order(vm: Machine) -> tuple[dict[str, int], bool]:
+    """The place of each device in the boot order, from 1, and whether there is a menu.
+
+    Raises:
+        ConfigError: VM_BOOT names what is not there.
+    """
+    settings = vm.settings
+    words = devices.boot(settings.text("VM_BOOT"))
+    order = ["disk0" if word == "disk" else word for word in words if word != "menu"]
+    if len(set(order)) < len(order):
+        raise ConfigError("VM_BOOT names disk and disk0, which are the same", machine=vm.name)
+    if not order:
+        order = ["disk0", "cdrom"] if settings.text("VM_CDROM") else ["disk0"]
+    return {word: at for at, word in enumerate(order, start=1)}, "menu" in words
+
+
+def disk_arguments(
+    vm: Machine, supplies: Supplies, order: Mapping[str, int], replaced: Mapping[str, str]
+) -> list[Disk]:
+    """The disks of VM_DISKS for the argument list; `replaced` names the overlays of `--disposable`."""
+    found = []
+    for disk in supplies.further:
+        overlay = replaced.get(disk.node)
+        found.append(
+            Disk(
+                path=overlay or shown(vm, disk.path),
+                format="qcow2" if overlay else disk.line.driver,
+                bus=vm.settings.text("VM_DISK_BUS"),
+                node=disk.node,
+                cache=disk.line.cache,
+                protocol="file" if overlay else protocol(disk.path),
+                is_read_only=disk.line.is_read_only,
+                boot=order.get(disk.node),
+                serial=disk.node,
+            )
+        )
+    return found
+
+
+def cdrom_argument(vm: Machine, supplies: Supplies, order: Mapping[str, int]) -> Cdrom | None:
+    """The CD drive for the argument list."""
+    path = supplies.cdrom
+    return Cdrom(shown(vm, path), protocol(path), order.get("cdrom")) if path else None
+
+
+def flash_argument(vm: Machine, supplies: Supplies, replaced: Mapping[str, str]) -> Flash | None:
+    """The firmware for the argument list."""
+    found = supplies.firmware
+    if found is None:
+        return None
+    variables = replaced.get(UEFI_VARIABLES) or shown(vm, supplies.variables)
+    return Flash(found.code, found.code_format, variables, needs_smm=found.needs_smm)
+
+
+def shown(vm: Machine, path: str) -> str:
+    """A path as QEMU gets it: from the machine's directory, where it works, if it lies inside."""
+    inside = os.path.relpath(path, vm.directory)
+    return path if inside.startswith("..") else os.path.join(".", inside)
+
+
+def protocol(path: str) -> str:
+    """QEMU's driver for a file, or for a block device of the host."""
+    try:
+        return "host_device" if stat.S_ISBLK(os.stat(path).st_mode) else "file"
+    except OSError:
+        return "file"

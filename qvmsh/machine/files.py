@@ -1,0 +1,108 @@
+"""Every file name of a machine, in one place.
+
+May import: nothing but `os` (one-shot path).
+
+    Files("/vm/demo").pid_file      # /vm/demo/.qvm/qemu.pid
+
+What must last lies in the machine's directory; sockets lie in the runtime folder, whose name the
+note `.qvm/running` holds, so that sudo, cron and a system unit find the same machine.
+"""
+
+from __future__ import annotations
+
+import os
+
+PID_FILE = os.path.join(".qvm", "qemu.pid")
+SERIAL_LOG = os.path.join(".qvm", "log", "serial.log")
+
+
+class Files:
+    """Names below one machine's directory."""
+
+    __slots__ = ("directory",)
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+
+    def _at(self, *names: str) -> str:
+        return os.path.join(self.directory, *names)
+
+    @property
+    def vmrc(self) -> str:
+        return self._at(".vmrc")
+
+    @property
+    def state(self) -> str:
+        """The folder of what qvm keeps about the machine."""
+        return self._at(".qvm")
+
+    @property
+    def pid_file(self) -> str:
+        """Locked by QEMU for as long as it runs: that lock is what "running" means."""
+        return self._at(PID_FILE)
+
+    @property
+    def note(self) -> str:
+        """What the launch chose (runtime folder, ssh port); valid while the pid file is locked."""
+        return self._at(".qvm", "running")
+
+    @property
+    def work_lock(self) -> str:
+        """Held by a command while it changes the machine."""
+        return self._at(".qvm", "work.lock")
+
+    @property
+    def wait_lock(self) -> str:
+        """Held by a `start` that waits for the guest."""
+        return self._at(".qvm", "wait.lock")
+
+    @property
+    def uuid(self) -> str:
+        return self._at(".qvm", "uuid")
+
+    @property
+    def known_hosts(self) -> str:
+        return self._at(".qvm", "known_hosts")
+
+    @property
+    def logs(self) -> str:
+        return self._at(".qvm", "log")
+
+    @property
+    def serial_log(self) -> str:
+        """Every byte that the guest wrote to its serial console since it was started."""
+        return self._at(SERIAL_LOG)
+
+    @property
+    def qemu_stdout(self) -> str:
+        return self._at(".qvm", "log", "qemu.stdout")
+
+    @property
+    def qemu_stderr(self) -> str:
+        return self._at(".qvm", "log", "qemu.stderr")
+
+    def hook_log(self, name: str) -> str:
+        """What VM_PRE_START (`pre-start`) or VM_POST_STOP (`post-stop`) wrote when it ran last."""
+        return self._at(".qvm", "log", f"{name}.log")
+
+    @property
+    def qvm_log(self) -> str:
+        """What qvm did with the machine, over all its runs."""
+        return self._at(".qvm", "log", "qvm.log")
+
+    def disposable(self, token: str) -> str:
+        """The overlay that takes the writes of `--disposable`; unlinked as soon as QEMU has it open."""
+        return self._at(".qvm", f"disposable-{token}.qcow2")
+
+
+def tail(path: str, lines: int) -> list[str]:
+    """The last lines of a log, without trailing blanks; empty where there is none."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 200 * lines))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return []
+    found = [line.rstrip() for line in text.replace("\r", "\n").split("\n")]
+    return [line for line in found if line][-lines:]

@@ -1,0 +1,216 @@
+"""The guest over ssh: one cached connection a machine, host key pinned.
+
+May import: `host.ssh`, `machine.state`.
+
+    link(vm, note).command(["uname", "-a"], tty=False)    # argument list for ssh
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from qvmsh.errors import GuestUnreachableError
+from qvmsh.host import files as host_files
+from qvmsh.host import ssh
+from qvmsh.machine import identity, owner, state
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.note import Note
+
+HOST = "127.0.0.1"
+PROBE_S = 0.5
+BANNER_S = 1.5
+"""How long a guest that has not answered yet is listened to; one that has, gets longer."""
+KEY_NAMES = ("id_ed25519", "id_ecdsa", "id_rsa")
+
+
+def link(vm: Machine, note: Note) -> ssh.Link:
+    """How to reach the guest of a running machine.
+
+    Raises:
+        GuestUnreachableError: the machine has no network, so no ssh.
+    """
+    settings = vm.settings
+    if not note.ssh_port:
+        raise GuestUnreachableError(
+            "it has no network that ssh could use (VM_NET_MODEL=none)",
+            machine=vm.name,
+            hint="`qvm cmd` still reaches the monitor",
+        )
+    if not os.path.isdir(note.runtime):  # somebody removed it; ssh can do without the old one
+        note.runtime = identity.runtime_folder(vm)
+    host_files.link(vm.directory, note.socket("dir"))  # the directory may have moved
+    alias = f"qvm-{identity.uuid_of(vm)}"
+    known = _known_hosts(note)
+    return ssh.Link(
+        host=HOST,
+        port=note.ssh_port,
+        user=note.user or settings.text("VM_MACHINE_USER"),
+        folder=note.runtime,
+        known_hosts=known,
+        alias=alias,
+        is_pinned=any(_pins(vm, path, alias) for path in known),
+        identities=_identities(vm, note),
+        options=settings.words("VM_SSH_OPTIONS"),
+        mark="0" if os.geteuid() == 0 and os.stat(note.runtime).st_uid != 0 else "",
+    )
+
+
+def _known_hosts(note: Note) -> list[str]:
+    """Where the host key is pinned; a key made in a disposable run is pinned for that run only."""
+    lasting = os.path.join(note.runtime, "dir", ".qvm", "known_hosts")
+    return [os.path.join(note.runtime, "known_hosts"), lasting] if note.disposable else [lasting]
+
+
+def _pins(vm: Machine, path: str, alias: str) -> bool:
+    """True if the file holds a host key of this machine.
+
+    Raises:
+        GuestUnreachableError: it cannot be used, so a key could neither be checked nor pinned.
+    """
+    try:
+        with open(path, errors="replace") as file:
+            return any(line.split(" ", 1)[0] == alias for line in file)
+    except FileNotFoundError:
+        if os.access(os.path.dirname(os.path.realpath(path)), os.W_OK):
+            return False
+        why = "its folder cannot be written to"
+    except OSError as error:
+        why = error.strerror or str(error)
+    raise GuestUnreachableError(
+        f"the host key cannot be pinned in .qvm/known_hosts: {why}",
+        machine=vm.name,
+        hint="mend .qvm/known_hosts (a file that is yours); without it nobody knows who answers",
+    )
+
+
+def _identities(vm: Machine, note: Note) -> list[str]:
+    """Private keys to try: VM_SSH_IDENTITY, else those of VM_MACHINE_OWNER if it is another account."""
+    import pwd
+
+    chosen = vm.settings.path("VM_SSH_IDENTITY") if vm.settings.text("VM_SSH_IDENTITY") else ""
+    if chosen:
+        inside = os.path.relpath(chosen, vm.directory)
+        return [chosen if inside.startswith("..") else os.path.join(note.runtime, "dir", inside)]
+    owner = pwd.getpwnam(vm.settings.text("VM_MACHINE_OWNER"))
+    if owner.pw_uid == os.geteuid():
+        return []  # ssh's own defaults, and the agent
+    keys = [os.path.join(owner.pw_dir, ".ssh", name) for name in KEY_NAMES]
+    return [key for key in keys if os.path.exists(key)]
+
+
+def connect(vm: Machine, what: str, *, interactive: bool, timeout_s: float = 15.0) -> ssh.Link:
+    """The guest's ssh with its cached connection open.
+
+    Raises:
+        StateError: the machine is not running, or its guest is held or sleeps: ssh would hang.
+        GuestUnreachableError: it is, but ssh cannot log in; the text says why.
+    """
+    seen = state.observe(vm)
+    if seen.pid is None or seen.note is None or seen.kind in (state.PAUSED, state.SUSPENDED):
+        raise state.not_in_state(vm, seen, what, state.RUNNING)
+    found = link(vm, seen.note)
+    try:
+        found.open(interactive=interactive, timeout_s=timeout_s)
+    except ssh.Refused as refused:
+        raise refusal(vm, found, refused) from None
+    finally:
+        owner.share(vm)  # a host key that root has pinned counts for the owner too
+    return found
+
+
+def refusal(vm: Machine, found: ssh.Link, refused: ssh.Refused) -> GuestUnreachableError:
+    """What a failed log-in means, and what to do about it."""
+    words = [line.strip() for line in refused.words.splitlines() if line.strip(" @\r")]
+    if refused.kind == "host key":
+        return GuestUnreachableError(
+            f"another machine answers at {found.host}:{found.port}: its host key is not the one that is "
+            "pinned for this machine",
+            machine=vm.name,
+            hint="if the guest was installed anew, remove .qvm/known_hosts; else find out who answers there",
+        )
+    if refused.kind == "key":
+        for key in found.identities:
+            _require_usable(vm, key)
+        tried = ", ".join(vm_relative(vm, key) for key in found.identities) or "your own keys and agent"
+        return GuestUnreachableError(
+            f"the guest refused the ssh key for account {found.user} (tried: {tried})",
+            machine=vm.name,
+            details=words[-1:],
+            hint="VM_SSH_IDENTITY names the key, VM_MACHINE_USER the account; the guest's "
+            "~/.ssh/authorized_keys must hold its public half",
+        )
+    return GuestUnreachableError(
+        f"the guest does not answer ssh at {found.host}:{found.port}",
+        machine=vm.name,
+        details=words[-2:],
+        hint="`qvm status` tells how far it is; VM_SSH_OPTIONS is read by ssh as it stands"
+        if refused.kind == "client"
+        else "it may still be booting: `qvm status`; its console is in .qvm/log/serial.log",
+    )
+
+
+def _require_usable(vm: Machine, key: str) -> None:
+    """Say it if our own key is at fault, not the guest.
+
+    Raises:
+        GuestUnreachableError: others can read it, or it needs a passphrase that nobody could give.
+    """
+    import subprocess
+
+    shown = vm_relative(vm, key)
+    try:
+        mode = os.stat(key).st_mode
+    except OSError as error:
+        raise GuestUnreachableError(
+            f"the ssh key {shown} cannot be read: {error.strerror}",
+            machine=vm.name,
+            hint="VM_SSH_IDENTITY names the key",
+        ) from None
+    if mode & 0o077:
+        raise GuestUnreachableError(
+            f"ssh does not use the key {shown}: others can read it",
+            machine=vm.name,
+            hint=f"chmod 600 {shown}",
+        )
+    argv = ["ssh-keygen", "-y", "-P", "", "-f", key]
+    if subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True).returncode:
+        raise GuestUnreachableError(
+            f"the ssh key {shown} has a passphrase, or is no key",
+            machine=vm.name,
+            hint="`ssh-add` it, or give the command on a terminal",
+        )
+
+
+def vm_relative(vm: Machine, path: str) -> str:
+    """`path` as the user wrote it: without the runtime folder's link."""
+    head, mark, rest = path.partition("/dir/")
+    return rest if mark and "qvm" in head else path
+
+
+def answers(vm: Machine, note: Note, *, timeout_s: float) -> tuple[bool, str]:
+    """True if a command can be run in the guest; else False and why, in a few words."""
+    if not note.ssh_port:
+        return False, "no network"
+    found = link(vm, note)
+    was_up = found.is_open()  # then no connection is swallowed: one look, and patience with a busy guest
+    deadline = time.monotonic() + (timeout_s / 2 if was_up else BANNER_S)
+    with ssh.Knocking(found.host, found.port, first_s=timeout_s if was_up else PROBE_S) as knocking:
+        while knocking.step(-1, max(0.0, deadline - time.monotonic())) != "ssh":
+            if time.monotonic() >= deadline:
+                return False, "ssh does not answer"
+    try:
+        found.open(interactive=False, timeout_s=timeout_s)
+    except ssh.Refused as refused:
+        reason = {"key": "ssh refuses the key", "host key": "another machine answers at its ssh port"}
+        return False, reason.get(refused.kind, "ssh does not answer")
+    return True, ""
+
+
+def close(vm: Machine, note: Note) -> None:
+    """End the cached connection, if there is one."""
+    if note.ssh_port and os.path.isdir(note.runtime):
+        link(vm, note).close()

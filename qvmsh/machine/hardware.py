@@ -1,0 +1,297 @@
+"""From settings to `qemu.commandline.Hardware`: which values, which image, which display.
+
+May import: `config`, `qemu`, `host.sockets`; nothing here starts a process.
+
+    hardware(vm, Launch(verb="start"), accelerator="tcg", ssh_port=40123, ...)
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from qvmsh.errors import ConfigError, ImageError, UsageError
+from qvmsh.machine import disks, identity, ports
+from qvmsh.machine.disks import Supplies
+from qvmsh.machine.files import PID_FILE, SERIAL_LOG
+from qvmsh.qemu import platforms, sandbox
+from qvmsh.qemu.commandline import Disk, Endpoint, Hardware, Network
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from qvmsh.machine.machine import Machine
+    from qvmsh.qemu.platforms import Platform
+
+ENDPOINTS = ("qmp", "session", "events", "watch", "monitor", "serial", "qga")
+"""The sockets of a machine: QMP for one question, for long sessions, for who follows events, for the
+prompt of `qvm sh` (each serves one client at a time), HMP, console, agent."""
+
+MAIN = "disk0"
+"""QEMU's name of the machine's own disk."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What the caller of `start` or `run` asked for.
+
+    Args:
+        verb: `start` or `run`; it names the holder of the work lock.
+        base_only: run the base image, without the overlay.
+        disposable: changes go to an overlay that vanishes.
+        loadvm: continue from this snapshot.
+        extra: further words for QEMU, after VM_QEMU_EXTRA.
+        is_foreground: the terminal is QEMU's.
+        is_encapsulated: QEMU gets a terminal in a session of tmux or screen.
+        has_desktop: a window can be shown.
+    """
+
+    verb: str = "start"
+    base_only: bool = False
+    disposable: bool = False
+    loadvm: str | None = None
+    extra: tuple[str, ...] = ()
+    is_foreground: bool = False
+    is_encapsulated: bool = False
+    has_desktop: bool = False
+
+
+def disk_name(vm: Machine, *, base_only: bool = False) -> str:
+    """File name of the image that is the machine's disk.
+
+    Raises:
+        UsageError: `base_only` where there are no layers (VM_USE_SNAPSHOTS=no).
+    """
+    settings = vm.settings
+    if not settings.boolean("VM_USE_SNAPSHOTS"):
+        if base_only:
+            raise UsageError(
+                "--base-only needs layers, and VM_USE_SNAPSHOTS=no says there are none", machine=vm.name
+            )
+        return f"{settings.text('VM_MACHINE_NAME')}.{settings.text('VM_FMT')}"
+    which = "BASE" if base_only else "BACKING"
+    return settings.text(f"VM_SNAPSHOT_{which}FILENAME")
+
+
+def hardware(
+    vm: Machine,
+    launch: Launch,
+    *,
+    binary: str,
+    accelerator: str,
+    ssh_port: int | None,
+    endpoints: dict[str, Endpoint],
+    supplies: Supplies,
+    overlays: Mapping[str, str] | None = None,
+    tpm: Endpoint | None = None,
+    has_sandbox: bool = True,
+    serial_log_fd: int | None = None,
+) -> Hardware:
+    """All that QEMU is told.
+
+    Args:
+        binary: QEMU's program.
+        accelerator: what was chosen for VM_QEMU_ACCEL.
+        ssh_port: port of 127.0.0.1 for the guest's sshd.
+        endpoints: where its sockets are.
+        supplies: what it stands on, besides its own disk.
+        overlays: images to use instead of the machine's own, by node (`--disposable`).
+        tpm: where its TPM is, None where it has none.
+        has_sandbox: QEMU knows `-sandbox`.
+        serial_log_fd: the serial log, open for appending; None = QEMU opens it.
+    """
+    settings = vm.settings
+    overlays = overlays or {}
+    image = overlays.get(MAIN) or disk_name(vm, base_only=launch.base_only)
+    platform = platforms.of(settings.architecture, settings.text("VM_QEMU_MACHINE"))
+    if tpm and platform.tpm is None:
+        raise ConfigError(
+            f"VM_TPM=yes: machine type {settings.text('VM_QEMU_MACHINE')} takes no TPM",
+            machine=vm.name,
+            hint="remove VM_TPM, or choose another VM_QEMU_MACHINE",
+        )
+    order, has_boot_menu = disks.boot_order(vm)
+    by_hand = tuple(settings.words("VM_QEMU_ARGS")) or None
+    network = _network(vm, platform, ssh_port, order.get("network"))
+    own = Disk(
+        os.path.join(".", image), image_format(vm, image), settings.text("VM_DISK_BUS"), boot=order.get(MAIN)
+    )
+    vnc = settings.text("VM_QEMU_VNC") or None
+    display = _display(vm, launch, vnc)
+    extra = (*settings.words("VM_QEMU_EXTRA"), *launch.extra)
+    stdio = launch.is_foreground and display == "none" and vnc is None and not _uses_terminal(extra)
+    return Hardware(
+        binary=binary,
+        name=settings.text("VM_MACHINE_NAME"),
+        uuid=identity.uuid_of(vm),
+        machine=settings.text("VM_QEMU_MACHINE"),
+        accelerator=accelerator,
+        cpu=settings.text("VM_QEMU_CPU") or _default_cpu(accelerator),
+        vcpus=settings.integer("VM_MACHINE_CPUS"),
+        memory_mib=settings.integer("VM_MACHINE_MEM"),
+        disks=(own, *disks.disk_arguments(vm, supplies, order, overlays)),
+        network=network,
+        endpoints=endpoints,
+        pid_file=PID_FILE,
+        serial_log=SERIAL_LOG,
+        serial_log_fd=serial_log_fd,
+        serial_stdio=stdio,
+        display=display,
+        vnc=vnc,
+        is_held=launch.loadvm is not None,
+        sandbox=sandbox.option(settings.text("VM_QEMU_SANDBOX"), extra) if has_sandbox else None,
+        process=identity.process_name(vm),
+        platform=platform,
+        cdrom=disks.cdrom_argument(vm, supplies, order),
+        flash=disks.flash_argument(vm, supplies, overlays),
+        tpm=tpm,
+        kernel=supplies.kernel,
+        initrd=supplies.initrd,
+        append=settings.text("VM_APPEND"),
+        has_boot_menu=has_boot_menu,
+        has_serial=settings.boolean("VM_SERIAL"),
+        agent=settings.text("VM_GUEST_AGENT_METHOD") if settings.boolean("VM_GUEST_AGENT") else None,
+        has_rng=settings.boolean("VM_VIRTIO_RNG"),
+        clock=settings.text("VM_RTC_BASE"),
+        by_hand=by_hand,
+        extra=(*extra, "-snapshot") if by_hand and launch.disposable else extra,
+    )
+
+
+def _network(vm: Machine, platform: Platform, ssh_port: int | None, boot: int | None) -> Network | None:
+    """The network card; None for a machine without one."""
+    model = vm.settings.text("VM_NET_MODEL")
+    if model == "none":
+        return None
+    mac = identity.mac_address(vm.settings.text("VM_MACHINE_ID"))
+    rules = tuple(each.rule for each in ports.forwards(vm))
+    driver = platform.virtio("net") if model == "virtio" else model
+    return Network(driver, mac, ssh_port, rules, boot)
+
+
+def endpoints(vm: Machine) -> tuple[str, ...]:
+    """The sockets that this machine has: not those of devices that it has not."""
+    settings = vm.settings
+    missing = set()
+    if not settings.text("VM_QEMU_ARGS"):
+        missing = {
+            name
+            for name, variable in (("serial", "VM_SERIAL"), ("qga", "VM_GUEST_AGENT"))
+            if not settings.boolean(variable)
+        }
+    return tuple(name for name in ENDPOINTS if name not in missing)
+
+
+def is_by_hand(vm: Machine) -> bool:
+    """True if the user wrote the hardware (VM_QEMU_ARGS)."""
+    return bool(vm.settings.text("VM_QEMU_ARGS"))
+
+
+def ssh_port(vm: Machine) -> str:
+    """The wanted port for ssh: a number, `auto`, or "" where qvm makes no network that leads there."""
+    wanted = vm.settings.text("VM_SSH_PORT")
+    if is_by_hand(vm):  # the user's own network: a port that they name is one that they forward
+        return "" if wanted == "auto" else wanted
+    return "" if vm.settings.text("VM_NET_MODEL") == "none" else wanted
+
+
+def image_format(vm: Machine, image: str) -> str:
+    """Format of an image of the machine: an overlay is qcow2, the others are VM_FMT."""
+    is_layered = vm.settings.boolean("VM_USE_SNAPSHOTS")
+    overlay = is_layered and image == vm.settings.text("VM_SNAPSHOT_BACKINGFILENAME")
+    return "qcow2" if overlay or image.startswith(".qvm/") else vm.settings.text("VM_FMT")
+
+
+def _default_cpu(accelerator: str) -> str | None:
+    """The fullest CPU that the accelerator can give."""
+    kind = accelerator.partition(",")[0]
+    return {"kvm": "host", "hvf": "host", "tcg": "max"}.get(kind)
+
+
+def _display(vm: Machine, launch: Launch, vnc: str | None) -> str:
+    """The value of `-display`; without one QEMU would open VNC on its own."""
+    wanted = vm.settings.text("VM_QEMU_DISPLAY")
+    is_curses = uses_curses(vm)
+    if launch.is_encapsulated:
+        if wanted and not is_curses:
+            raise ConfigError(
+                f"VM_QEMU_DISPLAY={wanted} and --encapsulate, which shows the screen as text",
+                machine=vm.name,
+                hint="leave one of them out",
+            )
+        return wanted or "curses"
+    if wanted:
+        if is_curses and not launch.is_foreground:
+            raise ConfigError(
+                "VM_QEMU_DISPLAY=curses needs a terminal, and `start` gives it none",
+                machine=vm.name,
+                hint="`qvm start --encapsulate` gives it one in tmux or screen, `qvm run` gives it this one",
+            )
+        return wanted
+    if launch.is_foreground and launch.has_desktop and vnc is None:
+        return "gtk"
+    return "none"
+
+
+def uses_curses(vm: Machine) -> bool:
+    """True if the configuration wants the screen drawn on a terminal."""
+    return vm.settings.text("VM_QEMU_DISPLAY").partition(",")[0] == "curses"
+
+
+def _uses_terminal(extra: tuple[str, ...]) -> bool:
+    """True if the user's own words put something on the terminal, or say which display."""
+    return any(
+        word in ("-nographic", "-curses", "-display", "-serial", "-monitor", "-vnc") or "stdio" in word
+        for word in extra
+    )
+
+
+def require_room(vm: Machine) -> None:
+    """Refuse a machine that cannot fit into this host.
+
+    Raises:
+        ConfigError: more memory than the host has.
+    """
+    wanted = vm.settings.integer("VM_MACHINE_MEM")
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
+    if wanted > total:
+        raise ConfigError(
+            f"VM_MACHINE_MEM={wanted} is more memory than the host has ({total} MiB)",
+            machine=vm.name,
+            hint=f"`qvm config VM_MACHINE_MEM={max(128, total // 2)}` leaves room for the host",
+        )
+
+
+def require_disk(vm: Machine, launch: Launch) -> str:
+    """The file name of the machine's disk, found whole together with what it stands on.
+
+    Raises:
+        ImageError: an image is missing, corrupt, or of another format than VM_FMT says.
+    """
+    from qvmsh.qemu import image
+
+    name = disk_name(vm, base_only=launch.base_only)
+    path = os.path.join(vm.directory, name)
+    found = image.require(path, vm.name, hint=_missing_hint(vm))
+    wanted = image_format(vm, name)
+    if found.format != wanted and "qcow2" in (found.format, wanted):
+        raise ImageError(
+            f"{name} is in format {found.format}, the configuration says {wanted}",
+            machine=vm.name,
+            hint=f"`qemu-img convert -O {wanted} {name} NEW` converts it, or set VM_FMT={found.format}",
+        )
+    disks.require_chain(vm, path, name, found)
+    return name
+
+
+def _missing_hint(vm: Machine) -> str:
+    settings = vm.settings
+    if not settings.boolean("VM_USE_SNAPSHOTS"):
+        return f"put the disk image there as {disk_name(vm)}"
+    seed, base = (settings.text(f"VM_SNAPSHOT_{which}FILENAME") for which in ("SEED", "BASE"))
+    if os.path.exists(os.path.join(vm.directory, base)):
+        return "`qvm init` makes it (an empty overlay on the base)"
+    if os.path.exists(os.path.join(vm.directory, seed)):
+        return f"`qvm init` makes it from {seed}"
+    return f"put an installed system there as {seed}, then `qvm init`; or `qvm create NAME --image FILE`"

@@ -1,0 +1,169 @@
+"""Holding a guest and letting it go on: pause, resume, suspend, wakeup.
+
+May import: `host`, `qemu`, `machine`.
+
+    pause(vm)            # QEMU stops the vcpus; the guest notices nothing
+    suspend(vm)          # the guest sends itself to sleep (ACPI S3)
+
+The first two need nothing of the guest. What is asked of a machine in the wrong state is refused,
+with the words that lead on; nothing is done by half: the machine is as before or as asked for.
+"""
+
+from __future__ import annotations
+
+import time
+
+from qvmsh.errors import DeadlineError, QmpError, StateError
+from qvmsh.machine import guest, launch, log, ready, sleep, state
+from qvmsh.machine.reports import Paused, Suspended, Woken
+from qvmsh.qemu import qmp
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.note import Note
+
+SPOILT = ("restore-vm", "internal-error", "guest-panicked", "inmigrate", "finish-migrate", "save-vm")
+"""QEMU's states in which a guest that went on would destroy its disks, or cannot go on at all."""
+
+
+def pause(vm: Machine) -> Paused:
+    """Stop the vcpus.
+
+    Raises:
+        StateError: it does not run; it is as it was.
+    """
+    with launch.work_lock(vm, "pause"):
+        note = _in_state(vm, "pause", state.RUNNING)
+        _execute(vm, note, "stop")
+        now = _status(vm, note)
+    if now not in ("paused", "io-error", "watchdog", "debug"):
+        raise StateError(f"QEMU was asked to pause the guest, and says {now}", machine=vm.name, actual=now)
+    log.note(vm, "paused")
+    return Paused(vm.name, is_paused=True)
+
+
+def resume(vm: Machine) -> Paused:
+    """Let the vcpus go on.
+
+    Raises:
+        StateError: it is not paused, or must not go on; it is as it was.
+    """
+    with launch.work_lock(vm, "resume"):
+        note = _in_state(vm, "resume", state.PAUSED)
+        before = _status(vm, note)
+        if before in SPOILT:
+            raise StateError(
+                f"will not resume: QEMU says {before}, its memory and its disks may not fit together",
+                machine=vm.name,
+                hint="`qvm kill` ends it, `qvm start` boots it from its disks",
+                actual=before,
+            )
+        _execute(vm, note, "cont")
+        now = _status(vm, note)
+    if now == "io-error":
+        raise StateError(
+            "the guest was let go on, and QEMU paused it at once after another I/O error",
+            machine=vm.name,
+            hint="`df .` shows whether the host's disk is full; make room, then `qvm resume` again",
+            actual=now,
+        )
+    log.note(vm, "resumed")
+    return Paused(vm.name, is_paused=False, is_asleep=now == "suspended")
+
+
+def suspend(vm: Machine, *, timeout_s: float | None) -> Suspended:
+    """Let the guest send itself to sleep, and wait until it does.
+
+    Raises:
+        StateError: it does not run, or nothing in it can be asked; it is as it was.
+        DeadlineError: it was asked but does not sleep; it runs on.
+    """
+    from qvmsh.qemu.session import Session  # asyncio: pause and resume do without
+
+    with launch.work_lock(vm, "suspend"):
+        note = _in_state(vm, "suspend", state.RUNNING)
+        with Session(note.socket("session"), vm.io.checkpoint) as qemu, vm.io.stage("suspending the guest"):
+            how, seconds = sleep.fall_asleep(
+                vm, qemu, note, timeout_s=sleep.SUSPEND_S if timeout_s is None else timeout_s
+            )
+    log.note(vm, f"suspended by {how}")
+    return Suspended(vm.name, how, seconds)
+
+
+def wakeup(vm: Machine, *, is_waiting: bool, timeout_s: float | None) -> Woken:
+    """Wake the guest, and wait until its ssh answers.
+
+    Raises:
+        StateError: it does not sleep; it is as it was.
+        DeadlineError: it is awake but does not answer; it is left running.
+    """
+    began = time.monotonic()
+    with launch.work_lock(vm, "wakeup"):
+        note = _in_state(vm, "wake up", state.SUSPENDED)
+        pid, _ = state.require_live(vm, "wake up")
+        try:
+            exchange = qmp.Exchange(note.socket("qmp"), state.GREETING_S).negotiate()
+            try:
+                sleep.wake(exchange)
+            finally:
+                exchange.close()
+        except QmpError as error:  # a key, the clock, or somebody else was faster
+            raise StateError(
+                f"cannot wake it up: {error.what.partition(': ')[2]}",
+                machine=vm.name,
+                hint="`qvm status` tells what state it is in",
+            ) from None
+        except OSError:
+            raise state.silent(vm) from None
+    is_ready = is_waiting and bool(note.ssh_port)
+    if is_ready:
+        _answers_again(vm, pid, note, ready.attempt_seconds(vm) if timeout_s is None else timeout_s)
+    log.note(vm, "woken up")
+    return Woken(vm.name, is_ready, time.monotonic() - began)
+
+
+def _answers_again(vm: Machine, pid: int, note: Note, timeout_s: float) -> None:
+    with ready.waiting(vm, "wakeup"), vm.io.stage("waiting for ssh"):
+        try:
+            ready.wait(vm, pid, note, timeout_s=timeout_s)
+            sleep.refresh(guest.link(vm, note))
+        except DeadlineError as error:
+            error.what = error.what.replace("the guest did", "the guest is awake, but did")
+            error.hint = "`qvm status` tells how far it is; `qvm stop` or `qvm kill` ends it"
+            raise
+
+
+def _in_state(vm: Machine, what: str, required: str) -> Note:
+    """The note of a machine that is in the state `required`.
+
+    Raises:
+        StateError: it is in another.
+    """
+    seen = state.observe(vm)
+    if seen.kind != required or seen.note is None or seen.pid is None:
+        raise state.not_in_state(vm, seen, what, required)
+    return seen.note
+
+
+def _execute(vm: Machine, note: Note, command: str) -> None:
+    try:
+        qmp.ask(note.socket("qmp"), command, timeout_s=30.0)
+    except QmpError as error:
+        error.machine = error.machine or vm.name
+        raise
+    except OSError:
+        raise state.silent(vm) from None
+
+
+def _status(vm: Machine, note: Note) -> str:
+    """QEMU's own word for its state.
+
+    Raises:
+        QvmError: it does not answer.
+    """
+    try:
+        status: str = qmp.ask(note.socket("qmp"), "query-status", timeout_s=state.GREETING_S)["status"]
+    except OSError:
+        raise state.silent(vm) from None
+    return status

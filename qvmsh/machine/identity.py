@@ -1,0 +1,54 @@
+"""What a machine is known by: its UUID, kept in its directory, and its MAC address.
+
+May import: `host.files`; `uuid` late, when one is made.
+"""
+
+from __future__ import annotations
+
+import os
+
+from qvmsh.host import files as host_files
+from qvmsh.host import sockets
+from qvmsh.machine import note
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from qvmsh.machine.machine import Machine
+
+
+def uuid_of(vm: Machine) -> str:
+    """The machine's UUID, made at its first use and kept in `.qvm/uuid`."""
+    try:
+        with open(vm.files.uuid) as file:
+            text = file.read().strip()
+        if len(text) == 36 and all(c in "0123456789abcdef-" for c in text):
+            return text
+    except FileNotFoundError:
+        pass
+    from uuid import uuid4
+
+    vm.state_folder()
+    made = str(uuid4())
+    host_files.write_atomic(vm.files.uuid, made + "\n")
+    return made
+
+
+def runtime_folder(vm: Machine) -> str:
+    """The folder for the sockets of this directory's machine, made if it is not there.
+
+    A copy of the directory, or another machine at its old place, has another one.
+    """
+    base = sockets.runtime_base(vm.environ, os.geteuid())
+    return sockets.runtime_folder(base, f"{uuid_of(vm)} {note.place(vm.directory)}", vm.name)
+
+
+def process_name(vm: Machine) -> str | None:
+    """What `ps` shows QEMU as; only Linux lets QEMU choose. The kernel keeps 15 bytes of it."""
+    import sys
+
+    return f"qvm-{vm.settings.text('VM_MACHINE_NAME')}" if sys.platform == "linux" else None
+
+
+def mac_address(machine_id: str) -> str:
+    """The address of the first network card, from VM_MACHINE_ID. Source: `vm` (bash)."""
+    return f"DE:AD:BE:EF:{machine_id}:11"

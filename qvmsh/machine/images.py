@@ -1,0 +1,195 @@
+"""The machine's own images: seed, base, overlay; making and remaking them.
+
+May import: `host.files`, `qemu.image`, `machine`.
+
+    init(vm, clobber_base=False, clobber_overlay=False, is_dry=False)
+
+Every new image is made under a name with `.part` beside its place, synced and renamed; so a
+killed `init` leaves the old image or the new one.
+"""
+
+from __future__ import annotations
+
+import os
+
+from qvmsh.errors import ImageError, QvmError, StateError, UsageError
+from qvmsh.host import files as host_files
+from qvmsh.machine import launch, state, tools
+from qvmsh.qemu import image
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from qvmsh.machine.machine import Machine
+
+
+class Layers:
+    """The paths of the three layers of a machine."""
+
+    def __init__(self, vm: Machine) -> None:
+        settings = vm.settings
+        self.seed, self.base, self.overlay = (
+            os.path.join(vm.directory, settings.text(f"VM_SNAPSHOT_{which}FILENAME"))
+            for which in ("SEED", "BASE", "BACKING")
+        )
+        self.format = settings.text("VM_FMT")
+
+
+def require_layers(vm: Machine, what: str) -> None:
+    """Refuse what needs base and overlay where VM_USE_SNAPSHOTS=no."""
+    if not vm.settings.boolean("VM_USE_SNAPSHOTS"):
+        raise UsageError(
+            f"{what} needs a base and an overlay, and VM_USE_SNAPSHOTS=no says there are none",
+            machine=vm.name,
+            hint="`qvm config VM_USE_SNAPSHOTS=yes` turns layers on",
+        )
+
+
+def init(vm: Machine, *, clobber_base: bool, clobber_overlay: bool, is_dry: bool) -> list[str]:
+    """Make base from seed and an empty overlay on it; return what was (or would be) done.
+
+    Raises:
+        StateError: the machine runs.
+        ImageError: an image is in the way or missing; nothing has been changed.
+    """
+    require_layers(vm, "init")
+    layers = Layers(vm)
+    with launch.work_lock(vm, "init"):
+        seen = state.observe(vm)
+        if seen.is_live:
+            raise StateError(
+                f"cannot init: it is {seen}", machine=vm.name, hint="`qvm stop` first", actual=seen.kind
+            )
+        steps = _plan(vm, layers, clobber_base, clobber_overlay)
+        for path in (layers.base, layers.overlay):
+            image.require_unused(tools.qemu_img(vm), path, vm.name)
+        _remove_parts(vm)
+        if not is_dry:
+            if "base" in steps:
+                _make_base(vm, layers, replace_overlay="overlay" in steps)
+            _make_overlay(vm, layers)
+            host_files.remove(vm.files.known_hosts)  # a guest that was set up anew has a new host key
+    return [_describe(step, layers) for step in steps]
+
+
+def _plan(vm: Machine, layers: Layers, clobber_base: bool, clobber_overlay: bool) -> list[str]:
+    """The steps that are needed and allowed.
+
+    Raises:
+        ImageError: they are not allowed, or there is nothing to make them from.
+    """
+    has_seed, has_base, has_overlay = (
+        os.path.exists(path) for path in (layers.seed, layers.base, layers.overlay)
+    )
+    base, overlay = os.path.basename(layers.base), os.path.basename(layers.overlay)
+    if has_overlay and not clobber_overlay:
+        if not has_base:
+            raise ImageError(
+                f"{overlay} is orphaned: the base it stands on, {base}, is not there",
+                machine=vm.name,
+                hint=f"put {base} back; or `qvm init -k` throws the overlay away and begins anew",
+            )
+        if not clobber_base:
+            raise ImageError(
+                f"already initialised: {base} and {overlay} are there",
+                machine=vm.name,
+                hint="`qvm init -k` makes a fresh overlay, `-k -b` a fresh base too; "
+                "what is in them is then lost",
+            )
+        raise ImageError(
+            f"{overlay} stands on the base, which would be overwritten",
+            machine=vm.name,
+            hint="`qvm init -b -k` replaces both; what is in the overlay is then lost",
+        )
+    if has_base and not clobber_base:
+        return ["overlay"]
+    if not has_seed:
+        raise ImageError(
+            f"{os.path.basename(layers.seed)} is not there",
+            machine=vm.name,
+            hint="put the image of an installed system there, or `qvm create NAME --image FILE`",
+        )
+    found = image.require(layers.seed, vm.name, hint="")
+    if layers.format == "qcow2" and found.format != "qcow2":
+        name = os.path.basename(layers.seed)
+        raise ImageError(
+            f"{name} is not in format qcow2, as VM_FMT says",
+            machine=vm.name,
+            hint=f"`qemu-img convert -O qcow2 {name} NEW` converts it",
+        )
+    return ["base", "overlay"]
+
+
+def _describe(step: str, layers: Layers) -> str:
+    base, overlay = os.path.basename(layers.base), os.path.basename(layers.overlay)
+    if step == "base":
+        return f"{base}: copied from {os.path.basename(layers.seed)}"
+    return f"{overlay}: empty, on {base}"
+
+
+def _make_base(vm: Machine, layers: Layers, *, replace_overlay: bool) -> None:
+    """Copy seed to base. The overlay goes first: it would be silently wrong on another base."""
+    part = layers.base + ".part"
+    with vm.io.stage(f"copying {os.path.basename(layers.seed)}"):
+        try:
+            host_files.copy(layers.seed, part, vm.io.checkpoint)
+        except OSError as error:
+            raise QvmError(
+                f"cannot copy {os.path.basename(layers.seed)}: {error.strerror}",
+                machine=vm.name,
+                hint="nothing was changed",
+            ) from error
+    if replace_overlay:
+        host_files.remove(layers.overlay)
+        host_files.sync_folder(vm.directory)
+    os.rename(part, layers.base)
+    host_files.sync_folder(vm.directory)
+
+
+def _make_overlay(vm: Machine, layers: Layers) -> None:
+    part = layers.overlay + ".part"
+    program = tools.qemu_img(vm)
+    try:
+        image.create_overlay(
+            program,
+            os.path.basename(part),
+            os.path.basename(layers.base),
+            layers.format,
+            cwd=vm.directory,
+        )
+        with open(part, "rb") as file:
+            os.fsync(file.fileno())
+        os.rename(part, layers.overlay)
+    except BaseException:
+        host_files.remove(part)
+        raise
+    host_files.sync_folder(vm.directory)
+
+
+def _remove_parts(vm: Machine) -> None:
+    """What a killed `init` left behind; nobody else is at work, we hold the lock."""
+    layers = Layers(vm)
+    for path in (layers.base, layers.overlay):
+        host_files.remove(path + ".part")
+
+
+def require_writable_base(vm: Machine, *, force: bool) -> None:
+    """Refuse to run the base while an overlay with data stands on it.
+
+    What the overlay does not hold it reads from the base, so a changed base falsifies it silently.
+
+    Raises:
+        ImageError: there is such an overlay and `force` is false.
+    """
+    require_layers(vm, "--base-only")
+    overlay = Layers(vm).overlay
+    if force or not os.path.exists(overlay):
+        return
+    program = tools.qemu_img(vm)
+    if image.has_data(program, overlay):
+        raise ImageError(
+            f"{os.path.basename(overlay)} holds data that stands on the base: "
+            "writing to the base would falsify it",
+            machine=vm.name,
+            hint="`--disposable` looks at the base without writing; `qvm init -k` throws the overlay away; "
+            "`--force` runs it all the same",
+        )

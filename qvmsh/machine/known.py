@@ -1,0 +1,193 @@
+"""The machines that this user has used, so that a name is enough from anywhere.
+
+May import: `host.files`, `machine.note`, `machine.machine` late (one-shot path).
+
+    find("demo", os.environ)                  # "/home/guido/vm/demo"
+    labelled(["web"], os.environ)             # the directories of those with `web` in VM_LABELS
+
+`${XDG_DATA_HOME:-~/.local/share}/qvm/machines` holds a line `NAME<TAB>DEVICE:INODE<TAB>DIRECTORY` for
+each, the latest used last. By device and inode a directory that was renamed is found again.
+"""
+
+from __future__ import annotations
+
+import os
+
+from qvmsh.errors import QvmError, UsageError
+from qvmsh.host import files as host_files
+from qvmsh.machine import note
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from qvmsh.machine.machine import Machine
+
+
+class Known:
+    """One line of the list.
+
+    Args:
+        name: under which the machine was used last.
+        place: device and inode of its directory; "" where an old list does not say.
+        directory: where it is, or was (`is_there`).
+    """
+
+    __slots__ = ("directory", "is_there", "name", "place")
+
+    def __init__(self, name: str, place: str, directory: str) -> None:
+        self.name = name
+        self.place = place
+        self.directory = directory
+        self.is_there = os.path.lexists(os.path.join(directory, ".vmrc"))
+        if not self.is_there and place:
+            self._search()
+
+    def _search(self) -> None:
+        """Find a directory that was renamed, beside where it was."""
+        above = os.path.dirname(self.directory)
+        try:
+            with os.scandir(above) as entries:
+                beside = [each.path for each in entries if self.place.endswith(f":{each.inode()}")]
+        except OSError:
+            return
+        for path in beside:
+            if os.path.lexists(os.path.join(path, ".vmrc")) and note.place(path) == self.place:
+                self.directory, self.is_there = path, True
+
+    def __str__(self) -> str:
+        return f"{self.name}\t{self.place}\t{self.directory}"
+
+
+def list_file(environ: Mapping[str, str]) -> str | None:
+    """Where the list is kept; None for an account without a home."""
+    base = environ.get("XDG_DATA_HOME") or os.path.join(
+        environ.get("HOME") or os.path.expanduser("~"), ".local", "share"
+    )
+    return os.path.join(base, "qvm", "machines") if os.path.isabs(base) else None
+
+
+def rows(environ: Mapping[str, str]) -> list[Known]:
+    """Every known machine, also those that are gone, the latest used last."""
+    path = list_file(environ)
+    if path is None:
+        return []
+    try:
+        with open(path, errors="surrogateescape") as file:
+            lines = file.read().split("\n")
+    except OSError:
+        return []
+    found: dict[str, Known] = {}
+    for line in lines:
+        name, mark, rest = line.partition("\t")
+        place, has_place, directory = rest.partition("\t")
+        if not has_place or not place.replace(":", "").isdigit():
+            place, directory = "", rest  # a list of before
+        if mark and directory:
+            known = Known(name, place, directory)
+            found.pop(known.directory, None)
+            found[known.directory] = known
+    return list(found.values())
+
+
+def machines(environ: Mapping[str, str]) -> dict[str, str]:
+    """Name and directory of each known machine that is still there; of one name, the latest used."""
+    return {each.name: each.directory for each in rows(environ) if each.is_there}
+
+
+def remember(vm: Machine) -> None:
+    """Note that `vm` was used under its name; a list that cannot be written is no failure."""
+    directory = os.path.realpath(vm.directory)
+    if list_file(vm.environ) is None or "\n" in directory:
+        return
+    latest = {each.name: each for each in rows(vm.environ) if each.is_there}.get(vm.name)
+    if latest and (latest.directory, latest.place) == (directory, note.place(directory)):
+        return
+
+    def changed(before: list[Known]) -> list[Known]:
+        mine = Known(vm.name, note.place(directory), directory)
+        kept = [each for each in before if each.directory != directory and each.place != mine.place]
+        return [*(each for each in kept if each.is_there or each.name != vm.name), mine]
+
+    try:
+        _rewrite(vm.environ, changed)
+    except OSError as error:
+        vm.io.trace(f"the list of machines cannot be written: {error}")
+
+
+def forget_missing(environ: Mapping[str, str]) -> None:
+    """Take those that are gone off the list."""
+    if list_file(environ) is not None:
+        _rewrite(environ, lambda before: [each for each in before if each.is_there])
+
+
+def _rewrite(environ: Mapping[str, str], change: Callable[[list[Known]], list[Known]]) -> None:
+    """Change the list; several at once come one after the other."""
+    import fcntl
+
+    path = list_file(environ) or ""
+    folder = os.path.dirname(path)
+    os.makedirs(folder, exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        host_files.write_atomic(path, "".join(f"{each}\n" for each in change(rows(environ))))
+    finally:
+        os.close(lock)
+
+
+def labels(vm: Machine) -> list[str]:
+    """The words of VM_LABELS, also where another part of the configuration is wrong."""
+    try:
+        return vm.loaded.words("VM_LABELS")
+    except QvmError:
+        return []
+
+
+def labelled(wanted: Sequence[str], environ: Mapping[str, str]) -> list[str]:
+    """Directories of the known machines that have all labels of `wanted`.
+
+    Raises:
+        UsageError: there is none.
+    """
+    from qvmsh.machine.machine import Machine
+
+    found, seen = [], set()
+    for row in sorted(rows(environ), key=lambda row: (row.name, row.directory)):
+        own = labels(Machine(row.directory, environ=environ)) if row.is_there else []
+        seen.update(own)
+        if row.is_there and set(wanted) <= set(own):
+            found.append(row.directory)
+    if found:
+        return found
+    raise UsageError(
+        f"no known machine has the label{'s' if len(wanted) > 1 else ''} {', '.join(wanted)}",
+        hint=f"labels in use: {', '.join(sorted(seen)) or 'none'}; VM_LABELS gives a machine labels",
+    )
+
+
+def find(name: str, environ: Mapping[str, str]) -> str:
+    """Directory of the known machine `name`.
+
+    Raises:
+        UsageError: it is not known.
+    """
+    found = machines(environ)
+    if name in found:
+        return found[name]
+    names = ", ".join(sorted(found)) or "none yet"
+    raise UsageError(
+        f"no machine is known as {name!r}", hint=f"known: {names}; `qvm -C DIR` names a directory"
+    )
+
+
+def resolve(word: str, environ: Mapping[str, str]) -> str:
+    """The directory that a word means: with `/` or `.` a directory, else a known name, else `./WORD`."""
+    if "/" in word or "." in word:
+        return word
+    found = machines(environ)
+    if word in found:
+        return found[word]
+    if os.path.isdir(word):
+        return os.path.join(".", word)
+    return find(word, environ)

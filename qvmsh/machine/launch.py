@@ -1,0 +1,445 @@
+"""Bringing QEMU up, as one transaction: launched and known, or ended and nothing left.
+
+May import: `host`, `qemu`, `machine.hardware`, `machine.state`.
+
+    qemu = launch(vm, Launch(verb="start"))      # qemu.pid, qemu.note.ssh_port
+
+Order: work lock, checks, sockets, note, process, greeting. From the lock to the greeting another
+qvm is told who is at work; after it, QEMU's lock on the pid file speaks for itself. Killed at any
+of these points, the next command finds either no process or one that it can talk to.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+
+from qvmsh.errors import LaunchError, LockedError, QvmError, StateError
+from qvmsh.host import files as host_files
+from qvmsh.host import launch as launcher
+from qvmsh.host import locks, logfiles, process, sockets
+from qvmsh.machine import disks, hooks, identity, limits, logs, owner, ports, saved, state, tools, tpm
+from qvmsh.machine import files as machine_files
+from qvmsh.machine import hardware as hw
+from qvmsh.machine import note as notes
+from qvmsh.machine.note import Note
+from qvmsh.qemu import accelerator, image, sandbox
+from qvmsh.qemu.commandline import Endpoint, arguments, ssh_rule
+from qvmsh.qemu.qmp import Exchange
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import IO, Protocol
+
+    from qvmsh.machine.disks import Supplies
+    from qvmsh.machine.hardware import Launch
+    from qvmsh.machine.machine import Machine
+
+    class Child(Protocol):
+        """A QEMU's process, as much of `subprocess.Popen` as is used of it."""
+
+        pid: int
+
+        def poll(self) -> int | None: ...
+        def wait(self) -> int: ...
+
+
+GREETING_S = 120.0
+PORT_ATTEMPTS = 5
+
+
+@dataclass
+class Qemu:
+    """A QEMU that this process began.
+
+    Args:
+        child: its process.
+        note: what it was given.
+        argv: its argument list.
+        attach: the command that shows its terminal, "" where it has none.
+    """
+
+    child: Child
+    note: Note
+    argv: list[str]
+    attach: str = ""
+
+    @property
+    def pid(self) -> int:
+        return self.child.pid
+
+
+def work_lock(vm: Machine, what: str) -> locks.WorkLock:
+    """Take the machine's work lock for the verb `what`.
+
+    Raises:
+        LockedError: somebody else is at work; the text says who.
+    """
+    vm.state_folder()
+    lock = locks.WorkLock(vm.files.work_lock, what)
+    try:
+        lock.acquire()
+        owner.share(vm)
+        return lock
+    except PermissionError:
+        who = process.user_name(os.stat(vm.files.work_lock).st_uid)
+        raise LockedError(
+            f"cannot {what}: .qvm/work.lock is {who}'s",
+            machine=vm.name,
+            hint=f"ask as {who}; or `sudo chown -R` the folder .qvm to yourself",
+        ) from None
+    except locks.Held as held:
+        raise LockedError(
+            f"cannot {what}: {held.by} is at work on it", machine=vm.name, hint="wait for it to end"
+        ) from None
+
+
+def launch(
+    vm: Machine, plan: Launch, begun: list[Qemu], choose_port: Callable[[], int] = sockets.free_port
+) -> Qemu:
+    """Start QEMU and return once it answers on its monitor.
+
+    Args:
+        begun: gets the QEMU as soon as its process exists, so that a caller who is interrupted
+            at any later moment knows what to end.
+        choose_port: gives a port for ssh where VM_SSH_PORT names none; asked again if it is taken.
+
+    Raises:
+        StateError, LockedError: it runs already, or another command is at work on it.
+        LaunchError: QEMU ended; nothing is left of it.
+        ConfigError, ImageError, MissingProgramError: before anything was started.
+    """
+    vm.settings  # noqa: B018  # all problems of the files first, before a lock is taken
+    with work_lock(vm, plan.verb) as lock:
+        seen = state.observe(vm)
+        if seen.is_live:
+            raise StateError(
+                f"cannot {plan.verb}: it is already {seen}",
+                machine=vm.name,
+                hint=seen.hint or "`qvm status` tells more, `qvm stop` powers it off",
+                actual=seen.kind,
+                required=state.STOPPED,
+            )
+        clear(vm)
+        hw.require_room(vm)
+        limits.require_sound(vm)
+        ports.require_free(vm)
+        hooks.pre_start(vm)
+        try:
+            return _bring_up(vm, plan, lock, begun, choose_port)
+        except BaseException:
+            hooks.post_stop(vm)
+            raise
+
+
+def _bring_up(
+    vm: Machine, plan: Launch, lock: locks.WorkLock, begun: list[Qemu], choose_port: Callable[[], int]
+) -> Qemu:
+    """The part of `launch` after which VM_POST_STOP is due if it fails."""
+    binary = tools.qemu(vm)
+    supplies = disks.gather(vm)
+    disk = "" if hw.is_by_hand(vm) else hw.require_disk(vm, plan)
+    disks.require(vm, supplies)
+    if tpm.is_wanted(vm):
+        tpm.program(vm)
+    wanted = "tcg" if hw.is_by_hand(vm) else vm.settings.text("VM_QEMU_ACCEL")
+    choice = accelerator.choose(binary, wanted, vm.io, environ=vm.environ)
+    disks.prepare(vm, supplies)
+    attempt = _Attempt(vm, plan, lock, binary, choice.accelerator, disk, supplies, begun, choose_port)
+    return attempt.run()
+
+
+def clear(vm: Machine, *, has_hook: bool = True) -> None:
+    """Remove what a QEMU that has ended left: sockets, note, pid file, disposable overlays.
+
+    The note goes last: while it is there, VM_POST_STOP of that run is still to be done.
+    """
+    note = notes.read(vm.files)
+    if note:
+        sockets.remove_folder(note.runtime, {os.geteuid(), os.lstat(vm.files.note).st_uid})
+    host_files.remove(vm.files.pid_file)
+    if note and has_hook:
+        hooks.post_stop(vm)
+    host_files.remove(vm.files.note)
+    try:
+        names = os.listdir(vm.files.state)
+    except FileNotFoundError:
+        return
+    for name in names:
+        if name.startswith("disposable-") or ".part" in name:
+            path = os.path.join(vm.files.state, name)
+            if os.path.isdir(path) and not os.path.islink(path):  # of a TPM
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                host_files.remove(path)
+
+
+def tidy(vm: Machine) -> None:
+    """`clear`, unless another command is at work on the machine or a QEMU runs: then it is theirs."""
+    try:
+        with work_lock(vm, "tidy"):
+            if locks.holder(vm.files.pid_file) is None:
+                clear(vm)
+    except LockedError:
+        pass
+
+
+class _Outliving(subprocess.Popen[bytes]):
+    """A child that may outlive whoever began it: nobody need wait for it (subprocess would warn)."""
+
+    def __del__(self) -> None:
+        super().__del__(_warn=lambda *_, **__: None)  # type: ignore[call-arg]
+
+
+class _Attempt:
+    """One launch under the work lock; tries again only where an automatic port was just taken."""
+
+    def __init__(
+        self,
+        vm: Machine,
+        plan: Launch,
+        lock: locks.WorkLock,
+        binary: str,
+        accel: str,
+        disk: str,
+        supplies: Supplies,
+        begun: list[Qemu],
+        choose_port: Callable[[], int],
+    ) -> None:
+        self.vm = vm
+        self.plan = plan
+        self.lock = lock
+        self.binary = binary
+        self.accel = accel
+        self.disk = disk
+        self.supplies = supplies
+        self.begun = begun
+        self.choose_port = choose_port
+        self.has_sandbox = True
+        self.scope = limits.scope(vm)
+
+    def run(self) -> Qemu:
+        wanted = hw.ssh_port(self.vm)
+        for attempt in range(PORT_ATTEMPTS):
+            port = self._port(wanted)
+            try:
+                return self._launch(port)
+            except LaunchError as error:
+                if self.has_sandbox and sandbox.is_refusal(error.details) and self._may_do_without():
+                    self.has_sandbox = False
+                    self.vm.io.say(f"  no sandbox around QEMU: {error.details[-1]}")
+                    continue
+                taken = ports.refused_rule(error.details) == ssh_rule(port)
+                if not taken or wanted != "auto" or attempt == PORT_ATTEMPTS - 1:
+                    raise
+                self.vm.io.trace(f"port {port} was taken in between; another one")
+        raise AssertionError("unreachable")
+
+    def _may_do_without(self) -> bool:
+        return self.vm.settings.text("VM_QEMU_SANDBOX") == "auto"
+
+    def _port(self, wanted: str) -> int:
+        """The ssh port: the user's own, or one that is free now."""
+        if not wanted:
+            return 0
+        if wanted == "auto":
+            forwarded = {each.port for each in ports.forwards(self.vm)}
+            while (found := self.choose_port()) in forwarded:
+                pass
+            return found
+        port = int(wanted)
+        if not sockets.port_is_free(port):
+            who = sockets.port_user(port)
+            raise QvmError(
+                f"VM_SSH_PORT={port} is taken" + (f" by {who}" if who else ""),
+                machine=self.vm.name,
+                hint="choose another port, or remove VM_SSH_PORT for an automatic one",
+            )
+        return port
+
+    def _launch(self, port: int) -> Qemu:
+        vm = self.vm
+        token = secrets.token_hex(4) if self.plan.disposable else ""
+        overlays = self._overlays(token) if self.plan.disposable else {}
+        runtime = identity.runtime_folder(vm)
+        door = ports.open_door(vm)
+        logs.begin(vm)
+        serial_log = logfiles.append_to(vm.files.serial_log)
+        listening = sockets.listening(runtime, hw.endpoints(vm)) | ({"telnet": door} if door else {})
+        companion = None
+        note = Note(
+            runtime=runtime,
+            boot=process.boot_id(),
+            ssh_port=port,
+            user=vm.settings.text("VM_MACHINE_USER"),
+            disposable=self.plan.disposable,
+            base_only=self.plan.base_only,
+            loading=self.plan.loadvm or "",
+            directory=notes.place(vm.directory),
+        )
+        try:
+            note.write(vm.files.note)
+            host_files.link(vm.directory, note.socket("dir"))
+            companion = tpm.Companion(vm, token) if tpm.is_wanted(vm) else None
+            argv = arguments(
+                hw.hardware(
+                    vm,
+                    self.plan,
+                    binary=self.binary,
+                    accelerator=self.accel,
+                    ssh_port=port,
+                    endpoints={name: Endpoint(fd=s.fileno()) for name, s in listening.items()},
+                    supplies=self.supplies,
+                    overlays=overlays,
+                    tpm=Endpoint(fd=companion.qemus_end.fileno()) if companion else None,
+                    has_sandbox=self.has_sandbox,
+                    serial_log_fd=serial_log,
+                )
+            )
+            with process.Shielded():
+                fds = [serial_log, *(each.fileno() for each in listening.values())]
+                child = self._spawn(argv, fds, runtime, companion)
+                qemu = Qemu(child, note, argv, getattr(child, "attach", ""))
+                self.begun.append(qemu)
+            self._greeting(qemu.child, note)
+            if self.plan.loadvm:
+                with vm.io.stage(f"loading the state {self.plan.loadvm}"):
+                    saved.load(vm, note, self.plan.loadvm)
+            for overlay in overlays.values():
+                os.unlink(os.path.join(vm.directory, overlay))
+            return qemu
+        except BaseException:
+            for begun in self.begun:
+                end(begun.pid)
+                begun.child.wait()
+            self.begun.clear()
+            clear(vm, has_hook=False)  # `launch` does it, once
+            raise
+        finally:
+            os.close(serial_log)
+            for each in listening.values():
+                each.close()
+            if companion:
+                companion.close()
+
+    def _overlays(self, token: str) -> dict[str, str]:
+        """A fresh overlay on every disk that the guest writes to: node, and name from the directory."""
+        vm = self.vm
+        below = disks.overlays(vm, self.supplies)
+        if self.disk:
+            below[hw.MAIN] = (os.path.join(vm.directory, self.disk), hw.image_format(vm, self.disk))
+        made = {}
+        for node, (path, kind) in below.items():
+            overlay = vm.files.disposable(f"{token}-{node}")
+            stands_on = os.path.relpath(path, vm.files.state) if path.startswith(vm.directory + "/") else path
+            image.create_overlay(tools.qemu_img(vm), overlay, stands_on, kind)
+            made[node] = os.path.relpath(overlay, vm.directory)
+        return made
+
+    def _spawn(self, argv: list[str], fds: list[int], runtime: str, companion: tpm.Companion | None) -> Child:
+        """QEMU by way of `host/launch.py`, in a session of its own unless it has the terminal."""
+        vm, foreground = self.vm, self.plan.is_foreground
+        vm.io.trace("exec " + " ".join(argv))
+        program: list[str] = [
+            *self.scope,
+            sys.executable,
+            "-I",
+            "-S",
+            launcher.__file__,
+            machine_files.PID_FILE,
+            str(self.lock.fd),
+        ]
+        if companion:
+            fds += companion.fds
+            program += companion.words
+        with host_files.new(vm.files.qemu_stdout) as out, host_files.new(vm.files.qemu_stderr) as err:
+            if self.plan.is_encapsulated:
+                from qvmsh.host import encapsulate
+
+                return encapsulate.begin(
+                    program + argv,
+                    [*fds, self.lock.fd],
+                    cwd=vm.directory,
+                    folder=runtime,
+                    name=vm.name,
+                    stderr=err.fileno(),
+                    environ=vm.environ,
+                    checkpoint=vm.io.checkpoint,
+                )
+            has_drawing = foreground and hw.uses_curses(vm)  # words of QEMU would spoil it
+            streams: dict[str, IO[bytes] | int | None] = {"stdin": None, "stdout": None}
+            streams["stderr"] = err if has_drawing else None
+            if not foreground:
+                streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err}
+            child: subprocess.Popen[bytes] = _Outliving(
+                program + argv,
+                cwd=vm.directory,
+                pass_fds=[*fds, self.lock.fd],
+                start_new_session=not foreground,
+                **streams,  # type: ignore[call-overload]
+            )
+        return child
+
+    def _greeting(self, child: Child, note: Note) -> None:
+        """Wait until QEMU answers on its monitor, or ends."""
+        with process.Process(child.pid) as handle:
+            connection = Exchange(note.socket("qmp"), GREETING_S)
+            try:
+                ready = process.wait_readable(
+                    [handle.fd, connection.fileno()], GREETING_S, self.vm.io.checkpoint
+                )
+                if ready == connection.fileno():
+                    try:
+                        connection.negotiate()
+                        return
+                    except OSError:  # it went away with QEMU
+                        handle.wait(5.0)
+            finally:
+                connection.close()
+        raise self._failure(child, ready is None)
+
+    def _failure(self, child: Child, is_silent: bool) -> QvmError:
+        """What QEMU's end, or silence, means."""
+        vm = self.vm
+        if is_silent:
+            return LaunchError(f"QEMU does not answer within {GREETING_S:.0f} s", machine=vm.name)
+        status = child.wait()
+        if status == launcher.HELD:
+            return LockedError(f"cannot {self.plan.verb}: somebody else just started it", machine=vm.name)
+        words = [
+            line.removeprefix(f"{self.binary}: ").removeprefix(f"{os.path.basename(self.binary)}: ")
+            for line in machine_files.tail(vm.files.qemu_stderr, 10)
+        ]
+        how = f"signal {-status}" if status < 0 else f"exit status {status}"
+        found = re.search(r"Is another process using the image \[(.*)\]", "\n".join(words))
+        if found:
+            return image.in_use(os.path.join(vm.directory, found[1]), vm.name)
+        taken = ports.refused(vm, words)
+        if taken:
+            return taken
+        words += tpm.last_words(vm)
+        return LaunchError(
+            f"QEMU ended at once ({how})",
+            machine=vm.name,
+            details=words,
+            hint="`qvm dryrun` shows its command line; .qvm/log/qemu.stderr has all its words",
+        )
+
+
+def end(pid: int, *, grace_s: float = 5.0) -> None:
+    """End a QEMU that this command began: SIGTERM, which it takes as `quit`, then SIGKILL."""
+    try:
+        handle = process.Process(pid)
+    except ProcessLookupError:
+        return
+    with handle:
+        handle.signal(process.SIGTERM)
+        if not handle.wait(grace_s):
+            handle.signal(process.SIGKILL)
+            handle.wait(grace_s)

@@ -1,0 +1,344 @@
+"""Start, run, dry run: the daily life of a machine, from the request to the report.
+
+May import: `machine`.
+
+    start(vm, Request(disposable=True), ssh_attempts=None, is_waiting=True)
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+
+from qvmsh.errors import ConfigError, QvmError, Terminated, UsageError
+from qvmsh.host import logout, sockets, terminal
+from qvmsh.io import isatty
+from qvmsh.machine import (
+    disks,
+    identity,
+    images,
+    known,
+    launch,
+    log,
+    owner,
+    ports,
+    power,
+    ready,
+    saved,
+    state,
+    tools,
+    tpm,
+)
+from qvmsh.machine import hardware as hw
+from qvmsh.machine.hardware import Launch
+from qvmsh.machine.reports import CommandLine, Ended, Restarted, Started
+from qvmsh.qemu import accelerator, sandbox
+from qvmsh.qemu.commandline import Endpoint, arguments
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from qvmsh.machine.machine import Machine
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options that `start`, `run` and `dryrun` share; see their help."""
+
+    is_bridge: bool = False
+    base_only: bool = False
+    disposable: bool = False
+    is_forced: bool = False
+    is_encapsulated: bool = False
+    loadvm: str | None = None
+    extra: tuple[str, ...] = ()
+
+
+def start(
+    vm: Machine, request: Request, *, ssh_attempts: int | None, is_waiting: bool, port: int = 0
+) -> Started:
+    """Launch in the background and wait for the guest; see `commands.start`.
+
+    Args:
+        port: for ssh, if it is free and VM_SSH_PORT names none (0 = any).
+    """
+    _require_attempts(vm, ssh_attempts)
+    account = owner.other(vm)
+    if account:
+        from qvmsh.machine import delegate
+
+        report: Started = delegate.perform(
+            vm, account, "start", request, ssh_attempts=ssh_attempts, is_waiting=is_waiting, port=port
+        )
+        known.remember(vm)
+        return report
+    plan = _plan(vm, request, "start")
+    begun: list[launch.Qemu] = []
+    try:
+        with vm.io.stage("starting QEMU") as stage:
+            qemu = launch.launch(vm, plan, begun, _port_chooser(port))
+            stage.note = f"pid {qemu.pid}"
+        log.note(vm, f"started, pid {qemu.pid}" + (f"; {qemu.attach} shows it" if qemu.attach else ""))
+        known.remember(vm)
+        logout.warn(vm.io, vm.name)
+        is_ready = is_waiting and bool(qemu.note.ssh_port)
+        timeout_s = ready.attempt_seconds(vm, ssh_attempts)
+        seconds = _wait(vm, qemu, timeout_s) if is_ready else 0.0
+        clock = saved.put_clock_right(vm, qemu.note) if request.loadvm and is_ready else ""
+    except QvmError as error:
+        log.note(vm, error.what, is_error=True)
+        raise
+    except (KeyboardInterrupt, Terminated):  # this call began it, this call ends it
+        for each in begun:
+            _end_begun(vm, each)
+        raise
+    return Started(
+        vm.name,
+        pid=qemu.pid,
+        ssh_port=qemu.note.ssh_port or None,
+        ready=is_ready,
+        seconds=seconds,
+        accelerator=_accelerator(qemu.argv),
+        disposable=request.disposable,
+        clock=clock,
+        attach=qemu.attach,
+    )
+
+
+def _port_chooser(wanted: int) -> Callable[[], int]:
+    """Gives `wanted` the first time, if it is free, and free ports after it."""
+    first = [wanted] if wanted and sockets.port_is_free(wanted) else []
+    return lambda: first.pop() if first else sockets.free_port()
+
+
+def restart(
+    vm: Machine,
+    request: Request,
+    *,
+    force: bool,
+    timeout_s: float | None,
+    ssh_attempts: int | None,
+    is_waiting: bool,
+) -> Restarted:
+    """Power off and start again; see `commands.restart`.
+
+    What fits is kept: the ssh port, and whether the run before was disposable or of the base only.
+    """
+    seen = state.observe(vm)
+    note = seen.note if seen.is_live else None
+    if note is not None:
+        request = replace(
+            request,
+            disposable=request.disposable or note.disposable,
+            base_only=request.base_only or note.base_only,
+            is_forced=request.is_forced or note.base_only,
+        )
+    _require_startable(vm, request, ssh_attempts)
+    by, took_s = None, 0.0
+    if seen.is_live:
+        with vm.io.stage("powering off") as stage:
+            by, took_s = power.stop(vm, force=force, timeout_s=power.patience_s(vm, timeout_s))
+            stage.note = f"by {by}"
+    try:
+        started = start(
+            vm,
+            request,
+            ssh_attempts=ssh_attempts,
+            is_waiting=is_waiting,
+            port=note.ssh_port if note else 0,
+        )
+    except QvmError as error:
+        if by:
+            error.details = (f"before that it was powered off by {by}", *error.details)
+        raise
+    return Restarted(by, took_s, started)
+
+
+def _require_startable(vm: Machine, request: Request, ssh_attempts: int | None) -> None:
+    """Find what would stop a start before the machine is powered off.
+
+    Raises:
+        UsageError, ConfigError, ImageError, MissingProgramError: it runs on as it is.
+    """
+    _require_attempts(vm, ssh_attempts)
+    plan = _plan(vm, request, "start")
+    hw.require_room(vm)
+    tools.qemu(vm)
+    if not hw.is_by_hand(vm):
+        hw.require_disk(vm, plan)
+    disks.require(vm, disks.gather(vm))
+
+
+def _require_attempts(vm: Machine, ssh_attempts: int | None) -> None:
+    if ssh_attempts is not None and ssh_attempts < 1:
+        raise UsageError(f"start: --ssh-attempts {ssh_attempts}: must be at least 1", machine=vm.name)
+
+
+def _accelerator(argv: list[str]) -> str:
+    """The accelerator in an argument list; hardware by hand may leave it to QEMU, which takes tcg."""
+    if "-accel" in argv:
+        return argv[argv.index("-accel") + 1]
+    return "kvm" if "-enable-kvm" in argv else "tcg"
+
+
+def _wait(vm: Machine, qemu: launch.Qemu, timeout_s: float) -> float:
+    """Wait until the guest of a QEMU that was just started answers; return the seconds it took."""
+    try:
+        with ready.waiting(vm, "start"), vm.io.stage("waiting for ssh"):
+            seconds = ready.wait(vm, qemu.pid, qemu.note, timeout_s=timeout_s)
+    except QvmError:
+        if qemu.child.poll() is not None:
+            launch.tidy(vm)
+        raise
+    log.note(vm, f"ready after {seconds:.1f} s")
+    return seconds
+
+
+def _end_begun(vm: Machine, qemu: launch.Qemu) -> None:
+    """End a machine whose start was interrupted."""
+    vm.io.warn(f"{vm.name}: interrupted; ending the machine that was being started")
+    launch.end(qemu.pid)
+    qemu.child.wait()
+    launch.tidy(vm)
+    log.note(vm, "start was interrupted, the machine is ended", is_error=True)
+
+
+@log.failures
+def run(vm: Machine, request: Request) -> Ended:
+    """QEMU in the foreground; see `commands.run`."""
+    if "-daemonize" in request.extra:
+        raise UsageError(
+            "run: -daemonize makes no sense in the foreground", machine=vm.name, hint="use `qvm start`"
+        )
+    account = owner.other(vm)
+    if account:
+        from qvmsh.machine import delegate
+
+        known.remember(vm)
+        report: Ended = delegate.perform(vm, account, "run", request)
+        return report
+    plan = _plan(vm, request, "run")
+    if hw.uses_curses(vm) and not (isatty(vm.io.stdin) and isatty(vm.io.stdout)):
+        raise ConfigError(
+            "VM_QEMU_DISPLAY=curses needs a terminal, and here is none",
+            machine=vm.name,
+            hint="`qvm start --encapsulate` gives it one in tmux or screen",
+        )
+    begun: list[launch.Qemu] = []
+    try:
+        with _terminal_kept(vm):
+            qemu = launch.launch(vm, plan, begun)
+            log.note(vm, f"runs in the foreground, pid {qemu.pid}")
+            known.remember(vm)
+            status = _wait_foreground(qemu.child)
+    except BaseException:
+        for each in begun:
+            launch.end(each.pid)
+            each.child.wait()
+        raise
+    finally:
+        launch.tidy(vm)
+    log.note(vm, f"QEMU ended with status {status}")
+    return Ended(vm.name, 128 - status if status < 0 else status)
+
+
+def _terminal_kept(vm: Machine) -> terminal.Kept:
+    """QEMU switches the terminal's mode, and back unless it is killed."""
+    try:
+        return terminal.Kept(vm.io.stdin.fileno())
+    except (OSError, ValueError):  # a stream of Python's own
+        return terminal.Kept(-1)
+
+
+def _wait_foreground(child: launch.Child) -> int:
+    """Wait for QEMU's end; Ctrl-C is for QEMU, which has the terminal, and ends it in order."""
+    while True:
+        try:
+            return child.wait()
+        except KeyboardInterrupt:
+            continue
+
+
+def dry_run(vm: Machine, request: Request, *, is_foreground: bool) -> CommandLine:
+    """The argument list that `start` or `run` would use, with sockets by path so that it runs."""
+    plan = _plan(vm, request, "run" if is_foreground else "start")
+    hw.require_room(vm)
+    binary = tools.qemu(vm)
+    folder = identity.runtime_folder(vm)
+    wanted = hw.ssh_port(vm)
+    port = sockets.free_port() if wanted == "auto" else int(wanted or 0)
+    accel = "tcg" if hw.is_by_hand(vm) else vm.settings.text("VM_QEMU_ACCEL")
+    choice = accelerator.choose(binary, accel, vm.io, environ=vm.environ)
+    supplies = disks.gather(vm)
+    disks.prepare(vm, supplies)
+    control = os.path.join(folder, "tpm-control") if tpm.is_wanted(vm) else None
+    endpoints = {name: Endpoint(path=os.path.join(folder, name)) for name in hw.endpoints(vm)}
+    door = ports.door(vm)
+    if door:
+        endpoints["telnet"] = Endpoint(address=door)
+    argv = arguments(
+        hw.hardware(
+            vm,
+            plan,
+            binary=binary,
+            accelerator=choice.accelerator,
+            ssh_port=port,
+            endpoints=endpoints,
+            has_sandbox=sandbox.is_there(binary),
+            supplies=supplies,
+            tpm=Endpoint(path=control) if control else None,
+        )
+    )
+    before = [tpm.by_hand(vm, control)] if control else []
+    return CommandLine(vm.name, argv, before)
+
+
+def _plan(vm: Machine, request: Request, verb: str) -> Launch:
+    """Check the request against the configuration and turn it into a launch."""
+    if request.is_bridge:
+        raise ConfigError(
+            "--bridge: networks beyond user mode come later",
+            machine=vm.name,
+            hint="user mode networking reaches the guest by ssh on a port of 127.0.0.1",
+        )
+    if request.base_only and not hw.is_by_hand(vm):
+        images.require_writable_base(vm, force=request.is_forced or request.disposable)
+    for word in vm.settings.words("VM_QEMU_EXTRA") + list(request.extra):
+        if word.lstrip("-") in ("daemonize", "pidfile") and word.startswith("-"):
+            raise ConfigError(
+                f"{word} among the extra words for QEMU would take it out of qvm's hands",
+                machine=vm.name,
+                hint="remove it: `qvm start` runs QEMU in the background and knows its pid",
+            )
+    if hw.is_by_hand(vm):
+        _require_plain(vm, request, verb)
+    environ = vm.environ
+    return Launch(
+        verb=verb,
+        base_only=request.base_only,
+        disposable=request.disposable,
+        loadvm=request.loadvm,
+        extra=request.extra,
+        is_foreground=verb == "run",
+        is_encapsulated=request.is_encapsulated,
+        has_desktop=bool(environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY")),
+    )
+
+
+def _require_plain(vm: Machine, request: Request, verb: str) -> None:
+    """Refuse what needs to know the disks, where only VM_QEMU_ARGS does.
+
+    Raises:
+        UsageError: the request cannot be had with hardware by hand.
+    """
+    hint = "VM_QEMU_ARGS names the disks; change it there"
+    if request.base_only:
+        raise UsageError(f"{verb}: --base-only needs disks that qvm gives", machine=vm.name, hint=hint)
+    words = (*vm.settings.words("VM_QEMU_ARGS"), *vm.settings.words("VM_QEMU_EXTRA"), *request.extra)
+    if request.disposable and any(word in ("-blockdev", "--blockdev") for word in words):
+        raise UsageError(
+            f"{verb}: --disposable is QEMU's -snapshot here, which does not cover -blockdev",
+            machine=vm.name,
+            hint="use -drive or -hda in VM_QEMU_ARGS, or overlays of your own",
+        )

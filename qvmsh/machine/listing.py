@@ -1,0 +1,127 @@
+"""The list of known machines with their states: what `list` shows.
+
+May import: `machine.known`, `machine.state`, `machine.reports` (one-shot path).
+
+    print(known_machines(["web"], os.environ))
+"""
+
+from __future__ import annotations
+
+from qvmsh.errors import QvmError, printable
+from qvmsh.machine import known, state
+from qvmsh.machine.machine import Machine
+from qvmsh.machine.reports import Report
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+MISSING = "missing"
+"""The directory is not where it was."""
+_HEAD = ("name", "state", "pid", "labels", "directory")
+
+
+class Listed(Report):
+    """One machine of the list.
+
+    Args:
+        machine: its name.
+        state: see `machine.state`; or `missing`: its directory is not where it was.
+        detail: one line more, or "".
+        pid: QEMU's, or None.
+        labels: the words of VM_LABELS.
+        directory: where it is.
+        hint: what to do about it, or None.
+    """
+
+    __slots__ = ("detail", "directory", "hint", "labels", "machine", "pid", "state")
+
+    def __init__(
+        self,
+        machine: str,
+        state: str,
+        directory: str,
+        *,
+        detail: str = "",
+        pid: int | None = None,
+        labels: Sequence[str] = (),
+        hint: str | None = None,
+    ) -> None:
+        self.machine = machine
+        self.state = state
+        self.directory = directory
+        self.detail = detail
+        self.pid = pid
+        self.labels = list(labels)
+        self.hint = hint
+
+    def cells(self) -> tuple[str, ...]:
+        """Its row of the table."""
+        pid = str(self.pid) if self.pid else "-"
+        row = (self.machine, self.state, pid, " ".join(self.labels) or "-", self.directory)
+        return tuple(printable(each) for each in row)
+
+
+class Listing(Report):
+    """Result of `list`: `machines` by name."""
+
+    __slots__ = ("machines",)
+
+    def __init__(self, machines: Sequence[Listed]) -> None:
+        self.machines = list(machines)
+
+    def __iter__(self) -> Any:
+        return iter(self.machines)
+
+    def __len__(self) -> int:
+        return len(self.machines)
+
+    def __str__(self) -> str:
+        if not self.machines:
+            return ""
+        table = [_HEAD, *(each.cells() for each in self.machines)]
+        widths = [max(len(row[at]) for row in table) for at in range(len(_HEAD))]
+        lines = []
+        for row, each in zip(table, [None, *self.machines], strict=True):
+            cells = [f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)]
+            lines.append("  ".join(cells).rstrip())
+            if each and each.detail:
+                lines.append(f"  {printable(each.detail)}" + (f" ({each.hint})" if each.hint else ""))
+        return "\n".join(lines)
+
+    def as_json(self) -> dict[str, Any]:
+        return {"machines": [each.as_json() for each in self.machines]}
+
+
+def known_machines(labels: Sequence[str], environ: Mapping[str, str]) -> Listing:
+    """The known machines that have all of `labels`, each looked at now; a broken one is listed as broken."""
+    found = []
+    for row in known.rows(environ):
+        if row.is_there:
+            each = _look(Machine(row.directory, environ=environ), row.name)
+        else:
+            hint = "`qvm list --prune` forgets it; used at its new place, it is known again"
+            where = "its directory is not there"
+            each = Listed(row.name, MISSING, row.directory, detail=where, hint=hint)
+        if set(labels) <= set(each.labels):
+            found.append(each)
+    return Listing(sorted(found, key=lambda each: (each.machine, each.directory)))
+
+
+def _look(vm: Machine, name: str) -> Listed:
+    try:
+        seen = state.status(vm, is_quiet=True, has_ssh_check=False)
+    except (QvmError, OSError) as error:
+        what = error.what if isinstance(error, QvmError) else str(error)
+        hint = error.hint if isinstance(error, QvmError) else None
+        return Listed(name, state.BROKEN, vm.directory, detail=what, labels=known.labels(vm), hint=hint)
+    return Listed(
+        vm.name,
+        seen.state,
+        vm.directory,
+        detail=seen.detail,
+        pid=seen.pid,
+        labels=known.labels(vm),
+        hint=seen.hint,
+    )

@@ -1,0 +1,97 @@
+"""What qvm did with a machine: its own log, and the user's VM_LOG and VM_ERRLOG.
+
+May import: `host`, `machine`.
+
+    note(vm, "started, pid 4711")       # .qvm/log/qvm.log: 2026-11-21T05:48:35 guido[4702]: started, pid 4711
+
+What is written is what matters to somebody who was not there: started, ready, stopped, why not;
+whether or not `-v` was given. `.qvm/log/qvm.log` is always written, with who did it. VM_LOG and VM_ERRLOG
+(errors; else VM_LOG) are the user's, one line each: a stamp in the form of VM_DATEFMT, the machine,
+the text. Source: `vm` (bash).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+
+from qvmsh.errors import QvmError, printable
+from qvmsh.host import logfiles, process
+from qvmsh.machine import owner
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Concatenate, ParamSpec, TypeVar
+
+    from qvmsh.machine.machine import Machine
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
+
+OWN_BYTES = 1 << 20
+"""When qvm's own log is cut off; three earlier ones are kept."""
+
+
+def note(vm: Machine, text: str, *, is_error: bool = False) -> None:
+    """Tell the logs what was done, or (`is_error`) could not be done."""
+    text = printable(text)
+    mark = "failed: " if is_error else ""
+    own = f"{time.strftime('%FT%T')} {process.user_name(os.geteuid())}[{os.getpid()}]: {mark}{text}"
+    try:
+        vm.state_folder()
+        logfiles.rotate(vm.files.qvm_log, kept=3, least=OWN_BYTES)
+        _append(vm, vm.files.qvm_log, own)
+    except OSError as error:  # a full disk or a folder of another user must not cost the machine
+        vm.io.trace(f"cannot write {vm.files.qvm_log}: {error.strerror}")
+    path = _users_log(vm, is_error=is_error)
+    if path:
+        try:
+            _append(vm, path, f"{_stamp(vm)} {printable(vm.name)}: {text}")
+        except OSError as error:
+            vm.io.warn(f"{vm.name}: cannot write the log {path}: {error.strerror}")
+
+
+def failures(function: Callable[Concatenate[Machine, P], R]) -> Callable[Concatenate[Machine, P], R]:
+    """Let a verb tell the logs when it fails."""
+
+    @functools.wraps(function)
+    def telling(vm: Machine, /, *words: P.args, **options: P.kwargs) -> R:
+        try:
+            return function(vm, *words, **options)
+        except QvmError as error:
+            if not error.is_logged:
+                note(vm, error.what, is_error=True)
+            raise
+
+    return telling
+
+
+def _users_log(vm: Machine, *, is_error: bool) -> str:
+    try:
+        settings = vm.settings
+    except QvmError:  # a configuration that cannot be used names no log
+        return ""
+    name = "VM_ERRLOG" if is_error and settings.text("VM_ERRLOG") else "VM_LOG"
+    return settings.path(name) if settings.text(name) else ""
+
+
+def _stamp(vm: Machine) -> str:
+    try:
+        return time.strftime(vm.settings.text("VM_DATEFMT"))
+    except ValueError:  # bytes that are no text
+        return time.strftime("%F %T")
+
+
+def _append(vm: Machine, path: str, line: str) -> None:
+    """Add one line in one write, so that lines of several commands do not mix."""
+    if path.startswith("/dev/"):  # /dev/stderr is a link, and no file
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+    else:
+        fd = logfiles.append_to(path)
+    try:
+        owner.share_descriptor(vm, path, fd)
+        os.write(fd, f"{line}\n".encode(errors="surrogateescape"))
+    finally:
+        os.close(fd)

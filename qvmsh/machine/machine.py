@@ -1,0 +1,104 @@
+"""A machine: a handle on a directory with a `.vmrc`. It holds no state of the machine.
+
+May import: `config`, `files`, `io` (one-shot path).
+
+    vm = Machine("/vm/demo")
+    vm.settings.integer("VM_MACHINE_MEM")     # 1024
+"""
+
+from __future__ import annotations
+
+import os
+
+from qvmsh.config import layers
+from qvmsh.errors import ConfigError, QvmError
+from qvmsh.io import QUIET, Io
+from qvmsh.machine.files import Files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from qvmsh.config.layers import Settings
+
+
+class Machine:
+    """A handle on the machine in `directory`; making one reads nothing and starts nothing.
+
+    Args:
+        directory: where the `.vmrc` is.
+        io: how its commands talk to the caller.
+        environ: the environment that the settings' environment layer is read from.
+        overrides: `--set NAME=value` pairs, stronger than every file.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str] = ".",
+        *,
+        io: Io = QUIET,
+        environ: Mapping[str, str] | None = None,
+        overrides: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        self.directory = os.path.abspath(directory)
+        self.io = io
+        self.environ = os.environ if environ is None else environ
+        self.overrides = tuple(overrides)
+        self.files = Files(self.directory)
+        self._loaded: Settings | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.directory!r})"
+
+    @property
+    def loaded(self) -> Settings:
+        """The settings as the files say, with their problems if there are any.
+
+        Raises:
+            ConfigError: there is no `.vmrc`, or it may not be used.
+        """
+        if self._loaded is None:
+            self._loaded = layers.load(self.directory, self.environ, self.overrides)
+            for warning in self._loaded.warnings:
+                self.io.warn(str(warning))
+        return self._loaded
+
+    @property
+    def settings(self) -> Settings:
+        """The settings, all checked.
+
+        Raises:
+            ConfigError: with every problem of every layer.
+        """
+        self.loaded.check()
+        return self.loaded
+
+    def reload(self) -> None:
+        """Forget the settings, so that the next look reads the files again."""
+        self._loaded = None
+
+    @property
+    def name(self) -> str:
+        """VM_MACHINE_NAME, or the directory's name where the `.vmrc` does not say."""
+        try:
+            return self.loaded["VM_MACHINE_NAME"] or os.path.basename(self.directory)
+        except (ConfigError, KeyError):
+            return os.path.basename(self.directory)
+
+    def with_io(self, io: Io) -> Machine:
+        """The same machine for another caller."""
+        twin = type(self)(self.directory, io=io, environ=self.environ, overrides=self.overrides)
+        twin._loaded = self._loaded
+        return twin
+
+    def state_folder(self) -> str:
+        """The folder `.qvm`, made if it is not there."""
+        is_link = os.geteuid() == 0 and os.path.islink(self.files.state)
+        if is_link and os.lstat(self.files.state).st_uid != 0:
+            raise QvmError(
+                ".qvm is a link that another account has made; root does not follow it",
+                machine=self.name,
+                hint="make it a folder, or let root own the link",
+            )
+        os.makedirs(self.files.logs, exist_ok=True)
+        return self.files.state

@@ -1,0 +1,61 @@
+"""QEMU's human monitor, asked through QMP (one-shot path).
+
+May import: `qemu.qmp`, `machine.state`'s lower half.
+
+    human_command(vm, "info status")      # 'VM status: running\n'
+"""
+
+from __future__ import annotations
+
+from qvmsh.errors import QmpError, UsageError
+from qvmsh.machine import state
+from qvmsh.qemu import qmp
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from qvmsh.machine.machine import Machine
+
+FAILURES = ("Error: ", "unknown command: ", "invalid ", "Expecting ", "Parameter ")
+
+
+def human_command(vm: Machine, line: str, *, processor: int | None = None) -> str:
+    """Execute one HMP line and return QEMU's answer, its line ends as this system has them.
+
+    Args:
+        line: the monitor command.
+        processor: the one that HMP's `cpu` chose; it counts for one line only.
+
+    Raises:
+        StateError: there is no QEMU.
+        QmpError: the monitor does not answer, or QEMU's text says that the command failed.
+    """
+    if not line.strip():
+        raise UsageError("cmd: which monitor command?", machine=vm.name, hint="`qvm cmd help` lists them")
+    pid, note = state.reachable(vm, "send a monitor command")
+    try:
+        exchange = qmp.Exchange(note.socket("qmp"), state.GREETING_S).negotiate()
+    except OSError:
+        raise state.silent(vm) from None
+    try:
+        chosen = {} if processor is None else {"cpu-index": processor}
+        text = exchange.ask("human-monitor-command", {"command-line": line} | chosen, timeout_s=None)
+    except OSError:
+        if line.split(None, 1)[0] not in ("quit", "q"):
+            raise QmpError(f"QEMU (pid {pid}) went away during `{line}`", machine=vm.name) from None
+        text = ""
+    finally:
+        exchange.close()
+    if line.split(None, 1)[0] == "loadvm":
+        from qvmsh.machine import guest
+
+        guest.close(vm, note)  # the loaded guest does not know the connection: it would hang
+    answer: str = text.replace("\r\n", "\n")
+    if answer.startswith(FAILURES) or 'Try "help ' in answer or "extraneous characters" in answer:
+        words = answer.strip().splitlines()
+        raise QmpError(
+            words[0].removeprefix("Error: "),
+            machine=vm.name,
+            details=words[1:],
+            hint="`qvm cmd help` lists them",
+        )
+    return answer

@@ -1,0 +1,111 @@
+"""The note of a launch: which runtime folder and ssh port the running QEMU was given.
+
+May import: `host.files` (one-shot path).
+
+It is written before QEMU begins, under the work lock, and means something only while the pid file
+is locked; so it is never the answer to "does it run".
+"""
+
+from __future__ import annotations
+
+import os
+
+from qvmsh.host import files as host_files
+from qvmsh.host import process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from qvmsh.machine.files import Files
+
+
+class Note:
+    """What a launch chose.
+
+    Args:
+        runtime: folder of the sockets.
+        boot: the host's boot in which it was started (tells a crash from a restarted host).
+        ssh_port: port of 127.0.0.1 that leads to the guest's sshd; 0 = none.
+        user: the guest's account.
+        disposable: True where the changes vanish.
+        base_only: True where the base runs without its overlay.
+        loading: the snapshot that is being loaded; "" once the guest runs. If its `start` has gone,
+            the guest's memory is not whole.
+        directory: device and inode of the machine's directory: a copy of the directory has the
+            note too, but the QEMU is not the copy's.
+    """
+
+    __slots__ = ("base_only", "boot", "directory", "disposable", "loading", "runtime", "ssh_port", "user")
+
+    def __init__(
+        self,
+        runtime: str = "",
+        boot: str = "",
+        ssh_port: int = 0,
+        user: str = "",
+        disposable: bool = False,
+        directory: str = "",
+        base_only: bool = False,
+        loading: str = "",
+    ) -> None:
+        self.base_only = base_only
+        self.loading = loading
+        self.directory = directory
+        self.runtime = runtime
+        self.boot = boot
+        self.ssh_port = ssh_port
+        self.user = user
+        self.disposable = disposable
+
+    def socket(self, name: str) -> str:
+        return f"{self.runtime}/{name}"
+
+    def write(self, path: str) -> None:
+        host_files.write_atomic(
+            path,
+            f"runtime {self.runtime}\nboot {self.boot}\nssh_port {self.ssh_port}\nuser {self.user}\n"
+            f"disposable {'yes' if self.disposable else 'no'}\ndirectory {self.directory}\n"
+            f"base_only {'yes' if self.base_only else 'no'}\nloading {self.loading}\n",
+        )
+
+    @property
+    def is_of_this_boot(self) -> bool:
+        return self.boot == process.boot_id()
+
+
+def place(directory: str) -> str:
+    """What tells a directory from its copies: device and inode; it stays when the directory moves."""
+    status = os.stat(directory)
+    return f"{status.st_dev}:{status.st_ino}"
+
+
+def read(files: Files) -> Note | None:
+    """The note of the machine whose files these are; None if there is none, or it is another's."""
+    found = _parse(files.note)
+    return found if found and found.directory == place(files.directory) else None
+
+
+def is_of_a_copy(files: Files) -> bool:
+    """True if there is a note that belongs to the directory that this one is a copy of."""
+    found = _parse(files.note)
+    return found is not None and found.directory != place(files.directory)
+
+
+def _parse(path: str) -> Note | None:
+    try:
+        with open(path, errors="surrogateescape") as file:
+            values = dict(line.rstrip("\n").partition(" ")[::2] for line in file)
+    except OSError:
+        return None
+    if not values.get("runtime"):
+        return None
+    port = values.get("ssh_port", "")
+    return Note(
+        runtime=values["runtime"],
+        boot=values.get("boot", ""),
+        ssh_port=int(port) if port.isdigit() else 0,
+        user=values.get("user", ""),
+        disposable=values.get("disposable") == "yes",
+        directory=values.get("directory", ""),
+        base_only=values.get("base_only") == "yes",
+        loading=values.get("loading", ""),
+    )

@@ -1,0 +1,133 @@
+"""Ports of the host: those that lead into the guest (VM_HOSTFWD), and the telnet monitor's.
+
+May import: `config`, `host.sockets`; `socket` late.
+
+    forwards(vm)[0].rule          # "tcp:127.0.0.1:8080-:80"
+    door(vm)                      # None, or the address of the telnet monitor
+"""
+
+from __future__ import annotations
+
+from qvmsh.config import forwards as rules
+from qvmsh.errors import ConfigError, QvmError
+from qvmsh.host import sockets
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from socket import socket
+
+    from qvmsh.config.forwards import Forward
+    from qvmsh.machine.machine import Machine
+
+DOOR_NAMES = ("VM_NET_LISTEN", "VM_NET_PORT", "VM_NET_HOST")
+"""A telnet monitor is there only if one of these is set."""
+DOOR_PORT = 7700
+"""Its port is this plus VM_MACHINE_ID. Source: `vm` (bash)."""
+_TOLD = "Could not set up host forwarding rule '"
+
+
+def forwards(vm: Machine) -> list[Forward]:
+    """The forwarded ports of VM_HOSTFWD.
+
+    Raises:
+        ConfigError: there are some, but no network.
+    """
+    found = rules.parse_all(vm.settings.lines("VM_HOSTFWD"))
+    if found and vm.settings.text("VM_NET_MODEL") == "none":
+        raise ConfigError(
+            "VM_HOSTFWD has ports, but VM_NET_MODEL=none leaves the guest without a network",
+            machine=vm.name,
+            hint="remove one of them",
+        )
+    return found
+
+
+def require_free(vm: Machine) -> None:
+    """Make sure that every forwarded port can be bound now.
+
+    Raises:
+        ConfigError: one is VM_SSH_PORT.
+        QvmError: one cannot; the text says why and, where that can be seen, who has it.
+    """
+    for each in forwards(vm):
+        if each.protocol == "tcp" and str(each.port) == vm.settings.text("VM_SSH_PORT"):
+            raise ConfigError(
+                f"port {each.port} is both VM_SSH_PORT and one of VM_HOSTFWD",
+                machine=vm.name,
+                hint="choose another port for one of them",
+            )
+        why = sockets.obstacle(each.protocol, each.address, each.port)
+        if why:
+            raise _not_free(vm, each, why)
+
+
+def refused(vm: Machine, words: Sequence[str]) -> QvmError | None:
+    """The error for a forward that QEMU itself could not set up; None if its words tell of none."""
+    for line in words:
+        rule = line.partition(_TOLD)[2].partition("'")[0]
+        for each in forwards(vm):
+            if each.rule == rule:
+                return _not_free(vm, each, sockets.obstacle(each.protocol, each.address, each.port))
+    return None
+
+
+def refused_rule(words: Sequence[str]) -> str:
+    """The forward that QEMU could not set up, as it stands in its words; "" for none."""
+    return next((line.partition(_TOLD)[2].partition("'")[0] for line in words if _TOLD in line), "")
+
+
+def _not_free(vm: Machine, forward: Forward, why: str) -> QvmError:
+    where = f"{forward.protocol} {forward.address}:{forward.port}"
+    return QvmError(
+        f"VM_HOSTFWD: cannot forward {where}: {why or 'it was taken at that moment'}",
+        machine=vm.name,
+        hint="choose another port or address in VM_HOSTFWD, or end who has it",
+    )
+
+
+def door(vm: Machine) -> tuple[str, int] | None:
+    """Address of the telnet monitor; None where nobody asked for one. Port 0 = any free one."""
+    settings = vm.settings
+    if not any(settings.is_set(name) for name in DOOR_NAMES):
+        return None
+    port = settings.text("VM_NET_PORT")
+    number = DOOR_PORT + int(settings.text("VM_MACHINE_ID"))
+    if port:
+        number = 0 if port == "auto" else int(port)
+    return settings.text("VM_NET_LISTEN").strip("[]") or rules.LOOPBACK, number
+
+
+def open_door(vm: Machine) -> socket | None:
+    """The listening socket of the telnet monitor, for QEMU to inherit; and the warning that it is open.
+
+    Raises:
+        QvmError: the address cannot be listened on.
+    """
+    wanted = door(vm)
+    if wanted is None:
+        return None
+    import socket as net
+
+    host, port = wanted
+    try:
+        family, *_, address = net.getaddrinfo(
+            host, port, type=net.SOCK_STREAM, flags=net.AI_PASSIVE | net.AI_NUMERICSERV
+        )[0]
+        made = net.create_server(address[:2], family=family, backlog=1)
+    except OSError as error:  # net.gaierror is one
+        who = sockets.port_user(port) if port else ""
+        raise QvmError(
+            f"the telnet monitor cannot listen on {host}:{port}: "
+            + (f"taken by {who}" if who else f"{error.strerror or error}".lower()),
+            machine=vm.name,
+            hint="VM_NET_LISTEN and VM_NET_PORT name its address; without VM_NET_... there is none",
+        ) from None
+    at = made.getsockname()
+    name = vm.settings.text("VM_NET_HOST") or at[0]
+    is_local = at[0] == "::1" or at[0].startswith("127.")
+    who = "every account of this host" if is_local else "everybody who reaches this host"
+    vm.io.warn(
+        f"{vm.name}: an open door: {who} can drive QEMU by `telnet {name} {at[1]}`, without a password"
+    )
+    return made

@@ -1,0 +1,418 @@
+"""Powering off: the ladder of `stop`, and `kill`.
+
+May import: `host`, `qemu`, `machine`.
+
+Each rung asks the guest in another way and has its share of the time; waiting is on the end of
+QEMU's process. Only `force` goes on to end QEMU itself: a monitor that cannot be reached is no
+reason to pull the plug on a guest that may be writing.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+
+from qvmsh.errors import DeadlineError, QmpError, QvmError, StateError
+from qvmsh.host import process, ssh
+from qvmsh.machine import guest, launch, log, ready, saved, sleep, state
+from qvmsh.qemu import qga, qmp
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.note import Note
+    from qvmsh.qemu.session import Listening, Session
+
+AGENT_S = 1.5
+LEAST_S = 0.5
+"""What a rung gets even when the time is up: a button that was pressed is worth a look."""
+BANNER_S = 4.0
+BUTTON_AGAIN_S = 10.0
+QUIT_S = 3.0
+RESET_S = 30.0
+LOOK_S = 1.0
+"""How often a wait looks whether the guest is off while QEMU stays (`-no-shutdown`)."""
+
+POWEROFF = (
+    "if command -v systemctl >/dev/null; then sudo -n systemctl poweroff; "
+    "elif command -v loginctl >/dev/null; then sudo -n loginctl poweroff; "
+    "else sudo -n poweroff || poweroff; fi"
+)
+"""What the ssh rung runs in the guest; without a terminal, and never asking for a password."""
+
+REBOOT = POWEROFF.replace("poweroff", "reboot")
+
+RESET_HELPS = (state.PAUSED, state.SUSPENDED, state.CRASHED, state.SHUT_DOWN)
+"""States in which no guest can be asked to reboot, but a reset boots it."""
+
+
+class Ladder:
+    """The rungs by which `stop` reaches a guest, tried in order until QEMU has ended.
+
+    Args:
+        timeout_s: for all polite rungs together.
+    """
+
+    def __init__(self, vm: Machine, pid: int, note: Note, timeout_s: float) -> None:
+        self.vm = vm
+        self.note = note
+        self.timeout_s = timeout_s
+        self.handle = process.Process(pid)
+        self.tried: list[str] = []
+
+    def climb(self, *, force: bool) -> str:
+        """Power the machine off and return the name of the rung that worked.
+
+        Raises:
+            DeadlineError: no polite rung worked and `force` is false; the machine is left running.
+        """
+        deadline = time.monotonic() + self.timeout_s
+        rungs: list[tuple[str, Callable[[float], str], float]] = [
+            ("guest agent", self._ask_agent, 0.34),
+            ("ssh", self._ask_ssh, 0.5),
+            ("ACPI power button", self._press_button, 1.0),
+        ]
+        with self.handle:
+            for name, ask, share in rungs:
+                began = time.monotonic()
+                window_s = max(LEAST_S, (deadline - began) * share)
+                answer = ask(window_s)
+                if answer:
+                    self.tried.append(f"{name}: {answer}")
+                    continue
+                left_s = max(LEAST_S, began + window_s - time.monotonic())
+                if self._gone_within(left_s, again=ask if "button" in name else None):
+                    return name
+                self.tried.append(f"{name}: asked, but not off after {time.monotonic() - began:.0f} s")
+            if force:
+                return self._force()
+        raise DeadlineError(
+            f"the guest did not power off within {self.timeout_s:.0f} s; it is still running",
+            machine=self.vm.name,
+            details=self.tried,
+            hint="`qvm stop --force` then ends QEMU (the guest loses what it has not written), "
+            "VM_SHUTDOWN_TIMEOUT gives it more time",
+        )
+
+    def _ask_agent(self, window_s: float) -> str:
+        try:
+            asked = qga.shutdown(self.note.socket("qga"), timeout_s=min(AGENT_S, window_s))
+        except QmpError as error:
+            return error.what
+        return "" if asked else "none answers"
+
+    def _ask_ssh(self, window_s: float, script: str = POWEROFF) -> str:
+        try:
+            found = guest.link(self.vm, self.note)
+            if (
+                not found.is_open()
+                and ssh.banner(found.host, found.port, -1, min(BANNER_S, window_s)) != "ssh"
+            ):
+                return "does not answer"
+            found.open(interactive=False, timeout_s=min(10.0, window_s))
+            done = subprocess.run(
+                found.command([script], tty=False),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=min(15.0, window_s),
+            )
+        except QvmError as error:
+            return error.what
+        except ssh.Refused as refused:
+            return {"key": "the key is refused"}.get(refused.kind, "cannot log in")
+        except subprocess.TimeoutExpired:
+            return ""  # asked; a guest that goes down may not close the connection
+        if done.returncode not in (0, 255):  # 255: the connection went down with the guest
+            words = done.stderr.strip().splitlines()
+            return words[-1] if words else f"poweroff failed ({done.returncode})"
+        return ""
+
+    def ask_to_reboot(self) -> str:
+        """Ask the guest to reboot, by the agent, else by ssh; "" if neither can."""
+        try:
+            if qga.shutdown(self.note.socket("qga"), mode="reboot", timeout_s=AGENT_S):
+                return "guest agent"
+            self.tried.append("guest agent: none answers")
+        except QmpError as error:
+            self.tried.append(f"guest agent: {error.what}")
+        answer = self._ask_ssh(self.timeout_s, REBOOT)
+        if answer:
+            self.tried.append(f"ssh: {answer}")
+        return "" if answer else "ssh"
+
+    def _press_button(self, window_s: float) -> str:
+        try:
+            qmp.ask(self.note.socket("qmp"), "system_powerdown", timeout_s=min(2.0, window_s))
+        except (OSError, QmpError) as error:
+            return f"the monitor does not answer ({error})"
+        return ""
+
+    def _gone_within(self, window_s: float, again: Callable[[float], str] | None) -> bool:
+        """Wait for QEMU's end; presses the button again now and then, as a person would."""
+        deadline = time.monotonic() + window_s
+        press_at = time.monotonic() + BUTTON_AGAIN_S
+        while (left := deadline - time.monotonic()) > 0:
+            if self.handle.wait(min(LOOK_S, left), self.vm.io.checkpoint):
+                return True
+            if self._is_shut_down():
+                self._quit()
+                return self.handle.wait(QUIT_S)
+            if again and time.monotonic() >= press_at:
+                again(1.0)
+                press_at = time.monotonic() + BUTTON_AGAIN_S
+        return False
+
+    def _is_shut_down(self) -> bool:
+        try:
+            status = qmp.ask(self.note.socket("qmp"), "query-status", timeout_s=0.5)
+        except (OSError, QmpError):
+            return False
+        return bool(status["status"] == "shutdown")
+
+    def _quit(self) -> None:
+        try:
+            qmp.ask(self.note.socket("qmp"), "quit")
+        except (OSError, QmpError):
+            pass
+
+    def _force(self) -> str:
+        return kill_process(self.handle, self.note)
+
+
+def kill_process(handle: process.Process, note: Note | None) -> str:
+    """End QEMU: QMP quit, SIGTERM, SIGKILL; return which of them worked.
+
+    Raises:
+        PermissionError: it is another user's.
+    """
+    if note is not None and not process.is_stopped(handle.pid):
+        try:
+            qmp.ask(note.socket("qmp"), "quit", timeout_s=1.0)
+        except (OSError, QmpError):
+            pass
+        else:
+            if handle.wait(QUIT_S):
+                return "quit"
+    for name, number in (("SIGTERM", process.SIGTERM), ("SIGKILL", process.SIGKILL)):
+        handle.signal(number)
+        if handle.wait(QUIT_S):
+            return name
+    raise QvmError(f"QEMU (pid {handle.pid}) cannot be ended, not even by SIGKILL")
+
+
+def patience_s(vm: Machine, timeout_s: float | None) -> float:
+    """How long a guest may take: what the caller says, else VM_SHUTDOWN_TIMEOUT."""
+    return float(vm.settings.integer("VM_SHUTDOWN_TIMEOUT")) if timeout_s is None else timeout_s
+
+
+@log.failures
+def stop(vm: Machine, *, force: bool, timeout_s: float) -> tuple[str, float]:
+    """Power a machine off; return the rung that worked and the seconds it took.
+
+    Raises:
+        StateError: it is not running, or in a state that cannot power off.
+        DeadlineError: it would not, and `force` is false.
+    """
+    began = time.monotonic()
+    with launch.work_lock(vm, "stop"):
+        seen, pid, note = _live(vm, "stop", needs_note=not force)
+        if seen.kind == state.SHUT_DOWN or note is None or (note.loading and seen.kind == state.BROKEN):
+            with process.Process(pid) as handle:
+                rung = kill_process(handle, note)
+        else:
+            _wake(vm, seen)
+            try:
+                rung = Ladder(vm, pid, note, timeout_s).climb(force=force)
+            except ProcessLookupError:
+                rung = "by itself"
+        if note is not None:
+            guest.close(vm, note)
+        launch.clear(vm)
+    took_s = time.monotonic() - began
+    log.note(vm, f"powered off by {rung} in {took_s:.1f} s")
+    return rung, took_s
+
+
+@log.failures
+def save(vm: Machine, name: str, *, has_suspend: bool, timeout_s: float | None) -> tuple[float, float]:
+    """Save the state as the snapshot `name` and end QEMU.
+
+    Args:
+        timeout_s: for the guest to suspend; None = `sleep.SUSPEND_S`.
+
+    Returns:
+        The seconds that the guest took to suspend, and those of the whole.
+
+    Raises:
+        StateError, DeadlineError, QmpError: see `saved.save`; the machine runs on.
+    """
+    began = time.monotonic()
+    if vm.settings.is_set("VM_SAVE_DELAY"):
+        vm.io.warn(f"{vm.name}: VM_SAVE_DELAY is ignored: qvm waits until the state is on the disk")
+    with launch.work_lock(vm, "stop"):
+        seen, pid, note = _live(vm, "save the state")
+        assert note is not None
+        if seen.kind not in (state.RUNNING, state.SUSPENDED, state.PAUSED):
+            raise state.not_in_state(vm, seen, "save the state", state.RUNNING)
+        if note.disposable:
+            raise StateError(
+                "cannot save the state: it is disposable, its disk vanishes when it stops", machine=vm.name
+            )
+        if seen.kind == state.PAUSED:
+            has_suspend = False
+        with process.Process(pid) as handle, vm.io.stage(f"saving the state as {name}"):
+            files = saved.written_files(note)
+            suspended_s = saved.save(vm, note, name, has_suspend=has_suspend, timeout_s=timeout_s)
+            guest.close(vm, note)
+            kill_process(handle, note)
+        saved.sync_images(vm, files)
+        launch.clear(vm)
+    log.note(vm, f"state saved as {name}, QEMU ended")
+    return suspended_s, time.monotonic() - began
+
+
+@log.failures
+def reboot(vm: Machine, *, force: bool, timeout_s: float) -> tuple[str, float]:
+    """Reboot the guest, wait until it answers again; return how, and the seconds it took.
+
+    Raises:
+        StateError: it is not running, or nothing in the guest can be asked and `force` is false.
+        DeadlineError: it was asked but did not reset, or did not come back.
+    """
+    from qvmsh.qemu.session import Session  # asyncio: stop and kill do without
+
+    began = time.monotonic()
+    with launch.work_lock(vm, "reboot"):
+        seen, pid, note = _live(vm, "reboot")
+        assert note is not None
+        if seen.kind not in ((state.RUNNING, *RESET_HELPS) if force else (state.RUNNING,)):
+            error = state.not_in_state(vm, seen, "reboot", state.RUNNING)
+            if seen.kind in RESET_HELPS:
+                error.hint = f"{error.hint}; `--force` resets it" if error.hint else "`--force` resets it"
+            raise error
+        ladder = Ladder(vm, pid, note, timeout_s)
+        with (
+            ladder.handle,
+            Session(note.socket("session"), vm.io.checkpoint) as qemu,
+            qemu.listen("RESET") as events,
+        ):
+            try:
+                how = _ask_for_reset(ladder, qemu, events, is_running=seen.kind == state.RUNNING, force=force)
+            except _Ended:
+                launch.clear(vm)
+                raise StateError(
+                    "the guest powered off instead of rebooting; QEMU has ended",
+                    machine=vm.name,
+                    hint="`qvm start`",
+                ) from None
+    if note.ssh_port:
+        with ready.waiting(vm, "reboot"), vm.io.stage("waiting for ssh"):
+            ready.wait(vm, pid, note, timeout_s=ready.attempt_seconds(vm))
+    log.note(vm, f"rebooted by {how}")
+    return how, time.monotonic() - began
+
+
+class _Ended(Exception):
+    """QEMU ended while its guest was to reboot."""
+
+
+def _ask_for_reset(ladder: Ladder, qemu: Session, events: Listening, *, is_running: bool, force: bool) -> str:
+    """Have the guest reboot; return who did it: guest agent, ssh, or (`force`) QEMU's reset.
+
+    Raises:
+        StateError, DeadlineError: see `reboot`.
+        _Ended: QEMU is gone.
+    """
+    vm = ladder.vm
+    how = ladder.ask_to_reboot() if is_running else ""
+    if not how and not force:
+        raise StateError(
+            "nothing in the guest could be asked to reboot; it runs on",
+            machine=vm.name,
+            details=ladder.tried,
+            hint="`--force` resets it, as the button on the case would",
+        )
+    guest.close(vm, ladder.note)
+    try:
+        if how:
+            try:
+                events.wait(timeout_s=ladder.timeout_s)
+                return how
+            except DeadlineError:
+                if not force:
+                    raise DeadlineError(
+                        f"the guest did not reboot within {ladder.timeout_s:.0f} s "
+                        f"(asked by {how}); it runs on",
+                        machine=vm.name,
+                        hint="`--force` then resets it",
+                    ) from None
+        qemu.execute("system_reset")
+        events.wait(timeout_s=RESET_S)
+        if not is_running and qemu.execute("query-status")["status"] != "running":
+            qemu.execute("cont")  # a paused or panicked guest was reset, and waits
+        return "reset"
+    except QmpError:
+        if ladder.handle.wait(QUIT_S):
+            raise _Ended from None
+        raise
+
+
+def _live(vm: Machine, what: str, *, needs_note: bool = True) -> tuple[state.Observation, int, Note | None]:
+    """What is observed of a machine that has a QEMU; it must be one that can be talked to.
+
+    Raises:
+        StateError: there is no QEMU, or (`needs_note`) none that listens.
+    """
+    seen = state.observe(vm)
+    if seen.pid is None or (needs_note and seen.note is None) or not state.is_qemu(seen.pid):
+        raise state.not_in_state(vm, seen, what, state.RUNNING)
+    return seen, seen.pid, seen.note
+
+
+def _wake(vm: Machine, seen: state.Observation) -> None:
+    """A guest that is held or sleeps cannot power off: let it go on first, and say so."""
+    assert seen.note is not None
+    if seen.kind not in (state.PAUSED, state.SUSPENDED):
+        return
+    vm.io.warn(f"{vm.name} is {seen.kind}: going on, so that it can power off")
+    exchange = qmp.Exchange(seen.note.socket("qmp"), state.GREETING_S).negotiate()
+    try:
+        if seen.kind == state.PAUSED:
+            saved.let_go(exchange)
+        else:
+            sleep.wake(exchange)
+    finally:
+        exchange.close()
+
+
+@log.failures
+def kill(vm: Machine) -> tuple[str, float]:
+    """End QEMU at once; return what worked and the seconds it took.
+
+    Raises:
+        StateError: there is nothing to kill, or the pid file's lock is not QEMU's.
+        QvmError: not allowed.
+    """
+    began = time.monotonic()
+    seen = state.observe(vm)
+    if seen.pid is None:
+        raise state.not_in_state(vm, seen, "kill", state.RUNNING)
+    if not state.is_qemu(seen.pid):
+        raise StateError(f"will not kill: {seen.detail}", machine=vm.name, hint=seen.hint, actual=seen.kind)
+    try:
+        with process.Process(seen.pid) as handle:
+            how = kill_process(handle, seen.note)
+    except ProcessLookupError:
+        how = "by itself"
+    except PermissionError:
+        who = process.user(seen.pid)
+        raise QvmError(
+            f"cannot kill: QEMU (pid {seen.pid}) is {who}'s", machine=vm.name, hint=f"ask {who}, or be root"
+        ) from None
+    launch.tidy(vm)
+    log.note(vm, f"killed by {how}")
+    return how, time.monotonic() - began

@@ -1,0 +1,277 @@
+"""`doctor --fix`: what killed commands and careless hands left, mended and told.
+
+May import: `host`, `qemu`, `machine`.
+
+    for mend in repair(vm, os.environ): print(mend.name, mend.finding)
+
+Everything happens under the machine's work lock, so nothing is touched while a command is at work;
+what a running QEMU uses is left alone. Only names that qvm itself makes are removed. What is found
+in order is not told, so a second call tells nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+from qvmsh.errors import LockedError, QvmError
+from qvmsh.host import files as host_files
+from qvmsh.host import locks, process, sockets
+from qvmsh.machine import hardware, launch, saved, state, tools
+from qvmsh.machine import note as notes
+from qvmsh.machine.hardware import Launch
+from qvmsh.machine.machine import Machine
+from qvmsh.machine.reports import Report
+from qvmsh.qemu import image
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+MENDED, LEFT = "mended", "left"
+_PART = re.compile(r"\.part(\d*)$")
+YOUNG_S = 60.0
+"""A runtime folder younger than this may be that of a start at work that nobody knows of yet."""
+
+
+class Mend(Report):
+    """One thing that was wrong: `level` is `mended`, or `left` where it could not be or may not be."""
+
+    __slots__ = ("finding", "hint", "level", "name")
+
+    def __init__(self, name: str, level: str, finding: str, hint: str | None = None) -> None:
+        self.name = name
+        self.level = level
+        self.finding = finding
+        self.hint = hint
+
+
+def repair(vm: Machine | None, environ: Mapping[str, str]) -> list[Mend]:
+    """Mend the machine, if there is one, and the user's runtime folder; return what was done."""
+    done: list[Mend] = []
+    if vm is not None:
+        try:
+            with launch.work_lock(vm, "doctor"):
+                done += _machine(vm)
+        except LockedError as error:
+            what = f"nothing of the machine was mended: {error.what}"
+            done.append(Mend("work", LEFT, what, "try again when it has ended"))
+        except OSError as error:
+            what = f"nothing of the machine was mended: {error.filename}: {error.strerror}"
+            done.append(Mend("rights", LEFT, what, "ask as the user whose machine it is"))
+    done += _stale_folders(environ)
+    return done
+
+
+def _machine(vm: Machine) -> list[Mend]:
+    done = list(_rights(vm))
+    seen = state.observe(vm)
+    if seen.is_live or locks.holder(vm.files.pid_file) is not None:
+        return done
+    for step in (_crash, _parts, _unfinished_save):
+        try:
+            done += step(vm)
+        except QvmError as error:
+            done.append(Mend(step.__name__.strip("_").replace("_", " "), LEFT, error.what, error.hint))
+    return done
+
+
+# Rights
+
+
+def _rights(vm: Machine) -> Iterator[Mend]:
+    """Close to others what they may not change, or not read: `.qvm`, the key, the known hosts."""
+    owner = os.stat(vm.directory).st_uid
+    for path in _files(vm):
+        try:
+            status = os.lstat(path)
+        except FileNotFoundError:
+            continue
+        if path != vm.directory and status.st_uid != owner and os.geteuid() == 0:
+            os.chown(path, owner, os.stat(vm.directory).st_gid, follow_symlinks=False)
+            yield Mend("rights", MENDED, f"{_short(vm, path)} is {process.user_name(owner)}'s now")
+        mode = status.st_mode & 0o7777
+        wanted = mode & ~_forbidden(vm, path)
+        if mode == wanted or os.path.islink(path):
+            continue
+        try:
+            os.chmod(path, wanted)
+        except PermissionError:
+            who = process.user_name(status.st_uid)
+            what = f"{_short(vm, path)} has mode {mode:o} and is {who}'s"
+            yield Mend("rights", LEFT, what, f"as {who} or root: `chmod {wanted:o} {_short(vm, path)}`")
+        else:
+            yield Mend("rights", MENDED, f"{_short(vm, path)} has mode {wanted:o} now, it had {mode:o}")
+    for name, path in (("known hosts", vm.files.known_hosts), ("uuid", vm.files.uuid)):
+        if os.path.isdir(path) and not os.path.islink(path):
+            try:
+                os.rmdir(path)
+                yield Mend(name, MENDED, f"{_short(vm, path)} was an empty folder: removed")
+            except OSError:
+                what = f"{_short(vm, path)} is a folder, and not empty"
+                yield Mend(name, LEFT, what, "move it away: a file belongs there")
+
+
+def _files(vm: Machine) -> list[str]:
+    """What qvm keeps, the machine's other files, and its ssh key."""
+    found = [vm.directory]
+    found += [each.path for each in os.scandir(vm.directory) if each.is_file(follow_symlinks=False)]
+    for folder, _, names in os.walk(vm.files.state):
+        found += [folder, *(os.path.join(folder, name) for name in names)]
+    key = _key(vm)
+    return [*found, key] if key and key not in found and os.path.isfile(key) else found
+
+
+def _forbidden(vm: Machine, path: str) -> int:
+    """The bits of its mode that a file may not have."""
+    if path == _key(vm):
+        return 0o077  # ssh does not use it otherwise
+    inside = path == vm.files.state or path.startswith(vm.files.state + os.sep)
+    return 0o022 if inside else 0o002
+
+
+def _key(vm: Machine) -> str:
+    try:
+        settings = vm.settings
+    except QvmError:
+        return ""
+    return settings.path("VM_SSH_IDENTITY") if settings.text("VM_SSH_IDENTITY") else ""
+
+
+# What a run and a killed command left
+
+
+def _crash(vm: Machine) -> Iterator[Mend]:
+    """The pid file, the note and the sockets of a QEMU that ended without being asked."""
+    seen = state.observe(vm)
+    note = notes.read(vm.files)
+    left = [path for path in (vm.files.pid_file, vm.files.note) if os.path.lexists(path)]
+    left += [entry for entry in _in_state_folder(vm) if _is_ours(os.path.basename(entry))]
+    if note and os.path.isdir(note.runtime):
+        left.append(note.runtime)
+    if not left:
+        return
+    launch.clear(vm)
+    gone = [path for path in left if not os.path.lexists(path)]
+    why = f" ({seen.detail})" if seen.kind == state.CRASHED and seen.detail else ""
+    if gone:
+        names = ", ".join(_short(vm, path) for path in gone)
+        yield Mend("leftovers", MENDED, f"removed what an ended run left{why}: {names}")
+    for path in left:
+        if path not in gone:
+            what = f"{_short(vm, path)} holds something that is not qvm's, or is another user's"
+            yield Mend("leftovers", LEFT, what, "look at it, then remove it")
+
+
+def _in_state_folder(vm: Machine) -> list[str]:
+    try:
+        return [os.path.join(vm.files.state, name) for name in os.listdir(vm.files.state)]
+    except FileNotFoundError:
+        return []
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith("disposable-") or ".part" in name
+
+
+def parts(vm: Machine) -> list[str]:
+    """Unfinished copies that a killed command left in the machine's directory: of images, of `.vmrc`.
+
+    Only the names that qvm makes count: `film.part` is the user's own.
+    """
+    own = {".vmrc"}
+    try:
+        names = ("SEED", "BASE", "BACKING")
+        own |= {vm.settings.text(f"VM_SNAPSHOT_{which}FILENAME") for which in names}
+    except QvmError:
+        pass
+    found = []
+    for name in sorted(os.listdir(vm.directory)):
+        mark = _PART.search(name)
+        of = name[: mark.start()] if mark else ""
+        is_written = bool(mark and mark[1] and process.exists(int(mark[1])))
+        if (of in own or of.removeprefix(".") in own) and not is_written:
+            found.append(os.path.join(vm.directory, name))
+    return found
+
+
+def _parts(vm: Machine) -> Iterator[Mend]:
+    for path in parts(vm):
+        host_files.remove(path)
+        yield Mend(
+            "leftovers", MENDED, f"removed {_short(vm, path)}, the unfinished work of a killed command"
+        )
+
+
+def _unfinished_save(vm: Machine) -> Iterator[Mend]:
+    """A save that was killed while it replaced a snapshot left two: the old one counts."""
+    name = hardware.require_disk(vm, Launch())
+    if hardware.image_format(vm, name) != "qcow2":
+        return
+    path = os.path.join(vm.directory, name)
+    if not image.header(path).snapshots:
+        return
+    program = tools.qemu_img(vm)
+    image.require_unused(program, path, vm.name)
+    tags = image.snapshots(program, path)
+    for tag in [each for each in tags if each.endswith(saved.NEW)]:
+        whole = tag.removesuffix(saved.NEW)
+        if whole not in tags:
+            continue  # the old one is gone already: `start --loadvm` finds the new one
+        image.run(program, ["snapshot", "-d", tag, image.safe_name(path)], what=f"remove the snapshot {tag}")
+        what = f"removed the snapshot {tag}: the save that should have replaced {whole} was killed"
+        yield Mend("snapshots", MENDED, what)
+
+
+# The user's runtime folder
+
+
+def _stale_folders(environ: Mapping[str, str]) -> Iterator[Mend]:
+    """Folders of sockets on which nobody listens any more, whatever became of their machines."""
+    base = sockets.runtime_base(environ, os.geteuid())
+    try:
+        status = os.lstat(base)
+        names = sorted(os.listdir(base))
+    except OSError:
+        return
+    if status.st_uid == os.geteuid() and status.st_mode & 0o077 and not os.path.islink(base):
+        os.chmod(base, 0o700)
+        yield Mend("runtime folder", MENDED, f"{base} was open to others: closed")
+    for folder in (os.path.join(base, name) for name in names):
+        if not sockets.is_dead(folder, YOUNG_S):
+            continue
+        directory = _machine_of(folder)
+        if directory is not None:
+            vm = Machine(directory, environ=environ)
+            try:
+                with launch.work_lock(vm, "doctor"):
+                    if locks.holder(vm.files.pid_file) is None and sockets.is_dead(folder, YOUNG_S):
+                        yield from _removed(folder, directory)
+            except (LockedError, OSError):
+                continue
+        else:
+            yield from _removed(folder, None)
+
+
+def _machine_of(folder: str) -> str | None:
+    """The machine that a runtime folder belongs to, None if it is gone."""
+    try:
+        directory = os.readlink(os.path.join(folder, "dir"))
+    except OSError:
+        return None
+    return directory if os.path.isdir(os.path.join(directory, ".qvm")) else None
+
+
+def _removed(folder: str, directory: str | None) -> Iterator[Mend]:
+    sockets.remove_folder(folder, {os.geteuid()})
+    whose = f" of the machine in {directory}" if directory else ", whose machine is gone"
+    if not os.path.isdir(folder):
+        yield Mend("runtime folder", MENDED, f"removed {folder}, the sockets{whose}; nobody listened there")
+    else:
+        what = f"{folder} holds something that is not qvm's"
+        yield Mend("runtime folder", LEFT, what, "look at it, then remove it")
+
+
+def _short(vm: Machine, path: str) -> str:
+    inside = os.path.relpath(path, vm.directory)
+    return path if inside.startswith("..") else inside

@@ -1,0 +1,353 @@
+"""What commands give back: a value for Python, a text for people, a dict for `--json`.
+
+May import: nothing (one-shot path).
+
+A report has `__str__` (what is printed; "" prints nothing), `as_json()`, and `exit_status`.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+
+class Report:
+    """The base of all reports; its slots are the keys of its JSON."""
+
+    __slots__: tuple[str, ...] = ()
+    exit_status = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """The report as a dict of JSON values."""
+        return {name.lstrip("_"): getattr(self, name) for name in self.__slots__}
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)
+        return f"{type(self).__name__}({inside})"
+
+
+class Status(Report):
+    """Result of `status`.
+
+    Args:
+        machine: its name.
+        state: see `machine.state`.
+        detail: one line more, or "".
+        pid: QEMU's, or None.
+        ssh: True, False, or None where it was not asked.
+        ssh_port: port of 127.0.0.1, or None.
+        hint: what to do about it, or None.
+    """
+
+    __slots__ = ("detail", "hint", "is_quiet", "machine", "pid", "ready", "ssh", "ssh_port", "state")
+
+    def __init__(
+        self,
+        machine: str,
+        state: str,
+        detail: str,
+        *,
+        pid: int | None,
+        ssh: bool | None,
+        ssh_port: int | None,
+        hint: str | None,
+        is_quiet: bool,
+    ) -> None:
+        self.machine = machine
+        self.state = state
+        self.detail = detail
+        self.pid = pid
+        self.ssh = ssh
+        self.ssh_port = ssh_port
+        self.hint = hint
+        self.is_quiet = is_quiet
+        self.ready = state == "running" and ssh is not False and not (ssh is None and detail)
+
+    @property
+    def exit_status(self) -> int:  # type: ignore[override]
+        return 0 if self.ready else 1
+
+    def __bool__(self) -> bool:
+        return self.ready
+
+    def __str__(self) -> str:
+        if self.is_quiet:
+            return ""
+        facts = [f"pid {self.pid}"] if self.pid else []
+        if self.ssh:
+            facts.append(f"ssh answers on port {self.ssh_port}")
+        text = f"{self.machine}: {self.state}" + (f" ({', '.join(facts)})" if facts else "")
+        if self.detail:
+            text += f": {self.detail}"
+        if self.hint and not self.ready:
+            text += f"\nhint: {self.hint}"
+        return text
+
+    def as_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__ if name != "is_quiet"}
+
+
+class Started(Report):
+    """Result of `start`: `ready` is False after `--no-wait`; `seconds` until ssh answered."""
+
+    __slots__ = (
+        "accelerator", "attach", "clock", "disposable", "machine", "pid", "ready", "seconds", "ssh_port"
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        machine: str,
+        *,
+        pid: int,
+        ssh_port: int | None,
+        ready: bool,
+        seconds: float,
+        accelerator: str,
+        disposable: bool,
+        clock: str = "",
+        attach: str = "",
+    ) -> None:
+        self.attach = attach
+        self.clock = clock
+        self.machine = machine
+        self.pid = pid
+        self.ssh_port = ssh_port
+        self.ready = ready
+        self.seconds = round(seconds, 3)
+        self.accelerator = accelerator
+        self.disposable = disposable
+
+    def __str__(self) -> str:
+        how = f"ready after {self.seconds:.1f} s" if self.ready else "QEMU runs; not waited for the guest"
+        port = f", ssh on port {self.ssh_port}" if self.ssh_port else ""
+        lost = ", disposable: its changes will vanish" if self.disposable else ""
+        clock = f"; {self.clock}" if self.clock else ""
+        shown = f"\n{self.machine}: `{self.attach}` shows its screen" if self.attach else ""
+        return f"{self.machine}: {how} (pid {self.pid}{port}{lost}){clock}{shown}"
+
+
+class Stopped(Report):
+    """Result of `stop` and `kill`: `by` is what worked (`guest agent`, `ssh`, `quit`, ...)."""
+
+    __slots__ = ("by", "is_kill", "machine", "seconds")
+
+    def __init__(self, machine: str, by: str, seconds: float, *, is_kill: bool = False) -> None:
+        self.machine = machine
+        self.by = by
+        self.seconds = round(seconds, 3)
+        self.is_kill = is_kill
+
+    def __str__(self) -> str:
+        what = "killed" if self.is_kill else "powered off"
+        return f"{self.machine}: {what} by {self.by} in {self.seconds:.1f} s"
+
+    def as_json(self) -> dict[str, Any]:
+        return {"machine": self.machine, "by": self.by, "seconds": self.seconds}
+
+
+class Saved(Report):
+    """Result of `stop --savevm`: `suspend_seconds` is the guest's own part of `seconds`."""
+
+    __slots__ = ("machine", "seconds", "snapshot", "suspend_seconds")
+
+    def __init__(self, machine: str, snapshot: str, suspend_seconds: float, seconds: float) -> None:
+        self.machine = machine
+        self.snapshot = snapshot
+        self.suspend_seconds = round(suspend_seconds, 3)
+        self.seconds = round(seconds, 3)
+
+    def __str__(self) -> str:
+        part = f" ({self.suspend_seconds:.1f} s to suspend)" if self.suspend_seconds else ""
+        return (
+            f"{self.machine}: state saved as {self.snapshot} in {self.seconds:.1f} s{part}; "
+            f"`qvm start --loadvm {self.snapshot}` goes on"
+        )
+
+
+class Rebooted(Report):
+    """Result of `reboot`: `by` is what worked, `seconds` until the guest answered again."""
+
+    __slots__ = ("by", "machine", "seconds")
+
+    def __init__(self, machine: str, by: str, seconds: float) -> None:
+        self.machine = machine
+        self.by = by
+        self.seconds = round(seconds, 3)
+
+    def __str__(self) -> str:
+        return f"{self.machine}: rebooted by {self.by} in {self.seconds:.1f} s"
+
+
+class Restarted(Report):
+    """Result of `restart`: `by` is what ended the run before, None where there was none.
+
+    `stop_seconds` and `seconds` are those of the two halves; the rest is as in `Started`.
+    """
+
+    __slots__ = ("by", "disposable", "machine", "pid", "ready", "seconds", "ssh_port", "stop_seconds", "text")
+
+    def __init__(self, by: str | None, stop_seconds: float, started: Started) -> None:
+        self.by = by
+        self.stop_seconds = round(stop_seconds, 3)
+        self.machine = started.machine
+        self.pid = started.pid
+        self.ssh_port = started.ssh_port
+        self.ready = started.ready
+        self.seconds = started.seconds
+        self.disposable = started.disposable
+        stopped = f"powered off by {by} in {stop_seconds:.1f} s" if by else "was not running"
+        self.text = f"{self.machine}: {stopped}; {str(started).partition(': ')[2]}"
+
+    def __str__(self) -> str:
+        return self.text
+
+    def as_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__ if name != "text"}
+
+
+class Paused(Report):
+    """Result of `pause` and `resume`; `asleep`: what goes on is a guest that sleeps (QEMU 9 and later)."""
+
+    __slots__ = ("asleep", "machine", "paused")
+
+    def __init__(self, machine: str, *, is_paused: bool, is_asleep: bool = False) -> None:
+        self.machine = machine
+        self.paused = is_paused
+        self.asleep = is_asleep
+
+    def __str__(self) -> str:
+        if self.asleep:
+            return f"{self.machine}: goes on, and is suspended as it was; `qvm wakeup` wakes it"
+        return f"{self.machine}: paused; `qvm resume` goes on" if self.paused else f"{self.machine}: goes on"
+
+
+class Suspended(Report):
+    """Result of `suspend`: `by` is what asked the guest (`ssh`, `guest agent`), `seconds` until it slept."""
+
+    __slots__ = ("by", "machine", "seconds")
+
+    def __init__(self, machine: str, by: str, seconds: float) -> None:
+        self.machine = machine
+        self.by = by
+        self.seconds = round(seconds, 3)
+
+    def __str__(self) -> str:
+        return f"{self.machine}: suspended by {self.by} in {self.seconds:.1f} s; `qvm wakeup` wakes it"
+
+
+class Woken(Report):
+    """Result of `wakeup`: `ready` is False where ssh was not waited for; `seconds` until it answered."""
+
+    __slots__ = ("machine", "ready", "seconds")
+
+    def __init__(self, machine: str, ready: bool, seconds: float) -> None:
+        self.machine = machine
+        self.ready = ready
+        self.seconds = round(seconds, 3)
+
+    def __str__(self) -> str:
+        if not self.ready:
+            return f"{self.machine}: awake; not waited for the guest"
+        return f"{self.machine}: awake, ready after {self.seconds:.1f} s"
+
+
+class Answers(Report):
+    """Result of `qmp`: `answers`, what each command returned, or the events; `value`: of the one command.
+
+    Its text is JSON, a line each; "" where it has been printed already.
+    """
+
+    __slots__ = ("answers", "is_events", "is_one", "is_told", "machine")
+
+    def __init__(
+        self, machine: str, answers: Sequence[Any], *, is_events: bool, is_one: bool, is_told: bool
+    ) -> None:
+        self.machine = machine
+        self.answers = list(answers)
+        self.is_events = is_events
+        self.is_one = is_one
+        self.is_told = is_told
+
+    @property
+    def value(self) -> Any:
+        """What the one command returned."""
+        return self.answers[0]
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.answers[0][key] if self.is_one else self.answers[key]
+
+    def __iter__(self) -> Any:
+        return iter(self.value if self.is_one else self.answers)
+
+    def __len__(self) -> int:
+        return len(self.value if self.is_one else self.answers)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __str__(self) -> str:
+        from json import dumps
+
+        return "" if self.is_told else "\n".join(dumps(each, ensure_ascii=False) for each in self.answers)
+
+    def as_json(self) -> dict[str, Any]:
+        """`return` (one command), `returns` (several), or `events`."""
+        if self.is_one:
+            return {"machine": self.machine, "return": self.value}
+        return {"machine": self.machine, "events" if self.is_events else "returns": self.answers}
+
+
+class Ended(Report):
+    """Result of `run`: QEMU's own exit status."""
+
+    __slots__ = ("exit_status", "machine")
+
+    def __init__(self, machine: str, exit_status: int) -> None:
+        self.machine = machine
+        self.exit_status = exit_status
+
+    def __str__(self) -> str:
+        return ""
+
+
+class CommandLine(Report):
+    """Result of `dryrun`: `argv`, a list of strings; `before`, other programs' that must run already."""
+
+    __slots__ = ("argv", "before", "machine")
+
+    def __init__(self, machine: str, argv: Sequence[str], before: Sequence[Sequence[str]] = ()) -> None:
+        self.machine = machine
+        self.argv = list(argv)
+        self.before = [list(each) for each in before]
+
+    def __str__(self) -> str:
+        from shlex import quote
+
+        lines = [quote(self.argv[0])]
+        for word in self.argv[1:]:
+            if word.startswith("-") or len(lines) == 1:
+                lines.append(quote(word))
+            else:
+                lines[-1] += " " + quote(word)
+        first = [" ".join(map(quote, each)) for each in self.before]
+        return "\n".join([*first, " \\\n  ".join(lines)])
+
+
+class Steps(Report):
+    """Result of `init`, `create`: what was done, a line each."""
+
+    __slots__ = ("directory", "dry_run", "machine", "steps")
+
+    def __init__(
+        self, machine: str, steps: Sequence[str], *, is_dry: bool = False, directory: str | None = None
+    ) -> None:
+        self.directory = directory
+        self.machine = machine
+        self.steps = list(steps)
+        self.dry_run = is_dry
+
+    def __str__(self) -> str:
+        would = "would make " if self.dry_run else ""
+        return "\n".join(f"{self.machine}: {would}{step}" for step in self.steps)

@@ -1,0 +1,146 @@
+"""A guest's sleep (ACPI S3): sending it there, and waking it so that it can sleep again.
+
+May import: `qemu`, `machine.guest`, `machine.state`.
+
+    how, seconds = fall_asleep(vm, qemu, note)      # ("ssh", 0.4); QEMU has said SUSPEND
+    wake(exchange)                                  # system_wakeup; on q35 more than that
+
+Only the guest can send itself to sleep, so it is asked: by ssh, else by its agent. Whoever wakes it
+does what the firmware of q35 forgets, see `qemu.ich9`.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+
+from qvmsh.errors import DeadlineError, QmpError, QvmError, StateError
+from qvmsh.machine import guest
+from qvmsh.qemu import ich9, qga
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from qvmsh.host import ssh
+    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.note import Note
+    from qvmsh.qemu.qmp import Exchange
+    from qvmsh.qemu.session import Session
+
+SUSPEND_S = 60.0
+ANSWER_S = 10.0
+"""How long a cached connection may take to answer after the guest was away."""
+
+SUSPEND = (
+    "if command -v systemctl >/dev/null; then sudo -n systemctl suspend; "
+    "elif command -v loginctl >/dev/null; then sudo -n loginctl suspend; "
+    "else echo 'neither systemctl nor loginctl is there' >&2; exit 1; fi"
+)
+
+
+def fall_asleep(vm: Machine, qemu: Session, note: Note, *, timeout_s: float = SUSPEND_S) -> tuple[str, float]:
+    """Send the guest to sleep, wait until QEMU says that it is; return who asked it and the seconds.
+
+    Returns:
+        `("", 0.0)` for a guest that sleeps already.
+
+    Raises:
+        StateError: nothing in the guest can be asked, or it refuses; it runs on.
+        DeadlineError: it was asked but does not sleep; it runs on.
+    """
+    began = time.monotonic()
+    with qemu.listen("SUSPEND") as events:
+        if qemu.execute("query-status")["status"] == "suspended":
+            return "", 0.0
+        how = _ask(vm, note)
+        try:
+            events.wait(timeout_s=timeout_s)
+        except DeadlineError:
+            raise DeadlineError(
+                f"the guest did not suspend within {timeout_s:.0f} s (asked by {how}); it runs on",
+                machine=vm.name,
+                hint="`qvm pause` holds it without its help; `qvm stop --savevm NAME --no-suspend` saves it "
+                "as it is, its clock is then put right after the load",
+            ) from None
+    return how, time.monotonic() - began
+
+
+def _ask(vm: Machine, note: Note) -> str:
+    """Ask by ssh, else by the agent; return which.
+
+    Raises:
+        StateError: neither can; the guest runs on.
+    """
+    tried = []
+    try:
+        found = guest.connect(vm, "suspend the guest", interactive=False)
+        done = subprocess.run(
+            found.command([SUSPEND], tty=False),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=30,
+        )
+        if done.returncode in (0, 255):  # 255: the connection went down with the guest
+            return "ssh"
+        tried += [f"ssh: {line}" for line in done.stderr.strip().splitlines()[-3:]]
+    except subprocess.TimeoutExpired:
+        return "ssh"
+    except QvmError as error:
+        tried.append(f"ssh: {error.what}")
+    try:
+        qga.ask(note.socket("qga"), "guest-suspend-ram", timeout_s=5.0)
+    except qga.NoAgent:
+        tried.append("guest agent: none answers")
+    except TimeoutError:
+        return "guest agent"  # a guest that has gone to sleep does not answer any more
+    except (OSError, QmpError) as error:
+        tried.append(str(error) if isinstance(error, QmpError) else f"guest agent: {error}")
+    else:
+        return "guest agent"
+    raise StateError(
+        "the guest refuses to suspend, and runs on",
+        machine=vm.name,
+        details=tried,
+        hint=f"{note.user} must be allowed `sudo -n systemctl suspend`, or the guest agent must run; "
+        "`qvm pause` holds it without its help, `qvm stop --savevm NAME --no-suspend` saves it as it is",
+    )
+
+
+def wake(exchange: Exchange) -> None:
+    """Wake a guest that QEMU says is suspended.
+
+    On q35 it is stopped for some milliseconds while it is still in the firmware, and gets the
+    power registers back that SeaBIOS before 1.17 forgets: without them it could not sleep again.
+    They are those of the sleeping guest, which keep what it had enabled.
+
+    Raises:
+        QmpError: it is not suspended.
+    """
+    registers = ich9.read(exchange)
+    if registers is None:
+        exchange.ask("system_wakeup")
+        return
+    exchange.together("system_wakeup", "stop")
+    try:
+        ich9.restore(exchange, registers)
+    finally:
+        exchange.ask("cont", timeout_s=30.0)
+
+
+def refresh(link: ssh.Link) -> None:
+    """Close a cached connection that does not answer any more, so that the next one is new."""
+    if not link.is_open():
+        return
+    try:
+        done = subprocess.run(
+            link.command(["true"], tty=False),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=ANSWER_S,
+        )
+        if done.returncode != 255:
+            return
+    except subprocess.TimeoutExpired:
+        pass
+    link.close()

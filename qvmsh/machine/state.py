@@ -1,0 +1,324 @@
+"""What state a machine is in, read each time from the host and from QEMU, never remembered.
+
+May import: `host.locks`, `host.process`, `qemu.qmp`, `machine.note` (one-shot path).
+
+    observe(vm).kind          # "running"
+
+"Running" means that QEMU holds the lock on its pid file; QMP answers for the rest.
+"""
+
+from __future__ import annotations
+
+import os
+
+from qvmsh.errors import ConfigError, QmpError, QvmError, StateError
+from qvmsh.host import locks, process
+from qvmsh.machine import note as notes
+from qvmsh.machine.reports import Status
+from qvmsh.qemu import qmp
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.note import Note
+
+STOPPED = "stopped"
+"""No QEMU, and the last one ended in order."""
+STARTING = "starting"
+"""A `start` is at work on it: QEMU comes up, or the guest does not answer yet."""
+RUNNING = "running"
+"""QEMU runs the guest."""
+PAUSED = "paused"
+"""QEMU holds the guest (QMP `stop`, an I/O error)."""
+SUSPENDED = "suspended"
+"""The guest sleeps (ACPI S3)."""
+SHUT_DOWN = "shut down"
+"""The guest is off, QEMU is still there (`-no-shutdown`)."""
+CRASHED = "crashed"
+"""The guest panicked, or QEMU ended without being asked."""
+BROKEN = "broken"
+"""QEMU is there, but cannot be talked to or must not go on; the detail says why."""
+
+YOUNG_S = 10.0
+"""A QEMU younger than this that does not answer is still coming up."""
+
+GREETING_S = 5.0
+"""How long QEMU may take to greet: it serves one client of a socket at a time."""
+SSH_S = 10.0
+
+_KINDS = {
+    "running": (RUNNING, ""),
+    "paused": (PAUSED, ""),
+    "prelaunch": (PAUSED, "QEMU waits before the first instruction (prelaunch)"),
+    "suspended": (SUSPENDED, ""),
+    "shutdown": (SHUT_DOWN, ""),
+    "guest-panicked": (CRASHED, "the guest's kernel panicked"),
+    "internal-error": (CRASHED, "QEMU reports an internal error"),
+    "io-error": (PAUSED, "QEMU paused the guest after an I/O error; is the host's disk full?"),
+    "watchdog": (PAUSED, "the guest's watchdog fired"),
+    "debug": (PAUSED, "stopped at a breakpoint"),
+    "restore-vm": (PAUSED, "a snapshot could not be loaded; do not let it go on, `qvm kill` it"),
+    "inmigrate": (PAUSED, "QEMU waits for a state to be loaded"),
+    "save-vm": (PAUSED, "a snapshot is being saved"),
+    "finish-migrate": (PAUSED, "QEMU finishes a migration"),
+    "postmigrate": (PAUSED, "QEMU has handed the guest on"),
+}
+
+
+class Observation:
+    """A machine's state at one moment.
+
+    Args:
+        kind: one of this module's constants.
+        detail: one line more, "" where `kind` says it all.
+        pid: QEMU's, None where there is none.
+        note: what the launch chose, None where it is unknown.
+        hint: what to do about it.
+    """
+
+    __slots__ = ("detail", "hint", "kind", "note", "pid")
+
+    def __init__(
+        self,
+        kind: str,
+        detail: str = "",
+        pid: int | None = None,
+        note: Note | None = None,
+        hint: str | None = None,
+    ) -> None:
+        self.kind = kind
+        self.detail = detail
+        self.pid = pid
+        self.note = note
+        self.hint = hint
+
+    def __str__(self) -> str:
+        pid = f" (pid {self.pid})" if self.pid else ""
+        return f"{self.kind}{pid}" + (f": {self.detail}" if self.detail else "")
+
+    @property
+    def is_live(self) -> bool:
+        """True if there is a QEMU process."""
+        return self.pid is not None
+
+
+def observe(vm: Machine) -> Observation:
+    """Read the state of `vm`; takes at most about `GREETING_S` where QEMU does not answer."""
+    try:
+        pid = locks.holder(vm.files.pid_file)
+    except PermissionError:
+        return _foreign(vm)
+    note = notes.read(vm.files)
+    if pid is None:
+        return _without_process(vm, note)
+    if note is None:
+        return _unknown_process(pid, "its note .qvm/running is gone")
+    if process.is_stopped(pid):
+        return _frozen(pid)
+    try:
+        status = qmp.ask(note.socket("qmp"), "query-status", timeout_s=GREETING_S)["status"]
+    except PermissionError:
+        who = process.user(pid)
+        detail = f"it is {who}'s machine, its monitor is closed to you"
+        return Observation(RUNNING, detail, pid, note, f"ask as {who} or as root")
+    except (OSError, QmpError) as error:
+        return _silent(vm, pid, note, error)
+    if note.loading and status != "running":
+        return _loading(vm, pid, note)
+    kind, detail = _KINDS.get(status, (PAUSED, f"QEMU says {status}"))
+    return Observation(kind, detail, pid, note)
+
+
+def _loading(vm: Machine, pid: int, note: Note) -> Observation:
+    """A guest into which a `start` is loading a state, or was when it was killed."""
+    by = locks.working(vm.files.work_lock)
+    if by and by.what.partition(" ")[0] in ("start", "run"):
+        return Observation(STARTING, f"{by} loads the state {note.loading}", pid, note)
+    return Observation(
+        BROKEN,
+        f"the `qvm start` that was loading the state {note.loading} has gone; the guest must not go on",
+        pid,
+        note,
+        f"`qvm stop` ends QEMU, then `qvm start --loadvm {note.loading}`; the state is as it was saved",
+    )
+
+
+def _without_process(vm: Machine, note: Note | None) -> Observation:
+    by = locks.working(vm.files.work_lock)
+    is_other = by is not None and by.pid != os.getpid()
+    if by and is_other and by.what.partition(" ")[0] in ("start", "run"):
+        return Observation(STARTING, str(by))
+    try:
+        with open(vm.files.pid_file, errors="replace") as file:
+            left = file.read().strip()
+    except OSError:
+        return _without_pid_file(vm, note)
+    if notes.is_of_a_copy(vm.files):
+        return Observation(STOPPED)  # what .qvm tells is of the directory that this is a copy of
+    if note and not note.is_of_this_boot:
+        return Observation(STOPPED, "the host went down while it ran")
+    detail = f"QEMU (pid {left}) ended without being asked" if left else "QEMU never came up"
+    if left.isdigit() and process.exists(int(left)):
+        detail += f"; pid {left} is now another program, `{process.program(int(left))}`"
+    return Observation(CRASHED, detail, hint="`qvm start` starts it again; .qvm/log/ has its last words")
+
+
+def _without_pid_file(vm: Machine, note: Note | None) -> Observation:
+    """No pid file means stopped, unless a QEMU still answers: then somebody removed the file.
+
+    QEMU removes the file of that name at its end, whoever's it has become; so may a person.
+    """
+    try:
+        status = qmp.ask(note.socket("qmp"), "query-status", timeout_s=GREETING_S)["status"] if note else ""
+    except (OSError, QmpError):
+        status = ""
+    pid = process.find(vm.directory, "-pidfile") if status else None
+    if pid is None:
+        return Observation(STOPPED)
+    kind = _KINDS.get(status, (PAUSED, ""))[0]
+    return Observation(kind, "its pid file was removed; `qvm stop` and `qvm kill` still work", pid, note)
+
+
+def _silent(vm: Machine, pid: int, note: Note, error: Exception) -> Observation:
+    """QEMU's process is there but its monitor gives no answer: say why."""
+    if process.is_stopped(pid):
+        return _frozen(pid)
+    if isinstance(error, FileNotFoundError):
+        return Observation(
+            BROKEN,
+            f"its sockets are gone (somebody removed {note.runtime})",
+            pid,
+            note,
+            "`qvm stop` can still reach the guest by ssh, `qvm kill` ends QEMU",
+        )
+    if locks.holder(vm.files.pid_file) is None:
+        return _without_process(vm, note)
+    if process.age_s(pid) < YOUNG_S:
+        return Observation(STARTING, "QEMU does not answer yet", pid, note)
+    if not is_qemu(pid):
+        return _unknown_process(pid, "")
+    return Observation(
+        BROKEN,
+        f"QEMU does not answer on its monitor ({error or type(error).__name__})",
+        pid,
+        note,
+        "it may be busy, or another program holds the monitor; try again, or `qvm kill`",
+    )
+
+
+def _frozen(pid: int) -> Observation:
+    hint = f"`kill -CONT {pid}` lets it go on"
+    return Observation(BROKEN, "the QEMU process is stopped by a signal", pid, None, hint)
+
+
+def _unknown_process(pid: int, why: str) -> Observation:
+    if is_qemu(pid):
+        return Observation(BROKEN, why, pid, None, "`qvm kill` ends QEMU")
+    what = f"the pid file is locked by `{process.program(pid)}`, which is no QEMU"
+    return Observation(BROKEN, what, pid, None, f"look at pid {pid}; qvm leaves it alone")
+
+
+def is_qemu(pid: int) -> bool:
+    """True if the process `pid` is a QEMU (or about to become one)."""
+    argv = process.arguments(pid)
+    return bool(argv) and ("-pidfile" in argv or "qemu" in os.path.basename(argv[0]))
+
+
+def _foreign(vm: Machine) -> Observation:
+    who = process.user_name(os.stat(vm.files.pid_file).st_uid)
+    return Observation(BROKEN, f"it is {who}'s machine and closed to you", hint=f"ask as {who} or as root")
+
+
+def require_live(vm: Machine, what: str) -> tuple[int, Note]:
+    """Pid and note of the running QEMU of `vm`.
+
+    Raises:
+        StateError: there is none; the text says what state it is in and that `what` needs it.
+    """
+    seen = observe(vm)
+    if seen.pid is None or seen.note is None:
+        raise not_in_state(vm, seen, what, RUNNING)
+    return seen.pid, seen.note
+
+
+def reachable(vm: Machine, what: str) -> tuple[int, Note]:
+    """As `require_live`, but does not ask QEMU: for a command whose own question tells as much."""
+    try:
+        pid, note = locks.holder(vm.files.pid_file), notes.read(vm.files)
+    except PermissionError:
+        pid = note = None
+    if pid is None or note is None or process.is_stopped(pid):
+        return require_live(vm, what)
+    return pid, note
+
+
+def not_in_state(vm: Machine, seen: Observation, what: str, required: str) -> QvmError:
+    """The error for a command that needs another state than `seen`."""
+    if seen.kind == required == RUNNING and seen.detail:  # runs, but there is something about it
+        return StateError(f"cannot {what}: {seen.detail}", machine=vm.name, hint=seen.hint, actual=seen.kind)
+    hint = seen.hint
+    if seen.kind == STARTING and not seen.is_live:
+        hint = "Ctrl-C ends that start; else try again in a moment"
+    elif not hint and what not in ("stop", "kill"):
+        hint = _way_on(seen, required)
+    return StateError(
+        f"cannot {what}: it is {seen}", machine=vm.name, hint=hint, actual=seen.kind, required=required
+    )
+
+
+def _way_on(seen: Observation, required: str) -> str | None:
+    """What leads from the state that is seen to the one that a command needs."""
+    if seen.kind == PAUSED:
+        return "`qvm resume` lets it go on"
+    if seen.kind == SUSPENDED:
+        return "`qvm wakeup` wakes it"
+    if seen.kind == RUNNING:
+        return {PAUSED: "`qvm pause` pauses it", SUSPENDED: "`qvm suspend` suspends it"}.get(required)
+    if seen.kind == SHUT_DOWN:
+        return "`qvm stop` ends QEMU, then `qvm start`"
+    return None if seen.is_live else "`qvm start` starts it"
+
+
+def status(vm: Machine, *, is_quiet: bool, has_ssh_check: bool) -> Status:
+    """The state of `vm` as the command `status` reports it."""
+    try:
+        vm.settings  # noqa: B018
+    except ConfigError as error:
+        if not os.path.exists(vm.files.vmrc):
+            raise
+        seen = observe(vm)
+        detail = error.what + (f" ({error.details[0]})" if error.details else "")
+        broken = Observation(BROKEN, detail, seen.pid, seen.note, "`qvm config --check` tells all")
+        return _report(vm, broken, None, is_quiet)
+    seen = observe(vm)
+    ssh: bool | None = None
+    if seen.kind == RUNNING and not seen.detail and seen.note and has_ssh_check:
+        from qvmsh.machine import guest
+
+        ssh, why = guest.answers(vm, seen.note, timeout_s=SSH_S)
+        if not ssh:
+            by = locks.working(vm.files.wait_lock)
+            seen.detail = why
+            if by:
+                seen.kind, seen.detail = STARTING, f"{why} yet; {by} waits for it"
+    return _report(vm, seen, ssh, is_quiet)
+
+
+def _report(vm: Machine, seen: Observation, ssh: bool | None, is_quiet: bool) -> Status:
+    port = seen.note.ssh_port if seen.note and seen.pid else 0
+    return Status(
+        vm.name,
+        seen.kind,
+        seen.detail,
+        pid=seen.pid,
+        ssh=ssh,
+        ssh_port=port or None,
+        hint=seen.hint,
+        is_quiet=is_quiet,
+    )
+
+
+def silent(vm: Machine) -> QvmError:
+    """The error for a QEMU that has just not answered: looks again and says what it is."""
+    seen = observe(vm)
+    return QmpError(f"the monitor does not answer: it is {seen}", machine=vm.name, hint=seen.hint)

@@ -1,0 +1,72 @@
+"""What completion asks a machine: QEMU's words, and the snapshots in its images.
+
+May import: `qemu.vocabulary`, `qemu.qmp`, `machine.state`'s lower half.
+
+    of(vm).human(["info", "bl"])
+    snapshots(vm)                   # [("ready", "with memory")]
+
+A person waits with the finger on Tab: whatever does not answer at once has no answer.
+"""
+
+from __future__ import annotations
+
+import os
+
+from qvmsh.errors import QvmError
+from qvmsh.host import locks
+from qvmsh.machine import note as notes
+from qvmsh.qemu import qmp
+from qvmsh.qemu.vocabulary import Vocabulary, snapshot_rows
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from qvmsh.machine.machine import Machine
+
+    Found = list[tuple[str, str]]
+
+ANSWER_S = 2.0
+
+
+def run_of(vm: Machine) -> tuple[int, str] | None:
+    """What tells one run of the machine from another: pid and QMP socket; None if it is off."""
+    try:
+        pid, note = locks.holder(vm.files.pid_file), notes.read(vm.files)
+    except OSError:
+        return None
+    return (pid, note.socket("qmp")) if pid is not None and note is not None else None
+
+
+def of(vm: Machine) -> Vocabulary | None:
+    """The vocabulary of the QEMU that runs `vm`; None if there is none."""
+    run = run_of(vm)
+    if run is None:
+        return None
+    path = run[1]
+
+    def ask(command: str, arguments: dict[str, Any] | None) -> Any:
+        return qmp.ask(path, command, arguments, timeout_s=ANSWER_S)
+
+    return Vocabulary(ask)
+
+
+def snapshots(vm: Machine) -> Found:
+    """Name and kind of each snapshot: QEMU tells while it runs, else the images do."""
+    vocabulary = of(vm)
+    try:
+        return vocabulary.snapshots() if vocabulary is not None else _in_images(vm)
+    except (OSError, QvmError):
+        return []
+
+
+def _in_images(vm: Machine) -> Found:
+    from qvmsh.machine import hardware, tools
+    from qvmsh.qemu import image
+
+    path = os.path.join(vm.directory, hardware.disk_name(vm))
+    if not os.path.exists(path) or not image.header(path).snapshots:
+        return []
+    words = ["info", "-U", "--output=json", image.safe_name(path)]
+    found = qmp.loads(image.run(tools.qemu_img(vm), words, what="read the snapshots"))
+    return snapshot_rows(found.get("snapshots", []))

@@ -1,0 +1,138 @@
+"""QEMU's events in words, and one conversation that hears them until QEMU ends.
+
+May import: `qemu.qmp` (the package), asyncio.
+
+    asyncio.run(hear("/run/user/1000/qvm/3f2a/watch", greeted=print, heard=print))
+    Teller().line({"event": "RESET", "data": {"reason": "guest-reset", "guest": True}})
+
+Source: QEMU docs/interop/qemu-qmp-ref, "Events".
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from qemu.qmp import ExecuteError, QMPClient, QMPError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Event = dict[str, Any]
+
+ENDS = {
+    "guest-shutdown": "the guest has shut down",
+    "guest-reset": "the guest has reset itself, and QEMU ends (-no-reboot)",
+    "guest-panic": "the guest's kernel panicked, and QEMU ends",
+    "host-error": "QEMU ends after an error",
+    "host-qmp-quit": "QEMU was told to quit",
+    "host-qmp-system-reset": "it was reset, and QEMU ends (-no-reboot)",
+    "host-signal": "a signal ends QEMU",
+    "host-ui": "its window was closed",
+}
+"""Why a machine shuts down, by QEMU's ShutdownCause."""
+
+RESETS = {"guest-reset": "the guest has reset itself", "host-qmp-system-reset": "it was reset"}
+
+
+class Teller:
+    """Puts events into words; knows of a job what was said of it before."""
+
+    def __init__(self) -> None:
+        self._aborted: set[str] = set()
+
+    def line(self, event: Event) -> str:
+        """What a person should know of this event, in one line; "" for all the others."""
+        data = event.get("data", {})
+        match event["event"]:
+            case "SHUTDOWN":
+                return ENDS.get(data.get("reason", ""), "it shuts down")
+            case "RESET":
+                return RESETS.get(data.get("reason", ""), "")  # QEMU resets the guest at a load too
+            case "GUEST_PANICKED":
+                return f"the guest's kernel panicked{_action(data)}"
+            case "GUEST_CRASHLOADED":
+                return "the guest's kernel panicked, and its crash kernel takes over"
+            case "WATCHDOG":
+                return f"the guest's watchdog fired{_action(data)}"
+            case "BLOCK_IO_ERROR":
+                where = data.get("node-name") or data.get("device") or "a disk"
+                why = "no space left on the host" if data.get("nospace") else data.get("reason", "")
+                paused = ", the guest is paused" if data.get("action") == "stop" else ""
+                return (
+                    f"{data.get('operation', 'I/O')} error on {where}" + (f": {why}" if why else "") + paused
+                )
+            case "BLOCK_JOB_ERROR":
+                return f"the job {data['device']} met a {data['operation']} error"
+            case "JOB_STATUS_CHANGE":
+                return self._job(data)
+        return ""
+
+    def _job(self, data: Event) -> str:
+        name = data["id"]
+        if data["status"] == "aborting":
+            self._aborted.add(name)
+        if data["status"] != "concluded":
+            return ""
+        is_failed = name in self._aborted or "error" in data
+        self._aborted.discard(name)
+        why = f": {data['error']}" if "error" in data else ""
+        return f"the job {name} {'failed' if is_failed else 'is done'}{why}"
+
+
+def _action(data: Event) -> str:
+    """What QEMU did about it."""
+    shown = {"pause": "the guest is paused", "poweroff": "QEMU ends", "shutdown": "QEMU ends"}
+    action = data.get("action", "")
+    return f", {shown[action]}" if action in shown else ""
+
+
+async def hear(path: str, *, greeted: Callable[[], None], heard: Callable[[Event], None]) -> None:
+    """Be the client of the QMP socket `path` and pass its events on, until QEMU ends.
+
+    QEMU serves one client of a socket at a time; the others wait here for its greeting.
+
+    Args:
+        greeted: called when QEMU talks to us.
+        heard: called with each event, in order; that a job failed comes with `data["error"]`.
+
+    Raises:
+        OSError: nobody listens there.
+    """
+    client = QMPClient("qvm-watch")
+    try:
+        await client.connect(path)
+    except QMPError as error:
+        raise ConnectionError(str(error)) from error
+    end = asyncio.ensure_future(client.runstate_changed())
+    try:
+        greeted()
+        while True:
+            event = asyncio.ensure_future(client.events.get())
+            await asyncio.wait({event, end}, return_when=asyncio.FIRST_COMPLETED)
+            if not event.done():
+                event.cancel()
+                break
+            heard(await _with_error(client, dict(event.result())))
+        while not client.events.empty():
+            heard(dict(await client.events.get()))
+    finally:
+        end.cancel()
+        try:
+            await client.disconnect()
+        except (QMPError, OSError, EOFError):
+            pass  # QEMU has gone first
+
+
+async def _with_error(client: QMPClient, event: Event) -> Event:
+    """The event of a job's end, with the job's error; QEMU has it only in `query-jobs`."""
+    data = event.get("data", {})
+    if event["event"] != "JOB_STATUS_CHANGE" or data["status"] != "concluded":
+        return event
+    try:
+        jobs: Any = await client.execute("query-jobs")
+    except (ExecuteError, QMPError, OSError, EOFError):
+        return event
+    errors = [job["error"] for job in jobs if job["id"] == data["id"] and job.get("error")]
+    return {**event, "data": {**data, "error": errors[0]}} if errors else event

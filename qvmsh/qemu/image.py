@@ -1,0 +1,203 @@
+"""Disk images: reading what a file is, and running qemu-img.
+
+May import: `host`, `errors`; `subprocess` late.
+
+    header("demo-backing.qcow2").backing      # "./demo-base.qcow2"
+
+Source: QEMU docs/interop/qcow2.txt; qemu-img(1).
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from qvmsh.errors import ImageError, QvmError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_FIXED = ">4sIQIIQIIQQIIQ"  # magic ... snapshots offset: the 72 bytes that every version has
+_INCOMPATIBLE_CORRUPT = 2
+
+
+class Header:
+    """What the first bytes of an image file say.
+
+    Args:
+        format: `qcow2`, or `raw` for anything without a qcow2 header.
+        size_bytes: size of the virtual disk.
+        backing: name of the backing file as it stands in the image, "" if there is none.
+        snapshots: number of internal snapshots.
+        is_corrupt: QEMU marked the image as corrupt.
+    """
+
+    __slots__ = ("backing", "format", "is_corrupt", "size_bytes", "snapshots")
+
+    def __init__(
+        self, kind: str, size_bytes: int, backing: str = "", snapshots: int = 0, is_corrupt: bool = False
+    ) -> None:
+        self.format = kind
+        self.size_bytes = size_bytes
+        self.backing = backing
+        self.snapshots = snapshots
+        self.is_corrupt = is_corrupt
+
+
+def header(path: str) -> Header:
+    """Read the header of the image at `path`.
+
+    Raises:
+        OSError: it cannot be read.
+        ImageError: it begins like a qcow2 image but is cut off.
+    """
+    with open(path, "rb") as file:
+        data = file.read(112)
+        if data[:4] != b"QFI\xfb":
+            return Header("raw", os.fstat(file.fileno()).st_size)
+        if len(data) < 72:
+            raise ImageError(f"{path} is cut off: it has {len(data)} bytes")
+        _, version, offset, length, _, size, _, _, _, _, _, snapshots, _ = struct.unpack(_FIXED, data[:72])
+        flags = struct.unpack(">Q", data[72:80])[0] if version >= 3 and len(data) >= 80 else 0
+        backing = b""
+        if offset and length:
+            file.seek(offset)
+            backing = file.read(min(length, 1023))
+    return Header(
+        "qcow2", size, os.fsdecode(backing), snapshots, is_corrupt=bool(flags & _INCOMPATIBLE_CORRUPT)
+    )
+
+
+def backing_path(image: str, backing: str) -> str:
+    """The file that the backing name in `image` means (relative names stand beside the image)."""
+    return os.path.join(os.path.dirname(image), backing)
+
+
+def safe_name(path: str) -> str:
+    """`path` so that QEMU's tools cannot take a `:` in it for a protocol (`nbd:...`)."""
+    return path if os.path.isabs(path) else os.path.join(".", path)
+
+
+def run(program: str, words: Sequence[str], *, cwd: str | None = None, what: str) -> str:
+    """Run qemu-img and return what it prints.
+
+    Args:
+        program: qemu-img.
+        words: its sub-command and options.
+        what: what is being done, for the error: `make demo-backing.qcow2`.
+
+    Raises:
+        ImageError: with qemu-img's own words as details.
+    """
+    import subprocess
+
+    done = subprocess.run(
+        [program, *words],
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",
+    )
+    if done.returncode:
+        lines = [line.removeprefix("qemu-img: ") for line in done.stderr.splitlines() if line.strip()]
+        raise ImageError(f"cannot {what}", details=lines[-5:], hint=_remedy(done.stderr))
+    return done.stdout
+
+
+def _remedy(words: str) -> str | None:
+    if "No space left" in words:
+        return "the disk is full: make room, then try again; nothing was changed"
+    if "lock" in words:
+        return "another process has the image open: end it first"
+    return None
+
+
+def create_overlay(
+    program: str, overlay: str, backing: str, backing_format: str, *, cwd: str | None = None
+) -> None:
+    """Make an empty qcow2 overlay on `backing` (a name relative to the overlay's folder)."""
+    run(
+        program,
+        ["create", "-q", "-f", "qcow2", "-F", backing_format, "-b", safe_name(backing), safe_name(overlay)],
+        cwd=cwd,
+        what=f"make {os.path.basename(overlay)}",
+    )
+
+
+def has_data(program: str, path: str) -> bool:
+    """True if the image itself (without what it stands on) holds data or snapshots."""
+    from qvmsh.qemu.qmp import loads
+
+    if header(path).snapshots:
+        return True
+    text = run(
+        program, ["map", "-U", "--output=json", safe_name(path)], what=f"read {os.path.basename(path)}"
+    )
+    return any(part["depth"] == 0 and part.get("data") for part in loads(text))
+
+
+def snapshots(program: str, path: str) -> list[str]:
+    """Names of the internal snapshots of an image that nobody has open."""
+    from qvmsh.qemu.qmp import loads
+
+    text = run(program, ["info", "--output=json", safe_name(path)], what=f"read {os.path.basename(path)}")
+    return [each["name"] for each in loads(text).get("snapshots", [])]
+
+
+def in_use(path: str, machine: str | None) -> ImageError:
+    """The error for an image that another process has open: names the process."""
+    from qvmsh.host import files, process
+
+    users = [pid for pid in files.users_of(path) if pid != os.getpid()]
+    names = ", ".join(f"{process.program(pid)} (pid {pid}, {process.user(pid)})" for pid in users)
+    return ImageError(
+        f"{os.path.basename(path)} is in use by {names or 'another process'}",
+        machine=machine,
+        hint="end that process first; two writers would destroy the image",
+    )
+
+
+def require_unused(program: str, path: str, machine: str) -> None:
+    """Refuse an image that a QEMU has open, whoever started it; a missing one is fine.
+
+    Raises:
+        ImageError: it is locked.
+    """
+    if not os.path.exists(path):
+        return
+    try:
+        run(program, ["info", safe_name(path)], what=f"look at {os.path.basename(path)}")
+    except ImageError as error:
+        if any("lock" in line for line in error.details):
+            raise in_use(path, machine) from None
+
+
+def require(path: str, machine: str, *, hint: str, name: str = "") -> Header:
+    """The header of an image that must be there and whole.
+
+    Args:
+        name: what messages call it; its file name by default.
+
+    Raises:
+        ImageError: it is missing, unreadable, cut off, or marked corrupt.
+    """
+    name = name or os.path.basename(path)
+    try:
+        found = header(path)
+    except FileNotFoundError:
+        raise ImageError(f"{name} is not there", machine=machine, hint=hint) from None
+    except OSError as error:
+        raise ImageError(f"cannot read {name}: {error.strerror}", machine=machine) from error
+    except QvmError as error:
+        raise ImageError(
+            f"{name} is corrupt: it is cut off", machine=machine, hint="restore it from an archive"
+        ) from error
+    if found.is_corrupt:
+        raise ImageError(
+            f"{name} is marked as corrupt",
+            machine=machine,
+            hint=f"`qemu-img check -r all {name}` may mend it; copy the file first",
+        )
+    return found

@@ -1,0 +1,56 @@
+"""QEMU's jobs over a small `Exchange`: for a start, which should not pay for asyncio.
+
+May import: `qmp`, `errors`.
+
+    jobs = Jobs(exchange)
+    jobs.job("snapshot-load", {"tag": "ready", "vmstate": "disk0", "devices": ["disk0"]})
+
+Source: QEMU docs/interop/qmp-spec; as `session.Session.job`, whose errors it shares.
+"""
+
+from __future__ import annotations
+
+import os
+
+from qvmsh.errors import QmpError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from qvmsh.qemu.qmp import Exchange
+
+
+class Jobs:
+    """Commands and jobs on a negotiated connection."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    def execute(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
+        """Execute one command.
+
+        Raises:
+            QmpError: QEMU refused.
+            OSError: QEMU has ended.
+        """
+        return self._exchange.ask(command, arguments, timeout_s=None)
+
+    def job(self, command: str, arguments: dict[str, Any]) -> None:
+        """Run a command that makes a job, wait for the job's end, dismiss it.
+
+        Raises:
+            QmpError: the job failed, with its own error.
+            OSError: QEMU has ended.
+        """
+        name = f"qvm-{os.getpid()}-{command}"
+        self.execute(command, {"job-id": name, **arguments})
+        while True:
+            found = [each for each in self.execute("query-jobs") if each["id"] == name]
+            if not found or found[0]["status"] == "concluded":
+                break
+            self._exchange.message()  # any event: the job's next state is one
+        if found:
+            self.execute("job-dismiss", {"id": name})
+            if found[0].get("error"):
+                raise QmpError(f"{command}: {found[0]['error']}")

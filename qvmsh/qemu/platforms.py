@@ -1,0 +1,60 @@
+"""What kinds of machine there are, as far as the argument list differs between them: pure.
+
+May import: dataclasses.
+
+    of("x86_64", "q35").cdrom             # "ide-cd"
+    of("aarch64", "virt").display         # ("virtio-gpu-pci", "virtio-keyboard-pci", "virtio-tablet-pci")
+
+Source: QEMU docs/system: i386/pc, i386/microvm, arm/virt, riscv/virt, ppc/pseries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Platform:
+    """How a machine type takes the devices that qvm gives it.
+
+    Args:
+        transport: end of the names of virtio devices: `pci`, or `device` where there is no PCI.
+        vga: value of `-vga`; None where the machine type knows no VGA.
+        display: devices that stand for VGA, keyboard and mouse of a PC.
+        cdrom: device of a CD drive; `scsi-cd` needs a controller.
+        tpm: device of a TPM; None where there is none.
+        has_isa: a second UART can be had.
+        ide_units: how many devices each of the machine's own IDE buses takes.
+    """
+
+    transport: str = "pci"
+    vga: str | None = None
+    display: tuple[str, ...] = ()
+    cdrom: str = "scsi-cd"
+    tpm: str | None = None
+    has_isa: bool = False
+    ide_units: int = 2
+
+    def virtio(self, kind: str) -> str:
+        """Name of a virtio device: `virtio-blk-pci`."""
+        return f"virtio-{kind}-{self.transport}"
+
+
+PC = Platform(vga="std", cdrom="ide-cd", tpm="tpm-tis", has_isa=True)
+Q35 = replace(PC, ide_units=1)
+VIRT = Platform(display=("virtio-gpu-pci", "virtio-keyboard-pci", "virtio-tablet-pci"), tpm="tpm-tis-device")
+PSERIES = Platform(vga="std", tpm="tpm-spapr")
+OTHER = Platform()
+
+
+def of(architecture: str, machine: str) -> Platform:
+    """The platform of a machine type (`VM_QEMU_MACHINE`, properties and all)."""
+    kind, _, properties = machine.partition(",")
+    if architecture in ("x86_64", "i386"):
+        if kind != "microvm":
+            return Q35 if "q35" in kind else PC
+        has_pci = "pcie=on" in properties.split(",")
+        return Platform(transport="pci" if has_pci else "device", has_isa=True)
+    if kind == "virt" or kind.startswith("virt-"):
+        return VIRT if architecture in ("aarch64", "arm") else Platform(display=VIRT.display)
+    return PSERIES if kind.startswith("pseries") else OTHER

@@ -1,0 +1,168 @@
+"""A long conversation with QEMU: events and jobs, by `qemu.qmp`, used synchronously.
+
+May import: `qemu.qmp` (the package), asyncio, `errors`.
+
+    with Session(path) as qemu:
+        qemu.job("snapshot-save", {"tag": "ready", "vmstate": "disk0", "devices": ["disk0"]})
+
+One loop for each session, turned only while a call waits; Ctrl-C ends the call.
+Source: QEMU docs/interop/qmp-spec; `query-jobs` hides the errors that `snapshot-save` does not
+return, so a job's error becomes an exception here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from qemu.qmp import ExecuteError, QMPClient, QMPError, Runstate
+from qemu.qmp.events import EventListener
+
+from qvmsh.errors import DeadlineError, QmpError
+
+CONNECT_S = 5.0
+LOOK_S = 0.2
+"""How often who waits for an event looks whether QEMU is still there."""
+JOB_EVENTS = ("JOB_STATUS_CHANGE",)
+_numbers = itertools.count(1)
+
+
+class Session:
+    """A connection to one of QEMU's QMP sockets.
+
+    Args:
+        path: the Unix socket.
+        checkpoint: called while an event is waited for, so that a door can interrupt the wait.
+
+    Raises:
+        QmpError: nobody answers there (another long session may hold the socket).
+    """
+
+    def __init__(self, path: str, checkpoint: Callable[[], None] | None = None) -> None:
+        self._path = path
+        self._checkpoint = checkpoint
+        self._loop = asyncio.new_event_loop()
+        self._client = QMPClient("qvm")
+
+    def __enter__(self) -> Session:
+        try:
+            self._run(asyncio.wait_for(self._client.connect(self._path), CONNECT_S))
+        except (QMPError, OSError, TimeoutError) as error:
+            self._loop.close()
+            raise QmpError(f"no long conversation with QEMU: {error or 'it does not answer'}") from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._run(self._client.disconnect())
+        except (QMPError, OSError, EOFError):
+            pass  # QEMU has gone first
+        finally:
+            self._loop.close()
+
+    def execute(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
+        """Execute one command; events go to those who listen.
+
+        Raises:
+            QmpError: QEMU refused, or has ended.
+        """
+        try:
+            return self._run(self._client.execute(command, arguments))
+        except ExecuteError as error:
+            raise QmpError(f"{command}: {error}", error_class=error.error_class) from None
+        except (QMPError, OSError, EOFError):
+            raise QmpError(f"{command}: QEMU ended") from None
+
+    def listen(self, *names: str) -> Listening:
+        """Gather events of these names from now on: `with qemu.listen("SUSPEND") as events:`."""
+        return Listening(self._loop, self._client, names, self._checkpoint)
+
+    def job(self, command: str, arguments: dict[str, Any], *, timeout_s: float = 600.0) -> None:
+        """Run a command that makes a job, wait for the job's end, dismiss it.
+
+        Raises:
+            QmpError: the job failed, with its own error.
+            DeadlineError: it did not end in time; it goes on in QEMU.
+        """
+        name = f"qvm-{os.getpid()}-{next(_numbers)}"
+        for job in self.execute("query-jobs"):  # one whose qvm was killed: nobody else will read its error
+            if job["id"].startswith("qvm-") and job["status"] == "concluded":
+                self.execute("job-dismiss", {"id": job["id"]})
+        with self.listen(*JOB_EVENTS) as events:
+            self.execute(command, {"job-id": name, **arguments})
+            events.wait(
+                lambda event: event["data"]["id"] == name and event["data"]["status"] == "concluded",
+                timeout_s=timeout_s,
+            )
+        found = [job for job in self.execute("query-jobs") if job["id"] == name]
+        self.execute("job-dismiss", {"id": name})
+        if found and found[0].get("error"):
+            raise QmpError(f"{command}: {found[0]['error']}")
+
+    def _run(self, work: Any) -> Any:
+        return self._loop.run_until_complete(work)
+
+
+class Listening:
+    """The events of some names, from the moment the block is entered."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        client: QMPClient,
+        names: tuple[str, ...],
+        checkpoint: Callable[[], None] | None,
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._loop = loop
+        self._client = client
+        self._listener = EventListener(names)
+
+    def __enter__(self) -> Listening:
+        self._client.register_listener(self._listener)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.remove_listener(self._listener)
+
+    def wait(self, wanted: Any = None, *, timeout_s: float) -> dict[str, Any]:
+        """The first event for which `wanted(event)` is true (None: any).
+
+        Raises:
+            DeadlineError: none within `timeout_s`.
+            QmpError: QEMU went away.
+        """
+
+        async def first() -> dict[str, Any]:
+            while True:
+                event = dict(await self._listener.get())
+                if wanted is None or wanted(event):
+                    return event
+
+        async def first_or_end() -> dict[str, Any]:
+            event = asyncio.ensure_future(first())
+            deadline = time.monotonic() + timeout_s
+            try:
+                while True:
+                    # looked at anew each time: `runstate_changed` misses a change that came before it
+                    is_over = self._client.runstate != Runstate.RUNNING
+                    left = max(0.0, deadline - time.monotonic())
+                    await asyncio.wait({event}, timeout=0.01 if is_over else min(left, LOOK_S))
+                    if event.done():
+                        return event.result()
+                    if is_over:
+                        raise QmpError("QEMU ended")
+                    if self._checkpoint:
+                        self._checkpoint()
+                    if not left:
+                        raise DeadlineError(f"no such event from QEMU within {timeout_s:.0f} s")
+            finally:
+                event.cancel()
+                await asyncio.gather(event, return_exceptions=True)
+
+        found: dict[str, Any] = self._loop.run_until_complete(first_or_end())
+        return found

@@ -1,0 +1,158 @@
+"""A command line inside a session: on the session's machine, in its place in a pipeline.
+
+May import: `cli.main` (one parser, one rendering), `shell.context`; no xonsh.
+
+    WordCall(context).perform(["status", "-s"])     # the exit status
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+from qvmsh import errors
+from qvmsh.cli.main import Call
+from qvmsh.commands.index import COMMANDS
+from qvmsh.errors import Terminated
+from qvmsh.io import isatty, tell
+from qvmsh.shell.context import SessionIo
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any, TextIO
+
+    from qvmsh.io import Io
+    from qvmsh.machine.machine import Machine
+    from qvmsh.shell.context import Context
+
+HOST_WORDS = frozenset((
+    "exec", "env", "gdb", "help", "import", "init", "kill", "list", "logs", "ls", "mount", "network", "ps",
+    "reset", "resume", "sh", "ssh", "suspend", "test", "top", "umount", "watch",
+))  # fmt: skip
+"""Words that stay the host's, or Python's: such commands are typed `vm kill`, `vm ssh`."""
+
+REFUSED = {"poweroff": "stop", "halt": "stop", "shutdown": "stop", "reboot": "reboot"}
+"""Typed bare, these could mean the guest or the host; and the verb that means the guest."""
+
+ending = threading.Event()
+"""Set when a signal ends the session: words that still run come to their end."""
+
+
+class Leaving(Terminated, SystemExit):
+    """A signal ends the session: to a command at work it is `Terminated`, to xonsh `SystemExit`."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+
+
+class WordIo(SessionIo):
+    """The streams of a word's place in a pipeline; its waits can be interrupted.
+
+    Args:
+        is_reader_interrupted: True once Ctrl-C has ended a program behind it in the pipeline, which
+            had the terminal, so that nothing else tells the word.
+    """
+
+    def __init__(
+        self, session: Context, is_reader_interrupted: Callable[[], bool] = lambda: False, **how: Any
+    ) -> None:
+        super().__init__(session, **how)
+        self._is_reader_interrupted = is_reader_interrupted
+
+    def checkpoint(self) -> None:
+        """End the wait if Ctrl-C was typed or the session ends.
+
+        Raises:
+            KeyboardInterrupt, Terminated: respectively.
+        """
+        if getattr(threading.current_thread(), "_interrupted", False):
+            if isatty(self.stderr):
+                tell(self.stderr, "")  # the terminal has shown ^C
+            raise KeyboardInterrupt
+        if ending.is_set():
+            raise Terminated
+        if self._is_reader_interrupted():
+            raise KeyboardInterrupt
+
+
+class WordCall(Call):
+    """One command line of a session: parsed and rendered as everywhere, on the session's machine.
+
+    Args:
+        streams: standard input, output and error; None = the process' own.
+        is_last: nothing comes after it in this process.
+        is_reader_interrupted: as for `WordIo`.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        streams: tuple[TextIO | None, TextIO | None, TextIO | None] = (None, None, None),
+        *,
+        is_last: bool = False,
+        is_reader_interrupted: Callable[[], bool] = lambda: False,
+    ) -> None:
+        super().__init__()
+        self._context = context
+        self._streams = streams
+        self._is_last = is_last
+        self._is_reader_interrupted = is_reader_interrupted
+        self.io = self.new_io(level=1, debug=False, json=False)
+
+    def new_io(self, *, level: int, debug: bool, json: bool) -> Io:
+        stdin, stdout, stderr = self._streams
+        session = self._context.io
+        return WordIo(
+            self._context,
+            self._is_reader_interrupted,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            level=session.level if level == 1 else level,
+            debug=debug or session.debug,
+            json=json,
+            capture=json,
+            is_last=self._is_last and not json,
+        )
+
+    def machine_here(self, overrides: Sequence[tuple[str, str]], *, is_optional: bool) -> Machine | None:
+        return self._context.machine(self.io, overrides=overrides, is_optional=is_optional)
+
+    def without_reader(self) -> int:
+        return errors.EXIT_FAILED
+
+
+def child(context: Context) -> list[str]:
+    """The beginning of the argument list that runs a command of ours as a process of its own."""
+    argv = [sys.executable, "-P", "-m", "qvmsh.shell.child"]
+    if context.directory is not None:
+        argv += ["-C", context.directory]
+        for name, value in context.overrides:
+            argv += ["--set", f"{name}={value}"]
+    if context.io.level != 1:
+        argv.append("-v" if context.io.level > 1 else "-q")
+    return [*argv, "--debug"] if context.io.debug else argv
+
+
+def listing(context: Context) -> str:
+    """The commands by topic and the preloaded names, a line each."""
+    from qvmsh.cli.help import TOPICS
+
+    width = max(map(len, COMMANDS)) + 2
+    machine = f"{context.vm.name} in {context.directory}" if context.has_machine else "no machine here"
+    parts = [f"{machine}. A command is a word (`start --no-wait`) and a function (`start(wait=False)`)."]
+    for group, title in TOPICS.items():
+        rows = []
+        for verb, row in COMMANDS.items():
+            if row[2] == group:
+                shown = f"vm {verb}" if verb.partition(" ")[0] in HOST_WORDS else verb
+                rows.append(f"  {shown:{width + 3}}{row[7]}")
+        if rows:
+            parts.append("\n".join([f"{title}:", *rows]))
+    parts.append(
+        "Names: vm (the machine, every command a method), settings, guest, local (plumbum), sh, $VM_...\n"
+        "qmp is an object too: `qmp.query_status()`. Tab completes, also what the running QEMU understands.\n"
+        "`start --help` and `help(start)` explain; `vm VERB` always means qvm's."
+    )
+    return "\n\n".join(parts)

@@ -1,0 +1,240 @@
+"""Names of a script that do not exist, found before anything of it runs.
+
+May import: `errors`, `shell.script` (the quick look that nearly every script passes).
+
+    require_names(source, code, "/vm/demo/deploy", {"vm", "start"})
+
+Only what is certain counts: no layer gives the name a value. Whatever could define a name unseen
+(`import *`, `globals()`, `exec`), or expects that it is missing (`except NameError`, a look at the
+version), is believed.
+"""
+
+from __future__ import annotations
+
+import builtins
+
+from qvmsh.errors import QvmError
+from qvmsh.shell.script import UNSEEN, global_names, suspects
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import ast
+    from collections.abc import Container, Iterable, Iterator
+    from types import CodeType
+    from typing import Any
+
+LOOKS = frozenset((
+    "version_info", "hexversion", "platform", "implementation", "TYPE_CHECKING", "PY2", "PY3", "dir",
+    "hasattr",
+))  # fmt: skip
+"""Where a condition mentions one of these, a branch need not be for this Python."""
+
+CATCHING = frozenset(("NameError", "Exception", "BaseException"))
+
+
+class UnknownNames(QvmError):
+    """A script uses names that do not exist: `deploy:3: no name 'strat'; nothing was run`."""
+
+
+def require_names(source: bytes, code: CodeType, path: str, known: Container[str]) -> None:
+    """Refuse a Python script that uses names that do not exist.
+
+    Args:
+        source: the script.
+        code: the same, compiled.
+        path: its file.
+        known: what the context gives it.
+
+    Raises:
+        UnknownNames: with every such name and its line.
+    """
+    if suspects(source, path, known):
+        found = _undefined(source, code, path, known, lambda _: False)
+        if found:
+            raise unknown_names(path, found, known)
+
+
+def require_names_in_lines(
+    parts: Iterable[tuple[int, str]], path: str, known: Container[str], unseen: Container[str] = ()
+) -> None:
+    """Refuse xonsh code that uses such names where it can be nothing but Python.
+
+    A statement that is an expression may be a command, and what is no Python at all may define any
+    name in it; both are believed.
+
+    Args:
+        parts: the statements, each with the number of lines before it.
+        path: the file, `<string>` or `<stdin>`.
+        known: what the session gives it.
+        unseen: further words with which names come unseen.
+
+    Raises:
+        UnknownNames: with every such name and its line.
+    """
+    import ast
+    import re
+
+    python: list[tuple[int, bytes, CodeType]] = []
+    bound: set[str] = set()
+    for start, text in parts:
+        words = re.findall(r"[^\W\d]\w*", text)
+        if any(word in UNSEEN or word in unseen for word in words) or re.search(r"import\s*\*", text):
+            return
+        source = text.encode("utf-8", "surrogateescape")
+        try:
+            code = compile(source, path, "exec", dont_inherit=True)
+        except (SyntaxError, ValueError):
+            bound.update(words)
+            continue
+        python.append((start, source, code))
+        bound |= global_names(source, path)[0]
+    here = _Either(known, bound)
+    found: list[tuple[int, str]] = []
+    for start, source, code in python:
+        if suspects(source, path, here):
+            rows = _undefined(source, code, path, here, lambda node: isinstance(node, ast.Expr))
+            if rows is None:
+                return
+            found += [(line + start, name) for line, name in rows]
+    if found:
+        raise unknown_names(path, found, here)
+
+
+class _Either:
+    """Membership in one or the other."""
+
+    def __init__(self, one: Container[str], other: Container[str]) -> None:
+        self.one, self.other = one, other
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.one or name in self.other
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({*self.one, *self.other})  # type: ignore[misc]  # both are sets or dicts
+
+
+def unknown_names(path: str, found: list[tuple[int, str]], known: Container[str]) -> UnknownNames:
+    """The error for names that do not exist."""
+    rows = sorted(set(found))
+    line, name = rows[0]
+    if len(rows) == 1:
+        near = _near(name, known)
+        hint = f"did you mean {near}?" if near else None
+        return UnknownNames(f"{path}:{line}: no name {name!r}; nothing was run", hint=hint)
+    details = []
+    for line, name in rows:
+        near = _near(name, known)
+        details.append(f"{path}:{line}: {name}" + (f" (did you mean {near}?)" if near else ""))
+    return UnknownNames("the script uses names that do not exist; nothing was run", details=details)
+
+
+def _near(name: str, known: Container[str]) -> str | None:
+    import difflib
+
+    names = [*known, *vars(builtins)]  # type: ignore[misc]  # sets and dicts, as above
+    found = difflib.get_close_matches(name, names, 1, 0.7)
+    return found[0] if found else None
+
+
+def _undefined(
+    source: bytes, code: CodeType, path: str, known: Container[str], is_believed: Any
+) -> list[tuple[int, str]] | None:
+    """Line and name of each use of a name that does not exist; None where names could come unseen."""
+    import ast
+
+    unknown = suspects(source, path, known)
+    tree = ast.parse(source, path)
+    believed = _Believed(is_believed)
+    believed.visit(tree)
+    if believed.is_open:
+        return None
+    return [
+        (line, name)
+        for line, name in _loads(code, believed.classes)
+        if name in unknown and not any(first <= line <= last for first, last in believed.spans)
+    ]
+
+
+def _loads(code: CodeType, classes: set[int]) -> Iterator[tuple[int, str]]:
+    """Line and name of each look-up of a global name."""
+    import dis
+
+    is_namespace = not code.co_flags & 0x1 and code.co_name != "<module>"  # a class body; CO_OPTIMIZED
+    if not (is_namespace and code.co_firstlineno in classes):
+        for step in dis.get_instructions(code):
+            if step.opname in ("LOAD_NAME", "LOAD_GLOBAL"):
+                line = step.positions.lineno if step.positions else None
+                yield line or code.co_firstlineno, str(step.argval)
+    for inner in code.co_consts:
+        if isinstance(inner, type(code)):
+            yield from _loads(inner, classes)
+
+
+class _Believed:
+    """The lines in which a name that is not there is no fault."""
+
+    def __init__(self, is_believed: Any) -> None:
+        self.spans: list[tuple[int, int]] = []
+        self.classes: set[int] = set()
+        """First lines of classes whose bodies another class may fill with names."""
+        self.is_open = False
+        self._is_believed = is_believed
+        self._has_late_annotations = __import__("sys").version_info >= (3, 14)
+
+    def visit(self, tree: ast.AST) -> None:
+        import ast
+
+        for node in ast.walk(tree):
+            if self._is_believed(node):
+                self._add(node)
+            if isinstance(node, ast.ImportFrom):
+                self.is_open |= any(each.name == "*" for each in node.names)
+                is_future = node.module == "__future__"
+                self._has_late_annotations |= is_future and any(e.name == "annotations" for e in node.names)
+            elif isinstance(node, ast.Attribute):
+                self.is_open |= node.attr in ("modules", "__dict__", "f_globals", "_getframe")
+            elif isinstance(node, ast.Try | getattr(ast, "TryStar", ast.Try)):
+                if any(self._catches(handler.type) for handler in node.handlers):
+                    for each in node.body:
+                        self._add(each)
+            elif isinstance(node, ast.With | ast.AsyncWith):
+                if any(CATCHING & _mentioned(item.context_expr) for item in node.items):
+                    self._add(node)
+            elif isinstance(node, ast.If | ast.IfExp | ast.While):
+                if LOOKS & _mentioned(node.test) or isinstance(node.test, ast.Constant):
+                    self._add(node)
+            elif isinstance(node, ast.BoolOp):
+                if LOOKS & _mentioned(node):
+                    self._add(node)
+            elif isinstance(node, ast.ClassDef) and (node.bases or node.keywords):
+                self.classes |= {node.lineno, *(each.lineno for each in node.decorator_list)}
+        if self._has_late_annotations:
+            self._pass_annotations(tree)
+
+    def _catches(self, kind: ast.expr | None) -> bool:
+        return kind is None or bool(CATCHING & _mentioned(kind))
+
+    def _pass_annotations(self, tree: ast.AST) -> None:
+        import ast
+
+        for node in ast.walk(tree):
+            for name in ("annotation", "returns"):
+                each = getattr(node, name, None)
+                if isinstance(each, ast.AST):
+                    self._add(each)
+
+    def _add(self, node: Any) -> None:
+        self.spans.append((node.lineno, node.end_lineno or node.lineno))
+
+
+def _mentioned(node: ast.AST) -> set[str]:
+    """The names and attributes in an expression."""
+    import ast
+
+    found = set()
+    for each in ast.walk(node):
+        if isinstance(each, ast.Name):
+            found.add(each.id)
+        elif isinstance(each, ast.Attribute):
+            found.add(each.attr)
+    return found

@@ -1,0 +1,105 @@
+"""Completion at the prompt: the words of qvm, as every other shell completes them.
+
+May import: xonsh, `cli.complete`.
+
+    XSH.completers = {"qvm": Completer(context), **XSH.completers}
+"""
+
+from __future__ import annotations
+
+from xonsh.built_ins import XSH
+from xonsh.completers.path import contextual_complete_path
+from xonsh.completers.tools import RichCompletion
+
+from qvmsh.cli import complete
+from qvmsh.cli.parse import verb_of
+from qvmsh.machine import vocabulary
+from qvmsh.shell.calls import HOST_WORDS
+from qvmsh.shell.words import Vm, Word
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from qvmsh.machine.machine import Machine
+    from qvmsh.qemu.vocabulary import Vocabulary
+    from qvmsh.shell.context import Context
+
+
+class Completer(complete.Surroundings):
+    """A completer of xonsh for the lines that begin with one of our words."""
+
+    contextual = True
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context.environ, lambda: context.machine(is_optional=True))
+        self._context = context
+        self._known: tuple[object, Vocabulary] | None = None
+        self.__name__ = "complete_qvm"
+
+    def vocabulary(self, vm: Machine) -> Vocabulary | None:
+        """As always, but remembered: QEMU tells the list of its commands once, not at each key."""
+        run = vocabulary.run_of(vm)
+        if run is None:
+            return None
+        if self._known is None or self._known[0] != run:
+            found = vocabulary.of(vm)
+            self._known = (run, found) if found is not None else None
+        return self._known[1] if self._known is not None else None
+
+    def __call__(self, context: Any) -> Any:
+        command = context.command
+        if command is None or command.arg_index < 1 or command.command_name is None:
+            return None
+        words = [arg.value for arg in command.args[: command.arg_index] if not arg.is_io_redir]
+        line = self._line(words)
+        if line is None:
+            return None
+        found = complete.complete([*line, command.prefix], self)
+        rows = [self._rich(command, word, text) for word, text in found.rows]
+        if found.kind:
+            paths = contextual_complete_path(command, cdpath=False)
+            rows += [
+                path for path in paths[0] if found.kind == "file" or str(path).rstrip("'\"").endswith("/")
+            ]
+        if not rows:
+            raise StopIteration  # nothing fits here: names of files would only mislead
+        return rows, len(command.prefix)
+
+    def _line(self, words: list[str]) -> list[str] | None:
+        """The words as qvm's command line; None where they are somebody else's."""
+        if words[0] == "vm":
+            return words[1:] if isinstance(XSH.aliases._raw.get("vm"), Vm) else None
+        if words[0] == "use":
+            return ["-C", *words[1:]]
+        if words[0] in HOST_WORDS or (verb_of(words[:2]) is None and not _is_group(words[0])):
+            return None
+        raw = XSH.aliases._raw.get(words[0])
+        return words if isinstance(raw, Word) or raw == ["vm", words[0]] else None
+
+    def _rich(self, command: Any, word: str, text: str) -> RichCompletion:
+        value, length = word, None
+        if not command.opening_quote and any(c in word for c in " \t'\"$`*?[]{}()<>|&;#"):
+            value, length = repr(word), len(command.raw_prefix)
+        return RichCompletion(
+            value,
+            prefix_len=length,
+            description=complete.short(text),
+            append_space=not word.endswith(("=", ".")),
+            provider="qvm",
+        )
+
+
+def _is_group(word: str) -> bool:
+    from qvmsh.commands.index import COMMANDS
+
+    return any(verb.startswith(f"{word} ") for verb in COMMANDS)
+
+
+def register(context: Context) -> None:
+    """Let xonsh ask us first."""
+    others: Iterable[tuple[str, Any]] = list(XSH.completers.items())
+    XSH.completers.clear()
+    XSH.completers["qvm"] = Completer(context)
+    XSH.completers.update(others)

@@ -1,0 +1,368 @@
+"""What a shell or a script of qvm stands in: the machine, the names, the environment.
+
+May import: `shell.names`, `config`, `io`, `errors`; all else late (a Python script pays for it).
+
+    context = Context(vm, Io())
+    context.enter(os.getcwd(), ["-u"])      # changes directory, reads the VM_ variables
+    context.export()
+    exec(code, context.names())
+"""
+
+from __future__ import annotations
+
+import keyword
+import os
+import sys
+from time import monotonic
+
+from qvmsh.commands.index import COMMANDS
+from qvmsh.config import layers, locate
+from qvmsh.config.settings import CONTEXT_MARK, EXPORTED_MARK
+from qvmsh.errors import QvmError, UsageError
+from qvmsh.io import Io
+from qvmsh.shell.names import Command, Group, Lazy, Nowhere, Qmp
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
+    from typing import Any
+
+    from qvmsh.api import Machine
+    from qvmsh.config.layers import Settings
+    from qvmsh.machine import machine as machines
+    from qvmsh.shell.guest import Guest
+    from qvmsh.shell.lines import Lines
+
+METHODS_ONLY = frozenset({*keyword.kwlist, *keyword.softkwlist, *vars(__import__("builtins")), "sh"})
+"""Names that Python, or a library under the same name, has already: such commands are methods of `vm`."""
+
+JUST_NOW_S = 1.0
+
+
+class SessionIo(Io):
+    """The caller's side of a command in a session: what the session has told is not told again."""
+
+    def __init__(self, session: Context, **how: Any) -> None:
+        super().__init__(**how)
+        self.session = session
+
+    def warn(self, text: str) -> None:
+        if text not in self.session.told:
+            super().warn(text)
+
+
+class Context:
+    """The machine and the caller of one shell or script; without a machine where there is none.
+
+    Args:
+        vm: the machine, None where the directory holds none.
+        io: the caller's; its level and `debug` hold for every command of the session.
+        environ: what children get; changed by `enter`.
+    """
+
+    def __init__(
+        self, vm: machines.Machine | None, io: Io, environ: MutableMapping[str, str] = os.environ
+    ) -> None:
+        self.io = io
+        self.environ = environ
+        self._given = vm
+        self._vm: Machine | None = None
+        self._guest: Guest | None = None
+        self.exported: dict[str, str] = {}
+        self._works: list[str] = []
+        self._worked = ("", 0.0)
+        self.told: set[str] = set()
+        """Warnings about the configuration that the start of the session has given; once is enough."""
+        self.ui: str | None = None
+        """What `--ui` says of the prompt; None where it says nothing."""
+        self.namespaces: list[dict[str, Any]] = []
+        """Those in which `vm` follows the machine of the session."""
+        self.followers: list[Callable[[list[str]], None]] = []
+        """Called after `use`, with the names that have left the environment."""
+        self.leavers: list[Callable[[], None]] = []
+        """Called by `use` before the machine changes."""
+        self.lines: Lines | None = None
+        """What was typed in this session; None where nobody types."""
+        self._commands: dict[str, Any] = {}
+        self._libraries: dict[str, Any] = {}
+        self._stale: list[str] = []
+        self._before: dict[str, str] = {
+            name: value for name, value in environ.items() if _is_of_a_machine(name)
+        }
+
+    def begin_work(self, verb: str) -> None:
+        """A command of the session begins; `end_work` must follow."""
+        self._works.append(verb)
+
+    def end_work(self, verb: str) -> None:
+        self._works.remove(verb)
+        self._worked = (verb, monotonic())
+
+    def is_at_work(self, words: Collection[str]) -> bool:
+        """True if a command that begins with one of `words` runs in the session, or has ended just now."""
+        verb, ended = self._worked
+        recent = [verb] if monotonic() - ended < JUST_NOW_S else []
+        return any(each.partition(" ")[0] in words for each in (*self._works, *recent))
+
+    @property
+    def has_machine(self) -> bool:
+        return self._given is not None
+
+    @property
+    def directory(self) -> str | None:
+        return None if self._given is None else self._given.directory
+
+    @property
+    def vm(self) -> Machine:
+        """The machine of the session.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        if self._vm is None:
+            if self._given is None:
+                raise self._nowhere()
+            from qvmsh.api import Machine
+
+            given = self._given
+            io = self.python_io()
+            self._vm = Machine(given.directory, io=io, environ=given.environ, overrides=given.overrides)
+        return self._vm
+
+    @property
+    def overrides(self) -> Sequence[tuple[str, str]]:
+        """The `--set` of the session."""
+        return () if self._given is None else self._given.overrides
+
+    def machine(
+        self, io: Io | None = None, *, overrides: Sequence[tuple[str, str]] = (), is_optional: bool = False
+    ) -> Machine | None:
+        """The machine for one command: its files are read anew, so a changed `.vmrc` counts at once."""
+        if is_optional and not self.has_machine:
+            return None
+        vm = self.vm
+        return type(vm)(
+            vm.directory,
+            io=io or self.python_io(),
+            environ=vm.environ,
+            overrides=(*vm.overrides, *overrides),
+        )
+
+    def python_io(self) -> Io:
+        """For commands called from Python: results are returned, nothing but warnings is printed."""
+        return SessionIo(self, capture=True, level=self.io.level, debug=self.io.debug)
+
+    def forget_settings(self) -> None:
+        """Make `vm` and `settings` read the files again at their next use."""
+        if self._vm is not None:
+            self._vm.reload()
+
+    def enter(self, calling_directory: str, words: Sequence[str]) -> None:
+        """Go to the machine's directory and read its variables; `export` gives them to children.
+
+        Args:
+            calling_directory: where the caller stands (VM_CALLING_DIR).
+            words: the words of the script (VM_PARAMS; quoted where they need it).
+
+        Raises:
+            ConfigError: the configuration is wrong; context and directory are set nevertheless.
+        """
+        more = {"VM_CALLING_DIR": calling_directory, "VM_PARAMS": " ".join(map(_quoted, words))}
+        self.exported = more
+        if not self.has_machine:
+            return
+        assert self.directory is not None
+        os.chdir(self.directory)
+        self.environ["PWD"] = self.directory
+        loaded = layers.load(self.directory, self.environ, self.overrides)
+        self._warn(loaded)
+        loaded.check()
+        self._stale = loaded.stale()
+        self.exported = {**loaded.exported(), **more}
+
+    def _warn(self, loaded: Settings) -> None:
+        for warning in loaded.warnings:
+            self.io.warn(str(warning))
+            self.told.add(str(warning))
+
+    def export(self) -> None:
+        """Put the machine's variables into the environment, and those of another one out of it."""
+        for name in self._stale:
+            self.environ.pop(name, None)
+        self._before = {
+            name: value
+            for name, value in self.environ.items()
+            if (_is_of_a_machine(name) or name in self.exported) and name not in self._stale
+        }
+        self.environ.update(self.exported)
+
+    def use(self, where: str) -> machines.Machine:
+        """Make `where` the machine of the session, and go to its directory.
+
+        Nothing of the machine before it stays in the environment, not even what was changed by hand
+        since; the values that the environment had before the session are back.
+
+        Args:
+            where: a directory, or the name of a known machine.
+
+        Raises:
+            UsageError, ConfigError: there is no such machine, or its configuration is wrong; the
+                session's machine is as it was.
+        """
+        from qvmsh.api import Machine
+        from qvmsh.machine import known
+
+        if not where:
+            raise UsageError("use: which machine? the word is empty")
+        here = os.getcwd()
+        directory = os.path.normpath(os.path.join(here, known.resolve(where, self.environ)))
+        loaded = layers.load(directory, self._without_machine())
+        loaded.check()
+        os.chdir(directory)
+        self._warn(loaded)
+        self.leave()
+        for leave in self.leavers:
+            leave()
+        kept = {
+            name: self.exported[name] for name in ("VM_CALLING_DIR", "VM_PARAMS") if name in self.exported
+        }
+        self.exported, exported = loaded.exported() | kept, self.exported
+        stale = set(loaded.stale())
+        after = {k: v for k, v in self._without_machine(exported).items() if k not in stale} | self.exported
+        gone = [name for name in self.environ if name not in after]
+        for name in gone:
+            del self.environ[name]
+        for name, value in after.items():
+            if self.environ.get(name) != value:
+                self.environ[name] = value
+        self.environ["OLDPWD"], self.environ["PWD"] = here, directory
+        plumbum = sys.modules.get("plumbum")
+        if plumbum is not None:  # its `local.env` is a copy made at import
+            plumbum.local.env.clear()
+            plumbum.local.env.update(self.environ)
+        old = self._vm
+        self._given = self._vm = Machine(directory, io=self.python_io(), environ=self.environ)
+        for namespace in self.namespaces:
+            if namespace.get("vm") is old or isinstance(namespace.get("vm"), Lazy | Nowhere):
+                namespace["vm"] = self._vm
+        for follow in self.followers:
+            follow(gone)
+        return self._vm
+
+    def _without_machine(self, exported: Mapping[str, str] | None = None) -> dict[str, str]:
+        """The environment as it would be had the session begun without a machine."""
+        exported = self.exported if exported is None else exported
+        own = {
+            name: value
+            for name, value in self.environ.items()
+            if name not in exported and not _is_of_a_machine(name)
+        }
+        return own | self._before
+
+    def names(self, *, has_vm: bool = True) -> dict[str, Any]:
+        """What is preloaded in scripts and at the prompt.
+
+        Args:
+            has_vm: False leaves the class of `vm`, with all commands, to be imported at its first use.
+        """
+        found: dict[str, Any] = {**self.commands(), **self.libraries()}
+        if not self.has_machine:
+            found["vm"] = Nowhere(self._nowhere())
+        else:
+            found["vm"] = self.vm if has_vm else Lazy("vm", lambda: self.vm)
+        return found
+
+    def commands(self) -> dict[str, Any]:
+        """Every command that can be a Python name, and the groups of two-word commands; always the same."""
+        found = self._commands
+        if found:
+            return found
+        for verb in COMMANDS:
+            word, mark, _ = verb.partition(" ")
+            if word not in METHODS_ONLY and word.isidentifier() and word not in found:
+                made = Qmp if verb == "qmp" else Command
+                found[word] = Group(word, self) if mark else made(verb, self)
+            elif mark and isinstance(found.get(word), Command):  # `config` and `config edit`
+                setattr(found[word], verb.partition(" ")[2], Command(verb, self))
+        return found
+
+    def libraries(self) -> dict[str, Any]:
+        """The names that are no commands; each is imported when it is first used."""
+        if not self._libraries:
+            self._libraries = {
+                "settings": _Current(self),
+                "guest": Lazy("guest", self._make_guest),
+                "local": Lazy("local", lambda: self._plumbum().local),
+                "sh": Lazy("sh", _sh),
+            }
+        return self._libraries
+
+    def settings(self) -> Settings:
+        """The settings as the files say now."""
+        return self.vm.settings
+
+    def leave(self) -> None:
+        """End what the session holds open."""
+        if self._guest is not None:
+            self._guest.close()
+
+    def _make_guest(self) -> Guest:
+        self._plumbum()
+        from qvmsh.shell.guest import Guest
+
+        self._guest = Guest(self)
+        return self._guest
+
+    def _plumbum(self) -> Any:
+        import plumbum
+
+        return plumbum
+
+    def _nowhere(self) -> QvmError:
+        """The error for a command that needs a machine where there is none."""
+        try:
+            locate.find(None, self.environ, os.getcwd())
+        except QvmError as error:
+            return error
+        return QvmError(
+            "this session was begun without a machine",
+            hint="leave it, then `qvm sh` in the machine's directory",
+        )
+
+
+def _is_of_a_machine(name: str) -> bool:
+    """True for a variable that could hold a machine's value."""
+    return name.startswith("VM_") or name in (CONTEXT_MARK, EXPORTED_MARK)
+
+
+class _Current:
+    """`settings`: the typed values, as the files say at the moment of the question."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context.settings(), name)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._context.settings()[name]
+
+    def __dir__(self) -> list[str]:
+        return dir(self._context.settings())
+
+    def __repr__(self) -> str:
+        return repr(self._context.settings()) if self._context.has_machine else "<no settings: no machine>"
+
+
+def _sh() -> Any:
+    """The library `sh`, whose programs see no terminal (no colours, no pager in a value)."""
+    import sh
+
+    return sh.bake(_tty_out=False)
+
+
+def _quoted(word: str) -> str:
+    """`word` as a POSIX shell reads it back."""
+    if word and all(c.isalnum() or c in "@%+=:,./-_" for c in word) and word.isascii():
+        return word
+    return "'" + word.replace("'", "'\"'\"'") + "'"

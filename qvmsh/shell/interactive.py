@@ -1,0 +1,307 @@
+"""The prompt: xonsh's own, with the machine's name and state.
+
+May import: `shell.engine` (xonsh), `shell.prompt`.
+
+    run_prompt(context)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections import deque
+
+import xonsh.main
+from prompt_toolkit.application import run_in_terminal
+from xonsh.built_ins import XSH
+from xonsh.environ import make_args_env
+from xonsh.events import events
+from xonsh.procs import jobs
+from xonsh.shell import Shell
+from xonsh.shells import base_shell
+
+from qvmsh.errors import EXIT_INTERRUPTED, QvmError
+from qvmsh.shell import calls, completer, prompt, report, stops, words
+from qvmsh.shell.engine import Engine
+from qvmsh.shell.lines import Lines, history_file
+from qvmsh.shell.rc import Rc
+from qvmsh.shell.watcher import Watcher
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, NoReturn
+
+    from qvmsh.shell.context import Context
+    from qvmsh.shell.run import First
+
+
+def run_prompt(context: Context, *, ui: str = "xonsh", first: First | None = None) -> int:
+    """Read and run lines until the user leaves; returns the exit status of the session.
+
+    Args:
+        ui: `xonsh` or `ptpython`: the editor.
+        first: what runs before the first prompt (`-i`).
+    """
+    sys.argv = first.argv if first else ["qvm"]
+    engine = Engine(context)
+    screen = Screen()
+    watcher = Watcher(context, repaint=screen.repaint, tell=screen.tell)
+    watcher.look()  # answered long before xonsh is ready
+    context.lines = lines = Lines(context)
+    if first is not None and first.program is not None:
+        XSH.ctx = main_namespace()
+
+    events.on_pre_rc(lambda **_: _set_variables(context, prompt.fields(context, watcher)))
+    events.on_pre_prompt_format(lambda **_: _before_prompt(watcher, screen))
+    events.on_pre_rc(lambda **_: completer.register(context))
+    events.on_pre_cmdloop(lambda **_: _begin(engine, first))
+    events.on_precommand(lambda cmd, **_: lines.begin(cmd))
+    events.on_precommand(lambda **_: context.forget_settings())
+    events.on_postcommand(lambda rtn, **_: _note_interrupt(rtn))
+    events.on_postcommand(lambda rtn, **_: lines.end(EXIT_INTERRUPTED if rtn is None else rtn))
+    base_shell.print_exception = _print_exception
+    choose_editor(ui)
+    xonsh.main._setup_controlling_terminal()  # before the rc, as xonsh's own main does
+    engine.load(["-i"])
+    received = _catch_signals()
+    status = 0
+    try:
+        status = int(xonsh.main.main_xonsh(engine.arguments) or 0)
+    except OSError:
+        if not received:  # else the terminal has gone, so what is said on leaving has no reader
+            raise
+    finally:
+        calls.ending.set()
+        watcher.stop()
+        context.leave()
+    if signal.SIGHUP in received:
+        _forget_terminal()
+    return 128 + received[0] if received else status
+
+
+def choose_editor(ui: str) -> None:
+    """Let xonsh read with ptpython where the user wants it and the terminal can."""
+    if ui != "ptpython":
+        return
+    if is_dumb():
+        print("qvm: this terminal can only show lines: no ptpython here", file=sys.stderr)
+        return
+    os.environ["SHELL_TYPE"] = "prompt_toolkit"
+    from qvmsh.shell import ptpython_shell
+
+    ptpython_shell.install()
+
+
+def main_namespace() -> dict[str, Any]:
+    """The namespace of a new module `__main__`, for a Python script and the prompt after it."""
+    main = type(sys)("__main__")
+    sys.modules["__main__"] = main
+    return vars(main)
+
+
+def _begin(engine: Engine, first: First | None) -> None:
+    """Before the first prompt: a greeting, the machine's own code, then what `-i` is to follow."""
+    _greet(engine.context)
+    rc = Rc(engine)
+    rc.look()
+    events.on_pre_prompt_format(lambda **_: rc.look())
+    stops.install(engine.context)
+    if first is None:
+        return
+    try:
+        if first.program is None:
+            XSH.env.update(make_args_env())
+            if not first.name.startswith("<"):
+                XSH.ctx["__file__"] = first.name
+                sys.path.insert(0, os.path.dirname(first.name))
+            engine.run(first.lines, first.name)
+        else:
+            first.program.prepare(lambda _: {}, first.argv, XSH.ctx)
+            first.program.run(XSH.ctx)
+        status = 0
+    except BaseException as error:
+        if isinstance(error, calls.Leaving):
+            raise
+        if first.program is not None:
+            status = first.program.report(error, debug=engine.context.io.debug)
+        else:
+            status = report.ended(error, script=first.name, debug=engine.context.io.debug)
+    XSH.exit = None  # an `exit` of the script was the script's
+    XSH.history.last_cmd_rtn = XSH.env["LAST_RETURN_CODE"] = status
+
+
+def is_dumb() -> bool:
+    """True if the terminal can only show one line after the other."""
+    return os.environ.get("TERM") in (None, "", "dumb")
+
+
+def _set_variables(context: Context, fields: dict[str, Callable[[], Any]]) -> None:
+    """What the user's rc may change: the prompt, the history, how a failing line is shown."""
+    env = XSH.env
+    history = history_file("history.sqlite")
+    env["XONSH_HISTORY_BACKEND"] = "sqlite"
+    env["XONSH_HISTORY_SQLITE_FILE"] = history  # with XONSH_HISTORY_FILE its collector uses another file
+    env["XONSH_HISTORY_FILE"] = None
+    if is_dumb():
+        env["SHELL_TYPE"] = "dumb"  # of itself xonsh would draw as on any other terminal
+    env["PROMPT"] = prompt.PLAIN if is_dumb() else prompt.FORMAT
+    env["TITLE"] = "{qvm_name} | {current_job:{} | }qvm"
+    env["PROMPT_FIELDS"].update(fields)
+
+
+def _before_prompt(watcher: Watcher, screen: Screen) -> None:
+    """A prompt is about to be drawn: have the machine looked at, show what was told meanwhile."""
+    env = XSH.env
+    if env["ENABLE_ASYNC_PROMPT"]:  # xonsh 0.25: its prompt has no `updator` when it is painted anew
+        env["ENABLE_ASYNC_PROMPT"] = False
+        print("qvm: $ENABLE_ASYNC_PROMPT is off here: the prompt is live by itself", file=sys.stderr)
+    watcher.look(patience_s=0.0 if screen.is_live else prompt.PATIENCE_S)
+    watcher.moved()
+    screen.show()
+
+
+class Screen:
+    """The terminal while a person may be typing: the prompt painted anew, lines put above it.
+
+    With prompt_toolkit the line being typed stays; on other terminals lines wait for the next prompt.
+    """
+
+    def __init__(self) -> None:
+        self._lines: deque[str] = deque()
+
+    @property
+    def is_live(self) -> bool:
+        """True if a prompt that stands there can be changed."""
+        return hasattr(XSH.shell.shell, "prompter")
+
+    def tell(self, line: str) -> None:
+        """Show a line above the prompt, now or before the next one (from any thread)."""
+        self._lines.append(line)
+        self._at_prompt(lambda: run_in_terminal(self.show))
+
+    def repaint(self) -> None:
+        """Draw the prompt with what its fields say now (from any thread)."""
+        self._at_prompt(_paint)
+
+    def show(self) -> None:
+        """Print the lines that wait."""
+        while self._lines:
+            print(self._lines.popleft(), flush=True)
+
+    def _at_prompt(self, action: Callable[[], object]) -> None:
+        """Call `action` in the thread of the prompt, if there is one on the screen."""
+        prompter = getattr(getattr(XSH.shell, "shell", None), "prompter", None)
+        loop = prompter.app.loop if prompter is not None and prompter.app.is_running else None
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):  # the prompt has just been left
+                loop.call_soon_threadsafe(action)
+
+
+def _paint() -> None:
+    shell = XSH.shell.shell
+    prompter = shell.prompter
+    XSH.env["PROMPT_FIELDS"].reset()  # a field is asked once a prompt
+    if not callable(prompter.message):  # it is with $UPDATE_PROMPT_ON_KEYPRESS
+        prompter.message = shell.prompt_tokens()
+        prompter.rprompt = shell.rprompt_tokens()
+    prompter.app.invalidate()
+
+
+def _greet(context: Context) -> None:
+    """What a person should know at the first prompt."""
+    if context.io.level < 1:
+        return
+    print("`vm` lists the commands, `vm VERB --help` explains one, Ctrl-D leaves.", file=sys.stderr)
+    for word, path in words.shadowed(context):
+        print(f"qvm: `{word}` is qvm's here; the host's is {path}", file=sys.stderr)
+
+
+def _note_interrupt(status: int | None) -> None:
+    """xonsh has no status for a line of Python that Ctrl-C ended."""
+    if status is None:
+        XSH.history.last_cmd_rtn = XSH.env["LAST_RETURN_CODE"] = EXIT_INTERRUPTED
+        print(file=sys.stderr)  # the terminal has shown ^C
+
+
+_xonsh_print_exception = base_shell.print_exception
+
+
+def _print_exception(msg: Any = None, exc_info: Any = None, source_msg: Any = None) -> None:
+    """Tell of an exception that ended a line; xonsh would show ours without hint and status."""
+    error = exc_info[1] if exc_info else sys.exc_info()[1]
+    if isinstance(error, QvmError) or (error is not None and report.is_bug(error, "")):
+        XSH.history.last_cmd_rtn = report.ended(error, script="", debug=False)
+    else:
+        _xonsh_print_exception(msg, exc_info, source_msg)
+
+
+def _catch_signals() -> list[int]:
+    """A closed terminal and SIGTERM end the session; xonsh would leave with status 1 and 15.
+
+    Returns:
+        The signals that have come, filled as they come.
+    """
+    received: list[int] = []
+
+    def leave(number: int, _frame: object) -> NoReturn:
+        received.append(number)
+        calls.ending.set()
+        jobs.hup_all_jobs()
+        raise calls.Leaving(number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, leave)
+    return received
+
+
+def _forget_terminal() -> None:
+    """Put the null device in the place of a terminal that has gone, so that a last flush succeeds."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):
+        os.dup2(null, number)
+
+
+def open_at(context: Context, namespace: dict[str, Any], mark: str, *, ui: str) -> None:
+    """Open a prompt inside a script or session, with the names of `namespace`, until it is left.
+
+    Args:
+        mark: shown before the prompt.
+        ui: `xonsh` or `ptpython`.
+
+    Raises:
+        SystemExit: it was raised at the prompt, so the script ends.
+    """
+    xonsh.main._setup_controlling_terminal()
+    if XSH.env is None or XSH.execer is None:
+        handlers = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGHUP)]
+        Engine(context).load(["--no-rc", "-c", ""])  # the place is the script's, not the user's rc's
+        for number, handler in handlers:  # xonsh has put its own there
+            signal.signal(number, handler)
+    env = XSH.env
+    names = ("XONSH_INTERACTIVE", "PROMPT", "TITLE", "SHELL_TYPE", "XONSH_HISTORY_FILE", "COLOR_RESULTS")
+    before = {name: env[name] for name in names if name in env}
+    outside = (XSH.ctx, XSH.shell, XSH.history, XSH.exit, base_shell.print_exception, sys.displayhook)
+    stopped = signal.getsignal(signal.SIGTSTP)
+    was_prompt = env["XONSH_INTERACTIVE"]
+    try:
+        env["XONSH_INTERACTIVE"] = env["COLOR_RESULTS"] = True
+        if not was_prompt:
+            env["SHELL_TYPE"] = "best"
+            _set_variables(context, prompt.asking_fields(context))
+            choose_editor(ui)
+        env["PROMPT"] = "{YELLOW}" + mark + "{RESET} " + env["PROMPT"]
+        sys.displayhook = xonsh.main._pprint_displayhook
+        base_shell.print_exception = _print_exception
+        jobs.ignore_sigtstp()
+        XSH.ctx, XSH.exit = namespace, None
+        XSH.shell = Shell(execer=XSH.execer, ctx=namespace, completer=True)
+        XSH.shell.shell.cmdloop()
+    finally:
+        XSH.ctx, XSH.shell, XSH.history, XSH.exit, base_shell.print_exception, sys.displayhook = outside
+        for name, value in before.items():
+            env[name] = value
+        if stopped is not None:
+            signal.signal(signal.SIGTSTP, stopped)

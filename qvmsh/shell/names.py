@@ -1,0 +1,245 @@
+"""What the names of a script and of the prompt stand for in Python.
+
+May import: `cli.parse`, `errors` (a Python script pays for this module; no xonsh).
+
+    start = Command("start", context)
+    start(wait=False)          # the function of commands/start.py, on the context's machine
+    img = Group("img", context)
+    img.build("tiny")
+"""
+
+from __future__ import annotations
+
+from qvmsh.cli.parse import Entry
+from qvmsh.commands.index import COMMANDS
+from qvmsh.errors import QvmError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, NoReturn
+
+    from qvmsh.shell.context import Context
+
+
+class Command:
+    """A command as a Python function: call it, `help()` it. Its module is imported when first used."""
+
+    def __init__(self, verb: str, context: Context) -> None:
+        self.verb = verb
+        self._context = context
+        self._entry = Entry(verb)
+        self.__name__ = self.__qualname__ = self._entry.function
+        self.__module__ = f"qvmsh.commands.{self._entry.module}"
+
+    @property
+    def __doc__(self) -> str | None:  # type: ignore[override]
+        doc: str | None = self.function.__doc__
+        return doc
+
+    @property
+    def __signature__(self) -> Any:
+        """The signature without the parameters that the shell fills in."""
+        import inspect
+
+        found = inspect.signature(self.function)
+        kept = [
+            each.replace(annotation=_Shown(each.annotation))
+            for name, each in found.parameters.items()
+            if name not in ("vm", "io")
+        ]
+        return found.replace(parameters=kept, return_annotation=_Shown(found.return_annotation))
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The typed function itself."""
+        module = __import__(f"qvmsh.commands.{self._entry.module}", fromlist=["_"])
+        function: Callable[..., Any] = getattr(module, self._entry.function)
+        return function
+
+    def __get__(self, instance: object, owner: type | None = None) -> Command:
+        return self  # so that `inspect` and `help` take it for a routine
+
+    def __call__(self, *words: Any, **options: Any) -> Any:
+        """Run the command on the machine of the context; its result is returned, a failure raised."""
+        arguments: list[Any] = []
+        if self._entry.machine != "none":
+            arguments.append(self._context.machine(is_optional=self._entry.machine == "optional"))
+        if self._entry.takes_io:
+            options.setdefault("io", self._context.python_io())
+        self._context.begin_work(self.verb)
+        try:
+            return self.function(*arguments, *words, **options)
+        except TypeError as error:
+            if error.__traceback__ is not None and error.__traceback__.tb_next is None:
+                self._require_fit(words, options)
+            raise
+        finally:
+            self._context.end_work(self.verb)
+            self._context.forget_settings()
+
+    def _require_fit(self, words: tuple[Any, ...], options: dict[str, Any]) -> None:
+        """Refuse a wrong call as Python does, but without counting the machine.
+
+        Raises:
+            TypeError: these arguments do not fit.
+        """
+        try:
+            self.__signature__.bind(*words, **options)
+        except TypeError as error:
+            raise TypeError(f"{self.__name__}(): {error}") from None
+
+    def __repr__(self) -> str:
+        return f"<command {self.verb}: {self._entry.summary}>"
+
+
+class Qmp(Command):
+    """`qmp("device_del", id="nic0")`, or `qmp.device_del(id="nic0")`: QMP's commands as functions.
+
+    The call is the command `qmp`, whose options keep their meaning; other keywords are arguments for
+    QEMU. An attribute's call returns what QEMU returns, as Python has it. `_` in a name is QMP's `-`,
+    where QEMU has no command with the `_`.
+    """
+
+    def __call__(self, *words: Any, **options: Any) -> Any:
+        own = {*(row[0] for row in self._entry.options), "io"}
+        arguments = {name: options.pop(name) for name in [*options] if name not in own}
+        return super().__call__(*_request(words, arguments), **options)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+
+        def call(**arguments: Any) -> Any:
+            from qvmsh.errors import QmpError
+
+            try:
+                return super(Qmp, self).__call__(*_request((name.replace("_", "-"),), arguments)).value
+            except QmpError as error:
+                if error.error_class != "CommandNotFound" or "_" not in name:
+                    raise
+            return super(Qmp, self).__call__(*_request((name,), arguments)).value
+
+        call.__name__ = call.__qualname__ = name
+        call.__doc__ = f"The QMP command {name.replace('_', '-')}; keywords are its arguments."
+        return call
+
+    def __dir__(self) -> list[str]:
+        """The commands of the QEMU that runs now."""
+        try:
+            rows = super().__call__("query-commands").value
+        except QvmError:
+            return []
+        return sorted(row["name"].replace("-", "_") for row in rows)
+
+
+def _request(words: tuple[Any, ...], arguments: dict[str, Any]) -> list[str]:
+    """The words of the command `qmp` for a call from Python: objects become JSON."""
+    import json
+
+    found = [word if isinstance(word, str) else json.dumps(word) for word in words]
+    return [*found, json.dumps(arguments)] if arguments else found
+
+
+class _Shown(str):
+    """An annotation as a person reads it: without the marks of the command line, without quotes."""
+
+    __slots__ = ()
+
+    def __new__(cls, annotation: str) -> _Shown:
+        return super().__new__(cls, annotation.removeprefix("Annotated[").partition(", Opt(")[0])
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+class Group:
+    """The commands that begin with one word: `img.build`, `img.list`."""
+
+    def __init__(self, word: str, context: Context) -> None:
+        self._word = word
+        self._commands = {
+            verb.partition(" ")[2]: Command(verb, context) for verb in COMMANDS if verb.startswith(word + " ")
+        }
+
+    def __getattr__(self, name: str) -> Command:
+        try:
+            return self._commands[name]
+        except KeyError:
+            raise AttributeError(f"{self._word}: no command {name!r}, only {', '.join(self)}") from None
+
+    def __iter__(self) -> Any:
+        return iter(self._commands)
+
+    def __dir__(self) -> list[str]:
+        return list(self._commands)
+
+    def __repr__(self) -> str:
+        return f"<commands {self._word}: {', '.join(self)}>"
+
+
+class Lazy:
+    """Stands for an object that is costly to import; the first use makes it.
+
+    Args:
+        name: what the name is called in messages.
+        load: makes the object.
+    """
+
+    __slots__ = ("_load", "_made", "_name")
+
+    def __init__(self, name: str, load: Callable[[], Any]) -> None:
+        object.__setattr__(self, "_name", name)
+        object.__setattr__(self, "_load", load)
+        object.__setattr__(self, "_made", [])
+
+    def _object(self) -> Any:
+        if not self._made:
+            self._made.append(self._load())
+        return self._made[0]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._object(), name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(self._object(), name, value)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._object()[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._object()
+
+    def __call__(self, *words: Any, **options: Any) -> Any:
+        return self._object()(*words, **options)
+
+    def __dir__(self) -> Any:
+        return dir(self._object())
+
+    def __repr__(self) -> str:
+        return repr(self._object()) if self._made else f"<{self._name}, not used yet>"
+
+
+class Nowhere:
+    """Stands for `vm` and what belongs to it where there is no machine: every use says so."""
+
+    def __init__(self, error: QvmError) -> None:
+        object.__setattr__(self, "_error", error)
+
+    def _fail(self) -> NoReturn:
+        error: QvmError = object.__getattribute__(self, "_error")
+        raise error.with_traceback(None)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):  # asked by `inspect`, `copy` and the like, not by a person
+            raise AttributeError(name)
+        self._fail()
+
+    def __getitem__(self, key: object) -> NoReturn:
+        self._fail()
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __repr__(self) -> str:
+        return "<no machine>"

@@ -1,0 +1,137 @@
+"""`--shell`: the user's own shell in the machine's context, and scripts of the old `vm`, which are bash.
+
+May import: `shell.context`, `errors`.
+
+    run(context, os.getcwd(), ["deploy", "-u"], None)      # does not return: bash takes its place
+
+The functions that such scripts know are in `vm_lib/`; bash loads them through BASH_ENV, so that the
+script is read by bash itself and its name, its lines and its exit status are right.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from qvmsh.errors import MissingProgramError, QvmError, UsageError
+from qvmsh.io import isatty
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
+
+    from qvmsh.shell.context import Context
+
+LIBRARY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "vm_lib")
+FUNCTIONS = os.path.join(LIBRARY, "functions.sh")
+STDIN = "-"
+
+NAMES = (
+    "vm_echo", "vm_die", "vm_squeal", "vm_check_prog", "vm_ssh", "vm_sudo", "vm_sync", "vm_get_status",
+    "vm_error", "vm_die_if_error", "vm_check_var", "vm_check_root", "vm_check_running", "vm_check_ssh",
+    "vm_echo_if_verbose", "vm_get_timestamp",
+)  # fmt: skip
+"""The functions of the old vm that are there."""
+
+
+def run(context: Context, here: str, words: Sequence[str], code: str | None) -> NoReturn:
+    """Put `$SHELL`, or bash with a script, in the place of this process.
+
+    Args:
+        here: where the caller stands.
+        words: the script and its words; `-` or none = the shell itself reads.
+        code: what the shell runs instead of a file.
+
+    Raises:
+        UsageError: the script cannot be read.
+        ConfigError: the machine's configuration is wrong.
+        MissingProgramError: the shell is not installed.
+    """
+    path = None
+    if code is None and words and words[0] != STDIN:
+        path = os.path.normpath(os.path.join(here, words[0]))
+        source = _read(path)
+    context.enter(here, words[1:] if code is None else words)
+    context.export()
+    os.environ["VM_LIB"] = LIBRARY
+    os.environ["QVM_PYTHON"] = sys.executable
+    if path is not None:
+        first = source.partition(b"\n")[0].lstrip()
+        if not first or first.startswith(b"#"):  # line 1 is nothing to bash
+            _bash([path, *words[1:]])
+        _bash(["-c", _rest(source), path, *words[1:]])
+    if code is not None:
+        _bash(["-c", code, "bash", *words])
+    if not isatty(sys.stdin) or words:
+        _bash(["-s", "--", *words[1:]])
+    program = os.environ.get("SHELL") or "/bin/sh"
+    if os.path.basename(program) == "bash":
+        _exec(program, [program, "--rcfile", os.path.join(LIBRARY, "bashrc"), "-i"])
+    _exec(program, [program])
+
+
+def _read(path: str) -> bytes:
+    from qvmsh.shell import script
+
+    return script.read(path)
+
+
+def _rest(source: bytes) -> str:
+    """The script without its first line, whose number stays."""
+    rest = source.partition(b"\n")[2]
+    if b"\0" in rest:
+        raise UsageError("sh: --shell: the script holds a NUL byte")
+    return "\n" + os.fsdecode(rest)
+
+
+def _bash(words: Sequence[str]) -> NoReturn:
+    """Run bash with the functions loaded; it restores a BASH_ENV of the user's."""
+    if "BASH_ENV" in os.environ:
+        os.environ["QVM_BASH_ENV"] = os.environ["BASH_ENV"]
+    os.environ["BASH_ENV"] = FUNCTIONS
+    _exec("bash", ["bash", *words])
+
+
+def _exec(program: str, argv: Sequence[str]) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        os.execvp(program, list(argv))
+    except FileNotFoundError:
+        hint = "SHELL names it" if program != "bash" else "install bash"
+        raise MissingProgramError(f"{program} is not installed", hint=hint) from None
+    except OSError as error:
+        raise QvmError(f"{program} cannot be run: {error.strerror}", hint="SHELL names it") from None
+
+
+def looks_like_bash(source: bytes) -> bool:
+    """True if a file that is no Python has what only a shell script has."""
+    import re
+
+    text = source.decode("utf-8", "replace")
+    signs = (
+        r"^\s*(then|fi|done|esac|do)\s*(;|$|\|)",
+        r"^\s*(if|elif|while|until)\s+(!\s+)?(\[|test\b|true\b|false\b|grep\b|\()",
+        r";\s*(then|do|fi|done)\b",
+        r"\$\(|\$\{\w|\"\$\w|`[^`\n]+`",
+        r"^\s*(export|local|readonly|declare|source|set -\w|shift|getopts|eval|exec)\b(?!\s*[=(.])",
+        r"^\s*function\s+\w+|^\s*\w+\s*\(\)\s*(\{|$)",
+        r"^\s*case\s.*\sin\s*$|;;\s*$",
+        rf"^\s*({'|'.join(NAMES)})\b(?!\()",
+        r"^\s*(echo|printf|cd|mkdir|rm|cp|mv)\s+[-\w\"'$/.]",
+        r"^[A-Za-z_]\w*=(\$|\"\$|`)",
+        r"\s(\|\||&&)\s",
+    )
+    return any(re.search(sign, text, re.MULTILINE) for sign in signs)
+
+
+def has_words(source: bytes) -> bool:
+    """True if a line begins as a command with options does (`start --no-wait` is Python too)."""
+    import re
+
+    from qvmsh.commands.index import COMMANDS
+
+    verbs = "|".join({verb.partition(" ")[0] for verb in COMMANDS} | {"ls", "git", "echo", *NAMES})
+    text = source.decode("utf-8", "replace")
+    return re.search(rf"^\s*({verbs})\s+(--?\w|[|&]+\s*\w)", text, re.MULTILINE) is not None

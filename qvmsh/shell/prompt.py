@@ -1,0 +1,68 @@
+"""What the prompt shows: the machine's name and its state, never waited for.
+
+May import: `shell.watcher`; xonsh only through what `engine` hands over.
+
+    demo:running ~/src >
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from qvmsh.shell.context import Context
+    from qvmsh.shell.watcher import Watcher
+
+FORMAT = (
+    "{last_return_code_if_nonzero:[{BOLD_INTENSE_RED}{}{RESET}] }"
+    "{BOLD_CYAN}{qvm_name}{RESET}{qvm_state}{BOLD_BLUE}{qvm_cwd}{RESET}> "
+)
+
+PLAIN = "{last_return_code_if_nonzero:[{}] }{qvm_name}{qvm_state}{qvm_cwd}> "
+"""For terminals that know no colours."""
+
+PATIENCE_S = 0.03
+"""How long a prompt that cannot be painted anew waits for the state; a healthy QEMU answers in 1 ms."""
+
+
+def fields(context: Context, watcher: Watcher) -> dict[str, Callable[[], Any]]:
+    """The fields of the prompt, for xonsh's PROMPT_FIELDS: read from memory, nothing is waited for."""
+
+    def name() -> str:
+        return context.vm.name if context.has_machine else "qvm"
+
+    def shown_state() -> str:
+        return f":{watcher.state}" if context.has_machine else ""
+
+    def cwd() -> str:
+        """The current directory, unless it is the machine's."""
+        try:
+            here = os.getcwd()
+        except OSError:
+            return " (gone)"
+        if here == context.directory:
+            return ""
+        home = os.path.expanduser("~")
+        short = "~" + here[len(home) :] if here == home or here.startswith(home + "/") else here
+        return f" {short}"
+
+    return {"qvm_name": name, "qvm_state": shown_state, "qvm_cwd": cwd}
+
+
+def asking_fields(context: Context) -> dict[str, Callable[[], Any]]:
+    """As `fields`, for a prompt that hears no events: the state is asked for, with little patience."""
+    from qvmsh.shell.watcher import Watcher
+
+    watcher = Watcher(context, repaint=lambda: None, tell=lambda _: None)
+    found = fields(context, watcher)
+    shown = found["qvm_state"]
+
+    def asked() -> Any:
+        watcher.look(patience_s=PATIENCE_S)
+        return shown()
+
+    return {**found, "qvm_state": asked}

@@ -1,0 +1,113 @@
+"""The machine's own `.qvmrc.xsh`: loaded once the user has allowed what is in it.
+
+May import: `config.trust`, `shell.engine` (xonsh), `shell.report`.
+
+    rc = Rc(engine)
+    rc.look()       # at the first prompt, and at each one after it
+
+It is code that runs as the user, and it comes with a directory that may come from anywhere. So it is
+loaded only with a content that `qvm allow` has accepted, as direnv does it; what was judged is what
+runs. With `use` its variables, names and aliases go again.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from xonsh.built_ins import XSH
+
+from qvmsh.config import trust
+from qvmsh.shell import report
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+    from typing import Any
+
+    from qvmsh.shell.engine import Engine
+
+_MISSING = object()
+
+
+class Rc:
+    """The `.qvmrc.xsh` of the session's machine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._context = engine.context
+        self._done: str | None = None
+        """The directory whose file was loaded, or is not there."""
+        self._told: tuple[str, bytes] | None = None
+        self._seen: tuple[int, int, int] | None = None
+        self._undo: list[tuple[MutableMapping[str, Any], dict[str, Any], dict[str, Any]]] = []
+        self._context.leavers.append(self.leave)
+
+    def look(self) -> None:
+        """Load the file if it is there and allowed; say so, once, if it is not allowed."""
+        directory = self._context.directory
+        if directory is None or directory == self._done:
+            return
+        path = os.path.join(directory, trust.RC)
+        try:
+            with open(path, "rb") as file:
+                status = os.fstat(file.fileno())
+                seen = (status.st_ino, status.st_mtime_ns, _mtime(trust.allowed_file(self._context.environ)))
+                if seen == self._seen:
+                    return
+                self._seen = seen
+                data = file.read()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self._context.io.warn(f"{path} is not loaded: {error.strerror}")
+            self._done = directory
+            return
+        if not trust.is_allowed(path, data, self._context.environ, trust.CODE):
+            self._tell(path, data)
+            return
+        self._done = directory
+        self._load(path, data)
+
+    def _tell(self, path: str, data: bytes) -> None:
+        if self._told == (path, data) or self._context.io.level < 1:
+            return
+        self._told = (path, data)
+        print(
+            f"qvm: {path} is not loaded: you have not allowed its content\n"
+            "hint: look at it, then `allow` loads it, now and in later sessions",
+            file=sys.stderr,
+        )
+
+    def _load(self, path: str, data: bytes) -> None:
+        places: list[MutableMapping[str, Any]] = [XSH.env._d, XSH.ctx, XSH.aliases._raw]
+        before = [dict(place) for place in places]
+        try:
+            self._engine.run(data.decode(), path)
+        except (Exception, SystemExit) as error:
+            report.ended(error, script=path, debug=self._context.io.debug)
+        self._undo = [
+            (place, old, {k: v for k, v in place.items() if old.get(k, _MISSING) is not v})
+            for place, old in zip(places, before, strict=True)
+        ]
+
+    def leave(self) -> None:
+        """Take back what the file has set and nobody has changed since."""
+        for place, before, mine in self._undo:
+            for name, value in mine.items():
+                if place.get(name, _MISSING) is not value:
+                    continue
+                target = XSH.env if place is XSH.env._d else place
+                if name in before:
+                    target[name] = before[name]
+                else:
+                    del target[name]
+        self._undo = []
+        self._done = self._seen = None
+
+
+def _mtime(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0

@@ -1,0 +1,194 @@
+"""How a script ends: from the exception that ended it to the message and the exit status.
+
+May import: `errors`; `traceback` late (a Python script pays for this module).
+
+    status = ended(error, script="./deploy", debug=False)
+
+A script that fails shows its own frames and the command's error; a bug in qvm shows everything.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from qvmsh import errors
+from qvmsh.errors import QvmError, Terminated
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import TextIO
+
+EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND = 126, 127
+
+HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+"""The folder of the package."""
+
+DOORS = (os.path.join(HOME, "shell", ""), os.path.join(HOME, "cli", ""))
+"""Where a call from the script passes, so that a wrong argument is still the script's fault."""
+
+BUG = (
+    "qvm: this is a bug in qvm, not in what you did\n"
+    "hint: please report it, with the lines above and the output of `qvm doctor`"
+)
+
+
+def ended(error: BaseException, *, script: str, debug: bool) -> int:
+    """Say why a script ended, if there is anything to say, and return its exit status.
+
+    Args:
+        error: what it raised.
+        script: the file name in its code.
+        debug: show all frames.
+    """
+    out = sys.stderr
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        pass
+    if isinstance(error, SystemExit):
+        return _exit_status(error.code, out)
+    if isinstance(error, KeyboardInterrupt):
+        return errors.EXIT_INTERRUPTED
+    if isinstance(error, Terminated):
+        return errors.EXIT_TERMINATED
+    is_ours = is_bug(error, script)
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has gone: nothing more to say
+        return errors.EXIT_FAILED
+    if isinstance(error, OSError) and is_ours:
+        from qvmsh.cli.main import from_os
+
+        error = from_os(error).with_traceback(error.__traceback__)
+    if isinstance(error, QvmError):
+        if debug:
+            _show(error, out, is_all=True)
+        else:
+            _show_frames(error, out)
+        print("\n".join(error.lines()), file=out)
+        return error.status
+    status = _program_status(error)
+    if status is not None:
+        if not _is_shell_line(error):  # there the program itself has told why
+            _show_frames(error, out)
+            print(error, file=out)
+        return status
+    if type(error).__name__ == "XonshError" and not debug:  # a redirection, a program without rights
+        _show_frames(error, out)
+        print(error, file=out)
+        return EXIT_NOT_EXECUTABLE if isinstance(error.__cause__, PermissionError) else errors.EXIT_FAILED
+    _show(error, out, is_all=is_ours or debug)
+    if is_ours:
+        print(BUG, file=out)
+    return errors.EXIT_FAILED
+
+
+FAILED_PROGRAMS = {
+    "CalledProcessError": "returncode",
+    "ProcessExecutionError": "retcode",
+    "ErrorReturnCode": "exit_code",
+}
+"""The errors by which subprocess, plumbum and sh tell of a program that failed, and their status."""
+
+
+def _program_status(error: BaseException) -> int | None:
+    """The exit status of the program whose failure `error` tells of; None if it is another error."""
+    for kind in type(error).__mro__:
+        if kind.__name__ in FAILED_PROGRAMS:
+            status = int(getattr(error, FAILED_PROGRAMS[kind.__name__]))
+            return 128 - status if status < 0 else status & 0xFF
+    return None
+
+
+def status_of(error: BaseException) -> int:
+    """The exit status that an exception means: that of the program that failed, else 1."""
+    status = _program_status(error)
+    return errors.EXIT_FAILED if status is None else status
+
+
+def _exit_status(code: object, out: TextIO) -> int:
+    """What `sys.exit(code)` means."""
+    if code is None:
+        return errors.EXIT_OK
+    if isinstance(code, int):
+        return code & 0xFF
+    print(code, file=out)
+    return errors.EXIT_FAILED
+
+
+def _show(error: BaseException, out: TextIO, *, is_all: bool) -> None:
+    import traceback
+
+    if not is_all:
+        _prune(error, set())
+    print(_tidy(traceback.format_exception(type(error), error, error.__traceback__)), file=out)
+
+
+def _show_frames(error: BaseException, out: TextIO) -> None:
+    """The script's own frames, without a word on the exception itself."""
+    import traceback
+
+    frames = [row for row in traceback.extract_tb(error.__traceback__) if not _is_hidden(row.filename)]
+    while frames and _is_library(frames[-1].filename):
+        frames.pop()
+    if any(os.path.exists(row.filename) for row in frames):
+        print(_tidy(traceback.format_list(frames)), file=out)
+
+
+def _tidy(parts: list[str]) -> str:
+    """Without the empty lines that stand for marks below a line (xonsh counts columns differently)."""
+    return "\n".join(line for line in "".join(parts).splitlines() if line.strip() or not line)
+
+
+def _prune(error: BaseException | None, seen: set[int]) -> None:
+    """Take our frames and xonsh's out of the tracebacks of `error` and of what led to it."""
+    if error is None or id(error) in seen:
+        return
+    seen.add(id(error))
+    error.__traceback__ = _pruned(error.__traceback__)
+    _prune(error.__cause__, seen)
+    _prune(error.__context__, seen)
+
+
+def _pruned(trace: TracebackType | None) -> TracebackType | None:
+    if trace is None:
+        return None
+    rest = _pruned(trace.tb_next)
+    if _is_hidden(trace.tb_frame.f_code.co_filename):
+        return rest
+    trace.tb_next = rest
+    return trace
+
+
+def _is_hidden(file: str) -> bool:
+    return file.startswith(HOME) or f"{os.sep}xonsh{os.sep}" in file
+
+
+def _is_library(file: str) -> bool:
+    """True for Python's own modules and for installed ones."""
+    return "-packages" + os.sep in file or file.startswith(os.path.dirname(os.__file__) + os.sep)
+
+
+def is_bug(error: BaseException, script: str) -> bool:
+    """True if the exception arose in qvm or in what it called, behind the doors."""
+    is_ours = False
+    trace = error.__traceback__
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if file == script:
+            is_ours = False
+        elif file.startswith(HOME) and not file.startswith(DOORS):
+            is_ours = True
+        trace = trace.tb_next
+    return is_ours
+
+
+def _is_shell_line(error: BaseException) -> bool:
+    """True if xonsh raised it for a failing command, and not `subprocess.run(check=True)`."""
+    trace = error.__traceback__
+    file = ""
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        trace = trace.tb_next
+    return f"{os.sep}xonsh{os.sep}" in file

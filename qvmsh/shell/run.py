@@ -1,0 +1,260 @@
+"""`qvm sh`: which of its ways a call means, and the way there.
+
+May import: `shell.context`, `cli`; xonsh only where the way needs it.
+
+    run(vm, Io(), Wanted(code="status -s"))      # without xonsh: one plain command
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from qvmsh.commands.index import ALIASES, COMMANDS
+from qvmsh.config.variables import VARIABLES
+from qvmsh.errors import ConfigError, UsageError
+from qvmsh.io import isatty
+from qvmsh.shell.context import Context
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qvmsh.io import Io
+    from qvmsh.machine.machine import Machine
+    from qvmsh.shell.script import Program
+
+PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:,+%")
+"""What a word may be made of that xonsh would hand over as it stands."""
+
+STDIN = "-"
+
+
+class First:
+    """What runs before the prompt, or instead of one: a Python program, or xonsh lines.
+
+    Args:
+        argv: what it sees as `sys.argv`.
+        program: the Python program; None for lines.
+        name: where the lines come from: an absolute path, `<string>` or `<stdin>`.
+        lines: xonsh code.
+    """
+
+    __slots__ = ("argv", "lines", "name", "program")
+
+    def __init__(
+        self, argv: Sequence[str], *, program: Program | None = None, name: str = "", lines: str = ""
+    ) -> None:
+        self.argv = list(argv)
+        self.program = program
+        self.name = name or (program.path if program else "")
+        self.lines = lines
+
+
+class Wanted:
+    """What the words of `qvm sh` ask for; as the parameters of the command."""
+
+    __slots__ = ("code", "is_interactive", "is_shell", "is_xonsh", "module", "ui", "words")
+
+    def __init__(
+        self,
+        words: Sequence[str] = (),
+        *,
+        code: str | None = None,
+        module: str | None = None,
+        is_interactive: bool = False,
+        ui: str | None = None,
+        is_shell: bool = False,
+        is_xonsh: bool = False,
+    ) -> None:
+        self.words = list(words)
+        self.code = code
+        self.module = module
+        self.is_interactive = is_interactive
+        self.ui = ui
+        self.is_shell = is_shell
+        self.is_xonsh = is_xonsh
+
+    @property
+    def is_script(self) -> bool:
+        """True if there is something to run, not only a prompt to open."""
+        return bool(self.words) or self.code is not None or self.module is not None
+
+    @property
+    def is_python(self) -> bool:
+        """True if what is to run is plain Python, which needs no xonsh."""
+        if self.module is not None:
+            return True
+        return self.code is None and self.words[0] != STDIN and not self.is_lines(self.words[0])
+
+    def is_lines(self, path: str) -> bool:
+        """True if the file `path` is xonsh."""
+        return self.is_xonsh or path.endswith(".xsh")
+
+
+def run(vm: Machine | None, io: Io, wanted: Wanted) -> int:
+    """Open the prompt, or run a script or code; returns the exit status.
+
+    Raises:
+        UsageError: the script cannot be read, or the options do not fit together.
+        ConfigError: (script, code) the machine's configuration is wrong.
+    """
+    context = Context(vm, io)
+    here = os.getcwd()
+    if wanted.is_shell:
+        from qvmsh.shell import old
+
+        return old.run(context, here, wanted.words, wanted.code)
+    if wanted.code is not None and not wanted.is_interactive:
+        plain = plain_words(wanted.code)
+        if plain and not wanted.is_xonsh:
+            return _run_plain(context, plain)
+    has_prompt = wanted.is_interactive or (not wanted.is_script and isatty(sys.stdin))
+    if has_prompt:
+        return _prompt(context, here, wanted)
+    return _script(context, here, wanted)
+
+
+def _script(context: Context, here: str, wanted: Wanted) -> int:
+    """Run what is to run, and leave."""
+    context.ui = wanted.ui
+    if not wanted.is_script:
+        wanted.words = [STDIN]
+    first = _first(context, here, wanted)
+    if first.program is not None:
+        from qvmsh.shell import script
+
+        return script.run_python(context, first.program, first.argv)
+    from qvmsh.shell.xonsh_script import run_xonsh
+
+    return run_xonsh(context, first.lines, first.name, first.argv)
+
+
+def _prompt(context: Context, here: str, wanted: Wanted) -> int:
+    """Open the prompt; with `-i` after something has run."""
+    first = None
+    if wanted.is_script:
+        first = _first(context, here, wanted)
+        if wanted.code is None and wanted.module is None and wanted.words[0] == STDIN:
+            _back_to_terminal()
+    else:
+        try:
+            context.enter(here, ())
+        except ConfigError as error:  # the prompt is where it can be put right
+            print("\n".join(error.lines()), file=sys.stderr)
+    context.ui = wanted.ui
+    ui = chosen_ui(context)
+    if ui == "python" and first is not None and first.program is None:
+        if wanted.ui:
+            raise UsageError(
+                "sh: --ui python knows no shell lines", hint="`--ui ptpython` does, in the same editor"
+            )
+        ui = "ptpython"
+    if ui == "python":
+        from qvmsh.shell.python_prompt import run_prompt as run_python_prompt
+
+        return run_python_prompt(context, first)
+    from qvmsh.shell.interactive import run_prompt
+
+    return run_prompt(context, ui=ui, first=first)
+
+
+def chosen_ui(context: Context) -> str:
+    """What the user types in: `--ui`, else VM_SHELL, of any layer that can be read."""
+    if context.ui:
+        return context.ui
+    known = VARIABLES["VM_SHELL"]
+    found = context.exported.get(known.name) or ""
+    if not context.has_machine:
+        from qvmsh.config import files, layers
+
+        found = context.environ.get(known.name, "")
+        for path in (files.global_file(context.environ), files.user_file(context.environ)):
+            found = layers.shared_value(path, known.name, context.environ) or found
+        wrong = known.judge(found) if found else None
+        if wrong:
+            context.io.warn(f"{known.name} {wrong[0]}")
+    return found if found in known.allowed else known.default
+
+
+def _first(context: Context, here: str, wanted: Wanted) -> First:
+    """Read what is to run, and go to the machine's directory."""
+    words = wanted.words
+    if wanted.code is not None:
+        context.enter(here, words)
+        return First(["-c", *words], name="<string>", lines=wanted.code)
+    if wanted.module is not None:
+        from qvmsh.shell import script
+
+        program = script.from_module(wanted.module, here)
+        context.enter(here, words)
+        return First([program.path, *words], program=program)
+    if words[0] == STDIN:
+        context.enter(here, words[1:])
+        return First([STDIN, *words[1:]], name="<stdin>", lines=sys.stdin.read())
+    path = os.path.normpath(os.path.join(here, words[0]))
+    argv = [path, *words[1:]]
+    from qvmsh.shell import script
+
+    if wanted.is_python:
+        program = script.from_file(path)
+        context.enter(here, words[1:])
+        return First(argv, program=program)
+    source = script.read(path)
+    context.enter(here, words[1:])
+    try:
+        return First(argv, name=path, lines=source.decode())
+    except UnicodeDecodeError as error:
+        raise UsageError(f"sh: {path}: is not UTF-8 (byte {error.start})") from None
+
+
+def _back_to_terminal() -> None:
+    """Read from the terminal again, after a script came on standard input.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if isatty(sys.stdin):
+        return
+    try:
+        fd = os.open("/dev/tty", os.O_RDWR)
+    except OSError:
+        raise UsageError("sh: -i after a script on standard input needs a terminal") from None
+    os.dup2(fd, 0)
+    os.close(fd)
+    sys.stdin = open(0, closefd=False)
+
+
+def plain_words(code: str) -> list[str]:
+    """The words of one plain command of ours, which needs no xonsh; empty for anything else.
+
+    Examples:
+        >>> plain_words("status -s")
+        ['status', '-s']
+        >>> plain_words("status -s | cat")
+        []
+    """
+    import keyword
+
+    found = code.split(" ") if "\n" not in code.strip() else []
+    found = [word for word in found if word]
+    if not found or any(not PLAIN.issuperset(word) or keyword.iskeyword(word) for word in found):
+        return []
+    verbs = found[1:] if found[0] == "vm" else found
+    if not verbs or "." in verbs[0] or "/" in verbs[0]:
+        return []
+    from qvmsh.shell.calls import HOST_WORDS, REFUSED
+
+    if found[0] != "vm" and verbs[0] in (*HOST_WORDS, *REFUSED):
+        return []
+    is_ours = verbs[0] in COMMANDS or verbs[0] in ALIASES or " ".join(verbs[:2]) in COMMANDS
+    return verbs if is_ours else []
+
+
+def _run_plain(context: Context, words: list[str]) -> int:
+    """One command of ours, on the session's machine; no child needs its variables."""
+    from qvmsh.shell.calls import WordCall
+
+    if context.directory is not None:
+        os.chdir(context.directory)
+    return WordCall(context, is_last=True).perform(words)

@@ -1,0 +1,261 @@
+"""Scripts in plain Python: no xonsh is loaded.
+
+May import: `errors`; `shell.check`, `shell.report` late; nothing heavy (a script costs little more
+than python).
+
+    run_python(context, from_file("/vm/demo/deploy"), ["deploy", "-u"])
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+import sys
+
+from qvmsh.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container, Sequence
+    from types import CodeType
+    from typing import Any
+
+    from qvmsh.shell.context import Context
+
+
+MODULE = frozenset((
+    "__name__", "__file__", "__doc__", "__builtins__", "__spec__", "__loader__", "__package__", "__cached__",
+    "__path__", "__annotations__", "__conditional_annotations__", "__module__", "__qualname__", "__class__",
+    "__debug__", "__dict__", "WindowsError", "_",  # gettext.install gives `_`
+))  # fmt: skip
+"""Names that a module, a class or another system gives."""
+
+UNSEEN = ("globals", "locals", "vars", "exec", "execfile", "builtins", "__builtins__", "__main__", "runpy")
+"""With one of these a script can define names that nobody sees."""
+
+
+class Program:
+    """A Python script that has been read, and what its module says of itself.
+
+    Args:
+        path: its file, absolute.
+        source: its text; None for a module that has none.
+        folder: where it looks for modules first.
+        code: the same, compiled; None = at the last moment.
+        own: further attributes of its `__main__`.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        source: bytes | None,
+        folder: str,
+        code: CodeType | None = None,
+        own: dict[str, Any] | None = None,
+    ) -> None:
+        self.path = path
+        self.source = source
+        self.folder = folder
+        self.code = code
+        self.own = own or {}
+
+    def prepare(
+        self,
+        names: Callable[[CodeType], dict[str, Any]],
+        argv: Sequence[str],
+        namespace: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Make it `__main__`, and return its namespace; nothing of it has run.
+
+        Args:
+            names: what the context gives it.
+            argv: what it sees as `sys.argv`.
+            namespace: that of `__main__`, where the caller has made it.
+
+        Raises:
+            SyntaxError: it is no Python.
+            QvmError: it uses names that do not exist.
+        """
+        if namespace is None:
+            main = type(sys)("__main__")
+            namespace = vars(main)
+            sys.modules["__main__"] = main
+        namespace.update(__file__=self.path, __builtins__=__builtins__, **self.own)
+        sys.argv = list(argv)
+        sys.path.insert(0, self.folder)
+        if self.code is None:
+            assert self.source is not None
+            self.code = compile(self.source, self.path, "exec", dont_inherit=True)
+        own = dict(namespace)
+        namespace.update(names(self.code))
+        namespace.update(own)
+        if self.source is not None and suspects(self.source, self.path, namespace):
+            from qvmsh.shell import check
+
+            check.require_names(self.source, self.code, self.path, namespace)
+        return namespace
+
+    def run(self, namespace: dict[str, Any]) -> None:
+        """Run it; what it raises is the caller's."""
+        assert self.code is not None
+        exec(self.code, namespace)  # noqa: S102  # the user's own
+        sys.stdout.flush()
+
+    def report(self, error: BaseException, *, debug: bool) -> int:
+        """Say why it ended, and return the exit status."""
+        from qvmsh.shell import check, report
+
+        status = report.ended(error, script=self.path, debug=debug)
+        is_names = isinstance(error, check.UnknownNames)
+        if is_names or (isinstance(error, SyntaxError) and error.filename == self.path):
+            hint = _hint(self.path, self.source or b"", is_names=is_names)
+            if hint:
+                print(f"hint: {hint}", file=sys.stderr)
+        return status
+
+
+def from_file(path: str) -> Program:
+    """The script in the file `path`.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    return Program(path, read(path), os.path.dirname(path))
+
+
+def from_module(name: str, folder: str) -> Program:
+    """The script that `python -m name` would run, looked for in `folder` first.
+
+    Raises:
+        UsageError: there is no such module, or it is no script.
+    """
+    import importlib.util
+
+    sys.path.insert(0, folder)
+    try:
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.submodule_search_locations is not None:
+            spec = importlib.util.find_spec(f"{name}.__main__")
+            if spec is None:
+                raise UsageError(f"sh: -m {name}: the package has no __main__.py, so it is no script")
+    except (ImportError, ValueError, AttributeError) as error:
+        raise UsageError(f"sh: -m {name}: {error}") from None
+    except UsageError:
+        raise
+    except Exception as error:  # the package's own, while it was imported
+        raise UsageError(f"sh: -m {name}: its package fails: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(folder)
+    loader: Any = spec.loader if spec else None
+    if spec is None or not hasattr(loader, "get_code"):
+        raise UsageError(f"sh: -m {name}: no such module", hint="a module is named without .py")
+    source = code = None
+    if spec.origin and spec.origin.endswith(".py"):
+        source = loader.get_data(spec.origin)  # compiled later, where a SyntaxError is told
+    else:
+        code = loader.get_code(spec.name)
+        if code is None:
+            raise UsageError(f"sh: -m {name}: it has no Python code")
+    own = {
+        "__spec__": spec,
+        "__loader__": loader,
+        "__package__": spec.parent,
+        "__cached__": spec.cached,
+    }
+    return Program(spec.origin or name, source, folder, code, own)
+
+
+def run_python(context: Context, program: Program, argv: Sequence[str]) -> int:
+    """Run `program` as `__main__`, with the context's names, and return its exit status.
+
+    Args:
+        argv: what it sees as `sys.argv`.
+    """
+    context.export()
+    sys.breakpointhook = lambda *words, **more: _breakpoint(context, *words, **more)
+
+    def names(code: CodeType) -> dict[str, Any]:
+        return context.names(has_vm=mentions(code, "vm"))
+
+    try:
+        namespace = program.prepare(names, argv)
+        context.namespaces.append(namespace)
+        program.run(namespace)
+    except BaseException as error:
+        return program.report(error, debug=context.io.debug)
+    finally:
+        context.leave()
+    return 0
+
+
+def _breakpoint(context: Context, *words: Any, **more: Any) -> object:
+    from qvmsh.shell import stops
+
+    return stops.stop(context, sys._getframe(2), *words, **more)
+
+
+def mentions(code: CodeType, name: str) -> bool:
+    """True if the code, or that of a function or class in it, uses `name`."""
+    return name in code.co_names or any(
+        mentions(inner, name) for inner in code.co_consts if isinstance(inner, type(code))
+    )
+
+
+def read(path: str) -> bytes:
+    """The content of a script.
+
+    Raises:
+        UsageError: it is not there, a folder, or closed to this user.
+    """
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise UsageError(f"sh: {path}: {error.strerror}") from None
+
+
+def _hint(path: str, source: bytes, *, is_names: bool) -> str | None:
+    """What a file that is no Python, or Python only by accident, probably is."""
+    from qvmsh.shell import old
+
+    if is_names and not old.has_words(source):
+        return None
+    if old.looks_like_bash(source):
+        return f"this looks like bash: `qvm sh --shell {path}` runs it as the old vm did"
+    if path.endswith(".py"):
+        return None
+    return (
+        "the file was read as Python; shell lines belong in a file named .xsh, or call it with "
+        "`qvm sh --xonsh`"
+    )
+
+
+def global_names(source: bytes, path: str) -> tuple[set[str], set[str]]:
+    """The global names that the source binds, and those that it uses."""
+    import _symtable as symbols
+
+    bound: set[str] = set()
+    used: set[str] = set()
+    top = symbols.symtable(source, path, "exec")
+
+    def look(table: Any) -> None:
+        for name, flags in table.symbols.items():
+            scope = flags >> symbols.SCOPE_OFF & symbols.SCOPE_MASK
+            is_global = scope in (symbols.GLOBAL_IMPLICIT, symbols.GLOBAL_EXPLICIT)
+            if flags & symbols.DEF_BOUND and (table is top or scope == symbols.GLOBAL_EXPLICIT):
+                bound.add(name)
+            if flags & symbols.USE and (is_global or table is top):
+                used.add(name)
+        for inner in table.children:
+            look(inner)
+
+    look(top)
+    return bound, used
+
+
+def suspects(source: bytes, path: str, known: Container[str]) -> set[str]:
+    """The names that seem to come from nowhere; quick, and empty for nearly every script."""
+    bound, used = global_names(source, path)
+    there = vars(builtins)
+    found = {name for name in used - bound if name not in there and name not in known and name not in MODULE}
+    return set() if any(name in used or name in bound for name in UNSEEN) else found

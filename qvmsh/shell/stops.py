@@ -1,0 +1,102 @@
+"""`breakpoint()`: the shell opens at that place, with the names that are seen there.
+
+May import: `shell.run`, and late what opens a prompt (a Python script pays for it only there).
+
+    install(context)        # from then on `breakpoint()` is ours
+
+Leaving the shell goes on with the script; names that were changed there are changed in the script.
+PYTHONBREAKPOINT, where it is set, decides as in any Python.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+
+from qvmsh.io import isatty
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import Any
+
+    from qvmsh.shell.context import Context
+
+
+def install(context: Context) -> None:
+    """Let `breakpoint()` open the shell of `context`."""
+    sys.breakpointhook = lambda *words, **more: stop(context, sys._getframe(1), *words, **more)
+
+
+def stop(context: Context, frame: FrameType, *words: Any, **more: Any) -> object:
+    """Open the shell with the names of `frame`; return when the user leaves it."""
+    if os.environ.get("PYTHONBREAKPOINT"):
+        return sys.__breakpointhook__(*words, **more)
+    place = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    why = ""
+    if not (isatty(sys.__stdin__ or sys.stdin) and isatty(sys.__stdout__ or sys.stdout)):
+        why = "there is no terminal"
+    elif threading.current_thread() is not threading.main_thread():
+        why = "it is not in the main thread"
+    if why:
+        context.io.warn(f"breakpoint() at {place} is passed: {why}")
+        return None
+    namespace = _seen(context, frame)
+    before = dict(namespace)
+    _show(frame)
+    from qvmsh.shell import run
+
+    sys.stdout.flush()
+    ui = run.chosen_ui(context)
+    mark = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
+    try:
+        if ui == "python":
+            from qvmsh.shell import python_prompt
+
+            python_prompt.open_at(context, namespace, mark)
+        else:
+            from qvmsh.shell import interactive
+
+            interactive.open_at(context, namespace, mark, ui=ui)
+    finally:
+        if namespace is not frame.f_globals:
+            _write_back(frame, before, namespace)
+    return None
+
+
+def _seen(context: Context, frame: FrameType) -> dict[str, Any]:
+    """The names that code at this place sees, and the context's behind them."""
+    if frame.f_locals is frame.f_globals:
+        return frame.f_globals
+    return {**context.names(), **frame.f_globals, **frame.f_locals}
+
+
+def _write_back(frame: FrameType, before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Give the function what was changed at the prompt, as far as the names are its own."""
+    own = {*frame.f_code.co_varnames, *frame.f_code.co_cellvars, *frame.f_code.co_freevars}
+    changed = {
+        name: value
+        for name, value in after.items()
+        if name in own and (name not in before or before[name] is not value)
+    }
+    if not changed:
+        return
+    frame.f_locals.update(changed)
+    if sys.version_info < (3, 13):  # from then on f_locals writes through (PEP 667)
+        import ctypes
+
+        ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
+
+
+def _show(frame: FrameType) -> None:
+    """Where the script stands, and how to go on."""
+    import linecache
+
+    name = frame.f_code.co_name
+    where = "" if name == "<module>" else f" in {name}()"
+    print(f"> {frame.f_code.co_filename}:{frame.f_lineno}{where}", file=sys.stderr)
+    line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+    if line:
+        print(f"    {line}", file=sys.stderr)
+    print("Ctrl-D goes on with the script, `raise SystemExit` ends it.", file=sys.stderr)

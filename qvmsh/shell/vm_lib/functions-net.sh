@@ -1,0 +1,2 @@
+# shellcheck shell=bash
+# Scripts of the old vm source this file; what it held is loaded already.

@@ -1,0 +1,368 @@
+"""The machine's state as the prompt shows it, and its events, heard while a person types.
+
+May import: `machine.state`, `host.watch`, `threading`; `qemu.events` (asyncio) in its own thread.
+
+    watcher = Watcher(context, repaint=..., tell=...)
+    watcher.start()
+    watcher.state         # "running": read from memory, never waited for
+
+Two threads: one looks at the machine, whenever it is told to, since a QEMU that hangs may take
+seconds to answer; one waits for whatever changes: the machine's folder (inotify: a start, the end
+of the directory), QEMU's end (pidfd), QEMU's events (QMP). QEMU talks to one client of a socket at
+a time, so of several shells one hears the events and writes them to the file `told` beside the
+socket; the others read there, and one of them takes its place when it leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+import time
+
+from qvmsh.errors import QvmError
+from qvmsh.host import locks
+from qvmsh.host.watch import Watch
+from qvmsh.machine import machine as machines
+from qvmsh.machine import note as notes
+from qvmsh.machine import state
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.note import Note
+    from qvmsh.shell.context import Context
+
+LATE_S = 0.5
+"""After so long without an answer the state is shown with a `?`."""
+
+GONE = "gone"
+"""The machine's directory, or its `.vmrc`, is not there any more."""
+
+TOLD = "told"
+"""The file in the runtime folder by which one shell passes the events on to the others."""
+
+TOLD_BYTES = 65536
+
+EXPECTED = {"SHUTDOWN", "RESET", "JOB_STATUS_CHANGE", "ENDED"}
+CAUSES = {"archive", "kill", "reboot", "restart", "run", "snapshot", "start", "stop"}
+"""Events that such a command of this session is the cause of, and tells of itself."""
+
+
+class Watcher:
+    """Watches the machine of a context.
+
+    Args:
+        repaint: called, in some thread, when the prompt shows something that is not so any more.
+        tell: called, in some thread, with a line that a person should see.
+    """
+
+    def __init__(self, context: Context, *, repaint: Callable[[], None], tell: Callable[[str], None]) -> None:
+        self._context = context
+        self._repaint = repaint
+        self._tell = tell
+        self._seen = ""
+        self._asked = threading.Event()
+        self._answered = threading.Event()
+        self._asked_at = 0.0
+        self._is_ending = False
+        self._looker: threading.Thread | None = None
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._changed: asyncio.Event | None = None
+
+    # what the prompt asks
+
+    @property
+    def state(self) -> str:
+        """The state in a word, as last seen; with a `?` where the machine is late with its answer."""
+        is_late = not self._answered.is_set() and time.monotonic() - self._asked_at > LATE_S
+        return (self._seen or "?") if not is_late else self._seen.rstrip("?") + "?"
+
+    def look(self, *, patience_s: float = 0.0) -> None:
+        """Ask for a look at the machine; wait for the answer at most `patience_s`."""
+        if not self._context.has_machine:
+            return
+        if self._looker is None:
+            self._looker = threading.Thread(target=self._look_whenever_asked, name="qvm-look", daemon=True)
+            self._looker.start()
+        if self._answered.is_set() or not self._asked_at:
+            self._asked_at = time.monotonic()
+        self._answered.clear()
+        self._asked.set()
+        if patience_s:
+            self._answered.wait(patience_s)
+
+    def start(self) -> None:
+        """Begin to listen, if that has not begun; a machine that the context has changed to is followed."""
+        if self._thread is None and self._context.has_machine and not self._is_ending:
+            self._thread = threading.Thread(target=self._run, name="qvm-watch", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End the conversation with QEMU, so that another shell can have it."""
+        self._is_ending = True
+        self._asked.set()
+        self._wake()
+        if self._thread is not None:
+            self._thread.join(2.0)
+
+    # the thread that looks
+
+    def _look_whenever_asked(self) -> None:
+        while True:
+            self._asked.wait()
+            self._asked.clear()
+            if self._is_ending:
+                return
+            before, self._seen = self._seen, self._look()
+            was_late = time.monotonic() - self._asked_at > LATE_S
+            if not self._asked.is_set():
+                self._answered.set()
+            if self._seen != before or was_late:
+                self._repaint()
+
+    def _look(self) -> str:
+        directory = self._context.directory
+        if directory is None:
+            return ""
+        vm = machines.Machine(directory)
+        try:
+            if not os.path.exists(vm.files.vmrc):
+                return GONE
+            if locks.holder(vm.files.pid_file) is None and not os.path.exists(vm.files.state):
+                return state.STOPPED
+            seen = state.observe(vm)
+        except (OSError, QvmError):
+            return state.BROKEN
+        was_live = self._seen.rstrip("?") in (state.RUNNING, state.PAUSED, state.SUSPENDED, state.STARTING)
+        if seen.kind == state.CRASHED and not seen.is_live and was_live:
+            self._report("ENDED", seen.detail)
+        return seen.kind
+
+    def _report(self, event: str, line: str) -> None:
+        """Show a line, unless a command of this session tells of the same."""
+        if line and not (event in EXPECTED and self._context.is_at_work(CAUSES)):
+            self._tell(f"qvm: {self._context.vm.name}: {line} ({time.strftime('%H:%M:%S')})")
+
+    # the thread that listens
+
+    def _run(self) -> None:
+        with contextlib.suppress(Exception):  # without it the prompt still looks at each line
+            asyncio.run(self._listen())
+
+    def _wake(self) -> None:
+        """Have the listening thread look around (from any thread)."""
+        loop, changed = self._loop, self._changed
+        if loop is not None and changed is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(changed.set)
+
+    def moved(self) -> None:
+        """The context has another machine, perhaps: listen there."""
+        self.start()
+        self._wake()
+
+    async def _listen(self) -> None:
+        self._changed = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        surroundings: _Surroundings | None = None
+        try:
+            while not self._is_ending:
+                self._changed.clear()
+                directory = self._context.directory
+                if surroundings is None or surroundings.vm.directory != directory:
+                    if surroundings is not None:
+                        await surroundings.close()
+                    surroundings = _Surroundings(self, machines.Machine(directory or "/"), self._changed.set)
+                surroundings.renew()
+                self._look_from_loop()
+                await self._changed.wait()
+        finally:
+            if surroundings is not None:
+                await surroundings.close()
+
+    def _look_from_loop(self) -> None:
+        self.look()
+        assert self._loop is not None
+        self._loop.call_later(LATE_S + 0.01, self._repaint_if_late)
+
+    def _repaint_if_late(self) -> None:
+        if not self._answered.is_set():
+            self._repaint()
+
+    def heard(self, event: str, line: str) -> None:
+        """QEMU told of `event`; `line` is what a person should know of it, perhaps nothing."""
+        self._report(event, line)
+        self._look_from_loop()
+
+
+class _Surroundings:
+    """All that can tell of a change of one machine."""
+
+    def __init__(self, watcher: Watcher, vm: Machine, changed: Callable[[], None]) -> None:
+        self.vm = vm
+        self._watcher = watcher
+        self._changed = changed
+        self._loop = asyncio.get_running_loop()
+        self._watches: dict[str, Watch] = {}
+        self._pid: int | None = None
+        self._pidfd = -1
+        self._run: tuple[int, int] | None = None
+        self._conversation: asyncio.Task[None] | None = None
+        self._relay: _Relay | None = None
+
+    def renew(self) -> None:
+        """Watch what is there now: folders, QEMU's process, its events."""
+        files = self.vm.files
+        note = notes.read(files) if os.path.exists(files.note) else None
+        folders = [(self.vm.directory, False), (files.state, True)]
+        if note is not None:
+            folders.append((note.runtime, True))
+        for path in [path for path in self._watches if path not in dict(folders)]:
+            self._drop(path)
+        for path, has_writes in folders:
+            if path not in self._watches:
+                with contextlib.suppress(OSError, QvmError):
+                    self._watches[path] = watch = Watch(path, has_writes=has_writes)
+                    self._loop.add_reader(watch.fd, self._in_folder, path)
+        self._renew_process()
+        if note is not None:
+            self._renew_conversation(note)
+        if self._relay is not None:
+            self._relay.read()
+
+    def _in_folder(self, path: str) -> None:
+        watch = self._watches.get(path)
+        if watch is not None and not watch.drain():
+            self._drop(path)
+        self._changed()
+
+    def _drop(self, path: str) -> None:
+        watch = self._watches.pop(path)
+        self._loop.remove_reader(watch.fd)
+        watch.close()
+
+    def _renew_process(self) -> None:
+        try:
+            pid = locks.holder(self.vm.files.pid_file)
+        except OSError:
+            pid = None
+        if pid == self._pid:
+            return
+        self._close_process()
+        if pid is not None:
+            with contextlib.suppress(OSError):
+                self._pidfd = os.pidfd_open(pid)
+                self._loop.add_reader(self._pidfd, self._process_ended)
+        self._pid = pid
+
+    def _process_ended(self) -> None:
+        self._close_process()
+        self._changed()
+
+    def _close_process(self) -> None:
+        if self._pidfd >= 0:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+        self._pid, self._pidfd = None, -1
+
+    def _renew_conversation(self, note: Note) -> None:
+        """Talk to a QEMU once for each run of it: a note of another inode is another run."""
+        try:
+            status = os.stat(self.vm.files.note)
+        except OSError:
+            return
+        run = (status.st_ino, status.st_mtime_ns)
+        if run == self._run:
+            return
+        self._run = run
+        if self._conversation is not None:
+            self._conversation.cancel()
+        self._relay = _Relay(note.socket(TOLD), self._watcher.heard)
+        self._conversation = asyncio.ensure_future(self._converse(note, self._relay))
+
+    async def _converse(self, note: Note, relay: _Relay) -> None:
+        from qvmsh.qemu import events
+
+        teller = events.Teller()
+
+        def heard(event: dict[str, Any]) -> None:
+            line = teller.line(event)
+            self._watcher.heard(event["event"], line)
+            relay.write(event["event"], line)
+
+        def greeted() -> None:
+            relay.lead()
+            self._changed()
+
+        try:
+            await events.hear(note.socket("watch"), greeted=greeted, heard=heard)
+        except OSError:  # a QEMU that an older qvm began has no such socket
+            pass
+        finally:
+            self._changed()
+
+    async def close(self) -> None:
+        for path in list(self._watches):
+            self._drop(path)
+        self._close_process()
+        if self._conversation is not None:
+            self._conversation.cancel()
+            await asyncio.gather(self._conversation, return_exceptions=True)
+
+
+class _Relay:
+    """The file by which the shell that QEMU talks to tells the others: `EVENT<TAB>LINE` each."""
+
+    def __init__(self, path: str, heard: Callable[[str, str], None]) -> None:
+        self._path = path
+        self._heard = heard
+        self._is_leading = False
+        self._offset = self._size()
+
+    def _size(self) -> int:
+        try:
+            return os.stat(self._path).st_size
+        except OSError:
+            return 0
+
+    def lead(self) -> None:
+        """From now on write instead of reading."""
+        self.read()
+        self._is_leading = True
+
+    def write(self, event: str, line: str) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        flags |= os.O_TRUNC if self._size() > TOLD_BYTES else 0
+        with contextlib.suppress(OSError):  # the folder goes with QEMU
+            file = os.open(self._path, flags, 0o600)
+            try:
+                os.write(file, f"{event}\t{line}\n".encode())
+            finally:
+                os.close(file)
+
+    def read(self) -> None:
+        """Pass on what the leading shell has written since."""
+        if self._is_leading:
+            return
+        size = self._size()
+        if size < self._offset:
+            self._offset = 0
+        if size == self._offset:
+            return
+        try:
+            with open(self._path, "rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except OSError:
+            return
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        for row in whole.decode(errors="replace").splitlines():
+            event, _, line = row.partition("\t")
+            self._heard(event, line)

@@ -1,0 +1,58 @@
+# shellcheck shell=bash
+# Set-up shared by quickstart and test: says what it installs, installs it once, is quick after.
+
+say() { if [ -t 1 ]; then printf '\033[1m== %s\033[0m\n' "$*"; else printf '== %s\n' "$*"; fi; }
+die() { printf 'error: %s\nhint: %s\n' "$1" "$2" >&2; exit 1; }
+
+# need COMMAND PACKAGE: remember the Debian package of a program that is not installed
+missing=()
+need() {
+    PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null 2>&1 || missing+=("$2")
+}
+
+# Debian packages: installed where we are root and have apt; else named, for the user to install.
+install_packages() {
+    [ "${#missing[@]}" -gt 0 ] || return 0
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        say "installing Debian packages: ${missing[*]}"
+        export DEBIAN_FRONTEND=noninteractive
+        apt-get -q update >/dev/null
+        apt-get -q install -y --no-install-recommends "${missing[@]}" >/dev/null
+    else
+        die "missing packages: ${missing[*]}" "install them (Debian: sudo apt-get install ${missing[*]}), then try again"
+    fi
+}
+
+# The first Python that is new enough; a pyenv shim is resolved to the real one.
+find_python() {
+    local candidate
+    for candidate in "${PYTHON:-}" python3 python3.13 python3.12 python3.11 /usr/bin/python3; do
+        [ -n "$candidate" ] || continue
+        "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue
+        "$candidate" -c 'import sys; print(sys.executable)'
+        return
+    done
+    return 1
+}
+
+# make_venv GROUP: .venv with qvm (editable) and a dependency group; remade when pyproject.toml changes.
+make_venv() {
+    local group=$1 python stamp wanted
+    stamp=.venv/.qvm-setup-$group
+    wanted=$(cksum pyproject.toml)
+    if [ -x .venv/bin/qvm ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+        return
+    fi
+    python=$(find_python) || die "no Python 3.11 or later with venv" "Debian: apt-get install python3-venv"
+    say "installing qvm and its Python packages into .venv ($("$python" --version))"
+    [ -x .venv/bin/python ] || "$python" -m venv .venv
+    # an old pip writes start scripts that import re: they double the time of every qvm command
+    .venv/bin/python -m pip install -q --disable-pip-version-check --upgrade 'pip>=25.1'
+    if [ "$group" = run ]; then
+        .venv/bin/python -m pip install -q --disable-pip-version-check -e .
+    else
+        .venv/bin/python -m pip install -q --disable-pip-version-check -e . --group "$group"
+    fi
+    .venv/bin/python -m compileall -q qvmsh
+    echo "$wanted" >"$stamp"
+}

@@ -1,0 +1,92 @@
+"""The front ends, `use` and scripts of the old vm with a real guest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import Vm, write_vmrc
+from shell_screen import at, say, screen_of
+
+pytestmark = pytest.mark.guest
+
+OLD = """#!/usr/local/bin/vm
+. $VM_LIB/functions-net.sh
+vm_check_prog cat
+vm_die_if_error
+echo "$(vm_get_status) $(vm_check_ssh) $(vm_ssh uname -s)"
+vm_sync || vm_die no sync
+vm_ssh 'exit 7' || echo "status $?"
+echo from the host | vm_ssh cat
+vm_sudo id -u
+echo "sudo $?"
+[ "$VM_PARAMS" = -u ] && vm_ssh uptime
+vm_ssh 'exit 9'
+"""
+
+
+def test_script_of_the_old_vm_reaches_the_guest(running: Vm, tmp_path: Path) -> None:
+    path = tmp_path / "old"
+    path.write_text(OLD)
+    result = running.qvm("sh", "--shell", path, "-u")
+    assert result.status == 9, str(result)
+    lines = result.out.splitlines()
+    assert lines[:3] == ["running ok Linux", "status 7", "from the host"]
+    if "not found" in result.err:  # a guest without sudo: its own word and status
+        assert lines[3] == "sudo 127"
+        assert "sudo" in result.err
+    else:
+        assert lines[3:5] == ["0", "sudo 0"]
+    assert "load average" in lines[-1]
+
+
+@pytest.mark.parametrize("ui", ["ptpython", "python"])
+def test_guest_answers_in_every_front_end(running: Vm, ui: str) -> None:
+    with screen_of(running.world, running.directory, "--ui", ui) as screen:
+        screen.ready()
+        assert screen.prompts()[-1]["state"] == "running"
+        assert screen.run('guest["uname"]()') == "'Linux\\n'"
+        assert screen.run("status().ready") == "True"
+        assert screen.run("vm.ssh('echo one')") == "'one\\n'"
+        if ui == "python":
+            screen.run("import asyncio")
+            assert screen.run("await asyncio.to_thread(ssh, 'echo two')") == "'two\\n'"
+            return
+        assert screen.run("vm ssh uname | tr a-z A-Z") == "LINUX"
+        count = screen.begin("vm ssh 'echo begun; sleep 60' || echo never")
+        screen.wait("^begun")
+        screen.key("C-c")
+        assert screen.ready(count)["status"] == "130"
+        screen.run("vm ssh 'exit 6'")
+        assert screen.prompts()[-1]["status"] == "6"
+
+
+def test_guest_follows_the_machine_that_is_used(running: Vm, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    write_vmrc(other, "other", VM_MACHINE_ID="44")
+    path = tmp_path / "hop.py"
+    path.write_text(f"""
+print(guest["uname"](), end="")
+use({str(other)!r})
+try:
+    guest["uname"]()
+except Exception as error:
+    print(error)
+use({str(running.directory)!r})
+print(guest["uname"](), status().ready)
+""")
+    result = running.qvm("sh", path)
+    assert result.status == 0, str(result)
+    assert result.out == "Linux\nother: cannot reach the guest: it is stopped\nLinux\n True\n"
+
+
+def test_breakpoint_in_a_script_with_a_guest(running: Vm, tmp_path: Path) -> None:
+    path = tmp_path / "stops.py"
+    path.write_text('name = ssh("hostname").strip()\nbreakpoint()\nprint("left", name)\n')
+    with screen_of(running.world, running.directory, path) as screen:
+        screen._tmux("set-option", "-g", "remain-on-exit", "on")
+        at(screen, 2, state="running")
+        assert say(screen, 2, "vm ssh hostname | tr a-z A-Z", state="running") == "DEMO"
+        say(screen, 2, "name = 'changed'", state="running")
+        screen.key("C-d")
+        screen.wait("^left changed$")

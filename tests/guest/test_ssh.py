@@ -1,0 +1,196 @@
+"""`qvm ssh`: bytes, statuses, the cached connection, host keys, refusals."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import QVM, Vm
+
+pytestmark = [pytest.mark.guest, pytest.mark.xdist_group("ssh")]
+
+
+@pytest.mark.parametrize("status", [0, 1, 7, 42, 127, 255])
+def test_ssh_command_status_is_its_own(running: Vm, status: int) -> None:
+    assert running.qvm("ssh", f"exit {status}").status == status
+
+
+def test_ssh_bytes_are_exact_both_ways(running: Vm) -> None:
+    data = os.urandom(300_000)
+    done = subprocess.run(
+        [QVM, "ssh", "cat"], cwd=running.directory, env=running.world.environ, input=data, capture_output=True
+    )
+    assert done.returncode == 0
+    assert hashlib.sha256(done.stdout).digest() == hashlib.sha256(data).digest()
+
+
+def test_ssh_streams_stay_apart(running: Vm) -> None:
+    result = running.qvm("ssh", "echo out; echo err >&2; exit 3")
+    assert (result.status, result.out, result.err) == (3, "out\n", "err\n")
+
+
+def test_ssh_words_with_options_go_to_the_guest(running: Vm) -> None:
+    assert running.ok("ssh", "echo", "-n", "--json", "x").out == "--json x"
+
+
+def test_ssh_twice_uses_one_connection(running: Vm) -> None:
+    running.ok("ssh", "true")
+    before = [line for line in running.world.processes().values() if line.startswith("ssh")]
+    running.ok("ssh", "true")
+    after = [line for line in running.world.processes().values() if line.startswith("ssh")]
+    assert len(before) == len(after) == 1
+
+
+def test_ssh_signal_in_guest_gives_its_status(running: Vm) -> None:
+    assert running.qvm("ssh", "kill -TERM $$").status in (143, 255)
+
+
+def test_ssh_without_terminal_gets_none(running: Vm) -> None:
+    assert running.qvm("ssh", "tty").out == "not a tty\n"
+
+
+def test_ssh_tty_option_gives_a_terminal(running: Vm) -> None:
+    assert "/dev/pts/" in running.ok("ssh", "-t", "tty").out
+
+
+def test_ssh_wrong_key_is_refused_with_an_explanation(running: Vm, tmp_path: Path) -> None:
+    key = tmp_path / "other key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    running.ok("cmd", "info status")
+    running.world.run("ssh", "true", cwd=running.directory)
+    subprocess.run(
+        ["ssh", "-O", "exit", "-S", _control(running), "x"], capture_output=True, env=running.world.environ
+    )
+    result = running.qvm("--set", f"VM_SSH_IDENTITY={key}", "ssh", "true")
+    assert result.status == 125
+    assert "demo: the guest refused the ssh key for account qvm" in result.err
+    assert "hint: VM_SSH_IDENTITY" in result.err
+    running.ok("ssh", "true")
+
+
+def _control(vm: Vm) -> str:
+    note = (vm.directory / ".qvm/running").read_text()
+    folder = next(line.partition(" ")[2] for line in note.splitlines() if line.startswith("runtime "))
+    return f"{folder}/ssh"
+
+
+def test_ssh_another_host_key_is_refused_with_an_explanation(running: Vm) -> None:
+    running.ok("ssh", "true")
+    subprocess.run(["ssh", "-O", "exit", "-S", _control(running), "x"], capture_output=True)
+    known = running.directory / ".qvm/known_hosts"
+    right = known.read_text()
+    other = running.directory / "other"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", other], check=True)
+    alias = right.split()[0]
+    known.write_text(f"{alias} {' '.join(Path(f'{other}.pub').read_text().split()[:2])}\n")
+    try:
+        result = running.qvm("ssh", "true")
+        assert result.status == 125
+        assert "another machine answers at 127.0.0.1:" in result.err
+        assert "hint: if the guest was installed anew, remove .qvm/known_hosts" in result.err
+        assert running.qvm("status").status == 1
+    finally:
+        known.write_text(right)
+    running.ok("ssh", "true")
+
+
+def test_ssh_machine_that_is_off_says_so(guest: Vm) -> None:
+    result = guest.qvm("ssh", "true")
+    assert result.status == 3
+    assert result.err.splitlines()[0] == "qvm: demo: cannot reach the guest: it is stopped"
+
+
+def test_ssh_port_is_not_open_to_others(running: Vm) -> None:
+    """The forward listens on 127.0.0.1 alone."""
+    table = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    note = (running.directory / ".qvm/running").read_text()
+    port = int(next(line.split()[1] for line in note.splitlines() if line.startswith("ssh_port ")))
+    owners = [row.split()[1].partition(":")[0] for row in table if row.split()[1].endswith(f":{port:04X}")]
+    assert owners[:1] == ["0100007F"]
+    assert "00000000" not in owners
+
+
+def test_start_silent_server_at_the_port_times_out_with_a_report(guest: Vm) -> None:
+    """A guest that never boots: the report says what was already true."""
+    guest.set(VM_QEMU_EXTRA="-S")
+    result = guest.qvm("start", "--ssh-attempts", "2")
+    assert result.status == 124
+    assert "demo: the guest did not answer ssh within 4 s; it is left running" in result.err
+    for fact in ("process: QEMU runs, pid", "state: paused", "ssh port: 127.0.0.1:", "ssh banner: none yet"):
+        assert fact in result.err
+    assert "hint:" in result.err
+
+
+def test_start_explicit_port_taken_is_an_error_that_names_who(guest: Vm) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        guest.set(VM_SSH_PORT=str(port))
+        result = guest.qvm("start")
+    assert result.status == 1
+    assert f"demo: VM_SSH_PORT={port} is taken by " in result.err
+    assert f"pid {os.getpid()}" in result.err
+
+
+def _close(vm: Vm) -> None:
+    """End the cached connection."""
+    subprocess.run(["ssh", "-O", "exit", "-S", _control(vm), "x"], capture_output=True)
+
+
+def test_status_at_once_without_a_connection_makes_one(running: Vm) -> None:
+    running.ok("ssh", "true")
+    _close(running)
+    asked = [running.world.popen("status", cwd=running.directory) for _ in range(6)]
+    results = [each.communicate() for each in asked]
+    assert all(out.startswith("demo: running") for out, _ in results), results
+    masters = [line for line in running.world.processes().values() if line.startswith("ssh")]
+    assert len(masters) == 1, masters
+
+
+def test_ssh_known_hosts_that_cannot_be_used_is_an_error(running: Vm) -> None:
+    running.ok("ssh", "true")
+    _close(running)
+    known = running.directory / ".qvm/known_hosts"
+    right = known.read_text()
+    known.unlink()
+    known.mkdir()
+    try:
+        result = running.qvm("ssh", "true")
+        assert result.status == 125
+        assert "the host key cannot be pinned in .qvm/known_hosts: Is a directory" in result.err
+    finally:
+        known.rmdir()
+        known.write_text(right)
+    running.ok("ssh", "true")
+
+
+def test_ssh_key_that_others_can_read_is_named(running: Vm) -> None:
+    running.ok("ssh", "true")
+    _close(running)
+    key = running.directory / ".qvm/id_ed25519"
+    key.chmod(0o644)
+    try:
+        result = running.qvm("ssh", "true")
+        assert result.status == 125
+        assert "ssh does not use the key .qvm/id_ed25519: others can read it" in result.err
+        assert "hint: chmod 600 .qvm/id_ed25519" in result.err
+    finally:
+        key.chmod(0o600)
+    running.ok("ssh", "true")
+
+
+def test_ssh_runtime_folder_deleted_still_reaches_the_guest(guest: Vm) -> None:
+    guest.ok("start")
+    folder = Path(_control(guest)).parent
+    _close(guest)
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+    assert guest.ok("ssh", "echo one").out == "one\n"
+    assert guest.ok("ssh", "echo two").out == "two\n"
+    assert "powered off by ssh" in guest.ok("stop").out

@@ -1,0 +1,266 @@
+"""`qvm console` where only the firmware speaks: refusals, pipes, watching."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import DEADLINE_S, QVM, Vm
+from shell_terminal import Terminal, ended, qvm_below, shell
+
+Blank = Callable[..., Vm]
+
+
+@pytest.fixture
+def speaking(blank: Blank) -> Vm:
+    """A running machine whose firmware writes to the serial console."""
+    vm = blank(VM_QEMU_MACHINE="pc,graphics=off")
+    vm.ok("start", "--no-wait")
+    return vm
+
+
+TALKER = bytes.fromhex(
+    "fa"  # no interrupts: SeaBIOS would read what is typed
+    "ba fd 03 ec a8 01 74 fb ba f8 03 ec 3c 21 74 09"  # wait for a byte; "!" leads to 0x19
+    "34 20 e8 1b 00 eb e9 90 90"  # else give it back with its case swapped
+    "31 db be 04 00 88 d8 24 3f 04 20 e8 09 00 43 75 f4 4e 75 f1 eb d1 90"  # 256 KiB: " " to "_" in turn
+    "88 c4 ba fd 03 ec a8 20 74 fb ba f8 03 88 e0 ee c3"  # put a byte: wait for the UART, out
+)
+"""A boot sector that talks on the first serial port."""
+
+FLOOD = bytes(range(0x20, 0x60)) * (4 << 10)
+
+
+@pytest.fixture
+def talking(blank: Blank) -> Vm:
+    """A running machine that answers on its console."""
+    vm = make_talker(blank)
+    vm.ok("start", "--no-wait")
+    deadline = time.monotonic() + DEADLINE_S
+    while b"Booting from Hard Disk" not in (vm.directory / ".qvm/log/serial.log").read_bytes():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    while "a" not in vm.ok("console", "--linger", "0.5", stdin="A").out:  # until then the BIOS reads it
+        assert time.monotonic() < deadline
+    return vm
+
+
+def once(data: bytes) -> bytes:
+    """`data` with each run of one byte as one."""
+    return bytes(byte for at, byte in enumerate(data) if at == 0 or data[at - 1] != byte)
+
+
+def make_talker(blank: Blank) -> Vm:
+    vm = blank(has_images=False, VM_QEMU_MACHINE="pc,graphics=off")
+    raw = vm.directory / "raw"
+    raw.write_bytes(TALKER.ljust(510, b"\0") + b"\x55\xaa" + bytes(1 << 20))
+    subprocess.run(
+        ["qemu-img", "convert", "-O", "qcow2", "raw", "demo-seed.qcow2"], cwd=vm.directory, check=True
+    )
+    vm.ok("init")
+    return vm
+
+
+def say(terminal: Terminal, word: str) -> None:
+    """Type a word in capitals; the guest answers in small letters."""
+    terminal.type(word.upper())
+    terminal.wait(word)
+
+
+def socket_of(vm: Vm, name: str) -> str:
+    note = (vm.directory / ".qvm/running").read_text()
+    return f"{dict(line.split(' ', 1) for line in note.splitlines())['runtime']}/{name}"
+
+
+def test_console_of_a_stopped_machine_says_so(blank: Blank) -> None:
+    result = blank().qvm("console")
+    assert result.status == 3
+    assert "cannot open the console: it is stopped" in result.err
+
+
+def test_console_of_a_paused_machine_says_what_was_not_taken(speaking: Vm) -> None:
+    speaking.ok("cmd", "stop")
+    result = speaking.qvm("console", stdin="x" * 2_000_000)
+    assert result.status == 124
+    assert "did not take all of standard input" in result.err
+
+
+def test_console_that_another_program_holds_is_refused(speaking: Vm) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.connect(socket_of(speaking, "serial"))
+        deadline = time.monotonic() + 60
+        while "serial: filename=unix" not in speaking.ok("cmd", "info", "chardev").out:
+            assert time.monotonic() < deadline
+        result = speaking.qvm("console")
+        assert result.status == 3
+        assert "another program is connected" in result.err
+
+
+def test_console_watch_shows_every_byte_and_ends_with_qemu(speaking: Vm) -> None:
+    watching = subprocess.Popen(
+        [QVM, "console", "--watch"],
+        cwd=speaking.directory,
+        env=speaking.world.environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+    )
+    assert watching.stdout is not None
+    log = speaking.directory / ".qvm/log/serial.log"
+    deadline = time.monotonic() + DEADLINE_S
+    while b"No bootable device" not in log.read_bytes():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    speaking.ok("kill")
+    out, _ = watching.communicate(timeout=60)
+    assert watching.returncode == 0
+    data = log.read_bytes()
+    assert data.endswith(out)  # it began with the last lines of what was there
+    assert b"No bootable device" in out
+
+
+def test_console_interrupted_in_a_pipe_ends_and_frees_the_console(speaking: Vm) -> None:
+    for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        console = subprocess.Popen(
+            [QVM, "console"],
+            cwd=speaking.directory,
+            env=speaking.world.environ,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 60
+        while not Path(socket_of(speaking, "console")).exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        console.send_signal(number)
+        console.communicate(timeout=60)
+        assert console.returncode == status
+        assert not Path(socket_of(speaking, "console")).exists()
+
+
+def test_console_usage_mistakes_are_told(speaking: Vm) -> None:
+    for words in (["--json", "console"], ["console", "-e", "x"], ["console", "-w", "-t"]):
+        assert speaking.qvm(*words).status == 2
+    other = speaking.world.home / "other"
+    shutil.copytree(speaking.directory, other, ignore=shutil.ignore_patterns(".qvm"))
+    several = speaking.world.run("console", speaking.directory, other)
+    assert (several.status, "one machine at a time" in several.err) == (2, True)
+
+
+def test_console_detach_and_come_back(talking: Vm) -> None:
+    with shell(talking, "console") as terminal:
+        terminal.wait("Booting from Hard Disk")  # what came before
+        say(terminal, "first")
+        terminal.key("C-c")  # is the guest's: 3 ^ 0x20 is "#"
+        terminal.wait("#")
+        terminal.key("C-]")
+        assert "detached" in ended(terminal, 0)
+    with shell(talking, "console --escape ^B") as terminal:
+        terminal.wait("first#")
+        terminal.key("C-b")
+        ended(terminal, 0)
+
+
+def test_console_in_use_is_refused_watched_and_taken_over(talking: Vm) -> None:
+    with shell(talking, "console") as first, shell(talking, "console --watch") as watcher:
+        say(first, "one")
+        refused = talking.qvm("console")
+        assert refused.status == 3
+        assert f"pid {qvm_below(first)}" in refused.err
+        assert "--take" in refused.err
+        watcher.wait("one")
+        watcher.type("WATCHER")
+        say(first, "two")
+        assert "watcher" not in watcher.wait("two")
+        with shell(talking, "console --take") as second:
+            assert "the console was taken over by root, pid " in ended(first, 3)
+            say(second, "three")
+            watcher.wait("onetwothree")
+            watcher.key("C-c")
+            ended(watcher, 0)
+            second.key("C-]")
+            ended(second, 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_console_ended_by_a_signal_gives_the_terminal_back(talking: Vm, number: int) -> None:
+    with shell(talking, "console") as terminal:
+        say(terminal, "here")
+        os.kill(qvm_below(terminal), number)
+        ended(terminal, 143)
+    with shell(talking, "console") as terminal:  # and the console is free
+        say(terminal, "again")
+        os.kill(qvm_below(terminal), signal.SIGKILL)
+        terminal.wait("after")  # in raw mode: nothing can be done about SIGKILL
+    assert talking.qvm("console").status == 0
+
+
+def test_console_slow_reader_does_not_hold_the_guest_up(talking: Vm) -> None:
+    log = talking.directory / ".qvm/log/serial.log"
+    before = log.stat().st_size
+    console = subprocess.Popen(
+        [QVM, "console"],
+        cwd=talking.directory,
+        env=talking.world.environ,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert console.stdin is not None
+    console.stdin.write(b"!")
+    console.stdin.flush()
+    deadline = time.monotonic() + DEADLINE_S
+    # QEMU 7.2 logs a byte again for each try to write it to a socket that is full: FLOOD at least
+    while len(once(said := log.read_bytes()[before:])) < len(FLOOD):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    out, _ = console.communicate(timeout=DEADLINE_S)  # nobody has read until now
+    assert console.returncode == 0
+    assert once(said) == FLOOD
+    assert out == said
+
+
+def test_console_in_a_pipe_answers_and_ends(talking: Vm) -> None:
+    assert talking.ok("console", stdin="HELLO").out == "hello"  # only what is new
+    assert talking.ok("console", stdin="").out == ""
+
+
+def test_console_stays_through_a_reset(talking: Vm) -> None:
+    with shell(talking, "console") as terminal:
+        say(terminal, "beforereset")
+        talking.ok("cmd", "system_reset")
+        terminal.wait(r"Booting from Hard Disk[^A]*\Z")
+        deadline = time.monotonic() + DEADLINE_S
+        while "behindit" not in terminal.text:  # until the boot sector begins, the BIOS reads what is typed
+            assert time.monotonic() < deadline
+            terminal.type("BEHINDIT")
+            time.sleep(0.5)
+        terminal.key("C-]")
+        ended(terminal, 0)
+
+
+def test_console_ends_with_qemu(talking: Vm) -> None:
+    with shell(talking, "console") as terminal:
+        say(terminal, "here")
+        os.kill(talking.pid, signal.SIGKILL)
+        assert "QEMU has ended" in ended(terminal, 0)
+
+
+def test_console_of_run_is_refused_and_can_be_watched(blank: Blank) -> None:
+    vm = make_talker(blank)
+    with shell(vm, "run") as terminal:
+        terminal.wait("Booting from Hard Disk")
+        refused = vm.qvm("console")
+        assert refused.status == 3
+        assert "on the terminal of `qvm run`" in refused.err
+        with shell(vm, "console --watch") as watcher:
+            say(terminal, "seen")
+            watcher.wait("seen")
+            vm.ok("kill")
+            ended(watcher, 0)
+        ended(terminal, 0)

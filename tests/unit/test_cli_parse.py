@@ -1,0 +1,80 @@
+"""The argument parser: one for all commands, driven by the index."""
+
+from __future__ import annotations
+
+import pytest
+
+from qvmsh.cli.parse import bind, common, suggestion, verb_of
+from qvmsh.errors import UsageError
+
+
+def test_bind_long_short_and_joined_values_are_the_same() -> None:
+    for words in (["--ssh-attempts", "5"], ["--ssh-attempts=5"], ["-s", "5"], ["-s5"], ["-ns5"]):
+        assert bind("start", words).options["ssh_attempts"] == 5
+
+
+def test_suggestion_two_dashes_are_no_likeness() -> None:
+    assert suggestion("--bogus", ["--verbose", "--json"]) is None
+    assert suggestion("--lodvm", ["--loadvm", "--json"]) == "--loadvm"
+
+
+def test_bind_rest_command_stops_at_the_first_word() -> None:
+    bound = bind("cmd", ["info", "block", "-v", "--json"])
+    assert bound.words == ["info", "block", "-v", "--json"]
+    assert not bound.common
+
+
+def test_bind_machine_command_takes_options_after_words() -> None:
+    bound = bind("stop", ["demo", "--force", "other"])
+    assert (bound.words, bound.options) == (["demo", "other"], {"force": True})
+
+
+def test_bind_no_option_makes_false() -> None:
+    assert bind("start", ["--no-wait"]).options == {"wait": False}
+    for words in (["-qs"], ["-q", "--no-ssh-check"], ["--quiet", "--no-ssh-fail"]):
+        assert bind("status", words).options == {"quiet": True, "ssh_check": False}
+
+
+def test_bind_common_option_after_verb_is_common() -> None:
+    assert bind("start", ["-v", "--json"]).common == {"verbose": True, "json": True}
+
+
+@pytest.mark.parametrize(
+    ("verb", "words", "said"),
+    [
+        ("start", ["--lodvm"], "unknown option --lodvm"),
+        ("start", ["--ssh-attempts"], "needs a value"),
+        ("start", ["-s", "many"], "must be a whole number"),
+        ("start", ["-s", "-1"], "must be 0 or more"),
+        ("start", ["--no-wait=yes"], "takes no value"),
+        ("start", ["-n", "-c"], "exclude each other"),
+        ("stop", ["-t", "nan"], "finite"),
+        ("create", [], "NAME is missing"),
+        ("create", ["a", "b"], "unexpected word 'b'"),
+    ],
+)
+def test_bind_wrong_words_are_told(verb: str, words: list[str], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        bind(verb, words)
+
+
+def test_bind_double_dash_ends_options() -> None:
+    assert bind("ssh", ["--", "-l"]).words == ["-l"]
+
+
+def test_common_options_before_the_verb() -> None:
+    assert common(["-C", "/x", "--set", "A=1", "--set", "B=2", "status", "-s"]) == (
+        {"directory": "/x", "set": ("A=1", "B=2")},
+        ["status", "-s"],
+    )
+
+
+def test_verb_of_two_words_and_aliases() -> None:
+    assert verb_of(["img", "build", "tiny"]) == ("img build", 2)
+    assert verb_of(["shutdown"]) == ("stop", 1)
+    assert verb_of(["img"]) is None
+
+
+def test_suggestion_finds_the_near_word() -> None:
+    assert suggestion("strat", ["start", "stop"]) == "start"
+    assert suggestion("zzz", ["start", "stop"]) is None

@@ -1,0 +1,180 @@
+"""Whose `.vmrc` root uses. Needs root, since only root can make files of others."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from pathlib import Path
+
+import pytest
+
+from qvmsh.config import files, layers, trust
+from qvmsh.errors import ConfigError, UsageError
+from qvmsh.machine import configuration
+from qvmsh.machine.machine import Machine
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+NOBODY = pwd.getpwnam("nobody").pw_uid
+OWNER = pwd.getpwuid(os.geteuid()).pw_name
+WHOLE = f"VM_MACHINE_NAME=demo\nVM_MACHINE_ID=33\nVM_MACHINE_OWNER={OWNER}\n"
+
+
+@pytest.fixture
+def vmrc(tmp_path: Path) -> Path:
+    path = tmp_path / "demo" / ".vmrc"
+    path.parent.mkdir()
+    path.write_text(WHOLE)
+    return path
+
+
+def environ(tmp_path: Path, **more: str) -> dict[str, str]:
+    return {"HOME": str(tmp_path / "home"), "VM_GLOBAL_CONFIG": "/dev/null"} | more
+
+
+def load(vmrc: Path, **more: str) -> layers.Settings:
+    return layers.load(str(vmrc.parent), environ(vmrc.parents[1], **more))
+
+
+@as_root
+def test_load_foreign_vmrc_as_root_is_refused(vmrc: Path) -> None:
+    load(vmrc).check()
+    os.chown(vmrc, NOBODY, -1)
+    with pytest.raises(ConfigError, match=r"root does not use .*\.vmrc: it belongs to nobody") as caught:
+        load(vmrc)
+    assert "qvm allow" in str(caught.value.hint)
+    assert f"chown root {vmrc}" in str(caught.value.hint)
+    load(vmrc, SUDO_UID=str(NOBODY)).check()
+
+
+@as_root
+@pytest.mark.parametrize("mode", [0o664, 0o646, 0o622])
+def test_load_vmrc_that_others_can_write_as_root_is_refused(vmrc: Path, mode: int) -> None:
+    vmrc.chmod(mode)
+    with pytest.raises(ConfigError, match=f"it can be written by others \\(mode {mode:o}\\)") as caught:
+        load(vmrc)
+    assert "chmod go-w" in str(caught.value.hint)
+
+
+@as_root
+def test_load_link_to_a_foreign_file_as_root_is_refused(vmrc: Path, tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign"
+    vmrc.rename(foreign)
+    os.chown(foreign, NOBODY, -1)
+    vmrc.symlink_to(foreign)
+    with pytest.raises(ConfigError, match="belongs to nobody"):
+        load(vmrc)
+
+
+@as_root
+def test_load_foreign_include_as_root_is_refused(vmrc: Path) -> None:
+    more = vmrc.with_name("more")
+    more.write_text("A=1\n")
+    vmrc.write_text(WHOLE + "VM_INCLUDE=more\n")
+    os.chown(more, NOBODY, -1)
+    with pytest.raises(ConfigError, match=r"root does not use .*/more"):
+        load(vmrc)
+
+
+@as_root
+def test_allow_accepts_the_present_content_only(vmrc: Path, tmp_path: Path) -> None:
+    more = vmrc.with_name("more")
+    more.write_text("A=1\n")
+    vmrc.write_text(WHOLE + "VM_INCLUDE=more\n")
+    for path in (vmrc, more):
+        os.chown(path, NOBODY, -1)
+    vm = Machine(vmrc.parent, environ=environ(tmp_path))
+    with pytest.raises(ConfigError, match="root does not use"):
+        vm.settings  # noqa: B018
+    report = configuration.allow(vm)
+    assert list(report.files) == [str(vmrc), str(more)]
+    assert str(vmrc) in str(report)
+    assert report.files[str(vmrc)] in str(report)
+    assert vm.settings["A"] == "1"
+    assert str(configuration.allow(vm)) == str(report)
+    stored = (tmp_path / "home/.local/share/qvm/allowed").read_text().splitlines()
+    assert len(stored) == 2
+    more.write_text("A=2\n")
+    vm.reload()
+    with pytest.raises(ConfigError, match=r"root does not use .*/more"):
+        vm.settings  # noqa: B018
+
+
+@as_root
+def test_allow_of_one_file_is_not_for_a_copy_of_it(vmrc: Path, tmp_path: Path) -> None:
+    os.chown(vmrc, NOBODY, -1)
+    configuration.allow(Machine(vmrc.parent, environ=environ(tmp_path)))
+    load(vmrc).check()
+    other = tmp_path / "other" / ".vmrc"
+    other.parent.mkdir()
+    other.write_bytes(vmrc.read_bytes())
+    os.chown(other, NOBODY, -1)
+    with pytest.raises(ConfigError, match="root does not use"):
+        load(other)
+
+
+@as_root
+@pytest.mark.parametrize("spoil", [lambda p: p.chmod(0o666), lambda p: os.chown(p, NOBODY, -1)])
+def test_allowed_list_that_others_could_write_counts_for_nothing(vmrc: Path, tmp_path: Path, spoil) -> None:  # type: ignore[no-untyped-def]
+    os.chown(vmrc, NOBODY, -1)
+    configuration.allow(Machine(vmrc.parent, environ=environ(tmp_path)))
+    load(vmrc).check()
+    spoil(Path(trust.allowed_file(environ(tmp_path))))
+    with pytest.raises(ConfigError, match="root does not use"):
+        load(vmrc)
+
+
+@as_root
+def test_allow_where_nothing_is_foreign_says_so(vmrc: Path, tmp_path: Path) -> None:
+    report = configuration.allow(Machine(vmrc.parent, environ=environ(tmp_path)))
+    assert str(report).startswith("nothing to accept")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="needs another user than root")
+def test_allow_by_another_user_than_root_is_refused(vmrc: Path, tmp_path: Path) -> None:
+    vmrc.chmod(0o666)
+    load(vmrc).check()
+    with pytest.raises(UsageError, match="only root asks"):
+        configuration.allow(Machine(vmrc.parent, environ=environ(tmp_path)))
+
+
+def test_distrust_says_why(vmrc: Path) -> None:
+    source = files.read(str(vmrc))
+    assert (trust.distrust(source.status, {}) is None) == (os.geteuid() == 0)
+    assert trust.distrust(source.status, {"SUDO_UID": str(os.geteuid())}) is None
+    assert trust.distrust(source.status, {"SUDO_UID": "x"}) == trust.distrust(source.status, {})
+
+
+def test_what_is_accepted_as_code_is_not_accepted_as_configuration(vmrc: Path, tmp_path: Path) -> None:
+    env, data = environ(tmp_path), b"x = 1\n"
+    code, conf = str(vmrc.with_name(trust.RC)), str(vmrc)
+    trust.allow(code, data, env, trust.CODE)
+    assert trust.is_allowed(code, data, env, trust.CODE)
+    assert not trust.is_allowed(code, data, env)
+    assert not trust.is_allowed(code, data + b"#", env, trust.CODE)
+    assert not trust.is_allowed(conf, data, env, trust.CODE)
+    trust.allow(conf, data, env)
+    assert not trust.is_allowed(conf, data, env, trust.CODE)
+    assert trust.is_allowed(conf, data, env)
+
+
+def test_allow_accepts_the_code_of_the_directory_for_anybody(vmrc: Path, tmp_path: Path) -> None:
+    code = vmrc.with_name(trust.RC)
+    code.write_bytes(b"echo hi\n")
+    env = environ(tmp_path)
+    report = configuration.allow(Machine(vmrc.parent, environ=env))
+    assert list(report.files) == [str(code)]
+    assert trust.is_allowed(str(code), b"echo hi\n", env, trust.CODE)
+    code.unlink()
+    code.mkdir()
+    with pytest.raises(ConfigError, match="cannot read"):
+        configuration.allow(Machine(vmrc.parent, environ=env))
+
+
+@as_root
+def test_allow_by_root_accepts_code_and_foreign_configuration(vmrc: Path, tmp_path: Path) -> None:
+    code = vmrc.with_name(trust.RC)
+    code.write_bytes(b"echo hi\n")
+    os.chown(vmrc, NOBODY, -1)
+    report = configuration.allow(Machine(vmrc.parent, environ=environ(tmp_path)))
+    assert list(report.files) == [str(vmrc), str(code)]
+    load(vmrc).check()

@@ -15,10 +15,18 @@ from pathlib import Path
 from conftest import QVM, Vm, World
 
 PROMPT = re.compile(
-    r"^(?:\[(?P<status>-?\d+)\] )?(?P<name>[\w-]+)(?::(?P<state>[\w ?]+?))?(?: (?P<cwd>[~/]\S*))?>"
+    r"^(?:\[(?P<status>-?\d+)\] )?(?P<name>[\w-]+)(?::(?P<state>[\w ?]+?))?(?: (?P<cwd>[~/(]\S*))?>"
     r"(?: (?P<typed>.*))?$"
 )
 DEADLINE_S = 90
+
+
+def is_zombie(pid: int) -> bool:
+    """True where the process has ended, and its parent has not asked for its status."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
 
 
 class Terminal:
@@ -56,8 +64,10 @@ class Terminal:
     @property
     def is_open(self) -> bool:
         """False once the program has ended, and its window with it."""
-        argv = ["tmux", "-S", f"{self.folder}/tmux", "has-session"]
-        return subprocess.run(argv, env=self.env, capture_output=True, check=False).returncode == 0
+        argv = ["tmux", "-S", f"{self.folder}/tmux", "list-panes", "-F", "#{pane_pid}"]
+        done = subprocess.run(argv, env=self.env, capture_output=True, text=True, check=False)
+        # tmux 3.3a sometimes misses the SIGCHLD, leaves a zombie and the window with it
+        return done.returncode == 0 and not is_zombie(int(done.stdout))
 
     def lines(self) -> list[str]:
         return [line.rstrip() for line in self.text.splitlines()]
@@ -69,10 +79,14 @@ class Terminal:
     def wait(self, what: str, *, deadline_s: float = DEADLINE_S) -> str:
         """Wait until the screen shows the regular expression `what`; returns the screen."""
         deadline = time.monotonic() + deadline_s
-        while not re.search(what, self.text, re.MULTILINE):
-            assert time.monotonic() < deadline, f"no {what!r} on the terminal:\n{self.text}"
+        while True:
+            text = self.text
+            if re.search(what, text, re.MULTILINE) or re.search(
+                what, re.sub(" +$", "", text, flags=re.M), re.M
+            ):
+                return text
+            assert time.monotonic() < deadline, f"no {what!r} on the terminal:\n{text}"
             time.sleep(0.05)
-        return self.text
 
     def ready(self, count: int = 1) -> re.Match[str]:
         """Wait for the prompt number `count`, with nothing typed after it and nothing being drawn."""
@@ -86,6 +100,13 @@ class Terminal:
                 return found[-1]
             assert time.monotonic() < deadline, f"no prompt {count}:\n{self.text}"
             before = lines
+            time.sleep(0.05)
+
+    def state(self, wanted: str) -> None:
+        """Wait until the last prompt shows this state of the machine; it is painted when it is known."""
+        deadline = time.monotonic() + DEADLINE_S
+        while (shown := self.prompts()[-1]["state"]) != wanted:
+            assert time.monotonic() < deadline, f"{shown}, not {wanted}:\n{self.text}"
             time.sleep(0.05)
 
     def type(self, text: str) -> None:

@@ -122,7 +122,7 @@ class Context:
         if self._vm is None:
             if self._given is None:
                 raise self._nowhere()
-            from qvmsh.api import Machine
+            from qvmsh.shell.own_machine import Machine
 
             given = self._given
             io = self.python_io()
@@ -209,8 +209,8 @@ class Context:
             UsageError, ConfigError: there is no such machine, or its configuration is wrong; the
                 session's machine is as it was.
         """
-        from qvmsh.api import Machine
         from qvmsh.machine import known
+        from qvmsh.shell.own_machine import Machine
 
         if not where:
             raise UsageError("use: which machine? the word is empty")

@@ -1,20 +1,17 @@
 """The prompt: xonsh's own, with the machine's name and state.
 
-May import: `shell.engine` (xonsh), `shell.prompt`.
+May import: `shell.engine` (xonsh), `shell.prompt`, `shell.screen`.
 
     run_prompt(context)
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
-from collections import deque
 
 import xonsh.main
-from prompt_toolkit.application import run_in_terminal
 from xonsh.built_ins import XSH
 from xonsh.environ import make_args_env
 from xonsh.events import events
@@ -25,8 +22,9 @@ from xonsh.shells import base_shell
 from qvmsh.errors import EXIT_INTERRUPTED, QvmError
 from qvmsh.shell import calls, completer, prompt, report, stops, words
 from qvmsh.shell.engine import Engine
-from qvmsh.shell.lines import Lines, history_file
+from qvmsh.shell.lines import Lines, history_database
 from qvmsh.shell.rc import Rc
+from qvmsh.shell.screen import Screen
 from qvmsh.shell.watcher import Watcher
 
 TYPE_CHECKING = False
@@ -47,7 +45,7 @@ def run_prompt(context: Context, *, ui: str = "xonsh", first: First | None = Non
     """
     sys.argv = first.argv if first else ["qvm"]
     engine = Engine(context)
-    screen = Screen()
+    screen = Screen(_app, _renew_prompt)
     watcher = Watcher(context, repaint=screen.repaint, tell=screen.tell)
     watcher.look()  # answered long before xonsh is ready
     context.lines = lines = Lines(context)
@@ -141,7 +139,7 @@ def is_dumb() -> bool:
 def _set_variables(context: Context, fields: dict[str, Callable[[], Any]]) -> None:
     """What the user's rc may change: the prompt, the history, how a failing line is shown."""
     env = XSH.env
-    history = history_file("history.sqlite")
+    history = history_database("history.sqlite")
     env["XONSH_HISTORY_BACKEND"] = "sqlite"
     env["XONSH_HISTORY_SQLITE_FILE"] = history  # with XONSH_HISTORY_FILE its collector uses another file
     env["XONSH_HISTORY_FILE"] = None
@@ -163,51 +161,20 @@ def _before_prompt(watcher: Watcher, screen: Screen) -> None:
     screen.show()
 
 
-class Screen:
-    """The terminal while a person may be typing: the prompt painted anew, lines put above it.
-
-    With prompt_toolkit the line being typed stays; on other terminals lines wait for the next prompt.
-    """
-
-    def __init__(self) -> None:
-        self._lines: deque[str] = deque()
-
-    @property
-    def is_live(self) -> bool:
-        """True if a prompt that stands there can be changed."""
-        return hasattr(XSH.shell.shell, "prompter")
-
-    def tell(self, line: str) -> None:
-        """Show a line above the prompt, now or before the next one (from any thread)."""
-        self._lines.append(line)
-        self._at_prompt(lambda: run_in_terminal(self.show))
-
-    def repaint(self) -> None:
-        """Draw the prompt with what its fields say now (from any thread)."""
-        self._at_prompt(_paint)
-
-    def show(self) -> None:
-        """Print the lines that wait."""
-        while self._lines:
-            print(self._lines.popleft(), flush=True)
-
-    def _at_prompt(self, action: Callable[[], object]) -> None:
-        """Call `action` in the thread of the prompt, if there is one on the screen."""
-        prompter = getattr(getattr(XSH.shell, "shell", None), "prompter", None)
-        loop = prompter.app.loop if prompter is not None and prompter.app.is_running else None
-        if loop is not None:
-            with contextlib.suppress(RuntimeError):  # the prompt has just been left
-                loop.call_soon_threadsafe(action)
+def _app() -> Any:
+    """What reads at the prompt; None on a terminal that only shows lines."""
+    prompter = getattr(getattr(XSH.shell, "shell", None), "prompter", None)
+    return None if prompter is None else prompter.app
 
 
-def _paint() -> None:
+def _renew_prompt() -> None:
+    """The fields of the prompt have other values."""
     shell = XSH.shell.shell
-    prompter = shell.prompter
     XSH.env["PROMPT_FIELDS"].reset()  # a field is asked once a prompt
-    if not callable(prompter.message):  # it is with $UPDATE_PROMPT_ON_KEYPRESS
-        prompter.message = shell.prompt_tokens()
-        prompter.rprompt = shell.rprompt_tokens()
-    prompter.app.invalidate()
+    message = getattr(shell.prompter, "message", callable)  # ptpython asks whenever it draws
+    if not callable(message):  # it is with $UPDATE_PROMPT_ON_KEYPRESS
+        shell.prompter.message = shell.prompt_tokens()
+        shell.prompter.rprompt = shell.rprompt_tokens()
 
 
 def _greet(context: Context) -> None:

@@ -36,6 +36,30 @@ def history_file(name: str) -> str:
     return path
 
 
+def history_database(name: str) -> str:
+    """As `history_file`, an empty SQLite database where there is none.
+
+    xonsh's threads and two shells at once would each make it a WAL database, which fails where
+    another has it open ("database is locked"); so it becomes one before anybody sees it.
+    """
+    import sqlite3
+    import tempfile
+
+    path = history_file(name)
+    if os.path.getsize(path):
+        return path
+    with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as folder:
+        new = os.path.join(folder, name)
+        os.close(os.open(new, os.O_CREAT | os.O_WRONLY, 0o600))
+        made = sqlite3.connect(new)
+        made.execute("PRAGMA journal_mode=WAL")
+        made.execute("PRAGMA user_version=1")
+        made.close()
+        if not os.path.getsize(path):
+            os.replace(new, path)
+    return path
+
+
 class Line:
     """One input, perhaps of several lines.
 

@@ -1,6 +1,6 @@
 """`--ui python`: plain Python in ptpython, with `await` at the prompt. No xonsh is loaded.
 
-May import: ptpython, `shell.prompt`, `shell.report`.
+May import: ptpython, `shell.prompt`, `shell.report`, `shell.screen`, `shell.watcher`.
 
     run_prompt(context)
     demo:running> await asyncio.sleep(1, "done")
@@ -25,10 +25,12 @@ from qvmsh.errors import EXIT_FAILED, EXIT_INTERRUPTED, QvmError
 from qvmsh.shell import calls, prompt, report, stops
 from qvmsh.shell.editor import dress, read_here
 from qvmsh.shell.lines import Lines, history_file
+from qvmsh.shell.screen import Screen
+from qvmsh.shell.watcher import Watcher
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
     from typing import Any, NoReturn
 
     from qvmsh.shell.context import Context
@@ -54,12 +56,15 @@ def run_prompt(context: Context, first: First | None = None) -> int:
             "one, Ctrl-D leaves.",
             file=sys.stderr,
         )
-    repl = Repl(context, namespace)
+    screen = Screen(lambda: repl.app)
+    watcher = Watcher(context, repaint=screen.repaint, tell=screen.tell)
+    repl = Repl(context, namespace, fields=prompt.fields(context, watcher))
+    watcher.look()
     if first is not None:
         repl.status = _run_first(context, first, namespace)
     status = 0
     try:
-        repl.run()
+        repl.run(before=lambda: _before_prompt(watcher, screen))
     except SystemExit as error:
         status = report.ended(error, script="", debug=False)
     except OSError:
@@ -67,14 +72,22 @@ def run_prompt(context: Context, first: First | None = None) -> int:
             raise
     finally:
         calls.ending.set()
+        watcher.stop()
         repl.close()
         context.leave()
     return 128 + received[0] if received else status
 
 
+def _before_prompt(watcher: Watcher, screen: Screen) -> None:
+    """A prompt is about to be drawn: have the machine looked at, show what was told meanwhile."""
+    watcher.look()
+    watcher.moved()
+    screen.show()
+
+
 def open_at(context: Context, namespace: dict[str, Any], mark: str) -> None:
     """Open a prompt inside a script, with the names of `namespace`, until it is left."""
-    repl = Repl(context, namespace, mark)
+    repl = Repl(context, namespace, mark, fields=prompt.asking_fields(context))
     try:
         repl.run()
     finally:
@@ -114,10 +127,17 @@ class Leave(ptpython.repl.exit):
 class Repl(PythonRepl):
     """ptpython's prompt in this thread, on a namespace, with the errors and statuses of the shell."""
 
-    def __init__(self, context: Context, namespace: dict[str, Any], mark: str = "") -> None:
+    def __init__(
+        self,
+        context: Context,
+        namespace: dict[str, Any],
+        mark: str = "",
+        *,
+        fields: dict[str, Callable[[], Any]],
+    ) -> None:
         self._context = context
         self._mark = mark
-        self._fields = prompt.asking_fields(context)
+        self._fields = fields
         self._loop: asyncio.AbstractEventLoop | None = None
         self.status = 0
         super().__init__(get_globals=lambda: namespace)
@@ -130,11 +150,16 @@ class Repl(PythonRepl):
             self.history = InMemoryHistory()
         return super()._create_buffer()
 
-    def run(self) -> None:
-        """Read and run inputs until Ctrl-D; SystemExit ends it too (ptpython's own goes on after it)."""
+    def run(self, before: Callable[[], None] = lambda: None) -> None:
+        """Read and run inputs until Ctrl-D; SystemExit ends it too (ptpython's own goes on after it).
+
+        Args:
+            before: called before each prompt.
+        """
         self._add_to_namespace()
         failed = False
         while True:
+            before()
             try:
                 text = self.read()
                 failed = False
@@ -149,10 +174,9 @@ class Repl(PythonRepl):
             self.run_and_show_expression(text)
 
     def read(self) -> str:
-        self._asked = self._text()
         return read_here(self)
 
-    def _text(self) -> list[tuple[str, str]]:
+    def _tokens(self) -> list[tuple[str, str]]:
         status = [("ansired bold", f"[{self.status}] ")] if self.status else []
         mark = [("ansiyellow", f"{self._mark} ")] if self._mark else []
         return [
@@ -163,9 +187,6 @@ class Repl(PythonRepl):
             ("ansiblue bold", self._fields["qvm_cwd"]()),
             ("", "> "),
         ]
-
-    def _tokens(self) -> list[tuple[str, str]]:
-        return self._asked
 
     def run_and_show_expression(self, expression: str) -> None:
         lines = self._context.lines

@@ -14,8 +14,7 @@ import time
 import pytest
 from conftest import QVM, Vm
 
-# long: beside another guest on two cores, ssh into the killed one has hung for a minute (not yet understood)
-pytestmark = [pytest.mark.guest, pytest.mark.long, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(1200)]
 
 SEED = int(os.environ.get("QVM_TEST_SEED", "20261121"))
 USUAL, LONG = 3, 20

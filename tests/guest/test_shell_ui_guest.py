@@ -44,7 +44,7 @@ def test_script_of_the_old_vm_reaches_the_guest(running: Vm, tmp_path: Path) -> 
 def test_guest_answers_in_every_front_end(running: Vm, ui: str) -> None:
     with screen_of(running.world, running.directory, "--ui", ui) as screen:
         screen.ready()
-        assert screen.prompts()[-1]["state"] == "running"
+        screen.state("running")
         assert screen.run('guest["uname"]()') == "'Linux\\n'"
         assert screen.run("status().ready") == "True"
         assert screen.run("vm.ssh('echo one')") == "'one\\n'"

@@ -25,7 +25,7 @@ def speaking(blank: Blank) -> Vm:
     return blank(VM_QEMU_MACHINE="pc,graphics=off")
 
 
-def serial_of(vm: Vm, what: bytes = b"No bootable device") -> bytes:
+def serial_of(vm: Vm, what: bytes = b"No bootable device.\r\n") -> bytes:
     """The serial log, once it holds `what`."""
     deadline = time.monotonic() + DEADLINE_S
     while what not in (data := (vm.directory / ".qvm/log/serial.log").read_bytes()):

@@ -14,7 +14,10 @@ from pathlib import Path
 import pexpect
 import pytest
 from conftest import QVM, Vm
+from shell_screen import screen_of
 from shell_terminal import Terminal, terminal
+
+ALL = ("xonsh", "ptpython", "python")
 
 
 @pytest.fixture
@@ -31,8 +34,9 @@ def at_prompt(screen: Terminal, state: str, typed: str = "") -> None:
         time.sleep(0.05)
 
 
-def test_prompt_is_repainted_when_qemu_changes_state_and_typed_text_stays(vm: Vm) -> None:
-    with terminal(vm.world, vm.directory) as screen:
+@pytest.mark.parametrize("ui", ALL)
+def test_prompt_is_repainted_when_qemu_changes_state_and_typed_text_stays(vm: Vm, ui: str) -> None:
+    with screen_of(vm.world, vm.directory, "--ui", ui) as screen:
         at_prompt(screen, "stopped")
         screen.type("echo half a li")
         at_prompt(screen, "stopped", "echo half a li")
@@ -47,14 +51,19 @@ def test_prompt_is_repainted_when_qemu_changes_state_and_typed_text_stays(vm: Vm
         at_prompt(screen, "running", "echo half a li")
         vm.ok("cmd", "stop")
         at_prompt(screen, "paused", "echo half a li")
-        screen.type("ne")
+        if ui == "python":
+            screen.key("C-u")
+            screen.type("'half a ' + 'li")
+        screen.type("ne" if ui != "python" else "ne'")
         screen.key("Enter")
-        screen.wait("^half a line$")
+        screen.wait("^'?half a line'?$")
+        assert "Unhandled" not in screen.text
 
 
-def test_events_appear_above_the_prompt_as_they_come(vm: Vm) -> None:
+@pytest.mark.parametrize("ui", ALL)
+def test_events_appear_above_the_prompt_as_they_come(vm: Vm, ui: str) -> None:
     vm.ok("start", "--no-wait")
-    with terminal(vm.world, vm.directory) as screen:
+    with screen_of(vm.world, vm.directory, "--ui", ui) as screen:
         at_prompt(screen, "running")
         screen.type("unfinished")
         vm.ok("qmp", "system_reset")
@@ -116,13 +125,22 @@ def test_io_error_is_told_and_the_state_shown(blank: Callable[..., Vm]) -> None:
         at_prompt(screen, "paused")
 
 
-def test_command_of_this_session_tells_of_its_effect_once(vm: Vm) -> None:
+@pytest.mark.parametrize(
+    ("ui", "line", "answer"),
+    [
+        ("xonsh", "vm kill", "killed by quit"),
+        ("xonsh", "vm.kill().by", "'quit'"),
+        ("ptpython", "kill().by", "'quit'"),
+        ("python", "vm.kill().by", "'quit'"),
+    ],
+)
+def test_command_of_this_session_tells_of_its_effect_once(vm: Vm, ui: str, line: str, answer: str) -> None:
     vm.ok("start", "--no-wait")
-    with terminal(vm.world, vm.directory) as screen:
+    with screen_of(vm.world, vm.directory, "--ui", ui) as screen:
         at_prompt(screen, "running")
-        assert "killed by quit" in screen.run("vm kill")
+        assert answer in screen.run(line)
         at_prompt(screen, "stopped")
-        screen.run("echo later")
+        screen.run("'later'")
         assert "told to quit" not in screen.text
 
 

@@ -1,0 +1,43 @@
+"""`vm` of a session: its methods tell the session when they are at work, as its words and functions do.
+
+May import: `qvmsh.api`, `shell.context`.
+
+    vm = Machine(directory, io=SessionIo(context))
+    vm.kill()         # the prompt knows who ended QEMU, and does not announce it
+"""
+
+from __future__ import annotations
+
+import functools
+
+from qvmsh import api
+from qvmsh.commands.index import COMMANDS
+from qvmsh.shell.context import SessionIo
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+
+class Machine(api.Machine):
+    """The machine of a session; every command's method is at work while it runs."""
+
+
+def _working(verb: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def working(self: Machine, *words: Any, **options: Any) -> Any:
+        if not isinstance(self.io, SessionIo):
+            return function(self, *words, **options)
+        self.io.session.begin_work(verb)
+        try:
+            return function(self, *words, **options)
+        finally:
+            self.io.session.end_work(verb)
+
+    return working
+
+
+for _verb, _entry in COMMANDS.items():
+    if _entry[1] in vars(api.Machine):
+        setattr(Machine, _entry[1], _working(_verb, vars(api.Machine)[_entry[1]]))

@@ -20,7 +20,7 @@ from xonsh.shell import Shell
 from xonsh.shells import base_shell
 
 from qvmsh.errors import EXIT_INTERRUPTED, QvmError
-from qvmsh.shell import calls, completer, prompt, report, stops, words
+from qvmsh.shell import calls, completer, foreground, prompt, report, stops, words
 from qvmsh.shell.engine import Engine
 from qvmsh.shell.lines import Lines, history_database
 from qvmsh.shell.rc import Rc
@@ -62,6 +62,7 @@ def run_prompt(context: Context, *, ui: str = "xonsh", first: First | None = Non
     events.on_postcommand(lambda rtn, **_: lines.end(EXIT_INTERRUPTED if rtn is None else rtn))
     base_shell.print_exception = _print_exception
     choose_editor(ui)
+    foreground.install()
     xonsh.main._setup_controlling_terminal()  # before the rc, as xonsh's own main does
     engine.load(["-i"])
     received = _catch_signals()
@@ -241,6 +242,7 @@ def open_at(context: Context, namespace: dict[str, Any], mark: str, *, ui: str) 
     Raises:
         SystemExit: it was raised at the prompt, so the script ends.
     """
+    foreground.install()
     xonsh.main._setup_controlling_terminal()
     if XSH.env is None or XSH.execer is None:
         handlers = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGHUP)]

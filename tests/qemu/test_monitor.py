@@ -65,7 +65,7 @@ def hmp_ends(terminal: Terminal) -> None:
     """The terminal closes with its program."""
     deadline = time.monotonic() + 60
     while terminal.is_open:
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, terminal.text
         time.sleep(0.05)
 
 

@@ -11,6 +11,7 @@ client has at a time: a second monitor works without them.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -18,6 +19,7 @@ import threading
 import time
 
 from qvmsh.errors import EXIT_FAILED, QmpError, QvmError, StateError, UsageError, printable
+from qvmsh.host import process
 from qvmsh.io import isatty, tell
 from qvmsh.machine import known, launch, monitor, state
 from qvmsh.qemu import hmp, qmp
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 EVENTS_S = 1.0
 QUESTION_S = 5.0
+END_S = 10.0
 SECRET = ("set_password", "expire_password", "change vnc", "set-password", "change-vnc-password")
 
 
@@ -46,7 +49,7 @@ class Dialogue:
         self.vm = vm
         self.has_qmp = has_qmp
         self.processor: int | None = None
-        _, self.note = state.require_live(vm, "open the monitor")
+        self.pid, self.note = state.require_live(vm, "open the monitor")
 
     def hold(self) -> int:
         """Talk until the input ends, or QEMU does; return the exit status."""
@@ -130,19 +133,22 @@ class Dialogue:
         with patch_stdout(raw=True):
             events = _Events(self, session)
             try:
-                self._prompt(session)
+                self._prompt(session, events)
             finally:
                 events.close()
         return 0
 
-    def _prompt(self, session: Any) -> None:
+    def _prompt(self, session: Any, events: _Events) -> None:
         """One line after the other, until Ctrl-D or QEMU's end."""
         while True:
             try:
-                line = session.prompt().strip()
+                line = session.prompt(pre_run=events.end_prompt).strip()
             except KeyboardInterrupt:  # clears the line, as in a shell
                 continue
             except EOFError:
+                if events.has_ended:
+                    with contextlib.suppress(ProcessLookupError), process.Process(self.pid) as qemu:
+                        qemu.wait(END_S)
                 self._say_if_ended()
                 return
             if not line:
@@ -189,6 +195,8 @@ class _Events:
         self._dialogue = dialogue
         self._session = session
         self._exchange: qmp.Exchange | None = None
+        self.has_ended = False
+        """QEMU has closed the conversation; its process may live a moment longer."""
         try:
             self._exchange = qmp.Exchange(dialogue.note.socket("events"), EVENTS_S).negotiate()
         except TimeoutError:
@@ -207,9 +215,19 @@ class _Events:
                 print(f"{stamp} {event['event']}{printable(data)}", flush=True)
         except (OSError, ValueError):
             pass
+        if self._exchange is None:
+            return
+        self.has_ended = True
         app = self._session.app
-        if self._exchange is not None and app.is_running and app.loop:
-            app.loop.call_soon_threadsafe(lambda: app.is_running and app.exit(exception=EOFError))
+        if app.is_running and app.loop:
+            with contextlib.suppress(RuntimeError):  # the prompt has just been left
+                app.loop.call_soon_threadsafe(self.end_prompt)
+
+    def end_prompt(self) -> None:
+        """Leave the prompt if QEMU has ended; also called as it opens, for an end between two prompts."""
+        app = self._session.app
+        if self.has_ended and app.is_running and not app.future.done():
+            app.exit(exception=EOFError)
 
     def close(self) -> None:
         exchange, self._exchange = self._exchange, None

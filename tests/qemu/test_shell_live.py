@@ -94,7 +94,10 @@ def test_panic_reset_and_shutdown_of_the_guest_are_told(blank: Callable[..., Vm]
         at_prompt(screen, "running")
         screen.type("mine")
         vm.ok("qmp", "system_powerdown")
-        vm.ok("cmd", "o /w 0x604 0x2000")
+        deadline = time.monotonic() + 60
+        while vm.qvm("cmd", "o /w 0x604 0x2000").status == 0:  # nobody is there until the firmware has run
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
         screen.wait(r"^qvm: demo: the guest has shut down")
         at_prompt(screen, "stopped", "mine")
 

@@ -19,6 +19,7 @@ from xonsh.procs import jobs
 from xonsh.shell import Shell
 from xonsh.shells import base_shell
 
+from qvmsh.commands.index import ALIASES, COMMANDS
 from qvmsh.errors import EXIT_INTERRUPTED, QvmError
 from qvmsh.shell import calls, completer, foreground, prompt, report, stops, words
 from qvmsh.shell.engine import Engine
@@ -60,6 +61,7 @@ def run_prompt(context: Context, *, ui: str = "xonsh", first: First | None = Non
     events.on_precommand(lambda **_: context.forget_settings())
     events.on_postcommand(lambda rtn, **_: _note_interrupt(rtn))
     events.on_postcommand(lambda rtn, **_: lines.end(EXIT_INTERRUPTED if rtn is None else rtn))
+    events.on_command_not_found(lambda cmd, **_: _hint(cmd[0]))
     base_shell.print_exception = _print_exception
     choose_editor(ui)
     foreground.install()
@@ -185,6 +187,15 @@ def _greet(context: Context) -> None:
     print("`vm` lists the commands, `vm VERB --help` explains one, Ctrl-D leaves.", file=sys.stderr)
     for word, path in words.shadowed(context):
         print(f"qvm: `{word}` is qvm's here; the host's is {path}", file=sys.stderr)
+
+
+def _hint(word: str) -> None:
+    """A program that is not there may have been meant as a command of qvm, which has no bare word."""
+    verb = ALIASES.get(word, word)
+    if verb in COMMANDS:
+        print(
+            f"qvm: `{word}` alone is the host's here, which has none; qvm's is `vm {word}`", file=sys.stderr
+        )
 
 
 def _note_interrupt(status: int | None) -> None:

@@ -147,6 +147,24 @@ def test_command_of_this_session_tells_of_its_effect_once(vm: Vm, ui: str, line:
         assert "told to quit" not in screen.text
 
 
+@pytest.mark.parametrize("ui", ALL)
+def test_machine_that_is_used_now_is_the_one_that_is_followed(blank: Callable[..., Vm], ui: str) -> None:
+    vm, other = blank(), blank(name="other", VM_MACHINE_ID="44")
+    with screen_of(vm.world, vm.directory, "--ui", ui) as screen:
+        screen.ready()
+        screen.run(f"use({str(other.directory)!r})")
+        screen.type("mine")
+        other.ok("start", "--no-wait")
+        screen.wait(r"^other:running> mine")
+        vm.ok("start", "--no-wait")
+        vm.ok("qmp", "system_reset")
+        other.ok("qmp", "system_reset")
+        screen.wait("^qvm: other: it was reset")
+        assert "qvm: demo:" not in screen.text
+        other.kill()
+        screen.wait(r"^other:stopped> mine")
+
+
 def test_two_terminals_both_show_what_happens_also_after_one_has_left(vm: Vm) -> None:
     vm.ok("start", "--no-wait")
     with terminal(vm.world, vm.directory) as one, terminal(vm.world, vm.directory) as two:

@@ -157,6 +157,18 @@ def test_machine_that_vanishes_leaves_a_shell_that_says_so(vm: Vm) -> None:
         assert screen.run("echo ok") == "ok"
 
 
+def test_program_that_is_not_there_leaves_the_terminal_and_may_be_a_verb(vm: Vm) -> None:
+    with terminal(vm.world, vm.directory) as screen:
+        screen.ready()
+        assert "command not found: 'nosuch'" in screen.run("nosuch")
+        assert "qvm's is" not in screen.text
+        shown = screen.run("suspend")
+        assert "qvm: `suspend` alone is the host's here, which has none; qvm's is `vm suspend`" in shown
+        screen.run("nosuch | cat")
+        assert screen.run("echo still") == "still"
+        assert screen.run("echo $(cat /proc/self/status | grep SigIgn)").endswith("0000000000000000")
+
+
 def test_users_rc_is_read_and_may_use_our_words(vm: Vm) -> None:
     rc = vm.world.home / ".config/xonsh/rc.xsh"
     rc.parent.mkdir(parents=True)

@@ -7,6 +7,7 @@ May import: `cli.main` (one parser, one rendering), `shell.context`; no xonsh.
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 
@@ -20,7 +21,7 @@ from qvmsh.shell.context import SessionIo
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any, TextIO
+    from typing import Any, NoReturn, TextIO
 
     from qvmsh.io import Io
     from qvmsh.machine.machine import Machine
@@ -44,6 +45,28 @@ class Leaving(Terminated, SystemExit):
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
+
+
+def catch_signals(before_leaving: Callable[[], object] = lambda: None) -> list[int]:
+    """Let a closed terminal and SIGTERM end the session, by `Leaving` in the main thread.
+
+    Args:
+        before_leaving: called first.
+
+    Returns:
+        The signals that have come, filled as they come.
+    """
+    received: list[int] = []
+
+    def leave(number: int, _frame: object) -> NoReturn:
+        received.append(number)
+        ending.set()
+        before_leaving()
+        raise Leaving(number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, leave)
+    return received
 
 
 class WordIo(SessionIo):

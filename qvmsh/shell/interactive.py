@@ -31,7 +31,7 @@ from qvmsh.shell.watcher import Watcher
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, NoReturn
+    from typing import Any
 
     from qvmsh.shell.context import Context
     from qvmsh.shell.run import First
@@ -67,7 +67,7 @@ def run_prompt(context: Context, *, ui: str = "xonsh", first: First | None = Non
     foreground.install()
     xonsh.main._setup_controlling_terminal()  # before the rc, as xonsh's own main does
     engine.load(["-i"])
-    received = _catch_signals()
+    received = calls.catch_signals(jobs.hup_all_jobs)  # xonsh would leave with status 1 and 15
     status = 0
     try:
         status = int(xonsh.main.main_xonsh(engine.arguments) or 0)
@@ -215,25 +215,6 @@ def _print_exception(msg: Any = None, exc_info: Any = None, source_msg: Any = No
         XSH.history.last_cmd_rtn = report.ended(error, script="", debug=False)
     else:
         _xonsh_print_exception(msg, exc_info, source_msg)
-
-
-def _catch_signals() -> list[int]:
-    """A closed terminal and SIGTERM end the session; xonsh would leave with status 1 and 15.
-
-    Returns:
-        The signals that have come, filled as they come.
-    """
-    received: list[int] = []
-
-    def leave(number: int, _frame: object) -> NoReturn:
-        received.append(number)
-        calls.ending.set()
-        jobs.hup_all_jobs()
-        raise calls.Leaving(number)
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, leave)
-    return received
 
 
 def _forget_terminal() -> None:

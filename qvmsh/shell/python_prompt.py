@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import signal
 import sys
 import threading
 
@@ -46,7 +45,7 @@ def run_prompt(context: Context, first: First | None = None) -> int:
         first: the script that runs before the first prompt (`-i`).
     """
     context.export()
-    received = _catch_signals()
+    received = calls.catch_signals()
     context.lines = Lines(context, is_python=True)
     namespace = _namespace(context, first)
     stops.install(context)
@@ -266,21 +265,3 @@ class Repl(PythonRepl):
 
     def _load_start_paths(self) -> None:
         pass
-
-
-def _catch_signals() -> list[int]:
-    """A closed terminal and SIGTERM end the session.
-
-    Returns:
-        The signals that have come, filled as they come.
-    """
-    received: list[int] = []
-
-    def leave(number: int, _frame: object) -> NoReturn:
-        received.append(number)
-        calls.ending.set()
-        raise calls.Leaving(number)
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, leave)
-    return received

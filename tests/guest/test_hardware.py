@@ -130,6 +130,6 @@ def test_savevm_with_uefi_three_times_in_a_row(guest: Vm, tiny: str, machine: st
     guest.start()
     assert guest.ok("ssh", "ls -d /sys/firmware/efi").out == "/sys/firmware/efi\n"
     check_three_turns(guest)
-    guest.ok("ssh", "sudo -n killall qemu-ga; until ! pidof qemu-ga; do usleep 10000; done")
+    guest.end_in_guest("qemu-ga")
     assert "powered off" in guest.ok("stop").out
     assert "ready" in qemu_img(guest, "snapshot", "-l", "demo-uefi.qcow2")

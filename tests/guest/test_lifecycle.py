@@ -89,7 +89,7 @@ def test_start_no_wait_returns_before_the_guest_is_up(guest: Vm) -> None:
 
 def test_stop_without_agent_and_ssh_uses_the_button(guest: Vm) -> None:
     guest.start()
-    guest.ok("ssh", "sudo -n killall qemu-ga; while pidof qemu-ga; do usleep 100000; done")
+    guest.end_in_guest("qemu-ga")
     guest.qvm("ssh", "sudo -n killall dropbear")  # ends its own connection too
     result = guest.ok("stop", "--timeout", "60")
     assert "powered off by ACPI power button" in result.out
@@ -97,15 +97,14 @@ def test_stop_without_agent_and_ssh_uses_the_button(guest: Vm) -> None:
 
 def test_stop_without_agent_uses_ssh(guest: Vm) -> None:
     guest.start()
-    guest.ok("ssh", "sudo -n killall qemu-ga; true")
+    guest.end_in_guest("qemu-ga")
     assert "powered off by ssh" in guest.ok("stop").out
 
 
 def test_stop_deaf_guest_leaves_it_running_then_force_ends_it(guest: Vm) -> None:
     guest.start()
-    guest.ok(
-        "ssh", "sudo -n killall qemu-ga acpid; sudo -n sh -c '(sleep 1; killall dropbear) >/dev/null 2>&1 &'"
-    )
+    guest.end_in_guest("qemu-ga", "acpid")
+    guest.ok("ssh", "sudo -n sh -c '(sleep 1; killall dropbear) >/dev/null 2>&1 &'")
     time.sleep(2)
     refused = guest.qvm("stop", "--timeout", "5")
     assert refused.status == 124

@@ -51,7 +51,8 @@ def test_savevm_no_suspend_clock_is_put_right(guest: Vm) -> None:
 
 def test_savevm_guest_that_refuses_to_suspend_runs_on(guest: Vm) -> None:
     guest.start()
-    guest.ok("ssh", "sudo -n sh -c 'killall qemu-ga; rm /bin/systemctl; rm -f /bin/loginctl'")
+    guest.end_in_guest("qemu-ga")
+    guest.ok("ssh", "sudo -n sh -c 'rm /bin/systemctl; rm -f /bin/loginctl'")
     result = guest.qvm("stop", "-s", "ready")
     assert result.status == 3
     assert "demo: the guest refuses to suspend, and runs on" in result.err

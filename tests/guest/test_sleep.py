@@ -16,7 +16,9 @@ DEAFEN = "sudo -n sh -c '(sleep 1; killall dropbear) >/dev/null 2>&1 &'"
 
 def without_ssh(guest: Vm, *more: str) -> None:
     """End sshd in the guest, and `more` programs with it."""
-    guest.ok("ssh", f"{DEAFEN}; {'sudo -n killall ' + ' '.join(more) if more else 'true'}")
+    if more:
+        guest.end_in_guest(*more)
+    guest.ok("ssh", DEAFEN)
     deadline = time.monotonic() + 60
     while guest.qvm("ssh", "true").status == 0 and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -142,7 +144,8 @@ def test_reboot_by_each_of_its_ways(guest: Vm) -> None:
     ids = [guest.ok("ssh", boot).out]
     assert "demo: rebooted by guest agent in " in guest.ok("reboot").out
     ids.append(guest.ok("ssh", boot).out)
-    guest.ok("ssh", "until pidof qemu-ga; do usleep 100000; done; sudo -n killall qemu-ga")
+    guest.ok("ssh", "until pidof qemu-ga; do usleep 100000; done")
+    guest.end_in_guest("qemu-ga")
     assert "demo: rebooted by ssh in " in guest.ok("reboot").out
     ids.append(guest.ok("ssh", boot).out)
     guest.ok("ssh", "until pidof qemu-ga; do usleep 100000; done")
@@ -160,7 +163,8 @@ def test_reboot_by_each_of_its_ways(guest: Vm) -> None:
 
 def test_reboot_of_a_guest_that_does_not_obey_is_reset_by_force(guest: Vm) -> None:
     guest.start()
-    guest.ok("ssh", "sudo -n killall qemu-ga; sudo -n sh -c 'printf \"#!/bin/sh\\n\" > /bin/systemctl; "
+    guest.end_in_guest("qemu-ga")
+    guest.ok("ssh", "sudo -n sh -c 'printf \"#!/bin/sh\\n\" > /bin/systemctl; "
              "chmod 755 /bin/systemctl; sync'")  # fmt: skip
     late = guest.qvm("reboot", "--timeout", "3")
     assert late.status == 124

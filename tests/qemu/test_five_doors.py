@@ -24,6 +24,8 @@ from qvmsh.cli.parse import Entry
 from qvmsh.commands.index import COMMANDS
 from qvmsh.shell.calls import HOST_WORDS, REFUSED
 
+pytestmark = pytest.mark.xdist_group("doors")  # the doors are gone through once, for all commands together
+
 Outcome = tuple[int, Any]
 
 TELL = """

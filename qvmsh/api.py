@@ -37,6 +37,7 @@ from qvmsh.commands import restart as _restart
 from qvmsh.commands import resume as _resume
 from qvmsh.commands import run as _run
 from qvmsh.commands import sh as _sh
+from qvmsh.commands import snapshot as _snapshot
 from qvmsh.commands import ssh as _ssh
 from qvmsh.commands import start as _start
 from qvmsh.commands import status as _status
@@ -73,6 +74,13 @@ class Machine(machine.Machine):
     run = _run.run
     serial = _logs.serial
     sh = _sh.sh
+    snapshot_delete = _snapshot.snapshot_delete
+    snapshot_diff = _snapshot.snapshot_diff
+    snapshot_list = _snapshot.snapshot_list
+    snapshot_restore = _snapshot.snapshot_restore
+    snapshot_save = _snapshot.snapshot_save
+    snapshot_show = _snapshot.snapshot_show
+    snapshot_verify = _snapshot.snapshot_verify
     ssh = _ssh.ssh
     start = _start.start
     status = _status.status

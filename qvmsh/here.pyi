@@ -51,3 +51,11 @@ class img:
 class session:
     list = staticmethod(_session_list)
     save = staticmethod(_session_save)
+class snapshot:
+    delete = vm.snapshot_delete
+    diff = vm.snapshot_diff
+    list = vm.snapshot_list
+    restore = vm.snapshot_restore
+    save = vm.snapshot_save
+    show = vm.snapshot_show
+    verify = vm.snapshot_verify

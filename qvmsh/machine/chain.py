@@ -114,3 +114,18 @@ def require_writable(vm: Machine, path: str, what: str, *, besides: str | None =
 def _shown(vm: Machine, path: str) -> str:
     inside = os.path.relpath(path, os.path.realpath(vm.directory))
     return path if inside.startswith("..") else inside
+
+
+def base_of(path: str) -> str:
+    """The file that the image at `path` stands on, "" where it stands on none."""
+    try:
+        backing = image.header(path).backing
+    except (OSError, QvmError):
+        return ""
+    return os.path.realpath(image.backing_path(path, backing)) if backing else ""
+
+
+def print_of(path: str) -> dict[str, int]:
+    """What tells that a base was written to: its size and the time of its last change."""
+    status = os.stat(path)
+    return {"size_bytes": status.st_size, "mtime_ns": status.st_mtime_ns}

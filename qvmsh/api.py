@@ -23,6 +23,7 @@ from qvmsh.commands import allow as _allow
 from qvmsh.commands import cmd as _cmd
 from qvmsh.commands import config as _config
 from qvmsh.commands import console as _console
+from qvmsh.commands import disk as _disk
 from qvmsh.commands import doctor as _doctor
 from qvmsh.commands import dryrun as _dryrun
 from qvmsh.commands import env as _env
@@ -63,6 +64,13 @@ class Machine(machine.Machine):
     config = _config.config
     config_edit = _config.config_edit
     console = _console.console
+    disk_add = _disk.disk_add
+    disk_check = _disk.disk_check
+    disk_commit = _disk.disk_commit
+    disk_list = _disk.disk_list
+    disk_rebase = _disk.disk_rebase
+    disk_resize = _disk.disk_resize
+    disk_trim = _disk.disk_trim
     doctor = _doctor.doctor
     dryrun = _dryrun.dryrun
     env = _env.env

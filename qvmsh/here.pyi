@@ -45,6 +45,14 @@ stop = vm.stop
 suspend = vm.suspend
 use = _use
 wakeup = vm.wakeup
+class disk:
+    add = vm.disk_add
+    check = vm.disk_check
+    commit = vm.disk_commit
+    list = vm.disk_list
+    rebase = vm.disk_rebase
+    resize = vm.disk_resize
+    trim = vm.disk_trim
 class img:
     build = staticmethod(_img_build)
     list = staticmethod(_img_list)

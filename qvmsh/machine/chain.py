@@ -79,7 +79,9 @@ def _backings(folder: str) -> dict[str, str]:
     return found
 
 
-def require_writable(vm: Machine, path: str, what: str, *, besides: str | None = None) -> None:
+def require_writable(
+    vm: Machine, path: str, what: str, *, besides: str | None = None, is_given_up: bool = False
+) -> None:
     """Refuse to write to an image on which others stand, or snapshots inside them.
 
     Args:
@@ -87,6 +89,7 @@ def require_writable(vm: Machine, path: str, what: str, *, besides: str | None =
         what: what would be done, for the error: `commit to`.
         besides: the one overlay whose own data is what is written (`commit`): it may stand there,
             but no snapshots in it, since they go on reading from the base.
+        is_given_up: that one is thrown away with all that is in it (`init -k`).
 
     Raises:
         ImageError: something stands on it; nothing has been changed.
@@ -94,6 +97,8 @@ def require_writable(vm: Machine, path: str, what: str, *, besides: str | None =
     name = os.path.basename(path)
     own = os.path.realpath(besides) if besides else None
     for overlay in overlays_on(path, vm):
+        if overlay == own and is_given_up:
+            continue
         shown = _shown(vm, overlay)
         tags = [each.name for each in snapshots_in(overlay)]
         if tags:

@@ -17,7 +17,7 @@ import re
 from qvmsh.errors import LockedError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process, sockets
-from qvmsh.machine import hardware, launch, saved, state, tools, unfinished
+from qvmsh.machine import hardware, launch, saved, state, tools, unfinished, volumes
 from qvmsh.machine import note as notes
 from qvmsh.machine.hardware import Launch
 from qvmsh.machine.machine import Machine
@@ -195,6 +195,7 @@ def parts(vm: Machine) -> list[str]:
     try:
         names = ("SEED", "BASE", "BACKING")
         own |= {vm.settings.text(f"VM_SNAPSHOT_{which}FILENAME") for which in names}
+        own |= {each.name for each in volumes.configured(vm) if os.path.dirname(each.path) == vm.directory}
     except QvmError:
         pass
     found = []

@@ -20,8 +20,10 @@ from qvmsh.qemu.drives import Drive, drives
         (["-hda", "a.img", "-hdb", "b.img"], [Drive("drive0", "a.img"), Drive("drive1", "b.img")]),
         (["-hda", "a.img", "-snapshot"], []),
         (
-            ["-blockdev", '{"driver": "file", "node-name": "f", "filename": "a.qcow2"}']
-            + ["-blockdev", "driver=qcow2,node-name=q,file=f"],
+            [
+                *("-blockdev", '{"driver": "file", "node-name": "f", "filename": "a.qcow2"}'),
+                *("-blockdev", "driver=qcow2,node-name=q,file=f"),
+            ],
             [Drive("q", "a.qcow2", "qcow2")],
         ),
         (
@@ -82,7 +84,7 @@ class Qemu:
     ("reason", "wanted"),
     [
         (
-            "Migration is disabled when VirtFS export path '/srv' is mounted in the guest using mount_tag 'sh'",
+            "Migration is disabled when VirtFS export path '/s' is mounted in the guest using mount_tag 'sh'",
             "the guest has mounted the 9p share sh: `umount` it in the guest",
         ),
         ("non-migratable device: 0000:00:05.0/vhost-user-fs", "a virtiofs share is attached"),

@@ -80,14 +80,19 @@ class Journal:
         }
 
     def __enter__(self) -> Journal:
-        self.write()
+        try:
+            self.write()
+        except BaseException:  # interrupted: nothing has been begun
+            self.end()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            self.end()
+            with process.Shielded():
+                self.end()
             return
         if isinstance(self.store, Live):
             self.store.exchange.close()  # QEMU serves one at a time

@@ -92,9 +92,12 @@ def run(program: str, words: Sequence[str], *, cwd: str | None = None, what: str
     """
     import subprocess
 
+    from qvmsh.host import locks
+
     done = subprocess.run(
         [program, *words],
         cwd=cwd,
+        pass_fds=tuple(locks.HELD),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

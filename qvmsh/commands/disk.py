@@ -109,10 +109,11 @@ def disk_check(
 
 @command(group="images", name="disk commit")
 def disk_commit(vm: Machine, disk: str | None = None) -> DiskDone:
-    """Write an overlay's data into its base; the overlay is empty then. The machine must be off.
+    """Write an overlay's data into its base; the overlay is empty then.
 
-    Refused while the overlay holds snapshots, or other overlays stand on the base: they would be
-    silently wrong. One that is cut off can be given again.
+    A running guest goes on meanwhile, and stands still for a moment at the end. Refused while the
+    overlay holds snapshots, or other overlays stand on the base: they would be silently wrong. One
+    that is cut off can be given again.
 
     Args:
         disk: id or file of the overlay; the machine's own by default.
@@ -133,7 +134,9 @@ def disk_rebase(
     *,
     unsafe: Annotated[bool, Opt("-u")] = False,
 ) -> DiskDone:
-    """Let an overlay stand on another base, or on none; its content stays. The machine must be off.
+    """Let an overlay stand on another base, or on none; its content stays.
+
+    Onto another base only while the machine is off.
 
     Args:
         disk: id or file of the overlay.

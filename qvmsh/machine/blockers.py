@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 WITHOUT_STATE = ("hvf", "nvmm", "whpx")
 """Accelerators that cannot save the processors' state."""
 
+DISKS_ALONE = "`qvm snapshot save --disk-only`"
+
 DISK_ROOM_BYTES = 4 << 20
 """What the tables of a snapshot without memory take at most, for disks of a usual size."""
 
@@ -113,7 +115,7 @@ def of_accelerator(arguments: list[str]) -> list[Blocker]:
             what = f"the accelerator {kind} cannot save the state of the processors"
             return [
                 Blocker(
-                    what, "`--disk-only` saves the disks; or start with VM_QEMU_ACCEL=tcg (or kvm on Linux)"
+                    what, f"{DISKS_ALONE} saves the disks; or start with VM_QEMU_ACCEL=tcg (or kvm on Linux)"
                 )
             ]
     return []
@@ -125,7 +127,8 @@ def of_devices(exchange: Exchange) -> list[Blocker]:
         reasons = exchange.ask("query-migrate").get("blocked-reasons", ())
     except QmpError:
         return []
-    return [_in_words(str(reason)) for reason in reasons]
+    found = {str(each): each for each in map(_in_words, map(str, reasons))}
+    return list(found.values())
 
 
 def _in_words(reason: str) -> Blocker:
@@ -137,16 +140,18 @@ def _in_words(reason: str) -> Blocker:
         )
     device = reason.removeprefix("non-migratable device: ")
     low = reason.lower()
+    if low.endswith("/nvme"):
+        return Blocker("QEMU cannot save the state of nvme disks", f"VM_DISK_BUS=virtio; or {DISKS_ALONE}")
     if "vhost-user-fs" in low or "virtiofs" in low:
-        return Blocker(f"a virtiofs share is attached ({device})", "start without it; or `--disk-only`")
+        return Blocker(f"a virtiofs share is attached ({device})", f"start without it; or {DISKS_ALONE}")
     if "vfio" in low or "usb-host" in low or "host device" in low:
         return Blocker(
             f"a device of the host is passed through ({device})",
-            "`qvm qmp device_del id=...` takes it out; or `--disk-only`",
+            f"`qvm qmp device_del id=...` takes it out; or {DISKS_ALONE}",
         )
     if "whpx" in low or "nvmm" in low or "hvf" in low:
-        return Blocker(f"the accelerator cannot save the state ({reason})", "`--disk-only` saves the disks")
-    return Blocker(f"QEMU cannot save it: {reason}", "take that device out, or `--disk-only`")
+        return Blocker(f"the accelerator cannot save the state ({reason})", f"{DISKS_ALONE} saves the disks")
+    return Blocker(f"QEMU cannot save it: {reason}", f"take that device out; or {DISKS_ALONE}")
 
 
 def of_room(disk: Volume, needed_bytes: int) -> list[Blocker]:

@@ -22,6 +22,7 @@ from qvmsh.machine import (
     chain,
     configuration,
     disks,
+    diskwork_live,
     guest,
     hardware,
     launch,
@@ -566,10 +567,12 @@ def _checked(vm: Machine, path: str, kind: str, *, is_live: bool, is_repairing: 
 def commit(vm: Machine, name: str | None) -> DiskDone:
     """Write an overlay's data into its base; see `commands.disk`."""
     with launch.work_lock(vm, "disk commit"):
-        disk = _overlay(vm, name, "commit")
+        seen = state.observe(vm)
+        disk = _overlay(vm, seen, name, "commit")
         base = chain.base_of(disk.path)
         chain.require_writable(vm, base, "commit to", besides=disk.path)
-        image.require_unused(tools.qemu_img(vm), base, vm.name)
+        if not seen.is_live:
+            image.require_unused(tools.qemu_img(vm), base, vm.name)
         needed = _used(disk)
         free = host_files.free_bytes(os.path.dirname(base))
         if free < needed:
@@ -579,14 +582,22 @@ def commit(vm: Machine, name: str | None) -> DiskDone:
                 machine=vm.name,
                 hint=f"make room in {os.path.dirname(base)}; nothing was changed",
             )
-        _grow(vm, base, image.header(disk.path).size_bytes)
-        with vm.io.stage(f"committing {disk.name}"):
-            words = ["commit", "-q", "-f", disk.format, image.safe_name(disk.path)]
-            _run(vm, words, f"commit {disk.name}", "the overlay still holds all; `qvm disk commit` goes on")
-            _sync(base)
-            _sync(disk.path)
+        if seen.is_live:
+            diskwork_live.commit(vm, seen, disk)
+        else:
+            _commit(vm, disk, base)
     log.note(vm, f"committed {disk.id} to {os.path.basename(base)}")
     return DiskDone(vm.name, disk, f"its data is in {os.path.basename(base)} now, it is empty")
+
+
+def _commit(vm: Machine, disk: Volume, base: str) -> None:
+    """`qemu-img commit`: copies first, empties the overlay last."""
+    _grow(vm, base, image.header(disk.path).size_bytes)
+    with vm.io.stage(f"committing {disk.name}"):
+        words = ["commit", "-q", "-f", disk.format, image.safe_name(disk.path)]
+        _run(vm, words, f"commit {disk.name}", "the overlay still holds all; `qvm disk commit` goes on")
+        _sync(base)
+        _sync(disk.path)
 
 
 def _grow(vm: Machine, base: str, wanted: int) -> None:
@@ -601,8 +612,10 @@ def _grow(vm: Machine, base: str, wanted: int) -> None:
 def rebase(vm: Machine, name: str, base: str | None, *, is_unsafe: bool) -> DiskDone:
     """Let an overlay stand on another base, or on none; see `commands.disk`."""
     with launch.work_lock(vm, "disk rebase"):
-        _require_off(vm, state.observe(vm), "rebase a disk")
-        disk = _one(vm, volumes.configured(vm), name)
+        seen = state.observe(vm)
+        disk = _one(vm, _all(vm, seen), name)
+        if base is not None or is_unsafe:
+            _require_off(vm, seen, "rebase a disk onto another base")
         if disk.format != "qcow2":
             raise UsageError(f"disk rebase: {disk.id} is {disk.format}, no overlay", machine=vm.name)
         image.require(disk.path, vm.name, hint="put it back")
@@ -626,8 +639,12 @@ def rebase(vm: Machine, name: str, base: str | None, *, is_unsafe: bool) -> Disk
             target = os.path.realpath(path) if inside.startswith("..") else inside
             words += ["-F", header.format]
         if not is_unsafe:
-            image.require_unused(tools.qemu_img(vm), disk.path, vm.name)
             _require_room_below(vm, disk)
+        if seen.is_live:
+            diskwork_live.flatten(vm, seen, disk)
+            return DiskDone(vm.name, disk, "stands alone now")
+        if not is_unsafe:
+            image.require_unused(tools.qemu_img(vm), disk.path, vm.name)
         with vm.io.stage(f"rebasing {disk.name}"):
             words += ["-b", target, image.safe_name(disk.path)]
             _run(vm, words, f"rebase {disk.name}", "it stands where it stood")
@@ -651,11 +668,11 @@ def _require_room_below(vm: Machine, disk: Volume) -> None:
         )
 
 
-def _overlay(vm: Machine, name: str | None, what: str) -> Volume:
-    """The disk that a word means, of a machine that is off; it must stand on another."""
-    _require_off(vm, state.observe(vm), f"{what} a disk")
-    disk = _one(vm, volumes.configured(vm), name)
-    _require_ready(vm, disk)
+def _overlay(vm: Machine, seen: state.Observation, name: str | None, what: str) -> Volume:
+    """The disk that a word means; it must stand on another."""
+    disk = _one(vm, _all(vm, seen), name)
+    if not seen.is_live:
+        _require_ready(vm, disk)
     if not chain.base_of(disk.path):
         raise UsageError(f"disk {what}: {disk.id}, {disk.name}, stands on no other image", machine=vm.name)
     return disk

@@ -229,9 +229,11 @@ def _clock_by_ssh(vm: Machine) -> str:
 
 def written_files(note: Note) -> list[str]:
     """The files of all disks that the guest writes to, as QEMU names them."""
+    from qvmsh.machine.volumes import file_of
+
     blocks = qmp.ask(note.socket("qmp"), "query-block", timeout_s=5.0)
     found = [block["inserted"] for block in blocks if block.get("inserted")]
-    return [each["image"]["filename"] for each in found if not each["ro"]]
+    return [file_of(each["image"]["filename"]) for each in found if not each["ro"]]
 
 
 def sync_images(vm: Machine, files: list[str]) -> None:

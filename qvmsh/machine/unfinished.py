@@ -40,14 +40,23 @@ if TYPE_CHECKING:
 BACK = ".qvm-back"
 """The snapshot of the state before a restore."""
 
-WORDS = {"save": "the save of", "delete": "the deletion of", "restore": "the restore of"}
+LAYER = ".part0"
+"""Suffix of the overlay that a commit makes while the machine is on."""
+
+WORDS = {
+    "save": "the save of the snapshot",
+    "delete": "the deletion of the snapshot",
+    "restore": "the restore of the snapshot",
+    "commit": "the commit of",
+    "rebase": "the rebase of",
+}
 
 
 class Journal:
     """What is under way, on the disk before it begins.
 
     Args:
-        what: `save`, `delete`, `restore`.
+        what: `save`, `delete`, `restore`; `commit`, `rebase` of a disk while the machine is on.
         name: the snapshot.
         was_running: the guest has to go on afterwards, however it ends.
         has_memory: what is saved (or kept as the way back) holds memory.
@@ -148,7 +157,7 @@ def settle(vm: Machine) -> str:
     is_on = pid is not None and note is not None
     outcome = _settle_live(vm, note, data) if is_on and note else _settle_off(vm, data)
     host_files.remove(vm.files.unfinished)
-    told = f"{WORDS[data['what']]} the snapshot {data['name']}, begun {data['since']}, {outcome}"
+    told = f"{WORDS[data['what']]} {data['name']}, begun {data['since']}, {outcome}"
     log.note(vm, told)
     return told
 
@@ -279,4 +288,17 @@ def _restore(store: Store, data: dict[str, Any]) -> str:
     return "is undone: the disks are as they were before"
 
 
-_STEPS = {"save": _save, "delete": _delete, "restore": _restore}
+def _block_job(store: Store, data: dict[str, Any]) -> str:
+    """Of a machine that has ended: the guest wrote nothing in between, so the overlay is right as it is."""
+    if isinstance(store, Live):
+        from qvmsh.machine import diskwork_live
+
+        return diskwork_live.settle(store, data)
+    for each in store.volumes:
+        host_files.remove(each.path + LAYER)
+    return "ended with QEMU: what the disk holds is the same"
+
+
+_STEPS = {
+    "save": _save, "delete": _delete, "restore": _restore, "commit": _block_job, "rebase": _block_job,
+}  # fmt: skip

@@ -18,6 +18,7 @@ from qvmsh.machine import disks, hardware
 from qvmsh.machine.hardware import MAIN
 from qvmsh.qemu import drives, image
 from qvmsh.qemu.commandline import UEFI_VARIABLES
+from qvmsh.qemu.qmp import loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,14 +82,29 @@ def of_blocks(vm: Machine, blocks: list[dict[str, Any]]) -> list[Volume]:
         inserted = block.get("inserted")
         if not inserted:
             continue
-        path = os.path.normpath(os.path.join(vm.directory, inserted["image"]["filename"]))
+        path = os.path.normpath(os.path.join(vm.directory, file_of(inserted["image"]["filename"])))
         node = inserted["node-name"]
         known = named.get(os.path.realpath(path))
-        name = node if not node.startswith("#") else block["device"] or (known.id if known else node)
+        name = known.id if known else block["device"] if node.startswith("#") else node
         is_flash = "flash" in block["device"] + block.get("qdev", "") + node or node == UEFI_VARIABLES
         source = known.source if known else "words"
-        found.append(Volume(name, path, inserted["drv"], inserted["ro"], is_flash, source, node))
+        if is_flash and inserted["ro"]:  # the firmware itself
+            continue
+        found.append(Volume(name or node, path, inserted["drv"], inserted["ro"], is_flash, source, node))
     return sorted(found, key=_rank)
+
+
+def file_of(name: str) -> str:
+    """The file of an image, from QEMU's name of it.
+
+    That is `json:{...}` for one whose backing file is not the one that its header would give.
+    """
+    if not name.startswith("json:"):
+        return name
+    found = loads(name.removeprefix("json:"))
+    while isinstance(found.get("file"), dict):
+        found = found["file"]
+    return str(found.get("filename", name))
 
 
 def written(found: list[Volume]) -> list[Volume]:

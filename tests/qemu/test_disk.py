@@ -168,13 +168,48 @@ def test_commit_writes_to_the_base_unless_others_stand_on_it(vm: Vm) -> None:
     assert refused.status == 1
     assert "cannot replace demo-base.qcow2: other.qcow2 stands on it" in refused.err
     (vm.directory / "other.qcow2").unlink()
-    vm.ok("start", "--no-wait")
-    assert vm.qvm("disk", "commit").status == 3
-    vm.ok("kill")
     assert "its data is in demo-base.qcow2 now" in vm.ok("disk", "commit").out
     assert holds(vm, "demo-base.qcow2", 7)
     assert holds(vm, "demo-backing.qcow2", 7)
     assert vm.qvm("disk", "commit", "disk1").status == 2
+
+
+def write_live(vm: Vm, pattern: int, where: str) -> None:
+    device = "/machine/peripheral/disk0-device/virtio-backend"
+    vm.ok("cmd", f'qemu-io -d {device} "write -P {pattern} {where}"')
+
+
+def test_commit_and_flatten_while_on_and_the_guest_goes_on(vm: Vm) -> None:
+    io(vm, "demo-base.qcow2", "write -P 5 4M 64k")
+    vm.ok("start", "--no-wait")
+    write_live(vm, 7, "1M 64k")
+    vm.ok("snapshot", "save", "a")
+    assert "holds snapshots (a)" in vm.qvm("disk", "commit").err
+    vm.ok("snapshot", "delete", "a")
+    for pattern in (7, 8):  # twice: the fresh overlay is as good as the first
+        write_live(vm, pattern, "1M 64k")
+        assert "its data is in demo-base.qcow2 now" in vm.ok("disk", "commit").out
+        assert vm.qvm("status", "-s").out.startswith("demo: running")
+        assert holds(vm, "demo-base.qcow2", pattern)
+    write_live(vm, 9, "1M 64k")
+    assert disks(vm)["disk0"]["chain"] == [str(vm.directory / "demo-base.qcow2")]
+    vm.ok("snapshot", "save", "b")
+    write_live(vm, 3, "1M 64k")
+    vm.ok("snapshot", "restore", "b", "--no-wait")
+    vm.ok("snapshot", "delete", "b")
+    refused = vm.qvm("disk", "rebase", "disk0", "data.qcow2")
+    assert refused.status == 3
+    vm.ok("pause")
+    assert "stands alone now" in vm.ok("disk", "rebase", "disk0").out
+    assert vm.qvm("status", "-s").out.startswith("demo: paused")
+    assert vm.qvm("disk", "commit").status == 2
+    vm.ok("kill")
+    assert holds(vm, "demo-base.qcow2", 8)
+    (vm.directory / "demo-base.qcow2").unlink()
+    assert holds(vm, "demo-backing.qcow2", 9)
+    assert "verification failed" not in io(vm, "demo-backing.qcow2", "read -P 5 4M 64k")
+    assert vm.ok("disk", "check", "disk0").out == "demo: demo-backing.qcow2: sound\n"
+    assert not list(vm.directory.glob("*.part*"))
 
 
 def test_rebase_keeps_what_is_read(vm: Vm) -> None:

@@ -200,6 +200,64 @@ def test_killed_while_on_long(blank: Blank, verb: str, victim: str) -> None:
     check_on(blank, verb, victim, LONG)
 
 
+def check_commit(blank: Blank, count: int) -> None:
+    chooser = random.Random(f"{SEED} commit {count}")
+    vm = make(blank)
+    for turn in range(count):
+        victim = ("qvm", "both", "qemu")[turn % 3]
+        seconds = chooser.uniform(0.1, MOST_S)
+        print(f"seed {SEED}: disk commit (on) with {victim} killed after {seconds:.3f} s")
+        if not vm.qvm("status", "-s").out.startswith("demo: running"):
+            vm.ok("start", "--no-wait")
+        pattern = 1 + turn % 200
+        write(vm, pattern, is_on=True)
+        kill_after(vm, seconds, victim, "disk", "commit")
+        settled(vm)
+        if victim == "qvm":
+            told = vm.qvm("status", "-s").out
+            assert told.startswith("demo: running"), told
+            write(vm, pattern, is_on=True)
+            vm.ok("kill")
+        assert content(vm, pattern) == {pattern}
+        assert vm.ok("disk", "list").out.splitlines()[0].endswith("on demo-base.qcow2")
+        for disk in (*DISKS, "demo-base.qcow2"):
+            assert subprocess.run(["qemu-img", "check", "-q", disk], cwd=vm.directory).returncode in (0, 3)
+        vm.ok("disk", "commit")
+        assert content(vm, pattern) == {pattern}
+
+
+def test_commit_killed_while_on(blank: Blank) -> None:
+    check_commit(blank, USUAL)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_commit_killed_while_on_long(blank: Blank) -> None:
+    check_commit(blank, LONG)
+
+
+def test_commit_killed_when_qemu_works_on_the_base_is_finished(blank: Blank) -> None:
+    """The moment that chance would not find: what the guest wrote now would be lost at the next start."""
+    vm = make(blank)
+    vm.ok("start", "--no-wait")
+    write(vm, 1, is_on=True)
+    vm.ok("qmp", "block-commit", "job-id=x", "device=disk0")
+    for _ in range(100):
+        if '"ready"' in vm.ok("qmp", "query-jobs").out:
+            break
+        time.sleep(0.1)
+    vm.ok("pause")
+    vm.ok("qmp", "job-complete", "id=x")
+    device = "/machine/peripheral/disk0-device/virtio-backend"
+    journal(vm, what="commit", name="disk0", phase="pivot", was_running=True, device=device, node="disk0")
+    told = vm.qvm("resume").err
+    assert "the commit of disk0, begun 2026-11-21 10:00:00, is finished" in told
+    assert vm.qvm("status", "-s").out.startswith("demo: running")
+    write(vm, 2, is_on=True)
+    vm.ok("kill")
+    assert content(vm, 1, 2) == {2}
+
+
 def journal(vm: Vm, **data: object) -> None:
     """The journal that a killed command leaves, at a moment that chance would not find."""
     given = {

@@ -89,6 +89,10 @@ class Qemu:
         ),
         ("non-migratable device: 0000:00:05.0/vhost-user-fs", "a virtiofs share is attached"),
         ("non-migratable device: 0000:00:06.0/vfio", "a device of the host is passed through"),
+        (
+            "non-migratable device: 0000:00:08.0/nvme",
+            "QEMU cannot save the state of nvme disks: VM_DISK_BUS=",
+        ),
         ("non-migratable device: nvme", "QEMU cannot save it: non-migratable device: nvme"),
     ],
 )

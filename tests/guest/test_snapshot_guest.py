@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import random
+import signal
 import subprocess
 import time
 
@@ -86,7 +90,7 @@ def test_two_disks_memory_and_clock_come_back_in_the_same_process(vm: Vm) -> Non
     sound(vm)
 
 
-@pytest.mark.parametrize("machine", ["pc", "q35"])
+@pytest.mark.parametrize("machine", ["pc", pytest.param("q35", marks=pytest.mark.long)])
 def test_sleeping_guest_is_saved_so_that_it_comes_back(guest: Vm, machine: str) -> None:
     guest.set(VM_QEMU_MACHINE=machine)
     guest.start()
@@ -116,3 +120,65 @@ def test_trim_through_the_guest_gives_room_back(vm: Vm) -> None:
     assert row["before_bytes"] - row["after_bytes"] > 16 << 20
     vm.ok("disk", "resize", "disk1", "128M")  # and a running guest sees its new size at once
     assert vm.ok("ssh", "cat /sys/block/vdb/size").out == f"{128 << 11}\n"
+
+
+SEED = int(os.environ.get("QVM_TEST_SEED", "20261121"))
+
+
+def both(vm: Vm) -> list[str]:
+    """What stands on the system's disk and on the data disk, in the guest."""
+    vm.ok("ssh", f"[ -e /mnt/d/turn ] || {MOUNT}")
+    return vm.ok("ssh", "cat turn /mnt/d/turn").out.split()
+
+
+def check_killed(vm: Vm, count: int) -> None:
+    """`kill -9` of qvm, QEMU, or both at random moments of a save or a restore."""
+    chooser = random.Random(f"{SEED} guest {count}")
+    vm.start()
+    vm.ok("ssh", MOUNT)
+    vm.ok("ssh", "echo base > turn; echo base > /mnt/d/turn; sync; echo base > /tmp/memory")
+    vm.ok("snapshot", "save", "base")
+    for turn in range(count):
+        verb, victim = chooser.choice(["save", "restore"]), chooser.choice(["qvm", "qemu", "both"])
+        seconds = chooser.uniform(0.05, 1.0)
+        print(f"seed {SEED}: snapshot {verb} with {victim} killed after {seconds:.3f} s")
+        vm.ok("ssh", f"echo {turn} > turn; echo {turn} > /mnt/d/turn; sync; echo {turn} > /tmp/memory")
+        qemu = vm.pid
+        words = ["save", f"s{turn}"] if verb == "save" else ["restore", "base", "--no-wait"]
+        child = vm.world.popen("snapshot", *words, cwd=vm.directory)
+        time.sleep(seconds)
+        if victim != "qemu":
+            child.kill()
+        if victim != "qvm":
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(qemu, signal.SIGKILL)
+        child.communicate(timeout=120)
+        vm.ok("doctor", "--fix")
+        if vm.qvm("status", "-s").status == 0:
+            assert vm.pid == qemu
+            found = both(vm)
+            assert vm.ok("ssh", "cat /tmp/memory").out.split() == found[:1]  # of the same moment
+            vm.ok("kill")
+        sound(vm)
+        vm.start()  # it boots from its disks
+        found = both(vm)
+        assert found in ([str(turn)] * 2, ["base"] * 2), found
+        listed = json.loads(vm.ok("snapshot", "list", "--json").out)["snapshots"]
+        assert not [row for row in listed if row["missing"]]
+        vm.ok("snapshot", "restore", "base")
+        assert both(vm) == ["base", "base"]
+        assert vm.ok("ssh", "cat /tmp/memory").out == "base\n"
+    vm.ok("ssh", "sync; sudo -n umount /mnt/d")
+    vm.ok("stop")
+    fsck(vm)
+    sound(vm)
+
+
+def test_killed_at_random_the_guest_comes_back_with_data_of_one_moment(vm: Vm) -> None:
+    check_killed(vm, 3)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_killed_at_random_the_guest_comes_back_with_data_of_one_moment_long(vm: Vm) -> None:
+    check_killed(vm, 20)

@@ -175,27 +175,20 @@ def check_on(blank: Blank, verb: str, victim: str, count: int) -> None:
     vm.ok("kill")
 
 
-CASES = [
-    ("save", "qvm"),
-    ("save", "both"),
-    ("replace", "both"),
-    ("restore", "qvm"),
-    ("restore", "qemu"),
-    ("restore", "both"),
-    ("delete", "both"),
-]
+VERBS, VICTIMS = ("save", "replace", "restore", "delete"), ("qvm", "qemu", "both")
+CASES = [(verb, victim) for verb in VERBS for victim in VICTIMS]
 
 
-@pytest.mark.parametrize(("verb", "victim"), CASES)
+@pytest.mark.parametrize(
+    ("verb", "victim"), [("save", "both"), ("restore", "qvm"), ("restore", "both"), ("delete", "both")]
+)
 def test_killed_while_on(blank: Blank, verb: str, victim: str) -> None:
     check_on(blank, verb, victim, USUAL)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(
-    ("verb", "victim"), [*CASES, ("replace", "qvm"), ("save", "qemu"), ("delete", "qvm")]
-)
+@pytest.mark.parametrize(("verb", "victim"), CASES)
 def test_killed_while_on_long(blank: Blank, verb: str, victim: str) -> None:
     check_on(blank, verb, victim, LONG)
 

@@ -240,7 +240,7 @@ def resolve(store: Store, name: str) -> str:
     if holders:
         missing = [each.id for each in store.volumes if each not in holders]
         raise StateError(
-            f"the snapshot {name} is missing on {', '.join(missing)}",
+            f"there is no snapshot {name} on {', '.join(missing)}",
             machine=vm.name,
             hint=f"`qvm snapshot delete {name}` removes the rest: disks of different moments do not fit",
         )

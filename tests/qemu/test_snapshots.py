@@ -257,7 +257,7 @@ def test_restore_of_a_snapshot_that_is_missing_on_a_disk_changes_nothing(off: Vm
     write_all(off, 2)
     refused = off.qvm("snapshot", "restore", "a")
     assert refused.status == 3
-    assert "demo: the snapshot a is missing on disk1" in refused.err
+    assert "demo: there is no snapshot a on disk1" in refused.err
     assert "hint: `qvm snapshot delete a` removes the rest" in refused.err
     assert all_hold(off, 2)
     off.ok("snapshot", "delete", "a")

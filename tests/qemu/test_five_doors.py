@@ -249,7 +249,7 @@ ON: list[tuple[str, list[str], str, int]] = [
     ("qmp", ["device_del", "id=nosuch"], "'device_del', 'id=nosuch'", 1),
     ("wakeup", [], "", 3),
     ("snapshot restore", ["nosuch"], "'nosuch'", 3),
-    ("disk commit", [], "", 3),
+    ("disk commit", [], "", 0),
     ("init", ["--clobber-backing"], "clobber_backing=True", 3),
     ("stop", ["--savevm", "a/b"], "savevm='a/b'", 3),
 ]

@@ -53,6 +53,11 @@ def dumps(value: Any) -> str:
     return "[" + ", ".join(map(dumps, value)) + "]"
 
 
+def _mark() -> int:
+    """A number for a request that no other has, of this process or another."""
+    return int(monotonic() * 1e9)
+
+
 class Exchange:
     """A QMP connection for a few questions in a row.
 
@@ -91,7 +96,8 @@ class Exchange:
     def negotiate(self) -> Exchange:
         """Read the greeting and leave negotiation mode; TimeoutError if QEMU does not greet."""
         try:
-            self._read()
+            while "QMP" not in self._read():
+                pass
             self.ask("qmp_capabilities")
         except BaseException:
             self._socket.close()
@@ -110,9 +116,10 @@ class Exchange:
         """
         if timeout_s != -1:
             self._socket.settimeout(timeout_s)
-        request = {"execute": command} | ({"arguments": arguments} if arguments else {})
+        mark = _mark()
+        request = {"execute": command, "id": mark} | ({"arguments": arguments} if arguments else {})
         self._socket.sendall((dumps(request) + "\n").encode())
-        return self._reply(command)
+        return self._reply(command, mark)
 
     def event(self) -> Any:
         """The next event, however long it takes; OSError when QEMU goes away."""
@@ -128,19 +135,25 @@ class Exchange:
         Raises:
             QmpError: QEMU refused one of them; the others have been executed.
         """
-        self._socket.sendall("".join(f'{{"execute": "{command}"}}\n' for command in commands).encode())
+        marks = [_mark() + at for at in range(len(commands))]
+        both = list(zip(commands, marks, strict=True))
+        lines = (f'{{"execute": "{command}", "id": {mark}}}\n' for command, mark in both)
+        self._socket.sendall("".join(lines).encode())
         errors = []
-        for command in commands:
+        for command, mark in both:
             try:
-                self._reply(command)
+                self._reply(command, mark)
             except QmpError as error:
                 errors.append(error)
         if errors:
             raise errors[0]
 
-    def _reply(self, command: str) -> Any:
+    def _reply(self, command: str, mark: int) -> Any:
+        """The answer to our own request: QEMU gives a new client those of one that was killed, too."""
         while True:
             reply = self._read()
+            if reply.get("id") != mark and not ("error" in reply and "id" not in reply):
+                continue
             if "return" in reply:
                 return reply["return"]
             if "error" in reply:

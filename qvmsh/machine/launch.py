@@ -75,17 +75,29 @@ class Qemu:
         return self.child.pid
 
 
-def work_lock(vm: Machine, what: str) -> locks.WorkLock:
-    """Take the machine's work lock for the verb `what`.
+def work_lock(vm: Machine, what: str, *, is_lenient: bool = False) -> locks.WorkLock:
+    """Take the machine's work lock for the verb `what`, and complete what a killed command left.
+
+    Args:
+        is_lenient: take it although that cannot be completed now (see `unfinished.finish`).
 
     Raises:
         LockedError: somebody else is at work; the text says who.
+        QvmError: interrupted work cannot be completed.
     """
     vm.state_folder()
     lock = locks.WorkLock(vm.files.work_lock, what)
     try:
         lock.acquire()
         owner.share(vm)
+        if os.path.lexists(vm.files.unfinished):
+            from qvmsh.machine import unfinished
+
+            try:
+                unfinished.finish(vm, is_lenient=is_lenient)
+            except BaseException:
+                lock.release()
+                raise
         return lock
     except PermissionError:
         who = process.user_name(os.stat(vm.files.work_lock).st_uid)
@@ -183,7 +195,7 @@ def clear(vm: Machine, *, has_hook: bool = True) -> None:
 def tidy(vm: Machine) -> None:
     """`clear`, unless another command is at work on the machine or a QEMU runs: then it is theirs."""
     try:
-        with work_lock(vm, "tidy"):
+        with work_lock(vm, "tidy", is_lenient=True):
             if locks.holder(vm.files.pid_file) is None:
                 clear(vm)
     except LockedError:

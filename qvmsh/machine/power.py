@@ -218,7 +218,7 @@ def stop(vm: Machine, *, force: bool, timeout_s: float) -> tuple[str, float]:
         DeadlineError: it would not, and `force` is false.
     """
     began = time.monotonic()
-    with launch.work_lock(vm, "stop"):
+    with launch.work_lock(vm, "stop", is_lenient=True):
         seen, pid, note = _live(vm, "stop", needs_note=not force)
         if seen.kind == state.SHUT_DOWN or note is None or (note.loading and seen.kind == state.BROKEN):
             with process.Process(pid) as handle:

@@ -205,6 +205,7 @@ def _load(vm: Machine, qemu: Jobs, name: str) -> None:
     nodes = _writable_nodes(vm, qemu.execute("query-block"))
     tag = _loadable(vm, _tags(qemu), nodes, name)
     vmstate = next(node for node in nodes if _tags(qemu)[node][tag])
+    drop_bitmaps(qemu, nodes)
     try:
         qemu.job("snapshot-load", {"tag": tag, "vmstate": vmstate, "devices": nodes})
     except QmpError as error:
@@ -234,6 +235,18 @@ def _loadable(vm: Machine, tags: dict[str, dict[str, int]], nodes: list[str], na
         machine=vm.name,
         hint=f"there are: {', '.join(there)}" if there else "`qvm stop --savevm NAME` makes one",
     )
+
+
+def drop_bitmaps(qemu: Session | Jobs, nodes: list[str]) -> None:
+    """Remove the dirty bitmaps of these nodes: QEMU loads no snapshot into a disk that has some.
+
+    The next archive is a whole one then.
+    """
+    for node in qemu.execute("query-named-block-nodes", {"flat": True}):
+        if node["node-name"] in nodes:
+            for each in node.get("dirty-bitmaps", []):
+                name = {"node": node["node-name"], "name": each["name"]}
+                qemu.execute("block-dirty-bitmap-remove", name)
 
 
 def put_clock_right(vm: Machine, note: Note) -> str:

@@ -650,7 +650,15 @@ def settings_files(vm: Machine, others: Sequence[str]) -> list[str]:
         others: paths of the disks.
     """
     found = [".vmrc"]
-    passing = ("running", "qemu.pid", "unfinished", "work.lock", "wait.lock", "log")
+    passing = (
+        "running",
+        "qemu.pid",
+        "archive.unfinished",
+        "snapshot.unfinished",
+        "work.lock",
+        "wait.lock",
+        "log",
+    )
     for folder, names, files in os.walk(vm.files.state):
         inside = os.path.relpath(folder, vm.directory)
         if inside == ".qvm":

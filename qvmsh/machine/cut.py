@@ -8,7 +8,7 @@ May import: `host`, `qemu`, `machine`.
 
 QEMU lays an empty overlay on every disk in one transaction (milliseconds), so the files below do not
 change while they are copied, with all their internal snapshots. Then QEMU commits each overlay back.
-`.qvm/unfinished` names the overlays, so that none is lost when qvm, or QEMU, or both are killed:
+`.qvm/archive.unfinished` names the overlays, so that none is lost when qvm, or QEMU, or both are killed:
 
 - QEMU lives: the commit is begun, adopted or completed.
 - QEMU has gone: an overlay that is still in use holds what the guest wrote last; qemu-img commits it.
@@ -27,8 +27,8 @@ import time
 
 from qvmsh.errors import DeadlineError, QmpError, QvmError
 from qvmsh.host import files as host_files
+from qvmsh.machine import interrupted, owner, saved, tools
 from qvmsh.machine import note as notes
-from qvmsh.machine import owner, saved, tools, unfinished
 from qvmsh.qemu import image, qga, qmp
 
 TYPE_CHECKING = False
@@ -93,7 +93,7 @@ class Cut:
         ]
 
     def __enter__(self) -> Cut:
-        self.work = unfinished.begin(
+        self.work = interrupted.begin(
             self.vm, "archive", cuts=self.cuts, is_frozen=False, is_held=self.is_held
         )
         try:
@@ -139,7 +139,7 @@ class Cut:
             self.consistency = HELD
         elif self.has_agent:
             self.work["is_frozen"] = True
-            unfinished.write(self.vm, self.work)
+            interrupted.write(self.vm, self.work)
         began = time.monotonic()
         try:
             if self.work["is_frozen"] and _freeze(self.vm, self.note):
@@ -153,7 +153,7 @@ class Cut:
             if self.is_held:
                 _go_on(self.note)
                 self.work["is_held"] = False
-        unfinished.write(self.vm, self.work)
+        interrupted.write(self.vm, self.work)
 
     def __exit__(self, *_: object) -> None:
         self.join()
@@ -165,7 +165,7 @@ class Cut:
             QvmError: they cannot be; the guest runs on, the next command tries again.
         """
         settle(self.vm, self.work, is_running=True, qemu=self.qemu)
-        unfinished.end(self.vm)
+        interrupted.end(self.vm)
 
 
 # The guest at that moment
@@ -332,7 +332,7 @@ def _commit(
         qemu.execute("job-dismiss", {"id": job})
         if found[0].get("error"):
             cut["state"] = OPEN
-            unfinished.write(vm, work)
+            interrupted.write(vm, work)
             raise QvmError(
                 f"what the guest wrote meanwhile cannot be put back into {cut['disk']}: {found[0]['error']}",
                 machine=vm.name,
@@ -342,7 +342,7 @@ def _commit(
 
 def _mark(vm: Machine, work: dict[str, Any], cut: dict[str, Any]) -> None:
     cut["state"] = BACK
-    unfinished.write(vm, work)
+    interrupted.write(vm, work)
 
 
 def _forget(vm: Machine, work: dict[str, Any], cut: dict[str, Any]) -> None:

@@ -79,7 +79,7 @@ def work_lock(vm: Machine, what: str, *, is_lenient: bool = False) -> locks.Work
     """Take the machine's work lock for the verb `what`, and complete what a killed command left.
 
     Args:
-        is_lenient: take it although that cannot be completed now (see `unfinished.finish`).
+        is_lenient: take it although that cannot be completed now (see `interrupted.finish`).
 
     Raises:
         LockedError: somebody else is at work; the text says who.
@@ -90,11 +90,11 @@ def work_lock(vm: Machine, what: str, *, is_lenient: bool = False) -> locks.Work
     try:
         lock.acquire()
         owner.share(vm)
-        if os.path.lexists(vm.files.unfinished):
-            from qvmsh.machine import unfinished
+        if os.path.lexists(vm.files.interrupted):
+            from qvmsh.machine import interrupted
 
             try:
-                unfinished.finish(vm, is_lenient=is_lenient)
+                interrupted.finish(vm, is_lenient=is_lenient)
             except BaseException:
                 lock.release()
                 raise

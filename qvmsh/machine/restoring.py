@@ -5,7 +5,7 @@ May import: `host`, `config.edit`, `qemu`, `machine`.
     restore(vm, "demo-20261121101336", None, is_forced=False)       # Restored(...)
 
 Everything is made beside its place and checked. A new machine's directory then gets its name; in an
-existing machine the new files take the place of the old ones by renaming, and `.qvm/unfinished` tells,
+existing machine the new files take the place of the old ones by renaming, and `.qvm/archive.unfinished` tells,
 so that a `restore` that was killed leaves the old state, or the next command completes the new one.
 """
 
@@ -25,6 +25,7 @@ from qvmsh.machine import (
     create,
     disks,
     hardware,
+    interrupted,
     known,
     launch,
     log,
@@ -32,7 +33,6 @@ from qvmsh.machine import (
     state,
     stores,
     tools,
-    unfinished,
 )  # fmt: skip
 from qvmsh.machine.archive_reports import Restored
 from qvmsh.machine.archives import Archive, Part, Point, Shelf
@@ -418,7 +418,7 @@ def _same(vm: Machine, shelf: Shelf, archive: Archive, point: Point, *, is_force
             for targets in places.values()
             for path in targets
         ]
-        work = unfinished.begin(vm, "restore", swap=pairs, is_ready=False)
+        work = interrupted.begin(vm, "restore", swap=pairs, is_ready=False)
         try:
             for new, _ in pairs:
                 host_files.remove(os.path.join(vm.directory, new))
@@ -426,20 +426,20 @@ def _same(vm: Machine, shelf: Shelf, archive: Archive, point: Point, *, is_force
             for role, targets in places.items():
                 reader.layers(role, [path + NEW for path in targets], targets)
             work["is_ready"] = True
-            unfinished.write(vm, work)
+            interrupted.write(vm, work)
         except OSError as error:
             settle(vm, work)
-            unfinished.end(vm)
+            interrupted.end(vm)
             raise QvmError(
                 f"cannot restore: {error.filename or vm.directory}: {error.strerror}",
                 machine=vm.name, hint="make room; the machine is as it was",
             ) from error  # fmt: skip
         except BaseException:
             settle(vm, work)
-            unfinished.end(vm)
+            interrupted.end(vm)
             raise
         settle(vm, work)
-        unfinished.end(vm)
+        interrupted.end(vm)
     return [f"{each.source} is not in the archive: {each.left_out}" for each in point.parts if each.left_out]
 
 

@@ -75,7 +75,7 @@ def nothing_left(vm: Vm) -> None:
         if path.name.startswith(("cut-", "staged-", "verify-"))
     ]
     assert not left
-    assert not (vm.directory / ".qvm/unfinished").exists()
+    assert not (vm.directory / ".qvm/archive.unfinished").exists()
 
 
 def test_archive_off_holds_all_disks_and_restores_them(blank: Blank) -> None:
@@ -387,7 +387,7 @@ def test_archive_at_work_keeps_others_out(blank: Blank) -> None:
     vm.ok("start", "--no-wait")
     child = vm.world.popen("archive", cwd=vm.directory)
     deadline = time.monotonic() + 60
-    while not (vm.directory / ".qvm/unfinished").exists() and time.monotonic() < deadline:
+    while not (vm.directory / ".qvm/archive.unfinished").exists() and time.monotonic() < deadline:
         time.sleep(0.002)
     child.send_signal(signal.SIGSTOP)
     try:
@@ -399,6 +399,6 @@ def test_archive_at_work_keeps_others_out(blank: Blank) -> None:
         child.send_signal(signal.SIGCONT)
         out, err = child.communicate(timeout=120)
     assert child.returncode == 0, out + err
-    assert Path(vm.directory / ".qvm/unfinished").exists() is False
+    assert Path(vm.directory / ".qvm/archive.unfinished").exists() is False
     vm.ok("archive")
     nothing_left(vm)

@@ -2,7 +2,7 @@
 
 May import: `host`, `qemu`, `machine.cut`, `machine.state`.
 
-    note = begin(vm, "archive", cuts=[...])     # .qvm/unfinished, synced
+    note = begin(vm, "archive", cuts=[...])     # .qvm/archive.unfinished, synced
     ...
     end(vm)
 
@@ -37,24 +37,24 @@ def begin(vm: Machine, what: str, **facts: Any) -> dict[str, Any]:
 
 def write(vm: Machine, work: dict[str, Any]) -> None:
     """Note how far it is; it is on the disk when this returns."""
-    host_files.write_atomic(vm.files.unfinished, json.dumps(work) + "\n", 0o600)
+    host_files.write_atomic(vm.files.interrupted, json.dumps(work) + "\n", 0o600)
 
 
 def end(vm: Machine) -> None:
     """The work is done, or undone."""
-    host_files.remove(vm.files.unfinished)
+    host_files.remove(vm.files.interrupted)
 
 
 def read(vm: Machine) -> dict[str, Any] | None:
     """The work that is, or was, under way."""
     try:
-        with open(vm.files.unfinished, encoding="utf-8") as file:
+        with open(vm.files.interrupted, encoding="utf-8") as file:
             found: dict[str, Any] = json.load(file)
     except FileNotFoundError:
         return None
     except ValueError:
         raise QvmError(
-            ".qvm/unfinished cannot be read",
+            ".qvm/archive.unfinished cannot be read",
             machine=vm.name,
             hint="it tells of interrupted work on the disks; ask before you remove it",
         ) from None

@@ -47,9 +47,25 @@ stop = vm.stop
 suspend = vm.suspend
 use = _use
 wakeup = vm.wakeup
+class disk:
+    add = vm.disk_add
+    check = vm.disk_check
+    commit = vm.disk_commit
+    list = vm.disk_list
+    rebase = vm.disk_rebase
+    resize = vm.disk_resize
+    trim = vm.disk_trim
 class img:
     build = staticmethod(_img_build)
     list = staticmethod(_img_list)
 class session:
     list = staticmethod(_session_list)
     save = staticmethod(_session_save)
+class snapshot:
+    delete = vm.snapshot_delete
+    diff = vm.snapshot_diff
+    list = vm.snapshot_list
+    restore = vm.snapshot_restore
+    save = vm.snapshot_save
+    show = vm.snapshot_show
+    verify = vm.snapshot_verify

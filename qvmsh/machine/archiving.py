@@ -21,6 +21,7 @@ from qvmsh.host import files as host_files
 from qvmsh.host import process, transfer
 from qvmsh.machine import (
     archives,
+    chain,
     changes,
     cut,
     drives,
@@ -192,14 +193,15 @@ def _commit_or_keep(job: _Job, found: Sequence[Drive]) -> None:
     layers = images.Layers(vm)
     overlay, base = os.path.basename(layers.overlay), os.path.basename(layers.base)
     program = tools.qemu_img(vm)
-    tags = image.snapshots(program, layers.overlay)
+    tags = chain.snapshots_in(layers.overlay)
     if tags and not job.wish.drop_snapshots:
         job.said.append(
             f"{overlay} holds {_count(len(tags), 'snapshot')}, which a commit would falsify: archived as a "
             "pair, the machine is as it was (--drop-snapshots commits)"
         )
         return
-    others = other_overlays(vm, layers.base, layers.overlay)
+    own = os.path.realpath(layers.overlay)
+    others = [os.path.basename(each) for each in chain.overlays_on(layers.base, vm) if each != own]
     if others:
         job.said.append(
             f"{', '.join(others)} also stands on {base}, which a commit would falsify: archived as a pair"
@@ -223,22 +225,6 @@ def _commit_or_keep(job: _Job, found: Sequence[Drive]) -> None:
         finally:
             os.close(fd)
         images.make_overlay(vm, layers)
-
-
-def other_overlays(vm: Machine, base: str, own: str) -> list[str]:
-    """Names of further images in the machine's directory that stand on `base`."""
-    found = []
-    with os.scandir(vm.directory) as entries:
-        for each in entries:
-            if not each.is_file() or drives.same(each.path, own) or drives.same(each.path, base):
-                continue
-            try:
-                header = image.header(each.path)
-            except (OSError, QvmError):
-                continue
-            if header.backing and drives.same(image.backing_path(each.path, header.backing), base):
-                found.append(each.name)
-    return sorted(found)
 
 
 # A machine that runs
@@ -679,7 +665,11 @@ def settings_files(vm: Machine, others: Sequence[str]) -> list[str]:
 
 
 def _is_passing(name: str) -> bool:
-    return name.startswith(("staged-", "cut-", "disposable-", "verify-")) or PART in name
+    return (
+        name.startswith(("staged-", "cut-", "disposable-", "verify-"))
+        or name.endswith(".unfinished")
+        or PART in name
+    )
 
 
 def _count(number: int, what: str) -> str:

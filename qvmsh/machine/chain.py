@@ -79,7 +79,9 @@ def _backings(folder: str) -> dict[str, str]:
     return found
 
 
-def require_writable(vm: Machine, path: str, what: str, *, besides: str | None = None) -> None:
+def require_writable(
+    vm: Machine, path: str, what: str, *, besides: str | None = None, is_given_up: bool = False
+) -> None:
     """Refuse to write to an image on which others stand, or snapshots inside them.
 
     Args:
@@ -87,6 +89,7 @@ def require_writable(vm: Machine, path: str, what: str, *, besides: str | None =
         what: what would be done, for the error: `commit to`.
         besides: the one overlay whose own data is what is written (`commit`): it may stand there,
             but no snapshots in it, since they go on reading from the base.
+        is_given_up: that one is thrown away with all that is in it (`init -k`).
 
     Raises:
         ImageError: something stands on it; nothing has been changed.
@@ -94,6 +97,8 @@ def require_writable(vm: Machine, path: str, what: str, *, besides: str | None =
     name = os.path.basename(path)
     own = os.path.realpath(besides) if besides else None
     for overlay in overlays_on(path, vm):
+        if overlay == own and is_given_up:
+            continue
         shown = _shown(vm, overlay)
         tags = [each.name for each in snapshots_in(overlay)]
         if tags:
@@ -114,3 +119,18 @@ def require_writable(vm: Machine, path: str, what: str, *, besides: str | None =
 def _shown(vm: Machine, path: str) -> str:
     inside = os.path.relpath(path, os.path.realpath(vm.directory))
     return path if inside.startswith("..") else inside
+
+
+def base_of(path: str) -> str:
+    """The file that the image at `path` stands on, "" where it stands on none."""
+    try:
+        backing = image.header(path).backing
+    except (OSError, QvmError):
+        return ""
+    return os.path.realpath(image.backing_path(path, backing)) if backing else ""
+
+
+def print_of(path: str) -> dict[str, int]:
+    """What tells that a base was written to: its size and the time of its last change."""
+    status = os.stat(path)
+    return {"size_bytes": status.st_size, "mtime_ns": status.st_mtime_ns}

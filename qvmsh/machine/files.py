@@ -95,6 +95,16 @@ class Files:
         """What qvm did with the machine, over all its runs."""
         return self._at(".qvm", "log", "qvm.log")
 
+    @property
+    def snapshots(self) -> str:
+        """What qvm knows of the snapshots: messages, parents, the hardware of then (JSON)."""
+        return self._at(".qvm", "snapshots.json")
+
+    @property
+    def unfinished(self) -> str:
+        """The work on snapshots that is under way (JSON); without a command at work it was killed."""
+        return self._at(".qvm", "snapshot.unfinished")
+
     def disposable(self, token: str) -> str:
         """The overlay that takes the writes of `--disposable`; unlinked as soon as QEMU has it open."""
         return self._at(".qvm", f"disposable-{token}.qcow2")

@@ -14,7 +14,7 @@ import os
 
 from qvmsh.errors import ImageError, QvmError, StateError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import launch, state, tools
+from qvmsh.machine import chain, launch, state, tools
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False
@@ -62,6 +62,8 @@ def init(vm: Machine, *, clobber_base: bool, clobber_overlay: bool, is_dry: bool
         steps = _plan(vm, layers, clobber_base, clobber_overlay)
         for path in (layers.base, layers.overlay):
             image.require_unused(tools.qemu_img(vm), path, vm.name)
+        if "base" in steps:
+            chain.require_writable(vm, layers.base, "replace", besides=layers.overlay, is_given_up=True)
         _remove_parts(vm)
         if not is_dry:
             if "base" in steps:
@@ -194,3 +196,4 @@ def require_writable_base(vm: Machine, *, force: bool) -> None:
             hint="`--disposable` looks at the base without writing; `qvm init -k` throws the overlay away; "
             "`--force` runs it all the same",
         )
+    chain.require_writable(vm, Layers(vm).base, "write to", besides=overlay)

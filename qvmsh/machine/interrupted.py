@@ -12,12 +12,11 @@ completes the work first, and says so. Only one command works at a time, so ther
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import time
 
-from qvmsh.errors import QvmError
+from qvmsh.errors import QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks
 
@@ -61,7 +60,22 @@ def read(vm: Machine) -> dict[str, Any] | None:
     return found
 
 
-def finish(vm: Machine, *, is_lenient: bool = False) -> str:
+def require_none(vm: Machine) -> None:
+    """Refuse what would build on disks that are not whole: there is work that could not be completed.
+
+    Raises:
+        StateError: there is.
+    """
+    work = read(vm)
+    if work is not None:
+        raise StateError(
+            f"a `qvm {work['what']}` was interrupted and its work is not completed yet",
+            machine=vm.name,
+            hint="`qvm doctor --fix` completes it, or says why not",
+        )
+
+
+def finish(vm: Machine, *, is_lenient: bool = False, is_silent: bool = False) -> str:
     """Complete or undo what a killed command left; returns what was done, "" if there was nothing.
 
     The caller holds the work lock.
@@ -69,11 +83,12 @@ def finish(vm: Machine, *, is_lenient: bool = False) -> str:
     Args:
         is_lenient: go on with a warning where a running QEMU does not help; what the guest writes is
             safe all the same, and the next command tries again.
+        is_silent: the caller tells what was done.
 
     Raises:
         QvmError: it cannot be done (a full disk); nothing has been lost, the note stays.
     """
-    from qvmsh.machine import cut, restoring
+    from qvmsh.machine import cut, log, restoring
 
     work = read(vm)
     if work is None:
@@ -96,11 +111,9 @@ def finish(vm: Machine, *, is_lenient: bool = False) -> str:
             hint=getattr(error, "hint", None)
             or "make room if the disk is full; `qvm doctor --fix` tries again",
         ) from None
-    with contextlib.suppress(FileNotFoundError):
-        end(vm)
+    end(vm)
     told = f"{what}: {done}"
-    vm.io.warn(f"{vm.name}: {told}")
-    from qvmsh.machine import log
-
+    if not is_silent:
+        vm.io.warn(f"{vm.name}: {told}")
     log.note(vm, told)
     return told

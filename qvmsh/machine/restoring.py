@@ -5,8 +5,8 @@ May import: `host`, `config.edit`, `qemu`, `machine`.
     restore(vm, "demo-20261121101336", None, is_forced=False)       # Restored(...)
 
 Everything is made beside its place and checked. A new machine's directory then gets its name; in an
-existing machine the new files take the place of the old ones by renaming, and `.qvm/archive.unfinished` tells,
-so that a `restore` that was killed leaves the old state, or the next command completes the new one.
+existing machine the new files take the place of the old ones by renaming. `.qvm/archive.unfinished`
+tells of it, so that a `restore` that was killed leaves the old state, or the next command completes it.
 """
 
 from __future__ import annotations

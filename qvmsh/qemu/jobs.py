@@ -44,13 +44,29 @@ class Jobs:
             OSError: QEMU has ended.
         """
         name = f"qvm-{os.getpid()}-{command}"
+        self.drain()
         self.execute(command, {"job-id": name, **arguments})
+        error = self._concluded(name)
+        if error:
+            raise QmpError(f"{command}: {error}")
+
+    def drain(self) -> None:
+        """Wait for the end of what a command that was killed or interrupted has begun, and dismiss it.
+
+        Raises:
+            OSError: QEMU has ended.
+        """
+        for each in self.execute("query-jobs"):
+            if each["id"].startswith("qvm-") and each["type"].startswith("snapshot-"):
+                self._concluded(each["id"])
+
+    def _concluded(self, name: str) -> str:
+        """Wait until the job is over, dismiss it, and return its error."""
         while True:
             found = [each for each in self.execute("query-jobs") if each["id"] == name]
-            if not found or found[0]["status"] == "concluded":
-                break
+            if not found:
+                return ""
+            if found[0]["status"] == "concluded":
+                self.execute("job-dismiss", {"id": name})
+                return str(found[0].get("error", ""))
             self._exchange.message()  # any event: the job's next state is one
-        if found:
-            self.execute("job-dismiss", {"id": name})
-            if found[0].get("error"):
-                raise QmpError(f"{command}: {found[0]['error']}")

@@ -27,6 +27,7 @@ from qvmsh.machine import (
     drives,
     identity,
     images,
+    interrupted,
     launch,
     log,
     progress,
@@ -44,6 +45,7 @@ from qvmsh.qemu import image
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import Any
 
     from qvmsh.machine.machine import Machine
     from qvmsh.machine.note import Note
@@ -155,6 +157,14 @@ def sweep(vm: Machine, shelf: Shelf) -> None:
             stamps = ", ".join(point.stamp for point in broken)
             vm.io.warn(f"{vm.name}: removed from {each.folder} what an interrupted archive left ({stamps})")
     changes.clear_staged(vm)
+
+
+def sweep_near(vm: Machine) -> None:
+    """`sweep` where the archives are on this host; elsewhere the next archive does it."""
+    with contextlib.suppress(QvmError, OSError):
+        shelf = shelf_of(vm)
+        if shelf.store.path() is not None:
+            sweep(vm, shelf)
 
 
 # A machine that is off
@@ -286,7 +296,7 @@ def _live(job: _Job, note: Note, *, is_held: bool) -> tuple[Archive, Point]:
             whole = [each for each in maker.taken if each.role not in tracking.since]
             with (
                 maker.writing(),
-                cut.Cut(vm, note, qemu, whole, more=tracking.actions, is_held=is_held) as taking,
+                cut.Cut(vm, note, qemu, whole, maker.work, more=tracking.actions, is_held=is_held) as taking,
             ):
                 maker.point.consistency = taking.consistency
                 job.pause_s = taking.pause_s
@@ -332,6 +342,7 @@ class _Maker:
         self._folder = f".{self.archive.folder}{PART}" if self.is_new else self.archive.folder
         self._renames: list[str] = []
         self._has_layers = False
+        self.work: dict[str, Any] = {}
         self.changes_only: set[str] = set()
         """Roles of the disks of which only changes are copied."""
 
@@ -388,8 +399,9 @@ class _Maker:
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """The work: unfinished until the block ends, and undone if it fails."""
+        self._require_room()
+        self.work = interrupted.begin(self.vm, "archive", cuts=[], is_frozen=0, is_held=0)
         try:
-            self._require_room()
             if self.is_new:
                 self.store.remove_folder(self._folder)
                 self.store.make(self._folder)
@@ -416,6 +428,9 @@ class _Maker:
         except BaseException:
             self._undo()
             raise
+        finally:
+            if cut.is_whole(self.work):
+                interrupted.end(self.vm)
 
     def _require_room(self) -> None:
         """Refuse what cannot fit, before anything is written."""

@@ -27,6 +27,7 @@ import time
 
 from qvmsh.errors import DeadlineError, QmpError, QvmError
 from qvmsh.host import files as host_files
+from qvmsh.host import process
 from qvmsh.machine import interrupted, owner, saved, tools
 from qvmsh.machine import note as notes
 from qvmsh.qemu import image, qga, qmp
@@ -45,6 +46,8 @@ FREEZE_S = 20.0
 AGENT_S = 1.0
 SYNC_S = 60.0
 OPEN, BACK = "open", "back"
+"""Whether an overlay is needed still; words of one length, see `interrupted.write`."""
+UNDONE = "what it had begun is removed"
 FROZEN, CRASH, HELD = "frozen", "crash-consistent", "with memory"
 
 
@@ -55,6 +58,7 @@ class Cut:
         drives: those that are cut.
         more: further actions of the same transaction: dirty bitmaps, backup jobs.
         is_held: the guest is stopped; it goes on right after the cut.
+        work: the note of what is under way, which gets the overlays.
 
     Raises:
         QmpError: QEMU refused; everything is as it was.
@@ -66,6 +70,7 @@ class Cut:
         note: Note,
         qemu: Session,
         drives: Sequence[Drive],
+        work: dict[str, Any],
         *,
         more: Sequence[dict[str, Any]] = (),
         is_held: bool = False,
@@ -79,7 +84,7 @@ class Cut:
         self.pause_s = 0.0
         self.has_agent = False
         token = secrets.token_hex(4)
-        self.work: dict[str, Any] = {}
+        self.work = work
         self.cuts = [
             {
                 "disk": os.path.relpath(each.path, vm.directory),
@@ -93,9 +98,9 @@ class Cut:
         ]
 
     def __enter__(self) -> Cut:
-        self.work = interrupted.begin(
-            self.vm, "archive", cuts=self.cuts, is_frozen=False, is_held=self.is_held
-        )
+        # numbers, so that the note keeps its length
+        self.work.update(cuts=self.cuts, is_frozen=0, is_held=int(self.is_held))
+        interrupted.write(self.vm, self.work)
         try:
             self._prepare()
             if not self.is_held:
@@ -138,7 +143,7 @@ class Cut:
         if self.is_held:
             self.consistency = HELD
         elif self.has_agent:
-            self.work["is_frozen"] = True
+            self.work["is_frozen"] = 1
             interrupted.write(self.vm, self.work)
         began = time.monotonic()
         try:
@@ -149,10 +154,10 @@ class Cut:
             if self.work["is_frozen"]:
                 thaw(self.note)
                 self.pause_s = time.monotonic() - began
-                self.work["is_frozen"] = False
+                self.work["is_frozen"] = 0
             if self.is_held:
                 _go_on(self.note)
-                self.work["is_held"] = False
+                self.work["is_held"] = 0
         interrupted.write(self.vm, self.work)
 
     def __exit__(self, *_: object) -> None:
@@ -164,8 +169,8 @@ class Cut:
         Raises:
             QvmError: they cannot be; the guest runs on, the next command tries again.
         """
-        settle(self.vm, self.work, is_running=True, qemu=self.qemu)
-        interrupted.end(self.vm)
+        with process.Shielded():
+            settle(self.vm, self.work, is_running=True, qemu=self.qemu)
 
 
 # The guest at that moment
@@ -260,9 +265,18 @@ def settle(vm: Machine, work: dict[str, Any], *, is_running: bool, qemu: Session
     return _settle_off(vm, work)
 
 
+def is_whole(work: dict[str, Any]) -> bool:
+    """True if nothing that the guest wrote is in an overlay any more."""
+    return all(cut["state"] == BACK for cut in work["cuts"])
+
+
 def _settle_live(vm: Machine, work: dict[str, Any], qemu: Session | None) -> str:
     from qvmsh.qemu.session import Session
 
+    if is_whole(work) and not (work["is_frozen"] or work["is_held"]):
+        for cut in work["cuts"]:
+            host_files.remove(os.path.join(vm.directory, cut["cut"]))
+        return UNDONE
     note = notes.read(vm.files)
     if note is None:
         raise QvmError("the note of the running machine is gone", machine=vm.name)
@@ -311,17 +325,20 @@ def _commit(
                     "auto-dismiss": False,
                 },
             )
-        seen = ""
+        seen = why = ""
         while True:
             found = [each for each in qemu.execute("query-jobs") if each["id"] == job]
             status = found[0]["status"] if found else "null"
             if status == "ready" and seen != "ready":
                 qemu.execute("job-complete", {"id": job})
             elif status == "pending" and seen != "pending":
-                if not found[0].get("error"):
+                try:
                     # the guest's writes wait; overlay and disk hold the same from here on
                     _mark(vm, work, cut)
-                qemu.execute("job-finalize", {"id": job})
+                except OSError as error:
+                    why = f"{error.filename}: {error.strerror}"
+                    cut["state"] = OPEN
+                qemu.execute("job-cancel" if why else "job-finalize", {"id": job})
             elif status in ("concluded", "null"):
                 break
             else:
@@ -330,11 +347,12 @@ def _commit(
             seen = status
     if found:
         qemu.execute("job-dismiss", {"id": job})
-        if found[0].get("error"):
+        why = why or found[0].get("error", "")
+        if why:
             cut["state"] = OPEN
             interrupted.write(vm, work)
             raise QvmError(
-                f"what the guest wrote meanwhile cannot be put back into {cut['disk']}: {found[0]['error']}",
+                f"what the guest wrote meanwhile cannot be put back into {cut['disk']}: {why}",
                 machine=vm.name,
                 hint="nothing is lost, the guest runs on; make room, then `qvm doctor --fix`",
             )
@@ -372,4 +390,4 @@ def _settle_off(vm: Machine, work: dict[str, Any]) -> str:
                 os.close(fd)
             names.append(os.path.basename(cut["disk"]))
         _forget(vm, work, cut)
-    return f"what the guest wrote last is in {', '.join(names)}" if names else "nothing was to be put back"
+    return f"what the guest wrote last is in {', '.join(names)}" if names else UNDONE

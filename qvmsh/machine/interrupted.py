@@ -35,8 +35,24 @@ def begin(vm: Machine, what: str, **facts: Any) -> dict[str, Any]:
 
 
 def write(vm: Machine, work: dict[str, Any]) -> None:
-    """Note how far it is; it is on the disk when this returns."""
-    host_files.write_atomic(vm.files.interrupted, json.dumps(work) + "\n", 0o600)
+    """Note how far it is; it is on the disk when this returns.
+
+    A note of the same length takes the place of the old one, for which a full disk has room too.
+    """
+    text = json.dumps(work).encode() + b"\n"
+    try:
+        fd = os.open(vm.files.interrupted, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        fd = -1
+    if fd >= 0:
+        try:
+            if os.fstat(fd).st_size == len(text):
+                os.pwrite(fd, text, 0)
+                os.fsync(fd)
+                return
+        finally:
+            os.close(fd)
+    host_files.write_atomic(vm.files.interrupted, text.decode(), 0o600)
 
 
 def end(vm: Machine) -> None:
@@ -88,7 +104,7 @@ def finish(vm: Machine, *, is_lenient: bool = False, is_silent: bool = False) ->
     Raises:
         QvmError: it cannot be done (a full disk); nothing has been lost, the note stays.
     """
-    from qvmsh.machine import cut, log, restoring
+    from qvmsh.machine import archiving, cut, log, restoring
 
     work = read(vm)
     if work is None:
@@ -99,6 +115,7 @@ def finish(vm: Machine, *, is_lenient: bool = False, is_silent: bool = False) ->
             done = restoring.settle(vm, work)
         else:
             done = cut.settle(vm, work, is_running=locks.holder(vm.files.pid_file) is not None)
+            archiving.sweep_near(vm)
     except (QvmError, OSError) as error:
         why = error.what if isinstance(error, QvmError) else f"{error.filename}: {error.strerror}"
         if is_lenient:

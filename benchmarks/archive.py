@@ -2,10 +2,13 @@
 
     .venv/bin/python benchmarks/archive.py [MIB ...]         # 256 and 4096 MiB of overlay, unless said
 
-The pause is seen from inside the guest: a loop notes the uptime every 10 ms and keeps the largest gap, and
-a second loop does so with a file that it writes and syncs, so that a frozen file system shows. `vm`'s method
-is QMP `stop`, `cp --sparse=always` of the overlay, `cont`. The throughput of `qvm archive` of a machine that
-is off is compared with `cp --sparse=always` and with `qemu-img convert` of the same bytes, each synced.
+The pause is that of two loops in the guest, each of which tells the host of every turn: one only runs, one
+writes a file and syncs it, so that a frozen file system shows. The host takes the time, since the guest's
+own clock stands still while QEMU holds it. `vm`'s method is QMP `stop`, `cp --sparse=always`, `cont`.
+
+The throughput of `qvm archive` of a machine that is off is compared with `cp --sparse=always` and with
+`qemu-img convert` of the same bytes, each synced. What the archive of an empty overlay takes (begin, look,
+lock, manifest) is shown, and not counted as copying.
 """
 
 from __future__ import annotations
@@ -17,7 +20,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 
 from guest import qvm
@@ -25,12 +30,31 @@ from measure import QVM, environment
 
 ALLOWED_PAUSE_S, ALLOWED = 0.25, 1.1
 ROUNDS = 3
-LOOP = (
-    "rm -f stop; (m=0; p=; while [ ! -e stop ]; do {work} read u r < /proc/uptime; u=${{u%.*}}${{u#*.}}; "
-    '[ -z "$p" ] || [ $((u-p)) -le $m ] || {{ m=$((u-p)); echo $m > {out}; }}; p=$u; usleep 10000; done) '
-    "> /dev/null 2>&1 < /dev/null & echo"
-)
-"""Notes the largest gap between two turns, in hundredths of a second."""
+RUN = "while :; do echo; usleep 10000; done"
+WRITE = "while :; do echo x | dd of=written conv=fsync 2>/dev/null; echo; usleep 10000; done"
+
+
+class Turns:
+    """A loop in the guest, and when each of its turns was seen."""
+
+    def __init__(self, where: Path, loop: str) -> None:
+        self._child = subprocess.Popen(
+            [QVM, "ssh", loop], cwd=where, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+        )
+        self._seen: list[float] = []
+        self._thread = threading.Thread(target=self._follow)
+        self._thread.start()
+
+    def _follow(self) -> None:
+        assert self._child.stdout is not None
+        while self._child.stdout.readline():
+            self._seen.append(time.perf_counter())
+
+    def largest_gap(self) -> float:
+        self._child.terminate()
+        self._thread.join()
+        self._child.wait()
+        return max(after - before for before, after in pairwise(self._seen[50:]))
 
 
 def pauses(where: Path, work: list[str] | None) -> tuple[float, float, float]:
@@ -39,14 +63,8 @@ def pauses(where: Path, work: list[str] | None) -> tuple[float, float, float]:
     Args:
         work: words of a qvm command; None = what `vm` does.
     """
-    qvm(where, "ssh", "rm -f gap gap-sync")
-    qvm(where, "ssh", "trap '' HUP; " + LOOP.format(work="", out="/tmp/gap"))
-    qvm(
-        where,
-        "ssh",
-        "trap '' HUP; " + LOOP.format(work="echo x > written; fsync written;", out="/tmp/gap-sync"),
-    )
-    time.sleep(2)
+    loops = [Turns(where, RUN), Turns(where, WRITE)]
+    time.sleep(3)
     began = time.perf_counter()
     if work is not None:
         qvm(where, *work)
@@ -57,17 +75,25 @@ def pauses(where: Path, work: list[str] | None) -> tuple[float, float, float]:
         qvm(where, "resume")
     took = time.perf_counter() - began
     time.sleep(2)
-    qvm(where, "ssh", "touch stop; sleep 1")
-    found = [
-        int(qvm(where, "ssh", f"cat /tmp/{name}; rm /tmp/{name}").split()[0]) / 100
-        for name in ("gap", "gap-sync")
-    ]
-    return found[0], found[1], took
+    gaps = [each.largest_gap() for each in loops]
+    return gaps[0], gaps[1], took
 
 
 def copy(where: Path) -> None:
     subprocess.run(["cp", "--sparse=always", "bench-backing.qcow2", "copy.qcow2"], cwd=where, check=True)
     subprocess.run(["rm", "copy.qcow2"], cwd=where, check=True)
+
+
+def empty(where: Path) -> float:
+    """Median seconds of an archive with next to nothing in it."""
+    qvm(where, "archive")
+    times = []
+    for _ in range(5):
+        os.utime(where / "bench-backing.qcow2")
+        began = time.perf_counter()
+        qvm(where, "archive")
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
 
 
 def throughput(where: Path) -> dict[str, float]:
@@ -109,6 +135,7 @@ def main() -> int:
             cwd=where,
             check=True,
         )
+        fixed_s = empty(where)
         for size in sizes:
             qvm(where, "start")
             qvm(where, "archive", "--full")  # the base is in it from here on
@@ -123,7 +150,7 @@ def main() -> int:
             for name, (gap, synced, took) in rows.items():
                 mark = ""
                 if name.startswith("qvm"):
-                    is_low = gap <= ALLOWED_PAUSE_S
+                    is_low = max(gap, synced) <= ALLOWED_PAUSE_S
                     is_good = is_good and is_low
                     mark = f"(allowed {ALLOWED_PAUSE_S:.2f})" + ("" if is_low else "  ABOVE THE LIMIT")
                 print(
@@ -134,14 +161,13 @@ def main() -> int:
             qvm(where, "stop")
             times = throughput(where)
             rival = min(times["cp --sparse"], times["qemu-img convert"])
-            ratio = times["qvm archive"] / rival
+            ratio = (times["qvm archive"] - fixed_s) / rival
             is_fast = ratio <= ALLOWED
             is_good = is_good and is_fast
+            ways = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in times.items())
             print(
-                f"{mib:5} MiB  off: "
-                + ", ".join(f"{name} {seconds:.2f} s" for name, seconds in times.items())
-                + f"   {ratio:.2f}x (allowed {ALLOWED:.2f})"
-                + ("" if is_fast else "  ABOVE THE LIMIT"),
+                f"{mib:5} MiB  off: {ways}; without the {fixed_s:.2f} s of an empty archive "
+                f"{ratio:.2f}x (allowed {ALLOWED:.2f}){'' if is_fast else '  ABOVE THE LIMIT'}",
                 flush=True,
             )
     finally:

@@ -242,6 +242,9 @@ ON: list[tuple[str, list[str], str, int]] = [
     ("qmp", ["device_del", "id=nosuch"], "'device_del', 'id=nosuch'", 1),
     ("wakeup", [], "", 3),
     ("init", ["--clobber-backing"], "clobber_backing=True", 3),
+    ("archive", ["--create"], "create=True", 3),
+    ("archive", ["--list"], "list=True", 0),
+    ("restore", ["latest"], "'latest'", 2),
     ("stop", ["--savevm", "a/b"], "savevm='a/b'", 3),
 ]
 

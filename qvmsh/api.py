@@ -20,6 +20,7 @@ import os
 from contextlib import contextmanager
 
 from qvmsh.commands import allow as _allow
+from qvmsh.commands import archive as _archive
 from qvmsh.commands import cmd as _cmd
 from qvmsh.commands import config as _config
 from qvmsh.commands import console as _console
@@ -35,6 +36,7 @@ from qvmsh.commands import pause as _pause
 from qvmsh.commands import qmp as _qmp
 from qvmsh.commands import reboot as _reboot
 from qvmsh.commands import restart as _restart
+from qvmsh.commands import restore as _restore
 from qvmsh.commands import resume as _resume
 from qvmsh.commands import run as _run
 from qvmsh.commands import sh as _sh
@@ -60,6 +62,7 @@ class Machine(machine.Machine):
     """A machine with every command as a method; see `machine.machine.Machine`."""
 
     allow = _allow.allow
+    archive = _archive.archive
     cmd = _cmd.cmd
     config = _config.config
     config_edit = _config.config_edit
@@ -79,6 +82,7 @@ class Machine(machine.Machine):
     logs = _logs.logs
     monitor = _monitor.monitor
     reboot = _reboot.reboot
+    restore = _restore.restore
     run = _run.run
     serial = _logs.serial
     sh = _sh.sh

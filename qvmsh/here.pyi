@@ -17,6 +17,7 @@ guest: Any
 local: Any
 sh: Any
 allow = vm.allow
+archive = vm.archive
 cmd = vm.cmd
 completion = _completion
 config = vm.config
@@ -33,6 +34,7 @@ pause = vm.pause
 qmp: Any
 reboot = vm.reboot
 restart = vm.restart
+restore = vm.restore
 resume = vm.resume
 run = vm.run
 serial = vm.serial

@@ -57,6 +57,11 @@ class Files:
         return self._at(".qvm", "wait.lock")
 
     @property
+    def interrupted(self) -> str:
+        """What work on the disks is under way; while it is there, the next command completes that first."""
+        return self._at(".qvm", "archive.unfinished")
+
+    @property
     def uuid(self) -> str:
         return self._at(".qvm", "uuid")
 

@@ -68,7 +68,7 @@ def init(vm: Machine, *, clobber_base: bool, clobber_overlay: bool, is_dry: bool
         if not is_dry:
             if "base" in steps:
                 _make_base(vm, layers, replace_overlay="overlay" in steps)
-            _make_overlay(vm, layers)
+            make_overlay(vm, layers)
             host_files.remove(vm.files.known_hosts)  # a guest that was set up anew has a new host key
     return [_describe(step, layers) for step in steps]
 
@@ -147,7 +147,8 @@ def _make_base(vm: Machine, layers: Layers, *, replace_overlay: bool) -> None:
     host_files.sync_folder(vm.directory)
 
 
-def _make_overlay(vm: Machine, layers: Layers) -> None:
+def make_overlay(vm: Machine, layers: Layers) -> None:
+    """Put an empty overlay on the base in the place of the one that is there; the old or the new is there."""
     part = layers.overlay + ".part"
     program = tools.qemu_img(vm)
     try:

@@ -79,10 +79,11 @@ class Qemu:
 
 
 def work_lock(vm: Machine, what: str) -> locks.WorkLock:
-    """Take the machine's work lock for the verb `what`.
+    """Take the machine's work lock for the verb `what`, and complete what a killed command left.
 
     Raises:
         LockedError: somebody else is at work; the text says who.
+        QvmError: interrupted work cannot be completed.
     """
     vm.state_folder()
     lock = locks.WorkLock(vm.files.work_lock, what)
@@ -100,7 +101,8 @@ def work_lock(vm: Machine, what: str) -> locks.WorkLock:
         raise LockedError(
             f"cannot {what}: {held.by} is at work on it", machine=vm.name, hint="wait for it to end"
         ) from None
-    if os.path.lexists(vm.files.unfinished) and what != "doctor":
+    has_left = os.path.lexists(vm.files.unfinished) or os.path.lexists(vm.files.interrupted)
+    if has_left and what != "doctor":
         try:
             _settle(vm, what)
         except BaseException:
@@ -115,16 +117,19 @@ def _settle(vm: Machine, what: str) -> None:
     Raises:
         QvmError: that cannot be done now, and `what` would build on it.
     """
-    from qvmsh.machine import unfinished
+    from qvmsh.machine import interrupted, unfinished
 
+    is_strict = what.partition(" ")[0] in NEEDS_WHOLE
+    interrupted.finish(vm, is_lenient=not is_strict)
     try:
         told = unfinished.settle(vm)
     except (QvmError, OSError) as error:
-        if what.partition(" ")[0] in NEEDS_WHOLE:
+        if is_strict:
             raise
         vm.io.warn(f"{vm.name}: work on snapshots that was cut off could not be settled: {error}")
     else:
-        vm.io.warn(f"{vm.name}: {told}")
+        if told:
+            vm.io.warn(f"{vm.name}: {told}")
 
 
 def launch(

@@ -253,6 +253,9 @@ ON: list[tuple[str, list[str], str, int]] = [
     ("snapshot restore", ["nosuch"], "'nosuch'", 3),
     ("disk commit", [], "", 0),
     ("init", ["--clobber-backing"], "clobber_backing=True", 3),
+    ("archive", ["--create"], "create=True", 3),
+    ("archive", ["--list"], "list=True", 0),
+    ("restore", ["latest"], "'latest'", 2),
     ("stop", ["--savevm", "a/b"], "savevm='a/b'", 3),
 ]
 

@@ -82,7 +82,7 @@ def _relay(children: Sequence[subprocess.Popen[bytes]], io: Io) -> list[str]:
     while chooser.get_map():
         try:
             for key, _ in chooser.select():
-                stream: IO[bytes] = key.fileobj  # type: ignore[assignment]
+                stream: IO[bytes] = key.fileobj  # type: ignore[assignment]  # only pipes are registered
                 at, is_stdout = key.data
                 data = os.read(stream.fileno(), 65536)
                 text = rests.pop(key.fd, b"") + data

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None, call: Call | None = None) -> int:
     call.has_json = "--json" in words
     _catch_sigterm()
     for stream in (sys.stdout, sys.stderr):  # names of files are printed as they are, UTF-8 or not
-        stream.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+        stream.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # a TextIOWrapper
     return call.perform(words)
 
 

@@ -81,7 +81,7 @@ def command(
     """
 
     def mark(function: F) -> F:
-        function.__qvm_command__ = {  # type: ignore[attr-defined]
+        function.__qvm_command__ = {  # type: ignore[attr-defined]  # functions take any attribute
             "group": group,
             "words": words,
             "terminal": terminal,

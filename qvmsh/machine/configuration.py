@@ -44,7 +44,7 @@ class Values(Report):
         self.has_origins = has_origins
 
     @property
-    def exit_status(self) -> int:  # type: ignore[override]
+    def exit_status(self) -> int:  # type: ignore[override]  # a constant in the base
         return EXIT_USAGE if self.settings.problems else EXIT_OK
 
     def __str__(self) -> str:
@@ -91,7 +91,7 @@ class Judgement(Report):
         self.warnings = warnings
 
     @property
-    def exit_status(self) -> int:  # type: ignore[override]
+    def exit_status(self) -> int:  # type: ignore[override]  # a constant in the base
         return EXIT_USAGE if self.problems else EXIT_OK
 
     def __bool__(self) -> bool:
@@ -122,7 +122,7 @@ class Judgements(Report):
         self.machines = list(machines)
 
     @property
-    def exit_status(self) -> int:  # type: ignore[override]
+    def exit_status(self) -> int:  # type: ignore[override]  # a constant in the base
         return EXIT_OK if self else EXIT_USAGE
 
     def __bool__(self) -> bool:

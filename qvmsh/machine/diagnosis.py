@@ -95,7 +95,7 @@ class Diagnosis(Report):
         self.checks = checks
 
     @property
-    def exit_status(self) -> int:  # type: ignore[override]
+    def exit_status(self) -> int:  # type: ignore[override]  # a constant in the base
         return 0 if self else 1
 
     def __bool__(self) -> bool:

@@ -66,7 +66,7 @@ class Status(Report):
         self.ready = state == "running" and ssh is not False and not (ssh is None and detail)
 
     @property
-    def exit_status(self) -> int:  # type: ignore[override]
+    def exit_status(self) -> int:  # type: ignore[override]  # a constant in the base
         return 0 if self.ready else 1
 
     def __bool__(self) -> bool:

@@ -11,6 +11,7 @@ A script ends with the first line that fails, so lines that failed are comments 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 
@@ -29,35 +30,40 @@ OWN = re.compile(r"(^|[;&|])\s*(vm\s+)?session\s+(list|save)\b|\bsession\.(list|
 
 def history_file(name: str) -> str:
     """Where the history of all sessions is kept, for this user only: lines may hold secrets."""
-    base = os.environ.get("XDG_DATA_HOME") or os.path.join(os.path.expanduser("~"), ".local", "share")
-    path = os.path.join(base, "qvm", name)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
+    path = _history_path(name)
     os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
     return path
 
 
+def _history_path(name: str) -> str:
+    base = os.environ.get("XDG_DATA_HOME") or os.path.join(os.path.expanduser("~"), ".local", "share")
+    path = os.path.join(base, "qvm", name)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    return path
+
+
 def history_database(name: str) -> str:
-    """As `history_file`, an empty SQLite database where there is none.
+    """As `history_file`, a new one as an empty SQLite database.
 
     xonsh's threads and two shells at once would each make it a WAL database, which fails where
-    another has it open ("database is locked"); so it becomes one before anybody sees it.
+    another has it open ("database is locked"); so it is one before anybody sees it. A shell that
+    comes second takes the file of the first.
     """
-    import sqlite3
-    import tempfile
+    path = _history_path(name)
+    if not os.path.exists(path):
+        import sqlite3
+        import tempfile
 
-    path = history_file(name)
-    if os.path.getsize(path):
-        return path
-    with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as folder:
-        new = os.path.join(folder, name)
-        os.close(os.open(new, os.O_CREAT | os.O_WRONLY, 0o600))
-        made = sqlite3.connect(new)
-        made.execute("PRAGMA journal_mode=WAL")
-        made.execute("PRAGMA user_version=1")
-        made.close()
-        if not os.path.getsize(path):
-            os.replace(new, path)
-    return path
+        with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as folder:
+            new = os.path.join(folder, name)
+            os.close(os.open(new, os.O_CREAT | os.O_WRONLY, 0o600))
+            made = sqlite3.connect(new)
+            made.execute("PRAGMA journal_mode=WAL")
+            made.execute("PRAGMA user_version=1")
+            made.close()
+            with contextlib.suppress(OSError):  # another shell was faster; or no links here: xonsh makes it
+                os.link(new, path)
+    return history_file(name)
 
 
 class Line:

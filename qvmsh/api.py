@@ -20,9 +20,11 @@ import os
 from contextlib import contextmanager
 
 from qvmsh.commands import allow as _allow
+from qvmsh.commands import archive as _archive
 from qvmsh.commands import cmd as _cmd
 from qvmsh.commands import config as _config
 from qvmsh.commands import console as _console
+from qvmsh.commands import disk as _disk
 from qvmsh.commands import doctor as _doctor
 from qvmsh.commands import dryrun as _dryrun
 from qvmsh.commands import env as _env
@@ -34,9 +36,11 @@ from qvmsh.commands import pause as _pause
 from qvmsh.commands import qmp as _qmp
 from qvmsh.commands import reboot as _reboot
 from qvmsh.commands import restart as _restart
+from qvmsh.commands import restore as _restore
 from qvmsh.commands import resume as _resume
 from qvmsh.commands import run as _run
 from qvmsh.commands import sh as _sh
+from qvmsh.commands import snapshot as _snapshot
 from qvmsh.commands import ssh as _ssh
 from qvmsh.commands import start as _start
 from qvmsh.commands import status as _status
@@ -58,10 +62,18 @@ class Machine(machine.Machine):
     """A machine with every command as a method; see `machine.machine.Machine`."""
 
     allow = _allow.allow
+    archive = _archive.archive
     cmd = _cmd.cmd
     config = _config.config
     config_edit = _config.config_edit
     console = _console.console
+    disk_add = _disk.disk_add
+    disk_check = _disk.disk_check
+    disk_commit = _disk.disk_commit
+    disk_list = _disk.disk_list
+    disk_rebase = _disk.disk_rebase
+    disk_resize = _disk.disk_resize
+    disk_trim = _disk.disk_trim
     doctor = _doctor.doctor
     dryrun = _dryrun.dryrun
     env = _env.env
@@ -70,9 +82,17 @@ class Machine(machine.Machine):
     logs = _logs.logs
     monitor = _monitor.monitor
     reboot = _reboot.reboot
+    restore = _restore.restore
     run = _run.run
     serial = _logs.serial
     sh = _sh.sh
+    snapshot_delete = _snapshot.snapshot_delete
+    snapshot_diff = _snapshot.snapshot_diff
+    snapshot_list = _snapshot.snapshot_list
+    snapshot_restore = _snapshot.snapshot_restore
+    snapshot_save = _snapshot.snapshot_save
+    snapshot_show = _snapshot.snapshot_show
+    snapshot_verify = _snapshot.snapshot_verify
     ssh = _ssh.ssh
     start = _start.start
     status = _status.status

@@ -17,6 +17,7 @@ guest: Any
 local: Any
 sh: Any
 allow = vm.allow
+archive = vm.archive
 cmd = vm.cmd
 completion = _completion
 config = vm.config
@@ -33,6 +34,7 @@ pause = vm.pause
 qmp: Any
 reboot = vm.reboot
 restart = vm.restart
+restore = vm.restore
 resume = vm.resume
 run = vm.run
 serial = vm.serial
@@ -45,9 +47,25 @@ stop = vm.stop
 suspend = vm.suspend
 use = _use
 wakeup = vm.wakeup
+class disk:
+    add = vm.disk_add
+    check = vm.disk_check
+    commit = vm.disk_commit
+    list = vm.disk_list
+    rebase = vm.disk_rebase
+    resize = vm.disk_resize
+    trim = vm.disk_trim
 class img:
     build = staticmethod(_img_build)
     list = staticmethod(_img_list)
 class session:
     list = staticmethod(_session_list)
     save = staticmethod(_session_save)
+class snapshot:
+    delete = vm.snapshot_delete
+    diff = vm.snapshot_diff
+    list = vm.snapshot_list
+    restore = vm.snapshot_restore
+    save = vm.snapshot_save
+    show = vm.snapshot_show
+    verify = vm.snapshot_verify

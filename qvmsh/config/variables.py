@@ -501,7 +501,8 @@ def _table() -> tuple[Variable, ...]:
 
         V("VM_SAVE_DELAY", "text", "the old vm slept so long after savevm; qvm waits for the job itself",
           group="context"),
-        V("VM_ARCHIVE", "text", "where archives go", group="later", later="archives"),
+        V("VM_ARCHIVE", "text", "where archives go: a folder, or `ssh://[USER@]HOST[:PORT]/FOLDER`; "
+          "the machine's own directory if it is empty", group="disks"),
     )  # fmt: skip
 
 

@@ -80,6 +80,11 @@ class Held(Exception):
         self.by = by
 
 
+HELD: list[int] = []
+"""The locks of this process. Who begins a program that changes a machine's files hands them on, so that
+nobody else begins while that program outlives a qvm that was killed."""
+
+
 class WorkLock:
     """An exclusive flock on a file that notes its holder; ends with the process, however it dies.
 
@@ -113,10 +118,13 @@ class WorkLock:
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()} {time.time():.0f} {self.what}\n".encode(), 0)
         self.fd = fd
+        HELD.append(fd)
         return self
 
     def release(self) -> None:
         if self.fd >= 0:
+            if self.fd in HELD:
+                HELD.remove(self.fd)
             os.close(self.fd)
             self.fd = -1
 

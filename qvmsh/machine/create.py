@@ -66,11 +66,11 @@ def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Ma
     """
     final = os.path.abspath(directory)
     name = os.path.basename(final)
-    _require_place(final, name)
+    require_place(final, name)
     source, is_builtin = _source(wish.image, name, io, environ)
     has_folder = os.path.isdir(final)
     above = final if has_folder else os.path.dirname(final)
-    part, guard = _working_folder(above, name)
+    part, guard = working_folder(above, name)
     try:
         os.chmod(part, 0o755)  # noqa: S103  # as mkdir would
         os.makedirs(os.path.join(part, ".qvm", "log"))
@@ -79,7 +79,7 @@ def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Ma
             _key(part, name)
         _write_vmrc(part, name, wish, is_builtin, environ)
         Machine(part, io=io, environ=environ).settings  # noqa: B018  # what we wrote must be right
-        _put_in_place(part, final, has_folder=has_folder)
+        put_in_place(part, final, has_folder=has_folder)
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
             raise UsageError(f"create: {name} has just been made by somebody else") from None
@@ -93,7 +93,7 @@ def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Ma
     return vm
 
 
-def _working_folder(above: str, name: str) -> tuple[str, int]:
+def working_folder(above: str, name: str) -> tuple[str, int]:
     """A folder to work in, and the descriptor that holds its lock; what killed ones left goes.
 
     One at a time: between its making and its lock a folder would look like one that was left.
@@ -110,7 +110,7 @@ def _working_folder(above: str, name: str) -> tuple[str, int]:
     return part, guard
 
 
-def _put_in_place(part: str, final: str, *, has_folder: bool) -> None:
+def put_in_place(part: str, final: str, *, has_folder: bool) -> None:
     """Rename the finished folder; into an empty one that is there, move its contents, `.vmrc` last."""
     if not has_folder:
         os.rename(part, final)
@@ -140,15 +140,16 @@ def _remove_stale(above: str, name: str) -> None:
             os.close(fd)
 
 
-def _require_place(final: str, name: str) -> None:
+def require_place(final: str, name: str, *, verb: str = "create") -> None:
+    """Refuse a place for a new machine's directory where it cannot be made."""
     if not name or name.startswith((".", "-")) or not name.isprintable():
-        raise UsageError(f"create: {name!r} cannot be the name of a machine", hint="begin it with a letter")
+        raise UsageError(f"{verb}: {name!r} cannot be the name of a machine", hint="begin it with a letter")
     if not os.path.isdir(os.path.dirname(final)):
-        raise UsageError(f"create: there is no folder {os.path.dirname(final)}")
+        raise UsageError(f"{verb}: there is no folder {os.path.dirname(final)}")
     if os.path.exists(os.path.join(final, ".vmrc")):
-        raise UsageError(f"create: {name} is a machine already", hint=f"`qvm status {name}` tells about it")
+        raise UsageError(f"{verb}: {name} is a machine already", hint=f"`qvm status {name}` tells about it")
     if os.path.lexists(final) and (not os.path.isdir(final) or _foreign_names(final, name)):
-        raise UsageError(f"create: {name} is there already, and not empty", hint="choose another name")
+        raise UsageError(f"{verb}: {name} is there already, and not empty", hint="choose another name")
 
 
 def _foreign_names(final: str, name: str) -> list[str]:
@@ -205,7 +206,7 @@ def _write_vmrc(part: str, name: str, wish: Wish, is_builtin: bool, environ: Map
     memory = wish.memory_mib or (BUILTIN_MEMORY_MIB if is_builtin else FILE_MEMORY_MIB)
     rows = [
         ("VM_MACHINE_NAME", name),
-        ("VM_MACHINE_ID", wish.machine_id or _free_id(environ)),
+        ("VM_MACHINE_ID", wish.machine_id or free_id(environ)),
         ("VM_MACHINE_OWNER", owner),
         ("VM_MACHINE_USER", wish.user or (builtin.BUILTIN[wish.image].user if is_builtin else owner)),
         ("VM_MACHINE_MEM", str(memory)),
@@ -223,7 +224,7 @@ def _write_vmrc(part: str, name: str, wish: Wish, is_builtin: bool, environ: Map
     host_files.write_atomic(os.path.join(part, ".vmrc"), text)
 
 
-def _free_id(environ: Mapping[str, str]) -> str:
+def free_id(environ: Mapping[str, str]) -> str:
     """A VM_MACHINE_ID that no known machine has; 01 again when all are taken."""
     taken = set()
     for directory in known.machines(environ).values():

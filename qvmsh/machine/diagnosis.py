@@ -494,6 +494,10 @@ def leftovers(case: Case) -> Iterator[Finding]:
     left += [
         os.path.join(".qvm", name) for name in names if ".part" in name or name.startswith("disposable-")
     ]
+    if os.path.lexists(vm.files.unfinished):
+        what = "work on snapshots was cut off: .qvm/snapshot.unfinished"
+        hint = "`qvm doctor --fix` finishes or undoes it; so does the next command that changes the machine"
+        yield Finding("snapshots", WARNING, what, hint)
     if left:
         hint = "no command needs them; `qvm doctor --fix` removes them"
         yield Finding("leftovers", WARNING, f"of a killed command: {', '.join(left)}", hint)

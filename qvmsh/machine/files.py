@@ -57,6 +57,11 @@ class Files:
         return self._at(".qvm", "wait.lock")
 
     @property
+    def interrupted(self) -> str:
+        """What work on the disks is under way; while it is there, the next command completes that first."""
+        return self._at(".qvm", "archive.unfinished")
+
+    @property
     def uuid(self) -> str:
         return self._at(".qvm", "uuid")
 
@@ -89,6 +94,16 @@ class Files:
     def qvm_log(self) -> str:
         """What qvm did with the machine, over all its runs."""
         return self._at(".qvm", "log", "qvm.log")
+
+    @property
+    def snapshots(self) -> str:
+        """What qvm knows of the snapshots: messages, parents, the hardware of then (JSON)."""
+        return self._at(".qvm", "snapshots.json")
+
+    @property
+    def unfinished(self) -> str:
+        """The work on snapshots that is under way (JSON); without a command at work it was killed."""
+        return self._at(".qvm", "snapshot.unfinished")
 
     def disposable(self, token: str) -> str:
         """The overlay that takes the writes of `--disposable`; unlinked as soon as QEMU has it open."""

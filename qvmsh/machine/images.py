@@ -14,7 +14,7 @@ import os
 
 from qvmsh.errors import ImageError, QvmError, StateError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import launch, state, tools
+from qvmsh.machine import chain, launch, state, tools
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False
@@ -62,11 +62,13 @@ def init(vm: Machine, *, clobber_base: bool, clobber_overlay: bool, is_dry: bool
         steps = _plan(vm, layers, clobber_base, clobber_overlay)
         for path in (layers.base, layers.overlay):
             image.require_unused(tools.qemu_img(vm), path, vm.name)
+        if "base" in steps:
+            chain.require_writable(vm, layers.base, "replace", besides=layers.overlay, is_given_up=True)
         _remove_parts(vm)
         if not is_dry:
             if "base" in steps:
                 _make_base(vm, layers, replace_overlay="overlay" in steps)
-            _make_overlay(vm, layers)
+            make_overlay(vm, layers)
             host_files.remove(vm.files.known_hosts)  # a guest that was set up anew has a new host key
     return [_describe(step, layers) for step in steps]
 
@@ -145,7 +147,8 @@ def _make_base(vm: Machine, layers: Layers, *, replace_overlay: bool) -> None:
     host_files.sync_folder(vm.directory)
 
 
-def _make_overlay(vm: Machine, layers: Layers) -> None:
+def make_overlay(vm: Machine, layers: Layers) -> None:
+    """Put an empty overlay on the base in the place of the one that is there; the old or the new is there."""
     part = layers.overlay + ".part"
     program = tools.qemu_img(vm)
     try:
@@ -193,3 +196,4 @@ def require_writable_base(vm: Machine, *, force: bool) -> None:
             hint="`--disposable` looks at the base without writing; `qvm init -k` throws the overlay away; "
             "`--force` runs it all the same",
         )
+    chain.require_writable(vm, Layers(vm).base, "write to", besides=overlay)

@@ -53,6 +53,9 @@ if TYPE_CHECKING:
 GREETING_S = 120.0
 PORT_ATTEMPTS = 5
 
+NEEDS_WHOLE = ("start", "run", "init", "snapshot", "disk", "archive", "restore")
+"""Verbs that do not go on while work on the snapshots is unfinished; the others only tell."""
+
 
 @dataclass
 class Qemu:
@@ -76,17 +79,17 @@ class Qemu:
 
 
 def work_lock(vm: Machine, what: str) -> locks.WorkLock:
-    """Take the machine's work lock for the verb `what`.
+    """Take the machine's work lock for the verb `what`, and complete what a killed command left.
 
     Raises:
         LockedError: somebody else is at work; the text says who.
+        QvmError: interrupted work cannot be completed.
     """
     vm.state_folder()
     lock = locks.WorkLock(vm.files.work_lock, what)
     try:
         lock.acquire()
         owner.share(vm)
-        return lock
     except PermissionError:
         who = process.user_name(os.stat(vm.files.work_lock).st_uid)
         raise LockedError(
@@ -98,6 +101,35 @@ def work_lock(vm: Machine, what: str) -> locks.WorkLock:
         raise LockedError(
             f"cannot {what}: {held.by} is at work on it", machine=vm.name, hint="wait for it to end"
         ) from None
+    has_left = os.path.lexists(vm.files.unfinished) or os.path.lexists(vm.files.interrupted)
+    if has_left and what != "doctor":
+        try:
+            _settle(vm, what)
+        except BaseException:
+            lock.release()
+            raise
+    return lock
+
+
+def _settle(vm: Machine, what: str) -> None:
+    """Finish or undo what a killed command has left, before anything else is done.
+
+    Raises:
+        QvmError: that cannot be done now, and `what` would build on it.
+    """
+    from qvmsh.machine import interrupted, unfinished
+
+    is_strict = what.partition(" ")[0] in NEEDS_WHOLE
+    interrupted.finish(vm, is_lenient=not is_strict)
+    try:
+        told = unfinished.settle(vm)
+    except (QvmError, OSError) as error:
+        if is_strict:
+            raise
+        vm.io.warn(f"{vm.name}: work on snapshots that was cut off could not be settled: {error}")
+    else:
+        if told:
+            vm.io.warn(f"{vm.name}: {told}")
 
 
 def launch(

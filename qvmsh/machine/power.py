@@ -14,7 +14,7 @@ import time
 
 from qvmsh.errors import DeadlineError, QmpError, QvmError, StateError
 from qvmsh.host import process, ssh
-from qvmsh.machine import guest, launch, log, ready, saved, sleep, state
+from qvmsh.machine import guest, interrupted, launch, log, ready, saved, sleep, state
 from qvmsh.qemu import qga, qmp
 
 TYPE_CHECKING = False
@@ -254,6 +254,7 @@ def save(vm: Machine, name: str, *, has_suspend: bool, timeout_s: float | None) 
     if vm.settings.is_set("VM_SAVE_DELAY"):
         vm.io.warn(f"{vm.name}: VM_SAVE_DELAY is ignored: qvm waits until the state is on the disk")
     with launch.work_lock(vm, "stop"):
+        interrupted.require_none(vm)
         seen, pid, note = _live(vm, "save the state")
         assert note is not None
         if seen.kind not in (state.RUNNING, state.SUSPENDED, state.PAUSED):

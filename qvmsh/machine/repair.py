@@ -17,7 +17,7 @@ import re
 from qvmsh.errors import LockedError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process, sockets
-from qvmsh.machine import hardware, launch, saved, state, tools
+from qvmsh.machine import hardware, interrupted, launch, saved, state, tools, unfinished, volumes
 from qvmsh.machine import note as notes
 from qvmsh.machine.hardware import Launch
 from qvmsh.machine.machine import Machine
@@ -64,7 +64,7 @@ def repair(vm: Machine | None, environ: Mapping[str, str]) -> list[Mend]:
 
 
 def _machine(vm: Machine) -> list[Mend]:
-    done = list(_rights(vm))
+    done = [*_rights(vm), *_unfinished(vm)]
     seen = state.observe(vm)
     if seen.is_live or locks.holder(vm.files.pid_file) is not None:
         return done
@@ -163,6 +163,25 @@ def _crash(vm: Machine) -> Iterator[Mend]:
             yield Mend("leftovers", LEFT, what, "look at it, then remove it")
 
 
+def _unfinished(vm: Machine) -> Iterator[Mend]:
+    """Work on snapshots, archives and restores that was cut off; also while the machine is on."""
+    try:
+        told = interrupted.finish(vm, is_silent=True)
+    except QvmError as error:
+        yield Mend("archive", LEFT, error.what, error.hint)
+    else:
+        if told:
+            yield Mend("archive", MENDED, told)
+    try:
+        told = unfinished.settle(vm)
+    except (QvmError, OSError) as error:
+        what = f"work on snapshots that was cut off could not be settled: {error}"
+        yield Mend("snapshots", LEFT, what, getattr(error, "hint", None))
+    else:
+        if told:
+            yield Mend("snapshots", MENDED, told)
+
+
 def _in_state_folder(vm: Machine) -> list[str]:
     try:
         return [os.path.join(vm.files.state, name) for name in os.listdir(vm.files.state)]
@@ -183,6 +202,7 @@ def parts(vm: Machine) -> list[str]:
     try:
         names = ("SEED", "BASE", "BACKING")
         own |= {vm.settings.text(f"VM_SNAPSHOT_{which}FILENAME") for which in names}
+        own |= {each.name for each in volumes.configured(vm) if os.path.dirname(each.path) == vm.directory}
     except QvmError:
         pass
     found = []

@@ -22,18 +22,16 @@ import time
 
 from qvmsh.errors import QmpError, QvmError, StateError, UsageError
 from qvmsh.machine import guest, sleep, state
-from qvmsh.machine.hardware import MAIN
 from qvmsh.qemu import ich9, qga, qmp
-from qvmsh.qemu.jobs import Jobs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
 
     from qvmsh.machine.machine import Machine
     from qvmsh.machine.note import Note
-    from qvmsh.qemu.session import Session
+    from qvmsh.machine.snapshot_store import Live
+    from qvmsh.machine.volumes import Volume
 
 CLOCK_S = 0.5
 """How long the agent of a guest that answers ssh may take: the same can be done by ssh at once."""
@@ -41,11 +39,20 @@ CLOCK_S = 0.5
 NEW = ".qvm-new"
 """Suffix of the snapshot that is taken before one of the same name is replaced."""
 
+INTERNAL = (NEW, ".qvm-back")
+"""Names that qvm uses itself while it works."""
+
 
 def require_name(vm: Machine, name: str) -> None:
     """Refuse names that QEMU's tools would take for something else."""
-    if not name or not name.isprintable() or len(os.fsencode(name)) > 200 or name.endswith(NEW):
+    if not name or not name.isprintable() or len(os.fsencode(name)) > 200 or name.endswith(INTERNAL):
         raise UsageError(f"{name!r} cannot be the name of a snapshot", machine=vm.name)
+    if name.isascii() and name.isdigit():
+        raise UsageError(
+            f"{name!r} cannot be the name of a snapshot: QEMU would take it for a number",
+            machine=vm.name,
+            hint="put a letter into it",
+        )
 
 
 def save(vm: Machine, note: Note, name: str, *, has_suspend: bool, timeout_s: float | None = None) -> float:
@@ -60,72 +67,53 @@ def save(vm: Machine, note: Note, name: str, *, has_suspend: bool, timeout_s: fl
         DeadlineError: the guest does not suspend; it runs on.
         QmpError: QEMU cannot save; the guest runs on and no snapshot was changed.
     """
+    from qvmsh.machine import blockers, snapshots
     from qvmsh.qemu.session import Session  # asyncio: start and kill do without
 
     require_name(vm, name)
-    with Session(note.socket("session"), vm.io.checkpoint) as qemu:
-        nodes = _writable_nodes(vm, qemu.execute("query-block"))
-        registers = _power_registers(note) if has_suspend else None
+    seen = state.observe(vm)
+    pid = seen.pid or 0
+    with snapshots.live(vm, note) as (store, disks):
+        blockers.require(vm, disks, "save", exchange=store.exchange, pid=pid, has_memory=True)
+        kind = state.SUSPENDED if has_suspend else seen.kind
+        registers = ich9.read(store.exchange) if has_suspend else None
+    suspended_s = 0.0
+    if has_suspend:
         limit_s = sleep.SUSPEND_S if timeout_s is None else timeout_s
-        suspended_s = sleep.fall_asleep(vm, qemu, note, timeout_s=limit_s)[1] if has_suspend else 0.0
-        try:
-            with _exchange(note) as exchange:
-                hold(exchange, registers)
-            _replace(qemu, name, nodes)
-        except QvmError as error:
+        with Session(note.socket("session"), vm.io.checkpoint) as qemu:
+            suspended_s = sleep.fall_asleep(vm, qemu, note, timeout_s=limit_s)[1]
+    try:
+        with snapshots.live(vm, note) as (store, _):
+            snapshots.take(
+                store, note, name, snapshots.Request(is_replacing=True),
+                kind=kind, registers=registers, pid=pid, stays_held=True,
+            )  # fmt: skip
+    except QvmError as error:
+        if has_suspend:
             _go_on(note)
-            error.machine = error.machine or vm.name
-            error.hint = error.hint or "the guest runs on; no snapshot was changed"
-            raise
+        error.machine = error.machine or vm.name
+        error.hint = error.hint or "the guest runs on; no snapshot was changed"
+        raise
     return suspended_s
 
 
-def _writable_nodes(vm: Machine, blocks: list[dict[str, Any]]) -> list[str]:
-    """The nodes of all disks that the guest writes to; each must be able to hold snapshots.
-
-    The machine's own disk comes first, since the first one takes the memory; UEFI's variables are
-    the last (`-loadvm` would look for the memory there, so it is not used).
-
-    Raises:
-        StateError: a writable disk cannot hold a snapshot.
-    """
-    nodes = []
-    for block in blocks:
-        inserted = block.get("inserted")
-        if not inserted or inserted["ro"]:
-            continue
-        if inserted["drv"] != "qcow2":
-            file = inserted["image"]["filename"]
-            raise StateError(
-                f"cannot save: the disk {file} is {inserted['drv']}, which holds no snapshots",
-                machine=vm.name,
-                hint="convert it to qcow2, or make it read-only",
-            )
-        nodes.append((_rank(block), inserted["node-name"]))
-    if not nodes:
-        raise StateError("cannot save: there is no disk to save the state in", machine=vm.name)
-    return [node for _, node in sorted(nodes, key=lambda each: each[0])]
-
-
-def _rank(block: dict[str, Any]) -> int:
-    """How well a disk is suited to take the memory: 0 the machine's own, 2 a flash chip."""
-    if block["inserted"]["node-name"] == MAIN:
-        return 0
-    return 2 if "flash" in block["device"] + block.get("qdev", "") else 1
+def _go_on(note: Note) -> None:
+    """Let the guest run again that was sent to sleep for a save that failed."""
+    try:
+        with exchange(note) as conversation:
+            let_go(conversation)
+    except (OSError, QmpError):
+        pass
 
 
 @contextlib.contextmanager
-def _exchange(note: Note, name: str = "qmp") -> Iterator[qmp.Exchange]:
-    exchange = qmp.Exchange(note.socket(name), state.GREETING_S).negotiate()
+def exchange(note: Note, name: str = "qmp") -> Iterator[qmp.Exchange]:
+    """A conversation of a few questions: `with exchange(note) as qemu:`."""
+    made = qmp.Exchange(note.socket(name), state.GREETING_S).negotiate()
     try:
-        yield exchange
+        yield made
     finally:
-        exchange.close()
-
-
-def _power_registers(note: Note) -> ich9.Registers | None:
-    with _exchange(note) as exchange:
-        return ich9.read(exchange)
+        made.close()
 
 
 def hold(exchange: qmp.Exchange, registers: ich9.Registers | None) -> None:
@@ -146,41 +134,6 @@ def let_go(exchange: qmp.Exchange) -> None:
         sleep.wake(exchange)
 
 
-def _replace(qemu: Session, name: str, nodes: list[str]) -> None:
-    """Take the snapshot; one of the same name goes only when the new one is there."""
-    tags = _tags(qemu)
-    arguments = {"vmstate": nodes[0], "devices": nodes}
-    for stale in (name + NEW,):
-        if any(stale in tags[node] for node in nodes):
-            qemu.job("snapshot-delete", {"tag": stale, "devices": nodes})
-    if any(name in tags[node] for node in nodes):
-        qemu.job("snapshot-save", {"tag": name + NEW, **arguments})
-        qemu.job("snapshot-delete", {"tag": name, "devices": nodes})
-        qemu.job("snapshot-save", {"tag": name, **arguments})
-        qemu.job("snapshot-delete", {"tag": name + NEW, "devices": nodes})
-    else:
-        qemu.job("snapshot-save", {"tag": name, **arguments})
-
-
-def _tags(qemu: Session | Jobs) -> dict[str, dict[str, int]]:
-    """Snapshots of each node: tag and size of its memory in bytes."""
-    return {
-        node["node-name"]: {
-            each["name"]: each["vm-state-size"] for each in node["image"].get("snapshots", [])
-        }
-        for node in qemu.execute("query-named-block-nodes", {"flat": True})
-    }
-
-
-def _go_on(note: Note) -> None:
-    """Let the guest run again after a save that failed."""
-    try:
-        with _exchange(note) as exchange:
-            let_go(exchange)
-    except (OSError, QmpError):
-        pass
-
-
 def load(vm: Machine, note: Note, name: str) -> None:
     """Load the snapshot `name` into a QEMU that was started with `-S`, and let the guest run.
 
@@ -188,52 +141,46 @@ def load(vm: Machine, note: Note, name: str) -> None:
         StateError: there is no such snapshot on every disk, or it has no memory.
         QmpError: QEMU cannot load it. The guest must then never run: end QEMU.
     """
+    from qvmsh.machine import snapshots
+
     try:
-        with _exchange(note, "session") as exchange:
-            _load(vm, Jobs(exchange), name)
+        with snapshots.live(vm, note) as (store, disks):
+            _load(store, disks, name)
     except OSError as error:
         raise QmpError(
             f"QEMU went away while it loaded the snapshot {name}: {error}", machine=vm.name
         ) from None
     note.loading = ""  # from here on the guest's memory is whole
     note.write(vm.files.note)
-    with _exchange(note) as exchange:
-        let_go(exchange)
+    with exchange(note) as conversation:
+        let_go(conversation)
 
 
-def _load(vm: Machine, qemu: Jobs, name: str) -> None:
-    nodes = _writable_nodes(vm, qemu.execute("query-block"))
-    tag = _loadable(vm, _tags(qemu), nodes, name)
-    vmstate = next(node for node in nodes if _tags(qemu)[node][tag])
+def _load(store: Live, disks: list[Volume], name: str) -> None:
+    from qvmsh.machine import blockers, catalogue, snapshots
+
+    vm = store.vm
+    blockers.require(vm, disks, "load a snapshot")
+    tag = snapshots.resolve(store, name)
+    if not store.memory_bytes(tag):
+        raise StateError(
+            f"the snapshot {name} holds only disks, no memory",
+            machine=vm.name,
+            hint=f"`qvm snapshot restore {name}` puts the disks back while the machine is off",
+        )
+    known = catalogue.Catalogue.read(vm)
     try:
-        qemu.job("snapshot-load", {"tag": tag, "vmstate": vmstate, "devices": nodes})
+        store.bitmaps()
+        store.apply(tag)
     except QmpError as error:
         raise QmpError(
             f"cannot load the snapshot {name}: {error.what.removeprefix('snapshot-load: ')}",
             machine=vm.name,
+            details=catalogue.differences(vm, known.entries.get(name, {})),
             hint="it was saved on other hardware, or by another QEMU: set machine type, memory, vcpus "
             "and devices as they were then",
         ) from None
-
-
-def _loadable(vm: Machine, tags: dict[str, dict[str, int]], nodes: list[str], name: str) -> str:
-    """The tag to load: `name`, or what a save that was killed while it replaced `name` left."""
-    for tag in (name, name + NEW):
-        if all(tag in tags[node] for node in nodes):
-            if not any(tags[node][tag] for node in nodes):
-                raise StateError(
-                    f"the snapshot {name} holds only disks, no memory", machine=vm.name,
-                    hint="`qemu-img snapshot -a` puts the disks back while the machine is off",
-                )  # fmt: skip
-            return tag
-    there = sorted({tag for node in nodes for tag in tags[node]})
-    missing = [node for node in nodes if name not in tags[node]]
-    partly = f" on {', '.join(missing)}" if len(missing) < len(nodes) else ""
-    raise StateError(
-        f"there is no snapshot {name}{partly}",
-        machine=vm.name,
-        hint=f"there are: {', '.join(there)}" if there else "`qvm stop --savevm NAME` makes one",
-    )
+    known.moved_to(name)
 
 
 def put_clock_right(vm: Machine, note: Note) -> str:
@@ -282,9 +229,11 @@ def _clock_by_ssh(vm: Machine) -> str:
 
 def written_files(note: Note) -> list[str]:
     """The files of all disks that the guest writes to, as QEMU names them."""
+    from qvmsh.machine.volumes import file_of
+
     blocks = qmp.ask(note.socket("qmp"), "query-block", timeout_s=5.0)
     found = [block["inserted"] for block in blocks if block.get("inserted")]
-    return [each["image"]["filename"] for each in found if not each["ro"]]
+    return [file_of(each["image"]["filename"]) for each in found if not each["ro"]]
 
 
 def sync_images(vm: Machine, files: list[str]) -> None:

@@ -132,8 +132,16 @@ def observe(vm: Machine) -> Observation:
 def _loading(vm: Machine, pid: int, note: Note) -> Observation:
     """A guest into which a `start` is loading a state, or was when it was killed."""
     by = locks.working(vm.files.work_lock)
-    if by and by.what.partition(" ")[0] in ("start", "run"):
+    if by and by.what.partition(" ")[0] in ("start", "run", "snapshot"):
         return Observation(STARTING, f"{by} loads the state {note.loading}", pid, note)
+    if os.path.lexists(vm.files.unfinished):
+        return Observation(
+            BROKEN,
+            f"the `qvm snapshot restore` that was loading {note.loading} has gone; the guest must not go on",
+            pid,
+            note,
+            "`qvm doctor --fix` goes back to the state before; so does the next command that changes it",
+        )
     return Observation(
         BROKEN,
         f"the `qvm start` that was loading the state {note.loading} has gone; the guest must not go on",

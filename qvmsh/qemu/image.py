@@ -92,9 +92,12 @@ def run(program: str, words: Sequence[str], *, cwd: str | None = None, what: str
     """
     import subprocess
 
+    from qvmsh.host import locks
+
     done = subprocess.run(
         [program, *words],
         cwd=cwd,
+        pass_fds=tuple(locks.HELD),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -146,17 +149,52 @@ def snapshots(program: str, path: str) -> list[str]:
     return [each["name"] for each in loads(text).get("snapshots", [])]
 
 
+def remove_bitmaps(program: str, path: str) -> None:
+    """Remove the dirty bitmaps of a qcow2 image that nobody has open.
+
+    They tell what has changed since a backup: nothing true any more once another state is put back,
+    and `qemu-img snapshot -a` refuses an image that has some.
+    """
+    from qvmsh.qemu.qmp import loads
+
+    what = f"remove the dirty bitmaps of {os.path.basename(path)}"
+    text = run(program, ["info", "-U", "--output=json", "-f", "qcow2", safe_name(path)], what=what)
+    details = loads(text).get("format-specific", {}).get("data", {})
+    for each in details.get("bitmaps", []):
+        run(program, ["bitmap", "--remove", "-f", "qcow2", safe_name(path), each["name"]], what=what)
+
+
 def in_use(path: str, machine: str | None) -> ImageError:
     """The error for an image that another process has open: names the process."""
-    from qvmsh.host import files, process
-
-    users = [pid for pid in files.users_of(path) if pid != os.getpid()]
-    names = ", ".join(f"{process.program(pid)} (pid {pid}, {process.user(pid)})" for pid in users)
+    names = users(path)
     return ImageError(
-        f"{os.path.basename(path)} is in use by {names or 'another process'}",
+        f"{os.path.basename(path)} is in use by {', '.join(names) or 'another process'}",
         machine=machine,
         hint="end that process first; two writers would destroy the image",
     )
+
+
+def users(path: str) -> list[str]:
+    """Who has the image open, in words: `machine demo, pid 4711, since 10:02:33`."""
+    from qvmsh.host import files
+
+    return [_user(pid) for pid in files.users_of(path) if pid != os.getpid()]
+
+
+def _user(pid: int) -> str:
+    import time
+
+    from qvmsh.host import process
+
+    words = process.arguments(pid)
+    name = words[words.index("-name") + 1] if "-name" in words[:-1] else ""
+    if "-pidfile" not in words or not name:
+        return f"{process.program(pid)} (pid {pid}, {process.user(pid)})"
+    machine = name.partition(",process=")[0].removeprefix("guest=").replace(",,", ",")
+    age_s = process.age_s(pid)
+    began = time.localtime(time.time() - age_s)
+    since = time.strftime("%T" if age_s < 43200 else "%F %T", began)
+    return f"machine {machine}, pid {pid}, since {since}"
 
 
 def require_unused(program: str, path: str, machine: str) -> None:

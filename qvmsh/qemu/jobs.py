@@ -44,13 +44,44 @@ class Jobs:
             OSError: QEMU has ended.
         """
         name = f"qvm-{os.getpid()}-{command}"
+        self.drain()
         self.execute(command, {"job-id": name, **arguments})
+        error = self._concluded(name)
+        if error:
+            raise QmpError(f"{command}: {error}")
+
+    def drain(self) -> None:
+        """Wait for the end of what a command that was killed or interrupted has begun, and dismiss it.
+
+        Raises:
+            OSError: QEMU has ended.
+        """
+        for each in self.execute("query-jobs"):
+            if each["id"].startswith("qvm-") and each["type"].startswith("snapshot-"):
+                self._concluded(each["id"])
+
+    def until(self, name: str, *statuses: str) -> dict[str, Any] | None:
+        """Wait until the job is in one of `statuses`, or over; None where there is none (any more)."""
         while True:
             found = [each for each in self.execute("query-jobs") if each["id"] == name]
-            if not found or found[0]["status"] == "concluded":
-                break
+            if not found or found[0]["status"] in ("concluded", *statuses):
+                return found[0] if found else None
             self._exchange.message()  # any event: the job's next state is one
-        if found:
-            self.execute("job-dismiss", {"id": name})
-            if found[0].get("error"):
-                raise QmpError(f"{command}: {found[0]['error']}")
+
+    def _concluded(self, name: str) -> str:
+        """Wait until the job is over, dismiss it, and return its error."""
+        found = self.until(name)
+        if found is None:
+            return ""
+        self.execute("job-dismiss", {"id": name})
+        return str(found.get("error", ""))
+
+    def finish(self, name: str, what: str) -> None:
+        """Wait until the job is over and dismiss it.
+
+        Raises:
+            QmpError: it failed.
+        """
+        error = self._concluded(name)
+        if error:
+            raise QmpError(f"{what}: {error}")

@@ -175,7 +175,12 @@ def test_start_locked_further_disk_names_that_file_and_the_process(blank: Blank)
     image(vm, "data.qcow2")
     other = blank("other", VM_DISKS=str(vm.directory / "data.qcow2"))
     other.ok("start", "--no-wait")
-    told(vm.qvm("start"), 1, f"data.qcow2 is in use by qvm-other (pid {other.pid}", "end that process")
+    told(
+        vm.qvm("start"),
+        1,
+        f"data.qcow2 is in use by machine other, pid {other.pid}, since ",
+        "end that process",
+    )
     assert vm.qvm("status").out == "demo: stopped\n"
 
 

@@ -68,7 +68,7 @@ def test_init_image_in_use_by_another_qemu_is_refused(blank: Blank) -> None:
     for name in ("qemu.pid", "running"):
         (vm.directory / name).rename(vm.directory / ".qvm" / name)
     assert result.status == 1
-    assert "demo-backing.qcow2 is in use by qvm-demo (pid " in result.err
+    assert "demo-backing.qcow2 is in use by machine demo, pid " in result.err
 
 
 @pytest.mark.parametrize("words", [("-M", "demo"), ("-C", "demo")])

@@ -77,7 +77,7 @@ def test_config_explain_says_where_each_value_comes_from(directory: Path) -> Non
     }
 
 
-@pytest.mark.parametrize("name", ["VM_ARCHIVE", "VM_NOTHING", "VM_QEMU_ACEL"])
+@pytest.mark.parametrize("name", ["VM_NETWORK", "VM_NOTHING", "VM_QEMU_ACEL"])
 def test_config_name_without_a_value_is_an_error(vm: Machine, name: str) -> None:
     with pytest.raises(UsageError, match=f"{name} is not set") as caught:
         config(vm, name)
@@ -90,7 +90,7 @@ def test_config_check_lists_all_and_its_status_says_it(directory: Path) -> None:
     assert fine
     assert fine.exit_status == 0
     assert str(fine).endswith(".vmrc: no problem")
-    add(directory, "VM_FMT=iso\nA=$(x)\nVM_ARCHIVE=x\n")
+    add(directory, "VM_FMT=iso\nA=$(x)\nVM_NET_GUEST=x\n")
     wrong = config(machine(directory), check=True)
     assert isinstance(wrong, Judgement)
     assert not wrong
@@ -193,14 +193,13 @@ def test_config_set_on_a_full_disk_leaves_the_old_file(directory: Path) -> None:
 def test_env_gives_a_shell_the_values_and_takes_those_of_another_machine(
     directory: Path, tmp_path: Path
 ) -> None:
-    add(directory, "MINE='it'\\''s\n$x `y` \"z\"'\nVM_ARCHIVE=/a\nONLY_HERE=1\n")
+    add(directory, "MINE='it'\\''s\n$x `y` \"z\"'\nVM_NET_GUEST=/a\nONLY_HERE=1\n")
     write_vmrc(tmp_path / "other", "other")
     first = env(machine(directory))
     inside = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)} | first.environment
     second = env(machine(tmp_path / "other", **inside))
-    script = (
-        f'{first}\n{second}\nprintf "%s\\0" "${{VM_ARCHIVE-gone}}" "${{ONLY_HERE-gone}}" "$VM_MACHINE_NAME"\n'
-    )
+    script = f"{first}\n{second}\n"
+    script += 'printf "%s\\0" "${VM_NET_GUEST-gone}" "${ONLY_HERE-gone}" "$VM_MACHINE_NAME"\n'
     for shell in ("bash", "dash"):
         done = subprocess.run([shell, "-c", script], capture_output=True, text=True, check=True)
         assert done.stdout.split("\0")[:3] == ["gone", "gone", "other"]

@@ -114,12 +114,12 @@ def test_load_values_in_the_type_of_their_kind(place: Place) -> None:
 
 
 def test_load_what_is_set_and_what_is_there(place: Place) -> None:
-    found = place.load("MINE=\nVM_ARCHIVE=x\nVM_FMT=\n")
+    found = place.load("MINE=\nVM_NETWORK=x\nVM_FMT=\n")
     assert "VM_FMT" in found
     assert not found.is_set("VM_FMT")
     assert found["VM_FMT"] == "qcow2"
     assert found.is_set("MINE")
-    assert found.is_set("VM_ARCHIVE")
+    assert found.is_set("VM_NETWORK")
     assert "VM_NET_GUEST" not in found
     assert "VM_NOTHING" not in found
     assert not found.is_set("VM_NOTHING")
@@ -318,8 +318,8 @@ def test_load_near_name_is_kept_and_warned_of(place: Place) -> None:
 
 
 def test_load_variable_of_a_later_version_says_what_it_waits_for(place: Place) -> None:
-    assert place.warnings("VM_ARCHIVE=x\nVM_SHELL=\n") == [
-        ".vmrc:4:1: VM_ARCHIVE has no effect yet: it waits for archives, which comes later"
+    assert place.warnings("VM_NET_GUEST=x\nVM_SHELL=\n") == [
+        ".vmrc:4:1: VM_NET_GUEST has no effect yet: it waits for bridges, which comes later"
     ]
 
 
@@ -376,12 +376,12 @@ def test_load_quote_that_was_forgotten_is_pointed_at(place: Place) -> None:
 
 def test_exported_has_all_values_in_their_plain_spelling(place: Place) -> None:
     found = place.load(
-        "VM_MACHINE_MEM=2G\nVM_USE_SNAPSHOTS=FALSE\nexport A='x\ny'\nVM_ARCHIVE=/c\n"
+        "VM_MACHINE_MEM=2G\nVM_USE_SNAPSHOTS=FALSE\nexport A='x\ny'\nVM_NETWORK=/c\n"
     ).exported()
     assert found["VM_MACHINE_MEM"] == "2048"
     assert found["VM_USE_SNAPSHOTS"] == "no"
     assert found["A"] == "x\ny"
-    assert found["VM_ARCHIVE"] == "/c"
+    assert found["VM_NETWORK"] == "/c"
     assert found["VM_FMT"] == "qcow2"
     assert found["VM_SNAPSHOT_BACKINGFILENAME"] == "demo-backing.qcow2"
     assert found["VM_HOME"] == str(place.directory)
@@ -404,22 +404,22 @@ def test_exported_values_read_again_by_the_same_machine_are_not_taken_for_the_us
     assert again.exported() == exported | {"PATH": "/bin:/x:/x"}  # as if a shell had read it twice
     changed = place.load(text, **exported | {"VM_FMT": "raw"})  # in the shell, by the user
     assert (changed["VM_FMT"], str(changed.origin("VM_FMT"))) == ("raw", "environment")
-    assert "VM_ARCHIVE" not in place.load("", **place.load("VM_ARCHIVE=/c\n").exported())
+    assert "VM_NETWORK" not in place.load("", **place.load("VM_NETWORK=/c\n").exported())
 
 
 def test_exported_values_never_reach_another_machine(place: Place, tmp_path: Path) -> None:
-    exported = place.load("VM_ARCHIVE=/secret.iso\nA=1\nVM_OWN=2\n", VM_SSH_ATTEMPTS="5").exported()
+    exported = place.load("VM_NETWORK=/secret.iso\nA=1\nVM_OWN=2\n", VM_SSH_ATTEMPTS="5").exported()
     other = tmp_path / "other"
     other.mkdir()
-    (other / ".vmrc").write_text(WHOLE.replace("demo", "other") + "B=$A$VM_ARCHIVE$VM_OWN\n")
+    (other / ".vmrc").write_text(WHOLE.replace("demo", "other") + "B=$A$VM_NETWORK$VM_OWN\n")
     found = layers.load(str(other), place.environ | exported)
     assert found["B"] == ""
-    assert "VM_ARCHIVE" not in found
+    assert "VM_NETWORK" not in found
     assert found["VM_SSH_ATTEMPTS"] == "30"
     assert found.problems == found.warnings == []
-    assert {"VM_ARCHIVE", "A", "VM_OWN"} <= set(found.stale())
+    assert {"VM_NETWORK", "A", "VM_OWN"} <= set(found.stale())
     assert not {"VM_HOME", "VM_MACHINE_NAME", "HOME", EXPORTED_MARK} & set(found.stale())
-    assert place.load("VM_ARCHIVE=/c\n", **exported).stale() == ["A", "VM_OWN"]
+    assert place.load("VM_NETWORK=/c\n", **exported).stale() == ["A", "VM_OWN"]
 
 
 def test_shown_is_relative_from_here_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,94 @@
+"""`qvm archive`: the whole machine into an archive, while its guest works; list and verify archives."""
+
+from __future__ import annotations
+
+from qvmsh.commands._define import Opt, command
+from qvmsh.errors import UsageError
+from qvmsh.machine.archive_reports import Archived, ArchiveList, Verified
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Annotated
+
+    from qvmsh.machine.machine import Machine
+
+
+@command(group="images")
+def archive(
+    vm: Machine,
+    state: Annotated[str | None, Opt(metavar="ARCHIVE", complete="dir")] = None,
+    *,
+    create: Annotated[bool, Opt("-c", excludes=("savevm", "list", "verify"))] = False,
+    savevm: Annotated[str | None, Opt("-s", metavar="NAME", excludes=("list", "verify"))] = None,
+    delvm: Annotated[
+        str | None, Opt("-d", metavar="NAME", complete="snapshot", excludes=("list", "verify"))
+    ] = None,
+    compress: Annotated[
+        str | None,
+        Opt(
+            "-z", metavar="TOOL", choices=("xz", "gzip", "bzip2", "lz4", "zstd"), excludes=("list", "verify")
+        ),
+    ] = None,
+    compress_base: Annotated[bool, Opt("-b")] = False,
+    drop_snapshots: bool = False,
+    full: Annotated[bool, Opt("-f")] = False,
+    keep: Annotated[int | None, Opt(metavar="N", excludes=("list", "verify"))] = None,
+    keep_days: Annotated[float | None, Opt(metavar="DAYS", excludes=("list", "verify"))] = None,
+    list: Annotated[bool, Opt(excludes=("verify",))] = False,
+    verify: bool = False,
+    boot: bool = False,
+) -> Archived | ArchiveList | Verified:
+    """Archive the whole machine: all disks, their snapshots, its settings.
+
+    A machine that runs goes on working: its file systems are frozen for a moment, by the guest
+    agent (without one the state is "crash-consistent"), and the copy is made while it runs. Where
+    there is no archive of the present base yet, base and overlay are archived as a pair; later
+    calls add the present state of the overlay, or only what has changed since the state before.
+    Archives lie in VM_ARCHIVE, else in the machine's directory, in the layout of `vm`.
+
+    Args:
+        state: with --verify, the archive, or one state of it (the newest one).
+        create: with the machine off, commit the overlay into the base first, and begin a new archive.
+            An overlay with snapshots is not committed: the commit would falsify them.
+        savevm: put a snapshot with the guest's memory into the archived state.
+        delvm: remove this snapshot from the copy; the machine keeps it.
+        compress: compress the copy: xz, gzip, bzip2, lz4, zstd.
+        compress_base: with --compress, the base too.
+        drop_snapshots: with --create, commit an overlay that has snapshots; they are lost.
+        full: copy everything, even where what has changed is known.
+        keep: then remove all but the newest N states; never the last good one.
+        keep_days: then remove states that are older; never the last good one.
+        list: list the archived states.
+        verify: read everything back: checksums, and what `qemu-img check` says.
+        boot: with --verify, start the archived state, disposable, and wait until it is ready.
+
+    Raises:
+        StateError: it cannot be archived in this state; it is as it was.
+        QvmError: the disk is full, or a copy failed; the machine and the archives are as they were.
+        ImageError: --verify found damage.
+    """
+    from qvmsh.machine import archiving
+
+    if boot and not verify:
+        raise UsageError("archive: --boot belongs to --verify")
+    if state is not None and not verify:
+        raise UsageError(f"archive: {state!r} is too much", hint="only --verify takes the name of an archive")
+    if list:
+        shelf = archiving.shelf_of(vm)
+        return ArchiveList(vm.name, shelf.store.shown, shelf.archives())
+    if verify:
+        from qvmsh.machine import verifying
+
+        return verifying.verify(vm, state, is_booting=boot)
+    wish = archiving.Wish(
+        is_create=create,
+        savevm=savevm or "",
+        delvm=delvm or "",
+        compress=compress or "",
+        compress_base=compress_base,
+        drop_snapshots=drop_snapshots,
+        is_full=full,
+        keep=keep,
+        keep_days=keep_days,
+    )
+    return archiving.archive(vm, wish)

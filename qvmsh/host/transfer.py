@@ -1,0 +1,285 @@
+"""Moving large files: copied with their holes, hashed on the way, compressed by the tools of the host.
+
+May import: the standard library; `errors`.
+
+    with open("demo-backing.qcow2", "rb") as source:
+        sent = send(source.fileno(), target_fd, tell, checkpoint)      # sent.sha256, sent.stored_bytes
+
+The checksum is that of what is stored, so `sha256sum` on any host can check it. It is made by a
+second thread that reads behind the copy, out of the host's cache, so it costs no time of its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import stat
+import subprocess
+import threading
+from dataclasses import dataclass
+
+from qvmsh.errors import MissingProgramError, QvmError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Tell = Callable[[int], None]
+    """Is told how many bytes of the source have been done."""
+
+SLICE_BYTES = 4 << 20
+_FICLONE = 0x40049409  # ioctl_ficlone(2)
+_NO_KERNEL_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
+
+
+@dataclass(frozen=True)
+class Compressor:
+    """A program that compresses standard input to standard output.
+
+    Args:
+        suffix: what a compressed file's name ends with.
+        programs: argument lists to compress, the first one whose program is there is used.
+        package: what to install.
+    """
+
+    suffix: str
+    programs: tuple[tuple[str, ...], ...]
+    package: str
+
+
+COMPRESSORS = {
+    "xz": Compressor(".xz", (("xz", "-T0", "-c"),), "xz-utils"),
+    "gzip": Compressor(".gz", (("pigz", "-c"), ("gzip", "-c")), "gzip"),
+    "bzip2": Compressor(".bz2", (("lbzip2", "-c"), ("pbzip2", "-c"), ("bzip2", "-c")), "bzip2"),
+    "lz4": Compressor(".lz4", (("lz4", "-q", "-c"),), "lz4"),
+    "zstd": Compressor(".zst", (("zstd", "-q", "-T0", "-c"),), "zstd"),
+}
+"""The values of `archive --compress`; those that can use several processors do."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What was stored: bytes that were written, and their SHA-256."""
+
+    stored_bytes: int
+    sha256: str
+
+
+def compression_of(name: str) -> str:
+    """The key of COMPRESSORS that a file's name tells, "" where it is not compressed."""
+    return next((key for key, each in COMPRESSORS.items() if name.endswith(each.suffix)), "")
+
+
+def compressor(kind: str) -> list[str]:
+    """The argument list that compresses.
+
+    Raises:
+        MissingProgramError: none of the programs is installed.
+    """
+    found = COMPRESSORS[kind]
+    for argv in found.programs:
+        if shutil.which(argv[0]):
+            return list(argv)
+    raise MissingProgramError(
+        f"{found.programs[-1][0]} is not installed", hint=f"install the package {found.package}"
+    )
+
+
+def send(
+    source: int, target: int, tell: Tell, checkpoint: Callable[[], None], *, compression: str = ""
+) -> Sent:
+    """Copy the open file `source` to `target` (an empty file, or a pipe).
+
+    Args:
+        compression: key of COMPRESSORS, "" for none.
+
+    Raises:
+        OSError: it cannot be written (ENOSPC), or read.
+        QvmError: the compressor failed.
+    """
+    if compression:
+        return _through(compressor(compression), source, target, tell, checkpoint)
+    if not stat.S_ISREG(os.fstat(target).st_mode):
+        return _stream(source, target, tell, checkpoint)
+    hashing = _Hashing(source)
+    try:
+        try:
+            fcntl.ioctl(target, _FICLONE, source)
+        except OSError:
+            _copy(source, target, tell, checkpoint)
+        while not hashing.join(0.2):
+            checkpoint()
+    except BaseException:
+        hashing.stop()
+        raise
+    return Sent(os.fstat(target).st_size, hashing.sha256())
+
+
+class _Hashing:
+    """The SHA-256 of an open file, made by a thread that does not move its position."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._sum = hashlib.sha256()
+        self._error: OSError | None = None
+        self._is_stopped = False
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        buffer = bytearray(1 << 20)  # it stays in the processor's cache
+        at = 0
+        try:
+            while not self._is_stopped and (count := os.preadv(self._fd, [buffer], at)):
+                self._sum.update(memoryview(buffer)[:count])
+                at += count
+        except OSError as error:
+            self._error = error
+
+    def join(self, timeout_s: float) -> bool:
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def stop(self) -> None:
+        self._is_stopped = True
+        self._thread.join()
+
+    def sha256(self) -> str:
+        if self._error:
+            raise self._error
+        return self._sum.hexdigest()
+
+
+def _copy(source: int, target: int, tell: Tell, checkpoint: Callable[[], None]) -> None:
+    """Copy the parts that hold data; the holes between them stay holes."""
+    size = os.fstat(source).st_size
+    os.ftruncate(target, size)
+    end, copy = 0, _kernel_copy
+    while end < size:
+        try:
+            begin = os.lseek(source, end, os.SEEK_DATA)
+            end = os.lseek(source, begin, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole up to the end
+                break
+            begin, end = 0, size  # the file system does not know holes
+        while begin < end:
+            try:
+                count = copy(source, target, min(end - begin, SLICE_BYTES), begin)
+            except OSError as error:
+                if copy is not _kernel_copy or error.errno not in _NO_KERNEL_COPY:
+                    raise
+                copy = _plain_copy
+                continue
+            if not count:
+                return
+            begin += count
+            tell(begin)
+            checkpoint()
+
+
+def _kernel_copy(source: int, target: int, count: int, at: int) -> int:
+    return os.copy_file_range(source, target, count, at, at)
+
+
+def _plain_copy(source: int, target: int, count: int, at: int) -> int:
+    data = os.pread(source, count, at)
+    done = 0
+    while done < len(data):
+        done += os.pwrite(target, memoryview(data)[done:], at + done)
+    return done
+
+
+def _stream(source: int, target: int, tell: Tell, checkpoint: Callable[[], None]) -> Sent:
+    """Copy to or from a pipe, hashing what passes."""
+    total, found = 0, hashlib.sha256()
+    while data := os.read(source, SLICE_BYTES):
+        found.update(data)
+        write_all(target, data)
+        total += len(data)
+        tell(total)
+        checkpoint()
+    return Sent(total, found.hexdigest())
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of `data`, however many writes it takes."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _through(argv: list[str], source: int, target: int, tell: Tell, checkpoint: Callable[[], None]) -> Sent:
+    """Have a program read `source`; store and hash what it writes."""
+    with subprocess.Popen(argv, stdin=source, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        try:
+            total, found = 0, hashlib.sha256()
+            while data := os.read(child.stdout.fileno(), 1 << 20):
+                found.update(data)
+                write_all(target, data)
+                total += len(data)
+                tell(_position(source))
+                checkpoint()
+        except BaseException:
+            child.kill()
+            raise
+        words = child.stderr.read().decode(errors="replace").splitlines()
+        if child.wait():
+            raise QvmError(f"{argv[0]} failed ({child.returncode})", details=words[-3:])
+    return Sent(total, found.hexdigest())
+
+
+def _position(fd: int) -> int:
+    """How far a child that shares the open file has read it."""
+    try:
+        return os.lseek(fd, 0, os.SEEK_CUR)
+    except OSError:
+        return 0
+
+
+def fetch(
+    source: int, target: int, tell: Tell, checkpoint: Callable[[], None], *, compression: str = ""
+) -> Sent:
+    """The way back: copy what is stored to `target`, decompressed; the checksum is of what was stored.
+
+    Raises:
+        OSError: as `send`.
+        QvmError: the decompressor failed: what is stored is damaged.
+    """
+    if not compression and stat.S_ISREG(os.fstat(source).st_mode):
+        return send(source, target, tell, checkpoint)
+    if not compression:
+        return _stream(source, target, tell, checkpoint)
+    argv = [compressor(compression)[0], "-d", "-q", "-c"]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=target, stderr=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stderr is not None
+        try:
+            sent = _stream(source, child.stdin.fileno(), tell, checkpoint)
+        except BrokenPipeError:  # it ended first, and says why
+            sent = Sent(0, "")
+        except BaseException:
+            child.kill()
+            raise
+        child.stdin.close()
+        child.stdin = None
+        words = child.stderr.read().decode(errors="replace").splitlines()
+        if child.wait():
+            raise QvmError(f"{argv[0]} cannot decompress it", details=words[-3:])
+    return sent
+
+
+def digest(source: int, tell: Tell, checkpoint: Callable[[], None]) -> Sent:
+    """Bytes and SHA-256 of an open file or pipe."""
+    total, found, buffer = 0, hashlib.sha256(), bytearray(1 << 20)
+    while count := os.readv(source, [buffer]):
+        found.update(memoryview(buffer)[:count])
+        total += count
+        tell(total)
+        checkpoint()
+    return Sent(total, found.hexdigest())

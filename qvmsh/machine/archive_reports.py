@@ -1,0 +1,156 @@
+"""What `archive` and `restore` give back.
+
+May import: `machine.reports`, `machine.archives`.
+"""
+
+from __future__ import annotations
+
+import time
+
+from qvmsh.machine.progress import size
+from qvmsh.machine.reports import Report
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any
+
+    from qvmsh.machine.archives import Archive, Point
+
+
+class Archived(Report):
+    """Result of `archive`: `archive` and `stamp` name the state; `pause_seconds` is the guest's pause."""
+
+    __slots__ = (
+        "archive", "consistency", "copied_bytes", "incremental", "machine", "notes", "pause_seconds",
+        "removed", "seconds", "snapshots", "stamp", "where",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        machine: str,
+        archive: str,
+        point: Point,
+        *,
+        where: str,
+        copied_bytes: int,
+        pause_s: float,
+        seconds: float,
+        notes: Sequence[str],
+        removed: Sequence[str],
+    ) -> None:
+        self.machine = machine
+        self.archive = archive
+        self.stamp = point.stamp
+        self.consistency = point.consistency
+        self.incremental = bool(point.of)
+        self.snapshots = list(point.snapshots)
+        self.where = where
+        self.copied_bytes = copied_bytes
+        self.pause_seconds = round(pause_s, 3)
+        self.seconds = round(seconds, 3)
+        self.notes = list(notes)
+        self.removed = list(removed)
+
+    def __str__(self) -> str:
+        how = {
+            "off": "machine off",
+            "frozen": f"guest frozen for {self.pause_seconds * 1000:.0f} ms",
+            "with memory": "with memory",
+        }.get(self.consistency, self.consistency)
+        kind = ", changes only" if self.incremental else ""
+        lines = [
+            f"{self.machine}: archived as {self.archive}/{self.stamp}: {size(self.copied_bytes)} in "
+            f"{self.seconds:.1f} s{kind} ({how})"
+        ]
+        lines += [f"{self.machine}: {each}" for each in self.notes]
+        lines += [f"{self.machine}: removed {each}" for each in self.removed]
+        return "\n".join(lines)
+
+
+class ArchiveList(Report):
+    """Result of `archive --list`: `states`, a dict for each, the oldest first."""
+
+    __slots__ = ("machine", "states", "where")
+
+    def __init__(self, machine: str, where: str, archives: Sequence[Archive]) -> None:
+        self.machine = machine
+        self.where = where
+        self.states = [_row(archive, point) for archive in archives for point in archive.done]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.states)
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def __str__(self) -> str:
+        if not self.states:
+            return f"{self.machine}: no archive in {self.where}; `qvm archive` makes one"
+        lines = []
+        for row in self.states:
+            date = time.strftime("%F %T", time.localtime(row["time"]))
+            kind = f"changes since {row['of']}" if row["of"] else "whole"
+            facts = [date, f"{size(row['bytes']):>10}", kind, row["consistency"]]
+            if row["snapshots"]:
+                facts.append(f"snapshots: {', '.join(row['snapshots'])}")
+            lines.append(f"{row['archive']}/{row['stamp']}  " + "  ".join(facts))
+        return "\n".join(lines)
+
+
+def _row(archive: Archive, point: Point) -> dict[str, Any]:
+    base = sum(part.stored_bytes for parts in archive.layers.values() for part in parts)
+    return {
+        "archive": archive.folder,
+        "stamp": point.stamp,
+        "time": point.time,
+        "bytes": point.stored_bytes,
+        "base_bytes": base,
+        "of": point.of,
+        "consistency": point.consistency,
+        "snapshots": list(point.snapshots),
+        "disks": [part.role for part in point.parts if part.role != "settings" and part.name],
+        "left_out": [part.source for part in point.parts if part.left_out],
+        "has_checksums": archive.has_manifest and all(part.sha256 for part in point.parts if part.name),
+    }
+
+
+class Verified(Report):
+    """Result of `archive --verify`: `boot_seconds` until the guest was ready; None without --boot."""
+
+    __slots__ = ("boot_seconds", "machine", "notes", "states")
+
+    def __init__(
+        self, machine: str, states: Sequence[str], notes: Sequence[str], boot_s: float | None
+    ) -> None:
+        self.machine = machine
+        self.states = list(states)
+        self.notes = list(notes)
+        self.boot_seconds = None if boot_s is None else round(boot_s, 3)
+
+    def __str__(self) -> str:
+        lines = [f"{self.machine}: {each} is good" for each in self.states]
+        if self.boot_seconds is not None:
+            lines[-1] += f": it boots, ready after {self.boot_seconds:.1f} s"
+        return "\n".join([*lines, *(f"{self.machine}: {each}" for each in self.notes)])
+
+
+class Restored(Report):
+    """Result of `restore`: `state` is what was restored, `new` True for a machine of its own."""
+
+    __slots__ = ("directory", "machine", "new", "notes", "seconds", "state")
+
+    def __init__(
+        self, machine: str, state: str, directory: str, *, is_new: bool, seconds: float, notes: Sequence[str]
+    ) -> None:
+        self.machine = machine
+        self.state = state
+        self.directory = directory
+        self.new = is_new
+        self.seconds = round(seconds, 3)
+        self.notes = list(notes)
+
+    def __str__(self) -> str:
+        where = f" as the new machine {self.directory}" if self.new else ""
+        lines = [f"{self.machine}: restored {self.state}{where} in {self.seconds:.1f} s"]
+        return "\n".join([*lines, *(f"{self.machine}: {each}" for each in self.notes)])

@@ -1,0 +1,187 @@
+"""What stands against a snapshot, each with its remedy: looked for before anything is done.
+
+May import: `qemu`, `machine`.
+
+    require(vm, store_volumes, exchange, pid, has_memory=True)     # StateError with all of them
+
+With memory QEMU itself tells what cannot be saved (`query-migrate`), in words that are put into ours.
+Source: QEMU qapi/migration.json (blocked-reasons); qcow2 alone holds internal snapshots.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+
+from qvmsh.config.words import quote
+from qvmsh.errors import QmpError, StateError
+from qvmsh.host import files as host_files
+from qvmsh.host import process
+from qvmsh.machine.volumes import Volume, written
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from qvmsh.machine.machine import Machine
+    from qvmsh.qemu.qmp import Exchange
+
+WITHOUT_STATE = ("hvf", "nvmm", "whpx")
+"""Accelerators that cannot save the processors' state."""
+
+DISKS_ALONE = "`qvm snapshot save --disk-only`"
+
+DISK_ROOM_BYTES = 4 << 20
+"""What the tables of a snapshot without memory take at most, for disks of a usual size."""
+
+
+class Blocker:
+    """One obstacle: what it is, and what to do about it."""
+
+    __slots__ = ("remedy", "what")
+
+    def __init__(self, what: str, remedy: str) -> None:
+        self.what = what
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.remedy}"
+
+
+def require(
+    vm: Machine,
+    disks: list[Volume],
+    what: str,
+    *,
+    exchange: Exchange | None = None,
+    pid: int | None = None,
+    has_memory: bool = False,
+) -> None:
+    """Refuse if anything stands against a snapshot.
+
+    Args:
+        disks: all disks of the machine.
+        what: what is to be done, for the error: `save a snapshot`.
+        exchange, pid: the QEMU, where it runs.
+        has_memory: the memory is to be saved or loaded too.
+
+    Raises:
+        StateError: it names each blocker and its remedy; nothing has been changed.
+    """
+    found = of_disks(disks)
+    if not written(disks):
+        found.append(Blocker("there is no disk that the guest writes to", "nothing would hold the snapshot"))
+    if has_memory and exchange is not None and pid is not None:
+        found += of_accelerator(process.arguments(pid))
+        found += of_devices(exchange)
+        if not found:
+            found += of_room(written(disks)[0], memory_bytes(pid))
+    elif not found:
+        found += [row for each in written(disks) for row in of_room(each, DISK_ROOM_BYTES)]
+    if found:
+        raise StateError(
+            f"cannot {what}: {found[0].what}" + (f" (and {len(found) - 1} more)" if len(found) > 1 else ""),
+            machine=vm.name,
+            details=[str(each) for each in found] if len(found) > 1 else (),
+            hint=found[0].remedy,
+        )
+
+
+def of_disks(disks: list[Volume]) -> list[Blocker]:
+    """The disks that are written to and hold no snapshots."""
+    found = []
+    for each in disks:
+        if each.is_read_only or each.format == "qcow2":
+            continue
+        to = quote(os.path.splitext(each.name)[0] + ".qcow2")
+        convert = f"`qemu-img convert -f {each.format} -O qcow2 {quote(each.name)} {to}` and use that"
+        if each.is_flash:
+            what = f"the UEFI variables {each.name} are {each.format}, which holds no snapshots"
+            found.append(Blocker(what, f"{convert}; VM_FIRMWARE=uefi makes them so by itself"))
+        else:
+            what = f"the disk {each.name} is {each.format}, which holds no snapshots"
+            found.append(Blocker(what, f"{convert}, or make it read-only"))
+    return found
+
+
+def of_accelerator(arguments: list[str]) -> list[Blocker]:
+    """An accelerator that cannot save the state, from QEMU's argument list."""
+    for word, value in itertools.pairwise(arguments):
+        kind = ""
+        if word in ("-accel", "--accel"):
+            kind = value.partition(",")[0]
+        elif word in ("-machine", "-M", "--machine"):
+            kind = next((p[6:] for p in value.split(",") if p.startswith("accel=")), "").partition(":")[0]
+        if kind in WITHOUT_STATE:
+            what = f"the accelerator {kind} cannot save the state of the processors"
+            return [
+                Blocker(
+                    what, f"{DISKS_ALONE} saves the disks; or start with VM_QEMU_ACCEL=tcg (or kvm on Linux)"
+                )
+            ]
+    return []
+
+
+def of_devices(exchange: Exchange) -> list[Blocker]:
+    """What QEMU says it could not save."""
+    try:
+        reasons = exchange.ask("query-migrate").get("blocked-reasons", ())
+    except QmpError:
+        return []
+    found = {str(each): each for each in map(_in_words, map(str, reasons))}
+    return list(found.values())
+
+
+def _in_words(reason: str) -> Blocker:
+    """A reason of QEMU's, and what to do about it."""
+    share = re.search(r"VirtFS export path '(.*)' is mounted in the guest using mount_tag '(.*)'", reason)
+    if share:
+        return Blocker(
+            f"the guest has mounted the 9p share {share[2]}", "`umount` it in the guest, mount it again after"
+        )
+    device = reason.removeprefix("non-migratable device: ")
+    low = reason.lower()
+    if low.endswith("/nvme"):
+        return Blocker("QEMU cannot save the state of nvme disks", f"VM_DISK_BUS=virtio; or {DISKS_ALONE}")
+    if "vhost-user-fs" in low or "virtiofs" in low:
+        return Blocker(f"a virtiofs share is attached ({device})", f"start without it; or {DISKS_ALONE}")
+    if "vfio" in low or "usb-host" in low or "host device" in low:
+        return Blocker(
+            f"a device of the host is passed through ({device})",
+            f"`qvm qmp device_del id=...` takes it out; or {DISKS_ALONE}",
+        )
+    if "whpx" in low or "nvmm" in low or "hvf" in low:
+        return Blocker(f"the accelerator cannot save the state ({reason})", f"{DISKS_ALONE} saves the disks")
+    return Blocker(f"QEMU cannot save it: {reason}", f"take that device out; or {DISKS_ALONE}")
+
+
+def of_room(disk: Volume, needed_bytes: int) -> list[Blocker]:
+    """Not enough room for what a snapshot adds to a disk's file."""
+    from qvmsh.machine.diagnosis import size
+
+    try:
+        free = host_files.free_bytes(os.path.dirname(disk.path))
+    except OSError:
+        return []
+    if free >= needed_bytes:
+        return []
+    what = f"{disk.name} would grow by up to {size(needed_bytes)}, and there is room for {size(free)}"
+    return [Blocker(what, f"make room in {os.path.dirname(disk.path)}, or `qvm snapshot delete` an old one")]
+
+
+def memory_bytes(pid: int) -> int:
+    """What the memory of a QEMU takes in a snapshot at most: the pages that its guest has touched."""
+    sizes: list[tuple[int, int]] = []
+    try:
+        with open(f"/proc/{pid}/smaps") as file:
+            whole = 0
+            for line in file:
+                if line.startswith("Size:"):
+                    whole = int(line.split()[1])
+                elif line.startswith("Rss:"):
+                    sizes.append((whole, int(line.split()[1])))
+    except OSError:
+        return 0
+    if not sizes:
+        return 0
+    most = max(whole for whole, _ in sizes)
+    return sum(rss for whole, rss in sizes if whole * 2 > most) << 10

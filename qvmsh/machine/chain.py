@@ -1,0 +1,136 @@
+"""Images that stand on one another: what must not be written to, and why.
+
+May import: `qemu`, `machine.known`.
+
+    snapshots_in("demo-backing.qcow2")                   # [Snapshot(id="1", name="ready", ...)]
+    overlays_on("demo-base.qcow2", vm)                   # ["/vm/demo/demo-backing.qcow2"]
+    require_writable(vm, "demo-base.qcow2", "commit to", besides="demo-backing.qcow2")
+
+An overlay reads from its base what it does not hold itself, and so do the snapshots inside it. A base
+that is written to falsifies all of them, silently: `qemu-img check` finds nothing. The one function
+`require_writable` is asked by whatever writes to an image that others may stand on.
+"""
+
+from __future__ import annotations
+
+import os
+
+from qvmsh.errors import ImageError, QvmError
+from qvmsh.machine import known
+from qvmsh.qemu import image, qcow2
+from qvmsh.qemu.qcow2 import Snapshot
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from qvmsh.machine.machine import Machine
+
+
+def snapshots_in(path: str) -> list[Snapshot]:
+    """The internal snapshots of the one image at `path`; none where there is no such file.
+
+    Read from the file itself: no process is started, no lock is taken, and a QEMU that has the image
+    open does not matter.
+
+    Raises:
+        ImageError: the file is there and cannot be read.
+    """
+    try:
+        return qcow2.snapshots(path)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ImageError(f"cannot read {os.path.basename(path)}: {error.strerror}") from error
+
+
+def overlays_on(path: str, vm: Machine | None = None) -> list[str]:
+    """The images that stand on the image at `path`, directly or on one that does.
+
+    Looked for beside the image, in the machine's directory, and in those of all known machines.
+    """
+    folders = [os.path.dirname(os.path.abspath(path))]
+    if vm is not None:
+        folders += [vm.directory, *known.machines(vm.environ).values()]
+    stands_on: dict[str, str] = {}
+    for folder in dict.fromkeys(map(os.path.realpath, folders)):
+        stands_on.update(_backings(folder))
+    found: list[str] = []
+    below = {os.path.realpath(path)}
+    while below:
+        above = {each for each, on in stands_on.items() if on in below and each not in found}
+        found += sorted(above)
+        below = above
+    return found
+
+
+def _backings(folder: str) -> dict[str, str]:
+    """The images in a folder that stand on another: file and that other, both as real paths."""
+    found = {}
+    try:
+        entries = [each.path for each in os.scandir(folder) if each.is_file()]
+    except OSError:
+        return {}
+    for path in entries:
+        try:
+            backing = image.header(path).backing
+        except (OSError, QvmError):
+            continue
+        if backing:
+            found[os.path.realpath(path)] = os.path.realpath(image.backing_path(path, backing))
+    return found
+
+
+def require_writable(
+    vm: Machine, path: str, what: str, *, besides: str | None = None, is_given_up: bool = False
+) -> None:
+    """Refuse to write to an image on which others stand, or snapshots inside them.
+
+    Args:
+        path: the image that would be written to.
+        what: what would be done, for the error: `commit to`.
+        besides: the one overlay whose own data is what is written (`commit`): it may stand there,
+            but no snapshots in it, since they go on reading from the base.
+        is_given_up: that one is thrown away with all that is in it (`init -k`).
+
+    Raises:
+        ImageError: something stands on it; nothing has been changed.
+    """
+    name = os.path.basename(path)
+    own = os.path.realpath(besides) if besides else None
+    for overlay in overlays_on(path, vm):
+        if overlay == own and is_given_up:
+            continue
+        shown = _shown(vm, overlay)
+        tags = [each.name for each in snapshots_in(overlay)]
+        if tags:
+            raise ImageError(
+                f"cannot {what} {name}: {shown} holds snapshots ({', '.join(tags)}), which read from it "
+                "and would be silently wrong",
+                machine=vm.name,
+                hint="`qvm snapshot delete NAME` gives each of them up; or keep base and overlay as they are",
+            )
+        if overlay != own:
+            raise ImageError(
+                f"cannot {what} {name}: {shown} stands on it and would be silently wrong",
+                machine=vm.name,
+                hint="give that overlay a base of its own first: `qvm disk rebase`, or a copy of the base",
+            )
+
+
+def _shown(vm: Machine, path: str) -> str:
+    inside = os.path.relpath(path, os.path.realpath(vm.directory))
+    return path if inside.startswith("..") else inside
+
+
+def base_of(path: str) -> str:
+    """The file that the image at `path` stands on, "" where it stands on none."""
+    try:
+        backing = image.header(path).backing
+    except (OSError, QvmError):
+        return ""
+    return os.path.realpath(image.backing_path(path, backing)) if backing else ""
+
+
+def print_of(path: str) -> dict[str, int]:
+    """What tells that a base was written to: its size and the time of its last change."""
+    status = os.stat(path)
+    return {"size_bytes": status.st_size, "mtime_ns": status.st_mtime_ns}

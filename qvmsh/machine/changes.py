@@ -1,0 +1,248 @@
+"""Which parts of a disk have changed since it was archived: QEMU's dirty bitmaps, and backups by them.
+
+May import: `qemu`, `machine`.
+
+    with Tracking(vm, qemu, archive, stamp) as tracking:
+        tracking.add(drive, is_whole=False)       # "20261121101336": only what has changed since then
+        ...one transaction with tracking.actions...
+        path = tracking.wait(drive)               # an image that holds just that
+
+Each archived state leaves a bitmap `qvm-<its stamp>` on every disk, which records what the guest writes from
+that moment. The next state is copied by it and leaves its own; the older one is removed once the new state
+is whole. So whatever is killed in between, a bitmap always tells the changes since a state that is there.
+In qcow2 images they last over a stop. A state that was loaded, or restored, ends them: QEMU refuses to go
+back in a disk that has some.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+
+from qvmsh.errors import DeadlineError, ImageError, QmpError
+from qvmsh.host import files as host_files
+from qvmsh.host import process
+from qvmsh.machine import owner, tools
+from qvmsh.qemu import image
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any
+
+    from qvmsh.machine.archives import Archive
+    from qvmsh.machine.drives import Drive
+    from qvmsh.machine.machine import Machine
+    from qvmsh.qemu.session import Session
+
+BITMAP = "qvm-"
+"""What the names of qvm's dirty bitmaps begin with; the stamp of the state follows."""
+NODE = "qvm-changes"
+"""What the names of the nodes, and jobs, that copy changes begin with."""
+CHAIN_MOST = 16
+"""How many states may stand on one another; then one is whole again."""
+STAGED = "staged-"
+
+
+def tags_of(program: str, path: str) -> list[dict[str, Any]]:
+    """The internal snapshots of an image, as qemu-img tells them; also while a QEMU has it open."""
+    from qvmsh.qemu.qmp import loads
+
+    text = image.run(
+        program,
+        ["info", "-U", "--output=json", image.safe_name(path)],
+        what=f"read {os.path.basename(path)}",
+    )
+    found: list[dict[str, Any]] = loads(text).get("snapshots", [])
+    return found
+
+
+def tag_id(tag: dict[str, Any]) -> str:
+    """What tells a snapshot from another one of the same name."""
+    return f"{tag['id']} {tag['name']} {tag['date-sec']}.{tag['date-nsec']:09}"
+
+
+def staged(vm: Machine, suffix: str) -> str:
+    """A path in `.qvm` for what is needed only for a while; `clear_staged` removes it after a kill."""
+    return os.path.join(vm.files.state, f"{STAGED}{os.getpid()}-{secrets.token_hex(4)}{suffix}")
+
+
+def clear_staged(vm: Machine) -> None:
+    """Remove what killed commands left of that kind."""
+    for name in os.listdir(vm.files.state):
+        pid = name.removeprefix(STAGED).partition("-")[0]
+        if name.startswith(STAGED) and not (pid.isdigit() and process.exists(int(pid))):
+            host_files.remove(os.path.join(vm.files.state, name))
+
+
+def clear(vm: Machine, qemu: Session) -> None:
+    """End in QEMU what a killed `archive` left there: backup jobs, their nodes, useless bitmaps."""
+    for job in qemu.execute("query-jobs"):
+        if job["id"].startswith(NODE):
+            _end(vm, qemu, job["id"])
+    for node in qemu.execute("query-named-block-nodes", {"flat": True}):
+        if node["node-name"].startswith(NODE):
+            qemu.execute("blockdev-del", {"node-name": node["node-name"]})
+        for each in node.get("dirty-bitmaps", []):
+            if each.get("name", "").startswith(BITMAP) and each.get("inconsistent"):
+                _remove(qemu, node["node-name"], each["name"])
+    clear_staged(vm)
+
+
+def _end(vm: Machine, qemu: Session, job: str) -> None:
+    """Cancel a job and wait until it has gone."""
+    with contextlib.suppress(QmpError), qemu.listen("JOB_STATUS_CHANGE") as events:
+        with contextlib.suppress(QmpError):
+            qemu.execute("job-cancel", {"id": job})
+        while [
+            each for each in qemu.execute("query-jobs") if each["id"] == job and each["status"] != "concluded"
+        ]:
+            with contextlib.suppress(DeadlineError):
+                events.wait(timeout_s=0.5)
+        qemu.execute("job-dismiss", {"id": job})
+
+
+def _remove(qemu: Session, node: str, name: str) -> None:
+    with contextlib.suppress(QmpError):
+        qemu.execute("block-dirty-bitmap-remove", {"node": node, "name": name})
+
+
+class Tracking:
+    """The bitmaps and backup jobs of one new state.
+
+    Args:
+        archive: where the earlier states are.
+        stamp: of the new one.
+    """
+
+    def __init__(self, vm: Machine, qemu: Session, archive: Archive, stamp: str) -> None:
+        self.vm = vm
+        self.qemu = qemu
+        self.archive = archive
+        self.stamp = stamp
+        self.actions: list[dict[str, Any]] = []
+        self.since: dict[str, str] = {}
+        """For each role of which only changes are copied: the stamp of the state before."""
+        self.why_whole = ""
+        self._nodes: list[str] = []
+        self._jobs: dict[str, tuple[str, str]] = {}
+
+    def __enter__(self) -> Tracking:
+        return self
+
+    def add(self, drive: Drive, *, is_whole: bool) -> None:
+        """Track a disk from the new state on, and copy only its changes where they are known."""
+        node = next(
+            each
+            for each in self.qemu.execute("query-named-block-nodes", {"flat": True})
+            if each["node-name"] == drive.node
+        )
+        details = node["image"].get("format-specific", {}).get("data", {})
+        if drive.format not in ("raw", "qcow2") or details.get("compat") == "0.10":
+            return
+        bitmap = {"node": drive.node, "name": BITMAP + self.stamp, "persistent": drive.format == "qcow2"}
+        self.actions.append({"type": "block-dirty-bitmap-add", "data": bitmap})
+        self._nodes.append(drive.node)
+        names = {
+            each["name"] for each in node.get("dirty-bitmaps", []) if each.get("name") and each["recording"]
+        }
+        since = "" if is_whole else self._since(drive, names)
+        if since:
+            self._back_up(drive, since, node["image"]["virtual-size"])
+
+    def _since(self, drive: Drive, names: set[str]) -> str:
+        """The newest state that the changes are known since; "" if a whole copy is due."""
+        tags = []
+        if drive.format == "qcow2":
+            tags = [tag_id(each) for each in tags_of(tools.qemu_img(self.vm), drive.path)]
+        for point in reversed(self.archive.done):
+            part = point.part(drive.role)
+            if BITMAP + point.stamp not in names or part is None or not part.name:
+                continue
+            if part.tags != tags:
+                self.why_whole = "snapshots have come or gone"
+                return ""
+            try:
+                if len(self.archive.chain(point)) >= CHAIN_MOST:
+                    self.why_whole = f"{CHAIN_MOST} states stand on one another already"
+                    return ""
+            except ImageError:
+                continue
+            return point.stamp
+        self.why_whole = "what has changed since the last state is not known"
+        return ""
+
+    def _back_up(self, drive: Drive, since: str, size_bytes: int) -> None:
+        """Prepare a backup of what a bitmap names; it begins with the transaction."""
+        path = staged(self.vm, ".qcow2")
+        words = ["create", "-q", "-f", "qcow2", image.safe_name(path), str(size_bytes)]
+        image.run(tools.qemu_img(self.vm), words, what="make room for the changes")
+        owner.share(self.vm)
+        name = f"{NODE}{len(self._jobs)}"
+        inside = os.path.join(".", os.path.relpath(path, self.vm.directory))
+        self._jobs[drive.role] = (name, path)
+        self.qemu.execute(
+            "blockdev-add",
+            {"node-name": name, "driver": "qcow2", "file": {"driver": "file", "filename": inside}},
+        )
+        self.actions.append(
+            {
+                "type": "blockdev-backup",
+                "data": {
+                    "job-id": name, "device": drive.node, "target": name, "sync": "bitmap",
+                    "bitmap": BITMAP + since, "bitmap-mode": "never", "auto-dismiss": False,
+                },
+            }
+        )  # fmt: skip
+        self.since[drive.role] = since
+
+    def wait(self, drive: Drive) -> str:
+        """Wait until a disk's changes are copied; the path of the image that holds them.
+
+        Raises:
+            QmpError: QEMU could not copy them.
+        """
+        name, path = self._jobs[drive.role]
+        with (
+            self.vm.io.stage(f"copying the changes of {drive.name}"),
+            self.qemu.listen("JOB_STATUS_CHANGE") as events,
+        ):
+            while True:
+                job = next(each for each in self.qemu.execute("query-jobs") if each["id"] == name)
+                if job["status"] == "concluded":
+                    break
+                with contextlib.suppress(DeadlineError):
+                    events.wait(lambda event: event["data"]["id"] == name, timeout_s=0.5)
+        self.qemu.execute("job-dismiss", {"id": name})
+        self.qemu.execute("blockdev-del", {"node-name": name})
+        if job.get("error"):
+            raise QmpError(
+                f"the changes of {drive.name} could not be copied: {job['error']}", machine=self.vm.name
+            )
+        return path
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove the bitmaps that are of no use now: the older ones, or after a failure the new ones."""
+        for name, path in self._jobs.values():
+            with contextlib.suppress(QmpError):
+                if kind is not None:
+                    _end(self.vm, self.qemu, name)
+                    self.qemu.execute("blockdev-del", {"node-name": name})
+            host_files.remove(path)
+        if kind is not None:
+            self._keep_bitmaps(lambda name: name != BITMAP + self.stamp)
+
+    def forget_earlier(self) -> None:
+        """The new state is whole: only the bitmaps from it on are needed."""
+        self._keep_bitmaps(lambda name: name == BITMAP + self.stamp)
+
+    def _keep_bitmaps(self, is_kept: Any) -> None:
+        with contextlib.suppress(QmpError):
+            for node in self.qemu.execute("query-named-block-nodes", {"flat": True}):
+                for each in node.get("dirty-bitmaps", []):
+                    name = each.get("name", "")
+                    if node["node-name"] in self._nodes and name.startswith(BITMAP) and not is_kept(name):
+                        _remove(self.qemu, node["node-name"], name)

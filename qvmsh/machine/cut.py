@@ -1,0 +1,393 @@
+"""Taking the state of all disks at one moment while the guest runs, and joining them again.
+
+May import: `host`, `qemu`, `machine`.
+
+    with Cut(vm, note, qemu, drives) as cut:        # the disks' files are at rest now
+        ...copy them...
+                                                    # and now QEMU writes to them again
+
+QEMU lays an empty overlay on every disk in one transaction (milliseconds), so the files below do not
+change while they are copied, with all their internal snapshots. Then QEMU commits each overlay back.
+`.qvm/archive.unfinished` names the overlays, so that none is lost when qvm, or QEMU, or both are killed:
+
+- QEMU lives: the commit is begun, adopted or completed.
+- QEMU has gone: an overlay that is still in use holds what the guest wrote last; qemu-img commits it.
+  One that had been committed is stale: it is marked so before QEMU lets the guest write to the disk
+  itself again (the job waits for that, `auto-finalize`), and is only removed.
+
+Source: QEMU's QMP reference, `blockdev-snapshot`, `block-commit`; measured on 7.2.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import time
+
+from qvmsh.errors import DeadlineError, QmpError, QvmError
+from qvmsh.host import files as host_files
+from qvmsh.host import process
+from qvmsh.machine import interrupted, owner, saved, tools
+from qvmsh.machine import note as notes
+from qvmsh.qemu import image, qga, qmp
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from qvmsh.machine.drives import Drive
+    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.note import Note
+    from qvmsh.qemu.session import Session
+
+FREEZE_S = 20.0
+AGENT_S = 1.0
+SYNC_S = 60.0
+OPEN, BACK = "open", "back"
+"""Whether an overlay is needed still; words of one length, see `interrupted.write`."""
+UNDONE = "what it had begun is removed"
+FROZEN, CRASH, HELD = "frozen", "crash-consistent", "with memory"
+
+
+class Cut:
+    """The disks of a running machine, held still while the block lasts.
+
+    Args:
+        drives: those that are cut.
+        more: further actions of the same transaction: dirty bitmaps, backup jobs.
+        is_held: the guest is stopped; it goes on right after the cut.
+        work: the note of what is under way, which gets the overlays.
+
+    Raises:
+        QmpError: QEMU refused; everything is as it was.
+    """
+
+    def __init__(
+        self,
+        vm: Machine,
+        note: Note,
+        qemu: Session,
+        drives: Sequence[Drive],
+        work: dict[str, Any],
+        *,
+        more: Sequence[dict[str, Any]] = (),
+        is_held: bool = False,
+    ) -> None:
+        self.vm = vm
+        self.note = note
+        self.qemu = qemu
+        self.more = list(more)
+        self.is_held = is_held
+        self.consistency = CRASH
+        self.pause_s = 0.0
+        self.has_agent = False
+        token = secrets.token_hex(4)
+        self.work = work
+        self.cuts = [
+            {
+                "disk": os.path.relpath(each.path, vm.directory),
+                "format": each.format,
+                "node": each.node,
+                "cut": os.path.join(".qvm", f"cut-{token}-{at}.qcow2"),
+                "cut_node": f"qvm-cut{at}",
+                "state": OPEN,
+            }
+            for at, each in enumerate(drives)
+        ]
+
+    def __enter__(self) -> Cut:
+        # numbers, so that the note keeps its length
+        self.work.update(cuts=self.cuts, is_frozen=0, is_held=int(self.is_held))
+        interrupted.write(self.vm, self.work)
+        try:
+            self._prepare()
+            if not self.is_held:
+                self.has_agent = _has_agent(self.note)
+                sync_guest(self.vm, self.note, has_agent=self.has_agent)
+            self._take()
+        except BaseException:
+            self.join()
+            raise
+        return self
+
+    def _prepare(self) -> None:
+        """Make the overlays and open them in QEMU."""
+        program = tools.qemu_img(self.vm)
+        for cut in self.cuts:
+            path = os.path.join(self.vm.directory, cut["cut"])
+            below = os.path.relpath(os.path.join(self.vm.directory, cut["disk"]), os.path.dirname(path))
+            image.create_overlay(program, path, below, cut["format"])
+            owner.share(self.vm)
+            self.qemu.execute(
+                "blockdev-add",
+                {
+                    "node-name": cut["cut_node"],
+                    "driver": "qcow2",
+                    "discard": "unmap",
+                    "file": {"driver": "file", "filename": f"./{cut['cut']}", "discard": "unmap"},
+                    "backing": None,
+                },
+            )
+
+    def _take(self) -> None:
+        """The moment itself: freeze, cut, thaw."""
+        actions = [
+            *self.more,
+            *(
+                {"type": "blockdev-snapshot", "data": {"node": cut["node"], "overlay": cut["cut_node"]}}
+                for cut in self.cuts
+            ),
+        ]
+        if self.is_held:
+            self.consistency = HELD
+        elif self.has_agent:
+            self.work["is_frozen"] = 1
+            interrupted.write(self.vm, self.work)
+        began = time.monotonic()
+        try:
+            if self.work["is_frozen"] and _freeze(self.vm, self.note):
+                self.consistency = FROZEN
+            self.qemu.execute("transaction", {"actions": actions})
+        finally:
+            if self.work["is_frozen"]:
+                thaw(self.note)
+                self.pause_s = time.monotonic() - began
+                self.work["is_frozen"] = 0
+            if self.is_held:
+                _go_on(self.note)
+                self.work["is_held"] = 0
+        interrupted.write(self.vm, self.work)
+
+    def __exit__(self, *_: object) -> None:
+        self.join()
+
+    def join(self) -> None:
+        """Commit the overlays back, and forget them.
+
+        Raises:
+            QvmError: they cannot be; the guest runs on, the next command tries again.
+        """
+        with process.Shielded():
+            settle(self.vm, self.work, is_running=True, qemu=self.qemu)
+
+
+# The guest at that moment
+
+
+def sync_guest(vm: Machine, note: Note, *, has_agent: bool) -> None:
+    """Let the guest write what it holds back, so that freezing it takes no time."""
+    if not has_agent:
+        _sync_by_ssh(vm, note)
+        return
+    try:
+        asked = qga.ask(note.socket("qga"), "guest-exec", {"path": "sync"}, timeout_s=AGENT_S)
+        deadline = time.monotonic() + SYNC_S
+        while time.monotonic() < deadline:
+            arguments = {"pid": asked["pid"]}
+            if qga.ask(note.socket("qga"), "guest-exec-status", arguments, timeout_s=AGENT_S)["exited"]:
+                return
+            vm.io.checkpoint()
+            time.sleep(0.02)  # the agent tells nobody when it has ended
+    except (OSError, QmpError):
+        _sync_by_ssh(vm, note)
+
+
+def _sync_by_ssh(vm: Machine, note: Note) -> None:
+    """As `vm` did; a guest that nobody reaches is taken as it is."""
+    import subprocess
+
+    from qvmsh.host import ssh
+    from qvmsh.machine import guest
+
+    if not note.ssh_port:
+        return
+    try:
+        found = guest.link(vm, note)
+        if not found.is_open() and ssh.banner(found.host, found.port, -1, 1.0) != "ssh":
+            return
+        found.open(interactive=False, timeout_s=10.0)
+        subprocess.run(
+            found.command(["sync"], tty=False), stdin=subprocess.DEVNULL, capture_output=True, timeout=SYNC_S
+        )
+    except (QvmError, ssh.Refused, subprocess.TimeoutExpired, OSError):
+        return
+
+
+def _has_agent(note: Note) -> bool:
+    try:
+        qga.ask(note.socket("qga"), "guest-ping", timeout_s=AGENT_S)
+    except (OSError, QmpError):
+        return False
+    return True
+
+
+def _freeze(vm: Machine, note: Note) -> bool:
+    try:
+        return bool(qga.ask(note.socket("qga"), "guest-fsfreeze-freeze", timeout_s=FREEZE_S))
+    except (OSError, QmpError) as error:
+        vm.io.trace(f"the guest's file systems could not be frozen: {error}")
+        return False
+
+
+def thaw(note: Note) -> None:
+    """Let the guest's file systems go on; one that is not frozen is fine."""
+    with contextlib.suppress(OSError, QmpError):
+        qga.ask(note.socket("qga"), "guest-fsfreeze-thaw", timeout_s=FREEZE_S)
+
+
+def _go_on(note: Note) -> None:
+    exchange = qmp.Exchange(note.socket("qmp"), 5.0).negotiate()
+    try:
+        saved.let_go(exchange)
+    finally:
+        exchange.close()
+
+
+# Joining
+
+
+def settle(vm: Machine, work: dict[str, Any], *, is_running: bool, qemu: Session | None = None) -> str:
+    """Join what was cut, whether QEMU runs or not; returns what was done.
+
+    Raises:
+        QvmError: it cannot be done now; nothing is lost.
+    """
+    if is_running:
+        try:
+            return _settle_live(vm, work, qemu)
+        except QmpError:
+            from qvmsh.host import locks
+
+            if locks.holder(vm.files.pid_file) is not None:
+                raise
+    return _settle_off(vm, work)
+
+
+def is_whole(work: dict[str, Any]) -> bool:
+    """True if nothing that the guest wrote is in an overlay any more."""
+    return all(cut["state"] == BACK for cut in work["cuts"])
+
+
+def _settle_live(vm: Machine, work: dict[str, Any], qemu: Session | None) -> str:
+    from qvmsh.qemu.session import Session
+
+    if is_whole(work) and not (work["is_frozen"] or work["is_held"]):
+        for cut in work["cuts"]:
+            host_files.remove(os.path.join(vm.directory, cut["cut"]))
+        return UNDONE
+    note = notes.read(vm.files)
+    if note is None:
+        raise QvmError("the note of the running machine is gone", machine=vm.name)
+    if work.get("is_frozen"):
+        thaw(note)
+    if work.get("is_held"):
+        with contextlib.suppress(OSError, QmpError):
+            _go_on(note)
+    if qemu is not None:
+        _join(vm, work, qemu)
+    else:
+        with Session(note.socket("session"), vm.io.checkpoint) as own:
+            _join(vm, work, own)
+    return "the running guest's disks are whole again"
+
+
+def _join(vm: Machine, work: dict[str, Any], qemu: Session) -> None:
+    for cut in work["cuts"]:
+        nodes = {each["node-name"] for each in qemu.execute("query-named-block-nodes", {"flat": True})}
+        tops = {
+            block["inserted"]["node-name"] for block in qemu.execute("query-block") if block.get("inserted")
+        }
+        jobs = {each["id"] for each in qemu.execute("query-jobs")}
+        job = f"qvm-join-{cut['cut_node']}"
+        if cut["cut_node"] in tops or job in jobs:
+            _commit(vm, work, cut, qemu, job, is_begun=job in jobs)
+        if cut["cut_node"] in nodes:
+            qemu.execute("blockdev-del", {"node-name": cut["cut_node"]})
+        _forget(vm, work, cut)
+
+
+def _commit(
+    vm: Machine, work: dict[str, Any], cut: dict[str, Any], qemu: Session, job: str, *, is_begun: bool
+) -> None:
+    """Let QEMU commit the overlay into the disk below, and take it off."""
+    with qemu.listen("JOB_STATUS_CHANGE") as events:
+        if not is_begun:
+            qemu.execute(
+                "block-commit",
+                {
+                    "job-id": job,
+                    "device": cut["cut_node"],
+                    "top-node": cut["cut_node"],
+                    "base-node": cut["node"],  # without it QEMU commits into the lowest layer
+                    "auto-finalize": False,
+                    "auto-dismiss": False,
+                },
+            )
+        seen = why = ""
+        while True:
+            found = [each for each in qemu.execute("query-jobs") if each["id"] == job]
+            status = found[0]["status"] if found else "null"
+            if status == "ready" and seen != "ready":
+                qemu.execute("job-complete", {"id": job})
+            elif status == "pending" and seen != "pending":
+                try:
+                    # the guest's writes wait; overlay and disk hold the same from here on
+                    _mark(vm, work, cut)
+                except OSError as error:
+                    why = f"{error.filename}: {error.strerror}"
+                    cut["state"] = OPEN
+                qemu.execute("job-cancel" if why else "job-finalize", {"id": job})
+            elif status in ("concluded", "null"):
+                break
+            else:
+                with contextlib.suppress(DeadlineError):
+                    events.wait(lambda event: event["data"]["id"] == job, timeout_s=0.5)
+            seen = status
+    if found:
+        qemu.execute("job-dismiss", {"id": job})
+        why = why or found[0].get("error", "")
+        if why:
+            cut["state"] = OPEN
+            interrupted.write(vm, work)
+            raise QvmError(
+                f"what the guest wrote meanwhile cannot be put back into {cut['disk']}: {why}",
+                machine=vm.name,
+                hint="nothing is lost, the guest runs on; make room, then `qvm doctor --fix`",
+            )
+
+
+def _mark(vm: Machine, work: dict[str, Any], cut: dict[str, Any]) -> None:
+    cut["state"] = BACK
+    interrupted.write(vm, work)
+
+
+def _forget(vm: Machine, work: dict[str, Any], cut: dict[str, Any]) -> None:
+    """The overlay is of no use any more: say so, then remove it."""
+    _mark(vm, work, cut)
+    host_files.remove(os.path.join(vm.directory, cut["cut"]))
+
+
+def _settle_off(vm: Machine, work: dict[str, Any]) -> str:
+    program = tools.qemu_img(vm)
+    names = []
+    for cut in work["cuts"]:
+        path, disk = (os.path.join(vm.directory, cut[key]) for key in ("cut", "disk"))
+        if cut["state"] == OPEN and os.path.exists(path) and os.path.getsize(path):
+            if image.header(path).snapshots:
+                raise QvmError(
+                    f"{cut['cut']} holds snapshots that were saved meanwhile",
+                    hint=f"`qemu-img snapshot -d` removes them from {cut['cut']}; then `qvm doctor --fix`",
+                )
+            image.require_unused(program, disk, vm.name)
+            words = ["commit", "-q", "-d", "-f", "qcow2", image.safe_name(path)]
+            image.run(program, words, what=f"put back into {cut['disk']} what the guest wrote last")
+            fd = os.open(disk, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            names.append(os.path.basename(cut["disk"]))
+        _forget(vm, work, cut)
+    return f"what the guest wrote last is in {', '.join(names)}" if names else UNDONE

@@ -1,0 +1,178 @@
+"""Work on the overlays of a machine that is on: commit and flatten, by QEMU's block jobs.
+
+May import: `host`, `qemu`, `machine`.
+
+    commit(vm, seen, disk)         # block-commit; then the base goes under a fresh, empty overlay
+
+At the end of a commit QEMU works on the base itself. The guest stands still from there until the fresh
+overlay is in its place: nothing it writes may go to the base, since a start would not see it. So, whoever
+is killed, overlay and base together hold the same; the journal's step finishes the change or takes it back.
+Source: QEMU docs/interop/live-block-operations.rst; measured on 7.2.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+
+from qvmsh.errors import QmpError, StateError
+from qvmsh.host import files as host_files
+from qvmsh.host import locks, process
+from qvmsh.machine import saved, snapshots, state, tools
+from qvmsh.machine.snapshot_store import Live
+from qvmsh.machine.unfinished import LAYER, Journal
+from qvmsh.machine.volumes import file_of
+from qvmsh.qemu import image, qmp
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.note import Note
+    from qvmsh.machine.volumes import Volume
+
+COMMIT, STREAM = "qvm-commit", "qvm-stream"
+
+
+def commit(vm: Machine, seen: state.Observation, disk: Volume) -> None:
+    """Write the overlay's data into its base; the guest goes on, and has an empty overlay at the end.
+
+    Raises:
+        StateError: it does not run, or its disk is not one that qvm gave it.
+        QmpError: QEMU failed; the disk is as it was.
+    """
+    note, pid = _running(vm, seen, "commit a disk")
+    if _options(pid, disk.node) is None:
+        raise StateError(
+            f"cannot commit {disk.id} while it runs: it was not there when the machine was started",
+            machine=vm.name,
+            hint="`qvm stop` first",
+        )
+    with snapshots.live(vm, note) as (found, disks):
+        store = Live(vm, [each for each in disks if each.node == disk.node], found.exchange)
+        row = _row(store, lambda each: each["inserted"]["node-name"] == disk.node)
+        is_running = seen.kind == state.RUNNING
+        journal = Journal(store, "commit", disk.id, was_running=is_running, has_memory=False)
+        with vm.io.stage(f"committing {disk.name}"), journal:
+            journal.write(device=row["qdev"], node=disk.node)
+            words = {"job-id": COMMIT, "device": disk.node, "auto-dismiss": False}
+            if row["inserted"]["backing_file_depth"] > 1:
+                words["base"] = row["inserted"]["backing_file"]
+            store.jobs.execute("block-commit", words)
+            job = store.jobs.until(COMMIT, "ready")
+            if job is None or job["status"] != "ready":
+                store.jobs.finish(COMMIT, "block-commit")
+            store.exchange.ask("stop", timeout_s=30.0)
+            journal.write(phase="pivot")
+            store.jobs.execute("job-complete", {"id": COMMIT})
+            store.jobs.finish(COMMIT, "block-commit")
+            _under_new_layer(store, disk.path, disk.node, row["qdev"], pid)
+            if is_running:
+                saved.let_go(store.exchange)
+
+
+def flatten(vm: Machine, seen: state.Observation, disk: Volume) -> None:
+    """Let the overlay take over all that it reads from below (`block-stream`).
+
+    Raises:
+        StateError: it does not run.
+        QmpError: QEMU failed; the disk stands where it stood.
+    """
+    note, _ = _running(vm, seen, "rebase a disk")
+    with snapshots.live(vm, note) as (store, disks):
+        one = Live(vm, [each for each in disks if each.node == disk.node], store.exchange)
+        journal = Journal(one, "rebase", disk.id, was_running=False, has_memory=False)
+        with vm.io.stage(f"rebasing {disk.name}"), journal:
+            words = {"job-id": STREAM, "device": disk.node, "auto-dismiss": False}
+            store.jobs.execute("block-stream", words)
+            store.jobs.finish(STREAM, "block-stream")
+
+
+def settle(store: Live, data: dict[str, Any]) -> str:
+    """What is done about a commit or a flattening that was cut off while QEMU goes on."""
+    name = COMMIT if data["what"] == "commit" else STREAM
+    job = store.jobs.until(name, "ready", "running", "paused")
+    if job is not None:
+        if job["status"] != "concluded":
+            store.jobs.execute("block-job-cancel", {"device": name, "force": True})
+            store.jobs.until(name)
+        store.jobs.execute("job-dismiss", {"id": name})
+    path = data["disks"][0][1]
+    if data["phase"] == "pivot":
+        pid = locks.holder(store.vm.files.pid_file) or 0
+        row = _row(store, lambda each: each.get("qdev") == data["device"])
+        if not os.path.samefile(_file(store.vm, row), path):
+            _under_new_layer(store, path, data["node"], data["device"], pid)
+            return "is finished"
+    host_files.remove(path + LAYER)
+    return "is undone: what the disk holds is the same" if job is not None else "has ended"
+
+
+def _running(vm: Machine, seen: state.Observation, what: str) -> tuple[Note, int]:
+    if seen.note is None or seen.pid is None or seen.kind not in (state.RUNNING, state.PAUSED):
+        raise state.not_in_state(vm, seen, what, state.RUNNING)
+    if seen.note.disposable:
+        raise StateError(
+            f"cannot {what}: it is disposable, its disks vanish when it stops",
+            machine=vm.name,
+            hint="`qvm stop` it first",
+        )
+    return seen.note, seen.pid
+
+
+def _row(store: Live, is_wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """The row of a disk in `query-block`.
+
+    Raises:
+        QmpError: QEMU has it no more.
+    """
+    for each in store.jobs.execute("query-block"):
+        if each.get("inserted") and is_wanted(each):
+            found: dict[str, Any] = each
+            return found
+    raise QmpError("QEMU has the disk no more", machine=store.vm.name)
+
+
+def _file(vm: Machine, row: dict[str, Any]) -> str:
+    return os.path.join(vm.directory, file_of(row["inserted"]["image"]["filename"]))
+
+
+def _options(pid: int, node: str) -> dict[str, Any] | None:
+    """What `-blockdev` said of a node when QEMU was started."""
+    for word, value in itertools.pairwise(process.arguments(pid)):
+        if word == "-blockdev" and value.startswith("{"):
+            found: dict[str, Any] = qmp.loads(value)
+            if found.get("node-name") == node:
+                return found
+    return None
+
+
+def _new_layer(vm: Machine, path: str) -> None:
+    """An empty overlay beside `path`, on what that stands on."""
+    header = image.header(path)
+    kind = image.header(image.backing_path(path, header.backing)).format
+    host_files.remove(path + LAYER)
+    words = ["create", "-q", "-f", "qcow2", "-F", kind, "-b", header.backing, path + LAYER]
+    image.run(tools.qemu_img(vm), words, what=f"make an empty {os.path.basename(path)}")
+    was = os.stat(path)
+    os.chmod(path + LAYER, was.st_mode & 0o7777)
+    if os.geteuid() == 0:
+        os.chown(path + LAYER, was.st_uid, was.st_gid)
+
+
+def _under_new_layer(store: Live, path: str, node: str, device: str, pid: int) -> None:
+    """Put an empty overlay on the base that QEMU works on after a commit; the guest stands still."""
+    options = _options(pid, node)
+    assert options is not None
+    nodes = {each["node-name"] for each in store.jobs.execute("query-named-block-nodes", {"flat": True})}
+    if node in nodes:  # the overlay that is no longer in use
+        store.jobs.execute("blockdev-del", {"node-name": node})
+    if not os.path.exists(path + LAYER):
+        _new_layer(store.vm, path)
+    os.rename(path + LAYER, path)
+    host_files.sync_folder(os.path.dirname(path))
+    base = _row(store, lambda each: each.get("qdev") == device)["inserted"]["node-name"]
+    store.jobs.execute("blockdev-add", {**options, "backing": None})
+    store.jobs.execute("blockdev-snapshot", {"node": base, "overlay": node})

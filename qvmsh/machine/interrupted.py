@@ -1,0 +1,136 @@
+"""Work that must be completed or undone if its command is killed: a note of it, and what follows from it.
+
+May import: `host`, `qemu`, `machine.cut`, `machine.state`.
+
+    note = begin(vm, "archive", cuts=[...])     # .qvm/archive.unfinished, synced
+    ...
+    end(vm)
+
+`launch.work_lock` looks for the note, so whatever command comes next (`start`, `stop`, `archive` ...)
+completes the work first, and says so. Only one command works at a time, so there is one note at most.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+from qvmsh.errors import QvmError, StateError
+from qvmsh.host import files as host_files
+from qvmsh.host import locks
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from qvmsh.machine.machine import Machine
+
+
+def begin(vm: Machine, what: str, **facts: Any) -> dict[str, Any]:
+    """Note that the work `what` is under way."""
+    work = {"what": what, "since": time.time(), "pid": os.getpid(), **facts}
+    write(vm, work)
+    return work
+
+
+def write(vm: Machine, work: dict[str, Any]) -> None:
+    """Note how far it is; it is on the disk when this returns.
+
+    A note of the same length takes the place of the old one, for which a full disk has room too.
+    """
+    text = json.dumps(work).encode() + b"\n"
+    try:
+        fd = os.open(vm.files.interrupted, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        fd = -1
+    if fd >= 0:
+        try:
+            if os.fstat(fd).st_size == len(text):
+                os.pwrite(fd, text, 0)
+                os.fsync(fd)
+                return
+        finally:
+            os.close(fd)
+    host_files.write_atomic(vm.files.interrupted, text.decode(), 0o600)
+
+
+def end(vm: Machine) -> None:
+    """The work is done, or undone."""
+    host_files.remove(vm.files.interrupted)
+
+
+def read(vm: Machine) -> dict[str, Any] | None:
+    """The work that is, or was, under way."""
+    try:
+        with open(vm.files.interrupted, encoding="utf-8") as file:
+            found: dict[str, Any] = json.load(file)
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        raise QvmError(
+            ".qvm/archive.unfinished cannot be read",
+            machine=vm.name,
+            hint="it tells of interrupted work on the disks; ask before you remove it",
+        ) from None
+    return found
+
+
+def require_none(vm: Machine) -> None:
+    """Refuse what would build on disks that are not whole: there is work that could not be completed.
+
+    Raises:
+        StateError: there is.
+    """
+    work = read(vm)
+    if work is not None:
+        raise StateError(
+            f"a `qvm {work['what']}` was interrupted and its work is not completed yet",
+            machine=vm.name,
+            hint="`qvm doctor --fix` completes it, or says why not",
+        )
+
+
+def finish(vm: Machine, *, is_lenient: bool = False, is_silent: bool = False) -> str:
+    """Complete or undo what a killed command left; returns what was done, "" if there was nothing.
+
+    The caller holds the work lock.
+
+    Args:
+        is_lenient: go on with a warning where a running QEMU does not help; what the guest writes is
+            safe all the same, and the next command tries again.
+        is_silent: the caller tells what was done.
+
+    Raises:
+        QvmError: it cannot be done (a full disk); nothing has been lost, the note stays.
+    """
+    from qvmsh.machine import archiving, cut, log, restoring
+
+    work = read(vm)
+    if work is None:
+        return ""
+    what = f"`qvm {work['what']}` of {time.strftime('%T', time.localtime(work['since']))} was interrupted"
+    try:
+        if work["what"] == "restore":
+            done = restoring.settle(vm, work)
+        else:
+            done = cut.settle(vm, work, is_running=locks.holder(vm.files.pid_file) is not None)
+            archiving.sweep_near(vm)
+    except (QvmError, OSError) as error:
+        why = error.what if isinstance(error, QvmError) else f"{error.filename}: {error.strerror}"
+        if is_lenient:
+            vm.io.warn(f"{vm.name}: {what}, and cannot be completed now: {why}")
+            return ""
+        raise QvmError(
+            f"{what}, and cannot be completed: {why}",
+            machine=vm.name,
+            details=getattr(error, "details", ()),
+            hint=getattr(error, "hint", None)
+            or "make room if the disk is full; `qvm doctor --fix` tries again",
+        ) from None
+    end(vm)
+    told = f"{what}: {done}"
+    if not is_silent:
+        vm.io.warn(f"{vm.name}: {told}")
+    log.note(vm, told)
+    return told

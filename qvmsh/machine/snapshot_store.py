@@ -1,0 +1,226 @@
+"""Where snapshots are: the images of a machine that is off, or the QEMU that has them open.
+
+May import: `qemu`, `machine.volumes`.
+
+    store = Images(vm, volumes)            # or Live(vm, volumes, exchange)
+    store.create("ready", has_memory=False)
+    store.is_whole("ready")                # True: it is on all disks
+
+Each operation is on all disks; none is atomic by itself: whoever calls keeps a journal
+(`machine.unfinished`), and undoes or finishes with the same operations.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+
+from qvmsh.errors import ImageError, QmpError, QvmError, StateError
+from qvmsh.machine import chain, tools
+from qvmsh.qemu import image
+from qvmsh.qemu.jobs import Jobs
+from qvmsh.qemu.qcow2 import Snapshot
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.volumes import Volume
+    from qvmsh.qemu.qmp import Exchange
+
+
+class Store(ABC):
+    """The snapshots in a set of disks; `Images` and `Live` say how they are changed.
+
+    Args:
+        volumes: the disks that the guest writes to; the first takes the memory.
+    """
+
+    def __init__(self, vm: Machine, volumes: list[Volume]) -> None:
+        self.vm = vm
+        self.volumes = volumes
+
+    def tags(self, volume: Volume) -> dict[str, Snapshot]:
+        """The snapshots of one disk by name."""
+        return {each.name: each for each in chain.snapshots_in(volume.path)}
+
+    def holders(self, tag: str) -> list[Volume]:
+        """The disks that have the snapshot."""
+        return [each for each in self.volumes if tag in self.tags(each)]
+
+    def is_whole(self, tag: str) -> bool:
+        return bool(self.volumes) and len(self.holders(tag)) == len(self.volumes)
+
+    def memory_bytes(self, tag: str) -> int:
+        """Size of the memory that the snapshot holds, 0 for one of the disks only."""
+        return max((self.tags(each)[tag].vmstate_bytes for each in self.holders(tag)), default=0)
+
+    @abstractmethod
+    def create(self, tag: str, *, has_memory: bool) -> None:
+        """Take the snapshot on every disk."""
+
+    @abstractmethod
+    def delete(self, tag: str) -> None:
+        """Remove the snapshot from every disk that has it."""
+
+    @abstractmethod
+    def apply(self, tag: str) -> None:
+        """Put every disk (and the memory, of a machine that is on) back."""
+
+    @abstractmethod
+    def bitmaps(self) -> int:
+        """Remove the dirty bitmaps, which forbid to go back; return how many there were."""
+
+
+class Images(Store):
+    """The images of a machine that is off, by `qemu-img`."""
+
+    def create(self, tag: str, *, has_memory: bool = False) -> None:
+        for each in self.volumes:
+            self._snapshot(each, "-c", tag, f"save {tag} on {each.id}")
+
+    def delete(self, tag: str) -> None:
+        """The memory goes last: as long as it is there, all is."""
+        for each in reversed(self.volumes):
+            while tag in self.tags(each):  # qemu-img makes two of one name
+                self._snapshot(each, "-d", tag, f"delete {tag} on {each.id}")
+
+    def apply(self, tag: str) -> None:
+        for each in self.volumes:
+            # by number: to QEMU a name could be another snapshot's number
+            self._snapshot(each, "-a", self.tags(each)[tag].id, f"restore {tag} on {each.id}")
+
+    def bitmaps(self) -> int:
+        import json
+
+        count = 0
+        for each in self.volumes:
+            words = ["info", "--output=json", image.safe_name(each.path)]
+            told = json.loads(image.run(tools.qemu_img(self.vm), words, what=f"read {each.name}"))
+            data = told.get("format-specific", {}).get("data", {})
+            for bitmap in data.get("bitmaps", ()):
+                words = ["bitmap", "--remove", image.safe_name(each.path), bitmap["name"]]
+                image.run(tools.qemu_img(self.vm), words, what=f"remove a bitmap of {each.name}")
+                count += 1
+        return count
+
+    def mend_leaks(self) -> None:
+        """Give back what a killed QEMU had allocated and not yet used."""
+        for each in self.volumes:
+            words = ["check", "-q", "-r", "leaks", image.safe_name(each.path)]
+            try:
+                image.run(tools.qemu_img(self.vm), words, what=f"check {each.name}")
+            except ImageError as error:
+                self.vm.io.warn(f"{self.vm.name}: {error.what}: {'; '.join(error.details)}")
+
+    def require_free(self) -> None:
+        """Refuse where a disk is missing, or another process has one open.
+
+        Raises:
+            ImageError: with who it is.
+        """
+        for each in self.volumes:
+            image.require(each.path, self.vm.name, hint="put it back, or correct the configuration")
+            image.require_unused(tools.qemu_img(self.vm), each.path, self.vm.name)
+            if not os.access(each.path, os.W_OK):
+                raise ImageError(
+                    f"you cannot write to {each.name}", machine=self.vm.name, hint="ask as its owner"
+                )
+
+    def _snapshot(self, volume: Volume, option: str, tag: str, what: str) -> None:
+        program = tools.qemu_img(self.vm)
+        self.vm.io.checkpoint()
+        try:
+            image.run(program, ["snapshot", option, tag, image.safe_name(volume.path)], what=what)
+        except ImageError as error:
+            error.machine = self.vm.name
+            if any("lock" in line for line in error.details):
+                raise image.in_use(volume.path, self.vm.name) from None
+            raise
+        _sync(volume.path)
+
+
+class Live(Store):
+    """The disks of a running QEMU, by its jobs.
+
+    Args:
+        exchange: a conversation with it, negotiated.
+    """
+
+    def __init__(self, vm: Machine, volumes: list[Volume], exchange: Exchange) -> None:
+        super().__init__(vm, volumes)
+        self.exchange = exchange
+        self.jobs = Jobs(exchange)
+
+    def tags(self, volume: Volume) -> dict[str, Snapshot]:
+        for node in self._nodes():
+            if node["node-name"] == volume.node:
+                return {
+                    row["name"]: Snapshot(row["id"], row["name"], row["date-sec"], row["vm-state-size"])
+                    for row in node["image"].get("snapshots", [])
+                }
+        return {}
+
+    def create(self, tag: str, *, has_memory: bool) -> None:
+        nodes = [each.node for each in self.volumes]
+        if has_memory:
+            self._job("snapshot-save", {"tag": tag, "vmstate": nodes[0], "devices": nodes})
+            return
+        actions = [
+            {"type": "blockdev-snapshot-internal-sync", "data": {"device": node, "name": tag}}
+            for node in nodes
+        ]
+        self.jobs.execute("transaction", {"actions": actions})  # all, or none
+
+    def delete(self, tag: str) -> None:
+        nodes = [each.node for each in reversed(self.holders(tag))]
+        if nodes:
+            self._job("snapshot-delete", {"tag": tag, "devices": nodes})
+
+    def apply(self, tag: str) -> None:
+        self._require_no_number(tag)
+        vmstate = next(each.node for each in self.volumes if self.tags(each)[tag].vmstate_bytes)
+        nodes = [each.node for each in self.volumes]
+        self._job("snapshot-load", {"tag": tag, "vmstate": vmstate, "devices": nodes})
+
+    def bitmaps(self) -> int:
+        count = 0
+        ours = {each.node for each in self.volumes}
+        for node in self._nodes():
+            for bitmap in node.get("dirty-bitmaps", ()) if node["node-name"] in ours else ():
+                where = {"node": node["node-name"], "name": bitmap["name"]}
+                self.jobs.execute("block-dirty-bitmap-remove", where)
+                count += 1
+        return count
+
+    def _nodes(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.jobs.execute("query-named-block-nodes", {"flat": True})
+        return found
+
+    def _job(self, command: str, arguments: dict[str, object]) -> None:
+        try:
+            self.jobs.job(command, arguments)
+        except OSError as error:
+            raise QmpError(f"QEMU went away during {command}: {error}", machine=self.vm.name) from None
+
+    def _require_no_number(self, tag: str) -> None:
+        """QEMU takes a name for a number first: refuse a name that is another snapshot's number."""
+        for each in self.volumes:
+            found = self.tags(each)
+            if any(other.id == tag for name, other in found.items() if name != tag):
+                raise StateError(
+                    f"the name {tag} is also the number of another snapshot on {each.id}",
+                    machine=self.vm.name,
+                    hint="QEMU would take that one: restore it while the machine is off",
+                )
+
+
+def _sync(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        raise QvmError(f"cannot write {os.path.basename(path)}: {error.strerror}") from error
+    finally:
+        os.close(fd)

@@ -1,0 +1,303 @@
+"""Where archives lie: a folder of this host, or one of another host that ssh reaches.
+
+May import: `host`, `errors`.
+
+    store = of(vm)                              # VM_ARCHIVE, else the machine's directory
+    with store.writer("demo-20261121101336", "demo-base.qcow2") as fd: ...
+
+On another host only `sh`, `cat`, `mv`, `rm`, `mkdir`, `ls` are needed. Values go there quoted, as words.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+
+from qvmsh.errors import ConfigError, QvmError
+from qvmsh.host import files as host_files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from qvmsh.machine.machine import Machine
+
+_URL = re.compile(r"ssh://(?:([^@/]+)@)?(\[[^]]+\]|[^:/]+)(?::(\d+))?(/.*)?")
+
+
+def of(vm: Machine) -> Store:
+    """The store that VM_ARCHIVE names; the machine's own directory where it is not set.
+
+    Raises:
+        ConfigError: VM_ARCHIVE names none.
+    """
+    return at(vm.settings.text("VM_ARCHIVE"), vm.directory, vm.name)
+
+
+def at(where: str, directory: str, machine: str | None = None) -> Store:
+    """The store that a value of VM_ARCHIVE means, seen from `directory`."""
+    if "://" not in where:
+        return Folder(os.path.join(directory, os.path.expanduser(where)))
+    found = _URL.fullmatch(where)
+    if not found or not found[4]:
+        raise ConfigError(
+            f"VM_ARCHIVE={where} names no place for archives",
+            machine=machine,
+            hint="a folder, or ssh://[USER@]HOST[:PORT]/FOLDER",
+        )
+    user, host, port, folder = found.groups()
+    return Remote(host.strip("[]"), folder, user=user or "", port=port or "")
+
+
+class Store:
+    """A place with a folder for each archive; see the two kinds."""
+
+    shown = ""
+
+    def folders(self) -> list[str]:
+        """Names of the folders in it; empty where it is not there yet."""
+        raise NotImplementedError
+
+    def names(self, folder: str) -> dict[str, int]:
+        """The files of a folder and their sizes in bytes."""
+        raise NotImplementedError
+
+    def text(self, folder: str, name: str) -> str | None:
+        """What a small file holds; None if it is not there."""
+        raise NotImplementedError
+
+    def put_text(self, folder: str, name: str, text: str) -> None:
+        """Write a small file: the old or the new content at any moment."""
+        raise NotImplementedError
+
+    def make(self, folder: str) -> None:
+        """Make a folder that only this user can enter."""
+        raise NotImplementedError
+
+    def writer(self, folder: str, name: str) -> contextlib.AbstractContextManager[int]:
+        """A new file as a descriptor; it is on the disk when the block ends."""
+        raise NotImplementedError
+
+    def reader(self, folder: str, name: str) -> contextlib.AbstractContextManager[int]:
+        """A file as a descriptor."""
+        raise NotImplementedError
+
+    def rename(self, old: str, new: str) -> None:
+        """Rename `FOLDER` or `FOLDER/NAME`."""
+        raise NotImplementedError
+
+    def remove(self, folder: str, *names: str) -> None:
+        """Remove files of a folder; those that are not there are fine."""
+        raise NotImplementedError
+
+    def remove_folder(self, folder: str) -> None:
+        """Remove a folder and what is in it."""
+        raise NotImplementedError
+
+    def free_bytes(self) -> int | None:
+        """Room that is left; None where that is not known."""
+        raise NotImplementedError
+
+    def path(self, *names: str) -> str | None:
+        """The path on this host; None if it is on another."""
+        raise NotImplementedError
+
+
+class Folder(Store):
+    """A folder of this host."""
+
+    def __init__(self, root: str) -> None:
+        self.root = os.path.abspath(root)
+        self.shown = self.root
+
+    def folders(self) -> list[str]:
+        try:
+            with os.scandir(self.root) as entries:
+                return sorted(each.name for each in entries if each.is_dir())
+        except FileNotFoundError:
+            return []
+
+    def names(self, folder: str) -> dict[str, int]:
+        with os.scandir(os.path.join(self.root, folder)) as entries:
+            return {each.name: each.stat().st_size for each in entries if each.is_file()}
+
+    def text(self, folder: str, name: str) -> str | None:
+        try:
+            with open(os.path.join(self.root, folder, name), encoding="utf-8") as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
+
+    def put_text(self, folder: str, name: str, text: str) -> None:
+        host_files.write_atomic(os.path.join(self.root, folder, name), text, 0o600)
+
+    def make(self, folder: str) -> None:
+        os.makedirs(self.root, exist_ok=True)
+        os.mkdir(os.path.join(self.root, folder), 0o700)
+
+    @contextlib.contextmanager
+    def writer(self, folder: str, name: str) -> Iterator[int]:
+        path = os.path.join(self.root, folder, name)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            yield fd
+            os.fsync(fd)
+        except BaseException:
+            host_files.remove(path)
+            raise
+        finally:
+            os.close(fd)
+
+    @contextlib.contextmanager
+    def reader(self, folder: str, name: str) -> Iterator[int]:
+        fd = os.open(os.path.join(self.root, folder, name), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def rename(self, old: str, new: str) -> None:
+        target = os.path.join(self.root, new)
+        os.rename(os.path.join(self.root, old), target)
+        host_files.sync_folder(os.path.dirname(target))
+
+    def remove(self, folder: str, *names: str) -> None:
+        for name in names:
+            host_files.remove(os.path.join(self.root, folder, name))
+
+    def remove_folder(self, folder: str) -> None:
+        shutil.rmtree(os.path.join(self.root, folder), ignore_errors=True)
+
+    def free_bytes(self) -> int | None:
+        root = self.root
+        while not os.path.isdir(root):
+            root = os.path.dirname(root)
+        return host_files.free_bytes(root)
+
+    def path(self, *names: str) -> str | None:
+        return os.path.join(self.root, *names)
+
+
+class Remote(Store):
+    """A folder of another host, by the user's own ssh (its configuration, keys and agent)."""
+
+    def __init__(self, host: str, root: str, *, user: str = "", port: str = "") -> None:
+        self.root = root
+        self.shown = f"ssh://{f'{user}@' if user else ''}{host}{f':{port}' if port else ''}{root}"
+        self._argv = [
+            "ssh", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=15",
+            *(["-p", port] if port else []), *(["-l", user] if user else []), "--", host,
+        ]  # fmt: skip
+
+    def _at(self, *names: str) -> str:
+        return os.path.join(self.root, *names)
+
+    def _command(self, script: str, *words: str) -> list[str]:
+        """The argument list that runs a fixed script there; the values are its $1, $2, ..."""
+        return [*self._argv, shlex.join(["sh", "-c", script, "sh", *words])]
+
+    def _run(self, script: str, *words: str, stdin: bytes | None = None, allowed: int = 0) -> bytes:
+        try:
+            done = subprocess.run(
+                self._command(script, *words),
+                input=b"" if stdin is None else stdin,
+                capture_output=True,
+                check=False,
+            )
+        except FileNotFoundError:
+            raise QvmError("ssh is not installed", hint="install the OpenSSH client") from None
+        if done.returncode not in (0, allowed):
+            raise self._failure(done.stderr)
+        return done.stdout
+
+    def _failure(self, words: bytes) -> QvmError:
+        lines = words.decode(errors="replace").splitlines()
+        hint = "the disk there is full" if "No space left" in "".join(lines) else None
+        return QvmError(
+            f"{self.shown} cannot be used",
+            details=lines[-3:],
+            hint=hint or f"`{shlex.join(self._argv)} true` must work without a question",
+        )
+
+    def folders(self) -> list[str]:
+        script = 'cd "$1" 2>/dev/null || exit 0; ls -A -p'
+        rows = self._run(script, self.root).decode(errors="surrogateescape").split("\n")
+        return [row[:-1] for row in rows if row.endswith("/")]
+
+    def names(self, folder: str) -> dict[str, int]:
+        script = 'cd "$1" && for f in *; do [ -f "$f" ] && printf "%s %s\\n" "$(wc -c < "$f")" "$f"; done; :'
+        rows = self._run(script, self._at(folder)).decode(errors="surrogateescape").split("\n")
+        found = (row.lstrip().partition(" ") for row in rows if row)
+        return {name: int(size) for size, _, name in found}
+
+    def text(self, folder: str, name: str) -> str | None:
+        found = self._run('[ ! -e "$1" ] || { echo; cat "$1"; }', self._at(folder, name))
+        return found[1:].decode() if found else None
+
+    def put_text(self, folder: str, name: str, text: str) -> None:
+        script = 'umask 077; cat > "$1.part" && { sync "$1.part" 2>/dev/null || sync; } && mv "$1.part" "$1"'
+        self._run(script, self._at(folder, name), stdin=text.encode())
+
+    def make(self, folder: str) -> None:
+        self._run('mkdir -p "$1" && mkdir -m 700 "$1/$2"', self.root, folder)
+
+    @contextlib.contextmanager
+    def writer(self, folder: str, name: str) -> Iterator[int]:
+        # what is cut off (a broken connection, a kill) never gets beyond its name for unfinished work
+        script = 'umask 077; set -C; cat > "$1" && { sync "$1" 2>/dev/null || sync; }'
+        with subprocess.Popen(
+            self._command(script, self._at(folder, name)), stdin=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as child:
+            assert child.stdin is not None
+            assert child.stderr is not None
+            try:
+                yield child.stdin.fileno()
+            except BrokenPipeError:
+                raise self._failure(child.stderr.read()) from None
+            except BaseException:
+                child.kill()
+                raise
+            child.stdin.close()
+            child.stdin = None
+            words = child.stderr.read()
+            if child.wait():
+                raise self._failure(words)
+
+    @contextlib.contextmanager
+    def reader(self, folder: str, name: str) -> Iterator[int]:
+        with subprocess.Popen(
+            self._command('cat "$1"', self._at(folder, name)),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as child:
+            assert child.stdout is not None
+            assert child.stderr is not None
+            try:
+                yield child.stdout.fileno()
+            except BaseException:
+                child.kill()
+                raise
+            child.stdout.close()
+            if child.wait() not in (0, -13):
+                raise self._failure(child.stderr.read())
+
+    def rename(self, old: str, new: str) -> None:
+        self._run('mv "$1" "$2"', self._at(old), self._at(new))
+
+    def remove(self, folder: str, *names: str) -> None:
+        if names:
+            self._run('rm -f "$@"', *(self._at(folder, name) for name in names))
+
+    def remove_folder(self, folder: str) -> None:
+        self._run('rm -rf "$1"', self._at(folder))
+
+    def free_bytes(self) -> int | None:
+        return None
+
+    def path(self, *names: str) -> str | None:
+        return None

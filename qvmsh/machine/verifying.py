@@ -1,0 +1,120 @@
+"""`archive --verify`: proof that an archived state comes back.
+
+May import: `host`, `qemu`, `machine`.
+
+    verify(vm, "latest", is_booting=True)       # Verified(...)
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+from qvmsh.errors import ImageError, QvmError
+from qvmsh.host import files as host_files
+from qvmsh.host import process
+from qvmsh.machine import archiving, lifecycle, power, restoring, tools
+from qvmsh.machine.archive_reports import Verified
+from qvmsh.machine.archives import Archive, Point, Shelf
+from qvmsh.machine.machine import Machine
+from qvmsh.qemu import imagecheck
+
+
+def verify(vm: Machine, word: str | None, *, is_booting: bool) -> Verified:
+    """Read a state back, check its images, and perhaps start it.
+
+    Args:
+        word: as for `restore`; a folder alone means all its states, None the newest state of all.
+
+    Raises:
+        ImageError: something of it is missing, changed or broken.
+        DeadlineError: it was started and did not become ready.
+    """
+    shelf, archive, point = restoring.find(vm, word or "latest")
+    is_folder = word is not None and os.path.basename(word.rstrip("/")) == archive.folder
+    points = archive.done if is_folder else [point]
+    notes = []
+    for each in points:
+        archiving.require_whole(vm, shelf, archive, each)
+    if any(not part.sha256 for part in archive.parts(points)):
+        notes.append(f"{archive.folder} has no checksums (it was made by `vm`)")
+    with _folder(vm) as folder:
+        for each in points:
+            _check(vm, shelf, archive, each, os.path.join(folder, each.stamp))
+        boot_s = _boot(vm, shelf, archive, point, os.path.join(folder, "boot")) if is_booting else None
+    names = [f"{archive.folder}/{each.stamp}" for each in points]
+    return Verified(vm.name, names, notes, boot_s)
+
+
+class _folder:  # noqa: N801  # used as a function
+    """A folder to work in, that vanishes; what killed ones left goes first."""
+
+    def __init__(self, vm: Machine) -> None:
+        self.path = os.path.join(vm.state_folder(), f"verify-{os.getpid()}")
+        for name in os.listdir(vm.files.state):
+            pid = name.removeprefix("verify-")
+            if name.startswith("verify-") and not (pid.isdigit() and process.exists(int(pid))):
+                shutil.rmtree(os.path.join(vm.files.state, name), ignore_errors=True)
+
+    def __enter__(self) -> str:
+        os.mkdir(self.path, 0o700)
+        return self.path
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _check(vm: Machine, shelf: Shelf, archive: Archive, point: Point, folder: str) -> None:
+    """Make the state's images in a folder and let `qemu-img check` look at them.
+
+    Raises:
+        ImageError: one is broken.
+    """
+    os.mkdir(folder)
+    reader = restoring.Reader(vm.io, tools.qemu_img(vm), shelf, archive, point, folder)
+    try:
+        for part in point.parts:
+            if part.role == archiving.SETTINGS or part.left_out:
+                continue
+            below = [each.plain_name for each in archive.layers.get(part.role, [])]
+            names = [os.path.join(folder, each) for each in (part.plain_name, *below)]
+            reader.layers(part.role, names, names)
+            forms = [part.format, *(each.format for each in archive.layers.get(part.role, []))]
+            for path, form in zip(names, forms, strict=True):
+                sound = imagecheck.check(tools.qemu_img(vm), path, form)
+                if sound and sound.corruptions:
+                    raise ImageError(
+                        f"{archive.folder}/{point.stamp}: {os.path.basename(path)} has "
+                        f"{sound.corruptions} errors",
+                        machine=vm.name,
+                    )
+            imagecheck.chain(tools.qemu_img(vm), names[0], forms[0])
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _boot(vm: Machine, shelf: Shelf, archive: Archive, point: Point, folder: str) -> float:
+    """Start the state as a machine of its own, whose changes vanish; the seconds until it was ready."""
+    os.mkdir(folder)
+    restoring.lay_out(vm, shelf, archive, point, folder, vm.io, vm.environ)
+    host_files.remove(os.path.join(folder, ".qvm", "uuid"))
+    own = [("VM_SSH_PORT", "auto"), ("VM_HOSTFWD", ""), ("VM_PRE_START", ""), ("VM_POST_STOP", "")]
+    own = [(name, value) for name, value in own if name in vm.settings]
+    environ = {**vm.environ, "XDG_DATA_HOME": folder}  # the list of known machines is not for it
+    made = Machine(folder, io=vm.io, environ=environ, overrides=(*vm.overrides, *own))
+    try:
+        request = lifecycle.Request(disposable=True)
+        report = lifecycle.start(made, request, ssh_attempts=None, is_waiting=True)
+    except QvmError as error:
+        error.what = f"{archive.folder}/{point.stamp} does not boot: {error.what}"
+        raise
+    finally:
+        _end(made)
+    return report.seconds
+
+
+def _end(made: Machine) -> None:
+    try:
+        power.kill(made)
+    except QvmError:
+        pass  # it has ended already

@@ -1,0 +1,126 @@
+"""The disks of a machine as one set, whether it is on or off.
+
+May import: `qemu`, `machine`.
+
+    for each in of(vm): print(each.id, each.path)       # disk0 /vm/demo/demo-backing.qcow2
+
+While it is off the configuration tells: the machine's own disk, VM_DISKS, UEFI's variables, and what
+the user's own words for QEMU name. While it is on QEMU tells. The machine's own disk comes first: it
+takes the memory of a snapshot; flash chips come last.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from qvmsh.machine import disks, hardware
+from qvmsh.machine.hardware import MAIN
+from qvmsh.qemu import drives, image
+from qvmsh.qemu.commandline import UEFI_VARIABLES
+from qvmsh.qemu.qmp import loads
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from qvmsh.machine.machine import Machine
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One disk.
+
+    Args:
+        id: QEMU's name of it, that of the drive: `disk0`, `disk1`, ...
+        path: its file, absolute.
+        format: `qcow2`, `raw`, ...
+        is_flash: it is a flash chip: UEFI's variables.
+        source: what names it: `machine`, `VM_DISKS`, `UEFI`, or `words` (VM_QEMU_EXTRA, VM_QEMU_ARGS).
+        node: QEMU's node while it is on, "" while it is off.
+    """
+
+    id: str
+    path: str
+    format: str
+    is_read_only: bool = False
+    is_flash: bool = False
+    source: str = "machine"
+    node: str = ""
+
+    @property
+    def name(self) -> str:
+        return os.path.basename(self.path)
+
+
+def configured(vm: Machine) -> list[Volume]:
+    """The disks that the configuration names; those of the user's own words too."""
+    found: list[Volume] = []
+    settings = vm.settings
+    if not hardware.is_by_hand(vm):
+        name = hardware.disk_name(vm)
+        found.append(Volume(MAIN, os.path.join(vm.directory, name), hardware.image_format(vm, name)))
+        found += [
+            Volume(each.node, each.path, each.line.driver, each.line.is_read_only, source="VM_DISKS")
+            for each in disks.further(vm)
+        ]
+    for drive in drives.drives([*settings.words("VM_QEMU_ARGS"), *settings.words("VM_QEMU_EXTRA")]):
+        path = os.path.normpath(os.path.join(vm.directory, drive.file))
+        kind = drive.format or _guessed(path)
+        found.append(Volume(drive.id, path, kind, drive.is_read_only, drive.is_flash, source="words"))
+    variables = "" if hardware.is_by_hand(vm) else disks.variables_path(vm)
+    if variables and os.path.exists(variables):
+        found.append(Volume(UEFI_VARIABLES, variables, "qcow2", is_flash=True, source="UEFI"))
+    return sorted(found, key=_rank)
+
+
+def of_blocks(vm: Machine, blocks: list[dict[str, Any]]) -> list[Volume]:
+    """The disks of a running QEMU, from its answer to `query-block`."""
+    named = {os.path.realpath(each.path): each for each in configured(vm)}
+    found = []
+    for block in blocks:
+        inserted = block.get("inserted")
+        if not inserted:
+            continue
+        path = os.path.normpath(os.path.join(vm.directory, file_of(inserted["image"]["filename"])))
+        node = inserted["node-name"]
+        known = named.get(os.path.realpath(path))
+        name = known.id if known else block["device"] if node.startswith("#") else node
+        is_flash = "flash" in block["device"] + block.get("qdev", "") + node or node == UEFI_VARIABLES
+        source = known.source if known else "words"
+        if is_flash and inserted["ro"]:  # the firmware itself
+            continue
+        found.append(Volume(name or node, path, inserted["drv"], inserted["ro"], is_flash, source, node))
+    return sorted(found, key=_rank)
+
+
+def file_of(name: str) -> str:
+    """The file of an image, from QEMU's name of it.
+
+    That is `json:{...}` for one whose backing file is not the one that its header would give.
+    """
+    if not name.startswith("json:"):
+        return name
+    found = loads(name.removeprefix("json:"))
+    while isinstance(found.get("file"), dict):
+        found = found["file"]
+    return str(found.get("filename", name))
+
+
+def written(found: list[Volume]) -> list[Volume]:
+    """Those that the guest can write to."""
+    return [each for each in found if not each.is_read_only]
+
+
+def _rank(volume: Volume) -> int:
+    """How well a disk is suited to take the memory: 0 the machine's own, 2 a flash chip."""
+    if MAIN in (volume.node, volume.id):
+        return 0
+    return 2 if volume.is_flash else 1
+
+
+def _guessed(path: str) -> str:
+    try:
+        return image.header(path).format
+    except OSError:
+        return "raw"

@@ -1,0 +1,123 @@
+"""The disks that a QEMU argument list names: for words that the user wrote.
+
+May import: nothing of ours but `qmp` (for JSON).
+
+    drives(["-drive", "file=data.raw,format=raw,if=virtio"])     # [Drive("drive0", "data.raw", "raw")]
+
+Only what holds data is told: not `-drive media=cdrom`, not what is thrown away (`snapshot=on`).
+Source: qemu-system(1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from qvmsh.qemu.qmp import loads
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Any
+
+_PLAIN = ("hda", "hdb", "hdc", "hdd", "sd", "mtdblock", "pflash", "fda", "fdb")
+_PROTOCOLS = ("file", "host_device")
+_TRUE = ("on", "yes", "true", "y")
+
+
+@dataclass(frozen=True)
+class Drive:
+    """One disk.
+
+    Args:
+        id: its name in the words, else `drive0`, `drive1`, ...
+        file: as it stands there.
+        format: "" where the words leave it to QEMU's guess.
+        is_flash: it is a flash chip, such as UEFI's variables.
+    """
+
+    id: str
+    file: str
+    format: str = ""
+    is_read_only: bool = False
+    is_flash: bool = False
+
+
+def drives(words: Sequence[str]) -> list[Drive]:
+    """The disks in an argument list; everything that it does not understand is left out."""
+    if any(word.lstrip("-") == "snapshot" and word.startswith("-") for word in words):
+        return []
+    found: list[Drive] = []
+    nodes: list[dict[str, Any]] = []
+    for word, value in pairwise([*words, ""]):
+        option = word.lstrip("-") if word.startswith("-") else ""
+        if option in _PLAIN:
+            found.append(Drive(f"drive{len(found)}", value, is_flash=option == "pflash"))
+        elif option == "drive":
+            each = _of_drive(_pairs(value), len(found))
+            found += [each] if each else []
+        elif option == "blockdev":
+            node = _node(value)
+            nodes += [node] if node else []
+    return found + list(_of_nodes(nodes))
+
+
+def _of_drive(values: dict[str, str], number: int) -> Drive | None:
+    file = values.get("file") or values.get("file.filename")
+    if not file or values.get("media") == "cdrom" or values.get("snapshot") in _TRUE:
+        return None
+    is_read_only = values.get("readonly", values.get("read-only")) in _TRUE
+    name = values.get("id") or f"drive{number}"
+    kind = values.get("format") or values.get("driver", "")
+    return Drive(name, file, kind, is_read_only, values.get("if") == "pflash")
+
+
+def _pairs(text: str) -> dict[str, str]:
+    """`a=1,b=x,,y` as a dict: a doubled comma is one in a value."""
+    found, part = {}, ""
+    pieces = text.split(",")
+    while pieces:
+        part += pieces.pop(0)
+        if len(pieces) > 1 and pieces[0] == "":
+            pieces.pop(0)
+            part += ","
+            continue
+        key, _, value = part.partition("=")
+        found[key] = value
+        part = ""
+    return found
+
+
+def _node(value: str) -> dict[str, Any] | None:
+    if not value.lstrip().startswith("{"):
+        return dict(_pairs(value))
+    try:
+        node = loads(value)
+    except (ValueError, StopIteration):
+        return None
+    return node if isinstance(node, dict) else None
+
+
+def _of_nodes(nodes: list[dict[str, Any]]) -> Iterable[Drive]:
+    by_name = {str(node.get("node-name")): node for node in nodes}
+    used = {str(node[key]) for node in nodes for key in ("file", "backing") if isinstance(node.get(key), str)}
+    for node in nodes:
+        name, kind = str(node.get("node-name", "")), str(node.get("driver", ""))
+        file = _filename(node, by_name)
+        if name in used or not file:
+            continue
+        is_read_only = node.get("read-only") in (True, *_TRUE)
+        yield Drive(name or "blockdev", file, "raw" if kind in _PROTOCOLS else kind, is_read_only)
+
+
+def _filename(node: dict[str, Any], by_name: dict[str, dict[str, Any]]) -> str:
+    """The file at the bottom of a node."""
+    for _ in range(8):
+        below = node.get("file")
+        if isinstance(below, str) and below in by_name:
+            node = by_name[below]
+        elif isinstance(below, dict):
+            node = below
+        else:
+            return str(node.get("filename") or node.get("file.filename") or "")
+    return ""

@@ -1,0 +1,231 @@
+"""`qvm disk`, on and off, with real images; what others stand on is never written to."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from conftest import Vm
+
+Blank = Callable[..., Vm]
+
+
+def img(vm: Vm, *words: str) -> str:
+    argv = ["qemu-img", *words]
+    return subprocess.run(argv, cwd=vm.directory, capture_output=True, text=True, check=True).stdout
+
+
+def io(vm: Vm, disk: str, *commands: str) -> str:
+    words = [word for command in commands for word in ("-c", command)]
+    is_reading = all(command.startswith("read") for command in commands)
+    argv = ["qemu-io", *(["-U", "-r"] if is_reading else []), "-f", "qcow2", *words, disk]
+    done = subprocess.run(argv, cwd=vm.directory, capture_output=True, text=True)
+    return done.stdout + done.stderr
+
+
+def holds(vm: Vm, disk: str, pattern: int) -> bool:
+    told = io(vm, disk, f"read -P {pattern} 1M 64k")
+    assert "read 65536/65536" in told, told
+    return "verification failed" not in told
+
+
+def disks(vm: Vm) -> dict[str, dict[str, Any]]:
+    return {row["id"]: row for row in json.loads(vm.ok("disk", "list", "--json").out)["disks"]}
+
+
+@pytest.fixture
+def vm(blank: Blank) -> Vm:
+    made = blank(VM_DISKS="data.qcow2")
+    img(made, "create", "-q", "-f", "qcow2", "data.qcow2", "16M")
+    return made
+
+
+def test_list_tells_sizes_chains_and_who_has_them_open(vm: Vm) -> None:
+    told = vm.ok("disk", "list").out
+    assert re.search(r"^disk0 +demo-backing.qcow2: qcow2, 16.0 MiB, .* used, on demo-base.qcow2$", told, re.M)
+    vm.ok("start", "--no-wait")
+    told = vm.ok("disk", "list").out
+    assert re.search(rf"^ +in use by machine demo, pid {vm.pid}, since \d\d:\d\d:\d\d$", told, re.M)
+    vm.ok("kill")
+    (vm.directory / "data.qcow2").unlink()
+    assert "disk1    data.qcow2: data.qcow2 is not there" in vm.ok("disk", "list").out
+
+
+def test_add_makes_an_image_and_a_running_guest_has_it_at_once(vm: Vm) -> None:
+    assert vm.ok("disk", "add", "new.qcow2", "64M").out == "demo: disk2, new.qcow2: made and added\n"
+    vm.ok("start", "--no-wait")
+    assert "the guest has it now" in vm.ok("disk", "add", "it's, hot.qcow2", "1G").out
+    assert "disk3-device" in vm.ok("cmd", "info block").out
+    assert disks(vm)["disk3"]["size_bytes"] == 1 << 30
+    vm.ok("snapshot", "save", "with four")
+    vm.ok("stop", "--savevm", "later", "--no-suspend")
+    vm.ok("start", "--no-wait", "--loadvm", "with four")  # the next start gives it the same place
+    vm.ok("kill")
+    assert disks(vm)["disk3"]["snapshots"] == 2
+    for words, status, why in (
+        (["data.qcow2"], 2, "disk add: data.qcow2 is disk1 already"),
+        (["none.qcow2"], 1, "none.qcow2 is not there"),
+        (["new.img", "10X"], 2, "10X: is no size"),
+        (["demo-base.qcow2"], 1, "cannot add demo-base.qcow2: demo-backing.qcow2 holds snapshots"),
+    ):
+        before = (vm.directory / ".vmrc").read_bytes()
+        refused = vm.qvm("disk", "add", *words)
+        assert (refused.status, why in refused.err) == (status, True), refused.err
+        assert (vm.directory / ".vmrc").read_bytes() == before
+    assert not list(vm.directory.glob("*.part*"))
+
+
+def test_add_where_the_machine_takes_none_while_it_runs(blank: Blank) -> None:
+    vm = blank(VM_QEMU_MACHINE="q35")
+    vm.ok("start", "--no-wait")
+    told = vm.ok("disk", "add", "x.qcow2", "1G").out
+    assert "made and added; the guest sees it from the next start (" in told
+    assert "disk1" not in vm.ok("cmd", "info block").out
+    vm.ok("kill")
+    vm.ok("start", "--no-wait")
+    assert "disk1" in vm.ok("cmd", "info block").out
+
+
+def test_resize_on_and_off_and_never_smaller_by_accident(vm: Vm) -> None:
+    vm.ok("disk", "resize", "disk1", "32M")
+    assert disks(vm)["disk1"]["size_bytes"] == 32 << 20
+    vm.ok("start", "--no-wait")
+    vm.ok("snapshot", "save", "before")
+    told = vm.ok("disk", "resize", "data.qcow2", "+32M").out
+    assert told.startswith("demo: disk1, data.qcow2: 32.0 MiB -> 64.0 MiB; ")
+    assert disks(vm)["disk1"]["size_bytes"] == 64 << 20
+    vm.ok("snapshot", "restore", "before", "--no-wait")
+    assert disks(vm)["disk1"]["size_bytes"] == 32 << 20
+    assert vm.qvm("disk", "resize", "disk1", "16M", "--shrink").status == 3
+    vm.ok("kill")
+    refused = vm.qvm("disk", "resize", "disk1", "16M")
+    assert refused.status == 2
+    assert "16.0 MiB is less than disk1 has (32.0 MiB)" in refused.err
+    assert vm.qvm("disk", "resize", "disk7", "16M").status == 2
+    vm.ok("snapshot", "delete", "before")
+    vm.ok("disk", "resize", "disk1", "16M", "--shrink")
+    assert disks(vm)["disk1"]["size_bytes"] == 16 << 20
+
+
+def test_trim_while_off_gives_room_back_and_keeps_the_data(vm: Vm) -> None:
+    for disk in ("data.qcow2", "demo-backing.qcow2"):
+        io(vm, disk, "write -P 7 0 8M", "write -z 0 1M", "write -z 2M 6M")
+    found = {row["id"]: row for row in json.loads(vm.ok("disk", "trim", "--json").out)["disks"]}
+    for row in found.values():
+        assert row["before_bytes"] - row["after_bytes"] > 5 << 20
+    assert holds(vm, "data.qcow2", 7)
+    assert holds(vm, "demo-backing.qcow2", 7)
+    assert disks(vm)["disk0"]["chain"] == [str(vm.directory / "demo-base.qcow2")]
+    vm.ok("snapshot", "save", "a")
+    assert "left as it is: it holds snapshots" in vm.ok("disk", "trim", "disk1").out
+    vm.ok("start", "--no-wait")
+    refused = vm.qvm("disk", "trim")
+    assert refused.status == 3
+    assert "nothing in the guest could be asked to trim" in refused.err
+
+
+def test_check_finds_and_repairs(vm: Vm) -> None:
+    io(vm, "data.qcow2", "write -P 7 0 4M")
+    told = vm.ok("disk", "check").out
+    assert told.splitlines() == [
+        "demo: demo-backing.qcow2: sound",
+        "demo: demo-base.qcow2: sound",
+        "demo: data.qcow2: sound",
+    ]
+    path = vm.directory / "data.qcow2"
+    with path.open("r+b") as file:  # the refcounts of some clusters
+        file.seek(2 * 65536 + 8)
+        file.write(bytes(8))
+    damaged = vm.qvm("disk", "check", "disk1")
+    assert damaged.status == 1
+    assert "demo: data.qcow2: damaged: " in damaged.out
+    vm.ok("start", "--no-wait")
+    assert "not checked: the machine is on" in vm.ok("disk", "check").out
+    assert vm.qvm("disk", "check", "--repair").status == 3
+    vm.ok("kill")
+    assert "mended: " in vm.ok("disk", "check", "--repair").out
+    assert holds(vm, "data.qcow2", 7)
+    assert vm.ok("disk", "check", "disk1").out == "demo: data.qcow2: sound\n"
+
+
+def test_commit_writes_to_the_base_unless_others_stand_on_it(vm: Vm) -> None:
+    io(vm, "demo-backing.qcow2", "write -P 7 1M 64k")
+    vm.ok("snapshot", "save", "a")
+    refused = vm.qvm("disk", "commit")
+    assert refused.status == 1
+    assert "cannot commit to demo-base.qcow2: demo-backing.qcow2 holds snapshots (a)" in refused.err
+    assert not holds(vm, "demo-base.qcow2", 7)
+    vm.ok("snapshot", "delete", "a")
+    img(vm, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "demo-base.qcow2", "other.qcow2")
+    refused = vm.qvm("disk", "commit")
+    assert refused.status == 1
+    assert "other.qcow2 stands on it and would be silently wrong" in refused.err
+    refused = vm.qvm("init", "-b", "-k")
+    assert refused.status == 1
+    assert "cannot replace demo-base.qcow2: other.qcow2 stands on it" in refused.err
+    (vm.directory / "other.qcow2").unlink()
+    assert "its data is in demo-base.qcow2 now" in vm.ok("disk", "commit").out
+    assert holds(vm, "demo-base.qcow2", 7)
+    assert holds(vm, "demo-backing.qcow2", 7)
+    assert vm.qvm("disk", "commit", "disk1").status == 2
+
+
+def write_live(vm: Vm, pattern: int, where: str) -> None:
+    device = "/machine/peripheral/disk0-device/virtio-backend"
+    vm.ok("cmd", f'qemu-io -d {device} "write -P {pattern} {where}"')
+
+
+def test_commit_and_flatten_while_on_and_the_guest_goes_on(vm: Vm) -> None:
+    io(vm, "demo-base.qcow2", "write -P 5 4M 64k")
+    vm.ok("start", "--no-wait")
+    write_live(vm, 7, "1M 64k")
+    vm.ok("snapshot", "save", "a")
+    assert "holds snapshots (a)" in vm.qvm("disk", "commit").err
+    vm.ok("snapshot", "delete", "a")
+    for pattern in (7, 8):  # twice: the fresh overlay is as good as the first
+        write_live(vm, pattern, "1M 64k")
+        assert "its data is in demo-base.qcow2 now" in vm.ok("disk", "commit").out
+        assert vm.qvm("status", "-s").out.startswith("demo: running")
+        assert holds(vm, "demo-base.qcow2", pattern)
+    write_live(vm, 9, "1M 64k")
+    assert disks(vm)["disk0"]["chain"] == [str(vm.directory / "demo-base.qcow2")]
+    vm.ok("snapshot", "save", "b")
+    write_live(vm, 3, "1M 64k")
+    vm.ok("snapshot", "restore", "b", "--no-wait")
+    vm.ok("snapshot", "delete", "b")
+    refused = vm.qvm("disk", "rebase", "disk0", "data.qcow2")
+    assert refused.status == 3
+    vm.ok("pause")
+    assert "stands alone now" in vm.ok("disk", "rebase", "disk0").out
+    assert vm.qvm("status", "-s").out.startswith("demo: paused")
+    assert vm.qvm("disk", "commit").status == 2
+    vm.ok("kill")
+    assert holds(vm, "demo-base.qcow2", 8)
+    (vm.directory / "demo-base.qcow2").unlink()
+    assert holds(vm, "demo-backing.qcow2", 9)
+    assert "verification failed" not in io(vm, "demo-backing.qcow2", "read -P 5 4M 64k")
+    assert vm.ok("disk", "check", "disk0").out == "demo: demo-backing.qcow2: sound\n"
+    assert not list(vm.directory.glob("*.part*"))
+
+
+def test_rebase_keeps_what_is_read(vm: Vm) -> None:
+    io(vm, "demo-base.qcow2", "write -P 5 1M 64k")
+    img(vm, "create", "-q", "-f", "qcow2", "empty.qcow2", "16M")
+    assert "stands on empty.qcow2 now" in vm.ok("disk", "rebase", "disk0", "empty.qcow2").out
+    assert holds(vm, "demo-backing.qcow2", 5)
+    vm.ok("snapshot", "save", "a")
+    refused = vm.qvm("disk", "rebase", "disk0", "demo-base.qcow2")
+    assert refused.status == 1
+    assert "cannot rebase demo-backing.qcow2: it holds snapshots (a)" in refused.err
+    (vm.directory / "empty.qcow2").rename(vm.directory / "moved.qcow2")
+    vm.ok("disk", "rebase", "disk0", "moved.qcow2", "--unsafe")
+    vm.ok("snapshot", "delete", "a")
+    assert "stands alone now" in vm.ok("disk", "rebase", "disk0").out
+    (vm.directory / "moved.qcow2").unlink()
+    assert holds(vm, "demo-backing.qcow2", 5)
+    assert vm.qvm("disk", "rebase", "disk1", "demo-backing.qcow2", "-u").status == 0
+    assert vm.qvm("disk", "rebase", "disk0", "data.qcow2").status == 2  # a circle

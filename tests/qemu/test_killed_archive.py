@@ -1,0 +1,289 @@
+"""archive and restore cut off at any moment: by `kill -9` of qvm, of QEMU, of both, or by a full disk.
+
+After it the next command works, nothing that was written is lost, and nothing is left lying about.
+The seed is printed; QVM_TEST_SEED repeats a run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Vm
+from test_archive import archived, byte, bytes_of, img, name_of, nothing_left, states, write, write_live
+
+Blank = Callable[..., Vm]
+
+SEED = int(os.environ.get("QVM_TEST_SEED", "20261122"))
+USUAL, LONG = 3, 20
+NO_WAITING = {"VM_GUEST_AGENT": "no", "VM_NET_MODEL": "none"}
+"""A machine with nobody to ask in its guest: all of an archive's time is the cut, the copy, the commit."""
+
+
+def flush(vm: Vm) -> None:
+    vm.ok("cmd", 'qemu-io -d /machine/peripheral/disk0-device/virtio-backend "flush"')
+
+
+def gone(vm: Vm) -> None:
+    """Wait until QEMU has ended."""
+    deadline = time.monotonic() + 60
+    while "running" in vm.qvm("status", "-s").out and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def check_live(vm: Vm, whom: str, count: int) -> None:
+    chooser = random.Random(f"{SEED} {whom} {count}")
+    size = 1 << 20
+    note = vm.directory / ".qvm/archive.unfinished"
+    write(vm, 200, "12M")
+    vm.ok("start", "--no-wait")
+    archived(vm)
+    for turn in range(1, count + 1):
+        print(f"seed {SEED}: archive, kill {whom}, turn {turn}")
+        words = ["archive", *(["--full"] if turn % 3 else []), *(["-z", "gzip"] if turn % 5 == 0 else [])]
+        write_live(vm, f"-P {turn} {size} 64k")
+        flush(vm)
+        child = vm.world.popen(*words, cwd=vm.directory)
+        deadline = time.monotonic() + 30
+        while not note.exists() and child.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        if chooser.random() < 0.5:
+            write_live(vm, f"-P {turn} {2 * size} 64k")
+            flush(vm)
+            is_written = True
+        else:
+            is_written = False
+        time.sleep(chooser.uniform(0.0, 0.12))
+        if whom in ("qvm", "both"):
+            child.kill()
+        if whom in ("qemu", "both"):
+            os.kill(vm.pid, signal.SIGKILL)
+        _, told = child.communicate(timeout=120)
+        assert "Traceback" not in told, told
+        if whom != "qvm":
+            gone(vm)
+            vm.ok("start", "--no-wait")
+        else:
+            vm.ok("pause")
+            vm.ok("resume")
+        assert not note.exists()
+        report = archived(vm)
+        vm.ok("archive", "--verify", name_of(report))
+        if turn % 2:
+            vm.ok("kill")
+            assert byte(vm, "1M") == turn
+            assert not is_written or byte(vm, "2M") == turn
+            assert byte(vm, "12M") == 200
+            check = ["qemu-img", "check", "-q", "demo-backing.qcow2"]
+            assert subprocess.run(check, cwd=vm.directory, check=False).returncode in (0, 3)  # 3: leaks only
+            nothing_left(vm)
+            vm.ok("restore", "--force", name_of(report))
+            assert byte(vm, "1M") == turn
+            vm.ok("start", "--no-wait")
+    vm.ok("kill")
+    nothing_left(vm)
+
+
+@pytest.mark.parametrize("whom", ["qvm", "qemu", "both"])
+def test_archive_killed_loses_nothing(blank: Blank, whom: str) -> None:
+    check_live(blank(**NO_WAITING), whom, USUAL)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("whom", ["qvm", "qemu", "both"])
+def test_archive_killed_loses_nothing_long(blank: Blank, whom: str) -> None:
+    check_live(blank(**NO_WAITING), whom, LONG)
+
+
+def check_off(vm: Vm, count: int) -> None:
+    """`archive`, `archive --create` and `restore` of a machine that is off."""
+    chooser = random.Random(f"{SEED} off {count}")
+    write(vm, 1, "0")
+    old = name_of(archived(vm))
+    for turn in range(2, count + 2):
+        for words in (["archive"], ["archive", "--create"], ["restore", "--force", old]):
+            seconds = chooser.uniform(0.03, 0.35)
+            print(f"seed {SEED}: {' '.join(words)} killed after {seconds:.3f} s")
+            write(vm, turn, "0")
+            write(vm, turn, "8M")
+            child = vm.world.popen(*words, cwd=vm.directory)
+            time.sleep(seconds)
+            child.kill()
+            _, told = child.communicate(timeout=60)
+            assert "Traceback" not in told, told
+            vm.ok("start", "--no-wait")  # the next command
+            vm.ok("kill")
+            found = bytes_of(vm, "0", "8M")
+            assert found == [turn, turn] or (words[0] == "restore" and found == [1, 0]), words
+            img(vm, "qemu-img", "check", "demo-backing.qcow2")
+            report = archived(vm)
+            vm.ok("archive", "--verify", name_of(report))
+            nothing_left(vm)
+            if words[0] == "restore":
+                vm.ok("restore", "latest")
+                assert bytes_of(vm, "0", "8M") == found
+
+
+def test_archive_and_restore_of_a_machine_that_is_off_killed_lose_nothing(blank: Blank) -> None:
+    check_off(blank(), 1)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_archive_and_restore_of_a_machine_that_is_off_killed_lose_nothing_long(blank: Blank) -> None:
+    check_off(blank(), LONG)
+
+
+def held(vm: Vm, *words: str) -> subprocess.Popen[str]:
+    """An `archive` that is stopped while the disks are cut."""
+    note = vm.directory / ".qvm/archive.unfinished"
+    child = vm.world.popen("archive", *words, cwd=vm.directory)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        child.send_signal(signal.SIGSTOP)
+        if note.exists() and "qvm-cut0" in vm.ok("qmp", "query-block").out:
+            return child
+        child.send_signal(signal.SIGCONT)
+        time.sleep(0.002)
+        assert child.poll() is None
+    raise AssertionError("it was never seen at work")
+
+
+def test_archive_killed_while_the_disks_are_cut_start_puts_it_back_and_says_so(blank: Blank) -> None:
+    """The moment that chance might miss: what the guest wrote last is in the overlay only."""
+    vm = blank(**NO_WAITING)
+    vm.ok("start", "--no-wait")
+    child = held(vm)
+    write_live(vm, "-P 7 1M 64k")
+    flush(vm)
+    child.kill()
+    os.kill(vm.pid, signal.SIGKILL)
+    child.communicate()
+    gone(vm)
+    assert byte(vm, "1M") == 0
+    cut = list(vm.directory.glob(".qvm/cut-*"))
+    assert len(cut) == 1
+    started = vm.ok("start", "--no-wait")
+    assert "was interrupted: what the guest wrote last is in demo-backing.qcow2" in started.err
+    vm.ok("kill")
+    assert byte(vm, "1M") == 7
+    nothing_left(vm)
+
+
+def test_archive_killed_while_the_disks_are_cut_doctor_fix_joins_them(blank: Blank) -> None:
+    vm = blank(**NO_WAITING)
+    vm.ok("start", "--no-wait")
+    child = held(vm)
+    write_live(vm, "-P 7 1M 64k")
+    child.kill()
+    child.communicate()
+    told = vm.qvm("doctor", "--fix").out
+    assert "the running guest's disks are whole again" in told
+    assert "qvm-cut" not in vm.ok("qmp", "query-named-block-nodes").out
+    vm.ok("kill")
+    assert byte(vm, "1M") == 7
+    nothing_left(vm)
+
+
+def test_archive_interrupted_by_ctrl_c_leaves_everything_as_it_was(blank: Blank) -> None:
+    vm = blank(**NO_WAITING)
+    vm.ok("start", "--no-wait")
+    archived(vm)
+    before = states(vm)
+    child = held(vm, "--full")
+    write_live(vm, "-P 7 1M 64k")
+    child.send_signal(signal.SIGINT)
+    child.send_signal(signal.SIGCONT)
+    child.communicate(timeout=60)
+    assert child.returncode in (130, 0)
+    assert not (vm.directory / ".qvm/archive.unfinished").exists()
+    assert "qvm-cut" not in vm.ok("qmp", "query-named-block-nodes").out
+    assert child.returncode == 0 or states(vm) == before
+    vm.ok("kill")
+    assert byte(vm, "1M") == 7
+    nothing_left(vm)
+
+
+@contextlib.contextmanager
+def small_disk(path: Path, mib: int) -> Iterator[None]:
+    """A file system of some MiB at `path`."""
+    path.mkdir(exist_ok=True)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={mib}m,mode=755", "none", path], capture_output=True, text=True
+    )
+    if done.returncode:
+        reason = f"cannot mount a small tmpfs: {done.stderr.strip()}"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", path], check=True)
+
+
+def test_archive_full_disk_leaves_machine_and_archives_as_they_were(blank: Blank) -> None:
+    vm = blank(VM_ARCHIVE="../store")
+    noise = os.urandom(3 << 20)
+    (vm.directory / "noise").write_bytes(noise)
+    img(vm, "qemu-img", "convert", "-f", "raw", "-O", "raw", "noise", "noise.raw")
+    write(vm, 1, "0")
+    with small_disk(vm.world.home / "store", 2):
+        first = archived(vm)
+        before = states(vm)
+        img(vm, "qemu-io", "-f", "qcow2", "-c", "write -s noise 1M 3M", "demo-backing.qcow2")
+        for words, status in ((["archive"], "not enough room"), (["archive", "-z", "lz4"], "No space left")):
+            result = vm.qvm(*words)
+            assert result.status == 1
+            assert status in result.err, result
+            assert "hint: " in result.err
+            assert states(vm) == before
+        vm.ok("start", "--no-wait")
+        result = vm.qvm("archive", "-z", "lz4")
+        assert result.status == 1
+        assert "No space left" in result.err
+        assert vm.ok("status", "-s").out.startswith("demo: running")
+        vm.ok("kill")
+        names = {path.name for path in (vm.world.home / "store" / first["archive"]).iterdir()}
+        assert names == {"demo-base.qcow2", "demo-backing.qcow2", "demo-settings.tar", "manifest.json"}
+        assert states(vm) == before
+        vm.ok("restore", "--force", "latest")
+        assert byte(vm, "0") == 1
+    nothing_left(vm)
+
+
+def test_archive_machines_own_disk_full_keeps_what_the_guest_wrote(blank: Blank) -> None:
+    """There is no room to commit what the guest wrote meanwhile: it stays where it is until there is."""
+    world = blank(name="other", has_images=False).world
+    with small_disk(world.home / "demo", 6):
+        vm = blank(VM_ARCHIVE="../elsewhere", **NO_WAITING)
+        vm.ok("start", "--no-wait")
+        child = held(vm)
+        write_live(vm, "-P 7 1M 256k")
+        flush(vm)
+        filler = vm.directory / "filler"
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        child.send_signal(signal.SIGCONT)
+        _, told = child.communicate(timeout=120)
+        assert child.returncode == 1, told
+        assert "cannot be put back" in told
+        assert "hint: nothing is lost" in told
+        refused = vm.qvm("archive")
+        assert refused.status == 1
+        assert "was interrupted, and cannot be completed" in refused.err
+        assert vm.qvm("stop", "--savevm", "x", "--no-suspend").status == 3
+        filler.unlink()
+        assert "disks are whole again" in vm.qvm("doctor", "--fix").out
+        vm.ok("archive")
+        vm.ok("kill")
+        assert byte(vm, "1M") == 7
+        img(vm, "qemu-img", "check", "demo-backing.qcow2")
+        nothing_left(vm)

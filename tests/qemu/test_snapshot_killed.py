@@ -1,0 +1,396 @@
+"""`kill -9` in the middle of snapshot work, of qvm, of QEMU, of both; a full disk; and Ctrl-C.
+
+After each the next command tells what was under way; the disks are all in the old or all in the new
+state, every image is sound, and nothing is left over. The seed is printed; QVM_TEST_SEED repeats a run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import QVM, Vm
+
+Blank = Callable[..., Vm]
+SEED = int(os.environ.get("QVM_TEST_SEED", "20261121"))
+USUAL, LONG = 3, 20
+DISKS = ["demo-backing.qcow2", "data.qcow2", "more.qcow2"]
+MOST_S = 0.6
+"""What a verb takes here when nothing else runs, and somewhat more."""
+
+
+def img(vm: Vm, *words: str) -> str:
+    argv = ["qemu-img", *words]
+    return subprocess.run(argv, cwd=vm.directory, capture_output=True, text=True, check=True).stdout
+
+
+def make(blank: Blank, **more: str) -> Vm:
+    vm = blank(**{"VM_DISKS": "data.qcow2\nmore.qcow2"} | more)
+    for disk in DISKS[1:]:
+        img(vm, "create", "-q", "-f", "qcow2", disk, "16M")
+    return vm
+
+
+def write(vm: Vm, pattern: int, *, is_on: bool) -> None:
+    for at, disk in enumerate(DISKS):
+        if is_on:
+            where = f"/machine/peripheral/disk{at}-device/virtio-backend"
+            vm.ok("cmd", f'qemu-io -d {where} "write -P {pattern} 1M 64k"')
+            vm.ok("cmd", f'qemu-io -d {where} "flush"')
+        else:
+            argv = ["qemu-io", "-f", "qcow2", "-c", f"write -P {pattern} 1M 64k", disk]
+            subprocess.run(argv, cwd=vm.directory, capture_output=True, check=True)
+
+
+def content(vm: Vm, *patterns: int) -> set[int]:
+    """Which of the patterns the disks hold: one, if they are of one moment."""
+    found = set()
+    for disk in DISKS:
+        for pattern in patterns:
+            argv = ["qemu-io", "-U", "-r", "-f", "qcow2", "-c", f"read -P {pattern} 1M 64k", disk]
+            done = subprocess.run(argv, cwd=vm.directory, capture_output=True, text=True)
+            assert "read 65536/65536" in done.stdout, done.stderr
+            if "verification failed" not in done.stdout + done.stderr:
+                found.add(pattern)
+                break
+        else:
+            found.add(-1)
+    return found
+
+
+def tags(vm: Vm) -> list[list[str]]:
+    return [
+        [row["name"] for row in json.loads(img(vm, "info", "-U", "--output=json", disk)).get("snapshots", [])]
+        for disk in DISKS
+    ]
+
+
+def begin(vm: Vm, *words: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [QVM, *words], cwd=vm.directory, env=vm.world.environ,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def kill_after(vm: Vm, seconds: float, victim: str, *words: str) -> None:
+    qemu = vm.pid if victim != "qvm" else 0
+    child = begin(vm, *words)
+    time.sleep(seconds)
+    if victim in ("qvm", "both"):
+        child.send_signal(signal.SIGKILL)
+    if qemu:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(qemu, signal.SIGKILL)
+    child.wait(60)
+
+
+def settled(vm: Vm) -> None:
+    """The next command has settled it: all disks have the same snapshots, and nothing is left."""
+    vm.ok("doctor", "--fix")
+    found = tags(vm)
+    assert found[0] == found[1] == found[2], found
+    assert not [name for name in found[0] if ".qvm-back" in name]
+    assert not (vm.directory / ".qvm/snapshot.unfinished").exists()
+    assert not list(vm.directory.glob("*.part*"))
+
+
+def check_off(blank: Blank, verb: str, count: int) -> None:
+    chooser = random.Random(f"{SEED} off {verb} {count}")
+    vm = make(blank)
+    write(vm, 1, is_on=False)
+    vm.ok("snapshot", "save", "one")
+    for turn in range(count):
+        seconds = chooser.uniform(0.05, MOST_S)
+        print(f"seed {SEED}: snapshot {verb} (off) killed after {seconds:.3f} s")
+        write(vm, 2, is_on=False)
+        name = {"save": f"new{turn}", "replace": "one", "restore": "one", "delete": f"old{turn}"}[verb]
+        if verb == "delete":
+            vm.ok("snapshot", "save", name)
+        words = ["snapshot", "save", name, "--replace"] if verb == "replace" else ["snapshot", verb, name]
+        kill_after(vm, seconds, "qvm", *words)
+        settled(vm)
+        for disk in DISKS:
+            img(vm, "check", "-q", disk)
+        assert len(content(vm, 1, 2)) == 1
+        if verb != "restore":
+            assert content(vm, 1, 2) == {2}
+        there = tags(vm)[0]
+        assert "one" in there or "one.qvm-new" in there
+        vm.ok("snapshot", "restore", "one")
+        if verb != "replace":
+            assert content(vm, 1, 2) == {1}
+    vm.ok("start", "--no-wait")
+
+
+@pytest.mark.parametrize("verb", ["save", "replace", "restore", "delete"])
+def test_killed_while_off(blank: Blank, verb: str) -> None:
+    check_off(blank, verb, USUAL)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("verb", ["save", "replace", "restore", "delete"])
+def test_killed_while_off_long(blank: Blank, verb: str) -> None:
+    check_off(blank, verb, LONG)
+
+
+def check_on(blank: Blank, verb: str, victim: str, count: int) -> None:
+    chooser = random.Random(f"{SEED} on {verb} {victim} {count}")
+    vm = make(blank)
+    vm.ok("start", "--no-wait")
+    write(vm, 1, is_on=True)
+    vm.ok("snapshot", "save", "one")
+    for turn in range(count):
+        seconds = chooser.uniform(0.05, MOST_S)
+        print(f"seed {SEED}: snapshot {verb} (on) with {victim} killed after {seconds:.3f} s")
+        write(vm, 2, is_on=True)
+        name = {"save": f"new{turn}", "replace": "one", "restore": "one", "delete": f"old{turn}"}[verb]
+        if verb == "delete":
+            vm.ok("snapshot", "save", name)
+        words = ["snapshot", "save", name, "--replace"] if verb == "replace" else ["snapshot", verb, name]
+        if verb == "restore":
+            words.append("--no-wait")
+        kill_after(vm, seconds, victim, *words)
+        settled(vm)
+        if victim == "qvm":  # the same process goes on, with a guest that runs
+            told = vm.qvm("status", "-s").out
+            assert told.startswith("demo: running"), told
+            assert vm.qvm("qmp", "query-jobs").out == "[]\n"
+            vm.ok("kill")
+        assert len(content(vm, 1, 2)) == 1
+        for disk in DISKS:
+            assert subprocess.run(["qemu-img", "check", "-q", disk], cwd=vm.directory).returncode in (0, 3)
+        resolved = vm.ok("start", "--no-wait", "--loadvm", "one")
+        assert resolved.status == 0
+        if verb != "replace":
+            assert content(vm, 1, 2) == {1}
+    vm.ok("kill")
+
+
+VERBS, VICTIMS = ("save", "replace", "restore", "delete"), ("qvm", "qemu", "both")
+CASES = [(verb, victim) for verb in VERBS for victim in VICTIMS]
+
+
+@pytest.mark.parametrize(
+    ("verb", "victim"), [("save", "both"), ("restore", "qvm"), ("restore", "both"), ("delete", "both")]
+)
+def test_killed_while_on(blank: Blank, verb: str, victim: str) -> None:
+    check_on(blank, verb, victim, USUAL)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("verb", "victim"), CASES)
+def test_killed_while_on_long(blank: Blank, verb: str, victim: str) -> None:
+    check_on(blank, verb, victim, LONG)
+
+
+def check_commit(blank: Blank, count: int) -> None:
+    chooser = random.Random(f"{SEED} commit {count}")
+    vm = make(blank)
+    for turn in range(count):
+        victim = ("qvm", "both", "qemu")[turn % 3]
+        seconds = chooser.uniform(0.1, MOST_S)
+        print(f"seed {SEED}: disk commit (on) with {victim} killed after {seconds:.3f} s")
+        if not vm.qvm("status", "-s").out.startswith("demo: running"):
+            vm.ok("start", "--no-wait")
+        pattern = 1 + turn % 200
+        write(vm, pattern, is_on=True)
+        kill_after(vm, seconds, victim, "disk", "commit")
+        settled(vm)
+        if victim == "qvm":
+            told = vm.qvm("status", "-s").out
+            assert told.startswith("demo: running"), told
+            write(vm, pattern, is_on=True)
+            vm.ok("kill")
+        assert content(vm, pattern) == {pattern}
+        assert vm.ok("disk", "list").out.splitlines()[0].endswith("on demo-base.qcow2")
+        for disk in (*DISKS, "demo-base.qcow2"):
+            assert subprocess.run(["qemu-img", "check", "-q", disk], cwd=vm.directory).returncode in (0, 3)
+        vm.ok("disk", "commit")
+        assert content(vm, pattern) == {pattern}
+
+
+def test_commit_killed_while_on(blank: Blank) -> None:
+    check_commit(blank, USUAL)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_commit_killed_while_on_long(blank: Blank) -> None:
+    check_commit(blank, LONG)
+
+
+def test_commit_killed_when_qemu_works_on_the_base_is_finished(blank: Blank) -> None:
+    """The moment that chance would not find: what the guest wrote now would be lost at the next start."""
+    vm = make(blank)
+    vm.ok("start", "--no-wait")
+    write(vm, 1, is_on=True)
+    vm.ok("qmp", "block-commit", "job-id=x", "device=disk0")
+    for _ in range(100):
+        if '"ready"' in vm.ok("qmp", "query-jobs").out:
+            break
+        time.sleep(0.1)
+    vm.ok("pause")
+    vm.ok("qmp", "job-complete", "id=x")
+    device = "/machine/peripheral/disk0-device/virtio-backend"
+    journal(vm, what="commit", name="disk0", phase="pivot", was_running=True, device=device, node="disk0")
+    told = vm.qvm("resume").err
+    assert "the commit of disk0, begun 2026-11-21 10:00:00, is finished" in told
+    assert vm.qvm("status", "-s").out.startswith("demo: running")
+    write(vm, 2, is_on=True)
+    vm.ok("kill")
+    assert content(vm, 1, 2) == {2}
+
+
+def journal(vm: Vm, **data: object) -> None:
+    """The journal that a killed command leaves, at a moment that chance would not find."""
+    given = {
+        "phase": "begin", "was_running": False, "has_memory": False, "is_frozen": False, "entry": None,
+        "disks": [[f"disk{at}", str(vm.directory / disk)] for at, disk in enumerate(DISKS)],
+        "pid": 1, "since": "2026-11-21 10:00:00",
+    } | data  # fmt: skip
+    (vm.directory / ".qvm/snapshot.unfinished").write_text(json.dumps(given))
+
+
+def test_restore_killed_between_two_disks_goes_back_on_all(blank: Blank) -> None:
+    vm = make(blank)
+    write(vm, 1, is_on=False)
+    vm.ok("snapshot", "save", "one")
+    write(vm, 2, is_on=False)
+    for disk in DISKS:
+        img(vm, "snapshot", "-c", ".qvm-back", disk)
+    img(vm, "snapshot", "-a", "one", DISKS[0])
+    journal(vm, what="restore", name="one", phase="load")
+    assert content(vm, 1, 2) == {1, 2}
+    told = vm.ok("start", "--no-wait").err
+    assert "the restore of the snapshot one, begun 2026-11-21 10:00:00, is undone" in told
+    assert content(vm, 1, 2) == {2}
+    assert tags(vm) == [["one"]] * 3
+
+
+def test_delete_killed_between_two_disks_is_finished(blank: Blank) -> None:
+    vm = make(blank)
+    vm.ok("snapshot", "save", "one")
+    img(vm, "snapshot", "-d", "one", DISKS[2])
+    journal(vm, what="delete", name="one")
+    assert "work on snapshots was cut off" in vm.qvm("doctor").out
+    assert "the deletion of the snapshot one" in vm.ok("doctor", "--fix").out
+    assert tags(vm) == [[]] * 3
+    assert not json.loads((vm.directory / ".qvm/snapshots.json").read_text())["snapshots"]
+
+
+def test_replace_killed_before_the_new_one_has_its_name_is_found_under_it(blank: Blank) -> None:
+    vm = make(blank)
+    write(vm, 3, is_on=False)
+    for disk in DISKS:
+        img(vm, "snapshot", "-c", "one.qvm-new", disk)
+    img(vm, "snapshot", "-c", "one", DISKS[0])
+    journal(vm, what="save", name="one", phase="again")
+    write(vm, 4, is_on=False)
+    told = vm.ok("snapshot", "restore", "one").err
+    assert "the save of the snapshot one" in told
+    assert content(vm, 3, 4) == {3}
+    assert "\none *  " in vm.ok("snapshot", "list").out
+    vm.ok("snapshot", "save", "one", "--replace")
+    assert tags(vm) == [["one"]] * 3
+
+
+def test_restore_killed_while_qemu_loads_must_not_go_on_and_is_undone(blank: Blank) -> None:
+    """QEMU stands still with disks and memory that may not fit: no command lets it run like that."""
+    vm = make(blank)
+    vm.ok("start", "--no-wait")
+    write(vm, 1, is_on=True)
+    vm.ok("snapshot", "save", "one")
+    write(vm, 2, is_on=True)
+    vm.ok("pause")
+    vm.ok("snapshot", "save", "back")
+    for name in (".qvm-back",):
+        arguments = {"job-id": "x", "tag": name, "vmstate": "disk0", "devices": ["disk0", "disk1", "disk2"]}
+        vm.ok("qmp", json.dumps({"execute": "snapshot-save", "arguments": arguments}))
+    vm.ok("qmp", "job-dismiss", "id=x")
+    arguments = {"job-id": "y", "tag": "one", "vmstate": "disk0", "devices": ["disk0", "disk1", "disk2"]}
+    vm.ok("qmp", json.dumps({"execute": "snapshot-load", "arguments": arguments}))
+    vm.ok("qmp", "job-dismiss", "id=y")
+    note = vm.directory / ".qvm/running"
+    note.write_text(note.read_text().replace("loading \n", "loading one\n"))
+    journal(vm, what="restore", name="one", phase="load", was_running=True, has_memory=True)
+    told = vm.qvm("status", "-s").out
+    assert "demo: broken" in told
+    assert "the `qvm snapshot restore` that was loading one has gone" in told
+    told = vm.qvm("resume").err
+    assert "the restore of the snapshot one, begun 2026-11-21 10:00:00, is undone" in told
+    assert vm.qvm("status", "-s").out.startswith("demo: running")
+    assert content(vm, 1, 2) == {2}
+    assert tags(vm) == [["one", "back"]] * 3
+
+
+def test_ctrl_c_in_the_middle_leaves_all_or_nothing(blank: Blank) -> None:
+    chooser = random.Random(f"{SEED} ctrl-c")
+    vm = make(blank)
+    write(vm, 1, is_on=False)
+    vm.ok("snapshot", "save", "one")
+    vm.ok("start", "--no-wait")
+    for verb in ("save", "restore", "delete"):
+        write(vm, 2, is_on=True)
+        seconds = chooser.uniform(0.1, MOST_S)
+        print(f"seed {SEED}: {verb} interrupted after {seconds:.3f} s")
+        if verb != "save":
+            vm.ok("snapshot", "save", "x", "--replace")
+        child = begin(vm, "snapshot", verb, "x", *(["--no-wait"] if verb == "restore" else []))
+        time.sleep(seconds)
+        child.send_signal(signal.SIGINT)
+        child.wait(60)
+        found = tags(vm)
+        assert found[0] == found[1] == found[2]
+        assert not [name for name in found[0] if ".qvm-" in name]
+        assert not (vm.directory / ".qvm/snapshot.unfinished").exists()
+        assert vm.qvm("status", "-s").out.startswith("demo: running")
+
+
+def test_full_disk_undoes_the_save_and_the_guest_goes_on(blank: Blank) -> None:
+    """A small tmpfs under one of the disks: what it cannot hold is told before, or undone after."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small tmpfs needs root")
+    vm = blank(VM_MACHINE_MEM="256")
+    small = vm.directory / "small"
+    small.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", str(small)], capture_output=True)
+    if done.returncode:
+        if os.environ.get("CI"):
+            pytest.fail(f"no tmpfs: {done.stderr!r}")
+        pytest.skip("this host mounts no tmpfs")
+    try:
+        moved = small / "demo-backing.qcow2"
+        base = str(vm.directory / "demo-base.qcow2")
+        img(vm, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, str(moved))
+        (vm.directory / "demo-backing.qcow2").unlink()
+        (vm.directory / "demo-backing.qcow2").symlink_to("small/demo-backing.qcow2")
+        vm.ok("start", "--no-wait")
+        vm.ok("snapshot", "save", "fits")
+        filler = small / "filler"
+        with contextlib.suppress(OSError):
+            filler.write_bytes(os.urandom(4 << 20))
+        failed = vm.qvm("snapshot", "save", "too much")
+        assert failed.status in (1, 3), str(failed)
+        told = vm.qvm("status", "-s").out
+        assert told.startswith("demo: running"), told
+        filler.unlink()
+        shown = vm.ok("snapshot", "list").out
+        assert "fits" in shown
+        assert "too much" not in shown
+        vm.ok("snapshot", "restore", "fits", "--no-wait")
+        vm.ok("kill")
+        assert Path(moved).exists()
+        img(vm, "check", "-q", "small/demo-backing.qcow2")
+    finally:
+        vm.kill()
+        subprocess.run(["umount", str(small)], check=True)

@@ -1,0 +1,131 @@
+"""`qvm snapshot list|show|verify|diff`: what is seen of snapshots, on and off, ours and others'."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from typing import Any
+
+from conftest import Vm
+
+Blank = Callable[..., Vm]
+DISKS = ["demo-backing.qcow2", "data.qcow2"]
+
+
+def img(vm: Vm, *words: str) -> None:
+    subprocess.run(["qemu-img", *words], cwd=vm.directory, capture_output=True, check=True)
+
+
+def make(blank: Blank) -> Vm:
+    vm = blank(VM_DISKS="data.qcow2")
+    img(vm, "create", "-q", "-f", "qcow2", "data.qcow2", "16M")
+    return vm
+
+
+def rows(vm: Vm) -> dict[str, dict[str, Any]]:
+    found = json.loads(vm.ok("snapshot", "list", "--json").out)
+    return {row["name"]: row for row in found["snapshots"]}
+
+
+def test_list_is_a_tree_of_what_the_images_hold(blank: Blank) -> None:
+    vm = make(blank)
+    assert vm.ok("snapshot", "list").out.endswith("demo: no snapshots\n")
+    vm.ok("snapshot", "save", "base", "-m", "fresh\ninstall")
+    vm.ok("start", "--no-wait")
+    vm.ok("snapshot", "save", "live")
+    vm.ok("stop", "--savevm", "later", "--no-suspend")
+    vm.ok("snapshot", "restore", "base")
+    vm.ok("snapshot", "save", "other")
+    img(vm, "snapshot", "-c", "foreign", "data.qcow2")
+    img(vm, "snapshot", "-d", "live", "data.qcow2")
+    for is_on in (False, True):
+        if is_on:
+            vm.ok("start", "--no-wait")
+        lines = [line.rstrip() for line in vm.ok("list-disk").out.splitlines()]
+        assert lines[0] == "disk0    demo-backing.qcow2 (16.0 MiB)"
+        assert lines[1] == "disk1    data.qcow2 (16.0 MiB)"
+        shown = [line.partition("  20")[0].rstrip() for line in lines[3:]]
+        assert shown == ["base", "  live", "    later", "  other *", "foreign"]
+        found = rows(vm)
+        assert found["live"]["missing"] == ["disk1"]
+        assert found["live"]["vmstate_bytes"] > 0
+        assert (found["foreign"]["foreign"], found["foreign"]["missing"]) == (True, ["disk0"])
+        assert found["base"]["message"] == "fresh\ninstall"
+        assert not any(row["stale"] for row in found.values())
+    vm.ok("kill")
+    for disk in DISKS:
+        img(vm, "snapshot", "-d", "other", disk)
+    assert rows(vm)["other"]["stale"] is True
+    assert "stale: no image has it" in vm.ok("snapshot", "list").out
+    vm.ok("snapshot", "delete", "other")
+    assert "other" not in rows(vm)
+    # deleted in the middle: what came from it comes from its parent
+    vm.ok("snapshot", "delete", "live")
+    assert rows(vm)["later"]["parent"] == "base"
+
+
+def test_show_tells_all_and_diff_what_was_written(blank: Blank) -> None:
+    vm = make(blank)
+    vm.ok("start", "--no-wait")
+    vm.ok("snapshot", "save", "ready", "-m", "with all services")
+    vm.ok("kill")
+    argv = ["qemu-io", "-f", "qcow2", "-c", "write -P 1 0 1M", "data.qcow2"]
+    subprocess.run(argv, cwd=vm.directory, capture_output=True, check=True)
+    vm.ok("snapshot", "save", "second")
+    vm.set(VM_MACHINE_MEM="80")
+    told = vm.ok("snapshot", "show", "ready").out
+    for part in ("with all services", "machine:  pc-i440fx-", "QEMU:", "of memory", "VM_MACHINE_MEM was 64"):
+        assert part in told
+    known = json.loads(vm.ok("snapshot", "show", "ready", "--json").out)["known"]
+    assert known["arguments"][0].endswith("qemu-system-x86_64")
+    told = vm.ok("snapshot", "diff", "ready", "second").out
+    assert told == "demo: from ready to second\n  disk0    the same\n  disk1    1.0 MiB written\n"
+    told = vm.ok("snapshot", "diff", "second").out
+    assert told.startswith("demo: from second to now\n  disk0    the same\n  disk1    the same\n")
+    assert told.endswith("  VM_MACHINE_MEM was 64, and is 80\n")
+    refused = vm.qvm("snapshot", "diff", "ready", "nosuch")
+    assert refused.status == 3
+    assert "hint: there are: ready, second" in refused.err
+
+
+def test_verify_finds_what_makes_a_snapshot_wrong(blank: Blank) -> None:
+    vm = make(blank)
+    for name in ("a", "b", "c"):
+        vm.ok("snapshot", "save", name)
+    assert vm.ok("snapshot", "verify").out == "demo: a: whole\ndemo: b: whole\ndemo: c: whole\n"
+    img(vm, "snapshot", "-d", "b", "data.qcow2")
+    img(vm, "snapshot", "-d", "c", "data.qcow2")
+    os.utime(vm.directory / "data.qcow2")
+    img(vm, "snapshot", "-c", "c", "data.qcow2")
+    path = vm.directory / ".qvm/snapshots.json"
+    document = json.loads(path.read_text())
+    for row in document["snapshots"]:
+        row["images"][1]["date_s"] -= 60
+    path.write_text(json.dumps(document))
+    found = vm.qvm("snapshot", "verify", "b", "c")
+    assert found.status == 1
+    assert "demo: b: cannot be trusted\n  it is missing on disk1, data.qcow2" in found.out
+    assert "demo: c: cannot be trusted\n  on disk1 it is another one of the same name" in found.out
+    base = ["qemu-io", "-f", "qcow2", "-c", "write -P 9 0 64k", "demo-base.qcow2"]
+    subprocess.run(base, cwd=vm.directory, capture_output=True, check=True)
+    told = vm.qvm("snapshot", "verify", "a").out
+    assert "the base demo-base.qcow2 of disk0 was written to since" in told
+
+
+def test_verify_finds_a_damaged_image(blank: Blank) -> None:
+    vm = make(blank)
+    argv = ["qemu-io", "-f", "qcow2", "-c", "write -P 1 0 1M", "data.qcow2"]
+    subprocess.run(argv, cwd=vm.directory, capture_output=True, check=True)
+    vm.ok("snapshot", "save", "a")
+    from qvmsh.qemu import qcow2
+
+    path = vm.directory / "data.qcow2"
+    at = qcow2.snapshots(str(path))[0].l1_offset
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write((1 << 40).to_bytes(8, "big"))
+    found = vm.qvm("snapshot", "verify", "a")
+    assert found.status == 1
+    assert "data.qcow2 is damaged: " in found.out

@@ -111,7 +111,7 @@ def _row(archive: Archive, point: Point) -> dict[str, Any]:
         "snapshots": list(point.snapshots),
         "disks": [part.role for part in point.parts if part.role != "settings" and part.name],
         "left_out": [part.source for part in point.parts if part.left_out],
-        "has_checksums": archive.has_manifest and all(part.sha256 for part in point.parts if part.name),
+        "has_checksums": archive.has_manifest and all(part.xxh128 for part in point.parts if part.name),
     }
 
 

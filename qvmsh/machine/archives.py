@@ -46,7 +46,7 @@ class Part:
         format: of the image.
         source: where it was: from the machine's directory, or absolute.
         size_bytes: of the file before it was compressed.
-        stored_bytes, sha256: of the file in the archive; "" where a manifest is missing.
+        stored_bytes, xxh128: of the file in the archive; "" where a manifest is missing.
         source_mtime_ns: when it was written last; tells whether it has changed since.
         of: stamp of the state that this one holds the changes to; "" for a whole one.
         left_out: why the disk was not archived; "" if it was.
@@ -59,7 +59,7 @@ class Part:
     source: str = ""
     size_bytes: int = 0
     stored_bytes: int = 0
-    sha256: str = ""
+    xxh128: str = ""
     source_mtime_ns: int = 0
     of: str = ""
     left_out: str = ""

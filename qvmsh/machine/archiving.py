@@ -546,7 +546,7 @@ class _Maker:
         finally:
             os.close(fd)
         part.size_bytes, part.source_mtime_ns = status.st_size, status.st_mtime_ns
-        part.stored_bytes, part.sha256 = sent.stored_bytes, sent.sha256
+        part.stored_bytes, part.xxh128 = sent.stored_bytes, sent.xxh128
         self.job.copied_bytes += sent.stored_bytes
         if not self.is_new:
             self._renames.append(part.name)
@@ -573,7 +573,7 @@ class _Maker:
         image.run(tools.qemu_img(self.vm), [*words, image.safe_name(path)], what=f"archive {part.name}")
         with self.store.reader(self._folder, name) as fd:
             sent = transfer.digest(fd, lambda _: None, self.vm.io.checkpoint)
-        part.stored_bytes, part.sha256 = sent.stored_bytes, sent.sha256
+        part.stored_bytes, part.xxh128 = sent.stored_bytes, sent.xxh128
 
     def _name(self, drive: Drive) -> str:
         """The file's name in the archive."""
@@ -752,7 +752,7 @@ def require_whole(vm: Machine, shelf: Shelf, archive: Archive, point: Point) -> 
                 f"{archive.folder}/{part.name} has {names[part.name]} bytes, the manifest says "
                 f"{part.stored_bytes}", machine=vm.name,
             )  # fmt: skip
-        if not part.sha256:
+        if not part.xxh128:
             continue
         with (
             progress.Progress(vm.io, f"reading {part.name}", part.stored_bytes) as shown,
@@ -760,7 +760,7 @@ def require_whole(vm: Machine, shelf: Shelf, archive: Archive, point: Point) -> 
         ):
             found = transfer.digest(fd, shown.tell, vm.io.checkpoint)
         total += found.stored_bytes
-        if found.sha256 != part.sha256:
+        if found.xxh128 != part.xxh128:
             raise ImageError(
                 f"{archive.folder}/{part.name} was changed since it was archived: its checksum differs",
                 machine=vm.name,

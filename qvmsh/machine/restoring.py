@@ -168,7 +168,7 @@ class Reader:
                 except QvmError as error:
                     damaged.details = (error.what, *error.details)
                     raise damaged from None
-            if part.sha256 and sent.sha256 != part.sha256:
+            if part.xxh128 and sent.xxh128 != part.xxh128:
                 raise damaged
             os.fsync(fd)
         except FileNotFoundError:

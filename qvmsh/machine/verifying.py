@@ -36,7 +36,7 @@ def verify(vm: Machine, word: str | None, *, is_booting: bool) -> Verified:
     notes = []
     for each in points:
         archiving.require_whole(vm, shelf, archive, each)
-    if any(not part.sha256 for part in archive.parts(points)):
+    if any(not part.xxh128 for part in archive.parts(points)):
         notes.append(f"{archive.folder} has no checksums (it was made by `vm`)")
     with _folder(vm) as folder:
         for each in points:

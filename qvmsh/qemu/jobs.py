@@ -63,10 +63,13 @@ class Jobs:
     def until(self, name: str, *statuses: str) -> dict[str, Any] | None:
         """Wait until the job is in one of `statuses`, or over; None where there is none (any more)."""
         while True:
+            before = self._exchange.passed_over
             found = [each for each in self.execute("query-jobs") if each["id"] == name]
             if not found or found[0]["status"] in ("concluded", *statuses):
                 return found[0] if found else None
-            self._exchange.message()  # any event: the job's next state is one
+            if self._exchange.passed_over == before:
+                self._exchange.message()  # any event: the job's next state is one
+            # else QEMU may have sent the event before an answer that is older than it: ask again
 
     def _concluded(self, name: str) -> str:
         """Wait until the job is over, dismiss it, and return its error."""

@@ -72,6 +72,8 @@ class Exchange:
 
     def __init__(self, path: str, timeout_s: float) -> None:
         self._rest = b""
+        self.passed_over = 0
+        """Messages, mostly events, that came before the answers to `ask`."""
         self._socket = socket(AF_UNIX)
         self._socket.settimeout(timeout_s)
         deadline = monotonic() + timeout_s
@@ -153,6 +155,7 @@ class Exchange:
         while True:
             reply = self._read()
             if reply.get("id") != mark and not ("error" in reply and "id" not in reply):
+                self.passed_over += 1
                 continue
             if "return" in reply:
                 return reply["return"]

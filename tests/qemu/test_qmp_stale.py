@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from conftest import Vm
 
-from qvmsh.qemu import qmp
+from qvmsh.qemu import jobs, qmp
 
 
-def test_answers_of_an_earlier_client_are_passed_over(tmp_path: Path) -> None:
-    """As QEMU 7.2 does it: the next client gets the answer to what a killed one has asked.
-
-    Seen once in some twenty `kill -9` of `qvm snapshot`: `query-jobs` was answered with disks.
-    """
-    path = str(tmp_path / "qmp")
+@contextlib.contextmanager
+def served(folder: Path, *answers: list[dict[str, object]]) -> Iterator[qmp.Exchange]:
+    """A conversation with a monitor that says these messages after each request; the answer gets its id."""
+    path = str(folder / "qmp")
     server = socket.socket(socket.AF_UNIX)
     server.bind(path)
     server.listen()
@@ -27,26 +26,47 @@ def test_answers_of_an_earlier_client_are_passed_over(tmp_path: Path) -> None:
         client, _ = server.accept()
         lines = client.makefile("rw")
 
-        def say(**message: object) -> None:
+        def say(message: dict[str, object]) -> None:
             lines.write(json.dumps(message) + "\n")
             lines.flush()
 
-        say(QMP={"version": {}, "capabilities": []})
-        say(**{"return": [{"device": "disk0"}]})
-        for value in ({}, ["mine"]):
-            request = json.loads(lines.readline())
-            say(**{"return": [{"device": "disk0"}], "id": 5})
-            say(event="STOP", data={})
-            say(**{"return": value, "id": request["id"]})
+        say({"QMP": {"version": {}, "capabilities": []}})
+        say({"return": [{"device": "disk0"}]})
+        for messages in answers:
+            number = json.loads(lines.readline())["id"]
+            for each in messages:
+                say({"id": number} | each if "return" in each else each)
         client.close()
 
     thread = threading.Thread(target=answer)
     thread.start()
     exchange = qmp.Exchange(path, 10.0).negotiate()
-    assert exchange.ask("query-jobs") == ["mine"]
-    exchange.close()
-    thread.join(10)
-    server.close()
+    try:
+        yield exchange
+    finally:
+        exchange.close()
+        thread.join(10)
+        server.close()
+
+
+def test_answers_of_an_earlier_client_are_passed_over(tmp_path: Path) -> None:
+    """As QEMU 7.2 does it: the next client gets the answer to what a killed one has asked.
+
+    Seen once in some twenty `kill -9` of `qvm snapshot`: `query-jobs` was answered with disks.
+    """
+    stray = {"return": [{"device": "disk0"}], "id": 5}
+    event = {"event": "STOP", "data": {}}
+    with served(tmp_path, [stray, event, {"return": {}}], [stray, event, {"return": ["mine"]}]) as exchange:
+        assert exchange.ask("query-jobs") == ["mine"]
+
+
+def test_a_job_that_is_ready_before_the_answer_that_says_it_runs(tmp_path: Path) -> None:
+    """As QEMU 7.2 does it, once in some fifty commits: the event overtakes the older answer."""
+    changed = {"event": "JOB_STATUS_CHANGE", "data": {"status": "ready", "id": "qvm-commit"}}
+    running, ready = ({"return": [{"id": "qvm-commit", "status": status}]} for status in ("running", "ready"))
+    with served(tmp_path, [{"return": {}}], [changed, running], [ready]) as exchange:
+        found = jobs.Jobs(exchange).until("qvm-commit", "ready")
+    assert found == {"id": "qvm-commit", "status": "ready"}
 
 
 def test_requests_are_answered_by_their_numbers(blank: Callable[..., Vm]) -> None:

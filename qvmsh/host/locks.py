@@ -24,6 +24,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
 
+SETTLING = "settle"
+"""What a holder does who brings a killed command's work in order: others wait until it is done."""
+SETTLE_S = 60.0
 _NOTE_S = 5.0
 """How long a holder on a busy host may take from its lock to its note."""
 _GETLK = getattr(fcntl, "F_OFD_GETLK", fcntl.F_GETLK)
@@ -97,13 +100,13 @@ class WorkLock:
         self.fd = -1
 
     def acquire(self) -> WorkLock:
-        """Take the lock at once.
+        """Take the lock at once (or after one who is `SETTLING`).
 
         Raises:
             Held: with the holder.
         """
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-        deadline = time.monotonic() + _NOTE_S
+        began = time.monotonic()
         while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -111,7 +114,8 @@ class WorkLock:
             except BlockingIOError:
                 by = _read(fd)
                 # a holder writes its note just after it has the lock: look again rather than guess
-                if by.pid or time.monotonic() > deadline:
+                patience_s = SETTLE_S if by.what == SETTLING else 0.0 if by.pid else _NOTE_S
+                if self.what == SETTLING or time.monotonic() - began > patience_s:
                     os.close(fd)
                     raise Held(by) from None
                 process.wait_readable([], 0.005)

@@ -28,7 +28,7 @@ import time
 from qvmsh.errors import DeadlineError, QmpError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import interrupted, owner, saved, tools
+from qvmsh.machine import guardian, interrupted, owner, saved, tools
 from qvmsh.machine import note as notes
 from qvmsh.qemu import image, qga, qmp
 
@@ -83,6 +83,8 @@ class Cut:
         self.consistency = CRASH
         self.pause_s = 0.0
         self.has_agent = False
+        self._guardian = guardian.Guardian(vm)
+        self._until_joined = contextlib.ExitStack()
         token = secrets.token_hex(4)
         self.work = work
         self.cuts = [
@@ -98,18 +100,18 @@ class Cut:
         ]
 
     def __enter__(self) -> Cut:
-        # numbers, so that the note keeps its length
-        self.work.update(cuts=self.cuts, is_frozen=0, is_held=int(self.is_held))
-        interrupted.write(self.vm, self.work)
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._guardian)
+            # numbers, so that the note keeps its length
+            self.work.update(cuts=self.cuts, is_frozen=0, is_held=int(self.is_held))
+            interrupted.write(self.vm, self.work)
+            stack.callback(self._settle)
             self._prepare()
             if not self.is_held:
                 self.has_agent = _has_agent(self.note)
                 sync_guest(self.vm, self.note, has_agent=self.has_agent)
             self._take()
-        except BaseException:
-            self.join()
-            raise
+            self._until_joined = stack.pop_all()
         return self
 
     def _prepare(self) -> None:
@@ -161,14 +163,14 @@ class Cut:
         interrupted.write(self.vm, self.work)
 
     def __exit__(self, *_: object) -> None:
-        self.join()
-
-    def join(self) -> None:
         """Commit the overlays back, and forget them.
 
         Raises:
             QvmError: they cannot be; the guest runs on, the next command tries again.
         """
+        self._until_joined.close()
+
+    def _settle(self) -> None:
         with process.Shielded():
             settle(self.vm, self.work, is_running=True, qemu=self.qemu)
 

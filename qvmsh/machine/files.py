@@ -105,6 +105,11 @@ class Files:
         """The work on snapshots that is under way (JSON); without a command at work it was killed."""
         return self._at(".qvm", "snapshot.unfinished")
 
+    @property
+    def settled(self) -> str:
+        """What a `machine.guardian` has done, in words for the next command."""
+        return self._at(".qvm", "settled")
+
     def disposable(self, token: str) -> str:
         """The overlay that takes the writes of `--disposable`; unlinked as soon as QEMU has it open."""
         return self._at(".qvm", f"disposable-{token}.qcow2")

@@ -101,8 +101,8 @@ def work_lock(vm: Machine, what: str) -> locks.WorkLock:
         raise LockedError(
             f"cannot {what}: {held.by} is at work on it", machine=vm.name, hint="wait for it to end"
         ) from None
-    has_left = os.path.lexists(vm.files.unfinished) or os.path.lexists(vm.files.interrupted)
-    if has_left and what != "doctor":
+    left = (vm.files.unfinished, vm.files.interrupted, vm.files.settled)
+    if what != "doctor" and any(map(os.path.lexists, left)):
         try:
             _settle(vm, what)
         except BaseException:
@@ -117,8 +117,10 @@ def _settle(vm: Machine, what: str) -> None:
     Raises:
         QvmError: that cannot be done now, and `what` would build on it.
     """
-    from qvmsh.machine import interrupted, unfinished
+    from qvmsh.machine import guardian, interrupted, unfinished
 
+    for line in guardian.told(vm):
+        vm.io.warn(f"{vm.name}: {line}")
     is_strict = what.partition(" ")[0] in NEEDS_WHOLE
     interrupted.finish(vm, is_lenient=not is_strict)
     try:

@@ -17,7 +17,7 @@ import re
 from qvmsh.errors import LockedError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process, sockets
-from qvmsh.machine import hardware, interrupted, launch, saved, state, tools, unfinished, volumes
+from qvmsh.machine import guardian, hardware, interrupted, launch, saved, state, tools, unfinished, volumes
 from qvmsh.machine import note as notes
 from qvmsh.machine.hardware import Launch
 from qvmsh.machine.machine import Machine
@@ -165,6 +165,8 @@ def _crash(vm: Machine) -> Iterator[Mend]:
 
 def _unfinished(vm: Machine) -> Iterator[Mend]:
     """Work on snapshots, archives and restores that was cut off; also while the machine is on."""
+    for line in guardian.told(vm):
+        yield Mend("interrupted work", MENDED, line)
     try:
         told = interrupted.finish(vm, is_silent=True)
     except QvmError as error:

@@ -21,7 +21,7 @@ import time
 from qvmsh.errors import QmpError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
-from qvmsh.machine import catalogue, guest, log, saved, state, volumes
+from qvmsh.machine import catalogue, guardian, guest, log, saved, state, volumes
 from qvmsh.machine import note as notes
 from qvmsh.machine.catalogue import Catalogue
 from qvmsh.machine.snapshot_store import Images, Live, Store
@@ -75,6 +75,7 @@ class Journal:
     ) -> None:
         self.vm = store.vm
         self.store = store
+        self._guardian = guardian.Guardian(store.vm) if isinstance(store, Live) else None
         self.data: dict[str, Any] = {
             "what": what,
             "name": name,
@@ -91,6 +92,8 @@ class Journal:
     def __enter__(self) -> Journal:
         try:
             self.write()
+            if self._guardian:
+                self._guardian.__enter__()
         except BaseException:  # interrupted: nothing has been begun
             self.end()
             raise
@@ -99,7 +102,14 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
+        try:
+            self._close(error)
+        finally:
+            if self._guardian:
+                self._guardian.__exit__(kind, error, trace)
+
+    def _close(self, error: BaseException | None) -> None:
+        if error is None:
             with process.Shielded():
                 self.end()
             return

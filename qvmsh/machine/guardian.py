@@ -1,0 +1,133 @@
+"""A small process beside one that works on a running guest: if that is killed, the guest goes on.
+
+May import: `host`, `machine`.
+
+    with Guardian(vm):
+        ...freeze the guest's file systems, cut the disks, join them...
+
+`kill -9`, or the kernel that is short of memory, may hit qvm while the guest's file systems are frozen, its
+writes wait, or it stands still. The journals bring all that in order with the next command; but until then
+the guest would stand. So a shell waits at the end of a pipe, which costs a millisecond. Told that all is well
+it ends; where the pipe breaks it becomes `python -m qvmsh.machine.guardian ORDER`, which does what the next
+command would do, and leaves its words for that one. A machine that has ended waits for nothing: it is left
+to the next command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+
+from qvmsh.errors import QvmError
+from qvmsh.host import files as host_files
+from qvmsh.host import locks
+from qvmsh.machine import log, owner
+from qvmsh.machine.machine import Machine
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+
+class Guardian:
+    """Watches this process while the block lasts; does nothing where no process can be begun."""
+
+    def __init__(self, vm: Machine) -> None:
+        self.vm = vm
+        self._child: subprocess.Popen[bytes] | None = None
+        self._pipe = -1
+
+    def __enter__(self) -> Guardian:
+        order = json.dumps({"directory": self.vm.directory, "overrides": self.vm.overrides})
+        words = [sys.executable, "-P", "-m", "qvmsh.machine.guardian", order]
+        package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        paths = [package, os.environ.get("PYTHONPATH", "")]
+        reader, self._pipe = os.pipe()
+        try:
+            self._child = subprocess.Popen(
+                ["/bin/sh", "-c", 'read -r told || exec "$@"', "qvm-guardian", *words],
+                stdin=reader,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                env=dict(os.environ) | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
+                start_new_session=True,  # what is meant for our group does not end it
+            )
+        except OSError as error:
+            self.vm.io.trace(f"nobody watches over this process: {error.strerror}")
+        finally:
+            os.close(reader)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pipe, self._pipe = self._pipe, -1
+        with contextlib.suppress(BrokenPipeError):  # somebody has ended it
+            os.write(pipe, b"done\n")
+        os.close(pipe)
+        if self._child is not None:
+            self._child.wait()
+
+
+def told(vm: Machine) -> list[str]:
+    """What a guardian has done since the last command, once."""
+    try:
+        with open(vm.files.settled, encoding="utf-8") as file:
+            found = file.read().splitlines()
+    except FileNotFoundError:
+        return []
+    host_files.remove(vm.files.settled)
+    return found
+
+
+def settle(vm: Machine, timeout_s: float = locks.SETTLE_S) -> None:
+    """Do what the next command would do about work that was cut off, if QEMU runs, and note what it was.
+
+    Args:
+        timeout_s: how long to wait for the work lock: others may hold it who settle the same.
+    """
+    from qvmsh.machine import interrupted, unfinished
+
+    deadline = time.monotonic() + timeout_s
+    while os.path.lexists(vm.files.interrupted) or os.path.lexists(vm.files.unfinished):
+        try:
+            lock = locks.WorkLock(vm.files.work_lock, locks.SETTLING).acquire()
+        except locks.Held:
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.05)
+            continue
+        with lock:
+            if locks.holder(vm.files.pid_file) is None:
+                return
+            found = []
+            works: list[Callable[[], str]] = [
+                lambda: interrupted.finish(vm, is_silent=True),
+                lambda: unfinished.settle(vm),
+            ]
+            for work in works:
+                try:
+                    found.append(work())
+                except (QvmError, OSError) as error:
+                    log.note(vm, f"work that was cut off could not be settled: {error}", is_error=True)
+            lines = [line for line in found if line]
+            if lines:
+                host_files.write_atomic(vm.files.settled, "\n".join(lines) + "\n")
+            owner.share(vm)
+        return
+
+
+def main() -> None:
+    order = json.loads(sys.argv[1])
+    overrides = [(name, value) for name, value in order["overrides"]]
+    settle(Machine(order["directory"], overrides=overrides))
+
+
+if __name__ == "__main__":
+    main()

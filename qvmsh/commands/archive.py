@@ -67,20 +67,20 @@ def archive(
         QvmError: the disk is full, or a copy failed; the machine and the archives are as they were.
         ImageError: --verify found damage.
     """
-    from qvmsh.machine import archiving
+    from qvmsh.machine import archive_keeping, archive_writer, archiving
 
     if boot and not verify:
         raise UsageError("archive: --boot belongs to --verify")
     if state is not None and not verify:
         raise UsageError(f"archive: {state!r} is too much", hint="only --verify takes the name of an archive")
     if list:
-        shelf = archiving.shelf_of(vm)
+        shelf = archive_keeping.shelf_of(vm)
         return ArchiveList(vm.name, shelf.store.shown, shelf.archives())
     if verify:
         from qvmsh.machine import verifying
 
         return verifying.verify(vm, state, is_booting=boot)
-    wish = archiving.Wish(
+    wish = archive_writer.Wish(
         is_create=create,
         savevm=savevm or "",
         delvm=delvm or "",

@@ -4,28 +4,26 @@ May import: `host`, `qemu`, `machine`.
 
     archive(vm, Wish(is_create=True))         # Archived(...)
 
-An archive is written under names for unfinished work and renamed at the end; its manifest tells what
-is whole. So a killed command leaves an archive with one state less, and the next one removes the rest.
+What a state is written by is `archive_writer`; what stays, and what a killed command left, `archive_keeping`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import tarfile
 import time
-from dataclasses import dataclass, field
 
-from qvmsh.errors import ConfigError, ImageError, QmpError, QvmError, StateError, UsageError
+from qvmsh.errors import QmpError, QvmError, StateError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.host import process, transfer
+from qvmsh.host import transfer
 from qvmsh.machine import (
+    archive_keeping,
     archives,
     chain,
     changes,
     cut,
     drives,
-    identity,
+    guardian,
     images,
     interrupted,
     launch,
@@ -33,68 +31,20 @@ from qvmsh.machine import (
     progress,
     saved,
     state,
-    stores,
     tools,
 )
 from qvmsh.machine.archive_reports import Archived
-from qvmsh.machine.archives import PART, Archive, Part, Point, Shelf
-from qvmsh.machine.changes import tag_id, tags_of
-from qvmsh.machine.drives import MAIN, Drive
+from qvmsh.machine.archive_writer import ROOM_BYTES, Job, Wish, Writer
+from qvmsh.machine.archives import Archive, Point
+from qvmsh.machine.drives import Drive
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from typing import Any
+    from collections.abc import Sequence
 
     from qvmsh.machine.machine import Machine
     from qvmsh.machine.note import Note
-
-SETTINGS = "settings"
-SMALL_BYTES = 64 << 20
-_ROOM_BYTES = 1 << 20
-
-
-@dataclass(frozen=True)
-class Wish:
-    """The options of `archive`; see its help."""
-
-    is_create: bool = False
-    savevm: str = ""
-    delvm: str = ""
-    compress: str = ""
-    compress_base: bool = False
-    drop_snapshots: bool = False
-    is_full: bool = False
-    keep: int | None = None
-    keep_days: float | None = None
-
-
-@dataclass
-class _Job:
-    """What one call works with."""
-
-    vm: Machine
-    wish: Wish
-    shelf: Shelf
-    said: list[str] = field(default_factory=list)
-    copied_bytes: int = 0
-    pause_s: float = 0.0
-
-    @property
-    def store(self) -> stores.Store:
-        return self.shelf.store
-
-
-def shelf_of(vm: Machine) -> Shelf:
-    """The machine's archives."""
-    settings = vm.settings
-    return Shelf(
-        stores.of(vm),
-        settings.text("VM_MACHINE_NAME"),
-        settings.text("VM_SNAPSHOT_BASENAME"),
-        settings.text("VM_SNAPSHOT_BACKINGNAME"),
-    )
 
 
 @log.failures
@@ -109,13 +59,13 @@ def archive(vm: Machine, wish: Wish) -> Archived:
     began = time.monotonic()
     with launch.work_lock(vm, "archive"):
         seen = state.observe(vm)
-        job = _Job(vm, wish, shelf_of(vm))
-        sweep(vm, job.shelf)
+        job = Job(vm, wish, archive_keeping.shelf_of(vm))
+        archive_keeping.sweep(vm, job.shelf)
         if seen.is_live:
             found, point = _of_running(job, seen)
         else:
             found, point = _of_stopped(job)
-        removed = _rotate(job)
+        removed = archive_keeping.rotate(vm, job.shelf, wish)
     log.note(vm, f"archived as {found.folder}/{point.stamp}")
     return Archived(
         vm.name, found.folder, point, where=job.store.shown, copied_bytes=job.copied_bytes,
@@ -137,40 +87,10 @@ def _require_sense(vm: Machine, wish: Wish) -> None:
         transfer.compressor(wish.compress)
 
 
-def sweep(vm: Machine, shelf: Shelf) -> None:
-    """Remove what killed commands left in the store; the caller holds the work lock."""
-    store = shelf.store
-    folders = store.folders()
-    for folder in folders:
-        if folder.startswith(f".{shelf.machine}-") and folder.endswith(PART):
-            store.remove_folder(folder)
-    for each in shelf.archives():
-        if not each.has_manifest:
-            continue
-        broken = [point for point in each.points if not point.is_done]
-        kept = {part.name for point in each.done for part in point.parts}
-        gone = {part.name for point in broken for part in point.parts} - kept
-        if broken:
-            store.remove(each.folder, *(f"{name}{end}" for name in sorted(gone) for end in ("", PART)))
-            each.points = each.done
-            shelf.write(each)
-            stamps = ", ".join(point.stamp for point in broken)
-            vm.io.warn(f"{vm.name}: removed from {each.folder} what an interrupted archive left ({stamps})")
-    changes.clear_staged(vm)
-
-
-def sweep_near(vm: Machine) -> None:
-    """`sweep` where the archives are on this host; elsewhere the next archive does it."""
-    with contextlib.suppress(QvmError, OSError):
-        shelf = shelf_of(vm)
-        if shelf.store.path() is not None:
-            sweep(vm, shelf)
-
-
 # A machine that is off
 
 
-def _of_stopped(job: _Job) -> tuple[Archive, Point]:
+def _of_stopped(job: Job) -> tuple[Archive, Point]:
     vm, wish = job.vm, job.wish
     if wish.savevm:
         raise StateError(
@@ -186,18 +106,18 @@ def _of_stopped(job: _Job) -> tuple[Archive, Point]:
     if wish.is_create and vm.settings.boolean("VM_USE_SNAPSHOTS"):
         _commit_or_keep(job, found)
     newest = max((os.stat(drive.path).st_mtime for drive in found if not drive.left_out), default=0.0)
-    maker = _Maker(job, found, archives.stamp_of(newest), consistency="off")
-    same = maker.unchanged()
+    writer = Writer(job, found, archives.stamp_of(newest), consistency="off")
+    same = writer.unchanged()
     if same:
         job.said.append("nothing has changed since; it was not copied again")
         return same
-    with maker.writing():
-        for drive in maker.taken:
-            maker.put_top(drive)
-    return maker.result()
+    with writer.writing():
+        for drive in writer.taken:
+            writer.put_top(drive)
+    return writer.result()
 
 
-def _commit_or_keep(job: _Job, found: Sequence[Drive]) -> None:
+def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
     """What `--create` does with the overlay: commit it into the base, or archive the pair as it is."""
     vm = job.vm
     layers = images.Layers(vm)
@@ -220,27 +140,31 @@ def _commit_or_keep(job: _Job, found: Sequence[Drive]) -> None:
     if not image.has_data(program, layers.overlay):
         return
     need = os.stat(layers.overlay).st_blocks * 512
-    if need + _ROOM_BYTES > host_files.free_bytes(vm.directory):
+    if need + ROOM_BYTES > host_files.free_bytes(vm.directory):
         raise QvmError(
             f"not enough room to commit {overlay} into {base}: it may take {progress.size(need)}",
             machine=vm.name, hint="make room; nothing was changed",
         )  # fmt: skip
-    with vm.io.stage(f"committing {overlay} into {base}"):
-        # -d leaves the overlay as it is: killed at any moment, overlay and base together read the same
-        words = ["commit", "-q", "-d", "-f", "qcow2", image.safe_name(layers.overlay)]
-        image.run(program, words, what=f"commit {overlay} into {base}")
-        fd = os.open(layers.base, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        images.make_overlay(vm, layers)
+    interrupted.begin(vm, "archive", cuts=[], is_frozen=0, is_held=0)
+    try:
+        with vm.io.stage(f"committing {overlay} into {base}"):
+            # -d leaves the overlay as it is: killed at any moment, overlay and base together read the same
+            words = ["commit", "-q", "-d", "-f", "qcow2", image.safe_name(layers.overlay)]
+            image.run(program, words, what=f"commit {overlay} into {base}")
+            fd = os.open(layers.base, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            images.make_overlay(vm, layers)
+    finally:
+        interrupted.end(vm)
 
 
 # A machine that runs
 
 
-def _of_running(job: _Job, seen: state.Observation) -> tuple[Archive, Point]:
+def _of_running(job: Job, seen: state.Observation) -> tuple[Archive, Point]:
     vm, wish = job.vm, job.wish
     if wish.is_create:
         raise StateError(
@@ -255,16 +179,25 @@ def _of_running(job: _Job, seen: state.Observation) -> tuple[Archive, Point]:
         raise StateError(f"cannot archive: it is {how}", machine=vm.name, hint="`qvm stop`, then `qvm start`")
     if wish.savevm and seen.kind not in (state.RUNNING, state.PAUSED):
         raise state.not_in_state(vm, seen, "save the memory", state.RUNNING)
-    if wish.savevm:
-        with vm.io.stage(f"saving the state as {wish.savevm}"):
-            saved.save(vm, seen.note, wish.savevm, has_suspend=False)
-    is_held = bool(wish.savevm) and seen.kind == state.RUNNING
-    try:
-        return _live(job, seen.note, is_held=is_held)
-    except BaseException:
-        if is_held:
+    if not (wish.savevm and seen.kind == state.RUNNING):
+        if wish.savevm:
+            _save(vm, seen.note, wish.savevm)
+        return _live(job, seen.note, is_held=False)
+    with guardian.Guardian(vm):
+        interrupted.begin(vm, "archive", cuts=[], is_frozen=0, is_held=1)
+        try:
+            _save(vm, seen.note, wish.savevm)
+            return _live(job, seen.note, is_held=True)
+        except BaseException:
             _let_go(seen.note)
-        raise
+            if not (interrupted.read(vm) or {}).get("cuts"):
+                interrupted.end(vm)
+            raise
+
+
+def _save(vm: Machine, note: Note, name: str) -> None:
+    with vm.io.stage(f"saving the state as {name}"):
+        saved.save(vm, note, name, has_suspend=False)
 
 
 def _let_go(note: Note) -> None:
@@ -279,490 +212,35 @@ def _let_go(note: Note) -> None:
             exchange.close()
 
 
-def _live(job: _Job, note: Note, *, is_held: bool) -> tuple[Archive, Point]:
+def _live(job: Job, note: Note, *, is_held: bool) -> tuple[Archive, Point]:
     from qvmsh.qemu.session import Session
 
     vm = job.vm
     with Session(note.socket("session"), vm.io.checkpoint) as qemu:
         changes.clear(vm, qemu)
         found = drives.live(vm, qemu.execute("query-block"))
-        maker = _Maker(job, found, archives.stamp_of(time.time()), consistency=cut.CRASH)
-        with changes.Tracking(vm, qemu, maker.archive, maker.point.stamp) as tracking:
-            for drive in maker.taken:
-                tracking.add(drive, is_whole=maker.is_new or job.wish.is_full or bool(job.wish.delvm))
+        writer = Writer(job, found, archives.stamp_of(time.time()), consistency=cut.CRASH)
+        with changes.Tracking(vm, qemu, writer.archive, writer.point.stamp) as tracking:
+            for drive in writer.taken:
+                tracking.add(drive, is_whole=writer.is_new or job.wish.is_full or bool(job.wish.delvm))
             if tracking.why_whole:
                 job.said.append(f"copied whole: {tracking.why_whole}")
-            maker.changes_only = set(tracking.since)
-            whole = [each for each in maker.taken if each.role not in tracking.since]
+            writer.changes_only = set(tracking.since)
+            whole = [each for each in writer.taken if each.role not in tracking.since]
             with (
-                maker.writing(),
-                cut.Cut(vm, note, qemu, whole, maker.work, more=tracking.actions, is_held=is_held) as taking,
+                writer.writing(is_held=is_held),
+                cut.Cut(vm, note, qemu, whole, writer.work, more=tracking.actions, is_held=is_held) as taking,
             ):
-                maker.point.consistency = taking.consistency
+                writer.point.consistency = taking.consistency
                 job.pause_s = taking.pause_s
-                for drive in maker.taken:
+                for drive in writer.taken:
                     if drive.role in tracking.since:
-                        maker.put_changes(drive, tracking.wait(drive), tracking.since[drive.role])
+                        writer.put_changes(drive, tracking.wait(drive), tracking.since[drive.role])
                     else:
-                        maker.put_top(drive)
+                        writer.put_top(drive)
             tracking.forget_earlier()
-    return maker.result()
-
-
-# Writing an archive
-
-
-class _Maker:
-    """One new state, in a new archive or in one that has the same base."""
-
-    def __init__(self, job: _Job, found: Sequence[Drive], stamp: str, *, consistency: str) -> None:
-        self.job = job
-        self.vm = job.vm
-        self.store = job.store
-        self.taken = [each for each in found if not each.left_out]
-        if not self.taken:
-            raise ConfigError(
-                "cannot archive: qvm knows none of its disks", machine=self.vm.name,
-                hint="name them in VM_DISKS, -drive or -hda",
-            )  # fmt: skip
-        self._below = {each.role: drives.below(self.vm, each) for each in self.taken}
-        self.archive, self.is_new = self._archive()
-        while self.archive.point(stamp):
-            stamp = archives.stamp_of(archives.seconds(stamp) + 1)
-        if self.is_new:
-            stamp = self.archive.stamp
-        self.point = Point(stamp, time.time(), consistency, [], is_done=False)
-        self.point.parts = [
-            Part(each.role, "", each.format, self._source(each.path), left_out=each.left_out)
-            for each in found
-            if each.left_out
-        ]
-        for each in self.point.parts:
-            job.said.append(f"{each.source} is not in the archive: {each.left_out}")
-        self._folder = f".{self.archive.folder}{PART}" if self.is_new else self.archive.folder
-        self._renames: list[str] = []
-        self._has_layers = False
-        self.work: dict[str, Any] = {}
-        self.changes_only: set[str] = set()
-        """Roles of the disks of which only changes are copied."""
-
-    def _source(self, path: str) -> str:
-        inside = os.path.relpath(path, self.vm.directory)
-        return path if inside.startswith("..") else inside
-
-    def _archive(self) -> tuple[Archive, bool]:
-        """The archive of the present base, or a new one."""
-        own = identity.uuid_of(self.vm)
-        every = self.job.shelf.archives()
-        for each in reversed(every):
-            if each.uuid in ("", own) and self._is_of_base(each):
-                each.uuid = own
-                return each, False
-        main = self._below[self.taken[0].role]
-        path = main[0][0] if main else self.taken[0].path
-        stamp = archives.stamp_of(os.stat(path).st_mtime)
-        folders = set(self.store.folders())
-        while f"{self.vm.name}-{stamp}" in folders:
-            stamp = archives.stamp_of(archives.seconds(stamp) + 1)
-        return Archive(f"{self.vm.name}-{stamp}", self.vm.name, {}, [], own), True
-
-    def _is_of_base(self, each: Archive) -> bool:
-        """True if all disks stand on what this archive holds."""
-        for drive in self.taken:
-            below = self._below[drive.role]
-            stored = each.layers.get(drive.role, [])
-            if len(below) != len(stored):
-                return False
-            for (path, _), part in zip(below, stored, strict=True):
-                status = os.stat(path)
-                if part.source_mtime_ns:
-                    is_same = (status.st_mtime_ns, status.st_size) == (part.source_mtime_ns, part.size_bytes)
-                else:  # of `vm`, which tells it by the folder's name
-                    is_same = archives.stamp_of(status.st_mtime) == each.stamp
-                if not is_same:
-                    return False
-        return True
-
-    def unchanged(self) -> tuple[Archive, Point] | None:
-        """The newest state, if it is what the disks hold now, as far as their files tell."""
-        if self.is_new or self.job.wish.delvm or not self.archive.done:
-            return None
-        last = self.archive.done[-1]
-        for drive in self.taken:
-            part, status = last.part(drive.role), os.stat(drive.path)
-            if part is None or part.of or last.consistency != "off":
-                return None
-            if (status.st_mtime_ns, status.st_size) != (part.source_mtime_ns, part.size_bytes):
-                return None
-        return self.archive, last
-
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
-        """The work: unfinished until the block ends, and undone if it fails."""
-        self._require_room()
-        self.work = interrupted.begin(self.vm, "archive", cuts=[], is_frozen=0, is_held=0)
-        try:
-            if self.is_new:
-                self.store.remove_folder(self._folder)
-                self.store.make(self._folder)
-            else:
-                kind = self.job.wish.compress
-                end = transfer.COMPRESSORS[kind].suffix if kind else ""
-                self.point.parts += [
-                    Part(each.role, self._name(each) + end, each.format) for each in self.taken
-                ] + [Part(SETTINGS, self._settings_name(), "tar")]
-                self.archive.points.append(self.point)
-                self.job.shelf.write(self.archive)
-                self.point.parts = [each for each in self.point.parts if each.left_out]
-            self.put_layers()
-            yield
-            self._put_settings()
-            self._finish()
-        except OSError as error:
-            self._undo()
-            raise QvmError(
-                f"cannot archive: {error.filename or self.store.shown}: {error.strerror}",
-                machine=self.vm.name,
-                hint="the machine and the archives are as they were; make room, or set VM_ARCHIVE",
-            ) from error
-        except BaseException:
-            self._undo()
-            raise
-        finally:
-            if cut.is_whole(self.work):
-                interrupted.end(self.vm)
-
-    def _require_room(self) -> None:
-        """Refuse what cannot fit, before anything is written."""
-        free = self.store.free_bytes()
-        if free is None or self.job.wish.compress:
-            return
-        need = sum(
-            os.stat(each.path).st_blocks * 512 for each in self.taken if each.role not in self.changes_only
-        )
-        if self.is_new and not self.job.wish.compress_base:
-            need += sum(os.stat(path).st_blocks * 512 for below in self._below.values() for path, _ in below)
-        if need + _ROOM_BYTES > free:
-            raise QvmError(
-                f"not enough room in {self.store.shown}: it takes {progress.size(need)}, "
-                f"{progress.size(free)} are free",
-                machine=self.vm.name,
-                hint="make room, use --compress, or set VM_ARCHIVE to a place on another disk",
-            )
-
-    def put_layers(self) -> None:
-        """What the disks stand on: at rest all the time; only for a new archive."""
-        if not self.is_new or self._has_layers:
-            return
-        self._has_layers = True
-        kind = self.job.wish.compress if self.job.wish.compress_base else ""
-        for drive in self.taken:
-            self.archive.layers[drive.role] = []
-            for depth, (path, form) in enumerate(self._below[drive.role]):
-                name = self._layer_name(drive, path, depth)
-                part = Part(drive.role, name, form, self._source(path))
-                self._put(part, path, kind)
-                self.archive.layers[drive.role].append(part)
-
-    def put_top(self, drive: Drive) -> None:
-        """The layer that the guest writes to."""
-        part = Part(drive.role, self._name(drive), drive.format, self._source(drive.path))
-        path = drive.path
-        with contextlib.ExitStack() as stack:
-            if self.job.wish.delvm and drive.format == "qcow2":
-                path = stack.enter_context(self._staged(drive))
-            self._put(part, path, self.job.wish.compress, is_top=True)
-            self._note_tags(drive, part, path)
-        if path != drive.path:
-            part.source_mtime_ns = 0
-        self.point.parts.append(part)
-
-    def _note_tags(self, drive: Drive, part: Part, path: str) -> None:
-        if drive.format == "qcow2":
-            tags = tags_of(tools.qemu_img(self.vm), path)
-            part.tags = [tag_id(each) for each in tags]
-            if drive.role == self.taken[0].role:
-                self.point.snapshots = [each["name"] for each in tags]
-
-    def put_changes(self, drive: Drive, path: str, since: str) -> None:
-        """What the guest has changed since an earlier state, as an overlay on that one."""
-        earlier = self.archive.point(since)
-        below = earlier.part(drive.role) if earlier else None
-        assert below is not None
-        stem = os.path.splitext(self._name(drive))[0]
-        part = Part(drive.role, f"{stem}.qcow2", "qcow2", self._source(drive.path), of=since, tags=below.tags)
-        words = ["rebase", "-u", "-f", "qcow2", "-F", below.format, "-b", f"./{below.plain_name}"]
-        image.run(tools.qemu_img(self.vm), [*words, image.safe_name(path)], what=f"archive {part.name}")
-        self._put(part, path, self.job.wish.compress, title=f"archiving changes of {drive.name}")
-        part.source_mtime_ns = 0
-        self.point.parts.append(part)
-        if drive.role == self.taken[0].role and earlier:
-            self.point.snapshots = earlier.snapshots
-
-    @contextlib.contextmanager
-    def _staged(self, drive: Drive) -> Iterator[str]:
-        """A copy from which the snapshot that `--delvm` names has been removed."""
-        program, tag = tools.qemu_img(self.vm), self.job.wish.delvm
-        names = [each["name"] for each in tags_of(program, drive.path)]
-        if tag not in names:
-            if drive.role == self.taken[0].role:
-                there = ", ".join(names) or "none"
-                raise StateError(
-                    f"there is no snapshot {tag} to remove", machine=self.vm.name, hint=f"there are: {there}"
-                )
-            yield drive.path
-            return
-        path = changes.staged(self.vm, ".qcow2")
-        try:
-            host_files.copy(drive.path, path, self.vm.io.checkpoint)
-            rebase = ["rebase", "-u", "-f", "qcow2"]
-            below = self._below[drive.role]
-            if below:  # qemu-img opens what it stands on
-                words = [*rebase, "-F", below[0][1], "-b", below[0][0], image.safe_name(path)]
-                image.run(program, words, what="prepare the copy")
-            image.run(program, ["snapshot", "-d", tag, image.safe_name(path)], what=f"remove {tag}")
-            if below:
-                name = self.archive.layers[drive.role][0].plain_name
-                words = [*rebase, "-F", below[0][1], "-b", f"./{name}", image.safe_name(path)]
-                image.run(program, words, what="prepare the copy")
-            yield path
-        finally:
-            host_files.remove(path)
-
-    def _put(self, part: Part, path: str, compression: str, *, is_top: bool = False, title: str = "") -> None:
-        """Store one file, and note what it is."""
-        if compression:
-            part.name += transfer.COMPRESSORS[compression].suffix
-        name = part.name if self.is_new else part.name + PART
-        title = title or f"archiving {os.path.basename(path)}"
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            status = os.fstat(fd)
-            with (
-                progress.Progress(self.vm.io, title, status.st_size) as shown,
-                self.store.writer(self._folder, name) as target,
-            ):
-                sent = transfer.send(fd, target, shown.tell, self.vm.io.checkpoint, compression=compression)
-        finally:
-            os.close(fd)
-        part.size_bytes, part.source_mtime_ns = status.st_size, status.st_mtime_ns
-        part.stored_bytes, part.xxh128 = sent.stored_bytes, sent.xxh128
-        self.job.copied_bytes += sent.stored_bytes
-        if not self.is_new:
-            self._renames.append(part.name)
-        if part.format == "qcow2" and not compression and not part.of:
-            self._stand_beside(part, path, name, is_top=is_top)
-
-    def _stand_beside(self, part: Part, source: str, name: str, *, is_top: bool) -> None:
-        """Let an uncompressed overlay stand on the base in the archive, so that it runs there."""
-        path = self.store.path(self._folder, name)
-        backing = image.header(source).backing
-        layers = self.archive.layers.get(part.role, [])
-        if path is None or not backing:
-            return
-        if is_top:
-            below = layers[0] if layers else None
-        else:
-            depth = len(layers)
-            drive = next(each for each in self.taken if each.role == part.role)
-            following = self._below[part.role][depth + 1]
-            below = Part(part.role, self._layer_name(drive, following[0], depth + 1), following[1])
-        if below is None or os.path.normpath(backing) == below.plain_name:
-            return
-        words = ["rebase", "-u", "-f", "qcow2", "-F", below.format, "-b", f"./{below.plain_name}"]
-        image.run(tools.qemu_img(self.vm), [*words, image.safe_name(path)], what=f"archive {part.name}")
-        with self.store.reader(self._folder, name) as fd:
-            sent = transfer.digest(fd, lambda _: None, self.vm.io.checkpoint)
-        part.stored_bytes, part.xxh128 = sent.stored_bytes, sent.xxh128
-
-    def _name(self, drive: Drive) -> str:
-        """The file's name in the archive."""
-        stem, suffix = os.path.splitext(drive.name)
-        if drive.role != MAIN:
-            stem = f"{self.vm.name}-{drive.role}"
-        return f"{stem}{suffix}" if self.is_new else f"{stem}-{self.point.stamp}{suffix}"
-
-    def _layer_name(self, drive: Drive, path: str, depth: int) -> str:
-        name = os.path.basename(path)
-        suffix = os.path.splitext(name)[1]
-        if drive.role == MAIN and depth == 0:
-            return name
-        stem = f"{self.vm.name}-base" if drive.role == MAIN else f"{self.vm.name}-{drive.role}-base"
-        return f"{stem}{depth or ''}{suffix}"
-
-    def _settings_name(self) -> str:
-        stamp = "" if self.is_new else f"-{self.point.stamp}"
-        return f"{self.vm.name}-settings{stamp}.tar"
-
-    def _put_settings(self) -> None:
-        """What makes the machine besides its disks: `.vmrc`, identity, key, TPM."""
-        part = Part(SETTINGS, self._settings_name(), "tar")
-        path = changes.staged(self.vm, ".tar")
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            with open(fd, "wb") as file, tarfile.open(fileobj=file, mode="w") as tar:
-                for name in settings_files(self.vm, self._disk_files()):
-                    tar.add(os.path.join(self.vm.directory, name), name, recursive=False)
-            self._put(part, path, "", title="archiving the settings")
-        finally:
-            host_files.remove(path)
-        self.point.parts.append(part)
-
-    def _disk_files(self) -> list[str]:
-        """Every image of the machine, also those that are not archived (the seed)."""
-        layers = [path for below in self._below.values() for path, _ in below]
-        left = [os.path.join(self.vm.directory, each.source) for each in self.point.parts if each.left_out]
-        return [*(each.path for each in self.taken), *layers, *left, images.Layers(self.vm).seed]
-
-    def _finish(self) -> None:
-        self.point.is_done = True
-        self.point.time = time.time()
-        if self.is_new:
-            self.archive.points.append(self.point)
-            self.job.shelf.write(self.archive, self._folder)
-            self.store.rename(self._folder, self.archive.folder)
-        else:
-            for name in self._renames:
-                self.store.rename(f"{self.archive.folder}/{name}{PART}", f"{self.archive.folder}/{name}")
-            self.job.shelf.write(self.archive)
-
-    def _undo(self) -> None:
-        """Take back what has been written; what cannot be reached now is removed by the next archive."""
-        with contextlib.suppress(QvmError, OSError), process.Shielded():
-            if self.is_new:
-                self.store.remove_folder(self._folder)
-                return
-            names = [f"{name}{end}" for name in self._renames for end in ("", PART)]
-            self.store.remove(self.archive.folder, *names)
-            if self.point in self.archive.points:
-                self.archive.points.remove(self.point)
-                self.job.shelf.write(self.archive)
-
-    def result(self) -> tuple[Archive, Point]:
-        return self.archive, self.point
-
-
-def settings_files(vm: Machine, others: Sequence[str]) -> list[str]:
-    """Names of the files that make the machine besides its disks, from its directory.
-
-    The `.vmrc`, what `.qvm` keeps for good, and small files of the directory that the settings name.
-
-    Args:
-        others: paths of the disks.
-    """
-    found = [".vmrc"]
-    passing = (
-        "running",
-        "qemu.pid",
-        "archive.unfinished",
-        "snapshot.unfinished",
-        "work.lock",
-        "wait.lock",
-        "log",
-    )
-    for folder, names, files in os.walk(vm.files.state):
-        inside = os.path.relpath(folder, vm.directory)
-        if inside == ".qvm":
-            names[:] = [each for each in names if each not in passing and not _is_passing(each)]
-            files = [each for each in files if each not in passing and not _is_passing(each)]
-        found += [os.path.join(inside, each) for each in files]
-    words = [
-        word for name in vm.settings for word in vm.settings[name].replace(",", " ").replace("=", " ").split()
-    ]
-    for word in dict.fromkeys(words):
-        path = os.path.join(vm.directory, word)
-        inside = os.path.relpath(path, vm.directory)
-        is_small = os.path.isfile(path) and os.path.getsize(path) <= SMALL_BYTES
-        if is_small and not inside.startswith("..") and not any(drives.same(path, each) for each in others):
-            found.append(inside)
-    kept = [each for each in dict.fromkeys(found) if os.path.isfile(os.path.join(vm.directory, each))]
-    return [each for each in kept if not os.path.islink(os.path.join(vm.directory, each))]
-
-
-def _is_passing(name: str) -> bool:
-    return (
-        name.startswith(("staged-", "cut-", "disposable-", "verify-"))
-        or name.endswith(".unfinished")
-        or PART in name
-    )
+    return writer.result()
 
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-# Rotation
-
-
-def _rotate(job: _Job) -> list[str]:
-    """Remove old states, as --keep and --keep-days ask; the last good one never."""
-    wish, shelf = job.wish, job.shelf
-    if wish.keep is None and wish.keep_days is None:
-        return []
-    every = [each for each in shelf.archives() if each.has_manifest]
-    pairs = sorted(((each, point) for each in every for point in each.done), key=lambda pair: pair[1].time)
-    kept = set()
-    for at, (archive, point) in enumerate(reversed(pairs)):
-        is_young = wish.keep_days is not None and time.time() - point.time < wish.keep_days * 86400
-        if (wish.keep is not None and at < wish.keep) or is_young:
-            kept.add((archive.folder, point.stamp))
-    for archive, point in reversed(pairs):
-        kept.add((archive.folder, point.stamp))
-        try:
-            require_whole(job.vm, shelf, archive, point)
-            break
-        except QvmError as error:
-            job.vm.io.warn(f"{job.vm.name}: {error.what}; an older state is kept for it")
-    for archive, point in pairs:
-        if (archive.folder, point.stamp) in kept:
-            kept |= {(archive.folder, each.stamp) for each in archive.chain(point)}
-    removed = []
-    for archive in every:
-        gone = [each for each in archive.done if (archive.folder, each.stamp) not in kept]
-        removed += [f"{archive.folder}/{each.stamp}" for each in gone]
-        if gone and len(gone) == len(archive.points):
-            # renamed first, so that a half removed archive is never taken for one
-            shelf.store.rename(archive.folder, f".{archive.folder}{PART}")
-            shelf.store.remove_folder(f".{archive.folder}{PART}")
-        elif gone:
-            for each in gone:
-                each.is_done = False  # killed now, `sweep` goes on
-            shelf.write(archive)
-            shelf.store.remove(
-                archive.folder, *(part.name for each in gone for part in each.parts if part.name)
-            )
-            archive.points = archive.done
-            shelf.write(archive)
-    return removed
-
-
-def require_whole(vm: Machine, shelf: Shelf, archive: Archive, point: Point) -> int:
-    """Read back all that a state consists of and compare the checksums; returns how many bytes.
-
-    Raises:
-        ImageError: a file is missing or was changed.
-    """
-    total = 0
-    names = shelf.store.names(archive.folder)
-    for part in archive.parts(archive.chain(point)):
-        if part.name not in names:
-            raise ImageError(f"{archive.folder}/{part.name} is not there", machine=vm.name)
-        if names[part.name] != part.stored_bytes:
-            raise ImageError(
-                f"{archive.folder}/{part.name} has {names[part.name]} bytes, the manifest says "
-                f"{part.stored_bytes}", machine=vm.name,
-            )  # fmt: skip
-        if not part.xxh128:
-            continue
-        with (
-            progress.Progress(vm.io, f"reading {part.name}", part.stored_bytes) as shown,
-            shelf.store.reader(archive.folder, part.name) as fd,
-        ):
-            found = transfer.digest(fd, shown.tell, vm.io.checkpoint)
-        total += found.stored_bytes
-        if found.xxh128 != part.xxh128:
-            raise ImageError(
-                f"{archive.folder}/{part.name} was changed since it was archived: its checksum differs",
-                machine=vm.name,
-            )
-    return total

@@ -142,6 +142,8 @@ class Tracking:
         if drive.format not in ("raw", "qcow2") or details.get("compat") == "0.10":
             return
         bitmap = {"node": drive.node, "name": BITMAP + self.stamp, "persistent": drive.format == "qcow2"}
+        if any(each.get("name") == bitmap["name"] for each in node.get("dirty-bitmaps", [])):
+            _remove(self.qemu, drive.node, BITMAP + self.stamp)  # of a state that was killed that second
         self.actions.append({"type": "block-dirty-bitmap-add", "data": bitmap})
         self._nodes.append(drive.node)
         names = {

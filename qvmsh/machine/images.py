@@ -64,7 +64,7 @@ def init(vm: Machine, *, clobber_base: bool, clobber_overlay: bool, is_dry: bool
             image.require_unused(tools.qemu_img(vm), path, vm.name)
         if "base" in steps:
             chain.require_writable(vm, layers.base, "replace", besides=layers.overlay, is_given_up=True)
-        _remove_parts(vm)
+        remove_parts(vm)
         if not is_dry:
             if "base" in steps:
                 _make_base(vm, layers, replace_overlay="overlay" in steps)
@@ -168,8 +168,8 @@ def make_overlay(vm: Machine, layers: Layers) -> None:
     host_files.sync_folder(vm.directory)
 
 
-def _remove_parts(vm: Machine) -> None:
-    """What a killed `init` left behind; nobody else is at work, we hold the lock."""
+def remove_parts(vm: Machine) -> None:
+    """What a killed command left that made images; nobody else is at work, we hold the lock."""
     layers = Layers(vm)
     for path in (layers.base, layers.overlay):
         host_files.remove(path + ".part")

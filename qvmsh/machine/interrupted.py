@@ -104,7 +104,7 @@ def finish(vm: Machine, *, is_lenient: bool = False, is_silent: bool = False) ->
     Raises:
         QvmError: it cannot be done (a full disk); nothing has been lost, the note stays.
     """
-    from qvmsh.machine import archiving, cut, log, restoring
+    from qvmsh.machine import archive_keeping, cut, images, log, restoring
 
     work = read(vm)
     if work is None:
@@ -115,7 +115,8 @@ def finish(vm: Machine, *, is_lenient: bool = False, is_silent: bool = False) ->
             done = restoring.settle(vm, work)
         else:
             done = cut.settle(vm, work, is_running=locks.holder(vm.files.pid_file) is not None)
-            archiving.sweep_near(vm)
+            images.remove_parts(vm)
+            archive_keeping.sweep_near(vm)
     except (QvmError, OSError) as error:
         why = error.what if isinstance(error, QvmError) else f"{error.filename}: {error.strerror}"
         if is_lenient:

@@ -21,7 +21,7 @@ from qvmsh.errors import ImageError, QvmError, StateError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.host import transfer
 from qvmsh.machine import (
-    archiving,
+    archive_keeping,
     create,
     disks,
     hardware,
@@ -35,8 +35,8 @@ from qvmsh.machine import (
     tools,
 )  # fmt: skip
 from qvmsh.machine.archive_reports import Restored
+from qvmsh.machine.archive_settings import SETTINGS
 from qvmsh.machine.archives import Archive, Part, Point, Shelf
-from qvmsh.machine.archiving import SETTINGS
 from qvmsh.machine.drives import MAIN
 from qvmsh.machine.machine import Machine
 from qvmsh.qemu import image, programs
@@ -106,12 +106,12 @@ def find(vm: Machine | None, word: str) -> tuple[Shelf, Archive, Point]:
         raise UsageError(
             f"there is no archive {word}", hint="name its folder by a path, or a machine with -M"
         )
-    shelf = archiving.shelf_of(vm)
+    shelf = archive_keeping.shelf_of(vm)
     return (shelf, *shelf.find(word))
 
 
 def _is_own(vm: Machine, word: str) -> bool:
-    return word in archiving.shelf_of(vm).store.folders()
+    return word in archive_keeping.shelf_of(vm).store.folders()
 
 
 def _of_folder(store: stores.Store, folder: str, stamp: str) -> tuple[Shelf, Archive, Point]:

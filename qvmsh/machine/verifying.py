@@ -13,8 +13,9 @@ import shutil
 from qvmsh.errors import ImageError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import archiving, lifecycle, power, restoring, tools
+from qvmsh.machine import archive_keeping, lifecycle, power, restoring, tools
 from qvmsh.machine.archive_reports import Verified
+from qvmsh.machine.archive_settings import SETTINGS
 from qvmsh.machine.archives import Archive, Point, Shelf
 from qvmsh.machine.machine import Machine
 from qvmsh.qemu import imagecheck
@@ -35,7 +36,7 @@ def verify(vm: Machine, word: str | None, *, is_booting: bool) -> Verified:
     points = archive.done if is_folder else [point]
     notes = []
     for each in points:
-        archiving.require_whole(vm, shelf, archive, each)
+        archive_keeping.require_whole(vm, shelf, archive, each)
     if any(not part.xxh128 for part in archive.parts(points)):
         notes.append(f"{archive.folder} has no checksums (it was made by `vm`)")
     with _folder(vm) as folder:
@@ -74,7 +75,7 @@ def _check(vm: Machine, shelf: Shelf, archive: Archive, point: Point, folder: st
     reader = restoring.Reader(vm.io, tools.qemu_img(vm), shelf, archive, point, folder)
     try:
         for part in point.parts:
-            if part.role == archiving.SETTINGS or part.left_out:
+            if part.role == SETTINGS or part.left_out:
                 continue
             below = [each.plain_name for each in archive.layers.get(part.role, [])]
             names = [os.path.join(folder, each) for each in (part.plain_name, *below)]

@@ -1,0 +1,136 @@
+"""What stays in a store: the machine's archives, what killed commands left, rotation, proof of wholeness.
+
+May import: `host`, `machine`.
+
+    shelf = shelf_of(vm)
+    removed = rotate(vm, shelf, Wish(keep=7))       # ["demo-20261121101336/20261121101336"]
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+from qvmsh.errors import ImageError, QvmError
+from qvmsh.host import transfer
+from qvmsh.machine import changes, progress, stores
+from qvmsh.machine.archives import PART, Archive, Point, Shelf
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from qvmsh.machine.archive_writer import Wish
+    from qvmsh.machine.machine import Machine
+
+
+def shelf_of(vm: Machine) -> Shelf:
+    """The machine's archives."""
+    settings = vm.settings
+    return Shelf(
+        stores.of(vm),
+        settings.text("VM_MACHINE_NAME"),
+        settings.text("VM_SNAPSHOT_BASENAME"),
+        settings.text("VM_SNAPSHOT_BACKINGNAME"),
+    )
+
+
+def sweep(vm: Machine, shelf: Shelf) -> None:
+    """Remove what killed commands left in the store; the caller holds the work lock."""
+    store = shelf.store
+    folders = store.folders()
+    for folder in folders:
+        if folder.startswith(f".{shelf.machine}-") and folder.endswith(PART):
+            store.remove_folder(folder)
+    for each in shelf.archives():
+        if not each.has_manifest:
+            continue
+        broken = [point for point in each.points if not point.is_done]
+        kept = {part.name for point in each.done for part in point.parts}
+        gone = {part.name for point in broken for part in point.parts} - kept
+        if broken:
+            store.remove(each.folder, *(f"{name}{end}" for name in sorted(gone) for end in ("", PART)))
+            each.points = each.done
+            shelf.write(each)
+            stamps = ", ".join(point.stamp for point in broken)
+            vm.io.warn(f"{vm.name}: removed from {each.folder} what an interrupted archive left ({stamps})")
+    changes.clear_staged(vm)
+
+
+def sweep_near(vm: Machine) -> None:
+    """`sweep` where the archives are on this host; elsewhere the next archive does it."""
+    with contextlib.suppress(QvmError, OSError):
+        shelf = shelf_of(vm)
+        if shelf.store.path() is not None:
+            sweep(vm, shelf)
+
+
+def rotate(vm: Machine, shelf: Shelf, wish: Wish) -> list[str]:
+    """Remove old states, as --keep and --keep-days ask, never the last good one; returns which."""
+    if wish.keep is None and wish.keep_days is None:
+        return []
+    every = [each for each in shelf.archives() if each.has_manifest]
+    pairs = sorted(((each, point) for each in every for point in each.done), key=lambda pair: pair[1].time)
+    kept = set()
+    for at, (archive, point) in enumerate(reversed(pairs)):
+        is_young = wish.keep_days is not None and time.time() - point.time < wish.keep_days * 86400
+        if (wish.keep is not None and at < wish.keep) or is_young:
+            kept.add((archive.folder, point.stamp))
+    for archive, point in reversed(pairs):
+        kept.add((archive.folder, point.stamp))
+        try:
+            require_whole(vm, shelf, archive, point)
+            break
+        except QvmError as error:
+            vm.io.warn(f"{vm.name}: {error.what}; an older state is kept for it")
+    for archive, point in pairs:
+        if (archive.folder, point.stamp) in kept:
+            kept |= {(archive.folder, each.stamp) for each in archive.chain(point)}
+    removed = []
+    for archive in every:
+        gone = [each for each in archive.done if (archive.folder, each.stamp) not in kept]
+        removed += [f"{archive.folder}/{each.stamp}" for each in gone]
+        if gone and len(gone) == len(archive.points):
+            # renamed first, so that a half removed archive is never taken for one
+            shelf.store.rename(archive.folder, f".{archive.folder}{PART}")
+            shelf.store.remove_folder(f".{archive.folder}{PART}")
+        elif gone:
+            for each in gone:
+                each.is_done = False  # killed now, `sweep` goes on
+            shelf.write(archive)
+            shelf.store.remove(
+                archive.folder, *(part.name for each in gone for part in each.parts if part.name)
+            )
+            archive.points = archive.done
+            shelf.write(archive)
+    return removed
+
+
+def require_whole(vm: Machine, shelf: Shelf, archive: Archive, point: Point) -> int:
+    """Read back all that a state consists of and compare the checksums; returns how many bytes.
+
+    Raises:
+        ImageError: a file is missing or was changed.
+    """
+    total = 0
+    names = shelf.store.names(archive.folder)
+    for part in archive.parts(archive.chain(point)):
+        if part.name not in names:
+            raise ImageError(f"{archive.folder}/{part.name} is not there", machine=vm.name)
+        if names[part.name] != part.stored_bytes:
+            raise ImageError(
+                f"{archive.folder}/{part.name} has {names[part.name]} bytes, the manifest says "
+                f"{part.stored_bytes}", machine=vm.name,
+            )  # fmt: skip
+        if not part.xxh128:
+            continue
+        with (
+            progress.Progress(vm.io, f"reading {part.name}", part.stored_bytes) as shown,
+            shelf.store.reader(archive.folder, part.name) as fd,
+        ):
+            found = transfer.digest(fd, shown.tell, vm.io.checkpoint)
+        total += found.stored_bytes
+        if found.xxh128 != part.xxh128:
+            raise ImageError(
+                f"{archive.folder}/{part.name} was changed since it was archived: its checksum differs",
+                machine=vm.name,
+            )
+    return total

@@ -1,0 +1,415 @@
+"""One new state of a machine, written into an archive: whole, or not at all.
+
+May import: `host`, `qemu`, `machine`.
+
+    writer = Writer(job, drives, stamp, consistency="off")
+    with writer.writing():
+        for drive in writer.taken: writer.put_top(drive)
+    archive, point = writer.result()
+
+Everything is written under names for unfinished work and renamed at the end. The manifest names a state
+before its first byte is written, so that what a killed command leaves is known for what it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tarfile
+import time
+from dataclasses import dataclass, field
+
+from qvmsh.errors import ConfigError, QvmError, StateError
+from qvmsh.host import files as host_files
+from qvmsh.host import process, transfer
+from qvmsh.machine import (
+    archives,
+    changes,
+    cut,
+    drives,
+    identity,
+    images,
+    interrupted,
+    progress,
+    tools,
+)
+from qvmsh.machine.archive_settings import SETTINGS, settings_files
+from qvmsh.machine.archives import PART, Archive, Part, Point, Shelf
+from qvmsh.machine.changes import tag_id, tags_of
+from qvmsh.machine.drives import MAIN, Drive
+from qvmsh.qemu import image
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any
+
+    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.stores import Store
+
+ROOM_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Wish:
+    """The options of `archive`; see its help."""
+
+    is_create: bool = False
+    savevm: str = ""
+    delvm: str = ""
+    compress: str = ""
+    compress_base: bool = False
+    drop_snapshots: bool = False
+    is_full: bool = False
+    keep: int | None = None
+    keep_days: float | None = None
+
+
+@dataclass
+class Job:
+    """What one call works with."""
+
+    vm: Machine
+    wish: Wish
+    shelf: Shelf
+    said: list[str] = field(default_factory=list)
+    copied_bytes: int = 0
+    pause_s: float = 0.0
+
+    @property
+    def store(self) -> Store:
+        return self.shelf.store
+
+
+class Writer:
+    """One new state, in a new archive or in one that has the same base."""
+
+    def __init__(self, job: Job, found: Sequence[Drive], stamp: str, *, consistency: str) -> None:
+        self.job = job
+        self.vm = job.vm
+        self.store = job.store
+        self.taken = [each for each in found if not each.left_out]
+        if not self.taken:
+            raise ConfigError(
+                "cannot archive: qvm knows none of its disks", machine=self.vm.name,
+                hint="name them in VM_DISKS, -drive or -hda",
+            )  # fmt: skip
+        self._below = {each.role: drives.below(self.vm, each) for each in self.taken}
+        self.archive, self.is_new = self._archive()
+        while self.archive.point(stamp):
+            stamp = archives.stamp_of(archives.seconds(stamp) + 1)
+        if self.is_new:
+            stamp = self.archive.stamp
+        self.point = Point(stamp, time.time(), consistency, [], is_done=False)
+        self.point.parts = [
+            Part(each.role, "", each.format, self._source(each.path), left_out=each.left_out)
+            for each in found
+            if each.left_out
+        ]
+        for each in self.point.parts:
+            job.said.append(f"{each.source} is not in the archive: {each.left_out}")
+        self._folder = f".{self.archive.folder}{PART}" if self.is_new else self.archive.folder
+        self._renames: list[str] = []
+        self._has_layers = False
+        self.work: dict[str, Any] = {}
+        self.changes_only: set[str] = set()
+        """Roles of the disks of which only changes are copied."""
+
+    def _source(self, path: str) -> str:
+        inside = os.path.relpath(path, self.vm.directory)
+        return path if inside.startswith("..") else inside
+
+    def _archive(self) -> tuple[Archive, bool]:
+        """The archive of the present base, or a new one."""
+        own = identity.uuid_of(self.vm)
+        every = self.job.shelf.archives()
+        for each in reversed(every):
+            if each.uuid in ("", own) and self._is_of_base(each):
+                each.uuid = own
+                return each, False
+        main = self._below[self.taken[0].role]
+        path = main[0][0] if main else self.taken[0].path
+        stamp = archives.stamp_of(os.stat(path).st_mtime)
+        folders = set(self.store.folders())
+        while f"{self.vm.name}-{stamp}" in folders:
+            stamp = archives.stamp_of(archives.seconds(stamp) + 1)
+        return Archive(f"{self.vm.name}-{stamp}", self.vm.name, {}, [], own), True
+
+    def _is_of_base(self, each: Archive) -> bool:
+        """True if all disks stand on what this archive holds."""
+        for drive in self.taken:
+            below = self._below[drive.role]
+            stored = each.layers.get(drive.role, [])
+            if len(below) != len(stored):
+                return False
+            for (path, _), part in zip(below, stored, strict=True):
+                status = os.stat(path)
+                if part.source_mtime_ns:
+                    is_same = (status.st_mtime_ns, status.st_size) == (part.source_mtime_ns, part.size_bytes)
+                else:  # of `vm`, which tells it by the folder's name
+                    is_same = archives.stamp_of(status.st_mtime) == each.stamp
+                if not is_same:
+                    return False
+        return True
+
+    def unchanged(self) -> tuple[Archive, Point] | None:
+        """The newest state, if it is what the disks hold now, as far as their files tell."""
+        if self.is_new or self.job.wish.delvm or not self.archive.done:
+            return None
+        last = self.archive.done[-1]
+        for drive in self.taken:
+            part, status = last.part(drive.role), os.stat(drive.path)
+            if part is None or part.of or last.consistency != "off":
+                return None
+            if (status.st_mtime_ns, status.st_size) != (part.source_mtime_ns, part.size_bytes):
+                return None
+        return self.archive, last
+
+    @contextlib.contextmanager
+    def writing(self, *, is_held: bool = False) -> Iterator[None]:
+        """The work: unfinished until the block ends, and undone if it fails.
+
+        Args:
+            is_held: the guest is stopped, and goes on if this is cut off.
+        """
+        self._require_room()
+        self.work = interrupted.begin(self.vm, "archive", cuts=[], is_frozen=0, is_held=int(is_held))
+        try:
+            if self.is_new:
+                self.store.remove_folder(self._folder)
+                self.store.make(self._folder)
+            else:
+                kind = self.job.wish.compress
+                end = transfer.COMPRESSORS[kind].suffix if kind else ""
+                self.point.parts += [
+                    Part(each.role, self._name(each) + end, each.format) for each in self.taken
+                ] + [Part(SETTINGS, self._settings_name(), "tar")]
+                self.archive.points.append(self.point)
+                self.job.shelf.write(self.archive)
+                self.point.parts = [each for each in self.point.parts if each.left_out]
+            self.put_layers()
+            yield
+            self._put_settings()
+            self._finish()
+        except OSError as error:
+            self._undo()
+            raise QvmError(
+                f"cannot archive: {error.filename or self.store.shown}: {error.strerror}",
+                machine=self.vm.name,
+                hint="the machine and the archives are as they were; make room, or set VM_ARCHIVE",
+            ) from error
+        except BaseException:
+            self._undo()
+            raise
+        finally:
+            if cut.is_whole(self.work):
+                interrupted.end(self.vm)
+
+    def _require_room(self) -> None:
+        """Refuse what cannot fit, before anything is written."""
+        free = self.store.free_bytes()
+        if free is None or self.job.wish.compress:
+            return
+        need = sum(
+            os.stat(each.path).st_blocks * 512 for each in self.taken if each.role not in self.changes_only
+        )
+        if self.is_new and not self.job.wish.compress_base:
+            need += sum(os.stat(path).st_blocks * 512 for below in self._below.values() for path, _ in below)
+        if need + ROOM_BYTES > free:
+            raise QvmError(
+                f"not enough room in {self.store.shown}: it takes {progress.size(need)}, "
+                f"{progress.size(free)} are free",
+                machine=self.vm.name,
+                hint="make room, use --compress, or set VM_ARCHIVE to a place on another disk",
+            )
+
+    def put_layers(self) -> None:
+        """What the disks stand on: at rest all the time; only for a new archive."""
+        if not self.is_new or self._has_layers:
+            return
+        self._has_layers = True
+        kind = self.job.wish.compress if self.job.wish.compress_base else ""
+        for drive in self.taken:
+            self.archive.layers[drive.role] = []
+            for depth, (path, form) in enumerate(self._below[drive.role]):
+                name = self._layer_name(drive, path, depth)
+                part = Part(drive.role, name, form, self._source(path))
+                self._put(part, path, kind)
+                self.archive.layers[drive.role].append(part)
+
+    def put_top(self, drive: Drive) -> None:
+        """The layer that the guest writes to."""
+        part = Part(drive.role, self._name(drive), drive.format, self._source(drive.path))
+        path = drive.path
+        with contextlib.ExitStack() as stack:
+            if self.job.wish.delvm and drive.format == "qcow2":
+                path = stack.enter_context(self._staged(drive))
+            self._put(part, path, self.job.wish.compress, is_top=True)
+            self._note_tags(drive, part, path)
+        if path != drive.path:
+            part.source_mtime_ns = 0
+        self.point.parts.append(part)
+
+    def _note_tags(self, drive: Drive, part: Part, path: str) -> None:
+        if drive.format == "qcow2":
+            tags = tags_of(tools.qemu_img(self.vm), path)
+            part.tags = [tag_id(each) for each in tags]
+            if drive.role == self.taken[0].role:
+                self.point.snapshots = [each["name"] for each in tags]
+
+    def put_changes(self, drive: Drive, path: str, since: str) -> None:
+        """What the guest has changed since an earlier state, as an overlay on that one."""
+        earlier = self.archive.point(since)
+        below = earlier.part(drive.role) if earlier else None
+        assert below is not None
+        stem = os.path.splitext(self._name(drive))[0]
+        part = Part(drive.role, f"{stem}.qcow2", "qcow2", self._source(drive.path), of=since, tags=below.tags)
+        words = ["rebase", "-u", "-f", "qcow2", "-F", below.format, "-b", f"./{below.plain_name}"]
+        image.run(tools.qemu_img(self.vm), [*words, image.safe_name(path)], what=f"archive {part.name}")
+        self._put(part, path, self.job.wish.compress, title=f"archiving changes of {drive.name}")
+        part.source_mtime_ns = 0
+        self.point.parts.append(part)
+        if drive.role == self.taken[0].role and earlier:
+            self.point.snapshots = earlier.snapshots
+
+    @contextlib.contextmanager
+    def _staged(self, drive: Drive) -> Iterator[str]:
+        """A copy from which the snapshot that `--delvm` names has been removed."""
+        program, tag = tools.qemu_img(self.vm), self.job.wish.delvm
+        names = [each["name"] for each in tags_of(program, drive.path)]
+        if tag not in names:
+            if drive.role == self.taken[0].role:
+                there = ", ".join(names) or "none"
+                raise StateError(
+                    f"there is no snapshot {tag} to remove", machine=self.vm.name, hint=f"there are: {there}"
+                )
+            yield drive.path
+            return
+        path = changes.staged(self.vm, ".qcow2")
+        try:
+            host_files.copy(drive.path, path, self.vm.io.checkpoint)
+            rebase = ["rebase", "-u", "-f", "qcow2"]
+            below = self._below[drive.role]
+            if below:  # qemu-img opens what it stands on
+                words = [*rebase, "-F", below[0][1], "-b", below[0][0], image.safe_name(path)]
+                image.run(program, words, what="prepare the copy")
+            image.run(program, ["snapshot", "-d", tag, image.safe_name(path)], what=f"remove {tag}")
+            if below:
+                name = self.archive.layers[drive.role][0].plain_name
+                words = [*rebase, "-F", below[0][1], "-b", f"./{name}", image.safe_name(path)]
+                image.run(program, words, what="prepare the copy")
+            yield path
+        finally:
+            host_files.remove(path)
+
+    def _put(self, part: Part, path: str, compression: str, *, is_top: bool = False, title: str = "") -> None:
+        """Store one file, and note what it is."""
+        if compression:
+            part.name += transfer.COMPRESSORS[compression].suffix
+        name = part.name if self.is_new else part.name + PART
+        title = title or f"archiving {os.path.basename(path)}"
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            status = os.fstat(fd)
+            with (
+                progress.Progress(self.vm.io, title, status.st_size) as shown,
+                self.store.writer(self._folder, name) as target,
+            ):
+                sent = transfer.send(fd, target, shown.tell, self.vm.io.checkpoint, compression=compression)
+        finally:
+            os.close(fd)
+        part.size_bytes, part.source_mtime_ns = status.st_size, status.st_mtime_ns
+        part.stored_bytes, part.xxh128 = sent.stored_bytes, sent.xxh128
+        self.job.copied_bytes += sent.stored_bytes
+        if not self.is_new:
+            self._renames.append(part.name)
+        if part.format == "qcow2" and not compression and not part.of:
+            self._stand_beside(part, path, name, is_top=is_top)
+
+    def _stand_beside(self, part: Part, source: str, name: str, *, is_top: bool) -> None:
+        """Let an uncompressed overlay stand on the base in the archive, so that it runs there."""
+        path = self.store.path(self._folder, name)
+        backing = image.header(source).backing
+        layers = self.archive.layers.get(part.role, [])
+        if path is None or not backing:
+            return
+        if is_top:
+            below = layers[0] if layers else None
+        else:
+            depth = len(layers)
+            drive = next(each for each in self.taken if each.role == part.role)
+            following = self._below[part.role][depth + 1]
+            below = Part(part.role, self._layer_name(drive, following[0], depth + 1), following[1])
+        if below is None or os.path.normpath(backing) == below.plain_name:
+            return
+        words = ["rebase", "-u", "-f", "qcow2", "-F", below.format, "-b", f"./{below.plain_name}"]
+        image.run(tools.qemu_img(self.vm), [*words, image.safe_name(path)], what=f"archive {part.name}")
+        with self.store.reader(self._folder, name) as fd:
+            sent = transfer.digest(fd, lambda _: None, self.vm.io.checkpoint)
+        part.stored_bytes, part.xxh128 = sent.stored_bytes, sent.xxh128
+
+    def _name(self, drive: Drive) -> str:
+        """The file's name in the archive."""
+        stem, suffix = os.path.splitext(drive.name)
+        if drive.role != MAIN:
+            stem = f"{self.vm.name}-{drive.role}"
+        return f"{stem}{suffix}" if self.is_new else f"{stem}-{self.point.stamp}{suffix}"
+
+    def _layer_name(self, drive: Drive, path: str, depth: int) -> str:
+        name = os.path.basename(path)
+        suffix = os.path.splitext(name)[1]
+        if drive.role == MAIN and depth == 0:
+            return name
+        stem = f"{self.vm.name}-base" if drive.role == MAIN else f"{self.vm.name}-{drive.role}-base"
+        return f"{stem}{depth or ''}{suffix}"
+
+    def _settings_name(self) -> str:
+        stamp = "" if self.is_new else f"-{self.point.stamp}"
+        return f"{self.vm.name}-settings{stamp}.tar"
+
+    def _put_settings(self) -> None:
+        """What makes the machine besides its disks: `.vmrc`, identity, key, TPM."""
+        part = Part(SETTINGS, self._settings_name(), "tar")
+        path = changes.staged(self.vm, ".tar")
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            with open(fd, "wb") as file, tarfile.open(fileobj=file, mode="w") as tar:
+                for name in settings_files(self.vm, self._disk_files()):
+                    tar.add(os.path.join(self.vm.directory, name), name, recursive=False)
+            self._put(part, path, "", title="archiving the settings")
+        finally:
+            host_files.remove(path)
+        self.point.parts.append(part)
+
+    def _disk_files(self) -> list[str]:
+        """Every image of the machine, also those that are not archived (the seed)."""
+        layers = [path for below in self._below.values() for path, _ in below]
+        left = [os.path.join(self.vm.directory, each.source) for each in self.point.parts if each.left_out]
+        return [*(each.path for each in self.taken), *layers, *left, images.Layers(self.vm).seed]
+
+    def _finish(self) -> None:
+        self.point.is_done = True
+        self.point.time = time.time()
+        if self.is_new:
+            self.archive.points.append(self.point)
+            self.job.shelf.write(self.archive, self._folder)
+            self.store.rename(self._folder, self.archive.folder)
+        else:
+            for name in self._renames:
+                self.store.rename(f"{self.archive.folder}/{name}{PART}", f"{self.archive.folder}/{name}")
+            self.job.shelf.write(self.archive)
+
+    def _undo(self) -> None:
+        """Take back what has been written; what cannot be reached now is removed by the next archive."""
+        with contextlib.suppress(QvmError, OSError), process.Shielded():
+            if self.is_new:
+                self.store.remove_folder(self._folder)
+                return
+            names = [f"{name}{end}" for name in self._renames for end in ("", PART)]
+            self.store.remove(self.archive.folder, *names)
+            if self.point in self.archive.points:
+                self.archive.points.remove(self.point)
+                self.job.shelf.write(self.archive)
+
+    def result(self) -> tuple[Archive, Point]:
+        return self.archive, self.point

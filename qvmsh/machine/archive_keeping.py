@@ -9,17 +9,22 @@ May import: `host`, `machine`.
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 
 from qvmsh.errors import ImageError, QvmError
 from qvmsh.host import transfer
-from qvmsh.machine import changes, progress, stores
+from qvmsh.machine import changes, identity, progress, stores
 from qvmsh.machine.archives import PART, Archive, Point, Shelf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from qvmsh.machine.archive_writer import Wish
     from qvmsh.machine.machine import Machine
+
+
+_LEFT = re.compile(rf"{re.escape(PART)}\d*$")
+"""The names of files that were not finished: of disks, and of a manifest."""
 
 
 def shelf_of(vm: Machine) -> Shelf:
@@ -40,12 +45,16 @@ def sweep(vm: Machine, shelf: Shelf) -> None:
     for folder in folders:
         if folder.startswith(f".{shelf.machine}-") and folder.endswith(PART):
             store.remove_folder(folder)
+    own = identity.uuid_of(vm)
     for each in shelf.archives():
-        if not each.has_manifest:
+        if not each.has_manifest or each.uuid not in ("", own):  # one of our name may be at work on it
             continue
         broken = [point for point in each.points if not point.is_done]
         kept = {part.name for point in each.done for part in point.parts}
         gone = {part.name for point in broken for part in point.parts} - kept
+        left = [name for name in store.names(each.folder) if _LEFT.search(name)]
+        if left:
+            store.remove(each.folder, *left)
         if broken:
             store.remove(each.folder, *(f"{name}{end}" for name in sorted(gone) for end in ("", PART)))
             each.points = each.done

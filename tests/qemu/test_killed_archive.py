@@ -64,6 +64,12 @@ def has_all(directory: Path, name: str, least: int) -> int:
     return first
 
 
+def check_disks(vm: Vm) -> None:
+    for name in ("demo-base.qcow2", "demo-backing.qcow2", "data.qcow2"):
+        check = ["qemu-img", "check", "-q", name]
+        assert subprocess.run(check, cwd=vm.directory, check=False).returncode in (0, 3)  # 3: leaks only
+
+
 def gone(vm: Vm) -> None:
     """Wait until QEMU has ended."""
     deadline = time.monotonic() + 60
@@ -111,9 +117,7 @@ def check_live(vm: Vm, whom: str, count: int) -> None:
         nothing_left(vm)
     vm.ok("kill")
     has_all(vm.directory, "demo", told(vm))
-    for name in ("demo-base.qcow2", "demo-backing.qcow2", "data.qcow2"):
-        check = ["qemu-img", "check", "-q", name]
-        assert subprocess.run(check, cwd=vm.directory, check=False).returncode in (0, 3)  # 3: leaks only
+    check_disks(vm)
     nothing_left(vm)
 
 

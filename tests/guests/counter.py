@@ -159,7 +159,8 @@ def ring(image: Path) -> list[int]:
     words = ["dd", "-U", "-O", "raw", f"bs={SECTOR_BYTES}", f"skip={FIRST_SECTOR}"]
     count = f"count={FIRST_SECTOR + RING}"  # qemu-img counts from the beginning
     argv = ["qemu-img", *words, count, f"if=./{image.name}", f"of=./{raw.name}"]
-    subprocess.run(argv, cwd=image.parent, check=True, capture_output=True)
+    done = subprocess.run(argv, cwd=image.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     data = raw.read_bytes()
     raw.unlink()
     sectors = [data[at * SECTOR_BYTES :][:SECTOR_BYTES] for at in range(RING)]

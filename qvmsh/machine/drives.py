@@ -14,8 +14,10 @@ import os
 import stat
 from dataclasses import dataclass, replace
 
+from qvmsh.errors import ImageError
 from qvmsh.machine import disks, hardware, tools
 from qvmsh.machine.hardware import Launch
+from qvmsh.machine.volumes import file_of
 from qvmsh.qemu import image, imagecheck
 
 TYPE_CHECKING = False
@@ -79,14 +81,19 @@ def of(vm: Machine) -> list[Drive]:
 
 
 def live(vm: Machine, blocks: Sequence[dict[str, Any]]) -> list[Drive]:
-    """The disks that a running QEMU writes to, by what it says (`query-block`), with their roles."""
+    """The disks that a running QEMU writes to, by what it says (`query-block`), with their roles.
+
+    Raises:
+        ImageError: it does not have the machine's own disk.
+    """
     known = of(vm)
     found = []
     for block in blocks:
         inserted = block.get("inserted")
         if not inserted or inserted["ro"]:
             continue
-        node, path = inserted["node-name"], os.path.join(vm.directory, inserted["image"]["filename"])
+        node, name = inserted["node-name"], file_of(inserted["image"]["filename"])
+        path = os.path.join(vm.directory, name)
         mine = [each for each in known if same(each.path, path)]
         if mine:
             found.append(replace(mine[0], node=node))
@@ -95,7 +102,12 @@ def live(vm: Machine, blocks: Sequence[dict[str, Any]]) -> list[Drive]:
             role = f"extra{sum(each.role.startswith('extra') for each in (*known, *found)) + 1}"
             found.append(Drive(role, path, inserted["drv"], node, why))
     roles = {each.role for each in found}
-    found += [each for each in known if each.left_out and each.role not in roles]
+    for each in known:
+        if each.role == MAIN and MAIN not in roles:
+            raise ImageError(f"QEMU does not have {each.name} open, the machine's own disk", machine=vm.name)
+        if each.role not in roles:
+            why = each.left_out or "the machine was started without it"
+            found.append(replace(each, left_out=why))
     order = [each.role for each in known]
     return sorted(found, key=lambda each: order.index(each.role) if each.role in order else len(order))
 

@@ -402,3 +402,25 @@ def test_archive_at_work_keeps_others_out(blank: Blank) -> None:
     assert Path(vm.directory / ".qvm/archive.unfinished").exists() is False
     vm.ok("archive")
     nothing_left(vm)
+
+
+def test_archive_of_a_running_machine_whose_disk_was_committed_has_that_disk(blank: Blank) -> None:
+    """After a live commit QEMU names the overlay `json:{...}`; it is the machine's own disk all the same."""
+    vm = blank(VM_GUEST_AGENT="no", VM_NET_MODEL="none")
+    write(vm, 1, "0")
+    vm.ok("start", "--no-wait")
+    vm.ok("disk", "commit")
+    write_live(vm, "-P 2 1M 64k")
+    made = archived(vm)
+    assert not made["notes"]
+    vm.ok("restore", name_of(made), "../twin")
+    twin = Vm(vm.world, vm.world.home / "twin")
+    assert (byte(twin, "0", "twin-backing.qcow2"), byte(twin, "1M", "twin-backing.qcow2")) == (1, 2)
+
+
+def test_archive_says_which_disk_came_after_the_start(blank: Blank) -> None:
+    vm = blank(VM_GUEST_AGENT="no", VM_NET_MODEL="none")
+    vm.ok("start", "--no-wait")
+    img(vm, "qemu-img", "create", "-q", "-f", "qcow2", "late.qcow2", "1M")
+    vm.set(VM_DISKS="late.qcow2")
+    assert archived(vm)["notes"] == ["late.qcow2 is not in the archive: the machine was started without it"]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-SIGINT, SIGKILL, SIGTERM, SIGCONT = 2, 9, 15, 18
+SIGINT, SIGKILL, SIGTERM, SIGCONT, SIGTSTP = 2, 9, 15, 18, 20
 
 
 def exists(pid: int) -> bool:
@@ -159,15 +159,21 @@ class Process:
 
 
 class Shielded:
-    """Hold SIGINT and SIGTERM back for a moment: they arrive when the block ends.
+    """Hold signals back for a moment: they arrive when the block ends.
 
     For the step between beginning a process and knowing its pid. Children inherit the mask.
+
+    Args:
+        signals: SIGINT and SIGTERM, unless said.
     """
+
+    def __init__(self, *signals: int) -> None:
+        self._signals = signals or (SIGINT, SIGTERM)
 
     def __enter__(self) -> None:
         from _signal import SIG_BLOCK, pthread_sigmask
 
-        self._before = pthread_sigmask(SIG_BLOCK, [SIGINT, SIGTERM])
+        self._before = pthread_sigmask(SIG_BLOCK, self._signals)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -110,7 +110,8 @@ class Cut:
             if not self.is_held:
                 self.has_agent = _has_agent(self.note)
                 sync_guest(self.vm, self.note, has_agent=self.has_agent)
-            self._take()
+            with process.Shielded(process.SIGTSTP):  # Ctrl-Z must not keep the guest frozen
+                self._take()
             self._until_joined = stack.pop_all()
         return self
 
@@ -171,7 +172,7 @@ class Cut:
         self._until_joined.close()
 
     def _settle(self) -> None:
-        with process.Shielded():
+        with process.Shielded(process.SIGINT, process.SIGTERM, process.SIGTSTP):
             settle(self.vm, self.work, is_running=True, qemu=self.qemu)
 
 

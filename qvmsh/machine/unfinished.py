@@ -115,7 +115,9 @@ class Journal:
             return
         if isinstance(self.store, Live):
             self.store.exchange.close()  # QEMU serves one at a time
-        with process.Shielded():  # a second Ctrl-C must not cut the way back off
+        with process.Shielded(
+            process.SIGINT, process.SIGTERM, process.SIGTSTP
+        ):  # a second Ctrl-C must not cut the way back off
             try:
                 told = settle(self.vm)
             except (QvmError, OSError) as second:

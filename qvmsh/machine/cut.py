@@ -273,9 +273,9 @@ def is_whole(work: dict[str, Any]) -> bool:
 def _settle_live(vm: Machine, work: dict[str, Any], qemu: Session | None) -> str:
     from qvmsh.qemu.session import Session
 
-    if is_whole(work) and not (work["is_frozen"] or work["is_held"]):
-        for cut in work["cuts"]:
-            host_files.remove(os.path.join(vm.directory, cut["cut"]))
+    # an overlay that is still there may be in use: QEMU waits to be told that its job may end
+    has_overlay = any(os.path.lexists(os.path.join(vm.directory, cut["cut"])) for cut in work["cuts"])
+    if is_whole(work) and not (work["is_frozen"] or work["is_held"] or has_overlay):
         return UNDONE
     note = notes.read(vm.files)
     if note is None:

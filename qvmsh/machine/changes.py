@@ -256,8 +256,9 @@ class Tracking:
         if kind is not None:
             self._keep_bitmaps(lambda name: name != BITMAP + self.stamp)
 
-    def forget_earlier(self) -> None:
+    def forget_earlier(self, qemu: Session) -> None:
         """The new state is whole: only the bitmaps from it on are needed."""
+        self.qemu = qemu
         self._keep_bitmaps(lambda name: name == BITMAP + self.stamp)
 
     def _keep_bitmaps(self, is_kept: Any) -> None:

@@ -3,6 +3,7 @@
 May import: `host`, `qemu`, `machine`.
 
     writer = Writer(job, drives, stamp, consistency="off")
+    writer.require_room()
     with writer.writing():
         for drive in writer.taken: writer.put_top(drive)
     archive, point = writer.result()
@@ -166,14 +167,9 @@ class Writer:
         return self.archive, last
 
     @contextlib.contextmanager
-    def writing(self, *, is_held: bool = False) -> Iterator[None]:
-        """The work: unfinished until the block ends, and undone if it fails.
-
-        Args:
-            is_held: the guest is stopped, and goes on if this is cut off.
-        """
-        self._require_room()
-        self.work = interrupted.begin(self.vm, "archive", cuts=[], is_frozen=0, is_held=int(is_held))
+    def writing(self) -> Iterator[None]:
+        """The work: unfinished until the block ends, and undone if it fails."""
+        self.work = interrupted.begin(self.vm, "archive", cuts=[], is_frozen=0, is_held=0)
         try:
             if self.is_new:
                 self.store.remove_folder(self._folder)
@@ -205,15 +201,19 @@ class Writer:
             if cut.is_whole(self.work):
                 interrupted.end(self.vm)
 
-    def _require_room(self) -> None:
-        """Refuse what cannot fit, before anything is written."""
+    def require_room(self) -> None:
+        """Refuse what cannot fit, before it is written.
+
+        Raises:
+            QvmError: there is too little room.
+        """
         free = self.store.free_bytes()
         if free is None or self.job.wish.compress:
             return
         need = sum(
             os.stat(each.path).st_blocks * 512 for each in self.taken if each.role not in self.changes_only
         )
-        if self.is_new and not self.job.wish.compress_base:
+        if self.is_new and not self._has_layers and not self.job.wish.compress_base:
             need += sum(os.stat(path).st_blocks * 512 for below in self._below.values() for path, _ in below)
         if need + ROOM_BYTES > free:
             raise QvmError(

@@ -15,7 +15,7 @@ import time
 
 from qvmsh.errors import QmpError, QvmError, StateError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.host import transfer
+from qvmsh.host import locks, transfer
 from qvmsh.machine import (
     archive_keeping,
     archives,
@@ -111,6 +111,7 @@ def _of_stopped(job: Job) -> tuple[Archive, Point]:
     if same:
         job.said.append("nothing has changed since; it was not copied again")
         return same
+    writer.require_room()
     with writer.writing():
         for drive in writer.taken:
             writer.put_top(drive)
@@ -179,25 +180,31 @@ def _of_running(job: Job, seen: state.Observation) -> tuple[Archive, Point]:
         raise StateError(f"cannot archive: it is {how}", machine=vm.name, hint="`qvm stop`, then `qvm start`")
     if wish.savevm and seen.kind not in (state.RUNNING, state.PAUSED):
         raise state.not_in_state(vm, seen, "save the memory", state.RUNNING)
-    if not (wish.savevm and seen.kind == state.RUNNING):
-        if wish.savevm:
-            _save(vm, seen.note, wish.savevm)
-        return _live(job, seen.note, is_held=False)
-    with guardian.Guardian(vm):
-        interrupted.begin(vm, "archive", cuts=[], is_frozen=0, is_held=1)
-        try:
-            _save(vm, seen.note, wish.savevm)
-            return _live(job, seen.note, is_held=True)
-        except BaseException:
+    is_held = bool(wish.savevm) and seen.kind == state.RUNNING
+    try:
+        with guardian.Guardian(vm):
+            made = _live(job, seen.note, is_held=is_held)
+    except BaseException as error:
+        if is_held:
             _let_go(seen.note)
-            if not (interrupted.read(vm) or {}).get("cuts"):
-                interrupted.end(vm)
-            raise
+        if isinstance(error, QmpError):
+            raise _failure(vm, error) from None
+        raise
+    if locks.holder(vm.files.pid_file) is None:
+        vm.io.warn(f"{vm.name}: QEMU ended while it was archived; all that the guest wrote is on its disks")
+    return made
 
 
-def _save(vm: Machine, note: Note, name: str) -> None:
-    with vm.io.stage(f"saving the state as {name}"):
-        saved.save(vm, note, name, has_suspend=False)
+def _failure(vm: Machine, error: QmpError) -> QmpError:
+    """What QEMU's refusal, or its end, means for an archive."""
+    error.machine = error.machine or vm.name
+    if locks.holder(vm.files.pid_file) is not None:
+        error.hint = error.hint or "the archives are as they were, the guest runs on"
+        return error
+    return QmpError(
+        "cannot archive: QEMU ended meanwhile", machine=vm.name, details=[error.what, *error.details],
+        hint="all that the guest wrote is on its disks, the archives are as they were; `qvm start` starts it",
+    )  # fmt: skip
 
 
 def _let_go(note: Note) -> None:
@@ -215,22 +222,30 @@ def _let_go(note: Note) -> None:
 def _live(job: Job, note: Note, *, is_held: bool) -> tuple[Archive, Point]:
     from qvmsh.qemu.session import Session
 
-    vm = job.vm
+    vm, wish = job.vm, job.wish
     with Session(note.socket("session"), vm.io.checkpoint) as qemu:
         changes.clear(vm, qemu)
         found = drives.live(vm, qemu.execute("query-block"))
-        writer = Writer(job, found, archives.stamp_of(time.time()), consistency=cut.CRASH)
-        with changes.Tracking(vm, qemu, writer.archive, writer.point.stamp) as tracking:
+    writer = Writer(job, found, archives.stamp_of(time.time()), consistency=cut.CRASH)
+    if writer.is_new:
+        writer.require_room()
+    with writer.writing():
+        if wish.savevm:
+            _save(job, note, writer, is_held=is_held)
+        with (
+            Session(note.socket("session"), vm.io.checkpoint) as qemu,
+            changes.Tracking(vm, qemu, writer.archive, writer.point.stamp) as tracking,
+        ):
             for drive in writer.taken:
-                tracking.add(drive, is_whole=writer.is_new or job.wish.is_full or bool(job.wish.delvm))
+                tracking.add(drive, is_whole=writer.is_new or wish.is_full or bool(wish.delvm))
             if tracking.why_whole:
                 job.said.append(f"copied whole: {tracking.why_whole}")
             writer.changes_only = set(tracking.since)
+            writer.require_room()
             whole = [each for each in writer.taken if each.role not in tracking.since]
-            with (
-                writer.writing(is_held=is_held),
-                cut.Cut(vm, note, qemu, whole, writer.work, more=tracking.actions, is_held=is_held) as taking,
-            ):
+            with cut.Cut(
+                vm, note, qemu, whole, writer.work, more=tracking.actions, is_held=is_held
+            ) as taking:
                 writer.point.consistency = taking.consistency
                 job.pause_s = taking.pause_s
                 for drive in writer.taken:
@@ -238,8 +253,17 @@ def _live(job: Job, note: Note, *, is_held: bool) -> tuple[Archive, Point]:
                         writer.put_changes(drive, tracking.wait(drive), tracking.since[drive.role])
                     else:
                         writer.put_top(drive)
-            tracking.forget_earlier()
+    with contextlib.suppress(QmpError), Session(note.socket("session"), vm.io.checkpoint) as qemu:
+        tracking.forget_earlier(qemu)
     return writer.result()
+
+
+def _save(job: Job, note: Note, writer: Writer, *, is_held: bool) -> None:
+    """Put a snapshot with the memory into the disks; the guest stays held, and the note says so first."""
+    writer.work["is_held"] = int(is_held)
+    interrupted.write(job.vm, writer.work)
+    with job.vm.io.stage(f"saving the state as {job.wish.savevm}"):
+        saved.save(job.vm, note, job.wish.savevm, has_suspend=False)
 
 
 def _count(number: int, what: str) -> str:

@@ -22,7 +22,8 @@ import secrets
 
 from qvmsh.errors import DeadlineError, ImageError, QmpError
 from qvmsh.host import files as host_files
-from qvmsh.host import process
+from qvmsh.host import locks, process
+from qvmsh.machine import note as notes
 from qvmsh.machine import owner, tools
 from qvmsh.qemu import image
 
@@ -90,6 +91,24 @@ def clear(vm: Machine, qemu: Session) -> None:
     clear_staged(vm)
 
 
+def clear_running(vm: Machine) -> None:
+    """`clear`, where nobody talks with QEMU yet; one that has ended has nothing left.
+
+    Raises:
+        QmpError: QEMU does not answer.
+    """
+    from qvmsh.qemu.session import Session
+
+    note = notes.read(vm.files)
+    try:
+        if note is not None:
+            with Session(note.socket("session"), vm.io.checkpoint) as qemu:
+                clear(vm, qemu)
+    except QmpError:
+        if locks.holder(vm.files.pid_file) is not None:
+            raise
+
+
 def _end(vm: Machine, qemu: Session, job: str) -> None:
     """Cancel a job and wait until it has gone."""
     with contextlib.suppress(QmpError), qemu.listen("JOB_STATUS_CHANGE") as events:
@@ -141,14 +160,14 @@ class Tracking:
         details = node["image"].get("format-specific", {}).get("data", {})
         if drive.format not in ("raw", "qcow2") or details.get("compat") == "0.10":
             return
-        bitmap = {"node": drive.node, "name": BITMAP + self.stamp, "persistent": drive.format == "qcow2"}
-        if any(each.get("name") == bitmap["name"] for each in node.get("dirty-bitmaps", [])):
-            _remove(self.qemu, drive.node, BITMAP + self.stamp)  # of a state that was killed that second
+        own = BITMAP + self.stamp
+        bitmap = {"node": drive.node, "name": own, "persistent": drive.format == "qcow2"}
         self.actions.append({"type": "block-dirty-bitmap-add", "data": bitmap})
         self._nodes.append(drive.node)
-        names = {
-            each["name"] for each in node.get("dirty-bitmaps", []) if each.get("name") and each["recording"]
-        }
+        bitmaps = [each for each in node.get("dirty-bitmaps", []) if each.get("name")]
+        if any(each["name"] == own for each in bitmaps):  # of a state that has been removed
+            _remove(self.qemu, drive.node, own)
+        names = {each["name"] for each in bitmaps if each["recording"]}
         since = "" if is_whole else self._since(drive, names)
         if since:
             self._back_up(drive, since, node["image"]["virtual-size"])
@@ -237,8 +256,9 @@ class Tracking:
         if kind is not None:
             self._keep_bitmaps(lambda name: name != BITMAP + self.stamp)
 
-    def forget_earlier(self) -> None:
+    def forget_earlier(self, qemu: Session) -> None:
         """The new state is whole: only the bitmaps from it on are needed."""
+        self.qemu = qemu
         self._keep_bitmaps(lambda name: name == BITMAP + self.stamp)
 
     def _keep_bitmaps(self, is_kept: Any) -> None:

@@ -28,7 +28,7 @@ import time
 from qvmsh.errors import DeadlineError, QmpError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import guardian, interrupted, owner, saved, tools
+from qvmsh.machine import interrupted, owner, saved, tools
 from qvmsh.machine import note as notes
 from qvmsh.qemu import image, qga, qmp
 
@@ -83,7 +83,6 @@ class Cut:
         self.consistency = CRASH
         self.pause_s = 0.0
         self.has_agent = False
-        self._guardian = guardian.Guardian(vm)
         self._until_joined = contextlib.ExitStack()
         token = secrets.token_hex(4)
         self.work = work
@@ -101,7 +100,6 @@ class Cut:
 
     def __enter__(self) -> Cut:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self._guardian)
             # numbers, so that the note keeps its length
             self.work.update(cuts=self.cuts, is_frozen=0, is_held=int(self.is_held))
             interrupted.write(self.vm, self.work)
@@ -276,9 +274,9 @@ def is_whole(work: dict[str, Any]) -> bool:
 def _settle_live(vm: Machine, work: dict[str, Any], qemu: Session | None) -> str:
     from qvmsh.qemu.session import Session
 
-    if is_whole(work) and not (work["is_frozen"] or work["is_held"]):
-        for cut in work["cuts"]:
-            host_files.remove(os.path.join(vm.directory, cut["cut"]))
+    # an overlay that is still there may be in use: QEMU waits to be told that its job may end
+    has_overlay = any(os.path.lexists(os.path.join(vm.directory, cut["cut"])) for cut in work["cuts"])
+    if is_whole(work) and not (work["is_frozen"] or work["is_held"] or has_overlay):
         return UNDONE
     note = notes.read(vm.files)
     if note is None:

@@ -104,7 +104,7 @@ def finish(vm: Machine, *, is_lenient: bool = False, is_silent: bool = False) ->
     Raises:
         QvmError: it cannot be done (a full disk); nothing has been lost, the note stays.
     """
-    from qvmsh.machine import archive_keeping, cut, images, log, restoring
+    from qvmsh.machine import archive_keeping, changes, cut, images, log, restoring
 
     work = read(vm)
     if work is None:
@@ -114,7 +114,10 @@ def finish(vm: Machine, *, is_lenient: bool = False, is_silent: bool = False) ->
         if work["what"] == "restore":
             done = restoring.settle(vm, work)
         else:
-            done = cut.settle(vm, work, is_running=locks.holder(vm.files.pid_file) is not None)
+            is_running = locks.holder(vm.files.pid_file) is not None
+            done = cut.settle(vm, work, is_running=is_running)
+            if is_running:
+                changes.clear_running(vm)
             images.remove_parts(vm)
             archive_keeping.sweep_near(vm)
     except (QvmError, OSError) as error:

@@ -1,0 +1,396 @@
+"""A guest of two disks that writes all the time, and what must be found on its disks afterwards.
+
+The guest counts: each number goes to the system's disk, then to the data disk, is synced, and only then
+told to the host over an ssh connection that stays open. So the host knows what must never be lost, and
+every state of the disks tells whether they are of one moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Vm
+
+from qvmsh.errors import QmpError
+from qvmsh.qemu import qmp
+
+DATA = "data.qcow2"
+SLOTS = 256
+"""Records of 4 KiB that are overwritten in place, one after the other, on each disk."""
+DEADLINE_S = 240
+
+MOUNT = "sudo -n sh -c 'mkdir -p /mnt/d; mount /dev/vdb /mnt/d && chmod 777 /mnt/d'"
+
+LOOP = f"""
+cd; echo $$ > /tmp/writer; n=$(grep -c . count 2>/dev/null); n=${{n:-0}}
+while :; do
+  n=$((n+1))
+  for d in . /mnt/d; do
+    echo $n >> $d/count
+    printf '%-4095s\\n' $n | dd of=$d/ring bs=4096 seek=$((n % {SLOTS})) conv=notrunc 2>/dev/null
+  done
+  sync
+  echo $n
+done
+"""
+
+LOOK = """
+cd
+for d in . /mnt/d; do cat $d/count 2>/dev/null; echo --; tr -d ' \\000' < $d/ring 2>/dev/null; echo --; done
+"""
+
+
+def img(vm: Vm, *words: str | Path) -> str:
+    done = subprocess.run(words, cwd=vm.directory, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (words, done.stdout, done.stderr)
+    return done.stdout
+
+
+def add_data_disk(vm: Vm, size: str = "64M") -> None:
+    """Give the machine a second disk with an ext4."""
+    raw = vm.directory / "new.raw"
+    img(vm, "mke2fs", "-q", "-t", "ext4", raw.name, size)
+    img(vm, "qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw.name, DATA)
+    raw.unlink()
+    vm.ok("disk", "add", DATA)
+
+
+def boot(vm: Vm, *words: str) -> str:
+    """Start the guest and mount its data disk (its journal is replayed then); what `start` warned of."""
+    told = vm.start(*words).err
+    vm.ok("ssh", MOUNT)
+    return told
+
+
+class Writer:
+    """The loop in the guest; `acked` is the last number that it has told."""
+
+    def __init__(self, vm: Vm, acked: int = 0) -> None:
+        self.vm = vm
+        self.acked = acked
+        self._ssh = vm.world.popen("ssh", LOOP, cwd=vm.directory)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self.more()
+
+    def _read(self) -> None:
+        assert self._ssh.stdout is not None
+        for line in self._ssh.stdout:
+            assert int(line) == self.acked + 1, (line, self.acked)
+            self.acked = int(line)
+
+    def more(self, count: int = 3) -> int:
+        """Wait until the guest has written that much more; the last number it told."""
+        wanted = self.acked + count
+        deadline = time.monotonic() + DEADLINE_S
+        while self.acked < wanted:
+            assert time.monotonic() < deadline, f"the guest does not write any more, it is at {self.acked}"
+            assert self._reader.is_alive(), f"the loop in the guest ended at {self.acked}: {self._words()}"
+            time.sleep(0.01)
+        return self.acked
+
+    def _words(self) -> str:
+        return "" if self._ssh.stderr is None or self._ssh.poll() is None else self._ssh.stderr.read()
+
+    def end(self) -> int:
+        """End the loop in the guest, or what is left of it after QEMU's end; the last number."""
+        if self.vm.qvm("status", "-s").status == 0:
+            self.vm.ok("ssh", "p=$(cat /tmp/writer); kill $p; while [ -d /proc/$p ]; do usleep 20000; done")
+        return self.lost()
+
+    def lost(self) -> int:
+        """The guest is gone: no more is told; the last number."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._ssh.wait(timeout=20)
+        if self._ssh.poll() is None:
+            self._ssh.kill()
+        self._ssh.wait()
+        self._reader.join()
+        for stream in (self._ssh.stdout, self._ssh.stderr):
+            if stream:
+                stream.close()
+        return self.acked
+
+
+@dataclass
+class Disk:
+    """What one disk of a guest holds: how far it has counted, and the records."""
+
+    count: int
+    ring: list[int]
+
+
+def look(vm: Vm, *, is_clean: bool = False) -> list[Disk]:
+    """Read both disks in the guest; what stands there must be whole.
+
+    Args:
+        is_clean: the guest's file systems were written out: nothing may be half there.
+    """
+    fields = vm.ok("ssh", LOOK).out.split("--\n")
+    found = [_disk(fields[at], fields[at + 1], is_clean=is_clean) for at in (0, 2)]
+    system, data = found
+    # numbers go to the system first and are synced one by one: two disks of one moment are this near
+    assert -1 <= system.count - data.count <= 1, found
+    if is_clean:
+        assert system.count >= data.count, found
+    return found
+
+
+def _disk(count: str, ring: str, *, is_clean: bool) -> Disk:
+    numbers = [line.strip("\0") for line in count.split("\n")][:-1]
+    right = 0
+    while right < len(numbers) and numbers[right] == str(right + 1):
+        right += 1
+    # the last one may have been under way: its length is on the disk, its bytes are not
+    assert len(numbers) - right <= (0 if is_clean else 1), numbers[-5:]
+    records = sorted(int(line) for line in ring.split())
+    for number in range(max(1, right - SLOTS + 2), right):
+        assert number in records, (right, number, records)
+    assert not records or records[-1] <= right + 1, (right, records[-3:])
+    return Disk(right, records)
+
+
+def counted(vm: Vm, *, is_clean: bool = False) -> int:
+    """The number up to which both disks are whole."""
+    return min(each.count for each in look(vm, is_clean=is_clean))
+
+
+def require(vm: Vm, acked: int) -> int:
+    """Everything that was told is on both disks, and hardly more; returns how far the guest counted."""
+    found = look(vm)
+    assert all(acked <= each.count <= acked + 2 for each in found), (acked, [each.count for each in found])
+    return max(each.count for each in found)
+
+
+def align(vm: Vm, acked: int) -> int:
+    """After a boot: let both disks end at the same number, from which the next loop goes on."""
+    last = require(vm, acked)
+    script = (
+        f"cd; for d in . /mnt/d; do seq 1 {last} > $d/count; "
+        f"printf '%-4095s\\n' {last} | dd of=$d/ring bs=4096 seek=$(({last} % {SLOTS})) conv=notrunc; "
+        "done 2>/dev/null; sync"
+    )
+    vm.ok("ssh", script)
+    return last
+
+
+# The disks seen from outside
+
+
+def fsck(vm: Vm, name: str, *, has_partitions: bool) -> None:
+    """A file system of a machine that is off, looked at from outside; it must be clean."""
+    if shutil.which("e2fsck", path=os.environ["PATH"] + ":/sbin:/usr/sbin") is None:
+        pytest.fail("e2fsck is not installed") if os.environ.get("CI") else pytest.skip(
+            "e2fsck is not installed"
+        )
+    img(vm, "qemu-img", "convert", "-O", "raw", name, "look.raw")
+    try:
+        offset = 0
+        if has_partitions:
+            with (vm.directory / "look.raw").open("rb") as file:
+                data = file.read(512)
+            entries = [data[446 + 16 * n :][:16] for n in range(4)]
+            found = next(each for each in entries if each[4] == 0x83)
+            offset = int.from_bytes(found[8:12], "little") * 512
+        told = img(vm, "/sbin/e2fsck", "-f", "-n", f"look.raw?offset={offset}")
+        assert "recovering journal" not in told
+        assert "skipping journal" not in told
+    finally:
+        (vm.directory / "look.raw").unlink(missing_ok=True)
+
+
+def fsck_both(vm: Vm, name: str = "demo") -> None:
+    fsck(vm, f"{name}-backing.qcow2", has_partitions=True)
+    fsck(vm, DATA, has_partitions=False)
+
+
+def sound(vm: Vm, name: str = "demo") -> None:
+    """`qemu-img check` of each image; clusters that nothing uses are harmless."""
+    for each in (f"{name}-base.qcow2", f"{name}-backing.qcow2", DATA):
+        done = subprocess.run(["qemu-img", "check", "-U", each], cwd=vm.directory, capture_output=True)
+        assert done.returncode in (0, 3), (each, done.stdout, done.stderr)
+
+
+# What a command at work, or a killed one, has there
+
+
+@dataclass
+class Seen:
+    """What an `archive` has begun, at one moment."""
+
+    note: dict[str, Any] = field(default_factory=dict)
+    """`.qvm/archive.unfinished`; {} for none."""
+    jobs: dict[str, str] = field(default_factory=dict)
+    tops: list[str] = field(default_factory=list)
+    nodes: list[str] = field(default_factory=list)
+    status: str = ""
+    """QEMU's; "" where it did not answer just then."""
+    has_journal: bool = False
+    """There is a note of work on snapshots."""
+    has_overlay: bool = False
+    """There is an overlay of a cut in `.qvm`."""
+    has_base: bool = False
+    """A new archive is begun."""
+    is_renamed: bool = False
+    """The files of a state have their names, but its manifest does not tell of it yet."""
+
+    @property
+    def states(self) -> list[str]:
+        return [each["state"] for each in self.note.get("cuts", [])]
+
+    @property
+    def join(self) -> str:
+        """The status of the job that joins a disk."""
+        return next((status for job, status in self.jobs.items() if job.startswith("qvm-join")), "")
+
+    @property
+    def is_cut(self) -> bool:
+        return any(each.startswith("qvm-cut") for each in self.tops)
+
+
+def note_path(vm: Vm) -> Path:
+    return vm.directory / ".qvm/archive.unfinished"
+
+
+def note_of(vm: Vm) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(note_path(vm).read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found
+
+
+def seen(vm: Vm, *, timeout_s: float = 1.0) -> Seen:
+    """What is under way just now."""
+    found = Seen(
+        note_of(vm),
+        has_journal=(vm.directory / ".qvm/snapshot.unfinished").exists(),
+        has_overlay=any(vm.directory.glob(".qvm/cut-*")),
+        has_base=any(vm.directory.glob(".demo-*.part/demo-base.qcow2")),
+        is_renamed=_is_renamed(vm),
+    )
+    try:
+        words = (vm.directory / ".qvm/running").read_text().splitlines()
+        runtime = next(line.partition(" ")[2] for line in words if line.startswith("runtime "))
+        exchange = qmp.Exchange(f"{runtime}/qmp", timeout_s)
+        try:
+            exchange.negotiate()
+            found.jobs = {each["id"]: each["status"] for each in exchange.ask("query-jobs")}
+            blocks = exchange.ask("query-block")
+            found.tops = [each["inserted"]["node-name"] for each in blocks if each.get("inserted")]
+            nodes = exchange.ask("query-named-block-nodes", {"flat": True})
+            found.nodes = [each["node-name"] for each in nodes]
+            found.status = exchange.ask("query-status")["status"]
+        finally:
+            exchange.close()
+    except (OSError, QmpError, StopIteration):
+        pass
+    return found
+
+
+def _is_renamed(vm: Vm) -> bool:
+    for path in vm.directory.glob("demo-*/manifest.json"):
+        for point in json.loads(path.read_text())["points"]:
+            names = [part["name"] for part in point["parts"] if part["name"]]
+            if not point["is_done"] and any((path.parent / name).exists() for name in names):
+                return True
+    return False
+
+
+def nothing_left(vm: Vm) -> None:
+    """No unfinished file, no note of interrupted work; in QEMU no job and no node of ours."""
+    names = [str(path.relative_to(vm.directory)) for path in vm.directory.rglob("*")]
+    left = [name for name in names if ".part" in name or "restore-new" in name]
+    left += [name for name in names if name.startswith((".qvm/cut-", ".qvm/staged-", ".qvm/verify-"))]
+    left += [name for name in names if name.endswith(".unfinished")]
+    assert not left
+    if vm.qvm("status", "-s").status == 0:
+        now = seen(vm, timeout_s=20)
+        assert now.status == "running"
+        assert not now.jobs
+        assert not [each for each in now.nodes if each.startswith("qvm-")], now.nodes
+        assert not now.is_cut
+    for path in vm.directory.glob("demo-*/manifest.json"):
+        manifest = json.loads(path.read_text())
+        points = manifest["points"]
+        assert all(each["is_done"] for each in points), path
+        parts = [part for each in points for part in each["parts"]]
+        parts += [part for below in manifest["layers"].values() for part in below]
+        known = {part["name"] for part in parts if part["name"]} | {"manifest.json"}
+        assert {each.name for each in path.parent.iterdir()} == known
+
+
+# Processes
+
+
+def stopped(child: subprocess.Popen[str]) -> bool:
+    """Stop a command and wait until it stands still; False if it has ended."""
+    child.send_signal(signal.SIGSTOP)
+    while child.poll() is None:
+        with contextlib.suppress(OSError):
+            status = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0]
+            if status in "Tt":
+                return True
+        time.sleep(0.0002)
+    return False
+
+
+def held(
+    vm: Vm, moment: Callable[[Seen], bool], *words: str, tries: int = 6, step_s: float = 0.0015
+) -> subprocess.Popen[str]:
+    """A command that is stopped in a certain moment of its work.
+
+    Looked for in small steps; where it goes by unseen, the command is begun anew.
+    """
+    chooser = random.Random(0)
+    for _ in range(tries):
+        child = vm.world.popen(*words, cwd=vm.directory)
+        while child.poll() is None and not note_path(vm).exists():
+            time.sleep(0.001)
+        while stopped(child):
+            if moment(seen(vm)):
+                return child
+            child.send_signal(signal.SIGCONT)
+            time.sleep(chooser.uniform(0, step_s))
+        out, err = child.communicate()
+        assert child.returncode == 0, out + err
+    raise AssertionError(f"that moment of {words} was never seen")
+
+
+def gone(pid: int) -> None:
+    """Wait until a process has ended."""
+    while True:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def small_disk(path: Path, mib: int) -> Iterator[None]:
+    """A file system of some MiB at `path`."""
+    path.mkdir(exist_ok=True)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={mib}m,mode=755", "none", path], capture_output=True, text=True
+    )
+    if done.returncode:
+        reason = f"cannot mount a small tmpfs: {done.stderr.strip()}"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", path], check=True)

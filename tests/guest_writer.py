@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Vm
+from conftest import Result, Vm
 
 from qvmsh.errors import QmpError
 from qvmsh.qemu import qmp
@@ -33,6 +33,8 @@ SLOTS = 256
 DEADLINE_S = 240
 
 MOUNT = "sudo -n sh -c 'mkdir -p /mnt/d; mount /dev/vdb /mnt/d && chmod 777 /mnt/d'"
+
+UMOUNT = "sync; sudo -n umount /mnt/d"
 
 LOOP = f"""
 cd; echo $$ > /tmp/writer; n=$(grep -c . count 2>/dev/null); n=${{n:-0}}
@@ -334,6 +336,23 @@ def nothing_left(vm: Vm) -> None:
 
 
 # Processes
+
+
+def next_one(vm: Vm, *words: str) -> Result:
+    """The next command; a program that the killed one had begun may still hold the work lock."""
+    deadline = time.monotonic() + 60
+    while True:
+        result = vm.qvm(*words)
+        if "is at work on it" not in result.err or time.monotonic() > deadline:
+            assert result.status == 0, str(result)
+            return result
+        time.sleep(0.1)
+
+
+def said(result: Result) -> str:
+    """What a command told, without the lines of `doctor` about what is in order."""
+    lines = (result.out + result.err).splitlines()
+    return "\n".join(line for line in lines if not line.startswith("ok "))
 
 
 def stopped(child: subprocess.Popen[str]) -> bool:

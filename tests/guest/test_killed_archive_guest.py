@@ -17,8 +17,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import Result, Vm
+from conftest import Vm
 from guest_writer import (
+    UMOUNT,
     Seen,
     Writer,
     add_data_disk,
@@ -28,9 +29,11 @@ from guest_writer import (
     gone,
     held,
     look,
+    next_one,
     note_of,
     nothing_left,
     require,
+    said,
     sound,
 )
 
@@ -46,30 +49,12 @@ VERBS = {
 }
 """What each verb takes here when nothing else runs, and somewhat more."""
 VICTIMS = ["qvm", "qemu", "both"]
-UMOUNT = "sync; sudo -n umount /mnt/d"
 
 
 @pytest.fixture
 def vm(guest: Vm) -> Vm:
     add_data_disk(guest)
     return guest
-
-
-def next_one(vm: Vm, *words: str) -> Result:
-    """The next command; a program that the killed one had begun may still hold the work lock."""
-    deadline = time.monotonic() + 60
-    while True:
-        result = vm.qvm(*words)
-        if "is at work on it" not in result.err or time.monotonic() > deadline:
-            assert result.status == 0, str(result)
-            return result
-        time.sleep(0.1)
-
-
-def said(result: Result) -> str:
-    """What a command told, without the lines of `doctor` about what is in order."""
-    lines = (result.out + result.err).splitlines()
-    return "\n".join(line for line in lines if not line.startswith("ok "))
 
 
 class Machine:

@@ -10,6 +10,7 @@ What a state is written by is `archive_writer`; what stays, and what a killed co
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 
@@ -23,6 +24,7 @@ from qvmsh.machine import (
     changes,
     cut,
     drives,
+    identity,
     images,
     launch,
     log,
@@ -57,8 +59,10 @@ def archive(vm: Machine, wish: Wish) -> Archived:
     began = time.monotonic()
     with launch.work_lock(vm, "archive"):
         seen = state.observe(vm)
+        identity.uuid_of(vm)  # from now on it has one, by which its archives are known
         job = Job(vm, wish, archive_keeping.shelf_of(vm))
         archive_keeping.sweep(vm, job.shelf)
+        archive_keeping.warn_of_unreadable(vm, job.shelf)
         if seen.is_live:
             found, point = _of_running(job, seen)
         else:
@@ -77,7 +81,7 @@ def _require_sense(vm: Machine, wish: Wish) -> None:
     if wish.drop_snapshots and not wish.is_create:
         raise UsageError("archive: --drop-snapshots belongs to --create", machine=vm.name)
     for name, value in (("--keep", wish.keep), ("--keep-days", wish.keep_days)):
-        if value is not None and value <= 0:
+        if value is not None and not 0 < value < math.inf:  # a NaN is not either
             raise UsageError(f"archive: {name} {value}: must be more than 0", machine=vm.name)
     if wish.savevm:
         saved.require_name(vm, wish.savevm)

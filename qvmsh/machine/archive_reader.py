@@ -120,7 +120,7 @@ class Reader:
             if place.is_made:
                 self.fetch(part, place.path)
         self._top(role, places, below)
-        forms = [top.format, *(part.format for part in below)]
+        forms = self.formats(role)
         for at, place in enumerate(places):
             if forms[at] != "qcow2" or not place.is_made:
                 continue
@@ -141,19 +141,32 @@ class Reader:
         if top.source_mtime_ns and not top.of:
             os.utime(places[0].path, ns=(top.source_mtime_ns, top.source_mtime_ns))
 
+    def formats(self, role: str) -> list[str]:
+        """The format of each layer, the top first; changes of a raw disk are stored as qcow2."""
+        return [self._chain(role)[0].format, *(part.format for part in self.archive.layers.get(role, []))]
+
+    def _chain(self, role: str) -> list[Part]:
+        """The last whole copy of the top layer, and the changes since.
+
+        Raises:
+            ImageError: something of it is missing.
+        """
+        found: list[Part] = []
+        for point in self.archive.chain(self.point):
+            part = _part(point, role)
+            found = [*found, part] if part.of else [part]
+        if found[0].of:
+            raise ImageError(f"{self.archive.folder} holds only changes of the disk {role}")
+        return found
+
     def _top(self, role: str, places: Sequence[Place], below: Sequence[Part]) -> None:
         """The top layer: the last whole one, and the changes since, one after the other.
 
         A commit reads the rest of a cluster from what the layer stands on, as that is called now.
         """
         target = places[0].path
-        chain = self.archive.chain(self.point)
-        wholes = [n for n in range(len(chain)) if not _part(chain[n], role).of]
-        if not wholes:
-            raise ImageError(f"{self.archive.folder} holds only changes of the disk {role}")
-        whole = _part(chain[wholes[-1]], role)
+        whole, *changes = self._chain(role)
         self.fetch(whole, target)
-        changes = chain[wholes[-1] + 1 :]
         if changes and whole.format == "qcow2" and image.header(target).backing:
             if not below:
                 raise ImageError(f"{self.archive.folder} does not hold what its disk {role} stands on")
@@ -162,7 +175,7 @@ class Reader:
         for each in changes:
             path = os.path.join(self.work, f"changes-{os.getpid()}{NEW}")
             try:
-                self.fetch(_part(each, role), path)
+                self.fetch(each, path)
                 words = ["-F", whole.format, "-b", os.path.abspath(target)]
                 self._img(["rebase", "-u", "-f", "qcow2", *words, image.safe_name(path)])
                 self._img(["commit", "-q", "-d", "-f", "qcow2", image.safe_name(path)])

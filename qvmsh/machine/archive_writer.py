@@ -18,7 +18,7 @@ import os
 import time
 from dataclasses import dataclass, field
 
-from qvmsh.errors import ConfigError, QvmError, StateError
+from qvmsh.errors import ConfigError, ImageError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import process, transfer
 from qvmsh.machine import (
@@ -102,6 +102,13 @@ class Writer:
             stamp = self.archive.stamp
         self.point = Point(stamp, time.time(), consistency, [], is_done=False)
         layers = [path for below in self._below.values() for path, _ in below]
+        for path in (*(each.path for each in self.taken), *layers):
+            if image.header(path).has_data_file:
+                raise ImageError(
+                    f"cannot archive: {os.path.basename(path)} keeps its data in another file",
+                    machine=self.vm.name,
+                    hint="`qemu-img convert -O qcow2` makes one image of both",
+                )
         self._settings = gather(self.vm, found, [*layers, images.Layers(self.vm).seed])
         self.point.parts = [
             Part(each.role, "", each.format, self._source(each.path), left_out=each.left_out)

@@ -82,7 +82,7 @@ def _check(vm: Machine, shelf: Shelf, archive: Archive, point: Point, folder: st
             below = [each.plain_name for each in archive.layers.get(part.role, [])]
             names = [os.path.join(folder, each) for each in (part.plain_name, *below)]
             reader.layers(part.role, [Place(each) for each in names])
-            forms = [part.format, *(each.format for each in archive.layers.get(part.role, []))]
+            forms = reader.formats(part.role)
             for path, form in zip(names, forms, strict=True):
                 sound = imagecheck.check(tools.qemu_img(vm), path, form)
                 if sound and sound.corruptions:

@@ -15,7 +15,8 @@ import time
 from qvmsh.errors import ImageError, QvmError
 from qvmsh.host import transfer
 from qvmsh.machine import changes, identity, progress, stores
-from qvmsh.machine.archives import PART, Archive, Point, Shelf
+from qvmsh.machine.archives import PART, Archive, Point
+from qvmsh.machine.shelf import Shelf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,24 +34,28 @@ def shelf_of(vm: Machine) -> Shelf:
     return Shelf(
         stores.of(vm),
         settings.text("VM_MACHINE_NAME"),
-        settings.text("VM_SNAPSHOT_BASENAME"),
-        settings.text("VM_SNAPSHOT_BACKINGNAME"),
+        *layer_names(vm),
+        identity.known_uuid(vm),
     )
+
+
+def layer_names(vm: Machine) -> tuple[str, str]:
+    """How its base and its overlay are called."""
+    settings = vm.settings
+    return settings.text("VM_SNAPSHOT_BASENAME"), settings.text("VM_SNAPSHOT_BACKINGNAME")
 
 
 def sweep(vm: Machine, shelf: Shelf) -> None:
     """Remove what killed commands left in the store; the caller holds the work lock."""
     store = shelf.store
-    folders = store.folders()
-    for folder in folders:
-        if folder.startswith(f".{shelf.machine}-") and folder.endswith(PART):
+    for folder in store.folders():
+        if shelf.is_part_folder(folder):
             store.remove_folder(folder)
-    own = identity.uuid_of(vm)
     for each in shelf.archives():
-        if not each.has_manifest or each.uuid not in ("", own):  # one of our name may be at work on it
+        if not each.has_manifest or each.uuid != shelf.uuid:
             continue
         broken = [point for point in each.points if not point.is_done]
-        kept = {part.name for point in each.done for part in point.parts}
+        kept = {part.name for part in each.parts(each.done)}
         gone = {part.name for point in broken for part in point.parts} - kept
         left = [name for name in store.names(each.folder) if _LEFT.search(name)]
         if left:
@@ -64,6 +69,12 @@ def sweep(vm: Machine, shelf: Shelf) -> None:
     changes.clear_staged(vm)
 
 
+def warn_of_unreadable(vm: Machine, shelf: Shelf) -> None:
+    """Tell of archives that cannot be read; they are left alone."""
+    for error in shelf.unreadable:
+        vm.io.warn(f"{vm.name}: {error.what}")
+
+
 def sweep_near(vm: Machine) -> None:
     """`sweep` where the archives are on this host; elsewhere the next archive does it."""
     with contextlib.suppress(QvmError, OSError):
@@ -73,10 +84,13 @@ def sweep_near(vm: Machine) -> None:
 
 
 def rotate(vm: Machine, shelf: Shelf, wish: Wish) -> list[str]:
-    """Remove old states, as --keep and --keep-days ask, never the last good one; returns which."""
+    """Remove old states, as --keep and --keep-days ask, never the last good one; returns which.
+
+    Archives that `vm` made, and those of another machine with the same name, are neither removed nor counted.
+    """
     if wish.keep is None and wish.keep_days is None:
         return []
-    every = [each for each in shelf.archives() if each.has_manifest]
+    every = [each for each in shelf.archives() if each.has_manifest and each.uuid == shelf.uuid]
     pairs = sorted(((each, point) for each in every for point in each.done), key=lambda pair: pair[1].time)
     kept = set()
     for at, (archive, point) in enumerate(reversed(pairs)):
@@ -92,22 +106,25 @@ def rotate(vm: Machine, shelf: Shelf, wish: Wish) -> list[str]:
             vm.io.warn(f"{vm.name}: {error.what}; an older state is kept for it")
     for archive, point in pairs:
         if (archive.folder, point.stamp) in kept:
-            kept |= {(archive.folder, each.stamp) for each in archive.chain(point)}
+            with contextlib.suppress(ImageError):  # what it stands on is gone already
+                kept |= {(archive.folder, each.stamp) for each in archive.chain(point)}
     removed = []
     for archive in every:
         gone = [each for each in archive.done if (archive.folder, each.stamp) not in kept]
         removed += [f"{archive.folder}/{each.stamp}" for each in gone]
         if gone and len(gone) == len(archive.points):
             # renamed first, so that a half removed archive is never taken for one
-            shelf.store.rename(archive.folder, f".{archive.folder}{PART}")
-            shelf.store.remove_folder(f".{archive.folder}{PART}")
+            part = shelf.part_folder(archive.folder)
+            shelf.store.remove_folder(part)
+            shelf.store.rename(archive.folder, part)
+            shelf.store.remove_folder(part)
         elif gone:
             for each in gone:
                 each.is_done = False  # killed now, `sweep` goes on
             shelf.write(archive)
-            shelf.store.remove(
-                archive.folder, *(part.name for each in gone for part in each.parts if part.name)
-            )
+            staying = {part.name for part in archive.parts(archive.done)}
+            names = {part.name for each in gone for part in each.parts} - staying - {""}
+            shelf.store.remove(archive.folder, *sorted(names))
             archive.points = archive.done
             shelf.write(archive)
     return removed

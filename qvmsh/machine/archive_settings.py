@@ -1,68 +1,197 @@
 """What makes a machine besides its disks: the files that an archive holds as `NAME-settings.tar`.
 
-May import: `machine`.
+May import: `config`, `qemu`, `host`, `machine`.
 
-    settings_files(vm, ["/vm/demo/demo-base.qcow2"])      # [".vmrc", ".qvm/uuid", ".qvm/id_ed25519", ...]
+    found = gather(vm, disks)
+    found.names           # [".vmrc", ".qvm/uuid", ".qvm/id_ed25519", "vmlinuz", "seed.iso", ...]
+    found.left_out        # [("/srv/install.iso", "it lies outside of the machine's directory")]
+
+These are the `.vmrc`, what `.qvm` keeps for good, and the small files of the directory that the settings
+name: a kernel, a CD with a guest's first settings, a hook. What is not taken is told, with the reason.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
+import shutil
+import tarfile
+from dataclasses import dataclass, field
 
+from qvmsh.config.variables import VARIABLES
+from qvmsh.errors import ImageError
+from qvmsh.host import files as host_files
 from qvmsh.machine import drives
 from qvmsh.machine.archives import PART
+from qvmsh.qemu.drives import pairs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import IO
 
+    from qvmsh.machine.drives import Drive
     from qvmsh.machine.machine import Machine
 
 SETTINGS = "settings"
 SMALL_BYTES = 64 << 20
+OUTSIDE = "it lies outside of the machine's directory"
+LARGE = f"the guest only reads it, and it has more than {SMALL_BYTES >> 20} MiB"
+FOLDER = "it is a folder"
+
+STATE = (os.path.join(".qvm", "tpm", ""), os.path.join(".qvm", "snapshots.json"))
+"""What belongs to the disks of the same moment: the TPM's keys, what is known of the snapshots."""
+UUID = os.path.join(".qvm", "uuid")
+
+_PASSING = ("running", "qemu.pid", "work.lock", "wait.lock", "settled", "log")
+_NOT_THE_MACHINE = ("VM_LOG", "VM_ERRLOG", "VM_ARCHIVE", "VM_HOME", "VM_CONFIG", "VM_GLOBAL_CONFIG", "VM_LIB")
+_MEDIA = ("cdrom", "kernel", "initrd", "dtb", "fda", "fdb")
+"""QEMU's options whose value is a file that the guest, or QEMU, only reads."""
 
 
-def settings_files(vm: Machine, others: Sequence[str]) -> list[str]:
-    """Names of the files that make the machine besides its disks, from its directory.
+@dataclass
+class Settings:
+    """Names of the files, from the machine's directory; and what was left out, with the reason."""
 
-    The `.vmrc`, what `.qvm` keeps for good, and small files of the directory that the settings name.
+    names: list[str] = field(default_factory=list)
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+
+
+def gather(vm: Machine, disks: Sequence[Drive], others: Sequence[str] = ()) -> Settings:
+    """What is taken and what is not.
 
     Args:
-        others: paths of the disks.
+        disks: those of the machine; a small one that the guest only reads is taken here.
+        others: paths of further images, which are no settings.
     """
-    found = [".vmrc"]
-    passing = (
-        "running",
-        "qemu.pid",
-        "archive.unfinished",
-        "snapshot.unfinished",
-        "work.lock",
-        "wait.lock",
-        "settled",
-        "log",
-    )
+    found = Settings([".vmrc", *_kept(vm)])
+    images = [each.path for each in disks if each.left_out != drives.READ_ONLY] + list(others)
+    for path in dict.fromkeys([*_named(vm), *(each.path for each in disks if each.left_out)]):
+        if not os.path.exists(path) or any(drives.same(path, each) for each in images):
+            continue
+        inside = os.path.relpath(path, vm.directory)
+        is_media = path in _media(vm)
+        if os.path.isdir(path):
+            if path in _shares(vm):
+                found.left_out.append((path, FOLDER))
+        elif inside.startswith("..") or os.path.islink(path):
+            if is_media:
+                found.left_out.append((path, OUTSIDE))
+        elif not os.path.isfile(path):
+            continue
+        elif os.path.getsize(path) <= SMALL_BYTES:
+            found.names.append(inside)
+        elif is_media:
+            found.left_out.append((path, LARGE))
+    found.names = [
+        each for each in dict.fromkeys(map(os.path.normpath, found.names))
+        if os.path.isfile(os.path.join(vm.directory, each))
+        and not os.path.islink(os.path.join(vm.directory, each))
+    ]  # fmt: skip
+    return found
+
+
+def is_lasting(name: str) -> bool:
+    """True for a file that may be in the tar: not for what tells of a run, or of work under way."""
+    head, _, rest = os.path.normpath(name).partition(os.sep)
+    if head != ".qvm":
+        return head != ".." and not os.path.isabs(name) and (head != "." or bool(rest))
+    first = rest.partition(os.sep)[0]
+    return bool(first) and first not in _PASSING and not (
+        first.startswith(("staged-", "cut-", "disposable-", "verify-"))
+        or first.endswith(".unfinished")
+        or PART in first
+    )  # fmt: skip
+
+
+def pack(vm: Machine, names: Sequence[str], file: IO[bytes]) -> None:
+    """Write the tar."""
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name in names:
+            tar.add(os.path.join(vm.directory, name), name, recursive=False)
+
+
+def unpack(path: str, place: Callable[[str], str | None], label: str) -> None:
+    """Write the files of a tar.
+
+    Args:
+        place: where a file of that name goes, None if it is not wanted; the folders must be there.
+        label: how the tar is called in an error.
+
+    Raises:
+        ImageError: it is damaged, or holds what does not belong there; nothing is written outside.
+    """
+    try:
+        with tarfile.open(path) as tar:
+            for member in tar:
+                clean = os.path.normpath(member.name)
+                if not member.isfile() or not is_lasting(clean):
+                    raise ImageError(f"{label} holds {member.name}, which does not belong there")
+                target = place(clean)
+                source = tar.extractfile(member)
+                if target is None or source is None:
+                    continue
+                with host_files.new(target) as file:
+                    os.fchmod(file.fileno(), member.mode & 0o755)
+                    shutil.copyfileobj(source, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+    except (tarfile.TarError, EOFError, UnicodeError) as error:
+        raise ImageError(f"{label} is damaged: {error}", hint="restore another state") from None
+
+
+# What the settings name
+
+
+def _kept(vm: Machine) -> Iterator[str]:
+    """The files of `.qvm` that last."""
     for folder, names, files in os.walk(vm.files.state):
         inside = os.path.relpath(folder, vm.directory)
-        if inside == ".qvm":
-            names[:] = [each for each in names if each not in passing and not _is_passing(each)]
-            files = [each for each in files if each not in passing and not _is_passing(each)]
-        found += [os.path.join(inside, each) for each in files]
-    words = [
-        word for name in vm.settings for word in vm.settings[name].replace(",", " ").replace("=", " ").split()
-    ]
-    for word in dict.fromkeys(words):
-        path = os.path.join(vm.directory, word)
-        inside = os.path.relpath(path, vm.directory)
-        is_small = os.path.isfile(path) and os.path.getsize(path) <= SMALL_BYTES
-        if is_small and not inside.startswith("..") and not any(drives.same(path, each) for each in others):
-            found.append(inside)
-    kept = [each for each in dict.fromkeys(found) if os.path.isfile(os.path.join(vm.directory, each))]
-    return [each for each in kept if not os.path.islink(os.path.join(vm.directory, each))]
+        names[:] = [each for each in names if is_lasting(os.path.join(inside, each))]
+        yield from (
+            os.path.join(inside, each)
+            for each in files
+            if is_lasting(os.path.join(inside, each)) and each != ".lock"
+        )
 
 
-def _is_passing(name: str) -> bool:
-    return (
-        name.startswith(("staged-", "cut-", "disposable-", "verify-"))
-        or name.endswith(".unfinished")
-        or PART in name
-    )
+def _named(vm: Machine) -> list[str]:
+    """Every path that a setting may mean, whether it is one or not."""
+    found: list[str] = []
+    for name in vm.settings:
+        if name in _NOT_THE_MACHINE:
+            continue
+        kind = VARIABLES[name].kind if name in VARIABLES else "text"
+        value = vm.settings[name]
+        if kind == "path":
+            found.append(vm.settings.path(name))
+        elif kind in ("words", "arguments"):
+            words = vm.settings.words(name)
+            found += [each for word in words for each in (word, *pairs(word).values())]
+        found += value.replace(",", " ").replace("=", " ").split()
+    return [os.path.normpath(os.path.join(vm.directory, each)) for each in found if each and "\0" not in each]
+
+
+def _media(vm: Machine) -> list[str]:
+    """What the guest reads beside its disks, as far as the settings say that it is that."""
+    names = ("VM_CDROM", "VM_KERNEL", "VM_INITRD", "VM_INCLUDE")
+    found = [vm.settings.path(name) for name in names if name in vm.settings]
+    for option, value in _options(vm):
+        keys = pairs(value)
+        if option in _MEDIA:
+            found.append(value)
+        elif option == "fw_cfg" or (option == "drive" and keys.get("media") == "cdrom"):
+            found.append(keys.get("file", ""))
+    return [os.path.normpath(os.path.join(vm.directory, each)) for each in found if each]
+
+
+def _shares(vm: Machine) -> list[str]:
+    """The folders of the host that the guest sees."""
+    found = [pairs(value).get("path", "") for option, value in _options(vm) if option in ("virtfs", "fsdev")]
+    return [os.path.normpath(os.path.join(vm.directory, each)) for each in found if each]
+
+
+def _options(vm: Machine) -> list[tuple[str, str]]:
+    """The words for QEMU in pairs: an option without its dashes, and the word behind it."""
+    words = [*vm.settings.words("VM_QEMU_ARGS"), *vm.settings.words("VM_QEMU_EXTRA")]
+    return [(word.lstrip("-"), value) for word, value in itertools.pairwise(words) if word.startswith("-")]

@@ -16,11 +16,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tarfile
 import time
 from dataclasses import dataclass, field
 
-from qvmsh.errors import ConfigError, QvmError, StateError
+from qvmsh.errors import ConfigError, ImageError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import process, transfer
 from qvmsh.machine import (
@@ -34,10 +33,11 @@ from qvmsh.machine import (
     progress,
     tools,
 )
-from qvmsh.machine.archive_settings import SETTINGS, settings_files
-from qvmsh.machine.archives import PART, Archive, Part, Point, Shelf
+from qvmsh.machine.archive_settings import SETTINGS, gather, pack
+from qvmsh.machine.archives import PART, Archive, Part, Point
 from qvmsh.machine.changes import tag_id, tags_of
 from qvmsh.machine.drives import MAIN, Drive
+from qvmsh.machine.shelf import Shelf
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False
@@ -102,14 +102,30 @@ class Writer:
         if self.is_new:
             stamp = self.archive.stamp
         self.point = Point(stamp, time.time(), consistency, [], is_done=False)
+        layers = [path for below in self._below.values() for path, _ in below]
+        for path in (*(each.path for each in self.taken), *layers):
+            if image.header(path).has_data_file:
+                raise ImageError(
+                    f"cannot archive: {os.path.basename(path)} keeps its data in another file",
+                    machine=self.vm.name,
+                    hint="`qemu-img convert -O qcow2` makes one image of both",
+                )
+        self._settings = gather(self.vm, found, [*layers, images.Layers(self.vm).seed])
         self.point.parts = [
             Part(each.role, "", each.format, self._source(each.path), left_out=each.left_out)
             for each in found
-            if each.left_out
+            if each.left_out and self._source(each.path) not in self._settings.names
+        ]
+        known = {each.source for each in self.point.parts}
+        left = [(self._source(path), why) for path, why in self._settings.left_out]
+        self.point.parts += [
+            Part(f"file{at}", "", "raw", source, left_out=why)
+            for at, (source, why) in enumerate(left, start=1)
+            if source not in known
         ]
         for each in self.point.parts:
             job.said.append(f"{each.source} is not in the archive: {each.left_out}")
-        self._folder = f".{self.archive.folder}{PART}" if self.is_new else self.archive.folder
+        self._folder = job.shelf.part_folder(self.archive.folder) if self.is_new else self.archive.folder
         self._renames: list[str] = []
         self._has_layers = False
         self.work: dict[str, Any] = {}
@@ -118,7 +134,7 @@ class Writer:
 
     def _source(self, path: str) -> str:
         inside = os.path.relpath(path, self.vm.directory)
-        return path if inside.startswith("..") else inside
+        return os.path.realpath(path) if inside.startswith("..") else inside
 
     def _archive(self) -> tuple[Archive, bool]:
         """The archive of the present base, or a new one."""
@@ -126,7 +142,7 @@ class Writer:
         every = self.job.shelf.archives()
         for each in reversed(every):
             if each.uuid in ("", own) and self._is_of_base(each):
-                each.uuid = own
+                each.uuid, each.directory = own, self.vm.directory
                 return each, False
         main = self._below[self.taken[0].role]
         path = main[0][0] if main else self.taken[0].path
@@ -134,7 +150,8 @@ class Writer:
         folders = set(self.store.folders())
         while f"{self.vm.name}-{stamp}" in folders:
             stamp = archives.stamp_of(archives.seconds(stamp) + 1)
-        return Archive(f"{self.vm.name}-{stamp}", self.vm.name, {}, [], own), True
+        where = self.vm.directory
+        return Archive(f"{self.vm.name}-{stamp}", self.vm.name, {}, [], own, where), True
 
     def _is_of_base(self, each: Archive) -> bool:
         """True if all disks stand on what this archive holds."""
@@ -164,6 +181,9 @@ class Writer:
                 return None
             if (status.st_mtime_ns, status.st_size) != (part.source_mtime_ns, part.size_bytes):
                 return None
+        names = self.store.names(self.archive.folder)
+        if any(names.get(part.name) != part.stored_bytes for part in self.archive.parts([last])):
+            return None  # that state is damaged
         return self.archive, last
 
     @contextlib.contextmanager
@@ -373,19 +393,12 @@ class Writer:
         path = changes.staged(self.vm, ".tar")
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            with open(fd, "wb") as file, tarfile.open(fileobj=file, mode="w") as tar:
-                for name in settings_files(self.vm, self._disk_files()):
-                    tar.add(os.path.join(self.vm.directory, name), name, recursive=False)
+            with open(fd, "wb") as file:
+                pack(self.vm, self._settings.names, file)
             self._put(part, path, "", title="archiving the settings")
         finally:
             host_files.remove(path)
         self.point.parts.append(part)
-
-    def _disk_files(self) -> list[str]:
-        """Every image of the machine, also those that are not archived (the seed)."""
-        layers = [path for below in self._below.values() for path, _ in below]
-        left = [os.path.join(self.vm.directory, each.source) for each in self.point.parts if each.left_out]
-        return [*(each.path for each in self.taken), *layers, *left, images.Layers(self.vm).seed]
 
     def _finish(self) -> None:
         self.point.is_done = True

@@ -10,6 +10,7 @@ What a state is written by is `archive_writer`; what stays, and what a killed co
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 
@@ -24,6 +25,7 @@ from qvmsh.machine import (
     cut,
     drives,
     guardian,
+    identity,
     images,
     interrupted,
     launch,
@@ -59,8 +61,10 @@ def archive(vm: Machine, wish: Wish) -> Archived:
     began = time.monotonic()
     with launch.work_lock(vm, "archive"):
         seen = state.observe(vm)
+        identity.uuid_of(vm)  # from now on it has one, by which its archives are known
         job = Job(vm, wish, archive_keeping.shelf_of(vm))
         archive_keeping.sweep(vm, job.shelf)
+        archive_keeping.warn_of_unreadable(vm, job.shelf)
         if seen.is_live:
             found, point = _of_running(job, seen)
         else:
@@ -79,7 +83,7 @@ def _require_sense(vm: Machine, wish: Wish) -> None:
     if wish.drop_snapshots and not wish.is_create:
         raise UsageError("archive: --drop-snapshots belongs to --create", machine=vm.name)
     for name, value in (("--keep", wish.keep), ("--keep-days", wish.keep_days)):
-        if value is not None and value <= 0:
+        if value is not None and not 0 < value < math.inf:  # a NaN is not either
             raise UsageError(f"archive: {name} {value}: must be more than 0", machine=vm.name)
     if wish.savevm:
         saved.require_name(vm, wish.savevm)

@@ -76,7 +76,7 @@ def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Ma
         os.makedirs(os.path.join(part, ".qvm", "log"))
         _images(part, name, source, io)
         if is_builtin:
-            _key(part, name)
+            make_key(part, name)
         _write_vmrc(part, name, wish, is_builtin, environ)
         Machine(part, io=io, environ=environ).settings  # noqa: B018  # what we wrote must be right
         put_in_place(part, final, has_folder=has_folder)
@@ -187,7 +187,7 @@ def _images(part: str, name: str, source: str, io: Io) -> None:
     image.create_overlay(program, f"{name}-backing.qcow2", base, "qcow2", cwd=part)
 
 
-def _key(part: str, name: str) -> None:
+def make_key(part: str, name: str) -> None:
     """A key pair of the machine's own; the guest gets its public half through fw_cfg."""
     argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"qvm {name}", "-f", os.path.join(part, KEY)]
     try:
@@ -215,13 +215,18 @@ def _write_vmrc(part: str, name: str, wish: Wish, is_builtin: bool, environ: Map
         rows.append(("VM_MACHINE_CPUS", str(wish.cpus)))
     text = "".join(f"{key}={edit.quote(value)}\n" for key, value in rows)
     if is_builtin:
-        host = "".join(c if c.isascii() and c.isalnum() else "-" for c in name).strip("-").lower() or "guest"
+        host = guest_name(name)
         extra = (
             f"-fw_cfg name=opt/qvm/authorized_keys,file={KEY}.pub -fw_cfg name=opt/qvm/hostname,string={host}"
         )
         text += f"VM_SSH_IDENTITY={KEY}\n# the guest takes its ssh key and its name from here at every boot\n"
         text += f"VM_QEMU_EXTRA={edit.quote(extra)}\n"
     host_files.write_atomic(os.path.join(part, ".vmrc"), text)
+
+
+def guest_name(name: str) -> str:
+    """What the guest of a machine of that name is called: letters and digits."""
+    return "".join(c if c.isascii() and c.isalnum() else "-" for c in name).strip("-").lower() or "guest"
 
 
 def free_id(environ: Mapping[str, str]) -> str:

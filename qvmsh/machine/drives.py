@@ -1,6 +1,6 @@
 """All disks of a machine as one unit: its own, those of VM_DISKS and VM_QEMU_EXTRA, UEFI's variables.
 
-May import: `qemu`, `machine`.
+May import: `qemu`, `machine`. `volumes` knows them; here each gets the role that it has in an archive.
 
     for drive in of(vm): print(drive.role, drive.path)         # main /vm/demo/demo-backing.qcow2
     for drive in live(vm, blocks): print(drive.node)           # as the running QEMU has them
@@ -8,17 +8,14 @@ May import: `qemu`, `machine`.
 
 from __future__ import annotations
 
-import itertools
-import json
 import os
 import stat
 from dataclasses import dataclass, replace
 
 from qvmsh.errors import ImageError
-from qvmsh.machine import disks, hardware, tools
+from qvmsh.machine import disks, hardware, tools, volumes
 from qvmsh.machine.hardware import Launch
-from qvmsh.machine.volumes import file_of
-from qvmsh.qemu import image, imagecheck
+from qvmsh.qemu import imagecheck
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,8 +23,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from qvmsh.machine.machine import Machine
+    from qvmsh.machine.volumes import Volume
 
-MAIN = "main"
+MAIN, UEFI = "main", "uefi"
+READ_ONLY = "the guest only reads it"
 
 
 @dataclass(frozen=True)
@@ -58,26 +57,39 @@ def of(vm: Machine) -> list[Drive]:
     Raises:
         ImageError: its own disk, or one of VM_DISKS, is missing or cannot be used.
     """
-    found = []
-    words = [*vm.settings.words("VM_QEMU_EXTRA")]
-    if hardware.is_by_hand(vm):
-        words = [*vm.settings.words("VM_QEMU_ARGS"), *words]
-    else:
-        supplies = disks.gather(vm)
-        disks.require(vm, supplies)
-        name = hardware.require_disk(vm, Launch())
-        found.append(Drive(MAIN, os.path.join(vm.directory, name), hardware.image_format(vm, name)))
-        for each in supplies.further:
-            why = "the guest only reads it" if each.line.is_read_only else _no_file(each.path)
-            found.append(Drive(each.node, each.path, each.line.driver, left_out=why))
-        if supplies.variables and os.path.exists(supplies.variables):
-            found.append(Drive("uefi", supplies.variables, "qcow2"))
-    for path, kind in _named(words):
-        path = os.path.join(vm.directory, path)
-        if os.path.exists(path):
-            role = f"extra{sum(each.role.startswith('extra') for each in found) + 1}" if found else MAIN
-            found.append(Drive(role, path, kind or image.header(path).format, left_out=_no_file(path)))
+    if not hardware.is_by_hand(vm):
+        disks.require(vm, disks.gather(vm))
+        hardware.require_disk(vm, Launch())
+    return named(vm)
+
+
+def named(vm: Machine) -> list[Drive]:
+    """As `of`, whether they are there or not.
+
+    Roles do not depend on that either. The firmware's code, which a flash chip only reads, is the host's,
+    and no disk of the machine.
+    """
+    found: list[Drive] = []
+    by_words = 0
+    for each in volumes.configured(vm):
+        if each.is_flash and each.is_read_only:
+            continue
+        role = {"machine": MAIN, "VM_DISKS": each.id, "UEFI": UEFI}.get(each.source, "")
+        if not role and not found:
+            role = MAIN
+        elif not role:
+            by_words += 1
+            role = f"extra{by_words}"
+        found.append(Drive(role, each.path, each.format, left_out=_why_left_out(each)))
     return found
+
+
+def _why_left_out(disk: Volume) -> str:
+    if disk.is_read_only:
+        return READ_ONLY
+    if disk.source == "words" and not os.path.exists(disk.path):
+        return "it is not there"
+    return _no_file(disk.path)
 
 
 def live(vm: Machine, blocks: Sequence[dict[str, Any]]) -> list[Drive]:
@@ -92,8 +104,8 @@ def live(vm: Machine, blocks: Sequence[dict[str, Any]]) -> list[Drive]:
         inserted = block.get("inserted")
         if not inserted or inserted["ro"]:
             continue
-        node, name = inserted["node-name"], file_of(inserted["image"]["filename"])
-        path = os.path.join(vm.directory, name)
+        node = inserted["node-name"]
+        path = os.path.join(vm.directory, volumes.file_of(inserted["image"]["filename"]))
         mine = [each for each in known if same(each.path, path)]
         if mine:
             found.append(replace(mine[0], node=node))
@@ -135,40 +147,3 @@ def _no_file(path: str) -> str:
         return "" if stat.S_ISREG(os.stat(path).st_mode) else "it is no file"
     except OSError:
         return ""
-
-
-def _named(words: Sequence[str]) -> list[tuple[str, str]]:
-    """Path and format ("" where it is not said) of the writable disks in words for QEMU."""
-    found = []
-    for word, value in itertools.pairwise(words):
-        option = "-" + word.lstrip("-") if word.startswith("-") else ""
-        if option in ("-hda", "-hdb", "-hdc", "-hdd"):
-            found.append((value, ""))
-        elif option == "-drive":
-            keys = _keys(value)
-            is_read_only = keys.get("readonly", "off") in ("on", "true") or keys.get("media") == "cdrom"
-            if keys.get("file") and not is_read_only and keys.get("if") != "pflash":
-                found.append((keys["file"], keys.get("format", "")))
-        elif option == "-blockdev":
-            keys = _flat(json.loads(value)) if value.startswith("{") else _keys(value)
-            path = keys.get("file.filename") or ("" if "file" in keys else keys.get("filename", ""))
-            if path and keys.get("driver") != "file" and keys.get("read-only", "off") not in ("on", "true"):
-                found.append((path, keys.get("driver", "")))
-    return found
-
-
-def _keys(text: str) -> dict[str, str]:
-    """`key=value,...` with doubled commas, as QEMU reads it."""
-    parts = text.replace(",,", "\0").split(",")
-    pairs = (part.replace("\0", ",").partition("=") for part in parts)
-    return {key: value for key, _, value in pairs}
-
-
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    found: dict[str, str] = {}
-    for key, each in value.items():
-        if isinstance(each, dict):
-            found |= _flat(each, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = {True: "on", False: "off"}.get(each, str(each))
-    return found

@@ -18,19 +18,25 @@ if TYPE_CHECKING:
 
 def uuid_of(vm: Machine) -> str:
     """The machine's UUID, made at its first use and kept in `.qvm/uuid`."""
-    try:
-        with open(vm.files.uuid) as file:
-            text = file.read().strip()
-        if len(text) == 36 and all(c in "0123456789abcdef-" for c in text):
-            return text
-    except FileNotFoundError:
-        pass
+    text = known_uuid(vm)
+    if text:
+        return text
     from uuid import uuid4
 
     vm.state_folder()
     made = str(uuid4())
     host_files.write_atomic(vm.files.uuid, made + "\n")
     return made
+
+
+def known_uuid(vm: Machine) -> str:
+    """The machine's UUID, "" if it has none yet."""
+    try:
+        with open(vm.files.uuid) as file:
+            text = file.read().strip()
+    except FileNotFoundError:
+        return ""
+    return text if len(text) == 36 and all(c in "0123456789abcdef-" for c in text) else ""
 
 
 def runtime_folder(vm: Machine) -> str:

@@ -104,7 +104,7 @@ def finish(vm: Machine, *, is_lenient: bool = False, is_silent: bool = False) ->
     Raises:
         QvmError: it cannot be done (a full disk); nothing has been lost, the note stays.
     """
-    from qvmsh.machine import archive_keeping, changes, cut, images, log, restoring
+    from qvmsh.machine import archive_keeping, changes, cut, images, log, restore_same
 
     work = read(vm)
     if work is None:
@@ -112,7 +112,7 @@ def finish(vm: Machine, *, is_lenient: bool = False, is_silent: bool = False) ->
     what = f"`qvm {work['what']}` of {time.strftime('%T', time.localtime(work['since']))} was interrupted"
     try:
         if work["what"] == "restore":
-            done = restoring.settle(vm, work)
+            done = restore_same.settle(vm, work)
         else:
             is_running = locks.holder(vm.files.pid_file) is not None
             done = cut.settle(vm, work, is_running=is_running)

@@ -11,31 +11,52 @@ On another host only `sh`, `cat`, `mv`, `rm`, `mkdir`, `ls` are needed. Values g
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shlex
 import shutil
+import stat
 import subprocess
 
 from qvmsh.errors import ConfigError, QvmError
 from qvmsh.host import files as host_files
+from qvmsh.machine import owner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from qvmsh.host.accounts import Account
     from qvmsh.machine.machine import Machine
 
+TEXT_BYTES = 16 << 20
+"""No manifest is larger."""
 _URL = re.compile(r"ssh://(?:([^@/]+)@)?(\[[^]]+\]|[^:/]+)(?::(\d+))?(/.*)?")
 
 
 def of(vm: Machine) -> Store:
     """The store that VM_ARCHIVE names; the machine's own directory where it is not set.
 
+    What root puts there is the machine's owner's, where the place is: in the machine's directory, or
+    in a folder of the owner's. Elsewhere root's archives stay root's.
+
     Raises:
         ConfigError: VM_ARCHIVE names none.
     """
-    return at(vm.settings.text("VM_ARCHIVE"), vm.directory, vm.name)
+    where = vm.settings.text("VM_ARCHIVE")
+    if "://" in where:
+        return at(where, vm.directory, vm.name)
+    root = os.path.abspath(vm.settings.located(where) or vm.directory)
+    account = owner.other(vm)
+    if account:
+        above = root
+        while not os.path.lexists(above):
+            above = os.path.dirname(above)
+        is_inside = os.path.commonpath([above, vm.directory]) == vm.directory
+        if not is_inside and os.stat(above).st_uid != account.uid:
+            account = None
+    return Folder(root, account)
 
 
 def at(where: str, directory: str, machine: str | None = None) -> Store:
@@ -108,18 +129,28 @@ class Store:
 
 
 class Folder(Store):
-    """A folder of this host."""
+    """A folder of this host.
 
-    def __init__(self, root: str) -> None:
+    Args:
+        account: gets what root makes in it; see `of`.
+    """
+
+    def __init__(self, root: str, account: Account | None = None) -> None:
         self.root = os.path.abspath(root)
         self.shown = self.root
+        self._account = account
 
     def folders(self) -> list[str]:
         try:
             with os.scandir(self.root) as entries:
-                return sorted(each.name for each in entries if each.is_dir())
+                return sorted(each.name for each in entries if each.is_dir() and not _is_foreign(each.path))
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise QvmError(
+                f"no archives can lie in {self.root}: {error.strerror}",
+                hint="VM_ARCHIVE names a folder that you can read and write",
+            ) from None
 
     def names(self, folder: str) -> dict[str, int]:
         with os.scandir(os.path.join(self.root, folder)) as entries:
@@ -127,23 +158,43 @@ class Folder(Store):
 
     def text(self, folder: str, name: str) -> str | None:
         try:
-            with open(os.path.join(self.root, folder, name), encoding="utf-8") as file:
-                return file.read()
+            fd = _opened(os.path.join(self.root, folder, name))
         except FileNotFoundError:
             return None
+        with open(fd, "rb") as file:
+            data = file.read(TEXT_BYTES + 1)
+        if len(data) > TEXT_BYTES:
+            raise ValueError(f"it has more than {TEXT_BYTES >> 20} MiB")
+        return data.decode("utf-8", "surrogateescape")
 
     def put_text(self, folder: str, name: str, text: str) -> None:
-        host_files.write_atomic(os.path.join(self.root, folder, name), text, 0o600)
+        path = os.path.join(self.root, folder, name)
+        host_files.write_atomic(path, text, 0o600)
+        self._give(path)
 
     def make(self, folder: str) -> None:
+        above, missing = self.root, []
+        while not os.path.lexists(above):
+            missing.append(above)
+            above = os.path.dirname(above)
         os.makedirs(self.root, exist_ok=True)
-        os.mkdir(os.path.join(self.root, folder), 0o700)
+        path = os.path.join(self.root, folder)
+        os.mkdir(path, 0o700)
+        for each in (*missing, path):
+            self._give(each)
+
+    def _give(self, path: str) -> None:
+        if self._account:
+            from qvmsh.host import accounts
+
+            accounts.give(path, self._account)
 
     @contextlib.contextmanager
     def writer(self, folder: str, name: str) -> Iterator[int]:
         path = os.path.join(self.root, folder, name)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
+            self._give(path)
             yield fd
             os.fsync(fd)
         except BaseException:
@@ -154,7 +205,7 @@ class Folder(Store):
 
     @contextlib.contextmanager
     def reader(self, folder: str, name: str) -> Iterator[int]:
-        fd = os.open(os.path.join(self.root, folder, name), os.O_RDONLY | os.O_CLOEXEC)
+        fd = _opened(os.path.join(self.root, folder, name))
         try:
             yield fd
         finally:
@@ -180,6 +231,32 @@ class Folder(Store):
 
     def path(self, *names: str) -> str | None:
         return os.path.join(self.root, *names)
+
+
+def _opened(path: str) -> int:
+    """A regular file, open for reading; root follows no link that another account has made.
+
+    Raises:
+        OSError: it cannot be read, or is something else (a FIFO would hold us up for ever).
+    """
+    if _is_foreign(path):
+        raise PermissionError(errno.EPERM, "is a link that another account has made", path)
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "is no regular file", path)
+    return fd
+
+
+def _is_foreign(path: str) -> bool:
+    """True for a link that root should not follow."""
+    if os.geteuid() != 0:
+        return False
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISLNK(status.st_mode) and status.st_uid != 0
 
 
 class Remote(Store):
@@ -236,11 +313,11 @@ class Remote(Store):
 
     def text(self, folder: str, name: str) -> str | None:
         found = self._run('[ ! -e "$1" ] || { echo; cat "$1"; }', self._at(folder, name))
-        return found[1:].decode() if found else None
+        return found[1:].decode("utf-8", "surrogateescape") if found else None
 
     def put_text(self, folder: str, name: str, text: str) -> None:
         script = 'umask 077; cat > "$1.part" && { sync "$1.part" 2>/dev/null || sync; } && mv "$1.part" "$1"'
-        self._run(script, self._at(folder, name), stdin=text.encode())
+        self._run(script, self._at(folder, name), stdin=text.encode("utf-8", "surrogateescape"))
 
     def make(self, folder: str) -> None:
         self._run('mkdir -p "$1" && mkdir -m 700 "$1/$2"', self.root, folder)

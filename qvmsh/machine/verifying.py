@@ -13,11 +13,13 @@ import shutil
 from qvmsh.errors import ImageError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import archive_keeping, lifecycle, power, restoring, tools
+from qvmsh.machine import archive_keeping, lifecycle, power, restore_new, restoring, tools
+from qvmsh.machine.archive_reader import Place, Reader
 from qvmsh.machine.archive_reports import Verified
 from qvmsh.machine.archive_settings import SETTINGS
-from qvmsh.machine.archives import Archive, Point, Shelf
+from qvmsh.machine.archives import Archive, Point
 from qvmsh.machine.machine import Machine
+from qvmsh.machine.shelf import Shelf
 from qvmsh.qemu import imagecheck
 
 
@@ -72,15 +74,15 @@ def _check(vm: Machine, shelf: Shelf, archive: Archive, point: Point, folder: st
         ImageError: one is broken.
     """
     os.mkdir(folder)
-    reader = restoring.Reader(vm.io, tools.qemu_img(vm), shelf, archive, point, folder)
+    reader = Reader(vm.io, tools.qemu_img(vm), shelf, archive, point, folder)
     try:
         for part in point.parts:
             if part.role == SETTINGS or part.left_out:
                 continue
             below = [each.plain_name for each in archive.layers.get(part.role, [])]
             names = [os.path.join(folder, each) for each in (part.plain_name, *below)]
-            reader.layers(part.role, names, names)
-            forms = [part.format, *(each.format for each in archive.layers.get(part.role, []))]
+            reader.layers(part.role, [Place(each) for each in names])
+            forms = reader.formats(part.role)
             for path, form in zip(names, forms, strict=True):
                 sound = imagecheck.check(tools.qemu_img(vm), path, form)
                 if sound and sound.corruptions:
@@ -97,7 +99,7 @@ def _check(vm: Machine, shelf: Shelf, archive: Archive, point: Point, folder: st
 def _boot(vm: Machine, shelf: Shelf, archive: Archive, point: Point, folder: str) -> float:
     """Start the state as a machine of its own, whose changes vanish; the seconds until it was ready."""
     os.mkdir(folder)
-    restoring.lay_out(vm, shelf, archive, point, folder, vm.io, vm.environ)
+    restore_new.lay_out(vm, shelf, archive, point, folder, vm.io, vm.environ)
     host_files.remove(os.path.join(folder, ".qvm", "uuid"))
     own = [("VM_SSH_PORT", "auto"), ("VM_HOSTFWD", ""), ("VM_PRE_START", ""), ("VM_POST_STOP", "")]
     own = [(name, value) for name, value in own if name in vm.settings]

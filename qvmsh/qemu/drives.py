@@ -13,11 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from qvmsh.qemu.qmp import loads
+from qvmsh.qemu.qmp import dumps, loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
 _PLAIN = ("hda", "hdb", "hdc", "hdd", "sd", "mtdblock", "pflash", "fda", "fdb")
@@ -54,12 +54,53 @@ def drives(words: Sequence[str]) -> list[Drive]:
         if option in _PLAIN:
             found.append(Drive(f"drive{len(found)}", value, is_flash=option == "pflash"))
         elif option == "drive":
-            each = _of_drive(_pairs(value), len(found))
+            each = _of_drive(pairs(value), len(found))
             found += [each] if each else []
         elif option == "blockdev":
             node = _node(value)
             nodes += [node] if node else []
     return found + list(_of_nodes(nodes))
+
+
+def renamed(words: Sequence[str], names: Mapping[str, str]) -> list[str]:
+    """The argument list with other names for the files of its disks, everything else as it was.
+
+    Args:
+        names: new names by those that stand in the words (`Drive.file`).
+    """
+    found = list(words)
+    for at, (word, value) in enumerate(pairwise([*words, ""])):
+        option = word.lstrip("-") if word.startswith("-") else ""
+        if option in _PLAIN and value in names:
+            found[at + 1] = names[value]
+        elif option == "blockdev" and value.lstrip().startswith("{"):
+            node = _node(value)
+            if node is not None:
+                found[at + 1] = dumps(_renamed(node, names))
+        elif option in ("drive", "blockdev"):
+            rows = pairs(value)
+            keys = [key for key in ("file", "file.filename", "filename") if rows.get(key) in names]
+            rows |= {key: names[rows[key]] for key in keys}
+            if keys:
+                found[at + 1] = ",".join(_pair(key, text, value) for key, text in rows.items())
+    return found
+
+
+def _renamed(node: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    found = {}
+    for key, value in node.items():
+        if isinstance(value, dict):
+            value = _renamed(value, names)
+        elif key == "filename" and isinstance(value, str):
+            value = names.get(value, value)
+        found[key] = value
+    return found
+
+
+def _pair(key: str, text: str, before: str) -> str:
+    """A pair as it stands in a word; a key without a value has stood there alone."""
+    bare = key in before.split(",") and not text
+    return key if bare else f"{key}={text.replace(',', ',,')}"
 
 
 def _of_drive(values: dict[str, str], number: int) -> Drive | None:
@@ -72,7 +113,7 @@ def _of_drive(values: dict[str, str], number: int) -> Drive | None:
     return Drive(name, file, kind, is_read_only, values.get("if") == "pflash")
 
 
-def _pairs(text: str) -> dict[str, str]:
+def pairs(text: str) -> dict[str, str]:
     """`a=1,b=x,,y` as a dict: a doubled comma is one in a value."""
     found, part = {}, ""
     pieces = text.split(",")
@@ -90,7 +131,7 @@ def _pairs(text: str) -> dict[str, str]:
 
 def _node(value: str) -> dict[str, Any] | None:
     if not value.lstrip().startswith("{"):
-        return dict(_pairs(value))
+        return dict(pairs(value))
     try:
         node = loads(value)
     except (ValueError, StopIteration):

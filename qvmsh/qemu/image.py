@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _FIXED = ">4sIQIIQIIQQIIQ"  # magic ... snapshots offset: the 72 bytes that every version has
-_INCOMPATIBLE_CORRUPT = 2
+_INCOMPATIBLE_CORRUPT, _INCOMPATIBLE_DATA_FILE = 2, 4
 
 
 class Header:
@@ -31,18 +31,26 @@ class Header:
         backing: name of the backing file as it stands in the image, "" if there is none.
         snapshots: number of internal snapshots.
         is_corrupt: QEMU marked the image as corrupt.
+        has_data_file: the guest's data is in another file, that this one names.
     """
 
-    __slots__ = ("backing", "format", "is_corrupt", "size_bytes", "snapshots")
+    __slots__ = ("backing", "format", "has_data_file", "is_corrupt", "size_bytes", "snapshots")
 
     def __init__(
-        self, kind: str, size_bytes: int, backing: str = "", snapshots: int = 0, is_corrupt: bool = False
+        self,
+        kind: str,
+        size_bytes: int,
+        backing: str = "",
+        snapshots: int = 0,
+        is_corrupt: bool = False,
+        has_data_file: bool = False,
     ) -> None:
         self.format = kind
         self.size_bytes = size_bytes
         self.backing = backing
         self.snapshots = snapshots
         self.is_corrupt = is_corrupt
+        self.has_data_file = has_data_file
 
 
 def header(path: str) -> Header:
@@ -65,7 +73,12 @@ def header(path: str) -> Header:
             file.seek(offset)
             backing = file.read(min(length, 1023))
     return Header(
-        "qcow2", size, os.fsdecode(backing), snapshots, is_corrupt=bool(flags & _INCOMPATIBLE_CORRUPT)
+        "qcow2",
+        size,
+        os.fsdecode(backing),
+        snapshots,
+        is_corrupt=bool(flags & _INCOMPATIBLE_CORRUPT),
+        has_data_file=bool(flags & _INCOMPATIBLE_DATA_FILE),
     )
 
 

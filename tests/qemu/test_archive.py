@@ -182,7 +182,7 @@ def test_archive_create_commits_only_what_a_commit_does_not_falsify(blank: Blank
 def test_archive_running_whole_then_changes_only_each_restores_exactly(blank: Blank) -> None:
     """With internal snapshots, over a stop and a kill of QEMU; a raw disk and a qcow2 disk beside."""
     vm = blank(VM_DISKS="data.raw:raw:ro")
-    img(vm, "qemu-img", "create", "-q", "-f", "raw", "data.raw", "1M")
+    img(vm, "qemu-img", "create", "-q", "-f", "raw", "data.raw", "65M")  # a smaller one goes along
     places = ("1M", "2M", "3M", "4M")
     kept: list[tuple[str, list[int], list[str], bool]] = []
 

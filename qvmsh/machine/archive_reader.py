@@ -1,0 +1,228 @@
+"""The files of one archived state, made somewhere: fetched, judged, and put on one another.
+
+May import: `host`, `qemu`, `machine`.
+
+    reader = Reader(vm.io, program, shelf, archive, point, work="/vm/demo/.qvm")
+    reader.layers("main", [Place("/vm/demo/demo-backing.qcow2"), Place("/vm/demo/demo-base.qcow2")])
+
+An image can name other files of the host, which QEMU then reads, or writes to. What comes out of an archive
+stands on what the archive holds, or alone; one that names anything else is refused.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+
+from qvmsh.errors import ImageError, QvmError
+from qvmsh.host import files as host_files
+from qvmsh.host import transfer
+from qvmsh.machine import archive_settings, progress
+from qvmsh.machine.archive_settings import SETTINGS
+from qvmsh.machine.archives import Archive, Part, Point
+from qvmsh.qemu import image
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from qvmsh.io import Io
+    from qvmsh.machine.shelf import Shelf
+
+NEW = ".restore-new"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one image of a disk is made.
+
+    Args:
+        name: its path in the end; the one above refers to it so.
+        now: its path for the time being; "" if that is the same.
+        is_made: False for one that is there already.
+    """
+
+    name: str
+    now: str = ""
+    is_made: bool = True
+
+    @property
+    def path(self) -> str:
+        return self.now or self.name
+
+
+class Reader:
+    """Makes the files of one archived state somewhere.
+
+    Args:
+        work: folder for what is needed in between.
+    """
+
+    def __init__(self, io: Io, program: str, shelf: Shelf, archive: Archive, point: Point, work: str) -> None:
+        self.io = io
+        self.program = program
+        self.shelf = shelf
+        self.archive = archive
+        self.point = point
+        self.work = work
+        self.settings_uid: int | None = None
+        """Whose the archive's settings are, where they are on this host."""
+
+    def fetch(self, part: Part, target: str) -> None:
+        """One stored file, decompressed, at `target`; its checksum must be right.
+
+        Raises:
+            ImageError: it is missing, or damaged.
+            OSError: it cannot be written.
+        """
+        label = f"{self.archive.folder}/{part.name}"
+        damaged = ImageError(f"{label} is damaged: its checksum differs", hint="restore another state")
+        fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        try:
+            with (
+                progress.Progress(self.io, f"restoring {part.plain_name}", part.stored_bytes) as shown,
+                self.shelf.store.reader(self.archive.folder, part.name) as source,
+            ):
+                if part.role == SETTINGS and self.shelf.store.path() is not None:
+                    self.settings_uid = os.fstat(source).st_uid
+                try:
+                    sent = transfer.fetch(
+                        source, fd, shown.tell, self.io.checkpoint, compression=part.compression
+                    )
+                except QvmError as error:
+                    if "No space left" in " ".join(error.details):  # a decompressor's words
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), target) from None
+                    damaged.details = (error.what, *error.details)
+                    raise damaged from None
+            if part.xxh128 and sent.xxh128 != part.xxh128:
+                raise damaged
+            os.fsync(fd)
+        except FileNotFoundError:
+            raise ImageError(f"{label} is not there", hint="restore another state") from None
+        finally:
+            os.close(fd)
+        if part.role != SETTINGS:
+            _require_harmless(target, part, label)
+
+    def layers(self, role: str, places: Sequence[Place]) -> None:
+        """The disk `role` with all that it stands on.
+
+        Args:
+            places: of each layer, the top first.
+
+        Raises:
+            ImageError: one is missing or damaged, or stands on what the archive does not hold.
+        """
+        below = self.archive.layers.get(role, [])
+        top = _part(self.point, role)
+        for part, place in zip(below, places[1:], strict=True):
+            if place.is_made:
+                self.fetch(part, place.path)
+        self._top(role, places, below)
+        forms = self.formats(role)
+        for at, place in enumerate(places):
+            if forms[at] != "qcow2" or not place.is_made:
+                continue
+            backing = image.header(place.path).backing
+            if backing and at + 1 == len(places):
+                raise ImageError(
+                    f"{self.archive.folder}: {os.path.basename(place.name)} stands on {backing}, which the "
+                    "archive does not hold",
+                    hint="put that file into the archive's folder, under the name of a base",
+                )
+            if backing:
+                words = ["-F", forms[at + 1], "-b", beside(place.name, places[at + 1].name)]
+                self._img(["rebase", "-u", "-f", "qcow2", *words, image.safe_name(place.path)])
+            image.remove_bitmaps(self.program, place.path)
+        for part, place in zip(below, places[1:], strict=True):
+            if part.source_mtime_ns and place.is_made:  # so that the next archive knows the base again
+                os.utime(place.path, ns=(part.source_mtime_ns, part.source_mtime_ns))
+        if top.source_mtime_ns and not top.of:
+            os.utime(places[0].path, ns=(top.source_mtime_ns, top.source_mtime_ns))
+
+    def formats(self, role: str) -> list[str]:
+        """The format of each layer, the top first; changes of a raw disk are stored as qcow2."""
+        return [self._chain(role)[0].format, *(part.format for part in self.archive.layers.get(role, []))]
+
+    def _chain(self, role: str) -> list[Part]:
+        """The last whole copy of the top layer, and the changes since.
+
+        Raises:
+            ImageError: something of it is missing.
+        """
+        found: list[Part] = []
+        for point in self.archive.chain(self.point):
+            part = _part(point, role)
+            found = [*found, part] if part.of else [part]
+        if found[0].of:
+            raise ImageError(f"{self.archive.folder} holds only changes of the disk {role}")
+        return found
+
+    def _top(self, role: str, places: Sequence[Place], below: Sequence[Part]) -> None:
+        """The top layer: the last whole one, and the changes since, one after the other.
+
+        A commit reads the rest of a cluster from what the layer stands on, as that is called now.
+        """
+        target = places[0].path
+        whole, *changes = self._chain(role)
+        self.fetch(whole, target)
+        if changes and whole.format == "qcow2" and image.header(target).backing:
+            if not below:
+                raise ImageError(f"{self.archive.folder} does not hold what its disk {role} stands on")
+            words = ["-F", below[0].format, "-b", os.path.abspath(places[1].path)]
+            self._img(["rebase", "-u", "-f", "qcow2", *words, image.safe_name(target)])
+        for each in changes:
+            path = os.path.join(self.work, f"changes-{os.getpid()}{NEW}")
+            try:
+                self.fetch(each, path)
+                words = ["-F", whole.format, "-b", os.path.abspath(target)]
+                self._img(["rebase", "-u", "-f", "qcow2", *words, image.safe_name(path)])
+                self._img(["commit", "-q", "-d", "-f", "qcow2", image.safe_name(path)])
+            finally:
+                host_files.remove(path)
+
+    def _img(self, words: list[str]) -> str:
+        return image.run(self.program, words, what=f"restore {self.archive.folder}/{self.point.stamp}")
+
+    def settings(self, place: Callable[[str], str | None]) -> bool:
+        """Write the `.vmrc` and what belongs to it; False if the archive has none.
+
+        Args:
+            place: see `archive_settings.unpack`.
+        """
+        part = self.point.part(SETTINGS)
+        if part is None:
+            return False
+        path = os.path.join(self.work, f"settings-{os.getpid()}{NEW}")
+        try:
+            self.fetch(part, path)
+            archive_settings.unpack(path, place, f"{self.archive.folder}/{part.name}")
+        finally:
+            host_files.remove(path)
+        return True
+
+
+def beside(name: str, other: str) -> str:
+    """How the image `name` refers to the image `other`: from its own folder, if they are near."""
+    inside = os.path.relpath(other, os.path.dirname(name))
+    return other if inside.startswith("..") else os.path.join(".", inside)
+
+
+def _require_harmless(path: str, part: Part, label: str) -> None:
+    """Refuse an image that is not what the manifest says, or has its data in another file of the host."""
+    found = image.header(path)
+    if part.format == "qcow2" and found.format != "qcow2":
+        raise ImageError(f"{label} is damaged: it is no qcow2 image", hint="restore another state")
+    if part.format == "qcow2" and found.has_data_file:
+        raise ImageError(
+            f"{label} keeps its data in another file, which the archive does not hold",
+            hint="`qemu-img convert -O qcow2` where that file is makes one image of both",
+        )
+
+
+def _part(point: Point, role: str) -> Part:
+    found = point.part(role)
+    if found is None or not found.name:
+        raise ImageError(f"the state {point.stamp} has no disk {role}", hint="restore another state")
+    return found

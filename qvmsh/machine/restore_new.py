@@ -1,0 +1,434 @@
+"""A machine of its own from an archived state: its files, its place on the host, its identity.
+
+May import: `config.edit`, `host`, `qemu`, `machine`.
+
+    made, notes = new(vm, shelf, archive, point, "../twin", io, environ)
+
+All of its disks come into its directory, whatever their place was: two machines never write to one disk.
+New are: name, UUID, VM_MACHINE_ID (and so the MAC address), ports of the host that can be chosen, the
+guest's name and the key for its ssh where qvm gives it these. What the guest keeps on its disks is as
+it was, and said.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pwd
+import shutil
+from dataclasses import dataclass, field
+
+from qvmsh.config import devices, edit
+from qvmsh.config.words import quote
+from qvmsh.errors import ImageError, QvmError, UsageError
+from qvmsh.host import accounts, process
+from qvmsh.host import files as host_files
+from qvmsh.machine import create, disks, drives, hardware, identity, known, owner, tools, tpm
+from qvmsh.machine.archive_reader import Place, Reader
+from qvmsh.machine.archive_settings import SETTINGS
+from qvmsh.machine.archives import Archive, Part, Point
+from qvmsh.machine.drives import MAIN, READ_ONLY, UEFI
+from qvmsh.machine.machine import Machine
+from qvmsh.qemu import drives as words_of
+from qvmsh.qemu import programs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from qvmsh.io import Io
+    from qvmsh.machine.shelf import Shelf
+
+WORDS = ("VM_QEMU_ARGS", "VM_QEMU_EXTRA")
+_KEYS = "name=opt/qvm/authorized_keys,"
+_NAME = "name=opt/qvm/hostname,string="
+
+
+@dataclass
+class Laid:
+    """What is to be told of a machine that was laid out, and whose its settings were in the archive."""
+
+    notes: list[str] = field(default_factory=list)
+    uid: int | None = None
+
+
+def new(
+    vm: Machine | None,
+    shelf: Shelf,
+    archive: Archive,
+    point: Point,
+    directory: str,
+    io: Io,
+    environ: Mapping[str, str],
+) -> tuple[Machine, list[str]]:
+    """Make the machine `directory`: all of it, or nothing.
+
+    Raises:
+        UsageError: it cannot be made there.
+        ImageError: the archive is damaged.
+        QvmError: the disk is full.
+    """
+    final = os.path.abspath(directory)
+    name = os.path.basename(final)
+    create.require_place(final, name, verb="restore")
+    has_folder = os.path.isdir(final)
+    above = final if has_folder else os.path.dirname(final)
+    try:
+        part, guard = create.working_folder(above, name)
+    except OSError as error:
+        raise QvmError(
+            f"cannot restore into {final}: {error.strerror}", hint="choose a place that you can write to"
+        ) from error
+    try:
+        os.chmod(part, 0o755)  # noqa: S103  # as mkdir would
+        laid = lay_out(vm, shelf, archive, point, part, io, environ, name=name, final=final)
+        _give(part, above, laid.uid, environ)
+        create.put_in_place(part, final, has_folder=has_folder)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            raise UsageError(f"restore: {name} has just been made by somebody else") from None
+        raise QvmError(
+            f"cannot restore into {final}: {error.strerror}",
+            hint="nothing was left behind; make room if the disk is full",
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        os.close(guard)
+    host_files.sync_folder(os.path.dirname(final))
+    made = Machine(final, io=io, environ=environ)
+    known.remember(made)
+    return made, laid.notes
+
+
+def _give(folder: str, above: str, uid: int | None, environ: Mapping[str, str]) -> None:
+    """Let root's new machine be whose it is.
+
+    What another account had in its hands is that account's: root would else take its `.vmrc`
+    for one of root's own. So is what lies in the owner's own folder. Elsewhere the owner gets what its
+    QEMU writes to, as at each start.
+    """
+    if os.geteuid() != 0:
+        return
+    account = owner.other(Machine(folder, environ=environ))
+    if uid:
+        try:
+            accounts.give_folder(folder, accounts.Account(pwd.getpwuid(uid)))
+        except KeyError:  # an account of another host; root asks for `qvm allow`
+            os.chown(os.path.join(folder, ".vmrc"), uid, -1)
+    elif account and os.stat(above).st_uid == account.uid:
+        accounts.give_folder(folder, account)
+    elif account:
+        owner.prepare(Machine(folder, environ=environ), account)
+
+
+def lay_out(
+    vm: Machine | None,
+    shelf: Shelf,
+    archive: Archive,
+    point: Point,
+    folder: str,
+    io: Io,
+    environ: Mapping[str, str],
+    *,
+    name: str = "",
+    final: str = "",
+) -> Laid:
+    """Make a machine of an archived state in an empty folder.
+
+    Args:
+        vm: a machine whose `.vmrc` serves where the archive has none.
+        name: the machine's new name, with which it gets an identity of its own; "" keeps both.
+        final: where the folder will be; "" if it stays.
+    """
+    program = tools.qemu_img(vm) if vm else programs.find("qemu-img")
+    reader = Reader(io, program, shelf, archive, point, folder)
+    laid = Laid()
+    os.makedirs(os.path.join(folder, ".qvm", "log"), exist_ok=True)
+
+    def place(inside: str) -> str:
+        target = os.path.join(folder, inside)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        return target
+
+    vmrc = os.path.join(folder, ".vmrc")
+    if not reader.settings(place) or not os.path.exists(vmrc):
+        if vm is None:
+            raise UsageError(
+                f"{archive.folder} holds no .vmrc",
+                hint="call `qvm restore` in the machine's directory, or with -M",
+            )
+        shutil.copyfile(vm.files.vmrc, vmrc)
+    laid.uid = reader.settings_uid
+    before = _values(folder, environ)
+    _left_out(folder, archive, point, laid.notes)
+    _bring_inside(folder, point, environ, laid.notes)
+    if name:
+        _name(folder, archive, point, name, environ, laid.notes)
+    made = Machine(folder, io=io, environ=environ)
+    moved = _disks(made, reader, archive, point, laid.notes)
+    _rewrite_snapshots(made, archive, moved, before, final or folder)
+    made.settings  # noqa: B018  # what we wrote must be right
+    if laid.uid and os.geteuid() == 0 and not (vm and _is_same(vm.files.vmrc, vmrc)):
+        os.chown(vmrc, laid.uid, -1)  # root trusts it as far as it trusts that account
+    return laid
+
+
+def _is_same(one: str, other: str) -> bool:
+    with open(one, "rb") as first, open(other, "rb") as second:
+        return first.read() == second.read()
+
+
+def _values(folder: str, environ: Mapping[str, str]) -> dict[str, str]:
+    settings = Machine(folder, environ=environ).settings
+    return {each: settings[each] for each in settings}
+
+
+def _left_out(folder: str, archive: Archive, point: Point, notes: list[str]) -> None:
+    """Tell of what is not in the archive; what a guest only reads is used where it is, if it still is."""
+    for part in point.parts:
+        if not part.left_out:
+            continue
+        told = f"{part.source} is not in the archive: {part.left_out}"
+        target = os.path.join(folder, part.source)
+        original = os.path.join(archive.directory, part.source)
+        is_read = part.role.startswith("file") or part.left_out == READ_ONLY
+        if os.path.isabs(part.source):
+            told += "; the new machine uses the same one"
+        elif is_read and os.path.isabs(archive.directory) and os.path.exists(original):
+            if not os.path.lexists(target):
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                os.symlink(original, target)
+                told += f"; in the new machine it is a link to {original}"
+        elif not os.path.lexists(target):
+            told += "; put it into the new machine"
+        notes.append(told)
+
+
+# Disks
+
+
+def _bring_inside(folder: str, point: Point, environ: Mapping[str, str], notes: list[str]) -> None:
+    """Let the settings name disks that lay elsewhere in the machine's own directory."""
+    made = Machine(folder, environ=environ)
+    stored = {part.role for part in point.parts if part.name}
+    moved: dict[str, str] = {}
+    found = drives.named(made)
+    outside = {each.path for each in found if os.path.relpath(each.path, folder).startswith("..")}
+    taken = {*os.listdir(folder), *(each.name for each in found if each.path not in outside)}
+    for drive in found:
+        if drive.role not in stored or drive.path not in outside or drive.path in moved:
+            continue
+        moved[drive.path] = free_name(drive.name, taken)
+        taken.add(moved[drive.path])
+        notes.append(f"{drive.path} is in the machine's directory now, as {moved[drive.path]}")
+    if not moved:
+        return
+    vmrc = os.path.join(folder, ".vmrc")
+    lines, is_changed = [], False
+    for disk in disks.further(made):
+        new_name = moved.get(disk.path)
+        is_changed |= new_name is not None
+        lines.append(line_of(new_name or disk.name, disk.line))
+    if is_changed:
+        edit.assign_in_file(vmrc, "VM_DISKS", "\n".join(lines))
+    for variable in WORDS:
+        words = made.settings.words(variable)
+        names = {
+            each.file: moved[path]
+            for each in words_of.drives(words)
+            if (path := os.path.normpath(os.path.join(folder, each.file))) in moved
+        }
+        if names:
+            names = {old: f"./{now}" if ":" in now else now for old, now in names.items()}
+            _assign_words(vmrc, variable, words_of.renamed(words, names))
+
+
+def line_of(name: str, line: devices.DiskLine) -> str:
+    """A line of VM_DISKS with another file."""
+    words = [name, line.driver, *([line.cache] if line.cache else []), *(["ro"] if line.is_read_only else [])]
+    return ":".join(words)
+
+
+def _assign_words(vmrc: str, variable: str, words: list[str]) -> None:
+    edit.assign_in_file(vmrc, variable, " ".join(quote(each) if each else "''" for each in words))
+
+
+def free_name(name: str, taken: set[str]) -> str:
+    stem, suffix = os.path.splitext(name)
+    found, count = name, 1
+    while found in taken:
+        count += 1
+        found = f"{stem}-{count}{suffix}"
+    return found
+
+
+def _disks(
+    made: Machine, reader: Reader, archive: Archive, point: Point, notes: list[str]
+) -> dict[tuple[str, int], str]:
+    """Make all disks; returns where each layer is, by role and depth (the top is 0)."""
+    named = {each.role: each for each in drives.named(made)}
+    taken: set[str] = set()
+    found: dict[tuple[str, int], str] = {}
+    for part in point.parts:
+        if part.role == SETTINGS or part.left_out:
+            continue
+        drive = named.get(part.role)
+        variables = disks.variables_path(made) if part.role == UEFI else ""
+        path = drive.path if drive else variables
+        inside = os.path.relpath(path, made.directory) if path else ".."
+        if inside.startswith("..") or inside in taken:
+            inside = free_name(os.path.basename(part.source) or part.plain_name, taken)
+            notes.append(f"{inside} is there, but no setting names it")
+        names = [inside]
+        for each in layer_names(made, archive, part.role):
+            names.append(free_name(each, {*taken, *names}))
+        taken.update(names)
+        paths = [os.path.join(made.directory, each) for each in names]
+        for each in paths:
+            os.makedirs(os.path.dirname(each), exist_ok=True)
+        try:
+            reader.layers(part.role, [Place(each) for each in paths])
+        except FileExistsError as error:
+            raise ImageError(f"{archive.folder} holds {os.path.basename(error.filename)} twice") from None
+        found |= {(part.role, depth): each for depth, each in enumerate(paths)}
+    return found
+
+
+def layer_names(made: Machine, archive: Archive, role: str) -> list[str]:
+    """File names of what a disk stands on, in a machine of another name."""
+    names = [part.plain_name for part in archive.layers.get(role, [])]
+    old = f"{archive.machine}-"
+    now = f"{made.settings.text('VM_MACHINE_NAME')}-"
+    names = [now + each.removeprefix(old) if each.startswith(old) else each for each in names]
+    if role == MAIN and names and made.settings.boolean("VM_USE_SNAPSHOTS"):
+        names[0] = made.settings.text("VM_SNAPSHOT_BASEFILENAME")
+    return names
+
+
+# Identity
+
+
+def _name(
+    folder: str, archive: Archive, point: Point, name: str, environ: Mapping[str, str], notes: list[str]
+) -> None:
+    """Make it another machine than the one that was archived."""
+    made = Machine(folder, environ=environ)
+    settings = made.settings
+    old, by_hand = settings.text("VM_MACHINE_NAME"), hardware.is_by_hand(made)
+    number = create.free_id(environ)
+    changes = {"VM_MACHINE_NAME": name, "VM_MACHINE_ID": number}
+    if settings.text("VM_NET_PORT").isdigit():
+        changes["VM_NET_PORT"] = f"77{number}"
+    if settings.text("VM_SSH_PORT").isdigit() and not by_hand:
+        changes["VM_SSH_PORT"] = "auto"
+    changes |= _owner(made)
+    told = [each for each in changes if each not in ("VM_MACHINE_NAME", "VM_MACHINE_ID")]
+    notes += [f"{each} is {changes[each]} now, it was {settings.text(each)}" for each in told]
+    vmrc = made.files.vmrc
+    for variable in WORDS:
+        words = settings.words(variable)
+        guest = [
+            _NAME + create.guest_name(name) if each == _NAME + create.guest_name(old) else each
+            for each in words
+        ]
+        if guest != words:
+            _assign_words(vmrc, variable, guest)
+    for variable, value in changes.items():
+        edit.assign_in_file(vmrc, variable, value)
+    _keys(made, point, name, notes)
+    shared = [each for each in ("VM_HOSTFWD", "VM_QEMU_VNC") if settings.text(each)]
+    shared += ["VM_SSH_PORT"] if by_hand and settings.text("VM_SSH_PORT").isdigit() else []
+    shared += [each for each in WORDS if any("hostfwd=" in w or "mac=" in w for w in settings.words(each))]
+    if shared:
+        verb = "is" if len(shared) == 1 else "are"
+        notes.append(f"{', '.join(shared)} {verb} as it was for {old}: change it before both run at one time")
+    if tpm.is_wanted(made):
+        notes.append(f"its TPM holds the same keys as that of {old}")
+    notes.append(
+        f"what the guest keeps on its disks (its ssh host key, its machine-id) is as it was in {old}"
+    )
+
+
+def _owner(made: Machine) -> dict[str, str]:
+    """VM_MACHINE_OWNER of a machine that somebody else had archived; the account in the guest stays."""
+    settings = made.settings
+    was = settings.text("VM_MACHINE_OWNER")
+    me = process.user_name(os.geteuid())
+    try:
+        is_possible = os.geteuid() in (0, pwd.getpwnam(was).pw_uid)
+    except KeyError:
+        is_possible = False
+    if is_possible:
+        return {}
+    user = {} if settings.is_set("VM_MACHINE_USER") else {"VM_MACHINE_USER": was}
+    return {"VM_MACHINE_OWNER": me, **user}
+
+
+def _keys(made: Machine, point: Point, name: str, notes: list[str]) -> None:
+    """A UUID and, where the guest takes its key at each boot, an ssh key of its own.
+
+    A guest that goes on with its memory has the old key, so that stays where there is a snapshot. The
+    guest's host key is on its disk: it stays pinned, under the name of the new machine.
+    """
+    old = identity.known_uuid(made)
+    host_files.remove(made.files.uuid)
+    own = identity.uuid_of(made)
+    if old and os.path.exists(made.files.known_hosts):
+        with open(made.files.known_hosts, errors="surrogateescape") as file:
+            text = file.read().replace(f"qvm-{old} ", f"qvm-{own} ")
+        host_files.write_atomic(made.files.known_hosts, text)
+    key = os.path.join(made.directory, create.KEY)
+    words = [word for each in WORDS for word in made.settings.words(each)]
+    takes_keys = any(word.startswith(_KEYS) and word.endswith(f"{create.KEY}.pub") for word in words)
+    if not takes_keys or not os.path.exists(key):
+        return
+    if point.snapshots:
+        notes.append("its ssh key is the old one, which the guests of its snapshots know")
+        return
+    for end in ("", ".pub"):
+        host_files.remove(key + end)
+    create.make_key(made.directory, name)
+
+
+# What is known of its snapshots
+
+
+def _rewrite_snapshots(
+    made: Machine,
+    archive: Archive,
+    places: Mapping[tuple[str, int], str],
+    before: Mapping[str, str],
+    final: str,
+) -> None:
+    """Let `.qvm/snapshots.json` tell of the new machine's files and settings."""
+    moved = {}
+    for (role, depth), path in places.items():
+        parts: list[Part] = [part for point in archive.points for part in point.parts if part.role == role]
+        parts = archive.layers.get(role, [])[depth - 1 : depth] if depth else parts
+        for part in parts:
+            old = os.path.normpath(os.path.join(archive.directory, part.source))
+            moved[old] = os.path.join(final, os.path.relpath(path, made.directory))
+    now = _values(made.directory, made.environ)
+
+    def renewed(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: renewed(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [renewed(each) for each in value]
+        return moved.get(value, value) if isinstance(value, str) else value
+
+    try:
+        with open(made.files.snapshots, encoding="utf-8") as file:
+            document = json.load(file)
+        for row in document["snapshots"]:
+            row |= {key: renewed(row[key]) for key in ("disks", "images") if key in row}
+            saved = row.get("settings") or {}
+            saved |= {
+                key: now[key] for key, value in saved.items() if key in now and value == before.get(key, "")
+            }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return  # there is none, or none that means anything
+    text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+    host_files.write_atomic(made.files.snapshots, text)

@@ -355,7 +355,7 @@ def _commit(
             raise QvmError(
                 f"what the guest wrote meanwhile cannot be put back into {cut['disk']}: {why}",
                 machine=vm.name,
-                hint="nothing is lost, the guest runs on; make room, then `qvm doctor --fix`",
+                hint="nothing is lost: make room, then `qvm doctor --fix`, and `qvm resume` if it is paused",
             )
 
 

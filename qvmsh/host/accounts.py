@@ -11,13 +11,14 @@ opened first, without following a link, and given only if it is root's own file 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 FOREIGN = ("SUDO_", "DBUS_", "XDG_", "SSH_AUTH_", "SSH_AGENT_", "GNUPGHOME", "MAIL", "PYTHON")
 """Names in root's environment that mean root's own things; another account goes without."""
@@ -60,6 +61,21 @@ def find(name: str) -> Account:
         KeyError: there is none.
     """
     return Account(pwd.getpwnam(name))
+
+
+@contextlib.contextmanager
+def rights_of(account: Account) -> Iterator[None]:
+    """Open files as another account would; only root can, and for as long as the block lasts."""
+    groups, gid = os.getgroups(), os.getegid()
+    os.setgroups(account.groups)
+    os.setegid(account.gid)
+    os.seteuid(account.uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(gid)
+        os.setgroups(groups)
 
 
 def give(path: str, account: Account, *, dir_fd: int | None = None) -> bool:

@@ -19,8 +19,14 @@ _COPY_BYTES = 16 << 20
 _FICLONE = 0x40049409  # ioctl_ficlone(2): share the blocks where the file system can (btrfs, XFS)
 
 
-def write_atomic(path: str, text: str, mode: int = 0o644) -> None:
-    """Write `text` so that `path` holds the old or the new content at any moment, never a part."""
+def write_atomic(
+    path: str, text: str, mode: int = 0o644, prepare: Callable[[int], object] | None = None
+) -> None:
+    """Write `text` so that `path` holds the old or the new content at any moment, never a part.
+
+    Args:
+        prepare: gets the open file before it takes its place, to give it away.
+    """
     part = f"{path}.part{os.getpid()}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
     fd = os.open(part, flags, mode)
@@ -29,6 +35,8 @@ def write_atomic(path: str, text: str, mode: int = 0o644) -> None:
             file.write(text.encode(errors="surrogateescape"))
             file.flush()
             os.fsync(fd)
+            if prepare:
+                prepare(fd)
         os.rename(part, path)
     except BaseException:
         remove(part)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from qvmsh.config.variables import VARIABLES
 from qvmsh.errors import ImageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import drives
+from qvmsh.machine import drives, owner
 from qvmsh.machine.archives import PART
 from qvmsh.qemu.drives import pairs
 
@@ -106,9 +106,10 @@ def is_lasting(name: str) -> bool:
 
 def pack(vm: Machine, names: Sequence[str], file: IO[bytes]) -> None:
     """Write the tar."""
-    with tarfile.open(fileobj=file, mode="w") as tar:
+    with tarfile.open(fileobj=file, mode="w", dereference=True) as tar:
         for name in names:
-            tar.add(os.path.join(vm.directory, name), name, recursive=False)
+            with open(owner.opened(vm, os.path.join(vm.directory, name)), "rb") as source:
+                tar.addfile(tar.gettarinfo(name, name, source), source)
 
 
 def unpack(path: str, place: Callable[[str], str | None], label: str) -> None:

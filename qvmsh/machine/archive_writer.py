@@ -30,6 +30,7 @@ from qvmsh.machine import (
     identity,
     images,
     interrupted,
+    owner,
     progress,
     tools,
 )
@@ -307,7 +308,11 @@ class Writer:
             return
         path = changes.staged(self.vm, ".qcow2")
         try:
-            host_files.copy(drive.path, path, self.vm.io.checkpoint)
+            source = owner.opened(self.vm, drive.path)
+            try:
+                host_files.copy(f"/dev/fd/{source}", path, self.vm.io.checkpoint)
+            finally:
+                os.close(source)
             rebase = ["rebase", "-u", "-f", "qcow2"]
             below = self._below[drive.role]
             if below:  # qemu-img opens what it stands on
@@ -328,7 +333,8 @@ class Writer:
             part.name += transfer.COMPRESSORS[compression].suffix
         name = part.name if self.is_new else part.name + PART
         title = title or f"archiving {os.path.basename(path)}"
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        is_ours = os.path.basename(path).startswith(changes.STAGED)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if is_ours else owner.opened(self.vm, path)
         try:
             status = os.fstat(fd)
             with (

@@ -30,6 +30,7 @@ from qvmsh.machine import (
     interrupted,
     launch,
     log,
+    owner,
     progress,
     saved,
     state,
@@ -70,6 +71,7 @@ def archive(vm: Machine, wish: Wish) -> Archived:
         else:
             found, point = _of_stopped(job)
         removed = archive_keeping.rotate(vm, job.shelf, wish)
+        owner.share(vm)
     log.note(vm, f"archived as {found.folder}/{point.stamp}")
     return Archived(
         vm.name, found.folder, point, where=job.store.shown, copied_bytes=job.copied_bytes,
@@ -150,12 +152,15 @@ def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
             f"not enough room to commit {overlay} into {base}: it may take {progress.size(need)}",
             machine=vm.name, hint="make room; nothing was changed",
         )  # fmt: skip
+    account = owner.other(vm)
+    if account:  # it writes to whatever the overlay names as its base
+        owner.prepare(vm, account)
     interrupted.begin(vm, "archive", cuts=[], is_frozen=0, is_held=0)
     try:
         with vm.io.stage(f"committing {overlay} into {base}"):
             # -d leaves the overlay as it is: killed at any moment, overlay and base together read the same
             words = ["commit", "-q", "-d", "-f", "qcow2", image.safe_name(layers.overlay)]
-            image.run(program, words, what=f"commit {overlay} into {base}")
+            image.run(program, words, what=f"commit {overlay} into {base}", account=account)
             fd = os.open(layers.base, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 os.fsync(fd)

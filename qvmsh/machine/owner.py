@@ -45,6 +45,39 @@ def share(vm: Machine) -> None:
         accounts.give_folder(vm.files.state, account)
 
 
+def give(vm: Machine, path: str) -> None:
+    """Give the owner a file of the machine that root has made."""
+    account = other(vm)
+    if account:
+        from qvmsh.host import accounts
+
+        accounts.give(path, account)
+
+
+def give_descriptor(vm: Machine, fd: int) -> None:
+    """As `give`, for an open file."""
+    account = other(vm)
+    if account:
+        from qvmsh.host import accounts
+
+        accounts.give_descriptor(fd, account)
+
+
+def opened(vm: Machine, path: str) -> int:
+    """A file of the machine, open for reading with the owner's rights.
+
+    The owner may have put a link there, or have an image stand on a file that is root's.
+    """
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+    account = other(vm)
+    if account is None:
+        return os.open(path, flags)
+    from qvmsh.host import accounts
+
+    with accounts.rights_of(account):
+        return os.open(path, flags)
+
+
 def share_descriptor(vm: Machine, path: str, fd: int) -> None:
     """Give the owner the open file at `path` that root may just have made among the machine's files."""
     account = other(vm)

@@ -18,6 +18,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qvmsh.host.accounts import Account
+
 _FIXED = ">4sIQIIQIIQQIIQ"  # magic ... snapshots offset: the 72 bytes that every version has
 _INCOMPATIBLE_CORRUPT, _INCOMPATIBLE_DATA_FILE = 2, 4
 
@@ -92,13 +94,16 @@ def safe_name(path: str) -> str:
     return path if os.path.isabs(path) else os.path.join(".", path)
 
 
-def run(program: str, words: Sequence[str], *, cwd: str | None = None, what: str) -> str:
+def run(
+    program: str, words: Sequence[str], *, cwd: str | None = None, what: str, account: Account | None = None
+) -> str:
     """Run qemu-img and return what it prints.
 
     Args:
         program: qemu-img.
         words: its sub-command and options.
         what: what is being done, for the error: `make demo-backing.qcow2`.
+        account: whose rights it gets; None = the caller's.
 
     Raises:
         ImageError: with qemu-img's own words as details.
@@ -110,6 +115,9 @@ def run(program: str, words: Sequence[str], *, cwd: str | None = None, what: str
     done = subprocess.run(
         [program, *words],
         cwd=cwd,
+        user=account.uid if account else None,
+        group=account.gid if account else None,
+        extra_groups=account.groups if account else None,
         pass_fds=tuple(locks.HELD),
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -7,6 +7,7 @@ import pwd
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -33,7 +34,8 @@ class Owner:
     def run(self, *words: str | Path, cwd: Path) -> Result:
         """Run qvm as this account."""
         argv = ["/usr/bin/python3", "-P", "-m", "qvmsh", *map(str, words)]
-        package = str(Path(qvmsh.__file__).parents[1])
+        packages = [each for each in sys.path if each.endswith("site-packages")]
+        package = os.pathsep.join([str(Path(qvmsh.__file__).parents[1]), *packages])
         done = subprocess.run(
             argv,
             user=self.row.pw_uid,

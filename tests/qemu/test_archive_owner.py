@@ -1,0 +1,280 @@
+"""Root archives and restores the machine of a plain user: afterwards it is as much his as before."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Vm, World
+from test_archive import byte, img, states, write, write_live
+from test_owner import Owner, owner, theirs, world  # noqa: F401  # fixtures
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root can archive a machine of another account"
+)
+Theirs = Callable[..., Vm]
+
+
+def give(vm: Vm, owner: Owner) -> None:  # noqa: F811
+    """The folder above, the machine's directory and all in it are the owner's; root trusts the `.vmrc`."""
+    os.chown(vm.directory.parent, owner.row.pw_uid, owner.row.pw_gid)
+    for path in (vm.directory, *vm.directory.rglob("*")):
+        if path.name != ".vmrc":
+            os.chown(path, owner.row.pw_uid, owner.row.pw_gid, follow_symlinks=False)
+
+
+def of_root(folder: Path) -> list[str]:
+    """What in a folder is root's, besides the `.vmrc`."""
+    found = [path for path in (folder, *folder.rglob("*")) if path.lstat().st_uid == 0]
+    return [str(path.relative_to(folder)) for path in found if path.name != ".vmrc"]
+
+
+@pytest.fixture
+def vm(theirs: Theirs, owner: Owner) -> Vm:  # noqa: F811
+    made = theirs(VM_DISKS="data.qcow2", VM_TPM="yes", VM_GUEST_AGENT="no", VM_NET_MODEL="none")
+    img(made, "qemu-img", "create", "-q", "-f", "qcow2", "data.qcow2", "1M")
+    give(made, owner)
+    return made
+
+
+def test_root_archives_and_restores_and_nothing_of_roots_is_in_the_way(
+    vm: Vm,
+    owner: Owner,  # noqa: F811
+) -> None:
+    where = vm.directory
+    write(vm, 1, "0")
+    vm.ok("archive")
+    assert of_root(where) == []
+    vm.ok("archive", "--create")
+    assert of_root(where) == []
+    vm.ok("start", "--no-wait")
+    vm.ok("archive")
+    write_live(vm, "-P 2 64k 64k")
+    vm.ok("archive", "--savevm", "s")
+    write_live(vm, "-P 3 64k 64k", "disk1")
+    vm.ok("archive", "-z", "gzip", "--keep", "3")
+    vm.ok("kill")
+    assert of_root(where) == []
+    vm.ok("restore", "--force", "latest")
+    vm.ok("archive", "--verify")
+    vm.ok("archive", "--verify", "--boot")
+    assert of_root(where) == []
+    assert oct((where / "demo-backing.qcow2").stat().st_mode & 0o777) == "0o644"
+    # and now the owner by himself, with all that root has made
+    assert len(json.loads(owner.ok("--json", "archive", "--list", cwd=where).out)["states"]) == 3
+    write(vm, 9, "64k", "data.qcow2")
+    owner.ok("archive", cwd=where)
+    owner.ok("archive", "--verify", cwd=where)
+    owner.ok("archive", "--create", "--drop-snapshots", cwd=where)
+    owner.ok("start", "--no-wait", cwd=where)
+    owner.ok("archive", "--keep", "2", cwd=where)
+    owner.ok("kill", cwd=where)
+    owner.ok("restore", "--force", "latest", cwd=where)
+    assert byte(vm, "64k", "data.qcow2") == 9
+    owner.ok("restore", "latest", "../own", cwd=where)
+    assert {path.lstat().st_uid for path in (where.parent / "own").rglob("*")} == {owner.row.pw_uid}
+    vm.ok("archive")  # root again, in what the owner has made
+    assert of_root(where) == []
+
+
+def test_new_machine_that_root_restores_is_the_owners(vm: Vm, owner: Owner) -> None:  # noqa: F811
+    """What comes from an archive in the owner's hands root does not take for its own."""
+    vm.ok("archive")
+    twin = Vm(vm.world, vm.directory.parent / "twin")
+    vm.ok("restore", "latest", "../twin")
+    assert {path.lstat().st_uid for path in (twin.directory, *twin.directory.rglob("*"))} == {
+        owner.row.pw_uid
+    }
+    refused = twin.qvm("start", "--no-wait")
+    assert refused.status == 2
+    assert f"belongs to {owner.name}" in refused.err
+    assert "qvm allow" in refused.err
+    owner.ok("start", "--no-wait", cwd=twin.directory)
+    owner.ok("archive", cwd=twin.directory)
+    owner.ok("kill", cwd=twin.directory)
+    twin.ok("allow")
+    twin.ok("start", "--no-wait")
+    twin.ok("kill")
+
+
+def test_store_of_roots_own_stays_roots_and_restores_to_the_owner(
+    vm: Vm,
+    owner: Owner,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    store = tmp_path / "closed"
+    store.mkdir(mode=0o700)
+    write(vm, 1, "0")
+    vm.ok("--set", f"VM_ARCHIVE={store}", "archive")
+    vm.ok("start", "--no-wait")
+    vm.ok("--set", f"VM_ARCHIVE={store}", "archive")
+    vm.ok("kill")
+    assert {path.stat().st_uid for path in store.rglob("*")} == {0}
+    assert of_root(vm.directory) == []
+    write(vm, 2, "0")
+    vm.ok("--set", f"VM_ARCHIVE={store}", "restore", "--force", "latest")
+    assert byte(vm, "0") == 1
+    assert of_root(vm.directory) == []
+    folder = next(store.iterdir())
+    vm.ok("restore", folder, "../twin")
+    assert of_root(vm.directory.parent / "twin") == []
+    owner.ok("start", "--no-wait", cwd=vm.directory.parent / "twin")
+    owner.ok("kill", cwd=vm.directory.parent / "twin")
+
+
+def test_machine_in_roots_folder_is_archived_by_root_and_read_by_the_owner(
+    theirs: Theirs,  # noqa: F811
+    owner: Owner,  # noqa: F811
+) -> None:
+    vm = theirs()
+    write(vm, 1, "0")
+    vm.ok("archive")
+    assert len(json.loads(owner.ok("--json", "archive", "--list", cwd=vm.directory).out)["states"]) == 1
+    owner.ok("archive", "--verify", cwd=vm.directory)
+    refused = owner.run("restore", "--force", "latest", cwd=vm.directory)
+    assert refused.status == 1
+    assert "Permission denied" in refused.err
+    assert "hint: " in refused.err
+    assert byte(vm, "0") == 1
+    vm.ok("restore", "../demo/" + states(vm)[0]["archive"], vm.world.home / "twin")
+    owner.ok("start", "--no-wait", cwd=vm.directory)
+    vm.ok("kill")
+
+
+@pytest.mark.parametrize("is_on", [False, True])
+def test_root_killed_in_the_middle_leaves_the_owner_what_he_can_complete(
+    vm: Vm,
+    owner: Owner,  # noqa: F811
+    is_on: bool,
+) -> None:
+    write(vm, 1, "0")
+    if is_on:
+        vm.ok("start", "--no-wait")
+    note = vm.directory / ".qvm/archive.unfinished"
+    child = vm.world.popen("archive", cwd=vm.directory)
+    deadline = time.monotonic() + 60
+    while not note.exists() and time.monotonic() < deadline:
+        assert child.poll() is None
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    told = owner.ok(*(["pause"] if is_on else ["start", "--no-wait"]), cwd=vm.directory)
+    assert "was interrupted" in told.err
+    assert not note.exists()
+    owner.ok("archive", cwd=vm.directory)
+    owner.ok("kill", cwd=vm.directory)
+    assert of_root(vm.directory) == []
+    assert byte(vm, "0") == 1
+    left = [path.name for path in vm.directory.rglob("*") if ".part" in path.name or "cut-" in path.name]
+    assert not left
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Iterator[Path]:
+    """A file that only root may read."""
+    path = tmp_path / "secret.raw"
+    path.write_bytes(b"root's own words\n" * 64)
+    path.chmod(0o600)
+    yield path
+    assert path.read_bytes() == b"root's own words\n" * 64
+    assert path.stat().st_uid == 0
+
+
+def holds(folder: Path, words: bytes) -> list[str]:
+    return [
+        str(path) for path in folder.rglob("*") if path.is_file() and not path.is_symlink()
+        and words in path.read_bytes()
+    ]  # fmt: skip
+
+
+def test_root_does_not_read_for_the_owner_what_he_may_not(
+    vm: Vm,
+    owner: Owner,  # noqa: F811
+    secret: Path,
+) -> None:
+    """The owner lets an image stand on root's file, names a link, or a setting that is one."""
+    words = b"root's own words"
+
+    def as_owner(*argv: str) -> None:
+        row = owner.row
+        subprocess.run(argv, cwd=vm.directory, user=row.pw_uid, group=row.pw_gid, extra_groups=[], check=True)
+
+    as_owner("mv", "data.qcow2", "kept.qcow2")
+    as_owner("ln", "-s", str(secret), "data.qcow2")
+    assert vm.qvm("archive").status == 1
+    as_owner("rm", "data.qcow2")
+    size = str(secret.stat().st_size)
+    as_owner(
+        "qemu-img", "create", "-q", "-f", "qcow2", "-u", "-F", "raw", "-b", str(secret), "data.qcow2", size
+    )
+    refused = vm.qvm("archive")
+    assert refused.status == 1
+    assert "Permission denied" in refused.err
+    assert "hint: " in refused.err
+    as_owner("mv", "kept.qcow2", "data.qcow2")
+    # --create writes into what the overlay says that it stands on
+    below = ("-F", "raw", "-b", str(secret))
+    rebase = ("qemu-img", "rebase", "-u", "-f", "qcow2")
+    as_owner("qemu-io", "-f", "qcow2", "-c", "write -P 7 0 64k", "./demo-backing.qcow2")
+    as_owner(*rebase, *below, "demo-backing.qcow2")
+    assert vm.qvm("archive", "--create").status == 1
+    as_owner(*rebase, "-F", "qcow2", "-b", "demo-base.qcow2", "demo-backing.qcow2")
+    vm.ok("archive")
+    # an archive of his: a link in it, and a restore that would write through one
+    folder = vm.directory / states(vm)[0]["archive"]
+    as_owner("rm", f"{folder}/demo-disk1.qcow2")
+    as_owner("ln", "-s", str(secret), f"{folder}/demo-disk1.qcow2")
+    assert vm.qvm("restore", "--force", "latest").status == 1
+    as_owner("rm", f"{folder}/demo-disk1.qcow2")
+    as_owner("cp", "data.qcow2", f"{folder}/demo-disk1.qcow2")
+    as_owner("rm", "data.qcow2")
+    as_owner("ln", "-s", str(secret), "data.qcow2")
+    assert vm.qvm("restore", "--force", "latest").status == 1
+    # and a note of work that would rename his file to a place of root's
+    as_owner("rm", "data.qcow2")
+    as_owner("touch", f"x{'.restore-new'}")
+    note = {"what": "restore", "since": 0, "pid": 1, "is_ready": True}
+    note |= {
+        "swap": [
+            [f"{os.path.relpath(secret, vm.directory)}.restore-new", os.path.relpath(secret, vm.directory)]
+        ]
+    }
+    (vm.directory / ".qvm/archive.unfinished").write_text(json.dumps(note))
+    (secret.parent / f"{secret.name}.restore-new").write_text("his")
+    refused = vm.qvm("archive")
+    assert refused.status == 1
+    assert "which is no file of the machine" in refused.err
+    assert holds(vm.directory, words) == []
+
+
+def test_plain_user_archives_his_own_machine(owner: Owner, world: World) -> None:  # noqa: F811
+    home = Path(owner.row.pw_dir)
+    seed = home / "seed.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", seed, "16M"], check=True)
+    os.chown(seed, owner.row.pw_uid, owner.row.pw_gid)
+    owner.ok("create", "mine", "--image", seed, "--mem", "64", cwd=home)
+    mine = home / "mine"
+    owner.ok("archive", cwd=mine)
+    owner.ok("start", "--no-wait", cwd=mine)
+    owner.ok("archive", cwd=mine)
+    owner.ok("archive", cwd=mine)
+    owner.ok("kill", cwd=mine)
+    owner.ok("archive", "--verify", cwd=mine)
+    owner.ok("restore", "--force", "latest", cwd=mine)
+    owner.ok("restore", "latest", "../twin", cwd=mine)
+    for path in (*mine.rglob("*"), *(home / "twin").rglob("*")):
+        assert path.lstat().st_uid == owner.row.pw_uid
+    folder = next(mine.glob("mine-2*"))
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o077 for path in folder.iterdir()} == {0}
+    # of root's archive, which he cannot read, he is told
+    os.chown(folder, 0, 0)
+    refused = owner.run("restore", "latest", cwd=mine)
+    assert refused.status == 1
+    assert "Permission denied" in refused.err
+    os.chown(folder, owner.row.pw_uid, owner.row.pw_gid)

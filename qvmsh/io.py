@@ -59,6 +59,8 @@ class Io:
         self.is_last = is_last
         self.is_mid_line = False
         """The title of a stage stands on the terminal without a line end."""
+        self.current: Stage | None = None
+        """The step that is at work; within others it is the innermost one."""
 
     @property
     def stdin(self) -> TextIO:
@@ -107,28 +109,50 @@ class Io:
         """Called between the slices of every wait; a door overrides it to interrupt the wait."""
 
 
+PROGRESS_S = 0.2
+
+
 class Stage:
     """One shown step: its title at once, the seconds it took when it ends."""
 
-    __slots__ = ("began", "io", "note", "title")
+    __slots__ = ("_outer", "_shown", "began", "io", "note", "title")
 
     def __init__(self, io: Io, title: str) -> None:
         self.io = io
         self.title = title
         self.note = ""
         self.began = 0.0
+        self._shown = 0.0
+        self._outer: Stage | None = None
 
     def __enter__(self) -> Stage:
         self.began = time.monotonic()
-        if self.io.shows_stages and isatty(self.io.stderr):
+        self._outer, self.io.current = self.io.current, self
+        if self.is_drawn:
             self.io.begin_line()
             tell(self.io.stderr, f"  {self.title} ...", end="")
             self.io.is_mid_line = True
         return self
 
+    @property
+    def is_drawn(self) -> bool:
+        """True where its line stands on a terminal, and can change."""
+        return self.io.shows_stages and isatty(self.io.stderr)
+
+    def progress(self, text: str) -> None:
+        """Show how far it is, behind its title; at most some times a second, and only on a terminal."""
+        now = time.monotonic()
+        if not self.is_drawn or now - self._shown < PROGRESS_S:
+            return
+        self._shown = now
+        begin = "\r" if self.io.is_mid_line else ""
+        tell(self.io.stderr, f"{begin}  {self.title}: {text}\x1b[K", end="")
+        self.io.is_mid_line = True
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.io.current = self._outer
         if not self.io.shows_stages:
             return
         took = time.monotonic() - self.began
@@ -136,7 +160,8 @@ class Stage:
         note = f", {self.note}" if self.note and not kind else ""
         begin = "\r" if self.io.is_mid_line else ""
         self.io.is_mid_line = False
-        tell(self.io.stderr, f"{begin}  {self.title}: {mark}{note}")
+        end = "\x1b[K\n" if self._shown else "\n"
+        tell(self.io.stderr, f"{begin}  {self.title}: {mark}{note}", end=end)
 
 
 QUIET = Io(capture=True, level=0)

@@ -10,8 +10,15 @@ if TYPE_CHECKING:
 
     from qvmsh.commands._define import Opt
     from qvmsh.machine.machine import Machine
-    from qvmsh.machine.snapshot_view import Details, Differences, SnapshotList, Verified
-    from qvmsh.machine.snapshots import SnapshotDeleted, SnapshotRestored, SnapshotSaved
+    from qvmsh.machine.snapshot_reports import (
+        Details,
+        Differences,
+        SnapshotDeleted,
+        SnapshotList,
+        SnapshotRestored,
+        SnapshotSaved,
+        Verified,
+    )
 
 
 @command(group="images", name="snapshot save", aliases=("save-disk", "snapshot save-disk"))
@@ -72,9 +79,9 @@ def snapshot_restore(
         QmpError, ImageError: it failed; everything is as it was.
         DeadlineError: it is restored and runs, but ssh does not answer.
     """
-    from qvmsh.machine import snapshots
+    from qvmsh.machine import snapshot_restore
 
-    return snapshots.restore(vm, name, is_forced=force, is_waiting=wait)
+    return snapshot_restore.restore(vm, name, is_forced=force, is_waiting=wait)
 
 
 @command(group="images", name="snapshot delete", aliases=("delete-disk", "snapshot delete-disk"))
@@ -129,7 +136,7 @@ def snapshot_verify(vm: Machine, *names: Annotated[str, Opt(complete="snapshot")
     """Judge whether snapshots can be trusted; exit status 1 if one cannot.
 
     Each must be on all disks, of one moment, on a base that was not written to since, in sound
-    images, and readable. The images of a machine that is on are not read.
+    images, and readable. While the machine is on, the tables of the images are not checked.
 
     Args:
         names: of the snapshots; none = all.
@@ -137,9 +144,9 @@ def snapshot_verify(vm: Machine, *names: Annotated[str, Opt(complete="snapshot")
     Raises:
         StateError: there is no such snapshot.
     """
-    from qvmsh.machine import snapshot_view
+    from qvmsh.machine import snapshot_verify
 
-    return snapshot_view.verify(vm, names)
+    return snapshot_verify.verify(vm, names)
 
 
 @command(group="images", name="snapshot diff")

@@ -60,6 +60,32 @@ def arguments(pid: int) -> list[str]:
         return []
 
 
+def read_bytes(pid: int) -> int:
+    """How much the process has read so far, from files and otherwise; 0 where that cannot be known."""
+    return _transferred(pid).get("rchar", 0)
+
+
+def moved_bytes(pid: int) -> int:
+    """How much it has read and written: what is at work moves something, what hangs does not."""
+    found = _transferred(pid)
+    return found.get("rchar", 0) + found.get("wchar", 0)
+
+
+def _transferred(pid: int) -> dict[str, int]:
+    try:
+        with open(f"/proc/{pid}/io") as file:
+            return {name: int(value) for name, _, value in (line.partition(": ") for line in file)}
+    except (OSError, ValueError):
+        return {}
+
+
+def is_interrupted() -> bool:
+    """A SIGINT or SIGTERM waits until `Shielded` ends."""
+    from signal import sigpending
+
+    return bool(sigpending() & {SIGINT, SIGTERM})
+
+
 def find(directory: str, word: str) -> int | None:
     """Pid of a process that works in `directory` and has `word` among its arguments."""
     wanted = os.stat(directory)

@@ -6,16 +6,19 @@ May import: `host.files`, `machine.files`.
     catalogue.entries["ready"]["message"]      # "before the upgrade"
 
 One JSON object a snapshot. The images are what counts: an entry without a snapshot in them is stale,
-a snapshot without an entry was made by another tool. A file that cannot be read is no reason to refuse
-anything: it is kept aside as `snapshots.json.unreadable`.
+a snapshot without an entry was made by another tool. A file that makes no sense is no reason to refuse
+anything: what of it can be used is used, and it is kept aside as `snapshots.json.unreadable` before
+another takes its place.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
 
+from qvmsh.errors import QvmError
 from qvmsh.host import files as host_files
 
 TYPE_CHECKING = False
@@ -35,39 +38,75 @@ HARDWARE = (
 """The settings that a saved memory depends on."""
 
 
+KINDS: dict[str, type] = {
+    "time": str, "disks": list, "message": str, "parent": str, "memory": bool, "vmstate_bytes": int,
+    "frozen": bool, "qemu": str, "machine": str, "arguments": list, "settings": dict, "images": list,
+    "host_keys": str,
+}  # fmt: skip
+"""The fields of an entry; null is allowed for each."""
+
+
+def json_of(value: object, indent: int | None = None) -> str:
+    """A value as JSON, readable by people where that is possible."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a path with bytes that are no text
+        return json.dumps(value, indent=indent)
+    return text
+
+
 class Catalogue:
     """The entries by name, and the snapshot that the present state descends from ("" = none)."""
 
-    def __init__(self, vm: Machine, entries: dict[str, dict[str, Any]], head: str) -> None:
+    def __init__(
+        self, vm: Machine, entries: dict[str, dict[str, Any]], head: str, *, is_broken: bool = False
+    ) -> None:
         self.vm = vm
         self.entries = entries
         self.head = head
+        self._is_broken = is_broken
 
     @classmethod
     def read(cls, vm: Machine) -> Catalogue:
-        """What the file says; nothing where there is none, or none that can be read."""
+        """What the file says; nothing where there is none, or none that makes sense.
+
+        Raises:
+            QvmError: it is there and cannot be read: what is written next would take its place.
+        """
         try:
             with open(vm.files.snapshots, encoding="utf-8") as file:
                 document = json.load(file)
-            entries = {str(each["name"]): dict(each) for each in document["snapshots"]}
-            return cls(vm, entries, str(document.get("head") or ""))
         except FileNotFoundError:
             return cls(vm, {}, "")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            aside = vm.files.snapshots + ".unreadable"
-            vm.io.warn(f"{vm.name}: .qvm/snapshots.json cannot be read ({error}); kept as {aside}")
-            try:
-                os.replace(vm.files.snapshots, aside)
-            except OSError:
-                pass
-            return cls(vm, {}, "")
+        except OSError as error:
+            raise QvmError(
+                f"cannot read .qvm/snapshots.json: {error.strerror}",
+                machine=vm.name,
+                hint="it tells what qvm knows of the snapshots; make it readable, or move it away",
+            ) from None
+        except (ValueError, RecursionError) as error:  # no JSON, no UTF-8
+            vm.io.warn(f"{vm.name}: .qvm/snapshots.json is no JSON ({error}): only the images tell")
+            return cls(vm, {}, "", is_broken=True)
+        entries, head, wrong = _sane(document)
+        if wrong:
+            vm.io.warn(f"{vm.name}: .qvm/snapshots.json: {wrong[0]} makes no sense, and is not used")
+        return cls(vm, entries, head, is_broken=bool(wrong))
 
     def write(self) -> None:
-        """Replace the file, in one step."""
-        rows = sorted(self.entries.values(), key=lambda each: str(each.get("time", "")))
+        """Replace the file, in one step; one that makes no sense is kept aside."""
+        rows = sorted(self.entries.values(), key=lambda each: str(each.get("time") or ""))
         document = {"version": VERSION, "head": self.head or None, "snapshots": rows}
-        text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+        text = json_of(document, indent=1) + "\n"
         self.vm.state_folder()
+        if self._is_broken:
+            aside = self.vm.files.snapshots + ".unreadable"
+            if os.path.lexists(aside):
+                aside += time.strftime("-%Y-%m-%dT%H-%M-%S")
+            with contextlib.suppress(OSError):  # gone, or no room for a second name
+                os.link(self.vm.files.snapshots, aside)
+                self.vm.io.warn(f"{self.vm.name}: the old .qvm/snapshots.json is kept as {aside}")
+            self._is_broken = False
         host_files.write_atomic(self.vm.files.snapshots, text)
 
     def add(self, entry: dict[str, Any]) -> None:
@@ -88,10 +127,65 @@ class Catalogue:
         self.write()
 
     def moved_to(self, name: str) -> None:
-        """The machine went back to a snapshot."""
+        """The machine went back to a snapshot; its guest has the host keys of then, or makes some."""
+        pinned = self.entries.get(name, {}).get("host_keys")
+        if pinned is not None and pinned != _host_keys(self.vm):
+            if pinned:
+                host_files.write_atomic(self.vm.files.known_hosts, pinned)
+            else:
+                host_files.remove(self.vm.files.known_hosts)
         if self.head != name:
             self.head = name
             self.write()
+
+
+def _sane(document: object) -> tuple[dict[str, dict[str, Any]], str, list[str]]:
+    """The entries and the head of what somebody may have edited, and what of it cannot be used."""
+    if not isinstance(document, dict) or not isinstance(document.get("snapshots"), list):
+        return {}, "", ["all of it"]
+    wrong = []
+    entries: dict[str, dict[str, Any]] = {}
+    for row in document["snapshots"]:
+        name = row.get("name") if isinstance(row, dict) else None
+        if not isinstance(name, str) or not name:
+            wrong.append("a snapshot without a name")
+            continue
+        entry = dict(row)
+        bad = [each for each, kind in KINDS.items() if not isinstance(entry.get(each), kind | None)]
+        bad += [each for each in ("disks", "arguments") if not _are_texts(entry.get(each))]
+        settings = entry.get("settings")
+        if isinstance(settings, dict) and not _are_texts(list(settings.values())):
+            bad.append("settings")
+        if not all(map(_is_image, entry["images"] if isinstance(entry.get("images"), list) else ())):
+            bad.append("images")
+        if entry.get("parent") == name:
+            bad.append("parent")
+        nothing = [each for each in KINDS if entry.get(each) is None and each not in ("parent", "frozen")]
+        for each in (*bad, *nothing):
+            entry.pop(each, None)
+        wrong += [f"{each} of {name}" for each in bad]
+        entries[name] = entry
+    head = document.get("head") or ""
+    if not isinstance(head, str):
+        return entries, "", [*wrong, "head"]
+    return entries, head, wrong
+
+
+def _are_texts(values: object) -> bool:
+    return not isinstance(values, list) or all(isinstance(each, str) for each in values)
+
+
+def _is_image(row: object) -> bool:
+    """What an entry knows of its snapshot on one disk."""
+    if not isinstance(row, dict) or not isinstance(row.get("id"), str):
+        return False
+    base = row.get("base") or {"file": "", "size_bytes": 0, "mtime_ns": 0}
+    return (
+        isinstance(base, dict)
+        and isinstance(base.get("file"), str)
+        and all(isinstance(row.get(each), int) for each in ("date_s", "vmstate_bytes"))
+        and all(isinstance(base.get(each), int) for each in ("size_bytes", "mtime_ns"))
+    )
 
 
 def entry(
@@ -123,7 +217,17 @@ def entry(
         "arguments": arguments,
         "settings": {each: settings.text(each) for each in HARDWARE if each in settings},
         "images": [],
+        "host_keys": _host_keys(vm),
     }
+
+
+def _host_keys(vm: Machine) -> str:
+    """The guest's ssh host keys that are pinned, "" where none is."""
+    try:
+        with open(vm.files.known_hosts, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
+    except OSError:
+        return ""
 
 
 def completed(store: Store, given: dict[str, Any], tag: str | None = None) -> dict[str, Any]:

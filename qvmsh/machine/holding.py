@@ -61,6 +61,9 @@ def resume(vm: Machine) -> Paused:
             )
         _execute(vm, note, "cont")
         now = _status(vm, note)
+        is_behind, note.is_clock_behind = note.is_clock_behind and now == "running", False
+        if is_behind:
+            note.write(vm.files.note)
     if now == "io-error":
         raise StateError(
             "the guest was let go on, and QEMU paused it at once after another I/O error",
@@ -69,7 +72,12 @@ def resume(vm: Machine) -> Paused:
             actual=now,
         )
     log.note(vm, "resumed")
-    return Paused(vm.name, is_paused=False, is_asleep=now == "suspended")
+    clock = ""
+    if is_behind:
+        from qvmsh.machine import saved
+
+        clock = saved.put_clock_right(vm, note)
+    return Paused(vm.name, is_paused=False, is_asleep=now == "suspended", clock=clock)
 
 
 def suspend(vm: Machine, *, timeout_s: float | None) -> Suspended:

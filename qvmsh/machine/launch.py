@@ -121,14 +121,15 @@ def _settle(vm: Machine, what: str) -> None:
 
     for line in guardian.told(vm):
         vm.io.warn(f"{vm.name}: {line}")
-    is_strict = what.partition(" ")[0] in NEEDS_WHOLE
+    verb = what.partition(" ")[0]
+    is_strict = verb in NEEDS_WHOLE
     interrupted.finish(vm, is_lenient=not is_strict)
     try:
         told = unfinished.settle(vm)
     except (QvmError, OSError) as error:
-        if is_strict:
+        if is_strict and not (verb in ("start", "run") and unfinished.is_deletion(vm)):
             raise
-        vm.io.warn(f"{vm.name}: work on snapshots that was cut off could not be settled: {error}")
+        vm.io.warn(f"{vm.name}: {error.what if isinstance(error, QvmError) else error}")
     else:
         if told:
             vm.io.warn(f"{vm.name}: {told}")

@@ -30,11 +30,16 @@ class Note:
         base_only: True where the base runs without its overlay.
         loading: the snapshot that is being loaded; "" once the guest runs. If its `start` has gone,
             the guest's memory is not whole.
+        is_clock_behind: the guest was paused when a snapshot was restored: its clock is put right when it
+            goes on.
         directory: device and inode of the machine's directory: a copy of the directory has the
             note too, but the QEMU is not the copy's.
     """
 
-    __slots__ = ("base_only", "boot", "directory", "disposable", "loading", "runtime", "ssh_port", "user")
+    __slots__ = (
+        "base_only", "boot", "directory", "disposable", "is_clock_behind", "loading", "runtime", "ssh_port",
+        "user",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -46,9 +51,11 @@ class Note:
         directory: str = "",
         base_only: bool = False,
         loading: str = "",
+        is_clock_behind: bool = False,
     ) -> None:
         self.base_only = base_only
         self.loading = loading
+        self.is_clock_behind = is_clock_behind
         self.directory = directory
         self.runtime = runtime
         self.boot = boot
@@ -64,7 +71,8 @@ class Note:
             path,
             f"runtime {self.runtime}\nboot {self.boot}\nssh_port {self.ssh_port}\nuser {self.user}\n"
             f"disposable {'yes' if self.disposable else 'no'}\ndirectory {self.directory}\n"
-            f"base_only {'yes' if self.base_only else 'no'}\nloading {self.loading}\n",
+            f"base_only {'yes' if self.base_only else 'no'}\nloading {self.loading}\n"
+            f"is_clock_behind {'yes' if self.is_clock_behind else 'no'}\n",
         )
 
     @property
@@ -108,4 +116,5 @@ def _parse(path: str) -> Note | None:
         directory=values.get("directory", ""),
         base_only=values.get("base_only") == "yes",
         loading=values.get("loading", ""),
+        is_clock_behind=values.get("is_clock_behind") == "yes",
     )

@@ -1,20 +1,26 @@
-"""How far a long copy is: a line on the terminal with rate and time left; in a pipe nothing.
+"""How far long work is: a line on the terminal with rate and time left; in a pipe nothing.
 
-May import: `io`.
+May import: `host`, `io`.
 
     with Progress(vm.io, "copying demo-base.qcow2", size_bytes) as progress:
         send(source, target, progress.tell, vm.io.checkpoint)
+
+    with vm.io.stage("saving ready"):                    # a job of QEMU's
+        Jobs(exchange, Watch(vm.io, vmstate_file)).job("snapshot-save", ...)
 """
 
 from __future__ import annotations
 
+import os
 import time
 
 from qvmsh.io import isatty, tell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
+    from typing import Any
 
     from qvmsh.io import Io
 
@@ -43,11 +49,8 @@ class Progress:
         if not self._is_drawn or now - self._shown < EVERY_S:
             return
         self._shown = now
-        rate = done_bytes / max(now - self._began, 0.001)
-        left_s = (self._size - done_bytes) / rate if rate else 0.0
-        part = 100 * done_bytes // max(self._size, 1)
-        left = f"{left_s // 60:.0f}:{left_s % 60:02.0f} left"
-        tell(self._io.stderr, f"\r  {self._title}: {part} %, {size(int(rate))}/s, {left}\x1b[K", end="")
+        shown = part(done_bytes, self._size, now - self._began)
+        tell(self._io.stderr, f"\r  {self._title}: {shown}\x1b[K", end="")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -59,6 +62,70 @@ class Progress:
         mark = "failed" if kind else f"{size(self._size)} in {took:.1f} s, {rate}/s"
         begin, end = ("\r", "\x1b[K\n") if self._is_drawn else ("", "\n")
         tell(self._io.stderr, f"{begin}  {self._title}: {mark}", end=end)
+
+
+class Watch:
+    """Shows how far a job of QEMU's is, behind the title of the stage in which it works.
+
+    Where QEMU tells, by that. It does not while it saves or loads memory: its main loop stands still, and
+    `query-jobs` is answered at the end. What can be seen from outside is how its image grows, and how
+    much it has read.
+
+    Args:
+        path: the image that QEMU writes to.
+        reads: how much the process has read so far, for a job that reads; None = it writes.
+        total_bytes: how much there is to read.
+    """
+
+    def __init__(
+        self, io: Io, path: str, *, reads: Callable[[], int] | None = None, total_bytes: int = 0
+    ) -> None:
+        self._io = io
+        self._path = path
+        self._reads = reads
+        self._total = total_bytes
+        self._began = time.monotonic()
+        self._before = self._now()
+
+    @property
+    def is_wanted(self) -> bool:
+        """Somebody sees it; else QEMU is not asked again and again."""
+        return self._io.current is not None and self._io.current.is_drawn
+
+    def show(self, job: dict[str, Any] | None) -> None:
+        """Look, and show it.
+
+        Args:
+            job: its row of `query-jobs`; None while QEMU does not answer.
+        """
+        stage = self._io.current
+        if stage is None:
+            return
+        took_s = time.monotonic() - self._began
+        if job and job.get("total-progress", 0) > 1:  # of bytes; a job of memory counts itself as one
+            stage.progress(part(job["current-progress"], job["total-progress"], took_s))
+            return
+        done = max(0, self._now() - self._before)
+        if self._total and self._reads:
+            stage.progress(part(min(done, self._total), self._total, took_s))
+        elif done:
+            stage.progress(f"{size(done)} written, {size(int(done / max(took_s, 0.001)))}/s")
+
+    def _now(self) -> int:
+        if self._reads:
+            return self._reads()
+        try:
+            return os.stat(self._path).st_blocks * 512
+        except OSError:
+            return 0
+
+
+def part(done_bytes: int, total_bytes: int, took_s: float) -> str:
+    """So much of a whole, how fast, and how long it will take: `62 %, 312.0 MiB/s, 0:03 left`."""
+    rate = done_bytes / max(took_s, 0.001)
+    left_s = (total_bytes - done_bytes) / rate if rate else 0.0
+    left = f"{left_s // 60:.0f}:{left_s % 60:02.0f} left"
+    return f"{100 * done_bytes // max(total_bytes, 1)} %, {size(int(rate))}/s, {left}"
 
 
 def size(count: int) -> str:

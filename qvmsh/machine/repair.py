@@ -177,7 +177,7 @@ def _unfinished(vm: Machine) -> Iterator[Mend]:
     try:
         told = unfinished.settle(vm)
     except (QvmError, OSError) as error:
-        what = f"work on snapshots that was cut off could not be settled: {error}"
+        what = error.what if isinstance(error, QvmError) else str(error)
         yield Mend("snapshots", LEFT, what, getattr(error, "hint", None))
     else:
         if told:

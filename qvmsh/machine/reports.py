@@ -208,19 +208,27 @@ class Restarted(Report):
 
 
 class Paused(Report):
-    """Result of `pause` and `resume`; `asleep`: what goes on is a guest that sleeps (QEMU 9 and later)."""
+    """Result of `pause` and `resume`.
 
-    __slots__ = ("asleep", "machine", "paused")
+    Args:
+        asleep: what goes on is a guest that sleeps (QEMU 9 and later).
+        clock: what was done about the clock of a guest that was restored while it was paused.
+    """
 
-    def __init__(self, machine: str, *, is_paused: bool, is_asleep: bool = False) -> None:
+    __slots__ = ("asleep", "clock", "machine", "paused")
+
+    def __init__(self, machine: str, *, is_paused: bool, is_asleep: bool = False, clock: str = "") -> None:
         self.machine = machine
+        self.clock = clock
         self.paused = is_paused
         self.asleep = is_asleep
 
     def __str__(self) -> str:
         if self.asleep:
             return f"{self.machine}: goes on, and is suspended as it was; `qvm wakeup` wakes it"
-        return f"{self.machine}: paused; `qvm resume` goes on" if self.paused else f"{self.machine}: goes on"
+        if self.paused:
+            return f"{self.machine}: paused; `qvm resume` goes on"
+        return f"{self.machine}: goes on" + (f"; {self.clock}" if self.clock else "")
 
 
 class Suspended(Report):

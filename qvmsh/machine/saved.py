@@ -26,7 +26,7 @@ from qvmsh.qemu import ich9, qga, qmp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from qvmsh.machine.machine import Machine
     from qvmsh.machine.note import Note
@@ -44,15 +44,38 @@ INTERNAL = (NEW, ".qvm-back")
 
 
 def require_name(vm: Machine, name: str) -> None:
-    """Refuse names that QEMU's tools would take for something else."""
-    if not name or not name.isprintable() or len(os.fsencode(name)) > 200 or name.endswith(INTERNAL):
-        raise UsageError(f"{name!r} cannot be the name of a snapshot", machine=vm.name)
-    if name.isascii() and name.isdigit():
-        raise UsageError(
-            f"{name!r} cannot be the name of a snapshot: QEMU would take it for a number",
-            machine=vm.name,
-            hint="put a letter into it",
-        )
+    """Refuse names that QEMU's tools would take for something else, and those that nobody could type.
+
+    Raises:
+        UsageError: with what is wrong with it.
+    """
+    hint = "any other text is a name; without one it is the time"
+    if not name:
+        why = "it is empty"
+    elif len(os.fsencode(name)) > 200:
+        why = f"it has {len(os.fsencode(name))} bytes, of at most 200"
+    elif not name.isprintable():
+        why = "it holds signs that cannot be shown"
+    elif name != name.strip():
+        why = "it begins or ends with a blank"
+    elif name.endswith(INTERNAL):
+        why = f"qvm itself uses names that end in {' and '.join(INTERNAL)}"
+    elif name.isascii() and name.isdigit():
+        why, hint = "QEMU would take it for a number", "put a letter into it"
+    else:
+        return
+    shown = repr(name if len(name) <= 60 else name[:60] + "...")
+    raise UsageError(f"{shown} cannot be the name of a snapshot: {why}", machine=vm.name, hint=hint)
+
+
+def unknown(vm: Machine, name: str, there: Iterable[str]) -> StateError:
+    """The error for a snapshot that is not there; it names those that are."""
+    names = sorted(each for each in there if not each.endswith(INTERNAL))
+    return StateError(
+        f"there is no snapshot {name if name.strip() else repr(name)}",
+        machine=vm.name,
+        hint=f"there are: {', '.join(names)}" if names else "`qvm snapshot save NAME` makes one",
+    )
 
 
 def save(vm: Machine, note: Note, name: str, *, has_suspend: bool, timeout_s: float | None = None) -> float:
@@ -80,8 +103,12 @@ def save(vm: Machine, note: Note, name: str, *, has_suspend: bool, timeout_s: fl
     suspended_s = 0.0
     if has_suspend:
         limit_s = sleep.SUSPEND_S if timeout_s is None else timeout_s
-        with Session(note.socket("session"), vm.io.checkpoint) as qemu:
-            suspended_s = sleep.fall_asleep(vm, qemu, note, timeout_s=limit_s)[1]
+        try:
+            with Session(note.socket("session"), vm.io.checkpoint) as qemu:
+                suspended_s = sleep.fall_asleep(vm, qemu, note, timeout_s=limit_s)[1]
+        except KeyboardInterrupt:
+            vm.io.warn(f"{vm.name}: the guest was asked to sleep; `qvm wakeup` wakes it, nothing was saved")
+            raise
     try:
         with snapshots.live(vm, note) as (store, _):
             snapshots.take(
@@ -161,14 +188,16 @@ def _load(store: Live, disks: list[Volume], name: str) -> None:
 
     vm = store.vm
     blockers.require(vm, disks, "load a snapshot")
-    tag = snapshots.resolve(store, name)
+    known = catalogue.Catalogue.read(vm)
+    entry = known.entries.get(name)
+    tag = snapshots.resolve(store, name, entry)
     if not store.memory_bytes(tag):
         raise StateError(
             f"the snapshot {name} holds only disks, no memory",
             machine=vm.name,
             hint=f"`qvm snapshot restore {name}` puts the disks back while the machine is off",
         )
-    known = catalogue.Catalogue.read(vm)
+    snapshots.require_one_moment(store, name, tag, entry)
     try:
         store.bitmaps()
         store.apply(tag)
@@ -176,31 +205,31 @@ def _load(store: Live, disks: list[Volume], name: str) -> None:
         raise QmpError(
             f"cannot load the snapshot {name}: {error.what.removeprefix('snapshot-load: ')}",
             machine=vm.name,
-            details=catalogue.differences(vm, known.entries.get(name, {})),
+            details=catalogue.differences(vm, entry or {}),
             hint="it was saved on other hardware, or by another QEMU: set machine type, memory, vcpus "
             "and devices as they were then",
         ) from None
     known.moved_to(name)
 
 
-def put_clock_right(vm: Machine, note: Note) -> str:
+def put_clock_right(vm: Machine, note: Note, *, has_ssh: bool = True) -> str:
     """Compare the guest's clock with the host's and set it if it is off; returns what was done.
 
-    By ssh or the guest agent; "" where neither can tell, and where the user wants another time
-    (VM_RTC_BASE with a date).
+    By the guest agent, else (`has_ssh`) by ssh; "" where neither can tell, and where the user wants
+    another time (VM_RTC_BASE with a date).
     """
     if vm.settings.text("VM_RTC_BASE") not in ("utc", "localtime"):
         return ""
     try:
         behind = time.time() - qga.ask(note.socket("qga"), "guest-get-time", timeout_s=CLOCK_S) / 1e9
     except (OSError, QmpError):
-        return _clock_by_ssh(vm)
+        return _clock_by_ssh(vm) if has_ssh else ""
     if abs(behind) < 1.0:
         return "clock is right"
     try:
         qga.ask(note.socket("qga"), "guest-set-time", {"time": time.time_ns()}, timeout_s=10.0)
     except (OSError, QmpError):
-        return _clock_by_ssh(vm)
+        return _clock_by_ssh(vm) if has_ssh else ""
     return f"clock was {behind:.0f} s behind, set by the guest agent"
 
 

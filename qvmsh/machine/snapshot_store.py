@@ -16,7 +16,9 @@ import os
 from abc import ABC, abstractmethod
 
 from qvmsh.errors import ImageError, QmpError, QvmError, StateError
+from qvmsh.host import locks, process
 from qvmsh.machine import chain, tools
+from qvmsh.machine.progress import Watch
 from qvmsh.qemu import image
 from qvmsh.qemu.jobs import Jobs
 from qvmsh.qemu.qcow2 import Snapshot
@@ -42,8 +44,13 @@ class Store(ABC):
         self.volumes = volumes
 
     def tags(self, volume: Volume) -> dict[str, Snapshot]:
-        """The snapshots of one disk by name."""
-        return {each.name: each for each in chain.snapshots_in(volume.path)}
+        """The snapshots of one disk by name; of two with one name QEMU takes the first."""
+        return {each.name: each for each in reversed(chain.snapshots_in(volume.path))}
+
+    def on(self, tag: str) -> dict[str, Snapshot]:
+        """The snapshot on each disk that has it, by the disk's id."""
+        found = {each.id: self.tags(each).get(tag) for each in self.volumes}
+        return {name: each for name, each in found.items() if each is not None}
 
     def holders(self, tag: str) -> list[Volume]:
         """The disks that have the snapshot."""
@@ -151,21 +158,22 @@ class Live(Store):
     def __init__(self, vm: Machine, volumes: list[Volume], exchange: Exchange) -> None:
         super().__init__(vm, volumes)
         self.exchange = exchange
-        self.jobs = Jobs(exchange)
+        self.jobs = Jobs(exchange, Watch(vm.io, volumes[0].path if volumes else ""))
 
     def tags(self, volume: Volume) -> dict[str, Snapshot]:
         for node in self._nodes():
             if node["node-name"] == volume.node:
                 return {
                     row["name"]: Snapshot(row["id"], row["name"], row["date-sec"], row["vm-state-size"])
-                    for row in node["image"].get("snapshots", [])
+                    for row in reversed(node["image"].get("snapshots", []))
                 }
         return {}
 
     def create(self, tag: str, *, has_memory: bool) -> None:
         nodes = [each.node for each in self.volumes]
         if has_memory:
-            self._job("snapshot-save", {"tag": tag, "vmstate": nodes[0], "devices": nodes})
+            watch = Watch(self.vm.io, self.volumes[0].path)
+            self._job("snapshot-save", {"tag": tag, "vmstate": nodes[0], "devices": nodes}, watch)
             return
         actions = [
             {"type": "blockdev-snapshot-internal-sync", "data": {"device": node, "name": tag}}
@@ -179,10 +187,14 @@ class Live(Store):
             self._job("snapshot-delete", {"tag": tag, "devices": nodes})
 
     def apply(self, tag: str) -> None:
-        self._require_no_number(tag)
-        vmstate = next(each.node for each in self.volumes if self.tags(each)[tag].vmstate_bytes)
+        self.require_no_number(tag)
+        memory = next(each for each in self.volumes if self.tags(each)[tag].vmstate_bytes)
         nodes = [each.node for each in self.volumes]
-        self._job("snapshot-load", {"tag": tag, "vmstate": vmstate, "devices": nodes})
+        pid = locks.holder(self.vm.files.pid_file) or 0
+        watch = Watch(
+            self.vm.io, memory.path, reads=lambda: process.read_bytes(pid), total_bytes=self.memory_bytes(tag)
+        )
+        self._job("snapshot-load", {"tag": tag, "vmstate": memory.node, "devices": nodes}, watch)
 
     def bitmaps(self) -> int:
         count = 0
@@ -198,14 +210,18 @@ class Live(Store):
         found: list[dict[str, Any]] = self.jobs.execute("query-named-block-nodes", {"flat": True})
         return found
 
-    def _job(self, command: str, arguments: dict[str, object]) -> None:
+    def _job(self, command: str, arguments: dict[str, object], watch: Watch | None = None) -> None:
         try:
-            self.jobs.job(command, arguments)
+            Jobs(self.exchange, watch).job(command, arguments)
         except OSError as error:
             raise QmpError(f"QEMU went away during {command}: {error}", machine=self.vm.name) from None
 
-    def _require_no_number(self, tag: str) -> None:
-        """QEMU takes a name for a number first: refuse a name that is another snapshot's number."""
+    def require_no_number(self, tag: str) -> None:
+        """QEMU takes a name for a number first: refuse a name that is another snapshot's number.
+
+        Raises:
+            StateError: it is; nothing was changed.
+        """
         for each in self.volumes:
             found = self.tags(each)
             if any(other.id == tag for name, other in found.items() if name != tag):

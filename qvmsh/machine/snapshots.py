@@ -1,12 +1,12 @@
-"""Saving, restoring and deleting snapshots of a whole machine, on or off: on all disks, or on none.
+"""Saving and deleting snapshots of a whole machine, on or off: on all disks, or on none.
 
 May import: `host`, `qemu`, `machine`.
 
     save(vm, "ready", Request(message="before the upgrade"))
-    restore(vm, "ready", is_forced=False, is_waiting=True)
+    delete(vm, ("ready",))
 
-`stop --savevm` and `start --loadvm` stand on the same: `take` and `resolve`. What was under way when a
-command ended is in the journal (`machine.unfinished`).
+`stop --savevm` and `start --loadvm` stand on the same: `take` and `resolve`. `snapshot_restore` goes back.
+What was under way when a command ended is in the journal (`machine.unfinished`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass
 
 from qvmsh.errors import QmpError, QvmError, StateError, UsageError
+from qvmsh.host import files as host_files
 from qvmsh.machine import (
     blockers,
     catalogue,
@@ -24,17 +25,18 @@ from qvmsh.machine import (
     launch,
     log,
     owner,
-    ready,
     saved,
+    snapshot_fit,
     state,
+    tools,
     unfinished,
     volumes,
 )
 from qvmsh.machine.catalogue import Catalogue
-from qvmsh.machine.reports import Report
+from qvmsh.machine.snapshot_reports import SnapshotDeleted, SnapshotSaved, word
 from qvmsh.machine.snapshot_store import Images, Live, Store
-from qvmsh.machine.unfinished import BACK, Journal
-from qvmsh.qemu import ich9, qga
+from qvmsh.machine.unfinished import Journal
+from qvmsh.qemu import ich9, image, qga
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,6 +53,12 @@ STAMP = "%Y-%m-%dT%H-%M-%S"
 
 FREEZE_S = 30.0
 
+NOTICED_S, MUCH_S = 0.5, 2.0
+"""How long a guest may stand still for a save before its clock is looked at: by the agent, by ssh."""
+
+TABLES_BYTES = 256 << 10
+"""What an image grows by at most while a snapshot is deleted; what that frees is used after."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -62,122 +70,9 @@ class Request:
     has_freeze: bool = True
 
 
-class SnapshotSaved(Report):
-    """Result of `snapshot save`.
-
-    Args:
-        snapshot: its name.
-        disks: ids of the disks that have it.
-        memory: it holds the memory.
-        vmstate_bytes: size of that.
-        frozen: the guest's file systems were frozen for it; None where that says nothing (off, memory).
-        seconds: of the whole.
-        woken: a guest that slept had to be woken for it (QEMU before 9.0).
-    """
-
-    __slots__ = ("disks", "frozen", "machine", "memory", "seconds", "snapshot", "vmstate_bytes", "woken")
-
-    def __init__(
-        self, machine: str, entry: dict[str, Any], disks: list[str], seconds: float, *, woken: bool
-    ) -> None:
-        self.machine = machine
-        self.snapshot: str = entry["name"]
-        self.disks = disks
-        self.memory: bool = entry["memory"]
-        self.vmstate_bytes: int = entry["vmstate_bytes"]
-        self.frozen: bool | None = entry["frozen"]
-        self.seconds = round(seconds, 3)
-        self.woken = woken
-
-    def __str__(self) -> str:
-        from qvmsh.machine.diagnosis import size
-
-        parts = [f"{len(self.disks)} disk{'s' if len(self.disks) != 1 else ''}"]
-        if self.memory:
-            parts.append(f"{size(self.vmstate_bytes)} of memory")
-        if self.frozen is not None:
-            parts.append("file systems frozen" if self.frozen else "crash-consistent")
-        woken = "; the guest slept, and is awake now" if self.woken else ""
-        return (
-            f"{self.machine}: saved the snapshot {self.snapshot} ({', '.join(parts)}) "
-            f"in {self.seconds:.1f} s{woken}"
-        )
-
-
-class SnapshotRestored(Report):
-    """Result of `snapshot restore`.
-
-    Args:
-        snapshot: its name.
-        disks: ids of the disks.
-        memory: the guest goes on with its memory of then.
-        ready: its ssh answers; None where nobody waited.
-        clock: what was done about its clock.
-        bitmaps: dirty bitmaps that had to go, so the next incremental copy is a full one.
-        has_memory_left: the machine is off, and `start --loadvm` could go on.
-        seconds: of the whole.
-    """
-
-    __slots__ = (
-        "bitmaps", "clock", "disks", "has_memory_left", "machine", "memory", "ready", "seconds", "snapshot"
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        machine: str,
-        snapshot: str,
-        disks: list[str],
-        seconds: float,
-        *,
-        memory: bool,
-        ready: bool | None = None,
-        clock: str = "",
-        bitmaps: int = 0,
-        has_memory_left: bool = False,
-    ) -> None:
-        self.machine = machine
-        self.snapshot = snapshot
-        self.disks = disks
-        self.memory = memory
-        self.ready = ready
-        self.clock = clock
-        self.bitmaps = bitmaps
-        self.has_memory_left = has_memory_left
-        self.seconds = round(seconds, 3)
-
-    def __str__(self) -> str:
-        from shlex import quote
-
-        disks = f"{len(self.disks)} disk{'s' if len(self.disks) != 1 else ''}"
-        text = f"{self.machine}: restored the snapshot {self.snapshot} ({disks}"
-        text += " and the memory)" if self.memory else ")"
-        text += f" in {self.seconds:.1f} s"
-        if self.clock:
-            text += f"; {self.clock}"
-        if self.has_memory_left:
-            text += f"; `qvm start --loadvm {quote(self.snapshot)}` goes on with its memory"
-        if self.bitmaps:
-            text += "\nthe next incremental archive will be a full one (its dirty bitmaps are gone)"
-        return text
-
-
-class SnapshotDeleted(Report):
-    """Result of `snapshot delete`: the names, and the ids of the disks that had one."""
-
-    __slots__ = ("disks", "machine", "snapshots")
-
-    def __init__(self, machine: str, snapshots: list[str], disks: list[str]) -> None:
-        self.machine = machine
-        self.snapshots = snapshots
-        self.disks = disks
-
-    def __str__(self) -> str:
-        return "\n".join(f"{self.machine}: deleted the snapshot {name}" for name in self.snapshots)
-
-
 def label(name: str | None, *, has_timestamp: bool) -> str:
     """The name that a snapshot gets: as it is, or with the time in front."""
-    if name and not has_timestamp:
+    if name is not None and not has_timestamp:
         return name
     return time.strftime(STAMP) + (f"-{name}" if name else "")
 
@@ -226,8 +121,11 @@ def live(vm: Machine, note: Note) -> Iterator[tuple[Live, list[Volume]]]:
         raise
 
 
-def resolve(store: Store, name: str) -> str:
+def resolve(store: Store, name: str, entry: dict[str, Any] | None = None) -> str:
     """The tag of the snapshot `name`: itself, or what a save that was killed while it replaced it left.
+
+    Args:
+        entry: what the metadata know of it.
 
     Raises:
         StateError: it is not there, or not on every disk.
@@ -236,20 +134,51 @@ def resolve(store: Store, name: str) -> str:
     for tag in (name, name + saved.NEW):
         if store.is_whole(tag):
             return tag
-    holders = store.holders(name)
-    if holders:
-        missing = [each.id for each in store.volumes if each not in holders]
+    on = store.on(name)
+    if not on:
+        raise saved.unknown(vm, name, {tag for each in store.volumes for tag in store.tags(each)})
+    missing = [each for each in store.volumes if each.id not in on]
+    shown = ", ".join(f"{each.id}, {each.name}" for each in missing)
+    if snapshot_fit.without(store.volumes, on, entry) == missing:
         raise StateError(
-            f"there is no snapshot {name} on {', '.join(missing)}",
+            f"the snapshot {name} was taken without {shown}",
             machine=vm.name,
-            hint=f"`qvm snapshot delete {name}` removes the rest: disks of different moments do not fit",
+            hint="take that out of the configuration (VM_DISKS) as it was then"
+            + (
+                ""
+                if isinstance(store, Live)
+                else f"; `qvm snapshot restore --force {word(name)}` restores the others"
+            ),
         )
-    there = sorted({tag for each in store.volumes for tag in store.tags(each)})
+    one = "" if len(on) > 1 else next(each.name for each in store.volumes if each.id in on)
     raise StateError(
-        f"there is no snapshot {name}",
+        f"there is no snapshot {name} on {shown}",
         machine=vm.name,
-        hint=f"there are: {', '.join(there)}" if there else "`qvm snapshot save NAME` makes one",
+        hint=f"`qvm snapshot delete {word(name)}` removes the rest: disks of different moments do not fit"
+        + (f"; `qemu-img snapshot -a` puts {one} alone back" if one else ""),
     )
+
+
+def require_one_moment(
+    store: Store, name: str, tag: str, entry: dict[str, Any] | None, *, is_forced: bool = False
+) -> None:
+    """Refuse what other tools have put together of several moments; warn of a base that has changed.
+
+    Raises:
+        StateError: the snapshots of that name do not belong together; nothing was changed.
+    """
+    vm, on = store.vm, store.on(tag)
+    wrong = snapshot_fit.mixture(store.volumes, on, entry)
+    if wrong and not is_forced:
+        raise StateError(
+            f"the snapshot {name} is not of one moment: {wrong[0]}",
+            machine=vm.name,
+            details=wrong[1:],
+            hint=f"`qvm snapshot verify {word(name)}` tells more; `restore --force` restores it all the same",
+        )
+    doubt = snapshot_fit.doubt(on, entry)
+    for each in [*wrong, *([doubt] if doubt else []), *snapshot_fit.base_changes(store.volumes, entry)]:
+        vm.io.warn(f"{vm.name}: {name}: {each}")
 
 
 # Save
@@ -263,7 +192,7 @@ def save(vm: Machine, name: str, request: Request) -> SnapshotSaved:
     with launch.work_lock(vm, "snapshot save"), opened(vm, "save a snapshot") as (store, disks, seen):
         if not isinstance(store, Live):
             entry = _save_off(store, disks, name, request)
-            woken = False
+            woken = is_on = False
         else:
             assert seen.note is not None
             has_memory = not request.disk_only
@@ -273,15 +202,16 @@ def save(vm: Machine, name: str, request: Request) -> SnapshotSaved:
                 store, seen.note, name, request,
                 kind=seen.kind, registers=registers, pid=seen.pid or 0, stays_held=False,
             )  # fmt: skip
-            woken = (
-                seen.kind == state.SUSPENDED
-                and has_memory
-                and store.exchange.ask("query-status")["status"] == "running"
-            )
+            is_on = has_memory and store.exchange.ask("query-status")["status"] == "running"
+            woken = seen.kind == state.SUSPENDED and is_on
         owner.share(vm)
+    clock = ""
+    held_s = time.monotonic() - began
+    if is_on and seen.note is not None and held_s > NOTICED_S:
+        clock = saved.put_clock_right(vm, seen.note, has_ssh=held_s > MUCH_S)
     ids = [each.id for each in store.volumes]
     log.note(vm, f"saved the snapshot {name} on {', '.join(ids)}")
-    return SnapshotSaved(vm.name, entry, ids, time.monotonic() - began, woken=woken)
+    return SnapshotSaved(vm.name, entry, ids, held_s, woken=woken, clock=clock)
 
 
 def _require_able(store: Live, disks: list[Volume], seen: state.Observation, *, has_memory: bool) -> None:
@@ -296,7 +226,7 @@ def _save_off(store: Store, disks: list[Volume], name: str, request: Request) ->
     known = Catalogue.read(vm)
     entry = catalogue.entry(
         store, name, message=request.message, parent=_parent(known, store, name), has_memory=False,
-        is_frozen=None, qemu="", machine="", arguments=[],
+        is_frozen=None, qemu=image.version(tools.qemu_img(vm)), machine="", arguments=[],
     )  # fmt: skip
     is_there = _require_new(store, name, request)
     with (
@@ -374,7 +304,7 @@ def take(
     is_running = kind == state.RUNNING or (kind == state.SUSPENDED and has_memory)
     entry = catalogue.entry(
         store, name, message=request.message, parent=_parent(known, store, name), has_memory=has_memory,
-        is_frozen=None, arguments=_arguments(pid), **_versions(store.exchange),
+        is_frozen=None, arguments=_arguments(pid), **versions(store.exchange),
     )  # fmt: skip
     journal = Journal(store, "save", name, was_running=is_running, has_memory=has_memory, entry=entry)
     with vm.io.stage(f"saving {name}") as stage, journal:
@@ -400,7 +330,7 @@ def _arguments(pid: int) -> list[str]:
     return process.arguments(pid)
 
 
-def _versions(exchange: Exchange) -> dict[str, str]:
+def versions(exchange: Exchange) -> dict[str, str]:
     """QEMU's version, and the version of the machine type that the guest sees."""
     told = exchange.ask("query-version")
     version = ".".join(str(told["qemu"][part]) for part in ("major", "minor", "micro"))
@@ -455,136 +385,6 @@ def _sync(vm: Machine, note: Note) -> None:
         pass
 
 
-# Restore
-
-
-@log.failures
-def restore(
-    vm: Machine, name: str, *, is_forced: bool, is_waiting: bool, timeout_s: float | None = None
-) -> SnapshotRestored:
-    """Put the machine back; see `commands.snapshot`."""
-    began = time.monotonic()
-    with launch.work_lock(vm, "snapshot restore"), opened(vm, "restore a snapshot") as (store, disks, seen):
-        blockers.require(vm, disks, "restore a snapshot")
-        tag = resolve(store, name)
-        known = Catalogue.read(vm)
-        _require_fitting(store, known, name, seen, is_forced=is_forced)
-        if isinstance(store, Live):
-            count = _restore_live(store, seen, name, tag)
-        else:
-            count = _restore_off(store, name, tag)
-        known.moved_to(name)
-        owner.share(vm)
-    ids = [each.id for each in store.volumes]
-    log.note(vm, f"restored the snapshot {name}")
-    if not seen.is_live or seen.note is None or seen.pid is None:
-        left = bool(store.memory_bytes(tag))
-        seconds = time.monotonic() - began
-        return SnapshotRestored(
-            vm.name, name, ids, seconds, memory=False, bitmaps=count, has_memory_left=left
-        )
-    is_ready: bool | None = None
-    clock = ""
-    if is_waiting and seen.note.ssh_port and seen.kind != state.PAUSED:
-        with ready.waiting(vm, "snapshot restore"), vm.io.stage("waiting for ssh"):
-            limit_s = ready.attempt_seconds(vm) if timeout_s is None else timeout_s
-            ready.wait(vm, seen.pid, seen.note, timeout_s=limit_s)
-        clock = saved.put_clock_right(vm, seen.note)
-        is_ready = True
-    seconds = time.monotonic() - began
-    return SnapshotRestored(
-        vm.name, name, ids, seconds, memory=True, ready=is_ready, clock=clock, bitmaps=count
-    )
-
-
-def _require_fitting(
-    store: Store, known: Catalogue, name: str, seen: state.Observation, *, is_forced: bool
-) -> None:
-    """Refuse (or, for disks alone, warn) where hardware or disks are not those of then.
-
-    Raises:
-        StateError: memory would be loaded into other hardware; or a disk of then is not there any more.
-    """
-    vm, entry = store.vm, known.entries.get(name)
-    tag = resolve(store, name)
-    has_memory = bool(store.memory_bytes(tag))
-    if isinstance(store, Live) and not has_memory:
-        raise StateError(
-            f"the snapshot {name} holds only disks, no memory; the machine is {seen.kind}",
-            machine=vm.name,
-            hint=f"`qvm stop`, then `qvm snapshot restore {name}`, then `qvm start`",
-            actual=seen.kind,
-        )
-    if entry is None:
-        return
-    here = {each.name for each in store.volumes}  # by name: the directory may have moved
-    gone = [path for path in entry.get("disks", ()) if os.path.basename(path) not in here]
-    if gone and not is_forced:
-        raise StateError(
-            f"the snapshot {name} was taken with {', '.join(gone)} too, which is no disk of the machine now",
-            machine=vm.name,
-            hint="put it back into VM_DISKS; `--force` restores the others without it",
-        )
-    other = catalogue.differences(vm, entry)
-    if isinstance(store, Live):
-        now = _versions(store.exchange)["machine"]
-        if entry.get("machine") and now != entry["machine"]:
-            other.insert(0, f"the machine type was {entry['machine']}, and is {now}")
-        if other and not is_forced:
-            raise StateError(
-                f"the hardware is not that of the snapshot {name}: {other[0]}",
-                machine=vm.name,
-                details=other[1:],
-                hint="set it as it was and restart; `--force` tries, and undoes what cannot be loaded",
-            )
-    elif has_memory:
-        for each in other:
-            vm.io.warn(f"{vm.name}: {each}: the memory of {name} will not load so")
-
-
-def _restore_off(store: Store, name: str, tag: str) -> int:
-    vm = store.vm
-    journal = Journal(store, "restore", name, was_running=False, has_memory=False)
-    with vm.io.stage(f"restoring {name}"), journal:
-        store.create(BACK, has_memory=False)
-        journal.write(phase="load")
-        count = store.bitmaps()
-        store.apply(tag)
-        journal.write(phase="clean")
-        store.delete(BACK)
-    return count
-
-
-def _restore_live(store: Live, seen: state.Observation, name: str, tag: str) -> int:
-    """Load into the QEMU that runs; the state before it is kept until the new one is whole."""
-    vm, note = store.vm, seen.note
-    assert note is not None
-    assert seen.pid is not None
-    is_running = seen.kind != state.PAUSED
-    registers = ich9.read(store.exchange) if seen.kind == state.SUSPENDED else None
-    has_way_back = not (
-        blockers.of_devices(store.exchange)
-        or blockers.of_room(store.volumes[0], blockers.memory_bytes(seen.pid))
-    )
-    journal = Journal(store, "restore", name, was_running=is_running, has_memory=has_way_back)
-    with vm.io.stage(f"restoring {name}"), journal:
-        saved.hold(store.exchange, registers)
-        store.create(BACK, has_memory=has_way_back)
-        journal.write(phase="load")
-        note.loading = name
-        note.write(vm.files.note)
-        count = store.bitmaps()
-        store.apply(tag)
-        journal.write(phase="clean")
-        note.loading = ""
-        note.write(vm.files.note)
-        guest.close(vm, note)
-        if is_running:
-            saved.let_go(store.exchange)
-        store.delete(BACK)
-    return count
-
-
 # Delete
 
 
@@ -599,12 +399,7 @@ def delete(vm: Machine, names: tuple[str, ...]) -> SnapshotDeleted:
             if not (store.holders(name) or store.holders(name + saved.NEW) or name in known.entries):
                 resolve(store, name)
         disks = [each.id for each in store.volumes if set(names) & set(store.tags(each))]
-        for each in store.volumes:
-            wrong = blockers.of_room(each, blockers.DISK_ROOM_BYTES // 4)
-            if wrong:
-                raise StateError(
-                    f"cannot delete: {wrong[0].what}", machine=vm.name, hint="even that writes new tables"
-                )
+        _require_room_for_tables(store)
         for name in dict.fromkeys(names):
             journal = Journal(store, "delete", name, was_running=False, has_memory=False)
             with vm.io.stage(f"deleting {name}"), journal:
@@ -614,3 +409,23 @@ def delete(vm: Machine, names: tuple[str, ...]) -> SnapshotDeleted:
         owner.share(vm)
     log.note(vm, f"deleted the snapshot{'s' if len(names) > 1 else ''} {', '.join(names)}")
     return SnapshotDeleted(vm.name, list(names), disks)
+
+
+def _require_room_for_tables(store: Store) -> None:
+    """Even a deletion writes new tables first.
+
+    Raises:
+        StateError: there is no room for them; nothing was changed.
+    """
+    from qvmsh.machine.diagnosis import size
+
+    for each in store.volumes:
+        folder = os.path.dirname(each.path)
+        free = host_files.free_bytes(folder)
+        if free < TABLES_BYTES:
+            raise StateError(
+                f"cannot delete: {each.name} needs {size(TABLES_BYTES)} of room for its new tables, "
+                f"and there is {size(free)}",
+                machine=store.vm.name,
+                hint=f"make so much room in {folder}; no snapshot was touched",
+            )

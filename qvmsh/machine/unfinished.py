@@ -7,8 +7,8 @@ May import: `qemu`, `machine`.
 
 Everything that fails, is interrupted or killed ends here, so there is one way back, not three. The work
 lock is held by whoever calls. A save that is whole is kept, one that is not is removed from all disks;
-a deletion is finished; a restore goes back to the state before it, which was kept as the snapshot
-`.qvm-back` until the new state was whole.
+a deletion is finished once a disk has lost its part; a restore goes back to the state before it, which was
+kept as the snapshot `.qvm-back` until the new state was whole.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import time
 from qvmsh.errors import QmpError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
-from qvmsh.machine import catalogue, guardian, guest, log, saved, state, volumes
+from qvmsh.machine import catalogue, chain, guardian, guest, log, saved, state, volumes
 from qvmsh.machine import note as notes
 from qvmsh.machine.catalogue import Catalogue
 from qvmsh.machine.snapshot_store import Images, Live, Store
 from qvmsh.machine.volumes import Volume
-from qvmsh.qemu import qga
+from qvmsh.qemu import qga, qmp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ BACK = ".qvm-back"
 LAYER = ".part0"
 """Suffix of the overlay that a commit makes while the machine is on."""
 
+SHORT_S, HANGS_S = 0.3, 30.0
+"""How long QEMU may take to greet before it is said that it is busy; to move a byte before it hangs."""
+
 WORDS = {
     "save": "the save of the snapshot",
     "delete": "the deletion of the snapshot",
@@ -50,6 +53,25 @@ WORDS = {
     "commit": "the commit of",
     "rebase": "the rebase of",
 }
+
+
+KINDS = {
+    "name": str, "phase": str, "disks": list, "was_running": bool, "has_memory": bool, "is_frozen": bool,
+    "entry": dict | None, "since": str,
+}  # fmt: skip
+"""The fields of a journal that the way back reads."""
+
+
+class Unsettled(QvmError):
+    """What was cut off can neither be finished nor undone now; the journal stays.
+
+    Args:
+        left: what state things are in, and who tries again.
+    """
+
+    def __init__(self, what: str, left: str, **more: Any) -> None:
+        super().__init__(what, **more)
+        self.left = left
 
 
 class Journal:
@@ -80,7 +102,7 @@ class Journal:
             "what": what,
             "name": name,
             "phase": "begin",
-            "disks": [[each.id, each.path] for each in store.volumes],
+            "disks": [[each.id, _inside(self.vm, each.path)] for each in store.volumes],
             "was_running": was_running,
             "has_memory": has_memory,
             "is_frozen": False,
@@ -115,24 +137,24 @@ class Journal:
             return
         if isinstance(self.store, Live):
             self.store.exchange.close()  # QEMU serves one at a time
-        with process.Shielded(
-            process.SIGINT, process.SIGTERM, process.SIGTSTP
-        ):  # a second Ctrl-C must not cut the way back off
+        # a second Ctrl-C must not cut the way back off
+        with process.Shielded(process.SIGINT, process.SIGTERM, process.SIGTSTP):
             try:
                 told = settle(self.vm)
+            except Unsettled as second:
+                told = second.left if isinstance(error, QvmError) else f"{second.what}; {second.left}"
             except (QvmError, OSError) as second:
-                self.vm.io.warn(f"{self.vm.name}: {second}; `qvm doctor --fix` tries again")
-                return
-        if isinstance(error, QvmError) and told:
-            error.details = (*error.details, told)
-        elif told:
-            self.vm.io.warn(f"{self.vm.name}: {told}")
+                told = f"{second}; `qvm doctor --fix` tries again"
+            if isinstance(error, QvmError) and told:
+                error.details = (*error.details, told)
+            elif told:
+                self.vm.io.warn(f"{self.vm.name}: {told}")
 
     def write(self, **changes: Any) -> None:
         """Note how far it is; on the disk when this returns."""
         self.data.update(changes)
         self.vm.state_folder()
-        host_files.write_atomic(self.vm.files.unfinished, json.dumps(self.data, ensure_ascii=False))
+        host_files.write_atomic(self.vm.files.unfinished, catalogue.json_of(self.data))
 
     def end(self) -> None:
         host_files.remove(self.vm.files.unfinished)
@@ -140,19 +162,46 @@ class Journal:
 
 
 def read(vm: Machine) -> dict[str, Any] | None:
-    """What a command that is no longer at work has left; None for nothing."""
+    """What a command that is no longer at work has left; None for nothing.
+
+    Raises:
+        QvmError: it cannot be read, or makes no sense.
+    """
     try:
         with open(vm.files.unfinished, encoding="utf-8") as file:
             found: dict[str, Any] = json.load(file)
-            return found
+        if found["what"] not in WORDS:
+            raise ValueError(f"nobody does {found['what']!r}")
+        for key, kind in KINDS.items():
+            if not isinstance(found[key], kind):
+                raise ValueError(f"{key} makes no sense")
+        found["disks"] = [
+            [str(name), os.path.normpath(os.path.join(vm.directory, path))] for name, path in found["disks"]
+        ]
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise QvmError(
             f"cannot read .qvm/snapshot.unfinished: {error}",
             machine=vm.name,
             hint="`qvm snapshot list` shows what the images hold; then remove that file",
         ) from None
+    return found
+
+
+def _inside(vm: Machine, path: str) -> str:
+    """A path as the journal has it: it holds too when the directory has moved, or is a link."""
+    found = os.path.relpath(path, vm.directory)
+    return path if found.startswith("..") else found
+
+
+def is_deletion(vm: Machine) -> bool:
+    """What was cut off is a deletion: the disks as they are now are whole without its end."""
+    try:
+        data = read(vm)
+    except QvmError:
+        return False
+    return data is not None and data["what"] == "delete"
 
 
 def settle(vm: Machine) -> str:
@@ -167,11 +216,54 @@ def settle(vm: Machine) -> str:
     pid = locks.holder(vm.files.pid_file)
     note = notes.read(vm.files)
     is_on = pid is not None and note is not None
-    outcome = _settle_live(vm, note, data) if is_on and note else _settle_off(vm, data)
+    try:
+        outcome = _settle_live(vm, note, data) if is_on and note else _settle_off(vm, data)
+    except (QvmError, OSError) as error:
+        raise _unsettled(vm, data, error) from error
     host_files.remove(vm.files.unfinished)
-    told = f"{WORDS[data['what']]} {data['name']}, begun {data['since']}, {outcome}"
+    told = f"{_title(data)}, {outcome}"
     log.note(vm, told)
     return told
+
+
+def _title(data: dict[str, Any]) -> str:
+    return f"{WORDS[data['what']]} {data['name']}, begun {data['since']}"
+
+
+def _unsettled(vm: Machine, data: dict[str, Any], error: QvmError | OSError) -> Unsettled:
+    left = "the next command settles it (`qvm doctor --fix` does nothing else)"
+    if data["what"] == "delete":
+        disks = ", ".join(name for name, path in data["disks"] if _has(path, data["name"]))
+        left = f"{data['name']} is left on {disks or 'no disk'}, and cannot be restored; {left}"
+    why = error.what if isinstance(error, QvmError) else str(error)
+    return Unsettled(
+        f"{_title(data)}, was cut off, and cannot be settled: {why}",
+        left,
+        machine=vm.name,
+        details=(*getattr(error, "details", ()), left),
+        hint=getattr(error, "hint", None),
+    )
+
+
+def _has(path: str, tag: str) -> bool:
+    try:
+        return any(each.name in (tag, tag + saved.NEW) for each in chain.snapshots_in(path))
+    except QvmError:
+        return True
+
+
+def told(vm: Machine) -> str:
+    """What is under way, or was cut off, for one who only looks; "" for nothing."""
+    try:
+        data = read(vm)
+    except QvmError as error:
+        return error.what
+    if data is None:
+        return ""
+    by = locks.working(vm.files.work_lock)
+    if by is not None:
+        return f"{WORDS[data['what']]} {data['name']} is under way: {by} is at work"
+    return f"{_title(data)}, was cut off: the next command that changes the machine settles it"
 
 
 # While QEMU runs
@@ -190,20 +282,49 @@ def _settle_live(vm: Machine, note: Note, data: dict[str, Any]) -> str:
             _loaded(vm, note)
         if data["was_running"] and store.jobs.execute("query-status")["status"] == "paused":
             saved.let_go(store.exchange)
+        if data["was_running"] and data["has_memory"]:
+            saved.put_clock_right(vm, note, has_ssh=False)  # it stood still meanwhile
         return outcome
 
 
 @contextlib.contextmanager
 def _live(vm: Machine, note: Note, data: dict[str, Any]) -> Iterator[Live]:
     """The store of the journal's disks in the QEMU that has them open."""
-    wanted = {path for _, path in data["disks"]}
+    wanted = {os.path.realpath(path) for _, path in data["disks"]}
     try:
-        with saved.exchange(note, "session") as exchange:
+        with contextlib.closing(_patient(vm, note)) as exchange:
             blocks = exchange.ask("query-block", timeout_s=None)
-            found = [each for each in volumes.of_blocks(vm, blocks) if each.path in wanted]
+            found = [each for each in volumes.of_blocks(vm, blocks) if os.path.realpath(each.path) in wanted]
             yield Live(vm, volumes.written(found), exchange)
     except OSError:
         raise state.silent(vm) from None
+
+
+def _patient(vm: Machine, note: Note) -> qmp.Exchange:
+    """A conversation with a QEMU that may still be busy with what a command has begun.
+
+    While it saves or loads memory it answers nobody, and nothing can stop it. It is waited for as long as
+    it is at work; one more Ctrl-C ends the waiting.
+
+    Raises:
+        OSError: it does not answer.
+    """
+    exchange = qmp.Exchange(note.socket("session"), state.GREETING_S)
+    try:
+        if not exchange.is_readable(SHORT_S):
+            pid = locks.holder(vm.files.pid_file) or 0
+            moved, since = process.moved_bytes(pid), time.monotonic()
+            with vm.io.stage("waiting for QEMU to end what it is at, which nothing can interrupt"):
+                while not exchange.is_readable(SHORT_S):
+                    before, moved = moved, process.moved_bytes(pid)
+                    since = time.monotonic() if moved != before else since
+                    limit_s = state.GREETING_S if process.is_stopped(pid) else HANGS_S
+                    if time.monotonic() - since > limit_s or process.is_interrupted():
+                        raise TimeoutError("QEMU does not answer")
+        return exchange.negotiate()
+    except BaseException:
+        exchange.close()
+        raise
 
 
 def _back_live(vm: Machine, note: Note, data: dict[str, Any], store: Live) -> str:
@@ -219,6 +340,8 @@ def _back_live(vm: Machine, note: Note, data: dict[str, Any], store: Live) -> st
             if data["was_running"]:
                 saved.let_go(store.exchange)
             store.delete(BACK)
+            if data["was_running"]:
+                saved.put_clock_right(vm, note, has_ssh=False)
             return "is undone: the guest is as it was before"
     pid = locks.holder(vm.files.pid_file)
     if pid is not None:
@@ -283,6 +406,8 @@ def _kept(store: Store, data: dict[str, Any], tag: str) -> str:
 
 
 def _delete(store: Store, data: dict[str, Any]) -> str:
+    if store.is_whole(data["name"]):
+        return "is undone: all disks have it"
     for tag in (data["name"], data["name"] + saved.NEW):
         store.delete(tag)
     Catalogue.read(store.vm).remove(data["name"])

@@ -130,6 +130,12 @@ def run(
     return done.stdout
 
 
+def version(program: str) -> str:
+    """The version of qemu-img, which is QEMU's: `7.2.22`."""
+    words = run(program, ["--version"], what="ask qemu-img for its version").split()
+    return words[words.index("version") + 1] if "version" in words[:-1] else ""
+
+
 def _remedy(words: str) -> str | None:
     if "No space left" in words:
         return "the disk is full: make room, then try again; nothing was changed"

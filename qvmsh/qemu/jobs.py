@@ -13,19 +13,38 @@ from __future__ import annotations
 import os
 
 from qvmsh.errors import QmpError
+from qvmsh.qemu import qmp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Protocol
 
     from qvmsh.qemu.qmp import Exchange
 
+    class Watcher(Protocol):
+        """One who shows how far a job is."""
+
+        @property
+        def is_wanted(self) -> bool: ...
+
+        def show(self, job: dict[str, Any] | None) -> None:
+            """With the job's row of `query-jobs`; with None while QEMU's main loop stands still."""
+
 
 class Jobs:
-    """Commands and jobs on a negotiated connection."""
+    """Commands and jobs on a negotiated connection.
 
-    def __init__(self, exchange: Exchange) -> None:
+    Args:
+        watch: is shown a job some times a second while it is at work.
+    """
+
+    def __init__(self, exchange: Exchange, watch: Watcher | None = None) -> None:
         self._exchange = exchange
+        self._watcher = watch
+
+    @property
+    def _watch(self) -> Watcher | None:
+        return self._watcher if self._watcher and self._watcher.is_wanted else None
 
     def execute(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
         """Execute one command.
@@ -45,7 +64,9 @@ class Jobs:
         """
         name = f"qvm-{os.getpid()}-{command}"
         self.drain()
-        self.execute(command, {"job-id": name, **arguments})
+        watch = self._watch
+        tick = (lambda: watch.show(None)) if watch else None
+        self._exchange.ask(command, {"job-id": name, **arguments}, timeout_s=None, tick=tick)
         error = self._concluded(name)
         if error:
             raise QmpError(f"{command}: {error}")
@@ -67,9 +88,14 @@ class Jobs:
             found = [each for each in self.execute("query-jobs") if each["id"] == name]
             if not found or found[0]["status"] in ("concluded", *statuses):
                 return found[0] if found else None
-            if self._exchange.passed_over == before:
-                self._exchange.message()  # any event: the job's next state is one
-            # else QEMU may have sent the event before an answer that is older than it: ask again
+            watch = self._watch
+            if watch:
+                watch.show(found[0])
+            if self._exchange.passed_over != before:
+                continue  # QEMU may have sent the event before an answer that is older than it
+            if watch and not self._exchange.is_readable(qmp.TICK_S):
+                continue
+            self._exchange.message()  # any event: the job's next state is one
 
     def _concluded(self, name: str) -> str:
         """Wait until the job is over, dismiss it, and return its error."""

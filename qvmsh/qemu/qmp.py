@@ -18,7 +18,12 @@ from qvmsh.errors import QmpError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
+
+
+TICK_S = 0.1
+"""How long one who shows how far it is waits for QEMU before he looks himself."""
 
 
 class _Decoder:
@@ -107,9 +112,17 @@ class Exchange:
         return self
 
     def ask(
-        self, command: str, arguments: dict[str, Any] | None = None, *, timeout_s: float | None = -1
+        self,
+        command: str,
+        arguments: dict[str, Any] | None = None,
+        *,
+        timeout_s: float | None = -1,
+        tick: Callable[[], None] | None = None,
     ) -> Any:
         """Execute one command and return its `return` value; events that come before it are dropped.
+
+        Args:
+            tick: called some times a second as long as QEMU says nothing.
 
         Raises:
             QmpError: QEMU refused; `error_class` is its own.
@@ -121,7 +134,7 @@ class Exchange:
         mark = _mark()
         request = {"execute": command, "id": mark} | ({"arguments": arguments} if arguments else {})
         self._socket.sendall((dumps(request) + "\n").encode())
-        return self._reply(command, mark)
+        return self._reply(command, mark, tick)
 
     def event(self) -> Any:
         """The next event, however long it takes; OSError when QEMU goes away."""
@@ -150,9 +163,11 @@ class Exchange:
         if errors:
             raise errors[0]
 
-    def _reply(self, command: str, mark: int) -> Any:
+    def _reply(self, command: str, mark: int, tick: Callable[[], None] | None = None) -> Any:
         """The answer to our own request: QEMU gives a new client those of one that was killed, too."""
         while True:
+            while tick and not self.is_readable(TICK_S):
+                tick()
             reply = self._read()
             if reply.get("id") != mark and not ("error" in reply and "id" not in reply):
                 self.passed_over += 1
@@ -165,6 +180,14 @@ class Exchange:
     def has_message(self) -> bool:
         """True if a whole message has been received already."""
         return b"\n" in self._rest
+
+    def is_readable(self, timeout_s: float) -> bool:
+        """True once there is something to read; False if there is nothing in that time."""
+        if self.has_message():
+            return True
+        from select import select
+
+        return bool(select([self._socket], [], [], timeout_s)[0])
 
     def message(self) -> Any:
         """The next message, whatever it is: for one who follows events."""

@@ -62,7 +62,16 @@ class Session:
         except (QMPError, OSError, EOFError):
             pass  # QEMU has gone first
         finally:
-            self._loop.close()
+            self._close()
+
+    def _close(self) -> None:
+        """End the loop, and what an interrupted wait has left in it."""
+        left = asyncio.all_tasks(self._loop)
+        for task in left:
+            task.cancel()
+        if left:
+            self._run(asyncio.gather(*left, return_exceptions=True))
+        self._loop.close()
 
     def execute(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
         """Execute one command; events go to those who listen.

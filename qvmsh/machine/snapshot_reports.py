@@ -1,0 +1,372 @@
+"""What the verbs of `qvm snapshot` tell: for people, and as JSON.
+
+May import: `machine.reports`; pure.
+"""
+
+from __future__ import annotations
+
+from qvmsh.errors import printable
+from qvmsh.machine.diagnosis import size
+from qvmsh.machine.reports import Report
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+MOST_DEPTH = 12
+"""How far the tree goes to the right: every night a snapshot is no reason for lines of 700 columns."""
+
+
+def word(name: str) -> str:
+    """A snapshot's name as a word of a command that is to be copied."""
+    from qvmsh.config.words import quote
+
+    return f"-- {quote(name)}" if name.startswith("-") else quote(name)
+
+
+def _disks(ids: list[str]) -> str:
+    return f"{len(ids)} disk{'s' if len(ids) != 1 else ''}"
+
+
+class SnapshotSaved(Report):
+    """Result of `snapshot save`.
+
+    Args:
+        snapshot: its name.
+        disks: ids of the disks that have it.
+        memory: it holds the memory.
+        vmstate_bytes: size of that.
+        frozen: the guest's file systems were frozen for it; None where that says nothing (off, memory).
+        seconds: of the whole.
+        woken: a guest that slept had to be woken for it (QEMU before 9.0).
+        clock: what was done about the clock of a guest that stood still for it.
+    """
+
+    __slots__ = (
+        "clock", "disks", "frozen", "machine", "memory", "seconds", "snapshot", "vmstate_bytes", "woken"
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        machine: str,
+        entry: dict[str, Any],
+        disks: list[str],
+        seconds: float,
+        *,
+        woken: bool,
+        clock: str = "",
+    ) -> None:
+        self.machine = machine
+        self.snapshot: str = entry["name"]
+        self.disks = disks
+        self.memory: bool = entry["memory"]
+        self.vmstate_bytes: int = entry["vmstate_bytes"]
+        self.frozen: bool | None = entry["frozen"]
+        self.seconds = round(seconds, 3)
+        self.woken = woken
+        self.clock = clock
+
+    def __str__(self) -> str:
+        parts = [_disks(self.disks)]
+        if self.memory:
+            parts.append(f"{size(self.vmstate_bytes)} of memory")
+        if self.frozen is not None:
+            parts.append("file systems frozen" if self.frozen else "crash-consistent")
+        woken = "; the guest slept, and is awake now" if self.woken else ""
+        return (
+            f"{self.machine}: saved the snapshot {self.snapshot} ({', '.join(parts)}) "
+            f"in {self.seconds:.1f} s{woken}" + (f"; {self.clock}" if self.clock else "")
+        )
+
+
+class SnapshotRestored(Report):
+    """Result of `snapshot restore`.
+
+    Args:
+        snapshot: its name.
+        disks: ids of the disks.
+        left: ids of disks that were none of the machine then, and were left as they are.
+        memory: the guest goes on with its memory of then.
+        ready: its ssh answers; None where nobody waited.
+        clock: what was done about its clock.
+        bitmaps: dirty bitmaps that had to go, so the next incremental copy is a full one.
+        has_memory_left: the machine is off, and `start --loadvm` could go on.
+        seconds: of the whole.
+    """
+
+    __slots__ = (
+        "bitmaps", "clock", "disks", "has_memory_left", "left", "machine", "memory", "ready", "seconds",
+        "snapshot",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        machine: str,
+        snapshot: str,
+        disks: list[str],
+        seconds: float,
+        *,
+        memory: bool,
+        ready: bool | None = None,
+        clock: str = "",
+        bitmaps: int = 0,
+        has_memory_left: bool = False,
+        left: list[str] | None = None,
+    ) -> None:
+        self.machine = machine
+        self.snapshot = snapshot
+        self.disks = disks
+        self.memory = memory
+        self.ready = ready
+        self.clock = clock
+        self.bitmaps = bitmaps
+        self.has_memory_left = has_memory_left
+        self.left = left or []
+        self.seconds = round(seconds, 3)
+
+    def __str__(self) -> str:
+        text = f"{self.machine}: restored the snapshot {self.snapshot} ({_disks(self.disks)}"
+        text += " and the memory)" if self.memory else ")"
+        text += f" in {self.seconds:.1f} s"
+        if self.clock:
+            text += f"; {self.clock}"
+        if self.left:
+            text += f"; {', '.join(self.left)} is as it was"
+        if self.has_memory_left:
+            text += f"; `qvm start --loadvm {word(self.snapshot)}` goes on with its memory"
+        if self.bitmaps:
+            text += "\nthe next incremental archive will be a full one (its dirty bitmaps are gone)"
+        return text
+
+
+class SnapshotDeleted(Report):
+    """Result of `snapshot delete`: the names, and the ids of the disks that had one."""
+
+    __slots__ = ("disks", "machine", "snapshots")
+
+    def __init__(self, machine: str, snapshots: list[str], disks: list[str]) -> None:
+        self.machine = machine
+        self.snapshots = snapshots
+        self.disks = disks
+
+    def __str__(self) -> str:
+        return "\n".join(f"{self.machine}: deleted the snapshot {name}" for name in self.snapshots)
+
+
+class SnapshotList(Report):
+    """Result of `snapshot list`.
+
+    Args:
+        head: the snapshot that the present state descends from, None if there is none.
+        disks: `id`, `file`, `format`, `size_bytes`, `used_bytes`, `writable`, `problem` of each.
+        snapshots: `name`, `time`, `memory`, `vmstate_bytes`, `disks`, `missing`, `without` (those missing
+            that were no disks of the machine then), `parent`, `message`, `stale` (only the metadata know
+            it), `foreign` (only the images do).
+        work: what is under way, or was cut off; None for nothing.
+    """
+
+    __slots__ = ("disks", "head", "machine", "snapshots", "work")
+
+    def __init__(
+        self, machine: str, disks: list[dict[str, Any]], snapshots: list[dict[str, Any]], head: str, work: str
+    ) -> None:
+        self.work = work or None
+        self.machine = machine
+        self.disks = disks
+        self.snapshots = snapshots
+        self.head = head or None
+
+    def __str__(self) -> str:
+        lines = [_line_of_disk(each) for each in self.disks]
+        if self.work:
+            lines.append(f"{self.machine}: {printable(self.work)}")
+        if not self.snapshots:
+            return "\n".join([*lines, f"{self.machine}: no snapshots"])
+        rows: list[tuple[str, ...]] = [("SNAPSHOT", "DATE", "MEMORY", "DISKS", "MESSAGE")]
+        rows += [self._row(each, depth) for each, depth in _tree(self.snapshots)]
+        return "\n".join([*lines, *_table(rows)])
+
+    def _row(self, each: dict[str, Any], depth: int) -> tuple[str, str, str, str, str]:
+        name = (
+            "  " * min(depth, MOST_DEPTH)
+            + printable(each["name"])
+            + (" *" if each["name"] == self.head else "")
+        )
+        notes = [" ".join(each["disks"])] if each["disks"] else []
+        missing = [disk for disk in each["missing"] if disk not in each["without"]]
+        if missing:
+            notes.append(f"missing on {' '.join(missing)}")
+        if each["without"]:
+            notes.append(f"taken without {' '.join(each['without'])}")
+        if each["stale"]:
+            notes = ["stale: no image has it (`qvm snapshot delete` forgets it)"]
+        message = printable(each["message"].splitlines()[0]) if each["message"] else ""
+        memory = size(each["vmstate_bytes"]) if each["vmstate_bytes"] else "-"
+        return name, each["time"].replace("T", " "), memory, "; ".join(notes), message
+
+
+def _line_of_disk(each: dict[str, Any]) -> str:
+    what = "" if each["format"] == "qcow2" else f", {each['format']}: holds no snapshots"
+    what = ", read-only" if not each["writable"] else what
+    told = each["problem"] or f"{size(each['size_bytes'])}{what}"
+    return f"{each['id']:8} {printable(each['name'])} ({told})"
+
+
+def _table(rows: list[tuple[str, ...]]) -> list[str]:
+    """The rows as lines, in columns as wide as a terminal shows them."""
+    widths = [max(_columns(row[at]) for row in rows) for at in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell + " " * (width - _columns(cell)) for cell, width in zip(row, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _columns(text: str) -> int:
+    """How many columns of a terminal `text` takes: Chinese signs take two, accents none."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width
+
+    return sum(0 if combining(each) else 2 if east_asian_width(each) in "WF" else 1 for each in text)
+
+
+def _tree(rows: list[dict[str, Any]]) -> list[tuple[dict[str, Any], int]]:
+    """The rows with children behind their parent, and how deep each stands."""
+    children: dict[str, list[dict[str, Any]]] = {}
+    names = {row["name"] for row in rows}
+    for row in rows:
+        children.setdefault(row["parent"] if row["parent"] in names else "", []).append(row)
+    found: list[tuple[dict[str, Any], int]] = []
+    seen: set[str] = set()
+    for root in (*children.get("", ()), *rows):  # in the metadata may be a circle, without a root
+        left = [(root, 0)]
+        while left:
+            row, depth = left.pop()
+            if row["name"] in seen:
+                continue
+            seen.add(row["name"])
+            found.append((row, depth))
+            left += [(child, depth + 1) for child in reversed(children.get(row["name"], ()))]
+    return found
+
+
+class Details(Report):
+    """Result of `snapshot show`: all that is known of one snapshot."""
+
+    __slots__ = ("differences", "disks", "known", "machine", "missing", "name")
+
+    def __init__(
+        self,
+        machine: str,
+        name: str,
+        disks: list[dict[str, Any]],
+        missing: list[str],
+        known: dict[str, Any] | None,
+        differences: list[str],
+    ) -> None:
+        self.machine = machine
+        self.name = name
+        self.disks = disks
+        self.missing = missing
+        self.known = known
+        self.differences = differences
+
+    def __str__(self) -> str:
+        lines = [f"{self.machine}: snapshot {printable(self.name)}"]
+        known = self.known or {}
+        if not known:
+            lines.append("  made by another tool: nothing is known of it beyond what the images hold")
+        for title, value in (
+            ("message", known.get("message")),
+            ("time", (known.get("time") or "").replace("T", " ")),
+            ("parent", known.get("parent")),
+            ("machine", known.get("machine")),
+            ("QEMU", known.get("qemu")),
+            ("frozen", {True: "yes", False: "no: crash-consistent"}.get(known.get("frozen"))),  # type: ignore[arg-type]
+        ):
+            if value:
+                lines += [f"  {title + ':':9} {printable(line)}" for line in str(value).splitlines()]
+        for each in self.disks:
+            memory = f", {size(each['vmstate_bytes'])} of memory" if each["vmstate_bytes"] else ""
+            lines.append(f"  {each['id'] + ':':9} {each['name']}, {each['time'].replace('T', ' ')}{memory}")
+        lines += [f"  {each + ':':9} missing" for each in self.missing]
+        lines += [f"  changed:  {each}" for each in self.differences]
+        return "\n".join(lines)
+
+
+class Verified(Report):
+    """Result of `snapshot verify`.
+
+    Args:
+        snapshots: `name`, `problems` (a line each), and `unsure`, what could not be judged; the exit status
+            is 1 where there is a problem.
+    """
+
+    __slots__ = ("machine", "snapshots")
+
+    def __init__(self, machine: str, snapshots: list[dict[str, Any]]) -> None:
+        self.machine = machine
+        self.snapshots = snapshots
+
+    @property
+    def is_whole(self) -> bool:
+        return not any(each["problems"] for each in self.snapshots)
+
+    @property
+    def exit_status(self) -> int:  # type: ignore[override]
+        return 0 if self.is_whole else 1
+
+    def __bool__(self) -> bool:
+        return self.is_whole
+
+    def __str__(self) -> str:
+        lines = [] if self.snapshots else [f"{self.machine}: no snapshots"]
+        for each in self.snapshots:
+            verdict = "no fault found" if each["unsure"] else "whole"
+            verdict = "cannot be trusted" if each["problems"] else verdict
+            lines.append(f"{self.machine}: {each['name']}: {verdict}")
+            lines += [f"  {line}" for line in (*each["problems"], *each["unsure"])]
+        return "\n".join(lines)
+
+
+class Differences(Report):
+    """Result of `snapshot diff`.
+
+    Args:
+        disks: `id`, `file`, `changed_bytes` (None: not on both sides) and `note` of each.
+        hardware: what differs, a line each.
+        is_on: the machine is on, so what its QEMU still holds back is not counted.
+    """
+
+    __slots__ = ("disks", "first", "hardware", "is_on", "machine", "second")
+
+    def __init__(
+        self,
+        machine: str,
+        first: str,
+        second: str | None,
+        disks: list[dict[str, Any]],
+        hardware: list[str],
+        *,
+        is_on: bool,
+    ) -> None:
+        self.machine = machine
+        self.first = first
+        self.second = second
+        self.disks = disks
+        self.hardware = hardware
+        self.is_on = is_on
+
+    def __str__(self) -> str:
+        lines = [f"{self.machine}: from {self.first} to {self.second or 'now'}"]
+        for each in self.disks:
+            changed = each["changed_bytes"]
+            told = each["note"] or (f"{size(changed)} written" if changed else "the same")
+            lines.append(f"  {each['id']:8} {told}")
+        lines += [f"  {each}" for each in self.hardware]
+        if self.is_on and self.second is None:
+            lines.append("  the machine is on: what its QEMU has not written out yet is not counted")
+        return "\n".join(lines)

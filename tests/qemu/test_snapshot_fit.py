@@ -1,0 +1,275 @@
+"""Whether a snapshot fits the machine as it is now: disks, moment, base, hardware."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable
+
+import pytest
+from conftest import Vm
+
+Blank = Callable[..., Vm]
+MAIN, DATA, MORE = "demo-backing.qcow2", "data.qcow2", "more.qcow2"
+
+
+def img(vm: Vm, *words: str) -> None:
+    subprocess.run(["qemu-img", *words], cwd=vm.directory, capture_output=True, check=True)
+
+
+def disk(vm: Vm, name: str) -> None:
+    img(vm, "create", "-q", "-f", "qcow2", name, "16M")
+
+
+def write(vm: Vm, name: str, pattern: int, at: str = "1M") -> None:
+    argv = ["qemu-io", "-f", "qcow2", "-c", f"write -P {pattern} {at} 64k", name]
+    subprocess.run(argv, cwd=vm.directory, capture_output=True, check=True)
+
+
+def holds(vm: Vm, name: str, pattern: int, at: str = "1M") -> bool:
+    argv = ["qemu-io", "-U", "-r", "-f", "qcow2", "-c", f"read -P {pattern} {at} 64k", name]
+    done = subprocess.run(argv, cwd=vm.directory, capture_output=True, text=True)
+    assert "read 65536/65536 bytes" in done.stdout, done.stderr
+    return "verification failed" not in done.stdout + done.stderr
+
+
+def later_second() -> None:
+    """Until the clock shows another second: dates of snapshots have no parts of one."""
+    now = int(time.time())
+    while int(time.time()) == now:
+        time.sleep(0.02)
+
+
+def row(vm: Vm, name: str) -> dict[str, object]:
+    found = json.loads(vm.ok("snapshot", "list", "--json").out)["snapshots"]
+    return next(each for each in found if each["name"] == name)
+
+
+@pytest.fixture
+def two(blank: Blank) -> Vm:
+    vm = blank(VM_DISKS=DATA)
+    disk(vm, DATA)
+    return vm
+
+
+def test_disk_that_was_added_later_is_left_as_it_is_if_wished(two: Vm) -> None:
+    write(two, DATA, 1)
+    two.ok("snapshot", "save", "old")
+    write(two, DATA, 2)
+    two.ok("disk", "add", MORE, "16M")
+    write(two, MORE, 3)
+    assert (row(two, "old")["missing"], row(two, "old")["without"]) == (["disk2"], ["disk2"])
+    assert "disk0 disk1; taken without disk2" in two.ok("snapshot", "list").out
+    refused = two.qvm("snapshot", "restore", "old")
+    assert refused.status == 3
+    assert "demo: the snapshot old was taken without disk2, more.qcow2\nhint: take that out" in refused.err
+    assert "`qvm snapshot restore --force old` restores the others" in refused.err
+    assert "delete" not in refused.err
+    assert holds(two, DATA, 2)
+    loaded = two.qvm("start", "--no-wait", "--loadvm", "old")
+    assert loaded.status == 3
+    assert "was taken without disk2" in loaded.err
+    told = two.ok("snapshot", "restore", "old", "--force").out
+    assert "(2 disks)" in told
+    assert "; disk2 is as it was" in told
+    assert holds(two, DATA, 1)
+    assert holds(two, MORE, 3)
+    judged = two.qvm("snapshot", "verify", "old")
+    assert (judged.status, judged.out) == (
+        1, "demo: old: cannot be trusted\n  it was taken without disk2, more.qcow2\n",
+    )  # fmt: skip
+    two.ok("snapshot", "save", "new")  # and a new one has them all
+    assert row(two, "new")["missing"] == []
+
+
+def test_raw_disk_that_was_added_later_is_left_too(two: Vm) -> None:
+    two.ok("snapshot", "save", "old")
+    img(two, "create", "-q", "-f", "raw", "plain.raw", "1M")
+    two.set(VM_DISKS=f"{DATA}\nplain.raw:raw")
+    refused = two.qvm("snapshot", "restore", "old")
+    assert "the disk plain.raw is raw" in refused.err
+    assert "disk2 is as it was" in two.ok("snapshot", "restore", "old", "--force").out
+
+
+def test_disk_that_is_none_of_the_machine_now_is_told(two: Vm) -> None:
+    write(two, MAIN, 1)
+    two.ok("snapshot", "save", "old")
+    write(two, MAIN, 2)
+    two.set(VM_DISKS="")
+    refused = two.qvm("snapshot", "restore", "old")
+    assert refused.status == 3
+    assert f"was taken with {two.directory / DATA} too, which is no disk of the machine now" in refused.err
+    assert f"changed:  {two.directory / DATA} was a disk then" in two.ok("snapshot", "show", "old").out
+    assert holds(two, MAIN, 2)
+    two.ok("snapshot", "restore", "old", "--force")
+    assert holds(two, MAIN, 1)
+
+
+def test_other_machine_type_refused_while_on_warned_of_while_off(two: Vm) -> None:
+    two.ok("start", "--no-wait")
+    two.ok("snapshot", "save", "pc")
+    two.ok("kill")
+    two.set(VM_QEMU_MACHINE="q35")
+    two.ok("start", "--no-wait")
+    pid = two.pid
+    refused = two.qvm("snapshot", "restore", "pc", "--no-wait")
+    assert refused.status == 3
+    assert "the hardware is not that of the snapshot pc: the machine type was pc-i440fx-" in refused.err
+    assert ", and is pc-q35-" in refused.err
+    assert "VM_QEMU_MACHINE was pc, and is q35" in refused.err
+    assert two.qvm("status", "-s").out == f"demo: running (pid {pid})\n"
+    two.ok("kill")
+    told = two.ok("snapshot", "restore", "pc")  # the disks fit any hardware
+    assert "VM_QEMU_MACHINE was pc, and is q35: the memory of pc will not load so" in told.err
+    failed = two.qvm("start", "--no-wait", "--loadvm", "pc")
+    assert failed.status == 1
+    assert "cannot load the snapshot pc" in failed.err
+    assert "VM_QEMU_MACHINE was pc, and is q35" in failed.err
+    assert two.qvm("status", "-s").out == "demo: stopped\n"
+    two.set(VM_QEMU_MACHINE="pc")
+    two.ok("start", "--no-wait", "--loadvm", "pc")
+
+
+def test_snapshots_of_several_moments_are_not_put_together(two: Vm) -> None:
+    """Another tool has made the one of the second disk anew, under the same name."""
+    two.ok("snapshot", "save", "a")
+    write(two, MAIN, 2)
+    write(two, DATA, 2)
+    later_second()
+    img(two, "snapshot", "-d", "a", DATA)
+    img(two, "snapshot", "-c", "a", DATA)
+    refused = two.qvm("snapshot", "restore", "a")
+    assert refused.status == 3
+    assert "demo: the snapshot a is not of one moment: on disk1 it is another one of the same" in refused.err
+    assert "`qvm snapshot verify a` tells more" in refused.err
+    assert two.qvm("snapshot", "verify", "a").status == 1
+    assert holds(two, MAIN, 2)
+    told = two.ok("snapshot", "restore", "a", "--force")
+    assert "demo: a: on disk1 it is another one" in told.err
+    assert not holds(two, MAIN, 2)
+    assert holds(two, DATA, 2)
+
+
+def test_memory_of_another_moment_is_not_loaded(two: Vm) -> None:
+    """Made by HMP, so that no metadata tells; QEMU gives the snapshots of one moment one date."""
+    two.ok("start", "--no-wait")
+    two.ok("cmd", "savevm h")
+    two.ok("snapshot", "restore", "h", "--no-wait")
+    assert two.ok("snapshot", "verify", "h").out.startswith("demo: h: no fault found\n")
+    assert row(two, "h")["foreign"] is True
+    two.ok("kill")
+    later_second()
+    img(two, "snapshot", "-d", "h", DATA)
+    img(two, "snapshot", "-c", "h", DATA)
+    told = two.qvm("snapshot", "verify", "h")
+    assert told.status == 1
+    assert "  its memory is of 20" in told.out
+    loaded = two.qvm("start", "--no-wait", "--loadvm", "h")
+    assert loaded.status == 3
+    assert "the snapshot h is not of one moment: its memory is of" in loaded.err
+    assert two.qvm("status", "-s").out == "demo: stopped\n"
+    two.ok("start", "--no-wait")
+    pid = two.pid
+    refused = two.qvm("snapshot", "restore", "h", "--no-wait")
+    assert refused.status == 3
+    assert "is not of one moment" in refused.err
+    assert two.qvm("status", "-s").out == f"demo: running (pid {pid})\n"
+
+
+def test_name_that_is_another_ones_number_is_refused_before_anything_is_done(two: Vm) -> None:
+    two.ok("start", "--no-wait")
+    two.ok("cmd", "savevm first")
+    two.ok("cmd", "savevm 1")
+    before = (two.directory / ".qvm/log/qvm.log").read_text()
+    refused = two.qvm("snapshot", "restore", "1", "--no-wait")
+    assert refused.status == 3
+    assert "demo: the name 1 is also the number of another snapshot on disk0" in refused.err
+    assert "undone" not in (two.directory / ".qvm/log/qvm.log").read_text().removeprefix(before)
+    two.ok("snapshot", "delete", "1")  # by name: not the first
+    two.ok("kill")
+    assert [each["name"] for each in json.loads(two.ok("snapshot", "list", "--json").out)["snapshots"]] == [
+        "first"
+    ]
+
+
+def test_only_one_disk_has_it_the_way_to_that_disk_alone_is_told(two: Vm) -> None:
+    img(two, "snapshot", "-c", "mine", DATA)
+    refused = two.qvm("snapshot", "restore", "mine")
+    assert refused.status == 3
+    assert f"demo: there is no snapshot mine on disk0, {MAIN}\n" in refused.err
+    assert f"`qemu-img snapshot -a` puts {DATA} alone back" in refused.err
+    told = two.ok("snapshot", "diff", "mine").out
+    assert told == "demo: from mine to now\n  disk0    holds no mine\n  disk1    the same\n"
+
+
+def test_base_that_was_written_to_since_is_warned_of(two: Vm) -> None:
+    two.ok("snapshot", "save", "a")
+    assert two.ok("snapshot", "restore", "a").err == ""
+    write(two, "demo-base.qcow2", 9)
+    told = two.ok("snapshot", "restore", "a").err
+    assert "demo: a: the base demo-base.qcow2 of disk0 was written to since: what the snapshot reads" in told
+    assert two.qvm("snapshot", "verify", "a").status == 1
+    os.rename(two.directory / "demo-base.qcow2", two.directory / "x")
+    told = two.qvm("snapshot", "verify", "a").out
+    assert "the base demo-base.qcow2 of disk0 is not there any more" in told
+
+
+def test_disk_that_is_missing_is_told_by_each_verb(two: Vm) -> None:
+    two.ok("snapshot", "save", "a")
+    os.rename(two.directory / DATA, two.directory / "x")
+    assert f"disk1    {DATA} (it is not there)" in two.ok("snapshot", "list").out
+    assert "it is not there" in json.loads(two.ok("snapshot", "list", "--json").out)["disks"][1]["problem"]
+    assert "  disk1:    missing" in two.ok("snapshot", "show", "a").out
+    judged = two.qvm("snapshot", "verify", "a")
+    assert judged.status == 1
+    assert f"  {DATA} is not there" in judged.out
+    for words in (["save", "b"], ["restore", "a"], ["delete", "a"]):
+        refused = two.qvm("snapshot", *words)
+        assert refused.status == 1
+        assert f"demo: {DATA} is not there\nhint: put it back" in refused.err
+    os.rename(two.directory / "x", two.directory / DATA)
+    assert two.ok("snapshot", "verify", "a").out == "demo: a: whole\n"
+
+
+def test_host_keys_that_were_pinned_come_back_with_the_snapshot(two: Vm) -> None:
+    """A guest from before its first boot makes new keys; one from after it has those of then."""
+    keys = two.directory / ".qvm/known_hosts"
+    keys.unlink(missing_ok=True)
+    two.ok("snapshot", "save", "fresh")
+    keys.write_text("demo ssh-ed25519 AAAA\n")
+    two.ok("start", "--no-wait")
+    two.ok("snapshot", "save", "booted")
+    two.ok("kill")
+    two.ok("snapshot", "restore", "fresh")
+    assert not keys.exists()
+    keys.write_text("demo ssh-ed25519 BBBB\n")
+    two.ok("start", "--no-wait", "--loadvm", "booted")
+    assert keys.read_text() == "demo ssh-ed25519 AAAA\n"
+
+
+def test_uefi_variables_are_one_of_the_disks(blank: Blank) -> None:
+    vm = blank(VM_FIRMWARE="uefi", VM_DISKS=DATA)
+    disk(vm, DATA)
+    vm.ok("start", "--no-wait")
+    saved = json.loads(vm.ok("snapshot", "save", "on", "--json").out)
+    assert saved["disks"] == ["disk0", "disk1", "uefi-variables"]
+    vm.ok("snapshot", "restore", "on", "--no-wait")
+    vm.ok("kill")
+    variables = "demo-uefi.qcow2"
+    write(vm, DATA, 1)
+    vm.ok("snapshot", "save", "off")
+    write(vm, variables, 5, at="64k")
+    write(vm, DATA, 5)
+    assert "(3 disks)" in vm.ok("snapshot", "restore", "off").out
+    assert holds(vm, DATA, 1)
+    assert not holds(vm, variables, 5, at="64k")
+    assert vm.ok("snapshot", "verify").out == "demo: off: whole\ndemo: on: whole\n"
+    vm.ok("start", "--no-wait", "--loadvm", "on")
+    vm.ok("snapshot", "delete", "on", "off")
+    assert row_count(vm) == 0
+
+
+def row_count(vm: Vm) -> int:
+    return len(json.loads(vm.ok("snapshot", "list", "--json").out)["snapshots"])

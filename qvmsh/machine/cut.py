@@ -28,9 +28,9 @@ import time
 from qvmsh.errors import DeadlineError, QmpError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import interrupted, owner, saved, tools
+from qvmsh.machine import freezing, interrupted, owner, saved, tools
 from qvmsh.machine import note as notes
-from qvmsh.qemu import image, qga, qmp
+from qvmsh.qemu import image, qmp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,9 +42,6 @@ if TYPE_CHECKING:
     from qvmsh.machine.note import Note
     from qvmsh.qemu.session import Session
 
-FREEZE_S = 20.0
-AGENT_S = 1.0
-SYNC_S = 60.0
 OPEN, BACK = "open", "back"
 """Whether an overlay is needed still; words of one length, see `interrupted.write`."""
 UNDONE = "what it had begun is removed"
@@ -82,7 +79,6 @@ class Cut:
         self.is_held = is_held
         self.consistency = CRASH
         self.pause_s = 0.0
-        self.has_agent = False
         self._until_joined = contextlib.ExitStack()
         token = secrets.token_hex(4)
         self.work = work
@@ -105,11 +101,12 @@ class Cut:
             interrupted.write(self.vm, self.work)
             stack.callback(self._settle)
             self._prepare()
+            guest = freezing.Freezing(self.vm, self.note, is_trying=not self.is_held)
+            stack.callback(guest.thaw)
             if not self.is_held:
-                self.has_agent = _has_agent(self.note)
-                sync_guest(self.vm, self.note, has_agent=self.has_agent)
+                guest.write_out()
             with process.Shielded(process.SIGTSTP):  # Ctrl-Z must not keep the guest frozen
-                self._take()
+                self._take(guest)
             self._until_joined = stack.pop_all()
         return self
 
@@ -132,7 +129,7 @@ class Cut:
                 },
             )
 
-    def _take(self) -> None:
+    def _take(self, guest: freezing.Freezing) -> None:
         """The moment itself: freeze, cut, thaw."""
         actions = [
             *self.more,
@@ -143,17 +140,17 @@ class Cut:
         ]
         if self.is_held:
             self.consistency = HELD
-        elif self.has_agent:
+        elif guest.has_agent:
             self.work["is_frozen"] = 1
             interrupted.write(self.vm, self.work)
         began = time.monotonic()
         try:
-            if self.work["is_frozen"] and _freeze(self.vm, self.note):
+            if guest.freeze():
                 self.consistency = FROZEN
             self.qemu.execute("transaction", {"actions": actions})
         finally:
             if self.work["is_frozen"]:
-                thaw(self.note)
+                guest.thaw()
                 self.pause_s = time.monotonic() - began
                 self.work["is_frozen"] = 0
             if self.is_held:
@@ -172,70 +169,6 @@ class Cut:
     def _settle(self) -> None:
         with process.Shielded(process.SIGINT, process.SIGTERM, process.SIGTSTP):
             settle(self.vm, self.work, is_running=True, qemu=self.qemu)
-
-
-# The guest at that moment
-
-
-def sync_guest(vm: Machine, note: Note, *, has_agent: bool) -> None:
-    """Let the guest write what it holds back, so that freezing it takes no time."""
-    if not has_agent:
-        _sync_by_ssh(vm, note)
-        return
-    try:
-        asked = qga.ask(note.socket("qga"), "guest-exec", {"path": "sync"}, timeout_s=AGENT_S)
-        deadline = time.monotonic() + SYNC_S
-        while time.monotonic() < deadline:
-            arguments = {"pid": asked["pid"]}
-            if qga.ask(note.socket("qga"), "guest-exec-status", arguments, timeout_s=AGENT_S)["exited"]:
-                return
-            vm.io.checkpoint()
-            time.sleep(0.02)  # the agent tells nobody when it has ended
-    except (OSError, QmpError):
-        _sync_by_ssh(vm, note)
-
-
-def _sync_by_ssh(vm: Machine, note: Note) -> None:
-    """As `vm` did; a guest that nobody reaches is taken as it is."""
-    import subprocess
-
-    from qvmsh.host import ssh
-    from qvmsh.machine import guest
-
-    if not note.ssh_port:
-        return
-    try:
-        found = guest.link(vm, note)
-        if not found.is_open() and ssh.banner(found.host, found.port, -1, 1.0) != "ssh":
-            return
-        found.open(interactive=False, timeout_s=10.0)
-        subprocess.run(
-            found.command(["sync"], tty=False), stdin=subprocess.DEVNULL, capture_output=True, timeout=SYNC_S
-        )
-    except (QvmError, ssh.Refused, subprocess.TimeoutExpired, OSError):
-        return
-
-
-def _has_agent(note: Note) -> bool:
-    try:
-        qga.ask(note.socket("qga"), "guest-ping", timeout_s=AGENT_S)
-    except (OSError, QmpError):
-        return False
-    return True
-
-
-def _freeze(vm: Machine, note: Note) -> bool:
-    try:
-        return bool(qga.ask(note.socket("qga"), "guest-fsfreeze-freeze", timeout_s=FREEZE_S))
-    except (OSError, QmpError) as error:
-        vm.io.trace(f"the guest's file systems could not be frozen: {error}")
-        return False
-
-
-def thaw(note: Note) -> None:
-    """Let the guest's file systems go on; one that is not frozen is fine."""
-    with contextlib.suppress(OSError, QmpError):
-        qga.ask(note.socket("qga"), "guest-fsfreeze-thaw", timeout_s=FREEZE_S)
 
 
 def _go_on(note: Note) -> None:
@@ -282,7 +215,7 @@ def _settle_live(vm: Machine, work: dict[str, Any], qemu: Session | None) -> str
     if note is None:
         raise QvmError("the note of the running machine is gone", machine=vm.name)
     if work.get("is_frozen"):
-        thaw(note)
+        freezing.thaw(note)
     if work.get("is_held"):
         with contextlib.suppress(OSError, QmpError):
             _go_on(note)

@@ -16,12 +16,12 @@ import os
 import time
 from dataclasses import dataclass
 
-from qvmsh.errors import QmpError, QvmError, StateError, UsageError
+from qvmsh.errors import QmpError, StateError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.machine import (
     blockers,
     catalogue,
-    guest,
+    freezing,
     launch,
     log,
     owner,
@@ -29,14 +29,13 @@ from qvmsh.machine import (
     snapshot_fit,
     state,
     tools,
-    unfinished,
     volumes,
 )
 from qvmsh.machine.catalogue import Catalogue
 from qvmsh.machine.snapshot_reports import SnapshotDeleted, SnapshotSaved, word
 from qvmsh.machine.snapshot_store import Images, Live, Store
 from qvmsh.machine.unfinished import Journal
-from qvmsh.qemu import ich9, image, qga
+from qvmsh.qemu import ich9, image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +50,6 @@ if TYPE_CHECKING:
 STAMP = "%Y-%m-%dT%H-%M-%S"
 """The form of a label that is made. Source: vmctl.sh."""
 
-FREEZE_S = 30.0
 
 NOTICED_S, MUCH_S = 0.5, 2.0
 """How long a guest may stand still for a save before its clock is looked at: by the agent, by ssh."""
@@ -351,38 +349,17 @@ def _at_rest(vm: Machine, note: Note, journal: Journal, kind: str, *, has_freeze
     if not has_freeze or kind != state.RUNNING:
         yield False
         return
-    path = note.socket("qga")
-    try:
-        qga.ask(path, "guest-ping", timeout_s=1.0)
-    except (OSError, QmpError):
-        _sync(vm, note)
+    inside = freezing.Freezing(vm, note)
+    inside.write_out()
+    if not inside.has_agent:
         yield False
         return
-    journal.write(is_frozen=True)
     try:
-        qga.ask(path, "guest-fsfreeze-freeze", timeout_s=FREEZE_S)
-        is_frozen = True
-    except (OSError, QmpError) as error:
-        vm.io.warn(f"{vm.name}: the guest could not be frozen ({error})")
-        is_frozen = False
-    try:
-        yield is_frozen
+        journal.write(is_frozen=True)
+        yield inside.freeze()
     finally:
-        unfinished.thaw(note)
+        inside.thaw()
         journal.write(is_frozen=False)
-
-
-def _sync(vm: Machine, note: Note) -> None:
-    """Let the guest write out what it holds back, if ssh reaches it."""
-    import subprocess
-
-    try:
-        is_there, _ = guest.answers(vm, note, timeout_s=5.0)
-        if is_there:
-            argv = guest.link(vm, note).command(["sync"], tty=False)
-            subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
-    except (QvmError, OSError, subprocess.TimeoutExpired):
-        pass
 
 
 # Delete

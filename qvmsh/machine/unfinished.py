@@ -21,12 +21,12 @@ import time
 from qvmsh.errors import QmpError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
-from qvmsh.machine import catalogue, chain, guardian, guest, log, saved, state, volumes
+from qvmsh.machine import catalogue, chain, freezing, guardian, guest, log, saved, state, volumes
 from qvmsh.machine import note as notes
 from qvmsh.machine.catalogue import Catalogue
 from qvmsh.machine.snapshot_store import Images, Live, Store
 from qvmsh.machine.volumes import Volume
-from qvmsh.qemu import qga, qmp
+from qvmsh.qemu import qmp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -273,7 +273,7 @@ def _settle_live(vm: Machine, note: Note, data: dict[str, Any]) -> str:
     with _live(vm, note, data) as store:
         store.jobs.drain()
         if data["is_frozen"]:
-            thaw(note)
+            freezing.thaw(note)
         if data["what"] == "restore" and data["phase"] == "load":
             return _back_live(vm, note, data, store)
         outcome = _STEPS[data["what"]](store, data)
@@ -355,14 +355,6 @@ def _back_live(vm: Machine, note: Note, data: dict[str, Any], store: Live) -> st
 def _loaded(vm: Machine, note: Note) -> None:
     note.loading = ""
     note.write(vm.files.note)
-
-
-def thaw(note: Note) -> None:
-    """Let the guest's file systems go on; an agent that is not there has frozen none."""
-    try:
-        qga.ask(note.socket("qga"), "guest-fsfreeze-thaw", timeout_s=30.0)
-    except (OSError, QmpError):
-        pass
 
 
 # While it is off

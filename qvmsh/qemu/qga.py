@@ -34,11 +34,11 @@ def ask(path: str, command: str, arguments: dict[str, Any] | None = None, *, tim
         OSError: its socket is gone or busy.
         QmpError: the agent refused the command.
     """
-    with_socket = socket(AF_UNIX)
+    talk = Conversation(path, timeout_s)
     try:
-        return _Conversation(with_socket, path, timeout_s).ask(command, arguments)
+        return talk.ask(command, arguments)
     finally:
-        with_socket.close()
+        talk.close()
 
 
 def shutdown(path: str, *, mode: str = "powerdown", timeout_s: float) -> bool:
@@ -49,50 +49,71 @@ def shutdown(path: str, *, mode: str = "powerdown", timeout_s: float) -> bool:
     Raises:
         QmpError: the agent refused.
     """
-    connection = socket(AF_UNIX)
     try:
-        talk = _Conversation(connection, path, timeout_s)
-        talk.send("guest-shutdown", {"mode": mode})
-        connection.settimeout(0.3)  # only a refusal is answered, and that at once
-        try:
-            talk.reply("guest-shutdown")
-        except OSError:
-            pass
+        talk = Conversation(path, timeout_s)
     except OSError:
         return False
+    try:
+        talk.timeout_s = 0.3  # only a refusal is answered, and that at once
+        try:
+            talk.ask("guest-shutdown", {"mode": mode})
+        except OSError:
+            pass
     finally:
-        connection.close()
+        talk.close()
     return True
 
 
-class _Conversation:
-    def __init__(self, connection: socket, path: str, timeout_s: float) -> None:
-        self._socket = connection
+class Conversation:
+    """Several questions in a row; while it lasts nobody else can ask.
+
+    Args:
+        path: the agent's socket.
+        timeout_s: for the synchronisation, and for each answer until it is set anew.
+
+    Raises:
+        NoAgent, OSError: as `ask`.
+    """
+
+    def __init__(self, path: str, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
         self._rest = b""
+        self._socket = socket(AF_UNIX)
+        try:
+            self._synchronise(path)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def _synchronise(self, path: str) -> None:
         token = time.monotonic_ns() & 0x7FFFFFFF
-        connection.settimeout(timeout_s)
-        connection.connect(path)
-        deadline = time.monotonic() + timeout_s
-        connection.sendall(b"\xff")
-        self.send("guest-sync-delimited", {"id": token})
+        self._socket.settimeout(self.timeout_s)
+        self._socket.connect(path)
+        deadline = time.monotonic() + self.timeout_s
+        self._socket.sendall(b"\xff")
+        self._send("guest-sync-delimited", {"id": token})
         try:
             while True:
-                connection.settimeout(max(0.01, deadline - time.monotonic()))
+                self._socket.settimeout(max(0.01, deadline - time.monotonic()))
                 if self._read().get("return") == token:
                     break
         except TimeoutError:
-            raise NoAgent(f"no guest agent answers within {timeout_s:.0f} s") from None
-        connection.settimeout(timeout_s)
+            raise NoAgent(f"no guest agent answers within {self.timeout_s:.0f} s") from None
 
-    def ask(self, command: str, arguments: dict[str, Any] | None) -> Any:
-        self.send(command, arguments)
-        return self.reply(command)
+    def ask(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
+        """Execute `command`, return its value; errors as the function `ask`."""
+        self._socket.settimeout(self.timeout_s)
+        self._send(command, arguments)
+        return self._reply(command)
 
-    def send(self, command: str, arguments: dict[str, Any] | None) -> None:
+    def close(self) -> None:
+        self._socket.close()
+
+    def _send(self, command: str, arguments: dict[str, Any] | None) -> None:
         request = {"execute": command} | ({"arguments": arguments} if arguments else {})
         self._socket.sendall((dumps(request) + "\n").encode())
 
-    def reply(self, command: str) -> Any:
+    def _reply(self, command: str) -> Any:
         reply = self._read()
         if "error" in reply:
             raise QmpError(

@@ -61,13 +61,33 @@ def img(vm: Vm, *words: str | Path) -> str:
     return done.stdout
 
 
-def add_data_disk(vm: Vm, size: str = "64M") -> None:
+def add_data_disk(vm: Vm, size: str) -> None:
     """Give the machine a second disk with an ext4."""
     raw = vm.directory / "new.raw"
     img(vm, "mke2fs", "-q", "-t", "ext4", raw.name, size)
     img(vm, "qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw.name, DATA)
     raw.unlink()
     vm.ok("disk", "add", DATA)
+
+
+BEGUN: list[subprocess.Popen[str]] = []
+"""What these helpers began; a test that fails leaves it to `two_disks`."""
+
+
+@contextlib.contextmanager
+def two_disks(guest: Vm, size: str = "64M") -> Iterator[Vm]:
+    """The machine with its data disk; what a failed test has begun is ended when the block ends."""
+    add_data_disk(guest, size)
+    try:
+        yield guest
+    finally:
+        for child in BEGUN:
+            child.kill()
+            child.wait()
+            for stream in (child.stdout, child.stderr):
+                if stream:
+                    stream.close()
+        BEGUN.clear()
 
 
 def boot(vm: Vm, *words: str) -> str:
@@ -84,15 +104,17 @@ class Writer:
         self.vm = vm
         self.acked = acked
         self._ssh = vm.world.popen("ssh", LOOP, cwd=vm.directory)
+        BEGUN.append(self._ssh)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         self.more()
 
     def _read(self) -> None:
         assert self._ssh.stdout is not None
-        for line in self._ssh.stdout:
-            assert int(line) == self.acked + 1, (line, self.acked)
-            self.acked = int(line)
+        with contextlib.suppress(ValueError):  # closed under it, of a test that failed
+            for line in self._ssh.stdout:
+                assert int(line) == self.acked + 1, (line, self.acked)
+                self.acked = int(line)
 
     def more(self, count: int = 3) -> int:
         """Wait until the guest has written that much more; the last number it told."""
@@ -318,7 +340,7 @@ def nothing_left(vm: Vm) -> None:
     left = [name for name in names if ".part" in name or "restore-new" in name]
     left += [name for name in names if name.startswith((".qvm/cut-", ".qvm/staged-", ".qvm/verify-"))]
     left += [name for name in names if name.endswith(".unfinished")]
-    assert not left
+    assert not left, left
     if vm.qvm("status", "-s").status == 0:
         now = seen(vm, timeout_s=20)
         assert now.status == "running"
@@ -377,6 +399,7 @@ def held(
     chooser = random.Random(0)
     for _ in range(tries):
         child = vm.world.popen(*words, cwd=vm.directory)
+        BEGUN.append(child)
         while child.poll() is None and not note_path(vm).exists():
             time.sleep(0.001)
         while stopped(child):

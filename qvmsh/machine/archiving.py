@@ -207,7 +207,7 @@ def _of_running(job: Job, seen: state.Observation) -> tuple[Archive, Point]:
 def _failure(vm: Machine, error: QmpError) -> QmpError:
     """What QEMU's refusal, or its end, means for an archive."""
     error.machine = error.machine or vm.name
-    if locks.holder(vm.files.pid_file) is not None:
+    if not state.has_ended(vm, error):
         error.hint = error.hint or "the archives are as they were, the guest runs on"
         return error
     return QmpError(

@@ -22,9 +22,9 @@ import secrets
 
 from qvmsh.errors import DeadlineError, ImageError, QmpError
 from qvmsh.host import files as host_files
-from qvmsh.host import locks, process
+from qvmsh.host import process
 from qvmsh.machine import note as notes
-from qvmsh.machine import owner, tools
+from qvmsh.machine import owner, state, tools
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False
@@ -104,8 +104,8 @@ def clear_running(vm: Machine) -> None:
         if note is not None:
             with Session(note.socket("session"), vm.io.checkpoint) as qemu:
                 clear(vm, qemu)
-    except QmpError:
-        if locks.holder(vm.files.pid_file) is not None:
+    except QmpError as error:
+        if not state.has_ended(vm, error):
             raise
 
 

@@ -28,7 +28,7 @@ import time
 from qvmsh.errors import DeadlineError, QmpError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import freezing, interrupted, owner, saved, tools
+from qvmsh.machine import freezing, interrupted, owner, saved, state, tools
 from qvmsh.machine import note as notes
 from qvmsh.qemu import image, qmp
 
@@ -191,10 +191,8 @@ def settle(vm: Machine, work: dict[str, Any], *, is_running: bool, qemu: Session
     if is_running:
         try:
             return _settle_live(vm, work, qemu)
-        except QmpError:
-            from qvmsh.host import locks
-
-            if locks.holder(vm.files.pid_file) is not None:
+        except QmpError as error:
+            if not state.has_ended(vm, error):
                 raise
     return _settle_off(vm, work)
 

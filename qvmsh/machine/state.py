@@ -44,6 +44,8 @@ YOUNG_S = 10.0
 
 GREETING_S = 5.0
 """How long QEMU may take to greet: it serves one client of a socket at a time."""
+ENDING_S = 3.0
+"""How long QEMU may take from the end of its monitor to its own."""
 SSH_S = 10.0
 
 _KINDS = {
@@ -324,6 +326,20 @@ def _report(vm: Machine, seen: Observation, ssh: bool | None, is_quiet: bool) ->
         hint=seen.hint,
         is_quiet=is_quiet,
     )
+
+
+def has_ended(vm: Machine, error: QmpError) -> bool:
+    """True if what failed, failed because QEMU has ended; its monitor is closed before its process ends."""
+    if error.error_class is not None:  # its own refusal
+        return False
+    try:
+        pid = locks.holder(vm.files.pid_file)
+        if pid is None:
+            return True
+        with process.Process(pid) as handle:
+            return handle.wait(ENDING_S)
+    except ProcessLookupError:
+        return True
 
 
 def silent(vm: Machine) -> QvmError:

@@ -19,7 +19,6 @@ from conftest import Vm, World, create_tiny
 from guest_writer import (
     UMOUNT,
     Writer,
-    add_data_disk,
     align,
     boot,
     fsck_both,
@@ -31,6 +30,7 @@ from guest_writer import (
     seen,
     small_disk,
     sound,
+    two_disks,
 )
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
@@ -42,8 +42,8 @@ def vm(world: World, tiny: str) -> Iterator[Vm]:
     with small_disk(world.home / "demo", 120):
         made = create_tiny(world)
         made.set(VM_ARCHIVE="../store")
-        add_data_disk(made, "16M")
-        yield made
+        with two_disks(made, "16M"):
+            yield made
         made.kill()
 
 

@@ -13,7 +13,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -22,7 +22,6 @@ from guest_writer import (
     UMOUNT,
     Seen,
     Writer,
-    add_data_disk,
     align,
     boot,
     fsck_both,
@@ -35,6 +34,7 @@ from guest_writer import (
     require,
     said,
     sound,
+    two_disks,
 )
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
@@ -52,9 +52,9 @@ VICTIMS = ["qvm", "qemu", "both"]
 
 
 @pytest.fixture
-def vm(guest: Vm) -> Vm:
-    add_data_disk(guest)
-    return guest
+def vm(guest: Vm) -> Iterator[Vm]:
+    with two_disks(guest) as made:
+        yield made
 
 
 class Machine:

@@ -11,13 +11,13 @@ import random
 import shutil
 import signal
 import time
+from collections.abc import Iterator
 
 import pytest
 from conftest import Vm
 from guest_writer import (
     UMOUNT,
     Writer,
-    add_data_disk,
     align,
     boot,
     fsck_both,
@@ -27,6 +27,7 @@ from guest_writer import (
     nothing_left,
     said,
     sound,
+    two_disks,
 )
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
@@ -45,9 +46,9 @@ MOST_S = 0.35
 
 
 @pytest.fixture
-def vm(guest: Vm) -> Vm:
-    add_data_disk(guest)
-    return guest
+def vm(guest: Vm) -> Iterator[Vm]:
+    with two_disks(guest) as made:
+        yield made
 
 
 def write_and_stop(vm: Vm, count: int) -> int:

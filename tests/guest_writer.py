@@ -165,12 +165,14 @@ def look(vm: Vm, *, is_clean: bool = False) -> list[Disk]:
     """
     fields = vm.ok("ssh", LOOK).out.split("--\n")
     found = [_disk(fields[at], fields[at + 1], is_clean=is_clean) for at in (0, 2)]
-    system, data = found
-    # numbers go to the system first and are synced one by one: two disks of one moment are this near
-    assert -1 <= system.count - data.count <= 1, found
-    if is_clean:
-        assert system.count >= data.count, found
+    _require_one_moment(found, is_clean=is_clean)
     return found
+
+
+def _require_one_moment(found: list[Disk], *, is_clean: bool) -> None:
+    """Numbers go to the system first and are synced one by one: two disks of one moment are this near."""
+    system, data = found
+    assert (0 if is_clean else -1) <= system.count - data.count <= 1, found
 
 
 def _disk(count: str, ring: str, *, is_clean: bool) -> Disk:
@@ -214,31 +216,52 @@ def align(vm: Vm, acked: int) -> int:
 # The disks seen from outside
 
 
-def fsck(vm: Vm, name: str, *, has_partitions: bool) -> None:
-    """A file system of a machine that is off, looked at from outside; it must be clean."""
-    if shutil.which("e2fsck", path=os.environ["PATH"] + ":/sbin:/usr/sbin") is None:
-        pytest.fail("e2fsck is not installed") if os.environ.get("CI") else pytest.skip(
-            "e2fsck is not installed"
-        )
-    img(vm, "qemu-img", "convert", "-O", "raw", name, "look.raw")
+def _program(name: str) -> str:
+    """A program of e2fsprogs, which is often beside the user's path."""
+    found = shutil.which(name, path=os.environ["PATH"] + ":/sbin:/usr/sbin")
+    if found is None:
+        reason = f"{name} is not installed"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    return found
+
+
+@contextlib.contextmanager
+def file_system(vm: Vm, name: str) -> Iterator[str]:
+    """A disk's ext4 (of the partition that Linux is on, if it has some), as e2fsprogs name it."""
+    raw = vm.directory / "look.raw"
+    img(vm, "qemu-img", "convert", "-O", "raw", name, raw.name)
     try:
-        offset = 0
-        if has_partitions:
-            with (vm.directory / "look.raw").open("rb") as file:
-                data = file.read(512)
-            entries = [data[446 + 16 * n :][:16] for n in range(4)]
-            found = next(each for each in entries if each[4] == 0x83)
-            offset = int.from_bytes(found[8:12], "little") * 512
-        told = img(vm, "/sbin/e2fsck", "-f", "-n", f"look.raw?offset={offset}")
-        assert "recovering journal" not in told
-        assert "skipping journal" not in told
+        with raw.open("rb") as file:
+            data = file.read(512)
+        entries = [data[446 + 16 * n :][:16] for n in range(4)] if data[510:] == b"\x55\xaa" else []
+        begins = [int.from_bytes(each[8:12], "little") for each in entries if each[4] == 0x83]
+        yield f"{raw.name}?offset={begins[0] * 512 if begins else 0}"
     finally:
-        (vm.directory / "look.raw").unlink(missing_ok=True)
+        raw.unlink(missing_ok=True)
+
+
+def fsck(vm: Vm, name: str) -> None:
+    """A file system of a machine that is off, looked at from outside; it must be clean."""
+    program = _program("e2fsck")
+    with file_system(vm, name) as found:
+        told = img(vm, program, "-f", "-n", found)
+    assert "journal" not in told, told
+
+
+def look_off(vm: Vm, name: str = "demo") -> list[Disk]:
+    """As `look`, for a machine that is off and whose file systems were written out."""
+    program, found = _program("debugfs"), []
+    for disk, folder in ((f"{name}-backing.qcow2", "/home/qvm"), (DATA, "")):
+        with file_system(vm, disk) as raw:
+            count, ring = (img(vm, program, "-R", f"cat {folder}/{each}", raw) for each in ("count", "ring"))
+        found.append(_disk(count, ring.replace("\0", "").replace(" ", ""), is_clean=True))
+    _require_one_moment(found, is_clean=True)
+    return found
 
 
 def fsck_both(vm: Vm, name: str = "demo") -> None:
-    fsck(vm, f"{name}-backing.qcow2", has_partitions=True)
-    fsck(vm, DATA, has_partitions=False)
+    fsck(vm, f"{name}-backing.qcow2")
+    fsck(vm, DATA)
 
 
 def sound(vm: Vm, name: str = "demo") -> None:

@@ -28,6 +28,7 @@ from guest_writer import (
     gone,
     held,
     look,
+    look_off,
     next_one,
     note_of,
     nothing_left,
@@ -67,6 +68,8 @@ class Machine:
         self.writer = Writer(vm)
         self.bounds: dict[str, tuple[int, int, bool]] = {}
         """Of each archived state: what had been told before and after, and whether it was frozen."""
+        self.of_killed: list[str] = []
+        """Those of them whose QEMU was killed while they were made."""
 
     def archive(self, *words: str) -> dict[str, Any]:
         before = self.writer.acked
@@ -75,20 +78,31 @@ class Machine:
         self.bounds[name] = (before, self.writer.acked, report["consistency"] == "frozen")
         return report
 
-    def kill(self, victim: str, child: Any) -> str:
-        """End qvm, QEMU, or both without a word; what qvm said, if it could."""
+    def kill(self, victim: str, child: Any, before: int) -> str:
+        """End qvm, QEMU, or both without a word; what qvm said, if it could.
+
+        Args:
+            before: what the guest had told when the command was begun.
+        """
         pid = self.vm.pid
-        if victim != "qemu":
+        if victim in ("qvm", "both"):
             child.kill()
-        if victim != "qvm":
+        if victim in ("qemu", "both"):
             os.kill(pid, signal.SIGKILL)
-        if victim == "qemu":
+        if victim == "quit":  # in order, as far as QEMU can while its disks are at work
+            self.vm.ok("kill")
+        if victim in ("qemu", "quit"):
             child.send_signal(signal.SIGCONT)
         out, err = child.communicate(timeout=200)
         assert "Traceback" not in err, err
         if victim != "qvm":
             gone(pid)
             self.writer.lost()
+        for line in out.splitlines():
+            if ": archived as " in line:
+                name = line.partition(": archived as ")[2].partition(":")[0]
+                self.bounds[name] = (before, self.writer.acked, "(guest frozen " in line)
+                self.of_killed.append(name)
         return str(out + err)
 
     def goes_on(self, was_under_way: bool) -> str:
@@ -149,11 +163,17 @@ class Machine:
         nothing_left(vm)
         for folder in vm.directory.glob("demo-*/"):
             assert "is good" in vm.ok("archive", "--verify", folder.name).out
-        name = self.chooser.choice(sorted(self.bounds))
+        twin = Vm(vm.world, vm.world.home / "twin")
+        for name, (least, most, is_frozen) in self.bounds.items():
+            if is_frozen:
+                vm.ok("restore", name, "../twin")
+                found = look_off(twin, "twin")
+                assert all(least <= each.count <= most + 2 for each in found), (name, least, most, found)
+                shutil.rmtree(twin.directory)
+        name = self.chooser.choice(sorted(self.of_killed or self.bounds))
         least, most, is_frozen = self.bounds[name]
         print(f"  {name} is booted: {least} to {most}")
         vm.ok("restore", name, "../twin")
-        twin = Vm(vm.world, vm.world.home / "twin")
         boot(twin)
         try:
             found = look(twin, is_clean=is_frozen)
@@ -179,11 +199,12 @@ def check_live(vm: Vm, verbs: list[str], count: int) -> None:
         is_at_work, seconds = chooser.random() < 0.75, chooser.uniform(0.0, most_s)
         since = "since it is at work" if is_at_work else "since its begin"
         print(f"seed {SEED}: turn {turn}: {' '.join(words)}, {victim} killed {seconds:.3f} s {since}")
+        before = it.writer.acked
         child = vm.world.popen(*words, cwd=vm.directory)
         while is_at_work and child.poll() is None and not any(vm.directory.glob(".qvm/*.unfinished")):
             time.sleep(0.001)
         time.sleep(seconds)
-        told = it.kill(victim, child)
+        told = it.kill(victim, child, before)
         was_under_way = bool(note_of(vm)) or (vm.directory / ".qvm/snapshot.unfinished").exists()
         print(f"  {'under way' if was_under_way else 'nothing under way'}; it said: {told.strip()}")
         if victim == "qvm":
@@ -234,11 +255,12 @@ def check_moments(vm: Vm, victim: str, count: int) -> None:
     for moment in MOMENTS if count >= len(MOMENTS) else chooser.sample(list(MOMENTS), count):
         verb, is_now = MOMENTS[moment]
         it.archive()
+        before = it.writer.acked
         child = held(vm, is_now, *VERBS[verb][0])
         was_told = it.writer.acked
         time.sleep(0.3)  # QEMU and the guest go on meanwhile, as far as they can
         print(f"seed {SEED}: {verb}, {moment}: {victim} killed, told {was_told}, {it.writer.acked}")
-        told = it.kill(victim, child)
+        told = it.kill(victim, child, before)
         print(f"  it said: {told.strip()}")
         if victim == "qvm":
             print(f"  {it.goes_on(True).strip()}")
@@ -252,14 +274,14 @@ def check_moments(vm: Vm, victim: str, count: int) -> None:
     it.end()
 
 
-@pytest.mark.parametrize("victim", VICTIMS)
+@pytest.mark.parametrize("victim", [*VICTIMS, "quit"])
 def test_archive_killed_in_a_dangerous_moment(vm: Vm, victim: str) -> None:
     """A guest whose QEMU is killed has to boot, so only some of these each time."""
     check_moments(vm, victim, len(MOMENTS) if victim == "qvm" else 2)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("victim", ["qemu", "both"])
+@pytest.mark.parametrize("victim", ["qemu", "both", "quit"])
 def test_archive_killed_in_a_dangerous_moment_long(vm: Vm, victim: str) -> None:
     check_moments(vm, victim, len(MOMENTS))
 
@@ -274,7 +296,7 @@ def test_first_archive_killed_is_begun_anew_and_holds_nobody_up(vm: Vm) -> None:
     for words, is_now in first:
         child = held(vm, is_now, *words, tries=1)
         it.writer.more()
-        it.kill("qvm", child)
+        it.kill("qvm", child, 0)
         print(it.goes_on(True))
         vm.qvm("snapshot", "delete", "live")
         it.archive()

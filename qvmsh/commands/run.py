@@ -36,7 +36,7 @@ def run(
         bridge: networking through a bridge of the host.
         base_only: run the base image, without the overlay.
         disposable: all changes vanish when the machine stops.
-        force: with --base-only, although an overlay stands on the base.
+        force: although other images stand on those that the guest writes to.
         loadvm: continue from this saved state (`stop --savevm`).
     """
     from qvmsh.machine import lifecycle

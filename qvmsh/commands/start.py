@@ -39,7 +39,7 @@ def start(
         base_only: run the base image, without the overlay.
         disposable: all changes vanish when the machine stops.
         encapsulate: show the screen as text in a session of tmux or screen (VM_QEMU_DISPLAY=curses).
-        force: with --base-only, although an overlay stands on the base.
+        force: although other images stand on those that the guest writes to.
         loadvm: continue from this saved state (`stop --savevm`).
         ssh_attempts: how often ssh is tried, 2 s each (VM_SSH_ATTEMPTS).
         wait: return as soon as QEMU runs, without waiting for the guest.

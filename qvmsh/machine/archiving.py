@@ -138,7 +138,7 @@ def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
         )
         return
     own = os.path.realpath(layers.overlay)
-    others = [os.path.basename(each) for each in chain.overlays_on(layers.base, vm) if each != own]
+    others = [chain.shown(vm, each) for each in chain.overlays_on(layers.base, vm) if each != own]
     if others:
         job.said.append(
             f"{', '.join(others)} also stands on {base}, which a commit would falsify: archived as a pair"

@@ -22,6 +22,8 @@ from qvmsh.qemu.qcow2 import Snapshot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from qvmsh.machine.machine import Machine
 
 
@@ -47,12 +49,21 @@ def overlays_on(path: str, vm: Machine | None = None) -> list[str]:
 
     Looked for beside the image, in the machine's directory, and in those of all known machines.
     """
-    folders = [os.path.dirname(os.path.abspath(path))]
+    return _above(_standing([path], vm), path)
+
+
+def _standing(paths: Sequence[str], vm: Machine | None) -> dict[str, str]:
+    """Which image stands on which, in all folders that are looked at."""
+    folders = [os.path.dirname(os.path.abspath(path)) for path in paths]
     if vm is not None:
         folders += [vm.directory, *known.machines(vm.environ).values()]
-    stands_on: dict[str, str] = {}
+    found: dict[str, str] = {}
     for folder in dict.fromkeys(map(os.path.realpath, folders)):
-        stands_on.update(_backings(folder))
+        found.update(_backings(folder))
+    return found
+
+
+def _above(stands_on: dict[str, str], path: str) -> list[str]:
     found: list[str] = []
     below = {os.path.realpath(path)}
     while below:
@@ -99,24 +110,42 @@ def require_writable(
     for overlay in overlays_on(path, vm):
         if overlay == own and is_given_up:
             continue
-        shown = _shown(vm, overlay)
+        who = shown(vm, overlay)
         tags = [each.name for each in snapshots_in(overlay)]
         if tags:
             raise ImageError(
-                f"cannot {what} {name}: {shown} holds snapshots ({', '.join(tags)}), which read from it "
+                f"cannot {what} {name}: {who} holds snapshots ({', '.join(tags)}), which read from it "
                 "and would be silently wrong",
                 machine=vm.name,
                 hint="`qvm snapshot delete NAME` gives each of them up; or keep base and overlay as they are",
             )
         if overlay != own:
             raise ImageError(
-                f"cannot {what} {name}: {shown} stands on it and would be silently wrong",
+                f"cannot {what} {name}: {who} stands on it and would be silently wrong",
                 machine=vm.name,
                 hint="give that overlay a base of its own first: `qvm disk rebase`, or a copy of the base",
             )
 
 
-def _shown(vm: Machine, path: str) -> str:
+def require_top(vm: Machine, paths: Sequence[str], what: str) -> None:
+    """Refuse to run a machine that writes to images on which others stand.
+
+    Raises:
+        ImageError: one does; nothing has been changed.
+    """
+    standing = _standing(paths, vm)
+    for path in paths:
+        for overlay in _above(standing, path):
+            raise ImageError(
+                f"cannot {what}: {shown(vm, overlay)} stands on {os.path.basename(path)}, which the guest "
+                "writes to, and would be silently wrong",
+                machine=vm.name,
+                hint="`--disposable` leaves it as it is; `qvm disk rebase`, or a copy, gives that overlay a "
+                "base of its own; `--force` does it all the same",
+            )
+
+
+def shown(vm: Machine, path: str) -> str:
     inside = os.path.relpath(path, os.path.realpath(vm.directory))
     return path if inside.startswith("..") else inside
 

@@ -375,6 +375,7 @@ def resize(vm: Machine, name: str, wanted: str, *, is_shrinking: bool) -> DiskDo
             )
         if after < before:
             _require_off(vm, seen, "shrink a disk")
+        chain.require_writable(vm, disk.path, "resize")
         if seen.is_live and seen.note is not None:
             try:
                 with saved.exchange(seen.note) as exchange:
@@ -386,7 +387,6 @@ def resize(vm: Machine, name: str, wanted: str, *, is_shrinking: bool) -> DiskDo
                 raise
         else:
             _require_ready(vm, disk)
-            chain.require_writable(vm, disk.path, "resize")
             words = ["resize", "-q", "-f", disk.format, *(["--shrink"] if after < before else [])]
             image.run(
                 tools.qemu_img(vm), [*words, image.safe_name(disk.path), str(after)], what=f"resize {disk.id}"
@@ -548,6 +548,8 @@ def _checked(vm: Machine, path: str, kind: str, *, is_live: bool, is_repairing: 
             return row
         if is_repairing and (sound.corruptions or sound.leaks):
             image.require_unused(program, path, vm.name)
+            if sound.corruptions:  # what cannot be mended becomes zeros; leaks are nobody's data
+                chain.require_writable(vm, path, "repair", besides=_own_overlay(vm, path))
             mode = "all" if sound.corruptions else "leaks"
             argv = [program, "check", "-q", "-f", kind, "-r", mode, image.safe_name(path)]
             subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True)
@@ -558,6 +560,12 @@ def _checked(vm: Machine, path: str, kind: str, *, is_live: bool, is_repairing: 
             sound = after or sound
     row["corruptions"], row["leaks"] = sound.corruptions, sound.leaks
     return row
+
+
+def _own_overlay(vm: Machine, base: str) -> str | None:
+    """The machine's own disk that stands on a base: it wants that mended."""
+    mine = [each.path for each in volumes.configured(vm)]
+    return next((each for each in mine if chain.base_of(each) == os.path.realpath(base)), None)
 
 
 # Commit and rebase
@@ -629,6 +637,8 @@ def rebase(vm: Machine, name: str, base: str | None, *, is_unsafe: bool) -> Disk
             )
         if base is None and is_unsafe:
             raise UsageError("disk rebase: --unsafe needs a base that holds the same as the old one")
+        if is_unsafe:
+            chain.require_writable(vm, disk.path, "rebase")
         words, target = ["rebase", "-q", "-f", "qcow2", *(["-u"] if is_unsafe else [])], ""
         if base is not None:
             path = vm.settings.located(base)

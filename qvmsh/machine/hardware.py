@@ -45,6 +45,7 @@ class Launch:
         is_foreground: the terminal is QEMU's.
         is_encapsulated: QEMU gets a terminal in a session of tmux or screen.
         has_desktop: a window can be shown.
+        is_forced: although other images stand on those that the guest writes to.
     """
 
     verb: str = "start"
@@ -55,6 +56,7 @@ class Launch:
     is_foreground: bool = False
     is_encapsulated: bool = False
     has_desktop: bool = False
+    is_forced: bool = False
 
 
 def disk_name(vm: Machine, *, base_only: bool = False) -> str:

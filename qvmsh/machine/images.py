@@ -64,6 +64,7 @@ def init(vm: Machine, *, clobber_base: bool, clobber_overlay: bool, is_dry: bool
             image.require_unused(tools.qemu_img(vm), path, vm.name)
         if "base" in steps:
             chain.require_writable(vm, layers.base, "replace", besides=layers.overlay, is_given_up=True)
+        chain.require_writable(vm, layers.overlay, "replace")
         remove_parts(vm)
         if not is_dry:
             if "base" in steps:
@@ -187,10 +188,10 @@ def require_writable_base(vm: Machine, *, force: bool) -> None:
     """
     require_layers(vm, "--base-only")
     overlay = Layers(vm).overlay
-    if force or not os.path.exists(overlay):
+    if force:
         return
     program = tools.qemu_img(vm)
-    if image.has_data(program, overlay):
+    if os.path.exists(overlay) and image.has_data(program, overlay):
         raise ImageError(
             f"{os.path.basename(overlay)} holds data that stands on the base: "
             "writing to the base would falsify it",

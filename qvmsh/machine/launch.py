@@ -23,7 +23,21 @@ from qvmsh.errors import LaunchError, LockedError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import launch as launcher
 from qvmsh.host import locks, logfiles, process, sockets
-from qvmsh.machine import disks, hooks, identity, limits, logs, owner, ports, saved, state, tools, tpm
+from qvmsh.machine import (
+    chain,
+    disks,
+    hooks,
+    identity,
+    limits,
+    logs,
+    owner,
+    ports,
+    saved,
+    state,
+    tools,
+    tpm,
+    volumes,
+)
 from qvmsh.machine import files as machine_files
 from qvmsh.machine import hardware as hw
 from qvmsh.machine import note as notes
@@ -181,6 +195,7 @@ def _bring_up(
     supplies = disks.gather(vm)
     disk = "" if hw.is_by_hand(vm) else hw.require_disk(vm, plan)
     disks.require(vm, supplies)
+    require_top(vm, plan)
     if tpm.is_wanted(vm):
         tpm.program(vm)
     wanted = "tcg" if hw.is_by_hand(vm) else vm.settings.text("VM_QEMU_ACCEL")
@@ -188,6 +203,20 @@ def _bring_up(
     disks.prepare(vm, supplies)
     attempt = _Attempt(vm, plan, lock, binary, choice.accelerator, disk, supplies, begun, choose_port)
     return attempt.run()
+
+
+def require_top(vm: Machine, plan: Launch) -> None:
+    """Refuse a run that would write to images on which others stand, unless it is wished.
+
+    Raises:
+        ImageError: it would.
+    """
+    if plan.disposable or plan.is_forced:
+        return
+    written = volumes.written(volumes.configured(vm))
+    # that of the base is `images.require_writable_base`
+    paths = [each.path for each in written if not (plan.base_only and each.source == "machine")]
+    chain.require_top(vm, paths, plan.verb)
 
 
 def clear(vm: Machine, *, has_hook: bool = True) -> None:

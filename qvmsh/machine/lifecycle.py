@@ -168,6 +168,7 @@ def _require_startable(vm: Machine, request: Request, ssh_attempts: int | None) 
     if not hw.is_by_hand(vm):
         hw.require_disk(vm, plan)
     disks.require(vm, disks.gather(vm))
+    launch.require_top(vm, plan)
 
 
 def _require_attempts(vm: Machine, ssh_attempts: int | None) -> None:
@@ -323,6 +324,7 @@ def _plan(vm: Machine, request: Request, verb: str) -> Launch:
         is_foreground=verb == "run",
         is_encapsulated=request.is_encapsulated,
         has_desktop=bool(environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY")),
+        is_forced=request.is_forced,
     )
 
 

@@ -158,14 +158,15 @@ def of_room(disk: Volume, needed_bytes: int) -> list[Blocker]:
     """Not enough room for what a snapshot adds to a disk's file."""
     from qvmsh.machine.diagnosis import size
 
+    folder = os.path.dirname(os.path.realpath(disk.path))  # a link may lead to another file system
     try:
-        free = host_files.free_bytes(os.path.dirname(disk.path))
+        free = host_files.free_bytes(folder)
     except OSError:
         return []
     if free >= needed_bytes:
         return []
     what = f"{disk.name} would grow by up to {size(needed_bytes)}, and there is room for {size(free)}"
-    return [Blocker(what, f"make room in {os.path.dirname(disk.path)}, or `qvm snapshot delete` an old one")]
+    return [Blocker(what, f"make room in {folder}, or `qvm snapshot delete` an old one")]
 
 
 def memory_bytes(pid: int) -> int:

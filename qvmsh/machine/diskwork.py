@@ -669,12 +669,13 @@ def _require_room_below(vm: Machine, disk: Volume) -> None:
     while below and os.path.exists(below):
         needed += os.stat(below).st_blocks * 512
         below = chain.base_of(below)
-    free = host_files.free_bytes(os.path.dirname(disk.path))
+    folder = os.path.dirname(os.path.realpath(disk.path))
+    free = host_files.free_bytes(folder)
     if free < needed:
         raise ImageError(
             f"cannot rebase: {disk.name} may grow by {size(needed)}, and there is room for {size(free)}",
             machine=vm.name,
-            hint=f"make room in {os.path.dirname(disk.path)}; nothing was changed",
+            hint=f"make room in {folder}; nothing was changed",
         )
 
 

@@ -397,7 +397,7 @@ def _require_room_for_tables(store: Store) -> None:
     from qvmsh.machine.diagnosis import size
 
     for each in store.volumes:
-        folder = os.path.dirname(each.path)
+        folder = os.path.dirname(os.path.realpath(each.path))
         free = host_files.free_bytes(folder)
         if free < TABLES_BYTES:
             raise StateError(

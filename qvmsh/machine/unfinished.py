@@ -402,6 +402,9 @@ def _delete(store: Store, data: dict[str, Any]) -> str:
         return "is undone: all disks have it"
     for tag in (data["name"], data["name"] + saved.NEW):
         store.delete(tag)
+    left = [name for name, path in data["disks"] if _has(path, data["name"])]
+    if left:  # QEMU forgets a snapshot whose table it could not write (7.2); the file still has it
+        raise QvmError(f"QEMU could not write the table of {', '.join(left)}", hint="is the disk full?")
     Catalogue.read(store.vm).remove(data["name"])
     return "is finished: no disk has it"
 

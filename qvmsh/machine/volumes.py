@@ -102,8 +102,8 @@ def file_of(name: str) -> str:
     if not name.startswith("json:"):
         return name
     found = loads(name.removeprefix("json:"))
-    while isinstance(found.get("file"), dict):
-        found = found["file"]
+    while isinstance(below := found.get("file", found.get("image")), dict):  # blkdebug calls it `image`
+        found = below
     return str(found.get("filename", name))
 
 

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     """Is told how many bytes of the source have been done."""
 
 SLICE_BYTES = 4 << 20
+PACE_BYTES = 16 << 20
+"""How much a gentle copy writes before the earlier part must be on the disk."""
 _FICLONE = 0x40049409  # ioctl_ficlone(2)
 _NO_KERNEL_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
 
@@ -90,12 +92,20 @@ def compressor(kind: str) -> list[str]:
 
 
 def send(
-    source: int, target: int, tell: Tell, checkpoint: Callable[[], None], *, compression: str = ""
+    source: int,
+    target: int,
+    tell: Tell,
+    checkpoint: Callable[[], None],
+    *,
+    compression: str = "",
+    is_gentle: bool = False,
 ) -> Sent:
     """Copy the open file `source` to `target` (an empty file, or a pipe).
 
     Args:
         compression: key of COMPRESSORS, "" for none.
+        is_gentle: somebody works on that disk: what is written to a file goes to it bit by bit, since a
+            `fsync` of theirs waits behind all that is on its way.
 
     Raises:
         OSError: it cannot be written (ENOSPC), or read.
@@ -110,7 +120,7 @@ def send(
         try:
             fcntl.ioctl(target, _FICLONE, source)
         except OSError:
-            _copy(source, target, tell, checkpoint)
+            _copy(source, target, tell, checkpoint, _Pace(target) if is_gentle else None)
         while not hashing.join(0.2):
             checkpoint()
     except BaseException:
@@ -154,7 +164,35 @@ class _Hashing:
         return self._sum.hexdigest()
 
 
-def _copy(source: int, target: int, tell: Tell, checkpoint: Callable[[], None]) -> None:
+class _Pace:
+    """Keeps little of what is written to a file in the host's cache: sync_file_range(2)."""
+
+    _WAIT, _BEGIN = 1 | 2 | 4, 2
+
+    def __init__(self, fd: int) -> None:
+        import ctypes
+
+        self._fd = fd
+        self._begun = self._done = 0
+        self._call: Callable[..., int] | None = getattr(ctypes.CDLL(None), "sync_file_range", None)
+        self._offset = ctypes.c_int64
+
+    def reached(self, at: int) -> None:
+        """All up to `at` has been written: begin with it, and wait for the part before."""
+        if at - self._begun < PACE_BYTES:
+            return
+        self._sync(self._begun, at, self._BEGIN)
+        self._sync(self._done, self._begun, self._WAIT)
+        self._done, self._begun = self._begun, at
+
+    def _sync(self, begin: int, end: int, flags: int) -> None:
+        if self._call and end > begin:  # a length of 0 means all
+            self._call(self._fd, self._offset(begin), self._offset(end - begin), flags)
+
+
+def _copy(
+    source: int, target: int, tell: Tell, checkpoint: Callable[[], None], pace: _Pace | None = None
+) -> None:
     """Copy the parts that hold data; the holes between them stay holes."""
     size = os.fstat(source).st_size
     os.ftruncate(target, size)
@@ -178,6 +216,8 @@ def _copy(source: int, target: int, tell: Tell, checkpoint: Callable[[], None]) 
             if not count:
                 return
             begin += count
+            if pace:
+                pace.reached(begin)
             tell(begin)
             checkpoint()
 

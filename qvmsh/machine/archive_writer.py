@@ -90,6 +90,7 @@ class Writer:
         self.job = job
         self.vm = job.vm
         self.store = job.store
+        self.is_live = consistency != "off"
         self.taken = [each for each in found if not each.left_out]
         if not self.taken:
             raise ConfigError(
@@ -341,7 +342,10 @@ class Writer:
                 progress.Progress(self.vm.io, title, status.st_size) as shown,
                 self.store.writer(self._folder, name) as target,
             ):
-                sent = transfer.send(fd, target, shown.tell, self.vm.io.checkpoint, compression=compression)
+                sent = transfer.send(
+                    fd, target, shown.tell, self.vm.io.checkpoint,
+                    compression=compression, is_gentle=self.is_live,
+                )  # fmt: skip
         finally:
             os.close(fd)
         part.size_bytes, part.source_mtime_ns = status.st_size, status.st_mtime_ns

@@ -95,6 +95,7 @@ class Machine:
             child.send_signal(signal.SIGCONT)
         out, err = child.communicate(timeout=200)
         assert "Traceback" not in err, err
+        assert child.returncode in (0, -signal.SIGKILL) or "\nhint: " in err, err
         if victim != "qvm":
             gone(pid)
             self.writer.lost()

@@ -16,11 +16,13 @@ from collections.abc import Iterator
 import pytest
 from conftest import Vm
 from guest_writer import (
+    MOUNT,
     UMOUNT,
     Writer,
     align,
     boot,
     fsck_both,
+    held,
     look,
     next_one,
     note_of,
@@ -152,3 +154,38 @@ def test_archive_and_restore_of_a_guest_that_is_off_killed_at_random(vm: Vm) -> 
 @pytest.mark.parametrize("verb", VERBS)
 def test_archive_and_restore_of_a_guest_that_is_off_killed_at_random_long(vm: Vm, verb: str) -> None:
     check_off(vm, [verb], LONG)
+
+
+def test_restore_killed_between_two_disks_is_completed(vm: Vm) -> None:
+    """All is ready, one disk has its new file already, the other one not: never a mixture."""
+    boot(vm)
+    old = write_and_stop(vm, 0)
+    vm.ok("archive")
+    boot(vm)
+    write_and_stop(vm, old)
+    child = held(
+        vm,
+        lambda now: bool(now.note.get("is_ready")),
+        "restore",
+        "--force",
+        "latest",
+        tries=20,
+        step_s=0.0004,
+    )
+    child.kill()
+    child.communicate()
+    pairs = note_of(vm)["swap"]
+    left = [pair for pair in pairs if (vm.directory / pair[0]).exists()]
+    print(f"  {len(left)} of {len(pairs)} were to be renamed")
+    if len(left) == len(pairs):  # the kill came just before the first one
+        (vm.directory / left[0][0]).rename(vm.directory / left[0][1])
+    told = vm.ok("start").err
+    assert "`qvm restore` of " in told
+    assert " was interrupted: completed" in told
+    vm.ok("ssh", MOUNT)
+    assert [each.count for each in look(vm, is_clean=True)] == [old] * 2
+    nothing_left(vm)
+    vm.ok("ssh", UMOUNT)
+    vm.ok("stop")
+    sound(vm)
+    fsck_both(vm)

@@ -162,7 +162,7 @@ def terminal(world: World, cwd: Path, *words: str, env: dict[str, str] | None = 
 def shell(vm: Vm, command: str) -> Iterator[Terminal]:
     """`qvm COMMAND` in a shell on a terminal; then its status, and whether the mode is the same."""
     script = f"""
-        before=$(stty -g); {QVM} {command}; status=$?
+        trap : INT; before=$(stty -g); {QVM} {command}; status=$?
         [ "$before" = "$(stty -g)" ] && mode=same || mode=different
         echo; echo "status $status"; echo "after $mode"; exec cat
     """

@@ -338,8 +338,12 @@ class Writer:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if is_ours else owner.opened(self.vm, path)
         try:
             status = os.fstat(fd)
+
+            def position() -> int:
+                return os.lseek(fd, 0, os.SEEK_CUR)  # a compressor shares the open file
+
             with (
-                progress.Progress(self.vm.io, title, status.st_size) as shown,
+                progress.Progress(self.vm.io, title, status.st_size, position) as shown,
                 self.store.writer(self._folder, name) as target,
             ):
                 sent = transfer.send(

@@ -1,4 +1,4 @@
-"""How far long work is: a line on the terminal with rate and time left; in a pipe nothing.
+"""How far long work is: a line on the terminal with bytes, rate and time left; in a pipe nothing.
 
 May import: `host`, `io`.
 
@@ -12,6 +12,7 @@ May import: `host`, `io`.
 from __future__ import annotations
 
 import os
+import threading
 import time
 
 from qvmsh.io import isatty, tell
@@ -28,33 +29,68 @@ EVERY_S = 0.2
 
 
 class Progress:
-    """One copy; the line that is left says how much was copied, and how fast."""
+    """One copy; the line that is left says how much was copied, and how fast.
 
-    def __init__(self, io: Io, title: str, size_bytes: int) -> None:
+    Args:
+        position: how many bytes have been done, where nobody tells: a compressor that reads the file
+            itself may write nothing for a long time.
+    """
+
+    def __init__(
+        self, io: Io, title: str, size_bytes: int, position: Callable[[], int] | None = None
+    ) -> None:
         self._io = io
         self._title = title
         self._size = size_bytes
+        self._position = position
         self._done = 0
         self._began = self._shown = 0.0
         self._is_drawn = io.shows_stages and isatty(io.stderr)
+        self._turn = threading.Lock()
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
 
     def __enter__(self) -> Progress:
-        self._began = time.monotonic()
+        self._began = self._shown = time.monotonic()
+        if self._is_drawn:
+            self._io.begin_line()
+            self._thread.start()
         return self
 
     def tell(self, done_bytes: int) -> None:
         """So much has been done."""
         self._done = done_bytes
-        now = time.monotonic()
-        if not self._is_drawn or now - self._shown < EVERY_S:
-            return
-        self._shown = now
-        shown = part(done_bytes, self._size, now - self._began)
-        tell(self._io.stderr, f"\r  {self._title}: {shown}\x1b[K", end="")
+        if self._is_drawn and time.monotonic() - self._shown >= EVERY_S:
+            self._draw()
+
+    def _look(self) -> None:
+        """Draw the line also while nobody tells."""
+        while not self._end.wait(EVERY_S):
+            if time.monotonic() - self._shown >= 2 * EVERY_S:
+                try:
+                    self._done = max(self._done, self._position() if self._position else 0)
+                except OSError:
+                    pass
+                self._draw()
+
+    def _draw(self) -> None:
+        with self._turn:
+            if self._end.is_set():
+                return
+            self._shown = now = time.monotonic()
+            done = (
+                f"{size(self._done)} of {size(self._size)}, {part(self._done, self._size, now - self._began)}"
+            )
+            text = f"\r  {self._title}: {done}\x1b[K"
+            tell(self._io.stderr, text, end="")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        with self._turn:
+            self._end.set()
+        if self._is_drawn:
+            self._thread.join()
         if not self._io.shows_stages:
             return
         took = time.monotonic() - self._began
@@ -123,9 +159,15 @@ class Watch:
 def part(done_bytes: int, total_bytes: int, took_s: float) -> str:
     """So much of a whole, how fast, and how long it will take: `62 %, 312.0 MiB/s, 0:03 left`."""
     rate = done_bytes / max(took_s, 0.001)
-    left_s = (total_bytes - done_bytes) / rate if rate else 0.0
-    left = f"{left_s // 60:.0f}:{left_s % 60:02.0f} left"
+    left = clock((total_bytes - done_bytes) / rate) + " left" if rate else "waiting"
     return f"{100 * done_bytes // max(total_bytes, 1)} %, {size(int(rate))}/s, {left}"
+
+
+def clock(seconds: float) -> str:
+    """A time for people: `0:07`, `12:30`, `1:02:03`."""
+    minutes, rest = divmod(max(0, int(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def size(count: int) -> str:

@@ -1,0 +1,127 @@
+"""archive on a terminal: the line of progress, and Ctrl-C in the middle of a copy."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable
+
+import pytest
+from conftest import Vm
+from shell_terminal import Terminal, ended, shell
+from test_archive import archived, byte, name_of, nothing_left, states, write_live
+
+Blank = Callable[..., Vm]
+
+LINE = r"archiving data\.raw: [\d.]+ [KM]iB of 96\.0 MiB, \d+ %, [\d.]+ [KM]iB/s, \d+:\d\d left"
+
+
+@pytest.fixture
+def vm(blank: Blank) -> Vm:
+    """With a disk that takes some seconds to compress."""
+    made = blank(VM_DISKS="data.raw", VM_GUEST_AGENT="no", VM_NET_MODEL="none")
+    with (made.directory / "data.raw").open("wb") as file:
+        for _ in range(96):
+            file.write(os.urandom(1 << 20))
+    return made
+
+
+def hashes(vm: Vm) -> dict[str, str]:
+    names = ("data.raw", "demo-base.qcow2", "demo-backing.qcow2", ".vmrc")
+    return {name: hashlib.sha1((vm.directory / name).read_bytes()).hexdigest() for name in names}
+
+
+def interrupt(terminal: Terminal) -> str:
+    """Ctrl-C while the line of the large disk moves."""
+    terminal.wait(LINE)
+    terminal.key("C-c")
+    return ended(terminal, 130)
+
+
+def test_line_is_there_for_a_compressed_copy_and_gone_at_the_end(vm: Vm) -> None:
+    with shell(vm, "archive -z gzip") as terminal:
+        terminal.wait(LINE)
+        screen = ended(terminal, 0)
+    assert re.search(r"archiving data\.raw: 96\.0 MiB in [\d.]+ s, [\d.]+ MiB/s", screen)
+    assert " left" not in screen
+    assert "demo: archived as demo-" in screen
+    with shell(vm, "archive --verify") as terminal:
+        screen = ended(terminal, 0)
+    assert re.search(r"reading demo-disk1\.raw\.gz: [\d.]+ MiB in", screen)
+    nothing_left(vm)
+
+
+@pytest.mark.parametrize("words", [["archive"], ["archive", "-z", "lz4"], ["archive", "--verify"]])
+def test_no_line_where_there_is_no_terminal(vm: Vm, words: list[str]) -> None:
+    vm.ok("archive")
+    vm.ok("config", "VM_LABELS=x")
+    result = vm.ok(*words, *(["--full"] if "--verify" not in words else []))
+    assert result.err == ""
+    assert "\r" not in result.out
+    assert "%" not in result.out
+
+
+def test_ctrl_c_while_it_is_off_leaves_machine_and_archives_as_they_were(vm: Vm) -> None:
+    first = archived(vm)
+    rows, before = states(vm), hashes(vm)
+    os.utime(vm.directory / "data.raw")  # so that there is something to archive
+    with shell(vm, "archive -z gzip") as terminal:
+        interrupt(terminal)
+    assert states(vm) == rows
+    assert hashes(vm) == before
+    nothing_left(vm)
+    files = sorted(path.name for path in (vm.directory / first["archive"]).iterdir())
+    vm.ok("archive", "--verify")
+    with shell(vm, "archive --create -z gzip -b") as terminal:  # nothing to commit: the same base
+        interrupt(terminal)
+    assert sorted(path.name for path in (vm.directory / first["archive"]).iterdir()) == files
+    assert hashes(vm) == before
+    nothing_left(vm)
+
+
+def test_ctrl_c_in_the_first_archive_leaves_none(vm: Vm) -> None:
+    with shell(vm, "archive -z gzip") as terminal:
+        interrupt(terminal)
+    assert states(vm) == []
+    assert not list(vm.directory.glob("*demo-2*"))
+    nothing_left(vm)
+
+
+def test_ctrl_c_while_it_runs_leaves_the_guest_at_work_and_the_archives_as_they_were(vm: Vm) -> None:
+    vm.ok("start", "--no-wait")
+    write_live(vm, "-P 1 0 64k")
+    first = archived(vm)
+    rows = states(vm)
+    with shell(vm, "archive --full -z gzip") as terminal:
+        terminal.wait(LINE)
+        write_live(vm, "-P 2 64k 64k")  # into what is laid over the disk meanwhile
+        terminal.key("C-c")
+        ended(terminal, 130)
+    assert states(vm) == rows
+    assert vm.ok("status", "-s").out.startswith("demo: running")
+    assert "qvm-cut" not in vm.ok("qmp", "query-named-block-nodes").out
+    nothing_left(vm)
+    write_live(vm, "-P 3 128k 64k")
+    last = archived(vm)
+    assert last["incremental"]  # what has changed since the first is known still
+    vm.ok("kill")
+    vm.ok("restore", "--force", name_of(first))
+    assert [byte(vm, at) for at in ("0", "64k", "128k")] == [1, 0, 0]
+    vm.ok("restore", "--force", name_of(last))
+    assert [byte(vm, at) for at in ("0", "64k", "128k")] == [1, 2, 3]
+
+
+def test_ctrl_c_in_a_restore_leaves_the_machine_as_it_was(vm: Vm) -> None:
+    made = archived(vm, "-z", "bzip2")
+    with (vm.directory / "data.raw").open("r+b") as file:
+        file.write(b"newer")
+    before = hashes(vm)
+    for words in (f"restore --force {name_of(made)}", f"restore {name_of(made)} ../twin"):
+        with shell(vm, words) as terminal:
+            terminal.wait(r"restoring demo-disk1\.raw: .* left")
+            terminal.key("C-c")
+            ended(terminal, 130)
+        assert hashes(vm) == before
+        nothing_left(vm)
+    assert sorted(path.name for path in vm.world.home.iterdir() if "twin" in path.name) == []

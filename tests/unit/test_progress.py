@@ -1,0 +1,87 @@
+"""The line of a long copy, on a real terminal (a pty)."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from qvmsh.io import Io
+from qvmsh.machine.progress import Progress, clock
+
+MIB = 1 << 20
+
+
+class Screen:
+    """A terminal: what is written to it is read here."""
+
+    def __init__(self) -> None:
+        self._fd, other = os.openpty()
+        self._stream = open(other, "w", encoding="utf-8")
+        self.io = Io(stderr=self._stream)
+        self.text = ""
+
+    def close(self) -> None:
+        self._stream.close()
+        os.close(self._fd)
+
+    def wait(self, what: str) -> str:
+        while what not in self.text:
+            self.text += os.read(self._fd, 4096).decode()
+        return self.text
+
+
+@pytest.fixture
+def screen() -> Iterator[Screen]:
+    made = Screen()
+    yield made
+    made.close()
+
+
+def test_line_has_bytes_part_rate_and_time_left(screen: Screen) -> None:
+    with Progress(screen.io, "archiving big.raw", 10 * MIB) as shown:
+        shown.tell(MIB)  # too early to say how fast it is
+        time.sleep(0.5)
+        shown.tell(5 * MIB)
+        text = screen.wait(" left")
+    line = next(each for each in text.split("\r") if "5.0 MiB of" in each or "1.0 MiB of" in each)
+    assert line.startswith("  archiving big.raw: ")
+    assert "of 10.0 MiB, " in line
+    assert " %, " in line
+    assert "/s, 0:0" in line
+    end = screen.wait("\n").split("\r")
+    assert any(each.startswith("  archiving big.raw: 10.0 MiB in 0.") and "MiB/s" in each for each in end)
+
+
+def test_line_moves_while_nobody_tells(screen: Screen) -> None:
+    """A compressor reads the file itself, and may write nothing for a long time."""
+    at = [0]
+    with Progress(screen.io, "x", 10 * MIB, lambda: at[0]):
+        screen.wait("waiting")
+        at[0] = 4 * MIB
+        screen.wait("4.0 MiB of 10.0 MiB, 40 %")
+
+
+def test_failure_ends_the_line(screen: Screen) -> None:
+    with pytest.raises(KeyboardInterrupt), Progress(screen.io, "x", 10):
+        raise KeyboardInterrupt
+    assert "x: failed" in screen.wait("\n")
+
+
+def test_nothing_where_there_is_no_terminal() -> None:
+    stream = io.StringIO()
+    with Progress(Io(stderr=stream), "x", 10) as shown:
+        shown.tell(5)
+        time.sleep(0.5)
+        shown.tell(10)
+    assert stream.getvalue() == ""
+    with Progress(Io(stderr=stream, level=2), "x", 10) as shown:  # -v
+        shown.tell(10)
+    assert stream.getvalue().startswith("  x: 10 bytes in 0.0 s")
+
+
+def test_clock_is_short() -> None:
+    assert [clock(seconds) for seconds in (-1, 7.9, 750, 3723)] == ["0:00", "0:07", "12:30", "1:02:03"]

@@ -122,8 +122,10 @@ class Watch:
 
 def part(done_bytes: int, total_bytes: int, took_s: float) -> str:
     """So much of a whole, how fast, and how long it will take: `62 %, 312.0 MiB/s, 0:03 left`."""
+    if not done_bytes:
+        return "0 %"
     rate = done_bytes / max(took_s, 0.001)
-    left_s = (total_bytes - done_bytes) / rate if rate else 0.0
+    left_s = (total_bytes - done_bytes) / rate
     left = f"{left_s // 60:.0f}:{left_s % 60:02.0f} left"
     return f"{100 * done_bytes // max(total_bytes, 1)} %, {size(int(rate))}/s, {left}"
 

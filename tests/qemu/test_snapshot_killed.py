@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 from conftest import QVM, Vm
+from moments import SEED, Killer
 
 Blank = Callable[..., Vm]
-SEED = int(os.environ.get("QVM_TEST_SEED", "20261121"))
 USUAL, LONG = 3, 20
 DISKS = ["demo-backing.qcow2", "data.qcow2", "more.qcow2"]
 MOST_S = 0.6
@@ -80,18 +80,6 @@ def begin(vm: Vm, *words: str) -> subprocess.Popen[bytes]:
     )  # fmt: skip
 
 
-def kill_after(vm: Vm, seconds: float, victim: str, *words: str) -> None:
-    qemu = vm.pid if victim != "qvm" else 0
-    child = begin(vm, *words)
-    time.sleep(seconds)
-    if victim in ("qvm", "both"):
-        child.send_signal(signal.SIGKILL)
-    if qemu:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(qemu, signal.SIGKILL)
-    child.wait(60)
-
-
 def settled(vm: Vm) -> None:
     """The next command has settled it: all disks have the same snapshots, and nothing is left."""
     vm.ok("doctor", "--fix")
@@ -103,19 +91,17 @@ def settled(vm: Vm) -> None:
 
 
 def check_off(blank: Blank, verb: str, count: int) -> None:
-    chooser = random.Random(f"{SEED} off {verb} {count}")
     vm = make(blank)
+    killer = Killer(vm, f"snapshot {verb} while off")
     write(vm, 1, is_on=False)
     vm.ok("snapshot", "save", "one")
     for turn in range(count):
-        seconds = chooser.uniform(0.05, MOST_S)
-        print(f"seed {SEED}: snapshot {verb} (off) killed after {seconds:.3f} s")
         write(vm, 2, is_on=False)
         name = {"save": f"new{turn}", "replace": "one", "restore": "one", "delete": f"old{turn}"}[verb]
         if verb == "delete":
             vm.ok("snapshot", "save", name)
         words = ["snapshot", "save", name, "--replace"] if verb == "replace" else ["snapshot", verb, name]
-        kill_after(vm, seconds, "qvm", *words)
+        killer.kill(("qvm", "all")[turn % 2], *words)
         settled(vm)
         for disk in DISKS:
             img(vm, "check", "-q", disk)
@@ -128,6 +114,8 @@ def check_off(blank: Blank, verb: str, count: int) -> None:
         if verb != "replace":
             assert content(vm, 1, 2) == {1}
     vm.ok("start", "--no-wait")
+    if count == LONG:
+        killer.require_hits()
 
 
 @pytest.mark.parametrize("verb", ["save", "replace", "restore", "delete"])
@@ -143,14 +131,12 @@ def test_killed_while_off_long(blank: Blank, verb: str) -> None:
 
 
 def check_on(blank: Blank, verb: str, victim: str, count: int) -> None:
-    chooser = random.Random(f"{SEED} on {verb} {victim} {count}")
     vm = make(blank)
+    killer = Killer(vm, f"snapshot {verb} while on")
     vm.ok("start", "--no-wait")
     write(vm, 1, is_on=True)
     vm.ok("snapshot", "save", "one")
     for turn in range(count):
-        seconds = chooser.uniform(0.05, MOST_S)
-        print(f"seed {SEED}: snapshot {verb} (on) with {victim} killed after {seconds:.3f} s")
         write(vm, 2, is_on=True)
         name = {"save": f"new{turn}", "replace": "one", "restore": "one", "delete": f"old{turn}"}[verb]
         if verb == "delete":
@@ -158,7 +144,7 @@ def check_on(blank: Blank, verb: str, victim: str, count: int) -> None:
         words = ["snapshot", "save", name, "--replace"] if verb == "replace" else ["snapshot", verb, name]
         if verb == "restore":
             words.append("--no-wait")
-        kill_after(vm, seconds, victim, *words)
+        killer.kill(victim, *words)
         settled(vm)
         if victim == "qvm":  # the same process goes on, with a guest that runs
             told = vm.qvm("status", "-s").out
@@ -173,6 +159,8 @@ def check_on(blank: Blank, verb: str, victim: str, count: int) -> None:
         if verb != "replace":
             assert content(vm, 1, 2) == {1}
     vm.ok("kill")
+    if count == LONG:
+        killer.require_hits()
 
 
 VERBS, VICTIMS = ("save", "replace", "restore", "delete"), ("qvm", "qemu", "both")
@@ -191,64 +179,6 @@ def test_killed_while_on(blank: Blank, verb: str, victim: str) -> None:
 @pytest.mark.parametrize(("verb", "victim"), CASES)
 def test_killed_while_on_long(blank: Blank, verb: str, victim: str) -> None:
     check_on(blank, verb, victim, LONG)
-
-
-def check_commit(blank: Blank, count: int) -> None:
-    chooser = random.Random(f"{SEED} commit {count}")
-    vm = make(blank)
-    for turn in range(count):
-        victim = ("qvm", "both", "qemu")[turn % 3]
-        seconds = chooser.uniform(0.1, MOST_S)
-        print(f"seed {SEED}: disk commit (on) with {victim} killed after {seconds:.3f} s")
-        if not vm.qvm("status", "-s").out.startswith("demo: running"):
-            vm.ok("start", "--no-wait")
-        pattern = 1 + turn % 200
-        write(vm, pattern, is_on=True)
-        kill_after(vm, seconds, victim, "disk", "commit")
-        settled(vm)
-        if victim == "qvm":
-            told = vm.qvm("status", "-s").out
-            assert told.startswith("demo: running"), told
-            write(vm, pattern, is_on=True)
-            vm.ok("kill")
-        assert content(vm, pattern) == {pattern}
-        assert vm.ok("disk", "list").out.splitlines()[0].endswith("on demo-base.qcow2")
-        for disk in (*DISKS, "demo-base.qcow2"):
-            assert subprocess.run(["qemu-img", "check", "-q", disk], cwd=vm.directory).returncode in (0, 3)
-        vm.ok("disk", "commit")
-        assert content(vm, pattern) == {pattern}
-
-
-def test_commit_killed_while_on(blank: Blank) -> None:
-    check_commit(blank, USUAL)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(1800)
-def test_commit_killed_while_on_long(blank: Blank) -> None:
-    check_commit(blank, LONG)
-
-
-def test_commit_killed_when_qemu_works_on_the_base_is_finished(blank: Blank) -> None:
-    """The moment that chance would not find: what the guest wrote now would be lost at the next start."""
-    vm = make(blank)
-    vm.ok("start", "--no-wait")
-    write(vm, 1, is_on=True)
-    vm.ok("qmp", "block-commit", "job-id=x", "device=disk0")
-    for _ in range(100):
-        if '"ready"' in vm.ok("qmp", "query-jobs").out:
-            break
-        time.sleep(0.1)
-    vm.ok("pause")
-    vm.ok("qmp", "job-complete", "id=x")
-    device = "/machine/peripheral/disk0-device/virtio-backend"
-    journal(vm, what="commit", name="disk0", phase="pivot", was_running=True, device=device, node="disk0")
-    told = vm.qvm("resume").err
-    assert "the commit of disk0, begun 2026-11-21 10:00:00, is finished" in told
-    assert vm.qvm("status", "-s").out.startswith("demo: running")
-    write(vm, 2, is_on=True)
-    vm.ok("kill")
-    assert content(vm, 1, 2) == {2}
 
 
 def journal(vm: Vm, **data: object) -> None:

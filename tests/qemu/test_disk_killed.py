@@ -1,0 +1,184 @@
+"""`kill -9` in the middle of `disk commit` and `disk rebase`, on and off: qvm, QEMU, qemu-img, all of them.
+
+After each the disk holds what it held, on whatever it stands, every image is sound, and the verb can be done
+again. The seed is printed; QVM_TEST_SEED repeats a run.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+
+import pytest
+from conftest import Vm
+from moments import Killer
+
+Blank = Callable[..., Vm]
+USUAL, LONG = 3, 20
+DISK, BASE = "demo-backing.qcow2", "demo-base.qcow2"
+DEVICE = "/machine/peripheral/disk0-device/virtio-backend"
+PART = 4 << 20
+"""The disk is three of these: what the base had, what each turn writes, what only the overlay has."""
+
+
+def img(vm: Vm, *words: str) -> str:
+    argv = ["qemu-img", *words]
+    return subprocess.run(argv, cwd=vm.directory, capture_output=True, text=True, check=True).stdout
+
+
+def write(vm: Vm, file: str, pattern: int, at: int) -> None:
+    command = f"write -P {pattern} {at * PART} {PART}"
+    if file == DISK and vm.qvm("status", "-s").out.startswith("demo: running"):
+        vm.ok("cmd", f'qemu-io -d {DEVICE} "{command}"')
+        vm.ok("cmd", f'qemu-io -d {DEVICE} "flush"')
+        return
+    subprocess.run(
+        ["qemu-io", "-f", "qcow2", "-c", command, file], cwd=vm.directory, check=True, capture_output=True
+    )
+
+
+def holds(vm: Vm, *patterns: int) -> bool:
+    """The disk, with all that it stands on, has these patterns in its parts."""
+    words = []
+    for at, pattern in enumerate(patterns):
+        words += ["-c", f"read -P {pattern} {at * PART} {PART}"]
+    argv = ["qemu-io", "-U", "-r", "-f", "qcow2", *words, DISK]
+    done = subprocess.run(argv, cwd=vm.directory, capture_output=True, text=True)
+    assert done.stdout.count(f"read {PART}/{PART}") == len(patterns), done.stderr
+    return "verification failed" not in done.stdout + done.stderr
+
+
+def make(blank: Blank, *, is_on: bool) -> Vm:
+    vm = blank()
+    write(vm, BASE, 1, 0)
+    write(vm, BASE, 2, 1)
+    if is_on:
+        vm.ok("start", "--no-wait")
+    write(vm, DISK, 3, 2)
+    return vm
+
+
+def settled(vm: Vm) -> None:
+    vm.ok("doctor", "--fix")
+    assert not (vm.directory / ".qvm/snapshot.unfinished").exists()
+    assert not list(vm.directory.glob("*.part*"))
+
+
+def sound(vm: Vm, *files: str) -> None:
+    for file in files:
+        argv = ["qemu-img", "check", "-q", "-U", file]
+        assert subprocess.run(argv, cwd=vm.directory).returncode in (0, 3), file  # leaks lose nothing
+
+
+def stands_on(vm: Vm) -> str:
+    return str(json.loads(img(vm, "info", "-U", "--output=json", DISK)).get("backing-filename", ""))
+
+
+def check_commit(blank: Blank, count: int, *, is_on: bool) -> None:
+    vm = make(blank, is_on=is_on)
+    killer = Killer(vm, f"disk commit while {'on' if is_on else 'off'}", has_journal=is_on)
+    for turn in range(count):
+        victim = ("qvm", "both", "qemu")[turn % 3] if is_on else ("qvm", "all")[turn % 2]
+        if is_on and not vm.qvm("status", "-s").out.startswith("demo: running"):
+            vm.ok("start", "--no-wait")
+        pattern = 10 + turn
+        write(vm, DISK, pattern, 1)
+        killer.kill(victim, "disk", "commit")
+        settled(vm)
+        if is_on and victim == "qvm":  # the guest goes on, on the overlay
+            told = vm.qvm("status", "-s").out
+            assert told.startswith("demo: running"), told
+            assert vm.ok("qmp", "query-jobs").out == "[]\n"
+            write(vm, DISK, pattern + 100, 1)
+            pattern += 100
+            vm.ok("kill")
+        assert holds(vm, 1, pattern, 3)
+        assert stands_on(vm).endswith(BASE)
+        sound(vm, DISK, BASE)
+        vm.ok("disk", "commit")
+        assert holds(vm, 1, pattern, 3)
+    if count == LONG:
+        killer.require_hits()
+
+
+def check_rebase(blank: Blank, count: int, *, is_on: bool) -> None:
+    """Let it stand alone: all that the base holds is copied first."""
+    vm = make(blank, is_on=is_on)
+    killer = Killer(vm, f"disk rebase while {'on' if is_on else 'off'}", has_journal=is_on)
+    for turn in range(count):
+        victim = ("qvm", "both", "qemu")[turn % 3] if is_on else ("qvm", "all")[turn % 2]
+        if is_on and not vm.qvm("status", "-s").out.startswith("demo: running"):
+            vm.ok("start", "--no-wait")
+        killer.kill(victim, "disk", "rebase", "disk0")
+        settled(vm)
+        if is_on and victim == "qvm":
+            told = vm.qvm("status", "-s").out
+            assert told.startswith("demo: running"), told
+            assert vm.ok("qmp", "query-jobs").out == "[]\n"
+            vm.ok("kill")
+        assert holds(vm, 1, 2, 3)
+        assert stands_on(vm) in ("", BASE, f"./{BASE}")
+        sound(vm, DISK, BASE)
+        if stands_on(vm):
+            vm.ok("disk", "rebase", "disk0")  # it is simply done again
+        assert stands_on(vm) == ""
+        assert holds(vm, 1, 2, 3)
+        (vm.directory / DISK).unlink()
+        img(vm, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", f"./{BASE}", DISK)
+        write(vm, DISK, 3, 2)
+    if count == LONG:
+        killer.require_hits()
+
+
+STATES = pytest.mark.parametrize("is_on", [False, True], ids=["off", "on"])
+
+
+@STATES
+def test_commit_killed(blank: Blank, is_on: bool) -> None:
+    check_commit(blank, USUAL, is_on=is_on)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@STATES
+def test_commit_killed_long(blank: Blank, is_on: bool) -> None:
+    check_commit(blank, LONG, is_on=is_on)
+
+
+@STATES
+def test_rebase_killed(blank: Blank, is_on: bool) -> None:
+    check_rebase(blank, USUAL, is_on=is_on)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@STATES
+def test_rebase_killed_long(blank: Blank, is_on: bool) -> None:
+    check_rebase(blank, LONG, is_on=is_on)
+
+
+def test_commit_killed_when_qemu_works_on_the_base_is_finished(blank: Blank) -> None:
+    """The moment that chance would not find: what the guest wrote now would be lost at the next start."""
+    vm = make(blank, is_on=True)
+    vm.ok("qmp", "block-commit", "job-id=x", "device=disk0")
+    for _ in range(100):
+        if '"ready"' in vm.ok("qmp", "query-jobs").out:
+            break
+        time.sleep(0.1)
+    vm.ok("pause")
+    vm.ok("qmp", "job-complete", "id=x")
+    journal = {
+        "what": "commit", "name": "disk0", "phase": "pivot", "was_running": True, "has_memory": False,
+        "is_frozen": False, "entry": None, "disks": [["disk0", DISK]], "pid": 1,
+        "since": "2026-11-21 10:00:00", "device": DEVICE, "node": "disk0",
+    }  # fmt: skip
+    (vm.directory / ".qvm/snapshot.unfinished").write_text(json.dumps(journal))
+    told = vm.qvm("resume").err
+    assert "the commit of disk0, begun 2026-11-21 10:00:00, is finished" in told
+    assert vm.qvm("status", "-s").out.startswith("demo: running")
+    write(vm, DISK, 9, 1)
+    vm.ok("kill")
+    assert holds(vm, 1, 9, 3)
+    assert stands_on(vm).endswith(BASE)

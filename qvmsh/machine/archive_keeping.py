@@ -14,7 +14,7 @@ import time
 from qvmsh.errors import ImageError, QvmError
 from qvmsh.host import transfer
 from qvmsh.machine import changes, progress, stores
-from qvmsh.machine.archives import PART, Archive, Point, Shelf
+from qvmsh.machine.archives import MANIFEST, PART, Archive, Point, Shelf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ def sweep(vm: Machine, shelf: Shelf) -> None:
     for each in shelf.archives():
         if not each.has_manifest:
             continue
+        if store.path() is not None:  # elsewhere the next manifest takes its place
+            store.remove(each.folder, *(name for name in store.names(each.folder) if MANIFEST + PART in name))
         broken = [point for point in each.points if not point.is_done]
         kept = {part.name for point in each.done for part in point.parts}
         gone = {part.name for point in broken for part in point.parts} - kept

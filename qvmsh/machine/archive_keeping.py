@@ -57,9 +57,8 @@ def sweep(vm: Machine, shelf: Shelf) -> None:
         broken = [point for point in each.points if not point.is_done]
         kept = {part.name for part in each.parts(each.done)}
         gone = {part.name for point in broken for part in point.parts} - kept
-        left = [name for name in store.names(each.folder) if _LEFT.search(name)]
-        if left:
-            store.remove(each.folder, *left)
+        if store.path() is not None:  # elsewhere the next manifest takes its place
+            store.remove(each.folder, *(name for name in store.names(each.folder) if _LEFT.search(name)))
         if broken:
             store.remove(each.folder, *(f"{name}{end}" for name in sorted(gone) for end in ("", PART)))
             each.points = each.done

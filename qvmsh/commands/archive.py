@@ -75,7 +75,9 @@ def archive(
         raise UsageError(f"archive: {state!r} is too much", hint="only --verify takes the name of an archive")
     if list:
         shelf = archive_keeping.shelf_of(vm)
-        return ArchiveList(vm.name, shelf.store.shown, shelf.archives())
+        found = shelf.archives()
+        archive_keeping.warn_of_unreadable(vm, shelf)
+        return ArchiveList(vm.name, shelf.store.shown, found, [error.what for error in shelf.unreadable])
     if verify:
         from qvmsh.machine import verifying
 

@@ -156,7 +156,9 @@ class Reader:
             part = _part(point, role)
             found = [*found, part] if part.of else [part]
         if found[0].of:
-            raise ImageError(f"{self.archive.folder} holds only changes of the disk {role}")
+            raise ImageError(
+                f"{self.archive.folder} holds only changes of the disk {role}", hint="restore another state"
+            )
         return found
 
     def _top(self, role: str, places: Sequence[Place], below: Sequence[Part]) -> None:
@@ -169,7 +171,10 @@ class Reader:
         self.fetch(whole, target)
         if changes and whole.format == "qcow2" and image.header(target).backing:
             if not below:
-                raise ImageError(f"{self.archive.folder} does not hold what its disk {role} stands on")
+                raise ImageError(
+                    f"{self.archive.folder} does not hold what its disk {role} stands on",
+                    hint="restore another state",
+                )
             words = ["-F", below[0].format, "-b", os.path.abspath(places[1].path)]
             self._img(["rebase", "-u", "-f", "qcow2", *words, image.safe_name(target)])
         for each in changes:
@@ -211,9 +216,13 @@ def beside(name: str, other: str) -> str:
 
 def _require_harmless(path: str, part: Part, label: str) -> None:
     """Refuse an image that is not what the manifest says, or has its data in another file of the host."""
-    found = image.header(path)
+    damaged = ImageError(f"{label} is damaged: it is no {part.format} image", hint="restore another state")
+    try:
+        found = image.header(path)
+    except ImageError:
+        raise damaged from None
     if part.format == "qcow2" and found.format != "qcow2":
-        raise ImageError(f"{label} is damaged: it is no qcow2 image", hint="restore another state")
+        raise damaged
     if part.format == "qcow2" and found.has_data_file:
         raise ImageError(
             f"{label} keeps its data in another file, which the archive does not hold",

@@ -127,7 +127,10 @@ def unpack(path: str, place: Callable[[str], str | None], label: str) -> None:
             for member in tar:
                 clean = os.path.normpath(member.name)
                 if not member.isfile() or not is_lasting(clean):
-                    raise ImageError(f"{label} holds {member.name}, which does not belong there")
+                    raise ImageError(
+                        f"{label} holds {member.name}, which does not belong there",
+                        hint="somebody has changed it; restore another state",
+                    )
                 target = place(clean)
                 source = tar.extractfile(member)
                 if target is None or source is None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from qvmsh.machine.shelf import Shelf
 
 NEW = ".restore-new"
+FULL_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Reader:
                         source, fd, shown.tell, self.io.checkpoint, compression=part.compression
                     )
                 except QvmError as error:
-                    if "No space left" in " ".join(error.details):  # a decompressor's words
+                    if _is_full(fd):  # each decompressor has other words for it
                         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), target) from None
                     damaged.details = (error.what, *error.details)
                     raise damaged from None
@@ -206,6 +207,12 @@ class Reader:
         finally:
             host_files.remove(path)
         return True
+
+
+def _is_full(fd: int) -> bool:
+    """True if nothing more can be written where an open file lies."""
+    room = os.fstatvfs(fd)
+    return room.f_bavail * room.f_frsize < FULL_BYTES
 
 
 def beside(name: str, other: str) -> str:

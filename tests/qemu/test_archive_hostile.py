@@ -365,7 +365,7 @@ def test_restore_into_a_place_that_is_taken_is_refused(vm: Vm) -> None:
     assert byte(Vm(vm.world, home / "empty"), "0", "empty-backing.qcow2") == 1
 
 
-@pytest.mark.parametrize("words", [[], ["-z", "lz4", "-b"]])
+@pytest.mark.parametrize("words", [[], ["-z", "lz4", "-b"], ["-z", "xz"], ["-z", "zstd"]])
 def test_restore_onto_a_full_disk_leaves_everything_as_it_was(blank: Blank, words: list[str]) -> None:
     world = blank(name="other", has_images=False).world
     with small_disk(world.home / "demo", 12), small_disk(world.home / "small", 2):

@@ -91,6 +91,13 @@ def gather(vm: Machine, disks: Sequence[Drive], others: Sequence[str] = ()) -> S
     return found
 
 
+def is_known(vm: Machine, name: str) -> bool:
+    """True for a file that the machine's own settings name, or that lies in `.qvm`."""
+    path = os.path.normpath(os.path.join(vm.directory, name))
+    known = {*_named(vm), *(os.path.normpath(each.path) for each in drives.named(vm))}
+    return name.startswith(os.path.join(".qvm", "")) or path in known
+
+
 def is_lasting(name: str) -> bool:
     """True for a file that may be in the tar: not for what tells of a run, or of work under way."""
     head, _, rest = os.path.normpath(name).partition(os.sep)

@@ -72,9 +72,6 @@ def renew(folder: str, point: Point, name: str, environ: Mapping[str, str], note
         notes.append(f"{', '.join(shared)} {verb} as it was for {old}: change it before both run at one time")
     if tpm.is_wanted(made):
         notes.append(f"its TPM holds the same keys as that of {old}")
-    notes.append(
-        f"what the guest keeps on its disks (its ssh host key, its machine-id) is as it was in {old}"
-    )
 
 
 def _owner(made: Machine) -> dict[str, str]:

@@ -21,7 +21,7 @@ from qvmsh.host import accounts
 from qvmsh.host import files as host_files
 from qvmsh.machine import disks, drives, identity, interrupted, launch, owner, state, tools
 from qvmsh.machine.archive_reader import NEW, Reader
-from qvmsh.machine.archive_settings import STATE
+from qvmsh.machine.archive_settings import STATE, is_known
 from qvmsh.machine.archives import Archive, Point
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.restore_new import line_of
@@ -106,11 +106,11 @@ def _make(vm: Machine, reader: Reader, plan: Plan, work: dict[str, Any]) -> None
     made = set(plan.made())
 
     def wanted(name: str) -> str | None:
-        """The files of a moment, and those that are missing; the `.vmrc` only to look at it."""
+        """The files of a moment, and those that the settings name and are missing; the `.vmrc` to look at."""
         if name == ".vmrc":
             return old
         path = os.path.join(top_of(vm), name)
-        is_wanted = name.startswith(STATE) or not os.path.lexists(path)
+        is_wanted = name.startswith(STATE) or (not os.path.lexists(path) and is_known(vm, name))
         if not is_wanted or os.path.realpath(path) != path or path in made:  # never through a link
             return None
         work["swap"] += _pairs(vm, [path])

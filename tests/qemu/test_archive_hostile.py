@@ -245,6 +245,11 @@ def test_settings_do_not_replace_what_the_machine_has(vm: Vm) -> None:
     assert (vm.directory / ".qvm/known_hosts").read_text() == "mine\n"
     assert (vm.directory / "hook.sh").read_text() == "mine\n"
     assert (vm.directory / ".vmrc").read_bytes() == before
+    settings(vm, (".git/hooks/post-commit", "evil\n"), ("named.sh", "back\n"))
+    vm.ok("config", "VM_PRE_START=./named.sh")
+    vm.ok("restore", "--force", "latest")
+    assert not (vm.directory / ".git").exists()  # no setting of the machine names it
+    assert (vm.directory / "named.sh").read_text() == "back\n"
 
 
 @pytest.fixture

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from qvmsh.machine.archive_writer import Wish
     from qvmsh.machine.machine import Machine
 
+OTHER_STATE = "`qvm archive --list` shows the other states; `qvm archive --full` makes a whole one"
+
 
 _LEFT = re.compile(rf"{re.escape(PART)}\d*$")
 """The names of files that were not finished: of disks, and of a manifest."""
@@ -139,11 +141,11 @@ def require_whole(vm: Machine, shelf: Shelf, archive: Archive, point: Point) -> 
     names = shelf.store.names(archive.folder)
     for part in archive.parts(archive.chain(point)):
         if part.name not in names:
-            raise ImageError(f"{archive.folder}/{part.name} is not there", machine=vm.name)
+            raise ImageError(f"{archive.folder}/{part.name} is not there", machine=vm.name, hint=OTHER_STATE)
         if names[part.name] != part.stored_bytes:
             raise ImageError(
                 f"{archive.folder}/{part.name} has {names[part.name]} bytes, the manifest says "
-                f"{part.stored_bytes}", machine=vm.name,
+                f"{part.stored_bytes}", machine=vm.name, hint=OTHER_STATE,
             )  # fmt: skip
         if not part.xxh128:
             continue
@@ -157,5 +159,6 @@ def require_whole(vm: Machine, shelf: Shelf, archive: Archive, point: Point) -> 
             raise ImageError(
                 f"{archive.folder}/{part.name} was changed since it was archived: its checksum differs",
                 machine=vm.name,
+                hint=OTHER_STATE,
             )
     return total

@@ -18,6 +18,7 @@ import shlex
 import shutil
 import stat
 import subprocess
+from abc import ABC, abstractmethod
 
 from qvmsh.errors import ConfigError, QvmError
 from qvmsh.host import files as host_files
@@ -74,58 +75,58 @@ def at(where: str, directory: str, machine: str | None = None) -> Store:
     return Remote(host.strip("[]"), folder, user=user or "", port=port or "")
 
 
-class Store:
+class Store(ABC):
     """A place with a folder for each archive; see the two kinds."""
 
     shown = ""
 
+    @abstractmethod
     def folders(self) -> list[str]:
         """Names of the folders in it; empty where it is not there yet."""
-        raise NotImplementedError
 
+    @abstractmethod
     def names(self, folder: str) -> dict[str, int]:
         """The files of a folder and their sizes in bytes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def text(self, folder: str, name: str) -> str | None:
         """What a small file holds; None if it is not there."""
-        raise NotImplementedError
 
+    @abstractmethod
     def put_text(self, folder: str, name: str, text: str) -> None:
         """Write a small file: the old or the new content at any moment."""
-        raise NotImplementedError
 
+    @abstractmethod
     def make(self, folder: str) -> None:
         """Make a folder that only this user can enter."""
-        raise NotImplementedError
 
+    @abstractmethod
     def writer(self, folder: str, name: str) -> contextlib.AbstractContextManager[int]:
         """A new file as a descriptor; it is on the disk when the block ends."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reader(self, folder: str, name: str) -> contextlib.AbstractContextManager[int]:
         """A file as a descriptor."""
-        raise NotImplementedError
 
+    @abstractmethod
     def rename(self, old: str, new: str) -> None:
         """Rename `FOLDER` or `FOLDER/NAME`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def remove(self, folder: str, *names: str) -> None:
         """Remove files of a folder; those that are not there are fine."""
-        raise NotImplementedError
 
+    @abstractmethod
     def remove_folder(self, folder: str) -> None:
         """Remove a folder and what is in it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def free_bytes(self) -> int | None:
         """Room that is left; None where that is not known."""
-        raise NotImplementedError
 
+    @abstractmethod
     def path(self, *names: str) -> str | None:
         """The path on this host; None if it is on another."""
-        raise NotImplementedError
 
 
 class Folder(Store):

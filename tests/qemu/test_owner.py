@@ -222,6 +222,7 @@ def test_start_gives_away_nothing_but_what_is_the_machines(
     (state / "hard").hardlink_to(other)
     base = vm.directory / "demo-base.qcow2"
     base.rename(tmp_path / "base")
+    os.chown(tmp_path / "base", 0, 0)  # as if it were a file of root's that the owner leads to
     base.symlink_to(tmp_path / "base")
     vm.qvm("start", "--no-wait")
     assert {path.stat().st_uid for path in (secret, other, tmp_path / "base")} == {0}

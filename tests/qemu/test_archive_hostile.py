@@ -317,10 +317,11 @@ def test_layout_of_vm_compressed_by_each_tool_restores(vm: Vm, old: Path, tool: 
     write(vm, 3, "0")
     shutil.copy(vm.directory / "demo-backing.qcow2", update)
     for path in (old / "demo-base.qcow2", old / "demo-backing.qcow2", update):
-        extra = ["--rm"] if tool in ("lz4", "zstd") else []
-        subprocess.run([tool, "-q", *extra, path], check=True)
+        made = path.with_name(f"{path.name}.{suffix}")
+        extra = {"lz4": ["--rm", path, made], "zstd": ["--rm", path]}.get(tool, [path])
+        subprocess.run([tool, "-q", *extra], check=True)
         assert not path.exists()
-        assert path.with_name(f"{path.name}.{suffix}").exists()
+        assert made.exists()
     assert "is good" in vm.ok("archive", "--verify", old.name).out
     for stamp, value in (("20250102030405", 2), ("20250203040506", 3)):
         vm.ok("restore", "--force", f"{old.name}/{stamp}")
@@ -497,9 +498,9 @@ def test_odd_names_of_machine_disks_and_store(blank: Blank, name: str) -> None:
     nothing_left(vm)
 
 
-def test_disk_whose_name_begins_with_a_dash_or_is_no_utf_8(blank: Blank) -> None:
+@pytest.mark.parametrize("names", [["-rf", "--help.qcow2"], [os.fsdecode(b"d\xff.raw")]])
+def test_disk_whose_name_begins_with_a_dash_or_is_no_utf_8(blank: Blank, names: list[str]) -> None:
     vm = blank()
-    names = ["-rf", os.fsdecode(b"d\xff.raw"), "--help.qcow2"]
     with (vm.directory / ".vmrc").open("ab") as file:
         lines = "\n".join(f"{name}:raw" for name in names)
         file.write(b"VM_DISKS='" + os.fsencode(lines) + b"'\n")
@@ -507,13 +508,14 @@ def test_disk_whose_name_begins_with_a_dash_or_is_no_utf_8(blank: Blank) -> None
         img(vm, "qemu-img", "create", "-q", "-f", "raw", f"./{name}", "1M")
         write(vm, 3, "0", name, "raw")
     archived(vm)
-    vm.ok("start", "--no-wait")
-    archived(vm)
-    vm.ok("kill")
+    if len(names) > 1:  # QEMU itself takes no name that is not UTF-8: its arguments are JSON
+        vm.ok("start", "--no-wait")
+        archived(vm)
+        vm.ok("kill")
     for name in names:
         write(vm, 9, "0", name, "raw")
     vm.ok("restore", "--force", "latest")
-    assert [byte(vm, "0", name, "raw") for name in names] == [3, 3, 3]
+    assert {byte(vm, "0", name, "raw") for name in names} == {3}
     vm.ok("restore", "latest", "../twin")
     twin = Vm(vm.world, vm.world.home / "twin")
-    assert [byte(twin, "0", name, "raw") for name in names] == [3, 3, 3]
+    assert {byte(twin, "0", name, "raw") for name in names} == {3}

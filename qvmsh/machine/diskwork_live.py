@@ -76,6 +76,10 @@ def commit(vm: Machine, seen: state.Observation, disk: Volume) -> None:
 def flatten(vm: Machine, seen: state.Observation, disk: Volume) -> None:
     """Let the overlay take over all that it reads from below (`block-stream`).
 
+    QEMU writes that the disk stands alone before it writes where the data is, which it keeps in memory until
+    a flush: killed in between, the disk would lose what it had from below. So the journal knows what it
+    stood on until all is flushed.
+
     Raises:
         StateError: it does not run.
         QmpError: QEMU failed; the disk stands where it stood.
@@ -85,9 +89,21 @@ def flatten(vm: Machine, seen: state.Observation, disk: Volume) -> None:
         one = Live(vm, [each for each in disks if each.node == disk.node], store.exchange)
         journal = Journal(one, "rebase", disk.id, was_running=False, has_memory=False)
         with vm.io.stage(f"rebasing {disk.name}"), journal:
+            header = image.header(disk.path)
+            below = image.header(image.backing_path(disk.path, header.backing)).format
+            journal.write(backing=header.backing, backing_format=below)
             words = {"job-id": STREAM, "device": disk.node, "auto-dismiss": False}
             store.jobs.execute("block-stream", words)
             store.jobs.finish(STREAM, "block-stream")
+            _flush(store, disk.node)
+
+
+def _flush(store: Live, node: str) -> None:
+    """Let QEMU write out what it holds back of a disk; its monitor has no other word for one disk."""
+    command = {"command-line": f'qemu-io {node} "flush"'}
+    told = store.jobs.execute("human-monitor-command", command).strip()
+    if told:
+        raise QmpError(f"flush of {node}: {told}", machine=store.vm.name)
 
 
 def settle(store: Live, data: dict[str, Any]) -> str:
@@ -99,6 +115,9 @@ def settle(store: Live, data: dict[str, Any]) -> str:
             store.jobs.execute("block-job-cancel", {"device": name, "force": True})
             store.jobs.until(name)
         store.jobs.execute("job-dismiss", {"id": name})
+    if data["what"] == "rebase":
+        for each in store.volumes:
+            _flush(store, each.node)
     path = data["disks"][0][1]
     if data["phase"] == "pivot":
         pid = locks.holder(store.vm.files.pid_file) or 0

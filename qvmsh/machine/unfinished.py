@@ -21,12 +21,12 @@ import time
 from qvmsh.errors import QmpError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
-from qvmsh.machine import catalogue, chain, guest, log, saved, state, volumes
+from qvmsh.machine import catalogue, chain, guest, log, saved, state, tools, volumes
 from qvmsh.machine import note as notes
 from qvmsh.machine.catalogue import Catalogue
 from qvmsh.machine.snapshot_store import Images, Live, Store
 from qvmsh.machine.volumes import Volume
-from qvmsh.qemu import qga, qmp
+from qvmsh.qemu import image, qga, qmp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -425,6 +425,10 @@ def _block_job(store: Store, data: dict[str, Any]) -> str:
         return diskwork_live.settle(store, data)
     for each in store.volumes:
         host_files.remove(each.path + LAYER)
+        if data.get("backing") and not image.header(each.path).backing:  # and perhaps not all that was below
+            words = ["rebase", "-u", "-f", "qcow2", "-F", data["backing_format"], "-b", data["backing"]]
+            argv = [*words, image.safe_name(each.path)]
+            image.run(tools.qemu_img(store.vm), argv, what=f"put {each.name} back on what it stood on")
     return "ended with QEMU: what the disk holds is the same"
 
 

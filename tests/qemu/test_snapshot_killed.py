@@ -293,7 +293,7 @@ def test_full_disk_undoes_the_save_and_the_guest_goes_on(blank: Blank) -> None:
     vm = blank(VM_MACHINE_MEM="256")
     small = vm.directory / "small"
     small.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", str(small)], capture_output=True)
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(small)], capture_output=True)
     if done.returncode:
         if os.environ.get("CI"):
             pytest.fail(f"no tmpfs: {done.stderr!r}")
@@ -308,7 +308,7 @@ def test_full_disk_undoes_the_save_and_the_guest_goes_on(blank: Blank) -> None:
         vm.ok("snapshot", "save", "fits")
         filler = small / "filler"
         with contextlib.suppress(OSError):
-            filler.write_bytes(os.urandom(4 << 20))
+            filler.write_bytes(os.urandom(7 << 20))
         failed = vm.qvm("snapshot", "save", "too much")
         assert failed.status in (1, 3), str(failed)
         told = vm.qvm("status", "-s").out

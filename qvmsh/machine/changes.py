@@ -70,10 +70,11 @@ def staged(vm: Machine, suffix: str) -> str:
 
 
 def clear_staged(vm: Machine) -> None:
-    """Remove what killed commands left of that kind."""
+    """Remove what killed commands left of that kind, and notes of work that they had not finished."""
+    note = os.path.basename(vm.files.interrupted) + ".part"
     for name in os.listdir(vm.files.state):
-        pid = name.removeprefix(STAGED).partition("-")[0]
-        if name.startswith(STAGED) and not (pid.isdigit() and process.exists(int(pid))):
+        pid = name.removeprefix(STAGED).partition("-")[0].removeprefix(note)
+        if name.startswith((STAGED, note)) and not (pid.isdigit() and process.exists(int(pid))):
             host_files.remove(os.path.join(vm.files.state, name))
 
 

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 OPEN, BACK = "open", "back"
 """Whether an overlay is needed still; words of one length, see `interrupted.write`."""
 UNDONE = "what it had begun is removed"
+PATIENCE_S = 10.0
+"""How long one who has typed Ctrl-C waits for the disks to be joined, at most."""
 FROZEN, CRASH, HELD = "frozen", "crash-consistent", "with memory"
 
 
@@ -167,7 +169,16 @@ class Cut:
         self._until_joined.close()
 
     def _settle(self) -> None:
-        with process.Shielded(process.SIGINT, process.SIGTERM, process.SIGTSTP):
+        began = time.monotonic()
+
+        def checkpoint() -> None:  # the Ctrl-C that brought us here must not end this too
+            if time.monotonic() - began > PATIENCE_S and process.is_interrupted():
+                raise KeyboardInterrupt  # the guardian goes on with it
+
+        with (
+            process.Shielded(process.SIGINT, process.SIGTERM, process.SIGTSTP),
+            self.qemu.undisturbed(checkpoint),
+        ):
             settle(self.vm, self.work, is_running=True, qemu=self.qemu)
 
 
@@ -264,13 +275,10 @@ def _commit(
             if status == "ready" and seen != "ready":
                 qemu.execute("job-complete", {"id": job})
             elif status == "pending" and seen != "pending":
-                try:
-                    # the guest's writes wait; overlay and disk hold the same from here on
-                    _mark(vm, work, cut)
-                except OSError as error:
-                    why = f"{error.filename}: {error.strerror}"
-                    cut["state"] = OPEN
-                qemu.execute("job-cancel" if why else "job-finalize", {"id": job})
+                # the guest's writes wait; overlay and disk hold the same from here on
+                why = _end_job(vm, work, cut, qemu, job)
+                if why:
+                    qemu.execute("job-cancel", {"id": job})
             elif status in ("concluded", "null"):
                 break
             else:
@@ -288,6 +296,31 @@ def _commit(
                 machine=vm.name,
                 hint="nothing is lost: make room, then `qvm doctor --fix`, and `qvm resume` if it is paused",
             )
+
+
+def _end_job(vm: Machine, work: dict[str, Any], cut: dict[str, Any], qemu: Session, job: str) -> str:
+    """Note that the overlay is needed no more, and let QEMU end its job; "" or why it cannot be ended.
+
+    Raises:
+        QmpError: QEMU has gone, or does not answer. Perhaps it has ended the job, so the note stays.
+    """
+    try:
+        _mark(vm, work, cut)
+        qemu.execute("job-finalize", {"id": job})
+    except OSError as error:  # perhaps only of the sync, and the words are written
+        why = f"{error.filename}: {error.strerror}"
+    except QmpError as error:
+        if not error.error_class:
+            raise
+        if [each for each in qemu.execute("query-jobs") if each["id"] == job and each["status"] != "pending"]:
+            return ""  # somebody else has ended it
+        why = error.what
+    else:
+        return ""
+    cut["state"] = OPEN
+    with contextlib.suppress(OSError):
+        interrupted.write(vm, work)
+    return why
 
 
 def _mark(vm: Machine, work: dict[str, Any], cut: dict[str, Any]) -> None:

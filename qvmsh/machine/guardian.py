@@ -68,11 +68,17 @@ class Guardian:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         pipe, self._pipe = self._pipe, -1
-        with contextlib.suppress(BrokenPipeError):  # somebody has ended it
-            os.write(pipe, b"done\n")
+        is_cut_off = error is not None and not isinstance(error, Exception) and _is_left(self.vm)
+        if not is_cut_off:
+            with contextlib.suppress(BrokenPipeError):  # somebody has ended it
+                os.write(pipe, b"done\n")
         os.close(pipe)
-        if self._child is not None:
+        if self._child is not None and not is_cut_off:
             self._child.wait()
+
+
+def _is_left(vm: Machine) -> bool:
+    return os.path.lexists(vm.files.interrupted) or os.path.lexists(vm.files.unfinished)
 
 
 def told(vm: Machine) -> list[str]:
@@ -95,7 +101,7 @@ def settle(vm: Machine, timeout_s: float = locks.SETTLE_S) -> None:
     from qvmsh.machine import interrupted, unfinished
 
     deadline = time.monotonic() + timeout_s
-    while os.path.lexists(vm.files.interrupted) or os.path.lexists(vm.files.unfinished):
+    while _is_left(vm):
         try:
             lock = locks.WorkLock(vm.files.work_lock, locks.SETTLING).acquire()
         except locks.Held:

@@ -5,7 +5,9 @@ May import: `qemu.qmp` (the package), asyncio, `errors`.
     with Session(path) as qemu:
         qemu.job("snapshot-save", {"tag": "ready", "vmstate": "disk0", "devices": ["disk0"]})
 
-One loop for each session, turned only while a call waits; Ctrl-C ends the call.
+One loop for each session, turned only while a call waits; Ctrl-C ends the call, and only the call: a
+signal that came while the loop was at the connection itself would break that, and whoever then wants to
+bring the guest in order could not ask QEMU any more. So it is kept until the answer has been read.
 Source: QEMU docs/interop/qmp-spec; `query-jobs` hides the errors that `snapshot-save` does not
 return, so a job's error becomes an exception here.
 """
@@ -13,10 +15,15 @@ return, so a job's error becomes an exception here.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import logging
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterator
+from types import FrameType
 from typing import Any
 
 from qemu.qmp import ExecuteError, QMPClient, QMPError, Runstate
@@ -26,9 +33,48 @@ from qvmsh.errors import DeadlineError, QmpError
 
 CONNECT_S = 5.0
 LOOK_S = 0.2
-"""How often who waits for an event looks whether QEMU is still there."""
+"""How often who waits looks whether QEMU is still there, and whether the user has had enough."""
+ANSWER_S = 2.0
+"""How long an interrupted call still waits for QEMU's answer: who knows what QEMU did can undo it."""
 JOB_EVENTS = ("JOB_STATUS_CHANGE",)
 _numbers = itertools.count(1)
+logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())  # a late answer nobody waits for is no news
+
+
+class Kept:
+    """Signals whose handlers raise, kept until the block ends; `seen` is true once one has come.
+
+    The mask of `process.Shielded` is not enough: what it holds back cannot be seen in a loop that waits.
+    In another thread than the main one nothing is kept, and nothing comes.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._came: list[tuple[int, FrameType | None]] = []
+        self._before: dict[int, Any] = {}
+
+    @property
+    def seen(self) -> bool:
+        return bool(self._came)
+
+    def _keep(self, number: int, frame: FrameType | None) -> None:
+        self._came.append((number, frame))
+        self._loop.call_soon_threadsafe(lambda: None)  # it may be waiting
+
+    def __enter__(self) -> Kept:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                before = signal.getsignal(number)
+                if callable(before):
+                    self._before[number] = before
+                    signal.signal(number, self._keep)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)
+        for number, frame in self._came:
+            self._before[number](number, frame)
 
 
 class Session:
@@ -50,7 +96,7 @@ class Session:
 
     def __enter__(self) -> Session:
         try:
-            self._run(asyncio.wait_for(self._client.connect(self._path), CONNECT_S))
+            self._ask(asyncio.wait_for(self._client.connect(self._path), CONNECT_S))
         except (QMPError, OSError, TimeoutError) as error:
             self._loop.close()
             raise QmpError(f"no long conversation with QEMU: {error or 'it does not answer'}") from error
@@ -58,7 +104,7 @@ class Session:
 
     def __exit__(self, *_: object) -> None:
         try:
-            self._run(self._client.disconnect())
+            self._ask(self._client.disconnect())
         except (QMPError, OSError, EOFError):
             pass  # QEMU has gone first
         finally:
@@ -70,8 +116,17 @@ class Session:
         for task in left:
             task.cancel()
         if left:
-            self._run(asyncio.gather(*left, return_exceptions=True))
+            self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         self._loop.close()
+
+    @contextlib.contextmanager
+    def undisturbed(self, checkpoint: Callable[[], None]) -> Iterator[None]:
+        """Another checkpoint while the block lasts: what must be put right is not left for a Ctrl-C."""
+        before, self._checkpoint = self._checkpoint, checkpoint
+        try:
+            yield
+        finally:
+            self._checkpoint = before
 
     def execute(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
         """Execute one command; events go to those who listen.
@@ -80,7 +135,7 @@ class Session:
             QmpError: QEMU refused, or has ended.
         """
         try:
-            return self._run(self._client.execute(command, arguments))
+            return self._ask(self._client.execute(command, arguments))
         except ExecuteError as error:
             raise QmpError(f"{command}: {error}", error_class=error.error_class) from None
         except (QMPError, OSError, EOFError):
@@ -112,8 +167,50 @@ class Session:
         if found and found[0].get("error"):
             raise QmpError(f"{command}: {found[0]['error']}")
 
-    def _run(self, work: Any) -> Any:
-        return self._loop.run_until_complete(work)
+    def _ask(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return _turn(self._loop, work, self._checkpoint, patience_s=ANSWER_S)
+
+
+def _turn(
+    loop: asyncio.AbstractEventLoop,
+    work: Coroutine[Any, Any, Any],
+    checkpoint: Callable[[], None] | None,
+    *,
+    patience_s: float = 0.0,
+) -> Any:
+    """Turn the loop until the work is done and return its result, or until the user has had enough.
+
+    Args:
+        patience_s: how long the work may still go on once the user has had enough.
+
+    Raises:
+        BaseException: the work's own; what `checkpoint` or a signal's handler raises.
+    """
+    enough: list[BaseException] = []
+
+    async def watched(kept: Kept) -> Any:
+        task = asyncio.ensure_future(work)
+        try:
+            while not (await asyncio.wait({task}, timeout=LOOK_S))[0]:
+                if checkpoint and not enough:
+                    try:
+                        checkpoint()
+                    except BaseException as error:  # raised again, where the loop does not stand in between
+                        enough.append(error)
+                if kept.seen or enough:
+                    await asyncio.wait({task}, timeout=patience_s)
+                    break
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        return None if task.cancelled() else task.result()
+
+    with Kept(loop) as kept:
+        result = loop.run_until_complete(watched(kept))
+    if enough:
+        raise enough[0]
+    return result
 
 
 class Listening:
@@ -165,13 +262,11 @@ class Listening:
                         return event.result()
                     if is_over:
                         raise QmpError("QEMU ended")
-                    if self._checkpoint:
-                        self._checkpoint()
                     if not left:
                         raise DeadlineError(f"no such event from QEMU within {timeout_s:.0f} s")
             finally:
                 event.cancel()
                 await asyncio.gather(event, return_exceptions=True)
 
-        found: dict[str, Any] = self._loop.run_until_complete(first_or_end())
+        found: dict[str, Any] = _turn(self._loop, first_or_end(), self._checkpoint)
         return found

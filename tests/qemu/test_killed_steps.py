@@ -25,7 +25,7 @@ from qvmsh.host import files
 from qvmsh.machine import interrupted
 from qvmsh.qemu import qmp, session
 
-steps, last, report = 0, int(sys.argv[1]), sys.argv[2]
+steps, last, number, report = 0, int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 
 
 def counted(owner, name):
@@ -35,7 +35,7 @@ def counted(owner, name):
         global steps
         steps += 1
         if steps == last:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
         return original(*words, **options)
 
     setattr(owner, name, step)
@@ -46,7 +46,7 @@ counted(qmp.Exchange, "ask")
 counted(interrupted, "write")
 counted(files, "remove")
 counted(files, "write_atomic")
-sys.argv = ["qvm", *sys.argv[3:]]
+sys.argv = ["qvm", *sys.argv[4:]]
 from qvmsh.__main__ import main
 
 try:
@@ -67,12 +67,15 @@ WAYS = (
 )
 
 
-def perform(vm: Vm, last: int, *words: str) -> tuple[int, int, str]:
-    """Run qvm up to the step `last` (0 = to its end); returns its status, its steps, what it said."""
+def perform(vm: Vm, last: int, *words: str, number: int = signal.SIGKILL) -> tuple[int, int, str]:
+    """Run qvm; before the step `last` (0 = none) it gets the signal.
+
+    Returns: its status, its steps, what it said.
+    """
     report = vm.world.home / "steps"
     report.unlink(missing_ok=True)
     done = subprocess.run(
-        [sys.executable, "-c", COUNTED, str(last), str(report), *words],
+        [sys.executable, "-c", COUNTED, str(last), str(int(number)), str(report), *words],
         cwd=vm.directory,
         env=vm.world.environ,
         stdin=subprocess.DEVNULL,

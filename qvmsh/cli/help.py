@@ -45,6 +45,13 @@ def overview() -> str:
     return "\n".join([*parts, CLOSING])
 
 
+def of_family(first: str) -> str:
+    """What `qvm snapshot --help` shows: the verbs that begin with that word, a line each; "" for none."""
+    rows = [(verb, row[7]) for verb, row in COMMANDS.items() if verb.startswith(f"{first} ")]
+    lines = [f"  {verb:{max(len(verb) for verb, _ in rows) + 2}}{text}" for verb, text in rows]
+    return "\n".join([*lines, "", f"`qvm {rows[0][0]} --help` explains one.", ""]) if rows else ""
+
+
 def usage(entry: Entry) -> str:
     """The usage line: `usage: qvm start [options] [MACHINE ...]`."""
     words = ["[options]"] if entry.options else []

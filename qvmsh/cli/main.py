@@ -101,6 +101,13 @@ class Call:
             rest = ["sh", "--", *rest]
         found = parse.verb_of(rest)
         if found is None:
+            if rest[1:] and {"-h", "--help"}.issuperset(rest[1:]):
+                from qvmsh.cli import help as texts
+
+                shown = texts.of_family(rest[0])
+                self.io.stdout.write(shown)
+                if shown:
+                    return errors.EXIT_OK
             raise _unknown(rest)
         self.verb, count = found
         bound = parse.bind(self.verb, rest[count:])
@@ -304,7 +311,7 @@ def _assignment(word: str) -> tuple[str, str]:
 def _unknown(words: list[str]) -> UsageError:
     known = [*COMMANDS, *ALIASES]
     first = words[0]
-    longer = sorted(verb for verb in known if verb.startswith(first + " "))
+    longer = sorted(verb for verb in COMMANDS if verb.startswith(first + " "))
     if longer:
         return UsageError(f"{first}: which one?", hint="`qvm " + "`, `qvm ".join(longer) + "`")
     near = parse.suggestion(first, known)

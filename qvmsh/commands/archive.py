@@ -44,7 +44,8 @@ def archive(
     agent (without one the state is "crash-consistent"), and the copy is made while it runs. Where
     there is no archive of the present base yet, base and overlay are archived as a pair; later
     calls add the present state of the overlay, or only what has changed since the state before.
-    Archives lie in VM_ARCHIVE, else in the machine's directory, in the layout of `vm`.
+    Archives lie in VM_ARCHIVE, else in the machine's directory, in the layout of `vm`. What is left out
+    (large files that the guest only reads, devices of the host, shared folders) is named each time.
 
     Args:
         state: with --verify, the archive, or one state of it (the newest one).
@@ -75,7 +76,9 @@ def archive(
         raise UsageError(f"archive: {state!r} is too much", hint="only --verify takes the name of an archive")
     if list:
         shelf = archive_keeping.shelf_of(vm)
-        return ArchiveList(vm.name, shelf.store.shown, shelf.archives())
+        found = shelf.archives()
+        archive_keeping.warn_of_unreadable(vm, shelf)
+        return ArchiveList(vm.name, shelf.store.shown, found, [error.what for error in shelf.unreadable])
     if verify:
         from qvmsh.machine import verifying
 

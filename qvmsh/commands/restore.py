@@ -27,8 +27,10 @@ def restore(
     """Restore an archived state into its machine, or make a new machine of it.
 
     Checksums are compared before anything is replaced. A new machine gets its directory's name and
-    an identity of its own: name, VM_MACHINE_ID, MAC address, UUID. In the same machine, the base
-    and all disks become what was archived, and the `.vmrc` stays as it is.
+    an identity of its own: name, VM_MACHINE_ID, MAC address, UUID, ports and ssh keys as far as they are
+    qvm's; all its disks come into its directory. In the same machine, the base, all disks and the TPM
+    become what was archived. The `.vmrc` stays as it is, but for a disk that it names no more: that is
+    back in VM_DISKS. A disk that the archived state did not have stays as it is.
 
     Args:
         archive: a state as `archive --list` shows it, `latest`, or the path or URL of an archive.
@@ -38,7 +40,8 @@ def restore(
     Raises:
         UsageError: there is no such state.
         StateError: the machine runs, or what it holds is in no archive; nothing was changed.
-        ImageError: the archive is damaged; nothing was changed.
+        ImageError: the archive is damaged, or other images stand on what would be replaced; nothing was
+            changed.
     """
     import os
 

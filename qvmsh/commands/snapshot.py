@@ -71,7 +71,8 @@ def snapshot_restore(
 
     Args:
         name: of the snapshot.
-        force: although hardware or disks are not those of then; what cannot be loaded is undone.
+        force: although hardware or disks are not those of then; what cannot be loaded is undone, and disks
+            that were none of the machine then are left as they are.
         wait: do not wait until the guest answers.
 
     Raises:
@@ -88,7 +89,7 @@ def snapshot_restore(
 def snapshot_delete(vm: Machine, *names: Annotated[str, Opt(complete="snapshot")]) -> SnapshotDeleted:
     """Remove snapshots from all disks; the disks as they are now stay untouched.
 
-    A deletion that is cut off is finished by the next command.
+    A deletion that is cut off before a disk has lost its part is undone, else the next command ends it.
 
     Args:
         names: of the snapshots.

@@ -72,7 +72,8 @@ class Holder:
     def __str__(self) -> str:
         if not self.pid:
             return "another qvm command"
-        return f"`qvm {self.what}`, pid {self.pid}, since {time.strftime('%T', time.localtime(self.since))}"
+        what = "what settles interrupted work" if self.what == SETTLING else f"`qvm {self.what}`"
+        return f"{what}, pid {self.pid}, since {time.strftime('%T', time.localtime(self.since))}"
 
 
 class Held(Exception):

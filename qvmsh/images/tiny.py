@@ -8,6 +8,9 @@ told at each boot by QEMU::
 
     -fw_cfg name=opt/qvm/authorized_keys,file=id_ed25519.pub -fw_cfg name=opt/qvm/hostname,string=demo
 
+A copy of a disk keeps its host key, until QEMU says that it is another machine's
+(`-fw_cfg name=opt/qvm/instance,string=UUID`).
+
 The guest's own files lie beside this one, below `tiny_files/`: `root/` is laid over its root file
 system (a file that begins with `#!` becomes executable), `initramfs/` holds the first program.
 """

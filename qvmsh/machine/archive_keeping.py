@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from qvmsh.machine.archive_writer import Wish
     from qvmsh.machine.machine import Machine
 
+OTHER_STATE = "`qvm archive --list` shows the other states; `qvm archive --full` makes a whole one"
+
 
 _LEFT = re.compile(rf"{re.escape(PART)}\d*$")
 """The names of files that were not finished: of disks, and of a manifest."""
@@ -57,9 +59,8 @@ def sweep(vm: Machine, shelf: Shelf) -> None:
         broken = [point for point in each.points if not point.is_done]
         kept = {part.name for part in each.parts(each.done)}
         gone = {part.name for point in broken for part in point.parts} - kept
-        left = [name for name in store.names(each.folder) if _LEFT.search(name)]
-        if left:
-            store.remove(each.folder, *left)
+        if store.path() is not None:  # elsewhere the next manifest takes its place
+            store.remove(each.folder, *(name for name in store.names(each.folder) if _LEFT.search(name)))
         if broken:
             store.remove(each.folder, *(f"{name}{end}" for name in sorted(gone) for end in ("", PART)))
             each.points = each.done
@@ -140,11 +141,11 @@ def require_whole(vm: Machine, shelf: Shelf, archive: Archive, point: Point) -> 
     names = shelf.store.names(archive.folder)
     for part in archive.parts(archive.chain(point)):
         if part.name not in names:
-            raise ImageError(f"{archive.folder}/{part.name} is not there", machine=vm.name)
+            raise ImageError(f"{archive.folder}/{part.name} is not there", machine=vm.name, hint=OTHER_STATE)
         if names[part.name] != part.stored_bytes:
             raise ImageError(
                 f"{archive.folder}/{part.name} has {names[part.name]} bytes, the manifest says "
-                f"{part.stored_bytes}", machine=vm.name,
+                f"{part.stored_bytes}", machine=vm.name, hint=OTHER_STATE,
             )  # fmt: skip
         if not part.xxh128:
             continue
@@ -158,5 +159,6 @@ def require_whole(vm: Machine, shelf: Shelf, archive: Archive, point: Point) -> 
             raise ImageError(
                 f"{archive.folder}/{part.name} was changed since it was archived: its checksum differs",
                 machine=vm.name,
+                hint=OTHER_STATE,
             )
     return total

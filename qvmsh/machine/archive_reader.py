@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from qvmsh.machine.shelf import Shelf
 
 NEW = ".restore-new"
+FULL_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Reader:
                         source, fd, shown.tell, self.io.checkpoint, compression=part.compression
                     )
                 except QvmError as error:
-                    if "No space left" in " ".join(error.details):  # a decompressor's words
+                    if _is_full(fd):  # each decompressor has other words for it
                         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), target) from None
                     damaged.details = (error.what, *error.details)
                     raise damaged from None
@@ -156,7 +157,9 @@ class Reader:
             part = _part(point, role)
             found = [*found, part] if part.of else [part]
         if found[0].of:
-            raise ImageError(f"{self.archive.folder} holds only changes of the disk {role}")
+            raise ImageError(
+                f"{self.archive.folder} holds only changes of the disk {role}", hint="restore another state"
+            )
         return found
 
     def _top(self, role: str, places: Sequence[Place], below: Sequence[Part]) -> None:
@@ -169,7 +172,10 @@ class Reader:
         self.fetch(whole, target)
         if changes and whole.format == "qcow2" and image.header(target).backing:
             if not below:
-                raise ImageError(f"{self.archive.folder} does not hold what its disk {role} stands on")
+                raise ImageError(
+                    f"{self.archive.folder} does not hold what its disk {role} stands on",
+                    hint="restore another state",
+                )
             words = ["-F", below[0].format, "-b", os.path.abspath(places[1].path)]
             self._img(["rebase", "-u", "-f", "qcow2", *words, image.safe_name(target)])
         for each in changes:
@@ -203,6 +209,12 @@ class Reader:
         return True
 
 
+def _is_full(fd: int) -> bool:
+    """True if nothing more can be written where an open file lies."""
+    room = os.fstatvfs(fd)
+    return room.f_bavail * room.f_frsize < FULL_BYTES
+
+
 def beside(name: str, other: str) -> str:
     """How the image `name` refers to the image `other`: from its own folder, if they are near."""
     inside = os.path.relpath(other, os.path.dirname(name))
@@ -211,9 +223,13 @@ def beside(name: str, other: str) -> str:
 
 def _require_harmless(path: str, part: Part, label: str) -> None:
     """Refuse an image that is not what the manifest says, or has its data in another file of the host."""
-    found = image.header(path)
+    damaged = ImageError(f"{label} is damaged: it is no {part.format} image", hint="restore another state")
+    try:
+        found = image.header(path)
+    except ImageError:
+        raise damaged from None
     if part.format == "qcow2" and found.format != "qcow2":
-        raise ImageError(f"{label} is damaged: it is no qcow2 image", hint="restore another state")
+        raise damaged
     if part.format == "qcow2" and found.has_data_file:
         raise ImageError(
             f"{label} keeps its data in another file, which the archive does not hold",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 
+from qvmsh.errors import printable
 from qvmsh.machine.progress import size
 from qvmsh.machine.reports import Report
 
@@ -65,17 +66,25 @@ class Archived(Report):
         ]
         lines += [f"{self.machine}: {each}" for each in self.notes]
         lines += [f"{self.machine}: removed {each}" for each in self.removed]
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
 
 class ArchiveList(Report):
-    """Result of `archive --list`: `states`, a dict for each, the oldest first."""
+    """Result of `archive --list`.
 
-    __slots__ = ("machine", "states", "where")
+    Args:
+        states: a dict for each, the oldest first.
+        unreadable: why folders that look like archives could not be read.
+    """
 
-    def __init__(self, machine: str, where: str, archives: Sequence[Archive]) -> None:
+    __slots__ = ("machine", "states", "unreadable", "where")
+
+    def __init__(
+        self, machine: str, where: str, archives: Sequence[Archive], unreadable: Sequence[str] = ()
+    ) -> None:
         self.machine = machine
         self.where = where
+        self.unreadable = list(unreadable)
         self.states = [_row(archive, point) for archive in archives for point in archive.done]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -94,7 +103,7 @@ class ArchiveList(Report):
             facts = [date, f"{size(row['bytes']):>10}", kind, row["consistency"]]
             if row["snapshots"]:
                 facts.append(f"snapshots: {', '.join(row['snapshots'])}")
-            lines.append(f"{row['archive']}/{row['stamp']}  " + "  ".join(facts))
+            lines.append(printable(f"{row['archive']}/{row['stamp']}  " + "  ".join(facts)))
         return "\n".join(lines)
 
 
@@ -132,7 +141,7 @@ class Verified(Report):
         lines = [f"{self.machine}: {each} is good" for each in self.states]
         if self.boot_seconds is not None:
             lines[-1] += f": it boots, ready after {self.boot_seconds:.1f} s"
-        return "\n".join([*lines, *(f"{self.machine}: {each}" for each in self.notes)])
+        return "\n".join(map(printable, [*lines, *(f"{self.machine}: {each}" for each in self.notes)]))
 
 
 class Restored(Report):
@@ -153,4 +162,4 @@ class Restored(Report):
     def __str__(self) -> str:
         where = f" as the new machine {self.directory}" if self.new else ""
         lines = [f"{self.machine}: restored {self.state}{where} in {self.seconds:.1f} s"]
-        return "\n".join([*lines, *(f"{self.machine}: {each}" for each in self.notes)])
+        return "\n".join(map(printable, [*lines, *(f"{self.machine}: {each}" for each in self.notes)]))

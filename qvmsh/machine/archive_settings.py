@@ -91,6 +91,13 @@ def gather(vm: Machine, disks: Sequence[Drive], others: Sequence[str] = ()) -> S
     return found
 
 
+def is_known(vm: Machine, name: str) -> bool:
+    """True for a file that the machine's own settings name, or that lies in `.qvm`."""
+    path = os.path.normpath(os.path.join(vm.directory, name))
+    known = {*_named(vm), *(os.path.normpath(each.path) for each in drives.named(vm))}
+    return name.startswith(os.path.join(".qvm", "")) or path in known
+
+
 def is_lasting(name: str) -> bool:
     """True for a file that may be in the tar: not for what tells of a run, or of work under way."""
     head, _, rest = os.path.normpath(name).partition(os.sep)
@@ -127,7 +134,10 @@ def unpack(path: str, place: Callable[[str], str | None], label: str) -> None:
             for member in tar:
                 clean = os.path.normpath(member.name)
                 if not member.isfile() or not is_lasting(clean):
-                    raise ImageError(f"{label} holds {member.name}, which does not belong there")
+                    raise ImageError(
+                        f"{label} holds {member.name}, which does not belong there",
+                        hint="somebody has changed it; restore another state",
+                    )
                 target = place(clean)
                 source = tar.extractfile(member)
                 if target is None or source is None:

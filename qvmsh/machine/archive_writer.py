@@ -220,8 +220,9 @@ class Writer:
             self._undo()
             raise
         finally:
-            if cut.is_whole(self.work):
-                interrupted.end(self.vm)
+            with process.Shielded():
+                if cut.is_whole(self.work):
+                    interrupted.end(self.vm)
 
     def require_room(self) -> None:
         """Refuse what cannot fit, before it is written.

@@ -146,7 +146,8 @@ class Archive:
             below = self.point(found[0].of)
             if below is None or not below.is_done or below in found:
                 raise ImageError(
-                    f"{self.folder}/{point.stamp} stands on the state {found[0].of}, which is not there"
+                    f"{self.folder}/{point.stamp} stands on the state {found[0].of}, which is not there",
+                    hint="restore another state",
                 )
             found.insert(0, below)
         return found

@@ -16,7 +16,7 @@ import time
 
 from qvmsh.errors import QmpError, QvmError, StateError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.host import locks, transfer
+from qvmsh.host import locks, process, transfer
 from qvmsh.machine import (
     archive_keeping,
     archives,
@@ -195,7 +195,8 @@ def _of_running(job: Job, seen: state.Observation) -> tuple[Archive, Point]:
             made = _live(job, seen.note, is_held=is_held)
     except BaseException as error:
         if is_held:
-            _let_go(seen.note)
+            with process.Shielded(process.SIGINT, process.SIGTERM, process.SIGTSTP):
+                _let_go(seen.note)
         if isinstance(error, QmpError):
             raise _failure(vm, error) from None
         raise

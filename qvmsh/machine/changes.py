@@ -1,6 +1,6 @@
 """Which parts of a disk have changed since it was archived: QEMU's dirty bitmaps, and backups by them.
 
-May import: `qemu`, `machine`.
+May import: `host`, `qemu`, `machine`.
 
     with Tracking(vm, qemu, archive, stamp) as tracking:
         tracking.add(drive, is_whole=False)       # "20261121101336": only what has changed since then
@@ -23,8 +23,8 @@ import secrets
 from qvmsh.errors import DeadlineError, ImageError, QmpError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
+from qvmsh.machine import cut, owner, state, tools
 from qvmsh.machine import note as notes
-from qvmsh.machine import owner, state, tools
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False
@@ -248,14 +248,15 @@ class Tracking:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Remove the bitmaps that are of no use now: the older ones, or after a failure the new ones."""
-        for name, path in self._jobs.values():
-            with contextlib.suppress(QmpError):
-                if kind is not None:
-                    _end(self.vm, self.qemu, name)
-                    self.qemu.execute("blockdev-del", {"node-name": name})
-            host_files.remove(path)
-        if kind is not None:
-            self._keep_bitmaps(lambda name: name != BITMAP + self.stamp)
+        with cut.putting_right(self.qemu):
+            for name, path in self._jobs.values():
+                with contextlib.suppress(QmpError):
+                    if kind is not None:
+                        _end(self.vm, self.qemu, name)
+                        self.qemu.execute("blockdev-del", {"node-name": name})
+                host_files.remove(path)
+            if kind is not None:
+                self._keep_bitmaps(lambda name: name != BITMAP + self.stamp)
 
     def forget_earlier(self, qemu: Session) -> None:
         """The new state is whole: only the bitmaps from it on are needed."""

@@ -145,7 +145,10 @@ def require_place(final: str, name: str, *, verb: str = "create") -> None:
     if not name or name.startswith((".", "-")) or not name.isprintable():
         raise UsageError(f"{verb}: {name!r} cannot be the name of a machine", hint="begin it with a letter")
     if not os.path.isdir(os.path.dirname(final)):
-        raise UsageError(f"{verb}: there is no folder {os.path.dirname(final)}")
+        raise UsageError(
+            f"{verb}: there is no folder {os.path.dirname(final)}",
+            hint="make it first, or choose another place",
+        )
     if os.path.exists(os.path.join(final, ".vmrc")):
         raise UsageError(f"{verb}: {name} is a machine already", hint=f"`qvm status {name}` tells about it")
     if os.path.lexists(final) and (not os.path.isdir(final) or _foreign_names(final, name)):

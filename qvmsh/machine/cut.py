@@ -34,7 +34,7 @@ from qvmsh.qemu import image, qmp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
     from qvmsh.machine.drives import Drive
@@ -46,7 +46,7 @@ OPEN, BACK = "open", "back"
 """Whether an overlay is needed still; words of one length, see `interrupted.write`."""
 UNDONE = "what it had begun is removed"
 PATIENCE_S = 10.0
-"""How long one who has typed Ctrl-C waits for the disks to be joined, at most."""
+"""How long one who has typed Ctrl-C waits until all is in order, at most."""
 FROZEN, CRASH, HELD = "frozen", "crash-consistent", "with memory"
 
 
@@ -169,17 +169,25 @@ class Cut:
         self._until_joined.close()
 
     def _settle(self) -> None:
-        began = time.monotonic()
-
-        def checkpoint() -> None:  # the Ctrl-C that brought us here must not end this too
-            if time.monotonic() - began > PATIENCE_S and process.is_interrupted():
-                raise KeyboardInterrupt  # the guardian goes on with it
-
-        with (
-            process.Shielded(process.SIGINT, process.SIGTERM, process.SIGTSTP),
-            self.qemu.undisturbed(checkpoint),
-        ):
+        with putting_right(self.qemu):
             settle(self.vm, self.work, is_running=True, qemu=self.qemu)
+
+
+@contextlib.contextmanager
+def putting_right(qemu: Session) -> Iterator[None]:
+    """What brings guest and disks in order; the Ctrl-C that may have brought us here must not end it too.
+
+    Raises:
+        KeyboardInterrupt: it has taken long, and there was another one; the guardian goes on with it.
+    """
+    began = time.monotonic()
+
+    def checkpoint() -> None:
+        if time.monotonic() - began > PATIENCE_S and process.is_interrupted():
+            raise KeyboardInterrupt
+
+    with process.Shielded(process.SIGINT, process.SIGTERM, process.SIGTSTP), qemu.undisturbed(checkpoint):
+        yield
 
 
 def _go_on(note: Note) -> None:

@@ -11,6 +11,7 @@ done again. What an image holds for others (overlays, snapshots) is asked of `ma
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from dataclasses import dataclass
@@ -35,11 +36,14 @@ from qvmsh.machine import (
 )
 from qvmsh.machine.diagnosis import size
 from qvmsh.machine.reports import Report
+from qvmsh.machine.snapshot_store import Images
+from qvmsh.machine.unfinished import Journal
 from qvmsh.machine.volumes import Volume
 from qvmsh.qemu import image, imagecheck, platforms, qga
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     from qvmsh.machine.machine import Machine
@@ -655,12 +659,32 @@ def rebase(vm: Machine, name: str, base: str | None, *, is_unsafe: bool) -> Disk
             return DiskDone(vm.name, disk, "stands alone now")
         if not is_unsafe:
             image.require_unused(tools.qemu_img(vm), disk.path, vm.name)
-        with vm.io.stage(f"rebasing {disk.name}"):
-            words += ["-b", target, image.safe_name(disk.path)]
-            _run(vm, words, f"rebase {disk.name}", "it stands where it stood")
+        words += ["-b", target, image.safe_name(disk.path)]
+        with vm.io.stage(f"rebasing {disk.name}"), _journal(vm, disk):
+            _run(vm, words, f"rebase {disk.name}")
             _sync(disk.path)
     log.note(vm, f"rebased {disk.id} onto {target or 'nothing'}")
     return DiskDone(vm.name, disk, f"stands on {target} now" if target else "stands alone now")
+
+
+@contextlib.contextmanager
+def _journal(vm: Machine, disk: Volume) -> Iterator[None]:
+    """What a disk stands on, noted until it stands elsewhere for good.
+
+    qemu-img (7.2) writes into the header where the disk stands before it writes out where the data from
+    below now is: killed in between, the disk would have lost that.
+    """
+    journal = Journal(Images(vm, [disk]), "rebase", disk.id, was_running=False, has_memory=False)
+    header = image.header(disk.path)
+    with journal:
+        try:
+            below = (
+                image.header(image.backing_path(disk.path, header.backing)).format if header.backing else ""
+            )
+        except OSError:  # what it stands on is missing: `--unsafe` names another
+            below = "qcow2"
+        journal.write(backing=header.backing, backing_format=below)
+        yield
 
 
 def _require_room_below(vm: Machine, disk: Volume) -> None:
@@ -689,12 +713,12 @@ def _overlay(vm: Machine, seen: state.Observation, name: str | None, what: str) 
     return disk
 
 
-def _run(vm: Machine, words: list[str], what: str, after: str) -> None:
+def _run(vm: Machine, words: list[str], what: str, after: str = "") -> None:
     try:
         image.run(tools.qemu_img(vm), words, what=what)
     except ImageError as error:
         error.machine = vm.name
-        error.details = (*error.details, after)
+        error.details = (*error.details, after) if after else error.details
         raise
 
 

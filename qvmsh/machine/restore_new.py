@@ -5,9 +5,7 @@ May import: `config.edit`, `host`, `qemu`, `machine`.
     made, notes = new(vm, shelf, archive, point, "../twin", io, environ)
 
 All of its disks come into its directory, whatever their place was: two machines never write to one disk.
-New are: name, UUID, VM_MACHINE_ID (and so the MAC address), ports of the host that can be chosen, the
-guest's name and the key for its ssh where qvm gives it these. What the guest keeps on its disks is as
-it was, and said.
+What makes it another machine than the one that was archived is `restore_identity`.
 """
 
 from __future__ import annotations
@@ -20,16 +18,16 @@ import shutil
 from dataclasses import dataclass, field
 
 from qvmsh.config import devices, edit
-from qvmsh.config.words import quote
 from qvmsh.errors import ImageError, QvmError, UsageError
-from qvmsh.host import accounts, process
+from qvmsh.host import accounts
 from qvmsh.host import files as host_files
-from qvmsh.machine import create, disks, drives, hardware, identity, known, owner, tools, tpm
+from qvmsh.machine import create, disks, drives, known, owner, tools
 from qvmsh.machine.archive_reader import Place, Reader
 from qvmsh.machine.archive_settings import SETTINGS
 from qvmsh.machine.archives import Archive, Part, Point
 from qvmsh.machine.drives import MAIN, READ_ONLY, UEFI
 from qvmsh.machine.machine import Machine
+from qvmsh.machine.restore_identity import WORDS, assign_words, renew
 from qvmsh.qemu import drives as words_of
 from qvmsh.qemu import programs
 
@@ -40,10 +38,6 @@ if TYPE_CHECKING:
 
     from qvmsh.io import Io
     from qvmsh.machine.shelf import Shelf
-
-WORDS = ("VM_QEMU_ARGS", "VM_QEMU_EXTRA")
-_KEYS = "name=opt/qvm/authorized_keys,"
-_NAME = "name=opt/qvm/hostname,string="
 
 
 @dataclass
@@ -165,7 +159,7 @@ def lay_out(
     _left_out(folder, archive, point, laid.notes)
     _bring_inside(folder, point, environ, laid.notes)
     if name:
-        _name(folder, archive, point, name, environ, laid.notes)
+        renew(folder, point, name, environ, laid.notes)
     made = Machine(folder, io=io, environ=environ)
     moved = _disks(made, reader, archive, point, laid.notes)
     _rewrite_snapshots(made, archive, moved, before, final or folder)
@@ -242,17 +236,13 @@ def _bring_inside(folder: str, point: Point, environ: Mapping[str, str], notes: 
         }
         if names:
             names = {old: f"./{now}" if ":" in now else now for old, now in names.items()}
-            _assign_words(vmrc, variable, words_of.renamed(words, names))
+            assign_words(vmrc, variable, words_of.renamed(words, names))
 
 
 def line_of(name: str, line: devices.DiskLine) -> str:
     """A line of VM_DISKS with another file."""
     words = [name, line.driver, *([line.cache] if line.cache else []), *(["ro"] if line.is_read_only else [])]
     return ":".join(words)
-
-
-def _assign_words(vmrc: str, variable: str, words: list[str]) -> None:
-    edit.assign_in_file(vmrc, variable, " ".join(quote(each) if each else "''" for each in words))
 
 
 def free_name(name: str, taken: set[str]) -> str:
@@ -291,7 +281,10 @@ def _disks(
         try:
             reader.layers(part.role, [Place(each) for each in paths])
         except FileExistsError as error:
-            raise ImageError(f"{archive.folder} holds {os.path.basename(error.filename)} twice") from None
+            raise ImageError(
+                f"{archive.folder} holds {os.path.basename(error.filename)} twice",
+                hint="restore another state",
+            ) from None
         found |= {(part.role, depth): each for depth, each in enumerate(paths)}
     return found
 
@@ -305,91 +298,6 @@ def layer_names(made: Machine, archive: Archive, role: str) -> list[str]:
     if role == MAIN and names and made.settings.boolean("VM_USE_SNAPSHOTS"):
         names[0] = made.settings.text("VM_SNAPSHOT_BASEFILENAME")
     return names
-
-
-# Identity
-
-
-def _name(
-    folder: str, archive: Archive, point: Point, name: str, environ: Mapping[str, str], notes: list[str]
-) -> None:
-    """Make it another machine than the one that was archived."""
-    made = Machine(folder, environ=environ)
-    settings = made.settings
-    old, by_hand = settings.text("VM_MACHINE_NAME"), hardware.is_by_hand(made)
-    number = create.free_id(environ)
-    changes = {"VM_MACHINE_NAME": name, "VM_MACHINE_ID": number}
-    if settings.text("VM_NET_PORT").isdigit():
-        changes["VM_NET_PORT"] = f"77{number}"
-    if settings.text("VM_SSH_PORT").isdigit() and not by_hand:
-        changes["VM_SSH_PORT"] = "auto"
-    changes |= _owner(made)
-    told = [each for each in changes if each not in ("VM_MACHINE_NAME", "VM_MACHINE_ID")]
-    notes += [f"{each} is {changes[each]} now, it was {settings.text(each)}" for each in told]
-    vmrc = made.files.vmrc
-    for variable in WORDS:
-        words = settings.words(variable)
-        guest = [
-            _NAME + create.guest_name(name) if each == _NAME + create.guest_name(old) else each
-            for each in words
-        ]
-        if guest != words:
-            _assign_words(vmrc, variable, guest)
-    for variable, value in changes.items():
-        edit.assign_in_file(vmrc, variable, value)
-    _keys(made, point, name, notes)
-    shared = [each for each in ("VM_HOSTFWD", "VM_QEMU_VNC") if settings.text(each)]
-    shared += ["VM_SSH_PORT"] if by_hand and settings.text("VM_SSH_PORT").isdigit() else []
-    shared += [each for each in WORDS if any("hostfwd=" in w or "mac=" in w for w in settings.words(each))]
-    if shared:
-        verb = "is" if len(shared) == 1 else "are"
-        notes.append(f"{', '.join(shared)} {verb} as it was for {old}: change it before both run at one time")
-    if tpm.is_wanted(made):
-        notes.append(f"its TPM holds the same keys as that of {old}")
-    notes.append(
-        f"what the guest keeps on its disks (its ssh host key, its machine-id) is as it was in {old}"
-    )
-
-
-def _owner(made: Machine) -> dict[str, str]:
-    """VM_MACHINE_OWNER of a machine that somebody else had archived; the account in the guest stays."""
-    settings = made.settings
-    was = settings.text("VM_MACHINE_OWNER")
-    me = process.user_name(os.geteuid())
-    try:
-        is_possible = os.geteuid() in (0, pwd.getpwnam(was).pw_uid)
-    except KeyError:
-        is_possible = False
-    if is_possible:
-        return {}
-    user = {} if settings.is_set("VM_MACHINE_USER") else {"VM_MACHINE_USER": was}
-    return {"VM_MACHINE_OWNER": me, **user}
-
-
-def _keys(made: Machine, point: Point, name: str, notes: list[str]) -> None:
-    """A UUID and, where the guest takes its key at each boot, an ssh key of its own.
-
-    A guest that goes on with its memory has the old key, so that stays where there is a snapshot. The
-    guest's host key is on its disk: it stays pinned, under the name of the new machine.
-    """
-    old = identity.known_uuid(made)
-    host_files.remove(made.files.uuid)
-    own = identity.uuid_of(made)
-    if old and os.path.exists(made.files.known_hosts):
-        with open(made.files.known_hosts, errors="surrogateescape") as file:
-            text = file.read().replace(f"qvm-{old} ", f"qvm-{own} ")
-        host_files.write_atomic(made.files.known_hosts, text)
-    key = os.path.join(made.directory, create.KEY)
-    words = [word for each in WORDS for word in made.settings.words(each)]
-    takes_keys = any(word.startswith(_KEYS) and word.endswith(f"{create.KEY}.pub") for word in words)
-    if not takes_keys or not os.path.exists(key):
-        return
-    if point.snapshots:
-        notes.append("its ssh key is the old one, which the guests of its snapshots know")
-        return
-    for end in ("", ".pub"):
-        host_files.remove(key + end)
-    create.make_key(made.directory, name)
 
 
 # What is known of its snapshots

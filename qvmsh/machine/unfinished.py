@@ -261,6 +261,8 @@ def told(vm: Machine) -> str:
     if data is None:
         return ""
     by = locks.working(vm.files.work_lock)
+    if by is not None and by.what == locks.SETTLING:
+        return f"{_title(data)}, was cut off: pid {by.pid} settles it"
     if by is not None:
         return f"{WORDS[data['what']]} {data['name']} is under way: {by} is at work"
     return f"{_title(data)}, was cut off: the next command that changes the machine settles it"
@@ -421,18 +423,24 @@ def _restore(store: Store, data: dict[str, Any]) -> str:
 
 
 def _block_job(store: Store, data: dict[str, Any]) -> str:
-    """Of a machine that has ended: the guest wrote nothing in between, so the overlay is right as it is."""
+    """Of a machine that is off, or has ended: the guest wrote nothing in between.
+
+    The overlay of a commit is right as it is. One that was to stand elsewhere stands where it stood again:
+    its header may say so before its tables tell where the data from below now is.
+    """
     if isinstance(store, Live):
         from qvmsh.machine import diskwork_live
 
         return diskwork_live.settle(store, data)
+    outcome = "ended with QEMU: what the disk holds is the same"
     for each in store.volumes:
         host_files.remove(each.path + LAYER)
-        if data.get("backing") and not image.header(each.path).backing:  # and perhaps not all that was below
-            words = ["rebase", "-u", "-f", "qcow2", "-F", data["backing_format"], "-b", data["backing"]]
-            argv = [*words, image.safe_name(each.path)]
-            image.run(tools.qemu_img(store.vm), argv, what=f"put {each.name} back on what it stood on")
-    return "ended with QEMU: what the disk holds is the same"
+        if "backing" in data and image.header(each.path).backing != data["backing"]:
+            below = ["-F", data["backing_format"]] if data["backing"] else []
+            words = ["rebase", "-u", "-f", "qcow2", *below, "-b", data["backing"], image.safe_name(each.path)]
+            image.run(tools.qemu_img(store.vm), words, what=f"put {each.name} back on what it stood on")
+            outcome = "is undone: the disk stands where it stood"
+    return outcome
 
 
 _STEPS = {

@@ -90,6 +90,7 @@ def _check(vm: Machine, shelf: Shelf, archive: Archive, point: Point, folder: st
                         f"{archive.folder}/{point.stamp}: {os.path.basename(path)} has "
                         f"{sound.corruptions} errors",
                         machine=vm.name,
+                        hint=archive_keeping.OTHER_STATE,
                     )
             imagecheck.chain(tools.qemu_img(vm), names[0], forms[0])
     finally:

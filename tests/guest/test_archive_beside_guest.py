@@ -16,19 +16,8 @@ from collections.abc import Iterator
 
 import pytest
 from conftest import Vm
-from guest_writer import (
-    UMOUNT,
-    Writer,
-    align,
-    boot,
-    fsck_both,
-    gone,
-    held,
-    look,
-    nothing_left,
-    sound,
-    two_disks,
-)
+from guest_moments import gone, held, nothing_left
+from guest_writer import UMOUNT, Writer, align, boot, fsck_both, look, sound, two_disks
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 

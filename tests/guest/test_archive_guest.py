@@ -7,12 +7,12 @@ import os
 import shlex
 import shutil
 import stat
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Vm, World, write_vmrc
+from guest_writer import fsck, img
 
 pytestmark = pytest.mark.guest
 
@@ -25,40 +25,6 @@ WRITER = (
 def archived(vm: Vm, *words: str) -> dict[str, Any]:
     report: dict[str, Any] = json.loads(vm.ok("--json", "archive", *words).out)
     return report
-
-
-def img(vm: Vm, *words: str | Path) -> str:
-    done = subprocess.run(words, cwd=vm.directory, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, (words, done.stdout, done.stderr)
-    return done.stdout
-
-
-def fsck(vm: Vm, name: str) -> None:
-    """The guest's root file system, looked at from outside; it must be clean."""
-    if shutil.which("e2fsck", path=os.environ["PATH"] + ":/sbin:/usr/sbin") is None:
-        pytest.fail("e2fsck is not installed") if os.environ.get("CI") else pytest.skip(
-            "e2fsck is not installed"
-        )
-    img(vm, "qemu-img", "convert", "-O", "raw", name, "look.raw")
-    try:
-        data = (vm.directory / "look.raw").read_bytes()[:512]
-        entries = [data[446 + 16 * n :][:16] for n in range(4)]
-        found = next(each for each in entries if each[4] == 0x83)
-        begin, sectors = int.from_bytes(found[8:12], "little"), int.from_bytes(found[12:16], "little")
-        img(
-            vm,
-            "dd",
-            "if=look.raw",
-            "of=part.raw",
-            "bs=512",
-            f"skip={begin}",
-            f"count={sectors}",
-            "status=none",
-        )
-        img(vm, "/sbin/e2fsck", "-f", "-n", "part.raw")
-    finally:
-        for each in ("look.raw", "part.raw"):
-            (vm.directory / each).unlink(missing_ok=True)
 
 
 def test_archive_while_the_guest_works_comes_back_whole(guest: Vm) -> None:

@@ -60,7 +60,9 @@ class Booted:
         self.socket_of = {kind: world.runtime / f"{name}.{kind}" for kind in ("qmp", "ga")}
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *, public_key: str | None = None, hostname: str | None = "demo") -> None:
+    def start(
+        self, *, public_key: str | None = None, hostname: str | None = "demo", instance: str = ""
+    ) -> None:
         """Boot and wait for the banner of ssh."""
         if not self.overlay.exists():
             words = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", self.image, self.overlay]
@@ -83,6 +85,8 @@ class Booted:
         ]
         if hostname is not None:
             argv += ["-fw_cfg", f"name=opt/qvm/hostname,string={hostname}"]
+        if instance:
+            argv += ["-fw_cfg", f"name=opt/qvm/instance,string={instance}"]
         self.process = subprocess.Popen(argv, env=self.world.environ)
         self._await_banner()
 
@@ -308,6 +312,13 @@ def test_host_key_is_each_disk_s_own_and_survives_a_pulled_plug(fresh: Callable[
     one.kill()
     two.start()
     assert two.host_key() != first
+    two.kill()
+    one.start(instance="a copy")  # the host says that it is another machine's now
+    copy = one.host_key()
+    assert copy != first
+    one.kill()
+    one.start(instance="a copy")
+    assert one.host_key() == copy
 
 
 def test_keys_of_another_boot_replace_the_old_and_keep_the_guest_s_own(

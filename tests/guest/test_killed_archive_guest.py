@@ -18,25 +18,8 @@ from typing import Any
 
 import pytest
 from conftest import Vm
-from guest_writer import (
-    UMOUNT,
-    Seen,
-    Writer,
-    align,
-    boot,
-    fsck_both,
-    gone,
-    held,
-    look,
-    look_off,
-    next_one,
-    note_of,
-    nothing_left,
-    require,
-    said,
-    sound,
-    two_disks,
-)
+from guest_moments import Seen, gone, held, next_one, note_of, nothing_left, said
+from guest_writer import UMOUNT, Writer, align, boot, fsck_both, look, look_off, require, sound, two_disks
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 

@@ -15,22 +15,8 @@ from collections.abc import Iterator
 
 import pytest
 from conftest import Vm
-from guest_writer import (
-    MOUNT,
-    UMOUNT,
-    Writer,
-    align,
-    boot,
-    fsck_both,
-    held,
-    look,
-    next_one,
-    note_of,
-    nothing_left,
-    said,
-    sound,
-    two_disks,
-)
+from guest_moments import held, next_one, note_of, nothing_left, said
+from guest_writer import MOUNT, UMOUNT, Writer, align, boot, fsck_both, look, sound, two_disks
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 

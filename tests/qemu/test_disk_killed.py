@@ -106,7 +106,7 @@ def check_commit(blank: Blank, count: int, *, is_on: bool) -> None:
 def check_rebase(blank: Blank, count: int, *, is_on: bool) -> None:
     """Let it stand alone: all that the base holds is copied first."""
     vm = make(blank, is_on=is_on)
-    killer = Killer(vm, f"disk rebase while {'on' if is_on else 'off'}", has_journal=is_on)
+    killer = Killer(vm, f"disk rebase while {'on' if is_on else 'off'}")
     for turn in range(count):
         victim = ("qvm", "both", "qemu")[turn % 3] if is_on else ("qvm", "all")[turn % 2]
         if is_on and not vm.qvm("status", "-s").out.startswith("demo: running"):
@@ -182,3 +182,38 @@ def test_commit_killed_when_qemu_works_on_the_base_is_finished(blank: Blank) -> 
     vm.ok("kill")
     assert holds(vm, 1, 9, 3)
     assert stands_on(vm).endswith(BASE)
+
+
+def test_rebase_killed_when_its_header_is_written_and_its_tables_are_not(blank: Blank) -> None:
+    """The moment that chance would not find: the data from below would be lost."""
+    vm = make(blank, is_on=False)
+    journal = {
+        "what": "rebase", "name": "disk0", "phase": "begin", "was_running": False, "has_memory": False,
+        "is_frozen": False, "entry": None, "disks": [["disk0", DISK]], "pid": 1,
+        "since": "2026-11-21 10:00:00", "backing": f"./{BASE}", "backing_format": "qcow2",
+    }  # fmt: skip
+    (vm.directory / ".qvm/snapshot.unfinished").write_text(json.dumps(journal))
+    img(vm, "rebase", "-u", "-f", "qcow2", "-b", "", DISK)
+    assert not holds(vm, 1, 2, 3)
+    told = vm.ok("start", "--no-wait").err
+    assert "the rebase of disk0, begun 2026-11-21 10:00:00, is undone: the disk stands where it stood" in told
+    assert holds(vm, 1, 2, 3)
+    assert stands_on(vm).endswith(BASE)
+
+
+def test_rebase_that_fails_stands_where_it_stood(blank: Blank) -> None:
+    vm = make(blank, is_on=False)
+    fake = vm.world.home / "qemu-img"
+    real = subprocess.run(["which", "qemu-img"], capture_output=True, text=True, check=True).stdout.strip()
+    fake.write_text(
+        f'#!/bin/sh\nif [ "$1 $2" = "rebase -q" ]; then {real} rebase -u -f qcow2 -b "" {DISK}; '
+        f'echo "qemu-img: no luck" >&2; exit 1; fi\nexec {real} "$@"\n'
+    )
+    fake.chmod(0o755)
+    vm.set(VM_QEMU_IMG=str(fake))
+    failed = vm.qvm("disk", "rebase", "disk0")
+    assert failed.status == 1
+    assert "demo: cannot rebase demo-backing.qcow2\n  no luck\n" in failed.err
+    assert "is undone: the disk stands where it stood" in failed.err
+    assert holds(vm, 1, 2, 3)
+    settled(vm)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from typing import Any
 
-from conftest import Vm
+from conftest import Vm, World
 
 Blank = Callable[..., Vm]
 DISKS = ["demo-backing.qcow2", "data.qcow2"]
@@ -129,3 +130,65 @@ def test_verify_finds_a_damaged_image(blank: Blank) -> None:
     found = vm.qvm("snapshot", "verify", "a")
     assert found.status == 1
     assert "data.qcow2 is damaged: " in found.out
+
+
+def test_the_bare_word_and_its_help_tell_the_verbs(world: World) -> None:
+    shown = world.run("snapshot", "--help")
+    assert shown.status == 0
+    verbs = [line.split()[1] for line in shown.out.splitlines() if line.startswith("  snapshot ")]
+    assert verbs == ["delete", "diff", "list", "restore", "save", "show", "verify"]
+    bare = world.run("snapshot")
+    assert (bare.status, bare.out) == (2, "")
+    assert bare.err.startswith(
+        "qvm: snapshot: which one?\nhint: `qvm snapshot delete`, `qvm snapshot diff`, "
+    )
+    assert world.run("snapshots", "--help").status == 2
+
+
+def test_every_verb_has_its_json_and_the_old_spellings_are_the_same(blank: Blank) -> None:
+    vm = make(blank)
+
+    def told(*words: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(vm.ok(*words, "--json").out)
+        assert (found["version"], found["machine"]) == (1, "demo")
+        return found
+
+    assert told("save-disk", "a", "-m", "x")["snapshot"] == "a"
+    stamped = told("snapshot", "save-disk")["snapshot"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d", stamped)
+    again = told("snapshot", "save", "b", "--timestamp")["snapshot"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d-b", again)
+    for words in (["list-disk"], ["snapshot", "list-disk"], ["snapshot", "list"]):
+        found = told(*words)
+        assert found["head"] == found["snapshots"][-1]["name"]
+        assert [row["id"] for row in found["disks"]] == ["disk0", "disk1"]
+        assert found["work"] is None
+    for words in (["restore-disk"], ["snapshot", "restore-disk"], ["snapshot", "restore"]):
+        assert (told(*words, "a")["snapshot"], told("list-disk")["head"]) == ("a", "a")
+    assert told("snapshot", "show", "a")["known"]["message"] == "x"
+    assert told("snapshot", "verify", "a")["snapshots"] == [{"name": "a", "problems": [], "unsure": []}]
+    assert [row["changed_bytes"] for row in told("snapshot", "diff", "a", stamped)["disks"]] == [0, 0]
+    assert told("delete-disk", stamped)["snapshots"] == [stamped]
+    assert told("snapshot", "delete-disk", "a")["disks"] == ["disk0", "disk1"]
+    refused = vm.qvm("snapshot", "restore", "a", "--json")
+    assert refused.status == 3
+    assert json.loads(refused.out)["error"]["kind"] == "StateError"
+
+
+def test_verify_and_diff_while_on_say_what_they_could_not_see(blank: Blank) -> None:
+    vm = make(blank)
+    vm.ok("start", "--no-wait")
+    vm.ok("snapshot", "save", "a")
+    assert vm.ok("snapshot", "verify").out == (
+        "demo: a: no fault found\n  the machine is on: the tables of its images were not checked\n"
+    )
+    told = vm.ok("snapshot", "diff", "a").out
+    assert told.endswith("  the machine is on: what its QEMU has not written out yet is not counted\n")
+    from qvmsh.qemu import qcow2
+
+    at = qcow2.snapshots(str(vm.directory / "data.qcow2"))[0].l1_offset
+    with (vm.directory / "data.qcow2").open("r+b") as file:
+        file.seek(at)
+        file.write((1 << 63 | 1 << 40 | 512).to_bytes(8, "big"))  # no cluster begins there
+    found = vm.qvm("snapshot", "verify", "a")  # what a snapshot holds is read beside QEMU, too
+    assert (found.status, "it cannot be read on disk1" in found.out) == (1, True), found.out

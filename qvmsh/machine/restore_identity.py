@@ -1,0 +1,130 @@
+"""What makes a restored machine another one: name, UUID, addresses, ports, keys.
+
+May import: `config.edit`, `host`, `machine`.
+
+    renew("/vm/twin", point, "twin", os.environ, notes)
+
+New are: name, UUID, VM_MACHINE_ID (and so the MAC address), ports of the host that can be chosen; the
+guest's name and its ssh keys where qvm gives it these. What cannot be new is said: the TPM's keys, ports
+that the user has chosen, what other guests keep on their disks.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+
+from qvmsh.config import edit
+from qvmsh.config.words import quote
+from qvmsh.host import files as host_files
+from qvmsh.host import process
+from qvmsh.machine import create, hardware, identity, tpm
+from qvmsh.machine.machine import Machine
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from qvmsh.machine.archives import Point
+
+WORDS = ("VM_QEMU_ARGS", "VM_QEMU_EXTRA")
+_KEYS = "name=opt/qvm/authorized_keys,"
+_NAME = "name=opt/qvm/hostname,string="
+_INSTANCE = "name=opt/qvm/instance,string="
+
+
+def renew(folder: str, point: Point, name: str, environ: Mapping[str, str], notes: list[str]) -> None:
+    """Make the machine in a folder another one than that which was archived.
+
+    Args:
+        name: its new name.
+        notes: gets what is to be said.
+    """
+    made = Machine(folder, environ=environ)
+    settings = made.settings
+    old, by_hand = settings.text("VM_MACHINE_NAME"), hardware.is_by_hand(made)
+    number = create.free_id(environ)
+    changes = {"VM_MACHINE_NAME": name, "VM_MACHINE_ID": number}
+    if settings.text("VM_NET_PORT").isdigit():
+        changes["VM_NET_PORT"] = f"77{number}"
+    if settings.text("VM_SSH_PORT").isdigit() and not by_hand:
+        changes["VM_SSH_PORT"] = "auto"
+    changes |= _owner(made)
+    told = [each for each in changes if each not in ("VM_MACHINE_NAME", "VM_MACHINE_ID")]
+    notes += [f"{each} is {changes[each]} now, it was {settings.text(each)}" for each in told]
+    vmrc = made.files.vmrc
+    for variable in WORDS:
+        words = settings.words(variable)
+        guest = [
+            _NAME + create.guest_name(name) if each == _NAME + create.guest_name(old) else each
+            for each in words
+        ]
+        if guest != words:
+            assign_words(vmrc, variable, guest)
+    for variable, value in changes.items():
+        edit.assign_in_file(vmrc, variable, value)
+    _keys(Machine(folder, environ=environ), point, name, old, notes)
+    shared = [each for each in ("VM_HOSTFWD", "VM_QEMU_VNC") if settings.text(each)]
+    shared += ["VM_SSH_PORT"] if by_hand and settings.text("VM_SSH_PORT").isdigit() else []
+    shared += [each for each in WORDS if any("hostfwd=" in w or "mac=" in w for w in settings.words(each))]
+    if shared:
+        verb = "is" if len(shared) == 1 else "are"
+        notes.append(f"{', '.join(shared)} {verb} as it was for {old}: change it before both run at one time")
+    if tpm.is_wanted(made):
+        notes.append(f"its TPM holds the same keys as that of {old}")
+
+
+def _owner(made: Machine) -> dict[str, str]:
+    """VM_MACHINE_OWNER of a machine that somebody else had archived; the account in the guest stays."""
+    settings = made.settings
+    was = settings.text("VM_MACHINE_OWNER")
+    me = process.user_name(os.geteuid())
+    try:
+        is_possible = os.geteuid() in (0, pwd.getpwnam(was).pw_uid)
+    except KeyError:
+        is_possible = False
+    if is_possible:
+        return {}
+    user = {} if settings.is_set("VM_MACHINE_USER") else {"VM_MACHINE_USER": was}
+    return {"VM_MACHINE_OWNER": me, **user}
+
+
+def _keys(made: Machine, point: Point, name: str, was: str, notes: list[str]) -> None:
+    """A UUID and, where the guest takes its keys at each boot, ssh keys of its own.
+
+    A guest that goes on with its memory has the old ones, so they stay where there is a snapshot. Any other
+    guest's host key is on its disk: it stays pinned, under the name of the new machine.
+
+    Args:
+        was: the name of the machine that was archived.
+    """
+    old = identity.known_uuid(made)
+    host_files.remove(made.files.uuid)
+    own = identity.uuid_of(made)
+    if old and os.path.exists(made.files.known_hosts):
+        with open(made.files.known_hosts, errors="surrogateescape") as file:
+            text = file.read().replace(f"qvm-{old} ", f"qvm-{own} ")
+        host_files.write_atomic(made.files.known_hosts, text)
+    key = os.path.join(made.directory, create.KEY)
+    takes_keys = f"{_KEYS}file={create.KEY}.pub"
+    variable = next((each for each in WORDS if takes_keys in made.settings.words(each)), None)
+    if variable is None or not os.path.exists(key):
+        notes.append(f"what the guest keeps on its disks is that of {was}: its ssh host key, its machine-id")
+        return
+    if point.snapshots:
+        notes.append(f"the ssh keys are those of {was}, which the guests of its snapshots know")
+        return
+    for end in ("", ".pub"):
+        host_files.remove(key + end)
+    create.make_key(made.directory, name)
+    words = made.settings.words(variable)
+    gone = [n for n, word in enumerate(words) if word.startswith(_INSTANCE)]
+    words = [word for n, word in enumerate(words) if n not in gone and n + 1 not in gone]
+    at = words.index(takes_keys) + 1
+    assign_words(made.files.vmrc, variable, [*words[:at], "-fw_cfg", _INSTANCE + own, *words[at:]])
+    host_files.remove(made.files.known_hosts)  # its guest makes a host key of its own
+
+
+def assign_words(vmrc: str, variable: str, words: list[str]) -> None:
+    """Set a variable that holds words for QEMU."""
+    edit.assign_in_file(vmrc, variable, " ".join(quote(each) if each else "''" for each in words))

@@ -1,0 +1,240 @@
+"""Where the files of an archived state belong in their machine, and what stands against it.
+
+May import: `qemu`, `machine`.
+
+    plan = plan_of(vm, archive, point)
+    require_nobody_above(vm, plan)
+    plan.places["disk1"]            # [Place("/vm/demo/data.qcow2", ...), Place("/vm/demo/base.qcow2", ...)]
+
+A disk is found again by its file, not by its number: VM_DISKS may have changed since. What the state
+did not have stays as it is; what the machine has no more comes back. What an image elsewhere stands on is
+never replaced.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+from qvmsh.errors import ImageError, QvmError, StateError
+from qvmsh.machine import chain, disks, drives
+from qvmsh.machine.archive_reader import NEW, Place
+from qvmsh.machine.archive_settings import SETTINGS
+from qvmsh.machine.archives import Archive, Part, Point
+from qvmsh.machine.drives import MAIN, READ_ONLY, UEFI
+from qvmsh.machine.machine import Machine
+from qvmsh.machine.restore_new import free_name, layer_names
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from qvmsh.machine.drives import Drive
+    from qvmsh.machine.shelf import Shelf
+
+
+@dataclass
+class Plan:
+    """What goes where.
+
+    Args:
+        places: of each disk's layers, the top first, by its role in the archive.
+        lacking: parts whose disk the machine has no more.
+        notes: what is to be said.
+    """
+
+    places: dict[str, list[Place]] = field(default_factory=dict)
+    lacking: list[Part] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def made(self) -> list[str]:
+        """The files that are replaced, each once."""
+        found = [place.name for places in self.places.values() for place in places if place.is_made]
+        return list(dict.fromkeys(found))
+
+
+def top_of(vm: Machine) -> str:
+    return os.path.realpath(vm.directory)
+
+
+def plan_of(vm: Machine, archive: Archive, point: Point) -> Plan:
+    plan = Plan()
+    present = drives.named(vm)
+    matched: dict[str, Drive] = {}
+    parts = [each for each in point.parts if each.role != SETTINGS]
+    for part in parts:
+        if part.left_out:
+            plan.notes.append(f"{part.source} is not in the archive, and stays as it is: {part.left_out}")
+            continue
+        found = _present(vm, part, [each for each in present if each not in matched.values()])
+        if found and os.path.exists(found.path) and not os.path.isfile(found.path):
+            raise ImageError(
+                f"cannot restore {found.name}: it was a file when it was archived, and is none now",
+                machine=vm.name, hint="`qvm restore ARCHIVE DIR` makes a new machine",
+            )  # fmt: skip
+        if found:
+            matched[part.role] = found
+    taken = {os.path.relpath(each.path, vm.directory) for each in present}
+    for part in parts:
+        if not part.left_out:
+            found = matched.get(part.role)
+            top = found.path if found else _place_of_lacking(vm, part, taken, plan)
+            plan.places[part.role] = _layers(vm, archive, part, top, plan)
+    for drive in present:
+        is_known = drive in matched.values() or any(drives.same(drive.path, _at(vm, each)) for each in parts)
+        if not is_known and drive.left_out != READ_ONLY and os.path.exists(drive.path):
+            plan.notes.append(f"{drive.name} is not in that state, and stays as it is")
+    return plan
+
+
+def _at(vm: Machine, part: Part) -> str:
+    return os.path.normpath(os.path.join(vm.directory, part.source))
+
+
+def _present(vm: Machine, part: Part, present: list[Drive]) -> Drive | None:
+    """The disk of the machine that an archived one is."""
+    if part.role == MAIN:
+        return next((each for each in present if each.role == MAIN), None)
+    if part.role == UEFI and disks.variables_path(vm):
+        return drives.Drive(UEFI, disks.variables_path(vm), "qcow2")
+    if not part.source:
+        return None
+    path = os.path.realpath(_at(vm, part))
+    return next((each for each in present if os.path.realpath(each.path) == path), None)
+
+
+def _place_of_lacking(vm: Machine, part: Part, taken: set[str], plan: Plan) -> str:
+    """Where a disk comes back that the machine has no more: never outside of its directory."""
+    name = part.source if part.source and not os.path.isabs(part.source) else ""
+    name = free_name(name or os.path.basename(part.source) or part.plain_name, taken)
+    taken.add(name)
+    plan.lacking.append(part)
+    return os.path.join(vm.directory, name)
+
+
+def _layers(vm: Machine, archive: Archive, part: Part, top: str, plan: Plan) -> list[Place]:
+    """The places of a disk and all that it stands on.
+
+    What it stands on comes where it is now, if that is in the machine's directory; where it is elsewhere, it
+    is left alone if it is still the same, else the machine gets one of its own.
+    """
+    top = real(vm, top)
+    places = [Place(top, top + NEW)]
+    stored = archive.layers.get(part.role, [])
+    names = [os.path.join(vm.directory, each) for each in layer_names(vm, archive, part.role)]
+    there = _chain(top)
+    if len(there) == len(stored):
+        names = [
+            now if is_inside(vm, now) or _is_unchanged(now, layer) else _fresh(name)
+            for now, layer, name in zip(there, stored, names, strict=True)
+        ]
+    known = {place.name: place for places in plan.places.values() for place in places}
+    for name, layer in zip(names, stored, strict=True):
+        path = real(vm, name)
+        if path in known:  # two disks on one base
+            places.append(Place(path, known[path].now, is_made=False))
+        elif _is_unchanged(path, layer) and (not is_inside(vm, path) or _strangers(vm, path, {top})):
+            places.append(Place(path, is_made=False))
+        else:
+            places.append(Place(path, path + NEW))
+    return places
+
+
+def _fresh(path: str) -> str:
+    """A name that no file has."""
+    stem, suffix = os.path.splitext(path)
+    found, count = path, 1
+    while os.path.lexists(found):
+        count += 1
+        found = f"{stem}-{count}{suffix}"
+    return found
+
+
+def _chain(path: str) -> list[str]:
+    """What an image stands on, as far as it is there."""
+    found: list[str] = []
+    below = chain.base_of(path) if os.path.exists(path) else ""
+    while below and below not in found:
+        found.append(below)
+        below = chain.base_of(below) if os.path.exists(below) else ""
+    return found
+
+
+def real(vm: Machine, path: str) -> str:
+    """Where a file is when links are followed; root follows none that another account has made."""
+    if os.geteuid() == 0 and os.path.islink(path) and os.lstat(path).st_uid != 0:
+        raise ImageError(
+            f"{os.path.basename(path)} is a link that another account has made; root does not follow it",
+            machine=vm.name, hint="make it a file, or let root own the link",
+        )  # fmt: skip
+    return os.path.realpath(path)
+
+
+def is_inside(vm: Machine, path: str) -> bool:
+    return not os.path.relpath(path, top_of(vm)).startswith("..")
+
+
+def _is_unchanged(path: str, part: Part) -> bool:
+    """True if a file is what was archived, as far as its size and its time tell."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return False
+    return bool(part.source_mtime_ns) and (status.st_mtime_ns, status.st_size) == (
+        part.source_mtime_ns,
+        part.size_bytes,
+    )
+
+
+# What stands against it
+
+
+def _strangers(vm: Machine, path: str, own: set[str]) -> list[str]:
+    return [each for each in chain.overlays_on(path, vm) if each not in own]
+
+
+def require_nobody_above(vm: Machine, plan: Plan) -> None:
+    """Refuse to replace what images stand on that are not replaced as well.
+
+    Raises:
+        ImageError: they would be silently wrong.
+    """
+    own = {place.name for places in plan.places.values() for place in places}
+    for path in plan.made():
+        for other in _strangers(vm, path, own) if os.path.exists(path) else ():
+            inside = os.path.relpath(other, top_of(vm))
+            raise ImageError(
+                f"cannot restore: {other if inside.startswith('..') else inside} stands on "
+                f"{os.path.basename(path)}, which would be replaced, and would be silently wrong",
+                machine=vm.name,
+                hint="`qvm restore ARCHIVE DIR` makes a new machine; or give that overlay a base of its "
+                "own first: `qvm disk rebase`, or a copy of the base",
+            )
+
+
+def require_leave(vm: Machine, shelf: Shelf, plan: Plan, *, is_forced: bool) -> None:
+    """Refuse to throw away what is in no archive.
+
+    Raises:
+        StateError: the disks hold what no archived state holds.
+    """
+    tops = [places[0].name for places in plan.places.values() if os.path.exists(places[0].name)]
+    if is_forced or not tops or _is_archived(shelf, tops):
+        return
+    raise StateError(
+        "what its disks hold now is in no archive, and would be lost",
+        machine=vm.name,
+        hint="`qvm archive` keeps it; `qvm restore --force` throws it away; `qvm restore ARCHIVE DIR` "
+        "restores into a new machine",
+    )
+
+
+def _is_archived(shelf: Shelf, tops: list[str]) -> bool:
+    """True if a state of an archive was made of these very files, which have not been written since."""
+    try:
+        archives = shelf.archives()
+    except QvmError:  # the store cannot be reached
+        return False
+    return any(
+        all(any(not part.of and _is_unchanged(path, part) for part in point.parts) for path in tops)
+        for archive in archives
+        for point in archive.done
+    )

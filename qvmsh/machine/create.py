@@ -4,18 +4,14 @@ May import: `images`, `qemu.image`, `config.edit`, `host.files`, `machine`.
 
     create("demo", Wish(image="tiny"), io)
 
-Everything is made in a folder `.NAME.part-*` beside the directory's place (inside, where there is an
-empty directory already) and renamed at the end.
+Everything is made in a folder of its own (`making`) and renamed at the end.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import shutil
 import subprocess
-import tempfile
 from dataclasses import dataclass
 
 from qvmsh.config import edit
@@ -23,7 +19,7 @@ from qvmsh.errors import ImageError, MissingProgramError, QvmError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.images import builtin
-from qvmsh.machine import known
+from qvmsh.machine import known, making
 from qvmsh.machine.machine import Machine
 from qvmsh.qemu import image, programs
 
@@ -66,78 +62,29 @@ def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Ma
     """
     final = os.path.abspath(directory)
     name = os.path.basename(final)
+    for line in making.sweep(environ):
+        io.warn(line)
     require_place(final, name)
     source, is_builtin = _source(wish.image, name, io, environ)
-    has_folder = os.path.isdir(final)
-    above = final if has_folder else os.path.dirname(final)
-    part, guard = working_folder(above, name)
     try:
-        os.chmod(part, 0o755)  # noqa: S103  # as mkdir would
-        os.makedirs(os.path.join(part, ".qvm", "log"))
-        _images(part, name, source, io)
-        if is_builtin:
-            make_key(part, name)
-        _write_vmrc(part, name, wish, is_builtin, environ)
-        Machine(part, io=io, environ=environ).settings  # noqa: B018  # what we wrote must be right
-        put_in_place(part, final, has_folder=has_folder)
+        with making.Folder("create", final, environ) as folder:
+            part = folder.path
+            os.chmod(part, 0o755)  # noqa: S103  # as mkdir would
+            os.makedirs(os.path.join(part, ".qvm", "log"))
+            _images(part, name, source, io)
+            if is_builtin:
+                make_key(part, name)
+            _write_vmrc(part, name, wish, is_builtin, environ)
+            Machine(part, io=io, environ=environ).settings  # noqa: B018  # what we wrote must be right
+            folder.put_in_place()
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
             raise UsageError(f"create: {name} has just been made by somebody else") from None
         raise QvmError(f"cannot create {name}: {error.strerror}", hint="nothing was left behind") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-        os.close(guard)
     host_files.sync_folder(os.path.dirname(final))
     vm = Machine(final, io=io, environ=environ)
     known.remember(vm)
     return vm
-
-
-def working_folder(above: str, name: str) -> tuple[str, int]:
-    """A folder to work in, and the descriptor that holds its lock; what killed ones left goes.
-
-    One at a time: between its making and its lock a folder would look like one that was left.
-    """
-    turn = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(turn, fcntl.LOCK_EX)
-        _remove_stale(above, name)
-        part = tempfile.mkdtemp(prefix=f".{name}.part-", dir=above)
-        guard = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(guard, fcntl.LOCK_SH)
-    finally:
-        os.close(turn)
-    return part, guard
-
-
-def put_in_place(part: str, final: str, *, has_folder: bool) -> None:
-    """Rename the finished folder; into an empty one that is there, move its contents, `.vmrc` last."""
-    if not has_folder:
-        os.rename(part, final)
-        return
-    if os.listdir(final) != [os.path.basename(part)]:
-        raise OSError(errno.ENOTEMPTY, "is not empty", final)
-    for name in sorted(os.listdir(part), key=".vmrc".__eq__):
-        os.rename(os.path.join(part, name), os.path.join(final, name))
-
-
-def _remove_stale(above: str, name: str) -> None:
-    """What a killed `create` of this name left; one that is still at work holds its lock."""
-    for stale in os.listdir(above):
-        if not stale.startswith(f".{name}.part-"):
-            continue
-        path = os.path.join(above, stale)
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path, ignore_errors=True)
-        except BlockingIOError:
-            pass
-        finally:
-            os.close(fd)
 
 
 def require_place(final: str, name: str, *, verb: str = "create") -> None:
@@ -157,7 +104,8 @@ def require_place(final: str, name: str, *, verb: str = "create") -> None:
 
 def _foreign_names(final: str, name: str) -> list[str]:
     """What lies in the directory, besides what a killed `create` left."""
-    return [each for each in os.listdir(final) if not each.startswith(f".{name}.part-")]
+    parts = [os.path.basename(path) for path in making.left_in(final, name)]
+    return [each for each in os.listdir(final) if each not in parts]
 
 
 def _source(wanted: str, name: str, io: Io, environ: Mapping[str, str]) -> tuple[str, bool]:

@@ -20,7 +20,7 @@ from qvmsh.errors import ConfigError, ImageError, MissingProgramError, QvmError,
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, logout, process, sockets
 from qvmsh.io import QUIET
-from qvmsh.machine import disks, guest, hardware, repair, state, tpm
+from qvmsh.machine import disks, guest, hardware, making, repair, state, tpm
 from qvmsh.machine.hardware import Launch
 from qvmsh.machine.reports import Report
 from qvmsh.qemu import accelerator, imagecheck, programs
@@ -503,6 +503,13 @@ def leftovers(case: Case) -> Iterator[Finding]:
         yield Finding("leftovers", WARNING, f"of a killed command: {', '.join(left)}", hint)
 
 
+def unfinished_machines(case: Case) -> Iterator[Finding]:
+    """Machines whose `create` or `restore` was killed."""
+    for line in making.sweep(case.environ, is_looking=True):
+        hint = "`qvm doctor --fix` ends it; so does the next command that changes any machine"
+        yield Finding("leftovers", WARNING, line, hint)
+
+
 def images(case: Case) -> Iterator[Finding]:
     """The machine's disk and what it stands on: there, of the right format, sound, nobody else's."""
     vm = case.machine
@@ -664,6 +671,7 @@ HOST: tuple[Check, ...] = (
     end_of_session,
     room,
     memory,
+    unfinished_machines,
 )
 MACHINE: tuple[Check, ...] = (
     rights,

@@ -67,6 +67,12 @@ def list_file(environ: Mapping[str, str]) -> str | None:
     return os.path.join(base, "qvm", "machines") if os.path.isabs(base) else None
 
 
+def making_folder(environ: Mapping[str, str]) -> str | None:
+    """Where `making` notes what is under way; it is there only while somebody is at work, or was killed."""
+    path = list_file(environ)
+    return None if path is None else os.path.join(os.path.dirname(path), "making")
+
+
 def rows(environ: Mapping[str, str]) -> list[Known]:
     """Every known machine, also those that are gone, the latest used last."""
     path = list_file(environ)

@@ -28,6 +28,7 @@ from qvmsh.machine import (
     disks,
     hooks,
     identity,
+    known,
     limits,
     logs,
     owner,
@@ -122,6 +123,12 @@ def work_lock(vm: Machine, what: str) -> locks.WorkLock:
         except BaseException:
             lock.release()
             raise
+    notes_of_making = known.making_folder(vm.environ)
+    if what != "doctor" and notes_of_making and os.path.lexists(notes_of_making):
+        from qvmsh.machine import making
+
+        for line in making.sweep(vm.environ):
+            vm.io.warn(line)
     return lock
 
 

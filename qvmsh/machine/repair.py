@@ -17,7 +17,18 @@ import re
 from qvmsh.errors import LockedError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process, sockets
-from qvmsh.machine import guardian, hardware, interrupted, launch, saved, state, tools, unfinished, volumes
+from qvmsh.machine import (
+    guardian,
+    hardware,
+    interrupted,
+    launch,
+    making,
+    saved,
+    state,
+    tools,
+    unfinished,
+    volumes,
+)
 from qvmsh.machine import note as notes
 from qvmsh.machine.hardware import Launch
 from qvmsh.machine.machine import Machine
@@ -60,6 +71,7 @@ def repair(vm: Machine | None, environ: Mapping[str, str]) -> list[Mend]:
             what = f"nothing of the machine was mended: {error.filename}: {error.strerror}"
             done.append(Mend("rights", LEFT, what, "ask as the user whose machine it is"))
     done += _stale_folders(environ)
+    done += [Mend("leftovers", MENDED, line) for line in making.sweep(environ)]
     return done
 
 

@@ -21,7 +21,7 @@ from qvmsh.config import devices, edit
 from qvmsh.errors import ImageError, QvmError, UsageError
 from qvmsh.host import accounts
 from qvmsh.host import files as host_files
-from qvmsh.machine import create, disks, drives, known, owner, tools
+from qvmsh.machine import create, disks, drives, known, making, owner, tools
 from qvmsh.machine.archive_reader import Place, Reader
 from qvmsh.machine.archive_settings import SETTINGS
 from qvmsh.machine.archives import Archive, Part, Point
@@ -66,30 +66,23 @@ def new(
     """
     final = os.path.abspath(directory)
     name = os.path.basename(final)
+    for line in making.sweep(environ):
+        io.warn(line)
     create.require_place(final, name, verb="restore")
-    has_folder = os.path.isdir(final)
-    above = final if has_folder else os.path.dirname(final)
+    folder = making.Folder("restore", final, environ)
     try:
-        part, guard = create.working_folder(above, name)
-    except OSError as error:
-        raise QvmError(
-            f"cannot restore into {final}: {error.strerror}", hint="choose a place that you can write to"
-        ) from error
-    try:
-        os.chmod(part, 0o755)  # noqa: S103  # as mkdir would
-        laid = lay_out(vm, shelf, archive, point, part, io, environ, name=name, final=final)
-        _give(part, above, laid.uid, environ)
-        create.put_in_place(part, final, has_folder=has_folder)
+        with folder:
+            os.chmod(folder.path, 0o755)  # noqa: S103  # as mkdir would
+            laid = lay_out(vm, shelf, archive, point, folder.path, io, environ, name=name, final=final)
+            _give(folder.path, folder.above, laid.uid, environ)
+            folder.put_in_place()
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
             raise UsageError(f"restore: {name} has just been made by somebody else") from None
-        raise QvmError(
-            f"cannot restore into {final}: {error.strerror}",
-            hint="nothing was left behind; make room if the disk is full",
-        ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-        os.close(guard)
+        hint = "nothing was left behind; make room if the disk is full"
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            hint = "choose a place that you can write to"
+        raise QvmError(f"cannot restore into {final}: {error.strerror}", hint=hint) from error
     host_files.sync_folder(os.path.dirname(final))
     made = Machine(final, io=io, environ=environ)
     known.remember(made)

@@ -178,11 +178,12 @@ class Folder(Store):
         while not os.path.lexists(above):
             missing.append(above)
             above = os.path.dirname(above)
-        os.makedirs(self.root, exist_ok=True)
+        for each in reversed(missing):
+            os.makedirs(each, exist_ok=True)
+            self._give(each)
         path = os.path.join(self.root, folder)
         os.mkdir(path, 0o700)
-        for each in (*missing, path):
-            self._give(each)
+        self._give(path)
 
     def _give(self, path: str) -> None:
         if self._account:
@@ -222,7 +223,10 @@ class Folder(Store):
             host_files.remove(os.path.join(self.root, folder, name))
 
     def remove_folder(self, folder: str) -> None:
-        shutil.rmtree(os.path.join(self.root, folder), ignore_errors=True)
+        path = os.path.join(self.root, folder)
+        with contextlib.suppress(OSError):
+            os.rmdir(path)  # also one that root had no time to give to us
+        shutil.rmtree(path, ignore_errors=True)
 
     def free_bytes(self) -> int | None:
         root = self.root

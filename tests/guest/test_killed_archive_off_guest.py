@@ -95,6 +95,7 @@ def check_off(vm: Vm, verbs: list[str], count: int) -> None:
         if has_left:
             assert "was interrupted: " in told, told
         nothing_left(vm)
+        assert not [each.name for each in vm.world.home.iterdir() if ".part" in each.name]
         if verb == "restore new":
             check_new(vm, name, old)
         if following == ["start"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -172,6 +173,19 @@ def test_root_killed_in_the_middle_leaves_the_owner_what_he_can_complete(
     assert byte(vm, "0") == 1
     left = [path.name for path in vm.directory.rglob("*") if ".part" in path.name or "cut-" in path.name]
     assert not left
+
+
+def test_folder_that_root_did_not_give_away_is_in_nobodys_way(vm: Vm, owner: Owner) -> None:  # noqa: F811
+    write(vm, 1, "0")
+    owner.ok("archive", cwd=vm.directory)
+    folder = states(vm)[0]["archive"]
+    number = (vm.directory / ".qvm/uuid").read_text()[:8]
+    left = vm.directory / f".{folder}-{number}.part"
+    shutil.rmtree(vm.directory / folder)
+    left.mkdir(mode=0o700)
+    owner.ok("archive", cwd=vm.directory)
+    assert not left.exists()
+    assert states(vm)[0]["archive"] == folder
 
 
 @pytest.fixture

@@ -1,0 +1,219 @@
+"""The folders in which machines are made, and what is left of one whose command was killed.
+
+May import: `host`, `machine.known`.
+
+    with Folder("restore", "/home/guido/vm/demo", environ) as making:
+        ...everything into making.path...
+        making.put_in_place()
+
+The folder is `.NAME.part-*` beside the machine's place (inside it, where there is an empty directory already)
+and is renamed at the end. Before it is made its path is noted, in `making` beside the list of machines
+(`known.list_file`), so that whatever command of this user comes next finds it, of whatever machine (`sweep`):
+what was not whole goes; what was whole, and only not moved yet, is moved. Who is at work holds a lock on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+
+from qvmsh.host import files as host_files
+from qvmsh.host import process
+from qvmsh.machine import known
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from types import TracebackType
+    from typing import Any
+
+_NAME = re.compile(r"\.(?P<of>.+)\.part-[0-9a-f]{8}$")
+
+
+class Folder:
+    """A folder to make a machine in; what is still in it when the block ends is removed.
+
+    Args:
+        verb: what makes it, in words for who finds it later.
+        final: the machine's directory-to-be.
+
+    Raises:
+        OSError: it cannot be made, or put in place.
+    """
+
+    def __init__(self, verb: str, final: str, environ: Mapping[str, str]) -> None:
+        self.final = final
+        self._has_folder = os.path.isdir(final)
+        self.above = final if self._has_folder else os.path.dirname(final)
+        name = os.path.basename(final)
+        self.path = os.path.join(self.above, f".{name}.part-{secrets.token_hex(4)}")
+        self._note = _Note(self.path, verb, environ)
+        self._environ = environ
+        self._guard = -1
+
+    def __enter__(self) -> Folder:
+        """Make it, after what killed ones left of this name has gone.
+
+        One at a time: between its making and its lock a folder would look like one that was left.
+        """
+        turn = os.open(self.above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            for path in left_in(self.above, os.path.basename(self.final)):
+                remove(path)
+            self._note.write()
+            try:
+                os.mkdir(self.path, 0o700)
+                self._guard = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                fcntl.flock(self._guard, fcntl.LOCK_SH)
+            except BaseException:
+                self.__exit__(None, None, None)
+                raise
+        finally:
+            os.close(turn)
+        return self
+
+    def put_in_place(self) -> None:
+        """Rename the finished folder; into an empty one that is there, move its contents, `.vmrc` last."""
+        if not self._has_folder:
+            os.rename(self.path, self.final)
+            return
+        if os.listdir(self.final) != [os.path.basename(self.path)]:
+            raise OSError(errno.ENOTEMPTY, "is not empty", self.final)
+        self._note.write(is_whole=True)
+        _move(self.path, self.final)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+        if self._guard >= 0:
+            os.close(self._guard)
+            self._guard = -1
+        self._note.remove()
+
+
+def _move(path: str, final: str) -> None:
+    for name in sorted(os.listdir(path), key=".vmrc".__eq__):
+        os.rename(os.path.join(path, name), os.path.join(final, name))
+
+
+class _Note:
+    """That a folder is being made; where no note can be kept, only the next of that name finds it."""
+
+    def __init__(self, path: str, verb: str, environ: Mapping[str, str]) -> None:
+        self._data = {"verb": verb, "path": path, "since": time.time(), "pid": os.getpid()}
+        self._folder = known.making_folder(environ)
+        self._file = os.path.join(self._folder or "", path.rpartition("-")[2])
+
+    def write(self, *, is_whole: bool = False) -> None:
+        """Note it, or that all of it is made and only has to be moved."""
+        with contextlib.suppress(OSError):
+            if self._folder is not None:
+                os.makedirs(self._folder, mode=0o700, exist_ok=True)
+                host_files.write_atomic(self._file, json.dumps(self._data | {"is_whole": is_whole}) + "\n")
+
+    def remove(self) -> None:
+        if self._folder is not None:
+            _forget(self._file)
+
+
+def _forget(note: str) -> None:
+    with contextlib.suppress(OSError):
+        host_files.remove(note)
+        os.rmdir(os.path.dirname(note))  # so that a look costs nothing; refused while there are others
+
+
+def sweep(environ: Mapping[str, str], *, is_looking: bool = False) -> list[str]:
+    """Remove, or complete, what killed commands of this user left, and say what it was.
+
+    Args:
+        is_looking: only say it.
+    """
+    folder = known.making_folder(environ)
+    if folder is None:
+        return []
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return []
+    found = []
+    for name in names:
+        note = os.path.join(folder, name)
+        try:
+            with open(note, encoding="utf-8") as file:
+                data = json.load(file)
+            path, pid = str(data["path"]), int(data["pid"])
+            when = time.strftime("%T", time.localtime(data["since"]))
+        except (OSError, ValueError, TypeError, KeyError):
+            continue  # it is being written
+        match = _NAME.search(os.path.basename(path))
+        if match is None or not os.path.isabs(path):
+            continue
+        with _unlocked(path) as is_left:
+            if not is_left:
+                if not os.path.lexists(path) and not process.exists(
+                    pid
+                ):  # killed before it was made, or after
+                    _forget(note)
+                continue
+            what = f"`qvm {data['verb']}` of {match['of']}, begun at {when}, was interrupted"
+            found.append(f"{what}: {path} is left" if is_looking else f"{what}: {_finish(path, data)}")
+        if not os.path.lexists(path):
+            _forget(note)
+    return found
+
+
+def _finish(path: str, data: dict[str, Any]) -> str:
+    """Complete the making, or take it back; returns which."""
+    try:
+        if data.get("is_whole"):
+            _move(path, os.path.dirname(path))
+            os.rmdir(path)
+            return "it is complete now"
+        shutil.rmtree(path)
+    except OSError as error:
+        return f"{path} cannot be removed: {error.strerror}"
+    return "what it had begun is removed"
+
+
+def left_in(above: str, name: str) -> list[str]:
+    """What killed commands left of this name, and of whoever is still at work with it."""
+    found = []
+    for each in os.listdir(above):
+        match = _NAME.fullmatch(each) or re.fullmatch(r"\.(?P<of>.+)\.part-\w{8}", each)
+        if match and match["of"] == name:
+            found.append(os.path.join(above, each))
+    return found
+
+
+def remove(path: str) -> None:
+    """Remove such a folder, unless somebody is at work in it."""
+    with _unlocked(path) as is_left:
+        if is_left:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _unlocked(path: str) -> Iterator[bool]:
+    """Whether the folder is there and nobody is at work in it, which stays so while the block lasts."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        yield False
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield False
+    else:
+        yield True
+    finally:
+        os.close(fd)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from typing import Annotated
 
     from qvmsh.commands._define import Opt
-    from qvmsh.machine.diskwork import Checked, DiskDone, Disks, Trimmed
+    from qvmsh.machine.disk_reports import Checked, DiskDone, Disks, Trimmed
     from qvmsh.machine.machine import Machine
 
 
@@ -49,9 +49,9 @@ def disk_add(
         UsageError: it is a disk of the machine already.
         ImageError: it is not there, of another format, in use, or others stand on it; nothing was changed.
     """
-    from qvmsh.machine import diskwork
+    from qvmsh.machine import disk_add
 
-    return diskwork.add(vm, file, diskwork.Addition(size, format, read_only))
+    return disk_add.add(vm, file, disk_add.Addition(size, format, read_only))
 
 
 @command(group="images", name="disk resize")
@@ -67,9 +67,9 @@ def disk_resize(vm: Machine, disk: str, size: str, *, shrink: bool = False) -> D
         UsageError: there is no such disk, or it would shrink.
         ImageError: others stand on it, or it is in use.
     """
-    from qvmsh.machine import diskwork
+    from qvmsh.machine import disk_size
 
-    return diskwork.resize(vm, disk, size, is_shrinking=shrink)
+    return disk_size.resize(vm, disk, size, is_shrinking=shrink)
 
 
 @command(group="images", name="disk trim")
@@ -85,9 +85,9 @@ def disk_trim(vm: Machine, disk: str | None = None) -> Trimmed:
     Raises:
         StateError: nothing in the guest can be asked.
     """
-    from qvmsh.machine import diskwork
+    from qvmsh.machine import disk_size
 
-    return diskwork.trim(vm, disk)
+    return disk_size.trim(vm, disk)
 
 
 @command(group="images", name="disk check")
@@ -102,9 +102,9 @@ def disk_check(
         disk: id or file of one disk; all by default.
         repair: mend what `qemu-img` can mend; the machine must be off. Copy a damaged image first.
     """
-    from qvmsh.machine import diskwork
+    from qvmsh.machine import disk_check
 
-    return diskwork.check(vm, disk, is_repairing=repair)
+    return disk_check.check(vm, disk, is_repairing=repair)
 
 
 @command(group="images", name="disk commit")
@@ -121,9 +121,9 @@ def disk_commit(vm: Machine, disk: str | None = None) -> DiskDone:
     Raises:
         ImageError: something stands on the base, or there is no room; nothing was changed.
     """
-    from qvmsh.machine import diskwork
+    from qvmsh.machine import disk_layers
 
-    return diskwork.commit(vm, disk)
+    return disk_layers.commit(vm, disk)
 
 
 @command(group="images", name="disk rebase")
@@ -146,6 +146,6 @@ def disk_rebase(
     Raises:
         ImageError: it holds snapshots, or there is no room; nothing was changed.
     """
-    from qvmsh.machine import diskwork
+    from qvmsh.machine import disk_layers
 
-    return diskwork.rebase(vm, disk, base, is_unsafe=unsafe)
+    return disk_layers.rebase(vm, disk, base, is_unsafe=unsafe)

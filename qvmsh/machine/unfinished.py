@@ -429,9 +429,9 @@ def _block_job(store: Store, data: dict[str, Any]) -> str:
     its header may say so before its tables tell where the data from below now is.
     """
     if isinstance(store, Live):
-        from qvmsh.machine import diskwork_live
+        from qvmsh.machine import disk_layers_live
 
-        return diskwork_live.settle(store, data)
+        return disk_layers_live.settle(store, data)
     outcome = "ended with QEMU: what the disk holds is the same"
     for each in store.volumes:
         host_files.remove(each.path + LAYER)

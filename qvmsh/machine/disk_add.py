@@ -1,0 +1,167 @@
+"""A further disk: made or taken, into VM_DISKS, and into the machine at once if it is on.
+
+May import: `config`, `qemu`, `machine`.
+
+    add(vm, "data.qcow2", Addition("10G"))
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from qvmsh.config import devices
+from qvmsh.errors import ImageError, QmpError, UsageError
+from qvmsh.host import files as host_files
+from qvmsh.machine import (
+    chain,
+    configuration,
+    disks,
+    diskwork,
+    hardware,
+    launch,
+    log,
+    owner,
+    saved,
+    state,
+    tools,
+    volumes,
+)
+from qvmsh.machine.disk_reports import DiskDone
+from qvmsh.machine.volumes import Volume
+from qvmsh.qemu import image, platforms
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from qvmsh.machine.machine import Machine
+
+UNITS = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+@dataclass(frozen=True)
+class Addition:
+    """The options of `disk add`."""
+
+    size: str | None = None
+    format: str | None = None
+    is_read_only: bool = False
+
+
+def bytes_of(text: str, now: int = 0) -> int:
+    """A size in bytes: `512M`, `10G`, or `+5G`, `-1G` from `now`.
+
+    Raises:
+        UsageError: it is none.
+    """
+    bare = text.strip()
+    sign, digits = (bare[0], bare[1:]) if bare[:1] in ("+", "-") else ("", bare)
+    number = digits.rstrip("iBbKkMmGgTt")
+    unit = digits[len(number) :].upper().removesuffix("B").removesuffix("I")
+    try:
+        count = int(float(number) * UNITS[unit])
+    except (ValueError, KeyError, OverflowError):
+        raise UsageError(f"{text}: is no size", hint="a number and K, M, G or T: 512M, 10G, +5G") from None
+    total = now + count if sign == "+" else now - count if sign == "-" else count
+    if total <= 0 or total % 512:
+        raise UsageError(f"{text}: a disk has a multiple of 512 bytes, and more than none")
+    return total
+
+
+@log.failures
+def add(vm: Machine, file: str, addition: Addition) -> DiskDone:
+    """Give the machine a further disk; see `commands.disk`."""
+    with launch.work_lock(vm, "disk add"):
+        seen = state.observe(vm)
+        line = devices.DiskLine(file, addition.format or "", is_read_only=addition.is_read_only)
+        if hardware.is_by_hand(vm):
+            raise UsageError(
+                "disk add: VM_QEMU_ARGS names the disks", machine=vm.name, hint="add it there, by hand"
+            )
+        path = vm.settings.located(file)
+        found = disks.further(vm)
+        new = Volume(f"disk{len(found) + 1}", path, line.driver, addition.is_read_only, source="VM_DISKS")
+        for each in volumes.configured(vm):
+            if os.path.realpath(each.path) == os.path.realpath(path):
+                raise UsageError(f"disk add: {file} is {each.id} already", machine=vm.name)
+        made = _made(vm, new, addition)
+        try:
+            further = disks.Further(file, path, new.id, line)
+            disks.require_further(vm, further)
+            image.require_unused(tools.qemu_img(vm), path, vm.name)
+            if not addition.is_read_only:
+                chain.require_writable(vm, path, "add")
+            word = ":".join([file, line.format or line.driver] + (["ro"] if addition.is_read_only else []))
+            text = vm.settings.text("VM_DISKS").rstrip("\n")
+            configuration.change(vm, [("VM_DISKS", f"{text}\n{word}" if text else word)])
+        except BaseException:
+            if made:
+                host_files.remove(path)
+            raise
+        owner.share(vm)
+        done = "made and added" if made else "added"
+        if seen.is_live:
+            why = _plug(vm, seen, new, line)
+            done += f"; the guest sees it from the next start ({why})" if why else "; the guest has it now"
+    log.note(vm, f"added the disk {file}")
+    return DiskDone(vm.name, new, done)
+
+
+def _made(vm: Machine, disk: Volume, addition: Addition) -> bool:
+    """Make the image, if a size is given; True if it was made."""
+    is_there = os.path.exists(disk.path)
+    if addition.size is None:
+        if not is_there:
+            raise ImageError(
+                f"{disk.name} is not there", machine=vm.name, hint="a size behind it makes an empty one: 10G"
+            )
+        return False
+    if is_there:
+        raise ImageError(
+            f"{disk.name} is there already", machine=vm.name, hint="without a size it is added as it is"
+        )
+    wanted = bytes_of(addition.size)
+    part = f"{disk.path}.part{os.getpid()}"
+    words = ["create", "-q", "-f", disk.format, image.safe_name(part), str(wanted)]
+    try:
+        image.run(tools.qemu_img(vm), words, what=f"make {disk.name}")
+        diskwork.sync(part)
+        os.link(part, disk.path)  # never over one that has just come to be
+    finally:
+        host_files.remove(part)
+    host_files.sync_folder(os.path.dirname(disk.path))
+    return True
+
+
+def _plug(vm: Machine, seen: state.Observation, disk: Volume, line: devices.DiskLine) -> str:
+    """Give a running guest the disk; why that cannot be, or ""."""
+    settings = vm.settings
+    bus = settings.text("VM_DISK_BUS")
+    platform = platforms.of(settings.architecture, settings.text("VM_QEMU_MACHINE"))
+    kind = {"virtio": platform.virtio("blk"), "scsi": "scsi-hd"}.get(bus)
+    if kind is None or seen.note is None:
+        return f"VM_DISK_BUS={bus} takes none while it runs"
+    if seen.note.disposable or seen.note.base_only:
+        return "this run is disposable, or of the base only"
+    file = {"driver": disks.protocol(disk.path), "filename": disks.shown(vm, disk.path)}
+    node: dict[str, Any] = {
+        "node-name": disk.id, "driver": line.driver, "read-only": disk.is_read_only, "file": file,
+    }  # fmt: skip
+    if not disk.is_read_only:
+        node["discard"] = "unmap"
+        node["file"]["discard"] = "unmap"
+    device = {"driver": kind, "drive": disk.id, "id": f"{disk.id}-device", "serial": disk.id}
+    try:
+        with saved.exchange(seen.note) as exchange:
+            exchange.ask("blockdev-add", node, timeout_s=30.0)
+            try:
+                exchange.ask("device_add", device)
+            except QmpError:
+                exchange.ask("blockdev-del", {"node-name": disk.id})
+                raise
+    except QmpError as error:
+        return error.what.partition(": ")[2] or error.what
+    except OSError:
+        return "QEMU does not answer"
+    return ""

@@ -1,0 +1,93 @@
+"""Whether the images of a machine are sound, and their repair.
+
+May import: `qemu`, `machine`.
+
+    check(vm, None, is_repairing=False)
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+from qvmsh.machine import (
+    chain,
+    diskwork,
+    launch,
+    state,
+    tools,
+    volumes,
+)
+from qvmsh.machine.disk_reports import Checked
+from qvmsh.machine.volumes import Volume
+from qvmsh.qemu import image, imagecheck
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from qvmsh.machine.machine import Machine
+
+
+def check(vm: Machine, name: str | None, *, is_repairing: bool) -> Checked:
+    """Check the images and what they stand on; see `commands.disk`."""
+    with launch.work_lock(vm, "disk check"):
+        seen = state.observe(vm)
+        if is_repairing:
+            diskwork.require_off(vm, seen, "repair")
+        found = diskwork.every(vm, seen)
+        if name is not None:
+            found = [diskwork.one(vm, found, name)]
+        rows = [
+            _checked(vm, path, kind, is_live=seen.is_live and is_written, is_repairing=is_repairing)
+            for path, kind, is_written in _images(found)
+        ]
+    return Checked(vm.name, rows)
+
+
+def _images(found: list[Volume]) -> list[tuple[str, str, bool]]:
+    """Every image of the chains once: file, format, and whether a running QEMU writes to it."""
+    rows: dict[str, tuple[str, str, bool]] = {}
+    for each in found:
+        rows[os.path.realpath(each.path)] = (each.path, each.format, not each.is_read_only)
+        below = chain.base_of(each.path)
+        while below and below not in rows and os.path.exists(below):
+            rows[below] = (below, image.header(below).format, False)
+            below = chain.base_of(below)
+    return list(rows.values())
+
+
+def _checked(vm: Machine, path: str, kind: str, *, is_live: bool, is_repairing: bool) -> dict[str, Any]:
+    program = tools.qemu_img(vm)
+    row: dict[str, Any] = {
+        "name": os.path.basename(path), "file": path, "corruptions": 0, "leaks": 0, "note": "",
+    }  # fmt: skip
+    if is_live:
+        row["note"] = "not checked: the machine is on and writes to it"
+        return row
+    image.require(path, vm.name, hint="put it back")
+    with vm.io.stage(f"checking {row['name']}"):
+        sound = imagecheck.check(program, path, kind)
+        if sound is None:
+            row["note"] = f"{kind} has nothing to check"
+            return row
+        if is_repairing and (sound.corruptions or sound.leaks):
+            image.require_unused(program, path, vm.name)
+            if sound.corruptions:  # what cannot be mended becomes zeros; leaks are nobody's data
+                chain.require_writable(vm, path, "repair", besides=_own_overlay(vm, path))
+            mode = "all" if sound.corruptions else "leaks"
+            argv = [program, "check", "-q", "-f", kind, "-r", mode, image.safe_name(path)]
+            subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True)
+            diskwork.sync(path)
+            after = imagecheck.check(program, path, kind)
+            if after is not None and not after.corruptions:
+                row["note"] = f"mended: {sound.corruptions} errors, {sound.leaks} leaked clusters"
+            sound = after or sound
+    row["corruptions"], row["leaks"] = sound.corruptions, sound.leaks
+    return row
+
+
+def _own_overlay(vm: Machine, base: str) -> str | None:
+    """The machine's own disk that stands on a base: it wants that mended."""
+    mine = [each.path for each in volumes.configured(vm)]
+    return next((each for each in mine if chain.base_of(each) == os.path.realpath(base)), None)

@@ -1,0 +1,180 @@
+"""How large a disk is, and how much room it takes: resize, trim.
+
+May import: `qemu`, `machine`.
+
+    resize(vm, "disk1", "+10G", is_shrinking=False)
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+from qvmsh.errors import QmpError, StateError, UsageError
+from qvmsh.host import files as host_files
+from qvmsh.machine import (
+    chain,
+    diskwork,
+    guest,
+    launch,
+    log,
+    saved,
+    state,
+    tools,
+    volumes,
+)
+from qvmsh.machine.diagnosis import size
+from qvmsh.machine.disk_add import bytes_of
+from qvmsh.machine.disk_reports import DiskDone, Trimmed
+from qvmsh.machine.volumes import Volume
+from qvmsh.qemu import image, qga
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from qvmsh.machine.machine import Machine
+
+TRIM_S = 600.0
+
+TRIM = (
+    "if [ $(id -u) = 0 ]; then fstrim -av; "
+    "elif command -v sudo >/dev/null; then sudo -n fstrim -av; else exit 1; fi"
+)
+
+
+@log.failures
+def resize(vm: Machine, name: str, wanted: str, *, is_shrinking: bool) -> DiskDone:
+    """Give a disk another size; see `commands.disk`."""
+    with launch.work_lock(vm, "disk resize"):
+        seen = state.observe(vm)
+        disk = diskwork.one(vm, diskwork.every(vm, seen), name)
+        before = image.require(disk.path, vm.name, hint="put it back").size_bytes
+        after = bytes_of(wanted, before)
+        if after == before:
+            return DiskDone(vm.name, disk, f"has {size(before)} already")
+        if disk.is_read_only:
+            raise StateError(f"cannot resize {disk.id}: it is read-only", machine=vm.name)
+        if after < before and not is_shrinking:
+            raise UsageError(
+                f"disk resize: {size(after)} is less than {disk.id} has ({size(before)})",
+                machine=vm.name,
+                hint="what lies behind is lost; shrink the file systems first, then `--shrink`",
+            )
+        if after < before:
+            diskwork.require_off(vm, seen, "shrink a disk")
+        chain.require_writable(vm, disk.path, "resize")
+        if seen.is_live and seen.note is not None:
+            try:
+                with saved.exchange(seen.note) as exchange:
+                    exchange.ask("block_resize", {"node-name": disk.node, "size": after}, timeout_s=60.0)
+            except OSError:
+                raise state.silent(vm) from None
+            except QmpError as error:
+                error.machine = vm.name
+                raise
+        else:
+            diskwork.require_ready(vm, disk)
+            words = ["resize", "-q", "-f", disk.format, *(["--shrink"] if after < before else [])]
+            image.run(
+                tools.qemu_img(vm), [*words, image.safe_name(disk.path), str(after)], what=f"resize {disk.id}"
+            )
+            diskwork.sync(disk.path)
+    log.note(vm, f"resized {disk.id} from {before} to {after} bytes")
+    return DiskDone(vm.name, disk, f"{size(before)} -> {size(after)}; file systems in it are as they were")
+
+
+@log.failures
+def trim(vm: Machine, name: str | None) -> Trimmed:
+    """Give unused room back to the host; see `commands.disk`."""
+    with launch.work_lock(vm, "disk trim"):
+        seen = state.observe(vm)
+        found = volumes.written(diskwork.every(vm, seen))
+        if name is not None:
+            found = [diskwork.one(vm, found, name)]
+        before = {each.id: diskwork.used_bytes(each) for each in found}
+        notes: dict[str, str] = {}
+        if seen.is_live:
+            by = _trim_live(vm, seen)
+        else:
+            by = "qemu-img"
+            for each in found:
+                notes[each.id] = _compact(vm, each)
+    rows = [
+        {
+            "id": each.id,
+            "file": each.path,
+            "before_bytes": before[each.id],
+            "after_bytes": diskwork.used_bytes(each),
+            "note": notes.get(each.id, ""),
+        }
+        for each in found
+    ]
+    log.note(vm, f"trimmed by {by}")
+    return Trimmed(vm.name, by, rows)
+
+
+def _trim_live(vm: Machine, seen: state.Observation) -> str:
+    """Let the guest tell what it does not use: by its agent, else by ssh.
+
+    Raises:
+        StateError: neither can.
+    """
+    if seen.kind != state.RUNNING or seen.note is None:
+        raise state.not_in_state(vm, seen, "trim", state.RUNNING)
+    tried = []
+    try:
+        qga.ask(seen.note.socket("qga"), "guest-ping", timeout_s=1.0)
+        qga.ask(seen.note.socket("qga"), "guest-fstrim", timeout_s=TRIM_S)
+        return "the guest agent"
+    except (OSError, QmpError) as error:
+        tried.append(f"guest agent: {error or 'none answers'}")
+    is_there, why = guest.answers(vm, seen.note, timeout_s=10.0)
+    if is_there:
+        argv = guest.link(vm, seen.note).command([TRIM], tty=False)
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=TRIM_S
+        )
+        if not done.returncode:
+            return "fstrim over ssh"
+        why = (done.stderr.strip().splitlines() or ["fstrim failed"])[-1]
+    tried.append(f"ssh: {why}")
+    raise StateError(
+        "nothing in the guest could be asked to trim", machine=vm.name, details=tried,
+        hint="the guest agent, or `sudo -n fstrim` over ssh, must be there; or trim while it is off",
+    )  # fmt: skip
+
+
+def _compact(vm: Machine, disk: Volume) -> str:
+    """Write an image anew without what is zero or unused; why not, or "".
+
+    It is made beside its place, compared, and takes it in one step.
+    """
+    diskwork.require_ready(vm, disk)
+    if disk.format != "qcow2":
+        return f"{disk.format} is left as it is"
+    if chain.snapshots_in(disk.path):
+        return "left as it is: it holds snapshots; trim while the machine is on"
+    if chain.overlays_on(disk.path, vm):
+        return "left as it is: other images stand on it"
+    found = image.header(disk.path)
+    part = f"{disk.path}.part{os.getpid()}"
+    below = []
+    if found.backing:
+        kind = image.header(image.backing_path(disk.path, found.backing)).format
+        below = ["-B", found.backing, "-F", kind]
+    program = tools.qemu_img(vm)
+    mode = os.stat(disk.path)
+    try:
+        words = ["convert", "-q", "-f", "qcow2", "-O", "qcow2", *below]
+        with vm.io.stage(f"writing {disk.name} anew"):
+            image.run(program, [*words, image.safe_name(disk.path), part], what=f"write {disk.name} anew")
+            words = ["compare", "-q", "-f", "qcow2", "-F", "qcow2", image.safe_name(disk.path), part]
+            image.run(program, words, what=f"compare {disk.name} with its new copy")
+        os.chmod(part, mode.st_mode & 0o7777)
+        if os.geteuid() == 0:
+            os.chown(part, mode.st_uid, mode.st_gid)
+        diskwork.sync(part)
+        os.rename(part, disk.path)
+    finally:
+        host_files.remove(part)
+    host_files.sync_folder(os.path.dirname(disk.path))
+    return ""

@@ -65,6 +65,22 @@ def remove(path: str) -> bool:
     return True
 
 
+class Removed:
+    """A file that is needed only in the block: gone when it ends, for which a Ctrl-C waits."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __enter__(self) -> str:
+        return self.path
+
+    def __exit__(self, *_: object) -> None:
+        from qvmsh.host import process  # late: most one-shot commands need none of it
+
+        with process.Shielded():
+            remove(self.path)
+
+
 def new(path: str) -> IO[bytes]:
     """Open a file for writing, emptied, without following a link that somebody left at its name."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW

@@ -180,13 +180,11 @@ class Reader:
             self._img(["rebase", "-u", "-f", "qcow2", *words, image.safe_name(target)])
         for each in changes:
             path = os.path.join(self.work, f"changes-{os.getpid()}{NEW}")
-            try:
+            with host_files.Removed(path):
                 self.fetch(each, path)
                 words = ["-F", whole.format, "-b", os.path.abspath(target)]
                 self._img(["rebase", "-u", "-f", "qcow2", *words, image.safe_name(path)])
                 self._img(["commit", "-q", "-d", "-f", "qcow2", image.safe_name(path)])
-            finally:
-                host_files.remove(path)
 
     def _img(self, words: list[str]) -> str:
         return image.run(self.program, words, what=f"restore {self.archive.folder}/{self.point.stamp}")
@@ -201,11 +199,9 @@ class Reader:
         if part is None:
             return False
         path = os.path.join(self.work, f"settings-{os.getpid()}{NEW}")
-        try:
+        with host_files.Removed(path):
             self.fetch(part, path)
             archive_settings.unpack(path, place, f"{self.archive.folder}/{part.name}")
-        finally:
-            host_files.remove(path)
         return True
 
 

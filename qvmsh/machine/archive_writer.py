@@ -309,7 +309,7 @@ class Writer:
             yield drive.path
             return
         path = changes.staged(self.vm, ".qcow2")
-        try:
+        with host_files.Removed(path):
             source = owner.opened(self.vm, drive.path)
             try:
                 host_files.copy(f"/dev/fd/{source}", path, self.vm.io.checkpoint)
@@ -326,8 +326,6 @@ class Writer:
                 words = [*rebase, "-F", below[0][1], "-b", f"./{name}", image.safe_name(path)]
                 image.run(program, words, what="prepare the copy")
             yield path
-        finally:
-            host_files.remove(path)
 
     def _put(self, part: Part, path: str, compression: str, *, is_top: bool = False, title: str = "") -> None:
         """Store one file, and note what it is."""
@@ -406,13 +404,11 @@ class Writer:
         """What makes the machine besides its disks: `.vmrc`, identity, key, TPM."""
         part = Part(SETTINGS, self._settings_name(), "tar")
         path = changes.staged(self.vm, ".tar")
-        try:
+        with host_files.Removed(path):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             with open(fd, "wb") as file:
                 pack(self.vm, self._settings.names, file)
             self._put(part, path, "", title="archiving the settings")
-        finally:
-            host_files.remove(path)
         self.point.parts.append(part)
 
     def _finish(self) -> None:

@@ -124,12 +124,10 @@ def _made(vm: Machine, disk: Volume, addition: Addition) -> bool:
     wanted = bytes_of(addition.size)
     part = f"{disk.path}.part{os.getpid()}"
     words = ["create", "-q", "-f", disk.format, image.safe_name(part), str(wanted)]
-    try:
+    with host_files.Removed(part):
         image.run(tools.qemu_img(vm), words, what=f"make {disk.name}")
         diskwork.sync(part)
         os.link(part, disk.path)  # never over one that has just come to be
-    finally:
-        host_files.remove(part)
     host_files.sync_folder(os.path.dirname(disk.path))
     return True
 

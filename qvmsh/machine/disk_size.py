@@ -163,7 +163,7 @@ def _compact(vm: Machine, disk: Volume) -> str:
         below = ["-B", found.backing, "-F", kind]
     program = tools.qemu_img(vm)
     mode = os.stat(disk.path)
-    try:
+    with host_files.Removed(part):
         words = ["convert", "-q", "-f", "qcow2", "-O", "qcow2", *below]
         with vm.io.stage(f"writing {disk.name} anew"):
             image.run(program, [*words, image.safe_name(disk.path), part], what=f"write {disk.name} anew")
@@ -174,7 +174,5 @@ def _compact(vm: Machine, disk: Volume) -> str:
             os.chown(part, mode.st_uid, mode.st_gid)
         diskwork.sync(part)
         os.rename(part, disk.path)
-    finally:
-        host_files.remove(part)
     host_files.sync_folder(os.path.dirname(disk.path))
     return ""

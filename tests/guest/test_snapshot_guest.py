@@ -142,7 +142,8 @@ def test_restored_while_paused_the_clock_is_right_once_it_goes_on(guest: Vm) -> 
 @pytest.mark.timeout(1800)
 def test_much_memory_is_seen_while_it_is_saved_and_read(world: World, tiny: str) -> None:
     """1 GiB, of which 700 MiB are noise: how much and how fast, on a terminal."""
-    world.run("create", "demo", "--image", tiny, "--mem", "1024")
+    made = world.run("create", "demo", "--image", "tiny", "--mem", "1024")
+    assert made.status == 0, str(made)
     vm = Vm(world, world.home / "demo")
     vm.start()
     try:

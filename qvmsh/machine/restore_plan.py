@@ -106,9 +106,14 @@ def _present(vm: Machine, part: Part, present: list[Drive]) -> Drive | None:
 
 
 def _place_of_lacking(vm: Machine, part: Part, taken: set[str], plan: Plan) -> str:
-    """Where a disk comes back that the machine has no more: never outside of its directory."""
+    """Where a disk comes back that the machine has no more: never outside of its directory.
+
+    Where its folder, or itself, is a link that leads outside, it gets a name that nothing has.
+    """
     name = part.source if part.source and not os.path.isabs(part.source) else ""
     name = free_name(name or os.path.basename(part.source) or part.plain_name, taken)
+    if not is_inside(vm, os.path.realpath(os.path.join(vm.directory, name))):
+        name = free_name(os.path.basename(name), {*taken, *os.listdir(vm.directory)})
     taken.add(name)
     plan.lacking.append(part)
     return os.path.join(vm.directory, name)
@@ -129,6 +134,11 @@ def _layers(vm: Machine, archive: Archive, part: Part, top: str, plan: Plan) -> 
         names = [
             now if is_inside(vm, now) or _is_unchanged(now, layer) else _fresh(name)
             for now, layer, name in zip(there, stored, names, strict=True)
+        ]
+    else:
+        names = [
+            name if is_inside(vm, real(vm, name)) or _is_unchanged(name, layer) else _fresh(name)
+            for layer, name in zip(stored, names, strict=True)
         ]
     known = {place.name: place for places in plan.places.values() for place in places}
     for name, layer in zip(names, stored, strict=True):

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 
 from qvmsh.config import devices, edit, files
-from qvmsh.errors import QvmError, StateError
+from qvmsh.errors import ImageError, QvmError, StateError
 from qvmsh.host import accounts
 from qvmsh.host import files as host_files
 from qvmsh.machine import disks, drives, identity, interrupted, launch, owner, state, tools
@@ -63,22 +63,28 @@ def same(vm: Machine, shelf: Shelf, archive: Archive, point: Point, *, is_forced
             image.require_unused(tools.qemu_img(vm), path, vm.name)
         require_nobody_above(vm, plan)
         require_leave(vm, shelf, plan, is_forced=is_forced)
-        work = interrupted.begin(vm, "restore", swap=_pairs(vm, plan.made()), is_ready=False)
+        pairs = _pairs(vm, plan.made())
+        foreign = _foreign(vm, pairs)
+        if foreign:
+            raise ImageError(
+                f"cannot restore: {foreign} is no file of the machine", machine=vm.name,
+                hint="`qvm restore ARCHIVE DIR` makes a new machine",
+            )  # fmt: skip
+        # the note of a whole restore is as long as that of an unfinished one: a full disk has room for it
+        work = interrupted.begin(vm, "restore", swap=pairs, is_ready=0)
         try:
             settle(vm, work, is_clearing=True)
             _make(vm, Reader(vm.io, tools.qemu_img(vm), shelf, archive, point, vm.files.state), plan, work)
-            work["is_ready"] = True
+            work["is_ready"] = 1
             interrupted.write(vm, work)
         except OSError as error:
-            settle(vm, work)
-            interrupted.end(vm)
+            _undo(vm, work)
             raise QvmError(
                 f"cannot restore: {error.filename or vm.directory}: {error.strerror}",
                 machine=vm.name, hint="make room; the machine is as it was",
             ) from error  # fmt: skip
         except BaseException:
-            settle(vm, work)
-            interrupted.end(vm)
+            _undo(vm, work)
             raise
         settle(vm, work)
         interrupted.end(vm)
@@ -86,6 +92,15 @@ def same(vm: Machine, shelf: Shelf, archive: Archive, point: Point, *, is_forced
             host_files.remove(vm.files.known_hosts)
         vm.reload()
     return plan.notes
+
+
+def _undo(vm: Machine, work: dict[str, Any]) -> None:
+    """Leave the machine as it was, whether the note says already that all is ready, or not."""
+    if work["is_ready"]:
+        work["is_ready"] = 0
+        interrupted.write(vm, work)
+    settle(vm, work)
+    interrupted.end(vm)
 
 
 def _pairs(vm: Machine, paths: list[str]) -> list[list[str]]:
@@ -220,14 +235,22 @@ def settle(vm: Machine, work: dict[str, Any], *, is_clearing: bool = False) -> s
 
 def _require_own(vm: Machine, pairs: list[list[str]]) -> None:
     """The note lies where another account may write: what it names must be the machine's."""
+    foreign = _foreign(vm, pairs)
+    if foreign:
+        raise QvmError(
+            f".qvm/archive.unfinished names {foreign}, which is no file of the machine",
+            machine=vm.name,
+            hint="look at that file; remove it if you do not know what it tells of",
+        )
+
+
+def _foreign(vm: Machine, pairs: list[list[str]]) -> str:
+    """The first name that is none of the machine's, "" if all are."""
     images = {os.path.realpath(each.path) for each in drives.named(vm)}
     own = images | {os.path.realpath(vm.files.vmrc)}
     for new, target in pairs:
         path = os.path.normpath(os.path.join(top_of(vm), target))
         is_near = is_inside(vm, os.path.realpath(path)) and not os.path.isabs(target)
         if new != target + NEW or not (is_near or path in own):
-            raise QvmError(
-                f".qvm/archive.unfinished names {target}, which is no file of the machine",
-                machine=vm.name,
-                hint="look at that file; remove it if you do not know what it tells of",
-            )
+            return target
+    return ""

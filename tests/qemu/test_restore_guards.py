@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from conftest import Vm
 from test_archive import archived, byte, img, name_of, nothing_left, write
 from test_archive_hostile import edit, part, settings, told
@@ -154,3 +157,88 @@ def test_disk_that_comes_back_is_opened_as_what_it_was_archived_as(blank: Blank)
     vm.ok("config", "VM_DISKS=")
     vm.ok("restore", "--force", "latest")
     assert "VM_DISKS=data.img:raw:none" in (vm.directory / ".vmrc").read_text().replace("'", "")
+
+
+# A restore that fails leaves the machine as it was, and in nobody's way
+
+
+def test_disk_whose_folder_is_a_link_now_comes_back_in_the_machine(blank: Blank) -> None:
+    vm = blank()
+    (vm.world.home / "big").mkdir()
+    (vm.directory / "disks").symlink_to(vm.world.home / "big")
+    img(vm, "qemu-img", "create", "-q", "-f", "qcow2", "disks/data.qcow2", "1M")
+    write(vm, 1, "0", "disks/data.qcow2")
+    vm.ok("config", "VM_DISKS=disks/data.qcow2:qcow2")
+    archived(vm)
+    vm.ok("config", "VM_DISKS=")
+    write(vm, 2, "0", "disks/data.qcow2")
+    vm.ok("restore", "--force", "latest")
+    assert "VM_DISKS=data.qcow2:qcow2" in (vm.directory / ".vmrc").read_text()
+    assert byte(vm, "0", "data.qcow2") == 1
+    assert byte(vm, "0", "disks/data.qcow2") == 2
+    nothing_left(vm)
+
+
+def test_base_whose_name_is_a_link_now_is_not_replaced_through_it(blank: Blank) -> None:
+    """The disk stands alone now, so the state's base gets the name that it had, or one that is free."""
+    vm = blank()
+    write(vm, 1, "0", "demo-base.qcow2")
+    archived(vm)
+    img(vm, "qemu-img", "rebase", "-q", "-f", "qcow2", "-b", "", "demo-backing.qcow2")
+    elsewhere = vm.world.home / "elsewhere.qcow2"
+    (vm.directory / "demo-base.qcow2").rename(elsewhere)
+    (vm.directory / "demo-base.qcow2").symlink_to(elsewhere)
+    write(vm, 2, "0", "demo-base.qcow2")
+    vm.ok("restore", "--force", "latest")
+    assert byte(vm, "0") == 1
+    assert byte(vm, "0", "../elsewhere.qcow2") == 2
+    nothing_left(vm)
+    vm.ok("start", "--no-wait")
+    vm.ok("kill")
+
+
+FAILING = """
+import errno, os, sys
+from qvmsh.machine import interrupted, restore_same
+old = interrupted.write
+how, *words = sys.argv[1:]
+def write(vm, work):
+    if not work.get("is_ready"):
+        return old(vm, work)
+    if how == "full":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x")
+    before = os.stat(vm.files.interrupted)
+    old(vm, work)
+    after = os.stat(vm.files.interrupted)
+    assert (before.st_ino, before.st_size) == (after.st_ino, after.st_size)
+    restore_same.settle = lambda *words: os._exit(9)
+    raise KeyboardInterrupt
+interrupted.write = write
+from qvmsh.cli.main import main
+sys.exit(main(words))
+"""
+
+
+@pytest.mark.parametrize(("how", "status"), [("full", 1), ("killed", 9)])
+def test_restore_whose_last_note_is_not_written_is_undone(blank: Blank, how: str, status: int) -> None:
+    """A full disk; Ctrl-C just behind it, and a kill while all is undone."""
+    vm = blank()
+    write(vm, 1, "0")
+    archived(vm)
+    write(vm, 2, "0")
+    done = subprocess.run(
+        [sys.executable, "-c", FAILING, how, "restore", "--force", "latest"],
+        cwd=vm.directory,
+        env=vm.world.environ,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status, done
+    if how == "full":
+        assert "the machine is as it was" in done.stderr
+    else:
+        assert "undone, the machine is as it was" in vm.ok("doctor", "--fix").out
+    assert byte(vm, "0") == 2
+    nothing_left(vm)

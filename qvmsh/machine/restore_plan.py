@@ -27,6 +27,8 @@ from qvmsh.machine.restore_new import format_of, free_name, layer_names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from qvmsh.machine.drives import Drive
     from qvmsh.machine.shelf import Shelf
 
@@ -128,7 +130,7 @@ def _layers(vm: Machine, archive: Archive, part: Part, top: str, plan: Plan) -> 
     top = real(vm, top)
     places = [Place(top, top + NEW)]
     stored = archive.layers.get(part.role, [])
-    names = [os.path.join(vm.directory, each) for each in layer_names(vm, archive, part.role)]
+    names = stored_names = [os.path.join(vm.directory, each) for each in layer_names(vm, archive, part.role)]
     there = _chain(top)
     if len(there) == len(stored):
         names = [
@@ -141,8 +143,15 @@ def _layers(vm: Machine, archive: Archive, part: Part, top: str, plan: Plan) -> 
             for layer, name in zip(stored, names, strict=True)
         ]
     known = {place.name: place for places in plan.places.values() for place in places}
-    for name, layer in zip(names, stored, strict=True):
+    held = {
+        place.name: layer
+        for role, row in plan.places.items()
+        for place, layer in zip(row[1:], archive.layers.get(role, []), strict=True)
+    }
+    for name, stored_name, layer in zip(names, stored_names, stored, strict=True):
         path = real(vm, name)
+        if path in known and not _is_same(held.get(path), layer):
+            path = _fresh(os.path.join(top_of(vm), os.path.basename(stored_name)), known)
         if path in known:  # two disks on one base
             places.append(Place(path, known[path].now, is_made=False))
         elif _is_unchanged(path, layer) and (not is_inside(vm, path) or _strangers(vm, path, {top})):
@@ -152,11 +161,20 @@ def _layers(vm: Machine, archive: Archive, part: Part, top: str, plan: Plan) -> 
     return places
 
 
-def _fresh(path: str) -> str:
-    """A name that no file has."""
+def _is_same(held: Part | None, layer: Part) -> bool:
+    """True if two disks stood on the same file when they were archived."""
+    return held is not None and (held.format, held.size_bytes, held.xxh128 or held.source) == (
+        layer.format,
+        layer.size_bytes,
+        layer.xxh128 or layer.source,
+    )
+
+
+def _fresh(path: str, known: Container[str] = ()) -> str:
+    """A name that no file has, and none that is `known`."""
     stem, suffix = os.path.splitext(path)
     found, count = path, 1
-    while os.path.lexists(found):
+    while os.path.lexists(found) or found in known:
         count += 1
         found = f"{stem}-{count}{suffix}"
     return found

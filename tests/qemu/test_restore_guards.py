@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -242,3 +243,45 @@ def test_restore_whose_last_note_is_not_written_is_undone(blank: Blank, how: str
         assert "undone, the machine is as it was" in vm.ok("doctor", "--fix").out
     assert byte(vm, "0") == 2
     nothing_left(vm)
+
+
+# What the disks stand on
+
+
+def bases(vm: Vm, *names: str) -> list[str]:
+    """The name of what each disk stands on."""
+    told = [json.loads(img(vm, "qemu-img", "info", "--output=json", name)) for name in names]
+    return [os.path.basename(each["backing-filename"]) for each in told]
+
+
+def test_base_of_one_disk_is_not_taken_for_that_of_another(blank: Blank) -> None:
+    """Both disks stand on one base now, and stood on two in the archived state."""
+    vm = blank()
+    write(vm, 1, "0", "demo-base.qcow2")
+    img(vm, "qemu-img", "create", "-q", "-f", "qcow2", "b2.qcow2", "16M")
+    write(vm, 2, "0", "b2.qcow2")
+    img(vm, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "b2.qcow2", "d.qcow2")
+    vm.ok("config", "VM_DISKS=d.qcow2:qcow2")
+    archived(vm)
+    vm.ok("disk", "rebase", "disk1", "demo-base.qcow2")
+    vm.ok("restore", "--force", "latest")
+    assert [byte(vm, "0"), byte(vm, "0", "d.qcow2")] == [1, 2]
+    assert bases(vm, "demo-backing.qcow2", "d.qcow2") == ["demo-base.qcow2", "demo-disk1-base.qcow2"]
+    assert byte(vm, "0", "b2.qcow2") == 2
+    nothing_left(vm)
+
+
+@pytest.mark.parametrize("is_changed", [False, True])
+def test_base_of_two_disks_stays_one(blank: Blank, is_changed: bool) -> None:
+    vm = blank()
+    write(vm, 1, "0", "demo-base.qcow2")
+    img(vm, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "demo-base.qcow2", "d.qcow2")
+    vm.ok("config", "VM_DISKS=d.qcow2:qcow2")
+    archived(vm)
+    if is_changed:
+        write(vm, 3, "0", "demo-base.qcow2")
+    before = sorted(path.name for path in vm.directory.glob("*.qcow2"))
+    vm.ok("restore", "--force", "latest")
+    assert [byte(vm, "0"), byte(vm, "0", "d.qcow2")] == [1, 1]
+    assert bases(vm, "demo-backing.qcow2", "d.qcow2") == ["demo-base.qcow2"] * 2
+    assert sorted(path.name for path in vm.directory.glob("*.qcow2")) == before

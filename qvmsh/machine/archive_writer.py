@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import time
 from dataclasses import dataclass, field
 
@@ -103,7 +104,7 @@ class Writer:
             stamp = archives.stamp_of(archives.seconds(stamp) + 1)
         if self.is_new:
             stamp = self.archive.stamp
-        self.point = Point(stamp, time.time(), consistency, [], is_done=False)
+        self.point = Point(stamp, time.time(), consistency, [], is_done=False, id=secrets.token_hex(8))
         layers = [path for below in self._below.values() for path, _ in below]
         for path in (*(each.path for each in self.taken), *layers):
             if image.header(path).has_data_file:
@@ -114,12 +115,12 @@ class Writer:
                 )
         self._settings = gather(self.vm, found, [*layers, images.Layers(self.vm).seed])
         self.point.parts = [
-            Part(each.role, "", each.format, self._source(each.path), left_out=each.left_out)
+            Part(each.role, "", each.format, self.source_of(each.path), left_out=each.left_out)
             for each in found
-            if each.left_out and self._source(each.path) not in self._settings.names
+            if each.left_out and self.source_of(each.path) not in self._settings.names
         ]
         known = {each.source for each in self.point.parts}
-        left = [(self._source(path), why) for path, why in self._settings.left_out]
+        left = [(self.source_of(path), why) for path, why in self._settings.left_out]
         self.point.parts += [
             Part(f"file{at}", "", "raw", source, left_out=why)
             for at, (source, why) in enumerate(left, start=1)
@@ -134,7 +135,8 @@ class Writer:
         self.changes_only: set[str] = set()
         """Roles of the disks of which only changes are copied."""
 
-    def _source(self, path: str) -> str:
+    def source_of(self, path: str) -> str:
+        """The place of a file as an archive notes it: from the machine's directory, or absolute."""
         inside = os.path.relpath(path, self.vm.directory)
         return os.path.realpath(path) if inside.startswith("..") else inside
 
@@ -197,14 +199,8 @@ class Writer:
                 self.store.remove_folder(self._folder)
                 self.store.make(self._folder)
             else:
-                kind = self.job.wish.compress
-                end = transfer.COMPRESSORS[kind].suffix if kind else ""
-                self.point.parts += [
-                    Part(each.role, self._name(each) + end, each.format) for each in self.taken
-                ] + [Part(SETTINGS, self._settings_name(), "tar")]
                 self.archive.points.append(self.point)
-                self.job.shelf.write(self.archive)
-                self.point.parts = [each for each in self.point.parts if each.left_out]
+                self._announce()
             self.put_layers()
             yield
             self._put_settings()
@@ -223,6 +219,24 @@ class Writer:
             with process.Shielded():
                 if cut.is_whole(self.work):
                     interrupted.end(self.vm)
+
+    def announce_changes(self, roles: set[str]) -> None:
+        """Only changes of these disks will be copied, which are qcow2 images whatever the disk is."""
+        self.changes_only = roles
+        if any(self._changes_name(each) != self._name(each) for each in self.taken if each.role in roles):
+            self._announce()
+
+    def _announce(self) -> None:
+        """Note in the manifest what is going to be written, so that it is known if we are killed."""
+        kind = self.job.wish.compress
+        end = transfer.COMPRESSORS[kind].suffix if kind else ""
+        left_out = self.point.parts
+        self.point.parts = [*left_out, Part(SETTINGS, self._settings_name(), "tar")]
+        for each in self.taken:
+            name = self._changes_name(each) if each.role in self.changes_only else self._name(each)
+            self.point.parts.append(Part(each.role, name + end, each.format))
+        self.job.shelf.write(self.archive)
+        self.point.parts = left_out
 
     def require_room(self) -> None:
         """Refuse what cannot fit, before it is written.
@@ -256,18 +270,19 @@ class Writer:
             self.archive.layers[drive.role] = []
             for depth, (path, form) in enumerate(self._below[drive.role]):
                 name = self._layer_name(drive, path, depth)
-                part = Part(drive.role, name, form, self._source(path))
+                part = Part(drive.role, name, form, self.source_of(path))
                 self._put(part, path, kind)
                 self.archive.layers[drive.role].append(part)
 
     def put_top(self, drive: Drive) -> None:
         """The layer that the guest writes to."""
-        part = Part(drive.role, self._name(drive), drive.format, self._source(drive.path))
+        part = Part(drive.role, self._name(drive), drive.format, self.source_of(drive.path))
         path = drive.path
         with contextlib.ExitStack() as stack:
             if self.job.wish.delvm and drive.format == "qcow2":
                 path = stack.enter_context(self._staged(drive))
             self._put(part, path, self.job.wish.compress, is_top=True)
+            part.virtual_bytes = image.header(path).size_bytes if drive.format == "qcow2" else part.size_bytes
             self._note_tags(drive, part, path)
         if path != drive.path:
             part.source_mtime_ns = 0
@@ -285,8 +300,11 @@ class Writer:
         earlier = self.archive.point(since)
         below = earlier.part(drive.role) if earlier else None
         assert below is not None
-        stem = os.path.splitext(self._name(drive))[0]
-        part = Part(drive.role, f"{stem}.qcow2", "qcow2", self._source(drive.path), of=since, tags=below.tags)
+        source, size = self.source_of(drive.path), image.header(path).size_bytes
+        part = Part(
+            drive.role, self._changes_name(drive), "qcow2", source,
+            of=since, tags=below.tags, virtual_bytes=size,
+        )  # fmt: skip
         words = ["rebase", "-u", "-f", "qcow2", "-F", below.format, "-b", f"./{below.plain_name}"]
         image.run(tools.qemu_img(self.vm), [*words, image.safe_name(path)], what=f"archive {part.name}")
         self._put(part, path, self.job.wish.compress, title=f"archiving changes of {drive.name}")
@@ -387,6 +405,9 @@ class Writer:
         if drive.role != MAIN:
             stem = f"{self.vm.name}-{drive.role}"
         return f"{stem}{suffix}" if self.is_new else f"{stem}-{self.point.stamp}{suffix}"
+
+    def _changes_name(self, drive: Drive) -> str:
+        return f"{os.path.splitext(self._name(drive))[0]}.qcow2"
 
     def _layer_name(self, drive: Drive, path: str, depth: int) -> str:
         name = os.path.basename(path)

@@ -244,13 +244,14 @@ def _live(job: Job, note: Note, *, is_held: bool) -> tuple[Archive, Point]:
             _save(job, note, writer, is_held=is_held)
         with (
             Session(note.socket("session"), vm.io.checkpoint) as qemu,
-            changes.Tracking(vm, qemu, writer.archive, writer.point.stamp) as tracking,
+            changes.Tracking(vm, qemu, writer.archive, writer.point.id) as tracking,
         ):
             for drive in writer.taken:
-                tracking.add(drive, is_whole=writer.is_new or wish.is_full or bool(wish.delvm))
+                is_whole = writer.is_new or wish.is_full or bool(wish.delvm)
+                tracking.add(drive, writer.source_of(drive.path), is_whole=is_whole)
             if tracking.why_whole:
                 job.said.append(f"copied whole: {tracking.why_whole}")
-            writer.changes_only = set(tracking.since)
+            writer.announce_changes(set(tracking.since))
             writer.require_room()
             whole = [each for each in writer.taken if each.role not in tracking.since]
             with cut.Cut(

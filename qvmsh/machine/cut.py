@@ -98,10 +98,10 @@ class Cut:
 
     def __enter__(self) -> Cut:
         with contextlib.ExitStack() as stack:
+            stack.callback(self._settle)
             # numbers, so that the note keeps its length
             self.work.update(cuts=self.cuts, is_frozen=0, is_held=int(self.is_held))
             interrupted.write(self.vm, self.work)
-            stack.callback(self._settle)
             self._prepare()
             guest = freezing.Freezing(self.vm, self.note, is_trying=not self.is_held)
             stack.callback(guest.thaw)

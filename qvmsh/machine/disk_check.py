@@ -7,11 +7,14 @@ May import: `qemu`, `machine`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 
+from qvmsh.errors import QvmError
 from qvmsh.machine import (
     chain,
+    changes,
     diskwork,
     launch,
     state,
@@ -78,6 +81,9 @@ def _checked(vm: Machine, path: str, kind: str, *, is_live: bool, is_repairing: 
             mode = "all" if sound.corruptions else "leaks"
             argv = [program, "check", "-q", "-f", kind, "-r", mode, image.safe_name(path)]
             subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True)
+            if sound.corruptions and kind == "qcow2":  # what has become zeros, no bitmap tells
+                with contextlib.suppress(QvmError):
+                    image.remove_bitmaps(program, path, changes.BITMAP)
             diskwork.sync(path)
             after = imagecheck.check(program, path, kind)
             if after is not None and not after.corruptions:

@@ -14,6 +14,7 @@ from qvmsh.errors import QmpError, StateError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.machine import (
     chain,
+    changes,
     diskwork,
     guest,
     launch,
@@ -73,6 +74,8 @@ def resize(vm: Machine, name: str, wanted: str, *, is_shrinking: bool) -> DiskDo
                 raise
         else:
             diskwork.require_ready(vm, disk)
+            if after < before and disk.format == "qcow2":  # no bitmap tells of what comes back empty
+                image.remove_bitmaps(tools.qemu_img(vm), disk.path, changes.BITMAP)
             words = ["resize", "-q", "-f", disk.format, *(["--shrink"] if after < before else [])]
             image.run(
                 tools.qemu_img(vm), [*words, image.safe_name(disk.path), str(after)], what=f"resize {disk.id}"

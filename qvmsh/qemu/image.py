@@ -176,8 +176,8 @@ def snapshots(program: str, path: str) -> list[str]:
     return [each["name"] for each in loads(text).get("snapshots", [])]
 
 
-def remove_bitmaps(program: str, path: str) -> None:
-    """Remove the dirty bitmaps of a qcow2 image that nobody has open.
+def remove_bitmaps(program: str, path: str, prefix: str = "") -> None:
+    """Remove the dirty bitmaps (whose names begin so) of a qcow2 image that nobody has open.
 
     They tell what has changed since a backup: nothing true any more once another state is put back,
     and `qemu-img snapshot -a` refuses an image that has some.
@@ -188,7 +188,8 @@ def remove_bitmaps(program: str, path: str) -> None:
     text = run(program, ["info", "-U", "--output=json", "-f", "qcow2", safe_name(path)], what=what)
     details = loads(text).get("format-specific", {}).get("data", {})
     for each in details.get("bitmaps", []):
-        run(program, ["bitmap", "--remove", "-f", "qcow2", safe_name(path), each["name"]], what=what)
+        if each["name"].startswith(prefix):
+            run(program, ["bitmap", "--remove", "-f", "qcow2", safe_name(path), each["name"]], what=what)
 
 
 def in_use(path: str, machine: str | None) -> ImageError:

@@ -257,7 +257,7 @@ def _live(job: Job, note: Note, *, is_held: bool) -> tuple[Archive, Point]:
             with cut.Cut(
                 vm, note, qemu, whole, writer.work, more=tracking.actions, is_held=is_held
             ) as taking:
-                writer.point.consistency = taking.consistency
+                writer.point.consistency = cut.HELD if wish.savevm else taking.consistency
                 job.pause_s = taking.pause_s
                 for drive in writer.taken:
                     if drive.role in tracking.since:
@@ -273,6 +273,10 @@ def _save(job: Job, note: Note, writer: Writer, *, is_held: bool) -> None:
     """Put a snapshot with the memory into the disks; the guest stays held, and the note says so first."""
     writer.work["is_held"] = int(is_held)
     interrupted.write(job.vm, writer.work)
+    name, program = job.wish.savevm, tools.qemu_img(job.vm)
+    qcow2 = [each for each in writer.taken if each.format == "qcow2"]
+    if any(tag["name"] == name for each in qcow2 for tag in changes.tags_of(program, each.path)):
+        job.said.append(f"the snapshot {name} that was there is replaced")
     with job.vm.io.stage(f"saving the state as {job.wish.savevm}"):
         saved.save(job.vm, note, job.wish.savevm, has_suspend=False)
 

@@ -56,7 +56,7 @@ def _standing(paths: Sequence[str], vm: Machine | None) -> dict[str, str]:
     """Which image stands on which, in all folders that are looked at."""
     folders = [os.path.dirname(os.path.abspath(path)) for path in paths]
     if vm is not None:
-        folders += [vm.directory, *known.machines(vm.environ).values()]
+        folders += [vm.directory, *known.directories(vm.environ)]
     found: dict[str, str] = {}
     for folder in dict.fromkeys(map(os.path.realpath, folders)):
         found.update(_backings(folder))

@@ -183,7 +183,7 @@ def guest_name(name: str) -> str:
 def free_id(environ: Mapping[str, str]) -> str:
     """A VM_MACHINE_ID that no known machine has; 01 again when all are taken."""
     taken = set()
-    for directory in known.machines(environ).values():
+    for directory in known.directories(environ):
         try:
             taken.add(Machine(directory, environ={}).loaded["VM_MACHINE_ID"])
         except (QvmError, KeyError):

@@ -28,7 +28,7 @@ import time
 from qvmsh.errors import DeadlineError, QmpError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import freezing, interrupted, owner, saved, state, tools
+from qvmsh.machine import freezing, interrupted, owner, saved, state, tools, volumes
 from qvmsh.machine import note as notes
 from qvmsh.qemu import image, qmp
 
@@ -90,7 +90,7 @@ class Cut:
                 "format": each.format,
                 "node": each.node,
                 "cut": os.path.join(".qvm", f"cut-{token}-{at}.qcow2"),
-                "cut_node": f"qvm-cut{at}",
+                "cut_node": f"{volumes.CUT}{at}",
                 "state": OPEN,
             }
             for at, each in enumerate(drives)

@@ -21,7 +21,19 @@ import time
 from qvmsh.errors import QmpError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
-from qvmsh.machine import catalogue, chain, freezing, guardian, guest, log, saved, state, tools, volumes
+from qvmsh.machine import (
+    catalogue,
+    chain,
+    freezing,
+    guardian,
+    guest,
+    interrupted,
+    log,
+    saved,
+    state,
+    tools,
+    volumes,
+)
 from qvmsh.machine import note as notes
 from qvmsh.machine.catalogue import Catalogue
 from qvmsh.machine.snapshot_store import Images, Live, Store
@@ -256,8 +268,11 @@ def told(vm: Machine) -> str:
     """What is under way, or was cut off, for one who only looks; "" for nothing."""
     try:
         data = read(vm)
+        work = interrupted.read(vm) if data is None else None
     except QvmError as error:
         return error.what
+    if work is not None:
+        return interrupted.told(vm, work)
     if data is None:
         return ""
     by = locks.working(vm.files.work_lock)

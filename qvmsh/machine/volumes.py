@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
     from qvmsh.machine.machine import Machine
 
+CUT = "qvm-cut"
+"""What the names of the overlays begin with that QEMU writes to while an archive is made (`cut`)."""
+
 
 @dataclass(frozen=True)
 class Volume:
@@ -82,15 +85,18 @@ def of_blocks(vm: Machine, blocks: list[dict[str, Any]]) -> list[Volume]:
         inserted = block.get("inserted")
         if not inserted:
             continue
-        path = os.path.normpath(os.path.join(vm.directory, file_of(inserted["image"]["filename"])))
-        node = inserted["node-name"]
+        node, kind, held = inserted["node-name"], inserted["drv"], inserted["image"]
+        while node.startswith(CUT) and "backing-image" in held:  # an archive copies it: the disk is below
+            held = held["backing-image"]
+            node, kind = block["device"] or block.get("qdev", node), held["format"]
+        path = os.path.normpath(os.path.join(vm.directory, file_of(held["filename"])))
         known = named.get(os.path.realpath(path))
         name = known.id if known else block["device"] if node.startswith("#") else node
         is_flash = "flash" in block["device"] + block.get("qdev", "") + node or node == UEFI_VARIABLES
         source = known.source if known else "words"
         if is_flash and inserted["ro"]:  # the firmware itself
             continue
-        found.append(Volume(name or node, path, inserted["drv"], inserted["ro"], is_flash, source, node))
+        found.append(Volume(name or node, path, kind, inserted["ro"], is_flash, source, node))
     return sorted(found, key=_rank)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from conftest import Vm
 from test_archive import archived, byte, img, name_of, nothing_left, states, write, write_live
+from test_killed_archive import small_disk
 
 Blank = Callable[..., Vm]
 
@@ -190,3 +191,28 @@ def test_changes_of_a_raw_disk_are_announced_by_their_name(blank: Blank) -> None
     assert set(os.listdir(folder)) == {part["name"] for part in rows} | {"manifest.json"}
     nothing_left(vm)
     assert Path(folder).is_dir()
+
+
+def test_snapshot_that_savevm_replaces_is_told_and_memory_counts_while_paused(blank: Blank) -> None:
+    vm = blank()
+    vm.ok("start", "--no-wait")
+    first = archived(vm, "--savevm", "m")
+    assert (first["consistency"], first["notes"]) == ("with memory", [])
+    vm.ok("pause")
+    second = archived(vm, "--savevm", "m")
+    assert second["consistency"] == "with memory"
+    assert "the snapshot m that was there is replaced" in second["notes"]
+    assert vm.qvm("status", "-s").out.startswith("demo: paused")
+    vm.ok("kill")
+
+
+def test_no_room_to_verify_says_where(blank: Blank, tmp_path: Path) -> None:
+    vm = blank()
+    write_noise = ["-f", "qcow2", "-c", "write -P 7 0 8M", "./demo-backing.qcow2"]
+    img(vm, "qemu-io", *write_noise)
+    report = archived(vm)
+    with small_disk(vm.directory / ".qvm", 2):
+        refused = vm.qvm("archive", "--verify", name_of(report))
+    assert refused.status == 1
+    assert "there is no room to lay its images out in" in refused.err
+    assert "hint: make room there" in refused.err

@@ -277,3 +277,24 @@ def test_two_disks_on_one_base_in_the_directory_come_back_together(blank: Blank)
     assert [byte(vm, at, "a.qcow2") for at in ("0", "1M")] == [1, 5]
     assert [byte(vm, at, "b.qcow2") for at in ("0", "64k", "1M")] == [2, 3, 5]
     nothing_left(vm)
+
+
+def test_machines_that_share_a_name_are_all_looked_at(blank: Blank) -> None:
+    """The list of known machines holds both; the name alone means only the last one used."""
+    vm = blank()
+    base = vm.directory / "demo-base.qcow2"
+    overlays = []
+    for folder in ("one", "two"):
+        above = vm.world.home / folder
+        above.mkdir()
+        made = vm.world.run("create", "twin", "--image", str(base), cwd=above)
+        assert made.status == 0, str(made)
+        overlays.append(above / "twin/twin-backing.qcow2")
+    img(vm, "qemu-img", "rebase", "-u", "-F", "qcow2", "-b", str(base), str(overlays[0]))
+    write(vm, 7, "1M")
+    refused = vm.qvm("disk", "commit")
+    assert refused.status == 1
+    assert "one/twin/twin-backing.qcow2" in refused.err
+    files = [path.parent / ".vmrc" for path in overlays]
+    numbers = [line for file in files for line in file.read_text().splitlines() if "VM_MACHINE_ID" in line]
+    assert len(numbers) == len(set(numbers)) == 2

@@ -149,12 +149,12 @@ def lay_out(
         shutil.copyfile(vm.files.vmrc, vmrc)
     laid.uid = reader.settings_uid
     before = _values(folder, environ)
-    _left_out(folder, archive, point, laid.notes)
     _bring_inside(folder, point, environ, laid.notes)
     if name:
         renew(folder, point, name, environ, laid.notes)
     made = Machine(folder, io=io, environ=environ)
     moved = _disks(made, reader, archive, point, laid.notes)
+    _left_out(folder, archive, point, laid.notes)  # behind all that is written: nothing follows its links
     _rewrite_snapshots(made, archive, moved, before, final or folder)
     made.settings  # noqa: B018  # what we wrote must be right
     if laid.uid and os.geteuid() == 0 and not (vm and _is_same(vm.files.vmrc, vmrc)):
@@ -183,7 +183,7 @@ def _left_out(folder: str, archive: Archive, point: Point, notes: list[str]) -> 
         is_read = part.role.startswith("file") or part.left_out == READ_ONLY
         if os.path.isabs(part.source):
             told += "; the new machine uses the same one"
-        elif is_read and os.path.isabs(archive.directory) and os.path.exists(original):
+        elif is_read and os.path.isabs(archive.directory) and _is_linkable(original):
             if not os.path.lexists(target):
                 os.makedirs(os.path.dirname(target), exist_ok=True)
                 os.symlink(original, target)
@@ -191,6 +191,11 @@ def _left_out(folder: str, archive: Archive, point: Point, notes: list[str]) -> 
         elif not os.path.lexists(target):
             told += "; put it into the new machine"
         notes.append(told)
+
+
+def _is_linkable(path: str) -> bool:
+    """True for a file and for a folder that the guest sees; not for a pipe, or a device of the host."""
+    return os.path.isfile(path) or os.path.isdir(path)
 
 
 # Disks
@@ -204,6 +209,7 @@ def _bring_inside(folder: str, point: Point, environ: Mapping[str, str], notes: 
     found = drives.named(made)
     outside = {each.path for each in found if os.path.relpath(each.path, folder).startswith("..")}
     taken = {*os.listdir(folder), *(each.name for each in found if each.path not in outside)}
+    taken |= {part.source for part in point.parts if part.left_out}
     for drive in found:
         if drive.role not in stored or drive.path not in outside or drive.path in moved:
             continue
@@ -270,6 +276,7 @@ def _disks(
         taken.update(names)
         paths = [os.path.join(made.directory, each) for each in names]
         for each in paths:
+            _require_inside(made, each, archive)
             os.makedirs(os.path.dirname(each), exist_ok=True)
         try:
             reader.layers(part.role, [Place(each) for each in paths])
@@ -280,6 +287,21 @@ def _disks(
             ) from None
         found |= {(part.role, depth): each for depth, each in enumerate(paths)}
     return found
+
+
+def _require_inside(made: Machine, path: str, archive: Archive) -> None:
+    """The archive names the file, and may be another's: nothing is written outside of the machine.
+
+    Raises:
+        ImageError: it leads there, by its words or through a link.
+    """
+    top = os.path.realpath(made.directory)
+    if os.path.commonpath((top, os.path.realpath(path))) != top:
+        raise ImageError(
+            f"{archive.folder} holds a disk that would lie outside of the machine's directory: "
+            f"{os.path.relpath(path, made.directory)}",
+            hint="somebody has changed it; restore another state",
+        )
 
 
 def layer_names(made: Machine, archive: Archive, role: str) -> list[str]:

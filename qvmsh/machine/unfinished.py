@@ -29,6 +29,7 @@ from qvmsh.machine import (
     guest,
     interrupted,
     log,
+    owner,
     saved,
     state,
     tools,
@@ -378,6 +379,7 @@ def _loaded(vm: Machine, note: Note) -> None:
 
 
 def _settle_off(vm: Machine, data: dict[str, Any]) -> str:
+    volumes.require_own(vm, vm.files.unfinished, [path for _, path in data["disks"]])
     disks = [Volume(name, path, "qcow2") for name, path in data["disks"]]
     store = Images(vm, disks)
     store.require_free()
@@ -449,11 +451,13 @@ def _block_job(store: Store, data: dict[str, Any]) -> str:
         return disk_layers_live.settle(store, data)
     outcome = "ended with QEMU: what the disk holds is the same"
     for each in store.volumes:
-        host_files.remove(each.path + LAYER)
+        with owner.rights(store.vm):
+            host_files.remove(each.path + LAYER)
         if "backing" in data and image.header(each.path).backing != data["backing"]:
             below = ["-F", data["backing_format"]] if data["backing"] else []
             words = ["rebase", "-u", "-f", "qcow2", *below, "-b", data["backing"], image.safe_name(each.path)]
-            image.run(tools.qemu_img(store.vm), words, what=f"put {each.name} back on what it stood on")
+            what = f"put {each.name} back on what it stood on"
+            image.run(tools.qemu_img(store.vm), words, what=what, account=owner.acting(store.vm))
             outcome = "is undone: the disk stands where it stood"
     return outcome
 

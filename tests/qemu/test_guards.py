@@ -123,6 +123,39 @@ def test_disk_commit_is_refused_on_and_off(pair: Pair) -> None:
     assert hash_of(pair.base) == pair.before
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        "file:{}",
+        'json:{{"driver":"qcow2","file":{{"driver":"file","filename":"{}"}}}}',
+        'json:{{"driver":"qcow2","file.driver":"file","file.filename":"{}"}}',
+        "json:{{'driver':'qcow2','file':{{'driver':'file','filename':'{}'}}}}",
+        'json:{{"driver":"qcow2","file":{{"driver":"raw","file":{{"driver":"file","filename":"{}"}}}}}}',
+    ],
+)
+def test_other_forms_of_a_backing_name_guard_the_base_too(blank: Blank, form: str) -> None:
+    vm = blank()
+    write(vm, 1, "0")
+    overlay(vm, "other.qcow2", form.format(vm.directory / "demo-base.qcow2"))
+    refused = vm.qvm("disk", "commit")
+    assert refused.status == 1, str(refused)
+    assert f"other.qcow2 stands on it and {WRONG}" in refused.err
+    assert byte(vm, "0", "other.qcow2") == 0
+    (vm.directory / "other.qcow2").unlink()
+    below = form.format(vm.directory / "demo-base.qcow2")
+    img(vm, "qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", below, "demo-backing.qcow2")
+    vm.ok("disk", "commit")  # and the machine's own overlay may say it so
+    assert byte(vm, "0", "demo-base.qcow2") == 1
+
+
+def test_commit_into_what_is_no_file_is_refused(blank: Blank) -> None:
+    vm = blank()
+    img(vm, "qemu-img", "rebase", "-u", "-F", "raw", "-b", "nbd:localhost:1", "demo-backing.qcow2")
+    refused = vm.qvm("disk", "commit")
+    assert refused.status == 1, str(refused)
+    assert "nbd:localhost:1 is not there" in refused.err
+
+
 def test_disk_verbs_on_a_base_that_a_machine_uses_as_its_disk_are_refused(pair: Pair) -> None:
     """VM_USE_SNAPSHOTS=no, and the other's overlay on that disk."""
     vm = pair.vm

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import time
 
 from qvmsh.errors import ImageError, QvmError
 from qvmsh.host import transfer
 from qvmsh.machine import chain, changes, identity, progress, stores
 from qvmsh.machine.archives import MANIFEST, PART, Archive, Point
-from qvmsh.machine.shelf import Shelf
+from qvmsh.machine.shelf import UNFINISHED, Shelf
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False
@@ -26,10 +25,6 @@ if TYPE_CHECKING:
     from qvmsh.machine.machine import Machine
 
 OTHER_STATE = "`qvm archive --list` shows the other states; `qvm archive --full` makes a whole one"
-
-
-_LEFT = re.compile(rf"{re.escape(PART)}\d*$")
-"""The names of files that were not finished: of disks, and of a manifest."""
 _MACHINE = (".vmrc", ".qvm")
 """What tells that an archive runs where it lies, as a machine."""
 
@@ -64,7 +59,8 @@ def sweep(vm: Machine, shelf: Shelf) -> None:
         kept = {part.name for part in each.parts(each.done)}
         gone = {part.name for point in broken for part in point.parts} - kept
         if store.path() is not None:  # elsewhere the next manifest takes its place
-            store.remove(each.folder, *(name for name in store.names(each.folder) if _LEFT.search(name)))
+            left = [name for name in store.names(each.folder) if UNFINISHED.search(name) and name not in kept]
+            store.remove(each.folder, *left)
         if broken:
             store.remove(each.folder, *(f"{name}{end}" for name in sorted(gone) for end in ("", PART)))
             each.points = each.done
@@ -155,7 +151,7 @@ def _obstacle(vm: Machine, shelf: Shelf, archive: Archive, names: set[str], *, i
     own = {MANIFEST, *(part.name for part in archive.parts())}
     others = [
         each for each in shelf.store.entries(archive.folder)
-        if each not in own and not _LEFT.search(each) and (is_all or each in _MACHINE)
+        if each not in own and not UNFINISHED.search(each) and (is_all or each in _MACHINE)
     ]  # fmt: skip
     if others:
         return f"{others[0]} is in it, which is not the archive's"

@@ -39,7 +39,7 @@ from qvmsh.machine.archive_settings import SETTINGS, gather, pack
 from qvmsh.machine.archives import PART, Archive, Part, Point
 from qvmsh.machine.changes import tag_id, tags_of
 from qvmsh.machine.drives import MAIN, Drive
-from qvmsh.machine.shelf import Shelf
+from qvmsh.machine.shelf import UNFINISHED, Shelf, is_plain
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False
@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from qvmsh.machine.stores import Store
 
 ROOM_BYTES = 1 << 20
+NAME_BYTES = 240
+"""How long a file's name in an archive may be before the suffixes of a compression and of unfinished work."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,7 @@ class Writer:
             job.said.append(f"{each.source} is not in the archive: {each.left_out}")
         self._folder = job.shelf.part_folder(self.archive.folder) if self.is_new else self.archive.folder
         self._renames: list[str] = []
+        self._names: dict[tuple[str, int], str] = {}
         self._has_layers = False
         self.work: dict[str, Any] = {}
         self.changes_only: set[str] = set()
@@ -404,18 +407,38 @@ class Writer:
         stem, suffix = os.path.splitext(drive.name)
         if drive.role != MAIN:
             stem = f"{self.vm.name}-{drive.role}"
-        return f"{stem}{suffix}" if self.is_new else f"{stem}-{self.point.stamp}{suffix}"
+        return self._fitting((drive.role, -1), stem, suffix, drive.format)
 
     def _changes_name(self, drive: Drive) -> str:
         return f"{os.path.splitext(self._name(drive))[0]}.qcow2"
 
     def _layer_name(self, drive: Drive, path: str, depth: int) -> str:
-        name = os.path.basename(path)
-        suffix = os.path.splitext(name)[1]
-        if drive.role == MAIN and depth == 0:
-            return name
-        stem = f"{self.vm.name}-base" if drive.role == MAIN else f"{self.vm.name}-{drive.role}-base"
-        return f"{stem}{depth or ''}{suffix}"
+        stem, suffix = os.path.splitext(os.path.basename(path))
+        if drive.role != MAIN or depth:
+            stem = f"{self.vm.name}-base" if drive.role == MAIN else f"{self.vm.name}-{drive.role}-base"
+            stem += f"{depth or ''}"
+        return self._fitting((drive.role, depth), stem, suffix, self._below[drive.role][depth][1])
+
+    def _fitting(self, key: tuple[str, int], stem: str, suffix: str, form: str) -> str:
+        """A name that the manifest may hold, that means no other kind of file, and that no other file has.
+
+        Args:
+            key: role and depth of the image, whose name stays the same from now on.
+            stem, suffix: what it should be called.
+        """
+        if key in self._names:
+            return self._names[key]
+        tail = "" if self.is_new else f"-{self.point.stamp}"
+        taken = {self._settings_name(), *self._names.values()}
+        taken |= {each.plain_name for each in self.archive.parts()}
+        name, count = f"{stem}{tail}{suffix}", 0
+        if len(os.fsencode(name)) > NAME_BYTES or UNFINISHED.search(name) or transfer.compression_of(name):
+            name = ""
+        while not is_plain(name) or name in taken:
+            name = f"{self.vm.name}-{key[0]}{tail}{f'-{count}' if count else ''}.{form}"
+            count += 1
+        self._names[key] = name
+        return name
 
     def _settings_name(self) -> str:
         stamp = "" if self.is_new else f"-{self.point.stamp}"

@@ -29,9 +29,11 @@ if TYPE_CHECKING:
 VERSION = 1
 LAST_S = 253402300800
 """The year 10000; no calendar goes further."""
+UNFINISHED = re.compile(rf"{re.escape(PART)}\d*$")
+"""The names of files that were not finished: of disks, and of a manifest."""
 _STAMP = re.compile(r"[0-9]{14}", re.ASCII)
 _ROLE = re.compile(r"main|uefi|settings|(disk|extra|file)[1-9][0-9]{0,3}")
-_FORMAT = re.compile(r"[a-z][a-z0-9-]*")
+_FORMAT = re.compile(r"[a-z][a-z0-9_-]*")
 
 
 class Shelf:
@@ -105,8 +107,19 @@ class Shelf:
             ) from None
 
     def write(self, archive: Archive, folder: str = "") -> None:
-        """Write its manifest."""
+        """Write its manifest.
+
+        Raises:
+            QvmError: it could not be read again and would hide all states of the archive; nothing is written.
+        """
         text = json.dumps(archive.as_json(), indent=1, ensure_ascii=False) + "\n"
+        try:
+            parse(archive.folder, text)
+        except ValueError as error:
+            raise QvmError(
+                f"cannot describe the state in {archive.folder}: {error}",
+                hint="the archives are as they were; give what is named there another name, or place",
+            ) from None
         self.store.put_text(folder or archive.folder, MANIFEST, text)
 
     def _by_names(self, folder: str) -> Archive:
@@ -253,7 +266,8 @@ def _part(row: Any) -> Part:
 def is_plain(name: str) -> bool:
     """True for the name of a file that an archive may hold."""
     return (
-        not name.startswith(".")
+        name != ""
+        and not name.startswith(".")
         and "/" not in name
         and "\0" not in name
         and name != MANIFEST

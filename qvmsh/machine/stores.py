@@ -89,6 +89,10 @@ class Store(ABC):
         """The files of a folder and their sizes in bytes."""
 
     @abstractmethod
+    def entries(self, folder: str) -> list[str]:
+        """The names of all that is in a folder: hidden files, links and folders too."""
+
+    @abstractmethod
     def text(self, folder: str, name: str) -> str | None:
         """What a small file holds; None if it is not there."""
 
@@ -156,6 +160,9 @@ class Folder(Store):
     def names(self, folder: str) -> dict[str, int]:
         with os.scandir(os.path.join(self.root, folder)) as entries:
             return {each.name: each.stat().st_size for each in entries if each.is_file()}
+
+    def entries(self, folder: str) -> list[str]:
+        return sorted(os.listdir(os.path.join(self.root, folder)))
 
     def text(self, folder: str, name: str) -> str | None:
         try:
@@ -315,6 +322,10 @@ class Remote(Store):
         rows = self._run(script, self._at(folder)).decode(errors="surrogateescape").split("\n")
         found = (row.lstrip().partition(" ") for row in rows if row)
         return {name: int(size) for size, _, name in found}
+
+    def entries(self, folder: str) -> list[str]:
+        rows = self._run('ls -A "$1"', self._at(folder)).decode(errors="surrogateescape").split("\n")
+        return [row for row in rows if row]
 
     def text(self, folder: str, name: str) -> str | None:
         found = self._run('[ ! -e "$1" ] || { echo; cat "$1"; }', self._at(folder, name))

@@ -15,6 +15,7 @@ import errno
 import fcntl
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import threading
@@ -271,8 +272,19 @@ def _through(argv: list[str], source: int, target: int, tell: Tell, checkpoint: 
             raise
         words = child.stderr.read().decode(errors="replace").splitlines()
         if child.wait():
+            _require_no_interruption(child.returncode)
             raise QvmError(f"{argv[0]} failed ({child.returncode})", details=words[-3:])
     return Sent(total, found.hexdigest())
+
+
+def _require_no_interruption(status: int) -> None:
+    """A terminal's Ctrl-C ends the program too; in a thread it is the first who notices.
+
+    Raises:
+        KeyboardInterrupt: it has.
+    """
+    if status == -signal.SIGINT:
+        raise KeyboardInterrupt
 
 
 def _position(fd: int) -> int:
@@ -311,6 +323,7 @@ def fetch(
         child.stdin = None
         words = child.stderr.read().decode(errors="replace").splitlines()
         if child.wait():
+            _require_no_interruption(child.returncode)
             raise QvmError(f"{argv[0]} cannot decompress it", details=words[-3:])
     return sent
 

@@ -80,6 +80,8 @@ class Job:
     said: list[str] = field(default_factory=list)
     copied_bytes: int = 0
     pause_s: float = 0.0
+    left: str = "the machine and its archives are as they were"
+    """What holds if it is interrupted now."""
 
     @property
     def store(self) -> Store:

@@ -14,7 +14,7 @@ import math
 import os
 import time
 
-from qvmsh.errors import QmpError, QvmError, StateError, UsageError
+from qvmsh.errors import QmpError, QvmError, StateError, Terminated, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process, transfer
 from qvmsh.machine import (
@@ -44,7 +44,7 @@ from qvmsh.qemu import image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from qvmsh.machine.machine import Machine
     from qvmsh.machine.note import Note
@@ -66,17 +66,31 @@ def archive(vm: Machine, wish: Wish) -> Archived:
         job = Job(vm, wish, archive_keeping.shelf_of(vm))
         archive_keeping.sweep(vm, job.shelf)
         archive_keeping.warn_of_unreadable(vm, job.shelf)
-        if seen.is_live:
-            found, point = _of_running(job, seen)
-        else:
-            found, point = _of_stopped(job)
-        removed = archive_keeping.rotate(vm, job.shelf, wish)
+        with _telling_what_is_left(job):
+            if seen.is_live:
+                found, point = _of_running(job, seen)
+            else:
+                found, point = _of_stopped(job)
+            job.left = f"{found.folder}/{point.stamp} is whole, what --keep removes may be there still"
+            removed = archive_keeping.rotate(vm, job.shelf, wish)
         owner.share(vm)
     log.note(vm, f"archived as {found.folder}/{point.stamp}")
     return Archived(
         vm.name, found.folder, point, where=job.store.shown, copied_bytes=job.copied_bytes,
         pause_s=job.pause_s, seconds=time.monotonic() - began, notes=job.said, removed=removed,
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _telling_what_is_left(job: Job) -> Iterator[None]:
+    """An interruption is no failure: what it leaves is said in one line."""
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated):
+        is_undone = not os.path.exists(job.vm.files.interrupted)
+        left = job.left if is_undone else "the next command of the machine puts its disks in order"
+        job.vm.io.warn(f"{job.vm.name}: interrupted; {left}")
+        raise
 
 
 def _require_sense(vm: Machine, wish: Wish) -> None:
@@ -155,6 +169,7 @@ def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
     account = owner.other(vm)
     if account:  # it writes to whatever the overlay names as its base
         owner.prepare(vm, account)
+    job.left = f"the archives are as they were; the disk reads as before, {overlay} may be committed"
     interrupted.begin(vm, "archive", cuts=[], is_frozen=0, is_held=0)
     try:
         with vm.io.stage(f"committing {overlay} into {base}"):
@@ -277,8 +292,10 @@ def _save(job: Job, note: Note, writer: Writer, *, is_held: bool) -> None:
     qcow2 = [each for each in writer.taken if each.format == "qcow2"]
     if any(tag["name"] == name for each in qcow2 for tag in changes.tags_of(program, each.path)):
         job.said.append(f"the snapshot {name} that was there is replaced")
+    job.left = "its archives are as they were"
     with job.vm.io.stage(f"saving the state as {job.wish.savevm}"):
         saved.save(job.vm, note, job.wish.savevm, has_suspend=False)
+    job.left += f", the snapshot {job.wish.savevm} is in its disks"
 
 
 def _count(number: int, what: str) -> str:

@@ -76,9 +76,11 @@ def same(vm: Machine, shelf: Shelf, archive: Archive, point: Point, *, is_forced
                 f"cannot restore: {error.filename or vm.directory}: {error.strerror}",
                 machine=vm.name, hint="make room; the machine is as it was",
             ) from error  # fmt: skip
-        except BaseException:
-            settle(vm, work)
+        except BaseException as error:
+            done = settle(vm, work)
             interrupted.end(vm)
+            if not isinstance(error, Exception):
+                vm.io.warn(f"{vm.name}: the restore was interrupted, and is {done}")
             raise
         settle(vm, work)
         interrupted.end(vm)

@@ -64,6 +64,9 @@ def archive(vm: Machine, wish: Wish) -> Archived:
         seen = state.observe(vm)
         identity.uuid_of(vm)  # from now on it has one, by which its archives are known
         job = Job(vm, wish, archive_keeping.shelf_of(vm))
+        place = job.store.path()
+        if place is not None and not os.path.isdir(place):  # a disk that is not mounted shows here
+            job.said.append(f"{place} was not there, and is made now")
         archive_keeping.sweep(vm, job.shelf)
         archive_keeping.warn_of_unreadable(vm, job.shelf)
         with _telling_what_is_left(job):

@@ -48,6 +48,7 @@ def test_two_stores_in_turn_each_have_all_that_was_written(blank: Blank) -> None
     vm.set(VM_ARCHIVE="../a")
     write_live(vm, "-P 1 0 64k")
     first = archived(vm)
+    assert f"{vm.world.home / 'a'} was not there, and is made now" in first["notes"]
     write_live(vm, "-P 2 1M 64k")
     vm.set(VM_ARCHIVE="../b")
     second = archived(vm)

@@ -6,13 +6,15 @@ import hashlib
 import os
 import re
 import signal
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from conftest import Vm
+from conftest import DEADLINE_S, Vm
 from shell_terminal import Terminal, ended, qvm_below, shell
 from shell_terminal import terminal as session
-from test_archive import archived, byte, name_of, nothing_left, states, write_live
+from test_archive import archived, byte, img, name_of, nothing_left, states, write_live
 
 Blank = Callable[..., Vm]
 
@@ -158,4 +160,33 @@ def test_ctrl_c_in_a_shell_is_no_failure_of_the_compressor(vm: Vm) -> None:
         screen.key("C-c")
         screen.ready(count)
         told_that_nothing_changed(screen.output())
+    nothing_left(vm)
+
+
+def test_compressor_does_not_outlive_a_qvm_that_is_killed(blank: Blank) -> None:
+    vm = blank()
+    noise = os.urandom(24 << 20)
+    (vm.directory / "noise").write_bytes(noise)
+    img(vm, "qemu-img", "convert", "-O", "qcow2", "-f", "raw", "noise", "demo-backing.qcow2")
+    child = vm.world.popen("archive", "-z", "xz", cwd=vm.directory)
+
+    def compressors() -> list[int]:
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                here = os.readlink(path / "cwd") == str(vm.directory)
+                found += [int(path.name)] if here and (path / "comm").read_text() == "xz\n" else []
+            except OSError:
+                continue
+        return found
+
+    while not compressors():
+        assert child.poll() is None
+    child.kill()
+    child.communicate()
+    deadline = time.monotonic() + DEADLINE_S
+    while compressors():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert "was interrupted" in vm.ok("disk", "check").err
     nothing_left(vm)

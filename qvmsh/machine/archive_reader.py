@@ -21,7 +21,7 @@ from qvmsh.host import transfer
 from qvmsh.machine import archive_settings, progress
 from qvmsh.machine.archive_settings import SETTINGS
 from qvmsh.machine.archives import Archive, Part, Point
-from qvmsh.qemu import image
+from qvmsh.qemu import image, qcow2
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -106,23 +106,35 @@ class Reader:
         if part.role != SETTINGS:
             _require_harmless(target, part, label)
 
-    def layers(self, role: str, places: Sequence[Place]) -> None:
+    def layers(self, role: str, places: Sequence[Place], opened: str | None = None) -> None:
         """The disk `role` with all that it stands on.
 
         Args:
             places: of each layer, the top first.
+            opened: the format with which the machine opens it; "" where QEMU guesses it, None where no
+                setting names it yet.
 
         Raises:
-            ImageError: one is missing or damaged, or stands on what the archive does not hold.
+            ImageError: one is missing or damaged, or stands on what the archive does not hold, or would be
+                opened as what it was not archived as.
         """
         below = self.archive.layers.get(role, [])
         top = _part(self.point, role)
+        forms = self.formats(role)
+        if opened not in (None, "", forms[0]):
+            raise ImageError(
+                f"{os.path.basename(places[0].name)} is {forms[0]} in the archive, and the machine opens it "
+                f"as {opened}",
+                hint="let the settings (VM_DISKS, VM_FMT, -drive) name the format that it had, or restore "
+                "another state",
+            )
         for part, place in zip(below, places[1:], strict=True):
             if place.is_made:
                 self.fetch(part, place.path)
         self._top(role, places, below)
-        forms = self.formats(role)
         for at, place in enumerate(places):
+            if forms[at] == "raw" and place.is_made and (at or opened == ""):
+                self._require_raw(place)
             if forms[at] != "qcow2" or not place.is_made:
                 continue
             backing = image.header(place.path).backing
@@ -141,6 +153,17 @@ class Reader:
                 os.utime(place.path, ns=(part.source_mtime_ns, part.source_mtime_ns))
         if top.source_mtime_ns and not top.of:
             os.utime(places[0].path, ns=(top.source_mtime_ns, top.source_mtime_ns))
+
+    def _require_raw(self, place: Place) -> None:
+        """Refuse what would be taken for a qcow2 image: that may name any file of the host."""
+        with open(place.path, "rb") as file:
+            if file.read(len(qcow2.MAGIC)) == qcow2.MAGIC:
+                raise ImageError(
+                    f"{self.archive.folder}: {os.path.basename(place.name)} is raw in the archive, and "
+                    "begins like a qcow2 image",
+                    hint="restore another state; if the guest itself wrote that, name the disk with its "
+                    "format: `data.img:raw` in VM_DISKS, `format=raw` in -drive",
+                )
 
     def formats(self, role: str) -> list[str]:
         """The format of each layer, the top first; changes of a raw disk are stored as qcow2."""

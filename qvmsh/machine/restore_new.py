@@ -242,6 +242,17 @@ def _bring_inside(folder: str, point: Point, environ: Mapping[str, str], notes: 
             assign_words(vmrc, variable, words_of.renamed(words, names))
 
 
+def format_of(vm: Machine, drive: drives.Drive) -> str:
+    """The format with which QEMU opens a disk; "" where the words leave that to its guess."""
+    words = [word for variable in WORDS for word in vm.settings.words(variable)]
+    guessed = {
+        os.path.normpath(os.path.join(vm.directory, each.file))
+        for each in words_of.drives(words)
+        if not each.format
+    }
+    return "" if drive.path in guessed else drive.format
+
+
 def line_of(name: str, line: devices.DiskLine) -> str:
     """A line of VM_DISKS with another file."""
     words = [name, line.driver, *([line.cache] if line.cache else []), *(["ro"] if line.is_read_only else [])]
@@ -283,7 +294,9 @@ def _disks(
             _require_inside(made, each, archive)
             os.makedirs(os.path.dirname(each), exist_ok=True)
         try:
-            reader.layers(part.role, [Place(each) for each in paths])
+            reader.layers(
+                part.role, [Place(each) for each in paths], format_of(made, drive) if drive else None
+            )
         except FileExistsError as error:
             raise ImageError(
                 f"{archive.folder} holds {os.path.basename(error.filename)} twice",

@@ -23,7 +23,7 @@ from qvmsh.machine.archive_settings import SETTINGS
 from qvmsh.machine.archives import Archive, Part, Point
 from qvmsh.machine.drives import MAIN, READ_ONLY, UEFI
 from qvmsh.machine.machine import Machine
-from qvmsh.machine.restore_new import free_name, layer_names
+from qvmsh.machine.restore_new import format_of, free_name, layer_names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,11 +37,13 @@ class Plan:
 
     Args:
         places: of each disk's layers, the top first, by its role in the archive.
+        opened: the format with which the machine opens each disk that it has, "" where QEMU guesses it.
         lacking: parts whose disk the machine has no more.
         notes: what is to be said.
     """
 
     places: dict[str, list[Place]] = field(default_factory=dict)
+    opened: dict[str, str] = field(default_factory=dict)
     lacking: list[Part] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -78,6 +80,8 @@ def plan_of(vm: Machine, archive: Archive, point: Point) -> Plan:
             found = matched.get(part.role)
             top = found.path if found else _place_of_lacking(vm, part, taken, plan)
             plan.places[part.role] = _layers(vm, archive, part, top, plan)
+            if found:
+                plan.opened[part.role] = format_of(vm, found)
     for drive in present:
         is_known = drive in matched.values() or any(drives.same(drive.path, _at(vm, each)) for each in parts)
         if not is_known and drive.left_out != READ_ONLY and os.path.exists(drive.path):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 
-from qvmsh.config import edit, files
+from qvmsh.config import devices, edit, files
 from qvmsh.errors import QvmError, StateError
 from qvmsh.host import accounts
 from qvmsh.host import files as host_files
@@ -100,7 +100,7 @@ def _make(vm: Machine, reader: Reader, plan: Plan, work: dict[str, Any]) -> None
     for role, places in plan.places.items():
         for place in places:
             os.makedirs(os.path.dirname(place.path), exist_ok=True)
-        reader.layers(role, places)
+        reader.layers(role, places, plan.opened.get(role))
         for place in places:
             if place.is_made:
                 _adopt(vm, place.now, place.name)
@@ -124,7 +124,7 @@ def _make(vm: Machine, reader: Reader, plan: Plan, work: dict[str, Any]) -> None
     reader.settings(wanted)
     for new, name in work["swap"][before:]:
         _adopt(vm, os.path.join(top_of(vm), new), os.path.join(top_of(vm), name))
-    _bring_in_step(vm, plan, reader.point, old, work)
+    _bring_in_step(vm, plan, reader, old, work)
     host_files.remove(old)
 
 
@@ -142,22 +142,22 @@ def _adopt(vm: Machine, new: str, path: str) -> None:
         os.chown(new, status.st_uid, status.st_gid, follow_symlinks=False)
 
 
-def _bring_in_step(vm: Machine, plan: Plan, point: Point, old: str, work: dict[str, Any]) -> None:
+def _bring_in_step(vm: Machine, plan: Plan, reader: Reader, old: str, work: dict[str, Any]) -> None:
     """Let VM_DISKS name the disks of the state, in its order, and behind them those that it did not have."""
-    stored = {part.role: part for part in point.parts if part.role.startswith("disk") and part.name}
+    stored = {part.role for part in reader.point.parts if part.role.startswith("disk") and part.name}
     then = _lines_of(vm, old)
     now = disks.further(vm)
     lines = []
-    for role, part in sorted(stored.items(), key=lambda row: int(row[0].removeprefix("disk"))):
+    for role in sorted(stored, key=lambda role: int(role.removeprefix("disk"))):
         path = plan.places[role][0].name
         mine = [each for each in now if os.path.realpath(each.path) == path]
         name = os.path.relpath(path, top_of(vm))
         if mine:
             lines.append(line_of(mine[0].name, mine[0].line))
-        elif role in then:
-            lines.append(line_of(name, then[role]))
         else:
-            lines.append(f"{name}:{part.format}")
+            line = then.get(role, devices.DiskLine(name))
+            line.format = reader.formats(role)[0]
+            lines.append(line_of(name, line))
     tops = {plan.places[role][0].name for role in stored}
     lines += [line_of(each.name, each.line) for each in now if os.path.realpath(each.path) not in tops]
     for part in plan.lacking:
@@ -184,7 +184,7 @@ def _bring_in_step(vm: Machine, plan: Plan, point: Point, old: str, work: dict[s
 
 def _lines_of(vm: Machine, vmrc: str) -> dict[str, Any]:
     """What the archived `.vmrc` says of each disk of VM_DISKS."""
-    from qvmsh.config import devices, layers
+    from qvmsh.config import layers
 
     try:
         text = files.read(vmrc).text

@@ -8,8 +8,8 @@ May import: `qemu`, `machine`.
 from __future__ import annotations
 
 import os
-import subprocess
 
+from qvmsh.errors import ImageError
 from qvmsh.machine import (
     chain,
     diskwork,
@@ -76,8 +76,11 @@ def _checked(vm: Machine, path: str, kind: str, *, is_live: bool, is_repairing: 
             if sound.corruptions:  # what cannot be mended becomes zeros; leaks are nobody's data
                 chain.require_writable(vm, path, "repair", besides=_own_overlay(vm, path))
             mode = "all" if sound.corruptions else "leaks"
-            argv = [program, "check", "-q", "-f", kind, "-r", mode, image.safe_name(path)]
-            subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True)
+            words = ["check", "-q", "-f", kind, "-r", mode, image.safe_name(path)]
+            try:
+                diskwork.run(vm, words, f"repair {row['name']}")
+            except ImageError as error:  # some of it may be mended: it is looked at anew
+                row["note"] = next(iter(error.details), "")
             diskwork.sync(path)
             after = imagecheck.check(program, path, kind)
             if after is not None and not after.corruptions:

@@ -80,7 +80,7 @@ def _grow(vm: Machine, base: str, wanted: int) -> None:
     found = image.header(base)
     if found.size_bytes < wanted:
         words = ["resize", "-q", "-f", found.format, image.safe_name(base), str(wanted)]
-        image.run(tools.qemu_img(vm), words, what=f"resize {os.path.basename(base)}")
+        diskwork.run(vm, words, f"resize {os.path.basename(base)}")
 
 
 @log.failures

@@ -16,6 +16,7 @@ import os
 from qvmsh.errors import ImageError, QvmError, StateError, UsageError
 from qvmsh.machine import (
     chain,
+    owner,
     saved,
     state,
     tools,
@@ -102,8 +103,9 @@ def listing(vm: Machine) -> Disks:
 
 
 def run(vm: Machine, words: list[str], what: str, after: str = "") -> None:
+    """Run qemu-img on a disk with the rights of the machine's owner: a disk names any file as its base."""
     try:
-        image.run(tools.qemu_img(vm), words, what=what)
+        image.run(tools.qemu_img(vm), words, what=what, account=owner.acting(vm))
     except ImageError as error:
         error.machine = vm.name
         error.details = (*error.details, after) if after else error.details

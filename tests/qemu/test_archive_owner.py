@@ -364,6 +364,65 @@ def test_journal_does_not_let_root_remove_or_change_what_it_names(
     assert (disk.read_bytes(), layer.read_text()) == (before, "root's")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["commit"],
+        ["rebase", "disk0"],
+        ["resize", "disk0", "32M"],
+        ["trim", "disk0"],
+        ["check", "disk0", "--repair"],
+    ],
+    ids=" ".join,
+)
+def test_disk_verbs_of_root_write_and_read_nothing_that_the_owner_may_not(
+    vm: Vm,
+    owner: Owner,  # noqa: F811
+    secret: Path,
+    words: list[str],
+) -> None:
+    """His disk stands on a file of root's, is a link to an image of root's, or keeps its data there."""
+    top = vm.directory / "demo-backing.qcow2"
+    image = secret.parent / "root.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "16M"], check=True)
+    subprocess.run(["qemu-io", "-c", "write -P 1 0 64k", image], check=True, capture_output=True)
+    before = image.read_bytes()
+    top.unlink()
+    top.symlink_to(image)
+    image.chmod(0o600)
+    told = vm.qvm("disk", *words)
+    assert (image.read_bytes(), image.stat().st_uid) == (before, 0), str(told)
+    assert told.status != 0 or words[0] == "check", str(told)
+    top.unlink()
+    written_overlay(top, secret, owner)
+    told = vm.qvm("disk", *words)
+    if words[0] in ("commit", "rebase"):
+        assert told.status == 1, str(told)
+        assert "Permission denied" in told.err
+    assert holds(vm.directory, b"root's own words") == []
+
+
+def test_disk_verbs_of_root_leave_the_machine_its_owners(vm: Vm, owner: Owner) -> None:  # noqa: F811
+    write(vm, 1, "0")
+    os.chown(vm.directory / "demo-backing.qcow2", 0, 0)  # as where the machine has not been started yet
+    vm.ok("disk", "trim")
+    vm.ok("disk", "commit")
+    vm.ok("disk", "resize", "disk0", "32M")
+    vm.ok("snapshot", "save", "s")
+    vm.ok("snapshot", "restore", "s")
+    vm.ok("snapshot", "delete", "s")
+    vm.ok("start", "--no-wait")
+    write_live(vm, "-P 2 64k 64k")
+    vm.ok("disk", "commit")
+    vm.ok("disk", "rebase", "disk0")
+    vm.ok("kill")
+    vm.ok("disk", "check", "--repair")
+    assert (byte(vm, "0"), byte(vm, "64k")) == (1, 2)
+    assert of_root(vm.directory) == []
+    owner.ok("start", "--no-wait", cwd=vm.directory)
+    owner.ok("kill", cwd=vm.directory)
+
+
 def test_plain_user_archives_his_own_machine(owner: Owner, world: World) -> None:  # noqa: F811
     home = Path(owner.row.pw_dir)
     seed = home / "seed.qcow2"

@@ -35,6 +35,7 @@ from qvmsh.machine import (
     tools,
 )
 from qvmsh.machine.archive_settings import SETTINGS, gather, pack
+from qvmsh.machine.archive_settings import is_same as is_same_settings
 from qvmsh.machine.archives import PART, Archive, Part, Point
 from qvmsh.machine.changes import tag_id, tags_of
 from qvmsh.machine.drives import MAIN, Drive
@@ -176,8 +177,8 @@ class Writer:
         return True
 
     def unchanged(self) -> tuple[Archive, Point] | None:
-        """The newest state, if it is what the disks hold now, as far as their files tell."""
-        if self.is_new or self.job.wish.delvm or not self.archive.done:
+        """The newest state, if it holds the settings and, as far as their files tell, the disks of now."""
+        if self.is_new or self.job.wish.delvm or self.job.wish.is_full or not self.archive.done:
             return None
         last = self.archive.done[-1]
         for drive in self.taken:
@@ -189,7 +190,23 @@ class Writer:
         names = self.store.names(self.archive.folder)
         if any(names.get(part.name) != part.stored_bytes for part in self.archive.parts([last])):
             return None  # that state is damaged
-        return self.archive, last
+        now = [Part(each.role, each.name, each.format, self._source(each.path)) for each in self.taken]
+        is_same = _disks([*now, *self.point.parts]) == _disks(last.parts) and self._has_settings(last)
+        return (self.archive, last) if is_same else None
+
+    def _has_settings(self, point: Point) -> bool:
+        """True if a state holds the settings as they are now."""
+        part = point.part(SETTINGS)
+        if part is None:
+            return False
+        with (
+            self.store.reader(self.archive.folder, part.name) as fd,
+            open(fd, "rb", closefd=False) as file,
+        ):
+            is_same = is_same_settings(self.vm, self._settings.names, file)
+            while file.read(1 << 20):  # another host's program waits until all is read
+                pass
+        return is_same
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -460,3 +477,10 @@ class Writer:
 
     def result(self) -> tuple[Archive, Point]:
         return self.archive, self.point
+
+
+def _disks(parts: Sequence[Part]) -> list[tuple[str, str, str, str]]:
+    """What tells whether two states are of the same disks."""
+    return sorted(
+        (each.role, each.format, each.source, each.left_out) for each in parts if each.role != SETTINGS
+    )

@@ -14,7 +14,7 @@ import time
 
 from qvmsh.errors import ImageError, QvmError
 from qvmsh.host import transfer
-from qvmsh.machine import chain, changes, identity, progress, stores
+from qvmsh.machine import archives, chain, changes, identity, progress, stores
 from qvmsh.machine.archives import MANIFEST, PART, Archive, Point
 from qvmsh.machine.shelf import UNFINISHED, Shelf
 from qvmsh.qemu import image
@@ -57,10 +57,16 @@ def sweep(vm: Machine, shelf: Shelf) -> None:
             continue
         broken = [point for point in each.points if not point.is_done]
         kept = {part.name for part in each.parts(each.done)}
-        gone = {part.name for point in broken for part in point.parts} - kept
-        if store.path() is not None:  # elsewhere the next manifest takes its place
-            left = [name for name in store.names(each.folder) if UNFINISHED.search(name) and name not in kept]
-            store.remove(each.folder, *left)
+        gone = {part.name for point in broken for part in point.parts}
+        names = store.names(each.folder)
+        # changes are stored in another format than the disk's, of which the manifest was told first
+        stems = {
+            os.path.splitext(part.plain_name)[0]
+            for point in broken for part in point.parts if f"-{point.stamp}." in part.name
+        }  # fmt: skip
+        gone |= {name for name in names if os.path.splitext(archives.plain(name))[0] in stems}
+        gone -= kept
+        store.remove(each.folder, *(name for name in names if UNFINISHED.search(name) and name not in kept))
         if broken:
             store.remove(each.folder, *(f"{name}{end}" for name in sorted(gone) for end in ("", PART)))
             each.points = each.done

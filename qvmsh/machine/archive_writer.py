@@ -352,6 +352,8 @@ class Writer:
         if compression:
             part.name += transfer.COMPRESSORS[compression].suffix
         name = part.name if self.is_new else part.name + PART
+        if not self.is_new:
+            self._renames.append(part.name)  # before its first byte, so that `_undo` knows it
         title = title or f"archiving {os.path.basename(path)}"
         is_ours = os.path.basename(path).startswith(changes.STAGED)
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if is_ours else owner.opened(self.vm, path)
@@ -374,8 +376,6 @@ class Writer:
         part.size_bytes, part.source_mtime_ns = status.st_size, status.st_mtime_ns
         part.stored_bytes, part.xxh128 = sent.stored_bytes, sent.xxh128
         self.job.copied_bytes += sent.stored_bytes
-        if not self.is_new:
-            self._renames.append(part.name)
         if part.format == "qcow2" and not compression and not part.of:
             self._stand_beside(part, path, name, is_top=is_top)
 

@@ -3,7 +3,7 @@
 May import: `host`, `machine`.
 
     shelf = shelf_of(vm)
-    removed = rotate(vm, shelf, Wish(keep=7))       # ["demo-20261121101336/20261121101336"]
+    removed = rotate(vm, shelf, Wish(keep=7), made)       # ["demo-20261121101336/20261121101336"]
 """
 
 from __future__ import annotations
@@ -90,8 +90,12 @@ def sweep_near(vm: Machine) -> None:
             sweep(vm, shelf)
 
 
-def rotate(vm: Machine, shelf: Shelf, wish: Wish) -> list[str]:
+def rotate(vm: Machine, shelf: Shelf, wish: Wish, made: tuple[str, str]) -> list[str]:
     """Remove old states, as --keep and --keep-days ask, never the last good one; returns which.
+
+    Args:
+        made: folder and stamp of the state that this call made, or found unchanged: it stays, whatever the
+            clock was when the others were made.
 
     Archives that `vm` made, and those of another machine with the same name, are neither removed nor counted.
     One in which somebody works, or on whose images others stand, stays as it is, and the user is told.
@@ -100,7 +104,8 @@ def rotate(vm: Machine, shelf: Shelf, wish: Wish) -> list[str]:
         return []
     every = [each for each in shelf.archives() if each.has_manifest and each.uuid == shelf.uuid]
     pairs = sorted(((each, point) for each in every for point in each.done), key=lambda pair: pair[1].time)
-    kept = set()
+    pairs.sort(key=lambda pair: (pair[0].folder, pair[1].stamp) == made)
+    kept = {made}
     for at, (archive, point) in enumerate(reversed(pairs)):
         is_young = wish.keep_days is not None and time.time() - point.time < wish.keep_days * 86400
         if (wish.keep is not None and at < wish.keep) or is_young:

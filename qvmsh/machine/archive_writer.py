@@ -146,6 +146,8 @@ class Writer:
         """The archive of the present base, or a new one."""
         own = identity.uuid_of(self.vm)
         every = self.job.shelf.archives()
+        times = [point.time for each in every if each.uuid in ("", own) for point in each.done]
+        self._newest = max(times, default=0.0)
         for each in reversed(every):
             if each.uuid in ("", own) and self._is_of_base(each):
                 each.uuid, each.directory = own, self.vm.directory
@@ -453,7 +455,8 @@ class Writer:
 
     def _finish(self) -> None:
         self.point.is_done = True
-        self.point.time = time.time()
+        # the newest, though an earlier one may have been made with a clock that was wrong
+        self.point.time = max(time.time(), self._newest + 0.001)
         if self.is_new:
             self.archive.points.append(self.point)
             self.job.shelf.write(self.archive, self._folder)

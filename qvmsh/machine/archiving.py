@@ -70,7 +70,7 @@ def archive(vm: Machine, wish: Wish) -> Archived:
             found, point = _of_running(job, seen)
         else:
             found, point = _of_stopped(job)
-        removed = archive_keeping.rotate(vm, job.shelf, wish)
+        removed = archive_keeping.rotate(vm, job.shelf, wish, (found.folder, point.stamp))
         owner.share(vm)
     log.note(vm, f"archived as {found.folder}/{point.stamp}")
     return Archived(

@@ -3,7 +3,7 @@
 May import: `host`, `machine`.
 
     shelf = shelf_of(vm)
-    removed = rotate(vm, shelf, Wish(keep=7))       # ["demo-20261121101336/20261121101336"]
+    removed = rotate(vm, shelf, Wish(keep=7), made)       # ["demo-20261121101336/20261121101336"]
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 
 from qvmsh.errors import ImageError, QvmError
 from qvmsh.host import transfer
-from qvmsh.machine import chain, changes, identity, progress, stores
+from qvmsh.machine import archives, chain, changes, identity, progress, stores
 from qvmsh.machine.archives import MANIFEST, PART, Archive, Point
 from qvmsh.machine.shelf import UNFINISHED, Shelf
 from qvmsh.qemu import image
@@ -57,10 +57,16 @@ def sweep(vm: Machine, shelf: Shelf) -> None:
             continue
         broken = [point for point in each.points if not point.is_done]
         kept = {part.name for part in each.parts(each.done)}
-        gone = {part.name for point in broken for part in point.parts} - kept
-        if store.path() is not None:  # elsewhere the next manifest takes its place
-            left = [name for name in store.names(each.folder) if UNFINISHED.search(name) and name not in kept]
-            store.remove(each.folder, *left)
+        gone = {part.name for point in broken for part in point.parts}
+        names = store.names(each.folder)
+        # changes are stored in another format than the disk's, of which the manifest was told first
+        stems = {
+            os.path.splitext(part.plain_name)[0]
+            for point in broken for part in point.parts if f"-{point.stamp}." in part.name
+        }  # fmt: skip
+        gone |= {name for name in names if os.path.splitext(archives.plain(name))[0] in stems}
+        gone -= kept
+        store.remove(each.folder, *(name for name in names if UNFINISHED.search(name) and name not in kept))
         if broken:
             store.remove(each.folder, *(f"{name}{end}" for name in sorted(gone) for end in ("", PART)))
             each.points = each.done
@@ -84,8 +90,12 @@ def sweep_near(vm: Machine) -> None:
             sweep(vm, shelf)
 
 
-def rotate(vm: Machine, shelf: Shelf, wish: Wish) -> list[str]:
+def rotate(vm: Machine, shelf: Shelf, wish: Wish, made: tuple[str, str]) -> list[str]:
     """Remove old states, as --keep and --keep-days ask, never the last good one; returns which.
+
+    Args:
+        made: folder and stamp of the state that this call made, or found unchanged: it stays, whatever the
+            clock was when the others were made.
 
     Archives that `vm` made, and those of another machine with the same name, are neither removed nor counted.
     One in which somebody works, or on whose images others stand, stays as it is, and the user is told.
@@ -94,7 +104,8 @@ def rotate(vm: Machine, shelf: Shelf, wish: Wish) -> list[str]:
         return []
     every = [each for each in shelf.archives() if each.has_manifest and each.uuid == shelf.uuid]
     pairs = sorted(((each, point) for each in every for point in each.done), key=lambda pair: pair[1].time)
-    kept = set()
+    pairs.sort(key=lambda pair: (pair[0].folder, pair[1].stamp) == made)
+    kept = {made}
     for at, (archive, point) in enumerate(reversed(pairs)):
         is_young = wish.keep_days is not None and time.time() - point.time < wish.keep_days * 86400
         if (wish.keep is not None and at < wish.keep) or is_young:

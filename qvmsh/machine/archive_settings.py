@@ -12,9 +12,11 @@ name: a kernel, a CD with a guest's first settings, a hook. What is not taken is
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import shutil
+import stat
 import tarfile
 from dataclasses import dataclass, field
 
@@ -117,6 +119,25 @@ def pack(vm: Machine, names: Sequence[str], file: IO[bytes]) -> None:
         for name in names:
             with open(owner.opened(vm, os.path.join(vm.directory, name)), "rb") as source:
                 tar.addfile(tar.gettarinfo(name, name, source), source)
+
+
+def is_same(vm: Machine, names: Sequence[str], file: IO[bytes]) -> bool:
+    """True if a tar of `pack` holds just these files, with what is in them now."""
+    found = {}
+    try:
+        with tarfile.open(fileobj=file, mode="r|") as tar:
+            for member in tar:
+                source = tar.extractfile(member)
+                content = hashlib.file_digest(source, "sha256").digest() if source else b""  # type: ignore[arg-type]
+                found[member.name] = (stat.S_IMODE(member.mode), content)
+    except (tarfile.TarError, EOFError, UnicodeError):
+        return False
+    now = {}
+    for name in names:
+        with open(owner.opened(vm, os.path.join(vm.directory, name)), "rb") as each:
+            mode = stat.S_IMODE(os.fstat(each.fileno()).st_mode)
+            now[name] = (mode, hashlib.file_digest(each, "sha256").digest())
+    return found == now
 
 
 def unpack(path: str, place: Callable[[str], str | None], label: str) -> None:

@@ -36,6 +36,7 @@ from qvmsh.machine import (
     tools,
 )
 from qvmsh.machine.archive_settings import SETTINGS, gather, pack
+from qvmsh.machine.archive_settings import is_same as is_same_settings
 from qvmsh.machine.archives import PART, Archive, Part, Point
 from qvmsh.machine.changes import tag_id, tags_of
 from qvmsh.machine.drives import MAIN, Drive
@@ -149,6 +150,8 @@ class Writer:
         """The archive of the present base, or a new one."""
         own = identity.uuid_of(self.vm)
         every = self.job.shelf.archives()
+        times = [point.time for each in every if each.uuid in ("", own) for point in each.done]
+        self._newest = max(times, default=0.0)
         for each in reversed(every):
             if each.uuid in ("", own) and self._is_of_base(each):
                 each.uuid, each.directory = own, self.vm.directory
@@ -180,8 +183,8 @@ class Writer:
         return True
 
     def unchanged(self) -> tuple[Archive, Point] | None:
-        """The newest state, if it is what the disks hold now, as far as their files tell."""
-        if self.is_new or self.job.wish.delvm or not self.archive.done:
+        """The newest state, if it holds the settings and, as far as their files tell, the disks of now."""
+        if self.is_new or self.job.wish.delvm or self.job.wish.is_full or not self.archive.done:
             return None
         last = self.archive.done[-1]
         for drive in self.taken:
@@ -193,7 +196,23 @@ class Writer:
         names = self.store.names(self.archive.folder)
         if any(names.get(part.name) != part.stored_bytes for part in self.archive.parts([last])):
             return None  # that state is damaged
-        return self.archive, last
+        now = [Part(each.role, each.name, each.format, self._source(each.path)) for each in self.taken]
+        is_same = _disks([*now, *self.point.parts]) == _disks(last.parts) and self._has_settings(last)
+        return (self.archive, last) if is_same else None
+
+    def _has_settings(self, point: Point) -> bool:
+        """True if a state holds the settings as they are now."""
+        part = point.part(SETTINGS)
+        if part is None:
+            return False
+        with (
+            self.store.reader(self.archive.folder, part.name) as fd,
+            open(fd, "rb", closefd=False) as file,
+        ):
+            is_same = is_same_settings(self.vm, self._settings.names, file)
+            while file.read(1 << 20):  # another host's program waits until all is read
+                pass
+        return is_same
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -355,6 +374,8 @@ class Writer:
         if compression:
             part.name += transfer.COMPRESSORS[compression].suffix
         name = part.name if self.is_new else part.name + PART
+        if not self.is_new:
+            self._renames.append(part.name)  # before its first byte, so that `_undo` knows it
         title = title or f"archiving {os.path.basename(path)}"
         is_ours = os.path.basename(path).startswith(changes.STAGED)
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if is_ours else owner.opened(self.vm, path)
@@ -377,8 +398,6 @@ class Writer:
         part.size_bytes, part.source_mtime_ns = status.st_size, status.st_mtime_ns
         part.stored_bytes, part.xxh128 = sent.stored_bytes, sent.xxh128
         self.job.copied_bytes += sent.stored_bytes
-        if not self.is_new:
-            self._renames.append(part.name)
         if part.format == "qcow2" and not compression and not part.of:
             self._stand_beside(part, path, name, is_top=is_top)
 
@@ -459,7 +478,8 @@ class Writer:
 
     def _finish(self) -> None:
         self.point.is_done = True
-        self.point.time = time.time()
+        # the newest, though an earlier one may have been made with a clock that was wrong
+        self.point.time = max(time.time(), self._newest + 0.001)
         if self.is_new:
             self.archive.points.append(self.point)
             self.job.shelf.write(self.archive, self._folder)
@@ -483,3 +503,10 @@ class Writer:
 
     def result(self) -> tuple[Archive, Point]:
         return self.archive, self.point
+
+
+def _disks(parts: Sequence[Part]) -> list[tuple[str, str, str, str]]:
+    """What tells whether two states are of the same disks."""
+    return sorted(
+        (each.role, each.format, each.source, each.left_out) for each in parts if each.role != SETTINGS
+    )

@@ -75,7 +75,7 @@ def archive(vm: Machine, wish: Wish) -> Archived:
             else:
                 found, point = _of_stopped(job)
             job.left = f"{found.folder}/{point.stamp} is whole, what --keep removes may be there still"
-            removed = archive_keeping.rotate(vm, job.shelf, wish)
+            removed = archive_keeping.rotate(vm, job.shelf, wish, (found.folder, point.stamp))
         owner.share(vm)
     log.note(vm, f"archived as {found.folder}/{point.stamp}")
     return Archived(

@@ -341,7 +341,7 @@ class Remote(Store):
     @contextlib.contextmanager
     def writer(self, folder: str, name: str) -> Iterator[int]:
         # what is cut off (a broken connection, a kill) never gets beyond its name for unfinished work
-        script = 'umask 077; set -C; cat > "$1" && { sync "$1" 2>/dev/null || sync; }'
+        script = 'umask 077; rm -f "$1"; set -C; cat > "$1" && { sync "$1" 2>/dev/null || sync; }'
         with subprocess.Popen(
             self._command(script, self._at(folder, name)), stdin=subprocess.PIPE, stderr=subprocess.PIPE
         ) as child:

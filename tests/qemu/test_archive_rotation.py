@@ -282,3 +282,38 @@ def test_state_that_runs_where_it_lies_stays_while_the_archive_does(vm: Vm) -> N
     (folder / ".vmrc").rename(folder / "notes.txt")  # in nobody's way, and not the archive's
     assert told(vm, "--keep", "1")[0] == every[:4]
     assert (folder / "notes.txt").exists()
+
+
+@pytest.mark.parametrize("words", [["--keep", "1"], ["--keep-days", "0.001"]])
+def test_state_just_made_stays_and_is_the_latest_though_the_clock_was_wrong(
+    blank: Blank, words: list[str]
+) -> None:
+    vm = blank()
+    write(vm, 1, "0")
+    first = name_of(archived(vm, "--create"))
+    age(vm, first, -3)
+    write(vm, 2, "0")
+    second = archived(vm, *words)
+    assert names(vm) == ([name_of(second)] if words[0] == "--keep" else [first, name_of(second)])
+    time.sleep(1.1)  # the folder's name has seconds
+    write(vm, 3, "0")
+    third = archived(vm, "--create", *words)  # in a folder of its own
+    assert third["archive"] != second["archive"]
+    assert names(vm)[-1] == name_of(third)
+    vm.ok("restore", "latest")
+    assert byte(vm, "0") == 3
+
+
+def test_state_just_made_stays_among_states_that_an_older_qvm_put_in_order(blank: Blank) -> None:
+    """Nothing has changed since a state that a wrong clock made the older one: it is what was asked for."""
+    vm = blank()
+    write(vm, 1, "0")
+    first = name_of(archived(vm, "--create"))
+    time.sleep(1.1)
+    write(vm, 2, "0")
+    second = name_of(archived(vm, "--create"))
+    age(vm, first, -3)
+    assert removed(vm, "--keep", "1") == [first]
+    assert names(vm) == [second]
+    vm.ok("restore", "--force", second)
+    assert byte(vm, "0") == 2

@@ -134,9 +134,11 @@ class SnapshotRestored(Report):
         if self.left:
             text += f"; {', '.join(self.left)} is as it was"
         if self.has_memory_left:
-            text += f"; `qvm start --loadvm {word(self.snapshot)}` goes on with its memory"
+            from qvmsh.config.words import quote
+
+            text += f"; `qvm start --loadvm {quote(self.snapshot)}` goes on with its memory"
         if self.bitmaps:
-            text += "\nthe next incremental archive will be a full one (its dirty bitmaps are gone)"
+            text += f"\n{self.machine}: the next incremental archive will be a full one (its dirty bitmaps are gone)"
         return text
 
 

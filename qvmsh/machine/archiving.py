@@ -100,7 +100,7 @@ def _require_sense(vm: Machine, wish: Wish) -> None:
         raise UsageError("archive: --drop-snapshots belongs to --create", machine=vm.name)
     for name, value in (("--keep", wish.keep), ("--keep-days", wish.keep_days)):
         if value is not None and not 0 < value < math.inf:  # a NaN is not either
-            raise UsageError(f"archive: {name} {value}: must be more than 0", machine=vm.name)
+            raise UsageError(f"archive: {name} {value:g}: must be more than 0", machine=vm.name)
     if wish.savevm:
         saved.require_name(vm, wish.savevm)
     if wish.compress:

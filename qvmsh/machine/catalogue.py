@@ -261,5 +261,10 @@ def differences(vm: Machine, given: dict[str, Any]) -> list[str]:
     for name, then in (given.get("settings") or {}).items():
         now = settings.text(name) if name in settings else ""
         if now != then:
-            found.append(f"{name} was {then or 'not set'!s}, and is {now or 'not set'!s}")
+            found.append(f"{name} was {_on_a_line(then)}, and is {_on_a_line(now)}")
     return found
+
+
+def _on_a_line(value: object) -> str:
+    """A setting's value in a sentence; that of VM_DISKS has lines."""
+    return ", ".join(line.strip() for line in str(value or "").splitlines() if line.strip()) or "not set"

@@ -366,6 +366,7 @@ def test_archive_refuses_what_makes_no_sense(blank: Blank) -> None:
     assert vm.qvm("archive", "-s", "x").status == 3
     assert vm.qvm("archive", "-d", "x").status == 3
     assert vm.qvm("restore", "latest").status == 2
+    assert "qvm: 'nix' is no archive, there is none in " in vm.qvm("restore", "nix", "../new").err
     assert vm.qvm("archive", "--verify").status == 2
     assert "no archive in" in vm.ok("archive", "--list").out
     vm.ok("start", "--no-wait")
@@ -373,6 +374,16 @@ def test_archive_refuses_what_makes_no_sense(blank: Blank) -> None:
     assert refused.status == 3
     assert "hint: `qvm archive` archives it while it runs" in refused.err
     vm.ok("archive")
+    (vm.directory / "file").touch()
+    for place, said in (
+        ("", "qvm: restore: the name of the directory is empty"),
+        ("file", "qvm: restore: file is there already, and no folder"),
+        ("file/x", f"qvm: restore: there is no folder {vm.directory}/file"),
+        ("/proc/x", "hint: no folder can be made there; choose another place"),
+    ):
+        refused = vm.qvm("restore", "latest", place)
+        assert said in refused.err, str(refused)
+        assert "make room" not in refused.err
     assert vm.qvm("restore", "latest").status == 3
     vm.ok("kill")
     vm.ok("start", "--no-wait", "--disposable")

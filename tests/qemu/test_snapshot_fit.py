@@ -101,7 +101,9 @@ def test_disk_that_was_plugged_in_since_is_left_after_a_stop(two: Vm) -> None:
         ) in refused.err
     two.ok("kill")
     write(two, DATA, 2)
-    assert "; disk2 is as it was" in two.ok("snapshot", "restore", "--force", "old one").out
+    forced = two.ok("snapshot", "restore", "--force", "old one")
+    assert "; disk2 is as it was" in forced.out
+    assert f"VM_DISKS was {DATA}, and is {DATA}, {MORE}:qcow2: the memory" in forced.err
     assert holds(two, DATA, 1)
 
 

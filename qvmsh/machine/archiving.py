@@ -35,10 +35,12 @@ from qvmsh.machine import (
     saved,
     state,
     tools,
+    volumes,
 )
 from qvmsh.machine.archive_reports import Archived
 from qvmsh.machine.archive_writer import ROOM_BYTES, Job, Wish, Writer
 from qvmsh.machine.archives import Archive, Point
+from qvmsh.machine.catalogue import Catalogue
 from qvmsh.machine.drives import Drive
 from qvmsh.qemu import image
 
@@ -182,8 +184,19 @@ def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
             finally:
                 os.close(fd)
             images.make_overlay(vm, layers)
+            _forget(vm, [each.name for each in tags])
     finally:
         interrupted.end(vm)
+
+
+def _forget(vm: Machine, names: Sequence[str]) -> None:
+    """What was known of snapshots that have gone with the overlay, and that no other disk holds."""
+    disks = [each for each in volumes.configured(vm) if each.format == "qcow2"]
+    left = {tag.name for each in disks for tag in chain.snapshots_in(each.path)}
+    known = Catalogue.read(vm)
+    for name in names:
+        if name in known.entries and name not in left:
+            known.remove(name)
 
 
 # A machine that runs

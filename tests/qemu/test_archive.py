@@ -179,6 +179,30 @@ def test_archive_create_commits_only_what_a_commit_does_not_falsify(blank: Blank
     assert byte(vm, "1M", "other.qcow2") == 0
 
 
+def known(vm: Vm) -> dict[str, str | None]:
+    """The snapshots that the list shows, each with its parent; none is stale."""
+    rows = json.loads(vm.ok("snapshot", "list", "--json").out)["snapshots"]
+    assert not [row["name"] for row in rows if row["stale"]]
+    return {row["name"]: row["parent"] or None for row in rows}
+
+
+def test_nothing_is_told_of_snapshots_that_the_copy_or_the_commit_has_dropped(blank: Blank) -> None:
+    vm = blank(VM_DISKS="data.qcow2")
+    img(vm, "qemu-img", "create", "-q", "-f", "qcow2", "data.qcow2", "1M")
+    for name in ("a", "b", "c"):
+        vm.ok("snapshot", "save", name)
+    vm.ok("archive", "--delvm", "b")
+    assert known(vm) == {"a": None, "b": "a", "c": "b"}
+    vm.ok("restore", "latest", "../twin")
+    twin = Vm(vm.world, vm.directory.parent / "twin")
+    assert known(twin) == {"a": None, "c": "a"}
+    vm.ok("restore", "--force", "latest")
+    assert known(vm) == {"a": None, "c": "a"}
+    img(vm, "qemu-img", "snapshot", "-d", "a", "data.qcow2")
+    vm.ok("archive", "--create", "--drop-snapshots")
+    assert known(vm) == {"c": None}  # on the other disk it still is
+
+
 def test_archive_running_whole_then_changes_only_each_restores_exactly(blank: Blank) -> None:
     """With internal snapshots, over a stop and a kill of QEMU; a raw disk and a qcow2 disk beside."""
     vm = blank(VM_DISKS="data.raw:raw:ro")

@@ -140,6 +140,7 @@ def test_qemu_that_ends_meanwhile_is_told_with_what_to_do(vm: Vm) -> None:
     assert child.returncode == 1
     assert "qvm: demo: QEMU went away during snapshot-save\n" in said
     assert "\nhint: `qvm status` tells what is left of it" in said
+    vm.ok("start", "--no-wait")
 
 
 def test_ctrl_c_waits_for_qemu_and_then_all_is_whole(vm: Vm) -> None:

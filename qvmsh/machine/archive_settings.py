@@ -13,6 +13,7 @@ name: a kernel, a CD with a guest's first settings, a hook. What is not taken is
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import os
 import shutil
@@ -25,6 +26,7 @@ from qvmsh.errors import ImageError
 from qvmsh.host import files as host_files
 from qvmsh.machine import drives, owner
 from qvmsh.machine.archives import PART
+from qvmsh.machine.catalogue import Catalogue
 from qvmsh.qemu.drives import pairs
 
 TYPE_CHECKING = False
@@ -113,12 +115,27 @@ def is_lasting(name: str) -> bool:
     )  # fmt: skip
 
 
-def pack(vm: Machine, names: Sequence[str], file: IO[bytes]) -> None:
-    """Write the tar."""
+def pack(vm: Machine, names: Sequence[str], file: IO[bytes], *, without: str = "") -> None:
+    """Write the tar.
+
+    Args:
+        without: a snapshot that is not in the copy, so nothing is told of it.
+    """
+    known = Catalogue.read(vm) if without else None
+    if known and without in known.entries:
+        known.forget(without)
+    else:
+        known = None
     with tarfile.open(fileobj=file, mode="w", dereference=True) as tar:
         for name in names:
             with open(owner.opened(vm, os.path.join(vm.directory, name)), "rb") as source:
-                tar.addfile(tar.gettarinfo(name, name, source), source)
+                info = tar.gettarinfo(name, name, source)
+                if known and name == STATE[1]:
+                    text = known.text().encode()
+                    info.size = len(text)
+                    tar.addfile(info, io.BytesIO(text))
+                else:
+                    tar.addfile(info, source)
 
 
 def is_same(vm: Machine, names: Sequence[str], file: IO[bytes]) -> bool:

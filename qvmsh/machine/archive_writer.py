@@ -472,7 +472,7 @@ class Writer:
         with host_files.Removed(path):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             with open(fd, "wb") as file:
-                pack(self.vm, self._settings.names, file)
+                pack(self.vm, self._settings.names, file, without=self.job.wish.delvm)
             self._put(part, path, "", title="archiving the settings")
         self.point.parts.append(part)
 

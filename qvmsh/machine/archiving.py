@@ -35,10 +35,12 @@ from qvmsh.machine import (
     saved,
     state,
     tools,
+    volumes,
 )
 from qvmsh.machine.archive_reports import Archived
 from qvmsh.machine.archive_writer import ROOM_BYTES, Job, Wish, Writer
 from qvmsh.machine.archives import Archive, Point
+from qvmsh.machine.catalogue import Catalogue
 from qvmsh.machine.drives import Drive
 from qvmsh.qemu import image
 
@@ -103,7 +105,7 @@ def _require_sense(vm: Machine, wish: Wish) -> None:
         raise UsageError("archive: --drop-snapshots belongs to --create", machine=vm.name)
     for name, value in (("--keep", wish.keep), ("--keep-days", wish.keep_days)):
         if value is not None and not 0 < value < math.inf:  # a NaN is not either
-            raise UsageError(f"archive: {name} {value}: must be more than 0", machine=vm.name)
+            raise UsageError(f"archive: {name} {value:g}: must be more than 0", machine=vm.name)
     if wish.savevm:
         saved.require_name(vm, wish.savevm)
     if wish.compress:
@@ -185,8 +187,19 @@ def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
             finally:
                 os.close(fd)
             images.make_overlay(vm, layers)
+            _forget(vm, [each.name for each in tags])
     finally:
         interrupted.end(vm)
+
+
+def _forget(vm: Machine, names: Sequence[str]) -> None:
+    """What was known of snapshots that have gone with the overlay, and that no other disk holds."""
+    disks = [each for each in volumes.configured(vm) if each.format == "qcow2"]
+    left = {tag.name for each in disks for tag in chain.snapshots_in(each.path)}
+    known = Catalogue.read(vm)
+    for name in names:
+        if name in known.entries and name not in left:
+            known.remove(name)
 
 
 # A machine that runs

@@ -83,7 +83,8 @@ def resize(vm: Machine, name: str, wanted: str, *, is_shrinking: bool) -> DiskDo
             diskwork.run(vm, [*words, image.safe_name(disk.path), str(after)], f"resize {disk.id}")
             diskwork.sync(disk.path)
     log.note(vm, f"resized {disk.id} from {before} to {after} bytes")
-    return DiskDone(vm.name, disk, f"{size(before)} -> {size(after)}; file systems in it are as they were")
+    left = "what lay behind is cut off" if after < before else "file systems in it are as they were"
+    return DiskDone(vm.name, disk, f"{size(before)} -> {size(after)}; {left}")
 
 
 @log.failures

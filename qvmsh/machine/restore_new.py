@@ -83,7 +83,11 @@ def new(
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
             raise UsageError(f"restore: {name} has just been made by somebody else") from None
-        hint = "nothing was left behind; make room if the disk is full"
+        hint = "nothing was left behind"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint += "; make room"
+        if error.errno == errno.ENOENT:
+            hint = "no folder can be made there; choose another place"
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             hint = "choose a place that you can write to"
         raise QvmError(f"cannot restore into {final}: {error.strerror}", hint=hint) from error

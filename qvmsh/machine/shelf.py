@@ -101,6 +101,8 @@ class Shelf:
             why = error.strerror if isinstance(error, OSError) else error.__class__.__name__
             if isinstance(error, ValueError):
                 why = str(error)
+            if isinstance(error, json.JSONDecodeError):
+                why = f"it is no JSON (line {error.lineno}, column {error.colno})"
             raise QvmError(
                 f"{self.store.shown}/{folder}/{MANIFEST} cannot be read: {printable(str(why))}",
                 hint="the archive was damaged, or is another user's; the other archives are not concerned",
@@ -166,7 +168,8 @@ class Shelf:
             if not pairs or f"/{folder}/" in error.what:
                 raise error
         if not pairs:
-            raise UsageError(f"there is no archive in {self.store.shown}", hint="`qvm archive` makes one")
+            what = "there is no archive" if word == "latest" else f"{word!r} is no archive, there is none"
+            raise UsageError(f"{what} in {self.store.shown}", hint="`qvm archive` makes one")
         if word == "latest":
             return next((pair for pair in reversed(pairs) if self.is_own(pair[0])), pairs[-1])
         exact = [pair for pair in pairs if pair[0].folder == folder and stamp in ("", pair[1].stamp)]

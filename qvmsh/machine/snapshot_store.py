@@ -215,8 +215,12 @@ class Live(Store):
     def _job(self, command: str, arguments: dict[str, object], watch: Watch | None = None) -> None:
         try:
             Jobs(self.exchange, watch).job(command, arguments)
-        except OSError as error:
-            raise QmpError(f"QEMU went away during {command}: {error}", machine=self.vm.name) from None
+        except OSError:
+            raise QmpError(
+                f"QEMU went away during {command}",
+                machine=self.vm.name,
+                hint="`qvm status` tells what is left of it, `qvm logs` why; `qvm start` starts it again",
+            ) from None
 
     def require_no_number(self, tag: str) -> None:
         """QEMU takes a name for a number first: refuse a name that is another snapshot's number.

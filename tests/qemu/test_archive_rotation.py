@@ -96,6 +96,8 @@ def test_keep_of_nothing_or_of_no_number_is_refused(blank: Blank, words: list[st
     refused = vm.qvm("archive", *words)
     assert refused.status == 2, str(refused)
     assert "Traceback" not in refused.err
+    assert "0 or more" not in refused.err
+    assert "0.0" not in refused.err
     assert names(vm) == before
 
 

@@ -125,10 +125,22 @@ def test_others_are_told_who_is_at_work_while_qemu_answers_nobody(vm: Vm) -> Non
         for words in (["save", "b"], ["restore", "old"], ["delete", "old"]):
             refused = vm.qvm("snapshot", *words)
             assert refused.status == 3
-            assert f"`qvm snapshot save`, pid {child.pid}, since " in refused.err
+            other = f"`qvm snapshot {words[0]}` cannot begin: `qvm snapshot save`, pid {child.pid}, since "
+            assert other in refused.err
     assert child.wait(DEADLINE_S) == 0
     child.communicate()
     assert names(vm) == ["old", "a"]
+
+
+def test_qemu_that_ends_meanwhile_is_told_with_what_to_do(vm: Vm) -> None:
+    child = vm.world.popen("snapshot", "save", "a", cwd=vm.directory)
+    with contextlib.suppress(ProcessLookupError), held(vm, 8 << 20):
+        os.kill(vm.pid, signal.SIGKILL)
+    _, said = child.communicate(timeout=DEADLINE_S)
+    assert child.returncode == 1
+    assert "qvm: demo: QEMU went away during snapshot-save\n" in said
+    assert "\nhint: `qvm status` tells what is left of it" in said
+    vm.ok("start", "--no-wait")
 
 
 def test_ctrl_c_waits_for_qemu_and_then_all_is_whole(vm: Vm) -> None:

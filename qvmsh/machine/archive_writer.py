@@ -196,7 +196,7 @@ class Writer:
         names = self.store.names(self.archive.folder)
         if any(names.get(part.name) != part.stored_bytes for part in self.archive.parts([last])):
             return None  # that state is damaged
-        now = [Part(each.role, each.name, each.format, self._source(each.path)) for each in self.taken]
+        now = [Part(each.role, each.name, each.format, self.source_of(each.path)) for each in self.taken]
         is_same = _disks([*now, *self.point.parts]) == _disks(last.parts) and self._has_settings(last)
         return (self.archive, last) if is_same else None
 

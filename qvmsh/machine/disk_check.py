@@ -13,7 +13,6 @@ import os
 from qvmsh.errors import ImageError, QvmError
 from qvmsh.machine import (
     chain,
-    changes,
     diskwork,
     launch,
     state,
@@ -85,7 +84,7 @@ def _checked(vm: Machine, path: str, kind: str, *, is_live: bool, is_repairing: 
                 row["note"] = next(iter(error.details), "")
             if sound.corruptions and kind == "qcow2":  # what has become zeros, no bitmap tells
                 with contextlib.suppress(QvmError):
-                    image.remove_bitmaps(program, path, changes.BITMAP)
+                    diskwork.forget_changes(vm, path)
             diskwork.sync(path)
             after = imagecheck.check(program, path, kind)
             if after is not None and not after.corruptions:

@@ -15,7 +15,6 @@ from qvmsh.errors import QmpError, StateError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.machine import (
     chain,
-    changes,
     diskwork,
     guest,
     launch,
@@ -78,7 +77,7 @@ def resize(vm: Machine, name: str, wanted: str, *, is_shrinking: bool) -> DiskDo
         else:
             diskwork.require_ready(vm, disk)
             if after < before and disk.format == "qcow2":  # no bitmap tells of what comes back empty
-                image.remove_bitmaps(tools.qemu_img(vm), disk.path, changes.BITMAP)
+                diskwork.forget_changes(vm, disk.path)
             words = ["resize", "-q", "-f", disk.format, *(["--shrink"] if after < before else [])]
             diskwork.run(vm, [*words, image.safe_name(disk.path), str(after)], f"resize {disk.id}")
             diskwork.sync(disk.path)

@@ -16,6 +16,7 @@ import os
 from qvmsh.errors import ImageError, QvmError, StateError, UsageError
 from qvmsh.machine import (
     chain,
+    changes,
     owner,
     saved,
     state,
@@ -110,6 +111,11 @@ def run(vm: Machine, words: list[str], what: str, after: str = "") -> None:
         error.machine = vm.name
         error.details = (*error.details, after) if after else error.details
         raise
+
+
+def forget_changes(vm: Machine, path: str) -> None:
+    """Its content has changed in a way that no bitmap tells: the next archive of the image is whole."""
+    image.remove_bitmaps(tools.qemu_img(vm), path, changes.BITMAP, owner.acting(vm))
 
 
 def sync(path: str) -> None:

@@ -216,7 +216,7 @@ def snapshots(program: str, path: str) -> list[str]:
     return [each["name"] for each in loads(text).get("snapshots", [])]
 
 
-def remove_bitmaps(program: str, path: str, prefix: str = "") -> None:
+def remove_bitmaps(program: str, path: str, prefix: str = "", account: Account | None = None) -> None:
     """Remove the dirty bitmaps (whose names begin so) of a qcow2 image that nobody has open.
 
     They tell what has changed since a backup: nothing true any more once another state is put back,
@@ -225,11 +225,14 @@ def remove_bitmaps(program: str, path: str, prefix: str = "") -> None:
     from qvmsh.qemu.qmp import loads
 
     what = f"remove the dirty bitmaps of {os.path.basename(path)}"
-    text = run(program, ["info", "-U", "--output=json", "-f", "qcow2", safe_name(path)], what=what)
-    details = loads(text).get("format-specific", {}).get("data", {})
+    asked = ["info", "-U", "--output=json", "-f", "qcow2", safe_name(path)]
+    details = (
+        loads(run(program, asked, what=what, account=account)).get("format-specific", {}).get("data", {})
+    )
     for each in details.get("bitmaps", []):
         if each["name"].startswith(prefix):
-            run(program, ["bitmap", "--remove", "-f", "qcow2", safe_name(path), each["name"]], what=what)
+            words = ["bitmap", "--remove", "-f", "qcow2", safe_name(path), each["name"]]
+            run(program, words, what=what, account=account)
 
 
 def in_use(path: str, machine: str | None) -> ImageError:

@@ -110,7 +110,7 @@ class Machine(machine.Machine):
     def known(cls, *labels: str, environ: Mapping[str, str] | None = None) -> list[Self]:
         """Give the machines that this user has used and that have all of `labels` (VM_LABELS)."""
         environ = os.environ if environ is None else environ
-        found = [cls(each, environ=environ) for each in known.machines(environ).values()]
+        found = [cls(each, environ=environ) for each in known.directories(environ)]
         return [vm for vm in found if set(labels) <= set(known.labels(vm))]
 
     @classmethod

@@ -156,7 +156,7 @@ class Stage:
         if not self.io.shows_stages:
             return
         took = time.monotonic() - self.began
-        mark = "failed" if kind else f"{took:.1f} s"
+        mark = cut_off(kind) or f"{took:.1f} s"
         note = f", {self.note}" if self.note and not kind else ""
         begin = "\r" if self.io.is_mid_line else ""
         self.io.is_mid_line = False
@@ -166,6 +166,13 @@ class Stage:
 
 QUIET = Io(capture=True, level=0)
 """What a library user gets: nothing is printed but what is asked for."""
+
+
+def cut_off(kind: type[BaseException] | None) -> str:
+    """How a step is marked that such an exception has ended; "" without one."""
+    if kind is None:
+        return ""
+    return "failed" if issubclass(kind, Exception) else "interrupted"  # Ctrl-C, SIGTERM, a shell's end
 
 
 def tell(stream: TextIO, text: str, end: str = "\n") -> None:

@@ -261,7 +261,7 @@ class _Line:
         from qvmsh.machine.machine import Machine
 
         counts: dict[str, int] = {}
-        for directory in known.machines(self.surroundings.environ).values():
+        for directory in known.directories(self.surroundings.environ):
             for label in known.labels(Machine(directory, environ=self.surroundings.environ)):
                 counts[label] = counts.get(label, 0) + 1
         return [(label, f"{count} machines" if count > 1 else "") for label, count in sorted(counts.items())]

@@ -313,7 +313,9 @@ def _unknown(words: list[str]) -> UsageError:
     first = words[0]
     longer = sorted(verb for verb in COMMANDS if verb.startswith(first + " "))
     if longer:
-        return UsageError(f"{first}: which one?", hint="`qvm " + "`, `qvm ".join(longer) + "`")
+        is_unknown = words[1:] and not words[1].startswith("-")
+        what = f"{words[1]!r} is no verb of {first}" if is_unknown else f"{first}: which one?"
+        return UsageError(what, hint="`qvm " + "`, `qvm ".join(longer) + "`")
     near = parse.suggestion(first, known)
     if near:
         hint = f"did you mean `qvm {near}`?"

@@ -200,8 +200,10 @@ def _number(verb: str, flag: str, kind: str, value: str) -> int | float:
     except ValueError:
         what = "a whole number" if kind == "integer" else "a number"
         raise UsageError(f"{verb}: {flag} {value}: must be {what}") from None
-    if number != number or number < 0 or number in (float("inf"),):
-        raise UsageError(f"{verb}: {flag} {value}: must be 0 or more, and finite")
+    if number != number or abs(number) == float("inf"):
+        raise UsageError(f"{verb}: {flag} {value}: must be finite")
+    if number < 0:
+        raise UsageError(f"{verb}: {flag} {value}: must not be negative")
     return number
 
 

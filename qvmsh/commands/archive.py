@@ -51,7 +51,8 @@ def archive(
         state: with --verify, the archive, or one state of it (the newest one).
         create: with the machine off, commit the overlay into the base first, and begin a new archive.
             An overlay with snapshots is not committed: the commit would falsify them.
-        savevm: put a snapshot with the guest's memory into the archived state.
+        savevm: put a snapshot with the guest's memory into the archived state; it stays in the machine,
+            and takes the place of one that has this name.
         delvm: remove this snapshot from the copy; the machine keeps it.
         compress: compress the copy: xz, gzip, bzip2, lz4, zstd.
         compress_base: with --compress, the base too.

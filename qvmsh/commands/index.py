@@ -42,7 +42,8 @@ COMMANDS = {'allow': ('allow',
                'text',
                ('-s', '--savevm'),
                'NAME',
-               "put a snapshot with the guest's memory into the archived state",
+               "put a snapshot with the guest's memory into the archived state; it stays in the machine, "
+               'and takes the place of one that has this name',
                (),
                None,
                ('list', 'verify'),
@@ -1030,8 +1031,9 @@ COMMANDS = {'allow': ('allow',
                         'yes',
                         ('-f', '--force'),
                         '',
-                        'although hardware or disks are not those of then; what cannot be loaded is '
-                        'undone, and disks that were none of the machine then are left as they are',
+                        'although hardware or disks are not those of then. While it is on, what cannot be '
+                        'loaded is undone; while it is off, disks that were none of the machine then are '
+                        'left as they are',
                         (),
                         None,
                         (),

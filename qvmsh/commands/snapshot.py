@@ -71,8 +71,8 @@ def snapshot_restore(
 
     Args:
         name: of the snapshot.
-        force: although hardware or disks are not those of then; what cannot be loaded is undone, and disks
-            that were none of the machine then are left as they are.
+        force: although hardware or disks are not those of then. While it is on, what cannot be loaded is
+            undone; while it is off, disks that were none of the machine then are left as they are.
         wait: do not wait until the guest answers.
 
     Raises:

@@ -15,6 +15,7 @@ import errno
 import fcntl
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import threading
@@ -253,8 +254,18 @@ def write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
+def _ending_with_us() -> list[str]:
+    """Words in front of a program that is of no use without us: the kernel ends it if we are killed.
+
+    Source: setpriv(1) of util-linux, PR_SET_PDEATHSIG; without it the program's next write ends it.
+    """
+    found = shutil.which("setpriv")
+    return [found, "--pdeathsig", "KILL", "--"] if found else []
+
+
 def _through(argv: list[str], source: int, target: int, tell: Tell, checkpoint: Callable[[], None]) -> Sent:
     """Have a program read `source`; store and hash what it writes."""
+    argv = [*_ending_with_us(), *argv]
     with subprocess.Popen(argv, stdin=source, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         assert child.stdout is not None
         assert child.stderr is not None
@@ -271,8 +282,19 @@ def _through(argv: list[str], source: int, target: int, tell: Tell, checkpoint: 
             raise
         words = child.stderr.read().decode(errors="replace").splitlines()
         if child.wait():
+            _require_no_interruption(child.returncode)
             raise QvmError(f"{argv[0]} failed ({child.returncode})", details=words[-3:])
     return Sent(total, found.hexdigest())
+
+
+def _require_no_interruption(status: int) -> None:
+    """A terminal's Ctrl-C ends the program too; in a thread it is the first who notices.
+
+    Raises:
+        KeyboardInterrupt: it has.
+    """
+    if status == -signal.SIGINT:
+        raise KeyboardInterrupt
 
 
 def _position(fd: int) -> int:
@@ -296,7 +318,7 @@ def fetch(
         return send(source, target, tell, checkpoint)
     if not compression:
         return _stream(source, target, tell, checkpoint)
-    argv = [compressor(compression)[0], "-d", "-q", "-c"]
+    argv = [*_ending_with_us(), compressor(compression)[0], "-d", "-q", "-c"]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=target, stderr=subprocess.PIPE) as child:
         assert child.stdin is not None
         assert child.stderr is not None
@@ -311,6 +333,7 @@ def fetch(
         child.stdin = None
         words = child.stderr.read().decode(errors="replace").splitlines()
         if child.wait():
+            _require_no_interruption(child.returncode)
             raise QvmError(f"{argv[0]} cannot decompress it", details=words[-3:])
     return sent
 

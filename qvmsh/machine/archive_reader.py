@@ -176,7 +176,7 @@ class Reader:
             ImageError: something of it is missing.
         """
         found: list[Part] = []
-        for point in self.archive.chain(self.point):
+        for point in self.archive.chain(self.point, role):
             part = _part(point, role)
             found = [*found, part] if part.of else [part]
         if found[0].of:

@@ -12,9 +12,12 @@ name: a kernel, a CD with a guest's first settings, a hook. What is not taken is
 
 from __future__ import annotations
 
+import hashlib
+import io
 import itertools
 import os
 import shutil
+import stat
 import tarfile
 from dataclasses import dataclass, field
 
@@ -23,6 +26,7 @@ from qvmsh.errors import ImageError
 from qvmsh.host import files as host_files
 from qvmsh.machine import drives, owner
 from qvmsh.machine.archives import PART
+from qvmsh.machine.catalogue import Catalogue
 from qvmsh.qemu.drives import pairs
 
 TYPE_CHECKING = False
@@ -111,12 +115,46 @@ def is_lasting(name: str) -> bool:
     )  # fmt: skip
 
 
-def pack(vm: Machine, names: Sequence[str], file: IO[bytes]) -> None:
-    """Write the tar."""
+def pack(vm: Machine, names: Sequence[str], file: IO[bytes], *, without: str = "") -> None:
+    """Write the tar.
+
+    Args:
+        without: a snapshot that is not in the copy, so nothing is told of it.
+    """
+    known = Catalogue.read(vm) if without else None
+    if known and without in known.entries:
+        known.forget(without)
+    else:
+        known = None
     with tarfile.open(fileobj=file, mode="w", dereference=True) as tar:
         for name in names:
             with open(owner.opened(vm, os.path.join(vm.directory, name)), "rb") as source:
-                tar.addfile(tar.gettarinfo(name, name, source), source)
+                info = tar.gettarinfo(name, name, source)
+                if known and name == STATE[1]:
+                    text = known.text().encode()
+                    info.size = len(text)
+                    tar.addfile(info, io.BytesIO(text))
+                else:
+                    tar.addfile(info, source)
+
+
+def is_same(vm: Machine, names: Sequence[str], file: IO[bytes]) -> bool:
+    """True if a tar of `pack` holds just these files, with what is in them now."""
+    found = {}
+    try:
+        with tarfile.open(fileobj=file, mode="r|") as tar:
+            for member in tar:
+                source = tar.extractfile(member)
+                content = hashlib.file_digest(source, "sha256").digest() if source else b""  # type: ignore[arg-type]
+                found[member.name] = (stat.S_IMODE(member.mode), content)
+    except (tarfile.TarError, EOFError, UnicodeError):
+        return False
+    now = {}
+    for name in names:
+        with open(owner.opened(vm, os.path.join(vm.directory, name)), "rb") as each:
+            mode = stat.S_IMODE(os.fstat(each.fileno()).st_mode)
+            now[name] = (mode, hashlib.file_digest(each, "sha256").digest())
+    return found == now
 
 
 def unpack(path: str, place: Callable[[str], str | None], label: str) -> None:

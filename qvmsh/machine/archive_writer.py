@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import time
 from dataclasses import dataclass, field
 
@@ -35,10 +36,11 @@ from qvmsh.machine import (
     tools,
 )
 from qvmsh.machine.archive_settings import SETTINGS, gather, pack
+from qvmsh.machine.archive_settings import is_same as is_same_settings
 from qvmsh.machine.archives import PART, Archive, Part, Point
 from qvmsh.machine.changes import tag_id, tags_of
 from qvmsh.machine.drives import MAIN, Drive
-from qvmsh.machine.shelf import Shelf
+from qvmsh.machine.shelf import UNFINISHED, Shelf, is_plain
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
     from qvmsh.machine.stores import Store
 
 ROOM_BYTES = 1 << 20
+NAME_BYTES = 240
+"""How long a file's name in an archive may be before the suffixes of a compression and of unfinished work."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,8 @@ class Job:
     said: list[str] = field(default_factory=list)
     copied_bytes: int = 0
     pause_s: float = 0.0
+    left: str = "the machine and its archives are as they were"
+    """What holds if it is interrupted now."""
 
     @property
     def store(self) -> Store:
@@ -103,7 +109,7 @@ class Writer:
             stamp = archives.stamp_of(archives.seconds(stamp) + 1)
         if self.is_new:
             stamp = self.archive.stamp
-        self.point = Point(stamp, time.time(), consistency, [], is_done=False)
+        self.point = Point(stamp, time.time(), consistency, [], is_done=False, id=secrets.token_hex(8))
         layers = [path for below in self._below.values() for path, _ in below]
         for path in (*(each.path for each in self.taken), *layers):
             if image.header(path).has_data_file:
@@ -114,12 +120,12 @@ class Writer:
                 )
         self._settings = gather(self.vm, found, [*layers, images.Layers(self.vm).seed])
         self.point.parts = [
-            Part(each.role, "", each.format, self._source(each.path), left_out=each.left_out)
+            Part(each.role, "", each.format, self.source_of(each.path), left_out=each.left_out)
             for each in found
-            if each.left_out and self._source(each.path) not in self._settings.names
+            if each.left_out and self.source_of(each.path) not in self._settings.names
         ]
         known = {each.source for each in self.point.parts}
-        left = [(self._source(path), why) for path, why in self._settings.left_out]
+        left = [(self.source_of(path), why) for path, why in self._settings.left_out]
         self.point.parts += [
             Part(f"file{at}", "", "raw", source, left_out=why)
             for at, (source, why) in enumerate(left, start=1)
@@ -129,12 +135,14 @@ class Writer:
             job.said.append(f"{each.source} is not in the archive: {each.left_out}")
         self._folder = job.shelf.part_folder(self.archive.folder) if self.is_new else self.archive.folder
         self._renames: list[str] = []
+        self._names: dict[tuple[str, int], str] = {}
         self._has_layers = False
         self.work: dict[str, Any] = {}
         self.changes_only: set[str] = set()
         """Roles of the disks of which only changes are copied."""
 
-    def _source(self, path: str) -> str:
+    def source_of(self, path: str) -> str:
+        """The place of a file as an archive notes it: from the machine's directory, or absolute."""
         inside = os.path.relpath(path, self.vm.directory)
         return os.path.realpath(path) if inside.startswith("..") else inside
 
@@ -142,6 +150,8 @@ class Writer:
         """The archive of the present base, or a new one."""
         own = identity.uuid_of(self.vm)
         every = self.job.shelf.archives()
+        times = [point.time for each in every if each.uuid in ("", own) for point in each.done]
+        self._newest = max(times, default=0.0)
         for each in reversed(every):
             if each.uuid in ("", own) and self._is_of_base(each):
                 each.uuid, each.directory = own, self.vm.directory
@@ -173,8 +183,8 @@ class Writer:
         return True
 
     def unchanged(self) -> tuple[Archive, Point] | None:
-        """The newest state, if it is what the disks hold now, as far as their files tell."""
-        if self.is_new or self.job.wish.delvm or not self.archive.done:
+        """The newest state, if it holds the settings and, as far as their files tell, the disks of now."""
+        if self.is_new or self.job.wish.delvm or self.job.wish.is_full or not self.archive.done:
             return None
         last = self.archive.done[-1]
         for drive in self.taken:
@@ -186,7 +196,23 @@ class Writer:
         names = self.store.names(self.archive.folder)
         if any(names.get(part.name) != part.stored_bytes for part in self.archive.parts([last])):
             return None  # that state is damaged
-        return self.archive, last
+        now = [Part(each.role, each.name, each.format, self.source_of(each.path)) for each in self.taken]
+        is_same = _disks([*now, *self.point.parts]) == _disks(last.parts) and self._has_settings(last)
+        return (self.archive, last) if is_same else None
+
+    def _has_settings(self, point: Point) -> bool:
+        """True if a state holds the settings as they are now."""
+        part = point.part(SETTINGS)
+        if part is None:
+            return False
+        with (
+            self.store.reader(self.archive.folder, part.name) as fd,
+            open(fd, "rb", closefd=False) as file,
+        ):
+            is_same = is_same_settings(self.vm, self._settings.names, file)
+            while file.read(1 << 20):  # another host's program waits until all is read
+                pass
+        return is_same
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -197,14 +223,8 @@ class Writer:
                 self.store.remove_folder(self._folder)
                 self.store.make(self._folder)
             else:
-                kind = self.job.wish.compress
-                end = transfer.COMPRESSORS[kind].suffix if kind else ""
-                self.point.parts += [
-                    Part(each.role, self._name(each) + end, each.format) for each in self.taken
-                ] + [Part(SETTINGS, self._settings_name(), "tar")]
                 self.archive.points.append(self.point)
-                self.job.shelf.write(self.archive)
-                self.point.parts = [each for each in self.point.parts if each.left_out]
+                self._announce()
             self.put_layers()
             yield
             self._put_settings()
@@ -223,6 +243,24 @@ class Writer:
             with process.Shielded():
                 if cut.is_whole(self.work):
                     interrupted.end(self.vm)
+
+    def announce_changes(self, roles: set[str]) -> None:
+        """Only changes of these disks will be copied, which are qcow2 images whatever the disk is."""
+        self.changes_only = roles
+        if any(self._changes_name(each) != self._name(each) for each in self.taken if each.role in roles):
+            self._announce()
+
+    def _announce(self) -> None:
+        """Note in the manifest what is going to be written, so that it is known if we are killed."""
+        kind = self.job.wish.compress
+        end = transfer.COMPRESSORS[kind].suffix if kind else ""
+        left_out = self.point.parts
+        self.point.parts = [*left_out, Part(SETTINGS, self._settings_name(), "tar")]
+        for each in self.taken:
+            name = self._changes_name(each) if each.role in self.changes_only else self._name(each)
+            self.point.parts.append(Part(each.role, name + end, each.format))
+        self.job.shelf.write(self.archive)
+        self.point.parts = left_out
 
     def require_room(self) -> None:
         """Refuse what cannot fit, before it is written.
@@ -256,18 +294,19 @@ class Writer:
             self.archive.layers[drive.role] = []
             for depth, (path, form) in enumerate(self._below[drive.role]):
                 name = self._layer_name(drive, path, depth)
-                part = Part(drive.role, name, form, self._source(path))
+                part = Part(drive.role, name, form, self.source_of(path))
                 self._put(part, path, kind)
                 self.archive.layers[drive.role].append(part)
 
     def put_top(self, drive: Drive) -> None:
         """The layer that the guest writes to."""
-        part = Part(drive.role, self._name(drive), drive.format, self._source(drive.path))
+        part = Part(drive.role, self._name(drive), drive.format, self.source_of(drive.path))
         path = drive.path
         with contextlib.ExitStack() as stack:
             if self.job.wish.delvm and drive.format == "qcow2":
                 path = stack.enter_context(self._staged(drive))
             self._put(part, path, self.job.wish.compress, is_top=True)
+            part.virtual_bytes = image.header(path).size_bytes if drive.format == "qcow2" else part.size_bytes
             self._note_tags(drive, part, path)
         if path != drive.path:
             part.source_mtime_ns = 0
@@ -285,8 +324,11 @@ class Writer:
         earlier = self.archive.point(since)
         below = earlier.part(drive.role) if earlier else None
         assert below is not None
-        stem = os.path.splitext(self._name(drive))[0]
-        part = Part(drive.role, f"{stem}.qcow2", "qcow2", self._source(drive.path), of=since, tags=below.tags)
+        source, size = self.source_of(drive.path), image.header(path).size_bytes
+        part = Part(
+            drive.role, self._changes_name(drive), "qcow2", source,
+            of=since, tags=below.tags, virtual_bytes=size,
+        )  # fmt: skip
         words = ["rebase", "-u", "-f", "qcow2", "-F", below.format, "-b", f"./{below.plain_name}"]
         image.run(tools.qemu_img(self.vm), [*words, image.safe_name(path)], what=f"archive {part.name}")
         self._put(part, path, self.job.wish.compress, title=f"archiving changes of {drive.name}")
@@ -332,6 +374,8 @@ class Writer:
         if compression:
             part.name += transfer.COMPRESSORS[compression].suffix
         name = part.name if self.is_new else part.name + PART
+        if not self.is_new:
+            self._renames.append(part.name)  # before its first byte, so that `_undo` knows it
         title = title or f"archiving {os.path.basename(path)}"
         is_ours = os.path.basename(path).startswith(changes.STAGED)
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if is_ours else owner.opened(self.vm, path)
@@ -354,8 +398,6 @@ class Writer:
         part.size_bytes, part.source_mtime_ns = status.st_size, status.st_mtime_ns
         part.stored_bytes, part.xxh128 = sent.stored_bytes, sent.xxh128
         self.job.copied_bytes += sent.stored_bytes
-        if not self.is_new:
-            self._renames.append(part.name)
         if part.format == "qcow2" and not compression and not part.of:
             self._stand_beside(part, path, name, is_top=is_top)
 
@@ -386,15 +428,38 @@ class Writer:
         stem, suffix = os.path.splitext(drive.name)
         if drive.role != MAIN:
             stem = f"{self.vm.name}-{drive.role}"
-        return f"{stem}{suffix}" if self.is_new else f"{stem}-{self.point.stamp}{suffix}"
+        return self._fitting((drive.role, -1), stem, suffix, drive.format)
+
+    def _changes_name(self, drive: Drive) -> str:
+        return f"{os.path.splitext(self._name(drive))[0]}.qcow2"
 
     def _layer_name(self, drive: Drive, path: str, depth: int) -> str:
-        name = os.path.basename(path)
-        suffix = os.path.splitext(name)[1]
-        if drive.role == MAIN and depth == 0:
-            return name
-        stem = f"{self.vm.name}-base" if drive.role == MAIN else f"{self.vm.name}-{drive.role}-base"
-        return f"{stem}{depth or ''}{suffix}"
+        stem, suffix = os.path.splitext(os.path.basename(path))
+        if drive.role != MAIN or depth:
+            stem = f"{self.vm.name}-base" if drive.role == MAIN else f"{self.vm.name}-{drive.role}-base"
+            stem += f"{depth or ''}"
+        return self._fitting((drive.role, depth), stem, suffix, self._below[drive.role][depth][1])
+
+    def _fitting(self, key: tuple[str, int], stem: str, suffix: str, form: str) -> str:
+        """A name that the manifest may hold, that means no other kind of file, and that no other file has.
+
+        Args:
+            key: role and depth of the image, whose name stays the same from now on.
+            stem, suffix: what it should be called.
+        """
+        if key in self._names:
+            return self._names[key]
+        tail = "" if self.is_new else f"-{self.point.stamp}"
+        taken = {self._settings_name(), *self._names.values()}
+        taken |= {each.plain_name for each in self.archive.parts()}
+        name, count = f"{stem}{tail}{suffix}", 0
+        if len(os.fsencode(name)) > NAME_BYTES or UNFINISHED.search(name) or transfer.compression_of(name):
+            name = ""
+        while not is_plain(name) or name in taken:
+            name = f"{self.vm.name}-{key[0]}{tail}{f'-{count}' if count else ''}.{form}"
+            count += 1
+        self._names[key] = name
+        return name
 
     def _settings_name(self) -> str:
         stamp = "" if self.is_new else f"-{self.point.stamp}"
@@ -407,13 +472,14 @@ class Writer:
         with host_files.Removed(path):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             with open(fd, "wb") as file:
-                pack(self.vm, self._settings.names, file)
+                pack(self.vm, self._settings.names, file, without=self.job.wish.delvm)
             self._put(part, path, "", title="archiving the settings")
         self.point.parts.append(part)
 
     def _finish(self) -> None:
         self.point.is_done = True
-        self.point.time = time.time()
+        # the newest, though an earlier one may have been made with a clock that was wrong
+        self.point.time = max(time.time(), self._newest + 0.001)
         if self.is_new:
             self.archive.points.append(self.point)
             self.job.shelf.write(self.archive, self._folder)
@@ -437,3 +503,10 @@ class Writer:
 
     def result(self) -> tuple[Archive, Point]:
         return self.archive, self.point
+
+
+def _disks(parts: Sequence[Part]) -> list[tuple[str, str, str, str]]:
+    """What tells whether two states are of the same disks."""
+    return sorted(
+        (each.role, each.format, each.source, each.left_out) for each in parts if each.role != SETTINGS
+    )

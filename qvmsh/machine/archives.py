@@ -46,6 +46,7 @@ class Part:
         of: stamp of the state that this one holds the changes to; "" for a whole one.
         left_out: why the disk was not archived; "" if it was.
         tags: its internal snapshots, each with id and date, so that a replaced one is another.
+        virtual_bytes: size of the disk as the guest sees it; 0 where an old manifest does not say.
     """
 
     role: str
@@ -59,6 +60,7 @@ class Part:
     of: str = ""
     left_out: str = ""
     tags: list[str] = field(default_factory=list)
+    virtual_bytes: int = 0
 
     @property
     def compression(self) -> str:
@@ -82,6 +84,7 @@ class Point:
         parts: the top layer of each disk, and the settings.
         snapshots: names of the internal snapshots of the machine's own disk.
         is_done: False while it is being written.
+        id: unlike the stamp no other state's, in whatever store; names the dirty bitmaps that begin with it.
     """
 
     stamp: str
@@ -90,13 +93,14 @@ class Point:
     parts: list[Part]
     snapshots: list[str] = field(default_factory=list)
     is_done: bool = True
+    id: str = ""
 
     def part(self, role: str) -> Part | None:
         return next((each for each in self.parts if each.role == role), None)
 
     @property
     def of(self) -> str:
-        """The state that this one stands on, "" if it stands alone."""
+        """The state that the first disk of which there are only changes stands on; "" if all are whole."""
         return next((each.of for each in self.parts if each.of), "")
 
     @property
@@ -135,21 +139,39 @@ class Archive:
     def point(self, stamp: str) -> Point | None:
         return next((each for each in self.points if each.stamp == stamp), None)
 
-    def chain(self, point: Point) -> list[Point]:
+    def chain(self, point: Point, role: str = "") -> list[Point]:
         """`point` and all that it stands on, itself last.
 
+        Each disk may stand on another state: one that was away for a while stands on the last that has it.
+
+        Args:
+            role: only what this disk stands on, in that order; "" = all disks.
+
         Raises:
-            ImageError: one of them is missing.
+            ImageError: one of them is missing, or does not have the disk.
         """
-        found = [point]
-        while found[0].of:
-            below = self.point(found[0].of)
-            if below is None or not below.is_done or below in found:
+        found: list[Point] = []
+        for each in point.parts:
+            if role in ("", each.role):
+                found += [below for below in self._below(point, each) if below not in found]
+        return [*found, point]
+
+    def _below(self, point: Point, part: Part) -> list[Point]:
+        """The states that a disk of `point` stands on, the whole one first."""
+        found: list[Point] = []
+        while part.of:
+            below = self.point(part.of)
+            following = below.part(part.role) if below else None
+            if (
+                below is None or not below.is_done or below is point or below in found
+                or following is None or not following.name
+            ):  # fmt: skip
                 raise ImageError(
-                    f"{self.folder}/{point.stamp} stands on the state {found[0].of}, which is not there",
+                    f"{self.folder}/{point.stamp} stands on the state {part.of}, which is not there",
                     hint="restore another state",
                 )
             found.insert(0, below)
+            part = following
         return found
 
     def parts(self, points: Iterable[Point] | None = None) -> list[Part]:

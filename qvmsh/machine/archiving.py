@@ -14,7 +14,7 @@ import math
 import os
 import time
 
-from qvmsh.errors import QmpError, QvmError, StateError, UsageError
+from qvmsh.errors import QmpError, QvmError, StateError, Terminated, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process, transfer
 from qvmsh.machine import (
@@ -35,16 +35,18 @@ from qvmsh.machine import (
     saved,
     state,
     tools,
+    volumes,
 )
 from qvmsh.machine.archive_reports import Archived
 from qvmsh.machine.archive_writer import ROOM_BYTES, Job, Wish, Writer
 from qvmsh.machine.archives import Archive, Point
+from qvmsh.machine.catalogue import Catalogue
 from qvmsh.machine.drives import Drive
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from qvmsh.machine.machine import Machine
     from qvmsh.machine.note import Note
@@ -64,19 +66,36 @@ def archive(vm: Machine, wish: Wish) -> Archived:
         seen = state.observe(vm)
         identity.uuid_of(vm)  # from now on it has one, by which its archives are known
         job = Job(vm, wish, archive_keeping.shelf_of(vm))
+        place = job.store.path()
+        if place is not None and not os.path.isdir(place):  # a disk that is not mounted shows here
+            job.said.append(f"{place} was not there, and is made now")
         archive_keeping.sweep(vm, job.shelf)
         archive_keeping.warn_of_unreadable(vm, job.shelf)
-        if seen.is_live:
-            found, point = _of_running(job, seen)
-        else:
-            found, point = _of_stopped(job)
-        removed = archive_keeping.rotate(vm, job.shelf, wish)
+        with _telling_what_is_left(job):
+            if seen.is_live:
+                found, point = _of_running(job, seen)
+            else:
+                found, point = _of_stopped(job)
+            job.left = f"{found.folder}/{point.stamp} is whole, what --keep removes may be there still"
+            removed = archive_keeping.rotate(vm, job.shelf, wish, (found.folder, point.stamp))
         owner.share(vm)
     log.note(vm, f"archived as {found.folder}/{point.stamp}")
     return Archived(
         vm.name, found.folder, point, where=job.store.shown, copied_bytes=job.copied_bytes,
         pause_s=job.pause_s, seconds=time.monotonic() - began, notes=job.said, removed=removed,
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _telling_what_is_left(job: Job) -> Iterator[None]:
+    """An interruption is no failure: what it leaves is said in one line."""
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated):
+        is_undone = not os.path.exists(job.vm.files.interrupted)
+        left = job.left if is_undone else "the next command of the machine puts its disks in order"
+        job.vm.io.warn(f"{job.vm.name}: interrupted; {left}")
+        raise
 
 
 def _require_sense(vm: Machine, wish: Wish) -> None:
@@ -86,7 +105,7 @@ def _require_sense(vm: Machine, wish: Wish) -> None:
         raise UsageError("archive: --drop-snapshots belongs to --create", machine=vm.name)
     for name, value in (("--keep", wish.keep), ("--keep-days", wish.keep_days)):
         if value is not None and not 0 < value < math.inf:  # a NaN is not either
-            raise UsageError(f"archive: {name} {value}: must be more than 0", machine=vm.name)
+            raise UsageError(f"archive: {name} {value:g}: must be more than 0", machine=vm.name)
     if wish.savevm:
         saved.require_name(vm, wish.savevm)
     if wish.compress:
@@ -155,6 +174,7 @@ def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
     account = owner.other(vm)
     if account:  # it writes to whatever the overlay names as its base
         owner.prepare(vm, account)
+    job.left = f"the archives are as they were; the disk reads as before, {overlay} may be committed"
     interrupted.begin(vm, "archive", cuts=[], is_frozen=0, is_held=0)
     try:
         with vm.io.stage(f"committing {overlay} into {base}"):
@@ -167,8 +187,19 @@ def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
             finally:
                 os.close(fd)
             images.make_overlay(vm, layers)
+            _forget(vm, [each.name for each in tags])
     finally:
         interrupted.end(vm)
+
+
+def _forget(vm: Machine, names: Sequence[str]) -> None:
+    """What was known of snapshots that have gone with the overlay, and that no other disk holds."""
+    disks = [each for each in volumes.configured(vm) if each.format == "qcow2"]
+    left = {tag.name for each in disks for tag in chain.snapshots_in(each.path)}
+    known = Catalogue.read(vm)
+    for name in names:
+        if name in known.entries and name not in left:
+            known.remove(name)
 
 
 # A machine that runs
@@ -244,19 +275,20 @@ def _live(job: Job, note: Note, *, is_held: bool) -> tuple[Archive, Point]:
             _save(job, note, writer, is_held=is_held)
         with (
             Session(note.socket("session"), vm.io.checkpoint) as qemu,
-            changes.Tracking(vm, qemu, writer.archive, writer.point.stamp) as tracking,
+            changes.Tracking(vm, qemu, writer.archive, writer.point.id) as tracking,
         ):
             for drive in writer.taken:
-                tracking.add(drive, is_whole=writer.is_new or wish.is_full or bool(wish.delvm))
+                is_whole = writer.is_new or wish.is_full or bool(wish.delvm)
+                tracking.add(drive, writer.source_of(drive.path), is_whole=is_whole)
             if tracking.why_whole:
                 job.said.append(f"copied whole: {tracking.why_whole}")
-            writer.changes_only = set(tracking.since)
+            writer.announce_changes(set(tracking.since))
             writer.require_room()
             whole = [each for each in writer.taken if each.role not in tracking.since]
             with cut.Cut(
                 vm, note, qemu, whole, writer.work, more=tracking.actions, is_held=is_held
             ) as taking:
-                writer.point.consistency = taking.consistency
+                writer.point.consistency = cut.HELD if wish.savevm else taking.consistency
                 job.pause_s = taking.pause_s
                 for drive in writer.taken:
                     if drive.role in tracking.since:
@@ -272,8 +304,14 @@ def _save(job: Job, note: Note, writer: Writer, *, is_held: bool) -> None:
     """Put a snapshot with the memory into the disks; the guest stays held, and the note says so first."""
     writer.work["is_held"] = int(is_held)
     interrupted.write(job.vm, writer.work)
+    name, program = job.wish.savevm, tools.qemu_img(job.vm)
+    qcow2 = [each for each in writer.taken if each.format == "qcow2"]
+    if any(tag["name"] == name for each in qcow2 for tag in changes.tags_of(program, each.path)):
+        job.said.append(f"the snapshot {name} that was there is replaced")
+    job.left = "its archives are as they were"
     with job.vm.io.stage(f"saving the state as {job.wish.savevm}"):
         saved.save(job.vm, note, job.wish.savevm, has_suspend=False)
+    job.left += f", the snapshot {job.wish.savevm} is in its disks"
 
 
 def _count(number: int, what: str) -> str:

@@ -93,11 +93,15 @@ class Catalogue:
             vm.io.warn(f"{vm.name}: .qvm/snapshots.json: {wrong[0]} makes no sense, and is not used")
         return cls(vm, entries, head, is_broken=bool(wrong))
 
-    def write(self) -> None:
-        """Replace the file, in one step; one that makes no sense is kept aside."""
+    def text(self) -> str:
+        """The contents of the file."""
         rows = sorted(self.entries.values(), key=lambda each: str(each.get("time") or ""))
         document = {"version": VERSION, "head": self.head or None, "snapshots": rows}
-        text = json_of(document, indent=1) + "\n"
+        return json_of(document, indent=1) + "\n"
+
+    def write(self) -> None:
+        """Replace the file, in one step; one that makes no sense is kept aside."""
+        text = self.text()
         self.vm.state_folder()
         if self._is_broken:
             aside = self.vm.files.snapshots + ".unreadable"
@@ -116,7 +120,12 @@ class Catalogue:
         self.write()
 
     def remove(self, name: str) -> None:
-        """A snapshot is gone: what came from it comes from its parent now."""
+        """A snapshot is gone."""
+        self.forget(name)
+        self.write()
+
+    def forget(self, name: str) -> None:
+        """As if it were gone, but only here: what came from it comes from its parent."""
         gone = self.entries.pop(name, None)
         parent = (gone or {}).get("parent") or ""
         for each in self.entries.values():
@@ -124,7 +133,6 @@ class Catalogue:
                 each["parent"] = parent or None
         if self.head == name:
             self.head = parent
-        self.write()
 
     def moved_to(self, name: str) -> None:
         """The machine went back to a snapshot; its guest has the host keys of then, or makes some."""
@@ -261,5 +269,10 @@ def differences(vm: Machine, given: dict[str, Any]) -> list[str]:
     for name, then in (given.get("settings") or {}).items():
         now = settings.text(name) if name in settings else ""
         if now != then:
-            found.append(f"{name} was {then or 'not set'!s}, and is {now or 'not set'!s}")
+            found.append(f"{name} was {_on_a_line(then)}, and is {_on_a_line(now)}")
     return found
+
+
+def _on_a_line(value: object) -> str:
+    """A setting's value in a sentence; that of VM_DISKS has lines."""
+    return ", ".join(line.strip() for line in str(value or "").splitlines() if line.strip()) or "not set"

@@ -52,29 +52,29 @@ def overlays_on(path: str, vm: Machine | None = None) -> list[str]:
     return _above(_standing([path], vm), path)
 
 
-def _standing(paths: Sequence[str], vm: Machine | None) -> dict[str, str]:
+def _standing(paths: Sequence[str], vm: Machine | None) -> dict[str, set[str]]:
     """Which image stands on which, in all folders that are looked at."""
     folders = [os.path.dirname(os.path.abspath(path)) for path in paths]
     if vm is not None:
-        folders += [vm.directory, *known.machines(vm.environ).values()]
-    found: dict[str, str] = {}
+        folders += [vm.directory, *known.directories(vm.environ)]
+    found: dict[str, set[str]] = {}
     for folder in dict.fromkeys(map(os.path.realpath, folders)):
         found.update(_backings(folder))
     return found
 
 
-def _above(stands_on: dict[str, str], path: str) -> list[str]:
+def _above(stands_on: dict[str, set[str]], path: str) -> list[str]:
     found: list[str] = []
     below = {os.path.realpath(path)}
     while below:
-        above = {each for each, on in stands_on.items() if on in below and each not in found}
+        above = {each for each, on in stands_on.items() if on & below and each not in found}
         found += sorted(above)
         below = above
     return found
 
 
-def _backings(folder: str) -> dict[str, str]:
-    """The images in a folder that stand on another: file and that other, both as real paths."""
+def _backings(folder: str) -> dict[str, set[str]]:
+    """The images in a folder that stand on others: file and what it may stand on, as real paths."""
     found = {}
     try:
         entries = [each.path for each in os.scandir(folder) if each.is_file()]
@@ -86,7 +86,7 @@ def _backings(folder: str) -> dict[str, str]:
         except (OSError, QvmError):
             continue
         if backing:
-            found[os.path.realpath(path)] = os.path.realpath(image.backing_path(path, backing))
+            found[os.path.realpath(path)] = set(map(os.path.realpath, image.backing_files(path, backing)))
     return found
 
 

@@ -2,16 +2,16 @@
 
 May import: `host`, `qemu`, `machine`.
 
-    with Tracking(vm, qemu, archive, stamp) as tracking:
-        tracking.add(drive, is_whole=False)       # "20261121101336": only what has changed since then
+    with Tracking(vm, qemu, archive, point.id) as tracking:
+        tracking.add(drive, part, is_whole=False)       # only what has changed since a state that is there
         ...one transaction with tracking.actions...
         path = tracking.wait(drive)               # an image that holds just that
 
-Each archived state leaves a bitmap `qvm-<its stamp>` on every disk, which records what the guest writes from
-that moment. The next state is copied by it and leaves its own; the older one is removed once the new state
-is whole. So whatever is killed in between, a bitmap always tells the changes since a state that is there.
-In qcow2 images they last over a stop. A state that was loaded, or restored, ends them: QEMU refuses to go
-back in a disk that has some.
+Each archived state leaves a bitmap `qvm-<its id>` on every disk, which records what the guest writes from
+that moment. Ids are random: a state of the same date in another store is another one. The next state is
+copied by it and leaves its own; the older one is removed once the new state is whole. So whatever is killed
+meanwhile, a bitmap always tells the changes since a state that is there. In qcow2 images they last over a
+stop. A state that was loaded, or restored, ends them: QEMU refuses to go back in a disk that has some.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-    from qvmsh.machine.archives import Archive
+    from qvmsh.machine.archives import Archive, Point
     from qvmsh.machine.drives import Drive
     from qvmsh.machine.machine import Machine
     from qvmsh.qemu.session import Session
@@ -133,14 +133,14 @@ class Tracking:
 
     Args:
         archive: where the earlier states are.
-        stamp: of the new one.
+        own: id of the new one.
     """
 
-    def __init__(self, vm: Machine, qemu: Session, archive: Archive, stamp: str) -> None:
+    def __init__(self, vm: Machine, qemu: Session, archive: Archive, own: str) -> None:
         self.vm = vm
         self.qemu = qemu
         self.archive = archive
-        self.stamp = stamp
+        self.own = BITMAP + own
         self.actions: list[dict[str, Any]] = []
         self.since: dict[str, str] = {}
         """For each role of which only changes are copied: the stamp of the state before."""
@@ -151,8 +151,12 @@ class Tracking:
     def __enter__(self) -> Tracking:
         return self
 
-    def add(self, drive: Drive, *, is_whole: bool) -> None:
-        """Track a disk from the new state on, and copy only its changes where they are known."""
+    def add(self, drive: Drive, source: str, *, is_whole: bool) -> None:
+        """Track a disk from the new state on, and copy only its changes where they are known.
+
+        Args:
+            source: its place, as the archive notes it.
+        """
         node = next(
             each
             for each in self.qemu.execute("query-named-block-nodes", {"flat": True})
@@ -161,41 +165,44 @@ class Tracking:
         details = node["image"].get("format-specific", {}).get("data", {})
         if drive.format not in ("raw", "qcow2") or details.get("compat") == "0.10":
             return
-        own = BITMAP + self.stamp
-        bitmap = {"node": drive.node, "name": own, "persistent": drive.format == "qcow2"}
+        bitmap = {"node": drive.node, "name": self.own, "persistent": drive.format == "qcow2"}
         self.actions.append({"type": "block-dirty-bitmap-add", "data": bitmap})
         self._nodes.append(drive.node)
         bitmaps = [each for each in node.get("dirty-bitmaps", []) if each.get("name")]
-        if any(each["name"] == own for each in bitmaps):  # of a state that has been removed
-            _remove(self.qemu, drive.node, own)
         names = {each["name"] for each in bitmaps if each["recording"]}
-        since = "" if is_whole else self._since(drive, names)
-        if since:
-            self._back_up(drive, since, node["image"]["virtual-size"])
+        size = node["image"]["virtual-size"]
+        since = None if is_whole else self._since(drive, source, size, names)
+        if since is not None:
+            self._back_up(drive, since, size)
 
-    def _since(self, drive: Drive, names: set[str]) -> str:
-        """The newest state that the changes are known since; "" if a whole copy is due."""
+    def _since(self, drive: Drive, source: str, size_bytes: int, names: set[str]) -> Point | None:
+        """The newest state that the changes are known since; None if a whole copy is due."""
         tags = []
         if drive.format == "qcow2":
             tags = [tag_id(each) for each in tags_of(tools.qemu_img(self.vm), drive.path)]
         for point in reversed(self.archive.done):
             part = point.part(drive.role)
-            if BITMAP + point.stamp not in names or part is None or not part.name:
+            if not point.id or BITMAP + point.id not in names or part is None or not part.name:
+                continue
+            if part.source != source:  # the disks have changed places
                 continue
             if part.tags != tags:
                 self.why_whole = "snapshots have come or gone"
-                return ""
+                return None
+            if part.virtual_bytes > size_bytes:
+                self.why_whole = f"{drive.name} has been made smaller"
+                return None
             try:
-                if len(self.archive.chain(point)) >= CHAIN_MOST:
+                if len(self.archive.chain(point, drive.role)) >= CHAIN_MOST:
                     self.why_whole = f"{CHAIN_MOST} states stand on one another already"
-                    return ""
+                    return None
             except ImageError:
                 continue
-            return point.stamp
+            return point
         self.why_whole = "what has changed since the last state is not known"
-        return ""
+        return None
 
-    def _back_up(self, drive: Drive, since: str, size_bytes: int) -> None:
+    def _back_up(self, drive: Drive, since: Point, size_bytes: int) -> None:
         """Prepare a backup of what a bitmap names; it begins with the transaction."""
         path = staged(self.vm, ".qcow2")
         words = ["create", "-q", "-f", "qcow2", image.safe_name(path), str(size_bytes)]
@@ -213,11 +220,11 @@ class Tracking:
                 "type": "blockdev-backup",
                 "data": {
                     "job-id": name, "device": drive.node, "target": name, "sync": "bitmap",
-                    "bitmap": BITMAP + since, "bitmap-mode": "never", "auto-dismiss": False,
+                    "bitmap": BITMAP + since.id, "bitmap-mode": "never", "auto-dismiss": False,
                 },
             }
         )  # fmt: skip
-        self.since[drive.role] = since
+        self.since[drive.role] = since.stamp
 
     def wait(self, drive: Drive) -> str:
         """Wait until a disk's changes are copied; the path of the image that holds them.
@@ -256,12 +263,12 @@ class Tracking:
                         self.qemu.execute("blockdev-del", {"node-name": name})
                 host_files.remove(path)
             if kind is not None:
-                self._keep_bitmaps(lambda name: name != BITMAP + self.stamp)
+                self._keep_bitmaps(lambda name: name != self.own)
 
     def forget_earlier(self, qemu: Session) -> None:
         """The new state is whole: only the bitmaps from it on are needed."""
         self.qemu = qemu
-        self._keep_bitmaps(lambda name: name == BITMAP + self.stamp)
+        self._keep_bitmaps(lambda name: name == self.own)
 
     def _keep_bitmaps(self, is_kept: Any) -> None:
         with contextlib.suppress(QmpError):

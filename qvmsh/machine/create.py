@@ -89,6 +89,8 @@ def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Ma
 
 def require_place(final: str, name: str, *, verb: str = "create") -> None:
     """Refuse a place for a new machine's directory where it cannot be made."""
+    if os.path.lexists(final) and not os.path.isdir(final):
+        raise UsageError(f"{verb}: {name} is there already, and no folder", hint="choose another name")
     if not name or name.startswith((".", "-")) or not name.isprintable():
         raise UsageError(f"{verb}: {name!r} cannot be the name of a machine", hint="begin it with a letter")
     if not os.path.isdir(os.path.dirname(final)):
@@ -98,7 +100,7 @@ def require_place(final: str, name: str, *, verb: str = "create") -> None:
         )
     if os.path.exists(os.path.join(final, ".vmrc")):
         raise UsageError(f"{verb}: {name} is a machine already", hint=f"`qvm status {name}` tells about it")
-    if os.path.lexists(final) and (not os.path.isdir(final) or _foreign_names(final, name)):
+    if os.path.lexists(final) and _foreign_names(final, name):
         raise UsageError(f"{verb}: {name} is there already, and not empty", hint="choose another name")
 
 
@@ -183,7 +185,7 @@ def guest_name(name: str) -> str:
 def free_id(environ: Mapping[str, str]) -> str:
     """A VM_MACHINE_ID that no known machine has; 01 again when all are taken."""
     taken = set()
-    for directory in known.machines(environ).values():
+    for directory in known.directories(environ):
         try:
             taken.add(Machine(directory, environ={}).loaded["VM_MACHINE_ID"])
         except (QvmError, KeyError):

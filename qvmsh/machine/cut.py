@@ -22,13 +22,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
+import stat
 import time
 
 from qvmsh.errors import DeadlineError, QmpError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import freezing, interrupted, owner, saved, state, tools
+from qvmsh.machine import freezing, interrupted, owner, saved, state, tools, volumes
 from qvmsh.machine import note as notes
 from qvmsh.qemu import image, qmp
 
@@ -48,6 +50,7 @@ UNDONE = "what it had begun is removed"
 PATIENCE_S = 10.0
 """How long one who has typed Ctrl-C waits until all is in order, at most."""
 FROZEN, CRASH, HELD = "frozen", "crash-consistent", "with memory"
+_NAME = re.compile(r"\.qvm/cut-[0-9a-f]{8}-[0-9]+\.qcow2")
 
 
 class Cut:
@@ -90,7 +93,7 @@ class Cut:
                 "format": each.format,
                 "node": each.node,
                 "cut": os.path.join(".qvm", f"cut-{token}-{at}.qcow2"),
-                "cut_node": f"qvm-cut{at}",
+                "cut_node": f"{volumes.CUT}{at}",
                 "state": OPEN,
             }
             for at, each in enumerate(drives)
@@ -98,10 +101,10 @@ class Cut:
 
     def __enter__(self) -> Cut:
         with contextlib.ExitStack() as stack:
+            stack.callback(self._settle)
             # numbers, so that the note keeps its length
             self.work.update(cuts=self.cuts, is_frozen=0, is_held=int(self.is_held))
             interrupted.write(self.vm, self.work)
-            stack.callback(self._settle)
             self._prepare()
             guest = freezing.Freezing(self.vm, self.note, is_trying=not self.is_held)
             stack.callback(guest.thaw)
@@ -207,6 +210,7 @@ def settle(vm: Machine, work: dict[str, Any], *, is_running: bool, qemu: Session
     Raises:
         QvmError: it cannot be done now; nothing is lost.
     """
+    _require_own(vm, work)
     if is_running:
         try:
             return _settle_live(vm, work, qemu)
@@ -214,6 +218,30 @@ def settle(vm: Machine, work: dict[str, Any], *, is_running: bool, qemu: Session
             if not state.has_ended(vm, error):
                 raise
     return _settle_off(vm, work)
+
+
+def _require_own(vm: Machine, work: dict[str, Any]) -> None:
+    """The note lies where another account may write: what it would have removed must be of an archive."""
+    try:
+        words = [cut[key] for cut in work["cuts"] for key in ("disk", "node", "cut_node", "state", "cut")]
+        names = [cut["cut"] for cut in work["cuts"]]
+        is_note = all(isinstance(each, str) for each in words) and {"is_frozen", "is_held"} <= work.keys()
+    except (KeyError, TypeError):
+        is_note = False
+    if is_note and all(_NAME.fullmatch(each) and _is_file(vm, each) for each in names):
+        return
+    raise QvmError(
+        ".qvm/archive.unfinished does not tell of an archive's overlays",
+        machine=vm.name,
+        hint="look at that file; remove it if you do not know what it tells of",
+    )
+
+
+def _is_file(vm: Machine, name: str) -> bool:
+    try:
+        return stat.S_ISREG(os.lstat(os.path.join(vm.directory, name)).st_mode)
+    except FileNotFoundError:
+        return True
 
 
 def is_whole(work: dict[str, Any]) -> bool:
@@ -339,12 +367,15 @@ def _mark(vm: Machine, work: dict[str, Any], cut: dict[str, Any]) -> None:
 def _forget(vm: Machine, work: dict[str, Any], cut: dict[str, Any]) -> None:
     """The overlay is of no use any more: say so, then remove it."""
     _mark(vm, work, cut)
-    host_files.remove(os.path.join(vm.directory, cut["cut"]))
+    with owner.rights(vm):
+        host_files.remove(os.path.join(vm.directory, cut["cut"]))
 
 
 def _settle_off(vm: Machine, work: dict[str, Any]) -> str:
     program = tools.qemu_img(vm)
     names = []
+    volumes.require_own(vm, vm.files.interrupted, [cut["disk"] for cut in work["cuts"]])
+    account = owner.acting(vm)  # the overlay's header names what it is committed to
     for cut in work["cuts"]:
         path, disk = (os.path.join(vm.directory, cut[key]) for key in ("cut", "disk"))
         if cut["state"] == OPEN and os.path.exists(path) and os.path.getsize(path):
@@ -355,8 +386,10 @@ def _settle_off(vm: Machine, work: dict[str, Any]) -> str:
                 )
             image.require_unused(program, disk, vm.name)
             words = ["commit", "-q", "-d", "-f", "qcow2", image.safe_name(path)]
-            image.run(program, words, what=f"put back into {cut['disk']} what the guest wrote last")
-            fd = os.open(disk, os.O_RDONLY | os.O_CLOEXEC)
+            image.run(
+                program, words, what=f"put back into {cut['disk']} what the guest wrote last", account=account
+            )
+            fd = owner.opened(vm, disk)
             try:
                 os.fsync(fd)
             finally:

@@ -7,9 +7,10 @@ May import: `qemu`, `machine`.
 
 from __future__ import annotations
 
+import contextlib
 import os
-import subprocess
 
+from qvmsh.errors import ImageError, QvmError
 from qvmsh.machine import (
     chain,
     diskwork,
@@ -76,8 +77,14 @@ def _checked(vm: Machine, path: str, kind: str, *, is_live: bool, is_repairing: 
             if sound.corruptions:  # what cannot be mended becomes zeros; leaks are nobody's data
                 chain.require_writable(vm, path, "repair", besides=_own_overlay(vm, path))
             mode = "all" if sound.corruptions else "leaks"
-            argv = [program, "check", "-q", "-f", kind, "-r", mode, image.safe_name(path)]
-            subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True)
+            words = ["check", "-q", "-f", kind, "-r", mode, image.safe_name(path)]
+            try:
+                diskwork.run(vm, words, f"repair {row['name']}")
+            except ImageError as error:  # some of it may be mended: it is looked at anew
+                row["note"] = next(iter(error.details), "")
+            if sound.corruptions and kind == "qcow2":  # what has become zeros, no bitmap tells
+                with contextlib.suppress(QvmError):
+                    diskwork.forget_changes(vm, path)
             diskwork.sync(path)
             after = imagecheck.check(program, path, kind)
             if after is not None and not after.corruptions:

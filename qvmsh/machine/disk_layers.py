@@ -42,6 +42,7 @@ def commit(vm: Machine, name: str | None) -> DiskDone:
         seen = state.observe(vm)
         disk = _overlay(vm, seen, name, "commit")
         base = chain.base_of(disk.path)
+        image.require(base, vm.name, hint="put it back; only a file can be committed to")
         chain.require_writable(vm, base, "commit to", besides=disk.path)
         if not seen.is_live:
             image.require_unused(tools.qemu_img(vm), base, vm.name)
@@ -79,7 +80,7 @@ def _grow(vm: Machine, base: str, wanted: int) -> None:
     found = image.header(base)
     if found.size_bytes < wanted:
         words = ["resize", "-q", "-f", found.format, image.safe_name(base), str(wanted)]
-        image.run(tools.qemu_img(vm), words, what=f"resize {os.path.basename(base)}")
+        diskwork.run(vm, words, f"resize {os.path.basename(base)}")
 
 
 @log.failures

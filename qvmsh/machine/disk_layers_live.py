@@ -18,7 +18,7 @@ import os
 from qvmsh.errors import QmpError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
-from qvmsh.machine import saved, snapshots, state, tools
+from qvmsh.machine import owner, saved, snapshots, state, tools
 from qvmsh.machine.snapshot_store import Live
 from qvmsh.machine.unfinished import LAYER, Journal
 from qvmsh.machine.volumes import file_of
@@ -125,7 +125,8 @@ def settle(store: Live, data: dict[str, Any]) -> str:
         if not os.path.samefile(_file(store.vm, row), path):
             _under_new_layer(store, path, data["node"], data["device"], pid)
             return "is finished"
-    host_files.remove(path + LAYER)
+    with owner.rights(store.vm):
+        host_files.remove(path + LAYER)
     return "is undone: what the disk holds is the same" if job is not None else "has ended"
 
 
@@ -172,12 +173,15 @@ def _new_layer(vm: Machine, path: str) -> None:
     """An empty overlay beside `path`, on what that stands on."""
     header = image.header(path)
     kind = image.header(image.backing_path(path, header.backing)).format
-    host_files.remove(path + LAYER)
+    account = owner.acting(vm)
+    with owner.rights(vm):
+        host_files.remove(path + LAYER)
     words = ["create", "-q", "-f", "qcow2", "-F", kind, "-b", header.backing, path + LAYER]
-    image.run(tools.qemu_img(vm), words, what=f"make an empty {os.path.basename(path)}")
+    image.run(tools.qemu_img(vm), words, what=f"make an empty {os.path.basename(path)}", account=account)
     was = os.stat(path)
-    os.chmod(path + LAYER, was.st_mode & 0o7777)
-    if os.geteuid() == 0:
+    with owner.rights(vm):
+        os.chmod(path + LAYER, was.st_mode & 0o7777)
+    if account is None and os.geteuid() == 0:
         os.chown(path + LAYER, was.st_uid, was.st_gid)
 
 
@@ -190,7 +194,8 @@ def _under_new_layer(store: Live, path: str, node: str, device: str, pid: int) -
         store.jobs.execute("blockdev-del", {"node-name": node})
     if not os.path.exists(path + LAYER):
         _new_layer(store.vm, path)
-    os.rename(path + LAYER, path)
+    with owner.rights(store.vm):
+        os.rename(path + LAYER, path)
     host_files.sync_folder(os.path.dirname(path))
     base = _row(store, lambda each: each.get("qdev") == device)["inserted"]["node-name"]
     store.jobs.execute("blockdev-add", {**options, "backing": None})

@@ -7,6 +7,7 @@ May import: `qemu`, `machine`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 
@@ -18,9 +19,9 @@ from qvmsh.machine import (
     guest,
     launch,
     log,
+    owner,
     saved,
     state,
-    tools,
     volumes,
 )
 from qvmsh.machine.diagnosis import size
@@ -31,6 +32,8 @@ from qvmsh.qemu import image, qga
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from qvmsh.machine.machine import Machine
 
 TRIM_S = 600.0
@@ -73,13 +76,14 @@ def resize(vm: Machine, name: str, wanted: str, *, is_shrinking: bool) -> DiskDo
                 raise
         else:
             diskwork.require_ready(vm, disk)
+            if after < before and disk.format == "qcow2":  # no bitmap tells of what comes back empty
+                diskwork.forget_changes(vm, disk.path)
             words = ["resize", "-q", "-f", disk.format, *(["--shrink"] if after < before else [])]
-            image.run(
-                tools.qemu_img(vm), [*words, image.safe_name(disk.path), str(after)], what=f"resize {disk.id}"
-            )
+            diskwork.run(vm, [*words, image.safe_name(disk.path), str(after)], f"resize {disk.id}")
             diskwork.sync(disk.path)
     log.note(vm, f"resized {disk.id} from {before} to {after} bytes")
-    return DiskDone(vm.name, disk, f"{size(before)} -> {size(after)}; file systems in it are as they were")
+    left = "what lay behind is cut off" if after < before else "file systems in it are as they were"
+    return DiskDone(vm.name, disk, f"{size(before)} -> {size(after)}; {left}")
 
 
 @log.failures
@@ -143,6 +147,17 @@ def _trim_live(vm: Machine, seen: state.Observation) -> str:
     )  # fmt: skip
 
 
+@contextlib.contextmanager
+def _fresh(path: str) -> Iterator[int]:
+    """A file that nobody has made before us, open for writing."""
+    host_files.remove(path)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
 def _compact(vm: Machine, disk: Volume) -> str:
     """Write an image anew without what is zero or unused; why not, or "".
 
@@ -161,18 +176,18 @@ def _compact(vm: Machine, disk: Volume) -> str:
     if found.backing:
         kind = image.header(image.backing_path(disk.path, found.backing)).format
         below = ["-B", found.backing, "-F", kind]
-    program = tools.qemu_img(vm)
+    owner.acting(vm)  # what is root's of the machine is the owner's first
     mode = os.stat(disk.path)
-    with host_files.Removed(part):
+    with host_files.Removed(part), _fresh(part) as fd:
+        if os.geteuid() == 0:  # qemu-img has the owner's rights only
+            os.fchown(fd, mode.st_uid, mode.st_gid)
+        os.fchmod(fd, mode.st_mode & 0o7777)
         words = ["convert", "-q", "-f", "qcow2", "-O", "qcow2", *below]
         with vm.io.stage(f"writing {disk.name} anew"):
-            image.run(program, [*words, image.safe_name(disk.path), part], what=f"write {disk.name} anew")
+            diskwork.run(vm, [*words, image.safe_name(disk.path), part], f"write {disk.name} anew")
             words = ["compare", "-q", "-f", "qcow2", "-F", "qcow2", image.safe_name(disk.path), part]
-            image.run(program, words, what=f"compare {disk.name} with its new copy")
-        os.chmod(part, mode.st_mode & 0o7777)
-        if os.geteuid() == 0:
-            os.chown(part, mode.st_uid, mode.st_gid)
-        diskwork.sync(part)
+            diskwork.run(vm, words, f"compare {disk.name} with its new copy")
+        os.fsync(fd)
         os.rename(part, disk.path)
     host_files.sync_folder(os.path.dirname(disk.path))
     return ""

@@ -16,6 +16,8 @@ import os
 from qvmsh.errors import ImageError, QvmError, StateError, UsageError
 from qvmsh.machine import (
     chain,
+    changes,
+    owner,
     saved,
     state,
     tools,
@@ -102,12 +104,18 @@ def listing(vm: Machine) -> Disks:
 
 
 def run(vm: Machine, words: list[str], what: str, after: str = "") -> None:
+    """Run qemu-img on a disk with the rights of the machine's owner: a disk names any file as its base."""
     try:
-        image.run(tools.qemu_img(vm), words, what=what)
+        image.run(tools.qemu_img(vm), words, what=what, account=owner.acting(vm))
     except ImageError as error:
         error.machine = vm.name
         error.details = (*error.details, after) if after else error.details
         raise
+
+
+def forget_changes(vm: Machine, path: str) -> None:
+    """Its content has changed in a way that no bitmap tells: the next archive of the image is whole."""
+    image.remove_bitmaps(tools.qemu_img(vm), path, changes.BITMAP, owner.acting(vm))
 
 
 def sync(path: str) -> None:

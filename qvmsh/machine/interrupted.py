@@ -80,6 +80,21 @@ def read(vm: Machine) -> dict[str, Any] | None:
     return found
 
 
+def told(vm: Machine, work: dict[str, Any]) -> str:
+    """What is under way, or was cut off, for one who only looks."""
+    by = locks.working(vm.files.work_lock)
+    if by is not None and by.what != locks.SETTLING:
+        return f"{work['what']} is under way: {by} is at work"
+    begun = time.strftime("%T", time.localtime(work["since"]))
+    what = f"`qvm {work['what']}`, begun at {begun}, was interrupted"
+    names = [
+        cut["cut"] for cut in work.get("cuts", []) if os.path.exists(os.path.join(vm.directory, cut["cut"]))
+    ]
+    if names:
+        what += f", and what the guest wrote since is in {', '.join(names)}"
+    return f"{what}: the next command that changes the machine completes it"
+
+
 def require_none(vm: Machine) -> None:
     """Refuse what would build on disks that are not whole: there is work that could not be completed.
 

@@ -101,6 +101,11 @@ def machines(environ: Mapping[str, str]) -> dict[str, str]:
     return {each.name: each.directory for each in rows(environ) if each.is_there}
 
 
+def directories(environ: Mapping[str, str]) -> list[str]:
+    """The directory of each known machine that is still there, also of those that share a name."""
+    return [each.directory for each in rows(environ) if each.is_there]
+
+
 def remember(vm: Machine) -> None:
     """Note that `vm` was used under its name; a list that cannot be written is no failure."""
     directory = os.path.realpath(vm.directory)

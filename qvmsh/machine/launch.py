@@ -108,13 +108,13 @@ def work_lock(vm: Machine, what: str) -> locks.WorkLock:
     except PermissionError:
         who = process.user_name(os.stat(vm.files.work_lock).st_uid)
         raise LockedError(
-            f"cannot {what}: .qvm/work.lock is {who}'s",
+            f"{_cannot(what)}: .qvm/work.lock is {who}'s",
             machine=vm.name,
             hint=f"ask as {who}; or `sudo chown -R` the folder .qvm to yourself",
         ) from None
     except locks.Held as held:
         raise LockedError(
-            f"cannot {what}: {held.by} is at work on it", machine=vm.name, hint="wait for it to end"
+            f"{_cannot(what)}: {held.by} is at work on it", machine=vm.name, hint="wait for it to end"
         ) from None
     left = (vm.files.unfinished, vm.files.interrupted, vm.files.settled)
     if what != "doctor" and any(map(os.path.lexists, left)):
@@ -130,6 +130,11 @@ def work_lock(vm: Machine, what: str) -> locks.WorkLock:
         for line in making.sweep(vm.environ):
             vm.io.warn(line)
     return lock
+
+
+def _cannot(what: str) -> str:
+    """`cannot start`, but "`qvm disk check` cannot begin": two words are no English verb."""
+    return f"`qvm {what}` cannot begin" if " " in what else f"cannot {what}"
 
 
 def _settle(vm: Machine, what: str) -> None:

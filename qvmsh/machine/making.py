@@ -24,6 +24,7 @@ import secrets
 import shutil
 import time
 
+from qvmsh.errors import QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.machine import known
@@ -57,6 +58,7 @@ class Folder:
         self._note = _Note(self.path, verb, environ)
         self._environ = environ
         self._guard = -1
+        self._is_left = False
 
     def __enter__(self) -> Folder:
         """Make it, after what killed ones left of this name has gone.
@@ -81,28 +83,56 @@ class Folder:
         return self
 
     def put_in_place(self) -> None:
-        """Rename the finished folder; into an empty one that is there, move its contents, `.vmrc` last."""
+        """Rename the finished folder; into an empty one that is there, move its contents, `.vmrc` last.
+
+        From the moment that it is noted as whole it is put in place, by us or by `sweep`.
+
+        Raises:
+            QvmError: not all could be moved; the next command does.
+        """
         if not self._has_folder:
             os.rename(self.path, self.final)
+            host_files.sync_folder(self.above)
             return
         if os.listdir(self.final) != [os.path.basename(self.path)]:
             raise OSError(errno.ENOTEMPTY, "is not empty", self.final)
-        self._note.write(is_whole=True)
-        _move(self.path, self.final)
+        with process.Shielded():
+            self._note.write(is_whole=True)
+            self._is_left = True
+            try:
+                _move(self.path, self.final)
+            except OSError as error:
+                raise QvmError(
+                    f"{os.path.basename(self.final)} is made, and cannot be put in place: {_why(error)}",
+                    hint="`qvm doctor --fix` completes it",
+                ) from error
+            self._is_left = False
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+        if not self._is_left:
+            shutil.rmtree(self.path, ignore_errors=True)
         if self._guard >= 0:
             os.close(self._guard)
             self._guard = -1
-        self._note.remove()
+        if not self._is_left:
+            self._note.remove()
 
 
 def _move(path: str, final: str) -> None:
     for name in sorted(os.listdir(path), key=".vmrc".__eq__):
-        os.rename(os.path.join(path, name), os.path.join(final, name))
+        target = os.path.join(final, name)
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, "is there already", target)
+        os.rename(os.path.join(path, name), target)
+    host_files.sync_folder(final)
+
+
+def _why(error: OSError) -> str:
+    if isinstance(error, FileExistsError):
+        return f"{os.path.basename(error.filename)} is there already"
+    return error.strerror or str(error)
 
 
 class _Note:
@@ -115,10 +145,13 @@ class _Note:
 
     def write(self, *, is_whole: bool = False) -> None:
         """Note it, or that all of it is made and only has to be moved."""
-        with contextlib.suppress(OSError):
+        try:
             if self._folder is not None:
                 os.makedirs(self._folder, mode=0o700, exist_ok=True)
                 host_files.write_atomic(self._file, json.dumps(self._data | {"is_whole": is_whole}) + "\n")
+        except OSError:
+            if is_whole and os.path.lexists(self._file):  # it says that what is left is to be removed
+                raise
 
     def remove(self) -> None:
         if self._folder is not None:
@@ -157,7 +190,9 @@ def sweep(environ: Mapping[str, str], *, is_looking: bool = False) -> list[str]:
         match = _NAME.search(os.path.basename(path))
         if match is None or not os.path.isabs(path):
             continue
-        with _unlocked(path) as is_left:
+        with _turn(os.path.dirname(path)) as is_ours, _unlocked(path) as is_left:
+            if not is_ours:  # it may be made, and not locked yet
+                continue
             if not is_left:
                 if not os.path.lexists(path) and not process.exists(
                     pid
@@ -180,6 +215,8 @@ def _finish(path: str, data: dict[str, Any]) -> str:
             return "it is complete now"
         shutil.rmtree(path)
     except OSError as error:
+        if data.get("is_whole"):
+            return f"it is in {path}, and cannot be completed: {_why(error)}"
         return f"{path} cannot be removed: {error.strerror}"
     return "what it had begun is removed"
 
@@ -199,6 +236,24 @@ def remove(path: str) -> None:
     with _unlocked(path) as is_left:
         if is_left:
             shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _turn(above: str) -> Iterator[bool]:
+    """Whether nobody is just making such a folder in `above`, nor can before the block ends."""
+    try:
+        fd = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        yield True  # it is not there, so nobody is
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield False
+    else:
+        yield True
+    finally:
+        os.close(fd)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ May import: `host.accounts` late, `errors` (one-shot path).
 
     account = owner.other(vm)       # None, or the account that `start` must run as
     owner.share(vm)                 # what root has made in .qvm is the owner's too
+    with owner.rights(vm): ...      # as the owner could: root follows no link of his to a file of root's
 
 Root does not start QEMU and let it drop its rights (`-runas`): QEMU would have parsed images and
 opened files as root before, and root would write into a folder that another account controls. It starts
@@ -13,12 +14,15 @@ gives away those of its own files that QEMU must write: `.qvm`, the images, the 
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from qvmsh.errors import QvmError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from qvmsh.host.accounts import Account
     from qvmsh.machine.machine import Machine
 
@@ -34,6 +38,31 @@ def other(vm: Machine) -> Account | None:
     except (KeyError, QvmError):  # the problem says so where it matters
         return None
     return found if found.uid != 0 else None
+
+
+def acting(vm: Machine) -> Account | None:
+    """Whose rights a program gets that works on the machine's images, with which the owner may work too.
+
+    An image names any file as what it stands on, and the image itself may be a link. What is root's of the
+    machine becomes the owner's first, as when root starts it.
+    """
+    account = other(vm)
+    if account:
+        prepare(vm, account)
+    return account
+
+
+@contextlib.contextmanager
+def rights(vm: Machine) -> Iterator[None]:
+    """Open, rename and remove files of the machine as its owner could; no program is started meanwhile."""
+    account = other(vm)
+    if account is None:
+        yield
+        return
+    from qvmsh.host import accounts
+
+    with accounts.rights_of(account):
+        yield
 
 
 def share(vm: Machine) -> None:
@@ -68,14 +97,8 @@ def opened(vm: Machine, path: str) -> int:
 
     The owner may have put a link there, or have an image stand on a file that is root's.
     """
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
-    account = other(vm)
-    if account is None:
-        return os.open(path, flags)
-    from qvmsh.host import accounts
-
-    with accounts.rights_of(account):
-        return os.open(path, flags)
+    with rights(vm):
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
 
 
 def share_descriptor(vm: Machine, path: str, fd: int) -> None:

@@ -76,6 +76,8 @@ class Ladder:
         ]
         with self.handle:
             for name, ask, share in rungs:
+                if self.tried and not force:
+                    self._require_no_io_error()
                 began = time.monotonic()
                 window_s = max(LEAST_S, (deadline - began) * share)
                 answer = ask(window_s)
@@ -95,6 +97,26 @@ class Ladder:
             hint="`qvm stop --force` then ends QEMU (the guest loses what it has not written), "
             "VM_SHUTDOWN_TIMEOUT gives it more time",
         )
+
+    def _require_no_io_error(self) -> None:
+        """Nobody answers in a guest that QEMU has paused again: there is nothing to wait for.
+
+        Raises:
+            StateError: so it is.
+        """
+        try:
+            with saved.exchange(self.note) as exchange:
+                status = exchange.ask("query-status")["status"]
+        except (OSError, QmpError):
+            return
+        if status == "io-error":
+            raise StateError(
+                "cannot power off: QEMU has paused the guest after an I/O error",
+                machine=self.vm.name,
+                details=self.tried,
+                hint="`df .` shows whether the host's disk is full; make room, then `qvm resume`, `qvm stop`",
+                actual=status,
+            )
 
     def _ask_agent(self, window_s: float) -> str:
         try:

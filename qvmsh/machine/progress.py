@@ -15,7 +15,7 @@ import os
 import threading
 import time
 
-from qvmsh.io import isatty, tell
+from qvmsh.io import cut_off, isatty, tell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Progress:
             return
         took = time.monotonic() - self._began
         rate = size(int(self._size / max(took, 0.001)))
-        mark = "failed" if kind else f"{size(self._size)} in {took:.1f} s, {rate}/s"
+        mark = cut_off(kind) or f"{size(self._size)} in {took:.1f} s, {rate}/s"
         begin, end = ("\r", "\x1b[K\n") if self._is_drawn else ("", "\n")
         tell(self._io.stderr, f"{begin}  {self._title}: {mark}", end=end)
 

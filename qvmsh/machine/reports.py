@@ -159,10 +159,12 @@ class Saved(Report):
         self.seconds = round(seconds, 3)
 
     def __str__(self) -> str:
+        from qvmsh.config.words import quote
+
         part = f" ({self.suspend_seconds:.1f} s to suspend)" if self.suspend_seconds else ""
         return (
             f"{self.machine}: state saved as {self.snapshot} in {self.seconds:.1f} s{part}; "
-            f"`qvm start --loadvm {self.snapshot}` goes on"
+            f"`qvm start --loadvm {quote(self.snapshot)}` goes on"
         )
 
 

@@ -18,7 +18,7 @@ import shutil
 from dataclasses import dataclass, field
 
 from qvmsh.config import devices, edit
-from qvmsh.errors import ImageError, QvmError, UsageError
+from qvmsh.errors import ImageError, QvmError, Terminated, UsageError
 from qvmsh.host import accounts
 from qvmsh.host import files as host_files
 from qvmsh.machine import create, disks, drives, known, making, owner, tools
@@ -76,10 +76,18 @@ def new(
             laid = lay_out(vm, shelf, archive, point, folder.path, io, environ, name=name, final=final)
             _give(folder.path, folder.above, laid.uid, environ)
             folder.put_in_place()
+    except (KeyboardInterrupt, Terminated):
+        is_made = os.path.exists(os.path.join(final, ".vmrc"))
+        io.warn(f"{name}: interrupted; {'it is made all the same' if is_made else 'nothing was left behind'}")
+        raise
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
             raise UsageError(f"restore: {name} has just been made by somebody else") from None
-        hint = "nothing was left behind; make room if the disk is full"
+        hint = "nothing was left behind"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint += "; make room"
+        if error.errno == errno.ENOENT:
+            hint = "no folder can be made there; choose another place"
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             hint = "choose a place that you can write to"
         raise QvmError(f"cannot restore into {final}: {error.strerror}", hint=hint) from error

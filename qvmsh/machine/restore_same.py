@@ -83,8 +83,10 @@ def same(vm: Machine, shelf: Shelf, archive: Archive, point: Point, *, is_forced
                 f"cannot restore: {error.filename or vm.directory}: {error.strerror}",
                 machine=vm.name, hint="make room; the machine is as it was",
             ) from error  # fmt: skip
-        except BaseException:
-            _undo(vm, work)
+        except BaseException as error:
+            done = _undo(vm, work)
+            if not isinstance(error, Exception):
+                vm.io.warn(f"{vm.name}: the restore was interrupted, and is {done}")
             raise
         settle(vm, work)
         interrupted.end(vm)
@@ -94,13 +96,14 @@ def same(vm: Machine, shelf: Shelf, archive: Archive, point: Point, *, is_forced
     return plan.notes
 
 
-def _undo(vm: Machine, work: dict[str, Any]) -> None:
-    """Leave the machine as it was, whether the note says already that all is ready, or not."""
+def _undo(vm: Machine, work: dict[str, Any]) -> str:
+    """Leave the machine as it was, whether the note says already that all is ready, or not; see `settle`."""
     if work["is_ready"]:
         work["is_ready"] = 0
         interrupted.write(vm, work)
-    settle(vm, work)
+    done = settle(vm, work)
     interrupted.end(vm)
+    return done
 
 
 def _pairs(vm: Machine, paths: list[str]) -> list[list[str]]:

@@ -43,6 +43,8 @@ def restore(
         ImageError: the archive is damaged; nothing was changed.
     """
     began = time.monotonic()
+    if directory == "":
+        raise UsageError("restore: the name of the directory is empty", hint="leave it out, or name one")
     shelf, archive, point = find(vm, word)
     label = f"{archive.folder}/{point.stamp}"
     if directory is not None:

@@ -192,10 +192,12 @@ def _load(store: Live, disks: list[Volume], name: str) -> None:
     entry = known.entries.get(name)
     tag = snapshots.resolve(store, name, entry)
     if not store.memory_bytes(tag):
+        from qvmsh.machine.snapshot_reports import word
+
         raise StateError(
             f"the snapshot {name} holds only disks, no memory",
             machine=vm.name,
-            hint=f"`qvm snapshot restore {name}` puts the disks back while the machine is off",
+            hint=f"`qvm snapshot restore {word(name)}` puts the disks back while the machine is off",
         )
     snapshots.require_one_moment(store, name, tag, entry)
     try:

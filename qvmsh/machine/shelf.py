@@ -29,9 +29,11 @@ if TYPE_CHECKING:
 VERSION = 1
 LAST_S = 253402300800
 """The year 10000; no calendar goes further."""
+UNFINISHED = re.compile(rf"{re.escape(PART)}\d*$")
+"""The names of files that were not finished: of disks, and of a manifest."""
 _STAMP = re.compile(r"[0-9]{14}", re.ASCII)
 _ROLE = re.compile(r"main|uefi|settings|(disk|extra|file)[1-9][0-9]{0,3}")
-_FORMAT = re.compile(r"[a-z][a-z0-9-]*")
+_FORMAT = re.compile(r"[a-z][a-z0-9_-]*")
 
 
 class Shelf:
@@ -99,14 +101,27 @@ class Shelf:
             why = error.strerror if isinstance(error, OSError) else error.__class__.__name__
             if isinstance(error, ValueError):
                 why = str(error)
+            if isinstance(error, json.JSONDecodeError):
+                why = f"it is no JSON (line {error.lineno}, column {error.colno})"
             raise QvmError(
                 f"{self.store.shown}/{folder}/{MANIFEST} cannot be read: {printable(str(why))}",
                 hint="the archive was damaged, or is another user's; the other archives are not concerned",
             ) from None
 
     def write(self, archive: Archive, folder: str = "") -> None:
-        """Write its manifest."""
+        """Write its manifest.
+
+        Raises:
+            QvmError: it could not be read again and would hide all states of the archive; nothing is written.
+        """
         text = json.dumps(archive.as_json(), indent=1, ensure_ascii=False) + "\n"
+        try:
+            parse(archive.folder, text)
+        except ValueError as error:
+            raise QvmError(
+                f"cannot describe the state in {archive.folder}: {error}",
+                hint="the archives are as they were; give what is named there another name, or place",
+            ) from None
         self.store.put_text(folder or archive.folder, MANIFEST, text)
 
     def _by_names(self, folder: str) -> Archive:
@@ -153,7 +168,8 @@ class Shelf:
             if not pairs or f"/{folder}/" in error.what:
                 raise error
         if not pairs:
-            raise UsageError(f"there is no archive in {self.store.shown}", hint="`qvm archive` makes one")
+            what = "there is no archive" if word == "latest" else f"{word!r} is no archive, there is none"
+            raise UsageError(f"{what} in {self.store.shown}", hint="`qvm archive` makes one")
         if word == "latest":
             return next((pair for pair in reversed(pairs) if self.is_own(pair[0])), pairs[-1])
         exact = [pair for pair in pairs if pair[0].folder == folder and stamp in ("", pair[1].stamp)]
@@ -253,7 +269,8 @@ def _part(row: Any) -> Part:
 def is_plain(name: str) -> bool:
     """True for the name of a file that an archive may hold."""
     return (
-        not name.startswith(".")
+        name != ""
+        and not name.startswith(".")
         and "/" not in name
         and "\0" not in name
         and name != MANIFEST

@@ -134,9 +134,12 @@ class SnapshotRestored(Report):
         if self.left:
             text += f"; {', '.join(self.left)} is as it was"
         if self.has_memory_left:
-            text += f"; `qvm start --loadvm {word(self.snapshot)}` goes on with its memory"
+            from qvmsh.config.words import quote
+
+            text += f"; `qvm start --loadvm {quote(self.snapshot)}` goes on with its memory"
         if self.bitmaps:
-            text += "\nthe next incremental archive will be a full one (its dirty bitmaps are gone)"
+            text += f"\n{self.machine}: the next incremental archive will be a full one"
+            text += " (its dirty bitmaps are gone)"
         return text
 
 
@@ -201,7 +204,8 @@ class SnapshotList(Report):
             notes.append(f"taken without {' '.join(each['without'])}")
         if each["stale"]:
             notes = ["stale: no image has it (`qvm snapshot delete` forgets it)"]
-        message = printable(each["message"].splitlines()[0]) if each["message"] else ""
+        first, *more = each["message"].splitlines() or [""]
+        message = printable(first) + (" ..." if more else "")
         memory = size(each["vmstate_bytes"]) if each["vmstate_bytes"] else "-"
         return name, each["time"].replace("T", " "), memory, "; ".join(notes), message
 

@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 
 from qvmsh.errors import ImageError, QmpError, QvmError, StateError
 from qvmsh.host import locks, process
-from qvmsh.machine import chain, tools
+from qvmsh.machine import chain, owner, tools
 from qvmsh.machine.progress import Watch
 from qvmsh.qemu import image
 from qvmsh.qemu.jobs import Jobs
@@ -104,11 +104,11 @@ class Images(Store):
         count = 0
         for each in self.volumes:
             words = ["info", "--output=json", image.safe_name(each.path)]
-            told = json.loads(image.run(tools.qemu_img(self.vm), words, what=f"read {each.name}"))
+            told = json.loads(self._run(words, f"read {each.name}"))
             data = told.get("format-specific", {}).get("data", {})
             for bitmap in data.get("bitmaps", ()):
                 words = ["bitmap", "--remove", image.safe_name(each.path), bitmap["name"]]
-                image.run(tools.qemu_img(self.vm), words, what=f"remove a bitmap of {each.name}")
+                self._run(words, f"remove a bitmap of {each.name}")
                 count += 1
         return count
 
@@ -117,7 +117,7 @@ class Images(Store):
         for each in self.volumes:
             words = ["check", "-q", "-r", "leaks", image.safe_name(each.path)]
             try:
-                image.run(tools.qemu_img(self.vm), words, what=f"check {each.name}")
+                self._run(words, f"check {each.name}")
             except ImageError as error:
                 self.vm.io.warn(f"{self.vm.name}: {error.what}: {'; '.join(error.details)}")
 
@@ -135,11 +135,13 @@ class Images(Store):
                     f"you cannot write to {each.name}", machine=self.vm.name, hint="ask as its owner"
                 )
 
+    def _run(self, words: list[str], what: str) -> str:
+        return image.run(tools.qemu_img(self.vm), words, what=what, account=owner.acting(self.vm))
+
     def _snapshot(self, volume: Volume, option: str, tag: str, what: str) -> None:
-        program = tools.qemu_img(self.vm)
         self.vm.io.checkpoint()
         try:
-            image.run(program, ["snapshot", option, tag, image.safe_name(volume.path)], what=what)
+            self._run(["snapshot", option, tag, image.safe_name(volume.path)], what)
         except ImageError as error:
             error.machine = self.vm.name
             if any("lock" in line for line in error.details):
@@ -213,8 +215,12 @@ class Live(Store):
     def _job(self, command: str, arguments: dict[str, object], watch: Watch | None = None) -> None:
         try:
             Jobs(self.exchange, watch).job(command, arguments)
-        except OSError as error:
-            raise QmpError(f"QEMU went away during {command}: {error}", machine=self.vm.name) from None
+        except OSError:
+            raise QmpError(
+                f"QEMU went away during {command}",
+                machine=self.vm.name,
+                hint="`qvm status` tells what is left of it, `qvm logs` why; `qvm start` starts it again",
+            ) from None
 
     def require_no_number(self, tag: str) -> None:
         """QEMU takes a name for a number first: refuse a name that is another snapshot's number.

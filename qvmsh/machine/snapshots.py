@@ -141,12 +141,9 @@ def resolve(store: Store, name: str, entry: dict[str, Any] | None = None) -> str
         raise StateError(
             f"the snapshot {name} was taken without {shown}",
             machine=vm.name,
-            hint="take that out of the configuration (VM_DISKS) as it was then"
-            + (
-                ""
-                if isinstance(store, Live)
-                else f"; `qvm snapshot restore --force {word(name)}` restores the others"
-            ),
+            hint=("`qvm stop`, then " if isinstance(store, Live) else "")
+            + f"`qvm snapshot restore --force {word(name)}` restores the others and leaves that as it is; "
+            "or take it out of VM_DISKS",
         )
     one = "" if len(on) > 1 else next(each.name for each in store.volumes if each.id in on)
     raise StateError(

@@ -144,12 +144,14 @@ def _loading(vm: Machine, pid: int, note: Note) -> Observation:
             note,
             "`qvm doctor --fix` goes back to the state before; so does the next command that changes it",
         )
+    from qvmsh.config.words import quote
+
     return Observation(
         BROKEN,
         f"the `qvm start` that was loading the state {note.loading} has gone; the guest must not go on",
         pid,
         note,
-        f"`qvm stop` ends QEMU, then `qvm start --loadvm {note.loading}`; the state is as it was saved",
+        f"`qvm stop` ends QEMU, then `qvm start --loadvm {quote(note.loading)}`; the state is as it was",
     )
 
 

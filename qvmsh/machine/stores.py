@@ -89,6 +89,10 @@ class Store(ABC):
         """The files of a folder and their sizes in bytes."""
 
     @abstractmethod
+    def entries(self, folder: str) -> list[str]:
+        """The names of all that is in a folder: hidden files, links and folders too."""
+
+    @abstractmethod
     def text(self, folder: str, name: str) -> str | None:
         """What a small file holds; None if it is not there."""
 
@@ -156,6 +160,9 @@ class Folder(Store):
     def names(self, folder: str) -> dict[str, int]:
         with os.scandir(os.path.join(self.root, folder)) as entries:
             return {each.name: each.stat().st_size for each in entries if each.is_file()}
+
+    def entries(self, folder: str) -> list[str]:
+        return sorted(os.listdir(os.path.join(self.root, folder)))
 
     def text(self, folder: str, name: str) -> str | None:
         try:
@@ -316,6 +323,10 @@ class Remote(Store):
         found = (row.lstrip().partition(" ") for row in rows if row)
         return {name: int(size) for size, _, name in found}
 
+    def entries(self, folder: str) -> list[str]:
+        rows = self._run('ls -A "$1"', self._at(folder)).decode(errors="surrogateescape").split("\n")
+        return [row for row in rows if row]
+
     def text(self, folder: str, name: str) -> str | None:
         found = self._run('[ ! -e "$1" ] || { echo; cat "$1"; }', self._at(folder, name))
         return found[1:].decode("utf-8", "surrogateescape") if found else None
@@ -330,7 +341,7 @@ class Remote(Store):
     @contextlib.contextmanager
     def writer(self, folder: str, name: str) -> Iterator[int]:
         # what is cut off (a broken connection, a kill) never gets beyond its name for unfinished work
-        script = 'umask 077; set -C; cat > "$1" && { sync "$1" 2>/dev/null || sync; }'
+        script = 'umask 077; rm -f "$1"; set -C; cat > "$1" && { sync "$1" 2>/dev/null || sync; }'
         with subprocess.Popen(
             self._command(script, self._at(folder, name)), stdin=subprocess.PIPE, stderr=subprocess.PIPE
         ) as child:

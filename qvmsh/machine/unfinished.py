@@ -21,7 +21,20 @@ import time
 from qvmsh.errors import QmpError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
-from qvmsh.machine import catalogue, chain, freezing, guardian, guest, log, saved, state, tools, volumes
+from qvmsh.machine import (
+    catalogue,
+    chain,
+    freezing,
+    guardian,
+    guest,
+    interrupted,
+    log,
+    owner,
+    saved,
+    state,
+    tools,
+    volumes,
+)
 from qvmsh.machine import note as notes
 from qvmsh.machine.catalogue import Catalogue
 from qvmsh.machine.snapshot_store import Images, Live, Store
@@ -256,8 +269,11 @@ def told(vm: Machine) -> str:
     """What is under way, or was cut off, for one who only looks; "" for nothing."""
     try:
         data = read(vm)
+        work = interrupted.read(vm) if data is None else None
     except QvmError as error:
         return error.what
+    if work is not None:
+        return interrupted.told(vm, work)
     if data is None:
         return ""
     by = locks.working(vm.files.work_lock)
@@ -363,6 +379,7 @@ def _loaded(vm: Machine, note: Note) -> None:
 
 
 def _settle_off(vm: Machine, data: dict[str, Any]) -> str:
+    volumes.require_own(vm, vm.files.unfinished, [path for _, path in data["disks"]])
     disks = [Volume(name, path, "qcow2") for name, path in data["disks"]]
     store = Images(vm, disks)
     store.require_free()
@@ -434,11 +451,13 @@ def _block_job(store: Store, data: dict[str, Any]) -> str:
         return disk_layers_live.settle(store, data)
     outcome = "ended with QEMU: what the disk holds is the same"
     for each in store.volumes:
-        host_files.remove(each.path + LAYER)
+        with owner.rights(store.vm):
+            host_files.remove(each.path + LAYER)
         if "backing" in data and image.header(each.path).backing != data["backing"]:
             below = ["-F", data["backing_format"]] if data["backing"] else []
             words = ["rebase", "-u", "-f", "qcow2", *below, "-b", data["backing"], image.safe_name(each.path)]
-            image.run(tools.qemu_img(store.vm), words, what=f"put {each.name} back on what it stood on")
+            what = f"put {each.name} back on what it stood on"
+            image.run(tools.qemu_img(store.vm), words, what=what, account=owner.acting(store.vm))
             outcome = "is undone: the disk stands where it stood"
     return outcome
 

@@ -7,6 +7,7 @@ May import: `host`, `qemu`, `machine`.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 
@@ -41,10 +42,19 @@ def verify(vm: Machine, word: str | None, *, is_booting: bool) -> Verified:
         archive_keeping.require_whole(vm, shelf, archive, each)
     if any(not part.xxh128 for part in archive.parts(points)):
         notes.append(f"{archive.folder} has no checksums (it was made by `vm`)")
-    with _folder(vm) as folder:
-        for each in points:
-            _check(vm, shelf, archive, each, os.path.join(folder, each.stamp))
-        boot_s = _boot(vm, shelf, archive, point, os.path.join(folder, "boot")) if is_booting else None
+    try:
+        with _folder(vm) as folder:
+            for each in points:
+                _check(vm, shelf, archive, each, os.path.join(folder, each.stamp))
+            boot_s = _boot(vm, shelf, archive, point, os.path.join(folder, "boot")) if is_booting else None
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise QvmError(
+            f"cannot verify {archive.folder}: there is no room to lay its images out in {vm.files.state}",
+            machine=vm.name,
+            hint="make room there; the files' checksums are right, so far as they were read",
+        ) from None
     names = [f"{archive.folder}/{each.stamp}" for each in points]
     return Verified(vm.name, names, notes, boot_s)
 

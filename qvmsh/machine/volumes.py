@@ -14,7 +14,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from qvmsh.machine import disks, hardware
+from qvmsh.errors import QvmError
+from qvmsh.machine import disks, hardware, owner
 from qvmsh.machine.hardware import MAIN
 from qvmsh.qemu import drives, image
 from qvmsh.qemu.commandline import UEFI_VARIABLES
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from qvmsh.machine.machine import Machine
+
+CUT = "qvm-cut"
+"""What the names of the overlays begin with that QEMU writes to while an archive is made (`cut`)."""
 
 
 @dataclass(frozen=True)
@@ -82,16 +86,42 @@ def of_blocks(vm: Machine, blocks: list[dict[str, Any]]) -> list[Volume]:
         inserted = block.get("inserted")
         if not inserted:
             continue
-        path = os.path.normpath(os.path.join(vm.directory, file_of(inserted["image"]["filename"])))
-        node = inserted["node-name"]
+        node, kind, held = inserted["node-name"], inserted["drv"], inserted["image"]
+        while node.startswith(CUT) and "backing-image" in held:  # an archive copies it: the disk is below
+            held = held["backing-image"]
+            node, kind = block["device"] or block.get("qdev", node), held["format"]
+        path = os.path.normpath(os.path.join(vm.directory, file_of(held["filename"])))
         known = named.get(os.path.realpath(path))
         name = known.id if known else block["device"] if node.startswith("#") else node
         is_flash = "flash" in block["device"] + block.get("qdev", "") + node or node == UEFI_VARIABLES
         source = known.source if known else "words"
         if is_flash and inserted["ro"]:  # the firmware itself
             continue
-        found.append(Volume(name or node, path, inserted["drv"], inserted["ro"], is_flash, source, node))
+        found.append(Volume(name or node, path, kind, inserted["ro"], is_flash, source, node))
     return sorted(found, key=_rank)
+
+
+def require_own(vm: Machine, note: str, paths: list[str]) -> None:
+    """Where root ends what another account's note tells of, that must be about disks of the machine.
+
+    The owner himself may have plugged any disk in; what he names is his own affair.
+
+    Raises:
+        QvmError: the note names another file; nothing has been done.
+    """
+    account = owner.other(vm)
+    if account is None:
+        return
+    own = {os.path.realpath(each.path) for each in configured(vm)}
+    inside = os.path.join(os.path.realpath(vm.directory), "")
+    for path in paths:
+        file = os.path.realpath(os.path.join(vm.directory, path))
+        if file not in own and not file.startswith(inside):
+            raise QvmError(
+                f".qvm/{os.path.basename(note)} names {path}, which is no disk of the machine",
+                machine=vm.name,
+                hint=f"ask as {account.name}; or look at that file, and remove it if it tells of nothing",
+            )
 
 
 def file_of(name: str) -> str:

@@ -86,7 +86,47 @@ def header(path: str) -> Header:
 
 def backing_path(image: str, backing: str) -> str:
     """The file that the backing name in `image` means (relative names stand beside the image)."""
-    return os.path.join(os.path.dirname(image), backing)
+    return backing_files(image, backing)[0]
+
+
+def backing_files(image: str, backing: str) -> list[str]:
+    """All files that a backing name may mean, the likeliest first.
+
+    QEMU takes what is before a `:` for a protocol, where no slash stands before it: `file:/vm/base.qcow2`,
+    `json:{"driver": ..., "file": {...}}`. What follows any other protocol counts too: rather a file too
+    many than one that is written to because nothing seems to stand on it.
+    """
+    folder = os.path.dirname(image)
+    if backing.startswith("json:"):
+        names = _names_in(backing.removeprefix("json:"))
+        found = [path for name in names for path in backing_files(image, name)]
+        return found or [os.path.join(folder, backing)]
+    names = [backing]
+    while ":" in names[-1].partition("/")[0]:
+        names.append(names[-1].partition(":")[2])
+    return [os.path.join(folder, name) for name in names[backing.startswith("file:") :]]
+
+
+def _names_in(words: str) -> list[str]:
+    """The files in QEMU's JSON. It knows `'...'` too; of what Python cannot read all words count."""
+    import json
+    import re
+
+    try:
+        left = [("", json.loads(words))]
+    except (ValueError, RecursionError):
+        found = [one or other for one, other in re.findall(r"""'([^']+)'|"([^"]+)\"""", words)]
+        return sorted(found, key=lambda name: "/" not in name)
+    found = []
+    while left:
+        key, value = left.pop(0)
+        if isinstance(value, dict):
+            left += value.items()
+        elif isinstance(value, list):
+            left += [(key, each) for each in value]
+        elif isinstance(value, str) and key.rpartition(".")[2] == "filename":
+            found.append(value)
+    return found
 
 
 def safe_name(path: str) -> str:
@@ -176,8 +216,8 @@ def snapshots(program: str, path: str) -> list[str]:
     return [each["name"] for each in loads(text).get("snapshots", [])]
 
 
-def remove_bitmaps(program: str, path: str) -> None:
-    """Remove the dirty bitmaps of a qcow2 image that nobody has open.
+def remove_bitmaps(program: str, path: str, prefix: str = "", account: Account | None = None) -> None:
+    """Remove the dirty bitmaps (whose names begin so) of a qcow2 image that nobody has open.
 
     They tell what has changed since a backup: nothing true any more once another state is put back,
     and `qemu-img snapshot -a` refuses an image that has some.
@@ -185,10 +225,14 @@ def remove_bitmaps(program: str, path: str) -> None:
     from qvmsh.qemu.qmp import loads
 
     what = f"remove the dirty bitmaps of {os.path.basename(path)}"
-    text = run(program, ["info", "-U", "--output=json", "-f", "qcow2", safe_name(path)], what=what)
-    details = loads(text).get("format-specific", {}).get("data", {})
+    asked = ["info", "-U", "--output=json", "-f", "qcow2", safe_name(path)]
+    details = (
+        loads(run(program, asked, what=what, account=account)).get("format-specific", {}).get("data", {})
+    )
     for each in details.get("bitmaps", []):
-        run(program, ["bitmap", "--remove", "-f", "qcow2", safe_name(path), each["name"]], what=what)
+        if each["name"].startswith(prefix):
+            words = ["bitmap", "--remove", "-f", "qcow2", safe_name(path), each["name"]]
+            run(program, words, what=what, account=account)
 
 
 def in_use(path: str, machine: str | None) -> ImageError:

@@ -58,7 +58,10 @@ class Word:
         verb = words[0] if words else ""
         self._context.begin_work(verb)
         try:
-            return call.perform(words)
+            status = call.perform(words)
+            if status == errors.EXIT_OK and getattr(threading.current_thread(), "_interrupted", False):
+                call.io.warn(f"{call.verb or verb}: Ctrl-C came too late, it is done")
+            return status
         finally:
             self._context.end_work(verb)
             self._context.forget_settings()

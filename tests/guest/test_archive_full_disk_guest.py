@@ -74,6 +74,9 @@ def test_disk_full_while_the_guest_is_archived_stops_it_and_loses_nothing(vm: Vm
     still = vm.qvm("resume")
     assert still.status == 3, str(still)
     assert "QEMU paused it at once after another I/O error" in still.err
+    still = vm.qvm("stop")  # it is not waited for who cannot answer
+    assert still.status == 3, str(still)
+    assert "cannot power off: QEMU has paused the guest after an I/O error" in still.err
     assert note_of(vm)["cuts"]
     filler.unlink()
     assert "the running guest's disks are whole again" in said(vm.qvm("doctor", "--fix"))

@@ -179,6 +179,30 @@ def test_archive_create_commits_only_what_a_commit_does_not_falsify(blank: Blank
     assert byte(vm, "1M", "other.qcow2") == 0
 
 
+def known(vm: Vm) -> dict[str, str | None]:
+    """The snapshots that the list shows, each with its parent; none is stale."""
+    rows = json.loads(vm.ok("snapshot", "list", "--json").out)["snapshots"]
+    assert not [row["name"] for row in rows if row["stale"]]
+    return {row["name"]: row["parent"] or None for row in rows}
+
+
+def test_nothing_is_told_of_snapshots_that_the_copy_or_the_commit_has_dropped(blank: Blank) -> None:
+    vm = blank(VM_DISKS="data.qcow2")
+    img(vm, "qemu-img", "create", "-q", "-f", "qcow2", "data.qcow2", "1M")
+    for name in ("a", "b", "c"):
+        vm.ok("snapshot", "save", name)
+    vm.ok("archive", "--delvm", "b")
+    assert known(vm) == {"a": None, "b": "a", "c": "b"}
+    vm.ok("restore", "latest", "../twin")
+    twin = Vm(vm.world, vm.directory.parent / "twin")
+    assert known(twin) == {"a": None, "c": "a"}
+    vm.ok("restore", "--force", "latest")
+    assert known(vm) == {"a": None, "c": "a"}
+    img(vm, "qemu-img", "snapshot", "-d", "a", "data.qcow2")
+    vm.ok("archive", "--create", "--drop-snapshots")
+    assert known(vm) == {"c": None}  # on the other disk it still is
+
+
 def test_archive_running_whole_then_changes_only_each_restores_exactly(blank: Blank) -> None:
     """With internal snapshots, over a stop and a kill of QEMU; a raw disk and a qcow2 disk beside."""
     vm = blank(VM_DISKS="data.raw:raw:ro")
@@ -366,6 +390,7 @@ def test_archive_refuses_what_makes_no_sense(blank: Blank) -> None:
     assert vm.qvm("archive", "-s", "x").status == 3
     assert vm.qvm("archive", "-d", "x").status == 3
     assert vm.qvm("restore", "latest").status == 2
+    assert "qvm: 'nix' is no archive, there is none in " in vm.qvm("restore", "nix", "../new").err
     assert vm.qvm("archive", "--verify").status == 2
     assert "no archive in" in vm.ok("archive", "--list").out
     vm.ok("start", "--no-wait")
@@ -373,6 +398,16 @@ def test_archive_refuses_what_makes_no_sense(blank: Blank) -> None:
     assert refused.status == 3
     assert "hint: `qvm archive` archives it while it runs" in refused.err
     vm.ok("archive")
+    (vm.directory / "file").touch()
+    for place, said in (
+        ("", "qvm: restore: the name of the directory is empty"),
+        ("file", "qvm: restore: file is there already, and no folder"),
+        ("file/x", f"qvm: restore: there is no folder {vm.directory}/file"),
+        ("/proc/x", "hint: no folder can be made there; choose another place"),
+    ):
+        refused = vm.qvm("restore", "latest", place)
+        assert said in refused.err, str(refused)
+        assert "make room" not in refused.err
     assert vm.qvm("restore", "latest").status == 3
     vm.ok("kill")
     vm.ok("start", "--no-wait", "--disposable")

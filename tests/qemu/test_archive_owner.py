@@ -266,6 +266,163 @@ def test_root_does_not_read_for_the_owner_what_he_may_not(
     assert holds(vm.directory, words) == []
 
 
+def put(vm: Vm, owner: Owner, name: str, data: dict[str, object]) -> Path:  # noqa: F811
+    """A note of unfinished work that the owner has written himself."""
+    path = vm.directory / ".qvm" / name
+    path.write_text(json.dumps(data))
+    os.chown(path, owner.row.pw_uid, owner.row.pw_gid)
+    return path
+
+
+def cut_note(vm: Vm, owner: Owner, cut: str, disk: str, state: str = "open") -> Path:  # noqa: F811
+    row = {"disk": disk, "format": "raw", "node": "disk0", "cut": cut, "cut_node": "q", "state": state}
+    facts = {"what": "archive", "since": 1.0, "pid": 1, "is_frozen": 0, "is_held": 0}
+    return put(vm, owner, "archive.unfinished", {**facts, "cuts": [row]})
+
+
+def written_overlay(path: Path, below: Path, owner: Owner) -> None:  # noqa: F811
+    """An overlay that holds data and says that it stands on a file."""
+    for words in (
+        ["qemu-img", "create", "-q", "-f", "qcow2", path, "1088"],
+        ["qemu-io", "-f", "qcow2", "-c", "write -P 65 0 1k", path],
+        ["qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", below, path],
+    ):
+        subprocess.run(words, check=True, capture_output=True)
+    os.chown(path, owner.row.pw_uid, owner.row.pw_gid)
+
+
+def test_note_of_an_archive_does_not_let_root_remove_or_write_what_it_names(
+    vm: Vm,
+    owner: Owner,  # noqa: F811
+    secret: Path,
+) -> None:
+    outside = os.path.relpath(secret, vm.directory)
+    for state in ("open", "back"):
+        note = cut_note(vm, owner, outside, "demo-backing.qcow2", state)
+        refused = vm.qvm("archive")
+        assert refused.status == 1, str(refused)
+        assert "does not tell of an archive's overlays" in refused.err
+        assert "hint: " in refused.err
+    name = ".qvm/cut-0123abcd-0.qcow2"
+    (vm.directory / name).symlink_to(secret)
+    cut_note(vm, owner, name, "demo-backing.qcow2", "back")
+    assert "does not tell of an archive's overlays" in vm.qvm("archive").err
+    (vm.directory / name).unlink()
+    written_overlay(vm.directory / name, secret, owner)
+    cut_note(vm, owner, name, outside)
+    assert "which is no disk of the machine" in vm.qvm("archive").err
+    cut_note(vm, owner, name, "data.qcow2")  # its header names another file than the note
+    refused = vm.qvm("archive")
+    assert refused.status == 1, str(refused)
+    assert "Permission denied" in refused.err
+    note.write_text('{"what": "archive", "since": 1, "cuts": [{}]}')
+    refused = vm.qvm("archive")
+    assert refused.status == 1, str(refused)
+    assert "Traceback" not in refused.err
+
+
+def test_overlay_of_a_killed_archive_is_put_back_by_root_and_is_the_owners(
+    vm: Vm,
+    owner: Owner,  # noqa: F811
+) -> None:
+    name = ".qvm/cut-0123abcd-0.qcow2"
+    written_overlay(vm.directory / name, vm.directory / "raw.img", owner)
+    (vm.directory / "raw.img").write_bytes(bytes(1088))
+    os.chown(vm.directory / "raw.img", owner.row.pw_uid, owner.row.pw_gid)
+    cut_note(vm, owner, name, "raw.img")  # none of its configured disks: one that was plugged in
+    vm.ok("archive")
+    assert (vm.directory / "raw.img").read_bytes()[:1024] == b"A" * 1024
+    assert not (vm.directory / name).exists()
+    assert not (vm.directory / ".qvm/archive.unfinished").exists()
+    assert of_root(vm.directory) == []
+
+
+def test_journal_does_not_let_root_remove_or_change_what_it_names(
+    vm: Vm,
+    owner: Owner,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    disk = tmp_path / "disk"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "1M"], check=True)
+    before = disk.read_bytes()
+    layer = tmp_path / "disk.part0"
+    layer.write_text("root's")
+    facts = {
+        "name": "disk0", "phase": "begin", "was_running": False, "has_memory": False, "is_frozen": False,
+        "entry": None, "since": "x", "pid": 1, "backing": "/etc/hostname", "backing_format": "raw",
+    }  # fmt: skip
+    for what in ("commit", "rebase", "save", "delete"):
+        put(vm, owner, "snapshot.unfinished", {"what": what, "disks": [["disk0", str(disk)]], **facts})
+        refused = vm.qvm("snapshot", "save", "y")
+        assert refused.status == 1, str(refused)
+        assert "which is no disk of the machine" in refused.err
+    link = vm.directory / "link"
+    link.symlink_to(disk)
+    (vm.directory / "link.part0").symlink_to(layer)
+    put(vm, owner, "snapshot.unfinished", {"what": "rebase", "disks": [["disk0", "link"]], **facts})
+    assert vm.qvm("snapshot", "save", "y").status == 1
+    assert (disk.read_bytes(), layer.read_text()) == (before, "root's")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["commit"],
+        ["rebase", "disk0"],
+        ["resize", "disk0", "32M"],
+        ["trim", "disk0"],
+        ["check", "disk0", "--repair"],
+    ],
+    ids=" ".join,
+)
+def test_disk_verbs_of_root_write_and_read_nothing_that_the_owner_may_not(
+    vm: Vm,
+    owner: Owner,  # noqa: F811
+    secret: Path,
+    words: list[str],
+) -> None:
+    """His disk stands on a file of root's, is a link to an image of root's, or keeps its data there."""
+    top = vm.directory / "demo-backing.qcow2"
+    image = secret.parent / "root.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "16M"], check=True)
+    subprocess.run(["qemu-io", "-c", "write -P 1 0 64k", image], check=True, capture_output=True)
+    before = image.read_bytes()
+    top.unlink()
+    top.symlink_to(image)
+    image.chmod(0o600)
+    told = vm.qvm("disk", *words)
+    assert (image.read_bytes(), image.stat().st_uid) == (before, 0), str(told)
+    assert told.status != 0 or words[0] == "check", str(told)
+    top.unlink()
+    written_overlay(top, secret, owner)
+    told = vm.qvm("disk", *words)
+    if words[0] in ("commit", "rebase"):
+        assert told.status == 1, str(told)
+        assert "Permission denied" in told.err
+    assert holds(vm.directory, b"root's own words") == []
+
+
+def test_disk_verbs_of_root_leave_the_machine_its_owners(vm: Vm, owner: Owner) -> None:  # noqa: F811
+    write(vm, 1, "0")
+    os.chown(vm.directory / "demo-backing.qcow2", 0, 0)  # as where the machine has not been started yet
+    vm.ok("disk", "trim")
+    vm.ok("disk", "commit")
+    vm.ok("disk", "resize", "disk0", "32M")
+    vm.ok("snapshot", "save", "s")
+    vm.ok("snapshot", "restore", "s")
+    vm.ok("snapshot", "delete", "s")
+    vm.ok("start", "--no-wait")
+    write_live(vm, "-P 2 64k 64k")
+    vm.ok("disk", "commit")
+    vm.ok("disk", "rebase", "disk0")
+    vm.ok("kill")
+    vm.ok("disk", "check", "--repair")
+    assert (byte(vm, "0"), byte(vm, "64k")) == (1, 2)
+    assert of_root(vm.directory) == []
+    owner.ok("start", "--no-wait", cwd=vm.directory)
+    owner.ok("kill", cwd=vm.directory)
+
+
 def test_plain_user_archives_his_own_machine(owner: Owner, world: World) -> None:  # noqa: F811
     home = Path(owner.row.pw_dir)
     seed = home / "seed.qcow2"

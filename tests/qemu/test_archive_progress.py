@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import signal
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from conftest import Vm
-from shell_terminal import Terminal, ended, shell
-from test_archive import archived, byte, name_of, nothing_left, states, write_live
+from conftest import DEADLINE_S, Vm
+from shell_terminal import Terminal, ended, qvm_below, shell
+from shell_terminal import terminal as session
+from test_archive import archived, byte, img, name_of, nothing_left, states, write_live
 
 Blank = Callable[..., Vm]
 
@@ -37,6 +41,12 @@ def interrupt(terminal: Terminal) -> str:
     terminal.wait(LINE)
     terminal.key("C-c")
     return ended(terminal, 130)
+
+
+def told_that_nothing_changed(screen: str) -> None:
+    assert "archiving data.raw: interrupted" in screen
+    assert "qvm: demo: interrupted; the machine and its archives are as they were" in screen
+    assert "failed" not in screen
 
 
 def test_line_is_there_for_a_compressed_copy_and_gone_at_the_end(vm: Vm) -> None:
@@ -67,7 +77,7 @@ def test_ctrl_c_while_it_is_off_leaves_machine_and_archives_as_they_were(vm: Vm)
     rows, before = states(vm), hashes(vm)
     os.utime(vm.directory / "data.raw")  # so that there is something to archive
     with shell(vm, "archive -z gzip") as terminal:
-        interrupt(terminal)
+        told_that_nothing_changed(interrupt(terminal))
     assert states(vm) == rows
     assert hashes(vm) == before
     nothing_left(vm)
@@ -97,7 +107,7 @@ def test_ctrl_c_while_it_runs_leaves_the_guest_at_work_and_the_archives_as_they_
         terminal.wait(LINE)
         write_live(vm, "-P 2 64k 64k")  # into what is laid over the disk meanwhile
         terminal.key("C-c")
-        ended(terminal, 130)
+        told_that_nothing_changed(ended(terminal, 130))
     assert states(vm) == rows
     assert vm.ok("status", "-s").out.startswith("demo: running")
     assert "qvm-cut" not in vm.ok("qmp", "query-named-block-nodes").out
@@ -121,7 +131,62 @@ def test_ctrl_c_in_a_restore_leaves_the_machine_as_it_was(vm: Vm) -> None:
         with shell(vm, words) as terminal:
             terminal.wait(r"restoring demo-disk1\.raw: .* left")
             terminal.key("C-c")
-            ended(terminal, 130)
+            screen = ended(terminal, 130)
+        assert "restoring demo-disk1.raw: interrupted" in screen
+        assert (
+            "qvm: twin: interrupted; nothing was left behind" in screen
+            if "twin" in words
+            else "qvm: demo: the restore was interrupted, and is undone, the machine is as it was" in screen
+        )
         assert hashes(vm) == before
         nothing_left(vm)
     assert sorted(path.name for path in vm.world.home.iterdir() if "twin" in path.name) == []
+
+
+def test_sigterm_says_what_is_left(vm: Vm) -> None:
+    with shell(vm, "archive -z gzip") as terminal:
+        terminal.wait(LINE)
+        os.kill(qvm_below(terminal), signal.SIGTERM)
+        told_that_nothing_changed(ended(terminal, 143))
+    nothing_left(vm)
+
+
+def test_ctrl_c_in_a_shell_is_no_failure_of_the_compressor(vm: Vm) -> None:
+    """There the terminal tells the compressor, but not the thread that waits for it."""
+    with session(vm.world, vm.directory) as screen:
+        screen.ready()
+        count = screen.begin("archive -z xz")
+        screen.wait(LINE)
+        screen.key("C-c")
+        screen.ready(count)
+        told_that_nothing_changed(screen.output())
+    nothing_left(vm)
+
+
+def test_compressor_does_not_outlive_a_qvm_that_is_killed(blank: Blank) -> None:
+    vm = blank()
+    noise = os.urandom(24 << 20)
+    (vm.directory / "noise").write_bytes(noise)
+    img(vm, "qemu-img", "convert", "-O", "qcow2", "-f", "raw", "noise", "demo-backing.qcow2")
+    child = vm.world.popen("archive", "-z", "xz", cwd=vm.directory)
+
+    def compressors() -> list[int]:
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                here = os.readlink(path / "cwd") == str(vm.directory)
+                found += [int(path.name)] if here and (path / "comm").read_text() == "xz\n" else []
+            except OSError:
+                continue
+        return found
+
+    while not compressors():
+        assert child.poll() is None
+    child.kill()
+    child.communicate()
+    deadline = time.monotonic() + DEADLINE_S
+    while compressors():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert "was interrupted" in vm.ok("disk", "check").err
+    nothing_left(vm)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import Vm
-from test_archive import archived, byte, name_of, nothing_left, states, write, write_live
+from test_archive import archived, byte, img, name_of, nothing_left, states, write, write_live
 
 Blank = Callable[..., Vm]
 
@@ -95,6 +96,8 @@ def test_keep_of_nothing_or_of_no_number_is_refused(blank: Blank, words: list[st
     refused = vm.qvm("archive", *words)
     assert refused.status == 2, str(refused)
     assert "Traceback" not in refused.err
+    assert "0 or more" not in refused.err
+    assert "0.0" not in refused.err
     assert names(vm) == before
 
 
@@ -207,3 +210,112 @@ def test_rotation_leaves_others_alone(blank: Blank) -> None:
     assert byte(other, "0") == 3  # not the other's, although that is newer
     vm.ok("restore", "latest")
     assert byte(vm, "0") == 9
+
+
+def two_archives(vm: Vm) -> tuple[str, Path]:
+    """An archive of its own base, and a change after which `--create` begins another one."""
+    write(vm, 1, "0")
+    name = name_of(archived(vm))
+    write(vm, 2, "0")
+    time.sleep(1.1)  # the folder's name has seconds
+    return name, vm.directory / name.partition("/")[0]
+
+
+def told(vm: Vm, *words: str) -> tuple[list[str], str]:
+    result = vm.ok("--json", "archive", *words)
+    return list(json.loads(result.out)["removed"]), result.err
+
+
+def test_archive_in_which_somebody_works_stays(blank: Blank) -> None:
+    """It runs where it lies: what is done there is in no manifest."""
+    vm = blank()
+    old, folder = two_archives(vm)
+    shutil.copy(vm.directory / ".vmrc", folder)
+    (folder / "notes.txt").write_text("precious")
+    inside = Vm(vm.world, folder)
+    inside.ok("start", "--no-wait")
+    try:
+        gone, err = told(vm, "--create", "--keep", "1")
+        assert gone == []
+        assert f"demo: removed nothing from {folder.name}: .qvm is in it" in err
+    finally:
+        inside.kill()
+    assert (folder / "notes.txt").read_text() == "precious"
+    assert byte(inside, "0") == 1
+    shutil.rmtree(folder / ".qvm")
+    for name in (".vmrc", "notes.txt"):
+        gone, err = told(vm, "--keep", "1")
+        assert gone == []
+        assert f"{name} is in it, which is not the archive's" in err
+        (folder / name).unlink()
+    assert told(vm, "--keep", "1")[0] == [old]
+    assert not folder.exists()
+
+
+def test_archive_whose_image_is_open_or_has_an_overlay_stays(blank: Blank) -> None:
+    vm, other = blank(), blank("other")
+    old, folder = two_archives(vm)
+    overlay = other.directory / "of-the-archive.qcow2"
+    base = str(folder / "demo-base.qcow2")
+    img(vm, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, str(overlay))
+    gone, err = told(vm, "--create", "--keep", "1")
+    assert gone == []
+    assert f"{overlay} stands on demo-base.qcow2" in err
+    overlay.unlink()
+    with (folder / "demo-backing.qcow2").open("rb") as file:
+        holder = subprocess.Popen(["sleep", "600"], stdin=file)
+    try:
+        gone, err = told(vm, "--keep", "1")
+        assert gone == []
+        assert f"demo-backing.qcow2 is in use by sleep (pid {holder.pid}" in err
+    finally:
+        holder.kill()
+        holder.wait()
+    assert told(vm, "--keep", "1")[0] == [old]
+
+
+def test_state_that_runs_where_it_lies_stays_while_the_archive_does(vm: Vm) -> None:
+    every = names(vm)
+    folder = vm.directory / every[0].partition("/")[0]
+    shutil.copy(vm.directory / ".vmrc", folder)
+    gone, err = told(vm, "--keep", "1")
+    assert gone == []
+    assert ".vmrc is in it" in err
+    (folder / ".vmrc").rename(folder / "notes.txt")  # in nobody's way, and not the archive's
+    assert told(vm, "--keep", "1")[0] == every[:4]
+    assert (folder / "notes.txt").exists()
+
+
+@pytest.mark.parametrize("words", [["--keep", "1"], ["--keep-days", "0.001"]])
+def test_state_just_made_stays_and_is_the_latest_though_the_clock_was_wrong(
+    blank: Blank, words: list[str]
+) -> None:
+    vm = blank()
+    write(vm, 1, "0")
+    first = name_of(archived(vm, "--create"))
+    age(vm, first, -3)
+    write(vm, 2, "0")
+    second = archived(vm, *words)
+    assert names(vm) == ([name_of(second)] if words[0] == "--keep" else [first, name_of(second)])
+    time.sleep(1.1)  # the folder's name has seconds
+    write(vm, 3, "0")
+    third = archived(vm, "--create", *words)  # in a folder of its own
+    assert third["archive"] != second["archive"]
+    assert names(vm)[-1] == name_of(third)
+    vm.ok("restore", "latest")
+    assert byte(vm, "0") == 3
+
+
+def test_state_just_made_stays_among_states_that_an_older_qvm_put_in_order(blank: Blank) -> None:
+    """Nothing has changed since a state that a wrong clock made the older one: it is what was asked for."""
+    vm = blank()
+    write(vm, 1, "0")
+    first = name_of(archived(vm, "--create"))
+    time.sleep(1.1)
+    write(vm, 2, "0")
+    second = name_of(archived(vm, "--create"))
+    age(vm, first, -3)
+    assert removed(vm, "--keep", "1") == [first]
+    assert names(vm) == [second]
+    vm.ok("restore", "--force", second)
+    assert byte(vm, "0") == 2

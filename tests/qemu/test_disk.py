@@ -107,7 +107,8 @@ def test_resize_on_and_off_and_never_smaller_by_accident(vm: Vm) -> None:
     assert "16.0 MiB is less than disk1 has (32.0 MiB)" in refused.err
     assert vm.qvm("disk", "resize", "disk7", "16M").status == 2
     vm.ok("snapshot", "delete", "before")
-    vm.ok("disk", "resize", "disk1", "16M", "--shrink")
+    told = vm.ok("disk", "resize", "disk1", "16M", "--shrink").out
+    assert told == "demo: disk1, data.qcow2: 32.0 MiB -> 16.0 MiB; what lay behind is cut off\n"
     assert disks(vm)["disk1"]["size_bytes"] == 16 << 20
 
 

@@ -123,6 +123,39 @@ def test_disk_commit_is_refused_on_and_off(pair: Pair) -> None:
     assert hash_of(pair.base) == pair.before
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        "file:{}",
+        'json:{{"driver":"qcow2","file":{{"driver":"file","filename":"{}"}}}}',
+        'json:{{"driver":"qcow2","file.driver":"file","file.filename":"{}"}}',
+        "json:{{'driver':'qcow2','file':{{'driver':'file','filename':'{}'}}}}",
+        'json:{{"driver":"qcow2","file":{{"driver":"raw","file":{{"driver":"file","filename":"{}"}}}}}}',
+    ],
+)
+def test_other_forms_of_a_backing_name_guard_the_base_too(blank: Blank, form: str) -> None:
+    vm = blank()
+    write(vm, 1, "0")
+    overlay(vm, "other.qcow2", form.format(vm.directory / "demo-base.qcow2"))
+    refused = vm.qvm("disk", "commit")
+    assert refused.status == 1, str(refused)
+    assert f"other.qcow2 stands on it and {WRONG}" in refused.err
+    assert byte(vm, "0", "other.qcow2") == 0
+    (vm.directory / "other.qcow2").unlink()
+    below = form.format(vm.directory / "demo-base.qcow2")
+    img(vm, "qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", below, "demo-backing.qcow2")
+    vm.ok("disk", "commit")  # and the machine's own overlay may say it so
+    assert byte(vm, "0", "demo-base.qcow2") == 1
+
+
+def test_commit_into_what_is_no_file_is_refused(blank: Blank) -> None:
+    vm = blank()
+    img(vm, "qemu-img", "rebase", "-u", "-F", "raw", "-b", "nbd:localhost:1", "demo-backing.qcow2")
+    refused = vm.qvm("disk", "commit")
+    assert refused.status == 1, str(refused)
+    assert "nbd:localhost:1 is not there" in refused.err
+
+
 def test_disk_verbs_on_a_base_that_a_machine_uses_as_its_disk_are_refused(pair: Pair) -> None:
     """VM_USE_SNAPSHOTS=no, and the other's overlay on that disk."""
     vm = pair.vm
@@ -277,3 +310,24 @@ def test_two_disks_on_one_base_in_the_directory_come_back_together(blank: Blank)
     assert [byte(vm, at, "a.qcow2") for at in ("0", "1M")] == [1, 5]
     assert [byte(vm, at, "b.qcow2") for at in ("0", "64k", "1M")] == [2, 3, 5]
     nothing_left(vm)
+
+
+def test_machines_that_share_a_name_are_all_looked_at(blank: Blank) -> None:
+    """The list of known machines holds both; the name alone means only the last one used."""
+    vm = blank()
+    base = vm.directory / "demo-base.qcow2"
+    overlays = []
+    for folder in ("one", "two"):
+        above = vm.world.home / folder
+        above.mkdir()
+        made = vm.world.run("create", "twin", "--image", str(base), cwd=above)
+        assert made.status == 0, str(made)
+        overlays.append(above / "twin/twin-backing.qcow2")
+    img(vm, "qemu-img", "rebase", "-u", "-F", "qcow2", "-b", str(base), str(overlays[0]))
+    write(vm, 7, "1M")
+    refused = vm.qvm("disk", "commit")
+    assert refused.status == 1
+    assert "one/twin/twin-backing.qcow2" in refused.err
+    files = [path.parent / ".vmrc" for path in overlays]
+    numbers = [line for file in files for line in file.read_text().splitlines() if "VM_MACHINE_ID" in line]
+    assert len(numbers) == len(set(numbers)) == 2

@@ -193,18 +193,19 @@ def test_start_killed_while_it_loads_a_state_is_judged_and_the_state_is_kept(bla
     """The moment that chance would not find: QEMU is up, its memory is not."""
     vm = blank()
     vm.ok("start", "--no-wait")
-    vm.ok("stop", "--savevm", "ready", "--no-suspend")
-    vm.ok("start", "--no-wait", "--loadvm", "ready")
+    told = vm.ok("stop", "--savevm", "ready now", "--no-suspend").out
+    assert told.endswith("; `qvm start --loadvm 'ready now'` goes on\n")
+    vm.ok("start", "--no-wait", "--loadvm", "ready now")
     note = vm.directory / ".qvm/running"
     assert "loading \n" in note.read_text()
     vm.ok("cmd", "stop")
-    note.write_text(note.read_text().replace("loading \n", "loading ready\n"))
+    note.write_text(note.read_text().replace("loading \n", "loading ready now\n"))
     told = vm.qvm("status", "-s").out
     assert "demo: broken" in told
-    assert "that was loading the state ready has gone" in told
-    assert "hint: `qvm stop` ends QEMU, then `qvm start --loadvm ready`" in told
+    assert "that was loading the state ready now has gone" in told
+    assert "hint: `qvm stop` ends QEMU, then `qvm start --loadvm 'ready now'`" in told
     for words in (["resume"], ["reboot", "--force"], ["stop", "--savevm", "x"], ["start"], ["suspend"]):
         assert vm.qvm(*words).status == 3, words
     assert "powered off by quit" in vm.ok("stop").out
-    vm.ok("start", "--no-wait", "--loadvm", "ready")
+    vm.ok("start", "--no-wait", "--loadvm", "ready now")
     assert vm.qvm("status", "-s").out.startswith("demo: running")

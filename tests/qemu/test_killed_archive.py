@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -224,6 +225,36 @@ def test_archive_killed_while_the_disks_are_cut_doctor_fix_joins_them(blank: Bla
     assert "qvm-cut" not in vm.ok("qmp", "query-named-block-nodes").out
     vm.ok("kill")
     assert byte(vm, "1M") == 7
+    nothing_left(vm)
+
+
+def test_who_looks_while_the_disks_are_cut_sees_the_disks(blank: Blank) -> None:
+    vm = blank(VM_DISKS="data.qcow2", **NO_WAITING)
+    img(vm, "qemu-img", "create", "-q", "-f", "qcow2", "data.qcow2", "16M")
+    vm.ok("start", "--no-wait")
+    vm.ok("snapshot", "save", "keep", "-m", "precious")
+    before = re.sub(r"[\d.]+ .iB used", "", vm.ok("disk", "list").out)
+    child = held(vm, "--full")
+    told = vm.ok("snapshot", "list").out
+    assert f"archive is under way: `qvm archive`, pid {child.pid}, since " in told
+    assert "stale" not in told
+    assert "missing" not in told
+    assert "cut" not in told
+    assert "precious" in vm.ok("snapshot", "show", "keep").out
+    assert "no fault found" in vm.ok("snapshot", "verify").out
+    vm.ok("snapshot", "diff", "keep")
+    assert re.sub(r"[\d.]+ .iB used", "", vm.ok("disk", "list").out) == before
+    child.kill()
+    os.kill(vm.pid, signal.SIGKILL)
+    child.communicate()
+    gone(vm)
+    told = vm.ok("snapshot", "list").out
+    assert re.search(
+        r"`qvm archive`, begun at \S+, was interrupted, and what the guest wrote since is in .qvm/cut-", told
+    )
+    vm.ok("start", "--no-wait")
+    assert "interrupted" not in vm.ok("snapshot", "list").out
+    vm.ok("kill")
     nothing_left(vm)
 
 

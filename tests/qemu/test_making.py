@@ -19,7 +19,7 @@ Blank = Callable[..., Vm]
 KILLED = """
 import os, signal, sys
 
-moved, rename = int(sys.argv[1]), os.rename
+number, moved, rename = int(sys.argv[1]), int(sys.argv[2]), os.rename
 
 
 def step(source, target, **options):
@@ -27,22 +27,22 @@ def step(source, target, **options):
     if ".part-" in str(source) and ".part-" not in str(target):
         moved -= 1
         if moved == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
     return rename(source, target, **options)
 
 
 os.rename = step
-sys.argv = ["qvm", *sys.argv[2:]]
+sys.argv = ["qvm", *sys.argv[3:]]
 from qvmsh.__main__ import main
 
 sys.exit(main())
 """
 
 
-def killed(vm: Vm, renames: int, *words: str) -> None:
-    """Run qvm; it is killed before its rename number `renames` out of the folder in which it makes."""
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(renames), *words],
+def ran(vm: Vm, code: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run qvm in a Python that has been told something first."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *words],
         cwd=vm.directory,
         env=vm.world.environ,
         stdin=subprocess.DEVNULL,
@@ -50,6 +50,11 @@ def killed(vm: Vm, renames: int, *words: str) -> None:
         text=True,
         timeout=120,
     )
+
+
+def killed(vm: Vm, renames: int, *words: str) -> None:
+    """Run qvm; it is killed before its rename number `renames` out of the folder in which it makes."""
+    done = ran(vm, KILLED, str(int(signal.SIGKILL)), str(renames), *words)
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
@@ -96,6 +101,103 @@ def test_restore_killed_while_it_moves_into_an_empty_folder_is_completed(blank: 
     assert not parts(vm.world.home)
     assert byte(Vm(vm.world, fresh), "1M", "fresh-backing.qcow2") == 7
     assert Vm(vm.world, fresh).ok("disk", "check").status == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("renames", [1, 2, 3])
+def test_ctrl_c_while_it_moves_into_an_empty_folder_waits_until_all_is_there(
+    blank: Blank, renames: int, number: signal.Signals
+) -> None:
+    vm = blank()
+    write(vm, 7, "1M")
+    name = name_of(archived(vm))
+    fresh = vm.world.home / "fresh"
+    fresh.mkdir()
+    done = ran(vm, KILLED, str(int(number)), str(renames), "restore", name, "../fresh")
+    assert done.returncode != 0, done.stderr
+    assert not parts(vm.world.home)
+    assert not notes(vm).exists()
+    assert byte(Vm(vm.world, fresh), "1M", "fresh-backing.qcow2") == 7
+    Vm(vm.world, fresh).ok("disk", "check")
+
+
+FULL = """
+import errno, sys
+from qvmsh.host import files
+
+write = files.write_atomic
+
+
+def full(path, text, *more, **options):
+    if '"is_whole": true' in text:
+        raise OSError(errno.ENOSPC, "No space left on device", path)
+    write(path, text, *more, **options)
+
+
+files.write_atomic = full
+sys.argv = ["qvm", *sys.argv[1:]]
+from qvmsh.__main__ import main
+
+sys.exit(main())
+"""
+
+
+def test_nothing_is_moved_where_it_cannot_be_noted_that_all_is_made(blank: Blank) -> None:
+    vm = blank()
+    name = name_of(archived(vm))
+    fresh = vm.world.home / "fresh"
+    fresh.mkdir()
+    done = ran(vm, FULL, "restore", name, "../fresh")
+    assert done.returncode == 1, done.stderr
+    assert "No space left on device" in done.stderr
+    assert os.listdir(fresh) == []
+    assert not notes(vm).exists()
+
+
+def test_completion_replaces_nothing_that_has_come_to_be_there(blank: Blank) -> None:
+    vm = blank()
+    name = name_of(archived(vm))
+    fresh = vm.world.home / "fresh"
+    fresh.mkdir()
+    killed(vm, 1, "restore", name, "../fresh")
+    (fresh / "fresh-base.qcow2").write_text("mine")
+    told = vm.ok("doctor", "--fix").out
+    assert "cannot be completed: fresh-base.qcow2 is there already" in told
+    assert (fresh / "fresh-base.qcow2").read_text() == "mine"
+    (fresh / "fresh-base.qcow2").unlink()
+    assert "it is complete now" in vm.ok("doctor", "--fix").out
+    Vm(vm.world, fresh).ok("disk", "check")
+
+
+RACE = """
+import os, subprocess, sys
+
+mkdir = os.mkdir
+
+
+def race(path, *more, **options):
+    mkdir(path, *more, **options)
+    if ".part-" in str(path):
+        words = [sys.executable, "-m", "qvmsh", "snapshot", "save", "x"]
+        print(subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True))
+
+
+os.mkdir = race
+sys.argv = ["qvm", *sys.argv[1:]]
+from qvmsh.__main__ import main
+
+sys.exit(main())
+"""
+
+
+def test_folder_that_is_not_locked_yet_is_left_alone(blank: Blank) -> None:
+    vm = blank()
+    name = name_of(archived(vm))
+    done = ran(vm, RACE, "restore", name, "../fresh")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "interrupted" not in done.stdout
+    assert (vm.world.home / "fresh/.vmrc").exists()
+    assert not notes(vm).exists()
 
 
 def test_what_somebody_is_at_work_in_is_left_alone(blank: Blank) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from conftest import DEADLINE_S, Vm
 from pty_terminal import Terminal
+from shell_terminal import terminal as session
 
 Blank = Callable[..., Vm]
 MEMORY_BYTES = 160 << 20
@@ -124,10 +125,22 @@ def test_others_are_told_who_is_at_work_while_qemu_answers_nobody(vm: Vm) -> Non
         for words in (["save", "b"], ["restore", "old"], ["delete", "old"]):
             refused = vm.qvm("snapshot", *words)
             assert refused.status == 3
-            assert f"`qvm snapshot save`, pid {child.pid}, since " in refused.err
+            other = f"`qvm snapshot {words[0]}` cannot begin: `qvm snapshot save`, pid {child.pid}, since "
+            assert other in refused.err
     assert child.wait(DEADLINE_S) == 0
     child.communicate()
     assert names(vm) == ["old", "a"]
+
+
+def test_qemu_that_ends_meanwhile_is_told_with_what_to_do(vm: Vm) -> None:
+    child = vm.world.popen("snapshot", "save", "a", cwd=vm.directory)
+    with contextlib.suppress(ProcessLookupError), held(vm, 8 << 20):
+        os.kill(vm.pid, signal.SIGKILL)
+    _, said = child.communicate(timeout=DEADLINE_S)
+    assert child.returncode == 1
+    assert "qvm: demo: QEMU went away during snapshot-save\n" in said
+    assert "\nhint: `qvm status` tells what is left of it" in said
+    vm.ok("start", "--no-wait")
 
 
 def test_ctrl_c_waits_for_qemu_and_then_all_is_whole(vm: Vm) -> None:
@@ -139,6 +152,7 @@ def test_ctrl_c_waits_for_qemu_and_then_all_is_whole(vm: Vm) -> None:
     assert terminal.end() == 130
     assert "the save of the snapshot a, begun 20" in terminal.text
     assert "was whole: it is there" in terminal.text
+    assert "saving a: interrupted" in terminal.text
     assert not (vm.directory / ".qvm/snapshot.unfinished").exists()
     assert vm.qvm("status", "-s").out.startswith("demo: running")
     terminal = Terminal(vm, "snapshot", "restore", "a", "--no-wait")
@@ -150,6 +164,20 @@ def test_ctrl_c_waits_for_qemu_and_then_all_is_whole(vm: Vm) -> None:
     assert "the restore of the snapshot a, begun 20" in terminal.text
     assert names(vm) == ["a"]
     assert vm.qvm("status", "-s").out.startswith("demo: running")
+
+
+def test_ctrl_c_in_a_shell_says_that_the_save_was_done(vm: Vm) -> None:
+    """There it does not reach the thread that waits for QEMU."""
+    with session(vm.world, vm.directory) as screen:
+        screen.ready()
+        count = screen.begin("snapshot save a")
+        with held(vm, 8 << 20):
+            screen.wait("written")
+            screen.key("C-c")
+            screen.wait(r"\^C")
+        screen.ready(count)
+        assert "snapshot save: Ctrl-C came too late, it is done" in screen.output()
+    assert names(vm) == ["a"]
 
 
 def test_one_more_ctrl_c_leaves_it_to_the_next_command(vm: Vm) -> None:

@@ -49,6 +49,7 @@ def test_list_is_a_tree_of_what_the_images_hold(blank: Blank) -> None:
         assert lines[1] == "disk1    data.qcow2 (16.0 MiB)"
         shown = [line.partition("  20")[0].rstrip() for line in lines[3:]]
         assert shown == ["base", "  live", "    later", "  other *", "foreign"]
+        assert lines[3].endswith("  fresh ...")  # the rest is in `show`
         found = rows(vm)
         assert found["live"]["missing"] == ["disk1"]
         assert found["live"]["vmstate_bytes"] > 0
@@ -143,6 +144,10 @@ def test_the_bare_word_and_its_help_tell_the_verbs(world: World) -> None:
         "qvm: snapshot: which one?\nhint: `qvm snapshot delete`, `qvm snapshot diff`, "
     )
     assert world.run("snapshots", "--help").status == 2
+    for family in ("snapshot", "disk"):
+        wrong = world.run(family, "foo")
+        assert wrong.status == 2
+        assert wrong.err.startswith(f"qvm: 'foo' is no verb of {family}\nhint: `qvm {family} ")
 
 
 def test_every_verb_has_its_json_and_the_old_spellings_are_the_same(blank: Blank) -> None:

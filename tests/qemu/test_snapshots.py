@@ -286,12 +286,12 @@ def test_dirty_bitmaps_are_removed_by_a_restore_and_it_says_so(off: Vm) -> None:
     off.ok("snapshot", "save", "a")
     img(off, "bitmap", "--add", DISKS[1], "archive")
     told = off.ok("snapshot", "restore", "a").out
-    assert "the next incremental archive will be a full one" in told
+    assert "\ndemo: the next incremental archive will be a full one" in told
     off.ok("start", "--no-wait")
     off.ok("snapshot", "save", "b")
     off.ok("qmp", "block-dirty-bitmap-add", "node=disk2", "name=archive", "persistent=true")
     told = off.ok("snapshot", "restore", "b", "--no-wait").out
-    assert "the next incremental archive will be a full one" in told
+    assert "\ndemo: the next incremental archive will be a full one" in told
 
 
 def test_image_in_use_by_another_process_is_told_and_nothing_is_done(off: Vm) -> None:

@@ -45,7 +45,7 @@ def test_bind_common_option_after_verb_is_common() -> None:
         ("start", ["--lodvm"], "unknown option --lodvm"),
         ("start", ["--ssh-attempts"], "needs a value"),
         ("start", ["-s", "many"], "must be a whole number"),
-        ("start", ["-s", "-1"], "must be 0 or more"),
+        ("start", ["-s", "-1"], "must not be negative"),
         ("start", ["--no-wait=yes"], "takes no value"),
         ("start", ["-n", "-c"], "exclude each other"),
         ("stop", ["-t", "nan"], "finite"),

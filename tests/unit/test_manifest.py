@@ -91,6 +91,12 @@ def test_manifest_with_a_wrong_value_is_refused_with_words(
     assert told.value.hint
 
 
+def test_manifest_that_is_no_json_says_so_and_where(tmp_path: Path) -> None:
+    put(tmp_path, FOLDER, '{\n "qvm": 1,\n x')
+    with pytest.raises(QvmError, match=r"cannot be read: it is no JSON \(line 3, column 2\)$"):
+        Shelf(Folder(str(tmp_path)), "demo").read(FOLDER)
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "{", "null", "[]", "7", '"x"', "{}", b"\xff\xfe\x00", "[" * 100000, json.dumps(manifest())[:-40],

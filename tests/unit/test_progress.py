@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import time
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from qvmsh.errors import QvmError, Terminated
 from qvmsh.io import Io
 from qvmsh.machine.progress import Progress, clock
 
@@ -68,7 +70,18 @@ def test_line_moves_while_nobody_tells(screen: Screen) -> None:
 def test_failure_ends_the_line(screen: Screen) -> None:
     with pytest.raises(KeyboardInterrupt), Progress(screen.io, "x", 10):
         raise KeyboardInterrupt
-    assert "x: failed" in screen.wait("\n")
+    assert "x: interrupted" in screen.wait("\n")
+    with pytest.raises(OSError, match="full"), Progress(screen.io, "y", 10):
+        raise OSError("full")
+    assert "y: failed" in screen.wait("y: ")
+
+
+@pytest.mark.parametrize(("error", "mark"), [(Terminated(), "interrupted"), (QvmError("x"), "failed")])
+def test_stage_tells_an_interruption_from_a_failure(error: BaseException, mark: str) -> None:
+    stream = io.StringIO()
+    with contextlib.suppress(type(error)), Io(stderr=stream, level=2).stage("saving one"):
+        raise error
+    assert stream.getvalue() == f"  saving one: {mark}\n"
 
 
 def test_nothing_where_there_is_no_terminal() -> None:

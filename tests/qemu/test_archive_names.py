@@ -1,0 +1,85 @@
+"""What an archive calls its files: whatever the disks are called, it can be read and restored."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Vm
+from test_archive import archived, byte, img, name_of, nothing_left, states, write
+
+Blank = Callable[..., Vm]
+
+
+def by_hand(blank: Blank, path: str) -> Vm:
+    """A machine of the user's own words with the one disk at `path`, which holds a 7."""
+    vm = blank(
+        has_images=False, VM_QEMU_ARGS=f"-M pc -accel tcg -m 64 -drive file={path},if=virtio,format=qcow2"
+    )
+    if not (vm.directory / path).exists():
+        img(vm, "qemu-img", "create", "-q", "-f", "qcow2", f"./{path}", "16M")
+    write(vm, 7, "0", path)
+    return vm
+
+
+def test_device_that_was_plugged_in_later_is_left_out_and_all_states_stay(
+    blank: Blank, tmp_path: Path
+) -> None:
+    vm = blank()
+    vm.ok("start", "--no-wait")
+    first = archived(vm)
+    vm.ok("qmp", "blockdev-add", '{"driver":"host_device","filename":"/dev/zero","node-name":"x"}')
+    vm.ok("qmp", "device_add", '{"driver":"virtio-blk-pci","drive":"x","id":"xx"}')
+    second = archived(vm)
+    assert "/dev/zero is not in the archive: it is no file" in second["notes"]
+    vm.ok("kill")
+    assert [f"{row['archive']}/{row['stamp']}" for row in states(vm)] == [name_of(first), name_of(second)]
+    for at, report in enumerate((first, second)):
+        vm.ok("restore", name_of(report), tmp_path / f"twin{at}")
+
+
+@pytest.mark.parametrize("name", [".disk.qcow2", "disk.qcow2.part", "disk.part3", "disk.xz", "x" * 250])
+@pytest.mark.parametrize("words", [[], ["--compress", "gzip"]], ids=["plain", "compressed"])
+def test_disk_whose_name_an_archive_cannot_use_comes_back(
+    blank: Blank, tmp_path: Path, name: str, words: list[str]
+) -> None:
+    vm = by_hand(blank, name)
+    reports = [archived(vm, *words)]
+    write(vm, 8, "1M", name)
+    reports.append(archived(vm, *words))
+    write(vm, 9, "2M", name)
+    reports.append(archived(vm, *words))  # and has not swept the others away
+    vm.ok("archive", "--verify")
+    for at, report in enumerate(reports):
+        made = tmp_path / f"twin{at}"
+        vm.ok("restore", name_of(report), made)
+        twin = Vm(vm.world, made)
+        assert [byte(twin, place, name) for place in ("0", "1M", "2M")] == [7, *[8, 9][:at], *[0, 0][at:]]
+    nothing_left_but(vm, name)
+
+
+def nothing_left_but(vm: Vm, name: str) -> None:
+    moved = vm.directory.parent / "moved"
+    (vm.directory / name).rename(moved)
+    nothing_left(vm)
+    moved.rename(vm.directory / name)
+
+
+def test_manifest_that_could_not_be_read_is_not_written(blank: Blank) -> None:
+    """A disk at a place that no manifest may name: refused, and the earlier states stay."""
+    vm = blank()
+    first = archived(vm)
+    img(vm, "qemu-img", "create", "-q", "-f", "qcow2", "./.qvm/data.qcow2", "16M")
+    vm.ok("config", "VM_DISKS=.qvm/data.qcow2:qcow2")
+    before = sorted(os.listdir(vm.directory / first["archive"]))
+    refused = vm.qvm("archive")
+    assert refused.status == 1, str(refused)
+    assert "'.qvm/data.qcow2' is no place in a machine" in refused.err
+    assert "hint: " in refused.err
+    assert [f"{row['archive']}/{row['stamp']}" for row in states(vm)] == [name_of(first)]
+    assert sorted(os.listdir(vm.directory / first["archive"])) == before
+    assert json.loads((vm.directory / first["archive"] / "manifest.json").read_text())
+    nothing_left(vm)

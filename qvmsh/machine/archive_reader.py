@@ -79,7 +79,7 @@ class Reader:
         """
         label = f"{self.archive.folder}/{part.name}"
         damaged = ImageError(f"{label} is damaged: its checksum differs", hint="restore another state")
-        fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             with (
                 progress.Progress(self.io, f"restoring {part.plain_name}", part.stored_bytes) as shown,
@@ -98,6 +98,7 @@ class Reader:
                     raise damaged from None
             if part.xxh128 and sent.xxh128 != part.xxh128:
                 raise damaged
+            os.fchmod(fd, part.mode & 0o664 | 0o600)
             os.fsync(fd)
         except FileNotFoundError:
             raise ImageError(f"{label} is not there", hint="restore another state") from None

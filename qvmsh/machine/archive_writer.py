@@ -294,13 +294,14 @@ class Writer:
             self.archive.layers[drive.role] = []
             for depth, (path, form) in enumerate(self._below[drive.role]):
                 name = self._layer_name(drive, path, depth)
-                part = Part(drive.role, name, form, self.source_of(path))
+                part = Part(drive.role, name, form, self.source_of(path), mode=_mode(path))
                 self._put(part, path, kind)
                 self.archive.layers[drive.role].append(part)
 
     def put_top(self, drive: Drive) -> None:
         """The layer that the guest writes to."""
-        part = Part(drive.role, self._name(drive), drive.format, self.source_of(drive.path))
+        source = self.source_of(drive.path)
+        part = Part(drive.role, self._name(drive), drive.format, source, mode=_mode(drive.path))
         path = drive.path
         with contextlib.ExitStack() as stack:
             if self.job.wish.delvm and drive.format == "qcow2":
@@ -503,6 +504,10 @@ class Writer:
 
     def result(self) -> tuple[Archive, Point]:
         return self.archive, self.point
+
+
+def _mode(path: str) -> int:
+    return os.stat(path).st_mode & 0o777
 
 
 def _disks(parts: Sequence[Part]) -> list[tuple[str, str, str, str]]:

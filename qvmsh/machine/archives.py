@@ -47,6 +47,7 @@ class Part:
         left_out: why the disk was not archived; "" if it was.
         tags: its internal snapshots, each with id and date, so that a replaced one is another.
         virtual_bytes: size of the disk as the guest sees it; 0 where an old manifest does not say.
+        mode: who might read and write the image, where it is whole; 0 where an old manifest does not say.
     """
 
     role: str
@@ -61,6 +62,7 @@ class Part:
     left_out: str = ""
     tags: list[str] = field(default_factory=list)
     virtual_bytes: int = 0
+    mode: int = 0
 
     @property
     def compression(self) -> str:

@@ -72,7 +72,7 @@ def new(
     folder = making.Folder("restore", final, environ)
     try:
         with folder:
-            os.chmod(folder.path, 0o755)  # noqa: S103  # as mkdir would
+            os.chmod(folder.path, _mode(archive.directory))
             laid = lay_out(vm, shelf, archive, point, folder.path, io, environ, name=name, final=final)
             _give(folder.path, folder.above, laid.uid, environ)
             folder.put_in_place()
@@ -95,6 +95,15 @@ def new(
     made = Machine(final, io=io, environ=environ)
     known.remember(made)
     return made, laid.notes
+
+
+def _mode(directory: str) -> int:
+    """Who may look into a new machine: those who may look into the archived one, if that is there."""
+    try:
+        os.stat(os.path.join(directory, ".vmrc"))
+        return os.stat(directory).st_mode & 0o755 | 0o700
+    except OSError:
+        return 0o755
 
 
 def _give(folder: str, above: str, uid: int | None, environ: Mapping[str, str]) -> None:

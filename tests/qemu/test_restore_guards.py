@@ -285,3 +285,54 @@ def test_base_of_two_disks_stays_one(blank: Blank, is_changed: bool) -> None:
     assert [byte(vm, "0"), byte(vm, "0", "d.qcow2")] == [1, 1]
     assert bases(vm, "demo-backing.qcow2", "d.qcow2") == ["demo-base.qcow2"] * 2
     assert sorted(path.name for path in vm.directory.glob("*.qcow2")) == before
+
+
+# Who may read them
+
+
+def modes(vm: Vm, *names: str) -> list[str]:
+    return [f"{(vm.directory / name).stat().st_mode & 0o777:o}" for name in names]
+
+
+def test_new_machine_lets_nobody_read_what_nobody_could_read(blank: Blank) -> None:
+    vm = blank(VM_DISKS="data.raw")
+    img(vm, "qemu-img", "create", "-q", "-f", "raw", "data.raw", "1M")
+    for name, mode in (("demo-backing.qcow2", 0o600), ("demo-base.qcow2", 0o444), ("data.raw", 0o660)):
+        (vm.directory / name).chmod(mode)
+    vm.directory.chmod(0o700)
+    archived(vm)
+    vm.ok("restore", "latest", "../twin")
+    twin = Vm(vm.world, vm.world.home / "twin")
+    assert modes(twin, "twin-backing.qcow2", "twin-base.qcow2", "data.raw", ".") == [
+        "600",
+        "644",
+        "660",
+        "700",
+    ]
+    # of an older archive nothing is known; where the machine is gone its folder's is neither
+    edit(vm, lambda found: [row.pop("mode") for row in parts(found)] and found.update(directory="/nowhere"))
+    vm.ok("restore", "latest", "../older")
+    older = Vm(vm.world, vm.world.home / "older")
+    names = ("older-backing.qcow2", "older-base.qcow2", "data.raw", ".")
+    assert modes(older, *names) == ["600", "600", "600", "755"]
+    # a manifest gives no rights that nobody has by it
+    edit(
+        vm, lambda found: [row.update(mode=0o7777) for row in parts(found)] and found.update(directory="/tmp")
+    )
+    vm.ok("restore", "latest", "../other")
+    assert modes(Vm(vm.world, vm.world.home / "other"), "data.raw", ".") == ["664", "755"]
+
+
+def parts(found: dict[str, Any]) -> list[dict[str, Any]]:
+    layers = [row for rows in found["layers"].values() for row in rows]
+    return [*layers, *(row for point in found["points"] for row in point["parts"])]
+
+
+def test_disk_that_comes_back_has_the_mode_that_it_had(blank: Blank) -> None:
+    vm = blank(VM_DISKS="data.raw")
+    img(vm, "qemu-img", "create", "-q", "-f", "raw", "data.raw", "1M")
+    (vm.directory / "data.raw").chmod(0o640)
+    archived(vm)
+    (vm.directory / "data.raw").unlink()
+    vm.ok("restore", "--force", "latest")
+    assert modes(vm, "data.raw") == ["640"]

@@ -59,7 +59,8 @@ def _standing(paths: Sequence[str], vm: Machine | None) -> dict[str, set[str]]:
         folders += [vm.directory, *known.directories(vm.environ)]
     found: dict[str, set[str]] = {}
     for folder in dict.fromkeys(map(os.path.realpath, folders)):
-        found.update(_backings(folder))
+        for image_path, below in _backings(folder).items():
+            found.setdefault(image_path, set()).update(below)
     return found
 
 
@@ -75,7 +76,7 @@ def _above(stands_on: dict[str, set[str]], path: str) -> list[str]:
 
 def _backings(folder: str) -> dict[str, set[str]]:
     """The images in a folder that stand on others: file and what it may stand on, as real paths."""
-    found = {}
+    found: dict[str, set[str]] = {}
     try:
         entries = [each.path for each in os.scandir(folder) if each.is_file()]
     except OSError:
@@ -86,7 +87,9 @@ def _backings(folder: str) -> dict[str, set[str]]:
         except (OSError, QvmError):
             continue
         if backing:
-            found[os.path.realpath(path)] = set(map(os.path.realpath, image.backing_files(path, backing)))
+            # through a link a relative name means another file than beside the image itself
+            below = found.setdefault(os.path.realpath(path), set())
+            below.update(map(os.path.realpath, image.backing_files(path, backing)))
     return found
 
 

@@ -89,7 +89,7 @@ class Cut:
         self.work = work
         self.cuts = [
             {
-                "disk": os.path.relpath(each.path, vm.directory),
+                "disk": _inside(vm, each.path),
                 "format": each.format,
                 "node": each.node,
                 "cut": os.path.join(".qvm", f"cut-{token}-{at}.qcow2"),
@@ -120,7 +120,10 @@ class Cut:
         program = tools.qemu_img(self.vm)
         for cut in self.cuts:
             path = os.path.join(self.vm.directory, cut["cut"])
-            below = os.path.relpath(os.path.join(self.vm.directory, cut["disk"]), os.path.dirname(path))
+            below = cut["disk"]
+            if not os.path.isabs(below):
+                folder = os.path.realpath(self.vm.directory)
+                below = os.path.relpath(os.path.join(folder, below), os.path.realpath(os.path.dirname(path)))
             image.create_overlay(program, path, below, cut["format"])
             owner.share(self.vm)
             self.qemu.execute(
@@ -174,6 +177,12 @@ class Cut:
     def _settle(self) -> None:
         with putting_right(self.qemu):
             settle(self.vm, self.work, is_running=True, qemu=self.qemu)
+
+
+def _inside(vm: Machine, path: str) -> str:
+    """A disk as the note has it: relative in the directory, which may move; not through a link out of it."""
+    found = os.path.relpath(path, vm.directory)
+    return path if found.startswith("..") else found
 
 
 @contextlib.contextmanager

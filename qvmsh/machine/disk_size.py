@@ -171,7 +171,10 @@ def _compact(vm: Machine, disk: Volume) -> str:
     if chain.overlays_on(disk.path, vm):
         return "left as it is: other images stand on it"
     found = image.header(disk.path)
-    part = f"{disk.path}.part{os.getpid()}"
+    place = os.path.realpath(disk.path)
+    if os.path.dirname(place) != os.path.realpath(os.path.dirname(disk.path)) and _is_beside(found.backing):
+        return f"left as it is: it is a link, and {found.backing} would mean another file beside {place}"
+    part = f"{place}.part{os.getpid()}"
     below = []
     if found.backing:
         kind = image.header(image.backing_path(disk.path, found.backing)).format
@@ -188,6 +191,11 @@ def _compact(vm: Machine, disk: Volume) -> str:
             words = ["compare", "-q", "-f", "qcow2", "-F", "qcow2", image.safe_name(disk.path), part]
             diskwork.run(vm, words, f"compare {disk.name} with its new copy")
         os.fsync(fd)
-        os.rename(part, disk.path)
-    host_files.sync_folder(os.path.dirname(disk.path))
+        os.rename(part, place)
+    host_files.sync_folder(os.path.dirname(place))
     return ""
+
+
+def _is_beside(backing: str) -> bool:
+    """Whether a backing name is looked for beside the image."""
+    return bool(backing) and not os.path.isabs(backing) and ":" not in backing.partition("/")[0]

@@ -105,10 +105,13 @@ def listing(vm: Machine) -> Disks:
 
 def run(vm: Machine, words: list[str], what: str, after: str = "") -> None:
     """Run qemu-img on a disk with the rights of the machine's owner: a disk names any file as its base."""
+    account = owner.acting(vm)
     try:
-        image.run(tools.qemu_img(vm), words, what=what, account=owner.acting(vm))
+        image.run(tools.qemu_img(vm), words, what=what, account=account)
     except ImageError as error:
         error.machine = vm.name
+        if account and any("Permission denied" in line for line in error.details):
+            error.hint = f"{account.name}, whose machine it is, must be able to write to it"
         error.details = (*error.details, after) if after else error.details
         raise
 

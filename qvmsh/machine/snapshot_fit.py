@@ -41,14 +41,16 @@ def without(
     Args:
         on: the snapshot on each disk, by the disk's id.
     """
-    then = {os.path.basename(path) for path in (entry or {}).get("disks", ())}
-    return [each for each in volumes if each.id not in on and each.name not in then] if then else []
+    files = (entry or {}).get("disks", ())
+    then = _same(volumes, files)
+    return [each for each in volumes if each.id not in on and each.id not in then] if files else []
 
 
 def gone(volumes: Sequence[Volume], entry: Mapping[str, Any] | None) -> list[str]:
     """The disks of then that are none of the machine now."""
-    here = {each.name for each in volumes}  # by name: the directory may have moved
-    return [path for path in (entry or {}).get("disks", ()) if os.path.basename(path) not in here]
+    files = (entry or {}).get("disks", ())
+    here = _same(volumes, files).values()
+    return [path for at, path in enumerate(files) if at not in here]
 
 
 def mixture(
@@ -102,5 +104,28 @@ def base_changes(volumes: Sequence[Volume], entry: Mapping[str, Any] | None) -> 
 def _rows(volumes: Sequence[Volume], entry: Mapping[str, Any] | None) -> list[tuple[Volume, dict[str, Any]]]:
     """What the metadata tell of the snapshot on each disk that is one of the machine still."""
     rows = (entry or {}).get("images", ())
-    by_name = {os.path.basename(row.get("file") or row["id"]): row for row in rows}
-    return [(each, by_name[each.name]) for each in volumes if each.name in by_name]
+    same = _same(volumes, [row.get("file") or row["id"] for row in rows])
+    return [(each, rows[same[each.id]]) for each in volumes if each.id in same]
+
+
+def _same(volumes: Sequence[Volume], files: Sequence[str]) -> dict[str, int]:
+    """Which of the files of then each disk is, by the disk's id.
+
+    The directory may have moved: where it is not the whole path, as much of its end as tells it from the
+    others; and of several that nothing tells apart the first is the first.
+    """
+    found: dict[str, int] = {}
+    paths = {each.id: each.path.split("/") for each in volumes}
+    then = {at: path.split("/") for at, path in enumerate(files)}
+    for many in range(max(map(len, [*paths.values(), *then.values()]), default=0), 0, -1):
+        ends: dict[tuple[str, ...], tuple[list[str], list[int]]] = {}
+        for name, words in paths.items():
+            if name not in found:
+                ends.setdefault(tuple(words[-many:]), ([], []))[0].append(name)
+        for at, words in then.items():
+            if at not in found.values():
+                ends.setdefault(tuple(words[-many:]), ([], []))[1].append(at)
+        for names, places in ends.values():
+            if len(names) == len(places) == 1 or many == 1:
+                found.update(zip(names, places, strict=False))
+    return found

@@ -97,8 +97,13 @@ class Session:
     def __enter__(self) -> Session:
         try:
             self._ask(asyncio.wait_for(self._client.connect(self._path), CONNECT_S))
-        except (QMPError, OSError, TimeoutError) as error:
-            self._loop.close()
+        except BaseException as error:
+            if self._client.runstate == Runstate.RUNNING:  # a Ctrl-C is kept until QEMU has answered
+                self.__exit__()
+            else:
+                self._close()
+            if not isinstance(error, (QMPError, OSError, TimeoutError)):
+                raise
             raise QmpError(f"no long conversation with QEMU: {error or 'it does not answer'}") from error
         return self
 

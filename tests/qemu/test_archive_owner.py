@@ -399,6 +399,7 @@ def test_disk_verbs_of_root_write_and_read_nothing_that_the_owner_may_not(
     if words[0] in ("commit", "rebase"):
         assert told.status == 1, str(told)
         assert "Permission denied" in told.err
+        assert f"hint: {owner.name}, whose machine it is, must be able" in told.err
     assert holds(vm.directory, b"root's own words") == []
 
 

@@ -129,6 +129,29 @@ def test_trim_while_off_gives_room_back_and_keeps_the_data(vm: Vm) -> None:
     assert "nothing in the guest could be asked to trim" in refused.err
 
 
+def test_trim_of_a_disk_that_is_a_link_writes_what_it_leads_to_anew(vm: Vm) -> None:
+    there = vm.directory.parent / "big"
+    there.mkdir()
+    data, real = vm.directory / "data.qcow2", there / "real.qcow2"
+    data.rename(real)
+    data.symlink_to("../big/real.qcow2")
+    img(vm, "create", "-q", "-f", "qcow2", str(there / "base.qcow2"), "16M")
+    base = str(there / "base.qcow2")
+    img(vm, "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", base, str(real))
+    io(vm, str(real), "write -P 5 1M 64k", "write -z 4M 8M")
+    inode = real.stat().st_ino
+    vm.ok("disk", "trim", "disk1")
+    assert data.is_symlink()
+    assert real.stat().st_ino != inode
+    assert holds(vm, str(real), 5)
+    assert sorted(path.name for path in there.iterdir()) == ["base.qcow2", "real.qcow2"]
+    (there / "base.qcow2").rename(vm.directory / "base.qcow2")  # to QEMU, which opens the link, it is here
+    img(vm, "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", "base.qcow2", str(real))
+    inode = real.stat().st_ino
+    assert "left as it is" in vm.ok("disk", "trim", "disk1").out
+    assert real.stat().st_ino == inode
+
+
 def test_check_finds_and_repairs(vm: Vm) -> None:
     io(vm, "data.qcow2", "write -P 7 0 4M")
     told = vm.ok("disk", "check").out

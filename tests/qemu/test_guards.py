@@ -148,6 +148,26 @@ def test_other_forms_of_a_backing_name_guard_the_base_too(blank: Blank, form: st
     assert byte(vm, "0", "demo-base.qcow2") == 1
 
 
+def test_overlay_that_is_reached_through_a_link_guards_what_it_stands_on_there(blank: Blank) -> None:
+    """QEMU looks for a relative base beside the link that it opens."""
+    vm = blank()
+    write(vm, 1, "0")
+    away = vm.directory.parent / "away"
+    away.mkdir()
+    overlay(vm, "other.qcow2", "demo-base.qcow2")
+    (vm.directory / "other.qcow2").rename(away / "real.qcow2")
+    (vm.directory / "other.qcow2").symlink_to("../away/real.qcow2")
+    (vm.directory / "zz.qcow2").symlink_to("../away/real.qcow2")
+    (away / "demo-base.qcow2").touch()
+    known = blank("known", has_images=False, VM_QEMU_ARGS="-m 64", where="away")
+    known.ok("start", "--no-wait")
+    known.ok("kill")
+    refused = vm.qvm("disk", "commit")
+    assert refused.status == 1, str(refused)
+    assert f"real.qcow2 stands on it and {WRONG}" in refused.err
+    assert byte(vm, "0", "other.qcow2") == 0
+
+
 def test_commit_into_what_is_no_file_is_refused(blank: Blank) -> None:
     vm = blank()
     img(vm, "qemu-img", "rebase", "-u", "-F", "raw", "-b", "nbd:localhost:1", "demo-backing.qcow2")

@@ -13,6 +13,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -255,6 +256,64 @@ def test_who_looks_while_the_disks_are_cut_sees_the_disks(blank: Blank) -> None:
     vm.ok("start", "--no-wait")
     assert "interrupted" not in vm.ok("snapshot", "list").out
     vm.ok("kill")
+    nothing_left(vm)
+
+
+THROUGH_LINK = """
+import os, signal, subprocess, sys
+from qvmsh.host import locks
+from qvmsh.machine import archiving, cut
+from qvmsh.machine.machine import Machine
+
+vm = Machine(sys.argv[1])
+enter = cut.Cut.__enter__
+
+
+def killed(self):
+    enter(self)
+    for word in ("write -P 7 1M 64k", "flush"):
+        device = "/machine/peripheral/disk1-device/virtio-backend"
+        words = [sys.executable, "-m", "qvmsh", "cmd", f'qemu-io -d {device} "{word}"']
+        subprocess.run(words, cwd=sys.argv[1], check=True, capture_output=True)
+    os.kill(locks.holder(vm.files.pid_file), signal.SIGKILL)
+    os._exit(9)
+
+
+if sys.argv[2] == "killed":
+    cut.Cut.__enter__ = killed
+archiving.archive(vm, archiving.Wish())
+"""
+
+
+def test_machine_through_a_link_with_a_disk_outside_is_archived_and_put_right(
+    blank: Blank, tmp_path: Path
+) -> None:
+    """A relative path through the link would lead to another folder, where a file of that name may be."""
+    vm = blank(**NO_WAITING)
+    (tmp_path / "there").mkdir()
+    link = tmp_path / "there/link"
+    link.symlink_to(vm.directory)
+    data, other = tmp_path / "there/data.qcow2", vm.directory.parent / "data.qcow2"
+    for path in (data, other):
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", path, "16M"], check=True)
+    before = other.read_bytes()
+    vm.ok("config", f"VM_DISKS={data}:qcow2")
+    vm.ok("start", "--no-wait")
+    for how, status in (("killed", 9), ("whole", 0)):
+        done = subprocess.run(
+            [sys.executable, "-c", THROUGH_LINK, link, how],
+            cwd=tmp_path,
+            env=vm.world.environ,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == status, done.stderr
+        if status:
+            gone(vm)
+            assert "what the guest wrote last is in" in vm.ok("start", "--no-wait").err
+    vm.ok("kill")
+    assert byte(vm, "1M", "../../there/data.qcow2") == 7
+    assert other.read_bytes() == before
     nothing_left(vm)
 
 

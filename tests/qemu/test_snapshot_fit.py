@@ -175,6 +175,24 @@ def test_snapshots_of_several_moments_are_not_put_together(two: Vm) -> None:
     assert holds(two, DATA, 2)
 
 
+def test_two_disks_of_one_file_name_are_told_apart_also_where_the_directory_has_moved(blank: Blank) -> None:
+    vm = blank(VM_DISKS=f"o/{MAIN}")
+    (vm.directory / "o").mkdir()
+    disk(vm, f"o/{MAIN}")
+    vm.ok("start", "--no-wait")
+    vm.ok("snapshot", "save", "s")
+    vm.ok("snapshot", "verify", "s")
+    vm.ok("snapshot", "restore", "--no-wait", "s")
+    vm.ok("kill")
+    (vm.directory / "p").mkdir()
+    vm.ok("disk", "add", f"p/{MAIN}", "16M")
+    assert (row(vm, "s")["missing"], row(vm, "s")["without"]) == (["disk2"], ["disk2"])
+    moved = vm.directory.rename(vm.directory.parent / "elsewhere")
+    there = Vm(vm.world, moved)
+    assert row(there, "s")["without"] == ["disk2"]
+    there.ok("snapshot", "restore", "--force", "s")
+
+
 def test_memory_of_another_moment_is_not_loaded(two: Vm) -> None:
     """Made by HMP, so that no metadata tells; QEMU gives the snapshots of one moment one date."""
     two.ok("start", "--no-wait")

@@ -194,10 +194,14 @@ class _Pace:
 def _copy(
     source: int, target: int, tell: Tell, checkpoint: Callable[[], None], pace: _Pace | None = None
 ) -> None:
-    """Copy the parts that hold data; the holes between them stay holes."""
+    """Copy the parts that hold data; the holes between them stay holes.
+
+    Raises:
+        QvmError: `source` became shorter meanwhile; the end of the copy would be zeros.
+    """
     size = os.fstat(source).st_size
     os.ftruncate(target, size)
-    end, copy = 0, _kernel_copy
+    begin, end, copy = 0, 0, _kernel_copy
     while end < size:
         try:
             begin = os.lseek(source, end, os.SEEK_DATA)
@@ -214,13 +218,23 @@ def _copy(
                     raise
                 copy = _plain_copy
                 continue
+            if not count and copy is _kernel_copy:  # some file systems say so where there is more
+                copy = _plain_copy
+                continue
             if not count:
-                return
+                break
             begin += count
             if pace:
                 pace.reached(begin)
             tell(begin)
             checkpoint()
+        if begin < end:
+            break
+    if os.fstat(source).st_size < size or begin < end:
+        name = os.path.basename(os.readlink(f"/proc/self/fd/{source}"))
+        raise QvmError(
+            f"{name} became shorter while it was copied", hint="end what writes to it, then try again"
+        )
 
 
 def _kernel_copy(source: int, target: int, count: int, at: int) -> int:

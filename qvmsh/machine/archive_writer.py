@@ -111,7 +111,9 @@ class Writer:
             stamp = self.archive.stamp
         self.point = Point(stamp, time.time(), consistency, [], is_done=False, id=secrets.token_hex(8))
         layers = [path for below in self._below.values() for path, _ in below]
-        for path in (*(each.path for each in self.taken), *layers):
+        every = [*(each.path for each in self.taken), *layers]
+        self._at_rest = {} if self.is_live else {path: _print(path) for path in every}
+        for path in every:
             if image.header(path).has_data_file:
                 raise ImageError(
                     f"cannot archive: {os.path.basename(path)} keeps its data in another file",
@@ -228,6 +230,7 @@ class Writer:
             self.put_layers()
             yield
             self._put_settings()
+            self._require_at_rest()
             self._finish()
         except OSError as error:
             self._undo()
@@ -236,8 +239,10 @@ class Writer:
                 machine=self.vm.name,
                 hint="the machine and the archives are as they were; make room, or set VM_ARCHIVE",
             ) from error
-        except BaseException:
+        except BaseException as error:
             self._undo()
+            if isinstance(error, QvmError):
+                error.machine = error.machine or self.vm.name
             raise
         finally:
             with process.Shielded():
@@ -477,6 +482,22 @@ class Writer:
             self._put(part, path, "", title="archiving the settings")
         self.point.parts.append(part)
 
+    def _require_at_rest(self) -> None:
+        """Refuse a state whose files, which nothing locks while the machine is off, are of several moments.
+
+        Raises:
+            ImageError: one was written to, or is another file now.
+        """
+        for path, before in self._at_rest.items():
+            if _print(path) != before:
+                users = ", ".join(image.users(path))
+                raise ImageError(
+                    f"cannot archive: {os.path.basename(path)} was written to meanwhile"
+                    f"{f', by {users}' if users else ''}",
+                    machine=self.vm.name,
+                    hint="end what writes to it; the archives are as they were",
+                )
+
     def _finish(self) -> None:
         self.point.is_done = True
         # the newest, though an earlier one may have been made with a clock that was wrong
@@ -515,3 +536,12 @@ def _disks(parts: Sequence[Part]) -> list[tuple[str, str, str, str]]:
     return sorted(
         (each.role, each.format, each.source, each.left_out) for each in parts if each.role != SETTINGS
     )
+
+
+def _print(path: str) -> tuple[int, int, int, int] | None:
+    """What tells that a file was written to, or replaced."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -77,9 +77,36 @@ def test_manifest_that_could_not_be_read_is_not_written(blank: Blank) -> None:
     before = sorted(os.listdir(vm.directory / first["archive"]))
     refused = vm.qvm("archive")
     assert refused.status == 1, str(refused)
+    assert refused.err.startswith("qvm: demo: cannot describe the state in ")
     assert "'.qvm/data.qcow2' is no place in a machine" in refused.err
     assert "hint: " in refused.err
     assert [f"{row['archive']}/{row['stamp']}" for row in states(vm)] == [name_of(first)]
     assert sorted(os.listdir(vm.directory / first["archive"])) == before
     assert json.loads((vm.directory / first["archive"] / "manifest.json").read_text())
     nothing_left(vm)
+
+
+@pytest.mark.parametrize("words", [[], ["--compress", "gzip"]], ids=["plain", "compressed"])
+@pytest.mark.parametrize("is_on", [False, True])
+def test_overlay_that_is_called_like_its_base_comes_back(
+    blank: Blank, tmp_path: Path, words: list[str], is_on: bool
+) -> None:
+    vm = blank(has_images=False, VM_QEMU_ARGS="-M pc -accel tcg -m 64 -hda disk.qcow2")
+    img(vm, "qemu-img", "create", "-q", "-f", "qcow2", "../disk.qcow2", "16M")
+    write(vm, 7, "0", "../disk.qcow2")
+    img(vm, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "../disk.qcow2", "disk.qcow2")
+    write(vm, 8, "1M", "disk.qcow2")
+    if is_on:
+        vm.ok("start", "--no-wait")
+    report = archived(vm, *words)
+    vm.kill()
+    vm.ok("archive", "--verify")
+    vm.ok("restore", name_of(report), tmp_path / "twin")
+    twin = Vm(vm.world, tmp_path / "twin")
+    assert [byte(twin, place, "disk.qcow2") for place in ("0", "1M")] == [7, 8]
+    write(vm, 9, "1M", "disk.qcow2")
+    vm.ok("restore", "--force", name_of(report))
+    assert [byte(vm, place, "disk.qcow2") for place in ("0", "1M")] == [7, 8]
+    if not words:  # it runs where it lies
+        inside = Vm(vm.world, vm.directory / report["archive"])
+        assert [byte(inside, place, "demo-main.qcow2") for place in ("0", "1M")] == [7, 8]

@@ -18,7 +18,7 @@ def disk_list(vm: Machine) -> Disks:
     """List the machine's disks: sizes, snapshots, what each stands on, and who has it open.
 
     Returns:
-        The disks.
+        `disks`: dicts, as in JSON, `vm.disk_list().disks[0]["id"]`.
     """
     from qvmsh.machine import diskwork
 
@@ -41,8 +41,8 @@ def disk_add(
 
     Args:
         file: the image; a relative name begins at the machine's directory.
-        size: of an image to be made: 512M, 10G.
-        format: of the image (by its name: .qcow2, .img).
+        size: of an image to be made, in qcow2 or raw: 512M, 10G.
+        format: of the image (by its name: .qcow2, .img; others as they are there: .vmdk, .vdi, .vhdx).
         read_only: the guest cannot write to it.
 
     Raises:

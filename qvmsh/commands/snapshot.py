@@ -110,7 +110,8 @@ def snapshot_list(vm: Machine) -> SnapshotList:
     the present state descends from.
 
     Returns:
-        The disks, and the snapshots with their disks, sizes, dates, parents and messages.
+        `disks`, and `snapshots` with their disks, sizes, dates, parents and messages: dicts, as in JSON,
+        `vm.snapshot_list().snapshots[0]["name"]`.
     """
     from qvmsh.machine import snapshot_view
 

@@ -73,7 +73,7 @@ class ArchiveList(Report):
     """Result of `archive --list`.
 
     Args:
-        states: a dict for each, the oldest first.
+        states: a dict for each, as in JSON (`states[0]["archive"]`), the oldest first.
         unreadable: why folders that look like archives could not be read.
     """
 

@@ -280,6 +280,8 @@ def _live(job: Job, note: Note, *, is_held: bool) -> tuple[Archive, Point]:
             for drive in writer.taken:
                 is_whole = writer.is_new or wish.is_full or bool(wish.delvm)
                 tracking.add(drive, writer.source_of(drive.path), is_whole=is_whole)
+            if wish.delvm and not writer.is_new:
+                job.said.append(f"copied whole: the copy goes without the snapshot {wish.delvm}")
             if tracking.why_whole:
                 job.said.append(f"copied whole: {tracking.why_whole}")
             writer.announce_changes(set(tracking.since))

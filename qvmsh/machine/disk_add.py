@@ -11,7 +11,8 @@ import os
 from dataclasses import dataclass
 
 from qvmsh.config import devices
-from qvmsh.errors import ImageError, QmpError, UsageError
+from qvmsh.config.words import quote
+from qvmsh.errors import ImageError, QmpError, QvmError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.machine import (
     chain,
@@ -19,6 +20,7 @@ from qvmsh.machine import (
     disks,
     diskwork,
     hardware,
+    known,
     launch,
     log,
     owner,
@@ -28,6 +30,7 @@ from qvmsh.machine import (
     volumes,
 )
 from qvmsh.machine.disk_reports import DiskDone
+from qvmsh.machine.machine import Machine
 from qvmsh.machine.volumes import Volume
 from qvmsh.qemu import image, platforms
 
@@ -35,9 +38,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from qvmsh.machine.machine import Machine
-
 UNITS = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+MAKES = ("qcow2", "raw")
+"""Formats in which an empty image is made."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,8 @@ def add(vm: Machine, file: str, addition: Addition) -> DiskDone:
         for each in volumes.configured(vm):
             if os.path.realpath(each.path) == os.path.realpath(path):
                 raise UsageError(f"disk add: {file} is {each.id} already", machine=vm.name)
+        if not addition.size:
+            _require_told_format(vm, new, line)
         made = _made(vm, new, addition)
         try:
             further = disks.Further(file, path, new.id, line)
@@ -95,6 +102,7 @@ def add(vm: Machine, file: str, addition: Addition) -> DiskDone:
             word = ":".join([file, line.format or line.driver] + (["ro"] if addition.is_read_only else []))
             text = vm.settings.text("VM_DISKS").rstrip("\n")
             configuration.change(vm, [("VM_DISKS", f"{text}\n{word}" if text else word)])
+            _warn_of_others(vm, new)
         except BaseException:
             if made:
                 host_files.remove(path)
@@ -106,6 +114,36 @@ def add(vm: Machine, file: str, addition: Addition) -> DiskDone:
             done += f"; the guest sees it from the next start ({why})" if why else "; the guest has it now"
     log.note(vm, f"added the disk {file}")
     return DiskDone(vm.name, new, done)
+
+
+def _require_told_format(vm: Machine, disk: Volume, line: devices.DiskLine) -> None:
+    """Refuse a file that may be no image at all: its name does not say so, nor what is in it.
+
+    Raises:
+        UsageError: nobody has said that it is raw.
+    """
+    is_told = line.format or os.path.splitext(line.path)[1].lower() in devices.BY_SUFFIX
+    if is_told or not os.path.isfile(disk.path):
+        return
+    if image.require(disk.path, vm.name, hint="").format == "raw":
+        raise UsageError(
+            f"disk add: neither its name nor its content tells that {disk.name} is an image",
+            machine=vm.name,
+            hint="`--format raw` takes it as it is",
+        )
+
+
+def _warn_of_others(vm: Machine, disk: Volume) -> None:
+    """Say which other machine of this user has the disk; both are not kept from it while they are off."""
+    for name, folder in known.machines(vm.environ).items():
+        if os.path.realpath(folder) == os.path.realpath(vm.directory):
+            continue
+        try:
+            theirs = volumes.configured(Machine(folder, environ=vm.environ))
+        except (QvmError, OSError):  # what it is cannot be told now
+            continue
+        if any(os.path.realpath(each.path) == os.path.realpath(disk.path) for each in theirs):
+            vm.io.warn(f"{vm.name}: {disk.name} is a disk of {name} too ({folder}): only one may write to it")
 
 
 def _made(vm: Machine, disk: Volume, addition: Addition) -> bool:
@@ -121,11 +159,31 @@ def _made(vm: Machine, disk: Volume, addition: Addition) -> bool:
         raise ImageError(
             f"{disk.name} is there already", machine=vm.name, hint="without a size it is added as it is"
         )
+    if disk.format not in MAKES:
+        stem = os.path.splitext(os.path.basename(disk.path))[0]
+        raise UsageError(
+            f"disk add: qvm makes {' and '.join(MAKES)} images, not {disk.format}",
+            machine=vm.name,
+            hint=f"`qvm disk add {quote(stem + '.qcow2')} {quote(addition.size)}`",
+        )
     wanted = bytes_of(addition.size)
+    folder = os.path.dirname(disk.path)
+    if not os.path.isdir(folder):
+        raise ImageError(
+            f"cannot make {disk.name}: there is no folder {folder}", machine=vm.name, hint="make it first"
+        )
     part = f"{disk.path}.part{os.getpid()}"
     words = ["create", "-q", "-f", disk.format, image.safe_name(part), str(wanted)]
     with host_files.Removed(part):
-        image.run(tools.qemu_img(vm), words, what=f"make {disk.name}")
+        try:
+            image.run(tools.qemu_img(vm), words, what=f"make {disk.name}")
+        except ImageError as error:
+            error.machine = vm.name
+            error.details = tuple(
+                line.removeprefix(f"{part}: ").replace(part, disk.path) for line in error.details
+            )
+            error.hint = error.hint or "a smaller size, or another place; nothing was changed"
+            raise
         diskwork.sync(part)
         os.link(part, disk.path)  # never over one that has just come to be
     host_files.sync_folder(os.path.dirname(disk.path))

@@ -20,6 +20,7 @@ from qvmsh.machine import (
     log,
     state,
     tools,
+    volumes,
 )
 from qvmsh.machine.diagnosis import size
 from qvmsh.machine.disk_reports import DiskDone
@@ -109,6 +110,7 @@ def rebase(vm: Machine, name: str, base: str | None, *, is_unsafe: bool) -> Disk
         words, target = ["rebase", "-q", "-f", "qcow2", *(["-u"] if is_unsafe else [])], ""
         if base is not None:
             path = vm.settings.located(base)
+            _require_a_file(vm, disk, base, path)
             header = image.require(path, vm.name, hint="name an image that is there", name=base)
             if os.path.realpath(path) in {os.path.realpath(disk.path), *chain.overlays_on(disk.path, vm)}:
                 raise UsageError(f"disk rebase: {base} stands on {disk.id} itself", machine=vm.name)
@@ -128,6 +130,24 @@ def rebase(vm: Machine, name: str, base: str | None, *, is_unsafe: bool) -> Disk
             diskwork.sync(disk.path)
     log.note(vm, f"rebased {disk.id} onto {target or 'nothing'}")
     return DiskDone(vm.name, disk, f"stands on {target} now" if target else "stands alone now")
+
+
+def _require_a_file(vm: Machine, disk: Volume, base: str, path: str) -> None:
+    """A disk may be named by its id, a base may not.
+
+    Raises:
+        UsageError: it is an id, or the disk itself.
+    """
+    other = next((each for each in volumes.configured(vm) if base in (each.id, each.node)), None)
+    is_file = other is None or os.path.exists(path)
+    if os.path.realpath(path if is_file or not other else other.path) == os.path.realpath(disk.path):
+        raise UsageError("disk rebase: a disk cannot stand on itself", machine=vm.name)
+    if other and not is_file:
+        raise UsageError(
+            f"disk rebase: {base} is a disk, and a base is named by its file",
+            machine=vm.name,
+            hint=f"its file is {other.name}; once {disk.id} stands on that, the guest must not write to it",
+        )
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Disks(Report):
-    """Result of `disk list`.
+    """Result of `disk list`: its rows are dicts, as in JSON, `disks[0]["name"]`.
 
     Args:
         disks: `id`, `name`, `file`, `format`, `size_bytes`, `used_bytes`, `writable`, `snapshots`,

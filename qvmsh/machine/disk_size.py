@@ -11,7 +11,7 @@ import contextlib
 import os
 import subprocess
 
-from qvmsh.errors import QmpError, StateError, UsageError
+from qvmsh.errors import ImageError, QmpError, StateError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.machine import (
     chain,
@@ -73,13 +73,18 @@ def resize(vm: Machine, name: str, wanted: str, *, is_shrinking: bool) -> DiskDo
                 raise state.silent(vm) from None
             except QmpError as error:
                 error.machine = vm.name
+                error.hint = error.hint or f"it has {size(before)} as before"
                 raise
         else:
             diskwork.require_ready(vm, disk)
             if after < before and disk.format == "qcow2":  # no bitmap tells of what comes back empty
                 diskwork.forget_changes(vm, disk.path)
             words = ["resize", "-q", "-f", disk.format, *(["--shrink"] if after < before else [])]
-            diskwork.run(vm, [*words, image.safe_name(disk.path), str(after)], f"resize {disk.id}")
+            try:
+                diskwork.run(vm, [*words, image.safe_name(disk.path), str(after)], f"resize {disk.id}")
+            except ImageError as error:
+                error.hint = error.hint or f"it has {size(before)} as before"
+                raise
             diskwork.sync(disk.path)
     log.note(vm, f"resized {disk.id} from {before} to {after} bytes")
     left = "what lay behind is cut off" if after < before else "file systems in it are as they were"

@@ -88,6 +88,8 @@ def listing(vm: Machine) -> Disks:
         }  # fmt: skip
         try:
             row["size_bytes"] = image.require(each.path, vm.name, hint="").size_bytes
+            if each.format not in ("qcow2", "raw"):
+                row["size_bytes"] = image.size_of(tools.qemu_img(vm), each.path, each.format)
             row["used_bytes"] = os.stat(each.path).st_blocks * 512
             row["snapshots"] = len(chain.snapshots_in(each.path))
             below = chain.base_of(each.path)

@@ -158,7 +158,7 @@ class SnapshotDeleted(Report):
 
 
 class SnapshotList(Report):
-    """Result of `snapshot list`.
+    """Result of `snapshot list`: its rows are dicts, as in JSON, `snapshots[0]["name"]`.
 
     Args:
         head: the snapshot that the present state descends from, None if there is none.

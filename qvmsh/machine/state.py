@@ -151,7 +151,8 @@ def _loading(vm: Machine, pid: int, note: Note) -> Observation:
         f"the `qvm start` that was loading the state {note.loading} has gone; the guest must not go on",
         pid,
         note,
-        f"`qvm stop` ends QEMU, then `qvm start --loadvm {quote(note.loading)}`; the state is as it was",
+        f"`qvm stop` ends QEMU, then `qvm start --loadvm {quote(note.loading)}`; "
+        "the state is as it was saved",
     )
 
 

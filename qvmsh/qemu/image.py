@@ -208,6 +208,14 @@ def has_data(program: str, path: str) -> bool:
     return any(part["depth"] == 0 and part.get("data") for part in loads(text))
 
 
+def size_of(program: str, path: str, kind: str) -> int:
+    """How large the guest sees an image in a format whose header qvm does not read."""
+    from qvmsh.qemu.qmp import loads
+
+    words = ["info", "-U", "-f", kind, "--output=json", safe_name(path)]
+    return int(loads(run(program, words, what=f"read {os.path.basename(path)}"))["virtual-size"])
+
+
 def snapshots(program: str, path: str) -> list[str]:
     """Names of the internal snapshots of an image that nobody has open."""
     from qvmsh.qemu.qmp import loads

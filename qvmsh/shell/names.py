@@ -11,7 +11,7 @@ May import: `cli.parse`, `errors` (a Python script pays for this module; no xons
 from __future__ import annotations
 
 from qvmsh.cli.parse import Entry
-from qvmsh.commands.index import COMMANDS
+from qvmsh.commands.index import ALIASES, COMMANDS
 from qvmsh.errors import QvmError
 
 TYPE_CHECKING = False
@@ -154,7 +154,7 @@ class _Shown(str):
 
 
 class Group:
-    """The commands that begin with one word: `img.build`, `img.list`."""
+    """The commands that begin with one word: `img.build`, `img.list`; other spellings as words have them."""
 
     def __init__(self, word: str, context: Context) -> None:
         self._word = word
@@ -163,8 +163,9 @@ class Group:
         }
 
     def __getattr__(self, name: str) -> Command:
+        verb = ALIASES.get(f"{self._word} {name.replace('_', '-')}", "")
         try:
-            return self._commands[name]
+            return self._commands[verb.partition(" ")[2] or name]
         except KeyError:
             raise AttributeError(f"{self._word}: no command {name!r}, only {', '.join(self)}") from None
 

@@ -238,7 +238,8 @@ def test_archive_running_whole_then_changes_only_each_restores_exactly(blank: Bl
     vm.ok("start", "--no-wait")
     write_live(vm, "-P 10 4M 64k")
     keep([6, 0, 9, 10], ["s1"], is_incremental=True)
-    keep([6, 0, 9, 10], [], "--delvm", "s1")
+    notes = keep([6, 0, 9, 10], [], "--delvm", "s1")["notes"]
+    assert notes[-1] == "copied whole: the copy goes without the snapshot s1"
     vm.ok("kill")
     vm.ok("start", "--no-wait", "--loadvm", "s1")  # a state that is loaded ends the bitmaps
     assert "not known" in keep([6, 0, 7, 0], ["s1"])["notes"][-1]

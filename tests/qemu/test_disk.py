@@ -253,3 +253,60 @@ def test_rebase_keeps_what_is_read(vm: Vm) -> None:
     assert holds(vm, "demo-backing.qcow2", 5)
     assert vm.qvm("disk", "rebase", "disk1", "demo-backing.qcow2", "-u").status == 0
     assert vm.qvm("disk", "rebase", "disk0", "data.qcow2").status == 2  # a circle
+
+
+def test_rebase_onto_a_disk_by_its_id_says_that_a_base_is_a_file(vm: Vm) -> None:
+    named = vm.qvm("disk", "rebase", "disk0", "disk1")
+    assert named.status == 2
+    assert "demo: disk rebase: disk1 is a disk, and a base is named by its file\n" in named.err
+    assert "hint: its file is data.qcow2; " in named.err
+    for word in ("disk1", "data.qcow2"):
+        itself = vm.qvm("disk", "rebase", "disk1", word)
+        assert (itself.status, itself.err) == (
+            2, "qvm: demo: disk rebase: a disk cannot stand on itself\n",
+        )  # fmt: skip
+
+
+def test_what_cannot_be_made_or_resized_says_of_which_machine_and_what_to_do(vm: Vm) -> None:
+    """Nothing is told of names that qvm uses for a moment."""
+    for words, said, hint in (
+        (["add", "sub/x.qcow2", "1G"], "cannot make x.qcow2: there is no folder", "make it first"),
+        (["add", "big.qcow2", "99999T"], "cannot make big.qcow2", "a smaller size"),
+        (["resize", "disk1", "99999T"], "cannot resize disk1", "it has 16.0 MiB as before"),
+    ):
+        refused = vm.qvm("disk", *words)
+        assert refused.status == 1, str(refused)
+        assert refused.err.startswith(f"qvm: demo: {said}"), refused.err
+        assert f"hint: {hint}" in refused.err, refused.err
+        assert ".part" not in refused.err
+    assert disks(vm)["disk1"]["size_bytes"] == 16 << 20
+    vm.ok("start", "--no-wait")
+    refused = vm.qvm("disk", "resize", "disk1", "99999T")
+    assert refused.status == 1, str(refused)
+    assert refused.err.startswith("qvm: demo: "), refused.err
+    assert "hint: it has 16.0 MiB as before" in refused.err, refused.err
+
+
+def test_only_what_is_a_disk_by_its_name_is_made_and_taken(vm: Vm) -> None:
+    refused = vm.qvm("disk", "add", "foo.vmdk", "1M")
+    assert (refused.status, "disk add: qvm makes qcow2 and raw images, not vmdk" in refused.err) == (2, True)
+    assert "hint: `qvm disk add foo.qcow2 1M`" in refused.err
+    assert not (vm.directory / "foo.vmdk").exists()
+    img(vm, "create", "-q", "-f", "vmdk", "foo.vmdk", "1M")
+    vm.ok("disk", "add", "foo.vmdk")
+    assert disks(vm)["disk2"]["size_bytes"] == 1 << 20
+    assert "foo.vmdk: vmdk, 1.0 MiB" in vm.ok("disk", "list").out
+    (vm.directory / "notes").write_text("no image")
+    refused = vm.qvm("disk", "add", "notes")
+    assert refused.status == 2
+    assert "disk add: neither its name nor its content tells that notes is an image" in refused.err
+    assert "hint: `--format raw`" in refused.err
+    vm.ok("disk", "add", "notes", "--format", "raw", "--read-only")
+
+
+def test_disk_of_another_machine_is_told(vm: Vm) -> None:
+    vm.ok("archive")
+    vm.ok("restore", "latest", "../other")
+    other = vm.directory.parent / "other"
+    told = vm.ok("disk", "add", "../other/data.qcow2")
+    assert told.err == f"qvm: demo: data.qcow2 is a disk of other too ({other}): only one may write to it\n"

@@ -37,6 +37,16 @@ def test_machine_methods_hide_nothing_of_the_machine() -> None:
     assert not own & {"settings", "name", "files", "io", "directory", "environ", "overrides"}
 
 
+def test_group_has_the_other_spellings_of_its_words(context: Context) -> None:
+    group = context.commands()["snapshot"]
+    for alias, verb in ALIASES.items():
+        word, _, name = alias.partition(" ")
+        if word == "snapshot":
+            assert getattr(group, name.replace("-", "_")).verb == verb
+    with pytest.raises(AttributeError, match="no command 'nosuch'"):
+        group.nosuch  # noqa: B018
+
+
 def test_names_are_all_commands_but_those_that_python_has(context: Context) -> None:
     names = context.names()
     for verb in COMMANDS:

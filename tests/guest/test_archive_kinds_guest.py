@@ -31,12 +31,17 @@ def value(vm: Vm, name: str) -> str:
     return vm.ok("config", name).out.rstrip("\n")
 
 
-def put(vm: Vm, device: str, word: str) -> None:
-    vm.ok("ssh", f"echo {word} | sudo -n dd of=/dev/{device} bs=512 conv=sync,fsync 2>/dev/null")
+def device(vm: Vm, serial: str) -> str:
+    """What the guest calls a disk: vdb, vdc ..., in the order in which it found them this time."""
+    return vm.ok("ssh", f"grep -lx {serial} /sys/block/vd*/serial").out.split("/")[3]
 
 
-def look(vm: Vm, device: str) -> str:
-    return vm.ok("ssh", f"sudo -n head -c 3 /dev/{device}").out
+def put(vm: Vm, serial: str, word: str) -> None:
+    vm.ok("ssh", f"echo {word} | sudo -n dd of=/dev/{device(vm, serial)} bs=512 conv=sync,fsync 2>/dev/null")
+
+
+def look(vm: Vm, serial: str) -> str:
+    return vm.ok("ssh", f"sudo -n head -c 3 /dev/{device(vm, serial)}").out
 
 
 def facts(vm: Vm) -> dict[str, str]:
@@ -72,21 +77,20 @@ def test_uefi_tpm_kernel_seed_and_disks_of_each_kind_come_back(guest: Vm, tiny: 
         "VM_DISKS=db.qcow2\nplain.raw\nseed.img:raw:ro", f"VM_QEMU_EXTRA={words} {drive}",
     )  # fmt: skip
     guest.start()
-    devices = {"db": "vdb", "plain": "vdc", "seed": "vdd", "extra": "vde"}
-    assert guest.ok("ssh", "cat /sys/block/vde/serial").out == "extra"
+    db, plain, seed_disk, extra = "disk1", "disk2", "disk3", "extra"
     guest.ok("ssh", "echo before > note; sync")
-    put(guest, "vdb", "db1")
-    put(guest, "vdc", "pl1")
-    put(guest, "vde", "ex1")
+    put(guest, db, "db1")
+    put(guest, plain, "pl1")
+    put(guest, extra, "ex1")
     before = facts(guest)
     first = archived(guest)
     assert first["consistency"] == "frozen"
     assert not [note for note in first["notes"] if "not in the archive" in note], first["notes"]
-    put(guest, "vde", "ex2")
+    put(guest, extra, "ex2")
     guest.ok("ssh", "echo second > note; sync")
     second = archived(guest)
     assert second["incremental"]
-    put(guest, "vdb", "db3")
+    put(guest, db, "db3")
     guest.ok("ssh", "echo third > note; sync")
     guest.ok("stop")
     names = [f"{each['archive']}/{each['stamp']}" for each in (first, second)]
@@ -95,8 +99,8 @@ def test_uefi_tpm_kernel_seed_and_disks_of_each_kind_come_back(guest: Vm, tiny: 
     guest.start()
     assert facts(guest) == before  # it is the same machine
     assert guest.ok("ssh", "cat note").out == "second\n"
-    assert [look(guest, devices[each]) for each in ("db", "plain", "extra")] == ["db1", "pl1", "ex2"]
-    assert guest.ok("ssh", "ls -d /sys/firmware/efi /dev/vdd && ls /sys/firmware/acpi/tables/TPM2").out
+    assert [look(guest, each) for each in (db, plain, extra)] == ["db1", "pl1", "ex2"]
+    assert guest.ok("ssh", "ls -d /sys/firmware/efi && ls /sys/firmware/acpi/tables/TPM2").out
 
     report = json.loads(guest.ok("--json", "restore", names[0], "../twin").out)
     twin = Vm(guest.world, guest.world.home / "twin")
@@ -106,10 +110,11 @@ def test_uefi_tpm_kernel_seed_and_disks_of_each_kind_come_back(guest: Vm, tiny: 
         assert found["name"] == "twin"
         assert {key for key in before if found[key] == before[key]} == set()
         assert twin.ok("ssh", "cat note").out == "before\n"
-        assert [look(twin, devices[each]) for each in ("db", "plain", "extra")] == ["db1", "pl1", "ex1"]
-        put(twin, "vde", "ex9")
-        assert look(guest, "vde") == "ex2"
-        assert twin.ok("ssh", f"{OPTIONS} 'mount -t ext4 -o ro /dev/vdd /mnt; cat /mnt/meta-data'").out
+        assert [look(twin, each) for each in (db, plain, extra)] == ["db1", "pl1", "ex1"]
+        put(twin, extra, "ex9")
+        assert look(guest, extra) == "ex2"
+        mount = f"mount -t ext4 -o ro /dev/{device(twin, seed_disk)} /mnt"
+        assert twin.ok("ssh", f"{OPTIONS} '{mount}; cat /mnt/meta-data'").out
         assert "its TPM holds the same keys as that of demo" in report["notes"]
         assert "powered off" in twin.ok("stop").out
     finally:

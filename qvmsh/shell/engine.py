@@ -27,7 +27,7 @@ from xonsh.procs.pipelines import CommandPipeline
 
 from qvmsh.errors import EXIT_INTERRUPTED
 from qvmsh.machine.machine import Machine
-from qvmsh.shell import check, words
+from qvmsh.shell import check, reaping, words
 from qvmsh.shell.chunks import chunks
 from qvmsh.shell.names import Command, Group, Lazy, Nowhere
 
@@ -105,6 +105,7 @@ class Engine:
 
     def load(self, argv: list[str]) -> None:
         """Start xonsh's services; `argv` as for xonsh itself. The user's rc finds our names there."""
+        reaping.install()
         events.on_pre_rc(lambda **_: self._install())  # a bound method cannot be a handler
         self.arguments = xonsh.main.premain(argv)
 

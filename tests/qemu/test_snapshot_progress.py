@@ -106,7 +106,7 @@ def test_commit_shows_what_qemu_tells_of_its_job(vm: Vm) -> None:
             r"committing demo-backing\.qcow2: [1-9]\d?(\.\d)? %, [\d.]+ [KM]iB/s, \d+:\d\d left\x1b"
         )
         if is_seen:
-            vm.ok("qmp", "block-job-set-speed", "device=qvm-commit", "speed=0")
+            vm.qvm("qmp", "block-job-set-speed", "device=qvm-commit", "speed=0")  # unless it has just ended
         assert terminal.end() == 0, terminal.text
         if is_seen:
             return

@@ -12,12 +12,11 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
 from conftest import Result, Vm
 from guest_writer import BEGUN
 
@@ -194,19 +193,3 @@ def gone(pid: int) -> None:
         except ProcessLookupError:
             return
         time.sleep(0.01)
-
-
-@contextlib.contextmanager
-def small_disk(path: Path, mib: int) -> Iterator[None]:
-    """A file system of some MiB at `path`."""
-    path.mkdir(exist_ok=True)
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={mib}m,mode=755", "none", path], capture_output=True, text=True
-    )
-    if done.returncode:
-        reason = f"cannot mount a small tmpfs: {done.stderr.strip()}"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", path], check=True)

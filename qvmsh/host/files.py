@@ -44,6 +44,19 @@ def write_atomic(
     sync_folder(os.path.dirname(path))
 
 
+def sync(path: str) -> None:
+    """Make what is in a file last through a power cut, whoever wrote it.
+
+    Raises:
+        OSError: it is not there, or the disk does not take it.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def sync_folder(path: str) -> None:
     """Make renames in a folder last through a power cut."""
     fd = os.open(path or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -279,8 +279,9 @@ def _ending_with_us() -> list[str]:
 
 def _through(argv: list[str], source: int, target: int, tell: Tell, checkpoint: Callable[[], None]) -> Sent:
     """Have a program read `source`; store and hash what it writes."""
-    argv = [*_ending_with_us(), *argv]
-    with subprocess.Popen(argv, stdin=source, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+    with subprocess.Popen(
+        [*_ending_with_us(), *argv], stdin=source, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as child:
         assert child.stdout is not None
         assert child.stderr is not None
         try:
@@ -332,8 +333,10 @@ def fetch(
         return send(source, target, tell, checkpoint)
     if not compression:
         return _stream(source, target, tell, checkpoint)
-    argv = [*_ending_with_us(), compressor(compression)[0], "-d", "-q", "-c"]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=target, stderr=subprocess.PIPE) as child:
+    argv = [compressor(compression)[0], "-d", "-q", "-c"]
+    with subprocess.Popen(
+        [*_ending_with_us(), *argv], stdin=subprocess.PIPE, stdout=target, stderr=subprocess.PIPE
+    ) as child:
         assert child.stdin is not None
         assert child.stderr is not None
         try:

@@ -14,7 +14,7 @@ import time
 
 from qvmsh.errors import ImageError, QvmError
 from qvmsh.host import transfer
-from qvmsh.machine import archives, chain, changes, identity, progress, stores
+from qvmsh.machine import chain, changes, identity, progress, stores
 from qvmsh.machine.archives import MANIFEST, PART, Archive, Point
 from qvmsh.machine.shelf import UNFINISHED, Shelf
 from qvmsh.qemu import image
@@ -59,12 +59,6 @@ def sweep(vm: Machine, shelf: Shelf) -> None:
         kept = {part.name for part in each.parts(each.done)}
         gone = {part.name for point in broken for part in point.parts}
         names = store.names(each.folder)
-        # changes are stored in another format than the disk's, of which the manifest was told first
-        stems = {
-            os.path.splitext(part.plain_name)[0]
-            for point in broken for part in point.parts if f"-{point.stamp}." in part.name
-        }  # fmt: skip
-        gone |= {name for name in names if os.path.splitext(archives.plain(name))[0] in stems}
         gone -= kept
         store.remove(each.folder, *(name for name in names if UNFINISHED.search(name) and name not in kept))
         if broken:

@@ -105,7 +105,7 @@ class Reader:
         finally:
             os.close(fd)
         if part.role != SETTINGS:
-            _require_harmless(target, part, label)
+            _require_harmless(self.program, target, part, label)
 
     def layers(self, role: str, places: Sequence[Place], opened: str | None = None) -> None:
         """The disk `role` with all that it stands on.
@@ -241,7 +241,7 @@ def beside(name: str, other: str) -> str:
     return other if inside.startswith("..") else os.path.join(".", inside)
 
 
-def _require_harmless(path: str, part: Part, label: str) -> None:
+def _require_harmless(program: str, path: str, part: Part, label: str) -> None:
     """Refuse an image that is not what the manifest says, or has its data in another file of the host."""
     damaged = ImageError(f"{label} is damaged: it is no {part.format} image", hint="restore another state")
     try:
@@ -250,7 +250,7 @@ def _require_harmless(path: str, part: Part, label: str) -> None:
         raise damaged from None
     if part.format == "qcow2" and found.format != "qcow2":
         raise damaged
-    if part.format == "qcow2" and found.has_data_file:
+    if image.has_other_files(program, path, part.format):
         raise ImageError(
             f"{label} keeps its data in another file, which the archive does not hold",
             hint="`qemu-img convert -O qcow2` where that file is makes one image of both",

@@ -145,8 +145,9 @@ def is_same(vm: Machine, names: Sequence[str], file: IO[bytes]) -> bool:
         with tarfile.open(fileobj=file, mode="r|") as tar:
             for member in tar:
                 source = tar.extractfile(member)
-                content = hashlib.file_digest(source, "sha256").digest() if source else b""  # type: ignore[arg-type]
-                found[member.name] = (stat.S_IMODE(member.mode), content)
+                if isinstance(source, io.BufferedReader):  # a file, as all of ours
+                    content = hashlib.file_digest(source, "sha256").digest()
+                    found[member.name] = (stat.S_IMODE(member.mode), content)
     except (tarfile.TarError, EOFError, UnicodeError):
         return False
     now = {}

@@ -110,11 +110,12 @@ class Writer:
         if self.is_new:
             stamp = self.archive.stamp
         self.point = Point(stamp, time.time(), consistency, [], is_done=False, id=secrets.token_hex(8))
-        layers = [path for below in self._below.values() for path, _ in below]
-        every = [*(each.path for each in self.taken), *layers]
-        self._at_rest = {} if self.is_live else {path: _print(path) for path in every}
-        for path in every:
-            if image.header(path).has_data_file:
+        below = [pair for pairs in self._below.values() for pair in pairs]
+        layers = [path for path, _ in below]
+        every = [*((each.path, each.format) for each in self.taken), *below]
+        self._at_rest = {} if self.is_live else {path: _fingerprint(path) for path, _ in every}
+        for path, form in every:
+            if image.has_other_files(tools.qemu_img(self.vm), path, form):
                 raise ImageError(
                     f"cannot archive: {os.path.basename(path)} keeps its data in another file",
                     machine=self.vm.name,
@@ -458,14 +459,22 @@ class Writer:
         tail = "" if self.is_new else f"-{self.point.stamp}"
         taken = {self._settings_name(), *self._names.values()}
         taken |= {each.plain_name for each in self.archive.parts()}
-        name, count = f"{stem}{tail}{suffix}", 0
-        if len(os.fsencode(name)) > NAME_BYTES or UNFINISHED.search(name) or transfer.compression_of(name):
-            name = ""
-        while not is_plain(name) or name in taken:
-            name = f"{self.vm.name}-{key[0]}{tail}{f'-{count}' if count else ''}.{form}"
-            count += 1
-        self._names[key] = name
-        return name
+        wanted = f"{stem}{tail}{suffix}"
+        own = f"{self.vm.name}-{key[0]}{tail}"
+        for name in (wanted, f"{own}.{form}", *(f"{own}-{count}.{form}" for count in range(1, 100))):
+            is_other_kind = UNFINISHED.search(name) or transfer.compression_of(name)
+            if (
+                is_plain(name)
+                and len(os.fsencode(name)) <= NAME_BYTES
+                and not is_other_kind
+                and name not in taken
+            ):
+                self._names[key] = name
+                return name
+        raise ConfigError(
+            f"cannot archive: no file of an archive can be called {own}", machine=self.vm.name,
+            hint="give the machine another name: VM_MACHINE_NAME",
+        )  # fmt: skip
 
     def _settings_name(self) -> str:
         stamp = "" if self.is_new else f"-{self.point.stamp}"
@@ -489,7 +498,7 @@ class Writer:
             ImageError: one was written to, or is another file now.
         """
         for path, before in self._at_rest.items():
-            if _print(path) != before:
+            if _fingerprint(path) != before:
                 users = ", ".join(image.users(path))
                 raise ImageError(
                     f"cannot archive: {os.path.basename(path)} was written to meanwhile"
@@ -538,7 +547,7 @@ def _disks(parts: Sequence[Part]) -> list[tuple[str, str, str, str]]:
     )
 
 
-def _print(path: str) -> tuple[int, int, int, int] | None:
+def _fingerprint(path: str) -> tuple[int, int, int, int] | None:
     """What tells that a file was written to, or replaced."""
     try:
         status = os.stat(path)

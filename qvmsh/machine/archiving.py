@@ -181,11 +181,7 @@ def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
             # -d leaves the overlay as it is: killed at any moment, overlay and base together read the same
             words = ["commit", "-q", "-d", "-f", "qcow2", image.safe_name(layers.overlay)]
             image.run(program, words, what=f"commit {overlay} into {base}", account=account)
-            fd = os.open(layers.base, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            host_files.sync(layers.base)
             images.make_overlay(vm, layers)
             _forget(vm, [each.name for each in tags])
     finally:

@@ -89,7 +89,7 @@ class Cut:
         self.work = work
         self.cuts = [
             {
-                "disk": _inside(vm, each.path),
+                "disk": volumes.inside(vm, each.path),
                 "format": each.format,
                 "node": each.node,
                 "cut": os.path.join(".qvm", f"cut-{token}-{at}.qcow2"),
@@ -177,12 +177,6 @@ class Cut:
     def _settle(self) -> None:
         with putting_right(self.qemu):
             settle(self.vm, self.work, is_running=True, qemu=self.qemu)
-
-
-def _inside(vm: Machine, path: str) -> str:
-    """A disk as the note has it: relative in the directory, which may move; not through a link out of it."""
-    found = os.path.relpath(path, vm.directory)
-    return path if found.startswith("..") else found
 
 
 @contextlib.contextmanager
@@ -398,11 +392,8 @@ def _settle_off(vm: Machine, work: dict[str, Any]) -> str:
             image.run(
                 program, words, what=f"put back into {cut['disk']} what the guest wrote last", account=account
             )
-            fd = owner.opened(vm, disk)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            with owner.rights(vm):
+                host_files.sync(disk)
             names.append(os.path.basename(cut["disk"]))
         _forget(vm, work, cut)
     return f"what the guest wrote last is in {', '.join(names)}" if names else UNDONE

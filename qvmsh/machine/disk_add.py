@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 UNITS = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-
-
 MAKES = ("qcow2", "raw")
 """Formats in which an empty image is made."""
 
@@ -135,15 +133,18 @@ def _require_told_format(vm: Machine, disk: Volume, line: devices.DiskLine) -> N
 
 def _warn_of_others(vm: Machine, disk: Volume) -> None:
     """Say which other machine of this user has the disk; both are not kept from it while they are off."""
-    for name, folder in known.machines(vm.environ).items():
+    for folder in known.directories(vm.environ):
         if os.path.realpath(folder) == os.path.realpath(vm.directory):
             continue
+        other = Machine(folder, environ=vm.environ)
         try:
-            theirs = volumes.configured(Machine(folder, environ=vm.environ))
+            theirs = volumes.configured(other)
         except (QvmError, OSError):  # what it is cannot be told now
             continue
         if any(os.path.realpath(each.path) == os.path.realpath(disk.path) for each in theirs):
-            vm.io.warn(f"{vm.name}: {disk.name} is a disk of {name} too ({folder}): only one may write to it")
+            vm.io.warn(
+                f"{vm.name}: {disk.name} is a disk of {other.name} too ({folder}): only one may write to it"
+            )
 
 
 def _made(vm: Machine, disk: Volume, addition: Addition) -> bool:
@@ -176,18 +177,25 @@ def _made(vm: Machine, disk: Volume, addition: Addition) -> bool:
     words = ["create", "-q", "-f", disk.format, image.safe_name(part), str(wanted)]
     with host_files.Removed(part):
         try:
-            image.run(tools.qemu_img(vm), words, what=f"make {disk.name}")
+            _lay_down(vm, part)
+            diskwork.run(vm, words, f"make {disk.name}")
         except ImageError as error:
-            error.machine = vm.name
             error.details = tuple(
                 line.removeprefix(f"{part}: ").replace(part, disk.path) for line in error.details
             )
             error.hint = error.hint or "a smaller size, or another place; nothing was changed"
             raise
-        diskwork.sync(part)
-        os.link(part, disk.path)  # never over one that has just come to be
+        with owner.rights(vm):
+            host_files.sync(part)
+            os.link(part, disk.path)  # never over one that has just come to be
     host_files.sync_folder(os.path.dirname(disk.path))
     return True
+
+
+def _lay_down(vm: Machine, path: str) -> None:
+    """An empty file, the owner's from its first moment, where nobody has laid a link."""
+    with owner.rights(vm):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
 
 
 def _plug(vm: Machine, seen: state.Observation, disk: Volume, line: devices.DiskLine) -> str:

@@ -11,6 +11,7 @@ import contextlib
 import os
 
 from qvmsh.errors import ImageError, QvmError
+from qvmsh.host import files as host_files
 from qvmsh.machine import (
     chain,
     diskwork,
@@ -85,7 +86,7 @@ def _checked(vm: Machine, path: str, kind: str, *, is_live: bool, is_repairing: 
             if sound.corruptions and kind == "qcow2":  # what has become zeros, no bitmap tells
                 with contextlib.suppress(QvmError):
                     diskwork.forget_changes(vm, path)
-            diskwork.sync(path)
+            host_files.sync(path)
             after = imagecheck.check(program, path, kind)
             if after is not None and not after.corruptions:
                 row["note"] = f"mended: {sound.corruptions} errors, {sound.leaks} leaked clusters"

@@ -72,8 +72,8 @@ def _commit(vm: Machine, disk: Volume, base: str) -> None:
         diskwork.run(
             vm, words, f"commit {disk.name}", "the overlay still holds all; `qvm disk commit` goes on"
         )
-        diskwork.sync(base)
-        diskwork.sync(disk.path)
+        host_files.sync(base)
+        host_files.sync(disk.path)
 
 
 def _grow(vm: Machine, base: str, wanted: int) -> None:
@@ -127,7 +127,7 @@ def rebase(vm: Machine, name: str, base: str | None, *, is_unsafe: bool) -> Disk
         words += ["-b", target, image.safe_name(disk.path)]
         with vm.io.stage(f"rebasing {disk.name}"), _journal(vm, disk):
             diskwork.run(vm, words, f"rebase {disk.name}")
-            diskwork.sync(disk.path)
+            host_files.sync(disk.path)
     log.note(vm, f"rebased {disk.id} onto {target or 'nothing'}")
     return DiskDone(vm.name, disk, f"stands on {target} now" if target else "stands alone now")
 

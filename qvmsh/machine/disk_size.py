@@ -85,7 +85,7 @@ def resize(vm: Machine, name: str, wanted: str, *, is_shrinking: bool) -> DiskDo
             except ImageError as error:
                 error.hint = error.hint or f"it has {size(before)} as before"
                 raise
-            diskwork.sync(disk.path)
+            host_files.sync(disk.path)
     log.note(vm, f"resized {disk.id} from {before} to {after} bytes")
     left = "what lay behind is cut off" if after < before else "file systems in it are as they were"
     return DiskDone(vm.name, disk, f"{size(before)} -> {size(after)}; {left}")

@@ -252,11 +252,7 @@ def prepare(vm: Machine, supplies: Supplies) -> None:
             [*words, image.safe_name(found.template), part],
             what=f"make {os.path.basename(path)}",
         )
-        fd = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        host_files.sync(part)
         os.link(part, path)  # unlike rename, never over one that has just come to be
     except FileExistsError:
         pass

@@ -89,8 +89,8 @@ def listing(vm: Machine) -> Disks:
         try:
             row["size_bytes"] = image.require(each.path, vm.name, hint="").size_bytes
             if each.format not in ("qcow2", "raw"):
-                row["size_bytes"] = image.size_of(tools.qemu_img(vm), each.path, each.format)
-            row["used_bytes"] = os.stat(each.path).st_blocks * 512
+                row["size_bytes"] = image.told(tools.qemu_img(vm), each.path, each.format)["virtual-size"]
+            row["used_bytes"] = used_bytes(each)
             row["snapshots"] = len(chain.snapshots_in(each.path))
             below = chain.base_of(each.path)
             while below and below not in row["chain"]:
@@ -121,14 +121,6 @@ def run(vm: Machine, words: list[str], what: str, after: str = "") -> None:
 def forget_changes(vm: Machine, path: str) -> None:
     """Its content has changed in a way that no bitmap tells: the next archive of the image is whole."""
     image.remove_bitmaps(tools.qemu_img(vm), path, changes.BITMAP, owner.acting(vm))
-
-
-def sync(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def used_bytes(disk: Volume) -> int:

@@ -107,7 +107,7 @@ def settle(vm: Machine, timeout_s: float = locks.SETTLE_S) -> None:
         except locks.Held:
             if time.monotonic() > deadline:
                 return
-            time.sleep(0.05)
+            time.sleep(0.05)  # a lock's end cannot be waited for with a limit
             continue
         with lock:
             if locks.holder(vm.files.pid_file) is None:

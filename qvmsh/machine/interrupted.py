@@ -80,13 +80,16 @@ def read(vm: Machine) -> dict[str, Any] | None:
     return found
 
 
+def _title(work: dict[str, Any]) -> str:
+    return f"`qvm {work['what']}` of {time.strftime('%T', time.localtime(work['since']))} was interrupted"
+
+
 def told(vm: Machine, work: dict[str, Any]) -> str:
     """What is under way, or was cut off, for one who only looks."""
     by = locks.working(vm.files.work_lock)
     if by is not None and by.what != locks.SETTLING:
         return f"{work['what']} is under way: {by} is at work"
-    begun = time.strftime("%T", time.localtime(work["since"]))
-    what = f"`qvm {work['what']}`, begun at {begun}, was interrupted"
+    what = _title(work)
     names = [
         cut["cut"] for cut in work.get("cuts", []) if os.path.exists(os.path.join(vm.directory, cut["cut"]))
     ]
@@ -128,7 +131,7 @@ def finish(vm: Machine, *, is_lenient: bool = False, is_silent: bool = False) ->
     work = read(vm)
     if work is None:
         return ""
-    what = f"`qvm {work['what']}` of {time.strftime('%T', time.localtime(work['since']))} was interrupted"
+    what = _title(work)
     try:
         if work["what"] == "restore":
             done = restore_same.settle(vm, work)

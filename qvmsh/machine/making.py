@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-_NAME = re.compile(r"\.(?P<of>.+)\.part-[0-9a-f]{8}$")
+_NAME = re.compile(r"\.(?P<of>.+)\.part-[0-9a-f]{8}")
 
 
 class Folder:
@@ -56,7 +56,6 @@ class Folder:
         name = os.path.basename(final)
         self.path = os.path.join(self.above, f".{name}.part-{secrets.token_hex(4)}")
         self._note = _Note(self.path, verb, environ)
-        self._environ = environ
         self._guard = -1
         self._is_left = False
 
@@ -187,17 +186,15 @@ def sweep(environ: Mapping[str, str], *, is_looking: bool = False) -> list[str]:
             when = time.strftime("%T", time.localtime(data["since"]))
         except (OSError, ValueError, TypeError, KeyError):
             continue  # it is being written
-        match = _NAME.search(os.path.basename(path))
+        match = _NAME.fullmatch(os.path.basename(path))
         if match is None or not os.path.isabs(path):
             continue
-        with _turn(os.path.dirname(path)) as is_ours, _unlocked(path) as is_left:
-            if not is_ours:  # it may be made, and not locked yet
+        with _locked(os.path.dirname(path)) as turn, _locked(path) as is_left:
+            if turn is False:  # it may be made, and not locked yet
                 continue
+            if is_left is None and not process.exists(pid):  # killed before it was made, or after
+                _forget(note)
             if not is_left:
-                if not os.path.lexists(path) and not process.exists(
-                    pid
-                ):  # killed before it was made, or after
-                    _forget(note)
                 continue
             what = f"`qvm {data['verb']}` of {match['of']}, begun at {when}, was interrupted"
             found.append(f"{what}: {path} is left" if is_looking else f"{what}: {_finish(path, data)}")
@@ -225,7 +222,7 @@ def left_in(above: str, name: str) -> list[str]:
     """What killed commands left of this name, and of whoever is still at work with it."""
     found = []
     for each in os.listdir(above):
-        match = _NAME.fullmatch(each) or re.fullmatch(r"\.(?P<of>.+)\.part-\w{8}", each)
+        match = _NAME.fullmatch(each)
         if match and match["of"] == name:
             found.append(os.path.join(above, each))
     return found
@@ -233,36 +230,21 @@ def left_in(above: str, name: str) -> list[str]:
 
 def remove(path: str) -> None:
     """Remove such a folder, unless somebody is at work in it."""
-    with _unlocked(path) as is_left:
+    with _locked(path) as is_left:
         if is_left:
             shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _turn(above: str) -> Iterator[bool]:
-    """Whether nobody is just making such a folder in `above`, nor can before the block ends."""
-    try:
-        fd = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        yield True  # it is not there, so nobody is
-        return
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        yield False
-    else:
-        yield True
-    finally:
-        os.close(fd)
+def _locked(path: str) -> Iterator[bool | None]:
+    """A folder, locked while the block lasts; False if somebody else has locked it, None if it is not there.
 
-
-@contextlib.contextmanager
-def _unlocked(path: str) -> Iterator[bool]:
-    """Whether the folder is there and nobody is at work in it, which stays so while the block lasts."""
+    On a machine's folder: nobody is at work in it. On the one above: nobody is just making one there.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
-        yield False
+        yield None
         return
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -16,8 +16,8 @@ from __future__ import annotations
 import os
 
 from qvmsh.config import devices, edit, files
-from qvmsh.errors import ImageError, QvmError, StateError
-from qvmsh.host import accounts
+from qvmsh.errors import ImageError, QvmError, StateError, Terminated
+from qvmsh.host import accounts, process
 from qvmsh.host import files as host_files
 from qvmsh.machine import disks, drives, identity, interrupted, launch, owner, state, tools
 from qvmsh.machine.archive_reader import NEW, Reader
@@ -88,8 +88,13 @@ def same(vm: Machine, shelf: Shelf, archive: Archive, point: Point, *, is_forced
             if not isinstance(error, Exception):
                 vm.io.warn(f"{vm.name}: the restore was interrupted, and is {done}")
             raise
-        settle(vm, work)
-        interrupted.end(vm)
+        try:
+            with process.Shielded():  # a few renames
+                settle(vm, work)
+                interrupted.end(vm)
+        except (KeyboardInterrupt, Terminated):
+            vm.io.warn(f"{vm.name}: the interruption came too late, the restore is done")
+            raise
         if archive.uuid not in ("", identity.known_uuid(vm)):  # another guest, with another host key
             host_files.remove(vm.files.known_hosts)
         vm.reload()
@@ -98,11 +103,12 @@ def same(vm: Machine, shelf: Shelf, archive: Archive, point: Point, *, is_forced
 
 def _undo(vm: Machine, work: dict[str, Any]) -> str:
     """Leave the machine as it was, whether the note says already that all is ready, or not; see `settle`."""
-    if work["is_ready"]:
-        work["is_ready"] = 0
-        interrupted.write(vm, work)
-    done = settle(vm, work)
-    interrupted.end(vm)
+    with process.Shielded():
+        if work["is_ready"]:
+            work["is_ready"] = 0
+            interrupted.write(vm, work)
+        done = settle(vm, work)
+        interrupted.end(vm)
     return done
 
 

@@ -16,6 +16,7 @@ import os
 from abc import ABC, abstractmethod
 
 from qvmsh.errors import ImageError, QmpError, QvmError, StateError
+from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
 from qvmsh.machine import chain, owner, tools
 from qvmsh.machine.progress import Watch
@@ -239,10 +240,7 @@ class Live(Store):
 
 
 def _sync(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
+        host_files.sync(path)
     except OSError as error:
         raise QvmError(f"cannot write {os.path.basename(path)}: {error.strerror}") from error
-    finally:
-        os.close(fd)

@@ -115,7 +115,7 @@ class Journal:
             "what": what,
             "name": name,
             "phase": "begin",
-            "disks": [[each.id, _inside(self.vm, each.path)] for each in store.volumes],
+            "disks": [[each.id, volumes.inside(self.vm, each.path)] for each in store.volumes],
             "was_running": was_running,
             "has_memory": has_memory,
             "is_frozen": False,
@@ -200,12 +200,6 @@ def read(vm: Machine) -> dict[str, Any] | None:
             hint="`qvm snapshot list` shows what the images hold; then remove that file",
         ) from None
     return found
-
-
-def _inside(vm: Machine, path: str) -> str:
-    """A path as the journal has it: it holds too when the directory has moved, or is a link."""
-    found = os.path.relpath(path, vm.directory)
-    return path if found.startswith("..") else found
 
 
 def is_deletion(vm: Machine) -> bool:

@@ -101,6 +101,12 @@ def of_blocks(vm: Machine, blocks: list[dict[str, Any]]) -> list[Volume]:
     return sorted(found, key=_rank)
 
 
+def inside(vm: Machine, path: str) -> str:
+    """A disk as a note has it: relative in the directory, which may move; not through a link out of it."""
+    found = os.path.relpath(path, vm.directory)
+    return path if found.startswith("..") else found
+
+
 def require_own(vm: Machine, note: str, paths: list[str]) -> None:
     """Where root ends what another account's note tells of, that must be about disks of the machine.
 

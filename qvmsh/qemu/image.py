@@ -17,6 +17,7 @@ from qvmsh.errors import ImageError, QvmError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
     from qvmsh.host.accounts import Account
 
@@ -208,12 +209,30 @@ def has_data(program: str, path: str) -> bool:
     return any(part["depth"] == 0 and part.get("data") for part in loads(text))
 
 
-def size_of(program: str, path: str, kind: str) -> int:
-    """How large the guest sees an image in a format whose header qvm does not read."""
+def told(program: str, path: str, kind: str) -> dict[str, Any]:
+    """What qemu-img tells of an image in a format whose header qvm does not read.
+
+    Source: QEMU's QAPI, `ImageInfo`.
+    """
     from qvmsh.qemu.qmp import loads
 
     words = ["info", "-U", "-f", kind, "--output=json", safe_name(path)]
-    return int(loads(run(program, words, what=f"read {os.path.basename(path)}"))["virtual-size"])
+    found: dict[str, Any] = loads(run(program, words, what=f"read {os.path.basename(path)}"))
+    return found
+
+
+def has_other_files(program: str, path: str, kind: str) -> bool:
+    """True if the guest's data is in files that this one names: a qcow2 data file, extents of a vmdk.
+
+    A backing file counts as one too, but for qcow2: of other formats none is given another one.
+    """
+    if kind in ("qcow2", "raw"):
+        return kind == "qcow2" and header(path).has_data_file
+    found = told(program, path, kind)
+    if found.get("backing-filename"):
+        return True
+    extents = found.get("format-specific", {}).get("data", {}).get("extents", [])
+    return any(os.path.basename(each["filename"]) != os.path.basename(path) for each in extents)
 
 
 def snapshots(program: str, path: str) -> list[str]:
@@ -234,10 +253,8 @@ def remove_bitmaps(program: str, path: str, prefix: str = "", account: Account |
 
     what = f"remove the dirty bitmaps of {os.path.basename(path)}"
     asked = ["info", "-U", "--output=json", "-f", "qcow2", safe_name(path)]
-    details = (
-        loads(run(program, asked, what=what, account=account)).get("format-specific", {}).get("data", {})
-    )
-    for each in details.get("bitmaps", []):
+    found = loads(run(program, asked, what=what, account=account))
+    for each in found.get("format-specific", {}).get("data", {}).get("bitmaps", []):
         if each["name"].startswith(prefix):
             words = ["bitmap", "--remove", "-f", "qcow2", safe_name(path), each["name"]]
             run(program, words, what=what, account=account)

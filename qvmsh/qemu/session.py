@@ -1,24 +1,23 @@
-"""A long conversation with QEMU: events and jobs, by `qemu.qmp`, used synchronously.
+"""A long conversation with QEMU, and its events, by `qemu.qmp`, used synchronously.
 
 May import: `qemu.qmp` (the package), asyncio, `errors`.
 
     with Session(path) as qemu:
-        qemu.job("snapshot-save", {"tag": "ready", "vmstate": "disk0", "devices": ["disk0"]})
+        with qemu.listen("SUSPEND") as events:
+            ...the guest is asked to sleep...
+            events.wait(timeout_s=5.0)
 
 One loop for each session, turned only while a call waits; Ctrl-C ends the call, and only the call: a
 signal that came while the loop was at the connection itself would break that, and whoever then wants to
 bring the guest in order could not ask QEMU any more. So it is kept until the answer has been read.
-Source: QEMU docs/interop/qmp-spec; `query-jobs` hides the errors that `snapshot-save` does not
-return, so a job's error becomes an exception here.
+Source: QEMU docs/interop/qmp-spec.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
-import os
 import signal
 import threading
 import time
@@ -36,30 +35,29 @@ LOOK_S = 0.2
 """How often who waits looks whether QEMU is still there, and whether the user has had enough."""
 ANSWER_S = 2.0
 """How long an interrupted call still waits for QEMU's answer: who knows what QEMU did can undo it."""
-JOB_EVENTS = ("JOB_STATUS_CHANGE",)
-_numbers = itertools.count(1)
 logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())  # a late answer nobody waits for is no news
 
 
 class Kept:
-    """Signals whose handlers raise, kept until the block ends; `seen` is true once one has come.
+    """SIGINT and SIGTERM, kept from the loop until somebody takes them, or the block ends.
 
-    The mask of `process.Shielded` is not enough: what it holds back cannot be seen in a loop that waits.
+    Their handlers mostly raise, which must not happen wherever the loop just is. The mask of
+    `process.Shielded` is not enough: what it holds back cannot be seen in a loop that waits.
     In another thread than the main one nothing is kept, and nothing comes.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self) -> None:
         self._came: list[tuple[int, FrameType | None]] = []
         self._before: dict[int, Any] = {}
 
-    @property
-    def seen(self) -> bool:
-        return bool(self._came)
-
     def _keep(self, number: int, frame: FrameType | None) -> None:
         self._came.append((number, frame))
-        self._loop.call_soon_threadsafe(lambda: None)  # it may be waiting
+
+    def deliver(self) -> None:
+        """Give those that have come to their handlers; what these raise is raised here."""
+        while self._came:
+            number, frame = self._came.pop(0)
+            self._before[number](number, frame)
 
     def __enter__(self) -> Kept:
         if threading.current_thread() is threading.main_thread():
@@ -73,8 +71,7 @@ class Kept:
     def __exit__(self, *_: object) -> None:
         for number, before in self._before.items():
             signal.signal(number, before)
-        for number, frame in self._came:
-            self._before[number](number, frame)
+        self.deliver()
 
 
 class Session:
@@ -150,28 +147,6 @@ class Session:
         """Gather events of these names from now on: `with qemu.listen("SUSPEND") as events:`."""
         return Listening(self._loop, self._client, names, self._checkpoint)
 
-    def job(self, command: str, arguments: dict[str, Any], *, timeout_s: float = 600.0) -> None:
-        """Run a command that makes a job, wait for the job's end, dismiss it.
-
-        Raises:
-            QmpError: the job failed, with its own error.
-            DeadlineError: it did not end in time; it goes on in QEMU.
-        """
-        name = f"qvm-{os.getpid()}-{next(_numbers)}"
-        for job in self.execute("query-jobs"):  # one whose qvm was killed: nobody else will read its error
-            if job["id"].startswith("qvm-") and job["status"] == "concluded":
-                self.execute("job-dismiss", {"id": job["id"]})
-        with self.listen(*JOB_EVENTS) as events:
-            self.execute(command, {"job-id": name, **arguments})
-            events.wait(
-                lambda event: event["data"]["id"] == name and event["data"]["status"] == "concluded",
-                timeout_s=timeout_s,
-            )
-        found = [job for job in self.execute("query-jobs") if job["id"] == name]
-        self.execute("job-dismiss", {"id": name})
-        if found and found[0].get("error"):
-            raise QmpError(f"{command}: {found[0]['error']}")
-
     def _ask(self, work: Coroutine[Any, Any, Any]) -> Any:
         return _turn(self._loop, work, self._checkpoint, patience_s=ANSWER_S)
 
@@ -197,12 +172,12 @@ def _turn(
         task = asyncio.ensure_future(work)
         try:
             while not (await asyncio.wait({task}, timeout=LOOK_S))[0]:
-                if checkpoint and not enough:
-                    try:
+                try:
+                    kept.deliver()
+                    if checkpoint:
                         checkpoint()
-                    except BaseException as error:  # raised again, where the loop does not stand in between
-                        enough.append(error)
-                if kept.seen or enough:
+                except BaseException as error:  # raised again, where the loop does not stand in between
+                    enough.append(error)
                     await asyncio.wait({task}, timeout=patience_s)
                     break
         finally:
@@ -211,7 +186,7 @@ def _turn(
                 await asyncio.gather(task, return_exceptions=True)
         return None if task.cancelled() else task.result()
 
-    with Kept(loop) as kept:
+    with Kept() as kept:
         result = loop.run_until_complete(watched(kept))
     if enough:
         raise enough[0]

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 from conftest import Vm, World, create_tiny
-from guest_moments import gone, held, note_of, nothing_left, said, seen, small_disk
+from guest_moments import gone, held, note_of, nothing_left, said, seen
 from guest_writer import UMOUNT, Writer, align, boot, fsck_both, sound, two_disks
+from small_disk import small_disk
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 

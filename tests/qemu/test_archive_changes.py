@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from conftest import Vm
+from small_disk import small_disk
 from test_archive import archived, byte, img, name_of, nothing_left, states, write, write_live
-from test_killed_archive import small_disk
 
 Blank = Callable[..., Vm]
 

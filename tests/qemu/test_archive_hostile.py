@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 from conftest import Result, Vm
+from small_disk import small_disk
 from test_archive import archived, byte, img, name_of, nothing_left, states, write, write_live
-from test_killed_archive import small_disk
 
 Blank = Callable[..., Vm]
 

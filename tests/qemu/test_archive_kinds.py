@@ -411,3 +411,28 @@ def test_image_with_its_data_in_another_file_is_refused(blank: Blank) -> None:
     assert "hint: `qemu-img convert" in refused.err
     assert not list(vm.directory.glob("demo-2*"))
     nothing_left(vm)
+
+
+def test_image_of_several_files_is_refused_before_and_after(blank: Blank) -> None:
+    """A flat vmdk is a page of text; the guest's data is in its extents."""
+    vm = blank(VM_DISKS="flat.vmdk")
+    img(vm, "qemu-img", "create", "-q", "-f", "vmdk", "-o", "subformat=monolithicFlat", "flat.vmdk", "1M")
+    refused = vm.qvm("archive")
+    assert refused.status == 1
+    assert "flat.vmdk keeps its data in another file" in refused.err
+    img(vm, "qemu-img", "convert", "-O", "vmdk", "flat.vmdk", "one.vmdk")
+    vm.set(VM_DISKS="one.vmdk")
+    made = archived(vm)
+    stored = vm.directory / made["archive"] / "demo-disk1.vmdk"
+    flat = (vm.directory / "flat.vmdk").read_bytes()
+    stored.write_bytes(flat.replace(b"flat-flat.vmdk", bytes(str(vm.directory / "flat-flat.vmdk"), "ascii")))
+    manifest = vm.directory / made["archive"] / "manifest.json"
+    data = json.loads(manifest.read_text())
+    for part in data["points"][0]["parts"]:
+        if part["role"] == "disk1":
+            part.update(xxh128="", stored_bytes=stored.stat().st_size)
+    manifest.write_text(json.dumps(data))
+    refused = vm.qvm("restore", name_of(made), "../twin")
+    assert refused.status == 1
+    assert "demo-disk1.vmdk keeps its data in another file" in refused.err
+    assert not (vm.world.home / "twin").exists()

@@ -110,3 +110,24 @@ def test_overlay_that_is_called_like_its_base_comes_back(
     if not words:  # it runs where it lies
         inside = Vm(vm.world, vm.directory / report["archive"])
         assert [byte(inside, place, "demo-main.qcow2") for place in ("0", "1M")] == [7, 8]
+
+
+def test_machine_whose_name_leaves_no_room_for_a_files_name_is_told(blank: Blank) -> None:
+    vm = blank(VM_DISKS="data.qcow2")
+    img(vm, "qemu-img", "create", "-q", "-f", "qcow2", "data.qcow2", "1M")
+    before = archived(vm)
+    name = "n" * 250
+    for base in ("base", "backing"):
+        (vm.directory / f"demo-{base}.qcow2").rename(vm.directory / f"{name[:200]}-{base}.qcow2")
+    img(vm, "qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", f"{name[:200]}-base.qcow2",
+        f"{name[:200]}-backing.qcow2")  # fmt: skip
+    vm.set(
+        VM_MACHINE_NAME=name,
+        VM_SNAPSHOT_BASEFILENAME=f"{name[:200]}-base.qcow2",
+        VM_SNAPSHOT_BACKINGFILENAME=f"{name[:200]}-backing.qcow2",
+    )
+    refused = vm.qvm("archive", "--full", timeout=60)
+    assert refused.status in (1, 2), str(refused)
+    assert "hint: " in refused.err
+    assert (vm.directory / before["archive"] / "manifest.json").is_file()
+    nothing_left(vm)

@@ -310,3 +310,9 @@ def test_disk_of_another_machine_is_told(vm: Vm) -> None:
     other = vm.directory.parent / "other"
     told = vm.ok("disk", "add", "../other/data.qcow2")
     assert told.err == f"qvm: demo: data.qcow2 is a disk of other too ({other}): only one may write to it\n"
+    vm.ok("disk", "add", "more.qcow2", "1M")
+    # a machine of the same name elsewhere, used later: the name means that one
+    (vm.directory.parent / "elsewhere").mkdir()
+    vm.ok("restore", "latest", "../elsewhere/other")
+    told = vm.ok("disk", "add", "../other/other-backing.qcow2")
+    assert f"other-backing.qcow2 is a disk of other too ({other})" in told.err

@@ -7,7 +7,6 @@ The usual run takes some steps, drawn at random (the seed is printed, QVM_TEST_S
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import pytest
 from conftest import Vm
 from test_archive import nothing_left
 from test_killed_archive import SEED, counting, goes_on, gone, has_all, told  # noqa: F401
-from test_killed_steps import WAYS, clear, perform
+from test_killed_steps import clear, perform, require_order, steps_of
 
 FAILING = """
 import os, sys
@@ -67,25 +66,12 @@ def check_step(vm: Vm, words: tuple[str, ...], step: int, *, is_qemu_too: bool) 
         has_all(vm.directory, "demo", least)  # no other command had to bring it there
         vm.ok("start", "--no-wait")
     goes_on(vm)
-    assert not list(vm.directory.glob(".qvm/*.unfinished"))
-    assert not list(vm.directory.glob(".qvm/cut-*"))
-    assert vm.ok("qmp", "query-jobs").out.strip() == "[]"
-    nodes = vm.ok("qmp", "query-named-block-nodes").out
-    assert "qvm-cut" not in nodes
-    assert "qvm-changes" not in nodes
+    require_order(vm)
     nothing_left(vm)
 
 
 def check(vm: Vm, count: int | None) -> None:
-    chooser = random.Random(f"{SEED} interrupted {count}")
-    every = []
-    for words in WAYS:
-        clear(vm, words)
-        status, steps, said = perform(vm, 0, *words)
-        assert status == 0, said
-        every += [(words, step, qemu) for step in range(1, steps + 1) for qemu in (False, True)]
-    picked = every if count is None else chooser.sample(every, count)
-    for words, step, is_qemu_too in picked:
+    for words, step, is_qemu_too in steps_of(vm, count, "interrupted"):
         print(
             f"seed {SEED}, qvm {' '.join(words)}: Ctrl-C at step {step}, QEMU killed after it: {is_qemu_too}"
         )

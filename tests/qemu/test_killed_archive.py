@@ -15,12 +15,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import Vm
 from guests import counter
+from small_disk import small_disk
 from test_archive import archived, byte, bytes_of, img, name_of, nothing_left, states, write, write_live
 
 Blank = Callable[..., Vm]
@@ -251,7 +252,7 @@ def test_who_looks_while_the_disks_are_cut_sees_the_disks(blank: Blank) -> None:
     gone(vm)
     told = vm.ok("snapshot", "list").out
     assert re.search(
-        r"`qvm archive`, begun at \S+, was interrupted, and what the guest wrote since is in .qvm/cut-", told
+        r"`qvm archive` of \S+ was interrupted, and what the guest wrote since is in .qvm/cut-", told
     )
     vm.ok("start", "--no-wait")
     assert "interrupted" not in vm.ok("snapshot", "list").out
@@ -334,22 +335,6 @@ def test_archive_interrupted_by_ctrl_c_leaves_everything_as_it_was(blank: Blank)
     vm.ok("kill")
     assert byte(vm, "1M") == 7
     nothing_left(vm)
-
-
-@contextlib.contextmanager
-def small_disk(path: Path, mib: int) -> Iterator[None]:
-    """A file system of some MiB at `path`."""
-    path.mkdir(exist_ok=True)
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={mib}m,mode=755", "none", path], capture_output=True, text=True
-    )
-    if done.returncode:
-        reason = f"cannot mount a small tmpfs: {done.stderr.strip()}"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", path], check=True)
 
 
 def test_archive_full_disk_leaves_machine_and_archives_as_they_were(blank: Blank) -> None:

@@ -117,13 +117,7 @@ def check_step(vm: Vm, words: tuple[str, ...], step: int, *, is_qemu_too: bool) 
         vm.ok("pause")
         vm.ok("resume")
         goes_on(vm)
-    jobs = vm.ok("qmp", "query-jobs").out
-    assert jobs.strip() == "[]", jobs
-    nodes = vm.ok("qmp", "query-named-block-nodes").out
-    assert "qvm-cut" not in nodes
-    assert "qvm-changes" not in nodes
-    assert not list(vm.directory.glob(".qvm/*.unfinished"))
-    assert not list(vm.directory.glob(".qvm/cut-*"))
+    require_order(vm)
     before = told(vm)
     report = archived(vm)
     vm.ok("restore", name_of(report), "../twin")
@@ -132,8 +126,19 @@ def check_step(vm: Vm, words: tuple[str, ...], step: int, *, is_qemu_too: bool) 
     nothing_left(vm)
 
 
-def check(vm: Vm, count: int | None) -> None:
-    chooser = random.Random(f"{SEED} steps {count}")
+def require_order(vm: Vm) -> None:
+    """Nothing is left in the running QEMU, nor beside the disks."""
+    jobs = vm.ok("qmp", "query-jobs").out
+    assert jobs.strip() == "[]", jobs
+    nodes = vm.ok("qmp", "query-named-block-nodes").out
+    assert "qvm-cut" not in nodes
+    assert "qvm-changes" not in nodes
+    assert not list(vm.directory.glob(".qvm/*.unfinished"))
+    assert not list(vm.directory.glob(".qvm/cut-*"))
+
+
+def steps_of(vm: Vm, count: int | None, of: str) -> list[tuple[tuple[str, ...], int, bool]]:
+    """Way, step, and whether QEMU is killed too: all there are, or some that chance has drawn."""
     every = []
     for words in WAYS:
         clear(vm, words)
@@ -141,7 +146,11 @@ def check(vm: Vm, count: int | None) -> None:
         assert status == 0, said
         assert steps > 10, said
         every += [(words, step, qemu) for step in range(1, steps + 1) for qemu in (False, True)]
-    for words, step, is_qemu_too in chooser.sample(every, count) if count else every:
+    return random.Random(f"{SEED} {of} {count}").sample(every, count) if count else every
+
+
+def check(vm: Vm, count: int | None) -> None:
+    for words, step, is_qemu_too in steps_of(vm, count, "steps"):
         print(f"seed {SEED}: {' '.join(words)}, killed before step {step}{', QEMU too' * is_qemu_too}")
         check_step(vm, words, step, is_qemu_too=is_qemu_too)
     vm.ok("kill")

@@ -336,3 +336,40 @@ def test_disk_that_comes_back_has_the_mode_that_it_had(blank: Blank) -> None:
     (vm.directory / "data.raw").unlink()
     vm.ok("restore", "--force", "latest")
     assert modes(vm, "data.raw") == ["640"]
+
+
+LATE = """
+import os, signal, sys
+from qvmsh.machine import restore_same
+
+original = restore_same.settle
+
+
+def settle(vm, work, **how):
+    if work["is_ready"]:
+        os.kill(os.getpid(), signal.SIGINT)
+    return original(vm, work, **how)
+
+
+restore_same.settle = settle
+sys.argv = ["qvm", *sys.argv[1:]]
+from qvmsh.__main__ import main
+
+sys.exit(main())
+"""
+
+
+def test_ctrl_c_in_the_last_moment_of_a_restore_comes_too_late_and_is_told(blank: Blank) -> None:
+    vm = blank()
+    write(vm, 7, "0")
+    made = archived(vm)
+    write(vm, 8, "0")
+    done = subprocess.run(
+        [sys.executable, "-c", LATE, "restore", "--force", name_of(made)],
+        cwd=vm.directory, env=vm.world.environ, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 130, done.stderr
+    assert "demo: the interruption came too late, the restore is done" in done.stderr
+    assert byte(vm, "0") == 7
+    nothing_left(vm)
+    assert "interrupted" not in vm.ok("disk", "check").err

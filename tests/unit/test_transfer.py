@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qvmsh.errors import QvmError
-from qvmsh.host.transfer import SLICE_BYTES, send
+from qvmsh.host.transfer import SLICE_BYTES, fetch, send
 
 
 @pytest.fixture
@@ -45,3 +45,16 @@ def test_copy_has_what_the_file_has(source: int, target: int) -> None:
     sent = send(source, target, lambda _: None, lambda: None)
     assert sent.stored_bytes == os.fstat(target).st_size == os.fstat(source).st_size
     assert os.pread(target, len(data), 3 * SLICE_BYTES) == data
+
+
+def test_program_that_fails_is_called_by_its_own_name(source: int, target: int) -> None:
+    os.write(source, b"no gzip at all")
+    os.lseek(source, 0, os.SEEK_SET)
+    with pytest.raises(QvmError, match=r"^gzip cannot decompress it"):
+        fetch(source, target, lambda _: None, lambda: None, compression="gzip")
+    null = os.open("/dev/full", os.O_WRONLY)
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            send(source, null, lambda _: None, lambda: None, compression="gzip")
+    finally:
+        os.close(null)

@@ -1,0 +1,61 @@
+"""A signal while a loop is turned: its handler decides, and never wherever the loop just is."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from qvmsh.qemu.session import _turn
+
+
+@pytest.fixture
+def handler() -> Iterator[Callable[[Any], None]]:
+    """Chooses who gets SIGINT."""
+    before = signal.getsignal(signal.SIGINT)
+    yield lambda chosen: signal.signal(signal.SIGINT, chosen) and None
+    signal.signal(signal.SIGINT, before)
+
+
+def turned(ended: list[str]) -> Any:
+    """A loop that works for half a second, and gets SIGINT meanwhile."""
+
+    async def work() -> str:
+        try:
+            await asyncio.sleep(0.6)
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+        ended.append("done")
+        return "done"
+
+    loop = asyncio.new_event_loop()
+    sender = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+    sender.start()
+    try:
+        return _turn(loop, work(), None)
+    finally:
+        sender.join()
+        loop.close()
+
+
+def test_handler_that_raises_ends_the_work(handler: Callable[[Any], None]) -> None:
+    handler(signal.default_int_handler)
+    ended: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        turned(ended)
+    assert ended == ["cancelled"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_handler_that_goes_on_lets_the_work_go_on(handler: Callable[[Any], None]) -> None:
+    seen: list[int] = []
+    handler(lambda number, _: seen.append(number))
+    ended: list[str] = []
+    assert turned(ended) == "done"
+    assert (seen, ended) == ([signal.SIGINT], ["done"])

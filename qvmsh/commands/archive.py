@@ -1,10 +1,10 @@
-"""`qvm archive`: the whole machine into an archive, while its guest works; list and verify archives."""
+"""`qvm archive`: the whole machine into an archive, while its guest works; list, verify, delete archives."""
 
 from __future__ import annotations
 
 from qvmsh.commands._define import Opt, command
 from qvmsh.errors import UsageError
-from qvmsh.machine.archive_reports import Archived, ArchiveList, Verified
+from qvmsh.machine.archive_reports import Archived, ArchiveList, Deleted, Verified
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,26 +18,30 @@ def archive(
     vm: Machine,
     state: Annotated[str | None, Opt(metavar="ARCHIVE", complete="dir")] = None,
     *,
-    create: Annotated[bool, Opt("-c", excludes=("savevm", "list", "verify"))] = False,
-    savevm: Annotated[str | None, Opt("-s", metavar="NAME", excludes=("list", "verify"))] = None,
+    create: Annotated[bool, Opt("-c", excludes=("savevm", "list", "verify", "delete"))] = False,
+    savevm: Annotated[str | None, Opt("-s", metavar="NAME", excludes=("list", "verify", "delete"))] = None,
     delvm: Annotated[
-        str | None, Opt("-d", metavar="NAME", complete="snapshot", excludes=("list", "verify"))
+        str | None, Opt("-d", metavar="NAME", complete="snapshot", excludes=("list", "verify", "delete"))
     ] = None,
     compress: Annotated[
         str | None,
         Opt(
-            "-z", metavar="TOOL", choices=("xz", "gzip", "bzip2", "lz4", "zstd"), excludes=("list", "verify")
+            "-z",
+            metavar="TOOL",
+            choices=("xz", "gzip", "bzip2", "lz4", "zstd"),
+            excludes=("list", "verify", "delete"),
         ),
     ] = None,
     compress_base: Annotated[bool, Opt("-b")] = False,
     drop_snapshots: bool = False,
     full: Annotated[bool, Opt("-f")] = False,
-    keep: Annotated[int | None, Opt(metavar="N", excludes=("list", "verify"))] = None,
-    keep_days: Annotated[float | None, Opt(metavar="DAYS", excludes=("list", "verify"))] = None,
-    list: Annotated[bool, Opt(excludes=("verify",))] = False,
-    verify: bool = False,
+    keep: Annotated[int | None, Opt(metavar="N", excludes=("list", "verify", "delete"))] = None,
+    keep_days: Annotated[float | None, Opt(metavar="DAYS", excludes=("list", "verify", "delete"))] = None,
+    list: Annotated[bool, Opt(excludes=("verify", "delete"))] = False,
+    verify: Annotated[bool, Opt(excludes=("delete",))] = False,
     boot: bool = False,
-) -> Archived | ArchiveList | Verified:
+    delete: bool = False,
+) -> Archived | ArchiveList | Verified | Deleted:
     """Archive the whole machine: all disks, their snapshots, its settings.
 
     A machine that runs goes on working: its file systems are frozen for a moment, by the guest
@@ -48,7 +52,7 @@ def archive(
     (large files that the guest only reads, devices of the host, shared folders) is named each time.
 
     Args:
-        state: with --verify, the archive, or one state of it (the newest one).
+        state: with --verify or --delete, the archive, or one state of it (--verify: the newest one).
         create: with the machine off, commit the overlay into the base first, and begin a new archive.
             An overlay with snapshots is not committed: the commit would falsify them.
         savevm: put a snapshot with the guest's memory into the archived state; it stays in the machine,
@@ -63,9 +67,10 @@ def archive(
         list: list the archived states.
         verify: read everything back: checksums, and what `qemu-img check` says.
         boot: with --verify, start the archived state, disposable, and wait until it is ready.
+        delete: remove the archive, or the one state of it; never the last good one.
 
     Raises:
-        StateError: it cannot be archived in this state; it is as it was.
+        StateError: it cannot be archived in this state, or the state must stay; it is as it was.
         QvmError: the disk is full, or a copy failed; the machine and the archives are as they were.
         ImageError: --verify found damage.
     """
@@ -73,8 +78,10 @@ def archive(
 
     if boot and not verify:
         raise UsageError("archive: --boot belongs to --verify")
-    if state is not None and not verify:
-        raise UsageError(f"archive: {state!r} is too much", hint="only --verify takes the name of an archive")
+    if state is not None and not verify and not delete:
+        raise UsageError(
+            f"archive: {state!r} is too much", hint="only --verify and --delete take the name of an archive"
+        )
     if list:
         shelf = archive_keeping.shelf_of(vm)
         found = shelf.archives()
@@ -84,6 +91,12 @@ def archive(
         from qvmsh.machine import verifying
 
         return verifying.verify(vm, state, is_booting=boot)
+    if delete:
+        from qvmsh.machine import archive_removal
+
+        if state is None:
+            raise UsageError("archive: --delete needs a state", hint="`qvm archive --list` shows them")
+        return archive_removal.delete(vm, state)
     wish = archive_writer.Wish(
         is_create=create,
         savevm=savevm or "",

@@ -124,6 +124,19 @@ def _row(archive: Archive, point: Point) -> dict[str, Any]:
     }
 
 
+class Deleted(Report):
+    """Result of `archive --delete`: the states that went."""
+
+    __slots__ = ("machine", "removed")
+
+    def __init__(self, machine: str, removed: Sequence[str]) -> None:
+        self.machine = machine
+        self.removed = list(removed)
+
+    def __str__(self) -> str:
+        return "\n".join(printable(f"{self.machine}: removed {each}") for each in self.removed)
+
+
 class Verified(Report):
     """Result of `archive --verify`: `boot_seconds` until the guest was ready; None without --boot."""
 

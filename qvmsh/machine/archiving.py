@@ -4,7 +4,8 @@ May import: `host`, `qemu`, `machine`.
 
     archive(vm, Wish(is_create=True))         # Archived(...)
 
-What a state is written by is `archive_writer`; what stays, and what a killed command left, `archive_keeping`.
+What a state is written by is `archive_writer`; what a killed command left, `archive_keeping`; rotation is
+`archive_removal`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from qvmsh.host import files as host_files
 from qvmsh.host import locks, process, transfer
 from qvmsh.machine import (
     archive_keeping,
+    archive_removal,
     archives,
     chain,
     changes,
@@ -77,7 +79,7 @@ def archive(vm: Machine, wish: Wish) -> Archived:
             else:
                 found, point = _of_stopped(job)
             job.left = f"{found.folder}/{point.stamp} is whole, what --keep removes may be there still"
-            removed = archive_keeping.rotate(vm, job.shelf, wish, (found.folder, point.stamp))
+            removed = archive_removal.rotate(vm, job.shelf, wish, (found.folder, point.stamp))
         owner.share(vm)
     log.note(vm, f"archived as {found.folder}/{point.stamp}")
     return Archived(

@@ -255,6 +255,7 @@ ON: list[tuple[str, list[str], str, int]] = [
     ("init", ["--clobber-backing"], "clobber_backing=True", 3),
     ("archive", ["--create"], "create=True", 3),
     ("archive", ["--list"], "list=True", 0),
+    ("archive", ["--delete", "none"], "'none', delete=True", 2),
     ("restore", ["latest"], "'latest'", 2),
     ("stop", ["--savevm", "a/b"], "savevm='a/b'", 3),
 ]

@@ -1,0 +1,239 @@
+"""Archived states that go: by rotation, or by name; never the last good one.
+
+May import: `host`, `machine`.
+
+    removed = rotate(vm, shelf, Wish(keep=7), made)       # ["demo-20261121101336/20261121101336"]
+    deleted = delete(vm, "demo-20261121101336/20261121101340")     # Deleted(...)
+
+An archive in which somebody works, or on whose images others stand, stays as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+
+from qvmsh.errors import ImageError, QvmError, StateError, UsageError
+from qvmsh.machine import archive_keeping, chain, launch, log, owner
+from qvmsh.machine.archive_reports import Deleted
+from qvmsh.machine.archives import MANIFEST
+from qvmsh.machine.shelf import UNFINISHED
+from qvmsh.qemu import image
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from qvmsh.machine.archive_writer import Wish
+    from qvmsh.machine.archives import Archive, Point
+    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.shelf import Shelf
+
+_MACHINE = (".vmrc", ".qvm")
+"""What tells that an archive runs where it lies, as a machine."""
+
+
+def rotate(vm: Machine, shelf: Shelf, wish: Wish, made: tuple[str, str]) -> list[str]:
+    """Remove old states, as --keep and --keep-days ask, never the last good one; returns which.
+
+    Args:
+        made: folder and stamp of the state that this call made, or found unchanged: it stays, whatever the
+            clock was when the others were made.
+
+    Archives that `vm` made, and those of another machine with the same name, are neither removed nor counted.
+    What cannot go stays as it is, and the user is told.
+    """
+    if wish.keep is None and wish.keep_days is None:
+        return []
+    every = _own(shelf, shelf.archives())
+    pairs = _by_age(every)
+    pairs.sort(key=lambda pair: (pair[0].folder, pair[1].stamp) == made)
+    kept = {made}
+    for at, (archive, point) in enumerate(reversed(pairs)):
+        is_young = wish.keep_days is not None and time.time() - point.time < wish.keep_days * 86400
+        if (wish.keep is not None and at < wish.keep) or is_young:
+            kept.add((archive.folder, point.stamp))
+    for archive, point in reversed(pairs):
+        kept.add((archive.folder, point.stamp))
+        try:
+            archive_keeping.require_whole(vm, shelf, archive, point)
+            break
+        except QvmError as error:
+            vm.io.warn(f"{vm.name}: {error.what}; an older state is kept for it")
+    for archive, point in pairs:
+        if (archive.folder, point.stamp) in kept:
+            with contextlib.suppress(ImageError):  # what it stands on is gone already
+                kept |= {(archive.folder, each.stamp) for each in archive.chain(point)}
+    removed = []
+    for archive in every:
+        gone = [each for each in archive.done if (archive.folder, each.stamp) not in kept]
+        if not gone:
+            continue
+        obstacle = _obstacle(vm, shelf, archive, gone)
+        if obstacle:
+            vm.io.warn(f"{vm.name}: removed nothing from {archive.folder}: {obstacle}")
+            continue
+        removed += [f"{archive.folder}/{each.stamp}" for each in gone]
+        _remove(shelf, archive, gone)
+    return removed
+
+
+@log.failures
+def delete(vm: Machine, word: str) -> Deleted:
+    """Remove one archived state, or an archive with all its states.
+
+    Args:
+        word: the folder's name, or `FOLDER/STAMP`.
+
+    Raises:
+        UsageError: there is none of this machine.
+        StateError: it is the last good one, or something stands on it; nothing is removed.
+    """
+    with launch.work_lock(vm, "archive"):
+        shelf = archive_keeping.shelf_of(vm)
+        archive_keeping.sweep(vm, shelf)
+        archive, gone = _named(vm, shelf, word)
+        _require_none_above(vm, archive, gone)
+        _require_other(vm, shelf, archive, gone)
+        obstacle = _obstacle(vm, shelf, archive, gone)
+        if obstacle:
+            raise StateError(f"cannot remove {word}: {obstacle}", machine=vm.name, hint="nothing was removed")
+        _remove(shelf, archive, gone)
+        owner.share(vm)
+    removed = [f"{archive.folder}/{each.stamp}" for each in gone]
+    log.note(vm, f"removed {', '.join(removed)}")
+    return Deleted(vm.name, removed)
+
+
+def _own(shelf: Shelf, every: Iterable[Archive]) -> list[Archive]:
+    """What qvm made of this machine: neither `vm`'s archives, nor those of another machine of its name."""
+    return [each for each in every if each.has_manifest and each.uuid == shelf.uuid]
+
+
+def _named(vm: Machine, shelf: Shelf, word: str) -> tuple[Archive, list[Point]]:
+    """The archive that a word names in full, and those of its states that are meant.
+
+    Raises:
+        UsageError: there is none, or it is not qvm's and this machine's.
+    """
+    folder, _, stamp = os.path.normpath(word).partition("/")
+    every = shelf.archives()
+    archive = next((each for each in every if each.folder == folder), None)
+    points = [each for each in archive.done if stamp in ("", each.stamp)] if archive else []
+    if archive is None or not points:
+        names = ", ".join(f"{each.folder}/{point.stamp}" for each, point in _by_age(every)[-5:])
+        raise UsageError(
+            f"{word!r} is no archived state in {shelf.store.shown}", machine=vm.name,
+            hint=f"there are: {names}" if names else "`qvm archive` makes one",
+        )  # fmt: skip
+    if archive not in _own(shelf, every):
+        whose = "of another machine of this name" if archive.has_manifest else "not made by qvm"
+        raise UsageError(
+            f"cannot remove {folder}: it is {whose}", machine=vm.name,
+            hint="remove the folder by hand if nobody needs it",
+        )  # fmt: skip
+    return archive, points
+
+
+def _by_age(archives: Sequence[Archive]) -> list[tuple[Archive, Point]]:
+    return sorted(((each, point) for each in archives for point in each.done), key=lambda pair: pair[1].time)
+
+
+def _require_none_above(vm: Machine, archive: Archive, gone: Sequence[Point]) -> None:
+    """Refuse to remove what later states hold only the changes of.
+
+    Raises:
+        StateError: there are such states.
+    """
+    above = []
+    for point in archive.done:
+        with contextlib.suppress(ImageError):  # what it stands on is gone already
+            if point not in gone and any(each in gone for each in archive.chain(point)):
+                above.append(f"{archive.folder}/{point.stamp}")
+    if above:
+        raise StateError(
+            f"cannot remove {archive.folder}/{gone[0].stamp}: {', '.join(above)} "
+            f"{'holds' if len(above) == 1 else 'hold'} only what has changed since",
+            machine=vm.name,
+            hint=f"`qvm archive --delete {above[-1]}` first; `qvm archive --full` makes a state of its own",
+        )
+
+
+def _require_other(vm: Machine, shelf: Shelf, archive: Archive, gone: Sequence[Point]) -> None:
+    """Refuse to remove the last state that comes back.
+
+    Raises:
+        StateError: no other one is whole.
+    """
+
+    def is_whole(archive: Archive, point: Point) -> bool:
+        try:
+            archive_keeping.require_whole(vm, shelf, archive, point)
+        except QvmError as error:
+            vm.io.warn(f"{vm.name}: {error.what}")
+            return False
+        return True
+
+    others = [
+        (each, point) for each, point in _by_age(_own(shelf, shelf.archives()))
+        if each.folder != archive.folder or point.stamp not in {one.stamp for one in gone}
+    ]  # fmt: skip
+    if any(is_whole(*pair) for pair in reversed(others)):
+        return
+    if any(is_whole(archive, point) for point in reversed(gone)):
+        raise StateError(
+            f"cannot remove {archive.folder}/{gone[-1].stamp}: it is the last good state", machine=vm.name,
+            hint="`qvm archive --full` makes another one; or remove the folder by hand",
+        )  # fmt: skip
+
+
+def _remove(shelf: Shelf, archive: Archive, gone: Sequence[Point]) -> None:
+    """Remove states; killed at any moment, the next command goes on."""
+    store = shelf.store
+    if len(gone) == len(archive.points):
+        # renamed first, so that a half removed archive is never taken for one
+        part = shelf.part_folder(archive.folder)
+        store.remove_folder(part)
+        store.rename(archive.folder, part)
+        store.remove_folder(part)
+        return
+    names = _files_of(archive, gone)
+    for each in gone:
+        each.is_done = False  # killed now, `sweep` goes on
+    shelf.write(archive)
+    store.remove(archive.folder, *sorted(names))
+    archive.points = archive.done
+    shelf.write(archive)
+
+
+def _files_of(archive: Archive, gone: Sequence[Point]) -> set[str]:
+    """The files that nothing else needs."""
+    staying = [each for each in archive.points if each not in gone]
+    names = {part.name for part in archive.parts()}
+    return names - {part.name for part in archive.parts(staying)} if staying else names
+
+
+def _obstacle(vm: Machine, shelf: Shelf, archive: Archive, gone: Sequence[Point]) -> str:
+    """Why files of an archive must stay, "" if they may go: somebody works in its folder, or with them."""
+    is_all = len(gone) == len(archive.points)
+    names = _files_of(archive, gone)
+    own = {MANIFEST, *(part.name for part in archive.parts())}
+    others = [
+        each for each in shelf.store.entries(archive.folder)
+        if each not in own and not UNFINISHED.search(each) and (is_all or each in _MACHINE)
+    ]  # fmt: skip
+    if others:
+        return f"{others[0]} is in it, which is not the archive's"
+    for name in sorted(names):
+        path = shelf.store.path(archive.folder, name)
+        if path is None:
+            continue
+        users = image.users(path)
+        if users:
+            return f"{name} is in use by {', '.join(users)}"
+        going = {os.path.realpath(os.path.join(os.path.dirname(path), each)) for each in names}
+        above = [each for each in chain.overlays_on(path, vm) if each not in going]
+        if above:
+            return f"{chain.shown(vm, above[0])} stands on {name}"
+    return ""

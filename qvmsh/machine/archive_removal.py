@@ -95,7 +95,7 @@ def delete(vm: Machine, word: str) -> Deleted:
         archive_keeping.sweep(vm, shelf)
         archive, gone = _named(vm, shelf, word)
         _require_none_above(vm, archive, gone)
-        _require_other(vm, shelf, archive, gone)
+        _require_other(vm, shelf, archive, gone, word)
         obstacle = _obstacle(vm, shelf, archive, gone)
         if obstacle:
             raise StateError(f"cannot remove {word}: {obstacle}", machine=vm.name, hint="nothing was removed")
@@ -160,8 +160,11 @@ def _require_none_above(vm: Machine, archive: Archive, gone: Sequence[Point]) ->
         )
 
 
-def _require_other(vm: Machine, shelf: Shelf, archive: Archive, gone: Sequence[Point]) -> None:
+def _require_other(vm: Machine, shelf: Shelf, archive: Archive, gone: Sequence[Point], word: str) -> None:
     """Refuse to remove the last state that comes back.
+
+    Args:
+        word: how the user called what would go.
 
     Raises:
         StateError: no other one is whole.
@@ -182,9 +185,11 @@ def _require_other(vm: Machine, shelf: Shelf, archive: Archive, gone: Sequence[P
     if any(is_whole(*pair) for pair in reversed(others)):
         return
     if any(is_whole(archive, point) for point in reversed(gone)):
+        is_all = len(gone) == len(archive.done)
+        another = "--create` begins another archive" if is_all else "--full` makes another one"
         raise StateError(
-            f"cannot remove {archive.folder}/{gone[-1].stamp}: it is the last good state", machine=vm.name,
-            hint="`qvm archive --full` makes another one; or remove the folder by hand",
+            f"cannot remove {word}: it {'has' if is_all else 'is'} the last good state", machine=vm.name,
+            hint=f"`qvm archive {another}; or remove the folder by hand",
         )  # fmt: skip
 
 

@@ -78,8 +78,13 @@ def sweep_near(vm: Machine) -> None:
             sweep(vm, shelf)
 
 
-def require_whole(vm: Machine, shelf: Shelf, archive: Archive, point: Point) -> int:
+def require_whole(
+    vm: Machine, shelf: Shelf, archive: Archive, point: Point, read: set[str] | None = None
+) -> int:
     """Read back all that a state consists of and compare the checksums; returns how many bytes.
+
+    Args:
+        read: files of the archive that have been read already, and are not read again; gets the others.
 
     Raises:
         ImageError: a file is missing or was changed.
@@ -94,7 +99,7 @@ def require_whole(vm: Machine, shelf: Shelf, archive: Archive, point: Point) -> 
                 f"{archive.folder}/{part.name} has {names[part.name]} bytes, the manifest says "
                 f"{part.stored_bytes}", machine=vm.name, hint=OTHER_STATE,
             )  # fmt: skip
-        if not part.xxh128:
+        if not part.xxh128 or (read is not None and part.name in read):
             continue
         with (
             progress.Progress(vm.io, f"reading {part.name}", part.stored_bytes) as shown,
@@ -108,4 +113,6 @@ def require_whole(vm: Machine, shelf: Shelf, archive: Archive, point: Point) -> 
                 machine=vm.name,
                 hint=OTHER_STATE,
             )
+        if read is not None:
+            read.add(part.name)
     return total

@@ -11,6 +11,7 @@ stands on what the archive holds, or alone; one that names anything else is refu
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from qvmsh.qemu import image, qcow2
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from qvmsh.io import Io
     from qvmsh.machine.shelf import Shelf
@@ -58,15 +59,26 @@ class Reader:
 
     Args:
         work: folder for what is needed in between.
+        verb: what is done with the files, for who looks on.
     """
 
-    def __init__(self, io: Io, program: str, shelf: Shelf, archive: Archive, point: Point, work: str) -> None:
+    def __init__(
+        self,
+        io: Io,
+        program: str,
+        shelf: Shelf,
+        archive: Archive,
+        point: Point,
+        work: str,
+        verb: str = "restoring",
+    ) -> None:
         self.io = io
         self.program = program
         self.shelf = shelf
         self.archive = archive
         self.point = point
         self.work = work
+        self.verb = verb
         self.settings_uid: int | None = None
         """Whose the archive's settings are, where they are on this host."""
 
@@ -82,7 +94,7 @@ class Reader:
         fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             with (
-                progress.Progress(self.io, f"restoring {part.plain_name}", part.stored_bytes) as shown,
+                progress.Progress(self.io, f"{self.verb} {part.plain_name}", part.stored_bytes) as shown,
                 self.shelf.store.reader(self.archive.folder, part.name) as source,
             ):
                 if part.role == SETTINGS and self.shelf.store.path() is not None:
@@ -106,6 +118,41 @@ class Reader:
             os.close(fd)
         if part.role != SETTINGS:
             _require_harmless(self.program, target, part, label)
+
+    def files(self, role: str) -> list[Part]:
+        """All that the disk `role` is made of: its last whole copy, the changes since, what it stands on.
+
+        Raises:
+            ImageError: something of it is missing.
+        """
+        return [*self._chain(role), *self.archive.layers.get(role, [])]
+
+    @contextlib.contextmanager
+    def opened(self, part: Part) -> Iterator[int]:
+        """One of `files`, open for reading: where it lies, or a copy where it is compressed or far.
+
+        Raises:
+            ImageError: it is missing or damaged, or names what the archive does not hold.
+            OSError: the copy cannot be written.
+        """
+        label = f"{self.archive.folder}/{part.name}"
+        below = self.archive.layers.get(part.role, [])
+        with contextlib.ExitStack() as stack:
+            here = self.shelf.store.path(self.archive.folder, part.name)
+            if here is None or part.compression:
+                here = os.path.join(self.work, f"image-{os.getpid()}{NEW}")
+                stack.enter_context(host_files.Removed(here))
+                self.fetch(part, here)
+                fd = os.open(here, os.O_RDONLY | os.O_CLOEXEC)
+                stack.callback(os.close, fd)
+            else:
+                fd = stack.enter_context(self.shelf.store.reader(self.archive.folder, part.name))
+                _require_harmless(self.program, here, part, label)
+            if part.format == "raw" and part in below:
+                self._require_raw(here, part.name)
+            if part.format == "qcow2" and not part.of and part in (below[-1:] or [part]):
+                self._require_ground(here, part.name)
+            yield fd
 
     def layers(self, role: str, places: Sequence[Place], opened: str | None = None) -> None:
         """The disk `role` with all that it stands on.
@@ -135,16 +182,12 @@ class Reader:
         self._top(role, places, below)
         for at, place in enumerate(places):
             if forms[at] == "raw" and place.is_made and (at or opened == ""):
-                self._require_raw(place)
+                self._require_raw(place.path, os.path.basename(place.name))
             if forms[at] != "qcow2" or not place.is_made:
                 continue
+            if at + 1 == len(places):
+                self._require_ground(place.path, os.path.basename(place.name))
             backing = image.header(place.path).backing
-            if backing and at + 1 == len(places):
-                raise ImageError(
-                    f"{self.archive.folder}: {os.path.basename(place.name)} stands on {backing}, which the "
-                    "archive does not hold",
-                    hint="put that file into the archive's folder, under the name of a base",
-                )
             if backing:
                 words = ["-F", forms[at + 1], "-b", beside(place.name, places[at + 1].name)]
                 self._img(["rebase", "-u", "-f", "qcow2", *words, image.safe_name(place.path)])
@@ -155,13 +198,21 @@ class Reader:
         if top.source_mtime_ns and not top.of:
             os.utime(places[0].path, ns=(top.source_mtime_ns, top.source_mtime_ns))
 
-    def _require_raw(self, place: Place) -> None:
+    def _require_ground(self, path: str, name: str) -> None:
+        """Refuse the lowest image of a disk if it stands on something."""
+        backing = image.header(path).backing
+        if backing:
+            raise ImageError(
+                f"{self.archive.folder}: {name} stands on {backing}, which the archive does not hold",
+                hint="put that file into the archive's folder, under the name of a base",
+            )
+
+    def _require_raw(self, path: str, name: str) -> None:
         """Refuse what would be taken for a qcow2 image: that may name any file of the host."""
-        with open(place.path, "rb") as file:
+        with open(path, "rb") as file:
             if file.read(len(qcow2.MAGIC)) == qcow2.MAGIC:
                 raise ImageError(
-                    f"{self.archive.folder}: {os.path.basename(place.name)} is raw in the archive, and "
-                    "begins like a qcow2 image",
+                    f"{self.archive.folder}: {name} is raw in the archive, and begins like a qcow2 image",
                     hint="restore another state; if the guest itself wrote that, name the disk with its "
                     "format: `data.img:raw` in VM_DISKS, `format=raw` in -drive",
                 )

@@ -8,6 +8,7 @@ May import: `host`, `qemu`, `machine`.
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import shutil
 
@@ -15,7 +16,7 @@ from qvmsh.errors import ImageError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.machine import archive_keeping, lifecycle, owner, power, restore_new, restoring, tools
-from qvmsh.machine.archive_reader import Place, Reader
+from qvmsh.machine.archive_reader import Reader
 from qvmsh.machine.archive_reports import Verified
 from qvmsh.machine.archive_settings import SETTINGS
 from qvmsh.machine.archives import Archive, Point
@@ -38,20 +39,22 @@ def verify(vm: Machine, word: str | None, *, is_booting: bool) -> Verified:
     is_folder = word is not None and os.path.basename(word.rstrip("/")) == archive.folder
     points = archive.done if is_folder else [point]
     notes = []
+    read: set[str] = set()
     for each in points:
-        archive_keeping.require_whole(vm, shelf, archive, each)
+        archive_keeping.require_whole(vm, shelf, archive, each, read)
     if any(not part.xxh128 for part in archive.parts(points)):
         notes.append(f"{archive.folder} has no checksums (it was made by `vm`)")
     try:
         with _folder(vm) as folder:
+            checked: set[str] = set()
             for each in points:
-                _check(vm, shelf, archive, each, os.path.join(folder, each.stamp))
+                _check(vm, shelf, archive, each, folder, checked)
             boot_s = _boot(vm, shelf, archive, point, os.path.join(folder, "boot")) if is_booting else None
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
         raise QvmError(
-            f"cannot verify {archive.folder}: there is no room to lay its images out in {vm.files.state}",
+            f"cannot verify {archive.folder}: there is no room to unpack its images in {vm.files.state}",
             machine=vm.name,
             hint="make room there; the files' checksums are right, so far as they were read",
         ) from None
@@ -77,34 +80,32 @@ class _folder:  # noqa: N801  # used as a function
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def _check(vm: Machine, shelf: Shelf, archive: Archive, point: Point, folder: str) -> None:
-    """Make the state's images in a folder and let `qemu-img check` look at them.
+def _check(vm: Machine, shelf: Shelf, archive: Archive, point: Point, folder: str, checked: set[str]) -> None:
+    """Let `qemu-img check` look at all images of a state, where they lie if they can be read there.
+
+    Args:
+        folder: where those are unpacked that cannot.
+        checked: names of those that it has looked at already; gets the others.
 
     Raises:
-        ImageError: one is broken.
+        ImageError: one is broken, or stands on what the archive does not hold.
     """
-    os.mkdir(folder)
-    reader = Reader(vm.io, tools.qemu_img(vm), shelf, archive, point, folder)
-    try:
-        for part in point.parts:
-            if part.role == SETTINGS or part.left_out:
-                continue
-            below = [each.plain_name for each in archive.layers.get(part.role, [])]
-            names = [os.path.join(folder, each) for each in (part.plain_name, *below)]
-            reader.layers(part.role, [Place(each) for each in names])
-            forms = reader.formats(part.role)
-            for path, form in zip(names, forms, strict=True):
-                sound = imagecheck.check(tools.qemu_img(vm), path, form)
-                if sound and sound.corruptions:
-                    raise ImageError(
-                        f"{archive.folder}/{point.stamp}: {os.path.basename(path)} has "
-                        f"{sound.corruptions} errors",
-                        machine=vm.name,
-                        hint=archive_keeping.OTHER_STATE,
-                    )
-            imagecheck.chain(tools.qemu_img(vm), names[0], forms[0])
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    program = tools.qemu_img(vm)
+    reader = Reader(vm.io, program, shelf, archive, point, folder, verb="unpacking")
+    disks = [part.role for part in point.parts if part.role != SETTINGS and not part.left_out]
+    for part in itertools.chain.from_iterable(map(reader.files, disks)):
+        if part.name in checked:
+            continue
+        with reader.opened(part) as fd:
+            label = f"{archive.folder}/{part.name}"
+            sound = imagecheck.check_alone(program, fd, part.format, label)
+            if sound and sound.corruptions:
+                raise ImageError(
+                    f"{label} has {sound.corruptions} errors",
+                    machine=vm.name,
+                    hint=archive_keeping.OTHER_STATE,
+                )
+        checked.add(part.name)
 
 
 def _boot(vm: Machine, shelf: Shelf, archive: Archive, point: Point, folder: str) -> float:

@@ -10,12 +10,15 @@ but `check` of an image that is being written to finds errors that are none.
 
 from __future__ import annotations
 
+import json
+
 from qvmsh.errors import ImageError
 from qvmsh.qemu import image, programs
 from qvmsh.qemu.qmp import loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
 UNSUPPORTED = 63
@@ -78,11 +81,31 @@ def check(program: str, path: str, kind: str) -> Soundness | None:
     Raises:
         ImageError: it cannot be checked; qemu-img's words are the details.
     """
+    return _checked(program, ["-f", kind, image.safe_name(path)], path)
+
+
+def check_alone(program: str, fd: int, kind: str, label: str) -> Soundness | None:
+    """The same for an open image, wherever the file lies that it stands on: that is not opened.
+
+    Args:
+        fd: open for reading.
+        label: what the error calls it.
+
+    Raises:
+        ImageError: it cannot be checked; qemu-img's words are the details.
+    """
+    node: dict[str, Any] = {"driver": kind, "file": {"driver": "file", "filename": f"/dev/fd/{fd}"}}
+    if kind == "qcow2":
+        node["backing"] = None
+    return _checked(program, [f"json:{json.dumps(node)}"], label, fds=(fd,))
+
+
+def _checked(program: str, words: Sequence[str], label: str, fds: Sequence[int] = ()) -> Soundness | None:
     import subprocess
 
-    argv = [program, "check", "-U", "--output=json", "-f", kind, image.safe_name(path)]
+    argv = [program, "check", "-U", "--output=json", *words]
     try:
-        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True)
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, pass_fds=fds)
     except OSError as error:
         raise programs.unusable(program, error) from None
     if done.returncode == UNSUPPORTED:
@@ -93,4 +116,4 @@ def check(program: str, path: str, kind: str) -> Soundness | None:
         return Soundness(broken, found.get("leaks", 0))
     except (ValueError, KeyError, StopIteration):
         lines = done.stderr.decode(errors="replace").splitlines()
-        raise ImageError(f"cannot check {path}", details=lines[-3:]) from None
+        raise ImageError(f"cannot check {label}", details=lines[-3:]) from None

@@ -211,9 +211,12 @@ def test_no_room_to_verify_says_where(blank: Blank, tmp_path: Path) -> None:
     vm = blank()
     write_noise = ["-f", "qcow2", "-c", "write -P 7 0 8M", "./demo-backing.qcow2"]
     img(vm, "qemu-io", *write_noise)
-    report = archived(vm)
+    plain = archived(vm)
+    report = archived(vm, "--full", "--compress", "gzip")
+    assert name_of(report) != name_of(plain)
     with small_disk(vm.directory / ".qvm", 2):
+        vm.ok("archive", "--verify", name_of(plain))  # they are read where they lie
         refused = vm.qvm("archive", "--verify", name_of(report))
     assert refused.status == 1
-    assert "there is no room to lay its images out in" in refused.err
+    assert "there is no room to unpack its images in" in refused.err
     assert "hint: make room there" in refused.err

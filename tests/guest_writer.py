@@ -69,7 +69,11 @@ BEGUN: list[subprocess.Popen[str]] = []
 
 @contextlib.contextmanager
 def two_disks(guest: Vm, size: str = "64M") -> Iterator[Vm]:
-    """The machine with its data disk; what a failed test has begun is ended when the block ends."""
+    """The machine with its data disk; what a failed test has begun is ended when the block ends.
+
+    It has one processor: on a busy host tcg may starve the timers of a second one, once in many starts.
+    """
+    guest.set(VM_MACHINE_CPUS="1")
     add_data_disk(guest, size)
     try:
         yield guest

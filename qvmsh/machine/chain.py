@@ -4,6 +4,7 @@ May import: `qemu`, `machine.known`.
 
     snapshots_in("demo-backing.qcow2")                   # [Snapshot(id="1", name="ready", ...)]
     overlays_on("demo-base.qcow2", vm)                   # ["/vm/demo/demo-backing.qcow2"]
+    below(vm, "demo-backing.qcow2")                      # ["/vm/demo/demo-base.qcow2"]
     require_writable(vm, "demo-base.qcow2", "commit to", besides="demo-backing.qcow2")
 
 An overlay reads from its base what it does not hold itself, and so do the snapshots inside it. A base
@@ -160,6 +161,25 @@ def base_of(path: str) -> str:
     except (OSError, QvmError):
         return ""
     return os.path.realpath(image.backing_path(path, backing)) if backing else ""
+
+
+def below(vm: Machine, path: str) -> list[str]:
+    """The files that the image at `path` stands on, the nearest first; the last one may be missing.
+
+    Raises:
+        ImageError: they stand on one another in a circle.
+    """
+    found = [os.path.realpath(path)]
+    while base := base_of(found[-1] if len(found) > 1 else path):
+        if base in found:
+            names = " on ".join(os.path.basename(each) for each in (*found[found.index(base) :], base))
+            raise ImageError(
+                f"{os.path.basename(path)} cannot be read: {names} is a circle",
+                machine=vm.name,
+                hint="`qemu-img rebase -u -f qcow2 -F FORMAT -b BASE IMAGE` puts one of them on its own base",
+            )
+        found.append(base)
+    return found[1:]
 
 
 def print_of(path: str) -> dict[str, int]:

@@ -78,6 +78,7 @@ def add(vm: Machine, file: str, addition: Addition) -> DiskDone:
     with launch.work_lock(vm, "disk add"):
         seen = state.observe(vm)
         line = devices.DiskLine(file, addition.format or "", is_read_only=addition.is_read_only)
+        word = _word(vm, line)
         if hardware.is_by_hand(vm):
             raise UsageError(
                 "disk add: VM_QEMU_ARGS names the disks", machine=vm.name, hint="add it there, by hand"
@@ -97,7 +98,6 @@ def add(vm: Machine, file: str, addition: Addition) -> DiskDone:
             image.require_unused(tools.qemu_img(vm), path, vm.name)
             if not addition.is_read_only:
                 chain.require_writable(vm, path, "add")
-            word = ":".join([file, line.format or line.driver] + (["ro"] if addition.is_read_only else []))
             text = vm.settings.text("VM_DISKS").rstrip("\n")
             configuration.change(vm, [("VM_DISKS", f"{text}\n{word}" if text else word)])
             _warn_of_others(vm, new)
@@ -112,6 +112,26 @@ def add(vm: Machine, file: str, addition: Addition) -> DiskDone:
             done += f"; the guest sees it from the next start ({why})" if why else "; the guest has it now"
     log.note(vm, f"added the disk {file}")
     return DiskDone(vm.name, new, done)
+
+
+def _word(vm: Machine, line: devices.DiskLine) -> str:
+    """The disk as a line of VM_DISKS.
+
+    Raises:
+        UsageError: such a line cannot hold its name.
+    """
+    word = ":".join([line.path, line.driver, *(["ro"] if line.is_read_only else [])])
+    try:
+        is_told = [each.path for each in devices.disks(word)] == [line.path]
+    except ValueError:
+        is_told = False
+    if not is_told:
+        raise UsageError(
+            f"disk add: VM_DISKS cannot hold the name {line.path!r}",
+            machine=vm.name,
+            hint="a line of it holds one disk, and blanks before it count for nothing: take another name",
+        )
+    return word
 
 
 def _require_told_format(vm: Machine, disk: Volume, line: devices.DiskLine) -> None:

@@ -40,39 +40,52 @@ def check(vm: Machine, name: str | None, *, is_repairing: bool) -> Checked:
         found = diskwork.every(vm, seen)
         if name is not None:
             found = [diskwork.one(vm, found, name)]
-        rows = [
-            _checked(vm, path, kind, is_live=seen.is_live and is_written, is_repairing=is_repairing)
-            for path, kind, is_written in _images(found)
-        ]
+        is_lent = seen.note is not None and seen.note.disposable
+        rows = []
+        for path, kind, is_written in _images(vm, found):
+            row: dict[str, Any] = {
+                "name": os.path.basename(path), "file": path, "corruptions": 0, "leaks": 0, "note": "",
+                "problem": "",
+            }  # fmt: skip
+            rows.append(row)
+            if seen.is_live and is_written and not is_lent:
+                row["note"] = "not checked: the machine is on and writes to it"
+                continue
+            try:
+                _look(vm, row, kind, is_repairing=is_repairing)
+            except ImageError as error:  # the others are looked at all the same
+                words = [error.what, *error.details[-1:]]
+                row["problem"] = ": ".join(words) + (f" ({error.hint})" if error.hint else "")
     return Checked(vm.name, rows)
 
 
-def _images(found: list[Volume]) -> list[tuple[str, str, bool]]:
-    """Every image of the chains once: file, format, and whether a running QEMU writes to it."""
+def _images(vm: Machine, found: list[Volume]) -> list[tuple[str, str, bool]]:
+    """Every image of the chains once: file, format, and whether a running QEMU writes to it.
+
+    The format is "" where neither the configuration nor what stands on it tells.
+    """
     rows: dict[str, tuple[str, str, bool]] = {}
     for each in found:
         rows[os.path.realpath(each.path)] = (each.path, each.format, not each.is_read_only)
-        below = chain.base_of(each.path)
-        while below and below not in rows and os.path.exists(below):
-            rows[below] = (below, image.header(below).format, False)
-            below = chain.base_of(below)
+        above = each.path
+        with contextlib.suppress(ImageError):  # a circle: told of the disk itself
+            for below in chain.below(vm, each.path):
+                rows.setdefault(below, (below, image.header(above).backing_format, False))
+                above = below
     return list(rows.values())
 
 
-def _checked(vm: Machine, path: str, kind: str, *, is_live: bool, is_repairing: bool) -> dict[str, Any]:
-    program = tools.qemu_img(vm)
-    row: dict[str, Any] = {
-        "name": os.path.basename(path), "file": path, "corruptions": 0, "leaks": 0, "note": "",
-    }  # fmt: skip
-    if is_live:
-        row["note"] = "not checked: the machine is on and writes to it"
-        return row
+def _look(vm: Machine, row: dict[str, Any], kind: str, *, is_repairing: bool) -> None:
+    """Check one image, and mend it if that is wanted."""
+    program, path = tools.qemu_img(vm), row["file"]
     image.require(path, vm.name, hint="put it back")
+    chain.below(vm, path)
+    kind = kind or image.told(program, path, "")["format"]
     with vm.io.stage(f"checking {row['name']}"):
         sound = imagecheck.check(program, path, kind)
         if sound is None:
             row["note"] = f"{kind} has nothing to check"
-            return row
+            return
         if is_repairing and (sound.corruptions or sound.leaks):
             image.require_unused(program, path, vm.name)
             if sound.corruptions:  # what cannot be mended becomes zeros; leaks are nobody's data
@@ -92,7 +105,6 @@ def _checked(vm: Machine, path: str, kind: str, *, is_live: bool, is_repairing: 
                 row["note"] = f"mended: {sound.corruptions} errors, {sound.leaks} leaked clusters"
             sound = after or sound
     row["corruptions"], row["leaks"] = sound.corruptions, sound.leaks
-    return row
 
 
 def _own_overlay(vm: Machine, base: str) -> str | None:

@@ -1,6 +1,6 @@
 """What a disk stands on: commit into it, rebase onto another.
 
-May import: `host`, `qemu`, `machine`.
+May import: `config`, `host`, `qemu`, `machine`.
 
     commit(vm, "disk0")
 """
@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 
+from qvmsh.config import devices
+from qvmsh.config.words import quote
 from qvmsh.errors import ImageError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.machine import (
@@ -27,7 +29,7 @@ from qvmsh.machine.disk_reports import DiskDone
 from qvmsh.machine.snapshot_store import Images
 from qvmsh.machine.unfinished import Journal
 from qvmsh.machine.volumes import Volume
-from qvmsh.qemu import image
+from qvmsh.qemu import image, imagecheck
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ def commit(vm: Machine, name: str | None) -> DiskDone:
 
 def _commit(vm: Machine, disk: Volume, base: str) -> None:
     """`qemu-img commit`: copies first, empties the overlay last."""
-    _grow(vm, base, image.header(disk.path).size_bytes)
+    _grow(vm, disk, base)
     with vm.io.stage(f"committing {disk.name}"):
         words = ["commit", "-q", "-f", disk.format, image.safe_name(disk.path)]
         diskwork.run(
@@ -76,12 +78,14 @@ def _commit(vm: Machine, disk: Volume, base: str) -> None:
         host_files.sync(disk.path)
 
 
-def _grow(vm: Machine, base: str, wanted: int) -> None:
+def _grow(vm: Machine, disk: Volume, base: str) -> None:
     """A base that is smaller than its overlay grows first: qemu-img would do it in the middle."""
-    found = image.header(base)
-    if found.size_bytes < wanted:
-        words = ["resize", "-q", "-f", found.format, image.safe_name(base), str(wanted)]
-        diskwork.run(vm, words, f"resize {os.path.basename(base)}")
+    program, wanted = tools.qemu_img(vm), image.header(disk.path).size_bytes
+    kind = imagecheck.backing_format(program, disk.path)
+    if image.virtual_bytes(program, base, kind) < wanted:
+        words = ["resize", "-q", "-f", kind, image.safe_name(base), str(wanted)]
+        why = f"it must grow to the size of {disk.name} first; nothing was changed"
+        diskwork.run(vm, words, f"resize {os.path.basename(base)}", why)
 
 
 @log.failures
@@ -89,12 +93,12 @@ def rebase(vm: Machine, name: str, base: str | None, *, is_unsafe: bool) -> Disk
     """Let an overlay stand on another base, or on none; see `commands.disk`."""
     with launch.work_lock(vm, "disk rebase"):
         seen = state.observe(vm)
-        disk = diskwork.one(vm, diskwork.every(vm, seen), name)
+        disk = diskwork.one(vm, diskwork.changeable(vm, seen, "rebase a disk"), name)
         if base is not None or is_unsafe:
             diskwork.require_off(vm, seen, "rebase a disk onto another base")
-        if disk.format != "qcow2":
-            raise UsageError(f"disk rebase: {disk.id} is {disk.format}, no overlay", machine=vm.name)
+        _require_qcow2(vm, disk, "rebase")
         image.require(disk.path, vm.name, hint="put it back")
+        layers = chain.below(vm, disk.path)
         tags = [each.name for each in chain.snapshots_in(disk.path)]
         if tags and not is_unsafe:
             raise ImageError(
@@ -111,25 +115,57 @@ def rebase(vm: Machine, name: str, base: str | None, *, is_unsafe: bool) -> Disk
         if base is not None:
             path = vm.settings.located(base)
             _require_a_file(vm, disk, base, path)
-            header = image.require(path, vm.name, hint="name an image that is there", name=base)
+            words += ["-F", _format_of(vm, base, path)]
             if os.path.realpath(path) in {os.path.realpath(disk.path), *chain.overlays_on(disk.path, vm)}:
                 raise UsageError(f"disk rebase: {base} stands on {disk.id} itself", machine=vm.name)
-            inside = os.path.relpath(os.path.realpath(path), os.path.dirname(os.path.realpath(disk.path)))
-            target = os.path.realpath(path) if inside.startswith("..") else inside
-            words += ["-F", header.format]
+            target = _backing_name(disk, os.path.realpath(path))
         if not is_unsafe:
-            _require_room_below(vm, disk)
+            _require_room_for(vm, disk, layers)
         if seen.is_live:
             disk_layers_live.flatten(vm, seen, disk)
             return DiskDone(vm.name, disk, "stands alone now")
         if not is_unsafe:
             image.require_unused(tools.qemu_img(vm), disk.path, vm.name)
         words += ["-b", target, image.safe_name(disk.path)]
-        with vm.io.stage(f"rebasing {disk.name}"), _journal(vm, disk):
+        journal = contextlib.nullcontext() if is_unsafe else _journal(vm, disk)
+        with vm.io.stage(f"rebasing {disk.name}"), journal:
             diskwork.run(vm, words, f"rebase {disk.name}")
             host_files.sync(disk.path)
     log.note(vm, f"rebased {disk.id} onto {target or 'nothing'}")
-    return DiskDone(vm.name, disk, f"stands on {target} now" if target else "stands alone now")
+    shown = target.removeprefix("./")
+    return DiskDone(vm.name, disk, f"stands on {shown} now" if shown else "stands alone now")
+
+
+def _backing_name(disk: Volume, base: str) -> str:
+    """The name of a base for the header of an overlay: relative if it lies beside it or deeper.
+
+    QEMU looks for a relative name beside the name that it opens, which may be a link, and takes what is
+    before a `:` for a protocol.
+    """
+    inside = os.path.relpath(base, os.path.dirname(os.path.realpath(disk.path)))
+    if inside.startswith("..") or diskwork.is_link_elsewhere(disk.path):
+        return base
+    return image.safe_name(inside)
+
+
+def _format_of(vm: Machine, base: str, path: str) -> str:
+    """The format of a new base: its content says that it is qcow2, its name any other.
+
+    Raises:
+        ImageError: it is missing, or the name does not tell what the content is.
+    """
+    found = image.require(path, vm.name, hint="name an image that is there", name=base).format
+    if found == "qcow2":
+        return found
+    named = devices.BY_SUFFIX.get(os.path.splitext(path)[1].lower(), "")
+    kind = image.told(tools.qemu_img(vm), path, named)["format"]
+    if not named and kind != "raw":
+        raise ImageError(
+            f"{base} looks like {kind}, but its name does not say so",
+            machine=vm.name,
+            hint=f"name it {quote(base + '.' + kind)}, if that is what it is",
+        )
+    return str(kind)
 
 
 def _require_a_file(vm: Machine, disk: Volume, base: str, path: str) -> None:
@@ -152,30 +188,22 @@ def _require_a_file(vm: Machine, disk: Volume, base: str, path: str) -> None:
 
 @contextlib.contextmanager
 def _journal(vm: Machine, disk: Volume) -> Iterator[None]:
-    """What a disk stands on, noted until it stands elsewhere for good.
+    """What a disk stands on, noted until its data from below is in it, or in the new base.
 
     qemu-img (7.2) writes into the header where the disk stands before it writes out where the data from
     below now is: killed in between, the disk would have lost that.
     """
     journal = Journal(Images(vm, [disk]), "rebase", disk.id, was_running=False, has_memory=False)
-    header = image.header(disk.path)
+    backing = image.header(disk.path).backing
     with journal:
-        try:
-            below = (
-                image.header(image.backing_path(disk.path, header.backing)).format if header.backing else ""
-            )
-        except OSError:  # what it stands on is missing: `--unsafe` names another
-            below = "qcow2"
-        journal.write(backing=header.backing, backing_format=below)
+        kind = imagecheck.backing_format(tools.qemu_img(vm), disk.path) if backing else ""
+        journal.write(backing=backing, backing_format=kind)
         yield
 
 
-def _require_room_below(vm: Machine, disk: Volume) -> None:
+def _require_room_for(vm: Machine, disk: Volume, layers: list[str]) -> None:
     """What the chain below holds may all have to be copied."""
-    needed, below = 0, chain.base_of(disk.path)
-    while below and os.path.exists(below):
-        needed += os.stat(below).st_blocks * 512
-        below = chain.base_of(below)
+    needed = sum(os.stat(each).st_blocks * 512 for each in layers if os.path.exists(each))
     folder = os.path.dirname(os.path.realpath(disk.path))
     free = host_files.free_bytes(folder)
     if free < needed:
@@ -186,9 +214,19 @@ def _require_room_below(vm: Machine, disk: Volume) -> None:
         )
 
 
+def _require_qcow2(vm: Machine, disk: Volume, what: str) -> None:
+    """Other formats may have a base too, but qvm does not read where they say so."""
+    if disk.format != "qcow2":
+        raise UsageError(
+            f"disk {what}: {disk.id} is {disk.format}, and only an overlay in qcow2 can be worked on",
+            machine=vm.name,
+        )
+
+
 def _overlay(vm: Machine, seen: state.Observation, name: str | None, what: str) -> Volume:
     """The disk that a word means; it must stand on another."""
-    disk = diskwork.one(vm, diskwork.every(vm, seen), name)
+    disk = diskwork.one(vm, diskwork.changeable(vm, seen, f"{what} a disk"), name)
+    _require_qcow2(vm, disk, what)
     if not seen.is_live:
         diskwork.require_ready(vm, disk)
     if not chain.base_of(disk.path):

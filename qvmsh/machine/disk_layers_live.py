@@ -22,7 +22,7 @@ from qvmsh.machine import owner, saved, snapshots, state, tools
 from qvmsh.machine.snapshot_store import Live
 from qvmsh.machine.unfinished import LAYER, Journal
 from qvmsh.machine.volumes import file_of
-from qvmsh.qemu import image, qmp
+from qvmsh.qemu import image, imagecheck, qmp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,8 +45,10 @@ def commit(vm: Machine, seen: state.Observation, disk: Volume) -> None:
     """
     note, pid = _running(vm, seen, "commit a disk")
     if _options(pid, disk.node) is None:
+        is_by_words = disk.source == "words"
+        why = "your own words for QEMU name it" if is_by_words else "it has come while the machine was on"
         raise StateError(
-            f"cannot commit {disk.id} while it runs: it was not there when the machine was started",
+            f"cannot commit {disk.id} while it runs: {why}",
             machine=vm.name,
             hint="`qvm stop` first",
         )
@@ -90,7 +92,7 @@ def flatten(vm: Machine, seen: state.Observation, disk: Volume) -> None:
         journal = Journal(one, "rebase", disk.id, was_running=False, has_memory=False)
         with vm.io.stage(f"rebasing {disk.name}"), journal:
             header = image.header(disk.path)
-            below = image.header(image.backing_path(disk.path, header.backing)).format
+            below = imagecheck.backing_format(tools.qemu_img(vm), disk.path)
             journal.write(backing=header.backing, backing_format=below)
             words = {"job-id": STREAM, "device": disk.node, "auto-dismiss": False}
             store.jobs.execute("block-stream", words)
@@ -126,19 +128,13 @@ def settle(store: Live, data: dict[str, Any]) -> str:
             _under_new_layer(store, path, data["node"], data["device"], pid)
             return "is finished"
     with owner.rights(store.vm):
-        host_files.remove(path + LAYER)
+        host_files.remove(_layer(path))
     return "is undone: what the disk holds is the same" if job is not None else "has ended"
 
 
 def _running(vm: Machine, seen: state.Observation, what: str) -> tuple[Note, int]:
     if seen.note is None or seen.pid is None or seen.kind not in (state.RUNNING, state.PAUSED):
         raise state.not_in_state(vm, seen, what, state.RUNNING)
-    if seen.note.disposable:
-        raise StateError(
-            f"cannot {what}: it is disposable, its disks vanish when it stops",
-            machine=vm.name,
-            hint="`qvm stop` it first",
-        )
     return seen.note, seen.pid
 
 
@@ -169,20 +165,29 @@ def _options(pid: int, node: str) -> dict[str, Any] | None:
     return None
 
 
+def _layer(path: str) -> str:
+    """Where the empty overlay is made for a disk, which may be a link."""
+    return os.path.realpath(path) + LAYER
+
+
 def _new_layer(vm: Machine, path: str) -> None:
-    """An empty overlay beside `path`, on what that stands on."""
-    header = image.header(path)
-    kind = image.header(image.backing_path(path, header.backing)).format
+    """An empty overlay like the one at `path`, on what that stands on.
+
+    The base is not looked for (`-u`): QEMU finds a relative name beside the link, if the disk is one.
+    """
+    header, layer = image.header(path), _layer(path)
+    kind = imagecheck.backing_format(tools.qemu_img(vm), path)
     account = owner.acting(vm)
     with owner.rights(vm):
-        host_files.remove(path + LAYER)
-    words = ["create", "-q", "-f", "qcow2", "-F", kind, "-b", header.backing, path + LAYER]
+        host_files.remove(layer)
+    words = ["create", "-q", "-u", "-f", "qcow2", "-F", kind, "-b", header.backing, layer]
+    words.append(str(header.size_bytes))
     image.run(tools.qemu_img(vm), words, what=f"make an empty {os.path.basename(path)}", account=account)
     was = os.stat(path)
     with owner.rights(vm):
-        os.chmod(path + LAYER, was.st_mode & 0o7777)
+        os.chmod(layer, was.st_mode & 0o7777)
     if account is None and os.geteuid() == 0:
-        os.chown(path + LAYER, was.st_uid, was.st_gid)
+        os.chown(layer, was.st_uid, was.st_gid)
 
 
 def _under_new_layer(store: Live, path: str, node: str, device: str, pid: int) -> None:
@@ -192,11 +197,12 @@ def _under_new_layer(store: Live, path: str, node: str, device: str, pid: int) -
     nodes = {each["node-name"] for each in store.jobs.execute("query-named-block-nodes", {"flat": True})}
     if node in nodes:  # the overlay that is no longer in use
         store.jobs.execute("blockdev-del", {"node-name": node})
-    if not os.path.exists(path + LAYER):
+    layer, place = _layer(path), os.path.realpath(path)
+    if not os.path.exists(layer):
         _new_layer(store.vm, path)
     with owner.rights(store.vm):
-        os.rename(path + LAYER, path)
-    host_files.sync_folder(os.path.dirname(path))
+        os.rename(layer, place)
+    host_files.sync_folder(os.path.dirname(place))
     base = _row(store, lambda each: each.get("qdev") == device)["inserted"]["node-name"]
     store.jobs.execute("blockdev-add", {**options, "backing": None})
     store.jobs.execute("blockdev-snapshot", {"node": base, "overlay": node})

@@ -82,7 +82,10 @@ class Trimmed(Report):
 
 
 class Checked(Report):
-    """Result of `disk check`: `corruptions`, `leaks`, `note` of each image; status 1 with corruptions."""
+    """Result of `disk check`: `corruptions`, `leaks`, `note`, `problem` of each image.
+
+    The status is 1 where one has corruptions, or could not be checked for a problem.
+    """
 
     __slots__ = ("images", "machine")
 
@@ -92,7 +95,7 @@ class Checked(Report):
 
     @property
     def is_sound(self) -> bool:
-        return not any(each["corruptions"] for each in self.images)
+        return not any(each["corruptions"] or each["problem"] for each in self.images)
 
     @property
     def exit_status(self) -> int:  # type: ignore[override]
@@ -106,6 +109,8 @@ class Checked(Report):
 
 
 def verdict(row: dict[str, Any]) -> str:
+    if row["problem"]:
+        return str(row["problem"])
     if row["note"]:
         return str(row["note"])
     if row["corruptions"]:

@@ -22,13 +22,14 @@ from qvmsh.machine import (
     owner,
     saved,
     state,
+    tools,
     volumes,
 )
 from qvmsh.machine.diagnosis import size
 from qvmsh.machine.disk_add import bytes_of
 from qvmsh.machine.disk_reports import DiskDone, Trimmed
 from qvmsh.machine.volumes import Volume
-from qvmsh.qemu import image, qga
+from qvmsh.qemu import image, imagecheck, qga
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,8 +50,9 @@ def resize(vm: Machine, name: str, wanted: str, *, is_shrinking: bool) -> DiskDo
     """Give a disk another size; see `commands.disk`."""
     with launch.work_lock(vm, "disk resize"):
         seen = state.observe(vm)
-        disk = diskwork.one(vm, diskwork.every(vm, seen), name)
-        before = image.require(disk.path, vm.name, hint="put it back").size_bytes
+        disk = diskwork.one(vm, diskwork.changeable(vm, seen, "resize a disk"), name)
+        image.require(disk.path, vm.name, hint="put it back")
+        before = image.virtual_bytes(tools.qemu_img(vm), disk.path, disk.format)
         after = bytes_of(wanted, before)
         if after == before:
             return DiskDone(vm.name, disk, f"has {size(before)} already")
@@ -96,9 +98,10 @@ def trim(vm: Machine, name: str | None) -> Trimmed:
     """Give unused room back to the host; see `commands.disk`."""
     with launch.work_lock(vm, "disk trim"):
         seen = state.observe(vm)
-        found = volumes.written(diskwork.every(vm, seen))
-        if name is not None:
-            found = [diskwork.one(vm, found, name)]
+        every = diskwork.changeable(vm, seen, "trim a disk")
+        found = volumes.written(every if name is None else [diskwork.one(vm, every, name)])
+        if not found:
+            raise StateError(f"cannot trim {name or 'a disk'}: it is read-only", machine=vm.name)
         before = {each.id: diskwork.used_bytes(each) for each in found}
         notes: dict[str, str] = {}
         if seen.is_live:
@@ -138,18 +141,25 @@ def _trim_live(vm: Machine, seen: state.Observation) -> str:
         tried.append(f"guest agent: {error or 'none answers'}")
     is_there, why = guest.answers(vm, seen.note, timeout_s=10.0)
     if is_there:
-        argv = guest.link(vm, seen.note).command([TRIM], tty=False)
-        done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=TRIM_S
-        )
-        if not done.returncode:
+        why = _fstrim(guest.link(vm, seen.note).command([TRIM], tty=False))
+        if not why:
             return "fstrim over ssh"
-        why = (done.stderr.strip().splitlines() or ["fstrim failed"])[-1]
     tried.append(f"ssh: {why}")
     raise StateError(
         "nothing in the guest could be asked to trim", machine=vm.name, details=tried,
         hint="the guest agent, or `sudo -n fstrim` over ssh, must be there; or trim while it is off",
     )  # fmt: skip
+
+
+def _fstrim(argv: list[str]) -> str:
+    """Run it in the guest; what went wrong, "" for nothing."""
+    try:
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=TRIM_S
+        )
+    except subprocess.TimeoutExpired:
+        return f"fstrim has not ended within {TRIM_S:.0f} s"
+    return (done.stderr.strip().splitlines() or ["fstrim failed"])[-1] if done.returncode else ""
 
 
 @contextlib.contextmanager
@@ -177,13 +187,12 @@ def _compact(vm: Machine, disk: Volume) -> str:
         return "left as it is: other images stand on it"
     found = image.header(disk.path)
     place = os.path.realpath(disk.path)
-    if os.path.dirname(place) != os.path.realpath(os.path.dirname(disk.path)) and _is_beside(found.backing):
+    if diskwork.is_link_elsewhere(disk.path) and _is_beside(found.backing):
         return f"left as it is: it is a link, and {found.backing} would mean another file beside {place}"
     part = f"{place}.part{os.getpid()}"
     below = []
     if found.backing:
-        kind = image.header(image.backing_path(disk.path, found.backing)).format
-        below = ["-B", found.backing, "-F", kind]
+        below = ["-B", found.backing, "-F", imagecheck.backing_format(tools.qemu_img(vm), disk.path)]
     owner.acting(vm)  # what is root's of the machine is the owner's first
     mode = os.stat(disk.path)
     with host_files.Removed(part), _fresh(part) as fd:

@@ -20,7 +20,7 @@ from qvmsh.config import devices
 from qvmsh.config.words import quote
 from qvmsh.errors import ConfigError, ImageError, MissingProgramError
 from qvmsh.host import files as host_files
-from qvmsh.machine import tools
+from qvmsh.machine import chain, tools
 from qvmsh.qemu import firmware, image
 from qvmsh.qemu.commandline import UEFI_VARIABLES, Cdrom, Disk, Flash
 
@@ -174,8 +174,9 @@ def require_chain(vm: Machine, path: str, name: str, found: image.Header) -> Non
     """Make sure that all that an image stands on is there and whole.
 
     Raises:
-        ImageError: a backing file is missing or corrupt.
+        ImageError: a backing file is missing or corrupt, or stands on the image itself.
     """
+    chain.below(vm, path)
     while found.backing:
         below = image.backing_path(path, found.backing)
         if not os.path.exists(below):

@@ -5,8 +5,9 @@ May import: `host`, `qemu`, `machine`.
     disk = one(vm, every(vm, seen), "disk1")
 
 The verbs are in `disk_add`, `disk_size`, `disk_check`, `disk_layers`. Whatever is cut off leaves a disk that
-is as before or as wished: a new image is made beside its place; `qemu-img commit` and `rebase` copy first and
-change what an overlay says last. What an image holds for others is asked of `machine.chain`.
+is as before or as wished: a new image is made beside its place; `qemu-img commit` copies first and empties
+the overlay last; of a rebase a journal tells what the overlay stood on. What an image holds for others is
+asked of `machine.chain`.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 
 
 def every(vm: Machine, seen: state.Observation) -> list[Volume]:
-    """All disks, as QEMU has them while the machine is on."""
-    if seen.is_live and seen.note is not None:
+    """All disks, as QEMU has them while the machine is on; a disposable run has only lent them."""
+    if seen.is_live and seen.note is not None and not seen.note.disposable:
         try:
             with saved.exchange(seen.note) as exchange:
                 return volumes.of_blocks(vm, exchange.ask("query-block"))
@@ -45,21 +46,49 @@ def every(vm: Machine, seen: state.Observation) -> list[Volume]:
     return volumes.configured(vm)
 
 
-def one(vm: Machine, found: list[Volume], name: str | None) -> Volume:
-    """The disk that a word means: its id, its file's name or path; None = the machine's own.
+def changeable(vm: Machine, seen: state.Observation, what: str) -> list[Volume]:
+    """All disks, for a verb that changes one.
 
     Raises:
-        UsageError: there is no such disk.
+        StateError: the machine runs disposable.
+    """
+    if seen.is_live and seen.note is not None and seen.note.disposable:
+        raise StateError(
+            f"cannot {what}: it is disposable, what changes in its disks vanishes when it stops",
+            machine=vm.name,
+            hint="`qvm stop` it first",
+        )
+    return every(vm, seen)
+
+
+def one(vm: Machine, found: list[Volume], name: str | None) -> Volume:
+    """The disk that a word means: its id, else its path, else its file's name; None = the machine's own.
+
+    Raises:
+        UsageError: there is no such disk, or the name is that of several.
     """
     if name is None:
         return found[0]
-    for each in found:
-        if name in (each.id, each.node, each.name, os.path.relpath(each.path, vm.directory)):
-            return each
-        if os.path.realpath(vm.settings.located(name)) == os.path.realpath(each.path):
-            return each
+    path = os.path.normpath(vm.settings.located(name))
+    file = os.path.realpath(path)
+    for these in (
+        [each for each in found if name in (each.id, each.node)],
+        [each for each in found if path == os.path.normpath(each.path)],
+        [each for each in found if file == os.path.realpath(each.path)],
+        [each for each in found if name == each.name],
+    ):
+        if len(these) == 1:
+            return these[0]
+        if these:
+            ids = " and ".join(each.id for each in these)
+            raise UsageError(f"{name} is the name of {ids}", machine=vm.name, hint="say which, by its id")
     there = ", ".join(f"{each.id} ({each.name})" for each in found)
     raise UsageError(f"there is no disk {name}", machine=vm.name, hint=f"there are: {there}")
+
+
+def is_link_elsewhere(path: str) -> bool:
+    """True if a disk is a link into another folder, where a relative backing name means another file."""
+    return os.path.dirname(os.path.realpath(path)) != os.path.realpath(os.path.dirname(path))
 
 
 def require_off(vm: Machine, seen: state.Observation, what: str) -> None:
@@ -73,6 +102,7 @@ def require_off(vm: Machine, seen: state.Observation, what: str) -> None:
 def require_ready(vm: Machine, disk: Volume) -> None:
     """Refuse a disk that is missing, damaged, or open in another process."""
     image.require(disk.path, vm.name, hint="put it back, or correct the configuration")
+    chain.below(vm, disk.path)
     image.require_unused(tools.qemu_img(vm), disk.path, vm.name)
 
 
@@ -87,17 +117,13 @@ def listing(vm: Machine) -> Disks:
             "source": each.source, "problem": "", "users": [],
         }  # fmt: skip
         try:
-            row["size_bytes"] = image.require(each.path, vm.name, hint="").size_bytes
-            if each.format not in ("qcow2", "raw"):
-                row["size_bytes"] = image.told(tools.qemu_img(vm), each.path, each.format)["virtual-size"]
+            image.require(each.path, vm.name, hint="")
+            row["size_bytes"] = image.virtual_bytes(tools.qemu_img(vm), each.path, each.format)
             row["used_bytes"] = used_bytes(each)
             row["snapshots"] = len(chain.snapshots_in(each.path))
-            below = chain.base_of(each.path)
-            while below and below not in row["chain"]:
-                row["chain"].append(below)
-                if not os.path.exists(below):
-                    row["problem"] = f"orphaned: {os.path.basename(below)} is not there"
-                below = chain.base_of(below)
+            row["chain"] = chain.below(vm, each.path)
+            if row["chain"] and not os.path.exists(row["chain"][-1]):
+                row["problem"] = f"orphaned: {os.path.basename(row['chain'][-1])} is not there"
             row["users"] = image.users(each.path)
         except QvmError as error:
             row["problem"] = error.what

@@ -446,7 +446,7 @@ def _block_job(store: Store, data: dict[str, Any]) -> str:
     outcome = "ended with QEMU: what the disk holds is the same"
     for each in store.volumes:
         with owner.rights(store.vm):
-            host_files.remove(each.path + LAYER)
+            host_files.remove(os.path.realpath(each.path) + LAYER)
         if "backing" in data and image.header(each.path).backing != data["backing"]:
             below = ["-F", data["backing_format"]] if data["backing"] else []
             words = ["rebase", "-u", "-f", "qcow2", *below, "-b", data["backing"], image.safe_name(each.path)]

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _FIXED = ">4sIQIIQIIQQIIQ"  # magic ... snapshots offset: the 72 bytes that every version has
 _INCOMPATIBLE_CORRUPT, _INCOMPATIBLE_DATA_FILE = 2, 4
+_HEAD_BYTES = 4096  # what is read at once: the header, and its extensions
+_BACKING_FORMAT = 0xE2792ACA
 
 
 class Header:
@@ -32,12 +34,21 @@ class Header:
         format: `qcow2`, or `raw` for anything without a qcow2 header.
         size_bytes: size of the virtual disk.
         backing: name of the backing file as it stands in the image, "" if there is none.
+        backing_format: of that file, as the image says; "" where it does not (`imagecheck.backing_format`).
         snapshots: number of internal snapshots.
         is_corrupt: QEMU marked the image as corrupt.
         has_data_file: the guest's data is in another file, that this one names.
     """
 
-    __slots__ = ("backing", "format", "has_data_file", "is_corrupt", "size_bytes", "snapshots")
+    __slots__ = (
+        "backing",
+        "backing_format",
+        "format",
+        "has_data_file",
+        "is_corrupt",
+        "size_bytes",
+        "snapshots",
+    )
 
     def __init__(
         self,
@@ -47,10 +58,12 @@ class Header:
         snapshots: int = 0,
         is_corrupt: bool = False,
         has_data_file: bool = False,
+        backing_format: str = "",
     ) -> None:
         self.format = kind
         self.size_bytes = size_bytes
         self.backing = backing
+        self.backing_format = backing_format
         self.snapshots = snapshots
         self.is_corrupt = is_corrupt
         self.has_data_file = has_data_file
@@ -64,7 +77,7 @@ def header(path: str) -> Header:
         ImageError: it begins like a qcow2 image but is cut off.
     """
     with open(path, "rb") as file:
-        data = file.read(112)
+        data = file.read(_HEAD_BYTES)
         if data[:4] != b"QFI\xfb":
             return Header("raw", os.fstat(file.fileno()).st_size)
         if len(data) < 72:
@@ -82,7 +95,21 @@ def header(path: str) -> Header:
         snapshots,
         is_corrupt=bool(flags & _INCOMPATIBLE_CORRUPT),
         has_data_file=bool(flags & _INCOMPATIBLE_DATA_FILE),
+        backing_format=_backing_format(data, version) if backing else "",
     )
+
+
+def _backing_format(data: bytes, version: int) -> str:
+    """What the header extensions say of the backing file's format, "" where they do not."""
+    at = struct.unpack(">I", data[100:104])[0] if version >= 3 and len(data) >= 104 else 72
+    while at + 8 <= len(data):
+        kind, length = struct.unpack(">II", data[at : at + 8])
+        if kind == _BACKING_FORMAT:
+            return data[at + 8 : at + 8 + length].decode(errors="replace")
+        if not kind:
+            break
+        at += 8 + -(-length // 8) * 8
+    return ""
 
 
 def backing_path(image: str, backing: str) -> str:
@@ -212,12 +239,23 @@ def has_data(program: str, path: str) -> bool:
 def told(program: str, path: str, kind: str) -> dict[str, Any]:
     """What qemu-img tells of an image in a format whose header qvm does not read.
 
+    Args:
+        kind: its format; "" for the one that QEMU takes it for by its content.
+
     Source: QEMU's QAPI, `ImageInfo`.
     """
     from qvmsh.qemu.qmp import loads
 
-    words = ["info", "-U", "-f", kind, "--output=json", safe_name(path)]
+    words = ["info", "-U", *(["-f", kind] if kind else []), "--output=json", safe_name(path)]
     found: dict[str, Any] = loads(run(program, words, what=f"read {os.path.basename(path)}"))
+    return found
+
+
+def virtual_bytes(program: str, path: str, kind: str) -> int:
+    """The size of the disk that a guest sees."""
+    if kind == "qcow2":
+        return header(path).size_bytes
+    found: int = told(program, path, kind)["virtual-size"]
     return found
 
 

@@ -75,6 +75,15 @@ def chain(program: str, path: str, kind: str) -> list[Layer]:
     return [Layer(row) for row in loads(image.run(program, words, what=f"read {path}"))]
 
 
+def backing_format(program: str, path: str) -> str:
+    """The format of what a qcow2 image stands on: as it says, else what QEMU takes that file for.
+
+    Raises:
+        ImageError: it does not say, and what it stands on is missing or cannot be read.
+    """
+    return image.header(path).backing_format or chain(program, path, "qcow2")[1].format
+
+
 def check(program: str, path: str, kind: str) -> Soundness | None:
     """Check an image's tables (`qemu-img check -U`); None for a format that has none.
 

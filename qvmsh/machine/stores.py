@@ -5,7 +5,7 @@ May import: `host`, `errors`.
     store = of(vm)                              # VM_ARCHIVE, else the machine's directory
     with store.writer("demo-20261121101336", "demo-base.qcow2") as fd: ...
 
-On another host only `sh`, `cat`, `mv`, `rm`, `mkdir`, `ls` are needed. Values go there quoted, as words.
+On another host only `sh`, `cat`, `mv`, `rm`, `mkdir`, `wc` are needed. Values go there quoted, as words.
 """
 
 from __future__ import annotations
@@ -114,7 +114,11 @@ class Store(ABC):
 
     @abstractmethod
     def rename(self, old: str, new: str) -> None:
-        """Rename `FOLDER` or `FOLDER/NAME`."""
+        """Rename `FOLDER` or `FOLDER/NAME`; a file takes the place of one that is there.
+
+        Raises:
+            QvmError: a folder of the new name is there; both are as they were.
+        """
 
     @abstractmethod
     def remove(self, folder: str, *names: str) -> None:
@@ -169,11 +173,10 @@ class Folder(Store):
             fd = _opened(os.path.join(self.root, folder, name))
         except FileNotFoundError:
             return None
-        with open(fd, "rb") as file:
-            data = file.read(TEXT_BYTES + 1)
-        if len(data) > TEXT_BYTES:
-            raise ValueError(f"it has more than {TEXT_BYTES >> 20} MiB")
-        return data.decode("utf-8", "surrogateescape")
+        try:
+            return _text(fd)
+        finally:
+            os.close(fd)
 
     def put_text(self, folder: str, name: str, text: str) -> None:
         path = os.path.join(self.root, folder, name)
@@ -222,7 +225,12 @@ class Folder(Store):
 
     def rename(self, old: str, new: str) -> None:
         target = os.path.join(self.root, new)
-        os.rename(os.path.join(self.root, old), target)
+        try:
+            os.rename(os.path.join(self.root, old), target)
+        except OSError as error:
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.EISDIR):
+                raise _taken(target) from None
+            raise
         host_files.sync_folder(os.path.dirname(target))
 
     def remove(self, folder: str, *names: str) -> None:
@@ -260,6 +268,27 @@ def _opened(path: str) -> int:
     return fd
 
 
+def _text(fd: int) -> str:
+    """What an open small file holds.
+
+    Raises:
+        ValueError: it is not small.
+    """
+    with open(fd, "rb", closefd=False) as file:
+        data = file.read(TEXT_BYTES + 1)
+    if len(data) > TEXT_BYTES:
+        raise ValueError(f"it has more than {TEXT_BYTES >> 20} MiB")
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _taken(place: str) -> QvmError:
+    """The error for a name that somebody else's folder has got meanwhile."""
+    return QvmError(
+        f"{place} has just been made by somebody else",
+        hint="nothing in it was changed; try again: the new archive gets another name",
+    )
+
+
 def _is_foreign(path: str) -> bool:
     """True for a link that root should not follow."""
     if os.geteuid() != 0:
@@ -289,7 +318,7 @@ class Remote(Store):
         """The argument list that runs a fixed script there; the values are its $1, $2, ..."""
         return [*self._argv, shlex.join(["sh", "-c", script, "sh", *words])]
 
-    def _run(self, script: str, *words: str, stdin: bytes | None = None, allowed: int = 0) -> bytes:
+    def _run(self, script: str, *words: str, stdin: bytes | None = None) -> bytes:
         try:
             done = subprocess.run(
                 self._command(script, *words),
@@ -299,7 +328,7 @@ class Remote(Store):
             )
         except FileNotFoundError:
             raise QvmError("ssh is not installed", hint="install the OpenSSH client") from None
-        if done.returncode not in (0, allowed):
+        if done.returncode:
             raise self._failure(done.stderr)
         return done.stdout
 
@@ -312,24 +341,35 @@ class Remote(Store):
             hint=hint or f"`{shlex.join(self._argv)} true` must work without a question",
         )
 
+    def _each(self, folder: str, test: str, row: str = '"$f"', *, missing: int = 1) -> list[str]:
+        """Rows of the names in a folder, also hidden ones, for which a test holds; NULs part them.
+
+        Args:
+            test, row: shell words, of the name $f.
+            missing: the status where there is no such folder.
+        """
+        script = (
+            f'cd "$1" || exit {missing}; for f in * .[!.]* ..?*; do {test} && printf "%s\\0" {row}; done; :'
+        )
+        return sorted(self._run(script, folder).decode(errors="surrogateescape").split("\0")[:-1])
+
     def folders(self) -> list[str]:
-        script = 'cd "$1" 2>/dev/null || exit 0; ls -A -p'
-        rows = self._run(script, self.root).decode(errors="surrogateescape").split("\n")
-        return [row[:-1] for row in rows if row.endswith("/")]
+        return self._each(self.root, '[ -d "$f" ]', missing=0)
 
     def names(self, folder: str) -> dict[str, int]:
-        script = 'cd "$1" && for f in *; do [ -f "$f" ] && printf "%s %s\\n" "$(wc -c < "$f")" "$f"; done; :'
-        rows = self._run(script, self._at(folder)).decode(errors="surrogateescape").split("\n")
-        found = (row.lstrip().partition(" ") for row in rows if row)
+        rows = self._each(self._at(folder), '[ -f "$f" ]', '"$(wc -c < "$f") $f"')
+        found = (row.lstrip().partition(" ") for row in rows)
         return {name: int(size) for size, _, name in found}
 
     def entries(self, folder: str) -> list[str]:
-        rows = self._run('ls -A "$1"', self._at(folder)).decode(errors="surrogateescape").split("\n")
-        return [row for row in rows if row]
+        return self._each(self._at(folder), '{ [ -e "$f" ] || [ -L "$f" ]; }')
 
     def text(self, folder: str, name: str) -> str | None:
-        found = self._run('[ ! -e "$1" ] || { echo; cat "$1"; }', self._at(folder, name))
-        return found[1:].decode("utf-8", "surrogateescape") if found else None
+        try:
+            with self.reader(folder, name) as fd:
+                return _text(fd)
+        except FileNotFoundError:
+            return None
 
     def put_text(self, folder: str, name: str, text: str) -> None:
         script = 'umask 077; cat > "$1.part" && { sync "$1.part" 2>/dev/null || sync; } && mv "$1.part" "$1"'
@@ -362,8 +402,14 @@ class Remote(Store):
 
     @contextlib.contextmanager
     def reader(self, folder: str, name: str) -> Iterator[int]:
+        # the first byte tells that it is there
+        script = (
+            'if [ -f "$1" ]; then echo; cat "$1"; '
+            'elif [ -e "$1" ]; then echo "$1 is no regular file" >&2; exit 1; fi'
+        )
+        path = self._at(folder, name)
         with subprocess.Popen(
-            self._command('cat "$1"', self._at(folder, name)),
+            self._command(script, path),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -371,16 +417,26 @@ class Remote(Store):
             assert child.stdout is not None
             assert child.stderr is not None
             try:
-                yield child.stdout.fileno()
+                is_there = bool(os.read(child.stdout.fileno(), 1))
+                if is_there:
+                    yield child.stdout.fileno()
             except BaseException:
                 child.kill()
                 raise
             child.stdout.close()
             if child.wait() not in (0, -13):
                 raise self._failure(child.stderr.read())
+            if not is_there:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
     def rename(self, old: str, new: str) -> None:
-        self._run('mv "$1" "$2"', self._at(old), self._at(new))
+        # `mv` into a folder that comes to be just then is taken back: `mv -T` is not everywhere
+        script = (
+            'inside="$2/${1##*/}"; if [ -d "$2" ]; then echo there; exit; fi; mv "$1" "$2" || exit 1; '
+            'if [ -e "$inside" ]; then mv "$inside" "$1" && echo there; fi'
+        )
+        if self._run(script, self._at(old), self._at(new)):
+            raise _taken(f"{self.shown}/{new}")
 
     def remove(self, folder: str, *names: str) -> None:
         if names:

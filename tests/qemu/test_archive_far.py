@@ -5,6 +5,7 @@ The `ssh` here runs the command on this host, and ends as the test says.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Result, Vm
+from conftest import QVM, Result, Vm
 from test_archive import archived, byte, img, name_of, write, write_live
 
 Blank = Callable[..., Vm]
@@ -22,6 +23,13 @@ SSH = """\
 #!/bin/sh
 while [ "$1" != -- ]; do shift; done
 shift 2
+case "$*" in
+*mkdir*)
+    if [ -e ~/race ]; then
+        rm ~/race
+        (cd ~/other && exec "$QVM" archive) >&2 </dev/null || exit 9
+    fi ;;
+esac
 [ ! -e ~/gone ] || { echo "ssh: connect to host far: No route to host" >&2; exit 255; }
 case "$*" in
 *cat\\ \\>*qcow2.part*)
@@ -65,11 +73,12 @@ class Far:
         self.vm = blank()
         self.home = self.vm.world.home
         self.store = self.home / "store of another"
-        self.vm.ok("config", f"VM_ARCHIVE=ssh://far{self.store}")
+        self.url = f"ssh://far{self.store}"
+        self.vm.ok("config", f"VM_ARCHIVE={self.url}")
         (self.home / "bin").mkdir()
         (self.home / "bin/ssh").write_text(SSH)
         (self.home / "bin/ssh").chmod(0o755)
-        self.env = {"PATH": f"{self.home / 'bin'}:{os.environ['PATH']}"}
+        self.env = {"PATH": f"{self.home / 'bin'}:{os.environ['PATH']}", "QVM": QVM}
 
     def qvm(self, *words: str | Path) -> Result:
         return self.vm.qvm(*words, env=self.env)
@@ -145,3 +154,81 @@ def test_changes_of_a_raw_disk_that_were_cut_off_are_removed(far: Far) -> None:
     assert (folder / f"demo-disk1-{whole}.qcow2").exists()
     vm.ok("archive", "--verify")
     vm.ok("kill")
+
+
+def test_two_machines_of_one_name_at_the_same_moment_lose_nothing(far: Far, blank: Blank) -> None:
+    other = blank(where="other")
+    other.ok("config", f"VM_ARCHIVE={far.url}")
+    for vm, value in ((far.vm, 0xAA), (other, 0xBB)):
+        write(vm, value, "0")
+        os.utime(vm.directory / "demo-base.qcow2", ns=(10**18, 10**18))
+    (far.home / "race").touch()
+    refused = far.qvm("archive")
+    assert refused.status == 1, str(refused)
+    assert "has just been made by somebody else" in refused.err
+    assert "try again" in refused.err
+    assert len(list(far.store.iterdir())) == 1
+    far.archived()
+    for vm, value in ((far.vm, 0xAA), (other, 0xBB)):
+        write(vm, 1, "0")
+        vm.ok("restore", "--force", "latest", env=far.env)
+        assert byte(vm, "0") == value
+    assert far.left() == []
+
+
+MV = """\
+#!/bin/sh
+case "$2" in
+*.part | *.json | *.part/*) ;;
+*) [ ! -e ~/just_now ] || { rm ~/just_now; mkdir "$2"; echo theirs >"$2/theirs"; } ;;
+esac
+exec /bin/mv "$@"
+"""
+
+
+def test_folder_that_comes_to_be_just_then_is_not_moved_into(far: Far) -> None:
+    (far.home / "bin/mv").write_text(MV)
+    (far.home / "bin/mv").chmod(0o755)
+    write(far.vm, 5, "0")
+    os.utime(far.vm.directory / "demo-base.qcow2", ns=(10**18, 10**18))
+    (far.home / "just_now").touch()
+    refused = far.qvm("archive")
+    assert refused.status == 1, str(refused)
+    assert "has just been made by somebody else" in refused.err
+    (theirs,) = far.store.iterdir()
+    assert os.listdir(theirs) == ["theirs"]
+    assert far.archived().partition("/")[0] != theirs.name
+    assert far.left() == []
+
+
+def test_odd_names_in_an_archive_there_are_in_nobodys_way(far: Far) -> None:
+    folder = far.store / far.archived().partition("/")[0]
+    for name in ("a\nb", "-n", " x ", ".hidden", "7 7"):
+        (folder / name).write_text("x")
+    (folder / "gone").symlink_to("nowhere")
+    (far.store / "x\ndemo-20200101000000").mkdir()
+    write(far.vm, 2, "0")
+    far.archived()
+    listed = far.qvm("--json", "archive", "--list")
+    assert len(json.loads(listed.out)["states"]) == 2
+    assert listed.err == ""
+
+
+def test_image_that_is_not_there_is_told(far: Far) -> None:
+    name = far.archived()
+    folder = far.store / name.partition("/")[0]
+    (folder / "demo-backing.qcow2").unlink()
+    for words in (["restore", "--force", name], ["restore", name, "../twin"]):
+        refused = far.qvm(*words)
+        assert refused.status == 1
+        assert "demo-backing.qcow2 is not there" in refused.err
+        assert "hint: restore another state" in refused.err
+
+
+def test_manifest_there_without_end_is_not_read_to_its_end(far: Far) -> None:
+    folder = far.store / far.archived().partition("/")[0]
+    with (folder / "manifest.json").open("ab") as file:
+        file.truncate(1 << 36)
+    listed = far.qvm("archive", "--list")
+    assert listed.status == 0
+    assert "manifest.json cannot be read: it has more than 16 MiB" in listed.err

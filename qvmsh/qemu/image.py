@@ -266,11 +266,12 @@ def has_other_files(program: str, path: str, kind: str) -> bool:
     """
     if kind in ("qcow2", "raw"):
         return kind == "qcow2" and header(path).has_data_file
-    found = told(program, path, kind)
+    real = os.path.realpath(path)  # with which QEMU names the extents in full
+    found = told(program, real, kind)
     if found.get("backing-filename"):
         return True
     extents = found.get("format-specific", {}).get("data", {}).get("extents", [])
-    return any(os.path.basename(each["filename"]) != os.path.basename(path) for each in extents)
+    return any(os.path.realpath(each["filename"]) != real for each in extents)
 
 
 def snapshots(program: str, path: str) -> list[str]:

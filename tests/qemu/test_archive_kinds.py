@@ -413,10 +413,16 @@ def test_image_with_its_data_in_another_file_is_refused(blank: Blank) -> None:
     nothing_left(vm)
 
 
-def test_image_of_several_files_is_refused_before_and_after(blank: Blank) -> None:
+@pytest.mark.parametrize("names", [("flat-flat.vmdk", "flat-flat.vmdk"), ("more/flat.vmdk", "more/one.vmdk")])
+def test_image_of_several_files_is_refused_before_and_after(blank: Blank, names: tuple[str, str]) -> None:
     """A flat vmdk is a page of text; the guest's data is in its extents."""
     vm = blank(VM_DISKS="flat.vmdk")
     img(vm, "qemu-img", "create", "-q", "-f", "vmdk", "-o", "subformat=monolithicFlat", "flat.vmdk", "1M")
+    flat = (vm.directory / "flat.vmdk").read_bytes()
+    (vm.directory / "more").mkdir()
+    for name in names:
+        (vm.directory / name).write_bytes(b"S" * (1 << 20))
+    (vm.directory / "flat.vmdk").write_bytes(flat.replace(b"flat-flat.vmdk", names[0].encode()))
     refused = vm.qvm("archive")
     assert refused.status == 1
     assert "flat.vmdk keeps its data in another file" in refused.err
@@ -424,8 +430,7 @@ def test_image_of_several_files_is_refused_before_and_after(blank: Blank) -> Non
     vm.set(VM_DISKS="one.vmdk")
     made = archived(vm)
     stored = vm.directory / made["archive"] / "demo-disk1.vmdk"
-    flat = (vm.directory / "flat.vmdk").read_bytes()
-    stored.write_bytes(flat.replace(b"flat-flat.vmdk", bytes(str(vm.directory / "flat-flat.vmdk"), "ascii")))
+    stored.write_bytes(flat.replace(b"flat-flat.vmdk", bytes(vm.directory / names[1])))
     manifest = vm.directory / made["archive"] / "manifest.json"
     data = json.loads(manifest.read_text())
     for part in data["points"][0]["parts"]:

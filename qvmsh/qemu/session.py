@@ -187,7 +187,12 @@ def _turn(
         return None if task.cancelled() else task.result()
 
     with Kept() as kept:
-        result = loop.run_until_complete(watched(kept))
+        try:
+            result = loop.run_until_complete(watched(kept))
+        except BaseException as error:
+            if enough:  # a Ctrl-C is not forgotten because the work failed as well
+                raise enough[0] from error
+            raise
     if enough:
         raise enough[0]
     return result

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from qvmsh.errors import QmpError
 from qvmsh.qemu.session import _turn
 
 
@@ -22,7 +23,7 @@ def handler() -> Iterator[Callable[[Any], None]]:
     signal.signal(signal.SIGINT, before)
 
 
-def turned(ended: list[str]) -> Any:
+def turned(ended: list[str], *, fails: bool = False) -> Any:
     """A loop that works for half a second, and gets SIGINT meanwhile."""
 
     async def work() -> str:
@@ -32,13 +33,15 @@ def turned(ended: list[str]) -> Any:
             ended.append("cancelled")
             raise
         ended.append("done")
+        if fails:
+            raise QmpError("QEMU ended")
         return "done"
 
     loop = asyncio.new_event_loop()
     sender = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
     sender.start()
     try:
-        return _turn(loop, work(), None)
+        return _turn(loop, work(), None, patience_s=30.0 if fails else 0.0)
     finally:
         sender.join()
         loop.close()
@@ -59,3 +62,12 @@ def test_handler_that_goes_on_lets_the_work_go_on(handler: Callable[[Any], None]
     ended: list[str] = []
     assert turned(ended) == "done"
     assert (seen, ended) == ([signal.SIGINT], ["done"])
+
+
+def test_ctrl_c_is_not_lost_where_the_work_then_fails(handler: Callable[[Any], None]) -> None:
+    handler(signal.default_int_handler)
+    ended: list[str] = []
+    with pytest.raises(KeyboardInterrupt) as told:
+        turned(ended, fails=True)
+    assert ended == ["done"]
+    assert isinstance(told.value.__cause__, QmpError)

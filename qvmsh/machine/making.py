@@ -189,7 +189,7 @@ def sweep(environ: Mapping[str, str], *, is_looking: bool = False) -> list[str]:
         match = _NAME.fullmatch(os.path.basename(path))
         if match is None or not os.path.isabs(path):
             continue
-        with _locked(os.path.dirname(path)) as turn, _locked(path) as is_left:
+        with _locked(os.path.dirname(path), flags=0) as turn, _locked(path) as is_left:
             if turn is False:  # it may be made, and not locked yet
                 continue
             if is_left is None and not process.exists(pid):  # killed before it was made, or after
@@ -236,15 +236,20 @@ def remove(path: str) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: str) -> Iterator[bool | None]:
-    """A folder, locked while the block lasts; False if somebody else has locked it, None if it is not there.
+def _locked(path: str, *, flags: int = os.O_NOFOLLOW) -> Iterator[bool | None]:
+    """A folder, locked while the block lasts; None if it is not there.
 
-    On a machine's folder: nobody is at work in it. On the one above: nobody is just making one there.
+    False if somebody else has locked it, or if that cannot be known now.
+    On a machine's folder: nobody is at work in it. On the one above, which may be reached through a link:
+    nobody is just making one there.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | flags)
+    except (FileNotFoundError, NotADirectoryError):
         yield None
+        return
+    except OSError:
+        yield False
         return
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -190,10 +190,12 @@ sys.exit(main())
 """
 
 
-def test_folder_that_is_not_locked_yet_is_left_alone(blank: Blank) -> None:
+@pytest.mark.parametrize("above", ["..", "../link"])
+def test_folder_that_is_not_locked_yet_is_left_alone(blank: Blank, above: str) -> None:
     vm = blank()
+    (vm.world.home / "link").symlink_to(vm.world.home)
     name = name_of(archived(vm))
-    done = ran(vm, RACE, "restore", name, "../fresh")
+    done = ran(vm, RACE, "restore", name, f"{above}/fresh")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "interrupted" not in done.stdout
     assert (vm.world.home / "fresh/.vmrc").exists()
@@ -233,3 +235,39 @@ def test_note_that_leads_elsewhere_is_not_followed(blank: Blank) -> None:
     assert "Traceback" not in vm.ok("doctor", "--fix").out
     vm.ok("disk", "check")
     assert os.listdir(precious) == ["file"]
+
+
+DENIED = """
+import errno, os, sys
+
+at, real = int(sys.argv.pop(1)), os.open
+
+
+def denied(path, *more, **options):
+    if str(path).endswith((".part-0123abcd", "away")[at]):
+        raise OSError(at and errno.EACCES or errno.EMFILE, "denied", path)
+    return real(path, *more, **options)
+
+
+os.open = denied
+sys.argv = ["qvm", *sys.argv[1:]]
+from qvmsh.__main__ import main
+
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_note_stays_while_its_folder_cannot_be_looked_at(blank: Blank, at: int) -> None:
+    vm = blank()
+    left = vm.world.home / "away/.fresh.part-0123abcd"
+    left.mkdir(parents=True)
+    notes(vm).mkdir(parents=True)
+    note = {"verb": "restore", "path": str(left), "since": 0.0, "pid": 2**22 + 1, "is_whole": False}
+    (notes(vm) / "0123abcd").write_text(json.dumps(note))
+    done = ran(vm, DENIED, str(at), "disk", "check")
+    assert done.returncode == 0, done.stderr
+    assert left.exists()
+    assert "was interrupted: what it had begun is removed" in vm.ok("disk", "check").err
+    assert not left.exists()
+    assert not notes(vm).exists()

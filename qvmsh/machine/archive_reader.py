@@ -195,8 +195,9 @@ class Reader:
         for part, place in zip(below, places[1:], strict=True):
             if part.source_mtime_ns and place.is_made:  # so that the next archive knows the base again
                 os.utime(place.path, ns=(part.source_mtime_ns, part.source_mtime_ns))
-        if top.source_mtime_ns and not top.of:
-            os.utime(places[0].path, ns=(top.source_mtime_ns, top.source_mtime_ns))
+        when = restored_ns(self.point, top)
+        if when:
+            os.utime(places[0].path, ns=(when, when))
 
     def _require_ground(self, path: str, name: str) -> None:
         """Refuse the lowest image of a disk if it stands on something."""
@@ -278,6 +279,14 @@ class Reader:
             self.fetch(part, path)
             archive_settings.unpack(path, place, f"{self.archive.folder}/{part.name}")
         return True
+
+
+def restored_ns(point: Point, part: Part) -> int:
+    """The date that a restored disk gets, in ns, by which it is known again; 0 where the state has none.
+
+    That of the file where it was archived as it was; of changes, and of a copy that was altered, the state's.
+    """
+    return part.source_mtime_ns or (int(point.time * 1e9) if point.id else 0)
 
 
 def _is_full(fd: int) -> bool:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from qvmsh.errors import ImageError, QvmError, StateError
 from qvmsh.machine import chain, disks, drives
-from qvmsh.machine.archive_reader import NEW, Place
+from qvmsh.machine.archive_reader import NEW, Place, restored_ns
 from qvmsh.machine.archive_settings import SETTINGS
 from qvmsh.machine.archives import Archive, Part, Point
 from qvmsh.machine.drives import MAIN, READ_ONLY, UEFI
@@ -248,8 +248,8 @@ def require_leave(vm: Machine, shelf: Shelf, plan: Plan, *, is_forced: bool) -> 
     Raises:
         StateError: the disks hold what no archived state holds.
     """
-    tops = [places[0].name for places in plan.places.values() if os.path.exists(places[0].name)]
-    if is_forced or not tops or _is_archived(shelf, tops):
+    there = [path for path in plan.made() if os.path.exists(path)]
+    if is_forced or not there or _is_archived(shelf, there):
         return
     raise StateError(
         "what its disks hold now is in no archive, and would be lost",
@@ -259,14 +259,22 @@ def require_leave(vm: Machine, shelf: Shelf, plan: Plan, *, is_forced: bool) -> 
     )
 
 
-def _is_archived(shelf: Shelf, tops: list[str]) -> bool:
-    """True if a state of an archive was made of these very files, which have not been written since."""
+def _is_archived(shelf: Shelf, paths: list[str]) -> bool:
+    """True if one archived state was made of these very files, or they of it, and none was written since."""
     try:
         archives = shelf.archives()
     except QvmError:  # the store cannot be reached
         return False
     return any(
-        all(any(not part.of and _is_unchanged(path, part) for part in point.parts) for path in tops)
+        all(any(_is_of(path, archive, point, part) for part in archive.parts([point])) for path in paths)
         for archive in archives
         for point in archive.done
     )
+
+
+def _is_of(path: str, archive: Archive, point: Point, part: Part) -> bool:
+    """True if a file is what a state holds as `part`."""
+    if part.source_mtime_ns:
+        return _is_unchanged(path, part)
+    is_top = part in point.parts
+    return is_top and bool(point.id) and os.stat(path).st_mtime_ns == restored_ns(point, part)

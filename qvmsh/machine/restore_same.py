@@ -71,7 +71,8 @@ def same(vm: Machine, shelf: Shelf, archive: Archive, point: Point, *, is_forced
                 hint="`qvm restore ARCHIVE DIR` makes a new machine",
             )  # fmt: skip
         # the note of a whole restore is as long as that of an unfinished one: a full disk has room for it
-        work = interrupted.begin(vm, "restore", swap=pairs, is_ready=0)
+        is_other = archive.uuid not in ("", identity.known_uuid(vm))
+        work = interrupted.begin(vm, "restore", swap=pairs, is_ready=0, is_other=int(is_other))
         try:
             settle(vm, work, is_clearing=True)
             _make(vm, Reader(vm.io, tools.qemu_img(vm), shelf, archive, point, vm.files.state), plan, work)
@@ -92,12 +93,10 @@ def same(vm: Machine, shelf: Shelf, archive: Archive, point: Point, *, is_forced
             with process.Shielded():  # a few renames
                 settle(vm, work)
                 interrupted.end(vm)
+                vm.reload()
         except (KeyboardInterrupt, Terminated):
             vm.io.warn(f"{vm.name}: the interruption came too late, the restore is done")
             raise
-        if archive.uuid not in ("", identity.known_uuid(vm)):  # another guest, with another host key
-            host_files.remove(vm.files.known_hosts)
-        vm.reload()
     return plan.notes
 
 
@@ -236,6 +235,8 @@ def settle(vm: Machine, work: dict[str, Any], *, is_clearing: bool = False) -> s
             folders.add(os.path.dirname(path))
     for folder in folders:
         host_files.sync_folder(folder)
+    if work["is_ready"] and work.get("is_other"):  # another guest, with another host key
+        host_files.remove(vm.files.known_hosts)
     for name in () if is_clearing else os.listdir(vm.files.state):
         if name.endswith(NEW):
             host_files.remove(os.path.join(vm.files.state, name))

@@ -6,12 +6,13 @@ import json
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from conftest import Vm
-from test_archive import archived, byte, img, name_of, nothing_left, write
+from test_archive import archived, byte, img, name_of, nothing_left, write, write_live
 from test_archive_hostile import edit, part, settings, told
 
 Blank = Callable[..., Vm]
@@ -363,6 +364,8 @@ def test_ctrl_c_in_the_last_moment_of_a_restore_comes_too_late_and_is_told(blank
     vm = blank()
     write(vm, 7, "0")
     made = archived(vm)
+    (vm.directory / ".qvm/uuid").write_text(f"{uuid.uuid4()}\n")  # of another guest, with another host key
+    (vm.directory / ".qvm/known_hosts").write_text("theirs\n")
     write(vm, 8, "0")
     done = subprocess.run(
         [sys.executable, "-c", LATE, "restore", "--force", name_of(made)],
@@ -371,5 +374,42 @@ def test_ctrl_c_in_the_last_moment_of_a_restore_comes_too_late_and_is_told(blank
     assert done.returncode == 130, done.stderr
     assert "demo: the interruption came too late, the restore is done" in done.stderr
     assert byte(vm, "0") == 7
+    assert not (vm.directory / ".qvm/known_hosts").exists()
     nothing_left(vm)
     assert "interrupted" not in vm.ok("disk", "check").err
+
+
+# What is in no archive
+
+
+def test_base_that_was_written_to_is_not_thrown_away(blank: Blank) -> None:
+    vm = blank()
+    write(vm, 1, "0")
+    vm.ok("archive", "--create")
+    vm.ok("start", "--base-only", "--no-wait")
+    write_live(vm, "-P 7 0 64k")
+    vm.ok("kill")
+    refused = vm.qvm("restore", "latest")
+    assert refused.status == 3, str(refused)
+    assert "what its disks hold now is in no archive" in refused.err
+    assert byte(vm, "0") == 7
+    vm.ok("restore", "--force", "latest")
+    assert byte(vm, "0") == 1
+
+
+@pytest.mark.parametrize("words", [[], ["--delvm", "gone"]])
+def test_restored_state_is_in_the_archive_until_it_is_written_to(blank: Blank, words: list[str]) -> None:
+    """Of changes only, and of a copy without a snapshot."""
+    vm = blank()
+    write(vm, 1, "0")
+    img(vm, "qemu-img", "snapshot", "-c", "gone", "demo-backing.qcow2")
+    vm.ok("start", "--no-wait")
+    archived(vm)
+    write_live(vm, "-P 2 1M 64k")
+    made = archived(vm, *words)
+    vm.ok("kill")
+    vm.ok("restore", "--force", name_of(made))
+    vm.ok("restore", name_of(made))
+    assert byte(vm, "1M") == 2
+    write(vm, 3, "1M")
+    assert vm.qvm("restore", name_of(made)).status == 3

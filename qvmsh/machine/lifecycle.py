@@ -312,6 +312,12 @@ def _plan(vm: Machine, request: Request, verb: str) -> Launch:
                 machine=vm.name,
                 hint="remove it: `qvm start` runs QEMU in the background and knows its pid",
             )
+        if word in ("-snapshot", "--snapshot") and not (request.disposable or hw.is_by_hand(vm)):
+            raise ConfigError(
+                f"{word} among the extra words for QEMU would not cover the machine's own disks",
+                machine=vm.name,
+                hint="remove it; with `--disposable` all that the guest writes vanishes",
+            )
     if hw.is_by_hand(vm):
         _require_plain(vm, request, verb)
     environ = vm.environ

@@ -4,7 +4,8 @@ May import: nothing of ours but `qmp` (for JSON).
 
     drives(["-drive", "file=data.raw,format=raw,if=virtio"])     # [Drive("drive0", "data.raw", "raw")]
 
-Only what holds data is told: not `-drive media=cdrom`, not what is thrown away (`snapshot=on`).
+Only what holds data is told: not `-drive media=cdrom`, not what is thrown away (`snapshot=on`, or `-snapshot`
+for all but `-blockdev`).
 Source: qemu-system(1).
 """
 
@@ -45,8 +46,6 @@ class Drive:
 
 def drives(words: Sequence[str]) -> list[Drive]:
     """The disks in an argument list; everything that it does not understand is left out."""
-    if any(word.lstrip("-") == "snapshot" and word.startswith("-") for word in words):
-        return []
     found: list[Drive] = []
     nodes: list[dict[str, Any]] = []
     for word, value in pairwise([*words, ""]):
@@ -59,7 +58,8 @@ def drives(words: Sequence[str]) -> list[Drive]:
         elif option == "blockdev":
             node = _node(value)
             nodes += [node] if node else []
-    return found + list(_of_nodes(nodes))
+    is_thrown_away = any(word in ("-snapshot", "--snapshot") for word in words)
+    return [*([] if is_thrown_away else found), *_of_nodes(nodes)]
 
 
 def renamed(words: Sequence[str], names: Mapping[str, str]) -> list[str]:

@@ -20,6 +20,10 @@ from qvmsh.qemu.drives import Drive, drives
         (["-hda", "a.img", "-hdb", "b.img"], [Drive("drive0", "a.img"), Drive("drive1", "b.img")]),
         (["-hda", "a.img", "-snapshot"], []),
         (
+            ["-snapshot", "-hda", "a.img", "-blockdev", "driver=file,node-name=f,filename=r.img"],
+            [Drive("f", "r.img", "raw")],
+        ),
+        (
             [
                 *("-blockdev", '{"driver": "file", "node-name": "f", "filename": "a.qcow2"}'),
                 *("-blockdev", "driver=qcow2,node-name=q,file=f"),

@@ -156,7 +156,7 @@ def _in_words(reason: str) -> Blocker:
 
 def of_room(disk: Volume, needed_bytes: int) -> list[Blocker]:
     """Not enough room for what a snapshot adds to a disk's file."""
-    from qvmsh.machine.diagnosis import size
+    from qvmsh.machine.progress import size
 
     folder = os.path.dirname(os.path.realpath(disk.path))  # a link may lead to another file system
     try:

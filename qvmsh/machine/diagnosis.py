@@ -20,8 +20,9 @@ from qvmsh.errors import ConfigError, ImageError, MissingProgramError, QvmError,
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, logout, process, sockets
 from qvmsh.io import QUIET
-from qvmsh.machine import disks, guest, hardware, making, repair, state, tpm
+from qvmsh.machine import disks, guest, hardware, making, repair, state, tpm, volumes
 from qvmsh.machine.hardware import Launch
+from qvmsh.machine.progress import size
 from qvmsh.machine.reports import Report
 from qvmsh.qemu import accelerator, imagecheck, programs
 
@@ -486,7 +487,7 @@ def leftovers(case: Case) -> Iterator[Finding]:
     vm = case.machine
     if not case.is_at_rest:
         return
-    left = [os.path.relpath(path, vm.directory) for path in repair.parts(vm)]
+    left = [volumes.inside(vm, path) for path in repair.parts(vm)]
     try:
         names = sorted(os.listdir(vm.files.state))
     except FileNotFoundError:
@@ -494,10 +495,17 @@ def leftovers(case: Case) -> Iterator[Finding]:
     left += [
         os.path.join(".qvm", name) for name in names if ".part" in name or name.startswith("disposable-")
     ]
-    if os.path.lexists(vm.files.unfinished):
-        what = "work on snapshots was cut off: .qvm/snapshot.unfinished"
-        hint = "`qvm doctor --fix` finishes or undoes it; so does the next command that changes the machine"
-        yield Finding("snapshots", WARNING, what, hint)
+    unfinished = {
+        "snapshots": (vm.files.unfinished, "work on snapshots"),
+        "archive": (vm.files.interrupted, "work on the archive"),
+    }
+    for name, (path, work) in unfinished.items():
+        if os.path.lexists(path):
+            what = f"{work} was cut off: {volumes.inside(vm, path)}"
+            hint = (
+                "`qvm doctor --fix` finishes or undoes it; so does the next command that changes the machine"
+            )
+            yield Finding(name, WARNING, what, hint)
     if left:
         hint = "no command needs them; `qvm doctor --fix` removes them"
         yield Finding("leftovers", WARNING, f"of a killed command: {', '.join(left)}", hint)
@@ -648,16 +656,6 @@ def ssh_port(case: Case) -> Iterator[Finding]:
         who = sockets.port_user(int(port))
         hint = "choose another port, or remove VM_SSH_PORT for an automatic one"
         yield Finding("ssh port", ERROR, f"{port} is taken" + (f" by {who}" if who else ""), hint)
-
-
-def size(count: int) -> str:
-    """A number of bytes for people: `34.2 MiB`."""
-    number = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if number < 1024:
-            return f"{number:.0f} B" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1024
-    return f"{number:.1f} TiB"
 
 
 HOST: tuple[Check, ...] = (

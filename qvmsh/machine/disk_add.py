@@ -195,7 +195,8 @@ def _made(vm: Machine, disk: Volume, addition: Addition) -> bool:
         )
     part = f"{disk.path}.part{os.getpid()}"
     words = ["create", "-q", "-f", disk.format, image.safe_name(part), str(wanted)]
-    with host_files.Removed(part):
+    _note(vm, part)
+    with host_files.Removed(vm.files.adding), host_files.Removed(part):
         try:
             _lay_down(vm, part)
             diskwork.run(vm, words, f"make {disk.name}")
@@ -210,6 +211,16 @@ def _made(vm: Machine, disk: Volume, addition: Addition) -> bool:
             os.link(part, disk.path)  # never over one that has just come to be
     host_files.sync_folder(os.path.dirname(disk.path))
     return True
+
+
+def _note(vm: Machine, part: str) -> None:
+    """Note the image before it is there: nothing else names it yet. What a killed one left goes."""
+    left = diskwork.cut_off(vm)
+    if left:
+        with owner.rights(vm):
+            host_files.remove(left)
+    vm.state_folder()
+    host_files.write_atomic(vm.files.adding, part)
 
 
 def _lay_down(vm: Machine, path: str) -> None:

@@ -24,8 +24,8 @@ from qvmsh.machine import (
     tools,
     volumes,
 )
-from qvmsh.machine.diagnosis import size
 from qvmsh.machine.disk_reports import DiskDone
+from qvmsh.machine.progress import size
 from qvmsh.machine.snapshot_store import Images
 from qvmsh.machine.unfinished import Journal
 from qvmsh.machine.volumes import Volume

@@ -1,13 +1,13 @@
 """What the verbs on disks tell.
 
-May import: `machine.diagnosis`, `machine.reports`.
+May import: `machine.progress`, `machine.reports`.
 """
 
 from __future__ import annotations
 
 import os
 
-from qvmsh.machine.diagnosis import size
+from qvmsh.machine.progress import size
 from qvmsh.machine.reports import Report
 from qvmsh.machine.volumes import Volume
 

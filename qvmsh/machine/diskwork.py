@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 
 from qvmsh.errors import ImageError, QvmError, StateError, UsageError
+from qvmsh.host import process
 from qvmsh.machine import (
     chain,
     changes,
@@ -142,6 +143,18 @@ def run(vm: Machine, words: list[str], what: str, after: str = "") -> None:
             error.hint = f"{account.name}, whose machine it is, must be able to write to it"
         error.details = (*error.details, after) if after else error.details
         raise
+
+
+def cut_off(vm: Machine) -> str:
+    """The image that a killed `disk add` was making, "" if there is none."""
+    try:
+        with open(owner.opened(vm, vm.files.adding), errors="surrogateescape") as file:
+            path = file.read()
+    except OSError:
+        return ""
+    number = path.rpartition(".part")[2]
+    is_part = os.path.isabs(path) and number.isascii() and number.isdigit()
+    return path if is_part and os.path.lexists(path) and not process.exists(int(number)) else ""
 
 
 def forget_changes(vm: Machine, path: str) -> None:

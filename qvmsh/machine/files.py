@@ -106,6 +106,11 @@ class Files:
         return self._at(".qvm", "snapshot.unfinished")
 
     @property
+    def adding(self) -> str:
+        """The path of the image that `disk add` makes; without a command at work it was killed."""
+        return self._at(".qvm", "disk.adding")
+
+    @property
     def settled(self) -> str:
         """What a `machine.guardian` has done, in words for the next command."""
         return self._at(".qvm", "settled")

@@ -172,9 +172,9 @@ def clock(seconds: float) -> str:
 
 def size(count: int) -> str:
     """A number of bytes for people: `12.3 MiB`."""
-    value, unit = float(count), "bytes"
-    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):
+    value, unit = float(count), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if value < 1024 or unit == "TiB":
             break
         value /= 1024
-    return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"

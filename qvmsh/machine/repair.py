@@ -18,11 +18,13 @@ from qvmsh.errors import LockedError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process, sockets
 from qvmsh.machine import (
+    diskwork,
     guardian,
     hardware,
     interrupted,
     launch,
     making,
+    owner,
     saved,
     state,
     tools,
@@ -93,15 +95,15 @@ def _machine(vm: Machine) -> list[Mend]:
 
 def _rights(vm: Machine) -> Iterator[Mend]:
     """Close to others what they may not change, or not read: `.qvm`, the key, the known hosts."""
-    owner = os.stat(vm.directory).st_uid
+    whose = os.stat(vm.directory).st_uid
     for path in _files(vm):
         try:
             status = os.lstat(path)
         except FileNotFoundError:
             continue
-        if path != vm.directory and status.st_uid != owner and os.geteuid() == 0:
-            os.chown(path, owner, os.stat(vm.directory).st_gid, follow_symlinks=False)
-            yield Mend("rights", MENDED, f"{_short(vm, path)} is {process.user_name(owner)}'s now")
+        if path != vm.directory and status.st_uid != whose and os.geteuid() == 0:
+            os.chown(path, whose, os.stat(vm.directory).st_gid, follow_symlinks=False)
+            yield Mend("rights", MENDED, f"{_short(vm, path)} is {process.user_name(whose)}'s now")
         mode = status.st_mode & 0o7777
         wanted = mode & ~_forbidden(vm, path)
         if mode == wanted or os.path.islink(path):
@@ -208,33 +210,56 @@ def _is_ours(name: str) -> bool:
 
 
 def parts(vm: Machine) -> list[str]:
-    """Unfinished copies that a killed command left in the machine's directory: of images, of `.vmrc`.
+    """Unfinished copies that a killed command left: of images, beside each disk; of `.vmrc`.
 
     Only the names that qvm makes count: `film.part` is the user's own.
     """
-    own = {".vmrc"}
+    own = {vm.directory: {".vmrc"}}
     try:
         names = ("SEED", "BASE", "BACKING")
-        own |= {vm.settings.text(f"VM_SNAPSHOT_{which}FILENAME") for which in names}
-        own |= {each.name for each in volumes.configured(vm) if os.path.dirname(each.path) == vm.directory}
+        own[vm.directory] |= {vm.settings.text(f"VM_SNAPSHOT_{which}FILENAME") for which in names}
+        here = os.path.realpath(vm.directory)
+        for each in volumes.configured(vm):
+            if os.path.dirname(each.path) == vm.directory:
+                own[vm.directory].add(each.name)
+            folder, name = os.path.split(os.path.realpath(each.path))
+            own.setdefault(vm.directory if folder == here else folder, set()).add(name)
     except QvmError:
         pass
-    found = []
-    for name in sorted(os.listdir(vm.directory)):
+    found = [path for folder, names in own.items() for path in _parts_of(names, folder)]
+    added = diskwork.cut_off(vm)
+    return [*found, added] if added and added not in found else found
+
+
+def _parts_of(own: set[str], folder: str) -> Iterator[str]:
+    """What in a folder is an unfinished copy of one of those files, and nobody writes any more."""
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return
+    for name in names:
         mark = _PART.search(name)
         of = name[: mark.start()] if mark else ""
         is_written = bool(mark and mark[1] and process.exists(int(mark[1])))
         if (of in own or of.removeprefix(".") in own) and not is_written:
-            found.append(os.path.join(vm.directory, name))
-    return found
+            yield os.path.join(folder, name)
 
 
 def _parts(vm: Machine) -> Iterator[Mend]:
     for path in parts(vm):
-        host_files.remove(path)
-        yield Mend(
-            "leftovers", MENDED, f"removed {_short(vm, path)}, the unfinished work of a killed command"
-        )
+        try:
+            with owner.rights(vm):
+                host_files.remove(path)
+        except OSError as error:
+            what = (
+                f"cannot remove {_short(vm, path)}, the unfinished work of a killed command: {error.strerror}"
+            )
+            yield Mend("leftovers", LEFT, what, "remove it by hand")
+            continue
+        what = f"removed {_short(vm, path)}, the unfinished work of a killed command"
+        yield Mend("leftovers", MENDED, what)
+    if not diskwork.cut_off(vm):
+        host_files.remove(vm.files.adding)
 
 
 def _unfinished_save(vm: Machine) -> Iterator[Mend]:

@@ -6,7 +6,7 @@ May import: `machine.reports`; pure.
 from __future__ import annotations
 
 from qvmsh.errors import printable
-from qvmsh.machine.diagnosis import size
+from qvmsh.machine.progress import size
 from qvmsh.machine.reports import Report
 
 TYPE_CHECKING = False

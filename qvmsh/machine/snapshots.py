@@ -391,7 +391,7 @@ def _require_room_for_tables(store: Store) -> None:
     Raises:
         StateError: there is no room for them; nothing was changed.
     """
-    from qvmsh.machine.diagnosis import size
+    from qvmsh.machine.progress import size
 
     for each in store.volumes:
         folder = os.path.dirname(os.path.realpath(each.path))

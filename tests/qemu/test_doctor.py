@@ -218,6 +218,8 @@ def test_doctor_leftovers_of_killed_commands_are_named(blank: Blank) -> None:
     text = the(doctor(vm), "leftovers", "warning")
     assert "demo-base.qcow2.part" in text
     assert ".qvm/disposable-12.qcow2" in text
+    (vm.directory / ".qvm/archive.unfinished").touch()
+    assert "work on the archive was cut off: .qvm/archive.unfinished" in the(doctor(vm), "archive", "warning")
 
 
 def test_doctor_ssh_key_missing_or_open_to_others_is_an_error(blank: Blank) -> None:

@@ -98,18 +98,3 @@ def test_requirement_is_split_into_name_and_bounds(line: str, name: str, bounds:
 )
 def test_is_within_compares_numbers_not_text(version: str, bound: str, within: bool) -> None:
     assert diagnosis._is_within(version, bound) is within
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (0, "0 B"),
-        (1023, "1023 B"),
-        (1024, "1.0 KiB"),
-        (35861504, "34.2 MiB"),
-        (3 << 40, "3.0 TiB"),
-        (5 << 50, "5120.0 TiB"),
-    ],
-)
-def test_size_is_for_people(count: int, text: str) -> None:
-    assert diagnosis.size(count) == text

@@ -12,7 +12,7 @@ import pytest
 
 from qvmsh.errors import QvmError, Terminated
 from qvmsh.io import Io
-from qvmsh.machine.progress import Progress, clock
+from qvmsh.machine.progress import Progress, clock, size
 
 MIB = 1 << 20
 
@@ -93,8 +93,23 @@ def test_nothing_where_there_is_no_terminal() -> None:
     assert stream.getvalue() == ""
     with Progress(Io(stderr=stream, level=2), "x", 10) as shown:  # -v
         shown.tell(10)
-    assert stream.getvalue().startswith("  x: 10 bytes in 0.0 s")
+    assert stream.getvalue().startswith("  x: 10 B in 0.0 s")
 
 
 def test_clock_is_short() -> None:
     assert [clock(seconds) for seconds in (-1, 7.9, 750, 3723)] == ["0:00", "0:07", "12:30", "1:02:03"]
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (35861504, "34.2 MiB"),
+        (3 << 40, "3.0 TiB"),
+        (5 << 50, "5120.0 TiB"),
+    ],
+)
+def test_size_is_for_people(count: int, text: str) -> None:
+    assert size(count) == text

@@ -55,11 +55,11 @@ def disk_add(
 
 
 @command(group="images", name="disk resize")
-def disk_resize(vm: Machine, disk: str, size: str, *, shrink: bool = False) -> DiskDone:
+def disk_resize(vm: Machine, disk: str, size: str | None = None, *, shrink: bool = False) -> DiskDone:
     """Give a disk another size; a running guest is told at once. Its file systems are its own work.
 
     Args:
-        disk: its id (`disk list`) or file.
+        disk: its id (`disk list`) or file; may be left out where the machine has one disk only.
         size: 20G, or +5G for more.
         shrink: make it smaller (while the machine is off); what lies behind is lost.
 

@@ -1,6 +1,6 @@
 """How large a disk is, and how much room it takes: resize, trim.
 
-May import: `qemu`, `machine`.
+May import: `config`, `qemu`, `machine`.
 
     resize(vm, "disk1", "+10G", is_shrinking=False)
 """
@@ -11,6 +11,7 @@ import contextlib
 import os
 import subprocess
 
+from qvmsh.config.words import quote
 from qvmsh.errors import ImageError, QmpError, StateError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.machine import (
@@ -25,9 +26,9 @@ from qvmsh.machine import (
     tools,
     volumes,
 )
-from qvmsh.machine.diagnosis import size
 from qvmsh.machine.disk_add import bytes_of
 from qvmsh.machine.disk_reports import DiskDone, Trimmed
+from qvmsh.machine.progress import size
 from qvmsh.machine.volumes import Volume
 from qvmsh.qemu import image, imagecheck, qga
 
@@ -46,11 +47,15 @@ TRIM = (
 
 
 @log.failures
-def resize(vm: Machine, name: str, wanted: str, *, is_shrinking: bool) -> DiskDone:
-    """Give a disk another size; see `commands.disk`."""
+def resize(vm: Machine, name: str, wanted: str | None, *, is_shrinking: bool) -> DiskDone:
+    """Give a disk another size; see `commands.disk`. One word alone is the size of the only disk."""
     with launch.work_lock(vm, "disk resize"):
         seen = state.observe(vm)
-        disk = diskwork.one(vm, diskwork.changeable(vm, seen, "resize a disk"), name)
+        found = diskwork.changeable(vm, seen, "resize a disk")
+        if wanted is None:
+            disk, wanted = _only(vm, found, name), name
+        else:
+            disk = diskwork.one(vm, found, name)
         image.require(disk.path, vm.name, hint="put it back")
         before = image.virtual_bytes(tools.qemu_img(vm), disk.path, disk.format)
         after = bytes_of(wanted, before)
@@ -91,6 +96,25 @@ def resize(vm: Machine, name: str, wanted: str, *, is_shrinking: bool) -> DiskDo
     log.note(vm, f"resized {disk.id} from {before} to {after} bytes")
     left = "what lay behind is cut off" if after < before else "file systems in it are as they were"
     return DiskDone(vm.name, disk, f"{size(before)} -> {size(after)}; {left}")
+
+
+def _only(vm: Machine, found: list[Volume], word: str) -> Volume:
+    """The machine's only disk, where one word alone was given.
+
+    Raises:
+        UsageError: it has several, or the word is no size.
+    """
+    kept = [each for each in found if not each.is_flash]
+    ids = ", ".join(each.id for each in kept)
+    if any(word in (each.id, each.name) for each in kept):
+        raise UsageError("disk resize: SIZE is missing", machine=vm.name, hint="20G, or +5G for more")
+    if len(kept) > 1:
+        raise UsageError(
+            "disk resize: the disk is missing, and there are several",
+            machine=vm.name,
+            hint=f"`qvm disk resize {kept[0].id} {quote(word)}`; there are: {ids}",
+        )
+    return diskwork.one(vm, kept, None)
 
 
 @log.failures

@@ -203,6 +203,27 @@ def test_a_disposable_run_shows_the_disks_that_last_and_changes_none(vm: Vm) -> 
         assert f"demo: cannot {words[0]} a disk: it is disposable" in refused.err
 
 
+def test_resize_of_the_only_disk_needs_no_name(blank: Blank) -> None:
+    vm = blank()
+    assert "disk0, demo-backing.qcow2: 16.0 MiB -> 32.0 MiB" in vm.ok("disk", "resize", "32M").out
+    for word, why in (("disk0", "SIZE is missing"), ("much", "much: is no size")):
+        refused = vm.qvm("disk", "resize", word)
+        assert (refused.status, why in refused.err) == (2, True), refused.err
+    vm.ok("disk", "add", "data.qcow2", "1M")
+    refused = vm.qvm("disk", "resize", "64M")
+    assert refused.status == 2
+    assert "the disk is missing, and there are several" in refused.err
+    assert "hint: `qvm disk resize disk0 64M`; there are: disk0, disk1" in refused.err
+
+
+def test_snapshot_among_the_extra_words_is_refused_where_it_would_not_act(blank: Blank) -> None:
+    vm = blank(VM_QEMU_EXTRA="-snapshot")
+    refused = vm.qvm("start", "--no-wait")
+    assert (refused.status, "would not cover the machine's own disks" in refused.err) == (2, True)
+    assert "--disposable" in refused.err
+    vm.ok("start", "--no-wait", "--disposable")
+
+
 def test_trim_of_a_read_only_disk_says_so(vm: Vm) -> None:
     vm.ok("config", "VM_DISKS=data.qcow2:qcow2:ro")
     img(vm, "create", "-q", "-f", "qcow2", "data.qcow2", "16M")

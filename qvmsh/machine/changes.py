@@ -7,8 +7,9 @@ May import: `host`, `qemu`, `machine`.
         ...one transaction with tracking.actions...
         path = tracking.wait(drive)               # an image that holds just that
 
-Each archived state leaves a bitmap `qvm-<its id>` on every disk, which records what the guest writes from
-that moment. Ids are random: a state of the same date in another store is another one. The next state is
+Each archived state leaves a bitmap `qvm-<its id>-<role>` on every disk, which records what is written from
+that moment. Ids are random: a state of the same date in another store is another one. A bitmap travels with
+its file: one with another disk's role tells of another disk, whatever the file is called now. The next state is
 copied by it and leaves its own; the older one is removed once the new state is whole. So whatever is killed
 meanwhile, a bitmap always tells the changes since a state that is there. In qcow2 images they last over a
 stop. A state that was loaded, or restored, ends them: QEMU refuses to go back in a disk that has some.
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from qvmsh.qemu.session import Session
 
 BITMAP = "qvm-"
-"""What the names of qvm's dirty bitmaps begin with; the stamp of the state follows."""
+"""What the names of qvm's dirty bitmaps begin with; the id of the state and the disk's role follow."""
 NODE = "qvm-changes"
 """What the names of the nodes, and jobs, that copy changes begin with."""
 CHAIN_MOST = 16
@@ -78,8 +79,13 @@ def clear_staged(vm: Machine) -> None:
             host_files.remove(os.path.join(vm.files.state, name))
 
 
+def bitmap_of(id: str, role: str) -> str:
+    """The bitmap that tells what has been written to a disk since a state."""
+    return f"{BITMAP}{id}-{role}"
+
+
 def clear(vm: Machine, qemu: Session) -> None:
-    """End in QEMU what a killed `archive` left there: backup jobs, their nodes, useless bitmaps."""
+    """End in QEMU what a killed `archive` left there: backup jobs, their nodes, inconsistent bitmaps."""
     for job in qemu.execute("query-jobs"):
         if job["id"].startswith(NODE):
             _end(vm, qemu, job["id"])
@@ -140,12 +146,13 @@ class Tracking:
         self.vm = vm
         self.qemu = qemu
         self.archive = archive
-        self.own = BITMAP + own
+        self.own = own
         self.actions: list[dict[str, Any]] = []
         self.since: dict[str, str] = {}
         """For each role of which only changes are copied: the stamp of the state before."""
         self.why_whole = ""
-        self._nodes: list[str] = []
+        self._nodes: dict[str, str] = {}
+        """The new bitmap of each node that is tracked."""
         self._jobs: dict[str, tuple[str, str]] = {}
 
     def __enter__(self) -> Tracking:
@@ -165,9 +172,10 @@ class Tracking:
         details = node["image"].get("format-specific", {}).get("data", {})
         if drive.format not in ("raw", "qcow2") or details.get("compat") == "0.10":
             return
-        bitmap = {"node": drive.node, "name": self.own, "persistent": drive.format == "qcow2"}
+        name = bitmap_of(self.own, drive.role)
+        bitmap = {"node": drive.node, "name": name, "persistent": drive.format == "qcow2"}
         self.actions.append({"type": "block-dirty-bitmap-add", "data": bitmap})
-        self._nodes.append(drive.node)
+        self._nodes[drive.node] = name
         bitmaps = [each for each in node.get("dirty-bitmaps", []) if each.get("name")]
         names = {each["name"] for each in bitmaps if each["recording"]}
         size = node["image"]["virtual-size"]
@@ -182,7 +190,7 @@ class Tracking:
             tags = [tag_id(each) for each in tags_of(tools.qemu_img(self.vm), drive.path)]
         for point in reversed(self.archive.done):
             part = point.part(drive.role)
-            if not point.id or BITMAP + point.id not in names or part is None or not part.name:
+            if bitmap_of(point.id, drive.role) not in names or part is None or not part.name:
                 continue
             if part.source != source:  # the disks have changed places
                 continue
@@ -220,7 +228,7 @@ class Tracking:
                 "type": "blockdev-backup",
                 "data": {
                     "job-id": name, "device": drive.node, "target": name, "sync": "bitmap",
-                    "bitmap": BITMAP + since.id, "bitmap-mode": "never", "auto-dismiss": False,
+                    "bitmap": bitmap_of(since.id, drive.role), "bitmap-mode": "never", "auto-dismiss": False,
                 },
             }
         )  # fmt: skip
@@ -263,17 +271,18 @@ class Tracking:
                         self.qemu.execute("blockdev-del", {"node-name": name})
                 host_files.remove(path)
             if kind is not None:
-                self._keep_bitmaps(lambda name: name != self.own)
+                self._remove_bitmaps(are_new=True)
 
     def forget_earlier(self, qemu: Session) -> None:
         """The new state is whole: only the bitmaps from it on are needed."""
         self.qemu = qemu
-        self._keep_bitmaps(lambda name: name == self.own)
+        self._remove_bitmaps(are_new=False)
 
-    def _keep_bitmaps(self, is_kept: Any) -> None:
+    def _remove_bitmaps(self, *, are_new: bool) -> None:
         with contextlib.suppress(QmpError):
             for node in self.qemu.execute("query-named-block-nodes", {"flat": True}):
-                for each in node.get("dirty-bitmaps", []):
+                own = self._nodes.get(node["node-name"])
+                for each in node.get("dirty-bitmaps", []) if own else []:
                     name = each.get("name", "")
-                    if node["node-name"] in self._nodes and name.startswith(BITMAP) and not is_kept(name):
+                    if name.startswith(BITMAP) and (name == own) == are_new:
                         _remove(self.qemu, node["node-name"], name)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import Vm
 from small_disk import small_disk
 from test_archive import archived, byte, img, name_of, nothing_left, states, write, write_live
@@ -76,6 +77,28 @@ def test_disks_that_change_places_are_copied_whole(blank: Blank) -> None:
     vm.set(VM_DISKS="b.qcow2\na.qcow2")
     made = twin(vm, archived_on(vm))
     assert [byte(made, "0", name) for name in ("a.qcow2", "b.qcow2")] == [0xA1, 0xB1]
+
+
+@pytest.mark.parametrize("how", ["swapped", "copied"])
+def test_file_of_another_disk_is_copied_whole(blank: Blank, how: str) -> None:
+    """Its bitmap tells what has changed since another disk's state."""
+    vm = blank()
+    disk(vm, "a.qcow2", 0xA1)
+    disk(vm, "b.qcow2", 0xB1)
+    vm.set(VM_DISKS="a.qcow2\nb.qcow2")
+    archived_on(vm)
+    a, b = vm.directory / "a.qcow2", vm.directory / "b.qcow2"
+    old = shutil.copyfile(b, vm.directory / "old")
+    shutil.copyfile(a, b)
+    if how == "swapped":
+        old.rename(a)
+    report = archived_on(vm, written="-P 3 2M 64k")
+    assert "copied whole: what has changed since the last state is not known" in report["notes"]
+    made = twin(vm, report)
+    assert byte(made, "2M", "twin-backing.qcow2") == 3
+    assert byte(made, "0", "a.qcow2") == (0xB1 if how == "swapped" else 0xA1)
+    assert byte(made, "0", "b.qcow2") == 0xA1
+    assert archived_on(vm)["incremental"]
 
 
 def test_disk_that_was_away_stands_on_the_state_that_has_it(blank: Blank) -> None:

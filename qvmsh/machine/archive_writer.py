@@ -104,6 +104,8 @@ class Writer:
                 hint="name them in VM_DISKS, -drive or -hda",
             )  # fmt: skip
         self._below = {each.role: drives.below(self.vm, each) for each in self.taken}
+        self.stored: dict[str, int] = {}
+        """The files of the archive that is there already, and their sizes in bytes."""
         self.archive, self.is_new = self._archive()
         while self.archive.point(stamp):
             stamp = archives.stamp_of(archives.seconds(stamp) + 1)
@@ -141,6 +143,8 @@ class Writer:
         self._names: dict[tuple[str, int], str] = {}
         self._has_layers = False
         self.work: dict[str, Any] = {}
+        self.is_whole = False
+        """True once the state is in the store for good."""
         self.changes_only: set[str] = set()
         """Roles of the disks of which only changes are copied."""
 
@@ -156,7 +160,7 @@ class Writer:
         times = [point.time for each in every if each.uuid in ("", own) for point in each.done]
         self._newest = max(times, default=0.0)
         for each in reversed(every):
-            if each.uuid in ("", own) and self._is_of_base(each):
+            if each.uuid in ("", own) and self._is_of_base(each) and self._has_ground(each):
                 each.uuid, each.directory = own, self.vm.directory
                 return each, False
         main = self._below[self.taken[0].role]
@@ -185,6 +189,16 @@ class Writer:
                     return False
         return True
 
+    def _has_ground(self, each: Archive) -> bool:
+        """True if what a further state would stand on is there."""
+        stored = self.store.names(each.folder)
+        for part in each.parts([]):
+            if stored.get(part.name) != part.stored_bytes:
+                self.job.said.append(f"{part.name} of {each.folder} is gone or cut off: a new archive")
+                return False
+        self.stored = stored
+        return True
+
     def unchanged(self) -> tuple[Archive, Point] | None:
         """The newest state, if it holds the settings and, as far as their files tell, the disks of now."""
         if self.is_new or self.job.wish.delvm or self.job.wish.is_full or not self.archive.done:
@@ -196,8 +210,7 @@ class Writer:
                 return None
             if (status.st_mtime_ns, status.st_size) != (part.source_mtime_ns, part.size_bytes):
                 return None
-        names = self.store.names(self.archive.folder)
-        if any(names.get(part.name) != part.stored_bytes for part in self.archive.parts([last])):
+        if any(self.stored.get(part.name) != part.stored_bytes for part in self.archive.parts([last])):
             return None  # that state is damaged
         now = [Part(each.role, each.name, each.format, self.source_of(each.path)) for each in self.taken]
         is_same = _disks([*now, *self.point.parts]) == _disks(last.parts) and self._has_settings(last)
@@ -238,16 +251,17 @@ class Writer:
             raise QvmError(
                 f"cannot archive: {error.filename or self.store.shown}: {error.strerror}",
                 machine=self.vm.name,
-                hint="the machine and the archives are as they were; make room, or set VM_ARCHIVE",
+                hint=f"{self.job.left}; make room, or set VM_ARCHIVE",
             ) from error
         except BaseException as error:
-            self._undo()
+            if not self.is_whole:
+                self._undo()
             if isinstance(error, QvmError):
                 error.machine = error.machine or self.vm.name
             raise
         finally:
             with process.Shielded():
-                if cut.is_whole(self.work):
+                if cut.is_settled(self.work):
                     interrupted.end(self.vm)
 
     def announce_changes(self, roles: set[str]) -> None:
@@ -508,29 +522,58 @@ class Writer:
                 )
 
     def _finish(self) -> None:
+        """Give all its name; an interruption comes before that, or finds the state whole."""
         self.point.is_done = True
         # the newest, though an earlier one may have been made with a clock that was wrong
         self.point.time = max(time.time(), self._newest + 0.001)
-        if self.is_new:
-            self.archive.points.append(self.point)
-            self.job.shelf.write(self.archive, self._folder)
-            self.store.rename(self._folder, self.archive.folder)
-        else:
-            for name in self._renames:
-                self.store.rename(f"{self.archive.folder}/{name}{PART}", f"{self.archive.folder}/{name}")
-            self.job.shelf.write(self.archive)
+        with self._shielded():
+            if self.is_new:
+                self.archive.points.append(self.point)
+                self.job.shelf.write(self.archive, self._folder)
+                self.store.rename(self._folder, self.archive.folder)
+            else:
+                for name in self._renames:
+                    self.store.rename(f"{self.archive.folder}/{name}{PART}", f"{self.archive.folder}/{name}")
+                self.job.shelf.write(self.archive)
+            self.is_whole = True
+            self.job.left = f"{self.archive.folder}/{self.point.stamp} is whole"
+
+    def _shielded(self) -> contextlib.AbstractContextManager[None]:
+        """Hold signals back where it is a matter of moments: another host may let us wait for long."""
+        return contextlib.nullcontext() if self.store.path() is None else process.Shielded()
 
     def _undo(self) -> None:
-        """Take back what has been written; what cannot be reached now is removed by the next archive."""
-        with contextlib.suppress(QvmError, OSError), process.Shielded():
+        """Take back what has been written; what cannot be reached now is removed by the next archive.
+
+        Killed at any moment, no state is listed as whole that is not.
+
+        Raises:
+            KeyboardInterrupt, Terminated: another host lets us wait, and there was another signal.
+        """
+        before = self.job.left
+        self.job.left = f"what it had begun in {self.store.shown} is there still, the next archive removes it"
+        with contextlib.suppress(QvmError, OSError), self._shielded():
+            is_listed = self.point.is_done and self._is_listed()
+            self.point.is_done = False
             if self.is_new:
+                if is_listed:
+                    self.store.rename(self.archive.folder, self._folder)
                 self.store.remove_folder(self._folder)
-                return
-            names = [f"{name}{end}" for name in self._renames for end in ("", PART)]
-            self.store.remove(self.archive.folder, *names)
-            if self.point in self.archive.points:
+            elif self.point in self.archive.points:
+                if is_listed:
+                    self.job.shelf.write(self.archive)
+                names = [f"{name}{end}" for name in self._renames for end in ("", PART)]
+                self.store.remove(self.archive.folder, *names)
                 self.archive.points.remove(self.point)
                 self.job.shelf.write(self.archive)
+            self.job.left = before
+
+    def _is_listed(self) -> bool:
+        """True if the store has the state as a whole one."""
+        if self.archive.folder not in self.store.folders():
+            return False
+        found = self.job.shelf.read(self.archive.folder).point(self.point.stamp)
+        return found is not None and found.id == self.point.id and found.is_done
 
     def result(self) -> tuple[Archive, Point]:
         return self.archive, self.point

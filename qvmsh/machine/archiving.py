@@ -49,6 +49,7 @@ from qvmsh.qemu import image
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import Any
 
     from qvmsh.machine.machine import Machine
     from qvmsh.machine.note import Note
@@ -222,13 +223,8 @@ def _of_running(job: Job, seen: state.Observation) -> tuple[Archive, Point]:
     try:
         with guardian.Guardian(vm):
             made = _live(job, seen.note, is_held=is_held)
-    except BaseException as error:
-        if is_held:
-            with process.Shielded(process.SIGINT, process.SIGTERM, process.SIGTSTP):
-                _let_go(seen.note)
-        if isinstance(error, QmpError):
-            raise _failure(vm, error) from None
-        raise
+    except QmpError as error:
+        raise _failure(vm, error) from None
     if locks.holder(vm.files.pid_file) is None:
         vm.io.warn(f"{vm.name}: QEMU ended while it was archived; all that the guest wrote is on its disks")
     return made
@@ -244,6 +240,19 @@ def _failure(vm: Machine, error: QmpError) -> QmpError:
         "cannot archive: QEMU ended meanwhile", machine=vm.name, details=[error.what, *error.details],
         hint="all that the guest wrote is on its disks, the archives are as they were; `qvm start` starts it",
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _letting_go(vm: Machine, note: Note, work: dict[str, Any]) -> Iterator[None]:
+    """After a failure a guest that is held goes on at once, before all that has to be undone."""
+    try:
+        yield
+    except BaseException:
+        if work["is_held"]:
+            with process.Shielded(process.SIGINT, process.SIGTERM, process.SIGTSTP):
+                _let_go(note)
+                work["is_held"] = int(state.observe(vm).kind not in (state.RUNNING, state.STOPPED))
+        raise
 
 
 def _let_go(note: Note) -> None:
@@ -268,36 +277,53 @@ def _live(job: Job, note: Note, *, is_held: bool) -> tuple[Archive, Point]:
     writer = Writer(job, found, archives.stamp_of(time.time()), consistency=cut.CRASH)
     if writer.is_new:
         writer.require_room()
-    with writer.writing():
+    with contextlib.ExitStack() as afterwards, writer.writing(), _letting_go(vm, note, writer.work):
         if wish.savevm:
             _save(job, note, writer, is_held=is_held)
-        with (
-            Session(note.socket("session"), vm.io.checkpoint) as qemu,
-            changes.Tracking(vm, qemu, writer.archive, writer.point.id) as tracking,
-        ):
-            for drive in writer.taken:
-                is_whole = writer.is_new or wish.is_full or bool(wish.delvm)
-                tracking.add(drive, writer.source_of(drive.path), is_whole=is_whole)
-            if wish.delvm and not writer.is_new:
-                job.said.append(f"copied whole: the copy goes without the snapshot {wish.delvm}")
-            if tracking.why_whole:
-                job.said.append(f"copied whole: {tracking.why_whole}")
-            writer.announce_changes(set(tracking.since))
-            writer.require_room()
-            whole = [each for each in writer.taken if each.role not in tracking.since]
-            with cut.Cut(
-                vm, note, qemu, whole, writer.work, more=tracking.actions, is_held=is_held
-            ) as taking:
-                writer.point.consistency = cut.HELD if wish.savevm else taking.consistency
-                job.pause_s = taking.pause_s
-                for drive in writer.taken:
-                    if drive.role in tracking.since:
-                        writer.put_changes(drive, tracking.wait(drive), tracking.since[drive.role])
-                    else:
-                        writer.put_top(drive)
-    with contextlib.suppress(QmpError), Session(note.socket("session"), vm.io.checkpoint) as qemu:
-        tracking.forget_earlier(qemu)
+        tracking = _copy(job, note, writer, is_held=is_held)
+        afterwards.callback(_settle_bitmaps, vm, note, writer, tracking)
     return writer.result()
+
+
+def _copy(job: Job, note: Note, writer: Writer, *, is_held: bool) -> changes.Tracking:
+    """Copy all disks, as they are at one moment."""
+    from qvmsh.qemu.session import Session
+
+    vm, wish = job.vm, job.wish
+    with (
+        Session(note.socket("session"), vm.io.checkpoint) as qemu,
+        changes.Tracking(vm, qemu, writer.archive, writer.stored, writer.point.id) as tracking,
+    ):
+        for drive in writer.taken:
+            is_whole = writer.is_new or wish.is_full or bool(wish.delvm)
+            tracking.add(drive, writer.source_of(drive.path), is_whole=is_whole)
+        if wish.delvm and not writer.is_new:
+            job.said.append(f"copied whole: the copy goes without the snapshot {wish.delvm}")
+        if tracking.why_whole:
+            job.said.append(f"copied whole: {tracking.why_whole}")
+        writer.announce_changes(set(tracking.since))
+        writer.require_room()
+        whole = [each for each in writer.taken if each.role not in tracking.since]
+        with cut.Cut(vm, note, qemu, whole, writer.work, more=tracking.actions, is_held=is_held) as taking:
+            writer.point.consistency = cut.HELD if wish.savevm else taking.consistency
+            job.pause_s = taking.pause_s
+            for drive in writer.taken:
+                if drive.role in tracking.since:
+                    writer.put_changes(drive, tracking.wait(drive), tracking.since[drive.role])
+                else:
+                    writer.put_top(drive)
+    return tracking
+
+
+def _settle_bitmaps(vm: Machine, note: Note, writer: Writer, tracking: changes.Tracking) -> None:
+    from qvmsh.qemu.session import Session
+
+    with (
+        contextlib.suppress(QmpError),
+        Session(note.socket("session"), vm.io.checkpoint) as qemu,
+        cut.putting_right(qemu),
+    ):
+        tracking.settle(qemu, is_whole=writer.is_whole)
 
 
 def _save(job: Job, note: Note, writer: Writer, *, is_held: bool) -> None:

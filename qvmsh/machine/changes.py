@@ -2,14 +2,14 @@
 
 May import: `host`, `qemu`, `machine`.
 
-    with Tracking(vm, qemu, archive, point.id) as tracking:
-        tracking.add(drive, part, is_whole=False)       # only what has changed since a state that is there
+    with Tracking(vm, qemu, archive, stored, point.id) as tracking:
+        tracking.add(drive, source, is_whole=False)     # only what has changed since a state that is there
         ...one transaction with tracking.actions...
         path = tracking.wait(drive)               # an image that holds just that
 
 Each archived state leaves a bitmap `qvm-<its id>-<role>` on every disk, which records what is written from
 that moment. Ids are random: a state of the same date in another store is another one. A bitmap travels with
-its file: one with another disk's role tells of another disk, whatever the file is called now. The next state is
+its file: one with another disk's role tells of that disk, whatever the file is called now. The next state is
 copied by it and leaves its own; the older one is removed once the new state is whole. So whatever is killed
 meanwhile, a bitmap always tells the changes since a state that is there. In qcow2 images they last over a
 stop. A state that was loaded, or restored, ends them: QEMU refuses to go back in a disk that has some.
@@ -139,13 +139,17 @@ class Tracking:
 
     Args:
         archive: where the earlier states are.
+        stored: the files that are there, with their sizes in bytes.
         own: id of the new one.
     """
 
-    def __init__(self, vm: Machine, qemu: Session, archive: Archive, own: str) -> None:
+    def __init__(
+        self, vm: Machine, qemu: Session, archive: Archive, stored: dict[str, int], own: str
+    ) -> None:
         self.vm = vm
         self.qemu = qemu
         self.archive = archive
+        self.stored = stored
         self.own = own
         self.actions: list[dict[str, Any]] = []
         self.since: dict[str, str] = {}
@@ -201,11 +205,17 @@ class Tracking:
                 self.why_whole = f"{drive.name} has been made smaller"
                 return None
             try:
-                if len(self.archive.chain(point, drive.role)) >= CHAIN_MOST:
-                    self.why_whole = f"{CHAIN_MOST} states stand on one another already"
-                    return None
+                chain = self.archive.chain(point, drive.role)
             except ImageError:
                 continue
+            if len(chain) >= CHAIN_MOST:
+                self.why_whole = f"{CHAIN_MOST} states stand on one another already"
+                return None
+            below = [each for one in chain for each in one.parts if each.role == drive.role]
+            damaged = [each.name for each in below if self.stored.get(each.name) != each.stored_bytes]
+            if damaged:
+                self.why_whole = f"{damaged[0]} of an earlier state is gone or cut off"
+                return None
             return point
         self.why_whole = "what has changed since the last state is not known"
         return None
@@ -262,7 +272,7 @@ class Tracking:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Remove the bitmaps that are of no use now: the older ones, or after a failure the new ones."""
+        """Remove what the copies needed, and after a failure the new bitmaps."""
         with cut.putting_right(self.qemu):
             for name, path in self._jobs.values():
                 with contextlib.suppress(QmpError):
@@ -273,10 +283,10 @@ class Tracking:
             if kind is not None:
                 self._remove_bitmaps(are_new=True)
 
-    def forget_earlier(self, qemu: Session) -> None:
-        """The new state is whole: only the bitmaps from it on are needed."""
+    def settle(self, qemu: Session, *, is_whole: bool) -> None:
+        """Remove the bitmaps that are of no use now: the older ones, or those of a state that failed."""
         self.qemu = qemu
-        self._remove_bitmaps(are_new=False)
+        self._remove_bitmaps(are_new=not is_whole)
 
     def _remove_bitmaps(self, *, are_new: bool) -> None:
         with contextlib.suppress(QmpError):

@@ -247,9 +247,10 @@ def _is_file(vm: Machine, name: str) -> bool:
         return True
 
 
-def is_whole(work: dict[str, Any]) -> bool:
-    """True if nothing that the guest wrote is in an overlay any more."""
-    return all(cut["state"] == BACK for cut in work["cuts"])
+def is_settled(work: dict[str, Any]) -> bool:
+    """True if nothing that the guest wrote is in an overlay any more, and nothing holds the guest."""
+    is_whole = all(cut["state"] == BACK for cut in work["cuts"])
+    return is_whole and not (work["is_frozen"] or work["is_held"])
 
 
 def _settle_live(vm: Machine, work: dict[str, Any], qemu: Session | None) -> str:
@@ -257,16 +258,18 @@ def _settle_live(vm: Machine, work: dict[str, Any], qemu: Session | None) -> str
 
     # an overlay that is still there may be in use: QEMU waits to be told that its job may end
     has_overlay = any(os.path.lexists(os.path.join(vm.directory, cut["cut"])) for cut in work["cuts"])
-    if is_whole(work) and not (work["is_frozen"] or work["is_held"] or has_overlay):
+    if is_settled(work) and not has_overlay:
         return UNDONE
     note = notes.read(vm.files)
     if note is None:
         raise QvmError("the note of the running machine is gone", machine=vm.name)
-    if work.get("is_frozen"):
+    if work["is_frozen"]:
         freezing.thaw(note)
-    if work.get("is_held"):
+        work["is_frozen"] = 0
+    if work["is_held"]:
         with contextlib.suppress(OSError, QmpError):
             _go_on(note)
+            work["is_held"] = 0
     if qemu is not None:
         _join(vm, work, qemu)
     else:

@@ -307,7 +307,7 @@ class Remote(Store):
         self.root = root
         self.shown = f"ssh://{f'{user}@' if user else ''}{host}{f':{port}' if port else ''}{root}"
         self._argv = [
-            "ssh", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=15",
+            "ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=15",
             *(["-p", port] if port else []), *(["-l", user] if user else []), "--", host,
         ]  # fmt: skip
 

@@ -1,0 +1,277 @@
+"""archive that fails or is interrupted near its end: what it says is so, and nothing false is left.
+
+The steps that fail are replaced in a process of the test's own; all else is real.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+from conftest import QVM, Vm
+from test_archive import archived, byte, name_of, nothing_left, states, write, write_live
+
+Blank = Callable[..., Vm]
+
+MAIN = """
+from qvmsh.__main__ import main
+
+sys.exit(main())
+"""
+
+LISTED = """
+import os, signal, sys
+from qvmsh.machine.shelf import Shelf
+
+how, is_listed, write = sys.argv.pop(1), False, Shelf.write
+
+
+def interrupted(self, archive, *words):
+    global is_listed
+    if is_listed and how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(self, archive, *words)
+    if not is_listed and all(each.is_done for each in archive.points):
+        is_listed = True
+        if how == "signal":
+            os.kill(os.getpid(), signal.SIGINT)
+        else:
+            raise KeyboardInterrupt
+
+
+Shelf.write = interrupted
+"""
+"""Interrupted when the manifest lists the state as whole; `kill`: and killed when it is changed again."""
+
+NAMED = """
+import os, signal, sys
+from qvmsh.machine.stores import Folder
+
+how, rename = sys.argv.pop(1), Folder.rename
+
+
+def interrupted(self, old, new):
+    rename(self, old, new)
+    Folder.rename = rename
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "signal":
+        os.kill(os.getpid(), signal.SIGINT)
+    else:
+        raise KeyboardInterrupt
+
+
+Folder.rename = interrupted
+"""
+"""Interrupted when the new archive has its name."""
+
+NO_SETTINGS = """
+import sys
+from qvmsh.errors import QvmError
+from qvmsh.machine import archive_writer
+
+
+def fails(self):
+    raise QvmError("the connection to the store was cut off")
+
+
+archive_writer.Writer._put_settings = fails
+"""
+
+NO_ROOM = """
+import os, signal, sys
+from qvmsh.errors import QvmError
+from qvmsh.machine import archive_writer, archiving
+
+
+def fails(self, roles):
+    raise QvmError("no room")
+
+
+archive_writer.Writer.announce_changes = fails
+if sys.argv.pop(1) == "kill":
+    archiving._let_go = lambda note: os.kill(os.getpid(), signal.SIGKILL)
+else:
+    undo = archive_writer.Writer._undo
+
+    def slow(self):
+        import subprocess
+
+        print(subprocess.run(["qvm", "status", "-s"], capture_output=True, text=True).stdout)
+        undo(self)
+
+    archive_writer.Writer._undo = slow
+"""
+
+
+def run(vm: Vm, script: str, *words: str) -> subprocess.CompletedProcess[str]:
+    path = f"{os.path.dirname(QVM)}:{os.environ['PATH']}"
+    return subprocess.run(
+        [sys.executable, "-c", script + MAIN, *words], cwd=vm.directory,
+        env=vm.world.environ | {"PATH": path}, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        timeout=120, check=False,
+    )  # fmt: skip
+
+
+def bitmaps(vm: Vm) -> set[str]:
+    return set(re.findall(r"qvm-[0-9a-f]{16}-main", vm.ok("qmp", "query-named-block-nodes").out))
+
+
+def test_state_that_is_taken_back_is_listed_as_unfinished_before_its_files_go(blank: Blank) -> None:
+    """Killed then, no later state stands on what is half removed."""
+    vm = blank()
+    vm.ok("start", "--no-wait")
+    write_live(vm, "-P 1 0 64k")
+    first = archived(vm)
+    write_live(vm, "-P 2 1M 64k")
+    done = run(vm, LISTED, "kill", "archive")
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    write_live(vm, "-P 3 2M 64k")
+    second = archived(vm)
+    vm.ok("archive", "--verify")
+    vm.ok("kill")
+    vm.ok("restore", "latest", "../twin")
+    twin = Vm(vm.world, vm.world.home / "twin")
+    assert [byte(twin, at, "twin-backing.qcow2") for at in ("0", "1M", "2M")] == [1, 2, 3]
+    assert {name_of(first), name_of(second)} <= {f"{row['archive']}/{row['stamp']}" for row in states(vm)}
+    nothing_left(vm)
+
+
+def test_changes_stand_on_nothing_that_is_gone_or_cut_off(blank: Blank) -> None:
+    vm = blank()
+    vm.ok("start", "--no-wait")
+    write_live(vm, "-P 1 0 64k")
+    first = archived(vm)
+    folder = vm.directory / first["archive"]
+    path = folder / "demo-backing.qcow2"
+    path.write_bytes(path.read_bytes()[:-100])
+    second = archived(vm)
+    assert "copied whole: demo-backing.qcow2 of an earlier state is gone or cut off" in second["notes"]
+    (folder / f"demo-backing-{second['stamp']}.qcow2").unlink()
+    third = archived(vm)
+    assert not third["incremental"]
+    assert archived(vm)["incremental"]
+    assert "is good" in vm.ok("archive", "--verify", name_of(third)).out
+    vm.ok("kill")
+
+
+def test_base_that_is_gone_or_cut_off_is_archived_anew(blank: Blank) -> None:
+    vm = blank()
+    write(vm, 1, "0")
+    first = archived(vm)
+    (vm.directory / first["archive"] / "demo-base.qcow2").unlink()
+    write(vm, 2, "0")
+    second = archived(vm)
+    assert second["archive"] != first["archive"]
+    assert f"demo-base.qcow2 of {first['archive']} is gone or cut off: a new archive" in second["notes"]
+    assert "is good" in vm.ok("archive", "--verify", name_of(second)).out
+
+
+@pytest.mark.parametrize("script", [LISTED, NAMED])
+@pytest.mark.parametrize("how", ["signal", "raise"])
+def test_interruption_near_the_end_says_what_is_there(blank: Blank, script: str, how: str) -> None:
+    """A Ctrl-C finds it whole; whatever else fails takes it back."""
+    vm = blank()
+    if script == LISTED:
+        archived(vm)
+    write(vm, 1, "0")
+    before = states(vm)
+    done = run(vm, script, how, "archive")
+    assert done.returncode == 130, done.stderr
+    after = states(vm)
+    if how == "signal":
+        assert len(after) == len(before) + 1
+        assert f"demo: interrupted; {after[-1]['archive']}/{after[-1]['stamp']} is whole" in done.stderr
+    else:
+        assert after == before
+        assert "interrupted; the machine and its archives are as they were" in done.stderr
+    nothing_left(vm)
+    archived(vm)
+    vm.ok("archive", "--verify")
+
+
+def test_guest_that_is_held_goes_on_before_anything_is_undone(blank: Blank) -> None:
+    vm = blank()
+    vm.ok("start", "--no-wait")
+    done = run(vm, NO_ROOM, "look", "archive", "--savevm", "x")
+    assert done.returncode == 1, done.stderr
+    assert "no room" in done.stderr
+    assert "demo: running" in done.stdout
+    assert vm.ok("status", "-s").out.startswith("demo: running")
+    nothing_left(vm)
+    vm.ok("kill")
+
+
+def test_guest_that_is_held_goes_on_if_the_failing_archive_is_killed(blank: Blank) -> None:
+    vm = blank()
+    vm.ok("start", "--no-wait")
+    done = run(vm, NO_ROOM, "kill", "archive", "--savevm", "x")
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    deadline = time.monotonic() + 60
+    while "running" not in vm.qvm("status", "-s").out:
+        assert time.monotonic() < deadline, "the guest stands still"
+        time.sleep(0.1)
+    vm.ok("kill")
+
+
+def test_failed_states_leave_no_bitmaps(blank: Blank) -> None:
+    vm = blank()
+    vm.ok("start", "--no-wait")
+    archived(vm)
+    before = bitmaps(vm)
+    assert len(before) == 1
+    done = run(vm, NO_SETTINGS, "archive")
+    assert done.returncode == 1, done.stderr
+    assert bitmaps(vm) == before
+    assert archived(vm)["incremental"]
+    vm.ok("kill")
+
+
+SSH = """\
+#!/bin/sh
+while [ "$1" != -- ]; do shift; done
+shift 2
+case "$*" in
+*cat\\ \\>*base.qcow2*) touch ~/gone; exec sleep 100 ;;
+*rm\\ -rf*) [ ! -e ~/gone ] || { touch ~/hanging; exec sleep 200; } ;;
+esac
+exec sh -c "$*"
+"""  # a host that is gone: ssh waits
+
+
+def test_host_that_is_gone_holds_up_nobody_who_types_ctrl_c_again(blank: Blank) -> None:
+    vm = blank()
+    home = vm.world.home
+    (home / "bin").mkdir()
+    (home / "bin/ssh").write_text(SSH)
+    (home / "bin/ssh").chmod(0o755)
+    vm.ok("config", f"VM_ARCHIVE=ssh://far{home}/store")
+    env = vm.world.environ | {"PATH": f"{home / 'bin'}:{os.environ['PATH']}"}
+    child = subprocess.Popen(
+        [QVM, "archive"],
+        cwd=vm.directory,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    for mark in ("gone", "hanging"):
+        while not (home / mark).exists():
+            assert child.poll() is None
+            time.sleep(0.02)
+        time.sleep(0.3)
+        child.send_signal(signal.SIGINT)
+    said = child.communicate(timeout=60)[0]
+    assert child.returncode == 130, said
+    assert f"what it had begun in ssh://far{home}/store is there still, the next archive removes it" in said
+    assert "as they were" not in said
+    (home / "gone").unlink()
+    (home / "bin/ssh").write_text(SSH.replace("touch ~/gone; exec sleep 100", 'exec sh -c "$*"'))
+    vm.ok("archive", env=env)
+    assert not [path for path in (home / "store").iterdir() if ".part" in path.name]

@@ -350,8 +350,7 @@ def _sealed(this: Recipe, bench: Workbench, content: list[Package], seconds: flo
         os.rename(bench.path(name), os.path.join(ready, name))
         os.chmod(os.path.join(ready, name), 0o444)
     for name in (image, *this.kept):
-        with open(os.path.join(ready, name), "rb") as file:
-            os.fsync(file.fileno())
+        files.sync(os.path.join(ready, name))
     about = {
         "name": this.name,
         "packages": {package.name: package.version for package in content},

@@ -161,8 +161,7 @@ def make_overlay(vm: Machine, layers: Layers) -> None:
             layers.format,
             cwd=vm.directory,
         )
-        with open(part, "rb") as file:
-            os.fsync(file.fileno())
+        host_files.sync(part)
         owner.give(vm, part)
         os.rename(part, layers.overlay)
     except BaseException:

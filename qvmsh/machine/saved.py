@@ -21,6 +21,7 @@ import subprocess
 import time
 
 from qvmsh.errors import QmpError, QvmError, StateError, UsageError
+from qvmsh.host import files as host_files
 from qvmsh.machine import guest, sleep, state
 from qvmsh.qemu import ich9, qga, qmp
 
@@ -275,12 +276,6 @@ def sync_images(vm: Machine, files: list[str]) -> None:
     Args:
         files: from the machine's directory.
     """
-    for name in files:
-        try:
-            fd = os.open(os.path.join(vm.directory, name), os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:  # QEMU's name of something that is no plain file
-            continue
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+    for path in (os.path.join(vm.directory, name) for name in files):
+        if os.path.exists(path):  # else it is QEMU's name of something that is no file
+            host_files.sync(path)

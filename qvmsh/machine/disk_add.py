@@ -8,7 +8,9 @@ May import: `config`, `qemu`, `machine`.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
+from fractions import Fraction
 
 from qvmsh.config import devices
 from qvmsh.config.words import quote
@@ -38,7 +40,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-UNITS = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 MAKES = ("qcow2", "raw")
 """Formats in which an empty image is made."""
 
@@ -62,10 +64,9 @@ def bytes_of(text: str, now: int = 0) -> int:
     sign, digits = (bare[0], bare[1:]) if bare[:1] in ("+", "-") else ("", bare)
     number = digits.rstrip("iBbKkMmGgTt")
     unit = digits[len(number) :].upper().removesuffix("B").removesuffix("I")
-    try:
-        count = int(float(number) * UNITS[unit])
-    except (ValueError, KeyError, OverflowError):
-        raise UsageError(f"{text}: is no size", hint="a number and K, M, G or T: 512M, 10G, +5G") from None
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", number) or unit not in UNITS:
+        raise UsageError(f"{text}: is no size", hint="a number and K, M, G or T: 512M, 10G, +5G")
+    count = int(Fraction(number) * UNITS[unit])
     total = now + count if sign == "+" else now - count if sign == "-" else count
     if total <= 0 or total % 512:
         raise UsageError(f"{text}: a disk has a multiple of 512 bytes, and more than none")

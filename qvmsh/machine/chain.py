@@ -84,7 +84,7 @@ def _backings(folder: str) -> dict[str, set[str]]:
         return {}
     for path in entries:
         try:
-            backing = image.header(path).backing
+            backing = image.backing(path)
         except (OSError, QvmError):
             continue
         if backing:
@@ -157,7 +157,7 @@ def shown(vm: Machine, path: str) -> str:
 def base_of(path: str) -> str:
     """The file that the image at `path` stands on, "" where it stands on none."""
     try:
-        backing = image.header(path).backing
+        backing = image.backing(path)
     except (OSError, QvmError):
         return ""
     return os.path.realpath(image.backing_path(path, backing)) if backing else ""

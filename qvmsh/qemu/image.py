@@ -25,14 +25,15 @@ _FIXED = ">4sIQIIQIIQQIIQ"  # magic ... snapshots offset: the 72 bytes that ever
 _INCOMPATIBLE_CORRUPT, _INCOMPATIBLE_DATA_FILE = 2, 4
 _HEAD_BYTES = 4096  # what is read at once: the header, and its extensions
 _BACKING_FORMAT = 0xE2792ACA
+_DESCRIPTOR_BYTES = 1 << 16
 
 
 class Header:
     """What the first bytes of an image file say.
 
     Args:
-        format: `qcow2`, or `raw` for anything without a qcow2 header.
-        size_bytes: size of the virtual disk.
+        format: `qcow2`, its predecessor `qcow`, or `raw` for anything without such a header.
+        size_bytes: size of the virtual disk; of the file, where the format is `raw`.
         backing: name of the backing file as it stands in the image, "" if there is none.
         backing_format: of that file, as the image says; "" where it does not (`imagecheck.backing_format`).
         snapshots: number of internal snapshots.
@@ -88,6 +89,8 @@ def header(path: str) -> Header:
         if offset and length:
             file.seek(offset)
             backing = file.read(min(length, 1023))
+    if version == 1:  # what follows means something else there
+        return Header("qcow", size, os.fsdecode(backing))
     return Header(
         "qcow2",
         size,
@@ -110,6 +113,36 @@ def _backing_format(data: bytes, version: int) -> str:
             break
         at += 8 + -(-length // 8) * 8
     return ""
+
+
+def backing(path: str) -> str:
+    """Name of the backing file in an image of any format that QEMU gives one, "" if there is none.
+
+    Raises:
+        OSError: it cannot be read.
+        ImageError: it begins like a qcow2 image but is cut off.
+
+    Source: QEMU docs/interop/qed_spec.txt; VMware's Virtual Disk Format 5.0.
+    """
+    with open(path, "rb") as file:
+        data = file.read(_HEAD_BYTES)
+        if data[:4] == b"QED\0" and len(data) >= 64:
+            features, (offset, length) = (
+                struct.unpack("<Q", data[16:24])[0],
+                struct.unpack("<II", data[56:64]),
+            )
+            file.seek(offset)
+            return os.fsdecode(file.read(min(length, 1023))) if features & 1 else ""
+        if data[:4] == b"KDMV" and len(data) >= 44:
+            offset, length = struct.unpack("<QQ", data[28:44])
+            file.seek(offset * 512)
+            data = file.read(min(length * 512, _DESCRIPTOR_BYTES))
+        elif not data.startswith(b"# Disk DescriptorFile"):
+            return header(path).backing
+    import re
+
+    found = re.search(rb'^parentFileNameHint="([^"\n]*)"', data, re.MULTILINE)
+    return os.fsdecode(found[1]) if found else ""
 
 
 def backing_path(image: str, backing: str) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing import IO
 
 MAGIC = b"QFI\xfb"
+_FIRST_VERSION = b"\0\0\0\1"  # qcow, which has no snapshots
 _ENTRY = ">QIHHIIQII"  # L1 offset and size, lengths of id and name, date, nanoseconds, clock, vmstate, extra
 _ENTRY_BYTES = 40
 _MOST = 65536
@@ -70,7 +71,7 @@ def snapshots(path: str) -> list[Snapshot]:
 
 def _table(file: IO[bytes], path: str) -> list[Snapshot]:
     head = file.read(72)
-    if head[:4] != MAGIC or len(head) < 72:
+    if head[:4] != MAGIC or len(head) < 72 or head[4:8] == _FIRST_VERSION:
         return []
     count, offset = struct.unpack(">IQ", head[60:72])
     if not count:

@@ -44,7 +44,7 @@ def vm(blank: Blank) -> Vm:
     return blank(VM_DISKS="data.qcow2")
 
 
-@pytest.mark.parametrize("kind", ["vmdk", "qed"])
+@pytest.mark.parametrize("kind", ["vmdk", "qed", "qcow"])
 def test_a_base_in_another_format_keeps_its_format(vm: Vm, kind: str) -> None:
     base = on_base(vm, kind)
     vm.ok("start", "--no-wait")
@@ -81,6 +81,31 @@ def test_rebase_onto_what_no_name_tells_the_format_of_is_refused(vm: Vm) -> None
     assert refused.status == 1
     assert "moved looks like vmdk, but its name does not say so" in refused.err
     assert "hint: name it moved.vmdk" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("qed", ""), ("qcow", ""), ("vmdk", ""), ("vmdk", "subformat=twoGbMaxExtentSparse")],
+)
+def test_overlays_in_other_formats_keep_their_base_from_being_written_to(
+    vm: Vm, kind: str, options: str
+) -> None:
+    base = "a base with a long name.qcow2"
+    img(vm, "create", "-q", "-f", "qcow2" if kind != "vmdk" else kind, base, "16M")
+    words = ["-F", "qcow2" if kind != "vmdk" else kind, "-b", base, *(["-o", options] if options else [])]
+    img(vm, "create", "-q", "-f", kind, *words, f"data.{kind}")
+    vm.ok("config", f"VM_DISKS=data.{kind}\n{base}:{'qcow2' if kind != 'vmdk' else kind}")
+    assert disks(vm)["disk1"]["chain"] == [str(vm.directory / base)]
+    refused = vm.qvm("disk", "resize", "disk2", "32M")
+    assert refused.status == 1
+    assert f"cannot resize {base}: data.{kind} stands on it and would be silently wrong" in refused.err
+    refused = vm.qvm("disk", "commit", "disk1")
+    assert (refused.status, "only an overlay in qcow2 can be worked on" in refused.err) == (2, True)
+
+
+@pytest.mark.parametrize("text", ["++1G", "1_0M", "nan", "1e400", "10GiBB", "", "0.1K"])
+def test_resize_to_what_is_no_size_is_refused(vm: Vm, text: str) -> None:
+    assert vm.qvm("disk", "resize", "disk0", "--", text).status == 2
 
 
 def test_resize_reckons_from_the_disk_not_from_the_file(vm: Vm) -> None:

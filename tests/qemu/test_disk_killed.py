@@ -159,9 +159,14 @@ def test_rebase_killed_long(blank: Blank, is_on: bool) -> None:
     check_rebase(blank, LONG, is_on=is_on)
 
 
-def test_commit_killed_when_qemu_works_on_the_base_is_finished(blank: Blank) -> None:
+@pytest.mark.parametrize("is_link", [False, True])
+def test_commit_killed_when_qemu_works_on_the_base_is_finished(blank: Blank, is_link: bool) -> None:
     """The moment that chance would not find: what the guest wrote now would be lost at the next start."""
-    vm = make(blank, is_on=True)
+    vm = make(blank, is_on=False)
+    if is_link:
+        (vm.directory / DISK).rename(vm.directory.parent / "elsewhere.qcow2")
+        (vm.directory / DISK).symlink_to("../elsewhere.qcow2")
+    vm.ok("start", "--no-wait")
     vm.ok("qmp", "block-commit", "job-id=x", "device=disk0")
     for _ in range(100):
         if '"ready"' in vm.ok("qmp", "query-jobs").out:
@@ -182,6 +187,7 @@ def test_commit_killed_when_qemu_works_on_the_base_is_finished(blank: Blank) -> 
     vm.ok("kill")
     assert holds(vm, 1, 9, 3)
     assert stands_on(vm).endswith(BASE)
+    assert (vm.directory / DISK).is_symlink() == is_link
 
 
 def test_rebase_killed_when_its_header_is_written_and_its_tables_are_not(blank: Blank) -> None:

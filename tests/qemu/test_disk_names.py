@@ -108,6 +108,13 @@ def test_resize_to_what_is_no_size_is_refused(vm: Vm, text: str) -> None:
     assert vm.qvm("disk", "resize", "disk0", "--", text).status == 2
 
 
+def test_a_disk_of_words_without_a_format_has_the_one_that_qemu_takes_it_for(blank: Blank) -> None:
+    vm = blank(VM_QEMU_EXTRA="-drive file=w.img,if=virtio")
+    img(vm, "create", "-q", "-f", "vmdk", "w.img", "1G")
+    assert disks(vm)["drive0"]["format"] == "vmdk"
+    assert disks(vm)["drive0"]["size_bytes"] == 1 << 30
+
+
 def test_resize_reckons_from_the_disk_not_from_the_file(vm: Vm) -> None:
     vm.ok("config", "VM_DISKS=data.qed")
     img(vm, "create", "-q", "-f", "qed", "data.qed", "32M")

@@ -1,6 +1,6 @@
 """Files: atomic writes, private folders, copies that keep holes, room on the disk.
 
-May import: small modules of the standard library (one-shot path; heavier ones late).
+May import: `errors`; small modules of the standard library (one-shot path; heavier ones late).
 
     write_atomic("/vm/demo/.qvm/running", "runtime /run/user/1000/qvm/3f2a\n")
 """
@@ -10,13 +10,16 @@ from __future__ import annotations
 import errno
 import os
 
+from qvmsh.errors import QvmError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import IO
 
-_COPY_BYTES = 16 << 20
+SLICE_BYTES = 4 << 20
 _FICLONE = 0x40049409  # ioctl_ficlone(2): share the blocks where the file system can (btrfs, XFS)
+_NO_KERNEL_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
 
 
 def write_atomic(
@@ -133,48 +136,90 @@ def private_folder(path: str) -> None:
 def copy(source: str, target: str, checkpoint: Callable[[], None] | None = None) -> None:
     """Copy a file to a new `target`, sharing blocks or keeping holes, and sync it.
 
-    An unfinished copy is removed. Raises OSError (ENOSPC with no partial file left behind).
-    """
-    import fcntl
+    An unfinished copy is removed.
 
+    Raises:
+        OSError, QvmError: as `copy_open`.
+    """
     with open(source, "rb") as old, open(target, "xb") as new:
         try:
-            try:
-                fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
-            except OSError:
-                _copy_data(old.fileno(), new.fileno(), checkpoint)
+            copy_open(old.fileno(), new.fileno(), lambda _: checkpoint() if checkpoint else None)
             os.fsync(new.fileno())
         except BaseException:
             os.unlink(target)
             raise
 
 
-def _copy_data(old: int, new: int, checkpoint: Callable[[], None] | None) -> None:
-    """Copy the parts that hold data; the holes between them stay holes."""
-    size = os.fstat(old).st_size
-    os.ftruncate(new, size)
-    end = 0
+def copy_open(source: int, target: int, reached: Callable[[int], object]) -> None:
+    """Copy an open file to an empty one: sharing the blocks, else the parts that hold data; holes stay holes.
+
+    Args:
+        reached: is told up to which byte all has been copied.
+
+    Raises:
+        OSError: it cannot be written (ENOSPC), or read.
+        QvmError: `source` became shorter meanwhile; the end of the copy would be zeros.
+    """
+    import fcntl
+
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError:
+        _copy_data(source, target, reached)
+
+
+def _copy_data(source: int, target: int, reached: Callable[[int], object]) -> None:
+    size = os.fstat(source).st_size
+    os.ftruncate(target, size)
+    begin, end, copy = 0, 0, _kernel_copy
     while end < size:
         try:
-            begin = os.lseek(old, end, os.SEEK_DATA)
-            end = os.lseek(old, begin, os.SEEK_HOLE)
+            begin = os.lseek(source, end, os.SEEK_DATA)
+            end = os.lseek(source, begin, os.SEEK_HOLE)
         except OSError as error:
             if error.errno == errno.ENXIO:  # nothing but a hole up to the end
-                return
+                break
             begin, end = 0, size  # the file system does not know holes
-        os.lseek(new, begin, os.SEEK_SET)
-        os.lseek(old, begin, os.SEEK_SET)
-        left = end - begin
-        while left:
-            data = os.read(old, min(left, _COPY_BYTES))
-            if not data:
-                return
-            view = memoryview(data)
-            while view:
-                view = view[os.write(new, view) :]
-            left -= len(data)
-            if checkpoint:
-                checkpoint()
+        while begin < end:
+            try:
+                count = copy(source, target, min(end - begin, SLICE_BYTES), begin)
+            except OSError as error:
+                if copy is not _kernel_copy or error.errno not in _NO_KERNEL_COPY:
+                    raise
+                copy = _plain_copy
+                continue
+            if not count and copy is _kernel_copy:  # some file systems say so where there is more
+                copy = _plain_copy
+                continue
+            if not count:
+                break
+            begin += count
+            reached(begin)
+        if begin < end:
+            break
+    if os.fstat(source).st_size < size or begin < end:
+        name = os.path.basename(os.readlink(f"/proc/self/fd/{source}"))
+        raise QvmError(
+            f"{name} became shorter while it was copied", hint="end what writes to it, then try again"
+        )
+
+
+def _kernel_copy(source: int, target: int, count: int, at: int) -> int:
+    return os.copy_file_range(source, target, count, at, at)
+
+
+def _plain_copy(source: int, target: int, count: int, at: int) -> int:
+    data = os.pread(source, count, at)
+    write_at(target, data, at)
+    return len(data)
+
+
+def write_at(fd: int, data: bytes, at: int) -> None:
+    """Write all of `data` at a place of a file, however many writes it takes."""
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(fd, view, at)
+        view, at = view[count:], at + count
 
 
 def free_bytes(folder: str) -> int:

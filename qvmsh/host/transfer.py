@@ -1,6 +1,6 @@
 """Moving large files: copied with their holes, hashed on the way, compressed by the tools of the host.
 
-May import: the standard library; `xxhash`; `errors`.
+May import: the standard library; `xxhash`; `host.files`; `errors`.
 
     with open("demo-backing.qcow2", "rb") as source:
         sent = send(source.fileno(), target_fd, tell, checkpoint)      # sent.xxh128, sent.stored_bytes
@@ -11,8 +11,6 @@ slower than a good disk. It is made by a second thread that reads behind the cop
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import shutil
 import signal
@@ -20,23 +18,26 @@ import stat
 import subprocess
 import threading
 from dataclasses import dataclass
+from functools import partial
 
 import xxhash
 
 from qvmsh.errors import MissingProgramError, QvmError
+from qvmsh.host import files
+from qvmsh.host.files import SLICE_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import IO
 
     Tell = Callable[[int], None]
     """Is told how many bytes of the source have been done."""
 
-SLICE_BYTES = 4 << 20
 PACE_BYTES = 16 << 20
 """How much a gentle copy writes before the earlier part must be on the disk."""
-_FICLONE = 0x40049409  # ioctl_ficlone(2)
-_NO_KERNEL_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
+_BLOCK_BYTES = 1 << 16
+_ZEROS = bytes(_BLOCK_BYTES)
 
 
 @dataclass(frozen=True)
@@ -116,12 +117,17 @@ def send(
         return _through(compressor(compression), source, target, tell, checkpoint)
     if not stat.S_ISREG(os.fstat(target).st_mode):
         return _stream(source, target, tell, checkpoint)
+    pace = _Pace(target) if is_gentle else None
+
+    def reached(at: int) -> None:
+        if pace:
+            pace.reached(at)
+        tell(at)
+        checkpoint()
+
     hashing = _Hashing(source)
     try:
-        try:
-            fcntl.ioctl(target, _FICLONE, source)
-        except OSError:
-            _copy(source, target, tell, checkpoint, _Pace(target) if is_gentle else None)
+        files.copy_open(source, target, reached)
         while not hashing.join(0.2):
             checkpoint()
     except BaseException:
@@ -191,74 +197,71 @@ class _Pace:
             self._call(self._fd, self._offset(begin), self._offset(end - begin), flags)
 
 
-def _copy(
-    source: int, target: int, tell: Tell, checkpoint: Callable[[], None], pace: _Pace | None = None
-) -> None:
-    """Copy the parts that hold data; the holes between them stay holes.
-
-    Raises:
-        QvmError: `source` became shorter meanwhile; the end of the copy would be zeros.
-    """
-    size = os.fstat(source).st_size
-    os.ftruncate(target, size)
-    begin, end, copy = 0, 0, _kernel_copy
-    while end < size:
-        try:
-            begin = os.lseek(source, end, os.SEEK_DATA)
-            end = os.lseek(source, begin, os.SEEK_HOLE)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing but a hole up to the end
-                break
-            begin, end = 0, size  # the file system does not know holes
-        while begin < end:
-            try:
-                count = copy(source, target, min(end - begin, SLICE_BYTES), begin)
-            except OSError as error:
-                if copy is not _kernel_copy or error.errno not in _NO_KERNEL_COPY:
-                    raise
-                copy = _plain_copy
-                continue
-            if not count and copy is _kernel_copy:  # some file systems say so where there is more
-                copy = _plain_copy
-                continue
-            if not count:
-                break
-            begin += count
-            if pace:
-                pace.reached(begin)
-            tell(begin)
-            checkpoint()
-        if begin < end:
-            break
-    if os.fstat(source).st_size < size or begin < end:
-        name = os.path.basename(os.readlink(f"/proc/self/fd/{source}"))
-        raise QvmError(
-            f"{name} became shorter while it was copied", hint="end what writes to it, then try again"
-        )
-
-
-def _kernel_copy(source: int, target: int, count: int, at: int) -> int:
-    return os.copy_file_range(source, target, count, at, at)
-
-
-def _plain_copy(source: int, target: int, count: int, at: int) -> int:
-    data = os.pread(source, count, at)
-    done = 0
-    while done < len(data):
-        done += os.pwrite(target, memoryview(data)[done:], at + done)
-    return done
-
-
 def _stream(source: int, target: int, tell: Tell, checkpoint: Callable[[], None]) -> Sent:
     """Copy to or from a pipe, hashing what passes."""
     total, found = 0, xxhash.xxh3_128()
+    write = _Sparse(target).write if stat.S_ISREG(os.fstat(target).st_mode) else partial(write_all, target)
     while data := os.read(source, SLICE_BYTES):
         found.update(data)
-        write_all(target, data)
+        write(data)
         total += len(data)
         tell(total)
         checkpoint()
     return Sent(total, found.hexdigest())
+
+
+class _Sparse:
+    """An empty file that is written from its beginning to its end, with holes where there are only zeros."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._at = 0
+
+    def write(self, data: bytes) -> None:
+        """Write the next bytes."""
+        begin = 0
+        while begin < len(data):
+            end = min(len(data), begin + _BLOCK_BYTES - (self._at + begin) % _BLOCK_BYTES)
+            block = data[begin:end]
+            if block != _ZEROS[: len(block)]:
+                files.write_at(self._fd, block, self._at + begin)
+            begin = end
+        self._at += len(data)
+        os.ftruncate(self._fd, self._at)
+
+
+class _Receiving:
+    """What a program prints goes into an empty file, written by a thread: it must not wait for us."""
+
+    def __init__(self, source: IO[bytes], target: int) -> None:
+        self._source = source
+        self._target = target
+        self._error: OSError | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        file = _Sparse(self._target)
+        with self._source:  # closed early, the program ends
+            try:
+                while data := os.read(self._source.fileno(), 1 << 20):
+                    file.write(data)
+            except OSError as error:
+                self._error = error
+
+    def join(self) -> None:
+        """Wait until the program prints no more, or what it prints cannot be written."""
+        self._thread.join()
+
+    def end(self) -> None:
+        """Wait until all is written.
+
+        Raises:
+            OSError: it cannot be.
+        """
+        self.join()
+        if self._error:
+            raise self._error
 
 
 def write_all(fd: int, data: bytes) -> None:
@@ -325,6 +328,8 @@ def fetch(
 ) -> Sent:
     """The way back: copy what is stored to `target`, decompressed; the checksum is of what was stored.
 
+    `target` is an empty file; where the source has zeros it gets holes.
+
     Raises:
         OSError: as `send`.
         QvmError: the decompressor failed: what is stored is damaged.
@@ -335,19 +340,23 @@ def fetch(
         return _stream(source, target, tell, checkpoint)
     argv = [compressor(compression)[0], "-d", "-q", "-c"]
     with subprocess.Popen(
-        [*_ending_with_us(), *argv], stdin=subprocess.PIPE, stdout=target, stderr=subprocess.PIPE
+        [*_ending_with_us(), *argv], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as child:
         assert child.stdin is not None
+        assert child.stdout is not None
         assert child.stderr is not None
+        receiving = _Receiving(child.stdout, target)
         try:
             sent = _stream(source, child.stdin.fileno(), tell, checkpoint)
+            child.stdin.close()
+            receiving.end()
         except BrokenPipeError:  # it ended first, and says why
             sent = Sent(0, "")
+            receiving.end()
         except BaseException:
             child.kill()
+            receiving.join()
             raise
-        child.stdin.close()
-        child.stdin = None
         words = child.stderr.read().decode(errors="replace").splitlines()
         if child.wait():
             _require_no_interruption(child.returncode)

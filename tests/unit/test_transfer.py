@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from qvmsh.errors import QvmError
-from qvmsh.host.transfer import SLICE_BYTES, fetch, send
+from qvmsh.host.files import SLICE_BYTES, copy
+from qvmsh.host.transfer import COMPRESSORS, fetch, send
 
 
 @pytest.fixture
@@ -58,3 +62,58 @@ def test_program_that_fails_is_called_by_its_own_name(source: int, target: int) 
             send(source, null, lambda _: None, lambda: None, compression="gzip")
     finally:
         os.close(null)
+
+
+def held_bytes(fd: int) -> int:
+    return os.fstat(fd).st_blocks * 512
+
+
+def piped(data: bytes) -> int:
+    """A pipe out of which this comes."""
+    end, begin = os.pipe()
+
+    def write() -> None:
+        with open(begin, "wb") as file:
+            file.write(data)
+
+    threading.Thread(target=write).start()
+    return end
+
+
+@pytest.mark.parametrize("tool", ["", *COMPRESSORS])
+@pytest.mark.parametrize("tail", [b"", b"\0", b"x"])
+def test_what_comes_back_has_holes_where_there_are_only_zeros(tmp_path: Path, tool: str, tail: bytes) -> None:
+    if tool and not shutil.which(tool):
+        pytest.skip(f"{tool} is not installed")
+    noise = os.urandom(100_000)
+    data = bytes(2 * SLICE_BYTES + 77) + noise + bytes(SLICE_BYTES) + tail
+    (tmp_path / "source").write_bytes(data)
+    source = os.open(tmp_path / "source", os.O_RDONLY)
+    packed = os.open(tmp_path / "packed", os.O_RDWR | os.O_CREAT)
+    target = os.open(tmp_path / "target", os.O_RDWR | os.O_CREAT)
+    sent = send(source, packed, lambda _: None, lambda: None, compression=tool)
+    stored = piped((tmp_path / "packed").read_bytes())
+    assert fetch(stored, target, lambda _: None, lambda: None, compression=tool) == sent
+    assert (tmp_path / "target").read_bytes() == data
+    assert held_bytes(target) <= len(noise) + 4 * (1 << 16)
+    for fd in (source, packed, stored, target):
+        os.close(fd)
+
+
+def test_full_disk_is_told_while_a_program_unpacks(source: int, target: int) -> None:
+    os.pwrite(source, os.urandom(SLICE_BYTES), 0)
+    send(source, target, lambda _: None, lambda: None, compression="gzip")
+    os.lseek(target, 0, os.SEEK_SET)
+    full = os.open("/dev/full", os.O_RDWR)
+    with pytest.raises(OSError, match="No space left") as told:
+        fetch(target, full, lambda _: None, lambda: None, compression="gzip")
+    assert told.value.errno == errno.ENOSPC
+    os.close(full)
+
+
+def test_copied_file_that_becomes_shorter_leaves_no_copy(tmp_path: Path) -> None:
+    path = tmp_path / "source"
+    path.write_bytes(os.urandom(2 * SLICE_BYTES))
+    with pytest.raises(QvmError, match="source became shorter"):
+        copy(str(path), f"/dev/shm/{tmp_path.name}", lambda: os.truncate(path, SLICE_BYTES))
+    assert not os.path.exists(f"/dev/shm/{tmp_path.name}")

@@ -14,7 +14,7 @@ from qvmsh.errors import QvmError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import IO
 
 SLICE_BYTES = 4 << 20
@@ -230,21 +230,31 @@ def free_bytes(folder: str) -> int:
 
 def users_of(path: str) -> list[int]:
     """Pids of the processes that have `path` open, as far as this user may see them."""
-    try:
-        wanted = os.stat(path)
-    except OSError:
-        return []
-    found = []
-    for pid in os.listdir("/proc"):
+    return users_of_each([path]).get(path, [])
+
+
+def users_of_each(paths: Iterable[str]) -> dict[str, list[int]]:
+    """`users_of` of many files, in one look at all processes; only those that are open are in it."""
+    wanted: dict[tuple[int, int], list[str]] = {}
+    for path in paths:
+        try:
+            status = os.stat(path)
+        except OSError:
+            continue
+        wanted.setdefault((status.st_dev, status.st_ino), []).append(path)
+    found: dict[str, list[int]] = {}
+    for pid in os.listdir("/proc") if wanted else ():
         if not pid.isdigit():
             continue
+        held = set()
         try:
             with os.scandir(f"/proc/{pid}/fd") as fds:
                 for fd in fds:
                     status = os.stat(fd.path)
-                    if (status.st_dev, status.st_ino) == (wanted.st_dev, wanted.st_ino):
-                        found.append(int(pid))
-                        break
+                    held.add((status.st_dev, status.st_ino))
         except OSError:
-            continue
+            pass
+        for key in held & wanted.keys():
+            for path in wanted[key]:
+                found.setdefault(path, []).append(int(pid))
     return found

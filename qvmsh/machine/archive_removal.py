@@ -54,6 +54,8 @@ def rotate(vm: Machine, shelf: Shelf, wish: Wish, made: tuple[str, str]) -> list
         is_young = wish.keep_days is not None and time.time() - point.time < wish.keep_days * 86400
         if (wish.keep is not None and at < wish.keep) or is_young:
             kept.add((archive.folder, point.stamp))
+    if not _going(every, kept):
+        return []
     for archive, point in reversed(pairs):
         kept.add((archive.folder, point.stamp))
         try:
@@ -61,15 +63,8 @@ def rotate(vm: Machine, shelf: Shelf, wish: Wish, made: tuple[str, str]) -> list
             break
         except QvmError as error:
             vm.io.warn(f"{vm.name}: {error.what}; an older state is kept for it")
-    for archive, point in pairs:
-        if (archive.folder, point.stamp) in kept:
-            with contextlib.suppress(ImageError):  # what it stands on is gone already
-                kept |= {(archive.folder, each.stamp) for each in archive.chain(point)}
     removed = []
-    for archive in every:
-        gone = [each for each in archive.done if (archive.folder, each.stamp) not in kept]
-        if not gone:
-            continue
+    for archive, gone in _going(every, kept):
         obstacle = _obstacle(vm, shelf, archive, gone)
         if obstacle:
             vm.io.warn(f"{vm.name}: removed nothing from {archive.folder}: {obstacle}")
@@ -77,6 +72,25 @@ def rotate(vm: Machine, shelf: Shelf, wish: Wish, made: tuple[str, str]) -> list
         removed += [f"{archive.folder}/{each.stamp}" for each in gone]
         _remove(shelf, archive, gone)
     return removed
+
+
+def _going(every: Sequence[Archive], kept: set[tuple[str, str]]) -> list[tuple[Archive, list[Point]]]:
+    """The states of each archive that go where those stay, and all that they stand on.
+
+    Args:
+        kept: folders and stamps.
+    """
+    found = []
+    for archive in every:
+        staying = {stamp for folder, stamp in kept if folder == archive.folder}
+        for point in archive.done:
+            if (archive.folder, point.stamp) in kept:
+                with contextlib.suppress(ImageError):  # what it stands on is gone already
+                    staying |= {each.stamp for each in archive.chain(point)}
+        gone = [each for each in archive.done if each.stamp not in staying]
+        if gone:
+            found.append((archive, gone))
+    return found
 
 
 @log.failures
@@ -230,15 +244,14 @@ def _obstacle(vm: Machine, shelf: Shelf, archive: Archive, gone: Sequence[Point]
     ]  # fmt: skip
     if others:
         return f"{others[0]} is in it, which is not the archive's"
-    for name in sorted(names):
-        path = shelf.store.path(archive.folder, name)
-        if path is None:
-            continue
-        users = image.users(path)
-        if users:
-            return f"{name} is in use by {', '.join(users)}"
-        going = {os.path.realpath(os.path.join(os.path.dirname(path), each)) for each in names}
-        above = [each for each in chain.overlays_on(path, vm) if each not in going]
-        if above:
-            return f"{chain.shown(vm, above[0])} stands on {name}"
+    paths = [path for name in sorted(names) if (path := shelf.store.path(archive.folder, name))]
+    users = image.users_of_each(paths)
+    going = set(map(os.path.realpath, paths))
+    for path, above in chain.overlays_on_each(paths, vm).items():
+        name = os.path.basename(path)
+        if path in users:
+            return f"{name} is in use by {', '.join(users[path])}"
+        staying = [each for each in above if each not in going]
+        if staying:
+            return f"{chain.shown(vm, staying[0])} stands on {name}"
     return ""

@@ -50,7 +50,13 @@ def overlays_on(path: str, vm: Machine | None = None) -> list[str]:
 
     Looked for beside the image, in the machine's directory, and in those of all known machines.
     """
-    return _above(_standing([path], vm), path)
+    return overlays_on_each([path], vm)[path]
+
+
+def overlays_on_each(paths: Sequence[str], vm: Machine | None = None) -> dict[str, list[str]]:
+    """`overlays_on` of many images, in one look at the folders."""
+    standing = _standing(paths, vm)
+    return {path: _above(standing, path) for path in paths}
 
 
 def _standing(paths: Sequence[str], vm: Machine | None) -> dict[str, set[str]]:
@@ -137,9 +143,8 @@ def require_top(vm: Machine, paths: Sequence[str], what: str) -> None:
     Raises:
         ImageError: one does; nothing has been changed.
     """
-    standing = _standing(paths, vm)
-    for path in paths:
-        for overlay in _above(standing, path):
+    for path, above in overlays_on_each(paths, vm).items():
+        for overlay in above:
             raise ImageError(
                 f"cannot {what}: {shown(vm, overlay)} stands on {os.path.basename(path)}, which the guest "
                 "writes to, and would be silently wrong",

@@ -16,7 +16,7 @@ from qvmsh.errors import ImageError, QvmError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from typing import Any
 
     from qvmsh.host.accounts import Account
@@ -344,9 +344,16 @@ def in_use(path: str, machine: str | None) -> ImageError:
 
 def users(path: str) -> list[str]:
     """Who has the image open, in words: `machine demo, pid 4711, since 10:02:33`."""
+    return users_of_each([path]).get(path, [])
+
+
+def users_of_each(paths: Iterable[str]) -> dict[str, list[str]]:
+    """`users` of many images, in one look at all processes; only those that others have open are in it."""
     from qvmsh.host import files
 
-    return [_user(pid) for pid in files.users_of(path) if pid != os.getpid()]
+    found = files.users_of_each(paths).items()
+    words = {path: [_user(pid) for pid in pids if pid != os.getpid()] for path, pids in found}
+    return {path: names for path, names in words.items() if names}
 
 
 def _user(pid: int) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -85,10 +86,11 @@ def test_keep_and_keep_days_alone_and_together(vm: Vm) -> None:
         ["--keep", "0"], ["--keep", "-1"], ["--keep", "many"], ["--keep", "1.5"], ["--keep", ""], ["--keep"],
         ["--keep-days", "0"], ["--keep-days", "-2"], ["--keep-days", "week"], ["--keep-days", "nan"],
         ["--keep-days", "inf"], ["--keep-days", "-inf"], ["--keep", "0", "--keep-days", "1"],
-        ["--keep", "2", "--list"], ["--keep-days", "2", "--verify"],
+        ["--keep", "2", "--list"], ["--keep-days", "2", "--verify"], ["--list", "--full"],
+        ["--list", "--drop-snapshots"], ["--verify", "-b"], ["--delete", "latest", "-f"],
     ],
 )  # fmt: skip
-def test_keep_of_nothing_or_of_no_number_is_refused(blank: Blank, words: list[str]) -> None:
+def test_options_that_mean_nothing_here_are_refused(blank: Blank, words: list[str]) -> None:
     vm = blank()
     archived(vm)
     before = names(vm)
@@ -319,3 +321,66 @@ def test_state_just_made_stays_among_states_that_an_older_qvm_put_in_order(blank
     assert names(vm) == [second]
     vm.ok("restore", "--force", second)
     assert byte(vm, "0") == 2
+
+
+READS = """
+import sys
+from qvmsh.machine import archive_keeping
+
+original = archive_keeping.require_whole
+
+
+def told(vm, shelf, archive, point, *words):
+    print("read", point.stamp, file=sys.stderr)
+    return original(vm, shelf, archive, point, *words)
+
+
+archive_keeping.require_whole = told
+sys.argv = ["qvm", *sys.argv[1:]]
+from qvmsh.__main__ import main
+
+sys.exit(main())
+"""
+
+
+def test_states_are_read_back_only_where_something_would_go(vm: Vm) -> None:
+    for keep, is_read in (("5", False), ("4", True)):
+        done = subprocess.run(
+            [sys.executable, "-c", READS, "archive", "--keep", keep],
+            cwd=vm.directory, env=vm.world.environ, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert ("read " in done.stderr) is is_read
+
+
+LOOKS = """
+import atexit, os, sys
+
+looks, real = {}, os.scandir
+atexit.register(lambda: print(max(looks.values()), file=sys.stderr))
+
+
+def counted(path="."):
+    looks[str(path)] = looks.get(str(path), 0) + 1
+    return real(path)
+
+
+os.scandir = counted
+sys.argv = ["qvm", *sys.argv[1:]]
+from qvmsh.__main__ import main
+
+sys.exit(main())
+"""
+
+
+def test_looks_at_processes_and_folders_do_not_grow_with_the_states(vm: Vm) -> None:
+    looks = []
+    for keep in ("4", "1"):  # one goes, then three
+        done = subprocess.run(
+            [sys.executable, "-c", LOOKS, "archive", "--keep", keep],
+            cwd=vm.directory, env=vm.world.environ, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        looks.append(int(done.stderr.split()[-1]))
+    assert len(names(vm)) == 1
+    assert looks[0] == looks[1]

@@ -12,6 +12,7 @@ name: a kernel, a CD with a guest's first settings, a hook. What is not taken is
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import itertools
@@ -20,6 +21,7 @@ import shutil
 import stat
 import tarfile
 from dataclasses import dataclass, field
+from pathlib import PurePath
 
 from qvmsh.config.variables import VARIABLES
 from qvmsh.errors import ImageError
@@ -168,15 +170,21 @@ def unpack(path: str, place: Callable[[str], str | None], label: str) -> None:
     Raises:
         ImageError: it is damaged, or holds what does not belong there; nothing is written outside.
     """
+    files: set[str] = set()
+    folders: set[str] = set()
     try:
         with tarfile.open(path) as tar:
             for member in tar:
                 clean = os.path.normpath(member.name)
+                files.add(clean)
+                folders.update(map(str, PurePath(clean).parents))
                 if not member.isfile() or not is_lasting(clean):
                     raise ImageError(
                         f"{label} holds {member.name}, which does not belong there",
                         hint="somebody has changed it; restore another state",
                     )
+                if files & folders:
+                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), clean)
                 target = place(clean)
                 source = tar.extractfile(member)
                 if target is None or source is None:
@@ -186,6 +194,11 @@ def unpack(path: str, place: Callable[[str], str | None], label: str) -> None:
                     shutil.copyfileobj(source, file)
                     file.flush()
                     os.fsync(file.fileno())
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise ImageError(
+            f"{label} holds {clean}, for which there is no place: {error.strerror}",
+            hint="a file is where it needs a folder, or the other way round; restore another state",
+        ) from None
     except (tarfile.TarError, EOFError, UnicodeError) as error:
         raise ImageError(f"{label} is damaged: {error}", hint="restore another state") from None
 

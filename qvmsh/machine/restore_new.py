@@ -81,7 +81,7 @@ def new(
         io.warn(f"{name}: interrupted; {'it is made all the same' if is_made else 'nothing was left behind'}")
         raise
     except OSError as error:
-        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY) and final in (error.filename, error.filename2):
             raise UsageError(f"restore: {name} has just been made by somebody else") from None
         hint = "nothing was left behind"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

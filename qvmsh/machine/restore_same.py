@@ -13,6 +13,7 @@ Where everything belongs, and what stands against it, is `restore_plan`.
 
 from __future__ import annotations
 
+import errno
 import os
 
 from qvmsh.config import devices, edit, files
@@ -136,6 +137,8 @@ def _make(vm: Machine, reader: Reader, plan: Plan, work: dict[str, Any]) -> None
         is_wanted = name.startswith(STATE) or (not os.path.lexists(path) and is_known(vm, name))
         if not is_wanted or os.path.realpath(path) != path or path in made:  # never through a link
             return None
+        if os.path.isdir(path):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
         work["swap"] += _pairs(vm, [path])
         interrupted.write(vm, work)
         os.makedirs(os.path.dirname(path), exist_ok=True)

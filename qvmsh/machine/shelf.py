@@ -211,7 +211,8 @@ def parse(folder: str, text: str) -> Archive:
         ("layers", dict),
         ("points", list),
     ):
-        if not isinstance(found.get(key), kind):
+        value = found.get(key)
+        if not isinstance(value, kind) or (isinstance(value, str) and not _fits("str", value)):
             raise ValueError(f"{key!r} is missing, or no {kind.__name__}")
     layers = {}
     for role, rows in found["layers"].items():
@@ -296,6 +297,15 @@ def _made(kind: type, row: Any) -> Any:
     return kind(**row)
 
 
+def _is_encodable(text: str) -> bool:
+    """True if a file may be called so: half a character of JSON (`"\\ud83d"`) is none."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _fits(kind: str, value: Any) -> bool:
     if kind.startswith("list["):
         inner = kind[5:-1]
@@ -303,7 +313,7 @@ def _fits(kind: str, value: Any) -> bool:
     if isinstance(value, bool):
         return kind == "bool"
     if isinstance(value, str):
-        return kind == "str" and "\0" not in value
+        return kind == "str" and "\0" not in value and _is_encodable(value)
     if isinstance(value, int):
         return 0 <= value < (LAST_S if kind == "float" else 2**62) and kind in ("int", "float")
     return kind == "float" and isinstance(value, float) and 0.0 <= value < LAST_S

@@ -132,6 +132,9 @@ MANIFESTS: list[Callable[[dict[str, Any]], None]] = [
     lambda found: found["points"][0].update(stamp="../../../made"),
     lambda found: found["points"][0].update(parts=7),
     lambda found: found.update(points="none"),
+    lambda found: found.update(directory="\ud83d"),
+    lambda found: found.update(directory="a\0b"),
+    lambda found: part(found).update(source="x\ud83d"),
     lambda found: part(found).update(format="raw,file.filename=/etc/passwd"),
 ]
 
@@ -220,6 +223,24 @@ def test_settings_that_do_not_belong_there_are_refused(
     for words in (["latest"], ["latest", "../made"]):
         told(vm.qvm("restore", "--force", *words), 1, says="which does not belong there")
     told(vm.qvm("archive", "--verify", "--boot"), 1)
+    assert byte(vm, "0") == 2
+    nothing_left(vm)
+
+
+@pytest.mark.parametrize("names", [("x", "x/y"), ("x/y", "x"), ("y/x", "y/x/x/x")])
+def test_settings_with_a_file_where_a_folder_is_are_refused(vm: Vm, names: tuple[str, str]) -> None:
+    settings(vm, *((f".qvm/tpm/{name}", "x") for name in names))
+    for words in (["latest"], ["latest", "../made"]):
+        told(vm.qvm("restore", "--force", *words), 1, says="for which there is no place")
+    assert not (vm.world.home / "made").exists()
+    assert byte(vm, "0") == 2
+    nothing_left(vm)
+
+
+def test_settings_do_not_take_the_place_of_a_folder(vm: Vm) -> None:
+    (vm.directory / ".qvm/tpm/x").mkdir(parents=True)
+    settings(vm, (".qvm/tpm/x", "x"))
+    told(vm.qvm("restore", "--force", "latest"), 1, says="for which there is no place")
     assert byte(vm, "0") == 2
     nothing_left(vm)
 

@@ -75,7 +75,8 @@ def find(vm: Machine | None, word: str) -> tuple[Shelf, Archive, Point]:
     if "://" in word:
         return _by_place(vm, word.rstrip("/"), word.rstrip("/").rpartition("/"))
     path = os.path.abspath(os.path.expanduser(word))
-    is_local = os.path.isdir(path) and ("/" in word or vm is None or not _is_own(vm, word))
+    is_near = bool(split(word)[1]) and (vm is None or not _is_own(vm, word))
+    is_local = os.path.isdir(path) and ("/" in word or is_near)
     if is_local or ("/" in word and os.path.isdir(os.path.dirname(path)) and not _is_of_shelf(vm, word)):
         return _by_place(vm, word, (os.path.dirname(path), "/", os.path.basename(path)))
     if vm is None:

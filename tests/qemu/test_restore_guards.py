@@ -413,3 +413,22 @@ def test_restored_state_is_in_the_archive_until_it_is_written_to(blank: Blank, w
     assert byte(vm, "1M") == 2
     write(vm, 3, "1M")
     assert vm.qvm("restore", name_of(made)).status == 3
+
+
+def test_folder_here_is_an_archive_only_by_its_name_or_a_path(blank: Blank) -> None:
+    vm = blank()
+    write(vm, 1, "0")
+    made = archived(vm)
+    for name in ("latest", made["stamp"]):
+        (vm.world.home / name).mkdir()
+        result = vm.world.run("-C", vm.directory, "restore", name, cwd=vm.world.home)
+        assert result.status == 0, str(result)
+    refused = vm.world.run("-C", vm.directory, "restore", "./latest", cwd=vm.world.home)
+    assert refused.status == 2
+    vm.world.run("restore", made["archive"], vm.world.home / "twin", cwd=vm.directory)
+    assert (vm.world.home / "twin/.vmrc").exists()
+    alone = vm.world.run("restore", made["archive"], vm.world.home / "other", cwd=vm.world.home)
+    assert "there is no archive" in alone.err
+    (vm.directory / made["archive"]).rename(vm.world.home / made["archive"])
+    vm.world.run("restore", made["archive"], "other", cwd=vm.world.home)
+    assert (vm.world.home / "other/.vmrc").exists()

@@ -72,8 +72,7 @@ def same(vm: Machine, shelf: Shelf, archive: Archive, point: Point, *, is_forced
                 hint="`qvm restore ARCHIVE DIR` makes a new machine",
             )  # fmt: skip
         # the note of a whole restore is as long as that of an unfinished one: a full disk has room for it
-        is_other = archive.uuid not in ("", identity.known_uuid(vm))
-        work = interrupted.begin(vm, "restore", swap=pairs, is_ready=0, is_other=int(is_other))
+        work = interrupted.begin(vm, "restore", swap=pairs, is_ready=0, uuid=archive.uuid)
         try:
             settle(vm, work, is_clearing=True)
             _make(vm, Reader(vm.io, tools.qemu_img(vm), shelf, archive, point, vm.files.state), plan, work)
@@ -238,7 +237,8 @@ def settle(vm: Machine, work: dict[str, Any], *, is_clearing: bool = False) -> s
             folders.add(os.path.dirname(path))
     for folder in folders:
         host_files.sync_folder(folder)
-    if work["is_ready"] and work.get("is_other"):  # another guest, with another host key
+    is_other = work.get("uuid", "") not in ("", identity.known_uuid(vm))
+    if work["is_ready"] and is_other:  # another guest, with another host key
         host_files.remove(vm.files.known_hosts)
     for name in () if is_clearing else os.listdir(vm.files.state):
         if name.endswith(NEW):

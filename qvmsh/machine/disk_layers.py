@@ -215,7 +215,7 @@ def _require_room_for(vm: Machine, disk: Volume, layers: list[str]) -> None:
 
 
 def _require_qcow2(vm: Machine, disk: Volume, what: str) -> None:
-    """Other formats may have a base too, but qvm does not read where they say so."""
+    """Other formats may have a base too, but the journal and a commit while on know only qcow2."""
     if disk.format != "qcow2":
         raise UsageError(
             f"disk {what}: {disk.id} is {disk.format}, and only an overlay in qcow2 can be worked on",

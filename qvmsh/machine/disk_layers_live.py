@@ -20,7 +20,7 @@ from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
 from qvmsh.machine import owner, saved, snapshots, state, tools
 from qvmsh.machine.snapshot_store import Live
-from qvmsh.machine.unfinished import LAYER, Journal
+from qvmsh.machine.unfinished import Journal, layer, remove_layer
 from qvmsh.machine.volumes import file_of
 from qvmsh.qemu import image, imagecheck, qmp
 
@@ -127,8 +127,7 @@ def settle(store: Live, data: dict[str, Any]) -> str:
         if not os.path.samefile(_file(store.vm, row), path):
             _under_new_layer(store, path, data["node"], data["device"], pid)
             return "is finished"
-    with owner.rights(store.vm):
-        host_files.remove(_layer(path))
+    remove_layer(store.vm, path)
     return "is undone: what the disk holds is the same" if job is not None else "has ended"
 
 
@@ -165,29 +164,24 @@ def _options(pid: int, node: str) -> dict[str, Any] | None:
     return None
 
 
-def _layer(path: str) -> str:
-    """Where the empty overlay is made for a disk, which may be a link."""
-    return os.path.realpath(path) + LAYER
-
-
 def _new_layer(vm: Machine, path: str) -> None:
     """An empty overlay like the one at `path`, on what that stands on.
 
     The base is not looked for (`-u`): QEMU finds a relative name beside the link, if the disk is one.
     """
-    header, layer = image.header(path), _layer(path)
+    header, place = image.header(path), layer(path)
     kind = imagecheck.backing_format(tools.qemu_img(vm), path)
     account = owner.acting(vm)
     with owner.rights(vm):
-        host_files.remove(layer)
-    words = ["create", "-q", "-u", "-f", "qcow2", "-F", kind, "-b", header.backing, layer]
+        host_files.remove(place)
+    words = ["create", "-q", "-u", "-f", "qcow2", "-F", kind, "-b", header.backing, place]
     words.append(str(header.size_bytes))
     image.run(tools.qemu_img(vm), words, what=f"make an empty {os.path.basename(path)}", account=account)
     was = os.stat(path)
     with owner.rights(vm):
-        os.chmod(layer, was.st_mode & 0o7777)
+        os.chmod(place, was.st_mode & 0o7777)
     if account is None and os.geteuid() == 0:
-        os.chown(layer, was.st_uid, was.st_gid)
+        os.chown(place, was.st_uid, was.st_gid)
 
 
 def _under_new_layer(store: Live, path: str, node: str, device: str, pid: int) -> None:
@@ -197,11 +191,11 @@ def _under_new_layer(store: Live, path: str, node: str, device: str, pid: int) -
     nodes = {each["node-name"] for each in store.jobs.execute("query-named-block-nodes", {"flat": True})}
     if node in nodes:  # the overlay that is no longer in use
         store.jobs.execute("blockdev-del", {"node-name": node})
-    layer, place = _layer(path), os.path.realpath(path)
-    if not os.path.exists(layer):
+    place = os.path.realpath(path)
+    if not os.path.exists(layer(path)):
         _new_layer(store.vm, path)
     with owner.rights(store.vm):
-        os.rename(layer, place)
+        os.rename(layer(path), place)
     host_files.sync_folder(os.path.dirname(place))
     base = _row(store, lambda each: each.get("qdev") == device)["inserted"]["node-name"]
     store.jobs.execute("blockdev-add", {**options, "backing": None})

@@ -13,6 +13,7 @@ asked of `machine.chain`.
 from __future__ import annotations
 
 import os
+import re
 
 from qvmsh.errors import ImageError, QvmError, StateError, UsageError
 from qvmsh.host import process
@@ -66,8 +67,10 @@ def one(vm: Machine, found: list[Volume], name: str | None) -> Volume:
     """The disk that a word means: its id, else its path, else its file's name; None = the machine's own.
 
     Raises:
-        UsageError: there is no such disk, or the name is that of several.
+        UsageError: there is no such disk, or none at all, or the name is that of several.
     """
+    if not found:
+        raise UsageError("it has no disks", machine=vm.name)
     if name is None:
         return found[0]
     path = os.path.normpath(vm.settings.located(name))
@@ -148,13 +151,13 @@ def run(vm: Machine, words: list[str], what: str, after: str = "") -> None:
 def cut_off(vm: Machine) -> str:
     """The image that a killed `disk add` was making, "" if there is none."""
     try:
-        with open(owner.opened(vm, vm.files.adding), errors="surrogateescape") as file:
-            path = file.read()
+        with open(owner.opened(vm, vm.files.adding), "rb") as file:
+            path = os.fsdecode(file.read(4096))
     except OSError:
         return ""
-    number = path.rpartition(".part")[2]
-    is_part = os.path.isabs(path) and number.isascii() and number.isdigit()
-    return path if is_part and os.path.lexists(path) and not process.exists(int(number)) else ""
+    part = re.fullmatch(r"/.*\.part([0-9]{1,9})", path, re.DOTALL)
+    is_left = part is not None and os.path.lexists(path) and not process.exists(int(part[1]))
+    return path if is_left else ""
 
 
 def forget_changes(vm: Machine, path: str) -> None:

@@ -433,6 +433,18 @@ def _restore(store: Store, data: dict[str, Any]) -> str:
     return "is undone: the disks are as they were before"
 
 
+def layer(path: str) -> str:
+    """Where a commit while on makes the empty overlay for a disk, which may be a link."""
+    return os.path.realpath(path) + LAYER
+
+
+def remove_layer(vm: Machine, path: str) -> None:
+    """Remove that overlay, if there is one; behind a link to where the owner may not look there is none."""
+    with owner.rights(vm):
+        if os.path.lexists(layer(path)):
+            host_files.remove(layer(path))
+
+
 def _block_job(store: Store, data: dict[str, Any]) -> str:
     """Of a machine that is off, or has ended: the guest wrote nothing in between.
 
@@ -445,8 +457,7 @@ def _block_job(store: Store, data: dict[str, Any]) -> str:
         return disk_layers_live.settle(store, data)
     outcome = "ended with QEMU: what the disk holds is the same"
     for each in store.volumes:
-        with owner.rights(store.vm):
-            host_files.remove(os.path.realpath(each.path) + LAYER)
+        remove_layer(store.vm, each.path)
         if "backing" in data and image.header(each.path).backing != data["backing"]:
             below = ["-F", data["backing_format"]] if data["backing"] else []
             words = ["rebase", "-u", "-f", "qcow2", *below, "-b", data["backing"], image.safe_name(each.path)]

@@ -248,6 +248,13 @@ def test_resize_of_the_only_disk_needs_no_name(blank: Blank) -> None:
     assert "hint: `qvm disk resize disk0 64M`; there are: disk0, disk1" in refused.err
 
 
+def test_a_machine_without_disks_says_so(blank: Blank) -> None:
+    vm = blank(VM_QEMU_ARGS="-m 64")
+    for words in (["resize", "1G"], ["commit"]):
+        refused = vm.qvm("disk", *words)
+        assert (refused.status, refused.err) == (2, "qvm: demo: it has no disks\n")
+
+
 def test_snapshot_among_the_extra_words_is_refused_where_it_would_not_act(blank: Blank) -> None:
     vm = blank(VM_QEMU_EXTRA="-snapshot")
     refused = vm.qvm("start", "--no-wait")

@@ -36,7 +36,8 @@ def run(
         bridge: networking through a bridge of the host.
         base_only: run the base image, without the overlay.
         disposable: all changes vanish when the machine stops.
-        force: although other images stand on those that the guest writes to.
+        force: although other images stand on those that the guest writes to; with --loadvm although
+            the hardware is not that of then: what cannot be loaded is undone.
         loadvm: continue from this saved state (`stop --savevm`).
     """
     from qvmsh.machine import lifecycle

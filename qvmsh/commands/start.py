@@ -39,13 +39,16 @@ def start(
         base_only: run the base image, without the overlay.
         disposable: all changes vanish when the machine stops.
         encapsulate: show the screen as text in a session of tmux or screen (VM_QEMU_DISPLAY=curses).
-        force: although other images stand on those that the guest writes to.
+        force: although other images stand on those that the guest writes to; with --loadvm although
+            the hardware is not that of then: what cannot be loaded is undone.
         loadvm: continue from this saved state (`stop --savevm`).
         ssh_attempts: how often ssh is tried, 2 s each (VM_SSH_ATTEMPTS).
         wait: return as soon as QEMU runs, without waiting for the guest.
 
     Raises:
-        StateError: it is running already, or another command is at work on it.
+        StateError: it is running already, or another command is at work on it; the saved state is not
+            there, or does not fit.
+        QmpError: the state could not be loaded; the disks are as they were, and nothing runs.
         LaunchError: QEMU ended; its own words are in the details.
         DeadlineError: the guest did not answer in time; the machine is left running.
     """

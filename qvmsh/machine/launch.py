@@ -33,7 +33,6 @@ from qvmsh.machine import (
     logs,
     owner,
     ports,
-    saved,
     state,
     tools,
     tpm,
@@ -153,7 +152,8 @@ def _settle(vm: Machine, what: str) -> None:
     try:
         told = unfinished.settle(vm)
     except (QvmError, OSError) as error:
-        if is_strict and not (verb in ("start", "run") and unfinished.is_deletion(vm)):
+        # the disks as they are now are whole without the end of a deletion
+        if is_strict and not (verb in ("start", "run") and unfinished.is_of(vm, "delete")):
             raise
         vm.io.warn(f"{vm.name}: {error.what if isinstance(error, QvmError) else error}")
     else:
@@ -385,8 +385,9 @@ class _Attempt:
                 self.begun.append(qemu)
             self._greeting(qemu.child, note)
             if self.plan.loadvm:
-                with vm.io.stage(f"loading the state {self.plan.loadvm}"):
-                    saved.load(vm, note, self.plan.loadvm)
+                from qvmsh.machine import snapshot_restore
+
+                snapshot_restore.load(vm, note, self.plan.loadvm, is_forced=self.plan.is_forced)
             for overlay in overlays.values():
                 os.unlink(os.path.join(vm.directory, overlay))
             return qemu

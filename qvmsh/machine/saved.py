@@ -1,9 +1,8 @@
-"""Saved state: the memory of a machine as a snapshot in its disks, taken and taken up again.
+"""Saved state: the memory of a machine as a snapshot in its disks. `snapshot_restore.load` takes it up again.
 
 May import: `qemu`, `machine`.
 
-    save(vm, "ready", has_suspend=True)       # suspend -> snapshot; the guest stays stopped
-    load(vm, note, "ready")                   # into a QEMU that was started with -S
+    save(vm, note, "ready", has_suspend=True)       # suspend -> snapshot; the guest stays stopped
 
 The guest is sent to sleep first, so that it expects not to run for a while and reads the clock
 when it wakes. QEMU before 9.0 loads a sleeping machine as one that runs and can never be woken
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
 
     from qvmsh.machine.machine import Machine
     from qvmsh.machine.note import Note
-    from qvmsh.machine.snapshot_store import Live
-    from qvmsh.machine.volumes import Volume
 
 CLOCK_S = 0.5
 """How long the agent of a guest that answers ssh may take: the same can be done by ssh at once."""
@@ -160,59 +157,6 @@ def let_go(exchange: qmp.Exchange) -> None:
     exchange.ask("cont", timeout_s=30.0)
     if exchange.ask("query-status")["status"] == "suspended":
         sleep.wake(exchange)
-
-
-def load(vm: Machine, note: Note, name: str) -> None:
-    """Load the snapshot `name` into a QEMU that was started with `-S`, and let the guest run.
-
-    Raises:
-        StateError: there is no such snapshot on every disk, or it has no memory.
-        QmpError: QEMU cannot load it. The guest must then never run: end QEMU.
-    """
-    from qvmsh.machine import snapshots
-
-    try:
-        with snapshots.live(vm, note) as (store, disks):
-            _load(store, disks, name)
-    except OSError as error:
-        raise QmpError(
-            f"QEMU went away while it loaded the snapshot {name}: {error}", machine=vm.name
-        ) from None
-    note.loading = ""  # from here on the guest's memory is whole
-    note.write(vm.files.note)
-    with exchange(note) as conversation:
-        let_go(conversation)
-
-
-def _load(store: Live, disks: list[Volume], name: str) -> None:
-    from qvmsh.machine import blockers, catalogue, snapshots
-
-    vm = store.vm
-    blockers.require(vm, disks, "load a snapshot")
-    known = catalogue.Catalogue.read(vm)
-    entry = known.entries.get(name)
-    tag = snapshots.resolve(store, name, entry)
-    if not store.memory_bytes(tag):
-        from qvmsh.machine.snapshot_reports import word
-
-        raise StateError(
-            f"the snapshot {name} holds only disks, no memory",
-            machine=vm.name,
-            hint=f"`qvm snapshot restore {word(name)}` puts the disks back while the machine is off",
-        )
-    snapshots.require_one_moment(store, name, tag, entry)
-    try:
-        store.bitmaps()
-        store.apply(tag)
-    except QmpError as error:
-        raise QmpError(
-            f"cannot load the snapshot {name}: {error.what.removeprefix('snapshot-load: ')}",
-            machine=vm.name,
-            details=catalogue.differences(vm, entry or {}),
-            hint="it was saved on other hardware, or by another QEMU: set machine type, memory, vcpus "
-            "and devices as they were then",
-        ) from None
-    known.moved_to(name)
 
 
 def put_clock_right(vm: Machine, note: Note, *, has_ssh: bool = True) -> str:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+NEXT_IS_WHOLE = "the next incremental archive will be a full one (its dirty bitmaps are gone)"
+"""What follows from going back: a bitmap tells what was written since, not what was taken back."""
+
 MOST_DEPTH = 12
 """How far the tree goes to the right: every night a snapshot is no reason for lines of 700 columns."""
 
@@ -138,8 +141,7 @@ class SnapshotRestored(Report):
 
             text += f"; `qvm start --loadvm {quote(self.snapshot)}` goes on with its memory"
         if self.bitmaps:
-            text += f"\n{self.machine}: the next incremental archive will be a full one"
-            text += " (its dirty bitmaps are gone)"
+            text += f"\n{self.machine}: {NEXT_IS_WHOLE}"
         return text
 
 

@@ -3,6 +3,7 @@
 May import: `host`, `qemu`, `machine`.
 
     restore(vm, "ready", is_forced=False, is_waiting=True)
+    load(vm, note, "ready", is_forced=False)        # `start --loadvm`: into a QEMU that waits (-S)
 
 The present state is kept as a snapshot of its own until the other one is whole.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import time
 
-from qvmsh.errors import StateError
+from qvmsh.errors import ImageError, QmpError, StateError
 from qvmsh.machine import (
     blockers,
     catalogue,
@@ -27,16 +28,17 @@ from qvmsh.machine import (
     volumes,
 )
 from qvmsh.machine.catalogue import Catalogue
-from qvmsh.machine.snapshot_reports import SnapshotRestored, word
+from qvmsh.machine.snapshot_reports import NEXT_IS_WHOLE, SnapshotRestored, word
 from qvmsh.machine.snapshot_store import Images, Live, Store
 from qvmsh.machine.unfinished import BACK, Journal
-from qvmsh.qemu import ich9
+from qvmsh.qemu import ich9, qcow2
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from qvmsh.machine.machine import Machine
+    from qvmsh.machine.note import Note
 
 
 @log.failures
@@ -57,7 +59,15 @@ def restore(
             disks = [each for each in disks if each not in left]
         blockers.require(vm, disks, "restore a snapshot")
         tag = snapshots.resolve(store, name, entry)
-        _require_fitting(store, name, tag, entry, seen, is_forced=is_forced)
+        if isinstance(store, Live) and not store.memory_bytes(tag):
+            raise StateError(
+                f"the snapshot {name} holds only disks, no memory; the machine is {seen.kind}",
+                machine=vm.name,
+                hint=f"`qvm stop`, then `qvm snapshot restore {word(name)}`, then `qvm start`",
+                actual=seen.kind,
+            )
+        snapshots.require_one_moment(store, name, tag, entry, is_forced=is_forced)
+        _require_fitting(store, name, tag, entry, is_forced=is_forced)
         if isinstance(store, Live):
             count = _restore_live(store, seen, name, tag)
         else:
@@ -90,25 +100,16 @@ def restore(
 
 
 def _require_fitting(
-    store: Store, name: str, tag: str, entry: dict[str, Any] | None, seen: state.Observation, *,
-    is_forced: bool,
-) -> None:  # fmt: skip
-    """Refuse (or, for disks alone, warn) where moment, disks or hardware are not those of then.
+    store: Store, name: str, tag: str, entry: dict[str, Any] | None, *, is_forced: bool
+) -> None:
+    """Refuse (or, for disks alone, warn) where disks or hardware are not those of then.
 
     Raises:
-        StateError: disks of different moments; memory for other hardware; a disk that has gone.
+        StateError: memory for other hardware; a disk that has gone.
     """
-    vm, has_memory = store.vm, bool(store.memory_bytes(tag))
+    vm = store.vm
     if isinstance(store, Live):
-        if not has_memory:
-            raise StateError(
-                f"the snapshot {name} holds only disks, no memory; the machine is {seen.kind}",
-                machine=vm.name,
-                hint=f"`qvm stop`, then `qvm snapshot restore {word(name)}`, then `qvm start`",
-                actual=seen.kind,
-            )
         store.require_no_number(tag)
-    snapshots.require_one_moment(store, name, tag, entry, is_forced=is_forced)
     gone = snapshot_fit.gone(store.volumes, entry)
     if gone and not is_forced:
         raise StateError(
@@ -126,22 +127,37 @@ def _require_fitting(
                 f"the hardware is not that of the snapshot {name}: {other[0]}",
                 machine=vm.name,
                 details=other[1:],
-                hint="set it as it was and restart; `--force` tries, and undoes what cannot be loaded",
+                hint="set it as it was and start anew; `--force` tries, and undoes what cannot be loaded",
             )
-    elif has_memory:
+    elif store.memory_bytes(tag):
         for each in other:
             vm.io.warn(f"{vm.name}: {each}: the memory of {name} will not load so")
 
 
-def _restore_off(store: Store, name: str, tag: str) -> int:
-    vm = store.vm
-    journal = Journal(store, "restore", name, was_running=False, has_memory=False)
-    with vm.io.stage(f"restoring {name}"), journal:
-        store.create(BACK, has_memory=False)
-        journal.write(phase="load")
-        count = store.bitmaps()
+def _put_back(store: Store, journal: Journal, tag: str, *, has_memory: bool, stage: str) -> int:
+    """Put the disks (and the memory) back; what they were stays as `BACK`, the journal is at "clean" then.
+
+    Args:
+        has_memory: the memory is kept too.
+
+    Returns:
+        How many dirty bitmaps had to go.
+    """
+    io = store.vm.io
+    store.delete(BACK)  # of a restore whose journal has gone
+    with io.stage("keeping the present state"):
+        store.create(BACK, has_memory=has_memory)
+    journal.write(phase="load")
+    count = store.bitmaps()
+    with io.stage(stage):
         store.apply(tag)
-        journal.write(phase="clean")
+    journal.write(phase="clean")
+    return count
+
+
+def _restore_off(store: Store, name: str, tag: str) -> int:
+    with Journal(store, "restore", name, was_running=False, has_memory=False) as journal:
+        count = _put_back(store, journal, tag, has_memory=False, stage=f"restoring {name}")
         store.delete(BACK)
     return count
 
@@ -157,23 +173,89 @@ def _restore_live(store: Live, seen: state.Observation, name: str, tag: str) -> 
         blockers.of_devices(store.exchange)
         or blockers.of_room(store.volumes[0], blockers.memory_bytes(seen.pid))
     )
-    journal = Journal(store, "restore", name, was_running=is_running, has_memory=has_way_back)
-    with journal:
+    with Journal(store, "restore", name, was_running=is_running, has_memory=has_way_back) as journal:
         saved.hold(store.exchange, registers)
-        with vm.io.stage("keeping the present state"):
-            store.create(BACK, has_memory=has_way_back)
-        journal.write(phase="load")
         note.loading = name
         note.write(vm.files.note)
-        count = store.bitmaps()
-        with vm.io.stage(f"restoring {name}"):
-            store.apply(tag)
-        journal.write(phase="clean")
-        note.loading = ""
+        count = _put_back(store, journal, tag, has_memory=has_way_back, stage=f"restoring {name}")
         note.is_clock_behind = not is_running
-        note.write(vm.files.note)
+        _loaded(vm, note)
         guest.close(vm, note)
         if is_running:
             saved.let_go(store.exchange)
         store.delete(BACK)
     return count
+
+
+def _loaded(vm: Machine, note: Note) -> None:
+    """From here on the guest's memory is whole."""
+    note.loading = ""
+    note.write(vm.files.note)
+
+
+def load(vm: Machine, note: Note, name: str, *, is_forced: bool) -> None:
+    """Load a snapshot into a QEMU that was started with `-S`, and let the guest run.
+
+    Where the disks are as they were when it was taken, as after `stop --savevm`, there is nothing to lose,
+    and no way back is kept.
+
+    Args:
+        is_forced: although the hardware is not that of then.
+
+    Raises:
+        StateError: there is no such snapshot on every disk, it has no memory, or it does not fit.
+        QmpError: QEMU cannot load it. The disks are as they were; the guest must never run: end QEMU.
+    """
+    with snapshots.live(vm, note) as (store, disks):
+        blockers.require(vm, disks, "load a snapshot")
+        known = Catalogue.read(vm)
+        entry = known.entries.get(name)
+        tag = snapshots.resolve(store, name, entry)
+        if not store.memory_bytes(tag):
+            raise StateError(
+                f"the snapshot {name} holds only disks, no memory",
+                machine=vm.name,
+                hint=f"`qvm snapshot restore {word(name)}` puts the disks back while the machine is off",
+            )
+        snapshots.require_one_moment(store, name, tag, entry)
+        _require_fitting(store, name, tag, entry, is_forced=is_forced)
+        try:
+            count = _load(store, note, name, tag)
+        except QmpError as error:
+            error.machine = vm.name
+            error.what = f"cannot load the snapshot {name}: {error.what.removeprefix('snapshot-load: ')}"
+            error.details = (*catalogue.differences(vm, entry or {}), *error.details)
+            error.hint = error.hint or (
+                "it was saved on other hardware, or by another QEMU: set machine type, memory, vcpus "
+                "and devices as they were then"
+            )
+            raise
+        known.moved_to(name)
+    if count:
+        vm.io.warn(f"{vm.name}: {NEXT_IS_WHOLE}")
+
+
+def _load(store: Live, note: Note, name: str, tag: str) -> int:
+    """Load, and let the guest run; return how many dirty bitmaps had to go."""
+    vm, stage = store.vm, f"loading the state {name}"
+    if _is_as_then(store, tag):
+        count = store.bitmaps()
+        with vm.io.stage(stage):
+            store.apply(tag)
+        _loaded(vm, note)
+        saved.let_go(store.exchange)
+        return count
+    with Journal(store, "load", name, was_running=True, has_memory=False) as journal:
+        count = _put_back(store, journal, tag, has_memory=False, stage=stage)
+        _loaded(vm, note)
+        saved.let_go(store.exchange)
+        store.delete(BACK)
+    return count
+
+
+def _is_as_then(store: Live, tag: str) -> bool:
+    """True if nothing was written to any disk since the snapshot; of a QEMU whose guest has not run yet."""
+    try:
+        return all(qcow2.is_as_then(each.path, store.tags(each)[tag].id) for each in store.volumes)
+    except (OSError, ValueError, ImageError):  # what cannot be compared may be lost
+        return False

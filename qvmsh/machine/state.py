@@ -137,9 +137,12 @@ def _loading(vm: Machine, pid: int, note: Note) -> Observation:
     if by and by.what.partition(" ")[0] in ("start", "run", "snapshot"):
         return Observation(STARTING, f"{by} loads the state {note.loading}", pid, note)
     if os.path.lexists(vm.files.unfinished):
+        from qvmsh.machine import unfinished
+
+        verb = "start" if unfinished.is_of(vm, "load") else "snapshot restore"
         return Observation(
             BROKEN,
-            f"the `qvm snapshot restore` that was loading {note.loading} has gone; the guest must not go on",
+            f"the `qvm {verb}` that was loading {note.loading} has gone; the guest must not go on",
             pid,
             note,
             "`qvm doctor --fix` goes back to the state before; so does the next command that changes it",

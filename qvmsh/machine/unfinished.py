@@ -63,6 +63,7 @@ WORDS = {
     "save": "the save of the snapshot",
     "delete": "the deletion of the snapshot",
     "restore": "the restore of the snapshot",
+    "load": "the start from the snapshot",
     "commit": "the commit of",
     "rebase": "the rebase of",
 }
@@ -91,7 +92,7 @@ class Journal:
     """What is under way, on the disk before it begins.
 
     Args:
-        what: `save`, `delete`, `restore`; `commit`, `rebase` of a disk while the machine is on.
+        what: `save`, `delete`, `restore`, `load` (`start --loadvm`); `commit`, `rebase` of a disk.
         name: the snapshot.
         was_running: the guest has to go on afterwards, however it ends.
         has_memory: what is saved (or kept as the way back) holds memory.
@@ -202,13 +203,13 @@ def read(vm: Machine) -> dict[str, Any] | None:
     return found
 
 
-def is_deletion(vm: Machine) -> bool:
-    """What was cut off is a deletion: the disks as they are now are whole without its end."""
+def is_of(vm: Machine, what: str) -> bool:
+    """True if it is work of that kind that was cut off."""
     try:
         data = read(vm)
     except QvmError:
         return False
-    return data is not None and data["what"] == "delete"
+    return data is not None and data["what"] == what
 
 
 def settle(vm: Machine) -> str:
@@ -282,6 +283,8 @@ def told(vm: Machine) -> str:
 
 
 def _settle_live(vm: Machine, note: Note, data: dict[str, Any]) -> str:
+    if data["what"] == "load" and data["phase"] != "clean":
+        return _back_off(vm, note, data)
     with _live(vm, note, data) as store:
         store.jobs.drain()
         if data["is_frozen"]:
@@ -292,9 +295,9 @@ def _settle_live(vm: Machine, note: Note, data: dict[str, Any]) -> str:
         if note.loading:
             guest.close(vm, note)
             _loaded(vm, note)
-        if data["was_running"] and store.jobs.execute("query-status")["status"] == "paused":
+        if data["was_running"] and store.jobs.execute("query-status")["status"] in ("paused", "prelaunch"):
             saved.let_go(store.exchange)
-        if data["was_running"] and data["has_memory"]:
+        if data["was_running"] and (data["has_memory"] or data["what"] == "load"):
             saved.put_clock_right(vm, note, has_ssh=False)  # it stood still meanwhile
         return outcome
 
@@ -355,13 +358,18 @@ def _back_live(vm: Machine, note: Note, data: dict[str, Any], store: Live) -> st
             if data["was_running"]:
                 saved.put_clock_right(vm, note, has_ssh=False)
             return "is undone: the guest is as it was before"
+    return _back_off(vm, note, data) + "; QEMU had to be ended"
+
+
+def _back_off(vm: Machine, note: Note, data: dict[str, Any]) -> str:
+    """End a QEMU whose guest must never run, and put its disks back."""
     pid = locks.holder(vm.files.pid_file)
     if pid is not None:
         from qvmsh.machine import power
 
         with process.Process(pid) as handle:
             power.kill_process(handle, note)
-    return _settle_off(vm, data) + "; QEMU had to be ended, its disks are as they were before"
+    return _settle_off(vm, data)
 
 
 def _loaded(vm: Machine, note: Note) -> None:
@@ -468,5 +476,6 @@ def _block_job(store: Store, data: dict[str, Any]) -> str:
 
 
 _STEPS = {
-    "save": _save, "delete": _delete, "restore": _restore, "commit": _block_job, "rebase": _block_job,
+    "save": _save, "delete": _delete, "restore": _restore, "load": _restore, "commit": _block_job,
+    "rebase": _block_job,
 }  # fmt: skip

@@ -130,33 +130,59 @@ def changed(path: str, first: str | None, second: str | None) -> int:
         ImageError: there is no such snapshot, or the file is no qcow2 image.
     """
     with open(path, "rb") as file:
-        by_id = {each.id: each for each in _table(file, path)}
-        file.seek(0)
-        head = file.read(112)
-        if head[:4] != MAGIC:
-            raise ImageError(f"{os.path.basename(path)} is not in format qcow2")
-        bits = struct.unpack(">I", head[20:24])[0]
-        size, l1_entries, l1_offset = (
-            *struct.unpack(">Q", head[24:32]),
-            struct.unpack(">I", head[36:40])[0],
-            struct.unpack(">Q", head[40:48])[0],
-        )
-        version = struct.unpack(">I", head[4:8])[0]
-        flags = struct.unpack(">Q", head[72:80])[0] if version >= 3 else 0
-        words = 2 if flags & _EXTENDED_L2 else 1
-        tables = []
-        for each in (first, second):
-            at, entries, of_bytes = l1_offset, l1_entries, size
-            if each is not None:
-                if each not in by_id:
-                    raise ImageError(f"there is no snapshot {each} in {os.path.basename(path)}")
-                at, entries = by_id[each].l1_offset, by_id[each].l1_entries
-                of_bytes = by_id[each].disk_bytes or size
-            cluster = 1 << bits
-            per_table = cluster // (8 * words)
-            most = -(-of_bytes // (cluster * per_table))  # what lies behind the disk is the memory
-            tables.append((_words(file, at, entries)[:most], of_bytes))
-        return _differences(file, tables, bits, words)
+        return _differences(file, *_disk_tables(file, path, (first, second)))
+
+
+def is_as_then(path: str, snapshot: str) -> bool:
+    """True if nothing was written to the disk since the snapshot of that id was taken; reads two tables.
+
+    Raises:
+        ImageError, OSError, ValueError: there is no such snapshot, or a table cannot be read.
+    """
+    with open(path, "rb") as file:
+        tables, _, _ = _disk_tables(file, path, (snapshot, None))
+    (then, then_bytes), (now, now_bytes) = tables
+    return then_bytes == now_bytes and [each & _OFFSET for each in then] == [each & _OFFSET for each in now]
+
+
+def _disk_tables(
+    file: IO[bytes], path: str, moments: tuple[str | None, ...]
+) -> tuple[list[tuple[array[int], int]], int, int]:
+    """The first table and the size of a disk at each moment.
+
+    Args:
+        moments: ids of snapshots, None for the disk as it is now.
+
+    Returns:
+        Those; the bits of a cluster's size; the words of an entry in a second table.
+    """
+    by_id = {each.id: each for each in _table(file, path)}
+    file.seek(0)
+    head = file.read(112)
+    if head[:4] != MAGIC:
+        raise ImageError(f"{os.path.basename(path)} is not in format qcow2")
+    bits = struct.unpack(">I", head[20:24])[0]
+    size, l1_entries, l1_offset = (
+        *struct.unpack(">Q", head[24:32]),
+        struct.unpack(">I", head[36:40])[0],
+        struct.unpack(">Q", head[40:48])[0],
+    )
+    version = struct.unpack(">I", head[4:8])[0]
+    flags = struct.unpack(">Q", head[72:80])[0] if version >= 3 else 0
+    words = 2 if flags & _EXTENDED_L2 else 1
+    tables = []
+    for each in moments:
+        at, entries, of_bytes = l1_offset, l1_entries, size
+        if each is not None:
+            if each not in by_id:
+                raise ImageError(f"there is no snapshot {each} in {os.path.basename(path)}")
+            at, entries = by_id[each].l1_offset, by_id[each].l1_entries
+            of_bytes = by_id[each].disk_bytes or size
+        cluster = 1 << bits
+        per_table = cluster // (8 * words)
+        most = -(-of_bytes // (cluster * per_table))  # what lies behind the disk is the memory
+        tables.append((_words(file, at, entries)[:most], of_bytes))
+    return tables, bits, words
 
 
 def _words(file: IO[bytes], offset: int, count: int) -> array[int]:

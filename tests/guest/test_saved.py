@@ -77,6 +77,9 @@ def test_loadvm_of_other_hardware_is_refused_and_nothing_runs(guest: Vm) -> None
     guest.ok("ssh", "echo kept > note; sync")
     guest.ok("stop", "-s", "ready")
     result = guest.qvm("--set", "VM_MACHINE_MEM=300", "start", "-l", "ready")
+    assert result.status == 3
+    assert "demo: the hardware is not that of the snapshot ready: VM_MACHINE_MEM was " in result.err
+    result = guest.qvm("--set", "VM_MACHINE_MEM=300", "start", "--force", "-l", "ready")
     assert result.status == 1
     assert "demo: cannot load the snapshot ready" in result.err
     assert "hint: it was saved on other hardware" in result.err

@@ -146,10 +146,13 @@ def test_other_machine_type_refused_while_on_warned_of_while_off(two: Vm) -> Non
     two.ok("kill")
     told = two.ok("snapshot", "restore", "pc")  # the disks fit any hardware
     assert "VM_QEMU_MACHINE was pc, and is q35: the memory of pc will not load so" in told.err
-    failed = two.qvm("start", "--no-wait", "--loadvm", "pc")
+    refused = two.qvm("start", "--no-wait", "--loadvm", "pc")
+    assert refused.status == 3
+    assert "the hardware is not that of the snapshot pc: the machine type was pc-i440fx-" in refused.err
+    assert "VM_QEMU_MACHINE was pc, and is q35" in refused.err
+    failed = two.qvm("start", "--no-wait", "--force", "--loadvm", "pc")
     assert failed.status == 1
     assert "cannot load the snapshot pc" in failed.err
-    assert "VM_QEMU_MACHINE was pc, and is q35" in failed.err
     assert two.qvm("status", "-s").out == "demo: stopped\n"
     two.set(VM_QEMU_MACHINE="pc")
     two.ok("start", "--no-wait", "--loadvm", "pc")

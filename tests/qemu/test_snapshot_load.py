@@ -1,0 +1,176 @@
+"""`start --loadvm` with real QEMU and two disks: it goes on from the state, or the disks are as they were."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Vm
+
+from qvmsh.qemu import qcow2
+
+Blank = Callable[..., Vm]
+DISKS = ["demo-backing.qcow2", "data.qcow2"]
+
+
+def img(vm: Vm, *words: str) -> str:
+    argv = ["qemu-img", *words]
+    return subprocess.run(argv, cwd=vm.directory, capture_output=True, text=True, check=True).stdout
+
+
+def write(vm: Vm, pattern: int) -> None:
+    for disk in DISKS:
+        argv = ["qemu-io", "-f", "qcow2", "-c", f"write -P {pattern} 1M 64k", disk]
+        subprocess.run(argv, cwd=vm.directory, capture_output=True, check=True)
+
+
+def content(vm: Vm, *patterns: int) -> list[int]:
+    """Which pattern each disk holds."""
+    found = []
+    for disk in DISKS:
+        for pattern in patterns:
+            argv = ["qemu-io", "-U", "-r", "-f", "qcow2", "-c", f"read -P {pattern} 1M 64k", disk]
+            done = subprocess.run(argv, cwd=vm.directory, capture_output=True, text=True)
+            if "verification failed" not in done.stdout + done.stderr:
+                found.append(pattern)
+    return found
+
+
+def tags(vm: Vm) -> list[list[str]]:
+    return [[each.name for each in qcow2.snapshots(str(vm.directory / disk))] for disk in DISKS]
+
+
+def settled(vm: Vm) -> None:
+    assert not list((vm.directory / ".qvm").glob("*unfinished*"))
+    for disk in DISKS:
+        img(vm, "check", "-q", disk)
+
+
+def spoil(disk: Path) -> None:
+    """Let the first snapshot's table of a disk lie where nothing is."""
+    with disk.open("r+b") as file:
+        offset = struct.unpack(">Q", file.read(72)[64:72])[0]
+        file.seek(offset)
+        file.write(struct.pack(">Q", 0x7FFFFFFF00000001))
+
+
+@pytest.fixture
+def saved(blank: Blank) -> Vm:
+    """A machine that is off, with the saved state `work`."""
+    vm = blank(VM_DISKS="data.qcow2")
+    img(vm, "create", "-q", "-f", "qcow2", DISKS[1], "16M")
+    write(vm, 1)
+    vm.ok("start", "--no-wait")
+    vm.ok("stop", "--savevm", "work", "--no-suspend")
+    return vm
+
+
+def test_state_of_other_hardware_is_refused_and_the_disks_keep_what_they_hold(saved: Vm) -> None:
+    write(saved, 2)
+    saved.set(VM_MACHINE_MEM="96")
+    refused = saved.qvm("start", "--no-wait", "--loadvm", "work")
+    assert refused.status == 3
+    assert "the hardware is not that of the snapshot work: VM_MACHINE_MEM was 64, and is 96" in refused.err
+    assert content(saved, 1, 2) == [2, 2]
+    failed = saved.qvm("start", "--no-wait", "--force", "--loadvm", "work")
+    assert failed.status == 1, str(failed)
+    assert "demo: cannot load the snapshot work: " in failed.err
+    assert "the start from the snapshot work, begun " in failed.err
+    assert "is undone: the disks are as they were before" in failed.err
+    assert content(saved, 1, 2) == [2, 2]
+    assert saved.qvm("status", "-s").out == "demo: stopped\n"
+    assert tags(saved) == [["work"]] * 2
+    settled(saved)
+    saved.set(VM_MACHINE_MEM="64")
+    saved.ok("start", "--no-wait", "--loadvm", "work")
+    saved.ok("kill")
+    assert content(saved, 1, 2) == [1, 1]
+    assert tags(saved) == [["work"]] * 2
+    settled(saved)
+
+
+def test_load_that_fails_on_the_second_disk_leaves_no_mixture(saved: Vm) -> None:
+    write(saved, 2)
+    spoil(saved.directory / DISKS[1])
+    failed = saved.qvm("start", "--no-wait", "--loadvm", "work")
+    assert failed.status == 1
+    assert "is undone: the disks are as they were before" in failed.err
+    assert content(saved, 1, 2) == [2, 2]
+    saved.ok("start", "--no-wait")
+    assert content(saved, 1, 2) == [2, 2]
+
+
+def test_start_killed_between_two_disks_goes_back_on_both(saved: Vm) -> None:
+    """The moment that chance would not find."""
+    write(saved, 2)
+    for disk in DISKS:
+        img(saved, "snapshot", "-c", ".qvm-back", disk)
+    img(saved, "snapshot", "-a", "work", DISKS[0])
+    journal = {
+        "what": "load", "name": "work", "phase": "load", "was_running": True, "has_memory": False,
+        "is_frozen": False, "entry": None, "disks": [["disk0", DISKS[0]], ["disk1", DISKS[1]]], "pid": 1,
+        "since": "2026-11-21 10:00:00",
+    }  # fmt: skip
+    (saved.directory / ".qvm/snapshot.unfinished").write_text(json.dumps(journal))
+    assert content(saved, 1, 2) == [1, 2]
+    told = saved.ok("start", "--no-wait").err
+    assert "the start from the snapshot work, begun 2026-11-21 10:00:00, is undone" in told
+    assert content(saved, 1, 2) == [2, 2]
+    assert tags(saved) == [["work"]] * 2
+
+
+def test_start_killed_while_qemu_loads_ends_it_and_goes_back(saved: Vm) -> None:
+    saved.ok("start", "--no-wait")
+    saved.ok("pause")
+    for disk in ("disk0", "disk1"):
+        saved.ok("qmp", "blockdev-snapshot-internal-sync", f"device={disk}", "name=.qvm-back")
+    note = saved.directory / ".qvm/running"
+    note.write_text(note.read_text().replace("loading \n", "loading work\n"))
+    journal = {
+        "what": "load", "name": "work", "phase": "load", "was_running": True, "has_memory": False,
+        "is_frozen": False, "entry": None, "disks": [["disk0", DISKS[0]], ["disk1", DISKS[1]]], "pid": 1,
+        "since": "2026-11-21 10:00:00",
+    }  # fmt: skip
+    (saved.directory / ".qvm/snapshot.unfinished").write_text(json.dumps(journal))
+    assert "the `qvm start` that was loading work has gone" in saved.qvm("status").out
+    told = saved.qvm("resume")
+    assert told.status == 3
+    assert "is undone: the disks are as they were before" in told.err
+    assert saved.qvm("status").out.startswith("demo: stopped")
+    assert tags(saved) == [["work"]] * 2
+    settled(saved)
+
+
+def test_disks_as_they_were_need_no_way_back(saved: Vm) -> None:
+    at = {disk: qcow2.snapshots(str(saved.directory / disk))[0].id for disk in DISKS}
+    assert all(qcow2.is_as_then(str(saved.directory / disk), at[disk]) for disk in DISKS)
+    saved.ok("start", "--no-wait", "--loadvm", "work")
+    saved.ok("kill")
+    write(saved, 1)  # in place of shared clusters
+    assert not any(qcow2.is_as_then(str(saved.directory / disk), at[disk]) for disk in DISKS)
+    img(saved, "create", "-q", "-f", "qcow2", "other.qcow2", "16M")
+    img(saved, "snapshot", "-c", "a", "other.qcow2")
+    assert qcow2.is_as_then(str(saved.directory / "other.qcow2"), "1")
+    img(saved, "resize", "-q", "other.qcow2", "17M")
+    assert not qcow2.is_as_then(str(saved.directory / "other.qcow2"), "1")
+
+
+def test_load_says_that_the_next_archive_will_be_whole(saved: Vm) -> None:
+    img(saved, "bitmap", "--add", DISKS[1], "archive")
+    told = saved.ok("start", "--no-wait", "--loadvm", "work").err
+    assert "demo: the next incremental archive will be a full one" in told
+
+
+def test_way_back_of_another_restore_is_not_taken_for_the_present_state(saved: Vm) -> None:
+    for disk in DISKS:
+        img(saved, "snapshot", "-c", ".qvm-back", disk)
+    write(saved, 2)
+    spoil(saved.directory / DISKS[1])
+    failed = saved.qvm("snapshot", "restore", "work")
+    assert failed.status == 1
+    assert "is undone: the disks are as they were before" in failed.err
+    assert content(saved, 1, 2) == [2, 2]

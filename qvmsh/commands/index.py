@@ -1053,9 +1053,9 @@ COMMANDS = {'allow': ('allow',
                         'yes',
                         ('-f', '--force'),
                         '',
-                        'although hardware or disks are not those of then. While it is on, what cannot be '
-                        'loaded is undone; while it is off, disks that were none of the machine then are '
-                        'left as they are',
+                        'although hardware or disks are not those of then, or other images stand on the '
+                        'disks. While it is on, what cannot be loaded is undone; while it is off, disks '
+                        'that were none of the machine then are left as they are',
                         (),
                         None,
                         (),

@@ -71,8 +71,9 @@ def snapshot_restore(
 
     Args:
         name: of the snapshot.
-        force: although hardware or disks are not those of then. While it is on, what cannot be loaded is
-            undone; while it is off, disks that were none of the machine then are left as they are.
+        force: although hardware or disks are not those of then, or other images stand on the disks. While
+            it is on, what cannot be loaded is undone; while it is off, disks that were none of the machine
+            then are left as they are.
         wait: do not wait until the guest answers.
 
     Raises:

@@ -137,8 +137,12 @@ def require_writable(
             )
 
 
-def require_top(vm: Machine, paths: Sequence[str], what: str) -> None:
-    """Refuse to run a machine that writes to images on which others stand.
+def require_top(vm: Machine, paths: Sequence[str], what: str, *, has_disposable: bool = True) -> None:
+    """Refuse to change images on which others stand: to let a guest write to them, to put them back.
+
+    Args:
+        what: what would be done, for the error: `start`.
+        has_disposable: `--disposable` would be a way to do it.
 
     Raises:
         ImageError: one does; nothing has been changed.
@@ -149,8 +153,9 @@ def require_top(vm: Machine, paths: Sequence[str], what: str) -> None:
                 f"cannot {what}: {shown(vm, overlay)} stands on {os.path.basename(path)}, which the guest "
                 "writes to, and would be silently wrong",
                 machine=vm.name,
-                hint="`--disposable` leaves it as it is; `qvm disk rebase`, or a copy, gives that overlay a "
-                "base of its own; `--force` does it all the same",
+                hint=("`--disposable` leaves it as it is; " if has_disposable else "")
+                + "`qvm disk rebase`, or a copy, gives that overlay a base of its own; "
+                "`--force` does it all the same",
             )
 
 

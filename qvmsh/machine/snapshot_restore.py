@@ -16,6 +16,7 @@ from qvmsh.errors import ImageError, QmpError, StateError
 from qvmsh.machine import (
     blockers,
     catalogue,
+    chain,
     guest,
     launch,
     log,
@@ -68,6 +69,9 @@ def restore(
             )
         snapshots.require_one_moment(store, name, tag, entry, is_forced=is_forced)
         _require_fitting(store, name, tag, entry, is_forced=is_forced)
+        if not is_forced:
+            paths = [each.path for each in store.volumes]
+            chain.require_top(vm, paths, "restore a snapshot", has_disposable=False)
         if isinstance(store, Live):
             count = _restore_live(store, seen, name, tag)
         else:

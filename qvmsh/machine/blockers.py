@@ -2,7 +2,7 @@
 
 May import: `qemu`, `machine`.
 
-    require(vm, store_volumes, exchange, pid, has_memory=True)     # StateError with all of them
+    require(vm, disks, "save a snapshot", exchange=qemu, pid=pid, has_memory=True)   # StateError with all
 
 With memory QEMU itself tells what cannot be saved (`query-migrate`), in words that are put into ours.
 Source: QEMU qapi/migration.json (blocked-reasons); qcow2 alone holds internal snapshots.
@@ -87,9 +87,14 @@ def require(
 
 
 def of_disks(disks: list[Volume]) -> list[Blocker]:
-    """The disks that are written to and hold no snapshots."""
+    """The disks that are written to and hold no snapshots, or none that lasts."""
     found = []
     for each in disks:
+        if each.node and not each.is_read_only and not os.path.exists(each.path):
+            what = f"QEMU writes {each.id} to {each.path}, which has no name any more and vanishes with it"
+            remedy = "start it without `-snapshot` and `snapshot=on` (VM_QEMU_ARGS, VM_QEMU_EXTRA)"
+            found.append(Blocker(what, f"{remedy}; a disk that was moved away belongs where it was"))
+            continue
         if each.is_read_only or each.format == "qcow2":
             continue
         to = quote(os.path.splitext(each.name)[0] + ".qcow2")

@@ -5,7 +5,7 @@ May import: `qmp`, `errors`.
     jobs = Jobs(exchange)
     jobs.job("snapshot-load", {"tag": "ready", "vmstate": "disk0", "devices": ["disk0"]})
 
-Source: QEMU docs/interop/qmp-spec; as `session.Session.job`, whose errors it shares.
+Source: QEMU docs/interop/qmp-spec.
 """
 
 from __future__ import annotations

@@ -145,6 +145,18 @@ def small_disk(vm: Vm, size: str) -> Iterator[Path]:
         subprocess.run(["umount", str(small)], check=True)
 
 
+def test_disk_that_vanishes_with_qemu_holds_no_snapshot(blank: Blank) -> None:
+    vm = blank(VM_QEMU_EXTRA="-drive file=scratch.qcow2,if=virtio,snapshot=on")
+    img(vm, "create", "-q", "-f", "qcow2", "scratch.qcow2", "16M")
+    vm.ok("start", "--no-wait")
+    for words in (["stop", "--savevm", "x", "--no-suspend"], ["snapshot", "save", "x"]):
+        refused = vm.qvm(*words)
+        assert refused.status == 3
+        assert "which has no name any more and vanishes with it" in refused.err
+        assert "hint: start it without `-snapshot` and `snapshot=on`" in refused.err
+    assert vm.qvm("status", "-s").out.startswith("demo: running")
+
+
 def test_too_little_room_is_told_before_anything_is_done(blank: Blank) -> None:
     vm = blank()
     with small_disk(vm, "8m") as small:

@@ -303,6 +303,12 @@ def _plan(vm: Machine, request: Request, verb: str) -> Launch:
             machine=vm.name,
             hint="user mode networking reaches the guest by ssh on a port of 127.0.0.1",
         )
+    if request.disposable and request.loadvm:
+        raise UsageError(
+            f"{verb}: --disposable and --loadvm exclude each other: a state is loaded into the disks",
+            machine=vm.name,
+            hint="`qvm snapshot save` first keeps the present state, `qvm snapshot restore` goes back to it",
+        )
     if request.base_only and not hw.is_by_hand(vm):
         images.require_writable_base(vm, force=request.is_forced or request.disposable)
     for word in vm.settings.words("VM_QEMU_EXTRA") + list(request.extra):

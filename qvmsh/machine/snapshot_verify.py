@@ -40,7 +40,7 @@ def verify(vm: Machine, names: tuple[str, ...]) -> Verified:
             seen = state.observe(vm)
             if not seen.is_live:
                 return _verify(vm, names, seen)
-    return _verify(vm, names, state.observe(vm))
+    return _verify(vm, names, snapshot_view.observed(vm))
 
 
 def _verify(vm: Machine, names: tuple[str, ...], seen: state.Observation) -> Verified:

@@ -28,9 +28,17 @@ if TYPE_CHECKING:
     from qvmsh.qemu.qcow2 import Snapshot
 
 
+def observed(vm: Machine) -> state.Observation:
+    """The machine's state; it is said where what is looked at is not what its guest works on."""
+    seen = state.observe(vm)
+    if seen.is_live and seen.note is not None and seen.note.disposable:
+        vm.io.warn(f"{vm.name} is disposable: this is about its images, which stay as they are")
+    return seen
+
+
 def disks_of(vm: Machine, seen: state.Observation) -> list[Volume]:
-    """All disks of the machine, on or off; of a running one QEMU tells."""
-    if seen.is_live and seen.note is not None:
+    """All disks of the machine, on or off; of a running one QEMU tells, unless its changes vanish."""
+    if seen.is_live and seen.note is not None and not seen.note.disposable:
         try:
             blocks = qmp.ask(seen.note.socket("qmp"), "query-block", timeout_s=state.GREETING_S)
             return volumes.of_blocks(vm, blocks)
@@ -100,7 +108,7 @@ def listing(vm: Machine) -> SnapshotList:
     Raises:
         ImageError: an image cannot be read.
     """
-    seen = state.observe(vm)
+    seen = observed(vm)
     work = unfinished.told(vm)
     try:
         disks = disks_of(vm, seen)
@@ -165,7 +173,7 @@ def show(vm: Machine, name: str) -> Details:
     Raises:
         StateError: there is none of that name.
     """
-    holders, on = find(vm, name, state.observe(vm))
+    holders, on = find(vm, name, observed(vm))
     entry = Catalogue.read(vm).entries.get(name)
     rows = [
         {
@@ -192,7 +200,7 @@ def diff(vm: Machine, first: str, second: str | None) -> Differences:
     Raises:
         StateError: there is no such snapshot.
     """
-    seen = state.observe(vm)
+    seen = observed(vm)
     holders, one = find(vm, first, seen)
     two = find(vm, second, seen)[1] if second is not None else None
     rows = []

@@ -133,6 +133,20 @@ def test_verify_finds_a_damaged_image(blank: Blank) -> None:
     assert "data.qcow2 is damaged: " in found.out
 
 
+def test_views_of_a_disposable_machine_are_of_its_images_and_say_so(blank: Blank) -> None:
+    vm = blank()
+    vm.ok("snapshot", "save", "ready")
+    refused = vm.qvm("start", "--no-wait", "--disposable", "--loadvm", "ready")
+    assert refused.status == 2
+    assert "--disposable and --loadvm exclude each other" in refused.err
+    vm.ok("start", "--no-wait", "--disposable")
+    for words in (["list"], ["show", "ready"], ["diff", "ready"], ["verify"]):
+        told = vm.ok("snapshot", *words)
+        assert "demo is disposable: this is about its images, which stay as they are" in told.err
+        assert "ready" in told.out
+        assert "stale" not in told.out
+
+
 def test_the_bare_word_and_its_help_tell_the_verbs(world: World) -> None:
     shown = world.run("snapshot", "--help")
     assert shown.status == 0

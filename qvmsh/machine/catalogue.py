@@ -115,6 +115,7 @@ class Catalogue:
 
     def add(self, entry: dict[str, Any]) -> None:
         """A snapshot was taken: the present state descends from it."""
+        self.forget(entry["name"])  # what came from one that it replaces does not come from it
         self.entries[entry["name"]] = entry
         self.head = entry["name"]
         self.write()
@@ -240,26 +241,34 @@ def _host_keys(vm: Machine) -> str:
 
 def completed(store: Store, given: dict[str, Any], tag: str | None = None) -> dict[str, Any]:
     """The object with what the images say: id, date and memory of the snapshot on each disk."""
-    from qvmsh.machine import chain
-
     rows = []
     tag = tag or given["name"]
     for each in store.volumes:
         found = store.tags(each).get(tag)
         if found is None:
             continue
-        base = chain.base_of(each.path)
         rows.append(
             {
                 "id": each.id,
                 "file": each.path,
                 "date_s": found.date_s,
                 "vmstate_bytes": found.vmstate_bytes,
-                "base": base and {"file": base, **chain.print_of(base)},
+                "base": _base(each.path),
             }
         )
     memory = max((int(str(row["vmstate_bytes"])) for row in rows), default=0)
     return given | {"images": rows, "vmstate_bytes": memory}
+
+
+def _base(path: str) -> dict[str, Any] | None:
+    """What an image stands on, as it is now; None where it stands on nothing, or that has been moved away."""
+    from qvmsh.machine import chain
+
+    base = chain.base_of(path)
+    try:
+        return {"file": base, **chain.print_of(base)} if base else None
+    except OSError:
+        return None
 
 
 def differences(vm: Machine, given: dict[str, Any]) -> list[str]:

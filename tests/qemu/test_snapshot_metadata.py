@@ -106,6 +106,14 @@ def test_null_and_missing_fields_and_a_circle_of_parents(blank: Blank) -> None:
     vm.ok("snapshot", "delete", "a", "b")
 
 
+def test_replacing_an_ancestor_makes_no_circle(blank: Blank) -> None:
+    vm = blank()
+    for words in (["a"], ["b"], ["a", "--replace"]):
+        vm.ok("snapshot", "save", *words)
+    rows = json.loads((vm.directory / ".qvm/snapshots.json").read_text())["snapshots"]
+    assert {row["name"]: row["parent"] for row in rows} == {"b": None, "a": "b"}
+
+
 def test_a_file_that_cannot_be_read_is_not_replaced(blank: Blank) -> None:
     vm = blank()
     vm.ok("snapshot", "save", "a")

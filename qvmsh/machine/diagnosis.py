@@ -20,11 +20,11 @@ from qvmsh.errors import ConfigError, ImageError, MissingProgramError, QvmError,
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, logout, process, sockets
 from qvmsh.io import QUIET
-from qvmsh.machine import disks, guest, hardware, making, repair, state, tpm, volumes
+from qvmsh.machine import disks, guest, hardware, making, repair, state, tpm, unfinished, volumes
 from qvmsh.machine.hardware import Launch
 from qvmsh.machine.progress import size
 from qvmsh.machine.reports import Report
-from qvmsh.qemu import accelerator, imagecheck, programs
+from qvmsh.qemu import accelerator, imagecheck, programs, qcow2
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -568,6 +568,7 @@ def _image(case: Case, path: str, kind: str) -> Iterator[Finding]:
     if not case.is_at_rest:
         yield Finding("image check", OK, "left out while the machine runs")
         return
+    yield from _way_back(vm, path)
     users = [f"{process.program(pid)}, pid {pid}" for pid in host_files.users_of(path)]
     if users:
         what = f"{name} is in use by {'; '.join(users)}, although the machine is off"
@@ -575,6 +576,15 @@ def _image(case: Case, path: str, kind: str) -> Iterator[Finding]:
         return
     for layer in chain:
         yield from _soundness(case, program, layer)
+
+
+def _way_back(vm: Machine, path: str) -> Iterator[Finding]:
+    """The way back of a restore, which no journal tells of any more."""
+    names = [each.name for each in qcow2.snapshots(path)]
+    if unfinished.BACK in names and not os.path.lexists(vm.files.unfinished):
+        what = f"holds {unfinished.BACK}: the state before a restore that has been forgotten"
+        hint = f"`qvm snapshot delete {unfinished.BACK}` removes it; the next restore does too"
+        yield Finding(_short(vm, path), WARNING, what, hint)
 
 
 def _facts(vm: Machine, layer: imagecheck.Layer, below: str | None) -> Finding:

@@ -20,22 +20,17 @@ from qvmsh.host import locks, process, sockets
 from qvmsh.machine import (
     diskwork,
     guardian,
-    hardware,
     interrupted,
     launch,
     making,
     owner,
-    saved,
     state,
-    tools,
     unfinished,
     volumes,
 )
 from qvmsh.machine import note as notes
-from qvmsh.machine.hardware import Launch
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.reports import Report
-from qvmsh.qemu import image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,7 +77,7 @@ def _machine(vm: Machine) -> list[Mend]:
     seen = state.observe(vm)
     if seen.is_live or locks.holder(vm.files.pid_file) is not None:
         return done
-    for step in (_crash, _parts, _unfinished_save):
+    for step in (_crash, _parts):
         try:
             done += step(vm)
         except QvmError as error:
@@ -260,26 +255,6 @@ def _parts(vm: Machine) -> Iterator[Mend]:
         yield Mend("leftovers", MENDED, what)
     if not diskwork.cut_off(vm):
         host_files.remove(vm.files.adding)
-
-
-def _unfinished_save(vm: Machine) -> Iterator[Mend]:
-    """A save that was killed while it replaced a snapshot left two: the old one counts."""
-    name = hardware.require_disk(vm, Launch())
-    if hardware.image_format(vm, name) != "qcow2":
-        return
-    path = os.path.join(vm.directory, name)
-    if not image.header(path).snapshots:
-        return
-    program = tools.qemu_img(vm)
-    image.require_unused(program, path, vm.name)
-    tags = image.snapshots(program, path)
-    for tag in [each for each in tags if each.endswith(saved.NEW)]:
-        whole = tag.removesuffix(saved.NEW)
-        if whole not in tags:
-            continue  # the old one is gone already: `start --loadvm` finds the new one
-        image.run(program, ["snapshot", "-d", tag, image.safe_name(path)], what=f"remove the snapshot {tag}")
-        what = f"removed the snapshot {tag}: the save that should have replaced {whole} was killed"
-        yield Mend("snapshots", MENDED, what)
 
 
 # The user's runtime folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import stat
@@ -77,17 +78,38 @@ def test_doctor_fix_removes_unfinished_copies_and_nothing_of_the_users(blank: Bl
     assert fix(vm) == []
 
 
-def test_doctor_fix_finishes_a_save_that_was_killed(blank: Blank) -> None:
+def journal(vm: Vm, **data: object) -> None:
+    """The journal that a killed command leaves."""
+    given = {
+        "was_running": False, "has_memory": False, "is_frozen": False, "entry": None, "pid": 1,
+        "since": "2026-11-21 10:00:00",
+    } | data  # fmt: skip
+    (vm.directory / ".qvm/snapshot.unfinished").write_text(json.dumps(given))
+
+
+def test_doctor_fix_settles_work_on_a_disk_that_has_gone_on_the_others(blank: Blank) -> None:
     vm = blank()
     image = vm.directory / "demo-backing.qcow2"
-    for tag in ("ready", "ready.qvm-new", "alone.qvm-new"):
-        subprocess.run(["qemu-img", "snapshot", "-c", tag, image], check=True)
-    assert "removed the snapshot ready.qvm-new" in told(fix(vm))
-    tags = subprocess.run(["qemu-img", "snapshot", "-l", image], capture_output=True, text=True).stdout
-    assert "ready " in tags
-    assert "ready.qvm-new" not in tags
-    assert "alone.qvm-new" in tags  # the only one of its name: it is what a load finds
-    assert fix(vm) == []
+    subprocess.run(["qemu-img", "snapshot", "-c", "x", image], check=True)
+    disks = [["disk0", image.name], ["disk1", "data.qcow2"]]
+    journal(vm, what="save", name="x", phase="begin", disks=disks)
+    vm.set(VM_DISKS="data.qcow2")
+    left = fix(vm)
+    assert "data.qcow2" in told(left, "left")  # it is to be one still
+    vm.set(VM_DISKS="")
+    text = told(fix(vm))
+    assert "the save of the snapshot x" in text
+    assert "data.qcow2 is not there, and no disk of the machine now" in text
+    vm.ok("start", "--no-wait")
+
+
+def test_doctor_names_a_way_back_that_was_forgotten(blank: Blank) -> None:
+    vm = blank()
+    image = vm.directory / "demo-backing.qcow2"
+    subprocess.run(["qemu-img", "snapshot", "-c", ".qvm-back", image], check=True)
+    assert "holds .qvm-back: the state before a restore that has been forgotten" in vm.qvm("doctor").out
+    vm.ok("snapshot", "delete", ".qvm-back")
+    assert ".qvm-back" not in vm.qvm("doctor").out
 
 
 def test_doctor_fix_of_a_running_machine_leaves_it_alone(blank: Blank) -> None:
@@ -199,8 +221,9 @@ def test_doctor_fix_image_that_another_program_has_open_is_named_and_left(blank:
         ["qemu-system-x86_64", "-display", "none", "-S", "-nodefaults", "-drive", f"file={image}"]
     )
     try:
-        while not any(each["level"] == "left" for each in fix(vm)):
+        while other.pid not in map(int, re.findall(r"pid (\d+)", vm.qvm("doctor").out)):
             assert other.poll() is None
+        journal(vm, what="save", name="ready", phase="new", disks=[["disk0", image.name]])
         done = vm.qvm("--json", "doctor", "--fix")
         value = json.loads(done.out)
         whose = f"demo-backing.qcow2 is in use by qemu-system-x86 (pid {other.pid}, "
@@ -209,4 +232,4 @@ def test_doctor_fix_image_that_another_program_has_open_is_named_and_left(blank:
     finally:
         other.kill()
         other.wait()
-    assert "removed the snapshot ready.qvm-new" in told(fix(vm))
+    assert "is undone: the older snapshot of that name is there" in told(fix(vm))

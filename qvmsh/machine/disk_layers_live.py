@@ -59,6 +59,7 @@ def commit(vm: Machine, seen: state.Observation, disk: Volume) -> None:
         journal = Journal(store, "commit", disk.id, was_running=is_running, has_memory=False)
         with vm.io.stage(f"committing {disk.name}"), journal:
             journal.write(device=row["qdev"], node=disk.node)
+            _new_layer(vm, disk.path)  # before there is no way back, for want of room say
             words = {"job-id": COMMIT, "device": disk.node, "auto-dismiss": False}
             if row["inserted"]["backing_file_depth"] > 1:
                 words["base"] = row["inserted"]["backing_file"]

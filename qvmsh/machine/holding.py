@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from qvmsh.machine.machine import Machine
     from qvmsh.machine.note import Note
 
-SPOILT = ("restore-vm", "internal-error", "guest-panicked", "inmigrate", "finish-migrate", "save-vm")
-"""QEMU's states in which a guest that went on would destroy its disks, or cannot go on at all."""
-
 
 def pause(vm: Machine) -> Paused:
     """Stop the vcpus.
@@ -34,7 +31,7 @@ def pause(vm: Machine) -> Paused:
         StateError: it does not run; it is as it was.
     """
     with launch.work_lock(vm, "pause"):
-        note = _in_state(vm, "pause", state.RUNNING)
+        _, note = _in_state(vm, "pause", state.RUNNING)
         _execute(vm, note, "stop")
         now = _status(vm, note)
     if now not in ("paused", "io-error", "watchdog", "debug"):
@@ -50,15 +47,8 @@ def resume(vm: Machine) -> Paused:
         StateError: it is not paused, or must not go on; it is as it was.
     """
     with launch.work_lock(vm, "resume"):
-        note = _in_state(vm, "resume", state.PAUSED)
-        before = _status(vm, note)
-        if before in SPOILT:
-            raise StateError(
-                f"will not resume: QEMU says {before}, its memory and its disks may not fit together",
-                machine=vm.name,
-                hint="`qvm kill` ends it, `qvm start` boots it from its disks",
-                actual=before,
-            )
+        seen, note = _in_state(vm, "resume", state.PAUSED)
+        state.require_sound(vm, seen, "resume")
         _execute(vm, note, "cont")
         now = _status(vm, note)
         is_behind, note.is_clock_behind = note.is_clock_behind and now == "running", False
@@ -90,7 +80,7 @@ def suspend(vm: Machine, *, timeout_s: float | None) -> Suspended:
     from qvmsh.qemu.session import Session  # asyncio: pause and resume do without
 
     with launch.work_lock(vm, "suspend"):
-        note = _in_state(vm, "suspend", state.RUNNING)
+        _, note = _in_state(vm, "suspend", state.RUNNING)
         with Session(note.socket("session"), vm.io.checkpoint) as qemu, vm.io.stage("suspending the guest"):
             how, seconds = sleep.fall_asleep(
                 vm, qemu, note, timeout_s=sleep.SUSPEND_S if timeout_s is None else timeout_s
@@ -108,7 +98,7 @@ def wakeup(vm: Machine, *, is_waiting: bool, timeout_s: float | None) -> Woken:
     """
     began = time.monotonic()
     with launch.work_lock(vm, "wakeup"):
-        note = _in_state(vm, "wake up", state.SUSPENDED)
+        _, note = _in_state(vm, "wake up", state.SUSPENDED)
         pid, _ = state.require_live(vm, "wake up")
         try:
             exchange = qmp.Exchange(note.socket("qmp"), state.GREETING_S).negotiate()
@@ -142,8 +132,8 @@ def _answers_again(vm: Machine, pid: int, note: Note, timeout_s: float) -> None:
             raise
 
 
-def _in_state(vm: Machine, what: str, required: str) -> Note:
-    """The note of a machine that is in the state `required`.
+def _in_state(vm: Machine, what: str, required: str) -> tuple[state.Observation, Note]:
+    """What is observed of a machine that is in the state `required`, and its note.
 
     Raises:
         StateError: it is in another.
@@ -151,7 +141,7 @@ def _in_state(vm: Machine, what: str, required: str) -> Note:
     seen = state.observe(vm)
     if seen.kind != required or seen.note is None or seen.pid is None:
         raise state.not_in_state(vm, seen, what, required)
-    return seen.note
+    return seen, seen.note
 
 
 def _execute(vm: Machine, note: Note, command: str) -> None:

@@ -140,7 +140,7 @@ def _settle(vm: Machine, what: str) -> None:
     """Finish or undo what a killed command has left, before anything else is done.
 
     Raises:
-        QvmError: that cannot be done now, and `what` would build on it.
+        QvmError: that cannot be done now, and `what` would build on it, or let a guest go on that must not.
     """
     from qvmsh.machine import guardian, interrupted, unfinished
 
@@ -154,6 +154,8 @@ def _settle(vm: Machine, what: str) -> None:
     except (QvmError, OSError) as error:
         # the disks as they are now are whole without the end of a deletion
         if is_strict and not (verb in ("start", "run") and unfinished.is_of(vm, "delete")):
+            raise
+        if unfinished.must_stand_still(vm):
             raise
         vm.io.warn(f"{vm.name}: {error.what if isinstance(error, QvmError) else error}")
     else:

@@ -242,7 +242,8 @@ def stop(vm: Machine, *, force: bool, timeout_s: float) -> tuple[str, float]:
     began = time.monotonic()
     with launch.work_lock(vm, "stop"):
         seen, pid, note = _live(vm, "stop", needs_note=not force)
-        if seen.kind == state.SHUT_DOWN or note is None or (note.loading and seen.kind == state.BROKEN):
+        is_lost = bool(note and note.loading) and seen.kind == state.BROKEN
+        if seen.kind == state.SHUT_DOWN or note is None or is_lost or (force and seen.is_spoilt):
             with process.Process(pid) as handle:
                 rung = kill_process(handle, note)
         else:
@@ -275,10 +276,14 @@ def save(vm: Machine, name: str, *, has_suspend: bool, timeout_s: float | None) 
     began = time.monotonic()
     if vm.settings.is_set("VM_SAVE_DELAY"):
         vm.io.warn(f"{vm.name}: VM_SAVE_DELAY is ignored: qvm waits until the state is on the disk")
+    from qvmsh.machine import unfinished  # kill does without
+
     with launch.work_lock(vm, "stop"):
         interrupted.require_none(vm)
+        unfinished.require_none(vm)
         seen, pid, note = _live(vm, "save the state")
         assert note is not None
+        state.require_sound(vm, seen, "save the state")
         if seen.kind not in (state.RUNNING, state.SUSPENDED, state.PAUSED):
             raise state.not_in_state(vm, seen, "save the state", state.RUNNING)
         if note.disposable:
@@ -397,10 +402,15 @@ def _live(vm: Machine, what: str, *, needs_note: bool = True) -> tuple[state.Obs
 
 
 def _wake(vm: Machine, seen: state.Observation) -> None:
-    """A guest that is held or sleeps cannot power off: let it go on first, and say so."""
+    """A guest that is held or sleeps cannot power off: let it go on first, and say so.
+
+    Raises:
+        StateError: it must not go on.
+    """
     assert seen.note is not None
     if seen.kind not in (state.PAUSED, state.SUSPENDED):
         return
+    state.require_sound(vm, seen, "power off")
     vm.io.warn(f"{vm.name} is {seen.kind}: going on, so that it can power off")
     exchange = qmp.Exchange(seen.note.socket("qmp"), state.GREETING_S).negotiate()
     try:

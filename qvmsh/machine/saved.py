@@ -97,7 +97,7 @@ def save(vm: Machine, note: Note, name: str, *, has_suspend: bool, timeout_s: fl
     with snapshots.live(vm, note) as (store, disks):
         blockers.require(vm, disks, "save", exchange=store.exchange, pid=pid, has_memory=True)
         kind = state.SUSPENDED if has_suspend else seen.kind
-        registers = ich9.read(store.exchange) if has_suspend else None
+        registers = ich9.read(store.exchange) if kind == state.SUSPENDED else None
     suspended_s = 0.0
     if has_suspend:
         limit_s = sleep.SUSPEND_S if timeout_s is None else timeout_s
@@ -117,7 +117,8 @@ def save(vm: Machine, note: Note, name: str, *, has_suspend: bool, timeout_s: fl
         if has_suspend:
             _go_on(note)
         error.machine = error.machine or vm.name
-        error.hint = error.hint or "the guest runs on; no snapshot was changed"
+        if not os.path.lexists(vm.files.unfinished):
+            error.hint = error.hint or "the guest runs on; no snapshot was changed"
         raise
     return suspended_s
 

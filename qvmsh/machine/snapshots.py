@@ -95,6 +95,7 @@ def opened(vm: Machine, what: str) -> Iterator[tuple[Store, list[Volume], state.
         return
     if seen.note is None or seen.kind not in (state.RUNNING, state.PAUSED, state.SUSPENDED):
         raise state.not_in_state(vm, seen, what, state.RUNNING)
+    state.require_sound(vm, seen, what)
     if seen.note.disposable:
         raise StateError(
             f"cannot {what}: it is disposable, its disks vanish when it stops",
@@ -108,15 +109,17 @@ def opened(vm: Machine, what: str) -> Iterator[tuple[Store, list[Volume], state.
 @contextlib.contextmanager
 def live(vm: Machine, note: Note) -> Iterator[tuple[Live, list[Volume]]]:
     """The snapshots of a machine that is on, and all its disks."""
-    try:
-        with saved.exchange(note, "session") as exchange:
+    with contextlib.ExitStack() as stack:
+        try:
+            exchange = stack.enter_context(saved.exchange(note, "session"))
+        except (ConnectionError, TimeoutError, FileNotFoundError):
+            raise state.silent(vm) from None
+        try:
             disks = volumes.of_blocks(vm, exchange.ask("query-block", timeout_s=None))
             able = [each for each in volumes.written(disks) if each.format == "qcow2"]
             yield Live(vm, able, exchange), disks
-    except OSError as error:
-        if isinstance(error, ConnectionError | TimeoutError | FileNotFoundError):
+        except (ConnectionError, TimeoutError):
             raise state.silent(vm) from None
-        raise
 
 
 def resolve(store: Store, name: str, entry: dict[str, Any] | None = None) -> str:
@@ -226,7 +229,9 @@ def _save_off(store: Store, disks: list[Volume], name: str, request: Request) ->
     is_there = _require_new(store, name, request)
     with (
         vm.io.stage(f"saving {name}"),
-        Journal(store, "save", name, was_running=False, has_memory=False, entry=entry) as journal,
+        Journal(
+            store, "save", name, was_running=False, has_memory=False, entry=entry, is_replacing=is_there
+        ) as journal,
     ):
         _create(store, name, journal, has_memory=False, is_there=is_there)
         entry = catalogue.completed(store, entry)
@@ -301,7 +306,9 @@ def take(
         store, name, message=request.message, parent=_parent(known, store, name), has_memory=has_memory,
         is_frozen=None, arguments=_arguments(pid), **versions(store.exchange),
     )  # fmt: skip
-    journal = Journal(store, "save", name, was_running=is_running, has_memory=has_memory, entry=entry)
+    journal = Journal(
+        store, "save", name, was_running=is_running, has_memory=has_memory, entry=entry, is_replacing=is_there
+    )
     with vm.io.stage(f"saving {name}") as stage, journal:
         if has_memory:
             if kind == state.SUSPENDED or stays_held:

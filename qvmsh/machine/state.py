@@ -67,6 +67,10 @@ _KINDS = {
 }
 
 
+SPOILT = ("restore-vm", "internal-error", "guest-panicked", "inmigrate", "finish-migrate", "save-vm")
+"""QEMU's states in which a guest that went on would destroy its disks, or cannot go on at all."""
+
+
 class Observation:
     """A machine's state at one moment.
 
@@ -76,9 +80,10 @@ class Observation:
         pid: QEMU's, None where there is none.
         note: what the launch chose, None where it is unknown.
         hint: what to do about it.
+        status: QEMU's own word for it, "" where it was not asked.
     """
 
-    __slots__ = ("detail", "hint", "kind", "note", "pid")
+    __slots__ = ("detail", "hint", "kind", "note", "pid", "status")
 
     def __init__(
         self,
@@ -87,8 +92,10 @@ class Observation:
         pid: int | None = None,
         note: Note | None = None,
         hint: str | None = None,
+        status: str = "",
     ) -> None:
         self.kind = kind
+        self.status = status
         self.detail = detail
         self.pid = pid
         self.note = note
@@ -102,6 +109,11 @@ class Observation:
     def is_live(self) -> bool:
         """True if there is a QEMU process."""
         return self.pid is not None
+
+    @property
+    def is_spoilt(self) -> bool:
+        """True if the guest must not go on, or cannot."""
+        return self.status in SPOILT
 
 
 def observe(vm: Machine) -> Observation:
@@ -128,7 +140,7 @@ def observe(vm: Machine) -> Observation:
     if note.loading and status != "running":
         return _loading(vm, pid, note)
     kind, detail = _KINDS.get(status, (PAUSED, f"QEMU says {status}"))
-    return Observation(kind, detail, pid, note)
+    return Observation(kind, detail, pid, note, status=status)
 
 
 def _loading(vm: Machine, pid: int, note: Note) -> Observation:
@@ -266,6 +278,21 @@ def reachable(vm: Machine, what: str) -> tuple[int, Note]:
     if pid is None or note is None or process.is_stopped(pid):
         return require_live(vm, what)
     return pid, note
+
+
+def require_sound(vm: Machine, seen: Observation, what: str) -> None:
+    """Refuse what would let a guest go on, or save it, whose memory and disks may not fit together.
+
+    Raises:
+        StateError: so it is.
+    """
+    if seen.is_spoilt:
+        raise StateError(
+            f"will not {what}: QEMU says {seen.status}, its memory and its disks may not fit together",
+            machine=vm.name,
+            hint="`qvm kill` ends it, `qvm start` boots it from its disks",
+            actual=seen.status,
+        )
 
 
 def not_in_state(vm: Machine, seen: Observation, what: str, required: str) -> QvmError:

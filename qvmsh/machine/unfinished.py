@@ -18,7 +18,7 @@ import json
 import os
 import time
 
-from qvmsh.errors import QmpError, QvmError
+from qvmsh.errors import QmpError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
 from qvmsh.machine import (
@@ -97,6 +97,7 @@ class Journal:
         was_running: the guest has to go on afterwards, however it ends.
         has_memory: what is saved (or kept as the way back) holds memory.
         entry: the metadata of a save.
+        is_replacing: there is a snapshot of that name, which stays until the new one is whole.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Journal:
         was_running: bool,
         has_memory: bool,
         entry: dict[str, Any] | None = None,
+        is_replacing: bool = False,
     ) -> None:
         self.vm = store.vm
         self.store = store
@@ -115,7 +117,7 @@ class Journal:
         self.data: dict[str, Any] = {
             "what": what,
             "name": name,
-            "phase": "begin",
+            "phase": "replace" if is_replacing else "begin",
             "disks": [[each.id, volumes.inside(self.vm, each.path)] for each in store.volumes],
             "was_running": was_running,
             "has_memory": has_memory,
@@ -126,6 +128,7 @@ class Journal:
         }
 
     def __enter__(self) -> Journal:
+        require_none(self.vm)
         try:
             self.write()
             if self._guardian:
@@ -157,6 +160,8 @@ class Journal:
                 told = settle(self.vm)
             except Unsettled as second:
                 told = second.left if isinstance(error, QvmError) else f"{second.what}; {second.left}"
+                if isinstance(error, QvmError):
+                    error.hint = second.hint
             except (QvmError, OSError) as second:
                 told = f"{second}; `qvm doctor --fix` tries again"
             if isinstance(error, QvmError) and told:
@@ -212,6 +217,34 @@ def is_of(vm: Machine, what: str) -> bool:
     return data is not None and data["what"] == what
 
 
+def must_stand_still(vm: Machine) -> bool:
+    """What was cut off forbids a guest that is on to write: a commit whose QEMU works on the base itself."""
+    try:
+        data = read(vm)
+    except QvmError:
+        return False
+    return data is not None and _is_on_its_base(data) and locks.holder(vm.files.pid_file) is not None
+
+
+def _is_on_its_base(data: dict[str, Any]) -> bool:
+    return bool(data["what"] == "commit" and data["phase"] == "pivot")
+
+
+def require_none(vm: Machine) -> None:
+    """Refuse what would write a journal over that of work that could not be settled.
+
+    Raises:
+        StateError: there is one.
+    """
+    data = read(vm)
+    if data is not None:
+        raise StateError(
+            f"{_title(data)}, was cut off and is not settled yet",
+            machine=vm.name,
+            hint="`qvm doctor --fix` settles it, or says why not",
+        )
+
+
 def settle(vm: Machine) -> str:
     """Finish or undo what was cut off, and say which; "" where nothing was.
 
@@ -243,13 +276,17 @@ def _unsettled(vm: Machine, data: dict[str, Any], error: QvmError | OSError) -> 
     if data["what"] == "delete":
         disks = ", ".join(name for name, path in data["disks"] if _has(path, data["name"]))
         left = f"{data['name']} is left on {disks or 'no disk'}, and cannot be restored; {left}"
+    hint = getattr(error, "hint", None)
+    if _is_on_its_base(data) and locks.holder(vm.files.pid_file) is not None:
+        left = "the guest is paused and must not go on: what it wrote now would be lost; nothing else is"
+        hint = "make room if the disk is full, then `qvm doctor --fix`; or `qvm kill`, then `qvm start`"
     why = error.what if isinstance(error, QvmError) else str(error)
     return Unsettled(
         f"{_title(data)}, was cut off, and cannot be settled: {why}",
         left,
         machine=vm.name,
         details=(*getattr(error, "details", ()), left),
-        hint=getattr(error, "hint", None),
+        hint=hint,
     )
 
 
@@ -306,13 +343,17 @@ def _settle_live(vm: Machine, note: Note, data: dict[str, Any]) -> str:
 def _live(vm: Machine, note: Note, data: dict[str, Any]) -> Iterator[Live]:
     """The store of the journal's disks in the QEMU that has them open."""
     wanted = {os.path.realpath(path) for _, path in data["disks"]}
-    try:
-        with contextlib.closing(_patient(vm, note)) as exchange:
+    with contextlib.ExitStack() as stack:
+        try:
+            exchange = stack.enter_context(contextlib.closing(_patient(vm, note)))
+        except OSError:
+            raise state.silent(vm) from None
+        try:
             blocks = exchange.ask("query-block", timeout_s=None)
             found = [each for each in volumes.of_blocks(vm, blocks) if os.path.realpath(each.path) in wanted]
             yield Live(vm, volumes.written(found), exchange)
-    except OSError:
-        raise state.silent(vm) from None
+        except (ConnectionError, TimeoutError):
+            raise state.silent(vm) from None
 
 
 def _patient(vm: Machine, note: Note) -> qmp.Exchange:
@@ -382,12 +423,18 @@ def _loaded(vm: Machine, note: Note) -> None:
 
 def _settle_off(vm: Machine, data: dict[str, Any]) -> str:
     volumes.require_own(vm, vm.files.unfinished, [path for _, path in data["disks"]])
+    own = {os.path.realpath(each.path) for each in volumes.configured(vm)}
     disks = [Volume(name, path, "qcow2") for name, path in data["disks"]]
-    store = Images(vm, disks)
+    gone = [
+        each for each in disks if not os.path.lexists(each.path) and os.path.realpath(each.path) not in own
+    ]
+    store = Images(vm, [each for each in disks if each not in gone])
     store.require_free()
     outcome = _STEPS[data["what"]](store, data)
     store.mend_leaks()
-    return outcome
+    return "; ".join(
+        [outcome, *(f"{each.name} is not there, and no disk of the machine now" for each in gone)]
+    )
 
 
 # What is done for each
@@ -400,6 +447,8 @@ def _save(store: Store, data: dict[str, Any]) -> str:
             return _kept(store, data, name)
         store.delete(name)
         return "is undone: no disk has it"
+    if data["phase"] == "replace":  # nothing has been done yet
+        return "is undone: the older snapshot of that name is there"
     if data["phase"] == "new":  # beside the one that it replaces
         store.delete(new)
         return "is undone: the older snapshot of that name is there"
@@ -454,7 +503,7 @@ def remove_layer(vm: Machine, path: str) -> None:
 
 
 def _block_job(store: Store, data: dict[str, Any]) -> str:
-    """Of a machine that is off, or has ended: the guest wrote nothing in between.
+    """Of a machine that is off, or has ended: a guest wrote nothing in between.
 
     The overlay of a commit is right as it is. One that was to stand elsewhere stands where it stood again:
     its header may say so before its tables tell where the data from below now is.
@@ -463,7 +512,7 @@ def _block_job(store: Store, data: dict[str, Any]) -> str:
         from qvmsh.machine import disk_layers_live
 
         return disk_layers_live.settle(store, data)
-    outcome = "ended with QEMU: what the disk holds is the same"
+    outcome = "is over: what the disk holds is the same"
     for each in store.volumes:
         remove_layer(store.vm, each.path)
         if "backing" in data and image.header(each.path).backing != data["backing"]:

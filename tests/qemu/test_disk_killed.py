@@ -190,6 +190,46 @@ def test_commit_killed_when_qemu_works_on_the_base_is_finished(blank: Blank, is_
     assert (vm.directory / DISK).is_symlink() == is_link
 
 
+def test_commit_that_cannot_be_ended_holds_the_guest_whatever_is_asked(blank: Blank) -> None:
+    """QEMU works on the base: what the guest wrote there, no start would see."""
+    vm = make(blank, is_on=True)
+    fake = vm.world.home / "qemu-img"
+    real = subprocess.run(["which", "qemu-img"], capture_output=True, text=True, check=True).stdout.strip()
+    fails = '[ "$1" != create ] || { echo "No space left on device" >&2; exit 1; }'
+    fake.write_text(f'#!/bin/sh\n{fails}\nexec {real} "$@"\n')
+    fake.chmod(0o755)
+    vm.set(VM_QEMU_IMG=str(fake))
+    failed = vm.qvm("disk", "commit")
+    assert failed.status == 1
+    assert "nothing was changed" in failed.err  # what is needed later is made first
+    assert vm.qvm("status", "-s").out.startswith("demo: running")
+    assert holds(vm, 1, 2, 3)
+    vm.ok("qmp", "block-commit", "job-id=x", "device=disk0")
+    for _ in range(100):
+        if '"ready"' in vm.ok("qmp", "query-jobs").out:
+            break
+        time.sleep(0.1)
+    vm.ok("pause")
+    vm.ok("qmp", "job-complete", "id=x")
+    journal = {
+        "what": "commit", "name": "disk0", "phase": "pivot", "was_running": True, "has_memory": False,
+        "is_frozen": False, "entry": None, "disks": [["disk0", DISK]], "pid": 1,
+        "since": "2026-11-21 10:00:00", "device": DEVICE, "node": "disk0",
+    }  # fmt: skip
+    (vm.directory / ".qvm/snapshot.unfinished").write_text(json.dumps(journal))
+    verbs = (["resume"], ["stop", "-t", "1"], ["stop", "--force"], ["stop", "--savevm", "x", "--no-suspend"])
+    for words in (*verbs, ["reboot", "--force"], ["snapshot", "save", "x"]):
+        refused = vm.qvm(*words)
+        assert refused.status == 1, words
+        assert "the guest is paused and must not go on: what it wrote now would be lost" in refused.err
+        assert "hint: make room if the disk is full, then `qvm doctor --fix`" in refused.err
+        assert vm.qvm("status", "-s").out.startswith("demo: paused")
+    assert (vm.directory / ".qvm/snapshot.unfinished").exists()
+    assert "is over: what the disk holds is the same" in vm.ok("kill").err
+    vm.ok("start", "--no-wait")
+    assert holds(vm, 1, 2, 3)
+
+
 def test_rebase_killed_when_its_header_is_written_and_its_tables_are_not(blank: Blank) -> None:
     """The moment that chance would not find: the data from below would be lost."""
     vm = make(blank, is_on=False)

@@ -69,6 +69,21 @@ def test_resume_after_a_load_that_failed_is_refused(blank: Blank) -> None:
     assert json.loads(vm.ok("qmp", "query-status").out)["status"] == "restore-vm"
 
 
+def test_guest_after_a_load_that_failed_is_neither_let_go_nor_saved(blank: Blank) -> None:
+    vm = blank()
+    vm.ok("start", "--no-wait")
+    vm.qvm("cmd", "loadvm nosuch")
+    words = (["stop", "-t", "1"], ["stop", "--savevm", "x", "--no-suspend"], ["snapshot", "save", "x"])
+    for each in words:
+        refused = vm.qvm(*each)
+        assert refused.status == 3, each
+        assert "QEMU says restore-vm, its memory and its disks may not fit together" in refused.err
+        assert "hint: `qvm kill` ends it" in refused.err
+        assert '"restore-vm"' in vm.ok("qmp", "query-status").out
+    assert "no snapshots" in vm.ok("snapshot", "list").out
+    assert "powered off by quit" in vm.ok("stop", "--force").out
+
+
 def test_verbs_while_another_command_is_at_work_say_who(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")

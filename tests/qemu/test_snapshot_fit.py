@@ -248,6 +248,28 @@ def test_only_one_disk_has_it_the_way_to_that_disk_alone_is_told(two: Vm) -> Non
     assert told == "demo: from mine to now\n  disk0    holds no mine\n  disk1    the same\n"
 
 
+def test_disk_on_which_another_image_stands_is_not_put_back(two: Vm) -> None:
+    two.ok("snapshot", "save", "old")
+    img(two, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "demo-backing.qcow2", "clone.qcow2")
+    refused = two.qvm("snapshot", "restore", "old")
+    assert refused.status == 1
+    assert "cannot restore a snapshot: clone.qcow2 stands on demo-backing.qcow2" in refused.err
+    assert "--disposable" not in refused.err
+    two.ok("snapshot", "restore", "--force", "old")
+
+
+def test_base_that_was_moved_away_while_it_runs_is_no_obstacle(two: Vm) -> None:
+    two.ok("start", "--no-wait")
+    base, away = two.directory / "demo-base.qcow2", two.directory / "away.qcow2"
+    base.rename(away)
+    two.ok("snapshot", "save", "x")
+    assert two.qvm("status", "-s").out.startswith("demo: running")
+    two.ok("stop", "--savevm", "y", "--no-suspend")
+    assert not (two.directory / ".qvm/snapshot.unfinished").exists()
+    away.rename(base)
+    two.ok("start", "--no-wait", "--loadvm", "y")
+
+
 def test_base_that_was_written_to_since_is_warned_of(two: Vm) -> None:
     two.ok("snapshot", "save", "a")
     assert two.ok("snapshot", "restore", "a").err == ""

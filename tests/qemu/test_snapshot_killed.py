@@ -218,6 +218,40 @@ def test_delete_killed_between_two_disks_is_finished(blank: Blank) -> None:
     assert not json.loads((vm.directory / ".qvm/snapshots.json").read_text())["snapshots"]
 
 
+@pytest.mark.parametrize("is_on_all", [True, False])
+def test_replace_killed_before_it_has_begun_leaves_the_older_one(blank: Blank, is_on_all: bool) -> None:
+    vm = make(blank)
+    vm.ok("snapshot", "save", "one", "-m", "Monday")
+    if not is_on_all:  # a disk that was added later has none
+        img(vm, "snapshot", "-d", "one", DISKS[2])
+    before = tags(vm)
+    entry = json.loads((vm.directory / ".qvm/snapshots.json").read_text())["snapshots"][0]
+    journal(vm, what="save", name="one", phase="replace", entry=entry | {"message": "Tuesday"})
+    told = vm.ok("doctor", "--fix").out
+    assert "is undone: the older snapshot of that name is there" in told
+    assert tags(vm) == before
+    assert "Tuesday" not in vm.ok("snapshot", "list").out
+
+
+def test_replace_interrupted_while_the_guest_is_asked_leaves_the_older_one(blank: Blank) -> None:
+    """Before anything is taken a guest writes out what it holds back, which may last."""
+    vm = make(blank)
+    vm.ok("start", "--no-wait")
+    vm.ok("snapshot", "save", "one", "--disk-only", "--no-freeze", "-m", "Monday")
+    child = begin(vm, "snapshot", "save", "one", "--disk-only", "--replace", "-m", "Tuesday")
+    path = vm.directory / ".qvm/snapshot.unfinished"
+    phase = ""
+    while child.poll() is None and not phase:
+        with contextlib.suppress(FileNotFoundError):
+            phase = json.loads(path.read_text())["phase"]
+    child.kill()
+    child.wait(60)
+    assert phase == "replace"
+    vm.ok("doctor", "--fix")
+    assert tags(vm) == [["one"]] * 3
+    assert "Tuesday" not in vm.ok("snapshot", "list").out
+
+
 def test_replace_killed_before_the_new_one_has_its_name_is_found_under_it(blank: Blank) -> None:
     vm = make(blank)
     write(vm, 3, is_on=False)

@@ -20,7 +20,7 @@ import secrets
 import time
 from dataclasses import dataclass, field
 
-from qvmsh.errors import ConfigError, ImageError, QvmError, StateError
+from qvmsh.errors import ConfigError, ImageError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process, transfer
 from qvmsh.machine import (
@@ -81,6 +81,8 @@ class Job:
     said: list[str] = field(default_factory=list)
     copied_bytes: int = 0
     pause_s: float = 0.0
+    changed: str = ""
+    """What has been done to the machine itself, and stays whatever becomes of the archive."""
     left: str = "the machine and its archives are as they were"
     """What holds if it is interrupted now."""
 
@@ -288,21 +290,10 @@ class Writer:
         Raises:
             QvmError: there is too little room.
         """
-        free = self.store.free_bytes()
-        if free is None or self.job.wish.compress:
-            return
-        need = sum(
-            os.stat(each.path).st_blocks * 512 for each in self.taken if each.role not in self.changes_only
-        )
+        paths = [each.path for each in self.taken if each.role not in self.changes_only]
         if self.is_new and not self._has_layers and not self.job.wish.compress_base:
-            need += sum(os.stat(path).st_blocks * 512 for below in self._below.values() for path, _ in below)
-        if need + ROOM_BYTES > free:
-            raise QvmError(
-                f"not enough room in {self.store.shown}: it takes {progress.size(need)}, "
-                f"{progress.size(free)} are free",
-                machine=self.vm.name,
-                hint="make room, use --compress, or set VM_ARCHIVE to a place on another disk",
-            )
+            paths += [path for below in self._below.values() for path, _ in below]
+        require_room(self.job, paths)
 
     def put_layers(self) -> None:
         """What the disks stand on: at rest all the time; only for a new archive."""
@@ -362,13 +353,7 @@ class Writer:
     def _staged(self, drive: Drive) -> Iterator[str]:
         """A copy from which the snapshot that `--delvm` names has been removed."""
         program, tag = tools.qemu_img(self.vm), self.job.wish.delvm
-        names = [each["name"] for each in tags_of(program, drive.path)]
-        if tag not in names:
-            if drive.role == self.taken[0].role:
-                there = ", ".join(names) or "none"
-                raise StateError(
-                    f"there is no snapshot {tag} to remove", machine=self.vm.name, hint=f"there are: {there}"
-                )
+        if tag not in [each["name"] for each in tags_of(program, drive.path)]:
             yield drive.path
             return
         path = changes.staged(self.vm, ".qcow2")
@@ -577,6 +562,25 @@ class Writer:
 
     def result(self) -> tuple[Archive, Point]:
         return self.archive, self.point
+
+
+def require_room(job: Job, paths: Sequence[str]) -> None:
+    """Refuse files that cannot fit into the store; how much they take compressed is not known.
+
+    Raises:
+        QvmError: there is too little room.
+    """
+    free = job.store.free_bytes()
+    if free is None or job.wish.compress:
+        return
+    need = sum(os.stat(path).st_blocks * 512 for path in paths)
+    if need + ROOM_BYTES > free:
+        raise QvmError(
+            f"not enough room in {job.store.shown}: it takes {progress.size(need)}, "
+            f"{progress.size(free)} are free",
+            machine=job.vm.name,
+            hint="make room, use --compress, or set VM_ARCHIVE to a place on another disk",
+        )
 
 
 def _mode(path: str) -> int:

@@ -21,6 +21,7 @@ from qvmsh.host import locks, process, transfer
 from qvmsh.machine import (
     archive_keeping,
     archive_removal,
+    archive_writer,
     archives,
     chain,
     changes,
@@ -91,9 +92,13 @@ def archive(vm: Machine, wish: Wish) -> Archived:
 
 @contextlib.contextmanager
 def _telling_what_is_left(job: Job) -> Iterator[None]:
-    """An interruption is no failure: what it leaves is said in one line."""
+    """A failure says what has been done all the same; an interruption is none, and has its own line."""
     try:
         yield
+    except QvmError as error:
+        if job.changed:
+            error.details = (*error.details, job.changed)
+        raise
     except (KeyboardInterrupt, Terminated):
         is_undone = not os.path.exists(job.vm.files.interrupted)
         left = job.left if is_undone else "the next command of the machine puts its disks in order"
@@ -106,6 +111,10 @@ def _require_sense(vm: Machine, wish: Wish) -> None:
         raise UsageError("archive: --compress-base needs --compress", machine=vm.name)
     if wish.drop_snapshots and not wish.is_create:
         raise UsageError("archive: --drop-snapshots belongs to --create", machine=vm.name)
+    if wish.drop_snapshots and wish.delvm:
+        raise UsageError("archive: --drop-snapshots leaves --delvm nothing to remove", machine=vm.name)
+    if wish.savevm and wish.savevm == wish.delvm:
+        raise UsageError(f"archive: --savevm and --delvm both name {wish.savevm}", machine=vm.name)
     for name, value in (("--keep", wish.keep), ("--keep-days", wish.keep_days)):
         if value is not None and not 0 < value < math.inf:  # a NaN is not either
             raise UsageError(f"archive: {name} {value:g}: must be more than 0", machine=vm.name)
@@ -131,6 +140,7 @@ def _of_stopped(job: Job) -> tuple[Archive, Point]:
     for drive in found:
         if not drive.left_out:
             image.require_unused(program, drive.path, vm.name)
+    _require_tag(job, found)
     if wish.is_create and vm.settings.boolean("VM_USE_SNAPSHOTS"):
         _commit_or_keep(job, found)
     newest = max((os.stat(drive.path).st_mtime for drive in found if not drive.left_out), default=0.0)
@@ -144,6 +154,24 @@ def _of_stopped(job: Job) -> tuple[Archive, Point]:
         for drive in writer.taken:
             writer.put_top(drive)
     return writer.result()
+
+
+def _require_tag(job: Job, found: Sequence[Drive]) -> None:
+    """Refuse a --delvm that names nothing, before anything is done.
+
+    Raises:
+        StateError: the machine's own disk has no such snapshot.
+    """
+    tag = job.wish.delvm
+    main = next((each for each in found if not each.left_out), None)
+    if not tag or main is None or main.format != "qcow2":
+        return
+    names = [each["name"] for each in changes.tags_of(tools.qemu_img(job.vm), main.path)]
+    if tag not in names:
+        raise StateError(
+            f"there is no snapshot {tag} to remove", machine=job.vm.name,
+            hint=f"there are: {', '.join(names) or 'none'}",
+        )  # fmt: skip
 
 
 def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
@@ -174,6 +202,7 @@ def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
             f"not enough room to commit {overlay} into {base}: it may take {progress.size(need)}",
             machine=vm.name, hint="make room; nothing was changed",
         )  # fmt: skip
+    _require_place(job, found, is_roomy=bool(tags))
     account = owner.other(vm)
     if account:  # it writes to whatever the overlay names as its base
         owner.prepare(vm, account)
@@ -189,6 +218,35 @@ def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
             _forget(vm, [each.name for each in tags])
     finally:
         interrupted.end(vm)
+    job.changed = f"{overlay} is committed into {base}"
+    job.left = f"the archives are as they were, {job.changed}"
+
+
+def _require_place(job: Job, found: Sequence[Drive], *, is_roomy: bool) -> None:
+    """Refuse to commit where no archive can be made afterwards.
+
+    Args:
+        is_roomy: the commit loses something; so there must be room even if nothing in overlay and base
+            takes the same place.
+
+    Raises:
+        QvmError, OSError: nothing can be written there, or there is too little room.
+    """
+    probe = job.shelf.part_folder(f"{job.vm.name}-{archives.stamp_of(0)}")
+    try:
+        job.store.remove_folder(probe)
+        job.store.make(probe)
+        job.store.remove_folder(probe)
+    except OSError as error:
+        raise QvmError(
+            f"cannot archive: {error.filename or job.store.shown}: {error.strerror}", machine=job.vm.name,
+            hint="nothing was changed; VM_ARCHIVE names a folder that you can write to",
+        ) from error  # fmt: skip
+    if is_roomy:
+        taken = [each for each in found if not each.left_out]
+        paths = [each.path for each in taken]
+        paths += [path for each in taken for path, _ in drives.below(job.vm, each)]
+        archive_writer.require_room(job, paths)
 
 
 def _forget(vm: Machine, names: Sequence[str]) -> None:
@@ -275,6 +333,7 @@ def _live(job: Job, note: Note, *, is_held: bool) -> tuple[Archive, Point]:
         changes.clear(vm, qemu)
         found = drives.live(vm, qemu.execute("query-block"))
     writer = Writer(job, found, archives.stamp_of(time.time()), consistency=cut.CRASH)
+    _require_tag(job, found)
     if writer.is_new:
         writer.require_room()
     with contextlib.ExitStack() as afterwards, writer.writing(), _letting_go(vm, note, writer.work):
@@ -337,7 +396,8 @@ def _save(job: Job, note: Note, writer: Writer, *, is_held: bool) -> None:
     job.left = "its archives are as they were"
     with job.vm.io.stage(f"saving the state as {job.wish.savevm}"):
         saved.save(job.vm, note, job.wish.savevm, has_suspend=False)
-    job.left += f", the snapshot {job.wish.savevm} is in its disks"
+    job.changed = f"the snapshot {job.wish.savevm} is in its disks"
+    job.left += f", {job.changed}"
 
 
 def _count(number: int, what: str) -> str:

@@ -1,10 +1,11 @@
-"""archive that fails or is interrupted near its end: what it says is so, and nothing false is left.
+"""archive that fails or is interrupted: what it says is so, and nothing false is left, or lost.
 
 The steps that fail are replaced in a process of the test's own; all else is real.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -15,7 +16,8 @@ from collections.abc import Callable
 
 import pytest
 from conftest import QVM, Vm
-from test_archive import archived, byte, name_of, nothing_left, states, write, write_live
+from small_disk import small_disk
+from test_archive import archived, byte, img, name_of, nothing_left, snapshots, states, write, write_live
 
 Blank = Callable[..., Vm]
 
@@ -275,3 +277,47 @@ def test_host_that_is_gone_holds_up_nobody_who_types_ctrl_c_again(blank: Blank) 
     (home / "bin/ssh").write_text(SSH.replace("touch ~/gone; exec sleep 100", 'exec sh -c "$*"'))
     vm.ok("archive", env=env)
     assert not [path for path in (home / "store").iterdir() if ".part" in path.name]
+
+
+@pytest.mark.parametrize("how", ["store", "room", "tag"])
+def test_create_that_cannot_archive_drops_no_snapshot(blank: Blank, how: str) -> None:
+    vm = blank()
+    write(vm, 1, "0")
+    img(vm, "qemu-img", "snapshot", "-c", "precious", "demo-backing.qcow2")
+    write(vm, 2, "0")
+    words = ["archive", "--create", "--drop-snapshots"]
+    with contextlib.ExitStack() as stack:
+        if how == "store":
+            vm.set(VM_ARCHIVE="/proc/nowhere")
+        elif how == "room":
+            (vm.world.home / "store").mkdir()
+            stack.enter_context(small_disk(vm.world.home / "store", 1))
+            vm.set(VM_ARCHIVE="../store")
+        else:
+            words += ["--delvm", "precious"]
+        refused = vm.qvm(*words)
+    assert refused.status == (2 if how == "tag" else 1), str(refused)
+    assert "hint:" in refused.err or how == "tag"
+    assert snapshots(vm) == ["precious"]
+    assert byte(vm, "0") == 2
+    assert byte(vm, "0", "demo-base.qcow2") == 0
+    nothing_left(vm)
+
+
+def test_create_that_fails_after_the_commit_says_that_it_was_done(blank: Blank) -> None:
+    vm = blank()
+    write(vm, 1, "0")
+    refused = vm.qvm("archive", "--create", "--delvm", "nosuch")
+    assert refused.status == 3, str(refused)
+    assert byte(vm, "0", "demo-base.qcow2") == 0  # asked before
+    done = run(vm, NO_SETTINGS, "archive", "--create")
+    assert done.returncode == 1, done.stderr
+    assert "demo-backing.qcow2 is committed into demo-base.qcow2" in done.stderr
+    assert byte(vm, "0", "demo-base.qcow2") == 1
+    nothing_left(vm)
+
+
+def test_snapshot_that_would_be_saved_and_removed_at_once_is_refused(blank: Blank) -> None:
+    refused = blank().qvm("archive", "--savevm", "x", "--delvm", "x")
+    assert refused.status == 2
+    assert "--savevm and --delvm both name x" in refused.err

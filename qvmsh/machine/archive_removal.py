@@ -151,7 +151,7 @@ def _named(vm: Machine, shelf: Shelf, word: str) -> tuple[Archive, list[Point]]:
 
 
 def _by_age(archives: Sequence[Archive]) -> list[tuple[Archive, Point]]:
-    return sorted(((each, point) for each in archives for point in each.done), key=lambda pair: pair[1].time)
+    return sorted(((each, point) for each in archives for point in each.done), key=lambda pair: pair[1].order)
 
 
 def _require_none_above(vm: Machine, archive: Archive, gone: Sequence[Point]) -> None:

@@ -40,7 +40,7 @@ from qvmsh.machine.archive_settings import is_same as is_same_settings
 from qvmsh.machine.archives import PART, Archive, Part, Point
 from qvmsh.machine.changes import tag_id, tags_of
 from qvmsh.machine.drives import MAIN, Drive
-from qvmsh.machine.shelf import UNFINISHED, Shelf, is_plain
+from qvmsh.machine.shelf import LAST_NUMBER, UNFINISHED, Shelf, is_plain
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False
@@ -159,8 +159,9 @@ class Writer:
         """The archive of the present base, or a new one."""
         own = identity.uuid_of(self.vm)
         every = self.job.shelf.archives()
-        times = [point.time for each in every if each.uuid in ("", own) for point in each.done]
-        self._newest = max(times, default=0.0)
+        self._newest = max(
+            (point.number for each in every if each.uuid == own for point in each.points), default=0
+        )
         for each in reversed(every):
             if each.uuid in ("", own) and self._is_of_base(each) and self._has_ground(each):
                 each.uuid, each.directory = own, self.vm.directory
@@ -192,7 +193,10 @@ class Writer:
         return True
 
     def _has_ground(self, each: Archive) -> bool:
-        """True if what a further state would stand on is there."""
+        """True if what a further state would stand on is there, and the manifest has room for it."""
+        if self.job.shelf.is_full(each):
+            self.job.said.append(f"{each.folder} holds as many states as it can: a new archive")
+            return False
         stored = self.store.names(each.folder)
         for part in each.parts([]):
             if stored.get(part.name) != part.stored_bytes:
@@ -509,8 +513,8 @@ class Writer:
     def _finish(self) -> None:
         """Give all its name; an interruption comes before that, or finds the state whole."""
         self.point.is_done = True
-        # the newest, though an earlier one may have been made with a clock that was wrong
-        self.point.time = max(time.time(), self._newest + 0.001)
+        self.point.time = time.time()
+        self.point.number = min(self._newest + 1, LAST_NUMBER)
         with self._shielded():
             if self.is_new:
                 self.archive.points.append(self.point)

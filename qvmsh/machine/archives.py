@@ -81,12 +81,14 @@ class Point:
 
     Args:
         stamp: its name, from the date.
-        time: seconds since the epoch.
+        time: seconds since the epoch, as the clock said.
         consistency: `off`, `frozen`, `crash-consistent`, or `unknown`.
         parts: the top layer of each disk, and the settings.
         snapshots: names of the internal snapshots of the machine's own disk.
         is_done: False while it is being written.
         id: unlike the stamp no other state's, in whatever store; names the dirty bitmaps that begin with it.
+        number: counts a machine's states in a store, whatever the clock said; 0 where an old manifest does
+            not say.
     """
 
     stamp: str
@@ -96,6 +98,12 @@ class Point:
     snapshots: list[str] = field(default_factory=list)
     is_done: bool = True
     id: str = ""
+    number: int = 0
+
+    @property
+    def order(self) -> tuple[int, float]:
+        """What one machine's states are sorted by, the oldest first."""
+        return self.number, self.time
 
     def part(self, role: str) -> Part | None:
         return next((each for each in self.parts if each.role == role), None)
@@ -136,7 +144,7 @@ class Archive:
     @property
     def done(self) -> list[Point]:
         """The whole states, oldest first."""
-        return sorted((each for each in self.points if each.is_done), key=lambda each: each.time)
+        return sorted((each for each in self.points if each.is_done), key=lambda each: each.order)
 
     def point(self, stamp: str) -> Point | None:
         return next((each for each in self.points if each.stamp == stamp), None)

@@ -19,6 +19,7 @@ import re
 from qvmsh.errors import QvmError, UsageError, printable
 from qvmsh.machine import archives
 from qvmsh.machine.archives import MAIN, MANIFEST, PART, Archive, Part, Point, seconds
+from qvmsh.machine.stores import TEXT_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 VERSION = 1
 LAST_S = 253402300800
 """The year 10000; no calendar goes further."""
+LAST_NUMBER = 2**62 - 1
+"""No whole number in a manifest is larger."""
+ROOM_BYTES = 1 << 20
+"""How much of a manifest one state may take at most."""
 UNFINISHED = re.compile(rf"{re.escape(PART)}\d*$")
 """The names of files that were not finished: of disks, and of a manifest."""
 _STAMP = re.compile(r"[0-9]{14}", re.ASCII)
@@ -114,7 +119,7 @@ class Shelf:
         Raises:
             QvmError: it could not be read again and would hide all states of the archive; nothing is written.
         """
-        text = json.dumps(archive.as_json(), indent=1, ensure_ascii=False) + "\n"
+        text = _text(archive)
         try:
             parse(archive.folder, text)
         except ValueError as error:
@@ -122,7 +127,17 @@ class Shelf:
                 f"cannot describe the state in {archive.folder}: {error}",
                 hint="the archives are as they were; give what is named there another name, or place",
             ) from None
+        if _length(text) > TEXT_BYTES:
+            raise QvmError(
+                f"{archive.folder} cannot hold so many states: its {MANIFEST} would have more than "
+                f"{TEXT_BYTES >> 20} MiB",
+                hint="the archives are as they were; `qvm archive --keep N` removes old states",
+            )
         self.store.put_text(folder or archive.folder, MANIFEST, text)
+
+    def is_full(self, archive: Archive) -> bool:
+        """True if its manifest should not grow any more; what is left is for a state that is being made."""
+        return _length(_text(archive)) > TEXT_BYTES - ROOM_BYTES
 
     def _by_names(self, folder: str) -> Archive:
         """An archive in the layout of `vm`."""
@@ -162,7 +177,7 @@ class Shelf:
             QvmError: the folder that it names cannot be read.
         """
         pairs = [(archive, point) for archive in self.archives() for point in archive.done]
-        pairs.sort(key=lambda pair: pair[1].time)
+        pairs.sort(key=lambda pair: pair[1].order)
         folder, _, stamp = word.rstrip("/").partition("/")
         for error in self.unreadable:
             if not pairs or f"/{folder}/" in error.what:
@@ -171,7 +186,7 @@ class Shelf:
             what = "there is no archive" if word == "latest" else f"{word!r} is no archive, there is none"
             raise UsageError(f"{what} in {self.store.shown}", hint="`qvm archive` makes one")
         if word == "latest":
-            return next((pair for pair in reversed(pairs) if self.is_own(pair[0])), pairs[-1])
+            return self._latest(pairs)
         exact = [pair for pair in pairs if pair[0].folder == folder and stamp in ("", pair[1].stamp)]
         if exact:
             return exact[-1]
@@ -182,12 +197,26 @@ class Shelf:
         what = "means several archived states" if of_stamp else "is no archived state"
         raise UsageError(f"{word!r} {what} in {self.store.shown}", hint=f"there are: {names}")
 
+    def _latest(self, pairs: list[tuple[Archive, Point]]) -> tuple[Archive, Point]:
+        """The last of the states, which are in order; only the clock tells those of two machines apart."""
+        last = {archive.uuid: (archive, point) for archive, point in pairs}
+        own = [pair for pair in last.values() if self.is_own(pair[0])]
+        return max(own or last.values(), key=lambda pair: pair[1].time)
+
 
 def split(folder: str) -> tuple[str, str]:
     """Name and stamp of an archive's folder; two empty texts where it cannot be one."""
     name, _, stamp = folder.rpartition("-")
     is_one = bool(name) and not name.startswith(".") and bool(_STAMP.fullmatch(stamp))
     return (name, stamp) if is_one else ("", "")
+
+
+def _text(archive: Archive) -> str:
+    return json.dumps(archive.as_json(), indent=1, ensure_ascii=False) + "\n"
+
+
+def _length(text: str) -> int:
+    return len(text.encode("utf-8", "surrogateescape"))
 
 
 # Reading a manifest
@@ -315,5 +344,5 @@ def _fits(kind: str, value: Any) -> bool:
     if isinstance(value, str):
         return kind == "str" and "\0" not in value and _is_encodable(value)
     if isinstance(value, int):
-        return 0 <= value < (LAST_S if kind == "float" else 2**62) and kind in ("int", "float")
+        return 0 <= value < (LAST_S if kind == "float" else LAST_NUMBER + 1) and kind in ("int", "float")
     return kind == "float" and isinstance(value, float) and 0.0 <= value < LAST_S

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import Vm
-from test_archive import archived, byte, img, name_of, nothing_left, write, write_live
+from test_archive import archived, byte, img, name_of, nothing_left, states, write, write_live
 
 Blank = Callable[..., Vm]
 
@@ -441,3 +441,19 @@ def test_image_of_several_files_is_refused_before_and_after(blank: Blank, names:
     assert refused.status == 1
     assert "demo-disk1.vmdk keeps its data in another file" in refused.err
     assert not (vm.world.home / "twin").exists()
+
+
+def test_archive_that_holds_as_many_states_as_it_can_is_followed_by_another(blank: Blank) -> None:
+    vm = blank()
+    first = archived(vm)
+    manifest = vm.directory / first["archive"] / "manifest.json"
+    found = json.loads(manifest.read_text())
+    found["points"][0]["parts"][0]["tags"] = [f"{number} {'n' * 1020} 5.0" for number in range(15 << 10)]
+    manifest.write_text(json.dumps(found))
+    write(vm, 1, "0")
+    second = archived(vm)
+    assert second["archive"] != first["archive"]
+    assert f"{first['archive']} holds as many states as it can: a new archive" in second["notes"]
+    write(vm, 2, "0")
+    assert archived(vm)["archive"] == second["archive"]
+    assert len(states(vm)) == 3

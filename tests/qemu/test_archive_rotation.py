@@ -384,3 +384,27 @@ def test_looks_at_processes_and_folders_do_not_grow_with_the_states(vm: Vm) -> N
         looks.append(int(done.stderr.split()[-1]))
     assert len(names(vm)) == 1
     assert looks[0] == looks[1]
+
+
+def test_clock_that_was_wrong_once_does_not_date_the_states_after_it(blank: Blank) -> None:
+    vm = blank()
+    write(vm, 1, "0")
+    first = name_of(archived(vm))
+    manifest = vm.directory / first.partition("/")[0] / "manifest.json"
+    found = json.loads(manifest.read_text())
+    found["points"][0]["time"] = 253402300799.9999  # the last that there can be
+    manifest.write_text(json.dumps(found))
+    before = time.time()
+    for value in (2, 3, 4):
+        write(vm, value, "0")
+        archived(vm)
+    rows = states(vm)
+    assert [before < row["time"] <= time.time() for row in rows] == [False, True, True, True]
+    age(vm, name_of(rows[1]), 30)
+    assert removed(vm, "--keep-days", "7") == [name_of(rows[1])]
+    vm.ok("restore", "--force", "latest")
+    assert byte(vm, "0") == 4
+    found["points"][0]["number"] = 2**62 - 1
+    manifest.write_text(json.dumps(found))
+    write(vm, 5, "0")
+    archived(vm)

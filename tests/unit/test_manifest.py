@@ -183,3 +183,33 @@ def test_unfinished_folders_are_each_machines_own(tmp_path: Path) -> None:
 
 def test_parts_have_no_member_that_the_manifest_does_not_judge() -> None:
     assert {type(value) for value in asdict(Part("main", "x", "raw")).values()} <= {str, int, list}
+
+
+def test_latest_is_what_was_made_last_whatever_the_clock_said(tmp_path: Path) -> None:
+    first, second, other = manifest(), manifest(), manifest()
+    first["points"][0] |= {"time": 4102444800.0, "number": 1}
+    second["points"][0] |= {"time": 1800000000.0, "number": 2, "stamp": "20270115080000"}
+    other["uuid"] = ""  # of `vm`, which counts nothing
+    first["points"] += second["points"]
+    put(tmp_path, FOLDER, json.dumps(first))
+    put(tmp_path, OTHER, json.dumps(other))
+    for uuid in (UUID, ""):
+        assert Shelf(Folder(str(tmp_path)), "demo", uuid=uuid).find("latest")[1].number == 2
+
+
+def test_manifest_that_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    """It would hide all states of the archive."""
+    (tmp_path / FOLDER).mkdir()
+    shelf = Shelf(Folder(str(tmp_path)), "demo", uuid=UUID)
+    found = parse(FOLDER, json.dumps(manifest()))
+    shelf.write(found)
+    assert not shelf.is_full(found)
+    tags = [f"{number} {'n' * 1020} 5.0" for number in range(15 << 10)]
+    found.points[0].parts[0].tags = tags
+    shelf.write(found)
+    assert shelf.read(FOLDER).points[0].parts[0].tags == tags
+    assert shelf.is_full(found)
+    found.points[0].parts[0].tags = [*tags, *tags]
+    with pytest.raises(QvmError, match="cannot hold so many states"):
+        shelf.write(found)
+    assert shelf.read(FOLDER).points[0].parts[0].tags == tags

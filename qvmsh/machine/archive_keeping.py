@@ -70,12 +70,29 @@ def warn_of_unreadable(vm: Machine, shelf: Shelf) -> None:
         vm.io.warn(f"{vm.name}: {error.what}")
 
 
-def sweep_near(vm: Machine) -> None:
-    """`sweep` where the archives are on this host; elsewhere the next archive does it."""
+def sweep_near(vm: Machine, state: str) -> str:
+    """`sweep` where the archives are on this host; elsewhere the next archive does it.
+
+    Args:
+        state: `FOLDER/STAMP` of the state that was being made, "" for none.
+
+    Returns:
+        What has become of it.
+    """
+    where = ""
     with contextlib.suppress(QvmError, OSError):
         shelf = shelf_of(vm)
+        where = f" in {shelf.store.shown}"
         if shelf.store.path() is not None:
             sweep(vm, shelf)
+            if state in [f"{each.folder}/{point.stamp}" for each in _own(shelf) for point in each.done]:
+                return f"{state} is whole"
+            return "what it had begun is removed"
+    return f"the next archive removes what is unfinished{where}"
+
+
+def _own(shelf: Shelf) -> list[Archive]:
+    return [each for each in shelf.archives() if each.uuid == shelf.uuid]
 
 
 def require_whole(

@@ -239,7 +239,8 @@ class Writer:
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """The work: unfinished until the block ends, and undone if it fails."""
-        self.work = interrupted.begin(self.vm, "archive", cuts=[], is_frozen=0, is_held=0)
+        state = f"{self.archive.folder}/{self.point.stamp}"
+        self.work = interrupted.begin(self.vm, "archive", state=state, cuts=[], is_frozen=0, is_held=0)
         try:
             if self.is_new:
                 self.store.remove_folder(self._folder)

@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
 OPEN, BACK = "open", "back"
 """Whether an overlay is needed still; words of one length, see `interrupted.write`."""
-UNDONE = "what it had begun is removed"
 PATIENCE_S = 10.0
 """How long one who has typed Ctrl-C waits until all is in order, at most."""
 FROZEN, CRASH, HELD = "frozen", "crash-consistent", "with memory"
@@ -208,7 +207,7 @@ def _go_on(note: Note) -> None:
 
 
 def settle(vm: Machine, work: dict[str, Any], *, is_running: bool, qemu: Session | None = None) -> str:
-    """Join what was cut, whether QEMU runs or not; returns what was done.
+    """Join what was cut, whether QEMU runs or not; returns what was done, "" if there was nothing to join.
 
     Raises:
         QvmError: it cannot be done now; nothing is lost.
@@ -225,13 +224,7 @@ def settle(vm: Machine, work: dict[str, Any], *, is_running: bool, qemu: Session
 
 def _require_own(vm: Machine, work: dict[str, Any]) -> None:
     """The note lies where another account may write: what it would have removed must be of an archive."""
-    try:
-        words = [cut[key] for cut in work["cuts"] for key in ("disk", "node", "cut_node", "state", "cut")]
-        names = [cut["cut"] for cut in work["cuts"]]
-        is_note = all(isinstance(each, str) for each in words) and {"is_frozen", "is_held"} <= work.keys()
-    except (KeyError, TypeError):
-        is_note = False
-    if is_note and all(_NAME.fullmatch(each) and _is_file(vm, each) for each in names):
+    if all(_NAME.fullmatch(cut["cut"]) and _is_file(vm, cut["cut"]) for cut in work["cuts"]):
         return
     raise QvmError(
         ".qvm/archive.unfinished does not tell of an archive's overlays",
@@ -259,7 +252,7 @@ def _settle_live(vm: Machine, work: dict[str, Any], qemu: Session | None) -> str
     # an overlay that is still there may be in use: QEMU waits to be told that its job may end
     has_overlay = any(os.path.lexists(os.path.join(vm.directory, cut["cut"])) for cut in work["cuts"])
     if is_settled(work) and not has_overlay:
-        return UNDONE
+        return ""
     note = notes.read(vm.files)
     if note is None:
         raise QvmError("the note of the running machine is gone", machine=vm.name)
@@ -399,4 +392,4 @@ def _settle_off(vm: Machine, work: dict[str, Any]) -> str:
                 host_files.sync(disk)
             names.append(os.path.basename(cut["disk"]))
         _forget(vm, work, cut)
-    return f"what the guest wrote last is in {', '.join(names)}" if names else UNDONE
+    return f"what the guest wrote last is in {', '.join(names)}" if names else ""

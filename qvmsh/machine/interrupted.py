@@ -28,6 +28,15 @@ if TYPE_CHECKING:
     from qvmsh.machine.machine import Machine
 
 
+KINDS: dict[str, dict[str, type]] = {
+    "archive": {"cuts": list, "is_frozen": int, "is_held": int},
+    "restore": {"swap": list, "is_ready": int},
+}
+"""The work that is noted, and what completing or undoing it reads."""
+CUT = ("disk", "format", "node", "cut", "cut_node", "state")
+"""What is noted of an overlay, each a text."""
+
+
 def begin(vm: Machine, what: str, **facts: Any) -> dict[str, Any]:
     """Note that the work `what` is under way."""
     work = {"what": what, "since": time.time(), "pid": os.getpid(), **facts}
@@ -65,19 +74,40 @@ def end(vm: Machine) -> None:
 
 
 def read(vm: Machine) -> dict[str, Any] | None:
-    """The work that is, or was, under way."""
+    """The work that is, or was, under way.
+
+    Raises:
+        QvmError: the note cannot be read, or makes no sense.
+    """
     try:
         with open(vm.files.interrupted, encoding="utf-8") as file:
             found: dict[str, Any] = json.load(file)
+        _require_sense(found)
     except FileNotFoundError:
         return None
-    except ValueError:
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise QvmError(
-            ".qvm/archive.unfinished cannot be read",
+            f"cannot read .qvm/archive.unfinished: {error}",
             machine=vm.name,
-            hint="it tells of interrupted work on the disks; ask before you remove it",
+            hint="`.qvm/cut-*` may hold what the guest wrote last; if there is none, remove that file",
         ) from None
     return found
+
+
+def _require_sense(work: dict[str, Any]) -> None:
+    """Check what the title, and the way back, read.
+
+    Raises:
+        ValueError, TypeError, KeyError, OverflowError, OSError: the value is missing, or of another kind.
+    """
+    time.localtime(work["since"])
+    for key, kind in KINDS[work["what"]].items():
+        if not isinstance(work[key], kind):
+            raise ValueError(f"{key} makes no sense")
+    words = [cut[key] for cut in work.get("cuts", ()) for key in CUT]
+    words += [word for new, target in work.get("swap", ()) for word in (new, target)]
+    if not all(isinstance(each, str) for each in [*words, work.get("state", "")]):
+        raise ValueError("a name is no text")
 
 
 def _title(work: dict[str, Any]) -> str:
@@ -128,7 +158,13 @@ def finish(vm: Machine, *, is_lenient: bool = False, is_silent: bool = False) ->
     """
     from qvmsh.machine import archive_keeping, changes, cut, images, log, restore_same
 
-    work = read(vm)
+    try:
+        work = read(vm)
+    except QvmError as error:
+        if not is_lenient:
+            raise
+        vm.io.warn(f"{vm.name}: {error.what}")
+        return ""
     if work is None:
         return ""
     what = _title(work)
@@ -137,11 +173,12 @@ def finish(vm: Machine, *, is_lenient: bool = False, is_silent: bool = False) ->
             done = restore_same.settle(vm, work)
         else:
             is_running = locks.holder(vm.files.pid_file) is not None
-            done = cut.settle(vm, work, is_running=is_running)
+            joined = cut.settle(vm, work, is_running=is_running)
             if is_running:
                 changes.clear_running(vm)
             images.remove_parts(vm)
-            archive_keeping.sweep_near(vm)
+            swept = archive_keeping.sweep_near(vm, work.get("state", ""))
+            done = ", ".join(filter(None, (joined, swept)))
     except (QvmError, OSError) as error:
         why = error.what if isinstance(error, QvmError) else f"{error.filename}: {error.strerror}"
         if is_lenient:

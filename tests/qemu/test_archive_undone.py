@@ -321,3 +321,37 @@ def test_snapshot_that_would_be_saved_and_removed_at_once_is_refused(blank: Blan
     refused = blank().qvm("archive", "--savevm", "x", "--delvm", "x")
     assert refused.status == 2
     assert "--savevm and --delvm both name x" in refused.err
+
+
+@pytest.mark.parametrize("script", [LISTED, NAMED])
+def test_state_that_was_whole_when_its_archive_was_killed_is_told(blank: Blank, script: str) -> None:
+    vm = blank()
+    if script == LISTED:
+        archived(vm)
+        script = script.replace(
+            "        is_listed = True\n", "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        )
+    write(vm, 1, "0")
+    done = run(vm, script, "kill", "archive")
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    row = states(vm)[-1]
+    told = vm.qvm("init").err
+    assert f"was interrupted: {row['archive']}/{row['stamp']} is whole" in told
+    assert "removed" not in told
+    assert states(vm)[-1] == row
+    vm.ok("archive", "--verify")
+    nothing_left(vm)
+
+
+def test_killed_archive_on_another_host_is_removed_by_the_next(blank: Blank) -> None:
+    vm = blank()
+    home = vm.world.home
+    (home / "bin").mkdir()
+    (home / "bin/ssh").write_text(SSH.replace("touch ~/gone; exec sleep 100", "kill -KILL $PPID"))
+    (home / "bin/ssh").chmod(0o755)
+    vm.ok("config", f"VM_ARCHIVE=ssh://far{home}/store")
+    env = {"PATH": f"{home / 'bin'}:{os.environ['PATH']}"}
+    assert vm.qvm("archive", env=env).status == -signal.SIGKILL
+    told = vm.ok("doctor", "--fix", env=env).out
+    assert f"the next archive removes what is unfinished in ssh://far{home}/store" in told
+    assert [path for path in (home / "store").iterdir() if ".part" in path.name]

@@ -161,7 +161,7 @@ class Journal:
             except Unsettled as second:
                 told = second.left if isinstance(error, QvmError) else f"{second.what}; {second.left}"
                 if isinstance(error, QvmError):
-                    error.hint = second.hint
+                    error.hint = second.hint or error.hint
             except (QvmError, OSError) as second:
                 told = f"{second}; `qvm doctor --fix` tries again"
             if isinstance(error, QvmError) and told:

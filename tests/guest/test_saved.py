@@ -49,6 +49,19 @@ def test_savevm_no_suspend_clock_is_put_right(guest: Vm) -> None:
     assert clock_error_s(guest) < 5
 
 
+@pytest.mark.parametrize("machine", ["pc", "q35"])
+def test_savevm_no_suspend_of_a_guest_that_sleeps_already_goes_on(guest: Vm, machine: str) -> None:
+    guest.set(VM_QEMU_MACHINE=machine)
+    guest.start()
+    guest.ok("ssh", "echo kept > /tmp/in-memory")
+    for _ in range(2):  # what SeaBIOS forgets at the first wake-up, the second needs
+        guest.ok("suspend")
+        guest.ok("stop", "--savevm", "asleep", "--no-suspend")
+        guest.ok("start", "--loadvm", "asleep")
+        assert guest.ok("ssh", "cat /tmp/in-memory").out == "kept\n"
+    assert "powered off by" in guest.ok("stop").out
+
+
 def test_savevm_guest_that_refuses_to_suspend_runs_on(guest: Vm) -> None:
     guest.start()
     guest.end_in_guest("qemu-ga")

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 from conftest import Vm
+from moments import Killer
 
 from qvmsh.qemu import qcow2
 
 Blank = Callable[..., Vm]
+USUAL, LONG = 3, 20
 DISKS = ["demo-backing.qcow2", "data.qcow2"]
 
 
@@ -174,3 +176,27 @@ def test_way_back_of_another_restore_is_not_taken_for_the_present_state(saved: V
     assert failed.status == 1
     assert "is undone: the disks are as they were before" in failed.err
     assert content(saved, 1, 2) == [2, 2]
+
+
+def check_killed(vm: Vm, count: int) -> None:
+    killer = Killer(vm, "start --loadvm")
+    for turn in range(count):
+        write(vm, 2)
+        killer.kill(("qvm", "all")[turn % 2], "start", "--no-wait", "--loadvm", "work")
+        vm.qvm("doctor", "--fix")
+        vm.kill()
+        assert content(vm, 1, 2) in ([1, 1], [2, 2])
+        assert tags(vm) == [["work"]] * 2
+        settled(vm)
+    if count == LONG:
+        killer.require_hits()
+
+
+def test_start_killed_leaves_the_disks_of_one_moment(saved: Vm) -> None:
+    check_killed(saved, USUAL)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_start_killed_leaves_the_disks_of_one_moment_long(saved: Vm) -> None:
+    check_killed(saved, LONG)

@@ -18,7 +18,7 @@ import os
 from qvmsh.errors import QmpError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
-from qvmsh.machine import owner, saved, snapshots, state, tools
+from qvmsh.machine import diskwork, owner, saved, snapshots, state, tools
 from qvmsh.machine.snapshot_store import Live
 from qvmsh.machine.unfinished import Journal, layer, remove_layer
 from qvmsh.machine.volumes import file_of
@@ -177,7 +177,7 @@ def _new_layer(vm: Machine, path: str) -> None:
         host_files.remove(place)
     words = ["create", "-q", "-u", "-f", "qcow2", "-F", kind, "-b", header.backing, place]
     words.append(str(header.size_bytes))
-    image.run(tools.qemu_img(vm), words, what=f"make an empty {os.path.basename(path)}", account=account)
+    diskwork.run(vm, words, f"make an empty {os.path.basename(path)}")
     was = os.stat(path)
     with owner.rights(vm):
         os.chmod(place, was.st_mode & 0o7777)

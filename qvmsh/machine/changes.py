@@ -72,10 +72,11 @@ def staged(vm: Machine, suffix: str) -> str:
 
 def clear_staged(vm: Machine) -> None:
     """Remove what killed commands left of that kind, and notes of work that they had not finished."""
-    note = os.path.basename(vm.files.interrupted) + ".part"
+    kinds = [os.path.basename(path) + ".part" for path in (vm.files.interrupted, vm.files.unfinished)]
     for name in os.listdir(vm.files.state):
-        pid = name.removeprefix(STAGED).partition("-")[0].removeprefix(note)
-        if name.startswith((STAGED, note)) and not (pid.isdigit() and process.exists(int(pid))):
+        kind = next((each for each in (STAGED, *kinds) if name.startswith(each)), "")
+        pid = name.removeprefix(kind).partition("-")[0]
+        if kind and not (pid.isdigit() and process.exists(int(pid))):
             host_files.remove(os.path.join(vm.files.state, name))
 
 

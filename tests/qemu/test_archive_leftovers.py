@@ -23,7 +23,8 @@ def test_archive_removes_notes_that_a_killed_one_had_not_finished(blank: Blank) 
                 folder / f"manifest.json.part{gone.pid}",
                 vm.directory / f".qvm/staged-{gone.pid}-x.qcow2",
             ]
-            left.append(vm.directory / f".qvm/archive.unfinished.part{gone.pid}")
+            notes = ("archive", "snapshot")
+            left += [vm.directory / f".qvm/{each}.unfinished.part{gone.pid}" for each in notes]
             kept = vm.directory / f".qvm/staged-{alive.pid}-x.qcow2"  # somebody is at work on it
             for path in (*left, kept):
                 path.write_text("{")

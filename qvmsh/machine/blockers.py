@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 WITHOUT_STATE = ("hvf", "nvmm", "whpx")
 """Accelerators that cannot save the processors' state."""
 
+TEMPORARY = re.compile(r"vl\.\w{6}")
+"""QEMU's name of the overlay that `-snapshot` makes, and removes at once. Source: QEMU block.c."""
+
 DISKS_ALONE = "`qvm snapshot save --disk-only`"
 
 DISK_ROOM_BYTES = 4 << 20
@@ -90,10 +93,10 @@ def of_disks(disks: list[Volume]) -> list[Blocker]:
     """The disks that are written to and hold no snapshots, or none that lasts."""
     found = []
     for each in disks:
-        if each.node and not each.is_read_only and not os.path.exists(each.path):
-            what = f"QEMU writes {each.id} to {each.path}, which has no name any more and vanishes with it"
+        if TEMPORARY.fullmatch(each.name) and not os.path.exists(each.path):
+            what = f"what is written to the disk {each.id} vanishes when QEMU ends"
             remedy = "start it without `-snapshot` and `snapshot=on` (VM_QEMU_ARGS, VM_QEMU_EXTRA)"
-            found.append(Blocker(what, f"{remedy}; a disk that was moved away belongs where it was"))
+            found.append(Blocker(what, remedy))
             continue
         if each.is_read_only or each.format == "qcow2":
             continue

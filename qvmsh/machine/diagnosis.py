@@ -16,11 +16,12 @@ import sys
 from dataclasses import replace
 
 from qvmsh.config.grammar import Problem
+from qvmsh.config.words import quote
 from qvmsh.errors import ConfigError, ImageError, MissingProgramError, QvmError, printable
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, logout, process, sockets
 from qvmsh.io import QUIET
-from qvmsh.machine import disks, guest, hardware, making, repair, state, tpm, unfinished, volumes
+from qvmsh.machine import disks, guest, hardware, making, repair, saved, state, tpm, unfinished, volumes
 from qvmsh.machine.hardware import Launch
 from qvmsh.machine.progress import size
 from qvmsh.machine.reports import Report
@@ -568,7 +569,7 @@ def _image(case: Case, path: str, kind: str) -> Iterator[Finding]:
     if not case.is_at_rest:
         yield Finding("image check", OK, "left out while the machine runs")
         return
-    yield from _way_back(vm, path)
+    yield from _forgotten(vm, path)
     users = [f"{process.program(pid)}, pid {pid}" for pid in host_files.users_of(path)]
     if users:
         what = f"{name} is in use by {'; '.join(users)}, although the machine is off"
@@ -578,12 +579,14 @@ def _image(case: Case, path: str, kind: str) -> Iterator[Finding]:
         yield from _soundness(case, program, layer)
 
 
-def _way_back(vm: Machine, path: str) -> Iterator[Finding]:
-    """The way back of a restore, which no journal tells of any more."""
+def _forgotten(vm: Machine, path: str) -> Iterator[Finding]:
+    """Snapshots that work which was cut off has left, and that no journal tells of any more."""
     names = [each.name for each in qcow2.snapshots(path)]
-    if unfinished.BACK in names and not os.path.lexists(vm.files.unfinished):
-        what = f"holds {unfinished.BACK}: the state before a restore that has been forgotten"
-        hint = f"`qvm snapshot delete {unfinished.BACK}` removes it; the next restore does too"
+    left = [each for each in names if each.endswith(saved.NEW) and each.removesuffix(saved.NEW) in names]
+    left += [each for each in names if each == unfinished.BACK]
+    if left and not os.path.lexists(vm.files.unfinished):
+        what = f"holds {', '.join(left)}: of work on snapshots that was cut off, and has been forgotten"
+        hint = f"`qvm snapshot delete {' '.join(map(quote, left))}` removes it"
         yield Finding(_short(vm, path), WARNING, what, hint)
 
 

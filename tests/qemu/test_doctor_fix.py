@@ -103,13 +103,19 @@ def test_doctor_fix_settles_work_on_a_disk_that_has_gone_on_the_others(blank: Bl
     vm.ok("start", "--no-wait")
 
 
-def test_doctor_names_a_way_back_that_was_forgotten(blank: Blank) -> None:
+def test_doctor_names_what_work_on_snapshots_left_and_no_journal_tells_of(blank: Blank) -> None:
     vm = blank()
     image = vm.directory / "demo-backing.qcow2"
-    subprocess.run(["qemu-img", "snapshot", "-c", ".qvm-back", image], check=True)
-    assert "holds .qvm-back: the state before a restore that has been forgotten" in vm.qvm("doctor").out
-    vm.ok("snapshot", "delete", ".qvm-back")
-    assert ".qvm-back" not in vm.qvm("doctor").out
+    for tag in ("a", "a.qvm-new", "alone.qvm-new", ".qvm-back"):
+        subprocess.run(["qemu-img", "snapshot", "-c", tag, image], check=True)
+    told = vm.qvm("doctor").out
+    assert "holds a.qvm-new, .qvm-back: of work on snapshots that was cut off" in told
+    assert "`qvm snapshot delete a.qvm-new .qvm-back` removes it" in told
+    vm.ok("snapshot", "delete", "a.qvm-new", ".qvm-back")
+    assert "cut off" not in vm.qvm("doctor").out
+    shown = vm.ok("snapshot", "list").out
+    assert "\na " in shown
+    assert "\nalone " in shown  # the only one of its name: it is what a load finds
 
 
 def test_doctor_fix_of_a_running_machine_leaves_it_alone(blank: Blank) -> None:

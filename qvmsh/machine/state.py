@@ -140,6 +140,12 @@ def observe(vm: Machine) -> Observation:
     if note.loading and status != "running":
         return _loading(vm, pid, note)
     kind, detail = _KINDS.get(status, (PAUSED, f"QEMU says {status}"))
+    if kind == PAUSED and os.path.lexists(vm.files.unfinished) and locks.working(vm.files.work_lock) is None:
+        from qvmsh.machine import unfinished
+
+        if unfinished.must_stand_still(vm):
+            detail = f"a commit was cut off, and the guest {unfinished.HELD}"
+            return Observation(kind, detail, pid, note, unfinished.HELD_HINT, status)
     return Observation(kind, detail, pid, note, status=status)
 
 

@@ -69,6 +69,10 @@ WORDS = {
 }
 
 
+HELD = "must not go on: what it wrote now would be lost"
+HELD_HINT = "make room if the disk is full, then `qvm doctor --fix`; or `qvm kill`, then `qvm start`"
+"""Of a guest whose QEMU works on the base itself, since a commit was cut off."""
+
 KINDS = {
     "name": str, "phase": str, "disks": list, "was_running": bool, "has_memory": bool, "is_frozen": bool,
     "entry": dict | None, "since": str,
@@ -278,8 +282,7 @@ def _unsettled(vm: Machine, data: dict[str, Any], error: QvmError | OSError) -> 
         left = f"{data['name']} is left on {disks or 'no disk'}, and cannot be restored; {left}"
     hint = getattr(error, "hint", None)
     if _is_on_its_base(data) and locks.holder(vm.files.pid_file) is not None:
-        left = "the guest is paused and must not go on: what it wrote now would be lost; nothing else is"
-        hint = "make room if the disk is full, then `qvm doctor --fix`; or `qvm kill`, then `qvm start`"
+        left, hint = f"the guest is paused and {HELD}; nothing else is", HELD_HINT
     why = error.what if isinstance(error, QvmError) else str(error)
     return Unsettled(
         f"{_title(data)}, was cut off, and cannot be settled: {why}",

@@ -224,6 +224,9 @@ def test_commit_that_cannot_be_ended_holds_the_guest_whatever_is_asked(blank: Bl
         assert "the guest is paused and must not go on: what it wrote now would be lost" in refused.err
         assert "hint: make room if the disk is full, then `qvm doctor --fix`" in refused.err
         assert vm.qvm("status", "-s").out.startswith("demo: paused")
+    told = vm.qvm("status").out
+    assert "a commit was cut off, and the guest must not go on" in told
+    assert "hint: make room if the disk is full, then `qvm doctor --fix`" in told
     assert (vm.directory / ".qvm/snapshot.unfinished").exists()
     assert "is over: what the disk holds is the same" in vm.ok("kill").err
     vm.ok("start", "--no-wait")

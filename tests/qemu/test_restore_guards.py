@@ -379,6 +379,25 @@ def test_ctrl_c_in_the_last_moment_of_a_restore_comes_too_late_and_is_told(blank
     assert "interrupted" not in vm.ok("disk", "check").err
 
 
+def test_host_key_goes_also_where_the_next_command_completes_the_restore(blank: Blank) -> None:
+    vm = blank()
+    write(vm, 7, "0")
+    made = archived(vm)
+    (vm.directory / ".qvm/uuid").write_text(f"{uuid.uuid4()}\n")
+    (vm.directory / ".qvm/known_hosts").write_text("theirs\n")
+    write(vm, 8, "0")
+    done = subprocess.run(
+        [sys.executable, "-c", LATE.replace("SIGINT", "SIGKILL"), "restore", "--force", name_of(made)],
+        cwd=vm.directory, env=vm.world.environ, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == -9, done.stderr
+    assert (vm.directory / ".qvm/known_hosts").exists()
+    assert "completed" in vm.ok("disk", "check").err
+    assert byte(vm, "0") == 7
+    assert not (vm.directory / ".qvm/known_hosts").exists()
+    nothing_left(vm)
+
+
 # What is in no archive
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from qvmsh.machine.machine import Machine
+    from qvmsh.qemu.imagecheck import Soundness
 
 
 def check(vm: Machine, name: str | None, *, is_repairing: bool) -> Checked:
@@ -52,10 +53,17 @@ def check(vm: Machine, name: str | None, *, is_repairing: bool) -> Checked:
                 row["note"] = "not checked: the machine is on and writes to it"
                 continue
             try:
-                _look(vm, row, kind, is_repairing=is_repairing)
+                kind, sound = _look(vm, path, kind)
             except ImageError as error:  # the others are looked at all the same
                 words = [error.what, *error.details[-1:]]
                 row["problem"] = ": ".join(words) + (f" ({error.hint})" if error.hint else "")
+                continue
+            if sound is None:
+                row["note"] = f"{kind} has nothing to check"
+                continue
+            if is_repairing and (sound.corruptions or sound.leaks):
+                sound = _mend(vm, row, kind, sound)
+            row["corruptions"], row["leaks"] = sound.corruptions, sound.leaks
     return Checked(vm.name, rows)
 
 
@@ -75,36 +83,45 @@ def _images(vm: Machine, found: list[Volume]) -> list[tuple[str, str, bool]]:
     return list(rows.values())
 
 
-def _look(vm: Machine, row: dict[str, Any], kind: str, *, is_repairing: bool) -> None:
-    """Check one image, and mend it if that is wanted."""
-    program, path = tools.qemu_img(vm), row["file"]
+def _look(vm: Machine, path: str, kind: str) -> tuple[str, Soundness | None]:
+    """The format of one image, and what is wrong with it.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    program = tools.qemu_img(vm)
     image.require(path, vm.name, hint="put it back")
     chain.below(vm, path)
     kind = kind or image.told(program, path, "")["format"]
-    with vm.io.stage(f"checking {row['name']}"):
-        sound = imagecheck.check(program, path, kind)
-        if sound is None:
-            row["note"] = f"{kind} has nothing to check"
-            return
-        if is_repairing and (sound.corruptions or sound.leaks):
-            image.require_unused(program, path, vm.name)
-            if sound.corruptions:  # what cannot be mended becomes zeros; leaks are nobody's data
-                chain.require_writable(vm, path, "repair", besides=_own_overlay(vm, path))
-            mode = "all" if sound.corruptions else "leaks"
-            words = ["check", "-q", "-f", kind, "-r", mode, image.safe_name(path)]
-            try:
-                diskwork.run(vm, words, f"repair {row['name']}")
-            except ImageError as error:  # some of it may be mended: it is looked at anew
-                row["note"] = next(iter(error.details), "")
-            if sound.corruptions and kind == "qcow2":  # what has become zeros, no bitmap tells
-                with contextlib.suppress(QvmError):
-                    diskwork.forget_changes(vm, path)
-            host_files.sync(path)
-            after = imagecheck.check(program, path, kind)
-            if after is not None and not after.corruptions:
-                row["note"] = f"mended: {sound.corruptions} errors, {sound.leaks} leaked clusters"
-            sound = after or sound
-    row["corruptions"], row["leaks"] = sound.corruptions, sound.leaks
+    with vm.io.stage(f"checking {os.path.basename(path)}"):
+        return kind, imagecheck.check(program, path, kind)
+
+
+def _mend(vm: Machine, row: dict[str, Any], kind: str, sound: Soundness) -> Soundness:
+    """Mend one image; what is wrong with it then.
+
+    Raises:
+        ImageError: it is open elsewhere, or others stand on it; nothing was changed.
+    """
+    program, path = tools.qemu_img(vm), row["file"]
+    image.require_unused(program, path, vm.name)
+    if sound.corruptions:  # what cannot be mended becomes zeros; leaks are nobody's data
+        chain.require_writable(vm, path, "repair", besides=_own_overlay(vm, path))
+    mode = "all" if sound.corruptions else "leaks"
+    words = ["check", "-q", "-f", kind, "-r", mode, image.safe_name(path)]
+    with vm.io.stage(f"repairing {row['name']}"):
+        try:
+            diskwork.run(vm, words, f"repair {row['name']}")
+        except ImageError as error:  # some of it may be mended: it is looked at anew
+            row["note"] = next(iter(error.details), "")
+        if sound.corruptions and kind == "qcow2":  # what has become zeros, no bitmap tells
+            with contextlib.suppress(QvmError):
+                diskwork.forget_changes(vm, path)
+        host_files.sync(path)
+        after = imagecheck.check(program, path, kind)
+    if after is not None and not after.corruptions:
+        row["note"] = f"mended: {sound.corruptions} errors, {sound.leaks} leaked clusters"
+    return after or sound
 
 
 def _own_overlay(vm: Machine, base: str) -> str | None:

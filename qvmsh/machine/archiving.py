@@ -282,17 +282,18 @@ def _of_running(job: Job, seen: state.Observation) -> tuple[Archive, Point]:
         with guardian.Guardian(vm):
             made = _live(job, seen.note, is_held=is_held)
     except QmpError as error:
-        raise _failure(vm, error) from None
+        raise _failure(job, error) from None
     if locks.holder(vm.files.pid_file) is None:
         vm.io.warn(f"{vm.name}: QEMU ended while it was archived; all that the guest wrote is on its disks")
     return made
 
 
-def _failure(vm: Machine, error: QmpError) -> QmpError:
+def _failure(job: Job, error: QmpError) -> QmpError:
     """What QEMU's refusal, or its end, means for an archive."""
+    vm = job.vm
     error.machine = error.machine or vm.name
     if not state.has_ended(vm, error):
-        error.hint = error.hint or "the archives are as they were, the guest runs on"
+        error.hint = error.hint or f"{job.left}; the guest runs on"
         return error
     return QmpError(
         "cannot archive: QEMU ended meanwhile", machine=vm.name, details=[error.what, *error.details],

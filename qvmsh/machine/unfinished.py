@@ -413,6 +413,7 @@ def _back_off(vm: Machine, note: Note, data: dict[str, Any]) -> str:
 
         with process.Process(pid) as handle:
             power.kill_process(handle, note)
+        host_files.remove(vm.files.pid_file)  # left by SIGKILL; it was asked to end, and did not crash
     return _settle_off(vm, data)
 
 

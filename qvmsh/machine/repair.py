@@ -25,12 +25,14 @@ from qvmsh.machine import (
     making,
     owner,
     state,
+    tools,
     unfinished,
     volumes,
 )
 from qvmsh.machine import note as notes
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.reports import Report
+from qvmsh.qemu import image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,7 +79,7 @@ def _machine(vm: Machine) -> list[Mend]:
     seen = state.observe(vm)
     if seen.is_live or locks.holder(vm.files.pid_file) is not None:
         return done
-    for step in (_crash, _parts):
+    for step in (_crash, _parts, _images):
         try:
             done += step(vm)
         except QvmError as error:
@@ -202,6 +204,28 @@ def _in_state_folder(vm: Machine) -> list[str]:
 
 def _is_ours(name: str) -> bool:
     return name.startswith("disposable-") or ".part" in name
+
+
+def _images(vm: Machine) -> Iterator[Mend]:
+    """An image whose tables qemu-img or QEMU was killed at: they are counted anew, as at the next start."""
+    try:
+        dirty = [each for each in volumes.written(volumes.configured(vm)) if _is_dirty(each.path)]
+    except QvmError:  # the configuration's problems are told elsewhere
+        return
+    for disk in dirty:
+        if disk.format == "qcow2":
+            image.require_unused(tools.qemu_img(vm), disk.path, vm.name)
+            words = ["check", "-q", "-f", "qcow2", "-r", "all", image.safe_name(disk.path)]
+            diskwork.run(vm, words, f"mend {disk.name}")
+            what = f"{disk.name} was not closed in order: its tables are counted anew, its data is the same"
+            yield Mend("images", MENDED, what)
+
+
+def _is_dirty(path: str) -> bool:
+    try:
+        return image.header(path).is_dirty
+    except (OSError, QvmError):  # told elsewhere
+        return False
 
 
 def parts(vm: Machine) -> list[str]:

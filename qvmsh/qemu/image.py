@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from qvmsh.host.accounts import Account
 
 _FIXED = ">4sIQIIQIIQQIIQ"  # magic ... snapshots offset: the 72 bytes that every version has
-_INCOMPATIBLE_CORRUPT, _INCOMPATIBLE_DATA_FILE = 2, 4
+_INCOMPATIBLE_DIRTY, _INCOMPATIBLE_CORRUPT, _INCOMPATIBLE_DATA_FILE = 1, 2, 4
 _HEAD_BYTES = 4096  # what is read at once: the header, and its extensions
 _BACKING_FORMAT = 0xE2792ACA
 _DESCRIPTOR_BYTES = 1 << 16
@@ -37,6 +37,7 @@ class Header:
         backing: name of the backing file as it stands in the image, "" if there is none.
         backing_format: of that file, as the image says; "" where it does not (`imagecheck.backing_format`).
         snapshots: number of internal snapshots.
+        is_dirty: QEMU was ended while it worked on the tables; it mends them when it writes to it next.
         is_corrupt: QEMU marked the image as corrupt.
         has_data_file: the guest's data is in another file, that this one names.
     """
@@ -47,6 +48,7 @@ class Header:
         "format",
         "has_data_file",
         "is_corrupt",
+        "is_dirty",
         "size_bytes",
         "snapshots",
     )
@@ -57,6 +59,7 @@ class Header:
         size_bytes: int,
         backing: str = "",
         snapshots: int = 0,
+        is_dirty: bool = False,
         is_corrupt: bool = False,
         has_data_file: bool = False,
         backing_format: str = "",
@@ -66,6 +69,7 @@ class Header:
         self.backing = backing
         self.backing_format = backing_format
         self.snapshots = snapshots
+        self.is_dirty = is_dirty
         self.is_corrupt = is_corrupt
         self.has_data_file = has_data_file
 
@@ -96,6 +100,7 @@ def header(path: str) -> Header:
         size,
         os.fsdecode(backing),
         snapshots,
+        is_dirty=bool(flags & _INCOMPATIBLE_DIRTY),
         is_corrupt=bool(flags & _INCOMPATIBLE_CORRUPT),
         has_data_file=bool(flags & _INCOMPATIBLE_DATA_FILE),
         backing_format=_backing_format(data, version) if backing else "",

@@ -233,6 +233,21 @@ def test_commit_that_cannot_be_ended_holds_the_guest_whatever_is_asked(blank: Bl
     assert holds(vm, 1, 2, 3)
 
 
+def test_commit_killed_while_it_empties_the_overlay_is_mended(blank: Blank) -> None:
+    """The moment that chance rarely finds: the image is marked, and its clusters are not counted."""
+    vm = make(blank, is_on=False)
+    vm.ok("disk", "commit")
+    with (vm.directory / DISK).open("r+b") as file:
+        file.seek(79)
+        file.write(b"\1")
+        file.seek(2 * 65536)
+        file.write(bytes(8))
+    assert "counts 4 corruptions" in vm.qvm("doctor").out
+    settled(vm)
+    assert holds(vm, 1, 2, 3)
+    sound(vm, DISK)
+
+
 def test_rebase_killed_when_its_header_is_written_and_its_tables_are_not(blank: Blank) -> None:
     """The moment that chance would not find: the data from below would be lost."""
     vm = make(blank, is_on=False)

@@ -159,14 +159,8 @@ def test_rebase_killed_long(blank: Blank, is_on: bool) -> None:
     check_rebase(blank, LONG, is_on=is_on)
 
 
-@pytest.mark.parametrize("is_link", [False, True])
-def test_commit_killed_when_qemu_works_on_the_base_is_finished(blank: Blank, is_link: bool) -> None:
-    """The moment that chance would not find: what the guest wrote now would be lost at the next start."""
-    vm = make(blank, is_on=False)
-    if is_link:
-        (vm.directory / DISK).rename(vm.directory.parent / "elsewhere.qcow2")
-        (vm.directory / DISK).symlink_to("../elsewhere.qcow2")
-    vm.ok("start", "--no-wait")
+def cut_off_at_the_pivot(vm: Vm) -> None:
+    """Let QEMU work on the base, as where `disk commit` was killed before it had put an overlay on it."""
     vm.ok("qmp", "block-commit", "job-id=x", "device=disk0")
     for _ in range(100):
         if '"ready"' in vm.ok("qmp", "query-jobs").out:
@@ -180,6 +174,17 @@ def test_commit_killed_when_qemu_works_on_the_base_is_finished(blank: Blank, is_
         "since": "2026-11-21 10:00:00", "device": DEVICE, "node": "disk0",
     }  # fmt: skip
     (vm.directory / ".qvm/snapshot.unfinished").write_text(json.dumps(journal))
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+def test_commit_killed_when_qemu_works_on_the_base_is_finished(blank: Blank, is_link: bool) -> None:
+    """The moment that chance would not find: what the guest wrote now would be lost at the next start."""
+    vm = make(blank, is_on=False)
+    if is_link:
+        (vm.directory / DISK).rename(vm.directory.parent / "elsewhere.qcow2")
+        (vm.directory / DISK).symlink_to("../elsewhere.qcow2")
+    vm.ok("start", "--no-wait")
+    cut_off_at_the_pivot(vm)
     told = vm.qvm("resume").err
     assert "the commit of disk0, begun 2026-11-21 10:00:00, is finished" in told
     assert vm.qvm("status", "-s").out.startswith("demo: running")
@@ -204,19 +209,7 @@ def test_commit_that_cannot_be_ended_holds_the_guest_whatever_is_asked(blank: Bl
     assert "nothing was changed" in failed.err  # what is needed later is made first
     assert vm.qvm("status", "-s").out.startswith("demo: running")
     assert holds(vm, 1, 2, 3)
-    vm.ok("qmp", "block-commit", "job-id=x", "device=disk0")
-    for _ in range(100):
-        if '"ready"' in vm.ok("qmp", "query-jobs").out:
-            break
-        time.sleep(0.1)
-    vm.ok("pause")
-    vm.ok("qmp", "job-complete", "id=x")
-    journal = {
-        "what": "commit", "name": "disk0", "phase": "pivot", "was_running": True, "has_memory": False,
-        "is_frozen": False, "entry": None, "disks": [["disk0", DISK]], "pid": 1,
-        "since": "2026-11-21 10:00:00", "device": DEVICE, "node": "disk0",
-    }  # fmt: skip
-    (vm.directory / ".qvm/snapshot.unfinished").write_text(json.dumps(journal))
+    cut_off_at_the_pivot(vm)
     verbs = (["resume"], ["stop", "-t", "1"], ["stop", "--force"], ["stop", "--savevm", "x", "--no-suspend"])
     for words in (*verbs, ["reboot", "--force"], ["snapshot", "save", "x"]):
         refused = vm.qvm(*words)

@@ -106,18 +106,23 @@ def test_load_that_fails_on_the_second_disk_leaves_no_mixture(saved: Vm) -> None
     assert content(saved, 1, 2) == [2, 2]
 
 
-def test_start_killed_between_two_disks_goes_back_on_both(saved: Vm) -> None:
-    """The moment that chance would not find."""
-    write(saved, 2)
-    for disk in DISKS:
-        img(saved, "snapshot", "-c", ".qvm-back", disk)
-    img(saved, "snapshot", "-a", "work", DISKS[0])
+def cut_off_while_it_loads(saved: Vm) -> None:
+    """The journal of a `start --loadvm` that was killed when the disks were about to go back."""
     journal = {
         "what": "load", "name": "work", "phase": "load", "was_running": True, "has_memory": False,
         "is_frozen": False, "entry": None, "disks": [["disk0", DISKS[0]], ["disk1", DISKS[1]]], "pid": 1,
         "since": "2026-11-21 10:00:00",
     }  # fmt: skip
     (saved.directory / ".qvm/snapshot.unfinished").write_text(json.dumps(journal))
+
+
+def test_start_killed_between_two_disks_goes_back_on_both(saved: Vm) -> None:
+    """The moment that chance would not find."""
+    write(saved, 2)
+    for disk in DISKS:
+        img(saved, "snapshot", "-c", ".qvm-back", disk)
+    img(saved, "snapshot", "-a", "work", DISKS[0])
+    cut_off_while_it_loads(saved)
     assert content(saved, 1, 2) == [1, 2]
     told = saved.ok("start", "--no-wait").err
     assert "the start from the snapshot work, begun 2026-11-21 10:00:00, is undone" in told
@@ -132,12 +137,7 @@ def test_start_killed_while_qemu_loads_ends_it_and_goes_back(saved: Vm) -> None:
         saved.ok("qmp", "blockdev-snapshot-internal-sync", f"device={disk}", "name=.qvm-back")
     note = saved.directory / ".qvm/running"
     note.write_text(note.read_text().replace("loading \n", "loading work\n"))
-    journal = {
-        "what": "load", "name": "work", "phase": "load", "was_running": True, "has_memory": False,
-        "is_frozen": False, "entry": None, "disks": [["disk0", DISKS[0]], ["disk1", DISKS[1]]], "pid": 1,
-        "since": "2026-11-21 10:00:00",
-    }  # fmt: skip
-    (saved.directory / ".qvm/snapshot.unfinished").write_text(json.dumps(journal))
+    cut_off_while_it_loads(saved)
     assert "the `qvm start` that was loading work has gone" in saved.qvm("status").out
     told = saved.qvm("resume")
     assert told.status == 3

@@ -47,7 +47,7 @@ def sweep(vm: Machine, shelf: Shelf) -> None:
         if shelf.is_part_folder(folder):
             store.remove_folder(folder)
     for each in shelf.archives():
-        if not each.has_manifest or each.uuid != shelf.uuid:
+        if not shelf.is_made_here(each):
             continue
         broken = [point for point in each.points if not point.is_done]
         kept = {part.name for part in each.parts(each.done)}
@@ -85,14 +85,11 @@ def sweep_near(vm: Machine, state: str) -> str:
         where = f" in {shelf.store.shown}"
         if shelf.store.path() is not None:
             sweep(vm, shelf)
-            if state in [f"{each.folder}/{point.stamp}" for each in _own(shelf) for point in each.done]:
+            own = filter(shelf.is_made_here, shelf.archives())
+            if state in [f"{each.folder}/{point.stamp}" for each in own for point in each.done]:
                 return f"{state} is whole"
             return "what it had begun is removed"
     return f"the next archive removes what is unfinished{where}"
-
-
-def _own(shelf: Shelf) -> list[Archive]:
-    return [each for each in shelf.archives() if each.uuid == shelf.uuid]
 
 
 def require_whole(

@@ -46,7 +46,7 @@ def rotate(vm: Machine, shelf: Shelf, wish: Wish, made: tuple[str, str]) -> list
     """
     if wish.keep is None and wish.keep_days is None:
         return []
-    every = _own(shelf, shelf.archives())
+    every = list(filter(shelf.is_made_here, shelf.archives()))
     pairs = _by_age(every)
     pairs.sort(key=lambda pair: (pair[0].folder, pair[1].stamp) == made)
     kept = {made}
@@ -120,11 +120,6 @@ def delete(vm: Machine, word: str) -> Deleted:
     return Deleted(vm.name, removed)
 
 
-def _own(shelf: Shelf, every: Iterable[Archive]) -> list[Archive]:
-    """What qvm made of this machine: neither `vm`'s archives, nor those of another machine of its name."""
-    return [each for each in every if each.has_manifest and each.uuid == shelf.uuid]
-
-
 def _named(vm: Machine, shelf: Shelf, word: str) -> tuple[Archive, list[Point]]:
     """The archive that a word names in full, and those of its states that are meant.
 
@@ -141,7 +136,7 @@ def _named(vm: Machine, shelf: Shelf, word: str) -> tuple[Archive, list[Point]]:
             f"{word!r} is no archived state in {shelf.store.shown}", machine=vm.name,
             hint=f"there are: {names}" if names else "`qvm archive` makes one",
         )  # fmt: skip
-    if archive not in _own(shelf, every):
+    if not shelf.is_made_here(archive):
         whose = "of another machine of this name" if archive.has_manifest else "not made by qvm"
         raise UsageError(
             f"cannot remove {folder}: it is {whose}", machine=vm.name,
@@ -150,7 +145,7 @@ def _named(vm: Machine, shelf: Shelf, word: str) -> tuple[Archive, list[Point]]:
     return archive, points
 
 
-def _by_age(archives: Sequence[Archive]) -> list[tuple[Archive, Point]]:
+def _by_age(archives: Iterable[Archive]) -> list[tuple[Archive, Point]]:
     return sorted(((each, point) for each in archives for point in each.done), key=lambda pair: pair[1].order)
 
 
@@ -193,7 +188,7 @@ def _require_other(vm: Machine, shelf: Shelf, archive: Archive, gone: Sequence[P
         return True
 
     others = [
-        (each, point) for each, point in _by_age(_own(shelf, shelf.archives()))
+        (each, point) for each, point in _by_age(filter(shelf.is_made_here, shelf.archives()))
         if each.folder != archive.folder or point.stamp not in {one.stamp for one in gone}
     ]  # fmt: skip
     if any(is_whole(*pair) for pair in reversed(others)):

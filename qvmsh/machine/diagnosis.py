@@ -496,11 +496,11 @@ def leftovers(case: Case) -> Iterator[Finding]:
     left += [
         os.path.join(".qvm", name) for name in names if ".part" in name or name.startswith("disposable-")
     ]
-    unfinished = {
+    works = {
         "snapshots": (vm.files.unfinished, "work on snapshots"),
         "archive": (vm.files.interrupted, "work on the archive"),
     }
-    for name, (path, work) in unfinished.items():
+    for name, (path, work) in works.items():
         if os.path.lexists(path):
             what = f"{work} was cut off: {volumes.inside(vm, path)}"
             hint = (

@@ -272,7 +272,7 @@ class _Outliving(subprocess.Popen[bytes]):
     """A child that may outlive whoever began it: nobody need wait for it (subprocess would warn)."""
 
     def __del__(self) -> None:
-        super().__del__(_warn=lambda *_, **__: None)  # type: ignore[call-arg]
+        super().__del__(_warn=lambda *_, **__: None)  # type: ignore[call-arg]  # not in typeshed
 
 
 class _Attempt:
@@ -461,7 +461,7 @@ class _Attempt:
                 cwd=vm.directory,
                 pass_fds=[*fds, self.lock.fd],
                 start_new_session=not foreground,
-                **streams,  # type: ignore[call-overload]
+                **streams,  # type: ignore[call-overload]  # Popen's overloads want each by name
             )
         return child
 

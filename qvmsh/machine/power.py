@@ -273,11 +273,11 @@ def save(vm: Machine, name: str, *, has_suspend: bool, timeout_s: float | None) 
     Raises:
         StateError, DeadlineError, QmpError: see `saved.save`; the machine runs on.
     """
+    from qvmsh.machine import unfinished  # kill does without
+
     began = time.monotonic()
     if vm.settings.is_set("VM_SAVE_DELAY"):
         vm.io.warn(f"{vm.name}: VM_SAVE_DELAY is ignored: qvm waits until the state is on the disk")
-    from qvmsh.machine import unfinished  # kill does without
-
     with launch.work_lock(vm, "stop"):
         interrupted.require_none(vm)
         unfinished.require_none(vm)

@@ -61,7 +61,7 @@ class Failed(CommandError):
 def stream(candidate: object) -> int | None:
     """The descriptor behind a text stream; None (inherit) where it has none."""
     try:
-        return int(candidate.fileno())  # type: ignore[attr-defined]
+        return int(candidate.fileno())  # type: ignore[attr-defined]  # that is the question
     except (AttributeError, OSError, ValueError):
         return None
 

@@ -82,6 +82,10 @@ class Shelf:
         """False for an archive of another machine that has the same name."""
         return not self.uuid or archive.uuid in ("", self.uuid)
 
+    def is_made_here(self, archive: Archive) -> bool:
+        """True if qvm made it of this machine: neither `vm` did, nor is it another machine's of that name."""
+        return archive.has_manifest and archive.uuid == self.uuid
+
     def part_folder(self, folder: str) -> str:
         """What an archive's folder is called while it is written, or removed; no other machine's is."""
         return f".{folder}-{self.uuid[:8]}{PART}"
@@ -272,7 +276,8 @@ def _point(row: Any) -> Point:
         raise ValueError(f"{point.stamp!r} is no stamp")
     if len(set(roles)) < len(roles):
         raise ValueError(f"the state {point.stamp} has a disk twice")
-    if point.is_done and (point.part(MAIN) is None or not point.part(MAIN).name):  # type: ignore[union-attr]
+    main = point.part(MAIN)
+    if point.is_done and (main is None or not main.name):
         raise ValueError(f"the state {point.stamp} has no disk of the machine's own")
     return point
 

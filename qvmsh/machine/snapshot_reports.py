@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 NEXT_IS_WHOLE = "the next incremental archive will be a full one (its dirty bitmaps are gone)"
 """What follows from going back: a bitmap tells what was written since, not what was taken back."""
 
+FROZEN: dict[bool | None, str] = {True: "yes", False: "no: crash-consistent"}
+"""Whether the guest's file systems were at rest; nothing where nobody knows."""
+
 MOST_DEPTH = 12
 """How far the tree goes to the right: every night a snapshot is no reason for lines of 700 columns."""
 
@@ -291,7 +294,7 @@ class Details(Report):
             ("parent", known.get("parent")),
             ("machine", known.get("machine")),
             ("QEMU", known.get("qemu")),
-            ("frozen", {True: "yes", False: "no: crash-consistent"}.get(known.get("frozen"))),  # type: ignore[arg-type]
+            ("frozen", FROZEN.get(known.get("frozen"))),
         ):
             if value:
                 lines += [f"  {title + ':':9} {printable(line)}" for line in str(value).splitlines()]
@@ -322,7 +325,7 @@ class Verified(Report):
         return not any(each["problems"] for each in self.snapshots)
 
     @property
-    def exit_status(self) -> int:  # type: ignore[override]
+    def exit_status(self) -> int:  # type: ignore[override]  # a constant in the base
         return 0 if self.is_whole else 1
 
     def __bool__(self) -> bool:

@@ -33,7 +33,7 @@ class Command:
         self.__module__ = f"qvmsh.commands.{self._entry.module}"
 
     @property
-    def __doc__(self) -> str | None:  # type: ignore[override]
+    def __doc__(self) -> str | None:  # type: ignore[override]  # an attribute in the base
         doc: str | None = self.function.__doc__
         return doc
 

@@ -103,6 +103,7 @@ class PtpythonShell(PromptToolkitShell):  # type: ignore[misc]  # xonsh has no t
             completer=_OnTab(self),
         )
         style = self.editor._generate_style
+        # ptpython has no other place for a style that changes
         self.editor._generate_style = lambda: merge_styles([self.get_prompt_style(), style()])  # type: ignore[method-assign]
         self.editor._current_style = self.editor._generate_style()
 

@@ -27,8 +27,17 @@ from qvmsh.__main__ import main
 sys.exit(main())
 """
 
-LISTED = """
+INTERRUPT = """
 import os, signal, sys
+
+
+def interrupt(how):
+    if how == "raise":
+        raise KeyboardInterrupt
+    os.kill(os.getpid(), signal.SIGKILL if how == "kill" else signal.SIGINT)
+"""
+
+LISTED = """
 from qvmsh.machine.shelf import Shelf
 
 how, is_listed, write = sys.argv.pop(1), False, Shelf.write
@@ -41,10 +50,7 @@ def interrupted(self, archive, *words):
     write(self, archive, *words)
     if not is_listed and all(each.is_done for each in archive.points):
         is_listed = True
-        if how == "signal":
-            os.kill(os.getpid(), signal.SIGINT)
-        else:
-            raise KeyboardInterrupt
+        interrupt("raise" if how == "kill" else how)
 
 
 Shelf.write = interrupted
@@ -52,7 +58,6 @@ Shelf.write = interrupted
 """Interrupted when the manifest lists the state as whole; `kill`: and killed when it is changed again."""
 
 NAMED = """
-import os, signal, sys
 from qvmsh.machine.stores import Folder
 
 how, rename = sys.argv.pop(1), Folder.rename
@@ -61,12 +66,7 @@ how, rename = sys.argv.pop(1), Folder.rename
 def interrupted(self, old, new):
     rename(self, old, new)
     Folder.rename = rename
-    if how == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if how == "signal":
-        os.kill(os.getpid(), signal.SIGINT)
-    else:
-        raise KeyboardInterrupt
+    interrupt(how)
 
 
 Folder.rename = interrupted
@@ -115,7 +115,7 @@ else:
 def run(vm: Vm, script: str, *words: str) -> subprocess.CompletedProcess[str]:
     path = f"{os.path.dirname(QVM)}:{os.environ['PATH']}"
     return subprocess.run(
-        [sys.executable, "-c", script + MAIN, *words], cwd=vm.directory,
+        [sys.executable, "-c", INTERRUPT + script + MAIN, *words], cwd=vm.directory,
         env=vm.world.environ | {"PATH": path}, stdin=subprocess.DEVNULL, capture_output=True, text=True,
         timeout=120, check=False,
     )  # fmt: skip

@@ -20,7 +20,6 @@ from qvmsh.machine import (
     guest,
     launch,
     log,
-    owner,
     saved,
     state,
     tools,
@@ -217,10 +216,9 @@ def _compact(vm: Machine, disk: Volume) -> str:
     below = []
     if found.backing:
         below = ["-B", found.backing, "-F", imagecheck.backing_format(tools.qemu_img(vm), disk.path)]
-    owner.acting(vm)  # what is root's of the machine is the owner's first
     mode = os.stat(disk.path)
     with host_files.Removed(part), _fresh(part) as fd:
-        if os.geteuid() == 0:  # qemu-img has the owner's rights only
+        if os.geteuid() == 0:
             os.fchown(fd, mode.st_uid, mode.st_gid)
         os.fchmod(fd, mode.st_mode & 0o7777)
         words = ["convert", "-q", "-f", "qcow2", "-O", "qcow2", *below]

@@ -15,9 +15,9 @@ from conftest import DEADLINE_S, QVM, Vm
 class Terminal:
     """A command on a terminal of its own."""
 
-    def __init__(self, vm: Vm, *words: str) -> None:
+    def __init__(self, vm: Vm, *words: str, program: str = QVM) -> None:
         self.master, slave = pty.openpty()
-        argv = ["setsid", "-c", QVM, *words]  # the terminal is its own, so that Ctrl-C is sent to it
+        argv = ["setsid", "-c", program, *words]  # the terminal is its own, so that Ctrl-C is sent to it
         self.child = subprocess.Popen(
             argv, cwd=vm.directory, env=vm.world.environ, stdin=slave, stdout=slave, stderr=slave
         )

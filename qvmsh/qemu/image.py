@@ -289,6 +289,31 @@ def told(program: str, path: str, kind: str) -> dict[str, Any]:
     return found
 
 
+def kind(program: str, path: str) -> dict[str, Any]:
+    """What kind of image a qcow2 file is: all that `qemu-img info` tells but names, room and content."""
+    found = told(program, path, "qcow2")
+    data: dict[str, Any] = found.get("format-specific", {}).get("data", {})
+    names = ("virtual-size", "cluster-size", "encrypted", "backing-filename", "backing-filename-format")
+    return {name: found[name] for name in names if name in found} | data
+
+
+def bitmaps(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """The dirty bitmaps of an image, of which `kind` tells."""
+    rows: list[dict[str, Any]] = found.get("bitmaps", [])
+    return rows
+
+
+def options(found: dict[str, Any]) -> str:
+    """The value of `-o` with which `qemu-img` makes an image of the `kind` of another one."""
+    words = [f"compat={found['compat']}", f"cluster_size={found['cluster-size']}"]
+    if found["compat"] != "0.10":  # the first version has none of these
+        words += [f"refcount_bits={found['refcount-bits']}"]
+        words += [f"lazy_refcounts={'on' if found['lazy-refcounts'] else 'off'}"]
+        words += ["extended_l2=on"] if found.get("extended-l2") else []
+        words += [f"compression_type={found['compression-type']}"] if "compression-type" in found else []
+    return ",".join(words)
+
+
 def virtual_bytes(program: str, path: str, kind: str) -> int:
     """The size of the disk that a guest sees."""
     if kind == "qcow2":
@@ -331,7 +356,7 @@ def remove_bitmaps(program: str, path: str, prefix: str = "", account: Account |
     what = f"remove the dirty bitmaps of {os.path.basename(path)}"
     asked = ["info", "-U", "--output=json", "-f", "qcow2", safe_name(path)]
     found = loads(run(program, asked, what=what, account=account))
-    for each in found.get("format-specific", {}).get("data", {}).get("bitmaps", []):
+    for each in bitmaps(found.get("format-specific", {}).get("data", {})):
         if each["name"].startswith(prefix):
             words = ["bitmap", "--remove", "-f", "qcow2", safe_name(path), each["name"]]
             run(program, words, what=what, account=account)

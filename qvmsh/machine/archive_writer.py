@@ -431,7 +431,7 @@ class Writer:
         words = ["rebase", "-u", "-f", "qcow2", "-F", below.format, "-b", f"./{below.plain_name}"]
         image.run(tools.qemu_img(self.vm), [*words, image.safe_name(path)], what=f"archive {part.name}")
         with self.store.reader(self._folder, name) as fd:
-            sent = transfer.digest(fd, lambda _: None, self.vm.io.checkpoint)
+            sent = transfer.digest(fd, lambda _: None, self.vm.io.checkpoint, like=part.xxh128)
         part.stored_bytes, part.xxh128 = sent.stored_bytes, sent.xxh128
 
     def _name(self, drive: Drive) -> str:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from qvmsh.machine.volumes import Volume
     from qvmsh.qemu.qcow2 import Snapshot
 
-APART_S = 60
-"""Snapshots of one name without memory that are so far apart were hardly taken together."""
+APART_S = 1
+"""QEMU's dates have whole seconds: those of disks that were taken together differ by so much at most."""
 
 
 def shown_time(seconds: int) -> str:
@@ -57,13 +57,25 @@ def mixture(
     volumes: Sequence[Volume], on: Mapping[str, Snapshot], entry: Mapping[str, Any] | None
 ) -> list[str]:
     """Why the snapshots of one name on several disks are not of one moment, a line each."""
-    found = []
-    for each, row in _rows(volumes, entry):
-        now = on.get(each.id)
-        if now and (now.date_s != row["date_s"] or now.vmstate_bytes != row["vmstate_bytes"]):
-            found.append(f"on {each.id} it is another one of the same name, of {shown_time(now.date_s)}")
-    if found or not any(each.vmstate_bytes for each in on.values()):
-        return found
+    rows = _rows(volumes, entry)
+    dates = [row["date_s"] for _, row in rows]
+    other = [
+        each.id
+        for each, row in rows
+        if each.id in on
+        and (on[each.id].date_s, on[each.id].vmstate_bytes) != (row["date_s"], row["vmstate_bytes"])
+    ]
+    other += [
+        each.id
+        for each in volumes
+        if dates and each.id in on and not any(each is known for known, _ in rows)
+        and not min(dates) - APART_S <= on[each.id].date_s <= max(dates) + APART_S
+    ]  # fmt: skip
+    if other:
+        times = {name: shown_time(on[name].date_s) for name in other}
+        return [f"on {name} it is another one of the same name, of {times[name]}" for name in other]
+    if not any(each.vmstate_bytes for each in on.values()):
+        return [] if rows or _apart(on) <= APART_S else [_moments(on)]
     memory = next(each.date_s for each in on.values() if each.vmstate_bytes)
     return [
         f"its memory is of {shown_time(memory)}, and {name} of {shown_time(each.date_s)}"
@@ -74,10 +86,25 @@ def mixture(
 
 def doubt(on: Mapping[str, Snapshot], entry: Mapping[str, Any] | None) -> str:
     """Why snapshots of one name that only other tools know of may be of different moments, or ""."""
-    dates = [each.date_s for each in on.values()]
-    if (entry or {}).get("images") or not dates or max(dates) - min(dates) < APART_S:
+    if (entry or {}).get("images") or _apart(on) != APART_S:
         return ""
-    return f"its disks were saved between {shown_time(min(dates))} and {shown_time(max(dates))}"
+    return f"{_moments(on)}: whether that was one moment is not known"
+
+
+def _apart(on: Mapping[str, Snapshot]) -> int:
+    dates = [each.date_s for each in on.values()]
+    return max(dates, default=0) - min(dates, default=0)
+
+
+def _moments(on: Mapping[str, Snapshot]) -> str:
+    shown = sorted((each.date_s, name) for name, each in on.items())
+    return "another tool saved " + ", ".join(f"{name} at {shown_time(date)}" for date, name in shown)
+
+
+def doubles(volume: Volume, found: Sequence[Snapshot]) -> str:
+    """That several snapshots of one disk have one name."""
+    dates = ", ".join(shown_time(each.date_s) for each in found)
+    return f"{volume.id} has {len(found)} snapshots {found[0].name}, of {dates}"
 
 
 def base_changes(volumes: Sequence[Volume], entry: Mapping[str, Any] | None) -> list[str]:

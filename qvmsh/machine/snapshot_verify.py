@@ -45,7 +45,8 @@ def verify(vm: Machine, names: tuple[str, ...]) -> Verified:
 
 def _verify(vm: Machine, names: tuple[str, ...], seen: state.Observation) -> Verified:
     able = snapshot_view.able(snapshot_view.disks_of(vm, seen))
-    tags, known = snapshot_view.by_name(vm, able), Catalogue.read(vm)
+    sets, known = snapshot_view.sets_by_name(vm, able), Catalogue.read(vm)
+    tags = {name: each[0] for name, each in sets.items()}
     for name in names:
         if name not in known.entries:
             snapshot_view.find(vm, name, seen)
@@ -56,7 +57,7 @@ def _verify(vm: Machine, names: tuple[str, ...], seen: state.Observation) -> Ver
     rows = []
     for name in wanted:
         on, entry = tags.get(name, {}), known.entries.get(name)
-        problems = [*_on_all(there, on, entry), *images]
+        problems = [*_on_all(there, on, entry), *images, *snapshot_view.doubles(able, sets.get(name, []))]
         problems += snapshot_fit.mixture(able, on, entry)
         problems += snapshot_fit.base_changes(able, entry)
         for each in there:

@@ -132,6 +132,7 @@ def resolve(store: Store, name: str, entry: dict[str, Any] | None = None) -> str
         StateError: it is not there, or not on every disk.
     """
     vm = store.vm
+    store.require_one(name)
     for tag in (name, name + saved.NEW):
         if store.is_whole(tag):
             return tag
@@ -253,6 +254,7 @@ def _require_new(store: Store, name: str, request: Request) -> bool:
     Raises:
         StateError: it may not.
     """
+    store.require_one(name)
     is_there = bool(store.holders(name) or store.holders(name + saved.NEW))
     if is_there and not request.is_replacing:
         raise StateError(
@@ -377,6 +379,7 @@ def delete(vm: Machine, names: tuple[str, ...]) -> SnapshotDeleted:
     with launch.work_lock(vm, "snapshot delete"), opened(vm, "delete a snapshot") as (store, _, _seen):
         known = Catalogue.read(vm)
         for name in names:
+            store.require_one(name)
             if not (store.holders(name) or store.holders(name + saved.NEW) or name in known.entries):
                 resolve(store, name)
         disks = [each.id for each in store.volumes if set(names) & set(store.tags(each))]

@@ -200,6 +200,17 @@ def safe_name(path: str) -> str:
     return path if os.path.isabs(path) else os.path.join(".", path)
 
 
+def typed(path: str) -> str:
+    """`path` as it is shortest in a command that is typed where we are."""
+    try:
+        inside = os.path.relpath(path)
+    except FileNotFoundError:  # where we are has been removed
+        return path
+    if inside.startswith(".."):
+        return os.path.abspath(path)
+    return safe_name(inside) if inside.startswith("-") or ":" in inside else inside
+
+
 def run(
     program: str, words: Sequence[str], *, cwd: str | None = None, what: str, account: Account | None = None
 ) -> str:

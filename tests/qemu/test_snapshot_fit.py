@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable
 
 import pytest
-from conftest import Vm
+from conftest import QVM, Vm
 
 Blank = Callable[..., Vm]
 MAIN, DATA, MORE = "demo-backing.qcow2", "data.qcow2", "more.qcow2"
@@ -339,3 +340,79 @@ def test_uefi_variables_are_one_of_the_disks(blank: Blank) -> None:
 
 def row_count(vm: Vm) -> int:
     return len(json.loads(vm.ok("snapshot", "list", "--json").out)["snapshots"])
+
+
+def hint_run(vm: Vm, told: str) -> None:
+    """Run the command that the hint names, as it stands."""
+    (command,) = re.findall(r"^hint: `([^`]+)`", told, re.M)
+    path = f"{os.path.dirname(QVM)}:{os.environ['PATH']}"
+    subprocess.run(command, shell=True, cwd=vm.directory, env=vm.world.environ | {"PATH": path}, check=True)
+
+
+@pytest.mark.parametrize("is_on", [False, True])
+def test_two_snapshots_of_one_name_are_told_apart_and_kept(two: Vm, is_on: bool) -> None:
+    """As `qemu-img` makes them; no verb takes both, or one of them in silence."""
+    two.ok("snapshot", "save", "my own")
+    for pattern in (1, 2):
+        write(two, DATA, pattern)
+        img(two, "snapshot", "-c", "my own", DATA)
+    if is_on:
+        two.ok("start", "--no-wait")
+    listed = two.ok("snapshot", "list").out
+    assert listed.count("my own") == 3
+    assert listed.count("another one of the same name") == 2
+    found = json.loads(two.ok("snapshot", "list", "--json").out)["snapshots"]
+    assert [(each["name"], each["double"]) for each in found] == [
+        ("my own", False), ("my own", True), ("my own", True),
+    ]  # fmt: skip
+    assert "disk1 has 3 snapshots my own, of 20" in two.ok("snapshot", "show", "my own").err
+    judged = two.qvm("snapshot", "verify")
+    assert judged.status == 1
+    assert "  disk1 has 3 snapshots my own, of 20" in judged.out
+    for words in (["delete"], ["restore"], ["restore", "--force"], ["save", "--replace"]):
+        refused = two.qvm("snapshot", *words, "my own")
+        assert refused.status == 3, str(refused)
+        assert "demo: disk1 has 3 snapshots my own, of 20" in refused.err
+        assert listed == two.ok("snapshot", "list").out
+    if not is_on:
+        assert two.qvm("start", "--no-wait", "--loadvm", "my own").status == 3
+    for left in (2, 1):
+        hint_run(two, refused.err)
+        refused = two.qvm("snapshot", "restore", "my own")
+        assert two.ok("snapshot", "list").out.count("my own") == left
+    if not is_on:  # what is left is another one than that of the first disk, if it is of another second
+        two.ok("snapshot", "restore", "--force", "my own")
+        assert holds(two, DATA, 2)
+    two.ok("snapshot", "delete", "my own")
+    assert row_count(two) == 0
+
+
+def test_snapshots_that_other_tools_made_seconds_apart_are_not_put_together(two: Vm) -> None:
+    img(two, "snapshot", "-c", "x", MAIN)
+    for _ in range(2):
+        later_second()
+    write(two, DATA, 3)
+    img(two, "snapshot", "-c", "x", DATA)
+    write(two, DATA, 4)
+    judged = two.qvm("snapshot", "verify")
+    assert judged.status == 1
+    assert re.search(r"^  another tool saved disk0 at 20.*, disk1 at 20", judged.out, re.M)
+    refused = two.qvm("snapshot", "restore", "x")
+    assert refused.status == 3
+    assert "the snapshot x is not of one moment: another tool saved disk0 at 20" in refused.err
+    assert holds(two, DATA, 4)
+    assert "another tool saved disk0" in two.ok("snapshot", "restore", "--force", "x").err
+    assert holds(two, DATA, 3)
+
+
+def test_snapshot_on_a_disk_that_ours_does_not_have_is_another_one(two: Vm) -> None:
+    """Ours is of one disk; another tool has given the second one a snapshot of the same name later."""
+    two.set(VM_DISKS="")
+    two.ok("snapshot", "save", "x")
+    two.set(VM_DISKS=DATA)
+    for _ in range(2):
+        later_second()
+    img(two, "snapshot", "-c", "x", DATA)
+    refused = two.qvm("snapshot", "restore", "x")
+    assert refused.status == 3
+    assert "is not of one moment: on disk1 it is another one of the same name" in refused.err

@@ -19,7 +19,7 @@ from qvmsh.machine import chain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
     from qvmsh.machine.volumes import Volume
@@ -108,24 +108,52 @@ def doubles(volume: Volume, found: Sequence[Snapshot]) -> str:
 
 
 def base_changes(volumes: Sequence[Volume], entry: Mapping[str, Any] | None) -> list[str]:
-    """Bases that were written to (or exchanged) since: what the snapshot reads from them may be wrong."""
+    """Bases that are not as they were: what the snapshot reads from them may be wrong."""
     found = []
+    for each, base, now, name in _bases(volumes, entry):
+        if now is None:
+            found.append(f"the base {os.path.basename(base['file'])} of {each.id} is not there any more")
+        elif now["size_bytes"] != base["size_bytes"] or now["mtime_ns"] != base["mtime_ns"]:
+            what = "size" if now["size_bytes"] != base["size_bytes"] else "date"
+            found.append(
+                f"the base {name} of {each.id} has another {what} than it had then: "
+                "what the snapshot reads from it may be wrong"
+            )
+    return found
+
+
+def base_doubts(volumes: Sequence[Volume], entry: Mapping[str, Any] | None) -> list[str]:
+    """Bases of which size and date are those of then, and do not tell that they were not written to."""
+    found = []
+    for each, base, now, name in _bases(volumes, entry):
+        if now is None:
+            continue
+        if now["ctime_ns"] != base.get("ctime_ns"):
+            found.append(
+                f"the base {name} of {each.id} has the size and the date of then, but something was done to "
+                "the file since: its content was not compared"
+            )
+        if chain.base_of(chain.base_of(each.path)):
+            found.append(
+                f"the base {name} of {each.id} is backed by another image: whether that was written to "
+                "since is not known"
+            )
+    return found
+
+
+def _bases(
+    volumes: Sequence[Volume], entry: Mapping[str, Any] | None
+) -> Iterator[tuple[Volume, dict[str, Any], dict[str, int] | None, str]]:
+    """Each disk with a base: what is known of it, what it is now (None: gone), and its name."""
     for each, row in _rows(volumes, entry):
         base = row.get("base") or None
         if base is None:
             continue
         file = chain.base_of(each.path)
         try:
-            is_same = chain.print_of(file) == {key: base[key] for key in ("size_bytes", "mtime_ns")}
+            yield each, base, chain.print_of(file), os.path.basename(file)
         except OSError:
-            found.append(f"the base {os.path.basename(base['file'])} of {each.id} is not there any more")
-            continue
-        if not is_same:
-            found.append(
-                f"the base {os.path.basename(file)} of {each.id} was written to since: "
-                "what the snapshot reads from it may be wrong"
-            )
-    return found
+            yield each, base, None, os.path.basename(file)
 
 
 def _rows(volumes: Sequence[Volume], entry: Mapping[str, Any] | None) -> list[tuple[Volume, dict[str, Any]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -276,11 +277,63 @@ def test_base_that_was_written_to_since_is_warned_of(two: Vm) -> None:
     assert two.ok("snapshot", "restore", "a").err == ""
     write(two, "demo-base.qcow2", 9)
     told = two.ok("snapshot", "restore", "a").err
-    assert "demo: a: the base demo-base.qcow2 of disk0 was written to since: what the snapshot reads" in told
+    assert "demo: a: the base demo-base.qcow2 of disk0 has another size than it had then: what the" in told
     assert two.qvm("snapshot", "verify", "a").status == 1
     os.rename(two.directory / "demo-base.qcow2", two.directory / "x")
     told = two.qvm("snapshot", "verify", "a").out
     assert "the base demo-base.qcow2 of disk0 is not there any more" in told
+
+
+def test_verify_says_no_more_of_a_base_than_is_known(two: Vm) -> None:
+    """Written to with its date put back, or only touched or copied: nothing that was recorded tells which."""
+    base, copy = two.directory / "demo-base.qcow2", two.directory / "copy"
+    two.ok("snapshot", "save", "a")
+    assert two.ok("snapshot", "verify", "a").out == "demo: a: whole\n"
+    dates = base.stat()
+    write(two, base.name, 9)
+    os.utime(base, ns=(dates.st_atime_ns, dates.st_mtime_ns))
+    doubt = "the base demo-base.qcow2 of disk0 has the size and the date of then, but something was done"
+    if base.stat().st_size == dates.st_size:
+        assert doubt in two.ok("snapshot", "verify", "a").out
+    two.ok("snapshot", "save", "b")
+    shutil.copy2(base, copy)
+    copy.rename(base)
+    told = two.ok("snapshot", "verify", "b").out
+    assert told.startswith("demo: b: no fault found\n  " + doubt)
+    os.utime(base)
+    judged = two.qvm("snapshot", "verify", "b")
+    assert judged.status == 1
+    assert "the base demo-base.qcow2 of disk0 has another date than it had then" in judged.out
+    assert "written to" not in judged.out
+
+
+def test_verify_of_a_base_on_another_image_says_what_was_not_looked_at(two: Vm) -> None:
+    disk(two, "lowest.qcow2")
+    img(two, "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", "lowest.qcow2", "demo-base.qcow2")
+    two.ok("snapshot", "save", "a")
+    told = two.ok("snapshot", "verify", "a").out
+    assert told.startswith("demo: a: no fault found\n")
+    assert "is backed by another image: whether that was written to since is not known" in told
+
+
+@pytest.mark.parametrize("is_on", [False, True])
+def test_verify_after_a_resize_says_how_much_was_read(two: Vm, is_on: bool) -> None:
+    write(two, DATA, 5, at="12M")
+    two.ok("snapshot", "save", "middle")
+    two.ok("disk", "resize", DATA, "32M")
+    two.ok("snapshot", "save", "large")
+    two.ok("snapshot", "verify", "middle")
+    two.ok("disk", "resize", "--shrink", DATA, "8M")
+    if is_on:
+        two.ok("start", "--no-wait")
+    told = two.ok("snapshot", "verify").out
+    for name, size in (("middle", 16), ("large", 32)):
+        assert re.search(rf"^demo: {name}: no fault found$", told, re.M)
+        assert f"only 8.0 MiB of its {size}.0 MiB on disk1 were read: the disk is smaller now" in told
+    if not is_on:
+        two.ok("snapshot", "restore", "middle")
+        assert holds(two, DATA, 5, at="12M")
+        assert two.ok("snapshot", "verify", "middle").out == "demo: middle: whole\n"
 
 
 def test_disk_that_is_missing_is_told_by_each_verb(two: Vm) -> None:

@@ -123,7 +123,7 @@ class Writer:
                 raise ImageError(
                     f"cannot archive: {os.path.basename(path)} keeps its data in another file",
                     machine=self.vm.name,
-                    hint="`qemu-img convert -O qcow2` makes one image of both",
+                    hint=f"`{image.converted(path, form)}` makes one image of both",
                 )
         self._settings = gather(self.vm, found, [*layers, images.Layers(self.vm).seed])
         self.point.parts = [

@@ -208,6 +208,8 @@ def _compact(vm: Machine, disk: Volume) -> str:
     if disk.format != "qcow2":
         return f"{disk.format} is left as it is"
     found, program = image.header(disk.path), tools.qemu_img(vm)
+    if found.has_data_file:
+        return "left as it is: its data is in another file; trim while the machine is on"
     place = os.path.realpath(disk.path)
     kind = image.kind(program, place)
     why = _why_not(vm, disk, found, kind)
@@ -242,8 +244,6 @@ def _compact(vm: Machine, disk: Volume) -> str:
 def _why_not(vm: Machine, disk: Volume, found: image.Header, kind: dict[str, Any]) -> str:
     """Why an image cannot be written anew as the same kind of image, or ""."""
     on = "trim while the machine is on"
-    if found.has_data_file:
-        return f"its data is in another file; {on}"
     if kind.get("encrypted"):
         return f"it is encrypted; {on}"
     if found.snapshots:
@@ -259,7 +259,7 @@ def _why_not(vm: Machine, disk: Volume, found: image.Header, kind: dict[str, Any
         return "it does not say of which format its backing file is"
     broken = [each["name"] for each in image.bitmaps(kind) if "in-use" in each["flags"]]
     if broken:
-        words = f"qemu-img bitmap --remove {quote(disk.path)} {quote(broken[0])}"
+        words = f"qemu-img bitmap --remove {image.typed(disk.path)} {quote(broken[0])}"
         return f"its dirty bitmap {broken[0]} is broken, and `{words}` removes it"
     sound = imagecheck.check(tools.qemu_img(vm), disk.path, disk.format)
     if sound and sound.corruptions:

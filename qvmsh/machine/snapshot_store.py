@@ -71,7 +71,7 @@ class Store(ABC):
 
     def _first_removed(self, volume: Volume, first: Snapshot) -> str:
         """The command that removes it: by its name alone `qemu-img` takes the first."""
-        return f"qemu-img snapshot -d {quote(first.name)} {quote(image.typed(volume.path))}"
+        return f"qemu-img snapshot -d {quote(first.name)} {image.typed(volume.path)}"
 
     def on(self, tag: str) -> dict[str, Snapshot]:
         """The snapshot on each disk that has it, by the disk's id."""

@@ -149,12 +149,13 @@ def resolve(store: Store, name: str, entry: dict[str, Any] | None = None) -> str
             + f"`qvm snapshot restore --force {word(name)}` restores the others and leaves that as it is; "
             "or take it out of VM_DISKS",
         )
-    one = "" if len(on) > 1 else next(each.name for each in store.volumes if each.id in on)
+    only = [each for each in store.volumes if each.id in on]
+    alone = f"`qemu-img snapshot -a {word(name)} {image.typed(only[0].path)}`"
     raise StateError(
         f"there is no snapshot {name} on {shown}",
         machine=vm.name,
         hint=f"`qvm snapshot delete {word(name)}` removes the rest: disks of different moments do not fit"
-        + (f"; `qemu-img snapshot -a` puts {one} alone back" if one else ""),
+        + (f"; {alone} puts {only[0].name} alone back, while the machine is off" if len(only) == 1 else ""),
     )
 
 
@@ -173,7 +174,8 @@ def require_one_moment(
             f"the snapshot {name} is not of one moment: {wrong[0]}",
             machine=vm.name,
             details=wrong[1:],
-            hint=f"`qvm snapshot verify {word(name)}` tells more; `restore --force` restores it all the same",
+            hint=f"`qvm snapshot verify {word(name)}` tells more; "
+            f"`qvm snapshot restore --force {word(name)}` restores it all the same",
         )
     doubt = snapshot_fit.doubt(on, entry)
     for each in [*wrong, *([doubt] if doubt else []), *snapshot_fit.base_changes(store.volumes, entry)]:

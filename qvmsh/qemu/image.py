@@ -200,15 +200,39 @@ def safe_name(path: str) -> str:
     return path if os.path.isabs(path) else os.path.join(".", path)
 
 
-def typed(path: str) -> str:
-    """`path` as it is shortest in a command that is typed where we are."""
-    try:
-        inside = os.path.relpath(path)
-    except FileNotFoundError:  # where we are has been removed
-        return path
+def typed(path: str, where: str = "") -> str:
+    """`path` as a word of a command that is typed in a folder; "" for where we are."""
+    import shlex
+
+    path = os.path.abspath(path)
+    inside = os.path.relpath(path, where or _here())
     if inside.startswith(".."):
-        return os.path.abspath(path)
-    return safe_name(inside) if inside.startswith("-") or ":" in inside else inside
+        return shlex.quote(path)
+    return shlex.quote(safe_name(inside) if inside.startswith("-") or ":" in inside else inside)
+
+
+def _here() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # it has been removed
+        return "/"
+
+
+def converted(path: str, form: str, where: str = "") -> str:
+    """The command that makes a qcow2 image of another one, under a name that is free.
+
+    Args:
+        where: the folder in which it must run; "" for any.
+    """
+    import shlex
+
+    folder, name = os.path.split(os.path.abspath(path))
+    stem = os.path.join(where if folder.startswith("/dev") else folder, os.path.splitext(name)[0])
+    names = (f"{stem}{end}.qcow2" for end in ("", *(f"-{count}" for count in range(2, 100))))
+    free = next((each for each in names if not os.path.lexists(each)), f"{stem}-new.qcow2")
+    command = f"qemu-img convert -f {form} -O qcow2 {typed(path, where)} {typed(free, where)}"
+    is_here = not where or os.path.realpath(where) == os.path.realpath(_here())
+    return command if is_here else f"cd {shlex.quote(where)} && {command}"
 
 
 def run(
@@ -452,6 +476,6 @@ def require(path: str, machine: str, *, hint: str, name: str = "") -> Header:
         raise ImageError(
             f"{name} is marked as corrupt",
             machine=machine,
-            hint=f"`qemu-img check -r all {name}` may mend it; copy the file first",
+            hint=f"`qemu-img check -r all {typed(path)}` may mend it; copy the file first",
         )
     return found

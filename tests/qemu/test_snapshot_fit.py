@@ -245,7 +245,7 @@ def test_only_one_disk_has_it_the_way_to_that_disk_alone_is_told(two: Vm) -> Non
     refused = two.qvm("snapshot", "restore", "mine")
     assert refused.status == 3
     assert f"demo: there is no snapshot mine on disk0, {MAIN}\n" in refused.err
-    assert f"`qemu-img snapshot -a` puts {DATA} alone back" in refused.err
+    assert f"`qemu-img snapshot -a mine {DATA}` puts {DATA} alone back" in refused.err
     told = two.ok("snapshot", "diff", "mine").out
     assert told == "demo: from mine to now\n  disk0    holds no mine\n  disk1    the same\n"
 

@@ -51,9 +51,6 @@ STAMP = "%Y-%m-%dT%H-%M-%S"
 """The form of a label that is made. Source: vmctl.sh."""
 
 
-NOTICED_S, MUCH_S = 0.5, 2.0
-"""How long a guest may stand still for a save before its clock is looked at: by the agent, by ssh."""
-
 TABLES_BYTES = 256 << 10
 """What an image grows by at most while a snapshot is deleted; what that frees is used after."""
 
@@ -208,8 +205,8 @@ def save(vm: Machine, name: str, request: Request) -> SnapshotSaved:
         owner.share(vm)
     clock = ""
     held_s = time.monotonic() - began
-    if is_on and seen.note is not None and held_s > NOTICED_S:
-        clock = saved.put_clock_right(vm, seen.note, has_ssh=held_s > MUCH_S)
+    if is_on and seen.note is not None:
+        clock = saved.put_clock_right_after(vm, seen.note, held_s)
     ids = [each.id for each in store.volumes]
     log.note(vm, f"saved the snapshot {name} on {', '.join(ids)}")
     return SnapshotSaved(vm.name, entry, ids, held_s, woken=woken, clock=clock)

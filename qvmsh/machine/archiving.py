@@ -194,8 +194,11 @@ def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
             f"{', '.join(others)} also stands on {base}, which a commit would falsify: archived as a pair"
         )
         return
+    if image.header(layers.overlay).has_data_file:
+        return  # which cannot be archived
     if not image.has_data(program, layers.overlay):
         return
+    kind = image.kind(program, layers.overlay)
     need = os.stat(layers.overlay).st_blocks * 512
     if need + ROOM_BYTES > host_files.free_bytes(vm.directory):
         raise QvmError(
@@ -214,7 +217,7 @@ def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
             words = ["commit", "-q", "-d", "-f", "qcow2", image.safe_name(layers.overlay)]
             image.run(program, words, what=f"commit {overlay} into {base}", account=account)
             host_files.sync(layers.base)
-            images.make_overlay(vm, layers)
+            images.make_overlay(vm, layers, kind)
             _forget(vm, [each.name for each in tags])
     finally:
         interrupted.end(vm)

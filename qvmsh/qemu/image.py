@@ -286,15 +286,23 @@ def _remedy(words: str) -> str | None:
 
 
 def create_overlay(
-    program: str, overlay: str, backing: str, backing_format: str, *, cwd: str | None = None
+    program: str,
+    overlay: str,
+    backing: str,
+    backing_format: str,
+    *,
+    cwd: str | None = None,
+    like: dict[str, Any] | None = None,
 ) -> None:
-    """Make an empty qcow2 overlay on `backing` (a name relative to the overlay's folder)."""
-    run(
-        program,
-        ["create", "-q", "-f", "qcow2", "-F", backing_format, "-b", safe_name(backing), safe_name(overlay)],
-        cwd=cwd,
-        what=f"make {os.path.basename(overlay)}",
-    )
+    """Make an empty qcow2 overlay on `backing` (a name relative to the overlay's folder).
+
+    Args:
+        like: the `kind` that it is to be of, and its size; None for QEMU's defaults.
+    """
+    words = ["create", "-q", "-f", "qcow2", "-F", backing_format, "-b", safe_name(backing)]
+    words += ["-o", options(like)] if like else []
+    words += [safe_name(overlay), *([str(like["virtual-size"])] if like else [])]
+    run(program, words, cwd=cwd, what=f"make {os.path.basename(overlay)}")
 
 
 def has_data(program: str, path: str) -> bool:

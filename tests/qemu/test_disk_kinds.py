@@ -268,3 +268,14 @@ def test_work_on_many_images_keeps_content_and_kind(machine: tuple[Path, Machine
         examine(*machine, drawn, work)
 
     examined()
+
+
+def test_archive_create_keeps_the_kind_of_the_overlay(blank: Blank) -> None:
+    vm = blank()
+    overlay = vm.directory / "demo-backing.qcow2"
+    create(overlay, MODERN, ("demo-base.qcow2", "qcow2"))
+    write(overlay, [(5, 3)])
+    before, kind = content(overlay), told(overlay)
+    vm.ok("archive", "--create")
+    assert content(vm.directory / "demo-base.qcow2")[: len(before)] == before
+    assert (told(overlay), content(overlay)) == (kind, before)

@@ -45,6 +45,7 @@ from qvmsh.machine.archive_writer import ROOM_BYTES, Job, Wish, Writer
 from qvmsh.machine.archives import Archive, Point
 from qvmsh.machine.catalogue import Catalogue
 from qvmsh.machine.drives import Drive
+from qvmsh.machine.snapshot_store import Images
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False
@@ -160,7 +161,7 @@ def _require_tag(job: Job, found: Sequence[Drive]) -> None:
     """Refuse a --delvm that names nothing, before anything is done.
 
     Raises:
-        StateError: the machine's own disk has no such snapshot.
+        StateError: the machine's own disk has no such snapshot, or a disk has several.
     """
     tag = job.wish.delvm
     main = next((each for each in found if not each.left_out), None)
@@ -172,6 +173,7 @@ def _require_tag(job: Job, found: Sequence[Drive]) -> None:
             f"there is no snapshot {tag} to remove", machine=job.vm.name,
             hint=f"there are: {', '.join(names) or 'none'}",
         )  # fmt: skip
+    Images(job.vm, [each for each in volumes.configured(job.vm) if each.format == "qcow2"]).require_one(tag)
 
 
 def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:

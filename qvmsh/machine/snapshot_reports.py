@@ -207,7 +207,7 @@ class SnapshotList(Report):
             notes.append(f"missing on {' '.join(missing)}")
         if each["without"]:
             notes.append(f"taken without {' '.join(each['without'])}")
-        if each["double"]:
+        if each.get("double"):
             notes.append("another one of the same name")
         if each["stale"]:
             notes = ["stale: no image has it (`qvm snapshot delete` forgets it)"]
@@ -247,7 +247,7 @@ def _columns(text: str) -> int:
 def _tree(rows: list[dict[str, Any]]) -> list[tuple[dict[str, Any], int]]:
     """The rows with children behind their parent, and how deep each stands."""
     children: dict[str, list[dict[str, Any]]] = {}
-    names = {row["name"] for row in rows if not row["double"]}
+    names = {row["name"] for row in rows if not row.get("double")}
     for row in rows:
         children.setdefault(row["parent"] if row["parent"] in names else "", []).append(row)
     found: list[tuple[dict[str, Any], int]] = []
@@ -260,7 +260,7 @@ def _tree(rows: list[dict[str, Any]]) -> list[tuple[dict[str, Any], int]]:
                 continue
             seen.add(id(row))
             found.append((row, depth))
-            below = () if row["double"] else children.get(row["name"], ())
+            below = () if row.get("double") else children.get(row["name"], ())
             left += [(child, depth + 1) for child in reversed(below)]
     return found
 

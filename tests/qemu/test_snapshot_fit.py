@@ -422,6 +422,7 @@ def test_two_snapshots_of_one_name_are_told_apart_and_kept(two: Vm, is_on: bool)
     judged = two.qvm("snapshot", "verify")
     assert judged.status == 1
     assert "  disk1 has 3 snapshots my own, of 20" in judged.out
+    assert "has 3 snapshots my own, of 20" in two.qvm("archive", "--delvm", "my own").err
     for words in (["delete"], ["restore"], ["restore", "--force"], ["save", "--replace"]):
         refused = two.qvm("snapshot", *words, "my own")
         assert refused.status == 3, str(refused)

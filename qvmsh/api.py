@@ -50,7 +50,7 @@ from qvmsh.commands import wakeup as _wakeup
 from qvmsh.config import locate
 from qvmsh.errors import DeadlineError, GuestUnreachableError
 from qvmsh.io import QUIET, Io
-from qvmsh.machine import known, machine
+from qvmsh.machine import known, machine, owner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -110,8 +110,8 @@ class Machine(machine.Machine):
     def known(cls, *labels: str, environ: Mapping[str, str] | None = None) -> list[Self]:
         """Give the machines that this user has used and that have all of `labels` (VM_LABELS)."""
         environ = os.environ if environ is None else environ
-        found = [cls(each, environ=environ) for each in known.directories(environ)]
-        return [vm for vm in found if set(labels) <= set(known.labels(vm))]
+        found = [each for each in known.directories(environ) if owner.of(each, environ) is None]
+        return [cls(each, environ=environ) for each in found if {*labels} <= {*known.labels(each, environ)}]
 
     @classmethod
     def open(

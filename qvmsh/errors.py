@@ -45,8 +45,6 @@ class QvmError(Exception):
     """
 
     status = EXIT_FAILED
-    is_logged = False
-    """True once the machine's log has it (a process of the owner's met it, see `machine.delegate`)."""
 
     def __init__(
         self,

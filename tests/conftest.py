@@ -68,6 +68,7 @@ class World:
             "VM_SSH_ATTEMPTS": "90",  # 180 s: guests under tcg on a busy machine
             "VM_GLOBAL_CONFIG": str(self.home / "global-vmrc"),
             "QVM_TEST_MARK": self.mark,
+            "LC_QVM_TEST_MARK": self.mark,  # what root passes on to the owner of a machine
             "TERM": "xterm-256color",
         }
 
@@ -110,11 +111,11 @@ class World:
 
     def processes(self) -> dict[int, str]:
         """Pid and command line of every living process that carries the mark."""
-        wanted = f"QVM_TEST_MARK={self.mark}".encode()
+        wanted = {f"{name}={self.mark}".encode() for name in ("QVM_TEST_MARK", "LC_QVM_TEST_MARK")}
         found = {}
         for pid in filter(str.isdigit, os.listdir("/proc")):
             with contextlib.suppress(OSError):
-                if wanted in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                if wanted & set(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")):
                     line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
                     if line:  # a zombie has none
                         found[int(pid)] = line

@@ -258,11 +258,10 @@ class _Line:
     def _labels(self) -> list[Row]:
         """The labels of the known machines (VM_LABELS), with how many have each."""
         from qvmsh.machine import known
-        from qvmsh.machine.machine import Machine
 
         counts: dict[str, int] = {}
         for directory in known.directories(self.surroundings.environ):
-            for label in known.labels(Machine(directory, environ=self.surroundings.environ)):
+            for label in known.labels(directory, self.surroundings.environ):
                 counts[label] = counts.get(label, 0) + 1
         return [(label, f"{count} machines" if count > 1 else "") for label, count in sorted(counts.items())]
 

@@ -30,7 +30,7 @@ def run(bound: Bound, directories: Sequence[str], io: Io) -> int:
     """Run the bound command for each of `directories` and return the joint exit status."""
     children = [
         subprocess.Popen(
-            [sys.executable, "-P", "-m", "qvmsh", *_words(bound, directory)],
+            [sys.executable, "-P", "-m", "qvmsh", *words(bound, directory)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -46,27 +46,30 @@ def run(bound: Bound, directories: Sequence[str], io: Io) -> int:
     return failed[0] if failed else 0
 
 
-def _words(bound: Bound, directory: str) -> list[str]:
-    """The command line for one machine."""
-    words = ["-C", directory]
+def words(bound: Bound, directory: str | None) -> list[str]:
+    """The command line that means what is bound, for the machine in `directory` (None = as the words say)."""
+    found = [] if directory is None else ["-C", directory]
     for name, value in bound.common.items():
         if name == "set":
-            words += [part for each in value for part in ("--set", each)]
+            found += [part for each in value for part in ("--set", each)]
         elif value is True:
-            words.append({"json": "--json", "verbose": "-v", "silent": "-q", "debug": "--debug"}[name])
-    words.append(bound.entry.verb)
+            found.append({"json": "--json", "verbose": "-v", "silent": "-q", "debug": "--debug"}[name])
+    found += bound.entry.verb.split()
     rows: dict[str, tuple[Any, ...]] = {row[0]: row for row in bound.entry.options}
+    last: list[str] = []
     for name, value in bound.options.items():
-        flag = rows[name][2][-1]
-        if rows[name][1] in ("yes", "no"):
-            words.append(flag)
+        kind, flag = rows[name][1], rows[name][2][-1]
+        if kind in ("yes", "no"):
+            found.append(flag)
+        elif kind == "last":  # all that follows its value is a word
+            last = [flag, str(value)]
         else:
-            words += [
+            found += [
                 part
                 for each in (value if isinstance(value, tuple) else (value,))
                 for part in (flag, str(each))
             ]
-    return words
+    return [*found, *last, *bound.words] if last or not bound.words else [*found, "--", *bound.words]
 
 
 def _relay(children: Sequence[subprocess.Popen[bytes]], io: Io) -> list[str]:

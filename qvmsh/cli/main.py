@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from qvmsh.cli.parse import Bound
+    from qvmsh.host.accounts import Account
     from qvmsh.machine.machine import Machine
 
 JSON_VERSION = 1
@@ -35,6 +36,10 @@ def main(argv: Sequence[str] | None = None, call: Call | None = None) -> int:
     call = call or Call()
     call.has_json = "--json" in words
     _catch_sigterm()
+    if "QVM_NEWS" in os.environ:
+        from qvmsh.machine import known
+
+        known.take_news(os.environ)
     for stream in (sys.stdout, sys.stderr):  # names of files are printed as they are, UTF-8 or not
         stream.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # a TextIOWrapper
     return call.perform(words)
@@ -59,6 +64,12 @@ def _catch_sigterm() -> None:
         signal(SIGTERM, handler)
     except ValueError:  # not the main thread: its owner decides
         pass
+
+
+BY_ROOT = frozenset({
+    "allow", "config", "config edit", "dryrun", "env", "init", "logs", "serial", "status", "stderr", "stdout",
+})  # fmt: skip
+"""What root does by itself in a directory of root's, also where VM_MACHINE_OWNER is another account."""
 
 
 class Call:
@@ -141,7 +152,11 @@ class Call:
         return errors.EXIT_OK if not words or {"-h", "--help"} & set(words) else errors.EXIT_USAGE
 
     def _call(self, bound: Bound) -> int:
-        entry = bound.entry
+        entry, is_root = bound.entry, os.geteuid() == 0
+        if is_root:
+            from qvmsh.machine import owner
+
+            owner.leave_foreign_home(os.environ)
         _require_one_machine(bound)
         labels = bound.common.pop("label", ())
         if entry.words == "machines" and (bound.words or labels):
@@ -154,6 +169,10 @@ class Call:
                 return fanout.run(bound, targets, self.io)
             bound.common["directory"] = targets[0]
             bound.words = []
+        if is_root:
+            status = self.as_owner(bound)
+            if status is not None:
+                return status
         module = __import__(f"qvmsh.commands.{entry.module}", fromlist=["_"])
         function = getattr(module, entry.function)
         arguments: list[Any] = []
@@ -182,6 +201,54 @@ class Call:
             return self.machine_here(overrides, is_optional=is_optional)
         here = "/" if os.path.isabs(directory) else _current_folder()
         return Machine(locate.find(directory, os.environ, here), io=self.io, overrides=overrides)
+
+    def as_owner(self, bound: Bound) -> int | None:
+        """Carry the command out as the account whose machine it is, where root calls; its exit status.
+
+        None where root does it itself.
+        """
+        account, directory = self.owner_of(bound)
+        if account is None:
+            return None
+        from qvmsh.cli import as_owner
+
+        bound.common = {k: v for k, v in bound.common.items() if k not in ("directory", "machine")}
+        return as_owner.carry_out(bound, account, directory)
+
+    def owner_of(self, bound: Bound) -> tuple[Account | None, str | None]:
+        """Whose rights root's command must have, and the machine's directory; None: root's own, no machine.
+
+        A machine that root has made for VM_MACHINE_OWNER becomes that account's.
+        """
+        from qvmsh.machine import owner
+
+        entry = bound.entry
+        directory = None if entry.machine == "none" else self._directory(bound)
+        account = None if directory is None else owner.of(directory, os.environ)
+        for place in _places(bound):
+            account = account or owner.above(place, os.environ)
+        if account is None and directory is not None and entry.verb not in BY_ROOT:
+            vm = self._machine(bound)
+            account = owner.named(vm) if vm else None
+            if vm and account and not account.obstacle(directory):
+                owner.hand_over(vm, account)
+        return account, directory
+
+    def _directory(self, bound: Bound) -> str | None:
+        """The machine's directory; None where there is none and none is needed. Nothing in it is read."""
+        from qvmsh.config import locate
+
+        directory, here = bound.common.get("directory"), _current_folder()
+        if bound.common.get("machine") is not None:
+            from qvmsh.machine import known
+
+            directory = known.find(bound.common["machine"], os.environ)
+        try:
+            return locate.find(directory, os.environ, here)
+        except QvmError:
+            if directory is None and bound.entry.machine == "optional":
+                return None
+            raise
 
     def machine_here(self, overrides: Sequence[tuple[str, str]], *, is_optional: bool) -> Machine | None:
         """The machine that is meant where the words name none."""
@@ -281,6 +348,15 @@ def _require_one_machine(bound: Bound) -> None:
         )
     if common.get("directory") is not None and common.get("machine") is not None:
         raise UsageError(f"{verb}: -C and -M exclude each other")
+
+
+def _places(bound: Bound) -> list[str]:
+    """The places besides the machine that a command's words name, to read from or to make a machine in."""
+    here, words, verb = _current_folder(), bound.words, bound.entry.verb
+    paths = [os.path.join(here, word) for word in words]
+    if verb == "restore":  # an archive may also be named as `archive --list` shows it
+        return [path for at, path in enumerate(paths) if at or os.path.lexists(path)]
+    return paths if verb == "create" or (verb == "config" and bound.options.get("check")) else []
 
 
 def _current_folder() -> str:

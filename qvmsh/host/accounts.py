@@ -2,11 +2,11 @@
 
 May import: `pwd` and smaller.
 
-    account = find("guido")
+    account = Account(pwd.getpwnam("guido"))
     give_folder("/vm/demo/.qvm", account)
 
-Only root can give files away, and it does so in folders that the account may write to; so each is
-opened first, without following a link, and given only if it is root's own file with one name.
+Only root can give files away. Each is opened first, without following a link, and given only if it is
+root's own file with one name.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-FOREIGN = ("SUDO_", "DBUS_", "XDG_", "SSH_AUTH_", "SSH_AGENT_", "GNUPGHOME", "MAIL", "PYTHON")
-"""Names in root's environment that mean root's own things; another account goes without."""
+PASSED = frozenset((
+    "COLORTERM", "COLUMNS", "DISPLAY", "EDITOR", "LANG", "LANGUAGE", "LINES", "NO_COLOR", "PAGER", "PATH",
+    "QVM_CONTEXT", "QVM_EXPORTED", "TERM", "TZ", "VISUAL",
+))  # fmt: skip
+"""What of root's environment another account gets, with VM_ and LC_ names: nothing that opens a door."""
 
 
 class Account:
@@ -42,8 +45,13 @@ class Account:
         return os.getgrouplist(self.name, self.gid)
 
     def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """`environ` as a program of this account should see it."""
-        kept = {name: value for name, value in environ.items() if not name.startswith(FOREIGN)}
+        """The environment for a program of this account that root begins."""
+        kept = {
+            name: value
+            for name, value in environ.items()
+            if name in PASSED or name.startswith(("VM_", "LC_"))
+        }
+        kept.pop("VM_HOME", None)
         kept |= {"HOME": self.home, "USER": self.name, "LOGNAME": self.name, "SHELL": self.shell}
         runtime = f"/run/user/{self.uid}"
         try:
@@ -53,19 +61,24 @@ class Account:
             pass
         return kept
 
+    def obstacle(self, directory: str) -> str:
+        """Why the account cannot enter a directory ("Permission denied"), "" if it can. Only root may ask."""
+        with _rights_of(self):
+            try:
+                os.stat(os.path.join(directory, "."))
+            except OSError as error:
+                return error.strerror or str(error)
+        return ""
 
-def find(name: str) -> Account:
-    """The account called `name`.
 
-    Raises:
-        KeyError: there is none.
-    """
-    return Account(pwd.getpwnam(name))
+def homes() -> set[str]:
+    """The home of every account."""
+    return {os.path.realpath(row.pw_dir) for row in pwd.getpwall()}
 
 
 @contextlib.contextmanager
-def rights_of(account: Account) -> Iterator[None]:
-    """Open files as another account would; only root can, and for as long as the block lasts."""
+def _rights_of(account: Account) -> Iterator[None]:
+    """Look at files as another account would, for as long as the block lasts."""
     groups, gid = os.getgroups(), os.getegid()
     os.setgroups(account.groups)
     os.setegid(account.gid)
@@ -78,32 +91,30 @@ def rights_of(account: Account) -> Iterator[None]:
         os.setgroups(groups)
 
 
-def give(path: str, account: Account, *, dir_fd: int | None = None) -> bool:
-    """Give a regular file of root's to `account`; False if it is not there, or is something else."""
+def give(path: str, account: Account, *, dir_fd: int | None = None) -> None:
+    """Give a file or folder of root's to `account`; anything else is left alone."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)
     except OSError:
-        return False
+        return
     try:
-        return give_descriptor(fd, account)
+        _give_descriptor(fd, account)
     finally:
         os.close(fd)
 
 
-def give_descriptor(fd: int, account: Account) -> bool:
-    """As `give`, for an open file."""
+def _give_descriptor(fd: int, account: Account) -> None:
     status = os.fstat(fd)
     is_folder = stat.S_ISDIR(status.st_mode)
     # a second name could be one that the account has made for a file that is none of its business
-    if status.st_uid != 0 or not (is_folder or (stat.S_ISREG(status.st_mode) and status.st_nlink == 1)):
-        return False
-    os.fchown(fd, account.uid, account.gid)
-    return True
+    if status.st_uid == 0 and (is_folder or (stat.S_ISREG(status.st_mode) and status.st_nlink == 1)):
+        os.fchown(fd, account.uid, account.gid)
 
 
 def give_folder(path: str, account: Account) -> None:
-    """Give a folder, and what root has made in it, to `account`."""
-    for _, _, names, folder in os.fwalk(path, follow_symlinks=False):
-        give_descriptor(folder, account)
-        for name in names:
-            give(name, account, dir_fd=folder)
+    """Give what root has made in a folder to `account`, then the folder: till then nobody can change it."""
+    for _, _, names, folder in os.fwalk(path, topdown=False, follow_symlinks=False):
+        if os.fstat(folder).st_uid == 0:
+            for name in names:
+                give(name, account, dir_fd=folder)
+        _give_descriptor(folder, account)

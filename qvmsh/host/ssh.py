@@ -44,8 +44,6 @@ class Link:
         options: the user's own words for ssh (VM_SSH_OPTIONS); they stand first, and the first value wins.
         is_pinned: a host key is known, so no other is accepted.
         alias: name that the host key is pinned under, so that a new port changes nothing.
-        mark: end of the control socket's name, where several accounts share the folder: ssh serves
-            over it only the account that made it.
     """
 
     def __init__(
@@ -60,7 +58,6 @@ class Link:
         is_pinned: bool = False,
         identities: Sequence[str] = (),
         options: Sequence[str] = (),
-        mark: str = "",
     ) -> None:
         self.host = host
         self.port = port
@@ -71,16 +68,15 @@ class Link:
         self.is_pinned = is_pinned
         self.identities = tuple(identities)
         self.options = tuple(options)
-        self.mark = mark
 
     @property
     def control(self) -> str:
         """The control socket of the cached connection."""
-        return os.path.join(self.folder, f"ssh{self.mark}")
+        return os.path.join(self.folder, "ssh")
 
     @property
     def log(self) -> str:
-        return os.path.join(self.folder, f"ssh{self.mark}.log")
+        return os.path.join(self.folder, "ssh.log")
 
     def settings(self) -> list[tuple[str, str]]:
         """The ssh_config(5) keywords of this guest."""
@@ -145,9 +141,7 @@ class Link:
         import fcntl
 
         # one at a time: each would remove the control socket of the one before
-        lock = os.open(
-            os.path.join(self.folder, f"lock{self.mark}"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-        )
+        lock = os.open(os.path.join(self.folder, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not self.is_open():

@@ -225,7 +225,6 @@ def build(
     bench = Workbench(os.path.join(folder, f".{name}.part"), io, environ)
     _check_architecture(this)
     bench.require()
-    owner = _owner_to_be(folder)
     try:
         os.makedirs(folder, exist_ok=True)
         with _locked(os.path.join(folder, f".{name}.lock"), name, io) as lock:
@@ -234,8 +233,6 @@ def build(
             return done or _build(this, bench, folder, refresh, began)
     except (QvmError, OSError) as error:
         raise _explained(name, folder, error) from error
-    finally:
-        _give(folder, owner)
 
 
 def _check_architecture(this: Recipe) -> None:
@@ -465,25 +462,6 @@ def _wait_for_end(pid: int, io: Io) -> None:
             builder.wait(0.5, io.checkpoint)
     except (ProcessLookupError, ValueError, OSError):
         process.wait_readable([], 0.1, io.checkpoint)
-
-
-def _owner_to_be(folder: str) -> tuple[int, int] | None:
-    """Whose the cache is to be: where root builds into a user's home (sudo -E), the user's."""
-    while not os.path.exists(folder):
-        folder = os.path.dirname(folder)
-    status = os.stat(folder)
-    return (status.st_uid, status.st_gid) if os.geteuid() == 0 and status.st_uid != 0 else None
-
-
-def _give(folder: str, owner: tuple[int, int] | None) -> None:
-    """Give the cache, and the folders made for it, to its owner."""
-    if owner is None or not os.path.exists(folder):
-        return
-    above = [os.path.dirname(folder), os.path.dirname(os.path.dirname(folder))]
-    below = [os.path.join(at, name) for at, folders, names in os.walk(folder) for name in folders + names]
-    for one in [folder, *above, *below]:
-        if os.lstat(one).st_uid == 0:
-            os.chown(one, *owner, follow_symlinks=False)
 
 
 def _explained(name: str, folder: str, error: QvmError | OSError) -> QvmError:

@@ -15,7 +15,7 @@ import os
 import time
 
 from qvmsh.errors import ImageError, QvmError, StateError, UsageError
-from qvmsh.machine import archive_keeping, chain, launch, log, owner
+from qvmsh.machine import archive_keeping, chain, launch, log
 from qvmsh.machine.archive_reports import Deleted
 from qvmsh.machine.archives import MANIFEST
 from qvmsh.machine.shelf import UNFINISHED
@@ -114,7 +114,6 @@ def delete(vm: Machine, word: str) -> Deleted:
         if obstacle:
             raise StateError(f"cannot remove {word}: {obstacle}", machine=vm.name, hint="nothing was removed")
         _remove(shelf, archive, gone)
-        owner.share(vm)
     removed = [f"{archive.folder}/{each.stamp}" for each in gone]
     log.note(vm, f"removed {', '.join(removed)}")
     return Deleted(vm.name, removed)

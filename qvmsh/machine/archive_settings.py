@@ -26,7 +26,7 @@ from pathlib import PurePath
 from qvmsh.config.variables import VARIABLES
 from qvmsh.errors import ImageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import drives, owner
+from qvmsh.machine import drives
 from qvmsh.machine.archives import PART
 from qvmsh.machine.catalogue import Catalogue
 from qvmsh.qemu.drives import pairs
@@ -130,7 +130,7 @@ def pack(vm: Machine, names: Sequence[str], file: IO[bytes], *, without: str = "
         known = None
     with tarfile.open(fileobj=file, mode="w", dereference=True) as tar:
         for name in names:
-            with open(owner.opened(vm, os.path.join(vm.directory, name)), "rb") as source:
+            with open(os.path.join(vm.directory, name), "rb") as source:
                 info = tar.gettarinfo(name, name, source)
                 if known and name == STATE[1]:
                     text = known.text().encode()
@@ -154,7 +154,7 @@ def is_same(vm: Machine, names: Sequence[str], file: IO[bytes]) -> bool:
         return False
     now = {}
     for name in names:
-        with open(owner.opened(vm, os.path.join(vm.directory, name)), "rb") as each:
+        with open(os.path.join(vm.directory, name), "rb") as each:
             mode = stat.S_IMODE(os.fstat(each.fileno()).st_mode)
             now[name] = (mode, hashlib.file_digest(each, "sha256").digest())
     return found == now

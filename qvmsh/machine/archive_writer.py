@@ -31,7 +31,6 @@ from qvmsh.machine import (
     identity,
     images,
     interrupted,
-    owner,
     progress,
     tools,
 )
@@ -363,11 +362,7 @@ class Writer:
             return
         path = changes.staged(self.vm, ".qcow2")
         with host_files.Removed(path):
-            source = owner.opened(self.vm, drive.path)
-            try:
-                host_files.copy(f"/dev/fd/{source}", path, self.vm.io.checkpoint)
-            finally:
-                os.close(source)
+            host_files.copy(drive.path, path, self.vm.io.checkpoint)
             rebase = ["rebase", "-u", "-f", "qcow2"]
             below = self._below[drive.role]
             if below:  # qemu-img opens what it stands on
@@ -388,8 +383,7 @@ class Writer:
         if not self.is_new:
             self._renames.append(part.name)  # before its first byte, so that `_undo` knows it
         title = title or f"archiving {os.path.basename(path)}"
-        is_ours = os.path.basename(path).startswith(changes.STAGED)
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if is_ours else owner.opened(self.vm, path)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             status = os.fstat(fd)
 

@@ -33,7 +33,6 @@ from qvmsh.machine import (
     interrupted,
     launch,
     log,
-    owner,
     progress,
     saved,
     state,
@@ -83,7 +82,6 @@ def archive(vm: Machine, wish: Wish) -> Archived:
                 found, point = _of_stopped(job)
             job.left = f"{found.folder}/{point.stamp} is whole, what --keep removes may be there still"
             removed = archive_removal.rotate(vm, job.shelf, wish, (found.folder, point.stamp))
-        owner.share(vm)
     log.note(vm, f"archived as {found.folder}/{point.stamp}")
     return Archived(
         vm.name, found.folder, point, where=job.store.shown, copied_bytes=job.copied_bytes,
@@ -208,16 +206,13 @@ def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
             machine=vm.name, hint="make room; nothing was changed",
         )  # fmt: skip
     _require_place(job, found, is_roomy=bool(tags))
-    account = owner.other(vm)
-    if account:  # it writes to whatever the overlay names as its base
-        owner.prepare(vm, account)
     job.left = f"the archives are as they were; the disk reads as before, {overlay} may be committed"
     interrupted.begin(vm, "archive", cuts=[], is_frozen=0, is_held=0)
     try:
         with vm.io.stage(f"committing {overlay} into {base}"):
             # -d leaves the overlay as it is: killed at any moment, overlay and base together read the same
             words = ["commit", "-q", "-d", "-f", "qcow2", image.safe_name(layers.overlay)]
-            image.run(program, words, what=f"commit {overlay} into {base}", account=account)
+            image.run(program, words, what=f"commit {overlay} into {base}")
             host_files.sync(layers.base)
             images.make_overlay(vm, layers, kind)
             _forget(vm, [each.name for each in tags])

@@ -24,7 +24,7 @@ import secrets
 from qvmsh.errors import DeadlineError, ImageError, QmpError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import cut, owner, state, tools
+from qvmsh.machine import cut, state, tools
 from qvmsh.machine import note as notes
 from qvmsh.qemu import image
 
@@ -226,7 +226,6 @@ class Tracking:
         path = staged(self.vm, ".qcow2")
         words = ["create", "-q", "-f", "qcow2", image.safe_name(path), str(size_bytes)]
         image.run(tools.qemu_img(self.vm), words, what="make room for the changes")
-        owner.share(self.vm)
         name = f"{NODE}{len(self._jobs)}"
         inside = os.path.join(".", os.path.relpath(path, self.vm.directory))
         self._jobs[drive.role] = (name, path)

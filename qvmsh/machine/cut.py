@@ -30,7 +30,7 @@ import time
 from qvmsh.errors import DeadlineError, QmpError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import freezing, interrupted, owner, saved, state, tools, volumes
+from qvmsh.machine import freezing, interrupted, saved, state, tools, volumes
 from qvmsh.machine import note as notes
 from qvmsh.qemu import image, qmp
 
@@ -124,7 +124,6 @@ class Cut:
                 folder = os.path.realpath(self.vm.directory)
                 below = os.path.relpath(os.path.join(folder, below), os.path.realpath(os.path.dirname(path)))
             image.create_overlay(program, path, below, cut["format"])
-            owner.share(self.vm)
             self.qemu.execute(
                 "blockdev-add",
                 {
@@ -366,15 +365,12 @@ def _mark(vm: Machine, work: dict[str, Any], cut: dict[str, Any]) -> None:
 def _forget(vm: Machine, work: dict[str, Any], cut: dict[str, Any]) -> None:
     """The overlay is of no use any more: say so, then remove it."""
     _mark(vm, work, cut)
-    with owner.rights(vm):
-        host_files.remove(os.path.join(vm.directory, cut["cut"]))
+    host_files.remove(os.path.join(vm.directory, cut["cut"]))
 
 
 def _settle_off(vm: Machine, work: dict[str, Any]) -> str:
     program = tools.qemu_img(vm)
     names = []
-    volumes.require_own(vm, vm.files.interrupted, [cut["disk"] for cut in work["cuts"]])
-    account = owner.acting(vm)  # the overlay's header names what it is committed to
     for cut in work["cuts"]:
         path, disk = (os.path.join(vm.directory, cut[key]) for key in ("cut", "disk"))
         if cut["state"] == OPEN and os.path.exists(path) and os.path.getsize(path):
@@ -385,11 +381,8 @@ def _settle_off(vm: Machine, work: dict[str, Any]) -> str:
                 )
             image.require_unused(program, disk, vm.name)
             words = ["commit", "-q", "-d", "-f", "qcow2", image.safe_name(path)]
-            image.run(
-                program, words, what=f"put back into {cut['disk']} what the guest wrote last", account=account
-            )
-            with owner.rights(vm):
-                host_files.sync(disk)
+            image.run(program, words, what=f"put back into {cut['disk']} what the guest wrote last")
+            host_files.sync(disk)
             names.append(os.path.basename(cut["disk"]))
         _forget(vm, work, cut)
     return f"what the guest wrote last is in {', '.join(names)}" if names else ""

@@ -25,7 +25,6 @@ from qvmsh.machine import (
     known,
     launch,
     log,
-    owner,
     saved,
     state,
     tools,
@@ -106,7 +105,6 @@ def add(vm: Machine, file: str, addition: Addition) -> DiskDone:
             if made:
                 host_files.remove(path)
             raise
-        owner.share(vm)
         done = "made and added" if made else "added"
         if seen.is_live:
             why = _plug(vm, seen, new, line)
@@ -207,9 +205,8 @@ def _made(vm: Machine, disk: Volume, addition: Addition) -> bool:
             )
             error.hint = error.hint or "a smaller size, or another place; nothing was changed"
             raise
-        with owner.rights(vm):
-            host_files.sync(part)
-            os.link(part, disk.path)  # never over one that has just come to be
+        host_files.sync(part)
+        os.link(part, disk.path)  # never over one that has just come to be
     host_files.sync_folder(os.path.dirname(disk.path))
     return True
 
@@ -218,16 +215,14 @@ def _note(vm: Machine, part: str) -> None:
     """Note the image before it is there: nothing else names it yet. What a killed one left goes."""
     left = diskwork.cut_off(vm)
     if left:
-        with owner.rights(vm):
-            host_files.remove(left)
+        host_files.remove(left)
     vm.state_folder()
     host_files.write_atomic(vm.files.adding, part)
 
 
 def _lay_down(vm: Machine, path: str) -> None:
-    """An empty file, the owner's from its first moment, where nobody has laid a link."""
-    with owner.rights(vm):
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+    """An empty file, where nobody has laid a link."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
 
 
 def _plug(vm: Machine, seen: state.Observation, disk: Volume, line: devices.DiskLine) -> str:

@@ -18,7 +18,7 @@ import os
 from qvmsh.errors import QmpError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
-from qvmsh.machine import diskwork, owner, saved, snapshots, state, tools
+from qvmsh.machine import diskwork, saved, snapshots, state, tools
 from qvmsh.machine.snapshot_store import Live
 from qvmsh.machine.unfinished import Journal, layer, remove_layer
 from qvmsh.machine.volumes import file_of
@@ -172,16 +172,13 @@ def _new_layer(vm: Machine, path: str) -> None:
     """
     header, place = image.header(path), layer(path)
     kind = imagecheck.backing_format(tools.qemu_img(vm), path)
-    account = owner.acting(vm)
-    with owner.rights(vm):
-        host_files.remove(place)
+    host_files.remove(place)
     words = ["create", "-q", "-u", "-f", "qcow2", "-F", kind, "-b", header.backing, place]
     words.append(str(header.size_bytes))
     diskwork.run(vm, words, f"make an empty {os.path.basename(path)}")
     was = os.stat(path)
-    with owner.rights(vm):
-        os.chmod(place, was.st_mode & 0o7777)
-    if account is None and os.geteuid() == 0:
+    os.chmod(place, was.st_mode & 0o7777)
+    if os.geteuid() == 0:
         os.chown(place, was.st_uid, was.st_gid)
 
 
@@ -195,8 +192,7 @@ def _under_new_layer(store: Live, path: str, node: str, device: str, pid: int) -
     place = os.path.realpath(path)
     if not os.path.exists(layer(path)):
         _new_layer(store.vm, path)
-    with owner.rights(store.vm):
-        os.rename(layer(path), place)
+    os.rename(layer(path), place)
     host_files.sync_folder(os.path.dirname(place))
     base = _row(store, lambda each: each.get("qdev") == device)["inserted"]["node-name"]
     store.jobs.execute("blockdev-add", {**options, "backing": None})

@@ -20,7 +20,6 @@ from qvmsh.machine import (
     guest,
     launch,
     log,
-    owner,
     saved,
     state,
     tools,
@@ -218,10 +217,9 @@ def _compact(vm: Machine, disk: Volume) -> str:
     part = f"{place}.part{os.getpid()}"
     below = ["-B", found.backing, "-F", found.backing_format] if found.backing else []
     below += ["-o", image.options(kind), *(["--bitmaps"] if image.bitmaps(kind) else [])]
-    owner.acting(vm)  # what is root's of the machine is the owner's first
     mode = os.stat(disk.path)
     with host_files.Removed(part), _fresh(part) as fd:
-        if os.geteuid() == 0:  # qemu-img has the owner's rights only
+        if os.geteuid() == 0:
             os.fchown(fd, mode.st_uid, mode.st_gid)
         os.fchmod(fd, mode.st_mode & 0o7777)
         words = ["convert", "-q", "-f", "qcow2", "-O", "qcow2", *below]

@@ -20,7 +20,6 @@ from qvmsh.host import process
 from qvmsh.machine import (
     chain,
     changes,
-    owner,
     saved,
     state,
     tools,
@@ -136,14 +135,11 @@ def listing(vm: Machine) -> Disks:
 
 
 def run(vm: Machine, words: list[str], what: str, after: str = "") -> None:
-    """Run qemu-img on a disk with the rights of the machine's owner: a disk names any file as its base."""
-    account = owner.acting(vm)
+    """Run qemu-img on a disk of the machine."""
     try:
-        image.run(tools.qemu_img(vm), words, what=what, account=account)
+        image.run(tools.qemu_img(vm), words, what=what)
     except ImageError as error:
         error.machine = vm.name
-        if account and any("Permission denied" in line for line in error.details):
-            error.hint = f"{account.name}, whose machine it is, must be able to write to it"
         error.details = (*error.details, after) if after else error.details
         raise
 
@@ -151,7 +147,7 @@ def run(vm: Machine, words: list[str], what: str, after: str = "") -> None:
 def cut_off(vm: Machine) -> str:
     """The image that a killed `disk add` was making, "" if there is none."""
     try:
-        with open(owner.opened(vm, vm.files.adding), "rb") as file:
+        with open(vm.files.adding, "rb") as file:
             path = os.fsdecode(file.read(4096))
     except OSError:
         return ""
@@ -162,7 +158,7 @@ def cut_off(vm: Machine) -> str:
 
 def forget_changes(vm: Machine, path: str) -> None:
     """Its content has changed in a way that no bitmap tells: the next archive of the image is whole."""
-    image.remove_bitmaps(tools.qemu_img(vm), path, changes.BITMAP, owner.acting(vm))
+    image.remove_bitmaps(tools.qemu_img(vm), path, changes.BITMAP)
 
 
 def used_bytes(disk: Volume) -> int:

@@ -25,7 +25,7 @@ import time
 from qvmsh.errors import QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks
-from qvmsh.machine import log, owner
+from qvmsh.machine import log
 from qvmsh.machine.machine import Machine
 
 TYPE_CHECKING = False
@@ -125,7 +125,6 @@ def settle(vm: Machine, timeout_s: float = locks.SETTLE_S) -> None:
             lines = [line for line in found if line]
             if lines:
                 host_files.write_atomic(vm.files.settled, "\n".join(lines) + "\n")
-            owner.share(vm)
         return
 
 

@@ -13,7 +13,7 @@ import time
 from qvmsh.errors import GuestUnreachableError
 from qvmsh.host import files as host_files
 from qvmsh.host import ssh
-from qvmsh.machine import identity, owner, state
+from qvmsh.machine import identity, state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,7 +55,6 @@ def link(vm: Machine, note: Note) -> ssh.Link:
         is_pinned=any(_pins(vm, path, alias) for path in known),
         identities=_identities(vm, note),
         options=settings.words("VM_SSH_OPTIONS"),
-        mark="0" if os.geteuid() == 0 and os.stat(note.runtime).st_uid != 0 else "",
     )
 
 
@@ -117,8 +116,6 @@ def connect(vm: Machine, what: str, *, interactive: bool, timeout_s: float = 15.
         found.open(interactive=interactive, timeout_s=timeout_s)
     except ssh.Refused as refused:
         raise refusal(vm, found, refused) from None
-    finally:
-        owner.share(vm)  # a host key that root has pinned counts for the owner too
     return found
 
 

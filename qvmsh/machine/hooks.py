@@ -20,13 +20,10 @@ from qvmsh.errors import QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.machine import files as machine_files
-from qvmsh.machine import owner
 from qvmsh.qemu import programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from qvmsh.machine.machine import Machine
 
 POST_STOP_S = 120.0
@@ -80,27 +77,19 @@ def post_stop(vm: Machine) -> None:
 
 def _run(vm: Machine, words: list[str], log: str, timeout_s: float | None) -> str:
     """Run a program with its output in `log`; how it failed, "" if it did not."""
-    account = owner.other(vm)
-    rights: dict[str, Any] = {}
-    environ = dict(vm.environ)
-    if account:
-        rights = {"user": account.uid, "group": account.gid, "extra_groups": account.groups}
-        environ = account.environment(environ)
     program = programs.find(words[0], environ=vm.environ, directory=vm.directory)
     vm.io.trace("exec " + " ".join([program, *words[1:], vm.name]))
     vm.state_folder()
     with host_files.new(log) as output:
-        owner.share(vm)
         try:
             child = subprocess.Popen(
                 [program, *words[1:], vm.name],
                 cwd=vm.directory,
-                env=environ | vm.settings.exported(),
+                env={**vm.environ} | vm.settings.exported(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                **rights,
             )
         except OSError as error:  # no #! line, another machine's program
             raise QvmError(f"{program} cannot be run: {error.strerror}") from None

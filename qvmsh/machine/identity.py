@@ -9,7 +9,7 @@ import os
 
 from qvmsh.host import files as host_files
 from qvmsh.host import sockets
-from qvmsh.machine import note, owner
+from qvmsh.machine import note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def uuid_of(vm: Machine) -> str:
 
     vm.state_folder()
     made = str(uuid4())
-    host_files.write_atomic(vm.files.uuid, made + "\n", prepare=lambda fd: owner.give_descriptor(vm, fd))
+    host_files.write_atomic(vm.files.uuid, made + "\n")
     return made
 
 

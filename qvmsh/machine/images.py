@@ -14,7 +14,7 @@ import os
 
 from qvmsh.errors import ImageError, QvmError, StateError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import chain, launch, owner, state, tools
+from qvmsh.machine import chain, launch, state, tools
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False
@@ -146,7 +146,6 @@ def _make_base(vm: Machine, layers: Layers, *, replace_overlay: bool) -> None:
     if replace_overlay:
         host_files.remove(layers.overlay)
         host_files.sync_folder(vm.directory)
-    owner.give(vm, part)
     os.rename(part, layers.base)
     host_files.sync_folder(vm.directory)
 
@@ -169,7 +168,6 @@ def make_overlay(vm: Machine, layers: Layers, like: dict[str, Any] | None = None
             like=like,
         )
         host_files.sync(part)
-        owner.give(vm, part)
         os.rename(part, layers.overlay)
     except BaseException:
         host_files.remove(part)

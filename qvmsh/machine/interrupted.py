@@ -19,7 +19,6 @@ import time
 from qvmsh.errors import QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks
-from qvmsh.machine import owner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,10 +61,7 @@ def write(vm: Machine, work: dict[str, Any]) -> None:
                 return
         finally:
             os.close(fd)
-    # the owner's from the first moment: if we are killed, the owner's next command completes the work
-    host_files.write_atomic(
-        vm.files.interrupted, text.decode(), 0o600, lambda fd: owner.give_descriptor(vm, fd)
-    )
+    host_files.write_atomic(vm.files.interrupted, text.decode(), 0o600)
 
 
 def end(vm: Machine) -> None:

@@ -19,9 +19,27 @@ from qvmsh.machine import note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, MutableMapping, Sequence
 
     from qvmsh.machine.machine import Machine
+
+
+NEWS = "QVM_NEWS"
+"""Names the descriptor on which a process that root began as the owner tells root what was used."""
+
+news = -1
+"""That descriptor; -1 where root did not begin this process."""
+
+
+def take_news(environ: MutableMapping[str, str]) -> None:
+    """Tell root what is used, if root began this process to work as the owner."""
+    global news
+    fd = environ.pop(NEWS)
+    try:
+        os.set_inheritable(int(fd), False)
+        news = int(fd)
+    except (ValueError, OSError, OverflowError):  # somebody else's variable
+        news = -1
 
 
 class Known:
@@ -109,21 +127,34 @@ def directories(environ: Mapping[str, str]) -> list[str]:
 def remember(vm: Machine) -> None:
     """Note that `vm` was used under its name; a list that cannot be written is no failure."""
     directory = os.path.realpath(vm.directory)
-    if list_file(vm.environ) is None or "\n" in directory:
+    if "\n" in directory:
         return
-    latest = {each.name: each for each in rows(vm.environ) if each.is_there}.get(vm.name)
+    if news >= 0 and list_file(vm.environ) == list_file(os.environ):
+        os.write(news, os.fsencode(f"{vm.name}\t{directory}\n"))
+    try:
+        note_use(vm.name, directory, vm.environ)
+    except OSError as error:
+        vm.io.trace(f"the list of machines cannot be written: {error}")
+
+
+def note_use(name: str, directory: str, environ: Mapping[str, str]) -> None:
+    """Note that the machine in `directory`, a real path, was used under this name.
+
+    Raises:
+        OSError: the list cannot be written.
+    """
+    if list_file(environ) is None:
+        return
+    latest = {each.name: each for each in rows(environ) if each.is_there}.get(name)
     if latest and (latest.directory, latest.place) == (directory, note.place(directory)):
         return
 
     def changed(before: list[Known]) -> list[Known]:
-        mine = Known(vm.name, note.place(directory), directory)
+        mine = Known(name, note.place(directory), directory)
         kept = [each for each in before if each.directory != directory and each.place != mine.place]
-        return [*(each for each in kept if each.is_there or each.name != vm.name), mine]
+        return [*(each for each in kept if each.is_there or each.name != name), mine]
 
-    try:
-        _rewrite(vm.environ, changed)
-    except OSError as error:
-        vm.io.trace(f"the list of machines cannot be written: {error}")
+    _rewrite(environ, changed)
 
 
 def forget_missing(environ: Mapping[str, str]) -> None:
@@ -147,10 +178,20 @@ def _rewrite(environ: Mapping[str, str], change: Callable[[list[Known]], list[Kn
         os.close(lock)
 
 
-def labels(vm: Machine) -> list[str]:
+def labels(directory: str, environ: Mapping[str, str]) -> list[str]:
     """The words of VM_LABELS, also where another part of the configuration is wrong."""
+    from qvmsh.machine.machine import Machine
+
     try:
-        return vm.loaded.words("VM_LABELS")
+        if os.geteuid() == 0:
+            from qvmsh.machine import owner
+
+            if account := owner.of(directory, environ):
+                from qvmsh.machine import foreign
+
+                found: list[str] = foreign.look(directory, account, environ)["labels"]
+                return found
+        return Machine(directory, environ=environ).loaded.words("VM_LABELS")
     except QvmError:
         return []
 
@@ -161,11 +202,9 @@ def labelled(wanted: Sequence[str], environ: Mapping[str, str]) -> list[str]:
     Raises:
         UsageError: there is none.
     """
-    from qvmsh.machine.machine import Machine
-
     found, seen = [], set()
     for row in sorted(rows(environ), key=lambda row: (row.name, row.directory)):
-        own = labels(Machine(row.directory, environ=environ)) if row.is_there else []
+        own = labels(row.directory, environ) if row.is_there else []
         seen.update(own)
         if row.is_there and set(wanted) <= set(own):
             found.append(row.directory)

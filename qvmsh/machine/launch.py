@@ -31,7 +31,6 @@ from qvmsh.machine import (
     known,
     limits,
     logs,
-    owner,
     ports,
     state,
     tools,
@@ -103,7 +102,6 @@ def work_lock(vm: Machine, what: str) -> locks.WorkLock:
     lock = locks.WorkLock(vm.files.work_lock, what)
     try:
         lock.acquire()
-        owner.share(vm)
     except PermissionError:
         who = process.user_name(os.stat(vm.files.work_lock).st_uid)
         raise LockedError(
@@ -240,7 +238,7 @@ def clear(vm: Machine, *, has_hook: bool = True) -> None:
     """
     note = notes.read(vm.files)
     if note:
-        sockets.remove_folder(note.runtime, {os.geteuid(), os.lstat(vm.files.note).st_uid})
+        sockets.remove_folder(note.runtime, {os.geteuid()})
     host_files.remove(vm.files.pid_file)
     if note and has_hook:
         hooks.post_stop(vm)

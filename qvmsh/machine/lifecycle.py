@@ -64,15 +64,7 @@ def start(
         port: for ssh, if it is free and VM_SSH_PORT names none (0 = any).
     """
     _require_attempts(vm, ssh_attempts)
-    account = owner.other(vm)
-    if account:
-        from qvmsh.machine import delegate
-
-        report: Started = delegate.perform(
-            vm, account, "start", request, ssh_attempts=ssh_attempts, is_waiting=is_waiting, port=port
-        )
-        known.remember(vm)
-        return report
+    owner.require_roots(vm)
     plan = _plan(vm, request, "start")
     begun: list[launch.Qemu] = []
     try:
@@ -162,6 +154,7 @@ def _require_startable(vm: Machine, request: Request, ssh_attempts: int | None) 
         UsageError, ConfigError, ImageError, MissingProgramError: it runs on as it is.
     """
     _require_attempts(vm, ssh_attempts)
+    owner.require_roots(vm)
     plan = _plan(vm, request, "start")
     hw.require_room(vm)
     tools.qemu(vm)
@@ -212,13 +205,7 @@ def run(vm: Machine, request: Request) -> Ended:
         raise UsageError(
             "run: -daemonize makes no sense in the foreground", machine=vm.name, hint="use `qvm start`"
         )
-    account = owner.other(vm)
-    if account:
-        from qvmsh.machine import delegate
-
-        known.remember(vm)
-        report: Ended = delegate.perform(vm, account, "run", request)
-        return report
+    owner.require_roots(vm)
     plan = _plan(vm, request, "run")
     if hw.uses_curses(vm) and not (isatty(vm.io.stdin) and isatty(vm.io.stdout)):
         raise ConfigError(

@@ -7,6 +7,8 @@ May import: `machine.known`, `machine.state`, `machine.reports` (one-shot path).
 
 from __future__ import annotations
 
+import os
+
 from qvmsh.errors import QvmError, printable
 from qvmsh.machine import known, state
 from qvmsh.machine.machine import Machine
@@ -99,7 +101,7 @@ def known_machines(labels: Sequence[str], environ: Mapping[str, str]) -> Listing
     found = []
     for row in known.rows(environ):
         if row.is_there:
-            each = _look(Machine(row.directory, environ=environ), row.name)
+            each = look(row.directory, row.name, environ)
         else:
             hint = "`qvm list --prune` forgets it; used at its new place, it is known again"
             where = "its directory is not there"
@@ -109,19 +111,28 @@ def known_machines(labels: Sequence[str], environ: Mapping[str, str]) -> Listing
     return Listing(sorted(found, key=lambda each: (each.machine, each.directory)))
 
 
-def _look(vm: Machine, name: str) -> Listed:
+def look(directory: str, name: str, environ: Mapping[str, str]) -> Listed:
     try:
+        if os.geteuid() == 0:
+            from qvmsh.machine import owner
+
+            if account := owner.of(directory, environ):
+                from qvmsh.machine import foreign
+
+                return Listed(**foreign.look(directory, account, environ))
+        vm = Machine(directory, environ=environ)
         seen = state.status(vm, is_quiet=True, has_ssh_check=False)
     except (QvmError, OSError) as error:
         what = error.what if isinstance(error, QvmError) else str(error)
         hint = error.hint if isinstance(error, QvmError) else None
-        return Listed(name, state.BROKEN, vm.directory, detail=what, labels=known.labels(vm), hint=hint)
+        own = known.labels(directory, environ)
+        return Listed(name, state.BROKEN, directory, detail=what, labels=own, hint=hint)
     return Listed(
         vm.name,
         seen.state,
-        vm.directory,
+        directory,
         detail=seen.detail,
         pid=seen.pid,
-        labels=known.labels(vm),
+        labels=known.labels(directory, environ),
         hint=seen.hint,
     )

@@ -18,7 +18,6 @@ import time
 
 from qvmsh.errors import QvmError, printable
 from qvmsh.host import logfiles, process
-from qvmsh.machine import owner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,8 +60,7 @@ def failures(function: Callable[Concatenate[Machine, P], R]) -> Callable[Concate
         try:
             return function(vm, *words, **options)
         except QvmError as error:
-            if not error.is_logged:
-                note(vm, error.what, is_error=True)
+            note(vm, error.what, is_error=True)
             raise
 
     return telling
@@ -91,7 +89,6 @@ def _append(vm: Machine, path: str, line: str) -> None:
     else:
         fd = logfiles.append_to(path)
     try:
-        owner.share_descriptor(vm, path, fd)
         os.write(fd, f"{line}\n".encode(errors="surrogateescape"))
     finally:
         os.close(fd)

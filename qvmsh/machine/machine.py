@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 
 from qvmsh.config import layers
-from qvmsh.errors import ConfigError, QvmError
+from qvmsh.errors import ConfigError
 from qvmsh.io import QUIET, Io
 from qvmsh.machine.files import Files
 
@@ -30,6 +30,9 @@ class Machine:
         io: how its commands talk to the caller.
         environ: the environment that the settings' environment layer is read from.
         overrides: `--set NAME=value` pairs, stronger than every file.
+
+    Raises:
+        QvmError: this is root, and the directory is another account's (`machine.owner`).
     """
 
     def __init__(
@@ -43,6 +46,10 @@ class Machine:
         self.directory = os.path.abspath(directory)
         self.io = io
         self.environ = os.environ if environ is None else environ
+        if os.geteuid() == 0:
+            from qvmsh.machine import owner
+
+            owner.require_own(self.directory, self.environ)
         self.overrides = tuple(overrides)
         self.files = Files(self.directory)
         self._loaded: Settings | None = None
@@ -93,12 +100,5 @@ class Machine:
 
     def state_folder(self) -> str:
         """The folder `.qvm`, made if it is not there."""
-        is_link = os.geteuid() == 0 and os.path.islink(self.files.state)
-        if is_link and os.lstat(self.files.state).st_uid != 0:
-            raise QvmError(
-                ".qvm is a link that another account has made; root does not follow it",
-                machine=self.name,
-                hint="make it a folder, or let root own the link",
-            )
         os.makedirs(self.files.logs, exist_ok=True)
         return self.files.state

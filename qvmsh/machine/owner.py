@@ -1,148 +1,211 @@
-"""The machine's owner where root is at work: QEMU runs as VM_MACHINE_OWNER, and so does its start.
+"""Whose a machine is where root is at work: root becomes the owner before it looks at the directory.
 
 May import: `host.accounts` late, `errors` (one-shot path).
 
-    account = owner.other(vm)       # None, or the account that `start` must run as
-    owner.share(vm)                 # what root has made in .qvm is the owner's too
-    with owner.rights(vm): ...      # as the owner could: root follows no link of his to a file of root's
+    account = owner.of("/home/guido/vm/demo", os.environ)   # None, or who must carry the command out
+    owner.require_own(directory, os.environ)                 # root does not open the machine itself
+    account = owner.named(vm)                                # VM_MACHINE_OWNER of a machine of root's
+    owner.hand_over(vm, account)
 
-Root does not start QEMU and let it drop its rights (`-runas`): QEMU would have parsed images and
-opened files as root before, and root would write into a folder that another account controls. It starts
-`machine.delegate` as that account, which does what `qvm start` does for everybody. Before that root
-gives away those of its own files that QEMU must write: `.qvm`, the images, the logs.
+What lies in a directory of another account can be rearranged by that account at any moment: links, pipes,
+notes that name what is not theirs. So root does nothing there by itself: the door begins a process with the
+account's rights (`cli.as_owner`), which does what the account could do anyway. See docs/adr/0006.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 
-from qvmsh.errors import QvmError
+from qvmsh.errors import ConfigError, QvmError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Mapping, MutableMapping
 
     from qvmsh.host.accounts import Account
     from qvmsh.machine.machine import Machine
 
+_LINKS = 40
+"""Symbolic links on the way to one place at most, as the kernel has it."""
+_KIND, _LINK = 0o170000, 0o120000  # inode(7); the `stat` module is not on the one-shot path
 
-def other(vm: Machine) -> Account | None:
-    """VM_MACHINE_OWNER, where this is root and the owner is somebody else; else None."""
+
+def of(directory: str, environ: Mapping[str, str]) -> Account | None:
+    """The account with whose rights root must work on the machine in `directory`; None = with its own.
+
+    That is who owns the directory; where it is root's, who owns `.qvm` in it, or a folder above it
+    (but for the user behind sudo).
+
+    Raises:
+        QvmError: everybody can change the directory or one above, or the owner has no account here.
+    """
     if os.geteuid() != 0:
         return None
-    from qvmsh.host import accounts
+    uid = _controller(directory, environ, is_machine=True) or _uid(os.path.join(directory, ".qvm"))
+    return _account(uid, directory) if uid else None
+
+
+def above(path: str, environ: Mapping[str, str]) -> Account | None:
+    """As `of`, for a place that may not be there yet: who decides what `path` means."""
+    if os.geteuid() != 0:
+        return None
+    uid = _controller(path, environ)
+    return _account(uid, path) if uid else None
+
+
+def require_own(directory: str, environ: Mapping[str, str]) -> None:
+    """Make sure that nobody but root decides what `directory` holds, where this is root.
+
+    Raises:
+        QvmError: somebody else does; only a process with that account's rights may open the machine.
+    """
+    account = of(directory, environ)
+    if account:
+        raise QvmError(
+            f"{directory} is {account.name}'s: root does not open it with its own rights",
+            machine=os.path.basename(directory),
+            hint=f"`qvm -C {directory} ...` works as {account.name}; run other programs as that account",
+        )
+
+
+def leave_foreign_home(environ: MutableMapping[str, str]) -> None:
+    """Let root keep its own things in root's home, where `sudo -E` or the like has left another account's."""
+    places = (
+        "HOME",
+        "XDG_CACHE_HOME",
+        "XDG_CONFIG_HOME",
+        "XDG_DATA_HOME",
+        "XDG_STATE_HOME",
+        "XDG_RUNTIME_DIR",
+    )
+    for name in places:
+        if environ.get(name) and _controller(environ[name], {}):
+            del environ[name]
+            if name == "HOME":
+                environ[name] = os.path.expanduser("~root")
+
+
+def _controller(path: str, environ: Mapping[str, str], *, is_machine: bool = False) -> int:
+    """Uid of the first account but root that can change what `path` means; 0 if there is none.
+
+    As long as all that was passed is root's, nobody can change it behind us.
+    """
+    sudo = environ.get("SUDO_UID", "")
+    trusted = {0, int(sudo) if sudo.isascii() and sudo.isdigit() else 0}
+    at, links = "/", 0
+    names = _reversed(os.path.abspath(path))
+    while names:
+        name = names.pop()
+        at = os.path.dirname(at) if name == ".." else os.path.join(at, name)
+        try:
+            status = os.lstat(at)
+        except OSError:
+            return 0  # nothing is there that anybody could have put there
+        is_link = status.st_mode & _KIND == _LINK
+        if status.st_uid not in trusted or (status.st_uid and not names and not is_link):
+            return status.st_uid
+        if is_link:
+            links += 1
+            if links > _LINKS:
+                return 0
+            target = os.readlink(at)
+            at = "/" if target.startswith("/") else os.path.dirname(at)
+            names += _reversed(target)
+        elif status.st_mode & 0o002 and (not status.st_mode & 0o1000 or (is_machine and not names)):
+            raise QvmError(
+                f"everybody can change {at}: root does not work there",
+                hint=f"`chmod o-w {at}`, or choose another place",
+            )
+    return 0
+
+
+def _reversed(path: str) -> list[str]:
+    return [name for name in reversed(path.split("/")) if name not in ("", ".")]
+
+
+def _uid(path: str) -> int:
+    """Who owns `path` itself; 0 where nothing is there."""
+    try:
+        return os.lstat(path).st_uid
+    except OSError:
+        return 0
+
+
+def _account(uid: int, path: str) -> Account:
+    import pwd
+
+    from qvmsh.host.accounts import Account
 
     try:
-        found = accounts.find(vm.loaded["VM_MACHINE_OWNER"])
-    except (KeyError, QvmError):  # the problem says so where it matters
+        return Account(pwd.getpwuid(uid))
+    except KeyError:
+        raise QvmError(
+            f"{path} belongs to uid {uid}, and there is no such account here",
+            hint="`chown -R` gives it to an account of this host",
+        ) from None
+
+
+def named(vm: Machine) -> Account | None:
+    """VM_MACHINE_OWNER of a machine in a directory of root's, where this is root; None if that is root."""
+    if os.geteuid() != 0:
         return None
-    return found if found.uid != 0 else None
+    import pwd
+
+    try:
+        row = pwd.getpwnam(vm.loaded["VM_MACHINE_OWNER"])
+    except (KeyError, ConfigError):  # the command itself says so, if it needs the settings
+        return None
+    return _account(row.pw_uid, vm.directory) if row.pw_uid else None
 
 
-def acting(vm: Machine) -> Account | None:
-    """Whose rights a program gets that works on the machine's images, with which the owner may work too.
+def require_roots(vm: Machine) -> None:
+    """Refuse to start as root what VM_MACHINE_OWNER says is another account's.
 
-    An image names any file as what it stands on, and the image itself may be a link. What is root's of the
-    machine becomes the owner's first, as when root starts it.
+    Raises:
+        QvmError: a program of root's asks; the command line hands such a machine over first.
     """
-    account = other(vm)
+    account = named(vm)
     if account:
-        prepare(vm, account)
-    return account
+        raise QvmError(
+            f"VM_MACHINE_OWNER is {account.name}: root does not start the machine with its own rights",
+            machine=vm.name,
+            hint=f"`qvm -C {vm.directory} start` starts it as {account.name}, or set VM_MACHINE_OWNER=root",
+        )
 
 
-@contextlib.contextmanager
-def rights(vm: Machine) -> Iterator[None]:
-    """Open, rename and remove files of the machine as its owner could; no program is started meanwhile."""
-    account = other(vm)
-    if account is None:
-        yield
-        return
+def hand_over(vm: Machine, account: Account) -> None:
+    """Give the account a machine that root has made for it: its images, `.qvm`, and the directory last.
+
+    Until the directory is given nobody else can change what is in it. `.vmrc`, the seed, and what has a
+    second name stay root's.
+
+    Raises:
+        ConfigError: the directory is more than a machine's.
+    """
     from qvmsh.host import accounts
 
-    with accounts.rights_of(account):
-        yield
-
-
-def share(vm: Machine) -> None:
-    """Give the owner what root has made in `.qvm`: locks, pinned host keys, logs."""
-    account = other(vm)
-    if account:
-        from qvmsh.host import accounts
-
+    real = os.path.realpath(vm.directory)
+    if real == "/" or real in accounts.homes():
+        raise ConfigError(
+            f"{real} is the home of an account: it cannot become {account.name}'s with the machine",
+            machine=vm.name,
+            hint="give the machine a directory of its own, or set VM_MACHINE_OWNER=root",
+        )
+    if os.path.isdir(vm.files.state):
         accounts.give_folder(vm.files.state, account)
-
-
-def give(vm: Machine, path: str) -> None:
-    """Give the owner a file of the machine that root has made."""
-    account = other(vm)
-    if account:
-        from qvmsh.host import accounts
-
-        accounts.give(path, account)
-
-
-def give_descriptor(vm: Machine, fd: int) -> None:
-    """As `give`, for an open file."""
-    account = other(vm)
-    if account:
-        from qvmsh.host import accounts
-
-        accounts.give_descriptor(fd, account)
-
-
-def opened(vm: Machine, path: str) -> int:
-    """A file of the machine, open for reading with the owner's rights.
-
-    The owner may have put a link there, or have an image stand on a file that is root's.
-    """
-    with rights(vm):
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
-
-
-def share_descriptor(vm: Machine, path: str, fd: int) -> None:
-    """Give the owner the open file at `path` that root may just have made among the machine's files."""
-    account = other(vm)
-    if account and os.path.dirname(path) in (vm.directory, vm.files.logs):
-        from qvmsh.host import accounts
-
-        accounts.give_descriptor(fd, account)
-
-
-def prepare(vm: Machine, account: Account) -> None:
-    """Give the owner all that its QEMU must write, as far as it is root's."""
-    from qvmsh.host import accounts
-
-    vm.state_folder()
-    accounts.give_folder(vm.files.state, account)
-    settings = vm.settings
-    for each in _images(vm):
-        accounts.give(os.path.join(vm.directory, each), account)
-    for log in ("VM_LOG", "VM_ERRLOG"):
-        path = settings.path(log)
-        is_inside = bool(path) and os.path.dirname(path) == vm.directory
-        if is_inside and not accounts.give(path, account):
-            _make(path, account)
+    for name in _images(vm):
+        accounts.give(os.path.join(vm.directory, name), account)
+    accounts.give(vm.directory, account)
 
 
 def _images(vm: Machine) -> list[str]:
     """Names of the files in the machine's directory that QEMU may write; the pristine image is none."""
-    settings = vm.settings
-    name, seed = settings.text("VM_MACHINE_NAME"), settings.text("VM_SNAPSHOT_SEEDFILENAME")
+    settings = vm.loaded
+    name, seed = settings["VM_MACHINE_NAME"], settings["VM_SNAPSHOT_SEEDFILENAME"]
     beside = [each for each in os.listdir(vm.directory) if each.startswith((f"{name}-", f"{name}."))]
     lines = settings.lines("VM_DISKS") if "VM_DISKS" in settings else []
     # path[:format[:cache]], and a : may be part of the path: what is not there is not given
     disks = [":".join(line.split(":")[:count]) for line in lines for count in range(1, line.count(":") + 2)]
-    inside = [each for each in disks if not os.path.isabs(each) and ".." not in each.split("/")]
-    return [each for each in (*beside, *inside) if each != seed]
-
-
-def _make(path: str, account: Account) -> None:
-    """An empty file of the account's, in a folder where it could not make one."""
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    except OSError:
-        return
-    os.fchown(fd, account.uid, account.gid)
-    os.close(fd)
+    logs = [settings[each] for each in ("VM_LOG", "VM_ERRLOG") if each in settings]
+    inside = [each for each in (*disks, *logs) if not os.path.isabs(each) and ".." not in each.split("/")]
+    return [each for each in (*beside, *inside) if each and each != seed]

@@ -23,7 +23,6 @@ from qvmsh.machine import (
     interrupted,
     launch,
     making,
-    owner,
     state,
     tools,
     unfinished,
@@ -92,15 +91,11 @@ def _machine(vm: Machine) -> list[Mend]:
 
 def _rights(vm: Machine) -> Iterator[Mend]:
     """Close to others what they may not change, or not read: `.qvm`, the key, the known hosts."""
-    whose = os.stat(vm.directory).st_uid
     for path in _files(vm):
         try:
             status = os.lstat(path)
         except FileNotFoundError:
             continue
-        if path != vm.directory and status.st_uid != whose and os.geteuid() == 0:
-            os.chown(path, whose, os.stat(vm.directory).st_gid, follow_symlinks=False)
-            yield Mend("rights", MENDED, f"{_short(vm, path)} is {process.user_name(whose)}'s now")
         mode = status.st_mode & 0o7777
         wanted = mode & ~_forbidden(vm, path)
         if mode == wanted or os.path.islink(path):
@@ -267,8 +262,7 @@ def _parts_of(own: set[str], folder: str) -> Iterator[str]:
 def _parts(vm: Machine) -> Iterator[Mend]:
     for path in parts(vm):
         try:
-            with owner.rights(vm):
-                host_files.remove(path)
+            host_files.remove(path)
         except OSError as error:
             what = (
                 f"cannot remove {_short(vm, path)}, the unfinished work of a killed command: {error.strerror}"

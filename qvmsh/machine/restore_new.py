@@ -13,15 +13,13 @@ from __future__ import annotations
 import errno
 import json
 import os
-import pwd
 import shutil
 from dataclasses import dataclass, field
 
 from qvmsh.config import devices, edit
 from qvmsh.errors import ImageError, QvmError, Terminated, UsageError
-from qvmsh.host import accounts
 from qvmsh.host import files as host_files
-from qvmsh.machine import create, disks, drives, known, making, owner, tools
+from qvmsh.machine import create, disks, drives, known, making, tools
 from qvmsh.machine.archive_reader import Place, Reader
 from qvmsh.machine.archive_settings import SETTINGS
 from qvmsh.machine.archives import Archive, Part, Point
@@ -74,7 +72,6 @@ def new(
         with folder:
             os.chmod(folder.path, _mode(archive.directory))
             laid = lay_out(vm, shelf, archive, point, folder.path, io, environ, name=name, final=final)
-            _give(folder.path, folder.above, laid.uid, environ)
             folder.put_in_place()
     except (KeyboardInterrupt, Terminated):
         is_made = os.path.exists(os.path.join(final, ".vmrc"))
@@ -104,27 +101,6 @@ def _mode(directory: str) -> int:
         return os.stat(directory).st_mode & 0o755 | 0o700
     except OSError:
         return 0o755
-
-
-def _give(folder: str, above: str, uid: int | None, environ: Mapping[str, str]) -> None:
-    """Let root's new machine be whose it is.
-
-    What another account had in its hands is that account's: root would else take its `.vmrc`
-    for one of root's own. So is what lies in the owner's own folder. Elsewhere the owner gets what its
-    QEMU writes to, as at each start.
-    """
-    if os.geteuid() != 0:
-        return
-    account = owner.other(Machine(folder, environ=environ))
-    if uid:
-        try:
-            accounts.give_folder(folder, accounts.Account(pwd.getpwuid(uid)))
-        except KeyError:  # an account of another host; root asks for `qvm allow`
-            os.chown(os.path.join(folder, ".vmrc"), uid, -1)
-    elif account and os.stat(above).st_uid == account.uid:
-        accounts.give_folder(folder, account)
-    elif account:
-        owner.prepare(Machine(folder, environ=environ), account)
 
 
 def lay_out(

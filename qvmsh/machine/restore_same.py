@@ -18,9 +18,9 @@ import os
 
 from qvmsh.config import devices, edit, files
 from qvmsh.errors import ImageError, QvmError, StateError, Terminated
-from qvmsh.host import accounts, process
 from qvmsh.host import files as host_files
-from qvmsh.machine import disks, drives, identity, interrupted, launch, owner, state, tools
+from qvmsh.host import process
+from qvmsh.machine import disks, drives, identity, interrupted, launch, state, tools
 from qvmsh.machine.archive_reader import NEW, Reader
 from qvmsh.machine.archive_settings import STATE, is_known
 from qvmsh.machine.archives import Archive, Point
@@ -152,13 +152,10 @@ def _make(vm: Machine, reader: Reader, plan: Plan, work: dict[str, Any]) -> None
 
 
 def _adopt(vm: Machine, new: str, path: str) -> None:
-    """Mode and owner are those of the file that is replaced; else the owner's of the machine."""
-    account = owner.other(vm)
+    """Mode and owner are those of the file that is replaced."""
     try:
         status = os.lstat(path)
     except OSError:
-        if account:
-            accounts.give(new, account)
         return
     os.chmod(new, status.st_mode & 0o7777)
     if os.geteuid() == 0:

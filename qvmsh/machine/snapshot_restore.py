@@ -20,7 +20,6 @@ from qvmsh.machine import (
     guest,
     launch,
     log,
-    owner,
     ready,
     saved,
     snapshot_fit,
@@ -77,7 +76,6 @@ def restore(
         else:
             count = _restore_off(store, name, tag)
         known.moved_to(name)
-        owner.share(vm)
     ids = [each.id for each in store.volumes]
     log.note(vm, f"restored the snapshot {name}")
     if not seen.is_live or seen.note is None or seen.pid is None:

@@ -20,7 +20,7 @@ from qvmsh.config.words import quote
 from qvmsh.errors import ImageError, QmpError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
-from qvmsh.machine import chain, owner, snapshot_fit, tools
+from qvmsh.machine import chain, snapshot_fit, tools
 from qvmsh.machine.progress import Watch
 from qvmsh.qemu import image
 from qvmsh.qemu.jobs import Jobs
@@ -160,7 +160,7 @@ class Images(Store):
                 )
 
     def _run(self, words: list[str], what: str) -> str:
-        return image.run(tools.qemu_img(self.vm), words, what=what, account=owner.acting(self.vm))
+        return image.run(tools.qemu_img(self.vm), words, what=what)
 
     def _snapshot(self, volume: Volume, option: str, tag: str, what: str) -> None:
         self.vm.io.checkpoint()

@@ -24,7 +24,6 @@ from qvmsh.machine import (
     freezing,
     launch,
     log,
-    owner,
     saved,
     snapshot_fit,
     state,
@@ -202,7 +201,6 @@ def save(vm: Machine, name: str, request: Request) -> SnapshotSaved:
             )  # fmt: skip
             is_on = has_memory and store.exchange.ask("query-status")["status"] == "running"
             woken = seen.kind == state.SUSPENDED and is_on
-        owner.share(vm)
     clock = ""
     held_s = time.monotonic() - began
     if is_on and seen.note is not None:
@@ -389,7 +387,6 @@ def delete(vm: Machine, names: tuple[str, ...]) -> SnapshotDeleted:
                 store.delete(name)
                 store.delete(name + saved.NEW)
                 known.remove(name)
-        owner.share(vm)
     log.note(vm, f"deleted the snapshot{'s' if len(names) > 1 else ''} {', '.join(names)}")
     return SnapshotDeleted(vm.name, list(names), disks)
 

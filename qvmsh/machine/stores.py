@@ -28,7 +28,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from qvmsh.host.accounts import Account
     from qvmsh.machine.machine import Machine
 
 TEXT_BYTES = 16 << 20
@@ -39,25 +38,14 @@ _URL = re.compile(r"ssh://(?:([^@/]+)@)?(\[[^]]+\]|[^:/]+)(?::(\d+))?(/.*)?")
 def of(vm: Machine) -> Store:
     """The store that VM_ARCHIVE names; the machine's own directory where it is not set.
 
-    What root puts there is the machine's owner's, where the place is: in the machine's directory, or
-    in a folder of the owner's. Elsewhere root's archives stay root's.
-
     Raises:
         ConfigError: VM_ARCHIVE names none.
+        QvmError: it is another account's, and this is root.
     """
     where = vm.settings.text("VM_ARCHIVE")
     if "://" in where:
         return at(where, vm.directory, vm.name)
-    root = os.path.abspath(vm.settings.located(where) or vm.directory)
-    account = owner.other(vm)
-    if account:
-        above = root
-        while not os.path.lexists(above):
-            above = os.path.dirname(above)
-        is_inside = os.path.commonpath([above, vm.directory]) == vm.directory
-        if not is_inside and os.stat(above).st_uid != account.uid:
-            account = None
-    return Folder(root, account)
+    return Folder(vm.settings.located(where) or vm.directory)
 
 
 def at(where: str, directory: str, machine: str | None = None) -> Store:
@@ -140,14 +128,19 @@ class Store(ABC):
 class Folder(Store):
     """A folder of this host.
 
-    Args:
-        account: gets what root makes in it; see `of`.
+    Raises:
+        QvmError: this is root, and another account decides what is in it.
     """
 
-    def __init__(self, root: str, account: Account | None = None) -> None:
+    def __init__(self, root: str) -> None:
         self.root = os.path.abspath(root)
         self.shown = self.root
-        self._account = account
+        account = owner.above(self.root, os.environ)
+        if account:
+            raise QvmError(
+                f"{self.root} is {account.name}'s: root keeps and reads no archives there",
+                hint="VM_ARCHIVE names another folder; an archive can be copied to a folder of root's",
+            )
 
     def folders(self) -> list[str]:
         try:
@@ -181,32 +174,16 @@ class Folder(Store):
     def put_text(self, folder: str, name: str, text: str) -> None:
         path = os.path.join(self.root, folder, name)
         host_files.write_atomic(path, text, 0o600)
-        self._give(path)
 
     def make(self, folder: str) -> None:
-        above, missing = self.root, []
-        while not os.path.lexists(above):
-            missing.append(above)
-            above = os.path.dirname(above)
-        for each in reversed(missing):
-            os.makedirs(each, exist_ok=True)
-            self._give(each)
-        path = os.path.join(self.root, folder)
-        os.mkdir(path, 0o700)
-        self._give(path)
-
-    def _give(self, path: str) -> None:
-        if self._account:
-            from qvmsh.host import accounts
-
-            accounts.give(path, self._account)
+        os.makedirs(self.root, exist_ok=True)
+        os.mkdir(os.path.join(self.root, folder), 0o700)
 
     @contextlib.contextmanager
     def writer(self, folder: str, name: str) -> Iterator[int]:
         path = os.path.join(self.root, folder, name)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            self._give(path)
             yield fd
             os.fsync(fd)
         except BaseException:
@@ -239,8 +216,6 @@ class Folder(Store):
 
     def remove_folder(self, folder: str) -> None:
         path = os.path.join(self.root, folder)
-        with contextlib.suppress(OSError):
-            os.rmdir(path)  # also one that root had no time to give to us
         shutil.rmtree(path, ignore_errors=True)
 
     def free_bytes(self) -> int | None:
@@ -254,13 +229,11 @@ class Folder(Store):
 
 
 def _opened(path: str) -> int:
-    """A regular file, open for reading; root follows no link that another account has made.
+    """A regular file, open for reading.
 
     Raises:
         OSError: it cannot be read, or is something else (a FIFO would hold us up for ever).
     """
-    if _is_foreign(path):
-        raise PermissionError(errno.EPERM, "is a link that another account has made", path)
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
@@ -290,14 +263,11 @@ def _taken(place: str) -> QvmError:
 
 
 def _is_foreign(path: str) -> bool:
-    """True for a link that root should not follow."""
-    if os.geteuid() != 0:
-        return False
+    """True for a folder or link of another account, where this is root, who does not look into it."""
     try:
-        status = os.lstat(path)
+        return os.geteuid() == 0 and os.lstat(path).st_uid != 0
     except OSError:
         return False
-    return stat.S_ISLNK(status.st_mode) and status.st_uid != 0
 
 
 class Remote(Store):

@@ -15,7 +15,7 @@ import shutil
 from qvmsh.errors import ImageError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import archive_keeping, lifecycle, owner, power, restore_new, restoring, tools
+from qvmsh.machine import archive_keeping, lifecycle, power, restore_new, restoring, tools
 from qvmsh.machine.archive_reader import Reader
 from qvmsh.machine.archive_reports import Verified
 from qvmsh.machine.archive_settings import SETTINGS
@@ -117,7 +117,6 @@ def _boot(vm: Machine, shelf: Shelf, archive: Archive, point: Point, folder: str
     own = [(name, value) for name, value in own if name in vm.settings]
     environ = {**vm.environ, "XDG_DATA_HOME": folder}  # the list of known machines is not for it
     made = Machine(folder, io=vm.io, environ=environ, overrides=(*vm.overrides, *own))
-    owner.give(vm, os.path.dirname(folder))  # its QEMU is the owner's, and must get in there
     try:
         request = lifecycle.Request(disposable=True)
         report = lifecycle.start(made, request, ssh_attempts=None, is_waiting=True)

@@ -15,7 +15,7 @@ import os
 from dataclasses import dataclass
 
 from qvmsh.errors import QvmError
-from qvmsh.machine import disks, hardware, owner, tools
+from qvmsh.machine import disks, hardware, tools
 from qvmsh.machine.hardware import MAIN
 from qvmsh.qemu import drives, image
 from qvmsh.qemu.commandline import UEFI_VARIABLES
@@ -105,29 +105,6 @@ def inside(vm: Machine, path: str) -> str:
     """A disk as a note has it: relative in the directory, which may move; not through a link out of it."""
     found = os.path.relpath(path, vm.directory)
     return path if found.startswith("..") else found
-
-
-def require_own(vm: Machine, note: str, paths: list[str]) -> None:
-    """Where root ends what another account's note tells of, that must be about disks of the machine.
-
-    The owner himself may have plugged any disk in; what he names is his own affair.
-
-    Raises:
-        QvmError: the note names another file; nothing has been done.
-    """
-    account = owner.other(vm)
-    if account is None:
-        return
-    own = {os.path.realpath(each.path) for each in configured(vm)}
-    inside = os.path.join(os.path.realpath(vm.directory), "")
-    for path in paths:
-        file = os.path.realpath(os.path.join(vm.directory, path))
-        if file not in own and not file.startswith(inside):
-            raise QvmError(
-                f".qvm/{os.path.basename(note)} names {path}, which is no disk of the machine",
-                machine=vm.name,
-                hint=f"ask as {account.name}; or look at that file, and remove it if it tells of nothing",
-            )
 
 
 def file_of(name: str) -> str:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
 
-    from qvmsh.host.accounts import Account
 
 _FIXED = ">4sIQIIQIIQQIIQ"  # magic ... snapshots offset: the 72 bytes that every version has
 _INCOMPATIBLE_DIRTY, _INCOMPATIBLE_CORRUPT, _INCOMPATIBLE_DATA_FILE = 1, 2, 4
@@ -235,16 +234,13 @@ def converted(path: str, form: str, where: str = "") -> str:
     return command if is_here else f"cd {shlex.quote(where)} && {command}"
 
 
-def run(
-    program: str, words: Sequence[str], *, cwd: str | None = None, what: str, account: Account | None = None
-) -> str:
+def run(program: str, words: Sequence[str], *, cwd: str | None = None, what: str) -> str:
     """Run qemu-img and return what it prints.
 
     Args:
         program: qemu-img.
         words: its sub-command and options.
         what: what is being done, for the error: `make demo-backing.qcow2`.
-        account: whose rights it gets; None = the caller's.
 
     Raises:
         ImageError: with qemu-img's own words as details.
@@ -256,9 +252,6 @@ def run(
     done = subprocess.run(
         [program, *words],
         cwd=cwd,
-        user=account.uid if account else None,
-        group=account.gid if account else None,
-        extra_groups=account.groups if account else None,
         pass_fds=tuple(locks.HELD),
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -388,7 +381,7 @@ def snapshots(program: str, path: str) -> list[str]:
     return [each["name"] for each in loads(text).get("snapshots", [])]
 
 
-def remove_bitmaps(program: str, path: str, prefix: str = "", account: Account | None = None) -> None:
+def remove_bitmaps(program: str, path: str, prefix: str = "") -> None:
     """Remove the dirty bitmaps (whose names begin so) of a qcow2 image that nobody has open.
 
     They tell what has changed since a backup: nothing true any more once another state is put back,
@@ -398,11 +391,11 @@ def remove_bitmaps(program: str, path: str, prefix: str = "", account: Account |
 
     what = f"remove the dirty bitmaps of {os.path.basename(path)}"
     asked = ["info", "-U", "--output=json", "-f", "qcow2", safe_name(path)]
-    found = loads(run(program, asked, what=what, account=account))
+    found = loads(run(program, asked, what=what))
     for each in bitmaps(found.get("format-specific", {}).get("data", {})):
         if each["name"].startswith(prefix):
             words = ["bitmap", "--remove", "-f", "qcow2", safe_name(path), each["name"]]
-            run(program, words, what=what, account=account)
+            run(program, words, what=what)
 
 
 def in_use(path: str, machine: str | None) -> ImageError:

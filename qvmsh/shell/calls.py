@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any, NoReturn, TextIO
 
+    from qvmsh.cli.parse import Bound
     from qvmsh.io import Io
     from qvmsh.machine.machine import Machine
     from qvmsh.shell.context import Context
@@ -141,6 +142,10 @@ class WordCall(Call):
 
     def machine_here(self, overrides: Sequence[tuple[str, str]], *, is_optional: bool) -> Machine | None:
         return self._context.machine(self.io, overrides=overrides, is_optional=is_optional)
+
+    def as_owner(self, bound: Bound) -> int | None:
+        """A session has one account's rights: another's machine is refused where it would be opened."""
+        return None
 
     def without_reader(self) -> int:
         return errors.EXIT_FAILED

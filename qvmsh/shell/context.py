@@ -209,13 +209,14 @@ class Context:
             UsageError, ConfigError: there is no such machine, or its configuration is wrong; the
                 session's machine is as it was.
         """
-        from qvmsh.machine import known
+        from qvmsh.machine import known, owner
         from qvmsh.shell.own_machine import Machine
 
         if not where:
             raise UsageError("use: which machine? the word is empty")
         here = os.getcwd()
         directory = os.path.normpath(os.path.join(here, known.resolve(where, self.environ)))
+        owner.require_own(directory, self.environ)
         loaded = layers.load(directory, self._without_machine())
         loaded.check()
         os.chdir(directory)

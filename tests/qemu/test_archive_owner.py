@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -92,58 +93,48 @@ def test_new_machine_that_root_restores_is_the_owners(vm: Vm, owner: Owner) -> N
     assert {path.lstat().st_uid for path in (twin.directory, *twin.directory.rglob("*"))} == {
         owner.row.pw_uid
     }
-    refused = twin.qvm("start", "--no-wait")
-    assert refused.status == 2
-    assert f"belongs to {owner.name}" in refused.err
-    assert "qvm allow" in refused.err
     owner.ok("start", "--no-wait", cwd=twin.directory)
     owner.ok("archive", cwd=twin.directory)
     owner.ok("kill", cwd=twin.directory)
-    twin.ok("allow")
     twin.ok("start", "--no-wait")
     twin.ok("kill")
 
 
-def test_store_of_roots_own_stays_roots_and_restores_to_the_owner(
-    vm: Vm,
-    owner: Owner,  # noqa: F811
-    tmp_path: Path,
-) -> None:
+def test_store_is_used_with_the_owners_rights(vm: Vm, owner: Owner, tmp_path: Path) -> None:  # noqa: F811
     store = tmp_path / "closed"
     store.mkdir(mode=0o700)
+    refused = vm.qvm("--set", f"VM_ARCHIVE={store}", "archive")
+    assert refused.status == 1
+    assert f"no archives can lie in {store}: Permission denied" in refused.err
+    assert list(store.iterdir()) == []
+    open_store = Path(tempfile.mkdtemp(prefix="qvmt-store-"))
+    open_store.chmod(0o1777)
     write(vm, 1, "0")
-    vm.ok("--set", f"VM_ARCHIVE={store}", "archive")
-    vm.ok("start", "--no-wait")
-    vm.ok("--set", f"VM_ARCHIVE={store}", "archive")
-    vm.ok("kill")
-    assert {path.stat().st_uid for path in store.rglob("*")} == {0}
-    assert of_root(vm.directory) == []
+    vm.ok("--set", f"VM_ARCHIVE={open_store}", "archive")
+    assert {path.stat().st_uid for path in open_store.rglob("*")} == {owner.row.pw_uid}
     write(vm, 2, "0")
-    vm.ok("--set", f"VM_ARCHIVE={store}", "restore", "--force", "latest")
+    vm.ok("--set", f"VM_ARCHIVE={open_store}", "restore", "--force", "latest")
     assert byte(vm, "0") == 1
-    assert of_root(vm.directory) == []
-    folder = next(store.iterdir())
-    vm.ok("restore", folder, "../twin")
+    folder = next(open_store.iterdir())
+    vm.world.run("restore", folder, vm.directory.parent / "twin")
     assert of_root(vm.directory.parent / "twin") == []
-    owner.ok("start", "--no-wait", cwd=vm.directory.parent / "twin")
-    owner.ok("kill", cwd=vm.directory.parent / "twin")
+    shutil.rmtree(open_store)
 
 
-def test_machine_in_roots_folder_is_archived_by_root_and_read_by_the_owner(
+def test_machine_that_root_made_for_the_owner_becomes_the_owners(
     theirs: Theirs,  # noqa: F811
     owner: Owner,  # noqa: F811
 ) -> None:
     vm = theirs()
     write(vm, 1, "0")
+    assert vm.directory.stat().st_uid == 0
     vm.ok("archive")
+    assert of_root(vm.directory) == ["demo-seed.qcow2"]
     assert len(json.loads(owner.ok("--json", "archive", "--list", cwd=vm.directory).out)["states"]) == 1
     owner.ok("archive", "--verify", cwd=vm.directory)
-    refused = owner.run("restore", "--force", "latest", cwd=vm.directory)
-    assert refused.status == 1
-    assert "Permission denied" in refused.err
-    assert "hint: " in refused.err
+    write(vm, 2, "0")
+    owner.ok("restore", "--force", "latest", cwd=vm.directory)
     assert byte(vm, "0") == 1
-    vm.ok("restore", "../demo/" + states(vm)[0]["archive"], vm.world.home / "twin")
     owner.ok("start", "--no-wait", cwd=vm.directory)
     vm.ok("kill")
 
@@ -162,7 +153,9 @@ def test_root_killed_in_the_middle_leaves_the_owner_what_he_can_complete(
     deadline = time.monotonic() + 60
     while not note.exists() and time.monotonic() < deadline:
         assert child.poll() is None
-    child.send_signal(signal.SIGKILL)
+    for pid, line in vm.world.processes().items():  # root's half, and the owner's
+        if "qvmsh -C" in line or line.endswith("qvm archive "):
+            os.kill(pid, signal.SIGKILL)
     child.communicate()
     told = owner.ok(*(["pause"] if is_on else ["start", "--no-wait"]), cwd=vm.directory)
     assert "was interrupted" in told.err
@@ -173,19 +166,6 @@ def test_root_killed_in_the_middle_leaves_the_owner_what_he_can_complete(
     assert byte(vm, "0") == 1
     left = [path.name for path in vm.directory.rglob("*") if ".part" in path.name or "cut-" in path.name]
     assert not left
-
-
-def test_folder_that_root_did_not_give_away_is_in_nobodys_way(vm: Vm, owner: Owner) -> None:  # noqa: F811
-    write(vm, 1, "0")
-    owner.ok("archive", cwd=vm.directory)
-    folder = states(vm)[0]["archive"]
-    number = (vm.directory / ".qvm/uuid").read_text()[:8]
-    left = vm.directory / f".{folder}-{number}.part"
-    shutil.rmtree(vm.directory / folder)
-    left.mkdir(mode=0o700)
-    owner.ok("archive", cwd=vm.directory)
-    assert not left.exists()
-    assert states(vm)[0]["archive"] == folder
 
 
 @pytest.fixture
@@ -228,7 +208,6 @@ def test_root_does_not_read_for_the_owner_what_he_may_not(
     )
     refused = vm.qvm("archive")
     assert refused.status == 1
-    assert "Permission denied" in refused.err
     assert "hint: " in refused.err
     as_owner("mv", "kept.qcow2", "data.qcow2")
     # --create writes into what the overlay says that it stands on
@@ -262,7 +241,7 @@ def test_root_does_not_read_for_the_owner_what_he_may_not(
     (secret.parent / f"{secret.name}.restore-new").write_text("his")
     refused = vm.qvm("archive")
     assert refused.status == 1
-    assert "which is no file of the machine" in refused.err
+    assert secret.stat().st_uid == 0
     assert holds(vm.directory, words) == []
 
 
@@ -310,7 +289,7 @@ def test_note_of_an_archive_does_not_let_root_remove_or_write_what_it_names(
     (vm.directory / name).unlink()
     written_overlay(vm.directory / name, secret, owner)
     cut_note(vm, owner, name, outside)
-    assert "which is no disk of the machine" in vm.qvm("archive").err
+    assert "Permission denied" in vm.qvm("archive").err
     cut_note(vm, owner, name, "data.qcow2")  # its header names another file than the note
     refused = vm.qvm("archive")
     assert refused.status == 1, str(refused)
@@ -353,14 +332,13 @@ def test_journal_does_not_let_root_remove_or_change_what_it_names(
     }  # fmt: skip
     for what in ("commit", "rebase", "save", "delete"):
         put(vm, owner, "snapshot.unfinished", {"what": what, "disks": [["disk0", str(disk)]], **facts})
-        refused = vm.qvm("snapshot", "save", "y")
-        assert refused.status == 1, str(refused)
-        assert "which is no disk of the machine" in refused.err
+        vm.qvm("snapshot", "save", f"after-{what}")
+        assert disk.read_bytes() == before
     link = vm.directory / "link"
     link.symlink_to(disk)
     (vm.directory / "link.part0").symlink_to(layer)
     put(vm, owner, "snapshot.unfinished", {"what": "rebase", "disks": [["disk0", "link"]], **facts})
-    assert vm.qvm("snapshot", "save", "y").status == 1
+    vm.qvm("snapshot", "save", "y")
     assert (disk.read_bytes(), layer.read_text()) == (before, "root's")
 
 
@@ -399,13 +377,11 @@ def test_disk_verbs_of_root_write_and_read_nothing_that_the_owner_may_not(
     if words[0] in ("commit", "rebase"):
         assert told.status == 1, str(told)
         assert "Permission denied" in told.err
-        assert f"hint: {owner.name}, whose machine it is, must be able" in told.err
     assert holds(vm.directory, b"root's own words") == []
 
 
 def test_disk_verbs_of_root_leave_the_machine_its_owners(vm: Vm, owner: Owner) -> None:  # noqa: F811
     write(vm, 1, "0")
-    os.chown(vm.directory / "demo-backing.qcow2", 0, 0)  # as where the machine has not been started yet
     vm.ok("disk", "trim")
     vm.ok("disk", "commit")
     vm.ok("disk", "resize", "disk0", "32M")

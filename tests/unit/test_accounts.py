@@ -55,13 +55,15 @@ def test_environment_of_another_account_has_nothing_of_roots() -> None:
         "XDG_RUNTIME_DIR": "/run/user/0",
         "PYTHONPATH": "/x",
         "VM_QEMU_ACCEL": "tcg",
-        "OWN": "1",
+        "TOKEN": "secret",
+        "VM_HOME": "/vm/other",
+        "LC_ALL": "C.UTF-8",
     }
     found = NOBODY.environment(root)
     assert found == {
         "PATH": "/bin",
         "VM_QEMU_ACCEL": "tcg",
-        "OWN": "1",
+        "LC_ALL": "C.UTF-8",
         "HOME": NOBODY.home,
         "USER": "nobody",
         "LOGNAME": "nobody",

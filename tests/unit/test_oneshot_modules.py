@@ -29,6 +29,7 @@ OWN = {
     "qvmsh.machine.note", "qvmsh.machine.reports", "qvmsh.machine.state",
     "qvmsh.qemu", "qvmsh.qemu.qmp",
     "qvmsh.commands.list", "qvmsh.machine.known", "qvmsh.machine.listing",
+    *(["qvmsh.machine.owner"] if os.geteuid() == 0 else []),
 }  # fmt: skip
 
 

@@ -176,5 +176,5 @@ def test_report_finds_the_bug_only_behind_the_doors() -> None:
         namespace["g"]()  # type: ignore[operator]
     assert not report.is_bug(own.value, "script")
     with pytest.raises(TypeError) as inside:
-        machine.Machine("/tmp", overrides=7)  # type: ignore[arg-type]
+        machine.Machine("/usr", overrides=7)  # type: ignore[arg-type]
     assert report.is_bug(inside.value, "script")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def pause(vm: Machine) -> Paused:
     """Hold the guest where it is: QEMU stops its vcpus (QMP `stop`).
 
-    The guest notices nothing but the time that is missing. `resume` lets it go on.
+    The guest notices nothing but the time that is missing. `resume` lets it go on, and puts its clock right.
 
     Raises:
         StateError: it does not run; it is as it was.

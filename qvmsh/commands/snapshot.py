@@ -138,8 +138,9 @@ def snapshot_show(vm: Machine, name: Annotated[str, Opt(complete="snapshot")]) -
 def snapshot_verify(vm: Machine, *names: Annotated[str, Opt(complete="snapshot")]) -> Verified:
     """Judge whether snapshots can be trusted; exit status 1 if one cannot.
 
-    Each must be on all disks, of one moment, on a base that was not written to since, in sound
-    images, and readable. While the machine is on, the tables of the images are not checked.
+    Each must be on all disks, of one moment, on a base with the size and dates of then, in sound
+    images, and readable; what is not known is listed. While the machine is on, the tables of the
+    images are not checked.
 
     Args:
         names: of the snapshots; none = all.

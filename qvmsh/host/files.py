@@ -14,7 +14,7 @@ from qvmsh.errors import QvmError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from typing import IO
 
 SLICE_BYTES = 4 << 20
@@ -168,21 +168,29 @@ def copy_open(source: int, target: int, reached: Callable[[int], object]) -> Non
         _copy_data(source, target, reached)
 
 
+def extents(fd: int) -> Iterator[tuple[int, int]]:
+    """The parts of an open file that hold data, in order; all of it where the file system knows no holes."""
+    end = 0
+    while True:
+        try:
+            begin = os.lseek(fd, end, os.SEEK_DATA)
+            end = os.lseek(fd, begin, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # which means: nothing but a hole up to the end
+                yield end, os.fstat(fd).st_size
+            return
+        yield begin, end
+
+
 def _copy_data(source: int, target: int, reached: Callable[[int], object]) -> None:
     size = os.fstat(source).st_size
     os.ftruncate(target, size)
-    begin, end, copy = 0, 0, _kernel_copy
-    while end < size:
-        try:
-            begin = os.lseek(source, end, os.SEEK_DATA)
-            end = os.lseek(source, begin, os.SEEK_HOLE)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing but a hole up to the end
-                break
-            begin, end = 0, size  # the file system does not know holes
-        while begin < end:
+    copy, is_short = _kernel_copy, False
+    for begin, end in extents(source):
+        at, end = begin, min(end, size)
+        while at < end:
             try:
-                count = copy(source, target, min(end - begin, SLICE_BYTES), begin)
+                count = copy(source, target, min(end - at, SLICE_BYTES), at)
             except OSError as error:
                 if copy is not _kernel_copy or error.errno not in _NO_KERNEL_COPY:
                     raise
@@ -193,11 +201,12 @@ def _copy_data(source: int, target: int, reached: Callable[[int], object]) -> No
                 continue
             if not count:
                 break
-            begin += count
-            reached(begin)
-        if begin < end:
+            at += count
+            reached(at)
+        is_short = at < end
+        if is_short:
             break
-    if os.fstat(source).st_size < size or begin < end:
+    if os.fstat(source).st_size < size or is_short:
         name = os.path.basename(os.readlink(f"/proc/self/fd/{source}"))
         raise QvmError(
             f"{name} became shorter while it was copied", hint="end what writes to it, then try again"

@@ -7,6 +7,7 @@ May import: the standard library; `xxhash`; `host.files`; `errors`.
 
 The checksum is that of what is stored, XXH3 of 128 bits, so `xxh128sum` on any host can check it; SHA-256 is
 slower than a good disk. It is made by a second thread that reads behind the copy, out of the host's cache.
+Of a file that is nearly all holes only what is in it is hashed; such a checksum begins with `data:`.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 PACE_BYTES = 16 << 20
 """How much a gentle copy writes before the earlier part must be on the disk."""
+HOLES_BYTES = 16 << 30
+"""With holes of so many bytes a file gets a checksum of its data alone: zeros, too, take time to hash."""
+OF_DATA = "data:"
 _BLOCK_BYTES = 1 << 16
 _ZEROS = bytes(_BLOCK_BYTES)
 
@@ -67,7 +71,7 @@ COMPRESSORS = {
 
 @dataclass(frozen=True)
 class Sent:
-    """What was stored: bytes that were written, and their checksum."""
+    """What was stored: bytes that were written, and their checksum (see `_Sum`)."""
 
     stored_bytes: int
     xxh128: str
@@ -101,11 +105,13 @@ def send(
     *,
     compression: str = "",
     is_gentle: bool = False,
+    like: str | None = None,
 ) -> Sent:
     """Copy the open file `source` to `target` (an empty file, or a pipe).
 
     Args:
         compression: key of COMPRESSORS, "" for none.
+        like: a checksum of the kind that is wanted; None for the one that suits the file.
         is_gentle: somebody works on that disk: what is written to a file goes to it bit by bit, since a
             `fsync` of theirs waits behind all that is on its way.
 
@@ -116,7 +122,7 @@ def send(
     if compression:
         return _through(compressor(compression), source, target, tell, checkpoint)
     if not stat.S_ISREG(os.fstat(target).st_mode):
-        return _stream(source, target, tell, checkpoint)
+        return _stream(source, target, tell, checkpoint, _sum_like(""))
     pace = _Pace(target) if is_gentle else None
 
     def reached(at: int) -> None:
@@ -125,7 +131,10 @@ def send(
         tell(at)
         checkpoint()
 
-    hashing = _Hashing(source)
+    if like is None:
+        status = os.fstat(source)
+        like = OF_DATA if status.st_size - status.st_blocks * 512 >= HOLES_BYTES else ""
+    hashing = _Hashing(source, _sum_like(like))
     try:
         files.copy_open(source, target, reached)
         while not hashing.join(0.2):
@@ -136,26 +145,107 @@ def send(
     return Sent(os.fstat(target).st_size, hashing.digest())
 
 
-class _Hashing:
-    """The checksum of an open file, made by a thread that does not move its position."""
+class _Sum:
+    """The checksum of bytes that come in order: XXH3 of them all, or (`data:`) of what is not zero.
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+    That is of each block of 64 KiB that has another byte than zero, its place in front of it as 8 bytes (big
+    endian), and of the size in the end. How a file system keeps the zeros makes no difference.
+
+    Args:
+        is_of_data: the second kind.
+    """
+
+    def __init__(self, *, is_of_data: bool) -> None:
+        self._is_of_data = is_of_data
         self._sum = xxhash.xxh3_128()
+        self._rest = b""
+        self.size = 0
+
+    def update(self, data: bytes | memoryview) -> None:
+        """The next bytes."""
+        self.size += len(data)
+        if not self._is_of_data:
+            self._sum.update(data)
+            return
+        data = self._rest + bytes(data)
+        begin = self.size - len(data)
+        whole = len(data) - len(data) % _BLOCK_BYTES
+        for at in range(0, whole, _BLOCK_BYTES):
+            self._add(begin + at, data[at : at + _BLOCK_BYTES])
+        self._rest = data[whole:]
+
+    def _add(self, at: int, block: bytes) -> None:
+        if block != _ZEROS[: len(block)]:
+            self._sum.update(at.to_bytes(8, "big"))
+            self._sum.update(block)
+
+    def skip(self, count: int) -> None:
+        """As many zeros as a hole has bytes."""
+        if self._is_of_data:
+            head = min(count, -self.size % _BLOCK_BYTES)
+            self.update(_ZEROS[:head])
+            count -= head
+            self.size += count - count % _BLOCK_BYTES
+            count %= _BLOCK_BYTES
+        while count:
+            self.update(_ZEROS[: min(count, _BLOCK_BYTES)])
+            count -= min(count, _BLOCK_BYTES)
+
+    def digest(self) -> str:
+        """The checksum of all that came."""
+        if not self._is_of_data:
+            return self._sum.hexdigest()
+        self._add(self.size - len(self._rest), self._rest)
+        self._sum.update(self.size.to_bytes(8, "big"))
+        return OF_DATA + self._sum.hexdigest()
+
+
+def _sum_like(checksum: str) -> _Sum:
+    """One of the kind that a recorded checksum is."""
+    return _Sum(is_of_data=checksum.startswith(OF_DATA))
+
+
+def _hash(fd: int, found: _Sum, checkpoint: Callable[[], object], tell: Tell = lambda _: None) -> None:
+    """Hash an open file, whose holes are not read; its position does not matter."""
+    buffer = bytearray(1 << 20)  # it stays in the processor's cache
+    for begin, end in files.extents(fd):
+        found.skip(begin - found.size)
+        while found.size < end:
+            count = os.preadv(fd, [memoryview(buffer)[: end - found.size]], found.size)
+            if not count:
+                return
+            found.update(memoryview(buffer)[:count])
+            tell(found.size)
+            checkpoint()
+    found.skip(max(0, os.fstat(fd).st_size - found.size))
+
+
+class _Stopped(Exception):
+    pass
+
+
+class _Hashing:
+    """The checksum of an open file, made by a thread."""
+
+    def __init__(self, fd: int, found: _Sum) -> None:
+        self._fd = fd
+        self._sum = found
         self._error: OSError | None = None
         self._is_stopped = False
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        buffer = bytearray(1 << 20)  # it stays in the processor's cache
-        at = 0
         try:
-            while not self._is_stopped and (count := os.preadv(self._fd, [buffer], at)):
-                self._sum.update(memoryview(buffer)[:count])
-                at += count
+            _hash(self._fd, self._sum, self._checkpoint)
         except OSError as error:
             self._error = error
+        except _Stopped:
+            pass
+
+    def _checkpoint(self) -> None:
+        if self._is_stopped:
+            raise _Stopped
 
     def join(self, timeout_s: float) -> bool:
         self._thread.join(timeout_s)
@@ -168,7 +258,7 @@ class _Hashing:
     def digest(self) -> str:
         if self._error:
             raise self._error
-        return self._sum.hexdigest()
+        return self._sum.digest()
 
 
 class _Pace:
@@ -197,17 +287,15 @@ class _Pace:
             self._call(self._fd, self._offset(begin), self._offset(end - begin), flags)
 
 
-def _stream(source: int, target: int, tell: Tell, checkpoint: Callable[[], None]) -> Sent:
+def _stream(source: int, target: int, tell: Tell, checkpoint: Callable[[], None], found: _Sum) -> Sent:
     """Copy to or from a pipe, hashing what passes."""
-    total, found = 0, xxhash.xxh3_128()
     write = _Sparse(target).write if stat.S_ISREG(os.fstat(target).st_mode) else partial(write_all, target)
     while data := os.read(source, SLICE_BYTES):
         found.update(data)
         write(data)
-        total += len(data)
-        tell(total)
+        tell(found.size)
         checkpoint()
-    return Sent(total, found.hexdigest())
+    return Sent(found.size, found.digest())
 
 
 class _Sparse:
@@ -324,20 +412,29 @@ def _position(fd: int) -> int:
 
 
 def fetch(
-    source: int, target: int, tell: Tell, checkpoint: Callable[[], None], *, compression: str = ""
+    source: int,
+    target: int,
+    tell: Tell,
+    checkpoint: Callable[[], None],
+    *,
+    compression: str = "",
+    like: str = "",
 ) -> Sent:
     """The way back: copy what is stored to `target`, decompressed; the checksum is of what was stored.
 
     `target` is an empty file; where the source has zeros it gets holes.
+
+    Args:
+        like: the recorded checksum, with which the new one is to be compared.
 
     Raises:
         OSError: as `send`.
         QvmError: the decompressor failed: what is stored is damaged.
     """
     if not compression and stat.S_ISREG(os.fstat(source).st_mode):
-        return send(source, target, tell, checkpoint)
+        return send(source, target, tell, checkpoint, like=like)
     if not compression:
-        return _stream(source, target, tell, checkpoint)
+        return _stream(source, target, tell, checkpoint, _sum_like(like))
     argv = [compressor(compression)[0], "-d", "-q", "-c"]
     with subprocess.Popen(
         [*_ending_with_us(), *argv], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -347,7 +444,7 @@ def fetch(
         assert child.stderr is not None
         receiving = _Receiving(child.stdout, target)
         try:
-            sent = _stream(source, child.stdin.fileno(), tell, checkpoint)
+            sent = _stream(source, child.stdin.fileno(), tell, checkpoint, _sum_like(like))
             child.stdin.close()
             receiving.end()
         except BrokenPipeError:  # it ended first, and says why
@@ -364,12 +461,19 @@ def fetch(
     return sent
 
 
-def digest(source: int, tell: Tell, checkpoint: Callable[[], None]) -> Sent:
-    """Bytes and checksum of an open file or pipe."""
-    total, found, buffer = 0, xxhash.xxh3_128(), bytearray(1 << 20)
-    while count := os.readv(source, [buffer]):
-        found.update(memoryview(buffer)[:count])
-        total += count
-        tell(total)
-        checkpoint()
-    return Sent(total, found.hexdigest())
+def digest(source: int, tell: Tell, checkpoint: Callable[[], None], *, like: str = "") -> Sent:
+    """Bytes and checksum of an open file or pipe.
+
+    Args:
+        like: as for `fetch`.
+    """
+    found = _sum_like(like)
+    if stat.S_ISREG(os.fstat(source).st_mode):
+        _hash(source, found, checkpoint, tell)
+    else:
+        buffer = bytearray(1 << 20)
+        while count := os.readv(source, [buffer]):
+            found.update(memoryview(buffer)[:count])
+            tell(found.size)
+            checkpoint()
+    return Sent(found.size, found.digest())

@@ -119,7 +119,7 @@ def require_whole(
             progress.Progress(vm.io, f"reading {part.name}", part.stored_bytes) as shown,
             shelf.store.reader(archive.folder, part.name) as fd,
         ):
-            found = transfer.digest(fd, shown.tell, vm.io.checkpoint)
+            found = transfer.digest(fd, shown.tell, vm.io.checkpoint, like=part.xxh128)
         total += found.stored_bytes
         if found.xxh128 != part.xxh128:
             raise ImageError(

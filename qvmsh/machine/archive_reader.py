@@ -101,7 +101,12 @@ class Reader:
                     self.settings_uid = os.fstat(source).st_uid
                 try:
                     sent = transfer.fetch(
-                        source, fd, shown.tell, self.io.checkpoint, compression=part.compression
+                        source,
+                        fd,
+                        shown.tell,
+                        self.io.checkpoint,
+                        compression=part.compression,
+                        like=part.xxh128,
                     )
                 except QvmError as error:
                     if _is_full(fd):  # each decompressor has other words for it

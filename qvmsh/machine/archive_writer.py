@@ -122,7 +122,7 @@ class Writer:
                 raise ImageError(
                     f"cannot archive: {os.path.basename(path)} keeps its data in another file",
                     machine=self.vm.name,
-                    hint="`qemu-img convert -O qcow2` makes one image of both",
+                    hint=f"`{image.converted(path, form)}` makes one image of both",
                 )
         self._settings = gather(self.vm, found, [*layers, images.Layers(self.vm).seed])
         self.point.parts = [
@@ -425,7 +425,7 @@ class Writer:
         words = ["rebase", "-u", "-f", "qcow2", "-F", below.format, "-b", f"./{below.plain_name}"]
         image.run(tools.qemu_img(self.vm), [*words, image.safe_name(path)], what=f"archive {part.name}")
         with self.store.reader(self._folder, name) as fd:
-            sent = transfer.digest(fd, lambda _: None, self.vm.io.checkpoint)
+            sent = transfer.digest(fd, lambda _: None, self.vm.io.checkpoint, like=part.xxh128)
         part.stored_bytes, part.xxh128 = sent.stored_bytes, sent.xxh128
 
     def _name(self, drive: Drive) -> str:

@@ -41,7 +41,8 @@ class Part:
         format: of the image.
         source: where it was: from the machine's directory, or absolute.
         size_bytes: of the file before it was compressed.
-        stored_bytes, xxh128: of the file in the archive; "" where a manifest is missing.
+        stored_bytes, xxh128: of the file in the archive; "" where a manifest is missing. A checksum that
+            begins with `data:` is that of its data without its zeros (`transfer`).
         source_mtime_ns: when it was written last; tells whether it has changed since.
         of: stamp of the state that this one holds the changes to; "" for a whole one.
         left_out: why the disk was not archived; "" if it was.

@@ -44,6 +44,7 @@ from qvmsh.machine.archive_writer import ROOM_BYTES, Job, Wish, Writer
 from qvmsh.machine.archives import Archive, Point
 from qvmsh.machine.catalogue import Catalogue
 from qvmsh.machine.drives import Drive
+from qvmsh.machine.snapshot_store import Images
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False
@@ -158,7 +159,7 @@ def _require_tag(job: Job, found: Sequence[Drive]) -> None:
     """Refuse a --delvm that names nothing, before anything is done.
 
     Raises:
-        StateError: the machine's own disk has no such snapshot.
+        StateError: the machine's own disk has no such snapshot, or a disk has several.
     """
     tag = job.wish.delvm
     main = next((each for each in found if not each.left_out), None)
@@ -170,6 +171,7 @@ def _require_tag(job: Job, found: Sequence[Drive]) -> None:
             f"there is no snapshot {tag} to remove", machine=job.vm.name,
             hint=f"there are: {', '.join(names) or 'none'}",
         )  # fmt: skip
+    Images(job.vm, [each for each in volumes.configured(job.vm) if each.format == "qcow2"]).require_one(tag)
 
 
 def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
@@ -192,8 +194,11 @@ def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
             f"{', '.join(others)} also stands on {base}, which a commit would falsify: archived as a pair"
         )
         return
+    if image.header(layers.overlay).has_data_file:
+        return  # which cannot be archived
     if not image.has_data(program, layers.overlay):
         return
+    kind = image.kind(program, layers.overlay)
     need = os.stat(layers.overlay).st_blocks * 512
     if need + ROOM_BYTES > host_files.free_bytes(vm.directory):
         raise QvmError(
@@ -209,7 +214,7 @@ def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
             words = ["commit", "-q", "-d", "-f", "qcow2", image.safe_name(layers.overlay)]
             image.run(program, words, what=f"commit {overlay} into {base}")
             host_files.sync(layers.base)
-            images.make_overlay(vm, layers)
+            images.make_overlay(vm, layers, kind)
             _forget(vm, [each.name for each in tags])
     finally:
         interrupted.end(vm)

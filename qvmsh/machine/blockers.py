@@ -14,11 +14,11 @@ import itertools
 import os
 import re
 
-from qvmsh.config.words import quote
-from qvmsh.errors import QmpError, StateError
+from qvmsh.errors import QmpError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.machine.volumes import Volume, written
+from qvmsh.qemu import image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def require(
     Raises:
         StateError: it names each blocker and its remedy; nothing has been changed.
     """
-    found = of_disks(disks)
+    found = of_disks(disks, vm.directory)
     if not written(disks):
         found.append(Blocker("there is no disk that the guest writes to", "nothing would hold the snapshot"))
     if has_memory and exchange is not None and pid is not None:
@@ -89,26 +89,38 @@ def require(
         )
 
 
-def of_disks(disks: list[Volume]) -> list[Blocker]:
+def of_disks(disks: list[Volume], directory: str) -> list[Blocker]:
     """The disks that are written to and hold no snapshots, or none that lasts."""
     found = []
     for each in disks:
         if TEMPORARY.fullmatch(each.name) and not os.path.exists(each.path):
             what = f"what is written to the disk {each.id} vanishes when QEMU ends"
-            remedy = "start it without `-snapshot` and `snapshot=on` (VM_QEMU_ARGS, VM_QEMU_EXTRA)"
+            remedy = "start it without -snapshot and snapshot=on (VM_QEMU_ARGS, VM_QEMU_EXTRA)"
             found.append(Blocker(what, remedy))
             continue
-        if each.is_read_only or each.format == "qcow2":
+        if each.is_read_only or (each.format == "qcow2" and not _has_data_file(each)):
             continue
-        to = quote(os.path.splitext(each.name)[0] + ".qcow2")
-        convert = f"`qemu-img convert -f {each.format} -O qcow2 {quote(each.name)} {to}` and use that"
-        if each.is_flash:
+        where = directory if each.format == "qcow2" else ""  # QEMU looks for a data file where it runs
+        convert = f"`{image.converted(each.path, each.format, where)}` and use that"
+        if each.node:  # QEMU has it open
+            convert = f"`qvm stop` first, then {convert}"
+        if each.format == "qcow2":
+            what = f"the disk {each.name} has its data in another file, and holds no snapshots"
+            found.append(Blocker(what, f"{convert}, or make it read-only"))
+        elif each.is_flash:
             what = f"the UEFI variables {each.name} are {each.format}, which holds no snapshots"
             found.append(Blocker(what, f"{convert}; VM_FIRMWARE=uefi makes them so by itself"))
         else:
             what = f"the disk {each.name} is {each.format}, which holds no snapshots"
             found.append(Blocker(what, f"{convert}, or make it read-only"))
     return found
+
+
+def _has_data_file(disk: Volume) -> bool:
+    try:
+        return image.header(disk.path).has_data_file
+    except (OSError, QvmError):  # other checks tell what is wrong with it
+        return False
 
 
 def of_accelerator(arguments: list[str]) -> list[Blocker]:
@@ -144,18 +156,21 @@ def _in_words(reason: str) -> Blocker:
     share = re.search(r"VirtFS export path '(.*)' is mounted in the guest using mount_tag '(.*)'", reason)
     if share:
         return Blocker(
-            f"the guest has mounted the 9p share {share[2]}", "`umount` it in the guest, mount it again after"
+            f"the guest has mounted the 9p share {share[2]}", "umount it in the guest, mount it again after"
         )
     device = reason.removeprefix("non-migratable device: ")
     low = reason.lower()
     if low.endswith("/nvme"):
-        return Blocker("QEMU cannot save the state of nvme disks", f"VM_DISK_BUS=virtio; or {DISKS_ALONE}")
+        return Blocker(
+            "QEMU cannot save the state of nvme disks",
+            f"`qvm config VM_DISK_BUS=virtio` and start anew; or {DISKS_ALONE}",
+        )
     if "vhost-user-fs" in low or "virtiofs" in low:
         return Blocker(f"a virtiofs share is attached ({device})", f"start without it; or {DISKS_ALONE}")
     if "vfio" in low or "usb-host" in low or "host device" in low:
         return Blocker(
             f"a device of the host is passed through ({device})",
-            f"`qvm qmp device_del id=...` takes it out; or {DISKS_ALONE}",
+            f"QMP's device_del with its id takes it out; or {DISKS_ALONE}",
         )
     if "whpx" in low or "nvmm" in low or "hvf" in low:
         return Blocker(f"the accelerator cannot save the state ({reason})", f"{DISKS_ALONE} saves the disks")
@@ -174,7 +189,7 @@ def of_room(disk: Volume, needed_bytes: int) -> list[Blocker]:
     if free >= needed_bytes:
         return []
     what = f"{disk.name} would grow by up to {size(needed_bytes)}, and there is room for {size(free)}"
-    return [Blocker(what, f"make room in {folder}, or `qvm snapshot delete` an old one")]
+    return [Blocker(what, f"make room in {folder}; `qvm snapshot list` shows what may be deleted")]
 
 
 def memory_bytes(pid: int) -> int:

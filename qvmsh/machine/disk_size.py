@@ -34,6 +34,7 @@ from qvmsh.qemu import image, imagecheck, qga
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
     from qvmsh.machine.machine import Machine
 
@@ -199,23 +200,23 @@ def _fresh(path: str) -> Iterator[int]:
 def _compact(vm: Machine, disk: Volume) -> str:
     """Write an image anew without what is zero or unused; why not, or "".
 
-    It is made beside its place, compared, and takes it in one step.
+    It is made beside its place, compared, and takes it in one step, if it is smaller and the same kind of
+    image: all that `qemu-img info` shows of it.
     """
     diskwork.require_ready(vm, disk)
     if disk.format != "qcow2":
         return f"{disk.format} is left as it is"
-    if chain.snapshots_in(disk.path):
-        return "left as it is: it holds snapshots; trim while the machine is on"
-    if chain.overlays_on(disk.path, vm):
-        return "left as it is: other images stand on it"
-    found = image.header(disk.path)
+    found, program = image.header(disk.path), tools.qemu_img(vm)
+    if found.has_data_file:
+        return "left as it is: its data is in another file; trim while the machine is on"
     place = os.path.realpath(disk.path)
-    if diskwork.is_link_elsewhere(disk.path) and _is_beside(found.backing):
-        return f"left as it is: it is a link, and {found.backing} would mean another file beside {place}"
+    kind = image.kind(program, place)
+    why = _why_not(vm, disk, found, kind)
+    if why:
+        return f"left as it is: {why}"
     part = f"{place}.part{os.getpid()}"
-    below = []
-    if found.backing:
-        below = ["-B", found.backing, "-F", imagecheck.backing_format(tools.qemu_img(vm), disk.path)]
+    below = ["-B", found.backing, "-F", found.backing_format] if found.backing else []
+    below += ["-o", image.options(kind), *(["--bitmaps"] if image.bitmaps(kind) else [])]
     mode = os.stat(disk.path)
     with host_files.Removed(part), _fresh(part) as fd:
         if os.geteuid() == 0:
@@ -226,9 +227,45 @@ def _compact(vm: Machine, disk: Volume) -> str:
             diskwork.run(vm, [*words, image.safe_name(disk.path), part], f"write {disk.name} anew")
             words = ["compare", "-q", "-f", "qcow2", "-F", "qcow2", image.safe_name(disk.path), part]
             diskwork.run(vm, words, f"compare {disk.name} with its new copy")
-        os.fsync(fd)
+        made = image.kind(program, part)
+        changed = sorted(key for key in {*kind, *made} if kind.get(key) != made.get(key))
+        if changed:
+            return f"left as it is: qemu-img would change its {', '.join(changed)}"
+        os.fsync(fd)  # before that not all of its blocks may be counted
+        if os.fstat(fd).st_blocks > mode.st_blocks:
+            return "left as it is: written anew it would be larger"
         os.rename(part, place)
     host_files.sync_folder(os.path.dirname(place))
+    return ""
+
+
+def _why_not(vm: Machine, disk: Volume, found: image.Header, kind: dict[str, Any]) -> str:
+    """Why an image cannot be written anew as the same kind of image, or ""."""
+    on = "trim while the machine is on"
+    if kind.get("encrypted"):
+        return f"it is encrypted; {on}"
+    if found.snapshots:
+        return f"it holds snapshots; {on}"
+    if chain.overlays_on(disk.path, vm):
+        return "other images stand on it"
+    if os.stat(disk.path).st_nlink > 1:
+        return f"its file has another name too (a hard link); {on}"
+    if diskwork.is_link_elsewhere(disk.path) and _is_beside(found.backing):
+        place = os.path.realpath(disk.path)
+        return f"it is a link, and {found.backing} would mean another file beside {place}"
+    if found.backing and not found.backing_format:
+        return "it does not say of which format its backing file is"
+    broken = [each["name"] for each in image.bitmaps(kind) if "in-use" in each["flags"]]
+    if broken:
+        words = f"qemu-img bitmap --remove {image.typed(disk.path)} {quote(broken[0])}"
+        return f"its dirty bitmap {broken[0]} is broken, and `{words}` removes it"
+    sound = imagecheck.check(tools.qemu_img(vm), disk.path, disk.format)
+    if sound and sound.corruptions:
+        return "it is damaged; `qvm disk check --repair`"
+    if sound and sound.compressed:
+        return f"it holds compressed data; {on}"
+    if sound and sound.is_preallocated:
+        return f"all of it is allocated (preallocation); {on}"
     return ""
 
 

@@ -33,6 +33,8 @@ def pause(vm: Machine) -> Paused:
     with launch.work_lock(vm, "pause"):
         _, note = _in_state(vm, "pause", state.RUNNING)
         _execute(vm, note, "stop")
+        note.paused_s = int(time.time()) + 1
+        note.write(vm.files.note)
         now = _status(vm, note)
     if now not in ("paused", "io-error", "watchdog", "debug"):
         raise StateError(f"QEMU was asked to pause the guest, and says {now}", machine=vm.name, actual=now)
@@ -51,9 +53,6 @@ def resume(vm: Machine) -> Paused:
         state.require_sound(vm, seen, "resume")
         _execute(vm, note, "cont")
         now = _status(vm, note)
-        is_behind, note.is_clock_behind = note.is_clock_behind and now == "running", False
-        if is_behind:
-            note.write(vm.files.note)
     if now == "io-error":
         raise StateError(
             "the guest was let go on, and QEMU paused it at once after another I/O error",
@@ -63,10 +62,10 @@ def resume(vm: Machine) -> Paused:
         )
     log.note(vm, "resumed")
     clock = ""
-    if is_behind:
+    if now == "running":
         from qvmsh.machine import saved
 
-        clock = saved.put_clock_right(vm, note)
+        clock = saved.put_clock_right_after(vm, note, time.time() - note.paused_s)
     return Paused(vm.name, is_paused=False, is_asleep=now == "suspended", clock=clock)
 
 

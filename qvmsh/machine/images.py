@@ -19,6 +19,8 @@ from qvmsh.qemu import image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from qvmsh.machine.machine import Machine
 
 
@@ -148,8 +150,12 @@ def _make_base(vm: Machine, layers: Layers, *, replace_overlay: bool) -> None:
     host_files.sync_folder(vm.directory)
 
 
-def make_overlay(vm: Machine, layers: Layers) -> None:
-    """Put an empty overlay on the base in the place of the one that is there; the old or the new is there."""
+def make_overlay(vm: Machine, layers: Layers, like: dict[str, Any] | None = None) -> None:
+    """Put an empty overlay on the base in the place of the one that is there; the old or the new is there.
+
+    Args:
+        like: the `image.kind` that it is to be of.
+    """
     part = layers.overlay + ".part"
     program = tools.qemu_img(vm)
     try:
@@ -159,6 +165,7 @@ def make_overlay(vm: Machine, layers: Layers) -> None:
             os.path.basename(layers.base),
             layers.format,
             cwd=vm.directory,
+            like=like,
         )
         host_files.sync(part)
         os.rename(part, layers.overlay)

@@ -30,15 +30,14 @@ class Note:
         base_only: True where the base runs without its overlay.
         loading: the snapshot that is being loaded; "" once the guest runs. If its `start` has gone,
             the guest's memory is not whole.
-        is_clock_behind: the guest was paused when a snapshot was restored: its clock is put right when it
-            goes on.
+        paused_s: when it was paused last, in seconds since the epoch: its clock is put right when it goes on.
+            0 where that is not known, or a snapshot was restored since.
         directory: device and inode of the machine's directory: a copy of the directory has the
             note too, but the QEMU is not the copy's.
     """
 
     __slots__ = (
-        "base_only", "boot", "directory", "disposable", "is_clock_behind", "loading", "runtime", "ssh_port",
-        "user",
+        "base_only", "boot", "directory", "disposable", "loading", "paused_s", "runtime", "ssh_port", "user",
     )  # fmt: skip
 
     def __init__(
@@ -51,11 +50,11 @@ class Note:
         directory: str = "",
         base_only: bool = False,
         loading: str = "",
-        is_clock_behind: bool = False,
+        paused_s: int = 0,
     ) -> None:
         self.base_only = base_only
         self.loading = loading
-        self.is_clock_behind = is_clock_behind
+        self.paused_s = paused_s
         self.directory = directory
         self.runtime = runtime
         self.boot = boot
@@ -72,7 +71,7 @@ class Note:
             f"runtime {self.runtime}\nboot {self.boot}\nssh_port {self.ssh_port}\nuser {self.user}\n"
             f"disposable {'yes' if self.disposable else 'no'}\ndirectory {self.directory}\n"
             f"base_only {'yes' if self.base_only else 'no'}\nloading {self.loading}\n"
-            f"is_clock_behind {'yes' if self.is_clock_behind else 'no'}\n",
+            f"paused_s {self.paused_s}\n",
         )
 
     @property
@@ -106,7 +105,7 @@ def _parse(path: str) -> Note | None:
         return None
     if not values.get("runtime"):
         return None
-    port = values.get("ssh_port", "")
+    port, paused = values.get("ssh_port", ""), values.get("paused_s", "")
     return Note(
         runtime=values["runtime"],
         boot=values.get("boot", ""),
@@ -116,5 +115,5 @@ def _parse(path: str) -> Note | None:
         directory=values.get("directory", ""),
         base_only=values.get("base_only") == "yes",
         loading=values.get("loading", ""),
-        is_clock_behind=values.get("is_clock_behind") == "yes",
+        paused_s=int(paused) if paused.isdigit() else 0,
     )

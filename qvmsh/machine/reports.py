@@ -214,7 +214,7 @@ class Paused(Report):
 
     Args:
         asleep: what goes on is a guest that sleeps (QEMU 9 and later).
-        clock: what was done about the clock of a guest that was restored while it was paused.
+        clock: what was done about the clock of a guest that stood still.
     """
 
     __slots__ = ("asleep", "clock", "machine", "paused")

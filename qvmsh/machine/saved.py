@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 CLOCK_S = 0.5
 """How long the agent of a guest that answers ssh may take: the same can be done by ssh at once."""
 
+NOTICED_S, MUCH_S = 0.5, 2.0
+"""How long a guest may stand still before its clock is looked at: by the agent, by ssh."""
+
 NEW = ".qvm-new"
 """Suffix of the snapshot that is taken before one of the same name is replaced."""
 
@@ -158,6 +161,11 @@ def let_go(exchange: qmp.Exchange) -> None:
     exchange.ask("cont", timeout_s=30.0)
     if exchange.ask("query-status")["status"] == "suspended":
         sleep.wake(exchange)
+
+
+def put_clock_right_after(vm: Machine, note: Note, held_s: float) -> str:
+    """The same for a guest that stood still for so long."""
+    return put_clock_right(vm, note, has_ssh=held_s > MUCH_S) if held_s > NOTICED_S else ""
 
 
 def put_clock_right(vm: Machine, note: Note, *, has_ssh: bool = True) -> str:

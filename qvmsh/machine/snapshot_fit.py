@@ -19,14 +19,14 @@ from qvmsh.machine import chain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
     from qvmsh.machine.volumes import Volume
     from qvmsh.qemu.qcow2 import Snapshot
 
-APART_S = 60
-"""Snapshots of one name without memory that are so far apart were hardly taken together."""
+APART_S = 1
+"""QEMU's dates have whole seconds: those of disks that were taken together differ by so much at most."""
 
 
 def shown_time(seconds: int) -> str:
@@ -57,13 +57,25 @@ def mixture(
     volumes: Sequence[Volume], on: Mapping[str, Snapshot], entry: Mapping[str, Any] | None
 ) -> list[str]:
     """Why the snapshots of one name on several disks are not of one moment, a line each."""
-    found = []
-    for each, row in _rows(volumes, entry):
-        now = on.get(each.id)
-        if now and (now.date_s != row["date_s"] or now.vmstate_bytes != row["vmstate_bytes"]):
-            found.append(f"on {each.id} it is another one of the same name, of {shown_time(now.date_s)}")
-    if found or not any(each.vmstate_bytes for each in on.values()):
-        return found
+    rows = _rows(volumes, entry)
+    dates = [row["date_s"] for _, row in rows]
+    other = [
+        each.id
+        for each, row in rows
+        if each.id in on
+        and (on[each.id].date_s, on[each.id].vmstate_bytes) != (row["date_s"], row["vmstate_bytes"])
+    ]
+    other += [
+        each.id
+        for each in volumes
+        if dates and each.id in on and not any(each is known for known, _ in rows)
+        and not min(dates) - APART_S <= on[each.id].date_s <= max(dates) + APART_S
+    ]  # fmt: skip
+    if other:
+        times = {name: shown_time(on[name].date_s) for name in other}
+        return [f"on {name} it is another one of the same name, of {times[name]}" for name in other]
+    if not any(each.vmstate_bytes for each in on.values()):
+        return [] if rows or _apart(on) <= APART_S else [_moments(on)]
     memory = next(each.date_s for each in on.values() if each.vmstate_bytes)
     return [
         f"its memory is of {shown_time(memory)}, and {name} of {shown_time(each.date_s)}"
@@ -74,31 +86,74 @@ def mixture(
 
 def doubt(on: Mapping[str, Snapshot], entry: Mapping[str, Any] | None) -> str:
     """Why snapshots of one name that only other tools know of may be of different moments, or ""."""
-    dates = [each.date_s for each in on.values()]
-    if (entry or {}).get("images") or not dates or max(dates) - min(dates) < APART_S:
+    if (entry or {}).get("images") or _apart(on) != APART_S:
         return ""
-    return f"its disks were saved between {shown_time(min(dates))} and {shown_time(max(dates))}"
+    return f"{_moments(on)}: whether that was one moment is not known"
+
+
+def _apart(on: Mapping[str, Snapshot]) -> int:
+    dates = [each.date_s for each in on.values()]
+    return max(dates, default=0) - min(dates, default=0)
+
+
+def _moments(on: Mapping[str, Snapshot]) -> str:
+    shown = sorted((each.date_s, name) for name, each in on.items())
+    return "another tool saved " + ", ".join(f"{name} at {shown_time(date)}" for date, name in shown)
+
+
+def doubles(volume: Volume, found: Sequence[Snapshot]) -> str:
+    """That several snapshots of one disk have one name."""
+    dates = ", ".join(shown_time(each.date_s) for each in found)
+    return f"{volume.id} has {len(found)} snapshots {found[0].name}, of {dates}"
 
 
 def base_changes(volumes: Sequence[Volume], entry: Mapping[str, Any] | None) -> list[str]:
-    """Bases that were written to (or exchanged) since: what the snapshot reads from them may be wrong."""
+    """Bases that are not as they were: what the snapshot reads from them may be wrong."""
     found = []
+    for each, base, now, name in _bases(volumes, entry):
+        if now is None:
+            found.append(f"the base {os.path.basename(base['file'])} of {each.id} is not there any more")
+        elif now["size_bytes"] != base["size_bytes"] or now["mtime_ns"] != base["mtime_ns"]:
+            what = "size" if now["size_bytes"] != base["size_bytes"] else "date"
+            found.append(
+                f"the base {name} of {each.id} has another {what} than it had then: "
+                "what the snapshot reads from it may be wrong"
+            )
+    return found
+
+
+def base_doubts(volumes: Sequence[Volume], entry: Mapping[str, Any] | None) -> list[str]:
+    """Bases of which size and date are those of then, and do not tell that they were not written to."""
+    found = []
+    for each, base, now, name in _bases(volumes, entry):
+        if now is None:
+            continue
+        if now["ctime_ns"] != base.get("ctime_ns"):
+            found.append(
+                f"the base {name} of {each.id} has the size and the date of then, but something was done to "
+                "the file since: its content was not compared"
+            )
+        if chain.base_of(chain.base_of(each.path)):
+            found.append(
+                f"the base {name} of {each.id} is backed by another image: whether that was written to "
+                "since is not known"
+            )
+    return found
+
+
+def _bases(
+    volumes: Sequence[Volume], entry: Mapping[str, Any] | None
+) -> Iterator[tuple[Volume, dict[str, Any], dict[str, int] | None, str]]:
+    """Each disk with a base: what is known of it, what it is now (None: gone), and its name."""
     for each, row in _rows(volumes, entry):
         base = row.get("base") or None
         if base is None:
             continue
         file = chain.base_of(each.path)
         try:
-            is_same = chain.print_of(file) == {key: base[key] for key in ("size_bytes", "mtime_ns")}
+            yield each, base, chain.print_of(file), os.path.basename(file)
         except OSError:
-            found.append(f"the base {os.path.basename(base['file'])} of {each.id} is not there any more")
-            continue
-        if not is_same:
-            found.append(
-                f"the base {os.path.basename(file)} of {each.id} was written to since: "
-                "what the snapshot reads from it may be wrong"
-            )
-    return found
+            yield each, base, None, os.path.basename(file)
 
 
 def _rows(volumes: Sequence[Volume], entry: Mapping[str, Any] | None) -> list[tuple[Volume, dict[str, Any]]]:

@@ -170,7 +170,7 @@ class SnapshotList(Report):
         disks: `id`, `file`, `format`, `size_bytes`, `used_bytes`, `writable`, `problem` of each.
         snapshots: `name`, `time`, `memory`, `vmstate_bytes`, `disks`, `missing`, `without` (those missing
             that were no disks of the machine then), `parent`, `message`, `stale` (only the metadata know
-            it), `foreign` (only the images do).
+            it), `foreign` (only the images do), `double` (the name is that of an earlier row too).
         work: what is under way, or was cut off; None for nothing.
     """
 
@@ -207,6 +207,8 @@ class SnapshotList(Report):
             notes.append(f"missing on {' '.join(missing)}")
         if each["without"]:
             notes.append(f"taken without {' '.join(each['without'])}")
+        if each.get("double"):
+            notes.append("another one of the same name")
         if each["stale"]:
             notes = ["stale: no image has it (`qvm snapshot delete` forgets it)"]
         first, *more = each["message"].splitlines() or [""]
@@ -245,20 +247,21 @@ def _columns(text: str) -> int:
 def _tree(rows: list[dict[str, Any]]) -> list[tuple[dict[str, Any], int]]:
     """The rows with children behind their parent, and how deep each stands."""
     children: dict[str, list[dict[str, Any]]] = {}
-    names = {row["name"] for row in rows}
+    names = {row["name"] for row in rows if not row.get("double")}
     for row in rows:
         children.setdefault(row["parent"] if row["parent"] in names else "", []).append(row)
     found: list[tuple[dict[str, Any], int]] = []
-    seen: set[str] = set()
+    seen: set[int] = set()
     for root in (*children.get("", ()), *rows):  # in the metadata may be a circle, without a root
         left = [(root, 0)]
         while left:
             row, depth = left.pop()
-            if row["name"] in seen:
+            if id(row) in seen:
                 continue
-            seen.add(row["name"])
+            seen.add(id(row))
             found.append((row, depth))
-            left += [(child, depth + 1) for child in reversed(children.get(row["name"], ()))]
+            below = () if row.get("double") else children.get(row["name"], ())
+            left += [(child, depth + 1) for child in reversed(below)]
     return found
 
 

@@ -180,7 +180,7 @@ def _restore_live(store: Live, seen: state.Observation, name: str, tag: str) -> 
         note.loading = name
         note.write(vm.files.note)
         count = _put_back(store, journal, tag, has_memory=has_way_back, stage=f"restoring {name}")
-        note.is_clock_behind = not is_running
+        note.paused_s = 0
         _loaded(vm, note)
         guest.close(vm, note)
         if is_running:

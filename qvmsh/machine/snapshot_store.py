@@ -12,13 +12,15 @@ Each operation is on all disks; none is atomic by itself: whoever calls keeps a 
 
 from __future__ import annotations
 
+import json
 import os
 from abc import ABC, abstractmethod
 
+from qvmsh.config.words import quote
 from qvmsh.errors import ImageError, QmpError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
-from qvmsh.machine import chain, tools
+from qvmsh.machine import chain, snapshot_fit, tools
 from qvmsh.machine.progress import Watch
 from qvmsh.qemu import image
 from qvmsh.qemu.jobs import Jobs
@@ -44,9 +46,32 @@ class Store(ABC):
         self.vm = vm
         self.volumes = volumes
 
+    def every(self, volume: Volume) -> list[Snapshot]:
+        """The snapshots of one disk, in the order of its table."""
+        return chain.snapshots_in(volume.path)
+
     def tags(self, volume: Volume) -> dict[str, Snapshot]:
         """The snapshots of one disk by name; of two with one name QEMU takes the first."""
-        return {each.name: each for each in reversed(chain.snapshots_in(volume.path))}
+        return {each.name: each for each in reversed(self.every(volume))}
+
+    def require_one(self, tag: str) -> None:
+        """Refuse a name that several snapshots of one disk have, as other tools make them.
+
+        Raises:
+            StateError: with a command that removes the first of them.
+        """
+        for each in self.volumes:
+            found = [snapshot for snapshot in self.every(each) if snapshot.name == tag]
+            if len(found) > 1:
+                raise StateError(
+                    f"{snapshot_fit.doubles(each, found)}: which one is meant?",
+                    machine=self.vm.name,
+                    hint=f"`{self._first_removed(each, found[0])}` removes the first of them alone",
+                )
+
+    def _first_removed(self, volume: Volume, first: Snapshot) -> str:
+        """The command that removes it: by its name alone `qemu-img` takes the first."""
+        return f"qemu-img snapshot -d {quote(first.name)} {image.typed(volume.path)}"
 
     def on(self, tag: str) -> dict[str, Snapshot]:
         """The snapshot on each disk that has it, by the disk's id."""
@@ -91,7 +116,7 @@ class Images(Store):
     def delete(self, tag: str) -> None:
         """The memory goes last: as long as it is there, all is."""
         for each in reversed(self.volumes):
-            while tag in self.tags(each):  # qemu-img makes two of one name
+            while tag in self.tags(each):  # of one of our own names there may be two
                 self._snapshot(each, "-d", tag, f"delete {tag} on {each.id}")
 
     def apply(self, tag: str) -> None:
@@ -100,8 +125,6 @@ class Images(Store):
             self._snapshot(each, "-a", self.tags(each)[tag].id, f"restore {tag} on {each.id}")
 
     def bitmaps(self) -> int:
-        import json
-
         count = 0
         for each in self.volumes:
             words = ["info", "--output=json", image.safe_name(each.path)]
@@ -163,14 +186,18 @@ class Live(Store):
         self.exchange = exchange
         self.jobs = Jobs(exchange, Watch(vm.io, volumes[0].path if volumes else ""))
 
-    def tags(self, volume: Volume) -> dict[str, Snapshot]:
+    def every(self, volume: Volume) -> list[Snapshot]:
         for node in self._nodes():
             if node["node-name"] == volume.node:
-                return {
-                    row["name"]: Snapshot(row["id"], row["name"], row["date-sec"], row["vm-state-size"])
-                    for row in reversed(node["image"].get("snapshots", []))
-                }
-        return {}
+                return [
+                    Snapshot(row["id"], row["name"], row["date-sec"], row["vm-state-size"])
+                    for row in node["image"].get("snapshots", [])
+                ]
+        return []
+
+    def _first_removed(self, volume: Volume, first: Snapshot) -> str:
+        words = json.dumps({"device": volume.node, "id": first.id})
+        return f"qvm qmp blockdev-snapshot-delete-internal-sync {quote(words)}"
 
     def create(self, tag: str, *, has_memory: bool) -> None:
         nodes = [each.node for each in self.volumes]

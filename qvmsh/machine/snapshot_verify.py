@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 
 from qvmsh.errors import QvmError
-from qvmsh.machine import catalogue, chain, launch, snapshot_fit, snapshot_view, state, tools
+from qvmsh.machine import catalogue, chain, launch, progress, snapshot_fit, snapshot_view, state, tools
 from qvmsh.machine.catalogue import Catalogue
 from qvmsh.machine.snapshot_reports import Verified
 from qvmsh.qemu import image, imagecheck
@@ -45,7 +45,8 @@ def verify(vm: Machine, names: tuple[str, ...]) -> Verified:
 
 def _verify(vm: Machine, names: tuple[str, ...], seen: state.Observation) -> Verified:
     able = snapshot_view.able(snapshot_view.disks_of(vm, seen))
-    tags, known = snapshot_view.by_name(vm, able), Catalogue.read(vm)
+    sets, known = snapshot_view.sets_by_name(vm, able), Catalogue.read(vm)
+    tags = {name: each[0] for name, each in sets.items()}
     for name in names:
         if name not in known.entries:
             snapshot_view.find(vm, name, seen)
@@ -56,18 +57,20 @@ def _verify(vm: Machine, names: tuple[str, ...], seen: state.Observation) -> Ver
     rows = []
     for name in wanted:
         on, entry = tags.get(name, {}), known.entries.get(name)
-        problems = [*_on_all(there, on, entry), *images]
+        problems = [*_on_all(there, on, entry), *images, *snapshot_view.doubles(able, sets.get(name, []))]
         problems += snapshot_fit.mixture(able, on, entry)
         problems += snapshot_fit.base_changes(able, entry)
+        unsure = []
         for each in there:
             if each.id in on:
                 problems += _unreadable(vm, each, on[each.id], is_on=seen.is_live)
-        unsure = []
+                unsure += _unread(each, on[each.id])
         if seen.is_live:
             unsure.append("the machine is on: the tables of its images were not checked")
         if entry is None:
             unsure.append("made by another tool: whether the base was written to since is not known")
-        elif entry.get("memory"):
+        unsure += snapshot_fit.base_doubts(able, entry) if not problems else []
+        if entry and entry.get("memory"):
             unsure += [f"its memory will not load: {each}" for each in catalogue.differences(vm, entry)]
         doubt = snapshot_fit.doubt(on, entry)
         rows.append({"name": name, "problems": problems, "unsure": [*unsure, doubt] if doubt else unsure})
@@ -97,9 +100,23 @@ def _damage(vm: Machine, disk: Volume) -> list[str]:
     return []
 
 
+def _unread(disk: Volume, snapshot: Snapshot) -> list[str]:
+    """That a part of it could not be read: the disk was made smaller since."""
+    now = image.header(disk.path).size_bytes
+    if snapshot.disk_bytes <= now:
+        return []
+    return [
+        f"only {progress.size(now)} of its {progress.size(snapshot.disk_bytes)} on {disk.id} were read: "
+        "the disk is smaller now"
+    ]
+
+
 def _unreadable(vm: Machine, disk: Volume, snapshot: Snapshot, *, is_on: bool) -> list[str]:
-    """Read all that the snapshot holds of a disk; what stands against it."""
-    size = snapshot.disk_bytes or image.header(disk.path).size_bytes
+    """Read all that the snapshot holds of a disk; what stands against it.
+
+    qemu-img reads as much of it as the disk has now, behind its end zeros.
+    """
+    size = image.header(disk.path).size_bytes
     words = [
         "convert",
         *(["-U"] if is_on else []),

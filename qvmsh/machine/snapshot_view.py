@@ -21,6 +21,7 @@ from qvmsh.qemu import image, qcow2, qmp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Container
     from typing import Any
 
     from qvmsh.machine.machine import Machine
@@ -58,7 +59,16 @@ def by_name(vm: Machine, disks: list[Volume]) -> dict[str, dict[str, Snapshot]]:
     Raises:
         ImageError: an image cannot be read.
     """
-    found: dict[str, dict[str, Snapshot]] = {}
+    return {name: sets[0] for name, sets in sets_by_name(vm, disks).items()}
+
+
+def sets_by_name(vm: Machine, disks: list[Volume]) -> dict[str, list[dict[str, Snapshot]]]:
+    """The same with all of one name: the first on each disk, the second on each disk that has one, ...
+
+    Raises:
+        ImageError: an image cannot be read.
+    """
+    found: dict[str, list[dict[str, Snapshot]]] = {}
     for disk in disks:
         try:
             there = chain.snapshots_in(disk.path)
@@ -66,7 +76,10 @@ def by_name(vm: Machine, disks: list[Volume]) -> dict[str, dict[str, Snapshot]]:
             error.machine = vm.name
             raise
         for each in there:  # of two with one name on one disk QEMU takes the first
-            found.setdefault(each.name, {}).setdefault(disk.id, each)
+            sets = found.setdefault(each.name, [{}])
+            if all(disk.id in one for one in sets):
+                sets.append({})
+            next(one for one in sets if disk.id not in one)[disk.id] = each
     found.pop(unfinished.BACK, None)  # of a restore that is under way
     for name in [each for each in found if each.endswith(saved.NEW)]:
         new = found.pop(name)  # of a save that replaces one, and may have been killed
@@ -117,15 +130,19 @@ def listing(vm: Machine) -> SnapshotList:
             raise
         disks = volumes.configured(vm)  # QEMU does not answer while it saves or loads memory
     holders = able(disks)
-    tags, known = by_name(vm, holders), Catalogue.read(vm)
-    rows = [_row(name, on, holders, known.entries.get(name), tags) for name, on in tags.items()]
+    tags, known = sets_by_name(vm, holders), Catalogue.read(vm)
+    rows = [
+        _row(name, on, holders, None if at else known.entries.get(name), tags, is_double=bool(at))
+        for name, sets in tags.items()
+        for at, on in enumerate(sets)
+    ]
     for name, entry in known.entries.items():
         if name not in tags:
             rows.append(
                 {
                     "name": name, "time": str(entry.get("time", "")), "memory": False, "vmstate_bytes": 0,
                     "disks": [], "missing": [each.id for each in holders], "without": [], "parent": None,
-                    "message": entry.get("message", ""), "stale": True, "foreign": False,
+                    "message": entry.get("message", ""), "stale": True, "foreign": False, "double": False,
                 }
             )  # fmt: skip
     rows.sort(key=lambda row: str(row["time"]))
@@ -135,7 +152,7 @@ def listing(vm: Machine) -> SnapshotList:
 
 def _row(
     name: str, on: dict[str, Snapshot], holders: list[Volume], known: dict[str, Any] | None,
-    tags: dict[str, dict[str, Snapshot]],
+    tags: Container[str], *, is_double: bool,
 ) -> dict[str, Any]:  # fmt: skip
     entry = known or {}
     parent = entry.get("parent")
@@ -151,6 +168,7 @@ def _row(
         "message": entry.get("message", ""),
         "stale": False,
         "foreign": not known,
+        "double": is_double,
     }
 
 
@@ -161,10 +179,18 @@ def find(vm: Machine, name: str, seen: state.Observation) -> tuple[list[Volume],
         StateError: no disk has it.
     """
     holders = able(disks_of(vm, seen))
-    tags = by_name(vm, holders)
+    tags = sets_by_name(vm, holders)
     if name not in tags:
         raise saved.unknown(vm, name, tags)
-    return holders, tags[name]
+    for line in doubles(holders, tags[name]):
+        vm.io.warn(f"{vm.name}: {line}; this is about the first")
+    return holders, tags[name][0]
+
+
+def doubles(disks: list[Volume], sets: list[dict[str, Snapshot]]) -> list[str]:
+    """That several snapshots of one name are on a disk, a line for each disk."""
+    found = [(disk, [one[disk.id] for one in sets if disk.id in one]) for disk in disks]
+    return [snapshot_fit.doubles(disk, each) for disk, each in found if len(each) > 1]
 
 
 def show(vm: Machine, name: str) -> Details:

@@ -50,9 +50,6 @@ STAMP = "%Y-%m-%dT%H-%M-%S"
 """The form of a label that is made. Source: vmctl.sh."""
 
 
-NOTICED_S, MUCH_S = 0.5, 2.0
-"""How long a guest may stand still for a save before its clock is looked at: by the agent, by ssh."""
-
 TABLES_BYTES = 256 << 10
 """What an image grows by at most while a snapshot is deleted; what that frees is used after."""
 
@@ -131,6 +128,7 @@ def resolve(store: Store, name: str, entry: dict[str, Any] | None = None) -> str
         StateError: it is not there, or not on every disk.
     """
     vm = store.vm
+    store.require_one(name)
     for tag in (name, name + saved.NEW):
         if store.is_whole(tag):
             return tag
@@ -147,12 +145,13 @@ def resolve(store: Store, name: str, entry: dict[str, Any] | None = None) -> str
             + f"`qvm snapshot restore --force {word(name)}` restores the others and leaves that as it is; "
             "or take it out of VM_DISKS",
         )
-    one = "" if len(on) > 1 else next(each.name for each in store.volumes if each.id in on)
+    only = [each for each in store.volumes if each.id in on]
+    alone = f"`qemu-img snapshot -a {word(name)} {image.typed(only[0].path)}`"
     raise StateError(
         f"there is no snapshot {name} on {shown}",
         machine=vm.name,
         hint=f"`qvm snapshot delete {word(name)}` removes the rest: disks of different moments do not fit"
-        + (f"; `qemu-img snapshot -a` puts {one} alone back" if one else ""),
+        + (f"; {alone} puts {only[0].name} alone back, while the machine is off" if len(only) == 1 else ""),
     )
 
 
@@ -171,7 +170,8 @@ def require_one_moment(
             f"the snapshot {name} is not of one moment: {wrong[0]}",
             machine=vm.name,
             details=wrong[1:],
-            hint=f"`qvm snapshot verify {word(name)}` tells more; `restore --force` restores it all the same",
+            hint=f"`qvm snapshot verify {word(name)}` tells more; "
+            f"`qvm snapshot restore --force {word(name)}` restores it all the same",
         )
     doubt = snapshot_fit.doubt(on, entry)
     for each in [*wrong, *([doubt] if doubt else []), *snapshot_fit.base_changes(store.volumes, entry)]:
@@ -203,8 +203,8 @@ def save(vm: Machine, name: str, request: Request) -> SnapshotSaved:
             woken = seen.kind == state.SUSPENDED and is_on
     clock = ""
     held_s = time.monotonic() - began
-    if is_on and seen.note is not None and held_s > NOTICED_S:
-        clock = saved.put_clock_right(vm, seen.note, has_ssh=held_s > MUCH_S)
+    if is_on and seen.note is not None:
+        clock = saved.put_clock_right_after(vm, seen.note, held_s)
     ids = [each.id for each in store.volumes]
     log.note(vm, f"saved the snapshot {name} on {', '.join(ids)}")
     return SnapshotSaved(vm.name, entry, ids, held_s, woken=woken, clock=clock)
@@ -251,6 +251,7 @@ def _require_new(store: Store, name: str, request: Request) -> bool:
     Raises:
         StateError: it may not.
     """
+    store.require_one(name)
     is_there = bool(store.holders(name) or store.holders(name + saved.NEW))
     if is_there and not request.is_replacing:
         raise StateError(
@@ -375,6 +376,7 @@ def delete(vm: Machine, names: tuple[str, ...]) -> SnapshotDeleted:
     with launch.work_lock(vm, "snapshot delete"), opened(vm, "delete a snapshot") as (store, _, _seen):
         known = Catalogue.read(vm)
         for name in names:
+            store.require_one(name)
             if not (store.holders(name) or store.holders(name + saved.NEW) or name in known.entries):
                 resolve(store, name)
         disks = [each.id for each in store.volumes if set(names) & set(store.tags(each))]

@@ -199,6 +199,41 @@ def safe_name(path: str) -> str:
     return path if os.path.isabs(path) else os.path.join(".", path)
 
 
+def typed(path: str, where: str = "") -> str:
+    """`path` as a word of a command that is typed in a folder; "" for where we are."""
+    import shlex
+
+    path = os.path.abspath(path)
+    inside = os.path.relpath(path, where or _here())
+    if inside.startswith(".."):
+        return shlex.quote(path)
+    return shlex.quote(safe_name(inside) if inside.startswith("-") or ":" in inside else inside)
+
+
+def _here() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # it has been removed
+        return "/"
+
+
+def converted(path: str, form: str, where: str = "") -> str:
+    """The command that makes a qcow2 image of another one, under a name that is free.
+
+    Args:
+        where: the folder in which it must run; "" for any.
+    """
+    import shlex
+
+    folder, name = os.path.split(os.path.abspath(path))
+    stem = os.path.join(where if folder.startswith("/dev") else folder, os.path.splitext(name)[0])
+    names = (f"{stem}{end}.qcow2" for end in ("", *(f"-{count}" for count in range(2, 100))))
+    free = next((each for each in names if not os.path.lexists(each)), f"{stem}-new.qcow2")
+    command = f"qemu-img convert -f {form} -O qcow2 {typed(path, where)} {typed(free, where)}"
+    is_here = not where or os.path.realpath(where) == os.path.realpath(_here())
+    return command if is_here else f"cd {shlex.quote(where)} && {command}"
+
+
 def run(program: str, words: Sequence[str], *, cwd: str | None = None, what: str) -> str:
     """Run qemu-img and return what it prints.
 
@@ -244,15 +279,23 @@ def _remedy(words: str) -> str | None:
 
 
 def create_overlay(
-    program: str, overlay: str, backing: str, backing_format: str, *, cwd: str | None = None
+    program: str,
+    overlay: str,
+    backing: str,
+    backing_format: str,
+    *,
+    cwd: str | None = None,
+    like: dict[str, Any] | None = None,
 ) -> None:
-    """Make an empty qcow2 overlay on `backing` (a name relative to the overlay's folder)."""
-    run(
-        program,
-        ["create", "-q", "-f", "qcow2", "-F", backing_format, "-b", safe_name(backing), safe_name(overlay)],
-        cwd=cwd,
-        what=f"make {os.path.basename(overlay)}",
-    )
+    """Make an empty qcow2 overlay on `backing` (a name relative to the overlay's folder).
+
+    Args:
+        like: the `kind` that it is to be of, and its size; None for QEMU's defaults.
+    """
+    words = ["create", "-q", "-f", "qcow2", "-F", backing_format, "-b", safe_name(backing)]
+    words += ["-o", options(like)] if like else []
+    words += [safe_name(overlay), *([str(like["virtual-size"])] if like else [])]
+    run(program, words, cwd=cwd, what=f"make {os.path.basename(overlay)}")
 
 
 def has_data(program: str, path: str) -> bool:
@@ -280,6 +323,31 @@ def told(program: str, path: str, kind: str) -> dict[str, Any]:
     words = ["info", "-U", *(["-f", kind] if kind else []), "--output=json", safe_name(path)]
     found: dict[str, Any] = loads(run(program, words, what=f"read {os.path.basename(path)}"))
     return found
+
+
+def kind(program: str, path: str) -> dict[str, Any]:
+    """What kind of image a qcow2 file is: all that `qemu-img info` tells but names, room and content."""
+    found = told(program, path, "qcow2")
+    data: dict[str, Any] = found.get("format-specific", {}).get("data", {})
+    names = ("virtual-size", "cluster-size", "encrypted", "backing-filename", "backing-filename-format")
+    return {name: found[name] for name in names if name in found} | data
+
+
+def bitmaps(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """The dirty bitmaps of an image, of which `kind` tells."""
+    rows: list[dict[str, Any]] = found.get("bitmaps", [])
+    return rows
+
+
+def options(found: dict[str, Any]) -> str:
+    """The value of `-o` with which `qemu-img` makes an image of the `kind` of another one."""
+    words = [f"compat={found['compat']}", f"cluster_size={found['cluster-size']}"]
+    if found["compat"] != "0.10":  # the first version has none of these
+        words += [f"refcount_bits={found['refcount-bits']}"]
+        words += [f"lazy_refcounts={'on' if found['lazy-refcounts'] else 'off'}"]
+        words += ["extended_l2=on"] if found.get("extended-l2") else []
+        words += [f"compression_type={found['compression-type']}"] if "compression-type" in found else []
+    return ",".join(words)
 
 
 def virtual_bytes(program: str, path: str, kind: str) -> int:
@@ -324,7 +392,7 @@ def remove_bitmaps(program: str, path: str, prefix: str = "") -> None:
     what = f"remove the dirty bitmaps of {os.path.basename(path)}"
     asked = ["info", "-U", "--output=json", "-f", "qcow2", safe_name(path)]
     found = loads(run(program, asked, what=what))
-    for each in found.get("format-specific", {}).get("data", {}).get("bitmaps", []):
+    for each in bitmaps(found.get("format-specific", {}).get("data", {})):
         if each["name"].startswith(prefix):
             words = ["bitmap", "--remove", "-f", "qcow2", safe_name(path), each["name"]]
             run(program, words, what=what)
@@ -409,6 +477,6 @@ def require(path: str, machine: str, *, hint: str, name: str = "") -> Header:
         raise ImageError(
             f"{name} is marked as corrupt",
             machine=machine,
-            hint=f"`qemu-img check -r all {name}` may mend it; copy the file first",
+            hint=f"`qemu-img check -r all {typed(path)}` may mend it; copy the file first",
         )
     return found

@@ -52,13 +52,19 @@ class Soundness:
     Args:
         corruptions: errors that lose or will lose data.
         leaks: clusters that nothing uses; they only take room.
+        compressed: clusters that are compressed.
+        is_preallocated: every cluster of the disk has its place, in order.
     """
 
-    __slots__ = ("corruptions", "leaks")
+    __slots__ = ("compressed", "corruptions", "is_preallocated", "leaks")
 
-    def __init__(self, corruptions: int, leaks: int) -> None:
+    def __init__(
+        self, corruptions: int, leaks: int, compressed: int = 0, is_preallocated: bool = False
+    ) -> None:
         self.corruptions = corruptions
         self.leaks = leaks
+        self.compressed = compressed
+        self.is_preallocated = is_preallocated
 
 
 def chain(program: str, path: str, kind: str) -> list[Layer]:
@@ -122,7 +128,11 @@ def _checked(program: str, words: Sequence[str], label: str, fds: Sequence[int] 
     try:
         found = loads(done.stdout.decode(errors="surrogateescape"))
         broken = found.get("corruptions", 0) + found["check-errors"]
-        return Soundness(broken, found.get("leaks", 0))
+        allocated = found.get("allocated-clusters", 0)
+        is_preallocated = 0 < allocated == found.get("total-clusters") and not found.get(
+            "fragmented-clusters"
+        )
+        return Soundness(broken, found.get("leaks", 0), found.get("compressed-clusters", 0), is_preallocated)
     except (ValueError, KeyError, StopIteration):
         lines = done.stderr.decode(errors="replace").splitlines()
         raise ImageError(f"cannot check {label}", details=lines[-3:]) from None

@@ -1,6 +1,6 @@
 """What a qcow2 file says about its internal snapshots, read without a process and without its lock.
 
-May import: `errors`; the standard library.
+May import: `errors`, `qemu.image`; the standard library.
 
     snapshots("demo-backing.qcow2")[0].name          # "ready"
     changed("demo-backing.qcow2", "1", None)         # bytes that differ between snapshot 1 and now
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from sys import byteorder
 
 from qvmsh.errors import ImageError
+from qvmsh.qemu import image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def _table(file: IO[bytes], path: str) -> list[Snapshot]:
 def _unreadable(path: str) -> ImageError:
     return ImageError(
         f"the table of snapshots in {os.path.basename(path)} cannot be read",
-        hint=f"`qemu-img check {os.path.basename(path)}` tells more",
+        hint=f"`qemu-img check {image.typed(path)}` tells more",
     )
 
 

@@ -457,3 +457,25 @@ def test_archive_that_holds_as_many_states_as_it_can_is_followed_by_another(blan
     write(vm, 2, "0")
     assert archived(vm)["archive"] == second["archive"]
     assert len(states(vm)) == 3
+
+
+def test_disk_that_is_nearly_all_holes_takes_the_time_of_its_data(blank: Blank) -> None:
+    vm = blank(VM_DISKS="data.img:raw")
+    path, size, at = vm.directory / "data.img", 8 << 40, 5 << 40
+    with path.open("wb") as file:
+        file.truncate(size)
+        file.seek(at)
+        file.write(b"x" * 4096)
+    folder = archived(vm)["archive"]
+    vm.ok("archive", "--verify")
+    twin, _ = twin_of(vm)
+    with (twin.directory / "data.img").open("rb") as file:
+        assert file.seek(0, 2) == size
+        assert file.seek(0, 3) == at  # SEEK_DATA
+        assert file.read(4096) == b"x" * 4096
+    with (vm.directory / folder / "demo-disk1.img").open("r+b") as file:
+        file.seek(at + 1)
+        file.write(b"y")
+    damaged = vm.qvm("archive", "--verify")
+    assert damaged.status == 1
+    assert "its checksum differs" in damaged.err

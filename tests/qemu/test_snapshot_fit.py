@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
 
 import pytest
-from conftest import Vm
+from conftest import QVM, Vm
 
 Blank = Callable[..., Vm]
 MAIN, DATA, MORE = "demo-backing.qcow2", "data.qcow2", "more.qcow2"
@@ -243,7 +245,7 @@ def test_only_one_disk_has_it_the_way_to_that_disk_alone_is_told(two: Vm) -> Non
     refused = two.qvm("snapshot", "restore", "mine")
     assert refused.status == 3
     assert f"demo: there is no snapshot mine on disk0, {MAIN}\n" in refused.err
-    assert f"`qemu-img snapshot -a` puts {DATA} alone back" in refused.err
+    assert f"`qemu-img snapshot -a mine {DATA}` puts {DATA} alone back" in refused.err
     told = two.ok("snapshot", "diff", "mine").out
     assert told == "demo: from mine to now\n  disk0    holds no mine\n  disk1    the same\n"
 
@@ -275,11 +277,63 @@ def test_base_that_was_written_to_since_is_warned_of(two: Vm) -> None:
     assert two.ok("snapshot", "restore", "a").err == ""
     write(two, "demo-base.qcow2", 9)
     told = two.ok("snapshot", "restore", "a").err
-    assert "demo: a: the base demo-base.qcow2 of disk0 was written to since: what the snapshot reads" in told
+    assert "demo: a: the base demo-base.qcow2 of disk0 has another size than it had then: what the" in told
     assert two.qvm("snapshot", "verify", "a").status == 1
     os.rename(two.directory / "demo-base.qcow2", two.directory / "x")
     told = two.qvm("snapshot", "verify", "a").out
     assert "the base demo-base.qcow2 of disk0 is not there any more" in told
+
+
+def test_verify_says_no_more_of_a_base_than_is_known(two: Vm) -> None:
+    """Written to with its date put back, or only touched or copied: nothing that was recorded tells which."""
+    base, copy = two.directory / "demo-base.qcow2", two.directory / "copy"
+    two.ok("snapshot", "save", "a")
+    assert two.ok("snapshot", "verify", "a").out == "demo: a: whole\n"
+    dates = base.stat()
+    write(two, base.name, 9)
+    os.utime(base, ns=(dates.st_atime_ns, dates.st_mtime_ns))
+    doubt = "the base demo-base.qcow2 of disk0 has the size and the date of then, but something was done"
+    if base.stat().st_size == dates.st_size:
+        assert doubt in two.ok("snapshot", "verify", "a").out
+    two.ok("snapshot", "save", "b")
+    shutil.copy2(base, copy)
+    copy.rename(base)
+    told = two.ok("snapshot", "verify", "b").out
+    assert told.startswith("demo: b: no fault found\n  " + doubt)
+    os.utime(base)
+    judged = two.qvm("snapshot", "verify", "b")
+    assert judged.status == 1
+    assert "the base demo-base.qcow2 of disk0 has another date than it had then" in judged.out
+    assert "written to" not in judged.out
+
+
+def test_verify_of_a_base_on_another_image_says_what_was_not_looked_at(two: Vm) -> None:
+    disk(two, "lowest.qcow2")
+    img(two, "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", "lowest.qcow2", "demo-base.qcow2")
+    two.ok("snapshot", "save", "a")
+    told = two.ok("snapshot", "verify", "a").out
+    assert told.startswith("demo: a: no fault found\n")
+    assert "is backed by another image: whether that was written to since is not known" in told
+
+
+@pytest.mark.parametrize("is_on", [False, True])
+def test_verify_after_a_resize_says_how_much_was_read(two: Vm, is_on: bool) -> None:
+    write(two, DATA, 5, at="12M")
+    two.ok("snapshot", "save", "middle")
+    two.ok("disk", "resize", DATA, "32M")
+    two.ok("snapshot", "save", "large")
+    two.ok("snapshot", "verify", "middle")
+    two.ok("disk", "resize", "--shrink", DATA, "8M")
+    if is_on:
+        two.ok("start", "--no-wait")
+    told = two.ok("snapshot", "verify").out
+    for name, size in (("middle", 16), ("large", 32)):
+        assert re.search(rf"^demo: {name}: no fault found$", told, re.M)
+        assert f"only 8.0 MiB of its {size}.0 MiB on disk1 were read: the disk is smaller now" in told
+    if not is_on:
+        two.ok("snapshot", "restore", "middle")
+        assert holds(two, DATA, 5, at="12M")
+        assert two.ok("snapshot", "verify", "middle").out == "demo: middle: whole\n"
 
 
 def test_disk_that_is_missing_is_told_by_each_verb(two: Vm) -> None:
@@ -339,3 +393,80 @@ def test_uefi_variables_are_one_of_the_disks(blank: Blank) -> None:
 
 def row_count(vm: Vm) -> int:
     return len(json.loads(vm.ok("snapshot", "list", "--json").out)["snapshots"])
+
+
+def hint_run(vm: Vm, told: str) -> None:
+    """Run the command that the hint names, as it stands."""
+    (command,) = re.findall(r"^hint: `([^`]+)`", told, re.M)
+    path = f"{os.path.dirname(QVM)}:{os.environ['PATH']}"
+    subprocess.run(command, shell=True, cwd=vm.directory, env=vm.world.environ | {"PATH": path}, check=True)
+
+
+@pytest.mark.parametrize("is_on", [False, True])
+def test_two_snapshots_of_one_name_are_told_apart_and_kept(two: Vm, is_on: bool) -> None:
+    """As `qemu-img` makes them; no verb takes both, or one of them in silence."""
+    two.ok("snapshot", "save", "my own")
+    for pattern in (1, 2):
+        write(two, DATA, pattern)
+        img(two, "snapshot", "-c", "my own", DATA)
+    if is_on:
+        two.ok("start", "--no-wait")
+    listed = two.ok("snapshot", "list").out
+    assert listed.count("my own") == 3
+    assert listed.count("another one of the same name") == 2
+    found = json.loads(two.ok("snapshot", "list", "--json").out)["snapshots"]
+    assert [(each["name"], each["double"]) for each in found] == [
+        ("my own", False), ("my own", True), ("my own", True),
+    ]  # fmt: skip
+    assert "disk1 has 3 snapshots my own, of 20" in two.ok("snapshot", "show", "my own").err
+    judged = two.qvm("snapshot", "verify")
+    assert judged.status == 1
+    assert "  disk1 has 3 snapshots my own, of 20" in judged.out
+    assert "has 3 snapshots my own, of 20" in two.qvm("archive", "--delvm", "my own").err
+    for words in (["delete"], ["restore"], ["restore", "--force"], ["save", "--replace"]):
+        refused = two.qvm("snapshot", *words, "my own")
+        assert refused.status == 3, str(refused)
+        assert "demo: disk1 has 3 snapshots my own, of 20" in refused.err
+        assert listed == two.ok("snapshot", "list").out
+    if not is_on:
+        assert two.qvm("start", "--no-wait", "--loadvm", "my own").status == 3
+    for left in (2, 1):
+        hint_run(two, refused.err)
+        refused = two.qvm("snapshot", "restore", "my own")
+        assert two.ok("snapshot", "list").out.count("my own") == left
+    if not is_on:  # what is left is another one than that of the first disk, if it is of another second
+        two.ok("snapshot", "restore", "--force", "my own")
+        assert holds(two, DATA, 2)
+    two.ok("snapshot", "delete", "my own")
+    assert row_count(two) == 0
+
+
+def test_snapshots_that_other_tools_made_seconds_apart_are_not_put_together(two: Vm) -> None:
+    img(two, "snapshot", "-c", "x", MAIN)
+    for _ in range(2):
+        later_second()
+    write(two, DATA, 3)
+    img(two, "snapshot", "-c", "x", DATA)
+    write(two, DATA, 4)
+    judged = two.qvm("snapshot", "verify")
+    assert judged.status == 1
+    assert re.search(r"^  another tool saved disk0 at 20.*, disk1 at 20", judged.out, re.M)
+    refused = two.qvm("snapshot", "restore", "x")
+    assert refused.status == 3
+    assert "the snapshot x is not of one moment: another tool saved disk0 at 20" in refused.err
+    assert holds(two, DATA, 4)
+    assert "another tool saved disk0" in two.ok("snapshot", "restore", "--force", "x").err
+    assert holds(two, DATA, 3)
+
+
+def test_snapshot_on_a_disk_that_ours_does_not_have_is_another_one(two: Vm) -> None:
+    """Ours is of one disk; another tool has given the second one a snapshot of the same name later."""
+    two.set(VM_DISKS="")
+    two.ok("snapshot", "save", "x")
+    two.set(VM_DISKS=DATA)
+    for _ in range(2):
+        later_second()
+    img(two, "snapshot", "-c", "x", DATA)
+    refused = two.qvm("snapshot", "restore", "x")
+    assert refused.status == 3
+    assert "is not of one moment: on disk1 it is another one of the same name" in refused.err

@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Vm
+from conftest import QVM, Vm
+
+from qvmsh.machine import blockers
+from qvmsh.machine.volumes import Volume
 
 Blank = Callable[..., Vm]
 DISKS = ["demo-backing.qcow2", "data.qcow2", "more.qcow2"]
@@ -53,12 +57,88 @@ def test_device_that_cannot_be_saved_is_named_and_the_disks_alone_are_saved(blan
         refused = vm.qvm(*words)
         assert refused.status == 3
         assert (
-            "QEMU cannot save the state of nvme disks\nhint: VM_DISK_BUS=virtio; or `qvm snap" in refused.err
+            "QEMU cannot save the state of nvme disks\nhint: `qvm config VM_DISK_BUS=virtio` and"
+            in refused.err
         )
     assert vm.qvm("status", "-s").out.startswith("demo: running")
     assert tags(vm, DISKS[0]) == [[]]
     vm.ok("snapshot", "save", "a", "--disk-only")
     assert tags(vm, DISKS[0]) == [["a"]]
+
+
+def run_as_typed(vm: Vm, command: str, where: Path | None = None) -> None:
+    """Run a command of a hint by a shell, as it stands."""
+    path = f"{os.path.dirname(QVM)}:{os.environ['PATH']}"
+    env = vm.world.environ | {"PATH": path}
+    done = subprocess.run(
+        command, shell=True, cwd=where or vm.directory, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, (command, done.stdout, done.stderr)
+
+
+KINDS = {
+    "raw elsewhere": ("../po ol/data.raw", "raw", ""),
+    "raw with the suffix of qcow2": ("it's.qcow2", "raw", ""),
+    "raw, the new name is taken": ("data.raw", "raw", ""),
+    "another format": ("-data.vmdk", "vmdk", ""),
+    "data in another file": ("x.qcow2", "qcow2", "data_file=x.data"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("is_beside", [True, False])
+def test_remedy_for_a_disk_without_snapshots_works_as_typed(
+    blank: Blank, tmp_path: Path, kind: str, is_beside: bool
+) -> None:
+    name, form, options = KINDS[kind]
+    vm = blank(VM_DISKS="x")
+    (vm.directory / "../po ol").mkdir()
+    (vm.directory / "data.qcow2").touch()
+    vm.ok("config", f"VM_DISKS={name}:{form}")
+    img(vm, "create", "-q", "-f", form, *(["-o", options] if options else []), f"./{name}", "8M")
+    where = vm.directory if is_beside else tmp_path
+    refused = vm.world.run("-C", vm.directory, "snapshot", "save", "a", cwd=where)
+    assert refused.status == 3, str(refused)
+    assert "undone" not in refused.err
+    (command,) = re.findall(r"^hint: `([^`]+)`", refused.err, re.M)
+    before = {path: path.stat().st_mtime_ns for path in vm.directory.parent.rglob("*") if path.is_file()}
+    run_as_typed(vm, command, where)
+    assert all(path.stat().st_mtime_ns == date for path, date in before.items() if path.exists())
+    (made,) = {path for path in vm.directory.parent.rglob("*.qcow2") if path.is_file()} - before.keys()
+    vm.ok("config", f"VM_DISKS={made}:qcow2")
+    vm.ok("snapshot", "save", "a")
+
+
+def test_remedy_for_a_disk_of_a_running_machine_works_as_typed(blank: Blank) -> None:
+    vm = blank(VM_DISKS="data.raw:raw")
+    img(vm, "create", "-q", "-f", "raw", "data.raw", "8M")
+    vm.ok("start", "--no-wait")
+    refused = vm.qvm("snapshot", "save", "a")
+    commands = re.findall(r"`([^`]+)`", refused.err)
+    assert commands[0] == "qvm stop"
+    vm.ok("kill")
+    run_as_typed(vm, commands[1])
+
+
+def test_remedies_for_memory_work_as_typed(blank: Blank) -> None:
+    vm = blank()
+    found = [blockers._in_words(each) for each in REASONS]
+    found += blockers.of_accelerator(["-accel", "hvf"])
+    found += blockers.of_room(Volume("disk0", str(vm.directory / DISKS[0]), "qcow2"), 1 << 60)
+    commands = {command for each in found for command in re.findall(r"`([^`]+)`", each.remedy)}
+    assert len(commands) > 2
+    for command in sorted(commands):
+        run_as_typed(vm, command)
+
+
+REASONS = (
+    "Migration is disabled when VirtFS export path '/srv/x' is mounted in the guest using mount_tag 'sh'",
+    "non-migratable device: 0000:00:04.0/vhost-user-fs",
+    "non-migratable device: 0000:00:05.0/vfio-pci",
+    "non-migratable device: 0000:00:04.0/nvme",
+    "State blocked by non-migratable CPU device (invtsc flag)",
+    "NVMM does not support migration",
+)
 
 
 @pytest.fixture
@@ -153,7 +233,7 @@ def test_disk_that_vanishes_with_qemu_holds_no_snapshot(blank: Blank) -> None:
         refused = vm.qvm(*words)
         assert refused.status == 3
         assert ": what is written to the disk virtio0 vanishes when QEMU ends" in refused.err
-        assert "hint: start it without `-snapshot` and `snapshot=on`" in refused.err
+        assert "hint: start it without -snapshot and snapshot=on" in refused.err
     assert vm.qvm("status", "-s").out.startswith("demo: running")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from qvmsh.machine import blockers
@@ -49,12 +51,12 @@ def test_blockers_of_disks_name_the_remedy() -> None:
         Volume("disk2", "/vm/cd.iso", "raw", is_read_only=True),
         Volume("uefi", "/vm/vars.fd", "raw", is_flash=True),
     ]
-    found = [str(each) for each in blockers.of_disks(disks)]
+    found = [str(each) for each in blockers.of_disks(disks, os.getcwd())]
     assert found == [
         "the disk my data.img is raw, which holds no snapshots: `qemu-img convert -f raw -O qcow2 "
-        "'my data.img' 'my data.qcow2'` and use that, or make it read-only",
+        "'/vm/my data.img' '/vm/my data.qcow2'` and use that, or make it read-only",
         "the UEFI variables vars.fd are raw, which holds no snapshots: `qemu-img convert -f raw -O qcow2 "
-        "vars.fd vars.qcow2` and use that; VM_FIRMWARE=uefi makes them so by itself",
+        "/vm/vars.fd /vm/vars.qcow2` and use that; VM_FIRMWARE=uefi makes them so by itself",
     ]
 
 
@@ -89,13 +91,13 @@ class Qemu:
     [
         (
             "Migration is disabled when VirtFS export path '/s' is mounted in the guest using mount_tag 'sh'",
-            "the guest has mounted the 9p share sh: `umount` it in the guest",
+            "the guest has mounted the 9p share sh: umount it in the guest",
         ),
         ("non-migratable device: 0000:00:05.0/vhost-user-fs", "a virtiofs share is attached"),
         ("non-migratable device: 0000:00:06.0/vfio", "a device of the host is passed through"),
         (
             "non-migratable device: 0000:00:08.0/nvme",
-            "QEMU cannot save the state of nvme disks: VM_DISK_BUS=",
+            "QEMU cannot save the state of nvme disks: `qvm config VM_DISK_BUS=",
         ),
         ("non-migratable device: nvme", "QEMU cannot save it: non-migratable device: nvme"),
     ],

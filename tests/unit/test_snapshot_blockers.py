@@ -6,6 +6,7 @@ hvf or whpx on Linux), so QEMU's own words are replayed. Source: QEMU 7.2 and 9.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -84,10 +85,10 @@ def test_disks_that_hold_no_snapshots() -> None:
         Volume("disk2", "/vm/d.vmdk", "vmdk", is_read_only=True),
         Volume("vars", "/vm/vars.fd", "raw", is_flash=True),
     ]
-    raw, variables = blockers.of_disks(disks)
+    raw, variables = blockers.of_disks(disks, os.getcwd())
     assert str(raw) == (
         "the disk b c.raw is raw, which holds no snapshots: `qemu-img convert -f raw -O qcow2 "
-        "'b c.raw' 'b c.qcow2'` and use that, or make it read-only"
+        "'/vm/b c.raw' '/vm/b c.qcow2'` and use that, or make it read-only"
     )
     assert variables.what == "the UEFI variables vars.fd are raw, which holds no snapshots"
     assert "VM_FIRMWARE=uefi" in variables.remedy

@@ -10,10 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import xxhash
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from qvmsh.errors import QvmError
 from qvmsh.host.files import SLICE_BYTES, copy
-from qvmsh.host.transfer import COMPRESSORS, fetch, send
+from qvmsh.host.transfer import COMPRESSORS, HOLES_BYTES, OF_DATA, digest, fetch, send
 
 
 @pytest.fixture
@@ -117,3 +120,46 @@ def test_copied_file_that_becomes_shorter_leaves_no_copy(tmp_path: Path) -> None
     with pytest.raises(QvmError, match="source became shorter"):
         copy(str(path), f"/dev/shm/{tmp_path.name}", lambda: os.truncate(path, SLICE_BYTES))
     assert not os.path.exists(f"/dev/shm/{tmp_path.name}")
+
+
+PIECES = st.lists(
+    st.tuples(st.sampled_from(["hole", "zeros", "data"]), st.integers(1, 40) | st.integers(60_000, 200_000)),
+    max_size=6,
+)
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+@given(PIECES, st.integers(1, 255))
+def test_checksum_depends_on_content_alone(tmp_path: Path, pieces: list[tuple[str, int]], byte: int) -> None:
+    """Not on holes, not on the sizes in which a pipe hands it over; the first kind is that of `xxh128sum`."""
+    path = tmp_path / "source"
+    with path.open("wb") as file:
+        for kind, count in pieces:
+            if kind == "hole":
+                file.truncate(file.seek(count, os.SEEK_CUR))
+            else:
+                file.write(bytes(count) if kind == "zeros" else bytes([byte]) * count)
+    data = path.read_bytes()
+    for like in ("", OF_DATA):
+        sums = set()
+        for content in (None, data, data[:-1] + bytes([data[-1] ^ 1]) if data else b"x", data + b"\0"):
+            if content is not None:
+                path.write_bytes(content)
+            with path.open("rb") as file:
+                whole = digest(file.fileno(), lambda _: None, lambda: None, like=like)
+            with open(piped(path.read_bytes()), "rb") as file:
+                assert digest(file.fileno(), lambda _: None, lambda: None, like=like) == whole
+            assert like or whole.xxh128 == xxhash.xxh3_128_hexdigest(path.read_bytes())
+            assert whole.xxh128.startswith(like)
+            sums.add(whole.xxh128)
+        assert len(sums) == 3  # with a hole and with zeros it is the same, with other content another
+
+
+def test_file_of_holes_is_copied_and_hashed_at_once(source: int, target: int) -> None:
+    os.pwrite(source, b"x" * 4096, HOLES_BYTES * 4 - 5000)
+    os.ftruncate(source, HOLES_BYTES * 512)  # 8 TiB
+    sent = send(source, target, lambda _: None, lambda: None)
+    assert sent.stored_bytes == HOLES_BYTES * 512
+    assert sent == digest(target, lambda _: None, lambda: None, like=sent.xxh128)
+    os.pwrite(target, b"y", HOLES_BYTES * 4 - 5000)
+    assert sent != digest(target, lambda _: None, lambda: None, like=sent.xxh128)

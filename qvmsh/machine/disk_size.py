@@ -29,7 +29,7 @@ from qvmsh.machine.disk_add import bytes_of
 from qvmsh.machine.disk_reports import DiskDone, Trimmed
 from qvmsh.machine.progress import size
 from qvmsh.machine.volumes import Volume
-from qvmsh.qemu import image, imagecheck, qga
+from qvmsh.qemu import image, qga
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ def resize(vm: Machine, name: str, wanted: str | None, *, is_shrinking: bool) ->
             disk, wanted = _only(vm, found, name), name
         else:
             disk = diskwork.one(vm, found, name)
-        image.require(disk.path, vm.name, hint="put it back")
+        image.require(disk.path, vm.name, hint="put it back", kind=disk.format)
+        chain.below(vm, disk.path, disk.format)
         before = image.virtual_bytes(tools.qemu_img(vm), disk.path, disk.format)
         after = bytes_of(wanted, before)
         if after == before:
@@ -204,7 +205,7 @@ def _compact(vm: Machine, disk: Volume) -> str:
     diskwork.require_ready(vm, disk)
     if disk.format != "qcow2":
         return f"{disk.format} is left as it is"
-    if chain.snapshots_in(disk.path):
+    if chain.snapshots_in(disk.path, disk.format):
         return "left as it is: it holds snapshots; trim while the machine is on"
     if chain.overlays_on(disk.path, vm):
         return "left as it is: other images stand on it"
@@ -215,7 +216,8 @@ def _compact(vm: Machine, disk: Volume) -> str:
     part = f"{place}.part{os.getpid()}"
     below = []
     if found.backing:
-        below = ["-B", found.backing, "-F", imagecheck.backing_format(tools.qemu_img(vm), disk.path)]
+        layers = chain.layers(disk.path, disk.format, vm.name, vm.directory)
+        below = ["-B", found.backing, "-F", layers[1].format]
     mode = os.stat(disk.path)
     with host_files.Removed(part), _fresh(part) as fd:
         if os.geteuid() == 0:

@@ -87,7 +87,7 @@ def base_changes(volumes: Sequence[Volume], entry: Mapping[str, Any] | None) -> 
         base = row.get("base") or None
         if base is None:
             continue
-        file = chain.base_of(each.path)
+        file = chain.base_of(each.path, each.format)
         try:
             is_same = chain.print_of(file) == {key: base[key] for key in ("size_bytes", "mtime_ns")}
         except OSError:

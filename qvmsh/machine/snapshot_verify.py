@@ -88,6 +88,7 @@ def _on_all(there: list[Volume], on: dict[str, Snapshot], entry: dict[str, Any] 
 def _damage(vm: Machine, disk: Volume) -> list[str]:
     """What is wrong with an image itself."""
     try:
+        chain.below(vm, disk.path, disk.format)
         with vm.io.stage(f"checking {disk.name}"):
             sound = imagecheck.check(tools.qemu_img(vm), disk.path, disk.format)
     except QvmError as error:
@@ -99,7 +100,7 @@ def _damage(vm: Machine, disk: Volume) -> list[str]:
 
 def _unreadable(vm: Machine, disk: Volume, snapshot: Snapshot, *, is_on: bool) -> list[str]:
     """Read all that the snapshot holds of a disk; what stands against it."""
-    size = snapshot.disk_bytes or image.header(disk.path).size_bytes
+    size = snapshot.disk_bytes or image.header(disk.path, disk.format).size_bytes
     words = [
         "convert",
         *(["-U"] if is_on else []),
@@ -111,10 +112,11 @@ def _unreadable(vm: Machine, disk: Volume, snapshot: Snapshot, *, is_on: bool) -
     ]
     words += ["--target-image-opts", image.safe_name(disk.path), f"driver=null-co,size={size}"]
     try:
+        chain.below(vm, disk.path, disk.format)
         with vm.io.stage(f"reading {snapshot.name} on {disk.id}"):
             image.run(tools.qemu_img(vm), words, what=f"read it on {disk.id}")
     except QvmError as error:
-        if snapshot not in chain.snapshots_in(disk.path):  # removed in the meantime
+        if snapshot not in chain.snapshots_in(disk.path, disk.format):  # removed in the meantime
             return [f"it has gone from {disk.id} while it was read"]
         return [f"it cannot be read on {disk.id}: {'; '.join(error.details) or error.what}"]
     return []

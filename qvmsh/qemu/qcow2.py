@@ -1,6 +1,6 @@
 """What a qcow2 file says about its internal snapshots, read without a process and without its lock.
 
-May import: `errors`; the standard library.
+May import: `errors`, `qemu.image`; the standard library.
 
     snapshots("demo-backing.qcow2")[0].name          # "ready"
     changed("demo-backing.qcow2", "1", None)         # bytes that differ between snapshot 1 and now
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from sys import byteorder
 
 from qvmsh.errors import ImageError
+from qvmsh.qemu.image import opened
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def snapshots(path: str) -> list[Snapshot]:
         OSError: it cannot be read.
         ImageError: its table is not one.
     """
-    with open(path, "rb") as file:
+    with opened(path) as file:
         return _table(file, path)
 
 
@@ -129,7 +130,7 @@ def changed(path: str, first: str | None, second: str | None) -> int:
     Raises:
         ImageError: there is no such snapshot, or the file is no qcow2 image.
     """
-    with open(path, "rb") as file:
+    with opened(path) as file:
         return _differences(file, *_disk_tables(file, path, (first, second)))
 
 
@@ -139,7 +140,7 @@ def is_as_then(path: str, snapshot: str) -> bool:
     Raises:
         ImageError, OSError, ValueError: there is no such snapshot, or a table cannot be read.
     """
-    with open(path, "rb") as file:
+    with opened(path) as file:
         tables, _, _ = _disk_tables(file, path, (snapshot, None))
     (then, then_bytes), (now, now_bytes) = tables
     return then_bytes == now_bytes and [each & _OFFSET for each in then] == [each & _OFFSET for each in now]

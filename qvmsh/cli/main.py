@@ -49,8 +49,12 @@ def from_os(error: OSError, machine: str | None = None) -> QvmError:
     """An error of the operating system in the form of ours."""
     where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
     hint = "make room on that disk, then try again" if error.errno == 28 else None
-    if error.errno in (1, 13, 30):
+    if error.errno in (1, 13):
         hint = "ask as the user whom it belongs to; `qvm doctor` shows whose it is"
+    if error.errno == 30:
+        from qvmsh.host import files
+
+        hint = files.READ_ONLY_HINT
     return QvmError(f"{where}{error.strerror or error}", machine=machine, hint=hint)
 
 

@@ -27,12 +27,12 @@ def create(
 ) -> Steps:
     """Make a machine: a directory with a .vmrc, a base image and an empty overlay.
 
-    The image is copied, so the original may go. The built-in image `tiny` is built if it is not
-    there yet; a machine on it gets an ssh key of its own.
+    The image is copied, so the original may go; an overlay is copied with all that it is backed by.
+    The built-in image `tiny` is built if it is not there yet; a machine on it gets an ssh key of its own.
 
     Args:
         name: the directory to make; its last part is the machine's name.
-        image: a built-in image, or an image file of an installed system (any format of QEMU).
+        image: a built-in image, or an image file of an installed system (qcow2, raw, vmdk, ...).
         mem: guest memory in MiB (256 for tiny, else 1024).
         cpus: number of vcpus.
         user: account in the guest that ssh logs in to.

@@ -49,8 +49,8 @@ MACHINE = """\
 called `qvm-NAME-...`: the system's where root's QEMU is meant, else the user's own. A host without systemd
 cannot hold them: each start says so, and the machine runs without.
 
-Root works on a machine with the rights of the account that owns its directory. A machine in a directory of root's
-becomes that of `VM_MACHINE_OWNER` with the first command that works on it."""
+Root works on a machine with the rights of the account that owns its directory. A machine in a directory of
+root's becomes that of `VM_MACHINE_OWNER` with the first command that works on it."""
 
 GROUPS = {
     "machine": ("The machine", MACHINE),

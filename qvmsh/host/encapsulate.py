@@ -86,7 +86,7 @@ def begin(
     tool = _tool(environ)
     path = os.path.join(folder, "pane")
     listener = sockets.listening(folder, ["pane"])["pane"]
-    inside = [sys.executable, "-I", "-S", pane.__file__, path]
+    inside = [sys.executable, "-X", "utf8", "-I", "-S", pane.__file__, path]
     try:
         with listener:
             _run(_beginning(tool, folder, name, inside), folder, environ)
@@ -151,7 +151,7 @@ def _run(argv: list[str], folder: str, environ: Mapping[str, str], *, is_checked
     """Run the multiplexer's own command; its server stays behind."""
     own = {"SCREENDIR": os.path.join(folder, "screen"), "TERM": environ.get("TERM") or "xterm"}
     done = subprocess.run(
-        [sys.executable, "-I", "-S", pane.__file__, "exec", *argv],
+        [sys.executable, "-X", "utf8", "-I", "-S", pane.__file__, "exec", *argv],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -231,6 +231,17 @@ def write_at(fd: int, data: bytes, at: int) -> None:
         view, at = view[count:], at + count
 
 
+READ_ONLY_HINT = "the host's log says why, if it was writable; `mount -o remount,rw` makes it so again"
+
+
+def is_read_only(path: str) -> bool:
+    """True if a file is on a file system that is mounted read-only: nobody can write there, root neither."""
+    try:
+        return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
+
+
 def free_bytes(folder: str) -> int:
     """Room left for this user on the file system of `folder`."""
     room = os.statvfs(folder)

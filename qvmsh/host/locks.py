@@ -32,18 +32,22 @@ _NOTE_S = 5.0
 _GETLK = getattr(fcntl, "F_OFD_GETLK", fcntl.F_GETLK)
 
 
-def holder(path: str) -> int | None:
+def holder(path: str, byte: int | None = None) -> int | None:
     """Pid of the process that holds a record lock on `path`, None if nobody does.
+
+    Args:
+        byte: only a lock on that byte counts. QEMU's locks on images are such; the pid is -1 then.
 
     Raises:
         OSError: the file cannot be opened (PermissionError: another user's machine).
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
+    start, count = (0, 0) if byte is None else (byte, 1)
     try:
-        answer = fcntl.fcntl(fd, _GETLK, _whole_file(fcntl.F_WRLCK))
+        answer = fcntl.fcntl(fd, _GETLK, _range(fcntl.F_WRLCK, start, count))
     finally:
         os.close(fd)
     if int.from_bytes(answer[:2], sys.byteorder) == fcntl.F_UNLCK:
@@ -51,12 +55,13 @@ def holder(path: str) -> int | None:
     return int.from_bytes(answer[24:28], sys.byteorder, signed=True)
 
 
-def _whole_file(kind: int) -> bytes:
+def _range(kind: int, start: int, count: int) -> bytes:
     """Linux' `struct flock` on 64 bits: l_type, l_whence, 4 bytes, l_start, l_len, l_pid, 4 bytes.
 
     By hand: the module `struct` costs a tenth of what `qvm status -s` may take.
     """
-    return kind.to_bytes(2, sys.byteorder) + bytes(30)  # SEEK_SET, 0, 0 and the pid are all zero
+    where = start.to_bytes(8, sys.byteorder) + count.to_bytes(8, sys.byteorder)
+    return kind.to_bytes(2, sys.byteorder) + bytes(6) + where + bytes(8)  # SEEK_SET and the pid are zero
 
 
 class Holder:

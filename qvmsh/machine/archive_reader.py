@@ -122,7 +122,7 @@ class Reader:
         finally:
             os.close(fd)
         if part.role != SETTINGS:
-            _require_harmless(self.program, target, part, label)
+            _require_harmless(target, part, label)
 
     def files(self, role: str) -> list[Part]:
         """All that the disk `role` is made of: its last whole copy, the changes since, what it stands on.
@@ -152,7 +152,7 @@ class Reader:
                 stack.callback(os.close, fd)
             else:
                 fd = stack.enter_context(self.shelf.store.reader(self.archive.folder, part.name))
-                _require_harmless(self.program, here, part, label)
+                _require_harmless(here, part, label)
             if part.format == "raw" and part in below:
                 self._require_raw(here, part.name)
             if part.format == "qcow2" and not part.of and part in (below[-1:] or [part]):
@@ -306,16 +306,16 @@ def beside(name: str, other: str) -> str:
     return other if inside.startswith("..") else os.path.join(".", inside)
 
 
-def _require_harmless(program: str, path: str, part: Part, label: str) -> None:
+def _require_harmless(path: str, part: Part, label: str) -> None:
     """Refuse an image that is not what the manifest says, or has its data in another file of the host."""
     damaged = ImageError(f"{label} is damaged: it is no {part.format} image", hint="restore another state")
     try:
-        found = image.header(path)
+        found = image.header(path, part.format)
     except ImageError:
         raise damaged from None
     if part.format == "qcow2" and found.format != "qcow2":
         raise damaged
-    if image.has_other_files(program, path, part.format):
+    if image.has_other_files(path, part.format):
         raise ImageError(
             f"{label} keeps its data in another file, which the archive does not hold",
             hint="`qemu-img convert -O qcow2` where that file is makes one image of both",

@@ -118,7 +118,7 @@ class Writer:
         every = [*((each.path, each.format) for each in self.taken), *below]
         self._at_rest = {} if self.is_live else {path: _fingerprint(path) for path, _ in every}
         for path, form in every:
-            if image.has_other_files(tools.qemu_img(self.vm), path, form):
+            if image.has_other_files(path, form):
                 raise ImageError(
                     f"cannot archive: {os.path.basename(path)} keeps its data in another file",
                     machine=self.vm.name,

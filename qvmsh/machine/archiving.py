@@ -135,10 +135,9 @@ def _of_stopped(job: Job) -> tuple[Archive, Point]:
             hint="`qvm start` first, or leave --savevm out",
         )
     found = drives.of(vm)
-    program = tools.qemu_img(vm)
     for drive in found:
         if not drive.left_out:
-            image.require_unused(program, drive.path, vm.name)
+            image.require_unused(drive.path, vm.name)
     _require_tag(job, found)
     if wish.is_create and vm.settings.boolean("VM_USE_SNAPSHOTS"):
         _commit_or_keep(job, found)
@@ -180,7 +179,7 @@ def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
     layers = images.Layers(vm)
     overlay, base = os.path.basename(layers.overlay), os.path.basename(layers.base)
     program = tools.qemu_img(vm)
-    tags = chain.snapshots_in(layers.overlay)
+    tags = chain.snapshots_in(layers.overlay, "qcow2")
     if tags and not job.wish.drop_snapshots:
         job.said.append(
             f"{overlay} holds {_count(len(tags), 'snapshot')}, which a commit would falsify: archived as a "
@@ -252,7 +251,7 @@ def _require_place(job: Job, found: Sequence[Drive], *, is_roomy: bool) -> None:
 def _forget(vm: Machine, names: Sequence[str]) -> None:
     """What was known of snapshots that have gone with the overlay, and that no other disk holds."""
     disks = [each for each in volumes.configured(vm) if each.format == "qcow2"]
-    left = {tag.name for each in disks for tag in chain.snapshots_in(each.path)}
+    left = {tag.name for each in disks for tag in chain.snapshots_in(each.path, each.format)}
     known = Catalogue.read(vm)
     for name in names:
         if name in known.entries and name not in left:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from qvmsh.machine.machine import Machine
     from qvmsh.machine.snapshot_store import Store
+    from qvmsh.machine.volumes import Volume
 
 VERSION = 1
 
@@ -253,18 +254,18 @@ def completed(store: Store, given: dict[str, Any], tag: str | None = None) -> di
                 "file": each.path,
                 "date_s": found.date_s,
                 "vmstate_bytes": found.vmstate_bytes,
-                "base": _base(each.path),
+                "base": _base(each),
             }
         )
     memory = max((int(str(row["vmstate_bytes"])) for row in rows), default=0)
     return given | {"images": rows, "vmstate_bytes": memory}
 
 
-def _base(path: str) -> dict[str, Any] | None:
+def _base(disk: Volume) -> dict[str, Any] | None:
     """What an image stands on, as it is now; None where it stands on nothing, or that has been moved away."""
     from qvmsh.machine import chain
 
-    base = chain.base_of(path)
+    base = chain.base_of(disk.path, disk.format)
     try:
         return {"file": base, **chain.print_of(base)} if base else None
     except OSError:

@@ -1,10 +1,11 @@
-"""Images that stand on one another: what must not be written to, and why.
+"""Images that stand on one another: which files they may name, what must not be written to, and why.
 
-May import: `qemu`, `machine.known`.
+May import: `config`, `qemu`, `machine.known`.
 
-    snapshots_in("demo-backing.qcow2")                   # [Snapshot(id="1", name="ready", ...)]
+    layers("demo-backing.qcow2", "qcow2", "demo", "/vm/demo")[1].format     # "qcow2"
+    snapshots_in("demo-backing.qcow2", "qcow2")          # [Snapshot(id="1", name="ready", ...)]
     overlays_on("demo-base.qcow2", vm)                   # ["/vm/demo/demo-backing.qcow2"]
-    below(vm, "demo-backing.qcow2")                      # ["/vm/demo/demo-base.qcow2"]
+    below(vm, "demo-backing.qcow2", "qcow2")             # ["/vm/demo/demo-base.qcow2"]
     require_writable(vm, "demo-base.qcow2", "commit to", besides="demo-backing.qcow2")
 
 An overlay reads from its base what it does not hold itself, and so do the snapshots inside it. A base
@@ -15,7 +16,11 @@ that is written to falsifies all of them, silently: `qemu-img check` finds nothi
 from __future__ import annotations
 
 import os
+import stat
+from dataclasses import dataclass
 
+from qvmsh.config import devices
+from qvmsh.config.words import quote
 from qvmsh.errors import ImageError, QvmError
 from qvmsh.machine import known
 from qvmsh.qemu import image, qcow2
@@ -28,15 +33,138 @@ if TYPE_CHECKING:
     from qvmsh.machine.machine import Machine
 
 
-def snapshots_in(path: str) -> list[Snapshot]:
+@dataclass(frozen=True)
+class Layer:
+    """One image of a chain.
+
+    Args:
+        path: as QEMU opens it.
+        format: `qcow2`, `raw`, ...; "" where nothing tells that of one that is not there.
+        header: None where it is not there.
+    """
+
+    path: str
+    format: str
+    header: image.Header | None
+
+
+def layers(path: str, kind: str, machine: str, folder: str) -> list[Layer]:
+    """An image and all that it is backed by, the nearest first, by their headers; the last may be missing.
+
+    The one rule about which files an image may name, asked before qemu-img or QEMU opens any of them:
+
+    - its backing file is a file, or a block device, of this host: nothing with a protocol;
+    - the format of that is recorded, or its name and its content tell the same: in a raw disk a guest
+      may have written a header that names any file of the host;
+    - another file with the guest's data (a qcow2 data file, extents), to which QEMU writes, is a plain
+      file in the image's own folder or below it, no link.
+
+    Args:
+        kind: format of the image, as the configuration says.
+        folder: where QEMU runs, the machine's directory.
+
+    Raises:
+        ImageError: one of them names what it may not name, is damaged or encrypted, or they are in a circle.
+    """
+    found: list[Layer] = []
+    while True:
+        real = os.path.realpath(path)
+        names = [os.path.realpath(each.path) for each in found]
+        if real in names:
+            circle = " on ".join(os.path.basename(each) for each in (*names[names.index(real) :], real))
+            raise ImageError(
+                f"{os.path.basename(found[0].path)} cannot be read: {circle} is a circle",
+                machine=machine,
+                hint="`qemu-img rebase -u -f qcow2 -F FORMAT -b BASE IMAGE` puts one of them on its own base",
+            )
+        if not os.path.exists(path):
+            return [*found, Layer(path, kind, None)]
+        header = image.require(path, machine, hint="", kind=kind)
+        if found and kind == "qcow2" != header.format:
+            above, name = (os.path.basename(each) for each in (found[-1].path, path))
+            raise ImageError(
+                f"{name} is in format {header.format}, and {above} says qcow2",
+                machine=machine,
+                hint=_recording(above, header.format, found[-1].header),
+            )
+        for name in header.files:
+            _require_own(path, name, folder if header.format == "qcow2" else os.path.dirname(path), machine)
+        found.append(Layer(path, kind, header))
+        if not header.backing:
+            return found
+        path, kind = _backing(path, header, machine)
+
+
+def _backing(path: str, header: image.Header, machine: str) -> tuple[str, str]:
+    """The file that an image is backed by, and its format."""
+    name, meant = os.path.basename(path), image.local_file(path, header.backing)
+    if meant is None or header.backing_format not in ("", *devices.FORMATS):
+        what = f"{header.backing!r} ({header.backing_format or 'no format'})"
+        raise ImageError(
+            f"{name} names {what} as its backing file, and only files of this host may be one",
+            machine=machine,
+            hint=f"`qemu-img rebase -u -f {header.format} -F FORMAT -b FILE {quote(name)}` names another",
+        )
+    base, kind = meant[0], header.backing_format or meant[1]
+    if kind not in devices.FORMATS:
+        named = devices.BY_SUFFIX.get(os.path.splitext(base)[1].lower(), "")
+        kind = "vmdk" if header.format == "vmdk" else named  # a vmdk has nothing else below
+        if not os.path.exists(base):
+            return base, kind
+        looks = image.require(base, machine, hint="").format
+        if looks != kind:
+            raise ImageError(
+                f"{name} does not record the format of its backing file {os.path.basename(base)}, "
+                f"which may look like {looks} only because a guest wrote that",
+                machine=machine,
+                hint=_recording(name, named or "raw", header),
+            )
+    return base, kind
+
+
+def _recording(name: str, kind: str, header: image.Header | None) -> str:
+    """The command that records the format of a backing file."""
+    if header is None or header.format != "qcow2":
+        return f"`qemu-img convert` makes {name} an image in qcow2, which stands alone"
+    words = f"-F {kind} -b {quote(header.backing)} {quote(image.safe_name(name))}"
+    return f"`qemu-img rebase -u -f qcow2 {words}` records it, if it is {kind}"
+
+
+def _require_own(path: str, name: str, folder: str, machine: str) -> None:
+    """Refuse another file that holds data of an image unless it is surely the image's own."""
+    file = os.path.join(folder, name)
+    try:
+        is_plain = stat.S_ISREG(os.lstat(file).st_mode)
+    except (OSError, ValueError):
+        is_plain = False
+    homes = {os.path.realpath(os.path.dirname(each)) for each in (path, os.path.realpath(path))}
+    real = os.path.realpath(file)
+    if (
+        not is_plain
+        or ":" in name.partition("/")[0]
+        or not any(real.startswith(f"{each}/") for each in homes)
+    ):
+        raise ImageError(
+            f"{os.path.basename(path)} keeps its data in {name!r}, which is not a plain file beside it",
+            machine=machine,
+            hint="`qemu-img convert -O qcow2` where that file is makes one image of both",
+        )
+
+
+def snapshots_in(path: str, kind: str) -> list[Snapshot]:
     """The internal snapshots of the one image at `path`; none where there is no such file.
 
     Read from the file itself: no process is started, no lock is taken, and a QEMU that has the image
     open does not matter.
 
+    Args:
+        kind: its format; only in qcow2 there are some, whatever a guest has written into a raw disk.
+
     Raises:
         ImageError: the file is there and cannot be read.
     """
+    if kind != "qcow2":
+        return []
     try:
         return qcow2.snapshots(path)
     except FileNotFoundError:
@@ -68,7 +196,19 @@ def _standing(paths: Sequence[str], vm: Machine | None) -> dict[str, set[str]]:
     for folder in dict.fromkeys(map(os.path.realpath, folders)):
         for image_path, below in _backings(folder).items():
             found.setdefault(image_path, set()).update(below)
+    for path in _raw(vm) if vm else ():  # a header in there is the guest's, and names nothing
+        found.pop(path, None)
     return found
+
+
+def _raw(vm: Machine) -> list[str]:
+    """The raw disks of a machine, as real paths."""
+    from qvmsh.machine import volumes  # which stands on this module
+
+    try:
+        return [os.path.realpath(each.path) for each in volumes.configured(vm) if each.format == "raw"]
+    except (OSError, QvmError):
+        return []
 
 
 def _above(stands_on: dict[str, set[str]], path: str) -> list[str]:
@@ -90,7 +230,7 @@ def _backings(folder: str) -> dict[str, set[str]]:
         return {}
     for path in entries:
         try:
-            backing = image.backing(path)
+            backing = image.header(path).backing
         except (OSError, QvmError):
             continue
         if backing:
@@ -121,7 +261,7 @@ def require_writable(
         if overlay == own and is_given_up:
             continue
         who = shown(vm, overlay)
-        tags = [each.name for each in snapshots_in(overlay)]
+        tags = [each.name for each in snapshots_in(overlay, "qcow2")]
         if tags:
             raise ImageError(
                 f"cannot {what} {name}: {who} holds snapshots ({', '.join(tags)}), which read from it "
@@ -164,32 +304,23 @@ def shown(vm: Machine, path: str) -> str:
     return path if inside.startswith("..") else inside
 
 
-def base_of(path: str) -> str:
-    """The file that the image at `path` stands on, "" where it stands on none."""
+def base_of(path: str, kind: str) -> str:
+    """The file that the image at `path` is backed by, "" where it is backed by no file of this host."""
     try:
-        backing = image.backing(path)
+        backing = image.header(path, kind).backing
     except (OSError, QvmError):
         return ""
-    return os.path.realpath(image.backing_path(path, backing)) if backing else ""
+    meant = image.local_file(path, backing) if backing else None
+    return os.path.realpath(meant[0]) if meant else ""
 
 
-def below(vm: Machine, path: str) -> list[str]:
-    """The files that the image at `path` stands on, the nearest first; the last one may be missing.
+def below(vm: Machine, path: str, kind: str) -> list[str]:
+    """The files that the image at `path` is backed by, the nearest first; the last one may be missing.
 
     Raises:
-        ImageError: they stand on one another in a circle.
+        ImageError: see `layers`.
     """
-    found = [os.path.realpath(path)]
-    while base := base_of(found[-1] if len(found) > 1 else path):
-        if base in found:
-            names = " on ".join(os.path.basename(each) for each in (*found[found.index(base) :], base))
-            raise ImageError(
-                f"{os.path.basename(path)} cannot be read: {names} is a circle",
-                machine=vm.name,
-                hint="`qemu-img rebase -u -f qcow2 -F FORMAT -b BASE IMAGE` puts one of them on its own base",
-            )
-        found.append(base)
-    return found[1:]
+    return [os.path.realpath(each.path) for each in layers(path, kind, vm.name, vm.directory)[1:]]
 
 
 def print_of(path: str) -> dict[str, int]:

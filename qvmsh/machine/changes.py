@@ -48,12 +48,12 @@ STAGED = "staged-"
 
 
 def tags_of(program: str, path: str) -> list[dict[str, Any]]:
-    """The internal snapshots of an image, as qemu-img tells them; also while a QEMU has it open."""
+    """The internal snapshots of a qcow2 image, as qemu-img tells them; also while a QEMU has it open."""
     from qvmsh.qemu.qmp import loads
 
     text = image.run(
         program,
-        ["info", "-U", "--output=json", image.safe_name(path)],
+        ["info", "-U", "-f", "qcow2", "--output=json", image.safe_name(path)],
         what=f"read {os.path.basename(path)}",
     )
     found: list[dict[str, Any]] = loads(text).get("snapshots", [])

@@ -19,7 +19,7 @@ from qvmsh.errors import ImageError, MissingProgramError, QvmError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.images import builtin
-from qvmsh.machine import known, making
+from qvmsh.machine import known, making, seed
 from qvmsh.machine.machine import Machine
 from qvmsh.qemu import image, programs
 
@@ -128,15 +128,10 @@ def _source(wanted: str, name: str, io: Io, environ: Mapping[str, str]) -> tuple
 
 def _images(part: str, name: str, source: str, io: Io) -> None:
     """Base as a copy of the source in qcow2, and an empty overlay on it."""
-    found = image.require(source, name, hint="")
     base = f"{name}-base.qcow2"
     program = programs.find("qemu-img")
-    with io.stage(f"copying {os.path.basename(source)}"):
-        if found.format == "qcow2" and not found.backing:
-            host_files.copy(source, os.path.join(part, base), io.checkpoint)
-        else:
-            words = ["convert", "-q", "-O", "qcow2", source, os.path.join(part, base)]
-            image.run(program, words, what=f"convert {os.path.basename(source)}")
+    found = seed.judged(source, seed.format_of(source, name), name)
+    seed.copy(found, os.path.join(part, base), "qcow2", name, io, program)
     image.create_overlay(program, f"{name}-backing.qcow2", base, "qcow2", cwd=part)
 
 

@@ -30,7 +30,7 @@ import time
 from qvmsh.errors import DeadlineError, QmpError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import freezing, interrupted, saved, state, tools, volumes
+from qvmsh.machine import chain, freezing, interrupted, saved, state, tools, volumes
 from qvmsh.machine import note as notes
 from qvmsh.qemu import image, qmp
 
@@ -379,7 +379,8 @@ def _settle_off(vm: Machine, work: dict[str, Any]) -> str:
                     f"{cut['cut']} holds snapshots that were saved meanwhile",
                     hint=f"`qemu-img snapshot -d` removes them from {cut['cut']}; then `qvm doctor --fix`",
                 )
-            image.require_unused(program, disk, vm.name)
+            chain.below(vm, path, "qcow2")
+            image.require_unused(disk, vm.name)
             words = ["commit", "-q", "-d", "-f", "qcow2", image.safe_name(path)]
             image.run(program, words, what=f"put back into {cut['disk']} what the guest wrote last")
             host_files.sync(disk)

@@ -21,11 +21,23 @@ from qvmsh.errors import ConfigError, ImageError, MissingProgramError, QvmError,
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, logout, process, sockets
 from qvmsh.io import QUIET
-from qvmsh.machine import disks, guest, hardware, making, repair, saved, state, tpm, unfinished, volumes
+from qvmsh.machine import (
+    chain,
+    disks,
+    guest,
+    hardware,
+    making,
+    repair,
+    saved,
+    state,
+    tpm,
+    unfinished,
+    volumes,
+)
 from qvmsh.machine.hardware import Launch
 from qvmsh.machine.progress import size
 from qvmsh.machine.reports import Report
-from qvmsh.qemu import accelerator, imagecheck, programs, qcow2
+from qvmsh.qemu import accelerator, image, imagecheck, programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +46,7 @@ if TYPE_CHECKING:
 
     from qvmsh.config.layers import Settings
     from qvmsh.io import Io
+    from qvmsh.machine.chain import Layer
     from qvmsh.machine.machine import Machine
     from qvmsh.machine.repair import Mend
     from qvmsh.machine.state import Observation
@@ -447,9 +460,10 @@ def rights(case: Case) -> Iterator[Finding]:
     is_fine = True
     if not os.access(vm.directory, os.W_OK):
         is_fine = False
-        yield Finding(
-            "rights", ERROR, f"you cannot write to {vm.directory}", f"run qvm as {process.user_name(owner)}"
-        )
+        what, hint = f"you cannot write to {vm.directory}", f"run qvm as {process.user_name(owner)}"
+        if host_files.is_read_only(vm.directory):
+            what, hint = f"{vm.directory} is on a read-only file system", host_files.READ_ONLY_HINT
+        yield Finding("rights", ERROR, what, hint)
     for path in _own_files(vm):
         try:
             status = os.lstat(path)
@@ -535,6 +549,7 @@ def further_disks(case: Case) -> Iterator[Finding]:
         return
     for disk in disks.further(case.machine):
         try:
+            disks.shown(case.machine, disk.path)
             disks.require_further(case.machine, disk)
             yield from _image(case, disk.path, disk.line.driver)
         except ImageError as error:  # and then the next one
@@ -563,25 +578,25 @@ def _image(case: Case, path: str, kind: str) -> Iterator[Finding]:
     vm = case.machine
     name = _short(vm, path)
     program = programs.find(case.text("VM_QEMU_IMG", "qemu-img"), environ=case.environ)
-    chain = imagecheck.chain(program, path, kind)
-    for at, layer in enumerate(chain):
-        yield _facts(vm, layer, chain[at + 1].path if at + 1 < len(chain) else None)
+    layers = chain.layers(path, kind, vm.name, vm.directory)
+    for at, layer in enumerate(layers):
+        yield _facts(vm, program, layer, layers[at + 1].path if at + 1 < len(layers) else None)
     if not case.is_at_rest:
         yield Finding("image check", OK, "left out while the machine runs")
         return
-    yield from _forgotten(vm, path)
+    yield from _forgotten(vm, path, kind)
     users = [f"{process.program(pid)}, pid {pid}" for pid in host_files.users_of(path)]
     if users:
         what = f"{name} is in use by {'; '.join(users)}, although the machine is off"
         yield Finding(name, ERROR, what, "end it first; two writers would destroy the image")
         return
-    for layer in chain:
+    for layer in layers:
         yield from _soundness(case, program, layer)
 
 
-def _forgotten(vm: Machine, path: str) -> Iterator[Finding]:
+def _forgotten(vm: Machine, path: str, kind: str) -> Iterator[Finding]:
     """Snapshots that work which was cut off has left, and that no journal tells of any more."""
-    names = [each.name for each in qcow2.snapshots(path)]
+    names = [each.name for each in chain.snapshots_in(path, kind)]
     left = [each for each in names if each.endswith(saved.NEW) and each.removesuffix(saved.NEW) in names]
     left += [each for each in names if each == unfinished.BACK]
     if left and not os.path.lexists(vm.files.unfinished):
@@ -590,17 +605,19 @@ def _forgotten(vm: Machine, path: str) -> Iterator[Finding]:
         yield Finding(_short(vm, path), WARNING, what, hint)
 
 
-def _facts(vm: Machine, layer: imagecheck.Layer, below: str | None) -> Finding:
+def _facts(vm: Machine, program: str, layer: Layer, below: str | None) -> Finding:
     """One image in a line."""
-    text = f"{layer.format}, a disk of {size(layer.virtual_bytes)} in {size(layer.used_bytes)}"
-    if layer.snapshots:
-        text += f", snapshots: {layer.snapshots}"
+    used = os.stat(layer.path).st_blocks * 512
+    virtual = image.virtual_bytes(program, layer.path, layer.format)
+    text = f"{layer.format}, a disk of {size(virtual)} in {size(used)}"
+    if layer.header and layer.header.snapshots:
+        text += f", snapshots: {layer.header.snapshots}"
     if below:
         text += f", on {_short(vm, below)}"
     return Finding(_short(vm, layer.path), OK, text)
 
 
-def _soundness(case: Case, program: str, layer: imagecheck.Layer) -> Iterator[Finding]:
+def _soundness(case: Case, program: str, layer: Layer) -> Iterator[Finding]:
     """What qemu-img check says about one image."""
     name = _short(case.machine, layer.path)
     with case.io.stage(f"checking {name}"):

@@ -27,7 +27,6 @@ from qvmsh.machine import (
     log,
     saved,
     state,
-    tools,
     volumes,
 )
 from qvmsh.machine.disk_reports import DiskDone
@@ -84,6 +83,7 @@ def add(vm: Machine, file: str, addition: Addition) -> DiskDone:
                 "disk add: VM_QEMU_ARGS names the disks", machine=vm.name, hint="add it there, by hand"
             )
         path = vm.settings.located(file)
+        disks.shown(vm, path)
         found = disks.further(vm)
         new = Volume(f"disk{len(found) + 1}", path, line.driver, addition.is_read_only, source="VM_DISKS")
         for each in volumes.configured(vm):
@@ -95,7 +95,8 @@ def add(vm: Machine, file: str, addition: Addition) -> DiskDone:
         try:
             further = disks.Further(file, path, new.id, line)
             disks.require_further(vm, further)
-            image.require_unused(tools.qemu_img(vm), path, vm.name)
+            _require_near(vm, further)
+            image.require_unused(path, vm.name)
             if not addition.is_read_only:
                 chain.require_writable(vm, path, "add")
             text = vm.settings.text("VM_DISKS").rstrip("\n")
@@ -110,7 +111,25 @@ def add(vm: Machine, file: str, addition: Addition) -> DiskDone:
             why = _plug(vm, seen, new, line)
             done += f"; the guest sees it from the next start ({why})" if why else "; the guest has it now"
     log.note(vm, f"added the disk {file}")
-    return DiskDone(vm.name, new, done)
+    below = [os.path.basename(each) for each in chain.below(vm, path, line.driver)]
+    return DiskDone(vm.name, new, done + (f"; it is backed by {', '.join(below)}" if below else ""))
+
+
+def _require_near(vm: Machine, disk: disks.Further) -> None:
+    """Refuse an overlay on a raw file elsewhere: the header of a foreign image may name any file of the host.
+
+    Raises:
+        ImageError: it does.
+    """
+    homes = [os.path.realpath(each) for each in (os.path.dirname(disk.path), vm.directory)]
+    for each in chain.layers(disk.path, disk.line.driver, vm.name, vm.directory)[1:]:
+        real = os.path.realpath(each.path)
+        if each.format == "raw" and not any(real.startswith(os.path.join(home, "")) for home in homes):
+            raise ImageError(
+                f"{disk.name} is backed by {each.path}, a raw file elsewhere, which the guest would read",
+                machine=vm.name,
+                hint=f"if that file belongs to it, `qvm config edit` adds the line {disk.name!r} to VM_DISKS",
+            )
 
 
 def _word(vm: Machine, line: devices.DiskLine) -> str:
@@ -142,7 +161,7 @@ def _require_told_format(vm: Machine, disk: Volume, line: devices.DiskLine) -> N
     is_told = line.format or os.path.splitext(line.path)[1].lower() in devices.BY_SUFFIX
     if is_told or not os.path.isfile(disk.path):
         return
-    if image.require(disk.path, vm.name, hint="").format == "raw":
+    if image.require(disk.path, vm.name, hint="").format != "qcow2":
         raise UsageError(
             f"disk add: neither its name nor its content tells that {disk.name} is an image",
             machine=vm.name,

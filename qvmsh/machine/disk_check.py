@@ -53,7 +53,7 @@ def check(vm: Machine, name: str | None, *, is_repairing: bool) -> Checked:
                 row["note"] = "not checked: the machine is on and writes to it"
                 continue
             try:
-                kind, sound = _look(vm, path, kind)
+                sound = _look(vm, path, kind)
             except ImageError as error:  # the others are looked at all the same
                 words = [error.what, *error.details[-1:]]
                 row["problem"] = ": ".join(words) + (f" ({error.hint})" if error.hint else "")
@@ -68,33 +68,27 @@ def check(vm: Machine, name: str | None, *, is_repairing: bool) -> Checked:
 
 
 def _images(vm: Machine, found: list[Volume]) -> list[tuple[str, str, bool]]:
-    """Every image of the chains once: file, format, and whether a running QEMU writes to it.
-
-    The format is "" where neither the configuration nor what stands on it tells.
-    """
+    """Every image of the chains once: file, format, and whether a running QEMU writes to it."""
     rows: dict[str, tuple[str, str, bool]] = {}
     for each in found:
         rows[os.path.realpath(each.path)] = (each.path, each.format, not each.is_read_only)
-        above = each.path
         with contextlib.suppress(ImageError):  # a circle: told of the disk itself
-            for below in chain.below(vm, each.path):
-                rows.setdefault(below, (below, image.header(above).backing_format, False))
-                above = below
+            for layer in chain.layers(each.path, each.format, vm.name, vm.directory)[1:]:
+                below = os.path.realpath(layer.path)
+                rows.setdefault(below, (below, layer.format, False))
     return list(rows.values())
 
 
-def _look(vm: Machine, path: str, kind: str) -> tuple[str, Soundness | None]:
-    """The format of one image, and what is wrong with it.
+def _look(vm: Machine, path: str, kind: str) -> Soundness | None:
+    """What is wrong with one image; None for a format that has nothing to check.
 
     Raises:
         ImageError: it cannot be read.
     """
-    program = tools.qemu_img(vm)
-    image.require(path, vm.name, hint="put it back")
-    chain.below(vm, path)
-    kind = kind or image.told(program, path, "")["format"]
+    image.require(path, vm.name, hint="put it back", kind=kind)
+    chain.below(vm, path, kind)
     with vm.io.stage(f"checking {os.path.basename(path)}"):
-        return kind, imagecheck.check(program, path, kind)
+        return imagecheck.check(tools.qemu_img(vm), path, kind)
 
 
 def _mend(vm: Machine, row: dict[str, Any], kind: str, sound: Soundness) -> Soundness:
@@ -104,7 +98,7 @@ def _mend(vm: Machine, row: dict[str, Any], kind: str, sound: Soundness) -> Soun
         ImageError: it is open elsewhere, or others stand on it; nothing was changed.
     """
     program, path = tools.qemu_img(vm), row["file"]
-    image.require_unused(program, path, vm.name)
+    image.require_unused(path, vm.name)
     if sound.corruptions:  # what cannot be mended becomes zeros; leaks are nobody's data
         chain.require_writable(vm, path, "repair", besides=_own_overlay(vm, path))
     mode = "all" if sound.corruptions else "leaks"
@@ -126,5 +120,7 @@ def _mend(vm: Machine, row: dict[str, Any], kind: str, sound: Soundness) -> Soun
 
 def _own_overlay(vm: Machine, base: str) -> str | None:
     """The machine's own disk that stands on a base: it wants that mended."""
-    mine = [each.path for each in volumes.configured(vm)]
-    return next((each for each in mine if chain.base_of(each) == os.path.realpath(base)), None)
+    for each in volumes.configured(vm):
+        if chain.base_of(each.path, each.format) == os.path.realpath(base):
+            return each.path
+    return None

@@ -29,7 +29,7 @@ from qvmsh.machine.progress import size
 from qvmsh.machine.snapshot_store import Images
 from qvmsh.machine.unfinished import Journal
 from qvmsh.machine.volumes import Volume
-from qvmsh.qemu import image, imagecheck
+from qvmsh.qemu import image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,11 +44,11 @@ def commit(vm: Machine, name: str | None) -> DiskDone:
     with launch.work_lock(vm, "disk commit"):
         seen = state.observe(vm)
         disk = _overlay(vm, seen, name, "commit")
-        base = chain.base_of(disk.path)
-        image.require(base, vm.name, hint="put it back; only a file can be committed to")
+        base = chain.base_of(disk.path, disk.format)
+        image.require(base, vm.name, hint="put it back", kind=_base_format(vm, disk))
         chain.require_writable(vm, base, "commit to", besides=disk.path)
         if not seen.is_live:
-            image.require_unused(tools.qemu_img(vm), base, vm.name)
+            image.require_unused(base, vm.name)
         needed = diskwork.used_bytes(disk)
         free = host_files.free_bytes(os.path.dirname(base))
         if free < needed:
@@ -78,10 +78,14 @@ def _commit(vm: Machine, disk: Volume, base: str) -> None:
         host_files.sync(disk.path)
 
 
+def _base_format(vm: Machine, disk: Volume) -> str:
+    return chain.layers(disk.path, disk.format, vm.name, vm.directory)[1].format
+
+
 def _grow(vm: Machine, disk: Volume, base: str) -> None:
     """A base that is smaller than its overlay grows first: qemu-img would do it in the middle."""
-    program, wanted = tools.qemu_img(vm), image.header(disk.path).size_bytes
-    kind = imagecheck.backing_format(program, disk.path)
+    program, wanted = tools.qemu_img(vm), image.header(disk.path, disk.format).size_bytes
+    kind = _base_format(vm, disk)
     if image.virtual_bytes(program, base, kind) < wanted:
         words = ["resize", "-q", "-f", kind, image.safe_name(base), str(wanted)]
         why = f"it must grow to the size of {disk.name} first; nothing was changed"
@@ -97,9 +101,9 @@ def rebase(vm: Machine, name: str, base: str | None, *, is_unsafe: bool) -> Disk
         if base is not None or is_unsafe:
             diskwork.require_off(vm, seen, "rebase a disk onto another base")
         _require_qcow2(vm, disk, "rebase")
-        image.require(disk.path, vm.name, hint="put it back")
-        layers = chain.below(vm, disk.path)
-        tags = [each.name for each in chain.snapshots_in(disk.path)]
+        image.require(disk.path, vm.name, hint="put it back", kind=disk.format)
+        layers = chain.below(vm, disk.path, disk.format)
+        tags = [each.name for each in chain.snapshots_in(disk.path, disk.format)]
         if tags and not is_unsafe:
             raise ImageError(
                 f"cannot rebase {disk.name}: it holds snapshots ({', '.join(tags)}), which would read from "
@@ -125,7 +129,7 @@ def rebase(vm: Machine, name: str, base: str | None, *, is_unsafe: bool) -> Disk
             disk_layers_live.flatten(vm, seen, disk)
             return DiskDone(vm.name, disk, "stands alone now")
         if not is_unsafe:
-            image.require_unused(tools.qemu_img(vm), disk.path, vm.name)
+            image.require_unused(disk.path, vm.name)
         words += ["-b", target, image.safe_name(disk.path)]
         journal = contextlib.nullcontext() if is_unsafe else _journal(vm, disk)
         with vm.io.stage(f"rebasing {disk.name}"), journal:
@@ -149,23 +153,25 @@ def _backing_name(disk: Volume, base: str) -> str:
 
 
 def _format_of(vm: Machine, base: str, path: str) -> str:
-    """The format of a new base: its content says that it is qcow2, its name any other.
+    """The format of a new base: what its name tells, and its content too.
 
     Raises:
         ImageError: it is missing, or the name does not tell what the content is.
     """
-    found = image.require(path, vm.name, hint="name an image that is there", name=base).format
-    if found == "qcow2":
-        return found
-    named = devices.BY_SUFFIX.get(os.path.splitext(path)[1].lower(), "")
-    kind = image.told(tools.qemu_img(vm), path, named)["format"]
-    if not named and kind != "raw":
+    suffix = os.path.splitext(path)[1].lower()
+    kind = devices.BY_SUFFIX.get(suffix, "raw")
+    is_told = "raw" if suffix == ".raw" else ""
+    looks = image.require(path, vm.name, hint="name an image that is there", name=base, kind=is_told).format
+    if looks != kind and (kind == "raw" or looks != "raw"):
         raise ImageError(
-            f"{base} looks like {kind}, but its name does not say so",
+            f"{base} looks like {looks}, but its name does not say so",
             machine=vm.name,
-            hint=f"name it {quote(base + '.' + kind)}, if that is what it is",
+            hint=f"name it {quote(base + '.' + looks)}, if that is what it is; or {quote(base + '.raw')}",
         )
-    return str(kind)
+    chain.below(vm, path, kind)
+    if kind not in ("raw", looks):  # of some images only the end tells
+        image.told(tools.qemu_img(vm), path, kind)
+    return kind
 
 
 def _require_a_file(vm: Machine, disk: Volume, base: str, path: str) -> None:
@@ -196,8 +202,7 @@ def _journal(vm: Machine, disk: Volume) -> Iterator[None]:
     journal = Journal(Images(vm, [disk]), "rebase", disk.id, was_running=False, has_memory=False)
     backing = image.header(disk.path).backing
     with journal:
-        kind = imagecheck.backing_format(tools.qemu_img(vm), disk.path) if backing else ""
-        journal.write(backing=backing, backing_format=kind)
+        journal.write(backing=backing, backing_format=_base_format(vm, disk) if backing else "")
         yield
 
 
@@ -229,6 +234,6 @@ def _overlay(vm: Machine, seen: state.Observation, name: str | None, what: str) 
     _require_qcow2(vm, disk, what)
     if not seen.is_live:
         diskwork.require_ready(vm, disk)
-    if not chain.base_of(disk.path):
+    if not chain.below(vm, disk.path, disk.format):
         raise UsageError(f"disk {what}: {disk.id}, {disk.name}, stands on no other image", machine=vm.name)
     return disk

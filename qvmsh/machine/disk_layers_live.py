@@ -18,11 +18,11 @@ import os
 from qvmsh.errors import QmpError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
-from qvmsh.machine import diskwork, saved, snapshots, state, tools
+from qvmsh.machine import chain, diskwork, saved, snapshots, state
 from qvmsh.machine.snapshot_store import Live
 from qvmsh.machine.unfinished import Journal, layer, remove_layer
 from qvmsh.machine.volumes import file_of
-from qvmsh.qemu import image, imagecheck, qmp
+from qvmsh.qemu import image, qmp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,9 +92,9 @@ def flatten(vm: Machine, seen: state.Observation, disk: Volume) -> None:
         one = Live(vm, [each for each in disks if each.node == disk.node], store.exchange)
         journal = Journal(one, "rebase", disk.id, was_running=False, has_memory=False)
         with vm.io.stage(f"rebasing {disk.name}"), journal:
-            header = image.header(disk.path)
-            below = imagecheck.backing_format(tools.qemu_img(vm), disk.path)
-            journal.write(backing=header.backing, backing_format=below)
+            top, below = chain.layers(disk.path, "qcow2", vm.name, vm.directory)[:2]
+            assert top.header is not None
+            journal.write(backing=top.header.backing, backing_format=below.format)
             words = {"job-id": STREAM, "device": disk.node, "auto-dismiss": False}
             store.jobs.execute("block-stream", words)
             store.jobs.finish(STREAM, "block-stream")
@@ -170,8 +170,8 @@ def _new_layer(vm: Machine, path: str) -> None:
 
     The base is not looked for (`-u`): QEMU finds a relative name beside the link, if the disk is one.
     """
-    header, place = image.header(path), layer(path)
-    kind = imagecheck.backing_format(tools.qemu_img(vm), path)
+    header, place = image.header(path, "qcow2"), layer(path)
+    kind = chain.layers(path, "qcow2", vm.name, vm.directory)[1].format
     host_files.remove(place)
     words = ["create", "-q", "-u", "-f", "qcow2", "-F", kind, "-b", header.backing, place]
     words.append(str(header.size_bytes))

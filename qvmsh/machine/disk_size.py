@@ -56,7 +56,8 @@ def resize(vm: Machine, name: str, wanted: str | None, *, is_shrinking: bool) ->
             disk, wanted = _only(vm, found, name), name
         else:
             disk = diskwork.one(vm, found, name)
-        image.require(disk.path, vm.name, hint="put it back")
+        image.require(disk.path, vm.name, hint="put it back", kind=disk.format)
+        chain.below(vm, disk.path, disk.format)
         before = image.virtual_bytes(tools.qemu_img(vm), disk.path, disk.format)
         after = bytes_of(wanted, before)
         if after == before:
@@ -206,7 +207,7 @@ def _compact(vm: Machine, disk: Volume) -> str:
     diskwork.require_ready(vm, disk)
     if disk.format != "qcow2":
         return f"{disk.format} is left as it is"
-    found, program = image.header(disk.path), tools.qemu_img(vm)
+    found, program = image.header(disk.path, disk.format), tools.qemu_img(vm)
     if found.has_data_file:
         return "left as it is: its data is in another file; trim while the machine is on"
     place = os.path.realpath(disk.path)

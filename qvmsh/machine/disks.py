@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass
+from itertools import pairwise
 
 from qvmsh.config import devices
 from qvmsh.config.words import quote
@@ -148,8 +149,8 @@ def require_further(vm: Machine, disk: Further) -> None:
         ImageError: it cannot; see `require`.
     """
     kind = disk.line.driver
-    found = image.require(disk.path, vm.name, hint=_missing_hint(disk), name=disk.name)
-    if not disk.line.format and found.format == "qcow2" != kind:
+    found = image.require(disk.path, vm.name, hint=_missing_hint(disk), name=disk.name, kind=kind)
+    if not disk.line.format and kind == "raw" and image.header(disk.path).format == "qcow2":
         raise ImageError(
             f"{disk.name} looks like qcow2, but its name does not say so, and VM_DISKS neither",
             machine=vm.name,
@@ -161,32 +162,43 @@ def require_further(vm: Machine, disk: Further) -> None:
             machine=vm.name,
             hint=f"`qemu-img convert -O qcow2 {_typed(disk)} NEW` converts it, or write {disk.name}:raw",
         )
-    if not disk.line.is_read_only and not os.access(disk.path, os.W_OK):
+    is_cd = disk.name.lower().endswith(".iso") and not disk.line.format and not disk.line.is_read_only
+    if is_cd and image.is_iso(disk.path):
         raise ImageError(
-            f"you cannot write to {disk.name}",
+            f"{disk.name} is a CD (ISO 9660), not a disk that a guest could write to",
             machine=vm.name,
-            hint=f"write {disk.name}:{kind}:ro in VM_DISKS for a disk that the guest only reads",
+            hint=f"`qvm config VM_CDROM={_typed(disk)}` puts it into the CD drive; in VM_DISKS write "
+            f"{disk.name}:raw:ro",
         )
-    require_chain(vm, disk.path, disk.name, found)
+    if not disk.line.is_read_only and not os.access(disk.path, os.W_OK):
+        hint = f"write {disk.name}:{kind}:ro in VM_DISKS for a disk that the guest only reads"
+        raise unwritable(vm, disk.name, disk.path, hint)
+    require_chain(vm, disk.path, disk.name, kind)
 
 
-def require_chain(vm: Machine, path: str, name: str, found: image.Header) -> None:
+def unwritable(vm: Machine, name: str, path: str, hint: str) -> ImageError:
+    """The error for a disk that cannot be written to."""
+    if host_files.is_read_only(path):
+        what = f"{name} is on a read-only file system"
+        return ImageError(what, machine=vm.name, hint=f"{hint}; {host_files.READ_ONLY_HINT}")
+    return ImageError(f"you cannot write to {name}", machine=vm.name, hint=hint)
+
+
+def require_chain(vm: Machine, path: str, name: str, kind: str) -> None:
     """Make sure that all that an image stands on is there and whole.
 
     Raises:
-        ImageError: a backing file is missing or corrupt, or stands on the image itself.
+        ImageError: a backing file is missing; or see `chain.layers`.
     """
-    chain.below(vm, path)
-    while found.backing:
-        below = image.backing_path(path, found.backing)
-        if not os.path.exists(below):
+    layers = chain.layers(path, kind, vm.name, vm.directory)
+    for above, layer in pairwise(layers):
+        if layer.header is None and above.header is not None:
+            name = name if above is layers[0] else os.path.basename(above.path)
             raise ImageError(
-                f"{name} is orphaned: what it stands on, {found.backing}, is not there",
+                f"{name} is orphaned: what it stands on, {above.header.backing}, is not there",
                 machine=vm.name,
                 hint="put that file back; the overlay is of no use without it",
             )
-        path, found = below, image.require(below, vm.name, hint="put that file back")
-        name = os.path.basename(path)
 
 
 def _missing_hint(disk: Further) -> str:
@@ -204,11 +216,12 @@ def _typed(disk: Further) -> str:
 
 def _require_file(vm: Machine, variable: str, path: str) -> None:
     try:
-        with open(path, "rb"):
+        with image.opened(path):
             return
-    except OSError as error:
+    except (OSError, ImageError) as error:
+        why = error.what if isinstance(error, ImageError) else error.strerror
         raise ImageError(
-            f"{variable}: cannot read {vm.settings.text(variable)}: {error.strerror}",
+            f"{variable}: cannot read {vm.settings.text(variable)}: {why}",
             machine=vm.name,
             hint=f"put the file there, or correct {variable}",
         ) from None
@@ -218,8 +231,8 @@ def _require_variables(vm: Machine, found: Firmware, path: str) -> None:
     """The variables must be whole, and made for this firmware's flash chip."""
     name = os.path.basename(path)
     hint = "move it away: the next start makes a fresh one, with the firmware's boot entries set anew"
-    header = image.require(path, vm.name, hint=hint)
-    wanted = image.header(found.template).size_bytes
+    header = image.require(path, vm.name, hint=hint, kind="qcow2")
+    wanted = image.header(found.template, found.template_format).size_bytes
     if header.format != "qcow2" or header.size_bytes != wanted:
         raise ImageError(
             f"{name} does not fit the firmware {found.code}: it is {header.format} of {header.size_bytes} "
@@ -227,7 +240,7 @@ def _require_variables(vm: Machine, found: Firmware, path: str) -> None:
             machine=vm.name,
             hint=hint,
         )
-    require_chain(vm, path, name, header)
+    require_chain(vm, path, name, "qcow2")
 
 
 # Preparing
@@ -330,9 +343,22 @@ def flash_argument(vm: Machine, supplies: Supplies, replaced: Mapping[str, str])
 
 
 def shown(vm: Machine, path: str) -> str:
-    """A path as QEMU gets it: from the machine's directory, where it works, if it lies inside."""
+    """A path as QEMU gets it: from the machine's directory, where it works, if it lies inside.
+
+    Raises:
+        ImageError: QEMU cannot be told of it: it takes only UTF-8.
+    """
     inside = os.path.relpath(path, vm.directory)
-    return path if inside.startswith("..") else os.path.join(".", inside)
+    name = path if inside.startswith("..") else os.path.join(".", inside)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ImageError(
+            f"QEMU cannot open {name}: that name is not UTF-8",
+            machine=vm.name,
+            hint="rename the file or its folder; or name a link to it",
+        ) from None
+    return name
 
 
 def protocol(path: str) -> str:

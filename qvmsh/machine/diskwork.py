@@ -103,10 +103,10 @@ def require_off(vm: Machine, seen: state.Observation, what: str) -> None:
 
 
 def require_ready(vm: Machine, disk: Volume) -> None:
-    """Refuse a disk that is missing, damaged, or open in another process."""
-    image.require(disk.path, vm.name, hint="put it back, or correct the configuration")
-    chain.below(vm, disk.path)
-    image.require_unused(tools.qemu_img(vm), disk.path, vm.name)
+    """Refuse a disk that is missing, damaged, or open in another process, or names what it may not name."""
+    image.require(disk.path, vm.name, hint="put it back, or correct the configuration", kind=disk.format)
+    chain.below(vm, disk.path, disk.format)
+    image.require_unused(disk.path, vm.name)
 
 
 def listing(vm: Machine) -> Disks:
@@ -120,11 +120,11 @@ def listing(vm: Machine) -> Disks:
             "source": each.source, "problem": "", "users": [],
         }  # fmt: skip
         try:
-            image.require(each.path, vm.name, hint="")
-            row["size_bytes"] = image.virtual_bytes(tools.qemu_img(vm), each.path, each.format)
+            image.require(each.path, vm.name, hint="", kind=each.format)
             row["used_bytes"] = used_bytes(each)
-            row["snapshots"] = len(chain.snapshots_in(each.path))
-            row["chain"] = chain.below(vm, each.path)
+            row["snapshots"] = len(chain.snapshots_in(each.path, each.format))
+            row["chain"] = chain.below(vm, each.path, each.format)
+            row["size_bytes"] = image.virtual_bytes(tools.qemu_img(vm), each.path, each.format)
             if row["chain"] and not os.path.exists(row["chain"][-1]):
                 row["problem"] = f"orphaned: {os.path.basename(row['chain'][-1])} is not there"
             row["users"] = image.users(each.path)
@@ -137,7 +137,7 @@ def listing(vm: Machine) -> Disks:
 def run(vm: Machine, words: list[str], what: str, after: str = "") -> None:
     """Run qemu-img on a disk of the machine."""
     try:
-        image.run(tools.qemu_img(vm), words, what=what)
+        image.run(tools.qemu_img(vm), words, cwd=vm.directory, what=what)
     except ImageError as error:
         error.machine = vm.name
         error.details = (*error.details, after) if after else error.details

@@ -13,9 +13,8 @@ import stat
 from dataclasses import dataclass, replace
 
 from qvmsh.errors import ImageError
-from qvmsh.machine import disks, hardware, tools, volumes
+from qvmsh.machine import chain, disks, hardware, volumes
 from qvmsh.machine.hardware import Launch
-from qvmsh.qemu import imagecheck
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -138,7 +137,9 @@ def below(vm: Machine, drive: Drive) -> list[tuple[str, str]]:
     Raises:
         ImageError: one of them is missing.
     """
-    layers = imagecheck.chain(tools.qemu_img(vm), drive.path, drive.format)
+    layers = chain.layers(drive.path, drive.format, vm.name, vm.directory)
+    if layers[-1].header is None:
+        raise ImageError(f"cannot read {drive.name}: {layers[-1].path} is not there", machine=vm.name)
     return [(layer.path, layer.format) for layer in layers[1:]]
 
 

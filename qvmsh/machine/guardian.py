@@ -44,7 +44,7 @@ class Guardian:
 
     def __enter__(self) -> Guardian:
         order = json.dumps({"directory": self.vm.directory, "overrides": self.vm.overrides})
-        words = [sys.executable, "-P", "-m", "qvmsh.machine.guardian", order]
+        words = [sys.executable, "-X", "utf8", "-P", "-m", "qvmsh.machine.guardian", order]
         package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         paths = [package, os.environ.get("PYTHONPATH", "")]
         reader, self._pipe = os.pipe()

@@ -117,7 +117,10 @@ def hardware(
     by_hand = tuple(settings.words("VM_QEMU_ARGS")) or None
     network = _network(vm, platform, ssh_port, order.get("network"))
     own = Disk(
-        os.path.join(".", image), image_format(vm, image), settings.text("VM_DISK_BUS"), boot=order.get(MAIN)
+        disks.shown(vm, os.path.join(vm.directory, image)),
+        image_format(vm, image),
+        settings.text("VM_DISK_BUS"),
+        boot=order.get(MAIN),
     )
     vnc = settings.text("VM_QEMU_VNC") or None
     display = _display(vm, launch, vnc)
@@ -275,15 +278,15 @@ def require_disk(vm: Machine, launch: Launch) -> str:
 
     name = disk_name(vm, base_only=launch.base_only)
     path = os.path.join(vm.directory, name)
-    found = image.require(path, vm.name, hint=_missing_hint(vm))
     wanted = image_format(vm, name)
+    found = image.require(path, vm.name, hint=_missing_hint(vm), kind=wanted)
     if found.format != wanted and "qcow2" in (found.format, wanted):
         raise ImageError(
             f"{name} is in format {found.format}, the configuration says {wanted}",
             machine=vm.name,
             hint=f"`qemu-img convert -O {wanted} {name} NEW` converts it, or set VM_FMT={found.format}",
         )
-    disks.require_chain(vm, path, name, found)
+    disks.require_chain(vm, path, name, wanted)
     return name
 
 

@@ -14,7 +14,7 @@ import os
 
 from qvmsh.errors import ImageError, QvmError, StateError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import chain, launch, state, tools
+from qvmsh.machine import chain, launch, seed, state, tools
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False
@@ -63,14 +63,17 @@ def init(vm: Machine, *, clobber_base: bool, clobber_overlay: bool, is_dry: bool
             )
         steps = _plan(vm, layers, clobber_base, clobber_overlay)
         for path in (layers.base, layers.overlay):
-            image.require_unused(tools.qemu_img(vm), path, vm.name)
+            image.require_unused(path, vm.name)
         if "base" in steps:
             chain.require_writable(vm, layers.base, "replace", besides=layers.overlay, is_given_up=True)
         chain.require_writable(vm, layers.overlay, "replace")
+        found = seed.judged(layers.seed, layers.format, vm.name) if "base" in steps else []
+        if not found:  # qemu-img opens it with all that it is backed by
+            chain.below(vm, layers.base, layers.format)
         remove_parts(vm)
         if not is_dry:
-            if "base" in steps:
-                _make_base(vm, layers, replace_overlay="overlay" in steps)
+            if found:
+                _make_base(vm, layers, found, replace_overlay="overlay" in steps)
             make_overlay(vm, layers)
             host_files.remove(vm.files.known_hosts)  # a guest that was set up anew has a new host key
     return [_describe(step, layers) for step in steps]
@@ -113,7 +116,7 @@ def _plan(vm: Machine, layers: Layers, clobber_base: bool, clobber_overlay: bool
             machine=vm.name,
             hint="put the image of an installed system there, or `qvm create NAME --image FILE`",
         )
-    found = image.require(layers.seed, vm.name, hint="")
+    found = image.require(layers.seed, vm.name, hint="", kind=layers.format)
     if layers.format == "qcow2" and found.format != "qcow2":
         name = os.path.basename(layers.seed)
         raise ImageError(
@@ -131,18 +134,17 @@ def _describe(step: str, layers: Layers) -> str:
     return f"{overlay}: empty, on {base}"
 
 
-def _make_base(vm: Machine, layers: Layers, *, replace_overlay: bool) -> None:
+def _make_base(vm: Machine, layers: Layers, found: list[chain.Layer], *, replace_overlay: bool) -> None:
     """Copy seed to base. The overlay goes first: it would be silently wrong on another base."""
     part = layers.base + ".part"
-    with vm.io.stage(f"copying {os.path.basename(layers.seed)}"):
-        try:
-            host_files.copy(layers.seed, part, vm.io.checkpoint)
-        except OSError as error:
-            raise QvmError(
-                f"cannot copy {os.path.basename(layers.seed)}: {error.strerror}",
-                machine=vm.name,
-                hint="nothing was changed",
-            ) from error
+    try:
+        seed.copy(found, part, layers.format, vm.name, vm.io, tools.qemu_img(vm))
+    except OSError as error:
+        raise QvmError(
+            f"cannot copy {os.path.basename(layers.seed)}: {error.strerror}",
+            machine=vm.name,
+            hint="nothing was changed",
+        ) from error
     if replace_overlay:
         host_files.remove(layers.overlay)
         host_files.sync_folder(vm.directory)
@@ -195,6 +197,7 @@ def require_writable_base(vm: Machine, *, force: bool) -> None:
     if force:
         return
     program = tools.qemu_img(vm)
+    chain.below(vm, overlay, "qcow2")
     if os.path.exists(overlay) and image.has_data(program, overlay):
         raise ImageError(
             f"{os.path.basename(overlay)} holds data that stands on the base: "

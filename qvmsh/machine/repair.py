@@ -11,6 +11,7 @@ in order is not told, so a second call tells nothing.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 
@@ -18,13 +19,13 @@ from qvmsh.errors import LockedError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process, sockets
 from qvmsh.machine import (
+    chain,
     diskwork,
     guardian,
     interrupted,
     launch,
     making,
     state,
-    tools,
     unfinished,
     volumes,
 )
@@ -67,7 +68,10 @@ def repair(vm: Machine | None, environ: Mapping[str, str]) -> list[Mend]:
             done.append(Mend("work", LEFT, what, "try again when it has ended"))
         except OSError as error:
             what = f"nothing of the machine was mended: {error.filename}: {error.strerror}"
-            done.append(Mend("rights", LEFT, what, "ask as the user whose machine it is"))
+            hint = "ask as the user whose machine it is"
+            if error.errno == errno.EROFS:
+                hint = host_files.READ_ONLY_HINT
+            done.append(Mend("rights", LEFT, what, hint))
     done += _stale_folders(environ)
     done += [Mend("leftovers", MENDED, line) for line in making.sweep(environ)]
     return done
@@ -204,21 +208,22 @@ def _is_ours(name: str) -> bool:
 def _images(vm: Machine) -> Iterator[Mend]:
     """An image whose tables qemu-img or QEMU was killed at: they are counted anew, as at the next start."""
     try:
-        dirty = [each for each in volumes.written(volumes.configured(vm)) if _is_dirty(each.path)]
+        found = [each for each in volumes.written(volumes.configured(vm)) if each.format == "qcow2"]
+        dirty = [each for each in found if _is_dirty(vm, each.path)]
     except QvmError:  # the configuration's problems are told elsewhere
         return
     for disk in dirty:
-        if disk.format == "qcow2":
-            image.require_unused(tools.qemu_img(vm), disk.path, vm.name)
-            words = ["check", "-q", "-f", "qcow2", "-r", "all", image.safe_name(disk.path)]
-            diskwork.run(vm, words, f"mend {disk.name}")
-            what = f"{disk.name} was not closed in order: its tables are counted anew, its data is the same"
-            yield Mend("images", MENDED, what)
+        image.require_unused(disk.path, vm.name)
+        words = ["check", "-q", "-f", "qcow2", "-r", "all", image.safe_name(disk.path)]
+        diskwork.run(vm, words, f"mend {disk.name}")
+        what = f"{disk.name} was not closed in order: its tables are counted anew, its data is the same"
+        yield Mend("images", MENDED, what)
 
 
-def _is_dirty(path: str) -> bool:
+def _is_dirty(vm: Machine, path: str) -> bool:
     try:
-        return image.header(path).is_dirty
+        header = chain.layers(path, "qcow2", vm.name, vm.directory)[0].header
+        return header is not None and header.is_dirty
     except (OSError, QvmError):  # told elsewhere
         return False
 

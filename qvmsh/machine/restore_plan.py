@@ -131,7 +131,7 @@ def _layers(vm: Machine, archive: Archive, part: Part, top: str, plan: Plan) -> 
     places = [Place(top, top + NEW)]
     stored = archive.layers.get(part.role, [])
     names = stored_names = [os.path.join(vm.directory, each) for each in layer_names(vm, archive, part.role)]
-    there = _chain(top)
+    there = _chain(vm, top, part.format)
     if len(there) == len(stored):
         names = [
             now if is_inside(vm, now) or _is_unchanged(now, layer) else _fresh(name)
@@ -180,14 +180,12 @@ def _fresh(path: str, known: Container[str] = ()) -> str:
     return found
 
 
-def _chain(path: str) -> list[str]:
-    """What an image stands on, as far as it is there."""
-    found: list[str] = []
-    below = chain.base_of(path) if os.path.exists(path) else ""
-    while below and below not in found:
-        found.append(below)
-        below = chain.base_of(below) if os.path.exists(below) else ""
-    return found
+def _chain(vm: Machine, path: str, kind: str) -> list[str]:
+    """What an image stands on, as far as it is there and may be read."""
+    try:
+        return chain.below(vm, path, kind) if os.path.exists(path) else []
+    except QvmError:
+        return []
 
 
 def real(vm: Machine, path: str) -> str:

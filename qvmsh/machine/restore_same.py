@@ -61,7 +61,7 @@ def same(vm: Machine, shelf: Shelf, archive: Archive, point: Point, *, is_forced
             )  # fmt: skip
         plan = plan_of(vm, archive, point)
         for path in plan.made():
-            image.require_unused(tools.qemu_img(vm), path, vm.name)
+            image.require_unused(path, vm.name)
         require_nobody_above(vm, plan)
         require_leave(vm, shelf, plan, is_forced=is_forced)
         pairs = _pairs(vm, plan.made())

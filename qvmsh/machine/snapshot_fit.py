@@ -133,7 +133,8 @@ def base_doubts(volumes: Sequence[Volume], entry: Mapping[str, Any] | None) -> l
                 f"the base {name} of {each.id} has the size and the date of then, but something was done to "
                 "the file since: its content was not compared"
             )
-        if chain.base_of(chain.base_of(each.path)):
+        kind = image.header(each.path, each.format).backing_format
+        if chain.base_of(chain.base_of(each.path, each.format), kind):
             found.append(
                 f"the base {name} of {each.id} is backed by another image: whether that was written to "
                 "since is not known"
@@ -149,7 +150,7 @@ def _bases(
         base = row.get("base") or None
         if base is None:
             continue
-        file = chain.base_of(each.path)
+        file = chain.base_of(each.path, each.format)
         try:
             yield each, base, chain.print_of(file), os.path.basename(file)
         except OSError:

@@ -20,7 +20,7 @@ from qvmsh.config.words import quote
 from qvmsh.errors import ImageError, QmpError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
-from qvmsh.machine import chain, snapshot_fit, tools
+from qvmsh.machine import chain, disks, snapshot_fit, tools
 from qvmsh.machine.progress import Watch
 from qvmsh.qemu import image
 from qvmsh.qemu.jobs import Jobs
@@ -48,7 +48,7 @@ class Store(ABC):
 
     def every(self, volume: Volume) -> list[Snapshot]:
         """The snapshots of one disk, in the order of its table."""
-        return chain.snapshots_in(volume.path)
+        return chain.snapshots_in(volume.path, volume.format)
 
     def tags(self, volume: Volume) -> dict[str, Snapshot]:
         """The snapshots of one disk by name; of two with one name QEMU takes the first."""
@@ -127,21 +127,21 @@ class Images(Store):
     def bitmaps(self) -> int:
         count = 0
         for each in self.volumes:
-            words = ["info", "--output=json", image.safe_name(each.path)]
-            told = json.loads(self._run(words, f"read {each.name}"))
+            words = ["info", "-f", each.format, "--output=json", image.safe_name(each.path)]
+            told = json.loads(self._run(each, words, f"read {each.name}"))
             data = told.get("format-specific", {}).get("data", {})
             for bitmap in data.get("bitmaps", ()):
-                words = ["bitmap", "--remove", image.safe_name(each.path), bitmap["name"]]
-                self._run(words, f"remove a bitmap of {each.name}")
+                words = ["bitmap", "--remove", "-f", each.format, image.safe_name(each.path), bitmap["name"]]
+                self._run(each, words, f"remove a bitmap of {each.name}")
                 count += 1
         return count
 
     def mend_leaks(self) -> None:
         """Give back what a killed QEMU had allocated and not yet used."""
         for each in self.volumes:
-            words = ["check", "-q", "-r", "leaks", image.safe_name(each.path)]
+            words = ["check", "-q", "-f", each.format, "-r", "leaks", image.safe_name(each.path)]
             try:
-                self._run(words, f"check {each.name}")
+                self._run(each, words, f"check {each.name}")
             except ImageError as error:
                 self.vm.io.warn(f"{self.vm.name}: {error.what}: {'; '.join(error.details)}")
 
@@ -152,20 +152,20 @@ class Images(Store):
             ImageError: with who it is.
         """
         for each in self.volumes:
-            image.require(each.path, self.vm.name, hint="put it back, or correct the configuration")
-            image.require_unused(tools.qemu_img(self.vm), each.path, self.vm.name)
+            hint = "put it back, or correct the configuration"
+            image.require(each.path, self.vm.name, hint=hint, kind=each.format)
+            image.require_unused(each.path, self.vm.name)
             if not os.access(each.path, os.W_OK):
-                raise ImageError(
-                    f"you cannot write to {each.name}", machine=self.vm.name, hint="ask as its owner"
-                )
+                raise disks.unwritable(self.vm, each.name, each.path, "ask as its owner")
 
-    def _run(self, words: list[str], what: str) -> str:
-        return image.run(tools.qemu_img(self.vm), words, what=what)
+    def _run(self, volume: Volume, words: list[str], what: str) -> str:
+        chain.below(self.vm, volume.path, volume.format)  # qemu-img opens all of it
+        return image.run(tools.qemu_img(self.vm), words, cwd=self.vm.directory, what=what)
 
     def _snapshot(self, volume: Volume, option: str, tag: str, what: str) -> None:
         self.vm.io.checkpoint()
         try:
-            self._run(["snapshot", option, tag, image.safe_name(volume.path)], what)
+            self._run(volume, ["snapshot", option, tag, image.safe_name(volume.path)], what)
         except ImageError as error:
             error.machine = self.vm.name
             if any("lock" in line for line in error.details):

@@ -91,6 +91,7 @@ def _on_all(there: list[Volume], on: dict[str, Snapshot], entry: dict[str, Any] 
 def _damage(vm: Machine, disk: Volume) -> list[str]:
     """What is wrong with an image itself."""
     try:
+        chain.below(vm, disk.path, disk.format)
         with vm.io.stage(f"checking {disk.name}"):
             sound = imagecheck.check(tools.qemu_img(vm), disk.path, disk.format)
     except QvmError as error:
@@ -102,7 +103,7 @@ def _damage(vm: Machine, disk: Volume) -> list[str]:
 
 def _unread(disk: Volume, snapshot: Snapshot) -> list[str]:
     """That a part of it could not be read: the disk was made smaller since."""
-    now = image.header(disk.path).size_bytes
+    now = image.header(disk.path, disk.format).size_bytes
     if snapshot.disk_bytes <= now:
         return []
     return [
@@ -116,7 +117,7 @@ def _unreadable(vm: Machine, disk: Volume, snapshot: Snapshot, *, is_on: bool) -
 
     qemu-img reads as much of it as the disk has now, behind its end zeros.
     """
-    size = image.header(disk.path).size_bytes
+    size = image.header(disk.path, disk.format).size_bytes
     words = [
         "convert",
         *(["-U"] if is_on else []),
@@ -128,10 +129,11 @@ def _unreadable(vm: Machine, disk: Volume, snapshot: Snapshot, *, is_on: bool) -
     ]
     words += ["--target-image-opts", image.safe_name(disk.path), f"driver=null-co,size={size}"]
     try:
+        chain.below(vm, disk.path, disk.format)
         with vm.io.stage(f"reading {snapshot.name} on {disk.id}"):
             image.run(tools.qemu_img(vm), words, what=f"read it on {disk.id}")
     except QvmError as error:
-        if snapshot not in chain.snapshots_in(disk.path):  # removed in the meantime
+        if snapshot not in chain.snapshots_in(disk.path, disk.format):  # removed in the meantime
             return [f"it has gone from {disk.id} while it was read"]
         return [f"it cannot be read on {disk.id}: {'; '.join(error.details) or error.what}"]
     return []

@@ -71,7 +71,7 @@ def sets_by_name(vm: Machine, disks: list[Volume]) -> dict[str, list[dict[str, S
     found: dict[str, list[dict[str, Snapshot]]] = {}
     for disk in disks:
         try:
-            there = chain.snapshots_in(disk.path)
+            there = chain.snapshots_in(disk.path, disk.format)
         except ImageError as error:
             error.machine = vm.name
             raise
@@ -95,7 +95,7 @@ def _row_of_disk(disk: Volume) -> dict[str, Any]:
     used = virtual = 0
     problem = ""
     try:
-        used, virtual = os.stat(disk.path).st_blocks * 512, image.header(disk.path).size_bytes
+        used, virtual = os.stat(disk.path).st_blocks * 512, image.header(disk.path, disk.format).size_bytes
     except FileNotFoundError:
         problem = "it is not there"
     except OSError as error:

@@ -294,7 +294,7 @@ def _unsettled(vm: Machine, data: dict[str, Any], error: QvmError | OSError) -> 
 
 def _has(path: str, tag: str) -> bool:
     try:
-        return any(each.name in (tag, tag + saved.NEW) for each in chain.snapshots_in(path))
+        return any(each.name in (tag, tag + saved.NEW) for each in chain.snapshots_in(path, "qcow2"))
     except QvmError:
         return True
 
@@ -515,7 +515,7 @@ def _block_job(store: Store, data: dict[str, Any]) -> str:
     outcome = "is over: what the disk holds is the same"
     for each in store.volumes:
         remove_layer(store.vm, each.path)
-        if "backing" in data and image.header(each.path).backing != data["backing"]:
+        if "backing" in data and image.header(each.path, each.format).backing != data["backing"]:
             below = ["-F", data["backing_format"]] if data["backing"] else []
             words = ["rebase", "-u", "-f", "qcow2", *below, "-b", data["backing"], image.safe_name(each.path)]
             what = f"put {each.name} back on what it stood on"

@@ -64,9 +64,10 @@ def _in_images(vm: Machine) -> Found:
     from qvmsh.machine import hardware, tools
     from qvmsh.qemu import image
 
-    path = os.path.join(vm.directory, hardware.disk_name(vm))
-    if not os.path.exists(path) or not image.header(path).snapshots:
+    name = hardware.disk_name(vm)
+    path, kind = os.path.join(vm.directory, name), hardware.image_format(vm, name)
+    if not os.path.exists(path) or not image.header(path, kind).snapshots:
         return []
-    words = ["info", "-U", "--output=json", image.safe_name(path)]
+    words = ["info", "-U", "-f", kind, "--output=json", image.safe_name(path)]
     found = qmp.loads(image.run(tools.qemu_img(vm), words, what="read the snapshots"))
     return snapshot_rows(found.get("snapshots", []))

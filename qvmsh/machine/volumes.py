@@ -15,7 +15,7 @@ import os
 from dataclasses import dataclass
 
 from qvmsh.errors import QvmError
-from qvmsh.machine import disks, hardware, tools
+from qvmsh.machine import disks, hardware
 from qvmsh.machine.hardware import MAIN
 from qvmsh.qemu import drives, image
 from qvmsh.qemu.commandline import UEFI_VARIABLES
@@ -70,7 +70,7 @@ def configured(vm: Machine) -> list[Volume]:
         ]
     for drive in drives.drives([*settings.words("VM_QEMU_ARGS"), *settings.words("VM_QEMU_EXTRA")]):
         path = os.path.normpath(os.path.join(vm.directory, drive.file))
-        kind = drive.format or _guessed(vm, path)
+        kind = drive.format or _guessed(path)
         found.append(Volume(drive.id, path, kind, drive.is_read_only, drive.is_flash, source="words"))
     variables = "" if hardware.is_by_hand(vm) else disks.variables_path(vm)
     if variables and os.path.exists(variables):
@@ -132,10 +132,9 @@ def _rank(volume: Volume) -> int:
     return 2 if volume.is_flash else 1
 
 
-def _guessed(vm: Machine, path: str) -> str:
+def _guessed(path: str) -> str:
     """The format of a file of which the user's words leave that to QEMU."""
     try:
-        found = image.header(path).format
-        return found if found != "raw" else str(image.told(tools.qemu_img(vm), path, "")["format"])
+        return image.header(path).format
     except (OSError, QvmError):  # missing, or cut off: whoever uses it says so
         return "raw"

@@ -12,42 +12,57 @@ from __future__ import annotations
 import os
 import struct
 
-from qvmsh.errors import ImageError, QvmError
+from qvmsh.errors import ImageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from typing import Any
+    from typing import IO, Any
 
 
 _FIXED = ">4sIQIIQIIQQIIQ"  # magic ... snapshots offset: the 72 bytes that every version has
 _INCOMPATIBLE_DIRTY, _INCOMPATIBLE_CORRUPT, _INCOMPATIBLE_DATA_FILE = 1, 2, 4
-_HEAD_BYTES = 4096  # what is read at once: the header, and its extensions
-_BACKING_FORMAT = 0xE2792ACA
+_HEAD_BYTES = 4096  # what is read at once
+_BACKING_FORMAT, _DATA_FILE = 0xE2792ACA, 0x44415441
+_MOST_CLUSTER_BITS = 21
 _DESCRIPTOR_BYTES = 1 << 16
+_WRITER_LOCKS = (101, 103, 200)  # writes, resizes, lets nobody read
+_MAGICS = (
+    (0, rb"QFI\xfb", "qcow2"),
+    (0, rb"QED\0", "qed"),
+    (0, rb"KDMV|COWD|# Disk DescriptorFile|(#[^\n]*\n| +\r?\n)*version=[123]\r?\n", "vmdk"),
+    (0, rb"vhdxfile", "vhdx"),
+    (0, rb"conectix", "vpc"),
+    (64, rb"\x7f\x10\xda\xbe", "vdi"),
+    (0, rb"WithoutFreeSpace|WithouFreSpacExt", "parallels"),
+    (0, rb"LUKS\xba\xbe", "luks"),
+)
+"""By what QEMU takes a file for an image of that format, where nobody says which it has."""
 
 
 class Header:
-    """What the first bytes of an image file say.
+    """What an image file says of itself.
 
     Args:
-        format: `qcow2`, its predecessor `qcow`, or `raw` for anything without such a header.
-        size_bytes: size of the virtual disk; of the file, where the format is `raw`.
+        format: `qcow2`, `raw` for anything without a header that is known here, ...
+        size_bytes: size of the virtual disk; of the file, where the format is neither `qcow2` nor `qcow`.
         backing: name of the backing file as it stands in the image, "" if there is none.
-        backing_format: of that file, as the image says; "" where it does not (`imagecheck.backing_format`).
+        backing_format: of that file, as the image says; "" where it does not.
         snapshots: number of internal snapshots.
         is_dirty: QEMU was ended while it worked on the tables; it mends them when it writes to it next.
         is_corrupt: QEMU marked the image as corrupt.
-        has_data_file: the guest's data is in another file, that this one names.
+        is_encrypted: it opens only with a key.
+        files: names of the other files that hold the guest's data: a data file, extents.
     """
 
     __slots__ = (
         "backing",
         "backing_format",
+        "files",
         "format",
-        "has_data_file",
         "is_corrupt",
         "is_dirty",
+        "is_encrypted",
         "size_bytes",
         "snapshots",
     )
@@ -60,8 +75,9 @@ class Header:
         snapshots: int = 0,
         is_dirty: bool = False,
         is_corrupt: bool = False,
-        has_data_file: bool = False,
+        is_encrypted: bool = False,
         backing_format: str = "",
+        files: tuple[str, ...] = (),
     ) -> None:
         self.format = kind
         self.size_bytes = size_bytes
@@ -70,88 +86,188 @@ class Header:
         self.snapshots = snapshots
         self.is_dirty = is_dirty
         self.is_corrupt = is_corrupt
-        self.has_data_file = has_data_file
+        self.is_encrypted = is_encrypted
+        self.files = files
+
+    @property
+    def has_data_file(self) -> bool:
+        """The guest's data is in another file, that this one names."""
+        return bool(self.files)
 
 
-def header(path: str) -> Header:
-    """Read the header of the image at `path`.
+def opened(path: str) -> IO[bytes]:
+    """Open an image for reading: a file or a block device, never something that could block.
+
+    Raises:
+        OSError: it cannot be opened.
+        ImageError: it is something else.
+    """
+    import stat
+
+    mode = os.stat(path).st_mode  # opening alone would act on some devices
+    for is_kind, kind in (
+        (stat.S_ISDIR, "a directory"),
+        (stat.S_ISFIFO, "a FIFO"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISCHR, "a character device"),
+    ):
+        if is_kind(mode):
+            raise ImageError(f"{os.path.basename(path)} is {kind}, not an image")
+    return open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+
+
+def header(path: str, kind: str = "") -> Header:
+    """Read the header of the image at `path`; nothing that it names is opened.
+
+    Args:
+        kind: the format that it is known to have: a guest may write any header into a raw disk.
+            "" for the one that its content looks like.
 
     Raises:
         OSError: it cannot be read.
-        ImageError: it begins like a qcow2 image but is cut off.
+        ImageError: its header is cut off, or it is not a file at all.
+
+    Source: QEMU docs/interop/qcow2.txt, qed_spec.txt; VMware's Virtual Disk Format 5.0.
     """
-    with open(path, "rb") as file:
+    import re
+
+    with opened(path) as file:
         data = file.read(_HEAD_BYTES)
-        if data[:4] != b"QFI\xfb":
-            return Header("raw", os.fstat(file.fileno()).st_size)
-        if len(data) < 72:
-            raise ImageError(f"{path} is cut off: it has {len(data)} bytes")
-        _, version, offset, length, _, size, _, _, _, _, _, snapshots, _ = struct.unpack(_FIXED, data[:72])
-        flags = struct.unpack(">Q", data[72:80])[0] if version >= 3 and len(data) >= 80 else 0
-        backing = b""
-        if offset and length:
-            file.seek(offset)
-            backing = file.read(min(length, 1023))
+        size_bytes = file.seek(0, os.SEEK_END)
+        looks = next((name for at, magic, name in _MAGICS if re.match(magic, data[at:])), "raw")
+        if "raw" in (kind, looks) and kind != "vmdk":
+            return Header("raw", size_bytes)
+        if looks == "qcow2":
+            return _qcow2(file, data, path)
+        if looks == "qed" and len(data) >= 64:
+            features = struct.unpack("<Q", data[16:24])[0]
+            offset, length = struct.unpack("<II", data[56:64])
+            name = _text(_at(file, offset, min(length, 1023))) if features & 1 else ""
+            return Header("qed", size_bytes, name)
+        if "vmdk" in (kind, looks):
+            return _vmdk(file, data, size_bytes, path)
+    return Header(looks, size_bytes, is_encrypted=looks == "luks")
+
+
+def _qcow2(file: IO[bytes], data: bytes, path: str) -> Header:
+    if len(data) < 72:
+        raise ImageError(
+            f"{os.path.basename(path)} is corrupt: it is cut off", hint="restore it from an archive"
+        )
+    _, version, offset, length, bits, size, crypt, _, _, _, _, snapshots, _ = struct.unpack(_FIXED, data[:72])
+    backing = _text(_at(file, offset, min(length, 1023))) if offset and length else ""
     if version == 1:  # what follows means something else there
-        return Header("qcow", size, os.fsdecode(backing))
+        return Header("qcow", size, backing, is_encrypted=data[36:40] != bytes(4))
+    flags = struct.unpack(">Q", data[72:80])[0] if version >= 3 and len(data) >= 80 else 0
+    extensions = _extensions(_at(file, 0, 1 << min(bits, _MOST_CLUSTER_BITS)), version)
     return Header(
         "qcow2",
         size,
-        os.fsdecode(backing),
+        backing,
         snapshots,
         is_dirty=bool(flags & _INCOMPATIBLE_DIRTY),
         is_corrupt=bool(flags & _INCOMPATIBLE_CORRUPT),
-        has_data_file=bool(flags & _INCOMPATIBLE_DATA_FILE),
-        backing_format=_backing_format(data, version) if backing else "",
+        is_encrypted=bool(crypt),
+        backing_format=extensions.get(_BACKING_FORMAT, "") if backing else "",
+        files=(extensions.get(_DATA_FILE, ""),) if flags & _INCOMPATIBLE_DATA_FILE else (),
     )
 
 
-def _backing_format(data: bytes, version: int) -> str:
-    """What the header extensions say of the backing file's format, "" where they do not."""
+def _at(file: IO[bytes], offset: int, count: int) -> bytes:
+    """Some of a file; nothing where the offset is not one."""
+    try:
+        return os.pread(file.fileno(), count, offset)
+    except (OSError, OverflowError):
+        return b""
+
+
+def _text(data: bytes) -> str:
+    """A name as QEMU reads it: up to the first NUL."""
+    return os.fsdecode(data.partition(b"\0")[0])
+
+
+def _extensions(data: bytes, version: int) -> dict[int, str]:
+    """The header extensions of a qcow2 image as text; of several of one kind QEMU takes the last."""
+    found = {}
     at = struct.unpack(">I", data[100:104])[0] if version >= 3 and len(data) >= 104 else 72
     while at + 8 <= len(data):
         kind, length = struct.unpack(">II", data[at : at + 8])
-        if kind == _BACKING_FORMAT:
-            return data[at + 8 : at + 8 + length].decode(errors="replace")
         if not kind:
             break
+        found[kind] = _text(data[at + 8 : at + 8 + length])
         at += 8 + -(-length // 8) * 8
-    return ""
+    return found
 
 
-def backing(path: str) -> str:
-    """Name of the backing file in an image of any format that QEMU gives one, "" if there is none.
+def _vmdk(file: IO[bytes], data: bytes, size_bytes: int, path: str) -> Header:
+    """A descriptor names the extents and the parent; it is a file of its own, or inside the one extent.
 
-    Raises:
-        OSError: it cannot be read.
-        ImageError: it begins like a qcow2 image but is cut off.
-
-    Source: QEMU docs/interop/qed_spec.txt; VMware's Virtual Disk Format 5.0.
+    What is inside counts only for the parent, unless that header says that its extent is empty.
     """
-    with open(path, "rb") as file:
-        data = file.read(_HEAD_BYTES)
-        if data[:4] == b"QED\0" and len(data) >= 64:
-            features, (offset, length) = (
-                struct.unpack("<Q", data[16:24])[0],
-                struct.unpack("<II", data[56:64]),
-            )
-            file.seek(offset)
-            return os.fsdecode(file.read(min(length, 1023))) if features & 1 else ""
-        if data[:4] == b"KDMV" and len(data) >= 44:
-            offset, length = struct.unpack("<QQ", data[28:44])
-            file.seek(offset * 512)
-            data = file.read(min(length * 512, _DESCRIPTOR_BYTES))
-        elif not data.startswith(b"# Disk DescriptorFile"):
-            return header(path).backing
     import re
 
-    found = re.search(rb'^parentFileNameHint="([^"\n]*)"', data, re.MULTILINE)
-    return os.fsdecode(found[1]) if found else ""
+    has_extents, offset, length = data[:4] != b"COWD", 0, -(-size_bytes // 512)
+    if data[:4] == b"KDMV" and len(data) >= 44:
+        capacity, _, offset, length = struct.unpack("<QQQQ", data[12:44])
+        has_extents = not capacity
+    if has_extents and length * 512 > _DESCRIPTOR_BYTES:
+        raise ImageError(f"{path} is not a vmdk image: its descriptor has {length * 512} bytes")
+    text = _at(file, offset * 512, _DESCRIPTOR_BYTES)
+    parent = re.search(rb'parentFileNameHint..([^"]*)"', text, re.DOTALL)
+    extents = re.findall(rb'^\s*RW\s+\S+\s+\S+\s+"([^"\r\n]*)', text, re.MULTILINE) if has_extents else []
+    return Header("vmdk", size_bytes, _text(parent[1]) if parent else "", files=tuple(map(_text, extents)))
 
 
-def backing_path(image: str, backing: str) -> str:
-    """The file that the backing name in `image` means (relative names stand beside the image)."""
-    return backing_files(image, backing)[0]
+def is_iso(path: str) -> bool:
+    """True if the image of a CD is in a file (ISO 9660)."""
+    with opened(path) as file:
+        return _at(file, 0x8001, 5) == b"CD001"
+
+
+def local_file(image: str, backing: str) -> tuple[str, str] | None:
+    """The one file of this host that the backing name in `image` means, and the format that it gives, if any.
+
+    None for whatever leads elsewhere: `nbd://...`, `fat:...`, JSON with more than a file in it.
+    """
+    if backing.startswith("json:"):
+        return _local_node(backing.removeprefix("json:"))
+    if backing.startswith("file:"):  # as with JSON a relative name would start where QEMU runs
+        name = backing.removeprefix("file:")
+        return (name, "") if os.path.isabs(name) else None
+    return None if ":" in backing.partition("/")[0] else (os.path.join(os.path.dirname(image), backing), "")
+
+
+def _local_node(words: str) -> tuple[str, str] | None:
+    rows: list[tuple[str, Any]] = []
+    left = [("", _json(words))]
+    while left:
+        key, value = left.pop()
+        if isinstance(value, dict):
+            left += [(f"{key}.{name}" if key else name, each) for name, each in value.items()]
+        elif value is not None and not isinstance(value, bool):
+            rows.append((key, value))
+    found = dict(rows)
+    name = next((key for key in found if key.endswith("filename")), "")
+    depth = name.count("file.")
+    drivers = ["file." * at + "driver" for at in range(depth + 1)]
+    if sorted(key for key, _ in rows) != sorted([name, *drivers]) or not os.path.isabs(str(found[name])):
+        return None
+    top, *between, protocol = [found[each] for each in drivers] if depth else ["", found["driver"]]
+    if protocol not in ("file", "host_device") or any(each != "raw" for each in between):
+        return None
+    return str(found[name]), str(top)
+
+
+def _json(words: str) -> Any:
+    """QEMU's JSON, which knows `'...'` too; None for what is not JSON."""
+    import json
+
+    for text in (words, words.replace("'", '"')):
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            pass
+    return None
 
 
 def backing_files(image: str, backing: str) -> list[str]:
@@ -299,28 +415,24 @@ def create_overlay(
 
 
 def has_data(program: str, path: str) -> bool:
-    """True if the image itself (without what it stands on) holds data or snapshots."""
+    """True if the qcow2 image itself (without what it stands on) holds data or snapshots."""
     from qvmsh.qemu.qmp import loads
 
     if header(path).snapshots:
         return True
-    text = run(
-        program, ["map", "-U", "--output=json", safe_name(path)], what=f"read {os.path.basename(path)}"
-    )
+    words = ["map", "-U", "-f", "qcow2", "--output=json", safe_name(path)]
+    text = run(program, words, cwd=os.path.dirname(path) or None, what=f"read {os.path.basename(path)}")
     return any(part["depth"] == 0 and part.get("data") for part in loads(text))
 
 
 def told(program: str, path: str, kind: str) -> dict[str, Any]:
-    """What qemu-img tells of an image in a format whose header qvm does not read.
-
-    Args:
-        kind: its format; "" for the one that QEMU takes it for by its content.
+    """What qemu-img tells of an image in a format of which qvm does not read the rest.
 
     Source: QEMU's QAPI, `ImageInfo`.
     """
     from qvmsh.qemu.qmp import loads
 
-    words = ["info", "-U", *(["-f", kind] if kind else []), "--output=json", safe_name(path)]
+    words = ["info", "-U", "-f", kind, "--output=json", safe_name(path)]
     found: dict[str, Any] = loads(run(program, words, what=f"read {os.path.basename(path)}"))
     return found
 
@@ -352,33 +464,19 @@ def options(found: dict[str, Any]) -> str:
 
 def virtual_bytes(program: str, path: str, kind: str) -> int:
     """The size of the disk that a guest sees."""
-    if kind == "qcow2":
-        return header(path).size_bytes
+    if kind in ("qcow2", "raw"):
+        return -(-header(path, kind).size_bytes // 512) * 512
     found: int = told(program, path, kind)["virtual-size"]
     return found
 
 
-def has_other_files(program: str, path: str, kind: str) -> bool:
+def has_other_files(path: str, kind: str) -> bool:
     """True if the guest's data is in files that this one names: a qcow2 data file, extents of a vmdk.
 
     A backing file counts as one too, but for qcow2: of other formats none is given another one.
     """
-    if kind in ("qcow2", "raw"):
-        return kind == "qcow2" and header(path).has_data_file
-    real = os.path.realpath(path)  # with which QEMU names the extents in full
-    found = told(program, real, kind)
-    if found.get("backing-filename"):
-        return True
-    extents = found.get("format-specific", {}).get("data", {}).get("extents", [])
-    return any(os.path.realpath(each["filename"]) != real for each in extents)
-
-
-def snapshots(program: str, path: str) -> list[str]:
-    """Names of the internal snapshots of an image that nobody has open."""
-    from qvmsh.qemu.qmp import loads
-
-    text = run(program, ["info", "--output=json", safe_name(path)], what=f"read {os.path.basename(path)}")
-    return [each["name"] for each in loads(text).get("snapshots", [])]
+    found = header(path, kind)
+    return bool(found.files or (found.backing and kind != "qcow2"))
 
 
 def remove_bitmaps(program: str, path: str, prefix: str = "") -> None:
@@ -438,41 +536,57 @@ def _user(pid: int) -> str:
     return f"machine {machine}, pid {pid}, since {since}"
 
 
-def require_unused(program: str, path: str, machine: str) -> None:
-    """Refuse an image that a QEMU has open, whoever started it; a missing one is fine.
+def require_unused(path: str, machine: str) -> None:
+    """Refuse an image that a QEMU writes to, whoever started it; a missing one is fine.
 
     Raises:
         ImageError: it is locked.
+
+    Source: QEMU block/file-posix.c: it locks byte 100 + N of what it may do, 200 + N of what no other may.
     """
-    if not os.path.exists(path):
-        return
+    from qvmsh.host import locks
+
     try:
-        run(program, ["info", safe_name(path)], what=f"look at {os.path.basename(path)}")
-    except ImageError as error:
-        if any("lock" in line for line in error.details):
-            raise in_use(path, machine) from None
+        is_locked = any(locks.holder(path, byte) is not None for byte in _WRITER_LOCKS)
+    except OSError:  # whoever uses it says so
+        return
+    if is_locked:
+        raise in_use(path, machine)
 
 
-def require(path: str, machine: str, *, hint: str, name: str = "") -> Header:
-    """The header of an image that must be there and whole.
+def require(path: str, machine: str, *, hint: str, name: str = "", kind: str = "") -> Header:
+    """The header of an image that must be there and whole, and that opens without a key.
 
     Args:
         name: what messages call it; its file name by default.
+        kind: as of `header`.
 
     Raises:
-        ImageError: it is missing, unreadable, cut off, or marked corrupt.
+        ImageError: it is missing, unreadable, empty, cut off, encrypted, or marked corrupt.
     """
     name = name or os.path.basename(path)
     try:
-        found = header(path)
+        found = header(path, kind)
     except FileNotFoundError:
         raise ImageError(f"{name} is not there", machine=machine, hint=hint) from None
     except OSError as error:
         raise ImageError(f"cannot read {name}: {error.strerror}", machine=machine) from error
-    except QvmError as error:
+    except ImageError as error:
+        error.machine = machine
+        raise
+    if found.format == "raw" and not found.size_bytes:
         raise ImageError(
-            f"{name} is corrupt: it is cut off", machine=machine, hint="restore it from an archive"
-        ) from error
+            f"{name} is empty: a file of 0 bytes is not a disk",
+            machine=machine,
+            hint="`qemu-img create -f qcow2 FILE 10G` makes an image of an empty disk",
+        )
+    if found.is_encrypted:
+        raise ImageError(
+            f"{name} is encrypted, and qvm has no way to give QEMU its key",
+            machine=machine,
+            hint="`qemu-img convert` with `--object secret,...` makes a copy without encryption; "
+            "encrypt inside the guest, or the host's file system",
+        )
     if found.is_corrupt:
         raise ImageError(
             f"{name} is marked as corrupt",

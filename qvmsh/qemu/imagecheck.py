@@ -1,19 +1,20 @@
-"""What qemu-img finds in an image: its chain of backing files, and whether its tables are sound.
+"""Whether the tables of an image are sound, by qemu-img.
 
-May import: `errors`, `qemu.image`, `qemu.qmp`; `subprocess` late.
+May import: `errors`, `qemu.programs`, `qemu.qmp`; `subprocess` late.
 
     check("/usr/bin/qemu-img", "demo-backing.qcow2").corruptions      # 0
 
-Both look without taking the image's lock (`-U`), so that they also work beside a running QEMU;
-but `check` of an image that is being written to finds errors that are none.
+It looks without taking the image's lock (`-U`), so that it also works beside a running QEMU;
+but of an image that is being written to it finds errors that are none.
 """
 
 from __future__ import annotations
 
 import json
+import os
 
 from qvmsh.errors import ImageError
-from qvmsh.qemu import image, programs
+from qvmsh.qemu import programs
 from qvmsh.qemu.qmp import loads
 
 TYPE_CHECKING = False
@@ -23,27 +24,6 @@ if TYPE_CHECKING:
 
 UNSUPPORTED = 63
 """Status of `qemu-img check` for a format that has nothing to check (raw). Source: qemu-img(1)."""
-
-
-class Layer:
-    """One image of a chain.
-
-    Args:
-        path: its file, as qemu-img names it.
-        format: `qcow2`, `raw`, ...
-        virtual_bytes: size of the disk that a guest sees.
-        used_bytes: room that the file takes on the host.
-        snapshots: number of internal snapshots.
-    """
-
-    __slots__ = ("format", "path", "snapshots", "used_bytes", "virtual_bytes")
-
-    def __init__(self, row: dict[str, Any]) -> None:
-        self.path: str = row["filename"]
-        self.format: str = row["format"]
-        self.virtual_bytes: int = row["virtual-size"]
-        self.used_bytes: int = row.get("actual-size", 0)
-        self.snapshots = len(row.get("snapshots", ()))
 
 
 class Soundness:
@@ -67,36 +47,14 @@ class Soundness:
         self.is_preallocated = is_preallocated
 
 
-def chain(program: str, path: str, kind: str) -> list[Layer]:
-    """The image and all that it stands on (`qemu-img info -U --backing-chain`).
-
-    Args:
-        program: qemu-img.
-        kind: format of the image; not guessed from what a guest may have written into it.
-
-    Raises:
-        ImageError: one of them is missing or cannot be read; qemu-img's words are the details.
-    """
-    words = ["info", "-U", "--output=json", "--backing-chain", "-f", kind, image.safe_name(path)]
-    return [Layer(row) for row in loads(image.run(program, words, what=f"read {path}"))]
-
-
-def backing_format(program: str, path: str) -> str:
-    """The format of what a qcow2 image stands on: as it says, else what QEMU takes that file for.
-
-    Raises:
-        ImageError: it does not say, and what it stands on is missing or cannot be read.
-    """
-    return image.header(path).backing_format or chain(program, path, "qcow2")[1].format
-
-
 def check(program: str, path: str, kind: str) -> Soundness | None:
     """Check an image's tables (`qemu-img check -U`); None for a format that has none.
 
     Raises:
         ImageError: it cannot be checked; qemu-img's words are the details.
     """
-    return _checked(program, ["-f", kind, image.safe_name(path)], path)
+    folder = os.path.dirname(path) or None  # a data file is looked for where qemu-img runs
+    return _checked(program, ["-f", kind, os.path.join(".", os.path.basename(path))], path, folder=folder)
 
 
 def check_alone(program: str, fd: int, kind: str, label: str) -> Soundness | None:
@@ -115,12 +73,14 @@ def check_alone(program: str, fd: int, kind: str, label: str) -> Soundness | Non
     return _checked(program, [f"json:{json.dumps(node)}"], label, fds=(fd,))
 
 
-def _checked(program: str, words: Sequence[str], label: str, fds: Sequence[int] = ()) -> Soundness | None:
+def _checked(
+    program: str, words: Sequence[str], label: str, fds: Sequence[int] = (), folder: str | None = None
+) -> Soundness | None:
     import subprocess
 
     argv = [program, "check", "-U", "--output=json", *words]
     try:
-        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, pass_fds=fds)
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, pass_fds=fds, cwd=folder)
     except OSError as error:
         raise programs.unusable(program, error) from None
     if done.returncode == UNSUPPORTED:

@@ -66,7 +66,7 @@ def snapshots(path: str) -> list[Snapshot]:
         OSError: it cannot be read.
         ImageError: its table is not one.
     """
-    with open(path, "rb") as file:
+    with image.opened(path) as file:
         return _table(file, path)
 
 
@@ -130,7 +130,7 @@ def changed(path: str, first: str | None, second: str | None) -> int:
     Raises:
         ImageError: there is no such snapshot, or the file is no qcow2 image.
     """
-    with open(path, "rb") as file:
+    with image.opened(path) as file:
         return _differences(file, *_disk_tables(file, path, (first, second)))
 
 
@@ -140,7 +140,7 @@ def is_as_then(path: str, snapshot: str) -> bool:
     Raises:
         ImageError, OSError, ValueError: there is no such snapshot, or a table cannot be read.
     """
-    with open(path, "rb") as file:
+    with image.opened(path) as file:
         tables, _, _ = _disk_tables(file, path, (snapshot, None))
     (then, then_bytes), (now, now_bytes) = tables
     return then_bytes == now_bytes and [each & _OFFSET for each in then] == [each & _OFFSET for each in now]

@@ -153,7 +153,7 @@ class WordCall(Call):
 
 def child(context: Context) -> list[str]:
     """The beginning of the argument list that runs a command of ours as a process of its own."""
-    argv = [sys.executable, "-P", "-m", "qvmsh.shell.child"]
+    argv = [sys.executable, "-X", "utf8", "-P", "-m", "qvmsh.shell.child"]
     if context.directory is not None:
         argv += ["-C", context.directory]
         for name, value in context.overrides:

@@ -173,7 +173,7 @@ def test_commit_into_what_is_no_file_is_refused(blank: Blank) -> None:
     img(vm, "qemu-img", "rebase", "-u", "-F", "raw", "-b", "nbd:localhost:1", "demo-backing.qcow2")
     refused = vm.qvm("disk", "commit")
     assert refused.status == 1, str(refused)
-    assert "nbd:localhost:1 is not there" in refused.err
+    assert "demo-backing.qcow2 names 'nbd:localhost:1' (raw) as its backing file" in refused.err
 
 
 def test_disk_verbs_on_a_base_that_a_machine_uses_as_its_disk_are_refused(pair: Pair) -> None:

@@ -42,8 +42,8 @@ def test_snapshots_are_those_that_qemu_img_tells(tmp_path: Path, options: str) -
 def test_snapshots_of_raw_missing_and_broken_files(tmp_path: Path) -> None:
     raw = tmp_path / "a.raw"
     raw.write_bytes(bytes(4096))
-    assert chain.snapshots_in(str(raw)) == []
-    assert chain.snapshots_in(str(tmp_path / "none")) == []
+    assert chain.snapshots_in(str(raw), "qcow2") == []
+    assert chain.snapshots_in(str(tmp_path / "none"), "qcow2") == []
     path = tmp_path / "b.qcow2"
     img("create", "-q", "-f", "qcow2", path, "16M")
     img("snapshot", "-c", "one", path)
@@ -51,7 +51,7 @@ def test_snapshots_of_raw_missing_and_broken_files(tmp_path: Path) -> None:
     data[64:72] = (1 << 40).to_bytes(8, "big")
     path.write_bytes(data)
     with pytest.raises(ImageError, match="table of snapshots in b"):
-        chain.snapshots_in(str(path))
+        chain.snapshots_in(str(path), "qcow2")
 
 
 @pytest.mark.parametrize("options", ["cluster_size=64k", "extended_l2=on,cluster_size=128k"])

@@ -18,7 +18,7 @@ import os
 import sys
 import time
 
-from qvmsh.host import process
+from qvmsh.host import files, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,10 +36,10 @@ def holder(path: str) -> int | None:
     """Pid of the process that holds a record lock on `path`, None if nobody does.
 
     Raises:
-        OSError: the file cannot be opened (PermissionError: another user's machine).
+        OSError: the file cannot be opened (PermissionError: another user's machine), or is none.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = files.opened(path)
     except FileNotFoundError:
         return None
     try:
@@ -105,8 +105,9 @@ class WorkLock:
 
         Raises:
             Held: with the holder.
+            OSError: something else than a file has its name.
         """
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        fd = files.opened(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         began = time.monotonic()
         while True:
             try:
@@ -143,10 +144,10 @@ class WorkLock:
 
 
 def working(path: str) -> Holder | None:
-    """Who holds the `WorkLock` at `path` now, None if nobody does."""
+    """Who holds the `WorkLock` at `path` now, None if nobody does (or nobody can: it is no file)."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except (FileNotFoundError, PermissionError):
+        fd = files.opened(path)
+    except OSError:
         return None
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)

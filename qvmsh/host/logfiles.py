@@ -12,7 +12,6 @@ machine: so a name that has become a link, a pipe or a device is never opened.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 
@@ -35,8 +34,7 @@ def append_to(path: str) -> int:
     Raises:
         OSError: something that is no plain file has its name.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    return _plain(path, os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644))
+    return files.opened(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
 
 
 def opened(path: str) -> IO[bytes]:
@@ -45,15 +43,7 @@ def opened(path: str) -> IO[bytes]:
     Raises:
         OSError: it is not there, or something that is no plain file has its name.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    return open(_plain(path, fd), "rb", buffering=0)
-
-
-def _plain(path: str, fd: int) -> int:
-    if stat.S_ISREG(os.fstat(fd).st_mode):
-        return fd
-    os.close(fd)
-    raise OSError(errno.EINVAL, "is no plain file", path)
+    return open(files.opened(path, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0)
 
 
 def rotate(path: str, *, kept: int = KEPT, least: int = 1) -> None:

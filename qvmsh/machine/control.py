@@ -225,7 +225,7 @@ def follow(
                         hint="a longer --timeout waits longer",
                     )
                 break
-            if not wanted or event["event"] in wanted:
+            if "event" in event and (not wanted or event["event"] in wanted):
                 seen += 1
                 answer(event)
     finally:
@@ -244,10 +244,9 @@ def _next_event(vm: Machine, exchange: qmp.Exchange, deadline: float | None) -> 
             break
         vm.io.checkpoint()
     try:
-        event: dict[str, Any] = exchange.message()
+        return exchange.message(None if deadline is None else max(0.0, deadline - time.monotonic()))
     except OSError:
         return None
-    return event
 
 
 def _known(vm: Machine, note: Note, names: Sequence[str]) -> set[str]:

@@ -19,6 +19,7 @@ import threading
 import time
 
 from qvmsh.errors import EXIT_FAILED, QmpError, QvmError, StateError, UsageError, printable
+from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.io import isatty, tell
 from qvmsh.machine import known, launch, monitor, state
@@ -210,10 +211,11 @@ class _Events:
         try:
             while True:
                 event = exchange.event()
-                stamp = time.strftime("%T", time.localtime(event["timestamp"]["seconds"]))
+                seconds = event.get("timestamp", {}).get("seconds")
+                stamp = time.strftime("%T", time.localtime(seconds))
                 data = f" {json.dumps(event['data'], ensure_ascii=False)}" if "data" in event else ""
                 print(f"{stamp} {event['event']}{printable(data)}", flush=True)
-        except (OSError, ValueError):
+        except (OSError, ValueError, OverflowError):
             pass
         if self._exchange is None:
             return
@@ -268,7 +270,7 @@ def _history(vm: Machine, language: str) -> Any:
     path = os.path.join(os.path.dirname(listed), f"history-{language}")
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        os.close(host_files.opened(path, os.O_RDWR | os.O_CREAT))
     except OSError as error:
         vm.io.trace(f"no history: {error}")
         return InMemoryHistory()

@@ -72,8 +72,7 @@ def _pins(vm: Machine, path: str, alias: str) -> bool:
         GuestUnreachableError: it cannot be used, so a key could neither be checked nor pinned.
     """
     try:
-        with open(path, errors="replace") as file:
-            return any(line.split(" ", 1)[0] == alias for line in file)
+        return any(line.split(" ", 1)[0] == alias for line in host_files.read(path).text.split("\n"))
     except FileNotFoundError:
         if os.access(os.path.dirname(os.path.realpath(path)), os.W_OK):
             return False

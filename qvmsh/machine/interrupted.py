@@ -51,7 +51,7 @@ def write(vm: Machine, work: dict[str, Any]) -> None:
     """
     text = json.dumps(work).encode() + b"\n"
     try:
-        fd = os.open(vm.files.interrupted, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = host_files.opened(vm.files.interrupted, os.O_WRONLY | os.O_NOFOLLOW)
     except FileNotFoundError:
         fd = -1
     if fd >= 0:
@@ -80,8 +80,7 @@ def read(vm: Machine) -> dict[str, Any] | None:
         QvmError: the note cannot be read, or makes no sense.
     """
     try:
-        with open(vm.files.interrupted, encoding="utf-8") as file:
-            found: dict[str, Any] = json.load(file)
+        found = host_files.document(vm.files.interrupted)
         _require_sense(found)
     except FileNotFoundError:
         return None

@@ -100,8 +100,7 @@ def is_of_a_copy(files: Files) -> bool:
 
 def _parse(path: str) -> Note | None:
     try:
-        with open(path, errors="surrogateescape") as file:
-            values = dict(line.rstrip("\n").partition(" ")[::2] for line in file)
+        values = dict(line.partition(" ")[::2] for line in host_files.read(path).text.split("\n"))
     except OSError:
         return None
     if not values.get("runtime"):

@@ -34,7 +34,7 @@ def shell(vm: Machine, words: Sequence[str], *, wants_tty: bool) -> str:
     if vm.io.capture:
         return _capture(vm, found.command(words, tty=False), words)
     tty = wants_tty or (not words and is_interactive)
-    argv = found.command(words, tty=tty)
+    argv = found.command(words, tty=tty, interactive=isatty(vm.io.stdin))
     vm.io.stdout.flush()
     if vm.io.is_last:
         os.execvp(argv[0], argv)

@@ -261,11 +261,7 @@ def _opened(path: str) -> int:
     """
     if _is_foreign(path):
         raise PermissionError(errno.EPERM, "is a link that another account has made", path)
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise OSError(errno.EINVAL, "is no regular file", path)
-    return fd
+    return host_files.opened(path)
 
 
 def _text(fd: int) -> str:

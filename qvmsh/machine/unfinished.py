@@ -14,7 +14,6 @@ kept as the snapshot `.qvm-back` until the new state was whole.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 
@@ -191,8 +190,7 @@ def read(vm: Machine) -> dict[str, Any] | None:
         QvmError: it cannot be read, or makes no sense.
     """
     try:
-        with open(vm.files.unfinished, encoding="utf-8") as file:
-            found: dict[str, Any] = json.load(file)
+        found = host_files.document(vm.files.unfinished)
         if found["what"] not in WORDS:
             raise ValueError(f"nobody does {found['what']!r}")
         for key, kind in KINDS.items():

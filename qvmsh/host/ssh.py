@@ -27,6 +27,8 @@ SERVER_ALIVE_S = 15
 HEARD_BYTES = 65536
 """How much of what a guest's command says is kept; the guest may never stop."""
 BANNER = b"SSH-"
+FAILED = 255
+"""ssh's own exit status, which the guest's command may have as well."""
 
 
 class Refused(Exception):
@@ -202,7 +204,7 @@ class Link:
         except subprocess.TimeoutExpired:
             raise Refused("connection", f"no log-in within {timeout_s:.0f} s") from None
         if done.returncode or not self.is_open():
-            raise _reason(self._log_text())
+            raise reason(self.words_in(self.log))
 
     def close(self) -> None:
         """End the cached connection if there is one; its process is gone when this returns."""
@@ -221,9 +223,10 @@ class Link:
                 check=False,
             )
 
-    def _log_text(self) -> str:
+    def words_in(self, log: str) -> str:
+        """What ssh itself said, where that went to a file (`-E`)."""
         try:
-            return files.read(self.log).data.decode(errors="replace").strip()
+            return files.read(log).data.decode(errors="replace").strip()
         except OSError:
             return ""
 
@@ -273,7 +276,8 @@ def quoted(path: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _reason(words: str) -> Refused:
+def reason(words: str) -> Refused:
+    """What a log-in that failed means, from ssh's own words."""
     if "HOST IDENTIFICATION HAS CHANGED" in words or "Host key verification failed" in words:
         return Refused("host key", words)
     if "Permission denied" in words or "Too many authentication failures" in words:

@@ -138,7 +138,7 @@ def refusal(vm: Machine, found: ssh.Link, refused: ssh.Refused) -> GuestUnreacha
         return GuestUnreachableError(
             f"the guest refused the ssh key for account {found.user} (tried: {tried})",
             machine=vm.name,
-            details=words[-1:],
+            details=[line.partition(" (")[0] for line in words[-1:]],  # without the ways in that it offers
             hint="VM_SSH_IDENTITY names the key, VM_MACHINE_USER the account; the guest's "
             "~/.ssh/authorized_keys must hold its public half",
         )

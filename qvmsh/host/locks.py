@@ -162,6 +162,7 @@ def working(path: str) -> Holder | None:
 def _read(fd: int) -> Holder:
     """The note of the holder; it is written just after the lock is taken, so a dead one is stale."""
     words = os.pread(fd, 200, 0).decode(errors="replace").split(None, 2)
-    if len(words) == 3 and words[0].isdigit() and words[1].isdigit() and process.exists(int(words[0])):
-        return Holder(int(words[0]), words[2].strip(), float(words[1]))
+    pid, since = (*map(process.number, words), 0, 0)[:2]
+    if len(words) == 3 and pid and since and process.exists(pid):
+        return Holder(pid, words[2].strip(), float(since))
     return Holder(0, "", 0.0)

@@ -26,6 +26,7 @@ KEPT = 5
 OLD_BYTES = 8 << 20
 """What an earlier log may have; of a longer one the end is kept."""
 _BLOCK = 65536
+_LINE_BYTES, _LEAST_BYTES = 4096, 1 << 20
 
 
 def append_to(path: str) -> int:
@@ -92,8 +93,9 @@ def last_lines(fd: int, count: int, end: int | None = None) -> bytes:
     """The last `count` lines of the file before offset `end`; an unfinished one counts as a line."""
     end = os.fstat(fd).st_size if end is None else end
     begin, found = end, b""
-    while begin > 0 and found.removesuffix(b"\n").count(b"\n") < count:
-        step = min(_BLOCK, begin)
+    first = max(0, end - max(_LINE_BYTES * count, _LEAST_BYTES))  # a guest may never end its line
+    while begin > first and found.removesuffix(b"\n").count(b"\n") < count:
+        step = min(_BLOCK, begin - first)
         begin -= step
         found = os.pread(fd, step, begin) + found
     lines = found.split(b"\n")

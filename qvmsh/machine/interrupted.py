@@ -105,7 +105,7 @@ def _require_sense(work: dict[str, Any]) -> None:
             raise ValueError(f"{key} makes no sense")
     words = [cut[key] for cut in work.get("cuts", ()) for key in CUT]
     words += [word for new, target in work.get("swap", ()) for word in (new, target)]
-    if not all(isinstance(each, str) for each in [*words, work.get("state", "")]):
+    if not all(isinstance(each, str) and "\0" not in each for each in [*words, work.get("state", "")]):
         raise ValueError("a name is no text")
 
 

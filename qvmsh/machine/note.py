@@ -100,16 +100,16 @@ def is_of_a_copy(files: Files) -> bool:
 
 def _parse(path: str) -> Note | None:
     try:
-        values = dict(line.partition(" ")[::2] for line in host_files.read(path).text.split("\n"))
+        text = host_files.read(path).text
     except OSError:
         return None
-    if not values.get("runtime"):
+    values = dict(line.partition(" ")[::2] for line in text.split("\n"))
+    if not values.get("runtime") or "\0" in text:
         return None
-    port = values.get("ssh_port", "")
     return Note(
         runtime=values["runtime"],
         boot=values.get("boot", ""),
-        ssh_port=int(port) if port.isdigit() else 0,
+        ssh_port=process.number(values.get("ssh_port", "")),
         user=values.get("user", ""),
         disposable=values.get("disposable") == "yes",
         directory=values.get("directory", ""),

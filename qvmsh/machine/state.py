@@ -187,7 +187,7 @@ def _without_process(vm: Machine, note: Note | None) -> Observation:
     if by and is_other and by.what.partition(" ")[0] in ("start", "run"):
         return Observation(STARTING, str(by))
     try:
-        left = host_files.read(vm.files.pid_file).data.decode(errors="replace").strip()
+        left = process.number(host_files.read(vm.files.pid_file).text.strip())
     except OSError:
         return _without_pid_file(vm, note)
     if notes.is_of_a_copy(vm.files):
@@ -195,8 +195,8 @@ def _without_process(vm: Machine, note: Note | None) -> Observation:
     if note and not note.is_of_this_boot:
         return Observation(STOPPED, "the host went down while it ran")
     detail = f"QEMU (pid {left}) ended without being asked" if left else "QEMU never came up"
-    if left.isdigit() and process.exists(int(left)):
-        detail += f"; pid {left} is now another program, `{process.program(int(left))}`"
+    if left and process.exists(left):
+        detail += f"; pid {left} is now another program, `{process.program(left)}`"
     return Observation(CRASHED, detail, hint="`qvm start` starts it again; .qvm/log/ has its last words")
 
 

@@ -196,6 +196,16 @@ def read(vm: Machine) -> dict[str, Any] | None:
         for key, kind in KINDS.items():
             if not isinstance(found[key], kind):
                 raise ValueError(f"{key} makes no sense")
+        for key in ("device", "node", "backing_format"):
+            found.setdefault(key, "")
+        if not all(
+            isinstance(found.get(key, ""), str) for key in ("device", "node", "backing", "backing_format")
+        ):
+            raise ValueError("a name is no text")
+        if (found["entry"] or found).get("name") != found["name"]:
+            raise ValueError("entry is that of another snapshot")
+        if any("\0" in path for _, path in found["disks"]):
+            raise ValueError("no file has such a name")
         found["disks"] = [
             [str(name), os.path.normpath(os.path.join(vm.directory, path))] for name, path in found["disks"]
         ]

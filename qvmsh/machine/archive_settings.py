@@ -164,6 +164,8 @@ def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     for count, member in enumerate(tar):
         if count >= MOST_FILES:
             raise tarfile.ReadError(f"it holds more than {MOST_FILES} files")
+        if member.size < 0:
+            raise tarfile.ReadError(f"{member.name} has a size below zero")
         yield member
 
 

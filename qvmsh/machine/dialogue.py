@@ -22,7 +22,7 @@ from qvmsh.errors import EXIT_FAILED, QmpError, QvmError, StateError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.io import isatty, tell
-from qvmsh.machine import known, launch, monitor, state
+from qvmsh.machine import control, known, launch, monitor, state
 from qvmsh.qemu import hmp, qmp
 from qvmsh.qemu.schema import Schema
 
@@ -86,11 +86,7 @@ class Dialogue:
         except OSError:
             raise state.silent(self.vm) from None
         try:
-            return exchange.ask(command, arguments, timeout_s=None)
-        except OSError:
-            if command == "quit":
-                return {}
-            raise QmpError(f"QEMU went away during {command}", machine=self.vm.name) from None
+            return control.ask(self.vm, exchange, self.pid, command, arguments or {})
         finally:
             exchange.close()
 

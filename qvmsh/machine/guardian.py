@@ -87,7 +87,10 @@ def told(vm: Machine) -> list[str]:
         found = host_files.read(vm.files.settled).text.splitlines()
     except FileNotFoundError:
         return []
-    host_files.remove(vm.files.settled)
+    except OSError:  # something else is there
+        found = []
+    with contextlib.suppress(OSError):
+        host_files.remove(vm.files.settled)
     return found
 
 

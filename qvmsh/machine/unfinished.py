@@ -360,7 +360,7 @@ def _live(vm: Machine, note: Note, data: dict[str, Any]) -> Iterator[Live]:
         except OSError:
             raise state.silent(vm) from None
         try:
-            blocks = exchange.ask("query-block", timeout_s=None)
+            blocks = exchange.ask("query-block", timeout_s=qmp.ANSWER_S)
             found = [each for each in volumes.of_blocks(vm, blocks) if os.path.realpath(each.path) in wanted]
             yield Live(vm, volumes.written(found), exchange)
         except (ConnectionError, TimeoutError):

@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 
 MESSAGE_S = 30.0
 """How long a message may take from its first byte to its last."""
+ANSWER_S = 60.0
+WORK = (
+    "savevm", "loadvm", "delvm", "commit", "migrate", "dump", "block", "snapshot", "drive", "job",
+    "transaction", "memsave", "pmemsave", "screendump",
+)  # fmt: skip
+"""How the commands of both monitors begin that work on memory or disks, for as long as that takes."""
 TICK_S = 0.1
 """How long one who shows how far it is waits for QEMU before he looks himself."""
 
@@ -67,6 +73,11 @@ def dumps(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{encode_basestring_ascii(k)}: {dumps(v)}" for k, v in value.items()) + "}"
     return "[" + ", ".join(map(dumps, value)) + "]"
+
+
+def patience_s(command: str) -> float | None:
+    """How long the answer to a command of the user's may take: a name of QMP, or a line of HMP."""
+    return None if command.strip().startswith(WORK) else ANSWER_S
 
 
 def _mark() -> int:

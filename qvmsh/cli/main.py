@@ -51,10 +51,12 @@ def from_os(error: OSError, machine: str | None = None) -> QvmError:
     hint = "make room on that disk, then try again" if error.errno == 28 else None
     if error.errno in (1, 13):
         hint = "ask as the user whom it belongs to; `qvm doctor` shows whose it is"
-    if error.errno == 30:
+    elif error.errno == 30:
         from qvmsh.host import files
 
         hint = files.READ_ONLY_HINT
+    elif where and error.errno in (21, 22, 27, 40):  # a folder, a pipe, too large, a link
+        hint = "something else than qvm's own file is there: move it away; `qvm doctor` checks the machine"
     return QvmError(f"{where}{error.strerror or error}", machine=machine, hint=hint)
 
 

@@ -33,7 +33,8 @@ def console(
         watch: only look on; works beside a console that is in use, and beside `run`.
         take: take over from whoever has the console.
         escape: the key that detaches, as ^A (^]).
-        linger: in a pipe, how long the guest must be silent after the end of the input (1).
+        linger: in a pipe, how long the guest must be silent after the end of the input (1);
+            60 times that is the limit.
 
     Raises:
         StateError: the machine is not running, or has no serial console.

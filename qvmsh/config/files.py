@@ -1,6 +1,6 @@
 """Configuration files: where they are, reading them, the name to show for them.
 
-May import: `errors` and small modules only (one-shot path).
+May import: `errors`, `host.files` and small modules only (one-shot path).
 
     read("/vm/demo/.vmrc").data
 """
@@ -9,37 +9,23 @@ from __future__ import annotations
 
 import os
 
+from qvmsh.host import files
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+MAX_BYTES = files.MAX_BYTES
+
 VMRC = ".vmrc"
 GLOBAL = "/etc/qvm/vmrc"
-MAX_BYTES = 1 << 20
-_REGULAR, _FOLDER, _KIND = 0o100000, 0o040000, 0o170000
 
 
 class Unreadable(Exception):
     """A configuration file cannot be read; the text says why, without the file's name."""
 
 
-class Source:
-    """A file's content, with the status of the very file that it was read from."""
-
-    __slots__ = ("data", "path", "status")
-
-    def __init__(self, path: str, data: bytes, status: os.stat_result) -> None:
-        self.path = path
-        self.data = data
-        self.status = status
-
-    @property
-    def text(self) -> str:
-        """The content; bytes that are not UTF-8 become surrogates, as in `os.environ`."""
-        return self.data.decode("utf-8", "surrogateescape")
-
-
-def read(path: str) -> Source:
+def read(path: str) -> files.Source:
     """Read a regular file of at most 1 MiB (`/dev/null` counts as an empty one).
 
     Raises:
@@ -47,32 +33,12 @@ def read(path: str) -> Source:
         Unreadable: it is something else, too large, or may not be read.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        return files.read(path)
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise Unreadable((error.strerror or str(error)).lower()) from None
-    try:
-        status = os.fstat(fd)
-        kind = status.st_mode & _KIND
-        if kind == _FOLDER:
-            raise Unreadable("it is a directory")
-        if kind != _REGULAR and not os.path.samestat(status, os.stat(os.devnull)):
-            raise Unreadable("it is no regular file")
-        return Source(path, _all(fd), status)
-    except OSError as error:
-        raise Unreadable((error.strerror or str(error)).lower()) from None
-    finally:
-        os.close(fd)
-
-
-def _all(fd: int) -> bytes:
-    data = b""
-    while piece := os.read(fd, MAX_BYTES + 1):
-        data += piece
-        if len(data) > MAX_BYTES:
-            raise Unreadable("it is larger than 1 MiB")
-    return data
+        why = error.strerror or str(error)
+        raise Unreadable(why[0].lower() + why[1:]) from None
 
 
 def home(environ: Mapping[str, str]) -> str:

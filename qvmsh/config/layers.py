@@ -37,7 +37,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from qvmsh.config.files import Source
+    from qvmsh.host.files import Source
 
 __all__ = ("Settings", "load", "missing", "shared_value")
 

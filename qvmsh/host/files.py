@@ -1,8 +1,12 @@
-"""Files: atomic writes, private folders, copies that keep holes, room on the disk.
+"""Files: reading our own, atomic writes, private folders, copies that keep holes, room on the disk.
 
 May import: `errors`; small modules of the standard library (one-shot path; heavier ones late).
 
+    read("/vm/demo/.qvm/uuid").text
     write_atomic("/vm/demo/.qvm/running", "runtime /run/user/1000/qvm/3f2a\n")
+
+Whoever can write to a machine's directory can put a pipe, a device, a folder or a terabyte of holes at any
+of our names: every file of ours is opened by `opened`, and read by `read`.
 """
 
 from __future__ import annotations
@@ -15,11 +19,88 @@ from qvmsh.errors import QvmError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from typing import IO
+    from typing import IO, Any
 
 SLICE_BYTES = 4 << 20
+MAX_BYTES = 1 << 20
+"""What a small file of ours may have."""
+DOCUMENT_BYTES = 16 << 20
+"""What a JSON document of ours may have."""
+_REGULAR, _FOLDER, _KIND = 0o100000, 0o040000, 0o170000
 _FICLONE = 0x40049409  # ioctl_ficlone(2): share the blocks where the file system can (btrfs, XFS)
 _NO_KERNEL_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
+
+
+class Source:
+    """A file's content, with the status of the very file that it was read from."""
+
+    __slots__ = ("data", "path", "status")
+
+    def __init__(self, path: str, data: bytes, status: os.stat_result) -> None:
+        self.path = path
+        self.data = data
+        self.status = status
+
+    @property
+    def text(self) -> str:
+        """The content; bytes that are not UTF-8 become surrogates, as in `os.environ`."""
+        return self.data.decode("utf-8", "surrogateescape")
+
+
+def opened(path: str, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
+    """A descriptor of a regular file (`/dev/null` counts as an empty one); never waits for anybody.
+
+    Raises:
+        OSError: it is something else (a pipe would hold us up for ever), or cannot be opened.
+    """
+    fd = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, mode)
+    try:
+        status = os.fstat(fd)
+        kind = status.st_mode & _KIND
+        if kind == _FOLDER:
+            raise IsADirectoryError(errno.EISDIR, "it is a directory", path)
+        if kind != _REGULAR and not os.path.samestat(status, os.stat(os.devnull)):
+            raise OSError(errno.EINVAL, "it is no regular file", path)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def read(path: str, most: int = MAX_BYTES) -> Source:
+    """Read a regular file of at most `most` bytes.
+
+    Raises:
+        OSError: as `opened`; or it is too large.
+    """
+    fd = opened(path)
+    try:
+        data = b""
+        while piece := os.read(fd, most + 1 - len(data)):
+            data += piece
+            if len(data) > most:
+                raise OSError(errno.EFBIG, f"it is larger than {most >> 20} MiB", path)
+        return Source(path, data, os.fstat(fd))
+    finally:
+        os.close(fd)
+
+
+def document(path: str) -> dict[str, Any]:
+    """The JSON object in a file of ours.
+
+    Raises:
+        OSError: as `read`.
+        ValueError: it holds something else.
+    """
+    import json
+
+    try:
+        found = json.loads(read(path, DOCUMENT_BYTES).data.decode())
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(found, dict):
+        raise ValueError("it is no JSON object")
+    return found
 
 
 def write_atomic(

@@ -18,7 +18,7 @@ import os
 import sys
 import time
 
-from qvmsh.host import process
+from qvmsh.host import files, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,10 +39,12 @@ def holder(path: str, byte: int | None = None) -> int | None:
         byte: only a lock on that byte counts. QEMU's locks on images are such; the pid is -1 then.
 
     Raises:
-        OSError: the file cannot be opened (PermissionError: another user's machine).
+        OSError: the file cannot be opened (PermissionError: another user's machine), or is none.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        # an image may be a device
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = files.opened(path) if byte is None else os.open(path, flags)
     except FileNotFoundError:
         return None
     start, count = (0, 0) if byte is None else (byte, 1)
@@ -110,8 +112,9 @@ class WorkLock:
 
         Raises:
             Held: with the holder.
+            OSError: something else than a file has its name.
         """
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        fd = files.opened(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         began = time.monotonic()
         while True:
             try:
@@ -148,10 +151,10 @@ class WorkLock:
 
 
 def working(path: str) -> Holder | None:
-    """Who holds the `WorkLock` at `path` now, None if nobody does."""
+    """Who holds the `WorkLock` at `path` now, None if nobody does (or nobody can: it is no file)."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except (FileNotFoundError, PermissionError):
+        fd = files.opened(path)
+    except OSError:
         return None
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -166,6 +169,7 @@ def working(path: str) -> Holder | None:
 def _read(fd: int) -> Holder:
     """The note of the holder; it is written just after the lock is taken, so a dead one is stale."""
     words = os.pread(fd, 200, 0).decode(errors="replace").split(None, 2)
-    if len(words) == 3 and words[0].isdigit() and words[1].isdigit() and process.exists(int(words[0])):
-        return Holder(int(words[0]), words[2].strip(), float(words[1]))
+    pid, since = (*map(process.number, words), 0, 0)[:2]
+    if len(words) == 3 and pid and since and process.exists(pid):
+        return Holder(pid, words[2].strip(), float(since))
     return Holder(0, "", 0.0)

@@ -12,7 +12,6 @@ machine: so a name that has become a link, a pipe or a device is never opened.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 
@@ -27,6 +26,7 @@ KEPT = 5
 OLD_BYTES = 8 << 20
 """What an earlier log may have; of a longer one the end is kept."""
 _BLOCK = 65536
+_LINE_BYTES, _LEAST_BYTES = 4096, 1 << 20
 
 
 def append_to(path: str) -> int:
@@ -35,8 +35,7 @@ def append_to(path: str) -> int:
     Raises:
         OSError: something that is no plain file has its name.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    return _plain(path, os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644))
+    return files.opened(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
 
 
 def opened(path: str) -> IO[bytes]:
@@ -45,15 +44,7 @@ def opened(path: str) -> IO[bytes]:
     Raises:
         OSError: it is not there, or something that is no plain file has its name.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    return open(_plain(path, fd), "rb", buffering=0)
-
-
-def _plain(path: str, fd: int) -> int:
-    if stat.S_ISREG(os.fstat(fd).st_mode):
-        return fd
-    os.close(fd)
-    raise OSError(errno.EINVAL, "is no plain file", path)
+    return open(files.opened(path, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0)
 
 
 def rotate(path: str, *, kept: int = KEPT, least: int = 1) -> None:
@@ -102,8 +93,9 @@ def last_lines(fd: int, count: int, end: int | None = None) -> bytes:
     """The last `count` lines of the file before offset `end`; an unfinished one counts as a line."""
     end = os.fstat(fd).st_size if end is None else end
     begin, found = end, b""
-    while begin > 0 and found.removesuffix(b"\n").count(b"\n") < count:
-        step = min(_BLOCK, begin)
+    first = max(0, end - max(_LINE_BYTES * count, _LEAST_BYTES))  # a guest may never end its line
+    while begin > first and found.removesuffix(b"\n").count(b"\n") < count:
+        step = min(_BLOCK, begin - first)
         begin -= step
         found = os.pread(fd, step, begin) + found
     lines = found.split(b"\n")

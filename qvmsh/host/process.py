@@ -86,6 +86,11 @@ def is_interrupted() -> bool:
     return bool(sigpending() & {SIGINT, SIGTERM})
 
 
+def number(text: str) -> int:
+    """The pid, port or time in a file of ours; 0 for anything else, which somebody may have put there."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 10 else 0
+
+
 def find(directory: str, word: str) -> int | None:
     """Pid of a process that works in `directory` and has `word` among its arguments."""
     wanted = os.stat(directory)

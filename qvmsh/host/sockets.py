@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 MAX_PATH_BYTES = 107
 """What a Unix socket's name may have: sockaddr_un holds 108 with the final NUL. Source: unix(7)."""
 
+TMP = "/tmp"  # noqa: S108
+
 OURS = frozenset((
     "qmp", "session", "events", "watch", "told", "monitor", "serial", "qga", "dir", "ssh", "known_hosts",
     "ssh_config", "lock", "lock0", "console", "console.lock", "pane", "tmux",
@@ -34,11 +36,29 @@ LONGEST_NAME = "ssh0.XXXXXXXXXXXXXXXX"
 
 
 def runtime_base(environ: Mapping[str, str], uid: int) -> str:
-    """The user's folder for sockets: `$XDG_RUNTIME_DIR/qvm`, else `/run/qvm` (root), else `/tmp/qvm-UID`."""
+    """The user's folder for sockets: `$XDG_RUNTIME_DIR/qvm`, else `/run/qvm` (root), else `/tmp/qvm-UID`.
+
+    Where another account has taken that name: `/tmp/qvm-UID.XXXXXXXX`, which nobody can foresee.
+    """
     wanted = environ.get("XDG_RUNTIME_DIR")
     if wanted and os.path.isdir(wanted) and os.access(wanted, os.W_OK):
         return os.path.join(wanted, "qvm")
-    return "/run/qvm" if uid == 0 and os.access("/run", os.W_OK) else f"/tmp/qvm-{uid}"  # noqa: S108
+    if uid == 0 and os.access("/run", os.W_OK):
+        return "/run/qvm"
+    usual = f"{TMP}/qvm-{uid}"
+    if not os.path.lexists(usual) or _is_folder_of(usual, uid):
+        return usual
+    with os.scandir(TMP) as entries:
+        others = sorted(each.path for each in entries if each.name.startswith(f"qvm-{uid}."))
+    return next((each for each in others if _is_folder_of(each, uid)), f"{usual}.{os.urandom(4).hex()}")
+
+
+def _is_folder_of(path: str, uid: int) -> bool:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    return status.st_mode & 0o170000 == 0o040000 and status.st_uid == uid
 
 
 def runtime_folder(base: str, identity: str, machine: str) -> str:

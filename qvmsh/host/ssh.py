@@ -15,13 +15,20 @@ from __future__ import annotations
 import os
 import time
 
+from qvmsh.host import files
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from socket import socket
+    from subprocess import CompletedProcess
 
 SERVER_ALIVE_S = 15
+HEARD_BYTES = 65536
+"""How much of what a guest's command says is kept; the guest may never stop."""
 BANNER = b"SSH-"
+FAILED = 255
+"""ssh's own exit status, which the guest's command may have as well."""
 
 
 class Refused(Exception):
@@ -104,13 +111,22 @@ class Link:
             argv += ["-o", f"{key}={value}"]
         return argv
 
-    def command(self, words: Sequence[str], *, tty: bool) -> list[str]:
+    def command(self, words: Sequence[str], *, tty: bool, interactive: bool = False) -> list[str]:
         """The argument list that runs `words` in the guest over the cached connection.
 
         As ssh does, the words are joined by spaces and read by the guest's shell.
+
+        Args:
+            interactive: may ask for a password on the terminal. Where the cached connection has gone, ssh
+                makes another, on which a hostile guest would else ask whoever is there.
         """
         mode = ["-tt"] if tty else ["-T"] if words else []
-        return [*self.arguments(), "-o", "ControlMaster=no", *mode, "--", self.host, *words]
+        ask = f"BatchMode={'no' if interactive else 'yes'}"
+        return [*self.arguments(), "-o", ask, "-o", "ControlMaster=no", *mode, "--", self.host, *words]
+
+    def run(self, script: str, *, timeout_s: float) -> CompletedProcess[str]:
+        """Run a script in the guest over the cached connection; errors as `heard`."""
+        return heard(self.command([script], tty=False), timeout_s=timeout_s)
 
     def is_open(self) -> bool:
         """True if a cached connection listens on the control socket."""
@@ -131,7 +147,7 @@ class Link:
 
         Args:
             interactive: may ask for a password or a passphrase on the terminal.
-            timeout_s: for the whole log-in.
+            timeout_s: for the whole log-in, and for that of somebody else before it.
 
         Raises:
             Refused: with the reason; nothing is left behind.
@@ -141,9 +157,17 @@ class Link:
         import fcntl
 
         # one at a time: each would remove the control socket of the one before
-        lock = os.open(os.path.join(self.folder, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = files.opened(os.path.join(self.folder, "lock"), os.O_RDWR | os.O_CREAT)
+        deadline = time.monotonic() + timeout_s
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise Refused("connection", "another log-in is still under way") from None
+                    time.sleep(0.02)  # a lock's end cannot be waited for with a limit
             if not self.is_open():
                 self._log_in(interactive=interactive, timeout_s=timeout_s)
         finally:
@@ -176,29 +200,68 @@ class Link:
         except subprocess.TimeoutExpired:
             raise Refused("connection", f"no log-in within {timeout_s:.0f} s") from None
         if done.returncode or not self.is_open():
-            raise _reason(self._log_text())
+            raise reason(self.words_in(self.log))
 
     def close(self) -> None:
         """End the cached connection if there is one; its process is gone when this returns."""
         if not self.is_open():
             return
+        import contextlib
         import subprocess
 
-        subprocess.run(
-            [*self.arguments(), "-O", "exit", "--", self.host],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=10,
-            check=False,
-        )
+        with contextlib.suppress(subprocess.TimeoutExpired):  # what listens there is no ssh
+            subprocess.run(
+                [*self.arguments(), "-O", "exit", "--", self.host],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=10,
+                check=False,
+            )
 
-    def _log_text(self) -> str:
+    def words_in(self, log: str) -> str:
+        """What ssh itself said, where that went to a file (`-E`)."""
         try:
-            with open(self.log, errors="replace") as file:
-                return file.read().strip()
+            return files.read(log).data.decode(errors="replace").strip()
         except OSError:
             return ""
+
+
+def heard(argv: Sequence[str], *, timeout_s: float) -> CompletedProcess[str]:
+    """Run a command that a guest answers; of what it says, no more than the beginning is kept.
+
+    Raises:
+        subprocess.TimeoutExpired: it has not ended; it has been killed.
+    """
+    import selectors
+    import subprocess
+
+    deadline = time.monotonic() + timeout_s
+    kept = {"stdout": b"", "stderr": b""}
+    with (
+        subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as child,
+        selectors.DefaultSelector() as streams,
+    ):
+        try:
+            for name in kept:
+                streams.register(getattr(child, name), selectors.EVENT_READ, name)
+            while streams.get_map():
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise subprocess.TimeoutExpired(argv, timeout_s)
+                for key, _ in streams.select(left):
+                    data = os.read(key.fd, 65536)
+                    kept[key.data] = (kept[key.data] + data)[:HEARD_BYTES]
+                    if not data:
+                        streams.unregister(key.fileobj)
+            child.wait(max(0.0, deadline - time.monotonic()))
+        except BaseException:
+            child.kill()
+            raise
+    texts = (data.decode(errors="replace") for data in kept.values())
+    return subprocess.CompletedProcess(argv, child.returncode, *texts)
 
 
 def quoted(path: str) -> str:
@@ -209,7 +272,8 @@ def quoted(path: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _reason(words: str) -> Refused:
+def reason(words: str) -> Refused:
+    """What a log-in that failed means, from ssh's own words."""
     if "HOST IDENTIFICATION HAS CHANGED" in words or "Host key verification failed" in words:
         return Refused("host key", words)
     if "Permission denied" in words or "Too many authentication failures" in words:

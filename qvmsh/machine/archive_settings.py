@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
 SETTINGS = "settings"
 SMALL_BYTES = 64 << 20
+MOST_FILES = 10_000
+HEAD_BYTES = 8192
+"""What a long name, and all else that stands before a file in the tar, may have."""
 OUTSIDE = "it lies outside of the machine's directory"
 LARGE = f"the guest only reads it, and it has more than {SMALL_BYTES >> 20} MiB"
 FOLDER = "it is a folder"
@@ -140,17 +143,43 @@ def pack(vm: Machine, names: Sequence[str], file: IO[bytes], *, without: str = "
                     tar.addfile(info, source)
 
 
+class _Member(tarfile.TarInfo):
+    """A file in a tar that somebody may have made to do harm: no endless name, no map of holes."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
+        found = super().frombuf(buf, encoding, errors)
+        kinds = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+        if found.type == tarfile.XGLTYPE or (found.type in kinds and found.size > HEAD_BYTES):
+            raise tarfile.ReadError("a header is too large")
+        return found
+
+    def _refuse(self, *_: object) -> None:
+        raise tarfile.ReadError("a file has holes")
+
+    _proc_sparse = _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse
+
+
+def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    for count, member in enumerate(tar):
+        if count >= MOST_FILES:
+            raise tarfile.ReadError(f"it holds more than {MOST_FILES} files")
+        if member.size < 0:
+            raise tarfile.ReadError(f"{member.name} has a size below zero")
+        yield member
+
+
 def is_same(vm: Machine, names: Sequence[str], file: IO[bytes]) -> bool:
     """True if a tar of `pack` holds just these files, with what is in them now."""
     found = {}
     try:
-        with tarfile.open(fileobj=file, mode="r|") as tar:
-            for member in tar:
+        with tarfile.open(fileobj=file, mode="r|", tarinfo=_Member) as tar:
+            for member in _members(tar):
                 source = tar.extractfile(member)
                 if isinstance(source, io.BufferedReader):  # a file, as all of ours
                     content = hashlib.file_digest(source, "sha256").digest()
                     found[member.name] = (stat.S_IMODE(member.mode), content)
-    except (tarfile.TarError, EOFError, UnicodeError):
+    except (tarfile.TarError, EOFError, ValueError):
         return False
     now = {}
     for name in names:
@@ -173,8 +202,8 @@ def unpack(path: str, place: Callable[[str], str | None], label: str) -> None:
     files: set[str] = set()
     folders: set[str] = set()
     try:
-        with tarfile.open(path) as tar:
-            for member in tar:
+        with tarfile.open(path, "r:", tarinfo=_Member) as tar:
+            for member in _members(tar):
                 clean = os.path.normpath(member.name)
                 files.add(clean)
                 folders.update(map(str, PurePath(clean).parents))
@@ -199,7 +228,7 @@ def unpack(path: str, place: Callable[[str], str | None], label: str) -> None:
             f"{label} holds {clean}, for which there is no place: {error.strerror}",
             hint="a file is where it needs a folder, or the other way round; restore another state",
         ) from None
-    except (tarfile.TarError, EOFError, UnicodeError) as error:
+    except (tarfile.TarError, EOFError, ValueError) as error:
         raise ImageError(f"{label} is damaged: {error}", hint="restore another state") from None
 
 

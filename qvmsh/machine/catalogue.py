@@ -76,8 +76,7 @@ class Catalogue:
             QvmError: it is there and cannot be read: what is written next would take its place.
         """
         try:
-            with open(vm.files.snapshots, encoding="utf-8") as file:
-                document = json.load(file)
+            document = host_files.document(vm.files.snapshots)
         except FileNotFoundError:
             return cls(vm, {}, "")
         except OSError as error:
@@ -86,7 +85,7 @@ class Catalogue:
                 machine=vm.name,
                 hint="it tells what qvm knows of the snapshots; make it readable, or move it away",
             ) from None
-        except (ValueError, RecursionError) as error:  # no JSON, no UTF-8
+        except ValueError as error:  # no JSON, no UTF-8
             vm.io.warn(f"{vm.name}: .qvm/snapshots.json is no JSON ({error}): only the images tell")
             return cls(vm, {}, "", is_broken=True)
         entries, head, wrong = _sane(document)
@@ -149,9 +148,9 @@ class Catalogue:
             self.write()
 
 
-def _sane(document: object) -> tuple[dict[str, dict[str, Any]], str, list[str]]:
+def _sane(document: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], str, list[str]]:
     """The entries and the head of what somebody may have edited, and what of it cannot be used."""
-    if not isinstance(document, dict) or not isinstance(document.get("snapshots"), list):
+    if not isinstance(document.get("snapshots"), list):
         return {}, "", ["all of it"]
     wrong = []
     entries: dict[str, dict[str, Any]] = {}
@@ -234,8 +233,7 @@ def entry(
 def _host_keys(vm: Machine) -> str:
     """The guest's ssh host keys that are pinned, "" where none is."""
     try:
-        with open(vm.files.known_hosts, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read()
+        return host_files.read(vm.files.known_hosts).text
     except OSError:
         return ""
 

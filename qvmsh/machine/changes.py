@@ -76,7 +76,7 @@ def clear_staged(vm: Machine) -> None:
     for name in os.listdir(vm.files.state):
         kind = next((each for each in (STAGED, *kinds) if name.startswith(each)), "")
         pid = name.removeprefix(kind).partition("-")[0]
-        if kind and not (pid.isdigit() and process.exists(int(pid))):
+        if kind and not process.exists(process.number(pid)):
             host_files.remove(os.path.join(vm.files.state, name))
 
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-    from qvmsh.config.files import Source
     from qvmsh.config.settings import Settings
+    from qvmsh.host.files import Source
     from qvmsh.machine.machine import Machine
 
 
@@ -387,9 +387,8 @@ def _code(vm: Machine) -> tuple[str, bytes] | None:
     """Path and content of the machine's `.qvmrc.xsh`; None if there is none."""
     path = os.path.join(vm.directory, trust.RC)
     try:
-        with open(path, "rb") as file:
-            return path, file.read()
+        return path, files.read(path).data
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except files.Unreadable as error:
+        raise ConfigError(f"cannot read {path}: {error}") from None

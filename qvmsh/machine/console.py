@@ -39,6 +39,8 @@ _PIECE = 4096
 _WAITING_BYTES = 65536
 _DARK_S = 1.0
 """How long bytes may come from the socket without the log growing, before the log counts as dead."""
+LINGERS = 60
+"""How many times --linger a guest may go on talking after the end of the input."""
 STUCK_S = 10.0
 """How long a guest may take nothing of what a pipe brings."""
 _END_S = 3.0
@@ -120,11 +122,12 @@ def _require_socket(vm: Machine, note: Note) -> None:
 
 def _connect(vm: Machine, note: Note) -> socket.socket:
     line = socket.socket(socket.AF_UNIX)
+    line.settimeout(TAKE_S)
     try:
         line.connect(note.socket("serial"))
     except OSError as error:
         line.close()
-        raise QvmError(f"no serial console: {error.strerror}", machine=vm.name) from None
+        raise QvmError(f"no serial console: {error.strerror or error}", machine=vm.name) from None
     line.setblocking(False)
     return line
 
@@ -243,7 +246,7 @@ class _Session:
         self.is_interactive = isatty(vm.io.stdin) and isatty(vm.io.stdout)
         self.pending = b""
         self.has_input = hold is not None or self.is_interactive
-        self.moved_at = time.monotonic()
+        self.moved_at = self.input_ended_at = time.monotonic()
 
     def __enter__(self) -> _Session:
         self.raw = terminal.Raw(self.stdin if self.is_interactive else -1)
@@ -343,7 +346,7 @@ class _Session:
             if self.is_interactive:
                 raise terminal.HungUp
             self.has_input = False
-            self.moved_at = time.monotonic()
+            self.moved_at = self.input_ended_at = time.monotonic()
             return True
         is_detaching = False
         if self.is_interactive and self.escape in data:
@@ -404,9 +407,18 @@ class _Session:
         """True once standard input is at its end and the guest has been silent for long enough.
 
         Raises:
-            DeadlineError: the guest takes nothing of it any more.
+            DeadlineError: the guest takes nothing of it any more, or does not stop talking.
         """
-        if self._silence_s is None or time.monotonic() - self.moved_at < self._silence_s:
+        if self._silence_s is None:
+            return False
+        most_s = max(STUCK_S, LINGERS * self.options.linger_s)
+        if not self.has_input and time.monotonic() - self.input_ended_at > most_s:
+            raise DeadlineError(
+                f"the guest goes on talking {most_s:.0f} s after the end of the input",
+                machine=self.vm.name,
+                hint="a longer --linger waits longer; `qvm logs --follow serial` shows all that it says",
+            )
+        if time.monotonic() - self.moved_at < self._silence_s:
             return False
         if self.pending:
             raise DeadlineError(

@@ -17,7 +17,7 @@ import time
 
 from qvmsh.errors import DeadlineError, QmpError, UsageError
 from qvmsh.io import isatty
-from qvmsh.machine import guest, state
+from qvmsh.machine import guest, monitor, state
 from qvmsh.qemu import qmp
 
 TYPE_CHECKING = False
@@ -146,16 +146,17 @@ def execute(vm: Machine, commands: Iterable[Request], answer: Callable[[Any], No
         raise state.silent(vm) from None
     try:
         for command, arguments in commands:
-            answer(_ask(vm, exchange, pid, command, arguments))
+            answer(ask(vm, exchange, pid, command, arguments))
             if command in LOADS or _is_human_load(command, arguments):
                 guest.close(vm, note)
     finally:
         exchange.close()
 
 
-def _ask(vm: Machine, exchange: qmp.Exchange, pid: int, command: str, arguments: dict[str, Any]) -> Any:
+def ask(vm: Machine, exchange: qmp.Exchange, pid: int, command: str, arguments: dict[str, Any]) -> Any:
     try:
-        return exchange.ask(command, arguments, timeout_s=None)
+        line = str(arguments.get("command-line", "")) if command == "human-monitor-command" else command
+        return exchange.ask(command, arguments, timeout_s=qmp.patience_s(line))
     except QmpError as error:
         error.machine = vm.name
         if error.error_class == "CommandNotFound":
@@ -163,10 +164,10 @@ def _ask(vm: Machine, exchange: qmp.Exchange, pid: int, command: str, arguments:
                 "`qvm qmp query-commands` lists QEMU's commands; `qvm cmd` takes those of the monitor"
             )
         raise
-    except OSError:
+    except OSError as error:
         if command == "quit":
             return {}
-        raise QmpError(f"QEMU (pid {pid}) went away during {command}", machine=vm.name) from None
+        raise monitor.gone(vm, pid, command, error) from None
 
 
 def _is_human_load(command: str, arguments: dict[str, Any]) -> bool:
@@ -225,7 +226,7 @@ def follow(
                         hint="a longer --timeout waits longer",
                     )
                 break
-            if not wanted or event["event"] in wanted:
+            if "event" in event and (not wanted or event["event"] in wanted):
                 seen += 1
                 answer(event)
     finally:
@@ -244,10 +245,9 @@ def _next_event(vm: Machine, exchange: qmp.Exchange, deadline: float | None) -> 
             break
         vm.io.checkpoint()
     try:
-        event: dict[str, Any] = exchange.message()
+        return exchange.message(None if deadline is None else max(0.0, deadline - time.monotonic()))
     except OSError:
         return None
-    return event
 
 
 def _known(vm: Machine, note: Note, names: Sequence[str]) -> set[str]:

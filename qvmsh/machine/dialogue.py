@@ -19,9 +19,10 @@ import threading
 import time
 
 from qvmsh.errors import EXIT_FAILED, QmpError, QvmError, StateError, UsageError, printable
+from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.io import isatty, tell
-from qvmsh.machine import known, launch, monitor, state
+from qvmsh.machine import control, known, launch, monitor, state
 from qvmsh.qemu import hmp, qmp
 from qvmsh.qemu.schema import Schema
 
@@ -85,11 +86,7 @@ class Dialogue:
         except OSError:
             raise state.silent(self.vm) from None
         try:
-            return exchange.ask(command, arguments, timeout_s=None)
-        except OSError:
-            if command == "quit":
-                return {}
-            raise QmpError(f"QEMU went away during {command}", machine=self.vm.name) from None
+            return control.ask(self.vm, exchange, self.pid, command, arguments or {})
         finally:
             exchange.close()
 
@@ -210,10 +207,11 @@ class _Events:
         try:
             while True:
                 event = exchange.event()
-                stamp = time.strftime("%T", time.localtime(event["timestamp"]["seconds"]))
+                seconds = event.get("timestamp", {}).get("seconds")
+                stamp = time.strftime("%T", time.localtime(seconds))
                 data = f" {json.dumps(event['data'], ensure_ascii=False)}" if "data" in event else ""
                 print(f"{stamp} {event['event']}{printable(data)}", flush=True)
-        except (OSError, ValueError):
+        except (OSError, ValueError, OverflowError):
             pass
         if self._exchange is None:
             return
@@ -268,7 +266,7 @@ def _history(vm: Machine, language: str) -> Any:
     path = os.path.join(os.path.dirname(listed), f"history-{language}")
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        os.close(host_files.opened(path, os.O_RDWR | os.O_CREAT))
     except OSError as error:
         vm.io.trace(f"no history: {error}")
         return InMemoryHistory()

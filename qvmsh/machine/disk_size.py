@@ -14,6 +14,7 @@ import subprocess
 from qvmsh.config.words import quote
 from qvmsh.errors import ImageError, QmpError, StateError, UsageError
 from qvmsh.host import files as host_files
+from qvmsh.host import ssh
 from qvmsh.machine import (
     chain,
     diskwork,
@@ -179,9 +180,7 @@ def _trim_live(vm: Machine, seen: state.Observation) -> str:
 def _fstrim(argv: list[str]) -> str:
     """Run it in the guest; what went wrong, "" for nothing."""
     try:
-        done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=TRIM_S
-        )
+        done = ssh.heard(argv, timeout_s=TRIM_S)
     except subprocess.TimeoutExpired:
         return f"fstrim has not ended within {TRIM_S:.0f} s"
     return (done.stderr.strip().splitlines() or ["fstrim failed"])[-1] if done.returncode else ""

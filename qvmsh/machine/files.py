@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import os
 
+from qvmsh.host import files as host_files
+
 PID_FILE = os.path.join(".qvm", "qemu.pid")
 SERIAL_LOG = os.path.join(".qvm", "log", "serial.log")
 
@@ -123,11 +125,12 @@ class Files:
 def tail(path: str, lines: int) -> list[str]:
     """The last lines of a log, without trailing blanks; empty where there is none."""
     try:
-        with open(path, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 200 * lines))
-            text = file.read().decode(errors="replace")
+        fd = host_files.opened(path)
     except OSError:
         return []
+    try:
+        text = os.pread(fd, 200 * lines, max(0, os.fstat(fd).st_size - 200 * lines)).decode(errors="replace")
+    finally:
+        os.close(fd)
     found = [line.rstrip() for line in text.replace("\r", "\n").split("\n")]
     return [line for line in found if line][-lines:]

@@ -81,8 +81,7 @@ class Freezing:
         try:
             is_there, _ = guest.answers(self.vm, self.note, timeout_s=5.0)
             if is_there:
-                argv = guest.link(self.vm, self.note).command(["sync"], tty=False)
-                subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=SYNC_S)
+                guest.link(self.vm, self.note).run("sync", timeout_s=SYNC_S)
         except (QvmError, OSError, subprocess.TimeoutExpired):
             pass
 

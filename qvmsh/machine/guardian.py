@@ -84,11 +84,13 @@ def _is_left(vm: Machine) -> bool:
 def told(vm: Machine) -> list[str]:
     """What a guardian has done since the last command, once."""
     try:
-        with open(vm.files.settled, encoding="utf-8") as file:
-            found = file.read().splitlines()
+        found = host_files.read(vm.files.settled).text.splitlines()
     except FileNotFoundError:
         return []
-    host_files.remove(vm.files.settled)
+    except OSError:  # something else is there
+        found = []
+    with contextlib.suppress(OSError):
+        host_files.remove(vm.files.settled)
     return found
 
 

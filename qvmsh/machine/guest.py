@@ -71,8 +71,7 @@ def _pins(vm: Machine, path: str, alias: str) -> bool:
         GuestUnreachableError: it cannot be used, so a key could neither be checked nor pinned.
     """
     try:
-        with open(path, errors="replace") as file:
-            return any(line.split(" ", 1)[0] == alias for line in file)
+        return any(line.split(" ", 1)[0] == alias for line in host_files.read(path).text.split("\n"))
     except FileNotFoundError:
         if os.access(os.path.dirname(os.path.realpath(path)), os.W_OK):
             return False
@@ -136,7 +135,7 @@ def refusal(vm: Machine, found: ssh.Link, refused: ssh.Refused) -> GuestUnreacha
         return GuestUnreachableError(
             f"the guest refused the ssh key for account {found.user} (tried: {tried})",
             machine=vm.name,
-            details=words[-1:],
+            details=[line.partition(" (")[0] for line in words[-1:]],  # without the ways in that it offers
             hint="VM_SSH_IDENTITY names the key, VM_MACHINE_USER the account; the guest's "
             "~/.ssh/authorized_keys must hold its public half",
         )

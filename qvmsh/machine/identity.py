@@ -32,8 +32,7 @@ def uuid_of(vm: Machine) -> str:
 def known_uuid(vm: Machine) -> str:
     """The machine's UUID, "" if it has none yet."""
     try:
-        with open(vm.files.uuid) as file:
-            text = file.read().strip()
+        text = host_files.read(vm.files.uuid).text.strip()
     except FileNotFoundError:
         return ""
     return text if len(text) == 36 and all(c in "0123456789abcdef-" for c in text) else ""

@@ -50,7 +50,7 @@ def write(vm: Machine, work: dict[str, Any]) -> None:
     """
     text = json.dumps(work).encode() + b"\n"
     try:
-        fd = os.open(vm.files.interrupted, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = host_files.opened(vm.files.interrupted, os.O_WRONLY | os.O_NOFOLLOW)
     except FileNotFoundError:
         fd = -1
     if fd >= 0:
@@ -76,8 +76,7 @@ def read(vm: Machine) -> dict[str, Any] | None:
         QvmError: the note cannot be read, or makes no sense.
     """
     try:
-        with open(vm.files.interrupted, encoding="utf-8") as file:
-            found: dict[str, Any] = json.load(file)
+        found = host_files.document(vm.files.interrupted)
         _require_sense(found)
     except FileNotFoundError:
         return None
@@ -102,7 +101,7 @@ def _require_sense(work: dict[str, Any]) -> None:
             raise ValueError(f"{key} makes no sense")
     words = [cut[key] for cut in work.get("cuts", ()) for key in CUT]
     words += [word for new, target in work.get("swap", ()) for word in (new, target)]
-    if not all(isinstance(each, str) for each in [*words, work.get("state", "")]):
+    if not all(isinstance(each, str) and "\0" not in each for each in [*words, work.get("state", "")]):
         raise ValueError("a name is no text")
 
 

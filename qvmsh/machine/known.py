@@ -97,8 +97,7 @@ def rows(environ: Mapping[str, str]) -> list[Known]:
     if path is None:
         return []
     try:
-        with open(path, errors="surrogateescape") as file:
-            lines = file.read().split("\n")
+        lines = host_files.read(path, host_files.DOCUMENT_BYTES).text.split("\n")
     except OSError:
         return []
     found: dict[str, Known] = {}

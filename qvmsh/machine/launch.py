@@ -109,6 +109,12 @@ def work_lock(vm: Machine, what: str) -> locks.WorkLock:
             machine=vm.name,
             hint=f"ask as {who}; or `sudo chown -R` the folder .qvm to yourself",
         ) from None
+    except OSError as error:
+        raise QvmError(
+            f"{_cannot(what)}: .qvm/work.lock: {error.strerror}",
+            machine=vm.name,
+            hint="move away what is at that name; qvm makes a new one",
+        ) from None
     except locks.Held as held:
         raise LockedError(
             f"{_cannot(what)}: {held.by} is at work on it", machine=vm.name, hint="wait for it to end"

@@ -180,11 +180,10 @@ def sweep(environ: Mapping[str, str], *, is_looking: bool = False) -> list[str]:
     for name in names:
         note = os.path.join(folder, name)
         try:
-            with open(note, encoding="utf-8") as file:
-                data = json.load(file)
+            data = host_files.document(note)
             path, pid = str(data["path"]), int(data["pid"])
             when = time.strftime("%T", time.localtime(data["since"]))
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, OverflowError):
             continue  # it is being written
         match = _NAME.fullmatch(os.path.basename(path))
         if match is None or not os.path.isabs(path):

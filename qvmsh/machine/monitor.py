@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 FAILURES = ("Error: ", "unknown command: ", "invalid ", "Expecting ", "Parameter ")
 
 
+def gone(vm: Machine, pid: int, what: str, error: OSError) -> QmpError:
+    """The error for a QEMU that does not answer a command any more."""
+    if isinstance(error, TimeoutError | qmp.Nonsense):
+        hint = "`qvm status` tells how it is; it may still be at work on that"
+        return QmpError(f"QEMU (pid {pid}) does not answer {what}: {error}", machine=vm.name, hint=hint)
+    return QmpError(f"QEMU (pid {pid}) went away during {what}", machine=vm.name)
+
+
 def human_command(vm: Machine, line: str, *, processor: int | None = None) -> str:
     """Execute one HMP line and return QEMU's answer, its line ends as this system has them.
 
@@ -38,10 +46,12 @@ def human_command(vm: Machine, line: str, *, processor: int | None = None) -> st
         raise state.silent(vm) from None
     try:
         chosen = {} if processor is None else {"cpu-index": processor}
-        text = exchange.ask("human-monitor-command", {"command-line": line} | chosen, timeout_s=None)
-    except OSError:
+        text = exchange.ask(
+            "human-monitor-command", {"command-line": line} | chosen, timeout_s=qmp.patience_s(line)
+        )
+    except OSError as error:
         if line.split(None, 1)[0] not in ("quit", "q"):
-            raise QmpError(f"QEMU (pid {pid}) went away during `{line}`", machine=vm.name) from None
+            raise gone(vm, pid, f"`{line}`", error) from None
         text = ""
     finally:
         exchange.close()

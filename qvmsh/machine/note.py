@@ -99,21 +99,20 @@ def is_of_a_copy(files: Files) -> bool:
 
 def _parse(path: str) -> Note | None:
     try:
-        with open(path, errors="surrogateescape") as file:
-            values = dict(line.rstrip("\n").partition(" ")[::2] for line in file)
+        text = host_files.read(path).text
     except OSError:
         return None
-    if not values.get("runtime"):
+    values = dict(line.partition(" ")[::2] for line in text.split("\n"))
+    if not values.get("runtime") or "\0" in text:
         return None
-    port, paused = values.get("ssh_port", ""), values.get("paused_s", "")
     return Note(
         runtime=values["runtime"],
         boot=values.get("boot", ""),
-        ssh_port=int(port) if port.isdigit() else 0,
+        ssh_port=process.number(values.get("ssh_port", "")),
         user=values.get("user", ""),
         disposable=values.get("disposable") == "yes",
         directory=values.get("directory", ""),
         base_only=values.get("base_only") == "yes",
         loading=values.get("loading", ""),
-        paused_s=int(paused) if paused.isdigit() else 0,
+        paused_s=process.number(values.get("paused_s", "")),
     )

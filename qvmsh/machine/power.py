@@ -134,14 +134,7 @@ class Ladder:
             ):
                 return "does not answer"
             found.open(interactive=False, timeout_s=min(10.0, window_s))
-            done = subprocess.run(
-                found.command([script], tty=False),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=min(15.0, window_s),
-            )
+            done = found.run(script, timeout_s=min(15.0, window_s))
         except QvmError as error:
             return error.what
         except ssh.Refused as refused:

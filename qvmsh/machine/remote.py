@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 
 from qvmsh.errors import CommandError, GuestUnreachableError
+from qvmsh.host import files as host_files
+from qvmsh.host import ssh
 from qvmsh.io import isatty
 from qvmsh.machine import guest
 
@@ -34,18 +36,26 @@ def shell(vm: Machine, words: Sequence[str], *, wants_tty: bool) -> str:
     if vm.io.capture:
         return _capture(vm, found.command(words, tty=False), words)
     tty = wants_tty or (not words and is_interactive)
-    argv = found.command(words, tty=tty)
+    argv = found.command(words, tty=tty, interactive=isatty(vm.io.stdin))
     vm.io.stdout.flush()
-    if vm.io.is_last:
+    has_person = isatty(vm.io.stdin)
+    if vm.io.is_last and has_person:
         os.execvp(argv[0], argv)
     import subprocess
 
-    status = subprocess.run(
-        argv,
-        stdin=stream(vm.io.stdin),
-        stdout=stream(vm.io.stdout),
-        stderr=stream(vm.io.stderr),
-    ).returncode
+    log = f"{found.log}-{os.getpid()}"
+    with host_files.Removed(log):
+        status = subprocess.run(
+            argv if has_person else [*argv[:1], "-E", log, *argv[1:]],
+            stdin=stream(vm.io.stdin),
+            stdout=stream(vm.io.stdout),
+            stderr=stream(vm.io.stderr),
+        ).returncode
+        said = found.words_in(log)
+    if status == ssh.FAILED and said:  # it had to make a connection of its own, and could not
+        raise guest.refusal(vm, found, ssh.reason(said))
+    if said:
+        print(said, file=vm.io.stderr)
     if status:
         status = 128 - status if status < 0 else status
         raise Failed(" ".join(words) or "the login shell", argv=argv, status=status, machine=vm.name)

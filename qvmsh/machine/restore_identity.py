@@ -102,8 +102,7 @@ def _keys(made: Machine, point: Point, name: str, was: str, notes: list[str]) ->
     host_files.remove(made.files.uuid)
     own = identity.uuid_of(made)
     if old and os.path.exists(made.files.known_hosts):
-        with open(made.files.known_hosts, errors="surrogateescape") as file:
-            text = file.read().replace(f"qvm-{old} ", f"qvm-{own} ")
+        text = host_files.read(made.files.known_hosts).text.replace(f"qvm-{old} ", f"qvm-{own} ")
         host_files.write_atomic(made.files.known_hosts, text)
     key = os.path.join(made.directory, create.KEY)
     takes_keys = f"{_KEYS}file={create.KEY}.pub"

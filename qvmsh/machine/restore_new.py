@@ -349,15 +349,14 @@ def _rewrite_snapshots(
         return moved.get(value, value) if isinstance(value, str) else value
 
     try:
-        with open(made.files.snapshots, encoding="utf-8") as file:
-            document = json.load(file)
+        document = host_files.document(made.files.snapshots)
         for row in document["snapshots"]:
             row |= {key: renewed(row[key]) for key in ("disks", "images") if key in row}
             saved = row.get("settings") or {}
             saved |= {
                 key: now[key] for key, value in saved.items() if key in now and value == before.get(key, "")
             }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return  # there is none, or none that means anything
     text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
     host_files.write_atomic(made.files.snapshots, text)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import time
 
@@ -198,14 +199,11 @@ def _clock_by_ssh(vm: Machine, note: Note) -> str:
         script = (
             f"d=$(( {int(now)} - $(date +%s) )); echo $d; [ ${{d#-}} -lt 3 ] || sudo -n date -s @{int(now)}"
         )
-        done = subprocess.run(
-            found.command([script], tty=False),
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30,
-        )  # fmt: skip
+        done = found.run(script, timeout_s=30.0)
     except (QvmError, subprocess.TimeoutExpired):
         return ""
     words = done.stdout.split()
-    if not words:
+    if not words or not re.fullmatch(r"-?[0-9]{1,15}", words[0]):
         return ""
     if abs(int(words[0])) < 3:
         return "clock is right"

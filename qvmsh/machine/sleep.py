@@ -73,14 +73,7 @@ def _ask(vm: Machine, note: Note) -> str:
     tried = []
     try:
         found = guest.connect(vm, "suspend the guest", interactive=False)
-        done = subprocess.run(
-            found.command([SUSPEND], tty=False),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=30,
-        )
+        done = found.run(SUSPEND, timeout_s=30.0)
         if done.returncode in (0, 255):  # 255: the connection went down with the guest
             return "ssh"
         tried += [f"ssh: {line}" for line in done.stderr.strip().splitlines()[-3:]]
@@ -133,13 +126,7 @@ def refresh(link: ssh.Link) -> None:
     if not link.is_open():
         return
     try:
-        done = subprocess.run(
-            link.command(["true"], tty=False),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=ANSWER_S,
-        )
-        if done.returncode != 255:
+        if link.run("true", timeout_s=ANSWER_S).returncode != 255:
             return
     except subprocess.TimeoutExpired:
         pass

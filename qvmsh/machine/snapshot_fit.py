@@ -16,6 +16,7 @@ import os
 import time
 
 from qvmsh.machine import chain
+from qvmsh.qemu import image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -34,7 +34,7 @@ from qvmsh.machine.catalogue import Catalogue
 from qvmsh.machine.snapshot_reports import SnapshotDeleted, SnapshotSaved, word
 from qvmsh.machine.snapshot_store import Images, Live, Store
 from qvmsh.machine.unfinished import Journal
-from qvmsh.qemu import ich9, image
+from qvmsh.qemu import ich9, image, qmp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def live(vm: Machine, note: Note) -> Iterator[tuple[Live, list[Volume]]]:
         except (ConnectionError, TimeoutError, FileNotFoundError):
             raise state.silent(vm) from None
         try:
-            disks = volumes.of_blocks(vm, exchange.ask("query-block", timeout_s=None))
+            disks = volumes.of_blocks(vm, exchange.ask("query-block", timeout_s=qmp.ANSWER_S))
             able = [each for each in volumes.written(disks) if each.format == "qcow2"]
             yield Live(vm, able, exchange), disks
         except (ConnectionError, TimeoutError):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 
 from qvmsh.errors import ConfigError, QmpError, QvmError, StateError
+from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
 from qvmsh.machine import note as notes
 from qvmsh.machine.reports import Status
@@ -122,6 +123,9 @@ def observe(vm: Machine) -> Observation:
         pid = locks.holder(vm.files.pid_file)
     except PermissionError:
         return _foreign(vm)
+    except OSError as error:
+        what = f".qvm/{os.path.basename(vm.files.pid_file)}: {error.strerror}"
+        return Observation(BROKEN, what, hint="move it away; a QEMU that runs is found without it")
     note = notes.read(vm.files)
     if pid is None:
         return _without_process(vm, note)
@@ -183,8 +187,7 @@ def _without_process(vm: Machine, note: Note | None) -> Observation:
     if by and is_other and by.what.partition(" ")[0] in ("start", "run"):
         return Observation(STARTING, str(by))
     try:
-        with open(vm.files.pid_file, errors="replace") as file:
-            left = file.read().strip()
+        left = process.number(host_files.read(vm.files.pid_file).text.strip())
     except OSError:
         return _without_pid_file(vm, note)
     if notes.is_of_a_copy(vm.files):
@@ -192,8 +195,8 @@ def _without_process(vm: Machine, note: Note | None) -> Observation:
     if note and not note.is_of_this_boot:
         return Observation(STOPPED, "the host went down while it ran")
     detail = f"QEMU (pid {left}) ended without being asked" if left else "QEMU never came up"
-    if left.isdigit() and process.exists(int(left)):
-        detail += f"; pid {left} is now another program, `{process.program(int(left))}`"
+    if left and process.exists(left):
+        detail += f"; pid {left} is now another program, `{process.program(left)}`"
     return Observation(CRASHED, detail, hint="`qvm start` starts it again; .qvm/log/ has its last words")
 
 
@@ -279,7 +282,7 @@ def reachable(vm: Machine, what: str) -> tuple[int, Note]:
     """As `require_live`, but does not ask QEMU: for a command whose own question tells as much."""
     try:
         pid, note = locks.holder(vm.files.pid_file), notes.read(vm.files)
-    except PermissionError:
+    except OSError:
         pid = note = None
     if pid is None or note is None or process.is_stopped(pid):
         return require_live(vm, what)

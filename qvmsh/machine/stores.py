@@ -16,7 +16,6 @@ import os
 import re
 import shlex
 import shutil
-import stat
 import subprocess
 from abc import ABC, abstractmethod
 
@@ -234,11 +233,7 @@ def _opened(path: str) -> int:
     Raises:
         OSError: it cannot be read, or is something else (a FIFO would hold us up for ever).
     """
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise OSError(errno.EINVAL, "is no regular file", path)
-    return fd
+    return host_files.opened(path)
 
 
 def _text(fd: int) -> str:

@@ -14,7 +14,6 @@ kept as the snapshot `.qvm-back` until the new state was whole.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 
@@ -190,13 +189,22 @@ def read(vm: Machine) -> dict[str, Any] | None:
         QvmError: it cannot be read, or makes no sense.
     """
     try:
-        with open(vm.files.unfinished, encoding="utf-8") as file:
-            found: dict[str, Any] = json.load(file)
+        found = host_files.document(vm.files.unfinished)
         if found["what"] not in WORDS:
             raise ValueError(f"nobody does {found['what']!r}")
         for key, kind in KINDS.items():
             if not isinstance(found[key], kind):
                 raise ValueError(f"{key} makes no sense")
+        for key in ("device", "node", "backing_format"):
+            found.setdefault(key, "")
+        if not all(
+            isinstance(found.get(key, ""), str) for key in ("device", "node", "backing", "backing_format")
+        ):
+            raise ValueError("a name is no text")
+        if (found["entry"] or found).get("name") != found["name"]:
+            raise ValueError("entry is that of another snapshot")
+        if any("\0" in path for _, path in found["disks"]):
+            raise ValueError("no file has such a name")
         found["disks"] = [
             [str(name), os.path.normpath(os.path.join(vm.directory, path))] for name, path in found["disks"]
         ]
@@ -351,7 +359,7 @@ def _live(vm: Machine, note: Note, data: dict[str, Any]) -> Iterator[Live]:
         except OSError:
             raise state.silent(vm) from None
         try:
-            blocks = exchange.ask("query-block", timeout_s=None)
+            blocks = exchange.ask("query-block", timeout_s=qmp.ANSWER_S)
             found = [each for each in volumes.of_blocks(vm, blocks) if os.path.realpath(each.path) in wanted]
             yield Live(vm, volumes.written(found), exchange)
         except (ConnectionError, TimeoutError):

@@ -69,7 +69,7 @@ class _folder:  # noqa: N801  # used as a function
         self.path = os.path.join(vm.state_folder(), f"verify-{os.getpid()}")
         for name in os.listdir(vm.files.state):
             pid = name.removeprefix("verify-")
-            if name.startswith("verify-") and not (pid.isdigit() and process.exists(int(pid))):
+            if name.startswith("verify-") and not process.exists(process.number(pid)):
                 shutil.rmtree(os.path.join(vm.files.state, name), ignore_errors=True)
 
     def __enter__(self) -> str:

@@ -544,8 +544,7 @@ def _cache_path(environ: Mapping[str, str]) -> str | None:
 def _rows(cache: str) -> list[list[str]]:
     """The rows of the cache; none where it is missing, unreadable, or not ours."""
     try:
-        with open(cache, encoding="utf-8", errors="replace") as file:
-            lines = file.read(1 << 16).split("\n")
+        lines = files.read(cache).data.decode(errors="replace").split("\n")
     except OSError:
         return []
     return [line.split("\t") for line in lines[1:]] if lines[0] == _MAGIC else []

@@ -11,8 +11,13 @@ Source: QEMU docs/interop/qemu-qmp-ref, "Events".
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections import deque
 
 from qemu.qmp import ExecuteError, QMPClient, QMPError
+from qemu.qmp.events import EventListener
+
+from qvmsh.qemu import qmp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +39,41 @@ ENDS = {
 """Why a machine shuts down, by QEMU's ShutdownCause."""
 
 RESETS = {"guest-reset": "the guest has reset itself", "host-qmp-system-reset": "it was reset"}
+
+
+MOST_EVENTS = 1000
+"""How many wait for somebody who reads; a QEMU that sends more than that is none."""
+
+
+class Inbox:
+    """The events of some names (none = all), in order: no more than anybody reads, and of the right shape.
+
+    The client's own lists have no end, and keep what was read; so they get nothing.
+    """
+
+    def __init__(self, client: QMPClient, names: tuple[str, ...] = ()) -> None:
+        client.events.event_filter = lambda _: False
+        self.listener = EventListener(names, self._take)
+        self._waiting: deque[Event] = deque()
+        self._came = asyncio.Event()
+
+    def _take(self, message: Any) -> bool:
+        event = dict(message)
+        if len(self._waiting) < MOST_EVENTS and qmp.fits_event(event):
+            self._waiting.append(event)
+            self._came.set()
+        return False
+
+    async def get(self) -> Event:
+        """The next event."""
+        while not self._waiting:
+            self._came.clear()
+            await self._came.wait()
+        return self._waiting.popleft()
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._waiting
 
 
 class Teller:
@@ -64,7 +104,7 @@ class Teller:
                     f"{data.get('operation', 'I/O')} error on {where}" + (f": {why}" if why else "") + paused
                 )
             case "BLOCK_JOB_ERROR":
-                return f"the job {data['device']} met a {data['operation']} error"
+                return f"the job {data.get('device')} met a {data.get('operation')} error"
             case "JOB_STATUS_CHANGE":
                 return self._job(data)
         return ""
@@ -101,6 +141,8 @@ async def hear(path: str, *, greeted: Callable[[], None], heard: Callable[[Event
         OSError: nobody listens there.
     """
     client = QMPClient("qvm-watch")
+    inbox = Inbox(client)
+    client.register_listener(inbox.listener)
     try:
         await client.connect(path)
     except QMPError as error:
@@ -109,29 +151,27 @@ async def hear(path: str, *, greeted: Callable[[], None], heard: Callable[[Event
     try:
         greeted()
         while True:
-            event = asyncio.ensure_future(client.events.get())
+            event = asyncio.ensure_future(inbox.get())
             await asyncio.wait({event, end}, return_when=asyncio.FIRST_COMPLETED)
             if not event.done():
                 event.cancel()
                 break
-            heard(await _with_error(client, dict(event.result())))
-        while not client.events.empty():
-            heard(dict(await client.events.get()))
+            heard(await _with_error(client, event.result()))
+        while not inbox.is_empty:
+            heard(await inbox.get())
     finally:
         end.cancel()
-        try:
+        with contextlib.suppress(Exception):  # QEMU has gone first, or does not speak QMP
             await client.disconnect()
-        except (QMPError, OSError, EOFError):
-            pass  # QEMU has gone first
 
 
 async def _with_error(client: QMPClient, event: Event) -> Event:
     """The event of a job's end, with the job's error; QEMU has it only in `query-jobs`."""
     data = event.get("data", {})
-    if event["event"] != "JOB_STATUS_CHANGE" or data["status"] != "concluded":
+    if event["event"] != "JOB_STATUS_CHANGE" or data.get("status") != "concluded":
         return event
     try:
-        jobs: Any = await client.execute("query-jobs")
+        jobs: Any = qmp.checked("query-jobs", await client.execute("query-jobs"))
     except (ExecuteError, QMPError, OSError, EOFError):
         return event
     errors = [job["error"] for job in jobs if job["id"] == data["id"] and job.get("error")]

@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import re
 
+from qvmsh.errors import QmpError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from qvmsh.qemu.qmp import Exchange
@@ -78,7 +80,10 @@ def _mapped_at(exchange: Exchange) -> int | None:
 
 def _input(exchange: Exchange, width: str, port: int) -> int:
     answer = _human(exchange, f"i /{width} {port:#x}")
-    return int(answer.strip().rpartition("= ")[2] or "0", 16)
+    found = re.search(r"= 0x([0-9a-f]{1,8})\s*$", answer)
+    if not found:
+        raise QmpError(f"QEMU does not tell what the port {port:#x} holds: {answer[:60]!r}")
+    return int(found[1], 16)
 
 
 def _output(exchange: Exchange, width: str, port: int, value: int) -> None:

@@ -1,6 +1,6 @@
 """The guest agent: one synchronised exchange over its Unix socket.
 
-May import: `qemu.qmp` (for JSON), `_socket`.
+May import: `qemu.qmp`.
 
     ask("/run/user/1000/qvm/3f2a/qga", "guest-ping", timeout_s=1.0)
 
@@ -11,10 +11,8 @@ Source: QEMU docs/interop/qemu-ga-ref. A stale partial line of an earlier client
 from __future__ import annotations
 
 import time
-from _socket import AF_UNIX, socket
 
-from qvmsh.errors import QmpError
-from qvmsh.qemu.qmp import dumps, loads
+from qvmsh.qemu.qmp import Line, checked, dumps, failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,12 +29,12 @@ def ask(path: str, command: str, arguments: dict[str, Any] | None = None, *, tim
     Raises:
         NoAgent: no agent answers within `timeout_s`.
         TimeoutError: the agent is there, but gives no answer to the command.
-        OSError: its socket is gone or busy.
+        OSError: its socket is gone or busy, or what answers is no agent.
         QmpError: the agent refused the command.
     """
     talk = Conversation(path, timeout_s)
     try:
-        return talk.ask(command, arguments)
+        return talk._execute(command, arguments)  # in the time that is left
     finally:
         talk.close()
 
@@ -64,7 +62,7 @@ def shutdown(path: str, *, mode: str = "powerdown", timeout_s: float) -> bool:
     return True
 
 
-class Conversation:
+class Conversation(Line):
     """Several questions in a row; while it lasts nobody else can ask.
 
     Args:
@@ -75,63 +73,42 @@ class Conversation:
         NoAgent, OSError: as `ask`.
     """
 
+    MOST_BYTES = 1 << 20
+
     def __init__(self, path: str, timeout_s: float) -> None:
-        self.timeout_s = timeout_s
-        self._rest = b""
-        self._socket = socket(AF_UNIX)
+        super().__init__(path, timeout_s)
         try:
-            self._synchronise(path)
+            self._synchronise()
         except BaseException:
-            self._socket.close()
+            self.close()
             raise
 
-    def _synchronise(self, path: str) -> None:
+    def _synchronise(self) -> None:
         token = time.monotonic_ns() & 0x7FFFFFFF
-        self._socket.settimeout(self.timeout_s)
-        self._socket.connect(path)
-        deadline = time.monotonic() + self.timeout_s
         self._socket.sendall(b"\xff")
-        self._send("guest-sync-delimited", {"id": token})
         try:
-            while True:
-                self._socket.settimeout(max(0.01, deadline - time.monotonic()))
-                if self._read().get("return") == token:
-                    break
+            self._request("guest-sync-delimited", {"id": token})
+            while self._read().get("return") != token:
+                pass
         except TimeoutError:
             raise NoAgent(f"no guest agent answers within {self.timeout_s:.0f} s") from None
 
     def ask(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
         """Execute `command`, return its value; errors as the function `ask`."""
-        self._socket.settimeout(self.timeout_s)
-        self._send(command, arguments)
-        return self._reply(command)
+        self._begin(self.timeout_s)
+        return self._execute(command, arguments)
 
-    def close(self) -> None:
-        self._socket.close()
-
-    def _send(self, command: str, arguments: dict[str, Any] | None) -> None:
-        request = {"execute": command} | ({"arguments": arguments} if arguments else {})
-        self._socket.sendall((dumps(request) + "\n").encode())
-
-    def _reply(self, command: str) -> Any:
+    def _execute(self, command: str, arguments: dict[str, Any] | None) -> Any:
+        self._request(command, arguments)
         reply = self._read()
         if "error" in reply:
-            raise QmpError(
-                f"guest agent: {command}: {reply['error']['desc']}", error_class=reply["error"]["class"]
-            )
-        return reply.get("return")
+            raise failure(f"guest agent: {command}", reply["error"])
+        return checked(command, reply.get("return"))
 
-    def _read(self) -> Any:
-        while True:
-            while b"\n" not in self._rest:
-                data = self._socket.recv(65536)
-                if not data:
-                    raise ConnectionResetError("the agent's socket was closed")
-                self._rest += data
-            line, _, self._rest = self._rest.partition(b"\n")
-            line = line.rpartition(b"\xff")[2].strip()
-            if line:
-                try:
-                    return loads(line.decode(errors="replace"))
-                except (StopIteration, ValueError):
-                    continue  # the rest of somebody's broken line
+    def _request(self, command: str, arguments: dict[str, Any] | None) -> None:
+        self._send(dumps({"execute": command} | ({"arguments": arguments} if arguments else {})) + "\n")
+
+    def _read(self) -> dict[str, Any]:
+        while (found := self._object()) is None:
+            pass  # the rest of somebody's broken line
+        return found

@@ -1,10 +1,12 @@
-"""One question to QEMU: connect, negotiate, ask, close. Without asyncio and the json package.
+"""Talking with sockets; one question to QEMU: connect, negotiate, ask, close. Without asyncio and `json`.
 
 May import: `_socket`, `_json` and smaller (one-shot path; design, rule 7). Conversations that
 wait for events or jobs use `qemu.qmp` instead.
 
     ask("/run/user/1000/qvm/3f2a/qmp", "query-status")     # {'status': 'running', ...}
 
+Whoever answers may mean harm: a guest by its agent, a neighbour by his monitor. So `Line` is the one way to
+talk: a deadline for all of an answer, a bound for its size, and what is in it has the `SHAPES` that we read.
 Source: QEMU docs/interop/qmp-spec.
 """
 
@@ -22,6 +24,14 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+MESSAGE_S = 30.0
+"""How long a message may take from its first byte to its last."""
+ANSWER_S = 60.0
+WORK = (
+    "savevm", "loadvm", "delvm", "commit", "migrate", "dump", "block", "snapshot", "drive", "job",
+    "transaction", "memsave", "pmemsave", "screendump",
+)  # fmt: skip
+"""How the commands of both monitors begin that work on memory or disks, for as long as that takes."""
 TICK_S = 0.1
 """How long one who shows how far it is waits for QEMU before he looks himself."""
 
@@ -39,8 +49,15 @@ _scan = make_scanner(_Decoder())  # type: ignore[arg-type]  # typeshed asks for 
 
 
 def loads(text: str) -> Any:
-    """The value of one JSON document."""
-    return _scan(text.strip(), 0)[0]
+    """The value of one JSON document.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return _scan(text.strip(), 0)[0]
+    except (StopIteration, RecursionError):
+        raise ValueError("it is no JSON") from None
 
 
 def dumps(value: Any) -> str:
@@ -58,54 +75,220 @@ def dumps(value: Any) -> str:
     return "[" + ", ".join(map(dumps, value)) + "]"
 
 
+def patience_s(command: str) -> float | None:
+    """How long the answer to a command of the user's may take: a name of QMP, or a line of HMP."""
+    return None if command.strip().startswith(WORK) else ANSWER_S
+
+
 def _mark() -> int:
     """A number for a request that no other has, of this process or another."""
     return int(monotonic() * 1e9)
 
 
-class Exchange:
-    """A QMP connection for a few questions in a row.
+class Nonsense(ConnectionError):
+    """What answers does not speak the protocol."""
+
+    def __init__(self, what: str = "what answers makes no sense") -> None:
+        super().__init__(what)
+
+
+_SNAPSHOT = {"id": str, "name": str, "date-sec": int, "vm-state-size": int}
+_IMAGE: dict[str, Any] = {
+    "filename": str, "format": str, "virtual-size": int, "snapshots?": [_SNAPSHOT],
+    "format-specific?": {"data?": dict},
+}  # fmt: skip
+_IMAGE["backing-image?"] = _IMAGE
+_NODE = {
+    "node-name": str, "ro": bool, "drv": str, "file": str, "image": _IMAGE, "backing_file?": str,
+    "backing_file_depth": int,
+    "dirty-bitmaps?": [{"name?": str, "recording": bool, "inconsistent?": bool}],
+}  # fmt: skip
+_ENTITY = {
+    "name": str, "meta-type": str, "members?": [{"name?": str, "type?": str}], "arg-type?": str, "tag?": str,
+    "json-type?": str, "variants?": [{"case": str, "type": str}], "values?": [str],
+}  # fmt: skip
+_JOB = {"id": str, "status": str}
+_ERROR = {"class": str, "desc": str}
+EVENT = {"event": str, "data?": dict, "timestamp?": {"seconds": int}}
+SHAPES: dict[str, Any] = {
+    "JOB_STATUS_CHANGE": _JOB,
+    "guest-exec": {"pid": int},
+    "guest-exec-status": {"exited": bool},
+    "guest-fsfreeze-freeze": int,
+    "guest-get-time": int,
+    "human-monitor-command": str,
+    "qom-list": [{"name": str, "type": str}],
+    "qom-list-types": [{"name": str, "parent?": str}],
+    "query-block": [{"device": str, "qdev?": str, "inserted?": _NODE}],
+    "query-chardev": [{"label": str, "filename": str}],
+    "query-cpus-fast": [{"cpu-index": int}],
+    "query-jobs": [{**_JOB, "type": str, "error?": str}],
+    "query-migrate": {"blocked-reasons?": [str]},
+    "query-migrate-capabilities": [{"capability": str}],
+    "query-migrate-parameters": dict,
+    "query-named-block-nodes": [_NODE],
+    "query-qmp-schema": [_ENTITY],
+    "query-rx-filter": [{"promiscuous": bool}],
+    "query-status": {"status": str},
+    "query-version": {"qemu": {"major": int, "minor": int, "micro": int}},
+}
+"""What is read of the answers, and of the data of events; a key with `?` may be missing."""
+
+
+def fits(value: Any, shape: Any) -> bool:
+    """True if a value of JSON has that shape; a whole number is one of 64 bits."""
+    if isinstance(shape, type):
+        if shape is int:
+            return type(value) is int and -(2**63) <= value < 2**64
+        return type(value) is shape
+    if isinstance(shape, list):
+        return type(value) is list and all(fits(each, shape[0]) for each in value)
+    return type(value) is dict and all(
+        fits(value[key], inner) if (key := name.rstrip("?")) in value else name.endswith("?")
+        for name, inner in shape.items()
+    )
+
+
+def fits_event(message: Any) -> bool:
+    """True for an event of which all that is read can be read."""
+    return fits(message, EVENT) and fits(message.get("data", {}), SHAPES.get(message["event"], dict))
+
+
+def checked(command: str, value: Any) -> Any:
+    """What a command returned.
+
+    Raises:
+        Nonsense: it is not what such a command returns.
+    """
+    if command in SHAPES and not fits(value, SHAPES[command]):
+        raise Nonsense(f"the answer to {command} makes no sense")
+    return value
+
+
+def failure(command: str, error: Any) -> QmpError:
+    """The error of a command that was refused.
+
+    Raises:
+        Nonsense: nobody refuses like that.
+    """
+    if not fits(error, _ERROR):
+        raise Nonsense
+    return QmpError(f"{command}: {error['desc']}", error_class=error["class"])
+
+
+def _whole(value: Any) -> Any:
+    """A value of JSON without halves of characters (`"\\ud83d"`), which nobody could print."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, list):
+        return [_whole(each) for each in value]
+    return {_whole(k): _whole(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+class Line:
+    """JSON objects over a Unix socket, each on a line of its own.
 
     Args:
         path: the Unix socket.
-        timeout_s: for the connection and the greeting (a stopped QEMU accepts but never greets).
+        timeout_s: for the connection; then for each answer, from the question to its last byte.
 
     Raises:
         OSError: nobody listens (FileNotFoundError, ConnectionRefusedError), or not allowed
             (PermissionError).
     """
 
+    MOST_BYTES = 8 << 20
+
     def __init__(self, path: str, timeout_s: float) -> None:
+        self.timeout_s: float | None = timeout_s
         self._rest = b""
-        self.passed_over = 0
-        """Messages, mostly events, that came before the answers to `ask`."""
         self._socket = socket(AF_UNIX)
-        self._socket.settimeout(timeout_s)
-        deadline = monotonic() + timeout_s
+        self._begin(timeout_s)
+        try:
+            self._connect(path)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def _connect(self, path: str) -> None:
         while True:
+            self._socket.settimeout(self._left(self._until))
             try:
-                self._socket.connect(path)
-                return
+                return self._socket.connect(path)
             except BlockingIOError:  # EAGAIN: so many wait already; each is served in a moment
-                if monotonic() > deadline:
-                    self._socket.close()
-                    raise TimeoutError("so many others are asking") from None
                 from select import select
 
                 select([], [], [], 0.01)
-            except BaseException:
-                self._socket.close()
-                raise
 
     def fileno(self) -> int:
         return self._socket.fileno()
 
+    def close(self) -> None:
+        self._socket.close()
+
+    def _begin(self, timeout_s: float | None) -> None:
+        """From now on all must be done in that time (None: when it is done)."""
+        self._until = None if timeout_s is None else monotonic() + timeout_s
+
+    def _left(self, until: float | None) -> float | None:
+        left = None if until is None else until - monotonic()
+        if left is not None and left <= 0:
+            raise TimeoutError("no answer in time")
+        return left
+
+    def _send(self, text: str) -> None:
+        self._socket.settimeout(self._left(self._until))
+        self._socket.sendall(text.encode())
+
+    def _object(self) -> dict[str, Any] | None:
+        """The object on the next line; None for a line that holds something else.
+
+        Raises:
+            TimeoutError: it is not there in time; one that has begun must end even where there is no limit.
+            Nonsense: it is longer than anybody has to say.
+        """
+        until = self._until
+        while b"\n" not in self._rest:
+            if until is None and self._rest:
+                until = monotonic() + MESSAGE_S
+            self._socket.settimeout(self._left(until))
+            data = self._socket.recv(65536)
+            if not data:
+                raise ConnectionResetError("the connection was closed")
+            self._rest += data
+            if len(self._rest) > self.MOST_BYTES:
+                raise Nonsense(f"an answer has more than {self.MOST_BYTES >> 20} MiB")
+        self._left(self._until)
+        line, _, self._rest = self._rest.partition(b"\n")
+        line = line.rpartition(b"\xff")[2]
+        try:
+            found = loads(line.decode(errors="replace"))
+            if b"\\ud" in line.lower():
+                found = _whole(found)
+        except (ValueError, RecursionError):
+            return None
+        return found if type(found) is dict else None
+
+
+class Exchange(Line):
+    """A QMP connection for a few questions in a row.
+
+    Args:
+        timeout_s: for the connection, the greeting (a stopped QEMU accepts but never greets), each answer.
+    """
+
+    def __init__(self, path: str, timeout_s: float) -> None:
+        self.passed_over = 0
+        """Messages, mostly events, that came before the answers to `ask`."""
+        super().__init__(path, timeout_s)
+
     def negotiate(self) -> Exchange:
         """Read the greeting and leave negotiation mode; TimeoutError if QEMU does not greet."""
+        self._begin(self.timeout_s)
         try:
             while "QMP" not in self._read():
                 pass
-            self.ask("qmp_capabilities")
+            self._execute("qmp_capabilities")
         except BaseException:
             self._socket.close()
             raise
@@ -126,21 +309,29 @@ class Exchange:
 
         Raises:
             QmpError: QEMU refused; `error_class` is its own.
-            TimeoutError: no answer within `timeout_s` (None = wait for ever).
-            ConnectionError: QEMU went away.
+            TimeoutError: no answer within `timeout_s`, which later questions have too (None = wait for ever).
+            ConnectionError: QEMU went away, or what answers is no QEMU (`Nonsense`).
         """
         if timeout_s != -1:
-            self._socket.settimeout(timeout_s)
+            self.timeout_s = timeout_s
+        self._begin(self.timeout_s)
+        return self._execute(command, arguments, tick)
+
+    def _execute(
+        self,
+        command: str,
+        arguments: dict[str, Any] | None = None,
+        tick: Callable[[], None] | None = None,
+    ) -> Any:
         mark = _mark()
         request = {"execute": command, "id": mark} | ({"arguments": arguments} if arguments else {})
-        self._socket.sendall((dumps(request) + "\n").encode())
+        self._send(dumps(request) + "\n")
         return self._reply(command, mark, tick)
 
     def event(self) -> Any:
         """The next event, however long it takes; OSError when QEMU goes away."""
-        self._socket.settimeout(None)
         while True:
-            found = self._read()
+            found = self.message()
             if "event" in found:
                 return found
 
@@ -150,10 +341,11 @@ class Exchange:
         Raises:
             QmpError: QEMU refused one of them; the others have been executed.
         """
+        self._begin(self.timeout_s)
         marks = [_mark() + at for at in range(len(commands))]
         both = list(zip(commands, marks, strict=True))
         lines = (f'{{"execute": "{command}", "id": {mark}}}\n' for command, mark in both)
-        self._socket.sendall("".join(lines).encode())
+        self._send("".join(lines))
         errors = []
         for command, mark in both:
             try:
@@ -173,9 +365,9 @@ class Exchange:
                 self.passed_over += 1
                 continue
             if "return" in reply:
-                return reply["return"]
+                return checked(command, reply["return"])
             if "error" in reply:
-                raise QmpError(f"{command}: {reply['error']['desc']}", error_class=reply["error"]["class"])
+                raise failure(command, reply["error"])
 
     def has_message(self) -> bool:
         """True if a whole message has been received already."""
@@ -189,21 +381,16 @@ class Exchange:
 
         return bool(select([self._socket], [], [], timeout_s)[0])
 
-    def message(self) -> Any:
+    def message(self, timeout_s: float | None = None) -> dict[str, Any]:
         """The next message, whatever it is: for one who follows events."""
+        self._begin(timeout_s)
         return self._read()
 
-    def _read(self) -> Any:
-        while b"\n" not in self._rest:
-            data = self._socket.recv(65536)
-            if not data:
-                raise ConnectionResetError("QEMU closed the connection")
-            self._rest += data
-        line, _, self._rest = self._rest.partition(b"\n")
-        return loads(line.decode())
-
-    def close(self) -> None:
-        self._socket.close()
+    def _read(self) -> dict[str, Any]:
+        found = self._object()
+        if found is None or ("event" in found and not fits_event(found)):
+            raise Nonsense
+        return found
 
     def shut(self) -> None:
         """End the connection, also for a thread that waits for an event on it."""
@@ -215,9 +402,9 @@ class Exchange:
 
 
 def ask(path: str, command: str, arguments: dict[str, Any] | None = None, *, timeout_s: float = 2.0) -> Any:
-    """Connect, ask one question, close; errors as `Exchange`."""
+    """Connect, ask one question, close; errors as `Exchange.ask`."""
     exchange = Exchange(path, timeout_s).negotiate()
     try:
-        return exchange.ask(command, arguments)
+        return exchange._execute(command, arguments)  # in the time that is left
     finally:
         exchange.close()

@@ -44,7 +44,7 @@ class Schema:
                 tag, the members of all variants are there.
         """
         entity = self._types.get(kind, {})
-        found = {each["name"]: each["type"] for each in entity.get("members", ())}
+        found = {each.get("name", ""): each.get("type", "") for each in entity.get("members", ())}
         tag = (given or {}).get(entity.get("tag", ""))
         for variant in entity.get("variants", ()):
             if tag is None or variant["case"] == tag:
@@ -54,7 +54,7 @@ class Schema:
     def arguments(self, command: str, given: dict[str, str] | None = None) -> dict[str, str]:
         """Name and type of each argument of `command`; none for an unknown one."""
         entity = self._types.get(command, {})
-        return self.members(entity["arg-type"], given) if entity.get("meta-type") == "command" else {}
+        return self.members(entity.get("arg-type", ""), given) if entity.get("meta-type") == "command" else {}
 
     def values(self, kind: str) -> list[str]:
         """The values of an enumeration or of a boolean."""

@@ -26,11 +26,14 @@ from types import FrameType
 from typing import Any
 
 from qemu.qmp import ExecuteError, QMPClient, QMPError, Runstate
-from qemu.qmp.events import EventListener
 
 from qvmsh.errors import DeadlineError, QmpError
+from qvmsh.qemu import qmp
+from qvmsh.qemu.events import Inbox
 
 CONNECT_S = 5.0
+EXECUTE_S = 120.0
+"""How long QEMU may take over a command: it may have to write out what its disks hold back."""
 LOOK_S = 0.2
 """How often who waits looks whether QEMU is still there, and whether the user has had enough."""
 ANSWER_S = 2.0
@@ -90,6 +93,7 @@ class Session:
         self._checkpoint = checkpoint
         self._loop = asyncio.new_event_loop()
         self._client = QMPClient("qvm")
+        Inbox(self._client)  # what nobody listens for is kept nowhere
 
     def __enter__(self) -> Session:
         try:
@@ -106,9 +110,8 @@ class Session:
 
     def __exit__(self, *_: object) -> None:
         try:
-            self._ask(self._client.disconnect())
-        except (QMPError, OSError, EOFError):
-            pass  # QEMU has gone first
+            with contextlib.suppress(Exception):  # QEMU has gone first, or does not speak QMP
+                self._ask(asyncio.wait_for(self._client.disconnect(), CONNECT_S))
         finally:
             self._close()
 
@@ -134,12 +137,15 @@ class Session:
         """Execute one command; events go to those who listen.
 
         Raises:
-            QmpError: QEMU refused, or has ended.
+            QmpError: QEMU refused, has ended, or does not answer.
         """
         try:
-            return self._ask(self._client.execute(command, arguments))
+            work = asyncio.wait_for(self._client.execute(command, arguments), EXECUTE_S)
+            return qmp.checked(command, self._ask(work))
         except ExecuteError as error:
             raise QmpError(f"{command}: {error}", error_class=error.error_class) from None
+        except (TimeoutError, qmp.Nonsense) as error:
+            raise QmpError(f"{command}: {error or 'QEMU does not answer'}") from None
         except (QMPError, OSError, EOFError):
             raise QmpError(f"{command}: QEMU ended") from None
 
@@ -211,14 +217,14 @@ class Listening:
         self._checkpoint = checkpoint
         self._loop = loop
         self._client = client
-        self._listener = EventListener(names)
+        self._inbox = Inbox(client, names)
 
     def __enter__(self) -> Listening:
-        self._client.register_listener(self._listener)
+        self._client.register_listener(self._inbox.listener)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._client.remove_listener(self._listener)
+        self._client.remove_listener(self._inbox.listener)
 
     def wait(self, wanted: Any = None, *, timeout_s: float) -> dict[str, Any]:
         """The first event for which `wanted(event)` is true (None: any).
@@ -230,7 +236,7 @@ class Listening:
 
         async def first() -> dict[str, Any]:
             while True:
-                event = dict(await self._listener.get())
+                event = await self._inbox.get()
                 if wanted is None or wanted(event):
                     return event
 

@@ -17,7 +17,7 @@ import sys
 
 from xonsh.built_ins import XSH
 
-from qvmsh.config import trust
+from qvmsh.config import files, trust
 from qvmsh.shell import report
 
 TYPE_CHECKING = False
@@ -50,19 +50,18 @@ class Rc:
             return
         path = os.path.join(directory, trust.RC)
         try:
-            with open(path, "rb") as file:
-                status = os.fstat(file.fileno())
-                seen = (status.st_ino, status.st_mtime_ns, _mtime(trust.allowed_file(self._context.environ)))
-                if seen == self._seen:
-                    return
-                self._seen = seen
-                data = file.read()
+            source = files.read(path)
         except FileNotFoundError:
             return
-        except OSError as error:
-            self._context.io.warn(f"{path} is not loaded: {error.strerror}")
+        except files.Unreadable as error:
+            self._context.io.warn(f"{path} is not loaded: {error}")
             self._done = directory
             return
+        status, data = source.status, source.data
+        seen = (status.st_ino, status.st_mtime_ns, _mtime(trust.allowed_file(self._context.environ)))
+        if seen == self._seen:
+            return
+        self._seen = seen
         if not trust.is_allowed(path, data, self._context.environ, trust.CODE):
             self._tell(path, data)
             return

@@ -22,6 +22,7 @@ import threading
 import time
 
 from qvmsh.errors import QvmError
+from qvmsh.host import files as host_files
 from qvmsh.host import locks
 from qvmsh.host.watch import Watch
 from qvmsh.machine import machine as machines
@@ -340,7 +341,7 @@ class _Relay:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
         flags |= os.O_TRUNC if self._size() > TOLD_BYTES else 0
         with contextlib.suppress(OSError):  # the folder goes with QEMU
-            file = os.open(self._path, flags, 0o600)
+            file = host_files.opened(self._path, flags)
             try:
                 os.write(file, f"{event}\t{line}\n".encode())
             finally:
@@ -356,9 +357,7 @@ class _Relay:
         if size == self._offset:
             return
         try:
-            with open(self._path, "rb") as file:
-                file.seek(self._offset)
-                data = file.read()
+            data = host_files.read(self._path).data[self._offset :]
         except OSError:
             return
         whole = data[: data.rfind(b"\n") + 1]

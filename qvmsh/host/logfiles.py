@@ -1,6 +1,6 @@
 """Log files: opened without following links, cut off as they grow old, read from their end.
 
-May import: `host.files`.
+May import: `host.keeper`.
 
     rotate("/vm/demo/.qvm/log/serial.log")       # serial.log -> serial.log.1 -> ... -> serial.log.5
     with opened("/vm/demo/.qvm/log/serial.log") as file:
@@ -16,7 +16,7 @@ import errno
 import os
 import stat
 
-from qvmsh.host import files
+from qvmsh.host import keeper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 KEPT = 5
 """How many earlier logs are kept of each kind."""
-OLD_BYTES = 8 << 20
-"""What an earlier log may have; of a longer one the end is kept."""
 _BLOCK = 65536
 
 
@@ -82,20 +80,10 @@ def rotate(path: str, *, kept: int = KEPT, least: int = 1) -> None:
 
 
 def _cut(path: str) -> None:
-    """Keep only the end of a log that is too long."""
+    """Keep only the beginning and the end of a log that is too long."""
     with opened(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size <= OLD_BYTES:
-            return
-        part = f"{path}.part"
-        files.remove(part)
-        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        with open(fd, "wb") as new:
-            new.write(b"[qvm: %d bytes before this were cut off]\n" % (size - OLD_BYTES))
-            file.seek(size - OLD_BYTES)
-            while data := file.read(_BLOCK):
-                new.write(data)
-    os.rename(part, path)
+        if os.fstat(file.fileno()).st_size > keeper.HEAD_BYTES + keeper.MARK_BYTES + keeper.TAIL_BYTES:
+            os.close(keeper.cut(path, file.fileno()))
 
 
 def last_lines(fd: int, count: int, end: int | None = None) -> bytes:

@@ -162,14 +162,18 @@ class Client:
         os.set_blocking(fd, False)
 
     def give(self, data: bytes) -> bool:
-        """Send what the socket has room for, all or nothing; False if the client has gone."""
+        """Send what the socket has room for; False if the client has gone."""
+        sent = 0
         try:
-            os.write(self.fd, MISSED % self.missed + data if self.missed else data)
-            self.missed = 0
+            if self.missed:
+                os.write(self.fd, MISSED % self.missed)  # so short a text is taken whole, or not at all
+                self.missed = 0
+            sent = os.write(self.fd, data)
         except BlockingIOError:
-            self.missed += len(data)
+            pass
         except OSError:
             return False
+        self.missed += len(data) - sent
         return True
 
 

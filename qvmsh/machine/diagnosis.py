@@ -21,7 +21,19 @@ from qvmsh.errors import ConfigError, ImageError, MissingProgramError, QvmError,
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, logout, process, sockets
 from qvmsh.io import QUIET
-from qvmsh.machine import disks, guest, hardware, making, repair, saved, state, tpm, unfinished, volumes
+from qvmsh.machine import (
+    disks,
+    guest,
+    hardware,
+    making,
+    repair,
+    saved,
+    serial,
+    state,
+    tpm,
+    unfinished,
+    volumes,
+)
 from qvmsh.machine.hardware import Launch
 from qvmsh.machine.progress import size
 from qvmsh.machine.reports import Report
@@ -483,6 +495,13 @@ def machine_state(case: Case) -> Iterator[Finding]:
     yield Finding("state", level, str(seen), seen.hint)
 
 
+def console(case: Case) -> Iterator[Finding]:
+    """Whether what the guest writes to its console is taken."""
+    if case.seen.is_live and case.seen.note and not serial.is_kept(case.seen.note):
+        what = "the process that keeps the console is gone; the guest may have to wait for it"
+        yield Finding("console", ERROR, what, "`qvm doctor --fix` begins a new one")
+
+
 def leftovers(case: Case) -> Iterator[Finding]:
     """What a killed command left behind, while nobody is at work."""
     vm = case.machine
@@ -687,6 +706,7 @@ HOST: tuple[Check, ...] = (
 MACHINE: tuple[Check, ...] = (
     rights,
     machine_state,
+    console,
     leftovers,
     images,
     further_disks,

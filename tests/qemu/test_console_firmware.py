@@ -223,6 +223,72 @@ def test_console_slow_reader_does_not_hold_the_guest_up(talking: Vm) -> None:
     assert out == said
 
 
+def keepers(vm: Vm) -> list[int]:
+    """Both processes that keep the console."""
+    return [pid for pid, line in vm.world.processes().items() if "host/keeper.py" in line]
+
+
+def test_console_whose_keeper_is_killed_comes_back(talking: Vm) -> None:
+    with shell(talking, "console") as terminal, shell(talking, "console --watch") as watcher:
+        say(terminal, "before")
+        for pid in keepers(talking):
+            os.kill(pid, signal.SIGKILL)
+        terminal.wait("interrupted here")
+        say(terminal, "behind")
+        watcher.wait("interrupted here[^a-z]*some bytes may be missing[^a-z]*behind")
+        both = keepers(talking)
+        assert len(both) == 2
+        parents = {pid: int(Path(f"/proc/{pid}/stat").read_text().split()[3]) for pid in both}
+        worker = next(pid for pid in both if parents[pid] in both)
+        os.kill(worker, signal.SIGKILL)  # the other begins a new one
+        terminal.wait(r"behind\s*\[qvm: the log was interrupted here")
+        say(terminal, "oncemore")
+        terminal.key("C-]")
+        ended(terminal, 0)
+        watcher.key("C-c")
+        ended(watcher, 0)
+
+
+def test_doctor_begins_a_new_keeper_and_no_byte_is_lost(talking: Vm) -> None:
+    log = talking.directory / ".qvm/log/serial.log"
+    before = log.stat().st_size
+    assert "keeps the console" not in talking.qvm("doctor").out
+    for pid in keepers(talking):
+        os.kill(pid, signal.SIGKILL)
+    Path(socket_of(talking, "serial.in")).write_bytes(b"!")  # 256 KiB wait in the FIFO
+    assert "the process that keeps the console is gone" in talking.qvm("doctor").out
+    assert "a new one does" in talking.qvm("doctor", "--fix").out
+    deadline = time.monotonic() + DEADLINE_S
+    while not log.read_bytes().endswith(FLOOD):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert log.read_bytes()[before:].partition(b"missing]\r\n")[2] == FLOOD
+    assert "keeps the console" not in talking.qvm("doctor", "--fix").out
+
+
+def test_console_flood_reaches_the_log_and_each_console_whole(talking: Vm) -> None:
+    log = talking.directory / ".qvm/log/serial.log"
+    before = log.stat().st_size
+    watching = [
+        subprocess.Popen(
+            [QVM, "console", "--watch"],
+            cwd=talking.directory,
+            env=talking.world.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+        )
+        for _ in range(3)
+    ]
+    assert all(each.stdout and each.stdout.read(1) for each in watching)  # they show what there is
+    watching[0].send_signal(signal.SIGSTOP)
+    out = talking.ok("console", stdin="!!").out
+    assert out.encode() == FLOOD * 2
+    assert log.read_bytes()[before:] == FLOOD * 2
+    watching[0].send_signal(signal.SIGCONT)
+    talking.ok("kill")
+    assert all(each.communicate(timeout=DEADLINE_S)[0].endswith(FLOOD * 2) for each in watching)
+
+
 def test_console_in_a_pipe_answers_and_ends(talking: Vm) -> None:
     assert talking.ok("console", stdin="HELLO").out == "hello"  # only what is new
     assert talking.ok("console", stdin="").out == ""

@@ -283,9 +283,9 @@ def main() -> None:
             if has_gap:
                 log.add(GAP)
             Keeper(life, out, into, door, log).run()
-            return
+            os._exit(0)  # at once: somebody waits for us
         if os.waitpid(child, 0)[1] == 0:
-            return
+            os._exit(0)
         has_gap = True
         time.sleep(0.5)  # if it fails again and again
 

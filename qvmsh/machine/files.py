@@ -75,7 +75,7 @@ class Files:
 
     @property
     def serial_log(self) -> str:
-        """What the guest wrote to its serial console since its start; of very much, the beginning and the end."""
+        """What the guest wrote to its serial console since its start; of much, the beginning and the end."""
         return self._at(SERIAL_LOG)
 
     @property

@@ -93,7 +93,7 @@ def _opened(vm: Machine, runtime: str) -> list[int] | None:
         with contextlib.suppress(OSError):  # a user may have only so much of it
             fcntl.fcntl(found[0], _F_SETPIPE_SZ, _ROOM_BYTES)
         found.append(os.open(f"{fifos(runtime)}.in", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
-        found.append(os.open(vm.files.logs, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC))
+        found.append(os.open(vm.files.logs, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     except BlockingIOError:
         os.close(found[0])
         return None

@@ -102,6 +102,14 @@ def test_console_beside_another_program_gives_both_every_byte(talking: Vm) -> No
         assert heard == b"helloagain"
 
 
+def test_console_of_a_machine_without_one_says_so(blank: Blank) -> None:
+    vm = blank(VM_SERIAL="no")
+    vm.ok("start", "--no-wait")
+    for words in (["console"], ["console", "--watch"]):
+        result = vm.qvm(*words)
+        assert (result.status, "has no serial console" in result.err) == (3, True), str(result)
+
+
 def test_console_watch_shows_every_byte_and_ends_with_qemu(speaking: Vm) -> None:
     watching = subprocess.Popen(
         [QVM, "console", "--watch"],

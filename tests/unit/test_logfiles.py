@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,14 @@ def test_last_lines_are_those_of_tail(tmp_path: Path, text: bytes, count: int) -
     with logfiles.opened(str(tmp_path / "log")) as file:
         found = logfiles.last_lines(file.fileno(), count)
     assert found == b"".join(lines[max(0, len(lines) - count) :] if count else [])
+
+
+def test_last_lines_of_a_long_line_take_no_long_time(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(b"x" * (20 << 20))
+    began = time.process_time()
+    with logfiles.opened(str(tmp_path / "log")) as file:
+        assert len(logfiles.last_lines(file.fileno(), 10)) == 20 << 20
+    assert time.process_time() - began < 1  # not each block with all that follow it
 
 
 def test_rotate_keeps_five_in_their_order(tmp_path: Path) -> None:

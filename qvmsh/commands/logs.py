@@ -28,7 +28,7 @@ def logs(
     `serial` is what the guest wrote to its console, from the first byte of its boot; `stdout` and
     `stderr` are QEMU's; `qvm` is what qvm did with the machine, and who called it. On a terminal only
     the colours of it act; into a pipe it goes byte by byte. Each start begins new logs and keeps
-    the five before.
+    the five before; of a long log of the console the beginning and the end are kept.
 
     Args:
         log: serial, stdout, stderr or qvm.

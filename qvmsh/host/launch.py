@@ -7,9 +7,9 @@ the descriptor of the work lock of the `qvm start` that began this ("-" = none):
 once the pid file is locked, so even if that qvm is killed there is no moment at which a machine
 that comes up looks stopped.
 
-`--with FD COUNT WORDS...` in front of ARGV begins another program first, as our child, that keeps of
-all descriptors only FD: it lives no longer than QEMU, since the kernel ends it with its parent
-(Linux; elsewhere it must notice that the other end of FD is closed).
+`--with FDS COUNT WORDS...` in front of ARGV, any number of times, begins another program first, as our
+child, that keeps of all descriptors only FDS (numbers with commas between): the kernel sends it a SIGTERM
+when QEMU ends (Linux; elsewhere it must notice that the other end of one of FDS is closed).
 
 Exit status 75 (EX_TEMPFAIL): another process holds the pid file.
 """
@@ -42,16 +42,20 @@ def take(path: str) -> int:
         os.close(fd)
 
 
-def accompany(fd: int, words: list[str]) -> None:
+def accompany(fds: list[int], words: list[str]) -> None:
     """Begin the program `words`; it ends with us, and with the QEMU that we become."""
     parent = os.getpid()
     if os.fork():
-        os.close(fd)
+        for fd in fds:
+            os.close(fd)
         return
     try:
         os.setsid()  # Ctrl-C in the foreground is QEMU's, which ends in order
-        os.closerange(3, fd)
-        os.closerange(fd + 1, 1 << 20)
+        after = 3
+        for fd in sorted(fds):
+            os.closerange(after, fd)
+            after = fd + 1
+        os.closerange(after, 1 << 20)
         _end_with_parent()
         if os.getppid() == parent:
             os.execv(words[0], words)
@@ -73,10 +77,11 @@ def _end_with_parent() -> None:
 
 def main() -> None:
     path, guard, argv = sys.argv[1], sys.argv[2], sys.argv[3:]
-    companion: tuple[int, list[str]] | None = None
-    if argv[0] == "--with":
+    companions = []
+    while argv[0] == "--with":
         end = 3 + int(argv[2])
-        companion, argv = (int(argv[1]), argv[3:end]), argv[end:]
+        companions.append(([int(fd) for fd in argv[1].split(",")], argv[3:end]))
+        argv = argv[end:]
     try:
         fd = take(path)
     except OSError as error:
@@ -89,7 +94,7 @@ def main() -> None:
         os.set_inheritable(int(guard), False)
     pthread_sigmask(SIG_SETMASK, [])  # qvm holds Ctrl-C back while it starts us
     signal(SIGPIPE, SIG_DFL)  # Python ignores it, and exec would pass that on
-    if companion:
+    for companion in companions:
         accompany(*companion)
     try:
         os.execvp(argv[0], argv)

@@ -1,6 +1,6 @@
 """Log files: opened without following links, cut off as they grow old, read from their end.
 
-May import: `host.files`.
+May import: `host.files`, `host.keeper`.
 
     rotate("/vm/demo/.qvm/log/serial.log")       # serial.log -> serial.log.1 -> ... -> serial.log.5
     with opened("/vm/demo/.qvm/log/serial.log") as file:
@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import stat
 
-from qvmsh.host import files
+from qvmsh.host import files, keeper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 KEPT = 5
 """How many earlier logs are kept of each kind."""
-OLD_BYTES = 8 << 20
-"""What an earlier log may have; of a longer one the end is kept."""
 _BLOCK = 65536
 _LINE_BYTES, _LEAST_BYTES = 4096, 1 << 20
 
@@ -73,32 +71,23 @@ def rotate(path: str, *, kept: int = KEPT, least: int = 1) -> None:
 
 
 def _cut(path: str) -> None:
-    """Keep only the end of a log that is too long."""
+    """Keep only the beginning and the end of a log that is too long."""
     with opened(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size <= OLD_BYTES:
-            return
-        part = f"{path}.part"
-        files.remove(part)
-        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        with open(fd, "wb") as new:
-            new.write(b"[qvm: %d bytes before this were cut off]\n" % (size - OLD_BYTES))
-            file.seek(size - OLD_BYTES)
-            while data := file.read(_BLOCK):
-                new.write(data)
-    os.rename(part, path)
+        if os.fstat(file.fileno()).st_size > keeper.HEAD_BYTES + keeper.MARK_BYTES + keeper.TAIL_BYTES:
+            os.close(keeper.cut(path, file.fileno()))
 
 
 def last_lines(fd: int, count: int, end: int | None = None) -> bytes:
     """The last `count` lines of the file before offset `end`; an unfinished one counts as a line."""
     end = os.fstat(fd).st_size if end is None else end
-    begin, found = end, b""
+    begin, ends, blocks = end, 0, []
     first = max(0, end - max(_LINE_BYTES * count, _LEAST_BYTES))  # a guest may never end its line
-    while begin > first and found.removesuffix(b"\n").count(b"\n") < count:
+    while begin > first and ends <= count:
         step = min(_BLOCK, begin - first)
         begin -= step
-        found = os.pread(fd, step, begin) + found
-    lines = found.split(b"\n")
+        blocks.append(os.pread(fd, step, begin))
+        ends += blocks[-1].count(b"\n")
+    lines = b"".join(reversed(blocks)).split(b"\n")
     last = lines.pop()  # what stands after the last line end
     if last:
         lines.append(last)

@@ -26,8 +26,8 @@ MAX_PATH_BYTES = 107
 TMP = "/tmp"  # noqa: S108
 
 OURS = frozenset((
-    "qmp", "session", "events", "watch", "told", "monitor", "serial", "qga", "dir", "ssh", "known_hosts",
-    "ssh_config", "lock", "lock0", "console", "console.lock", "pane", "tmux",
+    "qmp", "session", "events", "watch", "told", "monitor", "serial", "serial.in", "serial.out", "qga",
+    "dir", "ssh", "known_hosts", "ssh_config", "lock", "lock0", "console", "console.lock", "pane", "tmux",
 ))  # fmt: skip
 """What qvm puts into a runtime folder, besides `ssh.*` and root's `ssh0*` in another account's."""
 

@@ -4,11 +4,11 @@ May import: `host`, `qemu.qmp`, `machine`.
 
     attach(vm, Options())      # until Ctrl-], the end of QEMU, or somebody who takes over
 
-What is shown comes out of the serial log, which QEMU writes byte by byte: so what came before and what
-comes now meet without a gap, a watcher sees what the writer sees, and a terminal that is slow or
-stopped never holds the guest up. What is typed goes through QEMU's socket, which serves one client at
-a time: whoever has the lock `console.lock` in the runtime folder is that one, and listens on the socket
-`console` beside it for somebody who asks to take over.
+What is shown comes out of the serial log, which `machine.serial` keeps: so what came before and what comes
+now meet without a gap, a watcher sees what the writer sees, and a terminal that is slow or stopped never
+holds the guest up. What is typed goes to the keeper's socket `serial`. One console may write: that with the
+lock `console.lock` in the runtime folder, which listens on the socket `console` beside it for another that
+asks to take over.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import struct
 import time
 from dataclasses import dataclass
 
-from qvmsh.errors import DeadlineError, LockedError, QmpError, QvmError, StateError, UsageError
+from qvmsh.errors import DeadlineError, LockedError, StateError, UsageError
 from qvmsh.host import locks, process, sockets, terminal, watch
 from qvmsh.io import isatty, tell
-from qvmsh.machine import launch, state
+from qvmsh.machine import launch, serial, state
 from qvmsh.machine.logs import Follower
 from qvmsh.qemu import qmp
 
@@ -43,8 +43,8 @@ LINGERS = 60
 """How many times --linger a guest may go on talking after the end of the input."""
 STUCK_S = 10.0
 """How long a guest may take nothing of what a pipe brings."""
-_END_S = 3.0
-"""How long a QEMU that has closed the console may take to end."""
+_END_S = 1.0
+"""How long a QEMU whose console was closed may take to end."""
 
 
 @dataclass(frozen=True)
@@ -81,22 +81,22 @@ def attach(vm: Machine, options: Options) -> None:
         raise UsageError("console: --json has no meaning for a console", machine=vm.name)
     pid, note = state.require_live(vm, "open the console")
     if options.is_watching:
-        with _Session(vm, pid, options, escape) as session:
+        with _Session(vm, pid, note, options, escape) as session:
             session.run()
         return
-    _require_socket(vm, note)
+    _require_ours(vm, note)
     with (
         _Hold(vm, note, is_taking=options.is_taking) as hold,
-        _Session(vm, pid, options, escape, hold) as session,
+        _Session(vm, pid, note, options, escape, hold) as session,
     ):
         session.run()
 
 
-def _require_socket(vm: Machine, note: Note) -> None:
-    """Refuse a machine whose console is not on a socket, or is somebody's who has not asked us.
+def _require_ours(vm: Machine, note: Note) -> None:
+    """Refuse a machine without a console, or with one on a terminal.
 
     Raises:
-        StateError, LockedError: respectively.
+        StateError: it is such a machine.
         QmpError: the monitor does not answer.
     """
     try:
@@ -106,30 +106,12 @@ def _require_socket(vm: Machine, note: Note) -> None:
     found = {each["label"]: each["filename"] for each in devices}.get("serial")
     if found is None:
         raise StateError("it has no serial console", machine=vm.name, hint="VM_SERIAL=yes gives it one")
-    if "unix:" not in found:
+    if found != "pipe" and "unix:" not in found:  # a socket: of a QEMU that an older qvm began
         raise StateError(
             "its serial console is on the terminal of `qvm run`",
             machine=vm.name,
             hint="`qvm console --watch` shows here what is shown there",
         )
-    if not found.startswith("disconnected:") and locks.working(note.socket("console.lock")) is None:
-        raise LockedError(
-            "another program is connected to the serial console",
-            machine=vm.name,
-            hint="end it, or watch: `qvm console --watch`",
-        )
-
-
-def _connect(vm: Machine, note: Note) -> socket.socket:
-    line = socket.socket(socket.AF_UNIX)
-    line.settimeout(TAKE_S)
-    try:
-        line.connect(note.socket("serial"))
-    except OSError as error:
-        line.close()
-        raise QvmError(f"no serial console: {error.strerror or error}", machine=vm.name) from None
-    line.setblocking(False)
-    return line
 
 
 class _Hold:
@@ -229,12 +211,14 @@ class _Session:
         self,
         vm: Machine,
         pid: int,
+        note: Note,
         options: Options,
         escape: bytes,
         hold: _Hold | None = None,
     ) -> None:
         self.vm = vm
         self.pid = pid
+        self.note = note
         self.options = options
         self.escape = escape
         self.hold = hold
@@ -254,8 +238,7 @@ class _Session:
         self.changes = watch.Watch(self.vm.files.logs)
         # the log before the socket: whatever the socket brings, the log then has too
         self.output = _Output(self.vm, LINES if self.is_interactive or self.hold is None else 0)
-        if self.hold is not None:
-            self.line = _connect(self.vm, self.hold.note)
+        self.line = serial.connect(self.vm, self.note, self.pid)
         if self.is_interactive:
             verb = "watching" if self.hold is None else "connected to"
             tell(self.vm.io.stderr, f"{verb} the console of {self.vm.name}; {self.options.escape} detaches")
@@ -298,7 +281,7 @@ class _Session:
             if self.changes.fileno() in ready:
                 self.changes.drain()
             self._print(is_all=False)
-            if self.qemu.fd in ready or (self.hold is not None and self.line is None):
+            if self.qemu.fd in ready or (self.line is None and not self._come_back()):
                 return self._ended()
             if self._is_drained():
                 return ""
@@ -330,7 +313,7 @@ class _Session:
     @property
     def _silence_s(self) -> float | None:
         """How long nothing may move in a pipe before that means something."""
-        if self.is_interactive or self.line is None:
+        if self.is_interactive or self.hold is None:
             return None
         if self.pending:
             return max(self.options.linger_s, STUCK_S)
@@ -353,9 +336,10 @@ class _Session:
             data, is_detaching = data.partition(self.escape)[0], True
         if self.hold is None:
             is_detaching = is_detaching or CTRL_C in data
-        elif self.line is not None:
+        else:
             self.pending += data
-            self._exchange()
+            if self.line is not None:
+                self._exchange()
         return not is_detaching
 
     def _exchange(self) -> None:
@@ -428,12 +412,17 @@ class _Session:
             )
         return True
 
+    def _come_back(self) -> bool:
+        """The line was closed: False as QEMU has ended; else its keeper was killed, and has a successor."""
+        if self.qemu.wait(_END_S):
+            return False
+        self.line = serial.connect(self.vm, self.note, self.pid)
+        return True
+
     def _ended(self) -> str:
-        """QEMU closed the console, which it does when it ends."""
-        has_ended = self.qemu.wait(_END_S)
+        """QEMU has ended; the log is whole once its keeper has."""
+        serial.wait_end(self.note.runtime)
         self._print(is_all=True)
-        if not has_ended:
-            raise QmpError("QEMU closed the console, but goes on", machine=self.vm.name)
         launch.tidy(self.vm)
         return "QEMU has ended"
 
@@ -447,8 +436,7 @@ class _Output:
 
     def __init__(self, vm: Machine, lines: int) -> None:
         self.follower = Follower(vm, "serial", lines)
-        file = self.follower.file
-        self._size_at_first = os.fstat(file.fileno()).st_size if file else 0
+        self._end_at_first = self.follower.end
         self._heard = 0
         self._tail = b""
         self.dark_at = 0.0
@@ -462,9 +450,7 @@ class _Output:
     @property
     def _missing(self) -> int:
         """How many bytes the socket brought that the log does not have."""
-        file = self.follower.file
-        grown = os.fstat(file.fileno()).st_size - self._size_at_first if file else 0
-        return self._heard - max(0, grown)
+        return self._heard - max(0, self.follower.end - self._end_at_first)
 
     @property
     def has_more(self) -> bool:
@@ -472,8 +458,7 @@ class _Output:
 
     def read(self) -> bytes:
         """The next piece; b"" if there is none now."""
-        file = self.follower.file
-        data = file.read(_PIECE) if file else b""
+        data = self.follower.read()
         if data:
             self.is_dark = False
             return data

@@ -29,6 +29,7 @@ from qvmsh.machine import (
     making,
     repair,
     saved,
+    serial,
     state,
     tpm,
     unfinished,
@@ -497,6 +498,13 @@ def machine_state(case: Case) -> Iterator[Finding]:
     yield Finding("state", level, str(seen), seen.hint)
 
 
+def console(case: Case) -> Iterator[Finding]:
+    """Whether what the guest writes to its console is taken."""
+    if case.seen.is_live and case.seen.note and not serial.is_kept(case.seen.note):
+        what = "the process that keeps the console is gone; the guest may have to wait for it"
+        yield Finding("console", ERROR, what, "`qvm doctor --fix` begins a new one")
+
+
 def leftovers(case: Case) -> Iterator[Finding]:
     """What a killed command left behind, while nobody is at work."""
     vm = case.machine
@@ -704,6 +712,7 @@ HOST: tuple[Check, ...] = (
 MACHINE: tuple[Check, ...] = (
     rights,
     machine_state,
+    console,
     leftovers,
     images,
     further_disks,

@@ -77,7 +77,7 @@ class Files:
 
     @property
     def serial_log(self) -> str:
-        """Every byte that the guest wrote to its serial console since it was started."""
+        """What the guest wrote to its serial console since its start; of much, the beginning and the end."""
         return self._at(SERIAL_LOG)
 
     @property

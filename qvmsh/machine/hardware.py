@@ -88,7 +88,6 @@ def hardware(
     overlays: Mapping[str, str] | None = None,
     tpm: Endpoint | None = None,
     has_sandbox: bool = True,
-    serial_log_fd: int | None = None,
 ) -> Hardware:
     """All that QEMU is told.
 
@@ -101,7 +100,6 @@ def hardware(
         overlays: images to use instead of the machine's own, by node (`--disposable`).
         tpm: where its TPM is, None where it has none.
         has_sandbox: QEMU knows `-sandbox`.
-        serial_log_fd: the serial log, open for appending; None = QEMU opens it.
     """
     settings = vm.settings
     overlays = overlays or {}
@@ -140,7 +138,6 @@ def hardware(
         endpoints=endpoints,
         pid_file=PID_FILE,
         serial_log=SERIAL_LOG,
-        serial_log_fd=serial_log_fd,
         serial_stdio=stdio,
         display=display,
         vnc=vnc,

@@ -32,6 +32,7 @@ from qvmsh.machine import (
     limits,
     logs,
     ports,
+    serial,
     state,
     tools,
     tpm,
@@ -47,7 +48,8 @@ from qvmsh.qemu.qmp import Exchange
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import socket
+    from collections.abc import Callable, Iterable
     from typing import IO, Protocol
 
     from qvmsh.machine.disks import Supplies
@@ -244,6 +246,7 @@ def clear(vm: Machine, *, has_hook: bool = True) -> None:
     """
     note = notes.read(vm.files)
     if note:
+        serial.wait_end(note.runtime)
         sockets.remove_folder(note.runtime, {os.geteuid()})
     host_files.remove(vm.files.pid_file)
     if note and has_hook:
@@ -352,9 +355,9 @@ class _Attempt:
         runtime = identity.runtime_folder(vm)
         door = ports.open_door(vm)
         logs.begin(vm)
-        serial_log = logfiles.append_to(vm.files.serial_log)
+        os.close(logfiles.append_to(vm.files.serial_log))
         listening = sockets.listening(runtime, hw.endpoints(vm)) | ({"telnet": door} if door else {})
-        companion = None
+        companions: list[tpm.Companion | serial.Keeper] = []
         note = Note(
             runtime=runtime,
             boot=process.boot_id(),
@@ -368,7 +371,14 @@ class _Attempt:
         try:
             note.write(vm.files.note)
             host_files.link(vm.directory, note.socket("dir"))
-            companion = tpm.Companion(vm, token) if tpm.is_wanted(vm) else None
+            endpoints = {name: Endpoint(fd=each.fileno()) for name, each in listening.items()}
+            if "serial" in listening:
+                companions.append(serial.Keeper(vm, runtime, listening.pop("serial")))
+                endpoints["serial"] = Endpoint(fifos=serial.fifos(runtime))
+            tpms_end = None
+            if tpm.is_wanted(vm):
+                companions.append(companion := tpm.Companion(vm, token))
+                tpms_end = Endpoint(fd=companion.qemus_end.fileno())
             argv = arguments(
                 hw.hardware(
                     vm,
@@ -376,17 +386,16 @@ class _Attempt:
                     binary=self.binary,
                     accelerator=self.accel,
                     ssh_port=port,
-                    endpoints={name: Endpoint(fd=s.fileno()) for name, s in listening.items()},
+                    endpoints=endpoints,
                     supplies=self.supplies,
                     overlays=overlays,
-                    tpm=Endpoint(fd=companion.qemus_end.fileno()) if companion else None,
+                    tpm=tpms_end,
                     has_sandbox=self.has_sandbox,
-                    serial_log_fd=serial_log,
                 )
             )
             with process.Shielded():
-                fds = [serial_log, *(each.fileno() for each in listening.values())]
-                child = self._spawn(argv, fds, runtime, companion)
+                fds = [each.fileno() for each in listening.values()]
+                child = self._spawn(argv, fds, runtime, companions)
                 qemu = Qemu(child, note, argv, getattr(child, "attach", ""))
                 self.begun.append(qemu)
             self._greeting(qemu.child, note)
@@ -398,6 +407,7 @@ class _Attempt:
                 os.unlink(os.path.join(vm.directory, overlay))
             return qemu
         except BaseException:
+            _close([*companions, *listening.values()])
             for begun in self.begun:
                 end(begun.pid)
                 begun.child.wait()
@@ -405,11 +415,7 @@ class _Attempt:
             clear(vm, has_hook=False)  # `launch` does it, once
             raise
         finally:
-            os.close(serial_log)
-            for each in listening.values():
-                each.close()
-            if companion:
-                companion.close()
+            _close([*companions, *listening.values()])
 
     def _overlays(self, token: str) -> dict[str, str]:
         """A fresh overlay on every disk that the guest writes to: node, and name from the directory."""
@@ -425,7 +431,9 @@ class _Attempt:
             made[node] = os.path.relpath(overlay, vm.directory)
         return made
 
-    def _spawn(self, argv: list[str], fds: list[int], runtime: str, companion: tpm.Companion | None) -> Child:
+    def _spawn(
+        self, argv: list[str], fds: list[int], runtime: str, companions: list[tpm.Companion | serial.Keeper]
+    ) -> Child:
         """QEMU by way of `host/launch.py`, in a session of its own unless it has the terminal."""
         vm, foreground = self.vm, self.plan.is_foreground
         vm.io.trace("exec " + " ".join(argv))
@@ -438,7 +446,7 @@ class _Attempt:
             machine_files.PID_FILE,
             str(self.lock.fd),
         ]
-        if companion:
+        for companion in companions:
             fds += companion.fds
             program += companion.words
         with host_files.new(vm.files.qemu_stdout) as out, host_files.new(vm.files.qemu_stderr) as err:
@@ -513,6 +521,12 @@ class _Attempt:
             details=words,
             hint="`qvm dryrun` shows its command line; .qvm/log/qemu.stderr has all its words",
         )
+
+
+def _close(given: Iterable[socket.socket | tpm.Companion | serial.Keeper]) -> None:
+    """Give up our own copies of what QEMU and its companions have: these end with QEMU's."""
+    for each in given:
+        each.close()
 
 
 def end(pid: int, *, grace_s: float = 5.0) -> None:

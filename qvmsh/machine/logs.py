@@ -6,8 +6,8 @@ May import: `host`, `machine.files`, `machine.reports`.
     follow(vm, "serial", lines=10)     # ... and all that comes, until Ctrl-C
 
 Each start begins new logs of the run (`serial.log`, `qemu.stdout`, `qemu.stderr`); the five before are
-kept as `serial.log.1` and so on, of a long one the last 8 MiB. `qvm.log` goes on over all runs and is cut
-off at 1 MiB. The log of a run that goes on is not cut: it grows as the guest writes.
+kept as `serial.log.1` and so on, of a long one the first 4 and the last 8 MiB. `qvm.log` goes on over all
+runs and is cut off at 1 MiB. `serial.log` is cut in the same way while the guest runs (`host.keeper`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 import select
 
 from qvmsh.errors import QvmError, StateError, UsageError
-from qvmsh.host import logfiles, terminal, watch
+from qvmsh.host import keeper, logfiles, terminal, watch
 from qvmsh.io import isatty
 from qvmsh.machine.reports import Report
 
@@ -141,6 +141,9 @@ def follow(vm: Machine, name: str, *, lines: int) -> None:
 class Follower:
     """Reads a log piece by piece, and the next one when a new run begins.
 
+    A log that grows too long is cut: another file takes its place, which lacks the middle. The old one is
+    read to its end, then the new one from the same byte on, or from the first that it has.
+
     Args:
         name: which log.
         lines: how many lines of what is there already are read first.
@@ -168,10 +171,40 @@ class Follower:
         if self.file is None:
             return b""
         data = self.file.read(_PIECE)
-        if not data and self.file.tell() > os.fstat(self.file.fileno()).st_size:
-            self.file.seek(0)  # somebody emptied it
-            data = self.file.read(_PIECE)
+        if not data:
+            status = os.fstat(self.file.fileno())
+            if status.st_nlink == 0:
+                return self._read_after_cut()
+            if self.file.tell() > status.st_size:
+                self.file.seek(0)  # somebody emptied it
+                data = self.file.read(_PIECE)
         return data
+
+    def _read_after_cut(self) -> bytes:
+        """Go over to what took the log's place when it was cut; b"" if it was removed, or a new run began."""
+        assert self.file is not None
+        old, done = self.file, self.end
+        if not self._open():
+            return b""
+        missing = keeper.left_out(self.file.fileno())
+        if missing <= keeper.left_out(old.fileno()):
+            self.file.close()
+            self.file = old
+            return b""
+        old.close()
+        begin = keeper.HEAD_BYTES + missing
+        self.file.seek(keeper.HEAD_BYTES + keeper.MARK_BYTES + max(0, done - begin))
+        note = keeper.MISSED % (begin - done) if done < begin else b""
+        return note + self.file.read(_PIECE)
+
+    @property
+    def end(self) -> int:
+        """How many bytes were ever written to the log."""
+        if self.file is None:
+            return 0
+        missing = keeper.left_out(self.file.fileno())
+        size = os.fstat(self.file.fileno()).st_size
+        return size + missing - keeper.MARK_BYTES if missing else size
 
     @property
     def has_more(self) -> bool:

@@ -13,7 +13,8 @@ import time
 from qvmsh.errors import DeadlineError, LaunchError, QmpError, QvmError
 from qvmsh.host import locks, process, ssh
 from qvmsh.machine import files as machine_files
-from qvmsh.machine import guest, state
+from qvmsh.machine import guest, serial, state
+from qvmsh.machine import note as notes
 from qvmsh.qemu import qmp
 
 TYPE_CHECKING = False
@@ -78,6 +79,9 @@ def wait(vm: Machine, pid: int, note: Note, *, timeout_s: float) -> float:
 
 def ended(vm: Machine) -> QvmError:
     """The error for a QEMU that ended while its guest was waited for."""
+    note = notes.read(vm.files)
+    if note:
+        serial.wait_end(note.runtime)
     words = machine_files.tail(vm.files.qemu_stderr, 5)
     console = machine_files.tail(vm.files.serial_log, 5)
     return LaunchError(

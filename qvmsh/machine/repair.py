@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import subprocess
 
 from qvmsh.errors import LockedError, QvmError
 from qvmsh.host import files as host_files
@@ -25,6 +26,7 @@ from qvmsh.machine import (
     interrupted,
     launch,
     making,
+    serial,
     state,
     unfinished,
     volumes,
@@ -78,7 +80,7 @@ def repair(vm: Machine | None, environ: Mapping[str, str]) -> list[Mend]:
 
 
 def _machine(vm: Machine) -> list[Mend]:
-    done = [*_rights(vm), *_unfinished(vm)]
+    done = [*_rights(vm), *_unfinished(vm), *_console(vm)]
     seen = state.observe(vm)
     if seen.is_live or locks.holder(vm.files.pid_file) is not None:
         return done
@@ -88,6 +90,18 @@ def _machine(vm: Machine) -> list[Mend]:
         except QvmError as error:
             done.append(Mend(step.__name__.strip("_").replace("_", " "), LEFT, error.what, error.hint))
     return done
+
+
+def _console(vm: Machine) -> Iterator[Mend]:
+    """Begin a new keeper of a running machine's console, if somebody has killed it."""
+    pid, note = locks.holder(vm.files.pid_file), notes.read(vm.files)
+    if pid is None or note is None or serial.is_kept(note):
+        return
+    try:
+        if serial.revive(vm, note, pid):
+            yield Mend("console", MENDED, "the process that keeps the console was gone: a new one does")
+    except (OSError, subprocess.SubprocessError) as error:
+        yield Mend("console", LEFT, f"no process keeps the console: {error}", "`qvm restart` begins one")
 
 
 # Rights

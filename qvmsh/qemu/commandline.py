@@ -19,8 +19,6 @@ from qvmsh.qemu import platforms
 from qvmsh.qemu.platforms import Platform
 from qvmsh.qemu.qmp import dumps
 
-SERIAL_FDSET = 7001
-"""QEMU's name for the inherited serial log; a number that users do not take."""
 CACHES: dict[str, tuple[bool, bool, bool]] = {
     "writeback": (False, False, True),
     "none": (True, False, True),
@@ -103,11 +101,15 @@ class Network:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a character device of QEMU listens: an inherited descriptor, a path, or a TCP address."""
+    """Where a character device of QEMU listens: an inherited descriptor, a path, or a TCP address.
+
+    `fifos` instead: what the names of two FIFOs, `.in` and `.out`, begin with.
+    """
 
     fd: int | None = None
     path: str | None = None
     address: tuple[str, int] | None = None
+    fifos: str | None = None
 
     def option(self, name: str, **more: str) -> str:
         """The value of `-chardev` for this endpoint."""
@@ -141,7 +143,7 @@ class Hardware:
             perhaps `telnet` (HMP).
         sandbox: value of `-sandbox`; None where QEMU has none or the user's own words say it.
         process: name of the process, as `ps` shows it; None leaves it.
-        serial_log: file that gets every byte of the serial console.
+        serial_log: file that gets every byte of the serial console, where no FIFO does.
         serial_stdio: the serial console is on the terminal instead of its socket.
         is_held: wait before the first instruction (`-S`), so that a state can be loaded.
         display: value of `-display`.
@@ -170,7 +172,6 @@ class Hardware:
     endpoints: dict[str, Endpoint]
     pid_file: str
     serial_log: str | None = None
-    serial_log_fd: int | None = None
     serial_stdio: bool = False
     display: str = "none"
     vnc: str | None = None
@@ -246,9 +247,8 @@ def _by_hand(h: Hardware) -> list[str]:
     """
     assert h.by_hand is not None
     words = (*h.by_hand, *h.extra)
-    opened, log = _log(h)
-    argv = [*h.by_hand, "-pidfile", h.pid_file, *_monitors(h.endpoints), *opened]
-    argv += ["-chardev", h.endpoints["serial"].option("serial", **log)]
+    argv = [*h.by_hand, "-pidfile", h.pid_file, *_monitors(h.endpoints)]
+    argv += ["-chardev", _console(h)]
     argv += ["-chardev", h.endpoints["qga"].option("qga")]
     shown = ("display", "nographic", "curses", "vnc", "spice", "sdl")
     if not any(word.startswith("-") and word.lstrip("-") in shown for word in words):
@@ -421,24 +421,33 @@ def _network(network: Network | None) -> list[str]:
 
 
 def _serial(h: Hardware) -> list[str]:
-    opened, log = _log(h) if h.has_serial else ([], {})
     if h.serial_stdio:
-        rest = "".join(f",{key}={escape(value)}" for key, value in log.items())
-        argv = ["-chardev", "stdio,id=serial,mux=on,signal=off" + rest]
+        log = _log(h) if h.has_serial else ""
+        argv = ["-chardev", "stdio,id=serial,mux=on,signal=off" + log]
         argv += ["-mon", "chardev=serial,mode=readline"]
     elif h.has_serial:
-        argv = ["-chardev", h.endpoints["serial"].option("serial", **log)]
+        argv = ["-chardev", _console(h)]
     else:
         return []
-    return [*opened, *argv, *(["-serial", "chardev:serial"] if h.has_serial else [])]
+    return [*argv, *(["-serial", "chardev:serial"] if h.has_serial else [])]
 
 
-def _log(h: Hardware) -> tuple[list[str], dict[str, str]]:
-    """The serial log: what comes before the console's `-chardev`, and what is added to it."""
-    if h.serial_log_fd is not None:  # opened by whoever starts QEMU: no link at its name is followed
-        opened = ["-add-fd", f"fd={h.serial_log_fd},set={SERIAL_FDSET},opaque=serial-log"]
-        return opened, {"logfile": f"/dev/fdset/{SERIAL_FDSET}", "logappend": "on"}
-    return [], {"logfile": h.serial_log, "logappend": "off"} if h.serial_log else {}
+def _console(h: Hardware) -> str:
+    """The value of `-chardev` for the console on FIFOs or a socket.
+
+    On FIFOs nothing is lost, and nothing is logged twice, as QEMU 7.2 does where a socket is full.
+    """
+    endpoint = h.endpoints["serial"]
+    if endpoint.fifos:
+        return f"pipe,id=serial,path={escape(endpoint.fifos)}"
+    return endpoint.option("serial") + _log(h)
+
+
+def _log(h: Hardware) -> str:
+    """What makes a `-chardev` log all that is written to it."""
+    fifos = h.endpoints["serial"].fifos
+    path = f"{fifos}.out" if fifos else h.serial_log
+    return f",logfile={escape(path)},logappend=off" if path else ""
 
 
 def _agent(h: Hardware) -> list[str]:

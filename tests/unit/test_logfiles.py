@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qvmsh.host import logfiles
+from qvmsh.host import keeper, logfiles
 from qvmsh.host.terminal import Cleaner
 
 
@@ -22,6 +23,14 @@ def test_last_lines_are_those_of_tail(tmp_path: Path, text: bytes, count: int) -
     with logfiles.opened(str(tmp_path / "log")) as file:
         found = logfiles.last_lines(file.fileno(), count)
     assert found == b"".join(lines[max(0, len(lines) - count) :] if count else [])
+
+
+def test_last_lines_of_a_long_line_take_no_long_time(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(b"x" * (20 << 20))
+    began = time.process_time()
+    with logfiles.opened(str(tmp_path / "log")) as file:
+        assert len(logfiles.last_lines(file.fileno(), 10)) == 20 << 20
+    assert time.process_time() - began < 1  # not each block with all that follow it
 
 
 def test_rotate_keeps_five_in_their_order(tmp_path: Path) -> None:
@@ -43,14 +52,19 @@ def test_rotate_leaves_an_empty_or_short_log(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["log"]
 
 
-def test_rotate_of_a_long_log_keeps_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logfiles, "OLD_BYTES", 100_000)
+def test_rotate_of_a_long_log_keeps_its_beginning_and_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "HEAD_BYTES", 10_000)
+    monkeypatch.setattr(keeper, "TAIL_BYTES", 100_000)
     log = tmp_path / "log"
-    log.write_bytes(b"a" * 50_000 + b"b" * 100_000)
+    log.write_bytes(b"a" * 10_000 + b"b" * 50_000 + b"c" * 100_000)
+    log.chmod(0o640)
     logfiles.rotate(str(log))
-    head, _, rest = (tmp_path / "log.1").read_bytes().partition(b"\n")
-    assert head == b"[qvm: 50000 bytes before this were cut off]"
-    assert rest == b"b" * 100_000
+    old = tmp_path / "log.1"
+    assert old.read_bytes() == b"a" * 10_000 + keeper.LEFT_OUT % 50_000 + b"c" * 100_000
+    assert old.stat().st_mode & 0o777 == 0o640
+    assert [path.name for path in tmp_path.iterdir()] == ["log.1"]
 
 
 def test_rotate_of_a_link_removes_the_link_and_leaves_its_target(tmp_path: Path) -> None:

@@ -1,0 +1,294 @@
+"""Keeps a guest's serial console: all of it into a log of bounded size, and live to any number of clients.
+
+Run as a program of its own (`python -I -S keeper.py LIFE OUT IN DOOR LOGS NAME [gap]`), so it imports
+nothing of qvm. The first five are numbers of descriptors:
+
+- LIFE: readable once QEMU has ended (a pipe whose other end QEMU has, or a pidfd)
+- OUT: the FIFO that QEMU's console is written to; locked (flock) by its one reader
+- IN: the FIFO that QEMU's console is read from
+- DOOR: a socket that listens for clients
+- LOGS: the folder of the log, whose name in it is NAME
+
+QEMU must never wait for somebody who looks on: a client that does not read loses what does not fit into its
+socket, and is told how many bytes. A FIFO has room for all that comes while we sleep or write, and a write
+to it of one byte, which is how a UART writes, costs QEMU less than one to a file. So we read at most 500
+times a second, as much as there is.
+
+Two processes: one that works, and one that waits for it and begins another if it is killed.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+import sys
+import time
+from _signal import SIG_IGN, SIGHUP, SIGINT, SIGTERM, signal
+
+HEAD_BYTES = 4 << 20
+TAIL_BYTES = 8 << 20
+"""What is kept of a log that was cut: its beginning and its end."""
+LEFT_OUT = b"\r\n[qvm: %15d bytes left out here]\r\n"
+"""What stands in between, always of the same length."""
+MARK_BYTES = len(LEFT_OUT % 0)
+MISSED = b"\r\n[qvm: %d bytes left out]\r\n"
+GAP = b"\r\n[qvm: the log was interrupted here; some bytes may be missing]\r\n"
+
+NAP_S = 0.002
+MOST_CLIENTS = 64
+_PIECE = 1 << 20
+_TYPED = 4096
+
+
+def left_out(fd: int) -> int:
+    """How many bytes are missing in the middle of a log; 0 if it was not cut."""
+    words = os.pread(fd, MARK_BYTES, HEAD_BYTES).split()
+    try:
+        number = int(words[1])
+    except (IndexError, ValueError):
+        return 0
+    return number if words[0] == b"[qvm:" and words[-1] == b"here]" else 0
+
+
+def cut(name: str, fd: int, folder: int | None = None) -> int:
+    """Keep the beginning and the end of the log `name`; return a descriptor of what takes its place.
+
+    Args:
+        fd: the log, open for reading.
+        folder: where it is; None if `name` is a path.
+
+    Raises:
+        OSError: the log is as it was.
+    """
+    status, before = os.fstat(fd), left_out(fd)
+    begin = status.st_size - TAIL_BYTES
+    missing = begin - HEAD_BYTES + (before - MARK_BYTES if before else 0)
+    part = f"{name}.part"
+    try:
+        os.unlink(part, dir_fd=folder)
+    except FileNotFoundError:
+        pass
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    new = os.open(part, flags, 0o600, dir_fd=folder)
+    try:
+        os.fchmod(new, stat.S_IMODE(status.st_mode))
+        if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
+            os.fchown(new, status.st_uid, status.st_gid)
+        _copy(fd, 0, HEAD_BYTES, new)
+        _write(new, LEFT_OUT % missing)
+        _copy(fd, begin, status.st_size, new)
+        os.rename(part, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except OSError:
+        os.close(new)
+        os.unlink(part, dir_fd=folder)
+        raise
+    return new
+
+
+def _copy(fd: int, at: int, end: int, new: int) -> None:
+    while at < end and (data := os.pread(fd, min(_PIECE, end - at), at)):
+        _write(new, data)
+        at += len(data)
+
+
+def _write(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+class Log:
+    """The log, which never grows beyond its beginning and twice its end.
+
+    Args:
+        folder: descriptor of the folder it is in.
+    """
+
+    def __init__(self, folder: int, name: str) -> None:
+        self.folder = folder
+        self.name = name
+        self.lost = 0
+        self.fd = -1
+        self.limit = HEAD_BYTES + MARK_BYTES + 2 * TAIL_BYTES
+
+    def _open(self) -> int:
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(self.name, flags, 0o600, dir_fd=self.folder)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise OSError(f"{self.name} is no plain file")
+        return fd
+
+    def add(self, data: bytes) -> None:
+        """Write `data`; what a full disk does not take is counted, and told where the log goes on."""
+        done = 0
+        try:
+            if self.fd < 0:
+                self.fd = self._open()
+            if self.lost:
+                _write(self.fd, MISSED % self.lost)
+                self.lost = 0
+            while done < len(data):
+                done += os.write(self.fd, data[done:])
+        except OSError:
+            self.lost += len(data) - done
+            return
+        status = os.fstat(self.fd)
+        if status.st_size > self.limit:
+            self._renew(status)
+
+    def _renew(self, status: os.stat_result) -> None:
+        """Cut the log, or begin a new one where somebody has removed it."""
+        try:
+            try:
+                there = os.stat(self.name, dir_fd=self.folder, follow_symlinks=False)
+                is_there = (there.st_dev, there.st_ino) == (status.st_dev, status.st_ino)
+            except FileNotFoundError:
+                is_there = False
+            new = cut(self.name, self.fd, self.folder) if is_there else self._open()
+        except OSError:  # a full disk: try again later
+            self.limit = status.st_size + TAIL_BYTES
+            return
+        os.close(self.fd)
+        self.fd = new
+
+
+class Client:
+    """Somebody at the door: gets what the guest writes from now on, and may write to the guest."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.missed = 0
+        os.set_blocking(fd, False)
+
+    def give(self, data: bytes) -> bool:
+        """Send what the socket has room for; False if the client has gone."""
+        sent = 0
+        try:
+            if self.missed:
+                os.write(self.fd, MISSED % self.missed)  # so short a text is taken whole, or not at all
+                self.missed = 0
+            sent = os.write(self.fd, data)
+        except BlockingIOError:
+            pass
+        except OSError:
+            return False
+        self.missed += len(data) - sent
+        return True
+
+
+class Keeper:
+    """One console, until QEMU ends."""
+
+    def __init__(self, life: int, out: int, into: int, door: int, log: Log) -> None:
+        import _socket  # `socket` itself costs more than this program
+
+        self.life, self.out, self.into = life, out, into
+        self.door = _socket.socket(fileno=door)
+        self.log = log
+        self.clients: dict[int, Client] = {}
+        self.typed = b""
+
+    def run(self) -> None:
+        is_over = False
+        while not is_over:
+            ready = self._wait()
+            is_over = self.life in ready or bool(ready.get(self.out, 0) & select.POLLHUP)
+            data = self._heard()
+            if data:
+                self.log.add(data)
+                for client in list(self.clients.values()):
+                    if not client.give(data):
+                        self._leave(client)
+            for fd in ready:
+                if fd in self.clients:
+                    self._take(self.clients[fd])
+            if self.door.fileno() in ready:
+                self._welcome()
+            self._type()
+            if data and not is_over:
+                time.sleep(NAP_S)
+
+    def _wait(self) -> dict[int, int]:
+        poll = select.poll()
+        for fd in (self.life, self.out):
+            poll.register(fd, select.POLLIN)
+        if len(self.clients) < MOST_CLIENTS:
+            poll.register(self.door.fileno(), select.POLLIN)
+        if self.typed:  # the guest takes it in its own time
+            poll.register(self.into, select.POLLOUT)
+        else:
+            for fd in self.clients:
+                poll.register(fd, select.POLLIN)
+        return dict(poll.poll())
+
+    def _heard(self) -> bytes:
+        """All that there is now, at most as much as the FIFO holds."""
+        pieces = []
+        try:
+            while data := os.read(self.out, 65536):
+                pieces.append(data)
+                if len(pieces) == _PIECE // 65536:
+                    break
+        except BlockingIOError:
+            pass
+        return b"".join(pieces)
+
+    def _take(self, client: Client) -> None:
+        """What a client types; the others wait until the guest has it."""
+        if self.typed:
+            return
+        try:
+            self.typed = os.read(client.fd, _TYPED)
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        if not self.typed:
+            self._leave(client)
+
+    def _type(self) -> None:
+        try:
+            while self.typed:
+                self.typed = self.typed[os.write(self.into, self.typed) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.typed = b""
+
+    def _welcome(self) -> None:
+        try:
+            fd, _ = self.door._accept()  # type: ignore[attr-defined]  # not in typeshed
+        except OSError:
+            return
+        self.clients[fd] = Client(fd)
+
+    def _leave(self, client: Client) -> None:
+        del self.clients[client.fd]
+        os.close(client.fd)
+
+
+def main() -> None:
+    for number in (SIGTERM, SIGHUP, SIGINT):  # for QEMU too, whose last words are wanted
+        signal(number, SIG_IGN)
+    life, out, into, door, folder = map(int, sys.argv[1:6])
+    name, has_gap = sys.argv[6], len(sys.argv) > 7
+    os.chdir("/")
+    if has_gap and os.fork():  # nobody waits for us
+        return
+    while True:
+        child = os.fork()
+        if child == 0:
+            log = Log(folder, name)
+            if has_gap:
+                log.add(GAP)
+            Keeper(life, out, into, door, log).run()
+            os._exit(0)  # at once: somebody waits for us
+        if os.waitpid(child, 0)[1] == 0:
+            os._exit(0)
+        has_gap = True
+        time.sleep(0.5)  # if it fails again and again
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""The process that keeps the serial console of a running machine: begun with QEMU, ended with it.
+
+May import: `host`, `machine`.
+
+    keeper = Keeper(vm, runtime, door)       # before QEMU
+    keeper.fds, keeper.words                 # for host/launch.py, which begins it
+    connect(vm, note, pid)                   # a socket: what the guest writes and what it reads
+
+QEMU's console is two FIFOs, `serial.in` and `serial.out` in the runtime folder. `host/keeper.py` reads and
+writes them, as the only one, keeps the log, and serves the clients of the socket `serial`. If both of its
+processes are killed, a running machine has a new one by `connect` or `revive`: meanwhile what the guest
+writes waits in the FIFO, which has room for 1 MiB; then the guest waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import subprocess
+import sys
+import time
+
+from qvmsh.errors import QvmError, StateError
+from qvmsh.host import files, keeper, process, sockets
+from qvmsh.machine.files import SERIAL_LOG
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.note import Note
+
+END_S = 3.0
+"""How long a keeper may take to end after QEMU."""
+CONNECT_S = 5.0
+_F_SETPIPE_SZ = 1031
+_ROOM_BYTES = 1 << 20
+
+
+def fifos(runtime: str) -> str:
+    """What the names of the two FIFOs begin with."""
+    return os.path.join(runtime, "serial")
+
+
+class Keeper:
+    """The keeper of a QEMU to be.
+
+    Args:
+        runtime: the machine's folder for sockets.
+        door: the listening socket `serial` in it, which is now ours.
+    """
+
+    def __init__(self, vm: Machine, runtime: str, door: socket.socket) -> None:
+        for end in ("in", "out"):
+            path = f"{fifos(runtime)}.{end}"
+            files.remove(path)
+            os.mkfifo(path, 0o600)
+        own = _opened(vm, runtime)
+        assert own is not None  # the FIFO is new
+        life, qemus_end = os.pipe()
+        out, into, folder = own
+        given = [life, out, into, door.detach(), folder]
+        self._open = [*given, qemus_end]
+        words = _words(*given)
+        self.words = ["--with", ",".join(map(str, given)), str(len(words)), *words]
+
+    @property
+    def fds(self) -> list[int]:
+        """What the launched process inherits."""
+        return list(self._open)
+
+    def close(self) -> None:
+        """Give up our own copies: when QEMU's end of LIFE is closed too, the keeper ends."""
+        while self._open:
+            os.close(self._open.pop())
+
+
+def _words(life: int, out: int, into: int, door: int, folder: int) -> list[str]:
+    numbers = [str(fd) for fd in (life, out, into, door, folder)]
+    return [sys.executable, "-I", "-S", keeper.__file__, *numbers, os.path.basename(SERIAL_LOG)]
+
+
+def _opened(vm: Machine, runtime: str) -> list[int] | None:
+    """Both FIFOs and the folder of the log; None if another process keeps the console.
+
+    Raises:
+        FileNotFoundError: this machine has no such FIFOs.
+    """
+    found = [os.open(f"{fifos(runtime)}.out", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)]
+    try:
+        fcntl.flock(found[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with contextlib.suppress(OSError):  # a user may have only so much of it
+            fcntl.fcntl(found[0], _F_SETPIPE_SZ, _ROOM_BYTES)
+        found.append(os.open(f"{fifos(runtime)}.in", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
+        found.append(os.open(vm.files.logs, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    except BlockingIOError:
+        os.close(found[0])
+        return None
+    except OSError:
+        for fd in found:
+            os.close(fd)
+        raise
+    return found
+
+
+def is_kept(note: Note) -> bool:
+    """False if the machine has a console, but the process that keeps it is gone."""
+    try:
+        fd = os.open(f"{fifos(note.runtime)}.out", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def revive(vm: Machine, note: Note, pid: int) -> bool:
+    """Begin a new keeper where that of a running QEMU was killed; False if there is one.
+
+    Raises:
+        OSError: there are no FIFOs, or no process can be begun.
+    """
+    own = _opened(vm, note.runtime)
+    if own is None:
+        return False
+    try:
+        door = sockets.listening(note.runtime, ["serial"])["serial"]
+        with door, process.Process(pid) as qemu:
+            fds = [qemu.fd, own[0], own[1], door.fileno(), own[2]]
+            subprocess.run(
+                [*_words(*fds), "gap"],
+                pass_fds=fds,
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                check=True,
+            )
+    finally:
+        for fd in own:
+            os.close(fd)
+    return True
+
+
+def connect(vm: Machine, note: Note, pid: int) -> socket.socket:
+    """A connection to the console, by a new keeper if there is none.
+
+    Raises:
+        StateError: the machine has no serial console.
+        QvmError: it cannot be reached.
+    """
+    line = socket.socket(socket.AF_UNIX)
+    deadline = time.monotonic() + CONNECT_S
+    while True:
+        try:
+            line.connect(note.socket("serial"))
+            line.setblocking(False)
+            return line
+        except (FileNotFoundError, ConnectionRefusedError):
+            pass
+        except OSError as error:
+            line.close()
+            raise QvmError(f"no serial console: {error.strerror}", machine=vm.name) from None
+        try:
+            if not revive(vm, note, pid):
+                if time.monotonic() > deadline:
+                    raise TimeoutError(0, "its keeper does not answer")
+                time.sleep(0.02)  # another command is about to begin one
+        except FileNotFoundError:
+            line.close()
+            raise StateError(
+                "it has no serial console", machine=vm.name, hint="VM_SERIAL=yes gives it one"
+            ) from None
+        except (OSError, subprocess.SubprocessError) as error:
+            line.close()
+            raise QvmError(f"no serial console: {error}", machine=vm.name) from None
+
+
+def wait_end(runtime: str) -> None:
+    """Wait until the keeper of a QEMU that has ended has written all of the log."""
+    deadline = time.monotonic() + END_S
+    with socket.socket(socket.AF_UNIX) as line, contextlib.suppress(OSError):
+        line.settimeout(END_S)
+        line.connect(os.path.join(runtime, "serial"))
+        while line.recv(65536) and time.monotonic() < deadline:
+            pass

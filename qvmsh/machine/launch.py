@@ -19,11 +19,13 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
+from qvmsh.config.words import quote
 from qvmsh.errors import LaunchError, LockedError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import launch as launcher
 from qvmsh.host import locks, logfiles, process, sockets
 from qvmsh.machine import (
+    archives,
     chain,
     disks,
     hooks,
@@ -92,13 +94,23 @@ class Qemu:
         return self.child.pid
 
 
+SPARES_DISKS = (
+    "start", "run", "stop", "tidy", "reboot", "pause", "resume", "suspend", "wakeup", "snapshot verify",
+    "disk check",
+)  # fmt: skip
+"""Verbs that change no image that lies there, or ask before (`require_no_archive`)."""
+
+
 def work_lock(vm: Machine, what: str) -> locks.WorkLock:
     """Take the machine's work lock for the verb `what`, and complete what a killed command left.
 
     Raises:
+        StateError: an archive would be changed where it lies.
         LockedError: somebody else is at work; the text says who.
         QvmError: interrupted work cannot be completed.
     """
+    if what not in SPARES_DISKS:
+        require_no_archive(vm, what)
     vm.state_folder()
     lock = locks.WorkLock(vm.files.work_lock, what)
     try:
@@ -129,6 +141,33 @@ def work_lock(vm: Machine, what: str) -> locks.WorkLock:
         for line in making.sweep(vm.environ):
             vm.io.warn(line)
     return lock
+
+
+def require_no_archive(vm: Machine, what: str, *, is_disposable: bool = False) -> None:
+    """Refuse to change an archive where it lies: the machine's directory, or the folder of one of its disks.
+
+    Args:
+        is_disposable: overlays take what the guest writes, but on disks that only words for QEMU name.
+
+    Raises:
+        StateError: it would be damaged; nothing has been changed.
+    """
+    try:
+        written = volumes.written(volumes.configured(vm))
+        is_by_hand = hw.is_by_hand(vm)
+    except (QvmError, OSError):  # the verb itself tells
+        written, is_by_hand = [], False
+    if is_disposable:
+        written = [] if is_by_hand else [each for each in written if each.source == "words"]
+    folders = [os.path.dirname(os.path.realpath(each.path)) for each in written]
+    folders += [] if is_disposable else [os.path.realpath(vm.directory)]
+    for folder in filter(archives.holds, dict.fromkeys(folders)):
+        way = f"`qvm {what} --disposable` leaves it as it is; " if what in ("start", "run") else ""
+        raise StateError(
+            f"{_cannot(what)}: {folder} is an archive, and would be damaged",
+            machine=vm.name,
+            hint=f"{way}`qvm restore {quote(folder)} DIR` makes a machine of it",
+        )
 
 
 def _cannot(what: str) -> str:

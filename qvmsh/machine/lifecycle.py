@@ -73,6 +73,7 @@ def start(
         )
         known.remember(vm)
         return report
+    launch.require_no_archive(vm, "start", is_disposable=request.disposable)
     plan = _plan(vm, request, "start")
     begun: list[launch.Qemu] = []
     try:
@@ -162,6 +163,7 @@ def _require_startable(vm: Machine, request: Request, ssh_attempts: int | None) 
         UsageError, ConfigError, ImageError, MissingProgramError: it runs on as it is.
     """
     _require_attempts(vm, ssh_attempts)
+    launch.require_no_archive(vm, "start", is_disposable=request.disposable)
     plan = _plan(vm, request, "start")
     hw.require_room(vm)
     tools.qemu(vm)
@@ -219,6 +221,7 @@ def run(vm: Machine, request: Request) -> Ended:
         known.remember(vm)
         report: Ended = delegate.perform(vm, account, "run", request)
         return report
+    launch.require_no_archive(vm, "run", is_disposable=request.disposable)
     plan = _plan(vm, request, "run")
     if hw.uses_curses(vm) and not (isatty(vm.io.stdin) and isatty(vm.io.stdout)):
         raise ConfigError(

@@ -229,13 +229,12 @@ def told(vm: Vm, *words: str) -> tuple[list[str], str]:
 
 
 def test_archive_in_which_somebody_works_stays(blank: Blank) -> None:
-    """It runs where it lies: what is done there is in no manifest."""
     vm = blank()
     old, folder = two_archives(vm)
     shutil.copy(vm.directory / ".vmrc", folder)
     (folder / "notes.txt").write_text("precious")
     inside = Vm(vm.world, folder)
-    inside.ok("start", "--no-wait")
+    inside.ok("start", "--disposable", "--no-wait")
     try:
         gone, err = told(vm, "--create", "--keep", "1")
         assert gone == []

@@ -269,19 +269,3 @@ def _base(path: str) -> dict[str, Any] | None:
         return {"file": base, **chain.print_of(base)} if base else None
     except OSError:
         return None
-
-
-def differences(vm: Machine, given: dict[str, Any]) -> list[str]:
-    """What of the hardware is not as it was when the snapshot was taken, a line each."""
-    settings = vm.settings
-    found = []
-    for name, then in (given.get("settings") or {}).items():
-        now = settings.text(name) if name in settings else ""
-        if now != then:
-            found.append(f"{name} was {_on_a_line(then)}, and is {_on_a_line(now)}")
-    return found
-
-
-def _on_a_line(value: object) -> str:
-    """A setting's value in a sentence; that of VM_DISKS has lines."""
-    return ", ".join(line.strip() for line in str(value or "").splitlines() if line.strip()) or "not set"

@@ -340,7 +340,16 @@ def _plan(vm: Machine, request: Request, verb: str) -> Launch:
         is_encapsulated=request.is_encapsulated,
         has_desktop=bool(environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY")),
         is_forced=request.is_forced,
+        machine=_machine_type(vm, request.loadvm) if request.loadvm else "",
     )
+
+
+def _machine_type(vm: Machine, snapshot: str) -> str:
+    """VM_QEMU_MACHINE for a run that continues from a snapshot."""
+    from qvmsh.machine import snapshot_hardware
+    from qvmsh.machine.catalogue import Catalogue
+
+    return snapshot_hardware.machine_type(vm.settings, Catalogue.read(vm).entries.get(snapshot, {}))
 
 
 def _require_plain(vm: Machine, request: Request, verb: str) -> None:

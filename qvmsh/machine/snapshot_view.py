@@ -14,7 +14,7 @@ import os
 import time
 
 from qvmsh.errors import ImageError, QmpError
-from qvmsh.machine import catalogue, chain, saved, snapshot_fit, state, unfinished, volumes
+from qvmsh.machine import chain, saved, snapshot_fit, snapshot_hardware, state, unfinished, volumes
 from qvmsh.machine.catalogue import Catalogue
 from qvmsh.machine.snapshot_reports import Details, Differences, SnapshotList
 from qvmsh.qemu import image, qcow2, qmp
@@ -189,7 +189,7 @@ def show(vm: Machine, name: str) -> Details:
         if each.id in on
     ]
     missing = [each.id for each in holders if each.id not in on]
-    other = catalogue.differences(vm, entry) if entry else []
+    other = snapshot_hardware.differences(vm, entry) if entry else []
     other += [f"{path} was a disk then" for path in snapshot_fit.gone(holders, entry)]
     return Details(vm.name, name, rows, missing, entry, other)
 
@@ -215,19 +215,8 @@ def diff(vm: Machine, first: str, second: str | None) -> Differences:
             changed = qcow2.changed(each.path, one[each.id].id, None if two is None else two[each.id].id)
         rows.append({"id": each.id, "file": each.path, "changed_bytes": changed, "note": note})
     known = Catalogue.read(vm).entries
-    hardware = _hardware(vm, known.get(first), None if second is None else known.get(second, {}))
+    one_entry, two_entry = known.get(first), None if second is None else known.get(second)
+    hardware = []
+    if one_entry and (second is None or two_entry):
+        hardware = snapshot_hardware.differences(vm, one_entry, two_entry)
     return Differences(vm.name, first, second, rows, hardware, is_on=seen.is_live)
-
-
-def _hardware(vm: Machine, one: dict[str, Any] | None, two: dict[str, Any] | None) -> list[str]:
-    """What of the hardware differs between a snapshot and another, or (None) the machine as it is."""
-    if not one:
-        return []
-    if two is None:
-        return catalogue.differences(vm, one)
-    then, later = one.get("settings", {}), two.get("settings", {})
-    return [
-        f"{name} was {then[name] or 'not set'}, and then {later[name] or 'not set'}"
-        for name in then
-        if name in later and then[name] != later[name]
-    ]

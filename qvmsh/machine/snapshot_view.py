@@ -11,11 +11,11 @@ and no image holds is marked as stale.
 from __future__ import annotations
 
 import os
-import time
 
 from qvmsh.errors import ImageError, QmpError
-from qvmsh.machine import chain, saved, snapshot_fit, snapshot_hardware, state, unfinished, volumes
+from qvmsh.machine import catalogue, chain, saved, snapshot_fit, snapshot_hardware, state, unfinished, volumes
 from qvmsh.machine.catalogue import Catalogue
+from qvmsh.machine.reports import stamp
 from qvmsh.machine.snapshot_reports import Details, Differences, SnapshotList
 from qvmsh.qemu import image, qcow2, qmp
 
@@ -74,10 +74,6 @@ def by_name(vm: Machine, disks: list[Volume]) -> dict[str, dict[str, Snapshot]]:
     return found
 
 
-def _time(seconds: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(seconds))
-
-
 def _row_of_disk(disk: Volume) -> dict[str, Any]:
     used = virtual = 0
     problem = ""
@@ -128,7 +124,7 @@ def listing(vm: Machine) -> SnapshotList:
                     "message": entry.get("message", ""), "stale": True, "foreign": False,
                 }
             )  # fmt: skip
-    rows.sort(key=lambda row: str(row["time"]))
+    rows.sort(key=lambda row: catalogue.moment(str(row["time"])))
     head = known.head if known.head in tags else ""
     return SnapshotList(vm.name, [_row_of_disk(each) for each in disks], rows, head, work)
 
@@ -141,7 +137,7 @@ def _row(
     parent = entry.get("parent")
     return {
         "name": name,
-        "time": _time(min(each.date_s for each in on.values())),
+        "time": stamp(min(each.date_s for each in on.values())),
         "memory": any(each.vmstate_bytes for each in on.values()),
         "vmstate_bytes": max(each.vmstate_bytes for each in on.values()),
         "disks": [each.id for each in holders if each.id in on],
@@ -180,7 +176,7 @@ def show(vm: Machine, name: str) -> Details:
             "id": each.id,
             "name": each.name,
             "file": each.path,
-            "time": _time(on[each.id].date_s),
+            "time": stamp(on[each.id].date_s),
             "vmstate_bytes": on[each.id].vmstate_bytes,
             "size_bytes": on[each.id].disk_bytes,
             "clock_s": on[each.id].clock_ns / 1e9,

@@ -41,6 +41,13 @@ def runtime_base(environ: Mapping[str, str], uid: int) -> str:
     return "/run/qvm" if uid == 0 and os.access("/run", os.W_OK) else f"/tmp/qvm-{uid}"  # noqa: S108
 
 
+def runtime_path(base: str, identity: str) -> str:
+    """Where the sockets of the machine `identity` are, below `base`."""
+    from _blake2 import blake2b
+
+    return os.path.join(base, blake2b(os.fsencode(identity), digest_size=5).hexdigest())
+
+
 def runtime_folder(base: str, identity: str, machine: str) -> str:
     """The folder for the sockets of one machine, made if it is not there.
 
@@ -52,9 +59,7 @@ def runtime_folder(base: str, identity: str, machine: str) -> str:
     Raises:
         QvmError: the names of sockets in it would be too long, or it is not a private folder.
     """
-    from _blake2 import blake2b
-
-    path = os.path.join(base, blake2b(os.fsencode(identity), digest_size=5).hexdigest())
+    path = runtime_path(base, identity)
     length = len(os.fsencode(os.path.join(path, LONGEST_NAME)))
     if length > MAX_PATH_BYTES or "\n" in path:
         raise QvmError(

@@ -272,6 +272,13 @@ def require_top(vm: Machine, plan: Launch) -> None:
     chain.require_top(vm, paths, plan.verb)
 
 
+def keep_note(vm: Machine, seen: state.Observation) -> None:
+    """Write the note of a run anew that somebody removed, so that what QEMU leaves is cleared."""
+    if seen.note is not None and not os.path.lexists(vm.files.note):
+        vm.state_folder()
+        seen.note.write(vm.files.note)
+
+
 def clear(vm: Machine, *, has_hook: bool = True) -> None:
     """Remove what a QEMU that has ended left: sockets, note, pid file, disposable overlays.
 

@@ -24,7 +24,8 @@ BROKEN = {
 
 WHOLE: dict[str, Any] = {
     "name": "a", "time": "2026-11-21T10:00:00+00:00", "disks": ["/vm/a.qcow2"], "message": "told",
-    "parent": "b", "memory": True, "vmstate_bytes": 7, "frozen": None, "qemu": "7.2.22", "machine": "pc-i440fx-7.2",
+    "parent": "b", "memory": True, "vmstate_bytes": 7,
+    "frozen": None, "qemu": "7.2.22", "machine": "pc-i440fx-7.2",
     "arguments": ["qemu", "-m"], "settings": {"VM_MACHINE_MEM": "64"}, "host_keys": "",
     "images": [{
         "id": "disk0", "file": "/vm/a.qcow2", "date_s": 5, "vmstate_bytes": 7,

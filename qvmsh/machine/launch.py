@@ -11,6 +11,7 @@ of these points, the next command finds either no process or one that it can tal
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
 
 
 GREETING_S = 120.0
+FULL = (errno.ENOSPC, errno.EDQUOT)
 PORT_ATTEMPTS = 5
 
 NEEDS_WHOLE = ("start", "run", "init", "snapshot", "disk", "archive", "restore")
@@ -218,26 +220,39 @@ def launch(
         ConfigError, ImageError, MissingProgramError: before anything was started.
     """
     vm.settings  # noqa: B018  # all problems of the files first, before a lock is taken
-    with work_lock(vm, plan.verb) as lock:
-        seen = state.observe(vm)
-        if seen.is_live:
-            raise StateError(
-                f"cannot {plan.verb}: it is already {seen}",
-                machine=vm.name,
-                hint=seen.hint or "`qvm status` tells more, `qvm stop` powers it off",
-                actual=seen.kind,
-                required=state.STOPPED,
-            )
-        clear(vm)
-        hw.require_room(vm)
-        limits.require_sound(vm)
-        ports.require_free(vm)
-        hooks.pre_start(vm)
-        try:
-            return _bring_up(vm, plan, lock, begun, choose_port)
-        except BaseException:
-            hooks.post_stop(vm)
+    try:
+        with work_lock(vm, plan.verb) as lock:
+            seen = state.observe(vm)
+            if seen.is_live:
+                raise StateError(
+                    f"cannot {plan.verb}: it is already {seen}",
+                    machine=vm.name,
+                    hint=seen.hint or "`qvm status` tells more, `qvm stop` powers it off",
+                    actual=seen.kind,
+                    required=state.STOPPED,
+                )
+            clear(vm)
+            hw.require_room(vm)
+            limits.require_sound(vm)
+            ports.require_free(vm)
+            hooks.pre_start(vm)
+            try:
+                return _bring_up(vm, plan, lock, begun, choose_port)
+            except BaseException:
+                hooks.post_stop(vm)
+                raise
+    except OSError as error:
+        if error.errno not in FULL:
             raise
+        raise _no_room(vm, plan.verb, host_files.mount_of(error.filename or vm.files.state)) from None
+
+
+def _no_room(vm: Machine, verb: str, mount: str) -> LaunchError:
+    return LaunchError(
+        f"cannot {verb}: no space is left on the file system of {mount}",
+        machine=vm.name,
+        hint=f"make room there (`df -h {quote(mount)}`), then try again; nothing was changed",
+    )
 
 
 def _bring_up(
@@ -541,6 +556,11 @@ class _Attempt:
             line.removeprefix(f"{self.binary}: ").removeprefix(f"{os.path.basename(self.binary)}: ")
             for line in machine_files.tail(vm.files.qemu_stderr, 10)
         ]
+        for folder in (vm.files.state, os.path.dirname(vm.files.qemu_stderr)):
+            if host_files.is_full(folder):
+                error = _no_room(vm, self.plan.verb, host_files.mount_of(folder))
+                error.details = tuple(words)
+                return error
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
         found = re.search(r"Is another process using the image \[(.*)\]", "\n".join(words))
         if found:

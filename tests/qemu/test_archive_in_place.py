@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Vm
+from small_disk import small_disk
 
 Blank = Callable[..., Vm]
 
@@ -112,3 +113,29 @@ def test_manifest_of_something_else_forbids_nothing(blank: Blank) -> None:
     (vm.directory / "manifest.json").write_text(json.dumps({"name": "a web page", "version": 1}))
     vm.ok("snapshot", "save", "x")
     vm.ok("start", "--no-wait")
+
+
+def test_archive_on_a_mount_that_is_missing_is_refused(blank: Blank, tmp_path: Path) -> None:
+    vm = blank()
+    point = tmp_path / "the disk"
+    table = tmp_path / "fstab"
+    table.write_text(
+        "# /dev/sdc1 / ext4\n/dev/sda1 / ext4 defaults 0 1\nnone none swap\n\n"
+        f"UUID=1  {str(point).replace(' ', chr(92) + '040')}/ ext4 noauto 0 0\n"
+    )
+    env = {"LIBMOUNT_FSTAB": str(table)}
+    (tmp_path / "link").symlink_to(point)
+    for where in (point / "archives", point, tmp_path / "link/archives"):
+        vm.ok("config", f"VM_ARCHIVE={where}")
+        result = vm.qvm("archive", env=env)
+        assert result.status == 3, result
+        assert f"lies on {point}, which is not mounted" in result.err
+        assert f"`mount '{point}'`" in result.err
+        assert not point.exists()
+    with small_disk(point, 4):
+        vm.ok("archive", env=env)
+    vm.ok("config", f"VM_ARCHIVE={tmp_path / 'the disk of others'}")
+    vm.ok("archive", env=env)
+    table.write_text(f"UUID=1 {vm.directory} ext4\n")  # of a host; this may be a container
+    vm.ok("config", "VM_ARCHIVE=archives")
+    vm.ok("archive", env=env)

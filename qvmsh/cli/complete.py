@@ -230,7 +230,11 @@ class _Line:
 
             return Completions([(name, "built in") for name in builtin.BUILTIN]).starting(last)
         if kind == "machine":
-            return Completions(self._machines(), FOLDERS if "/" in last else "").starting(last)
+            return Completions(self._machines(has_folders=True), FOLDERS if "/" in last else "").starting(
+                last
+            )
+        if kind == "known":
+            return Completions(self._machines(has_folders=False)).starting(last)
         if kind == "variable":
             return self._variables(last)
         if kind == "label":
@@ -242,14 +246,15 @@ class _Line:
             return Completions(vocabulary.snapshots(vm) if vm else ()).starting(last)
         return Completions()
 
-    def _machines(self) -> list[Row]:
-        """The known machines, and the folders here that are one."""
+    def _machines(self, *, has_folders: bool) -> list[Row]:
+        """The names that mean one known machine, and the folders here that are one."""
         from qvmsh.machine import known
 
-        found = dict(known.machines(self.surroundings.environ))
+        named = known.machines(self.surroundings.environ).items()
+        found = {name: directories[0] for name, directories in named if len(directories) == 1}
         try:
-            for each in os.scandir("."):
-                if each.name not in found and os.path.exists(os.path.join(each.path, ".vmrc")):
+            for each in os.scandir(".") if has_folders else ():
+                if os.path.lexists(os.path.join(each.path, ".vmrc")):
                     found[each.name] = "in this folder"
         except OSError:
             pass

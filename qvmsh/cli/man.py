@@ -38,7 +38,9 @@ Python function in `qvm sh`; in a script with `#!/usr/bin/env qvm` in its first 
 
 The machine is the one in the directory after -C, the known one after -M, else in `$VM_HOME`, else in the
 current directory; never in one above it. Commands that take machines as words take any number: a word
-with a `/` or a `.` is a directory, any other a known name. A script is a file with a `/` in its name."""
+with a `/` or a `.` is a directory; any other is the machine in `./WORD` if there is one, else the known
+machine of that name (VM_MACHINE_NAME). If several known machines have the name, nothing is done and their
+directories are listed. A script is a file with a `/` in its name."""
 
 EXIT = (
     ("0", "done"),

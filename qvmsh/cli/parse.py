@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 COMMON = (
     ("directory", "text", ("-C",), "DIR", "the machine in DIR", (), "dir", (), None),
-    ("machine", "text", ("-M",), "NAME", "the known machine NAME", (), "machine", (), None),
+    ("machine", "text", ("-M",), "NAME", "the known machine NAME", (), "known", (), None),
     ("set", "list", ("--set",), "NAME=VALUE", "a variable, stronger than every file", (), "variable", (), ()),
     ("json", "yes", ("--json",), "", "print the result as JSON", (), None, (), False),
     ("verbose", "yes", ("-v", "--verbose"), "", "say what is being done", (), None, (), False),

@@ -27,6 +27,8 @@ MAX_BYTES = 1 << 20
 DOCUMENT_BYTES = 16 << 20
 """What a JSON document of ours may have."""
 _REGULAR, _FOLDER, _KIND = 0o100000, 0o040000, 0o170000
+FULL_BYTES = 64 << 10
+"""A file system with less room than this is called full, after a failure."""
 _FICLONE = 0x40049409  # ioctl_ficlone(2): share the blocks where the file system can (btrfs, XFS)
 _NO_KERNEL_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
 
@@ -359,3 +361,24 @@ def users_of_each(paths: Iterable[str]) -> dict[str, list[int]]:
             for path in wanted[key]:
                 found.setdefault(path, []).append(int(pid))
     return found
+
+
+def mount_of(path: str) -> str:
+    """The directory at which the file system that holds `path` is mounted."""
+    found = os.path.realpath(path)
+    while not os.path.lexists(found):
+        found = os.path.dirname(found)
+    while not os.path.ismount(found):
+        found = os.path.dirname(found)
+    return found
+
+
+def is_full(path: str) -> bool:
+    """True if next to nothing can be written to the file system of `path`."""
+    try:
+        found = os.statvfs(path)
+    except OSError:
+        return False
+    blocks = found.f_bfree if os.geteuid() == 0 else found.f_bavail
+    has_inodes = found.f_files == 0 or found.f_favail > 0  # some file systems count none
+    return blocks * found.f_frsize < FULL_BYTES or not has_inodes

@@ -11,7 +11,7 @@ that comes up looks stopped.
 child, that keeps of all descriptors only FDS (numbers with commas between): the kernel sends it a SIGTERM
 when QEMU ends (Linux; elsewhere it must notice that the other end of one of FDS is closed).
 
-Exit status 75 (EX_TEMPFAIL): another process holds the pid file.
+Exit status 75 (EX_TEMPFAIL): another process holds the pid file; 74 (EX_IOERR): it cannot be written.
 """
 
 import fcntl
@@ -25,8 +25,10 @@ from _signal import (  # the `signal` module costs three times this program
     pthread_sigmask,
     signal,
 )
+from errno import EDQUOT, ENOSPC
 
 HELD = 75
+NO_ROOM = 74
 
 
 def take(path: str) -> int:
@@ -85,11 +87,17 @@ def main() -> None:
     try:
         fd = take(path)
     except OSError as error:
+        if error.errno in (ENOSPC, EDQUOT):
+            os._exit(NO_ROOM)
         sys.stderr.write(f"{path}: {error.strerror}\n")
         sys.exit(HELD)
     os.set_inheritable(fd, True)  # closing any descriptor of the file would drop the lock
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+    try:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+    except OSError:  # the disk is full: nothing can be said in a file there either
+        os.unlink(path)
+        os._exit(NO_ROOM)
     if guard != "-":
         os.set_inheritable(int(guard), False)
     pthread_sigmask(SIG_SETMASK, [])  # qvm holds Ctrl-C back while it starts us

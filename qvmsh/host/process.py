@@ -91,17 +91,40 @@ def number(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 10 else 0
 
 
-def find(directory: str, word: str) -> int | None:
-    """Pid of a process that works in `directory` and has `word` among its arguments."""
-    wanted = os.stat(directory)
-    for name in filter(str.isdigit, os.listdir("/proc")):
+def find_locking(directory: str, words: list[str], uids: set[int]) -> int | None:
+    """Pid of a process that holds a record lock, works in `directory`, and has `words` among its arguments.
+
+    A lock outlives the name of its file. Source: proc_locks(5).
+
+    Args:
+        uids: the accounts whose process it may be.
+    """
+    try:
+        wanted = os.stat(directory)
+        with open("/proc/locks") as file:
+            rows = [line.split() for line in file]
+    except OSError:
+        return None
+    for pid in dict.fromkeys(row[4] for row in rows if row[1] == "POSIX" and row[4].isdigit()):
         try:
-            where = os.stat(f"/proc/{name}/cwd")
+            where = os.stat(f"/proc/{pid}/cwd")
         except OSError:
             continue
-        if (where.st_dev, where.st_ino) == (wanted.st_dev, wanted.st_ino) and word in arguments(int(name)):
-            return int(name)
+        argv = arguments(int(pid))
+        at = argv.index(words[0]) if words[0] in argv else 0
+        is_it = (where.st_dev, where.st_ino) == (wanted.st_dev, wanted.st_ino)
+        if is_it and at and argv[at : at + len(words)] == words and effective_uid(int(pid)) in uids:
+            return int(pid)
     return None
+
+
+def effective_uid(pid: int) -> int | None:
+    """The account that the process acts as, also where its folder in /proc is root's; None if it is gone."""
+    try:
+        with open(f"/proc/{pid}/status", errors="replace") as file:
+            return next(int(line.split()[2]) for line in file if line.startswith("Uid:"))
+    except (OSError, StopIteration):
+        return None
 
 
 def program(pid: int) -> str:

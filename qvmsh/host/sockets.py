@@ -61,6 +61,13 @@ def _is_folder_of(path: str, uid: int) -> bool:
     return status.st_mode & 0o170000 == 0o040000 and status.st_uid == uid
 
 
+def runtime_path(base: str, identity: str) -> str:
+    """Where the sockets of the machine `identity` are, below `base`."""
+    from _blake2 import blake2b
+
+    return os.path.join(base, blake2b(os.fsencode(identity), digest_size=5).hexdigest())
+
+
 def runtime_folder(base: str, identity: str, machine: str) -> str:
     """The folder for the sockets of one machine, made if it is not there.
 
@@ -72,9 +79,7 @@ def runtime_folder(base: str, identity: str, machine: str) -> str:
     Raises:
         QvmError: the names of sockets in it would be too long, or it is not a private folder.
     """
-    from _blake2 import blake2b
-
-    path = os.path.join(base, blake2b(os.fsencode(identity), digest_size=5).hexdigest())
+    path = runtime_path(base, identity)
     length = len(os.fsencode(os.path.join(path, LONGEST_NAME)))
     if length > MAX_PATH_BYTES or "\n" in path:
         raise QvmError(

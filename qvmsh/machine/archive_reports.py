@@ -5,11 +5,9 @@ May import: `machine.reports`, `machine.archives`.
 
 from __future__ import annotations
 
-import time
-
 from qvmsh.errors import printable
 from qvmsh.machine.progress import size
-from qvmsh.machine.reports import Report
+from qvmsh.machine.reports import Report, shown, stamp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,9 +96,8 @@ class ArchiveList(Report):
             return f"{self.machine}: no archive in {self.where}; `qvm archive` makes one"
         lines = []
         for row in self.states:
-            date = time.strftime("%F %T", time.localtime(row["time"]))
             kind = f"changes since {row['of']}" if row["of"] else "whole"
-            facts = [date, f"{size(row['bytes']):>10}", kind, row["consistency"]]
+            facts = [shown(row["time"]), f"{size(row['bytes']):>10}", kind, row["consistency"]]
             if row["snapshots"]:
                 facts.append(f"snapshots: {', '.join(row['snapshots'])}")
             lines.append(printable(f"{row['archive']}/{row['stamp']}  " + "  ".join(facts)))
@@ -112,7 +109,7 @@ def _row(archive: Archive, point: Point) -> dict[str, Any]:
     return {
         "archive": archive.folder,
         "stamp": point.stamp,
-        "time": point.time,
+        "time": stamp(point.time),
         "bytes": point.stored_bytes,
         "base_bytes": base,
         "of": point.of,

@@ -36,6 +36,7 @@ from qvmsh.machine import (
     progress,
     saved,
     state,
+    stores,
     tools,
     volumes,
 )
@@ -68,6 +69,7 @@ def archive(vm: Machine, wish: Wish) -> Archived:
     began = time.monotonic()
     with launch.work_lock(vm, "archive"):
         seen = state.observe(vm)
+        stores.require_mounted(vm)
         identity.uuid_of(vm)  # from now on it has one, by which its archives are known
         job = Job(vm, wish, archive_keeping.shelf_of(vm))
         place = job.store.path()

@@ -17,9 +17,11 @@ import contextlib
 import json
 import os
 import time
+from datetime import datetime
 
 from qvmsh.errors import QvmError
 from qvmsh.host import files as host_files
+from qvmsh.machine.reports import stamp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,6 +57,14 @@ def json_of(value: object, indent: int | None = None) -> str:
     except UnicodeEncodeError:  # a path with bytes that are no text
         return json.dumps(value, indent=indent)
     return text
+
+
+def moment(text: str) -> float:
+    """The time that an entry gives, 0 if it gives none; without a zone it is that of the host."""
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError, OSError):
+        return 0.0
 
 
 class Catalogue:
@@ -95,7 +105,7 @@ class Catalogue:
 
     def text(self) -> str:
         """The contents of the file."""
-        rows = sorted(self.entries.values(), key=lambda each: str(each.get("time") or ""))
+        rows = sorted(self.entries.values(), key=lambda each: moment(str(each.get("time"))))
         document = {"version": VERSION, "head": self.head or None, "snapshots": rows}
         return json_of(document, indent=1) + "\n"
 
@@ -169,6 +179,8 @@ def _sane(document: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], str, lis
             bad.append("images")
         if entry.get("parent") == name:
             bad.append("parent")
+        if moment(str(entry.get("time"))) and len(entry["time"]) < len(stamp(0)):  # an old one has no zone
+            entry["time"] = stamp(moment(entry["time"]))
         nothing = [each for each in KINDS if entry.get(each) is None and each not in ("parent", "frozen")]
         for each in (*bad, *nothing):
             entry.pop(each, None)
@@ -214,7 +226,7 @@ def entry(
     settings = vm.settings
     return {
         "name": name,
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
+        "time": stamp(time.time()),
         "disks": [each.path for each in store.volumes],
         "message": message,
         "parent": parent or None,
@@ -268,19 +280,3 @@ def _base(disk: Volume) -> dict[str, Any] | None:
         return {"file": base, **chain.print_of(base)} if base else None
     except OSError:
         return None
-
-
-def differences(vm: Machine, given: dict[str, Any]) -> list[str]:
-    """What of the hardware is not as it was when the snapshot was taken, a line each."""
-    settings = vm.settings
-    found = []
-    for name, then in (given.get("settings") or {}).items():
-        now = settings.text(name) if name in settings else ""
-        if now != then:
-            found.append(f"{name} was {_on_a_line(then)}, and is {_on_a_line(now)}")
-    return found
-
-
-def _on_a_line(value: object) -> str:
-    """A setting's value in a sentence; that of VM_DISKS has lines."""
-    return ", ".join(line.strip() for line in str(value or "").splitlines() if line.strip()) or "not set"

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 
 from qvmsh.config import devices
 from qvmsh.config.words import quote
-from qvmsh.errors import ImageError, QvmError
-from qvmsh.machine import known
+from qvmsh.errors import ImageError, QvmError, StateError
+from qvmsh.machine import archives, known
 from qvmsh.qemu import image, qcow2
 from qvmsh.qemu.qcow2 import Snapshot
 
@@ -254,8 +254,16 @@ def require_writable(
 
     Raises:
         ImageError: something stands on it; nothing has been changed.
+        StateError: it lies in an archive; nothing has been changed.
     """
     name = os.path.basename(path)
+    folder = os.path.dirname(os.path.realpath(path))
+    if archives.holds(folder):
+        raise StateError(
+            f"cannot {what} {name}: {folder} is an archive, and would be damaged",
+            machine=vm.name,
+            hint=f"`qvm restore {quote(folder)} DIR` makes a machine of it",
+        )
     own = os.path.realpath(besides) if besides else None
     for overlay in overlays_on(path, vm):
         if overlay == own and is_given_up:

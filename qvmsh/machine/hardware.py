@@ -46,6 +46,7 @@ class Launch:
         is_encapsulated: QEMU gets a terminal in a session of tmux or screen.
         has_desktop: a window can be shown.
         is_forced: although other images stand on those that the guest writes to.
+        machine: VM_QEMU_MACHINE of this run, where that is another; see `snapshot_hardware`.
     """
 
     verb: str = "start"
@@ -57,6 +58,7 @@ class Launch:
     is_encapsulated: bool = False
     has_desktop: bool = False
     is_forced: bool = False
+    machine: str = ""
 
 
 def disk_name(vm: Machine, *, base_only: bool = False) -> str:
@@ -128,9 +130,9 @@ def hardware(
         binary=binary,
         name=settings.text("VM_MACHINE_NAME"),
         uuid=identity.uuid_of(vm),
-        machine=settings.text("VM_QEMU_MACHINE"),
+        machine=launch.machine or settings.text("VM_QEMU_MACHINE"),
         accelerator=accelerator,
-        cpu=settings.text("VM_QEMU_CPU") or _default_cpu(accelerator),
+        cpu=settings.text("VM_QEMU_CPU") or default_cpu(accelerator),
         vcpus=settings.integer("VM_MACHINE_CPUS"),
         memory_mib=settings.integer("VM_MACHINE_MEM"),
         disks=(own, *disks.disk_arguments(vm, supplies, order, overlays)),
@@ -205,7 +207,7 @@ def image_format(vm: Machine, image: str) -> str:
     return "qcow2" if overlay or image.startswith(".qvm/") else vm.settings.text("VM_FMT")
 
 
-def _default_cpu(accelerator: str) -> str | None:
+def default_cpu(accelerator: str) -> str | None:
     """The fullest CPU that the accelerator can give."""
     kind = accelerator.partition(",")[0]
     return {"kvm": "host", "hvf": "host", "tcg": "max"}.get(kind)

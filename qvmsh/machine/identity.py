@@ -47,6 +47,12 @@ def runtime_folder(vm: Machine) -> str:
     return sockets.runtime_folder(base, f"{uuid_of(vm)} {note.place(vm.directory)}", vm.name)
 
 
+def runtime_path(vm: Machine, uuid: str, uid: int) -> str:
+    """Where the sockets of a QEMU are that the account `uid` started with this UUID."""
+    identity = f"{uuid} {note.place(vm.directory)}"
+    return sockets.runtime_path(sockets.runtime_base(vm.environ, uid), identity)
+
+
 def process_name(vm: Machine) -> str | None:
     """What `ps` shows QEMU as; only Linux lets QEMU choose. The kernel keeps 15 bytes of it."""
     import sys

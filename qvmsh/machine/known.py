@@ -2,17 +2,21 @@
 
 May import: `host.files`, `machine.note`, `machine.machine` late (one-shot path).
 
+    resolve("demo", os.environ)               # "./demo" if that is a machine, else as `find`
     find("demo", os.environ)                  # "/home/guido/vm/demo"
     labelled(["web"], os.environ)             # the directories of those with `web` in VM_LABELS
 
 `${XDG_DATA_HOME:-~/.local/share}/qvm/machines` holds a line `NAME<TAB>DEVICE:INODE<TAB>DIRECTORY` for
-each, the latest used last. By device and inode a directory that was renamed is found again.
+each, the latest used last. By device and inode a directory that was renamed is found again. The name in
+it is the last known one: what a machine is called now, its `.vmrc` says. Several machines of one name are
+never chosen from.
 """
 
 from __future__ import annotations
 
 import os
 
+from qvmsh.config.words import quote
 from qvmsh.errors import QvmError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.machine import note
@@ -58,7 +62,7 @@ class Known:
         self.place = place
         self.directory = directory
         self.is_there = os.path.lexists(os.path.join(directory, ".vmrc"))
-        if not self.is_there and place:
+        if place and not (self.is_there and note.place(directory) == place):
             self._search()
 
     def _search(self) -> None:
@@ -72,6 +76,15 @@ class Known:
         for path in beside:
             if os.path.lexists(os.path.join(path, ".vmrc")) and note.place(path) == self.place:
                 self.directory, self.is_there = path, True
+
+    def name_now(self, environ: Mapping[str, str]) -> str:
+        """What the machine is called now; the noted name where its configuration cannot be read."""
+        from qvmsh.machine.machine import Machine
+
+        try:
+            return Machine(self.directory, environ=environ).loaded["VM_MACHINE_NAME"] or self.name
+        except (QvmError, OSError, KeyError):
+            return self.name
 
     def __str__(self) -> str:
         return f"{self.name}\t{self.place}\t{self.directory}"
@@ -113,9 +126,16 @@ def rows(environ: Mapping[str, str]) -> list[Known]:
     return list(found.values())
 
 
-def machines(environ: Mapping[str, str]) -> dict[str, str]:
-    """Name and directory of each known machine that is still there; of one name, the latest used."""
-    return {each.name: each.directory for each in rows(environ) if each.is_there}
+def machines(environ: Mapping[str, str]) -> dict[str, list[str]]:
+    """Name and directories of the known machines that are still there; each machine once."""
+    found: dict[str, list[str]] = {}
+    places = set()
+    for each in rows(environ):
+        place = note.place(each.directory) if each.is_there else None
+        if place is not None and place not in places:  # one directory may be mounted twice
+            places.add(place)
+            found.setdefault(each.name_now(environ), []).append(each.directory)
+    return found
 
 
 def directories(environ: Mapping[str, str]) -> list[str]:
@@ -144,14 +164,14 @@ def note_use(name: str, directory: str, environ: Mapping[str, str]) -> None:
     """
     if list_file(environ) is None:
         return
-    latest = {each.name: each for each in rows(environ) if each.is_there}.get(name)
-    if latest and (latest.directory, latest.place) == (directory, note.place(directory)):
+    mine = Known(name, note.place(directory), directory)
+    if str(mine) in map(str, rows(environ)):
         return
 
     def changed(before: list[Known]) -> list[Known]:
-        mine = Known(name, note.place(directory), directory)
-        kept = [each for each in before if each.directory != directory and each.place != mine.place]
-        return [*(each for each in kept if each.is_there or each.name != name), mine]
+        kept = [each for each in before if each.is_there or each.name != mine.name]
+        places = [note.place(each.directory) if each.is_there else each.place for each in kept]
+        return [*(each for each, place in zip(kept, places, strict=True) if place != mine.place), mine]
 
     _rewrite(environ, changed)
 
@@ -219,11 +239,18 @@ def find(name: str, environ: Mapping[str, str]) -> str:
     """Directory of the known machine `name`.
 
     Raises:
-        UsageError: it is not known.
+        UsageError: it is not known, or several are called so.
     """
     found = machines(environ)
-    if name in found:
-        return found[name]
+    directories = sorted(found.get(name, ()))
+    if len(directories) > 1:
+        raise UsageError(
+            f"{len(directories)} known machines are called {name!r}",
+            hint=f"name the directory: `qvm -C {quote(directories[0])} ...`",
+            details=directories,
+        )
+    if directories:
+        return directories[0]
     names = ", ".join(sorted(found)) or "none yet"
     raise UsageError(
         f"no machine is known as {name!r}", hint=f"known: {names}; `qvm -C DIR` names a directory"
@@ -231,12 +258,12 @@ def find(name: str, environ: Mapping[str, str]) -> str:
 
 
 def resolve(word: str, environ: Mapping[str, str]) -> str:
-    """The directory that a word means: with `/` or `.` a directory, else a known name, else `./WORD`."""
+    """The directory that a word means: with `/` or `.` a directory, else `./WORD`, else a known machine."""
+    here = os.path.join(".", word)
     if "/" in word or "." in word:
         return word
-    found = machines(environ)
-    if word in found:
-        return found[word]
-    if os.path.isdir(word):
-        return os.path.join(".", word)
+    if os.path.lexists(os.path.join(here, ".vmrc")):
+        return here
+    if os.path.isdir(here) and word not in machines(environ):
+        return here  # what it lacks is said there
     return find(word, environ)

@@ -11,6 +11,7 @@ of these points, the next command finds either no process or one that it can tal
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -19,11 +20,13 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
+from qvmsh.config.words import quote
 from qvmsh.errors import LaunchError, LockedError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import launch as launcher
 from qvmsh.host import locks, logfiles, process, sockets
 from qvmsh.machine import (
+    archives,
     chain,
     disks,
     hooks,
@@ -66,6 +69,7 @@ if TYPE_CHECKING:
 
 
 GREETING_S = 120.0
+FULL = (errno.ENOSPC, errno.EDQUOT)
 PORT_ATTEMPTS = 5
 
 NEEDS_WHOLE = ("start", "run", "init", "snapshot", "disk", "archive", "restore")
@@ -93,13 +97,23 @@ class Qemu:
         return self.child.pid
 
 
+SPARES_DISKS = (
+    "start", "run", "stop", "tidy", "reboot", "pause", "resume", "suspend", "wakeup", "snapshot verify",
+    "disk check",
+)  # fmt: skip
+"""Verbs that change no image that lies there, or ask before (`require_no_archive`)."""
+
+
 def work_lock(vm: Machine, what: str) -> locks.WorkLock:
     """Take the machine's work lock for the verb `what`, and complete what a killed command left.
 
     Raises:
+        StateError: an archive would be changed where it lies.
         LockedError: somebody else is at work; the text says who.
         QvmError: interrupted work cannot be completed.
     """
+    if what not in SPARES_DISKS:
+        require_no_archive(vm, what)
     vm.state_folder()
     lock = locks.WorkLock(vm.files.work_lock, what)
     try:
@@ -135,6 +149,33 @@ def work_lock(vm: Machine, what: str) -> locks.WorkLock:
         for line in making.sweep(vm.environ):
             vm.io.warn(line)
     return lock
+
+
+def require_no_archive(vm: Machine, what: str, *, is_disposable: bool = False) -> None:
+    """Refuse to change an archive where it lies: the machine's directory, or the folder of one of its disks.
+
+    Args:
+        is_disposable: overlays take what the guest writes, but on disks that only words for QEMU name.
+
+    Raises:
+        StateError: it would be damaged; nothing has been changed.
+    """
+    try:
+        written = volumes.written(volumes.configured(vm))
+        is_by_hand = hw.is_by_hand(vm)
+    except (QvmError, OSError):  # the verb itself tells
+        written, is_by_hand = [], False
+    if is_disposable:
+        written = [] if is_by_hand else [each for each in written if each.source == "words"]
+    folders = [os.path.dirname(os.path.realpath(each.path)) for each in written]
+    folders += [] if is_disposable else [os.path.realpath(vm.directory)]
+    for folder in filter(archives.holds, dict.fromkeys(folders)):
+        way = f"`qvm {what} --disposable` leaves it as it is; " if what in ("start", "run") else ""
+        raise StateError(
+            f"{_cannot(what)}: {folder} is an archive, and would be damaged",
+            machine=vm.name,
+            hint=f"{way}`qvm restore {quote(folder)} DIR` makes a machine of it",
+        )
 
 
 def _cannot(what: str) -> str:
@@ -185,26 +226,39 @@ def launch(
         ConfigError, ImageError, MissingProgramError: before anything was started.
     """
     vm.settings  # noqa: B018  # all problems of the files first, before a lock is taken
-    with work_lock(vm, plan.verb) as lock:
-        seen = state.observe(vm)
-        if seen.is_live:
-            raise StateError(
-                f"cannot {plan.verb}: it is already {seen}",
-                machine=vm.name,
-                hint=seen.hint or "`qvm status` tells more, `qvm stop` powers it off",
-                actual=seen.kind,
-                required=state.STOPPED,
-            )
-        clear(vm)
-        hw.require_room(vm)
-        limits.require_sound(vm)
-        ports.require_free(vm)
-        hooks.pre_start(vm)
-        try:
-            return _bring_up(vm, plan, lock, begun, choose_port)
-        except BaseException:
-            hooks.post_stop(vm)
+    try:
+        with work_lock(vm, plan.verb) as lock:
+            seen = state.observe(vm)
+            if seen.is_live:
+                raise StateError(
+                    f"cannot {plan.verb}: it is already {seen}",
+                    machine=vm.name,
+                    hint=seen.hint or "`qvm status` tells more, `qvm stop` powers it off",
+                    actual=seen.kind,
+                    required=state.STOPPED,
+                )
+            clear(vm)
+            hw.require_room(vm)
+            limits.require_sound(vm)
+            ports.require_free(vm)
+            hooks.pre_start(vm)
+            try:
+                return _bring_up(vm, plan, lock, begun, choose_port)
+            except BaseException:
+                hooks.post_stop(vm)
+                raise
+    except OSError as error:
+        if error.errno not in FULL:
             raise
+        raise _no_room(vm, plan.verb, host_files.mount_of(error.filename or vm.files.state)) from None
+
+
+def _no_room(vm: Machine, verb: str, mount: str) -> LaunchError:
+    return LaunchError(
+        f"cannot {verb}: no space is left on the file system of {mount}",
+        machine=vm.name,
+        hint=f"make room there (`df -h {quote(mount)}`), then try again; nothing was changed",
+    )
 
 
 def _bring_up(
@@ -237,6 +291,13 @@ def require_top(vm: Machine, plan: Launch) -> None:
     # that of the base is `images.require_writable_base`
     paths = [each.path for each in written if not (plan.base_only and each.source == "machine")]
     chain.require_top(vm, paths, plan.verb)
+
+
+def keep_note(vm: Machine, seen: state.Observation) -> None:
+    """Write the note of a run anew that somebody removed, so that what QEMU leaves is cleared."""
+    if seen.note is not None and not os.path.lexists(vm.files.note):
+        vm.state_folder()
+        seen.note.write(vm.files.note)
 
 
 def clear(vm: Machine, *, has_hook: bool = True) -> None:
@@ -507,6 +568,11 @@ class _Attempt:
             line.removeprefix(f"{self.binary}: ").removeprefix(f"{os.path.basename(self.binary)}: ")
             for line in machine_files.tail(vm.files.qemu_stderr, 10)
         ]
+        for folder in (vm.files.state, os.path.dirname(vm.files.qemu_stderr)):
+            if host_files.is_full(folder):
+                error = _no_room(vm, self.plan.verb, host_files.mount_of(folder))
+                error.details = tuple(words)
+                return error
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
         found = re.search(r"Is another process using the image \[(.*)\]", "\n".join(words))
         if found:

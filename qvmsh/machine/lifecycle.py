@@ -65,6 +65,7 @@ def start(
     """
     _require_attempts(vm, ssh_attempts)
     owner.require_roots(vm)
+    launch.require_no_archive(vm, "start", is_disposable=request.disposable)
     plan = _plan(vm, request, "start")
     begun: list[launch.Qemu] = []
     try:
@@ -155,6 +156,7 @@ def _require_startable(vm: Machine, request: Request, ssh_attempts: int | None) 
     """
     _require_attempts(vm, ssh_attempts)
     owner.require_roots(vm)
+    launch.require_no_archive(vm, "start", is_disposable=request.disposable)
     plan = _plan(vm, request, "start")
     hw.require_room(vm)
     tools.qemu(vm)
@@ -206,6 +208,7 @@ def run(vm: Machine, request: Request) -> Ended:
             "run: -daemonize makes no sense in the foreground", machine=vm.name, hint="use `qvm start`"
         )
     owner.require_roots(vm)
+    launch.require_no_archive(vm, "run", is_disposable=request.disposable)
     plan = _plan(vm, request, "run")
     if hw.uses_curses(vm) and not (isatty(vm.io.stdin) and isatty(vm.io.stdout)):
         raise ConfigError(
@@ -324,7 +327,16 @@ def _plan(vm: Machine, request: Request, verb: str) -> Launch:
         is_encapsulated=request.is_encapsulated,
         has_desktop=bool(environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY")),
         is_forced=request.is_forced,
+        machine=_machine_type(vm, request.loadvm) if request.loadvm else "",
     )
+
+
+def _machine_type(vm: Machine, snapshot: str) -> str:
+    """VM_QEMU_MACHINE for a run that continues from a snapshot."""
+    from qvmsh.machine import snapshot_hardware
+    from qvmsh.machine.catalogue import Catalogue
+
+    return snapshot_hardware.machine_type(vm.settings, Catalogue.read(vm).entries.get(snapshot, {}))
 
 
 def _require_plain(vm: Machine, request: Request, verb: str) -> None:

@@ -391,6 +391,7 @@ def _live(vm: Machine, what: str, *, needs_note: bool = True) -> tuple[state.Obs
     seen = state.observe(vm)
     if seen.pid is None or (needs_note and seen.note is None) or not state.is_qemu(seen.pid):
         raise state.not_in_state(vm, seen, what, state.RUNNING)
+    launch.keep_note(vm, seen)
     return seen, seen.pid, seen.note
 
 
@@ -429,6 +430,7 @@ def kill(vm: Machine) -> tuple[str, float]:
         raise state.not_in_state(vm, seen, "kill", state.RUNNING)
     if not state.is_qemu(seen.pid):
         raise StateError(f"will not kill: {seen.detail}", machine=vm.name, hint=seen.hint, actual=seen.kind)
+    launch.keep_note(vm, seen)
     try:
         with process.Process(seen.pid) as handle:
             how = kill_process(handle, seen.note)

@@ -7,10 +7,23 @@ A report has `__str__` (what is printed; "" prints nothing), `as_json()`, and `e
 
 from __future__ import annotations
 
+import time
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
+
+
+def stamp(seconds: float) -> str:
+    """A time as `--json` gives it: ISO 8601 of the host's zone, which it names (`...T14:02:51+01:00`)."""
+    text = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(seconds))
+    return f"{text[:-2]}:{text[-2:]}"
+
+
+def shown(text: str) -> str:
+    """A time of `stamp` for people."""
+    return text[:19].replace("T", " ")
 
 
 class Report:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from qvmsh.errors import printable
 from qvmsh.machine.progress import size
-from qvmsh.machine.reports import Report
+from qvmsh.machine.reports import Report, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ class SnapshotList(Report):
         first, *more = each["message"].splitlines() or [""]
         message = printable(first) + (" ..." if more else "")
         memory = size(each["vmstate_bytes"]) if each["vmstate_bytes"] else "-"
-        return name, each["time"].replace("T", " "), memory, "; ".join(notes), message
+        return name, shown(each["time"]), memory, "; ".join(notes), message
 
 
 def _line_of_disk(each: dict[str, Any]) -> str:
@@ -293,7 +293,7 @@ class Details(Report):
             lines.append("  made by another tool: nothing is known of it beyond what the images hold")
         for title, value in (
             ("message", known.get("message")),
-            ("time", (known.get("time") or "").replace("T", " ")),
+            ("time", shown(known.get("time") or "")),
             ("parent", known.get("parent")),
             ("machine", known.get("machine")),
             ("QEMU", known.get("qemu")),
@@ -303,7 +303,7 @@ class Details(Report):
                 lines += [f"  {title + ':':9} {printable(line)}" for line in str(value).splitlines()]
         for each in self.disks:
             memory = f", {size(each['vmstate_bytes'])} of memory" if each["vmstate_bytes"] else ""
-            lines.append(f"  {each['id'] + ':':9} {each['name']}, {each['time'].replace('T', ' ')}{memory}")
+            lines.append(f"  {each['id'] + ':':9} {each['name']}, {shown(each['time'])}{memory}")
         lines += [f"  {each + ':':9} missing" for each in self.missing]
         lines += [f"  changed:  {each}" for each in self.differences]
         return "\n".join(lines)

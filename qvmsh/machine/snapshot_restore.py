@@ -15,14 +15,15 @@ import time
 from qvmsh.errors import ImageError, QmpError, StateError
 from qvmsh.machine import (
     blockers,
-    catalogue,
     chain,
     guest,
+    hardware,
     launch,
     log,
     ready,
     saved,
     snapshot_fit,
+    snapshot_hardware,
     snapshots,
     state,
     volumes,
@@ -102,9 +103,12 @@ def restore(
 
 
 def _require_fitting(
-    store: Store, name: str, tag: str, entry: dict[str, Any] | None, *, is_forced: bool
+    store: Store, name: str, tag: str, entry: dict[str, Any] | None, *, is_forced: bool, is_new: bool = False
 ) -> None:
     """Refuse (or, for disks alone, warn) where disks or hardware are not those of then.
+
+    Args:
+        is_new: the QEMU was started to load it.
 
     Raises:
         StateError: memory for other hardware; a disk that has gone.
@@ -119,21 +123,38 @@ def _require_fitting(
             machine=vm.name,
             hint="put it back into VM_DISKS; `--force` restores the others without it",
         )
-    other = catalogue.differences(vm, entry or {})
+    other = snapshot_hardware.differences(vm, entry or {})
     if isinstance(store, Live):
         now, then = snapshots.versions(store.exchange)["machine"], (entry or {}).get("machine")
         if then and now != then:
             other.insert(0, f"the machine type was {then}, and is {now}")
         if other and not is_forced:
+            words = ["qvm", *snapshot_hardware.remedy(vm, entry or {}), "start --loadvm", word(name)]
+            way = f"`{' '.join(words)}` has the hardware of then"
             raise StateError(
                 f"the hardware is not that of the snapshot {name}: {other[0]}",
                 machine=vm.name,
                 details=other[1:],
-                hint="set it as it was and start anew; `--force` tries, and undoes what cannot be loaded",
+                hint=f"{way if is_new else f'`qvm stop`, then {way}'}; `--force` tries, and undoes what "
+                "cannot be loaded",
             )
+        if is_new and then:
+            _tell_of_alias(store, then)
     elif store.memory_bytes(tag):
         for each in other:
             vm.io.warn(f"{vm.name}: {each}: the memory of {name} will not load so")
+
+
+def _tell_of_alias(store: Live, then: str) -> None:
+    """Say that the guest goes on with the machine type of its snapshot, where the alias means another now."""
+    vm = store.vm
+    kind = vm.settings.text("VM_QEMU_MACHINE").partition(",")[0]
+    means = [each["name"] for each in store.exchange.ask("query-machines") if each.get("alias") == kind]
+    if means and means[0] != then and not hardware.is_by_hand(vm):
+        vm.io.warn(
+            f"{vm.name}: runs as {then}, as which it was saved; {kind} means {means[0]} in this QEMU, "
+            "from the next boot on"
+        )
 
 
 def _put_back(store: Store, journal: Journal, tag: str, *, has_memory: bool, stage: str) -> int:
@@ -220,13 +241,13 @@ def load(vm: Machine, note: Note, name: str, *, is_forced: bool) -> None:
                 hint=f"`qvm snapshot restore {word(name)}` puts the disks back while the machine is off",
             )
         snapshots.require_one_moment(store, name, tag, entry)
-        _require_fitting(store, name, tag, entry, is_forced=is_forced)
+        _require_fitting(store, name, tag, entry, is_forced=is_forced, is_new=True)
         try:
             count = _load(store, note, name, tag)
         except QmpError as error:
             error.machine = vm.name
             error.what = f"cannot load the snapshot {name}: {error.what.removeprefix('snapshot-load: ')}"
-            error.details = (*catalogue.differences(vm, entry or {}), *error.details)
+            error.details = (*snapshot_hardware.differences(vm, entry or {}), *error.details)
             error.hint = error.hint or (
                 "it was saved on other hardware, or by another QEMU: set machine type, memory, vcpus "
                 "and devices as they were then"

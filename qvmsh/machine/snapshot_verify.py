@@ -14,7 +14,16 @@ from __future__ import annotations
 import os
 
 from qvmsh.errors import QvmError
-from qvmsh.machine import catalogue, chain, launch, progress, snapshot_fit, snapshot_view, state, tools
+from qvmsh.machine import (
+    chain,
+    launch,
+    progress,
+    snapshot_fit,
+    snapshot_hardware,
+    snapshot_view,
+    state,
+    tools,
+)
 from qvmsh.machine.catalogue import Catalogue
 from qvmsh.machine.snapshot_reports import Verified
 from qvmsh.qemu import image, imagecheck
@@ -71,7 +80,9 @@ def _verify(vm: Machine, names: tuple[str, ...], seen: state.Observation) -> Ver
             unsure.append("made by another tool: whether the base was written to since is not known")
         unsure += snapshot_fit.base_doubts(able, entry) if not problems else []
         if entry and entry.get("memory"):
-            unsure += [f"its memory will not load: {each}" for each in catalogue.differences(vm, entry)]
+            unsure += [
+                f"its memory will not load: {each}" for each in snapshot_hardware.differences(vm, entry)
+            ]
         doubt = snapshot_fit.doubt(on, entry)
         rows.append({"name": name, "problems": problems, "unsure": [*unsure, doubt] if doubt else unsure})
     return Verified(vm.name, rows)

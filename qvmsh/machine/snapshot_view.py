@@ -11,11 +11,11 @@ and no image holds is marked as stale.
 from __future__ import annotations
 
 import os
-import time
 
 from qvmsh.errors import ImageError, QmpError
-from qvmsh.machine import catalogue, chain, saved, snapshot_fit, state, unfinished, volumes
+from qvmsh.machine import catalogue, chain, saved, snapshot_fit, snapshot_hardware, state, unfinished, volumes
 from qvmsh.machine.catalogue import Catalogue
+from qvmsh.machine.reports import stamp
 from qvmsh.machine.snapshot_reports import Details, Differences, SnapshotList
 from qvmsh.qemu import image, qcow2, qmp
 
@@ -87,10 +87,6 @@ def sets_by_name(vm: Machine, disks: list[Volume]) -> dict[str, list[dict[str, S
     return found
 
 
-def _time(seconds: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(seconds))
-
-
 def _row_of_disk(disk: Volume) -> dict[str, Any]:
     used = virtual = 0
     problem = ""
@@ -145,7 +141,7 @@ def listing(vm: Machine) -> SnapshotList:
                     "message": entry.get("message", ""), "stale": True, "foreign": False, "double": False,
                 }
             )  # fmt: skip
-    rows.sort(key=lambda row: str(row["time"]))
+    rows.sort(key=lambda row: catalogue.moment(str(row["time"])))
     head = known.head if known.head in tags else ""
     return SnapshotList(vm.name, [_row_of_disk(each) for each in disks], rows, head, work)
 
@@ -158,7 +154,7 @@ def _row(
     parent = entry.get("parent")
     return {
         "name": name,
-        "time": _time(min(each.date_s for each in on.values())),
+        "time": stamp(min(each.date_s for each in on.values())),
         "memory": any(each.vmstate_bytes for each in on.values()),
         "vmstate_bytes": max(each.vmstate_bytes for each in on.values()),
         "disks": [each.id for each in holders if each.id in on],
@@ -206,7 +202,7 @@ def show(vm: Machine, name: str) -> Details:
             "id": each.id,
             "name": each.name,
             "file": each.path,
-            "time": _time(on[each.id].date_s),
+            "time": stamp(on[each.id].date_s),
             "vmstate_bytes": on[each.id].vmstate_bytes,
             "size_bytes": on[each.id].disk_bytes,
             "clock_s": on[each.id].clock_ns / 1e9,
@@ -215,7 +211,7 @@ def show(vm: Machine, name: str) -> Details:
         if each.id in on
     ]
     missing = [each.id for each in holders if each.id not in on]
-    other = catalogue.differences(vm, entry) if entry else []
+    other = snapshot_hardware.differences(vm, entry) if entry else []
     other += [f"{path} was a disk then" for path in snapshot_fit.gone(holders, entry)]
     return Details(vm.name, name, rows, missing, entry, other)
 
@@ -241,19 +237,8 @@ def diff(vm: Machine, first: str, second: str | None) -> Differences:
             changed = qcow2.changed(each.path, one[each.id].id, None if two is None else two[each.id].id)
         rows.append({"id": each.id, "file": each.path, "changed_bytes": changed, "note": note})
     known = Catalogue.read(vm).entries
-    hardware = _hardware(vm, known.get(first), None if second is None else known.get(second, {}))
+    one_entry, two_entry = known.get(first), None if second is None else known.get(second)
+    hardware = []
+    if one_entry and (second is None or two_entry):
+        hardware = snapshot_hardware.differences(vm, one_entry, two_entry)
     return Differences(vm.name, first, second, rows, hardware, is_on=seen.is_live)
-
-
-def _hardware(vm: Machine, one: dict[str, Any] | None, two: dict[str, Any] | None) -> list[str]:
-    """What of the hardware differs between a snapshot and another, or (None) the machine as it is."""
-    if not one:
-        return []
-    if two is None:
-        return catalogue.differences(vm, one)
-    then, later = one.get("settings", {}), two.get("settings", {})
-    return [
-        f"{name} was {then[name] or 'not set'}, and then {later[name] or 'not set'}"
-        for name in then
-        if name in later and then[name] != later[name]
-    ]

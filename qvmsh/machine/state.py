@@ -15,6 +15,7 @@ from qvmsh.errors import ConfigError, QmpError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
 from qvmsh.machine import note as notes
+from qvmsh.machine.files import PID_FILE
 from qvmsh.machine.reports import Status
 from qvmsh.qemu import qmp
 
@@ -201,19 +202,55 @@ def _without_process(vm: Machine, note: Note | None) -> Observation:
 
 
 def _without_pid_file(vm: Machine, note: Note | None) -> Observation:
-    """No pid file means stopped, unless a QEMU still answers: then somebody removed the file.
+    """No pid file means stopped, unless QEMU is there all the same: somebody removed the file, or `.qvm`.
 
-    QEMU removes the file of that name at its end, whoever's it has become; so may a person.
+    QEMU removes the file of that name at its end, whoever's it has become; so may a person. The process still
+    holds its lock on the file that has no name any more.
     """
-    try:
-        status = qmp.ask(note.socket("qmp"), "query-status", timeout_s=GREETING_S)["status"] if note else ""
-    except (OSError, QmpError):
-        status = ""
-    pid = process.find(vm.directory, "-pidfile") if status else None
+    pid = process.find_locking(vm.directory, ["-pidfile", PID_FILE], _accounts(vm))
     if pid is None:
         return Observation(STOPPED)
+    what = "its pid file was" if note else "its folder .qvm was"
+    try:
+        note = note or _rebuilt(vm, pid)
+        status = qmp.ask(note.socket("qmp"), "query-status", timeout_s=GREETING_S)["status"]
+    except (OSError, QmpError, ConfigError):
+        return _unknown_process(pid, f"{what} removed, and its monitor does not answer")
     kind = _KINDS.get(status, (PAUSED, ""))[0]
-    return Observation(kind, "its pid file was removed; `qvm stop` and `qvm kill` still work", pid, note)
+    return Observation(
+        kind, f"{what} removed; `qvm stop` and `qvm kill` still work", pid, note, status=status
+    )
+
+
+def _accounts(vm: Machine) -> set[int]:
+    """Whose QEMU may be the machine's: the caller's, and that of the directory's, or the machine's, owner."""
+    found = {os.geteuid(), os.stat(vm.directory).st_uid}
+    if found == {0}:
+        from pwd import getpwnam
+
+        try:
+            found.add(getpwnam(vm.loaded["VM_MACHINE_OWNER"]).pw_uid)
+        except (QvmError, KeyError):
+            pass
+    return found
+
+
+def _rebuilt(vm: Machine, pid: int) -> Note:
+    """What a launch chose, from the arguments of its QEMU: of a machine whose note was removed."""
+    from qvmsh.machine import identity
+
+    argv = process.arguments(pid)
+    uuid = argv[argv.index("-uuid") + 1] if "-uuid" in argv[:-1] else ""
+    head = next((word for word in argv if "-:22" in word), "").partition("-:22")[0]
+    port = head.rpartition(":")[2]
+    return notes.Note(
+        runtime=identity.runtime_path(vm, uuid, process.effective_uid(pid) or 0),
+        boot=process.boot_id(),
+        ssh_port=int(port) if port.isdigit() else 0,
+        user=vm.settings.text("VM_MACHINE_USER"),
+        disposable=any("/disposable-" in word or word == "-snapshot" for word in argv),
+        directory=notes.place(vm.directory),
+    )
 
 
 def _silent(vm: Machine, pid: int, note: Note, error: Exception) -> Observation:

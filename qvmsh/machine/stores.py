@@ -19,7 +19,7 @@ import shutil
 import subprocess
 from abc import ABC, abstractmethod
 
-from qvmsh.errors import ConfigError, QvmError
+from qvmsh.errors import ConfigError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.machine import owner
 
@@ -45,6 +45,39 @@ def of(vm: Machine) -> Store:
     if "://" in where:
         return at(where, vm.directory, vm.name)
     return Folder(vm.settings.located(where) or vm.directory)
+
+
+def require_mounted(vm: Machine) -> None:
+    """Refuse to archive into a mount point on which nothing is mounted, as /etc/fstab has it.
+
+    Raises:
+        StateError: the archive would fill another disk, and be hidden once the right one is mounted.
+    """
+    where = vm.settings.text("VM_ARCHIVE")
+    if not where or "://" in where:
+        return
+    table = vm.environ.get("LIBMOUNT_FSTAB") or "/etc/fstab"  # as mount(8)
+    point = _mount_point(table, os.path.realpath(vm.settings.located(where)))
+    if point and not os.path.ismount(point) and point != _mount_point(table, os.path.realpath(vm.directory)):
+        raise StateError(
+            f"cannot archive: VM_ARCHIVE={where} lies on {point}, which is not mounted ({table} has it)",
+            machine=vm.name,
+            hint=f"`mount {shlex.quote(point)}`; or `qvm config VM_ARCHIVE=FOLDER` names another place",
+        )
+
+
+def _mount_point(table: str, path: str) -> str:
+    """The deepest mount point of a table in the form of fstab(5) that `path` lies on; "" if there is none."""
+    try:
+        with open(table, errors="surrogateescape") as file:
+            rows = [line.split() for line in file if not line.lstrip().startswith("#")]
+    except OSError:
+        return ""
+    named = [re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), row[1]) for row in rows if row[1:]]
+    points = [os.path.realpath(each) for each in named if each.startswith("/")]
+    return max(
+        (each for each in points if os.path.join(path, "").startswith(f"{each}/")), key=len, default=""
+    )
 
 
 def at(where: str, directory: str, machine: str | None = None) -> Store:

@@ -317,6 +317,9 @@ class Context:
     def _plumbum(self) -> Any:
         import plumbum
 
+        from qvmsh.shell import encoding
+
+        setattr(type(plumbum.local), "custom_encoding", encoding.NAME)  # noqa: B010  # its instance has slots
         return plumbum
 
     def _nowhere(self) -> QvmError:

@@ -23,6 +23,7 @@ from qvmsh.errors import GuestUnreachableError
 from qvmsh.host import files
 from qvmsh.machine import guest as guests
 from qvmsh.machine import state
+from qvmsh.shell import encoding
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ def _machine(link: Link, name: str) -> Any:
             ssh_opts=(*link.options, "-F", path),
             scp_opts=(*_scp_options(link.options), "-F", path),
             connect_timeout=OPEN_S,
+            encoding=encoding.NAME,
         )
     except Exception as error:
         # plumbum has several trees of errors for a log-in that fails

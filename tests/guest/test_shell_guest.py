@@ -152,3 +152,21 @@ refused()
     cannot = "demo: cannot reach the guest: it is stopped"
     one = "True True Linux\ndemo\n"
     assert result.out == f"{cannot}\n{one}{one}{cannot}\n"
+
+
+def test_guest_object_keeps_bytes_that_are_not_utf8(running: Vm) -> None:
+    script = running.directory / "bytes.py"
+    script.write_text(
+        "vm.ssh('printf \"gr\\\\374n\\\\342\\\\202\" >/tmp/f')\n"
+        "text = guest['cat']('/tmp/f')\n"
+        "assert text == ssh('cat /tmp/f') == 'gr\\udcfcn\\udce2\\udc82', ascii(text)\n"
+        "(guest['tee']['/tmp/g'] << text)()\n"
+        "guest.path('/tmp/h').write(guest.path('/tmp/f').read())\n"
+        "assert (guest['cat']['/tmp/f'] | local['cat'])() == text\n"
+        "assert (local['printf'][text] | guest['cat'])() == text\n"
+        "guest['cmp']('/tmp/f', '/tmp/g')\n"
+        "guest['cmp']('/tmp/f', '/tmp/h')\n"
+        "print('same')\n"
+    )
+    result = running.ok("sh", script)
+    assert result.out == "same\n", result

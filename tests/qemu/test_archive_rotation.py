@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -229,13 +230,12 @@ def told(vm: Vm, *words: str) -> tuple[list[str], str]:
 
 
 def test_archive_in_which_somebody_works_stays(blank: Blank) -> None:
-    """It runs where it lies: what is done there is in no manifest."""
     vm = blank()
     old, folder = two_archives(vm)
     shutil.copy(vm.directory / ".vmrc", folder)
     (folder / "notes.txt").write_text("precious")
     inside = Vm(vm.world, folder)
-    inside.ok("start", "--no-wait")
+    inside.ok("start", "--disposable", "--no-wait")
     try:
         gone, err = told(vm, "--create", "--keep", "1")
         assert gone == []
@@ -399,7 +399,8 @@ def test_clock_that_was_wrong_once_does_not_date_the_states_after_it(blank: Blan
         write(vm, value, "0")
         archived(vm)
     rows = states(vm)
-    assert [before < row["time"] <= time.time() for row in rows] == [False, True, True, True]
+    times = [datetime.fromisoformat(row["time"]).timestamp() for row in rows]
+    assert [int(before) <= each <= time.time() for each in times] == [False, True, True, True]
     age(vm, name_of(rows[1]), 30)
     assert removed(vm, "--keep-days", "7") == [name_of(rows[1])]
     vm.ok("restore", "--force", "latest")

@@ -89,3 +89,26 @@ def test_label_is_in_the_help_of_the_verbs_that_take_several(world: World) -> No
     assert "--label LABEL" in world.run("stop", "--help").out
     assert "--label" not in world.run("ssh", "--help").out
     assert world.run("ssh", "--label", "x").status == 2
+
+
+def test_name_of_two_machines_ends_neither_but_the_one_here(blank: Blank, world: World) -> None:
+    far, near = (
+        blank("web", f"{folder}/web", VM_MACHINE_ID=number) for folder, number in (("a", "41"), ("b", "42"))
+    )
+    far.ok("start", "--no-wait")
+    for verb in ("kill", "stop"):
+        result = world.run(verb, "web", cwd=near.directory.parent)
+        assert (result.status, "stopped" in result.err) == (3, True), result
+    (world.home / "c").mkdir()
+    for words in (["kill", "web"], ["-M", "web", "kill"], ["status", "web"], ["sh", "-c", "use('web')"]):
+        result = world.run(*words, cwd=world.home / "c")
+        assert result.status == 2, result
+        assert str(far.directory) in result.err
+        assert str(near.directory) in result.err
+    told = world.run("sh", "-c", "use('web'); print(vm.directory)", cwd=near.directory.parent)
+    assert told.out.strip().splitlines()[-1] == str(near.directory)
+    assert sorted(line.split()[1] for line in world.run("list").out.splitlines()[1:]) == [
+        "running",
+        "stopped",
+    ]
+    far.ok("status", "-s")

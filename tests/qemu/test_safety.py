@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import QVM, Vm, World
+from conftest import QVM, Vm, World, write_vmrc
 
 Blank = Callable[..., Vm]
 
@@ -62,11 +62,11 @@ def test_new_machine_at_the_old_place_of_a_moved_one_is_apart(blank: Blank) -> N
 def test_init_image_in_use_by_another_qemu_is_refused(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
-    for name in ("qemu.pid", "running"):
-        (vm.directory / ".qvm" / name).rename(vm.directory / name)
-    result = vm.qvm("init", "-k")
-    for name in ("qemu.pid", "running"):
-        (vm.directory / name).rename(vm.directory / ".qvm" / name)
+    other = Vm(vm.world, vm.directory.with_name("other"))
+    write_vmrc(other.directory)
+    for name in ("base", "backing"):
+        (other.directory / f"demo-{name}.qcow2").symlink_to(vm.directory / f"demo-{name}.qcow2")
+    result = other.qvm("init", "-k")
     assert result.status == 1
     assert "demo-backing.qcow2 is in use by machine demo, pid " in result.err
 

@@ -470,3 +470,30 @@ def test_snapshot_on_a_disk_that_ours_does_not_have_is_another_one(two: Vm) -> N
     refused = two.qvm("snapshot", "restore", "x")
     assert refused.status == 3
     assert "is not of one moment: on disk1 it is another one of the same name" in refused.err
+
+
+def test_state_of_an_older_qemu_loads_on_the_machine_type_of_then(blank: Blank) -> None:
+    vm = blank(VM_MACHINE_MEM="64M")
+    old = vm.directory / "old-qemu"
+    old.write_text(
+        "#!/bin/bash\n"  # its alias pc is an older type
+        'a=(); for w; do [ "$w" = pc ] && w=pc-i440fx-6.2; a+=("$w"); done\n'
+        'exec qemu-system-x86_64 "${a[@]}"\n'
+    )
+    old.chmod(0o755)
+    vm.ok("--set", "VM_QEMU_BIN=./old-qemu", "start", "--no-wait")
+    vm.ok("snapshot", "save", "then")
+    vm.ok("kill")
+    for words in ([], ["--set", "VM_MACHINE_MEM=64"], ["--set", "VM_QEMU_MACHINE=pc-i440fx-6.2"]):
+        told = vm.ok(*words, "start", "--no-wait", "--loadvm", "then").err
+        is_alias = not words or "MEM" in words[1]
+        assert ("demo: runs as pc-i440fx-6.2" in told) == is_alias, told
+        vm.ok("kill")
+    refused = vm.qvm("--set", "VM_MACHINE_MEM=128", "start", "--no-wait", "--loadvm", "then")
+    assert refused.status == 3
+    assert "`qvm --set VM_MACHINE_MEM=64M start --loadvm then` has the hardware of then" in refused.err
+    vm.ok("start", "--no-wait")
+    refused = vm.qvm("snapshot", "restore", "then")
+    assert refused.status == 3
+    assert "the machine type was pc-i440fx-6.2, and is pc-i440fx-" in refused.err
+    assert "hint: `qvm stop`, then `qvm start --loadvm then`" in refused.err

@@ -42,7 +42,9 @@ def test_an_entry_tells_all_there_is_to_know(blank: Blank) -> None:
     assert [each["disks"] for each in (off, on, alone)] == [disks] * 3
     assert (off["message"], on["message"]) == ("größer\nals vorher", "")
     assert [each["parent"] for each in (off, on, alone)] == [None, "off", "on"]
-    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", each["time"]) for each in found.values())
+    assert all(
+        re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d", each["time"]) for each in found.values()
+    )
     assert (off["vmstate_bytes"], alone["vmstate_bytes"]) == (0, 0)
     assert on["vmstate_bytes"] > 100000
     assert [each["frozen"] for each in (off, on, alone)] == [None, None, False]

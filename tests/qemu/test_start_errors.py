@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import QVM, Result, Vm, World, write_vmrc
+from small_disk import small_disk
 
 Blank = Callable[..., Vm]
 
@@ -179,3 +181,38 @@ def test_start_full_disk_is_told_and_loses_nothing(blank: Blank, tmp_path: Path)
     assert "hint: " in done.stderr
     assert "Traceback" not in done.stderr
     assert not [name for name in done.stdout.split() if "base" in name or "backing" in name or "part" in name]
+
+
+@pytest.mark.parametrize("words", [["start", "--no-wait"], ["start", "--no-wait", "--disposable"], ["run"]])
+def test_start_on_a_full_disk_names_the_file_system(blank: Blank, world: World, words: list[str]) -> None:
+    where = world.home / "small"
+    with small_disk(where, 4):
+        vm = blank("demo", "small/demo")
+        fill = where / "fill"
+        try:
+            with contextlib.suppress(OSError), fill.open("wb", buffering=0) as file:
+                while file.write(bytes(4096)):
+                    pass
+            count = fill.stat().st_size // 4096
+            outcomes = set()
+            for pages in range(7):
+                os.truncate(fill, (count - pages) * 4096)
+                result = vm.qvm(*words, stdin="") if words != ["run"] or pages < 1 else vm.qvm("status")
+                outcomes.add(result.status)
+                if result.status == 1 and "status" not in result.argv:
+                    assert (
+                        "full" in result.err
+                        or f"no space is left on the file system of {where}" in result.err
+                    )
+                    assert "make room" in result.err
+                    assert vm.qvm("status").out == "demo: stopped\n"
+                vm.kill()
+            assert 1 in outcomes
+            fill.unlink()
+            assert [
+                each.name for each in (vm.directory / ".qvm").iterdir() if "disposable" in each.name
+            ] == []
+            vm.ok("start", "--no-wait")
+        finally:
+            vm.kill()
+            shutil.rmtree(vm.directory)

@@ -246,3 +246,57 @@ def test_hundred_starts_at_once_make_one_qemu(blank: Blank) -> None:
         assert "pid " in err.splitlines()[0], err  # each says who has it
     qemus = [line for line in vm.world.processes().values() if "qemu-system" in line]
     assert len(qemus) == 1
+
+
+@pytest.mark.parametrize("what", [".qvm", ".qvm/qemu.pid", ".qvm/qemu.pid .qvm/running", ".qvm/running"])
+@pytest.mark.parametrize("verb", ["kill", "stop --force --timeout 0"])
+def test_status_and_kill_find_a_qemu_whose_files_were_removed(blank: Blank, what: str, verb: str) -> None:
+    vm = blank()
+    vm.ok("start", "--no-wait")
+    pid, folder = vm.pid, runtime(vm)
+    for name in what.split():
+        path = vm.directory / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    told = vm.qvm("status", "-s").out
+    assert f"(pid {pid})" in told
+    if what == ".qvm":
+        assert told == (
+            f"demo: running (pid {pid}): its folder .qvm was removed; `qvm stop` and `qvm kill` still work\n"
+        )
+    for words in (["start", "--no-wait"], ["init", "-k"], ["snapshot", "restore", "x"]):
+        assert vm.qvm(*words).status == 3
+    vm.ok(*verb.split())
+    assert vm.qvm("status").out == "demo: stopped\n"
+    assert not folder.exists() or what == ".qvm/running"
+    vm.ok("start", "--no-wait")
+
+
+def test_status_of_a_machine_without_its_folder_is_not_led_astray(blank: Blank, world: World) -> None:
+    vm = blank()
+    code = (
+        "import fcntl, os, sys; f = open('lock', 'w'); sys.argv[3:] and os.setuid(int(sys.argv[3]));"
+        "fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True);"
+        "sys.stdin.read()"
+    )
+    words = [sys.executable, "-I", "-c", code, "-pidfile", ".qvm/qemu.pid"]
+    for argv, where, uid in (
+        (words[:4], vm.directory, None),  # no QEMU's arguments
+        (words, world.home, None),  # another directory
+        ([*words, "65534"], vm.directory, 65534),  # another account's
+    ):
+        if uid and os.geteuid():
+            continue
+        decoy = subprocess.Popen(
+            argv, cwd=where, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=world.environ
+        )
+        assert decoy.stdout is not None
+        assert decoy.stdin is not None
+        try:
+            assert decoy.stdout.readline() == b"\n"
+            assert vm.qvm("status", "-s").out == "demo: stopped\n"
+            assert vm.qvm("kill").status == 3
+            assert decoy.poll() is None
+        finally:
+            decoy.stdin.close()
+            decoy.wait()
+            decoy.stdout.close()

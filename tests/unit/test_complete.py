@@ -92,11 +92,11 @@ def test_complete_machines_are_known_ones_and_folders_here(
     (tmp_path / "three").mkdir()
     data = tmp_path / "data/qvm"
     data.mkdir(parents=True)
-    (data / "machines").write_text(f"far\t{tmp_path / 'two'}\n")
+    (data / "machines").write_text(f"before\t{tmp_path / 'two'}\n")
     monkeypatch.chdir(tmp_path)
     around = Surroundings({"XDG_DATA_HOME": str(tmp_path / "data")})
-    assert [row[0] for row in complete(["start", ""], around).rows] == ["far", "one", "two"]
-    assert [row[0] for row in complete(["-M", "f"], around).rows] == ["far"]
+    assert [row[0] for row in complete(["start", ""], around).rows] == ["one", "two"]
+    assert [row[0] for row in complete(["-M", "t"], around).rows] == ["two"]
     assert complete(["start", "one", "t"], around).rows == [("two", "in this folder")]
 
 

@@ -36,16 +36,9 @@ def test_list_of_nothing_is_empty(environ: dict[str, str]) -> None:
     assert found.as_json() == {"machines": []}
 
 
-def test_remember_two_of_one_name_keeps_both_and_means_the_latest(
-    tmp_path: Path, environ: dict[str, str]
-) -> None:
-    make(tmp_path, environ, "demo", "one")
-    two = make(tmp_path, environ, "demo", "two")
-    assert known.find("demo", environ) == str(two)
-    assert [each.directory for each in listing.known_machines((), environ)] == [
-        str(tmp_path / "vms/one"),
-        str(two),
-    ]
+def test_remember_two_of_one_name_keeps_both(tmp_path: Path, environ: dict[str, str]) -> None:
+    one, two = (make(tmp_path, environ, "demo", where) for where in ("one", "two"))
+    assert [each.directory for each in listing.known_machines((), environ)] == [str(one), str(two)]
 
 
 def test_directory_that_was_renamed_is_found_again(tmp_path: Path, environ: dict[str, str]) -> None:
@@ -81,10 +74,10 @@ def test_list_of_before_is_read(tmp_path: Path, environ: dict[str, str]) -> None
     path = Path(known.list_file(environ) or "")
     path.parent.mkdir(parents=True)
     path.write_text(f"demo\t{directory}\nbroken line\n\n")
-    assert known.machines(environ) == {"demo": str(directory)}
+    assert known.machines(environ) == {"demo": [str(directory)]}
     known.remember(Machine(directory, environ=environ))
     directory.rename(tmp_path / "renamed")  # its place has been noted by now
-    assert known.machines(environ) == {"demo": str(tmp_path / "renamed")}
+    assert known.machines(environ) == {"demo": [str(tmp_path / "renamed")]}
 
 
 def test_broken_machine_is_listed_as_broken_and_keeps_its_labels(

@@ -23,8 +23,9 @@ BROKEN = {
 }
 
 WHOLE: dict[str, Any] = {
-    "name": "a", "time": "2026-11-21T10:00:00", "disks": ["/vm/a.qcow2"], "message": "told", "parent": "b",
-    "memory": True, "vmstate_bytes": 7, "frozen": None, "qemu": "7.2.22", "machine": "pc-i440fx-7.2",
+    "name": "a", "time": "2026-11-21T10:00:00+00:00", "disks": ["/vm/a.qcow2"], "message": "told",
+    "parent": "b", "memory": True, "vmstate_bytes": 7,
+    "frozen": None, "qemu": "7.2.22", "machine": "pc-i440fx-7.2",
     "arguments": ["qemu", "-m"], "settings": {"VM_MACHINE_MEM": "64"}, "host_keys": "",
     "images": [{
         "id": "disk0", "file": "/vm/a.qcow2", "date_s": 5, "vmstate_bytes": 7,
@@ -86,7 +87,7 @@ def test_field_that_makes_no_sense_is_left_out_alone(tmp_path: Path, field: str,
 def test_tree_of_a_thousand_nights_in_a_row_is_drawn_and_no_line_is_long() -> None:
     rows = [
         {
-            "name": f"night{at}", "time": "2026-11-21T10:00:00", "memory": False, "vmstate_bytes": 0,
+            "name": f"night{at}", "time": "2026-11-21T10:00:00+00:00", "memory": False, "vmstate_bytes": 0,
             "disks": ["disk0"], "missing": [], "without": [], "parent": f"night{at - 1}" if at else None,
             "message": "", "stale": False, "foreign": False,
         }
@@ -100,8 +101,8 @@ def test_tree_of_a_thousand_nights_in_a_row_is_drawn_and_no_line_is_long() -> No
 
 def test_names_and_messages_cannot_drive_the_terminal_and_stand_in_columns() -> None:
     row = {
-        "time": "2026-11-21T10:00:00", "memory": False, "vmstate_bytes": 0, "disks": ["disk0"], "missing": [],
-        "without": [], "parent": None, "stale": False, "foreign": True,
+        "time": "2026-11-21T10:00:00+00:00", "memory": False, "vmstate_bytes": 0, "disks": ["disk0"],
+        "missing": [], "without": [], "parent": None, "stale": False, "foreign": True,
     }  # fmt: skip
     rows = [row | {"name": "\x1b[2Jx", "message": "a\x07"}, row | {"name": "日本", "message": "b"}]
     told = str(SnapshotList("demo", [], rows, "", ""))

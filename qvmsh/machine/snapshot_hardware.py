@@ -1,0 +1,149 @@
+"""The hardware of a snapshot and that of the machine now, compared as QEMU gets it.
+
+May import: `config`, `qemu`, `machine`.
+
+    differences(vm, entry)              # ["VM_MACHINE_MEM was 256, and is 512"]
+    machine_type(vm.settings, entry)    # "pc-i440fx-6.2", where VM_QEMU_MACHINE=pc means a newer type now
+    remedy(vm, entry)                   # ["--set VM_MACHINE_MEM=256"]
+
+`256` and `256M` are the same memory, and what is not set is the default. An alias (`pc`, `q35`, `virt`) means
+the newest type of its kind that a QEMU has, so what an older QEMU saved is loaded on the type of then, as by
+libvirt.
+"""
+
+from __future__ import annotations
+
+import os
+
+from qvmsh.config import devices
+from qvmsh.config.settings import Settings
+from qvmsh.config.words import quote
+from qvmsh.errors import ConfigError
+from qvmsh.machine import hardware
+from qvmsh.machine.catalogue import HARDWARE
+from qvmsh.qemu import platforms
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from qvmsh.machine.machine import Machine
+
+    Entry = Mapping[str, Any]
+
+FAMILIES = {"pc": "pc-i440fx-", "q35": "pc-q35-"}
+"""How the versioned types begin that an alias stands for, where that is not its own name."""
+BY_HAND = ("VM_MACHINE_ARCH", "VM_QEMU_ARGS", "VM_QEMU_EXTRA")
+"""All that counts where the user wrote the hardware."""
+
+
+def machine_type(settings: Settings, entry: Entry) -> str:
+    """VM_QEMU_MACHINE as a state is loaded with it: an alias is the type that it meant when it was saved."""
+    now = settings.text("VM_QEMU_MACHINE")
+    kind, mark, properties = now.partition(",")
+    then = entry.get("machine") or ""
+    alias = (entry.get("settings") or {}).get("VM_QEMU_MACHINE", "").partition(",")[0]
+    is_alias = then.startswith(FAMILIES.get(kind, f"{kind}-")) or (then and kind == alias)
+    return f"{then}{mark}{properties}" if is_alias else now
+
+
+def differences(vm: Machine, one: Entry, two: Entry | None = None) -> list[str]:
+    """What of the hardware changed since a snapshot was taken, until another or (None) now; a line each."""
+    verb = "is" if two is None else "then"
+    return [
+        f"{name} was {_on_a_line(then)}, and {verb} {_on_a_line(now)}"
+        for name, (then, now) in _changed(vm, one, two).items()
+    ]
+
+
+def remedy(vm: Machine, entry: Entry) -> list[str]:
+    """The options by which the machine has the hardware of a snapshot; none if it has it."""
+    settings = entry.get("settings") or {}
+    return [f"--set {quote(f'{name}={settings[name]}')}" for name in _changed(vm, entry, None)]
+
+
+def _changed(vm: Machine, one: Entry, two: Entry | None) -> dict[str, tuple[str, str]]:
+    """The settings that differ: what they were, and are."""
+    before, after = _Hardware(vm, one, two or one), _Hardware(vm, two, one)
+    names = BY_HAND if before.is_by_hand and after.is_by_hand else HARDWARE
+    found = {}
+    for name in names:
+        if name in (one.get("settings") or {}) and before.value(name) != after.value(name):
+            is_same_word = before.text(name) == after.text(name)  # an alias, or a default
+            found[name] = before.shown(name, is_same_word), after.shown(name, is_same_word)
+    return found
+
+
+class _Hardware:
+    """One side of the comparison: a snapshot's hardware, or the machine's own of now.
+
+    Args:
+        entry: what is known of the snapshot; None = now.
+        other: the snapshot that it is compared with.
+    """
+
+    def __init__(self, vm: Machine, entry: Entry | None, other: Entry) -> None:
+        self._is_now = entry is None
+        self._argv: list[str] = (other if entry is None else entry).get("arguments") or []
+        values = {"VM_QEMU_BIN": self._argv[0] if self._argv else "", **((entry or {}).get("settings") or {})}
+        self._settings = vm.settings
+        if entry is not None:
+            self._settings = Settings(vm.directory, values, {}, [], [], [], vm.environ)
+        own = (entry or {}).get("machine")
+        self._machine = own or machine_type(self._settings, other).partition(",")[0]
+
+    @property
+    def is_by_hand(self) -> bool:
+        return bool(self._settings.text("VM_QEMU_ARGS"))
+
+    def text(self, name: str) -> str:
+        return self._settings.text(name)
+
+    def shown(self, name: str, is_resolved: bool) -> str:
+        """The value as it was written, or what it means."""
+        if name == "VM_QEMU_MACHINE" and is_resolved:
+            return self._machine
+        return self.text(name) or str(self.value(name) or "")
+
+    def value(self, name: str) -> object:
+        """The value as QEMU gets it."""
+        settings = self._settings
+        text = settings.text(name)
+        try:
+            if name == "VM_MACHINE_ARCH":
+                return settings.architecture
+            if name == "VM_QEMU_MACHINE":
+                return self._machine, sorted(filter(None, text.split(",")[1:]))
+            if name == "VM_QEMU_CPU":
+                return text or self._cpu()
+            if name == "VM_FIRMWARE":
+                return text or "bios"
+            if name == "VM_NET_MODEL" and text == "virtio":
+                return platforms.of(settings.architecture, self._machine).virtio("net")
+            if name == "VM_GUEST_AGENT_METHOD" and not settings.boolean("VM_GUEST_AGENT"):
+                return ""
+            if name == "VM_CDROM":
+                return os.path.normpath(settings.path(name)) if text else ""
+            if name == "VM_DISKS":
+                lines = map(devices.disk, settings.lines(name))
+                located = [(settings.located(each.path), each.driver, each.is_read_only) for each in lines]
+                return [(os.path.normpath(path), *rest) for path, *rest in located]
+            return settings.value(name)
+        except (ConfigError, ValueError):  # somebody has edited the snapshot's entry
+            return text
+
+    def _cpu(self) -> str:
+        """The processor that QEMU was, or would be, given where none is set."""
+        if not self._is_now and "-cpu" in self._argv[:-1]:
+            return self._argv[self._argv.index("-cpu") + 1]
+        accelerator = self._settings.text("VM_QEMU_ACCEL")
+        if not self._is_now or accelerator.partition(",")[0] == "auto":
+            at = self._argv.index("-accel") + 1 if "-accel" in self._argv[:-1] else 0
+            accelerator = self._argv[at] if at else "tcg"
+        return hardware.default_cpu(accelerator) or ""
+
+
+def _on_a_line(value: str) -> str:
+    """A setting's value in a sentence; that of VM_DISKS has lines."""
+    return ", ".join(line.strip() for line in value.splitlines() if line.strip()) or "not set"

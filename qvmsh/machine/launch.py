@@ -380,6 +380,7 @@ class _Attempt:
                     serial_log_fd=serial_log,
                 )
             )
+            ports.warn_of_vnc(vm, argv)
             with process.Shielded():
                 fds = [serial_log, *(each.fileno() for each in listening.values())]
                 child = self._spawn(argv, fds, runtime, companion)

@@ -36,7 +36,7 @@ def append_to(path: str) -> int:
         OSError: something that is no plain file has its name.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    return _plain(path, os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644))
+    return _plain(path, os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600))
 
 
 def opened(path: str) -> IO[bytes]:
@@ -89,7 +89,7 @@ def _cut(path: str) -> None:
             return
         part = f"{path}.part"
         files.remove(part)
-        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, files.mode(path))
         with open(fd, "wb") as new:
             new.write(b"[qvm: %d bytes before this were cut off]\n" % (size - OLD_BYTES))
             file.seek(size - OLD_BYTES)

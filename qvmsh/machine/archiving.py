@@ -214,7 +214,7 @@ def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
             words = ["commit", "-q", "-d", "-f", "qcow2", image.safe_name(layers.overlay)]
             image.run(program, words, what=f"commit {overlay} into {base}", account=account)
             host_files.sync(layers.base)
-            images.make_overlay(vm, layers)
+            images.make_overlay(vm, layers, host_files.mode(layers.overlay))
             _forget(vm, [each.name for each in tags])
     finally:
         interrupted.end(vm)

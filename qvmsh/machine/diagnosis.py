@@ -450,6 +450,7 @@ def rights(case: Case) -> Iterator[Finding]:
         yield Finding(
             "rights", ERROR, f"you cannot write to {vm.directory}", f"run qvm as {process.user_name(owner)}"
         )
+    private = repair.guest_files(vm)
     for path in _own_files(vm):
         try:
             status = os.lstat(path)
@@ -464,6 +465,10 @@ def rights(case: Case) -> Iterator[Finding]:
         if status.st_mode & 0o002 and not os.path.islink(path):
             is_fine = False
             yield Finding("rights", WARNING, f"{name} can be changed by everybody", f"`chmod o-w {name}`")
+        elif status.st_mode & 0o004 and path in private and not os.path.islink(path):
+            is_fine = False
+            what = f"{name} holds the guest's data and can be read by everybody"
+            yield Finding("rights", WARNING, what, f"`chmod o-r {name}`, or `qvm doctor --fix`")
     if is_fine:
         yield Finding("rights", OK, f"all files are {process.user_name(owner)}'s, and closed to others")
 

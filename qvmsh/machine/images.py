@@ -67,9 +67,10 @@ def init(vm: Machine, *, clobber_base: bool, clobber_overlay: bool, is_dry: bool
         chain.require_writable(vm, layers.overlay, "replace")
         remove_parts(vm)
         if not is_dry:
+            mode = host_files.mode(layers.overlay)  # before the overlay goes
             if "base" in steps:
                 _make_base(vm, layers, replace_overlay="overlay" in steps)
-            make_overlay(vm, layers)
+            make_overlay(vm, layers, mode)
             host_files.remove(vm.files.known_hosts)  # a guest that was set up anew has a new host key
     return [_describe(step, layers) for step in steps]
 
@@ -145,11 +146,12 @@ def _make_base(vm: Machine, layers: Layers, *, replace_overlay: bool) -> None:
         host_files.remove(layers.overlay)
         host_files.sync_folder(vm.directory)
     owner.give(vm, part)
+    os.chmod(part, host_files.mode(layers.base))
     os.rename(part, layers.base)
     host_files.sync_folder(vm.directory)
 
 
-def make_overlay(vm: Machine, layers: Layers) -> None:
+def make_overlay(vm: Machine, layers: Layers, mode: int) -> None:
     """Put an empty overlay on the base in the place of the one that is there; the old or the new is there."""
     part = layers.overlay + ".part"
     program = tools.qemu_img(vm)
@@ -163,6 +165,7 @@ def make_overlay(vm: Machine, layers: Layers) -> None:
         )
         host_files.sync(part)
         owner.give(vm, part)
+        os.chmod(part, mode)
         os.rename(part, layers.overlay)
     except BaseException:
         host_files.remove(part)

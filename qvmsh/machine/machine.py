@@ -92,7 +92,7 @@ class Machine:
         return twin
 
     def state_folder(self) -> str:
-        """The folder `.qvm`, made if it is not there."""
+        """The folder `.qvm`, made if it is not there; private to the account that makes it."""
         is_link = os.geteuid() == 0 and os.path.islink(self.files.state)
         if is_link and os.lstat(self.files.state).st_uid != 0:
             raise QvmError(
@@ -100,5 +100,6 @@ class Machine:
                 machine=self.name,
                 hint="make it a folder, or let root own the link",
             )
-        os.makedirs(self.files.logs, exist_ok=True)
+        for folder in (self.files.state, self.files.logs):
+            os.makedirs(folder, mode=0o700, exist_ok=True)
         return self.files.state

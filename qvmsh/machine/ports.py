@@ -153,8 +153,8 @@ def warn_of_vnc(vm: Machine, argv: Sequence[str]) -> None:
             if _is_open(address):
                 is_free = not any(o in _VNC_LOCKS or o.startswith("password-secret=") for o in options)
                 vm.io.warn(
-                    f"{vm.name}: an open door: everybody who reaches this host can use the guest's screen and "
-                    f"keyboard by VNC on {address}" + (", without a password" if is_free else "")
+                    f"{vm.name}: an open door: everybody who reaches this host can use the guest's screen "
+                    f"and keyboard by VNC on {address}" + (", without a password" if is_free else "")
                 )
 
 

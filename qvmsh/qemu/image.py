@@ -224,6 +224,7 @@ def run(
         user=account.uid if account else None,
         group=account.gid if account else None,
         extra_groups=account.groups if account else None,
+        umask=0o077,  # an image that it makes holds what is private to the guest
         pass_fds=tuple(locks.HELD),
         stdin=subprocess.DEVNULL,
         capture_output=True,

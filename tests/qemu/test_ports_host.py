@@ -184,7 +184,9 @@ def test_included_file_acts_at_its_line(blank: Blank) -> None:
     assert "common:1" in vm.ok("config", "--explain", "VM_MACHINE_MEM").out
 
 
-@pytest.mark.parametrize(("host", "warned"), [("", False), ("localhost", False), ("0.0.0.0", True), ("[::]", True)])
+@pytest.mark.parametrize(
+    ("host", "warned"), [("", False), ("localhost", False), ("0.0.0.0", True), ("[::]", True)]
+)
 def test_start_vnc_without_a_host_is_for_this_host_only(blank: Blank, host: str, warned: bool) -> None:
     vm = blank(VM_QEMU_VNC=f"{host}:{free() - 5900}")
     err = vm.ok("start", "--no-wait").err

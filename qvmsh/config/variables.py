@@ -108,8 +108,9 @@ class Variable:
 
     def judge(self, value: str) -> tuple[str, str] | None:
         """What is wrong with `value` (as the end of a sentence), and a better one ("" if none is known)."""
-        if "\0" in value:
-            return "holds a NUL byte", ""
+        control = next((c for c in value if c in words.CONTROLS), "") if not value.isprintable() else ""
+        if control:
+            return f"holds the control character {control!r}", ""
         if not value:
             return ("is empty", "") if self.needed else None
         wrong = _JUDGES[self.kind](self, value)
@@ -129,7 +130,7 @@ class Variable:
 _MORE = {"options": "; then perhaps ,property=value"}
 _RANGES = {
     "text": "any text",
-    "file name": "part of a file name: no /, no line end, not beginning with - or .",
+    "file name": "part of a file name: no / or control character, not beginning with - or .",
     "id": "two digits (00 to 99)",
     "account": "an account of this host",
     "user": "the name of an account: no blank, not beginning with -",
@@ -186,8 +187,10 @@ def _any(_variable: Variable, _value: str) -> Wrong:
 
 
 def _file_name(_variable: Variable, value: str) -> Wrong:
-    if "/" in value or "\n" in value or value[0] in "-." or len(value.encode(errors="surrogateescape")) > 200:
-        better = value.lstrip("-.").replace("/", "-").replace("\n", "-")
+    # a byte that is no UTF-8 (a surrogate here) may stand in a name, nothing else that cannot be seen
+    fine = "".join(c if (c.isprintable() and c != "/") or "\udc80" <= c <= "\udcff" else "-" for c in value)
+    better = fine.lstrip("-.")
+    if value[0] in "-." or fine != value or len(value.encode(errors="surrogateescape")) > 200:
         return "", better if len(better) <= 100 else ""
     return None
 

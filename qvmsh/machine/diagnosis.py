@@ -103,7 +103,7 @@ class Diagnosis(Report):
     def __bool__(self) -> bool:
         return all(each.level != ERROR for each in self.checks)
 
-    def __str__(self) -> str:
+    def shown(self) -> list[str]:
         rows: list[Finding | Mend] = [*(self.fixed or ()), *self.checks]
         width = max((len(printable(each.name)) for each in rows), default=0)
         lines = ["nothing to mend"] if self.fixed == [] else []
@@ -111,7 +111,7 @@ class Diagnosis(Report):
             lines.append(f"{each.level:7}  {printable(each.name):{width}}  {printable(each.finding)}")
             if each.hint and each.level != OK:
                 lines.append(f"{'':7}  hint: {printable(each.hint)}")
-        return "\n".join(lines)
+        return lines
 
     def as_json(self) -> dict[str, Any]:
         return {

@@ -121,13 +121,20 @@ class Files:
 
 
 def tail(path: str, lines: int) -> list[str]:
-    """The last lines of a log, without trailing blanks; empty where there is none."""
+    """The last lines of a log as a person reads them; empty where there is none.
+
+    Without escape sequences (colours, moves of the cursor, titles) and trailing blanks.
+    """
+    import re
+
     try:
         with open(path, "rb") as file:
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 200 * lines))
+            file.seek(max(0, size - 400 * lines))
             text = file.read().decode(errors="replace")
     except OSError:
         return []
+    text = re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[ -/]*[0-~]", "", text)
+    text = "".join(c if c >= " " or c in "\r\n\t" else "" for c in text)
     found = [line.rstrip() for line in text.replace("\r", "\n").split("\n")]
     return [line for line in found if line][-lines:]

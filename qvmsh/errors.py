@@ -202,7 +202,14 @@ class Terminated(BaseException):
 
 
 def printable(text: str) -> str:
-    """`text` on one line, without control characters that could drive a terminal."""
+    """`text` on one line, without characters that could drive a terminal: controls, bidi overrides."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def visible(text: str) -> str:
+    """`text` without what could drive a terminal, in lines and columns as it is."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)

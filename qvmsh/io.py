@@ -16,7 +16,7 @@ from __future__ import annotations
 import sys
 import time
 
-from qvmsh.errors import printable
+from qvmsh.errors import printable, visible
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,6 +74,11 @@ class Io:
     def stderr(self) -> TextIO:
         return self._streams[2] or sys.stderr
 
+    @property
+    def is_on_terminal(self) -> bool:
+        """What is written to `stdout` is seen by a person: nothing in it may act on the terminal."""
+        return isatty(self.stdout)
+
     def warn(self, text: str) -> None:
         """Say something the user should know although the command goes on (one line)."""
         if self.level >= 1:
@@ -130,7 +135,7 @@ class Stage:
         self._outer, self.io.current = self.io.current, self
         if self.is_drawn:
             self.io.begin_line()
-            tell(self.io.stderr, f"  {self.title} ...", end="")
+            tell(self.io.stderr, f"  {printable(self.title)} ...", end="")
             self.io.is_mid_line = True
         return self
 
@@ -146,7 +151,7 @@ class Stage:
             return
         self._shown = now
         begin = "\r" if self.io.is_mid_line else ""
-        tell(self.io.stderr, f"{begin}  {self.title}: {text}\x1b[K", end="")
+        tell(self.io.stderr, f"  {printable(self.title)}: {text}", begin=begin, end="\x1b[K")
         self.io.is_mid_line = True
 
     def __exit__(
@@ -161,7 +166,7 @@ class Stage:
         begin = "\r" if self.io.is_mid_line else ""
         self.io.is_mid_line = False
         end = "\x1b[K\n" if self._shown else "\n"
-        tell(self.io.stderr, f"{begin}  {self.title}: {mark}{note}", end=end)
+        tell(self.io.stderr, f"  {printable(self.title)}: {mark}{note}", begin=begin, end=end)
 
 
 QUIET = Io(capture=True, level=0)
@@ -175,17 +180,22 @@ def cut_off(kind: type[BaseException] | None) -> str:
     return "failed" if issubclass(kind, Exception) else "interrupted"  # Ctrl-C, SIGTERM, a shell's end
 
 
-def tell(stream: TextIO, text: str, end: str = "\n") -> None:
-    """Write a line at once; a terminal that has gone does not stop the work that is told of."""
+def tell(stream: TextIO, text: str, *, begin: str = "", end: str = "\n") -> None:
+    """Write a line at once; a terminal that has gone does not stop the work that is told of.
+
+    Args:
+        text: nothing in it acts on a terminal.
+        begin, end: written as they are.
+    """
     try:
-        print(text, end=end, file=stream, flush=True)
+        print(begin + visible(text), end=end, file=stream, flush=True)
     except (OSError, ValueError):
         pass
 
 
-def isatty(stream: TextIO) -> bool:
+def isatty(stream: TextIO | None) -> bool:
     """True if `stream` is open on a terminal."""
     try:
-        return stream.isatty()
+        return stream.isatty()  # type: ignore[union-attr]
     except (AttributeError, ValueError):
         return False

@@ -35,24 +35,21 @@ find_python() {
     return 1
 }
 
-# make_venv GROUP: .venv with qvm (editable) and a dependency group; remade when pyproject.toml changes.
+# make_venv run|dev: .venv with qvm (editable) and exactly what scripts/requirements-*.txt pins; remade when
+# that or pyproject.toml changes.
 make_venv() {
-    local group=$1 python stamp wanted
+    local group=$1 python stamp wanted lock
     stamp=.venv/.qvm-setup-$group
-    wanted=$(cksum pyproject.toml)
+    lock=scripts/requirements-$group.txt
+    wanted=$(cksum pyproject.toml "$lock")
     if [ -x .venv/bin/qvm ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
         return
     fi
     python=$(find_python) || die "no Python 3.11 or later with venv" "Debian: apt-get install python3-venv"
     say "installing qvm and its Python packages into .venv ($("$python" --version))"
     [ -x .venv/bin/python ] || "$python" -m venv .venv
-    # an old pip writes start scripts that import re: they double the time of every qvm command
-    .venv/bin/python -m pip install -q --disable-pip-version-check --upgrade 'pip>=25.1'
-    if [ "$group" = run ]; then
-        .venv/bin/python -m pip install -q --disable-pip-version-check -e .
-    else
-        .venv/bin/python -m pip install -q --disable-pip-version-check -e . --group "$group"
-    fi
+    .venv/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r "$lock"
+    .venv/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
     .venv/bin/python -m compileall -q qvmsh
     echo "$wanted" >"$stamp"
 }

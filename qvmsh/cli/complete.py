@@ -81,13 +81,16 @@ class Surroundings:
 
 def complete(words: Sequence[str], surroundings: Surroundings | None = None) -> Completions:
     """What the last of `words` (all that follows `qvm`) may become; nothing where it is unknown."""
-    from qvmsh.errors import QvmError
+    from qvmsh.errors import QvmError, printable
 
     surroundings = surroundings or Surroundings()
     try:
-        return _Line(surroundings).complete(list(words[:-1]), words[-1] if words else "")
+        found = _Line(surroundings).complete(list(words[:-1]), words[-1] if words else "")
     except (OSError, QvmError, KeyError, ValueError):  # a machine that does not answer offers nothing
         return Completions()
+    # names of snapshots and machines come from images and folders of anybody
+    rows = [(word, printable(text)) for word, text in found.rows if word.isprintable()]
+    return Completions(rows, found.kind)
 
 
 class _Line:

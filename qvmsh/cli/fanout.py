@@ -13,7 +13,7 @@ import selectors
 import subprocess
 import sys
 
-from qvmsh.errors import Terminated
+from qvmsh.errors import Terminated, visible
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _relay(children: Sequence[subprocess.Popen[bytes]], io: Io) -> list[str]:
                     documents[at] = documents.get(at, "") + lines.strip()
                 elif lines:
                     target = sys.stdout if is_stdout else sys.stderr
-                    target.write(lines)
+                    target.write(visible(lines))
                     target.flush()
         except KeyboardInterrupt:
             continue  # the children have got it too, and end in order

@@ -288,6 +288,8 @@ class Call:
             self._print_json(result.as_json() if hasattr(result, "as_json") else {"output": result})
         elif result is not None:
             text = str(result)
+            if self.io.is_on_terminal and not getattr(result, "is_harmless", False):
+                text = errors.visible(text)
             if text:
                 self.io.stdout.write(text if text.endswith("\n") else text + "\n")
         self.io.stdout.flush()
@@ -303,7 +305,7 @@ class Call:
         if self.io.debug:
             import traceback
 
-            traceback.print_exc(file=self.io.stderr)
+            tell(self.io.stderr, traceback.format_exc(), end="")
         try:
             if self.has_json:
                 self._print_json({"error": error.as_json()})
@@ -322,11 +324,10 @@ class Call:
     def bug(self) -> int:
         import traceback
 
-        traceback.print_exc(file=self.io.stderr)
-        print(
-            "qvm: this is a bug in qvm, not in what you did\n"
+        tell(
+            self.io.stderr,
+            traceback.format_exc() + "qvm: this is a bug in qvm, not in what you did\n"
             "hint: please report it, with the lines above and the output of `qvm doctor`",
-            file=self.io.stderr,
         )
         return errors.EXIT_FAILED
 

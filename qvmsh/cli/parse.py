@@ -176,18 +176,19 @@ def _store(
 ) -> None:
     name, kind, metavar, choices = row[0], row[1], row[3], row[5]
     target = bound.common if row in COMMON or row in MACHINES else bound.options
+    where = f"{verb}: {flag}" if verb else flag
     if kind in ("yes", "no"):
         if value is not None:
-            raise UsageError(f"{verb}: {flag} takes no value")
+            raise UsageError(f"{where} takes no value")
         target[name] = kind == "yes"
         return
     if value is None:
         if not words:
-            hint = f"`qvm {verb} --help` explains it"
-            raise UsageError(f"{verb}: {flag} needs a value: {flag} {metavar}", hint=hint)
+            hint = f"`qvm {verb} --help` explains it".replace("  ", " ")
+            raise UsageError(f"{where} needs a value: {flag} {metavar}", hint=hint)
         value = words.pop(0)
     if choices and value not in choices:
-        raise UsageError(f"{verb}: {flag} {value}: must be one of {', '.join(choices)}")
+        raise UsageError(f"{where} {value}: must be one of {', '.join(choices)}")
     if kind == "list":
         target[name] = (*target.get(name, ()), value)
     else:

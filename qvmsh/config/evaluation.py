@@ -80,6 +80,7 @@ class _Evaluator:
         self.assigned = assigned
         self.budget = budget
         self.problems: list[Problem] = []
+        self._homes: dict[str, str] = {}
 
     def run(self) -> list[Problem]:
         rows, at = self.document.assignments, 0
@@ -161,15 +162,17 @@ class _Evaluator:
         return word
 
     def _home(self, user: str) -> str:
-        home = None if user else self.values.get("HOME")
-        if home is not None:
-            return home
-        import pwd
+        home = self._homes.get(user) if user else self.values.get("HOME")
+        if home is None:
+            import pwd
 
-        try:
-            return (pwd.getpwnam(user) if user else pwd.getpwuid(os.getuid())).pw_dir
-        except (KeyError, ValueError):
-            return "~" + user
+            try:
+                home = (pwd.getpwnam(user) if user else pwd.getpwuid(os.getuid())).pw_dir
+            except (KeyError, ValueError):
+                home = "~" + user
+            if user:
+                self._homes[user] = home
+        return home
 
 
 def _own(name: str) -> str | None:

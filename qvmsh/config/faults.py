@@ -22,12 +22,13 @@ from qvmsh.config.grammar import (
     Problem,
     Unclosed,
 )
+from qvmsh.config.words import CONTROLS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-    from qvmsh.config.grammar import Part, Scanner
+    from qvmsh.config.grammar import Assignment, Scanner
 
 MAX_RECOVERIES = 10
 
@@ -105,7 +106,7 @@ class Faults:
                 self.note(self.scanner.at, "the line ends with CR LF, as on Windows", hint)
             self.has_cr = True
         else:
-            self.note(self.scanner.at, "a carriage return", "quote it if the value needs it, else remove it")
+            self.note(self.scanner.at, "a carriage return", "remove it")
         self.scanner.at += 1
 
     # statements
@@ -330,16 +331,30 @@ class Faults:
                 self.scanner.at += 1
         self.muted -= 1
 
-    def inner_backslash(self) -> None:
-        """A backslash in `"${NAME:-"..."}"`: bash drops it, others do not."""
+    def inner_double(self) -> None:
+        """A `"` in `"${NAME:-...}"`: bash takes what is between for quoted or not, by what is in it."""
         hint = "leave out the inner quotes, or set another variable first and use it here"
-        self.note(self.scanner.at, "a \\ in quotes in a ${...} in quotes, on which shells differ", hint)
+        self.note(self.scanner.at, 'a " in a ${...} in quotes, on which shells differ', hint)
+        self.scanner.at += 1
 
-    def inner_quote(self, parts: list[Part]) -> None:
+    def braces(self, begin: int, name: str) -> None:
+        """`export NAME={a,b}`: bash expands the braces before it assigns."""
+        hint = f"write export {name}='...' with quotes around the whole value"
+        self.note(
+            begin, "{...} without quotes behind export, of which bash may make several words", hint, name
+        )
+
+    def control(self, found: Assignment) -> None:
+        """A value with a control character, perhaps in quotes."""
+        raw = self.scanner.text[found.start : found.end]
+        at = next(at for at, char in enumerate(raw) if char in CONTROLS)
+        message = f"the value of {found.name} holds the control character {raw[at]!r}"
+        self.note(found.start + at, message, "remove it", found.name)
+
+    def inner_quote(self) -> None:
         """A `'` in `"${NAME:-...}"`: bash looks for a second one and skips what is between."""
         hint = "set another variable first and use it here"
         self.note(self.scanner.at, "a ' in a ${...} in quotes, on which shells differ", hint)
-        parts.append("'")
         self.scanner.at += 1
 
     def _quote_end(self, at: int) -> int:

@@ -1,6 +1,6 @@
 """The grammar of `.vmrc`: the assignment subset of POSIX shell, read as data.
 
-May import: `errors` (one-shot path).
+May import: `errors`, `config.words` (one-shot path).
 
     parse("VM_MACHINE_MEM=$(free -m)\n", ".vmrc").problems
     # [.vmrc:1:16: $(...) would run a command, which .vmrc does not have; write the value itself]
@@ -8,8 +8,8 @@ May import: `errors` (one-shot path).
 What is accepted means what bash makes of it; nothing is ever executed. Everything else is a
 `Problem` with its place and what to write instead, and all of them are found in one pass. The
 scanner works by hand in linear time: importing `re` costs more than reading a file. CR LF line
-ends, a byte order mark and NUL are problems, since bash would put them into the values; bytes
-that are not UTF-8 (read with `surrogateescape`) are kept as they are.
+ends, a byte order mark and control characters in values are problems, since bash would put them into
+the values or lose them; bytes that are not UTF-8 (read with `surrogateescape`) are kept as they are.
 
 Source: POSIX.1-2017, Shell Command Language, 2.2, 2.6.1, 2.6.2, 2.9.1; bash 5.2 where POSIX
 leaves it open (`export` expands all its words first; `~` after `:` in `${NAME:-word}`).
@@ -17,6 +17,7 @@ leaves it open (`export` expands all its words first; `~` after `:` in `${NAME:-
 
 from __future__ import annotations
 
+from qvmsh.config.words import CONTROLS
 from qvmsh.errors import printable
 
 TYPE_CHECKING = False
@@ -205,6 +206,8 @@ class Scanner:
         self.document = document
         self._statements = 0
         self._depth = 0
+        self._brace = -1  # where the first { without quotes stands in a value
+        self._is_braced = False  # a } follows it
         self._counted = (0, 1, 0)  # an offset, its line, and where that line begins
         self._fault: Faults | None = None
 
@@ -339,16 +342,15 @@ class Scanner:
         text, at = self.text, self.at
         if text[at] not in NAME_START:
             return ""
-        begin, pieces = at, ""
+        begin, pieces = at, []
         while True:
             while text[at] in NAME_CHARS:
                 at += 1
-            if text[at] == "\\" and text[at + 1] == "\n":
-                pieces += text[begin:at]
-                begin = at = self.skip(at)
-                continue
-            self.at = at
-            return pieces + text[begin:at]
+            pieces.append(text[begin:at])
+            if text[at] != "\\" or text[at + 1] != "\n":
+                self.at = at
+                return "".join(pieces)
+            begin = at = self.skip(at)
 
     def _is_assignment(self) -> bool:
         at = self.skip(self.at)
@@ -372,8 +374,13 @@ class Scanner:
             return
         if name in SHELL_OWN or name.startswith("BASH_"):
             self.fault.shell_name(begin, name)
+        self._brace, self._is_braced = -1, False
         self._unquoted(found.parts, _IN_VALUE, _ENDS_USER, colon_tilde=True)
         found.end = self.at
+        if self._is_braced and is_export:
+            self.fault.braces(self._brace, name)
+        if not CONTROLS.isdisjoint(self.text[found.start : found.end]):
+            self.fault.control(found)
         self.document.assignments.append(found)
 
     # values
@@ -386,8 +393,11 @@ class Scanner:
         is_value = specials is _IN_VALUE
         has_tilde = True
         while True:
+            begin = self.at
             if self._plain(parts, specials):
                 has_tilde = False
+                if is_value:
+                    self._look_for_braces(begin)
             char = text[self.at]
             if char == "\\":
                 if text[self.at + 1] == "\n":
@@ -400,7 +410,10 @@ class Scanner:
                 has_tilde = colon_tilde
                 continue
             elif char == "~":
+                begin = self.at
                 self._tilde(parts, ends_user if has_tilde else None)
+                if is_value:
+                    self._look_for_braces(begin)
             elif char == "'":
                 self._single(parts)
             elif char == '"':
@@ -429,6 +442,13 @@ class Scanner:
         self.at = at
         return True
 
+    def _look_for_braces(self, begin: int) -> None:
+        """Note what bash might expand behind `export` in the plain characters from `begin` on."""
+        if self._brace < 0:
+            self._brace = self.text.find("{", begin, self.at)
+        if self._brace >= 0:
+            self._is_braced |= self.text.find("}", max(begin, self._brace), self.at) >= 0
+
     def _escape(self, parts: list[Part]) -> None:
         char = self.text[self.at + 1]
         if char == END:
@@ -448,7 +468,8 @@ class Scanner:
 
     def _tilde(self, parts: list[Part], ends: frozenset[str] | None) -> None:
         """`~`, which means a home up to one of `ends`, or only itself (None)."""
-        text, begin, user = self.text, self.at, ""
+        text, begin = self.text, self.at
+        letters: list[str] = []
         self.at += 1
         if ends is None:
             parts.append("~")
@@ -458,8 +479,9 @@ class Scanner:
             if text[at] in QUOTING:  # quoted in part: the shell takes it as it stands
                 parts.append("~")
                 return
-            user += text[at]
+            letters.append(text[at])
             at = self.skip(at + 1)
+        user = "".join(letters)
         if user in ("+", "-") or user.lstrip("+-").isdigit():
             self.fault.stack_folder(begin, user)
         parts.append(Tilde(user))
@@ -472,8 +494,8 @@ class Scanner:
         parts.append(self.text[self.at + 1 : end])
         self.at = end + 1
 
-    def _double(self, parts: list[Part], *, inner: bool = False) -> None:
-        """A string in double quotes; `inner` where it stands in a `${...}` that is itself in quotes."""
+    def _double(self, parts: list[Part]) -> None:
+        """A string in double quotes."""
         begin = self.at
         self.at += 1
         while True:
@@ -483,12 +505,10 @@ class Scanner:
                 self.at += 1
                 return
             if char == "$":
-                self._dollar(parts, in_double=True, in_word=inner)
+                self._dollar(parts, in_double=True, in_word=False)
             elif char == "`":
                 self.fault.backtick()
             elif char == "\\":
-                if inner and self.text[self.at + 1] != "\n":
-                    self.fault.inner_backslash()
                 self._double_escape(parts, '$`"\\')
             else:
                 raise Unclosed(begin, 'a " that is not closed', "write the second \" at the value's end")
@@ -515,25 +535,15 @@ class Scanner:
             elif char == "\\":
                 self._double_escape(parts, '$`"\\}')
             elif char == '"':
-                self._double(parts, inner=True)
+                self.fault.inner_double()
             elif char == "`":
                 self.fault.backtick()
             elif char == "'":
-                self._single_in_double_word(parts)
+                self.fault.inner_quote()
             elif char in "<>":
                 self._angle(parts)
             else:
                 return
-
-    def _single_in_double_word(self, parts: list[Part]) -> None:
-        """A `'` there is a character to POSIX; bash also wants a second one and skips what is between."""
-        end = self.text.find("'", self.at + 1, self.at + 200)
-        between = self.text[self.at + 1 : end]
-        if end < 0 or any(c in between for c in '}"\\`$<>'):
-            self.fault.inner_quote(parts)
-            return
-        parts.append(f"'{between}'")
-        self.at = end + 1
 
     def _dollar(self, parts: list[Part], *, in_double: bool, in_word: bool) -> None:
         """What a `$` begins."""

@@ -29,7 +29,8 @@ default. Later wins: built-in, environment, `/etc/qvm/vmrc`, `~/.config/qvm/vmrc
 NETWORK = """\
 A line of `VM_HOSTFWD` is `8080:80`, `udp:5353:53` (or `5353:53/udp`), `0.0.0.0:8080:80`, or in QEMU's own
 form `tcp:127.0.0.1:8080-:80`. Where no address is said it is 127.0.0.1, also in QEMU's form; `*` and
-`0.0.0.0` mean every address of the host.
+`0.0.0.0` mean every address of the host. The same holds for `VM_QEMU_VNC`: `:2` is `127.0.0.1:2`, and a start
+that opens VNC on another address warns.
 
 The telnet monitor is there only if `VM_NET_LISTEN`, `VM_NET_PORT` or `VM_NET_HOST` is set. It is an open
 door: whoever reaches the port can drive QEMU, which each start says. `qvm cmd` needs none of it."""

@@ -108,8 +108,9 @@ class Variable:
 
     def judge(self, value: str) -> tuple[str, str] | None:
         """What is wrong with `value` (as the end of a sentence), and a better one ("" if none is known)."""
-        if "\0" in value:
-            return "holds a NUL byte", ""
+        control = next((c for c in value if c in words.CONTROLS), "") if not value.isprintable() else ""
+        if control:
+            return f"holds the control character {control!r}", ""
         if not value:
             return ("is empty", "") if self.needed else None
         wrong = _JUDGES[self.kind](self, value)
@@ -129,7 +130,7 @@ class Variable:
 _MORE = {"options": "; then perhaps ,property=value"}
 _RANGES = {
     "text": "any text",
-    "file name": "part of a file name: no /, no line end, not beginning with - or .",
+    "file name": "part of a file name: no / or control character, not beginning with - or .",
     "id": "two digits (00 to 99)",
     "account": "an account of this host",
     "user": "the name of an account: no blank, not beginning with -",
@@ -143,7 +144,7 @@ _RANGES = {
     "forwards": "a port of the host and one of the guest a line: 8080:80, udp:5353:53, 0.0.0.0:8080:80",
     "number": "a number above 0, perhaps with a fraction: 2, 1.5",
     "port": "auto, or a port from 1 to 65535",
-    "vnc": "[HOST]:NUMBER, as QEMU's -vnc has it",
+    "vnc": "[HOST]:NUMBER and options, as QEMU's -vnc has it",
     "disks": "path[:format[:cache]][:ro] a line",
     "boot order": "words of disk, disk1, cdrom, network, menu, in their order",
     "clock": "utc, localtime, or a date as 2030-01-31T12:00:00",
@@ -186,8 +187,10 @@ def _any(_variable: Variable, _value: str) -> Wrong:
 
 
 def _file_name(_variable: Variable, value: str) -> Wrong:
-    if "/" in value or "\n" in value or value[0] in "-." or len(value.encode(errors="surrogateescape")) > 200:
-        better = value.lstrip("-.").replace("/", "-").replace("\n", "-")
+    # a byte that is no UTF-8 (a surrogate here) may stand in a name, nothing else that cannot be seen
+    fine = "".join(c if (c.isprintable() and c != "/") or "\udc80" <= c <= "\udcff" else "-" for c in value)
+    better = fine.lstrip("-.")
+    if value[0] in "-." or fine != value or len(value.encode(errors="surrogateescape")) > 200:
         return "", better if len(better) <= 100 else ""
     return None
 
@@ -431,7 +434,7 @@ def _table() -> tuple[Variable, ...]:
           group="qemu", allowed=("auto", "on", "off")),
         V("VM_QEMU_DISPLAY", "text", "QEMU's display; empty = a window for `run` on a desktop, else none",
           group="qemu", allowed=DISPLAYS),
-        V("VM_QEMU_VNC", "vnc", "VNC server: [host]:number", group="qemu"),
+        V("VM_QEMU_VNC", "vnc", "VNC server: [host]:number; without a host on 127.0.0.1", group="qemu"),
         V("VM_QEMU_ARGS", "arguments", "arguments that replace all hardware that qvm would generate",
           group="qemu"),
         V("VM_FIRMWARE", "choice", "firmware; empty = the machine type's own (bios on a PC)",

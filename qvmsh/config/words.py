@@ -11,6 +11,9 @@ nothing is expanded.
 
 from __future__ import annotations
 
+CONTROLS = frozenset(map(chr, (*range(9), *range(11, 32), *range(127, 160))))
+"""No value holds them: bash loses some (it marks quoting with 1 and 127), and all can drive a terminal."""
+
 BLANKS = " \t\r\n"
 _SPECIAL = frozenset(BLANKS + "'\"\\")
 

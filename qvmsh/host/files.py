@@ -181,9 +181,20 @@ class Removed:
 
 
 def new(path: str) -> IO[bytes]:
-    """Open a file for writing, emptied, without following a link that somebody left at its name."""
+    """Open a file for writing, emptied, without following a link that somebody left at its name.
+
+    One that was not there yet is private.
+    """
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    return open(os.open(path, flags, 0o644), "wb")
+    return open(os.open(path, flags, 0o600), "wb")
+
+
+def mode(path: str) -> int:
+    """The mode of what will take the place of `path`: that of what is there, else private."""
+    try:
+        return os.stat(path).st_mode & 0o777
+    except FileNotFoundError:
+        return 0o600
 
 
 def link(target: str, path: str) -> None:
@@ -217,14 +228,15 @@ def private_folder(path: str) -> None:
 
 
 def copy(source: str, target: str, checkpoint: Callable[[], None] | None = None) -> None:
-    """Copy a file to a new `target`, sharing blocks or keeping holes, and sync it.
+    """Copy a file to a new, private `target`, sharing blocks or keeping holes, and sync it.
 
     An unfinished copy is removed.
 
     Raises:
         OSError, QvmError: as `copy_open`.
     """
-    with open(source, "rb") as old, open(target, "xb") as new:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with open(source, "rb") as old, open(os.open(target, flags, 0o600), "wb") as new:
         try:
             copy_open(old.fileno(), new.fileno(), lambda _: checkpoint() if checkpoint else None)
             os.fsync(new.fileno())

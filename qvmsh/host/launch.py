@@ -102,6 +102,7 @@ def main() -> None:
         os.set_inheritable(int(guard), False)
     pthread_sigmask(SIG_SETMASK, [])  # qvm holds Ctrl-C back while it starts us
     signal(SIGPIPE, SIG_DFL)  # Python ignores it, and exec would pass that on
+    os.umask(0o077)  # what they make is private: memory, screenshots, the TPM's state
     for companion in companions:
         accompany(*companion)
     try:

@@ -33,7 +33,7 @@ def append_to(path: str) -> int:
     Raises:
         OSError: something that is no plain file has its name.
     """
-    return files.opened(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
+    return files.opened(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW)
 
 
 def opened(path: str) -> IO[bytes]:

@@ -51,7 +51,7 @@ class Archived(Report):
         self.notes = list(notes)
         self.removed = list(removed)
 
-    def __str__(self) -> str:
+    def shown(self) -> list[str]:
         how = {
             "off": "machine off",
             "frozen": f"guest frozen for {self.pause_seconds * 1000:.0f} ms",
@@ -64,7 +64,7 @@ class Archived(Report):
         ]
         lines += [f"{self.machine}: {each}" for each in self.notes]
         lines += [f"{self.machine}: removed {each}" for each in self.removed]
-        return "\n".join(map(printable, lines))
+        return lines
 
 
 class ArchiveList(Report):
@@ -91,9 +91,9 @@ class ArchiveList(Report):
     def __len__(self) -> int:
         return len(self.states)
 
-    def __str__(self) -> str:
+    def shown(self) -> list[str]:
         if not self.states:
-            return f"{self.machine}: no archive in {self.where}; `qvm archive` makes one"
+            return [f"{self.machine}: no archive in {self.where}; `qvm archive` makes one"]
         lines = []
         for row in self.states:
             kind = f"changes since {row['of']}" if row["of"] else "whole"
@@ -101,7 +101,7 @@ class ArchiveList(Report):
             if row["snapshots"]:
                 facts.append(f"snapshots: {', '.join(row['snapshots'])}")
             lines.append(printable(f"{row['archive']}/{row['stamp']}  " + "  ".join(facts)))
-        return "\n".join(lines)
+        return lines
 
 
 def _row(archive: Archive, point: Point) -> dict[str, Any]:
@@ -130,8 +130,8 @@ class Deleted(Report):
         self.machine = machine
         self.removed = list(removed)
 
-    def __str__(self) -> str:
-        return "\n".join(printable(f"{self.machine}: removed {each}") for each in self.removed)
+    def shown(self) -> list[str]:
+        return [f"{self.machine}: removed {each}" for each in self.removed]
 
 
 class Verified(Report):
@@ -147,11 +147,11 @@ class Verified(Report):
         self.notes = list(notes)
         self.boot_seconds = None if boot_s is None else round(boot_s, 3)
 
-    def __str__(self) -> str:
+    def shown(self) -> list[str]:
         lines = [f"{self.machine}: {each} is good" for each in self.states]
         if self.boot_seconds is not None:
             lines[-1] += f": it boots, ready after {self.boot_seconds:.1f} s"
-        return "\n".join(map(printable, [*lines, *(f"{self.machine}: {each}" for each in self.notes)]))
+        return [*lines, *(f"{self.machine}: {each}" for each in self.notes)]
 
 
 class Restored(Report):
@@ -169,7 +169,7 @@ class Restored(Report):
         self.seconds = round(seconds, 3)
         self.notes = list(notes)
 
-    def __str__(self) -> str:
+    def shown(self) -> list[str]:
         where = f" as the new machine {self.directory}" if self.new else ""
         lines = [f"{self.machine}: restored {self.state}{where} in {self.seconds:.1f} s"]
-        return "\n".join(map(printable, [*lines, *(f"{self.machine}: {each}" for each in self.notes)]))
+        return [*lines, *(f"{self.machine}: {each}" for each in self.notes)]

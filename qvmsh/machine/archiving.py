@@ -215,7 +215,7 @@ def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
             words = ["commit", "-q", "-d", "-f", "qcow2", image.safe_name(layers.overlay)]
             image.run(program, words, what=f"commit {overlay} into {base}")
             host_files.sync(layers.base)
-            images.make_overlay(vm, layers, kind)
+            images.make_overlay(vm, layers, host_files.mode(layers.overlay), kind)
             _forget(vm, [each.name for each in tags])
     finally:
         interrupted.end(vm)

@@ -97,13 +97,13 @@ class Judgement(Report):
     def __bool__(self) -> bool:
         return not self.problems
 
-    def __str__(self) -> str:
+    def shown(self) -> list[str]:
         lines = [str(problem) for problem in self.problems]
         lines += [f"warning: {warning}" for warning in self.warnings]
         count = len(self.problems)
         shown = files.shown(os.path.join(self.machine, files.VMRC))
         end = f"{count} problem{'s' if count != 1 else ''}" if count else "no problem"
-        return "\n".join([*lines, f"{shown}: {end}"])
+        return [*lines, f"{shown}: {end}"]
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -128,14 +128,14 @@ class Judgements(Report):
     def __bool__(self) -> bool:
         return all(self.machines)
 
-    def __str__(self) -> str:
+    def shown(self) -> list[str]:
         lines = [str(problem) for each in self.machines for problem in each.problems]
         lines += [f"warning: {warning}" for each in self.machines for warning in each.warnings]
         count = sum(len(each.problems) for each in self.machines)
         wrong = sum(not each for each in self.machines)
         many = f"{len(self.machines)} file{'s' if len(self.machines) != 1 else ''}"
         told = f"{count} problem{'s' if count != 1 else ''}, in {wrong} of them" if count else "no problem"
-        return "\n".join([*lines, f"{many}: {told}"])
+        return [*lines, f"{many}: {told}"]
 
     def as_json(self) -> dict[str, Any]:
         return {"ok": bool(self), "machines": [each.as_json() for each in self.machines]}
@@ -150,8 +150,8 @@ class Changed(Report):
         self.file = file
         self.values = values
 
-    def __str__(self) -> str:
-        return ""
+    def shown(self) -> list[str]:
+        return []
 
 
 class Environment(Report):
@@ -181,9 +181,9 @@ class Allowed(Report):
         self.machine = machine
         self.files = accepted
 
-    def __str__(self) -> str:
+    def shown(self) -> list[str]:
         lines = [f"accepted {path} with its present content ({token})" for path, token in self.files.items()]
-        return "\n".join(lines) or f"nothing to accept: root may use {self.machine} as it is"
+        return lines or [f"nothing to accept: root may use {self.machine} as it is"]
 
 
 def _cannot_be_read_back(name: str) -> bool:

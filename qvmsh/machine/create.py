@@ -70,7 +70,7 @@ def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Ma
         with making.Folder("create", final, environ) as folder:
             part = folder.path
             os.chmod(part, 0o755)  # noqa: S103  # as mkdir would
-            os.makedirs(os.path.join(part, ".qvm", "log"))
+            Machine(part, environ=environ).state_folder()
             _images(part, name, source, io)
             if is_builtin:
                 make_key(part, name)

@@ -117,7 +117,7 @@ class Diagnosis(Report):
     def __bool__(self) -> bool:
         return all(each.level != ERROR for each in self.checks)
 
-    def __str__(self) -> str:
+    def shown(self) -> list[str]:
         rows: list[Finding | Mend] = [*(self.fixed or ()), *self.checks]
         width = max((len(printable(each.name)) for each in rows), default=0)
         lines = ["nothing to mend"] if self.fixed == [] else []
@@ -125,7 +125,7 @@ class Diagnosis(Report):
             lines.append(f"{each.level:7}  {printable(each.name):{width}}  {printable(each.finding)}")
             if each.hint and each.level != OK:
                 lines.append(f"{'':7}  hint: {printable(each.hint)}")
-        return "\n".join(lines)
+        return lines
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -465,6 +465,7 @@ def rights(case: Case) -> Iterator[Finding]:
         if host_files.is_read_only(vm.directory):
             what, hint = f"{vm.directory} is on a read-only file system", host_files.READ_ONLY_HINT
         yield Finding("rights", ERROR, what, hint)
+    private = repair.guest_files(vm)
     for path in _own_files(vm):
         try:
             status = os.lstat(path)
@@ -479,6 +480,10 @@ def rights(case: Case) -> Iterator[Finding]:
         if status.st_mode & 0o002 and not os.path.islink(path):
             is_fine = False
             yield Finding("rights", WARNING, f"{name} can be changed by everybody", f"`chmod o-w {name}`")
+        elif status.st_mode & 0o004 and path in private and not os.path.islink(path):
+            is_fine = False
+            what = f"{name} holds the guest's data and can be read by everybody"
+            yield Finding("rights", WARNING, what, f"`chmod o-r {name}`, or `qvm doctor --fix`")
     if is_fine:
         yield Finding("rights", OK, f"all files are {process.user_name(owner)}'s, and closed to others")
 

@@ -241,7 +241,7 @@ def _note(vm: Machine, part: str) -> None:
 
 def _lay_down(vm: Machine, path: str) -> None:
     """An empty file, where nobody has laid a link."""
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 def _plug(vm: Machine, seen: state.Observation, disk: Volume, line: devices.DiskLine) -> str:

@@ -30,7 +30,7 @@ class Disks(Report):
         self.machine = machine
         self.disks = rows
 
-    def __str__(self) -> str:
+    def shown(self) -> list[str]:
         lines = []
         for each in self.disks:
             parts = [each["format"], size(each["size_bytes"]), f"{size(each['used_bytes'])} used"]
@@ -44,7 +44,7 @@ class Disks(Report):
                 parts = [each["problem"]]
             lines.append(f"{each['id']:8} {each['name']}: {', '.join(parts)}")
             lines += [f"{'':9}in use by {user}" for user in each["users"]]
-        return "\n".join(lines)
+        return lines
 
 
 class DiskDone(Report):
@@ -58,8 +58,8 @@ class DiskDone(Report):
         self.file = disk.path
         self.done = done
 
-    def __str__(self) -> str:
-        return f"{self.machine}: {self.disk}, {os.path.basename(self.file)}: {self.done}"
+    def shown(self) -> list[str]:
+        return [f"{self.machine}: {self.disk}, {os.path.basename(self.file)}: {self.done}"]
 
 
 class Trimmed(Report):
@@ -72,13 +72,13 @@ class Trimmed(Report):
         self.by = by
         self.disks = rows
 
-    def __str__(self) -> str:
+    def shown(self) -> list[str]:
         lines = [f"{self.machine}: trimmed by {self.by}"]
         for each in self.disks:
             gone = each["before_bytes"] - each["after_bytes"]
             told = each.get("note") or f"{size(max(0, gone))} given back, {size(each['after_bytes'])} used"
             lines.append(f"  {each['id']:8} {told}")
-        return "\n".join(lines)
+        return lines
 
 
 class Checked(Report):
@@ -104,8 +104,8 @@ class Checked(Report):
     def __bool__(self) -> bool:
         return self.is_sound
 
-    def __str__(self) -> str:
-        return "\n".join(f"{self.machine}: {each['name']}: {verdict(each)}" for each in self.images)
+    def shown(self) -> list[str]:
+        return [f"{self.machine}: {each['name']}: {verdict(each)}" for each in self.images]
 
 
 def verdict(row: dict[str, Any]) -> str:

@@ -59,12 +59,12 @@ class Edited(Report):
         self.warnings = list(warnings)
         self.is_live = is_live
 
-    def __str__(self) -> str:
+    def shown(self) -> list[str]:
         if not self.changed:
-            return f"{files.shown(self.file)}: nothing was changed"
+            return [f"{files.shown(self.file)}: nothing was changed"]
         lines = [f"warning: {warning}" for warning in self.warnings]
         later = "; the machine runs: `qvm restart` brings it into effect" if self.is_live else ""
-        return "\n".join([*lines, f"{files.shown(self.file)}: changed{later}"])
+        return [*lines, f"{files.shown(self.file)}: changed{later}"]
 
     def as_json(self) -> dict[str, object]:
         return {

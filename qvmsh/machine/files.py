@@ -123,14 +123,21 @@ class Files:
 
 
 def tail(path: str, lines: int) -> list[str]:
-    """The last lines of a log, without trailing blanks; empty where there is none."""
+    """The last lines of a log as a person reads them; empty where there is none.
+
+    Without escape sequences (colours, moves of the cursor, titles) and trailing blanks.
+    """
+    import re
+
     try:
         fd = host_files.opened(path)
     except OSError:
         return []
     try:
-        text = os.pread(fd, 200 * lines, max(0, os.fstat(fd).st_size - 200 * lines)).decode(errors="replace")
+        text = os.pread(fd, 400 * lines, max(0, os.fstat(fd).st_size - 400 * lines)).decode(errors="replace")
     finally:
         os.close(fd)
+    text = re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[ -/]*[0-~]", "", text)
+    text = "".join(c if c >= " " or c in "\r\n\t" else "" for c in text)
     found = [line.rstrip() for line in text.replace("\r", "\n").split("\n")]
     return [line for line in found if line][-lines:]

@@ -122,7 +122,7 @@ def hardware(
         settings.text("VM_DISK_BUS"),
         boot=order.get(MAIN),
     )
-    vnc = settings.text("VM_QEMU_VNC") or None
+    vnc = ports.vnc(settings.text("VM_QEMU_VNC")) or None
     display = _display(vm, launch, vnc)
     extra = (*settings.words("VM_QEMU_EXTRA"), *launch.extra)
     stdio = launch.is_foreground and display == "none" and vnc is None and not _uses_terminal(extra)

@@ -72,9 +72,10 @@ def init(vm: Machine, *, clobber_base: bool, clobber_overlay: bool, is_dry: bool
             chain.below(vm, layers.base, layers.format)
         remove_parts(vm)
         if not is_dry:
+            mode = host_files.mode(layers.overlay)  # before the overlay goes
             if found:
                 _make_base(vm, layers, found, replace_overlay="overlay" in steps)
-            make_overlay(vm, layers)
+            make_overlay(vm, layers, mode)
             host_files.remove(vm.files.known_hosts)  # a guest that was set up anew has a new host key
     return [_describe(step, layers) for step in steps]
 
@@ -148,14 +149,16 @@ def _make_base(vm: Machine, layers: Layers, found: list[chain.Layer], *, replace
     if replace_overlay:
         host_files.remove(layers.overlay)
         host_files.sync_folder(vm.directory)
+    os.chmod(part, host_files.mode(layers.base))
     os.rename(part, layers.base)
     host_files.sync_folder(vm.directory)
 
 
-def make_overlay(vm: Machine, layers: Layers, like: dict[str, Any] | None = None) -> None:
+def make_overlay(vm: Machine, layers: Layers, mode: int, like: dict[str, Any] | None = None) -> None:
     """Put an empty overlay on the base in the place of the one that is there; the old or the new is there.
 
     Args:
+        mode: of the file.
         like: the `image.kind` that it is to be of.
     """
     part = layers.overlay + ".part"
@@ -170,6 +173,7 @@ def make_overlay(vm: Machine, layers: Layers, like: dict[str, Any] | None = None
             like=like,
         )
         host_files.sync(part)
+        os.chmod(part, mode)
         os.rename(part, layers.overlay)
     except BaseException:
         host_files.remove(part)

@@ -454,6 +454,7 @@ class _Attempt:
                     has_sandbox=self.has_sandbox,
                 )
             )
+            ports.warn_of_vnc(vm, argv)
             with process.Shielded():
                 fds = [each.fileno() for each in listening.values()]
                 child = self._spawn(argv, fds, runtime, companions)

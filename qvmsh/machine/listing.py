@@ -79,9 +79,9 @@ class Listing(Report):
     def __len__(self) -> int:
         return len(self.machines)
 
-    def __str__(self) -> str:
+    def shown(self) -> list[str]:
         if not self.machines:
-            return ""
+            return []
         table = [_HEAD, *(each.cells() for each in self.machines)]
         widths = [max(len(row[at]) for row in table) for at in range(len(_HEAD))]
         lines = []
@@ -90,7 +90,7 @@ class Listing(Report):
             lines.append("  ".join(cells).rstrip())
             if each and each.detail:
                 lines.append(f"  {printable(each.detail)}" + (f" ({each.hint})" if each.hint else ""))
-        return "\n".join(lines)
+        return lines
 
     def as_json(self) -> dict[str, Any]:
         return {"machines": [each.as_json() for each in self.machines]}

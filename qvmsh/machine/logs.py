@@ -17,7 +17,6 @@ import select
 
 from qvmsh.errors import QvmError, StateError, UsageError
 from qvmsh.host import keeper, logfiles, terminal, watch
-from qvmsh.io import isatty
 from qvmsh.machine.reports import Report
 
 TYPE_CHECKING = False
@@ -57,7 +56,7 @@ class Lines(Report):
         is_cleaned: they are printed on a terminal, so only colours of them may act.
     """
 
-    __slots__ = ("_data", "_is_cleaned", "file", "lines", "log", "machine")
+    __slots__ = ("_data", "file", "is_harmless", "lines", "log", "machine")
 
     def __init__(self, machine: str, log: str, file: str, data: bytes, *, is_cleaned: bool) -> None:
         self.machine = machine
@@ -65,10 +64,10 @@ class Lines(Report):
         self.file = file
         self.lines = [line.rstrip("\r") for line in data.decode(errors="replace").splitlines()]
         self._data = data
-        self._is_cleaned = is_cleaned
+        self.is_harmless = is_cleaned
 
     def __str__(self) -> str:
-        if self._is_cleaned:
+        if self.is_harmless:
             return terminal.Cleaner().text(self._data, is_last=True)
         return self._data.decode(errors="surrogateescape")
 
@@ -91,7 +90,7 @@ def show(vm: Machine, name: str, *, lines: int, is_previous: bool = False) -> Li
         raise _missing(vm, name, is_previous) from None
     except OSError as error:
         raise _unreadable(vm, path, error) from None
-    return Lines(vm.name, name, path, data, is_cleaned=isatty(vm.io.stdout))
+    return Lines(vm.name, name, path, data, is_cleaned=vm.io.is_on_terminal)
 
 
 def _missing(vm: Machine, name: str, is_previous: bool) -> QvmError:
@@ -236,7 +235,7 @@ class Out:
     def __init__(self, vm: Machine) -> None:
         self.vm = vm
         self.stream = vm.io.stdout
-        self.cleaner = terminal.Cleaner() if isatty(self.stream) else None
+        self.cleaner = terminal.Cleaner() if vm.io.is_on_terminal else None
         self.poll = select.poll()
         try:
             self.poll.register(self.stream.fileno(), 0)  # told of a reader that has gone

@@ -99,6 +99,7 @@ class Machine:
         return twin
 
     def state_folder(self) -> str:
-        """The folder `.qvm`, made if it is not there."""
-        os.makedirs(self.files.logs, exist_ok=True)
+        """The folder `.qvm`, made if it is not there; private to the account that makes it."""
+        for folder in (self.files.state, self.files.logs):
+            os.makedirs(folder, mode=0o700, exist_ok=True)
         return self.files.state

@@ -1,12 +1,16 @@
-"""Ports of the host: those that lead into the guest (VM_HOSTFWD), and the telnet monitor's.
+"""Ports of the host: those that lead into the guest (VM_HOSTFWD), the telnet monitor's, and VNC's.
 
 May import: `config`, `host.sockets`; `socket` late.
 
     forwards(vm)[0].rule          # "tcp:127.0.0.1:8080-:80"
     door(vm)                      # None, or the address of the telnet monitor
+    vnc(":2,password=on")         # "127.0.0.1:2,password=on"
 """
 
 from __future__ import annotations
+
+from ipaddress import ip_address
+from itertools import pairwise
 
 from qvmsh.config import forwards as rules
 from qvmsh.errors import ConfigError, QvmError
@@ -24,6 +28,7 @@ DOOR_NAMES = ("VM_NET_LISTEN", "VM_NET_PORT", "VM_NET_HOST")
 """A telnet monitor is there only if one of these is set."""
 DOOR_PORT = 7700
 """Its port is this plus VM_MACHINE_ID. Source: `vm` (bash)."""
+_VNC_LOCKS = frozenset(("password", "password=on", "sasl", "sasl=on"))
 _TOLD = "Could not set up host forwarding rule '"
 
 
@@ -131,3 +136,34 @@ def open_door(vm: Machine) -> socket | None:
         f"{vm.name}: an open door: {who} can drive QEMU by `telnet {name} {at[1]}`, without a password"
     )
     return made
+
+
+def vnc(value: str) -> str:
+    """An address for QEMU's -vnc; one without a host means this host only (to QEMU: every address)."""
+    return rules.LOOPBACK + value if value.startswith(":") else value
+
+
+def warn_of_vnc(vm: Machine, argv: Sequence[str]) -> None:
+    """Warn if QEMU's arguments `argv` open VNC to others than this host, also in the user's own words."""
+    for word, following in pairwise([*argv, ""]):
+        option = "-" + word.lstrip("-")
+        value = following.removeprefix("vnc=")
+        if option == "-vnc" or (option == "-display" and value != following):
+            address, *options = value.split(",")
+            if _is_open(address):
+                is_free = not any(o in _VNC_LOCKS or o.startswith("password-secret=") for o in options)
+                vm.io.warn(
+                    f"{vm.name}: an open door: everybody who reaches this host can use the guest's screen "
+                    f"and keyboard by VNC on {address}" + (", without a password" if is_free else "")
+                )
+
+
+def _is_open(address: str) -> bool:
+    """True if an address of -vnc can be reached from elsewhere."""
+    host, colon, _ = address.rpartition(":")
+    if not colon or address.startswith("unix:") or host == "localhost":
+        return False
+    try:
+        return not ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return True

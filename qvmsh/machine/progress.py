@@ -15,6 +15,7 @@ import os
 import threading
 import time
 
+from qvmsh.errors import printable
 from qvmsh.io import cut_off, isatty, tell
 
 TYPE_CHECKING = False
@@ -40,7 +41,7 @@ class Progress:
         self, io: Io, title: str, size_bytes: int, position: Callable[[], int] | None = None
     ) -> None:
         self._io = io
-        self._title = title
+        self._title = printable(title)
         self._size = size_bytes
         self._position = position
         self._done = 0
@@ -81,8 +82,7 @@ class Progress:
             done = (
                 f"{size(self._done)} of {size(self._size)}, {part(self._done, self._size, now - self._began)}"
             )
-            text = f"\r  {self._title}: {done}\x1b[K"
-            tell(self._io.stderr, text, end="")
+            tell(self._io.stderr, f"  {self._title}: {done}", begin="\r", end="\x1b[K")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -97,7 +97,7 @@ class Progress:
         rate = size(int(self._size / max(took, 0.001)))
         mark = cut_off(kind) or f"{size(self._size)} in {took:.1f} s, {rate}/s"
         begin, end = ("\r", "\x1b[K\n") if self._is_drawn else ("", "\n")
-        tell(self._io.stderr, f"{begin}  {self._title}: {mark}", end=end)
+        tell(self._io.stderr, f"  {self._title}: {mark}", begin=begin, end=end)
 
 
 class Watch:

@@ -23,6 +23,7 @@ from qvmsh.machine import (
     chain,
     diskwork,
     guardian,
+    images,
     interrupted,
     launch,
     making,
@@ -109,13 +110,14 @@ def _console(vm: Machine) -> Iterator[Mend]:
 
 def _rights(vm: Machine) -> Iterator[Mend]:
     """Close to others what they may not change, or not read: `.qvm`, the key, the known hosts."""
+    private = guest_files(vm)
     for path in _files(vm):
         try:
             status = os.lstat(path)
         except FileNotFoundError:
             continue
         mode = status.st_mode & 0o7777
-        wanted = mode & ~_forbidden(vm, path)
+        wanted = mode & ~_forbidden(vm, path, private)
         if mode == wanted or os.path.islink(path):
             continue
         try:
@@ -146,12 +148,24 @@ def _files(vm: Machine) -> list[str]:
     return [*found, key] if key and key not in found and os.path.isfile(key) else found
 
 
-def _forbidden(vm: Machine, path: str) -> int:
+def _forbidden(vm: Machine, path: str, private: set[str]) -> int:
     """The bits of its mode that a file may not have."""
     if path == _key(vm):
         return 0o077  # ssh does not use it otherwise
-    inside = path == vm.files.state or path.startswith(vm.files.state + os.sep)
-    return 0o022 if inside else 0o002
+    if path in private:
+        return 0o027 if path == vm.files.state else 0o007
+    return 0o022 if path.startswith(vm.files.state + os.sep) else 0o002
+
+
+def guest_files(vm: Machine) -> set[str]:
+    """What of the machine's directory holds what is the guest's: its images, and `.qvm` with the logs."""
+    found = {vm.files.state}
+    try:
+        layers = images.Layers(vm)
+        found |= {layers.base, layers.overlay, *(each.path for each in volumes.configured(vm))}
+    except QvmError:
+        pass
+    return {path for path in found if os.path.dirname(path) == vm.directory}
 
 
 def _key(vm: Machine) -> str:

@@ -1,13 +1,16 @@
 """What commands give back: a value for Python, a text for people, a dict for `--json`.
 
-May import: nothing (one-shot path).
+May import: `errors` (one-shot path).
 
-A report has `__str__` (what is printed; "" prints nothing), `as_json()`, and `exit_status`.
+A report has `shown()`, the lines that are printed (none: nothing is), `as_json()`, and `exit_status`. What
+is data and no report (a value, a log, an argument list) has a `__str__` of its own that changes nothing.
 """
 
 from __future__ import annotations
 
 import time
+
+from qvmsh.errors import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +38,14 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         """The report as a dict of JSON values."""
         return {name.lstrip("_"): getattr(self, name) for name in self.__slots__}
+
+    def shown(self) -> list[str]:
+        """The lines that a person reads; what they hold of a guest, an image or a name is not cleaned yet."""
+        return [repr(self)]
+
+    def __str__(self) -> str:
+        """The report as printed: no name or value in it drives the terminal, or begins a line."""
+        return "\n".join(map(printable, self.shown()))
 
     def __repr__(self) -> str:
         inside = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)
@@ -85,18 +96,16 @@ class Status(Report):
     def __bool__(self) -> bool:
         return self.ready
 
-    def __str__(self) -> str:
+    def shown(self) -> list[str]:
         if self.is_quiet:
-            return ""
+            return []
         facts = [f"pid {self.pid}"] if self.pid else []
         if self.ssh:
             facts.append(f"ssh answers on port {self.ssh_port}")
         text = f"{self.machine}: {self.state}" + (f" ({', '.join(facts)})" if facts else "")
         if self.detail:
             text += f": {self.detail}"
-        if self.hint and not self.ready:
-            text += f"\nhint: {self.hint}"
-        return text
+        return [text, f"hint: {self.hint}"] if self.hint and not self.ready else [text]
 
     def as_json(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__ if name != "is_quiet"}
@@ -132,13 +141,13 @@ class Started(Report):
         self.accelerator = accelerator
         self.disposable = disposable
 
-    def __str__(self) -> str:
+    def shown(self) -> list[str]:
         how = f"ready after {self.seconds:.1f} s" if self.ready else "QEMU runs; not waited for the guest"
         port = f", ssh on port {self.ssh_port}" if self.ssh_port else ""
         lost = ", disposable: its changes will vanish" if self.disposable else ""
         clock = f"; {self.clock}" if self.clock else ""
-        shown = f"\n{self.machine}: `{self.attach}` shows its screen" if self.attach else ""
-        return f"{self.machine}: {how} (pid {self.pid}{port}{lost}){clock}{shown}"
+        screen = [f"{self.machine}: `{self.attach}` shows its screen"] if self.attach else []
+        return [f"{self.machine}: {how} (pid {self.pid}{port}{lost}){clock}", *screen]
 
 
 class Stopped(Report):
@@ -152,9 +161,9 @@ class Stopped(Report):
         self.seconds = round(seconds, 3)
         self.is_kill = is_kill
 
-    def __str__(self) -> str:
+    def shown(self) -> list[str]:
         what = "killed" if self.is_kill else "powered off"
-        return f"{self.machine}: {what} by {self.by} in {self.seconds:.1f} s"
+        return [f"{self.machine}: {what} by {self.by} in {self.seconds:.1f} s"]
 
     def as_json(self) -> dict[str, Any]:
         return {"machine": self.machine, "by": self.by, "seconds": self.seconds}
@@ -171,14 +180,14 @@ class Saved(Report):
         self.suspend_seconds = round(suspend_seconds, 3)
         self.seconds = round(seconds, 3)
 
-    def __str__(self) -> str:
+    def shown(self) -> list[str]:
         from qvmsh.config.words import quote
 
         part = f" ({self.suspend_seconds:.1f} s to suspend)" if self.suspend_seconds else ""
-        return (
+        return [
             f"{self.machine}: state saved as {self.snapshot} in {self.seconds:.1f} s{part}; "
             f"`qvm start --loadvm {quote(self.snapshot)}` goes on"
-        )
+        ]
 
 
 class Rebooted(Report):
@@ -191,8 +200,8 @@ class Rebooted(Report):
         self.by = by
         self.seconds = round(seconds, 3)
 
-    def __str__(self) -> str:
-        return f"{self.machine}: rebooted by {self.by} in {self.seconds:.1f} s"
+    def shown(self) -> list[str]:
+        return [f"{self.machine}: rebooted by {self.by} in {self.seconds:.1f} s"]
 
 
 class Restarted(Report):
@@ -201,7 +210,9 @@ class Restarted(Report):
     `stop_seconds` and `seconds` are those of the two halves; the rest is as in `Started`.
     """
 
-    __slots__ = ("by", "disposable", "machine", "pid", "ready", "seconds", "ssh_port", "stop_seconds", "text")
+    __slots__ = (
+        "by", "disposable", "lines", "machine", "pid", "ready", "seconds", "ssh_port", "stop_seconds"
+    )  # fmt: skip
 
     def __init__(self, by: str | None, stop_seconds: float, started: Started) -> None:
         self.by = by
@@ -213,13 +224,14 @@ class Restarted(Report):
         self.seconds = started.seconds
         self.disposable = started.disposable
         stopped = f"powered off by {by} in {stop_seconds:.1f} s" if by else "was not running"
-        self.text = f"{self.machine}: {stopped}; {str(started).partition(': ')[2]}"
+        first, *rest = started.shown()
+        self.lines = [f"{self.machine}: {stopped}; {first.removeprefix(f'{self.machine}: ')}", *rest]
 
-    def __str__(self) -> str:
-        return self.text
+    def shown(self) -> list[str]:
+        return self.lines
 
     def as_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__ if name != "text"}
+        return {name: getattr(self, name) for name in self.__slots__ if name != "lines"}
 
 
 class Paused(Report):
@@ -238,12 +250,12 @@ class Paused(Report):
         self.paused = is_paused
         self.asleep = is_asleep
 
-    def __str__(self) -> str:
+    def shown(self) -> list[str]:
         if self.asleep:
-            return f"{self.machine}: goes on, and is suspended as it was; `qvm wakeup` wakes it"
+            return [f"{self.machine}: goes on, and is suspended as it was; `qvm wakeup` wakes it"]
         if self.paused:
-            return f"{self.machine}: paused; `qvm resume` goes on"
-        return f"{self.machine}: goes on" + (f"; {self.clock}" if self.clock else "")
+            return [f"{self.machine}: paused; `qvm resume` goes on"]
+        return [f"{self.machine}: goes on" + (f"; {self.clock}" if self.clock else "")]
 
 
 class Suspended(Report):
@@ -256,8 +268,8 @@ class Suspended(Report):
         self.by = by
         self.seconds = round(seconds, 3)
 
-    def __str__(self) -> str:
-        return f"{self.machine}: suspended by {self.by} in {self.seconds:.1f} s; `qvm wakeup` wakes it"
+    def shown(self) -> list[str]:
+        return [f"{self.machine}: suspended by {self.by} in {self.seconds:.1f} s; `qvm wakeup` wakes it"]
 
 
 class Woken(Report):
@@ -270,10 +282,10 @@ class Woken(Report):
         self.ready = ready
         self.seconds = round(seconds, 3)
 
-    def __str__(self) -> str:
+    def shown(self) -> list[str]:
         if not self.ready:
-            return f"{self.machine}: awake; not waited for the guest"
-        return f"{self.machine}: awake, ready after {self.seconds:.1f} s"
+            return [f"{self.machine}: awake; not waited for the guest"]
+        return [f"{self.machine}: awake, ready after {self.seconds:.1f} s"]
 
 
 class Answers(Report):
@@ -331,8 +343,8 @@ class Ended(Report):
         self.machine = machine
         self.exit_status = exit_status
 
-    def __str__(self) -> str:
-        return ""
+    def shown(self) -> list[str]:
+        return []
 
 
 class CommandLine(Report):
@@ -371,6 +383,6 @@ class Steps(Report):
         self.steps = list(steps)
         self.dry_run = is_dry
 
-    def __str__(self) -> str:
+    def shown(self) -> list[str]:
         would = "would make " if self.dry_run else ""
-        return "\n".join(f"{self.machine}: {would}{step}" for step in self.steps)
+        return [f"{self.machine}: {would}{step}" for step in self.steps]

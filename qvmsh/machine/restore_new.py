@@ -125,7 +125,7 @@ def lay_out(
     program = tools.qemu_img(vm) if vm else programs.find("qemu-img")
     reader = Reader(io, program, shelf, archive, point, folder)
     laid = Laid()
-    os.makedirs(os.path.join(folder, ".qvm", "log"), exist_ok=True)
+    Machine(folder, environ=environ).state_folder()
 
     def place(inside: str) -> str:
         target = os.path.join(folder, inside)

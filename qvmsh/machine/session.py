@@ -24,8 +24,8 @@ class Used(Report):
         self.machine = machine
         self.directory = directory
 
-    def __str__(self) -> str:
-        return ""
+    def shown(self) -> list[str]:
+        return []
 
 
 class SessionLines(Report):
@@ -36,7 +36,7 @@ class SessionLines(Report):
     def __init__(self, lines: Sequence[dict[str, Any]]) -> None:
         self.lines = list(lines)
 
-    def __str__(self) -> str:
+    def shown(self) -> list[str]:
         marks = [f"[{row['status']}] " if row["status"] else "" for row in self.lines]
         width = max(map(len, marks), default=0)
         found = []
@@ -44,7 +44,7 @@ class SessionLines(Report):
             head = f"{row['number']:4}  {mark:{width}}"
             found += [head + line if not at else " " * len(head) + line
                       for at, line in enumerate(row["text"].split("\n"))]  # fmt: skip
-        return "\n".join(found)
+        return found
 
 
 class SessionSaved(Report):
@@ -57,6 +57,6 @@ class SessionSaved(Report):
         self.lines = lines
         self.commented = commented
 
-    def __str__(self) -> str:
+    def shown(self) -> list[str]:
         failed = f"; {self.commented} that failed, as comments" if self.commented else ""
-        return f"{self.file}: {self.lines} line{'s' if self.lines != 1 else ''}{failed}"
+        return [f"{self.file}: {self.lines} line{'s' if self.lines != 1 else ''}{failed}"]

@@ -73,17 +73,17 @@ class SnapshotSaved(Report):
         self.woken = woken
         self.clock = clock
 
-    def __str__(self) -> str:
+    def shown(self) -> list[str]:
         parts = [_disks(self.disks)]
         if self.memory:
             parts.append(f"{size(self.vmstate_bytes)} of memory")
         if self.frozen is not None:
             parts.append("file systems frozen" if self.frozen else "crash-consistent")
         woken = "; the guest slept, and is awake now" if self.woken else ""
-        return (
+        return [
             f"{self.machine}: saved the snapshot {self.snapshot} ({', '.join(parts)}) "
             f"in {self.seconds:.1f} s{woken}" + (f"; {self.clock}" if self.clock else "")
-        )
+        ]
 
 
 class SnapshotRestored(Report):
@@ -131,7 +131,7 @@ class SnapshotRestored(Report):
         self.left = left or []
         self.seconds = round(seconds, 3)
 
-    def __str__(self) -> str:
+    def shown(self) -> list[str]:
         text = f"{self.machine}: restored the snapshot {self.snapshot} ({_disks(self.disks)}"
         text += " and the memory)" if self.memory else ")"
         text += f" in {self.seconds:.1f} s"
@@ -143,9 +143,7 @@ class SnapshotRestored(Report):
             from qvmsh.config.words import quote
 
             text += f"; `qvm start --loadvm {quote(self.snapshot)}` goes on with its memory"
-        if self.bitmaps:
-            text += f"\n{self.machine}: {NEXT_IS_WHOLE}"
-        return text
+        return [text, *([f"{self.machine}: {NEXT_IS_WHOLE}"] if self.bitmaps else [])]
 
 
 class SnapshotDeleted(Report):
@@ -158,8 +156,8 @@ class SnapshotDeleted(Report):
         self.snapshots = snapshots
         self.disks = disks
 
-    def __str__(self) -> str:
-        return "\n".join(f"{self.machine}: deleted the snapshot {name}" for name in self.snapshots)
+    def shown(self) -> list[str]:
+        return [f"{self.machine}: deleted the snapshot {name}" for name in self.snapshots]
 
 
 class SnapshotList(Report):
@@ -185,15 +183,15 @@ class SnapshotList(Report):
         self.snapshots = snapshots
         self.head = head or None
 
-    def __str__(self) -> str:
+    def shown(self) -> list[str]:
         lines = [_line_of_disk(each) for each in self.disks]
         if self.work:
             lines.append(f"{self.machine}: {printable(self.work)}")
         if not self.snapshots:
-            return "\n".join([*lines, f"{self.machine}: no snapshots"])
+            return [*lines, f"{self.machine}: no snapshots"]
         rows: list[tuple[str, ...]] = [("SNAPSHOT", "DATE", "MEMORY", "DISKS", "MESSAGE")]
         rows += [self._row(each, depth) for each, depth in _tree(self.snapshots)]
-        return "\n".join([*lines, *_table(rows)])
+        return [*lines, *_table(rows)]
 
     def _row(self, each: dict[str, Any], depth: int) -> tuple[str, str, str, str, str]:
         name = (
@@ -286,7 +284,7 @@ class Details(Report):
         self.known = known
         self.differences = differences
 
-    def __str__(self) -> str:
+    def shown(self) -> list[str]:
         lines = [f"{self.machine}: snapshot {printable(self.name)}"]
         known = self.known or {}
         if not known:
@@ -306,7 +304,7 @@ class Details(Report):
             lines.append(f"  {each['id'] + ':':9} {each['name']}, {shown(each['time'])}{memory}")
         lines += [f"  {each + ':':9} missing" for each in self.missing]
         lines += [f"  changed:  {each}" for each in self.differences]
-        return "\n".join(lines)
+        return lines
 
 
 class Verified(Report):
@@ -334,14 +332,14 @@ class Verified(Report):
     def __bool__(self) -> bool:
         return self.is_whole
 
-    def __str__(self) -> str:
+    def shown(self) -> list[str]:
         lines = [] if self.snapshots else [f"{self.machine}: no snapshots"]
         for each in self.snapshots:
             verdict = "no fault found" if each["unsure"] else "whole"
             verdict = "cannot be trusted" if each["problems"] else verdict
             lines.append(f"{self.machine}: {each['name']}: {verdict}")
             lines += [f"  {line}" for line in (*each["problems"], *each["unsure"])]
-        return "\n".join(lines)
+        return lines
 
 
 class Differences(Report):
@@ -372,7 +370,7 @@ class Differences(Report):
         self.hardware = hardware
         self.is_on = is_on
 
-    def __str__(self) -> str:
+    def shown(self) -> list[str]:
         lines = [f"{self.machine}: from {self.first} to {self.second or 'now'}"]
         for each in self.disks:
             changed = each["changed_bytes"]
@@ -381,4 +379,4 @@ class Differences(Report):
         lines += [f"  {each}" for each in self.hardware]
         if self.is_on and self.second is None:
             lines.append("  the machine is on: what its QEMU has not written out yet is not counted")
-        return "\n".join(lines)
+        return lines

@@ -368,6 +368,7 @@ def run(program: str, words: Sequence[str], *, cwd: str | None = None, what: str
     done = subprocess.run(
         [program, *words],
         cwd=cwd,
+        umask=0o077,  # an image that it makes holds what is private to the guest
         pass_fds=tuple(locks.HELD),
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -76,13 +76,24 @@ class WordIo(SessionIo):
     Args:
         is_reader_interrupted: True once Ctrl-C has ended a program behind it in the pipeline, which
             had the terminal, so that nothing else tells the word.
+        is_on_terminal: the shell passes on what it writes to the terminal, through a pipe.
     """
 
     def __init__(
-        self, session: Context, is_reader_interrupted: Callable[[], bool] = lambda: False, **how: Any
+        self,
+        session: Context,
+        is_reader_interrupted: Callable[[], bool] = lambda: False,
+        *,
+        is_on_terminal: bool = False,
+        **how: Any,
     ) -> None:
         super().__init__(session, **how)
         self._is_reader_interrupted = is_reader_interrupted
+        self._is_on_terminal = is_on_terminal
+
+    @property
+    def is_on_terminal(self) -> bool:
+        return self._is_on_terminal or super().is_on_terminal
 
     def checkpoint(self) -> None:
         """End the wait if Ctrl-C was typed or the session ends.
@@ -106,7 +117,7 @@ class WordCall(Call):
     Args:
         streams: standard input, output and error; None = the process' own.
         is_last: nothing comes after it in this process.
-        is_reader_interrupted: as for `WordIo`.
+        is_reader_interrupted, is_on_terminal: as for `WordIo`.
     """
 
     def __init__(
@@ -116,12 +127,14 @@ class WordCall(Call):
         *,
         is_last: bool = False,
         is_reader_interrupted: Callable[[], bool] = lambda: False,
+        is_on_terminal: bool = False,
     ) -> None:
         super().__init__()
         self._context = context
         self._streams = streams
         self._is_last = is_last
         self._is_reader_interrupted = is_reader_interrupted
+        self._is_on_terminal = is_on_terminal
         self.io = self.new_io(level=1, debug=False, json=False)
 
     def new_io(self, *, level: int, debug: bool, json: bool) -> Io:
@@ -130,6 +143,7 @@ class WordCall(Call):
         return WordIo(
             self._context,
             self._is_reader_interrupted,
+            is_on_terminal=self._is_on_terminal,
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,

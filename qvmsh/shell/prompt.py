@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 
+from qvmsh.errors import printable
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +35,7 @@ def fields(context: Context, watcher: Watcher) -> dict[str, Callable[[], Any]]:
     """The fields of the prompt, for xonsh's PROMPT_FIELDS: read from memory, nothing is waited for."""
 
     def name() -> str:
-        return context.vm.name if context.has_machine else "qvm"
+        return printable(context.vm.name) if context.has_machine else "qvm"
 
     def shown_state() -> str:
         return f":{watcher.state}" if context.has_machine else ""
@@ -48,7 +50,7 @@ def fields(context: Context, watcher: Watcher) -> dict[str, Callable[[], Any]]:
             return ""
         home = os.path.expanduser("~")
         short = "~" + here[len(home) :] if here == home or here.startswith(home + "/") else here
-        return f" {short}"
+        return printable(f" {short}")
 
     return {"qvm_name": name, "qvm_state": shown_state, "qvm_cwd": cwd}
 

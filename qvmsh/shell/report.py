@@ -14,6 +14,7 @@ import sys
 
 from qvmsh import errors
 from qvmsh.errors import QvmError, Terminated
+from qvmsh.io import tell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,21 +67,21 @@ def ended(error: BaseException, *, script: str, debug: bool) -> int:
             _show(error, out, is_all=True)
         else:
             _show_frames(error, out)
-        print("\n".join(error.lines()), file=out)
+        tell(out, "\n".join(error.lines()))
         return error.status
     status = _program_status(error)
     if status is not None:
         if not _is_shell_line(error):  # there the program itself has told why
             _show_frames(error, out)
-            print(error, file=out)
+            tell(out, str(error))
         return status
     if type(error).__name__ == "XonshError" and not debug:  # a redirection, a program without rights
         _show_frames(error, out)
-        print(error, file=out)
+        tell(out, str(error))
         return EXIT_NOT_EXECUTABLE if isinstance(error.__cause__, PermissionError) else errors.EXIT_FAILED
     _show(error, out, is_all=is_ours or debug)
     if is_ours:
-        print(BUG, file=out)
+        tell(out, BUG)
     return errors.EXIT_FAILED
 
 
@@ -113,7 +114,7 @@ def _exit_status(code: object, out: TextIO) -> int:
         return errors.EXIT_OK
     if isinstance(code, int):
         return code & 0xFF
-    print(code, file=out)
+    tell(out, str(code))
     return errors.EXIT_FAILED
 
 
@@ -122,7 +123,7 @@ def _show(error: BaseException, out: TextIO, *, is_all: bool) -> None:
 
     if not is_all:
         _prune(error, set())
-    print(_tidy(traceback.format_exception(type(error), error, error.__traceback__)), file=out)
+    tell(out, _tidy(traceback.format_exception(type(error), error, error.__traceback__)))
 
 
 def _show_frames(error: BaseException, out: TextIO) -> None:
@@ -133,7 +134,7 @@ def _show_frames(error: BaseException, out: TextIO) -> None:
     while frames and _is_library(frames[-1].filename):
         frames.pop()
     if any(os.path.exists(row.filename) for row in frames):
-        print(_tidy(traceback.format_list(frames)), file=out)
+        tell(out, _tidy(traceback.format_list(frames)))
 
 
 def _tidy(parts: list[str]) -> str:

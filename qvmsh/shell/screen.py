@@ -10,9 +10,12 @@ May import: prompt_toolkit; no xonsh.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections import deque
 
 from prompt_toolkit.application import run_in_terminal
+
+from qvmsh.io import tell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,7 +61,7 @@ class Screen:
     def show(self) -> None:
         """Print the lines that wait."""
         while self._lines:
-            print(self._lines.popleft(), flush=True)
+            tell(sys.stdout, self._lines.popleft())
 
     def _paint(self, app: Application[Any]) -> None:
         self._renew()

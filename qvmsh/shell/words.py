@@ -24,6 +24,7 @@ from xonsh.procs.specs import DecoratorAlias
 from qvmsh import errors
 from qvmsh.cli.parse import Entry
 from qvmsh.commands.index import ALIASES, COMMANDS
+from qvmsh.io import isatty
 from qvmsh.shell.calls import HOST_WORDS, REFUSED, WordCall, child, listing
 
 TYPE_CHECKING = False
@@ -53,6 +54,7 @@ class Word:
             self._context,
             (stdin, stdout, _direct(spec) or stderr),
             is_reader_interrupted=_is_reader_interrupted,
+            is_on_terminal=_is_passed_on(spec, "captured_stdout") and isatty(sys.__stdout__),
         )
         words = [*self._words, *map(_without_quotes, args)]
         verb = words[0] if words else ""
@@ -161,13 +163,18 @@ def shadowed(context: Context) -> list[tuple[str, str]]:
     return [(word, path) for word in words if (path := shutil.which(word))]
 
 
+def _is_passed_on(spec: Any, stream: str) -> bool:
+    """True if xonsh reads what a word writes only to write it to its own standard stream."""
+    return getattr(spec, "captured", None) == "hiddenobject" and getattr(spec, stream) is not None
+
+
 def _direct(spec: Any) -> TextIO | None:
     """The process' own standard error, where xonsh would only pass a word's on to it.
 
     So stages are shown on the terminal as they go on, errors come at once, and what is said after
     Ctrl-C is not lost (xonsh does not read the pipe any more then).
     """
-    if getattr(spec, "captured", None) != "hiddenobject" or spec.captured_stderr is None:
+    if not _is_passed_on(spec, "captured_stderr"):
         return None
     is_alone = set(STDERR_DISPATCHER.registry) <= {threading.get_ident()}  # not inside a user's alias
     return sys.__stderr__ if is_alone else None

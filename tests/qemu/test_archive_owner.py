@@ -67,7 +67,7 @@ def test_root_archives_and_restores_and_nothing_of_roots_is_in_the_way(
     vm.ok("archive", "--verify")
     vm.ok("archive", "--verify", "--boot")
     assert of_root(where) == []
-    assert oct((where / "demo-backing.qcow2").stat().st_mode & 0o777) == "0o644"
+    assert oct((where / "demo-backing.qcow2").stat().st_mode & 0o777) == "0o600"
     # and now the owner by himself, with all that root has made
     assert len(json.loads(owner.ok("--json", "archive", "--list", cwd=where).out)["states"]) == 3
     write(vm, 9, "64k", "data.qcow2")

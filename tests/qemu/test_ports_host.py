@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 from collections.abc import Callable, Iterator
@@ -181,3 +182,22 @@ def test_included_file_acts_at_its_line(blank: Blank) -> None:
     argv = Path(f"/proc/{vm.pid}/cmdline").read_text().split("\0")
     assert [argv[argv.index(each) + 1] for each in ("-m", "-smp", "-cpu")] == ["48", "2", "qemu64"]
     assert "common:1" in vm.ok("config", "--explain", "VM_MACHINE_MEM").out
+
+
+@pytest.mark.parametrize(
+    ("host", "warned"), [("", False), ("localhost", False), ("0.0.0.0", True), ("[::]", True)]
+)
+def test_start_vnc_without_a_host_is_for_this_host_only(blank: Blank, host: str, warned: bool) -> None:
+    vm = blank(VM_QEMU_VNC=f"{host}:{free() - 5900}")
+    err = vm.ok("start", "--no-wait").err
+    server = json.loads(vm.ok("qmp", "query-vnc").out)
+    is_local = server["host"] in ("127.0.0.1", "::1")
+    assert is_local is not warned, server
+    assert ("everybody who reaches this host" in err and "without a password" in err) is warned, err
+
+
+def test_start_vnc_in_own_words_for_qemu_warns(blank: Blank) -> None:
+    vm = blank(VM_QEMU_EXTRA=f"-vnc :{free() - 5900},password=on")
+    err = vm.ok("start", "--no-wait").err
+    assert "an open door" in err
+    assert "without a password" not in err

@@ -78,7 +78,33 @@ REFUSED = {
     "A=x\nB\0=y": "2:2: a NUL byte: this is no text file; save it as plain text in UTF-8",
     'A="${B:-don\'t}"': "1:12: a ' in a ${...} in quotes, on which shells differ; set another variable first "
     "and use it here",
+    'A="${B:-"x}"': '1:9: a " in a ${...} in quotes, on which shells differ; leave out the inner quotes, or '
+    "set another variable first and use it here",
+    "export A={80:80,90:90}": "1:10: {...} without quotes behind export, of which bash may make several "
+    "words; write export A='...' with quotes around the whole value",
+    "A=b\nexport B=$A C=a'x'{1..3}": "2:19: {...} without quotes behind export, of which bash may make "
+    "several words; write export C='...' with quotes around the whole value",
+    "A='x\x1b[2J'": "1:5: the value of A holds the control character '\\x1b'; remove it",
+    "A=1 B=x\x7f C=3": "1:8: the value of B holds the control character '\\x7f'; remove it",
+    'A="${B:-\x9b}"': "1:9: the value of A holds the control character '\\x9b'; remove it",
 }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A={a,b}",
+        "export A='{a,b}'",
+        'export A="{1..3}"',
+        "export A=\\{a,b}",
+        "export A=}{",
+        "# \x1b[2J\nA=1",
+        "A='a\tb\nc'",
+        "export A=${B}${C}",
+    ],
+)
+def test_parse_what_means_the_same_to_every_shell_is_accepted(text: str) -> None:
+    assert told(text) == []
 
 
 @pytest.mark.parametrize("text", REFUSED)
@@ -164,10 +190,28 @@ LONG = {
 }
 
 
-@pytest.mark.parametrize("kind", LONG)
+LONG_TAILS = {
+    "one tilde": ("A=~", "a"),
+    "one tilde after a colon": ("export A=x:~", "a\\\n"),
+    "one name": ("", "A"),
+    "one name over many lines": ("export A", "A\\\n"),
+    "one reference": ("A=$", "A"),
+    "one value": ("A=", "a"),
+    "one quote": ("A='", "a"),
+    "many escapes": ("A=", "\\a"),
+    "many braces behind export": ("export A=", "{"),
+    "many words behind export": ("export", " A=~x{"),
+    "many users": ("A=", ":~root"),
+    "control characters": ("A=", "\x01"),
+    "one comment": ("#", "'"),
+}
+
+
+@pytest.mark.parametrize("kind", [*LONG, *LONG_TAILS])
 def test_parse_long_text_takes_linear_time(kind: str) -> None:
     def seconds(size: int) -> float:
-        text = LONG[kind] * (size // len(LONG[kind]))
+        head, piece = LONG_TAILS.get(kind) or ("", LONG[kind])
+        text = head + piece * (size // len(piece))
         begin = time.process_time()
         document = parse(text, "f")
         evaluate(document, {})

@@ -19,7 +19,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-from qvmsh.errors import LaunchError, LockedError, QvmError, StateError
+from qvmsh.errors import ConfigError, LaunchError, LockedError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import launch as launcher
 from qvmsh.host import locks, logfiles, process, sockets
@@ -92,13 +92,19 @@ class Qemu:
         return self.child.pid
 
 
-def work_lock(vm: Machine, what: str) -> locks.WorkLock:
+def work_lock(vm: Machine, what: str, *, is_looking: bool = False) -> locks.WorkLock:
     """Take the machine's work lock for the verb `what`, and complete what a killed command left.
 
+    Args:
+        is_looking: `what` must not run what the machine's files name; see `tools`.
+
     Raises:
+        ConfigError: the machine's files are somebody else's, and were not accepted.
         LockedError: somebody else is at work; the text says who.
         QvmError: interrupted work cannot be completed.
     """
+    if not is_looking:
+        tools.require_accepted(vm)
     vm.state_folder()
     lock = locks.WorkLock(vm.files.work_lock, what)
     try:
@@ -189,6 +195,7 @@ def launch(
                 actual=seen.kind,
                 required=state.STOPPED,
             )
+        tools.remember_accepted(vm)
         clear(vm)
         hw.require_room(vm)
         limits.require_sound(vm)
@@ -259,12 +266,15 @@ def clear(vm: Machine, *, has_hook: bool = True) -> None:
 
 
 def tidy(vm: Machine) -> None:
-    """`clear`, unless another command is at work on the machine or a QEMU runs: then it is theirs."""
+    """`clear`, unless another command is at work on the machine or a QEMU runs: then it is theirs.
+
+    So it is if the machine is somebody else's, and this user has not accepted what its files name.
+    """
     try:
         with work_lock(vm, "tidy"):
             if locks.holder(vm.files.pid_file) is None:
                 clear(vm)
-    except LockedError:
+    except (LockedError, ConfigError):
         pass
 
 

@@ -64,6 +64,7 @@ def start(
         port: for ssh, if it is free and VM_SSH_PORT names none (0 = any).
     """
     _require_attempts(vm, ssh_attempts)
+    tools.require_accepted(vm)
     account = owner.other(vm)
     if account:
         from qvmsh.machine import delegate
@@ -125,6 +126,7 @@ def restart(
 
     What fits is kept: the ssh port, and whether the run before was disposable or of the base only.
     """
+    tools.require_accepted(vm)
     seen = state.observe(vm)
     note = seen.note if seen.is_live else None
     if note is not None:
@@ -212,6 +214,7 @@ def run(vm: Machine, request: Request) -> Ended:
         raise UsageError(
             "run: -daemonize makes no sense in the foreground", machine=vm.name, hint="use `qvm start`"
         )
+    tools.require_accepted(vm)
     account = owner.other(vm)
     if account:
         from qvmsh.machine import delegate
@@ -265,12 +268,12 @@ def dry_run(vm: Machine, request: Request, *, is_foreground: bool) -> CommandLin
     """The argument list that `start` or `run` would use, with sockets by path so that it runs."""
     plan = _plan(vm, request, "run" if is_foreground else "start")
     hw.require_room(vm)
-    binary = tools.qemu(vm)
+    binary, probed = tools.named(vm, "VM_QEMU_BIN"), tools.qemu(vm)
     folder = identity.runtime_folder(vm)
     wanted = hw.ssh_port(vm)
     port = sockets.free_port() if wanted == "auto" else int(wanted or 0)
     accel = "tcg" if hw.is_by_hand(vm) else vm.settings.text("VM_QEMU_ACCEL")
-    choice = accelerator.choose(binary, accel, vm.io, environ=vm.environ)
+    choice = accelerator.choose(probed, accel, vm.io, environ=vm.environ)
     supplies = disks.gather(vm)
     disks.prepare(vm, supplies)
     control = os.path.join(folder, "tpm-control") if tpm.is_wanted(vm) else None
@@ -286,7 +289,7 @@ def dry_run(vm: Machine, request: Request, *, is_foreground: bool) -> CommandLin
             accelerator=choice.accelerator,
             ssh_port=port,
             endpoints=endpoints,
-            has_sandbox=sandbox.is_there(binary),
+            has_sandbox=sandbox.is_there(probed),
             supplies=supplies,
             tpm=Endpoint(path=control) if control else None,
         )

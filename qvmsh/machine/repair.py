@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import re
 
-from qvmsh.errors import LockedError, QvmError
+from qvmsh.errors import ConfigError, LockedError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process, sockets
 from qvmsh.machine import (
@@ -305,7 +305,7 @@ def _stale_folders(environ: Mapping[str, str]) -> Iterator[Mend]:
                 with launch.work_lock(vm, "doctor"):
                     if locks.holder(vm.files.pid_file) is None and sockets.is_dead(folder, YOUNG_S):
                         yield from _removed(folder, directory)
-            except (LockedError, OSError):
+            except (LockedError, ConfigError, OSError):
                 continue
         else:
             yield from _removed(folder, None)

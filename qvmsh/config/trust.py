@@ -75,8 +75,11 @@ def refusal(settings: Settings) -> ConfigError | None:
     For root `require` has judged the files before their content was used.
     """
     users = {0, os.geteuid()}
-    rows = [(settings.directory, os.stat(settings.directory))]
-    rows += [(source.path, source.status) for source in settings.sources]
+    rows = [(source.path, source.status) for source in settings.sources]
+    try:
+        rows.insert(0, (settings.directory, os.stat(settings.directory)))
+    except FileNotFoundError:  # it was removed meanwhile
+        pass
     foreign = [(path, status.st_uid) for path, status in rows if status.st_uid not in users]
     if os.geteuid() == 0 or not foreign or settings.is_accepted:
         return None

@@ -1,4 +1,4 @@
-"""`qvm allow`: accept the machine's own code, and let root use a `.vmrc` that is somebody else's."""
+"""`qvm allow`: accept what the machine's directory would run."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ if TYPE_CHECKING:
 
 @command(group="configuration")
 def allow(vm: Machine) -> Allowed:
-    """Accept what the machine's directory would run: .qvmrc.xsh, and for root .vmrc.
+    """Accept what the machine's directory would run: .vmrc and .qvmrc.xsh.
 
-    The shell loads a `.qvmrc.xsh` that lies beside the `.vmrc` only with a content that you have
-    accepted. Root uses a `.vmrc` (and the files that VM_INCLUDE names) only if root or the user
-    behind sudo owns it and nobody else can write it, or has accepted it. After a change a file
-    must be accepted anew. Look at it first: it decides what runs in your name.
-
-    Raises:
-        UsageError: there is nothing to accept: no `.qvmrc.xsh`, and the caller is not root.
+    In a directory that belongs to somebody else, or with such a `.vmrc` (or a file that VM_INCLUDE
+    names), nothing starts before you have accepted it. Commands that only look run no program of
+    VM_QEMU_BIN, VM_QEMU_IMG or VM_SSH_OPTIONS before that, not even in a directory of your own, unless
+    you have started the machine as it is. The shell loads a `.qvmrc.xsh` only if it was accepted. Root
+    does not even read a `.vmrc` that another account owns or can write. After a change a file must be
+    accepted again. Look at it first: it decides what runs in your name.
     """
     from qvmsh.machine import configuration
 

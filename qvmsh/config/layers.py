@@ -132,6 +132,7 @@ class _Loader:
         self.budget = Budget()
         self.reading: list[tuple[str, int, int]] = []  # path, device and inode of the files in work
         self.count = 0
+        self.sources: list[Source] = []  # the .vmrc and what it includes
 
     # layers
 
@@ -208,6 +209,8 @@ class _Loader:
         if not is_text_ours:
             self._require_trust(source)
         self.count += 1
+        if layer == "vmrc" or self.sources:  # no shared file comes after it
+            self.sources.append(source)
         self.reading.append((source.path, source.status.st_dev, source.status.st_ino))
         document = parse(source.text, files.shown(source.path))
         self.problems += document.problems
@@ -369,5 +372,6 @@ class _Loader:
     def settings(self) -> Settings:
         values = {name: self.values[name] for name in self.origins}
         return Settings(
-            self.directory, values, self.origins, self.problems, self.warnings, self.notes, self.environ
-        )
+            self.directory, values, self.origins, self.problems, self.warnings, self.notes, self.environ,
+            self.sources,
+        )  # fmt: skip

@@ -24,6 +24,15 @@ A `.vmrc` sets them, `NAME=value` a line, in the syntax of shell assignments; an
 default. Later wins: built-in, environment, `/etc/qvm/vmrc`, `~/.config/qvm/vmrc`, what `VM_INCLUDE` names,
 `.vmrc`, `--set NAME=value`. `qvm config` shows all values, `qvm config --explain` where each comes from,
 `qvm config --check` what is wrong. Any other name is your own: kept, exported to scripts and hooks.
+
+Looking at a machine runs nothing that its own files name. Until you have started it as it is, or accepted
+its files with `qvm allow`, commands that only look (`dryrun`, `doctor`, `disk list`, `snapshot verify`,
+...) run the program that has the name of `VM_QEMU_BIN` or `VM_QEMU_IMG` on `PATH`, or else the default,
+and say so; `status` does not ask ssh if the files set `VM_SSH_OPTIONS`; and names that change your
+environment (`PATH`) or that the loader or Python heed (`LD_...`, `PYTHON...`) are not exported. What the
+environment, the shared files or `--set` name is run as ever. If the directory, the `.vmrc` or a file that
+it includes belongs to another account (not root's), nothing starts or changes the machine before `qvm
+allow`, and after each change of the files again.
 """
 
 NETWORK = """\

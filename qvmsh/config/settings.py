@@ -22,12 +22,16 @@ if TYPE_CHECKING:
 
     from qvmsh.config.grammar import Problem
     from qvmsh.config.variables import Variable
+    from qvmsh.host.files import Source
 
 BUILT_IN, ENVIRONMENT, COMPUTED, SET = "built-in", "environment", "computed", "--set"
 CONTEXT_MARK = "QVM_CONTEXT"
 """Holds the real path of the machine whose values an environment was given."""
 EXPORTED_MARK = "QVM_EXPORTED"
 """Holds `NAME=checksum` for each of those values that did not come from that environment itself."""
+
+STEERING = ("PATH", "LD_", "DYLD_", "PYTHON")
+"""How names begin by which the loader and Python find code."""
 
 
 class Origin:
@@ -91,9 +95,13 @@ class Settings:
         warnings: what the user should know although it is not wrong.
         notes: what only somebody who asks for a check should know: VM_ names of the user's own.
         environ: the environment that it was loaded in.
+        sources: the `.vmrc` and the files that it includes, as they were read.
     """
 
-    __slots__ = ("_environ", "_origins", "_values", "directory", "notes", "problems", "warnings")
+    __slots__ = (
+        "_environ", "_is_accepted", "_origins", "_values",
+        "directory", "notes", "problems", "sources", "warnings",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -104,6 +112,7 @@ class Settings:
         warnings: list[Problem],
         notes: list[Problem],
         environ: Mapping[str, str],
+        sources: list[Source],
     ) -> None:
         self.directory = directory
         self._values = values
@@ -112,6 +121,8 @@ class Settings:
         self.warnings = warnings
         self.notes = notes
         self._environ = environ
+        self.sources = sources
+        self._is_accepted = False
 
     def __repr__(self) -> str:
         return f"Settings({self.directory!r}, {len(self._values)} set, {len(self.problems)} problems)"
@@ -163,6 +174,29 @@ class Settings:
             if name in VARIABLES
             else (name in self._values)
         )
+
+    # what may be run
+
+    @property
+    def is_accepted(self) -> bool:
+        """True if the user stands for what the machine's files say: by `qvm allow`, or by this command."""
+        if not self._is_accepted:
+            from qvmsh.config import trust
+
+            rows = [(each.path, each.data) for each in self.sources]
+            self._is_accepted = all(trust.is_allowed(path, data, self._environ) for path, data in rows)
+        return self._is_accepted
+
+    def accept(self) -> None:
+        """Let this command run what the machine's files name; it asks `trust.refusal` first."""
+        self._is_accepted = True
+
+    def may_run(self, name: str) -> bool:
+        """True if what `name` says may be run; a command that only looks has not asked for that.
+
+        What another layer says is the user's own, or root's.
+        """
+        return self.origin(name).file not in {each.path for each in self.sources} or self.is_accepted
 
     # typed values
 
@@ -272,11 +306,17 @@ class Settings:
     def exported(self) -> dict[str, str]:
         """What children get: all VM_ values, the user's own names, the machine's directory, the marks.
 
+        Not the names of `withheld`.
         Numbers of MiB are digits and booleans are yes or no here, so that scripts can rely on it.
         """
         found = {}
+        withheld = self.withheld()
         for name in self.names():
-            if name == "VM_INCLUDE" or (name.endswith("_DEFAULT") and name not in self._values):
+            if (
+                name in withheld
+                or name == "VM_INCLUDE"
+                or (name.endswith("_DEFAULT") and name not in self._values)
+            ):
                 continue
             variable = VARIABLES.get(name)
             found[name] = _canonical(variable, self[name]) if variable else self[name]
@@ -287,13 +327,27 @@ class Settings:
         found[EXPORTED_MARK] = " ".join(marks)
         return found
 
+    def withheld(self) -> list[str]:
+        """Own names that children do not get before `qvm allow`, since programs heed them.
+
+        They are those that change what the environment has (PATH), or that the loader or Python
+        knows; in somebody else's directory they are all that are not VM_ names.
+        """
+        from qvmsh.config import trust
+
+        own = [name for name in self._values if not name.startswith("VM_") and not self.may_run(name)]
+        if own and trust.refusal(self):
+            return own
+        known = self._environ.keys() - marked(self._environ).keys()
+        return [name for name in own if name in known or name.startswith(STEERING)]
+
     def stale(self) -> list[str]:
         """Names of the environment that belong to another machine and must go from a shell."""
         is_elsewhere = self._environ.get(CONTEXT_MARK, "") not in ("", os.path.realpath(self.directory))
         ours = marked(self._environ)
         if not ours and not is_elsewhere:
             return []
-        known, found = self.exported(), []
+        known, found = {*self.exported(), *self.withheld()}, []
         for name, value in self._environ.items():
             variable = VARIABLES.get(name)
             is_setting = name.startswith("VM_") and not (variable and variable.context)

@@ -1,13 +1,16 @@
-"""Which configuration files root may use, and which code of a machine's directory a shell loads.
+"""Whose configuration files may decide what runs, and which code of a machine's directory a shell loads.
 
 May import: small modules only (one-shot path; the hash comes from C, late).
 
-    require("/vm/demo/.vmrc", status, data, os.environ)
+    require("/vm/demo/.vmrc", status, data, os.environ)     # root: may it be used at all?
+    refusal(settings)                                       # everybody: may what it names be run?
 
 A `.vmrc` decides which programs and arguments run. So root uses a file that root or the user
 behind sudo (SUDO_UID) owns and nobody else can write, or one whose content `qvm allow` has
-accepted. Other users use what they like. The caller passes the status and content of one open
-file, so that what was judged is what is used.
+accepted. Other users read what they like, but run only what their own or root's files name, or
+what they have accepted; and for everybody a command that only looks runs nothing that the
+machine's files name, unless it was accepted (`Settings.may_run`). The caller passes the status and
+content of one open file, so that what was judged is what is used.
 
 `RC` is code, so nobody's shell loads it before its content was accepted. What is accepted as code
 and what as configuration are two things: neither stands for the other.
@@ -22,6 +25,8 @@ from qvmsh.errors import ConfigError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from qvmsh.config.settings import Settings
 
 
 RC = ".qvmrc.xsh"
@@ -61,6 +66,36 @@ def distrust(status: os.stat_result, environ: Mapping[str, str]) -> str | None:
     if status.st_mode & 0o022:
         return "can be written by others (mode " + oct(status.st_mode & 0o7777)[2:] + ")"
     return None
+
+
+def refusal(settings: Settings) -> ConfigError | None:
+    """Why nothing that the machine's files name may be run: somebody else could have written them.
+
+    None where it may: the directory and the files are this user's or root's, or were accepted.
+    For root `require` has judged the files before their content was used.
+    """
+    users = {0, os.geteuid()}
+    rows = [(source.path, source.status) for source in settings.sources]
+    try:
+        rows.insert(0, (settings.directory, os.stat(settings.directory)))
+    except FileNotFoundError:  # it was removed meanwhile
+        pass
+    foreign = [(path, status.st_uid) for path, status in rows if status.st_uid not in users]
+    if os.geteuid() == 0 or not foreign or settings.is_accepted:
+        return None
+    path, uid = foreign[0]
+    is_named = settings.is_set("VM_MACHINE_NAME")
+    return ConfigError(
+        f"nothing is run: {path} belongs to {_account(uid)}, and you have not accepted what it says",
+        machine=settings["VM_MACHINE_NAME"] if is_named else os.path.basename(settings.directory),
+        hint="look at .vmrc and what it names, then accept it as it is with `qvm allow`",
+    )
+
+
+def withheld(settings: Settings) -> list[str]:
+    """A warning where names of the machine's files are left out of the environment."""
+    names = ", ".join(settings.withheld())
+    return [f"left out of the environment until `qvm allow`: {names} of .vmrc"] if names else []
 
 
 def allowed_file(environ: Mapping[str, str]) -> str:

@@ -182,8 +182,7 @@ class Allowed(Report):
         self.files = accepted
 
     def shown(self) -> list[str]:
-        lines = [f"accepted {path} with its present content ({token})" for path, token in self.files.items()]
-        return lines or [f"nothing to accept: root may use {self.machine} as it is"]
+        return [f"accepted {path} with its present content ({token})" for path, token in self.files.items()]
 
 
 def _cannot_be_read_back(name: str) -> bool:
@@ -354,30 +353,22 @@ def environment(vm: Machine) -> Environment:
         ConfigError: the configuration has problems.
     """
     settings = vm.settings
+    for warning in trust.withheld(settings):
+        vm.io.warn(warning)
     return Environment(settings.exported(), settings.stale())
 
 
 def allow(vm: Machine) -> Allowed:
-    """Accept the machine's `.qvmrc.xsh`; and let root use the `.vmrc` and the files it includes.
+    """Accept the machine's `.vmrc` with the files that it includes, and its `.qvmrc.xsh`.
 
     Raises:
-        UsageError: it would change nothing: there is no `.qvmrc.xsh`, and the caller is not root.
         ConfigError: there is no `.vmrc`.
     """
-    accepted: dict[str, str] = {}
+    found: list[Source] = []  # for root also a shared file that is somebody else's
+    found += layers.load(vm.directory, vm.environ, distrusted=found).sources
+    accepted = {each.path: trust.allow(each.path, each.data, vm.environ) for each in found}
+    vm.reload()
     code = _code(vm)
-    if os.geteuid() == 0:
-        found: list[Source] = []
-        layers.load(vm.directory, vm.environ, distrusted=found)
-        accepted = {source.path: trust.allow(source.path, source.data, vm.environ) for source in found}
-        vm.reload()
-    elif code is None:
-        hint = "`sudo qvm allow` accepts it for root"
-        raise UsageError(
-            f"there is no {trust.RC} to accept; only root asks who may write a .vmrc, you use any that you "
-            "can read",
-            hint=hint,
-        )
     if code is not None:
         accepted[code[0]] = trust.allow(*code, vm.environ, trust.CODE)
     return Allowed(vm.directory, accepted)

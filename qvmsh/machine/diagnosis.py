@@ -35,6 +35,7 @@ from qvmsh.machine import (
     unfinished,
     volumes,
 )
+from qvmsh.machine import tools as machine_tools
 from qvmsh.machine.hardware import Launch
 from qvmsh.machine.progress import size
 from qvmsh.machine.reports import Report
@@ -42,7 +43,7 @@ from qvmsh.qemu import accelerator, image, imagecheck, programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
     from typing import Any
 
     from qvmsh.config.layers import Settings
@@ -281,7 +282,7 @@ def qemu(case: Case) -> Iterator[Finding]:
     wanted = case.text("VM_QEMU_BIN", f"qemu-system-{accelerator.host_architecture()}")
     name = os.path.basename(wanted)
     try:
-        path = programs.find(wanted, environ=case.environ)
+        path = yield from _program(case, "VM_QEMU_BIN", wanted)
     except MissingProgramError as error:
         yield Finding(name, ERROR, error.what, error.hint)
         return
@@ -301,10 +302,10 @@ def qemu(case: Case) -> Iterator[Finding]:
 
 def tools(case: Case) -> Iterator[Finding]:
     """The other programs that qvm calls."""
-    for wanted in (case.text("VM_QEMU_IMG", "qemu-img"), "ssh"):
+    for variable, wanted in (("VM_QEMU_IMG", case.text("VM_QEMU_IMG", "qemu-img")), ("", "ssh")):
         name = os.path.basename(wanted)
         try:
-            path = programs.find(wanted, environ=case.environ)
+            path = yield from _program(case, variable, wanted)
             yield Finding(name, OK, f"{programs.version(path) or 'unknown version'} ({path})")
         except MissingProgramError as error:
             yield Finding(name, ERROR, error.what, error.hint)
@@ -313,6 +314,18 @@ def tools(case: Case) -> Iterator[Finding]:
     except MissingProgramError as error:
         what = f"{error.what}; only `create --image tiny` needs it"
         yield Finding("ssh-keygen", WARNING, what, error.hint)
+
+
+def _program(case: Case, variable: str, wanted: str) -> Generator[Finding, None, str]:
+    """Path of a program for the checks to run; a finding where that is not the one that is meant."""
+    if not variable or case.settings is None:
+        return programs.find(wanted, environ=case.environ)
+    path = machine_tools.named(case.machine, variable)
+    if not case.settings.may_run(variable):
+        path, instead = machine_tools.looking(case.machine, variable)
+        if instead:
+            yield Finding(variable, WARNING, instead.told, instead.hint)
+    return path
 
 
 # The host: what a machine runs on
@@ -590,7 +603,7 @@ def _image(case: Case, path: str, kind: str) -> Iterator[Finding]:
     """One image, with what it stands on."""
     vm = case.machine
     name = _short(vm, path)
-    program = programs.find(case.text("VM_QEMU_IMG", "qemu-img"), environ=case.environ)
+    program = machine_tools.qemu_img(vm)
     layers = chain.layers(path, kind, vm.name, vm.directory)
     for at, layer in enumerate(layers):
         yield _facts(vm, program, layer, layers[at + 1].path if at + 1 < len(layers) else None)

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 
 def check(vm: Machine, name: str | None, *, is_repairing: bool) -> Checked:
     """Check the images and what they stand on; see `commands.disk`."""
-    with launch.work_lock(vm, "disk check --repair" if is_repairing else "disk check"):
+    with launch.work_lock(
+        vm, "disk check --repair" if is_repairing else "disk check", is_looking=not is_repairing
+    ):
         seen = state.observe(vm)
         if is_repairing:
             diskwork.require_off(vm, seen, "repair")

@@ -25,7 +25,7 @@ import time
 from qvmsh.errors import QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks
-from qvmsh.machine import log
+from qvmsh.machine import log, tools
 from qvmsh.machine.machine import Machine
 
 TYPE_CHECKING = False
@@ -133,7 +133,9 @@ def settle(vm: Machine, timeout_s: float = locks.SETTLE_S) -> None:
 def main() -> None:
     order = json.loads(sys.argv[1])
     overrides = [(name, value) for name, value in order["overrides"]]
-    settle(Machine(order["directory"], overrides=overrides))
+    vm = Machine(order["directory"], overrides=overrides)
+    tools.require_accepted(vm)  # as the command that was cut off
+    settle(vm)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import time
 from qvmsh.errors import GuestUnreachableError
 from qvmsh.host import files as host_files
 from qvmsh.host import ssh
-from qvmsh.machine import identity, state
+from qvmsh.machine import identity, state, tools
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def link(vm: Machine, note: Note) -> ssh.Link:
         alias=alias,
         is_pinned=any(_pins(vm, path, alias) for path in known),
         identities=_identities(vm, note),
-        options=settings.words("VM_SSH_OPTIONS"),
+        options=settings.words("VM_SSH_OPTIONS") if settings.may_run("VM_SSH_OPTIONS") else (),
     )
 
 
@@ -104,9 +104,11 @@ def connect(vm: Machine, what: str, *, interactive: bool, timeout_s: float = 15.
     """The guest's ssh with its cached connection open.
 
     Raises:
+        ConfigError: the machine's files, which may name programs for ssh, were not accepted.
         StateError: the machine is not running, or its guest is held or sleeps: ssh would hang.
         GuestUnreachableError: it is, but ssh cannot log in; the text says why.
     """
+    tools.require_accepted(vm)
     seen = state.observe(vm)
     if seen.pid is None or seen.note is None or seen.kind in (state.PAUSED, state.SUSPENDED):
         raise state.not_in_state(vm, seen, what, state.RUNNING)

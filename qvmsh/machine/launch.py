@@ -21,7 +21,7 @@ import sys
 from dataclasses import dataclass
 
 from qvmsh.config.words import quote
-from qvmsh.errors import LaunchError, LockedError, QvmError, StateError
+from qvmsh.errors import ConfigError, LaunchError, LockedError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import launch as launcher
 from qvmsh.host import locks, logfiles, process, sockets
@@ -104,14 +104,20 @@ SPARES_DISKS = (
 """Verbs that change no image that lies there, or ask before (`require_no_archive`)."""
 
 
-def work_lock(vm: Machine, what: str) -> locks.WorkLock:
+def work_lock(vm: Machine, what: str, *, is_looking: bool = False) -> locks.WorkLock:
     """Take the machine's work lock for the verb `what`, and complete what a killed command left.
 
+    Args:
+        is_looking: `what` must not run what the machine's files name; see `tools`.
+
     Raises:
+        ConfigError: the machine's files are somebody else's, and were not accepted.
         StateError: an archive would be changed where it lies.
         LockedError: somebody else is at work; the text says who.
         QvmError: interrupted work cannot be completed.
     """
+    if not is_looking:
+        tools.require_accepted(vm)
     if what not in SPARES_DISKS:
         require_no_archive(vm, what)
     vm.state_folder()
@@ -237,6 +243,7 @@ def launch(
                     actual=seen.kind,
                     required=state.STOPPED,
                 )
+            tools.remember_accepted(vm)
             clear(vm)
             hw.require_room(vm)
             limits.require_sound(vm)
@@ -327,12 +334,15 @@ def clear(vm: Machine, *, has_hook: bool = True) -> None:
 
 
 def tidy(vm: Machine) -> None:
-    """`clear`, unless another command is at work on the machine or a QEMU runs: then it is theirs."""
+    """`clear`, unless another command is at work on the machine or a QEMU runs: then it is theirs.
+
+    So it is if the machine is somebody else's, and this user has not accepted what its files name.
+    """
     try:
         with work_lock(vm, "tidy"):
             if locks.holder(vm.files.pid_file) is None:
                 clear(vm)
-    except LockedError:
+    except (LockedError, ConfigError):
         pass
 
 

@@ -66,6 +66,7 @@ def start(
     _require_attempts(vm, ssh_attempts)
     owner.require_roots(vm)
     launch.require_no_archive(vm, "start", is_disposable=request.disposable)
+    tools.require_accepted(vm)
     plan = _plan(vm, request, "start")
     begun: list[launch.Qemu] = []
     try:
@@ -118,6 +119,7 @@ def restart(
 
     What fits is kept: the ssh port, and whether the run before was disposable or of the base only.
     """
+    tools.require_accepted(vm)
     seen = state.observe(vm)
     note = seen.note if seen.is_live else None
     if note is not None:
@@ -209,6 +211,7 @@ def run(vm: Machine, request: Request) -> Ended:
         )
     owner.require_roots(vm)
     launch.require_no_archive(vm, "run", is_disposable=request.disposable)
+    tools.require_accepted(vm)
     plan = _plan(vm, request, "run")
     if hw.uses_curses(vm) and not (isatty(vm.io.stdin) and isatty(vm.io.stdout)):
         raise ConfigError(
@@ -255,12 +258,12 @@ def dry_run(vm: Machine, request: Request, *, is_foreground: bool) -> CommandLin
     """The argument list that `start` or `run` would use, with sockets by path so that it runs."""
     plan = _plan(vm, request, "run" if is_foreground else "start")
     hw.require_room(vm)
-    binary = tools.qemu(vm)
+    binary, probed = tools.named(vm, "VM_QEMU_BIN"), tools.qemu(vm)
     folder = identity.runtime_folder(vm)
     wanted = hw.ssh_port(vm)
     port = sockets.free_port() if wanted == "auto" else int(wanted or 0)
     accel = "tcg" if hw.is_by_hand(vm) else vm.settings.text("VM_QEMU_ACCEL")
-    choice = accelerator.choose(binary, accel, vm.io, environ=vm.environ)
+    choice = accelerator.choose(probed, accel, vm.io, environ=vm.environ)
     supplies = disks.gather(vm)
     disks.prepare(vm, supplies)
     control = os.path.join(folder, "tpm-control") if tpm.is_wanted(vm) else None
@@ -276,7 +279,7 @@ def dry_run(vm: Machine, request: Request, *, is_foreground: bool) -> CommandLin
             accelerator=choice.accelerator,
             ssh_port=port,
             endpoints=endpoints,
-            has_sandbox=sandbox.is_there(binary),
+            has_sandbox=sandbox.is_there(probed),
             supplies=supplies,
             tpm=Endpoint(path=control) if control else None,
         )

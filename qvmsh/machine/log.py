@@ -16,6 +16,7 @@ import functools
 import os
 import time
 
+from qvmsh.config import trust
 from qvmsh.errors import QvmError, printable
 from qvmsh.host import logfiles, process
 
@@ -70,6 +71,8 @@ def _users_log(vm: Machine, *, is_error: bool) -> str:
     try:
         settings = vm.settings
     except QvmError:  # a configuration that cannot be used names no log
+        return ""
+    if trust.refusal(settings):  # a file of somebody else's choice is not written to
         return ""
     name = "VM_ERRLOG" if is_error and settings.text("VM_ERRLOG") else "VM_LOG"
     return settings.path(name) if settings.text(name) else ""

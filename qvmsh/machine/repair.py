@@ -16,7 +16,7 @@ import os
 import re
 import subprocess
 
-from qvmsh.errors import LockedError, QvmError, StateError
+from qvmsh.errors import ConfigError, LockedError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process, sockets
 from qvmsh.machine import (
@@ -332,7 +332,7 @@ def _stale_folders(environ: Mapping[str, str]) -> Iterator[Mend]:
                 with launch.work_lock(vm, "doctor"):
                     if locks.holder(vm.files.pid_file) is None and sockets.is_dead(folder, YOUNG_S):
                         yield from _removed(folder, directory)
-            except (StateError, OSError):
+            except (StateError, ConfigError, OSError):
                 continue
         else:
             yield from _removed(folder, None)

@@ -89,7 +89,7 @@ class _Hardware:
         values = {"VM_QEMU_BIN": self._argv[0] if self._argv else "", **((entry or {}).get("settings") or {})}
         self._settings = vm.settings
         if entry is not None:
-            self._settings = Settings(vm.directory, values, {}, [], [], [], vm.environ)
+            self._settings = Settings(vm.directory, values, {}, [], [], [], vm.environ, [])
         own = (entry or {}).get("machine")
         self._machine = own or machine_type(self._settings, other).partition(",")[0]
 

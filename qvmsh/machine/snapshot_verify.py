@@ -45,7 +45,7 @@ def verify(vm: Machine, names: tuple[str, ...]) -> Verified:
         LockedError: another command works on the machine, which is off.
     """
     if not state.observe(vm).is_live:
-        with launch.work_lock(vm, "snapshot verify"):
+        with launch.work_lock(vm, "snapshot verify", is_looking=True):
             seen = state.observe(vm)
             if not seen.is_live:
                 return _verify(vm, names, seen)

@@ -381,7 +381,7 @@ def status(vm: Machine, *, is_quiet: bool, has_ssh_check: bool) -> Status:
         return _report(vm, broken, None, is_quiet)
     seen = observe(vm)
     ssh: bool | None = None
-    if seen.kind == RUNNING and not seen.detail and seen.note and has_ssh_check:
+    if seen.kind == RUNNING and not seen.detail and seen.note and has_ssh_check and _may_log_in(vm):
         from qvmsh.machine import guest
 
         ssh, why = guest.answers(vm, seen.note, timeout_s=SSH_S)
@@ -391,6 +391,16 @@ def status(vm: Machine, *, is_quiet: bool, has_ssh_check: bool) -> Status:
             if by:
                 seen.kind, seen.detail = STARTING, f"{why} yet; {by} waits for it"
     return _report(vm, seen, ssh, is_quiet)
+
+
+def _may_log_in(vm: Machine) -> bool:
+    """True if ssh may be run as the machine's files say; a look does without where they are not accepted."""
+    from qvmsh.config import trust
+
+    if vm.settings.may_run("VM_SSH_OPTIONS") and not trust.refusal(vm.settings):
+        return True
+    vm.io.warn(f"{vm.name}: ssh is not asked: you have not accepted what .vmrc says of it (`qvm allow`)")
+    return False
 
 
 def _report(vm: Machine, seen: Observation, ssh: bool | None, is_quiet: bool) -> Status:

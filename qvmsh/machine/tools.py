@@ -1,10 +1,20 @@
 """The programs of a machine: VM_QEMU_BIN, VM_QEMU_IMG as its configuration names them.
 
-May import: `qemu.programs`.
+May import: `config`, `qemu.programs`.
+
+A directory may come from anywhere, and looking at it runs nothing of it. So where only the machine's
+files name a program, a command that looks runs the one of that name on PATH instead, and says so. What
+is named runs once `require_accepted` was asked (all that start or write do), or after `qvm allow`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+
+from qvmsh.config import trust
+from qvmsh.config.grammar import Problem
+from qvmsh.errors import ConfigError, MissingProgramError
 from qvmsh.qemu import programs
 
 TYPE_CHECKING = False
@@ -12,8 +22,40 @@ if TYPE_CHECKING:
     from qvmsh.machine.machine import Machine
 
 
+_NAMES = {"VM_QEMU_BIN": ("qemu-system-", "qemu-kvm"), "VM_QEMU_IMG": ("qemu-img",)}
+"""How a program is called that a command may run only because it has this name on PATH."""
+
+_RUN = (*_NAMES, "VM_SSH_OPTIONS")
+"""What commands that only look leave alone until it is accepted."""
+
+
+def require_accepted(vm: Machine) -> None:
+    """Let this command run what the machine's files name.
+
+    Raises:
+        ConfigError: they are somebody else's, and were not accepted.
+    """
+    try:
+        settings = vm.loaded
+    except ConfigError:  # whoever needs a value is told; nothing is named, so nothing runs
+        return
+    refusal = trust.refusal(settings)
+    if refusal:
+        raise refusal
+    settings.accept()
+
+
+def remember_accepted(vm: Machine) -> None:
+    """Count what the user has started as accepted, so that looking at it later runs the same programs."""
+    settings = vm.loaded
+    if any(settings.is_set(name) for name in settings if name in _RUN or not name.startswith("VM_")):
+        with contextlib.suppress(OSError):
+            for each in settings.sources:
+                trust.allow(each.path, each.data, vm.environ)
+
+
 def qemu(vm: Machine) -> str:
-    """Path of the machine's QEMU; a relative name with a slash stands in its directory.
+    """Path of the QEMU to run; a relative name with a slash stands in the machine's directory.
 
     Raises:
         MissingProgramError: it is not installed.
@@ -22,9 +64,53 @@ def qemu(vm: Machine) -> str:
 
 
 def qemu_img(vm: Machine) -> str:
-    """Path of the machine's qemu-img; as `qemu`."""
+    """Path of the qemu-img to run; as `qemu`."""
     return _find(vm, "VM_QEMU_IMG")
 
 
-def _find(vm: Machine, variable: str) -> str:
+def named(vm: Machine, variable: str) -> str:
+    """Path of the program that VM_QEMU_BIN or VM_QEMU_IMG names, whether or not it may be run.
+
+    Raises:
+        MissingProgramError: it is not installed.
+    """
     return programs.find(vm.settings.text(variable), environ=vm.environ, directory=vm.directory)
+
+
+def looking(vm: Machine, variable: str) -> tuple[str, Problem | None]:
+    """Path of the program for a command that may not run the named one, and what to say of that.
+
+    None where it is the same one.
+
+    Raises:
+        MissingProgramError: there is none of its name on PATH, and no usual one.
+    """
+    settings = vm.settings
+    wanted = settings.text(variable)
+    name = os.path.basename(wanted)
+    usual = "qemu-img" if variable == "VM_QEMU_IMG" else f"qemu-system-{settings.architecture}"
+    try:
+        path = programs.find(name if name.startswith(_NAMES[variable]) else usual, environ=vm.environ)
+    except MissingProgramError:
+        try:
+            path = programs.find(usual, environ=vm.environ)
+        except MissingProgramError as error:
+            error.hint = f"{error.hint}; or accept {variable}={wanted} with `qvm allow`"
+            raise
+    is_same = os.path.realpath(os.path.join(vm.directory, wanted)) == os.path.realpath(path)
+    if is_same or wanted == os.path.basename(path):
+        return path, None
+    what = f"{variable}={wanted} is not run by commands that only look, but {path}"
+    hint = "look at what it names, then accept it with `qvm allow`"
+    return path, Problem(*settings.origin(variable).place, what, hint, variable)
+
+
+def _find(vm: Machine, variable: str) -> str:
+    settings = vm.settings
+    if settings.may_run(variable):
+        return named(vm, variable)
+    path, warning = looking(vm, variable)
+    if warning and all(each.message != warning.message for each in settings.warnings):
+        settings.warnings.append(warning)
+        vm.io.warn(str(warning))
+    return path

@@ -110,6 +110,7 @@ def _check(vm: Machine, shelf: Shelf, archive: Archive, point: Point, folder: st
 
 def _boot(vm: Machine, shelf: Shelf, archive: Archive, point: Point, folder: str) -> float:
     """Start the state as a machine of its own, whose changes vanish; the seconds until it was ready."""
+    tools.require_accepted(vm)
     os.mkdir(folder)
     restore_new.lay_out(vm, shelf, archive, point, folder, vm.io, vm.environ)
     host_files.remove(os.path.join(folder, ".qvm", "uuid"))

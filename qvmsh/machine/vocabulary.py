@@ -14,6 +14,7 @@ import os
 
 from qvmsh.errors import QvmError
 from qvmsh.host import locks
+from qvmsh.io import QUIET
 from qvmsh.machine import note as notes
 from qvmsh.qemu import qmp
 from qvmsh.qemu.vocabulary import Vocabulary, snapshot_rows
@@ -69,5 +70,6 @@ def _in_images(vm: Machine) -> Found:
     if not os.path.exists(path) or not image.header(path, kind).snapshots:
         return []
     words = ["info", "-U", "-f", kind, "--output=json", image.safe_name(path)]
-    found = qmp.loads(image.run(tools.qemu_img(vm), words, what="read the snapshots"))
+    program = tools.qemu_img(vm.with_io(QUIET))  # nobody reads a warning while a word is completed
+    found = qmp.loads(image.run(program, words, what="read the snapshots"))
     return snapshot_rows(found.get("snapshots", []))

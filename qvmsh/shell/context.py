@@ -16,7 +16,7 @@ import sys
 from time import monotonic
 
 from qvmsh.commands.index import COMMANDS
-from qvmsh.config import layers, locate
+from qvmsh.config import layers, locate, trust
 from qvmsh.config.settings import CONTEXT_MARK, EXPORTED_MARK
 from qvmsh.errors import QvmError, UsageError
 from qvmsh.io import Io
@@ -184,6 +184,8 @@ class Context:
         for warning in loaded.warnings:
             self.io.warn(str(warning))
             self.told.add(str(warning))
+        for each in trust.withheld(loaded):
+            self.io.warn(each)
 
     def export(self) -> None:
         """Put the machine's variables into the environment, and those of another one out of it."""

@@ -104,6 +104,8 @@ def test_doctor_strange_qemu_is_named(blank: Blank, tmp_path: Path) -> None:
     script.write_text("#!/bin/sh\necho hello\n")
     script.chmod(0o755)
     vm = blank(VM_QEMU_BIN=str(script))
+    assert "is not run by commands that only look" in the(doctor(vm), "VM_QEMU_BIN", "warning")
+    vm.ok("allow")
     assert "does not say its version" in the(doctor(vm), "qemu-system-x86_64", "error")
     script.write_text("#!/bin/sh\necho QEMU emulator version 5.2.0\n")
     assert "older than 7.2" in the(doctor(vm), "qemu-system-x86_64", "warning")

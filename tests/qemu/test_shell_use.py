@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -236,12 +235,13 @@ def test_code_of_the_directory_is_nothing_to_scripts_and_other_shells(vm: Vm, co
 
 
 def test_allow_tells_what_it_accepted(vm: Vm, code: Path, world: World) -> None:
-    first = vm.ok("allow").out
-    assert first.startswith(f"accepted {code} with its present content (")
-    assert list(json.loads(vm.ok("--json", "allow").out)["files"]) == [str(code)]
+    vmrc = vm.directory / ".vmrc"
+    first, second = vm.ok("allow").out.splitlines()
+    assert first.startswith(f"accepted {vmrc} with its present content (")
+    assert second.startswith(f"accepted {code} with its present content (")
+    assert list(json.loads(vm.ok("--json", "allow").out)["files"]) == [str(vmrc), str(code)]
     note = world.home / ".local/share/qvm/allowed"
     assert note.stat().st_mode & 0o777 == 0o600
-    assert len(note.read_text().splitlines()) == 1
+    assert len(note.read_text().splitlines()) == 2
     code.unlink()
-    if os.geteuid() == 0:
-        assert "nothing to accept" in vm.ok("allow").out
+    assert str(code) not in vm.ok("allow").out

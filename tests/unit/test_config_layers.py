@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from qvmsh.config import files, layers
+from qvmsh.config import files, layers, trust
 from qvmsh.config.settings import CONTEXT_MARK, EXPORTED_MARK
 from qvmsh.errors import ConfigError
 
@@ -394,8 +394,10 @@ def test_exported_has_all_values_in_their_plain_spelling(place: Place) -> None:
 def test_exported_values_read_again_by_the_same_machine_are_not_taken_for_the_users(place: Place) -> None:
     text = 'VM_QEMU_EXTRA="$VM_QEMU_EXTRA -b"\nA="$A+"\nPATH="$PATH:/x"\n'
     first = place.load(text, VM_SSH_ATTEMPTS="5", PATH="/bin")
+    first.accept()
     exported = first.exported()
     again = place.load(text, **exported)
+    again.accept()
     assert (again["VM_QEMU_EXTRA"], again["A"]) == (" -b", "+")
     assert again["VM_SSH_ATTEMPTS"] == "5"
     assert str(again.origin("VM_SSH_ATTEMPTS")) == "environment"
@@ -405,6 +407,26 @@ def test_exported_values_read_again_by_the_same_machine_are_not_taken_for_the_us
     changed = place.load(text, **exported | {"VM_FMT": "raw"})  # in the shell, by the user
     assert (changed["VM_FMT"], str(changed.origin("VM_FMT"))) == ("raw", "environment")
     assert "VM_NETWORK" not in place.load("", **place.load("VM_NETWORK=/c\n").exported())
+
+
+def test_names_that_programs_heed_are_not_exported_before_they_are_accepted(place: Place) -> None:
+    text = "PATH=/x\nLD_PRELOAD=/x\nPYTHONPATH=/x\nEDITOR=/x\nA=1\nVM_QEMU_BIN=./x\n"
+    found = place.load(text, PATH="/bin", EDITOR="vi")
+    heeded = ["PATH", "LD_PRELOAD", "PYTHONPATH", "EDITOR"]
+    assert found.withheld() == heeded
+    assert trust.withheld(found) == [
+        "left out of the environment until `qvm allow`: PATH, LD_PRELOAD, PYTHONPATH, EDITOR of .vmrc"
+    ]
+    exported = found.exported()
+    assert not exported.keys() & set(heeded)
+    assert (exported["A"], exported["VM_QEMU_BIN"]) == ("1", "./x")
+    assert found["PATH"] == "/x"
+    found.accept()
+    assert found.withheld() == trust.withheld(found) == []
+    assert found.exported()["PATH"] == "/x"
+    again = place.load(text + "B=1\n", **found.exported())  # changed since
+    assert "PATH" in again.withheld()
+    assert "PATH" not in again.stale()  # a shell without PATH finds nothing
 
 
 def test_exported_values_never_reach_another_machine(place: Place, tmp_path: Path) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pwd
+import shutil
 from pathlib import Path
 
 import pytest
 
 from qvmsh.config import files, layers, trust
-from qvmsh.errors import ConfigError, UsageError
-from qvmsh.machine import configuration
+from qvmsh.errors import ConfigError, MissingProgramError
+from qvmsh.io import Io
+from qvmsh.machine import configuration, tools
 from qvmsh.machine.machine import Machine
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -123,18 +126,85 @@ def test_allowed_list_that_others_could_write_counts_for_nothing(vmrc: Path, tmp
         load(vmrc)
 
 
-@as_root
-def test_allow_where_nothing_is_foreign_says_so(vmrc: Path, tmp_path: Path) -> None:
-    report = configuration.allow(Machine(vmrc.parent, environ=environ(tmp_path)))
-    assert str(report).startswith("nothing to accept")
+def test_allow_of_own_vmrc_lets_a_look_run_what_it_names(vmrc: Path, tmp_path: Path) -> None:
+    more = vmrc.with_name("more")
+    more.write_text("VM_QEMU_IMG=./img\n")
+    vmrc.write_text(WHOLE + "VM_QEMU_BIN=./qemu\nVM_INCLUDE=more\n")
+    vm = Machine(vmrc.parent, environ=environ(tmp_path))
+    names = ("VM_QEMU_BIN", "VM_QEMU_IMG")
+    assert not any(map(vm.settings.may_run, names))
+    assert vm.settings.may_run("VM_SSH_OPTIONS")  # nobody sets it
+    assert list(configuration.allow(vm).files) == [str(vmrc), str(more)]
+    assert all(map(vm.settings.may_run, names))
+    more.write_text("VM_QEMU_IMG=./image\n")
+    vm.reload()
+    assert not any(map(vm.settings.may_run, names))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="needs another user than root")
-def test_allow_by_another_user_than_root_is_refused(vmrc: Path, tmp_path: Path) -> None:
-    vmrc.chmod(0o666)
-    load(vmrc).check()
-    with pytest.raises(UsageError, match="only root asks"):
-        configuration.allow(Machine(vmrc.parent, environ=environ(tmp_path)))
+def test_what_other_layers_name_may_be_run_by_a_look(vmrc: Path, tmp_path: Path) -> None:
+    user, more = tmp_path / "home/.config/qvm/vmrc", tmp_path / "more"
+    user.parent.mkdir(parents=True)
+    user.write_text(f"VM_QEMU_BIN=/x/qemu\nVM_INCLUDE={more}\n")
+    more.write_text("VM_SSH_OPTIONS=-A\n")
+    vmrc.write_text(WHOLE + "VM_QEMU_IMG=./img\n")
+    found = load(vmrc)
+    assert found.may_run("VM_QEMU_BIN")
+    assert found.may_run("VM_SSH_OPTIONS")
+    assert not found.may_run("VM_QEMU_IMG")
+    env = environ(tmp_path)
+    assert layers.load(str(vmrc.parent), env, [("VM_QEMU_IMG", "./img")]).may_run("VM_QEMU_IMG")
+    assert load(vmrc, VM_SSH_IDENTITY="/x").may_run("VM_SSH_IDENTITY")
+
+
+@pytest.mark.parametrize("named", ["./qemu-img", "./img", "../img", "sh", "/bin/sh", "no-such-qemu-img"])
+def test_look_runs_the_qemu_img_of_path(vmrc: Path, tmp_path: Path, named: str) -> None:
+    usual = tmp_path / "bin/qemu-img"
+    usual.parent.mkdir()
+    for path in (usual, vmrc.with_name("qemu-img"), vmrc.with_name("img"), tmp_path / "img"):
+        path.write_text("#!/bin/sh\n")
+        path.chmod(0o755)
+    vmrc.write_text(WHOLE + f"VM_QEMU_IMG={named}\n")
+    said = io.StringIO()
+    env = environ(tmp_path, PATH=f"{usual.parent}:/bin")
+    vm = Machine(vmrc.parent, environ=env, io=Io(stderr=said))
+    assert tools.qemu_img(vm) == tools.qemu_img(vm) == str(usual)
+    assert said.getvalue().count(f"VM_QEMU_IMG={named} is not run by commands that only look") == 1
+    assert "qvm allow" in said.getvalue()
+    tools.require_accepted(vm)
+    if named.startswith("no"):
+        with pytest.raises(MissingProgramError):
+            tools.qemu_img(vm)
+    else:
+        assert os.path.samefile(
+            tools.qemu_img(vm), shutil.which("sh") if "sh" in named else vmrc.parent / named
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("VM_QEMU_BIN=qemu-system-aarch64\n", "qemu-system-aarch64"),
+        ("VM_QEMU_BIN=./qemu-system-aarch64\n", "qemu-system-aarch64"),
+        ("VM_QEMU_BIN=/opt/x/qemu-kvm\n", "qemu-kvm"),
+        ("VM_QEMU_BIN=./evil\nVM_MACHINE_ARCH=aarch64\n", "qemu-system-aarch64"),
+        ("VM_QEMU_BIN=./qemu-system-arm\nVM_MACHINE_ARCH=arm\n", ""),
+    ],
+)
+def test_look_runs_the_qemu_of_that_name_on_path(vmrc: Path, tmp_path: Path, text: str, name: str) -> None:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for each in ("qemu-system-aarch64", "qemu-kvm"):
+        (folder / each).write_text("#!/bin/sh\n")
+        (folder / each).chmod(0o755)
+    vmrc.write_text(WHOLE + text)
+    vm = Machine(vmrc.parent, environ=environ(tmp_path, PATH=str(folder)))
+    if name:
+        assert tools.qemu(vm) == str(folder / name)
+    else:
+        with pytest.raises(MissingProgramError, match="qemu-system-arm is not installed") as caught:
+            tools.qemu(vm)
+        assert "or accept VM_QEMU_BIN=./qemu-system-arm with `qvm allow`" in str(caught.value.hint)
+    assert bool(vm.settings.warnings) == (bool(name) and "/" in text)
 
 
 def test_distrust_says_why(vmrc: Path) -> None:
@@ -162,7 +232,7 @@ def test_allow_accepts_the_code_of_the_directory_for_anybody(vmrc: Path, tmp_pat
     code.write_bytes(b"echo hi\n")
     env = environ(tmp_path)
     report = configuration.allow(Machine(vmrc.parent, environ=env))
-    assert list(report.files) == [str(code)]
+    assert list(report.files) == [str(vmrc), str(code)]
     assert trust.is_allowed(str(code), b"echo hi\n", env, trust.CODE)
     code.unlink()
     code.mkdir()

@@ -78,7 +78,7 @@ class Jobs:
             OSError: QEMU has ended.
         """
         for each in self.execute("query-jobs"):
-            if each["id"].startswith("qvm-") and each["type"].startswith("snapshot-"):
+            if each["id"].startswith("qvm-") and each.get("type", "").startswith("snapshot-"):
                 self._concluded(each["id"])
 
     def until(self, name: str, *statuses: str) -> dict[str, Any] | None:

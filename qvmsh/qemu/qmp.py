@@ -122,7 +122,7 @@ SHAPES: dict[str, Any] = {
     "query-block": [{"device": str, "qdev?": str, "inserted?": _NODE}],
     "query-chardev": [{"label": str, "filename": str}],
     "query-cpus-fast": [{"cpu-index": int}],
-    "query-jobs": [{**_JOB, "type": str, "error?": str}],
+    "query-jobs": [{**_JOB, "type?": str, "error?": str}],
     "query-migrate": {"blocked-reasons?": [str]},
     "query-migrate-capabilities": [{"capability": str}],
     "query-migrate-parameters": dict,

@@ -68,7 +68,7 @@ class Vocabulary:
         if argument == "tag":
             return self.snapshots()
         if argument in ("id", "job-id", "name") and "job" in command:
-            return [(row["id"], row["type"]) for row in self._ask("query-jobs", None)]
+            return [(row["id"], row.get("type", "")) for row in self._ask("query-jobs", None)]
         if argument == "id" and "chardev" in command:
             return [(row["label"], row["filename"]) for row in self._ask("query-chardev", None)]
         if command in ("netdev_del", "set_link"):

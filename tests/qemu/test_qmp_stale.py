@@ -55,9 +55,10 @@ def test_answers_of_an_earlier_client_are_passed_over(tmp_path: Path) -> None:
     Seen once in some twenty `kill -9` of `qvm snapshot`: `query-jobs` was answered with disks.
     """
     stray = {"return": [{"device": "disk0"}], "id": 5}
+    mine = {"id": "mine", "type": "commit", "status": "running"}
     event = {"event": "STOP", "data": {}}
-    with served(tmp_path, [stray, event, {"return": {}}], [stray, event, {"return": ["mine"]}]) as exchange:
-        assert exchange.ask("query-jobs") == ["mine"]
+    with served(tmp_path, [stray, event, {"return": {}}], [stray, event, {"return": [mine]}]) as exchange:
+        assert exchange.ask("query-jobs") == [mine]
 
 
 def test_a_job_that_is_ready_before_the_answer_that_says_it_runs(tmp_path: Path) -> None:

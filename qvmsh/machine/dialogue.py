@@ -212,7 +212,7 @@ class _Events:
                 event = exchange.event()
                 stamp = time.strftime("%T", time.localtime(event["timestamp"]["seconds"]))
                 data = f" {json.dumps(event['data'], ensure_ascii=False)}" if "data" in event else ""
-                print(f"{stamp} {event['event']}{printable(data)}", flush=True)
+                print(f"{stamp} {printable(event['event'] + data)}", flush=True)
         except (OSError, ValueError):
             pass
         if self._exchange is None:

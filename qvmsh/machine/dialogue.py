@@ -210,7 +210,7 @@ class _Events:
                 seconds = event.get("timestamp", {}).get("seconds")
                 stamp = time.strftime("%T", time.localtime(seconds))
                 data = f" {json.dumps(event['data'], ensure_ascii=False)}" if "data" in event else ""
-                print(f"{stamp} {event['event']}{printable(data)}", flush=True)
+                print(f"{stamp} {printable(event['event'] + data)}", flush=True)
         except (OSError, ValueError, OverflowError):
             pass
         if self._exchange is None:

@@ -14,7 +14,7 @@ import threading
 from qvmsh import errors
 from qvmsh.cli.main import Call
 from qvmsh.commands.index import COMMANDS
-from qvmsh.errors import Terminated
+from qvmsh.errors import Terminated, printable
 from qvmsh.io import isatty, tell
 from qvmsh.shell.context import SessionIo
 
@@ -182,7 +182,9 @@ def listing(context: Context) -> str:
     from qvmsh.cli.help import TOPICS
 
     width = max(map(len, COMMANDS)) + 2
-    machine = f"{context.vm.name} in {context.directory}" if context.has_machine else "no machine here"
+    machine = "no machine here"
+    if context.has_machine:
+        machine = printable(f"{context.vm.name} in {context.directory}")
     parts = [f"{machine}. A command is a word (`start --no-wait`) and a function (`start(wait=False)`)."]
     for group, title in TOPICS.items():
         rows = []

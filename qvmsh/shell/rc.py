@@ -18,6 +18,7 @@ import sys
 from xonsh.built_ins import XSH
 
 from qvmsh.config import files, trust
+from qvmsh.errors import printable
 from qvmsh.shell import report
 
 TYPE_CHECKING = False
@@ -73,7 +74,7 @@ class Rc:
             return
         self._told = (path, data)
         print(
-            f"qvm: {path} is not loaded: you have not allowed its content\n"
+            f"qvm: {printable(path)} is not loaded: you have not allowed its content\n"
             "hint: look at it, then `allow` loads it, now and in later sessions",
             file=sys.stderr,
         )

@@ -6,6 +6,7 @@ full of control characters; what it writes there holds none but qvm's own.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pexpect
 import pytest
 from conftest import QVM, Vm, World, write_vmrc
 
@@ -172,11 +174,21 @@ def test_name_with_what_cannot_be_seen_is_refused(world: World, char: str) -> No
 
 
 def test_shell_on_a_terminal_shows_values_and_logs_harmless(hostile: Path, world: World) -> None:
-    text = on_terminal(
-        world, hostile, ["sh", "-i", "-c", "config A\nserial\nsnapshot list\nvm logs qvm\nexit"]
-    )
-    assert "\x1b]0;pwn" not in text
-    assert "\u202e" not in text
+    """xonsh passes on to the terminal what a word writes into its pipe."""
+    child = pexpect.spawn(
+        QVM, ["sh"], cwd=str(hostile), env=world.environ | {"TERM": "dumb"}, timeout=200,
+        encoding="utf-8", codec_errors="surrogateescape",
+    )  # fmt: skip
+    child.logfile_read = seen = io.StringIO()
+    for line in ("config A", "serial", "snapshot list", "vm logs qvm", "vm", "exit"):
+        child.expect("stopped")
+        child.sendline(line)
+    child.expect(pexpect.EOF)
+    child.close()
+    text = seen.getvalue()
+    assert "red" in text
+    for harmful in ("\x1b]0;pwn", "\u202e", "\x1b[2J", "\x9b", "\udc9b"):
+        assert harmful not in text, text
 
 
 def test_common_option_without_its_value_says_which(world: World) -> None:

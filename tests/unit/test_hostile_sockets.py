@@ -198,7 +198,7 @@ def test_agent_that_never_synchronises_is_none(name: str) -> None:
         assert qga.shutdown(path, timeout_s=LIMIT_S) is False
 
 
-@pytest.mark.parametrize("name", set(ALWAYS) - {"answers to nobody", "events"})
+@pytest.mark.parametrize("name", sorted(set(ALWAYS) - {"answers to nobody", "events"}))
 def test_agent_that_turns_hostile_is_an_error(name: str) -> None:
     with Answering(of_agent(ALWAYS[name])) as path, bounded(), pytest.raises(OSError, match=BROKEN):
         qga.ask(path, "guest-get-time", timeout_s=LIMIT_S)

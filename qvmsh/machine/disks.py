@@ -150,7 +150,8 @@ def require_further(vm: Machine, disk: Further) -> None:
     """
     kind = disk.line.driver
     found = image.require(disk.path, vm.name, hint=_missing_hint(disk), name=disk.name, kind=kind)
-    if not disk.line.format and kind == "raw" and image.header(disk.path).format == "qcow2":
+    is_told = disk.line.format or disk.path.lower().endswith(".raw")
+    if not is_told and kind == "raw" and image.header(disk.path).format == "qcow2":
         raise ImageError(
             f"{disk.name} looks like qcow2, but its name does not say so, and VM_DISKS neither",
             machine=vm.name,

@@ -178,6 +178,9 @@ def test_header_in_a_raw_disk_changes_nothing(blank: Blank, tmp_path: Path) -> N
         assert (row["format"], row["size_bytes"], row["chain"], row["problem"]) == ("raw", 1 << 20, [], "")
         for words in verbs:
             vm.ok(*words)
+    (vm.directory / "guest.img").rename(vm.directory / "guest.raw")
+    vm.ok("--set", "VM_DISKS=guest.raw", "start", "--no-wait")
+    vm.ok("kill")
     for each in vm.directory.glob("demo-2*/*"):
         assert each.is_dir() or SECRET not in each.read_bytes()
 

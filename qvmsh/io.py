@@ -31,7 +31,6 @@ class Io:
         stdin, stdout, stderr: text streams; children get their file descriptors.
         capture: a guest's command gives its output back as a value (Python) instead of
             writing to `stdout` (command line, shell word).
-        is_last: the process ends with this command, so a program may take its place (exec).
         level: 0 = only errors and results, 1 = warnings and, on a terminal, stages,
             2 = stages always (`-v`).
     """
@@ -49,14 +48,12 @@ class Io:
         level: int = 1,
         debug: bool = False,
         json: bool = False,
-        is_last: bool = False,
     ) -> None:
         self._streams = (stdin, stdout, stderr)
         self.capture = capture
         self.level = level
         self.debug = debug
         self.json = json
-        self.is_last = is_last
         self.is_mid_line = False
         """The title of a stage stands on the terminal without a line end."""
         self.current: Stage | None = None

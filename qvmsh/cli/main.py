@@ -149,7 +149,7 @@ class Call:
 
     def new_io(self, *, level: int, debug: bool, json: bool) -> Io:
         """How the command talks to whoever called it."""
-        return Io(level=level, debug=debug, json=json, capture=json, is_last=not json)
+        return Io(level=level, debug=debug, json=json, capture=json)
 
     def _without_verb(self, words: list[str]) -> int:
         from qvmsh.cli import help as texts

@@ -34,14 +34,12 @@ def shell(vm: Machine, words: Sequence[str], *, wants_tty: bool) -> str:
     is_interactive = isatty(vm.io.stdin) and isatty(vm.io.stdout)
     found = guest.connect(vm, "reach the guest", interactive=isatty(vm.io.stdin) and not vm.io.capture)
     if vm.io.capture:
-        return _capture(vm, found.command(words, tty=False), words)
+        return _capture(vm, found, words)
     tty = wants_tty or (not words and is_interactive)
     argv = found.command(words, tty=tty, interactive=isatty(vm.io.stdin))
     vm.io.stdout.flush()
     has_person = isatty(vm.io.stdin)
-    if vm.io.is_last and has_person:
-        os.execvp(argv[0], argv)
-    import subprocess
+    import subprocess  # late: Python's own start is most of what a command takes
 
     log = f"{found.log}-{os.getpid()}"
     with host_files.Removed(log):
@@ -54,6 +52,8 @@ def shell(vm: Machine, words: Sequence[str], *, wants_tty: bool) -> str:
         said = found.words_in(log)
     if status == ssh.FAILED and said:  # it had to make a connection of its own, and could not
         raise guest.refusal(vm, found, ssh.reason(said))
+    if status == ssh.FAILED and not found.is_open():
+        raise _lost(vm)
     if said:
         print(said, file=vm.io.stderr)
     if status:
@@ -68,6 +68,15 @@ class Failed(CommandError):
     is_silent = True
 
 
+def _lost(vm: Machine) -> GuestUnreachableError:
+    """ssh's status is that of the guest's command, or its own: where its connection has gone, its own."""
+    return GuestUnreachableError(
+        "the connection to the guest was lost while the command ran: its exit status is not known",
+        machine=vm.name,
+        hint="`qvm status` tells what the machine does now",
+    )
+
+
 def stream(candidate: object) -> int | None:
     """The descriptor behind a text stream; None (inherit) where it has none."""
     try:
@@ -76,7 +85,8 @@ def stream(candidate: object) -> int | None:
         return None
 
 
-def _capture(vm: Machine, argv: list[str], words: Sequence[str]) -> str:
+def _capture(vm: Machine, found: ssh.Link, words: Sequence[str]) -> str:
+    argv = found.command(words, tty=False)
     if not words:
         raise GuestUnreachableError(
             "a login shell needs a terminal", machine=vm.name, hint='give a command: ssh("uname -a")'
@@ -84,6 +94,8 @@ def _capture(vm: Machine, argv: list[str], words: Sequence[str]) -> str:
     import subprocess
 
     done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True)
+    if done.returncode == ssh.FAILED and not found.is_open():
+        raise _lost(vm)
     output, errors = (data.decode(errors="surrogateescape") for data in (done.stdout, done.stderr))
     if done.returncode:
         status = 128 - done.returncode if done.returncode < 0 else done.returncode

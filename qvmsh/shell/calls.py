@@ -116,7 +116,6 @@ class WordCall(Call):
 
     Args:
         streams: standard input, output and error; None = the process' own.
-        is_last: nothing comes after it in this process.
         is_reader_interrupted, is_on_terminal: as for `WordIo`.
     """
 
@@ -125,14 +124,12 @@ class WordCall(Call):
         context: Context,
         streams: tuple[TextIO | None, TextIO | None, TextIO | None] = (None, None, None),
         *,
-        is_last: bool = False,
         is_reader_interrupted: Callable[[], bool] = lambda: False,
         is_on_terminal: bool = False,
     ) -> None:
         super().__init__()
         self._context = context
         self._streams = streams
-        self._is_last = is_last
         self._is_reader_interrupted = is_reader_interrupted
         self._is_on_terminal = is_on_terminal
         self.io = self.new_io(level=1, debug=False, json=False)
@@ -151,7 +148,6 @@ class WordCall(Call):
             debug=debug or session.debug,
             json=json,
             capture=json,
-            is_last=self._is_last and not json,
         )
 
     def machine_here(self, overrides: Sequence[tuple[str, str]], *, is_optional: bool) -> Machine | None:
@@ -167,7 +163,7 @@ class WordCall(Call):
 
 def child(context: Context) -> list[str]:
     """The beginning of the argument list that runs a command of ours as a process of its own."""
-    argv = [sys.executable, "-X", "utf8", "-P", "-m", "qvmsh.shell.child"]
+    argv = [sys.executable, "-X", "utf8", "-P", "-m", "qvmsh"]
     if context.directory is not None:
         argv += ["-C", context.directory]
         for name, value in context.overrides:

@@ -257,4 +257,4 @@ def _run_plain(context: Context, words: list[str]) -> int:
 
     if context.directory is not None:
         os.chdir(context.directory)
-    return WordCall(context, is_last=True).perform(words)
+    return WordCall(context).perform(words)

@@ -9,7 +9,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import QVM, Vm
+from conftest import DEADLINE_S, QVM, Vm
+from pty_terminal import Terminal
 
 pytestmark = [pytest.mark.guest, pytest.mark.xdist_group("ssh")]
 
@@ -194,3 +195,23 @@ def test_ssh_runtime_folder_deleted_still_reaches_the_guest(guest: Vm) -> None:
     assert guest.ok("ssh", "echo one").out == "one\n"
     assert guest.ok("ssh", "echo two").out == "two\n"
     assert "powered off by ssh" in guest.ok("stop").out
+
+
+@pytest.mark.parametrize("has_terminal", [False, True])
+def test_connection_lost_while_a_command_runs_is_told(guest: Vm, has_terminal: bool) -> None:
+    guest.start()
+    command = "echo begun; sleep 600"
+    if has_terminal:
+        terminal = Terminal(guest, "ssh", command)
+        terminal.until("begun")
+        guest.ok("kill")
+        assert terminal.end() == 125
+        said = terminal.text
+    else:
+        child = guest.world.popen("ssh", command, cwd=guest.directory)
+        assert child.stdout is not None
+        assert child.stdout.readline() == "begun\n"
+        guest.ok("kill")
+        _, said = child.communicate(timeout=DEADLINE_S)
+        assert child.returncode == 125
+    assert "the connection to the guest was lost while the command ran" in said

@@ -133,7 +133,7 @@ def pack(vm: Machine, names: Sequence[str], file: IO[bytes], *, without: str = "
         known = None
     with tarfile.open(fileobj=file, mode="w", dereference=True) as tar:
         for name in names:
-            with open(os.path.join(vm.directory, name), "rb") as source:
+            with open(host_files.opened(os.path.join(vm.directory, name)), "rb") as source:
                 info = tar.gettarinfo(name, name, source)
                 if known and name == STATE[1]:
                     text = known.text().encode()
@@ -183,7 +183,7 @@ def is_same(vm: Machine, names: Sequence[str], file: IO[bytes]) -> bool:
         return False
     now = {}
     for name in names:
-        with open(os.path.join(vm.directory, name), "rb") as each:
+        with open(host_files.opened(os.path.join(vm.directory, name)), "rb") as each:
             mode = stat.S_IMODE(os.fstat(each.fileno()).st_mode)
             now[name] = (mode, hashlib.file_digest(each, "sha256").digest())
     return found == now

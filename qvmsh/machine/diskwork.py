@@ -16,6 +16,7 @@ import os
 import re
 
 from qvmsh.errors import ImageError, QvmError, StateError, UsageError
+from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.machine import (
     chain,
@@ -147,8 +148,7 @@ def run(vm: Machine, words: list[str], what: str, after: str = "") -> None:
 def cut_off(vm: Machine) -> str:
     """The image that a killed `disk add` was making, "" if there is none."""
     try:
-        with open(vm.files.adding, "rb") as file:
-            path = os.fsdecode(file.read(4096))
+        path = os.fsdecode(host_files.read(vm.files.adding).data)
     except OSError:
         return ""
     part = re.fullmatch(r"/.*\.part([0-9]{1,9})", path, re.DOTALL)

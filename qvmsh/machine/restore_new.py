@@ -156,8 +156,7 @@ def lay_out(
 
 
 def _is_same(one: str, other: str) -> bool:
-    with open(one, "rb") as first, open(other, "rb") as second:
-        return first.read() == second.read()
+    return host_files.read(one).data == host_files.read(other).data
 
 
 def _values(folder: str, environ: Mapping[str, str]) -> dict[str, str]:

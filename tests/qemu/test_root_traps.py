@@ -129,11 +129,9 @@ def set_traps(folder: Path, victim: Path, rest: random.Random) -> list[str]:
         said.append(f"{path.relative_to(folder)}={how}")
 
     for name in rest.sample(NAMES, rest.choice([1, 1, 2, 4])):
-        if name != "log" or not (state / "log").is_symlink():
-            try:
-                put(state / name)
-            except (NotADirectoryError, FileExistsError, PermissionError):
-                continue
+        if (name.startswith("log/") and not (state / "log").is_dir()) or (state / "log").is_symlink():
+            continue  # the folder itself is a trap already
+        put(state / name)
     if rest.random() < 0.2:
         put(folder / rest.choice(["x-base.qcow2", "x-backing.qcow2", ".vmrc", ".qvmrc.xsh"]))
     if rest.random() < 0.3:

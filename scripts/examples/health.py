@@ -32,7 +32,7 @@ def health(directory: str) -> tuple[str, bool]:
 
 def main() -> int:
     is_well = True
-    for directory in sys.argv[1:] or known.machines(os.environ).values():
+    for directory in sys.argv[1:] or known.directories(os.environ):
         try:
             line, is_good = health(directory)
         except QvmError as error:

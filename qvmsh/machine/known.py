@@ -206,9 +206,9 @@ def labels(directory: str, environ: Mapping[str, str]) -> list[str]:
             from qvmsh.machine import owner
 
             if account := owner.of(directory, environ):
-                from qvmsh.machine import foreign
+                from qvmsh.machine import look_as_owner
 
-                found: list[str] = foreign.look(directory, account, environ)["labels"]
+                found: list[str] = look_as_owner.look(directory, account, environ)["labels"]
                 return found
         return Machine(directory, environ=environ).loaded.words("VM_LABELS")
     except QvmError:

@@ -117,9 +117,9 @@ def look(directory: str, name: str, environ: Mapping[str, str]) -> Listed:
             from qvmsh.machine import owner
 
             if account := owner.of(directory, environ):
-                from qvmsh.machine import foreign
+                from qvmsh.machine import look_as_owner
 
-                return Listed(**foreign.look(directory, account, environ))
+                return Listed(**look_as_owner.look(directory, account, environ))
         vm = Machine(directory, environ=environ)
         seen = state.status(vm, is_quiet=True, has_ssh_check=False)
     except (QvmError, OSError) as error:

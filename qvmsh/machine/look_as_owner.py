@@ -54,7 +54,7 @@ def _asked(interpreter: str, directory: str, account: Account, environ: dict[str
     reader, writer = os.pipe()
     with open(reader, "rb") as pipe, open(writer, "wb") as end:
         child = subprocess.Popen(
-            [interpreter, "-P", "-m", "qvmsh.machine.foreign", directory],
+            [interpreter, "-P", "-m", "qvmsh.machine.look_as_owner", directory],
             user=account.uid,
             group=account.gid,
             extra_groups=account.groups,

@@ -69,7 +69,9 @@ def words(bound: Bound, directory: str | None) -> list[str]:
                 for each in (value if isinstance(value, tuple) else (value,))
                 for part in (flag, str(each))
             ]
-    return [*found, *last, *bound.words] if last or not bound.words else [*found, "--", *bound.words]
+    if bound.entry.words == "machines" or not bound.words:  # the directory says which machine
+        return [*found, *last]
+    return [*found, *last, *bound.words] if last else [*found, "--", *bound.words]
 
 
 def _relay(children: Sequence[subprocess.Popen[bytes]], io: Io) -> list[str]:

@@ -163,7 +163,7 @@ def test_ssh_known_hosts_that_cannot_be_used_is_an_error(running: Vm) -> None:
     try:
         result = running.qvm("ssh", "true")
         assert result.status == 125
-        assert "the host key cannot be pinned in .qvm/known_hosts: Is a directory" in result.err
+        assert "the host key cannot be pinned in .qvm/known_hosts: it is a directory" in result.err
     finally:
         known.rmdir()
         known.write_text(right)

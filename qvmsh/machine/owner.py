@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 
 _LINKS = 40
 """Symbolic links on the way to one place at most, as the kernel has it."""
-_KIND, _LINK = 0o170000, 0o120000  # inode(7); the `stat` module is not on the one-shot path
+_KIND, _LINK, _FOLDER = (
+    0o170000,
+    0o120000,
+    0o040000,
+)  # inode(7); the `stat` module is not on the one-shot path
 
 
 def of(directory: str, environ: Mapping[str, str]) -> Account | None:
@@ -79,7 +83,11 @@ def leave_foreign_home(environ: MutableMapping[str, str]) -> None:
         "XDG_RUNTIME_DIR",
     )
     for name in places:
-        if environ.get(name) and _controller(environ[name], {}):
+        try:
+            is_foreign = bool(environ.get(name) and _controller(environ[name], {}))
+        except QvmError:  # open to everybody, as in many containers: it is root's nevertheless
+            continue
+        if is_foreign:
             del environ[name]
             if name == "HOME":
                 environ[name] = os.path.expanduser("~root")
@@ -111,7 +119,9 @@ def _controller(path: str, environ: Mapping[str, str], *, is_machine: bool = Fal
             target = os.readlink(at)
             at = "/" if target.startswith("/") else os.path.dirname(at)
             names += _reversed(target)
-        elif status.st_mode & 0o002 and (not status.st_mode & 0o1000 or (is_machine and not names)):
+        elif status.st_mode & (_KIND | 0o002) == _FOLDER | 0o002 and (
+            not status.st_mode & 0o1000 or (is_machine and not names)
+        ):
             raise QvmError(
                 f"everybody can change {at}: root does not work there",
                 hint=f"`chmod o-w {at}`, or choose another place",

@@ -116,6 +116,10 @@ def _rights(vm: Machine) -> Iterator[Mend]:
             status = os.lstat(path)
         except FileNotFoundError:
             continue
+        is_inside = path.startswith(vm.directory + os.sep)
+        if os.geteuid() == 0 and status.st_uid and is_inside:  # root's own machine: `machine.owner`
+            os.chown(path, 0, 0, follow_symlinks=False)
+            yield Mend("rights", MENDED, f"{_short(vm, path)} is root's now")
         mode = status.st_mode & 0o7777
         wanted = mode & ~_forbidden(vm, path, private)
         if mode == wanted or os.path.islink(path):

@@ -42,6 +42,7 @@ def race(vm: Vm, count: int, seed: int) -> list[Result]:
         return list(pool.map(lambda each: vm.qvm(*each.split()), words))
 
 
+@pytest.mark.timeout(1200)
 def test_operations_that_race_leave_a_machine_that_is_whole(blank: Blank) -> None:
     vm = blank(VM_NET_MODEL="none", VM_GUEST_AGENT="no", VM_SHUTDOWN_TIMEOUT="1")
     sound(race(vm, 40, 1), vm)
@@ -65,6 +66,7 @@ def start_all(vm: Vm, count: int) -> None:
     sound(results, vm)
 
 
+@pytest.mark.timeout(1200)
 def test_starts_at_once_make_one_qemu(blank: Blank) -> None:
     start_all(blank(VM_NET_MODEL="none", VM_GUEST_AGENT="no"), 12)
 

@@ -212,6 +212,7 @@ def lure(world: World, outside: Outside, whose: Owner, home: Path, seed: int) ->
             os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.timeout(1200)
 def test_every_verb_of_root_among_traps(outside: Outside, world: World, owner: Owner) -> None:  # noqa: F811
     home = Path(owner.row.pw_dir)
     home.chmod(0o755)

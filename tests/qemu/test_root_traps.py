@@ -192,7 +192,7 @@ def lure(world: World, outside: Outside, whose: Owner, home: Path, seed: int) ->
     words = rest.choice(VERBS)
     words = words.replace("NEW", str(home / f"new{seed}")).replace("DIR", str(home))
     argv = [each.strip("'") for each in __import__("shlex").split(words)]
-    result = world.run(*argv, cwd=folder, timeout=180)
+    result = world.run(*argv, cwd=folder, timeout=400)
     told = f"seed {seed}: {said}\n{result}"
     assert "Traceback" not in result.err + result.out, told
     assert "bug in qvm" not in result.err, told

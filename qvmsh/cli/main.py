@@ -14,7 +14,7 @@ from qvmsh import errors
 from qvmsh.cli import parse
 from qvmsh.commands.index import ALIASES, COMMANDS
 from qvmsh.errors import QvmError, Terminated, UsageError
-from qvmsh.io import Io, tell
+from qvmsh.io import QUIET, Io, tell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -235,6 +235,7 @@ class Call:
             account = account or owner.above(place, os.environ)
         if account is None and directory is not None and entry.verb not in BY_ROOT:
             vm = self._machine(bound)
+            vm = vm.with_io(QUIET) if vm else None  # what is to be warned of the command itself warns of
             account = owner.named(vm) if vm else None
             if vm and account and not account.obstacle(directory):
                 owner.hand_over(vm, account)
@@ -244,11 +245,12 @@ class Call:
         """The machine's directory; None where there is none and none is needed. Nothing in it is read."""
         from qvmsh.config import locate
 
-        directory, here = bound.common.get("directory"), _current_folder()
+        directory = bound.common.get("directory")
         if bound.common.get("machine") is not None:
             from qvmsh.machine import known
 
             directory = known.find(bound.common["machine"], os.environ)
+        here = "/" if directory is not None and os.path.isabs(directory) else _current_folder()
         try:
             return locate.find(directory, os.environ, here)
         except QvmError:
@@ -359,11 +361,12 @@ def _require_one_machine(bound: Bound) -> None:
 
 def _places(bound: Bound) -> list[str]:
     """The places besides the machine that a command's words name, to read from or to make a machine in."""
-    here, words, verb = _current_folder(), bound.words, bound.entry.verb
-    paths = [os.path.join(here, word) for word in words]
-    if verb == "restore":  # an archive may also be named as `archive --list` shows it
-        return [path for at, path in enumerate(paths) if at or os.path.lexists(path)]
-    return paths if verb == "create" or (verb == "config" and bound.options.get("check")) else []
+    verb = bound.entry.verb
+    if verb not in ("create", "restore") and not (verb == "config" and bound.options.get("check")):
+        return []
+    paths = [os.path.join(_current_folder(), word) for word in bound.words]
+    # an archive may also be named as `archive --list` shows it
+    return [path for at, path in enumerate(paths) if at or verb != "restore" or os.path.lexists(path)]
 
 
 def _current_folder() -> str:

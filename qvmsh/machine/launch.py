@@ -132,6 +132,8 @@ def work_lock(vm: Machine, what: str, *, is_looking: bool = False) -> locks.Work
             hint=f"ask as {who}; or `sudo chown -R` the folder .qvm to yourself",
         ) from None
     except OSError as error:
+        if error.errno not in (errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.ELOOP):
+            raise
         raise QvmError(
             f"{_cannot(what)}: .qvm/work.lock: {error.strerror}",
             machine=vm.name,

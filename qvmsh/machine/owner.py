@@ -45,7 +45,7 @@ def of(directory: str, environ: Mapping[str, str]) -> Account | None:
     """
     if os.geteuid() != 0:
         return None
-    uid = _controller(directory, environ, is_machine=True) or _uid(os.path.join(directory, ".qvm"))
+    uid = _controller(directory, environ) or _uid(os.path.join(directory, ".qvm"))
     return _account(uid, directory) if uid else None
 
 
@@ -93,7 +93,7 @@ def leave_foreign_home(environ: MutableMapping[str, str]) -> None:
                 environ[name] = os.path.expanduser("~root")
 
 
-def _controller(path: str, environ: Mapping[str, str], *, is_machine: bool = False) -> int:
+def _controller(path: str, environ: Mapping[str, str]) -> int:
     """Uid of the first account but root that can change what `path` means; 0 if there is none.
 
     As long as all that was passed is root's, nobody can change it behind us.
@@ -119,9 +119,7 @@ def _controller(path: str, environ: Mapping[str, str], *, is_machine: bool = Fal
             target = os.readlink(at)
             at = "/" if target.startswith("/") else os.path.dirname(at)
             names += _reversed(target)
-        elif status.st_mode & (_KIND | 0o002) == _FOLDER | 0o002 and (
-            not status.st_mode & 0o1000 or (is_machine and not names)
-        ):
+        elif status.st_mode & (_KIND | 0o1002) == _FOLDER | 0o002:  # no sticky bit
             raise QvmError(
                 f"everybody can change {at}: root does not work there",
                 hint=f"`chmod o-w {at}`, or choose another place",

@@ -299,7 +299,7 @@ def is_qemu(pid: int) -> bool:
 
 
 def _foreign(vm: Machine) -> Observation:
-    who = process.user_name(os.stat(vm.files.pid_file).st_uid)
+    who = process.user_name(os.lstat(vm.files.state).st_uid)
     return Observation(BROKEN, f"it is {who}'s machine and closed to you", hint=f"ask as {who} or as root")
 
 

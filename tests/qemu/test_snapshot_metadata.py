@@ -125,7 +125,7 @@ def test_a_file_that_cannot_be_read_is_not_replaced(blank: Blank) -> None:
     for words in (["list"], ["save", "b"], ["restore", "a"], ["delete", "a"]):
         refused = vm.qvm("snapshot", *words)
         assert refused.status == 1, words
-        assert "demo: cannot read .qvm/snapshots.json: Is a directory\nhint: " in refused.err
+        assert "demo: cannot read .qvm/snapshots.json: it is a directory\nhint: " in refused.err
     path.rmdir()
     path.with_suffix(".mine").rename(path)
     assert [row["name"] for row in json.loads(vm.ok("snapshot", "list", "--json").out)["snapshots"]] == ["a"]

@@ -337,12 +337,14 @@ class Faults:
         self.note(self.scanner.at, 'a " in a ${...} in quotes, on which shells differ', hint)
         self.scanner.at += 1
 
-    def braces(self, begin: int, name: str) -> None:
-        """`export NAME={a,b}`: bash expands the braces before it assigns."""
-        hint = f"write export {name}='...' with quotes around the whole value"
-        self.note(
-            begin, "{...} without quotes behind export, of which bash may make several words", hint, name
-        )
+    def braces(self, begin: int, found: Assignment) -> None:
+        """`export NAME={a,b}`: bash expands the braces before it assigns; the last word counts."""
+        hint = f"write export {found.name}='...' with quotes around the whole value"
+        message = "{...} without quotes behind export, of which bash may make several words"
+        self.note(begin, message, hint, found.name)
+        raw = self.scanner.text[found.start : found.end]
+        if not set(raw) & set("\"'$\\`~"):  # shown as bash has it, although it is refused
+            found.parts[:] = [last_word(raw)]
 
     def control(self, found: Assignment) -> None:
         """A value with a control character, perhaps in quotes."""
@@ -351,11 +353,14 @@ class Faults:
         message = f"the value of {found.name} holds the control character {raw[at]!r}"
         self.note(found.start + at, message, "remove it", found.name)
 
-    def inner_quote(self) -> None:
-        """A `'` in `"${NAME:-...}"`: bash looks for a second one and skips what is between."""
+    def inner_quote(self) -> str:
+        """A `'` in `"${NAME:-...}"`: bash looks for a second one and takes all between as it stands."""
+        text, begin = self.scanner.text, self.scanner.at
         hint = "set another variable first and use it here"
-        self.note(self.scanner.at, "a ' in a ${...} in quotes, on which shells differ", hint)
-        self.scanner.at += 1
+        self.note(begin, "a ' in a ${...} in quotes, on which shells differ", hint)
+        end = -1 if text[begin - 1] == "\\" else self._quote_end(begin)
+        self.scanner.at = begin + 1 if end < 0 else end
+        return text[begin : self.scanner.at]
 
     def _quote_end(self, at: int) -> int:
         """The offset behind the quoted string that begins at `at`; -1 if it is not closed."""
@@ -388,3 +393,41 @@ class Faults:
             if at < 0 or char == END:
                 raise Unclosed(begin, what, f"write the {closing} that belongs to it, or quote the value")
             at += 1
+
+
+def last_word(text: str) -> str:
+    """The last of the words that bash makes of plain text with braces.
+
+    Examples:
+        >>> last_word("a{1..3}b{x,y{1,2}}"), last_word("{a}{b")
+        ('a3by2', '{a}{b')
+    """
+    begin = text.find("{")
+    while begin >= 0:
+        depth, commas, end = 0, [begin], begin
+        while end < len(text):
+            depth += {"{": 1, "}": -1}.get(text[end], 0)
+            if not depth:
+                break
+            if text[end] == "," and depth == 1:
+                commas.append(end)
+            end += 1
+        inner = text[commas[-1] + 1 : end]
+        found = last_word(inner) if len(commas) > 1 else _last_of_sequence(inner)
+        if end < len(text) and found is not None:
+            return text[:begin] + found + last_word(text[end + 1 :])
+        begin = text.find("{", begin + 1)
+    return text
+
+
+def _last_of_sequence(text: str) -> str | None:
+    """`1..3` -> 3, `1..8..3` -> 7, `a..c` -> c; None where it is no sequence."""
+    words = text.split("..")
+    if len(words) == 2 and all(len(word) == 1 and word.isalpha() for word in words):
+        return words[1]
+    try:
+        first, last, *rest = map(int, words)
+        step = abs(rest[0]) if rest and rest[0] else 1
+    except ValueError:
+        return None
+    return str(last - (last - first) % step if last >= first else last + (first - last) % step)

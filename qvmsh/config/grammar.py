@@ -378,7 +378,7 @@ class Scanner:
         self._unquoted(found.parts, _IN_VALUE, _ENDS_USER, colon_tilde=True)
         found.end = self.at
         if self._is_braced and is_export:
-            self.fault.braces(self._brace, name)
+            self.fault.braces(self._brace, found)
         if not CONTROLS.isdisjoint(self.text[found.start : found.end]):
             self.fault.control(found)
         self.document.assignments.append(found)
@@ -539,7 +539,7 @@ class Scanner:
             elif char == "`":
                 self.fault.backtick()
             elif char == "'":
-                self.fault.inner_quote()
+                parts.append(self.fault.inner_quote())
             elif char in "<>":
                 self._angle(parts)
             else:

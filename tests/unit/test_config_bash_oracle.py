@@ -266,3 +266,35 @@ def test_evaluate_hostile_document_runs_nothing_and_what_is_accepted_equals_bash
 
     compare()
     assert accepted > 0.1 * MANY
+
+
+numbers = st.integers(-3, 9).map(str)
+sequences = st.lists(numbers, min_size=2, max_size=3).map(lambda some: "{" + "..".join(some) + "}")
+braced = st.recursive(
+    st.one_of(st.sampled_from(["", "a", "b2", "-", "{a}", "{a..x}", "{3..a}"]), sequences),
+    lambda inner: st.one_of(
+        st.lists(inner, min_size=2, max_size=3).map(lambda some: "{" + ",".join(some) + "}"),
+        st.lists(inner, max_size=3).map("".join),
+    ),
+    max_leaves=8,
+)
+
+
+def test_value_of_braces_that_are_refused_is_shown_as_bash_has_it(bash: Bash) -> None:
+    """`qvm config NAME` prints it beside the problem, so that the two do not differ there either."""
+    refused = 0
+
+    @oracle_settings
+    @given(braced)
+    @example("{1..7..3}")
+    @example("{7..1}")
+    @example("{8080:80,9090:90}")
+    def compare(word: str) -> None:
+        nonlocal refused
+        text = f"export A=x{word}\n"
+        found, problems = ours(text)
+        refused += bool(problems)
+        assert bash.values(text) == found, text
+
+    compare()
+    assert refused > 0.1 * MANY

@@ -185,6 +185,10 @@ class Keeper:
 
         self.life, self.out, self.into = life, out, into
         self.door = _socket.socket(fileno=door)
+        try:
+            self.door_inode = os.stat(self.door.getsockname()).st_ino
+        except OSError:
+            self.door_inode = 0
         self.log = log
         self.clients: dict[int, Client] = {}
         self.typed = b""
@@ -267,6 +271,15 @@ class Keeper:
         del self.clients[client.fd]
         os.close(client.fd)
 
+    def close_door(self) -> None:
+        """Remove our socket, as QEMU does its own; one that the next run has made in its place stays."""
+        try:
+            path = self.door.getsockname()
+            if os.stat(path).st_ino == self.door_inode:
+                os.unlink(path)
+        except OSError:
+            pass
+
 
 def main() -> None:
     for number in (SIGTERM, SIGHUP, SIGINT):  # for QEMU too, whose last words are wanted
@@ -282,7 +295,9 @@ def main() -> None:
             log = Log(folder, name)
             if has_gap:
                 log.add(GAP)
-            Keeper(life, out, into, door, log).run()
+            keeper = Keeper(life, out, into, door, log)
+            keeper.run()
+            keeper.close_door()
             os._exit(0)  # at once: somebody waits for us
         if os.waitpid(child, 0)[1] == 0:
             os._exit(0)

@@ -32,13 +32,24 @@ HOST_WORDS = frozenset((
     "exec", "env", "gdb", "help", "import", "init", "kill", "list", "logs", "ls", "mount", "network", "ps",
     "reset", "resume", "sh", "ssh", "suspend", "test", "top", "umount", "watch",
 ))  # fmt: skip
-"""Words that stay the host's, or Python's: such commands are typed `vm kill`, `vm ssh`."""
+"""Words that stay the host's where it has such a program: those commands are typed `vm kill`, `vm ssh`."""
 
 REFUSED = {"poweroff": "stop", "halt": "stop", "shutdown": "stop", "reboot": "reboot"}
 """Typed bare, these could mean the guest or the host; and the verb that means the guest."""
 
+SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
+
 ending = threading.Event()
 """Set when a signal ends the session: words that still run come to their end."""
+
+
+def is_hosts(word: str) -> bool:
+    """True for a word that means a program of this host, so that the command is typed `vm WORD`."""
+    if word not in HOST_WORDS:
+        return False
+    from shutil import which
+
+    return (which(word) or which(word, path=SYSTEM_PATH)) is not None
 
 
 class Leaving(Terminated, SystemExit):
@@ -186,7 +197,7 @@ def listing(context: Context) -> str:
         rows = []
         for verb, row in COMMANDS.items():
             if row[2] == group:
-                shown = f"vm {verb}" if verb.partition(" ")[0] in HOST_WORDS else verb
+                shown = f"vm {verb}" if is_hosts(verb.partition(" ")[0]) else verb
                 rows.append(f"  {shown:{width + 3}}{row[7]}")
         if rows:
             parts.append("\n".join([f"{title}:", *rows]))

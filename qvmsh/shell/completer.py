@@ -14,7 +14,7 @@ from xonsh.completers.tools import RichCompletion
 from qvmsh.cli import complete
 from qvmsh.cli.parse import verb_of
 from qvmsh.machine import vocabulary
-from qvmsh.shell.calls import HOST_WORDS
+from qvmsh.shell.calls import is_hosts
 from qvmsh.shell.words import Vm, Word
 
 TYPE_CHECKING = False
@@ -73,7 +73,7 @@ class Completer(complete.Surroundings):
             return words[1:] if isinstance(XSH.aliases._raw.get("vm"), Vm) else None
         if words[0] == "use":
             return ["-C", *words[1:]]
-        if words[0] in HOST_WORDS or (verb_of(words[:2]) is None and not _is_group(words[0])):
+        if is_hosts(words[0]) or (verb_of(words[:2]) is None and not _is_group(words[0])):
             return None
         raw = XSH.aliases._raw.get(words[0])
         return words if isinstance(raw, Word) or raw == ["vm", words[0]] else None

@@ -91,12 +91,17 @@ class Context:
         }
 
     def begin_work(self, verb: str) -> None:
-        """A command of the session begins; `end_work` must follow."""
+        """A command of the session begins (`start &`: in the background); `end_work` must follow."""
         self._works.append(verb)
 
     def end_work(self, verb: str) -> None:
         self._works.remove(verb)
         self._worked = (verb, monotonic())
+
+    @property
+    def working_on(self) -> str:
+        """The command that has begun last in this process and still runs; empty if none does."""
+        return next((work for work in reversed(self._works) if not work.endswith(" &")), "")
 
     def is_at_work(self, words: Collection[str]) -> bool:
         """True if a command that begins with one of `words` runs in the session, or has ended just now."""

@@ -1,6 +1,6 @@
 """xonsh with the machine's context: the set-up that prompt, scripts and `-c` share.
 
-May import: xonsh, `shell.words`, `shell.context`.
+May import: xonsh, `shell.words`, `shell.jobs`, `shell.context`.
 
     engine = Engine(context)
     engine.load(["--no-rc", "-c", ""])      # XSH is ready, names and words are in it
@@ -27,13 +27,13 @@ from xonsh.procs.pipelines import CommandPipeline
 
 from qvmsh.errors import EXIT_INTERRUPTED
 from qvmsh.machine.machine import Machine
-from qvmsh.shell import check, reaping, words
+from qvmsh.shell import check, foreground, jobs, reaping, streams, words
 from qvmsh.shell.chunks import chunks
 from qvmsh.shell.names import Command, Group, Lazy, Nowhere
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from types import CodeType
     from typing import Any
 
@@ -72,6 +72,9 @@ class Transformer(xonsh_ast.CtxAwareTransformer):  # type: ignore[misc]  # xonsh
             return False
         return bool(super().is_in_scope(node))
 
+    def _is_bare_builtin(self, node: Any) -> bool:
+        return not self._is_command(node) and bool(super()._is_bare_builtin(node))
+
     def _is_command(self, node: Any) -> bool:
         if isinstance(node, xonsh_ast.Expr):
             node = node.value
@@ -85,7 +88,7 @@ class Transformer(xonsh_ast.CtxAwareTransformer):  # type: ignore[misc]  # xonsh
         )
 
     def _is_ours(self, name: str) -> bool:
-        value = XSH.ctx.get(name)
+        value = XSH.ctx.get(name, getattr(builtins, name, None))  # `list` is Python's too
         if name == "vm":  # another object after `use`
             return isinstance(value, Machine | Lazy | Nowhere)
         return value is self._names[name]
@@ -96,21 +99,29 @@ class Engine:
 
     Args:
         has_vm: as for `Context.names`.
+        show: as for `jobs.install`.
     """
 
-    def __init__(self, context: Context, *, has_vm: bool = True) -> None:
+    def __init__(
+        self, context: Context, *, has_vm: bool = True, show: Callable[[str, str], object] | None = None
+    ) -> None:
         self.context = context
         self.has_vm = has_vm
+        self._show = show
         self.arguments: Any = None
 
     def load(self, argv: list[str]) -> None:
         """Start xonsh's services; `argv` as for xonsh itself. The user's rc finds our names there."""
+        foreground.install()
         reaping.install()
+        streams.install()
+        jobs.install(self.context, self._show)
         events.on_pre_rc(lambda **_: self._install())  # a bound method cannot be a handler
         self.arguments = xonsh.main.premain(argv)
 
     def unload(self, status: int) -> None:
         """End xonsh's services."""
+        foreground.restore_suspend_key()
         events.on_exit.fire(exit_code=status)
         xonsh.main.postmain(self.arguments)
 
@@ -120,8 +131,10 @@ class Engine:
         self.context.followers.append(self._follow)
         names = self.context.names(has_vm=self.has_vm)
         XSH.ctx.update(names)
-        XSH.aliases.update(words.aliases(self.context))
-        commands = {
+        aliases = words.aliases(self.context)
+        XSH.aliases.update(aliases)
+        commands = {word: getattr(builtins, word) for word in aliases if hasattr(builtins, word)}
+        commands |= {
             name: value
             for name, value in names.items()
             if isinstance(value, Command | Group) or name in ("vm", "sh")
@@ -221,6 +234,7 @@ def _end(self: Any, tee_output: bool = True) -> None:
     try:
         _xonsh_end(self, tee_output)
     finally:
+        foreground.restore_suspend_key()
         is_interrupted = False
         for process in reversed(self.procs):
             is_interrupted |= getattr(process, "_interrupted", False)

@@ -1,11 +1,16 @@
-"""A program at the prompt that reads the terminal before it has been given to it gets it nevertheless.
+"""What the terminal does to the programs and words in the foreground, put right.
 
 May import: xonsh.
+
+A program that reads the terminal before it has been given to it gets it nevertheless.
 
 xonsh 0.25 gives the terminal to a program's process group after the program has begun, and where the
 shell leads its session (the first program of a terminal) the program inherits an ignored SIGTTIN. So
 on a busy host `less` may read while it is in the background, get EIO, and leave. Here such a program
 has the default signals, is stopped by that read, and goes on as soon as it has the terminal.
+
+xonsh also takes Ctrl-Z from the terminal while it captures a program's output (`$(program)`), and never
+gives it back; and it ignores Ctrl-Z itself, without a word, while something of its own runs.
 """
 
 from __future__ import annotations
@@ -13,14 +18,25 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
+import termios
 
 from xonsh.procs.pipelines import CommandPipeline
+from xonsh.procs.posix import PopenThread
 from xonsh.procs.specs import SubprocSpec
+
+from qvmsh.io import tell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
+
+    from qvmsh.shell.context import Context
+
+_xonsh_disable = PopenThread._disable_suspend_keybind
+_disabled: list[Any] = []
+"""The character that xonsh has taken from the terminal, while it has."""
 
 _xonsh_prepare = SubprocSpec.prep_preexec_fn
 _xonsh_save = CommandPipeline._save_term_state
@@ -30,6 +46,7 @@ def install() -> None:
     """Do this for every program that xonsh begins from now on."""
     SubprocSpec.prep_preexec_fn = _prepare
     CommandPipeline._save_term_state = _save
+    PopenThread._disable_suspend_keybind = _disable
 
 
 def _prepare(spec: Any, kwargs: dict[str, Any], pipeline_group: int | None = None) -> None:
@@ -51,3 +68,36 @@ def _save(pipeline: Any) -> None:
     _xonsh_save(pipeline)
     with contextlib.suppress(OSError):  # it has ended already
         os.killpg(pipeline.term_pgid, signal.SIGCONT)
+
+
+def _disable(process: Any) -> None:
+    """Note what xonsh takes from the terminal."""
+    _xonsh_disable(process)
+    if not _disabled and process._tc_cc_vsusp != b"\0":
+        _disabled.append(process._tc_cc_vsusp)
+
+
+def restore_suspend_key() -> None:
+    """Give Ctrl-Z back to the terminal if xonsh has taken it."""
+    if not _disabled:
+        return
+    character = _disabled.pop()
+    with contextlib.suppress(termios.error):  # it is no terminal, or it has gone
+        mode = termios.tcgetattr(0)
+        if mode[6][termios.VSUSP] == b"\0":
+            mode[6][termios.VSUSP] = character
+            termios.tcsetattr(0, termios.TCSANOW, mode)
+
+
+def refuse_to_stop(context: Context) -> None:
+    """Say, at Ctrl-Z, that what runs in this process cannot be stopped, instead of nothing."""
+
+    def refuse(_number: int, _frame: object) -> None:
+        os.killpg(0, signal.SIGCONT)  # what it has begun itself was stopped with the terminal's group
+        verb = context.working_on
+        what = f"`{verb}`" if verb else "this"
+        instead = f", `{verb} &` begins it in the background" if verb else ""
+        line = f"qvm: {what} cannot be stopped by Ctrl-Z: Ctrl-C ends it{instead}"
+        tell(sys.__stderr__ or sys.stderr, line, begin="\n")
+
+    signal.signal(signal.SIGTSTP, refuse)

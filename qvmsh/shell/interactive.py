@@ -45,8 +45,8 @@ def run_prompt(context: Context, *, ui: str = "xonsh", first: First | None = Non
         first: what runs before the first prompt (`-i`).
     """
     sys.argv = first.argv if first else ["qvm"]
-    engine = Engine(context)
     screen = Screen(_app, _renew_prompt)
+    engine = Engine(context, show=screen.say)
     watcher = Watcher(context, repaint=screen.repaint, tell=screen.tell)
     watcher.look()  # answered long before xonsh is ready
     context.lines = lines = Lines(context)
@@ -64,7 +64,6 @@ def run_prompt(context: Context, *, ui: str = "xonsh", first: First | None = Non
     events.on_command_not_found(lambda cmd, **_: _hint(cmd[0]))
     base_shell.print_exception = _print_exception
     choose_editor(ui)
-    foreground.install()
     xonsh.main._setup_controlling_terminal()  # before the rc, as xonsh's own main does
     engine.load(["-i"])
     received = calls.catch_signals(jobs.hup_all_jobs)  # xonsh would leave with status 1 and 15
@@ -106,6 +105,7 @@ def main_namespace() -> dict[str, Any]:
 def _begin(engine: Engine, first: First | None) -> None:
     """Before the first prompt: a greeting, the machine's own code, then what `-i` is to follow."""
     _greet(engine.context)
+    foreground.refuse_to_stop(engine.context)
     rc = Rc(engine)
     rc.look()
     events.on_pre_prompt_format(lambda **_: rc.look())
@@ -159,6 +159,7 @@ def _before_prompt(watcher: Watcher, screen: Screen) -> None:
     if env["ENABLE_ASYNC_PROMPT"]:  # xonsh 0.25: its prompt has no `updator` when it is painted anew
         env["ENABLE_ASYNC_PROMPT"] = False
         print("qvm: $ENABLE_ASYNC_PROMPT is off here: the prompt is live by itself", file=sys.stderr)
+    foreground.restore_suspend_key()
     watcher.look(patience_s=0.0 if screen.is_live else prompt.PATIENCE_S)
     watcher.moved()
     screen.show()
@@ -234,7 +235,6 @@ def open_at(context: Context, namespace: dict[str, Any], mark: str, *, ui: str) 
     Raises:
         SystemExit: it was raised at the prompt, so the script ends.
     """
-    foreground.install()
     xonsh.main._setup_controlling_terminal()
     if XSH.env is None or XSH.execer is None:
         handlers = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGHUP)]

@@ -243,9 +243,9 @@ def plain_words(code: str) -> list[str]:
     verbs = found[1:] if found[0] == "vm" else found
     if not verbs or "." in verbs[0] or "/" in verbs[0]:
         return []
-    from qvmsh.shell.calls import HOST_WORDS, REFUSED
+    from qvmsh.shell.calls import REFUSED, is_hosts
 
-    if found[0] != "vm" and verbs[0] in (*HOST_WORDS, *REFUSED):
+    if found[0] != "vm" and (verbs[0] in REFUSED or is_hosts(verbs[0])):
         return []
     is_ours = verbs[0] in COMMANDS or verbs[0] in ALIASES or " ".join(verbs[:2]) in COMMANDS
     return verbs if is_ours else []

@@ -54,6 +54,14 @@ class Screen:
         self._lines.append(line)
         self._at_prompt(lambda _: run_in_terminal(self.show))
 
+    def say(self, text: str, end: str) -> None:
+        """Show what a word in the background prints: above the prompt, or at once if none is there."""
+        app = self._app()
+        if app is not None and app.is_running:
+            self.tell(text)
+        else:
+            tell(sys.__stdout__ or sys.stdout, text, end=end)
+
     def repaint(self) -> None:
         """Draw the prompt with what it has to say now (from any thread)."""
         self._at_prompt(self._paint)

@@ -25,7 +25,7 @@ from qvmsh import errors
 from qvmsh.cli.parse import Entry
 from qvmsh.commands.index import ALIASES, COMMANDS
 from qvmsh.io import isatty
-from qvmsh.shell.calls import HOST_WORDS, REFUSED, WordCall, child, listing
+from qvmsh.shell.calls import REFUSED, WordCall, child, is_hosts, listing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Word:
             is_reader_interrupted=_is_reader_interrupted,
             is_on_terminal=_is_passed_on(spec, "captured_stdout") and isatty(sys.__stdout__),
         )
-        words = [*self._words, *map(_without_quotes, args)]
+        words = self.line(args)
         verb = words[0] if words else ""
         self._context.begin_work(verb)
         try:
@@ -67,6 +67,10 @@ class Word:
         finally:
             self._context.end_work(verb)
             self._context.forget_settings()
+
+    def line(self, args: list[str]) -> list[str]:
+        """The words of the command line that this word with `args` behind it stands for."""
+        return [*self._words, *map(_without_quotes, args)]
 
     def __repr__(self) -> str:
         return f"<word of qvm: {self.__name__}>"
@@ -152,7 +156,7 @@ def aliases(context: Context) -> dict[str, Any]:
     found: dict[str, Any] = {"vm": Vm(context)}
     for verb in COMMANDS:
         word = verb.partition(" ")[0]
-        if word not in HOST_WORDS:
+        if not is_hosts(word):
             found[word] = ["vm", word] if verb == word and Entry(verb).terminal else Word(context, word)
     return found | {word: Refusal(word) for word in REFUSED}
 

@@ -22,7 +22,7 @@ from conftest import QVM, Vm, World, write_vmrc
 
 from qvmsh.cli.parse import Entry
 from qvmsh.commands.index import COMMANDS
-from qvmsh.shell.calls import HOST_WORDS, REFUSED
+from qvmsh.shell.calls import REFUSED, is_hosts
 
 pytestmark = pytest.mark.xdist_group("doors")  # the doors are gone through once, for all commands together
 
@@ -92,7 +92,8 @@ def is_name(verb: str) -> bool:
 
 def is_word(verb: str) -> bool:
     """True if the command is typed bare in the shell."""
-    return verb.partition(" ")[0] not in {*HOST_WORDS, *REFUSED}
+    word = verb.partition(" ")[0]
+    return word not in REFUSED and not is_hosts(word)
 
 
 def line(case: Case) -> str:

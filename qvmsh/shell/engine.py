@@ -244,6 +244,8 @@ def _end(self: Any, tee_output: bool = True) -> None:
                     print(file=sys.stderr)  # the terminal has shown ^C, and xonsh sees no signal
             if hasattr(process, "_restore_sigint"):
                 process._restore_sigint()
+        if XSH.env["XONSH_INTERACTIVE"] and not is_interrupted:
+            words.hint_at_host_words(self)
         if is_interrupted and self.captured != "object":
             XSH.history.last_cmd_rtn = EXIT_INTERRUPTED
             raise KeyboardInterrupt

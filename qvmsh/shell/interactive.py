@@ -18,9 +18,10 @@ from xonsh.events import events
 from xonsh.procs import jobs
 from xonsh.shell import Shell
 from xonsh.shells import base_shell
+from xonsh.shells.ptk_shell import PromptToolkitShell
 
-from qvmsh.commands.index import ALIASES, COMMANDS
 from qvmsh.errors import EXIT_INTERRUPTED, QvmError
+from qvmsh.host.terminal import Kept
 from qvmsh.shell import calls, completer, foreground, prompt, report, stops, words
 from qvmsh.shell.engine import Engine
 from qvmsh.shell.lines import Lines, history_database
@@ -61,15 +62,16 @@ def run_prompt(context: Context, *, ui: str = "xonsh", first: First | None = Non
     events.on_precommand(lambda **_: context.forget_settings())
     events.on_postcommand(lambda rtn, **_: _note_interrupt(rtn))
     events.on_postcommand(lambda rtn, **_: lines.end(EXIT_INTERRUPTED if rtn is None else rtn))
-    events.on_command_not_found(lambda cmd, **_: _hint(cmd[0]))
     base_shell.print_exception = _print_exception
     choose_editor(ui)
     xonsh.main._setup_controlling_terminal()  # before the rc, as xonsh's own main does
     engine.load(["-i"])
     received = calls.catch_signals(jobs.hup_all_jobs)  # xonsh would leave with status 1 and 15
+    base_shell.BaseShell.restore_tty_sanity = PromptToolkitShell.restore_tty_sanity = _leave_terminal
     status = 0
     try:
-        status = int(xonsh.main.main_xonsh(engine.arguments) or 0)
+        with Kept(0):
+            status = int(xonsh.main.main_xonsh(engine.arguments) or 0)
     except OSError:
         if not received:  # else the terminal has gone, so what is said on leaving has no reader
             raise
@@ -80,6 +82,10 @@ def run_prompt(context: Context, *, ui: str = "xonsh", first: First | None = Non
     if signal.SIGHUP in received:
         _forget_terminal()
     return 128 + received[0] if received else status
+
+
+def _leave_terminal(_shell: object) -> None:
+    """Where xonsh runs `stty sane`, which takes the user's own settings from the terminal."""
 
 
 def choose_editor(ui: str) -> None:
@@ -188,15 +194,6 @@ def _greet(context: Context) -> None:
     print("`vm` lists the commands, `vm VERB --help` explains one, Ctrl-D leaves.", file=sys.stderr)
     for word, path in words.shadowed(context):
         print(f"qvm: `{word}` is qvm's here; the host's is {path}", file=sys.stderr)
-
-
-def _hint(word: str) -> None:
-    """A program that is not there may have been meant as a command of qvm, which has no bare word."""
-    verb = ALIASES.get(word, word)
-    if verb in COMMANDS:
-        print(
-            f"qvm: `{word}` alone is the host's here, which has none; qvm's is `vm {word}`", file=sys.stderr
-        )
 
 
 def _note_interrupt(status: int | None) -> None:

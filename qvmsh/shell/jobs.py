@@ -60,8 +60,8 @@ def install(context: Context, show: Callable[[str, str], object] | None = None) 
             _here.is_job = outside
         if is_background:
             _require_processes(made)
-            if show is not None and is_prompt:
-                _relay([spec for spec in made if hasattr(spec, "qvm_word")], show)
+            if show is not None and is_prompt and any(hasattr(spec, "qvm_word") for spec in made):
+                _relay(made, show)
         return made
 
     def resolve(spec: Any) -> None:
@@ -89,12 +89,13 @@ def _require_processes(made: list[Any]) -> None:
             for each in made:
                 each.close()
             raise XonshError(
-                f"qvm: {name}: cannot run in the background, since it is a part of this shell and no program"
+                f"qvm: {name}: cannot run in the background, since it is a part of this shell "
+                "and no program\nhint: type it without the `&`"
             )
 
 
 def _relay(made: list[Any], show: Callable[[str, str], object]) -> None:
-    """Let words print by `show` what they would write to the terminal."""
+    """Let the processes of a pipeline print by `show` what they would write to the terminal."""
     for spec in made:
         pipe = PipeChannel.from_pipe()
         spec.pipe_channels.append(pipe)
@@ -129,7 +130,7 @@ def _await(pidfd: int, work: str, context: Context) -> None:
 
 
 def _pass_on(reader: int, show: Callable[[str, str], object]) -> None:
-    """Show what a word writes until it, and whatever it has left behind with that end, has ended."""
+    """Show what a process writes until it, and whatever it has left behind with that end, has ended."""
     with open(reader, "rb", buffering=0) as file:
         rest = b""
         while data := file.read(65536):

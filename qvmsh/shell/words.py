@@ -167,6 +167,14 @@ def shadowed(context: Context) -> list[tuple[str, str]]:
     return [(word, path) for word in words if (path := shutil.which(word))]
 
 
+def hint_at_host_words(pipeline: Any) -> None:
+    """Name `vm kill` where `kill` alone, the host's, has failed: it was hardly meant."""
+    for spec, process in zip(pipeline.specs, pipeline.procs, strict=False):
+        word = spec.args[0] if len(spec.args) == 1 else ""
+        if spec.alias is None and word in COMMANDS and word != "sh" and process.returncode:
+            print(f"qvm: `{word}` is the host's here; the machine's is `vm {word}`", file=sys.stderr)
+
+
 def _is_passed_on(spec: Any, stream: str) -> bool:
     """True if xonsh reads what a word writes only to write it to its own standard stream."""
     return getattr(spec, "captured", None) == "hiddenobject" and getattr(spec, stream) is not None

@@ -161,9 +161,11 @@ def test_program_that_is_not_there_leaves_the_terminal_and_may_be_a_verb(vm: Vm)
     with terminal(vm.world, vm.directory) as screen:
         screen.ready()
         assert "command not found: 'nosuch'" in screen.run("nosuch")
-        assert "qvm's is" not in screen.text
-        shown = screen.run("suspend")
-        assert "qvm: `suspend` alone is the host's here, which has none; qvm's is `vm suspend`" in shown
+        assert "qvm: `" not in screen.text
+        hint = "qvm: `ssh` is the host's here; the machine's is `vm ssh`"
+        assert screen.run("ssh").endswith(hint)
+        assert screen.run("true && ssh").endswith(hint)
+        assert "qvm: `ssh`" not in screen.run("ssh -V")
         screen.run("nosuch | cat")
         assert screen.run("echo still") == "still"
         assert screen.run("echo $(cat /proc/self/status | grep SigIgn)").endswith("0000000000000000")

@@ -9,8 +9,8 @@ nothing of qvm. The first five are numbers of descriptors:
 - DOOR: a socket that listens for clients
 - LOGS: the folder of the log, whose name in it is NAME
 
-QEMU must never wait for somebody who looks on: a client that does not read loses what does not fit into its
-socket, and is told how many bytes. A FIFO has room for all that comes while we sleep or write, and a write
+QEMU must never wait for somebody who looks on: a client that does not read at that rate gets the rest from
+the log, in its own time. Only what has left the log by then is left out, and it is told how many bytes. A FIFO has room for all that comes while we sleep or write, and a write
 to it of one byte, which is how a UART writes, costs QEMU less than one to a file. So we read at most 500
 times a second, as much as there is.
 
@@ -36,6 +36,7 @@ MISSED = b"\r\n[qvm: %d bytes left out]\r\n"
 GAP = b"\r\n[qvm: the log was interrupted here; some bytes may be missing]\r\n"
 
 NAP_S = 0.002
+PATIENCE_MS = 60_000
 MOST_CLIENTS = 64
 _PIECE = 1 << 20
 _TYPED = 4096
@@ -108,6 +109,8 @@ class Log:
         self.folder = folder
         self.name = name
         self.lost = 0
+        self.position = 0
+        """How many bytes have been added, for those who read behind."""
         self.fd = -1
         self.limit = HEAD_BYTES + MARK_BYTES + 2 * TAIL_BYTES
 
@@ -126,16 +129,27 @@ class Log:
             if self.fd < 0:
                 self.fd = self._open()
             if self.lost:
-                _write(self.fd, MISSED % self.lost)
+                mark = MISSED % self.lost
+                _write(self.fd, mark)
+                self.position += len(mark)
                 self.lost = 0
             while done < len(data):
-                done += os.write(self.fd, data[done:])
+                written = os.write(self.fd, data[done:])
+                done += written
+                self.position += written
         except OSError:
             self.lost += len(data) - done
             return
         status = os.fstat(self.fd)
         if status.st_size > self.limit:
             self._renew(status)
+
+    def read(self, position: int) -> tuple[int, bytes]:
+        """A piece of what was added after `position`; and how many bytes of it are there no more."""
+        size = os.fstat(self.fd).st_size
+        lag = self.position - position
+        gone = max(0, lag - min(size, TAIL_BYTES))
+        return gone, os.pread(self.fd, 65536, size - lag + gone)
 
     def _renew(self, status: os.stat_result) -> None:
         """Cut the log, or begin a new one where somebody has removed it."""
@@ -159,22 +173,48 @@ class Client:
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.missed = 0
+        self.behind = -1
+        """The position in the log up to which it has all; -1 if it has all there is."""
         os.set_blocking(fd, False)
 
-    def give(self, data: bytes) -> bool:
-        """Send what the socket has room for; False if the client has gone."""
-        sent = 0
+    def give(self, data: bytes, log: Log) -> bool:
+        """Send what the socket has room for of `data`, just logged; False if the client has gone."""
+        if self.behind >= 0:
+            return True
         try:
-            if self.missed:
-                os.write(self.fd, MISSED % self.missed)  # so short a text is taken whole, or not at all
-                self.missed = 0
+            self._tell()
             sent = os.write(self.fd, data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            return False
+        rest = len(data) - sent
+        if rest and log.lost:
+            self.missed += rest
+        elif rest:
+            self.behind = log.position - rest
+        return True
+
+    def catch_up(self, log: Log) -> bool:
+        """Send a piece of what is in the log already; False if the client has gone."""
+        try:
+            gone, data = log.read(self.behind)
+            self.missed += gone
+            self.behind += gone
+            self._tell()
+            self.behind += os.write(self.fd, data)
         except BlockingIOError:
             pass
         except OSError:
             return False
-        self.missed += len(data) - sent
+        if self.behind == log.position:
+            self.behind, self.missed = -1, self.missed + log.lost
         return True
+
+    def _tell(self) -> None:
+        if self.missed:
+            os.write(self.fd, MISSED % self.missed)  # so short a text is taken whole, or not at all
+            self.missed = 0
 
 
 class Keeper:
@@ -202,10 +242,14 @@ class Keeper:
             if data:
                 self.log.add(data)
                 for client in list(self.clients.values()):
-                    if not client.give(data):
+                    if not client.give(data, self.log):
                         self._leave(client)
-            for fd in ready:
-                if fd in self.clients:
+            for fd, what in ready.items():
+                if fd not in self.clients:
+                    continue
+                if what & select.POLLOUT and not self.clients[fd].catch_up(self.log):
+                    self._leave(self.clients[fd])
+                elif what & ~select.POLLOUT:
                     self._take(self.clients[fd])
             if self.door.fileno() in ready:
                 self._welcome()
@@ -221,9 +265,11 @@ class Keeper:
             poll.register(self.door.fileno(), select.POLLIN)
         if self.typed:  # the guest takes it in its own time
             poll.register(self.into, select.POLLOUT)
-        else:
-            for fd in self.clients:
-                poll.register(fd, select.POLLIN)
+        for client in self.clients.values():
+            wanted = 0 if self.typed else select.POLLIN
+            wanted |= select.POLLOUT if client.behind >= 0 else 0
+            if wanted:
+                poll.register(client.fd, wanted)
         return dict(poll.poll())
 
     def _heard(self) -> bytes:
@@ -271,6 +317,26 @@ class Keeper:
         del self.clients[client.fd]
         os.close(client.fd)
 
+    def see_off(self) -> None:
+        """Give clients that are behind the rest, in another process, until nobody reads for a minute."""
+        late = {fd: client for fd, client in self.clients.items() if client.behind >= 0}
+        if not late or os.fork():
+            return
+        for fd in {self.life, self.out, self.into, self.door.fileno(), *self.clients} - late.keys():
+            os.close(fd)  # the lock of the console, and the ends that others wait for
+        while late:
+            poll = select.poll()
+            for fd in late:
+                poll.register(fd, select.POLLOUT)
+            ready = poll.poll(PATIENCE_MS)
+            if not ready:
+                break
+            for fd, _ in ready:
+                if not late[fd].catch_up(self.log) or late[fd].behind < 0:
+                    os.close(fd)
+                    del late[fd]
+        os._exit(0)
+
     def close_door(self) -> None:
         """Remove our socket, as QEMU does its own; one that the next run has made in its place stays."""
         try:
@@ -298,6 +364,7 @@ def main() -> None:
             keeper = Keeper(life, out, into, door, log)
             keeper.run()
             keeper.close_door()
+            keeper.see_off()
             os._exit(0)  # at once: somebody waits for us
         if os.waitpid(child, 0)[1] == 0:
             os._exit(0)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import threading
 import time
+from pathlib import Path
 
 import pytest
 from conftest import DEADLINE_S, QVM, Vm
 from shell_terminal import Terminal, ended, qvm_below, shell
 
 pytestmark = pytest.mark.guest
+
+LOG = ".qvm/log/serial.log"
 
 
 def log_in(terminal: Terminal) -> None:
@@ -104,6 +109,99 @@ def test_console_in_a_pipe_answers_and_ends(running: Vm) -> None:
     both = running.qvm("--json", "console")
     assert (both.status, "--json" in both.err) == (2, True)
     assert running.qvm("console", "--escape", "x").status == 2
+
+
+COUNT = 10_000
+
+
+def numbers(text: bytes, mark: str) -> list[int]:
+    return [
+        int(found) for found in re.findall(rb"^(\d+) %s abcdefgh end\r?$" % mark.encode(), text, re.MULTILINE)
+    ]
+
+
+def write_lines(vm: Vm, mark: str) -> None:
+    """Write the lines 1 to COUNT to the console; line 0 may stand behind the prompt of the login."""
+    vm.ok("ssh", f"seq 0 {COUNT} | sed 's/$/ {mark} abcdefgh end/' | sudo -n tee /dev/ttyS0 >/dev/null")
+
+
+def wait_for_log(vm: Vm, mark: str) -> None:
+    """Wait for the last line in the log: what the guest has written is on its way for a while."""
+    deadline = time.monotonic() + DEADLINE_S
+    while f"\n{COUNT} {mark} abcdefgh end".encode() not in (vm.directory / LOG).read_bytes():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_every_line_is_in_the_log_once_while_nobody_looks(running: Vm) -> None:
+    write_lines(running, "alone")
+    wait_for_log(running, "alone")
+    assert numbers((running.directory / LOG).read_bytes(), "alone") == [*range(1, COUNT + 1)]
+
+
+def test_every_line_is_in_each_console_and_in_the_log_once(running: Vm, tmp_path: Path) -> None:
+    """One has the console, one looks on, one is slow, one is stopped until all is written."""
+    argv = [QVM, "-C", str(running.directory), "console"]
+    shown: dict[str, bytes] = {"slow": b"", "stopped": b""}
+    consoles: dict[str, subprocess.Popen[bytes]] = {}
+    files = {name: (tmp_path / name).open("w+b") for name in ("first", "quick")}
+
+    def read(name: str) -> None:
+        output = consoles[name].stdout
+        assert output is not None
+        while data := os.read(output.fileno(), 4096):
+            shown[name] += data
+            time.sleep(0.02)
+
+    readers = [threading.Thread(target=read, args=(name,), daemon=True) for name in shown]
+    try:
+        for name in ("first", "quick", "slow", "stopped"):
+            words = [] if name == "first" else ["--watch"]
+            output = files.get(name, subprocess.PIPE)
+            consoles[name] = subprocess.Popen(
+                [*argv, *words], env=running.world.environ, stdin=subprocess.PIPE, stdout=output,
+                stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+        for reader in readers:
+            reader.start()
+        attached(running, len(consoles))
+        consoles["stopped"].send_signal(signal.SIGSTOP)
+        write_lines(running, "seen")
+        wait_for_log(running, "seen")
+        consoles["stopped"].send_signal(signal.SIGCONT)
+        deadline = time.monotonic() + DEADLINE_S
+        while True:
+            for name, file in files.items():
+                file.seek(0)
+                shown[name] = file.read()
+            if all(f"\n{COUNT} seen".encode() in text for text in shown.values()):
+                break
+            assert time.monotonic() < deadline, {name: text[-200:] for name, text in shown.items()}
+            time.sleep(0.1)
+    finally:
+        for process in consoles.values():
+            process.kill()
+            process.communicate()
+        for reader in readers:
+            reader.join(DEADLINE_S)
+        for file in files.values():
+            file.close()
+    for name, text in shown.items():
+        assert numbers(text, "seen") == [*range(1, COUNT + 1)], name
+    assert numbers((running.directory / LOG).read_bytes(), "seen") == [*range(1, COUNT + 1)]
+
+
+def attached(vm: Vm, count: int) -> None:
+    """Wait until so many consoles listen at the keeper: each has said so."""
+    deadline = time.monotonic() + DEADLINE_S
+    (door,) = (str(path) for path in vm.world.runtime.rglob("serial") if path.is_socket())
+    while True:
+        with open("/proc/net/unix") as file:
+            found = [line for line in file if line.rstrip().endswith(door) and " 03 " in line]
+        if len(found) >= count:
+            return
+        assert time.monotonic() < deadline, (door, found)
+        time.sleep(0.1)
 
 
 def test_console_in_the_shell_owns_the_terminal(running: Vm) -> None:

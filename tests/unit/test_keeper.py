@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -102,7 +103,7 @@ def kept(tmp_path: Path) -> Iterator[Kept]:
 def receive(client: socket.socket, size: int) -> bytes:
     data = b""
     while len(data) < size:
-        more = client.recv(65536)
+        more = client.recv(min(65536, size - len(data)) if size > 1 else 65536)
         assert more, data
         data += more
     return data
@@ -155,18 +156,44 @@ def test_keeper_gives_every_client_every_byte_and_types_for_each(kept: Kept) -> 
         assert one.recv(1) == b""
 
 
-def test_keeper_client_that_does_not_read_is_told_what_it_missed(kept: Kept) -> None:
-    data = numbered(0, 50_000)
+@pytest.mark.parametrize("has_ended", [False, True])
+def test_keeper_client_that_does_not_read_gets_every_byte_later(kept: Kept, has_ended: bool) -> None:
+    data = numbered(0, 100_000)
+    with kept.client() as slow, kept.client() as quick:
+        for client in (slow, quick):
+            client.sendall(b"x")
+            os.read(kept.typed, 1)
+        shown: list[bytes] = []
+        reader = threading.Thread(target=lambda: shown.append(receive(quick, len(data))))
+        reader.start()
+        kept.write(data)  # nothing waits for the slow client
+        reader.join(DEADLINE_S)
+        assert shown == [data]
+        until(lambda: kept.is_logged(len(data)))
+        if has_ended:
+            assert kept.end() == data
+            assert receive(slow, len(data)) == data
+            assert slow.recv(1) == b""
+        else:
+            assert receive(slow, len(data) // 2) == data[: len(data) // 2]
+            kept.write(b"the end")
+            assert receive(slow, len(data) // 2 + 7) == data[len(data) // 2 :] + b"the end"
+            kept.write(b", and more")
+            assert receive(slow, 10) == b", and more"
+
+
+def test_keeper_client_is_told_what_has_left_the_log(kept: Kept) -> None:
+    data = numbered(0, 10 * keeper.TAIL_BYTES // 4 // 64)
     with kept.client() as slow:
         slow.sendall(b"x")
         os.read(kept.typed, 1)
-        kept.write(data)  # nothing waits for the client
-        until(lambda: kept.is_logged(len(data)))
-        shown = receive(slow, 50_000)
+        kept.write(data)
         kept.write(b"the end")
+        shown = b""
         while not shown.endswith(b"the end"):
             shown += receive(slow, 1)
-    assert len(shown) < len(data)
+    assert len(data) - len(shown) < 2 * keeper.TAIL_BYTES
+    assert len(shown) > keeper.TAIL_BYTES
     require_whole(shown, data + b"the end")
 
 

@@ -10,9 +10,10 @@ nothing of qvm. The first five are numbers of descriptors:
 - LOGS: the folder of the log, whose name in it is NAME
 
 QEMU must never wait for somebody who looks on: a client that does not read at that rate gets the rest from
-the log, in its own time. Only what has left the log by then is left out, and it is told how many bytes. A FIFO has room for all that comes while we sleep or write, and a write
-to it of one byte, which is how a UART writes, costs QEMU less than one to a file. So we read at most 500
-times a second, as much as there is.
+the log, in its own time. Only what has left the log by then is left out, and it is told how many bytes.
+
+A FIFO has room for all that comes while we sleep or write, and a write to it of one byte, which is how a UART
+writes, costs QEMU less than one to a file. So we read at most 500 times a second, as much as there is.
 
 Two processes: one that works, and one that waits for it and begins another if it is killed.
 """

@@ -115,9 +115,9 @@ COUNT = 10_000
 
 
 def numbers(text: bytes, mark: str) -> list[int]:
-    return [
-        int(found) for found in re.findall(rb"^(\d+) %s abcdefgh end\r?$" % mark.encode(), text, re.MULTILINE)
-    ]
+    """The numbers from 1 of the lines with `mark` in what a console has shown."""
+    lines = re.findall(rb"^([1-9]\d*) %s abcdefgh end\r?$" % mark.encode(), text, re.MULTILINE)
+    return [*map(int, lines)]
 
 
 def write_lines(vm: Vm, mark: str) -> None:

@@ -114,10 +114,13 @@ def test_console_in_a_pipe_answers_and_ends(running: Vm) -> None:
 COUNT = 10_000
 
 
-def numbers(text: bytes, mark: str) -> list[int]:
-    """The numbers from 1 of the lines with `mark` in what a console has shown."""
-    lines = re.findall(rb"^([1-9]\d*) %s abcdefgh end\r?$" % mark.encode(), text, re.MULTILINE)
-    return [*map(int, lines)]
+def require_all(text: bytes, mark: str, what: str) -> None:
+    """Each line with `mark` is there once, in order."""
+    end = rb" %s abcdefgh end\r?\n" % mark.encode()
+    found = [*map(int, re.findall(rb"^([1-9]\d*)" + end, text, re.MULTILINE))]
+    wrong = next((at for at, number in enumerate(found, 1) if at != number), len(found) + 1)
+    place = text.find(b"\n%d %s" % (wrong - 1, mark.encode()))
+    assert found == [*range(1, COUNT + 1)], f"{what}: line {wrong}: {text[place : place + 300]!r}"
 
 
 def write_lines(vm: Vm, mark: str) -> None:
@@ -136,7 +139,7 @@ def wait_for_log(vm: Vm, mark: str) -> None:
 def test_every_line_is_in_the_log_once_while_nobody_looks(running: Vm) -> None:
     write_lines(running, "alone")
     wait_for_log(running, "alone")
-    assert numbers((running.directory / LOG).read_bytes(), "alone") == [*range(1, COUNT + 1)]
+    require_all((running.directory / LOG).read_bytes(), "alone", "the log")
 
 
 def test_every_line_is_in_each_console_and_in_the_log_once(running: Vm, tmp_path: Path) -> None:
@@ -187,8 +190,8 @@ def test_every_line_is_in_each_console_and_in_the_log_once(running: Vm, tmp_path
         for file in files.values():
             file.close()
     for name, text in shown.items():
-        assert numbers(text, "seen") == [*range(1, COUNT + 1)], name
-    assert numbers((running.directory / LOG).read_bytes(), "seen") == [*range(1, COUNT + 1)]
+        require_all(text, "seen", name)
+    require_all((running.directory / LOG).read_bytes(), "seen", "the log")
 
 
 def attached(vm: Vm, count: int) -> None:

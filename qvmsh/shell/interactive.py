@@ -1,6 +1,6 @@
 """The prompt: xonsh's own, with the machine's name and state.
 
-May import: `shell.engine` (xonsh), `shell.prompt`, `shell.screen`.
+May import: `shell.engine` (xonsh), `shell.prompt`.
 
     run_prompt(context)
 """
@@ -25,8 +25,6 @@ from qvmsh.shell import calls, completer, foreground, prompt, report, stops, wor
 from qvmsh.shell.engine import Engine
 from qvmsh.shell.lines import Lines, history_database
 from qvmsh.shell.rc import Rc
-from qvmsh.shell.screen import Screen
-from qvmsh.shell.watcher import Watcher
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,15 +44,13 @@ def run_prompt(context: Context, *, ui: str = "xonsh", first: First | None = Non
     """
     sys.argv = first.argv if first else ["qvm"]
     engine = Engine(context)
-    screen = Screen(_app, _renew_prompt)
-    watcher = Watcher(context, repaint=screen.repaint, tell=screen.tell)
-    watcher.look()  # answered long before xonsh is ready
+    live = prompt.Live(context, _app, _renew_prompt)
     context.lines = lines = Lines(context)
     if first is not None and first.program is not None:
         XSH.ctx = main_namespace()
 
-    events.on_pre_rc(lambda **_: _set_variables(context, prompt.fields(context, watcher)))
-    events.on_pre_prompt_format(lambda **_: _before_prompt(watcher, screen))
+    events.on_pre_rc(lambda **_: _set_variables(context, live.fields))
+    events.on_pre_prompt_format(lambda **_: _before_prompt(live))
     events.on_pre_rc(lambda **_: completer.register(context))
     events.on_pre_cmdloop(lambda **_: _begin(engine, first))
     events.on_precommand(lambda cmd, **_: lines.begin(cmd))
@@ -76,7 +72,7 @@ def run_prompt(context: Context, *, ui: str = "xonsh", first: First | None = Non
             raise
     finally:
         calls.ending.set()
-        watcher.stop()
+        live.close()
         context.leave()
     if signal.SIGHUP in received:
         _forget_terminal()
@@ -153,15 +149,12 @@ def _set_variables(context: Context, fields: dict[str, Callable[[], Any]]) -> No
     env["PROMPT_FIELDS"].update(fields)
 
 
-def _before_prompt(watcher: Watcher, screen: Screen) -> None:
-    """A prompt is about to be drawn: have the machine looked at, show what was told meanwhile."""
+def _before_prompt(live: prompt.Live) -> None:
     env = XSH.env
     if env["ENABLE_ASYNC_PROMPT"]:  # xonsh 0.25: its prompt has no `updator` when it is painted anew
         env["ENABLE_ASYNC_PROMPT"] = False
         print("qvm: $ENABLE_ASYNC_PROMPT is off here: the prompt is live by itself", file=sys.stderr)
-    watcher.look(patience_s=0.0 if screen.is_live else prompt.PATIENCE_S)
-    watcher.moved()
-    screen.show()
+    live.begin()
 
 
 def _app() -> Any:
@@ -247,12 +240,15 @@ def open_at(context: Context, namespace: dict[str, Any], mark: str, *, ui: str) 
     outside = (XSH.ctx, XSH.shell, XSH.history, XSH.exit, base_shell.print_exception, sys.displayhook)
     stopped = signal.getsignal(signal.SIGTSTP)
     was_prompt = env["XONSH_INTERACTIVE"]
+    live = None
     try:
         env["XONSH_INTERACTIVE"] = env["COLOR_RESULTS"] = True
         if not was_prompt:
             env["SHELL_TYPE"] = "best"
-            _set_variables(context, prompt.asking_fields(context))
+            live = prompt.Live(context, _app, _renew_prompt)
+            _set_variables(context, live.fields)
             choose_editor(ui)
+            begin = events.on_pre_prompt_format(lambda **_: _before_prompt(live))
         env["PROMPT"] = "{YELLOW}" + mark + "{RESET} " + env["PROMPT"]
         sys.displayhook = xonsh.main._pprint_displayhook
         base_shell.print_exception = _print_exception
@@ -261,6 +257,9 @@ def open_at(context: Context, namespace: dict[str, Any], mark: str, *, ui: str) 
         XSH.shell = Shell(execer=XSH.execer, ctx=namespace, completer=True)
         XSH.shell.shell.cmdloop()
     finally:
+        if live is not None:
+            events.on_pre_prompt_format.discard(begin)
+            live.close()
         XSH.ctx, XSH.shell, XSH.history, XSH.exit, base_shell.print_exception, sys.displayhook = outside
         for name, value in before.items():
             env[name] = value

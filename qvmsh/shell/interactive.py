@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import sys
 
 import xonsh.main
 from xonsh.built_ins import XSH
 from xonsh.environ import make_args_env
 from xonsh.events import events
+from xonsh.history.sqlite import SqliteHistory
 from xonsh.procs import jobs
 from xonsh.shell import Shell
 from xonsh.shells import base_shell
 
 from qvmsh.commands.index import ALIASES, COMMANDS
 from qvmsh.errors import EXIT_INTERRUPTED, QvmError
-from qvmsh.shell import calls, completer, foreground, prompt, report, stops, words
+from qvmsh.shell import calls, completer, foreground, history, prompt, report, stops, words
 from qvmsh.shell.engine import Engine
-from qvmsh.shell.lines import Lines, history_database
+from qvmsh.shell.lines import Lines
 from qvmsh.shell.rc import Rc
 
 TYPE_CHECKING = False
@@ -62,6 +64,7 @@ def run_prompt(context: Context, *, ui: str = "xonsh", first: First | None = Non
     choose_editor(ui)
     foreground.install()
     xonsh.main._setup_controlling_terminal()  # before the rc, as xonsh's own main does
+    history.spare_xonsh_folders()
     engine.load(["-i"])
     received = calls.catch_signals(jobs.hup_all_jobs)  # xonsh would leave with status 1 and 15
     status = 0
@@ -138,15 +141,27 @@ def is_dumb() -> bool:
 def _set_variables(context: Context, fields: dict[str, Callable[[], Any]]) -> None:
     """What the user's rc may change: the prompt, the history, how a failing line is shown."""
     env = XSH.env
-    history = history_database("history.sqlite")
+    SqliteHistory.append = _append
     env["XONSH_HISTORY_BACKEND"] = "sqlite"
-    env["XONSH_HISTORY_SQLITE_FILE"] = history  # with XONSH_HISTORY_FILE its collector uses another file
+    # with XONSH_HISTORY_FILE its collector uses another file
+    env["XONSH_HISTORY_SQLITE_FILE"] = history.database("history.sqlite", context.io)
     env["XONSH_HISTORY_FILE"] = None
     if is_dumb():
         env["SHELL_TYPE"] = "dumb"  # of itself xonsh would draw as on any other terminal
     env["PROMPT"] = prompt.PLAIN if is_dumb() else prompt.FORMAT
     env["TITLE"] = "{qvm_name} | {current_job:{} | }qvm"
     env["PROMPT_FIELDS"].update(fields)
+
+
+_xonsh_append = SqliteHistory.append
+
+
+def _append(self: Any, cmd: dict[str, Any]) -> None:
+    """Note a line in the history; xonsh would end the session if its file is damaged meanwhile."""
+    try:
+        _xonsh_append(self, cmd)
+    except sqlite3.Error as error:
+        print(f"qvm: this line is not kept in the history: {error}", file=sys.stderr)
 
 
 def _before_prompt(live: prompt.Live) -> None:

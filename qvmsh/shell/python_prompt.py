@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextlib
 import sys
 import threading
 
@@ -21,9 +22,9 @@ from prompt_toolkit.history import FileHistory, InMemoryHistory, ThreadedHistory
 from ptpython.repl import PythonRepl
 
 from qvmsh.errors import EXIT_FAILED, EXIT_INTERRUPTED, QvmError
-from qvmsh.shell import calls, prompt, report, stops
+from qvmsh.shell import calls, history, prompt, report, stops
 from qvmsh.shell.editor import dress, read_here
-from qvmsh.shell.lines import Lines, history_file
+from qvmsh.shell.lines import Lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -110,6 +111,12 @@ class Leave(ptpython.repl.exit):
         raise SystemExit(status)
 
 
+class _History(FileHistory):
+    def store_string(self, string: str) -> None:
+        with contextlib.suppress(OSError):  # a full disk, a folder that has gone: the line runs all the same
+            super().store_string(string)
+
+
 class Repl(PythonRepl):
     """ptpython's prompt in this thread, on a namespace, with the errors and statuses of the shell."""
 
@@ -123,10 +130,8 @@ class Repl(PythonRepl):
         dress(self, self._tokens)
 
     def _create_buffer(self) -> Any:
-        try:
-            self.history = ThreadedHistory(FileHistory(history_file(HISTORY)))
-        except OSError:
-            self.history = InMemoryHistory()
+        path = history.plain(HISTORY, self._context.io)
+        self.history = ThreadedHistory(_History(path)) if path else InMemoryHistory()
         return super()._create_buffer()
 
     def run(self) -> None:

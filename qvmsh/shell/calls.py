@@ -49,7 +49,7 @@ class Leaving(Terminated, SystemExit):
 
 
 def catch_signals(before_leaving: Callable[[], object] = lambda: None) -> list[int]:
-    """Let a closed terminal and SIGTERM end the session, by `Leaving` in the main thread.
+    """Let a closed terminal and SIGTERM, and nothing else, end the session, by `Leaving` in the main thread.
 
     Args:
         before_leaving: called first.
@@ -67,6 +67,7 @@ def catch_signals(before_leaving: Callable[[], object] = lambda: None) -> list[i
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, leave)
+    signal.signal(signal.SIGQUIT, lambda *_: None)  # Ctrl-\\ is for programs, which have the default again
     return received
 
 

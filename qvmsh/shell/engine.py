@@ -231,7 +231,8 @@ def _end(self: Any, tee_output: bool = True) -> None:
             if hasattr(process, "_restore_sigint"):
                 process._restore_sigint()
         if is_interrupted and self.captured != "object":
-            XSH.history.last_cmd_rtn = EXIT_INTERRUPTED
+            if XSH.history is not None:  # not yet while the user's rc is loaded
+                XSH.history.last_cmd_rtn = EXIT_INTERRUPTED
             raise KeyboardInterrupt
 
 

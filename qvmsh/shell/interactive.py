@@ -37,12 +37,15 @@ if TYPE_CHECKING:
     from qvmsh.shell.run import First
 
 
-def run_prompt(context: Context, *, ui: str = "xonsh", first: First | None = None) -> int:
+def run_prompt(
+    context: Context, *, ui: str = "xonsh", first: First | None = None, has_rc: bool = True
+) -> int:
     """Read and run lines until the user leaves; returns the exit status of the session.
 
     Args:
         ui: `xonsh` or `ptpython`: the editor.
         first: what runs before the first prompt (`-i`).
+        has_rc: load the user's rc and the machine's.
     """
     sys.argv = first.argv if first else ["qvm"]
     engine = Engine(context)
@@ -54,7 +57,7 @@ def run_prompt(context: Context, *, ui: str = "xonsh", first: First | None = Non
     events.on_pre_rc(lambda **_: _set_variables(context, live.fields))
     events.on_pre_prompt_format(lambda **_: _before_prompt(live))
     events.on_pre_rc(lambda **_: completer.register(context))
-    events.on_pre_cmdloop(lambda **_: _begin(engine, first))
+    events.on_pre_cmdloop(lambda **_: _begin(engine, first, has_rc=has_rc))
     events.on_precommand(lambda cmd, **_: lines.begin(cmd))
     events.on_precommand(lambda **_: context.forget_settings())
     events.on_postcommand(lambda rtn, **_: _note_interrupt(rtn))
@@ -65,7 +68,7 @@ def run_prompt(context: Context, *, ui: str = "xonsh", first: First | None = Non
     foreground.install()
     xonsh.main._setup_controlling_terminal()  # before the rc, as xonsh's own main does
     history.spare_xonsh_folders()
-    engine.load(["-i"])
+    engine.load(["-i"] if has_rc else ["-i", "--no-rc"])
     received = calls.catch_signals(jobs.hup_all_jobs)  # xonsh would leave with status 1 and 15
     status = 0
     try:
@@ -102,12 +105,14 @@ def main_namespace() -> dict[str, Any]:
     return vars(main)
 
 
-def _begin(engine: Engine, first: First | None) -> None:
+def _begin(engine: Engine, first: First | None, *, has_rc: bool) -> None:
     """Before the first prompt: a greeting, the machine's own code, then what `-i` is to follow."""
+    XSH.exit = None  # an `exit` of the user's rc has ended that
     _greet(engine.context)
-    rc = Rc(engine)
-    rc.look()
-    events.on_pre_prompt_format(lambda **_: rc.look())
+    if has_rc:
+        rc = Rc(engine)
+        rc.look()
+        events.on_pre_prompt_format(lambda **_: rc.look())
     stops.install(engine.context)
     if first is None:
         return

@@ -16,7 +16,7 @@ from xonsh.completers.tools import RichCompletion
 from qvmsh.cli import complete
 from qvmsh.cli.parse import verb_of
 from qvmsh.machine import vocabulary
-from qvmsh.shell.calls import HOST_WORDS
+from qvmsh.shell.calls import HOST_WORDS, is_group
 from qvmsh.shell.names import Qmp
 from qvmsh.shell.words import Vm, Word
 
@@ -93,7 +93,7 @@ class Completer(complete.Surroundings):
         """The words as qvm's command line; None where they are somebody else's."""
         if words[0] == "vm":
             return words[1:] if isinstance(XSH.aliases._raw.get("vm"), Vm) else None
-        if words[0] in HOST_WORDS or (verb_of(words[:2]) is None and not _is_group(words[0])):
+        if words[0] in HOST_WORDS or (verb_of(words[:2]) is None and not is_group(words[0])):
             return None
         raw = XSH.aliases._raw.get(words[0])
         return words if isinstance(raw, Word) or raw == ["vm", words[0]] else None
@@ -109,12 +109,6 @@ class Completer(complete.Surroundings):
             append_space=not word.endswith(("=", ".")),
             provider="qvm",
         )
-
-
-def _is_group(word: str) -> bool:
-    from qvmsh.commands.index import COMMANDS
-
-    return any(verb.startswith(f"{word} ") for verb in COMMANDS)
 
 
 def register(context: Context) -> None:

@@ -224,6 +224,8 @@ _xonsh_print_exception = base_shell.print_exception
 def _print_exception(msg: Any = None, exc_info: Any = None, source_msg: Any = None) -> None:
     """Tell of an exception that ended a line; xonsh would show ours without hint and status."""
     error = exc_info[1] if exc_info else sys.exc_info()[1]
+    if isinstance(error, QvmError) and error.hint:
+        error.hint = calls.as_typed_here(error.hint)
     if isinstance(error, QvmError) or (error is not None and report.is_bug(error, "")):
         XSH.history.last_cmd_rtn = report.ended(error, script="", debug=False)
     else:

@@ -171,12 +171,11 @@ class WordCall(Call):
 
     def spoken(self, result: object) -> str:
         text = str(result)
-        is_ours = self.verb not in FOREIGN and self._context.lines is not None
-        return as_typed_here(text) if is_ours else text
+        return text if self.verb in FOREIGN else self._context.spoken(text)
 
     def failed(self, error: errors.QvmError) -> int:
-        if error.hint and self._context.lines is not None:
-            error.hint = as_typed_here(error.hint)
+        if error.hint:
+            error.hint = self._context.spoken(error.hint)
         return super().failed(error)
 
     def without_reader(self) -> int:

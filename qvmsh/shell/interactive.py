@@ -23,7 +23,7 @@ from xonsh.shells import base_shell
 
 from qvmsh.commands.index import ALIASES, COMMANDS
 from qvmsh.errors import EXIT_INTERRUPTED, QvmError
-from qvmsh.shell import calls, completer, foreground, history, prompt, report, stops, words
+from qvmsh.shell import calls, completer, foreground, habits, history, prompt, report, stops, words
 from qvmsh.shell.engine import Engine
 from qvmsh.shell.lines import Lines
 from qvmsh.shell.rc import Rc
@@ -57,12 +57,15 @@ def run_prompt(
     events.on_pre_rc(lambda **_: _set_variables(context, live.fields))
     events.on_pre_prompt_format(lambda **_: _before_prompt(live))
     events.on_pre_rc(lambda **_: completer.register(context))
+    events.on_pre_rc(lambda **_: XSH.aliases.update(habits.aliases(context)))
     events.on_pre_cmdloop(lambda **_: _begin(engine, first, has_rc=has_rc))
     events.on_precommand(lambda cmd, **_: lines.begin(cmd))
     events.on_precommand(lambda **_: context.forget_settings())
+    events.on_precommand(lambda cmd, **_: _advise(habits.of_special(cmd)))
     events.on_postcommand(lambda rtn, **_: _note_interrupt(rtn))
     events.on_postcommand(lambda rtn, **_: lines.end(EXIT_INTERRUPTED if rtn is None else rtn))
     events.on_command_not_found(lambda cmd, **_: _hint(cmd[0]))
+    events.on_transform_command(lambda cmd, **_: _note_typed(cmd))
     base_shell.print_exception = _print_exception
     choose_editor(ui)
     foreground.install()
@@ -197,18 +200,39 @@ def _greet(context: Context) -> None:
     """What a person should know at the first prompt."""
     if context.io.level < 1:
         return
-    print("`vm` lists the commands, `vm VERB --help` explains one, Ctrl-D leaves.", file=sys.stderr)
+    print(
+        "This is xonsh: Python and shell lines in one; docs/bash-to-qvm.md is for users of bash.\n"
+        "`vm` lists the commands, `vm VERB --help` explains one, Ctrl-D leaves.",
+        file=sys.stderr,
+    )
     for word, path in words.shadowed(context):
         print(f"qvm: `{word}` is qvm's here; the host's is {path}", file=sys.stderr)
 
 
+_typed = ""
+
+
+def _note_typed(text: str) -> str:
+    """Remember what is about to be compiled: of a text that cannot be, nothing else tells."""
+    global _typed
+    _typed = text
+    return text
+
+
+def _advise(text: str) -> None:
+    if text:
+        print(f"qvm: {text}", file=sys.stderr)
+
+
 def _hint(word: str) -> None:
-    """A program that is not there may have been meant as a command of qvm, which has no bare word."""
+    """A program that is not there may have been meant as a command of qvm, or as bash's."""
     verb = ALIASES.get(word, word)
     if verb in COMMANDS:
         print(
             f"qvm: `{word}` alone is the host's here, which has none; qvm's is `vm {word}`", file=sys.stderr
         )
+    elif _typed.strip().startswith(word):
+        _advise(habits.advice(_typed))
 
 
 def _note_interrupt(status: int | None) -> None:
@@ -230,6 +254,8 @@ def _print_exception(msg: Any = None, exc_info: Any = None, source_msg: Any = No
         XSH.history.last_cmd_rtn = report.ended(error, script="", debug=False)
     else:
         _xonsh_print_exception(msg, exc_info, source_msg)
+        if isinstance(error, SyntaxError | NameError):
+            _advise(habits.advice(_typed))
 
 
 def _forget_terminal() -> None:

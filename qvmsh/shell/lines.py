@@ -60,7 +60,7 @@ class Lines:
 
     def __init__(self, context: Context, *, is_python: bool = False) -> None:
         self._context = context
-        self._is_python = is_python
+        self.is_python = is_python
         self._rows: list[Line] = []
         self._begun: Line | None = None
         self._start = context.directory
@@ -134,10 +134,10 @@ class Lines:
         return path, len(rows), sum(1 for row in rows if row.status)
 
     def _script(self, path: str, rows: Sequence[Line]) -> str:
-        is_xonsh = not self._is_python
+        is_xonsh = not self.is_python
         by_name = is_xonsh == path.endswith(".xsh")
         head = "#!/usr/bin/env -S qvm sh" + ("" if by_name or not is_xonsh else " --xonsh")
-        return "\n".join([head, *self._way_there(rows[0]), *_texts(rows, is_python=self._is_python)]) + "\n"
+        return "\n".join([head, *self._way_there(rows[0]), *_texts(rows, is_python=self.is_python)]) + "\n"
 
     def _way_there(self, first: Line) -> list[str]:
         """What brings a script to where the first line was typed: it begins as the session did."""

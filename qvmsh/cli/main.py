@@ -405,6 +405,9 @@ def _unknown(words: list[str]) -> UsageError:
     if longer:
         is_unknown = words[1:] and not words[1].startswith("-")
         what = f"{words[1]!r} is no verb of {first}" if is_unknown else f"{first}: which one?"
+        near = parse.suggestion(words[1], [verb.partition(" ")[2] for verb in longer]) if is_unknown else None
+        if near:
+            return UsageError(what, hint=f"did you mean `qvm {first} {near}`?")
         return UsageError(what, hint="`qvm " + "`, `qvm ".join(longer) + "`")
     near = parse.suggestion(first, known)
     if near:

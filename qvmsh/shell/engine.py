@@ -126,9 +126,15 @@ class Engine:
             for name, value in names.items()
             if isinstance(value, Command | Group) or name in ("vm", "sh")
         }
+        XSH.aliases["xreset"] = self._reset
         XSH.ctx["exit"] = commands["exit"] = sys.exit  # `exit 5` is a word, `exit(5)` a function
         XSH.execer.ctxtransformer = Transformer(XSH.execer.parser, commands)
         CommandPipeline.end = _end
+
+    def _reset(self, _args: list[str]) -> None:
+        """`xreset`: forget the user's names; the machine's are there as at the beginning."""
+        XSH.ctx.clear()
+        XSH.ctx.update(self.context.names(has_vm=self.has_vm), exit=sys.exit)
 
     def _set_variables(self) -> None:
         env = XSH.env

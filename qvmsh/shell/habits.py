@@ -102,8 +102,12 @@ def aliases(context: Context) -> dict[str, Any]:
         print(text.rstrip(), file=stdout or sys.stdout)
         return 0
 
+    def source(args: list[str], stderr: TextIO | None = None) -> int:
+        print(f"qvm: {advice('.')}", file=stderr or sys.stderr)
+        return 2
+
     return {
-        "alias": _alias, "export": _export, "help": help_, "logout": "exit", "type": _type,
+        ".": source, "alias": _alias, "export": _export, "help": help_, "logout": "exit", "type": _type,
         "unalias": _unalias, "unset": _unset,
     }  # fmt: skip
 

@@ -13,6 +13,7 @@ import sqlite3
 import sys
 
 import xonsh.main
+import xonsh.tools
 from xonsh.built_ins import XSH
 from xonsh.environ import make_args_env
 from xonsh.events import events
@@ -67,6 +68,7 @@ def run_prompt(
     events.on_command_not_found(lambda cmd, **_: _hint(cmd[0]))
     events.on_transform_command(lambda cmd, **_: _note_typed(cmd))
     base_shell.print_exception = _print_exception
+    xonsh.tools.suggest_commands = _suggest
     choose_editor(ui)
     foreground.install()
     xonsh.main._setup_controlling_terminal()  # before the rc, as xonsh's own main does
@@ -224,6 +226,19 @@ def _advise(text: str) -> None:
         print(f"qvm: {text}", file=sys.stderr)
 
 
+def _advice_for(word: str) -> str:
+    """What to type instead of the line whose command `word` is not found."""
+    return habits.advice(_typed) if _typed.split()[:1] in ([word], ["[["]) else ""
+
+
+_xonsh_suggest = xonsh.tools.suggest_commands
+
+
+def _suggest(cmd: str, env: Any) -> Any:
+    """Words that are near; after an advice they would only mislead."""
+    return "" if _advice_for(cmd) else _xonsh_suggest(cmd, env)
+
+
 def _hint(word: str) -> None:
     """A program that is not there may have been meant as a command of qvm, or as bash's."""
     verb = ALIASES.get(word, word)
@@ -231,8 +246,8 @@ def _hint(word: str) -> None:
         print(
             f"qvm: `{word}` alone is the host's here, which has none; qvm's is `vm {word}`", file=sys.stderr
         )
-    elif _typed.strip().startswith(word):
-        _advise(habits.advice(_typed))
+    else:
+        _advise(_advice_for(word))
 
 
 def _note_interrupt(status: int | None) -> None:

@@ -135,6 +135,8 @@ def _script(context: Context, here: str, wanted: Wanted) -> int:
 def _prompt(context: Context, here: str, wanted: Wanted) -> int:
     """Open the prompt; with `-i` after something has run."""
     first = None
+    if not wanted.is_script and not isatty(sys.stdin):
+        wanted.words = [STDIN]
     if wanted.is_script:
         first = _first(context, here, wanted)
         if wanted.code is None and wanted.module is None and wanted.words[0] == STDIN:

@@ -69,7 +69,7 @@ class Word:
             self._context.forget_settings()
 
     def __repr__(self) -> str:
-        return f"<word of qvm: {self.__name__}>"
+        return f"a command of qvm; `{self.__name__} --help` explains it"
 
 
 class Vm(DecoratorAlias):  # type: ignore[misc]  # xonsh has no types

@@ -76,6 +76,10 @@ class Io:
         """What is written to `stdout` is seen by a person: nothing in it may act on the terminal."""
         return isatty(self.stdout)
 
+    def remark(self, text: str) -> None:
+        """Warn of something in the configuration; in a session once is enough."""
+        self.warn(text)
+
     def warn(self, text: str) -> None:
         """Say something the user should know although the command goes on (one line)."""
         if self.level >= 1:

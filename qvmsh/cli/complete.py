@@ -233,15 +233,25 @@ class _Line:
 
             return Completions([(name, "built in") for name in builtin.BUILTIN]).starting(last)
         if kind == "machine":
-            return Completions(self._machines(has_folders=True), FOLDERS if "/" in last else "").starting(
-                last
-            )
+            return Completions(
+                self._machines(has_folders=True), FOLDERS if last[:1] in (".", "~") or "/" in last else ""
+            ).starting(last)
         if kind == "known":
             return Completions(self._machines(has_folders=False)).starting(last)
         if kind == "variable":
             return self._variables(last)
         if kind == "label":
             return Completions(self._labels()).starting(last)
+        if kind == "log":
+            from qvmsh.machine import logs
+
+            return Completions([(name, "") for name in logs.NAMES]).starting(last)
+        if kind == "disk":
+            from qvmsh.machine import volumes
+
+            vm = self.surroundings.machine(self.common)
+            found = volumes.configured(vm) if vm else ()
+            return Completions([(each.id, each.name) for each in found]).starting(last)
         if kind == "snapshot":
             from qvmsh.machine import vocabulary
 

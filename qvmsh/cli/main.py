@@ -289,13 +289,17 @@ class Call:
         if self.has_json:
             self._print_json(result.as_json() if hasattr(result, "as_json") else {"output": result})
         elif result is not None:
-            text = str(result)
+            text = self.spoken(result)
             if self.io.is_on_terminal and not getattr(result, "is_harmless", False):
                 text = errors.visible(text)
             if text:
                 self.io.stdout.write(text if text.endswith("\n") else text + "\n")
         self.io.stdout.flush()
         return int(status)
+
+    def spoken(self, result: object) -> str:
+        """A result as a person reads it who typed the command here."""
+        return str(result)
 
     def _print_json(self, value: dict[str, Any]) -> None:
         from qvmsh.qemu.qmp import dumps
@@ -401,6 +405,9 @@ def _unknown(words: list[str]) -> UsageError:
     if longer:
         is_unknown = words[1:] and not words[1].startswith("-")
         what = f"{words[1]!r} is no verb of {first}" if is_unknown else f"{first}: which one?"
+        near = parse.suggestion(words[1], [verb.partition(" ")[2] for verb in longer]) if is_unknown else None
+        if near:
+            return UsageError(what, hint=f"did you mean `qvm {first} {near}`?")
         return UsageError(what, hint="`qvm " + "`, `qvm ".join(longer) + "`")
     near = parse.suggestion(first, known)
     if near:

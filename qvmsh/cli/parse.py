@@ -88,6 +88,10 @@ def suggestion(word: str, known: Iterable[str]) -> str | None:
     return bare[near[0]] if near else None
 
 
+RANGED = ("session list", "session save")
+"""Commands whose words may be `-7`: up to that line."""
+
+
 def bind(verb: str, words: Sequence[str]) -> Bound:
     """Bind the words after a verb.
 
@@ -134,7 +138,8 @@ def _options(
         word = words.pop(0)
         if word == "--":
             return rest + words
-        if not word.startswith("-") or word == "-":
+        is_range = verb in RANGED and word[1:].isdecimal()
+        if not word.startswith("-") or word == "-" or is_range:
             rest.append(word)
             if words_are in ("rest", "qemu"):
                 return rest + words

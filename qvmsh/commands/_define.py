@@ -33,7 +33,7 @@ class Opt:
         flags: short flag and further spellings; `--name-of-the-parameter` is always one.
         metavar: the word that stands for the value in the help.
         complete: what completes the value: `file`, `dir`, `snapshot`, `image`, `builtin`, `machine`,
-            `variable`, `hmp`, `qmp`, `script`.
+            `variable`, `hmp`, `qmp`, `script`, `disk`, `log`.
         choices: the only values allowed.
         excludes: names of parameters that cannot be given together with this one.
         is_last: the words after its value are not options of ours (`sh -c CODE --b`).

@@ -55,7 +55,13 @@ def disk_add(
 
 
 @command(group="images", name="disk resize")
-def disk_resize(vm: Machine, disk: str, size: str | None = None, *, shrink: bool = False) -> DiskDone:
+def disk_resize(
+    vm: Machine,
+    disk: Annotated[str, Opt(complete="disk")],
+    size: str | None = None,
+    *,
+    shrink: bool = False,
+) -> DiskDone:
     """Give a disk another size; a running guest is told at once. Its file systems are its own work.
 
     Args:
@@ -73,7 +79,7 @@ def disk_resize(vm: Machine, disk: str, size: str | None = None, *, shrink: bool
 
 
 @command(group="images", name="disk trim")
-def disk_trim(vm: Machine, disk: str | None = None) -> Trimmed:
+def disk_trim(vm: Machine, disk: Annotated[str | None, Opt(complete="disk")] = None) -> Trimmed:
     """Give room that the guest does not use back to the host.
 
     While it is on the guest trims its file systems (by its agent, else by ssh). While it is off each
@@ -92,7 +98,10 @@ def disk_trim(vm: Machine, disk: str | None = None) -> Trimmed:
 
 @command(group="images", name="disk check")
 def disk_check(
-    vm: Machine, disk: str | None = None, *, repair: Annotated[bool, Opt("-r")] = False
+    vm: Machine,
+    disk: Annotated[str | None, Opt(complete="disk")] = None,
+    *,
+    repair: Annotated[bool, Opt("-r")] = False,
 ) -> Checked:
     """Check the images and all that they stand on; exit status 1 if one is damaged.
 
@@ -108,7 +117,7 @@ def disk_check(
 
 
 @command(group="images", name="disk commit")
-def disk_commit(vm: Machine, disk: str | None = None) -> DiskDone:
+def disk_commit(vm: Machine, disk: Annotated[str | None, Opt(complete="disk")] = None) -> DiskDone:
     """Write an overlay's data into its base; the overlay is empty then.
 
     A running guest goes on meanwhile, and stands still for a moment at the end. Refused while the
@@ -129,7 +138,7 @@ def disk_commit(vm: Machine, disk: str | None = None) -> DiskDone:
 @command(group="images", name="disk rebase")
 def disk_rebase(
     vm: Machine,
-    disk: str,
+    disk: Annotated[str, Opt(complete="disk")],
     base: Annotated[str | None, Opt(complete="file")] = None,
     *,
     unsafe: Annotated[bool, Opt("-u")] = False,

@@ -31,6 +31,7 @@ def sh(
     ] = None,
     shell: Annotated[bool, Opt("--shell", excludes=("xonsh",))] = False,
     xonsh: bool = False,
+    no_rc: Annotated[bool, Opt("--no-rc", excludes=("shell",))] = False,
     io: Io = QUIET,
 ) -> Ended:
     """Open the machine's shell, or run a script in it.
@@ -50,6 +51,7 @@ def sh(
             plain Python with await (VM_SHELL).
         shell: open $SHELL, or run a bash script of the old vm.
         xonsh: take the file for xonsh, whatever its name.
+        no_rc: open the prompt without your xonshrc and the machine's .qvmrc.xsh.
 
     Raises:
         UsageError: the script cannot be read, or the options do not fit together.
@@ -68,5 +70,6 @@ def sh(
         ui=ui,
         is_shell=shell,
         is_xonsh=xonsh,
+        has_rc=not no_rc,
     )
     return Ended("", run.run(vm, io, wanted))

@@ -366,7 +366,7 @@ class _Loader:
             if not origin.file or final == value or (is_list and value and value in final):
                 continue
             message = f"{name}={shown(value)} is overridden by {origin}"
-            hint = f"`qvm --set {name}=...` is stronger than every file"
+            hint = f"`qvm config {name}=...` changes the file, `qvm --set {name}=...` is stronger than each"
             self.warnings.append(Problem(ENVIRONMENT, 0, 0, message, hint, name))
 
     def settings(self) -> Settings:

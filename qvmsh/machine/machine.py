@@ -67,7 +67,7 @@ class Machine:
         if self._loaded is None:
             self._loaded = layers.load(self.directory, self.environ, self.overrides)
             for warning in self._loaded.warnings:
-                self.io.warn(str(warning))
+                self.io.remark(str(warning))
         return self._loaded
 
     @property

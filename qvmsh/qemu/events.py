@@ -148,19 +148,22 @@ async def hear(path: str, *, greeted: Callable[[], None], heard: Callable[[Event
     except QMPError as error:
         raise ConnectionError(str(error)) from error
     end = asyncio.ensure_future(client.runstate_changed())
+    event = asyncio.ensure_future(inbox.get())
     try:
         greeted()
         while True:
-            event = asyncio.ensure_future(inbox.get())
             await asyncio.wait({event, end}, return_when=asyncio.FIRST_COMPLETED)
             if not event.done():
                 event.cancel()
                 break
             heard(await _with_error(client, event.result()))
+            event = asyncio.ensure_future(inbox.get())
         while not inbox.is_empty:
             heard(await inbox.get())
     finally:
-        end.cancel()
+        for task in (event, end):
+            task.cancel()
+        await asyncio.gather(event, end, return_exceptions=True)
         with contextlib.suppress(Exception):  # QEMU has gone first, or does not speak QMP
             await client.disconnect()
 

@@ -7,12 +7,14 @@ May import: `cli.main` (one parser, one rendering), `shell.context`; no xonsh.
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import threading
 
 from qvmsh import errors
 from qvmsh.cli.main import Call
+from qvmsh.cli.parse import verb_of
 from qvmsh.commands.index import COMMANDS
 from qvmsh.errors import Terminated, printable
 from qvmsh.io import isatty, tell
@@ -39,6 +41,15 @@ REFUSED = {"poweroff": "stop", "halt": "stop", "shutdown": "stop", "reboot": "re
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 
+FOREIGN = ("cmd", "logs", "qmp", "serial", "stderr", "stdout")
+"""Commands whose output is QEMU's or the guest's."""
+
+CALL = re.compile(
+    r"`(?:cd (?P<folder>'[^`]*'|[^ `]+) && )?qvm (?:-[CM] (?P<place>'[^`]*'|[^ `]+) )?(?P<words>[^`]+)`"
+    "(?! (?:works|starts it) as )"  # another account's: a session cannot `use` it, a process of its own can
+)
+"""A command in a text for a person."""
+
 ending = threading.Event()
 """Set when a signal ends the session: words that still run come to their end."""
 
@@ -60,7 +71,7 @@ class Leaving(Terminated, SystemExit):
 
 
 def catch_signals(before_leaving: Callable[[], object] = lambda: None) -> list[int]:
-    """Let a closed terminal and SIGTERM end the session, by `Leaving` in the main thread.
+    """Let a closed terminal and SIGTERM, and nothing else, end the session, by `Leaving` in the main thread.
 
     Args:
         before_leaving: called first.
@@ -78,6 +89,7 @@ def catch_signals(before_leaving: Callable[[], object] = lambda: None) -> list[i
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, leave)
+    signal.signal(signal.SIGQUIT, lambda *_: None)  # Ctrl-\\ is for programs, which have the default again
     return received
 
 
@@ -168,8 +180,45 @@ class WordCall(Call):
         """A session has one account's rights: another's machine is refused where it would be opened."""
         return None
 
+    def spoken(self, result: object) -> str:
+        text = str(result)
+        return text if self.verb in FOREIGN else self._context.spoken(text)
+
+    def failed(self, error: errors.QvmError) -> int:
+        if error.hint:
+            error.hint = self._context.spoken(error.hint)
+        return super().failed(error)
+
     def without_reader(self) -> int:
         return errors.EXIT_FAILED
+
+
+def as_typed_here(text: str) -> str:
+    """A text whose commands are those that one types at this prompt.
+
+    Examples:
+        >>> as_typed_here("`cd zz && qvm start` starts it, `qvm kill` ends it")
+        '`use zz && start` starts it, `vm kill` ends it'
+    """
+    return CALL.sub(_typed_here, text)
+
+
+def _typed_here(call: re.Match[str]) -> str:
+    place, words = call["folder"] or call["place"], call["words"]
+    first = words.partition(" ")[0]
+    if words == "..." or (place and words == "sh"):
+        words = ""
+    elif first == "sh" or not (first == "VERB" or verb_of(words.split(" ")[:2]) or is_group(first)):
+        return call[0]
+    parts = [f"use {place}"] if place else []
+    if words:
+        parts.append(f"vm {words}" if first in (*HOST_WORDS, *REFUSED, "VERB") else words)
+    return f"`{' && '.join(parts)}`"
+
+
+def is_group(word: str) -> bool:
+    """True if commands of two words begin with `word`."""
+    return any(verb.startswith(f"{word} ") for verb in COMMANDS)
 
 
 def child(context: Context) -> list[str]:
@@ -197,7 +246,8 @@ def listing(context: Context) -> str:
         rows = []
         for verb, row in COMMANDS.items():
             if row[2] == group:
-                shown = f"vm {verb}" if is_hosts(verb.partition(" ")[0]) else verb
+                word = verb.partition(" ")[0]
+                shown = f"vm {verb}" if word in REFUSED or is_hosts(word) else verb
                 rows.append(f"  {shown:{width + 3}}{row[7]}")
         if rows:
             parts.append("\n".join([f"{title}:", *rows]))

@@ -7,6 +7,8 @@ May import: xonsh, `cli.complete`.
 
 from __future__ import annotations
 
+import re
+
 from xonsh.built_ins import XSH
 from xonsh.completers.path import contextual_complete_path
 from xonsh.completers.tools import RichCompletion
@@ -14,10 +16,14 @@ from xonsh.completers.tools import RichCompletion
 from qvmsh.cli import complete
 from qvmsh.cli.parse import verb_of
 from qvmsh.machine import vocabulary
-from qvmsh.shell.calls import is_hosts
+from qvmsh.shell.calls import is_group, is_hosts
+from qvmsh.shell.names import Qmp
 from qvmsh.shell.words import Vm, Word
 
 TYPE_CHECKING = False
+QMP_CALL = re.compile(r"\bqmp\.([a-z]\w*)\(((?:[^()]*,)?\s*)(\w*)$")
+KEYWORD = re.compile(r"(\w+)\s*=")
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
@@ -50,6 +56,9 @@ class Completer(complete.Surroundings):
 
     def __call__(self, context: Any) -> Any:
         command = context.command
+        found = self._qmp_arguments(context.python)
+        if found is not None:
+            return found
         if command is None or command.arg_index < 1 or command.command_name is None:
             return None
         words = [arg.value for arg in command.args[: command.arg_index] if not arg.is_io_redir]
@@ -67,13 +76,24 @@ class Completer(complete.Surroundings):
             raise StopIteration  # nothing fits here: names of files would only mislead
         return rows, len(command.prefix)
 
+    def _qmp_arguments(self, context: Any) -> Any:
+        """The keywords that `qmp.NAME(` may have, as the running QEMU knows them; None elsewhere."""
+        call = QMP_CALL.search(context.prefix) if context is not None else None
+        if call is None or not isinstance(XSH.ctx.get("qmp"), Qmp):
+            return None
+        name, given, begun = call[1], call[2], call[3]
+        words = [f"{word}=" for word in KEYWORD.findall(given)]
+        found: list[str] = []
+        for spelling in dict.fromkeys((name.replace("_", "-"), name)):
+            rows = complete.complete(["qmp", spelling, *words, begun], self).rows
+            found += [word[:-1] for word, _ in rows if word[:-1].isidentifier()]
+        return [RichCompletion(f"{word}=", provider="qvm") for word in found], len(begun)
+
     def _line(self, words: list[str]) -> list[str] | None:
         """The words as qvm's command line; None where they are somebody else's."""
         if words[0] == "vm":
             return words[1:] if isinstance(XSH.aliases._raw.get("vm"), Vm) else None
-        if words[0] == "use":
-            return ["-C", *words[1:]]
-        if is_hosts(words[0]) or (verb_of(words[:2]) is None and not _is_group(words[0])):
+        if is_hosts(words[0]) or (verb_of(words[:2]) is None and not is_group(words[0])):
             return None
         raw = XSH.aliases._raw.get(words[0])
         return words if isinstance(raw, Word) or raw == ["vm", words[0]] else None
@@ -89,12 +109,6 @@ class Completer(complete.Surroundings):
             append_space=not word.endswith(("=", ".")),
             provider="qvm",
         )
-
-
-def _is_group(word: str) -> bool:
-    from qvmsh.commands.index import COMMANDS
-
-    return any(verb.startswith(f"{word} ") for verb in COMMANDS)
 
 
 def register(context: Context) -> None:

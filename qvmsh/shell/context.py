@@ -40,15 +40,19 @@ JUST_NOW_S = 1.0
 
 
 class SessionIo(Io):
-    """The caller's side of a command in a session: what the session has told is not told again."""
+    """The caller's side of a command in a session: of the configuration it is warned once."""
 
     def __init__(self, session: Context, **how: Any) -> None:
         super().__init__(**how)
         self.session = session
 
+    def remark(self, text: str) -> None:
+        if self.level >= 1 and text not in self.session.told:
+            self.session.told.add(text)
+            self.warn(text)
+
     def warn(self, text: str) -> None:
-        if text not in self.session.told:
-            super().warn(text)
+        super().warn(self.session.spoken(text))
 
 
 class Context:
@@ -72,7 +76,7 @@ class Context:
         self._works: list[str] = []
         self._worked = ("", 0.0)
         self.told: set[str] = set()
-        """Warnings about the configuration that the start of the session has given; once is enough."""
+        """Warnings about the configuration that the session has given; once is enough."""
         self.ui: str | None = None
         """What `--ui` says of the prompt; None where it says nothing."""
         self.namespaces: list[dict[str, Any]] = []
@@ -89,6 +93,14 @@ class Context:
         self._before: dict[str, str] = {
             name: value for name, value in environ.items() if _is_of_a_machine(name)
         }
+
+    def spoken(self, text: str) -> str:
+        """A text with commands in it, as they are typed where somebody types shell lines."""
+        if self.lines is None or self.lines.is_python:
+            return text
+        from qvmsh.shell.calls import as_typed_here
+
+        return as_typed_here(text)
 
     def begin_work(self, verb: str) -> None:
         """A command of the session begins (`start &`: in the background); `end_work` must follow."""
@@ -187,7 +199,7 @@ class Context:
 
     def _warn(self, loaded: Settings) -> None:
         for warning in loaded.warnings:
-            self.io.warn(str(warning))
+            self.io.warn(self.spoken(str(warning)))
             self.told.add(str(warning))
         for each in trust.withheld(loaded):
             self.io.warn(each)
@@ -227,6 +239,7 @@ class Context:
         loaded = layers.load(directory, self._without_machine())
         loaded.check()
         os.chdir(directory)
+        self.told.clear()
         self._warn(loaded)
         self.leave()
         for leave in self.leavers:

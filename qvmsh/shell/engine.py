@@ -139,9 +139,15 @@ class Engine:
             for name, value in names.items()
             if isinstance(value, Command | Group) or name in ("vm", "sh")
         }
+        XSH.aliases["xreset"] = self._reset
         XSH.ctx["exit"] = commands["exit"] = sys.exit  # `exit 5` is a word, `exit(5)` a function
         XSH.execer.ctxtransformer = Transformer(XSH.execer.parser, commands)
         CommandPipeline.end = _end
+
+    def _reset(self, _args: list[str]) -> None:
+        """`xreset`: forget the user's names; the machine's are there as at the beginning."""
+        XSH.ctx.clear()
+        XSH.ctx.update(self.context.names(has_vm=self.has_vm), exit=sys.exit)
 
     def _set_variables(self) -> None:
         env = XSH.env
@@ -247,7 +253,8 @@ def _end(self: Any, tee_output: bool = True) -> None:
         if XSH.env["XONSH_INTERACTIVE"] and not is_interrupted:
             words.hint_at_host_words(self)
         if is_interrupted and self.captured != "object":
-            XSH.history.last_cmd_rtn = EXIT_INTERRUPTED
+            if XSH.history is not None:  # not yet while the user's rc is loaded
+                XSH.history.last_cmd_rtn = EXIT_INTERRUPTED
             raise KeyboardInterrupt
 
 

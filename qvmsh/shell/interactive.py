@@ -1,6 +1,6 @@
 """The prompt: xonsh's own, with the machine's name and state.
 
-May import: `shell.engine` (xonsh), `shell.prompt`, `shell.screen`.
+May import: `shell.engine` (xonsh), `shell.prompt`.
 
     run_prompt(context)
 """
@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import sys
 
 import xonsh.main
+import xonsh.tools
 from xonsh.built_ins import XSH
 from xonsh.environ import make_args_env
 from xonsh.events import events
+from xonsh.history.sqlite import SqliteHistory
 from xonsh.procs import jobs
 from xonsh.shell import Shell
 from xonsh.shells import base_shell
@@ -22,12 +25,10 @@ from xonsh.shells.ptk_shell import PromptToolkitShell
 
 from qvmsh.errors import EXIT_INTERRUPTED, QvmError
 from qvmsh.host.terminal import Kept
-from qvmsh.shell import calls, completer, foreground, prompt, report, stops, words
+from qvmsh.shell import calls, completer, foreground, habits, history, prompt, report, stops, words
 from qvmsh.shell.engine import Engine
-from qvmsh.shell.lines import Lines, history_database
+from qvmsh.shell.lines import Lines
 from qvmsh.shell.rc import Rc
-from qvmsh.shell.screen import Screen
-from qvmsh.shell.watcher import Watcher
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,34 +39,41 @@ if TYPE_CHECKING:
     from qvmsh.shell.run import First
 
 
-def run_prompt(context: Context, *, ui: str = "xonsh", first: First | None = None) -> int:
+def run_prompt(
+    context: Context, *, ui: str = "xonsh", first: First | None = None, has_rc: bool = True
+) -> int:
     """Read and run lines until the user leaves; returns the exit status of the session.
 
     Args:
         ui: `xonsh` or `ptpython`: the editor.
         first: what runs before the first prompt (`-i`).
+        has_rc: load the user's rc and the machine's.
     """
     sys.argv = first.argv if first else ["qvm"]
-    screen = Screen(_app, _renew_prompt)
-    engine = Engine(context, show=screen.say)
-    watcher = Watcher(context, repaint=screen.repaint, tell=screen.tell)
-    watcher.look()  # answered long before xonsh is ready
+    live = prompt.Live(context, _app, _renew_prompt)
+    engine = Engine(context, show=live.screen.say)
     context.lines = lines = Lines(context)
     if first is not None and first.program is not None:
         XSH.ctx = main_namespace()
 
-    events.on_pre_rc(lambda **_: _set_variables(context, prompt.fields(context, watcher)))
-    events.on_pre_prompt_format(lambda **_: _before_prompt(watcher, screen))
+    events.on_pre_rc(lambda **_: _set_variables(context, live.fields))
+    events.on_pre_prompt_format(lambda **_: _before_prompt(live))
     events.on_pre_rc(lambda **_: completer.register(context))
-    events.on_pre_cmdloop(lambda **_: _begin(engine, first))
+    events.on_pre_rc(lambda **_: XSH.aliases.update(habits.aliases(context)))
+    events.on_pre_cmdloop(lambda **_: _begin(engine, first, has_rc=has_rc))
     events.on_precommand(lambda cmd, **_: lines.begin(cmd))
     events.on_precommand(lambda **_: context.forget_settings())
+    events.on_precommand(lambda cmd, **_: _advise(habits.of_special(cmd)))
     events.on_postcommand(lambda rtn, **_: _note_interrupt(rtn))
     events.on_postcommand(lambda rtn, **_: lines.end(EXIT_INTERRUPTED if rtn is None else rtn))
+    events.on_command_not_found(lambda cmd, **_: _hint(cmd[0]))
+    events.on_transform_command(lambda cmd, **_: _note_typed(cmd))
     base_shell.print_exception = _print_exception
+    xonsh.tools.suggest_commands = _suggest
     choose_editor(ui)
     xonsh.main._setup_controlling_terminal()  # before the rc, as xonsh's own main does
-    engine.load(["-i"])
+    history.spare_xonsh_folders()
+    engine.load(["-i"] if has_rc else ["-i", "--no-rc"])
     received = calls.catch_signals(jobs.hup_all_jobs)  # xonsh would leave with status 1 and 15
     base_shell.BaseShell.restore_tty_sanity = PromptToolkitShell.restore_tty_sanity = _leave_terminal
     status = 0
@@ -77,7 +85,7 @@ def run_prompt(context: Context, *, ui: str = "xonsh", first: First | None = Non
             raise
     finally:
         calls.ending.set()
-        watcher.stop()
+        live.close()
         context.leave()
     if signal.SIGHUP in received:
         _forget_terminal()
@@ -108,13 +116,14 @@ def main_namespace() -> dict[str, Any]:
     return vars(main)
 
 
-def _begin(engine: Engine, first: First | None) -> None:
+def _begin(engine: Engine, first: First | None, *, has_rc: bool) -> None:
     """Before the first prompt: a greeting, the machine's own code, then what `-i` is to follow."""
+    XSH.exit = None  # an `exit` of the user's rc has ended that
     _greet(engine.context)
-    foreground.refuse_to_stop(engine.context)
-    rc = Rc(engine)
-    rc.look()
-    events.on_pre_prompt_format(lambda **_: rc.look())
+    if has_rc:
+        rc = Rc(engine)
+        rc.look()
+        events.on_pre_prompt_format(lambda **_: rc.look())
     stops.install(engine.context)
     if first is None:
         return
@@ -148,9 +157,10 @@ def is_dumb() -> bool:
 def _set_variables(context: Context, fields: dict[str, Callable[[], Any]]) -> None:
     """What the user's rc may change: the prompt, the history, how a failing line is shown."""
     env = XSH.env
-    history = history_database("history.sqlite")
+    SqliteHistory.append = _append
     env["XONSH_HISTORY_BACKEND"] = "sqlite"
-    env["XONSH_HISTORY_SQLITE_FILE"] = history  # with XONSH_HISTORY_FILE its collector uses another file
+    # with XONSH_HISTORY_FILE its collector uses another file
+    env["XONSH_HISTORY_SQLITE_FILE"] = history.database("history.sqlite", context.io)
     env["XONSH_HISTORY_FILE"] = None
     if is_dumb():
         env["SHELL_TYPE"] = "dumb"  # of itself xonsh would draw as on any other terminal
@@ -159,16 +169,24 @@ def _set_variables(context: Context, fields: dict[str, Callable[[], Any]]) -> No
     env["PROMPT_FIELDS"].update(fields)
 
 
-def _before_prompt(watcher: Watcher, screen: Screen) -> None:
-    """A prompt is about to be drawn: have the machine looked at, show what was told meanwhile."""
+_xonsh_append = SqliteHistory.append
+
+
+def _append(self: Any, cmd: dict[str, Any]) -> None:
+    """Note a line in the history; xonsh would end the session if its file is damaged meanwhile."""
+    try:
+        _xonsh_append(self, cmd)
+    except sqlite3.Error as error:
+        print(f"qvm: this line is not kept in the history: {error}", file=sys.stderr)
+
+
+def _before_prompt(live: prompt.Live) -> None:
     env = XSH.env
     if env["ENABLE_ASYNC_PROMPT"]:  # xonsh 0.25: its prompt has no `updator` when it is painted anew
         env["ENABLE_ASYNC_PROMPT"] = False
         print("qvm: $ENABLE_ASYNC_PROMPT is off here: the prompt is live by itself", file=sys.stderr)
     foreground.restore_suspend_key()
-    watcher.look(patience_s=0.0 if screen.is_live else prompt.PATIENCE_S)
-    watcher.moved()
-    screen.show()
+    live.begin()
 
 
 def _app() -> Any:
@@ -191,9 +209,46 @@ def _greet(context: Context) -> None:
     """What a person should know at the first prompt."""
     if context.io.level < 1:
         return
-    print("`vm` lists the commands, `vm VERB --help` explains one, Ctrl-D leaves.", file=sys.stderr)
+    print(
+        "This is xonsh: Python and shell lines in one; docs/bash-to-qvm.md is for users of bash.\n"
+        "`vm` lists the commands, `vm VERB --help` explains one, Ctrl-D leaves.",
+        file=sys.stderr,
+    )
     for word, path in words.shadowed(context):
         print(f"qvm: `{word}` is qvm's here; the host's is {path}", file=sys.stderr)
+
+
+_typed = ""
+
+
+def _note_typed(text: str) -> str:
+    """Remember what is about to be compiled: of a text that cannot be, nothing else tells."""
+    global _typed
+    _typed = text
+    return text
+
+
+def _advise(text: str) -> None:
+    if text:
+        print(f"qvm: {text}", file=sys.stderr)
+
+
+def _advice_for(word: str) -> str:
+    """What to type instead of the line whose command `word` is not found."""
+    return habits.advice(_typed) if _typed.split()[:1] in ([word], ["[["]) else ""
+
+
+_xonsh_suggest = xonsh.tools.suggest_commands
+
+
+def _suggest(cmd: str, env: Any) -> Any:
+    """Words that are near; after an advice they would only mislead."""
+    return "" if _advice_for(cmd) else _xonsh_suggest(cmd, env)
+
+
+def _hint(word: str) -> None:
+    """A program that is not there may have been meant as bash's."""
+    _advise(_advice_for(word))
 
 
 def _note_interrupt(status: int | None) -> None:
@@ -209,10 +264,14 @@ _xonsh_print_exception = base_shell.print_exception
 def _print_exception(msg: Any = None, exc_info: Any = None, source_msg: Any = None) -> None:
     """Tell of an exception that ended a line; xonsh would show ours without hint and status."""
     error = exc_info[1] if exc_info else sys.exc_info()[1]
+    if isinstance(error, QvmError) and error.hint:
+        error.hint = calls.as_typed_here(error.hint)
     if isinstance(error, QvmError) or (error is not None and report.is_bug(error, "")):
         XSH.history.last_cmd_rtn = report.ended(error, script="", debug=False)
     else:
         _xonsh_print_exception(msg, exc_info, source_msg)
+        if isinstance(error, SyntaxError | NameError):
+            _advise(habits.advice(_typed))
 
 
 def _forget_terminal() -> None:
@@ -244,12 +303,15 @@ def open_at(context: Context, namespace: dict[str, Any], mark: str, *, ui: str) 
     outside = (XSH.ctx, XSH.shell, XSH.history, XSH.exit, base_shell.print_exception, sys.displayhook)
     stopped = signal.getsignal(signal.SIGTSTP)
     was_prompt = env["XONSH_INTERACTIVE"]
+    live = None
     try:
         env["XONSH_INTERACTIVE"] = env["COLOR_RESULTS"] = True
         if not was_prompt:
             env["SHELL_TYPE"] = "best"
-            _set_variables(context, prompt.asking_fields(context))
+            live = prompt.Live(context, _app, _renew_prompt)
+            _set_variables(context, live.fields)
             choose_editor(ui)
+            begin = events.on_pre_prompt_format(lambda **_: _before_prompt(live))
         env["PROMPT"] = "{YELLOW}" + mark + "{RESET} " + env["PROMPT"]
         sys.displayhook = xonsh.main._pprint_displayhook
         base_shell.print_exception = _print_exception
@@ -258,6 +320,9 @@ def open_at(context: Context, namespace: dict[str, Any], mark: str, *, ui: str) 
         XSH.shell = Shell(execer=XSH.execer, ctx=namespace, completer=True)
         XSH.shell.shell.cmdloop()
     finally:
+        if live is not None:
+            events.on_pre_prompt_format.discard(begin)
+            live.close()
         XSH.ctx, XSH.shell, XSH.history, XSH.exit, base_shell.print_exception, sys.displayhook = outside
         for name, value in before.items():
             env[name] = value

@@ -11,7 +11,6 @@ A script ends with the first line that fails, so lines that failed are comments 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 
@@ -26,44 +25,6 @@ if TYPE_CHECKING:
 
 OWN = re.compile(r"(^|[;&|])\s*(vm\s+)?session\s+(list|save)\b|\bsession\.(list|save)\(")
 """What is about the session itself is not kept."""
-
-
-def history_file(name: str) -> str:
-    """Where the history of all sessions is kept, for this user only: lines may hold secrets."""
-    path = _history_path(name)
-    os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
-    return path
-
-
-def _history_path(name: str) -> str:
-    base = os.environ.get("XDG_DATA_HOME") or os.path.join(os.path.expanduser("~"), ".local", "share")
-    path = os.path.join(base, "qvm", name)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    return path
-
-
-def history_database(name: str) -> str:
-    """As `history_file`, a new one as an empty SQLite database.
-
-    xonsh's threads and two shells at once would each make it a WAL database, which fails where
-    another has it open ("database is locked"); so it is one before anybody sees it. A shell that
-    comes second takes the file of the first.
-    """
-    path = _history_path(name)
-    if not os.path.exists(path):
-        import sqlite3
-        import tempfile
-
-        with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as folder:
-            new = os.path.join(folder, name)
-            os.close(os.open(new, os.O_CREAT | os.O_WRONLY, 0o600))
-            made = sqlite3.connect(new)
-            made.execute("PRAGMA journal_mode=WAL")
-            made.execute("PRAGMA user_version=1")
-            made.close()
-            with contextlib.suppress(OSError):  # another shell was faster; or no links here: xonsh makes it
-                os.link(new, path)
-    return history_file(name)
 
 
 class Line:
@@ -99,7 +60,7 @@ class Lines:
 
     def __init__(self, context: Context, *, is_python: bool = False) -> None:
         self._context = context
-        self._is_python = is_python
+        self.is_python = is_python
         self._rows: list[Line] = []
         self._begun: Line | None = None
         self._start = context.directory
@@ -173,10 +134,10 @@ class Lines:
         return path, len(rows), sum(1 for row in rows if row.status)
 
     def _script(self, path: str, rows: Sequence[Line]) -> str:
-        is_xonsh = not self._is_python
+        is_xonsh = not self.is_python
         by_name = is_xonsh == path.endswith(".xsh")
         head = "#!/usr/bin/env -S qvm sh" + ("" if by_name or not is_xonsh else " --xonsh")
-        return "\n".join([head, *self._way_there(rows[0]), *_texts(rows, is_python=self._is_python)]) + "\n"
+        return "\n".join([head, *self._way_there(rows[0]), *_texts(rows, is_python=self.is_python)]) + "\n"
 
     def _way_there(self, first: Line) -> list[str]:
         """What brings a script to where the first line was typed: it begins as the session did."""

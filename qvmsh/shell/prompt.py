@@ -1,6 +1,6 @@
 """What the prompt shows: the machine's name and its state, never waited for.
 
-May import: `shell.watcher`; xonsh only through what `engine` hands over.
+May import: `shell.screen`, `shell.watcher`; xonsh only through what `engine` hands over.
 
     demo:running ~/src >
 """
@@ -10,14 +10,17 @@ from __future__ import annotations
 import os
 
 from qvmsh.errors import printable
+from qvmsh.shell.screen import Screen
+from qvmsh.shell.watcher import Watcher
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from prompt_toolkit.application import Application
+
     from qvmsh.shell.context import Context
-    from qvmsh.shell.watcher import Watcher
 
 FORMAT = (
     "{last_return_code_if_nonzero:[{BOLD_INTENSE_RED}{}{RESET}] }"
@@ -55,16 +58,29 @@ def fields(context: Context, watcher: Watcher) -> dict[str, Callable[[], Any]]:
     return {"qvm_name": name, "qvm_state": shown_state, "qvm_cwd": cwd}
 
 
-def asking_fields(context: Context) -> dict[str, Callable[[], Any]]:
-    """As `fields`, for a prompt that hears no events: the state is asked for, with little patience."""
-    from qvmsh.shell.watcher import Watcher
+class Live:
+    """What stands behind the prompts of a session or of a breakpoint: its machine, watched.
 
-    watcher = Watcher(context, repaint=lambda: None, tell=lambda _: None)
-    found = fields(context, watcher)
-    shown = found["qvm_state"]
+    Args:
+        app, renew: as for `Screen`.
+    """
 
-    def asked() -> Any:
-        watcher.look(patience_s=PATIENCE_S)
-        return shown()
+    def __init__(
+        self,
+        context: Context,
+        app: Callable[[], Application[Any] | None],
+        renew: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.screen = Screen(app, renew)
+        self.watcher = Watcher(context, repaint=self.screen.repaint, tell=self.screen.tell)
+        self.fields = fields(context, self.watcher)
+        self.watcher.look()  # answered long before the prompt is ready
 
-    return {**found, "qvm_state": asked}
+    def begin(self) -> None:
+        """A prompt is about to be drawn: have the machine looked at, show what was told meanwhile."""
+        self.watcher.look(patience_s=0.0 if self.screen.is_live else PATIENCE_S)
+        self.watcher.moved()
+        self.screen.begin()
+
+    def close(self) -> None:
+        self.watcher.stop()

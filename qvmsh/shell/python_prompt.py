@@ -1,6 +1,6 @@
 """`--ui python`: plain Python in ptpython, with `await` at the prompt. No xonsh is loaded.
 
-May import: ptpython, `shell.prompt`, `shell.report`, `shell.screen`, `shell.watcher`.
+May import: ptpython, `shell.prompt`, `shell.report`.
 
     run_prompt(context)
     demo:running> await asyncio.sleep(1, "done")
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextlib
 import sys
 import threading
 
@@ -21,15 +22,13 @@ from prompt_toolkit.history import FileHistory, InMemoryHistory, ThreadedHistory
 from ptpython.repl import PythonRepl
 
 from qvmsh.errors import EXIT_FAILED, EXIT_INTERRUPTED, QvmError
-from qvmsh.shell import calls, prompt, report, stops
+from qvmsh.shell import calls, history, prompt, report, stops
 from qvmsh.shell.editor import dress, read_here
-from qvmsh.shell.lines import Lines, history_file
-from qvmsh.shell.screen import Screen
-from qvmsh.shell.watcher import Watcher
+from qvmsh.shell.lines import Lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Coroutine
     from typing import Any, NoReturn
 
     from qvmsh.shell.context import Context
@@ -55,15 +54,12 @@ def run_prompt(context: Context, first: First | None = None) -> int:
             "one, Ctrl-D leaves.",
             file=sys.stderr,
         )
-    screen = Screen(lambda: repl.app)
-    watcher = Watcher(context, repaint=screen.repaint, tell=screen.tell)
-    repl = Repl(context, namespace, fields=prompt.fields(context, watcher))
-    watcher.look()
+    repl = Repl(context, namespace)
     if first is not None:
         repl.status = _run_first(context, first, namespace)
     status = 0
     try:
-        repl.run(before=lambda: _before_prompt(watcher, screen))
+        repl.run()
     except SystemExit as error:
         status = report.ended(error, script="", debug=False)
     except OSError:
@@ -71,22 +67,14 @@ def run_prompt(context: Context, first: First | None = None) -> int:
             raise
     finally:
         calls.ending.set()
-        watcher.stop()
         repl.close()
         context.leave()
     return 128 + received[0] if received else status
 
 
-def _before_prompt(watcher: Watcher, screen: Screen) -> None:
-    """A prompt is about to be drawn: have the machine looked at, show what was told meanwhile."""
-    watcher.look()
-    watcher.moved()
-    screen.show()
-
-
 def open_at(context: Context, namespace: dict[str, Any], mark: str) -> None:
     """Open a prompt inside a script, with the names of `namespace`, until it is left."""
-    repl = Repl(context, namespace, mark, fields=prompt.asking_fields(context))
+    repl = Repl(context, namespace, mark)
     try:
         repl.run()
     finally:
@@ -123,42 +111,35 @@ class Leave(ptpython.repl.exit):
         raise SystemExit(status)
 
 
+class _History(FileHistory):
+    def store_string(self, string: str) -> None:
+        with contextlib.suppress(OSError):  # a full disk, a folder that has gone: the line runs all the same
+            super().store_string(string)
+
+
 class Repl(PythonRepl):
     """ptpython's prompt in this thread, on a namespace, with the errors and statuses of the shell."""
 
-    def __init__(
-        self,
-        context: Context,
-        namespace: dict[str, Any],
-        mark: str = "",
-        *,
-        fields: dict[str, Callable[[], Any]],
-    ) -> None:
+    def __init__(self, context: Context, namespace: dict[str, Any], mark: str = "") -> None:
         self._context = context
         self._mark = mark
-        self._fields = fields
+        self._live = prompt.Live(context, lambda: self.app)
         self._loop: asyncio.AbstractEventLoop | None = None
         self.status = 0
         super().__init__(get_globals=lambda: namespace)
         dress(self, self._tokens)
 
     def _create_buffer(self) -> Any:
-        try:
-            self.history = ThreadedHistory(FileHistory(history_file(HISTORY)))
-        except OSError:
-            self.history = InMemoryHistory()
+        path = history.plain(HISTORY, self._context.io)
+        self.history = ThreadedHistory(_History(path)) if path else InMemoryHistory()
         return super()._create_buffer()
 
-    def run(self, before: Callable[[], None] = lambda: None) -> None:
-        """Read and run inputs until Ctrl-D; SystemExit ends it too (ptpython's own goes on after it).
-
-        Args:
-            before: called before each prompt.
-        """
+    def run(self) -> None:
+        """Read and run inputs until Ctrl-D; SystemExit ends it too (ptpython's own goes on after it)."""
         self._add_to_namespace()
         failed = False
         while True:
-            before()
+            self._live.begin()
             try:
                 text = self.read()
                 failed = False
@@ -177,13 +158,14 @@ class Repl(PythonRepl):
 
     def _tokens(self) -> list[tuple[str, str]]:
         status = [("ansired bold", f"[{self.status}] ")] if self.status else []
+        fields = self._live.fields
         mark = [("ansiyellow", f"{self._mark} ")] if self._mark else []
         return [
             *mark,
             *status,
-            ("ansicyan bold", self._fields["qvm_name"]()),
-            ("", self._fields["qvm_state"]()),
-            ("ansiblue bold", self._fields["qvm_cwd"]()),
+            ("ansicyan bold", fields["qvm_name"]()),
+            ("", fields["qvm_state"]()),
+            ("ansiblue bold", fields["qvm_cwd"]()),
             ("", "> "),
         ]
 
@@ -237,7 +219,8 @@ class Repl(PythonRepl):
             raise
 
     def close(self) -> None:
-        """End the loop of the awaited."""
+        """End the loop of the awaited, and the talk with QEMU."""
+        self._live.close()
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)
 

@@ -19,7 +19,7 @@ from xonsh.built_ins import XSH
 
 from qvmsh.config import files, trust
 from qvmsh.errors import printable
-from qvmsh.shell import report
+from qvmsh.shell import calls, report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,8 +84,13 @@ class Rc:
         before = [dict(place) for place in places]
         try:
             self._engine.run(data.decode(), path)
-        except (Exception, SystemExit) as error:
-            report.ended(error, script=path, debug=self._context.io.debug)
+        except BaseException as error:
+            if isinstance(error, calls.Leaving):
+                raise
+            status = report.ended(error, script=path, debug=self._context.io.debug)
+            if status:
+                self._context.io.warn(f"{path} ended with status {status}: the rest of it is not loaded")
+        XSH.exit = None  # its end is not the session's
         self._undo = [
             (place, old, {k: v for k, v in place.items() if old.get(k, _MISSING) is not v})
             for place, old in zip(places, before, strict=True)

@@ -54,7 +54,7 @@ class First:
 class Wanted:
     """What the words of `qvm sh` ask for; as the parameters of the command."""
 
-    __slots__ = ("code", "is_interactive", "is_shell", "is_xonsh", "module", "ui", "words")
+    __slots__ = ("code", "has_rc", "is_interactive", "is_shell", "is_xonsh", "module", "ui", "words")
 
     def __init__(
         self,
@@ -66,6 +66,7 @@ class Wanted:
         ui: str | None = None,
         is_shell: bool = False,
         is_xonsh: bool = False,
+        has_rc: bool = True,
     ) -> None:
         self.words = list(words)
         self.code = code
@@ -74,6 +75,7 @@ class Wanted:
         self.ui = ui
         self.is_shell = is_shell
         self.is_xonsh = is_xonsh
+        self.has_rc = has_rc
 
     @property
     def is_script(self) -> bool:
@@ -133,6 +135,8 @@ def _script(context: Context, here: str, wanted: Wanted) -> int:
 def _prompt(context: Context, here: str, wanted: Wanted) -> int:
     """Open the prompt; with `-i` after something has run."""
     first = None
+    if not wanted.is_script and not isatty(sys.stdin):
+        wanted.words = [STDIN]
     if wanted.is_script:
         first = _first(context, here, wanted)
         if wanted.code is None and wanted.module is None and wanted.words[0] == STDIN:
@@ -156,7 +160,7 @@ def _prompt(context: Context, here: str, wanted: Wanted) -> int:
         return run_python_prompt(context, first)
     from qvmsh.shell.interactive import run_prompt
 
-    return run_prompt(context, ui=ui, first=first)
+    return run_prompt(context, ui=ui, first=first, has_rc=wanted.has_rc)
 
 
 def chosen_ui(context: Context) -> str:

@@ -3,12 +3,17 @@
 May import: prompt_toolkit; no xonsh.
 
     screen = Screen(lambda: repl.app)
+    screen.begin()                          # before each prompt
     screen.repaint()                        # from any thread
     screen.tell("qvm: demo: it was reset")  # likewise; the text being typed stays
+
+What there is to show is kept until a prompt that is being drawn has taken it: what comes while none
+is on the screen yet, or none any more, is shown by the next drawing.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sys
 from collections import deque
@@ -43,16 +48,30 @@ class Screen:
         self._app = app
         self._renew = renew
         self._lines: deque[str] = deque()
+        self._is_stale = False
+        self._drawn: Application[Any] | None = None
+        self._telling: asyncio.Future[None] | None = None
 
     @property
     def is_live(self) -> bool:
         """True if a prompt that stands there can be changed."""
         return self._app() is not None
 
+    def begin(self) -> None:
+        """A prompt is about to be drawn: print the lines that wait."""
+        app = self._app()
+        if app is not self._drawn:
+            if self._drawn is not None:
+                self._drawn.before_render -= self._before_drawing
+            self._drawn = app
+            if app is not None:
+                app.before_render += self._before_drawing
+        self._show()
+
     def tell(self, line: str) -> None:
         """Show a line above the prompt, now or before the next one (from any thread)."""
         self._lines.append(line)
-        self._at_prompt(lambda _: run_in_terminal(self.show))
+        self._wake()
 
     def say(self, text: str, end: str) -> None:
         """Show what a word in the background prints: above the prompt, or at once if none is there."""
@@ -64,21 +83,24 @@ class Screen:
 
     def repaint(self) -> None:
         """Draw the prompt with what it has to say now (from any thread)."""
-        self._at_prompt(self._paint)
+        self._is_stale = True
+        self._wake()
 
-    def show(self) -> None:
-        """Print the lines that wait."""
+    def _show(self) -> None:
         while self._lines:
             tell(sys.stdout, self._lines.popleft())
 
-    def _paint(self, app: Application[Any]) -> None:
-        self._renew()
-        app.invalidate()
-
-    def _at_prompt(self, action: Callable[[Application[Any]], object]) -> None:
-        """Call `action` in the thread of the prompt, if there is one on the screen."""
-        app = self._app()
-        loop = app.loop if app is not None and app.is_running else None
+    def _wake(self) -> None:
+        """Have the prompt drawn, if there is one; else its first drawing will see what is new."""
+        app = self._drawn
+        loop = app.loop if app is not None else None
         if app is not None and loop is not None:
             with contextlib.suppress(RuntimeError):  # the prompt has just been left
-                loop.call_soon_threadsafe(action, app)
+                loop.call_soon_threadsafe(app.invalidate)
+
+    def _before_drawing(self, app: Application[Any]) -> None:
+        if self._is_stale:
+            self._is_stale = False
+            self._renew()
+        if self._lines and not app.is_done and (self._telling is None or self._telling.done()):
+            self._telling = asyncio.ensure_future(run_in_terminal(self._show))

@@ -11,13 +11,16 @@ PYTHONBREAKPOINT, where it is set, decides as in any Python.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 
+from qvmsh.errors import Terminated
 from qvmsh.io import isatty
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
     from typing import Any
 
@@ -50,6 +53,9 @@ def stop(context: Context, frame: FrameType, *words: Any, **more: Any) -> object
     sys.stdout.flush()
     ui = run.chosen_ui(context)
     mark = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
+    handler = signal.getsignal(signal.SIGTERM)
+    if callable(handler):
+        signal.signal(signal.SIGTERM, _leaving(handler))
     try:
         if ui == "python":
             from qvmsh.shell import python_prompt
@@ -60,9 +66,24 @@ def stop(context: Context, frame: FrameType, *words: Any, **more: Any) -> object
 
             interactive.open_at(context, namespace, mark, ui=ui)
     finally:
+        if callable(handler):
+            signal.signal(signal.SIGTERM, handler)
         if namespace is not frame.f_globals:
             _write_back(frame, before, namespace)
     return None
+
+
+def _leaving(handler: Callable[[int, FrameType | None], object]) -> Callable[[int, FrameType | None], None]:
+    """A handler whose `Terminated` leaves a prompt: asyncio swallows all but SystemExit."""
+    from qvmsh.shell.calls import Leaving
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        try:
+            handler(number, frame)
+        except Terminated:
+            raise Leaving(number) from None
+
+    return leave
 
 
 def _seen(context: Context, frame: FrameType) -> dict[str, Any]:

@@ -49,6 +49,9 @@ TOLD = "told"
 
 TOLD_BYTES = 65536
 
+LIVE = (state.RUNNING, state.PAUSED, state.SUSPENDED, state.STARTING)
+"""States in which there is a QEMU; its end without a word is told."""
+
 EXPECTED = {"SHUTDOWN", "RESET", "JOB_STATUS_CHANGE", "ENDED"}
 CAUSES = {"archive", "kill", "reboot", "restart", "run", "snapshot", "start", "stop"}
 """Events that such a command of this session is the cause of, and tells of itself."""
@@ -66,7 +69,8 @@ class Watcher:
         self._context = context
         self._repaint = repaint
         self._tell = tell
-        self._seen = ""
+        self._seen: tuple[str | None, str] = (None, "")
+        """The directory that was looked at, and the state that was seen there."""
         self._asked = threading.Event()
         self._answered = threading.Event()
         self._asked_at = 0.0
@@ -81,8 +85,11 @@ class Watcher:
     @property
     def state(self) -> str:
         """The state in a word, as last seen; with a `?` where the machine is late with its answer."""
+        directory, seen = self._seen
+        if directory != self._context.directory:  # of the machine before `use`
+            return "?"
         is_late = not self._answered.is_set() and time.monotonic() - self._asked_at > LATE_S
-        return (self._seen or "?") if not is_late else self._seen.rstrip("?") + "?"
+        return f"{seen}?" if is_late else seen
 
     def look(self, *, patience_s: float = 0.0) -> None:
         """Ask for a look at the machine; wait for the answer at most `patience_s`."""
@@ -127,10 +134,11 @@ class Watcher:
             if self._seen != before or was_late:
                 self._repaint()
 
-    def _look(self) -> str:
+    def _look(self) -> tuple[str | None, str]:
         directory = self._context.directory
-        if directory is None:
-            return ""
+        return directory, "" if directory is None else self._kind(directory)
+
+    def _kind(self, directory: str) -> str:
         vm = machines.Machine(directory)
         try:
             if not os.path.exists(vm.files.vmrc):
@@ -140,14 +148,19 @@ class Watcher:
             seen = state.observe(vm)
         except (OSError, QvmError):
             return state.BROKEN
-        was_live = self._seen.rstrip("?") in (state.RUNNING, state.PAUSED, state.SUSPENDED, state.STARTING)
+        before, was = self._seen
+        was_live = before == directory and was in LIVE
         if seen.kind == state.CRASHED and not seen.is_live and was_live:
-            self._report("ENDED", seen.detail)
+            self._report(directory, "ENDED", seen.detail)
         return seen.kind
 
-    def _report(self, event: str, line: str) -> None:
-        """Show a line, unless a command of this session tells of the same."""
-        if line and not (event in EXPECTED and self._context.is_at_work(CAUSES)):
+    def _report(self, directory: str, event: str, line: str) -> None:
+        """Show a line about the session's machine, unless a command of this session tells of the same."""
+        if (
+            line
+            and directory == self._context.directory
+            and not (event in EXPECTED and self._context.is_at_work(CAUSES))
+        ):
             self._tell(f"qvm: {self._context.vm.name}: {line} ({time.strftime('%H:%M:%S')})")
 
     # the thread that listens
@@ -196,9 +209,9 @@ class Watcher:
         if not self._answered.is_set():
             self._repaint()
 
-    def heard(self, event: str, line: str) -> None:
+    def heard(self, directory: str, event: str, line: str) -> None:
         """QEMU told of `event`; `line` is what a person should know of it, perhaps nothing."""
-        self._report(event, line)
+        self._report(directory, event, line)
         self._look_from_loop()
 
 
@@ -284,8 +297,11 @@ class _Surroundings:
         self._run = run
         if self._conversation is not None:
             self._conversation.cancel()
-        self._relay = _Relay(note.socket(TOLD), self._watcher.heard)
+        self._relay = _Relay(note.socket(TOLD), self._heard)
         self._conversation = asyncio.ensure_future(self._converse(note, self._relay))
+
+    def _heard(self, event: str, line: str) -> None:
+        self._watcher.heard(self.vm.directory, event, line)
 
     async def _converse(self, note: Note, relay: _Relay) -> None:
         from qvmsh.qemu import events
@@ -294,7 +310,7 @@ class _Surroundings:
 
         def heard(event: dict[str, Any]) -> None:
             line = teller.line(event)
-            self._watcher.heard(event["event"], line)
+            self._heard(event["event"], line)
             relay.write(event["event"], line)
 
         def greeted() -> None:

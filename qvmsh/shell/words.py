@@ -73,7 +73,7 @@ class Word:
         return [*self._words, *map(_without_quotes, args)]
 
     def __repr__(self) -> str:
-        return f"<word of qvm: {self.__name__}>"
+        return f"a command of qvm; `{self.__name__} --help` explains it"
 
 
 class Vm(DecoratorAlias):  # type: ignore[misc]  # xonsh has no types

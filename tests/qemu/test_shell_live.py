@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pexpect
 import pytest
-from conftest import QVM, Vm
+from conftest import QVM, Vm, write_vmrc
 from shell_screen import screen_of
 from shell_terminal import Terminal, terminal
 
@@ -262,6 +262,7 @@ def test_tab_at_the_prompt_completes_what_qvm_and_qemu_know(vm: Vm) -> None:
         ["qemu-img", "snapshot", "-c", "fresh one", vm.directory / "demo-backing.qcow2"], check=True
     )
     (vm.directory / "nested").mkdir()
+    write_vmrc(vm.directory / "inner", "inner")
     with terminal(vm.world, vm.directory) as screen:
         at_prompt(screen, "stopped")
 
@@ -278,8 +279,16 @@ def test_tab_at_the_prompt_completes_what_qvm_and_qemu_know(vm: Vm) -> None:
         tab("img b", "img build")
         tab("config VM_DISK_BUS=vi", "config VM_DISK_BUS=virtio")
         tab("img build -o nes", "img build -o nested/")
+        tab("use inn", "use inner")
+        tab("use ../de", "use ../demo/")
+        tab("vm logs ser", "vm logs serial")
+        tab("disk resize dis", "disk resize disk0")
+        tab("qmp.device_del(i", "qmp.device_del(i")  # nobody knows the arguments while QEMU is off
         vm.ok("start", "--no-wait")
-        at_prompt(screen, "running", "img build -o nested/")
+        at_prompt(screen, "running", "qmp.device_del(i")
+        tab("qmp.device_del(i", "qmp.device_del(id=")
+        tab("x = qmp.chardev_remove(i", "x = qmp.chardev_remove(id=")
+        tab("qmp.set_link(name='net0', u", "qmp.set_link(name='net0', up=")
         tab("start --loadvm f", "start --loadvm 'fresh one'")
         tab("cmd info chard", "cmd info chardev")
         tab("cmd device_del ni", "cmd device_del nic0")

@@ -78,3 +78,10 @@ def test_verb_of_two_words_and_aliases() -> None:
 def test_suggestion_finds_the_near_word() -> None:
     assert suggestion("strat", ["start", "stop"]) == "start"
     assert suggestion("zzz", ["start", "stop"]) is None
+
+
+def test_bind_range_of_lines_may_begin_with_a_dash() -> None:
+    assert bind("session save", ["again.xsh", "-7", "-f", "9-"]).words == ["again.xsh", "-7", "9-"]
+    assert bind("session list", ["-7"]).words == ["-7"]
+    with pytest.raises(UsageError, match="-7"):
+        bind("snapshot save", ["-7"])

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from qvmsh.shell.lines import history_database
+from qvmsh.io import QUIET
+from qvmsh.shell.history import database
 
 
 def test_history_of_shells_that_begin_at_once_is_one_database(
@@ -20,7 +21,7 @@ def test_history_of_shells_that_begin_at_once_is_one_database(
 
     def shell() -> None:
         begin.wait()
-        path = history_database("history.sqlite")
+        path = database("history.sqlite", QUIET)
         found.append((path, Path(path).stat().st_ino))
 
     threads = [threading.Thread(target=shell) for _ in range(12)]
@@ -40,13 +41,13 @@ def test_history_of_shells_that_begin_at_once_is_one_database(
 
 def test_history_that_is_there_is_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    path = Path(history_database("history.sqlite"))
+    path = Path(database("history.sqlite", QUIET))
     connection = sqlite3.connect(path)
     connection.execute("CREATE TABLE kept (line TEXT)")
     connection.commit()
     connection.close()
     before = path.stat().st_ino
-    assert history_database("history.sqlite") == str(path)
+    assert database("history.sqlite", QUIET) == str(path)
     assert path.stat().st_ino == before
     connection = sqlite3.connect(path)
     assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("kept",)]

@@ -89,6 +89,15 @@ class Command:
         except TypeError as error:
             raise TypeError(f"{self.__name__}(): {error}") from None
 
+    def __bool__(self) -> NoReturn:
+        raise TypeError(
+            f"{self._shown} is a command, which is neither true nor false: call it, {self._shown}()"
+        )
+
+    @property
+    def _shown(self) -> str:
+        return self.verb.replace(" ", ".")
+
     def __repr__(self) -> str:
         return f"<command {self.verb}: {self._entry.summary}>"
 
@@ -174,6 +183,9 @@ class Group:
 
     def __dir__(self) -> list[str]:
         return list(self._commands)
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError(f"{self._word} is a group of commands, neither true nor false: {', '.join(self)}")
 
     def __repr__(self) -> str:
         return f"<commands {self._word}: {', '.join(self)}>"

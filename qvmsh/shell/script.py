@@ -74,7 +74,7 @@ class Program:
 
         Raises:
             SyntaxError: it is no Python.
-            QvmError: it uses names that do not exist.
+            QvmError: it uses names that do not exist, or commands without calling them.
         """
         if namespace is None:
             main = type(sys)("__main__")
@@ -89,9 +89,10 @@ class Program:
         own = dict(namespace)
         namespace.update(names(self.code))
         namespace.update(own)
-        if self.source is not None and suspects(self.source, self.path, namespace):
+        if self.source is not None:
             from qvmsh.shell import check
 
+            check.require_calls(self.source, self.path, namespace)
             check.require_names(self.source, self.code, self.path, namespace)
         return namespace
 
@@ -107,7 +108,8 @@ class Program:
 
         status = report.ended(error, script=self.path, debug=debug)
         is_names = isinstance(error, check.UnknownNames)
-        if is_names or (isinstance(error, SyntaxError) and error.filename == self.path):
+        is_words = isinstance(error, check.NotCalled)
+        if is_names or is_words or (isinstance(error, SyntaxError) and error.filename == self.path):
             hint = _hint(self.path, self.source or b"", is_names=is_names)
             if hint:
                 print(f"hint: {hint}", file=sys.stderr)

@@ -104,8 +104,8 @@ def require_names_in_lines(
     here = _Either(known, bound)
     idle: list[tuple[int, str, str]] = []
     for start, source, _ in python:
-        rows = _not_called(source, path, known, bound, is_shell=True)
-        idle += [(line + start, shown, call) for line, shown, call in rows]
+        calls = _not_called(source, path, known, bound, is_shell=True)
+        idle += [(line + start, shown, call) for line, shown, call in calls]
     if idle:
         raise _uncalled(path, idle)
     found: list[tuple[int, str]] = []
@@ -182,7 +182,7 @@ def _uncalled(path: str, rows: list[tuple[int, str, str]]) -> NotCalled:
 
 
 def _not_called(
-    source: bytes, path: str, known: Container[str], bound: Container[str], *, is_shell: bool
+    source: bytes, path: str, known: Container[str], bound: Iterable[str], *, is_shell: bool
 ) -> list[tuple[int, str, str]]:
     """Line, text and probable meaning of each command that stands alone, or where true or false is asked.
 

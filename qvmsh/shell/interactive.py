@@ -26,6 +26,7 @@ from qvmsh.shell.engine import Engine
 from qvmsh.shell.lines import Lines, history_database
 from qvmsh.shell.rc import Rc
 from qvmsh.shell.screen import Screen
+from qvmsh.shell.script import main_namespace
 from qvmsh.shell.watcher import Watcher
 
 TYPE_CHECKING = False
@@ -94,13 +95,6 @@ def choose_editor(ui: str) -> None:
     from qvmsh.shell import ptpython_shell
 
     ptpython_shell.install()
-
-
-def main_namespace() -> dict[str, Any]:
-    """The namespace of a new module `__main__`, for a Python script and the prompt after it."""
-    main = type(sys)("__main__")
-    sys.modules["__main__"] = main
-    return vars(main)
 
 
 def _begin(engine: Engine, first: First | None) -> None:
@@ -213,8 +207,12 @@ def _print_exception(msg: Any = None, exc_info: Any = None, source_msg: Any = No
     error = exc_info[1] if exc_info else sys.exc_info()[1]
     if isinstance(error, QvmError) or (error is not None and report.is_bug(error, "")):
         XSH.history.last_cmd_rtn = report.ended(error, script="", debug=False)
-    else:
-        _xonsh_print_exception(msg, exc_info, source_msg)
+        return
+    _xonsh_print_exception(msg, exc_info, source_msg)
+    if error is not None:
+        report.remember(error, is_all=False)
+        if not XSH.history.last_cmd_rtn:  # a command of the line has succeeded before
+            XSH.history.last_cmd_rtn = report.status_of(error)
 
 
 def _forget_terminal() -> None:

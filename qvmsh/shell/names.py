@@ -1,6 +1,6 @@
 """What the names of a script and of the prompt stand for in Python.
 
-May import: `cli.parse`, `errors` (a Python script pays for this module; no xonsh).
+May import: `cli.parse`, `commands.fit`, `errors` (a Python script pays for this module; no xonsh).
 
     start = Command("start", context)
     start(wait=False)          # the function of commands/start.py, on the context's machine
@@ -11,6 +11,7 @@ May import: `cli.parse`, `errors` (a Python script pays for this module; no xons
 from __future__ import annotations
 
 from qvmsh.cli.parse import Entry
+from qvmsh.commands.fit import fit
 from qvmsh.commands.index import ALIASES, COMMANDS
 from qvmsh.errors import QvmError
 
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from qvmsh.shell.context import Context
+
+
+def pickled(name: str, context: Context) -> tuple[Any, ...]:
+    """How a preloaded name is pickled: by name, and for which machine."""
+    from qvmsh.shell.children import restored
+
+    return restored, (name, *context.place)
 
 
 class Command:
@@ -62,6 +70,7 @@ class Command:
 
     def __call__(self, *words: Any, **options: Any) -> Any:
         """Run the command on the machine of the context; its result is returned, a failure raised."""
+        fitted, options = fit(self.verb, words, options)
         arguments: list[Any] = []
         if self._entry.machine != "none":
             arguments.append(self._context.machine(is_optional=self._entry.machine == "optional"))
@@ -69,7 +78,7 @@ class Command:
             options.setdefault("io", self._context.python_io())
         self._context.begin_work(self.verb)
         try:
-            return self.function(*arguments, *words, **options)
+            return self.function(*arguments, *fitted, **options)
         except TypeError as error:
             if error.__traceback__ is not None and error.__traceback__.tb_next is None:
                 self._require_fit(words, options)
@@ -88,6 +97,9 @@ class Command:
             self.__signature__.bind(*words, **options)
         except TypeError as error:
             raise TypeError(f"{self.__name__}(): {error}") from None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pickled(self._shown, self._context)
 
     def __bool__(self) -> NoReturn:
         raise TypeError(
@@ -167,6 +179,7 @@ class Group:
 
     def __init__(self, word: str, context: Context) -> None:
         self._word = word
+        self._context = context
         self._commands = {
             verb.partition(" ")[2]: Command(verb, context) for verb in COMMANDS if verb.startswith(word + " ")
         }
@@ -184,6 +197,9 @@ class Group:
     def __dir__(self) -> list[str]:
         return list(self._commands)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pickled(self._word, self._context)
+
     def __bool__(self) -> NoReturn:
         raise TypeError(f"{self._word} is a group of commands, neither true nor false: {', '.join(self)}")
 
@@ -197,14 +213,19 @@ class Lazy:
     Args:
         name: what the name is called in messages.
         load: makes the object.
+        context: whose name it is.
     """
 
-    __slots__ = ("_load", "_made", "_name")
+    __slots__ = ("_context", "_load", "_made", "_name")
 
-    def __init__(self, name: str, load: Callable[[], Any]) -> None:
+    def __init__(self, name: str, load: Callable[[], Any], context: Context) -> None:
         object.__setattr__(self, "_name", name)
         object.__setattr__(self, "_load", load)
+        object.__setattr__(self, "_context", context)
         object.__setattr__(self, "_made", [])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pickled(self._name, self._context)
 
     def _object(self) -> Any:
         if not self._made:
@@ -250,6 +271,9 @@ class Nowhere:
 
     def __getitem__(self, key: object) -> NoReturn:
         self._fail()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Nowhere, (object.__getattribute__(self, "_error"),)
 
     def __bool__(self) -> bool:
         return False

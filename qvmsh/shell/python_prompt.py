@@ -25,6 +25,7 @@ from qvmsh.shell import calls, prompt, report, stops
 from qvmsh.shell.editor import dress, read_here
 from qvmsh.shell.lines import Lines, history_file
 from qvmsh.shell.screen import Screen
+from qvmsh.shell.script import main_namespace
 from qvmsh.shell.watcher import Watcher
 
 TYPE_CHECKING = False
@@ -94,9 +95,7 @@ def open_at(context: Context, namespace: dict[str, Any], mark: str) -> None:
 
 
 def _namespace(context: Context, first: First | None) -> dict[str, Any]:
-    main = type(sys)("__main__")
-    sys.modules["__main__"] = main
-    namespace = vars(main)
+    namespace = main_namespace()
     namespace.update(__builtins__=builtins, **context.names())
     context.namespaces.append(namespace)
     sys.argv = first.argv if first else ["qvm"]

@@ -109,6 +109,9 @@ def run(vm: Machine | None, io: Io, wanted: Wanted) -> int:
         plain = plain_words(wanted.code)
         if plain and not wanted.is_xonsh:
             return _run_plain(context, plain)
+    from qvmsh.shell import children
+
+    children.install(context)
     has_prompt = wanted.is_interactive or (not wanted.is_script and isatty(sys.stdin))
     if has_prompt:
         return _prompt(context, here, wanted)

@@ -77,9 +77,7 @@ class Program:
             QvmError: it uses names that do not exist, or commands without calling them.
         """
         if namespace is None:
-            main = type(sys)("__main__")
-            namespace = vars(main)
-            sys.modules["__main__"] = main
+            namespace = main_namespace()
         namespace.update(__file__=self.path, __builtins__=__builtins__, **self.own)
         sys.argv = list(argv)
         sys.path.insert(0, self.folder)
@@ -100,7 +98,9 @@ class Program:
         """Run it; what it raises is the caller's."""
         assert self.code is not None
         exec(self.code, namespace)  # noqa: S102  # the user's own
-        sys.stdout.flush()
+        from qvmsh.shell import report
+
+        report.flush()
 
     def report(self, error: BaseException, *, debug: bool) -> int:
         """Say why it ended, and return the exit status."""
@@ -114,6 +114,13 @@ class Program:
             if hint:
                 print(f"hint: {hint}", file=sys.stderr)
         return status
+
+
+def main_namespace() -> dict[str, Any]:
+    """The namespace of a new module `__main__`."""
+    main = type(sys)("__main__")
+    sys.modules["__main__"] = main
+    return vars(main)
 
 
 def from_file(path: str) -> Program:

@@ -10,7 +10,6 @@ inside, or, as `start(wait="no")`, mean the opposite.
 
 from __future__ import annotations
 
-import functools
 import os
 
 from qvmsh.commands.index import COMMANDS
@@ -50,6 +49,7 @@ def fit(verb: str, words: Sequence[Any], options: Mapping[str, Any]) -> tuple[li
 
 def fitting(verb: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """A method of a machine whose arguments are made to fit."""
+    import functools  # late: a small script has no such method
 
     @functools.wraps(function)
     def fitted(vm: Any, *words: Any, **options: Any) -> Any:

@@ -16,10 +16,10 @@ before anything else, and `forkserver` asks it with the name `ignore` for what t
 
 from __future__ import annotations
 
+import _signal as signal  # `signal` and `threading` cost more than a small script
+import _thread
 import os
-import signal
 import sys
-import threading
 
 from qvmsh.shell import context as contexts
 
@@ -61,7 +61,7 @@ def install(context: Context, lines: tuple[str, str] | None = None) -> None:
 
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
-_held = threading.local()
+_held = _thread._local()
 
 
 def _block() -> None:
@@ -72,7 +72,7 @@ def _block() -> None:
 def _go_on() -> None:
     for number in signal.sigpending() & {*_ENDING}:
         signal.sigtimedwait((number,), 0)  # raised in here, its exception would be ignored
-        threading.Thread(target=os.kill, args=(os.getpid(), number)).start()
+        _thread.start_new_thread(os.kill, (os.getpid(), number))
     signal.pthread_sigmask(signal.SIG_SETMASK, _held.mask)
 
 

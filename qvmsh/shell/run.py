@@ -13,7 +13,7 @@ import sys
 from qvmsh.commands.index import ALIASES, COMMANDS
 from qvmsh.config.variables import VARIABLES
 from qvmsh.errors import ConfigError, UsageError
-from qvmsh.io import isatty
+from qvmsh.io import isatty, write_at_once
 from qvmsh.shell.context import Context
 
 TYPE_CHECKING = False
@@ -112,6 +112,7 @@ def run(vm: Machine | None, io: Io, wanted: Wanted) -> int:
     from qvmsh.shell import children
 
     children.install(context)
+    write_at_once()
     has_prompt = wanted.is_interactive or (not wanted.is_script and isatty(sys.stdin))
     if has_prompt:
         return _prompt(context, here, wanted)

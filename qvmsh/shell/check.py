@@ -102,12 +102,6 @@ def require_names_in_lines(
         python.append((start, source, code))
         bound |= global_names(source, path)[0]
     here = _Either(known, bound)
-    idle: list[tuple[int, str, str]] = []
-    for start, source, _ in python:
-        calls = _not_called(source, path, known, bound, is_shell=True)
-        idle += [(line + start, shown, call) for line, shown, call in calls]
-    if idle:
-        raise _uncalled(path, idle)
     found: list[tuple[int, str]] = []
     for start, source, code in python:
         if suspects(source, path, here):
@@ -117,6 +111,12 @@ def require_names_in_lines(
             found += [(line + start, name) for line, name in rows]
     if found:
         raise unknown_names(path, found, here)
+    idle: list[tuple[int, str, str]] = []
+    for start, source, _ in python:
+        calls = _not_called(source, path, known, bound, is_shell=True)
+        idle += [(line + start, shown, call) for line, shown, call in calls]
+    if idle:
+        raise _uncalled(path, idle)
 
 
 class _Either:

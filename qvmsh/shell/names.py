@@ -10,6 +10,8 @@ May import: `cli.parse`, `commands.fit`, `errors` (a Python script pays for this
 
 from __future__ import annotations
 
+import sys
+
 from qvmsh.cli.parse import Entry
 from qvmsh.commands.fit import fit
 from qvmsh.commands.index import ALIASES, COMMANDS
@@ -28,6 +30,17 @@ def pickled(name: str, context: Context) -> tuple[Any, ...]:
     from qvmsh.shell.children import restored
 
     return restored, (name, *context.place)
+
+
+def _truth(why: str) -> bool:
+    """Refuse the question whether a command is true; xonsh's `start?` asks it too.
+
+    Raises:
+        TypeError: with `why`.
+    """
+    if sys._getframe(2).f_globals.get("__name__", "").partition(".")[0] != "xonsh":
+        raise TypeError(why)
+    return True
 
 
 class Command:
@@ -101,10 +114,8 @@ class Command:
     def __reduce__(self) -> tuple[Any, ...]:
         return pickled(self._shown, self._context)
 
-    def __bool__(self) -> NoReturn:
-        raise TypeError(
-            f"{self._shown} is a command, which is neither true nor false: call it, {self._shown}()"
-        )
+    def __bool__(self) -> bool:
+        return _truth(f"{self._shown} is a command, neither true nor false: call it, {self._shown}()")
 
     @property
     def _shown(self) -> str:
@@ -128,8 +139,9 @@ class Qmp(Command):
         return super().__call__(*_request(words, arguments), **options)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
+        known = [] if name.startswith("_") else self.__dir__()
+        if name.startswith("_") or (known and name not in known):
+            raise AttributeError(f"QEMU has no command {name!r}", name=name, obj=self)
 
         def call(**arguments: Any) -> Any:
             from qvmsh.errors import QmpError
@@ -200,8 +212,8 @@ class Group:
     def __reduce__(self) -> tuple[Any, ...]:
         return pickled(self._word, self._context)
 
-    def __bool__(self) -> NoReturn:
-        raise TypeError(f"{self._word} is a group of commands, neither true nor false: {', '.join(self)}")
+    def __bool__(self) -> bool:
+        return _truth(f"{self._word} is a group of commands, neither true nor false: {', '.join(self)}")
 
     def __repr__(self) -> str:
         return f"<commands {self._word}: {', '.join(self)}>"

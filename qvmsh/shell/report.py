@@ -40,6 +40,18 @@ BUG = (
 )
 
 
+_interrupted: list[BaseException] = []
+
+
+def die_as_interrupted() -> None:
+    """As the last of a script: end by SIGINT if Ctrl-C has ended it, or a loop of bash would go on."""
+    if _interrupted:
+        import signal
+
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
 def ended(error: BaseException, *, script: str, debug: bool) -> int:
     """Say why a script ended, if there is anything to say, and return its exit status.
 
@@ -61,6 +73,7 @@ def ended(error: BaseException, *, script: str, debug: bool) -> int:
         hook(type(error), error, error.__traceback__)  # the script's own
         return _quiet_status(error)
     if isinstance(error, KeyboardInterrupt):
+        _interrupted.append(error)
         return errors.EXIT_INTERRUPTED
     if isinstance(error, Terminated):
         return errors.EXIT_TERMINATED

@@ -121,6 +121,11 @@ def run(vm: Machine | None, io: Io, wanted: Wanted) -> int:
 
 def _script(context: Context, here: str, wanted: Wanted) -> int:
     """Run what is to run, and leave."""
+    import atexit
+
+    from qvmsh.shell import report
+
+    atexit.register(report.die_as_interrupted)  # the first of all, so it is called last
     context.ui = wanted.ui
     if not wanted.is_script:
         wanted.words = [STDIN]
@@ -195,7 +200,7 @@ def _first(context: Context, here: str, wanted: Wanted) -> First:
         return First([program.path, *words], program=program)
     if words[0] == STDIN:
         context.enter(here, words[1:])
-        return First([STDIN, *words[1:]], name="<stdin>", lines=sys.stdin.read())
+        return First([STDIN, *words[1:]], name="<stdin>", lines=sys.stdin.read().removeprefix("\ufeff"))
     path = os.path.normpath(os.path.join(here, words[0]))
     argv = [path, *words[1:]]
     from qvmsh.shell import script
@@ -207,7 +212,7 @@ def _first(context: Context, here: str, wanted: Wanted) -> First:
     source = script.read(path)
     context.enter(here, words[1:])
     try:
-        return First(argv, name=path, lines=source.decode())
+        return First(argv, name=path, lines=source.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise UsageError(f"sh: {path}: is not UTF-8 (byte {error.start})") from None
 

@@ -90,8 +90,8 @@ class Program:
         if self.source is not None:
             from qvmsh.shell import check
 
-            check.require_calls(self.source, self.path, namespace)
             check.require_names(self.source, self.code, self.path, namespace)
+            check.require_calls(self.source, self.path, namespace)
         return namespace
 
     def run(self, namespace: dict[str, Any]) -> None:
@@ -181,7 +181,8 @@ def run_python(context: Context, program: Program, argv: Sequence[str]) -> int:
         argv: what it sees as `sys.argv`.
     """
     context.export()
-    sys.breakpointhook = lambda *words, **more: _breakpoint(context, *words, **more)
+    if not os.environ.get("PYTHONBREAKPOINT"):  # as in `stops.install`
+        sys.breakpointhook = lambda *words, **more: _breakpoint(context, *words, **more)
 
     def names(code: CodeType) -> dict[str, Any]:
         return context.names(has_vm=mentions(code, "vm"))

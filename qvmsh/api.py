@@ -47,6 +47,8 @@ from qvmsh.commands import status as _status
 from qvmsh.commands import stop as _stop
 from qvmsh.commands import suspend as _suspend
 from qvmsh.commands import wakeup as _wakeup
+from qvmsh.commands.fit import fitting as _fitting
+from qvmsh.commands.index import COMMANDS as _COMMANDS
 from qvmsh.config import locate
 from qvmsh.errors import DeadlineError, GuestUnreachableError
 from qvmsh.io import QUIET, Io
@@ -194,3 +196,8 @@ class Machine(machine.Machine):
             if state.observe(self).is_live:
                 self.kill()
             raise
+
+
+for _verb, _row in _COMMANDS.items():
+    if hasattr(Machine, _row[1]):
+        setattr(Machine, _row[1], _fitting(_verb, getattr(Machine, _row[1])))

@@ -194,6 +194,30 @@ def tell(stream: TextIO, text: str, *, begin: str = "", end: str = "\n") -> None
         pass
 
 
+def write_at_once() -> None:
+    """Let standard output hold nothing back, so that it is in order with what other processes write.
+
+    With no terminal there, Python would keep some kilobytes, while a command or program of the same
+    script writes to the same file. Whatever reaches the buffer is flushed: a raw stream, as with
+    `python -u`, may write a part and forget the rest.
+    """
+    import io
+
+    class Direct(io.BufferedWriter):
+        def write(self, data: Any) -> int:
+            count = super().write(data)
+            self.flush()
+            return count
+
+    old: Any = sys.stdout
+    if type(old) is not io.TextIOWrapper or type(old.buffer) is not io.BufferedWriter:
+        return  # somebody else's
+    how: dict[str, Any] = {"encoding": old.encoding, "errors": old.errors}
+    raw = old.detach().detach()
+    sys.stdout = io.TextIOWrapper(Direct(raw), write_through=True, **how)
+    setattr(sys, "__stdout__", sys.stdout)  # noqa: B010  # final to mypy
+
+
 def isatty(stream: TextIO | None) -> bool:
     """True if `stream` is open on a terminal."""
     try:

@@ -175,6 +175,8 @@ class Call:
                 return fanout.run(bound, targets, self.io)
             bound.common["directory"] = targets[0]
             bound.words = []
+        if self.verb == "sh":
+            _find_by_script(bound)
         if is_root:
             status = self.as_owner(bound)
             if status is not None:
@@ -361,6 +363,20 @@ def _require_one_machine(bound: Bound) -> None:
         )
     if common.get("directory") is not None and common.get("machine") is not None:
         raise UsageError(f"{verb}: -C and -M exclude each other")
+
+
+def _find_by_script(bound: Bound) -> None:
+    """A script in a machine's folder finds its machine from anywhere."""
+    from qvmsh.config import locate
+
+    common, options = bound.common, bound.options
+    is_named = {"directory", "machine"} & {name for name, value in common.items() if value is not None}
+    is_file = bound.words and bound.words[0] != "-" and not ({"code", "module"} & options.keys())
+    if is_file and not is_named and os.path.isfile(bound.words[0]):
+        try:
+            common["directory"] = locate.find(None, os.environ, _current_folder(), bound.words[0])
+        except QvmError:  # it runs without a machine
+            pass
 
 
 def _places(bound: Bound) -> list[str]:

@@ -1,4 +1,4 @@
-"""Which directory is meant: `-C`, else VM_HOME, else the current one.
+"""Which directory is meant: `-C`, else VM_HOME, else the current one, else a script's own.
 
 May import: `config.layers`, `errors` (one-shot path).
 
@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-def find(directory: str | None, environ: Mapping[str, str], cwd: str) -> str:
+def find(directory: str | None, environ: Mapping[str, str], cwd: str, script: str | None = None) -> str:
     """The machine's directory, absolute.
 
     Args:
         directory: what `-C` names; None where it was not given.
         environ: VM_HOME and VM_HOME_OVERRIDES_CWD are looked up here.
         cwd: the current directory.
+        script: the file that is to run, whose folder may be the machine's.
 
     Raises:
         ConfigError: there is no `.vmrc`, or VM_HOME and the current directory disagree.
@@ -35,6 +36,8 @@ def find(directory: str | None, environ: Mapping[str, str], cwd: str) -> str:
         return _require(os.path.normpath(os.path.join(cwd, directory)))
     home = environ.get("VM_HOME", "")
     if not home:
+        if script is not None and not os.path.lexists(os.path.join(cwd, files.VMRC)):
+            cwd = _folder_of(os.path.join(cwd, script)) or cwd
         return _require(cwd)
     found = os.path.normpath(os.path.join(cwd, home))
     is_here = os.path.realpath(found) == os.path.realpath(cwd)
@@ -49,6 +52,15 @@ def find(directory: str | None, environ: Mapping[str, str], cwd: str) -> str:
         what += "it has no .vmrc" if os.path.isdir(found) else "there is no such directory"
         raise ConfigError(what, hint="correct VM_HOME, or `unset VM_HOME`")
     return found
+
+
+def _folder_of(script: str) -> str | None:
+    """The machine's directory that a script lies in, or what its links lead to; None if there is none."""
+    for path in (script, os.path.realpath(script)):
+        folder = os.path.dirname(os.path.normpath(path))
+        if os.path.lexists(os.path.join(folder, files.VMRC)):
+            return folder
+    return None
 
 
 def _require(directory: str) -> str:

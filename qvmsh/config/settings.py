@@ -14,11 +14,12 @@ import os
 
 from qvmsh.config import files, words
 from qvmsh.config.variables import VARIABLES, memory_mib
-from qvmsh.errors import ConfigError
+from qvmsh.errors import ConfigError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from typing import Any, NoReturn
 
     from qvmsh.config.grammar import Problem
     from qvmsh.config.variables import Variable
@@ -82,6 +83,16 @@ def default(name: str, values: Mapping[str, str]) -> str:
 
         return devices.machine_default(values)
     return variable.default
+
+
+def read_only(name: str, value: object) -> UsageError:
+    """The error for `settings.NAME = value`."""
+    shown = "yes" if value is True else "no" if value is False else value
+    return UsageError(
+        f"settings.{name} cannot be assigned: it is what the files say",
+        hint=f"`config({f'{name}={shown}'!r})` writes it to the .vmrc; "
+        f"`qvm --set {name}={shown} ...` sets it for one call",
+    )
 
 
 class Settings:
@@ -263,10 +274,18 @@ class Settings:
             return self.lines(name)
         return self.path(name) if kind == "path" else self.text(name)
 
-    def __getattr__(self, name: str) -> str | int | float | bool | list[str]:
+    def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name not in self:
             raise AttributeError(f"no layer sets {name}", name=name, obj=self)
         return self.value(name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in Settings.__slots__:
+            raise read_only(name, value)
+        object.__setattr__(self, name, value)
+
+    def __setitem__(self, name: str, value: object) -> NoReturn:
+        raise read_only(name, value)
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self.names()]

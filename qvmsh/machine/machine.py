@@ -18,8 +18,18 @@ from qvmsh.machine.files import Files
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Any
 
     from qvmsh.config.layers import Settings
+
+
+def _restored(
+    kind: type[Machine],
+    directory: str,
+    environ: Mapping[str, str] | None,
+    overrides: Sequence[tuple[str, str]],
+) -> Machine:
+    return kind(directory, environ=environ, overrides=overrides)
 
 
 class Machine:
@@ -57,6 +67,11 @@ class Machine:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.directory!r})"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled, it is the same machine for a caller to whom nothing is told."""
+        environ = None if self.environ is os.environ else dict(self.environ)
+        return _restored, (type(self), self.directory, environ, self.overrides)
+
     @property
     def loaded(self) -> Settings:
         """The settings as the files say, with their problems if there are any.
@@ -64,11 +79,12 @@ class Machine:
         Raises:
             ConfigError: there is no `.vmrc`, or it may not be used.
         """
-        if self._loaded is None:
-            self._loaded = layers.load(self.directory, self.environ, self.overrides)
-            for warning in self._loaded.warnings:
+        found = self._loaded  # another thread may `reload`
+        if found is None:
+            found = self._loaded = layers.load(self.directory, self.environ, self.overrides)
+            for warning in found.warnings:
                 self.io.remark(str(warning))
-        return self._loaded
+        return found
 
     @property
     def settings(self) -> Settings:
@@ -77,8 +93,9 @@ class Machine:
         Raises:
             ConfigError: with every problem of every layer.
         """
-        self.loaded.check()
-        return self.loaded
+        found = self.loaded
+        found.check()
+        return found
 
     def reload(self) -> None:
         """Forget the settings, so that the next look reads the files again."""

@@ -48,7 +48,13 @@ class Report:
         return "\n".join(map(printable, self.shown()))
 
     def __repr__(self) -> str:
-        inside = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)
+        """What there is to know, in the order in which it was given; how it is printed is not part of it."""
+        code = type(self).__init__.__code__
+        given = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
+        names = sorted(self.__slots__, key=lambda name: given.index(name) if name in given else len(given))
+        rows = [(name, getattr(self, name)) for name in names if name != "is_quiet" and name[0] != "_"]
+        empty: tuple[Any, ...] = (None, "", (), [], {})
+        inside = ", ".join(f"{name}={value!r}" for name, value in rows if value not in empty)
         return f"{type(self).__name__}({inside})"
 
 

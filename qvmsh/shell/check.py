@@ -1,18 +1,23 @@
-"""Names of a script that do not exist, found before anything of it runs.
+"""What is certainly wrong in a script, found before anything of it runs: names, commands not called.
 
 May import: `errors`, `shell.script` (the quick look that nearly every script passes).
 
     require_names(source, code, "/vm/demo/deploy", {"vm", "start"})
+    require_calls(source, "/vm/demo/deploy", {"vm", "start"})
 
 Only what is certain counts: no layer gives the name a value. Whatever could define a name unseen
 (`import *`, `globals()`, `exec`), or expects that it is missing (`except NameError`, a look at the
 version), is believed.
+
+A command's name that is not called does nothing in Python, and is always true: a script of `stop`
+and `start`, written as for a shell, would succeed without having done anything.
 """
 
 from __future__ import annotations
 
 import builtins
 
+from qvmsh.commands.index import COMMANDS
 from qvmsh.errors import QvmError
 from qvmsh.shell.script import UNSEEN, global_names, suspects
 
@@ -30,6 +35,14 @@ LOOKS = frozenset((
 """Where a condition mentions one of these, a branch need not be for this Python."""
 
 CATCHING = frozenset(("NameError", "Exception", "BaseException"))
+
+
+PARSE_ONLY = 0x400
+"""`ast.PyCF_ONLY_AST`; the module `ast` costs more than a script's check."""
+
+
+class NotCalled(QvmError):
+    """A script names commands without calling them: `deploy:3: 'stop' is not called; nothing was run`."""
 
 
 class UnknownNames(QvmError):
@@ -98,6 +111,12 @@ def require_names_in_lines(
             found += [(line + start, name) for line, name in rows]
     if found:
         raise unknown_names(path, found, here)
+    idle: list[tuple[int, str, str]] = []
+    for start, source, _ in python:
+        calls = _not_called(source, path, known, bound, is_shell=True)
+        idle += [(line + start, shown, call) for line, shown, call in calls]
+    if idle:
+        raise _uncalled(path, idle)
 
 
 class _Either:
@@ -134,6 +153,153 @@ def _near(name: str, known: Container[str]) -> str | None:
     names = [*known, *vars(builtins)]  # type: ignore[misc]  # sets and dicts, as above
     found = difflib.get_close_matches(name, names, 1, 0.7)
     return found[0] if found else None
+
+
+def require_calls(source: bytes, path: str, known: Container[str]) -> None:
+    """Refuse a Python script in which a command's name stands where only its call makes sense.
+
+    Raises:
+        NotCalled: with every such place.
+    """
+    used = global_names(source, path)[1]
+    if "vm" not in used and not any(verb.partition(" ")[0] in used for verb in COMMANDS):
+        return
+    rows = _not_called(source, path, known, (), is_shell=False)
+    if rows:
+        raise _uncalled(path, rows)
+
+
+def _uncalled(path: str, rows: list[tuple[int, str, str]]) -> NotCalled:
+    rows = sorted(set(rows))
+    line, shown, call = rows[0]
+    if len(rows) == 1:
+        hint = f"did you mean `{call}`?" if call else None
+        return NotCalled(f"{path}:{line}: `{shown}` is not called; nothing was run", hint=hint)
+    details = [
+        f"{path}:{line}: {shown}" + (f" (did you mean {call}?)" if call else "") for line, shown, call in rows
+    ]
+    return NotCalled("the script names commands without calling them; nothing was run", details=details)
+
+
+def _not_called(
+    source: bytes, path: str, known: Container[str], bound: Iterable[str], *, is_shell: bool
+) -> list[tuple[int, str, str]]:
+    """Line, text and probable meaning of each command that stands alone, or where true or false is asked.
+
+    Args:
+        bound: names that mean something else, besides those that `source` binds.
+        is_shell: a word that is a statement of its own runs there.
+    """
+    calls = _Calls(known, is_shell=is_shell)
+    calls.look(compile(source, path, "exec", PARSE_ONLY, dont_inherit=True))
+    return [row for row in calls.found if row[1].partition(".")[0] not in calls.bound | set(bound)]
+
+
+class _Calls:
+    """Walks a tree; `found` has the commands that are not called, `bound` the names that the tree binds."""
+
+    def __init__(self, known: Container[str], *, is_shell: bool) -> None:
+        self.found: list[tuple[int, str, str]] = []
+        self.bound: set[str] = set()
+        self._known = known
+        self._is_shell = is_shell
+
+    def look(self, node: Any) -> None:
+        kind = type(node).__name__
+        if kind == "Expr":
+            if not self._is_shell or type(node.value).__name__ == "Attribute":
+                self._require(node.value, is_statement=True)
+            if self._is_shell:  # perhaps a command
+                return
+        elif kind in ("If", "While", "IfExp", "Assert"):
+            self._require(node.test)
+        elif kind == "comprehension":
+            for test in node.ifs:
+                self._require(test)
+        elif kind == "UnaryOp" and type(node.op).__name__ == "Not":
+            self._require(node.operand)
+        elif kind == "BoolOp":  # the last operand may be the value
+            for each in node.values[:-1]:
+                self._require(each)
+        elif kind == "Compare":
+            self._compared(node)
+        elif kind == "Match":
+            self._require(node.subject)
+        self._bind(kind, node)
+        is_asking = kind in ("Try", "TryStar") and any(_names_missing(each.type) for each in node.handlers)
+        for field in node._fields:
+            if is_asking and field == "body":
+                continue
+            value = getattr(node, field, None)
+            for each in value if isinstance(value, list) else (value,):
+                if hasattr(each, "_fields"):
+                    self.look(each)
+
+    def _bind(self, kind: str, node: Any) -> None:
+        if kind == "Name" and type(node.ctx).__name__ != "Load":
+            self.bound.add(node.id)
+        elif kind in ("FunctionDef", "AsyncFunctionDef", "ClassDef"):
+            self.bound.add(node.name)
+        elif kind == "arg":
+            self.bound.add(node.arg)
+        elif kind == "Import" or (kind == "ImportFrom" and node.module != "qvmsh.here"):
+            self.bound |= {(each.asname or each.name).partition(".")[0] for each in node.names}
+        elif kind in ("ExceptHandler", "MatchAs", "MatchStar") and node.name:
+            self.bound.add(node.name)
+
+    def _compared(self, node: Any) -> None:
+        """`status == "running"`; a comparison with another name may be one of functions."""
+        sides = [node.left, *node.comparators]
+        is_identity = all(type(each).__name__ in ("Is", "IsNot") for each in node.ops)
+        if not is_identity and any(type(each).__name__ in _LITERALS for each in sides):
+            for each in sides:
+                self._require(each)
+
+    def _require(self, node: Any, *, is_statement: bool = False) -> None:
+        """Note the commands in an expression whose value is dropped, or is asked for its truth."""
+        kind = type(node).__name__
+        shown, call = self._command(node, is_statement=is_statement)
+        if shown:
+            self.found.append((node.lineno, shown, call))
+        elif kind == "BoolOp":
+            self._require(node.values[-1])
+        elif kind == "IfExp":
+            self._require(node.body)
+            self._require(node.orelse)
+        elif is_statement and kind == "Tuple":
+            for each in node.elts:
+                self._require(each, is_statement=True)
+        elif is_statement and kind == "BinOp":  # `stop - 1`, `status | x`
+            self._require(node.left, is_statement=True)
+
+    def _command(self, node: Any, *, is_statement: bool) -> tuple[str, str]:
+        """What a command looks like that is named here, and its call; empty where it is another thing."""
+        kind = type(node).__name__
+        if kind == "Name" and node.id in self._known:
+            name = node.id
+            inner = [verb.partition(" ")[2] for verb in COMMANDS if verb.startswith(name + " ")]
+            if name in COMMANDS:
+                return name, f"{name}()"
+            if inner:
+                return name, f"{name}.{'list' if 'list' in inner else inner[0]}()"
+            return (name, "") if name == "vm" and is_statement else ("", "")
+        if kind == "Attribute" and type(node.value).__name__ == "Name" and node.value.id in self._known:
+            name, attribute = node.value.id, node.attr
+            if f"{name} {attribute}" in COMMANDS or (name == "vm" and attribute in _methods()):
+                return f"{name}.{attribute}", f"{name}.{attribute}()"
+        return "", ""
+
+
+_LITERALS = ("Constant", "JoinedStr", "Tuple", "List", "Set")
+
+
+def _methods() -> set[str]:
+    return {row[1] for row in COMMANDS.values()}
+
+
+def _names_missing(kind: Any) -> bool:
+    """True if an `except` expects that a name does not exist."""
+    return any(getattr(each, "id", "") == "NameError" for each in (kind, *getattr(kind, "elts", ())))
 
 
 def _undefined(

@@ -17,14 +17,14 @@ from time import monotonic
 
 from qvmsh.commands.index import COMMANDS
 from qvmsh.config import layers, locate, trust
-from qvmsh.config.settings import CONTEXT_MARK, EXPORTED_MARK
+from qvmsh.config.settings import CONTEXT_MARK, EXPORTED_MARK, read_only
 from qvmsh.errors import QvmError, UsageError
 from qvmsh.io import Io
-from qvmsh.shell.names import Command, Group, Lazy, Nowhere, Qmp
+from qvmsh.shell.names import Command, Group, Lazy, Nowhere, Qmp, pickled
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
     from typing import Any
 
     from qvmsh.api import Machine
@@ -37,6 +37,37 @@ METHODS_ONLY = frozenset({*keyword.kwlist, *keyword.softkwlist, *vars(__import__
 """Names that Python, or a library under the same name, has already: such commands are methods of `vm`."""
 
 JUST_NOW_S = 1.0
+
+
+_sessions: list[Context] = []
+"""The session of this process, if there is one."""
+
+
+def begin(context: Context) -> None:
+    """Make `context` the session of this process."""
+    _sessions[:] = [context]
+
+
+def current() -> Context:
+    """The session of this process; in a program of its own it begins now, at the machine found there.
+
+    Raises:
+        ConfigError: there is no machine.
+    """
+    if not _sessions:
+        program = getattr(sys.modules.get("__main__"), "__file__", None)
+        _sessions.append(at(locate.find(None, os.environ, os.getcwd(), program)))
+    return _sessions[0]
+
+
+def at(
+    directory: str | None, overrides: Sequence[tuple[str, str]] = (), *, level: int = 0, debug: bool = False
+) -> Context:
+    """A context on the machine in `directory`."""
+    from qvmsh.machine.machine import Machine
+
+    vm = None if directory is None else Machine(directory, overrides=overrides)
+    return Context(vm, Io(level=level, debug=debug))
 
 
 class SessionIo(Io):
@@ -81,6 +112,8 @@ class Context:
         """What `--ui` says of the prompt; None where it says nothing."""
         self.namespaces: list[dict[str, Any]] = []
         """Those in which `vm` follows the machine of the session."""
+        self._importers: list[dict[str, Any]] = []
+        """Those of modules that have imported `vm`, under whatever name."""
         self.followers: list[Callable[[list[str]], None]] = []
         """Called after `use`, with the names that have left the environment."""
         self.leavers: list[Callable[[], None]] = []
@@ -120,6 +153,16 @@ class Context:
         verb, ended = self._worked
         recent = [verb] if monotonic() - ended < JUST_NOW_S else []
         return any(each.partition(" ")[0] in words for each in (*self._works, *recent))
+
+    def follow(self, namespace: dict[str, Any]) -> None:
+        """Let the machine that a module has imported follow `use`."""
+        if not any(namespace is each for each in (*self.namespaces, *self._importers)):
+            self._importers.append(namespace)
+
+    @property
+    def place(self) -> tuple[str | None, tuple[tuple[str, str], ...]]:
+        """What tells the sessions of several processes apart: the directory, and `--set`."""
+        return self.directory, tuple(self.overrides)
 
     @property
     def has_machine(self) -> bool:
@@ -266,6 +309,8 @@ class Context:
         for namespace in self.namespaces:
             if namespace.get("vm") is old or isinstance(namespace.get("vm"), Lazy | Nowhere):
                 namespace["vm"] = self._vm
+        for namespace in self._importers:
+            namespace.update({name: self._vm for name, value in namespace.items() if value is old})
         for follow in self.followers:
             follow(gone)
         return self._vm
@@ -290,7 +335,7 @@ class Context:
         if not self.has_machine:
             found["vm"] = Nowhere(self._nowhere())
         else:
-            found["vm"] = self.vm if has_vm else Lazy("vm", lambda: self.vm)
+            found["vm"] = self.vm if has_vm else Lazy("vm", lambda: self.vm, self)
         return found
 
     def commands(self) -> dict[str, Any]:
@@ -312,9 +357,9 @@ class Context:
         if not self._libraries:
             self._libraries = {
                 "settings": _Current(self),
-                "guest": Lazy("guest", self._make_guest),
-                "local": Lazy("local", lambda: self._plumbum().local),
-                "sh": Lazy("sh", _sh),
+                "guest": Lazy("guest", self._make_guest, self),
+                "local": Lazy("local", lambda: self._plumbum().local, self),
+                "sh": Lazy("sh", _sh, self),
             }
         return self._libraries
 
@@ -327,11 +372,16 @@ class Context:
         if self._guest is not None:
             self._guest.close()
 
+    def forget_guest(self) -> None:
+        """In a forked child: the shell in the guest is the parent's."""
+        if self._guest is not None:
+            self._guest.forget()
+
     def _make_guest(self) -> Guest:
         self._plumbum()
         from qvmsh.shell.guest import Guest
 
-        self._guest = Guest(self)
+        self._guest = self._guest or Guest(self)
         return self._guest
 
     def _plumbum(self) -> Any:
@@ -363,13 +413,28 @@ class _Current:
     """`settings`: the typed values, as the files say at the moment of the question."""
 
     def __init__(self, context: Context) -> None:
-        self._context = context
+        object.__setattr__(self, "_context", context)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context.settings(), name)
 
+    def __setattr__(self, name: str, value: object) -> None:
+        raise read_only(name, value)
+
     def __getitem__(self, name: str) -> Any:
         return self._context.settings()[name]
+
+    def __setitem__(self, name: str, value: object) -> None:
+        raise read_only(name, value)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._context.settings()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._context.settings())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pickled("settings", self._context)
 
     def __dir__(self) -> list[str]:
         return dir(self._context.settings())

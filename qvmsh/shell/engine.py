@@ -6,8 +6,9 @@ May import: xonsh, `shell.words`, `shell.jobs`, `shell.context`.
     engine.load(["--no-rc", "-c", ""])      # XSH is ready, names and words are in it
     engine.compile(source, "<string>")
 
-Two things of xonsh 0.25 are used that are not documented, held by tests/qemu/test_shell_forms.py
-and docs/adr/0004: `Execer.ctxtransformer`, and `main.premain` with its event `on_pre_rc`.
+Three things of xonsh 0.25 are used that are not documented, held by tests/qemu/test_shell_forms.py
+and docs/adr/0004: `Execer.ctxtransformer`, `main.premain` with its event `on_pre_rc`, and the rule of
+its parser for strings, `p_string_literal`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import __future__ as future
 
 import ast
 import builtins
+import functools
 import os
+import re
 import sys
 from signal import SIGINT
 
@@ -23,6 +26,7 @@ import xonsh.main
 from xonsh.built_ins import XSH
 from xonsh.events import events
 from xonsh.parsers import ast as xonsh_ast
+from xonsh.parsers.base import BaseParser
 from xonsh.procs.pipelines import CommandPipeline
 
 from qvmsh.errors import EXIT_INTERRUPTED
@@ -33,11 +37,14 @@ from qvmsh.shell.names import Command, Group, Lazy, Nowhere
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Container, Mapping
     from types import CodeType
     from typing import Any
 
     from qvmsh.shell.context import Context
+
+AS_TYPED = "_qvm_as_typed"
+"""Attribute of a string in xonsh's tree: what stands between its single quotes."""
 
 UNSEEN = ("source", "xontrib", "execx", "XSH", "__xonsh__", "xonsh")
 """With one of these words in it a script can define names that nobody sees."""
@@ -55,10 +62,39 @@ class Transformer(xonsh_ast.CtxAwareTransformer):  # type: ignore[misc]  # xonsh
     unless the user has given the name another meaning.
     """
 
-    def __init__(self, parser: Any, names: Mapping[str, object]) -> None:
+    def __init__(self, parser: Any, names: Mapping[str, object], words: Container[str]) -> None:
         super().__init__(parser)
         self._names = names
+        self._words = words
         self._is_statement = False
+
+    def ctxvisit(self, node: Any, inp: str, *words: Any, **options: Any) -> Any:
+        tree = super().ctxvisit(node, inp, *words, **options)
+        if "'" in inp:
+            for each in ast.walk(tree):
+                if isinstance(each, ast.Call) and getattr(each.func, "attr", "").startswith("subproc_"):
+                    self._keep_quoted(each)
+        return tree
+
+    def _keep_quoted(self, pipeline: ast.Call) -> None:
+        """Give a command of ours the words in single quotes as they were typed, as a POSIX shell does.
+
+        xonsh would replace `$NAME` in them, before the guest's shell sees it, and read `\\n` as Python.
+        """
+        for command in pipeline.args:
+            elements = command.elts if isinstance(command, ast.List) else []
+            first = _literal(elements[0]) if elements else None
+            if first is None or first.value not in self._words:
+                continue
+            for at, element in enumerate(elements):
+                text = _literal(element)
+                if text is None:
+                    continue
+                typed = getattr(text, AS_TYPED, None)
+                if typed is not None:
+                    text.value = typed
+                if typed is not None or re.match(r"-?[-\w]+='.*'$", text.value, re.DOTALL):
+                    elements[at] = text
 
     def visit_Expr(self, node: Any) -> Any:  # noqa: N802  # ast's name
         outside, self._is_statement = self._is_statement, True
@@ -92,6 +128,30 @@ class Transformer(xonsh_ast.CtxAwareTransformer):  # type: ignore[misc]  # xonsh
         if name == "vm":  # another object after `use`
             return isinstance(value, Machine | Lazy | Nowhere)
         return value is self._names[name]
+
+
+def _literal(node: Any) -> Any:
+    """The string in `expand_path("...")`; None for anything else."""
+    if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "expand_path":
+        text = node.args[0]
+        return text if isinstance(text, ast.Constant) and isinstance(text.value, str) else None
+    return None
+
+
+_xonsh_string = BaseParser.p_string_literal
+
+
+@functools.wraps(_xonsh_string)  # its docstring is the grammar
+def _string_literal(self: Any, p: Any) -> None:
+    """Note what stands in single quotes."""
+    text = p[1].value
+    _xonsh_string(self, p)
+    if text.startswith("'"):
+        width = 3 if text.startswith("'''") else 1
+        setattr(p[0], AS_TYPED, text[width:-width].replace("\\'", "'"))
+
+
+BaseParser.p_string_literal = _string_literal
 
 
 class Engine:
@@ -141,7 +201,7 @@ class Engine:
         }
         XSH.aliases["xreset"] = self._reset
         XSH.ctx["exit"] = commands["exit"] = sys.exit  # `exit 5` is a word, `exit(5)` a function
-        XSH.execer.ctxtransformer = Transformer(XSH.execer.parser, commands)
+        XSH.execer.ctxtransformer = Transformer(XSH.execer.parser, commands, aliases)
         CommandPipeline.end = _end
 
     def _reset(self, _args: list[str]) -> None:

@@ -72,6 +72,12 @@ class Guest:
             with contextlib.suppress(Exception):  # the guest may be gone
                 remote.close()
 
+    def forget(self) -> None:
+        """Leave that shell to the process that has forked this one."""
+        remote, self._remote = self._remote, None
+        if remote is not None:
+            remote._session.proc = None  # else plumbum ends it, even with its last object
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)

@@ -29,6 +29,7 @@ from qvmsh.shell import calls, completer, foreground, habits, history, prompt, r
 from qvmsh.shell.engine import Engine
 from qvmsh.shell.lines import Lines
 from qvmsh.shell.rc import Rc
+from qvmsh.shell.script import main_namespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -109,17 +110,11 @@ def choose_editor(ui: str) -> None:
     ptpython_shell.install()
 
 
-def main_namespace() -> dict[str, Any]:
-    """The namespace of a new module `__main__`, for a Python script and the prompt after it."""
-    main = type(sys)("__main__")
-    sys.modules["__main__"] = main
-    return vars(main)
-
-
 def _begin(engine: Engine, first: First | None, *, has_rc: bool) -> None:
     """Before the first prompt: a greeting, the machine's own code, then what `-i` is to follow."""
     XSH.exit = None  # an `exit` of the user's rc has ended that
     _greet(engine.context)
+    foreground.refuse_to_stop(engine.context)
     if has_rc:
         rc = Rc(engine)
         rc.look()
@@ -268,10 +263,14 @@ def _print_exception(msg: Any = None, exc_info: Any = None, source_msg: Any = No
         error.hint = calls.as_typed_here(error.hint)
     if isinstance(error, QvmError) or (error is not None and report.is_bug(error, "")):
         XSH.history.last_cmd_rtn = report.ended(error, script="", debug=False)
-    else:
-        _xonsh_print_exception(msg, exc_info, source_msg)
-        if isinstance(error, SyntaxError | NameError):
-            _advise(habits.advice(_typed))
+        return
+    _xonsh_print_exception(msg, exc_info, source_msg)
+    if isinstance(error, SyntaxError | NameError):
+        _advise(habits.advice(_typed))
+    if error is not None:
+        report.remember(error, is_all=False)
+        if not XSH.history.last_cmd_rtn:  # a command of the line has succeeded before
+            XSH.history.last_cmd_rtn = report.status_of(error)
 
 
 def _forget_terminal() -> None:

@@ -1,6 +1,6 @@
 """What the names of a script and of the prompt stand for in Python.
 
-May import: `cli.parse`, `errors` (a Python script pays for this module; no xonsh).
+May import: `cli.parse`, `commands.fit`, `errors` (a Python script pays for this module; no xonsh).
 
     start = Command("start", context)
     start(wait=False)          # the function of commands/start.py, on the context's machine
@@ -10,7 +10,10 @@ May import: `cli.parse`, `errors` (a Python script pays for this module; no xons
 
 from __future__ import annotations
 
+import sys
+
 from qvmsh.cli.parse import Entry
+from qvmsh.commands.fit import fit
 from qvmsh.commands.index import ALIASES, COMMANDS
 from qvmsh.errors import QvmError
 
@@ -20,6 +23,24 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from qvmsh.shell.context import Context
+
+
+def pickled(name: str, context: Context) -> tuple[Any, ...]:
+    """How a preloaded name is pickled: by name, and for which machine."""
+    from qvmsh.shell.children import restored
+
+    return restored, (name, *context.place)
+
+
+def _truth(why: str) -> bool:
+    """Refuse the question whether a command is true; xonsh's `start?` asks it too.
+
+    Raises:
+        TypeError: with `why`.
+    """
+    if sys._getframe(2).f_globals.get("__name__", "").partition(".")[0] != "xonsh":
+        raise TypeError(why)
+    return True
 
 
 class Command:
@@ -62,6 +83,7 @@ class Command:
 
     def __call__(self, *words: Any, **options: Any) -> Any:
         """Run the command on the machine of the context; its result is returned, a failure raised."""
+        fitted, options = fit(self.verb, words, options)
         arguments: list[Any] = []
         if self._entry.machine != "none":
             arguments.append(self._context.machine(is_optional=self._entry.machine == "optional"))
@@ -69,7 +91,7 @@ class Command:
             options.setdefault("io", self._context.python_io())
         self._context.begin_work(self.verb)
         try:
-            return self.function(*arguments, *words, **options)
+            return self.function(*arguments, *fitted, **options)
         except TypeError as error:
             if error.__traceback__ is not None and error.__traceback__.tb_next is None:
                 self._require_fit(words, options)
@@ -89,6 +111,16 @@ class Command:
         except TypeError as error:
             raise TypeError(f"{self.__name__}(): {error}") from None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pickled(self._shown, self._context)
+
+    def __bool__(self) -> bool:
+        return _truth(f"{self._shown} is a command, neither true nor false: call it, {self._shown}()")
+
+    @property
+    def _shown(self) -> str:
+        return self.verb.replace(" ", ".")
+
     def __repr__(self) -> str:
         return f"<command {self.verb}: {self._entry.summary}>"
 
@@ -107,8 +139,9 @@ class Qmp(Command):
         return super().__call__(*_request(words, arguments), **options)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
+        known = [] if name.startswith("_") else self.__dir__()
+        if name.startswith("_") or (known and name not in known):
+            raise AttributeError(f"QEMU has no command {name!r}", name=name, obj=self)
 
         def call(**arguments: Any) -> Any:
             from qvmsh.errors import QmpError
@@ -158,6 +191,7 @@ class Group:
 
     def __init__(self, word: str, context: Context) -> None:
         self._word = word
+        self._context = context
         self._commands = {
             verb.partition(" ")[2]: Command(verb, context) for verb in COMMANDS if verb.startswith(word + " ")
         }
@@ -175,6 +209,12 @@ class Group:
     def __dir__(self) -> list[str]:
         return list(self._commands)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pickled(self._word, self._context)
+
+    def __bool__(self) -> bool:
+        return _truth(f"{self._word} is a group of commands, neither true nor false: {', '.join(self)}")
+
     def __repr__(self) -> str:
         return f"<commands {self._word}: {', '.join(self)}>"
 
@@ -185,14 +225,19 @@ class Lazy:
     Args:
         name: what the name is called in messages.
         load: makes the object.
+        context: whose name it is.
     """
 
-    __slots__ = ("_load", "_made", "_name")
+    __slots__ = ("_context", "_load", "_made", "_name")
 
-    def __init__(self, name: str, load: Callable[[], Any]) -> None:
+    def __init__(self, name: str, load: Callable[[], Any], context: Context) -> None:
         object.__setattr__(self, "_name", name)
         object.__setattr__(self, "_load", load)
+        object.__setattr__(self, "_context", context)
         object.__setattr__(self, "_made", [])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pickled(self._name, self._context)
 
     def _object(self) -> Any:
         if not self._made:
@@ -238,6 +283,9 @@ class Nowhere:
 
     def __getitem__(self, key: object) -> NoReturn:
         self._fail()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Nowhere, (object.__getattribute__(self, "_error"),)
 
     def __bool__(self) -> bool:
         return False

@@ -25,16 +25,21 @@ from qvmsh.errors import EXIT_FAILED, EXIT_INTERRUPTED, QvmError
 from qvmsh.shell import calls, history, prompt, report, stops
 from qvmsh.shell.editor import dress, read_here
 from qvmsh.shell.lines import Lines
+from qvmsh.shell.script import main_namespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Coroutine
+    from types import CodeType
     from typing import Any, NoReturn
 
     from qvmsh.shell.context import Context
     from qvmsh.shell.run import First
 
 HISTORY = "python_history"
+
+ON_LOOP = frozenset(("create_task", "ensure_future", "gather", "get_running_loop", "current_task", "shield"))
+"""What asyncio answers only where its loop is running."""
 
 
 def run_prompt(context: Context, first: First | None = None) -> int:
@@ -82,9 +87,7 @@ def open_at(context: Context, namespace: dict[str, Any], mark: str) -> None:
 
 
 def _namespace(context: Context, first: First | None) -> dict[str, Any]:
-    main = type(sys)("__main__")
-    sys.modules["__main__"] = main
-    namespace = vars(main)
+    namespace = main_namespace()
     namespace.update(__builtins__=builtins, **context.names())
     context.namespaces.append(namespace)
     sys.argv = first.argv if first else ["qvm"]
@@ -102,6 +105,11 @@ def _run_first(context: Context, first: First, namespace: dict[str, Any]) -> int
     except BaseException as error:
         return first.program.report(error, debug=context.io.debug)
     return 0
+
+
+async def _on_loop(code: CodeType, namespace: dict[str, Any]) -> Any:
+    """Run code without `await` where the loop is the running one."""
+    return eval(code, namespace)  # noqa: S307  # the user's own
 
 
 class Leave(ptpython.repl.exit):
@@ -189,6 +197,8 @@ class Repl(PythonRepl):
         if code is None:
             code = self._compile_with_flags(line, "exec")
         namespace = self.get_globals()
+        if ON_LOOP & {*code.co_names} and not code.co_flags & 0x80:
+            return self._wait(_on_loop(code, namespace))
         result = eval(code, namespace)  # noqa: S307  # the user's own
         if code.co_flags & 0x80:  # CO_COROUTINE: `await` at the margin
             result = self._wait(result)

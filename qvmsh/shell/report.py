@@ -26,13 +26,30 @@ EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND = 126, 127
 HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 """The folder of the package."""
 
-DOORS = (os.path.join(HOME, "shell", ""), os.path.join(HOME, "cli", ""))
+DOORS = tuple(os.path.join(HOME, *each) for each in (
+    ("shell", ""), ("cli", ""), ("api.py",), ("here.py",), ("commands", "fit.py"),
+))  # fmt: skip
 """Where a call from the script passes, so that a wrong argument is still the script's fault."""
+
+PROTOCOL = ("__getattr__", "__getitem__", "__setattr__", "__setitem__")
+"""What Python calls for `settings.TYPO`: the script has asked for it."""
 
 BUG = (
     "qvm: this is a bug in qvm, not in what you did\n"
     "hint: please report it, with the lines above and the output of `qvm doctor`"
 )
+
+
+_interrupted: list[BaseException] = []
+
+
+def die_as_interrupted() -> None:
+    """As the last of a script: end by SIGINT if Ctrl-C has ended it, or a loop of bash would go on."""
+    if _interrupted:
+        import signal
+
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def ended(error: BaseException, *, script: str, debug: bool) -> int:
@@ -45,16 +62,24 @@ def ended(error: BaseException, *, script: str, debug: bool) -> int:
     """
     out = sys.stderr
     try:
-        sys.stdout.flush()
+        flush()
     except BrokenPipeError:
         pass
     if isinstance(error, SystemExit):
         return _exit_status(error.code, out)
+    hook = sys.excepthook
+    if hook is not sys.__excepthook__ and not isinstance(error, Terminated):
+        remember(error, is_all=debug)
+        hook(type(error), error, error.__traceback__)  # the script's own
+        return _quiet_status(error)
     if isinstance(error, KeyboardInterrupt):
+        _interrupted.append(error)
         return errors.EXIT_INTERRUPTED
     if isinstance(error, Terminated):
         return errors.EXIT_TERMINATED
     is_ours = is_bug(error, script)
+    is_shell_line = _is_shell_line(error)
+    remember(error, is_all=is_ours or debug)
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has gone: nothing more to say
         return errors.EXIT_FAILED
@@ -64,14 +89,14 @@ def ended(error: BaseException, *, script: str, debug: bool) -> int:
         error = from_os(error).with_traceback(error.__traceback__)
     if isinstance(error, QvmError):
         if debug:
-            _show(error, out, is_all=True)
+            _show(error, out)
         else:
             _show_frames(error, out)
         tell(out, "\n".join(error.lines()))
         return error.status
     status = _program_status(error)
     if status is not None:
-        if not _is_shell_line(error):  # there the program itself has told why
+        if not is_shell_line:  # there the program itself has told why
             _show_frames(error, out)
             tell(out, str(error))
         return status
@@ -79,10 +104,18 @@ def ended(error: BaseException, *, script: str, debug: bool) -> int:
         _show_frames(error, out)
         tell(out, str(error))
         return EXIT_NOT_EXECUTABLE if isinstance(error.__cause__, PermissionError) else errors.EXIT_FAILED
-    _show(error, out, is_all=is_ours or debug)
+    _show(error, out)
     if is_ours:
         tell(out, BUG)
     return errors.EXIT_FAILED
+
+
+def flush() -> None:
+    """Write what standard output still holds; one that the script has closed is not missed."""
+    try:
+        sys.stdout.flush()
+    except (AttributeError, ValueError):
+        sys.stdout = open(os.devnull, "w")
 
 
 FAILED_PROGRAMS = {
@@ -102,6 +135,13 @@ def _program_status(error: BaseException) -> int | None:
     return None
 
 
+def _quiet_status(error: BaseException) -> int:
+    """The exit status that an exception means, whatever is told of it."""
+    if isinstance(error, KeyboardInterrupt):
+        return errors.EXIT_INTERRUPTED
+    return error.status if isinstance(error, QvmError) else status_of(error)
+
+
 def status_of(error: BaseException) -> int:
     """The exit status that an exception means: that of the program that failed, else 1."""
     status = _program_status(error)
@@ -118,12 +158,23 @@ def _exit_status(code: object, out: TextIO) -> int:
     return errors.EXIT_FAILED
 
 
-def _show(error: BaseException, out: TextIO, *, is_all: bool) -> None:
-    import traceback
-
+def remember(error: BaseException, *, is_all: bool) -> None:
+    """Let `pdb.pm()` find where it failed; without our frames, if not `is_all`."""
     if not is_all:
         _prune(error, set())
-    tell(out, _tidy(traceback.format_exception(type(error), error, error.__traceback__)))
+    sys.last_type, sys.last_value, sys.last_traceback = type(error), error, error.__traceback__
+    setattr(sys, "last_exc", error)  # noqa: B010  # Python 3.12
+
+
+def _show(error: BaseException, out: TextIO) -> None:
+    """As Python shows it, with what it thinks was meant."""
+    import contextlib
+    import io
+
+    text = io.StringIO()
+    with contextlib.redirect_stderr(text):
+        sys.__excepthook__(type(error), error, error.__traceback__)
+    tell(out, _tidy([text.getvalue()]))
 
 
 def _show_frames(error: BaseException, out: TextIO) -> None:
@@ -153,13 +204,14 @@ def _prune(error: BaseException | None, seen: set[int]) -> None:
 
 
 def _pruned(trace: TracebackType | None) -> TracebackType | None:
-    if trace is None:
-        return None
-    rest = _pruned(trace.tb_next)
-    if _is_hidden(trace.tb_frame.f_code.co_filename):
-        return rest
-    trace.tb_next = rest
-    return trace
+    kept = []
+    while trace is not None:
+        if not _is_hidden(trace.tb_frame.f_code.co_filename):
+            kept.append(trace)
+        trace = trace.tb_next
+    for at, one in enumerate(kept, 1):
+        one.tb_next = kept[at] if at < len(kept) else None
+    return kept[0] if kept else None
 
 
 def _is_hidden(file: str) -> bool:
@@ -173,14 +225,16 @@ def _is_library(file: str) -> bool:
 
 def is_bug(error: BaseException, script: str) -> bool:
     """True if the exception arose in qvm or in what it called, behind the doors."""
+    if isinstance(error, RecursionError | MemoryError):  # it ends wherever the script has used it up
+        return False
     is_ours = False
     trace = error.__traceback__
     while trace is not None:
-        file = trace.tb_frame.f_code.co_filename
-        if file == script:
+        code = trace.tb_frame.f_code
+        if code.co_filename == script:
             is_ours = False
-        elif file.startswith(HOME) and not file.startswith(DOORS):
-            is_ours = True
+        elif code.co_filename.startswith(HOME) and not code.co_filename.startswith(DOORS):
+            is_ours |= code.co_name not in PROTOCOL
         trace = trace.tb_next
     return is_ours
 

@@ -13,7 +13,7 @@ import sys
 from qvmsh.commands.index import ALIASES, COMMANDS
 from qvmsh.config.variables import VARIABLES
 from qvmsh.errors import ConfigError, UsageError
-from qvmsh.io import isatty
+from qvmsh.io import isatty, write_at_once
 from qvmsh.shell.context import Context
 
 TYPE_CHECKING = False
@@ -111,6 +111,10 @@ def run(vm: Machine | None, io: Io, wanted: Wanted) -> int:
         plain = plain_words(wanted.code)
         if plain and not wanted.is_xonsh:
             return _run_plain(context, plain)
+    from qvmsh.shell import children
+
+    children.install(context)
+    write_at_once()
     has_prompt = wanted.is_interactive or (not wanted.is_script and isatty(sys.stdin))
     if has_prompt:
         return _prompt(context, here, wanted)
@@ -119,6 +123,11 @@ def run(vm: Machine | None, io: Io, wanted: Wanted) -> int:
 
 def _script(context: Context, here: str, wanted: Wanted) -> int:
     """Run what is to run, and leave."""
+    import atexit
+
+    from qvmsh.shell import report
+
+    atexit.register(report.die_as_interrupted)  # the first of all, so it is called last
     context.ui = wanted.ui
     if not wanted.is_script:
         wanted.words = [STDIN]
@@ -195,7 +204,7 @@ def _first(context: Context, here: str, wanted: Wanted) -> First:
         return First([program.path, *words], program=program)
     if words[0] == STDIN:
         context.enter(here, words[1:])
-        return First([STDIN, *words[1:]], name="<stdin>", lines=sys.stdin.read())
+        return First([STDIN, *words[1:]], name="<stdin>", lines=sys.stdin.read().removeprefix("\ufeff"))
     path = os.path.normpath(os.path.join(here, words[0]))
     argv = [path, *words[1:]]
     from qvmsh.shell import script
@@ -207,7 +216,7 @@ def _first(context: Context, here: str, wanted: Wanted) -> First:
     source = script.read(path)
     context.enter(here, words[1:])
     try:
-        return First(argv, name=path, lines=source.decode())
+        return First(argv, name=path, lines=source.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise UsageError(f"sh: {path}: is not UTF-8 (byte {error.start})") from None
 

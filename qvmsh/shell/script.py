@@ -74,12 +74,10 @@ class Program:
 
         Raises:
             SyntaxError: it is no Python.
-            QvmError: it uses names that do not exist.
+            QvmError: it uses names that do not exist, or commands without calling them.
         """
         if namespace is None:
-            main = type(sys)("__main__")
-            namespace = vars(main)
-            sys.modules["__main__"] = main
+            namespace = main_namespace()
         namespace.update(__file__=self.path, __builtins__=__builtins__, **self.own)
         sys.argv = list(argv)
         sys.path.insert(0, self.folder)
@@ -89,17 +87,20 @@ class Program:
         own = dict(namespace)
         namespace.update(names(self.code))
         namespace.update(own)
-        if self.source is not None and suspects(self.source, self.path, namespace):
+        if self.source is not None:
             from qvmsh.shell import check
 
             check.require_names(self.source, self.code, self.path, namespace)
+            check.require_calls(self.source, self.path, namespace)
         return namespace
 
     def run(self, namespace: dict[str, Any]) -> None:
         """Run it; what it raises is the caller's."""
         assert self.code is not None
         exec(self.code, namespace)  # noqa: S102  # the user's own
-        sys.stdout.flush()
+        from qvmsh.shell import report
+
+        report.flush()
 
     def report(self, error: BaseException, *, debug: bool) -> int:
         """Say why it ended, and return the exit status."""
@@ -107,11 +108,19 @@ class Program:
 
         status = report.ended(error, script=self.path, debug=debug)
         is_names = isinstance(error, check.UnknownNames)
-        if is_names or (isinstance(error, SyntaxError) and error.filename == self.path):
+        is_words = isinstance(error, check.NotCalled)
+        if is_names or is_words or (isinstance(error, SyntaxError) and error.filename == self.path):
             hint = _hint(self.path, self.source or b"", is_names=is_names)
             if hint:
                 print(f"hint: {hint}", file=sys.stderr)
         return status
+
+
+def main_namespace() -> dict[str, Any]:
+    """The namespace of a new module `__main__`."""
+    main = type(sys)("__main__")
+    sys.modules["__main__"] = main
+    return vars(main)
 
 
 def from_file(path: str) -> Program:
@@ -172,7 +181,8 @@ def run_python(context: Context, program: Program, argv: Sequence[str]) -> int:
         argv: what it sees as `sys.argv`.
     """
     context.export()
-    sys.breakpointhook = lambda *words, **more: _breakpoint(context, *words, **more)
+    if not os.environ.get("PYTHONBREAKPOINT"):  # as in `stops.install`
+        sys.breakpointhook = lambda *words, **more: _breakpoint(context, *words, **more)
 
     def names(code: CodeType) -> dict[str, Any]:
         return context.names(has_vm=mentions(code, "vm"))

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 def install(context: Context) -> None:
     """Let `breakpoint()` open the shell of `context`."""
+    if os.environ.get("PYTHONBREAKPOINT"):  # a debugger looks for the frame that has called it
+        return
     sys.breakpointhook = lambda *words, **more: stop(context, sys._getframe(1), *words, **more)
 
 
@@ -90,7 +92,11 @@ def _seen(context: Context, frame: FrameType) -> dict[str, Any]:
     """The names that code at this place sees, and the context's behind them."""
     if frame.f_locals is frame.f_globals:
         return frame.f_globals
-    return {**context.names(), **frame.f_globals, **frame.f_locals}
+    own = [*frame.f_locals]
+    found = {**context.names(), **frame.f_globals, **frame.f_locals}
+    if "locals" not in found:
+        found["locals"] = lambda: {name: found[name] for name in own if name in found}
+    return found
 
 
 def _write_back(frame: FrameType, before: dict[str, Any], after: dict[str, Any]) -> None:

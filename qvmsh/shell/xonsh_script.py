@@ -18,8 +18,9 @@ import sys
 from xonsh.built_ins import XSH
 from xonsh.environ import make_args_env
 
-from qvmsh.shell import calls, report, stops
+from qvmsh.shell import calls, children, report, stops
 from qvmsh.shell.engine import Engine
+from qvmsh.shell.script import main_namespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ def run_xonsh(context: Context, source: str, name: str, argv: Sequence[str]) -> 
     """
     is_file = not name.startswith("<")
     sys.argv = list(argv)
+    children.install(context, (source, name) if is_file else None)
+    XSH.ctx = main_namespace()
     engine = Engine(context, has_vm="vm" in source)
     engine.load(["--no-rc", "--", name] if is_file else ["--no-rc", "-c", ""])
     XSH.env.update(make_args_env())
@@ -52,6 +55,7 @@ def run_xonsh(context: Context, source: str, name: str, argv: Sequence[str]) -> 
     status = 0
     try:
         engine.run(source, name)
+        report.flush()
     except BaseException as error:
         status = _not_run() or report.ended(error, script=name, debug=context.io.debug)
     if isinstance(XSH.exit, int):  # the alias `exit 5`

@@ -114,7 +114,7 @@ def test_word_in_chain_pipe_redirection_and_capture_gives_its_text(vm: Vm, code:
         ("f = lambda: status().state\nprint(f())", "stopped\n"),
         ("x = status\nprint(x().state)", "stopped\n"),
         ("print(repr(status)[:16])", "<command status:\n"),
-        ("x = status and 1; print(x)", "1\n"),
+        ("x = status() or 1; print(x)", "1\n"),
         ("status = 5; print(status)\nstatus\nstatus - 1", "5\n"),
         ("def f(status):\n    status\n    return status\nprint(f(2))", "2\n"),
         ("try:\n    stop()\nexcept Exception as e:\n    print(type(e).__name__, e.status)", "StateError 3\n"),

@@ -8,15 +8,15 @@ from qvmsh.errors import QvmError
 from qvmsh.shell import check
 from qvmsh.shell.chunks import chunks
 
-KNOWN = {"vm", "start", "status", "settings"}
+KNOWN = {"vm", "start", "status", "settings", "stop", "disk", "config"}
 
 
 def python(source: str) -> str:
     """What is said of a Python script; "" if nothing."""
+    code = compile(source, "s.py", "exec", dont_inherit=True)
     try:
-        check.require_names(
-            source.encode(), compile(source, "s.py", "exec", dont_inherit=True), "s.py", KNOWN
-        )
+        check.require_calls(source.encode(), "s.py", KNOWN)
+        check.require_names(source.encode(), code, "s.py", KNOWN)
     except QvmError as error:
         return "\n".join(error.lines())
     return ""
@@ -131,5 +131,84 @@ def test_several_names_are_all_told_with_what_was_meant() -> None:
     ],
 )  # fmt: skip
 def test_lines_are_judged_only_where_they_can_be_nothing_but_python(source: str, place: str) -> None:
+    assert place in lines(source)
+    assert bool(place) == bool(lines(source))
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("stop", ["1: `stop`", "`stop()`"]),
+        ("x = 1\nstop; start", ["2: stop (did you mean stop()?)", "2: start"]),
+        ("def f():\n    stop", ["2: `stop`"]),
+        ("if True:\n    for i in []:\n        with i:\n            start", ["4: `start`"]),
+        ("if status: pass", ["1: `status`", "`status()`"]),
+        ("if 1:\n    pass\nelif status: pass", ["3: `status`"]),
+        ("while status: pass", ["1: `status`"]),
+        ("assert status", ["1: `status`"]),
+        ("x = not status", ["1: `status`"]),
+        ("x = 1\nx and status", ["2: `status`"]),
+        ("x = 1\ny = status and x", ["2: `status`"]),
+        ("x = 1\nif x or not (x and status): pass", ["2: `status`"]),
+        ("x = 1 if status else 2", ["1: `status`"]),
+        ("x = [i for i in () if status]", ["1: `status`"]),
+        ("f = lambda: 1 if status else 2", ["1: `status`"]),
+        ("if status == 'running': pass", ["1: `status`"]),
+        ("if status in ('running', 'paused'): pass", ["1: `status`"]),
+        ("match status:\n    case 'running': pass", ["1: `status`"]),
+        ("vm.stop", ["1: `vm.stop`", "`vm.stop()`"]),
+        ("if vm.status: pass", ["1: `vm.status`"]),
+        ("disk", ["1: `disk`", "`disk.list()`"]),
+        ("disk.list", ["1: `disk.list`"]),
+        ("config.edit", ["1: `config.edit`"]),
+        ("vm", ["1: `vm`"]),
+        ("start, stop", ["1: start", "1: stop"]),
+        ("stop | start", ["1: `stop`"]),
+        ("from qvmsh.here import stop\nstop", ["2: `stop`"]),
+        ("try:\n    stop\nexcept Exception:\n    pass", ["2: `stop`"]),
+    ],
+)
+def test_command_that_is_not_called_is_refused(source: str, found: list[str]) -> None:
+    told = python(source)
+    assert "nothing was run" in told
+    for each in found:
+        assert each in told
+    assert f"s.py:{found[0][:2]}" in told
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "stop()\nif status(): pass\nx = not vm.status().ready",
+        "stop = 1\nstop\nif stop: pass",
+        "def f(stop):\n    if stop: pass",
+        "for stop in []:\n    if stop: pass",
+        "from other import status\nif status: pass",
+        "def status(): pass\nif status: pass",
+        "handlers = {'a': stop, 'b': vm.stop}\nf = stop\ng = f or stop\nmap(stop, [])",
+        "if vm: pass\nx = vm and vm.name",
+        "if stop is None or vm.stop is stop: pass",
+        "f = 1\nif f == stop: pass",
+        "try:\n    stop\nexcept NameError:\n    pass",
+        "settings\nsettings.VM_X\nvm.name",
+        "'stop'\nstop.__doc__",
+        "callable(stop) and stop()",
+    ],
+)
+def test_command_that_is_a_value_is_believed(source: str) -> None:
+    assert python(source) == ""
+
+
+@pytest.mark.parametrize(
+    ("source", "place"),
+    [
+        ("stop", ""), ("stop; start", ""), ("status and start", ""), ("x = 1\nx and status", ""),
+        ("def f():\n    stop\nf()", ""), ("stop | cat", ""), ("vm", ""), ("disk list", ""),
+        ("if status: pass", "s.xsh:1: `status`"), ("echo hi\nx = not status", "s.xsh:2: `status`"),
+        ("echo hi\n\nvm.stop", "s.xsh:3: `vm.stop`"), ("while status == 'x': pass", "s.xsh:1: `status`"),
+        ("status = $(vm status)\nif status: pass", ""),
+    ],
+)  # fmt: skip
+def test_words_of_shell_lines_run_and_their_truth_is_refused(source: str, place: str) -> None:
     assert place in lines(source)
     assert bool(place) == bool(lines(source))

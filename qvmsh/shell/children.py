@@ -1,0 +1,172 @@
+"""Processes that a script makes of itself: fork, spawn, forkserver; and what is pickled for them.
+
+May import: `shell.context`; all else late (a Python script pays for this module).
+
+    install(context)                    # once a session
+    restored("start", "/vm/demo", ())   # what `pickle.loads(pickle.dumps(start))` gives
+
+A forked child has Python's own signals again, since a handler that raises would be a traceback in a
+worker that is about to end, or a lock that nobody gives back; and it gets a shell of its own in the
+guest. A child of `spawn` or `forkserver` is a new Python that imports the script: it gets the session
+first, its names as builtins.
+
+Source: Python's `multiprocessing/spawn.py`: `get_preparation_data` makes what the child unpickles
+before anything else, and `forkserver` asks it with the name `ignore` for what to import beforehand.
+"""
+
+from __future__ import annotations
+
+import _signal as signal  # `signal` and `threading` cost more than a small script
+import _thread
+import os
+import sys
+
+from qvmsh.shell import context as contexts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from qvmsh.shell.context import Context
+
+SPAWN = "multiprocessing.spawn"
+AGAIN = "qvmsh.shell.again"
+"""The module that a child runs as `__main__` where the script is xonsh."""
+
+_is_installed = False
+_lines: list[tuple[str, str]] = []
+"""In a child, the xonsh script that it imports: its source and its name."""
+
+
+def install(context: Context, lines: tuple[str, str] | None = None) -> None:
+    """Make `context` the session of this process and of those that come from it.
+
+    Args:
+        lines: source and name of the script, if it is xonsh.
+    """
+    global _is_installed
+    contexts.begin(context)
+    if lines:
+        _lines[:] = [lines]
+    if _is_installed:
+        return
+    _is_installed = True
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=_block, after_in_parent=_go_on, after_in_child=_begin_anew)
+    if SPAWN in sys.modules:
+        _teach(sys.modules[SPAWN])
+    else:
+        sys.meta_path.insert(0, _Finder())
+
+
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+_held = _thread._local()
+
+
+def _block() -> None:
+    """Python forgets a signal that comes before its child is set up; so it comes after that."""
+    _held.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+
+
+def _go_on() -> None:
+    for number in signal.sigpending() & {*_ENDING}:
+        signal.sigtimedwait((number,), 0)  # raised in here, its exception would be ignored
+        _thread.start_new_thread(os.kill, (os.getpid(), number))
+    signal.pthread_sigmask(signal.SIG_SETMASK, _held.mask)
+
+
+def _begin_anew() -> None:
+    for number in _ENDING:
+        owner = getattr(signal.getsignal(number), "__module__", None) or ""
+        if owner.partition(".")[0] in ("qvmsh", "xonsh"):
+            signal.signal(number, signal.SIG_DFL)
+    contexts.current().forget_guest()
+    signal.pthread_sigmask(signal.SIG_SETMASK, _held.mask)
+
+
+class _Finder:
+    """Waits for multiprocessing to be imported."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> Any:
+        if name != SPAWN:
+            return None
+        from importlib.util import find_spec
+
+        sys.meta_path.remove(self)
+        spec = find_spec(name)
+        loader: Any = spec.loader if spec else None
+        execute = loader.exec_module
+
+        def execute_and_teach(module: Any) -> None:
+            execute(module)
+            _teach(module)
+
+        loader.exec_module = execute_and_teach
+        return spec
+
+
+def _teach(spawn: Any) -> None:
+    """Let what a child is told begin with the session."""
+    ask = spawn.get_preparation_data
+
+    def get_preparation_data(name: str) -> dict[str, Any]:
+        found: dict[str, Any] = ask(name)
+        if name == "ignore":  # the server itself has no session
+            found.pop("init_main_from_path", None)
+            return found
+        if _lines and found.pop("init_main_from_path", None):
+            found["init_main_from_name"] = AGAIN
+        return {"qvm": _Session(), **found}
+
+    spawn.get_preparation_data = get_preparation_data
+
+
+class _Session:
+    """Unpickled in a child, it begins the session there."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        context = contexts.current()
+        return _begin, (*context.place, context.io.level, context.io.debug, _lines[:1])
+
+
+def _begin(
+    directory: str | None,
+    overrides: Sequence[tuple[str, str]],
+    level: int,
+    is_debug: bool,
+    lines: Sequence[tuple[str, str]],
+) -> None:
+    import builtins
+
+    context = contexts.at(directory, overrides, level=level, debug=is_debug)
+    install(context, lines[0] if lines else None)
+    names = vars(builtins)
+    names.update({name: value for name, value in context.names().items() if name not in names})
+    context.namespaces.append(names)
+
+
+def run_again(namespace: dict[str, Any]) -> None:
+    """Run the xonsh script of this session in `namespace`, as Python imports a script in a child."""
+    from xonsh.built_ins import XSH
+
+    from qvmsh.shell.engine import Engine
+
+    source, name = _lines[0]
+    engine = Engine(contexts.current())
+    XSH.ctx = namespace
+    engine.load(["--no-rc", "--", name])
+    for number in _ENDING:  # xonsh has its own there
+        signal.signal(number, signal.SIG_DFL)
+    namespace.update(__name__="__mp_main__", __file__=name)
+    engine.run(source, name)
+
+
+def restored(name: str, directory: str | None, overrides: Sequence[tuple[str, str]]) -> Any:
+    """The preloaded name `name`, or `disk.add`, of the session in that place."""
+    context = contexts.current()
+    if context.place != (directory, tuple(overrides)):
+        context = contexts.at(directory, overrides)
+    first, _, rest = name.partition(".")
+    found = context.names()[first]
+    return getattr(found, rest) if rest else found

@@ -16,7 +16,7 @@ from __future__ import annotations
 import sys
 import time
 
-from qvmsh.errors import printable, visible
+from qvmsh.errors import QvmError, printable, visible
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,6 +75,21 @@ class Io:
     def is_on_terminal(self) -> bool:
         """What is written to `stdout` is seen by a person: nothing in it may act on the terminal."""
         return isatty(self.stdout)
+
+    def write(self, text: str) -> None:
+        """Write a part of the result.
+
+        Raises:
+            QvmError: it cannot be written.
+            BrokenPipeError: nobody reads it.
+        """
+        try:
+            self.stdout.write(text)
+            self.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise unwritable(error) from None
 
     def warn(self, text: str) -> None:
         """Say something the user should know although the command goes on (one line)."""
@@ -188,6 +203,11 @@ def tell(stream: TextIO, text: str, *, begin: str = "", end: str = "\n") -> None
         print(begin + visible(text), end=end, file=stream, flush=True)
     except (OSError, ValueError):
         pass
+
+
+def unwritable(error: OSError, machine: str | None = None) -> QvmError:
+    """The error for a result that the caller cannot be given."""
+    return QvmError(f"standard output cannot be written to: {error.strerror or error}", machine=machine)
 
 
 def isatty(stream: TextIO | None) -> bool:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import sys
 import time
 
-from qvmsh.errors import printable, visible
+from qvmsh.errors import QvmError, printable, visible
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,6 +79,21 @@ class Io:
     def remark(self, text: str) -> None:
         """Warn of something in the configuration; in a session once is enough."""
         self.warn(text)
+
+    def write(self, text: str) -> None:
+        """Write a part of the result.
+
+        Raises:
+            QvmError: it cannot be written.
+            BrokenPipeError: nobody reads it.
+        """
+        try:
+            self.stdout.write(text)
+            self.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise unwritable(error) from None
 
     def warn(self, text: str) -> None:
         """Say something the user should know although the command goes on (one line)."""
@@ -216,6 +231,11 @@ def write_at_once() -> None:
     raw = old.detach().detach()
     sys.stdout = io.TextIOWrapper(Direct(raw), write_through=True, **how)
     setattr(sys, "__stdout__", sys.stdout)  # noqa: B010  # final to mypy
+
+
+def unwritable(error: OSError, machine: str | None = None) -> QvmError:
+    """The error for a result that the caller cannot be given."""
+    return QvmError(f"standard output cannot be written to: {error.strerror or error}", machine=machine)
 
 
 def isatty(stream: TextIO | None) -> bool:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 
 from qvmsh.errors import Terminated, visible
+from qvmsh.io import tell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def run(bound: Bound, directories: Sequence[str], io: Io) -> int:
     ]
     documents = _relay(children, io)
     if io.json:
-        print(f'{{"version": 1, "command": "{bound.entry.verb}", "machines": [{JOIN.join(documents)}]}}')
+        io.write(f'{{"version": 1, "command": "{bound.entry.verb}", "machines": [{JOIN.join(documents)}]}}\n')
     statuses = [child.returncode for child in children]
     failed = [128 - status if status < 0 else status for status in statuses if status]
     return failed[0] if failed else 0
@@ -99,10 +100,10 @@ def _relay(children: Sequence[subprocess.Popen[bytes]], io: Io) -> list[str]:
                     lines += rests.pop(key.fd).decode(errors="replace")
                 if is_stdout and io.json:
                     documents[at] = documents.get(at, "") + lines.strip()
+                elif lines and is_stdout:
+                    io.write(visible(lines))
                 elif lines:
-                    target = sys.stdout if is_stdout else sys.stderr
-                    target.write(visible(lines))
-                    target.flush()
+                    tell(io.stderr, lines, end="")
         except KeyboardInterrupt:
             continue  # the children have got it too, and end in order
         except Terminated:

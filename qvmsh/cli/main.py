@@ -14,7 +14,7 @@ from qvmsh import errors
 from qvmsh.cli import parse
 from qvmsh.commands.index import ALIASES, COMMANDS
 from qvmsh.errors import QvmError, Terminated, UsageError
-from qvmsh.io import QUIET, Io, tell
+from qvmsh.io import QUIET, Io, tell, unwritable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -90,7 +90,9 @@ class Call:
     def perform(self, words: list[str]) -> int:
         """Run one command line; a failure is told to the user and becomes the exit status."""
         try:
-            return self.run(words)
+            status = self.run(words)
+            self.io.stdout.flush()
+            return status
         except QvmError as error:
             return self.failed(error)
         except KeyboardInterrupt:
@@ -100,7 +102,8 @@ class Call:
         except BrokenPipeError:
             return self.without_reader()
         except OSError as error:
-            return self.failed(from_os(error, self.machine_name))
+            lost = self.lost_output()
+            return self.failed((unwritable if lost else from_os)(lost or error, self.machine_name))
         except Exception:
             return self.bug()
 
@@ -108,7 +111,7 @@ class Call:
         if words[:1] == ["--version"]:
             from qvmsh._version import VERSION
 
-            print(f"qvm {VERSION}", file=self.io.stdout)
+            self.io.write(f"qvm {VERSION}\n")
             return errors.EXIT_OK
         common, rest = parse.common(words)
         self._configure(common)
@@ -122,7 +125,7 @@ class Call:
                 from qvmsh.cli import help as texts
 
                 shown = texts.of_family(rest[0])
-                self.io.stdout.write(shown)
+                self.io.write(shown)
                 if shown:
                     return errors.EXIT_OK
             raise _unknown(rest)
@@ -138,7 +141,7 @@ class Call:
         if bound.common.get("help"):
             from qvmsh.cli import help as texts
 
-            self.io.stdout.write(texts.of_command(self.verb))
+            self.io.write(texts.of_command(self.verb))
             return errors.EXIT_OK
         return self._call(bound)
 
@@ -154,7 +157,7 @@ class Call:
     def _without_verb(self, words: list[str]) -> int:
         from qvmsh.cli import help as texts
 
-        self.io.stdout.write(texts.overview())
+        self.io.write(texts.overview())
         return errors.EXIT_OK if not words or {"-h", "--help"} & set(words) else errors.EXIT_USAGE
 
     def _call(self, bound: Bound) -> int:
@@ -295,7 +298,7 @@ class Call:
             if self.io.is_on_terminal and not getattr(result, "is_harmless", False):
                 text = errors.visible(text)
             if text:
-                self.io.stdout.write(text if text.endswith("\n") else text + "\n")
+                self.io.write(text if text.endswith("\n") else text + "\n")
         self.io.stdout.flush()
         return int(status)
 
@@ -306,7 +309,7 @@ class Call:
     def _print_json(self, value: dict[str, Any]) -> None:
         from qvmsh.qemu.qmp import dumps
 
-        print(dumps({"version": JSON_VERSION, "command": self.verb, **value}), file=self.io.stdout)
+        self.io.write(dumps({"version": JSON_VERSION, "command": self.verb, **value}) + "\n")
 
     def failed(self, error: QvmError) -> int:
         """Tell the user of a failure and return its exit status."""
@@ -318,11 +321,19 @@ class Call:
             if self.has_json:
                 self._print_json({"error": error.as_json()})
             self.io.stdout.flush()
-        except (OSError, ValueError):  # standard output itself is what failed
+        except (OSError, ValueError, QvmError):  # standard output itself is what failed
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if not getattr(error, "is_silent", False):
             tell(self.io.stderr, "\n".join(error.lines()))
         return error.status
+
+    def lost_output(self) -> OSError | None:
+        """Why standard output cannot be written to; None if it can."""
+        try:
+            self.io.stdout.flush()
+        except OSError as error:
+            return error
+        return None
 
     def without_reader(self) -> int:
         """The reader of standard output has gone: there is nothing more to say."""
@@ -397,12 +408,16 @@ def _current_folder() -> str:
 
 
 def _open_standard_streams() -> None:
-    """Give closed standard streams /dev/null, or QEMU's sockets would take their numbers."""
+    """Give closed standard streams /dev/null, or QEMU's sockets would take their numbers.
+
+    What is written to a closed standard output is an error, as it is of any program.
+    """
     for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(fd)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number: fd
+            flags = os.O_RDWR if fd == 2 else os.O_RDONLY
+            os.set_inheritable(os.open(os.devnull, flags), True)  # the lowest free number: fd
         if getattr(sys, name) is None:
             setattr(sys, name, open(fd, mode, closefd=False))
 

@@ -37,9 +37,10 @@ class Opt:
         choices: the only values allowed.
         excludes: names of parameters that cannot be given together with this one.
         is_last: the words after its value are not options of ours (`sh -c CODE --b`).
+        is_python: only callers in Python have it; the command line has its own ways.
     """
 
-    __slots__ = ("choices", "complete", "excludes", "flags", "is_last", "metavar")
+    __slots__ = ("choices", "complete", "excludes", "flags", "is_last", "is_python", "metavar")
 
     def __init__(
         self,
@@ -49,7 +50,9 @@ class Opt:
         choices: tuple[str, ...] = (),
         excludes: tuple[str, ...] = (),
         is_last: bool = False,
+        is_python: bool = False,
     ) -> None:
+        self.is_python = is_python
         self.flags = flags
         self.metavar = metavar
         self.complete = complete

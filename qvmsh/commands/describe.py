@@ -87,6 +87,8 @@ def _entry(function: Any) -> tuple[Any, ...]:
         if parameter.name not in helps:
             raise SystemExit(f"{function.__name__}: no line under Args: for {parameter.name}")
         opt, kind = _type_of(function, parameter)
+        if opt.is_python:
+            continue
         if parameter.kind is parameter.KEYWORD_ONLY:
             options.append(_option(parameter, opt, kind, helps[parameter.name]))
         else:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from qvmsh.commands._define import Opt
     from qvmsh.machine.machine import Machine
+    from qvmsh.machine.remote import Output
 
 
 @command(group="guest", words="rest", terminal=True)
@@ -17,22 +18,31 @@ def ssh(
     vm: Machine,
     *words: str,
     tty: Annotated[bool, Opt("-t")] = False,
-) -> str:
+    timeout: Annotated[float | None, Opt(is_python=True)] = None,
+    input: Annotated[str | bytes | None, Opt(is_python=True)] = None,  # as in `subprocess`
+    check: Annotated[bool, Opt(is_python=True)] = True,
+) -> Output:
     """Run a command in the guest over ssh, or a login shell.
 
-    One cached connection serves all calls. As ssh does, the words are joined by spaces and read
+    Cached connections serve all calls. As ssh does, the words are joined by spaces and read
     by the guest's shell. The exit status is the guest command's own; 125 if the guest cannot be
-    reached. In Python the command's output is returned, and a failing one raises.
+    reached, or how the command ended is not known. In the background the terminal is not read.
+    In Python the command's output is returned, a string that has `stderr`, `status` and
+    `argv` too (`bytes(output)`: what the guest wrote, byte by byte), and a failing one raises.
 
     Args:
         words: the command; none opens a login shell.
         tty: give the command a terminal, even if it is not a login shell.
+        timeout: (Python) how long it may take, in seconds; it may still run in the guest then.
+        input: (Python) what the command reads; nothing where it is not given.
+        check: (Python) raise if the exit status is not 0.
 
     Raises:
         StateError: the machine is not running.
-        GuestUnreachableError: ssh cannot log in; the text says why.
+        GuestUnreachableError: ssh cannot log in, or the exit status is not known; the text says why.
         CommandError: (Python) the command failed, with its status and its standard error.
+        DeadlineError: (Python) `timeout` passed.
     """
     from qvmsh.machine import remote
 
-    return remote.shell(vm, words, wants_tty=tty)
+    return remote.shell(vm, words, wants_tty=tty, timeout_s=timeout, data=input, is_checked=check)

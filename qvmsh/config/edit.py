@@ -13,7 +13,7 @@ from qvmsh.config import files
 from qvmsh.config.grammar import is_name, parse
 from qvmsh.config.words import quote
 from qvmsh.errors import ConfigError, UsageError
-from qvmsh.host.files import sync_folder
+from qvmsh.host.files import sync_folder, unique
 
 __all__ = ("assign", "assign_in_file", "quote")
 
@@ -86,7 +86,7 @@ def replace(path: str, text: str) -> None:
     """Put `text` into an existing file: written beside, synced, renamed."""
     target = os.path.realpath(path)
     status = os.stat(target)
-    part = os.path.join(os.path.dirname(target), f".{os.path.basename(target)}.part{os.getpid()}")
+    part = unique(os.path.join(os.path.dirname(target), f".{os.path.basename(target)}.part"))
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with open(fd, "wb") as file:

@@ -105,6 +105,11 @@ def document(path: str) -> dict[str, Any]:
     return found
 
 
+def unique(path: str) -> str:
+    """`path` with an end that nobody else has, in this process or another."""
+    return f"{path}{os.getpid()}-{os.urandom(4).hex()}"
+
+
 def write_atomic(
     path: str, text: str, mode: int = 0o644, prepare: Callable[[int], object] | None = None
 ) -> None:
@@ -113,7 +118,7 @@ def write_atomic(
     Args:
         prepare: gets the open file before it takes its place, to give it away.
     """
-    part = f"{path}.part{os.getpid()}"
+    part = unique(f"{path}.part")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
     fd = os.open(part, flags, mode)
     try:

@@ -30,6 +30,7 @@ SETTLE_S = 60.0
 _NOTE_S = 5.0
 """How long a holder on a busy host may take from its lock to its note."""
 _GETLK = getattr(fcntl, "F_OFD_GETLK", fcntl.F_GETLK)
+_SETLK = getattr(fcntl, "F_OFD_SETLK", fcntl.F_SETLK)
 
 
 def holder(path: str, byte: int | None = None) -> int | None:
@@ -55,6 +56,19 @@ def holder(path: str, byte: int | None = None) -> int | None:
     if int.from_bytes(answer[:2], sys.byteorder) == fcntl.F_UNLCK:
         return None
     return int.from_bytes(answer[24:28], sys.byteorder, signed=True)
+
+
+def take_byte(fd: int, byte: int) -> bool:
+    """Lock one byte of an open file until it is closed; False if somebody else has opened and locked it."""
+    try:
+        fcntl.fcntl(fd, _SETLK, _range(fcntl.F_WRLCK, byte, 1))
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+def release_byte(fd: int, byte: int) -> None:
+    fcntl.fcntl(fd, _SETLK, _range(fcntl.F_UNLCK, byte, 1))
 
 
 def _range(kind: int, start: int, count: int) -> bytes:

@@ -27,11 +27,12 @@ TMP = "/tmp"  # noqa: S108
 
 OURS = frozenset((
     "qmp", "session", "events", "watch", "told", "monitor", "serial", "serial.in", "serial.out", "qga",
-    "dir", "ssh", "known_hosts", "ssh_config", "lock", "lock0", "console", "console.lock", "pane", "tmux",
+    "dir", "ssh", "known_hosts", "ssh_config", "lock", "lock0", "taken", "console", "console.lock", "pane",
+    "tmux",
 ))  # fmt: skip
 """What qvm puts into a runtime folder, besides `ssh.*` and root's `ssh0*` in another account's."""
 
-LONGEST_NAME = "ssh0.XXXXXXXXXXXXXXXX"
+LONGEST_NAME = "ssh.99.XXXXXXXXXXXXXXXX"
 """ssh makes its control socket under a name with 17 bytes more, then renames it."""
 
 

@@ -1,10 +1,17 @@
-"""ssh to a guest: argument lists, one cached connection, banners. Knows no machine.
+"""ssh to a guest: argument lists, cached connections, banners. Knows no machine.
 
 May import: small modules of the standard library; `subprocess` late.
 
     link = Link(port=2222, user="qvm", folder="/run/user/1000/qvm/3f2a", ...)
-    link.open(interactive=False)          # connects, logs in, stays (ControlMaster)
-    os.execvp("ssh", link.command(["uname", "-a"], tty=False))
+    link.open(interactive=False, timeout_s=15.0)             # connects, logs in, stays (ControlMaster)
+    with link.taken(interactive=False, timeout_s=15.0) as own:
+        subprocess.run(own.command(["uname", "-a"], tty=False))
+
+A command has its connection to itself: commands that run at the same time have one each. Dropbear up to
+2024.85 closes a session that it has just opened when the command of another session on the same connection
+ends at that moment, and now and then the whole connection with it (mkj/dropbear#326; seen: 12 of 24 commands
+in six threads). OpenSSH refuses the eleventh session on a connection (MaxSessions). Log-ins take turns, so
+neither counts too many of them (MaxStartups).
 
 Source: ssh_config(5). All paths are short and plain: the machine's directory is reached through
 a link in the runtime folder, so that no character of its name can mean anything to ssh.
@@ -14,12 +21,13 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import contextmanager
 
-from qvmsh.host import files
+from qvmsh.host import files, locks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from socket import socket
     from subprocess import CompletedProcess
 
@@ -28,7 +36,14 @@ HEARD_BYTES = 65536
 """How much of what a guest's command says is kept; the guest may never stop."""
 BANNER = b"SSH-"
 FAILED = 255
-"""ssh's own exit status, which the guest's command may have as well."""
+"""ssh's own exit status, which the guest's command may have as well; its log tells them apart."""
+IDLE_S = 60
+"""How long a connection that only commands at the same time needed is kept after the last one."""
+TURN_S = 120.0
+"""How long a command waits for the log-ins of others before its own."""
+_LOOK_S = 0.02
+_STATUS = ("debug2: Received exit status from master ", "debug1: Exit status ")
+"""How ssh logs the exit status that it got from the guest; without one it logs -1 or neither."""
 
 
 class Refused(Exception):
@@ -51,6 +66,7 @@ class Link:
         options: the user's own words for ssh (VM_SSH_OPTIONS); they stand first, and the first value wins.
         is_pinned: a host key is known, so no other is accepted.
         alias: name that the host key is pinned under, so that a new port changes nothing.
+        number: which of the cached connections; 0 is the one that stays.
     """
 
     def __init__(
@@ -65,7 +81,9 @@ class Link:
         is_pinned: bool = False,
         identities: Sequence[str] = (),
         options: Sequence[str] = (),
+        number: int = 0,
     ) -> None:
+        self.number = number
         self.host = host
         self.port = port
         self.user = user
@@ -79,11 +97,20 @@ class Link:
     @property
     def control(self) -> str:
         """The control socket of the cached connection."""
-        return os.path.join(self.folder, "ssh")
+        return os.path.join(self.folder, f"ssh.{self.number}" if self.number else "ssh")
+
+    def _at(self, number: int) -> Link:
+        """The same guest by another cached connection."""
+        from copy import copy
+
+        twin = copy(self)
+        twin.number = number
+        return twin
 
     @property
     def log(self) -> str:
-        return os.path.join(self.folder, "ssh.log")
+        """What the cached connection's own ssh says."""
+        return f"{self.control}.log"
 
     def settings(self) -> list[tuple[str, str]]:
         """The ssh_config(5) keywords of this guest."""
@@ -97,36 +124,46 @@ class Link:
             ("UpdateHostKeys", "no"),
             ("ServerAliveInterval", str(SERVER_ALIVE_S)),
             ("ControlPath", quoted(self.control)),
-            ("LogLevel", "ERROR"),
         ]
         rows += [("IdentityFile", quoted(path)) for path in self.identities]
         if self.identities:
             rows.append(("IdentitiesOnly", "yes"))
         return rows
 
-    def arguments(self) -> list[str]:
+    def arguments(self, log_level: str = "ERROR") -> list[str]:
         """`ssh` with all that leads to this guest, but without its name."""
         argv = ["ssh", "-F", "none", "-p", str(self.port), "-l", self.user, *self.options]
-        for key, value in self.settings():
+        for key, value in [*self.settings(), ("LogLevel", log_level)]:
             argv += ["-o", f"{key}={value}"]
         return argv
 
-    def command(self, words: Sequence[str], *, tty: bool, interactive: bool = False) -> list[str]:
+    def command(self, words: Sequence[str], *, tty: bool, log: str = "") -> list[str]:
         """The argument list that runs `words` in the guest over the cached connection.
 
-        As ssh does, the words are joined by spaces and read by the guest's shell.
+        As ssh does, the words are joined by spaces and read by the guest's shell. Nobody is asked for a
+        password: where the cached connection has gone, ssh makes another, on which a hostile guest would
+        ask whoever is there.
 
         Args:
-            interactive: may ask for a password on the terminal. Where the cached connection has gone, ssh
-                makes another, on which a hostile guest would else ask whoever is there.
+            log: file for what ssh itself says, for `outcome`; else that is on its standard error.
         """
         mode = ["-tt"] if tty else ["-T"] if words else []
-        ask = f"BatchMode={'no' if interactive else 'yes'}"
-        return [*self.arguments(), "-o", ask, "-o", "ControlMaster=no", *mode, "--", self.host, *words]
+        words = ["-o", "BatchMode=yes", "-o", "ControlMaster=no", *mode, "--", self.host, *words]
+        # it is asked for by name: the first value that ssh reads is the one that counts
+        return [*self.arguments("DEBUG2" if log else "ERROR"), *(["-E", log] if log else []), *words]
 
     def run(self, script: str, *, timeout_s: float) -> CompletedProcess[str]:
-        """Run a script in the guest over the cached connection; errors as `heard`."""
-        return heard(self.command([script], tty=False), timeout_s=timeout_s)
+        """Run a script in the guest over a cached connection; errors as `heard`.
+
+        Its status is `FAILED` too where no connection could be had.
+        """
+        from subprocess import CompletedProcess
+
+        try:
+            with self.taken(interactive=False, timeout_s=timeout_s) as own:
+                return heard(own.command([script], tty=False), timeout_s=timeout_s)
+        except Refused as refused:
+            return CompletedProcess([script], FAILED, "", refused.words)
 
     def is_open(self) -> bool:
         """True if a cached connection listens on the control socket."""
@@ -154,24 +191,93 @@ class Link:
         """
         if self.is_open():
             return
+        with self._turn(time.monotonic() + timeout_s) as is_ours:
+            if not is_ours:
+                raise Refused("connection", "another log-in is still under way")
+            if not self.is_open():
+                self._log_in(interactive=interactive, timeout_s=timeout_s)
+
+    @contextmanager
+    def _turn(self, deadline: float) -> Iterator[bool]:
+        """One log-in at a time: each would remove the control socket of the one before. False: not yet."""
         import fcntl
 
-        # one at a time: each would remove the control socket of the one before
         lock = files.opened(os.path.join(self.folder, "lock"), os.O_RDWR | os.O_CREAT)
-        deadline = time.monotonic() + timeout_s
         try:
             while True:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise Refused("connection", "another log-in is still under way") from None
-                    time.sleep(0.02)  # a lock's end cannot be waited for with a limit
-            if not self.is_open():
-                self._log_in(interactive=interactive, timeout_s=timeout_s)
+                    if time.monotonic() >= deadline:
+                        yield False
+                        return
+                    time.sleep(_LOOK_S)  # a lock's end cannot be waited for with a limit
+            yield True
         finally:
             os.close(lock)
+
+    @contextmanager
+    def taken(self, *, interactive: bool, timeout_s: float) -> Iterator[Link]:
+        """A cached connection that no other command uses until the block ends; made if need be.
+
+        Only the first may ask for a password (`interactive`). Where a guest lets nobody in for another, the
+        first is shared.
+
+        Raises:
+            Refused: with the reason.
+        """
+        fd = files.opened(os.path.join(self.folder, "taken"), os.O_RDWR | os.O_CREAT)
+        try:
+            yield self._take(fd, interactive=interactive, timeout_s=timeout_s)
+        finally:
+            os.close(fd)
+
+    def _take(self, fd: int, *, interactive: bool, timeout_s: float) -> Link:
+        """Lock the byte of a connection, and log in if it is not open."""
+        deadline = time.monotonic() + max(timeout_s, TURN_S)
+        while True:
+            found = self._free(fd)
+            if found.is_open():
+                return found
+            with self._turn(0.0) as is_ours:
+                if is_ours and not found.is_open():
+                    try:
+                        found._log_in(interactive=interactive and not found.number, timeout_s=timeout_s)
+                    except Refused:
+                        if not found.number or not self.is_open():
+                            raise
+                        return self
+                if is_ours:
+                    return found
+            locks.release_byte(fd, found.number)  # a command may end before it is our turn
+            if time.monotonic() > deadline:
+                raise Refused("connection", f"other log-ins have been under way for {TURN_S:.0f} s")
+            time.sleep(_LOOK_S)
+
+    def _free(self, fd: int) -> Link:
+        """A connection that no command uses, locked: one that is open, else the first that is not."""
+        spare: Link | None = None
+        number, last = 0, max(self._numbers(), default=0)
+        while spare is None or number <= last:
+            if locks.take_byte(fd, number):
+                found = self._at(number)
+                if found.is_open():
+                    if spare is not None:
+                        locks.release_byte(fd, spare.number)
+                    return found
+                if spare is None:
+                    spare = found
+                else:
+                    locks.release_byte(fd, number)
+            number += 1
+        return spare
+
+    def _numbers(self) -> list[int]:
+        """The numbers of the connections whose control sockets are there."""
+        names = [name.partition("ssh.")[2] for name in os.listdir(self.folder) if name.startswith("ssh.")]
+        first = [0] if os.path.lexists(self._at(0).control) else []
+        return first + [int(name) for name in names if name.isdigit()]
 
     def _log_in(self, *, interactive: bool, timeout_s: float) -> None:
         import subprocess
@@ -185,7 +291,8 @@ class Link:
         argv += ["-o", f"BatchMode={'no' if interactive else 'yes'}"]
         argv += ["-o", f"ConnectTimeout={max(1, int(timeout_s))}", "-o", "ControlMaster=yes"]
         # -f detaches after the log-in; its messages go to a file, since it would hold a pipe open
-        argv += ["-o", "ControlPersist=yes", "-E", self.log, "-N", "-f", "--", self.host]
+        keep = str(IDLE_S) if self.number else "yes"
+        argv += ["-o", f"ControlPersist={keep}", "-E", self.log, "-N", "-f", "--", self.host]
         try:
             done = subprocess.run(
                 argv,
@@ -203,21 +310,39 @@ class Link:
             raise reason(self.words_in(self.log))
 
     def close(self) -> None:
-        """End the cached connection if there is one; its process is gone when this returns."""
-        if not self.is_open():
-            return
+        """End the cached connections; their processes are gone when this returns."""
         import contextlib
         import subprocess
 
-        with contextlib.suppress(subprocess.TimeoutExpired):  # what listens there is no ssh
-            subprocess.run(
-                [*self.arguments(), "-O", "exit", "--", self.host],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                timeout=10,
-                check=False,
-            )
+        for number in self._numbers():
+            each = self._at(number)
+            if each.is_open():
+                with contextlib.suppress(subprocess.TimeoutExpired):  # what listens there is no ssh
+                    subprocess.run(
+                        [*each.arguments(), "-O", "exit", "--", self.host],
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.DEVNULL,
+                        stderr=subprocess.DEVNULL,
+                        timeout=10,
+                        check=False,
+                    )
+
+    def outcome(self, log: str, status: int) -> tuple[int | None, str]:
+        """The exit status of the guest's command, None where it is not known; and what ssh itself said.
+
+        Args:
+            log: as for `command`.
+            status: ssh's.
+        """
+        lines = self.words_in(log).splitlines()
+        is_verbose = any(word.startswith("-v") or "loglevel" in word.lower() for word in self.options)
+        if is_verbose:  # the user's own wish: as well as can be known without our log
+            is_known = status != FAILED or self.is_open()
+        else:
+            said = [line for line in lines if line.startswith(_STATUS) and not line.endswith(" -1")]
+            is_known = status != FAILED or bool(said)
+            lines = [line for line in lines if not line.startswith(("debug1: ", "debug2: ", "OpenSSH_"))]
+        return status if is_known else None, "\n".join(lines).strip()
 
     def words_in(self, log: str) -> str:
         """What ssh itself said, where that went to a file (`-E`)."""

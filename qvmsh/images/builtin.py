@@ -264,7 +264,7 @@ def copy_out(built: Built, output: str, io: Io = QUIET) -> Built:
     """
     check_output(output)
     output = os.path.abspath(output)
-    part = f"{output}.part{os.getpid()}"
+    part = files.unique(f"{output}.part")
     try:
         with io.stage(f"copying to {output}"):
             files.copy(built.image, part, io.checkpoint)

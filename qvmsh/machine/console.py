@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from qvmsh.errors import DeadlineError, LockedError, StateError, UsageError
 from qvmsh.host import locks, process, sockets, terminal, watch
-from qvmsh.io import isatty, tell
+from qvmsh.io import isatty, tell, unwritable
 from qvmsh.machine import launch, serial, state
 from qvmsh.machine.logs import Follower
 from qvmsh.qemu import qmp
@@ -373,7 +373,12 @@ class _Session:
                 return
             self.moved_at = time.monotonic()
             while data:
-                data = data[os.write(self.stdout, data) :]
+                try:
+                    data = data[os.write(self.stdout, data) :]
+                except BrokenPipeError:
+                    raise
+                except OSError as error:
+                    raise unwritable(error, self.vm.name) from None
 
     def _taken(self) -> None:
         assert self.hold is not None

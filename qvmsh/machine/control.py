@@ -179,7 +179,7 @@ def show(io: Io, value: object, *, is_wide: bool) -> None:
     """Print one value as JSON, on a line; over several where a person reads it and `is_wide`."""
     indent = 2 if is_wide and isatty(io.stdout) and isinstance(value, dict | list) and value else None
     text = json.dumps(value, indent=indent, ensure_ascii=False)
-    print(visible(text) if io.is_on_terminal else text, file=io.stdout, flush=True)
+    io.write((visible(text) if io.is_on_terminal else text) + "\n")
 
 
 def follow(

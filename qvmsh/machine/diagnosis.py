@@ -378,7 +378,7 @@ def runtime_folder(case: Case) -> Iterator[Finding]:
         what = f"{wanted} is no folder that you can write to: sockets go to {base}"
         yield Finding("XDG_RUNTIME_DIR", WARNING, what, "a login session makes it; else unset the variable")
     # one of our own, so that a `start` at this moment keeps its; the names have the same length
-    folder = sockets.runtime_folder(base, f"doctor {os.getpid()}", "doctor")
+    folder = sockets.runtime_folder(base, host_files.unique("doctor "), "doctor")
     length = len(os.fsencode(os.path.join(folder, sockets.LONGEST_NAME)))
     os.rmdir(folder)
     yield Finding(

@@ -109,8 +109,7 @@ class Dialogue:
                 tell(self.vm.io.stderr, f"qvm: {self.vm.name}: line {number}: {_told(error)}")
                 continue
             if text:
-                self.vm.io.stdout.write(text + "\n")
-                self.vm.io.stdout.flush()
+                self.vm.io.write(text + "\n")
         return status
 
     def _on_terminal(self) -> int:
@@ -290,7 +289,7 @@ def hold(vm: Machine, *, has_qmp: bool) -> int:
         raise UsageError("monitor: --json has no meaning here", hint="`qvm --json cmd LINE`, or `--qmp`")
     try:
         return Dialogue(vm, has_qmp=has_qmp).hold()
-    except QmpError:
+    except (QmpError, BrokenPipeError):
         raise
     except OSError as error:
         raise state.silent(vm) from error

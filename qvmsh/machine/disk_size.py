@@ -167,7 +167,7 @@ def _trim_live(vm: Machine, seen: state.Observation) -> str:
         tried.append(f"guest agent: {error or 'none answers'}")
     is_there, why = guest.answers(vm, seen.note, timeout_s=10.0)
     if is_there:
-        why = _fstrim(guest.link(vm, seen.note).command([TRIM], tty=False))
+        why = _fstrim(guest.link(vm, seen.note))
         if not why:
             return "fstrim over ssh"
     tried.append(f"ssh: {why}")
@@ -177,10 +177,10 @@ def _trim_live(vm: Machine, seen: state.Observation) -> str:
     )  # fmt: skip
 
 
-def _fstrim(argv: list[str]) -> str:
+def _fstrim(found: ssh.Link) -> str:
     """Run it in the guest; what went wrong, "" for nothing."""
     try:
-        done = ssh.heard(argv, timeout_s=TRIM_S)
+        done = found.run(TRIM, timeout_s=TRIM_S)
     except subprocess.TimeoutExpired:
         return f"fstrim has not ended within {TRIM_S:.0f} s"
     return (done.stderr.strip().splitlines() or ["fstrim failed"])[-1] if done.returncode else ""

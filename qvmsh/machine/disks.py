@@ -259,7 +259,7 @@ def prepare(vm: Machine, supplies: Supplies) -> None:
         )
     if found is None or os.path.exists(path):
         return
-    part = f"{path}.part{os.getpid()}"
+    part = host_files.unique(f"{path}.part")
     words = ["convert", "-q", "-f", found.template_format, "-O", "qcow2"]
     try:
         image.run(

@@ -1,12 +1,14 @@
-"""The guest over ssh: one cached connection a machine, host key pinned.
+"""The guest over ssh: cached connections, host key pinned.
 
 May import: `host.ssh`, `machine.state`.
 
-    link(vm, note).command(["uname", "-a"], tty=False)    # argument list for ssh
+    with taken(vm, "reach the guest", interactive=False) as own:
+        own.command(["uname", "-a"], tty=False)               # argument list for ssh
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 
@@ -17,6 +19,8 @@ from qvmsh.machine import identity, state, tools
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from qvmsh.machine.machine import Machine
     from qvmsh.machine.note import Note
 
@@ -24,6 +28,7 @@ HOST = "127.0.0.1"
 PROBE_S = 0.5
 BANNER_S = 1.5
 """How long a guest that has not answered yet is listened to; one that has, gets longer."""
+LOG_IN_S = 15.0
 KEY_NAMES = ("id_ed25519", "id_ecdsa", "id_rsa")
 
 
@@ -100,7 +105,7 @@ def _identities(vm: Machine, note: Note) -> list[str]:
     return [key for key in keys if os.path.exists(key)]
 
 
-def connect(vm: Machine, what: str, *, interactive: bool, timeout_s: float = 15.0) -> ssh.Link:
+def connect(vm: Machine, what: str, *, interactive: bool, timeout_s: float = LOG_IN_S) -> ssh.Link:
     """The guest's ssh with its cached connection open.
 
     Raises:
@@ -108,16 +113,35 @@ def connect(vm: Machine, what: str, *, interactive: bool, timeout_s: float = 15.
         StateError: the machine is not running, or its guest is held or sleeps: ssh would hang.
         GuestUnreachableError: it is, but ssh cannot log in; the text says why.
     """
-    tools.require_accepted(vm)
-    seen = state.observe(vm)
-    if seen.pid is None or seen.note is None or seen.kind in (state.PAUSED, state.SUSPENDED):
-        raise state.not_in_state(vm, seen, what, state.RUNNING)
-    found = link(vm, seen.note)
+    found = _of_running(vm, what)
     try:
         found.open(interactive=interactive, timeout_s=timeout_s)
     except ssh.Refused as refused:
         raise refusal(vm, found, refused) from None
     return found
+
+
+@contextlib.contextmanager
+def taken(vm: Machine, what: str, *, interactive: bool, timeout_s: float = LOG_IN_S) -> Iterator[ssh.Link]:
+    """The guest's ssh with a cached connection that no other command uses until the block ends.
+
+    Raises:
+        ConfigError, StateError, GuestUnreachableError: as for `connect`.
+    """
+    found = _of_running(vm, what)
+    try:
+        with found.taken(interactive=interactive, timeout_s=timeout_s) as own:
+            yield own
+    except ssh.Refused as refused:
+        raise refusal(vm, found, refused) from None
+
+
+def _of_running(vm: Machine, what: str) -> ssh.Link:
+    tools.require_accepted(vm)
+    seen = state.observe(vm)
+    if seen.pid is None or seen.note is None or seen.kind in (state.PAUSED, state.SUSPENDED):
+        raise state.not_in_state(vm, seen, what, state.RUNNING)
+    return link(vm, seen.note)
 
 
 def refusal(vm: Machine, found: ssh.Link, refused: ssh.Refused) -> GuestUnreachableError:
@@ -135,11 +159,12 @@ def refusal(vm: Machine, found: ssh.Link, refused: ssh.Refused) -> GuestUnreacha
             _require_usable(vm, key)
         tried = ", ".join(vm_relative(vm, key) for key in found.identities) or "your own keys and agent"
         return GuestUnreachableError(
-            f"the guest refused the ssh key for account {found.user} (tried: {tried})",
+            f"the guest refused the ssh key for account {found.user} at {found.host}:{found.port} "
+            f"(tried: {tried}); the machine runs on",
             machine=vm.name,
             details=[line.partition(" (")[0] for line in words[-1:]],  # without the ways in that it offers
             hint="VM_SSH_IDENTITY names the key, VM_MACHINE_USER the account; the guest's "
-            "~/.ssh/authorized_keys must hold its public half",
+            "~/.ssh/authorized_keys must hold its public half (`qvm console` logs in without ssh)",
         )
     return GuestUnreachableError(
         f"the guest does not answer ssh at {found.host}:{found.port}",

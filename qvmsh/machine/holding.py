@@ -115,7 +115,7 @@ def wakeup(vm: Machine, *, is_waiting: bool, timeout_s: float | None) -> Woken:
             raise state.silent(vm) from None
     is_ready = is_waiting and bool(note.ssh_port)
     if is_ready:
-        _answers_again(vm, pid, note, ready.attempt_seconds(vm) if timeout_s is None else timeout_s)
+        _answers_again(vm, pid, note, ready.attempt_seconds(vm, pid) if timeout_s is None else timeout_s)
     log.note(vm, "woken up")
     return Woken(vm.name, is_ready, time.monotonic() - began)
 

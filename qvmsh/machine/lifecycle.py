@@ -77,7 +77,7 @@ def start(
         known.remember(vm)
         logout.warn(vm.io, vm.name)
         is_ready = is_waiting and bool(qemu.note.ssh_port)
-        timeout_s = ready.attempt_seconds(vm, ssh_attempts)
+        timeout_s = ready.attempt_seconds(vm, qemu.pid, ssh_attempts)
         seconds = _wait(vm, qemu, timeout_s) if is_ready else 0.0
         clock = saved.put_clock_right(vm, qemu.note) if request.loadvm and is_ready else ""
     except QvmError as error:

@@ -244,8 +244,7 @@ class Out:
 
     def write(self, data: bytes) -> None:
         text = self.cleaner.text(data) if self.cleaner else data.decode(errors="surrogateescape")
-        self.stream.write(text)
-        self.stream.flush()
+        self.vm.io.write(text)
 
     def wait(self, fd: int, checkpoint: Callable[[], None] | None = None) -> None:
         """Wait until `fd` is readable.

@@ -332,7 +332,7 @@ def reboot(vm: Machine, *, force: bool, timeout_s: float) -> tuple[str, float]:
                 ) from None
     if note.ssh_port:
         with ready.waiting(vm, "reboot"), vm.io.stage("waiting for ssh"):
-            ready.wait(vm, pid, note, timeout_s=ready.attempt_seconds(vm))
+            ready.wait(vm, pid, note, timeout_s=ready.attempt_seconds(vm, pid))
     log.note(vm, f"rebooted by {how}")
     return how, time.monotonic() - began
 

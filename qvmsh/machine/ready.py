@@ -8,8 +8,10 @@ May import: `host`, `qemu.qmp`, `machine.guest`, `machine.state`.
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 
+from qvmsh.config.variables import VARIABLES
 from qvmsh.errors import DeadlineError, LaunchError, QmpError, QvmError
 from qvmsh.host import locks, process, ssh
 from qvmsh.machine import files as machine_files
@@ -34,9 +36,22 @@ REFUSED_S = 10.0
 """How long refused keys are tried again: a guest may install them after its sshd is up."""
 
 
-def attempt_seconds(vm: Machine, attempts: int | None = None) -> float:
+EMULATED = 5
+"""How much longer a guest without hardware acceleration may take, where VM_SSH_ATTEMPTS is the default."""
+
+
+def attempt_seconds(vm: Machine, pid: int, attempts: int | None = None) -> float:
     """The deadline that VM_SSH_ATTEMPTS means: one attempt every 2 s. Source: `vm` (bash)."""
-    return 2.0 * (vm.settings.integer("VM_SSH_ATTEMPTS") if attempts is None else attempts)
+    if attempts is None:
+        attempts = vm.settings.integer("VM_SSH_ATTEMPTS")
+        if attempts == int(VARIABLES["VM_SSH_ATTEMPTS"].default) and _is_emulated(pid):
+            attempts *= EMULATED
+    return 2.0 * attempts
+
+
+def _is_emulated(pid: int) -> bool:
+    words = process.arguments(pid)
+    return "-enable-kvm" not in words and not any(re.match("kvm|.*accel=kvm", word) for word in words)
 
 
 @contextlib.contextmanager
@@ -152,8 +167,8 @@ class _Waiting:
             f"the guest did not answer ssh within {timeout_s:.0f} s; it is left running",
             machine=self.vm.name,
             details=facts,
-            hint="a slow guest needs more time: `qvm start --ssh-attempts N` (2 s each); "
-            "`qvm stop` or `qvm kill` ends it",
+            hint="`qvm status` tells when it answers; `qvm config VM_SSH_ATTEMPTS="
+            f"{max(1, round(timeout_s))}` gives it twice the time from now on; `qvm kill` ends it",
         )
 
 

@@ -7,12 +7,10 @@ May import: `host.ssh`, `machine.guest`; `subprocess` late.
 
 from __future__ import annotations
 
-import os
-
-from qvmsh.errors import CommandError, GuestUnreachableError
+from qvmsh.errors import CommandError, DeadlineError, GuestUnreachableError
 from qvmsh.host import files as host_files
 from qvmsh.host import ssh
-from qvmsh.io import isatty
+from qvmsh.io import isatty, unwritable
 from qvmsh.machine import guest
 
 TYPE_CHECKING = False
@@ -22,44 +20,125 @@ if TYPE_CHECKING:
     from qvmsh.machine.machine import Machine
 
 
-def shell(vm: Machine, words: Sequence[str], *, wants_tty: bool) -> str:
+class Output(str):
+    """What a command in the guest wrote to its standard output, as text, and how it ended.
+
+    `bytes(output)` is what it wrote, byte by byte.
+    """
+
+    argv: Sequence[str]
+    status: int
+    stderr: str
+
+    def __new__(
+        cls, stdout: str = "", *, argv: Sequence[str] = (), status: int = 0, stderr: str = ""
+    ) -> Output:
+        made = super().__new__(cls, stdout)
+        made.argv, made.status, made.stderr = tuple(argv), status, stderr
+        return made
+
+    @property
+    def stdout(self) -> str:
+        """The text itself."""
+        return str(self)
+
+    def __bytes__(self) -> bytes:
+        return self.encode(errors="surrogateescape")
+
+    def as_json(self) -> dict[str, object]:
+        return {"output": str(self), "stderr": self.stderr, "status": self.status}
+
+
+def shell(
+    vm: Machine,
+    words: Sequence[str],
+    *,
+    wants_tty: bool,
+    timeout_s: float | None = None,
+    data: str | bytes | None = None,
+    is_checked: bool = True,
+) -> Output:
     """Run `words` (none: a login shell) in the guest's shell.
 
-    With a capturing `Io` the output is returned as text; else the streams of the caller are
-    handed to ssh as they are, so bytes and exit status are the command's own.
+    With a capturing `Io` the output is returned as text; else it goes to the streams of the caller.
+
+    Args:
+        timeout_s, data, is_checked: for a capturing `Io`: how long it may take, what it reads, and whether
+            an exit status that is not 0 is an error.
 
     Raises:
         CommandError: the command's exit status is not 0.
+        GuestUnreachableError: its exit status is not known.
+        DeadlineError: it has not ended.
     """
-    is_interactive = isatty(vm.io.stdin) and isatty(vm.io.stdout)
-    found = guest.connect(vm, "reach the guest", interactive=isatty(vm.io.stdin) and not vm.io.capture)
-    if vm.io.capture:
-        return _capture(vm, found, words)
-    tty = wants_tty or (not words and is_interactive)
-    argv = found.command(words, tty=tty, interactive=isatty(vm.io.stdin))
-    vm.io.stdout.flush()
-    has_person = isatty(vm.io.stdin)
-    import subprocess  # late: Python's own start is most of what a command takes
+    is_interactive = isatty(vm.io.stdin) and not vm.io.capture
+    if vm.io.capture and not words:
+        raise GuestUnreachableError(
+            "a login shell needs a terminal", machine=vm.name, hint='give a command: ssh("uname -a")'
+        )
+    log_in_s = min(guest.LOG_IN_S, timeout_s or guest.LOG_IN_S)
+    with guest.taken(vm, "reach the guest", interactive=is_interactive, timeout_s=log_in_s) as own:
+        log = host_files.unique(f"{own.log}-")
+        with host_files.Removed(log):
+            if vm.io.capture:
+                return _capture(vm, own, words, log, timeout_s, data, is_checked=is_checked)
+            return _pass_on(vm, own, words, log, tty=wants_tty or (not words and is_interactive))
 
-    log = f"{found.log}-{os.getpid()}"
-    with host_files.Removed(log):
-        status = subprocess.run(
-            argv if has_person else [*argv[:1], "-E", log, *argv[1:]],
-            stdin=stream(vm.io.stdin),
-            stdout=stream(vm.io.stdout),
-            stderr=stream(vm.io.stderr),
-        ).returncode
-        said = found.words_in(log)
-    if status == ssh.FAILED and said:  # it had to make a connection of its own, and could not
-        raise guest.refusal(vm, found, ssh.reason(said))
-    if status == ssh.FAILED and not found.is_open():
-        raise _lost(vm)
+
+def _pass_on(vm: Machine, own: ssh.Link, words: Sequence[str], log: str, *, tty: bool) -> Output:
+    from qvmsh.host import pump  # late: Python's own start is most of what a command takes
+
+    argv = own.command(words, tty=tty, log=log)
+    vm.io.stdout.flush()
+    streams = {
+        "stdin": _descriptor(vm.io.stdin, 0),
+        "stdout": _descriptor(vm.io.stdout, 1),
+        "stderr": _descriptor(vm.io.stderr, 2),
+    }
+    try:
+        status = pump.run(argv, **streams, tty=tty, host=own.host)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise unwritable(error, vm.name) from None
+    said = _require_known(vm, own, log, status)
     if said:
         print(said, file=vm.io.stderr)
     if status:
-        status = 128 - status if status < 0 else status
         raise Failed(" ".join(words) or "the login shell", argv=argv, status=status, machine=vm.name)
-    return ""
+    return Output(argv=argv)
+
+
+def _descriptor(stream: object, own: int) -> int:
+    """The descriptor behind a text stream; the process' own where it has none."""
+    try:
+        return int(stream.fileno())  # type: ignore[attr-defined]  # that is the question
+    except (AttributeError, OSError, ValueError):
+        return own
+
+
+def _require_known(vm: Machine, own: ssh.Link, log: str, status: int) -> str:
+    """What ssh itself said of a command whose exit status is known.
+
+    Raises:
+        GuestUnreachableError: it is not known.
+    """
+    known, said = own.outcome(log, status)
+    if known is not None:
+        return said
+    if said:  # it had to make a connection of its own, and could not
+        raise guest.refusal(vm, own, ssh.reason(said))
+    if not own.is_open():
+        raise GuestUnreachableError(
+            "the connection to the guest was lost while the command ran: its exit status is not known",
+            machine=vm.name,
+            hint="`qvm status` tells what the machine does now",
+        )
+    raise GuestUnreachableError(
+        "the command in the guest ended without an exit status: a signal ended it, or the guest's ssh server",
+        machine=vm.name,
+        hint="`COMMAND; exit $?` gives 128+N where signal N ends COMMAND",
+    )
 
 
 class Failed(CommandError):
@@ -68,37 +147,35 @@ class Failed(CommandError):
     is_silent = True
 
 
-def _lost(vm: Machine) -> GuestUnreachableError:
-    """ssh's status is that of the guest's command, or its own: where its connection has gone, its own."""
-    return GuestUnreachableError(
-        "the connection to the guest was lost while the command ran: its exit status is not known",
-        machine=vm.name,
-        hint="`qvm status` tells what the machine does now",
-    )
-
-
-def stream(candidate: object) -> int | None:
-    """The descriptor behind a text stream; None (inherit) where it has none."""
-    try:
-        return int(candidate.fileno())  # type: ignore[attr-defined]  # that is the question
-    except (AttributeError, OSError, ValueError):
-        return None
-
-
-def _capture(vm: Machine, found: ssh.Link, words: Sequence[str]) -> str:
-    argv = found.command(words, tty=False)
-    if not words:
-        raise GuestUnreachableError(
-            "a login shell needs a terminal", machine=vm.name, hint='give a command: ssh("uname -a")'
-        )
+def _capture(
+    vm: Machine,
+    own: ssh.Link,
+    words: Sequence[str],
+    log: str,
+    timeout_s: float | None,
+    data: str | bytes | None,
+    *,
+    is_checked: bool,
+) -> Output:
     import subprocess
 
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True)
-    if done.returncode == ssh.FAILED and not found.is_open():
-        raise _lost(vm)
+    argv = own.command(words, tty=False, log=log)
+    given = data.encode(errors="surrogateescape") if isinstance(data, str) else data
+    stdin = subprocess.DEVNULL if given is None else None
+    try:
+        done = subprocess.run(argv, stdin=stdin, input=given, capture_output=True, timeout=timeout_s)
+    except subprocess.TimeoutExpired as error:
+        output = (error.stdout or b"").decode(errors="replace")
+        raise DeadlineError(
+            f"in the guest, `{' '.join(words)}` had not ended after {timeout_s:g} s",
+            machine=vm.name,
+            details=output.splitlines()[-5:],
+            hint="it may still run there; `timeout` is the time it may take, in seconds",
+        ) from None
+    status = 128 - done.returncode if done.returncode < 0 else done.returncode
+    said = _require_known(vm, own, log, status)
     output, errors = (data.decode(errors="surrogateescape") for data in (done.stdout, done.stderr))
-    if done.returncode:
-        status = 128 - done.returncode if done.returncode < 0 else done.returncode
+    if status and is_checked:
         raise CommandError(
             f"in the guest, `{' '.join(words)}` failed with status {status}",
             argv=argv,
@@ -106,6 +183,6 @@ def _capture(vm: Machine, found: ssh.Link, words: Sequence[str]) -> str:
             stdout=output,
             stderr=errors,
             machine=vm.name,
-            details=errors.strip().splitlines()[-5:],
+            details=(errors.strip() or said).splitlines()[-5:],
         )
-    return output
+    return Output(output, argv=argv, status=status, stderr=errors)

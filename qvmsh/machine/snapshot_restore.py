@@ -92,7 +92,7 @@ def restore(
         clock = "`qvm resume` lets it go on, and puts its clock right"
     elif is_waiting and seen.note.ssh_port:
         with ready.waiting(vm, "snapshot restore"), vm.io.stage("waiting for ssh"):
-            limit_s = ready.attempt_seconds(vm) if timeout_s is None else timeout_s
+            limit_s = ready.attempt_seconds(vm, seen.pid) if timeout_s is None else timeout_s
             ready.wait(vm, seen.pid, seen.note, timeout_s=limit_s)
         clock = saved.put_clock_right(vm, seen.note)
         is_ready = True

@@ -66,9 +66,9 @@ class _folder:  # noqa: N801  # used as a function
     """A folder to work in, that vanishes; what killed ones left goes first."""
 
     def __init__(self, vm: Machine) -> None:
-        self.path = os.path.join(vm.state_folder(), f"verify-{os.getpid()}")
+        self.path = host_files.unique(os.path.join(vm.state_folder(), "verify-"))
         for name in os.listdir(vm.files.state):
-            pid = name.removeprefix("verify-")
+            pid = name.removeprefix("verify-").partition("-")[0]
             if name.startswith("verify-") and not process.exists(process.number(pid)):
                 shutil.rmtree(os.path.join(vm.files.state, name), ignore_errors=True)
 

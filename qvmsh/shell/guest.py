@@ -1,4 +1,4 @@
-"""`guest`: the guest as a plumbum machine, on the one cached ssh connection.
+"""`guest`: the guest as a plumbum machine, on the cached ssh connections.
 
 May import: plumbum, `machine.guest`, `machine.state`.
 
@@ -16,11 +16,12 @@ import contextlib
 import functools
 import os
 import re
+import threading
 
 from plumbum import SshMachine, local
 
 from qvmsh.errors import GuestUnreachableError
-from qvmsh.host import files
+from qvmsh.host import files, ssh
 from qvmsh.machine import guest as guests
 from qvmsh.machine import state
 from qvmsh.shell import encoding
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from qvmsh.host.ssh import Link
+    from qvmsh.machine.machine import Machine
     from qvmsh.shell.context import Context
 
 CONFIG = "ssh_config"
@@ -46,6 +48,7 @@ class Guest:
         self._context = context
         self._remote: Any = None
         self._run: tuple[int, int] | None = None
+        self._lock = threading.Lock()
 
     def _connected(self) -> Any:
         """The `SshMachine` of the guest that runs now.
@@ -58,12 +61,13 @@ class Guest:
         pid, note = state.require_live(vm, "reach the guest")
         link = guests.connect(vm, "reach the guest", interactive=False, timeout_s=OPEN_S)
         run = (pid, note.ssh_port)
-        if self._remote is not None and (run != self._run or not _lives(self._remote)):
-            self.close()
-        if self._remote is None:
-            self._remote = _machine(link, vm.name)
-            self._run = run
-        return self._remote
+        with self._lock:
+            if self._remote is not None and (run != self._run or not _lives(self._remote)):
+                self.close()
+            if self._remote is None:
+                self._remote = _machine(vm, link)
+                self._run = run
+            return self._remote
 
     def close(self) -> None:
         """End the shell that plumbum holds in the guest; the cached connection stays."""
@@ -97,14 +101,51 @@ class Guest:
 
 
 class _Machine(SshMachine):
-    """plumbum 2.0 quotes a guest's path for a shell, but since OpenSSH 9.0 scp speaks SFTP: none reads it."""
+    """plumbum's machine, where each command has a cached connection to itself, and scp works.
 
-    __slots__ = ()
+    plumbum 2.0 quotes a guest's path for a shell, but since OpenSSH 9.0 scp speaks SFTP: none reads it.
+    """
+
+    __slots__ = ("_link", "_vm")
+
+    def __init__(self, vm: Machine, link: Link, **how: Any) -> None:
+        self._vm = vm
+        self._link = link
+        super().__init__(link.alias, **how)
+
+    def _own(self) -> tuple[contextlib.ExitStack, list[str]]:
+        """A connection for one command, until the first is closed or forgotten; and the options for it.
+
+        Raises:
+            GuestUnreachableError: there is none.
+        """
+        kept = contextlib.ExitStack()
+        try:
+            own = kept.enter_context(self._link.taken(interactive=False, timeout_s=OPEN_S))
+        except ssh.Refused as refused:
+            raise guests.refusal(self._vm, self._link, refused) from None
+        return kept, ["-o", f"ControlPath={ssh.quoted(own.control)}"]
+
+    def popen(  # type: ignore[override]  # `how` is all that we leave as it is
+        self, args: Any, ssh_opts: Sequence[str] = (), **how: Any
+    ) -> Any:
+        """Begin a command of the guest."""
+        if ssh_opts:  # plumbum's own shell, a tunnel: it stays, beside the commands
+            return super().popen(args, ssh_opts, **how)
+        kept, options = self._own()
+        begun: Any = super().popen(args, options, **how)
+        begun.connection = kept  # until nobody asks for the result any more
+        return begun
+
+    def _scp(self, *words: str) -> None:
+        kept, options = self._own()
+        with kept:
+            self._scp_command(*options, *words)
 
     def upload(self, src: Any, dst: Any) -> None:
         """Copy a file or folder of the host into the guest."""
         if _scp_speaks_sftp():
-            self._scp_command("-s", "--", str(src), f"{self._fqhost}:{dst}")
+            self._scp("-s", "--", str(src), f"{self._fqhost}:{dst}")
         else:
             super().upload(src, dst)
 
@@ -112,7 +153,7 @@ class _Machine(SshMachine):
         """Copy a file or folder of the guest to the host."""
         if _scp_speaks_sftp():
             name = "".join(f"\\{c}" if c in "\\*?[]" else c for c in str(src))  # it expands patterns
-            self._scp_command("-s", "--", f"{self._fqhost}:{name}", str(dst))
+            self._scp("-s", "--", f"{self._fqhost}:{name}", str(dst))
         else:
             super().download(src, dst)
 
@@ -125,7 +166,7 @@ def _scp_speaks_sftp() -> bool:
     return found is not None and (int(found[1]), int(found[2])) >= (8, 7)
 
 
-def _machine(link: Link, name: str) -> Any:
+def _machine(vm: Machine, link: Link) -> Any:
     """Log in with plumbum, through the connection that `link` has open."""
     path = os.path.join(link.folder, CONFIG)
     rows = [("HostName", link.host), ("Port", str(link.port)), ("User", link.user)]
@@ -134,7 +175,8 @@ def _machine(link: Link, name: str) -> Any:
     files.write_atomic(path, text)
     try:
         return _Machine(
-            link.alias,
+            vm,
+            link,
             ssh_opts=(*link.options, "-F", path),
             scp_opts=(*_scp_options(link.options), "-F", path),
             connect_timeout=OPEN_S,
@@ -144,7 +186,7 @@ def _machine(link: Link, name: str) -> Any:
         # plumbum has several trees of errors for a log-in that fails
         words = str(error).strip().splitlines()
         raise GuestUnreachableError(
-            "plumbum cannot talk to the guest's shell", machine=name, details=words[-3:]
+            "plumbum cannot talk to the guest's shell", machine=vm.name, details=words[-3:]
         ) from error
 
 

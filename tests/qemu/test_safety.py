@@ -128,27 +128,19 @@ def test_start_log_that_cannot_be_written_costs_a_warning_only(blank: Blank) -> 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_standard_streams_change_nothing_else(blank: Blank, closed: str) -> None:
+    """But for the result that cannot be written."""
     vm = blank()
+    written = 1 if ">&-" in closed.replace("2>&-", "") else 0
 
     def shell(line: str) -> int:
         return subprocess.run(
             ["bash", "-c", line], cwd=vm.directory, env=vm.world.environ, timeout=60
         ).returncode
 
-    assert shell(f"{QVM} start --no-wait {closed}") == 0
-    assert shell(f"{QVM} status -s {closed}") == 0
+    assert shell(f"{QVM} start --no-wait {closed}") == written
+    assert shell(f"{QVM} status -s {closed}") == written
     assert shell(f"{QVM} status --nonsense {closed}") == 2
     vm.ok("cmd", "info", "status")
-
-
-def test_output_that_cannot_be_written_is_told_once(blank: Blank) -> None:
-    vm = blank()
-    line = f"{QVM} --json status >/dev/full"
-    done = subprocess.run(
-        ["bash", "-c", line], cwd=vm.directory, env=vm.world.environ, capture_output=True, text=True
-    )
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[0] == "qvm: demo: No space left on device"
 
 
 def test_stop_short_time_is_kept_and_the_button_pressed(blank: Blank) -> None:

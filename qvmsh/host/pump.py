@@ -1,0 +1,188 @@
+"""A program whose standard streams we pass on: `ssh`, which hands its own to its cached connection.
+
+May import: `host.terminal`; small modules of the standard library, `subprocess`.
+
+    status = run(argv, stdin=0, stdout=1, stderr=2, tty=False)
+
+The process behind a cached connection is in no job of the caller's shell. With the caller's streams it reads
+a terminal (a password, too) whatever is in the foreground, goes on when the reader has gone, waits for ever
+for a full disk, and leaves pipes in a mode that breaks what is written there next. So ssh gets pipes, and we
+do what a program does: a terminal is read only in the foreground (in the background the command runs on
+without input, and is not stopped), and what cannot be written ends the command. A command with a terminal
+gets one of ours, in the mode and the size of the caller's.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+import stat
+import subprocess
+import termios
+from contextlib import ExitStack
+
+from qvmsh.host import terminal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_PIECE = 65536
+_ATOMIC = 4096
+"""What a pipe takes without waiting when poll(2) says that it can be written to. Source: pipe(7)."""
+_BACKGROUND_MS = 500
+"""How often a command in the background looks whether it has the terminal now: nothing tells it."""
+_LINGER_MS = 2000
+"""How long the last output may take once the program has ended."""
+_CLOSED = b"onnection to %s closed.\r\n"
+"""How ssh takes leave of a terminal; it says so where its log has more than errors."""
+
+
+def run(argv: Sequence[str], *, stdin: int, stdout: int, stderr: int, tty: bool, host: str = "") -> int:
+    """Run a program to its end; its exit status, 128 + N after signal N.
+
+    Args:
+        stdin, stdout, stderr: descriptors; the program gets none of them.
+        tty: it gets a terminal where `stdin` is one.
+        host: what ssh calls the other side.
+
+    Raises:
+        OSError: what it wrote could not be written; the program has been ended.
+    """
+    with ExitStack() as stack:
+        if tty and os.isatty(stdin):
+            sink, theirs = os.openpty()
+            termios.tcsetattr(theirs, termios.TCSANOW, termios.tcgetattr(stdin))
+            _resize(stdin, sink)
+        else:
+            tty = False
+            theirs, sink = os.pipe()
+        keys = _Flow(stdin, sink)
+        stack.callback(keys.close)
+        with os.fdopen(theirs, "rb", buffering=0):
+            if tty:
+                stack.enter_context(terminal.Raw(stdin))  # in the background this stops us, as it does ssh
+            child = subprocess.Popen(
+                argv, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=tty
+            )
+        stack.callback(child.wait)
+        if tty:
+            before = signal.signal(signal.SIGWINCH, lambda *_: _resize(stdin, keys.sink, child))
+            stack.callback(signal.signal, signal.SIGWINCH, before)
+        assert child.stdout is not None
+        assert child.stderr is not None
+        flows = [
+            _Flow(stack.enter_context(child.stdout).fileno(), stdout),
+            _Flow(stack.enter_context(child.stderr).fileno(), stderr, _CLOSED % os.fsencode(host)),
+        ]
+        end = os.pidfd_open(child.pid)
+        stack.callback(os.close, end)
+        try:
+            _pump(keys, flows, end)
+        except BaseException:
+            child.kill()
+            raise
+        status = child.wait()
+    return 128 - status if status < 0 else status
+
+
+class _Flow:
+    """Bytes on their way from one descriptor to another; no more is read before they are written.
+
+    Args:
+        leave: a last line that is not passed on.
+    """
+
+    def __init__(self, source: int, sink: int, leave: bytes = b"") -> None:
+        self.source = source
+        self.sink = sink
+        self.data = b""
+        self.is_open = True
+        self._leave = leave
+        mode = os.fstat(sink).st_mode
+        self._piece = _ATOMIC if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) else _PIECE
+
+    def read(self) -> None:
+        try:
+            self.data = os.read(self.source, _PIECE)
+        except BlockingIOError:
+            return
+        except OSError:  # EIO: the terminal has gone
+            self.data = b""
+        self.is_open = bool(self.data)
+        if self._leave and self.data.endswith(self._leave):
+            self.data = self.data[: self.data.rindex(self._leave)].rpartition(b"\n")[0]
+
+    def write(self) -> None:
+        try:
+            self.data = self.data[os.write(self.sink, self.data[: self._piece]) :]
+        except BlockingIOError:  # another program has set that mode
+            pass
+
+    def close(self) -> None:
+        """The end of what the program can read."""
+        if self.sink >= 0:
+            os.close(self.sink)
+        self.sink, self.data, self.is_open = -1, b"", False
+
+
+def _pump(keys: _Flow, flows: list[_Flow], end: int) -> None:
+    """Pass bytes until the program has ended and all that it wrote is passed.
+
+    Raises:
+        OSError: its output cannot be written.
+    """
+    is_over = False
+    while not is_over or any(flow.is_open or flow.data for flow in flows):
+        poll = select.poll()
+        wait_ms = _LINGER_MS if is_over else None
+        wanted: dict[int, int] = {} if is_over else {end: select.POLLIN}
+        active = flows if is_over or keys.sink < 0 else [keys, *flows]
+        for flow in active:
+            if flow.data:
+                wanted[flow.sink] = wanted.get(flow.sink, 0) | select.POLLOUT
+            elif flow is keys and not _may_read(flow.source):
+                wait_ms = _BACKGROUND_MS
+            elif flow.is_open:
+                wanted[flow.source] = wanted.get(flow.source, 0) | select.POLLIN
+        for fd, events in wanted.items():
+            poll.register(fd, events)
+        ready = dict(poll.poll(wait_ms))
+        if is_over and not ready and not any(flow.data for flow in flows):
+            return
+        is_over = is_over or end in ready
+        for flow in active:
+            if flow.data and flow.sink in ready:
+                try:
+                    flow.write()
+                except OSError:
+                    if flow is not keys:
+                        raise
+                    flow.close()  # the command reads no more
+            elif not flow.data and flow.is_open and flow.source in ready:
+                flow.read()
+        if keys.sink >= 0 and not keys.is_open and not keys.data:
+            keys.close()
+
+
+def _may_read(fd: int) -> bool:
+    """False for a terminal while another job of the shell's has it."""
+    if not os.isatty(fd):
+        return True
+    try:
+        return os.tcgetpgrp(fd) == os.getpgrp()
+    except OSError:  # not our controlling terminal: nobody else reads it
+        return True
+
+
+def _resize(source: int, target: int, child: subprocess.Popen[bytes] | None = None) -> None:
+    """Give a terminal the size of another, and tell the program."""
+    try:
+        size = fcntl.ioctl(source, termios.TIOCGWINSZ, bytes(8))
+        fcntl.ioctl(target, termios.TIOCSWINSZ, size)
+    except OSError:  # it has gone
+        return
+    if child is not None:
+        child.send_signal(signal.SIGWINCH)

@@ -182,13 +182,21 @@ class Call:
         module = __import__(f"qvmsh.commands.{entry.module}", fromlist=["_"])
         function = getattr(module, entry.function)
         arguments: list[Any] = []
+        vm = None
         if entry.machine != "none":
             vm = self._machine(bound)
             arguments.append(vm)
             self.machine_name = os.path.basename(vm.directory) if vm else None
         if entry.takes_io:
             bound.options["io"] = self.io
-        result = function(*arguments, *bound.words, **bound.options)
+        try:
+            result = function(*arguments, *bound.words, **bound.options)
+        except QvmError as error:
+            if vm:
+                from qvmsh.machine import state
+
+                state.tell_crash(vm, error)
+            raise
         return self.render(result)
 
     def _machine(self, bound: Bound) -> Machine | None:

@@ -86,6 +86,16 @@ def is_interrupted() -> bool:
     return bool(sigpending() & {SIGINT, SIGTERM})
 
 
+def signal_name(number: int) -> str:
+    """`SIGABRT`, or `signal 64` for one without a name."""
+    from signal import Signals
+
+    try:
+        return Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def number(text: str) -> int:
     """The pid, port or time in a file of ours; 0 for anything else, which somebody may have put there."""
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 10 else 0

@@ -42,7 +42,8 @@ class Launch:
         disposable: changes go to an overlay that vanishes.
         loadvm: continue from this snapshot.
         extra: further words for QEMU, after VM_QEMU_EXTRA.
-        is_foreground: the terminal is QEMU's.
+        is_foreground: this command waits for QEMU's end; the terminal is QEMU's.
+        is_background: but another job has the terminal (`qvm run &`), so QEMU must not touch it.
         is_encapsulated: QEMU gets a terminal in a session of tmux or screen.
         has_desktop: a window can be shown.
         is_forced: although other images stand on those that the guest writes to.
@@ -55,6 +56,7 @@ class Launch:
     loadvm: str | None = None
     extra: tuple[str, ...] = ()
     is_foreground: bool = False
+    is_background: bool = False
     is_encapsulated: bool = False
     has_desktop: bool = False
     is_forced: bool = False
@@ -125,7 +127,7 @@ def hardware(
     vnc = ports.vnc(settings.text("VM_QEMU_VNC")) or None
     display = _display(vm, launch, vnc)
     extra = (*settings.words("VM_QEMU_EXTRA"), *launch.extra)
-    stdio = launch.is_foreground and display == "none" and vnc is None and not _uses_terminal(extra)
+    stdio = takes_terminal(launch, display, vnc, extra)
     return Hardware(
         binary=binary,
         name=settings.text("VM_MACHINE_NAME"),
@@ -236,6 +238,12 @@ def _display(vm: Machine, launch: Launch, vnc: str | None) -> str:
     if launch.is_foreground and launch.has_desktop and vnc is None:
         return "gtk"
     return "none"
+
+
+def takes_terminal(launch: Launch, display: str, vnc: str | None, extra: tuple[str, ...]) -> bool:
+    """True if the serial console and the monitor are on the caller's terminal."""
+    is_ours = launch.is_foreground and not launch.is_background
+    return is_ours and display == "none" and vnc is None and not _uses_terminal(extra)
 
 
 def uses_curses(vm: Machine) -> bool:

@@ -15,6 +15,7 @@ import errno
 import os
 import re
 import secrets
+import shlex
 import shutil
 import subprocess
 import sys
@@ -309,16 +310,20 @@ def keep_note(vm: Machine, seen: state.Observation) -> None:
         seen.note.write(vm.files.note)
 
 
-def clear(vm: Machine, *, has_hook: bool = True) -> None:
+def clear(vm: Machine, *, has_hook: bool = True, keeps_crash: bool = False) -> None:
     """Remove what a QEMU that has ended left: sockets, note, pid file, disposable overlays.
 
     The note goes last: while it is there, VM_POST_STOP of that run is still to be done.
+
+    Args:
+        keeps_crash: leave the pid file of one that crashed, by which the next command knows of it.
     """
     note = notes.read(vm.files)
     if note:
         serial.wait_end(note.runtime)
         sockets.remove_folder(note.runtime, {os.geteuid()})
-    host_files.remove(vm.files.pid_file)
+    if not keeps_crash:
+        host_files.remove(vm.files.pid_file)
     if note and has_hook:
         hooks.post_stop(vm)
     host_files.remove(vm.files.note)
@@ -335,15 +340,18 @@ def clear(vm: Machine, *, has_hook: bool = True) -> None:
                 host_files.remove(path)
 
 
-def tidy(vm: Machine) -> None:
+def tidy(vm: Machine, *, is_asked: bool = False) -> None:
     """`clear`, unless another command is at work on the machine or a QEMU runs: then it is theirs.
 
     So it is if the machine is somebody else's, and this user has not accepted what its files name.
+
+    Args:
+        is_asked: this command has ended QEMU, so nothing has crashed.
     """
     try:
         with work_lock(vm, "tidy"):
             if locks.holder(vm.files.pid_file) is None:
-                clear(vm)
+                clear(vm, keeps_crash=not is_asked)
     except (LockedError, ConfigError):
         pass
 
@@ -510,6 +518,8 @@ class _Attempt:
     ) -> Child:
         """QEMU by way of `host/launch.py`, in a session of its own unless it has the terminal."""
         vm, foreground = self.vm, self.plan.is_foreground
+        if vm.io.level >= 2:
+            vm.io.say(f"{vm.name}: {shlex.join(argv)}")
         vm.io.trace("exec " + " ".join(argv))
         program: list[str] = [
             *self.scope,
@@ -537,11 +547,11 @@ class _Attempt:
                     environ=vm.environ,
                     checkpoint=vm.io.checkpoint,
                 )
-            has_drawing = foreground and hw.uses_curses(vm)  # words of QEMU would spoil it
-            streams: dict[str, IO[bytes] | int | None] = {"stdin": None, "stdout": None}
-            streams["stderr"] = err if has_drawing else None
+            streams: dict[str, IO[bytes] | int | None] = {"stdin": None, "stdout": None, "stderr": err}
+            if not foreground or self.plan.is_background:
+                streams["stdin"] = subprocess.DEVNULL
             if not foreground:
-                streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err}
+                streams["stdout"] = out
             child: subprocess.Popen[bytes] = _Outliving(
                 program + argv,
                 cwd=vm.directory,
@@ -586,7 +596,7 @@ class _Attempt:
                 error = _no_room(vm, self.plan.verb, host_files.mount_of(folder))
                 error.details = tuple(words)
                 return error
-        how = f"signal {-status}" if status < 0 else f"exit status {status}"
+        how = process.signal_name(-status) if status < 0 else f"exit status {status}"
         found = re.search(r"Is another process using the image \[(.*)\]", "\n".join(words))
         if found:
             return image.in_use(os.path.join(vm.directory, found[1]), vm.name)

@@ -15,7 +15,7 @@ import subprocess
 import time
 
 from qvmsh.errors import DeadlineError, QmpError, QvmError, StateError
-from qvmsh.machine import guest
+from qvmsh.machine import guest, state
 from qvmsh.qemu import ich9, qga
 
 TYPE_CHECKING = False
@@ -91,6 +91,8 @@ def _ask(vm: Machine, note: Note) -> str:
         tried.append(str(error) if isinstance(error, QmpError) else f"guest agent: {error}")
     else:
         return "guest agent"
+    if state.has_crashed(vm):
+        raise state.crash(vm, "while the guest was asked to suspend")
     raise StateError(
         "the guest refuses to suspend, and runs on",
         machine=vm.name,

@@ -11,9 +11,18 @@ from __future__ import annotations
 
 import os
 
-from qvmsh.errors import ConfigError, QmpError, QvmError, StateError
+from qvmsh.errors import (
+    ConfigError,
+    DeadlineError,
+    GuestUnreachableError,
+    LaunchError,
+    QmpError,
+    QvmError,
+    StateError,
+)
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
+from qvmsh.machine import files as machine_files
 from qvmsh.machine import note as notes
 from qvmsh.machine.files import PID_FILE
 from qvmsh.machine.reports import Status
@@ -49,6 +58,8 @@ GREETING_S = 5.0
 ENDING_S = 3.0
 """How long QEMU may take from the end of its monitor to its own."""
 SSH_S = 10.0
+
+AGAIN = "`qvm start` starts it again; .qvm/log/ has its last words"
 
 _KINDS = {
     "running": (RUNNING, ""),
@@ -198,7 +209,43 @@ def _without_process(vm: Machine, note: Note | None) -> Observation:
     detail = f"QEMU (pid {left}) ended without being asked" if left else "QEMU never came up"
     if left and process.exists(left):
         detail += f"; pid {left} is now another program, `{process.program(left)}`"
-    return Observation(CRASHED, detail, hint="`qvm start` starts it again; .qvm/log/ has its last words")
+    words = machine_files.tail(vm.files.qemu_stderr, 1)
+    return Observation(CRASHED, "; ".join([detail, *(f"its last words: {line}" for line in words)]), hint=AGAIN)
+
+
+def has_crashed(vm: Machine) -> bool:
+    """True if a QEMU that has ended did not end in order: then it removes its pid file."""
+    try:
+        return os.path.lexists(vm.files.pid_file) and locks.holder(vm.files.pid_file) is None
+    except OSError:
+        return False
+
+
+def crash(vm: Machine, when: str, status: int = 0) -> LaunchError:
+    """The error for a QEMU that has crashed, with its last words.
+
+    Args:
+        when: what was under way: `while the guest was starting`.
+        status: the process' return code as `subprocess` has it, where that is known.
+    """
+    words = machine_files.tail(vm.files.qemu_stderr, 5)
+    how = f" ({process.signal_name(-status)})" if status < 0 else ""
+    return LaunchError(f"QEMU crashed {when}{how}", machine=vm.name, details=words, hint=AGAIN)
+
+
+def tell_crash(vm: Machine, error: QvmError) -> None:
+    """Let an error say so if what failed, failed because QEMU has crashed meanwhile."""
+    is_of_qemu = isinstance(error, QmpError) and has_ended(vm, error)
+    if (is_of_qemu or isinstance(error, GuestUnreachableError | DeadlineError)) and has_crashed(vm):
+        error.details = (*error.details, end(vm))
+        error.hint = AGAIN
+
+
+def end(vm: Machine) -> str:
+    """How a QEMU ended that is no more, as a remark."""
+    if not has_crashed(vm):
+        return "QEMU has ended"
+    return "; ".join(["QEMU crashed", *(f"its last words: {line}" for line in machine_files.tail(vm.files.qemu_stderr, 1))])
 
 
 def _without_pid_file(vm: Machine, note: Note | None) -> Observation:

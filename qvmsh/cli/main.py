@@ -154,8 +154,13 @@ class Call:
     def _without_verb(self, words: list[str]) -> int:
         from qvmsh.cli import help as texts
 
+        if words and not {"-h", "--help"} & set(words):
+            raise UsageError(
+                "which command? There are only options",
+                hint="`qvm --help` lists the commands; `qvm --version`",
+            )
         self.io.stdout.write(texts.overview())
-        return errors.EXIT_OK if not words or {"-h", "--help"} & set(words) else errors.EXIT_USAGE
+        return errors.EXIT_OK
 
     def _call(self, bound: Bound) -> int:
         entry, is_root = bound.entry, os.geteuid() == 0
@@ -164,6 +169,7 @@ class Call:
 
             owner.leave_foreign_home(os.environ)
         _require_one_machine(bound)
+        _place_new_machine(bound)
         labels = bound.common.pop("label", ())
         if entry.words == "machines" and (bound.words or labels):
             targets = self._labelled(labels) if labels else [self._named(word) for word in bound.words]
@@ -367,6 +373,21 @@ def _require_one_machine(bound: Bound) -> None:
         raise UsageError(f"{verb}: -C and -M exclude each other")
 
 
+def _place_new_machine(bound: Bound) -> None:
+    """With `-C DIR`, `create` makes its machine there; other options of a machine mean nothing without one.
+
+    Raises:
+        UsageError: there are such options.
+    """
+    if bound.entry.machine != "none":
+        return
+    if bound.entry.verb == "create" and bound.words:
+        bound.words[0] = os.path.join(bound.common.pop("directory", None) or "", bound.words[0])
+    for name, flag in (("directory", "-C"), ("machine", "-M"), ("set", "--set")):
+        if bound.common.get(name):
+            raise UsageError(f"{bound.entry.verb}: {flag} has no meaning: this is about no machine")
+
+
 def _places(bound: Bound) -> list[str]:
     """The places besides the machine that a command's words name, to read from or to make a machine in."""
     verb = bound.entry.verb
@@ -411,10 +432,10 @@ def _unknown(words: list[str]) -> UsageError:
         what = f"{words[1]!r} is no verb of {first}" if is_unknown else f"{first}: which one?"
         return UsageError(what, hint="`qvm " + "`, `qvm ".join(longer) + "`")
     near = parse.suggestion(first, known)
-    if near:
-        hint = f"did you mean `qvm {near}`?"
-    elif os.path.isfile(first):
+    if os.path.isfile(first):
         hint = f"a script is named with a slash: `qvm ./{first}`"
+    elif near:
+        hint = f"did you mean `qvm {near}`?"
     else:
         hint = "`qvm --help` lists the verbs"
     return UsageError(f"unknown command {first!r}", hint=hint)

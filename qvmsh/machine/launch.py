@@ -46,7 +46,7 @@ from qvmsh.machine import files as machine_files
 from qvmsh.machine import hardware as hw
 from qvmsh.machine import note as notes
 from qvmsh.machine.note import Note
-from qvmsh.qemu import accelerator, image, sandbox
+from qvmsh.qemu import accelerator, image, programs, sandbox
 from qvmsh.qemu.commandline import Endpoint, arguments, ssh_rule
 from qvmsh.qemu.qmp import Exchange
 
@@ -278,6 +278,8 @@ def _bring_up(
     binary = tools.qemu(vm)
     supplies = disks.gather(vm)
     disk = "" if hw.is_by_hand(vm) else hw.require_disk(vm, plan)
+    if not disk and not hw.is_by_hand(vm):
+        vm.io.warn(f"{vm.name}: has no disk of its own: {hw.disk_name(vm)} is not there")
     disks.require(vm, supplies)
     require_top(vm, plan)
     if tpm.is_wanted(vm):
@@ -447,6 +449,7 @@ class _Attempt:
             disposable=self.plan.disposable,
             base_only=self.plan.base_only,
             loading=self.plan.loadvm or "",
+            ready=vm.settings.text("VM_READY"),
             directory=notes.place(vm.directory),
         )
         try:
@@ -474,7 +477,7 @@ class _Attempt:
                     has_sandbox=self.has_sandbox,
                 )
             )
-            ports.warn_of_vnc(vm, argv)
+            ports.warn_of_doors(vm, argv)
             with process.Shielded():
                 fds = [each.fileno() for each in listening.values()]
                 child = self._spawn(argv, fds, runtime, companions)
@@ -604,12 +607,13 @@ class _Attempt:
         if taken:
             return taken
         words += tpm.last_words(vm)
-        return LaunchError(
-            f"QEMU ended at once ({how})",
-            machine=vm.name,
-            details=words,
-            hint="`qvm dryrun` shows its command line; .qvm/log/qemu.stderr has all its words",
-        )
+        hint = "`qvm dryrun` shows its command line; .qvm/log/qemu.stderr has all its words"
+        text = "\n".join(words)
+        if re.search(r"-display |\bgtk\b|\bsdl\b|open display", text, re.IGNORECASE):
+            hint = "`--set VM_QEMU_DISPLAY=none` does without a window"
+            if re.search("not available|not found|not accept", text):
+                hint = f"{programs.install('gtk')} brings QEMU's windows; {hint}"
+        return LaunchError(f"QEMU ended at once ({how})", machine=vm.name, details=words, hint=hint)
 
 
 def _close(given: Iterable[socket.socket | tpm.Companion | serial.Keeper]) -> None:

@@ -33,7 +33,7 @@ from qvmsh.machine import (
 from qvmsh.machine import hardware as hw
 from qvmsh.machine.hardware import Launch
 from qvmsh.machine.reports import CommandLine, Ended, Restarted, Started
-from qvmsh.qemu import accelerator, sandbox
+from qvmsh.qemu import accelerator, displays, programs, sandbox
 from qvmsh.qemu.commandline import Endpoint, arguments
 
 TYPE_CHECKING = False
@@ -51,7 +51,6 @@ LINES = 20
 class Request:
     """The options that `start`, `run` and `dryrun` share; see their help."""
 
-    is_bridge: bool = False
     base_only: bool = False
     disposable: bool = False
     is_forced: bool = False
@@ -81,10 +80,10 @@ def start(
         log.note(vm, f"started, pid {qemu.pid}" + (f"; {qemu.attach} shows it" if qemu.attach else ""))
         known.remember(vm)
         logout.warn(vm.io, vm.name)
-        is_ready = is_waiting and bool(qemu.note.ssh_port)
+        has_ssh = state.has_ssh(vm, qemu.note)
         timeout_s = ready.attempt_seconds(vm, ssh_attempts)
-        seconds = _wait(vm, qemu, timeout_s) if is_ready else 0.0
-        clock = saved.put_clock_right(vm, qemu.note) if request.loadvm and is_ready else ""
+        seconds = _wait(vm, qemu, timeout_s) if is_waiting and has_ssh else 0.0
+        clock = saved.put_clock_right(vm, qemu.note) if request.loadvm and is_waiting else ""
     except QvmError as error:
         log.note(vm, error.what, is_error=True)
         raise
@@ -96,7 +95,8 @@ def start(
         vm.name,
         pid=qemu.pid,
         ssh_port=qemu.note.ssh_port or None,
-        ready=is_ready,
+        ready=is_waiting,
+        has_ssh=has_ssh,
         seconds=seconds,
         accelerator=_accelerator(qemu.argv),
         disposable=request.disposable,
@@ -323,11 +323,9 @@ def dry_run(vm: Machine, request: Request, *, is_foreground: bool) -> CommandLin
 
 def _plan(vm: Machine, request: Request, verb: str) -> Launch:
     """Check the request against the configuration and turn it into a launch."""
-    if request.is_bridge:
-        raise ConfigError(
-            "--bridge: networks beyond user mode come later",
-            machine=vm.name,
-            hint="user mode networking reaches the guest by ssh on a port of 127.0.0.1",
+    if request.base_only and not hw.is_by_hand(vm) and not hw.has_disk(vm):
+        raise UsageError(
+            f"{verb}: --base-only needs a disk, and {hw.disk_name(vm)} is not there", machine=vm.name
         )
     if request.disposable and request.loadvm:
         raise UsageError(
@@ -352,7 +350,6 @@ def _plan(vm: Machine, request: Request, verb: str) -> Launch:
             )
     if hw.is_by_hand(vm):
         _require_plain(vm, request, verb)
-    environ = vm.environ
     return Launch(
         verb=verb,
         base_only=request.base_only,
@@ -362,10 +359,23 @@ def _plan(vm: Machine, request: Request, verb: str) -> Launch:
         is_foreground=verb == "run",
         is_background=verb == "run" and _is_in_background(vm),
         is_encapsulated=request.is_encapsulated,
-        has_desktop=bool(environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY")),
+        window=_window(vm) if verb == "run" else "",
         is_forced=request.is_forced,
         machine=_machine_type(vm, request.loadvm) if request.loadvm else "",
     )
+
+
+def _window(vm: Machine) -> str:
+    """The display for `run` on a desktop, where nothing else is configured; told where QEMU has none."""
+    settings, environ = vm.settings, vm.environ
+    has_desktop = bool(environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY"))
+    if not has_desktop or settings.text("VM_QEMU_DISPLAY") or settings.text("VM_QEMU_VNC"):
+        return ""
+    found = displays.window(displays.of(tools.qemu(vm)))
+    if not found:
+        way = programs.install("gtk")
+        vm.io.warn(f"{vm.name}: this QEMU can open no window, so its console is here; {way} lets it")
+    return found
 
 
 def _is_in_background(vm: Machine) -> bool:

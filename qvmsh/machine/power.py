@@ -9,6 +9,7 @@ reason to pull the plug on a guest that may be writing.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 
@@ -77,8 +78,11 @@ class Ladder:
             ("ssh", self._ask_ssh, 0.5),
             ("ACPI power button", self._press_button, 1.0),
         ]
+        missing = set() if state.has_ssh(self.vm, self.note) else {"ssh"}
+        if os.path.isdir(self.note.runtime) and not os.path.lexists(self.note.socket("qga")):
+            missing.add("guest agent")
         with self.handle:
-            for name, ask, share in rungs:
+            for name, ask, share in (rung for rung in rungs if rung[0] not in missing):
                 if self.tried and not force:
                     self._require_no_io_error()
                 began = time.monotonic()
@@ -161,6 +165,8 @@ class Ladder:
             self.tried.append("guest agent: none answers")
         except QmpError as error:
             self.tried.append(f"guest agent: {error.what}")
+        if not state.has_ssh(self.vm, self.note):
+            return ""
         answer = self._ask_ssh(self.timeout_s, REBOOT)
         if answer:
             self.tried.append(f"ssh: {answer}")
@@ -343,7 +349,7 @@ def reboot(vm: Machine, *, force: bool, timeout_s: float) -> tuple[str, float]:
                     machine=vm.name,
                     hint="`qvm start`",
                 ) from None
-    if note.ssh_port:
+    if state.has_ssh(vm, note):
         with ready.waiting(vm, "reboot"), vm.io.stage("waiting for ssh"):
             ready.wait(vm, pid, note, timeout_s=ready.attempt_seconds(vm))
     log.note(vm, f"rebooted by {how}")

@@ -210,7 +210,9 @@ def _without_process(vm: Machine, note: Note | None) -> Observation:
     if left and process.exists(left):
         detail += f"; pid {left} is now another program, `{process.program(left)}`"
     words = machine_files.tail(vm.files.qemu_stderr, 1)
-    return Observation(CRASHED, "; ".join([detail, *(f"its last words: {line}" for line in words)]), hint=AGAIN)
+    return Observation(
+        CRASHED, "; ".join([detail, *(f"its last words: {line}" for line in words)]), hint=AGAIN
+    )
 
 
 def has_crashed(vm: Machine) -> bool:
@@ -245,7 +247,9 @@ def end(vm: Machine) -> str:
     """How a QEMU ended that is no more, as a remark."""
     if not has_crashed(vm):
         return "QEMU has ended"
-    return "; ".join(["QEMU crashed", *(f"its last words: {line}" for line in machine_files.tail(vm.files.qemu_stderr, 1))])
+    return "; ".join(
+        ["QEMU crashed", *(f"its last words: {line}" for line in machine_files.tail(vm.files.qemu_stderr, 1))]
+    )
 
 
 def _without_pid_file(vm: Machine, note: Note | None) -> Observation:
@@ -329,6 +333,8 @@ def _silent(vm: Machine, pid: int, note: Note, error: Exception) -> Observation:
 
 def _frozen(pid: int) -> Observation:
     hint = f"`kill -CONT {pid}` lets it go on"
+    if process.is_without_terminal(pid):
+        hint = f"`fg` in the shell that began it lets it go on; so may `kill -CONT {pid}`"
     return Observation(BROKEN, "the QEMU process is stopped by a signal", pid, None, hint)
 
 
@@ -428,7 +434,8 @@ def status(vm: Machine, *, is_quiet: bool, has_ssh_check: bool) -> Status:
         return _report(vm, broken, None, is_quiet)
     seen = observe(vm)
     ssh: bool | None = None
-    if seen.kind == RUNNING and not seen.detail and seen.note and has_ssh_check and _may_log_in(vm):
+    is_asked = has_ssh_check and seen.kind == RUNNING and not seen.detail
+    if is_asked and seen.note and has_ssh(vm, seen.note) and _may_log_in(vm):
         from qvmsh.machine import guest
 
         ssh, why = guest.answers(vm, seen.note, timeout_s=SSH_S)
@@ -438,6 +445,16 @@ def status(vm: Machine, *, is_quiet: bool, has_ssh_check: bool) -> Status:
             if by:
                 seen.kind, seen.detail = STARTING, f"{why} yet; {by} waits for it"
     return _report(vm, seen, ssh, is_quiet)
+
+
+def has_ssh(vm: Machine, note: Note) -> bool:
+    """True if the guest is ready once its ssh answers; else it is as soon as QEMU runs."""
+    if not note.ssh_port or note.ready == "none":
+        return False
+    try:
+        return vm.settings.text("VM_READY") != "none"
+    except ConfigError:  # the files were changed meanwhile
+        return True
 
 
 def _may_log_in(vm: Machine) -> bool:

@@ -47,7 +47,7 @@ def test_bind_common_option_after_verb_is_common() -> None:
         ("start", ["-s", "many"], "must be a whole number"),
         ("start", ["-s", "-1"], "must not be negative"),
         ("start", ["--no-wait=yes"], "takes no value"),
-        ("start", ["-n", "-c"], "exclude each other"),
+        ("stop", ["-p", "-r"], "exclude each other"),
         ("stop", ["-t", "nan"], "finite"),
         ("create", [], "NAME is missing"),
         ("create", ["a", "b"], "unexpected word 'b'"),

@@ -42,12 +42,11 @@ MACHINES = {
 }
 """The machine type where VM_QEMU_MACHINE is not set, for each architecture of VM_MACHINE_ARCH."""
 
-OTHERS = frozenset(
-    (
-        "alpha avr cris hppa m68k microblaze microblazeel mips mips64 mips64el mipsel nios2 or1k ppc riscv32 "
-        "rx sh4 sh4eb sparc sparc64 tricore xtensa xtensaeb"
-    ).split()
-)
+OTHERS = (
+    "alpha", "avr", "cris", "hppa", "m68k", "microblaze", "microblazeel", "mips", "mips64", "mips64el",
+    "mipsel", "nios2", "or1k", "ppc", "riscv32", "rx", "sh4", "sh4eb", "sparc", "sparc64", "tricore",
+    "xtensa", "xtensaeb",
+)  # fmt: skip
 """Architectures of QEMU for which no machine type takes the devices that qvm gives. Source: QEMU 7.2."""
 
 PC = ("x86_64", "i386")

@@ -14,9 +14,9 @@ import os
 import subprocess
 from dataclasses import dataclass
 
-from qvmsh.config import edit
+from qvmsh.config import edit, files
 from qvmsh.config.variables import VARIABLES
-from qvmsh.errors import ImageError, MissingProgramError, QvmError, UsageError
+from qvmsh.errors import ConfigError, ImageError, MissingProgramError, QvmError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.images import builtin
@@ -77,7 +77,7 @@ def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Ma
             if is_builtin:
                 make_key(part, name)
             _write_vmrc(part, name, wish, is_builtin, environ)
-            Machine(part, io=io, environ=environ).settings  # noqa: B018  # what we wrote must be right
+            _require_right(part, final, environ)
             folder.put_in_place()
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
@@ -95,6 +95,8 @@ def _require_sound(wish: Wish) -> None:
     Raises:
         UsageError: with what it must be.
     """
+    if not wish.image:
+        raise UsageError("create: --image is empty", hint="it names an image file, or tiny")
     cpus = None if wish.cpus is None else str(wish.cpus)
     for flag, name, value in (
         ("--mem", "VM_MACHINE_MEM", wish.memory),
@@ -110,12 +112,30 @@ def _require_sound(wish: Wish) -> None:
             raise UsageError(f"create: {flag} {wrong[0]}", hint=hint)
 
 
+def _require_right(part: str, final: str, environ: Mapping[str, str]) -> None:
+    """What was written must be right, together with the other layers of the configuration.
+
+    Raises:
+        ConfigError: it is not; the machine is named as it will be.
+    """
+    try:
+        Machine(part, environ=environ).settings  # noqa: B018
+    except ConfigError as error:
+        inner, outer = files.shown(part), files.shown(final)
+        error.what = error.what.replace(inner, outer)
+        error.details = tuple(line.replace(inner, outer) for line in error.details)
+        raise
+
+
 def require_place(final: str, name: str, *, verb: str = "create") -> None:
     """Refuse a place for a new machine's directory where it cannot be made."""
     if os.path.lexists(final) and not os.path.isdir(final):
         raise UsageError(f"{verb}: {name} is there already, and no folder", hint="choose another name")
     if not name or name.startswith((".", "-")) or not name.isprintable():
         raise UsageError(f"{verb}: {name!r} cannot be the name of a machine", hint="begin it with a letter")
+    wrong = VARIABLES["VM_MACHINE_NAME"].judge(name)
+    if wrong:
+        raise UsageError(f"{verb}: the name of the machine {wrong[0]}", hint="it names the machine's files")
     if not os.path.isdir(os.path.dirname(final)):
         raise UsageError(
             f"{verb}: there is no folder {os.path.dirname(final)}",

@@ -430,7 +430,9 @@ def status(vm: Machine, *, is_quiet: bool, has_ssh_check: bool) -> Status:
             raise
         seen = observe(vm)
         detail = error.what + (f" ({error.details[0]})" if error.details else "")
-        broken = Observation(BROKEN, detail, seen.pid, seen.note, "`qvm config --check` tells all")
+        # a file that is not used, since it is not accepted, says nothing about the machine
+        kind, hint = (BROKEN, None) if error.problems else (seen.kind, error.hint)
+        broken = Observation(kind, detail, seen.pid, seen.note, hint or "`qvm config --check` tells all")
         return _report(vm, broken, None, is_quiet)
     seen = observe(vm)
     ssh: bool | None = None

@@ -119,7 +119,8 @@ class _Line:
             and not last.startswith("-")
             and any(name.startswith(f"{verb[0]} ") for name in COMMANDS)
         ):
-            return Completions([*_verbs(rest, last), *self._word(entry, [], last).rows])
+            found = self._word(entry, [], last)
+            return Completions([*_verbs(rest, last), *found.rows], found.kind)
         return self._after_verb(entry, words, last)
 
     def _after_verb(self, entry: Entry, before: list[str], last: str) -> Completions:

@@ -170,7 +170,7 @@ class Machine(machine.Machine):
             if seen.kind not in (state.RUNNING, state.STARTING) or seen.pid is None or seen.note is None:
                 raise state.not_in_state(self, seen, "use it", state.RUNNING)
             timeout_s = ready.attempt_seconds(self, seen.pid, ssh_attempts)
-            if seen.note.ssh_port:
+            if state.has_ssh(self, seen.note):
                 ready.wait(self, seen.pid, seen.note, timeout_s=timeout_s)
             yield self
             return

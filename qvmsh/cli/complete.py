@@ -119,7 +119,8 @@ class _Line:
             and not last.startswith("-")
             and any(name.startswith(f"{verb[0]} ") for name in COMMANDS)
         ):
-            return Completions([*_verbs(rest, last), *self._word(entry, [], last).rows])
+            found = self._word(entry, [], last)
+            return Completions([*_verbs(rest, last), *found.rows], found.kind)
         return self._after_verb(entry, words, last)
 
     def _after_verb(self, entry: Entry, before: list[str], last: str) -> Completions:
@@ -238,20 +239,18 @@ class _Line:
             ).starting(last)
         if kind == "known":
             return Completions(self._machines(has_folders=False)).starting(last)
-        if kind == "variable":
-            return self._variables(last)
+        if kind in ("variable", "assignment"):
+            return self._variables(last, is_set=kind == "assignment")
         if kind == "label":
             return Completions(self._labels()).starting(last)
-        if kind == "log":
-            from qvmsh.machine import logs
-
-            return Completions([(name, "") for name in logs.NAMES]).starting(last)
         if kind == "disk":
             from qvmsh.machine import volumes
 
             vm = self.surroundings.machine(self.common)
             found = volumes.configured(vm) if vm else ()
             return Completions([(each.id, each.name) for each in found]).starting(last)
+        if kind == "archive":
+            return Completions(self._archives(), FOLDERS).starting(last)
         if kind == "snapshot":
             from qvmsh.machine import vocabulary
 
@@ -283,15 +282,33 @@ class _Line:
                 counts[label] = counts.get(label, 0) + 1
         return [(label, f"{count} machines" if count > 1 else "") for label, count in sorted(counts.items())]
 
-    def _variables(self, last: str) -> Completions:
+    def _archives(self) -> list[Row]:
+        """The states of the machine's archives that lie on this host, the newest first."""
+        from qvmsh.machine import archive_keeping
+
+        vm = self.surroundings.machine(self.common)
+        if vm is None or "://" in vm.settings.text("VM_ARCHIVE"):
+            return []
+        found = archive_keeping.shelf_of(vm).archives()
+        states = [(f"{each.folder}/{point.stamp}", "") for each in found for point in each.done]
+        return [("latest", "the newest state"), *reversed(states)] if states else []
+
+    def _variables(self, last: str, *, is_set: bool) -> Completions:
+        """Names of variables, as they are read or (`is_set`) with a `=`; after that, values."""
         from qvmsh.config.variables import VARIABLES
 
-        name, mark, value = last.partition("=")
+        name, mark, _ = last.partition("=")
         if mark:
             declared = VARIABLES.get(name)
-            choices = declared.allowed if declared is not None else ()
-            return Completions([(f"{name}={choice}", "") for choice in choices]).starting(f"{name}={value}")
-        return Completions([(each.name, each.help) for each in VARIABLES.values()]).starting(last)
+            if declared is None:
+                return Completions()
+            choices = ("yes", "no") if declared.kind == "boolean" else declared.allowed
+            found = [(f"{name}={choice}", "") for choice in choices]
+            is_path = declared.kind in ("path", "program")
+            return Completions(found, FILES if is_path else "").starting(last)
+        end = "=" if is_set else ""
+        rows = [(each.name + end, each.help) for each in VARIABLES.values() if not (is_set and each.computed)]
+        return Completions(rows).starting(last)
 
 
 def _verbs(before: Sequence[str], last: str) -> list[Row]:

@@ -65,7 +65,7 @@ _qvm() {
     local found=1
     (( $#whole )) && _describe -t words 'qvm' whole && found=0
     (( $#open )) && _describe -t words 'qvm' open -S '' && found=0
-    [[ $PREFIX == --*=* ]] && compset -P '*='
+    [[ $PREFIX == *=* ]] && compset -P '*='
     case $kind in
         file) _files && found=0 ;;
         dir) _files -/ && found=0 ;;
@@ -87,7 +87,7 @@ function __qvm_complete
     if test (count $rows) -gt 1
         printf '%s\n' $rows[2..-1]
     end
-    set -l head (string match -r -- '^--[^=]+=' "$current")
+    set -l head (string match -r -- '^[A-Za-z_-]+=' "$current")
     set -l start (string replace -- "$head" '' "$current")
     switch "$rows[1]"
         case file

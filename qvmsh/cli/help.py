@@ -5,7 +5,7 @@ May import: `commands.index`, `cli.parse`; a command's own module for its long t
 
 from __future__ import annotations
 
-from qvmsh.cli.parse import Entry, shared
+from qvmsh.cli.parse import COMMON, Entry, shared
 from qvmsh.commands.index import COMMANDS
 
 TYPE_CHECKING = False
@@ -42,6 +42,8 @@ def overview() -> str:
         rows = [f"  {verb:{width}}{row[7]}" for verb, row in COMMANDS.items() if row[2] == group]
         if rows:
             parts.append(f"{title}:\n" + "\n".join(rows) + "\n")
+    rows = _table([(flags(row), row[4]) for row in COMMON], width=width + 2)
+    parts.append("Options, before the verb or after it:\n" + "\n".join(rows) + "\n")
     return "\n".join([*parts, CLOSING])
 
 

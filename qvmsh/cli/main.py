@@ -157,8 +157,13 @@ class Call:
     def _without_verb(self, words: list[str]) -> int:
         from qvmsh.cli import help as texts
 
+        if words and not {"-h", "--help"} & set(words):
+            raise UsageError(
+                "which command? There are only options",
+                hint="`qvm --help` lists the commands; `qvm --version`",
+            )
         self.io.write(texts.overview())
-        return errors.EXIT_OK if not words or {"-h", "--help"} & set(words) else errors.EXIT_USAGE
+        return errors.EXIT_OK
 
     def _call(self, bound: Bound) -> int:
         entry, is_root = bound.entry, os.geteuid() == 0
@@ -167,6 +172,7 @@ class Call:
 
             owner.leave_foreign_home(os.environ)
         _require_one_machine(bound)
+        _place_new_machine(bound)
         labels = bound.common.pop("label", ())
         if entry.words == "machines" and (bound.words or labels):
             targets = self._labelled(labels) if labels else [self._named(word) for word in bound.words]
@@ -187,13 +193,21 @@ class Call:
         module = __import__(f"qvmsh.commands.{entry.module}", fromlist=["_"])
         function = getattr(module, entry.function)
         arguments: list[Any] = []
+        vm = None
         if entry.machine != "none":
             vm = self._machine(bound)
             arguments.append(vm)
             self.machine_name = os.path.basename(vm.directory) if vm else None
         if entry.takes_io:
             bound.options["io"] = self.io
-        result = function(*arguments, *bound.words, **bound.options)
+        try:
+            result = function(*arguments, *bound.words, **bound.options)
+        except QvmError as error:
+            if vm:
+                from qvmsh.machine import state
+
+                state.tell_crash(vm, error)
+            raise
         return self.render(result)
 
     def _machine(self, bound: Bound) -> Machine | None:
@@ -390,6 +404,21 @@ def _find_by_script(bound: Bound) -> None:
             pass
 
 
+def _place_new_machine(bound: Bound) -> None:
+    """With `-C DIR`, `create` makes its machine there; other options of a machine mean nothing without one.
+
+    Raises:
+        UsageError: there are such options.
+    """
+    if bound.entry.machine != "none":
+        return
+    if bound.entry.verb == "create" and bound.words:
+        bound.words[0] = os.path.join(bound.common.pop("directory", None) or "", bound.words[0])
+    for name, flag in (("directory", "-C"), ("machine", "-M"), ("set", "--set")):
+        if bound.common.get(name):
+            raise UsageError(f"{bound.entry.verb}: {flag} has no meaning: this is about no machine")
+
+
 def _places(bound: Bound) -> list[str]:
     """The places besides the machine that a command's words name, to read from or to make a machine in."""
     verb = bound.entry.verb
@@ -441,10 +470,10 @@ def _unknown(words: list[str]) -> UsageError:
             return UsageError(what, hint=f"did you mean `qvm {first} {near}`?")
         return UsageError(what, hint="`qvm " + "`, `qvm ".join(longer) + "`")
     near = parse.suggestion(first, known)
-    if near:
-        hint = f"did you mean `qvm {near}`?"
-    elif os.path.isfile(first):
+    if os.path.isfile(first):
         hint = f"a script is named with a slash: `qvm ./{first}`"
+    elif near:
+        hint = f"did you mean `qvm {near}`?"
     else:
         hint = "`qvm --help` lists the verbs"
     return UsageError(f"unknown command {first!r}", hint=hint)

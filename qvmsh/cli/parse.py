@@ -17,9 +17,29 @@ if TYPE_CHECKING:
     from typing import Any
 
 COMMON = (
-    ("directory", "text", ("-C",), "DIR", "the machine in DIR", (), "dir", (), None),
-    ("machine", "text", ("-M",), "NAME", "the known machine NAME", (), "known", (), None),
-    ("set", "list", ("--set",), "NAME=VALUE", "a variable, stronger than every file", (), "variable", (), ()),
+    ("directory", "text", ("-C",), "DIR", "the machine in DIR, as after `cd DIR`", (), "dir", (), None),
+    (
+        "machine",
+        "text",
+        ("-M",),
+        "NAME",
+        "the machine that `qvm list` shows as NAME, from anywhere",
+        (),
+        "known",
+        (),
+        None,
+    ),
+    (
+        "set",
+        "list",
+        ("--set",),
+        "NAME=VALUE",
+        "a variable for this command alone, stronger than every file",
+        (),
+        "assignment",
+        (),
+        (),
+    ),
     ("json", "yes", ("--json",), "", "print the result as JSON", (), None, (), False),
     ("verbose", "yes", ("-v", "--verbose"), "", "say what is being done", (), None, (), False),
     ("silent", "yes", ("-q", "--quiet"), "", "say only errors and results", (), None, (), False),

@@ -32,8 +32,8 @@ class Opt:
     Args:
         flags: short flag and further spellings; `--name-of-the-parameter` is always one.
         metavar: the word that stands for the value in the help.
-        complete: what completes the value: `file`, `dir`, `snapshot`, `image`, `builtin`, `machine`,
-            `variable`, `hmp`, `qmp`, `script`, `disk`, `log`.
+        complete: what completes the value: `file`, `dir`, `snapshot`, `archive`, `image`, `builtin`,
+            `machine`, `variable`, `hmp`, `qmp`, `script`, `disk`.
         choices: the only values allowed.
         excludes: names of parameters that cannot be given together with this one.
         is_last: the words after its value are not options of ours (`sh -c CODE --b`).

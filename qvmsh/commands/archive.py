@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @command(group="images")
 def archive(
     vm: Machine,
-    state: Annotated[str | None, Opt(metavar="ARCHIVE", complete="dir")] = None,
+    state: Annotated[str | None, Opt(metavar="ARCHIVE", complete="archive")] = None,
     *,
     create: Annotated[bool, Opt("-c", excludes=("savevm", "list", "verify", "delete"))] = False,
     savevm: Annotated[str | None, Opt("-s", metavar="NAME", excludes=("list", "verify", "delete"))] = None,

@@ -19,7 +19,7 @@ def create(
     name: Annotated[str, Opt(complete="dir")],
     *,
     image: Annotated[str, Opt("-i", metavar="tiny|FILE", complete="image")] = "tiny",
-    mem: Annotated[int | None, Opt("-m", metavar="MIB")] = None,
+    mem: Annotated[str | None, Opt("-m", metavar="MIB")] = None,
     cpus: Annotated[int | None, Opt(metavar="N")] = None,
     user: Annotated[str | None, Opt(metavar="ACCOUNT")] = None,
     id: Annotated[str | None, Opt(metavar="NN")] = None,
@@ -33,7 +33,7 @@ def create(
     Args:
         name: the directory to make; its last part is the machine's name.
         image: a built-in image, or an image file of an installed system (qcow2, raw, vmdk, ...).
-        mem: guest memory in MiB (256 for tiny, else 1024).
+        mem: guest memory in MiB, or with a unit as 2G (256 for tiny, else 1024).
         cpus: number of vcpus.
         user: account in the guest that ssh logs in to.
         id: VM_MACHINE_ID, two digits; one that no known machine has.
@@ -47,7 +47,9 @@ def create(
 
     from qvmsh.machine import create as creation
 
-    wish = creation.Wish(image=image, memory_mib=mem, cpus=cpus, user=user, machine_id=id)
+    wish = creation.Wish(
+        image=image, memory=None if mem is None else str(mem), cpus=cpus, user=user, machine_id=id
+    )
     vm = creation.create(name, wish, io, os.environ)
     where = os.path.relpath(vm.directory)
     go = "" if where == "." else f"cd {shlex.quote(where)} && "

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @command(group="monitor", words="own")
 def logs(
     vm: Machine,
-    log: Annotated[str, Opt(complete="log")] = "serial",
+    log: Annotated[str, Opt(choices=("serial", "stdout", "stderr", "qvm"))] = "serial",
     *,
     lines: Annotated[int, Opt("-n", metavar="N")] = 10,
     follow: Annotated[bool, Opt("-f", excludes=("previous",))] = False,

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 def restart(
     vm: Machine,
     *,
-    nat: Annotated[bool, Opt("-n", "--use-nat", excludes=("bridge",))] = False,
-    bridge: Annotated[bool, Opt("-c")] = False,
+    nat: Annotated[bool, Opt("-n", "--use-nat")] = False,
     base_only: Annotated[bool, Opt("-b")] = False,
     disposable: bool = False,
     force: Annotated[bool, Opt("-f")] = False,
@@ -34,7 +33,6 @@ def restart(
 
     Args:
         nat: user mode networking, whatever the configuration says.
-        bridge: networking through a bridge of the host.
         base_only: run the base image, without the overlay.
         disposable: all changes of the new run vanish when it stops.
         force: if the guest does not power off, end QEMU: QMP quit, SIGTERM, SIGKILL.
@@ -51,7 +49,7 @@ def restart(
 
     return lifecycle.restart(
         vm,
-        lifecycle.Request(is_bridge=bridge, base_only=base_only, disposable=disposable),
+        lifecycle.Request(base_only=base_only, disposable=disposable),
         force=force,
         timeout_s=timeout,
         ssh_attempts=ssh_attempts,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @command(group="images")
 def restore(
     vm: Machine | None,
-    archive: Annotated[str, Opt(complete="dir")],
+    archive: Annotated[str, Opt(complete="archive")],
     directory: Annotated[str | None, Opt(metavar="DIR", complete="dir")] = None,
     *,
     force: Annotated[bool, Opt("-f")] = False,

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 def run(
     vm: Machine,
     *arguments: str,
-    nat: Annotated[bool, Opt("-n", "--use-nat", excludes=("bridge",))] = False,
-    bridge: Annotated[bool, Opt("-c")] = False,
+    nat: Annotated[bool, Opt("-n", "--use-nat")] = False,
     base_only: Annotated[bool, Opt("-b")] = False,
     disposable: bool = False,
     force: bool = False,
@@ -33,7 +32,6 @@ def run(
     Args:
         arguments: further words for QEMU, after VM_QEMU_EXTRA.
         nat: user mode networking, whatever the configuration says.
-        bridge: networking through a bridge of the host.
         base_only: run the base image, without the overlay.
         disposable: all changes vanish when the machine stops.
         force: although other images stand on those that the guest writes to; with --loadvm although
@@ -45,7 +43,6 @@ def run(
     return lifecycle.run(
         vm,
         lifecycle.Request(
-            is_bridge=bridge,
             base_only=base_only,
             disposable=disposable,
             is_forced=force,

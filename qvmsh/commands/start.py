@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 def start(
     vm: Machine,
     *,
-    nat: Annotated[bool, Opt("-n", "--use-nat", excludes=("bridge",))] = False,
-    bridge: Annotated[bool, Opt("-c")] = False,
+    nat: Annotated[bool, Opt("-n", "--use-nat")] = False,
     base_only: Annotated[bool, Opt("-b")] = False,
     disposable: bool = False,
     encapsulate: Annotated[bool, Opt("-e")] = False,
@@ -35,7 +34,6 @@ def start(
 
     Args:
         nat: user mode networking, whatever the configuration says.
-        bridge: networking through a bridge of the host.
         base_only: run the base image, without the overlay.
         disposable: all changes vanish when the machine stops.
         encapsulate: show the screen as text in a session of tmux or screen (VM_QEMU_DISPLAY=curses).
@@ -57,7 +55,6 @@ def start(
     return lifecycle.start(
         vm,
         lifecycle.Request(
-            is_bridge=bridge,
             base_only=base_only,
             disposable=disposable,
             is_encapsulated=encapsulate,

@@ -36,12 +36,18 @@ MACHINES = {
     "aarch64": "virt",
     "arm": "virt",
     "riscv64": "virt",
-    "riscv32": "virt",
     "loongarch64": "virt",
     "ppc64": "pseries",
     "s390x": "s390-ccw-virtio",
 }
-"""The machine type where VM_QEMU_MACHINE is not set, for each architecture."""
+"""The machine type where VM_QEMU_MACHINE is not set, for each architecture of VM_MACHINE_ARCH."""
+
+OTHERS = (
+    "alpha", "avr", "cris", "hppa", "m68k", "microblaze", "microblazeel", "mips", "mips64", "mips64el",
+    "mipsel", "nios2", "or1k", "ppc", "riscv32", "rx", "sh4", "sh4eb", "sparc", "sparc64", "tricore",
+    "xtensa", "xtensaeb",
+)  # fmt: skip
+"""Architectures of QEMU for which no machine type takes the devices that qvm gives. Source: QEMU 7.2."""
 
 PC = ("x86_64", "i386")
 
@@ -125,6 +131,8 @@ def boot(text: str) -> list[str]:
     """
     letters = {"c": "disk", "d": "cdrom", "n": "network"}
     found = text.replace(",", " ").split()
+    if len(found) == 1 and set(found[0]) <= set("abcdnop") and (floppy := set(found[0]) & {"a", "b"}):
+        raise ValueError(f"{min(floppy)} is a floppy drive, which qvm does not give")
     if len(found) == 1 and all(letter in letters for letter in found[0]):
         found = [letters[letter] for letter in found[0]]
     for at, word in enumerate(found):
@@ -180,7 +188,10 @@ def _id(value: str, fields: Sequence[str]) -> str:
 def target(binary: str) -> str:
     """The architecture that the name of a QEMU tells; "" where it does not (qemu-kvm, a wrapper)."""
     name = os.path.basename(binary)
-    return name.removeprefix("qemu-system-") if name.startswith("qemu-system-") else ""
+    if not name.startswith("qemu-system-"):
+        return ""
+    found = name.removeprefix("qemu-system-").partition("-")[0]  # Debian has one that ends in -microvm
+    return "ppc64" if found == "ppc64le" else found
 
 
 def architecture(values: Mapping[str, str]) -> str:
@@ -199,6 +210,8 @@ def machine_default(values: Mapping[str, str]) -> str:
     arch = architecture(values)
     if arch in PC and values.get("VM_FIRMWARE") == "uefi-secure":
         return "q35"  # Secure Boot is worth something only with System Management Mode, which `pc` lacks
+    if values.get("VM_QEMU_BIN", "").endswith("-microvm"):
+        return "microvm"
     return MACHINES.get(arch, "virt")
 
 
@@ -223,6 +236,9 @@ def conflicts(values: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
     if values.get("VM_MACHINE_ARCH") and named not in ("", arch):
         hint = "remove one of the two"
         yield "VM_MACHINE_ARCH", f"is {arch}, but VM_QEMU_BIN is QEMU for {named}", hint
+    if named in OTHERS and not (values.get("VM_QEMU_MACHINE") or values.get("VM_QEMU_ARGS")):
+        hint = "set VM_QEMU_MACHINE, or all hardware by VM_QEMU_ARGS"
+        yield "VM_QEMU_BIN", f"is QEMU for {named}, of which qvm knows no machine type", hint
     machine = values.get("VM_QEMU_MACHINE") or machine_default(values)
     firmware = values.get("VM_FIRMWARE", "")
     if firmware == "uefi-secure" and is_pc and not is_q35(machine):
@@ -239,6 +255,10 @@ def conflicts(values: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
         if count > places:
             what = f"is ide, which has {places} places, for {count} devices"
             yield "VM_DISK_BUS", what, "write VM_DISK_BUS=virtio, or sata"
+    by_hand = values.get("VM_QEMU_ARGS") and values.get("VM_SSH_PORT", "auto") in ("", "auto")
+    if values.get("VM_READY") == "ssh" and (by_hand or values.get("VM_NET_MODEL") == "none"):
+        why = "VM_SSH_PORT does not say where VM_QEMU_ARGS forwards it" if by_hand else "VM_NET_MODEL is none"
+        yield "VM_READY", f"is ssh, but there is no way to the guest's ssh: {why}", "write VM_READY=none"
     yield from _boot_conflicts(values)
 
 

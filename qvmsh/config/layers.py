@@ -113,7 +113,7 @@ def shared_value(path: str, name: str, environ: Mapping[str, str]) -> str:
 
 _COMBINED = (
     "VM_QEMU_ARGS", "VM_MACHINE_ARCH", "VM_FIRMWARE", "VM_INITRD", "VM_APPEND", "VM_BOOT",
-    "VM_GUEST_AGENT_METHOD", "VM_DISK_BUS",
+    "VM_GUEST_AGENT_METHOD", "VM_DISK_BUS", "VM_QEMU_BIN", "VM_READY",
 )  # fmt: skip
 """A setting of one of these is also judged together with others."""
 

@@ -41,6 +41,12 @@ def is_stopped(pid: int) -> bool:
     return (run_state(pid) or "") in ("T", "t")
 
 
+def is_without_terminal(pid: int) -> bool:
+    """True if the process has a terminal that another job has: it is stopped as soon as it reads there."""
+    fields = _stat(pid)
+    return len(fields) > 5 and fields[4] != "0" and fields[2] != fields[5]
+
+
 def age_s(pid: int) -> float:
     """Seconds since the process began."""
     fields = _stat(pid)
@@ -84,6 +90,16 @@ def is_interrupted() -> bool:
     from signal import sigpending
 
     return bool(sigpending() & {SIGINT, SIGTERM})
+
+
+def signal_name(number: int) -> str:
+    """`SIGABRT`, or `signal 64` for one without a name."""
+    from signal import Signals
+
+    try:
+        return Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def number(text: str) -> int:

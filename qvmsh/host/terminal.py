@@ -77,6 +77,14 @@ class Raw:
             signal.signal(number, handler)
 
 
+def is_in_background(fd: int) -> bool:
+    """True if `fd` is a terminal that another job has: reading it, or changing its mode, would stop us."""
+    try:
+        return os.tcgetpgrp(fd) != os.getpgrp()
+    except OSError:  # it is no terminal, or not ours
+        return False
+
+
 class Kept:
     """The terminal's mode is put back when the block ends: for a program that may be killed in it."""
 

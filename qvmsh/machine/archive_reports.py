@@ -94,14 +94,22 @@ class ArchiveList(Report):
     def shown(self) -> list[str]:
         if not self.states:
             return [f"{self.machine}: no archive in {self.where}; `qvm archive` makes one"]
-        lines = []
+        table = []
         for row in self.states:
             kind = f"changes since {row['of']}" if row["of"] else "whole"
-            facts = [shown(row["time"]), f"{size(row['bytes']):>10}", kind, row["consistency"]]
-            if row["snapshots"]:
-                facts.append(f"snapshots: {', '.join(row['snapshots'])}")
-            lines.append(printable(f"{row['archive']}/{row['stamp']}  " + "  ".join(facts)))
-        return lines
+            snapshots = f"snapshots: {', '.join(row['snapshots'])}" if row["snapshots"] else ""
+            name = f"{row['archive']}/{row['stamp']}"
+            cells = (
+                name,
+                shown(row["time"]),
+                f"{size(row['bytes']):>10}",
+                kind,
+                row["consistency"],
+                snapshots,
+            )
+            table.append([printable(cell) for cell in cells])
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
 
 
 def _row(archive: Archive, point: Point) -> dict[str, Any]:

@@ -101,8 +101,8 @@ class Writer:
         self.taken = [each for each in found if not each.left_out]
         if not self.taken:
             raise ConfigError(
-                "cannot archive: qvm knows none of its disks", machine=self.vm.name,
-                hint="name them in VM_DISKS, -drive or -hda",
+                "cannot archive: it has no disk that qvm knows of", machine=self.vm.name,
+                hint="`qvm disk add data.qcow2 10G` gives it one; by hand, -drive and -hda name disks",
             )  # fmt: skip
         self._below = {each.role: drives.below(self.vm, each) for each in self.taken}
         self.stored: dict[str, int] = {}

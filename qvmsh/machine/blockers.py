@@ -22,6 +22,8 @@ from qvmsh.qemu import image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from qvmsh.machine.machine import Machine
     from qvmsh.qemu.qmp import Exchange
 
@@ -31,7 +33,11 @@ WITHOUT_STATE = ("hvf", "nvmm", "whpx")
 TEMPORARY = re.compile(r"vl\.\w{6}")
 """QEMU's name of the overlay that `-snapshot` makes, and removes at once. Source: QEMU block.c."""
 
+_FORMAT = re.compile(r"The (\w+) format used by node '(.*)' does not support live migration")
+
 DISKS_ALONE = "`qvm snapshot save --disk-only`"
+
+NO_DISK = "`qvm disk add data.qcow2 10G` gives it one"
 
 DISK_ROOM_BYTES = 4 << 20
 """What the tables of a snapshot without memory take at most, for disks of a usual size."""
@@ -72,10 +78,10 @@ def require(
     """
     found = of_disks(disks, vm.directory)
     if not written(disks):
-        found.append(Blocker("there is no disk that the guest writes to", "nothing would hold the snapshot"))
+        found.append(Blocker("there is no disk that the guest writes to", NO_DISK))
     if has_memory and exchange is not None and pid is not None:
         found += of_accelerator(process.arguments(pid))
-        found += of_devices(exchange)
+        found += of_devices(exchange, {each.node for each in written(disks) if each.format != "qcow2"})
         if not found:
             found += of_room(written(disks)[0], memory_bytes(pid))
     elif not found:
@@ -141,13 +147,23 @@ def of_accelerator(arguments: list[str]) -> list[Blocker]:
     return []
 
 
-def of_devices(exchange: Exchange) -> list[Blocker]:
-    """What QEMU says it could not save."""
+def of_devices(exchange: Exchange, told: Collection[str] = ()) -> list[Blocker]:
+    """What QEMU says it could not save.
+
+    Args:
+        told: nodes whose format is told of already where it stands against a snapshot.
+    """
     try:
         reasons = exchange.ask("query-migrate").get("blocked-reasons", ())
     except QmpError:
         return []
-    found = {str(each): each for each in map(_in_words, map(str, reasons))}
+    found: dict[str, Blocker] = {}
+    for reason in map(str, reasons):
+        of_format = _FORMAT.search(reason)
+        if of_format and of_format[2] in told:
+            continue
+        each = _in_words(reason)
+        found[str(each)] = each
     return list(found.values())
 
 
@@ -158,6 +174,10 @@ def _in_words(reason: str) -> Blocker:
         return Blocker(
             f"the guest has mounted the 9p share {share[2]}", "umount it in the guest, mount it again after"
         )
+    of_format = _FORMAT.search(reason)
+    if of_format:
+        what = f"the disk {of_format[2]} is {of_format[1]}, beside which QEMU saves no memory"
+        return Blocker(what, f"`qemu-img convert -O qcow2` makes it one that does; or {DISKS_ALONE}")
     device = reason.removeprefix("non-migratable device: ")
     low = reason.lower()
     if low.endswith("/nvme"):

@@ -20,7 +20,7 @@ import struct
 import time
 from dataclasses import dataclass
 
-from qvmsh.errors import DeadlineError, LockedError, StateError, UsageError
+from qvmsh.errors import DeadlineError, LockedError, StateError, UsageError, printable
 from qvmsh.host import locks, process, sockets, terminal, watch
 from qvmsh.io import isatty, tell, unwritable
 from qvmsh.machine import launch, serial, state
@@ -264,7 +264,9 @@ class _Session:
                     pass
         if why:
             if self.is_interactive:
-                tell(self.vm.io.stderr, f"[{self.vm.name}: {why}]")
+                tell(self.vm.io.stderr, f"[{self.vm.name}: {printable(why)}]")
+            elif state.has_crashed(self.vm):
+                self.vm.io.warn(f"{self.vm.name}: {why}")
             else:
                 self.vm.io.say(f"{self.vm.name}: {why}")
 
@@ -429,7 +431,7 @@ class _Session:
         serial.wait_end(self.note.runtime)
         self._print(is_all=True)
         launch.tidy(self.vm)
-        return "QEMU has ended"
+        return state.end(self.vm)
 
 
 class _Output:

@@ -14,8 +14,9 @@ import os
 import subprocess
 from dataclasses import dataclass
 
-from qvmsh.config import edit
-from qvmsh.errors import ImageError, MissingProgramError, QvmError, UsageError
+from qvmsh.config import edit, files
+from qvmsh.config.variables import VARIABLES
+from qvmsh.errors import ConfigError, ImageError, MissingProgramError, QvmError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.images import builtin
@@ -40,14 +41,14 @@ class Wish:
 
     Args:
         image: name of a built-in image, or an image file; it is copied.
-        memory_mib: guest memory; None = what the image needs.
+        memory: guest memory, as VM_MACHINE_MEM has it; None = what the image needs.
         cpus: vcpus; None = qvm's default.
         user: account in the guest; None = the built-in image's own, else the caller's name.
         machine_id: two digits; None = one that no known machine has.
     """
 
     image: str
-    memory_mib: int | None = None
+    memory: str | None = None
     cpus: int | None = None
     user: str | None = None
     machine_id: str | None = None
@@ -65,6 +66,7 @@ def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Ma
     for line in making.sweep(environ):
         io.warn(line)
     require_place(final, name)
+    _require_sound(wish)
     source, is_builtin = _source(wish.image, name, io, environ)
     try:
         with making.Folder("create", final, environ) as folder:
@@ -75,7 +77,7 @@ def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Ma
             if is_builtin:
                 make_key(part, name)
             _write_vmrc(part, name, wish, is_builtin, environ)
-            Machine(part, io=io, environ=environ).settings  # noqa: B018  # what we wrote must be right
+            _require_right(part, final, environ)
             folder.put_in_place()
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
@@ -87,12 +89,53 @@ def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Ma
     return vm
 
 
+def _require_sound(wish: Wish) -> None:
+    """Refuse what the `.vmrc` could not hold, before anything is made.
+
+    Raises:
+        UsageError: with what it must be.
+    """
+    if not wish.image:
+        raise UsageError("create: --image is empty", hint="it names an image file, or tiny")
+    cpus = None if wish.cpus is None else str(wish.cpus)
+    for flag, name, value in (
+        ("--mem", "VM_MACHINE_MEM", wish.memory),
+        ("--cpus", "VM_MACHINE_CPUS", cpus),
+        ("--user", "VM_MACHINE_USER", wish.user),
+        ("--id", "VM_MACHINE_ID", wish.machine_id),
+    ):
+        wrong = None if value is None else VARIABLES[name].judge(value)
+        if value == "":
+            wrong = ("is empty", "")
+        if wrong:
+            hint = f"{flag} {wrong[1]}" if wrong[1] else None
+            raise UsageError(f"create: {flag} {wrong[0]}", hint=hint)
+
+
+def _require_right(part: str, final: str, environ: Mapping[str, str]) -> None:
+    """What was written must be right, together with the other layers of the configuration.
+
+    Raises:
+        ConfigError: it is not; the machine is named as it will be.
+    """
+    try:
+        Machine(part, environ=environ).settings  # noqa: B018
+    except ConfigError as error:
+        inner, outer = files.shown(part), files.shown(final)
+        error.what = error.what.replace(inner, outer)
+        error.details = tuple(line.replace(inner, outer) for line in error.details)
+        raise
+
+
 def require_place(final: str, name: str, *, verb: str = "create") -> None:
     """Refuse a place for a new machine's directory where it cannot be made."""
     if os.path.lexists(final) and not os.path.isdir(final):
         raise UsageError(f"{verb}: {name} is there already, and no folder", hint="choose another name")
     if not name or name.startswith((".", "-")) or not name.isprintable():
         raise UsageError(f"{verb}: {name!r} cannot be the name of a machine", hint="begin it with a letter")
+    wrong = VARIABLES["VM_MACHINE_NAME"].judge(name)
+    if wrong:
+        raise UsageError(f"{verb}: the name of the machine {wrong[0]}", hint="it names the machine's files")
     if not os.path.isdir(os.path.dirname(final)):
         raise UsageError(
             f"{verb}: there is no folder {os.path.dirname(final)}",
@@ -151,15 +194,15 @@ def make_key(part: str, name: str) -> None:
 def _write_vmrc(part: str, name: str, wish: Wish, is_builtin: bool, environ: Mapping[str, str]) -> None:
     """The `.vmrc`, with a comment for what a reader might wonder about."""
     owner = process.user_name(os.geteuid())
-    memory = wish.memory_mib or (BUILTIN_MEMORY_MIB if is_builtin else FILE_MEMORY_MIB)
+    memory = wish.memory or str(BUILTIN_MEMORY_MIB if is_builtin else FILE_MEMORY_MIB)
     rows = [
         ("VM_MACHINE_NAME", name),
         ("VM_MACHINE_ID", wish.machine_id or free_id(environ)),
         ("VM_MACHINE_OWNER", owner),
         ("VM_MACHINE_USER", wish.user or (builtin.BUILTIN[wish.image].user if is_builtin else owner)),
-        ("VM_MACHINE_MEM", str(memory)),
+        ("VM_MACHINE_MEM", memory),
     ]
-    if wish.cpus:
+    if wish.cpus is not None:
         rows.append(("VM_MACHINE_CPUS", str(wish.cpus)))
     text = "".join(f"{key}={edit.quote(value)}\n" for key, value in rows)
     if is_builtin:

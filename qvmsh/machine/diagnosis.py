@@ -39,7 +39,7 @@ from qvmsh.machine import tools as machine_tools
 from qvmsh.machine.hardware import Launch
 from qvmsh.machine.progress import size
 from qvmsh.machine.reports import Report
-from qvmsh.qemu import accelerator, image, imagecheck, programs
+from qvmsh.qemu import accelerator, displays, image, imagecheck, programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -298,6 +298,28 @@ def qemu(case: Case) -> Iterator[Finding]:
         )
         return
     yield Finding(name, OK, f"{version} ({path})")
+
+
+def display(case: Case) -> Iterator[Finding]:
+    """What `run` shows the guest's screen on."""
+    if not case.qemu:
+        return
+    found = displays.of(case.qemu)
+    window = displays.window(found)
+    wanted = case.text("VM_QEMU_DISPLAY", "").partition(",")[0]
+    if wanted:
+        if wanted in found or not found:
+            yield Finding("display", OK, f"VM_QEMU_DISPLAY={wanted}")
+            return
+        hint = f"{programs.install('gtk')}; or `qvm config VM_QEMU_DISPLAY=` leaves the choice to qvm"
+        yield Finding("display", ERROR, f"VM_QEMU_DISPLAY={wanted}, which this QEMU has not", hint)
+    elif not (case.environ.get("DISPLAY") or case.environ.get("WAYLAND_DISPLAY")):
+        yield Finding("display", OK, "no desktop: `run` has the serial console on the terminal")
+    elif window:
+        yield Finding("display", OK, f"`run` opens a window ({window})")
+    else:
+        what = "this QEMU can open no window: `run` has the serial console on the terminal"
+        yield Finding("display", WARNING, what, programs.install("gtk"))
 
 
 def tools(case: Case) -> Iterator[Finding]:
@@ -566,6 +588,9 @@ def images(case: Case) -> Iterator[Finding]:
         yield Finding("images", OK, "VM_QEMU_ARGS names them: not checked")
         return
     name = hardware.require_disk(vm, Launch())  # its errors say what is missing or orphaned, and what to do
+    if not name:
+        yield Finding("images", OK, f"no disk of its own: {hardware.disk_name(vm)} is not there")
+        return
     yield from _image(case, os.path.join(vm.directory, name), hardware.image_format(vm, name))
 
 
@@ -718,6 +743,7 @@ HOST: tuple[Check, ...] = (
     python,
     packages,
     qemu,
+    display,
     tools,
     kvm,
     acceleration,

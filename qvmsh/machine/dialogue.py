@@ -169,7 +169,7 @@ class Dialogue:
         seen = state.observe(self.vm)
         if seen.is_live:
             return False
-        tell(self.vm.io.stdout, f"[{self.vm.name}: QEMU has ended]")
+        tell(self.vm.io.stdout, f"[{self.vm.name}: {printable(state.end(self.vm))}]")
         launch.tidy(self.vm)
         return True
 

@@ -216,8 +216,8 @@ def vm_relative(vm: Machine, path: str) -> str:
 
 def answers(vm: Machine, note: Note, *, timeout_s: float) -> tuple[bool, str]:
     """True if a command can be run in the guest; else False and why, in a few words."""
-    if not note.ssh_port:
-        return False, "no network"
+    if not state.has_ssh(vm, note):
+        return False, "no ssh"
     found = link(vm, note)
     was_up = found.is_open()  # then no connection is swallowed: one look, and patience with a busy guest
     deadline = time.monotonic() + (timeout_s / 2 if was_up else BANNER_S)

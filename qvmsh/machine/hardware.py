@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from qvmsh.config import devices
+from qvmsh.config.variables import FORMATS
 from qvmsh.errors import ConfigError, ImageError, UsageError
 from qvmsh.machine import disks, identity, ports
 from qvmsh.machine.disks import Supplies
@@ -28,6 +30,9 @@ ENDPOINTS = ("qmp", "session", "events", "watch", "monitor", "serial", "qga")
 """The sockets of a machine: QMP for one question, for long sessions, for who follows events, for the
 prompt of `qvm sh` (each serves one client at a time), HMP, console, agent."""
 
+HAVE_MAX = ("x86_64", "i386", "aarch64", "arm", "s390x")
+"""Architectures that have a CPU `max` since QEMU 7.2; others got it later, or have none."""
+
 MAIN = "disk0"
 """QEMU's name of the machine's own disk."""
 
@@ -42,9 +47,10 @@ class Launch:
         disposable: changes go to an overlay that vanishes.
         loadvm: continue from this snapshot.
         extra: further words for QEMU, after VM_QEMU_EXTRA.
-        is_foreground: the terminal is QEMU's.
+        is_foreground: this command waits for QEMU's end; the terminal is QEMU's.
+        is_background: but another job has the terminal (`qvm run &`), so QEMU must not touch it.
         is_encapsulated: QEMU gets a terminal in a session of tmux or screen.
-        has_desktop: a window can be shown.
+        window: the display that opens a window, "" where none can be opened.
         is_forced: although other images stand on those that the guest writes to.
         machine: VM_QEMU_MACHINE of this run, where that is another; see `snapshot_hardware`.
     """
@@ -55,8 +61,9 @@ class Launch:
     loadvm: str | None = None
     extra: tuple[str, ...] = ()
     is_foreground: bool = False
+    is_background: bool = False
     is_encapsulated: bool = False
-    has_desktop: bool = False
+    window: str = ""
     is_forced: bool = False
     machine: str = ""
 
@@ -76,6 +83,18 @@ def disk_name(vm: Machine, *, base_only: bool = False) -> str:
         return f"{settings.text('VM_MACHINE_NAME')}.{settings.text('VM_FMT')}"
     which = "BASE" if base_only else "BACKING"
     return settings.text(f"VM_SNAPSHOT_{which}FILENAME")
+
+
+def has_disk(vm: Machine) -> bool:
+    """False for a machine that boots something else, of whose own disk no image is there, nor was made of."""
+    settings = vm.settings
+    boots = [settings.text(name) for name in ("VM_CDROM", "VM_KERNEL")]
+    if not any(boots) and "network" not in devices.boot(settings.text("VM_BOOT")):
+        return True
+    names = [disk_name(vm)]
+    if settings.boolean("VM_USE_SNAPSHOTS"):
+        names += [settings.text(f"VM_SNAPSHOT_{which}FILENAME") for which in ("SEED", "BASE")]
+    return any(os.path.lexists(os.path.join(vm.directory, name)) for name in names)
 
 
 def hardware(
@@ -122,20 +141,21 @@ def hardware(
         settings.text("VM_DISK_BUS"),
         boot=order.get(MAIN),
     )
+    owned = (own,) if has_disk(vm) else ()
     vnc = ports.vnc(settings.text("VM_QEMU_VNC")) or None
     display = _display(vm, launch, vnc)
     extra = (*settings.words("VM_QEMU_EXTRA"), *launch.extra)
-    stdio = launch.is_foreground and display == "none" and vnc is None and not _uses_terminal(extra)
+    stdio = takes_terminal(launch, display, vnc, extra)
     return Hardware(
         binary=binary,
         name=settings.text("VM_MACHINE_NAME"),
         uuid=identity.uuid_of(vm),
         machine=launch.machine or settings.text("VM_QEMU_MACHINE"),
         accelerator=accelerator,
-        cpu=settings.text("VM_QEMU_CPU") or default_cpu(accelerator),
+        cpu=settings.text("VM_QEMU_CPU") or default_cpu(accelerator, settings.architecture),
         vcpus=settings.integer("VM_MACHINE_CPUS"),
         memory_mib=settings.integer("VM_MACHINE_MEM"),
-        disks=(own, *disks.disk_arguments(vm, supplies, order, overlays)),
+        disks=(*owned, *disks.disk_arguments(vm, supplies, order, overlays)),
         network=network,
         endpoints=endpoints,
         pid_file=PID_FILE,
@@ -207,10 +227,12 @@ def image_format(vm: Machine, image: str) -> str:
     return "qcow2" if overlay or image.startswith(".qvm/") else vm.settings.text("VM_FMT")
 
 
-def default_cpu(accelerator: str) -> str | None:
-    """The fullest CPU that the accelerator can give."""
+def default_cpu(accelerator: str, architecture: str) -> str | None:
+    """The fullest CPU that the accelerator can give; None where QEMU has no name for it."""
     kind = accelerator.partition(",")[0]
-    return {"kvm": "host", "hvf": "host", "tcg": "max"}.get(kind)
+    if kind == "tcg":
+        return "max" if architecture in HAVE_MAX else None
+    return {"kvm": "host", "hvf": "host"}.get(kind)
 
 
 def _display(vm: Machine, launch: Launch, vnc: str | None) -> str:
@@ -233,9 +255,13 @@ def _display(vm: Machine, launch: Launch, vnc: str | None) -> str:
                 hint="`qvm start --encapsulate` gives it one in tmux or screen, `qvm run` gives it this one",
             )
         return wanted
-    if launch.is_foreground and launch.has_desktop and vnc is None:
-        return "gtk"
-    return "none"
+    return launch.window if launch.is_foreground and launch.window and vnc is None else "none"
+
+
+def takes_terminal(launch: Launch, display: str, vnc: str | None, extra: tuple[str, ...]) -> bool:
+    """True if the serial console and the monitor are on the caller's terminal."""
+    is_ours = launch.is_foreground and not launch.is_background
+    return is_ours and display == "none" and vnc is None and not _uses_terminal(extra)
 
 
 def uses_curses(vm: Machine) -> bool:
@@ -268,7 +294,7 @@ def require_room(vm: Machine) -> None:
 
 
 def require_disk(vm: Machine, launch: Launch) -> str:
-    """The file name of the machine's disk, found whole together with what it stands on.
+    """The file name of the machine's disk, found whole together with what it stands on; "" for none.
 
     Raises:
         ImageError: an image is missing, corrupt, or of another format than VM_FMT says.
@@ -276,6 +302,8 @@ def require_disk(vm: Machine, launch: Launch) -> str:
     from qvmsh.qemu import image
 
     name = disk_name(vm, base_only=launch.base_only)
+    if not has_disk(vm):
+        return ""
     path = os.path.join(vm.directory, name)
     wanted = image_format(vm, name)
     found = image.require(path, vm.name, hint=_missing_hint(vm), kind=wanted)
@@ -283,19 +311,32 @@ def require_disk(vm: Machine, launch: Launch) -> str:
         raise ImageError(
             f"{name} is in format {found.format}, the configuration says {wanted}",
             machine=vm.name,
-            hint=f"`qemu-img convert -O {wanted} {name} NEW` converts it, or set VM_FMT={found.format}",
+            hint=f"`qemu-img convert -O {wanted} {name} NEW && mv NEW {name}` converts it",
         )
     disks.require_chain(vm, path, name, wanted)
     return name
 
 
+def other_format(vm: Machine, *names: str) -> str:
+    """What to do where one of these images is there in another format than VM_FMT; "" where none is."""
+    wanted = vm.settings.text("VM_FMT")
+    for name in names:
+        stem = name.removesuffix(wanted)
+        for kind in FORMATS:
+            if os.path.exists(os.path.join(vm.directory, stem + kind)):
+                return f"{stem}{kind} is there, but VM_FMT is {wanted}: `qvm config VM_FMT={kind}`"
+    return ""
+
+
 def _missing_hint(vm: Machine) -> str:
     settings = vm.settings
     if not settings.boolean("VM_USE_SNAPSHOTS"):
-        return f"put the disk image there as {disk_name(vm)}"
+        return other_format(vm, disk_name(vm)) or f"put the disk image there as {disk_name(vm)}"
     seed, base = (settings.text(f"VM_SNAPSHOT_{which}FILENAME") for which in ("SEED", "BASE"))
     if os.path.exists(os.path.join(vm.directory, base)):
         return "`qvm init` makes it (an empty overlay on the base)"
     if os.path.exists(os.path.join(vm.directory, seed)):
         return f"`qvm init` makes it from {seed}"
+    if other := other_format(vm, seed, base):
+        return other
     return f"put an installed system there as {seed}, then `qvm init`; or `qvm create NAME --image FILE`"

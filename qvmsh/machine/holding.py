@@ -113,7 +113,7 @@ def wakeup(vm: Machine, *, is_waiting: bool, timeout_s: float | None) -> Woken:
             ) from None
         except OSError:
             raise state.silent(vm) from None
-    is_ready = is_waiting and bool(note.ssh_port)
+    is_ready = is_waiting and state.has_ssh(vm, note)
     if is_ready:
         _answers_again(vm, pid, note, ready.attempt_seconds(vm, pid) if timeout_s is None else timeout_s)
     log.note(vm, "woken up")

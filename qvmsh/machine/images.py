@@ -14,7 +14,7 @@ import os
 
 from qvmsh.errors import ImageError, QvmError, StateError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import chain, launch, seed, state, tools
+from qvmsh.machine import chain, hardware, launch, seed, state, tools
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False
@@ -115,7 +115,8 @@ def _plan(vm: Machine, layers: Layers, clobber_base: bool, clobber_overlay: bool
         raise ImageError(
             f"{os.path.basename(layers.seed)} is not there",
             machine=vm.name,
-            hint="put the image of an installed system there, or `qvm create NAME --image FILE`",
+            hint=hardware.other_format(vm, os.path.basename(layers.base), os.path.basename(layers.seed))
+            or "put the image of an installed system there, or `qvm create NAME --image FILE`",
         )
     found = image.require(layers.seed, vm.name, hint="", kind=layers.format)
     if layers.format == "qcow2" and found.format != "qcow2":

@@ -15,6 +15,7 @@ import errno
 import os
 import re
 import secrets
+import shlex
 import shutil
 import subprocess
 import sys
@@ -45,7 +46,7 @@ from qvmsh.machine import files as machine_files
 from qvmsh.machine import hardware as hw
 from qvmsh.machine import note as notes
 from qvmsh.machine.note import Note
-from qvmsh.qemu import accelerator, image, sandbox
+from qvmsh.qemu import accelerator, image, programs, sandbox
 from qvmsh.qemu.commandline import Endpoint, arguments, ssh_rule
 from qvmsh.qemu.qmp import Exchange
 
@@ -277,6 +278,8 @@ def _bring_up(
     binary = tools.qemu(vm)
     supplies = disks.gather(vm)
     disk = "" if hw.is_by_hand(vm) else hw.require_disk(vm, plan)
+    if not disk and not hw.is_by_hand(vm):
+        vm.io.warn(f"{vm.name}: has no disk of its own: {hw.disk_name(vm)} is not there")
     disks.require(vm, supplies)
     require_top(vm, plan)
     if tpm.is_wanted(vm):
@@ -309,16 +312,20 @@ def keep_note(vm: Machine, seen: state.Observation) -> None:
         seen.note.write(vm.files.note)
 
 
-def clear(vm: Machine, *, has_hook: bool = True) -> None:
+def clear(vm: Machine, *, has_hook: bool = True, keeps_crash: bool = False) -> None:
     """Remove what a QEMU that has ended left: sockets, note, pid file, disposable overlays.
 
     The note goes last: while it is there, VM_POST_STOP of that run is still to be done.
+
+    Args:
+        keeps_crash: leave the pid file of one that crashed, by which the next command knows of it.
     """
     note = notes.read(vm.files)
     if note:
         serial.wait_end(note.runtime)
         sockets.remove_folder(note.runtime, {os.geteuid()})
-    host_files.remove(vm.files.pid_file)
+    if not keeps_crash:
+        host_files.remove(vm.files.pid_file)
     if note and has_hook:
         hooks.post_stop(vm)
     host_files.remove(vm.files.note)
@@ -335,15 +342,18 @@ def clear(vm: Machine, *, has_hook: bool = True) -> None:
                 host_files.remove(path)
 
 
-def tidy(vm: Machine) -> None:
+def tidy(vm: Machine, *, is_asked: bool = False) -> None:
     """`clear`, unless another command is at work on the machine or a QEMU runs: then it is theirs.
 
     So it is if the machine is somebody else's, and this user has not accepted what its files name.
+
+    Args:
+        is_asked: this command has ended QEMU, so nothing has crashed.
     """
     try:
         with work_lock(vm, "tidy"):
             if locks.holder(vm.files.pid_file) is None:
-                clear(vm)
+                clear(vm, keeps_crash=not is_asked)
     except (LockedError, ConfigError):
         pass
 
@@ -439,6 +449,7 @@ class _Attempt:
             disposable=self.plan.disposable,
             base_only=self.plan.base_only,
             loading=self.plan.loadvm or "",
+            ready=vm.settings.text("VM_READY"),
             directory=notes.place(vm.directory),
         )
         try:
@@ -466,7 +477,7 @@ class _Attempt:
                     has_sandbox=self.has_sandbox,
                 )
             )
-            ports.warn_of_vnc(vm, argv)
+            ports.warn_of_doors(vm, argv)
             with process.Shielded():
                 fds = [each.fileno() for each in listening.values()]
                 child = self._spawn(argv, fds, runtime, companions)
@@ -510,6 +521,8 @@ class _Attempt:
     ) -> Child:
         """QEMU by way of `host/launch.py`, in a session of its own unless it has the terminal."""
         vm, foreground = self.vm, self.plan.is_foreground
+        if vm.io.level >= 2:
+            vm.io.say(f"{vm.name}: {shlex.join(argv)}")
         vm.io.trace("exec " + " ".join(argv))
         program: list[str] = [
             *self.scope,
@@ -537,11 +550,11 @@ class _Attempt:
                     environ=vm.environ,
                     checkpoint=vm.io.checkpoint,
                 )
-            has_drawing = foreground and hw.uses_curses(vm)  # words of QEMU would spoil it
-            streams: dict[str, IO[bytes] | int | None] = {"stdin": None, "stdout": None}
-            streams["stderr"] = err if has_drawing else None
+            streams: dict[str, IO[bytes] | int | None] = {"stdin": None, "stdout": None, "stderr": err}
+            if not foreground or self.plan.is_background:
+                streams["stdin"] = subprocess.DEVNULL
             if not foreground:
-                streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err}
+                streams["stdout"] = out
             child: subprocess.Popen[bytes] = _Outliving(
                 program + argv,
                 cwd=vm.directory,
@@ -586,7 +599,7 @@ class _Attempt:
                 error = _no_room(vm, self.plan.verb, host_files.mount_of(folder))
                 error.details = tuple(words)
                 return error
-        how = f"signal {-status}" if status < 0 else f"exit status {status}"
+        how = process.signal_name(-status) if status < 0 else f"exit status {status}"
         found = re.search(r"Is another process using the image \[(.*)\]", "\n".join(words))
         if found:
             return image.in_use(os.path.join(vm.directory, found[1]), vm.name)
@@ -594,12 +607,13 @@ class _Attempt:
         if taken:
             return taken
         words += tpm.last_words(vm)
-        return LaunchError(
-            f"QEMU ended at once ({how})",
-            machine=vm.name,
-            details=words,
-            hint="`qvm dryrun` shows its command line; .qvm/log/qemu.stderr has all its words",
-        )
+        hint = "`qvm dryrun` shows its command line; .qvm/log/qemu.stderr has all its words"
+        text = "\n".join(words)
+        if re.search(r"-display |\bgtk\b|\bsdl\b|open display", text, re.IGNORECASE):
+            hint = "`--set VM_QEMU_DISPLAY=none` does without a window"
+            if re.search("not available|not found|not accept", text):
+                hint = f"{programs.install('gtk')} brings QEMU's windows; {hint}"
+        return LaunchError(f"QEMU ended at once ({how})", machine=vm.name, details=words, hint=hint)
 
 
 def _close(given: Iterable[socket.socket | tpm.Companion | serial.Keeper]) -> None:

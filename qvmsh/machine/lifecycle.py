@@ -11,8 +11,8 @@ import os
 from dataclasses import dataclass, replace
 
 from qvmsh.errors import ConfigError, QvmError, Terminated, UsageError
-from qvmsh.host import logout, sockets, terminal
-from qvmsh.io import isatty
+from qvmsh.host import logout, process, sockets, terminal, watch
+from qvmsh.io import isatty, tell
 from qvmsh.machine import (
     disks,
     identity,
@@ -20,6 +20,7 @@ from qvmsh.machine import (
     known,
     launch,
     log,
+    logs,
     owner,
     ports,
     power,
@@ -32,7 +33,7 @@ from qvmsh.machine import (
 from qvmsh.machine import hardware as hw
 from qvmsh.machine.hardware import Launch
 from qvmsh.machine.reports import CommandLine, Ended, Restarted, Started
-from qvmsh.qemu import accelerator, sandbox
+from qvmsh.qemu import accelerator, displays, programs, sandbox
 from qvmsh.qemu.commandline import Endpoint, arguments
 
 TYPE_CHECKING = False
@@ -42,11 +43,14 @@ if TYPE_CHECKING:
     from qvmsh.machine.machine import Machine
 
 
+LINES = 20
+"""How many lines that QEMU wrote before it answered `run` passes on."""
+
+
 @dataclass(frozen=True)
 class Request:
     """The options that `start`, `run` and `dryrun` share; see their help."""
 
-    is_bridge: bool = False
     base_only: bool = False
     disposable: bool = False
     is_forced: bool = False
@@ -76,10 +80,10 @@ def start(
         log.note(vm, f"started, pid {qemu.pid}" + (f"; {qemu.attach} shows it" if qemu.attach else ""))
         known.remember(vm)
         logout.warn(vm.io, vm.name)
-        is_ready = is_waiting and bool(qemu.note.ssh_port)
+        has_ssh = state.has_ssh(vm, qemu.note)
         timeout_s = ready.attempt_seconds(vm, qemu.pid, ssh_attempts)
-        seconds = _wait(vm, qemu, timeout_s) if is_ready else 0.0
-        clock = saved.put_clock_right(vm, qemu.note) if request.loadvm and is_ready else ""
+        seconds = _wait(vm, qemu, timeout_s) if is_waiting and has_ssh else 0.0
+        clock = saved.put_clock_right(vm, qemu.note) if request.loadvm and is_waiting else ""
     except QvmError as error:
         log.note(vm, error.what, is_error=True)
         raise
@@ -91,7 +95,8 @@ def start(
         vm.name,
         pid=qemu.pid,
         ssh_port=qemu.note.ssh_port or None,
-        ready=is_ready,
+        ready=is_waiting,
+        has_ssh=has_ssh,
         seconds=seconds,
         accelerator=_accelerator(qemu.argv),
         disposable=request.disposable,
@@ -186,8 +191,12 @@ def _wait(vm: Machine, qemu: launch.Qemu, timeout_s: float) -> float:
         with ready.waiting(vm, "start"), vm.io.stage("waiting for ssh"):
             seconds = ready.wait(vm, qemu.pid, qemu.note, timeout_s=timeout_s)
     except QvmError:
-        if qemu.child.poll() is not None:
+        status = qemu.child.poll()
+        if status is not None:
+            is_crash = state.has_crashed(vm)
             launch.tidy(vm)
+            if is_crash:
+                raise state.crash(vm, "while the guest was starting", status) from None
         raise
     log.note(vm, f"ready after {seconds:.1f} s")
     return seconds
@@ -198,7 +207,7 @@ def _end_begun(vm: Machine, qemu: launch.Qemu) -> None:
     vm.io.warn(f"{vm.name}: interrupted; ending the machine that was being started")
     launch.end(qemu.pid)
     qemu.child.wait()
-    launch.tidy(vm)
+    launch.tidy(vm, is_asked=True)
     log.note(vm, "start was interrupted, the machine is ended", is_error=True)
 
 
@@ -213,9 +222,11 @@ def run(vm: Machine, request: Request) -> Ended:
     launch.require_no_archive(vm, "run", is_disposable=request.disposable)
     tools.require_accepted(vm)
     plan = _plan(vm, request, "run")
-    if hw.uses_curses(vm) and not (isatty(vm.io.stdin) and isatty(vm.io.stdout)):
+    has_terminal = isatty(vm.io.stdin) and isatty(vm.io.stdout) and not plan.is_background
+    if hw.uses_curses(vm) and not has_terminal:
+        what = "in the background it has none" if plan.is_background else "here is none"
         raise ConfigError(
-            "VM_QEMU_DISPLAY=curses needs a terminal, and here is none",
+            f"VM_QEMU_DISPLAY=curses needs a terminal, and {what}",
             machine=vm.name,
             hint="`qvm start --encapsulate` gives it one in tmux or screen",
         )
@@ -225,14 +236,18 @@ def run(vm: Machine, request: Request) -> Ended:
             qemu = launch.launch(vm, plan, begun)
             log.note(vm, f"runs in the foreground, pid {qemu.pid}")
             known.remember(vm)
-            status = _wait_foreground(qemu.child)
+            _tell_ways(vm, plan, qemu)
+            status = _wait_foreground(vm, qemu.child)
     except BaseException:
         for each in begun:
             launch.end(each.pid)
             each.child.wait()
+        launch.tidy(vm, is_asked=True)
         raise
-    finally:
-        launch.tidy(vm)
+    if state.has_crashed(vm):
+        log.note(vm, f"QEMU crashed ({process.signal_name(-status)})", is_error=True)
+        vm.io.warn(f"{vm.name}: {state.crash(vm, 'while it ran', status).what}")
+    launch.tidy(vm)
     log.note(vm, f"QEMU ended with status {status}")
     return Ended(vm.name, 128 - status if status < 0 else status)
 
@@ -245,13 +260,31 @@ def _terminal_kept(vm: Machine) -> terminal.Kept:
         return terminal.Kept(-1)
 
 
-def _wait_foreground(child: launch.Child) -> int:
-    """Wait for QEMU's end; Ctrl-C is for QEMU, which has the terminal, and ends it in order."""
-    while True:
-        try:
-            return child.wait()
-        except KeyboardInterrupt:
-            continue
+def _tell_ways(vm: Machine, plan: Launch, qemu: launch.Qemu) -> None:
+    """Say how to leave a console on this terminal, of which a silent guest shows nothing; or where it is."""
+    if plan.is_background:
+        vm.io.warn(f"{vm.name}: runs in the background (pid {qemu.pid}); `qvm console` is its console")
+    elif "mux=on" in " ".join(qemu.argv):
+        vm.io.say(f"{vm.name}: the serial console; Ctrl-A X ends QEMU, Ctrl-A C is its monitor")
+
+
+def _wait_foreground(vm: Machine, child: launch.Child) -> int:
+    """Wait for QEMU's end, and pass its words on, which the log has.
+
+    Ctrl-C is for QEMU, which has the terminal, and ends it in order.
+    """
+    follower = logs.Follower(vm, "stderr", LINES)
+    with process.Process(child.pid) as handle, watch.Watch(vm.files.logs) as changes:
+        while True:
+            try:
+                has_ended = process.wait_readable([handle.fd, changes.fileno()], None) == handle.fd
+                while not hw.uses_curses(vm) and (data := follower.read()):
+                    tell(vm.io.stderr, data.decode(errors="replace"), end="")
+                if has_ended:
+                    return child.wait()
+                changes.drain()
+            except KeyboardInterrupt:
+                continue
 
 
 def dry_run(vm: Machine, request: Request, *, is_foreground: bool) -> CommandLine:
@@ -290,11 +323,9 @@ def dry_run(vm: Machine, request: Request, *, is_foreground: bool) -> CommandLin
 
 def _plan(vm: Machine, request: Request, verb: str) -> Launch:
     """Check the request against the configuration and turn it into a launch."""
-    if request.is_bridge:
-        raise ConfigError(
-            "--bridge: networks beyond user mode come later",
-            machine=vm.name,
-            hint="user mode networking reaches the guest by ssh on a port of 127.0.0.1",
+    if request.base_only and not hw.is_by_hand(vm) and not hw.has_disk(vm):
+        raise UsageError(
+            f"{verb}: --base-only needs a disk, and {hw.disk_name(vm)} is not there", machine=vm.name
         )
     if request.disposable and request.loadvm:
         raise UsageError(
@@ -319,7 +350,6 @@ def _plan(vm: Machine, request: Request, verb: str) -> Launch:
             )
     if hw.is_by_hand(vm):
         _require_plain(vm, request, verb)
-    environ = vm.environ
     return Launch(
         verb=verb,
         base_only=request.base_only,
@@ -327,11 +357,32 @@ def _plan(vm: Machine, request: Request, verb: str) -> Launch:
         loadvm=request.loadvm,
         extra=request.extra,
         is_foreground=verb == "run",
+        is_background=verb == "run" and _is_in_background(vm),
         is_encapsulated=request.is_encapsulated,
-        has_desktop=bool(environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY")),
+        window=_window(vm) if verb == "run" else "",
         is_forced=request.is_forced,
         machine=_machine_type(vm, request.loadvm) if request.loadvm else "",
     )
+
+
+def _window(vm: Machine) -> str:
+    """The display for `run` on a desktop, where nothing else is configured; told where QEMU has none."""
+    settings, environ = vm.settings, vm.environ
+    has_desktop = bool(environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY"))
+    if not has_desktop or settings.text("VM_QEMU_DISPLAY") or settings.text("VM_QEMU_VNC"):
+        return ""
+    found = displays.window(displays.of(tools.qemu(vm)))
+    if not found:
+        way = programs.install("gtk")
+        vm.io.warn(f"{vm.name}: this QEMU can open no window, so its console is here; {way} lets it")
+    return found
+
+
+def _is_in_background(vm: Machine) -> bool:
+    try:
+        return terminal.is_in_background(vm.io.stdin.fileno())
+    except (OSError, ValueError):  # a stream of Python's own
+        return False
 
 
 def _machine_type(vm: Machine, snapshot: str) -> str:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 FAILURES = ("Error: ", "unknown command: ", "invalid ", "Expecting ", "Parameter ")
 
 
+OPTIONS = ("-v", "--verbose", "-q", "--quiet", "-C", "-M", "--json", "--debug", "-h", "--help")
+"""Options of qvm's own, which are HMP's where they stand after its first word."""
+
+
 def gone(vm: Machine, pid: int, what: str, error: OSError) -> QmpError:
     """The error for a QEMU that does not answer a command any more."""
     if isinstance(error, TimeoutError | qmp.Nonsense):
@@ -62,10 +66,12 @@ def human_command(vm: Machine, line: str, *, processor: int | None = None) -> st
     answer: str = text.replace("\r\n", "\n")
     if answer.startswith(FAILURES) or 'Try "help ' in answer or "extraneous characters" in answer:
         words = answer.strip().splitlines()
+        option = next((word for word in line.split()[1:] if word in OPTIONS), "")
+        hint = f"an option of qvm's stands before the first word: `qvm cmd {option} ...`" if option else ""
         raise QmpError(
             words[0].removeprefix("Error: "),
             machine=vm.name,
             details=words[1:],
-            hint="`qvm cmd help` lists them",
+            hint=hint or "`qvm cmd help` lists them",
         )
     return answer

@@ -32,12 +32,14 @@ class Note:
             the guest's memory is not whole.
         paused_s: when it was paused last, in seconds since the epoch: its clock is put right when it goes on.
             0 where that is not known, or a snapshot was restored since.
+        ready: what makes the guest ready (VM_READY).
         directory: device and inode of the machine's directory: a copy of the directory has the
             note too, but the QEMU is not the copy's.
     """
 
     __slots__ = (
-        "base_only", "boot", "directory", "disposable", "loading", "paused_s", "runtime", "ssh_port", "user",
+        "base_only", "boot", "directory", "disposable", "loading", "paused_s", "ready", "runtime", "ssh_port",
+        "user",
     )  # fmt: skip
 
     def __init__(
@@ -51,10 +53,12 @@ class Note:
         base_only: bool = False,
         loading: str = "",
         paused_s: int = 0,
+        ready: str = "",
     ) -> None:
         self.base_only = base_only
         self.loading = loading
         self.paused_s = paused_s
+        self.ready = ready
         self.directory = directory
         self.runtime = runtime
         self.boot = boot
@@ -71,7 +75,7 @@ class Note:
             f"runtime {self.runtime}\nboot {self.boot}\nssh_port {self.ssh_port}\nuser {self.user}\n"
             f"disposable {'yes' if self.disposable else 'no'}\ndirectory {self.directory}\n"
             f"base_only {'yes' if self.base_only else 'no'}\nloading {self.loading}\n"
-            f"paused_s {self.paused_s}\n",
+            f"paused_s {self.paused_s}\nready {self.ready}\n",
         )
 
     @property
@@ -115,4 +119,5 @@ def _parse(path: str) -> Note | None:
         base_only=values.get("base_only") == "yes",
         loading=values.get("loading", ""),
         paused_s=process.number(values.get("paused_s", "")),
+        ready=values.get("ready", ""),
     )

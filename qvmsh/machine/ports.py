@@ -28,7 +28,8 @@ DOOR_NAMES = ("VM_NET_LISTEN", "VM_NET_PORT", "VM_NET_HOST")
 """A telnet monitor is there only if one of these is set."""
 DOOR_PORT = 7700
 """Its port is this plus VM_MACHINE_ID. Source: `vm` (bash)."""
-_VNC_LOCKS = frozenset(("password", "password=on", "sasl", "sasl=on"))
+_LOCKS = frozenset(("password", "password=on", "sasl", "sasl=on"))
+_CHARACTERS = ("-monitor", "-qmp", "-qmp-pretty", "-serial", "-parallel")
 _TOLD = "Could not set up host forwarding rule '"
 
 
@@ -143,23 +144,43 @@ def vnc(value: str) -> str:
     return rules.LOOPBACK + value if value.startswith(":") else value
 
 
-def warn_of_vnc(vm: Machine, argv: Sequence[str]) -> None:
-    """Warn if QEMU's arguments `argv` open VNC to others than this host, also in the user's own words."""
-    for word, following in pairwise([*argv, ""]):
-        option = "-" + word.lstrip("-")
-        value = following.removeprefix("vnc=")
-        if option == "-vnc" or (option == "-display" and value != following):
-            address, *options = value.split(",")
-            if _is_open(address):
-                is_free = not any(o in _VNC_LOCKS or o.startswith("password-secret=") for o in options)
-                vm.io.warn(
-                    f"{vm.name}: an open door: everybody who reaches this host can use the guest's screen "
-                    f"and keyboard by VNC on {address}" + (", without a password" if is_free else "")
-                )
+def warn_of_doors(vm: Machine, argv: Sequence[str]) -> None:
+    """Warn of what QEMU's arguments `argv` open to others than this host, also in the user's own words."""
+    for word, value in pairwise([*argv, ""]):
+        what, address, options = (
+            _door("-" + word.lstrip("-"), value) if word.startswith("-") else ("", "", [])
+        )
+        if what and _is_open(address):
+            is_free = not any(o in _LOCKS or o.startswith("password-secret=") for o in options)
+            vm.io.warn(
+                f"{vm.name}: an open door: everybody who reaches this host can {what} on {address}"
+                + (", without a password" if is_free else "")
+            )
+
+
+def _door(option: str, value: str) -> tuple[str, str, list[str]]:
+    """What one of QEMU's arguments lets others do, where it listens, and with which options."""
+    head, *options = value.removeprefix("vnc=").split(",")
+    fields = dict(each.partition("=")[::2] for each in (head, *options))
+    if option == "-vnc" or (option == "-display" and value.startswith("vnc=")):
+        return "use the guest's screen and keyboard by VNC", head, options
+    if option == "-spice" and fields.get("unix") != "on" and fields.keys() & {"port", "tls-port"}:
+        port = fields.get("port") or fields["tls-port"]
+        return "use the guest's screen and keyboard by SPICE", f"{fields.get('addr', '')}:{port}", options
+    if option in ("-s", "-gdb"):
+        scheme, _, address = (value if option == "-gdb" else "tcp::1234").split(",")[0].partition(":")
+        return ("drive the guest by gdb", address, []) if scheme == "tcp" else ("", "", [])
+    is_server = not {"server", "server=on", "server=yes"}.isdisjoint(options)
+    if option in _CHARACTERS and is_server and head.partition(":")[0] in ("tcp", "telnet", "websocket"):
+        return f"use what is on {option}", head.partition(":")[2], options
+    if option == "-chardev" and head == "socket" and is_server and "port" in fields:
+        name = fields.get("id", "")
+        return f"use the character device {name}", f"{fields.get('host', '')}:{fields['port']}", options
+    return "", "", []
 
 
 def _is_open(address: str) -> bool:
-    """True if an address of -vnc can be reached from elsewhere."""
+    """True if an address can be reached from elsewhere; one without a host is every address."""
     host, colon, _ = address.rpartition(":")
     if not colon or address.startswith("unix:") or host == "localhost":
         return False

@@ -9,6 +9,7 @@ reason to pull the plug on a guest that may be writing.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 
@@ -44,6 +45,9 @@ POWEROFF = (
 
 REBOOT = POWEROFF.replace("poweroff", "reboot")
 
+BY_ITSELF = "by itself"
+"""What ended a QEMU that was gone before it could be ended."""
+
 RESET_HELPS = (state.PAUSED, state.SUSPENDED, state.CRASHED, state.SHUT_DOWN)
 """States in which no guest can be asked to reboot, but a reset boots it."""
 
@@ -74,20 +78,27 @@ class Ladder:
             ("ssh", self._ask_ssh, 0.5),
             ("ACPI power button", self._press_button, 1.0),
         ]
+        missing = set() if state.has_ssh(self.vm, self.note) else {"ssh"}
+        if os.path.isdir(self.note.runtime) and not os.path.lexists(self.note.socket("qga")):
+            missing.add("guest agent")
         with self.handle:
-            for name, ask, share in rungs:
+            for name, ask, share in (rung for rung in rungs if rung[0] not in missing):
                 if self.tried and not force:
                     self._require_no_io_error()
                 began = time.monotonic()
                 window_s = max(LEAST_S, (deadline - began) * share)
                 answer = ask(window_s)
                 if answer:
+                    if self.handle.wait(0):
+                        return BY_ITSELF
                     self.tried.append(f"{name}: {answer}")
                     continue
                 left_s = max(LEAST_S, began + window_s - time.monotonic())
                 if self._gone_within(left_s, again=ask if "button" in name else None):
                     return name
                 self.tried.append(f"{name}: asked, but not off after {time.monotonic() - began:.0f} s")
+            if self.handle.wait(LEAST_S):
+                return BY_ITSELF
             if force:
                 return self._force()
         raise DeadlineError(
@@ -154,6 +165,8 @@ class Ladder:
             self.tried.append("guest agent: none answers")
         except QmpError as error:
             self.tried.append(f"guest agent: {error.what}")
+        if not state.has_ssh(self.vm, self.note):
+            return ""
         answer = self._ask_ssh(self.timeout_s, REBOOT)
         if answer:
             self.tried.append(f"ssh: {answer}")
@@ -244,10 +257,13 @@ def stop(vm: Machine, *, force: bool, timeout_s: float) -> tuple[str, float]:
             try:
                 rung = Ladder(vm, pid, note, timeout_s).climb(force=force)
             except ProcessLookupError:
-                rung = "by itself"
+                rung = BY_ITSELF
         if note is not None:
             guest.close(vm, note)
-        launch.clear(vm)
+        is_crash = rung != "SIGKILL" and state.has_crashed(vm)
+        launch.clear(vm, keeps_crash=is_crash)
+        if is_crash:
+            raise state.crash(vm, "while the guest was powering off")
     took_s = time.monotonic() - began
     log.note(vm, f"powered off by {rung} in {took_s:.1f} s")
     return rung, took_s
@@ -324,13 +340,16 @@ def reboot(vm: Machine, *, force: bool, timeout_s: float) -> tuple[str, float]:
             try:
                 how = _ask_for_reset(ladder, qemu, events, is_running=seen.kind == state.RUNNING, force=force)
             except _Ended:
-                launch.clear(vm)
+                is_crash = state.has_crashed(vm)
+                launch.clear(vm, keeps_crash=is_crash)
+                if is_crash:
+                    raise state.crash(vm, "while the guest was rebooting") from None
                 raise StateError(
                     "the guest powered off instead of rebooting; QEMU has ended",
                     machine=vm.name,
                     hint="`qvm start`",
                 ) from None
-    if note.ssh_port:
+    if state.has_ssh(vm, note):
         with ready.waiting(vm, "reboot"), vm.io.stage("waiting for ssh"):
             ready.wait(vm, pid, note, timeout_s=ready.attempt_seconds(vm, pid))
     log.note(vm, f"rebooted by {how}")
@@ -350,6 +369,8 @@ def _ask_for_reset(ladder: Ladder, qemu: Session, events: Listening, *, is_runni
     """
     vm = ladder.vm
     how = ladder.ask_to_reboot() if is_running else ""
+    if not how and ladder.handle.wait(0):
+        raise _Ended
     if not how and not force:
         raise StateError(
             "nothing in the guest could be asked to reboot; it runs on",
@@ -435,12 +456,12 @@ def kill(vm: Machine) -> tuple[str, float]:
         with process.Process(seen.pid) as handle:
             how = kill_process(handle, seen.note)
     except ProcessLookupError:
-        how = "by itself"
+        how = BY_ITSELF
     except PermissionError:
         who = process.user(seen.pid)
         raise QvmError(
             f"cannot kill: QEMU (pid {seen.pid}) is {who}'s", machine=vm.name, hint=f"ask {who}, or be root"
         ) from None
-    launch.tidy(vm)
+    launch.tidy(vm, is_asked=how != BY_ITSELF)
     log.note(vm, f"killed by {how}")
     return how, time.monotonic() - began

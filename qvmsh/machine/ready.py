@@ -97,10 +97,12 @@ def ended(vm: Machine) -> QvmError:
     note = notes.read(vm.files)
     if note:
         serial.wait_end(note.runtime)
+    if state.has_crashed(vm):
+        return state.crash(vm, "while the guest was starting")
     words = machine_files.tail(vm.files.qemu_stderr, 5)
     console = machine_files.tail(vm.files.serial_log, 5)
     return LaunchError(
-        "QEMU ended while the guest was starting (the guest powered off, or QEMU failed)",
+        "the guest powered off while it was starting; QEMU has ended",
         machine=vm.name,
         details=[*words, *(f"console: {line}" for line in console)],
         hint=".qvm/log/ holds all words of QEMU and of the guest's console",

@@ -118,10 +118,15 @@ class Status(Report):
 
 
 class Started(Report):
-    """Result of `start`: `ready` is False after `--no-wait`; `seconds` until ssh answered."""
+    """Result of `start`: `ready` is False after `--no-wait`; `seconds` until ssh answered.
+
+    Args:
+        has_ssh: the guest is ready once its ssh answers; else as soon as QEMU runs.
+    """
 
     __slots__ = (
-        "accelerator", "attach", "clock", "disposable", "machine", "pid", "ready", "seconds", "ssh_port"
+        "_has_ssh", "accelerator", "attach", "clock", "disposable", "machine", "pid", "ready", "seconds",
+        "ssh_port",
     )  # fmt: skip
 
     def __init__(
@@ -136,7 +141,9 @@ class Started(Report):
         disposable: bool,
         clock: str = "",
         attach: str = "",
+        has_ssh: bool = True,
     ) -> None:
+        self._has_ssh = has_ssh
         self.attach = attach
         self.clock = clock
         self.machine = machine
@@ -149,7 +156,9 @@ class Started(Report):
 
     def shown(self) -> list[str]:
         how = f"ready after {self.seconds:.1f} s" if self.ready else "QEMU runs; not waited for the guest"
-        port = f", ssh on port {self.ssh_port}" if self.ssh_port else ""
+        if not self._has_ssh:
+            how = "started"
+        port = f", ssh on port {self.ssh_port}" if self.ssh_port and self._has_ssh else ""
         lost = ", disposable: its changes will vanish" if self.disposable else ""
         clock = f"; {self.clock}" if self.clock else ""
         screen = [f"{self.machine}: `{self.attach}` shows its screen"] if self.attach else []

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 CLOCK_S = 0.5
 """How long the agent of a guest that answers ssh may take: the same can be done by ssh at once."""
 
+PATIENT_S = 3.0
+"""How long it may take where ssh does not answer either: a busy guest, or one without ssh."""
+
 NOTICED_S, MUCH_S = 0.5, 2.0
 """How long a guest may stand still before its clock is looked at: by the agent, by ssh."""
 
@@ -165,28 +168,47 @@ def let_go(exchange: qmp.Exchange) -> None:
 
 
 def put_clock_right_after(vm: Machine, note: Note, held_s: float) -> str:
-    """The same for a guest that stood still for so long."""
-    return put_clock_right(vm, note, has_ssh=held_s > MUCH_S) if held_s > NOTICED_S else ""
+    """The same for a guest that stood still for so long; told where nothing in it could be asked."""
+    if held_s <= NOTICED_S or not _follows_host(vm):
+        return ""
+    found = put_clock_right(vm, note, has_ssh=held_s > MUCH_S)
+    if found or held_s <= MUCH_S:
+        return found
+    return "its clock may be behind: neither the guest agent nor ssh could set it"
+
+
+def _follows_host(vm: Machine) -> bool:
+    """False where the user wants another time in the guest (VM_RTC_BASE with a date)."""
+    return vm.settings.text("VM_RTC_BASE") in ("utc", "localtime")
 
 
 def put_clock_right(vm: Machine, note: Note, *, has_ssh: bool = True) -> str:
     """Compare the guest's clock with the host's and set it if it is off; returns what was done.
 
-    By the guest agent, else (`has_ssh`) by ssh; "" where neither can tell, and where the user wants
-    another time (VM_RTC_BASE with a date).
+    By the guest agent, else (`has_ssh`) by ssh, else by an agent that takes its time; "" where none can tell,
+    and where the user wants another time.
     """
-    if vm.settings.text("VM_RTC_BASE") not in ("utc", "localtime"):
+    if not _follows_host(vm):
         return ""
+    found = _clock_by_agent(vm, note, CLOCK_S, has_ssh=has_ssh)
+    if found is None and has_ssh:
+        found = _clock_by_ssh(vm, note) or _clock_by_agent(vm, note, PATIENT_S, has_ssh=False)
+    return found or ""
+
+
+def _clock_by_agent(vm: Machine, note: Note, timeout_s: float, *, has_ssh: bool) -> str | None:
+    """What was done; None if no agent tells the time."""
     try:
-        behind = time.time() - qga.ask(note.socket("qga"), "guest-get-time", timeout_s=CLOCK_S) / 1e9
+        behind = time.time() - qga.ask(note.socket("qga"), "guest-get-time", timeout_s=timeout_s) / 1e9
     except (OSError, QmpError):
-        return _clock_by_ssh(vm, note) if has_ssh else ""
+        return None
     if abs(behind) < 1.0:
         return "clock is right"
     try:
         qga.ask(note.socket("qga"), "guest-set-time", {"time": time.time_ns()}, timeout_s=10.0)
     except (OSError, QmpError):
-        return _clock_by_ssh(vm, note) if has_ssh else ""
+        found = _clock_by_ssh(vm, note) if has_ssh else ""
+        return found or f"clock is {behind:.0f} s behind and could not be set"
     return f"clock was {behind:.0f} s behind, set by the guest agent"
 
 

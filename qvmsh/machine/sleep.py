@@ -15,7 +15,7 @@ import subprocess
 import time
 
 from qvmsh.errors import DeadlineError, QmpError, QvmError, StateError
-from qvmsh.machine import guest
+from qvmsh.machine import guest, state
 from qvmsh.qemu import ich9, qga
 
 TYPE_CHECKING = False
@@ -71,12 +71,15 @@ def _ask(vm: Machine, note: Note) -> str:
         StateError: neither can; the guest runs on.
     """
     tried = []
+    has_refused = False
     try:
-        found = guest.connect(vm, "suspend the guest", interactive=False)
-        done = found.run(SUSPEND, timeout_s=30.0)
-        if done.returncode in (0, 255):  # 255: the connection went down with the guest
-            return "ssh"
-        tried += [f"ssh: {line}" for line in done.stderr.strip().splitlines()[-3:]]
+        if state.has_ssh(vm, note):
+            found = guest.connect(vm, "suspend the guest", interactive=False)
+            done = found.run(SUSPEND, timeout_s=30.0)
+            if done.returncode in (0, 255):  # 255: the connection went down with the guest
+                return "ssh"
+            has_refused = True
+            tried += [f"ssh: {line}" for line in done.stderr.strip().splitlines()[-3:]]
     except subprocess.TimeoutExpired:
         return "ssh"
     except QvmError as error:
@@ -88,16 +91,25 @@ def _ask(vm: Machine, note: Note) -> str:
     except TimeoutError:
         return "guest agent"  # a guest that has gone to sleep does not answer any more
     except (OSError, QmpError) as error:
+        has_refused = has_refused or isinstance(error, QmpError)
         tried.append(str(error) if isinstance(error, QmpError) else f"guest agent: {error}")
     else:
         return "guest agent"
-    raise StateError(
-        "the guest refuses to suspend, and runs on",
-        machine=vm.name,
-        details=tried,
-        hint=f"{note.user} must be allowed `sudo -n systemctl suspend`, or the guest agent must run; "
-        "`qvm pause` holds it without its help, `qvm stop --savevm NAME --no-suspend` saves it as it is",
+    if state.has_crashed(vm):
+        raise state.crash(vm, "while the guest was asked to suspend")
+    without = "`qvm pause` holds it without its help, `qvm stop --savevm NAME --no-suspend` saves it as it is"
+    what, ways = (
+        "nothing in the guest could be asked to suspend; it runs on",
+        "ssh or the guest agent must answer",
     )
+    if has_refused:
+        what, ways = (
+            "the guest refuses to suspend, and runs on",
+            "the guest must know how to suspend (ACPI S3)",
+        )
+        if "sudo" in " ".join(tried):
+            ways = f"{note.user} must be allowed `sudo -n systemctl suspend`, or the guest agent must run"
+    raise StateError(what, machine=vm.name, details=tried, hint=f"{ways}; {without}")
 
 
 def wake(exchange: Exchange) -> None:

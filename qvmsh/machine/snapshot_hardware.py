@@ -141,7 +141,7 @@ class _Hardware:
         if not self._is_now or accelerator.partition(",")[0] == "auto":
             at = self._argv.index("-accel") + 1 if "-accel" in self._argv[:-1] else 0
             accelerator = self._argv[at] if at else "tcg"
-        return hardware.default_cpu(accelerator) or ""
+        return hardware.default_cpu(accelerator, self._settings.architecture) or ""
 
 
 def _on_a_line(value: str) -> str:

@@ -90,12 +90,13 @@ def restore(
     clock = ""
     if seen.kind == state.PAUSED:
         clock = "`qvm resume` lets it go on, and puts its clock right"
-    elif is_waiting and seen.note.ssh_port:
-        with ready.waiting(vm, "snapshot restore"), vm.io.stage("waiting for ssh"):
-            limit_s = ready.attempt_seconds(vm, seen.pid) if timeout_s is None else timeout_s
-            ready.wait(vm, seen.pid, seen.note, timeout_s=limit_s)
+    elif is_waiting:
+        if state.has_ssh(vm, seen.note):
+            with ready.waiting(vm, "snapshot restore"), vm.io.stage("waiting for ssh"):
+                limit_s = ready.attempt_seconds(vm, seen.pid) if timeout_s is None else timeout_s
+                ready.wait(vm, seen.pid, seen.note, timeout_s=limit_s)
+            is_ready = True
         clock = saved.put_clock_right(vm, seen.note)
-        is_ready = True
     seconds = time.monotonic() - began
     return SnapshotRestored(
         vm.name, name, ids, seconds, memory=True, ready=is_ready, clock=clock, bitmaps=count

@@ -11,9 +11,18 @@ from __future__ import annotations
 
 import os
 
-from qvmsh.errors import ConfigError, QmpError, QvmError, StateError
+from qvmsh.errors import (
+    ConfigError,
+    DeadlineError,
+    GuestUnreachableError,
+    LaunchError,
+    QmpError,
+    QvmError,
+    StateError,
+)
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
+from qvmsh.machine import files as machine_files
 from qvmsh.machine import note as notes
 from qvmsh.machine.files import PID_FILE
 from qvmsh.machine.reports import Status
@@ -49,6 +58,8 @@ GREETING_S = 5.0
 ENDING_S = 3.0
 """How long QEMU may take from the end of its monitor to its own."""
 SSH_S = 10.0
+
+AGAIN = "`qvm start` starts it again; .qvm/log/ has its last words"
 
 _KINDS = {
     "running": (RUNNING, ""),
@@ -198,7 +209,47 @@ def _without_process(vm: Machine, note: Note | None) -> Observation:
     detail = f"QEMU (pid {left}) ended without being asked" if left else "QEMU never came up"
     if left and process.exists(left):
         detail += f"; pid {left} is now another program, `{process.program(left)}`"
-    return Observation(CRASHED, detail, hint="`qvm start` starts it again; .qvm/log/ has its last words")
+    words = machine_files.tail(vm.files.qemu_stderr, 1)
+    return Observation(
+        CRASHED, "; ".join([detail, *(f"its last words: {line}" for line in words)]), hint=AGAIN
+    )
+
+
+def has_crashed(vm: Machine) -> bool:
+    """True if a QEMU that has ended did not end in order: then it removes its pid file."""
+    try:
+        return os.path.lexists(vm.files.pid_file) and locks.holder(vm.files.pid_file) is None
+    except OSError:
+        return False
+
+
+def crash(vm: Machine, when: str, status: int = 0) -> LaunchError:
+    """The error for a QEMU that has crashed, with its last words.
+
+    Args:
+        when: what was under way: `while the guest was starting`.
+        status: the process' return code as `subprocess` has it, where that is known.
+    """
+    words = machine_files.tail(vm.files.qemu_stderr, 5)
+    how = f" ({process.signal_name(-status)})" if status < 0 else ""
+    return LaunchError(f"QEMU crashed {when}{how}", machine=vm.name, details=words, hint=AGAIN)
+
+
+def tell_crash(vm: Machine, error: QvmError) -> None:
+    """Let an error say so if what failed, failed because QEMU has crashed meanwhile."""
+    is_of_qemu = isinstance(error, QmpError) and has_ended(vm, error)
+    if (is_of_qemu or isinstance(error, GuestUnreachableError | DeadlineError)) and has_crashed(vm):
+        error.details = (*error.details, end(vm))
+        error.hint = AGAIN
+
+
+def end(vm: Machine) -> str:
+    """How a QEMU ended that is no more, as a remark."""
+    if not has_crashed(vm):
+        return "QEMU has ended"
+    return "; ".join(
+        ["QEMU crashed", *(f"its last words: {line}" for line in machine_files.tail(vm.files.qemu_stderr, 1))]
+    )
 
 
 def _without_pid_file(vm: Machine, note: Note | None) -> Observation:
@@ -282,6 +333,8 @@ def _silent(vm: Machine, pid: int, note: Note, error: Exception) -> Observation:
 
 def _frozen(pid: int) -> Observation:
     hint = f"`kill -CONT {pid}` lets it go on"
+    if process.is_without_terminal(pid):
+        hint = f"`fg` in the shell that began it lets it go on; so may `kill -CONT {pid}`"
     return Observation(BROKEN, "the QEMU process is stopped by a signal", pid, None, hint)
 
 
@@ -377,11 +430,14 @@ def status(vm: Machine, *, is_quiet: bool, has_ssh_check: bool) -> Status:
             raise
         seen = observe(vm)
         detail = error.what + (f" ({error.details[0]})" if error.details else "")
-        broken = Observation(BROKEN, detail, seen.pid, seen.note, "`qvm config --check` tells all")
+        # a file that is not used, since it is not accepted, says nothing about the machine
+        kind, hint = (BROKEN, None) if error.problems else (seen.kind, error.hint)
+        broken = Observation(kind, detail, seen.pid, seen.note, hint or "`qvm config --check` tells all")
         return _report(vm, broken, None, is_quiet)
     seen = observe(vm)
     ssh: bool | None = None
-    if seen.kind == RUNNING and not seen.detail and seen.note and has_ssh_check and _may_log_in(vm):
+    is_asked = has_ssh_check and seen.kind == RUNNING and not seen.detail
+    if is_asked and seen.note and has_ssh(vm, seen.note) and _may_log_in(vm):
         from qvmsh.machine import guest
 
         ssh, why = guest.answers(vm, seen.note, timeout_s=SSH_S)
@@ -391,6 +447,16 @@ def status(vm: Machine, *, is_quiet: bool, has_ssh_check: bool) -> Status:
             if by:
                 seen.kind, seen.detail = STARTING, f"{why} yet; {by} waits for it"
     return _report(vm, seen, ssh, is_quiet)
+
+
+def has_ssh(vm: Machine, note: Note) -> bool:
+    """True if the guest is ready once its ssh answers; else it is as soon as QEMU runs."""
+    if not note.ssh_port or note.ready == "none":
+        return False
+    try:
+        return vm.settings.text("VM_READY") != "none"
+    except ConfigError:  # the files were changed meanwhile
+        return True
 
 
 def _may_log_in(vm: Machine) -> bool:

@@ -61,9 +61,10 @@ def configured(vm: Machine) -> list[Volume]:
     """The disks that the configuration names; those of the user's own words too."""
     found: list[Volume] = []
     settings = vm.settings
-    if not hardware.is_by_hand(vm):
+    if not hardware.is_by_hand(vm) and hardware.has_disk(vm):
         name = hardware.disk_name(vm)
         found.append(Volume(MAIN, os.path.join(vm.directory, name), hardware.image_format(vm, name)))
+    if not hardware.is_by_hand(vm):
         found += [
             Volume(each.node, each.path, each.line.driver, each.line.is_read_only, source="VM_DISKS")
             for each in disks.further(vm)

@@ -53,8 +53,12 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "fakeroot": ("fakeroot",) * 4,
     "screen": ("screen",) * 5,
     "swtpm": ("swtpm",) * 5,
+    "gtk": ("qemu-system-gui", *("qemu-ui-gtk",) * 3, "qemu"),
 }
-"""The package that holds a program, in the order Debian, Fedora, Arch, Alpine, Homebrew."""
+"""The package that holds a program, in the order Debian, Fedora, Arch, Alpine, Homebrew.
+
+`gtk` stands for QEMU's module that opens a window.
+"""
 
 
 def find(program: str, *, environ: Mapping[str, str] | None = None, directory: str | None = None) -> str:
@@ -90,9 +94,9 @@ def missing(program: str) -> MissingProgramError:
     """The error for a program that is not there."""
     name = os.path.basename(program)
     if "/" in program:
-        return MissingProgramError(f"there is no program {printable(program)}", hint=_hint(name))
+        return MissingProgramError(f"there is no program {printable(program)}", hint=install(name))
     return MissingProgramError(
-        f"{printable(program) or 'a program without a name'} is not installed", hint=_hint(name)
+        f"{printable(program) or 'a program without a name'} is not installed", hint=install(name)
     )
 
 
@@ -104,7 +108,7 @@ def unusable(path: str, error: OSError | None = None) -> MissingProgramError:
     return MissingProgramError(f"{printable(path)} cannot be run: {reason}")
 
 
-def _hint(name: str) -> str:
+def install(name: str) -> str:
     """How to install what holds the program, for this system if it is one that we know."""
     packages = PACKAGES.get(name)
     if packages is None:

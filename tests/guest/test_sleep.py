@@ -67,7 +67,7 @@ def test_suspend_where_nobody_can_be_asked_says_why_and_the_guest_runs_on(guest:
     for words in (["suspend"], ["stop", "--savevm", "ready"]):
         refused = guest.qvm(*words)
         assert refused.status == 3
-        assert "demo: the guest refuses to suspend, and runs on" in refused.err
+        assert "demo: nothing in the guest could be asked to suspend; it runs on" in refused.err
         assert "ssh: " in refused.err
         assert "guest agent: none answers" in refused.err
         assert guest.qvm("status", "-s").out.startswith("demo: running")

@@ -215,7 +215,6 @@ OFF: list[tuple[str, list[str], str, int]] = [
     ("qmp", ["query-status"], "'query-status'", 3),
     ("ssh", ["true"], "'true'", 3),
     ("start", ["--ssh-attempts", "0"], "ssh_attempts=0", 2),
-    ("start", ["--bridge"], "bridge=True", 2),
     ("run", ["-daemonize"], "'-daemonize'", 2),
     ("config", ["VM_MACHINE_MEM"], "'VM_MACHINE_MEM'", 0),
     ("config", ["VM_MACHINE_MEM=lots"], "'VM_MACHINE_MEM=lots'", 2),

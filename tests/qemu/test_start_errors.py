@@ -141,20 +141,13 @@ def test_start_vmrc_that_others_may_write_is_refused_as_root(blank: Blank) -> No
     told(vm.qvm("start"), 2, ".vmrc", "chmod")
 
 
-def test_start_bridge_says_it_comes_later(blank: Blank) -> None:
-    told(blank().qvm("start", "--bridge"), 2, "come later")
+def test_start_with_networks_says_they_come_later(blank: Blank) -> None:
     told(
         blank("net", has_images=False, VM_NETWORK="tap0").qvm("start"),
         2,
         "VM_NETWORK needs bridges, which come later",
         "remove it",
     )
-
-
-def test_start_nat_with_bridge_is_refused(blank: Blank) -> None:
-    result = blank().qvm("start", "-n", "-c")
-    assert result.status == 2
-    assert "exclude each other" in result.err
 
 
 def test_run_daemonize_is_refused_with_a_pointer(blank: Blank) -> None:

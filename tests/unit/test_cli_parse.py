@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
+from qvmsh.cli import main
 from qvmsh.cli.parse import bind, common, suggestion, verb_of
 from qvmsh.errors import UsageError
 
@@ -47,7 +51,7 @@ def test_bind_common_option_after_verb_is_common() -> None:
         ("start", ["-s", "many"], "must be a whole number"),
         ("start", ["-s", "-1"], "must not be negative"),
         ("start", ["--no-wait=yes"], "takes no value"),
-        ("start", ["-n", "-c"], "exclude each other"),
+        ("stop", ["-p", "-r"], "exclude each other"),
         ("stop", ["-t", "nan"], "finite"),
         ("create", [], "NAME is missing"),
         ("create", ["a", "b"], "unexpected word 'b'"),
@@ -85,3 +89,50 @@ def test_bind_range_of_lines_may_begin_with_a_dash() -> None:
     assert bind("session list", ["-7"]).words == ["-7"]
     with pytest.raises(UsageError, match="-7"):
         bind("snapshot save", ["-7"])
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["-v"], 2, "qvm: which command? There are only options\nhint: `qvm --help` lists"),
+        (["--set", "VM_MACHINE_MEM=1G"], 2, "which command?"),
+        (["-C"], 2, "qvm: -C needs a value: -C DIR\n"),
+        (["-C", ""], 2, "which command?"),
+        (["--set", "VM_MACHINE_MEM=512", "create", "x"], 2, "create: --set has no meaning"),
+        (["-M", "x", "create", "y"], 2, "create: -M has no meaning"),
+        (["-C", ".", "img", "list"], 2, "img list: -C has no meaning"),
+        (["start", "--bridge"], 2, "unknown option --bridge"),
+        (["create", "x", "--mem", "3Q"], 2, "create: --mem is '3Q', but must be a number of MiB"),
+        (["create", "x", "--mem", "0"], 2, "create: --mem is '0'"),
+        (["create", "x", "--cpus", "0"], 2, "create: --cpus is '0'"),
+        (
+            ["create", "x", "--id", "7"],
+            2,
+            "create: --id is '7', but must be two digits (00 to 99)\nhint: --id 07",
+        ),
+        (["create", "x", "--user", "a b"], 2, "create: --user is 'a b'"),
+        (["create", "x", "--image", ""], 2, "create: --image is empty"),
+        (["create", "x" * 201], 2, "create: the name of the machine is 'xxx"),
+    ],
+)
+def test_call_what_would_be_ignored_is_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    status: int,
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main.Call().perform(words) == status
+    out, err = capsys.readouterr()
+    assert said in err
+    assert (out, len(err.splitlines()) <= 2, os.listdir()) == ("", True, [])
+
+
+def test_call_help_explains_the_common_options(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([], ["--help"], ["-v", "--help"]):
+        assert main.Call().perform(words) == 0
+        out = capsys.readouterr().out
+        for flag in ("-C DIR", "-M NAME", "--set NAME=VALUE"):
+            assert f"\n  {flag} " in out

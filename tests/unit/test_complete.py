@@ -12,6 +12,7 @@ from conftest import write_vmrc
 from qvmsh.cli import complete as engine
 from qvmsh.cli.complete import Surroundings, complete, short
 from qvmsh.commands.index import COMMANDS
+from qvmsh.machine.machine import Machine
 from qvmsh.qemu import vocabulary
 
 
@@ -57,6 +58,14 @@ def test_complete_every_command_offers_each_of_its_options(verb: str) -> None:
         ("start --no-wait --no", []),
         ("config VM_DISK_BUS=v", ["VM_DISK_BUS=virtio"]),
         ("config VM_USE_", ["VM_USE_SNAPSHOTS"]),
+        ("--set VM_USE_", ["VM_USE_SNAPSHOTS="]),
+        ("start --set VM_USE_", ["VM_USE_SNAPSHOTS="]),
+        ("--set VM_USE_SNAPSHOTS=", ["VM_USE_SNAPSHOTS=yes", "VM_USE_SNAPSHOTS=no"]),
+        ("--set VM_READY=n", ["VM_READY=none"]),
+        ("--set VM_SNAPSHOT_BASEF", []),
+        ("start --bri", []),
+        ("logs ", ["serial", "stdout", "stderr", "qvm"]),
+        ("logs -n 5 std", ["stdout", "stderr"]),
         ("shutd", ["shutdown"]),
         ("ssh ls --", []),
         ("qmp ", []),
@@ -84,6 +93,10 @@ def test_complete_offers_what_fits_and_nothing_else(line: str, offered: Sequence
         ("use ~", "dir"),
         ("./de", "file"),
         ("status --", ""),
+        ("--set VM_KERNEL=", "file"),
+        ("config VM_CDROM=li", "file"),
+        ("restore ", "dir"),
+        ("archive --verify ", "dir"),
     ],
 )
 def test_complete_leaves_names_of_files_to_the_shell(line: str, kind: str) -> None:
@@ -104,6 +117,19 @@ def test_complete_machines_are_known_ones_and_folders_here(
     assert [row[0] for row in complete(["start", ""], around).rows] == ["one", "two"]
     assert [row[0] for row in complete(["-M", "t"], around).rows] == ["two"]
     assert complete(["start", "one", "t"], around).rows == [("two", "in this folder")]
+
+
+@pytest.mark.parametrize("line", ["restore ", "archive --delete ", "archive --verify "])
+def test_complete_archives_are_offered_the_newest_first(tmp_path: Path, line: str) -> None:
+    folder = tmp_path / "vm" / "demo-20300101000000"
+    for stamp in ("20300101000000", "20300102000000"):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"demo-backing-{stamp}.qcow2").touch()
+    write_vmrc(tmp_path / "vm")
+    vm = Machine(str(tmp_path / "vm"), environ={})
+    found = Surroundings({}, lambda: vm)
+    rows = [row[0] for row in complete(line.split(" "), found).rows]
+    assert rows == ["latest", "demo-20300101000000/20300102000000", "demo-20300101000000/20300101000000"]
 
 
 def test_complete_a_machine_that_fails_offers_nothing() -> None:

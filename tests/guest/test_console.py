@@ -106,6 +106,22 @@ def test_console_in_a_pipe_answers_and_ends(running: Vm) -> None:
     assert running.qvm("console", "--escape", "x").status == 2
 
 
+def test_console_in_a_pipe_logs_in_runs_and_logs_out(running: Vm) -> None:
+    log = running.directory / ".qvm/log/serial.log"
+    running.ok("console", stdin="\x04")  # a shell that another test has left
+    slow = (
+        "(printf ro; sleep 0.5; echo ot; sleep 0.5; echo uname -a; echo exit) | exec qvm console --linger 3"
+    )
+    path = f"{os.path.dirname(QVM)}:{os.environ['PATH']}"
+    for code in ("printf 'root\nuname -a\nexit\n' | exec qvm console --linger 3", slow):
+        result = running.qvm("-c", code, program="sh", env={"PATH": path})
+        assert "\nLinux " in result.out, str(result)
+        deadline = time.monotonic() + DEADLINE_S
+        while not log.read_text().endswith("login: "):  # nobody is logged in any more
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+
+
 def test_console_in_the_shell_owns_the_terminal(running: Vm) -> None:
     terminal = Terminal([QVM, "sh"], running.directory, running.world.environ)
     try:

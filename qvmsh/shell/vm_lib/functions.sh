@@ -95,16 +95,16 @@ vm_sudo() { # COMMAND...
 }
 
 vm_sync() {
-    vm_ssh sync
+    vm_ssh sync </dev/null
 }
 
 vm_check_ssh() {
-    vm_ssh echo ok | sed -e '/^hint: /d' -e 's/^qvm: //'
+    vm_ssh echo ok </dev/null | sed -e '/^hint: /d' -e 's/^qvm: //'
 }
 
 # The guest's program that suspends and powers off
 vm_get_control_method() {
-    vm_ssh 'command -v systemctl || command -v loginctl' 2>/dev/null | sed -n '/^\//p'
+    vm_ssh 'command -v systemctl || command -v loginctl' </dev/null | sed -n '/^\//p'
 }
 
 vm_get_suspend_method() {
@@ -114,11 +114,11 @@ vm_get_suspend_method() {
 }
 
 vm_suspend() {
-    _vm_qvm suspend >/dev/null 2>&1
+    _vm_qvm suspend </dev/null >/dev/null 2>&1
 }
 
 vm_poweroff() {
-    vm_sudo poweroff >/dev/null
+    vm_sudo poweroff </dev/null >/dev/null
 }
 
 # The machine's state in QEMU's words ("running", "paused"); nothing, and status 1, where it is off.

@@ -2,6 +2,8 @@
 
 May import: nothing. The first line of qvm's answer is `file`, `dir` or empty: whether names of files
 or folders fit as well, which the shell itself completes best.
+
+    python -m qvmsh.cli.completion_scripts      # rewrites rc/completions, which the wheel installs
 """
 
 from __future__ import annotations
@@ -100,3 +102,15 @@ complete -c qvm -f -a '(__qvm_complete)'
 """
 
 SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
+
+FILES = {"bash": "qvm", "zsh": "_qvm", "fish": "qvm.fish"}
+"""By which name each shell looks for the completion of `qvm`."""
+
+if __name__ == "__main__":
+    import os
+
+    folder = os.path.join(os.path.dirname(__file__), "../../rc/completions")
+    os.makedirs(folder, exist_ok=True)
+    for shell, name in FILES.items():
+        with open(os.path.join(folder, name), "w") as file:
+            file.write(SCRIPTS[shell])

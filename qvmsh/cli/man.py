@@ -60,6 +60,7 @@ FILES = (
     ("$XDG_RUNTIME_DIR/qvm/", "sockets of running machines"),
     ("~/.config/qvm/vmrc, /etc/qvm/vmrc", "configuration for all machines of a user, of the host"),
     ("~/.local/share/qvm/", "the list of known machines, the shell's history"),
+    ("PREFIX/share/doc/qvm/", "README.md, guides in docs/, example scripts; rc/vmrc to begin with"),
 )
 
 ENVIRONMENT = (

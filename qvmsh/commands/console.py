@@ -25,8 +25,9 @@ def console(
 
     The last lines of what came before are shown, so that a login prompt is seen at once. One
     terminal writes; others can watch, or take over. It ends with QEMU. In a pipe, standard input
-    goes to the guest and what it answers to standard output; at the end of the input it ends once
-    the guest has been silent for a second. The terminal's size is not passed on:
+    goes to the guest and what it answers to standard output; a log-in prompt gets one line, and the
+    next one waits for the prompt after it. At the end of the input it ends once the guest has been
+    silent for a second. The terminal's size is not passed on:
     `stty rows 50 cols 120` in the guest sets it.
 
     Args:

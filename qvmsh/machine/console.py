@@ -14,6 +14,7 @@ asks to take over.
 from __future__ import annotations
 
 import os
+import re
 import select
 import socket
 import struct
@@ -42,7 +43,9 @@ _DARK_S = 1.0
 LINGERS = 60
 """How many times --linger a guest may go on talking after the end of the input."""
 STUCK_S = 10.0
-"""How long a guest may take nothing of what a pipe brings."""
+"""How long a guest may take nothing of what a pipe brings, or show no prompt after a log-in."""
+SETTLE_S = 0.3
+"""How long a guest must have been silent after a prompt."""
 _END_S = 1.0
 """How long a QEMU whose console was closed may take to end."""
 
@@ -197,6 +200,65 @@ def _ask_to_leave(path: str) -> None:
             pass
 
 
+class _Pace:
+    """When what a pipe brings may go to the guest.
+
+    Programs that log in throw away what was typed before their prompt, and before the one that comes after
+    an answer. So each of their prompts gets one line, and the next line waits for the next prompt.
+
+    Args:
+        tail: the last lines that the guest has written.
+        patience_s: how long the guest must be silent where it shows no prompt.
+    """
+
+    def __init__(self, tail: bytes, patience_s: float) -> None:
+        self.tail = tail
+        self.patience_s = patience_s
+        self.is_waiting = True
+        self.heard_at = self.began_at = time.monotonic()
+        self.is_answered = False
+
+    def heard(self, data: bytes) -> None:
+        """Note what the guest writes."""
+        self.tail = (self.tail + data)[-_PIECE:]
+        self.heard_at = time.monotonic()
+
+    @property
+    def _line(self) -> bytes:
+        """The unfinished line that the guest shows, messages of its kernel and of systemd left out."""
+        text = re.sub(rb"\[ *[\dA-Z.]+ *\] [^\n]*\n", b"", self.tail)
+        head, _, line = text.rpartition(b"\n")
+        return b"" if self.is_answered and not head else line.strip(b"\r\0")
+
+    def opens_at(self) -> float:
+        """When the guest may be given more, if it writes nothing until then; 0 = at any time."""
+        if not self.is_waiting:
+            return 0.0
+        if self._line:
+            return self.heard_at + SETTLE_S
+        return min(self.heard_at + self.patience_s, self.began_at + STUCK_S)
+
+    def take(self, pending: bytes, *, is_all: bool) -> bytes:
+        """What of `pending` may go now; `is_all` = nothing will follow it."""
+        if not pending or time.monotonic() < self.opens_at():
+            return b""
+        self.is_waiting = False
+        if not self._is_log_in:
+            return pending
+        end = pending.find(b"\n") + 1
+        return pending[:end] if end or not is_all else pending
+
+    @property
+    def _is_log_in(self) -> bool:
+        return re.search(rb"(?i)(login|password)[^\n]*: *$", self._line) is not None
+
+    def sent(self, data: bytes) -> None:
+        """Note what the guest was given."""
+        if self._is_log_in and data.endswith(b"\n"):
+            self.__init__(b"", STUCK_S)  # type: ignore[misc]
+            self.is_answered = True
+
+
 class _Session:
     """One conversation: standard input to the guest, the serial log to standard output.
 
@@ -231,6 +293,7 @@ class _Session:
         self.pending = b""
         self.has_input = hold is not None or self.is_interactive
         self.moved_at = self.input_ended_at = time.monotonic()
+        self.pace: _Pace | None = None
 
     def __enter__(self) -> _Session:
         self.raw = terminal.Raw(self.stdin if self.is_interactive else -1)
@@ -238,6 +301,8 @@ class _Session:
         self.changes = watch.Watch(self.vm.files.logs)
         # the log before the socket: whatever the socket brings, the log then has too
         self.output = _Output(self.vm, LINES if self.is_interactive or self.hold is None else 0)
+        if self.hold is not None and not self.is_interactive:
+            self.pace = _Pace(self.output.before, self.options.linger_s)
         self.line = serial.connect(self.vm, self.note, self.pid)
         if self.is_interactive:
             verb = "watching" if self.hold is None else "connected to"
@@ -294,7 +359,7 @@ class _Session:
         if self.has_input and len(self.pending) < _WAITING_BYTES:
             poll.register(self.stdin, select.POLLIN)
         if self.line is not None:
-            poll.register(self.line.fileno(), select.POLLIN | (select.POLLOUT if self.pending else 0))
+            poll.register(self.line.fileno(), select.POLLIN | (select.POLLOUT if self._due else 0))
         if self.hold and self.hold.door:
             poll.register(self.hold.door.fileno(), select.POLLIN)
         poll.register(self.changes.fileno(), select.POLLIN)
@@ -310,6 +375,8 @@ class _Session:
         waits = [] if self._silence_s is None else [self.moved_at + self._silence_s]
         if self.output.dark_at:
             waits.append(self.output.dark_at)
+        if self.pending and self.pace and self.pace.is_waiting:
+            waits.append(self.pace.opens_at())
         return max(0.0, min(waits) - time.monotonic()) * 1000 + 1 if waits else None
 
     @property
@@ -318,7 +385,7 @@ class _Session:
         if self.is_interactive or self.hold is None:
             return None
         if self.pending:
-            return max(self.options.linger_s, STUCK_S)
+            return max(self.options.linger_s, STUCK_S) if self._due else None
         return None if self.has_input else self.options.linger_s
 
     def _type(self) -> bool:
@@ -344,14 +411,21 @@ class _Session:
                 self._exchange()
         return not is_detaching
 
+    @property
+    def _due(self) -> bytes:
+        """What of the input may go to the guest now."""
+        return self.pace.take(self.pending, is_all=not self.has_input) if self.pace else self.pending
+
     def _exchange(self) -> None:
         """Give the guest what was typed; take what it says, which the log has too."""
         assert self.line is not None
         try:
-            if self.pending:
-                sent = self.line.send(self.pending)
+            if due := self._due:
+                sent = self.line.send(due)
                 self.pending = self.pending[sent:]
-                self.moved_at = time.monotonic()
+                self.moved_at = self.input_ended_at = time.monotonic()
+                if self.pace:
+                    self.pace.sent(due[:sent])
         except BlockingIOError:
             pass
         except OSError:
@@ -360,6 +434,8 @@ class _Session:
         try:
             while data := self.line.recv(65536):
                 self.output.heard(data)
+                if self.pace:
+                    self.pace.heard(data)
                 self.moved_at = time.monotonic()
         except BlockingIOError:
             return
@@ -400,6 +476,8 @@ class _Session:
         Raises:
             DeadlineError: the guest takes nothing of it any more, or does not stop talking.
         """
+        if self.pending and not self._due:
+            self.moved_at = self.input_ended_at = time.monotonic()
         if self._silence_s is None:
             return False
         most_s = max(STUCK_S, LINGERS * self.options.linger_s)
@@ -443,6 +521,7 @@ class _Output:
 
     def __init__(self, vm: Machine, lines: int) -> None:
         self.follower = Follower(vm, "serial", lines)
+        self.before = self.follower.last_lines(3)
         self._end_at_first = self.follower.end
         self._heard = 0
         self._tail = b""

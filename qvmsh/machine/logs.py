@@ -156,6 +156,10 @@ class Follower:
             end = os.fstat(self.file.fileno()).st_size
             self.file.seek(end - len(logfiles.last_lines(self.file.fileno(), lines, end)))
 
+    def last_lines(self, count: int) -> bytes:
+        """The last lines of what is there now."""
+        return logfiles.last_lines(self.file.fileno(), count) if self.file else b""
+
     def _open(self) -> bool:
         try:
             self.file = logfiles.opened(self.path)

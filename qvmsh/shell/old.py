@@ -1,11 +1,12 @@
 """`--shell`: the user's own shell in the machine's context, and scripts of the old `vm`, which are bash.
 
-May import: `shell.context`, `errors`.
+May import: `shell.context`, `config.settings`, `errors`.
 
     run(context, os.getcwd(), ["deploy", "-u"], None)      # does not return: bash takes its place
 
 The functions that such scripts know are in `vm_lib/`; bash loads them through BASH_ENV, so that the
-script is read by bash itself and its name, its lines and its exit status are right.
+script is read by bash itself and its name, its lines and its exit status are right. `vm` is a program
+there, found on PATH by every shell and by what it runs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import os
 import sys
 
+from qvmsh.config.settings import CONTEXT_MARK, EXPORTED_MARK, checksum
 from qvmsh.errors import MissingProgramError, QvmError, UsageError
 from qvmsh.io import isatty
 
@@ -30,7 +32,9 @@ STDIN = "-"
 NAMES = (
     "vm_echo", "vm_die", "vm_squeal", "vm_check_prog", "vm_ssh", "vm_sudo", "vm_sync", "vm_get_status",
     "vm_error", "vm_die_if_error", "vm_check_var", "vm_check_root", "vm_check_running", "vm_check_ssh",
-    "vm_echo_if_verbose", "vm_get_timestamp",
+    "vm_echo_if_verbose", "vm_get_timestamp", "vm_progress", "vm_progress_stop", "vm_get_ip",
+    "vm_get_full_name", "vm_ping", "vm_get_control_method", "vm_get_suspend_method", "vm_suspend",
+    "vm_poweroff",
 )  # fmt: skip
 """The functions of the old vm that are there."""
 
@@ -52,9 +56,12 @@ def run(context: Context, here: str, words: Sequence[str], code: str | None) -> 
     if code is None and words and words[0] != STDIN:
         path = os.path.normpath(os.path.join(here, words[0]))
         source = _read(path)
-    context.enter(here, words[1:] if code is None else words)
+    own = words[1:] if code is None else words
+    context.enter(here, own)
+    _add_old_names(context.exported, own)
     context.export()
     os.environ["VM_LIB"] = LIBRARY
+    os.environ["PATH"] = f"{LIBRARY}:{os.environ.get('PATH') or os.defpath}"
     os.environ["QVM_PYTHON"] = sys.executable
     if path is not None:
         first = source.partition(b"\n")[0].lstrip()
@@ -69,6 +76,26 @@ def run(context: Context, here: str, words: Sequence[str], code: str | None) -> 
     if os.path.basename(program) == "bash":
         _exec(program, [program, "--rcfile", os.path.join(LIBRARY, "bashrc"), "-i"])
     _exec(program, [program])
+
+
+def _add_old_names(exported: dict[str, str], words: Sequence[str]) -> None:
+    """Add what scripts of the old vm find in the environment; marked, so that it is never a setting."""
+    exported["VM_PARAMS"] = " ".join(words)
+    if CONTEXT_MARK not in exported:
+        return
+    found = {
+        "VM_NET_LISTEN": "127.0.0.1",
+        "VM_NET_PORT": f"77{exported['VM_MACHINE_ID']}",
+        "VM_NET_HOST": "localhost",
+        "VM_NET_GUEST": exported["VM_MACHINE_NAME"],
+        "VM_SAVE_DELAY": "0",
+    }
+    found = {name: value for name, value in found.items() if not exported.get(name)}
+    for part in ("SEED", "BASE", "BACKING"):
+        found[f"VM_SNAPSHOT_{part}_FILENAME"] = exported[f"VM_SNAPSHOT_{part}FILENAME"]
+    exported |= found
+    marks = [f"{name}={checksum(value)}" for name, value in found.items()]
+    exported[EXPORTED_MARK] = " ".join([exported[EXPORTED_MARK], *marks])
 
 
 def _read(path: str) -> bytes:

@@ -125,6 +125,10 @@ def require_all(text: bytes, mark: str, what: str) -> None:
 
 def write_lines(vm: Vm, mark: str) -> None:
     """Write the lines 1 to COUNT to the console; line 0 may stand behind the prompt of the login."""
+    deadline = time.monotonic() + DEADLINE_S
+    while b"login:" not in (vm.directory / LOG).read_bytes():  # later it would stand in between
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     vm.ok("ssh", f"seq 0 {COUNT} | sed 's/$/ {mark} abcdefgh end/' | sudo -n tee /dev/ttyS0 >/dev/null")
 
 
@@ -205,6 +209,22 @@ def attached(vm: Vm, count: int) -> None:
             return
         assert time.monotonic() < deadline, (door, found)
         time.sleep(0.1)
+
+
+def test_console_in_a_pipe_logs_in_runs_and_logs_out(running: Vm) -> None:
+    log = running.directory / ".qvm/log/serial.log"
+    running.ok("console", stdin="\x04")  # a shell that another test has left
+    slow = (
+        "(printf ro; sleep 0.5; echo ot; sleep 0.5; echo uname -a; echo exit) | exec qvm console --linger 3"
+    )
+    path = f"{os.path.dirname(QVM)}:{os.environ['PATH']}"
+    for code in ("printf 'root\nuname -a\nexit\n' | exec qvm console --linger 3", slow):
+        result = running.qvm("-c", code, program="sh", env={"PATH": path})
+        assert "\nLinux " in result.out, str(result)
+        deadline = time.monotonic() + DEADLINE_S
+        while not log.read_text().endswith("login: "):  # nobody is logged in any more
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
 
 
 def test_console_in_the_shell_owns_the_terminal(running: Vm) -> None:

@@ -17,6 +17,10 @@ vm_die_if_error
 echo "$(vm_get_status) $(vm_check_ssh) $(vm_ssh uname -s)"
 vm_sync || vm_die no sync
 vm_ssh 'exit 7' || echo "status $?"
+RES=`vm_ssh nosuchprogram`
+echo "$RES $($SSH uname)" | sed 's/.*: //'
+vm cmd info status
+cd /tmp && sh -c 'vm ssh hostname'
 echo from the host | vm_ssh cat
 vm_sudo id -u
 echo "sudo $?"
@@ -31,13 +35,31 @@ def test_script_of_the_old_vm_reaches_the_guest(running: Vm, tmp_path: Path) -> 
     result = running.qvm("sh", "--shell", path, "-u")
     assert result.status == 9, str(result)
     lines = result.out.splitlines()
-    assert lines[:3] == ["running ok Linux", "status 7", "from the host"]
-    if "not found" in result.err:  # a guest without sudo: its own word and status
-        assert lines[3] == "sudo 127"
-        assert "sudo" in result.err
-    else:
-        assert lines[3:5] == ["0", "sudo 0"]
+    name = running.ok("ssh", "hostname").out.strip()
+    assert lines[:5] == ["running ok Linux", "status 7", "not found Linux", "VM status: running", name]
+    assert lines[5:8] == ["from the host", "0", "sudo 0"]
+    assert result.err == ""
     assert "load average" in lines[-1]
+
+
+SLEEP = """#!/usr/local/bin/vm
+echo "control $(vm_get_control_method) $(vm_get_suspend_method)"
+vm_suspend; vm_get_status
+vm wakeup >/dev/null
+vm_check_ssh
+vm_poweroff
+while vm_check_running; do sleep 0.1; done
+vm status -q || vm start >/dev/null
+vm_check_ssh
+"""
+
+
+def test_script_of_the_old_vm_suspends_and_powers_off(running: Vm, tmp_path: Path) -> None:
+    (tmp_path / "old").write_text(SLEEP)
+    result = running.qvm("sh", "--shell", tmp_path / "old")
+    assert result.out == "control /bin/systemctl /bin/systemctl suspend\npaused (suspended)\nok\nok\n", str(
+        result
+    )
 
 
 @pytest.mark.parametrize("ui", ["ptpython", "python"])

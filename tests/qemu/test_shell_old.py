@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -50,7 +51,7 @@ def test_script_of_vm_has_its_words_variables_and_status(vm: Vm, tmp_path: Path)
     result = vm.world.run("-C", vm.directory, "sh", "--shell", path.name, "a b", "--help", cwd=tmp_path)
     assert result.status == 7, str(result)
     assert result.out.splitlines() == [
-        str(path), "a b", "--help", "2", "'a b' --help", str(tmp_path), str(vm.directory), "demo",
+        str(path), "a b", "--help", "2", "a b --help", str(tmp_path), str(vm.directory), "demo",
         "boot/vmlinuz", "4 none ",
     ]  # fmt: skip
     assert result.err == ""
@@ -85,7 +86,22 @@ FUNCTIONS = [
     ),
     ("vm_get_status; echo $?", 0, "1\n", ""),
     ("vm_check_running || echo off", 0, "off\n", ""),
-    ("vm_ssh true; exit $?", 3, "", "qvm: demo: cannot reach the guest: it is stopped"),
+    ("vm_ssh true >/dev/null; exit $?", 3, "", ""),
+    ("vm_sudo true >/dev/null || vm_sync >/dev/null || echo no", 0, "no\n", ""),
+    ("vm_ssh true | head -1", 0, "qvm: demo: cannot reach the guest: it is stopped\n", ""),
+    ("vm_check_ssh", 0, "demo: cannot reach the guest: it is stopped\n", ""),
+    ("$SSH true; exit $?", 3, "", "cannot reach the guest"),
+    ("vm_get_control_method; vm_get_suspend_method; vm_suspend; vm_poweroff || echo $?", 0, "3\n", ""),
+    ("vm_progress one; vm_progress_stop; VERBOSE=1; vm_progress two; vm_progress_stop", 0, "", ""),
+    ("VERBOSE=1; vm_echo_if_verbose two  words", 0, f"[{time.strftime('%Y')}] two words\n", ""),
+    ("vm_echo_if_verbose no; vm_error yes", 0, "", f"[{time.strftime('%Y')}] yes\n"),
+    ("vm_get_timestamp", 0, f"{time.strftime('%Y')}\n", ""),
+    ("vm_get_ip; vm_get_full_name 127.0.0.1", 0, "127.0.0.1\nlocalhost\n", ""),
+    ("[ $(id -u) = 0 ] || exit 1; vm_check_root", 0 if os.geteuid() == 0 else 1, "", ""),
+    ("vm status; exit $?", 1, "demo: stopped\n", ""),
+    ("vm cmd info status", 3, "", "cannot send a monitor command: it is stopped"),
+    ("cd /; sh -c 'vm status'; vm status -q", 1, "demo: stopped\n", ""),
+    ("PROG=mine; vm_die end", 1, "", "mine: end\n"),
     ("set -e; false; echo never", 1, "", ""),
     ("nosuchprogram", 127, "", "not found"),
     ("kill -TERM $$", -signal.SIGTERM, "", ""),
@@ -101,8 +117,90 @@ def test_functions_that_scripts_of_vm_know(
     assert err in result.err if err else result.err == "", str(result)
 
 
+@pytest.mark.skipif(not shutil.which("ping"), reason="needs ping")
+def test_vm_ping_prints_the_times(vm: Vm) -> None:
+    assert re.fullmatch(r"\d+\.\d+/.* ms\n", vm.qvm("sh", "--shell", "-c", "vm_ping").out)
+
+
+EXAMPLE = r"""#!/usr/local/bin/vm
+
+vm_echo called with parameters: \'$VM_PARAMS\'
+echo 'Current dir:' `pwd` $VM_HOME $VM_CALLING_DIR
+. $VM_LIB/functions-net.sh
+if [ "$VM_PARAMS" = "-u" ]; then
+    vm_ssh uptime
+    echo ' There is work to be done.'
+fi
+vm_die the end
+"""
+
+
+def test_example_of_vm_runs_by_a_vm_program(vm: Vm, tmp_path: Path) -> None:
+    script(tmp_path, EXAMPLE, "example-script")
+    bin_folder = tmp_path / "usr bin"
+    bin_folder.mkdir()
+    (bin_folder / "vm").symlink_to(Path(old.LIBRARY) / "vm")
+    env = {"PATH": f"{bin_folder}:{Path(QVM).parent}:{os.environ['PATH']}", "VM_HOME": str(vm.directory)}
+    for words, more in ((["a", "b c"], ""), (["-u"], " There is work to be done.\n")):
+        result = vm.world.run("example-script", *words, program="vm", cwd=tmp_path, env=env)
+        head = f"[{time.strftime('%Y')}] called with parameters: '{' '.join(words)}'\n"
+        head += f"Current dir: {vm.directory} {vm.directory} {tmp_path}\n"
+        assert result.out.startswith(head), str(result)
+        assert result.out.endswith(more), str(result)
+        assert (result.status, result.err) == (1, "vm: the end\n"), str(result)
+    assert vm.world.run("status", program="vm", cwd=tmp_path, env=env).out == "demo: stopped\n"
+    assert "usage" in vm.world.run("start", "--help", program="vm", env=env).out.lower()
+    shell = vm.world.run("sh", program="vm", cwd=vm.directory, env=env, stdin="vm_echo $VM_MACHINE_NAME\n")
+    assert shell.out.endswith("] demo\n"), str(shell)
+
+
+VARIABLES = {
+    "VM_SNAPSHOT_SEED_FILENAME": "demo-seed.qcow2",
+    "VM_SNAPSHOT_BASE_FILENAME": "demo-base.qcow2",
+    "VM_SNAPSHOT_BACKING_FILENAME": "demo-backing.qcow2",
+    "VM_NET_PORT": "7733",
+    "VM_NET_HOST": "localhost",
+    "VM_NET_LISTEN": "127.0.0.1",
+    "VM_NET_GUEST": "demo",
+    "VM_SAVE_DELAY": "0",
+}
+
+
+def test_variables_of_vm_are_in_the_environment_and_are_no_settings(vm: Vm) -> None:
+    code = (
+        f"printenv {' '.join(VARIABLES)}; sh -c 'qvm dryrun' | grep telnet; qvm config --explain VM_NET_PORT"
+    )
+    env = {"PATH": f"{Path(QVM).parent}:{os.environ['PATH']}"}
+    result = vm.qvm("sh", "--shell", "-c", code, env=env)
+    assert result.out.splitlines()[: len(VARIABLES)] == [*VARIABLES.values()], str(result)
+    assert "telnet" not in result.out
+    assert result.out.endswith("# built-in\n"), str(result)
+    assert result.err == ""
+    values = ("VM_NET_PORT=7000", "VM_NET_GUEST=web", "VM_SNAPSHOT_BASENAME=b")
+    words = [word for value in values for word in ("--set", value)]
+    code = "echo $VM_NET_PORT $VM_NET_GUEST $VM_SNAPSHOT_BASE_FILENAME"
+    assert vm.qvm(*words, "sh", "--shell", "-c", code).out == "7000 web demo-b.qcow2\n"
+
+
+def test_vm_progress_is_a_passing_line_on_a_terminal(vm: Vm) -> None:
+    code = "VERBOSE=1; vm_progress wait; vm_progress more; vm_echo done"
+    child = pexpect.spawn(
+        QVM,
+        ["sh", "--shell", "-c", code],
+        cwd=vm.directory,
+        env=vm.world.environ,
+        encoding="utf-8",
+        timeout=60,
+    )
+    child.expect(pexpect.EOF)
+    child.close()
+    clear = "\r\x1b[K"
+    year = time.strftime("%Y")
+    assert child.before == f"{clear}   wait\r{clear}   more\r{clear}[{year}] done\r\n"
+
+
 def test_vm_die_is_logged(vm: Vm, tmp_path: Path) -> None:
-    vm.qvm("sh", "--shell", "-c", "vm_die the end")
+    vm.qvm("sh", "--shell", "-c", "cd /; vm_die the end")
     assert (vm.directory / "err log").read_text().endswith(f"[{time.strftime('%Y')}] the end\n")
 
 
@@ -117,7 +215,8 @@ def test_status_of_a_running_machine_is_qemus_word(vm: Vm, tmp_path: Path) -> No
 
 def test_every_named_function_is_there_and_the_users_bash_env_too(vm: Vm, tmp_path: Path) -> None:
     (tmp_path / "own.sh").write_text("mine=yes\n")
-    code = f"type -t {' '.join(old.NAMES)} | sort -u; bash -c 'echo $mine'; type -t vm_echo; echo $BASH_ENV"
+    each = f"for each in {' '.join(old.NAMES)}; do type -t $each; done | sort -u"
+    code = f"{each}; bash -c 'echo $mine'; type -t vm_echo; echo $BASH_ENV"
     result = vm.qvm("sh", "--shell", "-c", code, env={"BASH_ENV": str(tmp_path / "own.sh")})
     assert result.out == f"function\nyes\nfunction\n{tmp_path / 'own.sh'}\n", str(result)
 
@@ -126,7 +225,7 @@ def test_code_and_standard_input_are_bash_too(vm: Vm) -> None:
     assert vm.qvm("sh", "--shell", "-c", "echo $1 $VM_MACHINE_NAME; exit 4", "x").out == "x demo\n"
     result = vm.qvm("sh", "--shell", stdin="vm_squeal a; echo $VM_MACHINE_NAME\nexit 6\n")
     assert (result.status, result.out, result.err) == (6, "demo\n", "vm: a\n")
-    assert vm.qvm("sh", "--shell", "-", "p q", stdin='echo "$1" $VM_PARAMS\n').out == "p q 'p q'\n"
+    assert vm.qvm("sh", "--shell", "-", "p q", stdin='echo "$1" $VM_PARAMS\n').out == "p q p q\n"
 
 
 def test_options_that_mean_another_language_are_refused(vm: Vm) -> None:

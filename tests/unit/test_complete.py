@@ -64,7 +64,6 @@ def test_complete_every_command_offers_each_of_its_options(verb: str) -> None:
         ("--set VM_READY=n", ["VM_READY=none"]),
         ("--set VM_SNAPSHOT_BASEF", []),
         ("start --bri", []),
-        ("logs ", ["serial", "stdout", "stderr", "qvm"]),
         ("logs -n 5 std", ["stdout", "stderr"]),
         ("shutd", ["shutdown"]),
         ("ssh ls --", []),

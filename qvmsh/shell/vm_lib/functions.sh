@@ -5,6 +5,11 @@ if [ -n "${QVM_BASH_ENV-}" ]; then BASH_ENV=$QVM_BASH_ENV; else unset BASH_ENV; 
 unset QVM_BASH_ENV
 
 VM_ERRCNT=${VM_ERRCNT:-0}
+PROG=vm
+VERBOSE=${VERBOSE:-0}
+# what scripts call as `$SSH COMMAND`
+# shellcheck disable=SC2034
+SSH="vm ssh --"
 
 # qvm itself, on the machine of this shell
 _vm_qvm() {
@@ -14,20 +19,35 @@ _vm_qvm() {
 _vm_log() { # FILE TEXT...
     local file=$1
     shift
-    if [ -n "$file" ]; then printf '[%s] %s\n' "$(vm_get_timestamp)" "$*" >>"$file" 2>/dev/null; fi
-    return 0
+    case $file in '') return 0 ;; /*) ;; *) file=$VM_HOME/$file ;; esac
+    printf '[%s] %s\n' "$(vm_get_timestamp)" "$*" 2>/dev/null >>"$file" || true
 }
 
 vm_get_timestamp() {
     date "+${VM_DATEFMT:-%F %T}"
 }
 
+# Show a passing line on the terminal; the next output takes its place.
+vm_progress() { # TEXT...
+    if [ "$VERBOSE" = 1 ] && [ -t 1 ]; then
+        printf '\r\033[K   %s\r' "$*"
+        _VM_PROGRESS=1
+    fi
+}
+
+vm_progress_stop() {
+    if [ -n "${_VM_PROGRESS-}" ]; then printf '\r\033[K'; fi
+    _VM_PROGRESS=
+}
+
 vm_echo() {
+    vm_progress_stop
     printf '[%s] %s\n' "$(vm_get_timestamp)" "$*"
 }
 
 vm_echo_if_verbose() {
-    if [ "${VERBOSE-}" = 1 ]; then vm_echo "$*"; fi
+    vm_progress_stop
+    if [ "$VERBOSE" = 1 ]; then vm_echo "$*"; fi
     _vm_log "${VM_LOG-}" "$*"
 }
 
@@ -42,7 +62,8 @@ vm_squeal() {
 }
 
 vm_die() {
-    printf 'vm: %s\n' "$*" >&2
+    vm_progress_stop
+    printf '%s: %s\n' "$PROG" "$*" >&2
     _vm_log "${VM_ERRLOG:-${VM_LOG-}}" "$*"
     exit 1
 }
@@ -64,9 +85,9 @@ vm_check_prog() { # PROGRAM
     if ! type -P "$1" >/dev/null; then vm_squeal "program '$1' not found"; fi
 }
 
-# The guest, on the cached connection.
+# The guest, on the cached connection; its errors come with its output, as they did.
 vm_ssh() { # COMMAND...
-    _vm_qvm ssh -- "$@"
+    _vm_qvm ssh -- "$@" 2>&1
 }
 
 vm_sudo() { # COMMAND...
@@ -74,7 +95,30 @@ vm_sudo() { # COMMAND...
 }
 
 vm_sync() {
-    vm_ssh sync
+    vm_ssh sync </dev/null
+}
+
+vm_check_ssh() {
+    vm_ssh echo ok </dev/null | sed -e '/^hint: /d' -e 's/^qvm: //'
+}
+
+# The guest's program that suspends and powers off
+vm_get_control_method() {
+    vm_ssh 'command -v systemctl || command -v loginctl' </dev/null | sed -n '/^\//p'
+}
+
+vm_get_suspend_method() {
+    local program
+    program=$(vm_get_control_method)
+    if [ -n "$program" ]; then printf '%s suspend\n' "$program"; fi
+}
+
+vm_suspend() {
+    _vm_qvm suspend </dev/null >/dev/null 2>&1
+}
+
+vm_poweroff() {
+    vm_sudo poweroff </dev/null >/dev/null
 }
 
 # The machine's state in QEMU's words ("running", "paused"); nothing, and status 1, where it is off.
@@ -88,6 +132,15 @@ vm_check_running() {
     vm_get_status >/dev/null
 }
 
-vm_check_ssh() {
-    if vm_ssh true 2>/dev/null; then echo ok; else echo "no answer"; fi
+# The address of the host that QEMU runs on, its full name, and how long a ping to it takes
+vm_get_ip() {
+    getent ahostsv4 "$VM_NET_HOST" | sed -n '1s/ .*//p'
+}
+
+vm_get_full_name() { # ADDRESS
+    getent hosts "$1" | sed -n '1s/^[^ ]* *\([^ ]*\).*/\1/p'
+}
+
+vm_ping() {
+    ping -c 1 "$VM_NET_HOST" | sed -n 's/^.*min[^=]*= //p'
 }

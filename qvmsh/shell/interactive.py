@@ -205,7 +205,7 @@ def _greet(context: Context) -> None:
     if context.io.level < 1:
         return
     print(
-        "This is xonsh: Python and shell lines in one; docs/bash-to-qvm.md is for users of bash.\n"
+        "This is xonsh: Python and shell lines in one; docs/bash.md is for users of bash.\n"
         "`vm` lists the commands, `vm VERB --help` explains one, Ctrl-D leaves.",
         file=sys.stderr,
     )

@@ -85,6 +85,8 @@ class Ladder:
             for name, ask, share in (rung for rung in rungs if rung[0] not in missing):
                 if self.tried and not force:
                     self._require_no_io_error()
+                if self.vm.io.current is not None:
+                    self.vm.io.current.progress(f"{name} ...")
                 began = time.monotonic()
                 window_s = max(LEAST_S, (deadline - began) * share)
                 answer = ask(window_s)

@@ -6,7 +6,7 @@ function __qvm_complete
     if test (count $rows) -gt 1
         printf '%s\n' $rows[2..-1]
     end
-    set -l head (string match -r -- '^--[^=]+=' "$current")
+    set -l head (string match -r -- '^[A-Za-z_-]+=' "$current")
     set -l start (string replace -- "$head" '' "$current")
     switch "$rows[1]"
         case file

@@ -13,6 +13,7 @@ from conftest import Vm, World, write_vmrc
 
 from qvmsh.commands.config import config
 from qvmsh.commands.env import env
+from qvmsh.config import edit
 from qvmsh.config.settings import CONTEXT_MARK
 from qvmsh.errors import ConfigError, QvmError, UsageError
 from qvmsh.machine.configuration import Changed, Judgement, Values
@@ -285,8 +286,11 @@ def test_changed_report_names_file_and_values(vm: Machine) -> None:
     assert changed.as_json() == {"file": f"{vm.directory}/.vmrc", "values": {"MINE": "1"}}
 
 
-def test_config_set_where_the_folder_cannot_be_written_says_so(directory: Path) -> None:
-    part = directory / f"..vmrc.part{os.getpid()}"
+def test_config_set_where_the_folder_cannot_be_written_says_so(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edit, "unique", str)
+    part = directory / "..vmrc.part"
     part.mkdir()
     with pytest.raises(QvmError, match=r"cannot write .*\.vmrc"):
         config(machine(directory), "VM_FMT=raw")

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from qvmsh.config import edit
 from qvmsh.config.edit import assign, assign_in_file
 from qvmsh.config.evaluation import evaluate
 from qvmsh.config.grammar import parse
@@ -129,10 +130,13 @@ def test_assign_in_file_follows_a_link(tmp_path: Path) -> None:
     assert target.read_text() == "A=2\n"
 
 
-def test_assign_in_file_that_cannot_be_written_leaves_it_as_it_was(tmp_path: Path) -> None:
+def test_assign_in_file_that_cannot_be_written_leaves_it_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edit, "unique", str)
     path = tmp_path / ".vmrc"
     path.write_text("A=1\n")
-    part = tmp_path / f"..vmrc.part{os.getpid()}"
+    part = tmp_path / "..vmrc.part"
     part.mkdir()  # the place where the new text would be written is taken
     with pytest.raises(FileExistsError):
         assign_in_file(str(path), "A", "2")

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
 from qvmsh.machine import disk_size
 
 
+class Here:
+    """A link to this host instead of a guest."""
+
+    def __init__(self, *argv: str) -> None:
+        self.argv = argv
+
+    def run(self, _words: object, timeout_s: float) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(self.argv, capture_output=True, text=True, check=False, timeout=timeout_s)
+
+
 def test_fstrim_that_does_not_end_or_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert disk_size._fstrim(["true"]) == ""
-    assert disk_size._fstrim(["false"]) == "fstrim failed"
-    assert disk_size._fstrim(["sh", "-c", "echo one >&2; echo two >&2; exit 1"]) == "two"
+    assert disk_size._fstrim(Here("true")) == ""
+    assert disk_size._fstrim(Here("false")) == "fstrim failed"
+    assert disk_size._fstrim(Here("sh", "-c", "echo one >&2; echo two >&2; exit 1")) == "two"
     monkeypatch.setattr(disk_size, "TRIM_S", 0.01)
-    assert disk_size._fstrim(["sleep", "60"]) == "fstrim has not ended within 0 s"
+    assert disk_size._fstrim(Here("sleep", "60")) == "fstrim has not ended within 0 s"

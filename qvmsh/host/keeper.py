@@ -238,6 +238,8 @@ class Keeper:
         is_over = False
         while not is_over:
             ready = self._wait()
+            if self.door.fileno() in ready:  # first: somebody may wait for the first byte
+                self._welcome()
             is_over = self.life in ready or bool(ready.get(self.out, 0) & select.POLLHUP)
             data = self._heard()
             if data:
@@ -252,8 +254,6 @@ class Keeper:
                     self._leave(self.clients[fd])
                 elif what & ~select.POLLOUT:
                     self._take(self.clients[fd])
-            if self.door.fileno() in ready:
-                self._welcome()
             self._type()
             if data and not is_over:
                 time.sleep(NAP_S)

@@ -19,6 +19,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from qvmsh.config.words import quote
@@ -86,12 +87,14 @@ class Qemu:
         note: what it was given.
         argv: its argument list.
         attach: the command that shows its terminal, "" where it has none.
+        shown: its console, which is to be shown on our standard output; None where it is elsewhere.
     """
 
     child: Child
     note: Note
     argv: list[str]
     attach: str = ""
+    shown: serial.Shown | None = None
 
     @property
     def pid(self) -> int:
@@ -441,6 +444,7 @@ class _Attempt:
         os.close(logfiles.append_to(vm.files.serial_log))
         listening = sockets.listening(runtime, hw.endpoints(vm)) | ({"telnet": door} if door else {})
         companions: list[tpm.Companion | serial.Keeper] = []
+        shown: serial.Shown | None = None
         note = Note(
             runtime=runtime,
             boot=process.boot_id(),
@@ -480,8 +484,9 @@ class _Attempt:
             ports.warn_of_doors(vm, argv)
             with process.Shielded():
                 fds = [each.fileno() for each in listening.values()]
-                child = self._spawn(argv, fds, runtime, companions)
-                qemu = Qemu(child, note, argv, getattr(child, "attach", ""))
+                shown = self._shown(argv, companions, runtime)
+                child = self._spawn(argv, fds, runtime, companions, has_output=shown is not None)
+                qemu = Qemu(child, note, argv, getattr(child, "attach", ""), shown)
                 self.begun.append(qemu)
             self._greeting(qemu.child, note)
             if self.plan.loadvm:
@@ -497,6 +502,8 @@ class _Attempt:
                 end(begun.pid)
                 begun.child.wait()
             self.begun.clear()
+            if shown is not None:
+                shown.close()
             clear(vm, has_hook=False)  # `launch` does it, once
             raise
         finally:
@@ -516,10 +523,29 @@ class _Attempt:
             made[node] = os.path.relpath(overlay, vm.directory)
         return made
 
+    def _shown(
+        self, argv: list[str], companions: list[tpm.Companion | serial.Keeper], runtime: str
+    ) -> serial.Shown | None:
+        """The console of a QEMU that reads our standard input, if it is kept."""
+        is_kept = any(isinstance(each, serial.Keeper) for each in companions)
+        is_ours = self.plan.is_foreground and not self.plan.is_encapsulated
+        is_here = any(word.startswith("stdio,id=serial,") for word in argv)
+        return serial.Shown(runtime) if is_kept and is_ours and is_here else None
+
     def _spawn(
-        self, argv: list[str], fds: list[int], runtime: str, companions: list[tpm.Companion | serial.Keeper]
+        self,
+        argv: list[str],
+        fds: list[int],
+        runtime: str,
+        companions: list[tpm.Companion | serial.Keeper],
+        *,
+        has_output: bool,
     ) -> Child:
-        """QEMU by way of `host/launch.py`, in a session of its own unless it has the terminal."""
+        """QEMU by way of `host/launch.py`, in a session of its own unless it has the terminal.
+
+        Args:
+            has_output: its standard output is the console, which is kept.
+        """
         vm, foreground = self.vm, self.plan.is_foreground
         if vm.io.level >= 2:
             vm.io.say(f"{vm.name}: {shlex.join(argv)}")
@@ -536,7 +562,10 @@ class _Attempt:
         for companion in companions:
             fds += companion.fds
             program += companion.words
-        with host_files.new(vm.files.qemu_stdout) as out, host_files.new(vm.files.qemu_stderr) as err:
+        keeper = next(each for each in companions if isinstance(each, serial.Keeper)) if has_output else None
+        with ExitStack() as stack:
+            out = stack.enter_context(host_files.new(vm.files.qemu_stdout))
+            err = stack.enter_context(host_files.new(vm.files.qemu_stderr))
             if self.plan.is_encapsulated:
                 from qvmsh.host import encapsulate
 
@@ -553,7 +582,9 @@ class _Attempt:
             streams: dict[str, IO[bytes] | int | None] = {"stdin": None, "stdout": None, "stderr": err}
             if not foreground or self.plan.is_background:
                 streams["stdin"] = subprocess.DEVNULL
-            if not foreground:
+            if keeper is not None:
+                streams["stdout"] = stack.enter_context(keeper.output())
+            elif not foreground:
                 streams["stdout"] = out
             child: subprocess.Popen[bytes] = _Outliving(
                 program + argv,

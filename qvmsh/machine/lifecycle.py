@@ -40,6 +40,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from qvmsh.machine import serial
     from qvmsh.machine.machine import Machine
 
 
@@ -237,7 +238,7 @@ def run(vm: Machine, request: Request) -> Ended:
             log.note(vm, f"runs in the foreground, pid {qemu.pid}")
             known.remember(vm)
             _tell_ways(vm, plan, qemu)
-            status = _wait_foreground(vm, qemu.child)
+            status = _wait_foreground(vm, qemu.child, qemu.shown)
     except BaseException:
         for each in begun:
             launch.end(each.pid)
@@ -268,8 +269,8 @@ def _tell_ways(vm: Machine, plan: Launch, qemu: launch.Qemu) -> None:
         vm.io.say(f"{vm.name}: the serial console; Ctrl-A X ends QEMU, Ctrl-A C is its monitor")
 
 
-def _wait_foreground(vm: Machine, child: launch.Child) -> int:
-    """Wait for QEMU's end, and pass its words on, which the log has.
+def _wait_foreground(vm: Machine, child: launch.Child, shown: serial.Shown | None) -> int:
+    """Wait for QEMU's end, and pass on its words, which the log has, and its console.
 
     Ctrl-C is for QEMU, which has the terminal, and ends it in order.
     """
@@ -277,10 +278,18 @@ def _wait_foreground(vm: Machine, child: launch.Child) -> int:
     with process.Process(child.pid) as handle, watch.Watch(vm.files.logs) as changes:
         while True:
             try:
-                has_ended = process.wait_readable([handle.fd, changes.fileno()], None) == handle.fd
+                fds = [changes.fileno(), handle.fd]
+                ready = process.wait_readable(fds if shown is None else [shown.fileno(), *fds], None)
+                if shown is not None and ready == shown.fileno():
+                    if not shown.show():
+                        shown = None
+                    continue
+                has_ended = ready == handle.fd
                 while not hw.uses_curses(vm) and (data := follower.read()):
                     tell(vm.io.stderr, data.decode(errors="replace"), end="")
                 if has_ended:
+                    while shown is not None and shown.show():
+                        pass
                     return child.wait()
                 changes.drain()
             except KeyboardInterrupt:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -28,6 +29,8 @@ from qvmsh.machine.files import SERIAL_LOG
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import IO
+
     from qvmsh.machine.machine import Machine
     from qvmsh.machine.note import Note
 
@@ -62,6 +65,7 @@ class Keeper:
         out, into, folder = own
         given = [life, out, into, door.detach(), folder]
         self._open = [*given, qemus_end]
+        self._path = f"{fifos(runtime)}.out"
         words = _words(*given)
         self.words = ["--with", ",".join(map(str, given)), str(len(words)), *words]
 
@@ -69,6 +73,10 @@ class Keeper:
     def fds(self) -> list[int]:
         """What the launched process inherits."""
         return list(self._open)
+
+    def output(self) -> IO[bytes]:
+        """The guest's end of the console, for a QEMU that has it as standard output."""
+        return open(self._path, "wb", buffering=0)
 
     def close(self) -> None:
         """Give up our own copies: when QEMU's end of LIFE is closed too, the keeper ends."""
@@ -180,6 +188,45 @@ def connect(vm: Machine, note: Note, pid: int) -> socket.socket:
         except (OSError, subprocess.SubprocessError) as error:
             line.close()
             raise QvmError(f"no serial console: {error}", machine=vm.name) from None
+
+
+class Shown:
+    """A console that is shown on our standard output: of a QEMU in the foreground, which reads the terminal.
+
+    Args:
+        runtime: the folder of the socket `serial`; of a QEMU to be, so that not a byte is missed.
+    """
+
+    def __init__(self, runtime: str) -> None:
+        self._line: socket.socket | None = socket.socket(socket.AF_UNIX)
+        self._line.connect(os.path.join(runtime, "serial"))
+
+    def fileno(self) -> int:
+        """-1 once all is shown."""
+        return -1 if self._line is None else self._line.fileno()
+
+    def show(self) -> bool:
+        """Pass on what has come, or will come; False once there will be nothing any more."""
+        data = b"" if self._line is None else self._line.recv(65536)
+        try:
+            while data:
+                try:
+                    data = data[os.write(1, data) :]
+                except BlockingIOError:  # QEMU puts the terminal in that mode, by its input
+                    poll = select.poll()
+                    poll.register(1, select.POLLOUT)
+                    poll.poll()
+                if not data:
+                    return True
+        except OSError:  # nobody reads it
+            pass
+        self.close()
+        return False
+
+    def close(self) -> None:
+        if self._line is not None:
+            self._line.close()
+            self._line = None
 
 
 def wait_end(runtime: str) -> None:

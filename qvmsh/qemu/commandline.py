@@ -422,8 +422,8 @@ def _network(network: Network | None) -> list[str]:
 
 def _serial(h: Hardware) -> list[str]:
     if h.serial_stdio:
-        log = _log(h) if h.has_serial else ""
-        argv = ["-chardev", "stdio,id=serial,mux=on,signal=off" + log]
+        is_kept = not h.has_serial or bool(h.endpoints["serial"].fifos)  # its standard output is the FIFO
+        argv = ["-chardev", "stdio,id=serial,mux=on,signal=off" + ("" if is_kept else _log(h))]
         argv += ["-mon", "chardev=serial,mode=readline"]
     elif h.has_serial:
         argv = ["-chardev", _console(h)]
@@ -445,9 +445,7 @@ def _console(h: Hardware) -> str:
 
 def _log(h: Hardware) -> str:
     """What makes a `-chardev` log all that is written to it."""
-    fifos = h.endpoints["serial"].fifos
-    path = f"{fifos}.out" if fifos else h.serial_log
-    return f",logfile={escape(path)},logappend=off" if path else ""
+    return f",logfile={escape(h.serial_log)},logappend=off" if h.serial_log else ""
 
 
 def _agent(h: Hardware) -> list[str]:

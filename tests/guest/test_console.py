@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import DEADLINE_S, QVM, Vm
+from pty_terminal import Terminal as PlainTerminal
 from shell_terminal import Terminal, ended, qvm_below, shell
 
 pytestmark = pytest.mark.guest
@@ -116,7 +117,7 @@ COUNT = 10_000
 
 def require_all(text: bytes, mark: str, what: str) -> None:
     """Each line with `mark` is there once, in order."""
-    end = rb" %s abcdefgh end\r?\n" % mark.encode()
+    end = rb" %s abcdefgh end\r*\n" % mark.encode()
     found = [*map(int, re.findall(rb"^([1-9]\d*)" + end, text, re.MULTILINE))]
     wrong = next((at for at, number in enumerate(found, 1) if at != number), len(found) + 1)
     place = text.find(b"\n%d %s" % (wrong - 1, mark.encode()))
@@ -196,6 +197,24 @@ def test_every_line_is_in_each_console_and_in_the_log_once(running: Vm, tmp_path
     for name, text in shown.items():
         require_all(text, "seen", name)
     require_all((running.directory / LOG).read_bytes(), "seen", "the log")
+
+
+def test_every_line_of_run_is_on_a_terminal_that_did_not_read_and_in_the_log_once(guest: Vm) -> None:
+    terminal = PlainTerminal(guest, "run")
+    try:
+        terminal.until("login:")
+        deadline = time.monotonic() + DEADLINE_S
+        while guest.qvm("ssh", "true").status:
+            assert time.monotonic() < deadline
+        write_lines(guest, "run")  # nobody reads the terminal meanwhile
+        wait_for_log(guest, "run")
+        terminal.until(f"\n{COUNT} run abcdefgh end")
+        require_all((guest.directory / LOG).read_bytes(), "run", "the log")
+        os.write(terminal.master, b"\x01x")  # Ctrl-A X
+    finally:
+        guest.kill()
+        assert terminal.end() == 0, terminal.text[-1000:]
+    require_all(terminal.text.encode(), "run", "the terminal")
 
 
 def attached(vm: Vm, count: int) -> None:

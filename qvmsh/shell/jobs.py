@@ -12,6 +12,7 @@ Source: xonsh 0.25, `procs/specs.py` (`cmds_to_specs`, `SubprocSpec.resolve_alia
 
 from __future__ import annotations
 
+import inspect
 import os
 import select
 import threading
@@ -72,7 +73,19 @@ def install(context: Context, show: Callable[[str, str], object] | None = None) 
                 spec.qvm_word = words[0]
                 spec.alias = [*child(context), *words]
 
+    def stack(spec: Any) -> None:
+        """As xonsh's own, which counts frames, and `build` is one more; `source` needs it."""
+        words = (
+            inspect.signature(getattr(spec.alias, "func", spec.alias)).parameters
+            if callable(spec.alias)
+            else ()
+        )
+        if len(words) > 5 or "stack" in words:
+            frames = inspect.stack(context=0)
+            spec.stack = frames[[each.function for each in frames].index("run_subproc") + 2 :]
+
     specs.cmds_to_specs = build
+    SubprocSpec.resolve_stack = stack
     SubprocSpec.resolve_alias = resolve
     events.on_post_spec_run(lambda spec, proc, **_: _begun(spec, proc, context))
 

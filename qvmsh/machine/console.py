@@ -215,8 +215,8 @@ class _Pace:
         self.tail = tail
         self.patience_s = patience_s
         self.is_waiting = True
-        self.heard_at = self.began_at = time.monotonic()
         self.is_answered = False
+        self.heard_at = self.began_at = time.monotonic()
 
     def heard(self, data: bytes) -> None:
         """Note what the guest writes."""
@@ -255,8 +255,9 @@ class _Pace:
     def sent(self, data: bytes) -> None:
         """Note what the guest was given."""
         if self._is_log_in and data.endswith(b"\n"):
-            self.__init__(b"", STUCK_S)  # type: ignore[misc]
-            self.is_answered = True
+            self.tail, self.patience_s = b"", STUCK_S
+            self.is_waiting = self.is_answered = True
+            self.heard_at = self.began_at = time.monotonic()
 
 
 class _Session:

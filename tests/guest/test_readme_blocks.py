@@ -94,7 +94,7 @@ def blocks(page: str) -> list[Block]:
 
 MOMENTS = {
     r"by (guest agent|ssh)": "by guest agent",  # ssh, where the agent is not up yet
-    r"clock (is right|was .*)": "clock is right",
+    r"; clock (is right|was .*)": "",
     r"\b(pid|port) \d+": r"\1 N",
     r"\b\d{14}\b": "STAMP",
     r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d": "STAMP",

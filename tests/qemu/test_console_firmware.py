@@ -339,7 +339,7 @@ def test_console_of_run_is_refused_and_can_be_watched(blank: Blank) -> None:
 
 
 def test_console_in_a_pipe_ends_although_the_guest_goes_on_talking(talking: Vm) -> None:
-    result = talking.qvm("console", "--linger", "0.1", stdin="!" * 400)  # 100 MiB
+    result = talking.qvm("console", "--linger", "0.16", stdin="!" * 400)  # 100 MiB
     assert result.status == 124, result.status
     assert "hint: a longer --linger waits longer" in result.err
     talking.ok("kill")

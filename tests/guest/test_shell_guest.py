@@ -186,7 +186,7 @@ if pid == 0:
     print("child", guest.path("/etc").exists(), end=" ")
     raise SystemExit(guest["sh"]["-c", "exit 0"] & __import__("plumbum").TF)
 print(os.waitpid(pid, 0)[1] >> 8, guest.path("/tmp").exists())
-with multiprocessing.get_context("fork").Pool(2) as pool:
+with multiprocessing.get_context("fork").Pool(1) as pool:
     print(pool.map(work, range(2)))
 """,
     )

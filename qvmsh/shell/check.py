@@ -275,7 +275,7 @@ class _Calls:
     def _command(self, node: Any, *, is_statement: bool) -> tuple[str, str]:
         """What a command looks like that is named here, and its call; empty where it is another thing."""
         kind = type(node).__name__
-        if kind == "Name" and node.id in self._known:
+        if kind == "Name" and node.id in self._known and node.id != "sh":  # that is a library
             name = node.id
             inner = [verb.partition(" ")[2] for verb in COMMANDS if verb.startswith(name + " ")]
             if name in COMMANDS:

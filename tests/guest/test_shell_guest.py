@@ -170,3 +170,32 @@ def test_guest_object_keeps_bytes_that_are_not_utf8(running: Vm) -> None:
     )
     result = running.ok("sh", script)
     assert result.out == "same\n", result
+
+
+def test_forked_child_has_a_shell_of_its_own_in_the_guest(running: Vm) -> None:
+    result = script(
+        running,
+        """
+import multiprocessing, os
+def work(n):
+    return guest["echo"][str(n)]().strip(), ssh(f"echo {n}").strip()
+print("first", end=" ")
+print(guest.path("/tmp").exists())
+pid = os.fork()
+if pid == 0:
+    print("child", guest.path("/etc").exists(), end=" ")
+    raise SystemExit(guest["sh"]["-c", "exit 0"] & __import__("plumbum").TF)
+print(os.waitpid(pid, 0)[1] >> 8, guest.path("/tmp").exists())
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    print(pool.map(work, range(2)))
+""",
+    )
+    assert result.out == "first True\nchild True 1 True\n[('0', '0'), ('1', '1')]\n", str(result)
+
+
+def test_single_quotes_and_order_reach_the_guest(running: Vm) -> None:
+    code = "print('one', end=' ')\nvm ssh 'echo $HOME; printf \"a\\tb\\n\"'\n"
+    code += "print('two')\nvm ssh \"echo three\"\nprint('end')"
+    home = script(running, "print(ssh('echo \"$HOME\"'), end='')").out
+    result = running.ok("sh", "-c", code)
+    assert result.out == f"one {home}a\tb\ntwo\nthree\nend\n"

@@ -143,10 +143,12 @@ def test_word_and_function_on_a_running_machine_give_the_same(vm: Vm) -> None:
         "print(x, end='')\n"
         "print(cmd('info', 'status') == x)\n"
         "cmd info block | grep -c virtio\n"
+        "print(hasattr(qmp, 'query_status'), hasattr(qmp, 'nosuch'), hasattr(qmp, 'getdoc'))\n"
         "vm kill > /dev/null && status -s || echo gone\n",
     )
     status = "VM status: running\n"
-    assert result.out == f"running\nrunning\n{status}{status}True\n1\n{STOPPED}gone\n", str(result)
+    truths = "True False False\n"
+    assert result.out == f"running\nrunning\n{status}{status}True\n1\n{truths}{STOPPED}gone\n", str(result)
 
 
 def test_and_chain_runs_the_second_only_after_success(vm: Vm) -> None:

@@ -162,7 +162,7 @@ def test_here_and_running_are_typed_for_the_users_checker(tmp_path: Path) -> Non
         "from qvmsh import Machine\n"
         "from qvmsh.here import create, img, settings, start, stop, vm\n"
         "port: int | None = start(wait=False).ssh_port\n"
-        "mem: int = vm.settings.integer('VM_MACHINE_MEM')\n"
+        "mem: int = vm.settings.integer('VM_MACHINE_MEM') + settings.VM_MACHINE_MEM\n"
         "with Machine.open('.').running(disposable=True) as other:\n"
         "    text: str = other.ssh('uname')\n"
         "    other.doctor(probe=True)\n"

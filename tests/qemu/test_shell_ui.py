@@ -157,7 +157,7 @@ def test_python_awaits_at_the_prompt_and_ctrl_c_cancels(vm: Vm) -> None:
         assert screen.run("x + y") == "21"
         screen.run("async def f(): seen.append(await asyncio.sleep(0.2, 'task'))\n")
         screen.run("seen = []")
-        screen.run("t = asyncio.ensure_future(f()); await asyncio.sleep(0)")
+        assert "RuntimeError" not in screen.run("t = asyncio.create_task(f())")
         deadline = time.monotonic() + 20
         while screen.run("seen") != "['task']":  # it goes on between the inputs
             assert time.monotonic() < deadline, screen.text
@@ -263,6 +263,20 @@ def test_users_own_configuration_of_ptpython_is_read(vm: Vm) -> None:
         assert screen.run("status -s") == "demo: stopped"
 
 
+@pytest.mark.parametrize("ui", ALL)
+def test_line_that_fails_after_a_command_counts_as_failed(vm: Vm, ui: str) -> None:
+    with screen_of(vm.world, vm.directory, "--ui", ui) as screen:
+        screen.ready()
+        screen.run("r = $(echo hi); 1/0" if ui != "python" else "r = status(); 1/0")
+        assert screen.prompts()[-1]["status"] == "1"
+        screen.run("import sys")
+        assert screen.run("sys.last_value, sys.last_traceback is None") == (
+            "(ZeroDivisionError('division by zero'), False)"
+        )
+        listed = screen.run("session list" if ui != "python" else "print(session.list())")
+        assert listed.split()[:2] == ["1", "[1]"]
+
+
 def script(where: Path, name: str, text: str) -> Path:
     path = where / name
     path.write_text(text)
@@ -359,6 +373,7 @@ def test_breakpoint_opens_the_shell_there_and_leaving_goes_on(
         at(screen, 5)
         assert f"> {path}:5 in work()" in screen.text.replace("\n", "")
         assert say(screen, 5, "total") == "42"
+        assert say(screen, 5, "sorted(locals())") == "['n', 'total']"
         assert say(screen, 5, "total = 5") == ""
         assert say(screen, 5, "n, status().state") == "(21, 'stopped')"
         if ui != "python":

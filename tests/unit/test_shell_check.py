@@ -8,7 +8,7 @@ from qvmsh.errors import QvmError
 from qvmsh.shell import check
 from qvmsh.shell.chunks import chunks
 
-KNOWN = {"vm", "start", "status", "settings", "stop", "disk", "config"}
+KNOWN = {"vm", "start", "status", "settings", "stop", "disk", "config", "sh"}
 
 
 def python(source: str) -> str:
@@ -193,6 +193,7 @@ def test_command_that_is_not_called_is_refused(source: str, found: list[str]) ->
         "settings\nsettings.VM_X\nvm.name",
         "'stop'\nstop.__doc__",
         "callable(stop) and stop()",
+        "if sh: sh.ls()",
     ],
 )
 def test_command_that_is_a_value_is_believed(source: str) -> None:

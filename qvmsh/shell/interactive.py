@@ -7,10 +7,12 @@ May import: `shell.engine` (xonsh), `shell.prompt`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sqlite3
 import sys
+import termios
 
 import xonsh.main
 import xonsh.tools
@@ -31,7 +33,7 @@ from qvmsh.shell.rc import Rc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from qvmsh.shell.context import Context
@@ -77,7 +79,8 @@ def run_prompt(
     received = calls.catch_signals(jobs.hup_all_jobs)  # xonsh would leave with status 1 and 15
     status = 0
     try:
-        status = int(xonsh.main.main_xonsh(engine.arguments) or 0)
+        with _terminal_as_it_was():
+            status = int(xonsh.main.main_xonsh(engine.arguments) or 0)
     except OSError:
         if not received:  # else the terminal has gone, so what is said on leaving has no reader
             raise
@@ -88,6 +91,22 @@ def run_prompt(
     if signal.SIGHUP in received:
         _forget_terminal()
     return 128 + received[0] if received else status
+
+
+@contextlib.contextmanager
+def _terminal_as_it_was() -> Iterator[None]:
+    """Give the terminal its settings back: on leaving, xonsh makes it `sane`, which is not the same."""
+    try:
+        settings = termios.tcgetattr(0)
+    except (OSError, termios.error):  # it is none
+        yield
+        return
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError, termios.error):  # it has gone
+            if os.tcgetpgrp(0) == os.getpgrp():
+                termios.tcsetattr(0, termios.TCSADRAIN, settings)
 
 
 def choose_editor(ui: str) -> None:

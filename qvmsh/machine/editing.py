@@ -174,9 +174,7 @@ def _edits_again(io: Io, wrong: Sequence[Problem]) -> bool:
     if not _is_dialogue(io):
         return True
     for problem in wrong:
-        tell(io.stderr, f"qvm: {printable(str(problem))}")
-        if problem.hint:
-            tell(io.stderr, f"hint: {printable(problem.hint)}")
+        tell(io.stderr, f"qvm: {printable(str(problem))}")  # with its hint
     while True:
         tell(io.stderr, "the old file is kept. [e]dit again, or [d]iscard the changes? ", end="")
         answer = io.stdin.readline()

@@ -8,9 +8,10 @@ May import: `machine.state`, `host.watch`, `threading`; `qemu.events` (asyncio) 
 
 Two threads: one looks at the machine, whenever it is told to, since a QEMU that hangs may take
 seconds to answer; one waits for whatever changes: the machine's folder (inotify: a start, the end
-of the directory), QEMU's end (pidfd), QEMU's events (QMP). QEMU talks to one client of a socket at
-a time, so of several shells one hears the events and writes them to the file `told` beside the
-socket; the others read there, and one of them takes its place when it leaves.
+of the directory), QEMU's end (pidfd), QEMU's events (QMP). One more waits for a guest that comes up
+while nobody else does. QEMU talks to one client of a socket at a time, so of several shells one hears
+the events and writes them to the file `told` beside the socket; the others read there, and one of them
+takes its place when it leaves.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ import os
 import threading
 import time
 
-from qvmsh.errors import QvmError
+from qvmsh.errors import QvmError, Terminated
 from qvmsh.host import files as host_files
 from qvmsh.host import locks
 from qvmsh.host.watch import Watch
+from qvmsh.io import Io
 from qvmsh.machine import machine as machines
 from qvmsh.machine import note as notes
 from qvmsh.machine import state
@@ -163,6 +165,29 @@ class Watcher:
         ):
             self._tell(f"qvm: {self._context.vm.name}: {line} ({time.strftime('%H:%M:%S')})")
 
+    # a thread for each guest that nobody waits for
+
+    def await_guest(self, directory: str, pid: int, note: Note) -> None:
+        """Tell when the guest answers, as after `start --no-wait`; who waits for it tells of it."""
+        thread = threading.Thread(
+            target=self._await_guest, args=(directory, pid, note), name="qvm-guest", daemon=True
+        )
+        thread.start()
+
+    def _await_guest(self, directory: str, pid: int, note: Note) -> None:
+        from qvmsh.machine import ready
+
+        with contextlib.suppress(OSError, QvmError, Terminated):
+            vm = self._context.machine(_Patience(lambda: self._is_of_use(directory)))
+            if vm is not None and vm.directory == directory:
+                ready.wait(vm, pid, note, timeout_s=ready.attempt_seconds(vm))
+                self._report(directory, "READY", f"the guest answers ssh on port {note.ssh_port}")
+
+    def _is_of_use(self, directory: str) -> bool:
+        if self._is_ending or directory != self._context.directory:
+            return False
+        return locks.working(machines.Machine(directory).files.wait_lock) is None
+
     # the thread that listens
 
     def _run(self) -> None:
@@ -215,6 +240,18 @@ class Watcher:
         self._look_from_loop()
 
 
+class _Patience(Io):
+    """A quiet caller who waits as long as `is_of_use` says so."""
+
+    def __init__(self, is_of_use: Callable[[], bool]) -> None:
+        super().__init__(level=0, capture=True)
+        self._is_of_use = is_of_use
+
+    def checkpoint(self) -> None:
+        if not self._is_of_use():
+            raise Terminated
+
+
 class _Surroundings:
     """All that can tell of a change of one machine."""
 
@@ -227,6 +264,8 @@ class _Surroundings:
         self._pid: int | None = None
         self._pidfd = -1
         self._run: tuple[int, int] | None = None
+        self._has_looked = False
+        self._awaited: tuple[int, int] | None = None
         self._conversation: asyncio.Task[None] | None = None
         self._relay: _Relay | None = None
 
@@ -247,6 +286,8 @@ class _Surroundings:
         self._renew_process()
         if note is not None:
             self._renew_conversation(note)
+            self._renew_waiting(note)
+        self._has_looked = True
         if self._relay is not None:
             self._relay.read()
 
@@ -299,6 +340,14 @@ class _Surroundings:
             self._conversation.cancel()
         self._relay = _Relay(note.socket(TOLD), self._heard)
         self._conversation = asyncio.ensure_future(self._converse(note, self._relay))
+
+    def _renew_waiting(self, note: Note) -> None:
+        """Wait once for the guest of each run that began while it was watched."""
+        if self._run == self._awaited or self._pid is None:
+            return
+        self._awaited = self._run
+        if self._has_looked and note.ssh_port is not None:
+            self._watcher.await_guest(self.vm.directory, self._pid, note)
 
     def _heard(self, event: str, line: str) -> None:
         self._watcher.heard(self.vm.directory, event, line)

@@ -112,3 +112,20 @@ def test_breakpoint_in_a_script_with_a_guest(running: Vm, tmp_path: Path) -> Non
         say(screen, 2, "name = 'changed'", state="running")
         screen.key("C-d")
         screen.wait("^left changed$")
+
+
+def test_guest_that_nobody_waits_for_is_told_of_when_it_answers(guest: Vm) -> None:
+    with screen_of(guest.world, guest.directory) as screen:
+        screen.ready()
+        screen.state("stopped")
+        screen.run("start --no-wait")
+        screen.type("'typed meanwhile'")
+        screen.wait(r"^qvm: demo: the guest answers ssh on port \d+ \(\d\d:\d\d:\d\d\)$")
+        screen.wait("demo:running> 'typed meanwhile'$")
+        screen.key("Enter")
+        screen.ready(3)
+        guest.kill()
+        screen.state("stopped")
+        assert "demo: ready after" in screen.run("start")
+        assert screen.run("vm ssh echo hello") == "hello"
+        assert screen.text.count("the guest answers ssh") == 1  # `start` itself has told of the other

@@ -71,7 +71,7 @@ def test_words_and_functions_at_the_prompt(vm: Vm) -> None:
         assert screen.run("stop && echo never").splitlines()[0] == "qvm: demo: cannot stop: it is stopped"
         assert screen.run("cmd('info status')").splitlines() == [
             "qvm: demo: cannot send a monitor command: it is stopped",
-            "hint: `qvm start` starts it",
+            "hint: `start` starts it",
         ]
         assert screen.prompts()[-1]["status"] == "3"
         assert screen.run("1/0") == "ZeroDivisionError: division by zero"

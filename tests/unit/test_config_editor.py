@@ -126,11 +126,14 @@ def test_config_edit_on_a_terminal_offers_to_edit_again_or_discard(vm: Vm) -> No
         terminal.close()
     assert (vm.directory / ".vmrc").read_text().endswith("# turn\nVM_MACHINE_MEM=99\n")
     before = (vm.directory / ".vmrc").read_bytes()
-    program = editor(vm, "shift\necho VM_FMT=bad >> $1")
+    program = editor(vm, "shift\necho 'VM_FMT=$(date)' >> $1")
     shell = f"{QVM} config edit; echo status $?; sleep 60"
     terminal = Terminal(["sh", "-c", shell], vm.directory, vm.world.environ | {"EDITOR": program})
     try:
         wait_for(terminal, "[e]dit again, or [d]iscard")
+        shown = terminal.text.replace("\n", "")
+        assert "$(...)" in shown, shown
+        assert "hint:" not in shown, "the line above has it already"
         terminal._tmux("send-keys", "d", "Enter")
         wait_for(terminal, ".vmrc: nothing was changed\nstatus 0")
     finally:

@@ -21,7 +21,7 @@ import signal
 import stat
 import subprocess
 import termios
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from qvmsh.host import terminal
 
@@ -53,6 +53,8 @@ def run(argv: Sequence[str], *, stdin: int, stdout: int, stderr: int, tty: bool,
     """
     with ExitStack() as stack:
         if tty and os.isatty(stdin):
+            with suppress(termios.error):
+                termios.tcdrain(stdin)  # in the background this stops us, as it does ssh
             sink, theirs = os.openpty()
             termios.tcsetattr(theirs, termios.TCSANOW, termios.tcgetattr(stdin))
             _resize(stdin, sink)
@@ -63,7 +65,7 @@ def run(argv: Sequence[str], *, stdin: int, stdout: int, stderr: int, tty: bool,
         stack.callback(keys.close)
         with os.fdopen(theirs, "rb", buffering=0):
             if tty:
-                stack.enter_context(terminal.Raw(stdin))  # in the background this stops us, as it does ssh
+                stack.enter_context(terminal.Raw(stdin))
             child = subprocess.Popen(
                 argv, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=tty
             )

@@ -67,6 +67,8 @@ class Link:
         is_pinned: a host key is known, so no other is accepted.
         alias: name that the host key is pinned under, so that a new port changes nothing.
         number: which of the cached connections; 0 is the one that stays.
+
+    `is_own` is true for one that `taken` gave, unless it is shared.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Link:
         number: int = 0,
     ) -> None:
         self.number = number
+        self.is_own = False
         self.host = host
         self.port = port
         self.user = user
@@ -160,7 +163,7 @@ class Link:
         from subprocess import CompletedProcess
 
         try:
-            with self.taken(interactive=False, timeout_s=timeout_s) as own:
+            with self.taken(interactive=False, timeout_s=timeout_s) as own, own.ended_by_failure():
                 return heard(own.command([script], tty=False), timeout_s=timeout_s)
         except Refused as refused:
             return CompletedProcess([script], FAILED, "", refused.words)
@@ -238,6 +241,7 @@ class Link:
         deadline = time.monotonic() + max(timeout_s, TURN_S)
         while True:
             found = self._free(fd)
+            found.is_own = True
             if found.is_open():
                 return found
             with self._turn(0.0) as is_ours:
@@ -311,21 +315,37 @@ class Link:
 
     def close(self) -> None:
         """End the cached connections; their processes are gone when this returns."""
+        for number in self._numbers():
+            self._at(number)._end()
+
+    @contextmanager
+    def ended_by_failure(self) -> Iterator[None]:
+        """The connection ends with a command that is given up in the block, where nobody shares it.
+
+        That is how a guest learns of it: Dropbear keeps a session, and what writes there, although its
+        reader has gone.
+        """
+        try:
+            yield
+        except BaseException:
+            if self.is_own:
+                self._end()
+            raise
+
+    def _end(self) -> None:
         import contextlib
         import subprocess
 
-        for number in self._numbers():
-            each = self._at(number)
-            if each.is_open():
-                with contextlib.suppress(subprocess.TimeoutExpired):  # what listens there is no ssh
-                    subprocess.run(
-                        [*each.arguments(), "-O", "exit", "--", self.host],
-                        stdin=subprocess.DEVNULL,
-                        stdout=subprocess.DEVNULL,
-                        stderr=subprocess.DEVNULL,
-                        timeout=10,
-                        check=False,
-                    )
+        if self.is_open():
+            with contextlib.suppress(subprocess.TimeoutExpired):  # what listens there is no ssh
+                subprocess.run(
+                    [*self.arguments(), "-O", "exit", "--", self.host],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    timeout=10,
+                    check=False,
+                )
 
     def outcome(self, log: str, status: int) -> tuple[int | None, str]:
         """The exit status of the guest's command, None where it is not known; and what ssh itself said.

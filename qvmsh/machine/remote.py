@@ -96,7 +96,8 @@ def _pass_on(vm: Machine, own: ssh.Link, words: Sequence[str], log: str, *, tty:
         "stderr": _descriptor(vm.io.stderr, 2),
     }
     try:
-        status = pump.run(argv, **streams, tty=tty, host=own.host)
+        with own.ended_by_failure():
+            status = pump.run(argv, **streams, tty=tty, host=own.host)
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -163,7 +164,8 @@ def _capture(
     given = data.encode(errors="surrogateescape") if isinstance(data, str) else data
     stdin = subprocess.DEVNULL if given is None else None
     try:
-        done = subprocess.run(argv, stdin=stdin, input=given, capture_output=True, timeout=timeout_s)
+        with own.ended_by_failure():
+            done = subprocess.run(argv, stdin=stdin, input=given, capture_output=True, timeout=timeout_s)
     except subprocess.TimeoutExpired as error:
         output = (error.stdout or b"").decode(errors="replace")
         raise DeadlineError(

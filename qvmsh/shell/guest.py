@@ -130,10 +130,8 @@ class _Machine(SshMachine):
         self, args: Any, ssh_opts: Sequence[str] = (), **how: Any
     ) -> Any:
         """Begin a command of the guest."""
-        if ssh_opts:  # plumbum's own shell, a tunnel: it stays, beside the commands
-            return super().popen(args, ssh_opts, **how)
         kept, options = self._own()
-        begun: Any = super().popen(args, options, **how)
+        begun: Any = super().popen(args, [*options, *ssh_opts], **how)
         begun.connection = kept  # until nobody asks for the result any more
         return begun
 

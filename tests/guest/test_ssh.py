@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -219,3 +220,109 @@ def test_connection_lost_while_a_command_runs_is_told(guest: Vm, has_terminal: b
         _, said = child.communicate(timeout=DEADLINE_S)
         assert child.returncode == 125
     assert "the connection to the guest was lost while the command ran" in said
+
+
+@pytest.mark.parametrize("command", ["seq 1000000", "echo little", "echo little >&2"])
+def test_ssh_output_that_cannot_be_written_ends_it(running: Vm, command: str) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [QVM, "ssh", command],
+            cwd=running.directory,
+            env=running.world.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=full if ">&2" in command else subprocess.PIPE,
+            text=True,
+            timeout=DEADLINE_S,
+        )
+    assert done.returncode == 1
+    if done.stderr is not None:
+        assert done.stderr == "qvm: demo: standard output cannot be written to: No space left on device\n"
+
+
+def test_ssh_closed_standard_output_is_an_error(running: Vm) -> None:
+    line = f"{QVM} ssh echo lost >&-"
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=running.directory, env=running.world.environ, stderr=subprocess.PIPE
+    )
+    assert done.returncode == 1
+    assert done.stderr == b"qvm: demo: standard output cannot be written to: Bad file descriptor\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"{QVM} ssh yes </dev/null | head -2",
+        f"sleep 600 | {QVM} ssh yes | head -2",
+        f"{QVM} sh -c 'vm ssh yes | head -2'",
+        f"{QVM} sh -c 'print(*ssh(\"yes | head -2\").split(), sep=chr(10))'",
+    ],
+)
+def test_ssh_reader_that_has_gone_ends_it(running: Vm, line: str) -> None:
+    """Nothing is left of it, on the host or in the guest."""
+    with subprocess.Popen(
+        ["bash", "-c", line],
+        cwd=running.directory,
+        env=running.world.environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.read() == b"y\ny\n"
+        running.ok("ssh", "while pidof yes; do usleep 50000; done")
+        if "sleep" in line:  # bash waits for it, too
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait(DEADLINE_S)
+    left = [line for line in running.world.processes().values() if "yes" in line.split()]
+    assert not left, left
+
+
+def test_ssh_leaves_the_callers_pipe_as_it_was(running: Vm) -> None:
+    """Not set to O_NONBLOCK: what is written there next would be lost."""
+    line = f"({QVM} ssh echo first; seq 200000) | (sleep 1; sha256sum)"
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=running.directory, env=running.world.environ, capture_output=True
+    )
+    whole = b"first\n" + b"".join(b"%d\n" % i for i in range(1, 200001))
+    assert (done.stdout.split()[0].decode(), done.stderr) == (hashlib.sha256(whole).hexdigest(), b"")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ssh_ended_by_a_signal_has_its_status(running: Vm, number: int, status: int) -> None:
+    child = running.world.popen("ssh", "echo begun; sleep 600", cwd=running.directory)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "begun\n"
+    child.send_signal(number)
+    assert child.communicate(timeout=DEADLINE_S) == ("", "")
+    assert child.returncode == status
+
+
+def test_ssh_in_python_has_input_status_errors_and_bytes(running: Vm) -> None:
+    """`input`, `check` and the parts of the result."""
+    script = r"""
+done = ssh("cat; printf '\\374' >&2; exit 7", input=b"gr\374n", check=False)
+same = bytes(done) == b"gr\374n" == done.stdout.encode(errors="surrogateescape")
+print(done.status, same, len(done.stderr))
+print(ssh("cat", input="text"), repr(ssh("cat")), ssh("exit 0").status)
+try:
+    ssh("echo out; echo err >&2; exit 3")
+except Exception as error:
+    print(type(error).__name__, error.status, error.stdout + error.stderr, end="")
+"""
+    assert running.ok("sh", "-c", script).out == "7 True 1\ntext '' 0\nCommandError 3 out\nerr\n"
+
+
+def test_ssh_in_python_timeout_is_a_deadline(running: Vm) -> None:
+    script = "ssh('echo begun; sleep 600', timeout=3)"
+    result = running.qvm("sh", "-c", script)
+    assert result.status == 124
+    assert "in the guest, `echo begun; sleep 600` had not ended after 3 s" in result.err
+    assert "begun" in result.err
+
+
+def test_ssh_in_python_status_unknown_is_unreachable(running: Vm) -> None:
+    """Also where the status is not to be checked."""
+    result = running.qvm("sh", "-c", "ssh('kill -9 $$', check=False)")
+    assert result.status == 125
+    assert "ended without an exit status" in result.err

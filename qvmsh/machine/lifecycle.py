@@ -7,6 +7,7 @@ May import: `machine`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass, replace
 
@@ -273,11 +274,17 @@ def _wait_foreground(vm: Machine, child: launch.Child) -> int:
 
     Ctrl-C is for QEMU, which has the terminal, and ends it in order.
     """
-    follower = logs.Follower(vm, "stderr", LINES)
-    with process.Process(child.pid) as handle, watch.Watch(vm.files.logs) as changes:
+    with contextlib.ExitStack() as stack:
+        follower = logs.Follower(vm, "stderr", LINES)
+        stack.callback(follower.close)
+        handle = stack.enter_context(process.Process(child.pid))
+        fds = [handle.fd]
+        with contextlib.suppress(OSError, QvmError):  # without a watch its words come at its end
+            changes = stack.enter_context(watch.Watch(vm.files.logs))
+            fds.append(changes.fileno())
         while True:
             try:
-                has_ended = process.wait_readable([handle.fd, changes.fileno()], None) == handle.fd
+                has_ended = process.wait_readable(fds, None) == handle.fd
                 while not hw.uses_curses(vm) and (data := follower.read()):
                     tell(vm.io.stderr, data.decode(errors="replace"), end="")
                 if has_ended:

@@ -119,8 +119,8 @@ class _Line:
             and not last.startswith("-")
             and any(name.startswith(f"{verb[0]} ") for name in COMMANDS)
         ):
-            own = self._word(entry, [], last)
-            return Completions([*_verbs(rest, last), *own.rows], own.kind)
+            also = self._word(entry, [], last)
+            return Completions([*_verbs(rest, last), *also.rows], also.kind)
         return self._after_verb(entry, words, last)
 
     def _after_verb(self, entry: Entry, before: list[str], last: str) -> Completions:

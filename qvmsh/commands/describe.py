@@ -26,6 +26,9 @@ from qvmsh.commands._define import Opt
 
 INDEX = Path(__file__).with_name("index.py")
 HERE = Path(__file__).parents[1] / "here.pyi"
+OFF = "False: "
+"""How the line of a parameter begins that is on by default: it says what switching it off does."""
+
 FILLED_BY_DOOR = ("vm", "io")
 """Parameters that a door fills in: the machine, and how to talk to the caller."""
 
@@ -163,6 +166,10 @@ def _option(parameter: inspect.Parameter, opt: Opt, kind: str, text: str) -> tup
     flags = sorted({own, *opt.flags}, key=lambda flag: (flag.startswith("--"), flag != own, flag))
     metavar = "" if kind in ("yes", "no") else opt.metavar or parameter.name.upper()
     default = parameter.default
+    if kind == "no":  # Python's reader sees the parameter, the command line's sees `--no-...`
+        if not text.startswith(OFF):
+            raise SystemExit(f"{parameter.name}: is on by default; its line must begin with {OFF!r}")
+        text = text.removeprefix(OFF)
     if default is not None and not isinstance(default, bool | int | float | str | tuple):
         raise SystemExit(f"{parameter.name}: default {default!r} cannot stand in the index")
     return (

@@ -38,7 +38,7 @@ def restart(
         force: if the guest does not power off, end QEMU: QMP quit, SIGTERM, SIGKILL.
         timeout: seconds for the polite ways to power off together (VM_SHUTDOWN_TIMEOUT).
         ssh_attempts: how often ssh is tried, 2 s each (VM_SSH_ATTEMPTS).
-        wait: return as soon as the new QEMU runs, without waiting for the guest.
+        wait: False: return as soon as the new QEMU runs, without waiting for the guest.
 
     Raises:
         ConfigError, ImageError: it could not be started again; it runs on as it is.

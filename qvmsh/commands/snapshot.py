@@ -42,7 +42,7 @@ def snapshot_save(
         timestamp: put the time in front of the name.
         message: what it is good for.
         disk_only: without the memory; the guest's file systems are frozen for the moment.
-        freeze: with --disk-only, do not freeze the guest's file systems.
+        freeze: False: with --disk-only, do not freeze the guest's file systems.
         replace: take the place of a snapshot of the same name.
 
     Raises:
@@ -74,7 +74,7 @@ def snapshot_restore(
         force: although hardware or disks are not those of then, or other images stand on the disks. While
             it is on, what cannot be loaded is undone; while it is off, disks that were none of the machine
             then are left as they are.
-        wait: do not wait until the guest answers.
+        wait: False: do not wait until the guest answers.
 
     Raises:
         StateError: there is no such snapshot on all disks, or it does not fit; nothing was changed.

@@ -41,7 +41,7 @@ def start(
             the hardware is not that of then: what cannot be loaded is undone.
         loadvm: continue from this saved state (`stop --savevm`).
         ssh_attempts: how often ssh is tried, 2 s each (VM_SSH_ATTEMPTS).
-        wait: return as soon as QEMU runs, without waiting for the guest.
+        wait: False: return as soon as QEMU runs, without waiting for the guest.
 
     Raises:
         StateError: it is running already, or another command is at work on it; the saved state is not

@@ -27,6 +27,6 @@ def status(
 
     Args:
         quiet: print nothing, only give the exit status.
-        ssh_check: do not ask whether ssh answers.
+        ssh_check: False: do not ask whether ssh answers.
     """
     return state.status(vm, is_quiet=quiet, has_ssh_check=ssh_check)

@@ -37,7 +37,7 @@ def stop(
 
     Args:
         savevm: save the state under this name instead of powering off.
-        suspend: with --savevm, save the guest as it runs, without suspending it first.
+        suspend: False: with --savevm, save the guest as it runs, without suspending it first.
         poweroff: power off (what stop does anyway; `vm` asked for the option).
         reboot: reboot the guest instead (as the verb `reboot`).
         force: if nothing else works, end QEMU: QMP quit, SIGTERM, SIGKILL.

@@ -25,7 +25,7 @@ def wakeup(
     On q35 its power registers are given back, which the firmware forgets: it can sleep again.
 
     Args:
-        wait: return at once, without waiting for ssh.
+        wait: False: return at once, without waiting for ssh.
         timeout: seconds that ssh may take (VM_SSH_ATTEMPTS, 2 s each).
 
     Raises:

@@ -497,6 +497,7 @@ class _Attempt:
                 os.unlink(os.path.join(vm.directory, overlay))
             return qemu
         except BaseException:
+            is_crash = state.has_crashed(vm)
             _close([*companions, *listening.values()])
             for begun in self.begun:
                 end(begun.pid)
@@ -504,7 +505,7 @@ class _Attempt:
             self.begun.clear()
             if shown is not None:
                 shown.close()
-            clear(vm, has_hook=False)  # `launch` does it, once
+            clear(vm, has_hook=False, keeps_crash=is_crash)  # `launch` runs the hook, once
             raise
         finally:
             _close([*companions, *listening.values()])

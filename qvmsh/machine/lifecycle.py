@@ -7,6 +7,7 @@ May import: `machine`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass, replace
 
@@ -274,11 +275,16 @@ def _wait_foreground(vm: Machine, child: launch.Child, shown: serial.Shown | Non
 
     Ctrl-C is for QEMU, which has the terminal, and ends it in order.
     """
-    follower = logs.Follower(vm, "stderr", LINES)
-    with process.Process(child.pid) as handle, watch.Watch(vm.files.logs) as changes:
+    with contextlib.ExitStack() as stack:
+        follower = logs.Follower(vm, "stderr", LINES)
+        stack.callback(follower.close)
+        handle = stack.enter_context(process.Process(child.pid))
+        fds = [handle.fd]
+        with contextlib.suppress(OSError, QvmError):  # without a watch its words come at its end
+            changes = stack.enter_context(watch.Watch(vm.files.logs))
+            fds.append(changes.fileno())
         while True:
             try:
-                fds = [changes.fileno(), handle.fd]
                 ready = process.wait_readable(fds if shown is None else [shown.fileno(), *fds], None)
                 if shown is not None and ready == shown.fileno():
                     if not shown.show():

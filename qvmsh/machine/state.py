@@ -240,7 +240,7 @@ def tell_crash(vm: Machine, error: QvmError) -> None:
     is_of_qemu = isinstance(error, QmpError) and has_ended(vm, error)
     if (is_of_qemu or isinstance(error, GuestUnreachableError | DeadlineError)) and has_crashed(vm):
         error.details = (*error.details, end(vm))
-        error.hint = AGAIN
+        error.hint = error.hint or AGAIN
 
 
 def end(vm: Machine) -> str:

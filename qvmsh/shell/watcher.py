@@ -180,7 +180,7 @@ class Watcher:
         with contextlib.suppress(OSError, QvmError, Terminated):
             vm = self._context.machine(_Patience(lambda: self._is_of_use(directory)))
             if vm is not None and vm.directory == directory:
-                ready.wait(vm, pid, note, timeout_s=ready.attempt_seconds(vm))
+                ready.wait(vm, pid, note, timeout_s=ready.attempt_seconds(vm, pid))
                 self._report(directory, "READY", f"the guest answers ssh on port {note.ssh_port}")
 
     def _is_of_use(self, directory: str) -> bool:
@@ -346,7 +346,7 @@ class _Surroundings:
         if self._run == self._awaited or self._pid is None:
             return
         self._awaited = self._run
-        if self._has_looked and note.ssh_port is not None:
+        if self._has_looked and state.has_ssh(self.vm, note):
             self._watcher.await_guest(self.vm.directory, self._pid, note)
 
     def _heard(self, event: str, line: str) -> None:

@@ -107,6 +107,18 @@ def test_start_qemu_that_crashes_meanwhile_is_told(blank: Blank) -> None:
     require_told_and_starts_again(vm)
 
 
+def test_start_qemu_that_crashes_at_once_is_told(blank: Blank) -> None:
+    vm = talking(blank)
+    program = vm.directory / "qemu-that-talks"
+    sound = program.read_text()
+    program.write_text(sound.replace("exec qemu", "kill -SEGV $$\nexec qemu"))
+    refused = vm.qvm("start")
+    assert refused.status == 1
+    assert f"qvm: demo: QEMU ended at once (SIGSEGV)\n  {WORDS}\n" in refused.err
+    program.write_text(sound)
+    require_told_and_starts_again(vm)
+
+
 def test_stop_qemu_that_crashes_meanwhile_is_no_success(blank: Blank) -> None:
     vm = talking(blank)
     vm.ok("start", "--no-wait")

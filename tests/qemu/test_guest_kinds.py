@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -154,6 +155,24 @@ def test_run_in_the_foreground_says_how_to_leave_a_silent_guest(blank: Blank) ->
     terminal.until("Ctrl-A X ends QEMU, Ctrl-A C is its monitor")
     os.write(terminal.master, b"\x01x")
     assert terminal.end() == 0
+
+
+def test_status_of_a_job_that_was_stopped_names_fg(blank: Blank) -> None:
+    vm = blank()
+    shell = Terminal(vm, "--norc", "--noprofile", "-i", program="bash")
+    os.write(shell.master, f"{QVM} run\n".encode())
+    shell.until("Ctrl-A X ends QEMU")
+    os.killpg(os.getpgid(vm.pid), signal.SIGSTOP)
+    shell.until("Stopped")
+    assert "hint: `fg` in the shell that began it lets it go on" in vm.qvm("status", "-s").out
+    os.write(shell.master, b"fg\n")
+    deadline = time.monotonic() + DEADLINE_S
+    while not vm.qvm("status", "-s").out.startswith("demo: running"):
+        assert time.monotonic() < deadline, shell.text
+    os.write(shell.master, b"\x01x")
+    shell.until("QEMU: Terminated")
+    os.write(shell.master, b"exit\n")
+    assert shell.end() == 0
 
 
 def test_run_on_a_desktop_without_a_window_takes_the_terminal(blank: Blank) -> None:

@@ -354,8 +354,8 @@ def test_load_name_of_the_context_changes_nothing_in_a_file(place: Place) -> Non
 
 def test_load_value_of_the_environment_that_a_file_overrides_is_mentioned(place: Place) -> None:
     assert place.warnings("VM_MACHINE_MEM=512\n", VM_MACHINE_MEM="2048") == [
-        "environment: VM_MACHINE_MEM='2048' is overridden by .vmrc:4; `qvm config VM_MACHINE_MEM=...` changes "
-        "the file, `qvm --set VM_MACHINE_MEM=...` is stronger than each"
+        "environment: VM_MACHINE_MEM='2048' is overridden by .vmrc:4; `qvm config VM_MACHINE_MEM=...` "
+        "changes the file, `qvm --set VM_MACHINE_MEM=...` is stronger than each"
     ]
     assert len(place.warnings("VM_MACHINE_CPUS=16\n", VM_MACHINE_CPUS="1")) == 1
     assert place.warnings("VM_MACHINE_MEM=${VM_MACHINE_MEM:-512}\n", VM_MACHINE_MEM="2048") == []

@@ -80,6 +80,15 @@ def test_near_miss_of_a_second_word_is_named(vm: Vm) -> None:
         assert screen.run("which status") == "a command of qvm; `status --help` explains it"
 
 
+def test_machine_made_in_the_shell_is_used_as_its_report_says(blank: Callable[..., Vm]) -> None:
+    vm = blank()
+    with screen_of(vm.world, vm.directory) as screen:
+        screen.ready()
+        assert "zz: `use zz && start` starts it" in screen.run("create zz --image demo-seed.qcow2")
+        assert screen.run("use zz && status -s") == "zz: stopped"
+        assert "  vm reboot " in screen.run("vm | grep reboot")
+
+
 def test_xreset_keeps_the_names_of_the_machine(vm: Vm) -> None:
     with screen_of(vm.world, vm.directory) as screen:
         screen.ready()

@@ -61,7 +61,12 @@ def run(argv: Sequence[str], *, stdin: int, stdout: int, stderr: int, tty: bool,
         else:
             tty = False
             theirs, sink = os.pipe()
-        keys = _Flow(stdin, sink)
+        with suppress(OSError):  # another account's terminal
+            if os.isatty(stdin):  # opened anew, so that only we do not wait for what another reader takes
+                flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+                stdin = os.open(f"/dev/fd/{stdin}", flags)
+                stack.callback(os.close, stdin)
+        keys = _Flow(stdin, sink, has_terminal=tty or os.isatty(stdout))
         stack.callback(keys.close)
         with os.fdopen(theirs, "rb", buffering=0):
             if tty:
@@ -95,16 +100,28 @@ class _Flow:
 
     Args:
         leave: a last line that is not passed on.
+        has_terminal: nobody behind us in a pipeline can be reading the terminal that the source is.
     """
 
-    def __init__(self, source: int, sink: int, leave: bytes = b"") -> None:
+    def __init__(self, source: int, sink: int, leave: bytes = b"", *, has_terminal: bool = True) -> None:
         self.source = source
         self.sink = sink
         self.data = b""
         self.is_open = True
         self._leave = leave
+        self._has_terminal = has_terminal
         mode = os.fstat(sink).st_mode
         self._piece = _ATOMIC if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) else _PIECE
+
+    def may_read(self) -> bool:
+        """False for a terminal that another job has, or that a pager behind us has set to raw mode."""
+        if not os.isatty(self.source):
+            return True
+        try:
+            is_raw = not termios.tcgetattr(self.source)[3] & termios.ICANON
+            return os.tcgetpgrp(self.source) == os.getpgrp() and (self._has_terminal or not is_raw)
+        except (OSError, termios.error):  # not our controlling terminal, or gone
+            return True
 
     def read(self) -> None:
         try:
@@ -145,7 +162,7 @@ def _pump(keys: _Flow, flows: list[_Flow], end: int) -> None:
         for flow in active:
             if flow.data:
                 wanted[flow.sink] = wanted.get(flow.sink, 0) | select.POLLOUT
-            elif flow is keys and not _may_read(flow.source):
+            elif not flow.may_read():
                 wait_ms = _BACKGROUND_MS
             elif flow.is_open:
                 wanted[flow.source] = wanted.get(flow.source, 0) | select.POLLIN
@@ -163,20 +180,10 @@ def _pump(keys: _Flow, flows: list[_Flow], end: int) -> None:
                     if flow is not keys:
                         raise
                     flow.close()  # the command reads no more
-            elif not flow.data and flow.is_open and flow.source in ready:
+            elif not flow.data and flow.is_open and flow.source in ready and flow.may_read():
                 flow.read()
         if keys.sink >= 0 and not keys.is_open and not keys.data:
             keys.close()
-
-
-def _may_read(fd: int) -> bool:
-    """False for a terminal while another job of the shell's has it."""
-    if not os.isatty(fd):
-        return True
-    try:
-        return os.tcgetpgrp(fd) == os.getpgrp()
-    except OSError:  # not our controlling terminal: nobody else reads it
-        return True
 
 
 def _resize(source: int, target: int, child: subprocess.Popen[bytes] | None = None) -> None:

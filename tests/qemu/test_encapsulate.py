@@ -116,4 +116,5 @@ def test_run_curses_draws_and_gives_the_terminal_back(blank: Blank) -> None:
         assert modes[-1] == modes[0] or len(modes) == 1
     finally:
         terminal.close()
-    assert not Path(vm.directory / ".qvm/qemu.pid").exists()
+    assert vm.qvm("status").out.startswith("demo: crashed: ")
+    assert not Path(vm.directory / ".qvm/running").exists()

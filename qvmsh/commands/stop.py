@@ -60,5 +60,4 @@ def stop(
         )
     if reboot:
         return Rebooted(vm.name, *power.reboot(vm, force=force, timeout_s=power.patience_s(vm, timeout)))
-    with vm.io.stage("powering off"):
-        return Stopped(vm.name, *power.stop(vm, force=force, timeout_s=power.patience_s(vm, timeout)))
+    return Stopped(vm.name, *power.stop(vm, force=force, timeout_s=power.patience_s(vm, timeout)))

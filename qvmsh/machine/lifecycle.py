@@ -139,9 +139,7 @@ def restart(
     _require_startable(vm, request, ssh_attempts)
     by, took_s = None, 0.0
     if seen.is_live:
-        with vm.io.stage("powering off") as stage:
-            by, took_s = power.stop(vm, force=force, timeout_s=power.patience_s(vm, timeout_s))
-            stage.note = f"by {by}"
+        by, took_s = power.stop(vm, force=force, timeout_s=power.patience_s(vm, timeout_s))
     try:
         started = start(
             vm,

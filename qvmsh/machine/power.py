@@ -81,12 +81,11 @@ class Ladder:
         missing = set() if state.has_ssh(self.vm, self.note) else {"ssh"}
         if os.path.isdir(self.note.runtime) and not os.path.lexists(self.note.socket("qga")):
             missing.add("guest agent")
-        with self.handle:
+        with self.handle, self.vm.io.stage("powering off") as stage:
             for name, ask, share in (rung for rung in rungs if rung[0] not in missing):
                 if self.tried and not force:
                     self._require_no_io_error()
-                if self.vm.io.current is not None:
-                    self.vm.io.current.progress(f"{name} ...")
+                stage.progress(f"{name} ...")
                 began = time.monotonic()
                 window_s = max(LEAST_S, (deadline - began) * share)
                 answer = ask(window_s)

@@ -102,7 +102,7 @@ def ended(vm: Machine) -> QvmError:
     words = machine_files.tail(vm.files.qemu_stderr, 5)
     console = machine_files.tail(vm.files.serial_log, 5)
     return LaunchError(
-        "the guest powered off while it was starting; QEMU has ended",
+        "QEMU ended while the guest was starting: it powered off, or QEMU was told to quit",
         machine=vm.name,
         details=[*words, *(f"console: {line}" for line in console)],
         hint=".qvm/log/ holds all words of QEMU and of the guest's console",

@@ -326,6 +326,6 @@ print("query_status" in dir(qmp), repr(qmp)[:12])
         "pc-",
         '{"name": "demo"}',
         "QmpError demo: device_del: Device 'nosuch' not found",
-        "demo: no_such: The command no_such has not been found",
+        "QEMU has no command 'no_such'",
         "True <command qmp",
     ]

@@ -14,7 +14,7 @@ import threading
 
 from qvmsh import errors
 from qvmsh.cli.main import Call
-from qvmsh.cli.parse import verb_of
+from qvmsh.cli.parse import Entry, verb_of
 from qvmsh.commands.index import COMMANDS
 from qvmsh.errors import Terminated, printable
 from qvmsh.io import isatty, tell
@@ -221,16 +221,17 @@ def is_group(word: str) -> bool:
     return any(verb.startswith(f"{word} ") for verb in COMMANDS)
 
 
-def child(context: Context) -> list[str]:
-    """The beginning of the argument list that runs a command of ours as a process of its own."""
+def child(context: Context, words: list[str]) -> list[str]:
+    """The argument list that runs a command line of ours as a process of its own."""
     argv = [sys.executable, "-X", "utf8", "-P", "-m", "qvmsh"]
-    if context.directory is not None:
+    found = verb_of(words)
+    if context.directory is not None and (found is None or Entry(found[0]).machine != "none"):
         argv += ["-C", context.directory]
         for name, value in context.overrides:
             argv += ["--set", f"{name}={value}"]
     if context.io.level != 1:
         argv.append("-v" if context.io.level > 1 else "-q")
-    return [*argv, "--debug"] if context.io.debug else argv
+    return [*argv, *(["--debug"] if context.io.debug else []), *words]
 
 
 def listing(context: Context) -> str:

@@ -10,7 +10,8 @@ on a busy host `less` may read while it is in the background, get EIO, and leave
 has the default signals, is stopped by that read, and goes on as soon as it has the terminal.
 
 xonsh also takes Ctrl-Z from the terminal while it captures a program's output (`$(program)`), and never
-gives it back; and it ignores Ctrl-Z itself, without a word, while something of its own runs.
+gives it back; after Ctrl-Z on a pipeline it waits three seconds for the end of what was stopped; and it
+ignores Ctrl-Z itself, without a word, while something of its own runs.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import signal
 import sys
 import termios
 
+from xonsh.procs import jobs
 from xonsh.procs.pipelines import CommandPipeline
 from xonsh.procs.posix import PopenThread
 from xonsh.procs.specs import SubprocSpec
@@ -38,6 +40,7 @@ _xonsh_disable = PopenThread._disable_suspend_keybind
 _disabled: list[Any] = []
 """The character that xonsh has taken from the terminal, while it has."""
 
+_xonsh_close = CommandPipeline._close_prev_procs
 _xonsh_prepare = SubprocSpec.prep_preexec_fn
 _xonsh_save = CommandPipeline._save_term_state
 
@@ -46,6 +49,7 @@ def install() -> None:
     """Do this for every program that xonsh begins from now on."""
     SubprocSpec.prep_preexec_fn = _prepare
     CommandPipeline._save_term_state = _save
+    CommandPipeline._close_prev_procs = _close
     PopenThread._disable_suspend_keybind = _disable
 
 
@@ -68,6 +72,15 @@ def _save(pipeline: Any) -> None:
     _xonsh_save(pipeline)
     with contextlib.suppress(OSError):  # it has ended already
         os.killpg(pipeline.term_pgid, signal.SIGCONT)
+
+
+def _close(pipeline: Any) -> None:
+    """Leave a pipeline that was stopped as it is: `fg` goes on with it."""
+    is_stopped = any(
+        job["pipeline"] is pipeline and job["status"] == "stopped" for job in jobs.get_jobs().values()
+    )
+    if not is_stopped:
+        _xonsh_close(pipeline)
 
 
 def _disable(process: Any) -> None:

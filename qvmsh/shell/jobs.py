@@ -71,7 +71,7 @@ def install(context: Context, show: Callable[[str, str], object] | None = None) 
             words = spec.alias.line(spec.cmd[1:])
             if words[0] not in OF_SESSION:
                 spec.qvm_word = words[0]
-                spec.alias = [*child(context), *words]
+                spec.alias = child(context, words)
 
     def stack(spec: Any) -> None:
         """As xonsh's own, which counts frames, and `build` is one more; `source` needs it."""

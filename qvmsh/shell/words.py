@@ -108,7 +108,7 @@ class Vm(DecoratorAlias):  # type: ignore[misc]  # xonsh has no types
         """What runs for `vm WORD`: a word of ours, or the beginning of a child's argument list."""
         verb = ALIASES.get(word, word)
         if verb in COMMANDS and Entry(verb).terminal:
-            return [*child(self._context), verb]
+            return child(self._context, [verb])
         return [Word(self._context, word)]
 
     def __call__(self, args: list[str], stdout: TextIO | None = None, **_: Any) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import QVM, Vm
 from shell_screen import Editor
-from shell_terminal import Terminal
+from shell_terminal import Terminal, qvm_below
 
 UIS = ("xonsh", "ptpython")
 
@@ -110,6 +110,7 @@ def test_word_in_the_background_is_a_job(vm: Vm) -> None:
         jobs(screen, "'status': 'running', 'cmd': 'start &'")
         assert "running" in screen.run("status -s")
         screen.begin("fg")
+        wait_for_job(screen)
         interrupt(screen)
         screen.wait("qvm: demo: interrupted; ending the machine that was being started$")
         stopped(vm)
@@ -125,6 +126,7 @@ def test_word_in_a_pipe_is_a_job(vm: Vm) -> None:
         jobs(screen, "'status': 'stopped', 'cmd': 'start [|] cat'")
         assert "starting" in vm.ok("status", "-s").out or "running" in vm.ok("status", "-s").out
         screen.begin("fg")
+        wait_for_job(screen)
         interrupt(screen)
         screen.wait("qvm: demo: interrupted; ending the machine that was being started$")
         stopped(vm)
@@ -195,9 +197,10 @@ def test_captured_program_leaves_ctrl_z_to_the_terminal(vm: Vm, words: tuple[str
         screen.run("y = !(sh -c true)")
         assert "susp = ^Z" in screen.run("stty -a")
         screen.begin("sleep 1000")
-        stop(screen, "sleep 1000")
+        stop(screen)
         jobs(screen, "'status': 'stopped', 'cmd': 'sleep 1000'")
         screen.begin("fg")
+        wait_for_job(screen)
         interrupt(screen)
         leave(screen)
 
@@ -223,8 +226,23 @@ def test_words_without_a_program_of_the_host_are_words(vm: Vm, tmp_path: Path) -
     assert not rest[5:], str(done)
 
 
-def stop(screen: Terminal, what: str = "start") -> None:
-    """Press Ctrl-Z until it has an effect: the program may not have the terminal yet."""
+def has_terminal(screen: Terminal) -> bool:
+    """True once the terminal has been given to the job in the foreground."""
+    shell = qvm_below(screen)
+    fields = Path(f"/proc/{shell}/stat").read_text().rpartition(")")[2].split()
+    return fields[5] != fields[2]  # the terminal's group, and that of the shell
+
+
+def wait_for_job(screen: Terminal) -> None:
+    deadline = time.monotonic() + 90
+    while not has_terminal(screen):
+        assert time.monotonic() < deadline, screen.text
+        time.sleep(0.05)
+
+
+def stop(screen: Terminal) -> None:
+    """Press Ctrl-Z once the job has the terminal."""
+    wait_for_job(screen)
     count = len(screen.prompts())
     press(screen, "C-z", lambda: len(screen.prompts()) > count)
     screen.ready()

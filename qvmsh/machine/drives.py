@@ -59,18 +59,22 @@ def of(vm: Machine) -> list[Drive]:
     if not hardware.is_by_hand(vm):
         disks.require(vm, disks.gather(vm))
         hardware.require_disk(vm, Launch())
-    return named(vm)
+    return _named(vm, volumes.configured(vm))
 
 
 def named(vm: Machine) -> list[Drive]:
-    """As `of`, whether they are there or not.
+    """As `of`, whether they are there or not; roles do not depend on that either."""
+    return _named(vm, volumes.configured(vm, is_to_come=True))
 
-    Roles do not depend on that either. The firmware's code, which a flash chip only reads, is the host's,
-    and no disk of the machine.
+
+def _named(vm: Machine, disks_of_vm: list[Volume]) -> list[Drive]:
+    """Disks with their roles.
+
+    The firmware's code, which a flash chip only reads, is the host's, and no disk of the machine.
     """
     found: list[Drive] = []
     by_words = 0
-    for each in volumes.configured(vm):
+    for each in disks_of_vm:
         if each.is_flash and each.is_read_only:
             continue
         role = {"machine": MAIN, "VM_DISKS": each.id, "UEFI": UEFI}.get(each.source, "")

@@ -57,11 +57,15 @@ class Volume:
         return os.path.basename(self.path)
 
 
-def configured(vm: Machine) -> list[Volume]:
-    """The disks that the configuration names; those of the user's own words too."""
+def configured(vm: Machine, *, is_to_come: bool = False) -> list[Volume]:
+    """The disks that the configuration names; those of the user's own words too.
+
+    Args:
+        is_to_come: the machine's own disk may not be there yet.
+    """
     found: list[Volume] = []
     settings = vm.settings
-    if not hardware.is_by_hand(vm) and hardware.has_disk(vm):
+    if not hardware.is_by_hand(vm) and (is_to_come or hardware.has_disk(vm)):
         name = hardware.disk_name(vm)
         found.append(Volume(MAIN, os.path.join(vm.directory, name), hardware.image_format(vm, name)))
     if not hardware.is_by_hand(vm):

@@ -30,6 +30,7 @@ from xonsh.parsers.base import BaseParser
 from xonsh.procs.pipelines import CommandPipeline
 
 from qvmsh.errors import EXIT_INTERRUPTED
+from qvmsh.io import unwritable
 from qvmsh.machine.machine import Machine
 from qvmsh.shell import check, foreground, jobs, reaping, streams, words
 from qvmsh.shell.chunks import chunks
@@ -299,6 +300,8 @@ def _end(self: Any, tee_output: bool = True) -> None:
         return
     try:
         _xonsh_end(self, tee_output)
+    except OSError as error:  # what a word wrote could not be passed on
+        raise unwritable(error) from None
     finally:
         foreground.restore_suspend_key()
         is_interrupted = False

@@ -1,4 +1,4 @@
-"""What the tests of the front ends share: a screen with ptpython's toolbar, leaving, breakpoints."""
+"""What the tests of the front ends share: a screen with ptpython's toolbar, leaving, breakpoints, jobs."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from conftest import QVM, World
-from shell_terminal import Terminal
+from shell_terminal import Terminal, qvm_below
 
 
 class Editor(Terminal):
@@ -86,3 +86,42 @@ def say(screen: Terminal, line: int, text: str, *, state: str = "stopped") -> st
         time.sleep(0.05)
     at(screen, line, state=state)
     return "\n".join(screen.lines()[before:-1])
+
+
+def has_terminal(screen: Terminal) -> bool:
+    """True once the terminal has been given to the job in the foreground."""
+    shell = qvm_below(screen)
+    fields = Path(f"/proc/{shell}/stat").read_text().rpartition(")")[2].split()
+    return fields[5] != fields[2]  # the terminal's group, and that of the shell
+
+
+def wait_for_job(screen: Terminal) -> None:
+    deadline = time.monotonic() + 90
+    while not has_terminal(screen):
+        assert time.monotonic() < deadline, screen.text
+        time.sleep(0.05)
+
+
+def stop_job(screen: Terminal) -> None:
+    """Press Ctrl-Z once the job has the terminal."""
+    wait_for_job(screen)
+    count = len(screen.prompts())
+    press(screen, "C-z", lambda: len(screen.prompts()) > count)
+    screen.ready()
+
+
+def interrupt(screen: Terminal) -> None:
+    """Press Ctrl-C until it has an effect."""
+    count = len(screen.prompts())
+    press(screen, "C-c", lambda: len(screen.prompts()) > count)
+    screen.ready()
+
+
+def press(screen: Terminal, key: str, has_worked: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 90
+    while not has_worked():
+        assert time.monotonic() < deadline, screen.text
+        screen.key(key)
+        patience = time.monotonic() + 5
+        while not has_worked() and time.monotonic() < patience:
+            time.sleep(0.1)

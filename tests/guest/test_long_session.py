@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import QVM, Vm, create_tiny
-from shell_screen import Editor
+from shell_screen import Editor, interrupt, stop_job, wait_for_job
 from shell_terminal import Terminal, terminal
 
 BAD = re.compile(r"Traceback|Task was destroyed|Exception|bug in qvm|Unhandled|TypeError|AttributeError")
@@ -21,6 +21,10 @@ LINES = {
         ("cmd info qtree | head -1", "bus: main-system-bus"),
         ("yes | head -2", "y\ny"),
         ("vm ssh 'seq 1 100000' | tail -1", "100000"),
+        ("vm ssh 'seq 1 100000' | head -2", "1\n2"),
+        ("vm ssh yes | true", ""),
+        ("status -s &", "'cmd': 'status -s &'"),
+        ("status -s; vm ssh echo in between", "in between"),
         ("vm logs -n 1000 | head -1 | wc -l", "1"),
         ("y = $(vm ssh echo from the guest); print(y)", "from the guest"),
         ("use ../other; status -s", "other: stopped"),
@@ -61,6 +65,21 @@ def shells(vm: Vm) -> set[str]:
     return {line for line in vm.world.processes().values() if not any(word in line for word in lasting)}
 
 
+def stop_and_resume(screen: Editor) -> None:
+    """A command in the guest, in the background, in the foreground, stopped, resumed, and ended."""
+    screen.run("vm ssh 'sleep 1000' &")
+    assert "'status': 'running', 'cmd': 'vm ssh" in screen.run("jobs")
+    screen.begin("fg")
+    stop_job(screen)
+    assert "'status': 'stopped', 'cmd': 'vm ssh" in screen.run("jobs")
+    screen.run("bg")
+    assert screen.run("status -s").startswith("demo: running")
+    screen.begin("fg")
+    wait_for_job(screen)
+    interrupt(screen)
+    assert screen.run("jobs") == ""
+
+
 @pytest.mark.parametrize("ui", ["xonsh", "ptpython", "python"])
 def test_long_session_ends_as_it_began(running: Vm, ui: str, screen: Editor, tmp_path: Path) -> None:
     if not (running.world.home / "other").exists():
@@ -73,6 +92,8 @@ def test_long_session_ends_as_it_began(running: Vm, ui: str, screen: Editor, tmp
             second.state("running")
             for line, answer in LINES["python" if ui == "python" else "shell"]:
                 assert answer in screen.run(line), screen.text
+            if ui != "python":
+                stop_and_resume(screen)
             screen.state("running")
             second.wait("^qvm: demo: the guest has reset itself")
             second.state("running")

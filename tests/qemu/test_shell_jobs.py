@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from conftest import QVM, Vm
-from shell_screen import Editor
-from shell_terminal import Terminal, qvm_below
+from shell_screen import Editor, interrupt, press, stop_job, wait_for_job
+from shell_terminal import Terminal
 
 UIS = ("xonsh", "ptpython")
 
@@ -104,7 +104,7 @@ def test_word_in_the_background_is_a_job(vm: Vm) -> None:
         jobs(screen, "'status': 'running', 'cmd': 'start &'")
         screen.begin("fg")
         screen.wait(r"'cmd': 'start &'.*\n(?s:.)*'cmd': 'start &'")
-        stop(screen)
+        stop_job(screen)
         jobs(screen, "'status': 'stopped', 'cmd': 'start &'")
         screen.run("bg")
         jobs(screen, "'status': 'running', 'cmd': 'start &'")
@@ -122,7 +122,7 @@ def test_word_in_a_pipe_is_a_job(vm: Vm) -> None:
     with session(vm) as screen:
         screen.begin("start | cat")
         screen.wait("waiting for ssh")
-        stop(screen)
+        stop_job(screen)
         jobs(screen, "'status': 'stopped', 'cmd': 'start [|] cat'")
         assert "starting" in vm.ok("status", "-s").out or "running" in vm.ok("status", "-s").out
         screen.begin("fg")
@@ -197,7 +197,7 @@ def test_captured_program_leaves_ctrl_z_to_the_terminal(vm: Vm, words: tuple[str
         screen.run("y = !(sh -c true)")
         assert "susp = ^Z" in screen.run("stty -a")
         screen.begin("sleep 1000")
-        stop(screen)
+        stop_job(screen)
         jobs(screen, "'status': 'stopped', 'cmd': 'sleep 1000'")
         screen.begin("fg")
         wait_for_job(screen)
@@ -224,42 +224,3 @@ def test_words_without_a_program_of_the_host_are_words(vm: Vm, tmp_path: Path) -
     assert rest[3].startswith("name "), str(done)
     assert rest[4].startswith("demo "), str(done)
     assert not rest[5:], str(done)
-
-
-def has_terminal(screen: Terminal) -> bool:
-    """True once the terminal has been given to the job in the foreground."""
-    shell = qvm_below(screen)
-    fields = Path(f"/proc/{shell}/stat").read_text().rpartition(")")[2].split()
-    return fields[5] != fields[2]  # the terminal's group, and that of the shell
-
-
-def wait_for_job(screen: Terminal) -> None:
-    deadline = time.monotonic() + 90
-    while not has_terminal(screen):
-        assert time.monotonic() < deadline, screen.text
-        time.sleep(0.05)
-
-
-def stop(screen: Terminal) -> None:
-    """Press Ctrl-Z once the job has the terminal."""
-    wait_for_job(screen)
-    count = len(screen.prompts())
-    press(screen, "C-z", lambda: len(screen.prompts()) > count)
-    screen.ready()
-
-
-def interrupt(screen: Terminal) -> None:
-    """Press Ctrl-C until it has an effect."""
-    count = len(screen.prompts())
-    press(screen, "C-c", lambda: len(screen.prompts()) > count)
-    screen.ready()
-
-
-def press(screen: Terminal, key: str, has_worked: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 90
-    while not has_worked():
-        assert time.monotonic() < deadline, screen.text
-        screen.key(key)
-        patience = time.monotonic() + 5
-        while not has_worked() and time.monotonic() < patience:
-            time.sleep(0.1)

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 MENDED, LEFT = "mended", "left"
-_PART = re.compile(r"\.part(\d*)$")
+_PART = re.compile(r"\.part(\d*)(?:-[0-9a-f]{8})?$")
 YOUNG_S = 60.0
 """A runtime folder younger than this may be that of a start at work that nobody knows of yet."""
 

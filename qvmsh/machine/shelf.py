@@ -34,7 +34,7 @@ LAST_NUMBER = 2**62 - 1
 """No whole number in a manifest is larger."""
 ROOM_BYTES = 1 << 20
 """How much of a manifest one state may take at most."""
-UNFINISHED = re.compile(rf"{re.escape(PART)}\d*$")
+UNFINISHED = re.compile(rf"{re.escape(PART)}\d*(?:-[0-9a-f]{{8}})?$")
 """The names of files that were not finished: of disks, and of a manifest."""
 _STAMP = re.compile(r"[0-9]{14}", re.ASCII)
 _ROLE = re.compile(r"main|uefi|settings|(disk|extra|file)[1-9][0-9]{0,3}")

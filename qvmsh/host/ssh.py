@@ -257,7 +257,7 @@ class Link:
             locks.release_byte(fd, found.number)  # a command may end before it is our turn
             if time.monotonic() > deadline:
                 raise Refused("connection", f"other log-ins have been under way for {TURN_S:.0f} s")
-            time.sleep(_LOOK_S)
+            time.sleep(_LOOK_S)  # the end of a lock, or of a command, as in `_turn`
 
     def _free(self, fd: int) -> Link:
         """A connection that no command uses, locked: one that is open, else the first that is not."""

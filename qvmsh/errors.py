@@ -107,6 +107,10 @@ class ConfigError(QvmError):
         self.problems = tuple(problems)
 
 
+class NotAcceptedError(ConfigError):
+    """A file of the configuration is not used: others could have written it, and nobody accepted it."""
+
+
 class StateError(QvmError):
     """The machine is in state `actual`, the command needs `required`."""
 

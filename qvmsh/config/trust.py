@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 
-from qvmsh.errors import ConfigError
+from qvmsh.errors import ConfigError, NotAcceptedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def require(path: str, status: os.stat_result, data: bytes, environ: Mapping[str
     """Make sure that this user may use the file.
 
     Raises:
-        ConfigError: root may not; the hint says what would make it right.
+        NotAcceptedError: root may not; the hint says what would make it right.
     """
     if os.geteuid() != 0:
         return
@@ -48,7 +48,7 @@ def require(path: str, status: os.stat_result, data: bytes, environ: Mapping[str
     if reason is None or is_allowed(path, data, environ):
         return
     mode = f" and make it private: `chmod go-w {path}`" if status.st_mode & 0o022 else ""
-    raise ConfigError(
+    raise NotAcceptedError(
         f"root does not use {path}: it {reason}",
         hint=f"look at it, then accept it as it is with `qvm allow`; or let root own it: "
         f"`chown root {path}`{mode}",

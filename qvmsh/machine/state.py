@@ -16,6 +16,7 @@ from qvmsh.errors import (
     DeadlineError,
     GuestUnreachableError,
     LaunchError,
+    NotAcceptedError,
     QmpError,
     QvmError,
     StateError,
@@ -426,13 +427,15 @@ def status(vm: Machine, *, is_quiet: bool, has_ssh_check: bool) -> Status:
     try:
         vm.settings  # noqa: B018
     except ConfigError as error:
-        if not os.path.exists(vm.files.vmrc):
+        if not os.path.lexists(vm.files.vmrc):
             raise
         seen = observe(vm)
         detail = error.what + (f" ({error.details[0]})" if error.details else "")
         # a file that is not used, since it is not accepted, says nothing about the machine
-        kind, hint = (BROKEN, None) if error.problems else (seen.kind, error.hint)
-        broken = Observation(kind, detail, seen.pid, seen.note, hint or "`qvm config --check` tells all")
+        is_unused = isinstance(error, NotAcceptedError)
+        kind = seen.kind if is_unused else BROKEN
+        hint = "`qvm config --check` tells all" if error.problems else error.hint
+        broken = Observation(kind, detail, seen.pid, seen.note, hint)
         return _report(vm, broken, None, is_quiet)
     seen = observe(vm)
     ssh: bool | None = None

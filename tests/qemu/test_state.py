@@ -126,6 +126,22 @@ def test_status_pid_file_locked_by_another_program_is_broken(blank: Blank) -> No
         other.communicate()
 
 
+def test_status_of_a_vmrc_that_cannot_be_read_is_broken(blank: Blank) -> None:
+    vm = blank()
+    vmrc = vm.directory / ".vmrc"
+    text = vmrc.read_bytes()
+    vmrc.unlink()
+    for make in (os.mkfifo, os.mkdir, lambda path: os.symlink("nowhere", path)):
+        make(vmrc)
+        told = vm.qvm("status")
+        assert told.status == 1, str(told)
+        assert told.out.startswith("demo: broken: cannot read "), str(told)
+        assert "a .vmrc is a text file with lines NAME=value" in told.out + told.err
+        vmrc.rmdir() if vmrc.is_dir() else vmrc.unlink()
+    vmrc.write_bytes(text)
+    assert vm.qvm("status").out == "demo: stopped\n"
+
+
 def test_status_deleted_runtime_folder_is_named_and_kill_works(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")

@@ -35,3 +35,23 @@ def test_quickstart_drives_a_real_guest_and_works_again(world: World, tiny: str)
         assert (where / "hello.py").exists()  # the machine is the user's now
     finally:
         Vm(world, where).kill()
+
+
+@pytest.mark.parametrize(
+    ("words", "is_typed_in"), [(["tests/demo"], ROOT), (["../x/demo"], ROOT / "docs"), ([], ROOT)]
+)
+def test_quickstart_makes_no_machine_inside_the_clone(
+    world: World, words: list[str], is_typed_in: Path
+) -> None:
+    refused = subprocess.run(
+        [ROOT / "scripts/quickstart", *words],
+        cwd=is_typed_in,
+        env=world.environ | {"HOME": str(ROOT / "x")},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert refused.returncode == 2, refused
+    assert "lies inside this clone, where `git clean` would delete it\nhint: " in refused.stderr
+    assert not list(ROOT.glob("x")) + list(ROOT.glob("tests/demo"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -460,3 +461,23 @@ def test_archive_says_which_disk_came_after_the_start(blank: Blank) -> None:
     img(vm, "qemu-img", "create", "-q", "-f", "qcow2", "late.qcow2", "1M")
     vm.set(VM_DISKS="late.qcow2")
     assert archived(vm)["notes"] == ["late.qcow2 is not in the archive: the machine was started without it"]
+
+
+def test_archive_list_columns_line_up(blank: Blank) -> None:
+    vm = blank()
+    vm.ok("archive")
+    write(vm, 1, "1M")
+    vm.ok("snapshot", "save", "before")
+    vm.ok("archive")
+    write(vm, 2, "2M")
+    vm.ok("archive")
+    lines = vm.ok("archive", "--list").out.splitlines()
+    assert len(lines) == 3
+    rows = [
+        re.fullmatch(r"(\S+)  (\S+ \S+)  ( *[\d.]+ \S+)  (whole|changes since \S+) +(off)( .*)?", row)
+        for row in lines
+    ]
+    assert all(rows), lines
+    places = {tuple(row.start(part) for part in (2, 3, 4, 5)) for row in rows if row}
+    assert len(places) == 1, lines
+    assert "  snapshots: before" in lines[2]

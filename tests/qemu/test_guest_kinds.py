@@ -247,3 +247,49 @@ def test_start_vnc_without_a_host_listens_on_this_host_only(blank: Blank) -> Non
     assert vm.ok("start", "--no-wait").err == ""
     found = vm.ok("cmd", "info vnc").out
     assert "127.0.0.1:59" in found
+
+
+# Remedies
+
+
+def test_cmd_option_behind_the_monitors_words_is_explained(blank: Blank) -> None:
+    vm = blank(VM_READY="none")
+    vm.ok("start")
+    refused = vm.qvm("cmd", "info", "status", "-v")
+    assert refused.status == 1
+    assert "hint: an option of qvm's stands before the first word: `qvm cmd -v ...`\n" in refused.err
+    assert vm.ok("cmd", "-v", "info", "status").out == "VM status: running\n"
+
+
+@pytest.mark.parametrize("has_overlay", [True, False])
+def test_start_with_images_of_another_format_names_the_variable(blank: Blank, has_overlay: bool) -> None:
+    vm = blank(VM_READY="none")
+    if not has_overlay:
+        (vm.directory / "demo-backing.qcow2").unlink()
+        vm.set(VM_USE_SNAPSHOTS="no")
+        (vm.directory / "demo-base.qcow2").rename(vm.directory / "demo.qcow2")
+    vm.set(VM_FMT="raw")
+    refused = vm.qvm("start")
+    assert refused.status == 1, str(refused)
+    hint = refused.err.splitlines()[-1]
+    assert hint.endswith(" is there, but VM_FMT is raw: `qvm config VM_FMT=qcow2`"), hint
+    vm.ok("config", "VM_FMT=qcow2")
+    vm.ok("start")
+
+
+def test_create_in_the_directory_of_the_option(blank: Blank) -> None:
+    vm = blank()
+    image, other = vm.directory / "demo-base.qcow2", vm.world.home / "other"
+    other.mkdir()
+    made = vm.ok("-C", other, "create", "new", "--image", image)
+    assert "`cd ../other/new && qvm start` starts it" in made.out, made.out
+    assert (other / "new/.vmrc").is_file()
+    assert not (vm.directory / "new").exists()
+    for words, what in (
+        (["create", "-C"], "-C needs a value"),
+        (["-C", "nowhere", "create", "x"], "nowhere"),
+    ):
+        refused = vm.qvm(*words)
+        assert refused.status == 2, str(refused)
+        assert what in refused.err
+        assert not (vm.directory / "x").exists()

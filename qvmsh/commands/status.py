@@ -21,8 +21,9 @@ def status(
     quiet: Annotated[bool, Opt("-q")] = False,
     ssh_check: Annotated[bool, Opt("-s", "--no-ssh-check", "--no-ssh-fail")] = True,
 ) -> Status:
-    """Tell the machine's state; exit 0 only if it is running and ssh answers.
+    """Tell the machine's state; exit 0 only if it is running and its guest is ready.
 
+    Ready means that ssh answers; with `VM_READY=none`, or no way for ssh, that QEMU runs.
     States: stopped, starting, running, paused, suspended, shut down, crashed, broken.
 
     Args:

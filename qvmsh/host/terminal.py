@@ -125,6 +125,7 @@ class Cleaner:
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._rest = ""
+        self._is_line_begun = False
 
     def text(self, data: bytes, *, is_last: bool = False) -> str:
         """`data` without anything that moves, clears, renames or asks; colours stay."""
@@ -132,7 +133,8 @@ class Cleaner:
         unfinished = None if is_last else _UNFINISHED.search(text)
         self._rest = unfinished[0] if unfinished else ""
         text = text.removesuffix(self._rest) if self._rest else text
-        text = re.sub(r"\r+\n", "\n", text)
+        text = re.sub(r"\r*\n\r*", "\n", text if self._is_line_begun else text.lstrip("\r"))
+        self._is_line_begun = not text.endswith("\n") if text else self._is_line_begun
         parts, at = [], 0
         for colour in _COLOURS.finditer(text):
             parts += [_visible(text[at : colour.start()]), colour[0]]

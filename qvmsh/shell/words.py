@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
     from qvmsh.shell.context import Context
 
+_HINTED: set[str] = set()
+"""Words of the host whose namesake of qvm was named after they failed."""
+
 
 class Word:
     """A callable alias of xonsh: the word `word` (or two, `img build`) with its further words."""
@@ -168,10 +171,14 @@ def shadowed(context: Context) -> list[tuple[str, str]]:
 
 
 def hint_at_host_words(pipeline: Any) -> None:
-    """Name `vm kill` where `kill` alone, the host's, has failed: it was hardly meant."""
+    """Name `vm kill` where the host's `kill` has failed: each time where it was typed alone, else once."""
     for spec, process in zip(pipeline.specs, pipeline.procs, strict=False):
-        word = spec.args[0] if len(spec.args) == 1 else ""
-        if spec.alias is None and word in COMMANDS and word != "sh" and process.returncode:
+        word = spec.args[0] if spec.args else ""
+        has_failed = process.returncode is not None and process.returncode > 0
+        if spec.alias is not None or word not in COMMANDS or word == "sh" or not has_failed:
+            continue
+        if len(spec.args) == 1 or word not in _HINTED:
+            _HINTED.add(word)
             print(f"qvm: `{word}` is the host's here; the machine's is `vm {word}`", file=sys.stderr)
 
 

@@ -93,6 +93,7 @@ def test_open_of_a_link_or_a_pipe_is_refused(tmp_path: Path, open_it: object) ->
         (b"plain \xc3\xa4\n", "plain \u00e4\n"),
         (b"a\r\nb\r\r\nc", "a\nb\nc"),
         (b"10%\r20%\n", "10%^M20%\n"),
+        (b"\rbanner\r\n\r\r\n\rlogin: \r", "banner\n\nlogin: ^M"),
         (b"\x1b[0;32m  OK  \x1b[0m up", "\x1b[0;32m  OK  \x1b[0m up"),
         (b"\x1bc\x1b[?7l\x1b[2J", "^[c^[[?7l^[[2J"),
         (b"\x1b]0;title\x07", "^[]0;title^G"),

@@ -16,7 +16,7 @@ from __future__ import annotations
 import sys
 import time
 
-from qvmsh.errors import QvmError, printable, visible
+from qvmsh.errors import EXIT_STATE, EXIT_USAGE, QvmError, printable, visible
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -176,6 +176,11 @@ class Stage:
         self.io.current = self._outer
         if not self.io.shows_stages:
             return
+        if _is_refused(kind):  # it was never begun; the error says so
+            if self.io.is_mid_line:
+                tell(self.io.stderr, "", begin="\r\x1b[K", end="")
+            self.io.is_mid_line = False
+            return
         took = time.monotonic() - self.began
         mark = cut_off(kind) or f"{took:.1f} s"
         note = f", {self.note}" if self.note and not kind else ""
@@ -187,6 +192,11 @@ class Stage:
 
 QUIET = Io(capture=True, level=0)
 """What a library user gets: nothing is printed but what is asked for."""
+
+
+def _is_refused(kind: type[BaseException] | None) -> bool:
+    """True for an error with which a command refuses to begin: its words, or the machine's state, are wrong."""
+    return getattr(kind, "status", None) in (EXIT_USAGE, EXIT_STATE)
 
 
 def cut_off(kind: type[BaseException] | None) -> str:

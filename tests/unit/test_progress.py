@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from qvmsh.errors import QvmError, Terminated
+from qvmsh.errors import QvmError, StateError, Terminated
 from qvmsh.io import Io
 from qvmsh.machine.progress import Progress, clock, size
 
@@ -82,6 +82,14 @@ def test_stage_tells_an_interruption_from_a_failure(error: BaseException, mark: 
     with contextlib.suppress(type(error)), Io(stderr=stream, level=2).stage("saving one"):
         raise error
     assert stream.getvalue() == f"  saving one: {mark}\n"
+
+
+def test_stage_of_what_was_refused_leaves_no_line(screen: Screen) -> None:
+    with contextlib.suppress(StateError), screen.io.stage("starting QEMU"):
+        screen.wait("starting QEMU ...")
+        raise StateError("it is running")
+    screen.io.warn("demo: it is running")
+    assert screen.wait("\n").endswith("starting QEMU ...\r\x1b[Kqvm: demo: it is running\r\n")
 
 
 def test_nothing_where_there_is_no_terminal() -> None:

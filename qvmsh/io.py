@@ -195,7 +195,7 @@ QUIET = Io(capture=True, level=0)
 
 
 def _is_refused(kind: type[BaseException] | None) -> bool:
-    """True for an error with which a command refuses to begin: its words, or the machine's state, are wrong."""
+    """True for an error with which a command refuses to begin: its words, or the state, are wrong."""
     return getattr(kind, "status", None) in (EXIT_USAGE, EXIT_STATE)
 
 

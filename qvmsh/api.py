@@ -52,7 +52,8 @@ from qvmsh.commands.index import COMMANDS as _COMMANDS
 from qvmsh.config import locate
 from qvmsh.errors import DeadlineError, GuestUnreachableError
 from qvmsh.io import QUIET, Io
-from qvmsh.machine import known, machine, owner
+from qvmsh.machine import machine, owner
+from qvmsh.machine import registry as known
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

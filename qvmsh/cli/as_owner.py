@@ -18,7 +18,8 @@ import os
 from qvmsh.cli import fanout
 from qvmsh.errors import QvmError
 from qvmsh.host import relay
-from qvmsh.machine import known, owner
+from qvmsh.machine import owner
+from qvmsh.machine import registry as known
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

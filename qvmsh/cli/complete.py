@@ -60,7 +60,7 @@ class Surroundings:
     def machine(self, common: Mapping[str, str]) -> Machine | None:
         from qvmsh.config import locate
         from qvmsh.errors import QvmError
-        from qvmsh.machine import known
+        from qvmsh.machine import registry as known
         from qvmsh.machine.machine import Machine
 
         try:
@@ -260,7 +260,7 @@ class _Line:
 
     def _machines(self, *, has_folders: bool) -> list[Row]:
         """The names that mean one known machine, and the folders here that are one."""
-        from qvmsh.machine import known
+        from qvmsh.machine import registry as known
 
         named = known.machines(self.surroundings.environ).items()
         found = {name: directories[0] for name, directories in named if len(directories) == 1}
@@ -274,7 +274,7 @@ class _Line:
 
     def _labels(self) -> list[Row]:
         """The labels of the known machines (VM_LABELS), with how many have each."""
-        from qvmsh.machine import known
+        from qvmsh.machine import registry as known
 
         counts: dict[str, int] = {}
         for directory in known.directories(self.surroundings.environ):

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None, call: Call | None = None) -> int:
     call.has_json = "--json" in words
     _catch_sigterm()
     if "QVM_NEWS" in os.environ:
-        from qvmsh.machine import known
+        from qvmsh.machine import registry as known
 
         known.take_news(os.environ)
     for stream in (sys.stdout, sys.stderr):  # names of files are printed as they are, UTF-8 or not
@@ -217,7 +217,7 @@ class Call:
         common = bound.common
         directory = common.get("directory")
         if common.get("machine") is not None:
-            from qvmsh.machine import known
+            from qvmsh.machine import registry as known
 
             directory = known.find(common["machine"], os.environ)
         overrides = [_assignment(word) for word in common.get("set", ())]
@@ -266,7 +266,7 @@ class Call:
 
         directory = bound.common.get("directory")
         if bound.common.get("machine") is not None:
-            from qvmsh.machine import known
+            from qvmsh.machine import registry as known
 
             directory = known.find(bound.common["machine"], os.environ)
         here = "/" if directory is not None and os.path.isabs(directory) else _current_folder()
@@ -292,13 +292,13 @@ class Call:
 
     def _named(self, word: str) -> str:
         """The directory that a word on the command line means."""
-        from qvmsh.machine import known
+        from qvmsh.machine import registry as known
 
         return known.resolve(word, os.environ)
 
     def _labelled(self, labels: Sequence[str]) -> list[str]:
         """The directories of the known machines that have all of these labels."""
-        from qvmsh.machine import known
+        from qvmsh.machine import registry as known
 
         return known.labelled(labels, os.environ)
 

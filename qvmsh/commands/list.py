@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from qvmsh.commands._define import command
-from qvmsh.machine import known, listing
+from qvmsh.machine import listing
+from qvmsh.machine import registry as known
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

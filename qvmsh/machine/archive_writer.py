@@ -23,17 +23,8 @@ from dataclasses import dataclass, field
 from qvmsh.errors import ConfigError, ImageError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process, transfer
-from qvmsh.machine import (
-    archives,
-    changes,
-    cut,
-    drives,
-    identity,
-    images,
-    interrupted,
-    progress,
-    tools,
-)
+from qvmsh.machine import archives, changes, cut, drives, identity, images, interrupted, progress
+from qvmsh.machine import programs as tools
 from qvmsh.machine.archive_settings import SETTINGS, gather, pack
 from qvmsh.machine.archive_settings import is_same as is_same_settings
 from qvmsh.machine.archives import PART, Archive, Part, Point

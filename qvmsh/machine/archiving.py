@@ -37,9 +37,9 @@ from qvmsh.machine import (
     saved,
     state,
     stores,
-    tools,
     volumes,
 )
+from qvmsh.machine import programs as tools
 from qvmsh.machine.archive_reports import Archived
 from qvmsh.machine.archive_writer import ROOM_BYTES, Job, Wish, Writer
 from qvmsh.machine.archives import Archive, Point
@@ -53,8 +53,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
+    from qvmsh.machine.launch_record import Note
     from qvmsh.machine.machine import Machine
-    from qvmsh.machine.note import Note
 
 
 @log.failures

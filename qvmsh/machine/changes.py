@@ -24,8 +24,9 @@ import secrets
 from qvmsh.errors import DeadlineError, ImageError, QmpError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import cut, state, tools
-from qvmsh.machine import note as notes
+from qvmsh.machine import cut, state
+from qvmsh.machine import launch_record as notes
+from qvmsh.machine import programs as tools
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False

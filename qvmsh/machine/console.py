@@ -30,8 +30,8 @@ from qvmsh.qemu import qmp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from qvmsh.machine.launch_record import Note
     from qvmsh.machine.machine import Machine
-    from qvmsh.machine.note import Note
 
 TAKE_S = 5.0
 LINES = 24

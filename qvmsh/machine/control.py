@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from qvmsh.io import Io
+    from qvmsh.machine.launch_record import Note
     from qvmsh.machine.machine import Machine
-    from qvmsh.machine.note import Note
 
     Request = tuple[str, dict[str, Any]]
 

@@ -20,7 +20,8 @@ from qvmsh.errors import ConfigError, ImageError, MissingProgramError, QvmError,
 from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.images import builtin
-from qvmsh.machine import known, making, seed
+from qvmsh.machine import making, seed
+from qvmsh.machine import registry as known
 from qvmsh.machine.machine import Machine
 from qvmsh.qemu import image, programs
 

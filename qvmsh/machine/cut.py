@@ -30,8 +30,9 @@ import time
 from qvmsh.errors import DeadlineError, QmpError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import chain, freezing, interrupted, saved, state, tools, volumes
-from qvmsh.machine import note as notes
+from qvmsh.machine import chain, freezing, interrupted, saved, state, volumes
+from qvmsh.machine import launch_record as notes
+from qvmsh.machine import programs as tools
 from qvmsh.qemu import image, qmp
 
 TYPE_CHECKING = False
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from qvmsh.machine.drives import Drive
+    from qvmsh.machine.launch_record import Note
     from qvmsh.machine.machine import Machine
-    from qvmsh.machine.note import Note
     from qvmsh.qemu.session import Session
 
 OPEN, BACK = "open", "back"

@@ -35,7 +35,7 @@ from qvmsh.machine import (
     unfinished,
     volumes,
 )
-from qvmsh.machine import tools as machine_tools
+from qvmsh.machine import programs as machine_tools
 from qvmsh.machine.hardware import Launch
 from qvmsh.machine.progress import size
 from qvmsh.machine.reports import Report

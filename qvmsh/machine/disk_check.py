@@ -12,14 +12,8 @@ import os
 
 from qvmsh.errors import ImageError, QvmError
 from qvmsh.host import files as host_files
-from qvmsh.machine import (
-    chain,
-    diskwork,
-    launch,
-    state,
-    tools,
-    volumes,
-)
+from qvmsh.machine import chain, diskwork, launch, state, volumes
+from qvmsh.machine import programs as tools
 from qvmsh.machine.disk_reports import Checked
 from qvmsh.machine.volumes import Volume
 from qvmsh.qemu import image, imagecheck

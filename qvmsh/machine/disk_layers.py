@@ -14,16 +14,8 @@ from qvmsh.config import devices
 from qvmsh.config.words import quote
 from qvmsh.errors import ImageError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import (
-    chain,
-    disk_layers_live,
-    diskwork,
-    launch,
-    log,
-    state,
-    tools,
-    volumes,
-)
+from qvmsh.machine import chain, disk_layers_live, diskwork, launch, log, state, volumes
+from qvmsh.machine import programs as tools
 from qvmsh.machine.disk_reports import DiskDone
 from qvmsh.machine.progress import size
 from qvmsh.machine.snapshot_store import Images

@@ -26,8 +26,8 @@ from qvmsh.qemu import qga
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from qvmsh.machine.launch_record import Note
     from qvmsh.machine.machine import Machine
-    from qvmsh.machine.note import Note
 
 AGENT_S = 1.0
 FREEZE_S = 20.0

@@ -25,7 +25,8 @@ import time
 from qvmsh.errors import QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks
-from qvmsh.machine import log, tools
+from qvmsh.machine import log
+from qvmsh.machine import programs as tools
 from qvmsh.machine.machine import Machine
 
 TYPE_CHECKING = False

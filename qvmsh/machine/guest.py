@@ -15,14 +15,15 @@ import time
 from qvmsh.errors import GuestUnreachableError
 from qvmsh.host import files as host_files
 from qvmsh.host import ssh
-from qvmsh.machine import identity, state, tools
+from qvmsh.machine import identity, state
+from qvmsh.machine import programs as tools
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from qvmsh.machine.launch_record import Note
     from qvmsh.machine.machine import Machine
-    from qvmsh.machine.note import Note
 
 HOST = "127.0.0.1"
 PROBE_S = 0.5

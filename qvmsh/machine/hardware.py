@@ -15,7 +15,7 @@ from qvmsh.config.variables import FORMATS
 from qvmsh.errors import ConfigError, ImageError, UsageError
 from qvmsh.machine import disks, identity, ports
 from qvmsh.machine.disks import Supplies
-from qvmsh.machine.files import PID_FILE, SERIAL_LOG
+from qvmsh.machine.paths import PID_FILE, SERIAL_LOG
 from qvmsh.qemu import platforms, sandbox
 from qvmsh.qemu.commandline import Disk, Endpoint, Hardware, Network
 

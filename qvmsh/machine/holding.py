@@ -20,8 +20,8 @@ from qvmsh.qemu import qmp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from qvmsh.machine.launch_record import Note
     from qvmsh.machine.machine import Machine
-    from qvmsh.machine.note import Note
 
 
 def pause(vm: Machine) -> Paused:

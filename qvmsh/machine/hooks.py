@@ -19,7 +19,7 @@ import subprocess
 from qvmsh.errors import QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import files as machine_files
+from qvmsh.machine import paths as machine_files
 from qvmsh.qemu import programs
 
 TYPE_CHECKING = False

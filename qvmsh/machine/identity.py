@@ -9,7 +9,7 @@ import os
 
 from qvmsh.host import files as host_files
 from qvmsh.host import sockets
-from qvmsh.machine import note
+from qvmsh.machine import launch_record as note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

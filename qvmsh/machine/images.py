@@ -14,7 +14,8 @@ import os
 
 from qvmsh.errors import ImageError, QvmError, StateError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import chain, hardware, launch, seed, state, tools
+from qvmsh.machine import chain, hardware, launch, seed, state
+from qvmsh.machine import programs as tools
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False

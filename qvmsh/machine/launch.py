@@ -33,20 +33,20 @@ from qvmsh.machine import (
     disks,
     hooks,
     identity,
-    known,
     limits,
     logs,
     ports,
     serial,
     state,
-    tools,
     tpm,
     volumes,
 )
-from qvmsh.machine import files as machine_files
 from qvmsh.machine import hardware as hw
-from qvmsh.machine import note as notes
-from qvmsh.machine.note import Note
+from qvmsh.machine import launch_record as notes
+from qvmsh.machine import paths as machine_files
+from qvmsh.machine import programs as tools
+from qvmsh.machine import registry as known
+from qvmsh.machine.launch_record import Note
 from qvmsh.qemu import accelerator, image, programs, sandbox
 from qvmsh.qemu.commandline import Endpoint, arguments, ssh_rule
 from qvmsh.qemu.qmp import Exchange

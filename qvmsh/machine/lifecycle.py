@@ -18,7 +18,6 @@ from qvmsh.machine import (
     disks,
     identity,
     images,
-    known,
     launch,
     log,
     logs,
@@ -28,10 +27,11 @@ from qvmsh.machine import (
     ready,
     saved,
     state,
-    tools,
     tpm,
 )
 from qvmsh.machine import hardware as hw
+from qvmsh.machine import programs as tools
+from qvmsh.machine import registry as known
 from qvmsh.machine.hardware import Launch
 from qvmsh.machine.reports import CommandLine, Ended, Restarted, Started
 from qvmsh.qemu import accelerator, displays, programs, sandbox

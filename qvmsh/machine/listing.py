@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 
 from qvmsh.errors import QvmError, printable
-from qvmsh.machine import known, state
+from qvmsh.machine import registry as known
+from qvmsh.machine import state
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.reports import Report
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import IO, Any
 
-    from qvmsh.machine.files import Files
     from qvmsh.machine.machine import Machine
+    from qvmsh.machine.paths import Files
 
 NAMES = ("serial", "stdout", "stderr", "qvm")
 OF_A_RUN = ("serial", "stdout", "stderr")

@@ -13,7 +13,7 @@ import os
 from qvmsh.config import layers
 from qvmsh.errors import ConfigError
 from qvmsh.io import QUIET, Io
-from qvmsh.machine.files import Files
+from qvmsh.machine.paths import Files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ import time
 from qvmsh.errors import QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import known
+from qvmsh.machine import registry as known
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,17 +14,17 @@ import time
 from qvmsh.config.variables import VARIABLES
 from qvmsh.errors import DeadlineError, LaunchError, QmpError, QvmError
 from qvmsh.host import locks, process, ssh
-from qvmsh.machine import files as machine_files
 from qvmsh.machine import guest, serial, state
-from qvmsh.machine import note as notes
+from qvmsh.machine import launch_record as notes
+from qvmsh.machine import paths as machine_files
 from qvmsh.qemu import qmp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from qvmsh.machine.launch_record import Note
     from qvmsh.machine.machine import Machine
-    from qvmsh.machine.note import Note
 
 STEP_S = 0.1
 """How long one look at the guest's ssh port, and at the caller's wish to stop, takes at most."""

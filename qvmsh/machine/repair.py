@@ -32,7 +32,7 @@ from qvmsh.machine import (
     unfinished,
     volumes,
 )
-from qvmsh.machine import note as notes
+from qvmsh.machine import launch_record as notes
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.reports import Report
 from qvmsh.qemu import image

@@ -19,7 +19,9 @@ from dataclasses import dataclass, field
 from qvmsh.config import devices, edit
 from qvmsh.errors import ImageError, QvmError, Terminated, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import create, disks, drives, known, making, tools
+from qvmsh.machine import create, disks, drives, making
+from qvmsh.machine import programs as tools
+from qvmsh.machine import registry as known
 from qvmsh.machine.archive_reader import Place, Reader
 from qvmsh.machine.archive_settings import SETTINGS
 from qvmsh.machine.archives import Archive, Part, Point

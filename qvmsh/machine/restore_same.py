@@ -20,7 +20,8 @@ from qvmsh.config import devices, edit, files
 from qvmsh.errors import ImageError, QvmError, StateError, Terminated
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import disks, drives, identity, interrupted, launch, state, tools
+from qvmsh.machine import disks, drives, identity, interrupted, launch, state
+from qvmsh.machine import programs as tools
 from qvmsh.machine.archive_reader import NEW, Reader
 from qvmsh.machine.archive_settings import STATE, is_known
 from qvmsh.machine.archives import Archive, Point

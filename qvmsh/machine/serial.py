@@ -25,14 +25,14 @@ import time
 
 from qvmsh.errors import QvmError, StateError
 from qvmsh.host import files, keeper, process, sockets
-from qvmsh.machine.files import SERIAL_LOG
+from qvmsh.machine.paths import SERIAL_LOG
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import IO
 
+    from qvmsh.machine.launch_record import Note
     from qvmsh.machine.machine import Machine
-    from qvmsh.machine.note import Note
 
 END_S = 3.0
 """How long a keeper may take to end after QEMU."""

@@ -21,8 +21,8 @@ from qvmsh.qemu import ich9, qga
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from qvmsh.host import ssh
+    from qvmsh.machine.launch_record import Note
     from qvmsh.machine.machine import Machine
-    from qvmsh.machine.note import Note
     from qvmsh.qemu.qmp import Exchange
     from qvmsh.qemu.session import Session
 

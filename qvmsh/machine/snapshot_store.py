@@ -20,7 +20,8 @@ from qvmsh.config.words import quote
 from qvmsh.errors import ImageError, QmpError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
-from qvmsh.machine import chain, disks, snapshot_fit, tools
+from qvmsh.machine import chain, disks, snapshot_fit
+from qvmsh.machine import programs as tools
 from qvmsh.machine.progress import Watch
 from qvmsh.qemu import image
 from qvmsh.qemu.jobs import Jobs

@@ -14,16 +14,8 @@ from __future__ import annotations
 import os
 
 from qvmsh.errors import QvmError
-from qvmsh.machine import (
-    chain,
-    launch,
-    progress,
-    snapshot_fit,
-    snapshot_hardware,
-    snapshot_view,
-    state,
-    tools,
-)
+from qvmsh.machine import chain, launch, progress, snapshot_fit, snapshot_hardware, snapshot_view, state
+from qvmsh.machine import programs as tools
 from qvmsh.machine.catalogue import Catalogue
 from qvmsh.machine.snapshot_reports import Verified
 from qvmsh.qemu import image, imagecheck

@@ -18,18 +18,8 @@ from dataclasses import dataclass
 
 from qvmsh.errors import QmpError, StateError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import (
-    blockers,
-    catalogue,
-    freezing,
-    launch,
-    log,
-    saved,
-    snapshot_fit,
-    state,
-    tools,
-    volumes,
-)
+from qvmsh.machine import blockers, catalogue, freezing, launch, log, saved, snapshot_fit, state, volumes
+from qvmsh.machine import programs as tools
 from qvmsh.machine.catalogue import Catalogue
 from qvmsh.machine.snapshot_reports import SnapshotDeleted, SnapshotSaved, word
 from qvmsh.machine.snapshot_store import Images, Live, Store
@@ -41,8 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
+    from qvmsh.machine.launch_record import Note
     from qvmsh.machine.machine import Machine
-    from qvmsh.machine.note import Note
     from qvmsh.machine.volumes import Volume
     from qvmsh.qemu.qmp import Exchange
 

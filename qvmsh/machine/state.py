@@ -23,16 +23,16 @@ from qvmsh.errors import (
 )
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
-from qvmsh.machine import files as machine_files
-from qvmsh.machine import note as notes
-from qvmsh.machine.files import PID_FILE
+from qvmsh.machine import launch_record as notes
+from qvmsh.machine import paths as machine_files
+from qvmsh.machine.paths import PID_FILE
 from qvmsh.machine.reports import Status
 from qvmsh.qemu import qmp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from qvmsh.machine.launch_record import Note
     from qvmsh.machine.machine import Machine
-    from qvmsh.machine.note import Note
 
 STOPPED = "stopped"
 """No QEMU, and the last one ended in order."""

@@ -23,7 +23,7 @@ import socket
 from qvmsh.errors import MissingProgramError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
-from qvmsh.machine import files as machine_files
+from qvmsh.machine import paths as machine_files
 from qvmsh.qemu import programs
 
 TYPE_CHECKING = False

@@ -20,20 +20,9 @@ import time
 from qvmsh.errors import QmpError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
-from qvmsh.machine import (
-    catalogue,
-    chain,
-    freezing,
-    guardian,
-    guest,
-    interrupted,
-    log,
-    saved,
-    state,
-    tools,
-    volumes,
-)
-from qvmsh.machine import note as notes
+from qvmsh.machine import catalogue, chain, freezing, guardian, guest, interrupted, log, saved, state, volumes
+from qvmsh.machine import launch_record as notes
+from qvmsh.machine import programs as tools
 from qvmsh.machine.catalogue import Catalogue
 from qvmsh.machine.snapshot_store import Images, Live, Store
 from qvmsh.machine.volumes import Volume
@@ -45,8 +34,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
+    from qvmsh.machine.launch_record import Note
     from qvmsh.machine.machine import Machine
-    from qvmsh.machine.note import Note
 
 BACK = ".qvm-back"
 """The snapshot of the state before a restore."""

@@ -15,7 +15,8 @@ import shutil
 from qvmsh.errors import ImageError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import archive_keeping, lifecycle, power, restore_new, restoring, tools
+from qvmsh.machine import archive_keeping, lifecycle, power, restore_new, restoring
+from qvmsh.machine import programs as tools
 from qvmsh.machine.archive_reader import Reader
 from qvmsh.machine.archive_reports import Verified
 from qvmsh.machine.archive_settings import SETTINGS

@@ -15,7 +15,7 @@ import os
 from qvmsh.errors import QvmError
 from qvmsh.host import locks
 from qvmsh.io import QUIET
-from qvmsh.machine import note as notes
+from qvmsh.machine import launch_record as notes
 from qvmsh.qemu import qmp
 from qvmsh.qemu.vocabulary import Vocabulary, snapshot_rows
 
@@ -62,7 +62,8 @@ def snapshots(vm: Machine) -> Found:
 
 
 def _in_images(vm: Machine) -> Found:
-    from qvmsh.machine import hardware, tools
+    from qvmsh.machine import hardware
+    from qvmsh.machine import programs as tools
     from qvmsh.qemu import image
 
     name = hardware.disk_name(vm)

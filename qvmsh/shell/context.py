@@ -271,7 +271,8 @@ class Context:
             UsageError, ConfigError: there is no such machine, or its configuration is wrong; the
                 session's machine is as it was.
         """
-        from qvmsh.machine import known, owner
+        from qvmsh.machine import owner
+        from qvmsh.machine import registry as known
         from qvmsh.shell.own_machine import Machine
 
         if not where:

@@ -27,8 +27,8 @@ from qvmsh.host import files as host_files
 from qvmsh.host import locks
 from qvmsh.host.watch import Watch
 from qvmsh.io import Io
+from qvmsh.machine import launch_record as notes
 from qvmsh.machine import machine as machines
-from qvmsh.machine import note as notes
 from qvmsh.machine import state
 
 TYPE_CHECKING = False
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from qvmsh.machine.launch_record import Note
     from qvmsh.machine.machine import Machine
-    from qvmsh.machine.note import Note
     from qvmsh.shell.context import Context
 
 LATE_S = 0.5

@@ -11,7 +11,7 @@ import sys
 
 from qvmsh import Machine
 from qvmsh.errors import QvmError
-from qvmsh.machine import known
+from qvmsh.machine import registry as known
 
 FULL = 90
 """Percent of the guest's disk in use from which on it is not well."""

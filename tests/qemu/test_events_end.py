@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import Vm
 
-from qvmsh.machine import note as notes
+from qvmsh.machine import launch_record as notes
 from qvmsh.machine.machine import Machine
 from qvmsh.qemu import events
 

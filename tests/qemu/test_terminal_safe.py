@@ -199,7 +199,7 @@ def test_common_option_without_its_value_says_which(world: World) -> None:
 
 
 def test_time_out_report_shows_console_lines_without_sequences(tmp_path: Path) -> None:
-    from qvmsh.machine.files import tail
+    from qvmsh.machine.paths import tail
 
     path = tmp_path / "serial.log"
     path.write_bytes(

@@ -10,7 +10,8 @@ from conftest import write_vmrc
 
 from qvmsh import api
 from qvmsh.errors import UsageError
-from qvmsh.machine import known, listing
+from qvmsh.machine import listing
+from qvmsh.machine import registry as known
 from qvmsh.machine.machine import Machine
 
 

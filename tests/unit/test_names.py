@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from qvmsh import api
 from qvmsh.cli.complete import Surroundings, complete
 from qvmsh.errors import UsageError
-from qvmsh.machine import known
+from qvmsh.machine import registry as known
 from qvmsh.machine.machine import Machine
 
 NAMES, FOLDERS = ("web", "db"), ("a", "b", "c")

@@ -7,7 +7,7 @@ import sys
 
 CODE = """
 import os, signal, time
-from qvmsh.shell import children
+from qvmsh.shell.session import children
 
 class Ended(BaseException):
     pass

@@ -19,7 +19,7 @@ import os
 from qvmsh.config.words import quote
 from qvmsh.errors import QvmError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import note
+from qvmsh.machine import launch_record as note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

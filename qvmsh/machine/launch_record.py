@@ -15,7 +15,7 @@ from qvmsh.host import process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.files import Files
+    from qvmsh.machine.paths import Files
 
 
 class Note:

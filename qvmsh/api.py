@@ -164,7 +164,8 @@ class Machine(machine.Machine):
             StateError: it is paused, suspended or broken; it is left as it is.
             LaunchError, DeadlineError: as for `start`; what was started is ended.
         """
-        from qvmsh.machine import ready, state
+        from qvmsh.machine import state
+        from qvmsh.machine.guest import readiness as ready
 
         seen = state.observe(self)
         if seen.is_live:

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from typing import Annotated
 
     from qvmsh.commands._define import Opt
+    from qvmsh.machine.guest.commands import Output
     from qvmsh.machine.machine import Machine
-    from qvmsh.machine.remote import Output
 
 
 @command(group="guest", words="rest", terminal=True)
@@ -43,6 +43,6 @@ def ssh(
         CommandError: (Python) the command failed, with its status and its standard error.
         DeadlineError: (Python) `timeout` passed.
     """
-    from qvmsh.machine import remote
+    from qvmsh.machine.guest import commands as remote
 
     return remote.shell(vm, words, wants_tty=tty, timeout_s=timeout, data=input, is_checked=check)

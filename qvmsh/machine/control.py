@@ -17,7 +17,8 @@ import time
 
 from qvmsh.errors import DeadlineError, QmpError, UsageError, visible
 from qvmsh.io import isatty
-from qvmsh.machine import guest, monitor, state
+from qvmsh.machine import monitor, state
+from qvmsh.machine.guest import ssh as guest
 from qvmsh.qemu import qmp
 
 TYPE_CHECKING = False

@@ -24,7 +24,6 @@ from qvmsh.io import QUIET
 from qvmsh.machine import (
     chain,
     disks,
-    guest,
     hardware,
     making,
     repair,
@@ -36,6 +35,7 @@ from qvmsh.machine import (
     volumes,
 )
 from qvmsh.machine import programs as machine_tools
+from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.hardware import Launch
 from qvmsh.machine.progress import size
 from qvmsh.machine.reports import Report

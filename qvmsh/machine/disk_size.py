@@ -15,10 +15,11 @@ from qvmsh.config.words import quote
 from qvmsh.errors import ImageError, QmpError, StateError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.host import ssh
-from qvmsh.machine import chain, diskwork, guest, launch, log, saved, state, volumes
+from qvmsh.machine import chain, diskwork, launch, log, saved, state, volumes
 from qvmsh.machine import programs as tools
 from qvmsh.machine.disk_add import bytes_of
 from qvmsh.machine.disk_reports import DiskDone, Trimmed
+from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.progress import size
 from qvmsh.machine.volumes import Volume
 from qvmsh.qemu import image, imagecheck, qga

@@ -60,7 +60,7 @@ def human_command(vm: Machine, line: str, *, processor: int | None = None) -> st
     finally:
         exchange.close()
     if line.split(None, 1)[0] == "loadvm":
-        from qvmsh.machine import guest
+        from qvmsh.machine.guest import ssh as guest
 
         guest.close(vm, note)  # the loaded guest does not know the connection: it would hang
     answer: str = text.replace("\r\n", "\n")

@@ -15,7 +15,10 @@ import time
 
 from qvmsh.errors import DeadlineError, QmpError, QvmError, StateError
 from qvmsh.host import process, ssh
-from qvmsh.machine import guest, interrupted, launch, log, ready, saved, sleep, state
+from qvmsh.machine import interrupted, launch, log, saved, state
+from qvmsh.machine.guest import readiness as ready
+from qvmsh.machine.guest import sleep
+from qvmsh.machine.guest import ssh as guest
 from qvmsh.qemu import qga, qmp
 
 TYPE_CHECKING = False

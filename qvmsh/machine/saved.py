@@ -22,7 +22,9 @@ import time
 
 from qvmsh.errors import QmpError, QvmError, StateError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import guest, sleep, state
+from qvmsh.machine import state
+from qvmsh.machine.guest import sleep
+from qvmsh.machine.guest import ssh as guest
 from qvmsh.qemu import ich9, qga, qmp
 
 TYPE_CHECKING = False

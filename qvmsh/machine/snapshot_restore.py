@@ -16,11 +16,9 @@ from qvmsh.errors import ImageError, QmpError, StateError
 from qvmsh.machine import (
     blockers,
     chain,
-    guest,
     hardware,
     launch,
     log,
-    ready,
     saved,
     snapshot_fit,
     snapshot_hardware,
@@ -29,6 +27,8 @@ from qvmsh.machine import (
     volumes,
 )
 from qvmsh.machine.catalogue import Catalogue
+from qvmsh.machine.guest import readiness as ready
+from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.snapshot_reports import NEXT_IS_WHOLE, SnapshotRestored, word
 from qvmsh.machine.snapshot_store import Images, Live, Store
 from qvmsh.machine.unfinished import BACK, Journal

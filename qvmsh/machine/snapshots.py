@@ -18,9 +18,10 @@ from dataclasses import dataclass
 
 from qvmsh.errors import QmpError, StateError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import blockers, catalogue, freezing, launch, log, saved, snapshot_fit, state, volumes
+from qvmsh.machine import blockers, catalogue, launch, log, saved, snapshot_fit, state, volumes
 from qvmsh.machine import programs as tools
 from qvmsh.machine.catalogue import Catalogue
+from qvmsh.machine.guest import filesystems as freezing
 from qvmsh.machine.snapshot_reports import SnapshotDeleted, SnapshotSaved, word
 from qvmsh.machine.snapshot_store import Images, Live, Store
 from qvmsh.machine.unfinished import Journal

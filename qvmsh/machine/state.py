@@ -441,7 +441,7 @@ def status(vm: Machine, *, is_quiet: bool, has_ssh_check: bool) -> Status:
     ssh: bool | None = None
     is_asked = has_ssh_check and seen.kind == RUNNING and not seen.detail
     if is_asked and seen.note and has_ssh(vm, seen.note) and _may_log_in(vm):
-        from qvmsh.machine import guest
+        from qvmsh.machine.guest import ssh as guest
 
         ssh, why = guest.answers(vm, seen.note, timeout_s=SSH_S)
         if not ssh:

@@ -20,10 +20,12 @@ import time
 from qvmsh.errors import QmpError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
-from qvmsh.machine import catalogue, chain, freezing, guardian, guest, interrupted, log, saved, state, volumes
+from qvmsh.machine import catalogue, chain, guardian, interrupted, log, saved, state, volumes
 from qvmsh.machine import launch_record as notes
 from qvmsh.machine import programs as tools
 from qvmsh.machine.catalogue import Catalogue
+from qvmsh.machine.guest import filesystems as freezing
+from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.snapshot_store import Images, Live, Store
 from qvmsh.machine.volumes import Volume
 from qvmsh.qemu import image, qmp

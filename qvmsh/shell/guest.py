@@ -22,8 +22,8 @@ from plumbum import SshMachine, local
 
 from qvmsh.errors import GuestUnreachableError
 from qvmsh.host import files, ssh
-from qvmsh.machine import guest as guests
 from qvmsh.machine import state
+from qvmsh.machine.guest import ssh as guests
 from qvmsh.shell import encoding
 
 TYPE_CHECKING = False

@@ -175,7 +175,7 @@ class Watcher:
         thread.start()
 
     def _await_guest(self, directory: str, pid: int, note: Note) -> None:
-        from qvmsh.machine import ready
+        from qvmsh.machine.guest import readiness as ready
 
         with contextlib.suppress(OSError, QvmError, Terminated):
             vm = self._context.machine(_Patience(lambda: self._is_of_use(directory)))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import write_vmrc
 
-from qvmsh.machine import ready
+from qvmsh.machine.guest import readiness as ready
 from qvmsh.machine.machine import Machine
 
 

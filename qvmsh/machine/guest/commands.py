@@ -11,7 +11,7 @@ from qvmsh.errors import CommandError, DeadlineError, GuestUnreachableError
 from qvmsh.host import files as host_files
 from qvmsh.host import ssh
 from qvmsh.io import isatty, unwritable
-from qvmsh.machine import guest
+from qvmsh.machine.guest import ssh as guest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ import subprocess
 import time
 
 from qvmsh.errors import DeadlineError, QmpError, QvmError, StateError
-from qvmsh.machine import guest, state
+from qvmsh.machine import state
+from qvmsh.machine.guest import ssh as guest
 from qvmsh.qemu import ich9, qga
 
 TYPE_CHECKING = False

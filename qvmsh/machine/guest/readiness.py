@@ -14,9 +14,10 @@ import time
 from qvmsh.config.variables import VARIABLES
 from qvmsh.errors import DeadlineError, LaunchError, QmpError, QvmError
 from qvmsh.host import locks, process, ssh
-from qvmsh.machine import guest, serial, state
 from qvmsh.machine import launch_record as notes
 from qvmsh.machine import paths as machine_files
+from qvmsh.machine import serial, state
+from qvmsh.machine.guest import ssh as guest
 from qvmsh.qemu import qmp
 
 TYPE_CHECKING = False

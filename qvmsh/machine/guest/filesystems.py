@@ -21,7 +21,7 @@ import contextlib
 import time
 
 from qvmsh.errors import QmpError, QvmError
-from qvmsh.machine import guest
+from qvmsh.machine.guest import ssh as guest
 from qvmsh.qemu import qga
 
 TYPE_CHECKING = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qvmsh.commands._define import command
-from qvmsh.machine import monitor
+from qvmsh.machine.monitor import hmp as monitor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

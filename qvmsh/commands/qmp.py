@@ -44,7 +44,7 @@ def qmp(
         QmpError: QEMU says that the command failed.
         DeadlineError: fewer events than --count came in time.
     """
-    from qvmsh.machine import control
+    from qvmsh.machine.monitor import qmp as control
 
     if not events and (count is not None or timeout is not None):
         raise UsageError("qmp: --count and --timeout belong to --events")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qvmsh.errors import UsageError
-from qvmsh.machine.control import request, requests
+from qvmsh.machine.monitor.qmp import request, requests
 
 
 @pytest.mark.parametrize(

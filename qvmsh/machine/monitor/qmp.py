@@ -17,8 +17,9 @@ import time
 
 from qvmsh.errors import DeadlineError, QmpError, UsageError, visible
 from qvmsh.io import isatty
-from qvmsh.machine import monitor, state
+from qvmsh.machine import state
 from qvmsh.machine.guest import ssh as guest
+from qvmsh.machine.monitor import hmp as monitor
 from qvmsh.qemu import qmp
 
 TYPE_CHECKING = False

@@ -27,7 +27,6 @@ from qvmsh.machine import (
     changes,
     cut,
     drives,
-    guardian,
     identity,
     images,
     interrupted,
@@ -46,6 +45,7 @@ from qvmsh.machine.archives import Archive, Point
 from qvmsh.machine.catalogue import Catalogue
 from qvmsh.machine.drives import Drive
 from qvmsh.machine.snapshot_store import Images
+from qvmsh.machine.work import guardian
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False

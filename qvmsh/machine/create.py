@@ -20,9 +20,10 @@ from qvmsh.errors import ConfigError, ImageError, MissingProgramError, QvmError,
 from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.images import builtin
-from qvmsh.machine import making, seed
 from qvmsh.machine import registry as known
+from qvmsh.machine import seed
 from qvmsh.machine.machine import Machine
+from qvmsh.machine.work import creation_folder as making
 from qvmsh.qemu import image, programs
 
 TYPE_CHECKING = False

@@ -21,24 +21,13 @@ from qvmsh.errors import ConfigError, ImageError, MissingProgramError, QvmError,
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, logout, process, sockets
 from qvmsh.io import QUIET
-from qvmsh.machine import (
-    chain,
-    disks,
-    hardware,
-    making,
-    repair,
-    saved,
-    serial,
-    state,
-    tpm,
-    unfinished,
-    volumes,
-)
+from qvmsh.machine import chain, disks, hardware, repair, saved, serial, state, tpm, unfinished, volumes
 from qvmsh.machine import programs as machine_tools
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.hardware import Launch
 from qvmsh.machine.progress import size
 from qvmsh.machine.reports import Report
+from qvmsh.machine.work import creation_folder as making
 from qvmsh.qemu import accelerator, displays, image, imagecheck, programs
 
 TYPE_CHECKING = False

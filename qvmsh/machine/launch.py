@@ -27,26 +27,14 @@ from qvmsh.errors import ConfigError, LaunchError, LockedError, QvmError, StateE
 from qvmsh.host import files as host_files
 from qvmsh.host import launch as launcher
 from qvmsh.host import locks, logfiles, process, sockets
-from qvmsh.machine import (
-    archives,
-    chain,
-    disks,
-    hooks,
-    identity,
-    limits,
-    logs,
-    ports,
-    serial,
-    state,
-    tpm,
-    volumes,
-)
+from qvmsh.machine import archives, chain, disks, identity, limits, logs, ports, serial, state, tpm, volumes
 from qvmsh.machine import hardware as hw
 from qvmsh.machine import launch_record as notes
 from qvmsh.machine import paths as machine_files
 from qvmsh.machine import programs as tools
 from qvmsh.machine import registry as known
 from qvmsh.machine.launch_record import Note
+from qvmsh.machine.work import hooks
 from qvmsh.qemu import accelerator, image, programs, sandbox
 from qvmsh.qemu.commandline import Endpoint, arguments, ssh_rule
 from qvmsh.qemu.qmp import Exchange
@@ -156,7 +144,7 @@ def work_lock(vm: Machine, what: str, *, is_looking: bool = False) -> locks.Work
             raise
     notes_of_making = known.making_folder(vm.environ)
     if what != "doctor" and notes_of_making and os.path.lexists(notes_of_making):
-        from qvmsh.machine import making
+        from qvmsh.machine.work import creation_folder as making
 
         for line in making.sweep(vm.environ):
             vm.io.warn(line)
@@ -201,7 +189,8 @@ def _settle(vm: Machine, what: str) -> None:
     Raises:
         QvmError: that cannot be done now, and `what` would build on it, or let a guest go on that must not.
     """
-    from qvmsh.machine import guardian, interrupted, unfinished
+    from qvmsh.machine import interrupted, unfinished
+    from qvmsh.machine.work import guardian
 
     for line in guardian.told(vm):
         vm.io.warn(f"{vm.name}: {line}")

@@ -20,7 +20,7 @@ import time
 from qvmsh.errors import QmpError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
-from qvmsh.machine import catalogue, chain, guardian, interrupted, log, saved, state, volumes
+from qvmsh.machine import catalogue, chain, interrupted, log, saved, state, volumes
 from qvmsh.machine import launch_record as notes
 from qvmsh.machine import programs as tools
 from qvmsh.machine.catalogue import Catalogue
@@ -28,6 +28,7 @@ from qvmsh.machine.guest import filesystems as freezing
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.snapshot_store import Images, Live, Store
 from qvmsh.machine.volumes import Volume
+from qvmsh.machine.work import guardian
 from qvmsh.qemu import image, qmp
 
 TYPE_CHECKING = False

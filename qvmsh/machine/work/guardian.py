@@ -8,9 +8,9 @@ May import: `host`, `machine`.
 `kill -9`, or the kernel that is short of memory, may hit qvm while the guest's file systems are frozen, its
 writes wait, or it stands still. The journals bring all that in order with the next command; but until then
 the guest would stand. So a shell waits at the end of a pipe, which costs a millisecond. Told that all is well
-it ends; where the pipe breaks it becomes `python -m qvmsh.machine.guardian ORDER`, which does what the next
-command would do, and leaves its words for that one. A machine that has ended waits for nothing: it is left
-to the next command.
+it ends; where the pipe breaks it becomes `python -m qvmsh.machine.work.guardian ORDER`, which does what the
+next command would do, and leaves its words for that one. A machine that has ended waits for nothing: it is
+left to the next command.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 
+from qvmsh import errors
 from qvmsh.errors import QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks
@@ -45,8 +46,8 @@ class Guardian:
 
     def __enter__(self) -> Guardian:
         order = json.dumps({"directory": self.vm.directory, "overrides": self.vm.overrides})
-        words = [sys.executable, "-X", "utf8", "-P", "-m", "qvmsh.machine.guardian", order]
-        package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        words = [sys.executable, "-X", "utf8", "-P", "-m", "qvmsh.machine.work.guardian", order]
+        package = os.path.dirname(os.path.dirname(os.path.abspath(errors.__file__)))
         paths = [package, os.environ.get("PYTHONPATH", "")]
         reader, self._pipe = os.pipe()
         try:

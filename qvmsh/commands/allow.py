@@ -6,8 +6,8 @@ from qvmsh.commands._define import command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.configuration import Allowed
     from qvmsh.machine.machine import Machine
+    from qvmsh.machine.settings.commands import Allowed
 
 
 @command(group="configuration")
@@ -21,6 +21,6 @@ def allow(vm: Machine) -> Allowed:
     does not even read a `.vmrc` that another account owns or can write. After a change a file must be
     accepted again. Look at it first: it decides what runs in your name.
     """
-    from qvmsh.machine import configuration
+    from qvmsh.machine.settings import commands as configuration
 
     return configuration.allow(vm)

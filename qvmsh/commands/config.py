@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
     from qvmsh.commands._define import Opt
     from qvmsh.io import Io
-    from qvmsh.machine.configuration import Changed, Judgement, Judgements, Values
-    from qvmsh.machine.editing import Edited
     from qvmsh.machine.machine import Machine
+    from qvmsh.machine.settings.commands import Changed, Judgement, Judgements, Values
+    from qvmsh.machine.settings.editor import Edited
 
 
 @command(group="configuration")
@@ -43,7 +43,7 @@ def config(
     """
     import os
 
-    from qvmsh.machine import configuration
+    from qvmsh.machine.settings import commands as configuration
 
     if check and assignments:
         environ = os.environ if vm is None else vm.environ
@@ -84,6 +84,6 @@ def config_edit(vm: Machine, *, io: Io = QUIET) -> Edited:
         ConfigError: the new text is wrong, or somebody else changed the file meanwhile; the text
             is kept in `.qvm/vmrc.rejected`.
     """
-    from qvmsh.machine import editing
+    from qvmsh.machine.settings import editor as editing
 
     return editing.edit(vm, io, vm.environ)

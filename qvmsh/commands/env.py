@@ -6,8 +6,8 @@ from qvmsh.commands._define import command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.configuration import Environment
     from qvmsh.machine.machine import Machine
+    from qvmsh.machine.settings.commands import Environment
 
 
 @command(group="configuration")
@@ -20,6 +20,6 @@ def env(vm: Machine) -> Environment:
     Raises:
         ConfigError: the configuration has problems.
     """
-    from qvmsh.machine import configuration
+    from qvmsh.machine.settings import commands as configuration
 
     return configuration.environment(vm)

@@ -16,8 +16,8 @@ from qvmsh.commands.env import env
 from qvmsh.config import edit
 from qvmsh.config.settings import CONTEXT_MARK
 from qvmsh.errors import ConfigError, QvmError, UsageError
-from qvmsh.machine.configuration import Changed, Judgement, Values
 from qvmsh.machine.machine import Machine
+from qvmsh.machine.settings.commands import Changed, Judgement, Values
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
 

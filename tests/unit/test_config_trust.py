@@ -13,9 +13,9 @@ import pytest
 from qvmsh.config import files, layers, trust
 from qvmsh.errors import ConfigError, MissingProgramError
 from qvmsh.io import Io
-from qvmsh.machine import configuration
 from qvmsh.machine import programs as tools
 from qvmsh.machine.machine import Machine
+from qvmsh.machine.settings import commands as configuration
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 NOBODY = pwd.getpwnam("nobody").pw_uid

@@ -21,8 +21,9 @@ from qvmsh.config import edit as writing
 from qvmsh.config import files, layers
 from qvmsh.errors import ConfigError, MissingProgramError, QvmError, printable
 from qvmsh.io import isatty, tell
-from qvmsh.machine import configuration, state
+from qvmsh.machine import state
 from qvmsh.machine.reports import Report
+from qvmsh.machine.settings import commands as configuration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

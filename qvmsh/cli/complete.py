@@ -244,7 +244,7 @@ class _Line:
         if kind == "label":
             return Completions(self._labels()).starting(last)
         if kind == "disk":
-            from qvmsh.machine import volumes
+            from qvmsh.machine.storage import volumes
 
             vm = self.surroundings.machine(self.common)
             found = volumes.configured(vm) if vm else ()

@@ -20,7 +20,7 @@ def disk_list(vm: Machine) -> Disks:
     Returns:
         `disks`: dicts, as in JSON, `vm.disk_list().disks[0]["id"]`.
     """
-    from qvmsh.machine import diskwork
+    from qvmsh.machine.storage import selection as diskwork
 
     return diskwork.listing(vm)
 

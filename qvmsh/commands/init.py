@@ -33,8 +33,8 @@ def init(
     Raises:
         ImageError: an image is in the way, orphaned or missing; nothing has been changed.
     """
-    from qvmsh.machine import images
     from qvmsh.machine import registry as known
+    from qvmsh.machine.storage import layers as images
 
     done = images.init(vm, clobber_base=clobber_base, clobber_overlay=clobber_backing, is_dry=dry_run)
     if not dry_run:

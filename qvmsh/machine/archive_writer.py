@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from qvmsh.errors import ConfigError, ImageError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process, transfer
-from qvmsh.machine import archives, changes, cut, drives, identity, images, interrupted, progress
+from qvmsh.machine import archives, changes, cut, drives, identity, interrupted, progress
 from qvmsh.machine import programs as tools
 from qvmsh.machine.archive_settings import SETTINGS, gather, pack
 from qvmsh.machine.archive_settings import is_same as is_same_settings
@@ -31,6 +31,7 @@ from qvmsh.machine.archives import PART, Archive, Part, Point
 from qvmsh.machine.changes import tag_id, tags_of
 from qvmsh.machine.drives import MAIN, Drive
 from qvmsh.machine.shelf import LAST_NUMBER, UNFINISHED, Shelf, is_plain
+from qvmsh.machine.storage import layers as images
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False

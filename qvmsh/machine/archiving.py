@@ -23,12 +23,10 @@ from qvmsh.machine import (
     archive_removal,
     archive_writer,
     archives,
-    chain,
     changes,
     cut,
     drives,
     identity,
-    images,
     interrupted,
     launch,
     log,
@@ -36,7 +34,6 @@ from qvmsh.machine import (
     saved,
     state,
     stores,
-    volumes,
 )
 from qvmsh.machine import programs as tools
 from qvmsh.machine.archive_reports import Archived
@@ -45,6 +42,8 @@ from qvmsh.machine.archives import Archive, Point
 from qvmsh.machine.catalogue import Catalogue
 from qvmsh.machine.drives import Drive
 from qvmsh.machine.snapshot_store import Images
+from qvmsh.machine.storage import chain, volumes
+from qvmsh.machine.storage import layers as images
 from qvmsh.machine.work import guardian
 from qvmsh.qemu import image
 

@@ -17,7 +17,7 @@ import re
 from qvmsh.errors import QmpError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine.volumes import Volume, written
+from qvmsh.machine.storage.volumes import Volume, written
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from qvmsh.machine.machine import Machine
     from qvmsh.machine.snapshot_store import Store
-    from qvmsh.machine.volumes import Volume
+    from qvmsh.machine.storage.volumes import Volume
 
 VERSION = 1
 
@@ -273,7 +273,7 @@ def completed(store: Store, given: dict[str, Any], tag: str | None = None) -> di
 
 def _base(disk: Volume) -> dict[str, Any] | None:
     """What an image stands on, as it is now; None where it stands on nothing, or that has been moved away."""
-    from qvmsh.machine import chain
+    from qvmsh.machine.storage import chain
 
     base = chain.base_of(disk.path, disk.format)
     try:

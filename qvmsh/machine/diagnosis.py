@@ -21,12 +21,14 @@ from qvmsh.errors import ConfigError, ImageError, MissingProgramError, QvmError,
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, logout, process, sockets
 from qvmsh.io import QUIET
-from qvmsh.machine import chain, disks, hardware, repair, saved, serial, state, tpm, unfinished, volumes
+from qvmsh.machine import hardware, repair, saved, serial, state, tpm, unfinished
 from qvmsh.machine import programs as machine_tools
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.hardware import Launch
 from qvmsh.machine.progress import size
 from qvmsh.machine.reports import Report
+from qvmsh.machine.storage import chain, volumes
+from qvmsh.machine.storage import supplies as disks
 from qvmsh.machine.work import creation_folder as making
 from qvmsh.qemu import accelerator, displays, image, imagecheck, programs
 
@@ -37,10 +39,10 @@ if TYPE_CHECKING:
 
     from qvmsh.config.layers import Settings
     from qvmsh.io import Io
-    from qvmsh.machine.chain import Layer
     from qvmsh.machine.machine import Machine
     from qvmsh.machine.repair import Mend
     from qvmsh.machine.state import Observation
+    from qvmsh.machine.storage.chain import Layer
     from qvmsh.qemu.accelerator import Choice
 
     Check = Callable[["Case"], Iterator["Finding"]]

@@ -12,10 +12,12 @@ import os
 
 from qvmsh.errors import ImageError, QvmError
 from qvmsh.host import files as host_files
-from qvmsh.machine import chain, diskwork, launch, state, volumes
+from qvmsh.machine import launch, state
 from qvmsh.machine import programs as tools
 from qvmsh.machine.disk_reports import Checked
-from qvmsh.machine.volumes import Volume
+from qvmsh.machine.storage import chain, volumes
+from qvmsh.machine.storage import selection as diskwork
+from qvmsh.machine.storage.volumes import Volume
 from qvmsh.qemu import image, imagecheck
 
 TYPE_CHECKING = False

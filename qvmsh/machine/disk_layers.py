@@ -14,13 +14,15 @@ from qvmsh.config import devices
 from qvmsh.config.words import quote
 from qvmsh.errors import ImageError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import chain, disk_layers_live, diskwork, launch, log, state, volumes
+from qvmsh.machine import disk_layers_live, launch, log, state
 from qvmsh.machine import programs as tools
 from qvmsh.machine.disk_reports import DiskDone
 from qvmsh.machine.progress import size
 from qvmsh.machine.snapshot_store import Images
+from qvmsh.machine.storage import chain, volumes
+from qvmsh.machine.storage import selection as diskwork
+from qvmsh.machine.storage.volumes import Volume
 from qvmsh.machine.unfinished import Journal
-from qvmsh.machine.volumes import Volume
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False

@@ -18,10 +18,12 @@ import os
 from qvmsh.errors import QmpError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
-from qvmsh.machine import chain, diskwork, saved, snapshots, state
+from qvmsh.machine import saved, snapshots, state
 from qvmsh.machine.snapshot_store import Live
+from qvmsh.machine.storage import chain
+from qvmsh.machine.storage import selection as diskwork
+from qvmsh.machine.storage.volumes import file_of
 from qvmsh.machine.unfinished import Journal, layer, remove_layer
-from qvmsh.machine.volumes import file_of
 from qvmsh.qemu import image, qmp
 
 TYPE_CHECKING = False
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
     from qvmsh.machine.launch_record import Note
     from qvmsh.machine.machine import Machine
-    from qvmsh.machine.volumes import Volume
+    from qvmsh.machine.storage.volumes import Volume
 
 COMMIT, STREAM = "qvm-commit", "qvm-stream"
 

@@ -9,7 +9,7 @@ import os
 
 from qvmsh.machine.progress import size
 from qvmsh.machine.reports import Report
-from qvmsh.machine.volumes import Volume
+from qvmsh.machine.storage.volumes import Volume
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

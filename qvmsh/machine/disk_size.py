@@ -15,13 +15,15 @@ from qvmsh.config.words import quote
 from qvmsh.errors import ImageError, QmpError, StateError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.host import ssh
-from qvmsh.machine import chain, diskwork, launch, log, saved, state, volumes
+from qvmsh.machine import launch, log, saved, state
 from qvmsh.machine import programs as tools
 from qvmsh.machine.disk_add import bytes_of
 from qvmsh.machine.disk_reports import DiskDone, Trimmed
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.progress import size
-from qvmsh.machine.volumes import Volume
+from qvmsh.machine.storage import chain, volumes
+from qvmsh.machine.storage import selection as diskwork
+from qvmsh.machine.storage.volumes import Volume
 from qvmsh.qemu import image, imagecheck, qga
 
 TYPE_CHECKING = False

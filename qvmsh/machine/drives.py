@@ -13,8 +13,10 @@ import stat
 from dataclasses import dataclass, replace
 
 from qvmsh.errors import ImageError
-from qvmsh.machine import chain, disks, hardware, volumes
+from qvmsh.machine import hardware
 from qvmsh.machine.hardware import Launch
+from qvmsh.machine.storage import chain, volumes
+from qvmsh.machine.storage import supplies as disks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from qvmsh.machine.machine import Machine
-    from qvmsh.machine.volumes import Volume
+    from qvmsh.machine.storage.volumes import Volume
 
 MAIN, UEFI = "main", "uefi"
 READ_ONLY = "the guest only reads it"

@@ -27,13 +27,15 @@ from qvmsh.errors import ConfigError, LaunchError, LockedError, QvmError, StateE
 from qvmsh.host import files as host_files
 from qvmsh.host import launch as launcher
 from qvmsh.host import locks, logfiles, process, sockets
-from qvmsh.machine import archives, chain, disks, identity, limits, logs, ports, serial, state, tpm, volumes
+from qvmsh.machine import archives, identity, limits, logs, ports, serial, state, tpm
 from qvmsh.machine import hardware as hw
 from qvmsh.machine import launch_record as notes
 from qvmsh.machine import paths as machine_files
 from qvmsh.machine import programs as tools
 from qvmsh.machine import registry as known
 from qvmsh.machine.launch_record import Note
+from qvmsh.machine.storage import chain, volumes
+from qvmsh.machine.storage import supplies as disks
 from qvmsh.machine.work import hooks
 from qvmsh.qemu import accelerator, image, programs, sandbox
 from qvmsh.qemu.commandline import Endpoint, arguments, ssh_rule
@@ -45,9 +47,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import IO, Protocol
 
-    from qvmsh.machine.disks import Supplies
     from qvmsh.machine.hardware import Launch
     from qvmsh.machine.machine import Machine
+    from qvmsh.machine.storage.supplies import Supplies
 
     class Child(Protocol):
         """A QEMU's process, as much of `subprocess.Popen` as is used of it."""

@@ -14,13 +14,15 @@ from dataclasses import dataclass, replace
 from qvmsh.errors import ConfigError, QvmError, Terminated, UsageError
 from qvmsh.host import logout, process, sockets, terminal, watch
 from qvmsh.io import isatty, tell
-from qvmsh.machine import disks, identity, images, launch, log, logs, owner, ports, power, saved, state, tpm
 from qvmsh.machine import hardware as hw
+from qvmsh.machine import identity, launch, log, logs, owner, ports, power, saved, state, tpm
 from qvmsh.machine import programs as tools
 from qvmsh.machine import registry as known
 from qvmsh.machine.guest import readiness as ready
 from qvmsh.machine.hardware import Launch
 from qvmsh.machine.reports import CommandLine, Ended, Restarted, Started
+from qvmsh.machine.storage import layers as images
+from qvmsh.machine.storage import supplies as disks
 from qvmsh.qemu import accelerator, displays, programs, sandbox
 from qvmsh.qemu.commandline import Endpoint, arguments
 

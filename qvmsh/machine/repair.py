@@ -19,10 +19,13 @@ import subprocess
 from qvmsh.errors import ConfigError, LockedError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process, sockets
-from qvmsh.machine import chain, diskwork, images, interrupted, launch, serial, state, unfinished, volumes
+from qvmsh.machine import interrupted, launch, serial, state, unfinished
 from qvmsh.machine import launch_record as notes
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.reports import Report
+from qvmsh.machine.storage import chain, volumes
+from qvmsh.machine.storage import layers as images
+from qvmsh.machine.storage import selection as diskwork
 from qvmsh.machine.work import creation_folder as making
 from qvmsh.machine.work import guardian
 from qvmsh.qemu import image

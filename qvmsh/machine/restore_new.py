@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from qvmsh.config import devices, edit
 from qvmsh.errors import ImageError, QvmError, Terminated, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import create, disks, drives
+from qvmsh.machine import create, drives
 from qvmsh.machine import programs as tools
 from qvmsh.machine import registry as known
 from qvmsh.machine.archive_reader import Place, Reader
@@ -28,6 +28,7 @@ from qvmsh.machine.archives import Archive, Part, Point
 from qvmsh.machine.drives import MAIN, READ_ONLY, UEFI
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.restore_identity import WORDS, assign_words, renew
+from qvmsh.machine.storage import supplies as disks
 from qvmsh.machine.work import creation_folder as making
 from qvmsh.qemu import drives as words_of
 from qvmsh.qemu import programs

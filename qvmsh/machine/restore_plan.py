@@ -17,13 +17,15 @@ import os
 from dataclasses import dataclass, field
 
 from qvmsh.errors import ImageError, QvmError, StateError
-from qvmsh.machine import chain, disks, drives
+from qvmsh.machine import drives
 from qvmsh.machine.archive_reader import NEW, Place, restored_ns
 from qvmsh.machine.archive_settings import SETTINGS
 from qvmsh.machine.archives import Archive, Part, Point
 from qvmsh.machine.drives import MAIN, READ_ONLY, UEFI
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.restore_new import format_of, free_name, layer_names
+from qvmsh.machine.storage import chain
+from qvmsh.machine.storage import supplies as disks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

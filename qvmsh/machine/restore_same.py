@@ -20,7 +20,7 @@ from qvmsh.config import devices, edit, files
 from qvmsh.errors import ImageError, QvmError, StateError, Terminated
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import disks, drives, identity, interrupted, launch, state
+from qvmsh.machine import drives, identity, interrupted, launch, state
 from qvmsh.machine import programs as tools
 from qvmsh.machine.archive_reader import NEW, Reader
 from qvmsh.machine.archive_settings import STATE, is_known
@@ -36,6 +36,7 @@ from qvmsh.machine.restore_plan import (
     require_nobody_above,
     top_of,
 )
+from qvmsh.machine.storage import supplies as disks
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False

@@ -238,7 +238,7 @@ def _clock_by_ssh(vm: Machine, note: Note) -> str:
 
 def written_files(note: Note) -> list[str]:
     """The files of all disks that the guest writes to, as QEMU names them."""
-    from qvmsh.machine.volumes import file_of
+    from qvmsh.machine.storage.volumes import file_of
 
     blocks = qmp.ask(note.socket("qmp"), "query-block", timeout_s=5.0)
     found = [block["inserted"] for block in blocks if block.get("inserted")]

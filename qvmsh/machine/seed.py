@@ -14,13 +14,13 @@ from qvmsh.config import devices
 from qvmsh.config.words import quote
 from qvmsh.errors import ImageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import chain
+from qvmsh.machine.storage import chain
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from qvmsh.io import Io
-    from qvmsh.machine.chain import Layer
+    from qvmsh.machine.storage.chain import Layer
 
 
 def format_of(path: str, machine: str) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import time
 
-from qvmsh.machine import chain
+from qvmsh.machine.storage import chain
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
-    from qvmsh.machine.volumes import Volume
+    from qvmsh.machine.storage.volumes import Volume
     from qvmsh.qemu.qcow2 import Snapshot
 
 APART_S = 1

@@ -15,7 +15,6 @@ import time
 from qvmsh.errors import ImageError, QmpError, StateError
 from qvmsh.machine import (
     blockers,
-    chain,
     hardware,
     launch,
     log,
@@ -24,13 +23,13 @@ from qvmsh.machine import (
     snapshot_hardware,
     snapshots,
     state,
-    volumes,
 )
 from qvmsh.machine.catalogue import Catalogue
 from qvmsh.machine.guest import readiness as ready
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.snapshot_reports import NEXT_IS_WHOLE, SnapshotRestored, word
 from qvmsh.machine.snapshot_store import Images, Live, Store
+from qvmsh.machine.storage import chain, volumes
 from qvmsh.machine.unfinished import BACK, Journal
 from qvmsh.qemu import ich9, qcow2
 

@@ -20,9 +20,11 @@ from qvmsh.config.words import quote
 from qvmsh.errors import ImageError, QmpError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
-from qvmsh.machine import chain, disks, snapshot_fit
 from qvmsh.machine import programs as tools
+from qvmsh.machine import snapshot_fit
 from qvmsh.machine.progress import Watch
+from qvmsh.machine.storage import chain
+from qvmsh.machine.storage import supplies as disks
 from qvmsh.qemu import image
 from qvmsh.qemu.jobs import Jobs
 from qvmsh.qemu.qcow2 import Snapshot
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from qvmsh.machine.machine import Machine
-    from qvmsh.machine.volumes import Volume
+    from qvmsh.machine.storage.volumes import Volume
     from qvmsh.qemu.qmp import Exchange
 
 

@@ -14,10 +14,11 @@ from __future__ import annotations
 import os
 
 from qvmsh.errors import QvmError
-from qvmsh.machine import chain, launch, progress, snapshot_fit, snapshot_hardware, snapshot_view, state
+from qvmsh.machine import launch, progress, snapshot_fit, snapshot_hardware, snapshot_view, state
 from qvmsh.machine import programs as tools
 from qvmsh.machine.catalogue import Catalogue
 from qvmsh.machine.snapshot_reports import Verified
+from qvmsh.machine.storage import chain
 from qvmsh.qemu import image, imagecheck
 
 TYPE_CHECKING = False
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from qvmsh.machine.machine import Machine
-    from qvmsh.machine.volumes import Volume
+    from qvmsh.machine.storage.volumes import Volume
     from qvmsh.qemu.qcow2 import Snapshot
 
 

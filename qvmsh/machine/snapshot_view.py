@@ -13,10 +13,11 @@ from __future__ import annotations
 import os
 
 from qvmsh.errors import ImageError, QmpError
-from qvmsh.machine import catalogue, chain, saved, snapshot_fit, snapshot_hardware, state, unfinished, volumes
+from qvmsh.machine import catalogue, saved, snapshot_fit, snapshot_hardware, state, unfinished
 from qvmsh.machine.catalogue import Catalogue
 from qvmsh.machine.reports import stamp
 from qvmsh.machine.snapshot_reports import Details, Differences, SnapshotList
+from qvmsh.machine.storage import chain, volumes
 from qvmsh.qemu import image, qcow2, qmp
 
 TYPE_CHECKING = False
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from qvmsh.machine.machine import Machine
-    from qvmsh.machine.volumes import Volume
+    from qvmsh.machine.storage.volumes import Volume
     from qvmsh.qemu.qcow2 import Snapshot
 
 

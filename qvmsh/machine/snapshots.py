@@ -18,12 +18,13 @@ from dataclasses import dataclass
 
 from qvmsh.errors import QmpError, StateError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import blockers, catalogue, launch, log, saved, snapshot_fit, state, volumes
+from qvmsh.machine import blockers, catalogue, launch, log, saved, snapshot_fit, state
 from qvmsh.machine import programs as tools
 from qvmsh.machine.catalogue import Catalogue
 from qvmsh.machine.guest import filesystems as freezing
 from qvmsh.machine.snapshot_reports import SnapshotDeleted, SnapshotSaved, word
 from qvmsh.machine.snapshot_store import Images, Live, Store
+from qvmsh.machine.storage import volumes
 from qvmsh.machine.unfinished import Journal
 from qvmsh.qemu import ich9, image, qmp
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from qvmsh.machine.launch_record import Note
     from qvmsh.machine.machine import Machine
-    from qvmsh.machine.volumes import Volume
+    from qvmsh.machine.storage.volumes import Volume
     from qvmsh.qemu.qmp import Exchange
 
 STAMP = "%Y-%m-%dT%H-%M-%S"

@@ -14,7 +14,7 @@ import pytest
 from conftest import QVM, Vm
 
 from qvmsh.machine import blockers
-from qvmsh.machine.volumes import Volume
+from qvmsh.machine.storage.volumes import Volume
 
 Blank = Callable[..., Vm]
 DISKS = ["demo-backing.qcow2", "data.qcow2", "more.qcow2"]

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from qvmsh.machine import blockers
-from qvmsh.machine.volumes import Volume
+from qvmsh.machine.storage.volumes import Volume
 from qvmsh.qemu.drives import Drive, drives
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from qvmsh.errors import ImageError
-from qvmsh.machine import chain
+from qvmsh.machine.storage import chain
 from qvmsh.qemu import image
 
 

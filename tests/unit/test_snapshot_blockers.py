@@ -14,7 +14,7 @@ import pytest
 from qvmsh.errors import QmpError, StateError
 from qvmsh.machine import blockers
 from qvmsh.machine.machine import Machine
-from qvmsh.machine.volumes import Volume
+from qvmsh.machine.storage.volumes import Volume
 
 REASONS = {
     "Migration is disabled when VirtFS export path '/srv/x' is mounted in the guest using mount_tag 'sh'": (

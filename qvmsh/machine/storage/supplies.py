@@ -21,8 +21,8 @@ from qvmsh.config import devices
 from qvmsh.config.words import quote
 from qvmsh.errors import ConfigError, ImageError, MissingProgramError
 from qvmsh.host import files as host_files
-from qvmsh.machine import chain
 from qvmsh.machine import programs as tools
+from qvmsh.machine.storage import chain
 from qvmsh.qemu import firmware, image
 from qvmsh.qemu.commandline import UEFI_VARIABLES, Cdrom, Disk, Flash
 

@@ -18,10 +18,11 @@ import re
 from qvmsh.errors import ImageError, QvmError, StateError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import chain, changes, saved, state, volumes
+from qvmsh.machine import changes, saved, state
 from qvmsh.machine import programs as tools
 from qvmsh.machine.disk_reports import Disks
-from qvmsh.machine.volumes import Volume
+from qvmsh.machine.storage import chain, volumes
+from qvmsh.machine.storage.volumes import Volume
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False

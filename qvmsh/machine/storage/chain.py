@@ -204,7 +204,7 @@ def _standing(paths: Sequence[str], vm: Machine | None) -> dict[str, set[str]]:
 
 def _raw(vm: Machine) -> list[str]:
     """The raw disks of a machine, as real paths."""
-    from qvmsh.machine import volumes  # which stands on this module
+    from qvmsh.machine.storage import volumes  # which stands on this module
 
     try:
         return [os.path.realpath(each.path) for each in volumes.configured(vm) if each.format == "raw"]

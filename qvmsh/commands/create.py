@@ -45,7 +45,7 @@ def create(
     import os
     import shlex
 
-    from qvmsh.machine import create as creation
+    from qvmsh.machine.create import create as creation
 
     wish = creation.Wish(
         image=image, memory=None if mem is None else str(mem), cpus=cpus, user=user, machine_id=id

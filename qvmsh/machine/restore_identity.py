@@ -18,7 +18,8 @@ from qvmsh.config import edit
 from qvmsh.config.words import quote
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import create, hardware, identity, tpm
+from qvmsh.machine import hardware, identity, tpm
+from qvmsh.machine.create import create
 from qvmsh.machine.machine import Machine
 
 TYPE_CHECKING = False

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from qvmsh.errors import ImageError
 from qvmsh.io import QUIET
-from qvmsh.machine import seed
+from qvmsh.machine.create import seed
 
 OPTIONS = st.fixed_dictionaries(
     {},

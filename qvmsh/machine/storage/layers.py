@@ -14,8 +14,9 @@ import os
 
 from qvmsh.errors import ImageError, QvmError, StateError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import hardware, launch, seed, state
+from qvmsh.machine import hardware, launch, state
 from qvmsh.machine import programs as tools
+from qvmsh.machine.create import seed
 from qvmsh.machine.storage import chain
 from qvmsh.qemu import image
 

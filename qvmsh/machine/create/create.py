@@ -21,7 +21,7 @@ from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.images import builtin
 from qvmsh.machine import registry as known
-from qvmsh.machine import seed
+from qvmsh.machine.create import seed
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.work import creation_folder as making
 from qvmsh.qemu import image, programs

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from qvmsh.commands._define import Opt
     from qvmsh.machine.machine import Machine
-    from qvmsh.machine.snapshot_reports import (
+    from qvmsh.machine.snapshot.reports import (
         Details,
         Differences,
         SnapshotDeleted,
@@ -49,7 +49,7 @@ def snapshot_save(
         StateError: something stands against it (each blocker with its remedy), or the name is taken.
         QmpError, ImageError: it failed; everything is as it was.
     """
-    from qvmsh.machine import snapshots
+    from qvmsh.machine.snapshot import save_delete as snapshots
 
     request = snapshots.Request(message, disk_only, is_replacing=replace, has_freeze=freeze)
     return snapshots.save(vm, snapshots.label(name, has_timestamp=timestamp), request)
@@ -81,7 +81,7 @@ def snapshot_restore(
         QmpError, ImageError: it failed; everything is as it was.
         DeadlineError: it is restored and runs, but ssh does not answer.
     """
-    from qvmsh.machine import snapshot_restore
+    from qvmsh.machine.snapshot import restore as snapshot_restore
 
     return snapshot_restore.restore(vm, name, is_forced=force, is_waiting=wait)
 
@@ -98,7 +98,7 @@ def snapshot_delete(vm: Machine, *names: Annotated[str, Opt(complete="snapshot")
     Raises:
         StateError: there is no such snapshot; none was removed.
     """
-    from qvmsh.machine import snapshots
+    from qvmsh.machine.snapshot import save_delete as snapshots
 
     return snapshots.delete(vm, names)
 
@@ -114,7 +114,7 @@ def snapshot_list(vm: Machine) -> SnapshotList:
         `disks`, and `snapshots` with their disks, sizes, dates, parents and messages: dicts, as in JSON,
         `vm.snapshot_list().snapshots[0]["name"]`.
     """
-    from qvmsh.machine import snapshot_view
+    from qvmsh.machine.snapshot import view as snapshot_view
 
     return snapshot_view.listing(vm)
 
@@ -129,7 +129,7 @@ def snapshot_show(vm: Machine, name: Annotated[str, Opt(complete="snapshot")]) -
     Raises:
         StateError: there is no such snapshot.
     """
-    from qvmsh.machine import snapshot_view
+    from qvmsh.machine.snapshot import view as snapshot_view
 
     return snapshot_view.show(vm, name)
 
@@ -148,7 +148,7 @@ def snapshot_verify(vm: Machine, *names: Annotated[str, Opt(complete="snapshot")
     Raises:
         StateError: there is no such snapshot.
     """
-    from qvmsh.machine import snapshot_verify
+    from qvmsh.machine.snapshot import verify as snapshot_verify
 
     return snapshot_verify.verify(vm, names)
 
@@ -170,6 +170,6 @@ def snapshot_diff(
     Raises:
         StateError: there is no such snapshot.
     """
-    from qvmsh.machine import snapshot_view
+    from qvmsh.machine.snapshot import view as snapshot_view
 
     return snapshot_view.diff(vm, name, other)

@@ -28,7 +28,7 @@ from qvmsh.errors import ImageError
 from qvmsh.host import files as host_files
 from qvmsh.machine import drives
 from qvmsh.machine.archives import PART
-from qvmsh.machine.catalogue import Catalogue
+from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.qemu.drives import pairs
 
 TYPE_CHECKING = False

@@ -31,7 +31,6 @@ from qvmsh.machine import (
     launch,
     log,
     progress,
-    saved,
     state,
     stores,
 )
@@ -39,9 +38,10 @@ from qvmsh.machine import programs as tools
 from qvmsh.machine.archive_reports import Archived
 from qvmsh.machine.archive_writer import ROOM_BYTES, Job, Wish, Writer
 from qvmsh.machine.archives import Archive, Point
-from qvmsh.machine.catalogue import Catalogue
 from qvmsh.machine.drives import Drive
-from qvmsh.machine.snapshot_store import Images
+from qvmsh.machine.snapshot import managed_save as saved
+from qvmsh.machine.snapshot.catalogue import Catalogue
+from qvmsh.machine.snapshot.store import Images
 from qvmsh.machine.storage import chain, volumes
 from qvmsh.machine.storage import layers as images
 from qvmsh.machine.work import guardian

@@ -30,10 +30,11 @@ import time
 from qvmsh.errors import DeadlineError, QmpError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import interrupted, saved, state
+from qvmsh.machine import interrupted, state
 from qvmsh.machine import launch_record as notes
 from qvmsh.machine import programs as tools
 from qvmsh.machine.guest import filesystems as freezing
+from qvmsh.machine.snapshot import managed_save as saved
 from qvmsh.machine.storage import chain, volumes
 from qvmsh.qemu import image, qmp
 

@@ -21,12 +21,14 @@ from qvmsh.errors import ConfigError, ImageError, MissingProgramError, QvmError,
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, logout, process, sockets
 from qvmsh.io import QUIET
-from qvmsh.machine import hardware, repair, saved, serial, state, tpm, unfinished
+from qvmsh.machine import hardware, repair, serial, state, tpm
 from qvmsh.machine import programs as machine_tools
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.hardware import Launch
 from qvmsh.machine.progress import size
 from qvmsh.machine.reports import Report
+from qvmsh.machine.snapshot import managed_save as saved
+from qvmsh.machine.snapshot import recovery as unfinished
 from qvmsh.machine.storage import chain, volumes
 from qvmsh.machine.storage import supplies as disks
 from qvmsh.machine.work import creation_folder as making

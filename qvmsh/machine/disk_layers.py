@@ -18,11 +18,11 @@ from qvmsh.machine import disk_layers_live, launch, log, state
 from qvmsh.machine import programs as tools
 from qvmsh.machine.disk_reports import DiskDone
 from qvmsh.machine.progress import size
-from qvmsh.machine.snapshot_store import Images
+from qvmsh.machine.snapshot.recovery import Journal
+from qvmsh.machine.snapshot.store import Images
 from qvmsh.machine.storage import chain, volumes
 from qvmsh.machine.storage import selection as diskwork
 from qvmsh.machine.storage.volumes import Volume
-from qvmsh.machine.unfinished import Journal
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False

@@ -18,12 +18,14 @@ import os
 from qvmsh.errors import QmpError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
-from qvmsh.machine import saved, snapshots, state
-from qvmsh.machine.snapshot_store import Live
+from qvmsh.machine import state
+from qvmsh.machine.snapshot import managed_save as saved
+from qvmsh.machine.snapshot import save_delete as snapshots
+from qvmsh.machine.snapshot.recovery import Journal, layer, remove_layer
+from qvmsh.machine.snapshot.store import Live
 from qvmsh.machine.storage import chain
 from qvmsh.machine.storage import selection as diskwork
 from qvmsh.machine.storage.volumes import file_of
-from qvmsh.machine.unfinished import Journal, layer, remove_layer
 from qvmsh.qemu import image, qmp
 
 TYPE_CHECKING = False

@@ -66,7 +66,7 @@ def resume(vm: Machine) -> Paused:
     log.note(vm, "resumed")
     clock = ""
     if now == "running":
-        from qvmsh.machine import saved
+        from qvmsh.machine.snapshot import managed_save as saved
 
         clock = saved.put_clock_right_after(vm, note, time.time() - note.paused_s)
     return Paused(vm.name, is_paused=False, is_asleep=now == "suspended", clock=clock)

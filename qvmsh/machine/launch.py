@@ -191,7 +191,8 @@ def _settle(vm: Machine, what: str) -> None:
     Raises:
         QvmError: that cannot be done now, and `what` would build on it, or let a guest go on that must not.
     """
-    from qvmsh.machine import interrupted, unfinished
+    from qvmsh.machine import interrupted
+    from qvmsh.machine.snapshot import recovery as unfinished
     from qvmsh.machine.work import guardian
 
     for line in guardian.told(vm):
@@ -481,7 +482,7 @@ class _Attempt:
                 self.begun.append(qemu)
             self._greeting(qemu.child, note)
             if self.plan.loadvm:
-                from qvmsh.machine import snapshot_restore
+                from qvmsh.machine.snapshot import restore as snapshot_restore
 
                 snapshot_restore.load(vm, note, self.plan.loadvm, is_forced=self.plan.is_forced)
             for overlay in overlays.values():

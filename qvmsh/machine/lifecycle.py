@@ -15,12 +15,13 @@ from qvmsh.errors import ConfigError, QvmError, Terminated, UsageError
 from qvmsh.host import logout, process, sockets, terminal, watch
 from qvmsh.io import isatty, tell
 from qvmsh.machine import hardware as hw
-from qvmsh.machine import identity, launch, log, logs, owner, ports, power, saved, state, tpm
+from qvmsh.machine import identity, launch, log, logs, owner, ports, power, state, tpm
 from qvmsh.machine import programs as tools
 from qvmsh.machine import registry as known
 from qvmsh.machine.guest import readiness as ready
 from qvmsh.machine.hardware import Launch
 from qvmsh.machine.reports import CommandLine, Ended, Restarted, Started
+from qvmsh.machine.snapshot import managed_save as saved
 from qvmsh.machine.storage import layers as images
 from qvmsh.machine.storage import supplies as disks
 from qvmsh.qemu import accelerator, displays, programs, sandbox
@@ -389,8 +390,8 @@ def _is_in_background(vm: Machine) -> bool:
 
 def _machine_type(vm: Machine, snapshot: str) -> str:
     """VM_QEMU_MACHINE for a run that continues from a snapshot."""
-    from qvmsh.machine import snapshot_hardware
-    from qvmsh.machine.catalogue import Catalogue
+    from qvmsh.machine.snapshot import hardware as snapshot_hardware
+    from qvmsh.machine.snapshot.catalogue import Catalogue
 
     return snapshot_hardware.machine_type(vm.settings, Catalogue.read(vm).entries.get(snapshot, {}))
 

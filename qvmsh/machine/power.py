@@ -15,10 +15,11 @@ import time
 
 from qvmsh.errors import DeadlineError, QmpError, QvmError, StateError
 from qvmsh.host import process, ssh
-from qvmsh.machine import interrupted, launch, log, saved, state
+from qvmsh.machine import interrupted, launch, log, state
 from qvmsh.machine.guest import readiness as ready
 from qvmsh.machine.guest import sleep
 from qvmsh.machine.guest import ssh as guest
+from qvmsh.machine.snapshot import managed_save as saved
 from qvmsh.qemu import qga, qmp
 
 TYPE_CHECKING = False
@@ -286,7 +287,7 @@ def save(vm: Machine, name: str, *, has_suspend: bool, timeout_s: float | None) 
     Raises:
         StateError, DeadlineError, QmpError: see `saved.save`; the machine runs on.
     """
-    from qvmsh.machine import unfinished  # kill does without
+    from qvmsh.machine.snapshot import recovery as unfinished  # kill does without
 
     began = time.monotonic()
     if vm.settings.is_set("VM_SAVE_DELAY"):

@@ -158,7 +158,7 @@ def observe(vm: Machine) -> Observation:
         return _loading(vm, pid, note)
     kind, detail = _KINDS.get(status, (PAUSED, f"QEMU says {status}"))
     if kind == PAUSED and os.path.lexists(vm.files.unfinished) and locks.working(vm.files.work_lock) is None:
-        from qvmsh.machine import unfinished
+        from qvmsh.machine.snapshot import recovery as unfinished
 
         if unfinished.must_stand_still(vm):
             detail = f"a commit was cut off, and the guest {unfinished.HELD}"
@@ -172,7 +172,7 @@ def _loading(vm: Machine, pid: int, note: Note) -> Observation:
     if by and by.what.partition(" ")[0] in ("start", "run", "snapshot"):
         return Observation(STARTING, f"{by} loads the state {note.loading}", pid, note)
     if os.path.lexists(vm.files.unfinished):
-        from qvmsh.machine import unfinished
+        from qvmsh.machine.snapshot import recovery as unfinished
 
         verb = "start" if unfinished.is_of(vm, "load") else "snapshot restore"
         return Observation(

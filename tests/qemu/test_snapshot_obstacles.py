@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import QVM, Vm
 
-from qvmsh.machine import blockers
+from qvmsh.machine.snapshot import obstacles as blockers
 from qvmsh.machine.storage.volumes import Volume
 
 Blank = Callable[..., Vm]

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from qvmsh.machine import blockers
+from qvmsh.machine.snapshot import obstacles as blockers
 from qvmsh.machine.storage.volumes import Volume
 from qvmsh.qemu.drives import Drive, drives
 

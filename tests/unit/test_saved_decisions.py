@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from qvmsh.machine import saved
 from qvmsh.machine.guest import sleep
+from qvmsh.machine.snapshot import managed_save as saved
 from qvmsh.qemu.ich9 import Registers
 
 MAPPED = "  0000000000000630-0000000000000637 (prio 0, i/o): acpi-smi\n"

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from qvmsh.errors import QmpError, StateError
-from qvmsh.machine import blockers
 from qvmsh.machine.machine import Machine
+from qvmsh.machine.snapshot import obstacles as blockers
 from qvmsh.machine.storage.volumes import Volume
 
 REASONS = {

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from qvmsh.machine.catalogue import Catalogue
 from qvmsh.machine.machine import Machine
-from qvmsh.machine.snapshot_reports import SnapshotList
+from qvmsh.machine.snapshot.catalogue import Catalogue
+from qvmsh.machine.snapshot.reports import SnapshotList
 
 BROKEN = {
     "empty": "",

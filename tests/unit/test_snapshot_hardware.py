@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from conftest import write_vmrc
 
-from qvmsh.machine import snapshot_hardware
-from qvmsh.machine.catalogue import HARDWARE
 from qvmsh.machine.machine import Machine
+from qvmsh.machine.snapshot import hardware as snapshot_hardware
+from qvmsh.machine.snapshot.catalogue import HARDWARE
 
 ARGV = ["/usr/bin/qemu-system-x86_64", "-machine", "pc", "-accel", "tcg", "-cpu", "max"]
 

@@ -102,7 +102,8 @@ def settle(vm: Machine, timeout_s: float = locks.SETTLE_S) -> None:
     Args:
         timeout_s: how long to wait for the work lock: others may hold it who settle the same.
     """
-    from qvmsh.machine import interrupted, unfinished
+    from qvmsh.machine import interrupted
+    from qvmsh.machine.snapshot import recovery as unfinished
 
     deadline = time.monotonic() + timeout_s
     while _is_left(vm):

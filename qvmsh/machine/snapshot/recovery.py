@@ -20,13 +20,15 @@ import time
 from qvmsh.errors import QmpError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
-from qvmsh.machine import catalogue, interrupted, log, saved, state
+from qvmsh.machine import interrupted, log, state
 from qvmsh.machine import launch_record as notes
 from qvmsh.machine import programs as tools
-from qvmsh.machine.catalogue import Catalogue
 from qvmsh.machine.guest import filesystems as freezing
 from qvmsh.machine.guest import ssh as guest
-from qvmsh.machine.snapshot_store import Images, Live, Store
+from qvmsh.machine.snapshot import catalogue
+from qvmsh.machine.snapshot import managed_save as saved
+from qvmsh.machine.snapshot.catalogue import Catalogue
+from qvmsh.machine.snapshot.store import Images, Live, Store
 from qvmsh.machine.storage import chain, volumes
 from qvmsh.machine.storage.volumes import Volume
 from qvmsh.machine.work import guardian

@@ -13,24 +13,19 @@ from __future__ import annotations
 import time
 
 from qvmsh.errors import ImageError, QmpError, StateError
-from qvmsh.machine import (
-    blockers,
-    hardware,
-    launch,
-    log,
-    saved,
-    snapshot_fit,
-    snapshot_hardware,
-    snapshots,
-    state,
-)
-from qvmsh.machine.catalogue import Catalogue
+from qvmsh.machine import hardware, launch, log, state
 from qvmsh.machine.guest import readiness as ready
 from qvmsh.machine.guest import ssh as guest
-from qvmsh.machine.snapshot_reports import NEXT_IS_WHOLE, SnapshotRestored, word
-from qvmsh.machine.snapshot_store import Images, Live, Store
+from qvmsh.machine.snapshot import fit as snapshot_fit
+from qvmsh.machine.snapshot import hardware as snapshot_hardware
+from qvmsh.machine.snapshot import managed_save as saved
+from qvmsh.machine.snapshot import obstacles as blockers
+from qvmsh.machine.snapshot import save_delete as snapshots
+from qvmsh.machine.snapshot.catalogue import Catalogue
+from qvmsh.machine.snapshot.recovery import BACK, Journal
+from qvmsh.machine.snapshot.reports import NEXT_IS_WHOLE, SnapshotRestored, word
+from qvmsh.machine.snapshot.store import Images, Live, Store
 from qvmsh.machine.storage import chain, volumes
-from qvmsh.machine.unfinished import BACK, Journal
 from qvmsh.qemu import ich9, qcow2
 
 TYPE_CHECKING = False

@@ -97,7 +97,8 @@ def save(vm: Machine, note: Note, name: str, *, has_suspend: bool, timeout_s: fl
         DeadlineError: the guest does not suspend; it runs on.
         QmpError: QEMU cannot save; the guest runs on and no snapshot was changed.
     """
-    from qvmsh.machine import blockers, snapshots
+    from qvmsh.machine.snapshot import obstacles as blockers
+    from qvmsh.machine.snapshot import save_delete as snapshots
     from qvmsh.qemu.session import Session  # asyncio: start and kill do without
 
     require_name(vm, name)

@@ -14,10 +14,13 @@ from __future__ import annotations
 import os
 
 from qvmsh.errors import QvmError
-from qvmsh.machine import launch, progress, snapshot_fit, snapshot_hardware, snapshot_view, state
+from qvmsh.machine import launch, progress, state
 from qvmsh.machine import programs as tools
-from qvmsh.machine.catalogue import Catalogue
-from qvmsh.machine.snapshot_reports import Verified
+from qvmsh.machine.snapshot import fit as snapshot_fit
+from qvmsh.machine.snapshot import hardware as snapshot_hardware
+from qvmsh.machine.snapshot import view as snapshot_view
+from qvmsh.machine.snapshot.catalogue import Catalogue
+from qvmsh.machine.snapshot.reports import Verified
 from qvmsh.machine.storage import chain
 from qvmsh.qemu import image, imagecheck
 

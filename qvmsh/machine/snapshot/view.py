@@ -13,10 +13,15 @@ from __future__ import annotations
 import os
 
 from qvmsh.errors import ImageError, QmpError
-from qvmsh.machine import catalogue, saved, snapshot_fit, snapshot_hardware, state, unfinished
-from qvmsh.machine.catalogue import Catalogue
+from qvmsh.machine import state
 from qvmsh.machine.reports import stamp
-from qvmsh.machine.snapshot_reports import Details, Differences, SnapshotList
+from qvmsh.machine.snapshot import catalogue
+from qvmsh.machine.snapshot import fit as snapshot_fit
+from qvmsh.machine.snapshot import hardware as snapshot_hardware
+from qvmsh.machine.snapshot import managed_save as saved
+from qvmsh.machine.snapshot import recovery as unfinished
+from qvmsh.machine.snapshot.catalogue import Catalogue
+from qvmsh.machine.snapshot.reports import Details, Differences, SnapshotList
 from qvmsh.machine.storage import chain, volumes
 from qvmsh.qemu import image, qcow2, qmp
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from qvmsh.machine.machine import Machine
-    from qvmsh.machine.snapshot_store import Store
+    from qvmsh.machine.snapshot.store import Store
     from qvmsh.machine.storage.volumes import Volume
 
 VERSION = 1

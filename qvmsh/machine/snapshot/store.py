@@ -21,8 +21,8 @@ from qvmsh.errors import ImageError, QmpError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
 from qvmsh.machine import programs as tools
-from qvmsh.machine import snapshot_fit
 from qvmsh.machine.progress import Watch
+from qvmsh.machine.snapshot import fit as snapshot_fit
 from qvmsh.machine.storage import chain
 from qvmsh.machine.storage import supplies as disks
 from qvmsh.qemu import image

@@ -18,14 +18,18 @@ from dataclasses import dataclass
 
 from qvmsh.errors import QmpError, StateError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import blockers, catalogue, launch, log, saved, snapshot_fit, state
+from qvmsh.machine import launch, log, state
 from qvmsh.machine import programs as tools
-from qvmsh.machine.catalogue import Catalogue
 from qvmsh.machine.guest import filesystems as freezing
-from qvmsh.machine.snapshot_reports import SnapshotDeleted, SnapshotSaved, word
-from qvmsh.machine.snapshot_store import Images, Live, Store
+from qvmsh.machine.snapshot import catalogue
+from qvmsh.machine.snapshot import fit as snapshot_fit
+from qvmsh.machine.snapshot import managed_save as saved
+from qvmsh.machine.snapshot import obstacles as blockers
+from qvmsh.machine.snapshot.catalogue import Catalogue
+from qvmsh.machine.snapshot.recovery import Journal
+from qvmsh.machine.snapshot.reports import SnapshotDeleted, SnapshotSaved, word
+from qvmsh.machine.snapshot.store import Images, Live, Store
 from qvmsh.machine.storage import volumes
-from qvmsh.machine.unfinished import Journal
 from qvmsh.qemu import ich9, image, qmp
 
 TYPE_CHECKING = False

@@ -20,7 +20,7 @@ from qvmsh.config.settings import Settings
 from qvmsh.config.words import quote
 from qvmsh.errors import ConfigError
 from qvmsh.machine import hardware
-from qvmsh.machine.catalogue import HARDWARE
+from qvmsh.machine.snapshot.catalogue import HARDWARE
 from qvmsh.qemu import platforms
 
 TYPE_CHECKING = False

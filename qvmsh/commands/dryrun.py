@@ -27,7 +27,7 @@ def dryrun(
         foreground: as `run` would call it, not `start`.
         base_only: with the base image, without the overlay.
     """
-    from qvmsh.machine import lifecycle
+    from qvmsh.machine.power import start as lifecycle
 
     return lifecycle.dry_run(
         vm, lifecycle.Request(base_only=base_only, extra=arguments), is_foreground=foreground

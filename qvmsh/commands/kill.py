@@ -19,7 +19,7 @@ def kill(vm: Machine) -> Stopped:
     Raises:
         StateError: it is not running.
     """
-    from qvmsh.machine import power
+    from qvmsh.machine.power import stop as power
 
     how, took_s = power.kill(vm)
     return Stopped(vm.name, how, took_s, is_kill=True)

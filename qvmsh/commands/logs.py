@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from typing import Annotated
 
     from qvmsh.commands._define import Opt
-    from qvmsh.machine.logs import Lines
     from qvmsh.machine.machine import Machine
+    from qvmsh.machine.power.logs import Lines
 
 
 @command(group="monitor", words="own")
@@ -39,7 +39,7 @@ def logs(
     Raises:
         StateError: there is no such log yet.
     """
-    from qvmsh.machine import logs as machine_logs
+    from qvmsh.machine.power import logs as machine_logs
 
     if log not in machine_logs.NAMES:
         known = ", ".join(machine_logs.NAMES)

@@ -19,6 +19,6 @@ def pause(vm: Machine) -> Paused:
     Raises:
         StateError: it does not run; it is as it was.
     """
-    from qvmsh.machine import holding
+    from qvmsh.machine.power import suspend as holding
 
     return holding.pause(vm)

@@ -33,6 +33,6 @@ def reboot(
         StateError: it is not running, or nothing in it can be asked.
         DeadlineError: it did not reboot, or did not come back.
     """
-    from qvmsh.machine import power
+    from qvmsh.machine.power import stop as power
 
     return Rebooted(vm.name, *power.reboot(vm, force=force, timeout_s=power.patience_s(vm, timeout)))

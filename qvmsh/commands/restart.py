@@ -45,7 +45,7 @@ def restart(
         DeadlineError: the guest did not power off, or the new one did not answer; it is left running.
         LaunchError: it is powered off, and the new QEMU ended at once.
     """
-    from qvmsh.machine import lifecycle
+    from qvmsh.machine.power import start as lifecycle
 
     return lifecycle.restart(
         vm,

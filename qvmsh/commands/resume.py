@@ -17,6 +17,6 @@ def resume(vm: Machine) -> Paused:
     Raises:
         StateError: it is not paused, or must not go on; it is as it was.
     """
-    from qvmsh.machine import holding
+    from qvmsh.machine.power import suspend as holding
 
     return holding.resume(vm)

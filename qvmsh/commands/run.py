@@ -38,7 +38,7 @@ def run(
             the hardware is not that of then: what cannot be loaded is undone.
         loadvm: continue from this saved state (`stop --savevm`).
     """
-    from qvmsh.machine import lifecycle
+    from qvmsh.machine.power import start as lifecycle
 
     return lifecycle.run(
         vm,

@@ -52,7 +52,7 @@ def start(
         LaunchError: QEMU ended; its own words are in the details.
         DeadlineError: the guest did not answer in time; the machine is left running.
     """
-    from qvmsh.machine import lifecycle
+    from qvmsh.machine.power import start as lifecycle
 
     return lifecycle.start(
         vm,

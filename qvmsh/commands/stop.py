@@ -49,7 +49,7 @@ def stop(
         DeadlineError: the guest did not power off or suspend; it is still running.
         QmpError: QEMU could not save; the guest runs on.
     """
-    from qvmsh.machine import power
+    from qvmsh.machine.power import stop as power
 
     if savevm is not None:
         return Saved(vm.name, savevm, *power.save(vm, savevm, has_suspend=suspend, timeout_s=timeout))

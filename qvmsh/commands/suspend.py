@@ -30,6 +30,6 @@ def suspend(
         StateError: it does not run, or nothing in it can be asked; it is as it was.
         DeadlineError: it was asked but does not sleep; it runs on.
     """
-    from qvmsh.machine import holding
+    from qvmsh.machine.power import suspend as holding
 
     return holding.suspend(vm, timeout_s=timeout)

@@ -33,6 +33,6 @@ def wakeup(
         StateError: it does not sleep; it is as it was.
         DeadlineError: it is awake but does not answer; it is left running.
     """
-    from qvmsh.machine import holding
+    from qvmsh.machine.power import suspend as holding
 
     return holding.wakeup(vm, is_waiting=wait, timeout_s=timeout)

@@ -15,9 +15,10 @@ import os
 import time
 
 from qvmsh.errors import ImageError, QvmError, StateError, UsageError
-from qvmsh.machine import archive_keeping, launch, log
+from qvmsh.machine import archive_keeping, log
 from qvmsh.machine.archive_reports import Deleted
 from qvmsh.machine.archives import MANIFEST
+from qvmsh.machine.power import launch
 from qvmsh.machine.shelf import UNFINISHED
 from qvmsh.machine.storage import chain
 from qvmsh.qemu import image

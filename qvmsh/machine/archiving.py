@@ -28,7 +28,6 @@ from qvmsh.machine import (
     drives,
     identity,
     interrupted,
-    launch,
     log,
     progress,
     state,
@@ -39,6 +38,7 @@ from qvmsh.machine.archive_reports import Archived
 from qvmsh.machine.archive_writer import ROOM_BYTES, Job, Wish, Writer
 from qvmsh.machine.archives import Archive, Point
 from qvmsh.machine.drives import Drive
+from qvmsh.machine.power import launch
 from qvmsh.machine.snapshot import managed_save as saved
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.store import Images

@@ -24,8 +24,9 @@ from dataclasses import dataclass
 from qvmsh.errors import DeadlineError, LockedError, StateError, UsageError, printable
 from qvmsh.host import locks, process, sockets, terminal, watch
 from qvmsh.io import isatty, tell, unwritable
-from qvmsh.machine import launch, serial, state
-from qvmsh.machine.logs import Follower
+from qvmsh.machine import state
+from qvmsh.machine.power import launch, serial
+from qvmsh.machine.power.logs import Follower
 from qvmsh.qemu import qmp
 
 TYPE_CHECKING = False

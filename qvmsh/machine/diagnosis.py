@@ -21,10 +21,11 @@ from qvmsh.errors import ConfigError, ImageError, MissingProgramError, QvmError,
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, logout, process, sockets
 from qvmsh.io import QUIET
-from qvmsh.machine import hardware, repair, serial, state, tpm
 from qvmsh.machine import programs as machine_tools
+from qvmsh.machine import repair, state
 from qvmsh.machine.guest import ssh as guest
-from qvmsh.machine.hardware import Launch
+from qvmsh.machine.power import hardware, serial, tpm
+from qvmsh.machine.power.hardware import Launch
 from qvmsh.machine.progress import size
 from qvmsh.machine.reports import Report
 from qvmsh.machine.snapshot import managed_save as saved

@@ -22,10 +22,11 @@ from qvmsh.errors import EXIT_FAILED, QmpError, QvmError, StateError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.io import isatty, tell
-from qvmsh.machine import launch, state
 from qvmsh.machine import registry as known
+from qvmsh.machine import state
 from qvmsh.machine.monitor import hmp as monitor
 from qvmsh.machine.monitor import qmp as control
+from qvmsh.machine.power import launch
 from qvmsh.qemu import hmp, qmp
 from qvmsh.qemu.schema import Schema
 

@@ -16,10 +16,11 @@ from qvmsh.config import devices
 from qvmsh.config.words import quote
 from qvmsh.errors import ImageError, QmpError, QvmError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import hardware, launch, log, state
+from qvmsh.machine import log, state
 from qvmsh.machine import registry as known
 from qvmsh.machine.disk_reports import DiskDone
 from qvmsh.machine.machine import Machine
+from qvmsh.machine.power import hardware, launch
 from qvmsh.machine.settings import commands as configuration
 from qvmsh.machine.snapshot import managed_save as saved
 from qvmsh.machine.storage import chain, volumes

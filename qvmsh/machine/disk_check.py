@@ -12,9 +12,10 @@ import os
 
 from qvmsh.errors import ImageError, QvmError
 from qvmsh.host import files as host_files
-from qvmsh.machine import launch, state
 from qvmsh.machine import programs as tools
+from qvmsh.machine import state
 from qvmsh.machine.disk_reports import Checked
+from qvmsh.machine.power import launch
 from qvmsh.machine.storage import chain, volumes
 from qvmsh.machine.storage import selection as diskwork
 from qvmsh.machine.storage.volumes import Volume

@@ -14,9 +14,10 @@ from qvmsh.config import devices
 from qvmsh.config.words import quote
 from qvmsh.errors import ImageError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import disk_layers_live, launch, log, state
+from qvmsh.machine import disk_layers_live, log, state
 from qvmsh.machine import programs as tools
 from qvmsh.machine.disk_reports import DiskDone
+from qvmsh.machine.power import launch
 from qvmsh.machine.progress import size
 from qvmsh.machine.snapshot.recovery import Journal
 from qvmsh.machine.snapshot.store import Images

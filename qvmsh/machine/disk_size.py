@@ -15,11 +15,12 @@ from qvmsh.config.words import quote
 from qvmsh.errors import ImageError, QmpError, StateError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.host import ssh
-from qvmsh.machine import launch, log, state
+from qvmsh.machine import log, state
 from qvmsh.machine import programs as tools
 from qvmsh.machine.disk_add import bytes_of
 from qvmsh.machine.disk_reports import DiskDone, Trimmed
 from qvmsh.machine.guest import ssh as guest
+from qvmsh.machine.power import launch
 from qvmsh.machine.progress import size
 from qvmsh.machine.snapshot import managed_save as saved
 from qvmsh.machine.storage import chain, volumes

@@ -13,8 +13,8 @@ import stat
 from dataclasses import dataclass, replace
 
 from qvmsh.errors import ImageError
-from qvmsh.machine import hardware
-from qvmsh.machine.hardware import Launch
+from qvmsh.machine.power import hardware
+from qvmsh.machine.power.hardware import Launch
 from qvmsh.machine.storage import chain, volumes
 from qvmsh.machine.storage import supplies as disks
 

@@ -18,9 +18,10 @@ from qvmsh.config import edit
 from qvmsh.config.words import quote
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import hardware, identity, tpm
+from qvmsh.machine import identity
 from qvmsh.machine.create import create
 from qvmsh.machine.machine import Machine
+from qvmsh.machine.power import hardware, tpm
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -20,12 +20,13 @@ from qvmsh.config import devices, edit, files
 from qvmsh.errors import ImageError, QvmError, StateError, Terminated
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import drives, identity, interrupted, launch, state
+from qvmsh.machine import drives, identity, interrupted, state
 from qvmsh.machine import programs as tools
 from qvmsh.machine.archive_reader import NEW, Reader
 from qvmsh.machine.archive_settings import STATE, is_known
 from qvmsh.machine.archives import Archive, Point
 from qvmsh.machine.machine import Machine
+from qvmsh.machine.power import launch
 from qvmsh.machine.restore_new import line_of
 from qvmsh.machine.restore_plan import (
     Plan,

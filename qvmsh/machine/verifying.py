@@ -15,13 +15,15 @@ import shutil
 from qvmsh.errors import ImageError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import archive_keeping, lifecycle, power, restore_new, restoring
+from qvmsh.machine import archive_keeping, restore_new, restoring
 from qvmsh.machine import programs as tools
 from qvmsh.machine.archive_reader import Reader
 from qvmsh.machine.archive_reports import Verified
 from qvmsh.machine.archive_settings import SETTINGS
 from qvmsh.machine.archives import Archive, Point
 from qvmsh.machine.machine import Machine
+from qvmsh.machine.power import start as lifecycle
+from qvmsh.machine.power import stop as power
 from qvmsh.machine.shelf import Shelf
 from qvmsh.qemu import imagecheck
 

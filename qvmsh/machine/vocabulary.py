@@ -62,8 +62,8 @@ def snapshots(vm: Machine) -> Found:
 
 
 def _in_images(vm: Machine) -> Found:
-    from qvmsh.machine import hardware
     from qvmsh.machine import programs as tools
+    from qvmsh.machine.power import hardware
     from qvmsh.qemu import image
 
     name = hardware.disk_name(vm)

@@ -223,7 +223,7 @@ def test_run_on_a_desktop_without_a_window_takes_the_terminal(blank: Blank) -> N
 )
 def test_dryrun_and_start_warn_of_what_others_can_reach(blank: Blank, words: str, what: str) -> None:
     from qvmsh.host import sockets
-    from qvmsh.machine import ports
+    from qvmsh.machine.power import ports
 
     port = str(sockets.free_port())
     argv = ["qemu", "-display", "none", *words.replace("PORT", port).split()]

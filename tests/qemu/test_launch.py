@@ -12,9 +12,9 @@ import pexpect
 from conftest import QVM, Vm, World
 
 from qvmsh.host import sockets
-from qvmsh.machine import launch
-from qvmsh.machine.hardware import Launch
 from qvmsh.machine.machine import Machine
+from qvmsh.machine.power import launch
+from qvmsh.machine.power.hardware import Launch
 
 Blank = Callable[..., Vm]
 

@@ -13,10 +13,10 @@ import pytest
 from conftest import Vm
 
 from qvmsh.host import sockets
-from qvmsh.machine import launch
-from qvmsh.machine import ports as machine_ports
-from qvmsh.machine.hardware import Launch
 from qvmsh.machine.machine import Machine
+from qvmsh.machine.power import launch
+from qvmsh.machine.power import ports as machine_ports
+from qvmsh.machine.power.hardware import Launch
 
 Blank = Callable[..., Vm]
 KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}

@@ -10,8 +10,9 @@ from conftest import write_vmrc
 from test_qemu_commandline import BASE, fields, value
 
 from qvmsh.errors import ConfigError
-from qvmsh.machine import identity, limits, ports
+from qvmsh.machine import identity
 from qvmsh.machine.machine import Machine
+from qvmsh.machine.power import limits, ports
 from qvmsh.qemu import sandbox
 from qvmsh.qemu.commandline import Endpoint, Network, arguments
 

@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 
 from qvmsh.host import keeper
-from qvmsh.machine.logs import Follower
 from qvmsh.machine.machine import Machine
+from qvmsh.machine.power.logs import Follower
 
 DEADLINE_S = 120
 

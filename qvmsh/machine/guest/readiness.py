@@ -16,8 +16,9 @@ from qvmsh.errors import DeadlineError, LaunchError, QmpError, QvmError
 from qvmsh.host import locks, process, ssh
 from qvmsh.machine import launch_record as notes
 from qvmsh.machine import paths as machine_files
-from qvmsh.machine import serial, state
+from qvmsh.machine import state
 from qvmsh.machine.guest import ssh as guest
+from qvmsh.machine.power import serial
 from qvmsh.qemu import qmp
 
 TYPE_CHECKING = False

@@ -19,7 +19,7 @@ from qvmsh.config import devices
 from qvmsh.config.settings import Settings
 from qvmsh.config.words import quote
 from qvmsh.errors import ConfigError
-from qvmsh.machine import hardware
+from qvmsh.machine.power import hardware
 from qvmsh.machine.snapshot.catalogue import HARDWARE
 from qvmsh.qemu import platforms
 

@@ -411,7 +411,7 @@ def _back_off(vm: Machine, note: Note, data: dict[str, Any]) -> str:
     """End a QEMU whose guest must never run, and put its disks back."""
     pid = locks.holder(vm.files.pid_file)
     if pid is not None:
-        from qvmsh.machine import power
+        from qvmsh.machine.power import stop as power
 
         with process.Process(pid) as handle:
             power.kill_process(handle, note)

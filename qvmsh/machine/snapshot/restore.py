@@ -13,9 +13,10 @@ from __future__ import annotations
 import time
 
 from qvmsh.errors import ImageError, QmpError, StateError
-from qvmsh.machine import hardware, launch, log, state
+from qvmsh.machine import log, state
 from qvmsh.machine.guest import readiness as ready
 from qvmsh.machine.guest import ssh as guest
+from qvmsh.machine.power import hardware, launch
 from qvmsh.machine.snapshot import fit as snapshot_fit
 from qvmsh.machine.snapshot import hardware as snapshot_hardware
 from qvmsh.machine.snapshot import managed_save as saved

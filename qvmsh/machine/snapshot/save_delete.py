@@ -18,9 +18,10 @@ from dataclasses import dataclass
 
 from qvmsh.errors import QmpError, StateError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import launch, log, state
+from qvmsh.machine import log, state
 from qvmsh.machine import programs as tools
 from qvmsh.machine.guest import filesystems as freezing
+from qvmsh.machine.power import launch
 from qvmsh.machine.snapshot import catalogue
 from qvmsh.machine.snapshot import fit as snapshot_fit
 from qvmsh.machine.snapshot import managed_save as saved

@@ -14,8 +14,9 @@ from __future__ import annotations
 import os
 
 from qvmsh.errors import QvmError
-from qvmsh.machine import launch, progress, state
 from qvmsh.machine import programs as tools
+from qvmsh.machine import progress, state
+from qvmsh.machine.power import launch
 from qvmsh.machine.snapshot import fit as snapshot_fit
 from qvmsh.machine.snapshot import hardware as snapshot_hardware
 from qvmsh.machine.snapshot import view as snapshot_view

@@ -14,9 +14,10 @@ import os
 
 from qvmsh.errors import ImageError, QvmError, StateError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import hardware, launch, state
 from qvmsh.machine import programs as tools
+from qvmsh.machine import state
 from qvmsh.machine.create import seed
+from qvmsh.machine.power import hardware, launch
 from qvmsh.machine.storage import chain
 from qvmsh.qemu import image
 

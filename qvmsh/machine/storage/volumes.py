@@ -15,8 +15,8 @@ import os
 from dataclasses import dataclass
 
 from qvmsh.errors import QvmError
-from qvmsh.machine import hardware
-from qvmsh.machine.hardware import MAIN
+from qvmsh.machine.power import hardware
+from qvmsh.machine.power.hardware import MAIN
 from qvmsh.machine.storage import supplies as disks
 from qvmsh.qemu import drives, image
 from qvmsh.qemu.commandline import UEFI_VARIABLES

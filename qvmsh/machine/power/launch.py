@@ -27,13 +27,14 @@ from qvmsh.errors import ConfigError, LaunchError, LockedError, QvmError, StateE
 from qvmsh.host import files as host_files
 from qvmsh.host import launch as launcher
 from qvmsh.host import locks, logfiles, process, sockets
-from qvmsh.machine import archives, identity, limits, logs, ports, serial, state, tpm
-from qvmsh.machine import hardware as hw
+from qvmsh.machine import archives, identity, state
 from qvmsh.machine import launch_record as notes
 from qvmsh.machine import paths as machine_files
 from qvmsh.machine import programs as tools
 from qvmsh.machine import registry as known
 from qvmsh.machine.launch_record import Note
+from qvmsh.machine.power import hardware as hw
+from qvmsh.machine.power import limits, logs, ports, serial, tpm
 from qvmsh.machine.storage import chain, volumes
 from qvmsh.machine.storage import supplies as disks
 from qvmsh.machine.work import hooks
@@ -47,8 +48,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import IO, Protocol
 
-    from qvmsh.machine.hardware import Launch
     from qvmsh.machine.machine import Machine
+    from qvmsh.machine.power.hardware import Launch
     from qvmsh.machine.storage.supplies import Supplies
 
     class Child(Protocol):

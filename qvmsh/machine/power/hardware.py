@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from qvmsh.config import devices
 from qvmsh.config.variables import FORMATS
 from qvmsh.errors import ConfigError, ImageError, UsageError
-from qvmsh.machine import identity, ports
+from qvmsh.machine import identity
 from qvmsh.machine.paths import PID_FILE, SERIAL_LOG
+from qvmsh.machine.power import ports
 from qvmsh.machine.storage import supplies as disks
 from qvmsh.machine.storage.supplies import Supplies
 from qvmsh.qemu import platforms, sandbox

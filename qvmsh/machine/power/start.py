@@ -14,12 +14,14 @@ from dataclasses import dataclass, replace
 from qvmsh.errors import ConfigError, QvmError, Terminated, UsageError
 from qvmsh.host import logout, process, sockets, terminal, watch
 from qvmsh.io import isatty, tell
-from qvmsh.machine import hardware as hw
-from qvmsh.machine import identity, launch, log, logs, owner, ports, power, state, tpm
+from qvmsh.machine import identity, log, owner, state
 from qvmsh.machine import programs as tools
 from qvmsh.machine import registry as known
 from qvmsh.machine.guest import readiness as ready
-from qvmsh.machine.hardware import Launch
+from qvmsh.machine.power import hardware as hw
+from qvmsh.machine.power import launch, logs, ports, tpm
+from qvmsh.machine.power import stop as power
+from qvmsh.machine.power.hardware import Launch
 from qvmsh.machine.reports import CommandLine, Ended, Restarted, Started
 from qvmsh.machine.snapshot import managed_save as saved
 from qvmsh.machine.storage import layers as images
@@ -31,8 +33,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from qvmsh.machine import serial
     from qvmsh.machine.machine import Machine
+    from qvmsh.machine.power import serial
 
 
 LINES = 20

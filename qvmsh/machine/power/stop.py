@@ -15,10 +15,11 @@ import time
 
 from qvmsh.errors import DeadlineError, QmpError, QvmError, StateError
 from qvmsh.host import process, ssh
-from qvmsh.machine import interrupted, launch, log, state
+from qvmsh.machine import interrupted, log, state
 from qvmsh.machine.guest import readiness as ready
 from qvmsh.machine.guest import sleep
 from qvmsh.machine.guest import ssh as guest
+from qvmsh.machine.power import launch
 from qvmsh.machine.snapshot import managed_save as saved
 from qvmsh.qemu import qga, qmp
 

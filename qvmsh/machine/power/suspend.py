@@ -14,10 +14,11 @@ from __future__ import annotations
 import time
 
 from qvmsh.errors import DeadlineError, QmpError, StateError
-from qvmsh.machine import launch, log, state
+from qvmsh.machine import log, state
 from qvmsh.machine.guest import readiness as ready
 from qvmsh.machine.guest import sleep
 from qvmsh.machine.guest import ssh as guest
+from qvmsh.machine.power import launch
 from qvmsh.machine.reports import Paused, Suspended, Woken
 from qvmsh.qemu import qmp
 

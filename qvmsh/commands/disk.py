@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from typing import Annotated
 
     from qvmsh.commands._define import Opt
-    from qvmsh.machine.disk_reports import Checked, DiskDone, Disks, Trimmed
+    from qvmsh.machine.disk.reports import Checked, DiskDone, Disks, Trimmed
     from qvmsh.machine.machine import Machine
 
 
@@ -49,7 +49,7 @@ def disk_add(
         UsageError: it is a disk of the machine already.
         ImageError: it is not there, of another format, in use, or others stand on it; nothing was changed.
     """
-    from qvmsh.machine import disk_add
+    from qvmsh.machine.disk import add as disk_add
 
     return disk_add.add(vm, file, disk_add.Addition(size, format, read_only))
 
@@ -73,7 +73,7 @@ def disk_resize(
         UsageError: there is no such disk, or it would shrink.
         ImageError: others stand on it, or it is in use.
     """
-    from qvmsh.machine import disk_size
+    from qvmsh.machine.disk import size as disk_size
 
     return disk_size.resize(vm, disk, size, is_shrinking=shrink)
 
@@ -91,7 +91,7 @@ def disk_trim(vm: Machine, disk: Annotated[str | None, Opt(complete="disk")] = N
     Raises:
         StateError: nothing in the guest can be asked.
     """
-    from qvmsh.machine import disk_size
+    from qvmsh.machine.disk import size as disk_size
 
     return disk_size.trim(vm, disk)
 
@@ -111,7 +111,7 @@ def disk_check(
         disk: id or file of one disk; all by default.
         repair: mend what `qemu-img` can mend; the machine must be off. Copy a damaged image first.
     """
-    from qvmsh.machine import disk_check
+    from qvmsh.machine.disk import check as disk_check
 
     return disk_check.check(vm, disk, is_repairing=repair)
 
@@ -130,7 +130,7 @@ def disk_commit(vm: Machine, disk: Annotated[str | None, Opt(complete="disk")] =
     Raises:
         ImageError: something stands on the base, or there is no room; nothing was changed.
     """
-    from qvmsh.machine import disk_layers
+    from qvmsh.machine.disk import layers as disk_layers
 
     return disk_layers.commit(vm, disk)
 
@@ -155,6 +155,6 @@ def disk_rebase(
     Raises:
         ImageError: it holds snapshots, or there is no room; nothing was changed.
     """
-    from qvmsh.machine import disk_layers
+    from qvmsh.machine.disk import layers as disk_layers
 
     return disk_layers.rebase(vm, disk, base, is_unsafe=unsafe)

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from qvmsh.machine import disk_size
+from qvmsh.machine.disk import size as disk_size
 
 
 class Here:

@@ -512,7 +512,7 @@ def _block_job(store: Store, data: dict[str, Any]) -> str:
     its header may say so before its tables tell where the data from below now is.
     """
     if isinstance(store, Live):
-        from qvmsh.machine import disk_layers_live
+        from qvmsh.machine.disk import layers_live as disk_layers_live
 
         return disk_layers_live.settle(store, data)
     outcome = "is over: what the disk holds is the same"

@@ -20,7 +20,7 @@ from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.machine import changes, state
 from qvmsh.machine import programs as tools
-from qvmsh.machine.disk_reports import Disks
+from qvmsh.machine.disk.reports import Disks
 from qvmsh.machine.snapshot import managed_save as saved
 from qvmsh.machine.storage import chain, volumes
 from qvmsh.machine.storage.volumes import Volume

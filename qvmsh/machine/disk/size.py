@@ -17,8 +17,8 @@ from qvmsh.host import files as host_files
 from qvmsh.host import ssh
 from qvmsh.machine import log, state
 from qvmsh.machine import programs as tools
-from qvmsh.machine.disk_add import bytes_of
-from qvmsh.machine.disk_reports import DiskDone, Trimmed
+from qvmsh.machine.disk.add import bytes_of
+from qvmsh.machine.disk.reports import DiskDone, Trimmed
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.power import launch
 from qvmsh.machine.progress import size

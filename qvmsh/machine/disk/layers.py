@@ -14,9 +14,10 @@ from qvmsh.config import devices
 from qvmsh.config.words import quote
 from qvmsh.errors import ImageError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import disk_layers_live, log, state
+from qvmsh.machine import log, state
 from qvmsh.machine import programs as tools
-from qvmsh.machine.disk_reports import DiskDone
+from qvmsh.machine.disk import layers_live as disk_layers_live
+from qvmsh.machine.disk.reports import DiskDone
 from qvmsh.machine.power import launch
 from qvmsh.machine.progress import size
 from qvmsh.machine.snapshot.recovery import Journal

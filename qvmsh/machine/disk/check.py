@@ -14,7 +14,7 @@ from qvmsh.errors import ImageError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.machine import programs as tools
 from qvmsh.machine import state
-from qvmsh.machine.disk_reports import Checked
+from qvmsh.machine.disk.reports import Checked
 from qvmsh.machine.power import launch
 from qvmsh.machine.storage import chain, volumes
 from qvmsh.machine.storage import selection as diskwork

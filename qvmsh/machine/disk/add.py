@@ -18,7 +18,7 @@ from qvmsh.errors import ImageError, QmpError, QvmError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.machine import log, state
 from qvmsh.machine import registry as known
-from qvmsh.machine.disk_reports import DiskDone
+from qvmsh.machine.disk.reports import DiskDone
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.power import hardware, launch
 from qvmsh.machine.settings import commands as configuration

@@ -284,7 +284,7 @@ class _Line:
 
     def _archives(self) -> list[Row]:
         """The states of the machine's archives that lie on this host, the newest first."""
-        from qvmsh.machine import archive_keeping
+        from qvmsh.machine.archive import maintenance as archive_keeping
 
         vm = self.surroundings.machine(self.common)
         if vm is None or "://" in vm.settings.text("VM_ARCHIVE"):

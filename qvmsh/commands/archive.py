@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qvmsh.commands._define import Opt, command
 from qvmsh.errors import UsageError
-from qvmsh.machine.archive_reports import Archived, ArchiveList, Deleted, Verified
+from qvmsh.machine.archive.reports import Archived, ArchiveList, Deleted, Verified
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,7 +74,9 @@ def archive(
         QvmError: the disk is full, or a copy failed; the machine and the archives are as they were.
         ImageError: --verify found damage.
     """
-    from qvmsh.machine import archive_keeping, archive_writer, archiving
+    from qvmsh.machine.archive import archive as archiving
+    from qvmsh.machine.archive import maintenance as archive_keeping
+    from qvmsh.machine.archive import writer as archive_writer
 
     if boot and not verify:
         raise UsageError("archive: --boot belongs to --verify")
@@ -92,7 +94,7 @@ def archive(
 
         return verifying.verify(vm, state, is_booting=boot)
     if delete:
-        from qvmsh.machine import archive_removal
+        from qvmsh.machine.archive import removal as archive_removal
 
         if state is None:
             raise UsageError("archive: --delete needs a state", hint="`qvm archive --list` shows them")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qvmsh.commands._define import command
 from qvmsh.io import QUIET
-from qvmsh.machine.archive_reports import Restored
+from qvmsh.machine.archive.reports import Restored
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

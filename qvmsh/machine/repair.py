@@ -19,8 +19,9 @@ import subprocess
 from qvmsh.errors import ConfigError, LockedError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process, sockets
-from qvmsh.machine import interrupted, state
 from qvmsh.machine import launch_record as notes
+from qvmsh.machine import state
+from qvmsh.machine.archive import recovery as interrupted
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.power import launch, serial
 from qvmsh.machine.reports import Report

@@ -27,7 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from qvmsh.machine.archives import Point
+    from qvmsh.machine.archive.model import Point
 
 WORDS = ("VM_QEMU_ARGS", "VM_QEMU_EXTRA")
 _KEYS = "name=opt/qvm/authorized_keys,"

@@ -19,14 +19,14 @@ from dataclasses import dataclass, field
 from qvmsh.config import devices, edit
 from qvmsh.errors import ImageError, QvmError, Terminated, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import drives
 from qvmsh.machine import programs as tools
 from qvmsh.machine import registry as known
-from qvmsh.machine.archive_reader import Place, Reader
-from qvmsh.machine.archive_settings import SETTINGS
-from qvmsh.machine.archives import Archive, Part, Point
+from qvmsh.machine.archive import drives
+from qvmsh.machine.archive.drives import MAIN, READ_ONLY, UEFI
+from qvmsh.machine.archive.model import Archive, Part, Point
+from qvmsh.machine.archive.reader import Place, Reader
+from qvmsh.machine.archive.settings import SETTINGS
 from qvmsh.machine.create import create
-from qvmsh.machine.drives import MAIN, READ_ONLY, UEFI
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.restore_identity import WORDS, assign_words, renew
 from qvmsh.machine.storage import supplies as disks
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from qvmsh.io import Io
-    from qvmsh.machine.shelf import Shelf
+    from qvmsh.machine.archive.index import Shelf
 
 
 @dataclass

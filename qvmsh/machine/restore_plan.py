@@ -17,11 +17,11 @@ import os
 from dataclasses import dataclass, field
 
 from qvmsh.errors import ImageError, QvmError, StateError
-from qvmsh.machine import drives
-from qvmsh.machine.archive_reader import NEW, Place, restored_ns
-from qvmsh.machine.archive_settings import SETTINGS
-from qvmsh.machine.archives import Archive, Part, Point
-from qvmsh.machine.drives import MAIN, READ_ONLY, UEFI
+from qvmsh.machine.archive import drives
+from qvmsh.machine.archive.drives import MAIN, READ_ONLY, UEFI
+from qvmsh.machine.archive.model import Archive, Part, Point
+from qvmsh.machine.archive.reader import NEW, Place, restored_ns
+from qvmsh.machine.archive.settings import SETTINGS
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.restore_new import format_of, free_name, layer_names
 from qvmsh.machine.storage import chain
@@ -31,8 +31,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Container
 
-    from qvmsh.machine.drives import Drive
-    from qvmsh.machine.shelf import Shelf
+    from qvmsh.machine.archive.drives import Drive
+    from qvmsh.machine.archive.index import Shelf
 
 
 @dataclass

@@ -20,11 +20,13 @@ from qvmsh.config import devices, edit, files
 from qvmsh.errors import ImageError, QvmError, StateError, Terminated
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import drives, identity, interrupted, state
+from qvmsh.machine import identity, state
 from qvmsh.machine import programs as tools
-from qvmsh.machine.archive_reader import NEW, Reader
-from qvmsh.machine.archive_settings import STATE, is_known
-from qvmsh.machine.archives import Archive, Point
+from qvmsh.machine.archive import drives
+from qvmsh.machine.archive import recovery as interrupted
+from qvmsh.machine.archive.model import Archive, Point
+from qvmsh.machine.archive.reader import NEW, Reader
+from qvmsh.machine.archive.settings import STATE, is_known
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.power import launch
 from qvmsh.machine.restore_new import line_of
@@ -44,7 +46,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from qvmsh.machine.shelf import Shelf
+    from qvmsh.machine.archive.index import Shelf
 
 
 def same(vm: Machine, shelf: Shelf, archive: Archive, point: Point, *, is_forced: bool) -> list[str]:

@@ -13,10 +13,12 @@ import os
 import time
 
 from qvmsh.errors import UsageError
-from qvmsh.machine import archive_keeping, log, restore_new, restore_same, stores
-from qvmsh.machine.archive_reports import Restored
-from qvmsh.machine.archives import Archive, Point
-from qvmsh.machine.shelf import Shelf, split
+from qvmsh.machine import log, restore_new, restore_same
+from qvmsh.machine.archive import maintenance as archive_keeping
+from qvmsh.machine.archive import stores
+from qvmsh.machine.archive.index import Shelf, split
+from qvmsh.machine.archive.model import Archive, Point
+from qvmsh.machine.archive.reports import Restored
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -15,16 +15,17 @@ import shutil
 from qvmsh.errors import ImageError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import archive_keeping, restore_new, restoring
 from qvmsh.machine import programs as tools
-from qvmsh.machine.archive_reader import Reader
-from qvmsh.machine.archive_reports import Verified
-from qvmsh.machine.archive_settings import SETTINGS
-from qvmsh.machine.archives import Archive, Point
+from qvmsh.machine import restore_new, restoring
+from qvmsh.machine.archive import maintenance as archive_keeping
+from qvmsh.machine.archive.index import Shelf
+from qvmsh.machine.archive.model import Archive, Point
+from qvmsh.machine.archive.reader import Reader
+from qvmsh.machine.archive.reports import Verified
+from qvmsh.machine.archive.settings import SETTINGS
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.power import start as lifecycle
 from qvmsh.machine.power import stop as power
-from qvmsh.machine.shelf import Shelf
 from qvmsh.qemu import imagecheck
 
 

@@ -47,7 +47,7 @@ exec sh -c "$*"
 
 KILLED = """
 import os, signal, sys
-from qvmsh.machine.shelf import Shelf
+from qvmsh.machine.archive.index import Shelf
 
 original = Shelf.write
 

@@ -38,7 +38,7 @@ def interrupt(how):
 """
 
 LISTED = """
-from qvmsh.machine.shelf import Shelf
+from qvmsh.machine.archive.index import Shelf
 
 how, is_listed, write = sys.argv.pop(1), False, Shelf.write
 
@@ -58,7 +58,7 @@ Shelf.write = interrupted
 """Interrupted when the manifest lists the state as whole; `kill`: and killed when it is changed again."""
 
 NAMED = """
-from qvmsh.machine.stores import Folder
+from qvmsh.machine.archive.stores import Folder
 
 how, rename = sys.argv.pop(1), Folder.rename
 

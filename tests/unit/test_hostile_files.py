@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 from qvmsh.errors import QvmError
 from qvmsh.host import files
 from qvmsh.io import Io
-from qvmsh.machine import identity, interrupted, state
+from qvmsh.machine import identity, state
 from qvmsh.machine import launch_record as note
 from qvmsh.machine import registry as known
+from qvmsh.machine.archive import recovery as interrupted
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.snapshot import recovery as unfinished
 from qvmsh.machine.snapshot.catalogue import Catalogue

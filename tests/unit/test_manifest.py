@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from qvmsh.errors import QvmError, UsageError
-from qvmsh.machine.archives import Archive, Part, Point
-from qvmsh.machine.shelf import Shelf, parse
-from qvmsh.machine.stores import Folder
+from qvmsh.machine.archive.index import Shelf, parse
+from qvmsh.machine.archive.model import Archive, Part, Point
+from qvmsh.machine.archive.stores import Folder
 
 FOLDER, OTHER = "demo-20250102030405", "demo-20250203040506"
 UUID = "3a4f2a4e-9c8b-4a57-8d2e-0123456789ab"

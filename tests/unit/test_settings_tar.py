@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from qvmsh.errors import ImageError
-from qvmsh.machine import archive_settings
+from qvmsh.machine.archive import settings as archive_settings
 
 
 def headers(**values: str) -> bytes:

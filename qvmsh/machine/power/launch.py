@@ -27,11 +27,12 @@ from qvmsh.errors import ConfigError, LaunchError, LockedError, QvmError, StateE
 from qvmsh.host import files as host_files
 from qvmsh.host import launch as launcher
 from qvmsh.host import locks, logfiles, process, sockets
-from qvmsh.machine import archives, identity, state
+from qvmsh.machine import identity, state
 from qvmsh.machine import launch_record as notes
 from qvmsh.machine import paths as machine_files
 from qvmsh.machine import programs as tools
 from qvmsh.machine import registry as known
+from qvmsh.machine.archive import model as archives
 from qvmsh.machine.launch_record import Note
 from qvmsh.machine.power import hardware as hw
 from qvmsh.machine.power import limits, logs, ports, serial, tpm
@@ -192,7 +193,7 @@ def _settle(vm: Machine, what: str) -> None:
     Raises:
         QvmError: that cannot be done now, and `what` would build on it, or let a guest go on that must not.
     """
-    from qvmsh.machine import interrupted
+    from qvmsh.machine.archive import recovery as interrupted
     from qvmsh.machine.snapshot import recovery as unfinished
     from qvmsh.machine.work import guardian
 

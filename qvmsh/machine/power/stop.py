@@ -15,7 +15,8 @@ import time
 
 from qvmsh.errors import DeadlineError, QmpError, QvmError, StateError
 from qvmsh.host import process, ssh
-from qvmsh.machine import interrupted, log, state
+from qvmsh.machine import log, state
+from qvmsh.machine.archive import recovery as interrupted
 from qvmsh.machine.guest import readiness as ready
 from qvmsh.machine.guest import sleep
 from qvmsh.machine.guest import ssh as guest

@@ -20,9 +20,10 @@ import time
 from qvmsh.errors import QmpError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
-from qvmsh.machine import interrupted, log, state
 from qvmsh.machine import launch_record as notes
+from qvmsh.machine import log, state
 from qvmsh.machine import programs as tools
+from qvmsh.machine.archive import recovery as interrupted
 from qvmsh.machine.guest import filesystems as freezing
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.snapshot import catalogue

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from qvmsh.config import devices
 from qvmsh.config.words import quote
 from qvmsh.errors import ImageError, QvmError, StateError
-from qvmsh.machine import archives
 from qvmsh.machine import registry as known
+from qvmsh.machine.archive import model as archives
 from qvmsh.qemu import image, qcow2
 from qvmsh.qemu.qcow2 import Snapshot
 

@@ -18,8 +18,9 @@ import re
 from qvmsh.errors import ImageError, QvmError, StateError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import changes, state
 from qvmsh.machine import programs as tools
+from qvmsh.machine import state
+from qvmsh.machine.archive import changes
 from qvmsh.machine.disk.reports import Disks
 from qvmsh.machine.snapshot import managed_save as saved
 from qvmsh.machine.storage import chain, volumes

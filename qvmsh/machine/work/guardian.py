@@ -102,7 +102,7 @@ def settle(vm: Machine, timeout_s: float = locks.SETTLE_S) -> None:
     Args:
         timeout_s: how long to wait for the work lock: others may hold it who settle the same.
     """
-    from qvmsh.machine import interrupted
+    from qvmsh.machine.archive import recovery as interrupted
     from qvmsh.machine.snapshot import recovery as unfinished
 
     deadline = time.monotonic() + timeout_s

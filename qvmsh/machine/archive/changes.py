@@ -24,9 +24,10 @@ import secrets
 from qvmsh.errors import DeadlineError, ImageError, QmpError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import cut, state
 from qvmsh.machine import launch_record as notes
 from qvmsh.machine import programs as tools
+from qvmsh.machine import state
+from qvmsh.machine.archive import live_copy as cut
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-    from qvmsh.machine.archives import Archive, Point
-    from qvmsh.machine.drives import Drive
+    from qvmsh.machine.archive.drives import Drive
+    from qvmsh.machine.archive.model import Archive, Point
     from qvmsh.machine.machine import Machine
     from qvmsh.qemu.session import Session
 

@@ -17,15 +17,15 @@ import os
 import re
 
 from qvmsh.errors import QvmError, UsageError, printable
-from qvmsh.machine import archives
-from qvmsh.machine.archives import MAIN, MANIFEST, PART, Archive, Part, Point, seconds
-from qvmsh.machine.stores import TEXT_BYTES
+from qvmsh.machine.archive import model as archives
+from qvmsh.machine.archive.model import MAIN, MANIFEST, PART, Archive, Part, Point, seconds
+from qvmsh.machine.archive.stores import TEXT_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from qvmsh.machine.stores import Store
+    from qvmsh.machine.archive.stores import Store
 
 VERSION = 1
 LAST_S = 253402300800

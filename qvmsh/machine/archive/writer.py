@@ -23,14 +23,18 @@ from dataclasses import dataclass, field
 from qvmsh.errors import ConfigError, ImageError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process, transfer
-from qvmsh.machine import archives, changes, cut, drives, identity, interrupted, progress
+from qvmsh.machine import identity, progress
 from qvmsh.machine import programs as tools
-from qvmsh.machine.archive_settings import SETTINGS, gather, pack
-from qvmsh.machine.archive_settings import is_same as is_same_settings
-from qvmsh.machine.archives import PART, Archive, Part, Point
-from qvmsh.machine.changes import tag_id, tags_of
-from qvmsh.machine.drives import MAIN, Drive
-from qvmsh.machine.shelf import LAST_NUMBER, UNFINISHED, Shelf, is_plain
+from qvmsh.machine.archive import changes, drives
+from qvmsh.machine.archive import live_copy as cut
+from qvmsh.machine.archive import model as archives
+from qvmsh.machine.archive import recovery as interrupted
+from qvmsh.machine.archive.changes import tag_id, tags_of
+from qvmsh.machine.archive.drives import MAIN, Drive
+from qvmsh.machine.archive.index import LAST_NUMBER, UNFINISHED, Shelf, is_plain
+from qvmsh.machine.archive.model import PART, Archive, Part, Point
+from qvmsh.machine.archive.settings import SETTINGS, gather, pack
+from qvmsh.machine.archive.settings import is_same as is_same_settings
 from qvmsh.machine.storage import layers as images
 from qvmsh.qemu import image
 
@@ -39,8 +43,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
+    from qvmsh.machine.archive.stores import Store
     from qvmsh.machine.machine import Machine
-    from qvmsh.machine.stores import Store
 
 ROOM_BYTES = 1 << 20
 NAME_BYTES = 240

@@ -15,11 +15,12 @@ import os
 import time
 
 from qvmsh.errors import ImageError, QvmError, StateError, UsageError
-from qvmsh.machine import archive_keeping, log
-from qvmsh.machine.archive_reports import Deleted
-from qvmsh.machine.archives import MANIFEST
+from qvmsh.machine import log
+from qvmsh.machine.archive import maintenance as archive_keeping
+from qvmsh.machine.archive.index import UNFINISHED
+from qvmsh.machine.archive.model import MANIFEST
+from qvmsh.machine.archive.reports import Deleted
 from qvmsh.machine.power import launch
-from qvmsh.machine.shelf import UNFINISHED
 from qvmsh.machine.storage import chain
 from qvmsh.qemu import image
 
@@ -27,10 +28,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from qvmsh.machine.archive_writer import Wish
-    from qvmsh.machine.archives import Archive, Point
+    from qvmsh.machine.archive.index import Shelf
+    from qvmsh.machine.archive.model import Archive, Point
+    from qvmsh.machine.archive.writer import Wish
     from qvmsh.machine.machine import Machine
-    from qvmsh.machine.shelf import Shelf
 
 _MACHINE = (".vmrc", ".qvm")
 """What tells that an archive runs where it lies, as a machine."""

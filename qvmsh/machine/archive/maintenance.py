@@ -12,9 +12,10 @@ import contextlib
 
 from qvmsh.errors import ImageError, QvmError
 from qvmsh.host import transfer
-from qvmsh.machine import changes, identity, progress, stores
-from qvmsh.machine.archives import PART, Archive, Point
-from qvmsh.machine.shelf import UNFINISHED, Shelf
+from qvmsh.machine import identity, progress
+from qvmsh.machine.archive import changes, stores
+from qvmsh.machine.archive.index import UNFINISHED, Shelf
+from qvmsh.machine.archive.model import PART, Archive, Point
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -30,9 +30,10 @@ import time
 from qvmsh.errors import DeadlineError, QmpError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import interrupted, state
 from qvmsh.machine import launch_record as notes
 from qvmsh.machine import programs as tools
+from qvmsh.machine import state
+from qvmsh.machine.archive import recovery as interrupted
 from qvmsh.machine.guest import filesystems as freezing
 from qvmsh.machine.snapshot import managed_save as saved
 from qvmsh.machine.storage import chain, volumes
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
-    from qvmsh.machine.drives import Drive
+    from qvmsh.machine.archive.drives import Drive
     from qvmsh.machine.launch_record import Note
     from qvmsh.machine.machine import Machine
     from qvmsh.qemu.session import Session

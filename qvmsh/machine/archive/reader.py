@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from qvmsh.errors import ImageError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import transfer
-from qvmsh.machine import archive_settings, progress
-from qvmsh.machine.archive_settings import SETTINGS
-from qvmsh.machine.archives import Archive, Part, Point
+from qvmsh.machine import progress
+from qvmsh.machine.archive import settings as archive_settings
+from qvmsh.machine.archive.model import Archive, Part, Point
+from qvmsh.machine.archive.settings import SETTINGS
 from qvmsh.qemu import image, qcow2
 
 TYPE_CHECKING = False
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from qvmsh.io import Io
-    from qvmsh.machine.shelf import Shelf
+    from qvmsh.machine.archive.index import Shelf
 
 NEW = ".restore-new"
 FULL_BYTES = 1 << 16

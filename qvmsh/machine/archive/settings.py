@@ -26,8 +26,8 @@ from pathlib import PurePath
 from qvmsh.config.variables import VARIABLES
 from qvmsh.errors import ImageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import drives
-from qvmsh.machine.archives import PART
+from qvmsh.machine.archive import drives
+from qvmsh.machine.archive.model import PART
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.qemu.drives import pairs
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import IO
 
-    from qvmsh.machine.drives import Drive
+    from qvmsh.machine.archive.drives import Drive
     from qvmsh.machine.machine import Machine
 
 SETTINGS = "settings"

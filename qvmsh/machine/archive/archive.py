@@ -18,26 +18,19 @@ import time
 from qvmsh.errors import QmpError, QvmError, StateError, Terminated, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process, transfer
-from qvmsh.machine import (
-    archive_keeping,
-    archive_removal,
-    archive_writer,
-    archives,
-    changes,
-    cut,
-    drives,
-    identity,
-    interrupted,
-    log,
-    progress,
-    state,
-    stores,
-)
+from qvmsh.machine import identity, log, progress, state
 from qvmsh.machine import programs as tools
-from qvmsh.machine.archive_reports import Archived
-from qvmsh.machine.archive_writer import ROOM_BYTES, Job, Wish, Writer
-from qvmsh.machine.archives import Archive, Point
-from qvmsh.machine.drives import Drive
+from qvmsh.machine.archive import changes, drives, stores
+from qvmsh.machine.archive import live_copy as cut
+from qvmsh.machine.archive import maintenance as archive_keeping
+from qvmsh.machine.archive import model as archives
+from qvmsh.machine.archive import recovery as interrupted
+from qvmsh.machine.archive import removal as archive_removal
+from qvmsh.machine.archive import writer as archive_writer
+from qvmsh.machine.archive.drives import Drive
+from qvmsh.machine.archive.model import Archive, Point
+from qvmsh.machine.archive.reports import Archived
+from qvmsh.machine.archive.writer import ROOM_BYTES, Job, Wish, Writer
 from qvmsh.machine.power import launch
 from qvmsh.machine.snapshot import managed_save as saved
 from qvmsh.machine.snapshot.catalogue import Catalogue

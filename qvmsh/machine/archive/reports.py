@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
-    from qvmsh.machine.archives import Archive, Point
+    from qvmsh.machine.archive.model import Archive, Point
 
 
 class Archived(Report):

@@ -90,7 +90,7 @@ def archive(
         archive_keeping.warn_of_unreadable(vm, shelf)
         return ArchiveList(vm.name, shelf.store.shown, found, [error.what for error in shelf.unreadable])
     if verify:
-        from qvmsh.machine import verifying
+        from qvmsh.machine.restore import verify as verifying
 
         return verifying.verify(vm, state, is_booting=boot)
     if delete:

@@ -45,7 +45,7 @@ def restore(
     """
     import os
 
-    from qvmsh.machine import restoring
+    from qvmsh.machine.restore import restore as restoring
 
     environ = os.environ if vm is None else vm.environ
     return restoring.restore(vm, archive, directory, io if vm is None else vm.io, environ, is_forced=force)

@@ -151,10 +151,11 @@ def finish(vm: Machine, *, is_lenient: bool = False, is_silent: bool = False) ->
     Raises:
         QvmError: it cannot be done (a full disk); nothing has been lost, the note stays.
     """
-    from qvmsh.machine import log, restore_same
+    from qvmsh.machine import log
     from qvmsh.machine.archive import changes
     from qvmsh.machine.archive import live_copy as cut
     from qvmsh.machine.archive import maintenance as archive_keeping
+    from qvmsh.machine.restore import in_place as restore_same
     from qvmsh.machine.storage import layers as images
 
     try:

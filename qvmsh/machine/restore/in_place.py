@@ -29,8 +29,8 @@ from qvmsh.machine.archive.reader import NEW, Reader
 from qvmsh.machine.archive.settings import STATE, is_known
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.power import launch
-from qvmsh.machine.restore_new import line_of
-from qvmsh.machine.restore_plan import (
+from qvmsh.machine.restore.new_machine import line_of
+from qvmsh.machine.restore.plan import (
     Plan,
     is_inside,
     plan_of,

@@ -13,12 +13,14 @@ import os
 import time
 
 from qvmsh.errors import UsageError
-from qvmsh.machine import log, restore_new, restore_same
+from qvmsh.machine import log
 from qvmsh.machine.archive import maintenance as archive_keeping
 from qvmsh.machine.archive import stores
 from qvmsh.machine.archive.index import Shelf, split
 from qvmsh.machine.archive.model import Archive, Point
 from qvmsh.machine.archive.reports import Restored
+from qvmsh.machine.restore import in_place as restore_same
+from qvmsh.machine.restore import new_machine as restore_new
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from qvmsh.machine.archive.model import Archive, Part, Point
 from qvmsh.machine.archive.reader import NEW, Place, restored_ns
 from qvmsh.machine.archive.settings import SETTINGS
 from qvmsh.machine.machine import Machine
-from qvmsh.machine.restore_new import format_of, free_name, layer_names
+from qvmsh.machine.restore.new_machine import format_of, free_name, layer_names
 from qvmsh.machine.storage import chain
 from qvmsh.machine.storage import supplies as disks
 

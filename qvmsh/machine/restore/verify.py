@@ -16,7 +16,6 @@ from qvmsh.errors import ImageError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.machine import programs as tools
-from qvmsh.machine import restore_new, restoring
 from qvmsh.machine.archive import maintenance as archive_keeping
 from qvmsh.machine.archive.index import Shelf
 from qvmsh.machine.archive.model import Archive, Point
@@ -26,6 +25,8 @@ from qvmsh.machine.archive.settings import SETTINGS
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.power import start as lifecycle
 from qvmsh.machine.power import stop as power
+from qvmsh.machine.restore import new_machine as restore_new
+from qvmsh.machine.restore import restore as restoring
 from qvmsh.qemu import imagecheck
 
 

@@ -28,7 +28,7 @@ from qvmsh.machine.archive.reader import Place, Reader
 from qvmsh.machine.archive.settings import SETTINGS
 from qvmsh.machine.create import create
 from qvmsh.machine.machine import Machine
-from qvmsh.machine.restore_identity import WORDS, assign_words, renew
+from qvmsh.machine.restore.new_identity import WORDS, assign_words, renew
 from qvmsh.machine.storage import supplies as disks
 from qvmsh.machine.work import creation_folder as making
 from qvmsh.qemu import drives as words_of

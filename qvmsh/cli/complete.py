@@ -74,7 +74,7 @@ class Surroundings:
             return None
 
     def vocabulary(self, vm: Machine) -> Vocabulary | None:
-        from qvmsh.machine import vocabulary
+        from qvmsh.machine.terminal import completion as vocabulary
 
         return vocabulary.of(vm)
 
@@ -252,7 +252,7 @@ class _Line:
         if kind == "archive":
             return Completions(self._archives(), FOLDERS).starting(last)
         if kind == "snapshot":
-            from qvmsh.machine import vocabulary
+            from qvmsh.machine.terminal import completion as vocabulary
 
             vm = self.surroundings.machine(self.common)
             return Completions(vocabulary.snapshots(vm) if vm else ()).starting(last)

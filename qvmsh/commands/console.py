@@ -42,7 +42,7 @@ def console(
         LockedError: somebody else has the console, or has just taken it over.
         DeadlineError: the guest did not take all of standard input.
     """
-    from qvmsh.machine import console as machine_console
+    from qvmsh.machine.terminal import console as machine_console
 
     machine_console.attach(
         vm,

@@ -30,7 +30,7 @@ def monitor(
         StateError: the machine is not running.
         QmpError: QEMU does not answer.
     """
-    from qvmsh.machine import dialogue
     from qvmsh.machine.reports import Ended
+    from qvmsh.machine.terminal import monitor as dialogue
 
     return Ended(vm.name, dialogue.hold(vm, has_qmp=qmp))

@@ -15,7 +15,7 @@ from xonsh.completers.tools import RichCompletion
 
 from qvmsh.cli import complete
 from qvmsh.cli.parse import verb_of
-from qvmsh.machine import vocabulary
+from qvmsh.machine.terminal import completion as vocabulary
 from qvmsh.shell.calls import is_group, is_hosts
 from qvmsh.shell.names import Qmp
 from qvmsh.shell.words import Vm, Word

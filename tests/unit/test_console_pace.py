@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qvmsh.machine.console import SETTLE_S, STUCK_S, _Pace
+from qvmsh.machine.terminal.console import SETTLE_S, STUCK_S, _Pace
 
 
 def later(pace: _Pace, seconds: float) -> _Pace:

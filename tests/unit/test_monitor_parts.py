@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from qvmsh.errors import UsageError
-from qvmsh.machine import console
 from qvmsh.machine.machine import Machine
+from qvmsh.machine.terminal import console
 from qvmsh.qemu import hmp
 from qvmsh.qemu.schema import Schema
 

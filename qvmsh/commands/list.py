@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 
 from qvmsh.commands._define import command
-from qvmsh.machine import listing
 from qvmsh.machine import registry as known
+from qvmsh.machine.overview import list as listing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Annotated
 
     from qvmsh.commands._define import Opt
-    from qvmsh.machine.listing import Listing
+    from qvmsh.machine.overview.list import Listing
 
 
 @command(group="daily", name="list")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from qvmsh.commands._define import command
 from qvmsh.errors import UsageError
 from qvmsh.io import QUIET
-from qvmsh.machine.session import SessionLines, SessionSaved
+from qvmsh.machine.overview.session import SessionLines, SessionSaved
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -206,7 +206,7 @@ def labels(directory: str, environ: Mapping[str, str]) -> list[str]:
             from qvmsh.machine import owner
 
             if account := owner.of(directory, environ):
-                from qvmsh.machine import look_as_owner
+                from qvmsh.machine.overview import owner_main as look_as_owner
 
                 found: list[str] = look_as_owner.look(directory, account, environ)["labels"]
                 return found

@@ -10,9 +10,9 @@ from conftest import write_vmrc
 
 from qvmsh import api
 from qvmsh.errors import UsageError
-from qvmsh.machine import listing
 from qvmsh.machine import registry as known
 from qvmsh.machine.machine import Machine
+from qvmsh.machine.overview import list as listing
 
 
 @pytest.fixture

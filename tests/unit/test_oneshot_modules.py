@@ -28,7 +28,7 @@ OWN = {
     "qvmsh.machine", "qvmsh.machine.paths", "qvmsh.machine.machine", "qvmsh.machine.monitor.hmp",
     "qvmsh.machine.launch_record", "qvmsh.machine.reports", "qvmsh.machine.state",
     "qvmsh.qemu", "qvmsh.qemu.qmp",
-    "qvmsh.commands.list", "qvmsh.machine.registry", "qvmsh.machine.listing",
+    "qvmsh.commands.list", "qvmsh.machine.registry", "qvmsh.machine.overview.list",
     *(["qvmsh.machine.owner"] if os.geteuid() == 0 else []),
 }  # fmt: skip
 

@@ -11,7 +11,7 @@ import pytest
 
 from qvmsh.errors import UsageError
 from qvmsh.io import QUIET
-from qvmsh.machine.session import SessionLines
+from qvmsh.machine.overview.session import SessionLines
 from qvmsh.shell.context import Context
 from qvmsh.shell.lines import Lines
 

@@ -54,7 +54,7 @@ def _asked(interpreter: str, directory: str, account: Account, environ: dict[str
     reader, writer = os.pipe()
     with open(reader, "rb") as pipe, open(writer, "wb") as end:
         child = subprocess.Popen(
-            [interpreter, "-P", "-m", "qvmsh.machine.look_as_owner", directory],
+            [interpreter, "-P", "-m", "qvmsh.machine.overview.owner_main", directory],
             user=account.uid,
             group=account.gid,
             extra_groups=account.groups,
@@ -90,7 +90,7 @@ def _checked(answer: bytes, directory: str) -> dict[str, Any]:
 
 def main() -> None:
     """Say what the list shows of the machine that the word names."""
-    from qvmsh.machine import listing
+    from qvmsh.machine.overview import list as listing
 
     each = listing.look(sys.argv[1], os.path.basename(sys.argv[1]), os.environ)
     json.dump(each.as_json(), sys.stdout)

@@ -118,7 +118,7 @@ def look(directory: str, name: str, environ: Mapping[str, str]) -> Listed:
             from qvmsh.machine import owner
 
             if account := owner.of(directory, environ):
-                from qvmsh.machine import look_as_owner
+                from qvmsh.machine.overview import owner_main as look_as_owner
 
                 return Listed(**look_as_owner.look(directory, account, environ))
         vm = Machine(directory, environ=environ)

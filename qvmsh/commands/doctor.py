@@ -8,7 +8,7 @@ from qvmsh.io import QUIET
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from qvmsh.io import Io
-    from qvmsh.machine.diagnosis import Diagnosis
+    from qvmsh.machine.doctor.diagnosis import Diagnosis
     from qvmsh.machine.machine import Machine
 
 
@@ -31,7 +31,7 @@ def doctor(vm: Machine | None, *, fix: bool = False, probe: bool = False, io: Io
     """
     import os
 
-    from qvmsh.machine import diagnosis
+    from qvmsh.machine.doctor import diagnosis
 
     environ = os.environ if vm is None else vm.environ
     return diagnosis.diagnose(vm, io if vm is None else vm.io, environ, is_probing=probe, is_fixing=fix)

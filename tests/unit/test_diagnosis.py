@@ -8,8 +8,8 @@ import pytest
 
 from qvmsh.errors import ImageError
 from qvmsh.io import QUIET
-from qvmsh.machine import diagnosis
-from qvmsh.machine.diagnosis import Case, Diagnosis, Finding
+from qvmsh.machine.doctor import diagnosis
+from qvmsh.machine.doctor.diagnosis import Case, Diagnosis, Finding
 
 
 def report(*checks: Finding) -> Diagnosis:

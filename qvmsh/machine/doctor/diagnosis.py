@@ -22,7 +22,8 @@ from qvmsh.host import files as host_files
 from qvmsh.host import locks, logout, process, sockets
 from qvmsh.io import QUIET
 from qvmsh.machine import programs as machine_tools
-from qvmsh.machine import repair, state
+from qvmsh.machine import state
+from qvmsh.machine.doctor import repair
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.power import hardware, serial, tpm
 from qvmsh.machine.power.hardware import Launch
@@ -42,8 +43,8 @@ if TYPE_CHECKING:
 
     from qvmsh.config.layers import Settings
     from qvmsh.io import Io
+    from qvmsh.machine.doctor.repair import Mend
     from qvmsh.machine.machine import Machine
-    from qvmsh.machine.repair import Mend
     from qvmsh.machine.state import Observation
     from qvmsh.machine.storage.chain import Layer
     from qvmsh.qemu.accelerator import Choice

@@ -24,7 +24,7 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import sys
 
-    from qvmsh.shell import context
+    from qvmsh.shell.session import context
 
     session = context.current()
     try:
@@ -38,6 +38,6 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     from qvmsh.io import QUIET
-    from qvmsh.shell.context import Context
+    from qvmsh.shell.session.context import Context
 
     return sorted(Context(None, QUIET).names())

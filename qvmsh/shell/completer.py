@@ -16,8 +16,8 @@ from xonsh.completers.tools import RichCompletion
 from qvmsh.cli import complete
 from qvmsh.cli.parse import verb_of
 from qvmsh.machine.terminal import completion as vocabulary
-from qvmsh.shell.calls import is_group, is_hosts
-from qvmsh.shell.names import Qmp
+from qvmsh.shell.session.calls import is_group, is_hosts
+from qvmsh.shell.session.names import Qmp
 from qvmsh.shell.words import Vm, Word
 
 TYPE_CHECKING = False
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from qvmsh.machine.machine import Machine
     from qvmsh.qemu.vocabulary import Vocabulary
-    from qvmsh.shell.context import Context
+    from qvmsh.shell.session.context import Context
 
 
 class Completer(complete.Surroundings):

@@ -34,7 +34,7 @@ from qvmsh.io import unwritable
 from qvmsh.machine.machine import Machine
 from qvmsh.shell import check, foreground, jobs, reaping, streams, words
 from qvmsh.shell.chunks import chunks
-from qvmsh.shell.names import Command, Group, Lazy, Nowhere
+from qvmsh.shell.session.names import Command, Group, Lazy, Nowhere
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from types import CodeType
     from typing import Any
 
-    from qvmsh.shell.context import Context
+    from qvmsh.shell.session.context import Context
 
 AS_TYPED = "_qvm_as_typed"
 """Attribute of a string in xonsh's tree: what stands between its single quotes."""

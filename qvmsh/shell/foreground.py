@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from qvmsh.shell.context import Context
+    from qvmsh.shell.session.context import Context
 
 _xonsh_disable = PopenThread._disable_suspend_keybind
 _disabled: list[Any] = []

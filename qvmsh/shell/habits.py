@@ -17,14 +17,14 @@ from xonsh.built_ins import XSH
 
 from qvmsh.cli import help as texts
 from qvmsh.cli.parse import verb_of
-from qvmsh.shell.calls import listing
+from qvmsh.shell.session.calls import listing
 from qvmsh.shell.words import Word
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, TextIO
 
-    from qvmsh.shell.context import Context
+    from qvmsh.shell.session.context import Context
 
 VARIABLE = "`$NAME = 'value'` sets a variable of the environment, `name = value` one of Python"
 

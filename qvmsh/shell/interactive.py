@@ -25,19 +25,21 @@ from xonsh.shells.ptk_shell import PromptToolkitShell
 
 from qvmsh.errors import EXIT_INTERRUPTED, QvmError
 from qvmsh.host.terminal import Kept
-from qvmsh.shell import calls, completer, foreground, habits, history, prompt, report, stops, words
+from qvmsh.shell import completer, foreground, habits, history, prompt, report, words
 from qvmsh.shell.engine import Engine
-from qvmsh.shell.lines import Lines
 from qvmsh.shell.rc import Rc
 from qvmsh.shell.script import main_namespace
+from qvmsh.shell.session import breakpoint as stops
+from qvmsh.shell.session import calls
+from qvmsh.shell.session.lines import Lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from qvmsh.shell.context import Context
     from qvmsh.shell.run import First
+    from qvmsh.shell.session.context import Context
 
 
 def run_prompt(

@@ -24,7 +24,7 @@ from xonsh.procs.pipes import PipeChannel
 from xonsh.procs.specs import SubprocSpec
 from xonsh.tools import XonshError
 
-from qvmsh.shell.calls import child
+from qvmsh.shell.session.calls import child
 from qvmsh.shell.words import Word
 
 TYPE_CHECKING = False
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from qvmsh.shell.context import Context
+    from qvmsh.shell.session.context import Context
 
 OF_SESSION = ("use", "session")
 """Words that change or ask this session, so that no other process can do it."""

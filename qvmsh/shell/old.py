@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
-    from qvmsh.shell.context import Context
+    from qvmsh.shell.session.context import Context
 
 LIBRARY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "vm_lib")
 FUNCTIONS = os.path.join(LIBRARY, "functions.sh")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from prompt_toolkit.application import Application
 
-    from qvmsh.shell.context import Context
+    from qvmsh.shell.session.context import Context
 
 FORMAT = (
     "{last_return_code_if_nonzero:[{BOLD_INTENSE_RED}{}{RESET}] }"

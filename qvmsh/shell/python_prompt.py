@@ -22,10 +22,12 @@ from prompt_toolkit.history import FileHistory, InMemoryHistory, ThreadedHistory
 from ptpython.repl import PythonRepl
 
 from qvmsh.errors import EXIT_FAILED, EXIT_INTERRUPTED, QvmError
-from qvmsh.shell import calls, history, prompt, report, stops
+from qvmsh.shell import history, prompt, report
 from qvmsh.shell.editor import dress, read_here
-from qvmsh.shell.lines import Lines
 from qvmsh.shell.script import main_namespace
+from qvmsh.shell.session import breakpoint as stops
+from qvmsh.shell.session import calls
+from qvmsh.shell.session.lines import Lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,8 +35,8 @@ if TYPE_CHECKING:
     from types import CodeType
     from typing import Any, NoReturn
 
-    from qvmsh.shell.context import Context
     from qvmsh.shell.run import First
+    from qvmsh.shell.session.context import Context
 
 HISTORY = "python_history"
 

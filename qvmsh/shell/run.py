@@ -14,7 +14,7 @@ from qvmsh.commands.index import ALIASES, COMMANDS
 from qvmsh.config.variables import VARIABLES
 from qvmsh.errors import ConfigError, UsageError
 from qvmsh.io import isatty, write_at_once
-from qvmsh.shell.context import Context
+from qvmsh.shell.session.context import Context
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def run(vm: Machine | None, io: Io, wanted: Wanted) -> int:
         plain = plain_words(wanted.code)
         if plain and not wanted.is_xonsh:
             return _run_plain(context, plain)
-    from qvmsh.shell import children
+    from qvmsh.shell.session import children
 
     children.install(context)
     write_at_once()
@@ -256,7 +256,7 @@ def plain_words(code: str) -> list[str]:
     verbs = found[1:] if found[0] == "vm" else found
     if not verbs or "." in verbs[0] or "/" in verbs[0]:
         return []
-    from qvmsh.shell.calls import REFUSED, is_hosts
+    from qvmsh.shell.session.calls import REFUSED, is_hosts
 
     if found[0] != "vm" and (verbs[0] in REFUSED or is_hosts(verbs[0])):
         return []
@@ -266,7 +266,7 @@ def plain_words(code: str) -> list[str]:
 
 def _run_plain(context: Context, words: list[str]) -> int:
     """One command of ours, on the session's machine; no child needs its variables."""
-    from qvmsh.shell.calls import WordCall
+    from qvmsh.shell.session.calls import WordCall
 
     if context.directory is not None:
         os.chdir(context.directory)

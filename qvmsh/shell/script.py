@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from types import CodeType
     from typing import Any
 
-    from qvmsh.shell.context import Context
+    from qvmsh.shell.session.context import Context
 
 
 MODULE = frozenset((
@@ -199,7 +199,7 @@ def run_python(context: Context, program: Program, argv: Sequence[str]) -> int:
 
 
 def _breakpoint(context: Context, *words: Any, **more: Any) -> object:
-    from qvmsh.shell import stops
+    from qvmsh.shell.session import breakpoint as stops
 
     return stops.stop(context, sys._getframe(2), *words, **more)
 

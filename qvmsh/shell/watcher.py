@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from qvmsh.machine.launch_record import Note
     from qvmsh.machine.machine import Machine
-    from qvmsh.shell.context import Context
+    from qvmsh.shell.session.context import Context
 
 LATE_S = 0.5
 """After so long without an answer the state is shown with a `?`."""

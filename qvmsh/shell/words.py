@@ -25,13 +25,13 @@ from qvmsh import errors
 from qvmsh.cli.parse import Entry
 from qvmsh.commands.index import ALIASES, COMMANDS
 from qvmsh.io import isatty
-from qvmsh.shell.calls import REFUSED, WordCall, child, is_hosts, listing
+from qvmsh.shell.session.calls import REFUSED, WordCall, child, is_hosts, listing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, TextIO
 
-    from qvmsh.shell.context import Context
+    from qvmsh.shell.session.context import Context
 
 _HINTED: set[str] = set()
 """Words of the host whose namesake of qvm was named after they failed."""

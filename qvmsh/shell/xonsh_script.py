@@ -18,16 +18,18 @@ import sys
 from xonsh.built_ins import XSH
 from xonsh.environ import make_args_env
 
-from qvmsh.shell import calls, children, report, stops
+from qvmsh.shell import report
 from qvmsh.shell.engine import Engine
 from qvmsh.shell.script import main_namespace
+from qvmsh.shell.session import breakpoint as stops
+from qvmsh.shell.session import calls, children
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
-    from qvmsh.shell.context import Context
+    from qvmsh.shell.session.context import Context
 
 
 def run_xonsh(context: Context, source: str, name: str, argv: Sequence[str]) -> int:

@@ -22,7 +22,7 @@ from conftest import QVM, Vm, World, write_vmrc
 
 from qvmsh.cli.parse import Entry
 from qvmsh.commands.index import COMMANDS
-from qvmsh.shell.calls import REFUSED, is_hosts
+from qvmsh.shell.session.calls import REFUSED, is_hosts
 
 pytestmark = pytest.mark.xdist_group("doors")  # the doors are gone through once, for all commands together
 

@@ -184,7 +184,7 @@ def test_every_name_of_here_is_a_name_of_the_shell() -> None:
     import qvmsh.here
     from qvmsh.commands import describe
     from qvmsh.io import QUIET
-    from qvmsh.shell.context import Context
+    from qvmsh.shell.session.context import Context
 
     declared = set()
     for line in describe.here().splitlines():

@@ -12,8 +12,8 @@ import pytest
 from qvmsh.errors import UsageError
 from qvmsh.io import QUIET
 from qvmsh.machine.overview.session import SessionLines
-from qvmsh.shell.context import Context
-from qvmsh.shell.lines import Lines
+from qvmsh.shell.session.context import Context
+from qvmsh.shell.session.lines import Lines
 
 
 def typed(*rows: tuple[str, int], is_python: bool = False) -> Lines:

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
-    from qvmsh.shell.context import Context
+    from qvmsh.shell.session.context import Context
 
 
 def pickled(name: str, context: Context) -> tuple[Any, ...]:
     """How a preloaded name is pickled: by name, and for which machine."""
-    from qvmsh.shell.children import restored
+    from qvmsh.shell.session.children import restored
 
     return restored, (name, *context.place)
 

@@ -18,7 +18,7 @@ from qvmsh.cli.parse import Entry, verb_of
 from qvmsh.commands.index import COMMANDS
 from qvmsh.errors import Terminated, printable
 from qvmsh.io import isatty, tell
-from qvmsh.shell.context import SessionIo
+from qvmsh.shell.session.context import SessionIo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from qvmsh.cli.parse import Bound
     from qvmsh.io import Io
     from qvmsh.machine.machine import Machine
-    from qvmsh.shell.context import Context
+    from qvmsh.shell.session.context import Context
 
 HOST_WORDS = frozenset((
     "exec", "env", "gdb", "help", "import", "init", "kill", "list", "logs", "ls", "mount", "network", "ps",

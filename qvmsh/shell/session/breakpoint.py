@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
-    from qvmsh.shell.context import Context
+    from qvmsh.shell.session.context import Context
 
 
 def install(context: Context) -> None:
@@ -77,7 +77,7 @@ def stop(context: Context, frame: FrameType, *words: Any, **more: Any) -> object
 
 def _leaving(handler: Callable[[int, FrameType | None], object]) -> Callable[[int, FrameType | None], None]:
     """A handler whose `Terminated` leaves a prompt: asyncio swallows all but SystemExit."""
-    from qvmsh.shell.calls import Leaving
+    from qvmsh.shell.session.calls import Leaving
 
     def leave(number: int, frame: FrameType | None) -> None:
         try:

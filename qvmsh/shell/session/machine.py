@@ -12,7 +12,7 @@ import functools
 
 from qvmsh import api
 from qvmsh.commands.index import COMMANDS
-from qvmsh.shell.context import SessionIo
+from qvmsh.shell.session.context import SessionIo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from qvmsh.host.ssh import Link
     from qvmsh.machine.machine import Machine
-    from qvmsh.shell.context import Context
+    from qvmsh.shell.session.context import Context
 
 CONFIG = "ssh_config"
 """Name of the file in the runtime folder that tells ssh all about the guest."""

@@ -21,17 +21,17 @@ import _thread
 import os
 import sys
 
-from qvmsh.shell import context as contexts
+from qvmsh.shell.session import context as contexts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from qvmsh.shell.context import Context
+    from qvmsh.shell.session.context import Context
 
 SPAWN = "multiprocessing.spawn"
-AGAIN = "qvmsh.shell.again"
+AGAIN = "qvmsh.shell.session.again"
 """The module that a child runs as `__main__` where the script is xonsh."""
 
 _is_installed = False

@@ -20,7 +20,7 @@ from qvmsh.config import layers, locate, trust
 from qvmsh.config.settings import CONTEXT_MARK, EXPORTED_MARK, read_only
 from qvmsh.errors import QvmError, UsageError
 from qvmsh.io import Io
-from qvmsh.shell.names import Command, Group, Lazy, Nowhere, Qmp, pickled
+from qvmsh.shell.session.names import Command, Group, Lazy, Nowhere, Qmp, pickled
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from qvmsh.api import Machine
     from qvmsh.config.layers import Settings
     from qvmsh.machine import machine as machines
-    from qvmsh.shell.guest import Guest
-    from qvmsh.shell.lines import Lines
+    from qvmsh.shell.session.guest import Guest
+    from qvmsh.shell.session.lines import Lines
 
 METHODS_ONLY = frozenset({*keyword.kwlist, *keyword.softkwlist, *vars(__import__("builtins")), "sh"})
 """Names that Python, or a library under the same name, has already: such commands are methods of `vm`."""
@@ -131,7 +131,7 @@ class Context:
         """A text with commands in it, as they are typed where somebody types shell lines."""
         if self.lines is None or self.lines.is_python:
             return text
-        from qvmsh.shell.calls import as_typed_here
+        from qvmsh.shell.session.calls import as_typed_here
 
         return as_typed_here(text)
 
@@ -182,7 +182,7 @@ class Context:
         if self._vm is None:
             if self._given is None:
                 raise self._nowhere()
-            from qvmsh.shell.own_machine import Machine
+            from qvmsh.shell.session.machine import Machine
 
             given = self._given
             io = self.python_io()
@@ -273,7 +273,7 @@ class Context:
         """
         from qvmsh.machine import owner
         from qvmsh.machine import registry as known
-        from qvmsh.shell.own_machine import Machine
+        from qvmsh.shell.session.machine import Machine
 
         if not where:
             raise UsageError("use: which machine? the word is empty")
@@ -380,7 +380,7 @@ class Context:
 
     def _make_guest(self) -> Guest:
         self._plumbum()
-        from qvmsh.shell.guest import Guest
+        from qvmsh.shell.session.guest import Guest
 
         self._guest = self._guest or Guest(self)
         return self._guest

@@ -6,6 +6,6 @@ May import: `shell.children`.
 from __future__ import annotations
 
 if __name__ == "__mp_main__":
-    from qvmsh.shell import children
+    from qvmsh.shell.session import children
 
     children.run_again(globals())

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
 
-    from qvmsh.shell.context import Context
+    from qvmsh.shell.session.context import Context
 
 OWN = re.compile(r"(^|[;&|])\s*(vm\s+)?session\s+(list|save)\b|\bsession\.(list|save)\(")
 """What is about the session itself is not kept."""

@@ -32,8 +32,9 @@ from xonsh.procs.pipelines import CommandPipeline
 from qvmsh.errors import EXIT_INTERRUPTED
 from qvmsh.io import unwritable
 from qvmsh.machine.machine import Machine
-from qvmsh.shell import check, foreground, jobs, reaping, streams, words
+from qvmsh.shell import foreground, jobs, reaping, streams, words
 from qvmsh.shell.chunks import chunks
+from qvmsh.shell.script import check
 from qvmsh.shell.session.names import Command, Group, Lazy, Nowhere
 
 TYPE_CHECKING = False

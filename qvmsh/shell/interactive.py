@@ -25,10 +25,11 @@ from xonsh.shells.ptk_shell import PromptToolkitShell
 
 from qvmsh.errors import EXIT_INTERRUPTED, QvmError
 from qvmsh.host.terminal import Kept
-from qvmsh.shell import completer, foreground, habits, history, prompt, report, words
+from qvmsh.shell import completer, foreground, habits, history, prompt, words
 from qvmsh.shell.engine import Engine
 from qvmsh.shell.rc import Rc
-from qvmsh.shell.script import main_namespace
+from qvmsh.shell.script import report
+from qvmsh.shell.script.python import main_namespace
 from qvmsh.shell.session import breakpoint as stops
 from qvmsh.shell.session import calls
 from qvmsh.shell.session.lines import Lines

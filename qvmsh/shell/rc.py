@@ -19,7 +19,7 @@ from xonsh.built_ins import XSH
 
 from qvmsh.config import files, trust
 from qvmsh.errors import printable
-from qvmsh.shell import report
+from qvmsh.shell.script import report
 from qvmsh.shell.session import calls
 
 TYPE_CHECKING = False

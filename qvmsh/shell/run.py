@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from qvmsh.io import Io
     from qvmsh.machine.machine import Machine
-    from qvmsh.shell.script import Program
+    from qvmsh.shell.script.python import Program
 
 PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:,+%")
 """What a word may be made of that xonsh would hand over as it stands."""
@@ -104,7 +104,7 @@ def run(vm: Machine | None, io: Io, wanted: Wanted) -> int:
     context = Context(vm, io)
     here = os.getcwd()
     if wanted.is_shell:
-        from qvmsh.shell import old
+        from qvmsh.shell.script import bash as old
 
         return old.run(context, here, wanted.words, wanted.code)
     if wanted.code is not None and not wanted.is_interactive:
@@ -125,7 +125,7 @@ def _script(context: Context, here: str, wanted: Wanted) -> int:
     """Run what is to run, and leave."""
     import atexit
 
-    from qvmsh.shell import report
+    from qvmsh.shell.script import report
 
     atexit.register(report.die_as_interrupted)  # the first of all, so it is called last
     context.ui = wanted.ui
@@ -133,7 +133,7 @@ def _script(context: Context, here: str, wanted: Wanted) -> int:
         wanted.words = [STDIN]
     first = _first(context, here, wanted)
     if first.program is not None:
-        from qvmsh.shell import script
+        from qvmsh.shell.script import python as script
 
         return script.run_python(context, first.program, first.argv)
     from qvmsh.shell.xonsh_script import run_xonsh
@@ -197,7 +197,7 @@ def _first(context: Context, here: str, wanted: Wanted) -> First:
         context.enter(here, words)
         return First(["-c", *words], name="<string>", lines=wanted.code)
     if wanted.module is not None:
-        from qvmsh.shell import script
+        from qvmsh.shell.script import python as script
 
         program = script.from_module(wanted.module, here)
         context.enter(here, words)
@@ -207,7 +207,7 @@ def _first(context: Context, here: str, wanted: Wanted) -> First:
         return First([STDIN, *words[1:]], name="<stdin>", lines=sys.stdin.read().removeprefix("\ufeff"))
     path = os.path.normpath(os.path.join(here, words[0]))
     argv = [path, *words[1:]]
-    from qvmsh.shell import script
+    from qvmsh.shell.script import python as script
 
     if wanted.is_python:
         program = script.from_file(path)

@@ -16,7 +16,7 @@ import pytest
 from conftest import QVM, Vm, World, write_vmrc
 from shell_terminal import Terminal
 
-from qvmsh.shell import old
+from qvmsh.shell.script import bash as old
 
 
 @pytest.fixture(scope="module")

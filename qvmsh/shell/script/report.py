@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND = 126, 127
 
-HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+HOME = os.path.dirname(os.path.abspath(errors.__file__)) + os.sep
 """The folder of the package."""
 
 DOORS = tuple(os.path.join(HOME, *each) for each in (

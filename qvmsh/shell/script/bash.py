@@ -99,7 +99,7 @@ def _add_old_names(exported: dict[str, str], words: Sequence[str]) -> None:
 
 
 def _read(path: str) -> bytes:
-    from qvmsh.shell import script
+    from qvmsh.shell.script import python as script
 
     return script.read(path)
 

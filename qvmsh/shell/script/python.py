@@ -88,7 +88,7 @@ class Program:
         namespace.update(names(self.code))
         namespace.update(own)
         if self.source is not None:
-            from qvmsh.shell import check
+            from qvmsh.shell.script import check
 
             check.require_names(self.source, self.code, self.path, namespace)
             check.require_calls(self.source, self.path, namespace)
@@ -98,13 +98,13 @@ class Program:
         """Run it; what it raises is the caller's."""
         assert self.code is not None
         exec(self.code, namespace)  # noqa: S102  # the user's own
-        from qvmsh.shell import report
+        from qvmsh.shell.script import report
 
         report.flush()
 
     def report(self, error: BaseException, *, debug: bool) -> int:
         """Say why it ended, and return the exit status."""
-        from qvmsh.shell import check, report
+        from qvmsh.shell.script import check, report
 
         status = report.ended(error, script=self.path, debug=debug)
         is_names = isinstance(error, check.UnknownNames)
@@ -226,7 +226,7 @@ def read(path: str) -> bytes:
 
 def _hint(path: str, source: bytes, *, is_names: bool) -> str | None:
     """What a file that is no Python, or Python only by accident, probably is."""
-    from qvmsh.shell import old
+    from qvmsh.shell.script import bash as old
 
     if is_names and not old.has_words(source):
         return None

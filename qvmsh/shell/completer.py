@@ -18,7 +18,7 @@ from qvmsh.cli.parse import verb_of
 from qvmsh.machine.terminal import completion as vocabulary
 from qvmsh.shell.session.calls import is_group, is_hosts
 from qvmsh.shell.session.names import Qmp
-from qvmsh.shell.words import Vm, Word
+from qvmsh.shell.xonsh.words import Vm, Word
 
 TYPE_CHECKING = False
 QMP_CALL = re.compile(r"\bqmp\.([a-z]\w*)\(((?:[^()]*,)?\s*)(\w*)$")

@@ -25,14 +25,15 @@ from xonsh.shells.ptk_shell import PromptToolkitShell
 
 from qvmsh.errors import EXIT_INTERRUPTED, QvmError
 from qvmsh.host.terminal import Kept
-from qvmsh.shell import completer, foreground, habits, history, prompt, words
-from qvmsh.shell.engine import Engine
-from qvmsh.shell.rc import Rc
+from qvmsh.shell import completer, prompt
 from qvmsh.shell.script import report
 from qvmsh.shell.script.python import main_namespace
 from qvmsh.shell.session import breakpoint as stops
 from qvmsh.shell.session import calls
 from qvmsh.shell.session.lines import Lines
+from qvmsh.shell.xonsh import foreground, habits, history, words
+from qvmsh.shell.xonsh.engine import Engine
+from qvmsh.shell.xonsh.rc import Rc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -22,13 +22,14 @@ from prompt_toolkit.history import FileHistory, InMemoryHistory, ThreadedHistory
 from ptpython.repl import PythonRepl
 
 from qvmsh.errors import EXIT_FAILED, EXIT_INTERRUPTED, QvmError
-from qvmsh.shell import history, prompt
+from qvmsh.shell import prompt
 from qvmsh.shell.editor import dress, read_here
 from qvmsh.shell.script import report
 from qvmsh.shell.script.python import main_namespace
 from qvmsh.shell.session import breakpoint as stops
 from qvmsh.shell.session import calls
 from qvmsh.shell.session.lines import Lines
+from qvmsh.shell.xonsh import history
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

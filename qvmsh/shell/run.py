@@ -136,7 +136,7 @@ def _script(context: Context, here: str, wanted: Wanted) -> int:
         from qvmsh.shell.script import python as script
 
         return script.run_python(context, first.program, first.argv)
-    from qvmsh.shell.xonsh_script import run_xonsh
+    from qvmsh.shell.xonsh.script import run_xonsh
 
     return run_xonsh(context, first.lines, first.name, first.argv)
 

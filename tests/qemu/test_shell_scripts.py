@@ -411,7 +411,7 @@ def test_thousand_lines_compile_in_time_linear_in_their_number(vm: Vm, tmp_path:
         )
         text = f"""
 import time
-from qvmsh.shell.chunks import chunks
+from qvmsh.shell.xonsh.chunks import chunks
 began = time.process_time()
 for at, chunk in chunks(open({str(path)!r}).read()):
     compilex(chunk, mode="exec", glbs={{}}, locs={{}})

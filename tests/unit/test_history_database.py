@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qvmsh.io import QUIET
-from qvmsh.shell.history import database
+from qvmsh.shell.xonsh.history import database
 
 
 def test_history_of_shells_that_begin_at_once_is_one_database(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from qvmsh.errors import QvmError
-from qvmsh.shell.chunks import chunks
 from qvmsh.shell.script import check
+from qvmsh.shell.xonsh.chunks import chunks
 
 KNOWN = {"vm", "start", "status", "settings", "stop", "disk", "config", "sh"}
 

@@ -13,12 +13,12 @@ from qvmsh.commands import describe
 from qvmsh.commands.index import ALIASES, COMMANDS
 from qvmsh.io import QUIET
 from qvmsh.machine import machine
-from qvmsh.shell.chunks import chunks
 from qvmsh.shell.run import plain_words
 from qvmsh.shell.script import report
 from qvmsh.shell.session import calls
 from qvmsh.shell.session.context import Context, _quoted
 from qvmsh.shell.session.names import Command, Lazy, Nowhere
+from qvmsh.shell.xonsh.chunks import chunks
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import threading
 
 from xonsh.procs import jobs
 
-from qvmsh.shell import reaping
+from qvmsh.shell.xonsh import reaping
 
 
 def test_status_of_a_program_is_the_same_for_whoever_asks() -> None:

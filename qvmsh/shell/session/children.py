@@ -150,7 +150,7 @@ def run_again(namespace: dict[str, Any]) -> None:
     """Run the xonsh script of this session in `namespace`, as Python imports a script in a child."""
     from xonsh.built_ins import XSH
 
-    from qvmsh.shell.engine import Engine
+    from qvmsh.shell.xonsh.engine import Engine
 
     source, name = _lines[0]
     engine = Engine(contexts.current())

@@ -18,7 +18,7 @@ from xonsh.built_ins import XSH
 from qvmsh.cli import help as texts
 from qvmsh.cli.parse import verb_of
 from qvmsh.shell.session.calls import listing
-from qvmsh.shell.words import Word
+from qvmsh.shell.xonsh.words import Word
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

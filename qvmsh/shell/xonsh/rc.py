@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import MutableMapping
     from typing import Any
 
-    from qvmsh.shell.engine import Engine
+    from qvmsh.shell.xonsh.engine import Engine
 
 _MISSING = object()
 

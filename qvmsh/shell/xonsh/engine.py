@@ -32,10 +32,10 @@ from xonsh.procs.pipelines import CommandPipeline
 from qvmsh.errors import EXIT_INTERRUPTED
 from qvmsh.io import unwritable
 from qvmsh.machine.machine import Machine
-from qvmsh.shell import foreground, jobs, reaping, streams, words
-from qvmsh.shell.chunks import chunks
 from qvmsh.shell.script import check
 from qvmsh.shell.session.names import Command, Group, Lazy, Nowhere
+from qvmsh.shell.xonsh import foreground, jobs, reaping, streams, words
+from qvmsh.shell.xonsh.chunks import chunks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -18,11 +18,11 @@ import sys
 from xonsh.built_ins import XSH
 from xonsh.environ import make_args_env
 
-from qvmsh.shell.engine import Engine
 from qvmsh.shell.script import report
 from qvmsh.shell.script.python import main_namespace
 from qvmsh.shell.session import breakpoint as stops
 from qvmsh.shell.session import calls, children
+from qvmsh.shell.xonsh.engine import Engine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from xonsh.procs.specs import SubprocSpec
 from xonsh.tools import XonshError
 
 from qvmsh.shell.session.calls import child
-from qvmsh.shell.words import Word
+from qvmsh.shell.xonsh.words import Word
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

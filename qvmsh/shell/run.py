@@ -164,10 +164,10 @@ def _prompt(context: Context, here: str, wanted: Wanted) -> int:
             )
         ui = "ptpython"
     if ui == "python":
-        from qvmsh.shell.python_prompt import run_prompt as run_python_prompt
+        from qvmsh.shell.prompt.python_prompt import run_prompt as run_python_prompt
 
         return run_python_prompt(context, first)
-    from qvmsh.shell.interactive import run_prompt
+    from qvmsh.shell.prompt.xonsh_prompt import run_prompt
 
     return run_prompt(context, ui=ui, first=first, has_rc=wanted.has_rc)
 

@@ -13,8 +13,8 @@ from prompt_toolkit import PromptSession
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
-from qvmsh.shell.screen import Screen
-from qvmsh.shell.watcher import Watcher
+from qvmsh.shell.prompt.screen import Screen
+from qvmsh.shell.prompt.watcher import Watcher
 
 DEADLINE_S = 60.0
 

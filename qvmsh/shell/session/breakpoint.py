@@ -60,11 +60,11 @@ def stop(context: Context, frame: FrameType, *words: Any, **more: Any) -> object
         signal.signal(signal.SIGTERM, _leaving(handler))
     try:
         if ui == "python":
-            from qvmsh.shell import python_prompt
+            from qvmsh.shell.prompt import python_prompt
 
             python_prompt.open_at(context, namespace, mark)
         else:
-            from qvmsh.shell import interactive
+            from qvmsh.shell.prompt import xonsh_prompt as interactive
 
             interactive.open_at(context, namespace, mark, ui=ui)
     finally:

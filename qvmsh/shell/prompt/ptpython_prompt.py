@@ -25,7 +25,7 @@ from xonsh.shell import Shell
 from xonsh.shells.ptk_shell import PromptToolkitShell
 from xonsh.shells.ptk_shell.history import PromptToolkitHistory
 
-from qvmsh.shell.editor import dress, read_here
+from qvmsh.shell.prompt.ptpython_look import dress, read_here
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

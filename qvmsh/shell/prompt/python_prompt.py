@@ -22,8 +22,8 @@ from prompt_toolkit.history import FileHistory, InMemoryHistory, ThreadedHistory
 from ptpython.repl import PythonRepl
 
 from qvmsh.errors import EXIT_FAILED, EXIT_INTERRUPTED, QvmError
-from qvmsh.shell import prompt
-from qvmsh.shell.editor import dress, read_here
+from qvmsh.shell.prompt import fields as prompt
+from qvmsh.shell.prompt.ptpython_look import dress, read_here
 from qvmsh.shell.script import report
 from qvmsh.shell.script.python import main_namespace
 from qvmsh.shell.session import breakpoint as stops

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 
 from qvmsh.errors import printable
-from qvmsh.shell.screen import Screen
-from qvmsh.shell.watcher import Watcher
+from qvmsh.shell.prompt.screen import Screen
+from qvmsh.shell.prompt.watcher import Watcher
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -25,7 +25,8 @@ from xonsh.shells.ptk_shell import PromptToolkitShell
 
 from qvmsh.errors import EXIT_INTERRUPTED, QvmError
 from qvmsh.host.terminal import Kept
-from qvmsh.shell import completer, prompt
+from qvmsh.shell.prompt import completer
+from qvmsh.shell.prompt import fields as prompt
 from qvmsh.shell.script import report
 from qvmsh.shell.script.python import main_namespace
 from qvmsh.shell.session import breakpoint as stops
@@ -109,7 +110,7 @@ def choose_editor(ui: str) -> None:
         print("qvm: this terminal can only show lines: no ptpython here", file=sys.stderr)
         return
     os.environ["SHELL_TYPE"] = "prompt_toolkit"
-    from qvmsh.shell import ptpython_shell
+    from qvmsh.shell.prompt import ptpython_prompt as ptpython_shell
 
     ptpython_shell.install()
 

@@ -25,7 +25,7 @@ OWN = {
     "qvmsh.config.grammar", "qvmsh.config.layers", "qvmsh.config.locate",
     "qvmsh.config.trust", "qvmsh.config.variables", "qvmsh.config.words", "qvmsh.config.settings",
     "qvmsh.host", "qvmsh.host.files", "qvmsh.host.locks", "qvmsh.host.process",
-    "qvmsh.machine", "qvmsh.machine.paths", "qvmsh.machine.machine", "qvmsh.machine.monitor.hmp",
+    "qvmsh.machine", "qvmsh.machine.monitor", "qvmsh.machine.overview", "qvmsh.machine.paths", "qvmsh.machine.machine", "qvmsh.machine.monitor.hmp",
     "qvmsh.machine.launch_record", "qvmsh.machine.reports", "qvmsh.machine.state",
     "qvmsh.qemu", "qvmsh.qemu.qmp",
     "qvmsh.commands.list", "qvmsh.machine.registry", "qvmsh.machine.overview.list",

@@ -1,0 +1,400 @@
+"""The journal: what is under way on a machine, on the disk before it begins.
+
+    journal = begin(vm, Record(Kind.ARCHIVE, state="demo-20260101/20260102"))   # .qvm/archive.unfinished, synced
+    journal.write(is_frozen=True)
+    journal.end()
+    pending(vm)               # the records of commands that are no longer at work
+
+One command works on a machine at a time, so each of the two files holds one record at most: one of an archive
+or restore, one of a snapshot or of work on a disk (`archive --savevm` has both). What is done about a record
+whose command was killed is in `work.recovery`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from enum import Enum
+
+from qvmsh.errors import QvmError, StateError
+from qvmsh.host import files as host_files
+from qvmsh.host import locks
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from qvmsh.machine.machine import Machine
+
+
+class Kind(Enum):
+    """What is being done: the file that has the record, and the word in it."""
+
+    ARCHIVE = ("archive", "archive")
+    RESTORE = ("archive", "restore")
+    SNAPSHOT_SAVE = ("snapshot", "save")
+    SNAPSHOT_DELETE = ("snapshot", "delete")
+    SNAPSHOT_RESTORE = ("snapshot", "restore")
+    SNAPSHOT_LOAD = ("snapshot", "load")
+    DISK_COMMIT = ("snapshot", "commit")
+    DISK_REBASE = ("snapshot", "rebase")
+
+
+class Phase(Enum):
+    """How far it is; the value is the word in the file."""
+
+    BEGIN = "begin"
+    REPLACE = "replace"
+    """Nothing has been done yet; there is an older snapshot of that name."""
+    NEW = "new"
+    """The new snapshot is made beside the one that it replaces."""
+    OLD = "old"
+    """The older one is removed."""
+    AGAIN = "again"
+    """The new one is made under its name."""
+    LOAD = "load"
+    """The state before is kept as a snapshot; disks and memory change."""
+    CLEAN = "clean"
+    """All is done but for removing what was kept."""
+    PIVOT = "pivot"
+    """QEMU works on the base itself: the guest must not be resumed."""
+    READY = "ready"
+    """All new files are there, and only have to be renamed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """An overlay that takes what the guest writes while a disk is copied; not needed once it is merged."""
+
+    disk: str
+    format: str
+    node: str
+    file: str
+    file_node: str
+    is_merged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is under way. Which fields count depends on the kind.
+
+    Args:
+        since: seconds since 1970.
+        state: the archived state, `ARCHIVE/STAMP`.
+        overlays: of the disks that are being copied while the guest runs.
+        is_frozen: the guest's file systems are frozen.
+        is_held: the guest is stopped, and is to be resumed.
+        renames: new name and final name of each file of a restore, from the machine's directory.
+        uuid: of the machine whose state is restored.
+        name: the snapshot, or the disk.
+        disks: id and path of each disk; absolute once read.
+        was_running: the guest is to be resumed, however it ends.
+        has_memory: what is saved (or kept as the way back) holds memory.
+        entry: the metadata of a snapshot that is being saved.
+        device, node: of the disk in QEMU.
+        backing: what the disk was backed by; None where that does not change.
+    """
+
+    kind: Kind
+    phase: Phase = Phase.BEGIN
+    since: float = field(default_factory=time.time)
+    pid: int = field(default_factory=os.getpid)
+    state: str = ""
+    overlays: tuple[Overlay, ...] = ()
+    is_frozen: bool = False
+    is_held: bool = False
+    renames: tuple[tuple[str, str], ...] = ()
+    uuid: str = ""
+    name: str = ""
+    disks: tuple[tuple[str, str], ...] = ()
+    was_running: bool = False
+    has_memory: bool = False
+    entry: Mapping[str, Any] | None = None
+    device: str = ""
+    node: str = ""
+    backing: str | None = None
+    backing_format: str = ""
+
+
+class Journal:
+    """A record that is kept on the disk as the work goes on."""
+
+    def __init__(self, vm: Machine, record: Record) -> None:
+        self.vm = vm
+        self.record = record
+
+    def write(self, **changes: Any) -> None:
+        """Note how far it is; on the disk when this returns."""
+        self.change(**changes)
+        _write(self.vm, self.record)
+
+    def change(self, **changes: Any) -> None:
+        """As `write`, but on the disk only with the next one."""
+        self.record = dataclasses.replace(self.record, **changes)
+
+    def end(self) -> None:
+        """The work is done, or undone."""
+        host_files.remove(path_of(self.vm, self.record.kind))
+        host_files.sync_folder(self.vm.files.state)
+
+
+def begin(vm: Machine, record: Record) -> Journal:
+    """Note that this work begins."""
+    journal = Journal(vm, record)
+    vm.state_folder()
+    journal.write()
+    return journal
+
+
+def path_of(vm: Machine, kind: Kind) -> str:
+    """The file that holds records of this kind."""
+    return vm.files.interrupted if kind.value[0] == "archive" else vm.files.unfinished
+
+
+def is_left(vm: Machine) -> bool:
+    """True if there is a record, of work that goes on or was interrupted."""
+    return os.path.lexists(vm.files.interrupted) or os.path.lexists(vm.files.unfinished)
+
+
+def pending(vm: Machine) -> list[Record]:
+    """The records that are there, in the order in which they have to be recovered.
+
+    Raises:
+        QvmError: one cannot be read, or makes no sense.
+    """
+    return [record for record in (_read(vm, "archive"), _read(vm, "snapshot")) if record is not None]
+
+
+def require_none(vm: Machine) -> None:
+    """Refuse what would build on disks that are not whole, or overwrite the record of interrupted work.
+
+    Raises:
+        StateError: there is interrupted work that could not be recovered.
+    """
+    for record in pending(vm):
+        raise StateError(
+            f"{title(record)} was interrupted and is not recovered yet",
+            machine=vm.name,
+            hint="`qvm doctor --fix` recovers it, or says why not",
+        )
+
+
+def must_stand_still(vm: Machine) -> bool:
+    """True if the guest must not write: a commit was interrupted while QEMU works on the base itself."""
+    try:
+        record = _read(vm, "snapshot")
+    except QvmError:
+        return False
+    return record is not None and is_on_its_base(record) and locks.holder(vm.files.pid_file) is not None
+
+
+def is_on_its_base(record: Record) -> bool:
+    return record.kind is Kind.DISK_COMMIT and record.phase is Phase.PIVOT
+
+
+def is_of(vm: Machine, kind: Kind) -> bool:
+    """True if interrupted work of that kind is left."""
+    try:
+        record = _read(vm, kind.value[0])
+    except QvmError:
+        return False
+    return record is not None and record.kind is kind
+
+
+def message(vm: Machine) -> str:
+    """What is under way, or was interrupted, for a command that only looks; "" for nothing."""
+    try:
+        records = pending(vm)
+    except QvmError as error:
+        return error.what
+    if not records:
+        return ""
+    record, by = records[-1], locks.working(vm.files.work_lock)
+    what = title(record)
+    if by is not None and by.what == locks.SETTLING:
+        return f"{what} was interrupted: pid {by.pid} recovers it"
+    if by is not None:
+        return f"{what} is under way: {by} is at work"
+    where = [each.file for each in record.overlays if os.path.exists(os.path.join(vm.directory, each.file))]
+    if where:
+        what += f" was interrupted, and what the guest wrote since is in {', '.join(where)}"
+    else:
+        what += " was interrupted"
+    return f"{what}: the next command that changes the machine recovers it"
+
+
+_TITLES = {
+    Kind.ARCHIVE: "the archive",
+    Kind.RESTORE: "the restore",
+    Kind.SNAPSHOT_SAVE: "the save of the snapshot",
+    Kind.SNAPSHOT_DELETE: "the deletion of the snapshot",
+    Kind.SNAPSHOT_RESTORE: "the restore of the snapshot",
+    Kind.SNAPSHOT_LOAD: "the start from the snapshot",
+    Kind.DISK_COMMIT: "the commit of",
+    Kind.DISK_REBASE: "the rebase of",
+}
+
+
+def title(record: Record) -> str:
+    """What it was, in words: `the save of the snapshot ready, begun 2026-01-02 10:20:30,`."""
+    name = f" {record.name}" if record.name else ""
+    return f"{_TITLES[record.kind]}{name}, begun {time.strftime('%F %T', time.localtime(record.since))},"
+
+
+# The files
+
+
+def _write(vm: Machine, record: Record) -> None:
+    """Write a record; one of the same length replaces the old one in place, for which a full disk has room."""
+    data = json.dumps(_encoded(vm, record), ensure_ascii=True).encode() + b"\n"
+    path = path_of(vm, record.kind)
+    try:
+        fd = host_files.opened(path, os.O_WRONLY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        fd = -1
+    if fd >= 0:
+        try:
+            if os.fstat(fd).st_size == len(data):
+                os.pwrite(fd, data, 0)
+                os.fsync(fd)
+                return
+        finally:
+            os.close(fd)
+    host_files.write_atomic(path, data.decode(), 0o600)
+
+
+def _encoded(vm: Machine, record: Record) -> dict[str, Any]:
+    """The record as the file has it; numbers for what changes, so that the length stays."""
+    found: dict[str, Any] = {"what": record.kind.value[1], "since": record.since, "pid": record.pid}
+    if record.kind is Kind.ARCHIVE:
+        overlays = [
+            {"disk": each.disk, "format": each.format, "node": each.node, "cut": each.file,
+             "cut_node": each.file_node, "state": "back" if each.is_merged else "open"}
+            for each in record.overlays
+        ]  # fmt: skip
+        return found | {
+            "state": record.state, "cuts": overlays, "is_frozen": int(record.is_frozen),
+            "is_held": int(record.is_held),
+        }  # fmt: skip
+    if record.kind is Kind.RESTORE:
+        is_ready = int(record.phase is Phase.READY)
+        return found | {"swap": record.renames, "is_ready": is_ready, "uuid": record.uuid}
+    found |= {
+        "since": time.strftime("%F %T", time.localtime(record.since)), "name": record.name,
+        "phase": record.phase.value, "disks": [[name, _inside(vm, path)] for name, path in record.disks],
+        "was_running": record.was_running, "has_memory": record.has_memory, "is_frozen": record.is_frozen,
+        "entry": record.entry, "device": record.device, "node": record.node,
+    }  # fmt: skip
+    if record.backing is not None:
+        found |= {"backing": record.backing, "backing_format": record.backing_format}
+    return found
+
+
+def _inside(vm: Machine, path: str) -> str:
+    """A disk's path in the file: relative in the directory, which may move; not through a link out of it."""
+    found = os.path.relpath(path, vm.directory)
+    return path if found.startswith("..") else found
+
+
+def _read(vm: Machine, file: str) -> Record | None:
+    path = vm.files.interrupted if file == "archive" else vm.files.unfinished
+    try:
+        return _decoded(vm, file, host_files.document(path))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        hint = (
+            "`.qvm/cut-*` may hold what the guest wrote last; if there is none, remove that file"
+            if file == "archive"
+            else "`qvm snapshot list` shows what the images hold; then remove that file"
+        )
+        raise QvmError(
+            f"cannot read .qvm/{os.path.basename(path)}: {error}", machine=vm.name, hint=hint
+        ) from None
+
+
+def _decoded(vm: Machine, file: str, found: dict[str, Any]) -> Record:
+    """The record in a file, every value checked: it lies where another account may write.
+
+    Raises:
+        ValueError, TypeError, KeyError, OverflowError: a value is missing, or of another type.
+    """
+    kind, value = Kind((file, found["what"])), _Values(found)
+    since: Any = found["since"]
+    if isinstance(since, str):
+        since = time.mktime(time.strptime(since, "%Y-%m-%d %H:%M:%S"))
+    time.localtime(since)
+    record = Record(kind, since=float(since), pid=value.number("pid"))
+    if kind is Kind.ARCHIVE:
+        overlays = tuple(_overlay(_Values(each)) for each in value.rows("cuts"))
+        return dataclasses.replace(
+            record, overlays=overlays, is_frozen=value.flag("is_frozen"), is_held=value.flag("is_held"),
+            state=value.text("state", ""),
+        )  # fmt: skip
+    if kind is Kind.RESTORE:
+        phase = Phase.READY if value.flag("is_ready") else Phase.BEGIN
+        return dataclasses.replace(
+            record, phase=phase, renames=value.pairs("swap"), uuid=value.text("uuid", "")
+        )
+    entry = found["entry"]
+    if entry is not None and entry["name"] != found["name"]:
+        raise ValueError("entry is that of another snapshot")
+    disks = [
+        (name, os.path.normpath(os.path.join(vm.directory, path))) for name, path in value.pairs("disks")
+    ]
+    return dataclasses.replace(
+        record, phase=Phase(found["phase"]), name=value.text("name"), disks=tuple(disks), entry=entry,
+        was_running=value.flag("was_running"), has_memory=value.flag("has_memory"),
+        is_frozen=value.flag("is_frozen"), device=value.text("device", ""), node=value.text("node", ""),
+        backing=value.text("backing") if "backing" in found else None,
+        backing_format=value.text("backing_format", ""),
+    )  # fmt: skip
+
+
+def _overlay(value: _Values) -> Overlay:
+    words = [value.text(key) for key in ("disk", "format", "node", "cut", "cut_node")]
+    return Overlay(*words, is_merged=value.text("state") == "back")
+
+
+class _Values:
+    """The values of a JSON object, each with its type checked."""
+
+    def __init__(self, found: Any) -> None:
+        if not isinstance(found, dict):
+            raise ValueError(f"{found!r} makes no sense")
+        self.found = found
+
+    def text(self, key: str, default: str | None = None) -> str:
+        value = self.found[key] if default is None else self.found.get(key, default)
+        return _text(key, value)
+
+    def number(self, key: str) -> int:
+        value = self.found.get(key, 0)
+        if not isinstance(value, int):
+            raise ValueError(f"{key} makes no sense")
+        return value
+
+    def flag(self, key: str) -> bool:
+        value = self.found[key]
+        if not isinstance(value, int):  # a bool is one
+            raise ValueError(f"{key} makes no sense")
+        return bool(value)
+
+    def rows(self, key: str) -> list[Any]:
+        value = self.found[key]
+        if not isinstance(value, list):
+            raise ValueError(f"{key} makes no sense")
+        return value
+
+    def pairs(self, key: str) -> tuple[tuple[str, str], ...]:
+        return tuple((_text(key, first), _text(key, second)) for first, second in self.rows(key))
+
+
+def _text(key: str, value: object) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError(f"{key} makes no sense")
+    return value

@@ -1,6 +1,6 @@
 """The journal: what is under way on a machine, on the disk before it begins.
 
-    journal = begin(vm, Record(Kind.ARCHIVE, state="demo-20260101/20260102"))   # .qvm/archive.unfinished, synced
+    journal = begin(vm, Record(Kind.ARCHIVE, state="demo-2026/2027"))       # .qvm/archive.unfinished, synced
     journal.write(is_frozen=True)
     journal.end()
     pending(vm)               # the records of commands that are no longer at work
@@ -249,7 +249,7 @@ def title(record: Record) -> str:
 
 
 def _write(vm: Machine, record: Record) -> None:
-    """Write a record; one of the same length replaces the old one in place, for which a full disk has room."""
+    """Write a record; one of the same length replaces the old one in place, so a full disk has room for it."""
     data = json.dumps(_encoded(vm, record), ensure_ascii=True).encode() + b"\n"
     path = path_of(vm, record.kind)
     try:
@@ -356,8 +356,10 @@ def _decoded(vm: Machine, file: str, found: dict[str, Any]) -> Record:
 
 
 def _overlay(value: _Values) -> Overlay:
-    words = [value.text(key) for key in ("disk", "format", "node", "cut", "cut_node")]
-    return Overlay(*words, is_merged=value.text("state") == "back")
+    disk, kind, node, file, file_node = (
+        value.text(key) for key in ("disk", "format", "node", "cut", "cut_node")
+    )
+    return Overlay(disk, kind, node, file, file_node, is_merged=value.text("state") == "back")
 
 
 class _Values:

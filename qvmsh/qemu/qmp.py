@@ -21,7 +21,7 @@ from qvmsh.errors import QmpError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, Self
 
 
 MESSAGE_S = 30.0
@@ -219,6 +219,12 @@ class Line:
                 from select import select
 
                 select([], [], [], 0.01)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def fileno(self) -> int:
         return self._socket.fileno()

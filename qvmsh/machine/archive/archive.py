@@ -31,6 +31,7 @@ from qvmsh.machine.archive.drives import Drive
 from qvmsh.machine.archive.model import Archive, Point
 from qvmsh.machine.archive.reports import Archived
 from qvmsh.machine.archive.writer import ROOM_BYTES, Job, Wish, Writer
+from qvmsh.machine.monitor import conversation
 from qvmsh.machine.power import launch
 from qvmsh.machine.snapshot import managed_save as saved
 from qvmsh.machine.snapshot.catalogue import Catalogue
@@ -308,15 +309,9 @@ def _letting_go(vm: Machine, note: Note, work: dict[str, Any]) -> Iterator[None]
 
 
 def _let_go(note: Note) -> None:
-    from qvmsh.qemu import qmp
-
-    with contextlib.suppress(OSError, QmpError):
-        exchange = qmp.Exchange(note.socket("qmp"), 5.0).negotiate()
-        try:
-            if exchange.ask("query-status")["status"] == "paused":
-                saved.let_go(exchange)
-        finally:
-            exchange.close()
+    with contextlib.suppress(OSError, QmpError), conversation.begin(note) as qemu:
+        if qemu.ask("query-status")["status"] == "paused":
+            conversation.resume(qemu)
 
 
 def _live(job: Job, note: Note, *, is_held: bool) -> tuple[Archive, Point]:

@@ -35,9 +35,9 @@ from qvmsh.machine import programs as tools
 from qvmsh.machine import state
 from qvmsh.machine.archive import recovery as interrupted
 from qvmsh.machine.guest import filesystems as freezing
-from qvmsh.machine.snapshot import managed_save as saved
+from qvmsh.machine.monitor import conversation
 from qvmsh.machine.storage import chain, volumes
-from qvmsh.qemu import image, qmp
+from qvmsh.qemu import image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -165,7 +165,8 @@ class Cut:
                 self.pause_s = time.monotonic() - began
                 self.work["is_frozen"] = 0
             if self.is_held:
-                _go_on(self.note)
+                with conversation.begin(self.note) as qemu:
+                    conversation.resume(qemu)
                 self.work["is_held"] = 0
         interrupted.write(self.vm, self.work)
 
@@ -197,14 +198,6 @@ def putting_right(qemu: Session) -> Iterator[None]:
 
     with process.Shielded(process.SIGINT, process.SIGTERM, process.SIGTSTP), qemu.undisturbed(checkpoint):
         yield
-
-
-def _go_on(note: Note) -> None:
-    exchange = qmp.Exchange(note.socket("qmp"), 5.0).negotiate()
-    try:
-        saved.let_go(exchange)
-    finally:
-        exchange.close()
 
 
 # Joining
@@ -264,8 +257,8 @@ def _settle_live(vm: Machine, work: dict[str, Any], qemu: Session | None) -> str
         freezing.thaw(note)
         work["is_frozen"] = 0
     if work["is_held"]:
-        with contextlib.suppress(OSError, QmpError):
-            _go_on(note)
+        with contextlib.suppress(OSError, QmpError), conversation.begin(note) as held:
+            conversation.resume(held)
             work["is_held"] = 0
     if qemu is not None:
         _join(vm, work, qemu)

@@ -20,9 +20,9 @@ from qvmsh.machine import log, state
 from qvmsh.machine import registry as known
 from qvmsh.machine.disk.reports import DiskDone
 from qvmsh.machine.machine import Machine
+from qvmsh.machine.monitor import conversation
 from qvmsh.machine.power import hardware, launch
 from qvmsh.machine.settings import commands as configuration
-from qvmsh.machine.snapshot import managed_save as saved
 from qvmsh.machine.storage import chain, volumes
 from qvmsh.machine.storage import selection as diskwork
 from qvmsh.machine.storage import supplies as disks
@@ -258,7 +258,7 @@ def _plug(vm: Machine, seen: state.Observation, disk: Volume, line: devices.Disk
         node["file"]["discard"] = "unmap"
     device = {"driver": kind, "drive": disk.id, "id": f"{disk.id}-device", "serial": disk.id}
     try:
-        with saved.exchange(seen.note) as exchange:
+        with conversation.begin(seen.note) as exchange:
             exchange.ask("blockdev-add", node, timeout_s=30.0)
             try:
                 exchange.ask("device_add", device)

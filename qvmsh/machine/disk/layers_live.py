@@ -19,7 +19,7 @@ from qvmsh.errors import QmpError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
 from qvmsh.machine import state
-from qvmsh.machine.snapshot import managed_save as saved
+from qvmsh.machine.monitor import conversation
 from qvmsh.machine.snapshot import save_delete as snapshots
 from qvmsh.machine.snapshot.recovery import Journal, layer, remove_layer
 from qvmsh.machine.snapshot.store import Live
@@ -77,7 +77,7 @@ def commit(vm: Machine, seen: state.Observation, disk: Volume) -> None:
             store.jobs.finish(COMMIT, "block-commit")
             _under_new_layer(store, disk.path, disk.node, row["qdev"], pid)
             if is_running:
-                saved.let_go(store.exchange)
+                conversation.resume(store.exchange)
 
 
 def flatten(vm: Machine, seen: state.Observation, disk: Volume) -> None:

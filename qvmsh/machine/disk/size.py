@@ -20,9 +20,9 @@ from qvmsh.machine import programs as tools
 from qvmsh.machine.disk.add import bytes_of
 from qvmsh.machine.disk.reports import DiskDone, Trimmed
 from qvmsh.machine.guest import ssh as guest
+from qvmsh.machine.monitor import conversation
 from qvmsh.machine.power import launch
 from qvmsh.machine.progress import size
-from qvmsh.machine.snapshot import managed_save as saved
 from qvmsh.machine.storage import chain, volumes
 from qvmsh.machine.storage import selection as diskwork
 from qvmsh.machine.storage.volumes import Volume
@@ -72,7 +72,7 @@ def resize(vm: Machine, name: str, wanted: str | None, *, is_shrinking: bool) ->
         chain.require_writable(vm, disk.path, "resize")
         if seen.is_live and seen.note is not None:
             try:
-                with saved.exchange(seen.note) as exchange:
+                with conversation.begin(seen.note) as exchange:
                     exchange.ask("block_resize", {"node-name": disk.node, "size": after}, timeout_s=60.0)
             except OSError:
                 raise state.silent(vm) from None

@@ -17,14 +17,13 @@ import time
 from qvmsh.errors import DeadlineError, QmpError, QvmError, StateError
 from qvmsh.machine import state
 from qvmsh.machine.guest import ssh as guest
-from qvmsh.qemu import ich9, qga
+from qvmsh.qemu import qga
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from qvmsh.host import ssh
     from qvmsh.machine.launch_record import Note
     from qvmsh.machine.machine import Machine
-    from qvmsh.qemu.qmp import Exchange
     from qvmsh.qemu.session import Session
 
 SUSPEND_S = 60.0
@@ -111,27 +110,6 @@ def _ask(vm: Machine, note: Note) -> str:
         if "sudo" in " ".join(tried):
             ways = f"{note.user} must be allowed `sudo -n systemctl suspend`, or the guest agent must run"
     raise StateError(what, machine=vm.name, details=tried, hint=f"{ways}; {without}")
-
-
-def wake(exchange: Exchange) -> None:
-    """Wake a guest that QEMU says is suspended.
-
-    On q35 it is stopped for some milliseconds while it is still in the firmware, and gets the
-    power registers back that SeaBIOS before 1.17 forgets: without them it could not sleep again.
-    They are those of the sleeping guest, which keep what it had enabled.
-
-    Raises:
-        QmpError: it is not suspended.
-    """
-    registers = ich9.read(exchange)
-    if registers is None:
-        exchange.ask("system_wakeup")
-        return
-    exchange.together("system_wakeup", "stop")
-    try:
-        ich9.restore(exchange, registers)
-    finally:
-        exchange.ask("cont", timeout_s=30.0)
 
 
 def refresh(link: ssh.Link) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from qvmsh.errors import QmpError, UsageError
 from qvmsh.machine import state
+from qvmsh.machine.monitor import conversation
 from qvmsh.qemu import qmp
 
 TYPE_CHECKING = False
@@ -45,7 +46,7 @@ def human_command(vm: Machine, line: str, *, processor: int | None = None) -> st
         raise UsageError("cmd: which monitor command?", machine=vm.name, hint="`qvm cmd help` lists them")
     pid, note = state.reachable(vm, "send a monitor command")
     try:
-        exchange = qmp.Exchange(note.socket("qmp"), state.GREETING_S).negotiate()
+        exchange = conversation.begin(note)
     except OSError:
         raise state.silent(vm) from None
     try:

@@ -19,6 +19,7 @@ from qvmsh.errors import DeadlineError, QmpError, UsageError, visible
 from qvmsh.io import isatty
 from qvmsh.machine import state
 from qvmsh.machine.guest import ssh as guest
+from qvmsh.machine.monitor import conversation
 from qvmsh.machine.monitor import hmp as monitor
 from qvmsh.qemu import qmp
 
@@ -143,7 +144,7 @@ def execute(vm: Machine, commands: Iterable[Request], answer: Callable[[Any], No
     """
     pid, note = state.require_live(vm, "send a QMP command")
     try:
-        exchange = qmp.Exchange(note.socket("qmp"), state.GREETING_S).negotiate()
+        exchange = conversation.begin(note)
     except OSError:
         raise state.silent(vm) from None
     try:
@@ -208,7 +209,7 @@ def follow(
     _, note = state.require_live(vm, "follow its events")
     wanted = _known(vm, note, names)
     try:
-        exchange = qmp.Exchange(note.socket("events"), state.GREETING_S).negotiate()
+        exchange = conversation.begin(note, "events")
     except TimeoutError:
         raise QmpError(
             "somebody else follows its events already (QEMU serves one at a time)", machine=vm.name

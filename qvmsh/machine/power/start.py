@@ -18,12 +18,12 @@ from qvmsh.machine import identity, log, owner, state
 from qvmsh.machine import programs as tools
 from qvmsh.machine import registry as known
 from qvmsh.machine.guest import readiness as ready
+from qvmsh.machine.guest.clock import put_clock_right
 from qvmsh.machine.power import hardware as hw
 from qvmsh.machine.power import launch, logs, ports, tpm
 from qvmsh.machine.power import stop as power
 from qvmsh.machine.power.hardware import Launch
 from qvmsh.machine.reports import CommandLine, Ended, Restarted, Started
-from qvmsh.machine.snapshot import managed_save as saved
 from qvmsh.machine.storage import layers as images
 from qvmsh.machine.storage import supplies as disks
 from qvmsh.qemu import accelerator, displays, programs, sandbox
@@ -77,7 +77,7 @@ def start(
         has_ssh = state.has_ssh(vm, qemu.note)
         timeout_s = ready.attempt_seconds(vm, qemu.pid, ssh_attempts)
         seconds = _wait(vm, qemu, timeout_s) if is_waiting and has_ssh else 0.0
-        clock = saved.put_clock_right(vm, qemu.note) if request.loadvm and is_waiting else ""
+        clock = put_clock_right(vm, qemu.note) if request.loadvm and is_waiting else ""
     except QvmError as error:
         log.note(vm, error.what, is_error=True)
         raise

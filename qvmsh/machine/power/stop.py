@@ -18,8 +18,8 @@ from qvmsh.host import process, ssh
 from qvmsh.machine import log, state
 from qvmsh.machine.archive import recovery as interrupted
 from qvmsh.machine.guest import readiness as ready
-from qvmsh.machine.guest import sleep
 from qvmsh.machine.guest import ssh as guest
+from qvmsh.machine.monitor import conversation
 from qvmsh.machine.power import launch
 from qvmsh.machine.snapshot import managed_save as saved
 from qvmsh.qemu import qga, qmp
@@ -123,7 +123,7 @@ class Ladder:
             StateError: so it is.
         """
         try:
-            with saved.exchange(self.note) as exchange:
+            with conversation.begin(self.note) as exchange:
                 status = exchange.ask("query-status")["status"]
         except (OSError, QmpError):
             return
@@ -434,14 +434,11 @@ def _wake(vm: Machine, seen: state.Observation) -> None:
         return
     state.require_sound(vm, seen, "power off")
     vm.io.warn(f"{vm.name} is {seen.kind}: going on, so that it can power off")
-    exchange = qmp.Exchange(seen.note.socket("qmp"), state.GREETING_S).negotiate()
-    try:
+    with conversation.begin(seen.note) as qemu:
         if seen.kind == state.PAUSED:
-            saved.let_go(exchange)
+            conversation.resume(qemu)
         else:
-            sleep.wake(exchange)
-    finally:
-        exchange.close()
+            conversation.wake(qemu)
 
 
 @log.failures

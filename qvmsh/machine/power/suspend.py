@@ -18,6 +18,8 @@ from qvmsh.machine import log, state
 from qvmsh.machine.guest import readiness as ready
 from qvmsh.machine.guest import sleep
 from qvmsh.machine.guest import ssh as guest
+from qvmsh.machine.guest.clock import put_clock_right_after
+from qvmsh.machine.monitor import conversation
 from qvmsh.machine.power import launch
 from qvmsh.machine.reports import Paused, Suspended, Woken
 from qvmsh.qemu import qmp
@@ -67,9 +69,7 @@ def resume(vm: Machine) -> Paused:
     log.note(vm, "resumed")
     clock = ""
     if now == "running":
-        from qvmsh.machine.snapshot import managed_save as saved
-
-        clock = saved.put_clock_right_after(vm, note, time.time() - note.paused_s)
+        clock = put_clock_right_after(vm, note, time.time() - note.paused_s)
     return Paused(vm.name, is_paused=False, is_asleep=now == "suspended", clock=clock)
 
 
@@ -104,11 +104,8 @@ def wakeup(vm: Machine, *, is_waiting: bool, timeout_s: float | None) -> Woken:
         _, note = _in_state(vm, "wake up", state.SUSPENDED)
         pid, _ = state.require_live(vm, "wake up")
         try:
-            exchange = qmp.Exchange(note.socket("qmp"), state.GREETING_S).negotiate()
-            try:
-                sleep.wake(exchange)
-            finally:
-                exchange.close()
+            with conversation.begin(note) as qemu:
+                conversation.wake(qemu)
         except QmpError as error:  # a key, the clock, or somebody else was faster
             raise StateError(
                 f"cannot wake it up: {error.what.partition(': ')[2]}",

@@ -26,6 +26,8 @@ from qvmsh.machine import programs as tools
 from qvmsh.machine.archive import recovery as interrupted
 from qvmsh.machine.guest import filesystems as freezing
 from qvmsh.machine.guest import ssh as guest
+from qvmsh.machine.guest.clock import put_clock_right
+from qvmsh.machine.monitor import conversation
 from qvmsh.machine.snapshot import catalogue
 from qvmsh.machine.snapshot import managed_save as saved
 from qvmsh.machine.snapshot.catalogue import Catalogue
@@ -339,9 +341,9 @@ def _settle_live(vm: Machine, note: Note, data: dict[str, Any]) -> str:
             guest.close(vm, note)
             _loaded(vm, note)
         if data["was_running"] and store.jobs.execute("query-status")["status"] in ("paused", "prelaunch"):
-            saved.let_go(store.exchange)
+            conversation.resume(store.exchange)
         if data["was_running"] and (data["has_memory"] or data["what"] == "load"):
-            saved.put_clock_right(vm, note, has_ssh=False)  # it stood still meanwhile
+            put_clock_right(vm, note, has_ssh=False)  # it stood still meanwhile
         return outcome
 
 
@@ -400,10 +402,10 @@ def _back_live(vm: Machine, note: Note, data: dict[str, Any], store: Live) -> st
             guest.close(vm, note)
             _loaded(vm, note)
             if data["was_running"]:
-                saved.let_go(store.exchange)
+                conversation.resume(store.exchange)
             store.delete(BACK)
             if data["was_running"]:
-                saved.put_clock_right(vm, note, has_ssh=False)
+                put_clock_right(vm, note, has_ssh=False)
             return "is undone: the guest is as it was before"
     return _back_off(vm, note, data) + "; QEMU had to be ended"
 

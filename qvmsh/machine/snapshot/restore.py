@@ -16,10 +16,11 @@ from qvmsh.errors import ImageError, QmpError, StateError
 from qvmsh.machine import log, state
 from qvmsh.machine.guest import readiness as ready
 from qvmsh.machine.guest import ssh as guest
+from qvmsh.machine.guest.clock import put_clock_right
+from qvmsh.machine.monitor import conversation
 from qvmsh.machine.power import hardware, launch
 from qvmsh.machine.snapshot import fit as snapshot_fit
 from qvmsh.machine.snapshot import hardware as snapshot_hardware
-from qvmsh.machine.snapshot import managed_save as saved
 from qvmsh.machine.snapshot import obstacles as blockers
 from qvmsh.machine.snapshot import save_delete as snapshots
 from qvmsh.machine.snapshot.catalogue import Catalogue
@@ -91,7 +92,7 @@ def restore(
                 limit_s = ready.attempt_seconds(vm, seen.pid) if timeout_s is None else timeout_s
                 ready.wait(vm, seen.pid, seen.note, timeout_s=limit_s)
             is_ready = True
-        clock = saved.put_clock_right(vm, seen.note)
+        clock = put_clock_right(vm, seen.note)
     seconds = time.monotonic() - began
     return SnapshotRestored(
         vm.name, name, ids, seconds, memory=True, ready=is_ready, clock=clock, bitmaps=count
@@ -193,7 +194,7 @@ def _restore_live(store: Live, seen: state.Observation, name: str, tag: str) -> 
         or blockers.of_room(store.volumes[0], blockers.memory_bytes(seen.pid))
     )
     with Journal(store, "restore", name, was_running=is_running, has_memory=has_way_back) as journal:
-        saved.hold(store.exchange, registers)
+        conversation.hold(store.exchange, registers)
         note.loading = name
         note.write(vm.files.note)
         count = _put_back(store, journal, tag, has_memory=has_way_back, stage=f"restoring {name}")
@@ -201,7 +202,7 @@ def _restore_live(store: Live, seen: state.Observation, name: str, tag: str) -> 
         _loaded(vm, note)
         guest.close(vm, note)
         if is_running:
-            saved.let_go(store.exchange)
+            conversation.resume(store.exchange)
         store.delete(BACK)
     return count
 
@@ -262,12 +263,12 @@ def _load(store: Live, note: Note, name: str, tag: str) -> int:
         with vm.io.stage(stage):
             store.apply(tag)
         _loaded(vm, note)
-        saved.let_go(store.exchange)
+        conversation.resume(store.exchange)
         return count
     with Journal(store, "load", name, was_running=True, has_memory=False) as journal:
         count = _put_back(store, journal, tag, has_memory=False, stage=stage)
         _loaded(vm, note)
-        saved.let_go(store.exchange)
+        conversation.resume(store.exchange)
         store.delete(BACK)
     return count
 

@@ -21,6 +21,8 @@ from qvmsh.host import files as host_files
 from qvmsh.machine import log, state
 from qvmsh.machine import programs as tools
 from qvmsh.machine.guest import filesystems as freezing
+from qvmsh.machine.guest.clock import put_clock_right_after
+from qvmsh.machine.monitor import conversation
 from qvmsh.machine.power import launch
 from qvmsh.machine.snapshot import catalogue
 from qvmsh.machine.snapshot import fit as snapshot_fit
@@ -104,7 +106,7 @@ def live(vm: Machine, note: Note) -> Iterator[tuple[Live, list[Volume]]]:
     """The snapshots of a machine that is on, and all its disks."""
     with contextlib.ExitStack() as stack:
         try:
-            exchange = stack.enter_context(saved.exchange(note, "session"))
+            exchange = stack.enter_context(conversation.begin(note, "session"))
         except (ConnectionError, TimeoutError, FileNotFoundError):
             raise state.silent(vm) from None
         try:
@@ -201,7 +203,7 @@ def save(vm: Machine, name: str, request: Request) -> SnapshotSaved:
     clock = ""
     held_s = time.monotonic() - began
     if is_on and seen.note is not None:
-        clock = saved.put_clock_right_after(vm, seen.note, held_s)
+        clock = put_clock_right_after(vm, seen.note, held_s)
     ids = [each.id for each in store.volumes]
     log.note(vm, f"saved the snapshot {name} on {', '.join(ids)}")
     return SnapshotSaved(vm.name, entry, ids, held_s, woken=woken, clock=clock)
@@ -308,10 +310,10 @@ def take(
     with vm.io.stage(f"saving {name}") as stage, journal:
         if has_memory:
             if kind == state.SUSPENDED or stays_held:
-                saved.hold(store.exchange, registers)
+                conversation.hold(store.exchange, registers)
             _create(store, name, journal, has_memory=True, is_there=is_there)
             if not stays_held and kind == state.SUSPENDED:
-                saved.let_go(store.exchange)
+                conversation.resume(store.exchange)
         else:
             with _at_rest(vm, note, journal, kind, has_freeze=request.has_freeze) as is_frozen:
                 entry["frozen"] = is_frozen

@@ -22,7 +22,7 @@ from qvmsh.machine import programs as tools
 from qvmsh.machine import state
 from qvmsh.machine.archive import changes
 from qvmsh.machine.disk.reports import Disks
-from qvmsh.machine.snapshot import managed_save as saved
+from qvmsh.machine.monitor import conversation
 from qvmsh.machine.storage import chain, volumes
 from qvmsh.machine.storage.volumes import Volume
 from qvmsh.qemu import image
@@ -38,7 +38,7 @@ def every(vm: Machine, seen: state.Observation) -> list[Volume]:
     """All disks, as QEMU has them while the machine is on; a disposable run has only lent them."""
     if seen.is_live and seen.note is not None and not seen.note.disposable:
         try:
-            with saved.exchange(seen.note) as exchange:
+            with conversation.begin(seen.note) as exchange:
                 return volumes.of_blocks(vm, exchange.ask("query-block"))
         except OSError:
             raise state.silent(vm) from None

@@ -24,6 +24,7 @@ from qvmsh.host import process
 from qvmsh.io import isatty, tell
 from qvmsh.machine import registry as known
 from qvmsh.machine import state
+from qvmsh.machine.monitor import conversation
 from qvmsh.machine.monitor import hmp as monitor
 from qvmsh.machine.monitor import qmp as control
 from qvmsh.machine.power import launch
@@ -86,13 +87,11 @@ class Dialogue:
     def _execute(self, command: str, arguments: dict[str, Any] | None) -> Any:
         state.require_live(self.vm, "send a QMP command")
         try:
-            exchange = qmp.Exchange(self.note.socket("qmp"), state.GREETING_S).negotiate()
+            exchange = conversation.begin(self.note)
         except OSError:
             raise state.silent(self.vm) from None
-        try:
+        with exchange:
             return control.ask(self.vm, exchange, self.pid, command, arguments or {})
-        finally:
-            exchange.close()
 
     @functools.cached_property
     def schema(self) -> Schema:
@@ -198,7 +197,7 @@ class _Events:
         self.has_ended = False
         """QEMU has closed the conversation; its process may live a moment longer."""
         try:
-            self._exchange = qmp.Exchange(dialogue.note.socket("events"), EVENTS_S).negotiate()
+            self._exchange = conversation.begin(dialogue.note, "events", timeout_s=EVENTS_S)
         except TimeoutError:
             tell(dialogue.vm.io.stdout, "events are not shown: another session has them")
         except OSError:

@@ -356,9 +356,8 @@ def _decoded(vm: Machine, file: str, found: dict[str, Any]) -> Record:
 
 
 def _overlay(value: _Values) -> Overlay:
-    disk, kind, node, file, file_node = (
-        value.text(key) for key in ("disk", "format", "node", "cut", "cut_node")
-    )
+    keys = ("disk", "format", "node", "cut", "cut_node")
+    disk, kind, node, file, file_node = map(value.text, keys)
     return Overlay(disk, kind, node, file, file_node, is_merged=value.text("state") == "back")
 
 

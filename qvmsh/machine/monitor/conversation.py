@@ -4,8 +4,8 @@
         qemu.ask("query-status")
         conversation.resume(qemu)
 
-QEMU serves one client at a time on each of its sockets: `qmp` is for questions that take no time, `session` for
-work that others wait for, `events` for a client that follows the events.
+QEMU serves one client at a time on each of its sockets: `qmp` is for questions that take no time, `session`
+for work that others wait for, `events` for a client that follows the events.
 """
 
 from __future__ import annotations

@@ -249,7 +249,7 @@ def title(record: Record) -> str:
 
 
 def _write(vm: Machine, record: Record) -> None:
-    """Write a record; one of the same length replaces the old one in place, so a full disk has room for it."""
+    """Write a record; one of the same length goes over the old one, for which a full disk has room."""
     data = json.dumps(_encoded(vm, record), ensure_ascii=True).encode() + b"\n"
     path = path_of(vm, record.kind)
     try:

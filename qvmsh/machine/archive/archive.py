@@ -32,13 +32,13 @@ from qvmsh.machine.archive.model import Archive, Point
 from qvmsh.machine.archive.reports import Archived
 from qvmsh.machine.archive.writer import ROOM_BYTES, Job, Wish, Writer
 from qvmsh.machine.monitor import conversation
-from qvmsh.machine.power import launch
 from qvmsh.machine.snapshot import managed_save as saved
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.store import Images
 from qvmsh.machine.storage import chain, volumes
 from qvmsh.machine.storage import layers as images
 from qvmsh.machine.work import guardian
+from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False
@@ -60,7 +60,7 @@ def archive(vm: Machine, wish: Wish) -> Archived:
     """
     _require_sense(vm, wish)
     began = time.monotonic()
-    with launch.work_lock(vm, "archive"):
+    with work_lock(vm, "archive"):
         seen = state.observe(vm)
         stores.require_mounted(vm)
         identity.uuid_of(vm)  # from now on it has one, by which its archives are known

@@ -13,9 +13,7 @@ import stat
 from dataclasses import dataclass, replace
 
 from qvmsh.errors import ImageError
-from qvmsh.machine.power import hardware
-from qvmsh.machine.power.hardware import Launch
-from qvmsh.machine.storage import chain, volumes
+from qvmsh.machine.storage import chain, own_disk, volumes
 from qvmsh.machine.storage import supplies as disks
 
 TYPE_CHECKING = False
@@ -58,9 +56,9 @@ def of(vm: Machine) -> list[Drive]:
     Raises:
         ImageError: its own disk, or one of VM_DISKS, is missing or cannot be used.
     """
-    if not hardware.is_by_hand(vm):
+    if not own_disk.is_by_hand(vm):
         disks.require(vm, disks.gather(vm))
-        hardware.require_disk(vm, Launch())
+        own_disk.require_disk(vm)
     return _named(vm, volumes.configured(vm))
 
 

@@ -18,8 +18,9 @@ import re
 
 from qvmsh.errors import QvmError, UsageError, printable
 from qvmsh.machine.archive import model as archives
-from qvmsh.machine.archive.model import MAIN, MANIFEST, PART, Archive, Part, Point, seconds
+from qvmsh.machine.archive.model import MAIN, PART, Archive, Part, Point, seconds
 from qvmsh.machine.archive.stores import TEXT_BYTES
+from qvmsh.machine.storage.chain import MANIFEST
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -13,8 +13,6 @@ unfinished is what a killed command left.
 
 from __future__ import annotations
 
-import os
-import stat
 import time
 from dataclasses import asdict, dataclass, field
 
@@ -26,13 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-MANIFEST = "manifest.json"
 PART = ".part"
 MAIN = "main"
 """The role of the machine's own disk."""
 STAMP = "%Y%m%d%H%M%S"
-_HEAD_BYTES = 4096
-"""Where a manifest says in it that it is qvm's."""
 
 
 @dataclass
@@ -204,16 +199,6 @@ class Archive:
             "layers": {role: [asdict(part) for part in parts] for role, parts in self.layers.items()},
             "points": [asdict(point) for point in self.points],
         }
-
-
-def holds(folder: str) -> bool:
-    """True if `folder` is an archive of qvm's: what is in it must stay as its manifest says."""
-    try:
-        fd = os.open(os.path.join(folder, MANIFEST), os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    with open(fd, "rb") as file:
-        return stat.S_ISREG(os.fstat(fd).st_mode) and b'"qvm"' in file.read(_HEAD_BYTES)
 
 
 def stamp_of(seconds: float) -> str:

@@ -18,10 +18,10 @@ from qvmsh.errors import ImageError, QvmError, StateError, UsageError
 from qvmsh.machine import log
 from qvmsh.machine.archive import maintenance as archive_keeping
 from qvmsh.machine.archive.index import UNFINISHED
-from qvmsh.machine.archive.model import MANIFEST
 from qvmsh.machine.archive.reports import Deleted
-from qvmsh.machine.power import launch
 from qvmsh.machine.storage import chain
+from qvmsh.machine.storage.chain import MANIFEST
+from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False
@@ -107,7 +107,7 @@ def delete(vm: Machine, word: str) -> Deleted:
         UsageError: there is none of this machine.
         StateError: it is the last good one, or something stands on it; nothing is removed.
     """
-    with launch.work_lock(vm, "archive"):
+    with work_lock(vm, "archive"):
         shelf = archive_keeping.shelf_of(vm)
         archive_keeping.sweep(vm, shelf)
         archive, gone = _named(vm, shelf, word)

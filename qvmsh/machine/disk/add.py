@@ -21,12 +21,12 @@ from qvmsh.machine import registry as known
 from qvmsh.machine.disk.reports import DiskDone
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.monitor import conversation
-from qvmsh.machine.power import hardware, launch
 from qvmsh.machine.settings import commands as configuration
-from qvmsh.machine.storage import chain, volumes
+from qvmsh.machine.storage import chain, own_disk, volumes
 from qvmsh.machine.storage import selection as diskwork
 from qvmsh.machine.storage import supplies as disks
 from qvmsh.machine.storage.volumes import Volume
+from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import image, platforms
 
 TYPE_CHECKING = False
@@ -69,11 +69,11 @@ def bytes_of(text: str, now: int = 0) -> int:
 @log.failures
 def add(vm: Machine, file: str, addition: Addition) -> DiskDone:
     """Give the machine a further disk; see `commands.disk`."""
-    with launch.work_lock(vm, "disk add"):
+    with work_lock(vm, "disk add"):
         seen = state.observe(vm)
         line = devices.DiskLine(file, addition.format or "", is_read_only=addition.is_read_only)
         word = _word(vm, line)
-        if hardware.is_by_hand(vm):
+        if own_disk.is_by_hand(vm):
             raise UsageError(
                 "disk add: VM_QEMU_ARGS names the disks", machine=vm.name, hint="add it there, by hand"
             )

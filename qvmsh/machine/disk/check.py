@@ -15,10 +15,10 @@ from qvmsh.host import files as host_files
 from qvmsh.machine import programs as tools
 from qvmsh.machine import state
 from qvmsh.machine.disk.reports import Checked
-from qvmsh.machine.power import launch
 from qvmsh.machine.storage import chain, volumes
 from qvmsh.machine.storage import selection as diskwork
 from qvmsh.machine.storage.volumes import Volume
+from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import image, imagecheck
 
 TYPE_CHECKING = False
@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 
 def check(vm: Machine, name: str | None, *, is_repairing: bool) -> Checked:
     """Check the images and what they stand on; see `commands.disk`."""
-    with launch.work_lock(
-        vm, "disk check --repair" if is_repairing else "disk check", is_looking=not is_repairing
-    ):
+    with work_lock(vm, "disk check --repair" if is_repairing else "disk check", is_looking=not is_repairing):
         seen = state.observe(vm)
         if is_repairing:
             diskwork.require_off(vm, seen, "repair")

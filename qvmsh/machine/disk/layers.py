@@ -18,13 +18,13 @@ from qvmsh.machine import log, state
 from qvmsh.machine import programs as tools
 from qvmsh.machine.disk import layers_live as disk_layers_live
 from qvmsh.machine.disk.reports import DiskDone
-from qvmsh.machine.power import launch
 from qvmsh.machine.progress import size
 from qvmsh.machine.snapshot.recovery import Journal
 from qvmsh.machine.snapshot.store import Images
 from qvmsh.machine.storage import chain, volumes
 from qvmsh.machine.storage import selection as diskwork
 from qvmsh.machine.storage.volumes import Volume
+from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @log.failures
 def commit(vm: Machine, name: str | None) -> DiskDone:
     """Write an overlay's data into its base; see `commands.disk`."""
-    with launch.work_lock(vm, "disk commit"):
+    with work_lock(vm, "disk commit"):
         seen = state.observe(vm)
         disk = _overlay(vm, seen, name, "commit")
         base = chain.base_of(disk.path, disk.format)
@@ -91,7 +91,7 @@ def _grow(vm: Machine, disk: Volume, base: str) -> None:
 @log.failures
 def rebase(vm: Machine, name: str, base: str | None, *, is_unsafe: bool) -> DiskDone:
     """Let an overlay stand on another base, or on none; see `commands.disk`."""
-    with launch.work_lock(vm, "disk rebase"):
+    with work_lock(vm, "disk rebase"):
         seen = state.observe(vm)
         disk = diskwork.one(vm, diskwork.changeable(vm, seen, "rebase a disk"), name)
         if base is not None or is_unsafe:

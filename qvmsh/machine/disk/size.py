@@ -21,11 +21,11 @@ from qvmsh.machine.disk.add import bytes_of
 from qvmsh.machine.disk.reports import DiskDone, Trimmed
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.monitor import conversation
-from qvmsh.machine.power import launch
 from qvmsh.machine.progress import size
 from qvmsh.machine.storage import chain, volumes
 from qvmsh.machine.storage import selection as diskwork
 from qvmsh.machine.storage.volumes import Volume
+from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import image, imagecheck, qga
 
 TYPE_CHECKING = False
@@ -46,7 +46,7 @@ TRIM = (
 @log.failures
 def resize(vm: Machine, name: str, wanted: str | None, *, is_shrinking: bool) -> DiskDone:
     """Give a disk another size; see `commands.disk`. One word alone is the size of the only disk."""
-    with launch.work_lock(vm, "disk resize"):
+    with work_lock(vm, "disk resize"):
         seen = state.observe(vm)
         found = diskwork.changeable(vm, seen, "resize a disk")
         if wanted is None:
@@ -118,7 +118,7 @@ def _only(vm: Machine, found: list[Volume], word: str) -> Volume:
 @log.failures
 def trim(vm: Machine, name: str | None) -> Trimmed:
     """Give unused room back to the host; see `commands.disk`."""
-    with launch.work_lock(vm, "disk trim"):
+    with work_lock(vm, "disk trim"):
         seen = state.observe(vm)
         every = diskwork.changeable(vm, seen, "trim a disk")
         found = volumes.written(every if name is None else [diskwork.one(vm, every, name)])

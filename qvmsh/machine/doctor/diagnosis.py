@@ -24,14 +24,14 @@ from qvmsh.io import QUIET
 from qvmsh.machine import programs as machine_tools
 from qvmsh.machine import state
 from qvmsh.machine.doctor import repair
+from qvmsh.machine.guest import serial
 from qvmsh.machine.guest import ssh as guest
-from qvmsh.machine.power import hardware, serial, tpm
-from qvmsh.machine.power.hardware import Launch
+from qvmsh.machine.power import hardware, tpm
 from qvmsh.machine.progress import size
 from qvmsh.machine.reports import Report
 from qvmsh.machine.snapshot import managed_save as saved
 from qvmsh.machine.snapshot import recovery as unfinished
-from qvmsh.machine.storage import chain, volumes
+from qvmsh.machine.storage import chain, own_disk, volumes
 from qvmsh.machine.storage import supplies as disks
 from qvmsh.machine.work import creation_folder as making
 from qvmsh.qemu import accelerator, displays, image, imagecheck, programs
@@ -579,19 +579,19 @@ def unfinished_machines(case: Case) -> Iterator[Finding]:
 def images(case: Case) -> Iterator[Finding]:
     """The machine's disk and what it stands on: there, of the right format, sound, nobody else's."""
     vm = case.machine
-    if hardware.is_by_hand(vm):
+    if own_disk.is_by_hand(vm):
         yield Finding("images", OK, "VM_QEMU_ARGS names them: not checked")
         return
-    name = hardware.require_disk(vm, Launch())  # its errors say what is missing or orphaned, and what to do
+    name = own_disk.require_disk(vm)  # its errors say what is missing or orphaned, and what to do
     if not name:
-        yield Finding("images", OK, f"no disk of its own: {hardware.disk_name(vm)} is not there")
+        yield Finding("images", OK, f"no disk of its own: {own_disk.disk_name(vm)} is not there")
         return
-    yield from _image(case, os.path.join(vm.directory, name), hardware.image_format(vm, name))
+    yield from _image(case, os.path.join(vm.directory, name), own_disk.image_format(vm, name))
 
 
 def further_disks(case: Case) -> Iterator[Finding]:
     """The disks of VM_DISKS, each as the machine's own."""
-    if hardware.is_by_hand(case.machine):
+    if own_disk.is_by_hand(case.machine):
         return
     for disk in disks.further(case.machine):
         try:

@@ -22,15 +22,16 @@ from qvmsh.host import locks, process, sockets
 from qvmsh.machine import launch_record as notes
 from qvmsh.machine import state
 from qvmsh.machine.archive import recovery as interrupted
+from qvmsh.machine.guest import serial
 from qvmsh.machine.machine import Machine
-from qvmsh.machine.power import launch, serial
 from qvmsh.machine.reports import Report
 from qvmsh.machine.snapshot import recovery as unfinished
 from qvmsh.machine.storage import chain, volumes
 from qvmsh.machine.storage import layers as images
 from qvmsh.machine.storage import selection as diskwork
+from qvmsh.machine.work import cleanup, guardian
 from qvmsh.machine.work import creation_folder as making
-from qvmsh.machine.work import guardian
+from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False
@@ -60,7 +61,7 @@ def repair(vm: Machine | None, environ: Mapping[str, str]) -> list[Mend]:
     done: list[Mend] = []
     if vm is not None:
         try:
-            with launch.work_lock(vm, "doctor"):
+            with work_lock(vm, "doctor"):
                 done += _machine(vm)
         except LockedError as error:
             what = f"nothing of the machine was mended: {error.what}"
@@ -189,7 +190,7 @@ def _crash(vm: Machine) -> Iterator[Mend]:
         left.append(note.runtime)
     if not left:
         return
-    launch.clear(vm)
+    cleanup.clear(vm)
     gone = [path for path in left if not os.path.lexists(path)]
     why = f" ({seen.detail})" if seen.kind == state.CRASHED and seen.detail else ""
     if gone:
@@ -329,7 +330,7 @@ def _stale_folders(environ: Mapping[str, str]) -> Iterator[Mend]:
         if directory is not None:
             vm = Machine(directory, environ=environ)
             try:
-                with launch.work_lock(vm, "doctor"):
+                with work_lock(vm, "doctor"):
                     if locks.holder(vm.files.pid_file) is None and sockets.is_dead(folder, YOUNG_S):
                         yield from _removed(folder, directory)
             except (StateError, ConfigError, OSError):

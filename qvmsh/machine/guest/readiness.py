@@ -17,8 +17,8 @@ from qvmsh.host import locks, process, ssh
 from qvmsh.machine import launch_record as notes
 from qvmsh.machine import paths as machine_files
 from qvmsh.machine import state
+from qvmsh.machine.guest import serial
 from qvmsh.machine.guest import ssh as guest
-from qvmsh.machine.power import serial
 from qvmsh.qemu import qmp
 
 TYPE_CHECKING = False

@@ -10,12 +10,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from qvmsh.config import devices
-from qvmsh.config.variables import FORMATS
-from qvmsh.errors import ConfigError, ImageError, UsageError
+from qvmsh.errors import ConfigError
 from qvmsh.machine import identity
 from qvmsh.machine.paths import PID_FILE, SERIAL_LOG
 from qvmsh.machine.power import ports
+from qvmsh.machine.storage import own_disk
 from qvmsh.machine.storage import supplies as disks
 from qvmsh.machine.storage.supplies import Supplies
 from qvmsh.qemu import platforms, sandbox
@@ -34,9 +33,6 @@ prompt of `qvm sh` (each serves one client at a time), HMP, console, agent."""
 
 HAVE_MAX = ("x86_64", "i386", "aarch64", "arm", "s390x")
 """Architectures that have a CPU `max` since QEMU 7.2; others got it later, or have none."""
-
-MAIN = "disk0"
-"""QEMU's name of the machine's own disk."""
 
 
 @dataclass(frozen=True)
@@ -70,35 +66,6 @@ class Launch:
     machine: str = ""
 
 
-def disk_name(vm: Machine, *, base_only: bool = False) -> str:
-    """File name of the image that is the machine's disk.
-
-    Raises:
-        UsageError: `base_only` where there are no layers (VM_USE_SNAPSHOTS=no).
-    """
-    settings = vm.settings
-    if not settings.boolean("VM_USE_SNAPSHOTS"):
-        if base_only:
-            raise UsageError(
-                "--base-only needs layers, and VM_USE_SNAPSHOTS=no says there are none", machine=vm.name
-            )
-        return f"{settings.text('VM_MACHINE_NAME')}.{settings.text('VM_FMT')}"
-    which = "BASE" if base_only else "BACKING"
-    return settings.text(f"VM_SNAPSHOT_{which}FILENAME")
-
-
-def has_disk(vm: Machine) -> bool:
-    """False for a machine that boots something else, of whose own disk no image is there, nor was made of."""
-    settings = vm.settings
-    boots = [settings.text(name) for name in ("VM_CDROM", "VM_KERNEL")]
-    if not any(boots) and "network" not in devices.boot(settings.text("VM_BOOT")):
-        return True
-    names = [disk_name(vm)]
-    if settings.boolean("VM_USE_SNAPSHOTS"):
-        names += [settings.text(f"VM_SNAPSHOT_{which}FILENAME") for which in ("SEED", "BASE")]
-    return any(os.path.lexists(os.path.join(vm.directory, name)) for name in names)
-
-
 def hardware(
     vm: Machine,
     launch: Launch,
@@ -126,7 +93,7 @@ def hardware(
     """
     settings = vm.settings
     overlays = overlays or {}
-    image = overlays.get(MAIN) or disk_name(vm, base_only=launch.base_only)
+    image = overlays.get(own_disk.MAIN) or own_disk.disk_name(vm, base_only=launch.base_only)
     platform = platforms.of(settings.architecture, settings.text("VM_QEMU_MACHINE"))
     if tpm and platform.tpm is None:
         raise ConfigError(
@@ -139,11 +106,11 @@ def hardware(
     network = _network(vm, platform, ssh_port, order.get("network"))
     own = Disk(
         disks.shown(vm, os.path.join(vm.directory, image)),
-        image_format(vm, image),
+        own_disk.image_format(vm, image),
         settings.text("VM_DISK_BUS"),
-        boot=order.get(MAIN),
+        boot=order.get(own_disk.MAIN),
     )
-    owned = (own,) if has_disk(vm) else ()
+    owned = (own,) if own_disk.has_disk(vm) else ()
     vnc = ports.vnc(settings.text("VM_QEMU_VNC")) or None
     display = _display(vm, launch, vnc)
     extra = (*settings.words("VM_QEMU_EXTRA"), *launch.extra)
@@ -209,24 +176,12 @@ def endpoints(vm: Machine) -> tuple[str, ...]:
     return tuple(name for name in ENDPOINTS if name not in missing)
 
 
-def is_by_hand(vm: Machine) -> bool:
-    """True if the user wrote the hardware (VM_QEMU_ARGS)."""
-    return bool(vm.settings.text("VM_QEMU_ARGS"))
-
-
 def ssh_port(vm: Machine) -> str:
     """The wanted port for ssh: a number, `auto`, or "" where qvm makes no network that leads there."""
     wanted = vm.settings.text("VM_SSH_PORT")
-    if is_by_hand(vm):  # the user's own network: a port that they name is one that they forward
+    if own_disk.is_by_hand(vm):  # the user's own network: a port that they name is one that they forward
         return "" if wanted == "auto" else wanted
     return "" if vm.settings.text("VM_NET_MODEL") == "none" else wanted
-
-
-def image_format(vm: Machine, image: str) -> str:
-    """Format of an image of the machine: an overlay is qcow2, the others are VM_FMT."""
-    is_layered = vm.settings.boolean("VM_USE_SNAPSHOTS")
-    overlay = is_layered and image == vm.settings.text("VM_SNAPSHOT_BACKINGFILENAME")
-    return "qcow2" if overlay or image.startswith(".qvm/") else vm.settings.text("VM_FMT")
 
 
 def default_cpu(accelerator: str, architecture: str) -> str | None:
@@ -293,52 +248,3 @@ def require_room(vm: Machine) -> None:
             machine=vm.name,
             hint=f"`qvm config VM_MACHINE_MEM={max(128, total // 2)}` leaves room for the host",
         )
-
-
-def require_disk(vm: Machine, launch: Launch) -> str:
-    """The file name of the machine's disk, found whole together with what it stands on; "" for none.
-
-    Raises:
-        ImageError: an image is missing, corrupt, or of another format than VM_FMT says.
-    """
-    from qvmsh.qemu import image
-
-    name = disk_name(vm, base_only=launch.base_only)
-    if not has_disk(vm):
-        return ""
-    path = os.path.join(vm.directory, name)
-    wanted = image_format(vm, name)
-    found = image.require(path, vm.name, hint=_missing_hint(vm), kind=wanted)
-    if found.format != wanted and "qcow2" in (found.format, wanted):
-        raise ImageError(
-            f"{name} is in format {found.format}, the configuration says {wanted}",
-            machine=vm.name,
-            hint=f"`qemu-img convert -O {wanted} {name} NEW && mv NEW {name}` converts it",
-        )
-    disks.require_chain(vm, path, name, wanted)
-    return name
-
-
-def other_format(vm: Machine, *names: str) -> str:
-    """What to do where one of these images is there in another format than VM_FMT; "" where none is."""
-    wanted = vm.settings.text("VM_FMT")
-    for name in names:
-        stem = name.removesuffix(wanted)
-        for kind in FORMATS:
-            if os.path.exists(os.path.join(vm.directory, stem + kind)):
-                return f"{stem}{kind} is there, but VM_FMT is {wanted}: `qvm config VM_FMT={kind}`"
-    return ""
-
-
-def _missing_hint(vm: Machine) -> str:
-    settings = vm.settings
-    if not settings.boolean("VM_USE_SNAPSHOTS"):
-        return other_format(vm, disk_name(vm)) or f"put the disk image there as {disk_name(vm)}"
-    seed, base = (settings.text(f"VM_SNAPSHOT_{which}FILENAME") for which in ("SEED", "BASE"))
-    if os.path.exists(os.path.join(vm.directory, base)):
-        return "`qvm init` makes it (an empty overlay on the base)"
-    if os.path.exists(os.path.join(vm.directory, seed)):
-        return f"`qvm init` makes it from {seed}"
-    if other := other_format(vm, seed, base):
-        return other
-    return f"put an installed system there as {seed}, then `qvm init`; or `qvm create NAME --image FILE`"

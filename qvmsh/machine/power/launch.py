@@ -16,14 +16,13 @@ import os
 import re
 import secrets
 import shlex
-import shutil
 import subprocess
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from qvmsh.config.words import quote
-from qvmsh.errors import ConfigError, LaunchError, LockedError, QvmError, StateError
+from qvmsh.errors import LaunchError, LockedError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import launch as launcher
 from qvmsh.host import locks, logfiles, process, sockets
@@ -31,14 +30,15 @@ from qvmsh.machine import identity, state
 from qvmsh.machine import launch_record as notes
 from qvmsh.machine import paths as machine_files
 from qvmsh.machine import programs as tools
-from qvmsh.machine import registry as known
-from qvmsh.machine.archive import model as archives
+from qvmsh.machine.guest import serial
 from qvmsh.machine.launch_record import Note
+from qvmsh.machine.monitor import ending
 from qvmsh.machine.power import hardware as hw
-from qvmsh.machine.power import limits, logs, ports, serial, tpm
-from qvmsh.machine.storage import chain, volumes
+from qvmsh.machine.power import limits, logs, ports, tpm
+from qvmsh.machine.storage import chain, own_disk, volumes
 from qvmsh.machine.storage import supplies as disks
-from qvmsh.machine.work import hooks
+from qvmsh.machine.work import cleanup, hooks
+from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import accelerator, image, programs, sandbox
 from qvmsh.qemu.commandline import Endpoint, arguments, ssh_rule
 from qvmsh.qemu.qmp import Exchange
@@ -66,9 +66,6 @@ GREETING_S = 120.0
 FULL = (errno.ENOSPC, errno.EDQUOT)
 PORT_ATTEMPTS = 5
 
-NEEDS_WHOLE = ("start", "run", "init", "snapshot", "disk", "archive", "restore")
-"""Verbs that do not go on while work on the snapshots is unfinished; the others only tell."""
-
 
 @dataclass
 class Qemu:
@@ -91,129 +88,6 @@ class Qemu:
     @property
     def pid(self) -> int:
         return self.child.pid
-
-
-SPARES_DISKS = (
-    "start", "run", "stop", "tidy", "reboot", "pause", "resume", "suspend", "wakeup", "snapshot verify",
-    "disk check",
-)  # fmt: skip
-"""Verbs that change no image that lies there, or ask before (`require_no_archive`)."""
-
-
-def work_lock(vm: Machine, what: str, *, is_looking: bool = False) -> locks.WorkLock:
-    """Take the machine's work lock for the verb `what`, and complete what a killed command left.
-
-    Args:
-        is_looking: `what` must not run what the machine's files name; see `tools`.
-
-    Raises:
-        ConfigError: the machine's files are somebody else's, and were not accepted.
-        StateError: an archive would be changed where it lies.
-        LockedError: somebody else is at work; the text says who.
-        QvmError: interrupted work cannot be completed.
-    """
-    if not is_looking:
-        tools.require_accepted(vm)
-    if what not in SPARES_DISKS:
-        require_no_archive(vm, what)
-    vm.state_folder()
-    lock = locks.WorkLock(vm.files.work_lock, what)
-    try:
-        lock.acquire()
-    except PermissionError:
-        who = process.user_name(os.stat(vm.files.work_lock).st_uid)
-        raise LockedError(
-            f"{_cannot(what)}: .qvm/work.lock is {who}'s",
-            machine=vm.name,
-            hint=f"ask as {who}; or `sudo chown -R` the folder .qvm to yourself",
-        ) from None
-    except OSError as error:
-        if error.errno not in (errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.ELOOP):
-            raise
-        raise QvmError(
-            f"{_cannot(what)}: .qvm/work.lock: {error.strerror}",
-            machine=vm.name,
-            hint="move away what is at that name; qvm makes a new one",
-        ) from None
-    except locks.Held as held:
-        raise LockedError(
-            f"{_cannot(what)}: {held.by} is at work on it", machine=vm.name, hint="wait for it to end"
-        ) from None
-    left = (vm.files.unfinished, vm.files.interrupted, vm.files.settled)
-    if what != "doctor" and any(map(os.path.lexists, left)):
-        try:
-            _settle(vm, what)
-        except BaseException:
-            lock.release()
-            raise
-    notes_of_making = known.making_folder(vm.environ)
-    if what != "doctor" and notes_of_making and os.path.lexists(notes_of_making):
-        from qvmsh.machine.work import creation_folder as making
-
-        for line in making.sweep(vm.environ):
-            vm.io.warn(line)
-    return lock
-
-
-def require_no_archive(vm: Machine, what: str, *, is_disposable: bool = False) -> None:
-    """Refuse to change an archive where it lies: the machine's directory, or the folder of one of its disks.
-
-    Args:
-        is_disposable: overlays take what the guest writes, but on disks that only words for QEMU name.
-
-    Raises:
-        StateError: it would be damaged; nothing has been changed.
-    """
-    try:
-        written = volumes.written(volumes.configured(vm))
-        is_by_hand = hw.is_by_hand(vm)
-    except (QvmError, OSError):  # the verb itself tells
-        written, is_by_hand = [], False
-    if is_disposable:
-        written = [] if is_by_hand else [each for each in written if each.source == "words"]
-    folders = [os.path.dirname(os.path.realpath(each.path)) for each in written]
-    folders += [] if is_disposable else [os.path.realpath(vm.directory)]
-    for folder in filter(archives.holds, dict.fromkeys(folders)):
-        way = f"`qvm {what} --disposable` leaves it as it is; " if what in ("start", "run") else ""
-        raise StateError(
-            f"{_cannot(what)}: {folder} is an archive, and would be damaged",
-            machine=vm.name,
-            hint=f"{way}`qvm restore {quote(folder)} DIR` makes a machine of it",
-        )
-
-
-def _cannot(what: str) -> str:
-    """`cannot start`, but "`qvm disk check` cannot begin": two words are no English verb."""
-    return f"`qvm {what}` cannot begin" if " " in what else f"cannot {what}"
-
-
-def _settle(vm: Machine, what: str) -> None:
-    """Finish or undo what a killed command has left, before anything else is done.
-
-    Raises:
-        QvmError: that cannot be done now, and `what` would build on it, or let a guest go on that must not.
-    """
-    from qvmsh.machine.archive import recovery as interrupted
-    from qvmsh.machine.snapshot import recovery as unfinished
-    from qvmsh.machine.work import guardian
-
-    for line in guardian.told(vm):
-        vm.io.warn(f"{vm.name}: {line}")
-    verb = what.partition(" ")[0]
-    is_strict = verb in NEEDS_WHOLE
-    interrupted.finish(vm, is_lenient=not is_strict)
-    try:
-        told = unfinished.settle(vm)
-    except (QvmError, OSError) as error:
-        # the disks as they are now are whole without the end of a deletion
-        if is_strict and not (verb in ("start", "run") and unfinished.is_of(vm, "delete")):
-            raise
-        if unfinished.must_stand_still(vm):
-            raise
-        vm.io.warn(f"{vm.name}: {error.what if isinstance(error, QvmError) else error}")
-    else:
-        if told:
-            vm.io.warn(f"{vm.name}: {told}")
 
 
 def launch(
@@ -244,7 +118,7 @@ def launch(
                     required=state.STOPPED,
                 )
             tools.remember_accepted(vm)
-            clear(vm)
+            cleanup.clear(vm)
             hw.require_room(vm)
             limits.require_sound(vm)
             ports.require_free(vm)
@@ -274,14 +148,14 @@ def _bring_up(
     """The part of `launch` after which VM_POST_STOP is due if it fails."""
     binary = tools.qemu(vm)
     supplies = disks.gather(vm)
-    disk = "" if hw.is_by_hand(vm) else hw.require_disk(vm, plan)
-    if not disk and not hw.is_by_hand(vm):
-        vm.io.warn(f"{vm.name}: has no disk of its own: {hw.disk_name(vm)} is not there")
+    disk = "" if own_disk.is_by_hand(vm) else own_disk.require_disk(vm, base_only=plan.base_only)
+    if not disk and not own_disk.is_by_hand(vm):
+        vm.io.warn(f"{vm.name}: has no disk of its own: {own_disk.disk_name(vm)} is not there")
     disks.require(vm, supplies)
     require_top(vm, plan)
     if tpm.is_wanted(vm):
         tpm.program(vm)
-    wanted = "tcg" if hw.is_by_hand(vm) else vm.settings.text("VM_QEMU_ACCEL")
+    wanted = "tcg" if own_disk.is_by_hand(vm) else vm.settings.text("VM_QEMU_ACCEL")
     choice = accelerator.choose(binary, wanted, vm.io, environ=vm.environ)
     disks.prepare(vm, supplies)
     attempt = _Attempt(vm, plan, lock, binary, choice.accelerator, disk, supplies, begun, choose_port)
@@ -307,52 +181,6 @@ def keep_note(vm: Machine, seen: state.Observation) -> None:
     if seen.note is not None and not os.path.lexists(vm.files.note):
         vm.state_folder()
         seen.note.write(vm.files.note)
-
-
-def clear(vm: Machine, *, has_hook: bool = True, keeps_crash: bool = False) -> None:
-    """Remove what a QEMU that has ended left: sockets, note, pid file, disposable overlays.
-
-    The note goes last: while it is there, VM_POST_STOP of that run is still to be done.
-
-    Args:
-        keeps_crash: leave the pid file of one that crashed, by which the next command knows of it.
-    """
-    note = notes.read(vm.files)
-    if note:
-        serial.wait_end(note.runtime)
-        sockets.remove_folder(note.runtime, {os.geteuid()})
-    if not keeps_crash:
-        host_files.remove(vm.files.pid_file)
-    if note and has_hook:
-        hooks.post_stop(vm)
-    host_files.remove(vm.files.note)
-    try:
-        names = os.listdir(vm.files.state)
-    except FileNotFoundError:
-        return
-    for name in names:
-        if name.startswith("disposable-") or ".part" in name:
-            path = os.path.join(vm.files.state, name)
-            if os.path.isdir(path) and not os.path.islink(path):  # of a TPM
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                host_files.remove(path)
-
-
-def tidy(vm: Machine, *, is_asked: bool = False) -> None:
-    """`clear`, unless another command is at work on the machine or a QEMU runs: then it is theirs.
-
-    So it is if the machine is somebody else's, and this user has not accepted what its files name.
-
-    Args:
-        is_asked: this command has ended QEMU, so nothing has crashed.
-    """
-    try:
-        with work_lock(vm, "tidy"):
-            if locks.holder(vm.files.pid_file) is None:
-                clear(vm, keeps_crash=not is_asked)
-    except (LockedError, ConfigError):
-        pass
 
 
 class _Outliving(subprocess.Popen[bytes]):
@@ -494,12 +322,12 @@ class _Attempt:
             is_crash = state.has_crashed(vm)
             _close([*companions, *listening.values()])
             for begun in self.begun:
-                end(begun.pid)
+                ending.end(begun.pid)
                 begun.child.wait()
             self.begun.clear()
             if shown is not None:
                 shown.close()
-            clear(vm, has_hook=False, keeps_crash=is_crash)  # `launch` runs the hook, once
+            cleanup.clear(vm, has_hook=False, keeps_crash=is_crash)  # `launch` runs the hook, once
             raise
         finally:
             _close([*companions, *listening.values()])
@@ -509,7 +337,10 @@ class _Attempt:
         vm = self.vm
         below = disks.overlays(vm, self.supplies)
         if self.disk:
-            below[hw.MAIN] = (os.path.join(vm.directory, self.disk), hw.image_format(vm, self.disk))
+            below[own_disk.MAIN] = (
+                os.path.join(vm.directory, self.disk),
+                own_disk.image_format(vm, self.disk),
+            )
         made = {}
         for node, (path, kind) in below.items():
             overlay = vm.files.disposable(f"{token}-{node}")
@@ -646,16 +477,3 @@ def _close(given: Iterable[socket.socket | tpm.Companion | serial.Keeper]) -> No
     """Give up our own copies of what QEMU and its companions have: these end with QEMU's."""
     for each in given:
         each.close()
-
-
-def end(pid: int, *, grace_s: float = 5.0) -> None:
-    """End a QEMU that this command began: SIGTERM, which it takes as `quit`, then SIGKILL."""
-    try:
-        handle = process.Process(pid)
-    except ProcessLookupError:
-        return
-    with handle:
-        handle.signal(process.SIGTERM)
-        if not handle.wait(grace_s):
-            handle.signal(process.SIGKILL)
-            handle.wait(grace_s)

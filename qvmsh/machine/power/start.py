@@ -19,13 +19,17 @@ from qvmsh.machine import programs as tools
 from qvmsh.machine import registry as known
 from qvmsh.machine.guest import readiness as ready
 from qvmsh.machine.guest.clock import put_clock_right
+from qvmsh.machine.monitor import ending
 from qvmsh.machine.power import hardware as hw
 from qvmsh.machine.power import launch, logs, ports, tpm
 from qvmsh.machine.power import stop as power
 from qvmsh.machine.power.hardware import Launch
 from qvmsh.machine.reports import CommandLine, Ended, Restarted, Started
 from qvmsh.machine.storage import layers as images
+from qvmsh.machine.storage import own_disk
 from qvmsh.machine.storage import supplies as disks
+from qvmsh.machine.work import cleanup
+from qvmsh.machine.work.lock import require_no_archive
 from qvmsh.qemu import accelerator, displays, programs, sandbox
 from qvmsh.qemu.commandline import Endpoint, arguments
 
@@ -33,8 +37,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from qvmsh.machine.guest import serial
     from qvmsh.machine.machine import Machine
-    from qvmsh.machine.power import serial
 
 
 LINES = 20
@@ -63,7 +67,7 @@ def start(
     """
     _require_attempts(vm, ssh_attempts)
     owner.require_roots(vm)
-    launch.require_no_archive(vm, "start", is_disposable=request.disposable)
+    require_no_archive(vm, "start", is_disposable=request.disposable)
     tools.require_accepted(vm)
     plan = _plan(vm, request, "start")
     begun: list[launch.Qemu] = []
@@ -155,12 +159,12 @@ def _require_startable(vm: Machine, request: Request, ssh_attempts: int | None) 
     """
     _require_attempts(vm, ssh_attempts)
     owner.require_roots(vm)
-    launch.require_no_archive(vm, "start", is_disposable=request.disposable)
+    require_no_archive(vm, "start", is_disposable=request.disposable)
     plan = _plan(vm, request, "start")
     hw.require_room(vm)
     tools.qemu(vm)
-    if not hw.is_by_hand(vm):
-        hw.require_disk(vm, plan)
+    if not own_disk.is_by_hand(vm):
+        own_disk.require_disk(vm, base_only=plan.base_only)
     disks.require(vm, disks.gather(vm))
     launch.require_top(vm, plan)
 
@@ -186,7 +190,7 @@ def _wait(vm: Machine, qemu: launch.Qemu, timeout_s: float) -> float:
         status = qemu.child.poll()
         if status is not None:
             is_crash = state.has_crashed(vm)
-            launch.tidy(vm)
+            cleanup.tidy(vm)
             if is_crash:
                 raise state.crash(vm, "while the guest was starting", status) from None
         raise
@@ -197,9 +201,9 @@ def _wait(vm: Machine, qemu: launch.Qemu, timeout_s: float) -> float:
 def _end_begun(vm: Machine, qemu: launch.Qemu) -> None:
     """End a machine whose start was interrupted."""
     vm.io.warn(f"{vm.name}: interrupted; ending the machine that was being started")
-    launch.end(qemu.pid)
+    ending.end(qemu.pid)
     qemu.child.wait()
-    launch.tidy(vm, is_asked=True)
+    cleanup.tidy(vm, is_asked=True)
     log.note(vm, "start was interrupted, the machine is ended", is_error=True)
 
 
@@ -211,7 +215,7 @@ def run(vm: Machine, request: Request) -> Ended:
             "run: -daemonize makes no sense in the foreground", machine=vm.name, hint="use `qvm start`"
         )
     owner.require_roots(vm)
-    launch.require_no_archive(vm, "run", is_disposable=request.disposable)
+    require_no_archive(vm, "run", is_disposable=request.disposable)
     tools.require_accepted(vm)
     plan = _plan(vm, request, "run")
     has_terminal = isatty(vm.io.stdin) and isatty(vm.io.stdout) and not plan.is_background
@@ -232,14 +236,14 @@ def run(vm: Machine, request: Request) -> Ended:
             status = _wait_foreground(vm, qemu.child, qemu.shown)
     except BaseException:
         for each in begun:
-            launch.end(each.pid)
+            ending.end(each.pid)
             each.child.wait()
-        launch.tidy(vm, is_asked=True)
+        cleanup.tidy(vm, is_asked=True)
         raise
     if state.has_crashed(vm):
         log.note(vm, f"QEMU crashed ({process.signal_name(-status)})", is_error=True)
         vm.io.warn(f"{vm.name}: {state.crash(vm, 'while it ran', status).what}")
-    launch.tidy(vm)
+    cleanup.tidy(vm)
     log.note(vm, f"QEMU ended with status {status}")
     return Ended(vm.name, 128 - status if status < 0 else status)
 
@@ -300,7 +304,7 @@ def dry_run(vm: Machine, request: Request, *, is_foreground: bool) -> CommandLin
     folder = identity.runtime_folder(vm)
     wanted = hw.ssh_port(vm)
     port = sockets.free_port() if wanted == "auto" else int(wanted or 0)
-    accel = "tcg" if hw.is_by_hand(vm) else vm.settings.text("VM_QEMU_ACCEL")
+    accel = "tcg" if own_disk.is_by_hand(vm) else vm.settings.text("VM_QEMU_ACCEL")
     choice = accelerator.choose(probed, accel, vm.io, environ=vm.environ)
     supplies = disks.gather(vm)
     disks.prepare(vm, supplies)
@@ -328,9 +332,9 @@ def dry_run(vm: Machine, request: Request, *, is_foreground: bool) -> CommandLin
 
 def _plan(vm: Machine, request: Request, verb: str) -> Launch:
     """Check the request against the configuration and turn it into a launch."""
-    if request.base_only and not hw.is_by_hand(vm) and not hw.has_disk(vm):
+    if request.base_only and not own_disk.is_by_hand(vm) and not own_disk.has_disk(vm):
         raise UsageError(
-            f"{verb}: --base-only needs a disk, and {hw.disk_name(vm)} is not there", machine=vm.name
+            f"{verb}: --base-only needs a disk, and {own_disk.disk_name(vm)} is not there", machine=vm.name
         )
     if request.disposable and request.loadvm:
         raise UsageError(
@@ -338,7 +342,7 @@ def _plan(vm: Machine, request: Request, verb: str) -> Launch:
             machine=vm.name,
             hint="`qvm snapshot save` first keeps the present state, `qvm snapshot restore` goes back to it",
         )
-    if request.base_only and not hw.is_by_hand(vm):
+    if request.base_only and not own_disk.is_by_hand(vm):
         images.require_writable_base(vm, force=request.is_forced or request.disposable)
     for word in vm.settings.words("VM_QEMU_EXTRA") + list(request.extra):
         if word.lstrip("-") in ("daemonize", "pidfile") and word.startswith("-"):
@@ -347,13 +351,13 @@ def _plan(vm: Machine, request: Request, verb: str) -> Launch:
                 machine=vm.name,
                 hint="remove it: `qvm start` runs QEMU in the background and knows its pid",
             )
-        if word in ("-snapshot", "--snapshot") and not (request.disposable or hw.is_by_hand(vm)):
+        if word in ("-snapshot", "--snapshot") and not (request.disposable or own_disk.is_by_hand(vm)):
             raise ConfigError(
                 f"{word} among the extra words for QEMU would not cover the machine's own disks",
                 machine=vm.name,
                 hint="remove it; with `--disposable` all that the guest writes vanishes",
             )
-    if hw.is_by_hand(vm):
+    if own_disk.is_by_hand(vm):
         _require_plain(vm, request, verb)
     return Launch(
         verb=verb,

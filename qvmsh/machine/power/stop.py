@@ -19,9 +19,11 @@ from qvmsh.machine import log, state
 from qvmsh.machine.archive import recovery as interrupted
 from qvmsh.machine.guest import readiness as ready
 from qvmsh.machine.guest import ssh as guest
-from qvmsh.machine.monitor import conversation
+from qvmsh.machine.monitor import conversation, ending
 from qvmsh.machine.power import launch
 from qvmsh.machine.snapshot import managed_save as saved
+from qvmsh.machine.work import cleanup
+from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import qga, qmp
 
 TYPE_CHECKING = False
@@ -37,7 +39,6 @@ LEAST_S = 0.5
 """What a rung gets even when the time is up: a button that was pressed is worth a look."""
 BANNER_S = 4.0
 BUTTON_AGAIN_S = 10.0
-QUIT_S = 3.0
 RESET_S = 30.0
 LOOK_S = 1.0
 """How often a wait looks whether the guest is off while QEMU stays (`-no-shutdown`)."""
@@ -195,7 +196,7 @@ class Ladder:
                 return True
             if self._is_shut_down():
                 self._quit()
-                return self.handle.wait(QUIT_S)
+                return self.handle.wait(ending.QUIT_S)
             if again and time.monotonic() >= press_at:
                 again(1.0)
                 press_at = time.monotonic() + BUTTON_AGAIN_S
@@ -215,28 +216,7 @@ class Ladder:
             pass
 
     def _force(self) -> str:
-        return kill_process(self.handle, self.note)
-
-
-def kill_process(handle: process.Process, note: Note | None) -> str:
-    """End QEMU: QMP quit, SIGTERM, SIGKILL; return which of them worked.
-
-    Raises:
-        PermissionError: it is another user's.
-    """
-    if note is not None and not process.is_stopped(handle.pid):
-        try:
-            qmp.ask(note.socket("qmp"), "quit", timeout_s=1.0)
-        except (OSError, QmpError):
-            pass
-        else:
-            if handle.wait(QUIT_S):
-                return "quit"
-    for name, number in (("SIGTERM", process.SIGTERM), ("SIGKILL", process.SIGKILL)):
-        handle.signal(number)
-        if handle.wait(QUIT_S):
-            return name
-    raise QvmError(f"QEMU (pid {handle.pid}) cannot be ended, not even by SIGKILL")
+        return ending.kill(self.handle, self.note)
 
 
 def patience_s(vm: Machine, timeout_s: float | None) -> float:
@@ -253,12 +233,12 @@ def stop(vm: Machine, *, force: bool, timeout_s: float) -> tuple[str, float]:
         DeadlineError: it would not, and `force` is false.
     """
     began = time.monotonic()
-    with launch.work_lock(vm, "stop"):
+    with work_lock(vm, "stop"):
         seen, pid, note = _live(vm, "stop", needs_note=not force)
         is_lost = bool(note and note.loading) and seen.kind == state.BROKEN
         if seen.kind == state.SHUT_DOWN or note is None or is_lost or (force and seen.is_spoilt):
             with process.Process(pid) as handle:
-                rung = kill_process(handle, note)
+                rung = ending.kill(handle, note)
         else:
             _wake(vm, seen)
             try:
@@ -268,7 +248,7 @@ def stop(vm: Machine, *, force: bool, timeout_s: float) -> tuple[str, float]:
         if note is not None:
             guest.close(vm, note)
         is_crash = rung != "SIGKILL" and state.has_crashed(vm)
-        launch.clear(vm, keeps_crash=is_crash)
+        cleanup.clear(vm, keeps_crash=is_crash)
         if is_crash:
             raise state.crash(vm, "while the guest was powering off")
     took_s = time.monotonic() - began
@@ -294,7 +274,7 @@ def save(vm: Machine, name: str, *, has_suspend: bool, timeout_s: float | None) 
     began = time.monotonic()
     if vm.settings.is_set("VM_SAVE_DELAY"):
         vm.io.warn(f"{vm.name}: VM_SAVE_DELAY is ignored: qvm waits until the state is on the disk")
-    with launch.work_lock(vm, "stop"):
+    with work_lock(vm, "stop"):
         interrupted.require_none(vm)
         unfinished.require_none(vm)
         seen, pid, note = _live(vm, "save the state")
@@ -312,9 +292,9 @@ def save(vm: Machine, name: str, *, has_suspend: bool, timeout_s: float | None) 
             files = saved.written_files(note)
             suspended_s = saved.save(vm, note, name, has_suspend=has_suspend, timeout_s=timeout_s)
             guest.close(vm, note)
-            kill_process(handle, note)
+            ending.kill(handle, note)
         saved.sync_images(vm, files)
-        launch.clear(vm)
+        cleanup.clear(vm)
     log.note(vm, f"state saved as {name}, QEMU ended")
     return suspended_s, time.monotonic() - began
 
@@ -330,7 +310,7 @@ def reboot(vm: Machine, *, force: bool, timeout_s: float) -> tuple[str, float]:
     from qvmsh.qemu.session import Session  # asyncio: stop and kill do without
 
     began = time.monotonic()
-    with launch.work_lock(vm, "reboot"):
+    with work_lock(vm, "reboot"):
         seen, pid, note = _live(vm, "reboot")
         assert note is not None
         if seen.kind not in ((state.RUNNING, *RESET_HELPS) if force else (state.RUNNING,)):
@@ -348,7 +328,7 @@ def reboot(vm: Machine, *, force: bool, timeout_s: float) -> tuple[str, float]:
                 how = _ask_for_reset(ladder, qemu, events, is_running=seen.kind == state.RUNNING, force=force)
             except _Ended:
                 is_crash = state.has_crashed(vm)
-                launch.clear(vm, keeps_crash=is_crash)
+                cleanup.clear(vm, keeps_crash=is_crash)
                 if is_crash:
                     raise state.crash(vm, "while the guest was rebooting") from None
                 raise StateError(
@@ -405,7 +385,7 @@ def _ask_for_reset(ladder: Ladder, qemu: Session, events: Listening, *, is_runni
             qemu.execute("cont")  # a paused or panicked guest was reset, and waits
         return "reset"
     except QmpError:
-        if ladder.handle.wait(QUIT_S):
+        if ladder.handle.wait(ending.QUIT_S):
             raise _Ended from None
         raise
 
@@ -458,7 +438,7 @@ def kill(vm: Machine) -> tuple[str, float]:
     launch.keep_note(vm, seen)
     try:
         with process.Process(seen.pid) as handle:
-            how = kill_process(handle, seen.note)
+            how = ending.kill(handle, seen.note)
     except ProcessLookupError:
         how = BY_ITSELF
     except PermissionError:
@@ -466,6 +446,6 @@ def kill(vm: Machine) -> tuple[str, float]:
         raise QvmError(
             f"cannot kill: QEMU (pid {seen.pid}) is {who}'s", machine=vm.name, hint=f"ask {who}, or be root"
         ) from None
-    launch.tidy(vm, is_asked=how != BY_ITSELF)
+    cleanup.tidy(vm, is_asked=how != BY_ITSELF)
     log.note(vm, f"killed by {how}")
     return how, time.monotonic() - began

@@ -20,8 +20,8 @@ from qvmsh.machine.guest import sleep
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.guest.clock import put_clock_right_after
 from qvmsh.machine.monitor import conversation
-from qvmsh.machine.power import launch
 from qvmsh.machine.reports import Paused, Suspended, Woken
+from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import qmp
 
 TYPE_CHECKING = False
@@ -36,7 +36,7 @@ def pause(vm: Machine) -> Paused:
     Raises:
         StateError: it does not run; it is as it was.
     """
-    with launch.work_lock(vm, "pause"):
+    with work_lock(vm, "pause"):
         _, note = _in_state(vm, "pause", state.RUNNING)
         _execute(vm, note, "stop")
         note.paused_s = int(time.time()) + 1
@@ -54,7 +54,7 @@ def resume(vm: Machine) -> Paused:
     Raises:
         StateError: it is not paused, or must not go on; it is as it was.
     """
-    with launch.work_lock(vm, "resume"):
+    with work_lock(vm, "resume"):
         seen, note = _in_state(vm, "resume", state.PAUSED)
         state.require_sound(vm, seen, "resume")
         _execute(vm, note, "cont")
@@ -82,7 +82,7 @@ def suspend(vm: Machine, *, timeout_s: float | None) -> Suspended:
     """
     from qvmsh.qemu.session import Session  # asyncio: pause and resume do without
 
-    with launch.work_lock(vm, "suspend"):
+    with work_lock(vm, "suspend"):
         _, note = _in_state(vm, "suspend", state.RUNNING)
         with Session(note.socket("session"), vm.io.checkpoint) as qemu, vm.io.stage("suspending the guest"):
             how, seconds = sleep.fall_asleep(
@@ -100,7 +100,7 @@ def wakeup(vm: Machine, *, is_waiting: bool, timeout_s: float | None) -> Woken:
         DeadlineError: it is awake but does not answer; it is left running.
     """
     began = time.monotonic()
-    with launch.work_lock(vm, "wakeup"):
+    with work_lock(vm, "wakeup"):
         _, note = _in_state(vm, "wake up", state.SUSPENDED)
         pid, _ = state.require_live(vm, "wake up")
         try:

@@ -28,7 +28,6 @@ from qvmsh.machine.archive.model import Archive, Point
 from qvmsh.machine.archive.reader import NEW, Reader
 from qvmsh.machine.archive.settings import STATE, is_known
 from qvmsh.machine.machine import Machine
-from qvmsh.machine.power import launch
 from qvmsh.machine.restore.new_machine import line_of
 from qvmsh.machine.restore.plan import (
     Plan,
@@ -40,6 +39,7 @@ from qvmsh.machine.restore.plan import (
     top_of,
 )
 from qvmsh.machine.storage import supplies as disks
+from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False
@@ -57,7 +57,7 @@ def same(vm: Machine, shelf: Shelf, archive: Archive, point: Point, *, is_forced
         ImageError: the archive is damaged, or another image stands on what would be replaced.
         QvmError: the disk is full. In each case nothing was changed.
     """
-    with launch.work_lock(vm, "restore"):
+    with work_lock(vm, "restore"):
         seen = state.observe(vm)
         if seen.is_live:
             raise StateError(

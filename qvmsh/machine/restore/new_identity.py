@@ -21,7 +21,8 @@ from qvmsh.host import process
 from qvmsh.machine import identity
 from qvmsh.machine.create import create
 from qvmsh.machine.machine import Machine
-from qvmsh.machine.power import hardware, tpm
+from qvmsh.machine.power import tpm
+from qvmsh.machine.storage import own_disk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def renew(folder: str, point: Point, name: str, environ: Mapping[str, str], note
     """
     made = Machine(folder, environ=environ)
     settings = made.settings
-    old, by_hand = settings.text("VM_MACHINE_NAME"), hardware.is_by_hand(made)
+    old, by_hand = settings.text("VM_MACHINE_NAME"), own_disk.is_by_hand(made)
     number = create.free_id(environ)
     changes = {"VM_MACHINE_NAME": name, "VM_MACHINE_ID": number}
     if settings.text("VM_NET_PORT").isdigit():

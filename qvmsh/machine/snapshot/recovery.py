@@ -27,7 +27,7 @@ from qvmsh.machine.archive import recovery as interrupted
 from qvmsh.machine.guest import filesystems as freezing
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.guest.clock import put_clock_right
-from qvmsh.machine.monitor import conversation
+from qvmsh.machine.monitor import conversation, ending
 from qvmsh.machine.snapshot import catalogue
 from qvmsh.machine.snapshot import managed_save as saved
 from qvmsh.machine.snapshot.catalogue import Catalogue
@@ -414,10 +414,8 @@ def _back_off(vm: Machine, note: Note, data: dict[str, Any]) -> str:
     """End a QEMU whose guest must never run, and put its disks back."""
     pid = locks.holder(vm.files.pid_file)
     if pid is not None:
-        from qvmsh.machine.power import stop as power
-
         with process.Process(pid) as handle:
-            power.kill_process(handle, note)
+            ending.kill(handle, note)
         host_files.remove(vm.files.pid_file)  # left by SIGKILL; it was asked to end, and did not crash
     return _settle_off(vm, data)
 

@@ -18,7 +18,6 @@ from qvmsh.machine.guest import readiness as ready
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.guest.clock import put_clock_right
 from qvmsh.machine.monitor import conversation
-from qvmsh.machine.power import hardware, launch
 from qvmsh.machine.snapshot import fit as snapshot_fit
 from qvmsh.machine.snapshot import hardware as snapshot_hardware
 from qvmsh.machine.snapshot import obstacles as blockers
@@ -27,7 +26,8 @@ from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.recovery import BACK, Journal
 from qvmsh.machine.snapshot.reports import NEXT_IS_WHOLE, SnapshotRestored, word
 from qvmsh.machine.snapshot.store import Images, Live, Store
-from qvmsh.machine.storage import chain, volumes
+from qvmsh.machine.storage import chain, own_disk, volumes
+from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import ich9, qcow2
 
 TYPE_CHECKING = False
@@ -45,7 +45,7 @@ def restore(
     """Put the machine back; see `commands.snapshot`."""
     began = time.monotonic()
     with (
-        launch.work_lock(vm, "snapshot restore"),
+        work_lock(vm, "snapshot restore"),
         snapshots.opened(vm, "restore a snapshot") as (store, disks, seen),
     ):
         known = Catalogue.read(vm)
@@ -147,7 +147,7 @@ def _tell_of_alias(store: Live, then: str) -> None:
     vm = store.vm
     kind = vm.settings.text("VM_QEMU_MACHINE").partition(",")[0]
     means = [each["name"] for each in store.exchange.ask("query-machines") if each.get("alias") == kind]
-    if means and means[0] != then and not hardware.is_by_hand(vm):
+    if means and means[0] != then and not own_disk.is_by_hand(vm):
         vm.io.warn(
             f"{vm.name}: runs as {then}, as which it was saved; {kind} means {means[0]} in this QEMU, "
             "from the next boot on"

@@ -23,7 +23,6 @@ from qvmsh.machine import programs as tools
 from qvmsh.machine.guest import filesystems as freezing
 from qvmsh.machine.guest.clock import put_clock_right_after
 from qvmsh.machine.monitor import conversation
-from qvmsh.machine.power import launch
 from qvmsh.machine.snapshot import catalogue
 from qvmsh.machine.snapshot import fit as snapshot_fit
 from qvmsh.machine.snapshot import managed_save as saved
@@ -33,6 +32,7 @@ from qvmsh.machine.snapshot.recovery import Journal
 from qvmsh.machine.snapshot.reports import SnapshotDeleted, SnapshotSaved, word
 from qvmsh.machine.snapshot.store import Images, Live, Store
 from qvmsh.machine.storage import volumes
+from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import ich9, image, qmp
 
 TYPE_CHECKING = False
@@ -185,7 +185,7 @@ def save(vm: Machine, name: str, request: Request) -> SnapshotSaved:
     """Take a snapshot; see `commands.snapshot`."""
     began = time.monotonic()
     saved.require_name(vm, name)
-    with launch.work_lock(vm, "snapshot save"), opened(vm, "save a snapshot") as (store, disks, seen):
+    with work_lock(vm, "snapshot save"), opened(vm, "save a snapshot") as (store, disks, seen):
         if not isinstance(store, Live):
             entry = _save_off(store, disks, name, request)
             woken = is_on = False
@@ -372,7 +372,7 @@ def delete(vm: Machine, names: tuple[str, ...]) -> SnapshotDeleted:
     """Remove snapshots; see `commands.snapshot`."""
     if not names:
         raise UsageError("snapshot delete: which one?", hint="`qvm snapshot list` tells their names")
-    with launch.work_lock(vm, "snapshot delete"), opened(vm, "delete a snapshot") as (store, _, _seen):
+    with work_lock(vm, "snapshot delete"), opened(vm, "delete a snapshot") as (store, _, _seen):
         known = Catalogue.read(vm)
         for name in names:
             store.require_one(name)

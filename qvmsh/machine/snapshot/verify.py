@@ -16,13 +16,13 @@ import os
 from qvmsh.errors import QvmError
 from qvmsh.machine import programs as tools
 from qvmsh.machine import progress, state
-from qvmsh.machine.power import launch
 from qvmsh.machine.snapshot import fit as snapshot_fit
 from qvmsh.machine.snapshot import hardware as snapshot_hardware
 from qvmsh.machine.snapshot import view as snapshot_view
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.reports import Verified
 from qvmsh.machine.storage import chain
+from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import image, imagecheck
 
 TYPE_CHECKING = False
@@ -42,7 +42,7 @@ def verify(vm: Machine, names: tuple[str, ...]) -> Verified:
         LockedError: another command works on the machine, which is off.
     """
     if not state.observe(vm).is_live:
-        with launch.work_lock(vm, "snapshot verify", is_looking=True):
+        with work_lock(vm, "snapshot verify", is_looking=True):
             seen = state.observe(vm)
             if not seen.is_live:
                 return _verify(vm, names, seen)

@@ -23,7 +23,6 @@ from qvmsh.config import devices
 from qvmsh.config.words import quote
 from qvmsh.errors import ImageError, QvmError, StateError
 from qvmsh.machine import registry as known
-from qvmsh.machine.archive import model as archives
 from qvmsh.qemu import image, qcow2
 from qvmsh.qemu.qcow2 import Snapshot
 
@@ -32,6 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qvmsh.machine.machine import Machine
+
+MANIFEST = "manifest.json"
+_HEAD_BYTES = 4096
+"""Where a manifest says in it that it is qvm's."""
 
 
 @dataclass(frozen=True)
@@ -259,7 +262,7 @@ def require_writable(
     """
     name = os.path.basename(path)
     folder = os.path.dirname(os.path.realpath(path))
-    if archives.holds(folder):
+    if is_archive(folder):
         raise StateError(
             f"cannot {what} {name}: {folder} is an archive, and would be damaged",
             machine=vm.name,
@@ -338,3 +341,13 @@ def print_of(path: str) -> dict[str, int]:
     return {
         "size_bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "ctime_ns": status.st_ctime_ns
     }  # fmt: skip
+
+
+def is_archive(folder: str) -> bool:
+    """True if `folder` is an archive of qvm's: what is in it must stay as its manifest says."""
+    try:
+        fd = os.open(os.path.join(folder, MANIFEST), os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    with open(fd, "rb") as file:
+        return stat.S_ISREG(os.fstat(fd).st_mode) and b'"qvm"' in file.read(_HEAD_BYTES)

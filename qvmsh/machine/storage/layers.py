@@ -17,8 +17,8 @@ from qvmsh.host import files as host_files
 from qvmsh.machine import programs as tools
 from qvmsh.machine import state
 from qvmsh.machine.create import seed
-from qvmsh.machine.power import hardware, launch
-from qvmsh.machine.storage import chain
+from qvmsh.machine.storage import chain, own_disk
+from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False
@@ -59,7 +59,7 @@ def init(vm: Machine, *, clobber_base: bool, clobber_overlay: bool, is_dry: bool
     """
     require_layers(vm, "init")
     layers = Layers(vm)
-    with launch.work_lock(vm, "init"):
+    with work_lock(vm, "init"):
         seen = state.observe(vm)
         if seen.is_live:
             raise StateError(
@@ -119,7 +119,7 @@ def _plan(vm: Machine, layers: Layers, clobber_base: bool, clobber_overlay: bool
         raise ImageError(
             f"{os.path.basename(layers.seed)} is not there",
             machine=vm.name,
-            hint=hardware.other_format(vm, os.path.basename(layers.base), os.path.basename(layers.seed))
+            hint=own_disk.other_format(vm, os.path.basename(layers.base), os.path.basename(layers.seed))
             or "put the image of an installed system there, or `qvm create NAME --image FILE`",
         )
     found = image.require(layers.seed, vm.name, hint="", kind=layers.format)

@@ -15,9 +15,9 @@ import os
 from dataclasses import dataclass
 
 from qvmsh.errors import QvmError
-from qvmsh.machine.power import hardware
-from qvmsh.machine.power.hardware import MAIN
+from qvmsh.machine.storage import own_disk
 from qvmsh.machine.storage import supplies as disks
+from qvmsh.machine.storage.own_disk import MAIN
 from qvmsh.qemu import drives, image
 from qvmsh.qemu.commandline import UEFI_VARIABLES
 from qvmsh.qemu.qmp import loads
@@ -66,10 +66,10 @@ def configured(vm: Machine, *, is_to_come: bool = False) -> list[Volume]:
     """
     found: list[Volume] = []
     settings = vm.settings
-    if not hardware.is_by_hand(vm) and (is_to_come or hardware.has_disk(vm)):
-        name = hardware.disk_name(vm)
-        found.append(Volume(MAIN, os.path.join(vm.directory, name), hardware.image_format(vm, name)))
-    if not hardware.is_by_hand(vm):
+    if not own_disk.is_by_hand(vm) and (is_to_come or own_disk.has_disk(vm)):
+        name = own_disk.disk_name(vm)
+        found.append(Volume(MAIN, os.path.join(vm.directory, name), own_disk.image_format(vm, name)))
+    if not own_disk.is_by_hand(vm):
         found += [
             Volume(each.node, each.path, each.line.driver, each.line.is_read_only, source="VM_DISKS")
             for each in disks.further(vm)
@@ -78,7 +78,7 @@ def configured(vm: Machine, *, is_to_come: bool = False) -> list[Volume]:
         path = os.path.normpath(os.path.join(vm.directory, drive.file))
         kind = drive.format or _guessed(path)
         found.append(Volume(drive.id, path, kind, drive.is_read_only, drive.is_flash, source="words"))
-    variables = "" if hardware.is_by_hand(vm) else disks.variables_path(vm)
+    variables = "" if own_disk.is_by_hand(vm) else disks.variables_path(vm)
     if variables and os.path.exists(variables):
         found.append(Volume(UEFI_VARIABLES, variables, "qcow2", is_flash=True, source="UEFI"))
     return sorted(found, key=_rank)

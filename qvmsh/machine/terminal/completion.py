@@ -16,6 +16,7 @@ from qvmsh.errors import QvmError
 from qvmsh.host import locks
 from qvmsh.io import QUIET
 from qvmsh.machine import launch_record as notes
+from qvmsh.machine.storage import own_disk
 from qvmsh.qemu import qmp
 from qvmsh.qemu.vocabulary import Vocabulary, snapshot_rows
 
@@ -63,11 +64,10 @@ def snapshots(vm: Machine) -> Found:
 
 def _in_images(vm: Machine) -> Found:
     from qvmsh.machine import programs as tools
-    from qvmsh.machine.power import hardware
     from qvmsh.qemu import image
 
-    name = hardware.disk_name(vm)
-    path, kind = os.path.join(vm.directory, name), hardware.image_format(vm, name)
+    name = own_disk.disk_name(vm)
+    path, kind = os.path.join(vm.directory, name), own_disk.image_format(vm, name)
     if not os.path.exists(path) or not image.header(path, kind).snapshots:
         return []
     words = ["info", "-U", "-f", kind, "--output=json", image.safe_name(path)]

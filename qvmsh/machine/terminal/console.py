@@ -25,8 +25,9 @@ from qvmsh.errors import DeadlineError, LockedError, StateError, UsageError, pri
 from qvmsh.host import locks, process, sockets, terminal, watch
 from qvmsh.io import isatty, tell, unwritable
 from qvmsh.machine import state
-from qvmsh.machine.power import launch, serial
+from qvmsh.machine.guest import serial
 from qvmsh.machine.power.logs import Follower
+from qvmsh.machine.work import cleanup
 from qvmsh.qemu import qmp
 
 TYPE_CHECKING = False
@@ -510,7 +511,7 @@ class _Session:
         """QEMU has ended; the log is whole once its keeper has."""
         serial.wait_end(self.note.runtime)
         self._print(is_all=True)
-        launch.tidy(self.vm)
+        cleanup.tidy(self.vm)
         return state.end(self.vm)
 
 

@@ -27,7 +27,7 @@ from qvmsh.machine import state
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.monitor import hmp as monitor
 from qvmsh.machine.monitor import qmp as control
-from qvmsh.machine.power import launch
+from qvmsh.machine.work import cleanup
 from qvmsh.qemu import hmp, qmp
 from qvmsh.qemu.schema import Schema
 
@@ -173,7 +173,7 @@ class Dialogue:
         if seen.is_live:
             return False
         tell(self.vm.io.stdout, f"[{self.vm.name}: {printable(state.end(self.vm))}]")
-        launch.tidy(self.vm)
+        cleanup.tidy(self.vm)
         return True
 
 

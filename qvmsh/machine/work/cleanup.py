@@ -1,0 +1,74 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+from qvmsh.errors import ConfigError, LockedError
+from qvmsh.host import files as host_files
+from qvmsh.host import locks, sockets
+from qvmsh.machine import launch_record as notes
+from qvmsh.machine.guest import serial
+from qvmsh.machine.work import hooks
+from qvmsh.machine.work.lock import work_lock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from qvmsh.machine.machine import Machine
+
+    class Child(Protocol):
+        """A QEMU's process, as much of `subprocess.Popen` as is used of it."""
+
+        pid: int
+
+        def poll(self) -> int | None: ...
+        def wait(self) -> int: ...
+
+
+def clear(vm: Machine, *, has_hook: bool = True, keeps_crash: bool = False) -> None:
+    """Remove what a QEMU that has ended left: sockets, note, pid file, disposable overlays.
+
+    The note goes last: while it is there, VM_POST_STOP of that run is still to be done.
+
+    Args:
+        keeps_crash: leave the pid file of one that crashed, by which the next command knows of it.
+    """
+    note = notes.read(vm.files)
+    if note:
+        serial.wait_end(note.runtime)
+        sockets.remove_folder(note.runtime, {os.geteuid()})
+    if not keeps_crash:
+        host_files.remove(vm.files.pid_file)
+    if note and has_hook:
+        hooks.post_stop(vm)
+    host_files.remove(vm.files.note)
+    try:
+        names = os.listdir(vm.files.state)
+    except FileNotFoundError:
+        return
+    for name in names:
+        if name.startswith("disposable-") or ".part" in name:
+            path = os.path.join(vm.files.state, name)
+            if os.path.isdir(path) and not os.path.islink(path):  # of a TPM
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                host_files.remove(path)
+
+
+def tidy(vm: Machine, *, is_asked: bool = False) -> None:
+    """`clear`, unless another command is at work on the machine or a QEMU runs: then it is theirs.
+
+    So it is if the machine is somebody else's, and this user has not accepted what its files name.
+
+    Args:
+        is_asked: this command has ended QEMU, so nothing has crashed.
+    """
+    try:
+        with work_lock(vm, "tidy"):
+            if locks.holder(vm.files.pid_file) is None:
+                clear(vm, keeps_crash=not is_asked)
+    except (LockedError, ConfigError):
+        pass

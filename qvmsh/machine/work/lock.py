@@ -1,0 +1,152 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from qvmsh.config.words import quote
+from qvmsh.errors import LockedError, QvmError, StateError
+from qvmsh.host import locks, process
+from qvmsh.machine import programs as tools
+from qvmsh.machine import registry as known
+from qvmsh.machine.storage import chain, own_disk, volumes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from qvmsh.machine.machine import Machine
+
+    class Child(Protocol):
+        """A QEMU's process, as much of `subprocess.Popen` as is used of it."""
+
+        pid: int
+
+        def poll(self) -> int | None: ...
+        def wait(self) -> int: ...
+
+
+NEEDS_WHOLE = ("start", "run", "init", "snapshot", "disk", "archive", "restore")
+"""Verbs that do not go on while work on the snapshots is unfinished; the others only tell."""
+SPARES_DISKS = (
+    "start", "run", "stop", "tidy", "reboot", "pause", "resume", "suspend", "wakeup", "snapshot verify",
+    "disk check",
+)  # fmt: skip
+"""Verbs that change no image that lies there, or ask before (`require_no_archive`)."""
+
+
+def work_lock(vm: Machine, what: str, *, is_looking: bool = False) -> locks.WorkLock:
+    """Take the machine's work lock for the verb `what`, and complete what a killed command left.
+
+    Args:
+        is_looking: `what` must not run what the machine's files name; see `tools`.
+
+    Raises:
+        ConfigError: the machine's files are somebody else's, and were not accepted.
+        StateError: an archive would be changed where it lies.
+        LockedError: somebody else is at work; the text says who.
+        QvmError: interrupted work cannot be completed.
+    """
+    if not is_looking:
+        tools.require_accepted(vm)
+    if what not in SPARES_DISKS:
+        require_no_archive(vm, what)
+    vm.state_folder()
+    lock = locks.WorkLock(vm.files.work_lock, what)
+    try:
+        lock.acquire()
+    except PermissionError:
+        who = process.user_name(os.stat(vm.files.work_lock).st_uid)
+        raise LockedError(
+            f"{_cannot(what)}: .qvm/work.lock is {who}'s",
+            machine=vm.name,
+            hint=f"ask as {who}; or `sudo chown -R` the folder .qvm to yourself",
+        ) from None
+    except OSError as error:
+        if error.errno not in (errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.ELOOP):
+            raise
+        raise QvmError(
+            f"{_cannot(what)}: .qvm/work.lock: {error.strerror}",
+            machine=vm.name,
+            hint="move away what is at that name; qvm makes a new one",
+        ) from None
+    except locks.Held as held:
+        raise LockedError(
+            f"{_cannot(what)}: {held.by} is at work on it", machine=vm.name, hint="wait for it to end"
+        ) from None
+    left = (vm.files.unfinished, vm.files.interrupted, vm.files.settled)
+    if what != "doctor" and any(map(os.path.lexists, left)):
+        try:
+            _settle(vm, what)
+        except BaseException:
+            lock.release()
+            raise
+    notes_of_making = known.making_folder(vm.environ)
+    if what != "doctor" and notes_of_making and os.path.lexists(notes_of_making):
+        from qvmsh.machine.work import creation_folder as making
+
+        for line in making.sweep(vm.environ):
+            vm.io.warn(line)
+    return lock
+
+
+def require_no_archive(vm: Machine, what: str, *, is_disposable: bool = False) -> None:
+    """Refuse to change an archive where it lies: the machine's directory, or the folder of one of its disks.
+
+    Args:
+        is_disposable: overlays take what the guest writes, but on disks that only words for QEMU name.
+
+    Raises:
+        StateError: it would be damaged; nothing has been changed.
+    """
+    try:
+        written = volumes.written(volumes.configured(vm))
+        is_by_hand = own_disk.is_by_hand(vm)
+    except (QvmError, OSError):  # the verb itself tells
+        written, is_by_hand = [], False
+    if is_disposable:
+        written = [] if is_by_hand else [each for each in written if each.source == "words"]
+    folders = [os.path.dirname(os.path.realpath(each.path)) for each in written]
+    folders += [] if is_disposable else [os.path.realpath(vm.directory)]
+    for folder in filter(chain.is_archive, dict.fromkeys(folders)):
+        way = f"`qvm {what} --disposable` leaves it as it is; " if what in ("start", "run") else ""
+        raise StateError(
+            f"{_cannot(what)}: {folder} is an archive, and would be damaged",
+            machine=vm.name,
+            hint=f"{way}`qvm restore {quote(folder)} DIR` makes a machine of it",
+        )
+
+
+def _cannot(what: str) -> str:
+    """`cannot start`, but "`qvm disk check` cannot begin": two words are no English verb."""
+    return f"`qvm {what}` cannot begin" if " " in what else f"cannot {what}"
+
+
+def _settle(vm: Machine, what: str) -> None:
+    """Finish or undo what a killed command has left, before anything else is done.
+
+    Raises:
+        QvmError: that cannot be done now, and `what` would build on it, or let a guest go on that must not.
+    """
+    from qvmsh.machine.archive import recovery as interrupted
+    from qvmsh.machine.snapshot import recovery as unfinished
+    from qvmsh.machine.work import guardian
+
+    for line in guardian.told(vm):
+        vm.io.warn(f"{vm.name}: {line}")
+    verb = what.partition(" ")[0]
+    is_strict = verb in NEEDS_WHOLE
+    interrupted.finish(vm, is_lenient=not is_strict)
+    try:
+        told = unfinished.settle(vm)
+    except (QvmError, OSError) as error:
+        # the disks as they are now are whole without the end of a deletion
+        if is_strict and not (verb in ("start", "run") and unfinished.is_of(vm, "delete")):
+            raise
+        if unfinished.must_stand_still(vm):
+            raise
+        vm.io.warn(f"{vm.name}: {error.what if isinstance(error, QvmError) else error}")
+    else:
+        if told:
+            vm.io.warn(f"{vm.name}: {told}")

@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     from qvmsh.machine.machine import Machine
 
 
+HELD = "must not be resumed: what it wrote now would be lost"
+HELD_HINT = "make room if the disk is full, then `qvm doctor --fix`; or `qvm kill`, then `qvm start`"
+"""Of a guest whose QEMU works on the base itself, since a commit was interrupted."""
+
+
 class Kind(Enum):
     """What is being done: the file that has the record, and the word in it."""
 

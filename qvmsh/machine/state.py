@@ -158,11 +158,11 @@ def observe(vm: Machine) -> Observation:
         return _loading(vm, pid, note)
     kind, detail = _KINDS.get(status, (PAUSED, f"QEMU says {status}"))
     if kind == PAUSED and os.path.lexists(vm.files.unfinished) and locks.working(vm.files.work_lock) is None:
-        from qvmsh.machine.snapshot import recovery as unfinished
+        from qvmsh.machine import journal as journals
 
-        if unfinished.must_stand_still(vm):
-            detail = f"a commit was cut off, and the guest {unfinished.HELD}"
-            return Observation(kind, detail, pid, note, unfinished.HELD_HINT, status)
+        if journals.must_stand_still(vm):
+            detail = f"a commit was interrupted, and the guest {journals.HELD}"
+            return Observation(kind, detail, pid, note, journals.HELD_HINT, status)
     return Observation(kind, detail, pid, note, status=status)
 
 
@@ -172,9 +172,9 @@ def _loading(vm: Machine, pid: int, note: Note) -> Observation:
     if by and by.what.partition(" ")[0] in ("start", "run", "snapshot"):
         return Observation(STARTING, f"{by} loads the state {note.loading}", pid, note)
     if os.path.lexists(vm.files.unfinished):
-        from qvmsh.machine.snapshot import recovery as unfinished
+        from qvmsh.machine import journal as journals
 
-        verb = "start" if unfinished.is_of(vm, "load") else "snapshot restore"
+        verb = "start" if journals.is_of(vm, journals.Kind.SNAPSHOT_LOAD) else "snapshot restore"
         return Observation(
             BROKEN,
             f"the `qvm {verb}` that was loading {note.loading} has gone; the guest must not go on",

@@ -19,18 +19,19 @@ from qvmsh.errors import QmpError, QvmError, StateError, Terminated, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process, transfer
 from qvmsh.machine import identity, log, progress, state
+from qvmsh.machine import journal as journals
 from qvmsh.machine import programs as tools
 from qvmsh.machine.archive import changes, drives, stores
 from qvmsh.machine.archive import live_copy as cut
 from qvmsh.machine.archive import maintenance as archive_keeping
 from qvmsh.machine.archive import model as archives
-from qvmsh.machine.archive import recovery as interrupted
 from qvmsh.machine.archive import removal as archive_removal
 from qvmsh.machine.archive import writer as archive_writer
 from qvmsh.machine.archive.drives import Drive
 from qvmsh.machine.archive.model import Archive, Point
 from qvmsh.machine.archive.reports import Archived
 from qvmsh.machine.archive.writer import ROOM_BYTES, Job, Wish, Writer
+from qvmsh.machine.journal import Kind, Record
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.snapshot import managed_save as saved
 from qvmsh.machine.snapshot.catalogue import Catalogue
@@ -44,7 +45,6 @@ from qvmsh.qemu import image
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from typing import Any
 
     from qvmsh.machine.launch_record import Note
     from qvmsh.machine.machine import Machine
@@ -201,7 +201,7 @@ def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
         )  # fmt: skip
     _require_place(job, found, is_roomy=bool(tags))
     job.left = f"the archives are as they were; the disk reads as before, {overlay} may be committed"
-    interrupted.begin(vm, "archive", cuts=[], is_frozen=0, is_held=0)
+    journal = journals.begin(vm, Record(Kind.ARCHIVE))
     try:
         with vm.io.stage(f"committing {overlay} into {base}"):
             # -d leaves the overlay as it is: killed at any moment, overlay and base together read the same
@@ -211,7 +211,7 @@ def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
             images.make_overlay(vm, layers, host_files.mode(layers.overlay), kind)
             _forget(vm, [each.name for each in tags])
     finally:
-        interrupted.end(vm)
+        journal.end()
     job.changed = f"{overlay} is committed into {base}"
     job.left = f"the archives are as they were, {job.changed}"
 
@@ -296,15 +296,16 @@ def _failure(job: Job, error: QmpError) -> QmpError:
 
 
 @contextlib.contextmanager
-def _letting_go(vm: Machine, note: Note, work: dict[str, Any]) -> Iterator[None]:
-    """After a failure a guest that is held goes on at once, before all that has to be undone."""
+def _letting_go(note: Note, writer: Writer) -> Iterator[None]:
+    """After a failure a guest that is held is resumed at once, before all that has to be undone."""
     try:
         yield
     except BaseException:
-        if work["is_held"]:
+        if writer.journal.record.is_held:
             with process.Shielded(process.SIGINT, process.SIGTERM, process.SIGTSTP):
                 _let_go(note)
-                work["is_held"] = int(state.observe(vm).kind not in (state.RUNNING, state.STOPPED))
+                kind = state.observe(writer.vm).kind
+                writer.journal.change(is_held=kind not in (state.RUNNING, state.STOPPED))
         raise
 
 
@@ -325,7 +326,7 @@ def _live(job: Job, note: Note, *, is_held: bool) -> tuple[Archive, Point]:
     _require_tag(job, found)
     if writer.is_new:
         writer.require_room()
-    with contextlib.ExitStack() as afterwards, writer.writing(), _letting_go(vm, note, writer.work):
+    with contextlib.ExitStack() as afterwards, writer.writing(), _letting_go(note, writer):
         if wish.savevm:
             _save(job, note, writer, is_held=is_held)
         tracking = _copy(job, note, writer, is_held=is_held)
@@ -352,7 +353,7 @@ def _copy(job: Job, note: Note, writer: Writer, *, is_held: bool) -> changes.Tra
         writer.announce_changes(set(tracking.since))
         writer.require_room()
         whole = [each for each in writer.taken if each.role not in tracking.since]
-        with cut.Cut(vm, note, qemu, whole, writer.work, more=tracking.actions, is_held=is_held) as taking:
+        with cut.Cut(vm, note, qemu, whole, writer.journal, more=tracking.actions, is_held=is_held) as taking:
             writer.point.consistency = cut.HELD if wish.savevm else taking.consistency
             job.pause_s = taking.pause_s
             for drive in writer.taken:
@@ -376,8 +377,7 @@ def _settle_bitmaps(vm: Machine, note: Note, writer: Writer, tracking: changes.T
 
 def _save(job: Job, note: Note, writer: Writer, *, is_held: bool) -> None:
     """Put a snapshot with the memory into the disks; the guest stays held, and the note says so first."""
-    writer.work["is_held"] = int(is_held)
-    interrupted.write(job.vm, writer.work)
+    writer.journal.write(is_held=is_held)
     name, program = job.wish.savevm, tools.qemu_img(job.vm)
     qcow2 = [each for each in writer.taken if each.format == "qcow2"]
     if any(tag["name"] == name for each in qcow2 for tag in changes.tags_of(program, each.path)):

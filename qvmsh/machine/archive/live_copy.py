@@ -26,6 +26,7 @@ import re
 import secrets
 import stat
 import time
+from dataclasses import replace
 
 from qvmsh.errors import DeadlineError, QmpError, QvmError
 from qvmsh.host import files as host_files
@@ -33,8 +34,8 @@ from qvmsh.host import process
 from qvmsh.machine import launch_record as notes
 from qvmsh.machine import programs as tools
 from qvmsh.machine import state
-from qvmsh.machine.archive import recovery as interrupted
 from qvmsh.machine.guest import filesystems as freezing
+from qvmsh.machine.journal import Overlay
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.storage import chain, volumes
 from qvmsh.qemu import image
@@ -45,12 +46,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from qvmsh.machine.archive.drives import Drive
+    from qvmsh.machine.journal import Journal, Record
     from qvmsh.machine.launch_record import Note
     from qvmsh.machine.machine import Machine
     from qvmsh.qemu.session import Session
 
-OPEN, BACK = "open", "back"
-"""Whether an overlay is needed still; words of one length, see `interrupted.write`."""
 PATIENCE_S = 10.0
 """How long one who has typed Ctrl-C waits until all is in order, at most."""
 FROZEN, CRASH, HELD = "frozen", "crash-consistent", "with memory"
@@ -64,7 +64,7 @@ class Cut:
         drives: those that are cut.
         more: further actions of the same transaction: dirty bitmaps, backup jobs.
         is_held: the guest is stopped; it goes on right after the cut.
-        work: the note of what is under way, which gets the overlays.
+        journal: of the archive, which gets the overlays.
 
     Raises:
         QmpError: QEMU refused; everything is as it was.
@@ -76,7 +76,7 @@ class Cut:
         note: Note,
         qemu: Session,
         drives: Sequence[Drive],
-        work: dict[str, Any],
+        journal: Journal,
         *,
         more: Sequence[dict[str, Any]] = (),
         is_held: bool = False,
@@ -90,25 +90,22 @@ class Cut:
         self.pause_s = 0.0
         self._until_joined = contextlib.ExitStack()
         token = secrets.token_hex(4)
-        self.work = work
-        self.cuts = [
-            {
-                "disk": volumes.inside(vm, each.path),
-                "format": each.format,
-                "node": each.node,
-                "cut": os.path.join(".qvm", f"cut-{token}-{at}.qcow2"),
-                "cut_node": f"{volumes.CUT}{at}",
-                "state": OPEN,
-            }
+        self.journal = journal
+        self.overlays = tuple(
+            Overlay(
+                disk=volumes.inside(vm, each.path),
+                format=each.format,
+                node=each.node,
+                file=os.path.join(".qvm", f"cut-{token}-{at}.qcow2"),
+                file_node=f"{volumes.CUT}{at}",
+            )
             for at, each in enumerate(drives)
-        ]
+        )
 
     def __enter__(self) -> Cut:
         with contextlib.ExitStack() as stack:
             stack.callback(self._settle)
-            # numbers, so that the note keeps its length
-            self.work.update(cuts=self.cuts, is_frozen=0, is_held=int(self.is_held))
-            interrupted.write(self.vm, self.work)
+            self.journal.write(overlays=self.overlays, is_frozen=False, is_held=self.is_held)
             self._prepare()
             guest = freezing.Freezing(self.vm, self.note, is_trying=not self.is_held)
             stack.callback(guest.thaw)
@@ -122,20 +119,20 @@ class Cut:
     def _prepare(self) -> None:
         """Make the overlays and open them in QEMU."""
         program = tools.qemu_img(self.vm)
-        for cut in self.cuts:
-            path = os.path.join(self.vm.directory, cut["cut"])
-            below = cut["disk"]
+        for cut in self.overlays:
+            path = os.path.join(self.vm.directory, cut.file)
+            below = cut.disk
             if not os.path.isabs(below):
                 folder = os.path.realpath(self.vm.directory)
                 below = os.path.relpath(os.path.join(folder, below), os.path.realpath(os.path.dirname(path)))
-            image.create_overlay(program, path, below, cut["format"])
+            image.create_overlay(program, path, below, cut.format)
             self.qemu.execute(
                 "blockdev-add",
                 {
-                    "node-name": cut["cut_node"],
+                    "node-name": cut.file_node,
                     "driver": "qcow2",
                     "discard": "unmap",
-                    "file": {"driver": "file", "filename": f"./{cut['cut']}", "discard": "unmap"},
+                    "file": {"driver": "file", "filename": f"./{cut.file}", "discard": "unmap"},
                     "backing": None,
                 },
             )
@@ -145,30 +142,29 @@ class Cut:
         actions = [
             *self.more,
             *(
-                {"type": "blockdev-snapshot", "data": {"node": cut["node"], "overlay": cut["cut_node"]}}
-                for cut in self.cuts
+                {"type": "blockdev-snapshot", "data": {"node": cut.node, "overlay": cut.file_node}}
+                for cut in self.overlays
             ),
         ]
         if self.is_held:
             self.consistency = HELD
         elif guest.has_agent:
-            self.work["is_frozen"] = 1
-            interrupted.write(self.vm, self.work)
+            self.journal.write(is_frozen=True)
         began = time.monotonic()
         try:
             if guest.freeze():
                 self.consistency = FROZEN
             self.qemu.execute("transaction", {"actions": actions})
         finally:
-            if self.work["is_frozen"]:
+            if self.journal.record.is_frozen:
                 guest.thaw()
                 self.pause_s = time.monotonic() - began
-                self.work["is_frozen"] = 0
+                self.journal.change(is_frozen=False)
             if self.is_held:
                 with conversation.begin(self.note) as qemu:
                     conversation.resume(qemu)
-                self.work["is_held"] = 0
-        interrupted.write(self.vm, self.work)
+                self.journal.change(is_held=False)
+        self.journal.write()
 
     def __exit__(self, *_: object) -> None:
         """Commit the overlays back, and forget them.
@@ -180,7 +176,7 @@ class Cut:
 
     def _settle(self) -> None:
         with putting_right(self.qemu):
-            settle(self.vm, self.work, is_running=True, qemu=self.qemu)
+            join(self.journal, is_running=True, qemu=self.qemu)
 
 
 @contextlib.contextmanager
@@ -203,25 +199,26 @@ def putting_right(qemu: Session) -> Iterator[None]:
 # Joining
 
 
-def settle(vm: Machine, work: dict[str, Any], *, is_running: bool, qemu: Session | None = None) -> str:
+def join(journal: Journal, *, is_running: bool, qemu: Session | None = None) -> str:
     """Join what was cut, whether QEMU runs or not; returns what was done, "" if there was nothing to join.
 
     Raises:
         QvmError: it cannot be done now; nothing is lost.
     """
-    _require_own(vm, work)
+    vm = journal.vm
+    _require_own(vm, journal.record)
     if is_running:
         try:
-            return _settle_live(vm, work, qemu)
+            return _join_live(journal, qemu)
         except QmpError as error:
             if not state.has_ended(vm, error):
                 raise
-    return _settle_off(vm, work)
+    return _join_off(journal)
 
 
-def _require_own(vm: Machine, work: dict[str, Any]) -> None:
+def _require_own(vm: Machine, record: Record) -> None:
     """The note lies where another account may write: what it would have removed must be of an archive."""
-    if all(_NAME.fullmatch(cut["cut"]) and _is_file(vm, cut["cut"]) for cut in work["cuts"]):
+    if all(_NAME.fullmatch(cut.file) and _is_file(vm, cut.file) for cut in record.overlays):
         return
     raise QvmError(
         ".qvm/archive.unfinished does not tell of an archive's overlays",
@@ -237,55 +234,54 @@ def _is_file(vm: Machine, name: str) -> bool:
         return True
 
 
-def is_settled(work: dict[str, Any]) -> bool:
+def is_settled(record: Record) -> bool:
     """True if nothing that the guest wrote is in an overlay any more, and nothing holds the guest."""
-    is_whole = all(cut["state"] == BACK for cut in work["cuts"])
-    return is_whole and not (work["is_frozen"] or work["is_held"])
+    is_whole = all(cut.is_merged for cut in record.overlays)
+    return is_whole and not (record.is_frozen or record.is_held)
 
 
-def _settle_live(vm: Machine, work: dict[str, Any], qemu: Session | None) -> str:
+def _join_live(journal: Journal, qemu: Session | None) -> str:
     from qvmsh.qemu.session import Session
 
+    vm, record = journal.vm, journal.record
     # an overlay that is still there may be in use: QEMU waits to be told that its job may end
-    has_overlay = any(os.path.lexists(os.path.join(vm.directory, cut["cut"])) for cut in work["cuts"])
-    if is_settled(work) and not has_overlay:
+    has_overlay = any(os.path.lexists(os.path.join(vm.directory, cut.file)) for cut in record.overlays)
+    if is_settled(record) and not has_overlay:
         return ""
     note = notes.read(vm.files)
     if note is None:
         raise QvmError("the note of the running machine is gone", machine=vm.name)
-    if work["is_frozen"]:
+    if record.is_frozen:
         freezing.thaw(note)
-        work["is_frozen"] = 0
-    if work["is_held"]:
+        journal.change(is_frozen=False)
+    if record.is_held:
         with contextlib.suppress(OSError, QmpError), conversation.begin(note) as held:
             conversation.resume(held)
-            work["is_held"] = 0
+            journal.change(is_held=False)
     if qemu is not None:
-        _join(vm, work, qemu)
+        _join_each(journal, qemu)
     else:
         with Session(note.socket("session"), vm.io.checkpoint) as own:
-            _join(vm, work, own)
+            _join_each(journal, own)
     return "the running guest's disks are whole again"
 
 
-def _join(vm: Machine, work: dict[str, Any], qemu: Session) -> None:
-    for cut in work["cuts"]:
+def _join_each(journal: Journal, qemu: Session) -> None:
+    for cut in journal.record.overlays:
         nodes = {each["node-name"] for each in qemu.execute("query-named-block-nodes", {"flat": True})}
         tops = {
             block["inserted"]["node-name"] for block in qemu.execute("query-block") if block.get("inserted")
         }
         jobs = {each["id"] for each in qemu.execute("query-jobs")}
-        job = f"qvm-join-{cut['cut_node']}"
-        if cut["cut_node"] in tops or job in jobs:
-            _commit(vm, work, cut, qemu, job, is_begun=job in jobs)
-        if cut["cut_node"] in nodes:
-            qemu.execute("blockdev-del", {"node-name": cut["cut_node"]})
-        _forget(vm, work, cut)
+        job = f"qvm-join-{cut.file_node}"
+        if cut.file_node in tops or job in jobs:
+            _commit(journal, cut, qemu, job, is_begun=job in jobs)
+        if cut.file_node in nodes:
+            qemu.execute("blockdev-del", {"node-name": cut.file_node})
+        _forget(journal, cut)
 
 
-def _commit(
-    vm: Machine, work: dict[str, Any], cut: dict[str, Any], qemu: Session, job: str, *, is_begun: bool
-) -> None:
+def _commit(journal: Journal, cut: Overlay, qemu: Session, job: str, *, is_begun: bool) -> None:
     """Let QEMU commit the overlay into the disk below, and take it off."""
     with qemu.listen("JOB_STATUS_CHANGE") as events:
         if not is_begun:
@@ -293,9 +289,9 @@ def _commit(
                 "block-commit",
                 {
                     "job-id": job,
-                    "device": cut["cut_node"],
-                    "top-node": cut["cut_node"],
-                    "base-node": cut["node"],  # without it QEMU commits into the lowest layer
+                    "device": cut.file_node,
+                    "top-node": cut.file_node,
+                    "base-node": cut.node,  # without it QEMU commits into the lowest layer
                     "auto-finalize": False,
                     "auto-dismiss": False,
                 },
@@ -308,7 +304,7 @@ def _commit(
                 qemu.execute("job-complete", {"id": job})
             elif status == "pending" and seen != "pending":
                 # the guest's writes wait; overlay and disk hold the same from here on
-                why = _end_job(vm, work, cut, qemu, job)
+                why = _end_job(journal, cut, qemu, job)
                 if why:
                     qemu.execute("job-cancel", {"id": job})
             elif status in ("concluded", "null"):
@@ -321,23 +317,22 @@ def _commit(
         qemu.execute("job-dismiss", {"id": job})
         why = why or found[0].get("error", "")
         if why:
-            cut["state"] = OPEN
-            interrupted.write(vm, work)
+            _mark(journal, cut, is_merged=False)
             raise QvmError(
-                f"what the guest wrote meanwhile cannot be put back into {cut['disk']}: {why}",
-                machine=vm.name,
+                f"what the guest wrote meanwhile cannot be put back into {cut.disk}: {why}",
+                machine=journal.vm.name,
                 hint="nothing is lost: make room, then `qvm doctor --fix`, and `qvm resume` if it is paused",
             )
 
 
-def _end_job(vm: Machine, work: dict[str, Any], cut: dict[str, Any], qemu: Session, job: str) -> str:
+def _end_job(journal: Journal, cut: Overlay, qemu: Session, job: str) -> str:
     """Note that the overlay is needed no more, and let QEMU end its job; "" or why it cannot be ended.
 
     Raises:
         QmpError: QEMU has gone, or does not answer. Perhaps it has ended the job, so the note stays.
     """
     try:
-        _mark(vm, work, cut)
+        _mark(journal, cut, is_merged=True)
         qemu.execute("job-finalize", {"id": job})
     except OSError as error:  # perhaps only of the sync, and the words are written
         why = f"{error.filename}: {error.strerror}"
@@ -349,39 +344,43 @@ def _end_job(vm: Machine, work: dict[str, Any], cut: dict[str, Any], qemu: Sessi
         why = error.what
     else:
         return ""
-    cut["state"] = OPEN
     with contextlib.suppress(OSError):
-        interrupted.write(vm, work)
+        _mark(journal, cut, is_merged=False)
     return why
 
 
-def _mark(vm: Machine, work: dict[str, Any], cut: dict[str, Any]) -> None:
-    cut["state"] = BACK
-    interrupted.write(vm, work)
+def _mark(journal: Journal, cut: Overlay, *, is_merged: bool) -> None:
+    """Note whether an overlay is needed still."""
+    marked = [
+        replace(each, is_merged=is_merged) if each.file == cut.file else each
+        for each in journal.record.overlays
+    ]
+    journal.write(overlays=tuple(marked))
 
 
-def _forget(vm: Machine, work: dict[str, Any], cut: dict[str, Any]) -> None:
+def _forget(journal: Journal, cut: Overlay) -> None:
     """The overlay is of no use any more: say so, then remove it."""
-    _mark(vm, work, cut)
-    host_files.remove(os.path.join(vm.directory, cut["cut"]))
+    _mark(journal, cut, is_merged=True)
+    host_files.remove(os.path.join(journal.vm.directory, cut.file))
 
 
-def _settle_off(vm: Machine, work: dict[str, Any]) -> str:
+def _join_off(journal: Journal) -> str:
+    vm = journal.vm
     program = tools.qemu_img(vm)
     names = []
-    for cut in work["cuts"]:
-        path, disk = (os.path.join(vm.directory, cut[key]) for key in ("cut", "disk"))
-        if cut["state"] == OPEN and os.path.exists(path) and os.path.getsize(path):
+    for cut in journal.record.overlays:
+        path, disk = (os.path.join(vm.directory, name) for name in (cut.file, cut.disk))
+        if not cut.is_merged and os.path.exists(path) and os.path.getsize(path):
             if image.header(path).snapshots:
                 raise QvmError(
-                    f"{cut['cut']} holds snapshots that were saved meanwhile",
-                    hint=f"`qemu-img snapshot -d` removes them from {cut['cut']}; then `qvm doctor --fix`",
+                    f"{cut.file} holds snapshots that were saved meanwhile",
+                    hint=f"`qemu-img snapshot -d` removes them from {cut.file}; then `qvm doctor --fix`",
                 )
             chain.below(vm, path, "qcow2")
             image.require_unused(disk, vm.name)
             words = ["commit", "-q", "-d", "-f", "qcow2", image.safe_name(path)]
-            image.run(program, words, what=f"put back into {cut['disk']} what the guest wrote last")
+            image.run(program, words, what=f"put back into {cut.disk} what the guest wrote last")
             host_files.sync(disk)
-            names.append(os.path.basename(cut["disk"]))
-        _forget(vm, work, cut)
+            names.append(os.path.basename(cut.disk))
+        _forget(journal, cut)
     return f"what the guest wrote last is in {', '.join(names)}" if names else ""

@@ -24,24 +24,24 @@ from qvmsh.errors import ConfigError, ImageError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process, transfer
 from qvmsh.machine import identity, progress
+from qvmsh.machine import journal as journals
 from qvmsh.machine import programs as tools
 from qvmsh.machine.archive import changes, drives
 from qvmsh.machine.archive import live_copy as cut
 from qvmsh.machine.archive import model as archives
-from qvmsh.machine.archive import recovery as interrupted
 from qvmsh.machine.archive.changes import tag_id, tags_of
 from qvmsh.machine.archive.drives import MAIN, Drive
 from qvmsh.machine.archive.index import LAST_NUMBER, UNFINISHED, Shelf, is_plain
 from qvmsh.machine.archive.model import PART, Archive, Part, Point
 from qvmsh.machine.archive.settings import SETTINGS, gather, pack
 from qvmsh.machine.archive.settings import is_same as is_same_settings
+from qvmsh.machine.journal import Journal, Kind, Record
 from qvmsh.machine.storage import layers as images
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from typing import Any
 
     from qvmsh.machine.archive.stores import Store
     from qvmsh.machine.machine import Machine
@@ -139,7 +139,7 @@ class Writer:
         self._renames: list[str] = []
         self._names: dict[tuple[str, int], str] = {}
         self._has_layers = False
-        self.work: dict[str, Any] = {}
+        self.journal = Journal(self.vm, Record(Kind.ARCHIVE))
         self.is_whole = False
         """True once the state is in the store for good."""
         self.changes_only: set[str] = set()
@@ -235,7 +235,7 @@ class Writer:
     def writing(self) -> Iterator[None]:
         """The work: unfinished until the block ends, and undone if it fails."""
         state = f"{self.archive.folder}/{self.point.stamp}"
-        self.work = interrupted.begin(self.vm, "archive", state=state, cuts=[], is_frozen=0, is_held=0)
+        self.journal = journals.begin(self.vm, Record(Kind.ARCHIVE, state=state))
         try:
             if self.is_new:
                 self.store.remove_folder(self._folder)
@@ -263,8 +263,8 @@ class Writer:
             raise
         finally:
             with process.Shielded():
-                if cut.is_settled(self.work):
-                    interrupted.end(self.vm)
+                if cut.is_settled(self.journal.record):
+                    self.journal.end()
 
     def announce_changes(self, roles: set[str]) -> None:
         """Only changes of these disks will be copied, which are qcow2 images whatever the disk is."""

@@ -18,13 +18,14 @@ from qvmsh.machine import log, state
 from qvmsh.machine import programs as tools
 from qvmsh.machine.disk import layers_live as disk_layers_live
 from qvmsh.machine.disk.reports import DiskDone
+from qvmsh.machine.journal import Kind, Record
 from qvmsh.machine.progress import size
-from qvmsh.machine.snapshot.recovery import Journal
 from qvmsh.machine.snapshot.store import Images
 from qvmsh.machine.storage import chain, volumes
 from qvmsh.machine.storage import selection as diskwork
 from qvmsh.machine.storage.volumes import Volume
 from qvmsh.machine.work.lock import work_lock
+from qvmsh.machine.work.recovery import Transaction
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False
@@ -195,9 +196,9 @@ def _journal(vm: Machine, disk: Volume) -> Iterator[None]:
     qemu-img (7.2) writes into the header where the disk stands before it writes out where the data from
     below now is: killed in between, the disk would have lost that.
     """
-    journal = Journal(Images(vm, [disk]), "rebase", disk.id, was_running=False, has_memory=False)
+    record = Record(Kind.DISK_REBASE, name=disk.id, disks=Images(vm, [disk]).named())
     backing = image.header(disk.path).backing
-    with journal:
+    with Transaction(vm, record) as journal:
         journal.write(backing=backing, backing_format=_base_format(vm, disk) if backing else "")
         yield
 

@@ -19,17 +19,16 @@ import subprocess
 from qvmsh.errors import ConfigError, LockedError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process, sockets
+from qvmsh.machine import journal as journals
 from qvmsh.machine import launch_record as notes
 from qvmsh.machine import state
-from qvmsh.machine.archive import recovery as interrupted
 from qvmsh.machine.guest import serial
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.reports import Report
-from qvmsh.machine.snapshot import recovery as unfinished
 from qvmsh.machine.storage import chain, volumes
 from qvmsh.machine.storage import layers as images
 from qvmsh.machine.storage import selection as diskwork
-from qvmsh.machine.work import cleanup, guardian
+from qvmsh.machine.work import cleanup, guardian, recovery
 from qvmsh.machine.work import creation_folder as making
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import image
@@ -207,20 +206,16 @@ def _unfinished(vm: Machine) -> Iterator[Mend]:
     for line in guardian.told(vm):
         yield Mend("interrupted work", MENDED, line)
     try:
-        told = interrupted.finish(vm, is_silent=True)
+        records = journals.pending(vm)
     except QvmError as error:
-        yield Mend("archive", LEFT, error.what, error.hint)
-    else:
-        if told:
-            yield Mend("archive", MENDED, told)
-    try:
-        told = unfinished.settle(vm)
-    except (QvmError, OSError) as error:
-        what = error.what if isinstance(error, QvmError) else str(error)
-        yield Mend("snapshots", LEFT, what, getattr(error, "hint", None))
-    else:
-        if told:
-            yield Mend("snapshots", MENDED, told)
+        yield Mend("interrupted work", LEFT, error.what, error.hint)
+        return
+    for record in records:
+        name = "snapshots" if record.name else "archive"
+        try:
+            yield Mend(name, MENDED, recovery.message(record, recovery.recover(vm, record)))
+        except QvmError as error:
+            yield Mend(name, LEFT, error.what, error.hint)
 
 
 def _in_state_folder(vm: Machine) -> list[str]:

@@ -15,8 +15,8 @@ import time
 
 from qvmsh.errors import DeadlineError, QmpError, QvmError, StateError
 from qvmsh.host import process, ssh
+from qvmsh.machine import journal as journals
 from qvmsh.machine import log, state
-from qvmsh.machine.archive import recovery as interrupted
 from qvmsh.machine.guest import readiness as ready
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.monitor import conversation, ending
@@ -269,14 +269,11 @@ def save(vm: Machine, name: str, *, has_suspend: bool, timeout_s: float | None) 
     Raises:
         StateError, DeadlineError, QmpError: see `saved.save`; the machine runs on.
     """
-    from qvmsh.machine.snapshot import recovery as unfinished  # kill does without
-
     began = time.monotonic()
     if vm.settings.is_set("VM_SAVE_DELAY"):
         vm.io.warn(f"{vm.name}: VM_SAVE_DELAY is ignored: qvm waits until the state is on the disk")
     with work_lock(vm, "stop"):
-        interrupted.require_none(vm)
-        unfinished.require_none(vm)
+        journals.require_none(vm)
         seen, pid, note = _live(vm, "save the state")
         assert note is not None
         state.require_sound(vm, seen, "save the state")

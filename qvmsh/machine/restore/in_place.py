@@ -20,18 +20,18 @@ from qvmsh.config import devices, edit, files
 from qvmsh.errors import ImageError, QvmError, StateError, Terminated
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import identity, state
+from qvmsh.machine import journal as journals
 from qvmsh.machine import programs as tools
-from qvmsh.machine.archive import drives
-from qvmsh.machine.archive import recovery as interrupted
+from qvmsh.machine import state
 from qvmsh.machine.archive.model import Archive, Point
 from qvmsh.machine.archive.reader import NEW, Reader
 from qvmsh.machine.archive.settings import STATE, is_known
+from qvmsh.machine.journal import Journal, Kind, Phase, Record
 from qvmsh.machine.machine import Machine
+from qvmsh.machine.restore import recovery
 from qvmsh.machine.restore.new_machine import line_of
 from qvmsh.machine.restore.plan import (
     Plan,
-    is_inside,
     plan_of,
     real,
     require_leave,
@@ -69,35 +69,34 @@ def same(vm: Machine, shelf: Shelf, archive: Archive, point: Point, *, is_forced
             image.require_unused(path, vm.name)
         require_nobody_above(vm, plan)
         require_leave(vm, shelf, plan, is_forced=is_forced)
-        pairs = _pairs(vm, plan.made())
-        foreign = _foreign(vm, pairs)
+        pairs = _renames(vm, plan.made())
+        foreign = recovery.foreign(vm, pairs)
         if foreign:
             raise ImageError(
                 f"cannot restore: {foreign} is no file of the machine", machine=vm.name,
                 hint="`qvm restore ARCHIVE DIR` makes a new machine",
             )  # fmt: skip
-        # the note of a whole restore is as long as that of an unfinished one: a full disk has room for it
-        work = interrupted.begin(vm, "restore", swap=pairs, is_ready=0, uuid=archive.uuid)
+        # the record of a whole restore is as long as that of an unfinished one: a full disk has room for it
+        journal = journals.begin(vm, Record(Kind.RESTORE, renames=pairs, uuid=archive.uuid))
         try:
-            settle(vm, work, is_clearing=True)
-            _make(vm, Reader(vm.io, tools.qemu_img(vm), shelf, archive, point, vm.files.state), plan, work)
-            work["is_ready"] = 1
-            interrupted.write(vm, work)
+            recovery.put_in_place(journal, is_clearing=True)
+            _make(Reader(vm.io, tools.qemu_img(vm), shelf, archive, point, vm.files.state), plan, journal)
+            journal.write(phase=Phase.READY)
         except OSError as error:
-            _undo(vm, work)
+            _undo(journal)
             raise QvmError(
                 f"cannot restore: {error.filename or vm.directory}: {error.strerror}",
                 machine=vm.name, hint="make room; the machine is as it was",
             ) from error  # fmt: skip
         except BaseException as error:
-            done = _undo(vm, work)
+            done = _undo(journal)
             if not isinstance(error, Exception):
-                vm.io.warn(f"{vm.name}: the restore was interrupted, and is {done}")
+                vm.io.warn(f"{vm.name}: the restore was interrupted, and {done}")
             raise
         try:
             with process.Shielded():  # a few renames
-                settle(vm, work)
-                interrupted.end(vm)
+                recovery.put_in_place(journal)
+                journal.end()
                 vm.reload()
         except (KeyboardInterrupt, Terminated):
             vm.io.warn(f"{vm.name}: the interruption came too late, the restore is done")
@@ -105,24 +104,25 @@ def same(vm: Machine, shelf: Shelf, archive: Archive, point: Point, *, is_forced
     return plan.notes
 
 
-def _undo(vm: Machine, work: dict[str, Any]) -> str:
-    """Leave the machine as it was, whether the note says already that all is ready, or not; see `settle`."""
+def _undo(journal: Journal) -> str:
+    """Leave the machine as it was, whether the record says already that all is ready, or not."""
     with process.Shielded():
-        if work["is_ready"]:
-            work["is_ready"] = 0
-            interrupted.write(vm, work)
-        done = settle(vm, work)
-        interrupted.end(vm)
+        if journal.record.phase is Phase.READY:
+            journal.write(phase=Phase.BEGIN)
+        done = recovery.put_in_place(journal)
+        journal.end()
     return done
 
 
-def _pairs(vm: Machine, paths: list[str]) -> list[list[str]]:
-    """New name and name in the end of each file, from the machine's directory."""
-    return [[os.path.relpath(path + end, top_of(vm)) for end in (NEW, "")] for path in paths]
+def _renames(vm: Machine, paths: list[str]) -> tuple[tuple[str, str], ...]:
+    """New name and final name of each file, from the machine's directory."""
+    top = top_of(vm)
+    return tuple((os.path.relpath(path + NEW, top), os.path.relpath(path, top)) for path in paths)
 
 
-def _make(vm: Machine, reader: Reader, plan: Plan, work: dict[str, Any]) -> None:
+def _make(reader: Reader, plan: Plan, journal: Journal) -> None:
     """Make all new files under their names for the time being."""
+    vm = journal.vm
     for role, places in plan.places.items():
         for place in places:
             os.makedirs(os.path.dirname(place.path), exist_ok=True)
@@ -143,16 +143,15 @@ def _make(vm: Machine, reader: Reader, plan: Plan, work: dict[str, Any]) -> None
             return None
         if os.path.isdir(path):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-        work["swap"] += _pairs(vm, [path])
-        interrupted.write(vm, work)
+        journal.write(renames=journal.record.renames + _renames(vm, [path]))
         os.makedirs(os.path.dirname(path), exist_ok=True)
         return path + NEW
 
-    before = len(work["swap"])
+    before = len(journal.record.renames)
     reader.settings(wanted)
-    for new, name in work["swap"][before:]:
+    for new, name in journal.record.renames[before:]:
         _adopt(vm, os.path.join(top_of(vm), new), os.path.join(top_of(vm), name))
-    _bring_in_step(vm, plan, reader, old, work)
+    _bring_in_step(plan, reader, old, journal)
     host_files.remove(old)
 
 
@@ -167,8 +166,9 @@ def _adopt(vm: Machine, new: str, path: str) -> None:
         os.chown(new, status.st_uid, status.st_gid, follow_symlinks=False)
 
 
-def _bring_in_step(vm: Machine, plan: Plan, reader: Reader, old: str, work: dict[str, Any]) -> None:
+def _bring_in_step(plan: Plan, reader: Reader, old: str, journal: Journal) -> None:
     """Let VM_DISKS name the disks of the state, in its order, and behind them those that it did not have."""
+    vm = journal.vm
     stored = {part.role for part in reader.point.parts if part.role.startswith("disk") and part.name}
     then = _lines_of(vm, old)
     now = disks.further(vm)
@@ -198,8 +198,7 @@ def _bring_in_step(vm: Machine, plan: Plan, reader: Reader, old: str, work: dict
         plan.notes.append("the disks in VM_DISKS stand in the order of the archived state now")
     path = real(vm, vm.files.vmrc)
     text = edit.assign(files.read(path).text, "VM_DISKS", "\n".join(lines))
-    work["swap"] += _pairs(vm, [path])
-    interrupted.write(vm, work)
+    journal.write(renames=journal.record.renames + _renames(vm, [path]))
     with host_files.new(path + NEW) as file:
         file.write(text.encode("utf-8", "surrogateescape"))
         file.flush()
@@ -217,55 +216,3 @@ def _lines_of(vm: Machine, vmrc: str) -> dict[str, Any]:
         return {f"disk{at}": each for at, each in enumerate(devices.disks(value), start=1)}
     except (OSError, files.Unreadable, QvmError, ValueError, KeyError):
         return {}
-
-
-def settle(vm: Machine, work: dict[str, Any], *, is_clearing: bool = False) -> str:
-    """Complete a restore whose files were all ready, else undo it; returns what was done.
-
-    Args:
-        is_clearing: only what an earlier one may have left is removed.
-
-    Raises:
-        QvmError: the note names files that are none of the machine's.
-    """
-    _require_own(vm, work["swap"])
-    folders = set()
-    for new, target in work["swap"]:
-        source, path = os.path.join(top_of(vm), new), os.path.join(top_of(vm), target)
-        if not work["is_ready"]:
-            host_files.remove(source)
-        elif os.path.exists(source):
-            os.rename(source, path)
-            folders.add(os.path.dirname(path))
-    for folder in folders:
-        host_files.sync_folder(folder)
-    is_other = work.get("uuid", "") not in ("", identity.known_uuid(vm))
-    if work["is_ready"] and is_other:  # another guest, with another host key
-        host_files.remove(vm.files.known_hosts)
-    for name in () if is_clearing else os.listdir(vm.files.state):
-        if name.endswith(NEW):
-            host_files.remove(os.path.join(vm.files.state, name))
-    return "completed" if work["is_ready"] else "undone, the machine is as it was"
-
-
-def _require_own(vm: Machine, pairs: list[list[str]]) -> None:
-    """The note lies where another account may write: what it names must be the machine's."""
-    foreign = _foreign(vm, pairs)
-    if foreign:
-        raise QvmError(
-            f".qvm/archive.unfinished names {foreign}, which is no file of the machine",
-            machine=vm.name,
-            hint="look at that file; remove it if you do not know what it tells of",
-        )
-
-
-def _foreign(vm: Machine, pairs: list[list[str]]) -> str:
-    """The first name that is none of the machine's, "" if all are."""
-    images = {os.path.realpath(each.path) for each in drives.named(vm)}
-    own = images | {os.path.realpath(vm.files.vmrc)}
-    for new, target in pairs:
-        path = os.path.normpath(os.path.join(top_of(vm), target))
-        is_near = is_inside(vm, os.path.realpath(path)) and not os.path.isabs(target)
-        if new != target + NEW or not (is_near or path in own):
-            return target
-    return ""

@@ -17,17 +17,19 @@ from qvmsh.machine import log, state
 from qvmsh.machine.guest import readiness as ready
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.guest.clock import put_clock_right
+from qvmsh.machine.journal import Journal, Kind, Phase, Record
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.snapshot import fit as snapshot_fit
 from qvmsh.machine.snapshot import hardware as snapshot_hardware
 from qvmsh.machine.snapshot import obstacles as blockers
 from qvmsh.machine.snapshot import save_delete as snapshots
 from qvmsh.machine.snapshot.catalogue import Catalogue
-from qvmsh.machine.snapshot.recovery import BACK, Journal
+from qvmsh.machine.snapshot.recovery import BACK
 from qvmsh.machine.snapshot.reports import NEXT_IS_WHOLE, SnapshotRestored, word
 from qvmsh.machine.snapshot.store import Images, Live, Store
 from qvmsh.machine.storage import chain, own_disk, volumes
 from qvmsh.machine.work.lock import work_lock
+from qvmsh.machine.work.recovery import Transaction
 from qvmsh.qemu import ich9, qcow2
 
 TYPE_CHECKING = False
@@ -167,16 +169,16 @@ def _put_back(store: Store, journal: Journal, tag: str, *, has_memory: bool, sta
     store.delete(BACK)  # of a restore whose journal has gone
     with io.stage("keeping the present state"):
         store.create(BACK, has_memory=has_memory)
-    journal.write(phase="load")
+    journal.write(phase=Phase.LOAD)
     count = store.bitmaps()
     with io.stage(stage):
         store.apply(tag)
-    journal.write(phase="clean")
+    journal.write(phase=Phase.CLEAN)
     return count
 
 
 def _restore_off(store: Store, name: str, tag: str) -> int:
-    with Journal(store, "restore", name, was_running=False, has_memory=False) as journal:
+    with Transaction(store.vm, Record(Kind.SNAPSHOT_RESTORE, name=name, disks=store.named())) as journal:
         count = _put_back(store, journal, tag, has_memory=False, stage=f"restoring {name}")
         store.delete(BACK)
     return count
@@ -193,7 +195,10 @@ def _restore_live(store: Live, seen: state.Observation, name: str, tag: str) -> 
         blockers.of_devices(store.exchange)
         or blockers.of_room(store.volumes[0], blockers.memory_bytes(seen.pid))
     )
-    with Journal(store, "restore", name, was_running=is_running, has_memory=has_way_back) as journal:
+    record = Record(
+        Kind.SNAPSHOT_RESTORE, name=name, disks=store.named(), was_running=is_running, has_memory=has_way_back
+    )
+    with Transaction(vm, record, store.exchange) as journal:
         conversation.hold(store.exchange, registers)
         note.loading = name
         note.write(vm.files.note)
@@ -265,7 +270,8 @@ def _load(store: Live, note: Note, name: str, tag: str) -> int:
         _loaded(vm, note)
         conversation.resume(store.exchange)
         return count
-    with Journal(store, "load", name, was_running=True, has_memory=False) as journal:
+    record = Record(Kind.SNAPSHOT_LOAD, name=name, disks=store.named(), was_running=True)
+    with Transaction(vm, record, store.exchange) as journal:
         count = _put_back(store, journal, tag, has_memory=False, stage=stage)
         _loaded(vm, note)
         conversation.resume(store.exchange)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qvmsh.errors import QmpError, StateError, UsageError
 from qvmsh.host import files as host_files
@@ -22,17 +22,18 @@ from qvmsh.machine import log, state
 from qvmsh.machine import programs as tools
 from qvmsh.machine.guest import filesystems as freezing
 from qvmsh.machine.guest.clock import put_clock_right_after
+from qvmsh.machine.journal import Journal, Kind, Phase, Record
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.snapshot import catalogue
 from qvmsh.machine.snapshot import fit as snapshot_fit
 from qvmsh.machine.snapshot import managed_save as saved
 from qvmsh.machine.snapshot import obstacles as blockers
 from qvmsh.machine.snapshot.catalogue import Catalogue
-from qvmsh.machine.snapshot.recovery import Journal
 from qvmsh.machine.snapshot.reports import SnapshotDeleted, SnapshotSaved, word
 from qvmsh.machine.snapshot.store import Images, Live, Store
 from qvmsh.machine.storage import volumes
 from qvmsh.machine.work.lock import work_lock
+from qvmsh.machine.work.recovery import Transaction
 from qvmsh.qemu import ich9, image, qmp
 
 TYPE_CHECKING = False
@@ -226,14 +227,18 @@ def _save_off(store: Store, disks: list[Volume], name: str, request: Request) ->
     is_there = _require_new(store, name, request)
     with (
         vm.io.stage(f"saving {name}"),
-        Journal(
-            store, "save", name, was_running=False, has_memory=False, entry=entry, is_replacing=is_there
-        ) as journal,
+        Transaction(vm, _record(store, name, entry, is_there=is_there)) as journal,
     ):
         _create(store, name, journal, has_memory=False, is_there=is_there)
         entry = catalogue.completed(store, entry)
         known.add(entry)
     return entry
+
+
+def _record(store: Store, name: str, entry: dict[str, Any], *, is_there: bool) -> Record:
+    """Of a save; one of the same name stays until the new one is whole."""
+    phase = Phase.REPLACE if is_there else Phase.BEGIN
+    return Record(Kind.SNAPSHOT_SAVE, phase, name=name, disks=store.named(), entry=entry)
 
 
 def _parent(known: Catalogue, store: Store, name: str) -> str:
@@ -268,12 +273,12 @@ def _create(store: Store, name: str, journal: Journal, *, has_memory: bool, is_t
         return
     new = name + saved.NEW
     if not store.is_whole(new) or store.holders(name):
-        journal.write(phase="new")
+        journal.write(phase=Phase.NEW)
         store.delete(new)
         store.create(new, has_memory=has_memory)
-    journal.write(phase="old")
+    journal.write(phase=Phase.OLD)
     store.delete(name)
-    journal.write(phase="again")
+    journal.write(phase=Phase.AGAIN)
     store.create(name, has_memory=has_memory)
     store.delete(new)
 
@@ -304,10 +309,10 @@ def take(
         store, name, message=request.message, parent=_parent(known, store, name), has_memory=has_memory,
         is_frozen=None, arguments=_arguments(pid), **versions(store.exchange),
     )  # fmt: skip
-    journal = Journal(
-        store, "save", name, was_running=is_running, has_memory=has_memory, entry=entry, is_replacing=is_there
+    record = replace(
+        _record(store, name, entry, is_there=is_there), was_running=is_running, has_memory=has_memory
     )
-    with vm.io.stage(f"saving {name}") as stage, journal:
+    with vm.io.stage(f"saving {name}") as stage, Transaction(vm, record, store.exchange) as journal:
         if has_memory:
             if kind == state.SUSPENDED or stays_held:
                 conversation.hold(store.exchange, registers)
@@ -381,8 +386,8 @@ def delete(vm: Machine, names: tuple[str, ...]) -> SnapshotDeleted:
         disks = [each.id for each in store.volumes if set(names) & set(store.tags(each))]
         _require_room_for_tables(store)
         for name in dict.fromkeys(names):
-            journal = Journal(store, "delete", name, was_running=False, has_memory=False)
-            with vm.io.stage(f"deleting {name}"), journal:
+            record = Record(Kind.SNAPSHOT_DELETE, name=name, disks=store.named())
+            with vm.io.stage(f"deleting {name}"), Transaction(vm, record, store.exchange):
                 store.delete(name)
                 store.delete(name + saved.NEW)
                 known.remove(name)

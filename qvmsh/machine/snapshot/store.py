@@ -45,9 +45,16 @@ class Store(ABC):
         volumes: the disks that the guest writes to; the first takes the memory.
     """
 
+    exchange: Exchange | None = None
+    """The conversation with the QEMU that has them open."""
+
     def __init__(self, vm: Machine, volumes: list[Volume]) -> None:
         self.vm = vm
         self.volumes = volumes
+
+    def named(self) -> tuple[tuple[str, str], ...]:
+        """Id and path of each disk, as a record in the journal has them."""
+        return tuple((each.id, os.path.join(self.vm.directory, each.path)) for each in self.volumes)
 
     def every(self, volume: Volume) -> list[Snapshot]:
         """The snapshots of one disk, in the order of its table."""
@@ -183,6 +190,8 @@ class Live(Store):
     Args:
         exchange: a conversation with it, negotiated.
     """
+
+    exchange: Exchange
 
     def __init__(self, vm: Machine, volumes: list[Volume], exchange: Exchange) -> None:
         super().__init__(vm, volumes)

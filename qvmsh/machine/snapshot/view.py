@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 
 from qvmsh.errors import ImageError, QmpError
+from qvmsh.machine import journal as journals
 from qvmsh.machine import state
 from qvmsh.machine.reports import stamp
 from qvmsh.machine.snapshot import catalogue
@@ -124,7 +125,7 @@ def listing(vm: Machine) -> SnapshotList:
         ImageError: an image cannot be read.
     """
     seen = observed(vm)
-    work = unfinished.told(vm)
+    work = journals.message(vm)
     try:
         disks = disks_of(vm, seen)
     except QmpError:

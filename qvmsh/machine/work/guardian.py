@@ -26,13 +26,13 @@ from qvmsh import errors
 from qvmsh.errors import QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks
+from qvmsh.machine import journal as journals
 from qvmsh.machine import log
 from qvmsh.machine import programs as tools
 from qvmsh.machine.machine import Machine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import TracebackType
 
 
@@ -70,17 +70,13 @@ class Guardian:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         pipe, self._pipe = self._pipe, -1
-        is_cut_off = error is not None and not isinstance(error, Exception) and _is_left(self.vm)
+        is_cut_off = error is not None and not isinstance(error, Exception) and journals.is_left(self.vm)
         if not is_cut_off:
             with contextlib.suppress(BrokenPipeError):  # somebody has ended it
                 os.write(pipe, b"done\n")
         os.close(pipe)
         if self._child is not None and not is_cut_off:
             self._child.wait()
-
-
-def _is_left(vm: Machine) -> bool:
-    return os.path.lexists(vm.files.interrupted) or os.path.lexists(vm.files.unfinished)
 
 
 def told(vm: Machine) -> list[str]:
@@ -102,11 +98,10 @@ def settle(vm: Machine, timeout_s: float = locks.SETTLE_S) -> None:
     Args:
         timeout_s: how long to wait for the work lock: others may hold it who settle the same.
     """
-    from qvmsh.machine.archive import recovery as interrupted
-    from qvmsh.machine.snapshot import recovery as unfinished
+    from qvmsh.machine.work import recovery
 
     deadline = time.monotonic() + timeout_s
-    while _is_left(vm):
+    while journals.is_left(vm):
         try:
             lock = locks.WorkLock(vm.files.work_lock, locks.SETTLING).acquire()
         except locks.Held:
@@ -117,17 +112,12 @@ def settle(vm: Machine, timeout_s: float = locks.SETTLE_S) -> None:
         with lock:
             if locks.holder(vm.files.pid_file) is None:
                 return
-            found = []
-            works: list[Callable[[], str]] = [
-                lambda: interrupted.finish(vm, is_silent=True),
-                lambda: unfinished.settle(vm),
-            ]
-            for work in works:
+            lines = []
+            for record in journals.pending(vm):
                 try:
-                    found.append(work())
-                except (QvmError, OSError) as error:
-                    log.note(vm, f"work that was cut off could not be settled: {error}", is_error=True)
-            lines = [line for line in found if line]
+                    lines.append(recovery.message(record, recovery.recover(vm, record)))
+                except QvmError as error:
+                    log.note(vm, f"interrupted work could not be recovered: {error}", is_error=True)
             if lines:
                 host_files.write_atomic(vm.files.settled, "\n".join(lines) + "\n")
         return

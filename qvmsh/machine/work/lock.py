@@ -1,4 +1,8 @@
-"""TODO."""
+"""The work lock: one command works on a machine at a time, and none builds on what a killed one left.
+
+with work_lock(vm, "snapshot save"):
+    ...
+"""
 
 from __future__ import annotations
 
@@ -8,24 +12,14 @@ import os
 from qvmsh.config.words import quote
 from qvmsh.errors import LockedError, QvmError, StateError
 from qvmsh.host import locks, process
+from qvmsh.machine import journal as journals
 from qvmsh.machine import programs as tools
 from qvmsh.machine import registry as known
 from qvmsh.machine.storage import chain, own_disk, volumes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol
-
     from qvmsh.machine.machine import Machine
-
-    class Child(Protocol):
-        """A QEMU's process, as much of `subprocess.Popen` as is used of it."""
-
-        pid: int
-
-        def poll(self) -> int | None: ...
-        def wait(self) -> int: ...
-
 
 NEEDS_WHOLE = ("start", "run", "init", "snapshot", "disk", "archive", "restore")
 """Verbs that do not go on while work on the snapshots is unfinished; the others only tell."""
@@ -75,10 +69,9 @@ def work_lock(vm: Machine, what: str, *, is_looking: bool = False) -> locks.Work
         raise LockedError(
             f"{_cannot(what)}: {held.by} is at work on it", machine=vm.name, hint="wait for it to end"
         ) from None
-    left = (vm.files.unfinished, vm.files.interrupted, vm.files.settled)
-    if what != "doctor" and any(map(os.path.lexists, left)):
+    if what != "doctor" and (journals.is_left(vm) or os.path.lexists(vm.files.settled)):
         try:
-            _settle(vm, what)
+            _recover(vm, what)
         except BaseException:
             lock.release()
             raise
@@ -123,30 +116,32 @@ def _cannot(what: str) -> str:
     return f"`qvm {what}` cannot begin" if " " in what else f"cannot {what}"
 
 
-def _settle(vm: Machine, what: str) -> None:
-    """Finish or undo what a killed command has left, before anything else is done.
+def _recover(vm: Machine, what: str) -> None:
+    """Complete or undo what a killed command has left, before anything else is done.
 
     Raises:
-        QvmError: that cannot be done now, and `what` would build on it, or let a guest go on that must not.
+        QvmError: that cannot be done now, and `what` would build on it, or resume a guest that must not be.
     """
-    from qvmsh.machine.archive import recovery as interrupted
-    from qvmsh.machine.snapshot import recovery as unfinished
-    from qvmsh.machine.work import guardian
+    from qvmsh.machine.work import guardian, recovery
 
     for line in guardian.told(vm):
         vm.io.warn(f"{vm.name}: {line}")
     verb = what.partition(" ")[0]
     is_strict = verb in NEEDS_WHOLE
-    interrupted.finish(vm, is_lenient=not is_strict)
     try:
-        told = unfinished.settle(vm)
-    except (QvmError, OSError) as error:
-        # the disks as they are now are whole without the end of a deletion
-        if is_strict and not (verb in ("start", "run") and unfinished.is_of(vm, "delete")):
+        records = journals.pending(vm)
+    except QvmError as error:
+        if is_strict:
             raise
-        if unfinished.must_stand_still(vm):
-            raise
-        vm.io.warn(f"{vm.name}: {error.what if isinstance(error, QvmError) else error}")
-    else:
-        if told:
-            vm.io.warn(f"{vm.name}: {told}")
+        vm.io.warn(f"{vm.name}: {error.what}")
+        return
+    for record in records:
+        try:
+            text = recovery.message(record, recovery.recover(vm, record))
+        except QvmError as error:
+            # the disks as they are now are whole without the end of a deletion
+            is_harmless = record.kind is journals.Kind.SNAPSHOT_DELETE and verb in ("start", "run")
+            if (is_strict and not is_harmless) or journals.must_stand_still(vm):
+                raise
+            text = error.what
+        vm.io.warn(f"{vm.name}: {text}")

@@ -1,0 +1,173 @@
+"""Work on the overlays of disks that was interrupted: completed or undone.
+
+The overlay of a commit is right as it is. A disk that was to be backed by another image is backed by the old
+one again: its header may say otherwise before its tables tell where the data from below now is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+
+from qvmsh.errors import QmpError
+from qvmsh.host import files as host_files
+from qvmsh.host import locks, process
+from qvmsh.machine import journal as journals
+from qvmsh.machine import launch_record as notes
+from qvmsh.machine import programs as tools
+from qvmsh.machine.journal import Kind, Phase
+from qvmsh.machine.snapshot import recovery as snapshot_recovery
+from qvmsh.machine.storage import chain
+from qvmsh.machine.storage import selection as diskwork
+from qvmsh.machine.storage.volumes import file_of
+from qvmsh.qemu import image, qmp
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from qvmsh.machine.journal import Journal, Record
+    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.snapshot.store import Live, Store
+
+COMMIT, STREAM = "qvm-commit", "qvm-stream"
+
+
+def recover(journal: Journal) -> str:
+    """See `work.recovery`."""
+    vm, record = journal.vm, journal.record
+    note = notes.read(vm.files)
+    if locks.holder(vm.files.pid_file) is None or note is None:
+        return snapshot_recovery.recover_off(vm, record, _recover_off)
+    with snapshot_recovery.live(vm, note, record) as store:
+        outcome = _recover_live(store, record)
+        snapshot_recovery.resume(vm, note, record, store)
+        return outcome
+
+
+def left(vm: Machine, record: Record) -> tuple[str, str | None]:
+    """See `work.recovery`."""
+    if journals.is_on_its_base(record) and locks.holder(vm.files.pid_file) is not None:
+        return f"the guest is paused and {journals.HELD}; nothing else is", journals.HELD_HINT
+    return "", None
+
+
+def _recover_off(store: Store, record: Record) -> str:
+    """Of a machine that is off, or has ended: a guest wrote nothing in between."""
+    outcome = "is over: what the disk holds is the same"
+    for each in store.volumes:
+        remove_layer(each.path)
+        if record.backing is not None and image.header(each.path, each.format).backing != record.backing:
+            below = ["-F", record.backing_format] if record.backing else []
+            words = ["rebase", "-u", "-f", "qcow2", *below, "-b", record.backing, image.safe_name(each.path)]
+            what = f"put {each.name} back on what it stood on"
+            image.run(tools.qemu_img(store.vm), words, what=what)
+            outcome = "is undone: the disk is backed by what it was backed by"
+    return outcome
+
+
+LAYER = ".part0"
+"""Suffix of the overlay that a commit makes while the machine is on."""
+
+
+def layer(path: str) -> str:
+    """Where a commit while on makes the empty overlay for a disk, which may be a link."""
+    return os.path.realpath(path) + LAYER
+
+
+def remove_layer(path: str) -> None:
+    """Remove that overlay, if there is one."""
+    host_files.remove(layer(path))
+
+
+def flush(store: Live, node: str) -> None:
+    """Let QEMU write out what it holds back of a disk; its monitor has no other word for one disk."""
+    command = {"command-line": f'qemu-io {node} "flush"'}
+    told = store.jobs.execute("human-monitor-command", command).strip()
+    if told:
+        raise QmpError(f"flush of {node}: {told}", machine=store.vm.name)
+
+
+def _recover_live(store: Live, record: Record) -> str:
+    """QEMU goes on meanwhile."""
+    name = COMMIT if record.kind is Kind.DISK_COMMIT else STREAM
+    job = store.jobs.until(name, "ready", "running", "paused")
+    if job is not None:
+        if job["status"] != "concluded":
+            store.jobs.execute("block-job-cancel", {"device": name, "force": True})
+            store.jobs.until(name)
+        store.jobs.execute("job-dismiss", {"id": name})
+    if record.kind is Kind.DISK_REBASE:
+        for each in store.volumes:
+            flush(store, each.node)
+    path = record.disks[0][1]
+    if record.phase is Phase.PIVOT:
+        pid = locks.holder(store.vm.files.pid_file) or 0
+        row = row_of(store, lambda each: each.get("qdev") == record.device)
+        if not os.path.samefile(_file_of_row(store.vm, row), path):
+            under_new_layer(store, path, record.node, record.device, pid)
+            return "is finished"
+    remove_layer(path)
+    return "is undone: what the disk holds is the same" if job is not None else "has ended"
+
+
+def row_of(store: Live, is_wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """The row of a disk in `query-block`.
+
+    Raises:
+        QmpError: QEMU has it no more.
+    """
+    for each in store.jobs.execute("query-block"):
+        if each.get("inserted") and is_wanted(each):
+            found: dict[str, Any] = each
+            return found
+    raise QmpError("QEMU has the disk no more", machine=store.vm.name)
+
+
+def _file_of_row(vm: Machine, row: dict[str, Any]) -> str:
+    return os.path.join(vm.directory, file_of(row["inserted"]["image"]["filename"]))
+
+
+def options_of(pid: int, node: str) -> dict[str, Any] | None:
+    """What `-blockdev` said of a node when QEMU was started."""
+    for word, value in itertools.pairwise(process.arguments(pid)):
+        if word == "-blockdev" and value.startswith("{"):
+            found: dict[str, Any] = qmp.loads(value)
+            if found.get("node-name") == node:
+                return found
+    return None
+
+
+def new_layer(vm: Machine, path: str) -> None:
+    """An empty overlay like the one at `path`, on what that stands on.
+
+    The base is not looked for (`-u`): QEMU finds a relative name beside the link, if the disk is one.
+    """
+    header, place = image.header(path, "qcow2"), layer(path)
+    kind = chain.layers(path, "qcow2", vm.name, vm.directory)[1].format
+    host_files.remove(place)
+    words = ["create", "-q", "-u", "-f", "qcow2", "-F", kind, "-b", header.backing, place]
+    words.append(str(header.size_bytes))
+    diskwork.run(vm, words, f"make an empty {os.path.basename(path)}")
+    was = os.stat(path)
+    os.chmod(place, was.st_mode & 0o7777)
+    if os.geteuid() == 0:
+        os.chown(place, was.st_uid, was.st_gid)
+
+
+def under_new_layer(store: Live, path: str, node: str, device: str, pid: int) -> None:
+    """Put an empty overlay on the base that QEMU works on after a commit; the guest stands still."""
+    options = options_of(pid, node)
+    assert options is not None
+    nodes = {each["node-name"] for each in store.jobs.execute("query-named-block-nodes", {"flat": True})}
+    if node in nodes:  # the overlay that is no longer in use
+        store.jobs.execute("blockdev-del", {"node-name": node})
+    place = os.path.realpath(path)
+    if not os.path.exists(layer(path)):
+        new_layer(store.vm, path)
+    os.rename(layer(path), place)
+    host_files.sync_folder(os.path.dirname(place))
+    base = row_of(store, lambda each: each.get("qdev") == device)["inserted"]["node-name"]
+    store.jobs.execute("blockdev-add", {**options, "backing": None})
+    store.jobs.execute("blockdev-snapshot", {"node": base, "overlay": node})

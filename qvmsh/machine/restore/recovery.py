@@ -1,0 +1,85 @@
+"""A restore of a machine that was interrupted: completed once all files were ready, else undone."""
+
+from __future__ import annotations
+
+import os
+
+from qvmsh.errors import QvmError
+from qvmsh.host import files as host_files
+from qvmsh.machine import identity
+from qvmsh.machine.archive import drives
+from qvmsh.machine.archive.reader import NEW
+from qvmsh.machine.journal import Journal, Phase, Record
+from qvmsh.machine.machine import Machine
+from qvmsh.machine.restore.plan import (
+    is_inside,
+    top_of,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def recover(journal: Journal) -> str:
+    """See `work.recovery`."""
+    return put_in_place(journal)
+
+
+def left(vm: Machine, record: Record) -> tuple[str, str | None]:  # as `work.recovery` asks
+    """See `work.recovery`."""
+    return "", None
+
+
+def put_in_place(journal: Journal, *, is_clearing: bool = False) -> str:
+    """Complete a restore whose files were all ready, else undo it; returns what was done.
+
+    Args:
+        is_clearing: only what an earlier one may have left is removed.
+
+    Raises:
+        QvmError: the note names files that are none of the machine's.
+    """
+    vm, record = journal.vm, journal.record
+    is_ready = record.phase is Phase.READY
+    _require_own(vm, record.renames)
+    folders = set()
+    for new, target in record.renames:
+        source, path = os.path.join(top_of(vm), new), os.path.join(top_of(vm), target)
+        if not is_ready:
+            host_files.remove(source)
+        elif os.path.exists(source):
+            os.rename(source, path)
+            folders.add(os.path.dirname(path))
+    for folder in folders:
+        host_files.sync_folder(folder)
+    is_other = record.uuid not in ("", identity.known_uuid(vm))
+    if is_ready and is_other:  # another guest, with another host key
+        host_files.remove(vm.files.known_hosts)
+    for name in () if is_clearing else os.listdir(vm.files.state):
+        if name.endswith(NEW):
+            host_files.remove(os.path.join(vm.files.state, name))
+    return "is completed" if is_ready else "is undone, the machine is as it was"
+
+
+def _require_own(vm: Machine, renames: Sequence[tuple[str, str]]) -> None:
+    """The note lies where another account may write: what it names must be the machine's."""
+    name = foreign(vm, renames)
+    if name:
+        raise QvmError(
+            f".qvm/archive.unfinished names {name}, which is no file of the machine",
+            machine=vm.name,
+            hint="look at that file; remove it if you do not know what it tells of",
+        )
+
+
+def foreign(vm: Machine, renames: Sequence[tuple[str, str]]) -> str:
+    """The first name that is none of the machine's, "" if all are."""
+    images = {os.path.realpath(each.path) for each in drives.named(vm)}
+    own = images | {os.path.realpath(vm.files.vmrc)}
+    for new, target in renames:
+        path = os.path.normpath(os.path.join(top_of(vm), target))
+        is_near = is_inside(vm, os.path.realpath(path)) and not os.path.isabs(target)
+        if new != target + NEW or not (is_near or path in own):
+            return target
+    return ""

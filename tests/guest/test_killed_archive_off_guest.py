@@ -93,7 +93,7 @@ def check_off(vm: Vm, verbs: list[str], count: int) -> None:
         told = said(result)
         print(f"  {told.strip()}")
         if has_left:
-            assert "was interrupted: " in told, told
+            assert "was interrupted, and " in told, told
         nothing_left(vm)
         assert not [each.name for each in vm.world.home.iterdir() if ".part" in each.name]
         if verb == "restore new":
@@ -168,7 +168,7 @@ def test_restore_killed_between_two_disks_is_completed(vm: Vm) -> None:
         (vm.directory / left[0][0]).rename(vm.directory / left[0][1])
     told = vm.ok("start").err
     assert "`qvm restore` of " in told
-    assert " was interrupted: completed" in told
+    assert " was interrupted, and is completed" in told
     vm.ok("ssh", MOUNT)
     assert [each.count for each in look(vm, is_clean=True)] == [old] * 2
     nothing_left(vm)

@@ -186,9 +186,9 @@ def test_manifest_of_before_has_no_ids_and_its_next_state_is_whole(blank: Blank)
 
 KILLED = """
 import os, signal, sys
-from qvmsh.machine import archive_writer
+from qvmsh.machine.archive import writer
 
-archive_writer.Writer._put_settings = lambda self: os.kill(os.getpid(), signal.SIGKILL)
+writer.Writer._put_settings = lambda self: os.kill(os.getpid(), signal.SIGKILL)
 sys.argv = ["qvm", *sys.argv[1:]]
 from qvmsh.__main__ import main
 

@@ -19,7 +19,7 @@ Blank = Callable[..., Vm]
 
 KILLED = """
 import os, signal, sys
-from qvmsh.machine import stores
+from qvmsh.machine.archive import stores
 
 counted, last = 0, int(sys.argv[1])
 for name in ("put_text", "remove", "remove_folder", "rename"):

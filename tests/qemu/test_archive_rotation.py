@@ -325,9 +325,9 @@ def test_state_just_made_stays_among_states_that_an_older_qvm_put_in_order(blank
 
 READS = """
 import sys
-from qvmsh.machine import archive_keeping
+from qvmsh.machine.archive import maintenance
 
-original = archive_keeping.require_whole
+original = maintenance.require_whole
 
 
 def told(vm, shelf, archive, point, *words):
@@ -335,7 +335,7 @@ def told(vm, shelf, archive, point, *words):
     return original(vm, shelf, archive, point, *words)
 
 
-archive_keeping.require_whole = told
+maintenance.require_whole = told
 sys.argv = ["qvm", *sys.argv[1:]]
 from qvmsh.__main__ import main
 

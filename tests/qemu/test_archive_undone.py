@@ -76,31 +76,31 @@ Folder.rename = interrupted
 NO_SETTINGS = """
 import sys
 from qvmsh.errors import QvmError
-from qvmsh.machine import archive_writer
+from qvmsh.machine.archive import writer
 
 
 def fails(self):
     raise QvmError("the connection to the store was cut off")
 
 
-archive_writer.Writer._put_settings = fails
+writer.Writer._put_settings = fails
 """
 
 NO_ROOM = """
 import os, signal, sys
 from qvmsh.errors import QvmError
-from qvmsh.machine import archive_writer, archiving
+from qvmsh.machine.archive import archive, writer
 
 
 def fails(self, roles):
     raise QvmError("no room")
 
 
-archive_writer.Writer.announce_changes = fails
+writer.Writer.announce_changes = fails
 if sys.argv.pop(1) == "kill":
-    archiving._let_go = lambda note: os.kill(os.getpid(), signal.SIGKILL)
+    archive._let_go = lambda note: os.kill(os.getpid(), signal.SIGKILL)
 else:
-    undo = archive_writer.Writer._undo
+    undo = writer.Writer._undo
 
     def slow(self):
         import subprocess
@@ -108,7 +108,7 @@ else:
         print(subprocess.run(["qvm", "status", "-s"], capture_output=True, text=True).stdout)
         undo(self)
 
-    archive_writer.Writer._undo = slow
+    writer.Writer._undo = slow
 """
 
 
@@ -336,7 +336,7 @@ def test_state_that_was_whole_when_its_archive_was_killed_is_told(blank: Blank, 
     assert done.returncode == -signal.SIGKILL, done.stderr
     row = states(vm)[-1]
     told = vm.qvm("init").err
-    assert f"was interrupted: {row['archive']}/{row['stamp']} is whole" in told
+    assert f"was interrupted, and is cleaned up: {row['archive']}/{row['stamp']} is whole" in told
     assert "removed" not in told
     assert states(vm)[-1] == row
     vm.ok("archive", "--verify")

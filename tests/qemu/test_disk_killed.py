@@ -218,7 +218,7 @@ def test_commit_that_cannot_be_ended_holds_the_guest_whatever_is_asked(blank: Bl
         assert "hint: make room if the disk is full, then `qvm doctor --fix`" in refused.err
         assert vm.qvm("status", "-s").out.startswith("demo: paused")
     told = vm.qvm("status").out
-    assert "a commit was cut off, and the guest must not go on" in told
+    assert "a commit was interrupted, and the guest must not be resumed" in told
     assert "hint: make room if the disk is full, then `qvm doctor --fix`" in told
     assert (vm.directory / ".qvm/snapshot.unfinished").exists()
     assert "is over: what the disk holds is the same" in vm.ok("kill").err

@@ -209,7 +209,10 @@ def test_archive_killed_while_the_disks_are_cut_start_puts_it_back_and_says_so(b
     cut = list(vm.directory.glob(".qvm/cut-*"))
     assert len(cut) == 1
     started = vm.ok("start", "--no-wait")
-    assert "was interrupted: what the guest wrote last is in demo-backing.qcow2" in started.err
+    assert (
+        "was interrupted, and is cleaned up: what the guest wrote last is in demo-backing.qcow2"
+        in started.err
+    )
     vm.ok("kill")
     assert byte(vm, "1M") == 7
     nothing_left(vm)
@@ -252,7 +255,7 @@ def test_who_looks_while_the_disks_are_cut_sees_the_disks(blank: Blank) -> None:
     gone(vm)
     told = vm.ok("snapshot", "list").out
     assert re.search(
-        r"`qvm archive` of \S+ was interrupted, and what the guest wrote since is in .qvm/cut-", told
+        r"the archive, begun \S+ \S+, was interrupted, and what the guest wrote since is in .qvm/cut-", told
     )
     vm.ok("start", "--no-wait")
     assert "interrupted" not in vm.ok("snapshot", "list").out
@@ -263,7 +266,7 @@ def test_who_looks_while_the_disks_are_cut_sees_the_disks(blank: Blank) -> None:
 THROUGH_LINK = """
 import os, signal, subprocess, sys
 from qvmsh.host import locks
-from qvmsh.machine import archiving, cut
+from qvmsh.machine.archive import archive, live_copy as cut
 from qvmsh.machine.machine import Machine
 
 vm = Machine(sys.argv[1])
@@ -282,7 +285,7 @@ def killed(self):
 
 if sys.argv[2] == "killed":
     cut.Cut.__enter__ = killed
-archiving.archive(vm, archiving.Wish())
+archive.archive(vm, archive.Wish())
 """
 
 
@@ -387,7 +390,7 @@ def test_archive_machines_own_disk_full_keeps_what_the_guest_wrote(blank: Blank)
         assert "hint: nothing is lost" in told
         refused = vm.qvm("archive")
         assert refused.status == 1
-        assert "was interrupted, and cannot be completed" in refused.err
+        assert "was interrupted, and cannot be recovered" in refused.err
         assert vm.qvm("stop", "--savevm", "x", "--no-suspend").status == 3
         filler.unlink()
         assert "disks are whole again" in vm.qvm("doctor", "--fix").out

@@ -22,7 +22,7 @@ from test_killed_archive import SEED, check_disks, counting, goes_on, gone, has_
 COUNTED = """
 import os, signal, sys
 from qvmsh.host import files
-from qvmsh.machine import interrupted
+from qvmsh.machine import journal
 from qvmsh.qemu import qmp, session
 
 steps, last, number, report = 0, int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
@@ -43,7 +43,7 @@ def counted(owner, name):
 
 counted(session.Session, "execute")
 counted(qmp.Exchange, "ask")
-counted(interrupted, "write")
+counted(journal, "_write")
 counted(files, "remove")
 counted(files, "write_atomic")
 sys.argv = ["qvm", *sys.argv[4:]]

@@ -201,21 +201,22 @@ def test_base_whose_name_is_a_link_now_is_not_replaced_through_it(blank: Blank) 
 
 FAILING = """
 import errno, os, sys
-from qvmsh.machine import interrupted, restore_same
-old = interrupted.write
+from qvmsh.machine import journal
+from qvmsh.machine.restore import recovery
+old = journal._write
 how, *words = sys.argv[1:]
-def write(vm, work):
-    if not work.get("is_ready"):
-        return old(vm, work)
+def write(vm, record):
+    if record.phase is not journal.Phase.READY:
+        return old(vm, record)
     if how == "full":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x")
     before = os.stat(vm.files.interrupted)
-    old(vm, work)
+    old(vm, record)
     after = os.stat(vm.files.interrupted)
     assert (before.st_ino, before.st_size) == (after.st_ino, after.st_size)
-    restore_same.settle = lambda *words: os._exit(9)
+    recovery.put_in_place = lambda *words: os._exit(9)
     raise KeyboardInterrupt
-interrupted.write = write
+journal._write = write
 from qvmsh.cli.main import main
 sys.exit(main(words))
 """
@@ -341,18 +342,19 @@ def test_disk_that_comes_back_has_the_mode_that_it_had(blank: Blank) -> None:
 
 LATE = """
 import os, signal, sys
-from qvmsh.machine import restore_same
+from qvmsh.machine.journal import Phase
+from qvmsh.machine.restore import recovery
 
-original = restore_same.settle
+original = recovery.put_in_place
 
 
-def settle(vm, work, **how):
-    if work["is_ready"]:
+def put_in_place(journal, **how):
+    if journal.record.phase is Phase.READY:
         os.kill(os.getpid(), signal.SIGINT)
-    return original(vm, work, **how)
+    return original(journal, **how)
 
 
-restore_same.settle = settle
+recovery.put_in_place = put_in_place
 sys.argv = ["qvm", *sys.argv[1:]]
 from qvmsh.__main__ import main
 

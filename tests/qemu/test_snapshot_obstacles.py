@@ -317,13 +317,13 @@ def test_delete_that_fails_on_a_later_disk_tells_what_is_left_and_the_next_comma
     assert tags(vm) == [["a", "b"], ["a", "b"], ["b"]]
     told = vm.ok("snapshot", "list").out
     assert "the deletion of the snapshot a, begun 20" in told
-    assert "was cut off: the next command that changes the machine settles it" in told
+    assert "was interrupted: the next command that changes the machine recovers it" in told
     assert "disk0 disk1; missing on disk2" in told
     refused = vm.qvm("snapshot", "save", "c", env=env)
     assert refused.status == 1
-    assert "was cut off, and cannot be settled: cannot delete a on disk1\n  no luck\n" in refused.err
+    assert "was interrupted, and cannot be recovered: cannot delete a on disk1\n  no luck\n" in refused.err
     started = vm.ok("start", "--no-wait", env=env)  # the disks as they are now are whole
-    assert "was cut off, and cannot be settled" in started.err
+    assert "was interrupted, and cannot be recovered" in started.err
     vm.ok("kill", env=env)
     assert "settled: cannot delete a on disk1" in vm.ok("doctor", "--fix", env=env).out
     told = vm.ok("snapshot", "save", "c").err
@@ -380,12 +380,12 @@ def test_delete_that_fails_while_on_is_ended_by_a_later_command(blank: Blank) ->
     failed = vm.qvm("snapshot", "delete", "a")  # QEMU takes the last disk first
     assert failed.status == 1, str(failed)
     assert "Could not delete snapshot 'a' on 'third'" in failed.err
-    assert "a is left on third, and cannot be restored; the next command settles it" in failed.err
+    assert "a is left on third, and cannot be restored; the next command recovers it" in failed.err
     assert tags(vm, *files) == [["b"], ["b"], ["a", "b"]]
     refused = vm.qvm("stop", "--savevm", "c", "--no-suspend")  # its journal would take the other's place
     assert refused.status == 3
     assert "demo: the deletion of the snapshot a, begun 20" in refused.err
-    assert "was cut off and is not settled yet\nhint: `qvm doctor --fix`" in refused.err
+    assert "was interrupted and is not recovered yet\nhint: `qvm doctor --fix`" in refused.err
     assert vm.qvm("status", "-s").out.startswith("demo: running")
     told = vm.ok("kill").err + vm.ok("start", "--no-wait").err
     assert "is finished: no disk has it" in told

@@ -192,10 +192,10 @@ def test_one_more_ctrl_c_leaves_it_to_the_next_command(vm: Vm) -> None:
         terminal.until("waiting for QEMU")
         terminal.interrupt()
         assert terminal.end() == 130
-        assert "was cut off, and cannot be settled: " in terminal.text
-        assert "the next command settles it" in terminal.text
+        assert "was interrupted, and cannot be recovered: " in terminal.text
+        assert "the next command recovers it" in terminal.text
         assert re.search(
-            r"was cut off: (the next command that changes the machine|pid \d+) settles it",
+            r"was interrupted: (the next command that changes the machine|pid \d+) recovers it",
             vm.ok("snapshot", "list").out,
         )
     deadline = time.monotonic() + DEADLINE_S

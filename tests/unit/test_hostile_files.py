@@ -21,12 +21,10 @@ from hypothesis import strategies as st
 from qvmsh.errors import QvmError
 from qvmsh.host import files
 from qvmsh.io import Io
-from qvmsh.machine import identity, state
+from qvmsh.machine import identity, journal, state
 from qvmsh.machine import launch_record as note
 from qvmsh.machine import registry as known
-from qvmsh.machine.archive import recovery as interrupted
 from qvmsh.machine.machine import Machine
-from qvmsh.machine.snapshot import recovery as unfinished
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.work import guardian
 
@@ -188,10 +186,11 @@ def test_record_of_any_shape_is_sane_or_an_error(tmp_path: Path, one: Any, two: 
     ):  # fmt: skip
         (tmp_path / ".qvm" / name).write_text(json.dumps(document))
     for look in (
-        lambda: unfinished.is_of(vm, "load"),
-        lambda: unfinished.must_stand_still(vm),
-        lambda: unfinished.require_none(vm),
-        lambda: interrupted.told(vm, interrupted.read(vm) or {}),
+        lambda: journal.is_of(vm, journal.Kind.SNAPSHOT_LOAD),
+        lambda: journal.must_stand_still(vm),
+        lambda: journal.require_none(vm),
+        lambda: journal.message(vm),
+        lambda: journal.pending(vm),
         lambda: Catalogue.read(vm).text(),
         lambda: state.observe(vm),
     ):

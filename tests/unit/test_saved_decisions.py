@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from qvmsh.machine.guest import sleep
-from qvmsh.machine.snapshot import managed_save as saved
+from qvmsh.machine.monitor import conversation
 from qvmsh.qemu.ich9 import Registers
 
 MAPPED = "  0000000000000630-0000000000000637 (prio 0, i/o): acpi-smi\n"
@@ -65,16 +64,16 @@ class Qemu:
 
 def test_hold_on_7_2_saves_a_guest_that_has_begun_to_wake() -> None:
     qemu = Qemu("suspended", keeps_suspended=False)
-    saved.hold(qemu, None)  # type: ignore[arg-type]
+    conversation.hold(qemu, None)  # type: ignore[arg-type]
     assert qemu.told == ["stop", "system_wakeup", "stop"]
     assert qemu.status == "paused"
-    saved.let_go(qemu)  # type: ignore[arg-type]
+    conversation.resume(qemu)  # type: ignore[arg-type]
     assert (qemu.told[3:], qemu.status) == (["cont"], "running")  # it wakes by itself
 
 
 def test_hold_on_7_2_and_q35_gives_the_registers_back_before_the_snapshot() -> None:
     qemu = Qemu("suspended", keeps_suspended=False, is_q35=True)
-    saved.hold(qemu, REGISTERS)  # type: ignore[arg-type]
+    conversation.hold(qemu, REGISTERS)  # type: ignore[arg-type]
     assert qemu.told[:3] == ["stop", "system_wakeup", "stop"]
     assert "registers" in qemu.told[3:]
     assert qemu.is_mapped
@@ -82,7 +81,7 @@ def test_hold_on_7_2_and_q35_gives_the_registers_back_before_the_snapshot() -> N
 
 def test_hold_on_9_0_saves_the_sleeping_guest_as_it_is() -> None:
     qemu = Qemu("suspended", keeps_suspended=True, is_q35=True)
-    saved.hold(qemu, REGISTERS)  # type: ignore[arg-type]
+    conversation.hold(qemu, REGISTERS)  # type: ignore[arg-type]
     assert qemu.told == ["stop"]
     assert (qemu.status, qemu.is_asleep_below) == ("paused", True)
 
@@ -90,14 +89,14 @@ def test_hold_on_9_0_saves_the_sleeping_guest_as_it_is() -> None:
 def test_hold_of_a_guest_that_runs_stops_it_on_either() -> None:
     for keeps_suspended in (False, True):
         qemu = Qemu("running", keeps_suspended=keeps_suspended)
-        saved.hold(qemu, None)  # type: ignore[arg-type]
+        conversation.hold(qemu, None)  # type: ignore[arg-type]
         assert (qemu.told, qemu.status) == (["stop"], "paused")
 
 
 @pytest.mark.parametrize("is_q35", [False, True])
 def test_let_go_on_9_0_wakes_what_was_saved_asleep(is_q35: bool) -> None:
     qemu = Qemu("paused", keeps_suspended=True, is_q35=is_q35)
-    saved.let_go(qemu)  # type: ignore[arg-type]
+    conversation.resume(qemu)  # type: ignore[arg-type]
     assert qemu.told[:2] == ["cont", "system_wakeup"]
     assert qemu.status == "running"
     assert qemu.is_mapped == is_q35
@@ -105,12 +104,12 @@ def test_let_go_on_9_0_wakes_what_was_saved_asleep(is_q35: bool) -> None:
 
 def test_wake_on_q35_stops_it_in_the_firmware_and_lets_it_go_on() -> None:
     qemu = Qemu("suspended", keeps_suspended=False, is_q35=True)
-    sleep.wake(qemu)  # type: ignore[arg-type]
+    conversation.wake(qemu)  # type: ignore[arg-type]
     assert (qemu.told[0], qemu.told[1], qemu.told[-1]) == ("system_wakeup", "stop", "cont")
     assert (qemu.status, qemu.is_mapped) == ("running", True)
 
 
 def test_wake_without_such_registers_only_wakes() -> None:
     qemu = Qemu("suspended", keeps_suspended=False)
-    sleep.wake(qemu)  # type: ignore[arg-type]
+    conversation.wake(qemu)  # type: ignore[arg-type]
     assert qemu.told == ["system_wakeup"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qvmsh.commands._define import command
+from qvmsh.machine.disk import list
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,9 +21,8 @@ def disk_list(vm: Machine) -> Disks:
     Returns:
         `disks`: dicts, as in JSON, `vm.disk_list().disks[0]["id"]`.
     """
-    from qvmsh.machine.storage import selection as diskwork
 
-    return diskwork.listing(vm)
+    return list.disks(vm)
 
 
 @command(group="images", name="disk add")

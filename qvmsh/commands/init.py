@@ -34,7 +34,7 @@ def init(
         ImageError: an image is in the way, orphaned or missing; nothing has been changed.
     """
     from qvmsh.machine import registry as known
-    from qvmsh.machine.storage import layers as images
+    from qvmsh.machine.create import layers as images
 
     done = images.init(vm, clobber_base=clobber_base, clobber_overlay=clobber_backing, is_dry=dry_run)
     if not dry_run:

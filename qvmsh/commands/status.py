@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qvmsh.commands._define import command
-from qvmsh.machine import state
+from qvmsh.machine.overview import status as overview_status
 from qvmsh.machine.reports import Status
 
 TYPE_CHECKING = False
@@ -30,4 +30,4 @@ def status(
         quiet: print nothing, only give the exit status.
         ssh_check: False: do not ask whether ssh answers.
     """
-    return state.status(vm, is_quiet=quiet, has_ssh_check=ssh_check)
+    return overview_status.look(vm, is_quiet=quiet, has_ssh_check=ssh_check)

@@ -16,7 +16,6 @@ from qvmsh.errors import (
     DeadlineError,
     GuestUnreachableError,
     LaunchError,
-    NotAcceptedError,
     QmpError,
     QvmError,
     StateError,
@@ -26,7 +25,6 @@ from qvmsh.host import locks, process
 from qvmsh.machine import launch_record as notes
 from qvmsh.machine import paths as machine_files
 from qvmsh.machine.paths import PID_FILE
-from qvmsh.machine.reports import Status
 from qvmsh.qemu import qmp
 
 TYPE_CHECKING = False
@@ -58,7 +56,6 @@ GREETING_S = 5.0
 """How long QEMU may take to greet: it serves one client of a socket at a time."""
 ENDING_S = 3.0
 """How long QEMU may take from the end of its monitor to its own."""
-SSH_S = 10.0
 
 AGAIN = "`qvm start` starts it again; .qvm/log/ has its last words"
 
@@ -422,36 +419,6 @@ def _way_on(seen: Observation, required: str) -> str | None:
     return None if seen.is_live else "`qvm start` starts it"
 
 
-def status(vm: Machine, *, is_quiet: bool, has_ssh_check: bool) -> Status:
-    """The state of `vm` as the command `status` reports it."""
-    try:
-        vm.settings  # noqa: B018
-    except ConfigError as error:
-        if not os.path.lexists(vm.files.vmrc):
-            raise
-        seen = observe(vm)
-        detail = error.what + (f" ({error.details[0]})" if error.details else "")
-        # a file that is not used, since it is not accepted, says nothing about the machine
-        is_unused = isinstance(error, NotAcceptedError)
-        kind = seen.kind if is_unused else BROKEN
-        hint = "`qvm config --check` tells all" if error.problems else error.hint
-        broken = Observation(kind, detail, seen.pid, seen.note, hint)
-        return _report(vm, broken, None, is_quiet)
-    seen = observe(vm)
-    ssh: bool | None = None
-    is_asked = has_ssh_check and seen.kind == RUNNING and not seen.detail
-    if is_asked and seen.note and has_ssh(vm, seen.note) and _may_log_in(vm):
-        from qvmsh.machine.guest import ssh as guest
-
-        ssh, why = guest.answers(vm, seen.note, timeout_s=SSH_S)
-        if not ssh:
-            by = locks.working(vm.files.wait_lock)
-            seen.detail = why
-            if by:
-                seen.kind, seen.detail = STARTING, f"{why} yet; {by} waits for it"
-    return _report(vm, seen, ssh, is_quiet)
-
-
 def has_ssh(vm: Machine, note: Note) -> bool:
     """True if the guest is ready once its ssh answers; else it is as soon as QEMU runs."""
     if not note.ssh_port or note.ready == "none":
@@ -460,30 +427,6 @@ def has_ssh(vm: Machine, note: Note) -> bool:
         return vm.settings.text("VM_READY") != "none"
     except ConfigError:  # the files were changed meanwhile
         return True
-
-
-def _may_log_in(vm: Machine) -> bool:
-    """True if ssh may be run as the machine's files say; a look does without where they are not accepted."""
-    from qvmsh.config import trust
-
-    if vm.settings.may_run("VM_SSH_OPTIONS") and not trust.refusal(vm.settings):
-        return True
-    vm.io.warn(f"{vm.name}: ssh is not asked: you have not accepted what .vmrc says of it (`qvm allow`)")
-    return False
-
-
-def _report(vm: Machine, seen: Observation, ssh: bool | None, is_quiet: bool) -> Status:
-    port = seen.note.ssh_port if seen.note and seen.pid else 0
-    return Status(
-        vm.name,
-        seen.kind,
-        seen.detail,
-        pid=seen.pid,
-        ssh=ssh,
-        ssh_port=port or None,
-        hint=seen.hint,
-        is_quiet=is_quiet,
-    )
 
 
 def has_ended(vm: Machine, error: QmpError) -> bool:

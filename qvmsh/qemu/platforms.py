@@ -12,6 +12,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+HAVE_MAX = ("x86_64", "i386", "aarch64", "arm", "s390x")
+"""Architectures that have a CPU `max` since QEMU 7.2; others got it later, or have none."""
+
 
 @dataclass(frozen=True)
 class Platform:
@@ -58,3 +61,11 @@ def of(architecture: str, machine: str) -> Platform:
     if kind == "virt" or kind.startswith("virt-"):
         return VIRT if architecture in ("aarch64", "arm") else Platform(display=VIRT.display)
     return PSERIES if kind.startswith("pseries") else OTHER
+
+
+def default_cpu(accelerator: str, architecture: str) -> str | None:
+    """The fullest CPU that the accelerator can give; None where QEMU has no name for it."""
+    kind = accelerator.partition(",")[0]
+    if kind == "tcg":
+        return "max" if architecture in HAVE_MAX else None
+    return {"kvm": "host", "hvf": "host"}.get(kind)

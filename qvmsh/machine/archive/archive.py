@@ -31,13 +31,13 @@ from qvmsh.machine.archive.drives import Drive
 from qvmsh.machine.archive.model import Archive, Point
 from qvmsh.machine.archive.reports import Archived
 from qvmsh.machine.archive.writer import ROOM_BYTES, Job, Wish, Writer
+from qvmsh.machine.create import layers as images
 from qvmsh.machine.journal import Kind, Record
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.snapshot import managed_save as saved
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.store import Images
-from qvmsh.machine.storage import chain, volumes
-from qvmsh.machine.storage import layers as images
+from qvmsh.machine.storage import bitmaps, chain, volumes
 from qvmsh.machine.work import guardian
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import image
@@ -159,7 +159,7 @@ def _require_tag(job: Job, found: Sequence[Drive]) -> None:
     main = next((each for each in found if not each.left_out), None)
     if not tag or main is None or main.format != "qcow2":
         return
-    names = [each["name"] for each in changes.tags_of(tools.qemu_img(job.vm), main.path)]
+    names = [each["name"] for each in bitmaps.tags_of(tools.qemu_img(job.vm), main.path)]
     if tag not in names:
         raise StateError(
             f"there is no snapshot {tag} to remove", machine=job.vm.name,
@@ -380,7 +380,7 @@ def _save(job: Job, note: Note, writer: Writer, *, is_held: bool) -> None:
     writer.journal.write(is_held=is_held)
     name, program = job.wish.savevm, tools.qemu_img(job.vm)
     qcow2 = [each for each in writer.taken if each.format == "qcow2"]
-    if any(tag["name"] == name for each in qcow2 for tag in changes.tags_of(program, each.path)):
+    if any(tag["name"] == name for each in qcow2 for tag in bitmaps.tags_of(program, each.path)):
         job.said.append(f"the snapshot {name} that was there is replaced")
     job.left = "its archives are as they were"
     with job.vm.io.stage(f"saving the state as {job.wish.savevm}"):

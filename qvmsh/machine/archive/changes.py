@@ -28,6 +28,7 @@ from qvmsh.machine import launch_record as notes
 from qvmsh.machine import programs as tools
 from qvmsh.machine import state
 from qvmsh.machine.archive import live_copy as cut
+from qvmsh.machine.storage import bitmaps
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False
@@ -40,26 +41,11 @@ if TYPE_CHECKING:
     from qvmsh.machine.machine import Machine
     from qvmsh.qemu.session import Session
 
-BITMAP = "qvm-"
-"""What the names of qvm's dirty bitmaps begin with; the id of the state and the disk's role follow."""
 NODE = "qvm-changes"
 """What the names of the nodes, and jobs, that copy changes begin with."""
 CHAIN_MOST = 16
 """How many states may stand on one another; then one is whole again."""
 STAGED = "staged-"
-
-
-def tags_of(program: str, path: str) -> list[dict[str, Any]]:
-    """The internal snapshots of a qcow2 image, as qemu-img tells them; also while a QEMU has it open."""
-    from qvmsh.qemu.qmp import loads
-
-    text = image.run(
-        program,
-        ["info", "-U", "-f", "qcow2", "--output=json", image.safe_name(path)],
-        what=f"read {os.path.basename(path)}",
-    )
-    found: list[dict[str, Any]] = loads(text).get("snapshots", [])
-    return found
 
 
 def tag_id(tag: dict[str, Any]) -> str:
@@ -84,7 +70,7 @@ def clear_staged(vm: Machine) -> None:
 
 def bitmap_of(id: str, role: str) -> str:
     """The bitmap that tells what has been written to a disk since a state."""
-    return f"{BITMAP}{id}-{role}"
+    return f"{bitmaps.BITMAP}{id}-{role}"
 
 
 def clear(vm: Machine, qemu: Session) -> None:
@@ -96,7 +82,7 @@ def clear(vm: Machine, qemu: Session) -> None:
         if node["node-name"].startswith(NODE):
             qemu.execute("blockdev-del", {"node-name": node["node-name"]})
         for each in node.get("dirty-bitmaps", []):
-            if each.get("name", "").startswith(BITMAP) and each.get("inconsistent"):
+            if each.get("name", "").startswith(bitmaps.BITMAP) and each.get("inconsistent"):
                 _remove(qemu, node["node-name"], each["name"])
     clear_staged(vm)
 
@@ -194,7 +180,7 @@ class Tracking:
         """The newest state that the changes are known since; None if a whole copy is due."""
         tags = []
         if drive.format == "qcow2":
-            tags = [tag_id(each) for each in tags_of(tools.qemu_img(self.vm), drive.path)]
+            tags = [tag_id(each) for each in bitmaps.tags_of(tools.qemu_img(self.vm), drive.path)]
         for point in reversed(self.archive.done):
             part = point.part(drive.role)
             if bitmap_of(point.id, drive.role) not in names or part is None or not part.name:
@@ -296,5 +282,5 @@ class Tracking:
                 own = self._nodes.get(node["node-name"])
                 for each in node.get("dirty-bitmaps", []) if own else []:
                     name = each.get("name", "")
-                    if name.startswith(BITMAP) and (name == own) == are_new:
+                    if name.startswith(bitmaps.BITMAP) and (name == own) == are_new:
                         _remove(self.qemu, node["node-name"], name)

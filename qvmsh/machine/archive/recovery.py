@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qvmsh.host import locks
 from qvmsh.machine.archive import changes, live_copy, maintenance
-from qvmsh.machine.storage import layers
+from qvmsh.machine.create import layers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -29,14 +29,15 @@ from qvmsh.machine import programs as tools
 from qvmsh.machine.archive import changes, drives
 from qvmsh.machine.archive import live_copy as cut
 from qvmsh.machine.archive import model as archives
-from qvmsh.machine.archive.changes import tag_id, tags_of
+from qvmsh.machine.archive.changes import tag_id
 from qvmsh.machine.archive.drives import MAIN, Drive
 from qvmsh.machine.archive.index import LAST_NUMBER, UNFINISHED, Shelf, is_plain
 from qvmsh.machine.archive.model import PART, Archive, Part, Point
 from qvmsh.machine.archive.settings import SETTINGS, gather, pack
 from qvmsh.machine.archive.settings import is_same as is_same_settings
+from qvmsh.machine.create import layers as images
 from qvmsh.machine.journal import Journal, Kind, Record
-from qvmsh.machine.storage import layers as images
+from qvmsh.machine.storage.bitmaps import tags_of
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False

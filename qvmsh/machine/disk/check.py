@@ -15,7 +15,7 @@ from qvmsh.host import files as host_files
 from qvmsh.machine import programs as tools
 from qvmsh.machine import state
 from qvmsh.machine.disk.reports import Checked
-from qvmsh.machine.storage import chain, volumes
+from qvmsh.machine.storage import bitmaps, chain, volumes
 from qvmsh.machine.storage import selection as diskwork
 from qvmsh.machine.storage.volumes import Volume
 from qvmsh.machine.work.lock import work_lock
@@ -107,7 +107,7 @@ def _mend(vm: Machine, row: dict[str, Any], kind: str, sound: Soundness) -> Soun
             row["note"] = next(iter(error.details), "")
         if sound.corruptions and kind == "qcow2":  # what has become zeros, no bitmap tells
             with contextlib.suppress(QvmError):
-                diskwork.forget_changes(vm, path)
+                bitmaps.forget(vm, path)
         host_files.sync(path)
         after = imagecheck.check(program, path, kind)
     if after is not None and not after.corruptions:

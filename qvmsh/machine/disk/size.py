@@ -22,7 +22,7 @@ from qvmsh.machine.disk.reports import DiskDone, Trimmed
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.progress import size
-from qvmsh.machine.storage import chain, volumes
+from qvmsh.machine.storage import bitmaps, chain, volumes
 from qvmsh.machine.storage import selection as diskwork
 from qvmsh.machine.storage.volumes import Volume
 from qvmsh.machine.work.lock import work_lock
@@ -83,7 +83,7 @@ def resize(vm: Machine, name: str, wanted: str | None, *, is_shrinking: bool) ->
         else:
             diskwork.require_ready(vm, disk)
             if after < before and disk.format == "qcow2":  # no bitmap tells of what comes back empty
-                diskwork.forget_changes(vm, disk.path)
+                bitmaps.forget(vm, disk.path)
             words = ["resize", "-q", "-f", disk.format, *(["--shrink"] if after < before else [])]
             try:
                 diskwork.run(vm, [*words, image.safe_name(disk.path), str(after)], f"resize {disk.id}")

@@ -22,11 +22,11 @@ from qvmsh.host import locks, process, sockets
 from qvmsh.machine import journal as journals
 from qvmsh.machine import launch_record as notes
 from qvmsh.machine import state
+from qvmsh.machine.create import layers as images
 from qvmsh.machine.guest import serial
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.reports import Report
 from qvmsh.machine.storage import chain, volumes
-from qvmsh.machine.storage import layers as images
 from qvmsh.machine.storage import selection as diskwork
 from qvmsh.machine.work import cleanup, guardian, recovery
 from qvmsh.machine.work import creation_folder as making

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Ending QEMU's process: by its monitor, by SIGTERM, by SIGKILL."""
 
 from __future__ import annotations
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 
 from qvmsh.errors import QvmError, printable
+from qvmsh.machine import as_owner, state
 from qvmsh.machine import registry as known
-from qvmsh.machine import state
 from qvmsh.machine.machine import Machine
+from qvmsh.machine.overview import status as overview_status
 from qvmsh.machine.reports import Report
 
 TYPE_CHECKING = False
@@ -118,11 +119,9 @@ def look(directory: str, name: str, environ: Mapping[str, str]) -> Listed:
             from qvmsh.machine import owner
 
             if account := owner.of(directory, environ):
-                from qvmsh.machine.overview import owner_main as look_as_owner
-
-                return Listed(**look_as_owner.look(directory, account, environ))
+                return Listed(**as_owner.look(directory, account, environ))
         vm = Machine(directory, environ=environ)
-        seen = state.status(vm, is_quiet=True, has_ssh_check=False)
+        seen = overview_status.look(vm, is_quiet=True, has_ssh_check=False)
     except (QvmError, OSError) as error:
         what = error.what if isinstance(error, QvmError) else str(error)
         hint = error.hint if isinstance(error, QvmError) else None

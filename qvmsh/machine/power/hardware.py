@@ -31,9 +31,6 @@ ENDPOINTS = ("qmp", "session", "events", "watch", "monitor", "serial", "qga")
 """The sockets of a machine: QMP for one question, for long sessions, for who follows events, for the
 prompt of `qvm sh` (each serves one client at a time), HMP, console, agent."""
 
-HAVE_MAX = ("x86_64", "i386", "aarch64", "arm", "s390x")
-"""Architectures that have a CPU `max` since QEMU 7.2; others got it later, or have none."""
-
 
 @dataclass(frozen=True)
 class Launch:
@@ -121,7 +118,7 @@ def hardware(
         uuid=identity.uuid_of(vm),
         machine=launch.machine or settings.text("VM_QEMU_MACHINE"),
         accelerator=accelerator,
-        cpu=settings.text("VM_QEMU_CPU") or default_cpu(accelerator, settings.architecture),
+        cpu=settings.text("VM_QEMU_CPU") or platforms.default_cpu(accelerator, settings.architecture),
         vcpus=settings.integer("VM_MACHINE_CPUS"),
         memory_mib=settings.integer("VM_MACHINE_MEM"),
         disks=(*owned, *disks.disk_arguments(vm, supplies, order, overlays)),
@@ -182,14 +179,6 @@ def ssh_port(vm: Machine) -> str:
     if own_disk.is_by_hand(vm):  # the user's own network: a port that they name is one that they forward
         return "" if wanted == "auto" else wanted
     return "" if vm.settings.text("VM_NET_MODEL") == "none" else wanted
-
-
-def default_cpu(accelerator: str, architecture: str) -> str | None:
-    """The fullest CPU that the accelerator can give; None where QEMU has no name for it."""
-    kind = accelerator.partition(",")[0]
-    if kind == "tcg":
-        return "max" if architecture in HAVE_MAX else None
-    return {"kvm": "host", "hvf": "host"}.get(kind)
 
 
 def _display(vm: Machine, launch: Launch, vnc: str | None) -> str:

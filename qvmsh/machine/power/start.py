@@ -17,6 +17,7 @@ from qvmsh.io import isatty, tell
 from qvmsh.machine import identity, log, owner, state
 from qvmsh.machine import programs as tools
 from qvmsh.machine import registry as known
+from qvmsh.machine.create import layers as images
 from qvmsh.machine.guest import readiness as ready
 from qvmsh.machine.guest.clock import put_clock_right
 from qvmsh.machine.monitor import ending
@@ -25,7 +26,6 @@ from qvmsh.machine.power import launch, logs, ports, tpm
 from qvmsh.machine.power import stop as power
 from qvmsh.machine.power.hardware import Launch
 from qvmsh.machine.reports import CommandLine, Ended, Restarted, Started
-from qvmsh.machine.storage import layers as images
 from qvmsh.machine.storage import own_disk
 from qvmsh.machine.storage import supplies as disks
 from qvmsh.machine.work import cleanup

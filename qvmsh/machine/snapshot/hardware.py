@@ -19,7 +19,6 @@ from qvmsh.config import devices
 from qvmsh.config.settings import Settings
 from qvmsh.config.words import quote
 from qvmsh.errors import ConfigError
-from qvmsh.machine.power import hardware
 from qvmsh.machine.snapshot.catalogue import HARDWARE
 from qvmsh.qemu import platforms
 
@@ -141,7 +140,7 @@ class _Hardware:
         if not self._is_now or accelerator.partition(",")[0] == "auto":
             at = self._argv.index("-accel") + 1 if "-accel" in self._argv[:-1] else 0
             accelerator = self._argv[at] if at else "tcg"
-        return hardware.default_cpu(accelerator, self._settings.architecture) or ""
+        return platforms.default_cpu(accelerator, self._settings.architecture) or ""
 
 
 def _on_a_line(value: str) -> str:

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The machine's own disk: which image it is, in which format, and what to do where it is missing."""
 
 from __future__ import annotations
 

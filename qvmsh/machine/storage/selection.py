@@ -15,13 +15,11 @@ from __future__ import annotations
 import os
 import re
 
-from qvmsh.errors import ImageError, QvmError, StateError, UsageError
+from qvmsh.errors import ImageError, StateError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.machine import programs as tools
 from qvmsh.machine import state
-from qvmsh.machine.archive import changes
-from qvmsh.machine.disk.reports import Disks
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.storage import chain, volumes
 from qvmsh.machine.storage.volumes import Volume
@@ -29,8 +27,6 @@ from qvmsh.qemu import image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from qvmsh.machine.machine import Machine
 
 
@@ -107,31 +103,6 @@ def require_ready(vm: Machine, disk: Volume) -> None:
     image.require_unused(disk.path, vm.name)
 
 
-def listing(vm: Machine) -> Disks:
-    """All disks of the machine; one that is missing is told, and no error."""
-    seen = state.observe(vm)
-    rows = []
-    for each in every(vm, seen):
-        row: dict[str, Any] = {
-            "id": each.id, "name": each.name, "file": each.path, "format": each.format, "size_bytes": 0,
-            "used_bytes": 0, "writable": not each.is_read_only, "snapshots": 0, "chain": [],
-            "source": each.source, "problem": "", "users": [],
-        }  # fmt: skip
-        try:
-            image.require(each.path, vm.name, hint="", kind=each.format)
-            row["used_bytes"] = used_bytes(each)
-            row["snapshots"] = len(chain.snapshots_in(each.path, each.format))
-            row["chain"] = chain.below(vm, each.path, each.format)
-            row["size_bytes"] = image.virtual_bytes(tools.qemu_img(vm), each.path, each.format)
-            if row["chain"] and not os.path.exists(row["chain"][-1]):
-                row["problem"] = f"orphaned: {os.path.basename(row['chain'][-1])} is not there"
-            row["users"] = image.users(each.path)
-        except QvmError as error:
-            row["problem"] = error.what
-        rows.append(row)
-    return Disks(vm.name, rows)
-
-
 def run(vm: Machine, words: list[str], what: str, after: str = "") -> None:
     """Run qemu-img on a disk of the machine."""
     try:
@@ -151,11 +122,6 @@ def cut_off(vm: Machine) -> str:
     part = re.fullmatch(r"/.*\.part([0-9]{1,9})", path, re.DOTALL)
     is_left = part is not None and os.path.lexists(path) and not process.exists(int(part[1]))
     return path if is_left else ""
-
-
-def forget_changes(vm: Machine, path: str) -> None:
-    """Its content has changed in a way that no bitmap tells: the next archive of the image is whole."""
-    image.remove_bitmaps(tools.qemu_img(vm), path, changes.BITMAP)
 
 
 def used_bytes(disk: Volume) -> int:

@@ -1,4 +1,4 @@
-"""TODO."""
+"""What a QEMU that has ended leaves: sockets, launch record, pid file, disposable overlays."""
 
 from __future__ import annotations
 

@@ -1,0 +1,85 @@
+"""A look at another account's machine for root's list, by a process with that account's rights.
+
+    look("/home/guido/vm/demo", guido, os.environ)    # {"machine": "demo", "state": "running", ...}
+
+What the account's machine makes of that process is the account's affair: what it answers is bounded in time
+and size, and checked before it is believed. The process runs `machine.overview.owner_main`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+
+from qvmsh.errors import QvmError
+from qvmsh.host import relay
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from qvmsh.host.accounts import Account
+
+DEADLINE_S = 20.0
+ANSWER_BYTES = 65536
+
+
+def look(directory: str, account: Account, environ: Mapping[str, str]) -> dict[str, Any]:
+    """The arguments of `listing.Listed` for one machine.
+
+    Raises:
+        QvmError: it does not answer, or makes no sense.
+    """
+    why = account.obstacle(directory)
+    interpreters, own = relay.qvm(account, environ)
+    for interpreter in interpreters if not why else ():
+        try:
+            return _checked(_asked(interpreter, directory, account, own), directory)
+        except subprocess.TimeoutExpired:
+            why = f"no answer within {DEADLINE_S:.0f} s"
+            break
+        except OSError as error:
+            why = error.strerror or str(error)
+        except (ValueError, KeyError, TypeError):
+            why = "its answer makes no sense"
+    raise QvmError(f"cannot be looked at as {account.name}: {why}")
+
+
+def _asked(interpreter: str, directory: str, account: Account, environ: dict[str, str]) -> bytes:
+    reader, writer = os.pipe()
+    with open(reader, "rb") as pipe, open(writer, "wb") as end:
+        child = subprocess.Popen(
+            [interpreter, "-P", "-m", "qvmsh.machine.overview.owner_main", directory],
+            user=account.uid,
+            group=account.gid,
+            extra_groups=account.groups,
+            env=environ,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=end,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        end.close()
+        try:
+            child.wait(DEADLINE_S)  # all that we take fits into the pipe
+            os.set_blocking(reader, False)
+            return pipe.read(ANSWER_BYTES) or b""
+        finally:
+            child.kill()
+            child.wait()
+
+
+def _checked(answer: bytes, directory: str) -> dict[str, Any]:
+    found = json.loads(answer)
+    kinds: dict[str, tuple[type, ...]] = {
+        "machine": (str,), "state": (str,), "detail": (str,), "labels": (list,), "pid": (int, type(None)),
+        "hint": (str, type(None)),
+    }  # fmt: skip
+    for name, allowed in kinds.items():
+        if not isinstance(found[name], allowed):
+            raise TypeError(name)
+    labels = [str(each) for each in found["labels"]]
+    return {name: found[name] for name in kinds} | {"labels": labels, "directory": directory}

@@ -11,9 +11,10 @@ import os
 import sys
 
 from qvmsh.commands.index import ALIASES, COMMANDS
-from qvmsh.config.variables import VARIABLES
 from qvmsh.errors import ConfigError, UsageError
 from qvmsh.io import isatty, write_at_once
+from qvmsh.shell.script import first
+from qvmsh.shell.session import ui
 from qvmsh.shell.session.context import Context
 
 TYPE_CHECKING = False
@@ -22,33 +23,11 @@ if TYPE_CHECKING:
 
     from qvmsh.io import Io
     from qvmsh.machine.machine import Machine
-    from qvmsh.shell.script.python import Program
 
 PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:,+%")
 """What a word may be made of that xonsh would hand over as it stands."""
 
 STDIN = "-"
-
-
-class First:
-    """What runs before the prompt, or instead of one: a Python program, or xonsh lines.
-
-    Args:
-        argv: what it sees as `sys.argv`.
-        program: the Python program; None for lines.
-        name: where the lines come from: an absolute path, `<string>` or `<stdin>`.
-        lines: xonsh code.
-    """
-
-    __slots__ = ("argv", "lines", "name", "program")
-
-    def __init__(
-        self, argv: Sequence[str], *, program: Program | None = None, name: str = "", lines: str = ""
-    ) -> None:
-        self.argv = list(argv)
-        self.program = program
-        self.name = name or (program.path if program else "")
-        self.lines = lines
 
 
 class Wanted:
@@ -156,55 +135,37 @@ def _prompt(context: Context, here: str, wanted: Wanted) -> int:
         except ConfigError as error:  # the prompt is where it can be put right
             print("\n".join(error.lines()), file=sys.stderr)
     context.ui = wanted.ui
-    ui = chosen_ui(context)
-    if ui == "python" and first is not None and first.program is None:
+    chosen = ui.chosen(context)
+    if chosen == "python" and first is not None and first.program is None:
         if wanted.ui:
             raise UsageError(
                 "sh: --ui python knows no shell lines", hint="`--ui ptpython` does, in the same editor"
             )
-        ui = "ptpython"
-    if ui == "python":
+        chosen = "ptpython"
+    if chosen == "python":
         from qvmsh.shell.prompt.python_prompt import run_prompt as run_python_prompt
 
         return run_python_prompt(context, first)
     from qvmsh.shell.prompt.xonsh_prompt import run_prompt
 
-    return run_prompt(context, ui=ui, first=first, has_rc=wanted.has_rc)
+    return run_prompt(context, ui=chosen, first=first, has_rc=wanted.has_rc)
 
 
-def chosen_ui(context: Context) -> str:
-    """What the user types in: `--ui`, else VM_SHELL, of any layer that can be read."""
-    if context.ui:
-        return context.ui
-    known = VARIABLES["VM_SHELL"]
-    found = context.exported.get(known.name) or ""
-    if not context.has_machine:
-        from qvmsh.config import files, layers
-
-        found = context.environ.get(known.name, "")
-        for path in (files.global_file(context.environ), files.user_file(context.environ)):
-            found = layers.shared_value(path, known.name, context.environ) or found
-        wrong = known.judge(found) if found else None
-        if wrong:
-            context.io.warn(f"{known.name} {wrong[0]}")
-    return found if found in known.allowed else known.default
-
-
-def _first(context: Context, here: str, wanted: Wanted) -> First:
+def _first(context: Context, here: str, wanted: Wanted) -> first.First:
     """Read what is to run, and go to the machine's directory."""
     words = wanted.words
     if wanted.code is not None:
         context.enter(here, words)
-        return First(["-c", *words], name="<string>", lines=wanted.code)
+        return first.First(["-c", *words], name="<string>", lines=wanted.code)
     if wanted.module is not None:
         from qvmsh.shell.script import python as script
 
         program = script.from_module(wanted.module, here)
         context.enter(here, words)
-        return First([program.path, *words], program=program)
+        return first.First([program.path, *words], program=program)
     if words[0] == STDIN:
         context.enter(here, words[1:])
-        return First([STDIN, *words[1:]], name="<stdin>", lines=sys.stdin.read().removeprefix("\ufeff"))
+        return first.First([STDIN, *words[1:]], name="<stdin>", lines=sys.stdin.read().removeprefix("\ufeff"))
     path = os.path.normpath(os.path.join(here, words[0]))
     argv = [path, *words[1:]]
     from qvmsh.shell.script import python as script
@@ -212,11 +173,11 @@ def _first(context: Context, here: str, wanted: Wanted) -> First:
     if wanted.is_python:
         program = script.from_file(path)
         context.enter(here, words[1:])
-        return First(argv, program=program)
+        return first.First(argv, program=program)
     source = script.read(path)
     context.enter(here, words[1:])
     try:
-        return First(argv, name=path, lines=source.decode("utf-8-sig"))
+        return first.First(argv, name=path, lines=source.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise UsageError(f"sh: {path}: is not UTF-8 (byte {error.start})") from None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from plumbum import local
 
-from qvmsh.shell.xonsh import encoding
+from qvmsh.shell.session import encoding
 
 ALL = bytes(range(256)) + "grün".encode() + b"gr\xfcn\xe2\x82"
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from types import CodeType
     from typing import Any, NoReturn
 
-    from qvmsh.shell.run import First
+    from qvmsh.shell.script.first import First
     from qvmsh.shell.session.context import Context
 
 HISTORY = "python_history"
@@ -81,7 +81,7 @@ def run_prompt(context: Context, first: First | None = None) -> int:
     return 128 + received[0] if received else status
 
 
-def open_at(context: Context, namespace: dict[str, Any], mark: str) -> None:
+def open_at(context: Context, namespace: dict[str, Any], mark: str, *, ui: str) -> None:  # there is one
     """Open a prompt inside a script, with the names of `namespace`, until it is left."""
     repl = Repl(context, namespace, mark)
     try:

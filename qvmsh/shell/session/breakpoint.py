@@ -10,6 +10,7 @@ PYTHONBREAKPOINT, where it is set, decides as in any Python.
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
@@ -17,14 +18,25 @@ import threading
 
 from qvmsh.errors import Terminated
 from qvmsh.io import isatty
+from qvmsh.shell.session import ui
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
-    from typing import Any
+    from typing import Any, Protocol
 
     from qvmsh.shell.session.context import Context
+
+    class Prompt(Protocol):
+        """What the modules that open a prompt have."""
+
+        def open_at(self, context: Context, namespace: dict[str, Any], mark: str, *, ui: str) -> None: ...
+
+
+PROMPTS = {"python": "qvmsh.shell.prompt.python_prompt"}
+XONSH_PROMPT = "qvmsh.shell.prompt.xonsh_prompt"
+"""What opens a prompt; it lies in a higher room, and is imported when it is needed."""
 
 
 def install(context: Context) -> None:
@@ -50,23 +62,15 @@ def stop(context: Context, frame: FrameType, *words: Any, **more: Any) -> object
     namespace = _seen(context, frame)
     before = dict(namespace)
     _show(frame)
-    from qvmsh.shell import run
-
     sys.stdout.flush()
-    ui = run.chosen_ui(context)
+    chosen = ui.chosen(context)
     mark = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
     handler = signal.getsignal(signal.SIGTERM)
     if callable(handler):
         signal.signal(signal.SIGTERM, _leaving(handler))
     try:
-        if ui == "python":
-            from qvmsh.shell.prompt import python_prompt
-
-            python_prompt.open_at(context, namespace, mark)
-        else:
-            from qvmsh.shell.prompt import xonsh_prompt as interactive
-
-            interactive.open_at(context, namespace, mark, ui=ui)
+        prompt: Prompt = importlib.import_module(PROMPTS.get(chosen, XONSH_PROMPT))
+        prompt.open_at(context, namespace, mark, ui=chosen)
     finally:
         if callable(handler):
             signal.signal(signal.SIGTERM, handler)

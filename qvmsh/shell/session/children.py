@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from qvmsh.shell.session.context import Context
 
 SPAWN = "multiprocessing.spawn"
-AGAIN = "qvmsh.shell.session.again"
+AGAIN = "qvmsh.shell.xonsh.again"
 """The module that a child runs as `__main__` where the script is xonsh."""
 
 _is_installed = False
@@ -146,20 +146,11 @@ def _begin(
     context.namespaces.append(names)
 
 
-def run_again(namespace: dict[str, Any]) -> None:
-    """Run the xonsh script of this session in `namespace`, as Python imports a script in a child."""
-    from xonsh.built_ins import XSH
-
-    from qvmsh.shell.xonsh.engine import Engine
-
-    source, name = _lines[0]
-    engine = Engine(contexts.current())
-    XSH.ctx = namespace
-    engine.load(["--no-rc", "--", name])
-    for number in _ENDING:  # xonsh has its own there
+def begin_again() -> tuple[Context, str, str]:
+    """The session in a child, with source and name of its xonsh script; signals end the child."""
+    for number in _ENDING:
         signal.signal(number, signal.SIG_DFL)
-    namespace.update(__name__="__mp_main__", __file__=name)
-    engine.run(source, name)
+    return contexts.current(), *_lines[0]
 
 
 def restored(name: str, directory: str | None, overrides: Sequence[tuple[str, str]]) -> Any:

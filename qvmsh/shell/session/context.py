@@ -388,7 +388,7 @@ class Context:
     def _plumbum(self) -> Any:
         import plumbum
 
-        from qvmsh.shell.xonsh import encoding
+        from qvmsh.shell.session import encoding
 
         setattr(type(plumbum.local), "custom_encoding", encoding.NAME)  # noqa: B010  # its instance has slots
         return plumbum

@@ -24,7 +24,7 @@ from qvmsh.errors import GuestUnreachableError
 from qvmsh.host import files, ssh
 from qvmsh.machine import state
 from qvmsh.machine.guest import ssh as guests
-from qvmsh.shell.xonsh import encoding
+from qvmsh.shell.session import encoding
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

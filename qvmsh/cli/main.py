@@ -15,6 +15,7 @@ from qvmsh.cli import parse
 from qvmsh.commands.index import ALIASES, COMMANDS
 from qvmsh.errors import QvmError, Terminated, UsageError
 from qvmsh.io import QUIET, Io, tell, unwritable
+from qvmsh.machine import handover
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -255,9 +256,9 @@ class Call:
         if account is None and directory is not None and entry.verb not in BY_ROOT:
             vm = self._machine(bound)
             vm = vm.with_io(QUIET) if vm else None  # what is to be warned of the command itself warns of
-            account = owner.named(vm) if vm else None
+            account = handover.named(vm) if vm else None
             if vm and account and not account.obstacle(directory):
-                owner.hand_over(vm, account)
+                handover.hand_over(vm, account)
         return account, directory
 
     def _directory(self, bound: Bound) -> str | None:

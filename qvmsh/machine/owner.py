@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import os
 
-from qvmsh.errors import ConfigError, QvmError
+from qvmsh.errors import QvmError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
 
     from qvmsh.host.accounts import Account
-    from qvmsh.machine.machine import Machine
 
 _LINKS = 40
 """Symbolic links on the way to one place at most, as the kernel has it."""
@@ -151,69 +150,3 @@ def _account(uid: int, path: str) -> Account:
             f"{path} belongs to uid {uid}, and there is no such account here",
             hint="`chown -R` gives it to an account of this host",
         ) from None
-
-
-def named(vm: Machine) -> Account | None:
-    """VM_MACHINE_OWNER of a machine in a directory of root's, where this is root; None if that is root."""
-    if os.geteuid() != 0:
-        return None
-    import pwd
-
-    try:
-        row = pwd.getpwnam(vm.loaded["VM_MACHINE_OWNER"])
-    except (KeyError, ConfigError):  # the command itself says so, if it needs the settings
-        return None
-    return _account(row.pw_uid, vm.directory) if row.pw_uid else None
-
-
-def require_roots(vm: Machine) -> None:
-    """Refuse to start as root what VM_MACHINE_OWNER says is another account's.
-
-    Raises:
-        QvmError: a program of root's asks; the command line hands such a machine over first.
-    """
-    account = named(vm)
-    if account:
-        raise QvmError(
-            f"VM_MACHINE_OWNER is {account.name}: root does not start the machine with its own rights",
-            machine=vm.name,
-            hint=f"`qvm -C {vm.directory} start` starts it as {account.name}, or set VM_MACHINE_OWNER=root",
-        )
-
-
-def hand_over(vm: Machine, account: Account) -> None:
-    """Give the account a machine that root has made for it: its images, `.qvm`, and the directory last.
-
-    Until the directory is given nobody else can change what is in it. `.vmrc`, the seed, and what has a
-    second name stay root's.
-
-    Raises:
-        ConfigError: the directory is more than a machine's.
-    """
-    from qvmsh.host import accounts
-
-    real = os.path.realpath(vm.directory)
-    if real == "/" or real in accounts.homes():
-        raise ConfigError(
-            f"{real} is the home of an account: it cannot become {account.name}'s with the machine",
-            machine=vm.name,
-            hint="give the machine a directory of its own, or set VM_MACHINE_OWNER=root",
-        )
-    if os.path.isdir(vm.files.state):
-        accounts.give_folder(vm.files.state, account)
-    for name in _images(vm):
-        accounts.give(os.path.join(vm.directory, name), account)
-    accounts.give(vm.directory, account)
-
-
-def _images(vm: Machine) -> list[str]:
-    """Names of the files in the machine's directory that QEMU may write; the pristine image is none."""
-    settings = vm.loaded
-    name, seed = settings["VM_MACHINE_NAME"], settings["VM_SNAPSHOT_SEEDFILENAME"]
-    beside = [each for each in os.listdir(vm.directory) if each.startswith((f"{name}-", f"{name}."))]
-    lines = settings.lines("VM_DISKS") if "VM_DISKS" in settings else []
-    # path[:format[:cache]], and a : may be part of the path: what is not there is not given
-    disks = [":".join(line.split(":")[:count]) for line in lines for count in range(1, line.count(":") + 2)]
-    logs = [settings[each] for each in ("VM_LOG", "VM_ERRLOG") if each in settings]
-    inside = [each for each in (*disks, *logs) if not os.path.isabs(each) and ".." not in each.split("/")]
-    return [each for each in (*beside, *inside) if each and each != seed]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from qvmsh.cli import fanout, parse
 from qvmsh.commands.index import COMMANDS
 from qvmsh.errors import ConfigError, QvmError
-from qvmsh.machine import owner
+from qvmsh.machine import handover, owner
 from qvmsh.machine.machine import Machine
 
 NOBODY, DAEMON = pwd.getpwnam("nobody"), pwd.getpwnam("daemon")
@@ -132,10 +132,10 @@ def test_hand_over_gives_the_machine_and_nothing_else(tree: Path) -> None:
     (folder / ".qvm/hard").hardlink_to(outside / "twin")
     os.mkfifo(folder / ".qvm/fifo")
     vm = Machine(folder, environ={"HOME": str(tree), "VM_GLOBAL_CONFIG": "/dev/null"})
-    account = owner.named(vm)
+    account = handover.named(vm)
     assert account is not None
     assert account.name == "nobody"
-    owner.hand_over(vm, account)
+    handover.hand_over(vm, account)
     assert folder.stat().st_uid == NOBODY.pw_uid
     assert of_root(folder) == {
         ".vmrc", "demo-seed.qcow2", "mine.txt", ".qvm/link", ".qvm/hard", ".qvm/fifo",
@@ -151,7 +151,7 @@ def test_hand_over_never_gives_a_home(tree: Path) -> None:
     assert account is not None
     before = stat.S_IMODE(home.stat().st_mode), home.stat().st_uid
     with pytest.raises(ConfigError, match="is the home of an account"):
-        owner.hand_over(vm, account)
+        handover.hand_over(vm, account)
     assert (stat.S_IMODE(home.stat().st_mode), home.stat().st_uid) == before
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qvmsh.errors import ImageError
-from qvmsh.machine.storage import chain
+from qvmsh.machine.storage import chain, dependents
 from qvmsh.qemu import qcow2
 
 
@@ -77,7 +77,7 @@ def test_overlays_on_finds_the_whole_tree(tmp_path: Path) -> None:
         size = [] if on else ["16M"]
         argv = ["qemu-img", "create", "-q", "-f", "qcow2", *below, f"{name}.qcow2", *size]
         subprocess.run(argv, cwd=tmp_path, check=True)
-    found = chain.overlays_on(str(tmp_path / "base.qcow2"))
+    found = dependents.overlays_on(str(tmp_path / "base.qcow2"))
     assert sorted(Path(each).stem for each in found) == ["a", "b", "c"]
-    assert [Path(each).stem for each in chain.overlays_on(str(tmp_path / "a.qcow2"))] == ["b"]
-    assert chain.overlays_on(str(tmp_path / "d.qcow2")) == []
+    assert [Path(each).stem for each in dependents.overlays_on(str(tmp_path / "a.qcow2"))] == ["b"]
+    assert dependents.overlays_on(str(tmp_path / "d.qcow2")) == []

@@ -18,7 +18,7 @@ import time
 from qvmsh.errors import QmpError, QvmError, StateError, Terminated, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process, transfer
-from qvmsh.machine import identity, log, progress, state
+from qvmsh.machine import identity, log, progress, snapshot_names, state
 from qvmsh.machine import journal as journals
 from qvmsh.machine import programs as tools
 from qvmsh.machine.archive import changes, drives, stores
@@ -37,7 +37,7 @@ from qvmsh.machine.monitor import conversation
 from qvmsh.machine.snapshot import managed_save as saved
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.store import Images
-from qvmsh.machine.storage import bitmaps, chain, volumes
+from qvmsh.machine.storage import bitmaps, chain, dependents, volumes
 from qvmsh.machine.work import guardian
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import image
@@ -113,7 +113,7 @@ def _require_sense(vm: Machine, wish: Wish) -> None:
         if value is not None and not 0 < value < math.inf:  # a NaN is not either
             raise UsageError(f"archive: {name} {value:g}: must be more than 0", machine=vm.name)
     if wish.savevm:
-        saved.require_name(vm, wish.savevm)
+        snapshot_names.require_name(vm, wish.savevm)
     if wish.compress:
         transfer.compressor(wish.compress)
 
@@ -182,7 +182,7 @@ def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
         )
         return
     own = os.path.realpath(layers.overlay)
-    others = [chain.shown(vm, each) for each in chain.overlays_on(layers.base, vm) if each != own]
+    others = [dependents.shown(vm, each) for each in dependents.overlays_on(layers.base, vm) if each != own]
     if others:
         job.said.append(
             f"{', '.join(others)} also stands on {base}, which a commit would falsify: archived as a pair"

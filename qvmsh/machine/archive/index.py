@@ -20,7 +20,7 @@ from qvmsh.errors import QvmError, UsageError, printable
 from qvmsh.machine.archive import model as archives
 from qvmsh.machine.archive.model import MAIN, PART, Archive, Part, Point, seconds
 from qvmsh.machine.archive.stores import TEXT_BYTES
-from qvmsh.machine.storage.chain import MANIFEST
+from qvmsh.machine.storage.dependents import MANIFEST
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from qvmsh.machine import log
 from qvmsh.machine.archive import maintenance as archive_keeping
 from qvmsh.machine.archive.index import UNFINISHED
 from qvmsh.machine.archive.reports import Deleted
-from qvmsh.machine.storage import chain
-from qvmsh.machine.storage.chain import MANIFEST
+from qvmsh.machine.storage import dependents
+from qvmsh.machine.storage.dependents import MANIFEST
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import image
 
@@ -244,11 +244,11 @@ def _obstacle(vm: Machine, shelf: Shelf, archive: Archive, gone: Sequence[Point]
     paths = [path for name in sorted(names) if (path := shelf.store.path(archive.folder, name))]
     users = image.users_of_each(paths)
     going = set(map(os.path.realpath, paths))
-    for path, above in chain.overlays_on_each(paths, vm).items():
+    for path, above in dependents.overlays_on_each(paths, vm).items():
         name = os.path.basename(path)
         if path in users:
             return f"{name} is in use by {', '.join(users[path])}"
         staying = [each for each in above if each not in going]
         if staying:
-            return f"{chain.shown(vm, staying[0])} stands on {name}"
+            return f"{dependents.shown(vm, staying[0])} stands on {name}"
     return ""

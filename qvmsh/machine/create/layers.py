@@ -17,7 +17,7 @@ from qvmsh.host import files as host_files
 from qvmsh.machine import programs as tools
 from qvmsh.machine import state
 from qvmsh.machine.create import seed
-from qvmsh.machine.storage import chain, own_disk
+from qvmsh.machine.storage import chain, dependents, own_disk
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import image
 
@@ -69,8 +69,8 @@ def init(vm: Machine, *, clobber_base: bool, clobber_overlay: bool, is_dry: bool
         for path in (layers.base, layers.overlay):
             image.require_unused(path, vm.name)
         if "base" in steps:
-            chain.require_writable(vm, layers.base, "replace", besides=layers.overlay, is_given_up=True)
-        chain.require_writable(vm, layers.overlay, "replace")
+            dependents.require_writable(vm, layers.base, "replace", besides=layers.overlay, is_given_up=True)
+        dependents.require_writable(vm, layers.overlay, "replace")
         found = seed.judged(layers.seed, layers.format, vm.name) if "base" in steps else []
         if not found:  # qemu-img opens it with all that it is backed by
             chain.below(vm, layers.base, layers.format)
@@ -215,4 +215,4 @@ def require_writable_base(vm: Machine, *, force: bool) -> None:
             hint="`--disposable` looks at the base without writing; `qvm init -k` throws the overlay away; "
             "`--force` runs it all the same",
         )
-    chain.require_writable(vm, Layers(vm).base, "write to", besides=overlay)
+    dependents.require_writable(vm, Layers(vm).base, "write to", besides=overlay)

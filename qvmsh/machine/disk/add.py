@@ -22,7 +22,7 @@ from qvmsh.machine.disk.reports import DiskDone
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.settings import commands as configuration
-from qvmsh.machine.storage import chain, own_disk, volumes
+from qvmsh.machine.storage import chain, dependents, own_disk, volumes
 from qvmsh.machine.storage import selection as diskwork
 from qvmsh.machine.storage import supplies as disks
 from qvmsh.machine.storage.volumes import Volume
@@ -93,7 +93,7 @@ def add(vm: Machine, file: str, addition: Addition) -> DiskDone:
             _require_near(vm, further)
             image.require_unused(path, vm.name)
             if not addition.is_read_only:
-                chain.require_writable(vm, path, "add")
+                dependents.require_writable(vm, path, "add")
             text = vm.settings.text("VM_DISKS").rstrip("\n")
             configuration.change(vm, [("VM_DISKS", f"{text}\n{word}" if text else word)])
             _warn_of_others(vm, new)

@@ -15,7 +15,7 @@ from qvmsh.host import files as host_files
 from qvmsh.machine import programs as tools
 from qvmsh.machine import state
 from qvmsh.machine.disk.reports import Checked
-from qvmsh.machine.storage import bitmaps, chain, volumes
+from qvmsh.machine.storage import bitmaps, chain, dependents, volumes
 from qvmsh.machine.storage import selection as diskwork
 from qvmsh.machine.storage.volumes import Volume
 from qvmsh.machine.work.lock import work_lock
@@ -97,7 +97,7 @@ def _mend(vm: Machine, row: dict[str, Any], kind: str, sound: Soundness) -> Soun
     program, path = tools.qemu_img(vm), row["file"]
     image.require_unused(path, vm.name)
     if sound.corruptions:  # what cannot be mended becomes zeros; leaks are nobody's data
-        chain.require_writable(vm, path, "repair", besides=_own_overlay(vm, path))
+        dependents.require_writable(vm, path, "repair", besides=_own_overlay(vm, path))
     mode = "all" if sound.corruptions else "leaks"
     words = ["check", "-q", "-f", kind, "-r", mode, image.safe_name(path)]
     with vm.io.stage(f"repairing {row['name']}"):

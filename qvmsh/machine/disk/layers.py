@@ -21,7 +21,7 @@ from qvmsh.machine.disk.reports import DiskDone
 from qvmsh.machine.journal import Kind, Record
 from qvmsh.machine.progress import size
 from qvmsh.machine.snapshot.store import Images
-from qvmsh.machine.storage import chain, volumes
+from qvmsh.machine.storage import chain, dependents, volumes
 from qvmsh.machine.storage import selection as diskwork
 from qvmsh.machine.storage.volumes import Volume
 from qvmsh.machine.work.lock import work_lock
@@ -43,7 +43,7 @@ def commit(vm: Machine, name: str | None) -> DiskDone:
         disk = _overlay(vm, seen, name, "commit")
         base = chain.base_of(disk.path, disk.format)
         image.require(base, vm.name, hint="put it back", kind=_base_format(vm, disk))
-        chain.require_writable(vm, base, "commit to", besides=disk.path)
+        dependents.require_writable(vm, base, "commit to", besides=disk.path)
         if not seen.is_live:
             image.require_unused(base, vm.name)
         needed = diskwork.used_bytes(disk)
@@ -111,13 +111,16 @@ def rebase(vm: Machine, name: str, base: str | None, *, is_unsafe: bool) -> Disk
         if base is None and is_unsafe:
             raise UsageError("disk rebase: --unsafe needs a base that holds the same as the old one")
         if is_unsafe:
-            chain.require_writable(vm, disk.path, "rebase")
+            dependents.require_writable(vm, disk.path, "rebase")
         words, target = ["rebase", "-q", "-f", "qcow2", *(["-u"] if is_unsafe else [])], ""
         if base is not None:
             path = vm.settings.located(base)
             _require_a_file(vm, disk, base, path)
             words += ["-F", _format_of(vm, base, path)]
-            if os.path.realpath(path) in {os.path.realpath(disk.path), *chain.overlays_on(disk.path, vm)}:
+            if os.path.realpath(path) in {
+                os.path.realpath(disk.path),
+                *dependents.overlays_on(disk.path, vm),
+            }:
                 raise UsageError(f"disk rebase: {base} stands on {disk.id} itself", machine=vm.name)
             target = _backing_name(disk, os.path.realpath(path))
         if not is_unsafe:

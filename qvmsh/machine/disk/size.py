@@ -22,7 +22,7 @@ from qvmsh.machine.disk.reports import DiskDone, Trimmed
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.progress import size
-from qvmsh.machine.storage import bitmaps, chain, volumes
+from qvmsh.machine.storage import bitmaps, chain, dependents, volumes
 from qvmsh.machine.storage import selection as diskwork
 from qvmsh.machine.storage.volumes import Volume
 from qvmsh.machine.work.lock import work_lock
@@ -69,7 +69,7 @@ def resize(vm: Machine, name: str, wanted: str | None, *, is_shrinking: bool) ->
             )
         if after < before:
             diskwork.require_off(vm, seen, "shrink a disk")
-        chain.require_writable(vm, disk.path, "resize")
+        dependents.require_writable(vm, disk.path, "resize")
         if seen.is_live and seen.note is not None:
             try:
                 with conversation.begin(seen.note) as exchange:
@@ -242,7 +242,7 @@ def _why_not(vm: Machine, disk: Volume, found: image.Header, kind: dict[str, Any
         return f"it is encrypted; {on}"
     if found.snapshots:
         return f"it holds snapshots; {on}"
-    if chain.overlays_on(disk.path, vm):
+    if dependents.overlays_on(disk.path, vm):
         return "other images stand on it"
     if os.stat(disk.path).st_nlink > 1:
         return f"its file has another name too (a hard link); {on}"

@@ -22,14 +22,13 @@ from qvmsh.host import files as host_files
 from qvmsh.host import locks, logout, process, sockets
 from qvmsh.io import QUIET
 from qvmsh.machine import programs as machine_tools
-from qvmsh.machine import state
+from qvmsh.machine import snapshot_names, state
 from qvmsh.machine.doctor import repair
 from qvmsh.machine.guest import serial
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.power import hardware, tpm
 from qvmsh.machine.progress import size
 from qvmsh.machine.reports import Report
-from qvmsh.machine.snapshot import managed_save as saved
 from qvmsh.machine.snapshot import recovery as unfinished
 from qvmsh.machine.storage import chain, own_disk, volumes
 from qvmsh.machine.storage import supplies as disks
@@ -643,7 +642,11 @@ def _image(case: Case, path: str, kind: str) -> Iterator[Finding]:
 def _forgotten(vm: Machine, path: str, kind: str) -> Iterator[Finding]:
     """Snapshots that work which was cut off has left, and that no journal tells of any more."""
     names = [each.name for each in chain.snapshots_in(path, kind)]
-    left = [each for each in names if each.endswith(saved.NEW) and each.removesuffix(saved.NEW) in names]
+    left = [
+        each
+        for each in names
+        if each.endswith(snapshot_names.NEW) and each.removesuffix(snapshot_names.NEW) in names
+    ]
     left += [each for each in names if each == unfinished.BACK]
     if left and not os.path.lexists(vm.files.unfinished):
         what = f"holds {', '.join(left)}: of work on snapshots that was cut off, and has been forgotten"

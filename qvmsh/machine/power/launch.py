@@ -35,7 +35,7 @@ from qvmsh.machine.launch_record import Note
 from qvmsh.machine.monitor import ending
 from qvmsh.machine.power import hardware as hw
 from qvmsh.machine.power import limits, logs, ports, tpm
-from qvmsh.machine.storage import chain, own_disk, volumes
+from qvmsh.machine.storage import dependents, own_disk, volumes
 from qvmsh.machine.storage import supplies as disks
 from qvmsh.machine.work import cleanup, hooks
 from qvmsh.machine.work.lock import work_lock
@@ -173,7 +173,7 @@ def require_top(vm: Machine, plan: Launch) -> None:
     written = volumes.written(volumes.configured(vm))
     # that of the base is `images.require_writable_base`
     paths = [each.path for each in written if not (plan.base_only and each.source == "machine")]
-    chain.require_top(vm, paths, plan.verb)
+    dependents.require_top(vm, paths, plan.verb)
 
 
 def keep_note(vm: Machine, seen: state.Observation) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from qvmsh.errors import ConfigError, QvmError, Terminated, UsageError
 from qvmsh.host import logout, process, sockets, terminal, watch
 from qvmsh.io import isatty, tell
-from qvmsh.machine import identity, log, owner, state
+from qvmsh.machine import handover, identity, log, state
 from qvmsh.machine import programs as tools
 from qvmsh.machine import registry as known
 from qvmsh.machine.create import layers as images
@@ -66,7 +66,7 @@ def start(
         port: for ssh, if it is free and VM_SSH_PORT names none (0 = any).
     """
     _require_attempts(vm, ssh_attempts)
-    owner.require_roots(vm)
+    handover.require_roots(vm)
     require_no_archive(vm, "start", is_disposable=request.disposable)
     tools.require_accepted(vm)
     plan = _plan(vm, request, "start")
@@ -158,7 +158,7 @@ def _require_startable(vm: Machine, request: Request, ssh_attempts: int | None) 
         UsageError, ConfigError, ImageError, MissingProgramError: it runs on as it is.
     """
     _require_attempts(vm, ssh_attempts)
-    owner.require_roots(vm)
+    handover.require_roots(vm)
     require_no_archive(vm, "start", is_disposable=request.disposable)
     plan = _plan(vm, request, "start")
     hw.require_room(vm)
@@ -214,7 +214,7 @@ def run(vm: Machine, request: Request) -> Ended:
         raise UsageError(
             "run: -daemonize makes no sense in the foreground", machine=vm.name, hint="use `qvm start`"
         )
-    owner.require_roots(vm)
+    handover.require_roots(vm)
     require_no_archive(vm, "run", is_disposable=request.disposable)
     tools.require_accepted(vm)
     plan = _plan(vm, request, "run")

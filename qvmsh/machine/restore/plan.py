@@ -24,7 +24,7 @@ from qvmsh.machine.archive.reader import NEW, Place, restored_ns
 from qvmsh.machine.archive.settings import SETTINGS
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.restore.new_machine import format_of, free_name, layer_names
-from qvmsh.machine.storage import chain
+from qvmsh.machine.storage import chain, dependents
 from qvmsh.machine.storage import supplies as disks
 
 TYPE_CHECKING = False
@@ -215,7 +215,7 @@ def _is_unchanged(path: str, part: Part) -> bool:
 
 
 def _strangers(vm: Machine, path: str, own: set[str]) -> list[str]:
-    return [each for each in chain.overlays_on(path, vm) if each not in own]
+    return [each for each in dependents.overlays_on(path, vm) if each not in own]
 
 
 def require_nobody_above(vm: Machine, plan: Plan) -> None:

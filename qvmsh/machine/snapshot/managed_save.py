@@ -16,60 +16,17 @@ from __future__ import annotations
 
 import os
 
-from qvmsh.errors import QmpError, QvmError, StateError, UsageError
+from qvmsh.errors import QmpError, QvmError
 from qvmsh.host import files as host_files
-from qvmsh.machine import state
+from qvmsh.machine import snapshot_names, state
 from qvmsh.machine.guest import sleep
 from qvmsh.machine.monitor import conversation
 from qvmsh.qemu import ich9, qmp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from qvmsh.machine.launch_record import Note
     from qvmsh.machine.machine import Machine
-
-NEW = ".qvm-new"
-"""Suffix of the snapshot that is taken before one of the same name is replaced."""
-
-INTERNAL = (NEW, ".qvm-back")
-"""Names that qvm uses itself while it works."""
-
-
-def require_name(vm: Machine, name: str) -> None:
-    """Refuse names that QEMU's tools would take for something else, and those that nobody could type.
-
-    Raises:
-        UsageError: with what is wrong with it.
-    """
-    hint = "any other text is a name; without one it is the time"
-    if not name:
-        why = "it is empty"
-    elif len(os.fsencode(name)) > 200:
-        why = f"it has {len(os.fsencode(name))} bytes, of at most 200"
-    elif not name.isprintable():
-        why = "it holds signs that cannot be shown"
-    elif name != name.strip():
-        why = "it begins or ends with a blank"
-    elif name.endswith(INTERNAL):
-        why = f"qvm itself uses names that end in {' and '.join(INTERNAL)}"
-    elif name.isascii() and name.isdigit():
-        why, hint = "QEMU would take it for a number", "put a letter into it"
-    else:
-        return
-    shown = repr(name if len(name) <= 60 else name[:60] + "...")
-    raise UsageError(f"{shown} cannot be the name of a snapshot: {why}", machine=vm.name, hint=hint)
-
-
-def unknown(vm: Machine, name: str, there: Iterable[str]) -> StateError:
-    """The error for a snapshot that is not there; it names those that are."""
-    names = sorted(each for each in there if not each.endswith(INTERNAL))
-    return StateError(
-        f"there is no snapshot {name if name.strip() else repr(name)}",
-        machine=vm.name,
-        hint=f"there are: {', '.join(names)}" if names else "`qvm snapshot save NAME` makes one",
-    )
 
 
 def save(vm: Machine, note: Note, name: str, *, has_suspend: bool, timeout_s: float | None = None) -> float:
@@ -88,7 +45,7 @@ def save(vm: Machine, note: Note, name: str, *, has_suspend: bool, timeout_s: fl
     from qvmsh.machine.snapshot import save_delete as snapshots
     from qvmsh.qemu.session import Session  # asyncio: start and kill do without
 
-    require_name(vm, name)
+    snapshot_names.require_name(vm, name)
     seen = state.observe(vm)
     pid = seen.pid or 0
     with snapshots.live(vm, note) as (store, disks):

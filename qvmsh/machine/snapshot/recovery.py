@@ -15,14 +15,13 @@ from qvmsh.errors import QmpError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
 from qvmsh.machine import launch_record as notes
-from qvmsh.machine import state
+from qvmsh.machine import snapshot_names, state
 from qvmsh.machine.guest import filesystems as freezing
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.guest.clock import put_clock_right
 from qvmsh.machine.journal import Journal, Kind, Phase, Record
 from qvmsh.machine.monitor import conversation, ending
 from qvmsh.machine.snapshot import catalogue
-from qvmsh.machine.snapshot import managed_save as saved
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.store import Images, Live, Store
 from qvmsh.machine.storage import chain, volumes
@@ -64,7 +63,7 @@ def left(vm: Machine, record: Record) -> tuple[str, str | None]:
 
 def _has(path: str, tag: str) -> bool:
     try:
-        return any(each.name in (tag, tag + saved.NEW) for each in chain.snapshots_in(path, "qcow2"))
+        return any(each.name in (tag, tag + snapshot_names.NEW) for each in chain.snapshots_in(path, "qcow2"))
     except QvmError:
         return True
 
@@ -199,7 +198,7 @@ def recover_off(vm: Machine, record: Record, step: Step) -> str:
 
 
 def _save(store: Store, record: Record) -> str:
-    name, new = record.name, record.name + saved.NEW
+    name, new = record.name, record.name + snapshot_names.NEW
     if record.phase is Phase.BEGIN:  # nothing was there of this name
         if store.is_whole(name):
             return _kept(store, record, name)
@@ -228,7 +227,7 @@ def _kept(store: Store, record: Record, tag: str) -> str:
 def _delete(store: Store, record: Record) -> str:
     if store.is_whole(record.name):
         return "is undone: all disks have it"
-    for tag in (record.name, record.name + saved.NEW):
+    for tag in (record.name, record.name + snapshot_names.NEW):
         store.delete(tag)
     left = [name for name, path in record.disks if _has(path, record.name)]
     if left:  # QEMU forgets a snapshot whose table it could not write (7.2); the file still has it

@@ -27,7 +27,7 @@ from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.recovery import BACK
 from qvmsh.machine.snapshot.reports import NEXT_IS_WHOLE, SnapshotRestored, word
 from qvmsh.machine.snapshot.store import Images, Live, Store
-from qvmsh.machine.storage import chain, own_disk, volumes
+from qvmsh.machine.storage import dependents, own_disk, volumes
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.machine.work.recovery import Transaction
 from qvmsh.qemu import ich9, qcow2
@@ -69,7 +69,7 @@ def restore(
         _require_fitting(store, name, tag, entry, is_forced=is_forced)
         if not is_forced:
             paths = [each.path for each in store.volumes]
-            chain.require_top(vm, paths, "restore a snapshot", has_disposable=False)
+            dependents.require_top(vm, paths, "restore a snapshot", has_disposable=False)
         if isinstance(store, Live):
             count = _restore_live(store, seen, name, tag)
         else:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from qvmsh.errors import QmpError, StateError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import log, state
+from qvmsh.machine import log, snapshot_names, state
 from qvmsh.machine import programs as tools
 from qvmsh.machine.guest import filesystems as freezing
 from qvmsh.machine.guest.clock import put_clock_right_after
@@ -26,7 +26,6 @@ from qvmsh.machine.journal import Journal, Kind, Phase, Record
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.snapshot import catalogue
 from qvmsh.machine.snapshot import fit as snapshot_fit
-from qvmsh.machine.snapshot import managed_save as saved
 from qvmsh.machine.snapshot import obstacles as blockers
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.reports import SnapshotDeleted, SnapshotSaved, word
@@ -129,12 +128,12 @@ def resolve(store: Store, name: str, entry: dict[str, Any] | None = None) -> str
     """
     vm = store.vm
     store.require_one(name)
-    for tag in (name, name + saved.NEW):
+    for tag in (name, name + snapshot_names.NEW):
         if store.is_whole(tag):
             return tag
     on = store.on(name)
     if not on:
-        raise saved.unknown(vm, name, {tag for each in store.volumes for tag in store.tags(each)})
+        raise snapshot_names.unknown(vm, name, {tag for each in store.volumes for tag in store.tags(each)})
     missing = [each for each in store.volumes if each.id not in on]
     shown = ", ".join(f"{each.id}, {each.name}" for each in missing)
     if snapshot_fit.without(store.volumes, on, entry) == missing:
@@ -185,7 +184,7 @@ def require_one_moment(
 def save(vm: Machine, name: str, request: Request) -> SnapshotSaved:
     """Take a snapshot; see `commands.snapshot`."""
     began = time.monotonic()
-    saved.require_name(vm, name)
+    snapshot_names.require_name(vm, name)
     with work_lock(vm, "snapshot save"), opened(vm, "save a snapshot") as (store, disks, seen):
         if not isinstance(store, Live):
             entry = _save_off(store, disks, name, request)
@@ -256,7 +255,7 @@ def _require_new(store: Store, name: str, request: Request) -> bool:
         StateError: it may not.
     """
     store.require_one(name)
-    is_there = bool(store.holders(name) or store.holders(name + saved.NEW))
+    is_there = bool(store.holders(name) or store.holders(name + snapshot_names.NEW))
     if is_there and not request.is_replacing:
         raise StateError(
             f"there is a snapshot {name} already",
@@ -271,7 +270,7 @@ def _create(store: Store, name: str, journal: Journal, *, has_memory: bool, is_t
     if not is_there:
         store.create(name, has_memory=has_memory)
         return
-    new = name + saved.NEW
+    new = name + snapshot_names.NEW
     if not store.is_whole(new) or store.holders(name):
         journal.write(phase=Phase.NEW)
         store.delete(new)
@@ -381,7 +380,7 @@ def delete(vm: Machine, names: tuple[str, ...]) -> SnapshotDeleted:
         known = Catalogue.read(vm)
         for name in names:
             store.require_one(name)
-            if not (store.holders(name) or store.holders(name + saved.NEW) or name in known.entries):
+            if not (store.holders(name) or store.holders(name + snapshot_names.NEW) or name in known.entries):
                 resolve(store, name)
         disks = [each.id for each in store.volumes if set(names) & set(store.tags(each))]
         _require_room_for_tables(store)
@@ -389,7 +388,7 @@ def delete(vm: Machine, names: tuple[str, ...]) -> SnapshotDeleted:
             record = Record(Kind.SNAPSHOT_DELETE, name=name, disks=store.named())
             with vm.io.stage(f"deleting {name}"), Transaction(vm, record, store.exchange):
                 store.delete(name)
-                store.delete(name + saved.NEW)
+                store.delete(name + snapshot_names.NEW)
                 known.remove(name)
     log.note(vm, f"deleted the snapshot{'s' if len(names) > 1 else ''} {', '.join(names)}")
     return SnapshotDeleted(vm.name, list(names), disks)

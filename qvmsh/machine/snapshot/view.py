@@ -14,12 +14,11 @@ import os
 
 from qvmsh.errors import ImageError, QmpError
 from qvmsh.machine import journal as journals
-from qvmsh.machine import state
+from qvmsh.machine import snapshot_names, state
 from qvmsh.machine.reports import stamp
 from qvmsh.machine.snapshot import catalogue
 from qvmsh.machine.snapshot import fit as snapshot_fit
 from qvmsh.machine.snapshot import hardware as snapshot_hardware
-from qvmsh.machine.snapshot import managed_save as saved
 from qvmsh.machine.snapshot import recovery as unfinished
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.reports import Details, Differences, SnapshotList
@@ -88,9 +87,9 @@ def sets_by_name(vm: Machine, disks: list[Volume]) -> dict[str, list[dict[str, S
                 sets.append({})
             next(one for one in sets if disk.id not in one)[disk.id] = each
     found.pop(unfinished.BACK, None)  # of a restore that is under way
-    for name in [each for each in found if each.endswith(saved.NEW)]:
+    for name in [each for each in found if each.endswith(snapshot_names.NEW)]:
         new = found.pop(name)  # of a save that replaces one, and may have been killed
-        found.setdefault(name.removesuffix(saved.NEW), new)
+        found.setdefault(name.removesuffix(snapshot_names.NEW), new)
     return found
 
 
@@ -184,7 +183,7 @@ def find(vm: Machine, name: str, seen: state.Observation) -> tuple[list[Volume],
     holders = able(disks_of(vm, seen))
     tags = sets_by_name(vm, holders)
     if name not in tags:
-        raise saved.unknown(vm, name, tags)
+        raise snapshot_names.unknown(vm, name, tags)
     for line in doubles(holders, tags[name]):
         vm.io.warn(f"{vm.name}: {line}; this is about the first")
     return holders, tags[name][0]

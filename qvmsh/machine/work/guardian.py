@@ -8,9 +8,9 @@ May import: `host`, `machine`.
 `kill -9`, or the kernel that is short of memory, may hit qvm while the guest's file systems are frozen, its
 writes wait, or it stands still. The journals bring all that in order with the next command; but until then
 the guest would stand. So a shell waits at the end of a pipe, which costs a millisecond. Told that all is well
-it ends; where the pipe breaks it becomes `python -m qvmsh.machine.work.guardian ORDER`, which does what the
-next command would do, and leaves its words for that one. A machine that has ended waits for nothing: it is
-left to the next command.
+it ends; where the pipe breaks it becomes `python -m qvmsh.machine.work.guardian_main ORDER`, which does what
+the next command would do, and leaves its words for that one. A machine that has ended waits for nothing: it
+is left to the next command.
 """
 
 from __future__ import annotations
@@ -20,15 +20,10 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 from qvmsh import errors
-from qvmsh.errors import QvmError
 from qvmsh.host import files as host_files
-from qvmsh.host import locks
 from qvmsh.machine import journal as journals
-from qvmsh.machine import log
-from qvmsh.machine import programs as tools
 from qvmsh.machine.machine import Machine
 
 TYPE_CHECKING = False
@@ -46,7 +41,7 @@ class Guardian:
 
     def __enter__(self) -> Guardian:
         order = json.dumps({"directory": self.vm.directory, "overrides": self.vm.overrides})
-        words = [sys.executable, "-X", "utf8", "-P", "-m", "qvmsh.machine.work.guardian", order]
+        words = [sys.executable, "-X", "utf8", "-P", "-m", "qvmsh.machine.work.guardian_main", order]
         package = os.path.dirname(os.path.dirname(os.path.abspath(errors.__file__)))
         paths = [package, os.environ.get("PYTHONPATH", "")]
         reader, self._pipe = os.pipe()
@@ -90,46 +85,3 @@ def told(vm: Machine) -> list[str]:
     with contextlib.suppress(OSError):
         host_files.remove(vm.files.settled)
     return found
-
-
-def settle(vm: Machine, timeout_s: float = locks.SETTLE_S) -> None:
-    """Do what the next command would do about work that was cut off, if QEMU runs, and note what it was.
-
-    Args:
-        timeout_s: how long to wait for the work lock: others may hold it who settle the same.
-    """
-    from qvmsh.machine.work import recovery
-
-    deadline = time.monotonic() + timeout_s
-    while journals.is_left(vm):
-        try:
-            lock = locks.WorkLock(vm.files.work_lock, locks.SETTLING).acquire()
-        except locks.Held:
-            if time.monotonic() > deadline:
-                return
-            time.sleep(0.05)  # a lock's end cannot be waited for with a limit
-            continue
-        with lock:
-            if locks.holder(vm.files.pid_file) is None:
-                return
-            lines = []
-            for record in journals.pending(vm):
-                try:
-                    lines.append(recovery.message(record, recovery.recover(vm, record)))
-                except QvmError as error:
-                    log.note(vm, f"interrupted work could not be recovered: {error}", is_error=True)
-            if lines:
-                host_files.write_atomic(vm.files.settled, "\n".join(lines) + "\n")
-        return
-
-
-def main() -> None:
-    order = json.loads(sys.argv[1])
-    overrides = [(name, value) for name, value in order["overrides"]]
-    vm = Machine(order["directory"], overrides=overrides)
-    tools.require_accepted(vm)  # as the command that was cut off
-    settle(vm)
-
-
-if __name__ == "__main__":
-    main()

@@ -15,7 +15,7 @@ from qvmsh.host import locks, process
 from qvmsh.machine import journal as journals
 from qvmsh.machine import programs as tools
 from qvmsh.machine import registry as known
-from qvmsh.machine.storage import chain, own_disk, volumes
+from qvmsh.machine.storage import dependents, own_disk, volumes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def require_no_archive(vm: Machine, what: str, *, is_disposable: bool = False) -
         written = [] if is_by_hand else [each for each in written if each.source == "words"]
     folders = [os.path.dirname(os.path.realpath(each.path)) for each in written]
     folders += [] if is_disposable else [os.path.realpath(vm.directory)]
-    for folder in filter(chain.is_archive, dict.fromkeys(folders)):
+    for folder in filter(dependents.is_archive, dict.fromkeys(folders)):
         way = f"`qvm {what} --disposable` leaves it as it is; " if what in ("start", "run") else ""
         raise StateError(
             f"{_cannot(what)}: {folder} is an archive, and would be damaged",

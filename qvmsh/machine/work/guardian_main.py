@@ -1,0 +1,62 @@
+"""What a guardian becomes when the command that it watches over is killed: the recovery of its work."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+from qvmsh.errors import QvmError
+from qvmsh.host import files as host_files
+from qvmsh.host import locks
+from qvmsh.machine import journal as journals
+from qvmsh.machine import log
+from qvmsh.machine import programs as tools
+from qvmsh.machine.machine import Machine
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    pass
+
+
+def recover(vm: Machine, timeout_s: float = locks.SETTLE_S) -> None:
+    """Do what the next command would do about work that was cut off, if QEMU runs, and note what it was.
+
+    Args:
+        timeout_s: how long to wait for the work lock: others may hold it who settle the same.
+    """
+    from qvmsh.machine.work import recovery
+
+    deadline = time.monotonic() + timeout_s
+    while journals.is_left(vm):
+        try:
+            lock = locks.WorkLock(vm.files.work_lock, locks.SETTLING).acquire()
+        except locks.Held:
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.05)  # a lock's end cannot be waited for with a limit
+            continue
+        with lock:
+            if locks.holder(vm.files.pid_file) is None:
+                return
+            lines = []
+            for record in journals.pending(vm):
+                try:
+                    lines.append(recovery.message(record, recovery.recover(vm, record)))
+                except QvmError as error:
+                    log.note(vm, f"interrupted work could not be recovered: {error}", is_error=True)
+            if lines:
+                host_files.write_atomic(vm.files.settled, "\n".join(lines) + "\n")
+        return
+
+
+def main() -> None:
+    order = json.loads(sys.argv[1])
+    overrides = [(name, value) for name, value in order["overrides"]]
+    vm = Machine(order["directory"], overrides=overrides)
+    tools.require_accepted(vm)  # as the command that was cut off
+    recover(vm)
+
+
+if __name__ == "__main__":
+    main()

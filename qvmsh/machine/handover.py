@@ -1,4 +1,4 @@
-"""A machine of root's that QEMU runs as another account (VM_MACHINE_OWNER): which account, and what it is given."""
+"""A machine of root's that QEMU runs as another account (VM_MACHINE_OWNER): what that account is given."""
 
 from __future__ import annotations
 

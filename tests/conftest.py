@@ -31,6 +31,8 @@ DEADLINE_S = 240
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # begun in the background of a shell
     signal.signal(signal.SIGINT, signal.default_int_handler)  # or no child could be interrupted
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # begun by nohup
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @dataclass

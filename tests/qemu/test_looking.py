@@ -207,3 +207,17 @@ def test_status_does_not_use_ssh_options_that_were_not_accepted(blank: Blank) ->
     assert result.err == ""
     vm.ok("kill")
     assert not (vm.directory / "ran").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="others read what they like")
+def test_status_of_a_vmrc_that_root_does_not_use_is_no_broken_machine(blank: Callable[..., Vm]) -> None:
+    vm = blank(VM_READY="none")
+    vm.ok("start")
+    vmrc = vm.directory / ".vmrc"
+    vmrc.chmod(0o666)
+    told = vm.qvm("status")
+    assert told.status == 1
+    assert told.out.startswith(f"demo: running (pid {vm.pid}): root does not use {vmrc}: it can be written")
+    assert "hint: look at it, then accept it as it is with `qvm allow`" in told.out + told.err
+    vm.ok("allow")
+    assert vm.ok("status").out == f"demo: running (pid {vm.pid})\n"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Vm
+
+from tests.support.world import Vm
 
 pytestmark = pytest.mark.guest
 

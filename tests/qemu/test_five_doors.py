@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import QVM, Vm, World, write_vmrc
 
 from qvmsh.cli.parse import Entry
 from qvmsh.commands.index import COMMANDS
 from qvmsh.shell.session.calls import REFUSED, is_hosts
+from tests.support.world import QVM, Vm, World, write_vmrc
 
 pytestmark = pytest.mark.xdist_group("doors")  # the doors are gone through once, for all commands together
 
@@ -349,7 +349,7 @@ def test_sh_itself_gives_its_scripts_status_through_all_doors(off: Vm) -> None:
 
 def test_table_leaves_no_command_out() -> None:
     tried = {row[0] for row in (*OFF, *ON)}
-    tried |= {"sh", "use", "session list", "session save"}  # of a session: tests/qemu/test_shell_*.py
-    tried |= {"list"}  # of all machines, so no method of one: tests/qemu/test_list.py
+    tried |= {"sh", "use", "session list", "session save"}  # of a session: tests/qemu/shell/
+    tried |= {"list"}  # of all machines, so no method of one: tests/qemu/overview/test_list.py
     needs_no_machine = {verb for verb in COMMANDS if Entry(verb).machine != "needed"}
     assert needs_no_machine <= tried, "the others are in test_every_command_says_the_same..."

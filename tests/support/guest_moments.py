@@ -17,11 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from conftest import Result, Vm
-from guest_writer import BEGUN
-
 from qvmsh.errors import QmpError
 from qvmsh.qemu import qmp
+from tests.support.guest_writer import BEGUN
+from tests.support.world import Result, Vm
 
 
 @dataclass
@@ -107,7 +106,7 @@ def _is_renamed(vm: Vm) -> bool:
     return False
 
 
-def nothing_left(vm: Vm) -> None:
+def require_nothing_under_way(vm: Vm) -> None:
     """No unfinished file, no note of interrupted work; in QEMU no job and no node of ours."""
     names = [str(path.relative_to(vm.directory)) for path in vm.directory.rglob("*")]
     left = [name for name in names if ".part" in name or "restore-new" in name]
@@ -133,7 +132,7 @@ def nothing_left(vm: Vm) -> None:
 # Processes
 
 
-def next_one(vm: Vm, *words: str) -> Result:
+def next_command(vm: Vm, *words: str) -> Result:
     """The next command; a program that the killed one had begun may still hold the work lock."""
     deadline = time.monotonic() + 60
     while True:
@@ -144,13 +143,13 @@ def next_one(vm: Vm, *words: str) -> Result:
         time.sleep(0.1)
 
 
-def said(result: Result) -> str:
+def messages(result: Result) -> str:
     """What a command told, without the lines of `doctor` about what is in order."""
     lines = (result.out + result.err).splitlines()
     return "\n".join(line for line in lines if not line.startswith("ok "))
 
 
-def stopped(child: subprocess.Popen[str]) -> bool:
+def stop_process(child: subprocess.Popen[str]) -> bool:
     """Stop a command and wait until it stands still; False if it has ended."""
     child.send_signal(signal.SIGSTOP)
     while child.poll() is None:
@@ -175,7 +174,7 @@ def held(
         BEGUN.append(child)
         while child.poll() is None and not note_path(vm).exists():
             time.sleep(0.001)
-        while stopped(child):
+        while stop_process(child):
             if moment(seen(vm)):
                 return child
             child.send_signal(signal.SIGCONT)
@@ -185,7 +184,7 @@ def held(
     raise AssertionError(f"that moment of {words} was never seen")
 
 
-def gone(pid: int) -> None:
+def wait_for_end(pid: int) -> None:
     """Wait until a process has ended."""
     while True:
         try:

@@ -15,16 +15,15 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-from conftest import Vm
+
+from tests.support.programs import output_of
+from tests.support.world import DEADLINE_S, Vm
 
 DATA = "data.qcow2"
 SLOTS = 256
 """Records of 4 KiB that are overwritten in place, one after the other, on each disk."""
-DEADLINE_S = 240
-
 MOUNT = "sudo -n sh -c 'mkdir -p /mnt/d; mount /dev/vdb /mnt/d && chmod 777 /mnt/d'"
 
 UMOUNT = "sync; sudo -n umount /mnt/d"
@@ -48,17 +47,11 @@ for d in . /mnt/d; do cat $d/count 2>/dev/null; echo --; tr -d ' \\000' < $d/rin
 """
 
 
-def img(vm: Vm, *words: str | Path) -> str:
-    done = subprocess.run(words, cwd=vm.directory, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, (words, done.stdout, done.stderr)
-    return done.stdout
-
-
 def add_data_disk(vm: Vm, size: str) -> None:
     """Give the machine a second disk with an ext4."""
     raw = vm.directory / "new.raw"
-    img(vm, "mke2fs", "-q", "-t", "ext4", raw.name, size)
-    img(vm, "qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw.name, DATA)
+    output_of(vm, "mke2fs", "-q", "-t", "ext4", raw.name, size)
+    output_of(vm, "qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw.name, DATA)
     raw.unlink()
     vm.ok("disk", "add", DATA)
 
@@ -191,7 +184,7 @@ def counted(vm: Vm, *, is_clean: bool = False) -> int:
     return min(each.count for each in look(vm, is_clean=is_clean))
 
 
-def require(vm: Vm, acked: int) -> int:
+def require_numbers(vm: Vm, acked: int) -> int:
     """Everything that was told is on both disks, and hardly more; returns how far the guest counted."""
     found = look(vm)
     assert all(acked <= each.count <= acked + 2 for each in found), (acked, [each.count for each in found])
@@ -200,7 +193,7 @@ def require(vm: Vm, acked: int) -> int:
 
 def align(vm: Vm, acked: int) -> int:
     """After a boot: let both disks end at the same number, from which the next loop goes on."""
-    last = require(vm, acked)
+    last = require_numbers(vm, acked)
     script = (
         f"cd; for d in . /mnt/d; do seq 1 {last} > $d/count; "
         f"printf '%-4095s\\n' {last} | dd of=$d/ring bs=4096 seek=$(({last} % {SLOTS})) conv=notrunc; "
@@ -226,7 +219,7 @@ def _program(name: str) -> str:
 def file_system(vm: Vm, name: str) -> Iterator[str]:
     """A disk's ext4 (of the partition that Linux is on, if it has some), as e2fsprogs name it."""
     raw = vm.directory / "look.raw"
-    img(vm, "qemu-img", "convert", "-O", "raw", name, raw.name)
+    output_of(vm, "qemu-img", "convert", "-O", "raw", name, raw.name)
     try:
         with raw.open("rb") as file:
             data = file.read(512)
@@ -241,7 +234,7 @@ def fsck(vm: Vm, name: str) -> None:
     """A file system of a machine that is off, looked at from outside; it must be clean."""
     program = _program("e2fsck")
     with file_system(vm, name) as found:
-        told = img(vm, program, "-f", "-n", found)
+        told = output_of(vm, program, "-f", "-n", found)
     assert "journal" not in told, told
 
 
@@ -250,7 +243,9 @@ def look_off(vm: Vm, name: str = "demo") -> list[Disk]:
     program, found = _program("debugfs"), []
     for disk, folder in ((f"{name}-backing.qcow2", "/home/qvm"), (DATA, "")):
         with file_system(vm, disk) as raw:
-            count, ring = (img(vm, program, "-R", f"cat {folder}/{each}", raw) for each in ("count", "ring"))
+            count, ring = (
+                output_of(vm, program, "-R", f"cat {folder}/{each}", raw) for each in ("count", "ring")
+            )
         found.append(_disk(count, ring.replace("\0", "").replace(" ", ""), is_clean=True))
     _require_one_moment(found, is_clean=True)
     return found
@@ -261,7 +256,7 @@ def fsck_both(vm: Vm, name: str = "demo") -> None:
     fsck(vm, DATA)
 
 
-def sound(vm: Vm, name: str = "demo") -> None:
+def check_images(vm: Vm, name: str = "demo") -> None:
     """`qemu-img check` of each image; clusters that nothing uses are harmless."""
     for each in (f"{name}-base.qcow2", f"{name}-backing.qcow2", DATA):
         done = subprocess.run(["qemu-img", "check", "-U", each], cwd=vm.directory, capture_output=True)

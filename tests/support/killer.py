@@ -14,7 +14,7 @@ import signal
 import subprocess
 import time
 
-from conftest import DEADLINE_S, QVM, Vm
+from tests.support.world import DEADLINE_S, QVM, Vm
 
 SEED = int(os.environ.get("QVM_TEST_SEED", "20261121"))
 

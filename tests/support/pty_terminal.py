@@ -9,10 +9,10 @@ import select
 import subprocess
 import time
 
-from conftest import DEADLINE_S, QVM, Vm
+from tests.support.world import DEADLINE_S, QVM, Vm
 
 
-class Terminal:
+class PtyTerminal:
     """A command on a terminal of its own."""
 
     def __init__(self, vm: Vm, *words: str, program: str = QVM) -> None:

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from conftest import QVM, World
-from shell_terminal import Terminal, qvm_below
+from tests.support.tmux_terminal import Terminal, qvm_below
+from tests.support.world import QVM, World
 
 
 class Editor(Terminal):
@@ -34,7 +34,7 @@ def screen_of(
         made.close()
 
 
-def ended(screen: Terminal) -> int:
+def exit_status(screen: Terminal) -> int:
     """Wait for the program's end (the window must stay: `remain-on-exit`); its exit status."""
     deadline = time.monotonic() + 30
     pid = screen.pid
@@ -56,13 +56,13 @@ def leave(screen: Terminal, line: str) -> int:
     screen.type(line)
     screen.wait(re.escape(line))
     screen.key("Enter")
-    return ended(screen)
+    return exit_status(screen)
 
 
 AT = re.compile(r"^\S+:(\d+) (?:\[\d+\] )?demo:(\w+)> ?$")
 
 
-def at(screen: Terminal, line: int, *, state: str = "stopped") -> None:
+def wait_for_breakpoint(screen: Terminal, line: int, *, state: str = "stopped") -> None:
     """Wait for the prompt of a breakpoint in this line."""
     deadline = time.monotonic() + 60
     while True:
@@ -74,7 +74,7 @@ def at(screen: Terminal, line: int, *, state: str = "stopped") -> None:
         time.sleep(0.05)
 
 
-def say(screen: Terminal, line: int, text: str, *, state: str = "stopped") -> str:
+def run_at_breakpoint(screen: Terminal, line: int, text: str, *, state: str = "stopped") -> str:
     """Run one input at a breakpoint; what it printed."""
     screen.type(text)
     screen.wait(re.escape(text))
@@ -84,7 +84,7 @@ def say(screen: Terminal, line: int, text: str, *, state: str = "stopped") -> st
     while len(screen.lines()) <= before:
         assert time.monotonic() < deadline, screen.text
         time.sleep(0.05)
-    at(screen, line, state=state)
+    wait_for_breakpoint(screen, line, state=state)
     return "\n".join(screen.lines()[before:-1])
 
 

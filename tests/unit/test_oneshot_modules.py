@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import write_vmrc
+
+from tests.support.world import ROOT, write_vmrc
 
 HEAVY = {
     "argparse", "asyncio", "collections", "contextlib", "dataclasses", "enum", "functools", "inspect", "json",
@@ -25,7 +26,8 @@ OWN = {
     "qvmsh.config.grammar", "qvmsh.config.layers", "qvmsh.config.locate",
     "qvmsh.config.trust", "qvmsh.config.variables", "qvmsh.config.words", "qvmsh.config.settings",
     "qvmsh.host", "qvmsh.host.files", "qvmsh.host.locks", "qvmsh.host.process",
-    "qvmsh.machine", "qvmsh.machine.monitor", "qvmsh.machine.overview", "qvmsh.machine.paths", "qvmsh.machine.machine", "qvmsh.machine.monitor.hmp",
+    "qvmsh.machine", "qvmsh.machine.monitor", "qvmsh.machine.overview",
+    "qvmsh.machine.paths", "qvmsh.machine.machine", "qvmsh.machine.monitor.hmp",
     "qvmsh.machine.launch_record", "qvmsh.machine.reports", "qvmsh.machine.state",
     "qvmsh.qemu", "qvmsh.qemu.qmp",
     "qvmsh.commands.list", "qvmsh.machine.registry", "qvmsh.machine.overview.list",
@@ -50,7 +52,7 @@ def test_oneshot_imports_only_what_it_needs(words: list[str], tmp_path: Path) ->
             "-I",
             "-S",
             "-c",
-            f"import sys; sys.path.append({str(Path(__file__).parents[2])!r}); {program}",
+            f"import sys; sys.path.append({str(ROOT)!r}); {program}",
             *words,
         ],
         cwd=tmp_path,

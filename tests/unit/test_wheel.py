@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from qvmsh.cli.completion_scripts import FILES, SCRIPTS
+from tests.support.world import ROOT
 
 pytestmark = pytest.mark.xdist_group("wheel")
 
-ROOT = Path(__file__).parents[2]
 ONLY_IN_A_CLONE = {"scripts/quickstart", "scripts/test"}
 """What the README names for those who have a clone."""
 

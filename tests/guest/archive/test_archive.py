@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Vm, World, write_vmrc
-from guest_writer import fsck, img
+
+from tests.support.guest_writer import fsck
+from tests.support.programs import output_of
+from tests.support.world import Vm, World, write_vmrc
 
 pytestmark = pytest.mark.guest
 
@@ -29,7 +31,7 @@ def archived(vm: Vm, *words: str) -> dict[str, Any]:
 
 def test_archive_while_the_guest_works_comes_back_whole(guest: Vm) -> None:
     """Data of before, during and after; two disks; a snapshot with memory; boot, fsck, verify."""
-    img(guest, "qemu-img", "create", "-q", "-f", "qcow2", "data.qcow2", "8M")
+    output_of(guest, "qemu-img", "create", "-q", "-f", "qcow2", "data.qcow2", "8M")
     guest.set(VM_DISKS="data.qcow2")
     guest.start()
     guest.ok("ssh", "echo before > before; echo one | sudo -n dd of=/dev/vdb bs=512 conv=sync; sync")
@@ -63,7 +65,7 @@ def test_archive_while_the_guest_works_comes_back_whole(guest: Vm) -> None:
             assert "powered off" in twin.ok("stop").out
         finally:
             twin.kill()
-        img(twin, "qemu-img", "check", "twin-backing.qcow2")
+        output_of(twin, "qemu-img", "check", "twin-backing.qcow2")
         shutil.rmtree(twin.directory)
     guest.ok("restore", "--force", names[2])
     loaded = guest.ok("start", "--loadvm", "live")
@@ -101,11 +103,11 @@ def test_archive_on_another_host_by_ssh(running: Vm, tmp_path: Path) -> None:
     world: World = running.world
     write_vmrc(world.home / "far", "far", VM_ARCHIVE=f"ssh://store{there}/a store")
     vm = Vm(world, world.home / "far")
-    img(vm, "qemu-img", "create", "-q", "-f", "qcow2", "far-seed.qcow2", "16M")
+    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", "far-seed.qcow2", "16M")
     vm.ok("init")
 
     def write(value: int) -> None:
-        img(vm, "qemu-io", "-c", f"write -P {value} 0 64k", "far-backing.qcow2")
+        output_of(vm, "qemu-io", "-c", f"write -P {value} 0 64k", "far-backing.qcow2")
 
     write(1)
     vm.ok("archive", env=env)
@@ -115,10 +117,10 @@ def test_archive_on_another_host_by_ssh(running: Vm, tmp_path: Path) -> None:
     assert len(rows) == 2
     assert "is good" in vm.ok("archive", "--verify", rows[0]["archive"], env=env).out
     vm.ok("restore", "-f", rows[0]["stamp"], env=env)
-    assert "01" in img(vm, "qemu-io", "-c", "read -v 0 1", "far-backing.qcow2")
+    assert "01" in output_of(vm, "qemu-io", "-c", "read -v 0 1", "far-backing.qcow2")
     vm.ok("restore", f"ssh://store{there}/a store/{rows[0]['archive']}", "../near", env=env)
     near = Vm(world, world.home / "near")
-    assert "02" in img(near, "qemu-io", "-c", "read -v 0 1", "near-backing.qcow2").split()[1]
+    assert "02" in output_of(near, "qemu-io", "-c", "read -v 0 1", "near-backing.qcow2").split()[1]
     write(3)
     vm.ok("archive", "--keep", "1", env=env)
     assert len(json.loads(vm.ok("--json", "archive", "--list", env=env).out)["states"]) == 1

@@ -15,9 +15,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from conftest import Vm
-from guest_moments import gone, held, nothing_left
-from guest_writer import UMOUNT, Writer, align, boot, fsck_both, look, sound, two_disks
+
+from tests.support.guest_moments import held, require_nothing_under_way, wait_for_end
+from tests.support.guest_writer import UMOUNT, Writer, align, boot, check_images, fsck_both, look, two_disks
+from tests.support.world import Vm
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 
@@ -70,11 +71,11 @@ def check_pair(vm: Vm, chooser: random.Random, writer: Writer, name: str) -> Wri
     done = [ended_well(words, child) for words, child in zip(pair, (first, second), strict=True)]
     assert any(done)
     if POWEROFF in pair:  # asked; now it does so
-        gone(qemu)
+        wait_for_end(qemu)
     after = writer.acked
     is_off = vm.qvm("status", "-s").status != 0
     assert is_off == any(words in ENDS and is_done for words, is_done in zip(pair, done, strict=True))
-    nothing_left(vm)
+    require_nothing_under_way(vm)
     if not is_off:
         writer.more()
     if any(words == SAVE and is_done for words, is_done in zip(pair, done, strict=True)):
@@ -115,7 +116,7 @@ def check_pairs(vm: Vm, count: int) -> None:
     writer.end()
     vm.ok("ssh", UMOUNT)
     vm.ok("stop")
-    sound(vm)
+    check_images(vm)
     fsck_both(vm)
     for folder in vm.directory.glob("demo-*/"):
         assert "is good" in vm.ok("archive", "--verify", folder.name).out
@@ -151,7 +152,7 @@ def test_stop_while_the_disks_are_cut_is_refused_and_works_afterwards(vm: Vm) ->
     out, err = child.communicate(timeout=200)
     assert child.returncode == 0, err
     report = json.loads(out)
-    nothing_left(vm)
+    require_nothing_under_way(vm)
     writer.more()
     vm.ok("stop")
     acked = writer.lost()
@@ -159,7 +160,7 @@ def test_stop_while_the_disks_are_cut_is_refused_and_works_afterwards(vm: Vm) ->
     align(vm, acked)
     vm.ok("ssh", UMOUNT)
     vm.ok("stop")
-    sound(vm)
+    check_images(vm)
     fsck_both(vm)
     vm.ok("restore", f"{report['archive']}/{report['stamp']}", "../twin")
     twin = Vm(vm.world, vm.world.home / "twin")

@@ -15,10 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Vm, World, create_tiny
-from guest_moments import gone, held, note_of, nothing_left, said, seen
-from guest_writer import UMOUNT, Writer, align, boot, fsck_both, sound, two_disks
-from small_disk import small_disk
+
+from tests.support.guest_moments import held, messages, note_of, require_nothing_under_way, seen, wait_for_end
+from tests.support.guest_writer import UMOUNT, Writer, align, boot, check_images, fsck_both, two_disks
+from tests.support.small_disk import small_disk
+from tests.support.world import Vm, World, create_tiny
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 
@@ -80,11 +81,11 @@ def test_disk_full_while_the_guest_is_archived_stops_it_and_loses_nothing(vm: Vm
     assert "cannot power off: QEMU has paused the guest after an I/O error" in still.err
     assert note_of(vm)["cuts"]
     filler.unlink()
-    assert "the running guest's disks are whole again" in said(vm.qvm("doctor", "--fix"))
+    assert "the running guest's disks are whole again" in messages(vm.qvm("doctor", "--fix"))
     vm.ok("resume")
     writer.more()
     vm.ok("archive")
-    nothing_left(vm)
+    require_nothing_under_way(vm)
     lose_power_and_look(vm, writer)
 
 
@@ -97,7 +98,7 @@ def test_disk_full_and_both_killed_start_waits_for_room_and_loses_nothing(vm: Vm
     child.kill()
     os.kill(pid, signal.SIGKILL)
     child.communicate()
-    gone(pid)
+    wait_for_end(pid)
     writer.lost()
     refused = vm.qvm("start")
     assert refused.status == 1, str(refused)
@@ -106,9 +107,9 @@ def test_disk_full_and_both_killed_start_waits_for_room_and_loses_nothing(vm: Vm
     assert "hint: the disk is full: make room, then try again" in refused.err
     assert "left     archive " in vm.qvm("doctor", "--fix").out
     filler.unlink()
-    told = said(vm.qvm("doctor", "--fix"))
+    told = messages(vm.qvm("doctor", "--fix"))
     assert "what the guest wrote last is in demo-backing.qcow2, data.qcow2" in told
-    nothing_left(vm)
+    require_nothing_under_way(vm)
     acked = writer.acked
     boot(vm)
     writer = Writer(vm, align(vm, acked))
@@ -118,14 +119,14 @@ def test_disk_full_and_both_killed_start_waits_for_room_and_loses_nothing(vm: Vm
 def lose_power_and_look(vm: Vm, writer: Writer) -> None:
     pid = vm.pid
     os.kill(pid, signal.SIGKILL)
-    gone(pid)
+    wait_for_end(pid)
     acked = writer.lost()
     boot(vm)
     align(vm, acked)
     vm.ok("ssh", UMOUNT)
     vm.ok("stop")
-    sound(vm)
+    check_images(vm)
     fsck_both(vm)
-    nothing_left(vm)
+    require_nothing_under_way(vm)
     for folder in (vm.world.home / "store").glob("demo-*/"):
         assert "is good" in vm.ok("archive", "--verify", folder.name).out

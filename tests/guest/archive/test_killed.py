@@ -17,9 +17,29 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest import Vm
-from guest_moments import Seen, gone, held, next_one, note_of, nothing_left, said
-from guest_writer import UMOUNT, Writer, align, boot, fsck_both, look, look_off, require, sound, two_disks
+
+from tests.support.guest_moments import (
+    Seen,
+    held,
+    messages,
+    next_command,
+    note_of,
+    require_nothing_under_way,
+    wait_for_end,
+)
+from tests.support.guest_writer import (
+    UMOUNT,
+    Writer,
+    align,
+    boot,
+    check_images,
+    fsck_both,
+    look,
+    look_off,
+    require_numbers,
+    two_disks,
+)
+from tests.support.world import Vm
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 
@@ -80,7 +100,7 @@ class Machine:
         assert "Traceback" not in err, err
         assert child.returncode in (0, -signal.SIGKILL) or "\nhint: " in err, err
         if victim != "qvm":
-            gone(pid)
+            wait_for_end(pid)
             self.writer.lost()
         for line in out.splitlines():
             if ": archived as " in line:
@@ -95,13 +115,13 @@ class Machine:
         ways = [["archive"], ["doctor", "--fix"], ["pause"], ["snapshot", "save", "next"]]
         words = self.chooser.choice(ways)
         print(f"  next: {' '.join(words)}")
-        told = said(next_one(vm, *words))
+        told = messages(next_command(vm, *words))
         assert "Traceback" not in told
         if was_under_way:
             assert "was interrupted: " in told or "begun " in told, told
         if words == ["pause"]:
             vm.ok("resume")
-        nothing_left(vm)
+        require_nothing_under_way(vm)
         assert "running" in vm.ok("status").out
         self.writer.more()
         vm.ok("ssh", "true")
@@ -112,7 +132,7 @@ class Machine:
     def lose_power(self) -> None:
         pid = self.vm.pid
         os.kill(pid, signal.SIGKILL)
-        gone(pid)
+        wait_for_end(pid)
         self.writer.lost()
 
     def comes_back(self, was_under_way: bool) -> str:
@@ -122,16 +142,16 @@ class Machine:
         print(f"  next: {' '.join(words)}, told {acked}")
         told = ""
         if words != ["start"]:
-            told = said(next_one(vm, *words))
-            nothing_left(vm)
+            told = messages(next_command(vm, *words))
+            require_nothing_under_way(vm)
         told += boot(vm)
         assert "Traceback" not in told
         if was_under_way:
             assert "was interrupted: " in told or "begun " in told, told
-        sound(vm)
+        check_images(vm)
         last = align(vm, acked)
         self.writer = Writer(vm, last)
-        nothing_left(vm)
+        require_nothing_under_way(vm)
         return told
 
     def end(self) -> None:
@@ -139,12 +159,12 @@ class Machine:
         vm = self.vm
         self.archive()
         last = self.writer.end()
-        require(vm, last)
+        require_numbers(vm, last)
         vm.ok("ssh", UMOUNT)
         vm.ok("stop")
-        sound(vm)
+        check_images(vm)
         fsck_both(vm)
-        nothing_left(vm)
+        require_nothing_under_way(vm)
         for folder in vm.directory.glob("demo-*/"):
             assert "is good" in vm.ok("archive", "--verify", folder.name).out
         twin = Vm(vm.world, vm.world.home / "twin")
@@ -166,7 +186,7 @@ class Machine:
             twin.ok("stop")
         finally:
             twin.kill()
-        sound(twin, "twin")
+        check_images(twin, "twin")
         fsck_both(twin, "twin")
         shutil.rmtree(twin.directory)
 

@@ -14,9 +14,20 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from conftest import Vm
-from guest_moments import held, next_one, note_of, nothing_left, said
-from guest_writer import MOUNT, UMOUNT, Writer, align, boot, fsck_both, look, sound, two_disks
+
+from tests.support.guest_moments import held, messages, next_command, note_of, require_nothing_under_way
+from tests.support.guest_writer import (
+    MOUNT,
+    UMOUNT,
+    Writer,
+    align,
+    boot,
+    check_images,
+    fsck_both,
+    look,
+    two_disks,
+)
+from tests.support.world import Vm
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 
@@ -89,18 +100,18 @@ def check_off(vm: Vm, verbs: list[str], count: int) -> None:
         ways = [["start"], ["doctor", "--fix"], ["archive"], ["restore", "--force", name]]
         following = chooser.choice(ways)
         print(f"  next: {' '.join(following)}")
-        result = next_one(vm, *following)
-        told = said(result)
+        result = next_command(vm, *following)
+        told = messages(result)
         print(f"  {told.strip()}")
         if has_left:
             assert "was interrupted: " in told, told
-        nothing_left(vm)
+        require_nothing_under_way(vm)
         assert not [each.name for each in vm.world.home.iterdir() if ".part" in each.name]
         if verb == "restore new":
             check_new(vm, name, old)
         if following == ["start"]:
             vm.ok("kill")
-        sound(vm)
+        check_images(vm)
         boot(vm)
         found = [each.count for each in look(vm, is_clean=True)]
         allowed = [there, old] if verb == "restore" else [there]
@@ -120,7 +131,7 @@ def check_new(vm: Vm, name: str, count: int) -> None:
     if not fresh.directory.exists():
         vm.ok("restore", name, "../fresh")
     assert not [each.name for each in vm.world.home.iterdir() if ".part" in each.name]
-    sound(fresh, "fresh")
+    check_images(fresh, "fresh")
     boot(fresh)
     try:
         assert [each.count for each in look(fresh, is_clean=True)] == [count] * 2
@@ -171,8 +182,8 @@ def test_restore_killed_between_two_disks_is_completed(vm: Vm) -> None:
     assert " was interrupted: completed" in told
     vm.ok("ssh", MOUNT)
     assert [each.count for each in look(vm, is_clean=True)] == [old] * 2
-    nothing_left(vm)
+    require_nothing_under_way(vm)
     vm.ok("ssh", UMOUNT)
     vm.ok("stop")
-    sound(vm)
+    check_images(vm)
     fsck_both(vm)

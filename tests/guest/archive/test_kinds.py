@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Vm
+
+from tests.support.world import Vm
 
 pytestmark = pytest.mark.guest
 

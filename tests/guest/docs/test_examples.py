@@ -10,11 +10,12 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from conftest import QVM, Result, Vm
+
+from tests.support.world import QVM, ROOT, Result, Vm
 
 pytestmark = pytest.mark.guest
 
-EXAMPLES = Path(__file__).parents[2] / "scripts/examples"
+EXAMPLES = ROOT / "scripts/examples"
 
 
 def run(vm: Vm, name: str, *words: str | Path, cwd: Path | None = None) -> Result:

@@ -6,11 +6,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import Vm, World
+
+from tests.support.world import ROOT, Vm, World
 
 pytestmark = pytest.mark.guest
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_quickstart_drives_a_real_guest_and_works_again(world: World, tiny: str) -> None:

@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import QVM, Vm, World, create_tiny
-from shell_screen import screen_of
+
+from tests.support.shell_screen import screen_of
+from tests.support.world import QVM, ROOT, Vm, World, create_tiny
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 
-ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 PROMPT = "demo:running> "
 
 NOT_RUN = {
-    "./scripts/quickstart": "tests/guest/test_quickstart.py runs it",
+    "./scripts/quickstart": "tests/guest/docs/test_quickstart.py runs it",
     "./scripts/test": "it is what runs this",
     "pipx install .": "wants a package index; tests/unit/test_wheel.py installs without one",
     "pipx ensurepath": "changes the user's own shell",
@@ -33,8 +33,8 @@ NOT_RUN = {
     "echo 'guido ALL=(ALL) NOPASSWD: /usr/bin/systemctl' > /etc/sudoers.d/qvm": "in a Debian guest",
     "ssh-copy-id -p 2201 guido@127.0.0.1": "asks for a password",
     "cloud-localds seed.iso user-data": "a program of the image's distribution",
-    "cmd info blo": "is completed with Tab: tests/qemu/test_shell_live.py",
-    "session save deploy.xsh 3-7 9": "nobody has typed nine lines: tests/qemu/test_shell_session.py",
+    "cmd info blo": "is completed with Tab: tests/qemu/shell/test_live.py",
+    "session save deploy.xsh 3-7 9": "nobody has typed nine lines: tests/qemu/shell/test_session.py",
 }
 """What is not run here, and why."""
 

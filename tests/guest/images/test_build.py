@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import REAL_CACHE, Result, World
-from test_images_tiny import Booted
 
 import qvmsh
 from qvmsh.images import tiny as recipe
+from tests.support.booted import Booted
+from tests.support.world import REAL_CACHE, Result, World
 
 pytestmark = pytest.mark.guest
 

@@ -9,10 +9,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from conftest import Vm, World, create_debian
-from guests import debian as debian_guest
 
 from qvmsh.qemu import qga
+from tests.support.guests import debian as debian_guest
+from tests.support.world import Vm, World, create_debian
 
 pytestmark = [pytest.mark.guest, pytest.mark.xdist_group("debian"), pytest.mark.timeout(600)]
 

@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Vm
+
+from tests.support.world import Vm
 
 pytestmark = pytest.mark.guest
 

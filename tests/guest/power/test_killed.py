@@ -12,7 +12,8 @@ import subprocess
 import time
 
 import pytest
-from conftest import QVM, Vm
+
+from tests.support.world import QVM, Vm
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(1200)]
 

@@ -8,7 +8,8 @@ import subprocess
 import time
 
 import pytest
-from conftest import QVM, Vm, World, create_tiny
+
+from tests.support.world import QVM, Vm, World, create_tiny
 
 pytestmark = pytest.mark.guest
 

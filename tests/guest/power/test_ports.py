@@ -13,9 +13,9 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import conftest
 import pytest
-from conftest import Vm, World
+
+from tests.support.world import Vm, World, create_tiny, end_world, new_world
 
 pytestmark = pytest.mark.guest
 
@@ -53,7 +53,7 @@ def test_forwarded_ports_lead_to_the_guests_services(guest: Vm) -> None:
 class TestOwner:
     @pytest.fixture
     def world(self, tmp_path: Path) -> Iterator[World]:
-        plain = conftest._new_world(tmp_path)
+        plain = new_world(tmp_path)
 
         class OpenWorld(World):
             @property
@@ -62,7 +62,7 @@ class TestOwner:
 
         made = OpenWorld(plain.home, plain.runtime)
         yield made
-        conftest._end_world(made)
+        end_world(made)
 
     @pytest.fixture
     def account(self) -> Iterator[pwd.struct_passwd]:
@@ -83,7 +83,7 @@ class TestOwner:
         """The guest is up, root reaches it by ssh with the owner's key, and powers it off."""
         folder = Path(tempfile.mkdtemp(prefix="qvmt-vms-"))
         folder.chmod(0o755)
-        vm = conftest.create_tiny(world, where=folder)
+        vm = create_tiny(world, where=folder)
         try:
             vm.ok("config", f"VM_MACHINE_OWNER={account.pw_name}")
             started = vm.ok("start")

@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Result, Vm
-from shell_terminal import terminal
+
+from tests.support.tmux_terminal import qvm_shell
+from tests.support.world import Result, Vm
 
 pytestmark = pytest.mark.guest
 
@@ -112,7 +113,7 @@ echo never
 
 
 def test_prompt_in_a_guest_and_back(running: Vm) -> None:
-    with terminal(running.world, running.directory) as screen:
+    with qvm_shell(running.world, running.directory) as screen:
         screen.ready()
         assert screen.run('guest["uname"]()') == "'Linux\\n'"
         assert "ssh answers on port" in screen.run("status")

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Vm
 
 from qvmsh import Machine
+from tests.support.world import Vm
 
 pytestmark = pytest.mark.guest
 

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import QVM, Vm, create_tiny
-from shell_screen import Editor, interrupt, stop_job, wait_for_job
-from shell_terminal import Terminal, terminal
+
+from tests.support.shell_screen import Editor, interrupt, stop_job, wait_for_job
+from tests.support.tmux_terminal import Terminal, qvm_shell
+from tests.support.world import QVM, Vm, create_tiny
 
 BAD = re.compile(r"Traceback|Task was destroyed|Exception|bug in qvm|Unhandled|TypeError|AttributeError")
 
@@ -84,7 +85,7 @@ def stop_and_resume(screen: Editor) -> None:
 def test_long_session_ends_as_it_began(running: Vm, ui: str, screen: Editor, tmp_path: Path) -> None:
     if not (running.world.home / "other").exists():
         create_tiny(running.world, "other")
-    with terminal(running.world, running.directory) as second:
+    with qvm_shell(running.world, running.directory) as second:
         console = Terminal([QVM, "console", "--watch"], running.directory, running.world.environ)
         try:
             screen.ready()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import Vm, write_vmrc
-from shell_screen import at, say, screen_of
+
+from tests.support.shell_screen import run_at_breakpoint, screen_of, wait_for_breakpoint
+from tests.support.world import Vm, write_vmrc
 
 pytestmark = pytest.mark.guest
 
@@ -107,9 +108,9 @@ def test_breakpoint_in_a_script_with_a_guest(running: Vm, tmp_path: Path) -> Non
     path.write_text('name = ssh("hostname").strip()\nbreakpoint()\nprint("left", name)\n')
     with screen_of(running.world, running.directory, path) as screen:
         screen._tmux("set-option", "-g", "remain-on-exit", "on")
-        at(screen, 2, state="running")
-        assert say(screen, 2, "vm ssh hostname | tr a-z A-Z", state="running") == "DEMO"
-        say(screen, 2, "name = 'changed'", state="running")
+        wait_for_breakpoint(screen, 2, state="running")
+        assert run_at_breakpoint(screen, 2, "vm ssh hostname | tr a-z A-Z", state="running") == "DEMO"
+        run_at_breakpoint(screen, 2, "name = 'changed'", state="running")
         screen.key("C-d")
         screen.wait("^left changed$")
 

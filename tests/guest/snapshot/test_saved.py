@@ -7,7 +7,8 @@ import subprocess
 import time
 
 import pytest
-from conftest import Vm
+
+from tests.support.world import Vm
 
 pytestmark = pytest.mark.guest
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 
 import pytest
-from conftest import Vm, World, create_debian
-from guests import debian as debian_guest
+
+from tests.support.guests import debian as debian_guest
+from tests.support.world import Vm, World, create_debian
 
 pytestmark = [pytest.mark.guest, pytest.mark.xdist_group("debian"), pytest.mark.timeout(900)]
 

@@ -8,9 +8,10 @@ import subprocess
 import time
 
 import pytest
-from conftest import Vm, World
-from moments import Killer
-from pty_terminal import Terminal
+
+from tests.support.killer import Killer
+from tests.support.pty_terminal import PtyTerminal
+from tests.support.world import Vm, World
 
 pytestmark = pytest.mark.guest
 
@@ -149,14 +150,14 @@ def test_much_memory_is_seen_while_it_is_saved_and_read(world: World, tiny: str)
     try:
         noise = "dd if=/dev/urandom of=/mnt/r/x bs=1M count=700 2>/dev/null; md5sum /mnt/r/x > /tmp/sum"
         vm.ok("ssh", f"sudo -n sh -c 'mkdir -p /mnt/r; mount -t tmpfs -o size=750m none /mnt/r; {noise}'")
-        terminal = Terminal(vm, "snapshot", "save", "big")
+        terminal = PtyTerminal(vm, "snapshot", "save", "big")
         assert terminal.end() == 0
         shown = [float(part) for part in re.findall(r"saving big: ([\d.]+) MiB written, ", terminal.text)]
         print(f"seen while it was saved: {shown}")
         assert len(shown) >= 2
         assert shown == sorted(shown)
         assert clock_error_s(vm) < 3  # it stood still for all that time
-        terminal = Terminal(vm, "snapshot", "restore", "big")
+        terminal = PtyTerminal(vm, "snapshot", "restore", "big")
         assert terminal.end() == 0
         assert re.search(r"keeping the present state: [\d.]+ MiB written, ", terminal.text)
         assert re.search(r"restoring big: \d+ %", terminal.text)

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import DEADLINE_S, QVM, Vm, create_debian
-from guests import debian as debian_guest
+
+from tests.support.guests import debian as debian_guest
+from tests.support.world import DEADLINE_S, QVM, Vm, create_debian
 
 pytestmark = [pytest.mark.guest, pytest.mark.xdist_group("ssh_parallel")]
 

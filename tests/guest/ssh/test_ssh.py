@@ -10,8 +10,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import DEADLINE_S, QVM, Vm
-from pty_terminal import Terminal
+
+from tests.support.pty_terminal import PtyTerminal
+from tests.support.world import DEADLINE_S, QVM, Vm
 
 pytestmark = [pytest.mark.guest, pytest.mark.xdist_group("ssh")]
 
@@ -207,7 +208,7 @@ def test_connection_lost_while_a_command_runs_is_told(guest: Vm, has_terminal: b
     guest.start()
     command = "echo begun; sleep 600"
     if has_terminal:
-        terminal = Terminal(guest, "ssh", command)
+        terminal = PtyTerminal(guest, "ssh", command)
         terminal.until("begun")
         guest.ok("kill")
         assert terminal.end() == 125

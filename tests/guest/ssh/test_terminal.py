@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import QVM, Vm
-from shell_terminal import Terminal
+
+from tests.support.tmux_terminal import Terminal
+from tests.support.world import QVM, Vm
 
 pytestmark = [pytest.mark.guest, pytest.mark.xdist_group("ssh_terminal")]
 

@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import DEADLINE_S, QVM, Vm
-from pty_terminal import Terminal as PlainTerminal
-from shell_terminal import Terminal, ended, qvm_below, shell
+
+from tests.support.pty_terminal import PtyTerminal
+from tests.support.tmux_terminal import Terminal, qvm_below, qvm_in_shell, wait_for_exit
+from tests.support.world import DEADLINE_S, QVM, Vm
 
 pytestmark = pytest.mark.guest
 
@@ -38,7 +39,7 @@ def say(terminal: Terminal, command: str, answer: str) -> None:
 
 
 def test_console_log_in_detach_and_come_back(running: Vm) -> None:
-    with shell(running, "console") as terminal:
+    with qvm_in_shell(running, "console") as terminal:
         terminal.wait("login:")  # what came before is shown
         log_in(terminal)
         say(terminal, "echo $((6*7))x; sleep 100", "^42x")
@@ -46,16 +47,16 @@ def test_console_log_in_detach_and_come_back(running: Vm) -> None:
         terminal.wait(r"\^C")
         say(terminal, "echo still $((40+3))", "^still 43")
         terminal.key("C-]")
-        assert "detached" in ended(terminal, 0)
-    with shell(running, "console --escape ^B") as terminal:
+        assert "detached" in wait_for_exit(terminal, 0)
+    with qvm_in_shell(running, "console --escape ^B") as terminal:
         terminal.wait("^still 43")
         say(terminal, "echo again $((40+4))", "^again 44")
         terminal.key("C-b")
-        ended(terminal, 0)
+        wait_for_exit(terminal, 0)
 
 
 def test_console_in_use_is_refused_watched_and_taken_over(running: Vm) -> None:
-    with shell(running, "console") as first, shell(running, "console --watch") as watcher:
+    with qvm_in_shell(running, "console") as first, qvm_in_shell(running, "console --watch") as watcher:
         log_in(first)
         refused = running.qvm("console")
         assert refused.status == 3
@@ -65,19 +66,19 @@ def test_console_in_use_is_refused_watched_and_taken_over(running: Vm) -> None:
         watcher.type("echo watcher writes\r")
         say(first, "echo first $((1+1))", "^first 2")
         assert "watcher writes" not in watcher.wait("^first 2")
-        with shell(running, "console --take") as second:
-            assert "the console was taken over by root, pid " in ended(first, 3)
+        with qvm_in_shell(running, "console --take") as second:
+            assert "the console was taken over by root, pid " in wait_for_exit(first, 3)
             say(second, "echo second $((1+2))", "^second 3")
             watcher.wait("^second 3")
             assert "second 3" not in first.text
             watcher.key("C-c")
-            ended(watcher, 0)
+            wait_for_exit(watcher, 0)
             second.key("C-]")
-            ended(second, 0)
+            wait_for_exit(second, 0)
 
 
 def test_console_whose_terminal_is_closed_ends(running: Vm) -> None:
-    with shell(running, "console") as terminal:
+    with qvm_in_shell(running, "console") as terminal:
         log_in(terminal)
         pid = qvm_below(terminal)
     deadline = time.monotonic() + 60
@@ -88,7 +89,7 @@ def test_console_whose_terminal_is_closed_ends(running: Vm) -> None:
 
 
 def test_console_of_a_holder_that_is_stopped_is_not_taken(running: Vm) -> None:
-    with shell(running, "console") as terminal:
+    with qvm_in_shell(running, "console") as terminal:
         log_in(terminal)
         pid = qvm_below(terminal)
         os.kill(pid, signal.SIGSTOP)
@@ -97,7 +98,7 @@ def test_console_of_a_holder_that_is_stopped_is_not_taken(running: Vm) -> None:
         assert refused.status == 3
         assert "does not leave" in refused.err
         assert "stopped" in refused.err
-        ended(terminal, 3)  # it was asked, and leaves as soon as it can
+        wait_for_exit(terminal, 3)  # it was asked, and leaves as soon as it can
 
 
 def test_console_in_a_pipe_answers_and_ends(running: Vm) -> None:
@@ -200,7 +201,7 @@ def test_every_line_is_in_each_console_and_in_the_log_once(running: Vm, tmp_path
 
 
 def test_every_line_of_run_is_on_a_terminal_that_did_not_read_and_in_the_log_once(guest: Vm) -> None:
-    terminal = PlainTerminal(guest, "run")
+    terminal = PtyTerminal(guest, "run")
     try:
         terminal.until("login:")
         deadline = time.monotonic() + DEADLINE_S
@@ -263,24 +264,24 @@ def test_console_in_the_shell_owns_the_terminal(running: Vm) -> None:
 
 def test_console_ends_when_the_guest_powers_off_or_qemu_is_killed(guest: Vm) -> None:
     guest.ok("start")
-    with shell(guest, "console") as terminal, shell(guest, "console --watch") as watcher:
+    with qvm_in_shell(guest, "console") as terminal, qvm_in_shell(guest, "console --watch") as watcher:
         log_in(terminal)
         terminal.type("poweroff")
         terminal.key("Enter")
-        assert "QEMU has ended" in ended(terminal, 0)
-        ended(watcher, 0)
+        assert "QEMU has ended" in wait_for_exit(terminal, 0)
+        wait_for_exit(watcher, 0)
     assert guest.qvm("status").out == "demo: stopped\n"
     guest.ok("start")
-    with shell(guest, "console") as terminal:
+    with qvm_in_shell(guest, "console") as terminal:
         log_in(terminal)
         os.kill(guest.pid, signal.SIGKILL)
-        assert "QEMU crashed" in ended(terminal, 0)
+        assert "QEMU crashed" in wait_for_exit(terminal, 0)
 
 
 def test_console_stays_through_a_reboot_as_the_log_does(guest: Vm) -> None:
     guest.ok("start")
     following = guest.world.popen("logs", "serial", "-f", "-n", "0", cwd=guest.directory)
-    with shell(guest, "console") as terminal:
+    with qvm_in_shell(guest, "console") as terminal:
         terminal.wait("login:")
         count = terminal.text.count("login:")
         guest.ok("reboot")
@@ -289,7 +290,7 @@ def test_console_stays_through_a_reboot_as_the_log_does(guest: Vm) -> None:
             assert time.monotonic() < deadline, terminal.text
             time.sleep(0.1)
         terminal.key("C-]")
-        ended(terminal, 0)
+        wait_for_exit(terminal, 0)
     following.send_signal(signal.SIGINT)
     out, _ = following.communicate(timeout=60)
     assert following.returncode == 130

@@ -9,85 +9,35 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Vm
 
-Blank = Callable[..., Vm]
-
-
-def img(vm: Vm, *words: str) -> str:
-    done = subprocess.run(words, cwd=vm.directory, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, (words, done.stdout, done.stderr)
-    return done.stdout
-
-
-def write(vm: Vm, value: int, at: str, name: str = "demo-backing.qcow2", form: str = "qcow2") -> None:
-    """Write 64 KiB of one byte into a disk of a machine that is off."""
-    img(vm, "qemu-io", "-f", form, "-c", f"write -P {value} {at} 64k", f"./{name}")
-
-
-def write_live(vm: Vm, words: str, node: str = "disk0") -> None:
-    """Have the running QEMU write to a disk as its device would."""
-    told = vm.ok("cmd", f'qemu-io -d /machine/peripheral/{node}-device/virtio-backend "write {words}"').out
-    assert not told.strip(), told
-
-
-def byte(vm: Vm, at: str, name: str = "demo-backing.qcow2", form: str = "qcow2") -> int:
-    """The byte at a place of a disk."""
-    told = img(vm, "qemu-io", "-f", form, "-r", "-c", f"read -v {at} 1", f"./{name}")
-    return int(told.split()[1], 16)
-
-
-def bytes_of(vm: Vm, *places: str) -> list[int]:
-    return [byte(vm, place) for place in places]
-
-
-def snapshots(vm: Vm, name: str = "demo-backing.qcow2") -> list[str]:
-    told = json.loads(img(vm, "qemu-img", "info", "--output=json", f"./{name}"))
-    return [each["name"] for each in told.get("snapshots", [])]
-
-
-def archived(vm: Vm, *words: str, **kw: Any) -> dict[str, Any]:
-    report: dict[str, Any] = json.loads(vm.ok("--json", "archive", *words, **kw).out)
-    return report
-
-
-def name_of(report: dict[str, Any]) -> str:
-    return f"{report['archive']}/{report['stamp']}"
-
-
-def states(vm: Vm) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(vm.ok("--json", "archive", "--list").out)["states"]
-    return found
-
-
-def nothing_left(vm: Vm) -> None:
-    """No unfinished file, no note of interrupted work."""
-    left = [
-        str(path) for path in vm.directory.rglob("*") if ".part" in path.name or "restore-new" in path.name
-    ]
-    left += [
-        str(path)
-        for path in vm.directory.glob(".qvm/*")
-        if path.name.startswith(("cut-", "staged-", "verify-"))
-    ]
-    assert not left
-    assert not (vm.directory / ".qvm/archive.unfinished").exists()
+from tests.support.archives import (
+    archived_states,
+    make_archive,
+    read_byte,
+    read_bytes,
+    require_nothing_left,
+    snapshot_names,
+    state_name,
+    write_byte,
+    write_live,
+)
+from tests.support.programs import output_of
+from tests.support.world import Blank, Vm
 
 
 def test_archive_off_holds_all_disks_and_restores_them(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.raw\nmore/db.qcow2")
-    img(vm, "qemu-img", "create", "-q", "-f", "raw", "data.raw", "1M")
+    output_of(vm, "qemu-img", "create", "-q", "-f", "raw", "data.raw", "1M")
     (vm.directory / "more").mkdir()
-    img(vm, "qemu-img", "create", "-q", "-f", "qcow2", "more/db.qcow2", "1M")
-    write(vm, 1, "0")
-    write(vm, 2, "0", "data.raw", "raw")
-    write(vm, 3, "0", "more/db.qcow2")
-    first = archived(vm)
+    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", "more/db.qcow2", "1M")
+    write_byte(vm, 1, "0")
+    write_byte(vm, 2, "0", "data.raw", "raw")
+    write_byte(vm, 3, "0", "more/db.qcow2")
+    first = make_archive(vm)
     assert first["consistency"] == "off"
     folder = vm.directory / first["archive"]
     stamp = time.strftime("%Y%m%d%H%M%S", time.localtime((vm.directory / "demo-base.qcow2").stat().st_mtime))
@@ -96,43 +46,43 @@ def test_archive_off_holds_all_disks_and_restores_them(blank: Blank) -> None:
         "demo-base.qcow2", "demo-backing.qcow2", "demo-disk1.raw", "demo-disk2.qcow2", "demo-settings.tar",
         "manifest.json",
     }  # fmt: skip
-    assert archived(vm)["notes"] == ["nothing has changed since; it was not copied again"]
-    write(vm, 4, "1M")
-    second = archived(vm)
+    assert make_archive(vm)["notes"] == ["nothing has changed since; it was not copied again"]
+    write_byte(vm, 4, "1M")
+    second = make_archive(vm)
     assert second["archive"] == first["archive"]
     assert f"demo-backing-{second['stamp']}.qcow2" in os.listdir(folder)
     for name, form in (("demo-backing.qcow2", "qcow2"), ("data.raw", "raw"), ("more/db.qcow2", "qcow2")):
-        write(vm, 9, "0", name, form)
-    refused = vm.qvm("restore", name_of(first))
+        write_byte(vm, 9, "0", name, form)
+    refused = vm.qvm("restore", state_name(first))
     assert refused.status == 3
     assert "what its disks hold now is in no archive" in refused.err
     assert "hint: `qvm archive` keeps it" in refused.err
-    vm.ok("restore", "--force", name_of(first))
-    assert (byte(vm, "0"), byte(vm, "1M")) == (1, 0)
-    assert byte(vm, "0", "data.raw", "raw") == 2
-    assert byte(vm, "0", "more/db.qcow2") == 3
+    vm.ok("restore", "--force", state_name(first))
+    assert (read_byte(vm, "0"), read_byte(vm, "1M")) == (1, 0)
+    assert read_byte(vm, "0", "data.raw", "raw") == 2
+    assert read_byte(vm, "0", "more/db.qcow2") == 3
     vm.ok("restore", "latest")  # what is there now is in an archive, so nothing is lost
-    assert bytes_of(vm, "0", "1M") == [1, 4]
-    write(vm, 5, "2M")
-    assert archived(vm)["archive"] == first["archive"]  # the restored base is known again
-    assert [row["consistency"] for row in states(vm)] == ["off", "off", "off"]
+    assert read_bytes(vm, "0", "1M") == [1, 4]
+    write_byte(vm, 5, "2M")
+    assert make_archive(vm)["archive"] == first["archive"]  # the restored base is known again
+    assert [row["consistency"] for row in archived_states(vm)] == ["off", "off", "off"]
     vm.ok("archive", "--verify", first["archive"])
-    nothing_left(vm)
+    require_nothing_left(vm)
 
 
 def test_restore_new_machine_has_an_identity_of_its_own(blank: Blank) -> None:
     vm = blank(VM_DISKS="../outside.raw")
-    img(vm, "qemu-img", "create", "-q", "-f", "raw", "../outside.raw", "1M")
-    write(vm, 1, "0")
-    write(vm, 2, "0", "../outside.raw", "raw")
-    made = archived(vm)
+    output_of(vm, "qemu-img", "create", "-q", "-f", "raw", "../outside.raw", "1M")
+    write_byte(vm, 1, "0")
+    write_byte(vm, 2, "0", "../outside.raw", "raw")
+    made = make_archive(vm)
     vm.ok("restore", "latest", "../twin")
     twin = Vm(vm.world, vm.world.home / "twin")
-    assert byte(twin, "0", "twin-backing.qcow2") == 1
-    assert byte(twin, "0", "outside.raw", "raw") == 2
+    assert read_byte(twin, "0", "twin-backing.qcow2") == 1
+    assert read_byte(twin, "0", "outside.raw", "raw") == 2
     assert json.loads(twin.ok("--json", "config", "VM_DISKS").out)
     chain = json.loads(
-        img(twin, "qemu-img", "info", "--backing-chain", "--output=json", "twin-backing.qcow2")
+        output_of(twin, "qemu-img", "info", "--backing-chain", "--output=json", "twin-backing.qcow2")
     )
     assert [each["filename"] for each in chain] == ["twin-backing.qcow2", "./twin-base.qcow2"]
     uuids = [(each.directory / ".qvm/uuid") for each in (vm, twin)]
@@ -150,34 +100,34 @@ def test_restore_new_machine_has_an_identity_of_its_own(blank: Blank) -> None:
 
 def test_archive_create_commits_only_what_a_commit_does_not_falsify(blank: Blank) -> None:
     vm = blank()
-    write(vm, 1, "0")
-    first = archived(vm, "--create")
-    assert byte(vm, "0", "demo-base.qcow2") == 1
+    write_byte(vm, 1, "0")
+    first = make_archive(vm, "--create")
+    assert read_byte(vm, "0", "demo-base.qcow2") == 1
     assert first["notes"] == []
     vm.ok("start", "--no-wait")
     vm.ok("stop", "--savevm", "ready", "--no-suspend")
-    write(vm, 2, "0")
+    write_byte(vm, 2, "0")
     before = (vm.directory / "demo-base.qcow2").read_bytes()
-    pair = archived(vm, "--create")
+    pair = make_archive(vm, "--create")
     assert "demo-backing.qcow2 holds 1 snapshot" in pair["notes"][0]
     assert pair["snapshots"] == ["ready"]
     assert (vm.directory / "demo-base.qcow2").read_bytes() == before
-    assert snapshots(vm) == ["ready"]
-    dropped = archived(vm, "--create", "--drop-snapshots")
+    assert snapshot_names(vm) == ["ready"]
+    dropped = make_archive(vm, "--create", "--drop-snapshots")
     assert dropped["archive"] != pair["archive"]
-    assert byte(vm, "0", "demo-base.qcow2") == 2
-    assert snapshots(vm) == []
-    vm.ok("restore", name_of(pair))
-    img(vm, "qemu-img", "snapshot", "-a", "ready", "demo-backing.qcow2")
-    assert byte(vm, "0") == 1  # not what was written after it
+    assert read_byte(vm, "0", "demo-base.qcow2") == 2
+    assert snapshot_names(vm) == []
+    vm.ok("restore", state_name(pair))
+    output_of(vm, "qemu-img", "snapshot", "-a", "ready", "demo-backing.qcow2")
+    assert read_byte(vm, "0") == 1  # not what was written after it
     # another overlay on the same base would be falsified as well
-    img(
+    output_of(
         vm, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "./demo-base.qcow2", "other.qcow2"
     )
-    img(vm, "qemu-img", "snapshot", "-d", "ready", "demo-backing.qcow2")
-    write(vm, 7, "1M")
-    assert "other.qcow2 also stands on demo-base.qcow2" in archived(vm, "-c")["notes"][0]
-    assert byte(vm, "1M", "other.qcow2") == 0
+    output_of(vm, "qemu-img", "snapshot", "-d", "ready", "demo-backing.qcow2")
+    write_byte(vm, 7, "1M")
+    assert "other.qcow2 also stands on demo-base.qcow2" in make_archive(vm, "-c")["notes"][0]
+    assert read_byte(vm, "1M", "other.qcow2") == 0
 
 
 def known(vm: Vm) -> dict[str, str | None]:
@@ -189,7 +139,7 @@ def known(vm: Vm) -> dict[str, str | None]:
 
 def test_nothing_is_told_of_snapshots_that_the_copy_or_the_commit_has_dropped(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.qcow2")
-    img(vm, "qemu-img", "create", "-q", "-f", "qcow2", "data.qcow2", "1M")
+    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", "data.qcow2", "1M")
     for name in ("a", "b", "c"):
         vm.ok("snapshot", "save", name)
     vm.ok("archive", "--delvm", "b")
@@ -199,7 +149,7 @@ def test_nothing_is_told_of_snapshots_that_the_copy_or_the_commit_has_dropped(bl
     assert known(twin) == {"a": None, "c": "a"}
     vm.ok("restore", "--force", "latest")
     assert known(vm) == {"a": None, "c": "a"}
-    img(vm, "qemu-img", "snapshot", "-d", "a", "data.qcow2")
+    output_of(vm, "qemu-img", "snapshot", "-d", "a", "data.qcow2")
     vm.ok("archive", "--create", "--drop-snapshots")
     assert known(vm) == {"c": None}  # on the other disk it still is
 
@@ -207,16 +157,16 @@ def test_nothing_is_told_of_snapshots_that_the_copy_or_the_commit_has_dropped(bl
 def test_archive_running_whole_then_changes_only_each_restores_exactly(blank: Blank) -> None:
     """With internal snapshots, over a stop and a kill of QEMU; a raw disk and a qcow2 disk beside."""
     vm = blank(VM_DISKS="data.raw:raw:ro")
-    img(vm, "qemu-img", "create", "-q", "-f", "raw", "data.raw", "65M")  # a smaller one goes along
+    output_of(vm, "qemu-img", "create", "-q", "-f", "raw", "data.raw", "65M")  # a smaller one goes along
     places = ("1M", "2M", "3M", "4M")
     kept: list[tuple[str, list[int], list[str], bool]] = []
 
     def keep(
         expected: list[int], tags: list[str], *words: str, is_incremental: bool = False
     ) -> dict[str, Any]:
-        report = archived(vm, *words)
+        report = make_archive(vm, *words)
         assert report["incremental"] is is_incremental, report
-        kept.append((name_of(report), expected, tags, is_incremental))
+        kept.append((state_name(report), expected, tags, is_incremental))
         return report
 
     vm.ok("start", "--no-wait")
@@ -251,38 +201,38 @@ def test_archive_running_whole_then_changes_only_each_restores_exactly(blank: Bl
     vm.ok("start", "--no-wait")
     assert "not known" in keep([6, 0, 7, 11], ["s1"])["notes"][-1]
     vm.ok("kill")
-    assert len(states(vm)) == len(kept)
+    assert len(archived_states(vm)) == len(kept)
     for name, expected, tags, _ in kept:
         vm.ok("restore", "--force", name)
-        assert bytes_of(vm, *places) == expected, name
-        assert snapshots(vm) == tags
-        img(vm, "qemu-img", "check", "demo-backing.qcow2")
-        assert "bitmaps" not in img(vm, "qemu-img", "info", "demo-backing.qcow2")
+        assert read_bytes(vm, *places) == expected, name
+        assert snapshot_names(vm) == tags
+        output_of(vm, "qemu-img", "check", "demo-backing.qcow2")
+        assert "bitmaps" not in output_of(vm, "qemu-img", "info", "demo-backing.qcow2")
     vm.ok("archive", "--verify", first["archive"])
     vm.ok("start", "--no-wait", "--loadvm", "s1")
-    nothing_left(vm)
+    require_nothing_left(vm)
 
 
 @pytest.mark.parametrize("tool", ["xz", "gzip", "bzip2", "lz4", "zstd"])
 def test_archive_compressed_restores(blank: Blank, tool: str) -> None:
     vm = blank()
-    write(vm, 1, "0")
-    made = archived(vm, "-z", tool, *(["-b"] if tool in ("xz", "lz4") else []))
+    write_byte(vm, 1, "0")
+    made = make_archive(vm, "-z", tool, *(["-b"] if tool in ("xz", "lz4") else []))
     suffix = {"xz": ".xz", "gzip": ".gz", "bzip2": ".bz2", "lz4": ".lz4", "zstd": ".zst"}[tool]
     names = os.listdir(vm.directory / made["archive"])
     assert f"demo-backing.qcow2{suffix}" in names
     assert ("demo-base.qcow2" in names) != (tool in ("xz", "lz4"))
     vm.ok("archive", "--verify")
-    write(vm, 2, "0")
+    write_byte(vm, 2, "0")
     vm.ok("restore", "-f", "latest")
-    assert byte(vm, "0") == 1
+    assert read_byte(vm, "0") == 1
 
 
 def test_archive_damaged_is_found_and_leaves_the_machine_alone(blank: Blank) -> None:
     vm = blank()
-    write(vm, 1, "0")
-    made = archived(vm)
-    write(vm, 2, "0")
+    write_byte(vm, 1, "0")
+    made = make_archive(vm)
+    write_byte(vm, 2, "0")
     path = vm.directory / made["archive"] / "demo-backing.qcow2"
     with path.open("r+b") as file:
         file.seek(-10, os.SEEK_END)
@@ -292,52 +242,52 @@ def test_archive_damaged_is_found_and_leaves_the_machine_alone(blank: Blank) -> 
         assert result.status == 1
         assert "demo-backing.qcow2" in result.err
         assert "checksum differs" in result.err
-    assert byte(vm, "0") == 2
+    assert read_byte(vm, "0") == 2
     path.unlink()
     assert "is not there" in vm.qvm("archive", "--verify").err
     assert "is not there" in vm.qvm("restore", "-f", "latest").err
-    assert byte(vm, "0") == 2
-    nothing_left(vm)
+    assert read_byte(vm, "0") == 2
+    require_nothing_left(vm)
 
 
 def test_archive_in_the_layout_of_vm_lists_restores_and_runs(blank: Blank) -> None:
     """Made by hand, as `vm` does it: no manifest, no settings."""
     vm = blank()
-    write(vm, 1, "0")
+    write_byte(vm, 1, "0")
     folder = vm.directory / "demo-20250102030405"
     folder.mkdir()
     shutil.copy(vm.directory / "demo-base.qcow2", folder)
     shutil.copy(vm.directory / "demo-backing.qcow2", folder)
-    write(vm, 2, "0")
+    write_byte(vm, 2, "0")
     shutil.copy(vm.directory / "demo-backing.qcow2", folder / "demo-backing-20250203040506.qcow2")
     subprocess.run(["xz", folder / "demo-backing-20250203040506.qcow2"], check=True)
-    rows = states(vm)
+    rows = archived_states(vm)
     assert [row["stamp"] for row in rows] == ["20250102030405", "20250203040506"]
     assert not any(row["has_checksums"] for row in rows)
     assert "has no checksums" in vm.ok("archive", "--verify", folder.name).out
     vm.ok("restore", "-f", "20250102030405")
-    assert byte(vm, "0") == 1
+    assert read_byte(vm, "0") == 1
     vm.ok("restore", "-f", "20250203040506")
-    assert byte(vm, "0") == 2
+    assert read_byte(vm, "0") == 2
     vm.ok("restore", folder.name, "../twin")
-    assert byte(Vm(vm.world, vm.world.home / "twin"), "0", "twin-backing.qcow2") == 2
+    assert read_byte(Vm(vm.world, vm.world.home / "twin"), "0", "twin-backing.qcow2") == 2
     shutil.copy(vm.directory / ".vmrc", folder)
     inside = Vm(vm.world, folder)
-    assert byte(inside, "0") == 1
+    assert read_byte(inside, "0") == 1
     inside.ok("start", "--no-wait")
     inside.ok("kill")
 
 
 def test_archive_own_runs_with_its_vmrc_beside_it(blank: Blank) -> None:
     vm = blank()
-    write(vm, 1, "0")
-    made = archived(vm)
+    write_byte(vm, 1, "0")
+    made = make_archive(vm)
     inside = Vm(vm.world, vm.directory / made["archive"])
     shutil.copy(vm.directory / ".vmrc", inside.directory)
     inside.ok("start", "--disposable", "--no-wait")
     write_live(inside, "-P 3 0 64k")
     inside.ok("kill")
-    assert byte(inside, "0") == 1
+    assert read_byte(inside, "0") == 1
     vm.ok("archive", "--verify")
 
 
@@ -345,12 +295,15 @@ def test_archive_keep_rotates_and_never_removes_the_last_good_one(blank: Blank) 
     vm = blank()
     names = []
     for value in range(1, 5):
-        write(vm, value, "0")
-        names.append(name_of(archived(vm)))
-    write(vm, 5, "0")
-    report = archived(vm, "--keep", "2")
+        write_byte(vm, value, "0")
+        names.append(state_name(make_archive(vm)))
+    write_byte(vm, 5, "0")
+    report = make_archive(vm, "--keep", "2")
     assert report["removed"] == names[:3]
-    assert [f"{row['archive']}/{row['stamp']}" for row in states(vm)] == [names[3], name_of(report)]
+    assert [f"{row['archive']}/{row['stamp']}" for row in archived_states(vm)] == [
+        names[3],
+        state_name(report),
+    ]
     good = names[3]
     newest = vm.directory / report["archive"] / f"demo-backing-{report['stamp']}.qcow2"
     newest.write_bytes(newest.read_bytes()[:-1] + b"x")
@@ -359,26 +312,26 @@ def test_archive_keep_rotates_and_never_removes_the_last_good_one(blank: Blank) 
     assert "its checksum differs; an older state is kept for it" in result.err
     # the state with which the archive was begun is gone, the base and what stands on it are still there
     vm.ok("restore", "-f", good)
-    assert byte(vm, "0") == 4
+    assert read_byte(vm, "0") == 4
     # changes stand on what they are changes of
     vm.ok("start", "--no-wait")
-    whole = archived(vm)
+    whole = make_archive(vm)
     write_live(vm, "-P 6 1M 64k")
-    last = archived(vm, "--keep", "1")
+    last = make_archive(vm, "--keep", "1")
     assert last["incremental"]
-    left = [f"{row['archive']}/{row['stamp']}" for row in states(vm)]
-    assert left == [name_of(whole), name_of(last)]
+    left = [f"{row['archive']}/{row['stamp']}" for row in archived_states(vm)]
+    assert left == [state_name(whole), state_name(last)]
     vm.ok("archive", "--verify")
 
 
 def test_archive_elsewhere_by_vm_archive(blank: Blank) -> None:
     vm = blank(VM_ARCHIVE="../store/deep")
-    write(vm, 1, "0")
-    made = archived(vm)
+    write_byte(vm, 1, "0")
+    made = make_archive(vm)
     assert (vm.world.home / "store/deep" / made["archive"] / "manifest.json").exists()
-    write(vm, 2, "0")
+    write_byte(vm, 2, "0")
     vm.ok("restore", "-f", "latest")
-    assert byte(vm, "0") == 1
+    assert read_byte(vm, "0") == 1
     assert "VM_ARCHIVE=ssh://nowhere" in vm.qvm("--set", "VM_ARCHIVE=ssh://nowhere", "archive").err
 
 
@@ -414,13 +367,13 @@ def test_archive_refuses_what_makes_no_sense(blank: Blank) -> None:
     vm.ok("kill")
     vm.ok("start", "--no-wait", "--disposable")
     assert "disposable" in vm.qvm("archive").err
-    nothing_left(vm)
+    require_nothing_left(vm)
 
 
 def test_archive_at_work_keeps_others_out(blank: Blank) -> None:
     """Two at once; stop against archive. The first is held in the middle of its copy."""
     vm = blank()
-    write(vm, 1, "0")
+    write_byte(vm, 1, "0")
     vm.ok("start", "--no-wait")
     child = vm.world.popen("archive", cwd=vm.directory)
     deadline = time.monotonic() + 60
@@ -438,38 +391,40 @@ def test_archive_at_work_keeps_others_out(blank: Blank) -> None:
     assert child.returncode == 0, out + err
     assert Path(vm.directory / ".qvm/archive.unfinished").exists() is False
     vm.ok("archive")
-    nothing_left(vm)
+    require_nothing_left(vm)
 
 
 def test_archive_of_a_running_machine_whose_disk_was_committed_has_that_disk(blank: Blank) -> None:
     """After a live commit QEMU names the overlay `json:{...}`; it is the machine's own disk all the same."""
     vm = blank(VM_GUEST_AGENT="no", VM_NET_MODEL="none")
-    write(vm, 1, "0")
+    write_byte(vm, 1, "0")
     vm.ok("start", "--no-wait")
     vm.ok("disk", "commit")
     write_live(vm, "-P 2 1M 64k")
-    made = archived(vm)
+    made = make_archive(vm)
     assert not made["notes"]
-    vm.ok("restore", name_of(made), "../twin")
+    vm.ok("restore", state_name(made), "../twin")
     twin = Vm(vm.world, vm.world.home / "twin")
-    assert (byte(twin, "0", "twin-backing.qcow2"), byte(twin, "1M", "twin-backing.qcow2")) == (1, 2)
+    assert (read_byte(twin, "0", "twin-backing.qcow2"), read_byte(twin, "1M", "twin-backing.qcow2")) == (1, 2)
 
 
 def test_archive_says_which_disk_came_after_the_start(blank: Blank) -> None:
     vm = blank(VM_GUEST_AGENT="no", VM_NET_MODEL="none")
     vm.ok("start", "--no-wait")
-    img(vm, "qemu-img", "create", "-q", "-f", "qcow2", "late.qcow2", "1M")
+    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", "late.qcow2", "1M")
     vm.set(VM_DISKS="late.qcow2")
-    assert archived(vm)["notes"] == ["late.qcow2 is not in the archive: the machine was started without it"]
+    assert make_archive(vm)["notes"] == [
+        "late.qcow2 is not in the archive: the machine was started without it"
+    ]
 
 
 def test_archive_list_columns_line_up(blank: Blank) -> None:
     vm = blank()
     vm.ok("archive")
-    write(vm, 1, "1M")
+    write_byte(vm, 1, "1M")
     vm.ok("snapshot", "save", "before")
     vm.ok("archive")
-    write(vm, 2, "2M")
+    write_byte(vm, 2, "2M")
     vm.ok("archive")
     lines = vm.ok("archive", "--list").out.splitlines()
     assert len(lines) == 3

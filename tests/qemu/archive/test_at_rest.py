@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 
 import pytest
-from conftest import Vm
-from test_archive import archived, byte, name_of, nothing_left, states, write
 
-Blank = Callable[..., Vm]
+from tests.support.archives import (
+    archived_states,
+    make_archive,
+    read_byte,
+    require_nothing_left,
+    state_name,
+    write_byte,
+)
+from tests.support.world import Blank
 
 WRITES = "qemu-io -f qcow2 -c 'write -P 9 0 64k' {}"
 
@@ -32,9 +37,9 @@ def test_disk_that_is_written_to_while_it_is_copied_is_in_no_archive(
     blank: Blank, name: str, harm: str, is_first: bool
 ) -> None:
     vm = blank()
-    write(vm, 1, "0")
-    before = [] if is_first else [name_of(archived(vm))]
-    write(vm, 2, "1M")
+    write_byte(vm, 1, "0")
+    before = [] if is_first else [state_name(make_archive(vm))]
+    write_byte(vm, 2, "1M")
     home, gzip = vm.world.home, shutil.which("gzip")
     (home / "bin").mkdir()
     (home / "bin/pigz").write_text(
@@ -47,11 +52,11 @@ def test_disk_that_is_written_to_while_it_is_copied_is_in_no_archive(
     assert refused.status == 1, str(refused)
     assert f"qvm: demo: cannot archive: {name} was written to meanwhile" in refused.err
     assert "hint: end what writes to it; the archives are as they were" in refused.err
-    assert [f"{row['archive']}/{row['stamp']}" for row in states(vm)] == before
-    nothing_left(vm)
-    again = archived(vm, "--compress", "gzip", env=env)
+    assert [f"{row['archive']}/{row['stamp']}" for row in archived_states(vm)] == before
+    require_nothing_left(vm)
+    again = make_archive(vm, "--compress", "gzip", env=env)
     vm.ok("archive", "--verify")
-    now = byte(vm, "0")
-    write(vm, 5, "0")
-    vm.ok("restore", "--force", name_of(again))
-    assert (byte(vm, "0"), byte(vm, "1M")) == (now, 2)
+    now = read_byte(vm, "0")
+    write_byte(vm, 5, "0")
+    vm.ok("restore", "--force", state_name(again))
+    assert (read_byte(vm, "0"), read_byte(vm, "1M")) == (now, 2)

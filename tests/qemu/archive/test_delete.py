@@ -8,18 +8,24 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 
 import pytest
-from conftest import Result, Vm
-from test_archive import archived, byte, name_of, nothing_left, write, write_live
-from test_archive_rotation import damage, names
 
-Blank = Callable[..., Vm]
+from tests.support.archives import (
+    damage,
+    make_archive,
+    read_byte,
+    require_nothing_left,
+    state_name,
+    state_names,
+    write_byte,
+    write_live,
+)
+from tests.support.world import Blank, Result, Vm
 
 KILLED = """
 import os, signal, sys
-from qvmsh.machine import stores
+from qvmsh.machine.archive import stores
 
 counted, last = 0, int(sys.argv[1])
 for name in ("put_text", "remove", "remove_folder", "rename"):
@@ -42,12 +48,12 @@ def delete(vm: Vm, name: str) -> list[str]:
 
 
 def refused(vm: Vm, name: str, status: int) -> Result:
-    before = names(vm)
+    before = state_names(vm)
     result = vm.qvm("archive", "--delete", name)
     assert result.status == status, str(result)
     assert "Traceback" not in result.err
     assert "hint: " in result.err
-    assert names(vm) == before
+    assert state_names(vm) == before
     return result
 
 
@@ -56,27 +62,27 @@ def vm(blank: Blank) -> Vm:
     """Off, with three whole states in one folder."""
     made = blank()
     for at in range(3):
-        write(made, at + 1, "0")
-        archived(made)
+        write_byte(made, at + 1, "0")
+        make_archive(made)
     return made
 
 
 def test_one_state_goes_and_the_others_come_back(vm: Vm) -> None:
-    first, second, third = names(vm)
+    first, second, third = state_names(vm)
     folder, _, stamp = second.partition("/")
     assert vm.ok("archive", "--delete", second).out == f"demo: removed {second}\n"
-    assert names(vm) == [first, third]
+    assert state_names(vm) == [first, third]
     assert not [path for path in (vm.directory / folder).iterdir() if stamp in path.name]
     assert delete(vm, first) == [first]  # its base is the others' too
     vm.ok("archive", "--verify", third)
     vm.ok("restore", "--force", third)
-    assert byte(vm, "0") == 3
+    assert read_byte(vm, "0") == 3
     assert f"removed {second}" in vm.ok("logs", "qvm").out
-    nothing_left(vm)
+    require_nothing_left(vm)
 
 
 def test_last_good_state_stays(vm: Vm) -> None:
-    every = names(vm)
+    every = state_names(vm)
     folder = every[0].partition("/")[0]
     assert f"cannot remove {folder}: it has the last good state" in refused(vm, folder, 3).err
     for name in every[1:]:
@@ -86,21 +92,21 @@ def test_last_good_state_stays(vm: Vm) -> None:
     assert told.err.count("its checksum differs") == 2
     assert delete(vm, every[2]) == [every[2]]  # a damaged one may go
     vm.ok("restore", "--force", every[0])
-    assert byte(vm, "0") == 1
+    assert read_byte(vm, "0") == 1
 
 
 def test_archive_goes_as_a_whole_where_there_is_another(vm: Vm) -> None:
-    every = names(vm)
+    every = state_names(vm)
     time.sleep(1.1)  # the folder's name has seconds
-    write(vm, 9, "0")
-    last = name_of(archived(vm, "--create"))
+    write_byte(vm, 9, "0")
+    last = state_name(make_archive(vm, "--create"))
     folder = every[0].partition("/")[0]
     assert last.partition("/")[0] != folder
     assert delete(vm, f"./{folder}/") == every  # as completion writes it
     assert not (vm.directory / folder).exists()
-    assert names(vm) == [last]
+    assert state_names(vm) == [last]
     vm.ok("archive", "--verify")
-    nothing_left(vm)
+    require_nothing_left(vm)
 
 
 def test_state_that_changes_stand_on_stays_until_they_have_gone(blank: Blank) -> None:
@@ -109,24 +115,24 @@ def test_state_that_changes_stand_on_stays_until_they_have_gone(blank: Blank) ->
     made = []
     for value in range(1, 4):
         write_live(vm, f"-P {value} {value}M 64k")
-        made.append(name_of(archived(vm)))
+        made.append(state_name(make_archive(vm)))
     told = refused(vm, made[0], 3)
     assert f"{made[1]}, {made[2]} hold only what has changed since" in told.err
     assert f"`qvm archive --delete {made[2]}` first" in told.err
     assert delete(vm, made[2]) == [made[2]]  # QEMU notes what has changed since this one
     write_live(vm, "-P 4 4M 64k")
-    later = archived(vm)
+    later = make_archive(vm)
     assert not later["incremental"]
     assert "copied whole" in " ".join(later["notes"])
     vm.ok("kill")
     vm.ok("restore", "--force", made[1])
-    assert [byte(vm, f"{value}M") for value in range(1, 5)] == [1, 2, 0, 0]
-    vm.ok("restore", "--force", name_of(later))
-    assert [byte(vm, f"{value}M") for value in range(1, 5)] == [1, 2, 3, 4]
+    assert [read_byte(vm, f"{value}M") for value in range(1, 5)] == [1, 2, 0, 0]
+    vm.ok("restore", "--force", state_name(later))
+    assert [read_byte(vm, f"{value}M") for value in range(1, 5)] == [1, 2, 3, 4]
 
 
 def test_what_runs_where_it_lies_stays(vm: Vm) -> None:
-    first = names(vm)[0]
+    first = state_names(vm)[0]
     shutil.copy(vm.directory / ".vmrc", vm.directory / first.partition("/")[0])
     assert ".vmrc is in it, which is not the archive's" in refused(vm, first, 3).err
 
@@ -135,10 +141,10 @@ def test_only_this_machines_states_go_and_only_by_their_full_names(blank: Blank)
     vm = blank(VM_ARCHIVE="../store")
     other = blank(where="second/demo", VM_ARCHIVE="../../store")
     for each in (vm, other):
-        write(each, 1, "0")
+        write_byte(each, 1, "0")
         each.ok("archive", "--create")
         time.sleep(1.1)  # the folder's name has seconds
-    own, foreign = names(vm)
+    own, foreign = state_names(vm)
     store = vm.world.home / "store"
     old = store / "demo-20200101000000"
     old.mkdir()
@@ -155,7 +161,7 @@ def test_only_this_machines_states_go_and_only_by_their_full_names(blank: Blank)
     assert "--delete needs a state" in nameless.err
     for words in (("--verify",), ("--list",), ("--keep", "1"), ("--create",), ("--compress", "gzip")):
         assert vm.qvm("archive", "--delete", own, *words).status == 2, words
-    assert len(names(vm)) == 3
+    assert len(state_names(vm)) == 3
 
 
 def killed(vm: Vm, step: int, name: str) -> bool:
@@ -172,14 +178,14 @@ def test_killed_at_any_step_the_next_command_goes_on(blank: Blank) -> None:
     while True:
         for _ in range(2):
             value += 1
-            write(vm, value, "0")
-            last = name_of(archived(vm))
-        every = names(vm)
+            write_byte(vm, value, "0")
+            last = state_name(make_archive(vm))
+        every = state_names(vm)
         old = every[0]
         steps += 1
         was_killed = killed(vm, steps, old)
-        archived(vm)
-        assert set(every) - set(names(vm)) <= {old}
+        make_archive(vm)
+        assert set(every) - set(state_names(vm)) <= {old}
         files = {path.name for path in (vm.directory / old.partition("/")[0]).iterdir()}
         named = json.loads((vm.directory / old.partition("/")[0] / "manifest.json").read_text())
         assert files - {"manifest.json"} == {

@@ -12,14 +12,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 
 import pytest
-from conftest import QVM, Vm
-from small_disk import small_disk
-from test_archive import archived, byte, img, name_of, nothing_left, snapshots, states, write, write_live
 
-Blank = Callable[..., Vm]
+from tests.support.archives import (
+    archived_states,
+    make_archive,
+    read_byte,
+    require_nothing_left,
+    snapshot_names,
+    state_name,
+    write_byte,
+    write_live,
+)
+from tests.support.programs import output_of
+from tests.support.small_disk import small_disk
+from tests.support.world import QVM, Blank, Vm
 
 MAIN = """
 from qvmsh.__main__ import main
@@ -76,7 +84,7 @@ Folder.rename = interrupted
 NO_SETTINGS = """
 import sys
 from qvmsh.errors import QvmError
-from qvmsh.machine import archive_writer
+from qvmsh.machine.archive import writer as archive_writer
 
 
 def fails(self):
@@ -89,7 +97,8 @@ archive_writer.Writer._put_settings = fails
 NO_ROOM = """
 import os, signal, sys
 from qvmsh.errors import QvmError
-from qvmsh.machine import archive_writer, archiving
+from qvmsh.machine.archive import writer as archive_writer
+from qvmsh.machine.archive import archive as archiving
 
 
 def fails(self, roles):
@@ -130,49 +139,51 @@ def test_state_that_is_taken_back_is_listed_as_unfinished_before_its_files_go(bl
     vm = blank()
     vm.ok("start", "--no-wait")
     write_live(vm, "-P 1 0 64k")
-    first = archived(vm)
+    first = make_archive(vm)
     write_live(vm, "-P 2 1M 64k")
     done = run(vm, LISTED, "kill", "archive")
     assert done.returncode == -signal.SIGKILL, done.stderr
     write_live(vm, "-P 3 2M 64k")
-    second = archived(vm)
+    second = make_archive(vm)
     vm.ok("archive", "--verify")
     vm.ok("kill")
     vm.ok("restore", "latest", "../twin")
     twin = Vm(vm.world, vm.world.home / "twin")
-    assert [byte(twin, at, "twin-backing.qcow2") for at in ("0", "1M", "2M")] == [1, 2, 3]
-    assert {name_of(first), name_of(second)} <= {f"{row['archive']}/{row['stamp']}" for row in states(vm)}
-    nothing_left(vm)
+    assert [read_byte(twin, at, "twin-backing.qcow2") for at in ("0", "1M", "2M")] == [1, 2, 3]
+    assert {state_name(first), state_name(second)} <= {
+        f"{row['archive']}/{row['stamp']}" for row in archived_states(vm)
+    }
+    require_nothing_left(vm)
 
 
 def test_changes_stand_on_nothing_that_is_gone_or_cut_off(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
     write_live(vm, "-P 1 0 64k")
-    first = archived(vm)
+    first = make_archive(vm)
     folder = vm.directory / first["archive"]
     path = folder / "demo-backing.qcow2"
     path.write_bytes(path.read_bytes()[:-100])
-    second = archived(vm)
+    second = make_archive(vm)
     assert "copied whole: demo-backing.qcow2 of an earlier state is gone or cut off" in second["notes"]
     (folder / f"demo-backing-{second['stamp']}.qcow2").unlink()
-    third = archived(vm)
+    third = make_archive(vm)
     assert not third["incremental"]
-    assert archived(vm)["incremental"]
-    assert "is good" in vm.ok("archive", "--verify", name_of(third)).out
+    assert make_archive(vm)["incremental"]
+    assert "is good" in vm.ok("archive", "--verify", state_name(third)).out
     vm.ok("kill")
 
 
 def test_base_that_is_gone_or_cut_off_is_archived_anew(blank: Blank) -> None:
     vm = blank()
-    write(vm, 1, "0")
-    first = archived(vm)
+    write_byte(vm, 1, "0")
+    first = make_archive(vm)
     (vm.directory / first["archive"] / "demo-base.qcow2").unlink()
-    write(vm, 2, "0")
-    second = archived(vm)
+    write_byte(vm, 2, "0")
+    second = make_archive(vm)
     assert second["archive"] != first["archive"]
     assert f"demo-base.qcow2 of {first['archive']} is gone or cut off: a new archive" in second["notes"]
-    assert "is good" in vm.ok("archive", "--verify", name_of(second)).out
+    assert "is good" in vm.ok("archive", "--verify", state_name(second)).out
 
 
 @pytest.mark.parametrize("script", [LISTED, NAMED])
@@ -181,20 +192,20 @@ def test_interruption_near_the_end_says_what_is_there(blank: Blank, script: str,
     """A Ctrl-C finds it whole; whatever else fails takes it back."""
     vm = blank()
     if script == LISTED:
-        archived(vm)
-    write(vm, 1, "0")
-    before = states(vm)
+        make_archive(vm)
+    write_byte(vm, 1, "0")
+    before = archived_states(vm)
     done = run(vm, script, how, "archive")
     assert done.returncode == 130, done.stderr
-    after = states(vm)
+    after = archived_states(vm)
     if how == "signal":
         assert len(after) == len(before) + 1
         assert f"demo: interrupted; {after[-1]['archive']}/{after[-1]['stamp']} is whole" in done.stderr
     else:
         assert after == before
         assert "interrupted; the machine and its archives are as they were" in done.stderr
-    nothing_left(vm)
-    archived(vm)
+    require_nothing_left(vm)
+    make_archive(vm)
     vm.ok("archive", "--verify")
 
 
@@ -206,7 +217,7 @@ def test_guest_that_is_held_goes_on_before_anything_is_undone(blank: Blank) -> N
     assert "no room" in done.stderr
     assert "demo: running" in done.stdout
     assert vm.ok("status", "-s").out.startswith("demo: running")
-    nothing_left(vm)
+    require_nothing_left(vm)
     vm.ok("kill")
 
 
@@ -225,13 +236,13 @@ def test_guest_that_is_held_goes_on_if_the_failing_archive_is_killed(blank: Blan
 def test_failed_states_leave_no_bitmaps(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
-    archived(vm)
+    make_archive(vm)
     before = bitmaps(vm)
     assert len(before) == 1
     done = run(vm, NO_SETTINGS, "archive")
     assert done.returncode == 1, done.stderr
     assert bitmaps(vm) == before
-    assert archived(vm)["incremental"]
+    assert make_archive(vm)["incremental"]
     vm.ok("kill")
 
 
@@ -282,9 +293,9 @@ def test_host_that_is_gone_holds_up_nobody_who_types_ctrl_c_again(blank: Blank) 
 @pytest.mark.parametrize("how", ["store", "room", "tag"])
 def test_create_that_cannot_archive_drops_no_snapshot(blank: Blank, how: str) -> None:
     vm = blank()
-    write(vm, 1, "0")
-    img(vm, "qemu-img", "snapshot", "-c", "precious", "demo-backing.qcow2")
-    write(vm, 2, "0")
+    write_byte(vm, 1, "0")
+    output_of(vm, "qemu-img", "snapshot", "-c", "precious", "demo-backing.qcow2")
+    write_byte(vm, 2, "0")
     words = ["archive", "--create", "--drop-snapshots"]
     with contextlib.ExitStack() as stack:
         if how == "store":
@@ -298,23 +309,23 @@ def test_create_that_cannot_archive_drops_no_snapshot(blank: Blank, how: str) ->
         refused = vm.qvm(*words)
     assert refused.status == (2 if how == "tag" else 1), str(refused)
     assert "hint:" in refused.err or how == "tag"
-    assert snapshots(vm) == ["precious"]
-    assert byte(vm, "0") == 2
-    assert byte(vm, "0", "demo-base.qcow2") == 0
-    nothing_left(vm)
+    assert snapshot_names(vm) == ["precious"]
+    assert read_byte(vm, "0") == 2
+    assert read_byte(vm, "0", "demo-base.qcow2") == 0
+    require_nothing_left(vm)
 
 
 def test_create_that_fails_after_the_commit_says_that_it_was_done(blank: Blank) -> None:
     vm = blank()
-    write(vm, 1, "0")
+    write_byte(vm, 1, "0")
     refused = vm.qvm("archive", "--create", "--delvm", "nosuch")
     assert refused.status == 3, str(refused)
-    assert byte(vm, "0", "demo-base.qcow2") == 0  # asked before
+    assert read_byte(vm, "0", "demo-base.qcow2") == 0  # asked before
     done = run(vm, NO_SETTINGS, "archive", "--create")
     assert done.returncode == 1, done.stderr
     assert "demo-backing.qcow2 is committed into demo-base.qcow2" in done.stderr
-    assert byte(vm, "0", "demo-base.qcow2") == 1
-    nothing_left(vm)
+    assert read_byte(vm, "0", "demo-base.qcow2") == 1
+    require_nothing_left(vm)
 
 
 def test_snapshot_that_would_be_saved_and_removed_at_once_is_refused(blank: Blank) -> None:
@@ -327,20 +338,20 @@ def test_snapshot_that_would_be_saved_and_removed_at_once_is_refused(blank: Blan
 def test_state_that_was_whole_when_its_archive_was_killed_is_told(blank: Blank, script: str) -> None:
     vm = blank()
     if script == LISTED:
-        archived(vm)
+        make_archive(vm)
         script = script.replace(
             "        is_listed = True\n", "        os.kill(os.getpid(), signal.SIGKILL)\n"
         )
-    write(vm, 1, "0")
+    write_byte(vm, 1, "0")
     done = run(vm, script, "kill", "archive")
     assert done.returncode == -signal.SIGKILL, done.stderr
-    row = states(vm)[-1]
+    row = archived_states(vm)[-1]
     told = vm.qvm("init").err
     assert f"was interrupted: {row['archive']}/{row['stamp']} is whole" in told
     assert "removed" not in told
-    assert states(vm)[-1] == row
+    assert archived_states(vm)[-1] == row
     vm.ok("archive", "--verify")
-    nothing_left(vm)
+    require_nothing_left(vm)
 
 
 def test_killed_archive_on_another_host_is_removed_by_the_next(blank: Blank) -> None:

@@ -2,44 +2,41 @@
 
 from __future__ import annotations
 
-import io
 import json
 import lzma
 import os
 import re
 import shutil
 import subprocess
-import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Result, Vm
-from small_disk import small_disk
-from test_archive import archived, byte, img, name_of, nothing_left, states, write, write_live
 
-Blank = Callable[..., Vm]
-
-
-def told(result: Result, *status: int, says: str = "") -> None:
-    """One line and a hint; no traceback, nothing that drives a terminal."""
-    assert result.status in status, str(result)
-    lines = result.err.splitlines()
-    assert lines[0].startswith("qvm: "), str(result)
-    assert says in result.err, str(result)
-    assert sum(line.startswith("hint: ") for line in lines) == 1, str(result)
-    assert "Traceback" not in result.err
-    assert "\x1b" not in result.err
+from tests.support.archives import (
+    archived_states,
+    make_archive,
+    read_byte,
+    require_nothing_left,
+    state_name,
+    write_byte,
+    write_live,
+)
+from tests.support.errors import require_error
+from tests.support.forged_archives import archive_folder, edit_manifest, first_part, write_settings
+from tests.support.programs import output_of
+from tests.support.small_disk import small_disk
+from tests.support.world import Blank, Vm
 
 
 @pytest.fixture
 def vm(blank: Blank) -> Vm:
     """Archived with 1 at 0; there is 2 now."""
     made = blank()
-    write(made, 1, "0")
-    archived(made)
-    write(made, 2, "0")
+    write_byte(made, 1, "0")
+    make_archive(made)
+    write_byte(made, 2, "0")
     return made
 
 
@@ -74,40 +71,19 @@ def everything(vm: Vm) -> list[str]:
 @pytest.mark.parametrize("is_new", [False, True])
 def test_restore_of_no_archive_is_refused(vm: Vm, word: str, is_new: bool) -> None:
     before = everything(vm)
-    told(vm.qvm("restore", "--force", word, *(["../made"] if is_new else [])), 1, 2)
-    assert byte(vm, "0") == 2
+    require_error(vm.qvm("restore", "--force", word, *(["../made"] if is_new else [])), 1, 2)
+    assert read_byte(vm, "0") == 2
     assert everything(vm) == before
 
 
 def test_restore_words_with_a_dash_are_options(vm: Vm) -> None:
     assert vm.qvm("restore", "-x").status == 2
-    told(vm.qvm("restore", "--", "-x"), 2)
+    require_error(vm.qvm("restore", "--", "-x"), 2)
     assert vm.qvm("restore").status == 2
     assert vm.qvm("restore", "latest", "../made", "more").status == 2
 
 
 # Manifests
-
-
-def edit(vm: Vm, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change the manifest of the archive; without checksums, as whoever edits it would."""
-    path = vm.directory / states_folder(vm) / "manifest.json"
-    found = json.loads(path.read_text())
-    for parts in (*found["layers"].values(), *(point["parts"] for point in found["points"])):
-        for part in parts:
-            for key, value in part.items():
-                if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{16,}", value):
-                    part[key] = ""
-    change(found)
-    path.write_text(json.dumps(found))
-
-
-def states_folder(vm: Vm) -> str:
-    return next(path.name for path in vm.directory.glob("demo-2*"))
-
-
-def part(found: dict[str, Any], role: str = "main") -> dict[str, Any]:
-    return next(each for each in found["points"][0]["parts"] if each["role"] == role)
 
 
 def unfinished(found: dict[str, Any], name: str) -> None:
@@ -119,14 +95,18 @@ def unfinished(found: dict[str, Any], name: str) -> None:
 
 
 MANIFESTS: list[Callable[[dict[str, Any]], None]] = [
-    lambda found: part(found).update(name="../../canary"),
-    lambda found: part(found).update(name="/etc/hostname"),
-    lambda found: part(found).update(source="../../canary"),
-    lambda found: part(found, "settings").update(name="../canary"),
+    lambda found: first_part(found).update(name="../../canary"),
+    lambda found: first_part(found).update(name="/etc/hostname"),
+    lambda found: first_part(found).update(source="../../canary"),
+    lambda found: first_part(found, "settings").update(name="../canary"),
     lambda found: found["layers"]["main"][0].update(name="../../sub/canary"),
     lambda found: found["layers"]["main"][0].update(source="../../made"),
-    lambda found: found["points"][0]["parts"].append(part(found) | {"role": "disk1", "source": "../made"}),
-    lambda found: found["points"][0]["parts"].append(part(found) | {"role": "extra1", "source": ".vmrc"}),
+    lambda found: found["points"][0]["parts"].append(
+        first_part(found) | {"role": "disk1", "source": "../made"}
+    ),
+    lambda found: found["points"][0]["parts"].append(
+        first_part(found) | {"role": "extra1", "source": ".vmrc"}
+    ),
     lambda found: unfinished(found, "../../canary"),
     lambda found: unfinished(found, "../canary"),
     lambda found: found["points"][0].update(stamp="../../../made"),
@@ -134,33 +114,33 @@ MANIFESTS: list[Callable[[dict[str, Any]], None]] = [
     lambda found: found.update(points="none"),
     lambda found: found.update(directory="\ud83d"),
     lambda found: found.update(directory="a\0b"),
-    lambda found: part(found).update(source="x\ud83d"),
-    lambda found: part(found).update(format="raw,file.filename=/etc/passwd"),
+    lambda found: first_part(found).update(source="x\ud83d"),
+    lambda found: first_part(found).update(format="raw,file.filename=/etc/passwd"),
 ]
 
 
 @pytest.mark.parametrize("at", range(len(MANIFESTS)))
 def test_manifest_that_leads_outside_is_refused(vm: Vm, canaries: list[Path], at: int) -> None:
-    edit(vm, MANIFESTS[at])
-    folder = states_folder(vm)
-    told(vm.qvm("restore", "--force", folder), 1, says="manifest.json cannot be read: ")
-    told(vm.qvm("restore", "--force", folder, "../made"), 1)
-    told(vm.qvm("archive", "--verify", folder), 1)
-    assert byte(vm, "0") == 2
+    edit_manifest(vm, MANIFESTS[at])
+    folder = archive_folder(vm)
+    require_error(vm.qvm("restore", "--force", folder), 1, says="manifest.json cannot be read: ")
+    require_error(vm.qvm("restore", "--force", folder, "../made"), 1)
+    require_error(vm.qvm("archive", "--verify", folder), 1)
+    assert read_byte(vm, "0") == 2
     assert "cannot be read" in vm.ok("archive", "--keep", "1").err  # a new archive, beside it
     assert (vm.directory / folder / "demo-backing.qcow2").exists()
-    assert len(states(vm)) == 1
-    nothing_left(vm)
+    assert len(archived_states(vm)) == 1
+    require_nothing_left(vm)
 
 
 @pytest.mark.parametrize("source", ["/etc/qvm-made", "/etc/hostname"])
 def test_place_of_a_disk_that_the_manifest_alone_names_is_in_the_machine(vm: Vm, source: str) -> None:
     """An absolute place is what a manifest may say; it is believed only where the machine says so too."""
     before = Path("/etc/hostname").read_bytes()
-    edit(
+    edit_manifest(
         vm,
         lambda found: found["points"][0]["parts"].append(
-            part(found) | {"role": "disk1", "source": source, "format": "raw"}
+            first_part(found) | {"role": "disk1", "source": source, "format": "raw"}
         ),
     )
     vm.ok("restore", "--force", "latest")
@@ -179,33 +159,20 @@ def test_manifest_of_garbage_is_told_and_the_others_work(vm: Vm, text: str) -> N
     listed = vm.ok("archive", "--list")
     assert f"{folder}/manifest.json cannot be read" in listed.err
     assert len(listed.out.splitlines()) == 1
-    told(vm.qvm("restore", "--force", folder.name), 1, says="cannot be read")
-    told(vm.qvm("archive", "--verify", folder.name), 1, says="cannot be read")
+    require_error(vm.qvm("restore", "--force", folder.name), 1, says="cannot be read")
+    require_error(vm.qvm("archive", "--verify", folder.name), 1, says="cannot be read")
     vm.ok("restore", "--force", "latest")
-    assert byte(vm, "0") == 1
+    assert read_byte(vm, "0") == 1
     vm.ok("archive")
 
 
 def test_words_of_a_manifest_do_not_drive_the_terminal(vm: Vm) -> None:
-    edit(vm, lambda found: found["points"][0].update(snapshots=["\x1b[31mred\nline"], consistency="\x1b[2J"))
+    edit_manifest(
+        vm, lambda found: found["points"][0].update(snapshots=["\x1b[31mred\nline"], consistency="\x1b[2J")
+    )
     for words in (["archive", "--list"], ["archive", "--verify"], ["restore", "--force", "latest"]):
         result = vm.ok(*words)
         assert "\x1b" not in result.out + result.err, words
-
-
-def settings(vm: Vm, *members: tuple[str, str]) -> None:
-    """Put another tar of settings into the archive: names and contents; a content `->x` is a link."""
-    path = vm.directory / states_folder(vm) / "demo-settings.tar"
-    with tarfile.open(path, "w") as tar:
-        for name, text in ((".vmrc", (vm.directory / ".vmrc").read_text()), *members):
-            row = tarfile.TarInfo(name)
-            if text.startswith("->"):
-                row.type, row.linkname = tarfile.SYMTYPE, text[2:]
-                tar.addfile(row)
-            else:
-                row.size = len(text.encode())
-                tar.addfile(row, io.BytesIO(text.encode()))
-    edit(vm, lambda found: part(found, "settings").update(stored_bytes=path.stat().st_size))
 
 
 @pytest.mark.parametrize(
@@ -219,54 +186,56 @@ def settings(vm: Vm, *members: tuple[str, str]) -> None:
 def test_settings_that_do_not_belong_there_are_refused(
     vm: Vm, canaries: list[Path], member: tuple[str, str]
 ) -> None:
-    settings(vm, member)
+    write_settings(vm, member)
     for words in (["latest"], ["latest", "../made"]):
-        told(vm.qvm("restore", "--force", *words), 1, says="which does not belong there")
-    told(vm.qvm("archive", "--verify", "--boot"), 1)
-    assert byte(vm, "0") == 2
-    nothing_left(vm)
+        require_error(vm.qvm("restore", "--force", *words), 1, says="which does not belong there")
+    require_error(vm.qvm("archive", "--verify", "--boot"), 1)
+    assert read_byte(vm, "0") == 2
+    require_nothing_left(vm)
 
 
 @pytest.mark.parametrize("names", [("x", "x/y"), ("x/y", "x"), ("y/x", "y/x/x/x")])
 def test_settings_with_a_file_where_a_folder_is_are_refused(vm: Vm, names: tuple[str, str]) -> None:
-    settings(vm, *((f".qvm/tpm/{name}", "x") for name in names))
+    write_settings(vm, *((f".qvm/tpm/{name}", "x") for name in names))
     for words in (["latest"], ["latest", "../made"]):
-        told(vm.qvm("restore", "--force", *words), 1, says="for which there is no place")
+        require_error(vm.qvm("restore", "--force", *words), 1, says="for which there is no place")
     assert not (vm.world.home / "made").exists()
-    assert byte(vm, "0") == 2
-    nothing_left(vm)
+    assert read_byte(vm, "0") == 2
+    require_nothing_left(vm)
 
 
 def test_settings_do_not_take_the_place_of_a_folder(vm: Vm) -> None:
     (vm.directory / ".qvm/tpm/x").mkdir(parents=True)
-    settings(vm, (".qvm/tpm/x", "x"))
-    told(vm.qvm("restore", "--force", "latest"), 1, says="for which there is no place")
-    assert byte(vm, "0") == 2
-    nothing_left(vm)
+    write_settings(vm, (".qvm/tpm/x", "x"))
+    require_error(vm.qvm("restore", "--force", "latest"), 1, says="for which there is no place")
+    assert read_byte(vm, "0") == 2
+    require_nothing_left(vm)
 
 
 def test_settings_that_are_no_tar_are_refused(vm: Vm, canaries: list[Path]) -> None:
     for data in (b"", b"no tar" * 200, lzma.compress(b"x" * 5000)):
-        path = vm.directory / states_folder(vm) / "demo-settings.tar"
+        path = vm.directory / archive_folder(vm) / "demo-settings.tar"
         path.write_bytes(data)
         size = len(data)
-        edit(vm, lambda found, size=size: part(found, "settings").update(stored_bytes=size))  # type: ignore[misc]
-        told(vm.qvm("restore", "--force", "latest", "../made"), 1, says="is damaged")
-        told(vm.qvm("restore", "--force", "latest"), 1, says="is damaged")
-        assert byte(vm, "0") == 2
-        nothing_left(vm)
+        edit_manifest(vm, lambda found, size=size: first_part(found, "settings").update(stored_bytes=size))  # type: ignore[misc]
+        require_error(vm.qvm("restore", "--force", "latest", "../made"), 1, says="is damaged")
+        require_error(vm.qvm("restore", "--force", "latest"), 1, says="is damaged")
+        assert read_byte(vm, "0") == 2
+        require_nothing_left(vm)
 
 
 def test_settings_do_not_replace_what_the_machine_has(vm: Vm) -> None:
     (vm.directory / ".qvm/known_hosts").write_text("mine\n")
     (vm.directory / "hook.sh").write_text("mine\n")
-    settings(vm, (".qvm/known_hosts", "theirs\n"), ("hook.sh", "theirs\n"), (".vmrc", "VM_PRE_START=evil\n"))
+    write_settings(
+        vm, (".qvm/known_hosts", "theirs\n"), ("hook.sh", "theirs\n"), (".vmrc", "VM_PRE_START=evil\n")
+    )
     before = (vm.directory / ".vmrc").read_bytes()
     vm.ok("restore", "--force", "latest")
     assert (vm.directory / ".qvm/known_hosts").read_text() == "mine\n"
     assert (vm.directory / "hook.sh").read_text() == "mine\n"
     assert (vm.directory / ".vmrc").read_bytes() == before
-    settings(vm, (".git/hooks/post-commit", "evil\n"), ("named.sh", "back\n"))
+    write_settings(vm, (".git/hooks/post-commit", "evil\n"), ("named.sh", "back\n"))
     vm.ok("config", "VM_PRE_START=./named.sh")
     vm.ok("restore", "--force", "latest")
     assert not (vm.directory / ".git").exists()  # no setting of the machine names it
@@ -290,19 +259,19 @@ def test_images_that_name_files_of_the_host_are_refused(vm: Vm, old: Path, canar
 
     def both(says: str) -> None:
         for words in ([old.name], [old.name, "../made"]):
-            told(vm.qvm("restore", "--force", *words), 1, says=says)
+            require_error(vm.qvm("restore", "--force", *words), 1, says=says)
         assert vm.qvm("archive", "--verify", old.name).status == 1
-        assert byte(vm, "0") == 2
-        nothing_left(vm)
+        assert read_byte(vm, "0") == 2
+        require_nothing_left(vm)
 
-    img(vm, "qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", str(secret), str(base))
+    output_of(vm, "qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", str(secret), str(base))
     both(f"stands on {secret}, which the archive does not hold")
     base.unlink()
     both("which the archive does not hold")
-    img(vm, "qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", "/dev/zero", str(top))
+    output_of(vm, "qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", "/dev/zero", str(top))
     both("stands on /dev/zero")
     top.unlink()
-    img(
+    output_of(
         vm,
         "qemu-img",
         "create",
@@ -323,19 +292,19 @@ def test_images_that_name_files_of_the_host_are_refused(vm: Vm, old: Path, canar
 
 def test_overlay_that_stands_alone_is_not_put_onto_the_base(vm: Vm, old: Path) -> None:
     """What it does not hold would be read from the base, and is zero."""
-    write(vm, 5, "1M", f"{old.name}/demo-base.qcow2")
+    write_byte(vm, 5, "1M", f"{old.name}/demo-base.qcow2")
     (old / "demo-backing.qcow2").unlink()
-    img(vm, "qemu-img", "create", "-q", "-f", "qcow2", f"{old.name}/demo-backing.qcow2", "16M")
-    write(vm, 7, "0", f"{old.name}/demo-backing.qcow2")
+    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", f"{old.name}/demo-backing.qcow2", "16M")
+    write_byte(vm, 7, "0", f"{old.name}/demo-backing.qcow2")
     vm.ok("restore", "--force", old.name)
-    assert [byte(vm, at) for at in ("0", "1M")] == [7, 0]
+    assert [read_byte(vm, at) for at in ("0", "1M")] == [7, 0]
 
 
 @pytest.mark.parametrize("tool", ["xz", "gzip", "bzip2", "lz4", "zstd"])
 def test_layout_of_vm_compressed_by_each_tool_restores(vm: Vm, old: Path, tool: str) -> None:
     suffix = {"xz": "xz", "gzip": "gz", "bzip2": "bz2", "lz4": "lz4", "zstd": "zst"}[tool]
     update = old / "demo-backing-20250203040506.qcow2"
-    write(vm, 3, "0")
+    write_byte(vm, 3, "0")
     shutil.copy(vm.directory / "demo-backing.qcow2", update)
     for path in (old / "demo-base.qcow2", old / "demo-backing.qcow2", update):
         made = path.with_name(f"{path.name}.{suffix}")
@@ -346,16 +315,16 @@ def test_layout_of_vm_compressed_by_each_tool_restores(vm: Vm, old: Path, tool: 
     assert "is good" in vm.ok("archive", "--verify", old.name).out
     for stamp, value in (("20250102030405", 2), ("20250203040506", 3)):
         vm.ok("restore", "--force", f"{old.name}/{stamp}")
-        assert byte(vm, "0") == value
+        assert read_byte(vm, "0") == value
     vm.ok("restore", old.name, "../twin")
     twin = Vm(vm.world, vm.world.home / "twin")
-    assert byte(twin, "0", "twin-backing.qcow2") == 3
+    assert read_byte(twin, "0", "twin-backing.qcow2") == 3
     twin.ok("start", "--no-wait")
     twin.ok("kill")
     cut = next(old.glob("demo-backing-*"))
     cut.write_bytes(cut.read_bytes()[:-20])
-    told(vm.qvm("restore", "--force", f"{old.name}/20250203040506"), 1, says="is damaged")
-    assert byte(vm, "0") == 3
+    require_error(vm.qvm("restore", "--force", f"{old.name}/20250203040506"), 1, says="is damaged")
+    assert read_byte(vm, "0") == 3
 
 
 # Places
@@ -380,16 +349,16 @@ def test_restore_into_a_place_that_is_taken_is_refused(vm: Vm) -> None:
         "/",
         "../-x",
     ):
-        told(vm.qvm("restore", "latest", place), 2)
+        require_error(vm.qvm("restore", "latest", place), 2)
     vm.ok("start", "--no-wait")
-    told(vm.qvm("restore", "--force", "latest", "../demo"), 2, says="is a machine already")
-    told(vm.qvm("restore", "--force", "latest", "."), 2)
-    told(vm.qvm("restore", "--force", "latest"), 3, says="cannot restore: it is running")
+    require_error(vm.qvm("restore", "--force", "latest", "../demo"), 2, says="is a machine already")
+    require_error(vm.qvm("restore", "--force", "latest", "."), 2)
+    require_error(vm.qvm("restore", "--force", "latest"), 3, says="cannot restore: it is running")
     vm.ok("kill")
     assert [name for name in everything(vm) if name not in before] in ([], [".qvm/snapshots.json"])
     (home / "empty").mkdir()
     vm.ok("restore", "latest", "../empty")
-    assert byte(Vm(vm.world, home / "empty"), "0", "empty-backing.qcow2") == 1
+    assert read_byte(Vm(vm.world, home / "empty"), "0", "empty-backing.qcow2") == 1
 
 
 @pytest.mark.parametrize("words", [[], ["-z", "lz4", "-b"], ["-z", "xz"], ["-z", "zstd"]])
@@ -398,15 +367,15 @@ def test_restore_onto_a_full_disk_leaves_everything_as_it_was(blank: Blank, word
     with small_disk(world.home / "demo", 12), small_disk(world.home / "small", 2):
         vm = blank(VM_ARCHIVE="../store")
         (vm.directory / "noise").write_bytes(os.urandom(4 << 20))
-        img(vm, "qemu-io", "-f", "qcow2", "-c", "write -s noise 0 4M", "demo-backing.qcow2")
-        archived(vm, *words)
+        output_of(vm, "qemu-io", "-f", "qcow2", "-c", "write -s noise 0 4M", "demo-backing.qcow2")
+        make_archive(vm, *words)
         (vm.directory / "noise").write_bytes(os.urandom(4 << 20))
-        img(vm, "qemu-io", "-f", "qcow2", "-c", "write -s noise 0 4M", "demo-backing.qcow2")
+        output_of(vm, "qemu-io", "-f", "qcow2", "-c", "write -s noise 0 4M", "demo-backing.qcow2")
         now = (vm.directory / "demo-backing.qcow2").read_bytes()
-        told(vm.qvm("restore", "--force", "latest"), 1, says="No space left on device")
+        require_error(vm.qvm("restore", "--force", "latest"), 1, says="No space left on device")
         assert (vm.directory / "demo-backing.qcow2").read_bytes() == now
-        nothing_left(vm)
-        told(vm.qvm("restore", "latest", "../small/twin"), 1, says="No space left on device")
+        require_nothing_left(vm)
+        require_error(vm.qvm("restore", "latest", "../small/twin"), 1, says="No space left on device")
         assert list((world.home / "small").iterdir()) == []
         (vm.directory / "noise").unlink()
         vm.ok("restore", "--force", "latest")
@@ -430,38 +399,38 @@ def test_store_that_cannot_be_used_is_told(blank: Blank, where: str, says: str, 
     vm = blank()
     (vm.world.home / "file").touch()
     (vm.world.home / "loop").symlink_to("loop")
-    write(vm, 1, "0")
+    write_byte(vm, 1, "0")
     if is_on:
         vm.ok("start", "--no-wait")
     vm.ok("config", f"VM_ARCHIVE={where}")
-    told(vm.qvm("archive"), 1, 2, says=says)
+    require_error(vm.qvm("archive"), 1, 2, says=says)
     if not is_on:
-        told(vm.qvm("restore", "latest"), 1, 2)
-        told(vm.qvm("archive", "--verify"), 1, 2)
+        require_error(vm.qvm("restore", "latest"), 1, 2)
+        require_error(vm.qvm("archive", "--verify"), 1, 2)
     vm.ok("config", "VM_ARCHIVE=")
     assert not (vm.directory / "made").exists()
-    nothing_left(vm)
+    require_nothing_left(vm)
     vm.ok("archive")
     vm.kill()
-    assert byte(vm, "0") == 1
+    assert read_byte(vm, "0") == 1
 
 
 def test_store_on_another_file_system(blank: Blank) -> None:
     vm = blank(VM_ARCHIVE="../store/deep/er")
     with small_disk(vm.world.home / "store", 32):
-        write(vm, 1, "0")
-        archived(vm)
+        write_byte(vm, 1, "0")
+        make_archive(vm)
         vm.ok("start", "--no-wait")
         write_live(vm, "-P 2 0 64k")
-        archived(vm)
+        make_archive(vm)
         write_live(vm, "-P 3 0 64k")
-        last = archived(vm, "--keep", "2")
+        last = make_archive(vm, "--keep", "2")
         vm.ok("kill")
         vm.ok("archive", "--verify", last["archive"])
         vm.ok("restore", "--force", "latest")
-        assert byte(vm, "0") == 3
+        assert read_byte(vm, "0") == 3
         vm.ok("restore", "latest", "../store/twin")
-        assert byte(Vm(vm.world, vm.world.home / "store/twin"), "0", "twin-backing.qcow2") == 3
+        assert read_byte(Vm(vm.world, vm.world.home / "store/twin"), "0", "twin-backing.qcow2") == 3
 
 
 # Names
@@ -492,31 +461,31 @@ def test_odd_names_of_machine_disks_and_store(blank: Blank, name: str) -> None:
         ("VM_MACHINE_NAME", name), ("VM_DISKS", f"{disk}:raw"), ("VM_ARCHIVE", f"../{name} store"),
     ):  # fmt: skip
         vm.ok("config", f"{variable}={value}")
-    img(vm, "qemu-img", "create", "-q", "-f", "qcow2", f"./{name}-seed.qcow2", "16M")
-    img(vm, "qemu-img", "create", "-q", "-f", "raw", f"./{disk}", "1M")
+    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", f"./{name}-seed.qcow2", "16M")
+    output_of(vm, "qemu-img", "create", "-q", "-f", "raw", f"./{disk}", "1M")
     vm.ok("init")
     top = f"{name}-backing.qcow2"
-    write(vm, 1, "0", top)
-    write(vm, 2, "0", disk, "raw")
-    archived(vm)
+    write_byte(vm, 1, "0", top)
+    write_byte(vm, 2, "0", disk, "raw")
+    make_archive(vm)
     vm.ok("start", "--no-wait")
     write_live(vm, "-P 3 64k 64k")
     write_live(vm, "-P 4 64k 64k", "disk1")
-    made = archived(vm)
+    made = make_archive(vm)
     write_live(vm, "-P 5 64k 64k")
-    last = archived(vm, "-z", "gzip", "--keep", "5")
+    last = make_archive(vm, "-z", "gzip", "--keep", "5")
     assert last["incremental"]
     vm.ok("kill")
     vm.ok("archive", "--verify", made["archive"])
-    vm.ok("restore", "--force", name_of(made))
-    assert [byte(vm, at, top) for at in ("0", "64k")] == [1, 3]
-    assert [byte(vm, at, disk, "raw") for at in ("0", "64k")] == [2, 4]
-    vm.ok("restore", f"../{name} store/{name_of(last)}", f"../{name} twin")
+    vm.ok("restore", "--force", state_name(made))
+    assert [read_byte(vm, at, top) for at in ("0", "64k")] == [1, 3]
+    assert [read_byte(vm, at, disk, "raw") for at in ("0", "64k")] == [2, 4]
+    vm.ok("restore", f"../{name} store/{state_name(last)}", f"../{name} twin")
     twin = Vm(vm.world, vm.world.home / f"{name} twin")
-    assert byte(twin, "64k", f"{name} twin-backing.qcow2") == 5
+    assert read_byte(twin, "64k", f"{name} twin-backing.qcow2") == 5
     twin.ok("start", "--no-wait")
     twin.ok("kill")
-    nothing_left(vm)
+    require_nothing_left(vm)
 
 
 @pytest.mark.parametrize("names", [["-rf", "--help.qcow2"], [os.fsdecode(b"d\xff.raw")]])
@@ -526,17 +495,17 @@ def test_disk_whose_name_begins_with_a_dash_or_is_no_utf_8(blank: Blank, names: 
         lines = "\n".join(f"{name}:raw" for name in names)
         file.write(b"VM_DISKS='" + os.fsencode(lines) + b"'\n")
     for name in names:
-        img(vm, "qemu-img", "create", "-q", "-f", "raw", f"./{name}", "1M")
-        write(vm, 3, "0", name, "raw")
-    archived(vm)
+        output_of(vm, "qemu-img", "create", "-q", "-f", "raw", f"./{name}", "1M")
+        write_byte(vm, 3, "0", name, "raw")
+    make_archive(vm)
     if len(names) > 1:  # QEMU itself takes no name that is not UTF-8: its arguments are JSON
         vm.ok("start", "--no-wait")
-        archived(vm)
+        make_archive(vm)
         vm.ok("kill")
     for name in names:
-        write(vm, 9, "0", name, "raw")
+        write_byte(vm, 9, "0", name, "raw")
     vm.ok("restore", "--force", "latest")
-    assert {byte(vm, "0", name, "raw") for name in names} == {3}
+    assert {read_byte(vm, "0", name, "raw") for name in names} == {3}
     vm.ok("restore", "latest", "../twin")
     twin = Vm(vm.world, vm.world.home / "twin")
-    assert {byte(twin, "0", name, "raw") for name in names} == {3}
+    assert {read_byte(twin, "0", name, "raw") for name in names} == {3}

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Vm
-from small_disk import small_disk
 
-Blank = Callable[..., Vm]
+from tests.support.small_disk import small_disk
+from tests.support.world import Blank, Vm
 
 WRITING = (
     "start --no-wait", "run", "start --no-wait --base-only", "start --no-wait --loadvm old",

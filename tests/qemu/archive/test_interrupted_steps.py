@@ -12,10 +12,20 @@ import subprocess
 import sys
 
 import pytest
-from conftest import Vm
-from test_archive import nothing_left
-from test_killed_archive import SEED, counting, goes_on, gone, has_all, told  # noqa: F401
-from test_killed_steps import clear, perform, require_order, steps_of
+
+from tests.support.archives import require_nothing_left
+from tests.support.counting import (
+    SEED,
+    clear,
+    last_number,
+    require_all,
+    require_order,
+    run_to_step,
+    steps_to_try,
+    wait_for_more,
+    wait_until_off,
+)
+from tests.support.world import Vm
 
 FAILING = """
 import os, sys
@@ -55,41 +65,41 @@ sys.exit(main())
 
 def check_step(vm: Vm, words: tuple[str, ...], step: int, *, is_qemu_too: bool) -> None:
     clear(vm, words)
-    status, _, said = perform(vm, step, *words, number=signal.SIGINT)
+    status, _, said = run_to_step(vm, step, *words, number=signal.SIGINT)
     assert "Traceback" not in said, said
     assert "never retrieved" not in said, said
     assert status in (0, 130), said
     if is_qemu_too:
         os.kill(vm.pid, signal.SIGKILL)
-        gone(vm)
-        least = told(vm)
-        has_all(vm.directory, "demo", least)  # no other command had to bring it there
+        wait_until_off(vm)
+        least = last_number(vm)
+        require_all(vm.directory, "demo", least)  # no other command had to bring it there
         vm.ok("start", "--no-wait")
-    goes_on(vm)
+    wait_for_more(vm)
     require_order(vm)
-    nothing_left(vm)
+    require_nothing_left(vm)
 
 
 def check(vm: Vm, count: int | None) -> None:
-    for words, step, is_qemu_too in steps_of(vm, count, "interrupted"):
+    for words, step, is_qemu_too in steps_to_try(vm, count, "interrupted"):
         print(
             f"seed {SEED}, qvm {' '.join(words)}: Ctrl-C at step {step}, QEMU killed after it: {is_qemu_too}"
         )
         check_step(vm, words, step, is_qemu_too=is_qemu_too)
 
 
-def test_interrupted_at_some_steps_everything_is_in_order(counting: Vm) -> None:  # noqa: F811
+def test_interrupted_at_some_steps_everything_is_in_order(counting: Vm) -> None:
     check(counting, 6)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-def test_interrupted_at_every_step_everything_is_in_order_long(counting: Vm) -> None:  # noqa: F811
+def test_interrupted_at_every_step_everything_is_in_order_long(counting: Vm) -> None:
     check(counting, None)
 
 
 @pytest.mark.parametrize("how", ["refused", "unsynced"])
-def test_join_that_cannot_be_ended_keeps_what_the_guest_writes(counting: Vm, how: str) -> None:  # noqa: F811
+def test_join_that_cannot_be_ended_keeps_what_the_guest_writes(counting: Vm, how: str) -> None:
     """Noted as joined, then not joined: the guest writes on to the overlay, which must not be thrown away."""
     vm = counting
     done = subprocess.run(
@@ -104,11 +114,11 @@ def test_join_that_cannot_be_ended_keeps_what_the_guest_writes(counting: Vm, how
     assert done.returncode == 1, done.stderr
     assert "what the guest wrote meanwhile cannot be put back" in done.stderr
     assert ("not now" if how == "refused" else "Input/output error") in done.stderr
-    goes_on(vm)
+    wait_for_more(vm)
     assert '"back"' not in (vm.directory / ".qvm/archive.unfinished").read_text()
     os.kill(vm.pid, signal.SIGKILL)
-    gone(vm)
-    least = told(vm)
+    wait_until_off(vm)
+    least = last_number(vm)
     assert "was interrupted" in vm.ok("doctor", "--fix").out
-    has_all(vm.directory, "demo", least)
-    nothing_left(vm)
+    require_all(vm.directory, "demo", least)
+    require_nothing_left(vm)

@@ -15,75 +15,44 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Vm
-from guests import counter
-from small_disk import small_disk
-from test_archive import archived, byte, bytes_of, img, name_of, nothing_left, states, write, write_live
 
-Blank = Callable[..., Vm]
+from tests.support.archives import (
+    archived_states,
+    make_archive,
+    read_byte,
+    read_bytes,
+    require_nothing_left,
+    state_name,
+    write_byte,
+    write_live,
+)
+from tests.support.counting import (
+    NO_WAITING,
+    SEED,
+    check_disks,
+    last_number,
+    require_all,
+    wait_for_more,
+    wait_until_off,
+)
+from tests.support.programs import output_of
+from tests.support.small_disk import small_disk
+from tests.support.world import Blank, Vm
 
-SEED = int(os.environ.get("QVM_TEST_SEED", "20261122"))
 USUAL, LONG = 3, 20
-NO_WAITING = {"VM_GUEST_AGENT": "no", "VM_NET_MODEL": "none"}
-"""A machine with nobody to ask in its guest: all of an archive's time is the cut, the copy, the commit."""
 
 
 def flush(vm: Vm) -> None:
     vm.ok("cmd", 'qemu-io -d /machine/peripheral/disk0-device/virtio-backend "flush"')
 
 
-@pytest.fixture
-def counting(blank: Blank) -> Vm:
-    """A machine of two disks whose guest writes numbers to both all the time (tests/guests/counter.py)."""
-    vm = blank(VM_DISKS="data.qcow2", **NO_WAITING)
-    img(vm, "qemu-img", "create", "-q", "-f", "qcow2", "data.qcow2", "16M")
-    counter.install(vm.directory / "demo-backing.qcow2")
-    vm.ok("start", "--no-wait")
-    goes_on(vm)
-    return vm
-
-
-def told(vm: Vm) -> int:
-    return counter.told(vm.directory / ".qvm/log/serial.log")
-
-
-def goes_on(vm: Vm) -> None:
-    """Wait until the guest has written some more."""
-    wanted, deadline = told(vm) + 10, time.monotonic() + 90
-    while told(vm) < wanted:
-        assert time.monotonic() < deadline, f"the guest stands still at {told(vm)}"
-        time.sleep(0.02)
-
-
-def has_all(directory: Path, name: str, least: int) -> int:
-    """Both disks hold all numbers up to `least` at least, and are of one moment; returns the last."""
-    first = counter.newest(directory / f"{name}-backing.qcow2", least)
-    second = counter.newest(directory / "data.qcow2", least)
-    assert second in (first, first - 1)
-    return first
-
-
-def check_disks(vm: Vm) -> None:
-    for name in ("demo-base.qcow2", "demo-backing.qcow2", "data.qcow2"):
-        check = ["qemu-img", "check", "-q", name]
-        assert subprocess.run(check, cwd=vm.directory, check=False).returncode in (0, 3)  # 3: leaks only
-
-
-def gone(vm: Vm) -> None:
-    """Wait until QEMU has ended."""
-    deadline = time.monotonic() + 60
-    while "running" in vm.qvm("status", "-s").out and time.monotonic() < deadline:
-        time.sleep(0.05)
-
-
 def check_live(vm: Vm, whom: str, count: int) -> None:
     chooser = random.Random(f"{SEED} {whom} {count}")
     note = vm.directory / ".qvm/archive.unfinished"
-    archived(vm)
+    make_archive(vm)
     for turn in range(1, count + 1):
         words = ["archive", *chooser.choice([[], ["--full"], ["--full", "-z", "gzip"], ["--savevm", "m"]])]
         seconds = chooser.uniform(0.0, 0.4)
@@ -100,28 +69,28 @@ def check_live(vm: Vm, whom: str, count: int) -> None:
         _, words_of_it = child.communicate(timeout=120)
         assert "Traceback" not in words_of_it, words_of_it
         if whom == "qvm":
-            goes_on(vm)  # without any other command
+            wait_for_more(vm)  # without any other command
             vm.ok("pause")
             vm.ok("resume")
         else:
-            gone(vm)
-            least = told(vm)
+            wait_until_off(vm)
+            least = last_number(vm)
             vm.ok("doctor", "--fix")
-            has_all(vm.directory, "demo", least)
+            require_all(vm.directory, "demo", least)
             vm.ok("start", "--no-wait")
         assert not note.exists()
-        goes_on(vm)
-        before = told(vm)
-        report = archived(vm)
-        vm.ok("archive", "--verify", name_of(report))
-        vm.ok("restore", name_of(report), "../twin")
-        has_all(vm.world.home / "twin", "twin", before)
+        wait_for_more(vm)
+        before = last_number(vm)
+        report = make_archive(vm)
+        vm.ok("archive", "--verify", state_name(report))
+        vm.ok("restore", state_name(report), "../twin")
+        require_all(vm.world.home / "twin", "twin", before)
         shutil.rmtree(vm.world.home / "twin")
-        nothing_left(vm)
+        require_nothing_left(vm)
     vm.ok("kill")
-    has_all(vm.directory, "demo", told(vm))
+    require_all(vm.directory, "demo", last_number(vm))
     check_disks(vm)
-    nothing_left(vm)
+    require_nothing_left(vm)
 
 
 @pytest.mark.parametrize("whom", ["qvm", "qemu", "both"])
@@ -139,30 +108,30 @@ def test_archive_killed_loses_nothing_long(counting: Vm, whom: str) -> None:
 def check_off(vm: Vm, count: int) -> None:
     """`archive`, `archive --create` and `restore` of a machine that is off."""
     chooser = random.Random(f"{SEED} off {count}")
-    write(vm, 1, "0")
-    old = name_of(archived(vm))
+    write_byte(vm, 1, "0")
+    old = state_name(make_archive(vm))
     for turn in range(2, count + 2):
         for words in (["archive"], ["archive", "--create"], ["restore", "--force", old]):
             seconds = chooser.uniform(0.03, 0.35)
             print(f"seed {SEED}: {' '.join(words)} killed after {seconds:.3f} s")
-            write(vm, turn, "0")
-            write(vm, turn, "8M")
+            write_byte(vm, turn, "0")
+            write_byte(vm, turn, "8M")
             child = vm.world.popen(*words, cwd=vm.directory)
             time.sleep(seconds)
             child.kill()
-            _, told = child.communicate(timeout=60)
-            assert "Traceback" not in told, told
+            _, errors = child.communicate(timeout=60)
+            assert "Traceback" not in errors, errors
             vm.ok("start", "--no-wait")  # the next command
             vm.ok("kill")
-            found = bytes_of(vm, "0", "8M")
+            found = read_bytes(vm, "0", "8M")
             assert found == [turn, turn] or (words[0] == "restore" and found == [1, 0]), words
-            img(vm, "qemu-img", "check", "demo-backing.qcow2")
-            report = archived(vm)
-            vm.ok("archive", "--verify", name_of(report))
-            nothing_left(vm)
+            output_of(vm, "qemu-img", "check", "demo-backing.qcow2")
+            report = make_archive(vm)
+            vm.ok("archive", "--verify", state_name(report))
+            require_nothing_left(vm)
             if words[0] == "restore":
                 vm.ok("restore", "latest")
-                assert bytes_of(vm, "0", "8M") == found
+                assert read_bytes(vm, "0", "8M") == found
 
 
 def test_archive_and_restore_of_a_machine_that_is_off_killed_lose_nothing(blank: Blank) -> None:
@@ -204,15 +173,15 @@ def test_archive_killed_while_the_disks_are_cut_start_puts_it_back_and_says_so(b
     child.kill()
     os.kill(vm.pid, signal.SIGKILL)
     child.communicate()
-    gone(vm)
-    assert byte(vm, "1M") == 0
+    wait_until_off(vm)
+    assert read_byte(vm, "1M") == 0
     cut = list(vm.directory.glob(".qvm/cut-*"))
     assert len(cut) == 1
     started = vm.ok("start", "--no-wait")
     assert "was interrupted: what the guest wrote last is in demo-backing.qcow2" in started.err
     vm.ok("kill")
-    assert byte(vm, "1M") == 7
-    nothing_left(vm)
+    assert read_byte(vm, "1M") == 7
+    require_nothing_left(vm)
 
 
 def test_archive_killed_while_the_disks_are_cut_doctor_fix_joins_them(blank: Blank) -> None:
@@ -222,26 +191,26 @@ def test_archive_killed_while_the_disks_are_cut_doctor_fix_joins_them(blank: Bla
     write_live(vm, "-P 7 1M 64k")
     child.kill()
     child.communicate()
-    told = vm.qvm("doctor", "--fix").out
-    assert "the running guest's disks are whole again" in told
+    output = vm.qvm("doctor", "--fix").out
+    assert "the running guest's disks are whole again" in output
     assert "qvm-cut" not in vm.ok("qmp", "query-named-block-nodes").out
     vm.ok("kill")
-    assert byte(vm, "1M") == 7
-    nothing_left(vm)
+    assert read_byte(vm, "1M") == 7
+    require_nothing_left(vm)
 
 
 def test_who_looks_while_the_disks_are_cut_sees_the_disks(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.qcow2", **NO_WAITING)
-    img(vm, "qemu-img", "create", "-q", "-f", "qcow2", "data.qcow2", "16M")
+    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", "data.qcow2", "16M")
     vm.ok("start", "--no-wait")
     vm.ok("snapshot", "save", "keep", "-m", "precious")
     before = re.sub(r"[\d.]+ .iB used", "", vm.ok("disk", "list").out)
     child = held(vm, "--full")
-    told = vm.ok("snapshot", "list").out
-    assert f"archive is under way: `qvm archive`, pid {child.pid}, since " in told
-    assert "stale" not in told
-    assert "missing" not in told
-    assert "cut" not in told
+    output = vm.ok("snapshot", "list").out
+    assert f"archive is under way: `qvm archive`, pid {child.pid}, since " in output
+    assert "stale" not in output
+    assert "missing" not in output
+    assert "cut" not in output
     assert "precious" in vm.ok("snapshot", "show", "keep").out
     assert "no fault found" in vm.ok("snapshot", "verify").out
     vm.ok("snapshot", "diff", "keep")
@@ -249,21 +218,22 @@ def test_who_looks_while_the_disks_are_cut_sees_the_disks(blank: Blank) -> None:
     child.kill()
     os.kill(vm.pid, signal.SIGKILL)
     child.communicate()
-    gone(vm)
-    told = vm.ok("snapshot", "list").out
+    wait_until_off(vm)
+    output = vm.ok("snapshot", "list").out
     assert re.search(
-        r"`qvm archive` of \S+ was interrupted, and what the guest wrote since is in .qvm/cut-", told
+        r"`qvm archive` of \S+ was interrupted, and what the guest wrote since is in .qvm/cut-", output
     )
     vm.ok("start", "--no-wait")
     assert "interrupted" not in vm.ok("snapshot", "list").out
     vm.ok("kill")
-    nothing_left(vm)
+    require_nothing_left(vm)
 
 
 THROUGH_LINK = """
 import os, signal, subprocess, sys
 from qvmsh.host import locks
-from qvmsh.machine import archiving, cut
+from qvmsh.machine.archive import archive as archiving
+from qvmsh.machine.archive import live_copy as cut
 from qvmsh.machine.machine import Machine
 
 vm = Machine(sys.argv[1])
@@ -310,19 +280,19 @@ def test_machine_through_a_link_with_a_disk_outside_is_archived_and_put_right(
         )
         assert done.returncode == status, done.stderr
         if status:
-            gone(vm)
+            wait_until_off(vm)
             assert "what the guest wrote last is in" in vm.ok("start", "--no-wait").err
     vm.ok("kill")
-    assert byte(vm, "1M", "../../there/data.qcow2") == 7
+    assert read_byte(vm, "1M", "../../there/data.qcow2") == 7
     assert other.read_bytes() == before
-    nothing_left(vm)
+    require_nothing_left(vm)
 
 
 def test_archive_interrupted_by_ctrl_c_leaves_everything_as_it_was(blank: Blank) -> None:
     vm = blank(**NO_WAITING)
     vm.ok("start", "--no-wait")
-    archived(vm)
-    before = states(vm)
+    make_archive(vm)
+    before = archived_states(vm)
     child = held(vm, "--full")
     write_live(vm, "-P 7 1M 64k")
     child.send_signal(signal.SIGINT)
@@ -331,28 +301,28 @@ def test_archive_interrupted_by_ctrl_c_leaves_everything_as_it_was(blank: Blank)
     assert child.returncode in (130, 0)
     assert not (vm.directory / ".qvm/archive.unfinished").exists()
     assert "qvm-cut" not in vm.ok("qmp", "query-named-block-nodes").out
-    assert child.returncode == 0 or states(vm) == before
+    assert child.returncode == 0 or archived_states(vm) == before
     vm.ok("kill")
-    assert byte(vm, "1M") == 7
-    nothing_left(vm)
+    assert read_byte(vm, "1M") == 7
+    require_nothing_left(vm)
 
 
 def test_archive_full_disk_leaves_machine_and_archives_as_they_were(blank: Blank) -> None:
     vm = blank(VM_ARCHIVE="../store")
     noise = os.urandom(3 << 20)
     (vm.directory / "noise").write_bytes(noise)
-    img(vm, "qemu-img", "convert", "-f", "raw", "-O", "raw", "noise", "noise.raw")
-    write(vm, 1, "0")
+    output_of(vm, "qemu-img", "convert", "-f", "raw", "-O", "raw", "noise", "noise.raw")
+    write_byte(vm, 1, "0")
     with small_disk(vm.world.home / "store", 2):
-        first = archived(vm)
-        before = states(vm)
-        img(vm, "qemu-io", "-f", "qcow2", "-c", "write -s noise 1M 3M", "demo-backing.qcow2")
+        first = make_archive(vm)
+        before = archived_states(vm)
+        output_of(vm, "qemu-io", "-f", "qcow2", "-c", "write -s noise 1M 3M", "demo-backing.qcow2")
         for words, status in ((["archive"], "not enough room"), (["archive", "-z", "lz4"], "No space left")):
             result = vm.qvm(*words)
             assert result.status == 1
             assert status in result.err, result
             assert "hint: " in result.err
-            assert states(vm) == before
+            assert archived_states(vm) == before
         vm.ok("start", "--no-wait")
         result = vm.qvm("archive", "-z", "lz4")
         assert result.status == 1
@@ -361,10 +331,10 @@ def test_archive_full_disk_leaves_machine_and_archives_as_they_were(blank: Blank
         vm.ok("kill")
         names = {path.name for path in (vm.world.home / "store" / first["archive"]).iterdir()}
         assert names == {"demo-base.qcow2", "demo-backing.qcow2", "demo-settings.tar", "manifest.json"}
-        assert states(vm) == before
+        assert archived_states(vm) == before
         vm.ok("restore", "--force", "latest")
-        assert byte(vm, "0") == 1
-    nothing_left(vm)
+        assert read_byte(vm, "0") == 1
+    require_nothing_left(vm)
 
 
 def test_archive_machines_own_disk_full_keeps_what_the_guest_wrote(blank: Blank) -> None:
@@ -381,10 +351,10 @@ def test_archive_machines_own_disk_full_keeps_what_the_guest_wrote(blank: Blank)
             while True:
                 file.write(bytes(4096))
         child.send_signal(signal.SIGCONT)
-        _, told = child.communicate(timeout=120)
-        assert child.returncode == 1, told
-        assert "cannot be put back" in told
-        assert "hint: nothing is lost" in told
+        _, errors = child.communicate(timeout=120)
+        assert child.returncode == 1, errors
+        assert "cannot be put back" in errors
+        assert "hint: nothing is lost" in errors
         refused = vm.qvm("archive")
         assert refused.status == 1
         assert "was interrupted, and cannot be completed" in refused.err
@@ -393,6 +363,6 @@ def test_archive_machines_own_disk_full_keeps_what_the_guest_wrote(blank: Blank)
         assert "disks are whole again" in vm.qvm("doctor", "--fix").out
         vm.ok("archive")
         vm.ok("kill")
-        assert byte(vm, "1M") == 7
-        img(vm, "qemu-img", "check", "demo-backing.qcow2")
-        nothing_left(vm)
+        assert read_byte(vm, "1M") == 7
+        output_of(vm, "qemu-img", "check", "demo-backing.qcow2")
+        require_nothing_left(vm)

@@ -1,6 +1,6 @@
 """archive and restore of each kind of machine: UEFI, TPM, disks that the user's own words name, no layers.
 
-Real QEMU without a guest system; the guests are in tests/guest/test_archive_kinds_guest.py.
+Real QEMU without a guest system; the guests are in tests/guest/archive/test_kinds.py.
 """
 
 from __future__ import annotations
@@ -8,21 +8,28 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Vm
-from test_archive import archived, byte, img, name_of, nothing_left, states, write, write_live
 
-Blank = Callable[..., Vm]
+from tests.support.archives import (
+    archived_states,
+    make_archive,
+    read_byte,
+    require_nothing_left,
+    state_name,
+    write_byte,
+    write_live,
+)
+from tests.support.programs import output_of
+from tests.support.world import Blank, Vm
 
 CODE, VARIABLES = "/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"
 
 
 def create(vm: Vm, name: str, form: str = "qcow2", size: str = "1M") -> None:
-    img(vm, "qemu-img", "create", "-q", "-f", form, name, size)
+    output_of(vm, "qemu-img", "create", "-q", "-f", form, name, size)
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -33,7 +40,7 @@ def tree(folder: Path) -> dict[str, str]:
 
 def content(vm: Vm, name: str, form: str = "qcow2") -> str:
     """A hash of what a guest would read from a disk."""
-    img(vm, "qemu-img", "convert", "-f", form, "-O", "raw", name, "whole.raw")
+    output_of(vm, "qemu-img", "convert", "-f", form, "-O", "raw", name, "whole.raw")
     path = vm.directory / "whole.raw"
     found = hashlib.sha1(path.read_bytes()).hexdigest()
     path.unlink()
@@ -66,48 +73,48 @@ def test_uefi_variables_tpm_and_two_more_disks_come_back(blank: Blank, is_on: bo
     vm = blank(VM_FIRMWARE="uefi", VM_TPM="yes", VM_DISKS="db.qcow2\nplain.raw", VM_MACHINE_MEM="128")
     create(vm, "db.qcow2")
     create(vm, "plain.raw", "raw")
-    write(vm, 1, "0")
-    write(vm, 2, "0", "db.qcow2")
-    write(vm, 3, "0", "plain.raw", "raw")
+    write_byte(vm, 1, "0")
+    write_byte(vm, 2, "0", "db.qcow2")
+    write_byte(vm, 3, "0", "plain.raw", "raw")
     vm.ok("start", "--no-wait")
     if is_on:
         write_live(vm, "-P 4 64k 64k", "disk1")
         write_live(vm, "-P 5 64k 64k", "disk2")
-        first = archived(vm)
+        first = make_archive(vm)
         assert first["notes"] == []
         write_live(vm, "-P 6 64k 64k", "disk1")
-        assert archived(vm)["incremental"]
+        assert make_archive(vm)["incremental"]
         vm.ok("kill")
     else:
         vm.ok("kill")
-        write(vm, 4, "64k", "db.qcow2")
-        write(vm, 5, "64k", "plain.raw", "raw")
-        first = archived(vm)
+        write_byte(vm, 4, "64k", "db.qcow2")
+        write_byte(vm, 5, "64k", "plain.raw", "raw")
+        first = make_archive(vm)
         assert first["notes"] == []
     row = json.loads(vm.ok("--json", "archive", "--list").out)["states"][0]
     assert sorted(row["disks"]) == ["disk1", "disk2", "main", "uefi"]
     assert "is good" in vm.ok("archive", "--verify", first["archive"]).out
     variables, keys = content(vm, "demo-uefi.qcow2"), tree(vm.directory / ".qvm/tpm")
     assert keys
-    archived(vm)  # so that all that is there now is in an archive
-    write(vm, 9, "0", "demo-uefi.qcow2")
-    write(vm, 9, "64k", "db.qcow2")
+    make_archive(vm)  # so that all that is there now is in an archive
+    write_byte(vm, 9, "0", "demo-uefi.qcow2")
+    write_byte(vm, 9, "64k", "db.qcow2")
     for path in (vm.directory / ".qvm/tpm").iterdir():
         path.write_bytes(b"another")
-    vm.ok("restore", "--force", name_of(first))
-    assert byte(vm, "0") == 1
-    assert [byte(vm, at, "db.qcow2") for at in ("0", "64k")] == [2, 4]
-    assert [byte(vm, at, "plain.raw", "raw") for at in ("0", "64k")] == [3, 5]
+    vm.ok("restore", "--force", state_name(first))
+    assert read_byte(vm, "0") == 1
+    assert [read_byte(vm, at, "db.qcow2") for at in ("0", "64k")] == [2, 4]
+    assert [read_byte(vm, at, "plain.raw", "raw") for at in ("0", "64k")] == [3, 5]
     if not is_on:
         assert content(vm, "demo-uefi.qcow2") == variables
         assert tree(vm.directory / ".qvm/tpm") == keys
-    img(vm, "qemu-img", "check", "demo-uefi.qcow2")
-    nothing_left(vm)
+    output_of(vm, "qemu-img", "check", "demo-uefi.qcow2")
+    require_nothing_left(vm)
     vm.ok("start", "--no-wait")
     vm.ok("kill")
-    twin, report = twin_of(vm, name_of(first))
+    twin, report = twin_of(vm, state_name(first))
     assert "its TPM holds the same keys as that of demo" in report["notes"]
-    assert byte(twin, "64k", "db.qcow2") == 4
+    assert read_byte(twin, "64k", "db.qcow2") == 4
     if not is_on:
         assert content(twin, "twin-uefi.qcow2") == variables
         assert tree(twin.directory / ".qvm/tpm") == keys
@@ -117,12 +124,12 @@ def test_uefi_variables_tpm_and_two_more_disks_come_back(blank: Blank, is_on: bo
 def test_restore_keeps_the_variables_that_the_state_did_not_have(blank: Blank) -> None:
     """Archived before its first start, there were none."""
     vm = blank()
-    first = archived(vm)
+    first = make_archive(vm)
     vm.ok("config", "VM_FIRMWARE=uefi")
     vm.ok("start", "--no-wait")
     vm.ok("kill")
     before = content(vm, "demo-uefi.qcow2")
-    told = vm.ok("restore", "--force", name_of(first)).out
+    told = vm.ok("restore", "--force", state_name(first)).out
     assert "demo-uefi.qcow2 is not in that state, and stays as it is" in told
     assert content(vm, "demo-uefi.qcow2") == before
     vm.ok("start", "--no-wait")
@@ -134,13 +141,13 @@ def test_raw_uefi_variables_by_hand_come_back(blank: Blank, is_on: bool) -> None
     vm = blank(VM_QEMU_EXTRA=words, VM_MACHINE_MEM="128")
     data = Path(VARIABLES).read_bytes()
     (vm.directory / "vars.fd").write_bytes(data)
-    write(vm, 1, "0")
+    write_byte(vm, 1, "0")
     if is_on:
         vm.ok("start", "--no-wait", "--disposable")  # the firmware writes nothing that counts
         vm.ok("kill")
         vm.ok("start", "--no-wait")
         vm.ok("pause")
-    made = archived(vm)
+    made = make_archive(vm)
     assert not [note for note in made["notes"] if "not in the archive" in note]
     vm.kill()
     row = json.loads(vm.ok("--json", "archive", "--list").out)["states"][0]
@@ -154,7 +161,7 @@ def test_raw_uefi_variables_by_hand_come_back(blank: Blank, is_on: bool) -> None
     twin, _ = twin_of(vm)
     assert (twin.directory / "vars.fd").read_bytes() == stored
     both_run(vm, twin)
-    nothing_left(vm)
+    require_nothing_left(vm)
 
 
 @pytest.mark.parametrize("is_on", [False, True])
@@ -181,41 +188,41 @@ def test_disks_of_the_users_own_words_come_back_and_are_not_shared(blank: Blank,
     ]  # fmt: skip
     for at, (name, form) in enumerate(disks, start=1):
         create(vm, name, form)
-        write(vm, at, "0", name, form)
+        write_byte(vm, at, "0", name, form)
     if is_on:
         vm.ok("start", "--no-wait")
         write_live(vm, "-P 21 64k 64k", "one")
-        archived(vm)
+        make_archive(vm)
         write_live(vm, "-P 22 128k 64k", "two")
-        made = archived(vm)
+        made = make_archive(vm)
         assert made["incremental"]
         vm.ok("kill")
     else:
-        write(vm, 21, "64k", *disks[0])
-        write(vm, 22, "128k", *disks[3])
-        made = archived(vm)
+        write_byte(vm, 21, "64k", *disks[0])
+        write_byte(vm, 22, "128k", *disks[3])
+        made = make_archive(vm)
     assert not [note for note in made["notes"] if "not in the archive" in note], made["notes"]
     for name, form in disks:
-        write(vm, 99, "0", name, form)
-        write(vm, 99, "128k", name, form)
-    vm.ok("restore", "--force", name_of(made))
-    assert [byte(vm, "0", name, form) for name, form in disks] == [1, 2, 3, 4]
-    assert byte(vm, "64k", *disks[0]) == 21
-    assert byte(vm, "128k", *disks[3]) == 22
+        write_byte(vm, 99, "0", name, form)
+        write_byte(vm, 99, "128k", name, form)
+    vm.ok("restore", "--force", state_name(made))
+    assert [read_byte(vm, "0", name, form) for name, form in disks] == [1, 2, 3, 4]
+    assert read_byte(vm, "64k", *disks[0]) == 21
+    assert read_byte(vm, "128k", *disks[3]) == 22
     twin, report = twin_of(vm)
     moved = [note for note in report["notes"] if "is in the machine's directory now" in note]
     assert moved == [
         f"{vm.world.home}/elsewhere/plain.qcow2 is in the machine's directory now, as plain-2.qcow2"
     ]
-    assert byte(twin, "128k", "plain-2.qcow2") == 22
+    assert read_byte(twin, "128k", "plain-2.qcow2") == 22
     assert "elsewhere" not in value(twin, "VM_QEMU_EXTRA")
-    assert [byte(twin, "0", name, form) for name, form in disks[:3]] == [1, 2, 3]
+    assert [read_byte(twin, "0", name, form) for name, form in disks[:3]] == [1, 2, 3]
     both_run(vm, twin)
     twin.ok("start", "--no-wait")
     write_live(twin, "-P 33 0 64k", "two")
     twin.ok("kill")
-    assert byte(vm, "0", *disks[3]) == 4
-    nothing_left(vm)
+    assert read_byte(vm, "0", *disks[3]) == 4
+    require_nothing_left(vm)
 
 
 @pytest.mark.parametrize("form", ["qcow2", "raw"])
@@ -223,24 +230,24 @@ def test_machine_without_layers_comes_back(blank: Blank, form: str) -> None:
     vm = blank(has_images=False, VM_USE_SNAPSHOTS="no", VM_FMT=form)
     name = f"demo.{form}"
     create(vm, name, form, "16M")
-    write(vm, 1, "0", name, form)
-    first = archived(vm)
+    write_byte(vm, 1, "0", name, form)
+    first = make_archive(vm)
     assert (vm.directory / first["archive"] / name).exists()
-    write(vm, 2, "0", name, form)
-    second = archived(vm)
+    write_byte(vm, 2, "0", name, form)
+    second = make_archive(vm)
     assert second["archive"] == first["archive"]
     vm.ok("start", "--no-wait")
     write_live(vm, "-P 3 0 64k")
-    third = archived(vm)
+    third = make_archive(vm)
     write_live(vm, "-P 4 1M 64k")
-    fourth = archived(vm)
+    fourth = make_archive(vm)
     assert fourth["incremental"]
     vm.ok("kill")
     for report, wanted in ((first, [1, 0]), (second, [2, 0]), (third, [3, 0]), (fourth, [3, 4])):
-        vm.ok("restore", "--force", name_of(report))
-        assert [byte(vm, at, name, form) for at in ("0", "1M")] == wanted
-    twin, _ = twin_of(vm, name_of(fourth))
-    assert byte(twin, "1M", f"twin.{form}", form) == 4
+        vm.ok("restore", "--force", state_name(report))
+        assert [read_byte(vm, at, name, form) for at in ("0", "1M")] == wanted
+    twin, _ = twin_of(vm, state_name(fourth))
+    assert read_byte(twin, "1M", f"twin.{form}", form) == 4
     both_run(vm, twin)
     vm.ok("archive", "--verify", first["archive"])
 
@@ -254,21 +261,21 @@ def test_hardware_by_hand_comes_back(blank: Blank) -> None:
     )
     (vm.world.home / "disks").mkdir()
     create(vm, "../disks/demo.qcow2", size="16M")
-    write(vm, 1, "0", "../disks/demo.qcow2")
-    off = archived(vm)
+    write_byte(vm, 1, "0", "../disks/demo.qcow2")
+    off = make_archive(vm)
     vm.ok("start", "--no-wait")
     told = vm.ok("cmd", 'qemu-io ide0-hd0 "write -P 2 0 64k"').out
     assert "rror" not in told
-    on = archived(vm)
+    on = make_archive(vm)
     vm.ok("kill")
     for report, wanted in ((off, 1), (on, 2)):
-        vm.ok("restore", "--force", name_of(report))
-        assert byte(vm, "0", "../disks/demo.qcow2") == wanted
+        vm.ok("restore", "--force", state_name(report))
+        assert read_byte(vm, "0", "../disks/demo.qcow2") == wanted
     twin, report = twin_of(vm)
     assert "-hda demo.qcow2" in value(twin, "VM_QEMU_ARGS")
     assert value(twin, "VM_SSH_PORT") == "40022"
     assert "VM_SSH_PORT is as it was for demo: change it before both run at one time" in report["notes"]
-    assert byte(twin, "0", "demo.qcow2") == 2
+    assert read_byte(twin, "0", "demo.qcow2") == 2
     for each in (vm, twin):
         each.ok("start", "--no-wait")
         assert each.qvm("status", "-s").out.startswith(f"{each.directory.name}: running")
@@ -295,7 +302,7 @@ def test_what_is_left_out_is_said_and_a_new_machine_starts_without_it(blank: Bla
     for name, size in (("install.iso", "70M"), ("seed.iso", "1M"), ("large.raw", "70M")):
         create(vm, name, "raw", size)
     create(vm, "../boot/tools.raw", "raw")
-    made = archived(vm)
+    made = make_archive(vm)
     home = vm.world.home
     large = "the guest only reads it, and it has more than 64 MiB"
     outside = "it lies outside of the machine's directory"
@@ -308,7 +315,7 @@ def test_what_is_left_out_is_said_and_a_new_machine_starts_without_it(blank: Bla
             "shared is not in the archive: it is a folder",
         ]
     )
-    told = img(vm, "tar", "tf", f"{made['archive']}/demo-settings.tar").split("\n")
+    told = output_of(vm, "tar", "tf", f"{made['archive']}/demo-settings.tar").split("\n")
     assert {".vmrc", ".qvm/uuid", "seed.iso", "note.txt", "hook.sh"} <= set(told)
     assert "demo.log" not in told
     twin, report = twin_of(vm)
@@ -331,7 +338,7 @@ def test_what_is_left_out_is_said_and_a_new_machine_starts_without_it(blank: Bla
     assert (vm.directory / "note.txt").read_text() == "note"
     assert "exit 0" in (vm.directory / "hook.sh").read_text()
     assert (vm.directory / "seed.iso").exists()
-    nothing_left(vm)
+    require_nothing_left(vm)
 
 
 def test_new_machine_from_a_machine_with_ports_of_its_own(blank: Blank) -> None:
@@ -341,7 +348,7 @@ def test_new_machine_from_a_machine_with_ports_of_its_own(blank: Blank) -> None:
     )  # fmt: skip
     vm.ok("start", "--no-wait")
     vm.ok("kill")
-    archived(vm)
+    make_archive(vm)
     twin, report = twin_of(vm, name="Das Zweite")
     number = value(twin, "VM_MACHINE_ID")
     assert number != "33"
@@ -370,28 +377,28 @@ def test_restore_after_the_whole_folder_of_qvm_was_lost_keeps_the_identity(blank
     vm.ok("start", "--no-wait")
     vm.ok("kill")
     (vm.directory / ".qvm/known_hosts").write_text("qvm-x ssh-ed25519 AAAA\n")
-    write(vm, 1, "0")
-    archived(vm)
+    write_byte(vm, 1, "0")
+    make_archive(vm)
     uuid, keys = (vm.directory / ".qvm/uuid").read_text(), tree(vm.directory / ".qvm/tpm")
     shutil.rmtree(vm.directory / ".qvm")
     for path in vm.directory.glob("demo-*"):
         path.unlink()
     vm.ok("restore", "latest")
-    assert byte(vm, "0") == 1
+    assert read_byte(vm, "0") == 1
     assert (vm.directory / ".qvm/uuid").read_text() == uuid
     assert (vm.directory / ".qvm/known_hosts").read_text() == "qvm-x ssh-ed25519 AAAA\n"
     assert tree(vm.directory / ".qvm/tpm") == keys
     vm.ok("start", "--no-wait")
-    nothing_left(vm)
+    require_nothing_left(vm)
 
 
 def test_snapshots_of_a_restored_machine_are_known_with_their_words(blank: Blank) -> None:
     vm = blank(VM_QEMU_EXTRA="-fw_cfg name=opt/qvm/hostname,string=demo")
     vm.ok("snapshot", "save", "one", "-m", "the first")
-    write(vm, 1, "0")
-    made = archived(vm)
+    write_byte(vm, 1, "0")
+    made = make_archive(vm)
     vm.ok("snapshot", "delete", "one")
-    vm.ok("restore", "--force", name_of(made))
+    vm.ok("restore", "--force", state_name(made))
     assert "the first" in vm.ok("snapshot", "list").out
     vm.ok("snapshot", "verify", "one")
     twin, _ = twin_of(vm)
@@ -399,25 +406,29 @@ def test_snapshots_of_a_restored_machine_are_known_with_their_words(blank: Blank
     assert "demo" not in (twin.directory / ".qvm/snapshots.json").read_text()
     twin.ok("snapshot", "verify", "one")
     twin.ok("snapshot", "restore", "one")
-    assert byte(twin, "0", "twin-backing.qcow2") == 0
+    assert read_byte(twin, "0", "twin-backing.qcow2") == 0
 
 
 def test_image_with_its_data_in_another_file_is_refused(blank: Blank) -> None:
     vm = blank(VM_DISKS="split.qcow2")
-    img(vm, "qemu-img", "create", "-q", "-f", "qcow2", "-o", "data_file=split.data", "split.qcow2", "1M")
+    output_of(
+        vm, "qemu-img", "create", "-q", "-f", "qcow2", "-o", "data_file=split.data", "split.qcow2", "1M"
+    )
     refused = vm.qvm("archive")
     assert refused.status == 1
     assert "split.qcow2 keeps its data in another file" in refused.err
     assert "hint: `qemu-img convert" in refused.err
     assert not list(vm.directory.glob("demo-2*"))
-    nothing_left(vm)
+    require_nothing_left(vm)
 
 
 @pytest.mark.parametrize("names", [("flat-flat.vmdk", "flat-flat.vmdk"), ("more/flat.vmdk", "more/one.vmdk")])
 def test_image_of_several_files_is_refused_before_and_after(blank: Blank, names: tuple[str, str]) -> None:
     """A flat vmdk is a page of text; the guest's data is in its extents."""
     vm = blank(VM_DISKS="flat.vmdk")
-    img(vm, "qemu-img", "create", "-q", "-f", "vmdk", "-o", "subformat=monolithicFlat", "flat.vmdk", "1M")
+    output_of(
+        vm, "qemu-img", "create", "-q", "-f", "vmdk", "-o", "subformat=monolithicFlat", "flat.vmdk", "1M"
+    )
     flat = (vm.directory / "flat.vmdk").read_bytes()
     (vm.directory / "more").mkdir()
     for name in names:
@@ -426,9 +437,9 @@ def test_image_of_several_files_is_refused_before_and_after(blank: Blank, names:
     refused = vm.qvm("archive")
     assert refused.status == 1
     assert "flat.vmdk keeps its data in another file" in refused.err
-    img(vm, "qemu-img", "convert", "-O", "vmdk", "flat.vmdk", "one.vmdk")
+    output_of(vm, "qemu-img", "convert", "-O", "vmdk", "flat.vmdk", "one.vmdk")
     vm.set(VM_DISKS="one.vmdk")
-    made = archived(vm)
+    made = make_archive(vm)
     stored = vm.directory / made["archive"] / "demo-disk1.vmdk"
     stored.write_bytes(flat.replace(b"flat-flat.vmdk", bytes(vm.directory / names[1])))
     manifest = vm.directory / made["archive"] / "manifest.json"
@@ -437,7 +448,7 @@ def test_image_of_several_files_is_refused_before_and_after(blank: Blank, names:
         if part["role"] == "disk1":
             part.update(xxh128="", stored_bytes=stored.stat().st_size)
     manifest.write_text(json.dumps(data))
-    refused = vm.qvm("restore", name_of(made), "../twin")
+    refused = vm.qvm("restore", state_name(made), "../twin")
     assert refused.status == 1
     assert "demo-disk1.vmdk keeps its data in another file" in refused.err
     assert not (vm.world.home / "twin").exists()
@@ -445,18 +456,18 @@ def test_image_of_several_files_is_refused_before_and_after(blank: Blank, names:
 
 def test_archive_that_holds_as_many_states_as_it_can_is_followed_by_another(blank: Blank) -> None:
     vm = blank()
-    first = archived(vm)
+    first = make_archive(vm)
     manifest = vm.directory / first["archive"] / "manifest.json"
     found = json.loads(manifest.read_text())
     found["points"][0]["parts"][0]["tags"] = [f"{number} {'n' * 1020} 5.0" for number in range(15 << 10)]
     manifest.write_text(json.dumps(found))
-    write(vm, 1, "0")
-    second = archived(vm)
+    write_byte(vm, 1, "0")
+    second = make_archive(vm)
     assert second["archive"] != first["archive"]
     assert f"{first['archive']} holds as many states as it can: a new archive" in second["notes"]
-    write(vm, 2, "0")
-    assert archived(vm)["archive"] == second["archive"]
-    assert len(states(vm)) == 3
+    write_byte(vm, 2, "0")
+    assert make_archive(vm)["archive"] == second["archive"]
+    assert len(archived_states(vm)) == 3
 
 
 def test_disk_that_is_nearly_all_holes_takes_the_time_of_its_data(blank: Blank) -> None:
@@ -466,7 +477,7 @@ def test_disk_that_is_nearly_all_holes_takes_the_time_of_its_data(blank: Blank) 
         file.truncate(size)
         file.seek(at)
         file.write(b"x" * 4096)
-    folder = archived(vm)["archive"]
+    folder = make_archive(vm)["archive"]
     vm.ok("archive", "--verify")
     twin, _ = twin_of(vm)
     with (twin.directory / "data.img").open("rb") as file:

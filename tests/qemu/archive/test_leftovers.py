@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
 
 import pytest
-from conftest import Vm
 
-Blank = Callable[..., Vm]
+from tests.support.world import Blank
 
 
 def test_archive_removes_notes_that_a_killed_one_had_not_finished(blank: Blank) -> None:

@@ -10,14 +10,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import QVM, Result, Vm
-from test_archive import archived, byte, img, name_of, write, write_live
 
-Blank = Callable[..., Vm]
+from tests.support.archives import make_archive, read_byte, state_name, write_byte, write_live
+from tests.support.programs import output_of
+from tests.support.world import QVM, Blank, Result
 
 SSH = """\
 #!/bin/sh
@@ -83,8 +82,8 @@ class Far:
     def qvm(self, *words: str | Path) -> Result:
         return self.vm.qvm(*words, env=self.env)
 
-    def archived(self, *words: str) -> str:
-        return name_of(archived(self.vm, *words, env=self.env))
+    def archive(self, *words: str) -> str:
+        return state_name(make_archive(self.vm, *words, env=self.env))
 
     def cut_off(self, how: str) -> None:
         (self.home / "cut").write_text(how)
@@ -104,30 +103,30 @@ def far(blank: Blank) -> Far:
 
 @pytest.mark.parametrize("how", ["stay", "gone"])
 def test_archive_cut_off_by_ctrl_c_is_repeated(far: Far, how: str) -> None:
-    write(far.vm, 5, "0")
-    first = far.archived()
-    write(far.vm, 6, "0")
+    write_byte(far.vm, 5, "0")
+    first = far.archive()
+    write_byte(far.vm, 6, "0")
     far.cut_off(how)
     if how == "stay":
         assert far.left() == []
-    second = far.archived()
+    second = far.archive()
     assert far.left() == []
     assert second.startswith(first.partition("/")[0])
     assert far.qvm("archive", "--verify").status == 0
     for name, value in ((first, 5), (second, 6)):
         assert far.qvm("restore", "--force", name).status == 0
-        assert byte(far.vm, "0") == value
+        assert read_byte(far.vm, "0") == value
 
 
 def test_part_that_no_manifest_names_is_in_nobodys_way_and_is_removed(far: Far) -> None:
-    first = far.archived()
+    first = far.archive()
     folder = far.store / first.partition("/")[0]
-    write(far.vm, 6, "0")
-    second = far.archived()
+    write_byte(far.vm, 6, "0")
+    second = far.archive()
     manifest = (folder / "manifest.json").read_text()
     (folder / "demo-backing-20200101000000.qcow2.part").write_text("x")
-    write(far.vm, 7, "0")
-    third = far.archived()
+    write_byte(far.vm, 7, "0")
+    third = far.archive()
     assert far.left() == []
     assert len({first, second, third}) == 3
     assert manifest != (folder / "manifest.json").read_text()
@@ -136,20 +135,20 @@ def test_part_that_no_manifest_names_is_in_nobodys_way_and_is_removed(far: Far) 
 def test_changes_of_a_raw_disk_that_were_cut_off_are_removed(far: Far) -> None:
     """They are in another format than the disk; killed between the renames and the last manifest."""
     vm = far.vm
-    img(vm, "qemu-img", "create", "-q", "-f", "raw", "./data.img", "4M")
+    output_of(vm, "qemu-img", "create", "-q", "-f", "raw", "./data.img", "4M")
     vm.ok("config", "VM_DISKS=data.img:raw", "VM_ARCHIVE=")
     vm.ok("start", "--no-wait")
     write_live(vm, "-P 1 0 64k", "disk1")
-    folder = vm.directory / archived(vm)["archive"]
+    folder = vm.directory / make_archive(vm)["archive"]
     write_live(vm, "-P 2 0 64k", "disk1")
-    whole = archived(vm)["stamp"]
+    whole = make_archive(vm)["stamp"]
     write_live(vm, "-P 3 0 64k", "disk1")
     done = subprocess.run(
         [sys.executable, "-c", KILLED], cwd=vm.directory, env=vm.world.environ, capture_output=True, text=True
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     (cut_off,) = set(folder.glob("demo-disk1-*.qcow2")) - {folder / f"demo-disk1-{whole}.qcow2"}
-    archived(vm)
+    make_archive(vm)
     assert not cut_off.exists()
     assert (folder / f"demo-disk1-{whole}.qcow2").exists()
     vm.ok("archive", "--verify")
@@ -160,7 +159,7 @@ def test_two_machines_of_one_name_at_the_same_moment_lose_nothing(far: Far, blan
     other = blank(where="other")
     other.ok("config", f"VM_ARCHIVE={far.url}")
     for vm, value in ((far.vm, 0xAA), (other, 0xBB)):
-        write(vm, value, "0")
+        write_byte(vm, value, "0")
         os.utime(vm.directory / "demo-base.qcow2", ns=(10**18, 10**18))
     (far.home / "race").touch()
     refused = far.qvm("archive")
@@ -168,11 +167,11 @@ def test_two_machines_of_one_name_at_the_same_moment_lose_nothing(far: Far, blan
     assert "has just been made by somebody else" in refused.err
     assert "try again" in refused.err
     assert len(list(far.store.iterdir())) == 1
-    far.archived()
+    far.archive()
     for vm, value in ((far.vm, 0xAA), (other, 0xBB)):
-        write(vm, 1, "0")
+        write_byte(vm, 1, "0")
         vm.ok("restore", "--force", "latest", env=far.env)
-        assert byte(vm, "0") == value
+        assert read_byte(vm, "0") == value
     assert far.left() == []
 
 
@@ -189,7 +188,7 @@ exec /bin/mv "$@"
 def test_folder_that_comes_to_be_just_then_is_not_moved_into(far: Far) -> None:
     (far.home / "bin/mv").write_text(MV)
     (far.home / "bin/mv").chmod(0o755)
-    write(far.vm, 5, "0")
+    write_byte(far.vm, 5, "0")
     os.utime(far.vm.directory / "demo-base.qcow2", ns=(10**18, 10**18))
     (far.home / "just_now").touch()
     refused = far.qvm("archive")
@@ -197,25 +196,25 @@ def test_folder_that_comes_to_be_just_then_is_not_moved_into(far: Far) -> None:
     assert "has just been made by somebody else" in refused.err
     (theirs,) = far.store.iterdir()
     assert os.listdir(theirs) == ["theirs"]
-    assert far.archived().partition("/")[0] != theirs.name
+    assert far.archive().partition("/")[0] != theirs.name
     assert far.left() == []
 
 
 def test_odd_names_in_an_archive_there_are_in_nobodys_way(far: Far) -> None:
-    folder = far.store / far.archived().partition("/")[0]
+    folder = far.store / far.archive().partition("/")[0]
     for name in ("a\nb", "-n", " x ", ".hidden", "7 7"):
         (folder / name).write_text("x")
     (folder / "gone").symlink_to("nowhere")
     (far.store / "x\ndemo-20200101000000").mkdir()
-    write(far.vm, 2, "0")
-    far.archived()
+    write_byte(far.vm, 2, "0")
+    far.archive()
     listed = far.qvm("--json", "archive", "--list")
     assert len(json.loads(listed.out)["states"]) == 2
     assert listed.err == ""
 
 
 def test_image_that_is_not_there_is_told(far: Far) -> None:
-    name = far.archived()
+    name = far.archive()
     folder = far.store / name.partition("/")[0]
     (folder / "demo-backing.qcow2").unlink()
     for words in (["restore", "--force", name], ["restore", name, "../twin"]):
@@ -226,7 +225,7 @@ def test_image_that_is_not_there_is_told(far: Far) -> None:
 
 
 def test_manifest_there_without_end_is_not_read_to_its_end(far: Far) -> None:
-    folder = far.store / far.archived().partition("/")[0]
+    folder = far.store / far.archive().partition("/")[0]
     with (folder / "manifest.json").open("ab") as file:
         file.truncate(1 << 36)
     listed = far.qvm("archive", "--list")

@@ -7,15 +7,22 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import Vm
-from test_archive import archived, byte, img, name_of, nothing_left, write, write_live
-from test_archive_hostile import edit, part, settings, told
 
-Blank = Callable[..., Vm]
+from tests.support.archives import (
+    make_archive,
+    read_byte,
+    require_nothing_left,
+    state_name,
+    write_byte,
+    write_live,
+)
+from tests.support.errors import require_error
+from tests.support.forged_archives import edit_manifest, first_part, write_settings
+from tests.support.programs import output_of
+from tests.support.world import Blank, Vm
 
 
 def left_out(source: str, role: str = "file1") -> dict[str, Any]:
@@ -27,7 +34,7 @@ def test_new_machine_is_not_written_through_a_link_to_what_was_left_out(blank: B
     vm = blank(VM_DISKS="sub/evil.txt:raw")
     (vm.directory / "sub").mkdir()
     (vm.directory / "sub/evil.txt").write_bytes(b"#!/bin/sh\n".ljust(1024, b"\n"))
-    made = archived(vm)
+    made = make_archive(vm)
     victim = vm.world.home / "sub"
     victim.mkdir()
 
@@ -35,8 +42,8 @@ def test_new_machine_is_not_written_through_a_link_to_what_was_left_out(blank: B
         found["directory"] = str(vm.world.home)
         found["points"][0]["parts"].append(left_out("sub"))
 
-    edit(vm, change)
-    vm.ok("restore", name_of(made), "../twin")
+    edit_manifest(vm, change)
+    vm.ok("restore", state_name(made), "../twin")
     assert os.listdir(victim) == []
     assert (vm.world.home / "twin/sub/evil.txt").is_file()
     assert not (vm.world.home / "twin/sub").is_symlink()
@@ -49,14 +56,14 @@ def test_links_to_what_was_left_out_are_made_and_a_disk_keeps_its_place(blank: B
         (vm.directory / name).parent.mkdir(exist_ok=True)
         (vm.directory / name).write_text("as it was\n")
     (vm.world.home / "tools.raw").write_bytes(b"a disk".ljust(512))
-    archived(vm)
+    make_archive(vm)
     sources = ("shared", "shared/kernel", "other/kernel", "other", "tools.raw")
 
     def change(found: dict[str, Any]) -> None:
         rows = [left_out(source, f"file{at}") for at, source in enumerate(sources, start=1)]
         found["points"][0]["parts"] += rows
 
-    edit(vm, change)
+    edit_manifest(vm, change)
     vm.ok("restore", "latest", "../twin")
     twin = vm.world.home / "twin"
     assert (twin / "shared").readlink() == vm.directory / "shared"
@@ -68,9 +75,9 @@ def test_links_to_what_was_left_out_are_made_and_a_disk_keeps_its_place(blank: B
 
 def test_what_was_left_out_and_is_no_file_is_not_linked(blank: Blank) -> None:
     vm = blank()
-    archived(vm)
+    make_archive(vm)
     os.mkfifo(vm.directory / "pipe")
-    edit(vm, lambda found: found["points"][0]["parts"].append(left_out("pipe")))
+    edit_manifest(vm, lambda found: found["points"][0]["parts"].append(left_out("pipe")))
     assert "put it into the new machine" in vm.ok("restore", "latest", "../twin").out
     assert not os.path.lexists(vm.world.home / "twin/pipe")
 
@@ -83,52 +90,52 @@ def trap(vm: Vm, name: str) -> None:
     secret = vm.world.home / "secret"
     secret.write_bytes(b"S" * (1 << 20))
     (vm.directory / name).unlink()
-    img(vm, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(secret), name)
+    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(secret), name)
 
 
 def refused(vm: Vm, says: str) -> None:
     """Into the same machine and into a new one; the machine is as it was."""
-    told(vm.qvm("restore", "--force", "latest"), 1, says=says)
-    told(vm.qvm("restore", "latest", "../twin"), 1, says=says)
+    require_error(vm.qvm("restore", "--force", "latest"), 1, says=says)
+    require_error(vm.qvm("restore", "latest", "../twin"), 1, says=says)
     assert not (vm.world.home / "twin").exists()
-    assert byte(vm, "0") == 2
-    nothing_left(vm)
+    assert read_byte(vm, "0") == 2
+    require_nothing_left(vm)
 
 
 def test_image_that_the_manifest_calls_raw_is_not_opened_as_qcow2(blank: Blank) -> None:
     vm = blank()
-    made = archived(vm)
+    made = make_archive(vm)
     trap(vm, f"{made['archive']}/demo-backing.qcow2")
-    write(vm, 2, "0")
-    edit(vm, lambda found: part(found).update(format="raw"))
+    write_byte(vm, 2, "0")
+    edit_manifest(vm, lambda found: first_part(found).update(format="raw"))
     refused(vm, "is raw in the archive, and the machine opens it as qcow2")
 
 
 def test_raw_layer_that_begins_like_a_qcow2_image_is_refused(blank: Blank) -> None:
     vm = blank()
-    made = archived(vm)
+    made = make_archive(vm)
     trap(vm, f"{made['archive']}/demo-base.qcow2")
-    write(vm, 2, "0")
-    edit(vm, lambda found: found["layers"]["main"][0].update(format="raw", source_mtime_ns=0))
+    write_byte(vm, 2, "0")
+    edit_manifest(vm, lambda found: found["layers"]["main"][0].update(format="raw", source_mtime_ns=0))
     refused(vm, "-base.qcow2 is raw in the archive, and begins like a qcow2 image")
 
 
 def test_raw_disk_whose_format_qemu_guesses_must_not_begin_like_a_qcow2_image(blank: Blank) -> None:
     vm = blank(VM_QEMU_EXTRA="-drive file=data.img,if=virtio")
-    img(vm, "qemu-img", "create", "-q", "-f", "raw", "data.img", "1M")
-    made = archived(vm)
+    output_of(vm, "qemu-img", "create", "-q", "-f", "raw", "data.img", "1M")
+    made = make_archive(vm)
     vm.ok("restore", "latest", "../good")
     trap(vm, f"{made['archive']}/demo-extra1.img")
-    write(vm, 2, "0")
-    edit(vm, lambda found: None)
+    write_byte(vm, 2, "0")
+    edit_manifest(vm, lambda found: None)
     refused(vm, "data.img is raw in the archive, and begins like a qcow2 image")
 
 
 def test_qcow2_image_that_a_guest_wrote_onto_its_raw_disk_comes_back(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.img:raw")
-    img(vm, "qemu-img", "create", "-q", "-f", "qcow2", "data.img", "1M")
+    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", "data.img", "1M")
     kept = (vm.directory / "data.img").read_bytes()
-    archived(vm)
+    make_archive(vm)
     vm.ok("archive", "--verify")
     (vm.directory / "data.img").write_bytes(b"else".ljust(1 << 20))
     vm.ok("restore", "--force", "latest")
@@ -139,23 +146,23 @@ def test_qcow2_image_that_a_guest_wrote_onto_its_raw_disk_comes_back(blank: Blan
 
 def test_disk_that_is_of_another_format_now_is_not_replaced(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.img:raw")
-    img(vm, "qemu-img", "create", "-q", "-f", "raw", "data.img", "1M")
-    archived(vm)
-    img(vm, "qemu-img", "create", "-q", "-f", "qcow2", "data.img", "1M")
+    output_of(vm, "qemu-img", "create", "-q", "-f", "raw", "data.img", "1M")
+    make_archive(vm)
+    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", "data.img", "1M")
     vm.ok("config", "VM_DISKS=data.img:qcow2")
     result = vm.qvm("restore", "--force", "latest")
-    told(result, 1, says="data.img is raw in the archive, and the machine opens it as qcow2")
-    img(vm, "qemu-img", "check", "-f", "qcow2", "data.img")
-    nothing_left(vm)
+    require_error(result, 1, says="data.img is raw in the archive, and the machine opens it as qcow2")
+    output_of(vm, "qemu-img", "check", "-f", "qcow2", "data.img")
+    require_nothing_left(vm)
 
 
 def test_disk_that_comes_back_is_opened_as_what_it_was_archived_as(blank: Blank) -> None:
     """Whatever the archived settings say of it."""
     vm = blank(VM_DISKS="data.img:raw:none")
-    img(vm, "qemu-img", "create", "-q", "-f", "raw", "data.img", "1M")
-    archived(vm)
+    output_of(vm, "qemu-img", "create", "-q", "-f", "raw", "data.img", "1M")
+    make_archive(vm)
     vm.ok("config", "VM_DISKS=data.img:qcow2:none")
-    settings(vm)
+    write_settings(vm)
     vm.ok("config", "VM_DISKS=")
     vm.ok("restore", "--force", "latest")
     assert "VM_DISKS=data.img:raw:none" in (vm.directory / ".vmrc").read_text().replace("'", "")
@@ -168,40 +175,41 @@ def test_disk_whose_folder_is_a_link_now_comes_back_in_the_machine(blank: Blank)
     vm = blank()
     (vm.world.home / "big").mkdir()
     (vm.directory / "disks").symlink_to(vm.world.home / "big")
-    img(vm, "qemu-img", "create", "-q", "-f", "qcow2", "disks/data.qcow2", "1M")
-    write(vm, 1, "0", "disks/data.qcow2")
+    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", "disks/data.qcow2", "1M")
+    write_byte(vm, 1, "0", "disks/data.qcow2")
     vm.ok("config", "VM_DISKS=disks/data.qcow2:qcow2")
-    archived(vm)
+    make_archive(vm)
     vm.ok("config", "VM_DISKS=")
-    write(vm, 2, "0", "disks/data.qcow2")
+    write_byte(vm, 2, "0", "disks/data.qcow2")
     vm.ok("restore", "--force", "latest")
     assert "VM_DISKS=data.qcow2:qcow2" in (vm.directory / ".vmrc").read_text()
-    assert byte(vm, "0", "data.qcow2") == 1
-    assert byte(vm, "0", "disks/data.qcow2") == 2
-    nothing_left(vm)
+    assert read_byte(vm, "0", "data.qcow2") == 1
+    assert read_byte(vm, "0", "disks/data.qcow2") == 2
+    require_nothing_left(vm)
 
 
 def test_base_whose_name_is_a_link_now_is_not_replaced_through_it(blank: Blank) -> None:
     """The disk stands alone now, so the state's base gets the name that it had, or one that is free."""
     vm = blank()
-    write(vm, 1, "0", "demo-base.qcow2")
-    archived(vm)
-    img(vm, "qemu-img", "rebase", "-q", "-f", "qcow2", "-b", "", "demo-backing.qcow2")
+    write_byte(vm, 1, "0", "demo-base.qcow2")
+    make_archive(vm)
+    output_of(vm, "qemu-img", "rebase", "-q", "-f", "qcow2", "-b", "", "demo-backing.qcow2")
     elsewhere = vm.world.home / "elsewhere.qcow2"
     (vm.directory / "demo-base.qcow2").rename(elsewhere)
     (vm.directory / "demo-base.qcow2").symlink_to(elsewhere)
-    write(vm, 2, "0", "demo-base.qcow2")
+    write_byte(vm, 2, "0", "demo-base.qcow2")
     vm.ok("restore", "--force", "latest")
-    assert byte(vm, "0") == 1
-    assert byte(vm, "0", "../elsewhere.qcow2") == 2
-    nothing_left(vm)
+    assert read_byte(vm, "0") == 1
+    assert read_byte(vm, "0", "../elsewhere.qcow2") == 2
+    require_nothing_left(vm)
     vm.ok("start", "--no-wait")
     vm.ok("kill")
 
 
 FAILING = """
 import errno, os, sys
-from qvmsh.machine import interrupted, restore_same
+from qvmsh.machine.archive import recovery as interrupted
+from qvmsh.machine.restore import in_place as restore_same
 old = interrupted.write
 how, *words = sys.argv[1:]
 def write(vm, work):
@@ -225,9 +233,9 @@ sys.exit(main(words))
 def test_restore_whose_last_note_is_not_written_is_undone(blank: Blank, how: str, status: int) -> None:
     """A full disk; Ctrl-C just behind it, and a kill while all is undone."""
     vm = blank()
-    write(vm, 1, "0")
-    archived(vm)
-    write(vm, 2, "0")
+    write_byte(vm, 1, "0")
+    make_archive(vm)
+    write_byte(vm, 2, "0")
     done = subprocess.run(
         [sys.executable, "-c", FAILING, how, "restore", "--force", "latest"],
         cwd=vm.directory,
@@ -242,8 +250,8 @@ def test_restore_whose_last_note_is_not_written_is_undone(blank: Blank, how: str
         assert "the machine is as it was" in done.stderr
     else:
         assert "undone, the machine is as it was" in vm.ok("doctor", "--fix").out
-    assert byte(vm, "0") == 2
-    nothing_left(vm)
+    assert read_byte(vm, "0") == 2
+    require_nothing_left(vm)
 
 
 # What the disks stand on
@@ -251,39 +259,41 @@ def test_restore_whose_last_note_is_not_written_is_undone(blank: Blank, how: str
 
 def bases(vm: Vm, *names: str) -> list[str]:
     """The name of what each disk stands on."""
-    told = [json.loads(img(vm, "qemu-img", "info", "--output=json", name)) for name in names]
-    return [os.path.basename(each["backing-filename"]) for each in told]
+    chains = [json.loads(output_of(vm, "qemu-img", "info", "--output=json", name)) for name in names]
+    return [os.path.basename(each["backing-filename"]) for each in chains]
 
 
 def test_base_of_one_disk_is_not_taken_for_that_of_another(blank: Blank) -> None:
     """Both disks stand on one base now, and stood on two in the archived state."""
     vm = blank()
-    write(vm, 1, "0", "demo-base.qcow2")
-    img(vm, "qemu-img", "create", "-q", "-f", "qcow2", "b2.qcow2", "16M")
-    write(vm, 2, "0", "b2.qcow2")
-    img(vm, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "b2.qcow2", "d.qcow2")
+    write_byte(vm, 1, "0", "demo-base.qcow2")
+    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", "b2.qcow2", "16M")
+    write_byte(vm, 2, "0", "b2.qcow2")
+    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "b2.qcow2", "d.qcow2")
     vm.ok("config", "VM_DISKS=d.qcow2:qcow2")
-    archived(vm)
+    make_archive(vm)
     vm.ok("disk", "rebase", "disk1", "demo-base.qcow2")
     vm.ok("restore", "--force", "latest")
-    assert [byte(vm, "0"), byte(vm, "0", "d.qcow2")] == [1, 2]
+    assert [read_byte(vm, "0"), read_byte(vm, "0", "d.qcow2")] == [1, 2]
     assert bases(vm, "demo-backing.qcow2", "d.qcow2") == ["demo-base.qcow2", "demo-disk1-base.qcow2"]
-    assert byte(vm, "0", "b2.qcow2") == 2
-    nothing_left(vm)
+    assert read_byte(vm, "0", "b2.qcow2") == 2
+    require_nothing_left(vm)
 
 
 @pytest.mark.parametrize("is_changed", [False, True])
 def test_base_of_two_disks_stays_one(blank: Blank, is_changed: bool) -> None:
     vm = blank()
-    write(vm, 1, "0", "demo-base.qcow2")
-    img(vm, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "demo-base.qcow2", "d.qcow2")
+    write_byte(vm, 1, "0", "demo-base.qcow2")
+    output_of(
+        vm, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "demo-base.qcow2", "d.qcow2"
+    )
     vm.ok("config", "VM_DISKS=d.qcow2:qcow2")
-    archived(vm)
+    make_archive(vm)
     if is_changed:
-        write(vm, 3, "0", "demo-base.qcow2")
+        write_byte(vm, 3, "0", "demo-base.qcow2")
     before = sorted(path.name for path in vm.directory.glob("*.qcow2"))
     vm.ok("restore", "--force", "latest")
-    assert [byte(vm, "0"), byte(vm, "0", "d.qcow2")] == [1, 1]
+    assert [read_byte(vm, "0"), read_byte(vm, "0", "d.qcow2")] == [1, 1]
     assert bases(vm, "demo-backing.qcow2", "d.qcow2") == ["demo-base.qcow2"] * 2
     assert sorted(path.name for path in vm.directory.glob("*.qcow2")) == before
 
@@ -297,11 +307,11 @@ def modes(vm: Vm, *names: str) -> list[str]:
 
 def test_new_machine_lets_nobody_read_what_nobody_could_read(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.raw")
-    img(vm, "qemu-img", "create", "-q", "-f", "raw", "data.raw", "1M")
+    output_of(vm, "qemu-img", "create", "-q", "-f", "raw", "data.raw", "1M")
     for name, mode in (("demo-backing.qcow2", 0o600), ("demo-base.qcow2", 0o444), ("data.raw", 0o660)):
         (vm.directory / name).chmod(mode)
     vm.directory.chmod(0o700)
-    archived(vm)
+    make_archive(vm)
     vm.ok("restore", "latest", "../twin")
     twin = Vm(vm.world, vm.world.home / "twin")
     assert modes(twin, "twin-backing.qcow2", "twin-base.qcow2", "data.raw", ".") == [
@@ -311,13 +321,15 @@ def test_new_machine_lets_nobody_read_what_nobody_could_read(blank: Blank) -> No
         "700",
     ]
     # of an older archive nothing is known; where the machine is gone its folder's is neither
-    edit(vm, lambda found: [row.pop("mode") for row in parts(found)] and found.update(directory="/nowhere"))
+    edit_manifest(
+        vm, lambda found: [row.pop("mode") for row in parts(found)] and found.update(directory="/nowhere")
+    )
     vm.ok("restore", "latest", "../older")
     older = Vm(vm.world, vm.world.home / "older")
     names = ("older-backing.qcow2", "older-base.qcow2", "data.raw", ".")
     assert modes(older, *names) == ["600", "600", "600", "755"]
     # a manifest gives no rights that nobody has by it
-    edit(
+    edit_manifest(
         vm, lambda found: [row.update(mode=0o7777) for row in parts(found)] and found.update(directory="/tmp")
     )
     vm.ok("restore", "latest", "../other")
@@ -331,9 +343,9 @@ def parts(found: dict[str, Any]) -> list[dict[str, Any]]:
 
 def test_disk_that_comes_back_has_the_mode_that_it_had(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.raw")
-    img(vm, "qemu-img", "create", "-q", "-f", "raw", "data.raw", "1M")
+    output_of(vm, "qemu-img", "create", "-q", "-f", "raw", "data.raw", "1M")
     (vm.directory / "data.raw").chmod(0o640)
-    archived(vm)
+    make_archive(vm)
     (vm.directory / "data.raw").unlink()
     vm.ok("restore", "--force", "latest")
     assert modes(vm, "data.raw") == ["640"]
@@ -341,7 +353,7 @@ def test_disk_that_comes_back_has_the_mode_that_it_had(blank: Blank) -> None:
 
 LATE = """
 import os, signal, sys
-from qvmsh.machine import restore_same
+from qvmsh.machine.restore import in_place as restore_same
 
 original = restore_same.settle
 
@@ -362,40 +374,40 @@ sys.exit(main())
 
 def test_ctrl_c_in_the_last_moment_of_a_restore_comes_too_late_and_is_told(blank: Blank) -> None:
     vm = blank()
-    write(vm, 7, "0")
-    made = archived(vm)
+    write_byte(vm, 7, "0")
+    made = make_archive(vm)
     (vm.directory / ".qvm/uuid").write_text(f"{uuid.uuid4()}\n")  # of another guest, with another host key
     (vm.directory / ".qvm/known_hosts").write_text("theirs\n")
-    write(vm, 8, "0")
+    write_byte(vm, 8, "0")
     done = subprocess.run(
-        [sys.executable, "-c", LATE, "restore", "--force", name_of(made)],
+        [sys.executable, "-c", LATE, "restore", "--force", state_name(made)],
         cwd=vm.directory, env=vm.world.environ, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 130, done.stderr
     assert "demo: the interruption came too late, the restore is done" in done.stderr
-    assert byte(vm, "0") == 7
+    assert read_byte(vm, "0") == 7
     assert not (vm.directory / ".qvm/known_hosts").exists()
-    nothing_left(vm)
+    require_nothing_left(vm)
     assert "interrupted" not in vm.ok("disk", "check").err
 
 
 def test_host_key_goes_also_where_the_next_command_completes_the_restore(blank: Blank) -> None:
     vm = blank()
-    write(vm, 7, "0")
-    made = archived(vm)
+    write_byte(vm, 7, "0")
+    made = make_archive(vm)
     (vm.directory / ".qvm/uuid").write_text(f"{uuid.uuid4()}\n")
     (vm.directory / ".qvm/known_hosts").write_text("theirs\n")
-    write(vm, 8, "0")
+    write_byte(vm, 8, "0")
     done = subprocess.run(
-        [sys.executable, "-c", LATE.replace("SIGINT", "SIGKILL"), "restore", "--force", name_of(made)],
+        [sys.executable, "-c", LATE.replace("SIGINT", "SIGKILL"), "restore", "--force", state_name(made)],
         cwd=vm.directory, env=vm.world.environ, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == -9, done.stderr
     assert (vm.directory / ".qvm/known_hosts").exists()
     assert "completed" in vm.ok("disk", "check").err
-    assert byte(vm, "0") == 7
+    assert read_byte(vm, "0") == 7
     assert not (vm.directory / ".qvm/known_hosts").exists()
-    nothing_left(vm)
+    require_nothing_left(vm)
 
 
 # What is in no archive
@@ -403,7 +415,7 @@ def test_host_key_goes_also_where_the_next_command_completes_the_restore(blank: 
 
 def test_base_that_was_written_to_is_not_thrown_away(blank: Blank) -> None:
     vm = blank()
-    write(vm, 1, "0")
+    write_byte(vm, 1, "0")
     vm.ok("archive", "--create")
     vm.ok("start", "--base-only", "--no-wait")
     write_live(vm, "-P 7 0 64k")
@@ -411,33 +423,33 @@ def test_base_that_was_written_to_is_not_thrown_away(blank: Blank) -> None:
     refused = vm.qvm("restore", "latest")
     assert refused.status == 3, str(refused)
     assert "what its disks hold now is in no archive" in refused.err
-    assert byte(vm, "0") == 7
+    assert read_byte(vm, "0") == 7
     vm.ok("restore", "--force", "latest")
-    assert byte(vm, "0") == 1
+    assert read_byte(vm, "0") == 1
 
 
 @pytest.mark.parametrize("words", [[], ["--delvm", "gone"]])
 def test_restored_state_is_in_the_archive_until_it_is_written_to(blank: Blank, words: list[str]) -> None:
     """Of changes only, and of a copy without a snapshot."""
     vm = blank()
-    write(vm, 1, "0")
-    img(vm, "qemu-img", "snapshot", "-c", "gone", "demo-backing.qcow2")
+    write_byte(vm, 1, "0")
+    output_of(vm, "qemu-img", "snapshot", "-c", "gone", "demo-backing.qcow2")
     vm.ok("start", "--no-wait")
-    archived(vm)
+    make_archive(vm)
     write_live(vm, "-P 2 1M 64k")
-    made = archived(vm, *words)
+    made = make_archive(vm, *words)
     vm.ok("kill")
-    vm.ok("restore", "--force", name_of(made))
-    vm.ok("restore", name_of(made))
-    assert byte(vm, "1M") == 2
-    write(vm, 3, "1M")
-    assert vm.qvm("restore", name_of(made)).status == 3
+    vm.ok("restore", "--force", state_name(made))
+    vm.ok("restore", state_name(made))
+    assert read_byte(vm, "1M") == 2
+    write_byte(vm, 3, "1M")
+    assert vm.qvm("restore", state_name(made)).status == 3
 
 
 def test_folder_here_is_an_archive_only_by_its_name_or_a_path(blank: Blank) -> None:
     vm = blank()
-    write(vm, 1, "0")
-    made = archived(vm)
+    write_byte(vm, 1, "0")
+    made = make_archive(vm)
     for name in ("latest", made["stamp"]):
         (vm.world.home / name).mkdir()
         result = vm.world.run("-C", vm.directory, "restore", name, cwd=vm.world.home)

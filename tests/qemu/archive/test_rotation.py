@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Vm
-from test_archive import archived, byte, img, name_of, nothing_left, states, write, write_live
 
-Blank = Callable[..., Vm]
+from tests.support.archives import (
+    archived_states,
+    damage,
+    make_archive,
+    read_byte,
+    require_nothing_left,
+    state_name,
+    state_names,
+    write_byte,
+    write_live,
+)
+from tests.support.programs import output_of
+from tests.support.world import Blank, Vm
 
 DAY_S = 86400.0
-
-
-def names(vm: Vm) -> list[str]:
-    return [f"{row['archive']}/{row['stamp']}" for row in states(vm)]
 
 
 def age(vm: Vm, name: str, days: float) -> None:
@@ -42,27 +46,18 @@ def removed(vm: Vm, *words: str) -> list[str]:
     return list(report["removed"])
 
 
-def damage(path: Path) -> None:
-    """As a bad disk does it: the size stays, a byte changes."""
-    with path.open("r+b") as file:
-        file.seek(-1, os.SEEK_END)
-        last = file.read(1)
-        file.seek(-1, os.SEEK_END)
-        file.write(bytes([last[0] ^ 0xFF]))
-
-
 @pytest.fixture
 def vm(blank: Blank) -> Vm:
     """Off, with five states of 10, 8, 6, 4 and 2 days ago; nothing has changed since the last."""
     made = blank()
     for at in range(5):
-        write(made, at + 1, "0")
-        age(made, name_of(archived(made)), 10 - 2 * at)
+        write_byte(made, at + 1, "0")
+        age(made, state_name(make_archive(made)), 10 - 2 * at)
     return made
 
 
 def test_keep_and_keep_days_alone_and_together(vm: Vm) -> None:
-    every = names(vm)
+    every = state_names(vm)
     assert removed(vm, "--keep", "9") == []
     assert removed(vm, "--keep-days", "30") == []
     assert removed(vm, "--keep-days", "9") == every[:1]
@@ -71,14 +66,14 @@ def test_keep_and_keep_days_alone_and_together(vm: Vm) -> None:
     assert removed(vm, "--keep", "2", "--keep-days", "7") == []
     assert removed(vm, "--keep", "2", "--keep-days", "1") == every[2:3]
     assert removed(vm, "--keep-days", "0.5") == every[3:4]  # the last one stays, however old
-    assert names(vm) == every[4:]
+    assert state_names(vm) == every[4:]
     vm.ok("archive", "--verify")
     files = {path.name for path in (vm.directory / every[4].partition("/")[0]).iterdir()}
     stamp = every[4].partition("/")[2]
     assert files == {
         "demo-base.qcow2", f"demo-backing-{stamp}.qcow2", f"demo-settings-{stamp}.tar", "manifest.json",
     }  # fmt: skip
-    nothing_left(vm)
+    require_nothing_left(vm)
 
 
 @pytest.mark.parametrize(
@@ -93,58 +88,58 @@ def test_keep_and_keep_days_alone_and_together(vm: Vm) -> None:
 )  # fmt: skip
 def test_options_that_mean_nothing_here_are_refused(blank: Blank, words: list[str]) -> None:
     vm = blank()
-    archived(vm)
-    before = names(vm)
-    write(vm, 9, "0")
+    make_archive(vm)
+    before = state_names(vm)
+    write_byte(vm, 9, "0")
     refused = vm.qvm("archive", *words)
     assert refused.status == 2, str(refused)
     assert "Traceback" not in refused.err
     assert "0 or more" not in refused.err
     assert "0.0" not in refused.err
-    assert names(vm) == before
+    assert state_names(vm) == before
 
 
 def test_last_good_state_stays_where_newer_ones_are_damaged(vm: Vm) -> None:
-    every = names(vm)
+    every = state_names(vm)
     folder = vm.directory / every[4].partition("/")[0]
     for name in every[3:]:
         damage(folder / f"demo-backing-{name.partition('/')[2]}.qcow2")
     told = vm.ok("--json", "archive", "--keep", "1", "--keep-days", "0.001")
     assert told.err.count("its checksum differs; an older state is kept for it") == 2
-    assert names(vm) == every[2:]
+    assert state_names(vm) == every[2:]
     vm.ok("restore", "--force", every[2])
-    assert byte(vm, "0") == 3
+    assert read_byte(vm, "0") == 3
     assert vm.qvm("restore", "--force", every[4]).status == 1
 
 
 def test_archive_whose_base_is_damaged_is_no_good_state(blank: Blank) -> None:
     """The whole newer archive is lost then, so the older one stays."""
     vm = blank()
-    write(vm, 1, "0")
-    old = name_of(archived(vm, "--create"))
-    write(vm, 2, "0")
-    new = name_of(archived(vm, "--create"))
+    write_byte(vm, 1, "0")
+    old = state_name(make_archive(vm, "--create"))
+    write_byte(vm, 2, "0")
+    new = state_name(make_archive(vm, "--create"))
     assert new.partition("/")[0] != old.partition("/")[0]
     damage(vm.directory / new.partition("/")[0] / "demo-base.qcow2")
     assert removed(vm, "--keep", "1") == []
-    assert names(vm) == [old, new]
+    assert state_names(vm) == [old, new]
     vm.ok("restore", "--force", old)
-    assert byte(vm, "0") == 1
+    assert read_byte(vm, "0") == 1
 
 
 def test_state_whose_file_is_gone_or_cut_off_is_archived_anew(blank: Blank) -> None:
     """`nothing has changed since` would be a lie."""
     vm = blank()
-    write(vm, 1, "0")
-    first = archived(vm)
+    write_byte(vm, 1, "0")
+    first = make_archive(vm)
     path = vm.directory / first["archive"] / "demo-backing.qcow2"
     path.write_bytes(path.read_bytes()[:-100])
-    second = archived(vm)
-    assert name_of(second) != name_of(first)
+    second = make_archive(vm)
+    assert state_name(second) != state_name(first)
     vm.ok("archive", "--verify")
     (vm.directory / second["archive"] / f"demo-backing-{second['stamp']}.qcow2").unlink()
-    third = archived(vm, "--keep", "1")
-    assert third["removed"] == [name_of(first), name_of(second)]
+    third = make_archive(vm, "--keep", "1")
+    assert third["removed"] == [state_name(first), state_name(second)]
     vm.ok("archive", "--verify")
 
 
@@ -154,34 +149,34 @@ def test_changes_keep_all_that_they_stand_on(blank: Blank) -> None:
     reports = []
     for value in range(1, 5):
         write_live(vm, f"-P {value} {value}M 64k")
-        reports.append(archived(vm))
+        reports.append(make_archive(vm))
     assert [each["incremental"] for each in reports] == [False, True, True, True]
     assert removed(vm, "--keep", "1") == []  # a fifth one, on all the others
-    assert len(names(vm)) == 5
-    whole = archived(vm, "--full", "--keep", "1")
+    assert len(state_names(vm)) == 5
+    whole = make_archive(vm, "--full", "--keep", "1")
     assert len(whole["removed"]) == 5
-    assert names(vm) == [name_of(whole)]
+    assert state_names(vm) == [state_name(whole)]
     vm.ok("kill")
     vm.ok("restore", "--force", "latest")
-    assert [byte(vm, f"{value}M") for value in range(1, 5)] == [1, 2, 3, 4]
-    nothing_left(vm)
+    assert [read_byte(vm, f"{value}M") for value in range(1, 5)] == [1, 2, 3, 4]
+    require_nothing_left(vm)
 
 
 def test_changes_whose_ground_is_damaged_do_not_count_as_good(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
     write_live(vm, "-P 1 1M 64k")
-    first = archived(vm)
+    first = make_archive(vm)
     write_live(vm, "-P 2 1M 64k")
-    second = archived(vm)
+    second = make_archive(vm)
     assert second["incremental"]
-    last = archived(vm, "--full")
+    last = make_archive(vm, "--full")
     folder = vm.directory / first["archive"]
     damage(folder / f"demo-backing-{last['stamp']}.qcow2")
     assert removed(vm, "--keep", "1") == []
     vm.ok("kill")
-    vm.ok("restore", "--force", name_of(second))
-    assert byte(vm, "1M") == 2
+    vm.ok("restore", "--force", state_name(second))
+    assert read_byte(vm, "1M") == 2
 
 
 def test_rotation_leaves_others_alone(blank: Blank) -> None:
@@ -190,7 +185,7 @@ def test_rotation_leaves_others_alone(blank: Blank) -> None:
     other = blank(where="second/demo", VM_ARCHIVE="../../store")
     store = vm.world.home / "store"
     for at, each in enumerate((other, vm, other), start=1):
-        write(each, at, "0")
+        write_byte(each, at, "0")
         each.ok("archive", "--create")  # bases of different times, so folders of their own
         time.sleep(1.1)  # the folder's name has seconds
     old = store / "demo-20200101000000"
@@ -202,7 +197,7 @@ def test_rotation_leaves_others_alone(blank: Blank) -> None:
     (broken / "manifest.json").write_text("{")
     (store / ".demo-20260101000000-01234567.part").mkdir()  # another machine's work under way
     before = sorted(path.name for path in store.iterdir())
-    write(vm, 9, "0")
+    write_byte(vm, 9, "0")
     told = vm.ok("archive", "--create", "--keep", "1", "--keep-days", "0.00001")
     assert f"{broken}/manifest.json cannot be read" in told.err
     after = sorted(path.name for path in store.iterdir())
@@ -210,16 +205,16 @@ def test_rotation_leaves_others_alone(blank: Blank) -> None:
     assert len(gone) == 1  # its own earlier one
     assert len(set(after) - set(before)) == 1
     other.ok("restore", "--force", "latest")
-    assert byte(other, "0") == 3  # not the other's, although that is newer
+    assert read_byte(other, "0") == 3  # not the other's, although that is newer
     vm.ok("restore", "latest")
-    assert byte(vm, "0") == 9
+    assert read_byte(vm, "0") == 9
 
 
 def two_archives(vm: Vm) -> tuple[str, Path]:
     """An archive of its own base, and a change after which `--create` begins another one."""
-    write(vm, 1, "0")
-    name = name_of(archived(vm))
-    write(vm, 2, "0")
+    write_byte(vm, 1, "0")
+    name = state_name(make_archive(vm))
+    write_byte(vm, 2, "0")
     time.sleep(1.1)  # the folder's name has seconds
     return name, vm.directory / name.partition("/")[0]
 
@@ -243,7 +238,7 @@ def test_archive_in_which_somebody_works_stays(blank: Blank) -> None:
     finally:
         inside.kill()
     assert (folder / "notes.txt").read_text() == "precious"
-    assert byte(inside, "0") == 1
+    assert read_byte(inside, "0") == 1
     shutil.rmtree(folder / ".qvm")
     for name in (".vmrc", "notes.txt"):
         gone, err = told(vm, "--keep", "1")
@@ -259,7 +254,7 @@ def test_archive_whose_image_is_open_or_has_an_overlay_stays(blank: Blank) -> No
     old, folder = two_archives(vm)
     overlay = other.directory / "of-the-archive.qcow2"
     base = str(folder / "demo-base.qcow2")
-    img(vm, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, str(overlay))
+    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, str(overlay))
     gone, err = told(vm, "--create", "--keep", "1")
     assert gone == []
     assert f"{overlay} stands on demo-base.qcow2" in err
@@ -277,7 +272,7 @@ def test_archive_whose_image_is_open_or_has_an_overlay_stays(blank: Blank) -> No
 
 
 def test_state_that_runs_where_it_lies_stays_while_the_archive_does(vm: Vm) -> None:
-    every = names(vm)
+    every = state_names(vm)
     folder = vm.directory / every[0].partition("/")[0]
     shutil.copy(vm.directory / ".vmrc", folder)
     gone, err = told(vm, "--keep", "1")
@@ -293,39 +288,39 @@ def test_state_just_made_stays_and_is_the_latest_though_the_clock_was_wrong(
     blank: Blank, words: list[str]
 ) -> None:
     vm = blank()
-    write(vm, 1, "0")
-    first = name_of(archived(vm, "--create"))
+    write_byte(vm, 1, "0")
+    first = state_name(make_archive(vm, "--create"))
     age(vm, first, -3)
-    write(vm, 2, "0")
-    second = archived(vm, *words)
-    assert names(vm) == ([name_of(second)] if words[0] == "--keep" else [first, name_of(second)])
+    write_byte(vm, 2, "0")
+    second = make_archive(vm, *words)
+    assert state_names(vm) == ([state_name(second)] if words[0] == "--keep" else [first, state_name(second)])
     time.sleep(1.1)  # the folder's name has seconds
-    write(vm, 3, "0")
-    third = archived(vm, "--create", *words)  # in a folder of its own
+    write_byte(vm, 3, "0")
+    third = make_archive(vm, "--create", *words)  # in a folder of its own
     assert third["archive"] != second["archive"]
-    assert names(vm)[-1] == name_of(third)
+    assert state_names(vm)[-1] == state_name(third)
     vm.ok("restore", "latest")
-    assert byte(vm, "0") == 3
+    assert read_byte(vm, "0") == 3
 
 
 def test_state_just_made_stays_among_states_that_an_older_qvm_put_in_order(blank: Blank) -> None:
     """Nothing has changed since a state that a wrong clock made the older one: it is what was asked for."""
     vm = blank()
-    write(vm, 1, "0")
-    first = name_of(archived(vm, "--create"))
+    write_byte(vm, 1, "0")
+    first = state_name(make_archive(vm, "--create"))
     time.sleep(1.1)
-    write(vm, 2, "0")
-    second = name_of(archived(vm, "--create"))
+    write_byte(vm, 2, "0")
+    second = state_name(make_archive(vm, "--create"))
     age(vm, first, -3)
     assert removed(vm, "--keep", "1") == [first]
-    assert names(vm) == [second]
+    assert state_names(vm) == [second]
     vm.ok("restore", "--force", second)
-    assert byte(vm, "0") == 2
+    assert read_byte(vm, "0") == 2
 
 
 READS = """
 import sys
-from qvmsh.machine import archive_keeping
+from qvmsh.machine.archive import maintenance as archive_keeping
 
 original = archive_keeping.require_whole
 
@@ -382,30 +377,30 @@ def test_looks_at_processes_and_folders_do_not_grow_with_the_states(vm: Vm) -> N
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         looks.append(int(done.stderr.split()[-1]))
-    assert len(names(vm)) == 1
+    assert len(state_names(vm)) == 1
     assert looks[0] == looks[1]
 
 
 def test_clock_that_was_wrong_once_does_not_date_the_states_after_it(blank: Blank) -> None:
     vm = blank()
-    write(vm, 1, "0")
-    first = name_of(archived(vm))
+    write_byte(vm, 1, "0")
+    first = state_name(make_archive(vm))
     manifest = vm.directory / first.partition("/")[0] / "manifest.json"
     found = json.loads(manifest.read_text())
     found["points"][0]["time"] = 253402300799.9999  # the last that there can be
     manifest.write_text(json.dumps(found))
     before = time.time()
     for value in (2, 3, 4):
-        write(vm, value, "0")
-        archived(vm)
-    rows = states(vm)
+        write_byte(vm, value, "0")
+        make_archive(vm)
+    rows = archived_states(vm)
     times = [datetime.fromisoformat(row["time"]).timestamp() for row in rows]
     assert [int(before) <= each <= time.time() for each in times] == [False, True, True, True]
-    age(vm, name_of(rows[1]), 30)
-    assert removed(vm, "--keep-days", "7") == [name_of(rows[1])]
+    age(vm, state_name(rows[1]), 30)
+    assert removed(vm, "--keep-days", "7") == [state_name(rows[1])]
     vm.ok("restore", "--force", "latest")
-    assert byte(vm, "0") == 4
+    assert read_byte(vm, "0") == 4
     found["points"][0]["number"] = 2**62 - 1
     manifest.write_text(json.dumps(found))
-    write(vm, 5, "0")
-    archived(vm)
+    write_byte(vm, 5, "0")
+    make_archive(vm)

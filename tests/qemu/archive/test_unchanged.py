@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
-from conftest import Vm
-from test_archive import archived, img, name_of, states
-
-Blank = Callable[..., Vm]
+from tests.support.archives import archived_states, make_archive, state_name
+from tests.support.programs import output_of
+from tests.support.world import Blank
 
 SAME = ["nothing has changed since; it was not copied again"]
 
@@ -19,15 +17,15 @@ def test_settings_that_changed_are_archived_though_the_disks_are_the_same(
     vm = blank(VM_PRE_START="./hook")
     (vm.directory / "hook").write_text("#!/bin/sh\n")
     (vm.directory / "hook").chmod(0o700)
-    names = [name_of(archived(vm))]
+    names = [state_name(make_archive(vm))]
     (vm.directory / "hook").write_text("#!/bin/sh\n")  # the same words, written anew
     (vm.directory / ".qvm/tpm").mkdir()
-    assert archived(vm)["notes"] == SAME
+    assert make_archive(vm)["notes"] == SAME
 
     def has_changed() -> None:
-        names.append(name_of(archived(vm)))
-        assert archived(vm)["notes"] == SAME
-        assert [f"{row['archive']}/{row['stamp']}" for row in states(vm)] == names
+        names.append(state_name(make_archive(vm)))
+        assert make_archive(vm)["notes"] == SAME
+        assert [f"{row['archive']}/{row['stamp']}" for row in archived_states(vm)] == names
 
     vm.ok("config", "VM_MACHINE_MEM=99")
     has_changed()
@@ -49,25 +47,25 @@ def test_settings_that_changed_are_archived_though_the_disks_are_the_same(
 def test_disk_that_came_or_went_is_archived_though_no_file_changed(blank: Blank) -> None:
     """The machine's own settings name it elsewhere: in those of all machines."""
     vm = blank()
-    img(vm, "qemu-img", "create", "-q", "-f", "qcow2", "./data.qcow2", "1M")
-    first = archived(vm)
+    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", "./data.qcow2", "1M")
+    first = make_archive(vm)
     everywhere = vm.world.home / "global-vmrc"
     everywhere.write_text("VM_DISKS=data.qcow2:qcow2\n")
-    second = archived(vm)
-    assert name_of(second) != name_of(first)
-    assert archived(vm)["notes"] == SAME
+    second = make_archive(vm)
+    assert state_name(second) != state_name(first)
+    assert make_archive(vm)["notes"] == SAME
     everywhere.write_text("")
-    third = archived(vm)
-    assert name_of(third) not in (name_of(first), name_of(second))
-    assert archived(vm)["notes"] == SAME
+    third = make_archive(vm)
+    assert state_name(third) not in (state_name(first), state_name(second))
+    assert make_archive(vm)["notes"] == SAME
 
 
 def test_full_copies_all_the_same_and_a_damaged_state_of_settings_is_none(blank: Blank) -> None:
     vm = blank()
-    first = archived(vm)
-    second = archived(vm, "--full")
-    assert name_of(second) != name_of(first)
+    first = make_archive(vm)
+    second = make_archive(vm, "--full")
+    assert state_name(second) != state_name(first)
     assert second["copied_bytes"] > 0
     tar = vm.directory / second["archive"] / f"demo-settings-{second['stamp']}.tar"
     tar.write_bytes(b"x" * tar.stat().st_size)
-    assert name_of(archived(vm)) != name_of(second)
+    assert state_name(make_archive(vm)) != state_name(second)

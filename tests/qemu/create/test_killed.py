@@ -7,14 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Vm
-from test_archive import archived, byte, name_of, nothing_left, write
 
-Blank = Callable[..., Vm]
+from tests.support.archives import make_archive, read_byte, require_nothing_left, state_name, write_byte
+from tests.support.world import Blank, Vm
 
 KILLED = """
 import os, signal, sys
@@ -72,7 +70,7 @@ def notes(vm: Vm) -> Path:
 )
 def test_killed_restore_is_removed_by_whatever_comes_next(blank: Blank, following: tuple[str, ...]) -> None:
     vm = blank()
-    name = name_of(archived(vm))
+    name = state_name(make_archive(vm))
     killed(vm, 1, "restore", name, "../fresh")
     assert len(parts(vm.world.home)) == 1
     told = vm.ok("doctor").out
@@ -85,21 +83,21 @@ def test_killed_restore_is_removed_by_whatever_comes_next(blank: Blank, followin
     assert not notes(vm).exists()
     assert vm.qvm(*following).err.count("was interrupted") == 0
     vm.ok("restore", name, "../fresh")
-    nothing_left(vm)
+    require_nothing_left(vm)
 
 
 @pytest.mark.parametrize("renames", [1, 2, 3])
 def test_restore_killed_while_it_moves_into_an_empty_folder_is_completed(blank: Blank, renames: int) -> None:
     vm = blank()
-    write(vm, 7, "1M")
-    name = name_of(archived(vm))
+    write_byte(vm, 7, "1M")
+    name = state_name(make_archive(vm))
     fresh = vm.world.home / "fresh"
     fresh.mkdir()
     killed(vm, renames, "restore", name, "../fresh")
     assert not (fresh / ".vmrc").exists()
     assert "it is complete now" in vm.ok("doctor", "--fix").out
     assert not parts(vm.world.home)
-    assert byte(Vm(vm.world, fresh), "1M", "fresh-backing.qcow2") == 7
+    assert read_byte(Vm(vm.world, fresh), "1M", "fresh-backing.qcow2") == 7
     assert Vm(vm.world, fresh).ok("disk", "check").status == 0
 
 
@@ -109,15 +107,15 @@ def test_ctrl_c_while_it_moves_into_an_empty_folder_waits_until_all_is_there(
     blank: Blank, renames: int, number: signal.Signals
 ) -> None:
     vm = blank()
-    write(vm, 7, "1M")
-    name = name_of(archived(vm))
+    write_byte(vm, 7, "1M")
+    name = state_name(make_archive(vm))
     fresh = vm.world.home / "fresh"
     fresh.mkdir()
     done = ran(vm, KILLED, str(int(number)), str(renames), "restore", name, "../fresh")
     assert done.returncode != 0, done.stderr
     assert not parts(vm.world.home)
     assert not notes(vm).exists()
-    assert byte(Vm(vm.world, fresh), "1M", "fresh-backing.qcow2") == 7
+    assert read_byte(Vm(vm.world, fresh), "1M", "fresh-backing.qcow2") == 7
     Vm(vm.world, fresh).ok("disk", "check")
 
 
@@ -144,7 +142,7 @@ sys.exit(main())
 
 def test_nothing_is_moved_where_it_cannot_be_noted_that_all_is_made(blank: Blank) -> None:
     vm = blank()
-    name = name_of(archived(vm))
+    name = state_name(make_archive(vm))
     fresh = vm.world.home / "fresh"
     fresh.mkdir()
     done = ran(vm, FULL, "restore", name, "../fresh")
@@ -156,7 +154,7 @@ def test_nothing_is_moved_where_it_cannot_be_noted_that_all_is_made(blank: Blank
 
 def test_completion_replaces_nothing_that_has_come_to_be_there(blank: Blank) -> None:
     vm = blank()
-    name = name_of(archived(vm))
+    name = state_name(make_archive(vm))
     fresh = vm.world.home / "fresh"
     fresh.mkdir()
     killed(vm, 1, "restore", name, "../fresh")
@@ -194,7 +192,7 @@ sys.exit(main())
 def test_folder_that_is_not_locked_yet_is_left_alone(blank: Blank, above: str) -> None:
     vm = blank()
     (vm.world.home / "link").symlink_to(vm.world.home)
-    name = name_of(archived(vm))
+    name = state_name(make_archive(vm))
     done = ran(vm, RACE, "restore", name, f"{above}/fresh")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "interrupted" not in done.stdout
@@ -204,7 +202,7 @@ def test_folder_that_is_not_locked_yet_is_left_alone(blank: Blank, above: str) -
 
 def test_what_somebody_is_at_work_in_is_left_alone(blank: Blank) -> None:
     vm = blank()
-    name = name_of(archived(vm))
+    name = state_name(make_archive(vm))
     child = vm.world.popen("restore", name, "../fresh", cwd=vm.directory)
     while child.poll() is None and not parts(vm.world.home):
         pass

@@ -4,43 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-from collections.abc import Callable
-from typing import Any
 
 import pytest
-from conftest import Vm
 
-Blank = Callable[..., Vm]
-
-
-def img(vm: Vm, *words: str) -> str:
-    argv = ["qemu-img", *words]
-    return subprocess.run(argv, cwd=vm.directory, capture_output=True, text=True, check=True).stdout
-
-
-def io(vm: Vm, disk: str, *commands: str) -> str:
-    words = [word for command in commands for word in ("-c", command)]
-    is_reading = all(command.startswith("read") for command in commands)
-    argv = ["qemu-io", *(["-U", "-r"] if is_reading else []), "-f", "qcow2", *words, disk]
-    done = subprocess.run(argv, cwd=vm.directory, capture_output=True, text=True)
-    return done.stdout + done.stderr
-
-
-def holds(vm: Vm, disk: str, pattern: int) -> bool:
-    told = io(vm, disk, f"read -P {pattern} 1M 64k")
-    assert "read 65536/65536" in told, told
-    return "verification failed" not in told
-
-
-def disks(vm: Vm) -> dict[str, dict[str, Any]]:
-    return {row["id"]: row for row in json.loads(vm.ok("disk", "list", "--json").out)["disks"]}
+from tests.support.disks import disk_io, holds, list_disks
+from tests.support.programs import qemu_img
+from tests.support.world import Blank, Vm
 
 
 @pytest.fixture
 def vm(blank: Blank) -> Vm:
     made = blank(VM_DISKS="data.qcow2")
-    img(made, "create", "-q", "-f", "qcow2", "data.qcow2", "16M")
+    qemu_img(made, "create", "-q", "-f", "qcow2", "data.qcow2", "16M")
     return made
 
 
@@ -60,12 +35,12 @@ def test_add_makes_an_image_and_a_running_guest_has_it_at_once(vm: Vm) -> None:
     vm.ok("start", "--no-wait")
     assert "the guest has it now" in vm.ok("disk", "add", "it's, hot.qcow2", "1G").out
     assert "disk3-device" in vm.ok("cmd", "info block").out
-    assert disks(vm)["disk3"]["size_bytes"] == 1 << 30
+    assert list_disks(vm)["disk3"]["size_bytes"] == 1 << 30
     vm.ok("snapshot", "save", "with four")
     vm.ok("stop", "--savevm", "later", "--no-suspend")
     vm.ok("start", "--no-wait", "--loadvm", "with four")  # the next start gives it the same place
     vm.ok("kill")
-    assert disks(vm)["disk3"]["snapshots"] == 2
+    assert list_disks(vm)["disk3"]["snapshots"] == 2
     for words, status, why in (
         (["data.qcow2"], 2, "disk add: data.qcow2 is disk1 already"),
         (["none.qcow2"], 1, "none.qcow2 is not there"),
@@ -92,14 +67,14 @@ def test_add_where_the_machine_takes_none_while_it_runs(blank: Blank) -> None:
 
 def test_resize_on_and_off_and_never_smaller_by_accident(vm: Vm) -> None:
     vm.ok("disk", "resize", "disk1", "32M")
-    assert disks(vm)["disk1"]["size_bytes"] == 32 << 20
+    assert list_disks(vm)["disk1"]["size_bytes"] == 32 << 20
     vm.ok("start", "--no-wait")
     vm.ok("snapshot", "save", "before")
     told = vm.ok("disk", "resize", "data.qcow2", "+32M").out
     assert told.startswith("demo: disk1, data.qcow2: 32.0 MiB -> 64.0 MiB; ")
-    assert disks(vm)["disk1"]["size_bytes"] == 64 << 20
+    assert list_disks(vm)["disk1"]["size_bytes"] == 64 << 20
     vm.ok("snapshot", "restore", "before", "--no-wait")
-    assert disks(vm)["disk1"]["size_bytes"] == 32 << 20
+    assert list_disks(vm)["disk1"]["size_bytes"] == 32 << 20
     assert vm.qvm("disk", "resize", "disk1", "16M", "--shrink").status == 3
     vm.ok("kill")
     refused = vm.qvm("disk", "resize", "disk1", "16M")
@@ -109,18 +84,18 @@ def test_resize_on_and_off_and_never_smaller_by_accident(vm: Vm) -> None:
     vm.ok("snapshot", "delete", "before")
     told = vm.ok("disk", "resize", "disk1", "16M", "--shrink").out
     assert told == "demo: disk1, data.qcow2: 32.0 MiB -> 16.0 MiB; what lay behind is cut off\n"
-    assert disks(vm)["disk1"]["size_bytes"] == 16 << 20
+    assert list_disks(vm)["disk1"]["size_bytes"] == 16 << 20
 
 
 def test_trim_while_off_gives_room_back_and_keeps_the_data(vm: Vm) -> None:
     for disk in ("data.qcow2", "demo-backing.qcow2"):
-        io(vm, disk, "write -P 7 0 8M", "write -z 0 1M", "write -z 2M 6M")
+        disk_io(vm, disk, "write -P 7 0 8M", "write -z 0 1M", "write -z 2M 6M")
     found = {row["id"]: row for row in json.loads(vm.ok("disk", "trim", "--json").out)["disks"]}
     for row in found.values():
         assert row["before_bytes"] - row["after_bytes"] > 5 << 20
     assert holds(vm, "data.qcow2", 7)
     assert holds(vm, "demo-backing.qcow2", 7)
-    assert disks(vm)["disk0"]["chain"] == [str(vm.directory / "demo-base.qcow2")]
+    assert list_disks(vm)["disk0"]["chain"] == [str(vm.directory / "demo-base.qcow2")]
     vm.ok("snapshot", "save", "a")
     assert "left as it is: it holds snapshots" in vm.ok("disk", "trim", "disk1").out
     vm.ok("start", "--no-wait")
@@ -135,10 +110,10 @@ def test_trim_of_a_disk_that_is_a_link_writes_what_it_leads_to_anew(vm: Vm) -> N
     data, real = vm.directory / "data.qcow2", there / "real.qcow2"
     data.rename(real)
     data.symlink_to("../big/real.qcow2")
-    img(vm, "create", "-q", "-f", "qcow2", str(there / "base.qcow2"), "16M")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", str(there / "base.qcow2"), "16M")
     base = str(there / "base.qcow2")
-    img(vm, "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", base, str(real))
-    io(vm, str(real), "write -P 5 1M 64k", "write -z 4M 8M")
+    qemu_img(vm, "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", base, str(real))
+    disk_io(vm, str(real), "write -P 5 1M 64k", "write -z 4M 8M")
     inode = real.stat().st_ino
     vm.ok("disk", "trim", "disk1")
     assert data.is_symlink()
@@ -146,14 +121,14 @@ def test_trim_of_a_disk_that_is_a_link_writes_what_it_leads_to_anew(vm: Vm) -> N
     assert holds(vm, str(real), 5)
     assert sorted(path.name for path in there.iterdir()) == ["base.qcow2", "real.qcow2"]
     (there / "base.qcow2").rename(vm.directory / "base.qcow2")  # to QEMU, which opens the link, it is here
-    img(vm, "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", "base.qcow2", str(real))
+    qemu_img(vm, "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", "base.qcow2", str(real))
     inode = real.stat().st_ino
     assert "left as it is" in vm.ok("disk", "trim", "disk1").out
     assert real.stat().st_ino == inode
 
 
 def test_check_finds_and_repairs(vm: Vm) -> None:
-    io(vm, "data.qcow2", "write -P 7 0 4M")
+    disk_io(vm, "data.qcow2", "write -P 7 0 4M")
     told = vm.ok("disk", "check").out
     assert told.splitlines() == [
         "demo: demo-backing.qcow2: sound",
@@ -177,14 +152,14 @@ def test_check_finds_and_repairs(vm: Vm) -> None:
 
 
 def test_commit_writes_to_the_base_unless_others_stand_on_it(vm: Vm) -> None:
-    io(vm, "demo-backing.qcow2", "write -P 7 1M 64k")
+    disk_io(vm, "demo-backing.qcow2", "write -P 7 1M 64k")
     vm.ok("snapshot", "save", "a")
     refused = vm.qvm("disk", "commit")
     assert refused.status == 1
     assert "cannot commit to demo-base.qcow2: demo-backing.qcow2 holds snapshots (a)" in refused.err
     assert not holds(vm, "demo-base.qcow2", 7)
     vm.ok("snapshot", "delete", "a")
-    img(vm, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "demo-base.qcow2", "other.qcow2")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "demo-base.qcow2", "other.qcow2")
     refused = vm.qvm("disk", "commit")
     assert refused.status == 1
     assert "other.qcow2 stands on it and would be silently wrong" in refused.err
@@ -204,7 +179,7 @@ def write_live(vm: Vm, pattern: int, where: str) -> None:
 
 
 def test_commit_and_flatten_while_on_and_the_guest_goes_on(vm: Vm) -> None:
-    io(vm, "demo-base.qcow2", "write -P 5 4M 64k")
+    disk_io(vm, "demo-base.qcow2", "write -P 5 4M 64k")
     vm.ok("start", "--no-wait")
     write_live(vm, 7, "1M 64k")
     vm.ok("snapshot", "save", "a")
@@ -216,7 +191,7 @@ def test_commit_and_flatten_while_on_and_the_guest_goes_on(vm: Vm) -> None:
         assert vm.qvm("status", "-s").out.startswith("demo: running")
         assert holds(vm, "demo-base.qcow2", pattern)
     write_live(vm, 9, "1M 64k")
-    assert disks(vm)["disk0"]["chain"] == [str(vm.directory / "demo-base.qcow2")]
+    assert list_disks(vm)["disk0"]["chain"] == [str(vm.directory / "demo-base.qcow2")]
     vm.ok("snapshot", "save", "b")
     write_live(vm, 3, "1M 64k")
     vm.ok("snapshot", "restore", "b", "--no-wait")
@@ -231,14 +206,14 @@ def test_commit_and_flatten_while_on_and_the_guest_goes_on(vm: Vm) -> None:
     assert holds(vm, "demo-base.qcow2", 8)
     (vm.directory / "demo-base.qcow2").unlink()
     assert holds(vm, "demo-backing.qcow2", 9)
-    assert "verification failed" not in io(vm, "demo-backing.qcow2", "read -P 5 4M 64k")
+    assert "verification failed" not in disk_io(vm, "demo-backing.qcow2", "read -P 5 4M 64k")
     assert vm.ok("disk", "check", "disk0").out == "demo: demo-backing.qcow2: sound\n"
     assert not list(vm.directory.glob("*.part*"))
 
 
 def test_rebase_keeps_what_is_read(vm: Vm) -> None:
-    io(vm, "demo-base.qcow2", "write -P 5 1M 64k")
-    img(vm, "create", "-q", "-f", "qcow2", "empty.qcow2", "16M")
+    disk_io(vm, "demo-base.qcow2", "write -P 5 1M 64k")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "empty.qcow2", "16M")
     assert "stands on empty.qcow2 now" in vm.ok("disk", "rebase", "disk0", "empty.qcow2").out
     assert holds(vm, "demo-backing.qcow2", 5)
     vm.ok("snapshot", "save", "a")
@@ -279,7 +254,7 @@ def test_what_cannot_be_made_or_resized_says_of_which_machine_and_what_to_do(vm:
         assert refused.err.startswith(f"qvm: demo: {said}"), refused.err
         assert f"hint: {hint}" in refused.err, refused.err
         assert ".part" not in refused.err
-    assert disks(vm)["disk1"]["size_bytes"] == 16 << 20
+    assert list_disks(vm)["disk1"]["size_bytes"] == 16 << 20
     vm.ok("start", "--no-wait")
     refused = vm.qvm("disk", "resize", "disk1", "99999T")
     assert refused.status == 1, str(refused)
@@ -292,9 +267,9 @@ def test_only_what_is_a_disk_by_its_name_is_made_and_taken(vm: Vm) -> None:
     assert (refused.status, "disk add: qvm makes qcow2 and raw images, not vmdk" in refused.err) == (2, True)
     assert "hint: `qvm disk add foo.qcow2 1M`" in refused.err
     assert not (vm.directory / "foo.vmdk").exists()
-    img(vm, "create", "-q", "-f", "vmdk", "foo.vmdk", "1M")
+    qemu_img(vm, "create", "-q", "-f", "vmdk", "foo.vmdk", "1M")
     vm.ok("disk", "add", "foo.vmdk")
-    assert disks(vm)["disk2"]["size_bytes"] == 1 << 20
+    assert list_disks(vm)["disk2"]["size_bytes"] == 1 << 20
     assert "foo.vmdk: vmdk, 1.0 MiB" in vm.ok("disk", "list").out
     (vm.directory / "notes").write_text("no image")
     refused = vm.qvm("disk", "add", "notes")

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Result, Vm
-from test_archive import archived, byte, img, name_of, nothing_left, write, write_live
 
-Blank = Callable[..., Vm]
+from tests.support.archives import (
+    make_archive,
+    read_byte,
+    require_nothing_left,
+    state_name,
+    write_byte,
+    write_live,
+)
+from tests.support.programs import output_of
+from tests.support.world import Blank, Result, Vm
 
 WRONG = "would be silently wrong"
 
 
 def overlay(vm: Vm, name: str, below: str) -> None:
     words = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", below, name]
-    img(vm, *words)
+    output_of(vm, *words)
 
 
 def hash_of(path: Path) -> str:
@@ -46,13 +52,13 @@ class Pair:
 
     def same(self) -> None:
         assert (hash_of(self.base), self.base.stat().st_ino) == (self.before, self.inode)
-        assert byte(self.other, "1M", "other-backing.qcow2") == 5
+        assert read_byte(self.other, "1M", "other-backing.qcow2") == 5
 
 
 @pytest.fixture
 def pair(blank: Blank) -> Pair:
     vm = blank()
-    write(vm, 5, "1M", "demo-base.qcow2")
+    write_byte(vm, 5, "1M", "demo-base.qcow2")
     other = blank("other", has_images=False)
     overlay(other, "other-backing.qcow2", "../demo/demo-base.qcow2")
     other.ok("start", "--no-wait")  # from now on it is known
@@ -67,7 +73,7 @@ def test_base_only_is_refused_and_forced_or_disposable_it_runs(pair: Pair) -> No
     (vm.directory / "demo-backing.qcow2").rename(vm.directory / "aside.qcow2")
     pair.refused("start", "--no-wait", "-b", left="aside.qcow2")
     (vm.directory / "aside.qcow2").rename(vm.directory / "demo-backing.qcow2")
-    write(vm, 7, "2M")
+    write_byte(vm, 7, "2M")
     pair.refused("start", "--no-wait", "-b", says="holds data that stands on the base", left="demo-backing")
     vm.ok("start", "--no-wait", "-b", "--disposable")
     write_live(vm, "-P 9 1M 64k")
@@ -89,7 +95,7 @@ def test_base_only_under_an_overlay_with_snapshots_is_refused(blank: Blank) -> N
 def test_start_on_a_disk_that_others_stand_on_is_refused(blank: Blank) -> None:
     """The machine's own disk, and one of VM_DISKS; `restart` refuses before it powers off."""
     vm = blank(VM_DISKS="data.qcow2")
-    img(vm, "qemu-img", "create", "-q", "-f", "qcow2", "data.qcow2", "1M")
+    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", "data.qcow2", "1M")
     for disk in ("data.qcow2", "demo-backing.qcow2"):
         overlay(vm, "above.qcow2", disk)
         refused = vm.qvm("start", "--no-wait")
@@ -110,7 +116,7 @@ def test_start_on_a_disk_that_others_stand_on_is_refused(blank: Blank) -> None:
 
 def test_disk_commit_is_refused_on_and_off(pair: Pair) -> None:
     vm = pair.vm
-    write(vm, 7, "2M")
+    write_byte(vm, 7, "2M")
     pair.refused("disk", "commit")
     vm.ok("start", "--no-wait")
     pair.refused("disk", "commit")
@@ -135,23 +141,23 @@ def test_disk_commit_is_refused_on_and_off(pair: Pair) -> None:
 )
 def test_other_forms_of_a_backing_name_guard_the_base_too(blank: Blank, form: str) -> None:
     vm = blank()
-    write(vm, 1, "0")
+    write_byte(vm, 1, "0")
     overlay(vm, "other.qcow2", form.format(vm.directory / "demo-base.qcow2"))
     refused = vm.qvm("disk", "commit")
     assert refused.status == 1, str(refused)
     assert f"other.qcow2 stands on it and {WRONG}" in refused.err
-    assert byte(vm, "0", "other.qcow2") == 0
+    assert read_byte(vm, "0", "other.qcow2") == 0
     (vm.directory / "other.qcow2").unlink()
     below = form.format(vm.directory / "demo-base.qcow2")
-    img(vm, "qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", below, "demo-backing.qcow2")
+    output_of(vm, "qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", below, "demo-backing.qcow2")
     vm.ok("disk", "commit")  # and the machine's own overlay may say it so
-    assert byte(vm, "0", "demo-base.qcow2") == 1
+    assert read_byte(vm, "0", "demo-base.qcow2") == 1
 
 
 def test_overlay_that_is_reached_through_a_link_guards_what_it_stands_on_there(blank: Blank) -> None:
     """QEMU looks for a relative base beside the link that it opens."""
     vm = blank()
-    write(vm, 1, "0")
+    write_byte(vm, 1, "0")
     away = vm.directory.parent / "away"
     away.mkdir()
     overlay(vm, "other.qcow2", "demo-base.qcow2")
@@ -165,12 +171,12 @@ def test_overlay_that_is_reached_through_a_link_guards_what_it_stands_on_there(b
     refused = vm.qvm("disk", "commit")
     assert refused.status == 1, str(refused)
     assert f"real.qcow2 stands on it and {WRONG}" in refused.err
-    assert byte(vm, "0", "other.qcow2") == 0
+    assert read_byte(vm, "0", "other.qcow2") == 0
 
 
 def test_commit_into_what_is_no_file_is_refused(blank: Blank) -> None:
     vm = blank()
-    img(vm, "qemu-img", "rebase", "-u", "-F", "raw", "-b", "nbd:localhost:1", "demo-backing.qcow2")
+    output_of(vm, "qemu-img", "rebase", "-u", "-F", "raw", "-b", "nbd:localhost:1", "demo-backing.qcow2")
     refused = vm.qvm("disk", "commit")
     assert refused.status == 1, str(refused)
     assert "demo-backing.qcow2 names 'nbd:localhost:1' (raw) as its backing file" in refused.err
@@ -182,7 +188,7 @@ def test_disk_verbs_on_a_base_that_a_machine_uses_as_its_disk_are_refused(pair: 
     vm.set(VM_USE_SNAPSHOTS="no")
     disk = vm.directory / "demo.qcow2"
     pair.base.rename(disk)
-    img(
+    output_of(
         pair.other,
         "qemu-img",
         "rebase",
@@ -204,7 +210,7 @@ def test_disk_verbs_on_a_base_that_a_machine_uses_as_its_disk_are_refused(pair: 
     assert WRONG in vm.qvm("disk", "resize", "disk0", "+1M").err
     vm.ok("kill")
     pair.same()
-    img(vm, "qemu-img", "create", "-q", "-f", "qcow2", "new.qcow2", "16M")
+    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", "new.qcow2", "16M")
     pair.before = hash_of(disk)
     pair.refused("disk", "rebase", "disk0", "new.qcow2", "--unsafe")
 
@@ -230,18 +236,18 @@ def test_disk_repair_of_a_base_with_errors_is_refused_and_of_leaks_is_not(pair: 
         file.write(b"\0\1")
     assert "1 leaked cluster" in vm.ok("disk", "check").out
     vm.ok("disk", "check", "--repair")
-    assert byte(pair.other, "1M", "other-backing.qcow2") == 5
+    assert read_byte(pair.other, "1M", "other-backing.qcow2") == 5
 
 
 def test_init_is_refused_over_what_others_stand_on(pair: Pair) -> None:
     vm = pair.vm
     pair.refused("init", "-b", "-k")
     overlay(vm, "above.qcow2", "demo-backing.qcow2")
-    write(vm, 7, "2M")
+    write_byte(vm, 7, "2M")
     refused = vm.qvm("init", "-k")
     assert refused.status == 1
     assert "cannot replace demo-backing.qcow2: above.qcow2 stands on it" in refused.err
-    assert byte(vm, "2M", "above.qcow2") == 7
+    assert read_byte(vm, "2M", "above.qcow2") == 7
     (vm.directory / "above.qcow2").unlink()
     vm.ok("init", "-k")  # the other machine does not care
     pair.same()
@@ -249,87 +255,87 @@ def test_init_is_refused_over_what_others_stand_on(pair: Pair) -> None:
 
 def test_archive_create_keeps_the_pair(pair: Pair) -> None:
     vm = pair.vm
-    write(vm, 7, "2M")
-    told = archived(vm, "--create")["notes"][0]
+    write_byte(vm, 7, "2M")
+    told = make_archive(vm, "--create")["notes"][0]
     assert told.startswith(f"{pair.other.directory}/other-backing.qcow2 also stands on demo-base.qcow2")
     pair.same()
-    assert byte(vm, "2M") == 7
+    assert read_byte(vm, "2M") == 7
 
 
 def test_restore_leaves_a_base_alone_that_is_the_same_and_is_refused_where_it_is_not(pair: Pair) -> None:
     vm = pair.vm
-    write(vm, 7, "2M")
-    made = archived(vm)
-    write(vm, 8, "2M")
-    vm.ok("restore", "--force", name_of(made))
-    assert byte(vm, "2M") == 7
+    write_byte(vm, 7, "2M")
+    made = make_archive(vm)
+    write_byte(vm, 8, "2M")
+    vm.ok("restore", "--force", state_name(made))
+    assert read_byte(vm, "2M") == 7
     pair.same()
     overlay(vm, "above.qcow2", "demo-backing.qcow2")
-    refused = vm.qvm("restore", "--force", name_of(made))
+    refused = vm.qvm("restore", "--force", state_name(made))
     assert refused.status == 1
     assert "cannot restore: above.qcow2 stands on demo-backing.qcow2, which would be replaced" in refused.err
     (vm.directory / "above.qcow2").unlink()
-    write(vm, 6, "1M", "demo-base.qcow2")  # by other tools: the base is another one now
+    write_byte(vm, 6, "1M", "demo-base.qcow2")  # by other tools: the base is another one now
     pair.before = hash_of(pair.base)
     for words in ([], ["--force"]):
-        result = vm.qvm("restore", *words, name_of(made))
+        result = vm.qvm("restore", *words, state_name(made))
         assert result.status == (1), str(result)
         assert "other-backing.qcow2 stands on demo-base.qcow2, which would be replaced" in result.err
         assert "hint: `qvm restore ARCHIVE DIR` makes a new machine" in result.err
         assert hash_of(pair.base) == pair.before
-    vm.ok("restore", name_of(made), "../twin")
-    assert byte(Vm(vm.world, vm.world.home / "twin"), "1M", "twin-backing.qcow2") == 5
-    nothing_left(vm)
+    vm.ok("restore", state_name(made), "../twin")
+    assert read_byte(Vm(vm.world, vm.world.home / "twin"), "1M", "twin-backing.qcow2") == 5
+    require_nothing_left(vm)
 
 
 def test_restore_never_replaces_a_base_elsewhere(blank: Blank) -> None:
     """A disk of VM_DISKS on a base that machines share: unchanged it stays, else there is a new one."""
     vm = blank(VM_DISKS="data.qcow2\nmore.qcow2")
     shared = vm.world.home / "shared.qcow2"
-    img(vm, "qemu-img", "create", "-q", "-f", "qcow2", str(shared), "16M")
-    img(vm, "qemu-io", "-f", "qcow2", "-c", "write -P 5 1M 64k", str(shared))
+    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", str(shared), "16M")
+    output_of(vm, "qemu-io", "-f", "qcow2", "-c", "write -P 5 1M 64k", str(shared))
     overlay(vm, "data.qcow2", str(shared))
     overlay(vm, "more.qcow2", str(shared))
-    write(vm, 7, "2M", "data.qcow2")
-    made = archived(vm)
+    write_byte(vm, 7, "2M", "data.qcow2")
+    made = make_archive(vm)
     before = hash_of(shared)
-    write(vm, 8, "2M", "data.qcow2")
-    vm.ok("restore", "--force", name_of(made))
-    assert [byte(vm, at, "data.qcow2") for at in ("1M", "2M")] == [5, 7]
+    write_byte(vm, 8, "2M", "data.qcow2")
+    vm.ok("restore", "--force", state_name(made))
+    assert [read_byte(vm, at, "data.qcow2") for at in ("1M", "2M")] == [5, 7]
     assert hash_of(shared) == before
-    img(vm, "qemu-io", "-f", "qcow2", "-c", "write -P 6 1M 64k", str(shared))
+    output_of(vm, "qemu-io", "-f", "qcow2", "-c", "write -P 6 1M 64k", str(shared))
     before = hash_of(shared)
-    vm.ok("restore", "--force", name_of(made))
+    vm.ok("restore", "--force", state_name(made))
     assert hash_of(shared) == before
-    assert [byte(vm, "1M", name) for name in ("data.qcow2", "more.qcow2")] == [5, 5]
-    assert byte(vm, "2M", "data.qcow2") == 7
+    assert [read_byte(vm, "1M", name) for name in ("data.qcow2", "more.qcow2")] == [5, 5]
+    assert read_byte(vm, "2M", "data.qcow2") == 7
     vm.ok("start", "--no-wait")
     twin = Vm(vm.world, vm.world.home / "twin")
-    vm.ok("restore", name_of(made), "../twin")
-    assert [byte(twin, "1M", name) for name in ("data.qcow2", "more.qcow2")] == [5, 5]
+    vm.ok("restore", state_name(made), "../twin")
+    assert [read_byte(twin, "1M", name) for name in ("data.qcow2", "more.qcow2")] == [5, 5]
     twin.ok("start", "--no-wait")
     twin.ok("kill")
-    nothing_left(vm)
+    require_nothing_left(vm)
 
 
 def test_two_disks_on_one_base_in_the_directory_come_back_together(blank: Blank) -> None:
     vm = blank(VM_DISKS="a.qcow2\nb.qcow2")
-    img(vm, "qemu-img", "create", "-q", "-f", "qcow2", "common.qcow2", "16M")
-    write(vm, 5, "1M", "common.qcow2")
+    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", "common.qcow2", "16M")
+    write_byte(vm, 5, "1M", "common.qcow2")
     overlay(vm, "a.qcow2", "common.qcow2")
     overlay(vm, "b.qcow2", "common.qcow2")
-    write(vm, 1, "0", "a.qcow2")
-    write(vm, 2, "0", "b.qcow2")
+    write_byte(vm, 1, "0", "a.qcow2")
+    write_byte(vm, 2, "0", "b.qcow2")
     vm.ok("start", "--no-wait")
-    archived(vm)
+    make_archive(vm)
     write_live(vm, "-P 3 64k 64k", "disk2")
-    made = archived(vm)
+    made = make_archive(vm)
     vm.ok("kill")
-    write(vm, 9, "1M", "common.qcow2")
-    vm.ok("restore", "--force", name_of(made))
-    assert [byte(vm, at, "a.qcow2") for at in ("0", "1M")] == [1, 5]
-    assert [byte(vm, at, "b.qcow2") for at in ("0", "64k", "1M")] == [2, 3, 5]
-    nothing_left(vm)
+    write_byte(vm, 9, "1M", "common.qcow2")
+    vm.ok("restore", "--force", state_name(made))
+    assert [read_byte(vm, at, "a.qcow2") for at in ("0", "1M")] == [1, 5]
+    assert [read_byte(vm, at, "b.qcow2") for at in ("0", "64k", "1M")] == [2, 3, 5]
+    require_nothing_left(vm)
 
 
 def test_machines_that_share_a_name_are_all_looked_at(blank: Blank) -> None:
@@ -343,8 +349,8 @@ def test_machines_that_share_a_name_are_all_looked_at(blank: Blank) -> None:
         made = vm.world.run("create", "twin", "--image", str(base), cwd=above)
         assert made.status == 0, str(made)
         overlays.append(above / "twin/twin-backing.qcow2")
-    img(vm, "qemu-img", "rebase", "-u", "-F", "qcow2", "-b", str(base), str(overlays[0]))
-    write(vm, 7, "1M")
+    output_of(vm, "qemu-img", "rebase", "-u", "-F", "qcow2", "-b", str(base), str(overlays[0]))
+    write_byte(vm, 7, "1M")
     refused = vm.qvm("disk", "commit")
     assert refused.status == 1
     assert "one/twin/twin-backing.qcow2" in refused.err

@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Callable
 
 import pytest
-from conftest import Vm
-from moments import Killer
 
-Blank = Callable[..., Vm]
+from tests.support.killer import Killer
+from tests.support.world import Blank, Vm
+
 USUAL, LONG = 3, 20
 DISK, BASE = "demo-backing.qcow2", "demo-base.qcow2"
 DEVICE = "/machine/peripheral/disk0-device/virtio-backend"

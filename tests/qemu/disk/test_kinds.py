@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Vm
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qvmsh import Machine
 from qvmsh.errors import QvmError
+from tests.support.world import Blank
 
-Blank = Callable[..., Vm]
 MIB = 1 << 20
 SIZE = 8 * MIB
 SECRET = ["--object", "secret,id=s,data=x"]

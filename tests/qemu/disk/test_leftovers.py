@@ -10,10 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import DEADLINE_S, QVM, Vm
-from test_disk import img
 
-Blank = Callable[..., Vm]
+from tests.support.programs import qemu_img
+from tests.support.world import DEADLINE_S, QVM, Blank, Vm
 
 
 def killed(vm: Vm, is_there: Callable[[], object], *words: str) -> None:
@@ -41,7 +40,7 @@ def test_trim_killed_outside_the_machines_directory_leaves_nothing(blank: Blank,
     far = vm.directory.parent / "far"
     far.mkdir()
     path = far / "data.qcow2"
-    img(vm, "create", "-q", "-f", "qcow2", str(path), "1G")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", str(path), "1G")
     filled = [word for at in range(64) for word in ("-c", f"write -P {at + 1} {at}M 1M")]
     subprocess.run(["qemu-io", "-f", "qcow2", *filled, str(path)], check=True, capture_output=True)
     if is_link:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Vm
-from test_disk import disks, holds, img, io
 
-Blank = Callable[..., Vm]
+from tests.support.disks import disk_io, holds, list_disks
+from tests.support.programs import qemu_img
+from tests.support.world import Blank, Vm
+
 DEVICE = "/machine/peripheral/disk1-device/virtio-backend"
 
 
@@ -26,15 +26,17 @@ def on_base(vm: Vm, kind: str, *options: str, size: str = "") -> str:
     base = f"base.{kind}"
     for name in (base, "data.qcow2"):
         (vm.directory / name).unlink(missing_ok=True)
-    img(vm, "create", "-q", "-f", kind, *options, base, "16M")
+    qemu_img(vm, "create", "-q", "-f", kind, *options, base, "16M")
     io_of(vm, kind, base, "write -P 51 1M 64k")
-    img(vm, "create", "-q", "-f", "qcow2", "-F", kind, "-b", base, "data.qcow2", *([size] if size else []))
-    io(vm, "data.qcow2", "write -P 68 2M 64k")
+    qemu_img(
+        vm, "create", "-q", "-f", "qcow2", "-F", kind, "-b", base, "data.qcow2", *([size] if size else [])
+    )
+    disk_io(vm, "data.qcow2", "write -P 68 2M 64k")
     return base
 
 
 def has_both(vm: Vm) -> bool:
-    told = io(vm, "data.qcow2", "read -P 51 1M 64k", "read -P 68 2M 64k")
+    told = disk_io(vm, "data.qcow2", "read -P 51 1M 64k", "read -P 68 2M 64k")
     assert told.count("read 65536/65536") == 2, told
     return "verification failed" not in told
 
@@ -51,7 +53,7 @@ def test_a_base_in_another_format_keeps_its_format(vm: Vm, kind: str) -> None:
     vm.ok("disk", "commit", "disk1")
     vm.ok("kill")
     assert has_both(vm)
-    assert f"backing file format: {kind}" in img(vm, "info", "data.qcow2")
+    assert f"backing file format: {kind}" in qemu_img(vm, "info", "data.qcow2")
     on_base(vm, kind)
     vm.ok("disk", "trim", "disk1")
     assert has_both(vm)
@@ -91,11 +93,11 @@ def test_overlays_in_other_formats_keep_their_base_from_being_written_to(
     vm: Vm, kind: str, options: str
 ) -> None:
     base = "a base with a long name.qcow2"
-    img(vm, "create", "-q", "-f", "qcow2" if kind != "vmdk" else kind, base, "16M")
+    qemu_img(vm, "create", "-q", "-f", "qcow2" if kind != "vmdk" else kind, base, "16M")
     words = ["-F", "qcow2" if kind != "vmdk" else kind, "-b", base, *(["-o", options] if options else [])]
-    img(vm, "create", "-q", "-f", kind, *words, f"data.{kind}")
+    qemu_img(vm, "create", "-q", "-f", kind, *words, f"data.{kind}")
     vm.ok("config", f"VM_DISKS=data.{kind}\n{base}:{'qcow2' if kind != 'vmdk' else kind}")
-    assert disks(vm)["disk1"]["chain"] == [str(vm.directory / base)]
+    assert list_disks(vm)["disk1"]["chain"] == [str(vm.directory / base)]
     refused = vm.qvm("disk", "resize", "disk2", "32M")
     assert refused.status == 1
     assert f"cannot resize {base}: data.{kind} stands on it and would be silently wrong" in refused.err
@@ -110,14 +112,14 @@ def test_resize_to_what_is_no_size_is_refused(vm: Vm, text: str) -> None:
 
 def test_a_disk_of_words_without_a_format_has_the_one_that_qemu_takes_it_for(blank: Blank) -> None:
     vm = blank(VM_QEMU_EXTRA="-drive file=w.img,if=virtio")
-    img(vm, "create", "-q", "-f", "vmdk", "w.img", "1G")
-    assert disks(vm)["drive0"]["format"] == "vmdk"
-    assert disks(vm)["drive0"]["size_bytes"] == 1 << 30
+    qemu_img(vm, "create", "-q", "-f", "vmdk", "w.img", "1G")
+    assert list_disks(vm)["drive0"]["format"] == "vmdk"
+    assert list_disks(vm)["drive0"]["size_bytes"] == 1 << 30
 
 
 def test_resize_reckons_from_the_disk_not_from_the_file(vm: Vm) -> None:
     vm.ok("config", "VM_DISKS=data.qed")
-    img(vm, "create", "-q", "-f", "qed", "data.qed", "32M")
+    qemu_img(vm, "create", "-q", "-f", "qed", "data.qed", "32M")
     assert "32.0 MiB -> 64.0 MiB" in vm.ok("disk", "resize", "disk1", "+32M").out
 
 
@@ -126,10 +128,10 @@ def test_a_name_means_the_path_before_the_name_of_another_file(blank: Blank) -> 
     for folder in ("a", "b"):
         (vm.directory / folder).mkdir()
     for name in ("a/data.qcow2", "data.qcow2", "a/more.qcow2", "b/more.qcow2"):
-        img(vm, "create", "-q", "-f", "qcow2", name, "16M")
+        qemu_img(vm, "create", "-q", "-f", "qcow2", name, "16M")
     vm.ok("disk", "resize", "data.qcow2", "8M", "--shrink")
     vm.ok("disk", "resize", "./a/data.qcow2", "32M")
-    sizes = {name: row["size_bytes"] >> 20 for name, row in disks(vm).items()}
+    sizes = {name: row["size_bytes"] >> 20 for name, row in list_disks(vm).items()}
     assert (sizes["disk1"], sizes["disk2"]) == (32, 8)
     refused = vm.qvm("disk", "resize", "more.qcow2", "32M")
     assert refused.status == 2
@@ -142,11 +144,11 @@ def linked(blank: Blank) -> tuple[Vm, Path]:
     vm = blank(VM_DISKS="data.qcow2")
     far = vm.directory.parent / "big"
     far.mkdir()
-    img(vm, "create", "-q", "-f", "qcow2", str(far / "base.qcow2"), "16M")
-    io(vm, str(far / "base.qcow2"), "write -P 51 1M 64k")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", str(far / "base.qcow2"), "16M")
+    disk_io(vm, str(far / "base.qcow2"), "write -P 51 1M 64k")
     base = str(far / "base.qcow2")
-    img(vm, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, str(far / "data.qcow2"))
-    io(vm, str(far / "data.qcow2"), "write -P 68 2M 64k")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, str(far / "data.qcow2"))
+    disk_io(vm, str(far / "data.qcow2"), "write -P 68 2M 64k")
     (vm.directory / "data.qcow2").symlink_to(far / "data.qcow2")
     return vm, far
 
@@ -167,7 +169,7 @@ def test_commit_of_a_link_while_on_leaves_the_link(linked: tuple[Vm, Path], is_r
     vm, far = linked
     if is_relative:  # QEMU looks for it beside the link
         (vm.directory / "base.qcow2").symlink_to(far / "base.qcow2")
-        img(vm, "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", "base.qcow2", "data.qcow2")
+        qemu_img(vm, "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", "base.qcow2", "data.qcow2")
     vm.ok("start", "--no-wait")
     vm.ok("disk", "commit", "disk1")
     told = vm.ok("cmd", f'qemu-io -d {DEVICE} "read -P 68 2M 64k"').out
@@ -180,8 +182,8 @@ def test_commit_of_a_link_while_on_leaves_the_link(linked: tuple[Vm, Path], is_r
 
 
 def test_rebase_onto_a_name_with_a_colon_is_no_protocol(vm: Vm) -> None:
-    img(vm, "create", "-q", "-f", "qcow2", "data.qcow2", "16M")
-    io(vm, "demo-base.qcow2", "write -P 51 1M 64k")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "data.qcow2", "16M")
+    disk_io(vm, "demo-base.qcow2", "write -P 51 1M 64k")
     (vm.directory / "x:y.qcow2").write_bytes((vm.directory / "demo-base.qcow2").read_bytes())
     for words in (["disk0", "x:y.qcow2"], ["-u", "disk0", "x:y.qcow2"]):
         assert "stands on x:y.qcow2 now" in vm.ok("disk", "rebase", *words).out
@@ -190,9 +192,9 @@ def test_rebase_onto_a_name_with_a_colon_is_no_protocol(vm: Vm) -> None:
 
 
 def test_a_circle_is_told_of_and_hangs_nothing(vm: Vm) -> None:
-    img(vm, "create", "-q", "-f", "qcow2", "data.qcow2", "16M")
-    img(vm, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "data.qcow2", "b.qcow2")
-    img(vm, "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", "b.qcow2", "data.qcow2")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "data.qcow2", "16M")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "data.qcow2", "b.qcow2")
+    qemu_img(vm, "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", "b.qcow2", "data.qcow2")
     why = "data.qcow2 cannot be read: data.qcow2 on b.qcow2 on data.qcow2 is a circle"
     for words in (["start", "--no-wait"], ["disk", "rebase", "disk1"], ["disk", "commit", "disk1"]):
         refused = vm.qvm(*words)
@@ -200,14 +202,14 @@ def test_a_circle_is_told_of_and_hangs_nothing(vm: Vm) -> None:
     checked = vm.qvm("disk", "check")
     assert (checked.status, why in checked.out) == (1, True), checked.out
     assert "demo: demo-base.qcow2: sound" in checked.out
-    assert disks(vm)["disk1"]["problem"] == why
+    assert list_disks(vm)["disk1"]["problem"] == why
 
 
 def test_check_of_a_missing_image_looks_at_the_others_too(vm: Vm) -> None:
     assert not (vm.directory / "data.qcow2").exists()
     (vm.directory / "demo-base.qcow2").unlink()
     vm.ok("config", "VM_DISKS=data.qcow2\nb.qcow2")
-    img(vm, "create", "-q", "-f", "qcow2", "b.qcow2", "16M")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "b.qcow2", "16M")
     checked = vm.qvm("disk", "check")
     assert checked.status == 1
     assert "demo: demo-base.qcow2: demo-base.qcow2 is not there (put it back)" in checked.out
@@ -224,10 +226,10 @@ def test_add_of_a_name_that_a_line_cannot_hold_makes_nothing(vm: Vm, name: str) 
 
 
 def test_a_disposable_run_shows_the_disks_that_last_and_changes_none(vm: Vm) -> None:
-    img(vm, "create", "-q", "-f", "qcow2", "data.qcow2", "16M")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "data.qcow2", "16M")
     vm.ok("start", "--no-wait", "--disposable")
-    assert [row["name"] for row in disks(vm).values()] == ["demo-backing.qcow2", "data.qcow2"]
-    assert not any(row["problem"] for row in disks(vm).values())
+    assert [row["name"] for row in list_disks(vm).values()] == ["demo-backing.qcow2", "data.qcow2"]
+    assert not any(row["problem"] for row in list_disks(vm).values())
     assert "demo: data.qcow2: sound" in vm.ok("disk", "check").out
     for words in (["resize", "disk0", "+16M"], ["trim"], ["commit"], ["rebase", "disk1"]):
         refused = vm.qvm("disk", *words)
@@ -265,15 +267,15 @@ def test_snapshot_among_the_extra_words_is_refused_where_it_would_not_act(blank:
 
 def test_trim_of_a_read_only_disk_says_so(vm: Vm) -> None:
     vm.ok("config", "VM_DISKS=data.qcow2:qcow2:ro")
-    img(vm, "create", "-q", "-f", "qcow2", "data.qcow2", "16M")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "data.qcow2", "16M")
     refused = vm.qvm("disk", "trim", "disk1")
     assert (refused.status, refused.err) == (3, "qvm: demo: cannot trim disk1: it is read-only\n")
 
 
 def test_commit_of_a_drive_of_the_users_own_words_is_refused_for_that_while_on(blank: Blank) -> None:
     vm = blank(VM_QEMU_EXTRA="-drive file=w.qcow2,if=virtio,format=qcow2")
-    img(vm, "create", "-q", "-f", "qcow2", "base.qcow2", "16M")
-    img(vm, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "base.qcow2", "w.qcow2")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "base.qcow2", "16M")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "base.qcow2", "w.qcow2")
     vm.ok("start", "--no-wait")
     refused = vm.qvm("disk", "commit", "w.qcow2")
     assert (refused.status, "your own words for QEMU name it" in refused.err) == (3, True), refused.err

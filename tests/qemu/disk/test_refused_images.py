@@ -6,14 +6,14 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Result, Vm, World
-from test_disk import disks, img
 
-Blank = Callable[..., Vm]
+from tests.support.disks import list_disks
+from tests.support.programs import qemu_img
+from tests.support.world import Blank, Result, Vm, World
+
 SECRET = b"TOP-SECRET" * 10
 CD = bytes(0x8001) + b"CD001" + bytes(100000)
 
@@ -95,7 +95,7 @@ def test_disk_that_is_none_is_refused_when_added_and_at_the_start(blank: Blank, 
     assert vm.qvm("config", "VM_DISKS").out.strip() == ""
     vm.set(VM_DISKS=name)
     if kind != "cd":
-        assert why in disks(vm)["disk1"]["problem"]
+        assert why in list_disks(vm)["disk1"]["problem"]
     assert why in vm.qvm("doctor").out
     if kind == "cd":
         vm.ok("--set", f"VM_DISKS={name}:raw:ro", "--set", f"VM_CDROM={name}", "start", "--no-wait")
@@ -124,7 +124,7 @@ def test_create_of_an_overlay_copies_all_of_its_chain_and_says_so(world: World) 
     assert "demo: c.qcow2 is backed by b.qcow2, a.qcow2: that is copied into the same image" in made.err
     copy = home / "demo/demo-base.qcow2"
     subprocess.run(["qemu-img", "compare", "-q", "c.qcow2", copy], cwd=home, check=True)
-    assert "backing" not in img(Vm(world, home / "demo"), "info", "demo-base.qcow2")
+    assert "backing" not in qemu_img(Vm(world, home / "demo"), "info", "demo-base.qcow2")
 
 
 def test_nothing_connects_to_what_a_header_names(blank: Blank) -> None:
@@ -132,7 +132,7 @@ def test_nothing_connects_to_what_a_header_names(blank: Blank) -> None:
         server.setblocking(False)
         backing = f"nbd:127.0.0.1:{server.getsockname()[1]}"
         vm = blank(VM_DISKS="data.qcow2")
-        img(vm, "create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", backing, "data.qcow2", "1M")
+        qemu_img(vm, "create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", backing, "data.qcow2", "1M")
         shutil.copy(vm.directory / "data.qcow2", vm.directory.parent / "new.qcow2")
         for verb in (
             ["disk", "list"], ["doctor"], ["disk", "check"], ["start", "--no-wait"], ["archive"],
@@ -143,7 +143,7 @@ def test_nothing_connects_to_what_a_header_names(blank: Blank) -> None:
             vm.qvm(*verb, timeout=60)
             with pytest.raises(BlockingIOError):
                 server.accept()
-        assert "as its backing file" in disks(vm)["disk1"]["problem"]
+        assert "as its backing file" in list_disks(vm)["disk1"]["problem"]
         assert vm.qvm("status", "-s").out == "demo: stopped\n"
 
 
@@ -152,7 +152,7 @@ def test_no_verb_on_the_machines_own_images_connects_either(blank: Blank) -> Non
         server.setblocking(False)
         backing = f"nbd:127.0.0.1:{server.getsockname()[1]}"
         vm = blank()
-        img(vm, "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", backing, "demo-base.qcow2")
+        qemu_img(vm, "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", backing, "demo-base.qcow2")
         for verb in (
             ["init", "-k"], ["start", "--no-wait", "--base-only"], ["start", "--no-wait", "--disposable"],
             ["snapshot", "save", "a"], ["archive", "--create"], ["doctor", "--fix"],
@@ -171,10 +171,10 @@ def test_header_in_a_raw_disk_changes_nothing(blank: Blank, tmp_path: Path) -> N
         (str(secret), [["disk", "check"], ["doctor"], ["archive"], ["disk", "resize", "disk1", "2M"]]),
         ("demo-backing.qcow2", [["disk", "commit"], ["start", "--no-wait"], ["disk", "list"], ["kill"]]),
     ):
-        img(vm, "create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", below, "guest.img", "1M")
+        qemu_img(vm, "create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", below, "guest.img", "1M")
         with (vm.directory / "guest.img").open("ab") as file:
             file.truncate(1 << 20)
-        row = disks(vm)["disk1"]
+        row = list_disks(vm)["disk1"]
         assert (row["format"], row["size_bytes"], row["chain"], row["problem"]) == ("raw", 1 << 20, [], "")
         for words in verbs:
             vm.ok(*words)
@@ -187,7 +187,7 @@ def test_header_in_a_raw_disk_changes_nothing(blank: Blank, tmp_path: Path) -> N
 
 def test_disk_in_use_is_found_in_raw_too(blank: Blank) -> None:
     vm, other = blank(VM_DISKS="data.img:raw"), blank("other")
-    img(vm, "create", "-q", "-f", "raw", "data.img", "1M")
+    qemu_img(vm, "create", "-q", "-f", "raw", "data.img", "1M")
     vm.ok("start", "--no-wait")
     told(other.qvm("disk", "add", "../demo/data.img"), 1, "data.img is in use by machine demo")
     vm.ok("kill")
@@ -199,17 +199,17 @@ def test_add_of_an_overlay_says_what_it_is_backed_by_and_takes_no_file_of_the_ho
 ) -> None:
     vm = blank()
     (tmp_path / "secret").write_bytes(SECRET.ljust(1 << 20))
-    img(vm, "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(tmp_path / "secret"), "evil.qcow2")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(tmp_path / "secret"), "evil.qcow2")
     told(vm.qvm("disk", "add", "evil.qcow2"), 1, f"evil.qcow2 is backed by {tmp_path}/secret, a raw file")
-    img(vm, "create", "-q", "-f", "raw", "base.img", "1M")
-    img(vm, "create", "-q", "-f", "qcow2", "-F", "raw", "-b", "base.img", "data.qcow2")
+    qemu_img(vm, "create", "-q", "-f", "raw", "base.img", "1M")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "-F", "raw", "-b", "base.img", "data.qcow2")
     assert "added; it is backed by base.img" in vm.ok("disk", "add", "data.qcow2").out
 
 
 def test_programs_are_told_the_format_of_every_image(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.qcow2")
-    img(vm, "create", "-q", "-f", "raw", "base.img", "1M")
-    img(vm, "create", "-q", "-f", "qcow2", "-F", "raw", "-b", "base.img", "data.qcow2")
+    qemu_img(vm, "create", "-q", "-f", "raw", "base.img", "1M")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "-F", "raw", "-b", "base.img", "data.qcow2")
     program, log = vm.directory / "qemu-img", vm.directory / "asked"
     real = shutil.which("qemu-img")
     program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >>"{log}"\nexec {real} "$@"\n')

@@ -8,14 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Result, Vm, World
 
-Blank = Callable[..., Vm]
+from tests.support.world import Blank, Result, Vm, World
 
 
 def checks(result: Result) -> dict[str, list[dict[str, Any]]]:

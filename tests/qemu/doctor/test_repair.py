@@ -9,13 +9,11 @@ import shutil
 import socket
 import stat
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Vm
 
-Blank = Callable[..., Vm]
+from tests.support.world import Blank, Vm
 
 
 def fix(vm: Vm, *words: str) -> list[dict[str, str]]:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
 
 import pytest
-from conftest import Vm
 
 from qvmsh.errors import QmpError
 from qvmsh.qemu import session
-
-Blank = Callable[..., Vm]
+from tests.support.world import Blank
 
 
 def descriptors() -> set[str]:

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import Vm
 
 from qvmsh.machine import launch_record as notes
 from qvmsh.machine.machine import Machine
 from qvmsh.qemu import events
+from tests.support.world import Vm
 
 
 @pytest.mark.parametrize("when", ["connecting", "waiting for the greeting", "greeted", "hearing"])

@@ -9,9 +9,8 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from conftest import Vm
-
 from qvmsh.qemu import jobs, qmp
+from tests.support.world import Vm
 
 
 @contextlib.contextmanager

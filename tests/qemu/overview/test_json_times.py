@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from conftest import Vm
+from tests.support.world import Blank
 
-Blank = Callable[..., Vm]
 TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?([+-]\d\d:\d\d)?")
 ZONE = {"TZ": "XXX-05:45"}  # east of Greenwich, with minutes
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 
-from conftest import Vm, World
-
-Blank = Callable[..., Vm]
+from tests.support.world import Blank, World
 
 
 def rows(world: World, *words: str) -> dict[str, tuple[str, ...]]:

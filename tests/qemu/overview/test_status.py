@@ -9,13 +9,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import QVM, Vm, World, write_vmrc
 
-Blank = Callable[..., Vm]
+from tests.support.world import QVM, Blank, Vm, World, write_vmrc
 
 
 def runtime(vm: Vm) -> Path:

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DEADLINE_S, QVM, Vm
-from pty_terminal import Terminal
 
 from qvmsh.host import locks
 from qvmsh.qemu import qmp
+from tests.support.pty_terminal import PtyTerminal
+from tests.support.world import DEADLINE_S, QVM, Blank, Vm
 
-Blank = Callable[..., Vm]
 WORDS = "qemu-system-x86_64: ../block.c:1234: bdrv_close: Assertion `!bs->refcnt' failed."
 
 
@@ -176,7 +175,7 @@ def test_run_qemu_that_crashes_has_its_status_and_is_told(blank: Blank) -> None:
 def test_console_qemu_that_crashes_is_told(blank: Blank) -> None:
     vm = talking(blank)
     vm.ok("start", "--no-wait")
-    console = Terminal(vm, "console")
+    console = PtyTerminal(vm, "console")
     console.until("connected to the console of demo")
     crash(vm, signal.SIGABRT)
     console.until(r"\[demo: QEMU crashed; its last words: ")

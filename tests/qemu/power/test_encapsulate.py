@@ -8,14 +8,12 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import DEADLINE_S, QVM, Vm, World
-from shell_terminal import Terminal
 
-Blank = Callable[..., Vm]
+from tests.support.tmux_terminal import Terminal
+from tests.support.world import DEADLINE_S, QVM, Blank, World
 
 
 @pytest.fixture(params=["tmux", "screen"])

@@ -8,17 +8,13 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 
 import pytest
-from conftest import DEADLINE_S, QVM, Vm
-from pty_terminal import Terminal
 
 from qvmsh.config.variables import ARCHITECTURES
 from qvmsh.qemu import displays
-
-Blank = Callable[..., Vm]
-
+from tests.support.pty_terminal import PtyTerminal
+from tests.support.world import DEADLINE_S, QVM, Blank
 
 # VM_READY
 
@@ -134,7 +130,7 @@ def test_start_an_architecture_without_a_machine_type_is_refused(blank: Blank) -
 
 def test_run_in_the_background_leaves_the_terminal_alone(blank: Blank) -> None:
     vm = blank(VM_READY="none")
-    shell = Terminal(vm, "--norc", "--noprofile", "-i", program="bash")
+    shell = PtyTerminal(vm, "--norc", "--noprofile", "-i", program="bash")
     os.write(shell.master, f"PS1='$ '; {QVM} run --nat --verbose & \n".encode())
     shell.until(r"demo: runs in the background \(pid \d+\); `qvm console` is its console")
     deadline = time.monotonic() + DEADLINE_S
@@ -151,7 +147,7 @@ def test_run_in_the_background_leaves_the_terminal_alone(blank: Blank) -> None:
 
 
 def test_run_in_the_foreground_says_how_to_leave_a_silent_guest(blank: Blank) -> None:
-    terminal = Terminal(blank(), "run")
+    terminal = PtyTerminal(blank(), "run")
     terminal.until("Ctrl-A X ends QEMU, Ctrl-A C is its monitor")
     os.write(terminal.master, b"\x01x")
     assert terminal.end() == 0
@@ -159,7 +155,7 @@ def test_run_in_the_foreground_says_how_to_leave_a_silent_guest(blank: Blank) ->
 
 def test_status_of_a_job_that_was_stopped_names_fg(blank: Blank) -> None:
     vm = blank()
-    shell = Terminal(vm, "--norc", "--noprofile", "-i", program="bash")
+    shell = PtyTerminal(vm, "--norc", "--noprofile", "-i", program="bash")
     os.write(shell.master, f"{QVM} run\n".encode())
     shell.until("Ctrl-A X ends QEMU")
     os.killpg(os.getpgid(vm.pid), signal.SIGSTOP)

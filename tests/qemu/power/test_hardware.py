@@ -9,14 +9,12 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Result, Vm
 
-Blank = Callable[..., Vm]
+from tests.support.world import Blank, Result, Vm
 
 ODD = "a,b=c:d 'ä\".qcow2"
 

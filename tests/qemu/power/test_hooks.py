@@ -5,12 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import stat
-from collections.abc import Callable
 from pathlib import Path
 
-from conftest import Vm
-
-Blank = Callable[..., Vm]
+from tests.support.world import Blank, Vm
 
 HOOK = """\
 #!/bin/sh

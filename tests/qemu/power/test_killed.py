@@ -1,6 +1,6 @@
 """`kill -9` of qvm at random points of each verb: the next command sees the truth and works.
 
-Those that need a guest that answers are in tests/guest/test_killed_guest.py.
+Those that need a guest that answers are in tests/guest/power/test_killed.py.
 
 The seed is printed; QVM_TEST_SEED repeats a run.
 """
@@ -12,12 +12,10 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 
 import pytest
-from conftest import QVM, Vm
 
-Blank = Callable[..., Vm]
+from tests.support.world import QVM, Blank, Vm
 
 SEED = int(os.environ.get("QVM_TEST_SEED", "20261120"))
 USUAL, LONG = 3, 20

@@ -5,18 +5,15 @@ from __future__ import annotations
 import re
 import socket
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pexpect
-from conftest import QVM, Vm, World
 
 from qvmsh.host import sockets
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.power import launch
 from qvmsh.machine.power.hardware import Launch
-
-Blank = Callable[..., Vm]
+from tests.support.world import QVM, Blank, World
 
 
 def test_launch_automatic_port_that_was_just_taken_is_chosen_anew(blank: Blank) -> None:

@@ -7,11 +7,12 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import QVM, Vm
+
+from tests.support.world import QVM, Blank, Vm
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can make the namespaces for a systemd"),
@@ -23,7 +24,6 @@ pytestmark = [
         reason="systemd or unshare is not installed",
     ),
 ]
-Blank = Callable[..., Vm]
 
 INIT = """\
 set -e

@@ -7,14 +7,13 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import DEADLINE_S, QVM, Vm
-from shell_terminal import Terminal
 
-Blank = Callable[..., Vm]
+from tests.support.tmux_terminal import Terminal
+from tests.support.world import DEADLINE_S, QVM, Blank, Vm
+
 FIRST_BYTES = b"\x1bc\x1b[?7l\x1b[2J\x1b[0mSeaBIOS"
 """What SeaBIOS writes first, where there is no graphics card; QEMU's UART sees nothing before it."""
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable
 
 import pytest
-from conftest import QVM, Vm
 
 from qvmsh import Machine
 from qvmsh.errors import QmpError, StateError, UsageError
-
-Blank = Callable[..., Vm]
+from tests.support.world import QVM, Blank, Vm
 
 
 def library(vm: Vm) -> Machine:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import Vm
 
 from qvmsh.host import sockets
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.power import launch
 from qvmsh.machine.power import ports as machine_ports
 from qvmsh.machine.power.hardware import Launch
+from tests.support.world import Blank
 
-Blank = Callable[..., Vm]
 KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
 

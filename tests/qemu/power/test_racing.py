@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import Result, Vm
 
-Blank = Callable[..., Vm]
+from tests.support.world import Blank, Result, Vm
+
 WORDS = [
     "start --no-wait", "start --no-wait", "start --no-wait --disposable", "stop --force", "kill", "kill",
     "status", "list", "pause", "resume", "snapshot save a --replace", "snapshot save b --replace",

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Vm
 
-Blank = Callable[..., Vm]
+from tests.support.world import Blank, Vm
 
 
 def status(pid: int, name: str) -> str:

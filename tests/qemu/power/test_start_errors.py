@@ -6,14 +6,12 @@ import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import QVM, Result, Vm, World, write_vmrc
-from small_disk import small_disk
 
-Blank = Callable[..., Vm]
+from tests.support.small_disk import small_disk
+from tests.support.world import QVM, Blank, Result, World, write_vmrc
 
 
 def told(result: Result, status: int, what: str, hint: str = "hint: ") -> None:

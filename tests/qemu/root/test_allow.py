@@ -7,18 +7,17 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import Vm
-from test_owner import Owner, owner, world  # noqa: F401  # fixtures
 
 from qvmsh.commands.index import COMMANDS
+from tests.support.owner import Owner
+from tests.support.world import Blank, Vm
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of several accounts")
-Blank = Callable[..., Vm]
 NOBODY = 65534
 
 LOOKING = [
@@ -88,7 +87,7 @@ def folder() -> Iterator[Path]:
 
 @as_root
 @pytest.mark.parametrize("whose", ["own", "foreign"])
-def test_look_at_a_directory_runs_nothing_of_it(folder: Path, owner: Owner, whose: str) -> None:  # noqa: F811
+def test_look_at_a_directory_runs_nothing_of_it(folder: Path, owner: Owner, whose: str) -> None:
     trapped = Trapped(folder)
     is_own = whose == "own"
     trapped.give(owner.row.pw_uid if is_own else NOBODY)
@@ -123,7 +122,7 @@ def test_look_at_a_directory_runs_nothing_of_it(folder: Path, owner: Owner, whos
 @pytest.mark.parametrize("foreign", ["directory", ".vmrc", "include"])
 def test_start_of_a_foreign_machine_wants_its_present_content_accepted(
     folder: Path,
-    owner: Owner,  # noqa: F811
+    owner: Owner,
     foreign: str,
 ) -> None:
     trapped = Trapped(folder)

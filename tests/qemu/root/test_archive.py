@@ -13,22 +13,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Vm, World
-from test_archive import byte, img, states, write, write_live
-from test_owner import Owner, owner, theirs, world  # noqa: F401  # fixtures
+
+from tests.support.archives import archived_states, read_byte, write_byte, write_live
+from tests.support.owner import Owner, give
+from tests.support.programs import output_of
+from tests.support.world import Vm, World
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root can archive a machine of another account"
 )
 Theirs = Callable[..., Vm]
-
-
-def give(vm: Vm, owner: Owner) -> None:  # noqa: F811
-    """The folder above, the machine's directory and all in it are the owner's; root trusts the `.vmrc`."""
-    os.chown(vm.directory.parent, owner.row.pw_uid, owner.row.pw_gid)
-    for path in (vm.directory, *vm.directory.rglob("*")):
-        if path.name != ".vmrc":
-            os.chown(path, owner.row.pw_uid, owner.row.pw_gid, follow_symlinks=False)
 
 
 def of_root(folder: Path) -> list[str]:
@@ -38,19 +32,19 @@ def of_root(folder: Path) -> list[str]:
 
 
 @pytest.fixture
-def vm(theirs: Theirs, owner: Owner) -> Vm:  # noqa: F811
+def vm(theirs: Theirs, owner: Owner) -> Vm:
     made = theirs(VM_DISKS="data.qcow2", VM_TPM="yes", VM_GUEST_AGENT="no", VM_NET_MODEL="none")
-    img(made, "qemu-img", "create", "-q", "-f", "qcow2", "data.qcow2", "1M")
+    output_of(made, "qemu-img", "create", "-q", "-f", "qcow2", "data.qcow2", "1M")
     give(made, owner)
     return made
 
 
 def test_root_archives_and_restores_and_nothing_of_roots_is_in_the_way(
     vm: Vm,
-    owner: Owner,  # noqa: F811
+    owner: Owner,
 ) -> None:
     where = vm.directory
-    write(vm, 1, "0")
+    write_byte(vm, 1, "0")
     vm.ok("archive")
     assert of_root(where) == []
     vm.ok("archive", "--create")
@@ -70,7 +64,7 @@ def test_root_archives_and_restores_and_nothing_of_roots_is_in_the_way(
     assert oct((where / "demo-backing.qcow2").stat().st_mode & 0o777) == "0o600"
     # and now the owner by himself, with all that root has made
     assert len(json.loads(owner.ok("--json", "archive", "--list", cwd=where).out)["states"]) == 3
-    write(vm, 9, "64k", "data.qcow2")
+    write_byte(vm, 9, "64k", "data.qcow2")
     owner.ok("archive", cwd=where)
     owner.ok("archive", "--verify", cwd=where)
     owner.ok("archive", "--create", "--drop-snapshots", cwd=where)
@@ -78,14 +72,14 @@ def test_root_archives_and_restores_and_nothing_of_roots_is_in_the_way(
     owner.ok("archive", "--keep", "2", cwd=where)
     owner.ok("kill", cwd=where)
     owner.ok("restore", "--force", "latest", cwd=where)
-    assert byte(vm, "64k", "data.qcow2") == 9
+    assert read_byte(vm, "64k", "data.qcow2") == 9
     owner.ok("restore", "latest", "../own", cwd=where)
     assert {path.lstat().st_uid for path in (where.parent / "own").rglob("*")} == {owner.row.pw_uid}
     vm.ok("archive")  # root again, in what the owner has made
     assert of_root(where) == []
 
 
-def test_new_machine_that_root_restores_is_the_owners(vm: Vm, owner: Owner) -> None:  # noqa: F811
+def test_new_machine_that_root_restores_is_the_owners(vm: Vm, owner: Owner) -> None:
     """What comes from an archive in the owner's hands root does not take for its own."""
     vm.ok("archive")
     twin = Vm(vm.world, vm.directory.parent / "twin")
@@ -100,7 +94,7 @@ def test_new_machine_that_root_restores_is_the_owners(vm: Vm, owner: Owner) -> N
     twin.ok("kill")
 
 
-def test_store_is_used_with_the_owners_rights(vm: Vm, owner: Owner, tmp_path: Path) -> None:  # noqa: F811
+def test_store_is_used_with_the_owners_rights(vm: Vm, owner: Owner, tmp_path: Path) -> None:
     store = tmp_path / "closed"
     store.mkdir(mode=0o700)
     refused = vm.qvm("--set", f"VM_ARCHIVE={store}", "archive")
@@ -109,12 +103,12 @@ def test_store_is_used_with_the_owners_rights(vm: Vm, owner: Owner, tmp_path: Pa
     assert list(store.iterdir()) == []
     open_store = Path(tempfile.mkdtemp(prefix="qvmt-store-"))
     open_store.chmod(0o1777)
-    write(vm, 1, "0")
+    write_byte(vm, 1, "0")
     vm.ok("--set", f"VM_ARCHIVE={open_store}", "archive")
     assert {path.stat().st_uid for path in open_store.rglob("*")} == {owner.row.pw_uid}
-    write(vm, 2, "0")
+    write_byte(vm, 2, "0")
     vm.ok("--set", f"VM_ARCHIVE={open_store}", "restore", "--force", "latest")
-    assert byte(vm, "0") == 1
+    assert read_byte(vm, "0") == 1
     folder = next(open_store.iterdir())
     vm.world.run("restore", folder, vm.directory.parent / "twin")
     assert of_root(vm.directory.parent / "twin") == []
@@ -122,19 +116,19 @@ def test_store_is_used_with_the_owners_rights(vm: Vm, owner: Owner, tmp_path: Pa
 
 
 def test_machine_that_root_made_for_the_owner_becomes_the_owners(
-    theirs: Theirs,  # noqa: F811
-    owner: Owner,  # noqa: F811
+    theirs: Theirs,
+    owner: Owner,
 ) -> None:
     vm = theirs()
-    write(vm, 1, "0")
+    write_byte(vm, 1, "0")
     assert vm.directory.stat().st_uid == 0
     vm.ok("archive")
     assert of_root(vm.directory) == ["demo-seed.qcow2"]
     assert len(json.loads(owner.ok("--json", "archive", "--list", cwd=vm.directory).out)["states"]) == 1
     owner.ok("archive", "--verify", cwd=vm.directory)
-    write(vm, 2, "0")
+    write_byte(vm, 2, "0")
     owner.ok("restore", "--force", "latest", cwd=vm.directory)
-    assert byte(vm, "0") == 1
+    assert read_byte(vm, "0") == 1
     owner.ok("start", "--no-wait", cwd=vm.directory)
     vm.ok("kill")
 
@@ -142,10 +136,10 @@ def test_machine_that_root_made_for_the_owner_becomes_the_owners(
 @pytest.mark.parametrize("is_on", [False, True])
 def test_root_killed_in_the_middle_leaves_the_owner_what_he_can_complete(
     vm: Vm,
-    owner: Owner,  # noqa: F811
+    owner: Owner,
     is_on: bool,
 ) -> None:
-    write(vm, 1, "0")
+    write_byte(vm, 1, "0")
     if is_on:
         vm.ok("start", "--no-wait")
     note = vm.directory / ".qvm/archive.unfinished"
@@ -163,7 +157,7 @@ def test_root_killed_in_the_middle_leaves_the_owner_what_he_can_complete(
     owner.ok("archive", cwd=vm.directory)
     owner.ok("kill", cwd=vm.directory)
     assert of_root(vm.directory) == []
-    assert byte(vm, "0") == 1
+    assert read_byte(vm, "0") == 1
     left = [path.name for path in vm.directory.rglob("*") if ".part" in path.name or "cut-" in path.name]
     assert not left
 
@@ -188,7 +182,7 @@ def holds(folder: Path, words: bytes) -> list[str]:
 
 def test_root_does_not_read_for_the_owner_what_he_may_not(
     vm: Vm,
-    owner: Owner,  # noqa: F811
+    owner: Owner,
     secret: Path,
 ) -> None:
     """The owner lets an image stand on root's file, names a link, or a setting that is one."""
@@ -219,7 +213,7 @@ def test_root_does_not_read_for_the_owner_what_he_may_not(
     as_owner(*rebase, "-F", "qcow2", "-b", "demo-base.qcow2", "demo-backing.qcow2")
     vm.ok("archive")
     # an archive of his: a link in it, and a restore that would write through one
-    folder = vm.directory / states(vm)[0]["archive"]
+    folder = vm.directory / archived_states(vm)[0]["archive"]
     as_owner("rm", f"{folder}/demo-disk1.qcow2")
     as_owner("ln", "-s", str(secret), f"{folder}/demo-disk1.qcow2")
     assert vm.qvm("restore", "--force", "latest").status == 1
@@ -245,7 +239,7 @@ def test_root_does_not_read_for_the_owner_what_he_may_not(
     assert holds(vm.directory, words) == []
 
 
-def put(vm: Vm, owner: Owner, name: str, data: dict[str, object]) -> Path:  # noqa: F811
+def put(vm: Vm, owner: Owner, name: str, data: dict[str, object]) -> Path:
     """A note of unfinished work that the owner has written himself."""
     path = vm.directory / ".qvm" / name
     path.write_text(json.dumps(data))
@@ -253,13 +247,13 @@ def put(vm: Vm, owner: Owner, name: str, data: dict[str, object]) -> Path:  # no
     return path
 
 
-def cut_note(vm: Vm, owner: Owner, cut: str, disk: str, state: str = "open") -> Path:  # noqa: F811
+def cut_note(vm: Vm, owner: Owner, cut: str, disk: str, state: str = "open") -> Path:
     row = {"disk": disk, "format": "raw", "node": "disk0", "cut": cut, "cut_node": "q", "state": state}
     facts = {"what": "archive", "since": 1.0, "pid": 1, "is_frozen": 0, "is_held": 0}
     return put(vm, owner, "archive.unfinished", {**facts, "cuts": [row]})
 
 
-def written_overlay(path: Path, below: Path, owner: Owner) -> None:  # noqa: F811
+def written_overlay(path: Path, below: Path, owner: Owner) -> None:
     """An overlay that holds data and says that it stands on a file."""
     for words in (
         ["qemu-img", "create", "-q", "-f", "qcow2", path, "1088"],
@@ -272,7 +266,7 @@ def written_overlay(path: Path, below: Path, owner: Owner) -> None:  # noqa: F81
 
 def test_note_of_an_archive_does_not_let_root_remove_or_write_what_it_names(
     vm: Vm,
-    owner: Owner,  # noqa: F811
+    owner: Owner,
     secret: Path,
 ) -> None:
     outside = os.path.relpath(secret, vm.directory)
@@ -302,7 +296,7 @@ def test_note_of_an_archive_does_not_let_root_remove_or_write_what_it_names(
 
 def test_overlay_of_a_killed_archive_is_put_back_by_root_and_is_the_owners(
     vm: Vm,
-    owner: Owner,  # noqa: F811
+    owner: Owner,
 ) -> None:
     name = ".qvm/cut-0123abcd-0.qcow2"
     written_overlay(vm.directory / name, vm.directory / "raw.img", owner)
@@ -318,7 +312,7 @@ def test_overlay_of_a_killed_archive_is_put_back_by_root_and_is_the_owners(
 
 def test_journal_does_not_let_root_remove_or_change_what_it_names(
     vm: Vm,
-    owner: Owner,  # noqa: F811
+    owner: Owner,
     tmp_path: Path,
 ) -> None:
     disk = tmp_path / "disk"
@@ -355,7 +349,7 @@ def test_journal_does_not_let_root_remove_or_change_what_it_names(
 )
 def test_disk_verbs_of_root_write_and_read_nothing_that_the_owner_may_not(
     vm: Vm,
-    owner: Owner,  # noqa: F811
+    owner: Owner,
     secret: Path,
     words: list[str],
 ) -> None:
@@ -380,8 +374,8 @@ def test_disk_verbs_of_root_write_and_read_nothing_that_the_owner_may_not(
     assert holds(vm.directory, b"root's own words") == []
 
 
-def test_disk_verbs_of_root_leave_the_machine_its_owners(vm: Vm, owner: Owner) -> None:  # noqa: F811
-    write(vm, 1, "0")
+def test_disk_verbs_of_root_leave_the_machine_its_owners(vm: Vm, owner: Owner) -> None:
+    write_byte(vm, 1, "0")
     vm.ok("disk", "trim")
     vm.ok("disk", "commit")
     vm.ok("disk", "resize", "disk0", "32M")
@@ -394,13 +388,13 @@ def test_disk_verbs_of_root_leave_the_machine_its_owners(vm: Vm, owner: Owner) -
     vm.ok("disk", "rebase", "disk0")
     vm.ok("kill")
     vm.ok("disk", "check", "--repair")
-    assert (byte(vm, "0"), byte(vm, "64k")) == (1, 2)
+    assert (read_byte(vm, "0"), read_byte(vm, "64k")) == (1, 2)
     assert of_root(vm.directory) == []
     owner.ok("start", "--no-wait", cwd=vm.directory)
     owner.ok("kill", cwd=vm.directory)
 
 
-def test_plain_user_archives_his_own_machine(owner: Owner, world: World) -> None:  # noqa: F811
+def test_plain_user_archives_his_own_machine(owner: Owner, world: World) -> None:
     home = Path(owner.row.pw_dir)
     seed = home / "seed.qcow2"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", seed, "16M"], check=True)

@@ -3,109 +3,17 @@
 from __future__ import annotations
 
 import os
-import pwd
 import re
 import shutil
-import subprocess
-import sys
-import tempfile
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import conftest
 import pytest
-from conftest import Result, Vm, World
 
-import qvmsh
+from tests.support.owner import Owner
+from tests.support.world import Blank, Vm
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a machine of another account")
-Blank = Callable[..., Vm]
-
-
-class Owner:
-    """A throw-away account."""
-
-    def __init__(self, name: str, mark: str) -> None:
-        self.name = name
-        self.row = pwd.getpwnam(name)
-        self.mark = mark
-
-    def run(self, *words: str | Path, cwd: Path) -> Result:
-        """Run qvm as this account."""
-        argv = ["/usr/bin/python3", "-P", "-m", "qvmsh", *map(str, words)]
-        packages = [each for each in sys.path if each.endswith("site-packages")]
-        package = os.pathsep.join([str(Path(qvmsh.__file__).parents[1]), *packages])
-        done = subprocess.run(
-            argv,
-            user=self.row.pw_uid,
-            group=self.row.pw_gid,
-            extra_groups=[],
-            cwd=cwd,
-            env={
-                "PATH": os.environ["PATH"],
-                "HOME": self.row.pw_dir,
-                "PYTHONPATH": package,
-                "VM_QEMU_ACCEL": "tcg",
-                "QVM_TEST_MARK": self.mark,
-            },
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
-        return Result(argv, done.returncode, done.stdout, done.stderr)
-
-    def ok(self, *words: str | Path, cwd: Path) -> Result:
-        result = self.run(*words, cwd=cwd)
-        assert result.status == 0, str(result)
-        return result
-
-
-class OpenWorld(World):
-    """A world whose shared configuration every account can read."""
-
-    @property
-    def environ(self) -> dict[str, str]:
-        return super().environ | {"VM_GLOBAL_CONFIG": "/dev/null"}
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    plain = conftest._new_world(tmp_path)
-    made = OpenWorld(plain.home, plain.runtime)
-    yield made
-    conftest._end_world(made)
-
-
-@pytest.fixture
-def owner(world: World) -> Iterator[Owner]:
-    name = f"qvmt{uuid.uuid4().hex[:8]}"
-    home = tempfile.mkdtemp(prefix="qvmt-home-")
-    subprocess.run(
-        ["useradd", "--no-create-home", "--home-dir", home, "--shell", "/bin/sh", name], check=True
-    )
-    made = Owner(name, world.mark)
-    os.chown(home, made.row.pw_uid, made.row.pw_gid)
-    yield made
-    subprocess.run(["userdel", name], check=True, capture_output=True)
-    shutil.rmtree(home)
-    shutil.rmtree(f"/tmp/qvm-{made.row.pw_uid}", ignore_errors=True)
-
-
-@pytest.fixture
-def theirs(world: World, owner: Owner, blank: Blank) -> Iterator[Callable[..., Vm]]:
-    """Machines of the owner, made by root, in a folder that the owner can enter."""
-    folder = Path(tempfile.mkdtemp(prefix="qvmt-vms-"))
-    folder.chmod(0o755)
-
-    def make(**more: str) -> Vm:
-        return blank(where=str(folder / "demo"), VM_MACHINE_OWNER=owner.name, **more)
-
-    yield make
-    if (folder / "demo/.vmrc").exists():
-        Vm(world, folder / "demo").kill()
-    shutil.rmtree(folder)
 
 
 def uids(pid: int) -> set[str]:

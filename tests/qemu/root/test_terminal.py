@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import DEADLINE_S, QVM, Vm
-from pty_terminal import Terminal
-from test_archive_owner import give
-from test_owner import Owner, owner, theirs, world  # noqa: F401  # fixtures
+
+from tests.support.owner import Owner, give
+from tests.support.pty_terminal import PtyTerminal
+from tests.support.world import DEADLINE_S, QVM, Vm
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root works as another account")
 
@@ -48,7 +48,7 @@ if os.fork() == 0:
 
 
 @pytest.fixture
-def vm(theirs: Callable[..., Vm], owner: Owner) -> Vm:  # noqa: F811
+def vm(theirs: Callable[..., Vm], owner: Owner) -> Vm:
     made = theirs(VM_NET_MODEL="none", VM_QEMU_DISPLAY="none")
     give(made, owner)
     return made
@@ -60,7 +60,7 @@ def test_terminal_of_root_is_out_of_the_owners_reach(vm: Vm) -> None:
     evil.chmod(0o755)
     vm.set(VM_QEMU_BIN="./evil")
     script = f'tty; {QVM} run; printf "NEXT\\n"; read -r line; echo "GOT <$line>"'
-    terminal = Terminal(vm, "-c", script, program="sh")
+    terminal = PtyTerminal(vm, "-c", script, program="sh")
     fcntl.ioctl(terminal.master, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 77, 0, 0))
     own = terminal.until(r"/dev/pts/\d+")[0]
     other = terminal.until(r"columns=(\d+), lines=(\d+)\) (/dev/pts/\d+)")
@@ -82,7 +82,7 @@ def test_terminal_of_root_is_out_of_the_owners_reach(vm: Vm) -> None:
 
 def test_interrupt_typed_by_root_ends_the_command_in_order(vm: Vm) -> None:
     vm.set(VM_PRE_START='sh -c "echo > begun; sleep 600"')
-    terminal = Terminal(vm, "start")
+    terminal = PtyTerminal(vm, "start")
     deadline = time.monotonic() + DEADLINE_S
     while not (vm.directory / "begun").exists():
         assert time.monotonic() < deadline
@@ -93,7 +93,7 @@ def test_interrupt_typed_by_root_ends_the_command_in_order(vm: Vm) -> None:
 
 
 def test_output_on_roots_terminal_is_as_the_owner_sees_it(vm: Vm) -> None:
-    terminal = Terminal(vm, "-v", "start", "--no-wait")
+    terminal = PtyTerminal(vm, "-v", "start", "--no-wait")
     assert terminal.end() == 0
     assert re.search(r"starting QEMU.*\r\n", terminal.text)
     assert re.search(r"demo: started \(pid \d+\)\r+\n", terminal.text)
@@ -104,7 +104,7 @@ def test_output_on_roots_terminal_is_as_the_owner_sees_it(vm: Vm) -> None:
     assert Path(out.name).read_text() == "demo: stopped\n"
 
 
-def test_shell_of_root_in_the_owners_machine_is_the_owners(vm: Vm, owner: Owner) -> None:  # noqa: F811
+def test_shell_of_root_in_the_owners_machine_is_the_owners(vm: Vm, owner: Owner) -> None:
     assert vm.qvm("sh", "-c", "import os; print(os.geteuid(), os.environ['HOME'])").out == (
         f"{owner.row.pw_uid} {owner.row.pw_dir}\n"
     )
@@ -112,7 +112,7 @@ def test_shell_of_root_in_the_owners_machine_is_the_owners(vm: Vm, owner: Owner)
     assert vm.qvm("sh", "-", stdin=f"print({script}.strip())\nprint(status().state)\n").out == (
         f"{owner.name}\nstopped\n"
     )
-    terminal = Terminal(vm, "sh")
+    terminal = PtyTerminal(vm, "sh")
     terminal.until(r":stopped>")
     os.write(terminal.master, b"id -un\r")
     terminal.until(owner.name)
@@ -122,7 +122,7 @@ def test_shell_of_root_in_the_owners_machine_is_the_owners(vm: Vm, owner: Owner)
 
 def test_session_of_root_does_not_open_the_owners_machine(
     vm: Vm,
-    owner: Owner,  # noqa: F811
+    owner: Owner,
     blank: Callable[..., Vm],
 ) -> None:
     own = blank(name="own")
@@ -136,7 +136,7 @@ def test_session_of_root_does_not_open_the_owners_machine(
     assert f"is {owner.name}'s" in refused.err
 
 
-def test_list_shows_the_owners_machines_to_root(vm: Vm, owner: Owner) -> None:  # noqa: F811
+def test_list_shows_the_owners_machines_to_root(vm: Vm, owner: Owner) -> None:
     vm.set(VM_LABELS="web db")
     vm.ok("start", "--no-wait")
     row = vm.world.run("list").out.splitlines()[1].split()

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import World
-from test_owner import Owner, owner, theirs, world  # noqa: F401  # fixtures
+
+from tests.support.owner import Owner
+from tests.support.world import World
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be lured")
 
@@ -182,7 +183,7 @@ def give_all(folder: Path, whose: Owner) -> None:
         os.chown(path, whose.row.pw_uid, whose.row.pw_gid, follow_symlinks=False)
 
 
-def lure(world: World, outside: Outside, whose: Owner, home: Path, seed: int) -> None:  # noqa: F811
+def lure(world: World, outside: Outside, whose: Owner, home: Path, seed: int) -> None:
     """Root runs one verb in one directory of traps; nothing outside it may change, nothing may hang."""
     rest = random.Random(seed)
     folder = home / "m"
@@ -213,7 +214,7 @@ def lure(world: World, outside: Outside, whose: Owner, home: Path, seed: int) ->
 
 
 @pytest.mark.timeout(1200)
-def test_every_verb_of_root_among_traps(outside: Outside, world: World, owner: Owner) -> None:  # noqa: F811
+def test_every_verb_of_root_among_traps(outside: Outside, world: World, owner: Owner) -> None:
     home = Path(owner.row.pw_dir)
     home.chmod(0o755)
     for seed in range(60):
@@ -224,8 +225,8 @@ def test_every_verb_of_root_among_traps(outside: Outside, world: World, owner: O
 @pytest.mark.timeout(3600)
 def test_every_verb_of_root_among_traps_long(
     outside: Outside,
-    world: World,  # noqa: F811
-    owner: Owner,  # noqa: F811
+    world: World,
+    owner: Owner,
 ) -> None:
     home = Path(owner.row.pw_dir)
     home.chmod(0o755)
@@ -250,8 +251,8 @@ while True:
 )
 def test_folder_above_is_swapped_while_root_works(
     outside: Outside,
-    world: World,  # noqa: F811
-    owner: Owner,  # noqa: F811
+    world: World,
+    owner: Owner,
     words: str,
 ) -> None:
     """Behind one name stand in turn the owner's machine and one of root's."""

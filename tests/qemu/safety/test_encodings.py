@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Vm, World, write_vmrc
-from test_disk import img
 
-Blank = Callable[..., Vm]
+from tests.support.programs import qemu_img
+from tests.support.world import Blank, Vm, World, write_vmrc
 
 
 @pytest.fixture
@@ -35,7 +34,7 @@ def test_locale_of_a_byte_a_character_means_the_same_files(
     blank: Blank, eight_bits: dict[str, str], name: str
 ) -> None:
     vm = blank(name, VM_DISKS=f"{name}.qcow2")
-    img(vm, "create", "-q", "-f", "qcow2", f"{name}.qcow2", "1M")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", f"{name}.qcow2", "1M")
     told = vm.world.run("-C", name, "disk", "list", env=eight_bits)
     assert (told.status, told.err) == (0, "")
     assert told.out == vm.ok("disk", "list").out
@@ -62,7 +61,7 @@ def test_disk_whose_name_is_not_utf8_is_refused_before_anything_is_made(blank: B
     assert sorted(os.listdir(vm.directory)) == before
     assert vm.qvm("config", "VM_DISKS").out.strip() == ""
     (vm.directory / LATIN).mkdir()
-    img(vm, "create", "-q", "-f", "qcow2", f"{LATIN}/a.qcow2", "1M")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", f"{LATIN}/a.qcow2", "1M")
     with (vm.directory / ".vmrc").open("ab") as file:
         file.write(b"VM_CDROM=d\xe4/a.qcow2\n")
     refused = vm.qvm("start", "--no-wait")
@@ -93,8 +92,8 @@ def read_only(world: World) -> Iterator[Vm]:
     directory, place = world.home / "demo", world.home / "ro"
     write_vmrc(directory, VM_DISKS="data.img")
     vm = Vm(world, directory)
-    img(vm, "create", "-q", "-f", "qcow2", "demo-seed.qcow2", "1M")
-    img(vm, "create", "-q", "-f", "raw", "data.img", "1M")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "demo-seed.qcow2", "1M")
+    qemu_img(vm, "create", "-q", "-f", "raw", "data.img", "1M")
     vm.ok("init")
     place.mkdir()
     if subprocess.run(["mount", "--bind", directory, place], capture_output=True).returncode:

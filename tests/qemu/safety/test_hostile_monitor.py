@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import QVM, World, write_vmrc
+
+from tests.support.world import QVM, World, write_vmrc
 
 MONITOR = """
 import fcntl, json, os, socket, sys, threading, time

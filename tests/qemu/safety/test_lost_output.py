@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
 
 import pytest
-from conftest import DEADLINE_S, QVM, Vm
 
-Blank = Callable[..., Vm]
+from tests.support.world import DEADLINE_S, QVM, Blank
 
 VERBS = """
 list

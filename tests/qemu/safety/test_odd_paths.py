@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable
 
 import pytest
-from conftest import Vm, World, create_tiny
 
-Blank = Callable[..., Vm]
+from tests.support.world import Blank, World, create_tiny
 
 ODD = [
     "with space",

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Vm
 
-Blank = Callable[..., Vm]
+from tests.support.world import Blank, Vm
 
 
 @pytest.fixture(autouse=True)

@@ -7,13 +7,11 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import QVM, Vm, World, write_vmrc
 
-Blank = Callable[..., Vm]
+from tests.support.world import QVM, Blank, Vm, World, write_vmrc
 
 
 def test_start_note_that_names_a_foreign_folder_removes_nothing(blank: Blank, tmp_path: Path) -> None:

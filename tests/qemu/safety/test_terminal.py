@@ -14,17 +14,15 @@ import re
 import select
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pexpect
 import pytest
-from conftest import QVM, Vm, World, write_vmrc
 
 from qvmsh.commands.index import COMMANDS
 from qvmsh.errors import printable, visible
+from tests.support.world import QVM, Blank, World, write_vmrc
 
-Blank = Callable[..., Vm]
 HOSTILE = "x\x1b]0;pwn\x07\x1b[2J\x9b31m\u202e\r\nforged: line\x1b[1A"
 """A title, a cleared screen, C1, a bidi override, another line, a move of the cursor."""
 OWN = re.compile(r"\x1b\[[0-9;]*m|\x1b\[K")

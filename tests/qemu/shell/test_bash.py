@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pexpect
 import pytest
-from conftest import QVM, Vm, World, write_vmrc
-from shell_terminal import Terminal
 
 from qvmsh.shell.script import bash as old
+from tests.support.tmux_terminal import Terminal
+from tests.support.world import QVM, Vm, World, write_vmrc
 
 
 @pytest.fixture(scope="module")

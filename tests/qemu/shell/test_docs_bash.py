@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 
-from conftest import Vm
+from tests.support.world import ROOT, Vm
 
-PAGE = Path(__file__).parents[2] / "docs/bash.md"
+PAGE = ROOT / "docs/bash.md"
 FILES = {"a.txt": "one\ntwo\n", "b.txt": "three\n", "settings.sh": "export COLOUR=green\n"}
 END = "---- end of row"
 SAME = (

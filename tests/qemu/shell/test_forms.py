@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Result, Vm, World, write_vmrc
+
+from tests.support.world import Result, Vm, World, write_vmrc
 
 STOPPED = "demo: stopped\n"
 CANNOT = "qvm: demo: cannot stop: it is stopped"

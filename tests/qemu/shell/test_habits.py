@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import QVM, Vm
-from shell_screen import Editor, leave, screen_of
-from shell_terminal import PROMPT
+
+from tests.support.shell_screen import Editor, leave, screen_of
+from tests.support.tmux_terminal import PROMPT
+from tests.support.world import QVM, Vm
 
 SHELLS = ("xonsh", "ptpython")
 

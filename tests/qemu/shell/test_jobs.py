@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import QVM, Vm
-from shell_screen import Editor, interrupt, press, stop_job, wait_for_job
-from shell_terminal import Terminal
+
+from tests.support.shell_screen import Editor, interrupt, press, stop_job, wait_for_job
+from tests.support.tmux_terminal import Terminal
+from tests.support.world import QVM, Vm
 
 UIS = ("xonsh", "ptpython")
 

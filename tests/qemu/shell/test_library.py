@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Vm, World
 
 from qvmsh import Machine
 from qvmsh.errors import ConfigError, DeadlineError, StateError, UsageError
+from tests.support.world import Vm, World
 
 
 @pytest.fixture

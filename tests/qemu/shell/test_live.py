@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pexpect
 import pytest
-from conftest import QVM, Vm, write_vmrc
-from shell_screen import screen_of
-from shell_terminal import Terminal, terminal
+
+from tests.support.shell_screen import screen_of
+from tests.support.tmux_terminal import Terminal, qvm_shell
+from tests.support.world import QVM, Vm, write_vmrc
 
 ALL = ("xonsh", "ptpython", "python")
 
@@ -82,7 +83,7 @@ def test_panic_reset_and_shutdown_of_the_guest_are_told(blank: Callable[..., Vm]
     """The guest's part is played by QEMU's monitor, which writes to the same I/O ports."""
     vm = blank(VM_QEMU_EXTRA="-device pvpanic -action panic=pause")
     vm.ok("start", "--no-wait")
-    with terminal(vm.world, vm.directory) as screen:
+    with qvm_shell(vm.world, vm.directory) as screen:
         at_prompt(screen, "running")
         vm.ok("cmd", "o /b 0xcf9 6")
         screen.wait(r"^qvm: demo: the guest has reset itself")
@@ -104,7 +105,7 @@ def test_panic_reset_and_shutdown_of_the_guest_are_told(blank: Callable[..., Vm]
 
 def test_qemu_that_dies_is_told_of(vm: Vm) -> None:
     vm.ok("start", "--no-wait")
-    with terminal(vm.world, vm.directory) as screen:
+    with qvm_shell(vm.world, vm.directory) as screen:
         at_prompt(screen, "running")
         pid = vm.pid
         os.kill(pid, signal.SIGKILL)
@@ -121,7 +122,7 @@ def test_io_error_is_told_and_the_state_shown(blank: Callable[..., Vm]) -> None:
         "-device virtio-blk-pci,drive=bad,id=bad0,rerror=stop,bootindex=0"
     )
     vm = blank(VM_QEMU_EXTRA=extra)
-    with terminal(vm.world, vm.directory) as screen:
+    with qvm_shell(vm.world, vm.directory) as screen:
         at_prompt(screen, "stopped")
         vm.ok("start", "--no-wait")  # the firmware reads the disk
         screen.wait(r"^qvm: demo: read error on bad.*no space left on the host.*the guest is paused")
@@ -167,7 +168,7 @@ def test_machine_that_is_used_now_is_the_one_that_is_followed(blank: Callable[..
 
 def test_two_terminals_both_show_what_happens_also_after_one_has_left(vm: Vm) -> None:
     vm.ok("start", "--no-wait")
-    with terminal(vm.world, vm.directory) as one, terminal(vm.world, vm.directory) as two:
+    with qvm_shell(vm.world, vm.directory) as one, qvm_shell(vm.world, vm.directory) as two:
         at_prompt(one, "running")
         at_prompt(two, "running")
         vm.ok("cmd", "stop")
@@ -186,7 +187,7 @@ def test_two_terminals_both_show_what_happens_also_after_one_has_left(vm: Vm) ->
 
 def test_events_during_a_foreground_program_come_before_the_next_prompt(vm: Vm) -> None:
     vm.ok("start", "--no-wait")
-    with terminal(vm.world, vm.directory) as screen:
+    with qvm_shell(vm.world, vm.directory) as screen:
         at_prompt(screen, "running")
         count = screen.begin("bash -c 'echo begun; until test -e go; do sleep 0.1; done'")
         screen.wait("^begun")
@@ -203,7 +204,7 @@ def test_async_prompt_of_the_users_rc_does_not_break_the_live_one(vm: Vm) -> Non
     rc = vm.world.home / ".config/xonsh/rc.xsh"
     rc.parent.mkdir(parents=True)
     rc.write_text("$ENABLE_ASYNC_PROMPT = True\n$UPDATE_PROMPT_ON_KEYPRESS = True\n")
-    with terminal(vm.world, vm.directory) as screen:
+    with qvm_shell(vm.world, vm.directory) as screen:
         at_prompt(screen, "stopped")
         assert "ENABLE_ASYNC_PROMPT is off here" in screen.text
         screen.type("echo a")
@@ -216,7 +217,7 @@ def test_async_prompt_of_the_users_rc_does_not_break_the_live_one(vm: Vm) -> Non
 
 
 def test_directory_that_is_removed_is_shown_at_once(vm: Vm) -> None:
-    with terminal(vm.world, vm.directory) as screen:
+    with qvm_shell(vm.world, vm.directory) as screen:
         at_prompt(screen, "stopped")
         shutil.rmtree(vm.directory)
         screen.wait(r"^demo:gone( \(gone\))?>")
@@ -242,7 +243,7 @@ def test_dumb_terminal_shows_events_before_the_next_prompt(vm: Vm) -> None:
 
 def test_session_leaves_no_thread_waiting_when_qemu_hangs(vm: Vm) -> None:
     vm.ok("start", "--no-wait")
-    with terminal(vm.world, vm.directory) as screen:
+    with qvm_shell(vm.world, vm.directory) as screen:
         at_prompt(screen, "running")
         os.kill(vm.pid, signal.SIGSTOP)
         try:
@@ -263,7 +264,7 @@ def test_tab_at_the_prompt_completes_what_qvm_and_qemu_know(vm: Vm) -> None:
     )
     (vm.directory / "nested").mkdir()
     write_vmrc(vm.directory / "inner", "inner")
-    with terminal(vm.world, vm.directory) as screen:
+    with qvm_shell(vm.world, vm.directory) as screen:
         at_prompt(screen, "stopped")
 
         def tab(text: str, becomes: str) -> None:

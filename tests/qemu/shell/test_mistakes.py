@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import Result, Vm, World, write_vmrc
+
+from tests.support.world import Result, Vm, World, write_vmrc
 
 
 @pytest.fixture(scope="module")

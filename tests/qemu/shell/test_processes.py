@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import QVM, Result, Vm, write_vmrc
+
+from tests.support.world import QVM, Result, Vm, write_vmrc
 
 
 @pytest.fixture

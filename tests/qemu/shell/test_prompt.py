@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pexpect
 import pytest
-from conftest import QVM, Vm, World, write_vmrc
-from shell_terminal import Terminal, terminal
+
+from tests.support.busy_shell import BUSY, end_of, until_busy
+from tests.support.tmux_terminal import Terminal, qvm_shell
+from tests.support.world import QVM, Vm, World, write_vmrc
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def interrupt(screen: Terminal, line: str, *, when: str) -> str:
 
 
 def test_prompt_shows_name_state_and_where_it_is(vm: Vm) -> None:
-    with terminal(vm.world, vm.directory) as screen:
+    with qvm_shell(vm.world, vm.directory) as screen:
         first = screen.ready()
         assert (first["name"], first["cwd"]) == ("demo", None)
         screen.state("stopped")
@@ -49,7 +51,7 @@ def test_prompt_shows_name_state_and_where_it_is(vm: Vm) -> None:
 
 def test_prompt_does_not_wait_for_a_qemu_that_hangs(vm: Vm) -> None:
     vm.ok("start", "--no-wait")
-    with terminal(vm.world, vm.directory) as screen:
+    with qvm_shell(vm.world, vm.directory) as screen:
         screen.ready()
         os.kill(vm.pid, signal.SIGSTOP)
         try:
@@ -62,7 +64,7 @@ def test_prompt_does_not_wait_for_a_qemu_that_hangs(vm: Vm) -> None:
 
 
 def test_words_and_functions_at_the_prompt(vm: Vm) -> None:
-    with terminal(vm.world, vm.directory) as screen:
+    with qvm_shell(vm.world, vm.directory) as screen:
         screen.ready()
         assert screen.run("status -s") == "demo: stopped"
         assert screen.run("status -s | tr a-z A-Z") == "DEMO: STOPPED"
@@ -85,7 +87,7 @@ def test_words_and_functions_at_the_prompt(vm: Vm) -> None:
 
 
 def test_stages_are_shown_as_they_go_on(vm: Vm) -> None:
-    with terminal(vm.world, vm.directory) as screen:
+    with qvm_shell(vm.world, vm.directory) as screen:
         screen.ready()
         count = screen.begin("start")
         screen.wait(r"starting QEMU: [\d.]+ s, pid")
@@ -95,7 +97,7 @@ def test_stages_are_shown_as_they_go_on(vm: Vm) -> None:
 
 
 def test_ctrl_c_ends_the_wait_but_not_the_shell(vm: Vm) -> None:
-    with terminal(vm.world, vm.directory) as screen:
+    with qvm_shell(vm.world, vm.directory) as screen:
         screen.ready()
         for line in (
             "start",
@@ -117,7 +119,7 @@ def test_ctrl_c_ends_the_wait_but_not_the_shell(vm: Vm) -> None:
 
 
 def test_ctrl_z_stops_a_host_program_and_fg_goes_on(vm: Vm) -> None:
-    with terminal(vm.world, vm.directory) as screen:
+    with qvm_shell(vm.world, vm.directory) as screen:
         screen.ready()
         count = screen.begin("sleep 60")
         time.sleep(0.5)
@@ -133,14 +135,14 @@ def test_ctrl_z_stops_a_host_program_and_fg_goes_on(vm: Vm) -> None:
 
 
 def test_no_machine_and_wrong_configuration_still_open_a_prompt(world: World) -> None:
-    with terminal(world, world.home) as screen:
+    with qvm_shell(world, world.home) as screen:
         assert screen.ready()["name"] == "qvm"
         assert "no .vmrc in" in screen.run("status")
         assert screen.prompts()[-1]["status"] == "2"
         assert screen.run("echo ok") == "ok"
     bad = world.home / "bad"
     write_vmrc(bad, "bad", VM_MACHINE_MEM="lots")
-    with terminal(world, bad) as screen:
+    with qvm_shell(world, bad) as screen:
         assert screen.ready()["name"] == "bad"
         assert "VM_MACHINE_MEM is 'lots'" in screen.text
         screen.run("config VM_MACHINE_MEM=64")
@@ -148,7 +150,7 @@ def test_no_machine_and_wrong_configuration_still_open_a_prompt(world: World) ->
 
 
 def test_machine_that_vanishes_leaves_a_shell_that_says_so(vm: Vm) -> None:
-    with terminal(vm.world, vm.directory) as screen:
+    with qvm_shell(vm.world, vm.directory) as screen:
         screen.ready()
         shutil.rmtree(vm.directory)
         screen.run("cd /")
@@ -158,7 +160,7 @@ def test_machine_that_vanishes_leaves_a_shell_that_says_so(vm: Vm) -> None:
 
 
 def test_program_that_is_not_there_leaves_the_terminal_and_may_be_a_verb(vm: Vm) -> None:
-    with terminal(vm.world, vm.directory) as screen:
+    with qvm_shell(vm.world, vm.directory) as screen:
         screen.ready()
         assert "command not found: 'nosuch'" in screen.run("nosuch")
         assert "qvm: `" not in screen.text
@@ -180,7 +182,7 @@ def test_users_rc_is_read_and_may_use_our_words(vm: Vm) -> None:
     rc = vm.world.home / ".config/xonsh/rc.xsh"
     rc.parent.mkdir(parents=True)
     rc.write_text("aliases['st'] = 'status -s'\nmine = vm.name\n")
-    with terminal(vm.world, vm.directory) as screen:
+    with qvm_shell(vm.world, vm.directory) as screen:
         screen.ready()
         assert screen.run("st") == "demo: stopped"
         assert screen.run("mine") == "'demo'"
@@ -192,7 +194,7 @@ def test_word_that_hides_a_host_program_is_told_once(vm: Vm, tmp_path: Path) -> 
     hidden.write_text("#!/bin/sh\n")
     hidden.chmod(0o755)
     env = {"PATH": f"{hidden.parent}:{vm.world.environ['PATH']}"}
-    with terminal(vm.world, vm.directory, env=env) as screen:
+    with qvm_shell(vm.world, vm.directory, env=env) as screen:
         screen.ready()
         assert f"qvm: `status` is qvm's here; the host's is {hidden}" in screen.text.replace("\n", "")
         assert screen.run("status -s") == "demo: stopped"
@@ -200,7 +202,7 @@ def test_word_that_hides_a_host_program_is_told_once(vm: Vm, tmp_path: Path) -> 
 
 def test_history_is_the_users_own_and_lasts(vm: Vm) -> None:
     for number in range(2):
-        with terminal(vm.world, vm.directory) as screen:
+        with qvm_shell(vm.world, vm.directory) as screen:
             screen.ready()
             screen.run(f"echo session {number}")
             screen.type("exit")
@@ -208,7 +210,7 @@ def test_history_is_the_users_own_and_lasts(vm: Vm) -> None:
             _until_gone(screen)
     file = vm.world.home / ".local/share/qvm/history.sqlite"
     assert file.stat().st_mode & 0o777 == 0o600
-    with terminal(vm.world, vm.directory) as screen:
+    with qvm_shell(vm.world, vm.directory) as screen:
         screen.ready()
         shown = screen.run("history show all")
         assert "echo session 0" in shown
@@ -227,7 +229,7 @@ def _until_gone(screen: Terminal) -> None:
 
 
 def test_two_terminals_and_a_shell_in_the_shell(vm: Vm) -> None:
-    with terminal(vm.world, vm.directory) as one:
+    with qvm_shell(vm.world, vm.directory) as one:
         one.ready()
         one.run("start --no-wait")
         count = one.begin("vm sh")
@@ -256,15 +258,6 @@ def test_dumb_terminal_has_a_prompt_too(vm: Vm) -> None:
     assert child.exitstatus == 4
 
 
-BUSY = {
-    "idle": "",
-    "word": "start",
-    "function": "start()",
-    "program": "sleep 60",
-    "python": "import time; time.sleep(60)",
-}
-
-
 @pytest.mark.parametrize("editor", ["prompt_toolkit", "readline"])
 @pytest.mark.parametrize("how", ["terminal closed", "SIGTERM"])
 @pytest.mark.parametrize("busy", list(BUSY))
@@ -276,54 +269,14 @@ def test_closed_terminal_and_sigterm_end_the_session_and_its_wait(
     child.expect(r"demo.{0,8}:\S*stopped")
     if BUSY[busy]:
         child.send(BUSY[busy] + "\r")
-        _until_busy(vm, busy)
+        until_busy(vm, busy)
     if how == "SIGTERM":
         child.kill(signal.SIGTERM)
     else:
         child.ptyproc.fileobj.close()
-    status = _end_of(child)
+    status = end_of(child)
     assert status == (143 if how == "SIGTERM" else 129)
     assert not vm.world.leftovers()
-
-
-def _until_busy(vm: Vm, busy: str) -> None:
-    """Wait until the line runs: its process is there, or (plain Python) for a moment."""
-    what = {"program": "sleep 60", "word": "qemu-system", "function": "qemu-system"}.get(busy, "")
-    deadline = time.monotonic() + 60
-    while what and not any(what in line for line in vm.world.processes().values()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    time.sleep(0.5)
-
-
-def _end_of(child: pexpect.spawn) -> int:  # type: ignore[type-arg]
-    """Exit status of a child whose terminal may be gone; it must end in time."""
-    deadline = time.monotonic() + 90
-    while True:
-        pid, status = os.waitpid(child.pid, os.WNOHANG)
-        if pid:
-            break
-        if time.monotonic() > deadline:
-            os.kill(child.pid, signal.SIGKILL)
-            raise AssertionError("the session goes on")
-        if not child.ptyproc.fileobj.closed:
-            _drain(child.child_fd)
-        time.sleep(0.02)
-    child.terminated = child.closed = child.ptyproc.terminated = child.ptyproc.closed = True
-    if not child.ptyproc.fileobj.closed:
-        child.ptyproc.fileobj.close()
-    return os.waitstatus_to_exitcode(status)
-
-
-def _drain(fd: int) -> None:
-    """Read what a session says on leaving, so that it need not wait for a reader."""
-    import select
-
-    if select.select([fd], [], [], 0)[0]:
-        try:
-            os.read(fd, 65536)
-        except OSError:
-            pass
 
 
 def test_machine_of_c_option_is_where_the_session_stands(vm: Vm, tmp_path: Path) -> None:
@@ -339,7 +292,7 @@ def test_machine_of_c_option_is_where_the_session_stands(vm: Vm, tmp_path: Path)
 def test_machine_of_vm_home_and_cd_into_another_changes_nothing(vm: Vm) -> None:
     other = vm.world.home / "other"
     write_vmrc(other, "other", VM_MACHINE_ID="44", VM_EXTRA_OF_OTHER="x")
-    with terminal(vm.world, vm.world.home, env={"VM_HOME": str(vm.directory)}) as screen:
+    with qvm_shell(vm.world, vm.world.home, env={"VM_HOME": str(vm.directory)}) as screen:
         first = screen.ready()
         assert (first["name"], first["cwd"]) == ("demo", None)
         screen.state("stopped")
@@ -352,7 +305,7 @@ def test_machine_of_vm_home_and_cd_into_another_changes_nothing(vm: Vm) -> None:
 
 
 def test_history_can_be_searched(vm: Vm) -> None:
-    with terminal(vm.world, vm.directory) as screen:
+    with qvm_shell(vm.world, vm.directory) as screen:
         screen.ready()
         for word in ("needle", "hay"):
             screen.run(f"echo {word} here")
@@ -369,7 +322,7 @@ def test_history_can_be_searched(vm: Vm) -> None:
 
 
 def test_preloaded_names_are_there_and_explain_themselves(vm: Vm) -> None:
-    with terminal(vm.world, vm.directory) as screen:
+    with qvm_shell(vm.world, vm.directory) as screen:
         screen.ready()
         shown = screen.run("vm")
         for word in ("start", "vm kill", "qmp", "settings", "guest", "local", "$VM_"):

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import QVM, Result, Vm, World, write_vmrc
+
+from tests.support.world import QVM, Result, Vm, World, write_vmrc
 
 SHEBANGS = ("#!/usr/bin/env qvm", "#!/usr/bin/env -S qvm sh")
 

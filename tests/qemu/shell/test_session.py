@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import QVM, Vm
-from shell_screen import screen_of
+
+from tests.support.shell_screen import screen_of
+from tests.support.world import QVM, Vm
 
 
 @pytest.fixture

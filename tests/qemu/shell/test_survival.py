@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Vm
-from shell_screen import leave, screen_of
+
+from tests.support.shell_screen import leave, screen_of
+from tests.support.world import Vm
 
 ALL = ("xonsh", "ptpython", "python")
 

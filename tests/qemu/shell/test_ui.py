@@ -11,9 +11,17 @@ from pathlib import Path
 
 import pexpect
 import pytest
-from conftest import QVM, Vm
-from shell_screen import Editor, at, ended, leave, say, screen_of
-from test_shell_prompt import BUSY, _end_of, _until_busy
+
+from tests.support.busy_shell import BUSY, end_of, until_busy
+from tests.support.shell_screen import (
+    Editor,
+    exit_status,
+    leave,
+    run_at_breakpoint,
+    screen_of,
+    wait_for_breakpoint,
+)
+from tests.support.world import QVM, Vm
 
 SHELLS = ("xonsh", "ptpython")
 ALL = (*SHELLS, "python")
@@ -231,12 +239,12 @@ def test_closed_terminal_and_sigterm_end_every_front_end(vm: Vm, busy: str, how:
     child.expect("stopped")  # painted over the `?` of a state not known yet, perhaps
     if line:
         child.send(line + "\r")
-        _until_busy(vm, "idle" if line.startswith("import asyncio") else busy)
+        until_busy(vm, "idle" if line.startswith("import asyncio") else busy)
     if how == "SIGTERM":
         child.kill(signal.SIGTERM)
     else:
         child.ptyproc.fileobj.close()
-    assert _end_of(child) == (143 if how == "SIGTERM" else 129)
+    assert end_of(child) == (143 if how == "SIGTERM" else 129)
     assert not vm.world.leftovers()
 
 
@@ -370,27 +378,27 @@ def test_breakpoint_opens_the_shell_there_and_leaving_goes_on(
     path = script(tmp_path, name, STOPS)
     with screen_of(vm.world, vm.directory, "--ui", ui, path) as screen:
         screen._tmux("set-option", "-g", "remain-on-exit", "on")
-        at(screen, 5)
+        wait_for_breakpoint(screen, 5)
         assert f"> {path}:5 in work()" in screen.text.replace("\n", "")
-        assert say(screen, 5, "total") == "42"
-        assert say(screen, 5, "sorted(locals())") == "['n', 'total']"
-        assert say(screen, 5, "total = 5") == ""
-        assert say(screen, 5, "n, status().state") == "(21, 'stopped')"
+        assert run_at_breakpoint(screen, 5, "total") == "42"
+        assert run_at_breakpoint(screen, 5, "sorted(locals())") == "['n', 'total']"
+        assert run_at_breakpoint(screen, 5, "total = 5") == ""
+        assert run_at_breakpoint(screen, 5, "n, status().state") == "(21, 'stopped')"
         if ui != "python":
-            assert say(screen, 5, "status -s | tr a-z A-Z") == "DEMO: STOPPED"
+            assert run_at_breakpoint(screen, 5, "status -s | tr a-z A-Z") == "DEMO: STOPPED"
         screen.key("C-d")
-        at(screen, 9)
+        wait_for_breakpoint(screen, 9)
         assert "total is 5" in screen.text
-        assert say(screen, 9, "answer") == "5"
-        say(screen, 9, "answer = 'changed'")
+        assert run_at_breakpoint(screen, 9, "answer") == "5"
+        run_at_breakpoint(screen, 9, "answer = 'changed'")
         screen.key("C-d")
-        assert ended(screen) == 7
+        assert exit_status(screen) == 7
         assert "end changed" in screen.text
 
 
 def test_breakpoint_can_end_the_script_with_a_status(vm: Vm, tmp_path: Path) -> None:
     with screen_of(vm.world, vm.directory, script(tmp_path, "stops.py", STOPS)) as screen:
-        at(screen, 5)
+        wait_for_breakpoint(screen, 5)
         assert leave(screen, "raise SystemExit(4)") == 4
         assert "total is" not in screen.text
 
@@ -403,9 +411,9 @@ def test_breakpoint_in_a_module_called_at_the_prompt(vm: Vm, ui: str) -> None:
         screen.run("import sys; sys.path.insert(0, '.')")
         screen.run("from helper import g")
         screen.begin("g(3)")
-        at(screen, 3)
-        assert say(screen, 3, "b, vm.name") == "(4, 'demo')"
-        say(screen, 3, "b = 50")
+        wait_for_breakpoint(screen, 3)
+        assert run_at_breakpoint(screen, 3, "b, vm.name") == "(4, 'demo')"
+        run_at_breakpoint(screen, 3, "b = 50")
         screen.key("C-d")
         screen.ready()
         screen.wait("^50$")
@@ -426,6 +434,6 @@ def test_sigterm_at_a_breakpoint_ends_the_script(vm: Vm, tmp_path: Path) -> None
     path = script(tmp_path, "stops.py", STOPS)
     with screen_of(vm.world, vm.directory, path) as screen:
         screen._tmux("set-option", "-g", "remain-on-exit", "on")
-        at(screen, 5)
+        wait_for_breakpoint(screen, 5)
         os.kill(screen.pid, signal.SIGTERM)
-        assert ended(screen) == 143
+        assert exit_status(screen) == 143

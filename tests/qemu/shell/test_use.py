@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import QVM, Vm, World, write_vmrc
-from shell_screen import screen_of
+
+from tests.support.shell_screen import screen_of
+from tests.support.world import QVM, Vm, World, write_vmrc
 
 OLD = {
     "VM_KERNEL_PATH": "old/vmlinuz",

@@ -8,12 +8,11 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
 
 import pytest
-from conftest import QVM, Vm
 
-Blank = Callable[..., Vm]
+from tests.support.world import QVM, Blank, Vm
+
 MAIN, DATA, MORE = "demo-backing.qcow2", "data.qcow2", "more.qcow2"
 
 

@@ -13,14 +13,13 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import QVM, Vm
-from moments import SEED, Killer
 
-Blank = Callable[..., Vm]
+from tests.support.killer import SEED, Killer
+from tests.support.world import QVM, Blank, Vm
+
 USUAL, LONG = 3, 20
 DISKS = ["demo-backing.qcow2", "data.qcow2", "more.qcow2"]
 MOST_S = 0.6

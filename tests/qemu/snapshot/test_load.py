@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import struct
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Vm
-from moments import Killer
 
 from qvmsh.qemu import qcow2
+from tests.support.killer import Killer
+from tests.support.world import Blank, Vm
 
-Blank = Callable[..., Vm]
 USUAL, LONG = 3, 20
 DISKS = ["demo-backing.qcow2", "data.qcow2"]
 

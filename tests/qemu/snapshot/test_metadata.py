@@ -6,12 +6,9 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Callable
 from typing import Any
 
-from conftest import Vm
-
-Blank = Callable[..., Vm]
+from tests.support.world import Blank, Vm
 
 
 def metadata(vm: Vm) -> dict[str, dict[str, Any]]:

@@ -7,16 +7,15 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import QVM, Vm
 
 from qvmsh.machine.snapshot import obstacles as blockers
 from qvmsh.machine.storage.volumes import Volume
+from tests.support.world import QVM, Blank, Vm
 
-Blank = Callable[..., Vm]
 DISKS = ["demo-backing.qcow2", "data.qcow2", "more.qcow2"]
 VIRTIOFSD = "/usr/lib/qemu/virtiofsd"
 

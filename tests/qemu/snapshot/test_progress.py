@@ -12,15 +12,15 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import DEADLINE_S, Vm
-from pty_terminal import Terminal
-from shell_terminal import terminal as session
 
-Blank = Callable[..., Vm]
+from tests.support.pty_terminal import PtyTerminal
+from tests.support.tmux_terminal import qvm_shell
+from tests.support.world import DEADLINE_S, Blank, Vm
+
 MEMORY_BYTES = 160 << 20
 
 
@@ -56,7 +56,7 @@ def names(vm: Vm) -> list[str]:
 
 
 def test_save_shows_how_much_is_written_and_how_fast(vm: Vm) -> None:
-    terminal = Terminal(vm, "snapshot", "save", "a")
+    terminal = PtyTerminal(vm, "snapshot", "save", "a")
     with held(vm, 8 << 20):
         pattern = r"\r  saving a: ([\d.]+) MiB written, [\d.]+ [KMG]iB/s\x1b\[K"
         terminal.until(pattern)
@@ -69,7 +69,7 @@ def test_save_shows_how_much_is_written_and_how_fast(vm: Vm) -> None:
     told = terminal.text.splitlines()[-1]
     assert re.match(r"demo: saved the snapshot a \(1 disk, 1\d\d\.\d MiB of memory\) in ", told)
     # the way back is saved too before anything is loaded
-    terminal = Terminal(vm, "snapshot", "restore", "a", "--no-wait")
+    terminal = PtyTerminal(vm, "snapshot", "restore", "a", "--no-wait")
     with held(vm, 8 << 20):
         terminal.until(r"\r  keeping the present state: [\d.]+ MiB written, ")
     assert terminal.end() == 0
@@ -87,7 +87,7 @@ def test_load_shows_how_much_has_been_read(vm: Vm) -> None:
     vm.ok("snapshot", "save", "a")
     seen: list[int] = []
     for _ in range(20):  # QEMU reads all of it from the host's cache in a moment
-        terminal = Terminal(vm, "snapshot", "restore", "a", "--no-wait")
+        terminal = PtyTerminal(vm, "snapshot", "restore", "a", "--no-wait")
         assert terminal.end() == 0
         seen += [int(part) for part in re.findall(r"restoring a: (\d+) %, [\d.]+ [KMG]iB/s", terminal.text)]
         if seen:
@@ -102,7 +102,7 @@ def test_commit_shows_what_qemu_tells_of_its_job(vm: Vm) -> None:
     slow = ["qmp", "block-job-set-speed", "device=qvm-commit", f"speed={8 << 20}"]
     for turn in range(1, 21):
         vm.ok("cmd", f'qemu-io {where} "write -P {turn} 0 200M"')
-        terminal = Terminal(vm, "disk", "commit")
+        terminal = PtyTerminal(vm, "disk", "commit")
         is_held = False
         while not is_held and terminal.read(0.01):
             is_held = vm.qvm(*slow).status == 0
@@ -148,7 +148,7 @@ def test_qemu_that_ends_meanwhile_is_told_with_what_to_do(vm: Vm) -> None:
 
 
 def test_ctrl_c_waits_for_qemu_and_then_all_is_whole(vm: Vm) -> None:
-    terminal = Terminal(vm, "snapshot", "save", "a")
+    terminal = PtyTerminal(vm, "snapshot", "save", "a")
     with held(vm, 8 << 20):
         terminal.until("written")
         terminal.interrupt()
@@ -159,7 +159,7 @@ def test_ctrl_c_waits_for_qemu_and_then_all_is_whole(vm: Vm) -> None:
     assert "saving a: interrupted" in terminal.text
     assert not (vm.directory / ".qvm/snapshot.unfinished").exists()
     assert vm.qvm("status", "-s").out.startswith("demo: running")
-    terminal = Terminal(vm, "snapshot", "restore", "a", "--no-wait")
+    terminal = PtyTerminal(vm, "snapshot", "restore", "a", "--no-wait")
     with held(vm, 8 << 20):
         terminal.until("written")
         terminal.interrupt()
@@ -172,7 +172,7 @@ def test_ctrl_c_waits_for_qemu_and_then_all_is_whole(vm: Vm) -> None:
 
 def test_ctrl_c_in_a_shell_says_that_the_save_was_done(vm: Vm) -> None:
     """There it does not reach the thread that waits for QEMU."""
-    with session(vm.world, vm.directory) as screen:
+    with qvm_shell(vm.world, vm.directory) as screen:
         screen.ready()
         count = screen.begin("snapshot save a")
         with held(vm, 8 << 20):
@@ -185,7 +185,7 @@ def test_ctrl_c_in_a_shell_says_that_the_save_was_done(vm: Vm) -> None:
 
 
 def test_one_more_ctrl_c_leaves_it_to_the_next_command(vm: Vm) -> None:
-    terminal = Terminal(vm, "snapshot", "save", "a")
+    terminal = PtyTerminal(vm, "snapshot", "save", "a")
     with held(vm, 8 << 20):
         terminal.until("written")
         terminal.interrupt()

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Vm
 
-Blank = Callable[..., Vm]
+from tests.support.world import Blank, Vm
+
 DISKS = ["demo-backing.qcow2", "data.qcow2", "more.qcow2"]
 
 

@@ -6,12 +6,10 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Callable
 from typing import Any
 
-from conftest import Vm, World
+from tests.support.world import Blank, Vm, World
 
-Blank = Callable[..., Vm]
 DISKS = ["demo-backing.qcow2", "data.qcow2"]
 
 

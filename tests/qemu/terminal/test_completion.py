@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import QVM, Vm
-from shell_terminal import Terminal
+
+from tests.support.tmux_terminal import Terminal
+from tests.support.world import QVM, Vm
 
 BASH_COMPLETION = Path("/usr/share/bash-completion/bash_completion")
 SHELLS = ("bash", "bash with bash-completion", "zsh", "fish")

@@ -8,14 +8,12 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import DEADLINE_S, QVM, Vm
-from shell_terminal import Terminal, ended, qvm_below, shell
 
-Blank = Callable[..., Vm]
+from tests.support.tmux_terminal import Terminal, qvm_below, qvm_in_shell, wait_for_exit
+from tests.support.world import DEADLINE_S, QVM, Blank, Vm
 
 
 @pytest.fixture
@@ -161,21 +159,21 @@ def test_console_usage_mistakes_are_told(speaking: Vm) -> None:
 
 
 def test_console_detach_and_come_back(talking: Vm) -> None:
-    with shell(talking, "console") as terminal:
+    with qvm_in_shell(talking, "console") as terminal:
         terminal.wait("Booting from Hard Disk")  # what came before
         say(terminal, "first")
         terminal.key("C-c")  # is the guest's: 3 ^ 0x20 is "#"
         terminal.wait("#")
         terminal.key("C-]")
-        assert "detached" in ended(terminal, 0)
-    with shell(talking, "console --escape ^B") as terminal:
+        assert "detached" in wait_for_exit(terminal, 0)
+    with qvm_in_shell(talking, "console --escape ^B") as terminal:
         terminal.wait("first#")
         terminal.key("C-b")
-        ended(terminal, 0)
+        wait_for_exit(terminal, 0)
 
 
 def test_console_in_use_is_refused_watched_and_taken_over(talking: Vm) -> None:
-    with shell(talking, "console") as first, shell(talking, "console --watch") as watcher:
+    with qvm_in_shell(talking, "console") as first, qvm_in_shell(talking, "console --watch") as watcher:
         say(first, "one")
         refused = talking.qvm("console")
         assert refused.status == 3
@@ -185,23 +183,23 @@ def test_console_in_use_is_refused_watched_and_taken_over(talking: Vm) -> None:
         watcher.type("WATCHER")
         say(first, "two")
         assert "watcher" not in watcher.wait("two")
-        with shell(talking, "console --take") as second:
-            assert "the console was taken over by root, pid " in ended(first, 3)
+        with qvm_in_shell(talking, "console --take") as second:
+            assert "the console was taken over by root, pid " in wait_for_exit(first, 3)
             say(second, "three")
             watcher.wait("onetwothree")
             watcher.key("C-c")
-            ended(watcher, 0)
+            wait_for_exit(watcher, 0)
             second.key("C-]")
-            ended(second, 0)
+            wait_for_exit(second, 0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_console_ended_by_a_signal_gives_the_terminal_back(talking: Vm, number: int) -> None:
-    with shell(talking, "console") as terminal:
+    with qvm_in_shell(talking, "console") as terminal:
         say(terminal, "here")
         os.kill(qvm_below(terminal), number)
-        ended(terminal, 143)
-    with shell(talking, "console") as terminal:  # and the console is free
+        wait_for_exit(terminal, 143)
+    with qvm_in_shell(talking, "console") as terminal:  # and the console is free
         say(terminal, "again")
         os.kill(qvm_below(terminal), signal.SIGKILL)
         terminal.wait("after")  # in raw mode: nothing can be done about SIGKILL
@@ -237,7 +235,7 @@ def keepers(vm: Vm) -> list[int]:
 
 
 def test_console_whose_keeper_is_killed_comes_back(talking: Vm) -> None:
-    with shell(talking, "console") as terminal, shell(talking, "console --watch") as watcher:
+    with qvm_in_shell(talking, "console") as terminal, qvm_in_shell(talking, "console --watch") as watcher:
         say(terminal, "before")
         for pid in keepers(talking):
             os.kill(pid, signal.SIGKILL)
@@ -252,9 +250,9 @@ def test_console_whose_keeper_is_killed_comes_back(talking: Vm) -> None:
         terminal.wait(r"behind\s*\[qvm: the log was interrupted here")
         say(terminal, "oncemore")
         terminal.key("C-]")
-        ended(terminal, 0)
+        wait_for_exit(terminal, 0)
         watcher.key("C-c")
-        ended(watcher, 0)
+        wait_for_exit(watcher, 0)
 
 
 def test_doctor_begins_a_new_keeper_and_no_byte_is_lost(talking: Vm) -> None:
@@ -303,7 +301,7 @@ def test_console_in_a_pipe_answers_and_ends(talking: Vm) -> None:
 
 
 def test_console_stays_through_a_reset(talking: Vm) -> None:
-    with shell(talking, "console") as terminal:
+    with qvm_in_shell(talking, "console") as terminal:
         say(terminal, "beforereset")
         talking.ok("cmd", "system_reset")
         terminal.wait(r"Booting from Hard Disk[^A]*\Z")
@@ -313,29 +311,29 @@ def test_console_stays_through_a_reset(talking: Vm) -> None:
             terminal.type("BEHINDIT")
             time.sleep(0.5)
         terminal.key("C-]")
-        ended(terminal, 0)
+        wait_for_exit(terminal, 0)
 
 
 def test_console_ends_with_qemu(talking: Vm) -> None:
-    with shell(talking, "console") as terminal:
+    with qvm_in_shell(talking, "console") as terminal:
         say(terminal, "here")
         os.kill(talking.pid, signal.SIGKILL)
-        assert "QEMU crashed" in ended(terminal, 0)
+        assert "QEMU crashed" in wait_for_exit(terminal, 0)
 
 
 def test_console_of_run_is_refused_and_can_be_watched(blank: Blank) -> None:
     vm = make_talker(blank)
-    with shell(vm, "run") as terminal:
+    with qvm_in_shell(vm, "run") as terminal:
         terminal.wait("Booting from Hard Disk")
         refused = vm.qvm("console")
         assert refused.status == 3
         assert "on the terminal of `qvm run`" in refused.err
-        with shell(vm, "console --watch") as watcher:
+        with qvm_in_shell(vm, "console --watch") as watcher:
             say(terminal, "seen")
             watcher.wait("seen")
             vm.ok("kill")
-            ended(watcher, 0)
-        ended(terminal, 0)
+            wait_for_exit(watcher, 0)
+        wait_for_exit(terminal, 0)
 
 
 def test_console_in_a_pipe_ends_although_the_guest_goes_on_talking(talking: Vm) -> None:

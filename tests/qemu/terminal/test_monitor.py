@@ -8,14 +8,13 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import QVM, Vm
-from shell_terminal import Terminal
 
-Blank = Callable[..., Vm]
+from tests.support.tmux_terminal import Terminal
+from tests.support.world import QVM, Blank, Vm
 
 
 @pytest.fixture

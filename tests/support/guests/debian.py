@@ -7,7 +7,7 @@ root log in by a throw-away key that lies beside the image, on the console witho
     guest = build(Path("~/.cache/qvm/test-guests").expanduser())    # made now, or found
     guest.image, guest.key, guest.user
 
-    sudo python tests/guests/debian.py                              # by hand: prints both paths
+    sudo python tests/support/guests/debian.py                              # by hand: prints both paths
 
 Made by mmdebstrap, which runs unpacked, not installed; it needs root, since it runs the packages' own
 scripts in a chroot. It takes the Debian repositories that the host's apt has. A finished image is used

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from conftest import write_vmrc
 
 from qvmsh.cli import complete as engine
 from qvmsh.cli.complete import Surroundings, complete, short
 from qvmsh.commands.index import COMMANDS
 from qvmsh.machine.machine import Machine
 from qvmsh.qemu import vocabulary
+from tests.support.world import write_vmrc
 
 
 def words(line: str) -> list[str]:

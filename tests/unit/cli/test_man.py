@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from qvmsh.cli import man
 from qvmsh.commands.index import COMMANDS
+from tests.support.world import ROOT
 
-PAGE = Path(__file__).parents[2] / "rc/man/qvm.1"
+PAGE = ROOT / "rc/man/qvm.1"
 
 
 def test_man_page_is_up_to_date() -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from qvmsh.commands import describe, index
-
-ROOT = Path(__file__).parents[2]
+from tests.support.world import ROOT
 
 
 def test_index_is_up_to_date() -> None:

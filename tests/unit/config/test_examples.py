@@ -9,8 +9,9 @@ from pathlib import Path
 from qvmsh.config import layers
 from qvmsh.config.grammar import parse
 from qvmsh.config.variables import VARIABLES
+from tests.support.world import ROOT
 
-RC = Path(__file__).parents[2] / "rc"
+RC = ROOT / "rc"
 ENVIRON = {"HOME": "/nowhere", "VM_GLOBAL_CONFIG": "/dev/null"}
 
 

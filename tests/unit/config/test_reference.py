@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from qvmsh.config import reference
 from qvmsh.config.variables import VARIABLES
+from tests.support.world import ROOT
 
 
 def test_reference_page_is_the_table() -> None:
@@ -24,4 +24,4 @@ def test_reference_page_has_a_title_for_every_group() -> None:
 
 
 def test_readme_links_the_reference_page() -> None:
-    assert "(docs/variables.md)" in (Path(__file__).parents[2] / "README.md").read_text()
+    assert "(docs/variables.md)" in (ROOT / "README.md").read_text()

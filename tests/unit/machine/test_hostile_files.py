@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import World, write_vmrc
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -29,6 +28,7 @@ from qvmsh.machine.machine import Machine
 from qvmsh.machine.snapshot import recovery as unfinished
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.work import guardian
+from tests.support.world import World, write_vmrc
 
 OURS = (
     "uuid", "running", "qemu.pid", "work.lock", "wait.lock", "snapshots.json", "snapshot.unfinished",

@@ -9,7 +9,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from conftest import write_vmrc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +17,7 @@ from qvmsh.cli.complete import Surroundings, complete
 from qvmsh.errors import UsageError
 from qvmsh.machine import registry as known
 from qvmsh.machine.machine import Machine
+from tests.support.world import write_vmrc
 
 NAMES, FOLDERS = ("web", "db"), ("a", "b", "c")
 STEPS = ("make", "make unknown", "use", "rename", "move", "copy", "swap", "remove", "link", "call", "empty")

@@ -6,13 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import write_vmrc
 
 from qvmsh import api
 from qvmsh.errors import UsageError
 from qvmsh.machine import registry as known
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.overview import list as listing
+from tests.support.world import write_vmrc
 
 
 @pytest.fixture

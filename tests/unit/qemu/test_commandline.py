@@ -4,53 +4,23 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qvmsh.qemu import platforms
-from qvmsh.qemu.commandline import Cdrom, Disk, Endpoint, Flash, Hardware, Network, arguments, escape
-
-BASE = Hardware(
-    binary="qemu-system-x86_64",
-    name="demo",
-    uuid="00000000-0000-0000-0000-000000000000",
-    machine="pc",
-    accelerator="tcg",
-    cpu="max",
-    vcpus=2,
-    memory_mib=256,
-    disks=(Disk("demo-backing.qcow2", "qcow2"),),
-    network=Network("virtio-net-pci", "DE:AD:BE:EF:33:11", 2222),
-    endpoints={
-        name: Endpoint(path=f"/run/{name}")
-        for name in ("qmp", "session", "events", "watch", "monitor", "serial", "qga")
-    },
-    pid_file=".qvm/qemu.pid",
-    serial_log=".qvm/log/serial.log",
-)
+from qvmsh.qemu.commandline import Cdrom, Disk, Endpoint, Flash, arguments, escape
+from tests.support.arguments import BASE, option_fields, option_value
 
 ODD = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=30)
-
-
-def value(argv: list[str], option: str, containing: str = "") -> str:
-    """The value after `option` (the one that contains a text)."""
-    return next(b for a, b in pairwise(argv) if a == option and containing in b)
-
-
-def fields(text: str) -> dict[str, str]:
-    """QEMU's own reading of `key=value,...`: a doubled comma is a comma. Source: util/qemu-option.c."""
-    parts = text.replace(",,", "\0").split(",")
-    return {k: v.replace("\0", ",") for k, _, v in (part.partition("=") for part in parts)}
 
 
 @settings(derandomize=True, max_examples=200, deadline=None)
 @given(ODD)
 def test_arguments_disk_path_survives_as_it_is(path: str) -> None:
     argv = arguments(replace(BASE, disks=(Disk(path, "qcow2"),)))
-    assert json.loads(value(argv, "-blockdev"))["file"] == {
+    assert json.loads(option_value(argv, "-blockdev"))["file"] == {
         "driver": "file", "filename": path, "discard": "unmap"
     }  # fmt: skip
 
@@ -60,12 +30,12 @@ def test_arguments_disk_path_survives_as_it_is(path: str) -> None:
 def test_arguments_name_and_socket_path_survive_as_they_are(text: str) -> None:
     ends = BASE.endpoints | {"qmp": Endpoint(path=text)}
     argv = arguments(replace(BASE, name=text, endpoints=ends))
-    assert fields(value(argv, "-name"))["guest"] == text
-    assert fields(value(argv, "-chardev", "id=qmp,"))["path"] == text
+    assert option_fields(option_value(argv, "-name"))["guest"] == text
+    assert option_fields(option_value(argv, "-chardev", "id=qmp,"))["path"] == text
 
 
 def test_arguments_without_display_never_opens_vnc() -> None:
-    assert value(arguments(BASE), "-display") == "none"
+    assert option_value(arguments(BASE), "-display") == "none"
 
 
 def test_arguments_extra_words_stand_last() -> None:
@@ -75,12 +45,12 @@ def test_arguments_extra_words_stand_last() -> None:
 
 def test_arguments_network_none_gives_no_card() -> None:
     argv = arguments(replace(BASE, network=None))
-    assert value(argv, "-nic") == "none"
+    assert option_value(argv, "-nic") == "none"
     assert "-netdev" not in argv
 
 
 def test_arguments_ssh_port_is_forwarded_on_loopback_only() -> None:
-    netdev = json.loads(value(arguments(BASE), "-netdev"))
+    netdev = json.loads(option_value(arguments(BASE), "-netdev"))
     assert netdev["hostfwd"] == [{"str": "tcp:127.0.0.1:2222-:22"}]
 
 
@@ -96,7 +66,7 @@ def test_arguments_ssh_port_is_forwarded_on_loopback_only() -> None:
 )
 def test_arguments_bus_chooses_the_device(bus: str, driver: str) -> None:
     argv = arguments(replace(BASE, disks=(Disk("d", "qcow2", bus),)))
-    assert json.loads(value(argv, "-device", '"disk0-device"'))["driver"] == driver
+    assert json.loads(option_value(argv, "-device", '"disk0-device"'))["driver"] == driver
 
 
 def test_escape_doubles_commas() -> None:
@@ -119,9 +89,11 @@ def test_arguments_every_path_and_text_survives_as_it_is(text: str) -> None:
         )
     )
     for node in ("disk1", "cdrom0", "uefi-code", "uefi-variables"):
-        assert json.loads(value(argv, "-blockdev", f'"node-name": "{node}"'))["file"]["filename"] == text
-    assert [value(argv, option) for option in ("-kernel", "-initrd", "-append")] == [text] * 3
-    assert fields(value(argv, "-chardev", "id=tpm-control,"))["path"] == text
+        assert (
+            json.loads(option_value(argv, "-blockdev", f'"node-name": "{node}"'))["file"]["filename"] == text
+        )
+    assert [option_value(argv, option) for option in ("-kernel", "-initrd", "-append")] == [text] * 3
+    assert option_fields(option_value(argv, "-chardev", "id=tpm-control,"))["path"] == text
 
 
 def test_arguments_further_devices_come_after_those_that_every_machine_has() -> None:
@@ -138,7 +110,7 @@ def test_arguments_without_serial_agent_rng_have_none_of_them() -> None:
 
 def test_arguments_agent_on_a_uart_takes_the_second_one() -> None:
     argv = arguments(replace(BASE, agent="isa-serial"))
-    assert json.loads(value(argv, "-device", '"qga0"')) == {
+    assert json.loads(option_value(argv, "-device", '"qga0"')) == {
         "driver": "isa-serial", "chardev": "qga", "index": 1, "id": "qga0"
     }  # fmt: skip
     assert not [word for word in argv if "virtio-serial" in word]
@@ -148,7 +120,7 @@ def test_arguments_other_architecture_has_nothing_of_a_pc() -> None:
     virt = platforms.of("aarch64", "virt,gic-version=3")
     argv = arguments(replace(BASE, platform=virt, machine="virt", cdrom=Cdrom("c")))
     assert "-vga" not in argv
-    assert json.loads(value(argv, "-device", "cdrom0-device"))["driver"] == "scsi-cd"
+    assert json.loads(option_value(argv, "-device", "cdrom0-device"))["driver"] == "scsi-cd"
     assert platforms.of("x86_64", "microvm").virtio("blk") == "virtio-blk-device"
     assert platforms.of("x86_64", "microvm,pcie=on").virtio("blk") == "virtio-blk-pci"
     assert platforms.of("x86_64", "pc-q35-7.2").ide_units == 1
@@ -156,8 +128,8 @@ def test_arguments_other_architecture_has_nothing_of_a_pc() -> None:
 
 def test_arguments_secure_firmware_is_kept_from_the_guest() -> None:
     argv = arguments(replace(BASE, machine="q35", flash=Flash("c", "raw", "v", needs_smm=True)))
-    assert value(argv, "-machine") == "q35,pflash0=uefi-code,pflash1=uefi-variables,smm=on"
-    assert value(argv, "-global") == "driver=cfi.pflash01,property=secure,value=on"
+    assert option_value(argv, "-machine") == "q35,pflash0=uefi-code,pflash1=uefi-variables,smm=on"
+    assert option_value(argv, "-global") == "driver=cfi.pflash01,property=secure,value=on"
 
 
 def test_arguments_by_hand_replace_all_hardware() -> None:

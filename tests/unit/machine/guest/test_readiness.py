@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import write_vmrc
 
 from qvmsh.machine.guest import readiness as ready
 from qvmsh.machine.machine import Machine
+from tests.support.world import write_vmrc
 
 
 @pytest.mark.parametrize(

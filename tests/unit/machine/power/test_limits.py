@@ -6,8 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import write_vmrc
-from test_qemu_commandline import BASE, fields, value
 
 from qvmsh.errors import ConfigError
 from qvmsh.machine import identity
@@ -15,6 +13,8 @@ from qvmsh.machine.machine import Machine
 from qvmsh.machine.power import limits, ports
 from qvmsh.qemu import sandbox
 from qvmsh.qemu.commandline import Endpoint, Network, arguments
+from tests.support.arguments import BASE, option_fields, option_value
+from tests.support.world import write_vmrc
 
 
 def machine(tmp_path: Path, **more: str) -> Machine:
@@ -51,21 +51,25 @@ def test_sandbox_refusal_is_known_by_qemus_words() -> None:
 def test_arguments_sandbox_and_process_stand_where_qemu_reads_them_first() -> None:
     argv = arguments(replace(BASE, sandbox="on", process="qvm-a,b"))
     assert argv[argv.index("-sandbox") + 1] == "on"
-    assert fields(value(argv, "-name")) == {"guest": "demo", "process": "qvm-a,b", "debug-threads": "on"}
+    assert option_fields(option_value(argv, "-name")) == {
+        "guest": "demo",
+        "process": "qvm-a,b",
+        "debug-threads": "on",
+    }
     assert "-sandbox" not in arguments(BASE)
-    assert value(arguments(BASE), "-name") == "guest=demo"
+    assert option_value(arguments(BASE), "-name") == "guest=demo"
 
 
 def test_arguments_forwards_stand_beside_the_ssh_port() -> None:
     network = Network("virtio-net-pci", "DE:AD:BE:EF:33:11", 2222, ("udp:127.0.0.1:53-:53",))
-    netdev = value(arguments(replace(BASE, network=network)), "-netdev")
+    netdev = option_value(arguments(replace(BASE, network=network)), "-netdev")
     assert '[{"str": "tcp:127.0.0.1:2222-:22"}, {"str": "udp:127.0.0.1:53-:53"}]' in netdev
 
 
 def test_arguments_telnet_monitor_only_with_its_endpoint() -> None:
     endpoints = BASE.endpoints | {"telnet": Endpoint(address=("127.0.0.1", 7733))}
     argv = arguments(replace(BASE, endpoints=endpoints))
-    chardev = fields(value(argv, "-chardev", "telnet"))
+    chardev = option_fields(option_value(argv, "-chardev", "telnet"))
     assert (chardev["host"], chardev["port"], chardev["telnet"]) == ("127.0.0.1", "7733", "on")
     assert "chardev=telnet,mode=readline" in argv
     assert "telnet" not in " ".join(arguments(BASE))

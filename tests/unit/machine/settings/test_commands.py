@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import pwd
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
-from conftest import Vm, World, write_vmrc
 
 from qvmsh.commands.config import config
 from qvmsh.commands.env import env
@@ -18,6 +18,7 @@ from qvmsh.config.settings import CONTEXT_MARK
 from qvmsh.errors import ConfigError, QvmError, UsageError
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.settings.commands import Changed, Judgement, Values
+from tests.support.world import QVM, Vm, World, write_vmrc
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
 
@@ -183,7 +184,7 @@ def test_config_set_on_a_full_disk_leaves_the_old_file(directory: Path) -> None:
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10)); config(vm, 'VM_FMT=raw')"
     )
     before = (directory / ".vmrc").read_bytes()
-    python = os.path.join(os.path.dirname(__import__("conftest").QVM), "python")
+    python = sys.executable
     done = subprocess.run([python, "-c", program, directory], capture_output=True, text=True)
     assert "cannot write" in done.stderr
     assert "it is as it was" in done.stderr or "QvmError" in done.stderr
@@ -260,7 +261,7 @@ def test_door_bytes_that_are_no_utf8_come_through(box: Vm) -> None:
     with (box.directory / ".vmrc").open("ab") as file:
         file.write(b"MINE='\xff\xfe'\n")
     done = subprocess.run(
-        [__import__("conftest").QVM, "config", "MINE"],
+        [QVM, "config", "MINE"],
         cwd=box.directory,
         env=box.world.environ | {"LC_ALL": "C.UTF-8"},
         capture_output=True,

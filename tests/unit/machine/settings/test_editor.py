@@ -7,8 +7,9 @@ import stat
 import time
 
 import pytest
-from conftest import QVM, Result, Vm, World, write_vmrc
-from shell_terminal import Terminal
+
+from tests.support.tmux_terminal import Terminal
+from tests.support.world import QVM, Result, Vm, World, write_vmrc
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_vmrc
 
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.snapshot import hardware as snapshot_hardware
 from qvmsh.machine.snapshot.catalogue import HARDWARE
+from tests.support.world import write_vmrc
 
 ARGV = ["/usr/bin/qemu-system-x86_64", "-machine", "pc", "-accel", "tcg", "-cpu", "max"]
 

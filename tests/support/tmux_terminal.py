@@ -12,13 +12,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from conftest import QVM, Vm, World
+from tests.support.world import QVM, Vm, World
 
 PROMPT = re.compile(
     r"^(?:\[(?P<status>-?\d+)\] )?(?P<name>[\w-]+)(?::(?P<state>[\w ?]+?))?(?: (?P<cwd>[~/(]\S*))?>"
     r"(?: (?P<typed>.*))?$"
 )
-DEADLINE_S = 90
+_DEADLINE_S = 90
 
 
 def is_zombie(pid: int) -> bool:
@@ -76,7 +76,7 @@ class Terminal:
         """The prompts so far; the last one is where the cursor is, if nothing runs."""
         return [found for line in self.lines() if (found := PROMPT.match(line))]
 
-    def wait(self, what: str, *, deadline_s: float = DEADLINE_S) -> str:
+    def wait(self, what: str, *, deadline_s: float = _DEADLINE_S) -> str:
         """Wait until the screen shows the regular expression `what`; returns the screen."""
         deadline = time.monotonic() + deadline_s
         while True:
@@ -90,7 +90,7 @@ class Terminal:
 
     def ready(self, count: int = 1) -> re.Match[str]:
         """Wait for the prompt number `count`, with nothing typed after it and nothing being drawn."""
-        deadline = time.monotonic() + DEADLINE_S
+        deadline = time.monotonic() + _DEADLINE_S
         before: list[str] = []
         while True:
             lines = self.lines()
@@ -104,7 +104,7 @@ class Terminal:
 
     def state(self, wanted: str) -> None:
         """Wait until the last prompt shows this state of the machine; it is painted when it is known."""
-        deadline = time.monotonic() + DEADLINE_S
+        deadline = time.monotonic() + _DEADLINE_S
         while (shown := self.prompts()[-1]["state"]) != wanted:
             assert time.monotonic() < deadline, f"{shown}, not {wanted}:\n{self.text}"
             time.sleep(0.05)
@@ -149,7 +149,7 @@ class Terminal:
 
 
 @contextlib.contextmanager
-def terminal(world: World, cwd: Path, *words: str, env: dict[str, str] | None = None) -> Iterator[Terminal]:
+def qvm_shell(world: World, cwd: Path, *words: str, env: dict[str, str] | None = None) -> Iterator[Terminal]:
     """`qvm sh` with `words` on a terminal."""
     made = Terminal([QVM, "sh", *words], cwd, world.environ | (env or {}))
     try:
@@ -159,7 +159,7 @@ def terminal(world: World, cwd: Path, *words: str, env: dict[str, str] | None = 
 
 
 @contextlib.contextmanager
-def shell(vm: Vm, command: str) -> Iterator[Terminal]:
+def qvm_in_shell(vm: Vm, command: str) -> Iterator[Terminal]:
     """`qvm COMMAND` in a shell on a terminal; then its status, and whether the mode is the same."""
     script = f"""
         trap : INT; before=$(stty -g); {QVM} {command}; status=$?
@@ -173,7 +173,7 @@ def shell(vm: Vm, command: str) -> Iterator[Terminal]:
         made.close()
 
 
-def ended(terminal: Terminal, status: int) -> str:
+def wait_for_exit(terminal: Terminal, status: int) -> str:
     """Wait for qvm's end; the terminal must be as it was."""
     screen = terminal.wait(r"^after \S+")
     assert re.search(rf"^status {status}$", screen, re.MULTILINE), screen

@@ -35,8 +35,8 @@ class Booted:
     ) -> None:
         """Boot and wait for the banner of ssh."""
         if not self.overlay.exists():
-            words = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", self.image, self.overlay]
-            subprocess.run(words, check=True)
+            words = ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", self.image]
+            subprocess.run(["qemu-img", *words, self.overlay], check=True)
         given = self.world.home / "given.pub"
         given.write_text(self.key.with_suffix(".pub").read_text() if public_key is None else public_key)
         self.port = free_port()

@@ -29,7 +29,7 @@ def until_busy(vm: Vm, busy: str) -> None:
     time.sleep(0.5)
 
 
-def end_of(child: pexpect.spawn) -> int:  # type: ignore[type-arg]
+def end_of(child: pexpect.spawn) -> int:
     """Exit status of a child whose terminal may be gone; it must end in time."""
     deadline = time.monotonic() + 90
     while True:

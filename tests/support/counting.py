@@ -145,7 +145,7 @@ def require_order(vm: Vm) -> None:
 
 def steps_to_try(vm: Vm, count: int | None, of: str) -> list[tuple[tuple[str, ...], int, bool]]:
     """Way, step, and whether QEMU is killed too: all there are, or some that chance has drawn."""
-    every = []
+    every: list[tuple[tuple[str, ...], int, bool]] = []
     for words in WAYS:
         clear(vm, words)
         status, steps, said = run_to_step(vm, 0, *words)

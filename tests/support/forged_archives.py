@@ -12,7 +12,7 @@ from typing import Any
 from tests.support.world import Vm
 
 
-def edit_manifest(vm: Vm, change: Callable[[dict[str, Any]], None]) -> None:
+def edit_manifest(vm: Vm, change: Callable[[dict[str, Any]], object]) -> None:
     """Change the manifest of the archive; without checksums, as whoever edits it would."""
     path = vm.directory / archive_folder(vm) / "manifest.json"
     found = json.loads(path.read_text())

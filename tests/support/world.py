@@ -227,7 +227,7 @@ def create_debian(
     world: World, image: DebianImage, name: str = "demo", where: Path | None = None, **more: str
 ) -> Vm:
     """A machine on the Debian image; `more` goes into its `.vmrc`. Start it with `--ssh-attempts 120`."""
-    words = ["--image", image.image, "--mem", "512", "--cpus", "2", "--user", image.user]
+    words: list[str | Path] = ["--image", image.image, "--mem", "512", "--cpus", "2", "--user", image.user]
     result = world.run("create", name, *words, cwd=where)
     assert result.status == 0, str(result)
     vm = Vm(world, (where or world.home) / name)

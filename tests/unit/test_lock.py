@@ -71,7 +71,8 @@ def test_readme_names_the_license_of_each_package_that_qvm_installs() -> None:
         seen.add(each.name)
         told = metadata.metadata(each.name)
         todo += [Requirement(row) for row in metadata.requires(each.name) or ()]
-        words = (told.get("License-Expression") or told.get("License") or "")[:60]
+        licenses = told.get_all("License-Expression") or told.get_all("License") or [""]
+        words = licenses[0][:60]
         words += " ".join(row for row in told.get_all("Classifier") or () if row.startswith("License"))
         kind = next(kind for kind in ("LGPL", "MIT", "BSD", "PSF") if kind in words)
         names = next(names for title, names in rows.items() if title.startswith(kind))

@@ -54,8 +54,9 @@ def prefix(sdist: Path) -> Path:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     packages = next(folder.glob("lib/python*/site-packages"))
     (packages / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    pip = [sys.executable, "-m", "pip", "--python", folder / "bin/python", "install", "-q", "--no-deps"]
-    subprocess.run([*pip, "--no-index", next(wheels.glob("*.whl"))], check=True)
+    pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin/python")]
+    wheel = next(wheels.glob("*.whl"))
+    subprocess.run([*pip, "install", "-q", "--no-deps", "--no-index", wheel], check=True)
     return folder
 
 

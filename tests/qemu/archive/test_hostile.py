@@ -308,8 +308,8 @@ def test_layout_of_vm_compressed_by_each_tool_restores(vm: Vm, old: Path, tool: 
     shutil.copy(vm.directory / "demo-backing.qcow2", update)
     for path in (old / "demo-base.qcow2", old / "demo-backing.qcow2", update):
         made = path.with_name(f"{path.name}.{suffix}")
-        extra = {"lz4": ["--rm", path, made], "zstd": ["--rm", path]}.get(tool, [path])
-        subprocess.run([tool, "-q", *extra], check=True)
+        words = {"lz4": ["--rm", str(path), str(made)], "zstd": ["--rm", str(path)]}.get(tool, [str(path)])
+        subprocess.run([tool, "-q", *words], check=True)
         assert not path.exists()
         assert made.exists()
     assert "is good" in vm.ok("archive", "--verify", old.name).out

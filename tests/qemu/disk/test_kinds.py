@@ -76,7 +76,7 @@ PATTERNS = st.lists(st.tuples(st.integers(0, 255), st.integers(0, 127)), min_siz
 @st.composite
 def images(draw: st.DrawFn) -> dict[str, Any]:
     """An image: its options, what is written to it, what it is backed by."""
-    found = {
+    found: dict[str, Any] = {
         "options": draw(options()),
         "writes": draw(PATTERNS),
         "base": draw(st.sampled_from(["", "", "raw", "qcow2", "qcow2 on qcow2"])),
@@ -247,7 +247,7 @@ def test_trim_keeps_each_kind_of_image(machine: tuple[Path, Machine], special: s
         examine(*machine, image() | {"options": old, "bitmaps": 0}, "trim")
 
 
-QUICK = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
+QUICK: dict[str, Any] = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
 
 
 def test_work_on_images_keeps_content_and_kind(machine: tuple[Path, Machine]) -> None:

@@ -27,6 +27,7 @@ def told(result: Result, status: int, *words: str) -> None:
 def make(folder: Path, kind: str, name: str) -> None:
     """A file of that kind at `name`."""
     path = folder / name
+    words: list[str | Path]
     if kind == "fifo":
         os.mkfifo(path)
     elif kind == "directory":

@@ -8,13 +8,14 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from qvmsh.qemu import jobs, qmp
 from tests.support.world import Vm
 
 
 @contextlib.contextmanager
-def served(folder: Path, *answers: list[dict[str, object]]) -> Iterator[qmp.Exchange]:
+def served(folder: Path, *answers: list[dict[str, Any]]) -> Iterator[qmp.Exchange]:
     """A conversation with a monitor that says these messages after each request; the answer gets its id."""
     path = str(folder / "qmp")
     server = socket.socket(socket.AF_UNIX)
@@ -25,7 +26,7 @@ def served(folder: Path, *answers: list[dict[str, object]]) -> Iterator[qmp.Exch
         client, _ = server.accept()
         lines = client.makefile("rw")
 
-        def say(message: dict[str, object]) -> None:
+        def say(message: dict[str, Any]) -> None:
             lines.write(json.dumps(message) + "\n")
             lines.flush()
 

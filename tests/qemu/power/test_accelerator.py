@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ from qvmsh.errors import MissingProgramError
 from qvmsh.io import QUIET, Io
 from qvmsh.qemu import accelerator, programs
 from qvmsh.qemu.accelerator import Choice
+from tests.support.world import World
 
 QEMU = "qemu-system-x86_64"
 PACKAGE = Path(qvmsh.qemu.__file__).parent
@@ -74,7 +74,7 @@ class Host:
 
 
 @pytest.fixture
-def host(tmp_path: Path, world, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:  # type: ignore[no-untyped-def]
+def host(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> Host:
     """A host whose /dev/kvm opens; its processes must be gone after the test (`world`)."""
     monkeypatch.setitem(accelerator._DEVICES, "kvm", "/dev/null")
     return Host(tmp_path, world.environ)
@@ -122,9 +122,11 @@ def test_choose_auto_on_this_host_is_true_of_this_host(host: Host, monkeypatch: 
     choice = host.choose(QEMU)
     assert choice.probed
     assert choice.tcg_s
+    assert choice.limit_s
     ended = accelerator._Prober(host.qemu, "x86_64", QUIET, host.environ).probe("kvm", 10 * choice.limit_s)
     if choice.accelerator == "kvm":
         assert ended.status == 85
+        assert choice.hardware_s
         assert choice.hardware_s <= choice.limit_s
     else:
         assert choice.accelerator == "tcg"
@@ -186,6 +188,7 @@ def test_choose_hanging_accelerator_is_tcg_and_says_that_it_timed_out(host: Host
     took = time.monotonic() - began
     assert (choice.accelerator, choice.verdict, choice.hardware_s) == ("tcg", "timeout", None)
     assert "timed out" in choice.why
+    assert choice.limit_s
     assert choice.limit_s == pytest.approx(accelerator.limit(choice.tcg_s or 0))
     assert took < 2 * choice.limit_s + 20
     again = host.choose(qemu)

@@ -59,7 +59,7 @@ def test_name_of_a_started_machine_is_known_from_anywhere(blank: Blank) -> None:
 def test_run_on_a_terminal_gives_it_to_qemu(blank: Blank) -> None:
     """Without a desktop the monitor is on the terminal: Ctrl-A C shows it, Ctrl-A X quits."""
     vm = blank()
-    child = pexpect.spawn(QVM, ["run"], cwd=str(vm.directory), env=vm.world.environ, timeout=60)  # type: ignore[arg-type]
+    child = pexpect.spawn(QVM, ["run"], cwd=str(vm.directory), env=vm.world.environ, timeout=60)
     try:
         while not vm.qvm("status", "-s").out.startswith("demo: running"):
             assert child.isalive()

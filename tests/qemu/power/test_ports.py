@@ -38,7 +38,7 @@ def free(protocol: str = "tcp") -> int:
 
 def listeners(pid: int, protocol: str) -> set[str]:
     """Addresses on which the process listens."""
-    inodes = set()
+    inodes: set[str] = set()
     for fd in Path(f"/proc/{pid}/fd").iterdir():
         found = re.fullmatch(r"socket:\[(\d+)\]", str(fd.readlink()))
         inodes.update(found.groups() if found else ())
@@ -81,12 +81,17 @@ def test_start_port_that_is_taken_in_between_is_told_in_the_same_words(
         monkeypatch.setattr(machine_ports, "require_free", lambda _vm: None)
         begun: list[launch.Qemu] = []
         chosen: list[int] = []
+
+        def choose() -> int:
+            chosen.append(sockets.free_port())
+            return chosen[-1]
+
         with pytest.raises(Exception, match=f"cannot forward tcp 127.0.0.1:{port}: taken by"):
             launch.launch(
                 Machine(vm.directory, environ=vm.world.environ),
                 Launch(),
                 begun,
-                lambda: chosen.append(sockets.free_port()) or chosen[-1],
+                choose,
             )
     assert len(chosen) == 1
     assert not begun

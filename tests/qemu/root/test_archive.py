@@ -255,11 +255,12 @@ def cut_note(vm: Vm, owner: Owner, cut: str, disk: str, state: str = "open") -> 
 
 def written_overlay(path: Path, below: Path, owner: Owner) -> None:
     """An overlay that holds data and says that it stands on a file."""
-    for words in (
+    commands: tuple[list[str | Path], ...] = (
         ["qemu-img", "create", "-q", "-f", "qcow2", path, "1088"],
         ["qemu-io", "-f", "qcow2", "-c", "write -P 65 0 1k", path],
         ["qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", below, path],
-    ):
+    )
+    for words in commands:
         subprocess.run(words, check=True, capture_output=True)
     os.chown(path, owner.row.pw_uid, owner.row.pw_gid)
 

@@ -162,9 +162,11 @@ def test_status_after_a_load_that_failed_is_not_running(blank: Blank) -> None:
 def test_deleted_current_directory_is_named(world: World, blank: Blank) -> None:
     vm = blank()
     line = f"mkdir '{world.home}/gone'; cd '{world.home}/gone'; rmdir '{world.home}/gone'; {QVM} "
-    run = lambda words: subprocess.run(  # noqa: E731
-        ["bash", "-c", line + words], env=world.environ, capture_output=True, text=True
-    )
+
+    def run(words: str) -> subprocess.CompletedProcess[str]:
+        argv = ["bash", "-c", line + words]
+        return subprocess.run(argv, env=world.environ, capture_output=True, text=True)
+
     assert run(f"-C '{vm.directory}' status").stdout == "demo: stopped\n"
     assert "the current directory is gone" in run("status").stderr
 

@@ -31,4 +31,6 @@ def test_index_every_group_has_a_title() -> None:
 def test_version_is_the_same_everywhere() -> None:
     from qvmsh._version import VERSION
 
-    assert re.search(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1] == VERSION
+    found = re.search(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert found
+    assert found[1] == VERSION

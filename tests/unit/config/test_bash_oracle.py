@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from qvmsh.config.evaluation import evaluate
-from qvmsh.config.grammar import parse
+from qvmsh.config.grammar import Problem, parse
 
 BASH = shutil.which("bash")
 pytestmark = pytest.mark.skipif(BASH is None, reason="bash is not installed")
@@ -93,7 +93,7 @@ def bash(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bash]:
     found.close()
 
 
-def ours(text: str) -> tuple[dict[str, str], list[object]]:
+def ours(text: str) -> tuple[dict[str, str], list[Problem]]:
     """What qvm makes of `text`: the values of the names, and the problems."""
     document = parse(text, "vmrc")
     values = dict(ENVIRON)
@@ -130,7 +130,7 @@ def joined(*kinds: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
 
 word_plain = st.text(st.sampled_from("ab ~:;|&()#=/{*?\t\né"), max_size=5)
 double_word_plain = st.text(st.sampled_from("ab ~:;|&()#=/{*?\t\né"), max_size=5)
-double_word = st.deferred(
+double_word: st.SearchStrategy[str] = st.deferred(
     lambda: joined(
         double_word_plain,
         references,
@@ -143,7 +143,7 @@ double = st.deferred(
         lambda s: f'"{s}"'
     )
 )
-word = st.deferred(
+word: st.SearchStrategy[str] = st.deferred(
     lambda: joined(word_plain, references, escaped, single, double, tildes, braces(word), lone_dollar)
 )
 value = joined(plain, references, escaped, single, double, tildes, braces(word))

@@ -26,7 +26,8 @@ def shown_defaults() -> dict[str, str]:
 
 def test_global_file_sets_nothing_as_it_is() -> None:
     document = parse((RC / "vmrc").read_text(), "vmrc")
-    assert document.problems == document.assignments == []
+    assert not document.problems
+    assert not document.assignments
 
 
 def test_global_file_shows_every_variable_with_its_default() -> None:

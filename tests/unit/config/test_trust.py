@@ -176,9 +176,9 @@ def test_look_runs_the_qemu_img_of_path(vmrc: Path, tmp_path: Path, named: str) 
         with pytest.raises(MissingProgramError):
             tools.qemu_img(vm)
     else:
-        assert os.path.samefile(
-            tools.qemu_img(vm), shutil.which("sh") if "sh" in named else vmrc.parent / named
-        )
+        expected = shutil.which("sh") if "sh" in named else vmrc.parent / named
+        assert expected
+        assert os.path.samefile(tools.qemu_img(vm), expected)
 
 
 @pytest.mark.parametrize(

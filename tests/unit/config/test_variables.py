@@ -36,7 +36,7 @@ FINE = {
     "VM_LOG": ["/var/log/vm, =\n.log"],
 }
 
-WRONG = {
+WRONG: dict[str, dict[str, str | None]] = {
     "VM_MACHINE_NAME": {"a/b": "a-b", "-x": "x", ".x": "x", "a\nb": "a-b", "": "", "x" * 201: ""},
     "VM_MACHINE_ID": {"7": "07", "100": "", "x1": "", "": "", "\u0660\u0661": "", " 1": ""},
     "VM_MACHINE_OWNER": {"nobody-here-at-all": ME, "": ""},

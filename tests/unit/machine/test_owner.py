@@ -172,7 +172,7 @@ def test_words_for_another_process_mean_the_same(data: st.DataObject) -> None:
         excluded = {
             other for name in bound.options for r in bound.entry.options if r[0] == name for other in r[7]
         }
-        if row[0] in excluded or set(row[7]) & set(bound.options) or data.draw(st.booleans()):
+        if row[0] in excluded or bool(set(row[7]) & set(bound.options)) or data.draw(st.booleans()):
             continue
         value: object = data.draw(WORDS)
         if row[5]:

@@ -29,12 +29,17 @@ def locked_by_nobody(path: Path) -> tuple[socket.socket, socket.socket]:
     return ours, other
 
 
+def close_all(*ends: socket.socket) -> None:
+    for end in ends:
+        end.close()
+
+
 def test_image_of_a_qemu_that_is_just_ending_is_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "disk.img"
     path.write_bytes(bytes(4096))
     ends = locked_by_nobody(path)
     assert image._is_written(str(path))
-    let_go = threading.Timer(0.3, lambda: [end.close() for end in ends])
+    let_go = threading.Timer(0.3, close_all, ends)
     let_go.start()
     image.require_unused(str(path), "demo")
     assert not image._is_written(str(path))

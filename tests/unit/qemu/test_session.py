@@ -16,10 +16,10 @@ from qvmsh.qemu.session import _turn
 
 
 @pytest.fixture
-def handler() -> Iterator[Callable[[Any], None]]:
+def handler() -> Iterator[Callable[[Any], object]]:
     """Chooses who gets SIGINT."""
     before = signal.getsignal(signal.SIGINT)
-    yield lambda chosen: signal.signal(signal.SIGINT, chosen) and None
+    yield lambda chosen: signal.signal(signal.SIGINT, chosen)
     signal.signal(signal.SIGINT, before)
 
 
@@ -47,7 +47,7 @@ def turned(ended: list[str], *, fails: bool = False) -> Any:
         loop.close()
 
 
-def test_handler_that_raises_ends_the_work(handler: Callable[[Any], None]) -> None:
+def test_handler_that_raises_ends_the_work(handler: Callable[[Any], object]) -> None:
     handler(signal.default_int_handler)
     ended: list[str] = []
     with pytest.raises(KeyboardInterrupt):
@@ -56,7 +56,7 @@ def test_handler_that_raises_ends_the_work(handler: Callable[[Any], None]) -> No
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_handler_that_goes_on_lets_the_work_go_on(handler: Callable[[Any], None]) -> None:
+def test_handler_that_goes_on_lets_the_work_go_on(handler: Callable[[Any], object]) -> None:
     seen: list[int] = []
     handler(lambda number, _: seen.append(number))
     ended: list[str] = []
@@ -64,7 +64,7 @@ def test_handler_that_goes_on_lets_the_work_go_on(handler: Callable[[Any], None]
     assert (seen, ended) == ([signal.SIGINT], ["done"])
 
 
-def test_ctrl_c_is_not_lost_where_the_work_then_fails(handler: Callable[[Any], None]) -> None:
+def test_ctrl_c_is_not_lost_where_the_work_then_fails(handler: Callable[[Any], object]) -> None:
     handler(signal.default_int_handler)
     ended: list[str] = []
     with pytest.raises(KeyboardInterrupt) as told:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import subprocess
+from typing import cast
 
 import pytest
 
+from qvmsh.host.ssh import Link
 from qvmsh.machine.disk import size as disk_size
 
 
@@ -19,9 +21,13 @@ class Here:
         return subprocess.run(self.argv, capture_output=True, text=True, check=False, timeout=timeout_s)
 
 
+def here(*argv: str) -> Link:
+    return cast(Link, Here(*argv))
+
+
 def test_fstrim_that_does_not_end_or_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert disk_size._fstrim(Here("true")) == ""
-    assert disk_size._fstrim(Here("false")) == "fstrim failed"
-    assert disk_size._fstrim(Here("sh", "-c", "echo one >&2; echo two >&2; exit 1")) == "two"
+    assert disk_size._fstrim(here("true")) == ""
+    assert disk_size._fstrim(here("false")) == "fstrim failed"
+    assert disk_size._fstrim(here("sh", "-c", "echo one >&2; echo two >&2; exit 1")) == "two"
     monkeypatch.setattr(disk_size, "TRIM_S", 0.01)
-    assert disk_size._fstrim(Here("sleep", "60")) == "fstrim has not ended within 0 s"
+    assert disk_size._fstrim(here("sleep", "60")) == "fstrim has not ended within 0 s"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from qvmsh.errors import UsageError
@@ -38,7 +40,7 @@ def test_request_that_means_none_is_refused(words: list[str]) -> None:
 def test_requests_of_a_stream_come_as_soon_as_they_are_whole() -> None:
     read: list[str] = []
 
-    def stream():  # type: ignore[no-untyped-def]
+    def stream() -> Iterator[str]:
         for line in ('{"execute": "a"} {"execute":\n', "\n", '"b"}{"execute": "c"}\n', "\n"):
             read.append(line)
             yield line

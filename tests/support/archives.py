@@ -7,34 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tests.support.programs import output_of
 from tests.support.world import Vm
-
-
-def write_byte(vm: Vm, value: int, at: str, name: str = "demo-backing.qcow2", form: str = "qcow2") -> None:
-    """Write 64 KiB of one byte into a disk of a machine that is off."""
-    output_of(vm, "qemu-io", "-f", form, "-c", f"write -P {value} {at} 64k", f"./{name}")
-
-
-def write_live(vm: Vm, words: str, node: str = "disk0") -> None:
-    """Have the running QEMU write to a disk as its device would."""
-    told = vm.ok("cmd", f'qemu-io -d /machine/peripheral/{node}-device/virtio-backend "write {words}"').out
-    assert not told.strip(), told
-
-
-def read_byte(vm: Vm, at: str, name: str = "demo-backing.qcow2", form: str = "qcow2") -> int:
-    """The byte at a place of a disk."""
-    told = output_of(vm, "qemu-io", "-f", form, "-r", "-c", f"read -v {at} 1", f"./{name}")
-    return int(told.split()[1], 16)
-
-
-def read_bytes(vm: Vm, *places: str) -> list[int]:
-    return [read_byte(vm, place) for place in places]
-
-
-def snapshot_names(vm: Vm, name: str = "demo-backing.qcow2") -> list[str]:
-    told = json.loads(output_of(vm, "qemu-img", "info", "--output=json", f"./{name}"))
-    return [each["name"] for each in told.get("snapshots", [])]
 
 
 def make_archive(vm: Vm, *words: str, **kw: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Disks of machines: written to, read, listed."""
+"""Disks of machines: made, written to, read, listed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import subprocess
 from typing import Any
 
+from tests.support.programs import qemu_img, qemu_io
 from tests.support.world import Vm
 
 
@@ -25,3 +26,29 @@ def holds(vm: Vm, disk: str, pattern: int) -> bool:
 
 def list_disks(vm: Vm) -> dict[str, dict[str, Any]]:
     return {row["id"]: row for row in json.loads(vm.ok("disk", "list", "--json").out)["disks"]}
+
+
+def write_byte(vm: Vm, value: int, at: str, name: str = "demo-backing.qcow2", form: str = "qcow2") -> None:
+    """Write 64 KiB of one byte into a disk of a machine that is off."""
+    qemu_io(vm, "-f", form, "-c", f"write -P {value} {at} 64k", f"./{name}")
+
+
+def write_live(vm: Vm, words: str, node: str = "disk0") -> None:
+    """Have the running QEMU write to a disk as its device would."""
+    told = vm.ok("cmd", f'qemu-io -d /machine/peripheral/{node}-device/virtio-backend "write {words}"').out
+    assert not told.strip(), told
+
+
+def read_byte(vm: Vm, at: str, name: str = "demo-backing.qcow2", form: str = "qcow2") -> int:
+    """The byte at a place of a disk."""
+    told = qemu_io(vm, "-f", form, "-r", "-c", f"read -v {at} 1", f"./{name}")
+    return int(told.split()[1], 16)
+
+
+def read_bytes(vm: Vm, *places: str) -> list[int]:
+    return [read_byte(vm, place) for place in places]
+
+
+def snapshot_names(vm: Vm, name: str = "demo-backing.qcow2") -> list[str]:
+    told = json.loads(qemu_img(vm, "info", "--output=json", f"./{name}"))
+    return [each["name"] for each in told.get("snapshots", [])]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.support.programs import output_of
+from tests.support.programs import output_of, qemu_img
 from tests.support.world import DEADLINE_S, Vm
 
 DATA = "data.qcow2"
@@ -51,7 +51,7 @@ def add_data_disk(vm: Vm, size: str) -> None:
     """Give the machine a second disk with an ext4."""
     raw = vm.directory / "new.raw"
     output_of(vm, "mke2fs", "-q", "-t", "ext4", raw.name, size)
-    output_of(vm, "qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw.name, DATA)
+    qemu_img(vm, "convert", "-f", "raw", "-O", "qcow2", raw.name, DATA)
     raw.unlink()
     vm.ok("disk", "add", DATA)
 
@@ -221,7 +221,7 @@ def _program(name: str) -> str:
 def file_system(vm: Vm, name: str) -> Iterator[str]:
     """A disk's ext4 (of the partition that Linux is on, if it has some), as e2fsprogs name it."""
     raw = vm.directory / "look.raw"
-    output_of(vm, "qemu-img", "convert", "-O", "raw", name, raw.name)
+    qemu_img(vm, "convert", "-O", "raw", name, raw.name)
     try:
         with raw.open("rb") as file:
             data = file.read(512)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.guest_writer import fsck
-from tests.support.programs import output_of
+from tests.support.programs import qemu_img, qemu_io
 from tests.support.world import Vm, World, write_vmrc
 
 pytestmark = pytest.mark.guest
@@ -31,7 +31,7 @@ def archived(vm: Vm, *words: str) -> dict[str, Any]:
 
 def test_archive_while_the_guest_works_comes_back_whole(guest: Vm) -> None:
     """Data of before, during and after; two disks; a snapshot with memory; boot, fsck, verify."""
-    output_of(guest, "qemu-img", "create", "-q", "-f", "qcow2", "data.qcow2", "8M")
+    qemu_img(guest, "create", "-q", "-f", "qcow2", "data.qcow2", "8M")
     guest.set(VM_DISKS="data.qcow2")
     guest.start()
     guest.ok("ssh", "echo before > before; echo one | sudo -n dd of=/dev/vdb bs=512 conv=sync; sync")
@@ -65,7 +65,7 @@ def test_archive_while_the_guest_works_comes_back_whole(guest: Vm) -> None:
             assert "powered off" in twin.ok("stop").out
         finally:
             twin.kill()
-        output_of(twin, "qemu-img", "check", "twin-backing.qcow2")
+        qemu_img(twin, "check", "twin-backing.qcow2")
         shutil.rmtree(twin.directory)
     guest.ok("restore", "--force", names[2])
     loaded = guest.ok("start", "--loadvm", "live")
@@ -103,11 +103,11 @@ def test_archive_on_another_host_by_ssh(running: Vm, tmp_path: Path) -> None:
     world: World = running.world
     write_vmrc(world.home / "far", "far", VM_ARCHIVE=f"ssh://store{there}/a store")
     vm = Vm(world, world.home / "far")
-    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", "far-seed.qcow2", "16M")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "far-seed.qcow2", "16M")
     vm.ok("init")
 
     def write(value: int) -> None:
-        output_of(vm, "qemu-io", "-c", f"write -P {value} 0 64k", "far-backing.qcow2")
+        qemu_io(vm, "-c", f"write -P {value} 0 64k", "far-backing.qcow2")
 
     write(1)
     vm.ok("archive", env=env)
@@ -117,10 +117,10 @@ def test_archive_on_another_host_by_ssh(running: Vm, tmp_path: Path) -> None:
     assert len(rows) == 2
     assert "is good" in vm.ok("archive", "--verify", rows[0]["archive"], env=env).out
     vm.ok("restore", "-f", rows[0]["stamp"], env=env)
-    assert "01" in output_of(vm, "qemu-io", "-c", "read -v 0 1", "far-backing.qcow2")
+    assert "01" in qemu_io(vm, "-c", "read -v 0 1", "far-backing.qcow2")
     vm.ok("restore", f"ssh://store{there}/a store/{rows[0]['archive']}", "../near", env=env)
     near = Vm(world, world.home / "near")
-    assert "02" in output_of(near, "qemu-io", "-c", "read -v 0 1", "near-backing.qcow2").split()[1]
+    assert "02" in qemu_io(near, "-c", "read -v 0 1", "near-backing.qcow2").split()[1]
     write(3)
     vm.ok("archive", "--keep", "1", env=env)
     assert len(json.loads(vm.ok("--json", "archive", "--list", env=env).out)["states"]) == 1

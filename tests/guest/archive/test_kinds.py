@@ -10,17 +10,13 @@ from typing import Any
 
 import pytest
 
+from tests.support.programs import qemu_img
 from tests.support.world import Vm
 
 pytestmark = pytest.mark.guest
 
 OPTIONS = "sudo -n sh -c"
 HOST_KEY = "/etc/dropbear/dropbear_ed25519_host_key"
-
-
-def img(vm: Vm, *words: str) -> None:
-    done = subprocess.run(["qemu-img", *words], cwd=vm.directory, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 def archived(vm: Vm, *words: str) -> dict[str, Any]:
@@ -66,9 +62,9 @@ def test_uefi_tpm_kernel_seed_and_disks_of_each_kind_come_back(guest: Vm, tiny: 
     seed.mkdir()
     (seed / "meta-data").write_text("instance-id: one\n")
     subprocess.run(["mke2fs", "-q", "-b", "4096", "-d", seed, guest.directory / "seed.img", "1M"], check=True)
-    img(guest, "create", "-q", "-f", "qcow2", "db.qcow2", "8M")
-    img(guest, "create", "-q", "-f", "raw", "plain.raw", "8M")
-    img(guest, "create", "-q", "-f", "qcow2", "../extra.qcow2", "8M")
+    qemu_img(guest, "create", "-q", "-f", "qcow2", "db.qcow2", "8M")
+    qemu_img(guest, "create", "-q", "-f", "raw", "plain.raw", "8M")
+    qemu_img(guest, "create", "-q", "-f", "qcow2", "../extra.qcow2", "8M")
     words = value(guest, "VM_QEMU_EXTRA")
     drive = "-drive file=../extra.qcow2,format=qcow2,if=none,id=x -device virtio-blk-pci,drive=x,serial=extra"
     guest.ok(
@@ -125,7 +121,7 @@ def test_uefi_tpm_kernel_seed_and_disks_of_each_kind_come_back(guest: Vm, tiny: 
 @pytest.mark.timeout(900)
 def test_machine_without_layers_with_a_saved_state_comes_back(guest: Vm) -> None:
     """VM_USE_SNAPSHOTS=no; the memory too, and a new machine that goes on with it keeps the key."""
-    img(guest, "convert", "-O", "qcow2", "demo-backing.qcow2", "demo.qcow2")
+    qemu_img(guest, "convert", "-O", "qcow2", "demo-backing.qcow2", "demo.qcow2")
     guest.ok("config", "VM_USE_SNAPSHOTS=no")
     guest.start()
     guest.ok("ssh", "echo disk > note; sync; echo memory > /tmp/memory")

@@ -9,15 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.programs import qemu_img
 from tests.support.world import Vm
 
 pytestmark = pytest.mark.guest
-
-
-def qemu_img(vm: Vm, *words: str) -> str:
-    done = subprocess.run(["qemu-img", *words], cwd=vm.directory, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def boot_by_kernel(vm: Vm, tiny: str) -> None:

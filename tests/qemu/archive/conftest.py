@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.counting import NO_WAITING, wait_for_more
 from tests.support.guests import counter
-from tests.support.programs import output_of
+from tests.support.programs import qemu_img
 from tests.support.world import Blank, Vm
 
 
@@ -14,7 +14,7 @@ from tests.support.world import Blank, Vm
 def counting(blank: Blank) -> Vm:
     """A machine of two disks whose guest writes numbers to both all the time (support/guests/counter.py)."""
     vm = blank(VM_DISKS="data.qcow2", **NO_WAITING)
-    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", "data.qcow2", "16M")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "data.qcow2", "16M")
     counter.install(vm.directory / "demo-backing.qcow2")
     vm.ok("start", "--no-wait")
     wait_for_more(vm)

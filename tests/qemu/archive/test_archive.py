@@ -14,26 +14,17 @@ from typing import Any
 
 import pytest
 
-from tests.support.archives import (
-    archived_states,
-    make_archive,
-    read_byte,
-    read_bytes,
-    require_nothing_left,
-    snapshot_names,
-    state_name,
-    write_byte,
-    write_live,
-)
-from tests.support.programs import output_of
+from tests.support.archives import archived_states, make_archive, require_nothing_left, state_name
+from tests.support.disks import read_byte, read_bytes, snapshot_names, write_byte, write_live
+from tests.support.programs import qemu_img
 from tests.support.world import Blank, Vm
 
 
 def test_archive_off_holds_all_disks_and_restores_them(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.raw\nmore/db.qcow2")
-    output_of(vm, "qemu-img", "create", "-q", "-f", "raw", "data.raw", "1M")
+    qemu_img(vm, "create", "-q", "-f", "raw", "data.raw", "1M")
     (vm.directory / "more").mkdir()
-    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", "more/db.qcow2", "1M")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "more/db.qcow2", "1M")
     write_byte(vm, 1, "0")
     write_byte(vm, 2, "0", "data.raw", "raw")
     write_byte(vm, 3, "0", "more/db.qcow2")
@@ -72,7 +63,7 @@ def test_archive_off_holds_all_disks_and_restores_them(blank: Blank) -> None:
 
 def test_restore_new_machine_has_an_identity_of_its_own(blank: Blank) -> None:
     vm = blank(VM_DISKS="../outside.raw")
-    output_of(vm, "qemu-img", "create", "-q", "-f", "raw", "../outside.raw", "1M")
+    qemu_img(vm, "create", "-q", "-f", "raw", "../outside.raw", "1M")
     write_byte(vm, 1, "0")
     write_byte(vm, 2, "0", "../outside.raw", "raw")
     made = make_archive(vm)
@@ -81,9 +72,7 @@ def test_restore_new_machine_has_an_identity_of_its_own(blank: Blank) -> None:
     assert read_byte(twin, "0", "twin-backing.qcow2") == 1
     assert read_byte(twin, "0", "outside.raw", "raw") == 2
     assert json.loads(twin.ok("--json", "config", "VM_DISKS").out)
-    chain = json.loads(
-        output_of(twin, "qemu-img", "info", "--backing-chain", "--output=json", "twin-backing.qcow2")
-    )
+    chain = json.loads(qemu_img(twin, "info", "--backing-chain", "--output=json", "twin-backing.qcow2"))
     assert [each["filename"] for each in chain] == ["twin-backing.qcow2", "./twin-base.qcow2"]
     uuids = [(each.directory / ".qvm/uuid") for each in (vm, twin)]
     twin.ok("start", "--no-wait")
@@ -118,13 +107,11 @@ def test_archive_create_commits_only_what_a_commit_does_not_falsify(blank: Blank
     assert read_byte(vm, "0", "demo-base.qcow2") == 2
     assert snapshot_names(vm) == []
     vm.ok("restore", state_name(pair))
-    output_of(vm, "qemu-img", "snapshot", "-a", "ready", "demo-backing.qcow2")
+    qemu_img(vm, "snapshot", "-a", "ready", "demo-backing.qcow2")
     assert read_byte(vm, "0") == 1  # not what was written after it
     # another overlay on the same base would be falsified as well
-    output_of(
-        vm, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "./demo-base.qcow2", "other.qcow2"
-    )
-    output_of(vm, "qemu-img", "snapshot", "-d", "ready", "demo-backing.qcow2")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "./demo-base.qcow2", "other.qcow2")
+    qemu_img(vm, "snapshot", "-d", "ready", "demo-backing.qcow2")
     write_byte(vm, 7, "1M")
     assert "other.qcow2 also stands on demo-base.qcow2" in make_archive(vm, "-c")["notes"][0]
     assert read_byte(vm, "1M", "other.qcow2") == 0
@@ -139,7 +126,7 @@ def known(vm: Vm) -> dict[str, str | None]:
 
 def test_nothing_is_told_of_snapshots_that_the_copy_or_the_commit_has_dropped(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.qcow2")
-    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", "data.qcow2", "1M")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "data.qcow2", "1M")
     for name in ("a", "b", "c"):
         vm.ok("snapshot", "save", name)
     vm.ok("archive", "--delvm", "b")
@@ -149,7 +136,7 @@ def test_nothing_is_told_of_snapshots_that_the_copy_or_the_commit_has_dropped(bl
     assert known(twin) == {"a": None, "c": "a"}
     vm.ok("restore", "--force", "latest")
     assert known(vm) == {"a": None, "c": "a"}
-    output_of(vm, "qemu-img", "snapshot", "-d", "a", "data.qcow2")
+    qemu_img(vm, "snapshot", "-d", "a", "data.qcow2")
     vm.ok("archive", "--create", "--drop-snapshots")
     assert known(vm) == {"c": None}  # on the other disk it still is
 
@@ -157,7 +144,7 @@ def test_nothing_is_told_of_snapshots_that_the_copy_or_the_commit_has_dropped(bl
 def test_archive_running_whole_then_changes_only_each_restores_exactly(blank: Blank) -> None:
     """With internal snapshots, over a stop and a kill of QEMU; a raw disk and a qcow2 disk beside."""
     vm = blank(VM_DISKS="data.raw:raw:ro")
-    output_of(vm, "qemu-img", "create", "-q", "-f", "raw", "data.raw", "65M")  # a smaller one goes along
+    qemu_img(vm, "create", "-q", "-f", "raw", "data.raw", "65M")  # a smaller one goes along
     places = ("1M", "2M", "3M", "4M")
     kept: list[tuple[str, list[int], list[str], bool]] = []
 
@@ -206,8 +193,8 @@ def test_archive_running_whole_then_changes_only_each_restores_exactly(blank: Bl
         vm.ok("restore", "--force", name)
         assert read_bytes(vm, *places) == expected, name
         assert snapshot_names(vm) == tags
-        output_of(vm, "qemu-img", "check", "demo-backing.qcow2")
-        assert "bitmaps" not in output_of(vm, "qemu-img", "info", "demo-backing.qcow2")
+        qemu_img(vm, "check", "demo-backing.qcow2")
+        assert "bitmaps" not in qemu_img(vm, "info", "demo-backing.qcow2")
     vm.ok("archive", "--verify", first["archive"])
     vm.ok("start", "--no-wait", "--loadvm", "s1")
     require_nothing_left(vm)
@@ -411,7 +398,7 @@ def test_archive_of_a_running_machine_whose_disk_was_committed_has_that_disk(bla
 def test_archive_says_which_disk_came_after_the_start(blank: Blank) -> None:
     vm = blank(VM_GUEST_AGENT="no", VM_NET_MODEL="none")
     vm.ok("start", "--no-wait")
-    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", "late.qcow2", "1M")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "late.qcow2", "1M")
     vm.set(VM_DISKS="late.qcow2")
     assert make_archive(vm)["notes"] == [
         "late.qcow2 is not in the archive: the machine was started without it"

@@ -10,14 +10,8 @@ import shutil
 
 import pytest
 
-from tests.support.archives import (
-    archived_states,
-    make_archive,
-    read_byte,
-    require_nothing_left,
-    state_name,
-    write_byte,
-)
+from tests.support.archives import archived_states, make_archive, require_nothing_left, state_name
+from tests.support.disks import read_byte, write_byte
 from tests.support.world import Blank
 
 WRITES = "qemu-io -f qcow2 -c 'write -P 9 0 64k' {}"

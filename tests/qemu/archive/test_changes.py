@@ -12,22 +12,15 @@ from typing import Any
 
 import pytest
 
-from tests.support.archives import (
-    archived_states,
-    make_archive,
-    read_byte,
-    require_nothing_left,
-    state_name,
-    write_byte,
-    write_live,
-)
-from tests.support.programs import output_of
+from tests.support.archives import archived_states, make_archive, require_nothing_left, state_name
+from tests.support.disks import read_byte, write_byte, write_live
+from tests.support.programs import qemu_img, qemu_io
 from tests.support.small_disk import small_disk
 from tests.support.world import Blank, Vm
 
 
 def disk(vm: Vm, name: str, value: int = 0) -> None:
-    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", f"./{name}", "16M")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", f"./{name}", "16M")
     if value:
         write_byte(vm, value, "0", name)
 
@@ -155,7 +148,7 @@ def test_disk_made_smaller_is_copied_whole_also_if_it_grows_again(blank: Blank) 
     archived_on(vm, written="-P 5 12M 64k", node="disk1")
     vm.ok("disk", "resize", "disk1", "8M", "--shrink")
     made = twin(vm, archived_on(vm))
-    told = json.loads(output_of(made, "qemu-img", "info", "--output=json", "a.qcow2"))
+    told = json.loads(qemu_img(made, "info", "--output=json", "a.qcow2"))
     assert told["virtual-size"] == 8 << 20
     vm.ok("disk", "resize", "disk1", "16M")
     archived_on(vm, written="-P 5 12M 64k", node="disk1")
@@ -169,10 +162,10 @@ def test_other_tool_that_made_a_disk_smaller_is_noticed(blank: Blank) -> None:
     disk(vm, "a.qcow2")
     vm.set(VM_DISKS="a.qcow2")
     archived_on(vm)
-    output_of(vm, "qemu-img", "resize", "-q", "--shrink", "a.qcow2", "8M")
+    qemu_img(vm, "resize", "-q", "--shrink", "a.qcow2", "8M")
     report = archived_on(vm)
     assert any("a.qcow2 has been made smaller" in line for line in report["notes"])
-    told = json.loads(output_of(twin(vm, report), "qemu-img", "info", "--output=json", "a.qcow2"))
+    told = json.loads(qemu_img(twin(vm, report), "info", "--output=json", "a.qcow2"))
     assert told["virtual-size"] == 8 << 20
 
 
@@ -205,7 +198,7 @@ main()
 
 def test_changes_of_a_raw_disk_are_announced_by_their_name(blank: Blank) -> None:
     vm = blank(VM_DISKS="d.img:raw")
-    output_of(vm, "qemu-img", "create", "-q", "-f", "raw", "d.img", "4M")
+    qemu_img(vm, "create", "-q", "-f", "raw", "d.img", "4M")
     vm.ok("start", "--no-wait")
     make_archive(vm)
     done = subprocess.run(
@@ -240,7 +233,7 @@ def test_snapshot_that_savevm_replaces_is_told_and_memory_counts_while_paused(bl
 def test_no_room_to_verify_says_where(blank: Blank, tmp_path: Path) -> None:
     vm = blank()
     write_noise = ["-f", "qcow2", "-c", "write -P 7 0 8M", "./demo-backing.qcow2"]
-    output_of(vm, "qemu-io", *write_noise)
+    qemu_io(vm, *write_noise)
     plain = make_archive(vm)
     report = make_archive(vm, "--full", "--compress", "gzip")
     assert state_name(report) != state_name(plain)

@@ -11,16 +11,8 @@ import time
 
 import pytest
 
-from tests.support.archives import (
-    damage,
-    make_archive,
-    read_byte,
-    require_nothing_left,
-    state_name,
-    state_names,
-    write_byte,
-    write_live,
-)
+from tests.support.archives import damage, make_archive, require_nothing_left, state_name, state_names
+from tests.support.disks import read_byte, write_byte, write_live
 from tests.support.world import Blank, Result, Vm
 
 KILLED = """

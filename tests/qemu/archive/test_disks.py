@@ -6,20 +6,14 @@ import json
 
 import pytest
 
-from tests.support.archives import (
-    make_archive,
-    read_byte,
-    require_nothing_left,
-    state_name,
-    write_byte,
-    write_live,
-)
-from tests.support.programs import output_of
+from tests.support.archives import make_archive, require_nothing_left, state_name
+from tests.support.disks import read_byte, write_byte, write_live
+from tests.support.programs import qemu_img
 from tests.support.world import Blank, Vm
 
 
 def create(vm: Vm, name: str, value: int, form: str = "qcow2") -> None:
-    output_of(vm, "qemu-img", "create", "-q", "-f", form, name, "1M")
+    qemu_img(vm, "create", "-q", "-f", form, name, "1M")
     write_byte(vm, value, "0", name, form)
 
 

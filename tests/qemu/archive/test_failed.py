@@ -15,17 +15,9 @@ import time
 
 import pytest
 
-from tests.support.archives import (
-    archived_states,
-    make_archive,
-    read_byte,
-    require_nothing_left,
-    snapshot_names,
-    state_name,
-    write_byte,
-    write_live,
-)
-from tests.support.programs import output_of
+from tests.support.archives import archived_states, make_archive, require_nothing_left, state_name
+from tests.support.disks import read_byte, snapshot_names, write_byte, write_live
+from tests.support.programs import qemu_img
 from tests.support.small_disk import small_disk
 from tests.support.world import QVM, Blank, Vm
 
@@ -294,7 +286,7 @@ def test_host_that_is_gone_holds_up_nobody_who_types_ctrl_c_again(blank: Blank) 
 def test_create_that_cannot_archive_drops_no_snapshot(blank: Blank, how: str) -> None:
     vm = blank()
     write_byte(vm, 1, "0")
-    output_of(vm, "qemu-img", "snapshot", "-c", "precious", "demo-backing.qcow2")
+    qemu_img(vm, "snapshot", "-c", "precious", "demo-backing.qcow2")
     write_byte(vm, 2, "0")
     words = ["archive", "--create", "--drop-snapshots"]
     with contextlib.ExitStack() as stack:

@@ -14,18 +14,11 @@ from typing import Any
 
 import pytest
 
-from tests.support.archives import (
-    archived_states,
-    make_archive,
-    read_byte,
-    require_nothing_left,
-    state_name,
-    write_byte,
-    write_live,
-)
+from tests.support.archives import archived_states, make_archive, require_nothing_left, state_name
+from tests.support.disks import read_byte, write_byte, write_live
 from tests.support.errors import require_error
 from tests.support.forged_archives import archive_folder, edit_manifest, first_part, write_settings
-from tests.support.programs import output_of
+from tests.support.programs import qemu_img, qemu_io
 from tests.support.small_disk import small_disk
 from tests.support.world import Blank, Vm
 
@@ -264,24 +257,15 @@ def test_images_that_name_files_of_the_host_are_refused(vm: Vm, old: Path, canar
         assert read_byte(vm, "0") == 2
         require_nothing_left(vm)
 
-    output_of(vm, "qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", str(secret), str(base))
+    qemu_img(vm, "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", str(secret), str(base))
     both(f"stands on {secret}, which the archive does not hold")
     base.unlink()
     both("which the archive does not hold")
-    output_of(vm, "qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", "/dev/zero", str(top))
+    qemu_img(vm, "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", "/dev/zero", str(top))
     both("stands on /dev/zero")
     top.unlink()
-    output_of(
-        vm,
-        "qemu-img",
-        "create",
-        "-q",
-        "-f",
-        "qcow2",
-        "-o",
-        f"data_file={old}/data,data_file_raw=on",
-        str(top),
-        "1M",
+    qemu_img(
+        vm, "create", "-q", "-f", "qcow2", "-o", f"data_file={old}/data,data_file_raw=on", str(top), "1M"
     )
     both("keeps its data in another file")
     top.write_bytes(b"no image")
@@ -294,7 +278,7 @@ def test_overlay_that_stands_alone_is_not_put_onto_the_base(vm: Vm, old: Path) -
     """What it does not hold would be read from the base, and is zero."""
     write_byte(vm, 5, "1M", f"{old.name}/demo-base.qcow2")
     (old / "demo-backing.qcow2").unlink()
-    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", f"{old.name}/demo-backing.qcow2", "16M")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", f"{old.name}/demo-backing.qcow2", "16M")
     write_byte(vm, 7, "0", f"{old.name}/demo-backing.qcow2")
     vm.ok("restore", "--force", old.name)
     assert [read_byte(vm, at) for at in ("0", "1M")] == [7, 0]
@@ -367,10 +351,10 @@ def test_restore_onto_a_full_disk_leaves_everything_as_it_was(blank: Blank, word
     with small_disk(world.home / "demo", 12), small_disk(world.home / "small", 2):
         vm = blank(VM_ARCHIVE="../store")
         (vm.directory / "noise").write_bytes(os.urandom(4 << 20))
-        output_of(vm, "qemu-io", "-f", "qcow2", "-c", "write -s noise 0 4M", "demo-backing.qcow2")
+        qemu_io(vm, "-f", "qcow2", "-c", "write -s noise 0 4M", "demo-backing.qcow2")
         make_archive(vm, *words)
         (vm.directory / "noise").write_bytes(os.urandom(4 << 20))
-        output_of(vm, "qemu-io", "-f", "qcow2", "-c", "write -s noise 0 4M", "demo-backing.qcow2")
+        qemu_io(vm, "-f", "qcow2", "-c", "write -s noise 0 4M", "demo-backing.qcow2")
         now = (vm.directory / "demo-backing.qcow2").read_bytes()
         require_error(vm.qvm("restore", "--force", "latest"), 1, says="No space left on device")
         assert (vm.directory / "demo-backing.qcow2").read_bytes() == now
@@ -461,8 +445,8 @@ def test_odd_names_of_machine_disks_and_store(blank: Blank, name: str) -> None:
         ("VM_MACHINE_NAME", name), ("VM_DISKS", f"{disk}:raw"), ("VM_ARCHIVE", f"../{name} store"),
     ):  # fmt: skip
         vm.ok("config", f"{variable}={value}")
-    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", f"./{name}-seed.qcow2", "16M")
-    output_of(vm, "qemu-img", "create", "-q", "-f", "raw", f"./{disk}", "1M")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", f"./{name}-seed.qcow2", "16M")
+    qemu_img(vm, "create", "-q", "-f", "raw", f"./{disk}", "1M")
     vm.ok("init")
     top = f"{name}-backing.qcow2"
     write_byte(vm, 1, "0", top)
@@ -495,7 +479,7 @@ def test_disk_whose_name_begins_with_a_dash_or_is_no_utf_8(blank: Blank, names: 
         lines = "\n".join(f"{name}:raw" for name in names)
         file.write(b"VM_DISKS='" + os.fsencode(lines) + b"'\n")
     for name in names:
-        output_of(vm, "qemu-img", "create", "-q", "-f", "raw", f"./{name}", "1M")
+        qemu_img(vm, "create", "-q", "-f", "raw", f"./{name}", "1M")
         write_byte(vm, 3, "0", name, "raw")
     make_archive(vm)
     if len(names) > 1:  # QEMU itself takes no name that is not UTF-8: its arguments are JSON

@@ -19,16 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.archives import (
-    archived_states,
-    make_archive,
-    read_byte,
-    read_bytes,
-    require_nothing_left,
-    state_name,
-    write_byte,
-    write_live,
-)
+from tests.support.archives import archived_states, make_archive, require_nothing_left, state_name
 from tests.support.counting import (
     NO_WAITING,
     SEED,
@@ -38,7 +29,8 @@ from tests.support.counting import (
     wait_for_more,
     wait_until_off,
 )
-from tests.support.programs import output_of
+from tests.support.disks import read_byte, read_bytes, write_byte, write_live
+from tests.support.programs import qemu_img, qemu_io
 from tests.support.small_disk import small_disk
 from tests.support.world import Blank, Vm
 
@@ -125,7 +117,7 @@ def check_off(vm: Vm, count: int) -> None:
             vm.ok("kill")
             found = read_bytes(vm, "0", "8M")
             assert found == [turn, turn] or (words[0] == "restore" and found == [1, 0]), words
-            output_of(vm, "qemu-img", "check", "demo-backing.qcow2")
+            qemu_img(vm, "check", "demo-backing.qcow2")
             report = make_archive(vm)
             vm.ok("archive", "--verify", state_name(report))
             require_nothing_left(vm)
@@ -201,7 +193,7 @@ def test_archive_killed_while_the_disks_are_cut_doctor_fix_joins_them(blank: Bla
 
 def test_who_looks_while_the_disks_are_cut_sees_the_disks(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.qcow2", **NO_WAITING)
-    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", "data.qcow2", "16M")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "data.qcow2", "16M")
     vm.ok("start", "--no-wait")
     vm.ok("snapshot", "save", "keep", "-m", "precious")
     before = re.sub(r"[\d.]+ .iB used", "", vm.ok("disk", "list").out)
@@ -311,12 +303,12 @@ def test_archive_full_disk_leaves_machine_and_archives_as_they_were(blank: Blank
     vm = blank(VM_ARCHIVE="../store")
     noise = os.urandom(3 << 20)
     (vm.directory / "noise").write_bytes(noise)
-    output_of(vm, "qemu-img", "convert", "-f", "raw", "-O", "raw", "noise", "noise.raw")
+    qemu_img(vm, "convert", "-f", "raw", "-O", "raw", "noise", "noise.raw")
     write_byte(vm, 1, "0")
     with small_disk(vm.world.home / "store", 2):
         first = make_archive(vm)
         before = archived_states(vm)
-        output_of(vm, "qemu-io", "-f", "qcow2", "-c", "write -s noise 1M 3M", "demo-backing.qcow2")
+        qemu_io(vm, "-f", "qcow2", "-c", "write -s noise 1M 3M", "demo-backing.qcow2")
         for words, status in ((["archive"], "not enough room"), (["archive", "-z", "lz4"], "No space left")):
             result = vm.qvm(*words)
             assert result.status == 1
@@ -364,5 +356,5 @@ def test_archive_machines_own_disk_full_keeps_what_the_guest_wrote(blank: Blank)
         vm.ok("archive")
         vm.ok("kill")
         assert read_byte(vm, "1M") == 7
-        output_of(vm, "qemu-img", "check", "demo-backing.qcow2")
+        qemu_img(vm, "check", "demo-backing.qcow2")
         require_nothing_left(vm)

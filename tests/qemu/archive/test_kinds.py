@@ -13,23 +13,16 @@ from typing import Any
 
 import pytest
 
-from tests.support.archives import (
-    archived_states,
-    make_archive,
-    read_byte,
-    require_nothing_left,
-    state_name,
-    write_byte,
-    write_live,
-)
-from tests.support.programs import output_of
+from tests.support.archives import archived_states, make_archive, require_nothing_left, state_name
+from tests.support.disks import read_byte, write_byte, write_live
+from tests.support.programs import output_of, qemu_img
 from tests.support.world import Blank, Vm
 
 CODE, VARIABLES = "/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"
 
 
 def create(vm: Vm, name: str, form: str = "qcow2", size: str = "1M") -> None:
-    output_of(vm, "qemu-img", "create", "-q", "-f", form, name, size)
+    qemu_img(vm, "create", "-q", "-f", form, name, size)
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -40,7 +33,7 @@ def tree(folder: Path) -> dict[str, str]:
 
 def content(vm: Vm, name: str, form: str = "qcow2") -> str:
     """A hash of what a guest would read from a disk."""
-    output_of(vm, "qemu-img", "convert", "-f", form, "-O", "raw", name, "whole.raw")
+    qemu_img(vm, "convert", "-f", form, "-O", "raw", name, "whole.raw")
     path = vm.directory / "whole.raw"
     found = hashlib.sha1(path.read_bytes()).hexdigest()
     path.unlink()
@@ -108,7 +101,7 @@ def test_uefi_variables_tpm_and_two_more_disks_come_back(blank: Blank, is_on: bo
     if not is_on:
         assert content(vm, "demo-uefi.qcow2") == variables
         assert tree(vm.directory / ".qvm/tpm") == keys
-    output_of(vm, "qemu-img", "check", "demo-uefi.qcow2")
+    qemu_img(vm, "check", "demo-uefi.qcow2")
     require_nothing_left(vm)
     vm.ok("start", "--no-wait")
     vm.ok("kill")
@@ -411,9 +404,7 @@ def test_snapshots_of_a_restored_machine_are_known_with_their_words(blank: Blank
 
 def test_image_with_its_data_in_another_file_is_refused(blank: Blank) -> None:
     vm = blank(VM_DISKS="split.qcow2")
-    output_of(
-        vm, "qemu-img", "create", "-q", "-f", "qcow2", "-o", "data_file=split.data", "split.qcow2", "1M"
-    )
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "-o", "data_file=split.data", "split.qcow2", "1M")
     refused = vm.qvm("archive")
     assert refused.status == 1
     assert "split.qcow2 keeps its data in another file" in refused.err
@@ -426,9 +417,7 @@ def test_image_with_its_data_in_another_file_is_refused(blank: Blank) -> None:
 def test_image_of_several_files_is_refused_before_and_after(blank: Blank, names: tuple[str, str]) -> None:
     """A flat vmdk is a page of text; the guest's data is in its extents."""
     vm = blank(VM_DISKS="flat.vmdk")
-    output_of(
-        vm, "qemu-img", "create", "-q", "-f", "vmdk", "-o", "subformat=monolithicFlat", "flat.vmdk", "1M"
-    )
+    qemu_img(vm, "create", "-q", "-f", "vmdk", "-o", "subformat=monolithicFlat", "flat.vmdk", "1M")
     flat = (vm.directory / "flat.vmdk").read_bytes()
     (vm.directory / "more").mkdir()
     for name in names:
@@ -437,7 +426,7 @@ def test_image_of_several_files_is_refused_before_and_after(blank: Blank, names:
     refused = vm.qvm("archive")
     assert refused.status == 1
     assert "flat.vmdk keeps its data in another file" in refused.err
-    output_of(vm, "qemu-img", "convert", "-O", "vmdk", "flat.vmdk", "one.vmdk")
+    qemu_img(vm, "convert", "-O", "vmdk", "flat.vmdk", "one.vmdk")
     vm.set(VM_DISKS="one.vmdk")
     made = make_archive(vm)
     stored = vm.directory / made["archive"] / "demo-disk1.vmdk"

@@ -8,15 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.archives import (
-    archived_states,
-    make_archive,
-    read_byte,
-    require_nothing_left,
-    state_name,
-    write_byte,
-)
-from tests.support.programs import output_of
+from tests.support.archives import archived_states, make_archive, require_nothing_left, state_name
+from tests.support.disks import read_byte, write_byte
+from tests.support.programs import qemu_img
 from tests.support.world import Blank, Vm
 
 
@@ -26,7 +20,7 @@ def by_hand(blank: Blank, path: str) -> Vm:
         has_images=False, VM_QEMU_ARGS=f"-M pc -accel tcg -m 64 -drive file={path},if=virtio,format=qcow2"
     )
     if not (vm.directory / path).exists():
-        output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", f"./{path}", "16M")
+        qemu_img(vm, "create", "-q", "-f", "qcow2", f"./{path}", "16M")
     write_byte(vm, 7, "0", path)
     return vm
 
@@ -85,7 +79,7 @@ def test_manifest_that_could_not_be_read_is_not_written(blank: Blank) -> None:
     """A disk at a place that no manifest may name: refused, and the earlier states stay."""
     vm = blank()
     first = make_archive(vm)
-    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", "./.qvm/data.qcow2", "16M")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "./.qvm/data.qcow2", "16M")
     vm.ok("config", "VM_DISKS=.qvm/data.qcow2:qcow2")
     before = sorted(os.listdir(vm.directory / first["archive"]))
     refused = vm.qvm("archive")
@@ -105,11 +99,9 @@ def test_overlay_that_is_called_like_its_base_comes_back(
     blank: Blank, tmp_path: Path, words: list[str], is_on: bool
 ) -> None:
     vm = blank(has_images=False, VM_QEMU_ARGS="-M pc -accel tcg -m 64 -hda disk.qcow2")
-    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", "../disk.qcow2", "16M")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "../disk.qcow2", "16M")
     write_byte(vm, 7, "0", "../disk.qcow2")
-    output_of(
-        vm, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "../disk.qcow2", "disk.qcow2"
-    )
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "../disk.qcow2", "disk.qcow2")
     write_byte(vm, 8, "1M", "disk.qcow2")
     if is_on:
         vm.ok("start", "--no-wait")
@@ -129,12 +121,12 @@ def test_overlay_that_is_called_like_its_base_comes_back(
 
 def test_machine_whose_name_leaves_no_room_for_a_files_name_is_told(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.qcow2")
-    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", "data.qcow2", "1M")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "data.qcow2", "1M")
     before = make_archive(vm)
     name = "n" * 250
     for base in ("base", "backing"):
         (vm.directory / f"demo-{base}.qcow2").rename(vm.directory / f"{name[:200]}-{base}.qcow2")
-    output_of(vm, "qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", f"{name[:200]}-base.qcow2",
+    qemu_img(vm, "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", f"{name[:200]}-base.qcow2",
         f"{name[:200]}-backing.qcow2")  # fmt: skip
     vm.set(
         VM_MACHINE_NAME=name,

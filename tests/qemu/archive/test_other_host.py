@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.archives import make_archive, read_byte, state_name, write_byte, write_live
-from tests.support.programs import output_of
+from tests.support.archives import make_archive, state_name
+from tests.support.disks import read_byte, write_byte, write_live
+from tests.support.programs import qemu_img
 from tests.support.world import QVM, Blank, Result
 
 SSH = """\
@@ -135,7 +136,7 @@ def test_part_that_no_manifest_names_is_in_nobodys_way_and_is_removed(far: Far) 
 def test_changes_of_a_raw_disk_that_were_cut_off_are_removed(far: Far) -> None:
     """They are in another format than the disk; killed between the renames and the last manifest."""
     vm = far.vm
-    output_of(vm, "qemu-img", "create", "-q", "-f", "raw", "./data.img", "4M")
+    qemu_img(vm, "create", "-q", "-f", "raw", "./data.img", "4M")
     vm.ok("config", "VM_DISKS=data.img:raw", "VM_ARCHIVE=")
     vm.ok("start", "--no-wait")
     write_live(vm, "-P 1 0 64k", "disk1")

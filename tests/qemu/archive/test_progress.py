@@ -11,15 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.archives import (
-    archived_states,
-    make_archive,
-    read_byte,
-    require_nothing_left,
-    state_name,
-    write_live,
-)
-from tests.support.programs import output_of
+from tests.support.archives import archived_states, make_archive, require_nothing_left, state_name
+from tests.support.disks import read_byte, write_live
+from tests.support.programs import qemu_img
 from tests.support.tmux_terminal import Terminal, qvm_below, qvm_in_shell, qvm_shell, wait_for_exit
 from tests.support.world import DEADLINE_S, Blank, Vm
 
@@ -172,7 +166,7 @@ def test_compressor_does_not_outlive_a_qvm_that_is_killed(blank: Blank) -> None:
     vm = blank()
     noise = os.urandom(24 << 20)
     (vm.directory / "noise").write_bytes(noise)
-    output_of(vm, "qemu-img", "convert", "-O", "qcow2", "-f", "raw", "noise", "demo-backing.qcow2")
+    qemu_img(vm, "convert", "-O", "qcow2", "-f", "raw", "noise", "demo-backing.qcow2")
     child = vm.world.popen("archive", "-z", "xz", cwd=vm.directory)
 
     def compressors() -> list[int]:

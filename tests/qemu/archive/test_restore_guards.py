@@ -11,17 +11,11 @@ from typing import Any
 
 import pytest
 
-from tests.support.archives import (
-    make_archive,
-    read_byte,
-    require_nothing_left,
-    state_name,
-    write_byte,
-    write_live,
-)
+from tests.support.archives import make_archive, require_nothing_left, state_name
+from tests.support.disks import read_byte, write_byte, write_live
 from tests.support.errors import require_error
 from tests.support.forged_archives import edit_manifest, first_part, write_settings
-from tests.support.programs import output_of
+from tests.support.programs import qemu_img
 from tests.support.world import Blank, Vm
 
 
@@ -90,7 +84,7 @@ def trap(vm: Vm, name: str) -> None:
     secret = vm.world.home / "secret"
     secret.write_bytes(b"S" * (1 << 20))
     (vm.directory / name).unlink()
-    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(secret), name)
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(secret), name)
 
 
 def refused(vm: Vm, says: str) -> None:
@@ -122,7 +116,7 @@ def test_raw_layer_that_begins_like_a_qcow2_image_is_refused(blank: Blank) -> No
 
 def test_raw_disk_whose_format_qemu_guesses_must_not_begin_like_a_qcow2_image(blank: Blank) -> None:
     vm = blank(VM_QEMU_EXTRA="-drive file=data.img,if=virtio")
-    output_of(vm, "qemu-img", "create", "-q", "-f", "raw", "data.img", "1M")
+    qemu_img(vm, "create", "-q", "-f", "raw", "data.img", "1M")
     made = make_archive(vm)
     vm.ok("restore", "latest", "../good")
     trap(vm, f"{made['archive']}/demo-extra1.img")
@@ -133,7 +127,7 @@ def test_raw_disk_whose_format_qemu_guesses_must_not_begin_like_a_qcow2_image(bl
 
 def test_qcow2_image_that_a_guest_wrote_onto_its_raw_disk_comes_back(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.img:raw")
-    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", "data.img", "1M")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "data.img", "1M")
     kept = (vm.directory / "data.img").read_bytes()
     make_archive(vm)
     vm.ok("archive", "--verify")
@@ -146,20 +140,20 @@ def test_qcow2_image_that_a_guest_wrote_onto_its_raw_disk_comes_back(blank: Blan
 
 def test_disk_that_is_of_another_format_now_is_not_replaced(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.img:raw")
-    output_of(vm, "qemu-img", "create", "-q", "-f", "raw", "data.img", "1M")
+    qemu_img(vm, "create", "-q", "-f", "raw", "data.img", "1M")
     make_archive(vm)
-    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", "data.img", "1M")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "data.img", "1M")
     vm.ok("config", "VM_DISKS=data.img:qcow2")
     result = vm.qvm("restore", "--force", "latest")
     require_error(result, 1, says="data.img is raw in the archive, and the machine opens it as qcow2")
-    output_of(vm, "qemu-img", "check", "-f", "qcow2", "data.img")
+    qemu_img(vm, "check", "-f", "qcow2", "data.img")
     require_nothing_left(vm)
 
 
 def test_disk_that_comes_back_is_opened_as_what_it_was_archived_as(blank: Blank) -> None:
     """Whatever the archived settings say of it."""
     vm = blank(VM_DISKS="data.img:raw:none")
-    output_of(vm, "qemu-img", "create", "-q", "-f", "raw", "data.img", "1M")
+    qemu_img(vm, "create", "-q", "-f", "raw", "data.img", "1M")
     make_archive(vm)
     vm.ok("config", "VM_DISKS=data.img:qcow2:none")
     write_settings(vm)
@@ -175,7 +169,7 @@ def test_disk_whose_folder_is_a_link_now_comes_back_in_the_machine(blank: Blank)
     vm = blank()
     (vm.world.home / "big").mkdir()
     (vm.directory / "disks").symlink_to(vm.world.home / "big")
-    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", "disks/data.qcow2", "1M")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "disks/data.qcow2", "1M")
     write_byte(vm, 1, "0", "disks/data.qcow2")
     vm.ok("config", "VM_DISKS=disks/data.qcow2:qcow2")
     make_archive(vm)
@@ -193,7 +187,7 @@ def test_base_whose_name_is_a_link_now_is_not_replaced_through_it(blank: Blank) 
     vm = blank()
     write_byte(vm, 1, "0", "demo-base.qcow2")
     make_archive(vm)
-    output_of(vm, "qemu-img", "rebase", "-q", "-f", "qcow2", "-b", "", "demo-backing.qcow2")
+    qemu_img(vm, "rebase", "-q", "-f", "qcow2", "-b", "", "demo-backing.qcow2")
     elsewhere = vm.world.home / "elsewhere.qcow2"
     (vm.directory / "demo-base.qcow2").rename(elsewhere)
     (vm.directory / "demo-base.qcow2").symlink_to(elsewhere)
@@ -259,7 +253,7 @@ def test_restore_whose_last_note_is_not_written_is_undone(blank: Blank, how: str
 
 def bases(vm: Vm, *names: str) -> list[str]:
     """The name of what each disk stands on."""
-    chains = [json.loads(output_of(vm, "qemu-img", "info", "--output=json", name)) for name in names]
+    chains = [json.loads(qemu_img(vm, "info", "--output=json", name)) for name in names]
     return [os.path.basename(each["backing-filename"]) for each in chains]
 
 
@@ -267,9 +261,9 @@ def test_base_of_one_disk_is_not_taken_for_that_of_another(blank: Blank) -> None
     """Both disks stand on one base now, and stood on two in the archived state."""
     vm = blank()
     write_byte(vm, 1, "0", "demo-base.qcow2")
-    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", "b2.qcow2", "16M")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "b2.qcow2", "16M")
     write_byte(vm, 2, "0", "b2.qcow2")
-    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "b2.qcow2", "d.qcow2")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "b2.qcow2", "d.qcow2")
     vm.ok("config", "VM_DISKS=d.qcow2:qcow2")
     make_archive(vm)
     vm.ok("disk", "rebase", "disk1", "demo-base.qcow2")
@@ -284,9 +278,7 @@ def test_base_of_one_disk_is_not_taken_for_that_of_another(blank: Blank) -> None
 def test_base_of_two_disks_stays_one(blank: Blank, is_changed: bool) -> None:
     vm = blank()
     write_byte(vm, 1, "0", "demo-base.qcow2")
-    output_of(
-        vm, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "demo-base.qcow2", "d.qcow2"
-    )
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "demo-base.qcow2", "d.qcow2")
     vm.ok("config", "VM_DISKS=d.qcow2:qcow2")
     make_archive(vm)
     if is_changed:
@@ -307,7 +299,7 @@ def modes(vm: Vm, *names: str) -> list[str]:
 
 def test_new_machine_lets_nobody_read_what_nobody_could_read(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.raw")
-    output_of(vm, "qemu-img", "create", "-q", "-f", "raw", "data.raw", "1M")
+    qemu_img(vm, "create", "-q", "-f", "raw", "data.raw", "1M")
     for name, mode in (("demo-backing.qcow2", 0o600), ("demo-base.qcow2", 0o444), ("data.raw", 0o660)):
         (vm.directory / name).chmod(mode)
     vm.directory.chmod(0o700)
@@ -343,7 +335,7 @@ def parts(found: dict[str, Any]) -> list[dict[str, Any]]:
 
 def test_disk_that_comes_back_has_the_mode_that_it_had(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.raw")
-    output_of(vm, "qemu-img", "create", "-q", "-f", "raw", "data.raw", "1M")
+    qemu_img(vm, "create", "-q", "-f", "raw", "data.raw", "1M")
     (vm.directory / "data.raw").chmod(0o640)
     make_archive(vm)
     (vm.directory / "data.raw").unlink()
@@ -433,7 +425,7 @@ def test_restored_state_is_in_the_archive_until_it_is_written_to(blank: Blank, w
     """Of changes only, and of a copy without a snapshot."""
     vm = blank()
     write_byte(vm, 1, "0")
-    output_of(vm, "qemu-img", "snapshot", "-c", "gone", "demo-backing.qcow2")
+    qemu_img(vm, "snapshot", "-c", "gone", "demo-backing.qcow2")
     vm.ok("start", "--no-wait")
     make_archive(vm)
     write_live(vm, "-P 2 1M 64k")

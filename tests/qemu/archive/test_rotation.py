@@ -17,14 +17,12 @@ from tests.support.archives import (
     archived_states,
     damage,
     make_archive,
-    read_byte,
     require_nothing_left,
     state_name,
     state_names,
-    write_byte,
-    write_live,
 )
-from tests.support.programs import output_of
+from tests.support.disks import read_byte, write_byte, write_live
+from tests.support.programs import qemu_img
 from tests.support.world import Blank, Vm
 
 DAY_S = 86400.0
@@ -254,7 +252,7 @@ def test_archive_whose_image_is_open_or_has_an_overlay_stays(blank: Blank) -> No
     old, folder = two_archives(vm)
     overlay = other.directory / "of-the-archive.qcow2"
     base = str(folder / "demo-base.qcow2")
-    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, str(overlay))
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, str(overlay))
     gone, err = told(vm, "--create", "--keep", "1")
     assert gone == []
     assert f"{overlay} stands on demo-base.qcow2" in err

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.support.archives import archived_states, make_archive, state_name
-from tests.support.programs import output_of
+from tests.support.programs import qemu_img
 from tests.support.world import Blank
 
 SAME = ["nothing has changed since; it was not copied again"]
@@ -47,7 +47,7 @@ def test_settings_that_changed_are_archived_though_the_disks_are_the_same(
 def test_disk_that_came_or_went_is_archived_though_no_file_changed(blank: Blank) -> None:
     """The machine's own settings name it elsewhere: in those of all machines."""
     vm = blank()
-    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", "./data.qcow2", "1M")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "./data.qcow2", "1M")
     first = make_archive(vm)
     everywhere = vm.world.home / "global-vmrc"
     everywhere.write_text("VM_DISKS=data.qcow2:qcow2\n")

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.archives import make_archive, read_byte, require_nothing_left, state_name, write_byte
+from tests.support.archives import make_archive, require_nothing_left, state_name
+from tests.support.disks import read_byte, write_byte
 from tests.support.world import Blank, Vm
 
 KILLED = """

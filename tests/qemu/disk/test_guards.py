@@ -7,23 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.archives import (
-    make_archive,
-    read_byte,
-    require_nothing_left,
-    state_name,
-    write_byte,
-    write_live,
-)
-from tests.support.programs import output_of
+from tests.support.archives import make_archive, require_nothing_left, state_name
+from tests.support.disks import read_byte, write_byte, write_live
+from tests.support.programs import qemu_img, qemu_io
 from tests.support.world import Blank, Result, Vm
 
 WRONG = "would be silently wrong"
 
 
 def overlay(vm: Vm, name: str, below: str) -> None:
-    words = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", below, name]
-    output_of(vm, *words)
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", below, name)
 
 
 def hash_of(path: Path) -> str:
@@ -95,7 +88,7 @@ def test_base_only_under_an_overlay_with_snapshots_is_refused(blank: Blank) -> N
 def test_start_on_a_disk_that_others_stand_on_is_refused(blank: Blank) -> None:
     """The machine's own disk, and one of VM_DISKS; `restart` refuses before it powers off."""
     vm = blank(VM_DISKS="data.qcow2")
-    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", "data.qcow2", "1M")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "data.qcow2", "1M")
     for disk in ("data.qcow2", "demo-backing.qcow2"):
         overlay(vm, "above.qcow2", disk)
         refused = vm.qvm("start", "--no-wait")
@@ -149,7 +142,7 @@ def test_other_forms_of_a_backing_name_guard_the_base_too(blank: Blank, form: st
     assert read_byte(vm, "0", "other.qcow2") == 0
     (vm.directory / "other.qcow2").unlink()
     below = form.format(vm.directory / "demo-base.qcow2")
-    output_of(vm, "qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", below, "demo-backing.qcow2")
+    qemu_img(vm, "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", below, "demo-backing.qcow2")
     vm.ok("disk", "commit")  # and the machine's own overlay may say it so
     assert read_byte(vm, "0", "demo-base.qcow2") == 1
 
@@ -176,7 +169,7 @@ def test_overlay_that_is_reached_through_a_link_guards_what_it_stands_on_there(b
 
 def test_commit_into_what_is_no_file_is_refused(blank: Blank) -> None:
     vm = blank()
-    output_of(vm, "qemu-img", "rebase", "-u", "-F", "raw", "-b", "nbd:localhost:1", "demo-backing.qcow2")
+    qemu_img(vm, "rebase", "-u", "-F", "raw", "-b", "nbd:localhost:1", "demo-backing.qcow2")
     refused = vm.qvm("disk", "commit")
     assert refused.status == 1, str(refused)
     assert "demo-backing.qcow2 names 'nbd:localhost:1' (raw) as its backing file" in refused.err
@@ -188,17 +181,7 @@ def test_disk_verbs_on_a_base_that_a_machine_uses_as_its_disk_are_refused(pair: 
     vm.set(VM_USE_SNAPSHOTS="no")
     disk = vm.directory / "demo.qcow2"
     pair.base.rename(disk)
-    output_of(
-        pair.other,
-        "qemu-img",
-        "rebase",
-        "-u",
-        "-F",
-        "qcow2",
-        "-b",
-        "../demo/demo.qcow2",
-        "other-backing.qcow2",
-    )
+    qemu_img(pair.other, "rebase", "-u", "-F", "qcow2", "-b", "../demo/demo.qcow2", "other-backing.qcow2")
     (vm.directory / "demo-backing.qcow2").unlink()
     pair.base = disk
     pair.inode = disk.stat().st_ino
@@ -210,7 +193,7 @@ def test_disk_verbs_on_a_base_that_a_machine_uses_as_its_disk_are_refused(pair: 
     assert WRONG in vm.qvm("disk", "resize", "disk0", "+1M").err
     vm.ok("kill")
     pair.same()
-    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", "new.qcow2", "16M")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "new.qcow2", "16M")
     pair.before = hash_of(disk)
     pair.refused("disk", "rebase", "disk0", "new.qcow2", "--unsafe")
 
@@ -292,8 +275,8 @@ def test_restore_never_replaces_a_base_elsewhere(blank: Blank) -> None:
     """A disk of VM_DISKS on a base that machines share: unchanged it stays, else there is a new one."""
     vm = blank(VM_DISKS="data.qcow2\nmore.qcow2")
     shared = vm.world.home / "shared.qcow2"
-    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", str(shared), "16M")
-    output_of(vm, "qemu-io", "-f", "qcow2", "-c", "write -P 5 1M 64k", str(shared))
+    qemu_img(vm, "create", "-q", "-f", "qcow2", str(shared), "16M")
+    qemu_io(vm, "-f", "qcow2", "-c", "write -P 5 1M 64k", str(shared))
     overlay(vm, "data.qcow2", str(shared))
     overlay(vm, "more.qcow2", str(shared))
     write_byte(vm, 7, "2M", "data.qcow2")
@@ -303,7 +286,7 @@ def test_restore_never_replaces_a_base_elsewhere(blank: Blank) -> None:
     vm.ok("restore", "--force", state_name(made))
     assert [read_byte(vm, at, "data.qcow2") for at in ("1M", "2M")] == [5, 7]
     assert hash_of(shared) == before
-    output_of(vm, "qemu-io", "-f", "qcow2", "-c", "write -P 6 1M 64k", str(shared))
+    qemu_io(vm, "-f", "qcow2", "-c", "write -P 6 1M 64k", str(shared))
     before = hash_of(shared)
     vm.ok("restore", "--force", state_name(made))
     assert hash_of(shared) == before
@@ -320,7 +303,7 @@ def test_restore_never_replaces_a_base_elsewhere(blank: Blank) -> None:
 
 def test_two_disks_on_one_base_in_the_directory_come_back_together(blank: Blank) -> None:
     vm = blank(VM_DISKS="a.qcow2\nb.qcow2")
-    output_of(vm, "qemu-img", "create", "-q", "-f", "qcow2", "common.qcow2", "16M")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "common.qcow2", "16M")
     write_byte(vm, 5, "1M", "common.qcow2")
     overlay(vm, "a.qcow2", "common.qcow2")
     overlay(vm, "b.qcow2", "common.qcow2")
@@ -349,7 +332,7 @@ def test_machines_that_share_a_name_are_all_looked_at(blank: Blank) -> None:
         made = vm.world.run("create", "twin", "--image", str(base), cwd=above)
         assert made.status == 0, str(made)
         overlays.append(above / "twin/twin-backing.qcow2")
-    output_of(vm, "qemu-img", "rebase", "-u", "-F", "qcow2", "-b", str(base), str(overlays[0]))
+    qemu_img(vm, "rebase", "-u", "-F", "qcow2", "-b", str(base), str(overlays[0]))
     write_byte(vm, 7, "1M")
     refused = vm.qvm("disk", "commit")
     assert refused.status == 1

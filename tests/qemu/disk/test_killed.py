@@ -13,6 +13,7 @@ import time
 import pytest
 
 from tests.support.killer import Killer
+from tests.support.programs import qemu_img
 from tests.support.world import Blank, Vm
 
 USUAL, LONG = 3, 20
@@ -20,11 +21,6 @@ DISK, BASE = "demo-backing.qcow2", "demo-base.qcow2"
 DEVICE = "/machine/peripheral/disk0-device/virtio-backend"
 PART = 4 << 20
 """The disk is three of these: what the base had, what each turn writes, what only the overlay has."""
-
-
-def img(vm: Vm, *words: str) -> str:
-    argv = ["qemu-img", *words]
-    return subprocess.run(argv, cwd=vm.directory, capture_output=True, text=True, check=True).stdout
 
 
 def write(vm: Vm, file: str, pattern: int, at: int) -> None:
@@ -72,7 +68,7 @@ def sound(vm: Vm, *files: str) -> None:
 
 
 def stands_on(vm: Vm) -> str:
-    return str(json.loads(img(vm, "info", "-U", "--output=json", DISK)).get("backing-filename", ""))
+    return str(json.loads(qemu_img(vm, "info", "-U", "--output=json", DISK)).get("backing-filename", ""))
 
 
 def check_commit(blank: Blank, count: int, *, is_on: bool) -> None:
@@ -125,7 +121,7 @@ def check_rebase(blank: Blank, count: int, *, is_on: bool) -> None:
         assert stands_on(vm) == ""
         assert holds(vm, 1, 2, 3)
         (vm.directory / DISK).unlink()
-        img(vm, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", f"./{BASE}", DISK)
+        qemu_img(vm, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", f"./{BASE}", DISK)
         write(vm, DISK, 3, 2)
     if count == LONG:
         killer.require_hits()
@@ -249,7 +245,7 @@ def test_rebase_killed_when_its_header_is_written_and_its_tables_are_not(blank: 
         "since": "2026-11-21 10:00:00", "backing": f"./{BASE}", "backing_format": "qcow2",
     }  # fmt: skip
     (vm.directory / ".qvm/snapshot.unfinished").write_text(json.dumps(journal))
-    img(vm, "rebase", "-u", "-f", "qcow2", "-b", "", DISK)
+    qemu_img(vm, "rebase", "-u", "-f", "qcow2", "-b", "", DISK)
     assert not holds(vm, 1, 2, 3)
     told = vm.ok("start", "--no-wait").err
     assert "the rebase of disk0, begun 2026-11-21 10:00:00, is undone: the disk stands where it stood" in told

@@ -15,17 +15,12 @@ from hypothesis import strategies as st
 
 from qvmsh import Machine
 from qvmsh.errors import QvmError
+from tests.support.programs import qemu_img
 from tests.support.world import Blank
 
 MIB = 1 << 20
 SIZE = 8 * MIB
 SECRET = ["--object", "secret,id=s,data=x"]
-
-
-def img(*words: str | Path) -> str:
-    done = subprocess.run(["qemu-img", *map(str, words)], capture_output=True, text=True)
-    assert done.returncode == 0, (words, done.stderr)
-    return done.stdout
 
 
 def io(path: Path, *commands: str, kind: str = "qcow2") -> None:
@@ -36,7 +31,7 @@ def io(path: Path, *commands: str, kind: str = "qcow2") -> None:
 
 def told(path: Path, kind: str = "qcow2") -> dict[str, Any]:
     """All that `qemu-img info` shows of an image but where it is and how much room it takes."""
-    found: dict[str, Any] = json.loads(img("info", "-U", "-f", kind, "--output=json", path))
+    found: dict[str, Any] = json.loads(qemu_img(path.parent, "info", "-U", "-f", kind, "--output=json", path))
     volatile = ("filename", "full-backing-filename", "actual-size", "dirty-flag", "children")
     return {key: value for key, value in found.items() if key not in volatile}
 
@@ -46,7 +41,7 @@ def content(path: Path, kind: str = "qcow2", is_encrypted: bool = False) -> byte
     if is_encrypted:
         return path.read_bytes()
     raw = path.with_name("content.raw")
-    img("convert", "-U", "-f", kind, "-O", "raw", path, raw)
+    qemu_img(path.parent, "convert", "-U", "-f", kind, "-O", "raw", path, raw)
     try:
         return raw.read_bytes()
     finally:
@@ -100,7 +95,7 @@ def create(path: Path, wanted: dict[str, str], base: tuple[str, str] | None = No
     words = ["-b", f"./{base[0]}", "-F", base[1]] if base else []
     joined = ",".join(f"{key}={value}" for key, value in wanted.items())
     if "encrypt.format" not in wanted:
-        img("create", "-q", "-f", "qcow2", "-o", joined, *words, path, str(SIZE))
+        qemu_img(path.parent, "create", "-q", "-f", "qcow2", "-o", joined, *words, path, str(SIZE))
         return
     for _ in range(100):  # beside load it fails: "Unable to get accurate CPU usage"
         argv = ["qemu-img", "create", "-q", *SECRET, "-f", "qcow2", "-o", joined, str(path), str(SIZE)]
@@ -144,15 +139,17 @@ def make(folder: Path, drawn: dict[str, Any]) -> Path:
     if drawn["special"] == "compressed":
         plain = path.rename(folder / "plain.qcow2")
         joined = ",".join(f"{key}={value}" for key, value in drawn["options"].items())
-        img("convert", "-c", "-f", "qcow2", "-O", "qcow2", "-o", joined, plain, path)
+        qemu_img(path.parent, "convert", "-c", "-f", "qcow2", "-O", "qcow2", "-o", joined, plain, path)
         plain.unlink()
     for at in range(drawn["bitmaps"] if drawn["special"] != "luks" else 0):
-        img("bitmap", "--add", *(["--disable"] if at else []), "-f", "qcow2", path, f"other-{at}")
+        qemu_img(
+            path.parent, "bitmap", "--add", *(["--disable"] if at else []), "-f", "qcow2", path, f"other-{at}"
+        )
     return path
 
 
 def is_preallocated(path: Path) -> bool:
-    found = json.loads(img("check", "-U", "-f", "qcow2", "--output=json", path))
+    found = json.loads(qemu_img(path.parent, "check", "-U", "-f", "qcow2", "--output=json", path))
     return bool(found["allocated-clusters"] == found["total-clusters"])
 
 

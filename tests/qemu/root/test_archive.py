@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.archives import archived_states, read_byte, write_byte, write_live
+from tests.support.archives import archived_states
+from tests.support.disks import read_byte, write_byte, write_live
 from tests.support.owner import Owner, give
-from tests.support.programs import output_of
+from tests.support.programs import qemu_img
 from tests.support.world import Vm, World
 
 pytestmark = pytest.mark.skipif(
@@ -34,7 +35,7 @@ def of_root(folder: Path) -> list[str]:
 @pytest.fixture
 def vm(theirs: Theirs, owner: Owner) -> Vm:
     made = theirs(VM_DISKS="data.qcow2", VM_TPM="yes", VM_GUEST_AGENT="no", VM_NET_MODEL="none")
-    output_of(made, "qemu-img", "create", "-q", "-f", "qcow2", "data.qcow2", "1M")
+    qemu_img(made, "create", "-q", "-f", "qcow2", "data.qcow2", "1M")
     give(made, owner)
     return made
 

@@ -11,17 +11,14 @@ import time
 
 import pytest
 
+from tests.support.programs import qemu_img
 from tests.support.world import QVM, Blank, Vm
 
 MAIN, DATA, MORE = "demo-backing.qcow2", "data.qcow2", "more.qcow2"
 
 
-def img(vm: Vm, *words: str) -> None:
-    subprocess.run(["qemu-img", *words], cwd=vm.directory, capture_output=True, check=True)
-
-
 def disk(vm: Vm, name: str) -> None:
-    img(vm, "create", "-q", "-f", "qcow2", name, "16M")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", name, "16M")
 
 
 def write(vm: Vm, name: str, pattern: int, at: str = "1M") -> None:
@@ -110,7 +107,7 @@ def test_disk_that_was_plugged_in_since_is_left_after_a_stop(two: Vm) -> None:
 
 def test_raw_disk_that_was_added_later_is_left_too(two: Vm) -> None:
     two.ok("snapshot", "save", "old")
-    img(two, "create", "-q", "-f", "raw", "plain.raw", "1M")
+    qemu_img(two, "create", "-q", "-f", "raw", "plain.raw", "1M")
     two.set(VM_DISKS=f"{DATA}\nplain.raw:raw")
     refused = two.qvm("snapshot", "restore", "old")
     assert "the disk plain.raw is raw" in refused.err
@@ -165,8 +162,8 @@ def test_snapshots_of_several_moments_are_not_put_together(two: Vm) -> None:
     write(two, MAIN, 2)
     write(two, DATA, 2)
     later_second()
-    img(two, "snapshot", "-d", "a", DATA)
-    img(two, "snapshot", "-c", "a", DATA)
+    qemu_img(two, "snapshot", "-d", "a", DATA)
+    qemu_img(two, "snapshot", "-c", "a", DATA)
     refused = two.qvm("snapshot", "restore", "a")
     assert refused.status == 3
     assert "demo: the snapshot a is not of one moment: on disk1 it is another one of the same" in refused.err
@@ -206,8 +203,8 @@ def test_memory_of_another_moment_is_not_loaded(two: Vm) -> None:
     assert row(two, "h")["foreign"] is True
     two.ok("kill")
     later_second()
-    img(two, "snapshot", "-d", "h", DATA)
-    img(two, "snapshot", "-c", "h", DATA)
+    qemu_img(two, "snapshot", "-d", "h", DATA)
+    qemu_img(two, "snapshot", "-c", "h", DATA)
     told = two.qvm("snapshot", "verify", "h")
     assert told.status == 1
     assert "  its memory is of 20" in told.out
@@ -240,7 +237,7 @@ def test_name_that_is_another_ones_number_is_refused_before_anything_is_done(two
 
 
 def test_only_one_disk_has_it_the_way_to_that_disk_alone_is_told(two: Vm) -> None:
-    img(two, "snapshot", "-c", "mine", DATA)
+    qemu_img(two, "snapshot", "-c", "mine", DATA)
     refused = two.qvm("snapshot", "restore", "mine")
     assert refused.status == 3
     assert f"demo: there is no snapshot mine on disk0, {MAIN}\n" in refused.err
@@ -251,7 +248,7 @@ def test_only_one_disk_has_it_the_way_to_that_disk_alone_is_told(two: Vm) -> Non
 
 def test_disk_on_which_another_image_stands_is_not_put_back(two: Vm) -> None:
     two.ok("snapshot", "save", "old")
-    img(two, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "demo-backing.qcow2", "clone.qcow2")
+    qemu_img(two, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "demo-backing.qcow2", "clone.qcow2")
     refused = two.qvm("snapshot", "restore", "old")
     assert refused.status == 1
     assert "cannot restore a snapshot: clone.qcow2 stands on demo-backing.qcow2" in refused.err
@@ -308,7 +305,7 @@ def test_verify_says_no_more_of_a_base_than_is_known(two: Vm) -> None:
 
 def test_verify_of_a_base_on_another_image_says_what_was_not_looked_at(two: Vm) -> None:
     disk(two, "lowest.qcow2")
-    img(two, "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", "lowest.qcow2", "demo-base.qcow2")
+    qemu_img(two, "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", "lowest.qcow2", "demo-base.qcow2")
     two.ok("snapshot", "save", "a")
     told = two.ok("snapshot", "verify", "a").out
     assert told.startswith("demo: a: no fault found\n")
@@ -407,7 +404,7 @@ def test_two_snapshots_of_one_name_are_told_apart_and_kept(two: Vm, is_on: bool)
     two.ok("snapshot", "save", "my own")
     for pattern in (1, 2):
         write(two, DATA, pattern)
-        img(two, "snapshot", "-c", "my own", DATA)
+        qemu_img(two, "snapshot", "-c", "my own", DATA)
     if is_on:
         two.ok("start", "--no-wait")
     listed = two.ok("snapshot", "list").out
@@ -441,11 +438,11 @@ def test_two_snapshots_of_one_name_are_told_apart_and_kept(two: Vm, is_on: bool)
 
 
 def test_snapshots_that_other_tools_made_seconds_apart_are_not_put_together(two: Vm) -> None:
-    img(two, "snapshot", "-c", "x", MAIN)
+    qemu_img(two, "snapshot", "-c", "x", MAIN)
     for _ in range(2):
         later_second()
     write(two, DATA, 3)
-    img(two, "snapshot", "-c", "x", DATA)
+    qemu_img(two, "snapshot", "-c", "x", DATA)
     write(two, DATA, 4)
     judged = two.qvm("snapshot", "verify")
     assert judged.status == 1
@@ -465,7 +462,7 @@ def test_snapshot_on_a_disk_that_ours_does_not_have_is_another_one(two: Vm) -> N
     two.set(VM_DISKS=DATA)
     for _ in range(2):
         later_second()
-    img(two, "snapshot", "-c", "x", DATA)
+    qemu_img(two, "snapshot", "-c", "x", DATA)
     refused = two.qvm("snapshot", "restore", "x")
     assert refused.status == 3
     assert "is not of one moment: on disk1 it is another one of the same name" in refused.err

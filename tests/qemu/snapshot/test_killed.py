@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.killer import SEED, Killer
+from tests.support.programs import qemu_img
 from tests.support.world import QVM, Blank, Vm
 
 USUAL, LONG = 3, 20
@@ -26,15 +27,10 @@ MOST_S = 0.6
 """What a verb takes here when nothing else runs, and somewhat more."""
 
 
-def img(vm: Vm, *words: str) -> str:
-    argv = ["qemu-img", *words]
-    return subprocess.run(argv, cwd=vm.directory, capture_output=True, text=True, check=True).stdout
-
-
 def make(blank: Blank, **more: str) -> Vm:
     vm = blank(**{"VM_DISKS": "data.qcow2\nmore.qcow2"} | more)
     for disk in DISKS[1:]:
-        img(vm, "create", "-q", "-f", "qcow2", disk, "16M")
+        qemu_img(vm, "create", "-q", "-f", "qcow2", disk, "16M")
     return vm
 
 
@@ -67,7 +63,10 @@ def content(vm: Vm, *patterns: int) -> set[int]:
 
 def tags(vm: Vm) -> list[list[str]]:
     return [
-        [row["name"] for row in json.loads(img(vm, "info", "-U", "--output=json", disk)).get("snapshots", [])]
+        [
+            row["name"]
+            for row in json.loads(qemu_img(vm, "info", "-U", "--output=json", disk)).get("snapshots", [])
+        ]
         for disk in DISKS
     ]
 
@@ -103,7 +102,7 @@ def check_off(blank: Blank, verb: str, count: int) -> None:
         killer.kill(("qvm", "all")[turn % 2], *words)
         settled(vm)
         for disk in DISKS:
-            img(vm, "check", "-q", disk)
+            qemu_img(vm, "check", "-q", disk)
         assert len(content(vm, 1, 2)) == 1
         if verb != "restore":
             assert content(vm, 1, 2) == {2}
@@ -196,8 +195,8 @@ def test_restore_killed_between_two_disks_goes_back_on_all(blank: Blank) -> None
     vm.ok("snapshot", "save", "one")
     write(vm, 2, is_on=False)
     for disk in DISKS:
-        img(vm, "snapshot", "-c", ".qvm-back", disk)
-    img(vm, "snapshot", "-a", "one", DISKS[0])
+        qemu_img(vm, "snapshot", "-c", ".qvm-back", disk)
+    qemu_img(vm, "snapshot", "-a", "one", DISKS[0])
     journal(vm, what="restore", name="one", phase="load")
     assert content(vm, 1, 2) == {1, 2}
     told = vm.ok("start", "--no-wait").err
@@ -209,7 +208,7 @@ def test_restore_killed_between_two_disks_goes_back_on_all(blank: Blank) -> None
 def test_delete_killed_between_two_disks_is_finished(blank: Blank) -> None:
     vm = make(blank)
     vm.ok("snapshot", "save", "one")
-    img(vm, "snapshot", "-d", "one", DISKS[2])
+    qemu_img(vm, "snapshot", "-d", "one", DISKS[2])
     journal(vm, what="delete", name="one")
     assert "work on snapshots was cut off" in vm.qvm("doctor").out
     assert "the deletion of the snapshot one" in vm.ok("doctor", "--fix").out
@@ -222,7 +221,7 @@ def test_replace_killed_before_it_has_begun_leaves_the_older_one(blank: Blank, i
     vm = make(blank)
     vm.ok("snapshot", "save", "one", "-m", "Monday")
     if not is_on_all:  # a disk that was added later has none
-        img(vm, "snapshot", "-d", "one", DISKS[2])
+        qemu_img(vm, "snapshot", "-d", "one", DISKS[2])
     before = tags(vm)
     entry = json.loads((vm.directory / ".qvm/snapshots.json").read_text())["snapshots"][0]
     journal(vm, what="save", name="one", phase="replace", entry=entry | {"message": "Tuesday"})
@@ -255,8 +254,8 @@ def test_replace_killed_before_the_new_one_has_its_name_is_found_under_it(blank:
     vm = make(blank)
     write(vm, 3, is_on=False)
     for disk in DISKS:
-        img(vm, "snapshot", "-c", "one.qvm-new", disk)
-    img(vm, "snapshot", "-c", "one", DISKS[0])
+        qemu_img(vm, "snapshot", "-c", "one.qvm-new", disk)
+    qemu_img(vm, "snapshot", "-c", "one", DISKS[0])
     journal(vm, what="save", name="one", phase="again")
     write(vm, 4, is_on=False)
     told = vm.ok("snapshot", "restore", "one").err
@@ -334,7 +333,7 @@ def test_full_disk_undoes_the_save_and_the_guest_goes_on(blank: Blank) -> None:
     try:
         moved = small / "demo-backing.qcow2"
         base = str(vm.directory / "demo-base.qcow2")
-        img(vm, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, str(moved))
+        qemu_img(vm, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, str(moved))
         (vm.directory / "demo-backing.qcow2").unlink()
         (vm.directory / "demo-backing.qcow2").symlink_to("small/demo-backing.qcow2")
         vm.ok("start", "--no-wait")
@@ -353,7 +352,7 @@ def test_full_disk_undoes_the_save_and_the_guest_goes_on(blank: Blank) -> None:
         vm.ok("snapshot", "restore", "fits", "--no-wait")
         vm.ok("kill")
         assert Path(moved).exists()
-        img(vm, "check", "-q", "small/demo-backing.qcow2")
+        qemu_img(vm, "check", "-q", "small/demo-backing.qcow2")
     finally:
         vm.kill()
         subprocess.run(["umount", str(small)], check=True)

@@ -11,15 +11,11 @@ import pytest
 
 from qvmsh.qemu import qcow2
 from tests.support.killer import Killer
+from tests.support.programs import qemu_img
 from tests.support.world import Blank, Vm
 
 USUAL, LONG = 3, 20
 DISKS = ["demo-backing.qcow2", "data.qcow2"]
-
-
-def img(vm: Vm, *words: str) -> str:
-    argv = ["qemu-img", *words]
-    return subprocess.run(argv, cwd=vm.directory, capture_output=True, text=True, check=True).stdout
 
 
 def write(vm: Vm, pattern: int) -> None:
@@ -47,7 +43,7 @@ def tags(vm: Vm) -> list[list[str]]:
 def settled(vm: Vm) -> None:
     assert not list((vm.directory / ".qvm").glob("*unfinished*"))
     for disk in DISKS:
-        img(vm, "check", "-q", disk)
+        qemu_img(vm, "check", "-q", disk)
 
 
 def spoil(disk: Path) -> None:
@@ -62,7 +58,7 @@ def spoil(disk: Path) -> None:
 def saved(blank: Blank) -> Vm:
     """A machine that is off, with the saved state `work`."""
     vm = blank(VM_DISKS="data.qcow2")
-    img(vm, "create", "-q", "-f", "qcow2", DISKS[1], "16M")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", DISKS[1], "16M")
     write(vm, 1)
     vm.ok("start", "--no-wait")
     vm.ok("stop", "--savevm", "work", "--no-suspend")
@@ -118,8 +114,8 @@ def test_start_killed_between_two_disks_goes_back_on_both(saved: Vm) -> None:
     """The moment that chance would not find."""
     write(saved, 2)
     for disk in DISKS:
-        img(saved, "snapshot", "-c", ".qvm-back", disk)
-    img(saved, "snapshot", "-a", "work", DISKS[0])
+        qemu_img(saved, "snapshot", "-c", ".qvm-back", disk)
+    qemu_img(saved, "snapshot", "-a", "work", DISKS[0])
     cut_off_while_it_loads(saved)
     assert content(saved, 1, 2) == [1, 2]
     told = saved.ok("start", "--no-wait").err
@@ -152,22 +148,22 @@ def test_disks_as_they_were_need_no_way_back(saved: Vm) -> None:
     saved.ok("kill")
     write(saved, 1)  # in place of shared clusters
     assert not any(qcow2.is_as_then(str(saved.directory / disk), at[disk]) for disk in DISKS)
-    img(saved, "create", "-q", "-f", "qcow2", "other.qcow2", "16M")
-    img(saved, "snapshot", "-c", "a", "other.qcow2")
+    qemu_img(saved, "create", "-q", "-f", "qcow2", "other.qcow2", "16M")
+    qemu_img(saved, "snapshot", "-c", "a", "other.qcow2")
     assert qcow2.is_as_then(str(saved.directory / "other.qcow2"), "1")
-    img(saved, "resize", "-q", "other.qcow2", "17M")
+    qemu_img(saved, "resize", "-q", "other.qcow2", "17M")
     assert not qcow2.is_as_then(str(saved.directory / "other.qcow2"), "1")
 
 
 def test_load_says_that_the_next_archive_will_be_whole(saved: Vm) -> None:
-    img(saved, "bitmap", "--add", DISKS[1], "archive")
+    qemu_img(saved, "bitmap", "--add", DISKS[1], "archive")
     told = saved.ok("start", "--no-wait", "--loadvm", "work").err
     assert "demo: the next incremental archive will be a full one" in told
 
 
 def test_way_back_of_another_restore_is_not_taken_for_the_present_state(saved: Vm) -> None:
     for disk in DISKS:
-        img(saved, "snapshot", "-c", ".qvm-back", disk)
+        qemu_img(saved, "snapshot", "-c", ".qvm-back", disk)
     write(saved, 2)
     spoil(saved.directory / DISKS[1])
     failed = saved.qvm("snapshot", "restore", "work")

@@ -14,22 +14,18 @@ import pytest
 
 from qvmsh.machine.snapshot import obstacles as blockers
 from qvmsh.machine.storage.volumes import Volume
+from tests.support.programs import qemu_img
 from tests.support.world import QVM, Blank, Vm
 
 DISKS = ["demo-backing.qcow2", "data.qcow2", "more.qcow2"]
 VIRTIOFSD = "/usr/lib/qemu/virtiofsd"
 
 
-def img(vm: Vm, *words: str) -> str:
-    argv = ["qemu-img", *words]
-    return subprocess.run(argv, cwd=vm.directory, capture_output=True, text=True, check=True).stdout
-
-
 def tags(vm: Vm, *names: str) -> list[list[str]]:
     """The names of the snapshots in each image."""
     found = []
     for name in names or DISKS:
-        told = json.loads(img(vm, "info", "-U", "--output=json", name))
+        told = json.loads(qemu_img(vm, "info", "-U", "--output=json", name))
         found.append([row["name"] for row in told.get("snapshots", [])])
     return found
 
@@ -42,7 +38,7 @@ def extra(vm: Vm, words: str) -> None:
 def three(blank: Blank, **more: str) -> Vm:
     vm = blank(**{"VM_DISKS": "data.qcow2\nmore.qcow2"} | more)
     for name in DISKS[1:]:
-        img(vm, "create", "-q", "-f", "qcow2", name, "16M")
+        qemu_img(vm, "create", "-q", "-f", "qcow2", name, "16M")
     return vm
 
 
@@ -94,7 +90,7 @@ def test_remedy_for_a_disk_without_snapshots_works_as_typed(
     (vm.directory / "../po ol").mkdir()
     (vm.directory / "data.qcow2").touch()
     vm.ok("config", f"VM_DISKS={name}:{form}")
-    img(vm, "create", "-q", "-f", form, *(["-o", options] if options else []), f"./{name}", "8M")
+    qemu_img(vm, "create", "-q", "-f", form, *(["-o", options] if options else []), f"./{name}", "8M")
     where = vm.directory if is_beside else tmp_path
     refused = vm.world.run("-C", vm.directory, "snapshot", "save", "a", cwd=where)
     assert refused.status == 3, str(refused)
@@ -110,7 +106,7 @@ def test_remedy_for_a_disk_without_snapshots_works_as_typed(
 
 def test_remedy_for_a_disk_of_a_running_machine_works_as_typed(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.raw:raw")
-    img(vm, "create", "-q", "-f", "raw", "data.raw", "8M")
+    qemu_img(vm, "create", "-q", "-f", "raw", "data.raw", "8M")
     vm.ok("start", "--no-wait")
     refused = vm.qvm("snapshot", "save", "a")
     commands = re.findall(r"`([^`]+)`", refused.err)
@@ -185,7 +181,7 @@ def test_virtiofs_share_is_named(blank: Blank, share: str) -> None:
 
 def test_disks_of_the_users_own_words_are_saved_and_restored_with_the_others(blank: Blank) -> None:
     vm = blank()
-    img(vm, "create", "-q", "-f", "qcow2", "own.qcow2", "16M")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "own.qcow2", "16M")
     extra(vm, "-drive file=own.qcow2,format=qcow2,if=virtio,id=own")
     vm.ok("snapshot", "save", "off")
     vm.ok("start", "--no-wait")
@@ -215,7 +211,7 @@ def small_disk(vm: Vm, size: str) -> Iterator[Path]:
     try:
         base = str(vm.directory / "demo-base.qcow2")
         moved = small / "demo-backing.qcow2"
-        img(vm, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, str(moved))
+        qemu_img(vm, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, str(moved))
         (vm.directory / "demo-backing.qcow2").unlink()
         (vm.directory / "demo-backing.qcow2").symlink_to("small/demo-backing.qcow2")
         yield small
@@ -226,7 +222,7 @@ def small_disk(vm: Vm, size: str) -> Iterator[Path]:
 
 def test_disk_that_vanishes_with_qemu_holds_no_snapshot(blank: Blank) -> None:
     vm = blank(VM_QEMU_EXTRA="-drive file=scratch.qcow2,if=virtio,snapshot=on")
-    img(vm, "create", "-q", "-f", "qcow2", "scratch.qcow2", "16M")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "scratch.qcow2", "16M")
     vm.ok("start", "--no-wait")
     for words in (["stop", "--savevm", "x", "--no-suspend"], ["snapshot", "save", "x"]):
         refused = vm.qvm(*words)
@@ -350,7 +346,7 @@ def failing_disk(vm: Vm, name: str, event: str) -> None:
 def test_save_that_fails_on_the_third_disk_while_on_is_undone_on_all(blank: Blank, kind: str) -> None:
     vm = blank(VM_DISKS="data.qcow2")
     for name in ("data.qcow2", "third.qcow2"):
-        img(vm, "create", "-q", "-f", "qcow2", name, "16M")
+        qemu_img(vm, "create", "-q", "-f", "qcow2", name, "16M")
     failing_disk(vm, "third.qcow2", "cluster_alloc")
     vm.ok("start", "--no-wait")
     pid = vm.pid
@@ -369,11 +365,11 @@ def test_delete_that_fails_while_on_is_ended_by_a_later_command(blank: Blank) ->
     vm = blank(VM_DISKS="data.qcow2")
     files = [DISKS[0], "data.qcow2", "third.qcow2"]
     for name in files[1:]:
-        img(vm, "create", "-q", "-f", "qcow2", name, "16M")
+        qemu_img(vm, "create", "-q", "-f", "qcow2", name, "16M")
     vm.ok("snapshot", "save", "a")
     vm.ok("snapshot", "save", "b")
     for name in ("a", "b"):
-        img(vm, "snapshot", "-c", name, "third.qcow2")
+        qemu_img(vm, "snapshot", "-c", name, "third.qcow2")
     failing_disk(vm, "third.qcow2", "cluster_alloc")
     vm.ok("start", "--no-wait")
     failed = vm.qvm("snapshot", "delete", "a")  # QEMU takes the last disk first
@@ -390,4 +386,4 @@ def test_delete_that_fails_while_on_is_ended_by_a_later_command(blank: Blank) ->
     assert "is finished: no disk has it" in told
     vm.ok("kill")
     assert tags(vm, *files) == [["b"]] * 3
-    img(vm, "check", "-q", "third.qcow2")
+    qemu_img(vm, "check", "-q", "third.qcow2")

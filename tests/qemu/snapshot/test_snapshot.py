@@ -10,14 +10,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.programs import qemu_img
 from tests.support.world import Blank, Vm
 
 DISKS = ["demo-backing.qcow2", "data.qcow2", "more.qcow2"]
-
-
-def img(vm: Vm, *words: str) -> str:
-    argv = ["qemu-img", *words]
-    return subprocess.run(argv, cwd=vm.directory, capture_output=True, text=True, check=True).stdout
 
 
 def write(vm: Vm, disk: str, pattern: int) -> None:
@@ -53,7 +49,10 @@ def all_hold(vm: Vm, pattern: int) -> bool:
 def tags(vm: Vm) -> list[list[str]]:
     """The names of the snapshots in each image."""
     return [
-        [row["name"] for row in json.loads(img(vm, "info", "-U", "--output=json", disk)).get("snapshots", [])]
+        [
+            row["name"]
+            for row in json.loads(qemu_img(vm, "info", "-U", "--output=json", disk)).get("snapshots", [])
+        ]
         for disk in DISKS
     ]
 
@@ -66,7 +65,7 @@ def metadata(vm: Vm) -> dict[str, Any]:
 def make(blank: Blank, **more: str) -> Vm:
     vm = blank(**{"VM_DISKS": "data.qcow2\nmore.qcow2"} | more)
     for disk in DISKS[1:]:
-        img(vm, "create", "-q", "-f", "qcow2", disk, "16M")
+        qemu_img(vm, "create", "-q", "-f", "qcow2", disk, "16M")
     return vm
 
 
@@ -84,7 +83,7 @@ def on(blank: Blank) -> Vm:
 
 def sound(vm: Vm) -> None:
     for disk in DISKS:
-        img(vm, "check", "-q", disk)  # leaks count too
+        qemu_img(vm, "check", "-q", disk)  # leaks count too
     assert not list((vm.directory / ".qvm").glob("*unfinished*"))
     assert not [name for row in tags(vm) for name in row if ".qvm-" in name]
 
@@ -209,9 +208,9 @@ def test_names_that_qemu_would_misread_are_refused(off: Vm) -> None:
     assert tags(off) == [[]] * 3
     off.ok("snapshot", "save", "-m", "dash", "--", "-d")
     off.ok("snapshot", "restore", "--", "-d")
-    img(off, "snapshot", "-c", "1", DISKS[0])  # by another tool: a name that is a number
+    qemu_img(off, "snapshot", "-c", "1", DISKS[0])  # by another tool: a name that is a number
     for disk in DISKS[1:]:
-        img(off, "snapshot", "-c", "1", disk)
+        qemu_img(off, "snapshot", "-c", "1", disk)
     write_all(off, 7)
     off.ok("snapshot", "restore", "1")
     assert not any(holds(off, disk, 7) for disk in DISKS)
@@ -270,7 +269,7 @@ def test_load_that_fails_in_qemu_is_undone_in_the_same_process(on: Vm) -> None:
 def test_restore_of_a_snapshot_that_is_missing_on_a_disk_changes_nothing(off: Vm) -> None:
     write_all(off, 1)
     off.ok("snapshot", "save", "a")
-    img(off, "snapshot", "-d", "a", DISKS[1])
+    qemu_img(off, "snapshot", "-d", "a", DISKS[1])
     write_all(off, 2)
     refused = off.qvm("snapshot", "restore", "a")
     assert refused.status == 3
@@ -283,7 +282,7 @@ def test_restore_of_a_snapshot_that_is_missing_on_a_disk_changes_nothing(off: Vm
 
 def test_dirty_bitmaps_are_removed_by_a_restore_and_it_says_so(off: Vm) -> None:
     off.ok("snapshot", "save", "a")
-    img(off, "bitmap", "--add", DISKS[1], "archive")
+    qemu_img(off, "bitmap", "--add", DISKS[1], "archive")
     told = off.ok("snapshot", "restore", "a").out
     assert "\ndemo: the next incremental archive will be a full one" in told
     off.ok("start", "--no-wait")
@@ -319,7 +318,7 @@ def test_disposable_machine_takes_no_snapshot(off: Vm) -> None:
 
 
 def test_blockers_are_all_named_with_their_remedies(off: Vm) -> None:
-    img(off, "create", "-q", "-f", "raw", "plain.raw", "1M")
+    qemu_img(off, "create", "-q", "-f", "raw", "plain.raw", "1M")
     Path(off.directory / "vars.fd").write_bytes(bytes(1 << 18))
     with (off.directory / ".vmrc").open("a") as file:
         file.write(

@@ -8,18 +8,15 @@ import re
 import subprocess
 from typing import Any
 
+from tests.support.programs import qemu_img
 from tests.support.world import Blank, Vm, World
 
 DISKS = ["demo-backing.qcow2", "data.qcow2"]
 
 
-def img(vm: Vm, *words: str) -> None:
-    subprocess.run(["qemu-img", *words], cwd=vm.directory, capture_output=True, check=True)
-
-
 def make(blank: Blank) -> Vm:
     vm = blank(VM_DISKS="data.qcow2")
-    img(vm, "create", "-q", "-f", "qcow2", "data.qcow2", "16M")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "data.qcow2", "16M")
     return vm
 
 
@@ -37,8 +34,8 @@ def test_list_is_a_tree_of_what_the_images_hold(blank: Blank) -> None:
     vm.ok("stop", "--savevm", "later", "--no-suspend")
     vm.ok("snapshot", "restore", "base")
     vm.ok("snapshot", "save", "other")
-    img(vm, "snapshot", "-c", "foreign", "data.qcow2")
-    img(vm, "snapshot", "-d", "live", "data.qcow2")
+    qemu_img(vm, "snapshot", "-c", "foreign", "data.qcow2")
+    qemu_img(vm, "snapshot", "-d", "live", "data.qcow2")
     for is_on in (False, True):
         if is_on:
             vm.ok("start", "--no-wait")
@@ -56,7 +53,7 @@ def test_list_is_a_tree_of_what_the_images_hold(blank: Blank) -> None:
         assert not any(row["stale"] for row in found.values())
     vm.ok("kill")
     for disk in DISKS:
-        img(vm, "snapshot", "-d", "other", disk)
+        qemu_img(vm, "snapshot", "-d", "other", disk)
     assert rows(vm)["other"]["stale"] is True
     assert "stale: no image has it" in vm.ok("snapshot", "list").out
     vm.ok("snapshot", "delete", "other")
@@ -95,10 +92,10 @@ def test_verify_finds_what_makes_a_snapshot_wrong(blank: Blank) -> None:
     for name in ("a", "b", "c"):
         vm.ok("snapshot", "save", name)
     assert vm.ok("snapshot", "verify").out == "demo: a: whole\ndemo: b: whole\ndemo: c: whole\n"
-    img(vm, "snapshot", "-d", "b", "data.qcow2")
-    img(vm, "snapshot", "-d", "c", "data.qcow2")
+    qemu_img(vm, "snapshot", "-d", "b", "data.qcow2")
+    qemu_img(vm, "snapshot", "-d", "c", "data.qcow2")
     os.utime(vm.directory / "data.qcow2")
-    img(vm, "snapshot", "-c", "c", "data.qcow2")
+    qemu_img(vm, "snapshot", "-c", "c", "data.qcow2")
     path = vm.directory / ".qvm/snapshots.json"
     document = json.loads(path.read_text())
     for row in document["snapshots"]:

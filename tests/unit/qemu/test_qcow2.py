@@ -11,11 +11,7 @@ import pytest
 from qvmsh.errors import ImageError
 from qvmsh.machine.storage import chain
 from qvmsh.qemu import qcow2
-
-
-def img(*words: str | Path) -> str:
-    done = subprocess.run(["qemu-img", *map(str, words)], capture_output=True, text=True, check=True)
-    return done.stdout
+from tests.support.programs import qemu_img
 
 
 def write(path: Path, *commands: str) -> None:
@@ -26,12 +22,12 @@ def write(path: Path, *commands: str) -> None:
 @pytest.mark.parametrize("options", ["compat=1.1", "compat=0.10", "extended_l2=on,cluster_size=128k"])
 def test_snapshots_are_those_that_qemu_img_tells(tmp_path: Path, options: str) -> None:
     path = tmp_path / "a.qcow2"
-    img("create", "-q", "-f", "qcow2", "-o", options, path, "16M")
+    qemu_img(path.parent, "create", "-q", "-f", "qcow2", "-o", options, path, "16M")
     assert qcow2.snapshots(str(path)) == []
     for name in ("one", "asdföklj", "a b,c=d:e", "x" * 200):
-        img("snapshot", "-c", name, path)
-    img("snapshot", "-d", "one", path)
-    told = json.loads(img("info", "--output=json", path))["snapshots"]
+        qemu_img(path.parent, "snapshot", "-c", name, path)
+    qemu_img(path.parent, "snapshot", "-d", "one", path)
+    told = json.loads(qemu_img(path.parent, "info", "--output=json", path))["snapshots"]
     found = qcow2.snapshots(str(path))
     assert [(each.id, each.name, each.date_s, each.vmstate_bytes) for each in found] == [
         (row["id"], row["name"], row["date-sec"], row["vm-state-size"]) for row in told
@@ -45,8 +41,8 @@ def test_snapshots_of_raw_missing_and_broken_files(tmp_path: Path) -> None:
     assert chain.snapshots_in(str(raw), "qcow2") == []
     assert chain.snapshots_in(str(tmp_path / "none"), "qcow2") == []
     path = tmp_path / "b.qcow2"
-    img("create", "-q", "-f", "qcow2", path, "16M")
-    img("snapshot", "-c", "one", path)
+    qemu_img(path.parent, "create", "-q", "-f", "qcow2", path, "16M")
+    qemu_img(path.parent, "snapshot", "-c", "one", path)
     data = bytearray(path.read_bytes())
     data[64:72] = (1 << 40).to_bytes(8, "big")
     path.write_bytes(data)
@@ -57,16 +53,16 @@ def test_snapshots_of_raw_missing_and_broken_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", ["cluster_size=64k", "extended_l2=on,cluster_size=128k"])
 def test_changed_counts_what_was_written_between(tmp_path: Path, options: str) -> None:
     path = tmp_path / "a.qcow2"
-    img("create", "-q", "-f", "qcow2", "-o", options, path, "1G")
+    qemu_img(path.parent, "create", "-q", "-f", "qcow2", "-o", options, path, "1G")
     write(path, "write -P 1 0 4M")
-    img("snapshot", "-c", "one", path)
+    qemu_img(path.parent, "snapshot", "-c", "one", path)
     assert qcow2.changed(str(path), "1", None) == 0
     write(path, "write -P 2 1M 1M", "write -P 3 900M 512k")
     assert qcow2.changed(str(path), "1", None) == (1 << 20) + (512 << 10)
-    img("snapshot", "-c", "two", path)
+    qemu_img(path.parent, "snapshot", "-c", "two", path)
     assert qcow2.changed(str(path), "1", "2") == (1 << 20) + (512 << 10)
     assert qcow2.changed(str(path), "2", None) == 0
-    img("snapshot", "-a", "one", path)
+    qemu_img(path.parent, "snapshot", "-a", "one", path)
     assert qcow2.changed(str(path), "1", None) == 0
     assert qcow2.changed(str(path), "2", None) == (1 << 20) + (512 << 10)
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from qvmsh.errors import ImageError
 from qvmsh.io import QUIET
 from qvmsh.machine.create import seed
+from tests.support.programs import qemu_img
 
 OPTIONS = st.fixed_dictionaries(
     {},
@@ -30,18 +31,13 @@ OPTIONS = st.fixed_dictionaries(
 )
 
 
-def img(folder: Path, *words: str) -> str:
-    done = subprocess.run(["qemu-img", *words], cwd=folder, capture_output=True, text=True, check=True)
-    return done.stdout
-
-
 def write(folder: Path, name: str, kind: str, pattern: int, at: str) -> None:
     words = ["qemu-io", "-f", kind, "-c", f"write -P {pattern} {at} 192k", name]
     subprocess.run(words, cwd=folder, check=True, capture_output=True)
 
 
 def told(folder: Path, name: str) -> dict[str, Any]:
-    found = json.loads(img(folder, "info", "-f", "qcow2", "--output=json", name))
+    found = json.loads(qemu_img(folder, "info", "-f", "qcow2", "--output=json", name))
     data = found["format-specific"]["data"]
     return {
         "size": found["virtual-size"],
@@ -82,7 +78,7 @@ def test_copy_of_a_drawn_image_stands_alone_or_is_refused(
         old = folder / "old"
         if ground:
             below, kind = f"ground.{ground}", ground
-            img(old, "create", "-q", "-f", ground, below, "3M")
+            qemu_img(old, "create", "-q", "-f", ground, below, "3M")
             write(old, below, ground, 9, "2M")
         for at, options in enumerate(drawn):
             words = [
@@ -94,7 +90,7 @@ def test_copy_of_a_drawn_image_stands_alone_or_is_refused(
             base = ["-b", below, "-F", kind] if below else []
             path = f"layer{at}.qcow2"
             option = ["-o", ",".join(words)] if words else []
-            img(old, "create", "-q", "-f", "qcow2", *option, *base, path, "3M")
+            qemu_img(old, "create", "-q", "-f", "qcow2", *option, *base, path, "3M")
             write(old, path, "qcow2", at + 1, f"{at * 128}k")
             below, kind = path, "qcow2"
         top = old / below
@@ -107,10 +103,10 @@ def test_copy_of_a_drawn_image_stands_alone_or_is_refused(
         else:
             copy = folder / "new/copy.qcow2"
             seed.copy(seed.judged(str(top), kind, "demo"), str(copy), "qcow2", "demo", QUIET, "qemu-img")
-            img(old, "compare", "-q", "-f", "qcow2", "-F", "qcow2", str(top), str(copy))
+            qemu_img(old, "compare", "-q", "-f", "qcow2", "-F", "qcow2", str(top), str(copy))
             assert told(folder, str(copy)) == told(old, str(top))
             old = old.rename(folder / "gone")
-            assert img(folder, "check", "-q", "-f", "qcow2", str(copy)) == ""
+            assert qemu_img(folder, "check", "-q", "-f", "qcow2", str(copy)) == ""
         assert {each.name: each.read_bytes() for each in old.iterdir()} == {
             each.name: data for each, data in before.items()
         }

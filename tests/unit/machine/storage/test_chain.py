@@ -13,14 +13,11 @@ import pytest
 from qvmsh.errors import ImageError
 from qvmsh.machine.storage import chain
 from qvmsh.qemu import image
-
-
-def img(folder: Path, *words: str) -> None:
-    subprocess.run(["qemu-img", *words], cwd=folder, check=True, capture_output=True)
+from tests.support.programs import qemu_img
 
 
 def overlay(folder: Path, backing: str, kind: str = "raw", name: str = "a.qcow2") -> Path:
-    img(folder, "create", "-q", "-u", "-f", "qcow2", "-F", kind, "-b", backing, name, "1M")
+    qemu_img(folder, "create", "-q", "-u", "-f", "qcow2", "-F", kind, "-b", backing, name, "1M")
     return folder / name
 
 
@@ -113,7 +110,7 @@ def test_format_that_is_not_recorded_is_not_guessed(tmp_path: Path, name: str) -
     ("name", "kind"), [("base.qcow2", "qcow2"), ("base.img", "raw"), ("base.qed", "qed")]
 )
 def test_format_that_name_and_content_tell_need_not_be_recorded(tmp_path: Path, name: str, kind: str) -> None:
-    img(tmp_path, "create", "-q", "-f", kind, name, "1M")
+    qemu_img(tmp_path, "create", "-q", "-f", kind, name, "1M")
     path = overlay(tmp_path, name, kind)
     forget_format(path)
     assert layers(path) == [("a.qcow2", "qcow2"), (name, kind)]
@@ -146,7 +143,9 @@ def test_what_is_no_file_ends_at_once(tmp_path: Path, make: Callable[[Path], Non
 
 def data_file(folder: Path, name: str) -> Path:
     """An image whose header names that data file, in whatever way."""
-    img(folder, "create", "-q", "-f", "qcow2", "-o", "data_file=0123456789,data_file_raw=on", "a.qcow2", "1M")
+    qemu_img(
+        folder, "create", "-q", "-f", "qcow2", "-o", "data_file=0123456789,data_file_raw=on", "a.qcow2", "1M"
+    )
     path = folder / "a.qcow2"
     (folder / "0123456789").rename(folder / "x.data")
     data = bytearray(path.read_bytes())
@@ -165,7 +164,7 @@ def test_data_file_beside_its_image_is_taken(tmp_path: Path, name: str) -> None:
     path = data_file(tmp_path, name.format(tmp_path))
     assert image.header(str(path)).files == (name.format(tmp_path),)
     assert layers(path) == [("a.qcow2", "qcow2")]
-    img(tmp_path, "check", "-f", "qcow2", "a.qcow2")  # qemu-img reads the header likewise
+    qemu_img(tmp_path, "check", "-f", "qcow2", "a.qcow2")  # qemu-img reads the header likewise
 
 
 @pytest.mark.parametrize(
@@ -205,8 +204,8 @@ def test_extents_are_found_however_the_descriptor_begins(tmp_path: Path, first: 
 
 
 def test_parent_of_a_vmdk_is_found_inside_its_extent(tmp_path: Path) -> None:
-    img(tmp_path, "create", "-q", "-f", "vmdk", "base.vmdk", "1M")
-    img(tmp_path, "create", "-q", "-f", "vmdk", "-F", "vmdk", "-b", "base.vmdk", "a.vmdk")
+    qemu_img(tmp_path, "create", "-q", "-f", "vmdk", "base.vmdk", "1M")
+    qemu_img(tmp_path, "create", "-q", "-f", "vmdk", "-F", "vmdk", "-b", "base.vmdk", "a.vmdk")
     assert layers(tmp_path / "a.vmdk", "vmdk") == [("a.vmdk", "vmdk"), ("base.vmdk", "vmdk")]
     (tmp_path / "base.vmdk").write_bytes(bytes(512))
     with pytest.raises(ImageError, match="does not record the format"):

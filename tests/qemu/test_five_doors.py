@@ -101,7 +101,7 @@ def line(case: Case) -> str:
     return " ".join([verb, "--json", *(f"r'''{word}'''" for word in words)])
 
 
-def told(call: str, case: Case) -> str:
+def reported_call(call: str, case: Case) -> str:
     return f"tell(lambda: {call}{', ' if case[2] else ''}{case[2]})\n"
 
 
@@ -119,13 +119,14 @@ def through_all(
     names = [at for at in everywhere if is_name(cases[at][0])]
     methods = [at for at in everywhere if Entry(cases[at][0]).machine != "none"]
     script = vm.world.home / "doors.py"
-    function = "".join(told(cases[at][0].replace(" ", "."), cases[at]) for at in names)
+    function = "".join(reported_call(cases[at][0].replace(" ", "."), cases[at]) for at in names)
     script.write_text(TELL + function)
     here = "import qvmsh.here as here\n" + "".join(
-        told(f"getattr(here, {cases[at][0].split()[0]!r})" + _second(cases[at][0]), cases[at]) for at in names
+        reported_call(f"getattr(here, {cases[at][0].split()[0]!r})" + _second(cases[at][0]), cases[at])
+        for at in names
     )
     library = "from qvmsh import Machine\n" + "".join(
-        told(f"Machine.open().{Entry(cases[at][0]).function}", cases[at]) for at in methods
+        reported_call(f"Machine.open().{Entry(cases[at][0]).function}", cases[at]) for at in methods
     )
     word = "import json\nr = !({})\nprint(json.dumps([r.rtn, r.out]))\n"
     bare = [at for at in everywhere if is_word(cases[at][0])]
@@ -306,15 +307,19 @@ def test_commands_that_change_the_state_do_the_same_through_all_doors(off: Vm) -
         ],
     }
     word = "import json\nr = !(vm {})\nprint(json.dumps([r.rtn, r.out]))\n"
-    function = TELL + "".join(told(case[0], case) for case in life)
+    function = TELL + "".join(reported_call(case[0], case) for case in life)
     script = off.world.home / "life.py"
     script.write_text(function)
     python = [sys.executable, "-P", "-c"]
-    here = TELL + "import qvmsh.here as here\n" + "".join(told(f"here.{case[0]}", case) for case in life)
+    here = (
+        TELL
+        + "import qvmsh.here as here\n"
+        + "".join(reported_call(f"here.{case[0]}", case) for case in life)
+    )
     method = (
         TELL
         + "from qvmsh import Machine\n"
-        + "".join(told(f"Machine.open().{case[0]}", case) for case in life)
+        + "".join(reported_call(f"Machine.open().{case[0]}", case) for case in life)
     )
     lives["word"] = many(off, [QVM, "sh"], "".join(word.format(line(case)) for case in life), None)
     lives["function"] = many(off, [QVM, "sh"], function, None)

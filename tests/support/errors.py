@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.support.world import Result
 
 
-def require_error(result: Result, *status: int, says: str = "") -> None:
+def require_one_error(result: Result, *status: int, says: str = "") -> None:
     """One line and a hint; no traceback, nothing that drives a terminal."""
     assert result.status in status, str(result)
     lines = result.err.splitlines()
@@ -14,3 +14,12 @@ def require_error(result: Result, *status: int, says: str = "") -> None:
     assert sum(line.startswith("hint: ") for line in lines) == 1, str(result)
     assert "Traceback" not in result.err
     assert "\x1b" not in result.err
+
+
+def require_error(result: Result, status: int, says: str, hint: str = "", who: str = "") -> None:
+    """A line `qvm: WHO...` that says it, a hint, the status; never a traceback."""
+    assert result.status == status, str(result)
+    lines = result.err.splitlines()
+    assert any(line.startswith(f"qvm: {who}") and says in line for line in lines), str(result)
+    assert any(line.startswith("hint: ") and hint in line for line in lines), str(result)
+    assert "Traceback" not in result.err

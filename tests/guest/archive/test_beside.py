@@ -16,8 +16,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.disks import check_images
 from tests.support.guest_moments import held, require_nothing_under_way, wait_for_end
-from tests.support.guest_writer import UMOUNT, Writer, align, boot, check_images, fsck_both, look, two_disks
+from tests.support.guest_writer import UMOUNT, Writer, align, boot, fsck_both, look, two_disks
 from tests.support.world import Vm
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]

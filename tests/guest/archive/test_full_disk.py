@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.disks import check_images
 from tests.support.guest_moments import held, messages, note_of, require_nothing_under_way, seen, wait_for_end
-from tests.support.guest_writer import UMOUNT, Writer, align, boot, check_images, fsck_both, two_disks
+from tests.support.guest_writer import UMOUNT, Writer, align, boot, fsck_both, two_disks
 from tests.support.small_disk import small_disk
 from tests.support.world import Vm, World, create_tiny
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.disks import check_images
 from tests.support.guest_moments import (
     Seen,
     held,
@@ -32,7 +33,6 @@ from tests.support.guest_writer import (
     Writer,
     align,
     boot,
-    check_images,
     fsck_both,
     look,
     look_off,
@@ -186,7 +186,7 @@ class Machine:
             twin.ok("stop")
         finally:
             twin.kill()
-        check_images(twin, "twin")
+        check_images(twin, "twin-base.qcow2", "twin-backing.qcow2", "data.qcow2")
         fsck_both(twin, "twin")
         shutil.rmtree(twin.directory)
 

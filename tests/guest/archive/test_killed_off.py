@@ -15,18 +15,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.disks import check_images
 from tests.support.guest_moments import held, messages, next_command, note_of, require_nothing_under_way
-from tests.support.guest_writer import (
-    MOUNT,
-    UMOUNT,
-    Writer,
-    align,
-    boot,
-    check_images,
-    fsck_both,
-    look,
-    two_disks,
-)
+from tests.support.guest_writer import MOUNT, UMOUNT, Writer, align, boot, fsck_both, look, two_disks
 from tests.support.world import Vm
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
@@ -131,7 +122,7 @@ def check_new(vm: Vm, name: str, count: int) -> None:
     if not fresh.directory.exists():
         vm.ok("restore", name, "../fresh")
     assert not [each.name for each in vm.world.home.iterdir() if ".part" in each.name]
-    check_images(fresh, "fresh")
+    check_images(fresh, "fresh-base.qcow2", "fresh-backing.qcow2", "data.qcow2")
     boot(fresh)
     try:
         assert [each.count for each in look(fresh, is_clean=True)] == [count] * 2

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from tests.support.disks import check_images
 from tests.support.killer import Killer
 from tests.support.pty_terminal import PtyTerminal
 from tests.support.world import Vm, World
@@ -21,12 +22,6 @@ def clock_error_s(vm: Vm) -> float:
     before = time.time()
     told = float(vm.ok("ssh", "date +%s").out)
     return max(0.0, before - told - 1.0, told - time.time())
-
-
-def sound(vm: Vm) -> None:
-    for disk in ("demo-backing.qcow2", "data.qcow2"):
-        done = subprocess.run(["qemu-img", "check", "-q", disk], cwd=vm.directory)
-        assert done.returncode in (0, 3)
 
 
 @pytest.fixture
@@ -87,7 +82,7 @@ def test_two_disks_memory_and_clock_come_back_in_the_same_process(vm: Vm) -> Non
     assert vm.ok("ssh", "cat /mnt/d/file file /mnt/d/later").out == "disks\ndisks\nlater\n"
     vm.ok("stop")
     fsck(vm)
-    sound(vm)
+    check_images(vm, "demo-backing.qcow2", "data.qcow2")
 
 
 @pytest.mark.parametrize("machine", ["pc", pytest.param("q35", marks=pytest.mark.long)])
@@ -215,7 +210,7 @@ def check_killed(vm: Vm, count: int) -> None:
             found = both(vm)
             assert asked(vm, "cat /tmp/memory") == found[:1]  # of the same moment
             vm.ok("kill")
-        sound(vm)
+        check_images(vm, "demo-backing.qcow2", "data.qcow2")
         vm.start()  # it boots from its disks
         found = both(vm)
         assert found in ([str(turn)] * 2, ["base"] * 2), found
@@ -230,7 +225,7 @@ def check_killed(vm: Vm, count: int) -> None:
     vm.ok("ssh", "sync; sudo -n umount /mnt/d")
     vm.ok("stop")
     fsck(vm)
-    sound(vm)
+    check_images(vm, "demo-backing.qcow2", "data.qcow2")
     if count > 10:
         killer.require_hits()
 

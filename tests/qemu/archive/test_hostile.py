@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.archives import archived_states, make_archive, require_nothing_left, state_name
 from tests.support.disks import read_byte, write_byte, write_live
-from tests.support.errors import require_error
+from tests.support.errors import require_one_error
 from tests.support.forged_archives import archive_folder, edit_manifest, first_part, write_settings
 from tests.support.programs import qemu_img, qemu_io
 from tests.support.small_disk import small_disk
@@ -64,14 +64,14 @@ def everything(vm: Vm) -> list[str]:
 @pytest.mark.parametrize("is_new", [False, True])
 def test_restore_of_no_archive_is_refused(vm: Vm, word: str, is_new: bool) -> None:
     before = everything(vm)
-    require_error(vm.qvm("restore", "--force", word, *(["../made"] if is_new else [])), 1, 2)
+    require_one_error(vm.qvm("restore", "--force", word, *(["../made"] if is_new else [])), 1, 2)
     assert read_byte(vm, "0") == 2
     assert everything(vm) == before
 
 
 def test_restore_words_with_a_dash_are_options(vm: Vm) -> None:
     assert vm.qvm("restore", "-x").status == 2
-    require_error(vm.qvm("restore", "--", "-x"), 2)
+    require_one_error(vm.qvm("restore", "--", "-x"), 2)
     assert vm.qvm("restore").status == 2
     assert vm.qvm("restore", "latest", "../made", "more").status == 2
 
@@ -116,9 +116,9 @@ MANIFESTS: list[Callable[[dict[str, Any]], None]] = [
 def test_manifest_that_leads_outside_is_refused(vm: Vm, canaries: list[Path], at: int) -> None:
     edit_manifest(vm, MANIFESTS[at])
     folder = archive_folder(vm)
-    require_error(vm.qvm("restore", "--force", folder), 1, says="manifest.json cannot be read: ")
-    require_error(vm.qvm("restore", "--force", folder, "../made"), 1)
-    require_error(vm.qvm("archive", "--verify", folder), 1)
+    require_one_error(vm.qvm("restore", "--force", folder), 1, says="manifest.json cannot be read: ")
+    require_one_error(vm.qvm("restore", "--force", folder, "../made"), 1)
+    require_one_error(vm.qvm("archive", "--verify", folder), 1)
     assert read_byte(vm, "0") == 2
     assert "cannot be read" in vm.ok("archive", "--keep", "1").err  # a new archive, beside it
     assert (vm.directory / folder / "demo-backing.qcow2").exists()
@@ -152,8 +152,8 @@ def test_manifest_of_garbage_is_told_and_the_others_work(vm: Vm, text: str) -> N
     listed = vm.ok("archive", "--list")
     assert f"{folder}/manifest.json cannot be read" in listed.err
     assert len(listed.out.splitlines()) == 1
-    require_error(vm.qvm("restore", "--force", folder.name), 1, says="cannot be read")
-    require_error(vm.qvm("archive", "--verify", folder.name), 1, says="cannot be read")
+    require_one_error(vm.qvm("restore", "--force", folder.name), 1, says="cannot be read")
+    require_one_error(vm.qvm("archive", "--verify", folder.name), 1, says="cannot be read")
     vm.ok("restore", "--force", "latest")
     assert read_byte(vm, "0") == 1
     vm.ok("archive")
@@ -181,8 +181,8 @@ def test_settings_that_do_not_belong_there_are_refused(
 ) -> None:
     write_settings(vm, member)
     for words in (["latest"], ["latest", "../made"]):
-        require_error(vm.qvm("restore", "--force", *words), 1, says="which does not belong there")
-    require_error(vm.qvm("archive", "--verify", "--boot"), 1)
+        require_one_error(vm.qvm("restore", "--force", *words), 1, says="which does not belong there")
+    require_one_error(vm.qvm("archive", "--verify", "--boot"), 1)
     assert read_byte(vm, "0") == 2
     require_nothing_left(vm)
 
@@ -191,7 +191,7 @@ def test_settings_that_do_not_belong_there_are_refused(
 def test_settings_with_a_file_where_a_folder_is_are_refused(vm: Vm, names: tuple[str, str]) -> None:
     write_settings(vm, *((f".qvm/tpm/{name}", "x") for name in names))
     for words in (["latest"], ["latest", "../made"]):
-        require_error(vm.qvm("restore", "--force", *words), 1, says="for which there is no place")
+        require_one_error(vm.qvm("restore", "--force", *words), 1, says="for which there is no place")
     assert not (vm.world.home / "made").exists()
     assert read_byte(vm, "0") == 2
     require_nothing_left(vm)
@@ -200,7 +200,7 @@ def test_settings_with_a_file_where_a_folder_is_are_refused(vm: Vm, names: tuple
 def test_settings_do_not_take_the_place_of_a_folder(vm: Vm) -> None:
     (vm.directory / ".qvm/tpm/x").mkdir(parents=True)
     write_settings(vm, (".qvm/tpm/x", "x"))
-    require_error(vm.qvm("restore", "--force", "latest"), 1, says="for which there is no place")
+    require_one_error(vm.qvm("restore", "--force", "latest"), 1, says="for which there is no place")
     assert read_byte(vm, "0") == 2
     require_nothing_left(vm)
 
@@ -211,8 +211,8 @@ def test_settings_that_are_no_tar_are_refused(vm: Vm, canaries: list[Path]) -> N
         path.write_bytes(data)
         size = len(data)
         edit_manifest(vm, lambda found, size=size: first_part(found, "settings").update(stored_bytes=size))  # type: ignore[misc]
-        require_error(vm.qvm("restore", "--force", "latest", "../made"), 1, says="is damaged")
-        require_error(vm.qvm("restore", "--force", "latest"), 1, says="is damaged")
+        require_one_error(vm.qvm("restore", "--force", "latest", "../made"), 1, says="is damaged")
+        require_one_error(vm.qvm("restore", "--force", "latest"), 1, says="is damaged")
         assert read_byte(vm, "0") == 2
         require_nothing_left(vm)
 
@@ -252,7 +252,7 @@ def test_images_that_name_files_of_the_host_are_refused(vm: Vm, old: Path, canar
 
     def both(says: str) -> None:
         for words in ([old.name], [old.name, "../made"]):
-            require_error(vm.qvm("restore", "--force", *words), 1, says=says)
+            require_one_error(vm.qvm("restore", "--force", *words), 1, says=says)
         assert vm.qvm("archive", "--verify", old.name).status == 1
         assert read_byte(vm, "0") == 2
         require_nothing_left(vm)
@@ -307,7 +307,7 @@ def test_layout_of_vm_compressed_by_each_tool_restores(vm: Vm, old: Path, tool: 
     twin.ok("kill")
     cut = next(old.glob("demo-backing-*"))
     cut.write_bytes(cut.read_bytes()[:-20])
-    require_error(vm.qvm("restore", "--force", f"{old.name}/20250203040506"), 1, says="is damaged")
+    require_one_error(vm.qvm("restore", "--force", f"{old.name}/20250203040506"), 1, says="is damaged")
     assert read_byte(vm, "0") == 3
 
 
@@ -333,11 +333,11 @@ def test_restore_into_a_place_that_is_taken_is_refused(vm: Vm) -> None:
         "/",
         "../-x",
     ):
-        require_error(vm.qvm("restore", "latest", place), 2)
+        require_one_error(vm.qvm("restore", "latest", place), 2)
     vm.ok("start", "--no-wait")
-    require_error(vm.qvm("restore", "--force", "latest", "../demo"), 2, says="is a machine already")
-    require_error(vm.qvm("restore", "--force", "latest", "."), 2)
-    require_error(vm.qvm("restore", "--force", "latest"), 3, says="cannot restore: it is running")
+    require_one_error(vm.qvm("restore", "--force", "latest", "../demo"), 2, says="is a machine already")
+    require_one_error(vm.qvm("restore", "--force", "latest", "."), 2)
+    require_one_error(vm.qvm("restore", "--force", "latest"), 3, says="cannot restore: it is running")
     vm.ok("kill")
     assert [name for name in everything(vm) if name not in before] in ([], [".qvm/snapshots.json"])
     (home / "empty").mkdir()
@@ -356,10 +356,10 @@ def test_restore_onto_a_full_disk_leaves_everything_as_it_was(blank: Blank, word
         (vm.directory / "noise").write_bytes(os.urandom(4 << 20))
         qemu_io(vm, "-f", "qcow2", "-c", "write -s noise 0 4M", "demo-backing.qcow2")
         now = (vm.directory / "demo-backing.qcow2").read_bytes()
-        require_error(vm.qvm("restore", "--force", "latest"), 1, says="No space left on device")
+        require_one_error(vm.qvm("restore", "--force", "latest"), 1, says="No space left on device")
         assert (vm.directory / "demo-backing.qcow2").read_bytes() == now
         require_nothing_left(vm)
-        require_error(vm.qvm("restore", "latest", "../small/twin"), 1, says="No space left on device")
+        require_one_error(vm.qvm("restore", "latest", "../small/twin"), 1, says="No space left on device")
         assert list((world.home / "small").iterdir()) == []
         (vm.directory / "noise").unlink()
         vm.ok("restore", "--force", "latest")
@@ -387,10 +387,10 @@ def test_store_that_cannot_be_used_is_told(blank: Blank, where: str, says: str, 
     if is_on:
         vm.ok("start", "--no-wait")
     vm.ok("config", f"VM_ARCHIVE={where}")
-    require_error(vm.qvm("archive"), 1, 2, says=says)
+    require_one_error(vm.qvm("archive"), 1, 2, says=says)
     if not is_on:
-        require_error(vm.qvm("restore", "latest"), 1, 2)
-        require_error(vm.qvm("archive", "--verify"), 1, 2)
+        require_one_error(vm.qvm("restore", "latest"), 1, 2)
+        require_one_error(vm.qvm("archive", "--verify"), 1, 2)
     vm.ok("config", "VM_ARCHIVE=")
     assert not (vm.directory / "made").exists()
     require_nothing_left(vm)

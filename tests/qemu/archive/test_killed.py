@@ -20,25 +20,13 @@ from pathlib import Path
 import pytest
 
 from tests.support.archives import archived_states, make_archive, require_nothing_left, state_name
-from tests.support.counting import (
-    NO_WAITING,
-    SEED,
-    check_disks,
-    last_number,
-    require_all,
-    wait_for_more,
-    wait_until_off,
-)
-from tests.support.disks import read_byte, read_bytes, write_byte, write_live
+from tests.support.counting import NO_WAITING, SEED, last_number, require_all, wait_for_more, wait_until_off
+from tests.support.disks import check_images, flush, read_byte, read_bytes, write_byte, write_live
 from tests.support.programs import qemu_img, qemu_io
 from tests.support.small_disk import small_disk
 from tests.support.world import Blank, Vm
 
 USUAL, LONG = 3, 20
-
-
-def flush(vm: Vm) -> None:
-    vm.ok("cmd", 'qemu-io -d /machine/peripheral/disk0-device/virtio-backend "flush"')
 
 
 def check_live(vm: Vm, whom: str, count: int) -> None:
@@ -81,7 +69,7 @@ def check_live(vm: Vm, whom: str, count: int) -> None:
         require_nothing_left(vm)
     vm.ok("kill")
     require_all(vm.directory, "demo", last_number(vm))
-    check_disks(vm)
+    check_images(vm)
     require_nothing_left(vm)
 
 

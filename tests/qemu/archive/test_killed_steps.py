@@ -16,7 +16,6 @@ import pytest
 from tests.support.archives import make_archive, require_nothing_left, state_name
 from tests.support.counting import (
     SEED,
-    check_disks,
     clear,
     last_number,
     require_all,
@@ -26,6 +25,7 @@ from tests.support.counting import (
     wait_for_more,
     wait_until_off,
 )
+from tests.support.disks import check_images
 from tests.support.world import Vm
 
 
@@ -66,7 +66,7 @@ def check(vm: Vm, count: int | None) -> None:
     vm.ok("kill")
     least = last_number(vm)
     require_all(vm.directory, "demo", least)
-    check_disks(vm)
+    check_images(vm)
 
 
 def test_killed_before_a_step_the_guest_goes_on_and_nothing_is_lost(counting: Vm) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.archives import make_archive, require_nothing_left, state_name
 from tests.support.disks import read_byte, write_byte, write_live
-from tests.support.errors import require_error
+from tests.support.errors import require_one_error
 from tests.support.forged_archives import edit_manifest, first_part, write_settings
 from tests.support.programs import qemu_img
 from tests.support.world import Blank, Vm
@@ -89,8 +89,8 @@ def trap(vm: Vm, name: str) -> None:
 
 def refused(vm: Vm, says: str) -> None:
     """Into the same machine and into a new one; the machine is as it was."""
-    require_error(vm.qvm("restore", "--force", "latest"), 1, says=says)
-    require_error(vm.qvm("restore", "latest", "../twin"), 1, says=says)
+    require_one_error(vm.qvm("restore", "--force", "latest"), 1, says=says)
+    require_one_error(vm.qvm("restore", "latest", "../twin"), 1, says=says)
     assert not (vm.world.home / "twin").exists()
     assert read_byte(vm, "0") == 2
     require_nothing_left(vm)
@@ -145,7 +145,7 @@ def test_disk_that_is_of_another_format_now_is_not_replaced(blank: Blank) -> Non
     qemu_img(vm, "create", "-q", "-f", "qcow2", "data.img", "1M")
     vm.ok("config", "VM_DISKS=data.img:qcow2")
     result = vm.qvm("restore", "--force", "latest")
-    require_error(result, 1, says="data.img is raw in the archive, and the machine opens it as qcow2")
+    require_one_error(result, 1, says="data.img is raw in the archive, and the machine opens it as qcow2")
     qemu_img(vm, "check", "-f", "qcow2", "data.img")
     require_nothing_left(vm)
 

@@ -217,7 +217,7 @@ def two_archives(vm: Vm) -> tuple[str, Path]:
     return name, vm.directory / name.partition("/")[0]
 
 
-def told(vm: Vm, *words: str) -> tuple[list[str], str]:
+def removed_and_messages(vm: Vm, *words: str) -> tuple[list[str], str]:
     result = vm.ok("--json", "archive", *words)
     return list(json.loads(result.out)["removed"]), result.err
 
@@ -230,7 +230,7 @@ def test_archive_in_which_somebody_works_stays(blank: Blank) -> None:
     inside = Vm(vm.world, folder)
     inside.ok("start", "--disposable", "--no-wait")
     try:
-        gone, err = told(vm, "--create", "--keep", "1")
+        gone, err = removed_and_messages(vm, "--create", "--keep", "1")
         assert gone == []
         assert f"demo: removed nothing from {folder.name}: .qvm is in it" in err
     finally:
@@ -239,11 +239,11 @@ def test_archive_in_which_somebody_works_stays(blank: Blank) -> None:
     assert read_byte(inside, "0") == 1
     shutil.rmtree(folder / ".qvm")
     for name in (".vmrc", "notes.txt"):
-        gone, err = told(vm, "--keep", "1")
+        gone, err = removed_and_messages(vm, "--keep", "1")
         assert gone == []
         assert f"{name} is in it, which is not the archive's" in err
         (folder / name).unlink()
-    assert told(vm, "--keep", "1")[0] == [old]
+    assert removed_and_messages(vm, "--keep", "1")[0] == [old]
     assert not folder.exists()
 
 
@@ -253,31 +253,31 @@ def test_archive_whose_image_is_open_or_has_an_overlay_stays(blank: Blank) -> No
     overlay = other.directory / "of-the-archive.qcow2"
     base = str(folder / "demo-base.qcow2")
     qemu_img(vm, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, str(overlay))
-    gone, err = told(vm, "--create", "--keep", "1")
+    gone, err = removed_and_messages(vm, "--create", "--keep", "1")
     assert gone == []
     assert f"{overlay} stands on demo-base.qcow2" in err
     overlay.unlink()
     with (folder / "demo-backing.qcow2").open("rb") as file:
         holder = subprocess.Popen(["sleep", "600"], stdin=file)
     try:
-        gone, err = told(vm, "--keep", "1")
+        gone, err = removed_and_messages(vm, "--keep", "1")
         assert gone == []
         assert f"demo-backing.qcow2 is in use by sleep (pid {holder.pid}" in err
     finally:
         holder.kill()
         holder.wait()
-    assert told(vm, "--keep", "1")[0] == [old]
+    assert removed_and_messages(vm, "--keep", "1")[0] == [old]
 
 
 def test_state_that_runs_where_it_lies_stays_while_the_archive_does(vm: Vm) -> None:
     every = state_names(vm)
     folder = vm.directory / every[0].partition("/")[0]
     shutil.copy(vm.directory / ".vmrc", folder)
-    gone, err = told(vm, "--keep", "1")
+    gone, err = removed_and_messages(vm, "--keep", "1")
     assert gone == []
     assert ".vmrc is in it" in err
     (folder / ".vmrc").rename(folder / "notes.txt")  # in nobody's way, and not the archive's
-    assert told(vm, "--keep", "1")[0] == every[:4]
+    assert removed_and_messages(vm, "--keep", "1")[0] == every[:4]
     assert (folder / "notes.txt").exists()
 
 

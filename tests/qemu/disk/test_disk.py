@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from tests.support.disks import disk_io, holds, list_disks
+from tests.support.disks import disk_io, holds, list_disks, write_live
 from tests.support.programs import qemu_img
 from tests.support.world import Blank, Vm
 
@@ -173,27 +173,22 @@ def test_commit_writes_to_the_base_unless_others_stand_on_it(vm: Vm) -> None:
     assert vm.qvm("disk", "commit", "disk1").status == 2
 
 
-def write_live(vm: Vm, pattern: int, where: str) -> None:
-    device = "/machine/peripheral/disk0-device/virtio-backend"
-    vm.ok("cmd", f'qemu-io -d {device} "write -P {pattern} {where}"')
-
-
 def test_commit_and_flatten_while_on_and_the_guest_goes_on(vm: Vm) -> None:
     disk_io(vm, "demo-base.qcow2", "write -P 5 4M 64k")
     vm.ok("start", "--no-wait")
-    write_live(vm, 7, "1M 64k")
+    write_live(vm, "-P 7 1M 64k")
     vm.ok("snapshot", "save", "a")
     assert "holds snapshots (a)" in vm.qvm("disk", "commit").err
     vm.ok("snapshot", "delete", "a")
     for pattern in (7, 8):  # twice: the fresh overlay is as good as the first
-        write_live(vm, pattern, "1M 64k")
+        write_live(vm, f"-P {pattern} 1M 64k")
         assert "its data is in demo-base.qcow2 now" in vm.ok("disk", "commit").out
         assert vm.qvm("status", "-s").out.startswith("demo: running")
         assert holds(vm, "demo-base.qcow2", pattern)
-    write_live(vm, 9, "1M 64k")
+    write_live(vm, "-P 9 1M 64k")
     assert list_disks(vm)["disk0"]["chain"] == [str(vm.directory / "demo-base.qcow2")]
     vm.ok("snapshot", "save", "b")
-    write_live(vm, 3, "1M 64k")
+    write_live(vm, "-P 3 1M 64k")
     vm.ok("snapshot", "restore", "b", "--no-wait")
     vm.ok("snapshot", "delete", "b")
     refused = vm.qvm("disk", "rebase", "disk0", "data.qcow2")

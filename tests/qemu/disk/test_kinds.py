@@ -29,7 +29,7 @@ def io(path: Path, *commands: str, kind: str = "qcow2") -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def told(path: Path, kind: str = "qcow2") -> dict[str, Any]:
+def described(path: Path, kind: str = "qcow2") -> dict[str, Any]:
     """All that `qemu-img info` shows of an image but where it is and how much room it takes."""
     found: dict[str, Any] = json.loads(qemu_img(path.parent, "info", "-U", "-f", kind, "--output=json", path))
     volatile = ("filename", "full-backing-filename", "actual-size", "dirty-flag", "children")
@@ -172,7 +172,7 @@ def tried(work: Callable[[], object]) -> bool:
 def examine(folder: Path, vm: Machine, drawn: dict[str, Any], work: str) -> None:
     path = make(folder, drawn)
     is_encrypted = drawn["special"] == "luks"
-    before, kind, below = content(path, is_encrypted=is_encrypted), told(path), layers(folder)
+    before, kind, below = content(path, is_encrypted=is_encrypted), described(path), layers(folder)
     room, blocks = path.stat().st_size, path.stat().st_blocks
     if work == "trim":
         is_done = tried(lambda: vm.disk_trim("disk1"))
@@ -180,24 +180,24 @@ def examine(folder: Path, vm: Machine, drawn: dict[str, Any], work: str) -> None
         assert path.stat().st_blocks <= blocks
         assert drawn["special"] != "compressed" or path.stat().st_size <= room
         assert drawn["special"] != "prealloc" or is_preallocated(path)
-        assert (told(path), layers(folder)) == (kind, below)
+        assert (described(path), layers(folder)) == (kind, below)
     elif work in ("grow", "shrink"):
         size = SIZE * 2 if work == "grow" else SIZE // 2
         if tried(lambda: vm.disk_resize("disk1", str(size), shrink=work == "shrink")):
             kind["virtual-size"] = size
             before = before[:size] + bytes(max(0, size - len(before)))
-        assert (told(path), layers(folder)) == (kind, below)
+        assert (described(path), layers(folder)) == (kind, below)
     elif work == "flatten":
         if tried(lambda: vm.disk_rebase("disk1")):
             kind = {key: value for key, value in kind.items() if not key.startswith("backing")}
-        assert (told(path), layers(folder)) == (kind, below)
+        assert (described(path), layers(folder)) == (kind, below)
     elif work == "commit":
         base = folder / "one.base"
         form = "raw" if drawn["base"] == "raw" else "qcow2"
-        base_kind = told(base, form) if drawn["base"] else {}
+        base_kind = described(base, form) if drawn["base"] else {}
         is_done = tried(lambda: vm.disk_commit("disk1"))
-        assert told(path) == kind
-        assert not drawn["base"] or told(base, form) == base_kind
+        assert described(path) == kind
+        assert not drawn["base"] or described(base, form) == base_kind
         assert not is_done or content(base, form) == before
     elif work == "archive":
         shutil.rmtree(folder / "archives", ignore_errors=True)
@@ -206,12 +206,12 @@ def examine(folder: Path, vm: Machine, drawn: dict[str, Any], work: str) -> None
             twin = folder.parent / "twin" / "data.qcow2"
             assert content(twin, is_encrypted=is_encrypted) == before
             kind.get("format-specific", {}).get("data", {}).pop("bitmaps", None)  # of another moment there
-            found = told(twin)
+            found = described(twin)
             for each in (found, kind):
                 each.pop("backing-filename", None)
             assert found == kind
             return
-        assert told(path) == kind
+        assert described(path) == kind
     if not is_encrypted or work == "trim":
         assert content(path, is_encrypted=is_encrypted) == before
 
@@ -272,7 +272,7 @@ def test_archive_create_keeps_the_kind_of_the_overlay(blank: Blank) -> None:
     overlay = vm.directory / "demo-backing.qcow2"
     create(overlay, MODERN, ("demo-base.qcow2", "qcow2"))
     write(overlay, [(5, 3)])
-    before, kind = content(overlay), told(overlay)
+    before, kind = content(overlay), described(overlay)
     vm.ok("archive", "--create")
     assert content(vm.directory / "demo-base.qcow2")[: len(before)] == before
-    assert (told(overlay), content(overlay)) == (kind, before)
+    assert (described(overlay), content(overlay)) == (kind, before)

@@ -11,17 +11,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.disks import list_disks
+from tests.support.errors import require_error
 from tests.support.programs import qemu_img
-from tests.support.world import Blank, Result, Vm, World
+from tests.support.world import Blank, Vm, World
 
 SECRET = b"TOP-SECRET" * 10
 CD = bytes(0x8001) + b"CD001" + bytes(100000)
-
-
-def told(result: Result, status: int, *words: str) -> None:
-    assert result.status == status, str(result)
-    assert all(word in result.err for word in words), str(result)
-    assert "hint: " in result.err, str(result)
 
 
 def make(folder: Path, kind: str, name: str) -> None:
@@ -105,7 +100,7 @@ def test_disk_that_is_none_is_refused_when_added_and_at_the_start(blank: Blank, 
 def test_cdrom_that_is_a_fifo_is_refused_at_once(blank: Blank) -> None:
     vm = blank(VM_CDROM="cd")
     os.mkfifo(vm.directory / "cd")
-    told(vm.qvm("start", "--no-wait"), 1, "VM_CDROM: cannot read cd: cd is a FIFO")
+    require_error(vm.qvm("start", "--no-wait"), 1, "VM_CDROM: cannot read cd: cd is a FIFO")
 
 
 def test_create_of_an_overlay_copies_all_of_its_chain_and_says_so(world: World) -> None:
@@ -190,7 +185,7 @@ def test_disk_in_use_is_found_in_raw_too(blank: Blank) -> None:
     vm, other = blank(VM_DISKS="data.img:raw"), blank("other")
     qemu_img(vm, "create", "-q", "-f", "raw", "data.img", "1M")
     vm.ok("start", "--no-wait")
-    told(other.qvm("disk", "add", "../demo/data.img"), 1, "data.img is in use by machine demo")
+    require_error(other.qvm("disk", "add", "../demo/data.img"), 1, "data.img is in use by machine demo")
     vm.ok("kill")
     other.ok("disk", "add", "../demo/data.img")
 
@@ -201,7 +196,9 @@ def test_add_of_an_overlay_says_what_it_is_backed_by_and_takes_no_file_of_the_ho
     vm = blank()
     (tmp_path / "secret").write_bytes(SECRET.ljust(1 << 20))
     qemu_img(vm, "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(tmp_path / "secret"), "evil.qcow2")
-    told(vm.qvm("disk", "add", "evil.qcow2"), 1, f"evil.qcow2 is backed by {tmp_path}/secret, a raw file")
+    require_error(
+        vm.qvm("disk", "add", "evil.qcow2"), 1, f"evil.qcow2 is backed by {tmp_path}/secret, a raw file"
+    )
     qemu_img(vm, "create", "-q", "-f", "raw", "base.img", "1M")
     qemu_img(vm, "create", "-q", "-f", "qcow2", "-F", "raw", "-b", "base.img", "data.qcow2")
     assert "added; it is backed by base.img" in vm.ok("disk", "add", "data.qcow2").out

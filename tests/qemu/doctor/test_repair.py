@@ -23,7 +23,7 @@ def fix(vm: Vm, *words: str) -> list[dict[str, str]]:
     return fixed
 
 
-def told(fixed: list[dict[str, str]], level: str = "mended") -> str:
+def findings(fixed: list[dict[str, str]], level: str = "mended") -> str:
     return "\n".join(each["finding"] for each in fixed if each["level"] == level)
 
 
@@ -49,7 +49,7 @@ def test_doctor_fix_after_a_crash_removes_its_traces_and_the_machine_is_stopped(
         pass
     (vm.directory / ".qvm/disposable-12.qcow2").touch()
     (vm.directory / ".qvm/uuid.part7").touch()
-    text = told(fix(vm))
+    text = findings(fix(vm))
     for name in (".qvm/qemu.pid", ".qvm/running", ".qvm/disposable-12.qcow2", ".qvm/uuid.part7", str(folder)):
         assert name in text
     assert "ended without being asked" in text
@@ -68,7 +68,7 @@ def test_doctor_fix_removes_unfinished_copies_and_nothing_of_the_users(blank: Bl
     before = vm.qvm("doctor").out
     assert all(name in before for name in ours)
     assert "film.part" not in before
-    text = told(fix(vm))
+    text = findings(fix(vm))
     assert all(name in text for name in ours)
     left = os.listdir(vm.directory)
     assert not set(ours) & set(left)
@@ -93,9 +93,9 @@ def test_doctor_fix_settles_work_on_a_disk_that_has_gone_on_the_others(blank: Bl
     journal(vm, what="save", name="x", phase="begin", disks=disks)
     vm.set(VM_DISKS="data.qcow2")
     left = fix(vm)
-    assert "data.qcow2" in told(left, "left")  # it is to be one still
+    assert "data.qcow2" in findings(left, "left")  # it is to be one still
     vm.set(VM_DISKS="")
-    text = told(fix(vm))
+    text = findings(fix(vm))
     assert "the save of the snapshot x" in text
     assert "data.qcow2 is not there, and no disk of the machine now" in text
     vm.ok("start", "--no-wait")
@@ -157,7 +157,7 @@ def test_doctor_fix_closes_what_is_open_to_others(blank: Blank) -> None:
         path.chmod(mode)
     (vm.directory / "demo-base.qcow2").chmod(0o666)
     (vm.world.runtime / "qvm").chmod(0o755)
-    text = told(fix(vm))
+    text = findings(fix(vm))
     assert "key has mode 600 now, it had 644" in text
     assert ".qvm/known_hosts has mode 644 now, it had 666" in text
     assert ".qvm has mode 750 now, it had 777" in text
@@ -173,7 +173,7 @@ def test_doctor_fix_by_root_gives_files_back_to_the_owner(blank: Blank) -> None:
     (vm.directory / ".qvm").mkdir(exist_ok=True)
     (vm.directory / ".qvm/known_hosts").touch()
     os.chown(vm.directory / ".qvm/known_hosts", 65534, 65534)
-    assert ".qvm/known_hosts is root's now" in told(fix(vm))
+    assert ".qvm/known_hosts is root's now" in findings(fix(vm))
     assert (vm.directory / ".qvm/known_hosts").stat().st_uid == 0
 
 
@@ -182,9 +182,9 @@ def test_doctor_fix_known_hosts_that_is_a_folder(blank: Blank) -> None:
     known = vm.directory / ".qvm/known_hosts"
     known.mkdir(parents=True)
     (known / "mine").touch()
-    assert ".qvm/known_hosts is a folder, and not empty" in told(fix(vm), "left")
+    assert ".qvm/known_hosts is a folder, and not empty" in findings(fix(vm), "left")
     (known / "mine").unlink()
-    assert ".qvm/known_hosts was an empty folder: removed" in told(fix(vm))
+    assert ".qvm/known_hosts was an empty folder: removed" in findings(fix(vm))
     assert fix(vm) == []
 
 
@@ -208,7 +208,7 @@ def test_doctor_fix_removes_dead_sockets_of_machines_that_are_gone(blank: Blank)
     listener.listen(1)
     with listener:
         done = vm.world.run("--json", "doctor", "--fix")  # no machine here: the user's folder alone
-        text = told(json.loads(done.out)["fixed"])
+        text = findings(json.loads(done.out)["fixed"])
         assert {name for name, folder in folders.items() if folder.exists()} == {"alive", "young", "foreign"}
         assert f"removed {folders['dead']}, the sockets, whose machine is gone; nobody listened there" in text
         assert f"removed {folders['elsewhere']}, the sockets of the machine in {vm.directory}" in text
@@ -231,9 +231,9 @@ def test_doctor_fix_image_that_another_program_has_open_is_named_and_left(blank:
         done = vm.qvm("--json", "doctor", "--fix")
         value = json.loads(done.out)
         whose = f"demo-backing.qcow2 is in use by qemu-system-x86 (pid {other.pid}, "
-        assert whose in told(value["fixed"], "left")
+        assert whose in findings(value["fixed"], "left")
         assert any(str(other.pid) in each["finding"] and each["level"] == "error" for each in value["checks"])
     finally:
         other.kill()
         other.wait()
-    assert "is undone: the older snapshot of that name is there" in told(fix(vm))
+    assert "is undone: the older snapshot of that name is there" in findings(fix(vm))

@@ -9,12 +9,16 @@ import shutil
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.world import Blank, Result, Vm
+from tests.support import errors
+from tests.support.world import Blank, Vm
+
+require_error = partial(errors.require_error, who="demo: ")
 
 ODD = "a,b=c:d 'ä\".qcow2"
 
@@ -23,15 +27,6 @@ def image(vm: Vm, name: str, kind: str = "qcow2", size: str = "16M") -> Path:
     path = vm.directory / name
     subprocess.run(["qemu-img", "create", "-q", "-f", kind, path, size], check=True)
     return path
-
-
-def told(result: Result, status: int, what: str, hint: str) -> None:
-    """One line with `what`, a hint, the status; never a traceback."""
-    assert result.status == status, str(result)
-    lines = result.err.splitlines()
-    assert any(line.startswith("qvm: demo: ") and what in line for line in lines), str(result)
-    assert any(line.startswith("hint: ") and hint in line for line in lines), str(result)
-    assert "Traceback" not in result.err
 
 
 def hash_of(path: Path) -> str:
@@ -123,8 +118,10 @@ def test_start_read_only_disk_does_not_stand_in_the_way_of_saving(blank: Blank) 
 
 def test_start_missing_further_disk_is_named(blank: Blank) -> None:
     vm = blank(VM_DISKS="sub/gone.qcow2\n")
-    told(vm.qvm("start"), 1, "sub/gone.qcow2 is not there", "qemu-img create -f qcow2 sub/gone.qcow2")
-    told(
+    require_error(
+        vm.qvm("start"), 1, "sub/gone.qcow2 is not there", "qemu-img create -f qcow2 sub/gone.qcow2"
+    )
+    require_error(
         vm.qvm("--set", "VM_DISKS=gone.img:qcow3", "start"),
         1,
         "gone.img:qcow3 is not there",
@@ -143,7 +140,7 @@ def test_start_hint_for_an_odd_name_can_be_typed(blank: Blank) -> None:
 def test_start_cut_further_disk_is_called_corrupt(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.qcow2")
     (vm.directory / "data.qcow2").write_bytes(b"QFI\xfb short")
-    told(vm.qvm("start"), 1, "data.qcow2 is corrupt", "archive")
+    require_error(vm.qvm("start"), 1, "data.qcow2 is corrupt", "archive")
 
 
 def test_start_further_disk_without_its_backing_file_is_orphaned(blank: Blank) -> None:
@@ -152,20 +149,24 @@ def test_start_further_disk_without_its_backing_file_is_orphaned(blank: Blank) -
     words = ["-b", "below.qcow2", "-F", "qcow2", "data.qcow2"]
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *words], cwd=vm.directory, check=True)
     base.unlink()
-    told(vm.qvm("start"), 1, "data.qcow2 is orphaned: what it stands on, below.qcow2", "put that file back")
+    require_error(
+        vm.qvm("start"), 1, "data.qcow2 is orphaned: what it stands on, below.qcow2", "put that file back"
+    )
 
 
 def test_start_format_is_never_guessed_from_what_a_guest_may_have_written(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.img")
     image(vm, "data.img", "qcow2")
-    told(vm.qvm("start"), 1, "data.img looks like qcow2", "data.img:qcow2 in VM_DISKS")
+    require_error(vm.qvm("start"), 1, "data.img looks like qcow2", "data.img:qcow2 in VM_DISKS")
     vm.ok("--set", "VM_DISKS=data.img:raw", "start", "--no-wait")
     assert "data.img (raw)" in vm.ok("cmd", "info block").out
     vm.ok("kill")
     vm.ok("--set", "VM_DISKS=data.img:qcow2", "start", "--no-wait")
     vm.ok("kill")
     image(vm, "raw.qcow2", "raw")
-    told(vm.qvm("--set", "VM_DISKS=raw.qcow2", "start"), 1, "raw.qcow2 is in format raw", "raw.qcow2:raw")
+    require_error(
+        vm.qvm("--set", "VM_DISKS=raw.qcow2", "start"), 1, "raw.qcow2 is in format raw", "raw.qcow2:raw"
+    )
 
 
 def test_start_locked_further_disk_names_that_file_and_the_process(blank: Blank) -> None:
@@ -173,7 +174,7 @@ def test_start_locked_further_disk_names_that_file_and_the_process(blank: Blank)
     image(vm, "data.qcow2")
     other = blank("other", VM_DISKS=str(vm.directory / "data.qcow2"))
     other.ok("start", "--no-wait")
-    told(
+    require_error(
         vm.qvm("start"),
         1,
         f"data.qcow2 is in use by machine other, pid {other.pid}, since ",
@@ -184,7 +185,7 @@ def test_start_locked_further_disk_names_that_file_and_the_process(blank: Blank)
 
 @pytest.mark.parametrize("name", ["VM_CDROM", "VM_KERNEL"])
 def test_start_missing_file_names_its_variable(blank: Blank, name: str) -> None:
-    told(blank(**{name: "gone"}).qvm("start"), 1, f"{name}: cannot read gone", f"correct {name}")
+    require_error(blank(**{name: "gone"}).qvm("start"), 1, f"{name}: cannot read gone", f"correct {name}")
 
 
 def test_doctor_looks_at_every_disk(blank: Blank) -> None:
@@ -248,11 +249,13 @@ def test_start_uefi_secure_alone_means_q35(blank: Blank) -> None:
 def test_start_uefi_variables_of_another_firmware_are_refused(blank: Blank) -> None:
     vm = blank(VM_FIRMWARE="uefi")
     image(vm, "demo-uefi.qcow2", size="1M")
-    told(vm.qvm("start"), 1, "demo-uefi.qcow2 does not fit the firmware", "move it away")
+    require_error(vm.qvm("start"), 1, "demo-uefi.qcow2 does not fit the firmware", "move it away")
 
 
 def test_start_uefi_for_a_machine_type_without_it_is_refused(blank: Blank) -> None:
-    told(blank(VM_FIRMWARE="uefi", VM_QEMU_MACHINE="microvm").qvm("start"), 1, "no UEFI firmware", "ovmf")
+    require_error(
+        blank(VM_FIRMWARE="uefi", VM_QEMU_MACHINE="microvm").qvm("start"), 1, "no UEFI firmware", "ovmf"
+    )
 
 
 # TPM
@@ -324,7 +327,7 @@ def test_start_disposable_tpm_keeps_its_state(blank: Blank) -> None:
 
 def test_start_tpm_where_there_can_be_none_is_refused(blank: Blank) -> None:
     vm = blank(VM_TPM="yes", VM_QEMU_MACHINE="microvm")
-    told(vm.qvm("start"), 2, "machine type microvm takes no TPM", "remove VM_TPM")
+    require_error(vm.qvm("start"), 2, "machine type microvm takes no TPM", "remove VM_TPM")
     assert vm.qvm("status").out == "demo: stopped\n"
 
 
@@ -334,7 +337,9 @@ def test_start_tpm_without_its_program_says_so(blank: Blank, tmp_path: Path) -> 
     programs.mkdir()
     for name in ("qemu-system-x86_64", "qemu-img", "ssh"):
         (programs / name).symlink_to(shutil.which(name) or "")
-    told(vm.qvm("start", env={"PATH": str(programs)}), 1, "swtpm is not installed, and VM_TPM=yes", "swtpm")
+    require_error(
+        vm.qvm("start", env={"PATH": str(programs)}), 1, "swtpm is not installed, and VM_TPM=yes", "swtpm"
+    )
 
 
 # Other devices
@@ -410,9 +415,9 @@ def test_start_hardware_by_hand_disposable_writes_nothing(blank: Blank) -> None:
     vm.ok("kill")
     assert "wrote 512/512" in (vm.directory / ".qvm/log/qemu.stdout").read_text()
     assert hash_of(path) == before
-    told(vm.qvm("start", "--base-only"), 2, "--base-only needs disks that qvm gives", "VM_QEMU_ARGS")
+    require_error(vm.qvm("start", "--base-only"), 2, "--base-only needs disks that qvm gives", "VM_QEMU_ARGS")
     more = BY_HAND + " -blockdev null-co,node-name=x"
-    told(
+    require_error(
         vm.qvm("--set", f"VM_QEMU_ARGS={more}", "start", "--disposable"),
         2,
         "does not cover -blockdev",
@@ -423,7 +428,7 @@ def test_start_hardware_by_hand_disposable_writes_nothing(blank: Blank) -> None:
 @pytest.mark.parametrize("words", ["-name x", "-uuid 1", "-pidfile p", "-daemonize", "-mon chardev=qmp"])
 def test_start_hardware_by_hand_that_takes_what_is_ours_is_refused(blank: Blank, words: str) -> None:
     vm = blank(has_images=False, VM_QEMU_ARGS=f"-m 64 {words}")
-    told(vm.qvm("start"), 2, "that is qvm's own", "config")
+    require_error(vm.qvm("start"), 2, "that is qvm's own", "config")
 
 
 # Saved state of several disks
@@ -497,7 +502,9 @@ def test_savevm_with_a_raw_further_disk_is_refused_by_its_name(blank: Blank) -> 
     image(vm, "one.qcow2")
     image(vm, "data.img", "raw")
     vm.ok("start", "--no-wait")
-    told(vm.qvm("stop", "--savevm", "x"), 3, "data.img is raw, which holds no snapshots", "read-only")
+    require_error(
+        vm.qvm("stop", "--savevm", "x"), 3, "data.img is raw, which holds no snapshots", "read-only"
+    )
     assert vm.ok("cmd", "info status").out == "VM status: running\n"
 
 
@@ -507,7 +514,7 @@ def test_loadvm_lacking_on_the_second_disk_is_refused_and_nothing_is_reverted(bl
     vm.ok("start", "--no-wait")
     vm.ok("stop", "--savevm", "x", "--no-suspend")
     subprocess.run(["qemu-img", "snapshot", "-d", "x", path], check=True)
-    told(vm.qvm("start", "--no-wait", "--loadvm", "x"), 3, "there is no snapshot x on disk1", "x")
+    require_error(vm.qvm("start", "--no-wait", "--loadvm", "x"), 3, "there is no snapshot x on disk1", "x")
     assert vm.qvm("status").out == "demo: stopped\n"
 
 

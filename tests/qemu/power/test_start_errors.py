@@ -10,33 +10,23 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.errors import require_error
 from tests.support.small_disk import small_disk
-from tests.support.world import QVM, Blank, Result, World, write_vmrc
-
-
-def told(result: Result, status: int, what: str, hint: str = "hint: ") -> None:
-    """One line `qvm: ... what ...`, a hint, the status; never a traceback."""
-    assert result.status == status, str(result)
-    lines = result.err.splitlines()
-    assert any(line.startswith("qvm: ") and what in line for line in lines), str(result)
-    assert any(line.startswith("hint: ") and hint.removeprefix("hint: ") in line for line in lines), str(
-        result
-    )
-    assert "Traceback" not in result.err
+from tests.support.world import QVM, Blank, World, write_vmrc
 
 
 def test_start_without_vmrc_names_the_one_above(world: World) -> None:
     write_vmrc(world.home / "vm/demo")
     below = world.home / "vm/demo/archive"
     below.mkdir()
-    told(world.run("start", cwd=below), 2, "no .vmrc in", "qvm -C")
+    require_error(world.run("start", cwd=below), 2, "no .vmrc in", "qvm -C")
 
 
 def test_start_vm_home_elsewhere_is_an_error(world: World) -> None:
     write_vmrc(world.home / "one", "one")
     write_vmrc(world.home / "two", "two")
     result = world.run("start", cwd=world.home / "one", env={"VM_HOME": str(world.home / "two")})
-    told(result, 2, "VM_HOME", "VM_HOME_OVERRIDES_CWD")
+    require_error(result, 2, "VM_HOME", "VM_HOME_OVERRIDES_CWD")
 
 
 def test_start_missing_mandatory_variable_is_named(world: World) -> None:
@@ -56,29 +46,29 @@ def test_start_malformed_variables_all_told_with_places(blank: Blank) -> None:
 
 
 def test_start_missing_qemu_names_the_program(blank: Blank) -> None:
-    told(blank(VM_QEMU_BIN="qemu-system-nothing").qvm("start"), 1, "qemu-system-nothing", "install")
+    require_error(blank(VM_QEMU_BIN="qemu-system-nothing").qvm("start"), 1, "qemu-system-nothing", "install")
 
 
 def test_start_missing_image_names_it(blank: Blank) -> None:
-    told(blank(has_images=False).qvm("start"), 1, "demo: demo-backing.qcow2 is not there", "init")
+    require_error(blank(has_images=False).qvm("start"), 1, "demo: demo-backing.qcow2 is not there", "init")
 
 
 def test_start_orphaned_overlay_is_named(blank: Blank) -> None:
     vm = blank()
     (vm.directory / "demo-base.qcow2").unlink()
-    told(vm.qvm("start"), 1, "demo: demo-backing.qcow2 is orphaned", "put that file back")
+    require_error(vm.qvm("start"), 1, "demo: demo-backing.qcow2 is orphaned", "put that file back")
 
 
 def test_start_cut_image_is_called_corrupt(blank: Blank) -> None:
     vm = blank()
     (vm.directory / "demo-backing.qcow2").write_bytes(b"QFI\xfb short")
-    told(vm.qvm("start"), 1, "demo: demo-backing.qcow2 is corrupt")
+    require_error(vm.qvm("start"), 1, "demo: demo-backing.qcow2 is corrupt")
 
 
 def test_start_garbage_image_is_called_by_its_format(blank: Blank) -> None:
     vm = blank()
     (vm.directory / "demo-backing.qcow2").write_bytes(b"garbage" * 1000)
-    told(vm.qvm("start"), 1, "demo-backing.qcow2 is in format raw")
+    require_error(vm.qvm("start"), 1, "demo-backing.qcow2 is in format raw")
 
 
 def test_start_locked_image_names_the_process(blank: Blank) -> None:
@@ -92,7 +82,7 @@ def test_start_locked_image_names_the_process(blank: Blank) -> None:
                 break
             vm.kill()
             result = vm.qvm("start")
-        told(
+        require_error(
             result,
             1,
             f"demo: demo-backing.qcow2 is in use by qemu-system-x86 (pid {other.pid}",
@@ -104,7 +94,9 @@ def test_start_locked_image_names_the_process(blank: Blank) -> None:
 
 
 def test_start_more_memory_than_the_host_is_refused(blank: Blank) -> None:
-    told(blank(VM_MACHINE_MEM="99999999").qvm("start"), 2, "more memory than the host has", "VM_MACHINE_MEM")
+    require_error(
+        blank(VM_MACHINE_MEM="99999999").qvm("start"), 2, "more memory than the host has", "VM_MACHINE_MEM"
+    )
 
 
 def test_start_too_long_runtime_folder_is_refused(blank: Blank, tmp_path: Path) -> None:
@@ -112,13 +104,13 @@ def test_start_too_long_runtime_folder_is_refused(blank: Blank, tmp_path: Path) 
     folder = tmp_path / ("x" * 120)
     folder.mkdir()
     result = vm.qvm("start", env={"XDG_RUNTIME_DIR": str(folder)})
-    told(result, 1, "too long for sockets", "XDG_RUNTIME_DIR")
+    require_error(result, 1, "too long for sockets", "XDG_RUNTIME_DIR")
 
 
 def test_start_qemu_that_dies_at_once_tells_its_words(blank: Blank) -> None:
     vm = blank(VM_QEMU_EXTRA="-device no-such-device")
     result = vm.qvm("start")
-    told(result, 1, "demo: QEMU ended at once (exit status 1)", "dryrun")
+    require_error(result, 1, "demo: QEMU ended at once (exit status 1)", "dryrun")
     assert "'no-such-device' is not a valid device model name" in result.err
     assert vm.qvm("status").out == "demo: stopped\n"
 
@@ -127,7 +119,7 @@ def test_start_qemu_that_dies_at_once_tells_its_words(blank: Blank) -> None:
 def test_start_foreign_vmrc_as_root_is_refused(blank: Blank) -> None:
     vm = blank()
     os.chown(vm.directory / ".vmrc", 65534, 65534)
-    told(vm.qvm("start"), 2, ".vmrc", "qvm allow")
+    require_error(vm.qvm("start"), 2, ".vmrc", "qvm allow")
     vm.ok("allow")
     vm.ok("start", "--no-wait")
 
@@ -136,11 +128,11 @@ def test_start_foreign_vmrc_as_root_is_refused(blank: Blank) -> None:
 def test_start_vmrc_that_others_may_write_is_refused_as_root(blank: Blank) -> None:
     vm = blank()
     (vm.directory / ".vmrc").chmod(0o666)
-    told(vm.qvm("start"), 2, ".vmrc", "chmod")
+    require_error(vm.qvm("start"), 2, ".vmrc", "chmod")
 
 
 def test_start_with_networks_says_they_come_later(blank: Blank) -> None:
-    told(
+    require_error(
         blank("net", has_images=False, VM_NETWORK="tap0").qvm("start"),
         2,
         "VM_NETWORK needs bridges, which come later",
@@ -149,7 +141,7 @@ def test_start_with_networks_says_they_come_later(blank: Blank) -> None:
 
 
 def test_run_daemonize_is_refused_with_a_pointer(blank: Blank) -> None:
-    told(blank().qvm("run", "-daemonize"), 2, "-daemonize", "qvm start")
+    require_error(blank().qvm("run", "-daemonize"), 2, "-daemonize", "qvm start")
 
 
 def test_start_full_disk_is_told_and_loses_nothing(blank: Blank, tmp_path: Path) -> None:

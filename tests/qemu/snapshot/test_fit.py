@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from tests.support.disks import holds, write_byte
 from tests.support.programs import qemu_img
 from tests.support.world import QVM, Blank, Vm
 
@@ -19,18 +20,6 @@ MAIN, DATA, MORE = "demo-backing.qcow2", "data.qcow2", "more.qcow2"
 
 def disk(vm: Vm, name: str) -> None:
     qemu_img(vm, "create", "-q", "-f", "qcow2", name, "16M")
-
-
-def write(vm: Vm, name: str, pattern: int, at: str = "1M") -> None:
-    argv = ["qemu-io", "-f", "qcow2", "-c", f"write -P {pattern} {at} 64k", name]
-    subprocess.run(argv, cwd=vm.directory, capture_output=True, check=True)
-
-
-def holds(vm: Vm, name: str, pattern: int, at: str = "1M") -> bool:
-    argv = ["qemu-io", "-U", "-r", "-f", "qcow2", "-c", f"read -P {pattern} {at} 64k", name]
-    done = subprocess.run(argv, cwd=vm.directory, capture_output=True, text=True)
-    assert "read 65536/65536 bytes" in done.stdout, done.stderr
-    return "verification failed" not in done.stdout + done.stderr
 
 
 def later_second() -> None:
@@ -53,11 +42,11 @@ def two(blank: Blank) -> Vm:
 
 
 def test_disk_that_was_added_later_is_left_as_it_is_if_wished(two: Vm) -> None:
-    write(two, DATA, 1)
+    write_byte(two, 1, "1M", DATA)
     two.ok("snapshot", "save", "old")
-    write(two, DATA, 2)
+    write_byte(two, 2, "1M", DATA)
     two.ok("disk", "add", MORE, "16M")
-    write(two, MORE, 3)
+    write_byte(two, 3, "1M", MORE)
     assert (row(two, "old")["missing"], row(two, "old")["without"]) == (["disk2"], ["disk2"])
     assert "disk0 disk1; taken without disk2" in two.ok("snapshot", "list").out
     refused = two.qvm("snapshot", "restore", "old")
@@ -86,7 +75,7 @@ def test_disk_that_was_added_later_is_left_as_it_is_if_wished(two: Vm) -> None:
 
 def test_disk_that_was_plugged_in_since_is_left_after_a_stop(two: Vm) -> None:
     """The memory cannot be loaded with a part of the disks: the hint names the way that works."""
-    write(two, DATA, 1)
+    write_byte(two, 1, "1M", DATA)
     two.ok("start", "--no-wait")
     two.ok("snapshot", "save", "old one")
     two.ok("disk", "add", MORE, "16M")
@@ -98,7 +87,7 @@ def test_disk_that_was_plugged_in_since_is_left_after_a_stop(two: Vm) -> None:
             "hint: `qvm stop`, then `qvm snapshot restore --force 'old one'` restores the others"
         ) in refused.err
     two.ok("kill")
-    write(two, DATA, 2)
+    write_byte(two, 2, "1M", DATA)
     forced = two.ok("snapshot", "restore", "--force", "old one")
     assert "; disk2 is as it was" in forced.out
     assert f"VM_DISKS was {DATA}, and is {DATA}, {MORE}:qcow2: the memory" in forced.err
@@ -115,9 +104,9 @@ def test_raw_disk_that_was_added_later_is_left_too(two: Vm) -> None:
 
 
 def test_disk_that_is_none_of_the_machine_now_is_told(two: Vm) -> None:
-    write(two, MAIN, 1)
+    write_byte(two, 1, "1M", MAIN)
     two.ok("snapshot", "save", "old")
-    write(two, MAIN, 2)
+    write_byte(two, 2, "1M", MAIN)
     two.set(VM_DISKS="")
     refused = two.qvm("snapshot", "restore", "old")
     assert refused.status == 3
@@ -159,8 +148,8 @@ def test_other_machine_type_refused_while_on_warned_of_while_off(two: Vm) -> Non
 def test_snapshots_of_several_moments_are_not_put_together(two: Vm) -> None:
     """Another tool has made the one of the second disk anew, under the same name."""
     two.ok("snapshot", "save", "a")
-    write(two, MAIN, 2)
-    write(two, DATA, 2)
+    write_byte(two, 2, "1M", MAIN)
+    write_byte(two, 2, "1M", DATA)
     later_second()
     qemu_img(two, "snapshot", "-d", "a", DATA)
     qemu_img(two, "snapshot", "-c", "a", DATA)
@@ -271,7 +260,7 @@ def test_base_that_was_moved_away_while_it_runs_is_no_obstacle(two: Vm) -> None:
 def test_base_that_was_written_to_since_is_warned_of(two: Vm) -> None:
     two.ok("snapshot", "save", "a")
     assert two.ok("snapshot", "restore", "a").err == ""
-    write(two, "demo-base.qcow2", 9)
+    write_byte(two, 9, "1M", "demo-base.qcow2")
     told = two.ok("snapshot", "restore", "a").err
     assert "demo: a: the base demo-base.qcow2 of disk0 has another size than it had then: what the" in told
     assert two.qvm("snapshot", "verify", "a").status == 1
@@ -286,7 +275,7 @@ def test_verify_says_no_more_of_a_base_than_is_known(two: Vm) -> None:
     two.ok("snapshot", "save", "a")
     assert two.ok("snapshot", "verify", "a").out == "demo: a: whole\n"
     dates = base.stat()
-    write(two, base.name, 9)
+    write_byte(two, 9, "1M", base.name)
     os.utime(base, ns=(dates.st_atime_ns, dates.st_mtime_ns))
     doubt = "the base demo-base.qcow2 of disk0 has the size and the date of then, but something was done"
     if base.stat().st_size == dates.st_size:
@@ -314,7 +303,7 @@ def test_verify_of_a_base_on_another_image_says_what_was_not_looked_at(two: Vm) 
 
 @pytest.mark.parametrize("is_on", [False, True])
 def test_verify_after_a_resize_says_how_much_was_read(two: Vm, is_on: bool) -> None:
-    write(two, DATA, 5, at="12M")
+    write_byte(two, 5, "12M", DATA)
     two.ok("snapshot", "save", "middle")
     two.ok("disk", "resize", DATA, "32M")
     two.ok("snapshot", "save", "large")
@@ -374,10 +363,10 @@ def test_uefi_variables_are_one_of_the_disks(blank: Blank) -> None:
     vm.ok("snapshot", "restore", "on", "--no-wait")
     vm.ok("kill")
     variables = "demo-uefi.qcow2"
-    write(vm, DATA, 1)
+    write_byte(vm, 1, "1M", DATA)
     vm.ok("snapshot", "save", "off")
-    write(vm, variables, 5, at="64k")
-    write(vm, DATA, 5)
+    write_byte(vm, 5, "64k", variables)
+    write_byte(vm, 5, "1M", DATA)
     assert "(3 disks)" in vm.ok("snapshot", "restore", "off").out
     assert holds(vm, DATA, 1)
     assert not holds(vm, variables, 5, at="64k")
@@ -403,7 +392,7 @@ def test_two_snapshots_of_one_name_are_told_apart_and_kept(two: Vm, is_on: bool)
     """As `qemu-img` makes them; no verb takes both, or one of them in silence."""
     two.ok("snapshot", "save", "my own")
     for pattern in (1, 2):
-        write(two, DATA, pattern)
+        write_byte(two, pattern, "1M", DATA)
         qemu_img(two, "snapshot", "-c", "my own", DATA)
     if is_on:
         two.ok("start", "--no-wait")
@@ -441,9 +430,9 @@ def test_snapshots_that_other_tools_made_seconds_apart_are_not_put_together(two:
     qemu_img(two, "snapshot", "-c", "x", MAIN)
     for _ in range(2):
         later_second()
-    write(two, DATA, 3)
+    write_byte(two, 3, "1M", DATA)
     qemu_img(two, "snapshot", "-c", "x", DATA)
-    write(two, DATA, 4)
+    write_byte(two, 4, "1M", DATA)
     judged = two.qvm("snapshot", "verify")
     assert judged.status == 1
     assert re.search(r"^  another tool saved disk0 at 20.*, disk1 at 20", judged.out, re.M)

@@ -19,56 +19,12 @@ import pytest
 
 from tests.support.killer import SEED, Killer
 from tests.support.programs import qemu_img
+from tests.support.snapshots import DISKS, patterns_of, tags, three_disks, write_disks
 from tests.support.world import QVM, Blank, Vm
 
 USUAL, LONG = 3, 20
-DISKS = ["demo-backing.qcow2", "data.qcow2", "more.qcow2"]
 MOST_S = 0.6
 """What a verb takes here when nothing else runs, and somewhat more."""
-
-
-def make(blank: Blank, **more: str) -> Vm:
-    vm = blank(**{"VM_DISKS": "data.qcow2\nmore.qcow2"} | more)
-    for disk in DISKS[1:]:
-        qemu_img(vm, "create", "-q", "-f", "qcow2", disk, "16M")
-    return vm
-
-
-def write(vm: Vm, pattern: int, *, is_on: bool) -> None:
-    for at, disk in enumerate(DISKS):
-        if is_on:
-            where = f"/machine/peripheral/disk{at}-device/virtio-backend"
-            vm.ok("cmd", f'qemu-io -d {where} "write -P {pattern} 1M 64k"')
-            vm.ok("cmd", f'qemu-io -d {where} "flush"')
-        else:
-            argv = ["qemu-io", "-f", "qcow2", "-c", f"write -P {pattern} 1M 64k", disk]
-            subprocess.run(argv, cwd=vm.directory, capture_output=True, check=True)
-
-
-def content(vm: Vm, *patterns: int) -> set[int]:
-    """Which of the patterns the disks hold: one, if they are of one moment."""
-    found = set()
-    for disk in DISKS:
-        for pattern in patterns:
-            argv = ["qemu-io", "-U", "-r", "-f", "qcow2", "-c", f"read -P {pattern} 1M 64k", disk]
-            done = subprocess.run(argv, cwd=vm.directory, capture_output=True, text=True)
-            assert "read 65536/65536" in done.stdout, done.stderr
-            if "verification failed" not in done.stdout + done.stderr:
-                found.add(pattern)
-                break
-        else:
-            found.add(-1)
-    return found
-
-
-def tags(vm: Vm) -> list[list[str]]:
-    return [
-        [
-            row["name"]
-            for row in json.loads(qemu_img(vm, "info", "-U", "--output=json", disk)).get("snapshots", [])
-        ]
-        for disk in DISKS
-    ]
 
 
 def begin(vm: Vm, *words: str) -> subprocess.Popen[bytes]:
@@ -89,12 +45,12 @@ def settled(vm: Vm) -> None:
 
 
 def check_off(blank: Blank, verb: str, count: int) -> None:
-    vm = make(blank)
+    vm = three_disks(blank)
     killer = Killer(vm, f"snapshot {verb} while off")
-    write(vm, 1, is_on=False)
+    write_disks(vm, 1, is_on=False)
     vm.ok("snapshot", "save", "one")
     for turn in range(count):
-        write(vm, 2, is_on=False)
+        write_disks(vm, 2, is_on=False)
         name = {"save": f"new{turn}", "replace": "one", "restore": "one", "delete": f"old{turn}"}[verb]
         if verb == "delete":
             vm.ok("snapshot", "save", name)
@@ -103,14 +59,14 @@ def check_off(blank: Blank, verb: str, count: int) -> None:
         settled(vm)
         for disk in DISKS:
             qemu_img(vm, "check", "-q", disk)
-        assert len(content(vm, 1, 2)) == 1
+        assert len(set(patterns_of(vm, [1, 2]))) == 1
         if verb != "restore":
-            assert content(vm, 1, 2) == {2}
+            assert set(patterns_of(vm, [1, 2])) == {2}
         there = tags(vm)[0]
         assert "one" in there or "one.qvm-new" in there
         vm.ok("snapshot", "restore", "one")
         if verb != "replace":
-            assert content(vm, 1, 2) == {1}
+            assert set(patterns_of(vm, [1, 2])) == {1}
     vm.ok("start", "--no-wait")
     if count == LONG:
         killer.require_hits()
@@ -129,13 +85,13 @@ def test_killed_while_off_long(blank: Blank, verb: str) -> None:
 
 
 def check_on(blank: Blank, verb: str, victim: str, count: int) -> None:
-    vm = make(blank)
+    vm = three_disks(blank)
     killer = Killer(vm, f"snapshot {verb} while on")
     vm.ok("start", "--no-wait")
-    write(vm, 1, is_on=True)
+    write_disks(vm, 1, is_on=True)
     vm.ok("snapshot", "save", "one")
     for turn in range(count):
-        write(vm, 2, is_on=True)
+        write_disks(vm, 2, is_on=True)
         name = {"save": f"new{turn}", "replace": "one", "restore": "one", "delete": f"old{turn}"}[verb]
         if verb == "delete":
             vm.ok("snapshot", "save", name)
@@ -149,13 +105,13 @@ def check_on(blank: Blank, verb: str, victim: str, count: int) -> None:
             assert told.startswith("demo: running"), told
             assert vm.qvm("qmp", "query-jobs").out == "[]\n"
             vm.ok("kill")
-        assert len(content(vm, 1, 2)) == 1
+        assert len(set(patterns_of(vm, [1, 2]))) == 1
         for disk in DISKS:
             assert subprocess.run(["qemu-img", "check", "-q", disk], cwd=vm.directory).returncode in (0, 3)
         resolved = vm.ok("start", "--no-wait", "--loadvm", "one")
         assert resolved.status == 0
         if verb != "replace":
-            assert content(vm, 1, 2) == {1}
+            assert set(patterns_of(vm, [1, 2])) == {1}
     vm.ok("kill")
     if count == LONG:
         killer.require_hits()
@@ -190,23 +146,23 @@ def journal(vm: Vm, **data: object) -> None:
 
 
 def test_restore_killed_between_two_disks_goes_back_on_all(blank: Blank) -> None:
-    vm = make(blank)
-    write(vm, 1, is_on=False)
+    vm = three_disks(blank)
+    write_disks(vm, 1, is_on=False)
     vm.ok("snapshot", "save", "one")
-    write(vm, 2, is_on=False)
+    write_disks(vm, 2, is_on=False)
     for disk in DISKS:
         qemu_img(vm, "snapshot", "-c", ".qvm-back", disk)
     qemu_img(vm, "snapshot", "-a", "one", DISKS[0])
     journal(vm, what="restore", name="one", phase="load")
-    assert content(vm, 1, 2) == {1, 2}
+    assert set(patterns_of(vm, [1, 2])) == {1, 2}
     told = vm.ok("start", "--no-wait").err
     assert "the restore of the snapshot one, begun 2026-11-21 10:00:00, is undone" in told
-    assert content(vm, 1, 2) == {2}
+    assert set(patterns_of(vm, [1, 2])) == {2}
     assert tags(vm) == [["one"]] * 3
 
 
 def test_delete_killed_between_two_disks_is_finished(blank: Blank) -> None:
-    vm = make(blank)
+    vm = three_disks(blank)
     vm.ok("snapshot", "save", "one")
     qemu_img(vm, "snapshot", "-d", "one", DISKS[2])
     journal(vm, what="delete", name="one")
@@ -218,7 +174,7 @@ def test_delete_killed_between_two_disks_is_finished(blank: Blank) -> None:
 
 @pytest.mark.parametrize("is_on_all", [True, False])
 def test_replace_killed_before_it_has_begun_leaves_the_older_one(blank: Blank, is_on_all: bool) -> None:
-    vm = make(blank)
+    vm = three_disks(blank)
     vm.ok("snapshot", "save", "one", "-m", "Monday")
     if not is_on_all:  # a disk that was added later has none
         qemu_img(vm, "snapshot", "-d", "one", DISKS[2])
@@ -233,7 +189,7 @@ def test_replace_killed_before_it_has_begun_leaves_the_older_one(blank: Blank, i
 
 def test_replace_interrupted_while_the_guest_is_asked_leaves_the_older_one(blank: Blank) -> None:
     """Before anything is taken a guest writes out what it holds back, which may last."""
-    vm = make(blank)
+    vm = three_disks(blank)
     vm.ok("start", "--no-wait")
     vm.ok("snapshot", "save", "one", "--disk-only", "--no-freeze", "-m", "Monday")
     child = begin(vm, "snapshot", "save", "one", "--disk-only", "--replace", "-m", "Tuesday")
@@ -251,16 +207,16 @@ def test_replace_interrupted_while_the_guest_is_asked_leaves_the_older_one(blank
 
 
 def test_replace_killed_before_the_new_one_has_its_name_is_found_under_it(blank: Blank) -> None:
-    vm = make(blank)
-    write(vm, 3, is_on=False)
+    vm = three_disks(blank)
+    write_disks(vm, 3, is_on=False)
     for disk in DISKS:
         qemu_img(vm, "snapshot", "-c", "one.qvm-new", disk)
     qemu_img(vm, "snapshot", "-c", "one", DISKS[0])
     journal(vm, what="save", name="one", phase="again")
-    write(vm, 4, is_on=False)
+    write_disks(vm, 4, is_on=False)
     told = vm.ok("snapshot", "restore", "one").err
     assert "the save of the snapshot one" in told
-    assert content(vm, 3, 4) == {3}
+    assert set(patterns_of(vm, [3, 4])) == {3}
     assert "\none *  " in vm.ok("snapshot", "list").out
     vm.ok("snapshot", "save", "one", "--replace")
     assert tags(vm) == [["one"]] * 3
@@ -268,11 +224,11 @@ def test_replace_killed_before_the_new_one_has_its_name_is_found_under_it(blank:
 
 def test_restore_killed_while_qemu_loads_must_not_go_on_and_is_undone(blank: Blank) -> None:
     """QEMU stands still with disks and memory that may not fit: no command lets it run like that."""
-    vm = make(blank)
+    vm = three_disks(blank)
     vm.ok("start", "--no-wait")
-    write(vm, 1, is_on=True)
+    write_disks(vm, 1, is_on=True)
     vm.ok("snapshot", "save", "one")
-    write(vm, 2, is_on=True)
+    write_disks(vm, 2, is_on=True)
     vm.ok("pause")
     vm.ok("snapshot", "save", "back")
     for name in (".qvm-back",):
@@ -291,18 +247,18 @@ def test_restore_killed_while_qemu_loads_must_not_go_on_and_is_undone(blank: Bla
     told = vm.qvm("resume").err
     assert "the restore of the snapshot one, begun 2026-11-21 10:00:00, is undone" in told
     assert vm.qvm("status", "-s").out.startswith("demo: running")
-    assert content(vm, 1, 2) == {2}
+    assert set(patterns_of(vm, [1, 2])) == {2}
     assert tags(vm) == [["one", "back"]] * 3
 
 
 def test_ctrl_c_in_the_middle_leaves_all_or_nothing(blank: Blank) -> None:
     chooser = random.Random(f"{SEED} ctrl-c")
-    vm = make(blank)
-    write(vm, 1, is_on=False)
+    vm = three_disks(blank)
+    write_disks(vm, 1, is_on=False)
     vm.ok("snapshot", "save", "one")
     vm.ok("start", "--no-wait")
     for verb in ("save", "restore", "delete"):
-        write(vm, 2, is_on=True)
+        write_disks(vm, 2, is_on=True)
         seconds = chooser.uniform(0.1, MOST_S)
         print(f"seed {SEED}: {verb} interrupted after {seconds:.3f} s")
         if verb != "save":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import struct
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,32 +11,11 @@ import pytest
 from qvmsh.qemu import qcow2
 from tests.support.killer import Killer
 from tests.support.programs import qemu_img
+from tests.support.snapshots import patterns_of, tags, write_disks
 from tests.support.world import Blank, Vm
 
 USUAL, LONG = 3, 20
 DISKS = ["demo-backing.qcow2", "data.qcow2"]
-
-
-def write(vm: Vm, pattern: int) -> None:
-    for disk in DISKS:
-        argv = ["qemu-io", "-f", "qcow2", "-c", f"write -P {pattern} 1M 64k", disk]
-        subprocess.run(argv, cwd=vm.directory, capture_output=True, check=True)
-
-
-def content(vm: Vm, *patterns: int) -> list[int]:
-    """Which pattern each disk holds."""
-    found = []
-    for disk in DISKS:
-        for pattern in patterns:
-            argv = ["qemu-io", "-U", "-r", "-f", "qcow2", "-c", f"read -P {pattern} 1M 64k", disk]
-            done = subprocess.run(argv, cwd=vm.directory, capture_output=True, text=True)
-            if "verification failed" not in done.stdout + done.stderr:
-                found.append(pattern)
-    return found
-
-
-def tags(vm: Vm) -> list[list[str]]:
-    return [[each.name for each in qcow2.snapshots(str(vm.directory / disk))] for disk in DISKS]
 
 
 def settled(vm: Vm) -> None:
@@ -59,45 +37,45 @@ def saved(blank: Blank) -> Vm:
     """A machine that is off, with the saved state `work`."""
     vm = blank(VM_DISKS="data.qcow2")
     qemu_img(vm, "create", "-q", "-f", "qcow2", DISKS[1], "16M")
-    write(vm, 1)
+    write_disks(vm, 1, *DISKS)
     vm.ok("start", "--no-wait")
     vm.ok("stop", "--savevm", "work", "--no-suspend")
     return vm
 
 
 def test_state_of_other_hardware_is_refused_and_the_disks_keep_what_they_hold(saved: Vm) -> None:
-    write(saved, 2)
+    write_disks(saved, 2, *DISKS)
     saved.set(VM_MACHINE_MEM="96")
     refused = saved.qvm("start", "--no-wait", "--loadvm", "work")
     assert refused.status == 3
     assert "the hardware is not that of the snapshot work: VM_MACHINE_MEM was 64, and is 96" in refused.err
-    assert content(saved, 1, 2) == [2, 2]
+    assert patterns_of(saved, [1, 2], *DISKS) == [2, 2]
     failed = saved.qvm("start", "--no-wait", "--force", "--loadvm", "work")
     assert failed.status == 1, str(failed)
     assert "demo: cannot load the snapshot work: " in failed.err
     assert "the start from the snapshot work, begun " in failed.err
     assert "is undone: the disks are as they were before" in failed.err
-    assert content(saved, 1, 2) == [2, 2]
+    assert patterns_of(saved, [1, 2], *DISKS) == [2, 2]
     assert saved.qvm("status", "-s").out == "demo: stopped\n"
-    assert tags(saved) == [["work"]] * 2
+    assert tags(saved, *DISKS) == [["work"]] * 2
     settled(saved)
     saved.set(VM_MACHINE_MEM="64")
     saved.ok("start", "--no-wait", "--loadvm", "work")
     saved.ok("kill")
-    assert content(saved, 1, 2) == [1, 1]
-    assert tags(saved) == [["work"]] * 2
+    assert patterns_of(saved, [1, 2], *DISKS) == [1, 1]
+    assert tags(saved, *DISKS) == [["work"]] * 2
     settled(saved)
 
 
 def test_load_that_fails_on_the_second_disk_leaves_no_mixture(saved: Vm) -> None:
-    write(saved, 2)
+    write_disks(saved, 2, *DISKS)
     spoil(saved.directory / DISKS[1])
     failed = saved.qvm("start", "--no-wait", "--loadvm", "work")
     assert failed.status == 1
     assert "is undone: the disks are as they were before" in failed.err
-    assert content(saved, 1, 2) == [2, 2]
+    assert patterns_of(saved, [1, 2], *DISKS) == [2, 2]
     saved.ok("start", "--no-wait")
-    assert content(saved, 1, 2) == [2, 2]
+    assert patterns_of(saved, [1, 2], *DISKS) == [2, 2]
 
 
 def cut_off_while_it_loads(saved: Vm) -> None:
@@ -112,16 +90,16 @@ def cut_off_while_it_loads(saved: Vm) -> None:
 
 def test_start_killed_between_two_disks_goes_back_on_both(saved: Vm) -> None:
     """The moment that chance would not find."""
-    write(saved, 2)
+    write_disks(saved, 2, *DISKS)
     for disk in DISKS:
         qemu_img(saved, "snapshot", "-c", ".qvm-back", disk)
     qemu_img(saved, "snapshot", "-a", "work", DISKS[0])
     cut_off_while_it_loads(saved)
-    assert content(saved, 1, 2) == [1, 2]
+    assert patterns_of(saved, [1, 2], *DISKS) == [1, 2]
     told = saved.ok("start", "--no-wait").err
     assert "the start from the snapshot work, begun 2026-11-21 10:00:00, is undone" in told
-    assert content(saved, 1, 2) == [2, 2]
-    assert tags(saved) == [["work"]] * 2
+    assert patterns_of(saved, [1, 2], *DISKS) == [2, 2]
+    assert tags(saved, *DISKS) == [["work"]] * 2
 
 
 def test_start_killed_while_qemu_loads_ends_it_and_goes_back(saved: Vm) -> None:
@@ -137,7 +115,7 @@ def test_start_killed_while_qemu_loads_ends_it_and_goes_back(saved: Vm) -> None:
     assert told.status == 3
     assert "is undone: the disks are as they were before" in told.err
     assert saved.qvm("status").out.startswith("demo: stopped")
-    assert tags(saved) == [["work"]] * 2
+    assert tags(saved, *DISKS) == [["work"]] * 2
     settled(saved)
 
 
@@ -146,7 +124,7 @@ def test_disks_as_they_were_need_no_way_back(saved: Vm) -> None:
     assert all(qcow2.is_as_then(str(saved.directory / disk), at[disk]) for disk in DISKS)
     saved.ok("start", "--no-wait", "--loadvm", "work")
     saved.ok("kill")
-    write(saved, 1)  # in place of shared clusters
+    write_disks(saved, 1, *DISKS)  # in place of shared clusters
     assert not any(qcow2.is_as_then(str(saved.directory / disk), at[disk]) for disk in DISKS)
     qemu_img(saved, "create", "-q", "-f", "qcow2", "other.qcow2", "16M")
     qemu_img(saved, "snapshot", "-c", "a", "other.qcow2")
@@ -164,23 +142,23 @@ def test_load_says_that_the_next_archive_will_be_whole(saved: Vm) -> None:
 def test_way_back_of_another_restore_is_not_taken_for_the_present_state(saved: Vm) -> None:
     for disk in DISKS:
         qemu_img(saved, "snapshot", "-c", ".qvm-back", disk)
-    write(saved, 2)
+    write_disks(saved, 2, *DISKS)
     spoil(saved.directory / DISKS[1])
     failed = saved.qvm("snapshot", "restore", "work")
     assert failed.status == 1
     assert "is undone: the disks are as they were before" in failed.err
-    assert content(saved, 1, 2) == [2, 2]
+    assert patterns_of(saved, [1, 2], *DISKS) == [2, 2]
 
 
 def check_killed(vm: Vm, count: int) -> None:
     killer = Killer(vm, "start --loadvm")
     for turn in range(count):
-        write(vm, 2)
+        write_disks(vm, 2, *DISKS)
         killer.kill(("qvm", "all")[turn % 2], "start", "--no-wait", "--loadvm", "work")
         vm.qvm("doctor", "--fix")
         vm.kill()
-        assert content(vm, 1, 2) in ([1, 1], [2, 2])
-        assert tags(vm) == [["work"]] * 2
+        assert patterns_of(vm, [1, 2], *DISKS) in ([1, 1], [2, 2])
+        assert tags(vm, *DISKS) == [["work"]] * 2
         settled(vm)
     if count == LONG:
         killer.require_hits()

@@ -15,31 +15,15 @@ import pytest
 from qvmsh.machine.snapshot import obstacles as blockers
 from qvmsh.machine.storage.volumes import Volume
 from tests.support.programs import qemu_img
+from tests.support.snapshots import DISKS, tags, three_disks
 from tests.support.world import QVM, Blank, Vm
 
-DISKS = ["demo-backing.qcow2", "data.qcow2", "more.qcow2"]
 VIRTIOFSD = "/usr/lib/qemu/virtiofsd"
-
-
-def tags(vm: Vm, *names: str) -> list[list[str]]:
-    """The names of the snapshots in each image."""
-    found = []
-    for name in names or DISKS:
-        told = json.loads(qemu_img(vm, "info", "-U", "--output=json", name))
-        found.append([row["name"] for row in told.get("snapshots", [])])
-    return found
 
 
 def extra(vm: Vm, words: str) -> None:
     with (vm.directory / ".vmrc").open("a") as file:
         file.write(f'VM_QEMU_EXTRA="{words}"\n')
-
-
-def three(blank: Blank, **more: str) -> Vm:
-    vm = blank(**{"VM_DISKS": "data.qcow2\nmore.qcow2"} | more)
-    for name in DISKS[1:]:
-        qemu_img(vm, "create", "-q", "-f", "qcow2", name, "16M")
-    return vm
 
 
 # Blockers
@@ -283,7 +267,7 @@ def failing_qemu_img(vm: Vm) -> dict[str, str]:
 
 
 def test_delete_that_fails_before_a_disk_has_lost_it_is_undone(blank: Blank) -> None:
-    vm = three(blank)
+    vm = three_disks(blank)
     fails = failing_qemu_img(vm)
     vm.ok("snapshot", "save", "a", "-m", "kept")
     failed = vm.qvm("snapshot", "delete", "a", env={"QVM_TEST_FAILS": fails["more.qcow2"]})
@@ -298,7 +282,7 @@ def test_delete_that_fails_before_a_disk_has_lost_it_is_undone(blank: Blank) -> 
 def test_delete_that_fails_on_a_later_disk_tells_what_is_left_and_the_next_command_ends_it(
     blank: Blank,
 ) -> None:
-    vm = three(blank)
+    vm = three_disks(blank)
     fails = failing_qemu_img(vm)
     env = {"QVM_TEST_FAILS": fails["data.qcow2"]}
     vm.ok("snapshot", "save", "a")

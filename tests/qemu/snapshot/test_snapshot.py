@@ -10,51 +10,19 @@ from typing import Any
 
 import pytest
 
+from tests.support.disks import flush, holds, write_live
 from tests.support.programs import qemu_img
+from tests.support.snapshots import DISKS, tags, three_disks, write_disks
 from tests.support.world import Blank, Vm
-
-DISKS = ["demo-backing.qcow2", "data.qcow2", "more.qcow2"]
-
-
-def write(vm: Vm, disk: str, pattern: int) -> None:
-    """Write into the image of a machine that is off."""
-    argv = ["qemu-io", "-f", "qcow2", "-c", f"write -P {pattern} 1M 64k", disk]
-    subprocess.run(argv, cwd=vm.directory, capture_output=True, check=True)
-
-
-def holds(vm: Vm, disk: str, pattern: int) -> bool:
-    argv = ["qemu-io", "-U", "-r", "-f", "qcow2", "-c", f"read -P {pattern} 1M 64k", disk]
-    done = subprocess.run(argv, cwd=vm.directory, capture_output=True, text=True)
-    assert "read 65536/65536 bytes" in done.stdout, done.stderr
-    return "verification failed" not in done.stdout + done.stderr
-
-
-def write_live(vm: Vm, at: int, pattern: int) -> None:
-    """Write as the guest would, in the running QEMU."""
-    where = f"/machine/peripheral/disk{at}-device/virtio-backend"
-    vm.ok("cmd", f'qemu-io -d {where} "write -P {pattern} 1M 64k"')
-    vm.ok("cmd", f'qemu-io -d {where} "flush"')
 
 
 def write_all(vm: Vm, pattern: int) -> None:
     is_on = (vm.directory / ".qvm/qemu.pid").exists()
-    for at, disk in enumerate(DISKS):
-        write_live(vm, at, pattern) if is_on else write(vm, disk, pattern)
+    write_disks(vm, pattern, is_on=is_on)
 
 
 def all_hold(vm: Vm, pattern: int) -> bool:
     return all(holds(vm, disk, pattern) for disk in DISKS)
-
-
-def tags(vm: Vm) -> list[list[str]]:
-    """The names of the snapshots in each image."""
-    return [
-        [
-            row["name"]
-            for row in json.loads(qemu_img(vm, "info", "-U", "--output=json", disk)).get("snapshots", [])
-        ]
-        for disk in DISKS
-    ]
 
 
 def metadata(vm: Vm) -> dict[str, Any]:
@@ -62,21 +30,14 @@ def metadata(vm: Vm) -> dict[str, Any]:
     return {row["name"]: row for row in document["snapshots"]}
 
 
-def make(blank: Blank, **more: str) -> Vm:
-    vm = blank(**{"VM_DISKS": "data.qcow2\nmore.qcow2"} | more)
-    for disk in DISKS[1:]:
-        qemu_img(vm, "create", "-q", "-f", "qcow2", disk, "16M")
-    return vm
-
-
 @pytest.fixture
 def off(blank: Blank) -> Vm:
-    return make(blank)
+    return three_disks(blank)
 
 
 @pytest.fixture
 def on(blank: Blank) -> Vm:
-    vm = make(blank)
+    vm = three_disks(blank)
     vm.ok("start", "--no-wait")
     return vm
 
@@ -124,7 +85,8 @@ def test_save_restore_delete_while_on_keep_the_process_and_the_memory(on: Vm) ->
     assert "(3 disks and the memory)" in told
     assert on.qvm("status", "-s").out == f"demo: running (pid {pid})\n"
     assert on.pid == pid
-    write_live(on, 2, 3)  # the guest goes on writing
+    write_live(on, "-P 3 1M 64k", "disk2")  # the guest goes on writing
+    flush(on, "disk2")
     on.ok("pause")
     on.ok("snapshot", "restore", "ready", "--no-wait")
     assert on.qvm("status", "-s").out.startswith("demo: paused")  # as it was found

@@ -4,7 +4,7 @@ No operating system, so it works a moment after power-on, and every write is kno
 number to the first disk, then to the second one (if there is one), and only then tells it on the serial
 console. So, whenever it is cut off, copied, or put back::
 
-    told = counter.told(vm)            # the last number that reached the console
+    last = counter.last_number(log)      # the last number that reached the console
     numbers = counter.ring(disk)       # the last RING numbers on a disk, by place
 
 - what was told is on both disks: place n % RING holds n, for the RING numbers up to `told`;
@@ -144,8 +144,8 @@ def install(image: Path) -> None:
     sector.unlink()
 
 
-def told(serial_log: Path) -> int:
-    """The last number that the guest has told, whole; 0 before the first."""
+def last_number(serial_log: Path) -> int:
+    """The last number that the guest has printed, whole; 0 before the first."""
     if not serial_log.exists():
         return 0
     lines = serial_log.read_bytes().split(b"\n")[:-1]

@@ -12,7 +12,7 @@ from qvmsh.config.evaluation import evaluate
 from qvmsh.config.grammar import MAX_DEPTH, MAX_PROBLEMS, is_name, parse
 
 
-def told(text: str) -> list[str]:
+def problems(text: str) -> list[str]:
     return [str(problem) for problem in parse(text, ".vmrc").problems]
 
 
@@ -104,13 +104,13 @@ REFUSED = {
     ],
 )
 def test_parse_what_means_the_same_to_every_shell_is_accepted(text: str) -> None:
-    assert told(text) == []
+    assert problems(text) == []
 
 
 @pytest.mark.parametrize("text", REFUSED)
 def test_parse_what_is_not_in_the_subset_says_where_and_what_to_write(text: str) -> None:
-    assert told(text) == [f".vmrc:{REFUSED[text]}"]
-    assert told("# a comment\n" + text) == [
+    assert problems(text) == [f".vmrc:{REFUSED[text]}"]
+    assert problems("# a comment\n" + text) == [
         f".vmrc:{int(REFUSED[text].partition(':')[0]) + 1}:{REFUSED[text].partition(':')[2]}"
     ] or text.startswith("\ufeff")
 
@@ -122,17 +122,17 @@ def test_parse_file_with_many_faults_gathers_all_of_them() -> None:
 
 
 def test_parse_here_document_is_one_problem() -> None:
-    assert len(told("cat <<EOF\nfirst line\nsecond\nEOF\nA=1\n")) == 1
+    assert len(problems("cat <<EOF\nfirst line\nsecond\nEOF\nA=1\n")) == 1
 
 
 def test_parse_unclosed_quote_goes_on_behind_its_line() -> None:
-    found = told('A="x\nB=$(y)\n')
+    found = problems('A="x\nB=$(y)\n')
     assert found[0].startswith('.vmrc:1:3: a " that is not closed')
     assert found[1].startswith(".vmrc:2:3: $(...)")
 
 
 def test_parse_quote_closed_by_a_later_one_points_at_the_beginning_too() -> None:
-    found = told('A=1\nB="x\nC="y"\n')
+    found = problems('A=1\nB="x\nC="y"\n')
     assert found == [
         '.vmrc:3:5: a " that is not closed; look also at line 2, where this statement begins; '
         "write the second \" at the value's end"

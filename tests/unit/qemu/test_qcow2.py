@@ -11,12 +11,7 @@ import pytest
 from qvmsh.errors import ImageError
 from qvmsh.machine.storage import chain
 from qvmsh.qemu import qcow2
-from tests.support.programs import qemu_img
-
-
-def write(path: Path, *commands: str) -> None:
-    words = [word for command in commands for word in ("-c", command)]
-    subprocess.run(["qemu-io", "-f", "qcow2", *words, str(path)], capture_output=True, check=True)
+from tests.support.programs import qemu_img, qemu_io
 
 
 @pytest.mark.parametrize("options", ["compat=1.1", "compat=0.10", "extended_l2=on,cluster_size=128k"])
@@ -54,10 +49,10 @@ def test_snapshots_of_raw_missing_and_broken_files(tmp_path: Path) -> None:
 def test_changed_counts_what_was_written_between(tmp_path: Path, options: str) -> None:
     path = tmp_path / "a.qcow2"
     qemu_img(path.parent, "create", "-q", "-f", "qcow2", "-o", options, path, "1G")
-    write(path, "write -P 1 0 4M")
+    qemu_io(path.parent, "-f", "qcow2", "-c", "write -P 1 0 4M", path)
     qemu_img(path.parent, "snapshot", "-c", "one", path)
     assert qcow2.changed(str(path), "1", None) == 0
-    write(path, "write -P 2 1M 1M", "write -P 3 900M 512k")
+    qemu_io(path.parent, "-f", "qcow2", "-c", "write -P 2 1M 1M", "-c", "write -P 3 900M 512k", path)
     assert qcow2.changed(str(path), "1", None) == (1 << 20) + (512 << 10)
     qemu_img(path.parent, "snapshot", "-c", "two", path)
     assert qcow2.changed(str(path), "1", "2") == (1 << 20) + (512 << 10)

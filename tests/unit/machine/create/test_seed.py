@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 from qvmsh.errors import ImageError
 from qvmsh.io import QUIET
 from qvmsh.machine.create import seed
-from tests.support.programs import qemu_img
+from tests.support.programs import qemu_img, qemu_io
 
 OPTIONS = st.fixed_dictionaries(
     {},
@@ -31,12 +30,7 @@ OPTIONS = st.fixed_dictionaries(
 )
 
 
-def write(folder: Path, name: str, kind: str, pattern: int, at: str) -> None:
-    words = ["qemu-io", "-f", kind, "-c", f"write -P {pattern} {at} 192k", name]
-    subprocess.run(words, cwd=folder, check=True, capture_output=True)
-
-
-def told(folder: Path, name: str) -> dict[str, Any]:
+def options_of(folder: Path, name: str) -> dict[str, Any]:
     found = json.loads(qemu_img(folder, "info", "-f", "qcow2", "--output=json", name))
     data = found["format-specific"]["data"]
     return {
@@ -79,7 +73,7 @@ def test_copy_of_a_drawn_image_stands_alone_or_is_refused(
         if ground:
             below, kind = f"ground.{ground}", ground
             qemu_img(old, "create", "-q", "-f", ground, below, "3M")
-            write(old, below, ground, 9, "2M")
+            qemu_io(old, "-f", ground, "-c", "write -P 9 2M 192k", below)
         for at, options in enumerate(drawn):
             words = [
                 f"{key}={value}" for key, value in works_together(options, has_backing=bool(below)).items()
@@ -91,7 +85,7 @@ def test_copy_of_a_drawn_image_stands_alone_or_is_refused(
             path = f"layer{at}.qcow2"
             option = ["-o", ",".join(words)] if words else []
             qemu_img(old, "create", "-q", "-f", "qcow2", *option, *base, path, "3M")
-            write(old, path, "qcow2", at + 1, f"{at * 128}k")
+            qemu_io(old, "-f", "qcow2", "-c", f"write -P {at + 1} {at * 128}k 192k", path)
             below, kind = path, "qcow2"
         top = old / below
         before = {each: each.read_bytes() for each in old.iterdir()}
@@ -104,7 +98,7 @@ def test_copy_of_a_drawn_image_stands_alone_or_is_refused(
             copy = folder / "new/copy.qcow2"
             seed.copy(seed.judged(str(top), kind, "demo"), str(copy), "qcow2", "demo", QUIET, "qemu-img")
             qemu_img(old, "compare", "-q", "-f", "qcow2", "-F", "qcow2", str(top), str(copy))
-            assert told(folder, str(copy)) == told(old, str(top))
+            assert options_of(folder, str(copy)) == options_of(old, str(top))
             old = old.rename(folder / "gone")
             assert qemu_img(folder, "check", "-q", "-f", "qcow2", str(copy)) == ""
         assert {each.name: each.read_bytes() for each in old.iterdir()} == {

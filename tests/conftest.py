@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from tests.support.world import (
     Vm,
     World,
     build_tiny,
+    create_blank,
     create_tiny,
     end_world,
     new_world,
@@ -52,18 +52,12 @@ def blank(world: World) -> Iterator[Callable[..., Vm]]:
     made: list[Vm] = []
 
     def make(name: str = "demo", where: str | None = None, has_images: bool = True, **more: str) -> Vm:
-        directory = world.home / (where or name)
-        write_vmrc(directory, name, **more)
-        vm = Vm(world, directory)
-        made.append(vm)
         if has_images:
-            seed = directory / f"{name}-seed.qcow2"
-            subprocess.run(
-                ["qemu-img", "create", "-q", "-f", "qcow2", f"./{seed.name}", "16M"],
-                cwd=directory,
-                check=True,
-            )
-            vm.ok("init")
+            vm = create_blank(world, name, where, **more)
+        else:
+            vm = Vm(world, world.home / (where or name))
+            write_vmrc(vm.directory, name, **more)
+        made.append(vm)
         return vm
 
     yield make

@@ -22,7 +22,7 @@ import pytest
 from qvmsh.cli.parse import Entry
 from qvmsh.commands.index import COMMANDS
 from qvmsh.shell.session.calls import REFUSED, is_hosts
-from tests.support.world import QVM, Vm, World, write_vmrc
+from tests.support.world import QVM, Vm, World, create_blank
 
 pytestmark = pytest.mark.xdist_group("doors")  # the doors are gone through once, for all commands together
 
@@ -160,26 +160,16 @@ def assert_same(found: dict[str, Outcome]) -> Outcome:
     return first
 
 
-def make(world: World, name: str, number: str) -> Vm:
-    directory = world.home / name
-    write_vmrc(directory, name, VM_MACHINE_ID=number)
-    vm = Vm(world, directory)
-    seed = ["qemu-img", "create", "-q", "-f", "qcow2", f"{name}-seed.qcow2", "16M"]
-    subprocess.run(seed, cwd=directory, check=True)
-    vm.ok("init")
-    return vm
-
-
 @pytest.fixture(scope="module")
 def off(module_world: World) -> Iterator[Vm]:
-    vm = make(module_world, "off", "33")
+    vm = create_blank(module_world, "off", VM_MACHINE_ID="33")
     yield vm
     vm.kill()
 
 
 @pytest.fixture(scope="module")
 def on(module_world: World) -> Iterator[Vm]:
-    vm = make(module_world, "on", "44")
+    vm = create_blank(module_world, "on", VM_MACHINE_ID="44")
     vm.ok("start", "--no-wait")
     yield vm
     vm.kill()

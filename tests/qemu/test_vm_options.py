@@ -7,17 +7,12 @@ Source: the table of `vm`'s verbs and options.
 from __future__ import annotations
 
 import subprocess
-from pathlib import Path
 
 import pytest
 
-from tests.support.world import Blank, Vm, World
+from tests.support.world import Blank, World
 
 VERBS = ("init", "run", "start", "stop", "kill", "status", "cmd", "sh")
-
-
-def command_line(vm: Vm) -> list[str]:
-    return Path(f"/proc/{vm.pid}/cmdline").read_bytes().decode().split("\0")
 
 
 @pytest.mark.parametrize("verb", VERBS)

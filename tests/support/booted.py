@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.programs import free_port
 from tests.support.world import World
 
 BOOT_S = 120
@@ -107,10 +108,3 @@ class Booted:
         if self.process:
             self.process.kill()
             self.process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -68,3 +68,18 @@ class Killer:
     def require_hits(self) -> None:
         """At least every third kill met work."""
         assert self.hits * 3 >= self.count, f"{self.hits} of {self.count} kills of {self.about} met any work"
+
+
+def kill_after(vm: Vm, seconds: float, *words: str, env: dict[str, str] | None = None) -> None:
+    """Begin qvm, kill it after some time (it may have ended by then)."""
+    child = subprocess.Popen(
+        [QVM, *words],
+        cwd=vm.directory,
+        env=env or vm.world.environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    time.sleep(seconds)
+    child.send_signal(signal.SIGKILL)
+    child.wait()

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
+import shutil
 import subprocess
 import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import qvmsh
 from tests.support.world import Result, Vm, World
+
+
+@contextlib.contextmanager
+def throw_away_account() -> Iterator[pwd.struct_passwd]:
+    name = f"qvmt{uuid.uuid4().hex[:8]}"
+    home = tempfile.mkdtemp(prefix="qvmt-home-")
+    subprocess.run(
+        ["useradd", "--no-create-home", "--home-dir", home, "--shell", "/bin/sh", name], check=True
+    )
+    row = pwd.getpwnam(name)
+    os.chown(home, row.pw_uid, row.pw_gid)
+    yield row
+    subprocess.run(["userdel", name], check=True, capture_output=True)
+    shutil.rmtree(home)
+    shutil.rmtree(f"/tmp/qvm-{row.pw_uid}", ignore_errors=True)
 
 
 class Owner:

@@ -1,7 +1,10 @@
-"""Programs of the host, run in a folder."""
+"""Programs of the host, run in a folder; processes, scripts and other files."""
 
 from __future__ import annotations
 
+import hashlib
+import re
+import socket
 import subprocess
 from pathlib import Path
 
@@ -22,3 +25,30 @@ def qemu_img(where: Vm | Path, *words: str | Path) -> str:
 
 def qemu_io(where: Vm | Path, *words: str | Path) -> str:
     return output_of(where, "qemu-io", *words)
+
+
+def write_script(folder: Path, name: str, text: str) -> Path:
+    """Write an executable file."""
+    path = folder / name
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+def process_status(pid: int, name: str) -> str:
+    """One line of /proc/PID/status. Source: proc(5)."""
+    found = re.search(rf"^{name}:\s*(.*)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert found
+    return found[1]
+
+
+def file_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
+    """A port of 127.0.0.1 on which nobody listens."""
+    with socket.socket(type=kind) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port

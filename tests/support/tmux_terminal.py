@@ -117,6 +117,12 @@ class Terminal:
         """Press a key: `C-c`, `Enter`, `Tab`."""
         self._tmux("send-keys", name)
 
+    def enter(self, line: str, answer: str) -> None:
+        """Type a line and Enter, and wait for its answer."""
+        self.type(line)
+        self.key("Enter")
+        self.wait(answer)
+
     def begin(self, line: str) -> int:
         """Type a line and Enter; returns the number of the prompt that will follow it."""
         count = len(self.prompts())

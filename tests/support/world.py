@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qvmsh import Machine
 from tests.support.guests.debian import DebianImage
 
 ROOT = Path(__file__).parents[2]
@@ -168,9 +169,34 @@ class Vm:
             for name, value in values.items():
                 file.write(f"{name}='{value}'\n")
 
+    def value(self, name: str) -> str:
+        """The value of a variable."""
+        return self.ok("config", name).out.rstrip("\n")
+
     @property
     def pid(self) -> int:
         return int((self.directory / ".qvm/qemu.pid").read_text())
+
+    @property
+    def command_line(self) -> list[str]:
+        """The words with which QEMU was started."""
+        return Path(f"/proc/{self.pid}/cmdline").read_bytes().decode().split("\0")
+
+    @property
+    def runtime(self) -> Path:
+        """The folder of the machine's sockets."""
+        note = (self.directory / ".qvm/running").read_text()
+        return Path(next(line.partition(" ")[2] for line in note.splitlines() if line.startswith("runtime ")))
+
+    def clock_error_s(self) -> float:
+        """How far the guest's clock is from the host's, however long the question takes."""
+        before = time.time()
+        now = float(self.ok("ssh", "date +%s").out)
+        return max(0.0, before - now - 1.0, now - time.time())
+
+    def library(self) -> Machine:
+        """The same machine by the library."""
+        return Machine.open(self.directory, environ=self.world.environ)
 
     def kill(self) -> None:
         self.qvm("kill")
@@ -237,3 +263,26 @@ def create_debian(
 
 Blank = Callable[..., Vm]
 """The type of the fixture `blank`."""
+
+
+def wait_until(is_so: Callable[[], object]) -> None:
+    """Wait for a condition."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def create_blank(world: World, name: str = "demo", where: str | None = None, **more: str) -> Vm:
+    """A machine with an empty disk; `more` goes into its `.vmrc`."""
+    vm = Vm(world, world.home / (where or name))
+    write_vmrc(vm.directory, name, **more)
+    seed = ["qemu-img", "create", "-q", "-f", "qcow2", f"./{name}-seed.qcow2", "16M"]
+    subprocess.run(seed, cwd=vm.directory, check=True)
+    vm.ok("init")
+    return vm
+
+
+def bare_environ(home: Path, **more: str) -> dict[str, str]:
+    """An environment without any configuration, for code that runs in the test's process."""
+    return {"HOME": str(home), "VM_GLOBAL_CONFIG": "/dev/null"} | more

@@ -8,10 +8,10 @@ import shlex
 import shutil
 import stat
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.support.archives import make_archive
 from tests.support.guest_writer import fsck
 from tests.support.programs import qemu_img, qemu_io
 from tests.support.world import Vm, World, write_vmrc
@@ -24,11 +24,6 @@ WRITER = (
 )
 
 
-def archived(vm: Vm, *words: str) -> dict[str, Any]:
-    report: dict[str, Any] = json.loads(vm.ok("--json", "archive", *words).out)
-    return report
-
-
 def test_archive_while_the_guest_works_comes_back_whole(guest: Vm) -> None:
     """Data of before, during and after; two disks; a snapshot with memory; boot, fsck, verify."""
     qemu_img(guest, "create", "-q", "-f", "qcow2", "data.qcow2", "8M")
@@ -36,12 +31,12 @@ def test_archive_while_the_guest_works_comes_back_whole(guest: Vm) -> None:
     guest.start()
     guest.ok("ssh", "echo before > before; echo one | sudo -n dd of=/dev/vdb bs=512 conv=sync; sync")
     guest.ok("ssh", WRITER)
-    first = archived(guest)
+    first = make_archive(guest)
     assert first["consistency"] == "frozen"
     guest.ok("ssh", "echo during > during; echo two | sudo -n dd of=/dev/vdb bs=512 conv=sync; sync")
-    second = archived(guest)
+    second = make_archive(guest)
     assert second["incremental"] is True
-    memory = archived(guest, "--savevm", "live")
+    memory = make_archive(guest, "--savevm", "live")
     assert memory["snapshots"] == ["live"]
     guest.ok("ssh", "echo after > after; sync")
     guest.ok("status")  # it has worked all the time
@@ -77,7 +72,7 @@ def test_archive_while_the_guest_works_comes_back_whole(guest: Vm) -> None:
 def test_archive_without_an_agent_is_crash_consistent_and_boots(guest: Vm) -> None:
     guest.start()
     guest.ok("ssh", "sudo -n killall qemu-ga; echo kept > note")
-    assert archived(guest)["consistency"] == "crash-consistent"
+    assert make_archive(guest)["consistency"] == "crash-consistent"
     guest.ok("stop")
     assert " boots, ready after " in guest.ok("archive", "--verify", "--boot").out
 

@@ -12,13 +12,12 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from tests.support.disks import check_images
 from tests.support.guest_moments import held, require_nothing_under_way, wait_for_end
-from tests.support.guest_writer import UMOUNT, Writer, align, boot, fsck_both, look, two_disks
+from tests.support.guest_writer import UMOUNT, Writer, align, boot, fsck_both, look
 from tests.support.world import Vm
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
@@ -39,12 +38,6 @@ PAIRS = {
 ENDS = (STOP, ["kill"], POWEROFF)
 MOST_S = 1.2
 REFUSALS = ("is at work on it", "it is stopped", "it is crashed", "is already", "cannot archive: QEMU ended")
-
-
-@pytest.fixture
-def vm(guest: Vm) -> Iterator[Vm]:
-    with two_disks(guest) as made:
-        yield made
 
 
 def ended_well(words: list[str], child: subprocess.Popen[str]) -> bool:

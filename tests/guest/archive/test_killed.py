@@ -13,7 +13,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -37,7 +37,6 @@ from tests.support.guest_writer import (
     look,
     look_off,
     require_numbers,
-    two_disks,
 )
 from tests.support.world import Vm
 
@@ -53,12 +52,6 @@ VERBS = {
 }
 """What each verb takes here when nothing else runs, and somewhat more."""
 VICTIMS = ["qvm", "qemu", "both"]
-
-
-@pytest.fixture
-def vm(guest: Vm) -> Iterator[Vm]:
-    with two_disks(guest) as made:
-        yield made
 
 
 class Machine:

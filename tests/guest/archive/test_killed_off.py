@@ -11,13 +11,12 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from tests.support.disks import check_images
 from tests.support.guest_moments import held, messages, next_command, note_of, require_nothing_under_way
-from tests.support.guest_writer import MOUNT, UMOUNT, Writer, align, boot, fsck_both, look, two_disks
+from tests.support.guest_writer import MOUNT, UMOUNT, Writer, align, boot, fsck_both, look
 from tests.support.world import Vm
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
@@ -33,12 +32,6 @@ VERBS = {
 }
 MOST_S = 0.35
 """What each takes here when nothing else runs, from its first step on, and somewhat more."""
-
-
-@pytest.fixture
-def vm(guest: Vm) -> Iterator[Vm]:
-    with two_disks(guest) as made:
-        yield made
 
 
 def write_and_stop(vm: Vm, count: int) -> int:

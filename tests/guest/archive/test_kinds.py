@@ -6,10 +6,10 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.support.archives import make_archive
 from tests.support.programs import qemu_img
 from tests.support.world import Vm
 
@@ -17,15 +17,6 @@ pytestmark = pytest.mark.guest
 
 OPTIONS = "sudo -n sh -c"
 HOST_KEY = "/etc/dropbear/dropbear_ed25519_host_key"
-
-
-def archived(vm: Vm, *words: str) -> dict[str, Any]:
-    report: dict[str, Any] = json.loads(vm.ok("--json", "archive", *words).out)
-    return report
-
-
-def value(vm: Vm, name: str) -> str:
-    return vm.ok("config", name).out.rstrip("\n")
 
 
 def device(vm: Vm, serial: str) -> str:
@@ -65,7 +56,7 @@ def test_uefi_tpm_kernel_seed_and_disks_of_each_kind_come_back(guest: Vm, tiny: 
     qemu_img(guest, "create", "-q", "-f", "qcow2", "db.qcow2", "8M")
     qemu_img(guest, "create", "-q", "-f", "raw", "plain.raw", "8M")
     qemu_img(guest, "create", "-q", "-f", "qcow2", "../extra.qcow2", "8M")
-    words = value(guest, "VM_QEMU_EXTRA")
+    words = guest.value("VM_QEMU_EXTRA")
     drive = "-drive file=../extra.qcow2,format=qcow2,if=none,id=x -device virtio-blk-pci,drive=x,serial=extra"
     guest.ok(
         "config",
@@ -80,12 +71,12 @@ def test_uefi_tpm_kernel_seed_and_disks_of_each_kind_come_back(guest: Vm, tiny: 
     put(guest, plain, "pl1")
     put(guest, extra, "ex1")
     before = facts(guest)
-    first = archived(guest)
+    first = make_archive(guest)
     assert first["consistency"] == "frozen"
     assert not [note for note in first["notes"] if "not in the archive" in note], first["notes"]
     put(guest, extra, "ex2")
     guest.ok("ssh", "echo second > note; sync")
-    second = archived(guest)
+    second = make_archive(guest)
     assert second["incremental"]
     put(guest, db, "db3")
     guest.ok("ssh", "echo third > note; sync")
@@ -125,7 +116,7 @@ def test_machine_without_layers_with_a_saved_state_comes_back(guest: Vm) -> None
     guest.ok("config", "VM_USE_SNAPSHOTS=no")
     guest.start()
     guest.ok("ssh", "echo disk > note; sync; echo memory > /tmp/memory")
-    made = archived(guest, "--savevm", "live")
+    made = make_archive(guest, "--savevm", "live")
     guest.ok("ssh", "echo later > note; echo later > /tmp/memory")
     guest.ok("stop")
     guest.ok("restore", "--force", "latest")

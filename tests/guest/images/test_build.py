@@ -19,6 +19,7 @@ import pytest
 import qvmsh
 from qvmsh.images import tiny as recipe
 from tests.support.booted import Booted
+from tests.support.small_disk import small_disk
 from tests.support.world import REAL_CACHE, Result, World
 
 pytestmark = pytest.mark.guest
@@ -191,22 +192,17 @@ def test_build_in_a_folder_that_cannot_be_says_so(cache: Cache) -> None:
 
 
 @pytest.fixture
-def small_disk(world: World) -> Iterator[Path]:
+def small(world: World) -> Iterator[Path]:
     """A file system with room for less than a build."""
     if not IS_ROOT:
         pytest.skip("only root may mount a small file system")
-    top = world.home / "small"
-    top.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160m", "none", top], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"cannot mount: {mounted.stderr.decode().strip()}")
-    yield top
-    subprocess.run(["umount", top], check=True)
+    with small_disk(world.home / "small", 160):
+        yield world.home / "small"
 
 
-def test_build_on_a_full_disk_says_so_and_leaves_no_part(world: World, tiny: str, small_disk: Path) -> None:
+def test_build_on_a_full_disk_says_so_and_leaves_no_part(world: World, tiny: str, small: Path) -> None:
     assert tiny
-    cache = Cache(world, small_disk).seed()
+    cache = Cache(world, small).seed()
     done = cache.build()
     assert done.status == 1
     assert f"cannot build tiny: no space left on the file system of {cache.images}" in done.err

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -25,10 +24,6 @@ def boot_by_kernel(vm: Vm, tiny: str) -> None:
     )
 
 
-def clock_error_s(vm: Vm) -> float:
-    return abs(float(vm.ok("ssh", "date +%s").out) - time.time())
-
-
 def check_three_turns(vm: Vm, data: str = "") -> None:
     """Suspend, save, quit, load, ssh, three times; memory, disks and clock are right."""
     uptime = "cut -d. -f1 /proc/uptime"
@@ -42,7 +37,7 @@ def check_three_turns(vm: Vm, data: str = "") -> None:
         vm.ok("start", "--loadvm", "ready")
         assert vm.ok("ssh", "cat /tmp/in-memory").out == f"{turn}\n"  # the memory is the same
         assert int(vm.ok("ssh", uptime).out) >= up  # it did not boot
-        assert clock_error_s(vm) < 5
+        assert vm.clock_error_s() < 5
     assert vm.ok("ssh", "cat turns").out == "0\n1\n2\n"
     if data:
         assert vm.ok("ssh", f"cat {data}/turns").out == "0\n1\n2\n"

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import subprocess
 import time
 
 import pytest
 
-from tests.support.world import QVM, Vm
+from tests.support.killer import kill_after
+from tests.support.world import Vm
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(1200)]
 
@@ -26,16 +26,6 @@ WORDS = {
     "savevm": ["stop", "--savevm", "ready"],
     "loadvm": ["start", "--loadvm", "ready"],
 }
-
-
-def kill_after(vm: Vm, seconds: float, *words: str) -> None:
-    child = subprocess.Popen(
-        [QVM, *words], cwd=vm.directory, env=vm.world.environ,
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    time.sleep(seconds)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
 
 
 def answers(vm: Vm, command: str) -> str | None:

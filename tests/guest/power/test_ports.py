@@ -6,25 +6,18 @@ import os
 import pwd
 import shutil
 import socket
-import subprocess
 import tempfile
 import urllib.request
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.owner import OpenWorld, throw_away_account
+from tests.support.programs import free_port
 from tests.support.world import Vm, World, create_tiny, end_world, new_world
 
 pytestmark = pytest.mark.guest
-
-
-def free(kind: socket.SocketKind) -> int:
-    with socket.socket(type=kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def unclaimed(guest: Vm) -> int:
@@ -33,7 +26,7 @@ def unclaimed(guest: Vm) -> int:
 
 
 def test_forwarded_ports_lead_to_the_guests_services(guest: Vm) -> None:
-    tcp, udp = free(socket.SOCK_STREAM), free(socket.SOCK_DGRAM)
+    tcp, udp = free_port(), free_port(socket.SOCK_DGRAM)
     guest.set(VM_HOSTFWD=f"{tcp}:8000\nudp:{udp}:5353", VM_LABELS="web")
     guest.ok("start")
     guest.ok("ssh", "mkdir -p /tmp/www; echo from the guest > /tmp/www/index.html; httpd -p 8000 -h /tmp/www")
@@ -55,27 +48,14 @@ class TestOwner:
     def world(self, tmp_path: Path) -> Iterator[World]:
         plain = new_world(tmp_path)
 
-        class OpenWorld(World):
-            @property
-            def environ(self) -> dict[str, str]:
-                return super().environ | {"VM_GLOBAL_CONFIG": "/dev/null"}
-
         made = OpenWorld(plain.home, plain.runtime)
         yield made
         end_world(made)
 
     @pytest.fixture
     def account(self) -> Iterator[pwd.struct_passwd]:
-        name, home = f"qvmt{uuid.uuid4().hex[:8]}", tempfile.mkdtemp(prefix="qvmt-home-")
-        subprocess.run(
-            ["useradd", "--no-create-home", "--home-dir", home, "--shell", "/bin/sh", name], check=True
-        )
-        row = pwd.getpwnam(name)
-        os.chown(home, row.pw_uid, row.pw_gid)
-        yield row
-        subprocess.run(["userdel", name], check=True, capture_output=True)
-        shutil.rmtree(home)
-        shutil.rmtree(f"/tmp/qvm-{row.pw_uid}", ignore_errors=True)
+        with throw_away_account() as made:
+            yield made
 
     def test_guest_of_another_account_started_by_root(
         self, world: World, tiny: str, account: pwd.struct_passwd

@@ -9,29 +9,24 @@ from pathlib import Path
 
 import pytest
 
-from qvmsh import Machine
 from tests.support.world import Vm
 
 pytestmark = pytest.mark.guest
 
 
-def opened(vm: Vm) -> Machine:
-    return Machine.open(vm.directory, environ=vm.world.environ)
-
-
 def test_running_starts_and_stops_what_is_off_also_after_an_exception(guest: Vm) -> None:
-    with opened(guest).running() as vm:
+    with guest.library().running() as vm:
         assert vm.ssh("uname") == "Linux\n"
         vm.ssh("echo kept > kept; sync")
     assert vm.status().state == "stopped"
-    with pytest.raises(ZeroDivisionError), opened(guest).running(disposable=True) as vm:
+    with pytest.raises(ZeroDivisionError), guest.library().running(disposable=True) as vm:
         1 / int(vm.ssh("grep -vc kept kept || true"))
     assert vm.status().state == "stopped"
 
 
 def test_running_leaves_a_running_machine_running(running: Vm) -> None:
     pid = running.pid
-    with pytest.raises(ZeroDivisionError), opened(running).running() as vm:
+    with pytest.raises(ZeroDivisionError), running.library().running() as vm:
         1 / int(vm.ssh("echo 0"))
     assert running.pid == pid
 

@@ -13,13 +13,6 @@ from tests.support.world import Vm
 pytestmark = pytest.mark.guest
 
 
-def clock_error_s(vm: Vm) -> float:
-    """How far the guest's clock is from the host's, whatever time the question took."""
-    before = time.time()
-    told = float(vm.ok("ssh", "date +%s").out)
-    return max(0.0, before - told - 1.0, told - time.time())
-
-
 @pytest.mark.parametrize("machine", ["pc", "q35"])
 def test_savevm_loadvm_three_times_in_a_row_goes_on(guest: Vm, machine: str) -> None:
     """q35 too, where SeaBIOS forgets the ACPI registers at the first wake-up."""
@@ -36,7 +29,7 @@ def test_savevm_loadvm_three_times_in_a_row_goes_on(guest: Vm, machine: str) -> 
         assert "demo: ready after " in loaded.out
         assert guest.ok("ssh", "cat /tmp/in-memory").out == f"{turn}\n"  # the memory is the same
         assert int(guest.ok("ssh", uptime).out) >= up  # it did not boot
-        assert clock_error_s(guest) < 5
+        assert guest.clock_error_s() < 5
     assert guest.ok("ssh", "cat turns").out == "0\n1\n2\n"
     assert "powered off" in guest.ok("stop").out
 
@@ -47,7 +40,7 @@ def test_savevm_no_suspend_clock_is_put_right(guest: Vm) -> None:
     time.sleep(6)
     loaded = guest.ok("start", "-l", "as it is")
     assert re.search(r"; clock was \d+ s behind, set by (the guest agent|ssh)$", loaded.out.strip())
-    assert clock_error_s(guest) < 5
+    assert guest.clock_error_s() < 5
 
 
 @pytest.mark.parametrize("machine", ["pc", "q35"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import time
 
 import pytest
 
@@ -15,13 +14,6 @@ from tests.support.pty_terminal import PtyTerminal
 from tests.support.world import Vm, World
 
 pytestmark = pytest.mark.guest
-
-
-def clock_error_s(vm: Vm) -> float:
-    """How far the guest's clock is from the host's, whatever time the question took."""
-    before = time.time()
-    told = float(vm.ok("ssh", "date +%s").out)
-    return max(0.0, before - told - 1.0, told - time.time())
 
 
 @pytest.fixture
@@ -64,7 +56,7 @@ def test_two_disks_memory_and_clock_come_back_in_the_same_process(vm: Vm) -> Non
     assert re.search(r"; clock was 7\d\d\d s behind, set by the guest agent", told)
     assert vm.pid == pid
     assert vm.ok("ssh", "cat /mnt/d/file file /tmp/memory").out == "before\nbefore\nkept\n"
-    assert clock_error_s(vm) < 5
+    assert vm.clock_error_s() < 5
     vm.ok("ssh", "kill $(cat /tmp/writer); echo later > /mnt/d/later; sync; sudo -n umount /mnt/d")
     assert (
         "clean" in vm.ok("ssh", "sudo -n e2fsck -f -y /dev/vdb >/tmp/f 2>&1; echo $? clean; cat /tmp/f").out
@@ -97,7 +89,7 @@ def test_sleeping_guest_is_saved_so_that_it_comes_back(guest: Vm, machine: str) 
     guest.ok("ssh", "echo gone > /tmp/memory")
     guest.ok("snapshot", "restore", "asleep")
     assert guest.ok("ssh", "cat /tmp/memory").out == "kept\n"
-    assert clock_error_s(guest) < 5
+    assert guest.clock_error_s() < 5
     guest.ok("kill")
     guest.ok("start", "--loadvm", "asleep")
     assert guest.ok("ssh", "cat /tmp/memory").out == "kept\n"
@@ -129,7 +121,7 @@ def test_restored_while_paused_the_clock_is_right_once_it_goes_on(guest: Vm) -> 
     told = guest.ok("resume").out
     assert re.match(r"demo: goes on; clock was 7\d\d\d s behind, set by ", told)
     assert guest.ok("ssh", "cat /tmp/memory").out == "kept\n"
-    assert clock_error_s(guest) < 5
+    assert guest.clock_error_s() < 5
     guest.ok("pause")
     assert not re.search(r"clock was \d{3,}", guest.ok("resume").out)  # this time it was held for a moment
 
@@ -151,7 +143,7 @@ def test_much_memory_is_seen_while_it_is_saved_and_read(world: World, tiny: str)
         print(f"seen while it was saved: {shown}")
         assert len(shown) >= 2
         assert shown == sorted(shown)
-        assert clock_error_s(vm) < 3  # it stood still for all that time
+        assert vm.clock_error_s() < 3  # it stood still for all that time
         terminal = PtyTerminal(vm, "snapshot", "restore", "big")
         assert terminal.end() == 0
         assert re.search(r"keeping the present state: [\d.]+ MiB written, ", terminal.text)

@@ -70,7 +70,9 @@ def test_ssh_wrong_key_is_refused_with_an_explanation(running: Vm, tmp_path: Pat
     running.ok("cmd", "info status")
     running.world.run("ssh", "true", cwd=running.directory)
     subprocess.run(
-        ["ssh", "-O", "exit", "-S", _control(running), "x"], capture_output=True, env=running.world.environ
+        ["ssh", "-O", "exit", "-S", running.runtime / "ssh", "x"],
+        capture_output=True,
+        env=running.world.environ,
     )
     result = running.qvm("--set", f"VM_SSH_IDENTITY={key}", "ssh", "true")
     assert result.status == 125
@@ -79,15 +81,9 @@ def test_ssh_wrong_key_is_refused_with_an_explanation(running: Vm, tmp_path: Pat
     running.ok("ssh", "true")
 
 
-def _control(vm: Vm) -> str:
-    note = (vm.directory / ".qvm/running").read_text()
-    folder = next(line.partition(" ")[2] for line in note.splitlines() if line.startswith("runtime "))
-    return f"{folder}/ssh"
-
-
 def test_ssh_another_host_key_is_refused_with_an_explanation(running: Vm) -> None:
     running.ok("ssh", "true")
-    subprocess.run(["ssh", "-O", "exit", "-S", _control(running), "x"], capture_output=True)
+    subprocess.run(["ssh", "-O", "exit", "-S", running.runtime / "ssh", "x"], capture_output=True)
     known = running.directory / ".qvm/known_hosts"
     right = known.read_text()
     other = running.directory / "other"
@@ -146,7 +142,7 @@ def test_start_explicit_port_taken_is_an_error_that_names_who(guest: Vm) -> None
 
 def _close(vm: Vm) -> None:
     """End the cached connection."""
-    subprocess.run(["ssh", "-O", "exit", "-S", _control(vm), "x"], capture_output=True)
+    subprocess.run(["ssh", "-O", "exit", "-S", vm.runtime / "ssh", "x"], capture_output=True)
 
 
 def test_status_at_once_without_a_connection_makes_one(running: Vm) -> None:
@@ -193,7 +189,7 @@ def test_ssh_key_that_others_can_read_is_named(running: Vm) -> None:
 
 def test_ssh_runtime_folder_deleted_still_reaches_the_guest(guest: Vm) -> None:
     guest.ok("start")
-    folder = Path(_control(guest)).parent
+    folder = guest.runtime
     _close(guest)
     for path in folder.iterdir():
         path.unlink()

@@ -32,25 +32,19 @@ def log_in(terminal: Terminal) -> None:
     terminal.wait(r"# *$")
 
 
-def say(terminal: Terminal, command: str, answer: str) -> None:
-    terminal.type(command)
-    terminal.key("Enter")
-    terminal.wait(answer)
-
-
 def test_console_log_in_detach_and_come_back(running: Vm) -> None:
     with qvm_in_shell(running, "console") as terminal:
         terminal.wait("login:")  # what came before is shown
         log_in(terminal)
-        say(terminal, "echo $((6*7))x; sleep 100", "^42x")
+        terminal.enter("echo $((6*7))x; sleep 100", "^42x")
         terminal.key("C-c")  # is the guest's
         terminal.wait(r"\^C")
-        say(terminal, "echo still $((40+3))", "^still 43")
+        terminal.enter("echo still $((40+3))", "^still 43")
         terminal.key("C-]")
         assert "detached" in wait_for_exit(terminal, 0)
     with qvm_in_shell(running, "console --escape ^B") as terminal:
         terminal.wait("^still 43")
-        say(terminal, "echo again $((40+4))", "^again 44")
+        terminal.enter("echo again $((40+4))", "^again 44")
         terminal.key("C-b")
         wait_for_exit(terminal, 0)
 
@@ -64,11 +58,11 @@ def test_console_in_use_is_refused_watched_and_taken_over(running: Vm) -> None:
         assert "--take" in refused.err
         watcher.wait("watching the console")
         watcher.type("echo watcher writes\r")
-        say(first, "echo first $((1+1))", "^first 2")
+        first.enter("echo first $((1+1))", "^first 2")
         assert "watcher writes" not in watcher.wait("^first 2")
         with qvm_in_shell(running, "console --take") as second:
             assert "the console was taken over by root, pid " in wait_for_exit(first, 3)
-            say(second, "echo second $((1+2))", "^second 3")
+            second.enter("echo second $((1+2))", "^second 3")
             watcher.wait("^second 3")
             assert "second 3" not in first.text
             watcher.key("C-c")
@@ -253,7 +247,7 @@ def test_console_in_the_shell_owns_the_terminal(running: Vm) -> None:
         terminal.ready()
         terminal.begin("console")
         log_in(terminal)
-        say(terminal, "echo in the guest $((2+2))", "^in the guest 4")
+        terminal.enter("echo in the guest $((2+2))", "^in the guest 4")
         terminal.key("C-]")
         terminal.wait("detached")
         assert terminal.ready(2)["name"] == "demo"

@@ -45,10 +45,6 @@ def twin_of(vm: Vm, word: str = "latest", name: str = "twin") -> tuple[Vm, dict[
     return Vm(vm.world, vm.world.home / name), report
 
 
-def value(vm: Vm, name: str) -> str:
-    return vm.ok("config", name).out.rstrip("\n")
-
-
 def both_run(vm: Vm, twin: Vm) -> None:
     """At one time, each with its own UUID and MAC address: they share nothing that one could lock."""
     facts = []
@@ -208,7 +204,7 @@ def test_disks_of_the_users_own_words_come_back_and_are_not_shared(blank: Blank,
         f"{vm.world.home}/elsewhere/plain.qcow2 is in the machine's directory now, as plain-2.qcow2"
     ]
     assert read_byte(twin, "128k", "plain-2.qcow2") == 22
-    assert "elsewhere" not in value(twin, "VM_QEMU_EXTRA")
+    assert "elsewhere" not in twin.value("VM_QEMU_EXTRA")
     assert [read_byte(twin, "0", name, form) for name, form in disks[:3]] == [1, 2, 3]
     both_run(vm, twin)
     twin.ok("start", "--no-wait")
@@ -265,8 +261,8 @@ def test_hardware_by_hand_comes_back(blank: Blank) -> None:
         vm.ok("restore", "--force", state_name(report))
         assert read_byte(vm, "0", "../disks/demo.qcow2") == wanted
     twin, report = twin_of(vm)
-    assert "-hda demo.qcow2" in value(twin, "VM_QEMU_ARGS")
-    assert value(twin, "VM_SSH_PORT") == "40022"
+    assert "-hda demo.qcow2" in twin.value("VM_QEMU_ARGS")
+    assert twin.value("VM_SSH_PORT") == "40022"
     assert "VM_SSH_PORT is as it was for demo: change it before both run at one time" in report["notes"]
     assert read_byte(twin, "0", "demo.qcow2") == 2
     for each in (vm, twin):
@@ -343,12 +339,12 @@ def test_new_machine_from_a_machine_with_ports_of_its_own(blank: Blank) -> None:
     vm.ok("kill")
     make_archive(vm)
     twin, report = twin_of(vm, name="Das Zweite")
-    number = value(twin, "VM_MACHINE_ID")
+    number = twin.value("VM_MACHINE_ID")
     assert number != "33"
-    assert value(twin, "VM_MACHINE_NAME") == "Das Zweite"
-    assert value(twin, "VM_SSH_PORT") == "auto"
-    assert value(twin, "VM_NET_PORT") == f"77{number}"
-    assert value(twin, "VM_QEMU_EXTRA") == "-fw_cfg name=opt/qvm/hostname,string=das-zweite"
+    assert twin.value("VM_MACHINE_NAME") == "Das Zweite"
+    assert twin.value("VM_SSH_PORT") == "auto"
+    assert twin.value("VM_NET_PORT") == f"77{number}"
+    assert twin.value("VM_QEMU_EXTRA") == "-fw_cfg name=opt/qvm/hostname,string=das-zweite"
     assert "VM_SSH_PORT is auto now, it was 40023" in report["notes"]
     assert f"VM_NET_PORT is 77{number} now, it was 40024" in report["notes"]
     assert "VM_HOSTFWD is as it was for demo: change it before both run at one time" in report["notes"]

@@ -9,7 +9,6 @@ import sys
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -40,8 +39,7 @@ def age(vm: Vm, name: str, days: float) -> None:
 
 
 def removed(vm: Vm, *words: str) -> list[str]:
-    report: dict[str, Any] = json.loads(vm.ok("--json", "archive", *words).out)
-    return list(report["removed"])
+    return list(make_archive(vm, *words)["removed"])
 
 
 @pytest.fixture

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-
 import pytest
 
 from tests.support.archives import make_archive, require_nothing_left, state_name
 from tests.support.disks import read_byte, write_byte, write_live
-from tests.support.programs import qemu_img, qemu_io
+from tests.support.programs import file_hash, qemu_img, qemu_io
 from tests.support.world import Blank, Result, Vm
 
 WRONG = "would be silently wrong"
@@ -19,10 +16,6 @@ def overlay(vm: Vm, name: str, below: str) -> None:
     qemu_img(vm, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", below, name)
 
 
-def hash_of(path: Path) -> str:
-    return hashlib.sha1(path.read_bytes()).hexdigest()
-
-
 class Pair:
     """A machine, and another one whose overlay stands on its base."""
 
@@ -30,7 +23,7 @@ class Pair:
         self.vm = vm
         self.other = other
         self.base = vm.directory / "demo-base.qcow2"
-        self.before = hash_of(self.base)
+        self.before = file_hash(self.base)
         self.inode = self.base.stat().st_ino
 
     def refused(self, *words: str, says: str = WRONG, status: int = 1, left: str = "") -> Result:
@@ -44,7 +37,7 @@ class Pair:
         return result
 
     def same(self) -> None:
-        assert (hash_of(self.base), self.base.stat().st_ino) == (self.before, self.inode)
+        assert (file_hash(self.base), self.base.stat().st_ino) == (self.before, self.inode)
         assert read_byte(self.other, "1M", "other-backing.qcow2") == 5
 
 
@@ -119,7 +112,7 @@ def test_disk_commit_is_refused_on_and_off(pair: Pair) -> None:
     refused = vm.qvm("disk", "commit")
     assert "demo-backing.qcow2 holds snapshots (a)" in refused.err
     assert "hint: `qvm snapshot delete NAME`" in refused.err
-    assert hash_of(pair.base) == pair.before
+    assert file_hash(pair.base) == pair.before
 
 
 @pytest.mark.parametrize(
@@ -194,7 +187,7 @@ def test_disk_verbs_on_a_base_that_a_machine_uses_as_its_disk_are_refused(pair: 
     vm.ok("kill")
     pair.same()
     qemu_img(vm, "create", "-q", "-f", "qcow2", "new.qcow2", "16M")
-    pair.before = hash_of(disk)
+    pair.before = file_hash(disk)
     pair.refused("disk", "rebase", "disk0", "new.qcow2", "--unsafe")
 
 
@@ -204,7 +197,7 @@ def test_disk_repair_of_a_base_with_errors_is_refused_and_of_leaks_is_not(pair: 
     with pair.base.open("r+b") as file:  # the refcount of a data cluster
         file.seek(2 * 65536 + 10)
         file.write(bytes(2))
-    pair.before = hash_of(pair.base)
+    pair.before = file_hash(pair.base)
     checked = vm.qvm("disk", "check")
     assert checked.status == 1
     assert "demo-base.qcow2: damaged" in checked.out
@@ -259,13 +252,13 @@ def test_restore_leaves_a_base_alone_that_is_the_same_and_is_refused_where_it_is
     assert "cannot restore: above.qcow2 stands on demo-backing.qcow2, which would be replaced" in refused.err
     (vm.directory / "above.qcow2").unlink()
     write_byte(vm, 6, "1M", "demo-base.qcow2")  # by other tools: the base is another one now
-    pair.before = hash_of(pair.base)
+    pair.before = file_hash(pair.base)
     for words in ([], ["--force"]):
         result = vm.qvm("restore", *words, state_name(made))
         assert result.status == (1), str(result)
         assert "other-backing.qcow2 stands on demo-base.qcow2, which would be replaced" in result.err
         assert "hint: `qvm restore ARCHIVE DIR` makes a new machine" in result.err
-        assert hash_of(pair.base) == pair.before
+        assert file_hash(pair.base) == pair.before
     vm.ok("restore", state_name(made), "../twin")
     assert read_byte(Vm(vm.world, vm.world.home / "twin"), "1M", "twin-backing.qcow2") == 5
     require_nothing_left(vm)
@@ -281,15 +274,15 @@ def test_restore_never_replaces_a_base_elsewhere(blank: Blank) -> None:
     overlay(vm, "more.qcow2", str(shared))
     write_byte(vm, 7, "2M", "data.qcow2")
     made = make_archive(vm)
-    before = hash_of(shared)
+    before = file_hash(shared)
     write_byte(vm, 8, "2M", "data.qcow2")
     vm.ok("restore", "--force", state_name(made))
     assert [read_byte(vm, at, "data.qcow2") for at in ("1M", "2M")] == [5, 7]
-    assert hash_of(shared) == before
+    assert file_hash(shared) == before
     qemu_io(vm, "-f", "qcow2", "-c", "write -P 6 1M 64k", str(shared))
-    before = hash_of(shared)
+    before = file_hash(shared)
     vm.ok("restore", "--force", state_name(made))
-    assert hash_of(shared) == before
+    assert file_hash(shared) == before
     assert [read_byte(vm, "1M", name) for name in ("data.qcow2", "more.qcow2")] == [5, 5]
     assert read_byte(vm, "2M", "data.qcow2") == 7
     vm.ok("start", "--no-wait")

@@ -9,7 +9,6 @@ import shutil
 import socket
 import stat
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -27,11 +26,6 @@ def findings(fixed: list[dict[str, str]], level: str = "mended") -> str:
     return "\n".join(each["finding"] for each in fixed if each["level"] == level)
 
 
-def runtime(vm: Vm) -> Path:
-    note = dict(line.split(" ", 1) for line in (vm.directory / ".qvm/running").read_text().splitlines())
-    return Path(note["runtime"])
-
-
 def test_doctor_fix_of_a_sound_machine_does_nothing(blank: Blank) -> None:
     vm = blank()
     assert fix(vm) == []
@@ -43,7 +37,7 @@ def test_doctor_fix_of_a_sound_machine_does_nothing(blank: Blank) -> None:
 def test_doctor_fix_after_a_crash_removes_its_traces_and_the_machine_is_stopped(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
-    folder = runtime(vm)
+    folder = vm.runtime
     os.kill(vm.pid, 9)
     while "crashed" not in vm.qvm("status").out:
         pass
@@ -121,7 +115,7 @@ def test_doctor_fix_of_a_running_machine_leaves_it_alone(blank: Blank) -> None:
     vm.ok("start", "--no-wait")
     (vm.directory / "demo-base.qcow2.part").touch()
     (vm.directory / ".qvm/uuid").chmod(0o666)
-    folder = runtime(vm)
+    folder = vm.runtime
     os.utime(folder, (0, 0))
     assert [each["name"] for each in fix(vm)] == ["rights"]
     vm.ok("cmd", "info", "status")

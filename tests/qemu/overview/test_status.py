@@ -16,12 +16,6 @@ import pytest
 from tests.support.world import QVM, Blank, Vm, World, write_vmrc
 
 
-def runtime(vm: Vm) -> Path:
-    """The folder of the machine's sockets."""
-    note = (vm.directory / ".qvm/running").read_text()
-    return Path(next(line.partition(" ")[2] for line in note.splitlines() if line.startswith("runtime ")))
-
-
 def test_status_machine_never_started_is_stopped(blank: Blank) -> None:
     result = blank().qvm("status")
     assert (result.status, result.out, result.err) == (1, "demo: stopped\n", "")
@@ -143,7 +137,7 @@ def test_status_of_a_vmrc_that_cannot_be_read_is_broken(blank: Blank) -> None:
 def test_status_deleted_runtime_folder_is_named_and_kill_works(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
-    shutil.rmtree(runtime(vm))
+    shutil.rmtree(vm.runtime)
     result = vm.qvm("status", "-s")
     assert "its sockets are gone" in result.out
     assert "hint: " in result.out
@@ -196,7 +190,7 @@ def test_status_by_another_user_names_the_owner(world: World) -> None:
 def test_kill_leaves_nothing(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
-    folder = runtime(vm)
+    folder = vm.runtime
     assert "killed by quit" in vm.ok("kill").out
     assert not folder.exists()
     assert not (vm.directory / ".qvm/qemu.pid").exists()
@@ -267,7 +261,7 @@ def test_hundred_starts_at_once_make_one_qemu(blank: Blank) -> None:
 def test_status_and_kill_find_a_qemu_whose_files_were_removed(blank: Blank, what: str, verb: str) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
-    pid, folder = vm.pid, runtime(vm)
+    pid, folder = vm.pid, vm.runtime
     for name in what.split():
         path = vm.directory / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()

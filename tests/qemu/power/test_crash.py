@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import pytest
 from qvmsh.host import locks
 from qvmsh.qemu import qmp
 from tests.support.pty_terminal import PtyTerminal
-from tests.support.world import DEADLINE_S, QVM, Blank, Vm
+from tests.support.world import DEADLINE_S, QVM, Blank, Vm, wait_until
 
 WORDS = "qemu-system-x86_64: ../block.c:1234: bdrv_close: Assertion `!bs->refcnt' failed."
 
@@ -30,13 +28,6 @@ def talking(blank: Blank) -> Vm:
     return vm
 
 
-def until(what: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def holds(vm: Vm, name: str) -> bool:
     """True if a command holds that lock of the machine."""
     return locks.working(str(vm.directory / ".qvm" / name)) is not None
@@ -44,8 +35,7 @@ def holds(vm: Vm, name: str) -> bool:
 
 def ask(vm: Vm, command: str) -> Any:
     """What QEMU answers on a socket that no command uses."""
-    note = dict(line.split(" ", 1) for line in (vm.directory / ".qvm/running").read_text().splitlines())
-    return qmp.ask(f"{note['runtime']}/watch", command, timeout_s=1.0)
+    return qmp.ask(str(vm.runtime / "watch"), command, timeout_s=1.0)
 
 
 def hangs(vm: Vm) -> bool:
@@ -91,14 +81,14 @@ def test_status_qemu_ended_by_a_signal_is_crashed(blank: Blank, number: signal.S
     vm = talking(blank)
     vm.ok("start", "--no-wait")
     crash(vm, number)
-    until(lambda: "crashed" in vm.qvm("status", "-s").out)
+    wait_until(lambda: "crashed" in vm.qvm("status", "-s").out)
     require_told_and_starts_again(vm)
 
 
 def test_start_qemu_that_crashes_meanwhile_is_told(blank: Blank) -> None:
     vm = talking(blank)
     start = vm.world.popen("start", cwd=vm.directory)
-    until(lambda: holds(vm, "wait.lock"))
+    wait_until(lambda: holds(vm, "wait.lock"))
     crash(vm, signal.SIGABRT)
     _, said = start.communicate(timeout=DEADLINE_S)
     assert start.returncode == 1
@@ -122,7 +112,7 @@ def test_stop_qemu_that_crashes_meanwhile_is_no_success(blank: Blank) -> None:
     vm = talking(blank)
     vm.ok("start", "--no-wait")
     stop = vm.world.popen("--json", "stop", cwd=vm.directory)
-    until(lambda: is_asked(vm))
+    wait_until(lambda: is_asked(vm))
     crash(vm, signal.SIGSEGV)
     out, said = stop.communicate(timeout=DEADLINE_S)
     assert stop.returncode == 1
@@ -136,7 +126,7 @@ def test_verb_qemu_that_crashes_meanwhile_is_told(blank: Blank, verb: str) -> No
     vm = talking(blank)
     vm.ok("start", "--no-wait")
     child = vm.world.popen(verb, cwd=vm.directory)
-    until(lambda: holds(vm, "work.lock"))
+    wait_until(lambda: holds(vm, "work.lock"))
     crash(vm, signal.SIGABRT)
     _, said = child.communicate(timeout=DEADLINE_S)
     assert child.returncode in (1, 3), said
@@ -152,7 +142,7 @@ def test_cmd_qemu_that_crashes_meanwhile_is_told(blank: Blank, tmp_path: Path) -
     vm.ok("start", "--no-wait")
     os.mkfifo(tmp_path / "never")
     child = vm.world.popen("cmd", f"screendump {tmp_path}/never", cwd=vm.directory)
-    until(lambda: hangs(vm))
+    wait_until(lambda: hangs(vm))
     crash(vm, signal.SIGABRT)
     _, said = child.communicate(timeout=DEADLINE_S)
     assert child.returncode == 1
@@ -163,7 +153,7 @@ def test_cmd_qemu_that_crashes_meanwhile_is_told(blank: Blank, tmp_path: Path) -
 def test_run_qemu_that_crashes_has_its_status_and_is_told(blank: Blank) -> None:
     vm = talking(blank)
     run = vm.world.popen("run", cwd=vm.directory)
-    until(lambda: "running" in vm.qvm("status", "-s").out)
+    wait_until(lambda: "running" in vm.qvm("status", "-s").out)
     crash(vm, signal.SIGABRT)
     _, said = run.communicate(timeout=DEADLINE_S)
     assert run.returncode == 128 + signal.SIGABRT
@@ -191,4 +181,4 @@ def test_kill_and_poweroff_are_no_crash(blank: Blank) -> None:
     assert vm.qvm("status").out == "demo: stopped\n"
     vm.ok("start", "--no-wait")
     assert subprocess.run([QVM, "cmd", "quit"], cwd=vm.directory, env=vm.world.environ).returncode == 0
-    until(lambda: vm.qvm("status").out == "demo: stopped\n")
+    wait_until(lambda: vm.qvm("status").out == "demo: stopped\n")

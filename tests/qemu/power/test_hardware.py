@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support import errors
+from tests.support.programs import file_hash
 from tests.support.world import Blank, Vm
 
 require_error = partial(errors.require_error, who="demo: ")
@@ -27,10 +27,6 @@ def image(vm: Vm, name: str, kind: str = "qcow2", size: str = "16M") -> Path:
     path = vm.directory / name
     subprocess.run(["qemu-img", "create", "-q", "-f", kind, path, size], check=True)
     return path
-
-
-def hash_of(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def swtpm_of(vm: Vm) -> list[int]:
@@ -211,7 +207,7 @@ def test_start_disposable_covers_every_disk_and_the_uefi_variables(blank: Blank)
     vm.ok("start", "--no-wait")
     vm.ok("kill")
     files.append(vm.directory / "demo-backing.qcow2")
-    before = [hash_of(path) for path in files]
+    before = [file_hash(path) for path in files]
     vm.ok("start", "--no-wait", "--disposable")
     vm.ok("cmd", "stop")
     for node in ("disk0", "disk1", "disk2"):
@@ -221,7 +217,7 @@ def test_start_disposable_covers_every_disk_and_the_uefi_variables(blank: Blank)
     assert vm.qvm("stop", "-s", "x", "--no-suspend").status == 3
     vm.ok("kill")
     assert (vm.directory / ".qvm/log/qemu.stdout").read_text().count("wrote 512/512") == 3
-    assert [hash_of(path) for path in files] == before
+    assert [file_hash(path) for path in files] == before
 
 
 # Firmware
@@ -318,10 +314,10 @@ def test_start_disposable_tpm_keeps_its_state(blank: Blank) -> None:
     vm.ok("start", "--no-wait")
     vm.ok("kill")
     state = vm.directory / ".qvm/tpm/tpm2-00.permall"
-    before = hash_of(state)
+    before = file_hash(state)
     vm.ok("start", "--no-wait", "--disposable")
     vm.ok("kill")
-    assert hash_of(state) == before
+    assert file_hash(state) == before
     assert not list((vm.directory / ".qvm").glob("disposable-*"))
 
 
@@ -409,12 +405,12 @@ def test_start_hardware_by_hand_is_all_there_is(blank: Blank) -> None:
 def test_start_hardware_by_hand_disposable_writes_nothing(blank: Blank) -> None:
     vm = blank(has_images=False, VM_QEMU_ARGS=BY_HAND)
     path = image(vm, "demo.qcow2")
-    before = hash_of(path)
+    before = file_hash(path)
     vm.ok("start", "--no-wait", "--disposable")
     vm.ok("cmd", 'qemu-io ide0-hd0 "write -P 7 0 512"')
     vm.ok("kill")
     assert "wrote 512/512" in (vm.directory / ".qvm/log/qemu.stdout").read_text()
-    assert hash_of(path) == before
+    assert file_hash(path) == before
     require_error(vm.qvm("start", "--base-only"), 2, "--base-only needs disks that qvm gives", "VM_QEMU_ARGS")
     more = BY_HAND + " -blockdev null-co,node-name=x"
     require_error(

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import os
 import random
-import signal
-import subprocess
 import time
 
 import pytest
 
-from tests.support.world import QVM, Blank, Vm
+from tests.support.killer import kill_after
+from tests.support.world import Blank, Vm
 
 SEED = int(os.environ.get("QVM_TEST_SEED", "20261120"))
 USUAL, LONG = 3, 20
@@ -25,21 +24,6 @@ def points(label: str, count: int, most_s: float) -> list[float]:
     """Seconds after which qvm is killed, drawn from the seed."""
     chooser = random.Random(f"{SEED} {label}")
     return [chooser.uniform(0.0, most_s) for _ in range(count)]
-
-
-def killed_after(vm: Vm, seconds: float, *words: str, env: dict[str, str] | None = None) -> None:
-    """Begin qvm, kill it after some time (it may have ended by then)."""
-    child = subprocess.Popen(
-        [QVM, *words],
-        cwd=vm.directory,
-        env=env or vm.world.environ,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    time.sleep(seconds)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
 
 
 def settled(vm: Vm) -> str:
@@ -56,7 +40,7 @@ def settled(vm: Vm) -> str:
 
 def check_start(vm: Vm, seconds: float) -> None:
     print(f"seed {SEED}: start killed after {seconds:.3f} s")
-    killed_after(vm, seconds, "start", "--no-wait")
+    kill_after(vm, seconds, "start", "--no-wait")
     state = settled(vm)
     if state == "stopped":
         vm.ok("start", "--no-wait")
@@ -72,7 +56,7 @@ def check_start(vm: Vm, seconds: float) -> None:
 def check_stop(vm: Vm, seconds: float) -> None:
     print(f"seed {SEED}: stop killed after {seconds:.3f} s")
     vm.ok("start", "--no-wait")
-    killed_after(vm, seconds, "stop", "--timeout", "1", "--force")
+    kill_after(vm, seconds, "stop", "--timeout", "1", "--force")
     if settled(vm) == "running":
         vm.ok("stop", "--timeout", "1", "--force")
     assert settled(vm) == "stopped"
@@ -102,7 +86,7 @@ def test_stop_killed_next_command_works_long(blank: Blank, seconds: float) -> No
 
 def check_init(vm: Vm, seconds: float) -> None:
     print(f"seed {SEED}: init killed after {seconds:.3f} s")
-    killed_after(vm, seconds, "init", "-k", "-b")
+    kill_after(vm, seconds, "init", "-k", "-b")
     result = vm.qvm("init")
     assert result.status in (0, 1), str(result)  # made what was missing, or all was there
     assert not list(vm.directory.glob("*.part")) or vm.qvm("init", "-k").status == 0
@@ -133,7 +117,7 @@ def check_running_verbs(vm: Vm, count: int) -> None:
             print(f"seed {SEED}: {verb} killed after {seconds:.3f} s")
             if verb == "resume":
                 vm.ok("pause")
-            killed_after(vm, seconds, *words)
+            kill_after(vm, seconds, *words)
             state = settled(vm)
             if state.startswith("demo: paused"):
                 vm.ok("resume")
@@ -167,7 +151,7 @@ def check_edit(vm: Vm, count: int) -> None:
         for words in (["config", "edit"], ["config", "VM_QEMU_CPU=max"]):
             print(f"seed {SEED}: {' '.join(words)} killed after {seconds:.3f} s")
             before = path.read_bytes()
-            killed_after(vm, seconds, *words, env=environ)
+            kill_after(vm, seconds, *words, env=environ)
             after = path.read_bytes()
             new = before + (b"# edited\n" if words[1] == "edit" else b"VM_QEMU_CPU=max\n")
             assert after in (before, new) or b"VM_QEMU_CPU=max" in before

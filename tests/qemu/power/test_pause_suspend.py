@@ -7,13 +7,8 @@ import subprocess
 
 import pytest
 
-from qvmsh import Machine
 from qvmsh.errors import QmpError, StateError, UsageError
-from tests.support.world import QVM, Blank, Vm
-
-
-def library(vm: Vm) -> Machine:
-    return Machine.open(vm.directory, environ=vm.world.environ)
+from tests.support.world import QVM, Blank
 
 
 def test_pause_and_resume_change_the_state_and_refuse_what_is_so_already(blank: Blank) -> None:
@@ -227,7 +222,7 @@ def test_qmp_events_end_with_qemu(blank: Blank) -> None:
 def test_qmp_and_pause_are_functions_of_the_library(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
-    machine = library(vm)
+    machine = vm.library()
     assert machine.qmp("query-name")["name"] == "demo"
     assert machine.qmp("query-name").value == {"name": "demo"}
     assert machine.pause().paused

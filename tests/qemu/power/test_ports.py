@@ -16,6 +16,7 @@ from qvmsh.machine.machine import Machine
 from qvmsh.machine.power import launch
 from qvmsh.machine.power import ports as machine_ports
 from qvmsh.machine.power.hardware import Launch
+from tests.support.programs import free_port
 from tests.support.world import Blank
 
 KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
@@ -29,11 +30,6 @@ def taken(protocol: str = "tcp") -> Iterator[int]:
         if protocol == "tcp":
             other.listen()
         yield other.getsockname()[1]
-
-
-def free(protocol: str = "tcp") -> int:
-    with taken(protocol) as port:
-        return port
 
 
 def listeners(pid: int, protocol: str) -> set[str]:
@@ -51,7 +47,7 @@ def listeners(pid: int, protocol: str) -> set[str]:
 
 
 def test_start_forwards_listen_on_loopback_unless_an_address_is_said(blank: Blank) -> None:
-    short, every, dns = free(), free(), free("udp")
+    short, every, dns = free_port(), free_port(), free_port(socket.SOCK_DGRAM)
     vm = blank(VM_HOSTFWD=f"{short}:80\n\n tcp:0.0.0.0:{every}-:81\nudp:127.0.0.1:{dns}-:53")
     vm.ok("start", "--no-wait")
     tcp = listeners(vm.pid, "tcp")
@@ -116,7 +112,7 @@ def test_start_forward_that_cannot_be_is_refused(blank: Blank, value: str, statu
 
 
 def test_start_forward_of_the_ssh_port_is_refused(blank: Blank) -> None:
-    port = free()
+    port = free_port()
     result = blank(VM_HOSTFWD=f"{port}:80", VM_SSH_PORT=str(port)).qvm("start", "--no-wait")
     assert result.status == 2
     assert f"port {port} is both VM_SSH_PORT and one of VM_HOSTFWD" in result.err
@@ -159,7 +155,7 @@ def test_start_telnet_monitor_answers_on_loopback_and_warns(blank: Blank) -> Non
 
 
 def test_start_telnet_monitor_listens_where_it_is_told(blank: Blank) -> None:
-    port = free()
+    port = free_port()
     vm = blank(VM_NET_LISTEN="0.0.0.0", VM_NET_PORT=str(port), VM_NET_HOST="myhost")
     result = vm.ok("start", "--no-wait")
     assert f"everybody who reaches this host can drive QEMU by `telnet myhost {port}`" in result.err
@@ -192,7 +188,7 @@ def test_included_file_acts_at_its_line(blank: Blank) -> None:
     ("host", "warned"), [("", False), ("localhost", False), ("0.0.0.0", True), ("[::]", True)]
 )
 def test_start_vnc_without_a_host_is_for_this_host_only(blank: Blank, host: str, warned: bool) -> None:
-    vm = blank(VM_QEMU_VNC=f"{host}:{free() - 5900}")
+    vm = blank(VM_QEMU_VNC=f"{host}:{free_port() - 5900}")
     err = vm.ok("start", "--no-wait").err
     server = json.loads(vm.ok("qmp", "query-vnc").out)
     is_local = server["host"] in ("127.0.0.1", "::1")
@@ -201,7 +197,7 @@ def test_start_vnc_without_a_host_is_for_this_host_only(blank: Blank, host: str,
 
 
 def test_start_vnc_in_own_words_for_qemu_warns(blank: Blank) -> None:
-    vm = blank(VM_QEMU_EXTRA=f"-vnc :{free() - 5900},password=on")
+    vm = blank(VM_QEMU_EXTRA=f"-vnc :{free_port() - 5900},password=on")
     err = vm.ok("start", "--no-wait").err
     assert "an open door" in err
     assert "without a password" not in err

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 
 import pytest
 
+from tests.support.programs import process_status
 from tests.support.world import Blank, Vm
-
-
-def status(pid: int, name: str) -> str:
-    """One line of /proc/PID/status."""
-    text = Path(f"/proc/{pid}/status").read_text()
-    return re.search(rf"^{name}:\s*(.*)$", text, re.MULTILINE)[1]  # type: ignore[index]
-
-
-def words(vm: Vm) -> list[str]:
-    return Path(f"/proc/{vm.pid}/cmdline").read_bytes().decode().split("\0")
 
 
 def test_start_qemu_is_in_a_sandbox(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
-    assert status(vm.pid, "Seccomp") == "2"  # a filter. Source: proc(5)
-    assert words(vm).count("-sandbox") == 1
+    assert process_status(vm.pid, "Seccomp") == "2"  # a filter. Source: proc(5)
+    assert vm.command_line.count("-sandbox") == 1
 
 
 def test_sandboxed_qemu_saves_its_state_and_does_all_verbs(blank: Blank) -> None:
@@ -35,7 +25,7 @@ def test_sandboxed_qemu_saves_its_state_and_does_all_verbs(blank: Blank) -> None
     vm.ok("start", "--no-wait")
     vm.ok("stop", "--savevm", "here", "--no-suspend")
     vm.ok("start", "--no-wait", "--loadvm", "here")
-    assert status(vm.pid, "Seccomp") == "2"
+    assert process_status(vm.pid, "Seccomp") == "2"
     assert "here" in vm.ok("cmd", "info", "snapshots").out
     vm.qvm("cmd", 'migrate -d "exec:cat > state"')  # a program of the user's own: spawn is not denied
     while "Migration status: completed" not in (told := vm.ok("cmd", "info", "migrate").out):
@@ -55,8 +45,8 @@ def test_sandboxed_qemu_saves_its_state_and_does_all_verbs(blank: Blank) -> None
 def test_start_users_own_sandbox_wins(blank: Blank, more: dict[str, str], filtered: bool) -> None:
     vm = blank(**more)
     vm.ok("start", "--no-wait")
-    assert status(vm.pid, "Seccomp") == ("2" if filtered else "0")
-    assert words(vm).count("-sandbox") == (0 if more.get("VM_QEMU_SANDBOX") == "off" else 1)
+    assert process_status(vm.pid, "Seccomp") == ("2" if filtered else "0")
+    assert vm.command_line.count("-sandbox") == (0 if more.get("VM_QEMU_SANDBOX") == "off" else 1)
 
 
 def without_sandbox(vm: Vm) -> Path:
@@ -76,7 +66,7 @@ def test_start_qemu_that_has_no_sandbox_runs_without(blank: Blank) -> None:
     without_sandbox(vm)
     vm.set(VM_QEMU_BIN="./qemu", VM_PRE_START='sh -c "echo again >> count"')
     vm.ok("start", "--no-wait")
-    assert status(vm.pid, "Seccomp") == "0"
+    assert process_status(vm.pid, "Seccomp") == "0"
     assert (vm.directory / "count").read_text() == "again\n"
     vm.ok("kill")
     assert "-sandbox" not in vm.ok("dryrun").out

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import tempfile
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.owner import OpenWorld, Owner
+from tests.support.owner import OpenWorld, Owner, throw_away_account
 from tests.support.world import Blank, Vm, World, end_world, new_world
 
 
@@ -26,17 +23,8 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 @pytest.fixture
 def owner(world: World) -> Iterator[Owner]:
-    name = f"qvmt{uuid.uuid4().hex[:8]}"
-    home = tempfile.mkdtemp(prefix="qvmt-home-")
-    subprocess.run(
-        ["useradd", "--no-create-home", "--home-dir", home, "--shell", "/bin/sh", name], check=True
-    )
-    made = Owner(name, world.mark)
-    os.chown(home, made.row.pw_uid, made.row.pw_gid)
-    yield made
-    subprocess.run(["userdel", name], check=True, capture_output=True)
-    shutil.rmtree(home)
-    shutil.rmtree(f"/tmp/qvm-{made.row.pw_uid}", ignore_errors=True)
+    with throw_away_account() as account:
+        yield Owner(account.pw_name, world.mark)
 
 
 @pytest.fixture

@@ -11,14 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.owner import Owner
+from tests.support.programs import process_status
 from tests.support.world import Blank, Vm
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a machine of another account")
-
-
-def uids(pid: int) -> set[str]:
-    text = Path(f"/proc/{pid}/status").read_text()
-    return set(re.search(r"^Uid:\s*(.*)$", text, re.MULTILINE)[1].split())  # type: ignore[index]
 
 
 def test_start_as_root_qemu_is_the_owners_from_its_first_moment(
@@ -28,7 +24,7 @@ def test_start_as_root_qemu_is_the_owners_from_its_first_moment(
     result = vm.ok("start", "--no-wait")
     assert f"(pid {vm.pid}, " in result.out
     status = Path(f"/proc/{vm.pid}/status").read_text()
-    assert uids(vm.pid) == {str(owner.row.pw_uid)}
+    assert set(process_status(vm.pid, "Uid").split()) == {str(owner.row.pw_uid)}
     assert re.search(rf"^Gid:\s*{owner.row.pw_gid}\s", status, re.MULTILINE)
     assert re.search(rf"^Groups:\s*{owner.row.pw_gid}\s*$", status, re.MULTILINE)
     assert "CapEff:\t0000000000000000" in status
@@ -56,7 +52,7 @@ def test_owner_and_root_see_and_end_the_same_machine(theirs: Callable[..., Vm], 
     owner.ok("start", "--no-wait", cwd=vm.directory)
     vm.ok("stop", "--savevm", "x", "--no-suspend")
     vm.ok("start", "--no-wait", "--loadvm", "x")
-    assert uids(vm.pid) == {str(owner.row.pw_uid)}
+    assert set(process_status(vm.pid, "Uid").split()) == {str(owner.row.pw_uid)}
     vm.ok("kill")
     owner.ok("start", "--no-wait", cwd=vm.directory)  # nothing of root's is in the way
     vm.ok("kill")
@@ -67,7 +63,7 @@ def test_run_as_root_is_the_owners_too(theirs: Callable[..., Vm], owner: Owner) 
     running = vm.world.popen("run", cwd=vm.directory)
     while not vm.qvm("status", "-s").out.startswith("demo: running"):
         assert running.poll() is None
-    assert uids(vm.pid) == {str(owner.row.pw_uid)}
+    assert set(process_status(vm.pid, "Uid").split()) == {str(owner.row.pw_uid)}
     owner.ok("cmd", "quit", cwd=vm.directory)
     running.communicate()
     assert running.returncode == 0
@@ -152,4 +148,4 @@ def test_command_as_root_does_not_follow_a_link_for_state(theirs: Callable[..., 
 def test_machine_of_root_stays_roots(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
-    assert uids(vm.pid) == {"0"}
+    assert set(process_status(vm.pid, "Uid").split()) == {"0"}

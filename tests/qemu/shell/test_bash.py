@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,27 +14,16 @@ import pexpect
 import pytest
 
 from qvmsh.shell.script import bash as old
+from tests.support.programs import write_script
 from tests.support.tmux_terminal import Terminal
-from tests.support.world import QVM, Vm, World, write_vmrc
+from tests.support.world import QVM, Vm, World, create_blank
 
 
 @pytest.fixture(scope="module")
 def vm(module_world: World) -> Iterator[Vm]:
-    directory = module_world.home / "demo"
-    write_vmrc(directory, VM_KERNEL_PATH="boot/vmlinuz", VM_DATEFMT="%Y", VM_ERRLOG="err log")
-    made = Vm(module_world, directory)
-    seed = ["qemu-img", "create", "-q", "-f", "qcow2", "demo-seed.qcow2", "16M"]
-    subprocess.run(seed, cwd=directory, check=True)
-    made.ok("init")
+    made = create_blank(module_world, VM_KERNEL_PATH="boot/vmlinuz", VM_DATEFMT="%Y", VM_ERRLOG="err log")
     yield made
     made.kill()
-
-
-def script(where: Path, text: str, name: str = "old script") -> Path:
-    path = where / name
-    path.write_text(text)
-    path.chmod(0o755)
-    return path
 
 
 BODY = r"""#!/usr/local/bin/vm
@@ -47,7 +35,7 @@ exit 7
 
 
 def test_script_of_vm_has_its_words_variables_and_status(vm: Vm, tmp_path: Path) -> None:
-    path = script(tmp_path, BODY)
+    path = write_script(tmp_path, "old script", BODY)
     result = vm.world.run("-C", vm.directory, "sh", "--shell", path.name, "a b", "--help", cwd=tmp_path)
     assert result.status == 7, str(result)
     assert result.out.splitlines() == [
@@ -58,17 +46,19 @@ def test_script_of_vm_has_its_words_variables_and_status(vm: Vm, tmp_path: Path)
 
 
 def test_script_of_vm_runs_by_its_own_first_line(vm: Vm, tmp_path: Path) -> None:
-    path = script(tmp_path, "#!/usr/bin/env -S qvm sh --shell\nvm_echo $VM_MACHINE_NAME $1; false\n")
+    path = write_script(
+        tmp_path, "old script", "#!/usr/bin/env -S qvm sh --shell\nvm_echo $VM_MACHINE_NAME $1; false\n"
+    )
     env = {"PATH": f"{Path(QVM).parent}:{os.environ['PATH']}", "VM_HOME": str(vm.directory)}
     result = vm.world.run("x", program=str(path), cwd=tmp_path, env=env)
     assert (result.status, result.out) == (1, f"[{time.strftime('%Y')}] demo x\n"), str(result)
 
 
 def test_first_line_is_dropped_whatever_it_is(vm: Vm, tmp_path: Path) -> None:
-    path = script(tmp_path, "echo never\necho $0 $1 $LINENO\nexit 5\n")
+    path = write_script(tmp_path, "old script", "echo never\necho $0 $1 $LINENO\nexit 5\n")
     result = vm.qvm("sh", "--shell", path, "x")
     assert (result.status, result.out) == (5, f"{path} x 2\n"), str(result)
-    assert vm.qvm("sh", "--shell", script(tmp_path, "echo never")).out == ""
+    assert vm.qvm("sh", "--shell", write_script(tmp_path, "old script", "echo never")).out == ""
 
 
 FUNCTIONS = [
@@ -112,7 +102,7 @@ FUNCTIONS = [
 def test_functions_that_scripts_of_vm_know(
     vm: Vm, tmp_path: Path, code: str, status: int, out: str, err: str
 ) -> None:
-    result = vm.qvm("sh", "--shell", script(tmp_path, f"#!/usr/local/bin/vm\n{code}\n"))
+    result = vm.qvm("sh", "--shell", write_script(tmp_path, "old script", f"#!/usr/local/bin/vm\n{code}\n"))
     assert (result.status, result.out) == (status, out), str(result)
     assert err in result.err if err else result.err == "", str(result)
 
@@ -136,7 +126,7 @@ vm_die the end
 
 
 def test_example_of_vm_runs_by_a_vm_program(vm: Vm, tmp_path: Path) -> None:
-    script(tmp_path, EXAMPLE, "example-script")
+    write_script(tmp_path, "example-script", EXAMPLE)
     bin_folder = tmp_path / "usr bin"
     bin_folder.mkdir()
     (bin_folder / "vm").symlink_to(Path(old.LIBRARY) / "vm")
@@ -281,7 +271,7 @@ def test_users_shell_opens_with_the_machines_variables(vm: Vm, shell: str) -> No
     ],
 )  # fmt: skip
 def test_bash_run_as_python_is_told_of_shell(vm: Vm, tmp_path: Path, body: str) -> None:
-    path = script(tmp_path, f"#!/usr/local/bin/vm\n{body}", "deploy")
+    path = write_script(tmp_path, "deploy", f"#!/usr/local/bin/vm\n{body}")
     result = vm.qvm("sh", path)
     assert result.status == 1
     assert "SyntaxError" in result.err
@@ -292,6 +282,6 @@ def test_bash_run_as_python_is_told_of_shell(vm: Vm, tmp_path: Path, body: str) 
     "body", ["x = (1,\n", "def f(:\n    pass\n", "print 'a'\n", "for i in x\n    print(i)\n"]
 )
 def test_broken_python_is_not_taken_for_bash(vm: Vm, tmp_path: Path, body: str) -> None:
-    result = vm.qvm("sh", script(tmp_path, body, "broken.py"))
+    result = vm.qvm("sh", write_script(tmp_path, "broken.py", body))
     assert "SyntaxError" in result.err
     assert "--shell" not in result.err, str(result)

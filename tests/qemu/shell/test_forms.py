@@ -6,13 +6,12 @@ and runs nothing. Each row runs the real `qvm sh` on a machine with a real QEMU.
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.world import Result, Vm, World, write_vmrc
+from tests.support.world import Result, Vm, World, create_blank
 
 STOPPED = "demo: stopped\n"
 CANNOT = "qvm: demo: cannot stop: it is stopped"
@@ -21,12 +20,7 @@ CANNOT = "qvm: demo: cannot stop: it is stopped"
 @pytest.fixture(scope="module")
 def vm(module_world: World) -> Iterator[Vm]:
     """One machine with an empty disk for all rows; each leaves it stopped."""
-    directory = module_world.home / "demo"
-    write_vmrc(directory)
-    made = Vm(module_world, directory)
-    seed = ["qemu-img", "create", "-q", "-f", "qcow2", "demo-seed.qcow2", "16M"]
-    subprocess.run(seed, cwd=directory, check=True)
-    made.ok("init")
+    made = create_blank(module_world)
     yield made
     made.kill()
 

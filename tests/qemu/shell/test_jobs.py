@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,11 +16,6 @@ from tests.support.tmux_terminal import Terminal
 from tests.support.world import QVM, Vm
 
 UIS = ("xonsh", "ptpython")
-
-
-@pytest.fixture
-def vm(blank: Callable[..., Vm]) -> Vm:
-    return blank()
 
 
 @contextmanager

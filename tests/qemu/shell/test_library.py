@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,17 +13,8 @@ from qvmsh.errors import ConfigError, DeadlineError, StateError, UsageError
 from tests.support.world import Vm, World
 
 
-@pytest.fixture
-def vm(blank: Callable[..., Vm]) -> Vm:
-    return blank()
-
-
-def opened(vm: Vm) -> Machine:
-    return Machine.open(vm.directory, environ=vm.world.environ)
-
-
 def test_machine_starts_answers_and_ends_without_a_word(vm: Vm, capfd: pytest.CaptureFixture[str]) -> None:
-    machine = opened(vm)
+    machine = vm.library()
     assert machine.status().state == "stopped"
     started = machine.start(wait=False)
     assert started.pid == vm.pid
@@ -37,10 +27,10 @@ def test_machine_starts_answers_and_ends_without_a_word(vm: Vm, capfd: pytest.Ca
 
 def test_machine_failure_is_raised_with_its_facts(vm: Vm) -> None:
     with pytest.raises(StateError, match="demo: cannot stop: it is stopped") as caught:
-        opened(vm).stop()
+        vm.library().stop()
     assert (caught.value.actual, caught.value.required, caught.value.status) == ("stopped", "running", 3)
     with pytest.raises(UsageError):
-        opened(vm).start(ssh_attempts=0)
+        vm.library().start(ssh_attempts=0)
 
 
 def test_open_where_there_is_no_machine_raises(world: World) -> None:
@@ -94,14 +84,14 @@ def test_methods_are_typed_for_the_users_checker(tmp_path: Path) -> None:
 
 
 def test_running_ends_what_it_started_when_the_guest_does_not_answer(vm: Vm) -> None:
-    machine = opened(vm)
+    machine = vm.library()
     with pytest.raises(DeadlineError, match="it was ended"), machine.running(ssh_attempts=1):
         raise AssertionError("the block must not be entered")
     assert machine.status().state == "stopped"
 
 
 def test_running_leaves_a_machine_alone_that_is_not_its_own(vm: Vm) -> None:
-    machine = opened(vm)
+    machine = vm.library()
     vm.ok("start", "--no-wait")
     pid = vm.pid
     with pytest.raises(DeadlineError), machine.running(ssh_attempts=1):
@@ -114,9 +104,9 @@ def test_running_leaves_a_machine_alone_that_is_not_its_own(vm: Vm) -> None:
 
 
 def test_running_with_wrong_options_starts_nothing(vm: Vm) -> None:
-    with pytest.raises(UsageError), opened(vm).running(ssh_attempts=0):
+    with pytest.raises(UsageError), vm.library().running(ssh_attempts=0):
         raise AssertionError("the block must not be entered")
-    assert opened(vm).status().state == "stopped"
+    assert vm.library().status().state == "stopped"
 
 
 def python(vm: Vm, code: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

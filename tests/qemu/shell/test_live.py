@@ -21,11 +21,6 @@ from tests.support.world import QVM, Vm, write_vmrc
 ALL = ("xonsh", "ptpython", "python")
 
 
-@pytest.fixture
-def vm(blank: Callable[..., Vm]) -> Vm:
-    return blank()
-
-
 def at_prompt(screen: Terminal, state: str, typed: str = "") -> None:
     """Wait until the last prompt shows `state` and `typed` behind it; a menu may stand below."""
     wanted = re.compile(rf"demo:{re.escape(state)}> ?{re.escape(typed)}")

@@ -6,24 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.support.programs import write_script
 from tests.support.world import QVM, Result, Vm, write_vmrc
-
-
-@pytest.fixture
-def vm(blank: Callable[..., Vm]) -> Vm:
-    return blank()
-
-
-def script(where: Path, name: str, text: str) -> Path:
-    path = where / name
-    path.write_text(text)
-    path.chmod(0o755)
-    return path
 
 
 def run(vm: Vm, path: Path, *words: str, cwd: Path | None = None) -> Result:
@@ -68,7 +56,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("name", ["workers.py", "workers.xsh"])
 @pytest.mark.parametrize("way", ["fork", "spawn", "forkserver"])
 def test_multiprocessing_has_the_session_in_its_children(vm: Vm, tmp_path: Path, way: str, name: str) -> None:
-    result = run(vm, script(tmp_path, name, WORKERS), way)
+    result = run(vm, write_script(tmp_path, name, WORKERS), way)
     once = "{('demo', 1, 'stopped', 'stopped')}\n['stopped', 'stopped'] True\n"
     count = 6 if way == "fork" else 1
     assert (result.out, result.err) == (once * count + "-15\n", ""), str(result)
@@ -90,7 +78,7 @@ with ThreadPoolExecutor(6) as pool:
 """
     vm.set(VM_X="1")
     for name in ("threads.py", "threads.xsh"):
-        result = run(vm, script(tmp_path, name, text))
+        result = run(vm, write_script(tmp_path, name, text))
         assert result.out == "before child stopped\nparent 3\n" + "40\n" * 4, str(result)
 
 
@@ -109,7 +97,7 @@ use("../demo")
 print(pickle.loads(kept)(), status())
 """
     write_vmrc(vm.directory.parent / "second", "second", VM_MACHINE_ID="34")
-    result = run(vm, script(tmp_path, "pickled.py", text))
+    result = run(vm, write_script(tmp_path, "pickled.py", text))
     assert result.out == (
         "demo: stopped Status(machine='demo', state='stopped', ready=False) demo True\n"
         "['qvm: demo: cannot stop: it is stopped'] stopped\n"
@@ -137,8 +125,8 @@ print(helper.vm is vm, helper.seen(), vm.name, first.name)
 @pytest.mark.parametrize("name", ["user.py", "user.xsh"])
 def test_helper_module_has_the_sessions_machine_and_follows_use(vm: Vm, tmp_path: Path, name: str) -> None:
     write_vmrc(vm.directory.parent / "second", "second", VM_MACHINE_ID="34")
-    script(tmp_path, "helper.py", HELPER)
-    result = run(vm, script(tmp_path, name, USER))
+    write_script(tmp_path, "helper.py", HELPER)
+    result = run(vm, write_script(tmp_path, name, USER))
     assert result.out == (
         f"True True {('demo',) * 4 + (1, 'demo: stopped')}\n"
         f"True {('second',) * 4 + (2, 'second: stopped')} second demo\n"
@@ -146,7 +134,7 @@ def test_helper_module_has_the_sessions_machine_and_follows_use(vm: Vm, tmp_path
 
 
 def test_here_gives_all_names_by_star_also_in_plain_python(vm: Vm, tmp_path: Path) -> None:
-    path = script(
+    path = write_script(
         tmp_path, "star.py", "from qvmsh.here import *\nprint(vm.name, status(), settings.VM_MACHINE_MEM)"
     )
     assert vm.ok("sh", path).out == "demo demo: stopped 64\n"
@@ -205,9 +193,9 @@ def test_output_through_a_pipe_is_in_order(vm: Vm, tmp_path: Path) -> None:
         return done.stdout
 
     python = "1\n2 3\n4 5\n6 7\n8\n9\n10\n11\n"
-    assert ran("sh", script(tmp_path, "order.py", ORDER_PY)) == python
+    assert ran("sh", write_script(tmp_path, "order.py", ORDER_PY)) == python
     lines = "1\nname  state    pid  labels  directory\n2 3\ndemo: stopped\n4\n5\n2\n6\n7\n64\n8\n64\n9\n"
-    assert ran("sh", script(tmp_path, "order.xsh", ORDER_XSH)) == lines
+    assert ran("sh", write_script(tmp_path, "order.xsh", ORDER_XSH)) == lines
     assert ran("sh", "-c", ORDER_XSH) == lines
     assert ran("sh", "-", stdin=ORDER_XSH) == lines
 
@@ -216,9 +204,9 @@ def test_script_in_a_machines_folder_finds_it_from_anywhere(vm: Vm, tmp_path: Pa
     other = vm.directory.parent / "other"
     write_vmrc(other, "other", VM_MACHINE_ID="34")
     text = "import os\nprint(vm.name, os.getcwd() == vm.directory, os.environ['VM_CALLING_DIR'])\n"
-    path = script(vm.directory, "backup.py", "#!/usr/bin/env -S qvm sh\n" + text)
-    script(vm.directory, "backup.xsh", text)
-    script(vm.directory, "backup.sh", '#!/bin/sh\necho "$VM_MACHINE_NAME"\n')
+    path = write_script(vm.directory, "backup.py", "#!/usr/bin/env -S qvm sh\n" + text)
+    write_script(vm.directory, "backup.xsh", text)
+    write_script(vm.directory, "backup.sh", '#!/bin/sh\necho "$VM_MACHINE_NAME"\n')
     (tmp_path / "link").symlink_to(path)
     env = {"PATH": f"{Path(QVM).parent}:{os.environ['PATH']}"}
     found = f"demo True {tmp_path}\n"
@@ -234,7 +222,7 @@ def test_script_in_a_machines_folder_finds_it_from_anywhere(vm: Vm, tmp_path: Pa
     assert (wrong.status, wrong.out) == (2, ""), str(wrong)
     here = "from qvmsh.here import vm\nprint(vm.name)\n"
     done = subprocess.run(
-        [sys.executable, script(vm.directory, "plain.py", here)],
+        [sys.executable, write_script(vm.directory, "plain.py", here)],
         cwd=tmp_path, env=vm.world.environ, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.stdout == "demo\n", done.stderr
@@ -248,7 +236,7 @@ def test_script_in_a_machines_folder_finds_it_from_anywhere(vm: Vm, tmp_path: Pa
     ],
 )
 def test_ctrl_c_in_a_loop_of_scripts_ends_the_loop(vm: Vm, tmp_path: Path, name: str, text: str) -> None:
-    path = script(tmp_path, name, text)
+    path = write_script(tmp_path, name, text)
     loop = f"for i in 1 2 3; do '{QVM}' sh '{path}'; echo after; done"
     child = subprocess.Popen(
         ["bash", "-c", loop], cwd=vm.directory, env=vm.world.environ, stdin=subprocess.DEVNULL,
@@ -265,7 +253,10 @@ def test_debugger_of_the_environment_stops_in_the_script(vm: Vm, tmp_path: Path)
     text = "def f(mine):\n    breakpoint()\n    return mine\nprint(f(5))\n"
     for name in ("stop.py", "stop.xsh"):
         result = vm.qvm(
-            "sh", script(tmp_path, name, text), env={"PYTHONBREAKPOINT": "pdb.set_trace"}, stdin="p mine\nc\n"
+            "sh",
+            write_script(tmp_path, name, text),
+            env={"PYTHONBREAKPOINT": "pdb.set_trace"},
+            stdin="p mine\nc\n",
         )
         assert "(Pdb) 5\n" in result.out, str(result)
         assert f"{tmp_path}/{name}(3)f()" in result.out or f"{tmp_path}/{name}(2)f()" in result.out

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pexpect
@@ -15,11 +14,6 @@ import pytest
 from tests.support.busy_shell import BUSY, end_of, until_busy
 from tests.support.tmux_terminal import Terminal, qvm_shell
 from tests.support.world import QVM, Vm, World, write_vmrc
-
-
-@pytest.fixture
-def vm(blank: Callable[..., Vm]) -> Vm:
-    return blank()
 
 
 def interrupt(screen: Terminal, line: str, *, when: str) -> str:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.world import QVM, Result, Vm, World, write_vmrc
+from tests.support.programs import write_script
+from tests.support.world import QVM, Result, Vm, World, create_blank, write_vmrc
 
 SHEBANGS = ("#!/usr/bin/env qvm", "#!/usr/bin/env -S qvm sh")
 
@@ -21,21 +22,9 @@ SHEBANGS = ("#!/usr/bin/env qvm", "#!/usr/bin/env -S qvm sh")
 @pytest.fixture(scope="module")
 def vm(module_world: World) -> Iterator[Vm]:
     """One machine with an empty disk for all tests; each leaves it stopped."""
-    directory = module_world.home / "demo"
-    write_vmrc(directory, VM_KERNEL_PATH="boot/vmlinuz")
-    made = Vm(module_world, directory)
-    seed = ["qemu-img", "create", "-q", "-f", "qcow2", "demo-seed.qcow2", "16M"]
-    subprocess.run(seed, cwd=directory, check=True)
-    made.ok("init")
+    made = create_blank(module_world, VM_KERNEL_PATH="boot/vmlinuz")
     yield made
     made.kill()
-
-
-def script(where: Path, name: str, text: str) -> Path:
-    path = where / name
-    path.write_text(text)
-    path.chmod(0o755)
-    return path
 
 
 def run(vm: Vm, path: Path, *words: str, cwd: Path | None = None, stdin: str | None = None) -> Result:
@@ -59,7 +48,7 @@ print(json.dumps({
 @pytest.mark.parametrize("shebang", SHEBANGS)
 @pytest.mark.parametrize("name", ["deploy", "deploy.py", "deploy.xsh"])
 def test_script_by_shebang_has_the_context(vm: Vm, tmp_path: Path, shebang: str, name: str) -> None:
-    path = script(tmp_path, name, shebang + "\n" + CONTEXT)
+    path = write_script(tmp_path, name, shebang + "\n" + CONTEXT)
     result = run(vm, path, "a", "b c", "--help", "", cwd=tmp_path)
     assert result.status == 0, str(result)
     seen = json.loads(result.out)
@@ -82,7 +71,7 @@ def test_script_by_shebang_has_the_context(vm: Vm, tmp_path: Path, shebang: str,
 
 
 def test_script_named_relatively_with_dash_c_runs_in_that_machine(vm: Vm, tmp_path: Path) -> None:
-    script(tmp_path, "where.py", "import os; print(os.getcwd(), vm.name)")
+    write_script(tmp_path, "where.py", "import os; print(os.getcwd(), vm.name)")
     for words in (("-C", vm.directory, "sh", "where.py"), ("-C", vm.directory, "./where.py")):
         result = vm.world.run(*words, cwd=tmp_path)
         assert result.out == f"{vm.directory} demo\n", str(result)
@@ -92,7 +81,7 @@ def test_script_sees_set_values_of_its_call(vm: Vm, tmp_path: Path) -> None:
     text = (
         "import os; print(settings.VM_MACHINE_MEM, os.environ['VM_MACHINE_MEM'], dryrun().argv.count('97'))"
     )
-    script(tmp_path, "mem.py", text)
+    write_script(tmp_path, "mem.py", text)
     result = vm.qvm("--set", "VM_MACHINE_MEM=97", "sh", tmp_path / "mem.py")
     assert result.out.startswith("97 97 "), str(result)
     lines = vm.qvm(
@@ -128,7 +117,7 @@ def test_line_that_ends_a_session_gives_its_own_status(vm: Vm, code: str, status
     ("code", "status"), [row for row in XONSH_STATUSES if "bash -c" not in row[0] and "(" in row[0]]
 )
 def test_python_script_gives_its_own_status(vm: Vm, tmp_path: Path, code: str, status: int) -> None:
-    path = script(tmp_path, "own", code.replace("exit(8)", "import sys; sys.exit(8)"))
+    path = write_script(tmp_path, "own", code.replace("exit(8)", "import sys; sys.exit(8)"))
     result = vm.qvm("sh", path)
     assert result.status == status, str(result)
 
@@ -136,7 +125,7 @@ def test_python_script_gives_its_own_status(vm: Vm, tmp_path: Path, code: str, s
 def test_script_that_fails_shows_its_own_frames_and_the_error(vm: Vm, tmp_path: Path) -> None:
     text = "def inner():\n    stop()\n\ninner()\n"
     for name in ("fail.py", "fail.xsh"):
-        path = script(tmp_path, name, text)
+        path = write_script(tmp_path, name, text)
         result = vm.qvm("sh", path)
         assert result.status == 3
         assert result.err == (
@@ -147,7 +136,7 @@ def test_script_that_fails_shows_its_own_frames_and_the_error(vm: Vm, tmp_path: 
 
 
 def test_script_with_a_wrong_call_shows_only_its_own_frames(vm: Vm, tmp_path: Path) -> None:
-    path = script(tmp_path, "wrong.py", "start(1)\n")
+    path = write_script(tmp_path, "wrong.py", "start(1)\n")
     result = vm.qvm("sh", path)
     assert result.status == 1
     assert result.err == (
@@ -162,7 +151,7 @@ def test_xonsh_script_error_names_the_line_of_the_file(vm: Vm, tmp_path: Path) -
         ("echo ok\n\n\ndef f(a, a):\n    pass\n", 4),
         ("echo ok\ndef f():\n    y = 1\n    y.z\nf()\n", 4),
     ):
-        path = script(tmp_path, "bad.xsh", text)
+        path = write_script(tmp_path, "bad.xsh", text)
         result = vm.qvm("sh", path)
         assert result.status == 1
         assert result.out == "ok\n"
@@ -171,7 +160,7 @@ def test_xonsh_script_error_names_the_line_of_the_file(vm: Vm, tmp_path: Path) -
 
 def test_bug_in_qvm_shows_everything_and_asks_for_a_report(vm: Vm, tmp_path: Path) -> None:
     text = "import qvmsh.machine.state as s\ns.observe = None\nstatus()\n"
-    result = vm.qvm("sh", script(tmp_path, "bug.py", text))
+    result = vm.qvm("sh", write_script(tmp_path, "bug.py", text))
     assert result.status == 1
     assert "qvmsh/machine/state.py" in result.err
     assert "this is a bug in qvm" in result.err
@@ -183,7 +172,7 @@ def test_python_script_with_shell_lines_is_told_where_they_belong(vm: Vm, tmp_pa
         ("status -s", "no name 's'"),
         ("start --no-wait | x", "'no'"),
     ):
-        path = script(tmp_path, "old", f"#!/usr/bin/env qvm\nx = 1\n{body}\n")
+        path = write_script(tmp_path, "old", f"#!/usr/bin/env qvm\nx = 1\n{body}\n")
         result = vm.qvm("sh", path)
         assert result.status == 1
         assert why in result.err.replace(": no\n", "'no'").replace(": no (", "'no'")
@@ -301,12 +290,12 @@ def test_modules_in_the_machines_directory_are_not_taken_for_pythons(vm: Vm, wor
 def test_python_script_loads_only_what_it_uses(vm: Vm, tmp_path: Path) -> None:
     heavy = {"qvmsh.api", "qvmsh.machine.state", "re", "typing"}
     text = f"import sys\nprint(*sorted({heavy} & set(sys.modules)))\n"
-    assert vm.ok("sh", script(tmp_path, "small.py", text)).out == "\n"
+    assert vm.ok("sh", write_script(tmp_path, "small.py", text)).out == "\n"
 
 
 def test_dynamic_use_of_names_works_too(vm: Vm, tmp_path: Path) -> None:
     text = "print(eval('v' + 'm').name, eval('set' + 'tings').VM_MACHINE_NAME, eval('stat' + 'us')().state)\n"
-    assert vm.ok("sh", script(tmp_path, "dynamic.py", text)).out == "demo demo stopped\n"
+    assert vm.ok("sh", write_script(tmp_path, "dynamic.py", text)).out == "demo demo stopped\n"
 
 
 def test_json_of_a_session_is_refused(vm: Vm) -> None:
@@ -368,7 +357,7 @@ SLEEPS = {
 def test_signal_ends_a_script_with_its_status_and_leaves_nothing(
     vm: Vm, tmp_path: Path, name: str, number: int
 ) -> None:
-    path = script(tmp_path, name, SLEEPS[name])
+    path = write_script(tmp_path, name, SLEEPS[name])
     status, out, took_s = _signalled(vm, number, "sh", path, until="ready")
     is_plain_death = number == signal.SIGHUP and name == "sleep.py"
     # a shell's loop goes on after a status of 130
@@ -391,7 +380,7 @@ STARTS = {
 def test_signal_while_start_waits_ends_the_machine_that_it_began(
     vm: Vm, tmp_path: Path, name: str, number: int, status: int
 ) -> None:
-    path = script(tmp_path, name, STARTS[name])
+    path = write_script(tmp_path, name, STARTS[name])
     found, out, _ = _signalled(vm, number, "sh", path, until="starting QEMU")
     assert (found, "never" in out) == (status, False), out
     if "cat" not in STARTS[name]:  # there the reader has ended too
@@ -407,7 +396,7 @@ def test_reader_that_leaves_ends_a_word_without_noise(vm: Vm) -> None:
 
 def test_thousand_lines_compile_in_time_linear_in_their_number(vm: Vm, tmp_path: Path) -> None:
     def took_s(count: int) -> float:
-        path = script(
+        path = write_script(
             tmp_path, "long.xsh", "".join(f"true --loadvm s{n} -x\n" for n in range(count)) + "exit 3"
         )
         text = f"""
@@ -447,7 +436,7 @@ def test_module_runs_as_a_script_with_the_context(
 ) -> None:
     (tmp_path / "pack").mkdir()
     (tmp_path / "pack/__init__.py").touch()
-    path = script(tmp_path, file, MODULE)
+    path = write_script(tmp_path, file, MODULE)
     result = vm.world.run("-C", vm.directory, "sh", "-m", name, "a b", "--help", "-x", cwd=tmp_path)
     assert result.status == 9, str(result)
     seen = json.loads(result.out)
@@ -476,9 +465,9 @@ def test_module_of_python_and_modules_that_are_none(vm: Vm, tmp_path: Path) -> N
 
 def test_module_that_is_broken_is_told_as_its_own_fault(vm: Vm, tmp_path: Path) -> None:
     (tmp_path / "fails").mkdir()
-    script(tmp_path, "fails/__init__.py", "1/0\n")
-    script(tmp_path, "broken.py", "x = 1\ndef f(:\n")
-    script(tmp_path, "wrong.py", "open('begun', 'w')\nstrat()\n")
+    write_script(tmp_path, "fails/__init__.py", "1/0\n")
+    write_script(tmp_path, "broken.py", "x = 1\ndef f(:\n")
+    write_script(tmp_path, "wrong.py", "open('begun', 'w')\nstrat()\n")
     for name, status, why in (
         ("fails", 2, "its package fails: ZeroDivisionError"),
         ("broken", 1, f'File "{tmp_path}/broken.py", line 2'),
@@ -500,7 +489,7 @@ def test_words_after_code_are_the_codes(vm: Vm) -> None:
 @pytest.mark.parametrize("name", ["wrong.py", "wrong", "wrong.xsh"])
 def test_script_with_names_that_do_not_exist_begins_nothing(vm: Vm, tmp_path: Path, name: str) -> None:
     text = "open('begun', 'w')\nstart(wait=False)\nfor each in machines_that_are_not:\n    print(each)\n"
-    path = script(tmp_path, name, text)
+    path = write_script(tmp_path, name, text)
     result = vm.qvm("sh", path)
     assert (result.status, result.out) == (1, ""), str(result)
     assert result.err == f"qvm: {path}:3: no name 'machines_that_are_not'; nothing was run\n"
@@ -509,7 +498,7 @@ def test_script_with_names_that_do_not_exist_begins_nothing(vm: Vm, tmp_path: Pa
 
 
 def test_misspelt_command_is_told_with_what_was_meant(vm: Vm, tmp_path: Path) -> None:
-    path = script(tmp_path, "wrong.py", "def go():\n    strat()\n    settigns.VM_X\ngo()\n")
+    path = write_script(tmp_path, "wrong.py", "def go():\n    strat()\n    settigns.VM_X\ngo()\n")
     result = vm.qvm("sh", path)
     assert result.err == (
         "qvm: the script uses names that do not exist; nothing was run\n"

@@ -12,11 +12,6 @@ from tests.support.shell_screen import screen_of
 from tests.support.world import QVM, Vm
 
 
-@pytest.fixture
-def vm(blank: Callable[..., Vm]) -> Vm:
-    return blank()
-
-
 @pytest.mark.parametrize("ui", ["xonsh", "ptpython"])
 def test_session_becomes_a_script_that_runs(vm: Vm, ui: str) -> None:
     home = vm.world.home

@@ -6,13 +6,13 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pexpect
 import pytest
 
 from tests.support.busy_shell import BUSY, end_of, until_busy
+from tests.support.programs import write_script
 from tests.support.shell_screen import (
     Editor,
     exit_status,
@@ -25,11 +25,6 @@ from tests.support.world import QVM, Vm
 
 SHELLS = ("xonsh", "ptpython")
 ALL = (*SHELLS, "python")
-
-
-@pytest.fixture
-def vm(blank: Callable[..., Vm]) -> Vm:
-    return blank()
 
 
 @pytest.mark.parametrize("ui", ALL)
@@ -285,15 +280,9 @@ def test_line_that_fails_after_a_command_counts_as_failed(vm: Vm, ui: str) -> No
         assert listed.split()[:2] == ["1", "[1]"]
 
 
-def script(where: Path, name: str, text: str) -> Path:
-    path = where / name
-    path.write_text(text)
-    return path
-
-
 @pytest.mark.parametrize("ui", ALL)
 def test_i_opens_the_prompt_with_the_scripts_names(vm: Vm, tmp_path: Path, ui: str) -> None:
-    path = script(
+    path = write_script(
         tmp_path, "made.py",
         "import sys\ndef twice(x):\n    return 2 * x\nfound = status().state\nprint('ran', sys.argv[1:])\n",
     )  # fmt: skip
@@ -308,7 +297,7 @@ def test_i_opens_the_prompt_with_the_scripts_names(vm: Vm, tmp_path: Path, ui: s
 
 @pytest.mark.parametrize("ui", SHELLS)
 def test_i_after_lines_code_and_modules(vm: Vm, tmp_path: Path, ui: str) -> None:
-    path = script(
+    path = write_script(
         tmp_path, "made.xsh", "x = $(echo seven)\necho ran $ARG1\naliases['hey'] = 'echo hey you'\n"
     )
     with screen_of(vm.world, vm.directory, "-i", "--ui", ui, path, "word") as screen:
@@ -319,7 +308,7 @@ def test_i_after_lines_code_and_modules(vm: Vm, tmp_path: Path, ui: str) -> None
     with screen_of(vm.world, vm.directory, "-i", "--ui", ui, "-c", "y = 5; echo ran") as screen:
         screen.ready()
         assert screen.run("y + 1") == "6"
-    script(vm.directory, "amodule.py", "z = 'from the module'\n")
+    write_script(vm.directory, "amodule.py", "z = 'from the module'\n")
     with screen_of(vm.world, vm.directory, "-i", "--ui", ui, "-m", "amodule") as screen:
         screen.ready()
         assert screen.run("z") == "'from the module'"
@@ -327,16 +316,16 @@ def test_i_after_lines_code_and_modules(vm: Vm, tmp_path: Path, ui: str) -> None
 
 @pytest.mark.parametrize("ui", ALL)
 def test_i_after_a_script_that_fails_still_opens_the_prompt(vm: Vm, tmp_path: Path, ui: str) -> None:
-    path = script(tmp_path, "fails.py", "x = 1\nstop()\n")
+    path = write_script(tmp_path, "fails.py", "x = 1\nstop()\n")
     with screen_of(vm.world, vm.directory, "-i", "--ui", ui, path) as screen:
         assert screen.ready()["status"] == "3"
         assert "cannot stop: it is stopped" in screen.text
         assert screen.run("x") == "1"
-    path = script(tmp_path, "exits.py", "import sys\nx = 1\nsys.exit(7)\n")
+    path = write_script(tmp_path, "exits.py", "import sys\nx = 1\nsys.exit(7)\n")
     with screen_of(vm.world, vm.directory, "-i", "--ui", ui, path) as screen:
         assert screen.ready()["status"] == "7"
         assert screen.run("x") == "1"
-    path = script(tmp_path, "wrong.py", "open('begun', 'w')\nstrat()\n")
+    path = write_script(tmp_path, "wrong.py", "open('begun', 'w')\nstrat()\n")
     with screen_of(vm.world, vm.directory, "-i", "--ui", ui, path) as screen:
         assert screen.ready()["status"] == "1"
         assert "no name 'strat'; nothing was run" in screen.text.replace("\n", "")
@@ -344,7 +333,7 @@ def test_i_after_a_script_that_fails_still_opens_the_prompt(vm: Vm, tmp_path: Pa
 
 
 def test_i_after_standard_input_goes_back_to_the_terminal(vm: Vm, tmp_path: Path) -> None:
-    path = script(tmp_path, "in", "x = 21\necho ran\n")
+    path = write_script(tmp_path, "in", "x = 21\necho ran\n")
     made = Editor(["sh", "-c", f"{QVM} sh -i - word < {path}"], vm.directory, vm.world.environ)
     try:
         made.ready()
@@ -375,7 +364,7 @@ sys.exit(7)
 def test_breakpoint_opens_the_shell_there_and_leaving_goes_on(
     vm: Vm, tmp_path: Path, name: str, ui: str
 ) -> None:
-    path = script(tmp_path, name, STOPS)
+    path = write_script(tmp_path, name, STOPS)
     with screen_of(vm.world, vm.directory, "--ui", ui, path) as screen:
         screen._tmux("set-option", "-g", "remain-on-exit", "on")
         wait_for_breakpoint(screen, 5)
@@ -397,7 +386,7 @@ def test_breakpoint_opens_the_shell_there_and_leaving_goes_on(
 
 
 def test_breakpoint_can_end_the_script_with_a_status(vm: Vm, tmp_path: Path) -> None:
-    with screen_of(vm.world, vm.directory, script(tmp_path, "stops.py", STOPS)) as screen:
+    with screen_of(vm.world, vm.directory, write_script(tmp_path, "stops.py", STOPS)) as screen:
         wait_for_breakpoint(screen, 5)
         assert leave(screen, "raise SystemExit(4)") == 4
         assert "total is" not in screen.text
@@ -405,7 +394,7 @@ def test_breakpoint_can_end_the_script_with_a_status(vm: Vm, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("ui", SHELLS)
 def test_breakpoint_in_a_module_called_at_the_prompt(vm: Vm, ui: str) -> None:
-    script(vm.directory, "helper.py", "def g(a):\n    b = a + 1\n    breakpoint()\n    return b\n")
+    write_script(vm.directory, "helper.py", "def g(a):\n    b = a + 1\n    breakpoint()\n    return b\n")
     with screen_of(vm.world, vm.directory, "--ui", ui) as screen:
         screen.ready()
         screen.run("import sys; sys.path.insert(0, '.')")
@@ -422,7 +411,7 @@ def test_breakpoint_in_a_module_called_at_the_prompt(vm: Vm, ui: str) -> None:
 
 
 def test_breakpoint_without_terminal_is_passed_and_told(vm: Vm, tmp_path: Path) -> None:
-    path = script(tmp_path, "stops.py", STOPS)
+    path = write_script(tmp_path, "stops.py", STOPS)
     result = vm.qvm("sh", path)
     assert (result.status, result.out) == (7, "total is 42\nend 42\n")
     assert f"qvm: breakpoint() at {path}:5 is passed: there is no terminal" in result.err
@@ -431,7 +420,7 @@ def test_breakpoint_without_terminal_is_passed_and_told(vm: Vm, tmp_path: Path) 
 
 
 def test_sigterm_at_a_breakpoint_ends_the_script(vm: Vm, tmp_path: Path) -> None:
-    path = script(tmp_path, "stops.py", STOPS)
+    path = write_script(tmp_path, "stops.py", STOPS)
     with screen_of(vm.world, vm.directory, path) as screen:
         screen._tmux("set-option", "-g", "remain-on-exit", "on")
         wait_for_breakpoint(screen, 5)

@@ -15,6 +15,7 @@ import pytest
 from qvmsh.machine.snapshot import obstacles as blockers
 from qvmsh.machine.storage.volumes import Volume
 from tests.support.programs import qemu_img
+from tests.support.small_disk import small_disk
 from tests.support.snapshots import DISKS, tags, three_disks
 from tests.support.world import QVM, Blank, Vm
 
@@ -180,28 +181,21 @@ def test_disks_of_the_users_own_words_are_saved_and_restored_with_the_others(bla
 
 
 @contextlib.contextmanager
-def small_disk(vm: Vm, size: str) -> Iterator[Path]:
+def overlay_on_small_disk(vm: Vm, mib: int) -> Iterator[Path]:
     """A tmpfs on which the machine's own overlay lies."""
     if os.geteuid() != 0:
         pytest.skip("mounting a small tmpfs needs root")
     small = vm.directory / "small"
-    small.mkdir()
-    argv = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(small)]
-    done = subprocess.run(argv, capture_output=True)
-    if done.returncode:
-        if os.environ.get("CI"):
-            pytest.fail(f"no tmpfs: {done.stderr!r}")
-        pytest.skip("this host mounts no tmpfs")
-    try:
-        base = str(vm.directory / "demo-base.qcow2")
-        moved = small / "demo-backing.qcow2"
-        qemu_img(vm, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, str(moved))
-        (vm.directory / "demo-backing.qcow2").unlink()
-        (vm.directory / "demo-backing.qcow2").symlink_to("small/demo-backing.qcow2")
-        yield small
-    finally:
-        vm.kill()
-        subprocess.run(["umount", str(small)], check=True)
+    with small_disk(small, mib):
+        try:
+            base = str(vm.directory / "demo-base.qcow2")
+            moved = small / "demo-backing.qcow2"
+            qemu_img(vm, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, str(moved))
+            (vm.directory / "demo-backing.qcow2").unlink()
+            (vm.directory / "demo-backing.qcow2").symlink_to("small/demo-backing.qcow2")
+            yield small
+        finally:
+            vm.kill()
 
 
 def test_disk_that_vanishes_with_qemu_holds_no_snapshot(blank: Blank) -> None:
@@ -218,7 +212,7 @@ def test_disk_that_vanishes_with_qemu_holds_no_snapshot(blank: Blank) -> None:
 
 def test_too_little_room_is_told_before_anything_is_done(blank: Blank) -> None:
     vm = blank()
-    with small_disk(vm, "8m") as small:
+    with overlay_on_small_disk(vm, 8) as small:
         vm.ok("snapshot", "save", "a")
         filler = small / "filler"
         with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):

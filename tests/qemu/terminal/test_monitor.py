@@ -33,12 +33,6 @@ def hmp(live: Vm) -> Iterator[Terminal]:
     made.close()
 
 
-def enter(terminal: Terminal, line: str, answer: str) -> None:
-    terminal.type(line)
-    terminal.key("Enter")
-    terminal.wait(answer)
-
-
 def complete(terminal: Terminal, begun: str, menu: str) -> str:
     """Type, press Tab, wait for what is offered; the line is cleared afterwards."""
     terminal.type(begun)
@@ -49,9 +43,9 @@ def complete(terminal: Terminal, begun: str, menu: str) -> str:
 
 
 def test_monitor_answers_and_tells_events_as_they_come(live: Vm, hmp: Terminal) -> None:
-    enter(hmp, "info status", "^VM status: running")
-    enter(hmp, "nonsense", "^unknown command: 'nonsense'")
-    enter(hmp, "stop", r"^\d\d:\d\d:\d\d STOP")
+    hmp.enter("info status", "^VM status: running")
+    hmp.enter("nonsense", "^unknown command: 'nonsense'")
+    hmp.enter("stop", r"^\d\d:\d\d:\d\d STOP")
     live.ok("cmd", "cont")  # somebody else's doing
     hmp.wait(r"^\d\d:\d\d:\d\d RESUME")
     assert live.ok("status", "-s").out.startswith("demo: running")  # the monitor is in nobody's way
@@ -86,9 +80,9 @@ def test_monitor_completes_commands_and_arguments_as_qemu_has_them(live: Vm, hmp
 
 
 def test_monitor_remembers_lines_but_no_secrets(live: Vm, hmp: Terminal) -> None:
-    enter(hmp, "info name", "^demo$")
-    enter(hmp, "set_password vnc hunter2", r"hmp> set_password vnc hunter2\n\S")
-    enter(hmp, " info uuid", r"^[0-9a-f-]{36}$")
+    hmp.enter("info name", "^demo$")
+    hmp.enter("set_password vnc hunter2", r"hmp> set_password vnc hunter2\n\S")
+    hmp.enter(" info uuid", r"^[0-9a-f-]{36}$")
     hmp.key("C-d")
     hmp_ends(hmp)
     again = Terminal([QVM, "monitor"], live.directory, live.world.environ)
@@ -110,7 +104,7 @@ def test_monitor_that_is_the_second_works_without_events(live: Vm, hmp: Terminal
     second = Terminal([QVM, "monitor"], live.directory, live.world.environ)
     try:
         second.wait("events are not shown: another session has them")
-        enter(second, "info status", "^VM status: running")
+        second.enter("info status", "^VM status: running")
     finally:
         second.close()
 
@@ -146,14 +140,14 @@ def test_monitor_qmp_on_a_terminal_completes_and_answers(live: Vm) -> None:
         complete(terminal, "device_del ", "device_del id=")
         complete(terminal, "set_link name=net0 up=t", "up=true")
         complete(terminal, "screendump format=p", "format=png")
-        enter(terminal, "query-status", r'^  "status": "running"')
-        enter(terminal, "set_link name=net0 up=off", r"^\{\}")
-        enter(terminal, '{"execute": "query-name"}', r'^  "name": "demo"')
-        enter(terminal, "device_del", "^device_del: .*id.*missing")
-        enter(terminal, "device_del net0", "must be key=value")
+        terminal.enter("query-status", r'^  "status": "running"')
+        terminal.enter("set_link name=net0 up=off", r"^\{\}")
+        terminal.enter('{"execute": "query-name"}', r'^  "name": "demo"')
+        terminal.enter("device_del", "^device_del: .*id.*missing")
+        terminal.enter("device_del net0", "must be key=value")
         terminal.type("query-version")
         terminal.key("C-c")  # clears the line
-        enter(terminal, "stop", r"^\d\d:\d\d:\d\d STOP")
+        terminal.enter("stop", r"^\d\d:\d\d:\d\d STOP")
     finally:
         terminal.close()
 
@@ -163,7 +157,7 @@ def test_monitor_on_a_dumb_terminal_works(live: Vm, term: str) -> None:
     terminal = Terminal(["env", f"TERM={term}", QVM, "monitor"], live.directory, live.world.environ)
     try:
         terminal.wait("demo hmp>")
-        enter(terminal, "info status", "VM status: running")
+        terminal.enter("info status", "VM status: running")
     finally:
         terminal.close()
 
@@ -202,7 +196,7 @@ def test_monitor_in_the_shell_owns_the_terminal(live: Vm) -> None:
         terminal.ready()
         terminal.begin("monitor")
         terminal.wait("^demo hmp>")
-        enter(terminal, "info status", "^VM status: running")
+        terminal.enter("info status", "^VM status: running")
         terminal.key("C-d")
         assert terminal.ready(2)["name"] == "demo"
     finally:

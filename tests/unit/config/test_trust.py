@@ -16,6 +16,7 @@ from qvmsh.io import Io
 from qvmsh.machine import programs as tools
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.settings import commands as configuration
+from tests.support.world import bare_environ
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 NOBODY = pwd.getpwnam("nobody").pw_uid
@@ -31,12 +32,8 @@ def vmrc(tmp_path: Path) -> Path:
     return path
 
 
-def environ(tmp_path: Path, **more: str) -> dict[str, str]:
-    return {"HOME": str(tmp_path / "home"), "VM_GLOBAL_CONFIG": "/dev/null"} | more
-
-
 def load(vmrc: Path, **more: str) -> layers.Settings:
-    return layers.load(str(vmrc.parent), environ(vmrc.parents[1], **more))
+    return layers.load(str(vmrc.parent), bare_environ(vmrc.parents[1] / "home", **more))
 
 
 @as_root
@@ -86,7 +83,7 @@ def test_allow_accepts_the_present_content_only(vmrc: Path, tmp_path: Path) -> N
     vmrc.write_text(WHOLE + "VM_INCLUDE=more\n")
     for path in (vmrc, more):
         os.chown(path, NOBODY, -1)
-    vm = Machine(vmrc.parent, environ=environ(tmp_path))
+    vm = Machine(vmrc.parent, environ=bare_environ(tmp_path / "home"))
     with pytest.raises(ConfigError, match="root does not use"):
         vm.settings  # noqa: B018
     report = configuration.allow(vm)
@@ -106,7 +103,7 @@ def test_allow_accepts_the_present_content_only(vmrc: Path, tmp_path: Path) -> N
 @as_root
 def test_allow_of_one_file_is_not_for_a_copy_of_it(vmrc: Path, tmp_path: Path) -> None:
     os.chown(vmrc, NOBODY, -1)
-    configuration.allow(Machine(vmrc.parent, environ=environ(tmp_path)))
+    configuration.allow(Machine(vmrc.parent, environ=bare_environ(tmp_path / "home")))
     load(vmrc).check()
     other = tmp_path / "other" / ".vmrc"
     other.parent.mkdir()
@@ -120,9 +117,9 @@ def test_allow_of_one_file_is_not_for_a_copy_of_it(vmrc: Path, tmp_path: Path) -
 @pytest.mark.parametrize("spoil", [lambda p: p.chmod(0o666), lambda p: os.chown(p, NOBODY, -1)])
 def test_allowed_list_that_others_could_write_counts_for_nothing(vmrc: Path, tmp_path: Path, spoil) -> None:  # type: ignore[no-untyped-def]
     os.chown(vmrc, NOBODY, -1)
-    configuration.allow(Machine(vmrc.parent, environ=environ(tmp_path)))
+    configuration.allow(Machine(vmrc.parent, environ=bare_environ(tmp_path / "home")))
     load(vmrc).check()
-    spoil(Path(trust.allowed_file(environ(tmp_path))))
+    spoil(Path(trust.allowed_file(bare_environ(tmp_path / "home"))))
     with pytest.raises(ConfigError, match="root does not use"):
         load(vmrc)
 
@@ -131,7 +128,7 @@ def test_allow_of_own_vmrc_lets_a_look_run_what_it_names(vmrc: Path, tmp_path: P
     more = vmrc.with_name("more")
     more.write_text("VM_QEMU_IMG=./img\n")
     vmrc.write_text(WHOLE + "VM_QEMU_BIN=./qemu\nVM_INCLUDE=more\n")
-    vm = Machine(vmrc.parent, environ=environ(tmp_path))
+    vm = Machine(vmrc.parent, environ=bare_environ(tmp_path / "home"))
     names = ("VM_QEMU_BIN", "VM_QEMU_IMG")
     assert not any(map(vm.settings.may_run, names))
     assert vm.settings.may_run("VM_SSH_OPTIONS")  # nobody sets it
@@ -152,7 +149,7 @@ def test_what_other_layers_name_may_be_run_by_a_look(vmrc: Path, tmp_path: Path)
     assert found.may_run("VM_QEMU_BIN")
     assert found.may_run("VM_SSH_OPTIONS")
     assert not found.may_run("VM_QEMU_IMG")
-    env = environ(tmp_path)
+    env = bare_environ(tmp_path / "home")
     assert layers.load(str(vmrc.parent), env, [("VM_QEMU_IMG", "./img")]).may_run("VM_QEMU_IMG")
     assert load(vmrc, VM_SSH_IDENTITY="/x").may_run("VM_SSH_IDENTITY")
 
@@ -166,7 +163,7 @@ def test_look_runs_the_qemu_img_of_path(vmrc: Path, tmp_path: Path, named: str) 
         path.chmod(0o755)
     vmrc.write_text(WHOLE + f"VM_QEMU_IMG={named}\n")
     said = io.StringIO()
-    env = environ(tmp_path, PATH=f"{usual.parent}:/bin")
+    env = bare_environ(tmp_path / "home", PATH=f"{usual.parent}:/bin")
     vm = Machine(vmrc.parent, environ=env, io=Io(stderr=said))
     assert tools.qemu_img(vm) == tools.qemu_img(vm) == str(usual)
     assert said.getvalue().count(f"VM_QEMU_IMG={named} is not run by commands that only look") == 1
@@ -198,7 +195,7 @@ def test_look_runs_the_qemu_of_that_name_on_path(vmrc: Path, tmp_path: Path, tex
         (folder / each).write_text("#!/bin/sh\n")
         (folder / each).chmod(0o755)
     vmrc.write_text(WHOLE + text)
-    vm = Machine(vmrc.parent, environ=environ(tmp_path, PATH=str(folder)))
+    vm = Machine(vmrc.parent, environ=bare_environ(tmp_path / "home", PATH=str(folder)))
     if name:
         assert tools.qemu(vm) == str(folder / name)
     else:
@@ -216,7 +213,7 @@ def test_distrust_says_why(vmrc: Path) -> None:
 
 
 def test_what_is_accepted_as_code_is_not_accepted_as_configuration(vmrc: Path, tmp_path: Path) -> None:
-    env, data = environ(tmp_path), b"x = 1\n"
+    env, data = bare_environ(tmp_path / "home"), b"x = 1\n"
     code, conf = str(vmrc.with_name(trust.RC)), str(vmrc)
     trust.allow(code, data, env, trust.CODE)
     assert trust.is_allowed(code, data, env, trust.CODE)
@@ -231,7 +228,7 @@ def test_what_is_accepted_as_code_is_not_accepted_as_configuration(vmrc: Path, t
 def test_allow_accepts_the_code_of_the_directory_for_anybody(vmrc: Path, tmp_path: Path) -> None:
     code = vmrc.with_name(trust.RC)
     code.write_bytes(b"echo hi\n")
-    env = environ(tmp_path)
+    env = bare_environ(tmp_path / "home")
     report = configuration.allow(Machine(vmrc.parent, environ=env))
     assert list(report.files) == [str(vmrc), str(code)]
     assert trust.is_allowed(str(code), b"echo hi\n", env, trust.CODE)
@@ -246,6 +243,6 @@ def test_allow_by_root_accepts_code_and_foreign_configuration(vmrc: Path, tmp_pa
     code = vmrc.with_name(trust.RC)
     code.write_bytes(b"echo hi\n")
     os.chown(vmrc, NOBODY, -1)
-    report = configuration.allow(Machine(vmrc.parent, environ=environ(tmp_path)))
+    report = configuration.allow(Machine(vmrc.parent, environ=bare_environ(tmp_path / "home")))
     assert list(report.files) == [str(vmrc), str(code)]
     load(vmrc).check()

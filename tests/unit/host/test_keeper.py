@@ -12,8 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ import pytest
 from qvmsh.host import keeper
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.power.logs import Follower
+from tests.support.world import wait_until
 
 DEADLINE_S = 120
 
@@ -28,13 +28,6 @@ DEADLINE_S = 120
 def numbered(first: int, count: int) -> bytes:
     """Lines of 64 bytes that all differ."""
     return b"".join(b"%063d\n" % number for number in range(first, first + count))
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 class Kept:
@@ -66,7 +59,7 @@ class Kept:
     def worker(self) -> int:
         """Pid of the process that works; the other waits for its end."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        until(lambda: bool(children.read_text()))
+        wait_until(lambda: bool(children.read_text()))
         return int(children.read_text())
 
     def write(self, data: bytes) -> None:
@@ -169,7 +162,7 @@ def test_keeper_client_that_does_not_read_gets_every_byte_later(kept: Kept, has_
         kept.write(data)  # nothing waits for the slow client
         reader.join(DEADLINE_S)
         assert shown == [data]
-        until(lambda: kept.is_logged(len(data)))
+        wait_until(lambda: kept.is_logged(len(data)))
         if has_ended:
             assert kept.end() == data
             assert receive(slow, len(data)) == data
@@ -214,11 +207,11 @@ def test_keeper_input_waits_for_a_guest_that_takes_nothing(kept: Kept) -> None:
 
 def test_keeper_that_is_killed_has_a_successor_and_says_so(kept: Kept) -> None:
     kept.write(b"before")
-    until(lambda: kept.is_logged(6))
+    wait_until(lambda: kept.is_logged(6))
     os.kill(kept.worker, signal.SIGKILL)
     kept.write(b"after")
     with kept.client() as client:
-        until(lambda: kept.is_logged(6 + len(keeper.GAP) + 5))
+        wait_until(lambda: kept.is_logged(6 + len(keeper.GAP) + 5))
         client.sendall(b"typed")
         assert os.read(kept.typed, 100) == b"typed"
     assert kept.end() == b"before" + keeper.GAP + b"after"
@@ -229,7 +222,7 @@ def test_keeper_without_its_parent_goes_on_until_the_end(kept: Kept) -> None:
     kept.process.kill()
     kept.process.wait()
     kept.write(b"after")
-    until(lambda: kept.is_logged(5))
+    wait_until(lambda: kept.is_logged(5))
     handle = os.pidfd_open(worker)
     for fd in (kept.life, kept.written, kept.typed):
         os.close(fd)
@@ -253,7 +246,7 @@ def test_keeper_with_a_full_disk_serves_on_and_says_what_is_missing(kept: Kept) 
 
 def test_keeper_memory_is_small(kept: Kept) -> None:
     kept.write(numbered(0, 100_000))
-    until(lambda: kept.is_logged(6_400_000))
+    wait_until(lambda: kept.is_logged(6_400_000))
     total = 0
     for pid in (kept.process.pid, kept.worker):
         rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()

@@ -12,12 +12,12 @@ from qvmsh.errors import UsageError
 from qvmsh.machine import registry as known
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.overview import list as listing
-from tests.support.world import write_vmrc
+from tests.support.world import bare_environ, write_vmrc
 
 
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
-    return {"HOME": str(tmp_path), "VM_GLOBAL_CONFIG": "/dev/null"}
+    return bare_environ(tmp_path)
 
 
 def make(tmp_path: Path, environ: dict[str, str], name: str, where: str = "", **more: str) -> Path:

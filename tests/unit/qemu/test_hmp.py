@@ -1,15 +1,12 @@
-"""QEMU's help and schema, read; and what the console shows when the log does not grow."""
+"""QEMU's help and schema, read."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from qvmsh.errors import UsageError
-from qvmsh.machine.machine import Machine
-from qvmsh.machine.terminal import console
 from qvmsh.qemu import hmp
 from qvmsh.qemu.schema import Schema
 
@@ -110,40 +107,3 @@ def test_request_that_cannot_be_read_is_refused(line: str) -> None:
 )
 def test_completions_of_qmp_follow_the_schema(line: str, words: list[str]) -> None:
     assert Schema(ENTITIES).completions(line) == words
-
-
-def test_console_shows_what_the_log_has_and_falls_back_on_the_socket(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    vm = Machine(tmp_path)
-    log = Path(vm.state_folder()) / "log/serial.log"
-    log.write_bytes(b"before\n")
-    output = console._Output(vm, 24)
-    assert output.read() == b"before\n"
-    output.heard(b"both")
-    assert output.read() == b""  # the log gets it in a moment
-    with log.open("ab") as file:
-        file.write(b"both")
-    assert output.read() == b"both"
-    assert output.read() == b""
-    monkeypatch.setattr(console, "_DARK_S", 0.0)
-    output.heard(b"only here")  # the disk is full
-    assert output.read() == b"only here"
-    assert output.read() == b""
-    with log.open("ab") as file:
-        file.write(b"again")
-    output.heard(b"again")
-    assert output.read() == b"again"
-    assert output.read() == b""
-    output.close()
-
-
-@pytest.mark.parametrize(("name", "key"), [("^]", b"\x1d"), ("^a", b"\x01"), ("^@", b"\0"), ("^_", b"\x1f")])
-def test_key_of_an_escape(name: str, key: bytes) -> None:
-    assert console.key_of(name) == key
-
-
-@pytest.mark.parametrize("name", ["", "x", "^", "^1", "^^^"])
-def test_key_of_anything_else_is_refused(name: str) -> None:
-    with pytest.raises(UsageError):
-        console.key_of(name)

@@ -121,3 +121,47 @@ def test_too_little_room_says_how_much_is_needed_and_where(tmp_path: Any) -> Non
     (found,) = blockers.of_room(disk, 1 << 60)
     assert found.what.startswith("a.qcow2 would grow by up to 1048576.0 TiB, and there is room for ")
     assert str(tmp_path) in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("words", "is_blocked"),
+    [
+        (["qemu", "-accel", "hvf"], True),
+        (["qemu", "-machine", "pc,accel=whpx:tcg"], True),
+        (["qemu", "-accel", "nvmm,x=y"], True),
+        (["qemu", "-accel", "kvm"], False),
+        (["qemu", "-machine", "pc", "-accel", "tcg,thread=single"], False),
+        (["qemu", "-enable-kvm"], False),
+    ],
+)
+def test_accelerators_that_cannot_save(words: list[str], is_blocked: bool) -> None:
+    assert bool(blockers.of_accelerator(words)) == is_blocked
+
+
+@pytest.mark.parametrize(
+    ("reason", "wanted"),
+    [
+        (
+            "Migration is disabled when VirtFS export path '/s' is mounted in the guest using mount_tag 'sh'",
+            "the guest has mounted the 9p share sh: umount it in the guest",
+        ),
+        ("non-migratable device: 0000:00:05.0/vhost-user-fs", "a virtiofs share is attached"),
+        ("non-migratable device: 0000:00:06.0/vfio", "a device of the host is passed through"),
+        (
+            "non-migratable device: 0000:00:08.0/nvme",
+            "QEMU cannot save the state of nvme disks: `qvm config VM_DISK_BUS=",
+        ),
+        ("non-migratable device: nvme", "QEMU cannot save it: non-migratable device: nvme"),
+    ],
+)
+def test_what_qemu_cannot_save_is_put_into_words(reason: str, wanted: str) -> None:
+    found = blockers.of_devices(Qemu(reason))  # type: ignore[arg-type]
+    assert str(found[0]).startswith(wanted)
+    assert not blockers.of_devices(Qemu())  # type: ignore[arg-type]
+
+
+def test_too_little_room_names_both_numbers(tmp_path: object) -> None:
+    disk = Volume("disk0", f"{tmp_path}/a.qcow2", "qcow2")
+    assert not blockers.of_room(disk, 1)
+    found = blockers.of_room(disk, 1 << 60)
+    assert "a.qcow2 would grow by up to 1048576.0 TiB, and there is room for " in found[0].what

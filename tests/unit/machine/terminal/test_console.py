@@ -1,9 +1,14 @@
-"""When a line of a pipe goes to a guest that logs somebody in."""
+"""The console: when a line of a pipe goes to a guest at its login, what is shown, and escape keys."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from qvmsh.errors import UsageError
+from qvmsh.machine.machine import Machine
+from qvmsh.machine.terminal import console
 from qvmsh.machine.terminal.console import SETTLE_S, STUCK_S, _Pace
 
 
@@ -57,3 +62,40 @@ def test_line_that_comes_in_pieces_goes_as_one() -> None:
     assert pace.take(b"ro", is_all=False) == b""
     assert pace.take(b"root\n", is_all=False) == b"root\n"
     assert pace.take(b"root", is_all=True) == b"root"
+
+
+def test_console_shows_what_the_log_has_and_falls_back_on_the_socket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vm = Machine(tmp_path)
+    log = Path(vm.state_folder()) / "log/serial.log"
+    log.write_bytes(b"before\n")
+    output = console._Output(vm, 24)
+    assert output.read() == b"before\n"
+    output.heard(b"both")
+    assert output.read() == b""  # the log gets it in a moment
+    with log.open("ab") as file:
+        file.write(b"both")
+    assert output.read() == b"both"
+    assert output.read() == b""
+    monkeypatch.setattr(console, "_DARK_S", 0.0)
+    output.heard(b"only here")  # the disk is full
+    assert output.read() == b"only here"
+    assert output.read() == b""
+    with log.open("ab") as file:
+        file.write(b"again")
+    output.heard(b"again")
+    assert output.read() == b"again"
+    assert output.read() == b""
+    output.close()
+
+
+@pytest.mark.parametrize(("name", "key"), [("^]", b"\x1d"), ("^a", b"\x01"), ("^@", b"\0"), ("^_", b"\x1f")])
+def test_key_of_an_escape(name: str, key: bytes) -> None:
+    assert console.key_of(name) == key
+
+
+@pytest.mark.parametrize("name", ["", "x", "^", "^1", "^^^"])
+def test_key_of_anything_else_is_refused(name: str) -> None:
+    with pytest.raises(UsageError):
+        console.key_of(name)

@@ -49,8 +49,8 @@ def flush(vm: Vm, node: str = "disk0") -> None:
 
 def read_byte(vm: Vm, at: str, name: str = "demo-backing.qcow2", form: str = "qcow2") -> int:
     """The byte at a place of a disk."""
-    told = qemu_io(vm, "-f", form, "-r", "-c", f"read -v {at} 1", f"./{name}")
-    return int(told.split()[1], 16)
+    output = qemu_io(vm, "-f", form, "-r", "-c", f"read -v {at} 1", f"./{name}")
+    return int(output.split()[1], 16)
 
 
 def read_bytes(vm: Vm, *places: str) -> list[int]:
@@ -58,8 +58,8 @@ def read_bytes(vm: Vm, *places: str) -> list[int]:
 
 
 def snapshot_names(vm: Vm, name: str = "demo-backing.qcow2") -> list[str]:
-    told = json.loads(qemu_img(vm, "info", "-U", "--output=json", f"./{name}"))
-    return [each["name"] for each in told.get("snapshots", [])]
+    report = json.loads(qemu_img(vm, "info", "-U", "--output=json", f"./{name}"))
+    return [each["name"] for each in report.get("snapshots", [])]
 
 
 def check_images(where: Vm | Path, *names: str) -> None:

@@ -82,9 +82,9 @@ def two_disks(guest: Vm, size: str = "64M") -> Iterator[Vm]:
 
 def boot(vm: Vm, *words: str) -> str:
     """Start the guest and mount its data disk (its journal is replayed then); what `start` warned of."""
-    told = vm.start(*words).err
+    errors = vm.start(*words).err
     vm.ok("ssh", MOUNT)
-    return told
+    return errors
 
 
 class Writer:
@@ -236,8 +236,8 @@ def fsck(vm: Vm, name: str) -> None:
     """A file system of a machine that is off, looked at from outside; it must be clean."""
     program = _program("e2fsck")
     with file_system(vm, name) as found:
-        told = output_of(vm, program, "-f", "-n", found)
-    assert "journal" not in told, told
+        output = output_of(vm, program, "-f", "-n", found)
+    assert "journal" not in output, output
 
 
 def look_off(vm: Vm, name: str = "demo") -> list[Disk]:

@@ -55,8 +55,8 @@ def test_archive_while_the_guest_works_comes_back_whole(guest: Vm) -> None:
             files = twin.ok("ssh", "ls").out.split()
             assert set(files) & {"before", "during", "after"} == set(words)
             assert 0 < int(twin.ok("ssh", "cat n").out) <= counted
-            told = twin.ok("ssh", "sudo -n head -c 3 /dev/vdb").out
-            assert told == ("two" if "during" in words else "one")
+            output = twin.ok("ssh", "sudo -n head -c 3 /dev/vdb").out
+            assert output == ("two" if "during" in words else "one")
             assert "powered off" in twin.ok("stop").out
         finally:
             twin.kill()
@@ -79,7 +79,7 @@ def test_archive_without_an_agent_is_crash_consistent_and_boots(guest: Vm) -> No
 
 def test_archive_on_another_host_by_ssh(running: Vm, tmp_path: Path) -> None:
     """The other host is a guest; ssh is the user's own, with the user's own configuration."""
-    told = json.loads(running.ok("--json", "status").out)
+    report = json.loads(running.ok("--json", "status").out)
     there = running.ok("ssh", "pwd").out.strip()
     home = tmp_path / "user"
     home.mkdir()
@@ -88,7 +88,7 @@ def test_archive_on_another_host_by_ssh(running: Vm, tmp_path: Path) -> None:
     key.chmod(0o600)
     config = home / "config"
     config.write_text(
-        f"Host store\n HostName 127.0.0.1\n Port {told['ssh_port']}\n User qvm\n IdentityFile {key}\n"
+        f"Host store\n HostName 127.0.0.1\n Port {report['ssh_port']}\n User qvm\n IdentityFile {key}\n"
         f" StrictHostKeyChecking no\n UserKnownHostsFile {home}/known\n LogLevel ERROR\n"
     )
     program = home / "ssh"

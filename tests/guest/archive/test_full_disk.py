@@ -108,8 +108,8 @@ def test_disk_full_and_both_killed_start_waits_for_room_and_loses_nothing(vm: Vm
     assert "hint: the disk is full: make room, then try again" in refused.err
     assert "left     archive " in vm.qvm("doctor", "--fix").out
     filler.unlink()
-    told = messages(vm.qvm("doctor", "--fix"))
-    assert "what the guest wrote last is in demo-backing.qcow2, data.qcow2" in told
+    output = messages(vm.qvm("doctor", "--fix"))
+    assert "what the guest wrote last is in demo-backing.qcow2, data.qcow2" in output
     require_nothing_under_way(vm)
     acked = writer.acked
     boot(vm)

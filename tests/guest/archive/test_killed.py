@@ -108,10 +108,10 @@ class Machine:
         ways = [["archive"], ["doctor", "--fix"], ["pause"], ["snapshot", "save", "next"]]
         words = self.chooser.choice(ways)
         print(f"  next: {' '.join(words)}")
-        told = messages(next_command(vm, *words))
-        assert "Traceback" not in told
+        output = messages(next_command(vm, *words))
+        assert "Traceback" not in output
         if was_under_way:
-            assert "was interrupted: " in told or "begun " in told, told
+            assert "was interrupted: " in output or "begun " in output, output
         if words == ["pause"]:
             vm.ok("resume")
         require_nothing_under_way(vm)
@@ -120,7 +120,7 @@ class Machine:
         vm.ok("ssh", "true")
         if "snapshot" in words:
             vm.ok("snapshot", "delete", "next")
-        return told
+        return output
 
     def lose_power(self) -> None:
         pid = self.vm.pid
@@ -133,19 +133,19 @@ class Machine:
         vm, acked = self.vm, self.writer.acked
         words = self.chooser.choice([["start"], ["doctor", "--fix"], ["archive"]])
         print(f"  next: {' '.join(words)}, told {acked}")
-        told = ""
+        output = ""
         if words != ["start"]:
-            told = messages(next_command(vm, *words))
+            output = messages(next_command(vm, *words))
             require_nothing_under_way(vm)
-        told += boot(vm)
-        assert "Traceback" not in told
+        output += boot(vm)
+        assert "Traceback" not in output
         if was_under_way:
-            assert "was interrupted: " in told or "begun " in told, told
+            assert "was interrupted: " in output or "begun " in output, output
         check_images(vm)
         last = align(vm, acked)
         self.writer = Writer(vm, last)
         require_nothing_under_way(vm)
-        return told
+        return output
 
     def end(self) -> None:
         """Off in order; the disks and all that is archived are sound; one state boots."""
@@ -201,9 +201,9 @@ def check_live(vm: Vm, verbs: list[str], count: int) -> None:
         while is_at_work and child.poll() is None and not any(vm.directory.glob(".qvm/*.unfinished")):
             time.sleep(0.001)
         time.sleep(seconds)
-        told = it.kill(victim, child, before)
+        output = it.kill(victim, child, before)
         was_under_way = bool(note_of(vm)) or (vm.directory / ".qvm/snapshot.unfinished").exists()
-        print(f"  {'under way' if was_under_way else 'nothing under way'}; it said: {told.strip()}")
+        print(f"  {'under way' if was_under_way else 'nothing under way'}; it said: {output.strip()}")
         if victim == "qvm":
             print(f"  {it.goes_on(was_under_way).strip()}")
             it.lose_power()
@@ -257,8 +257,8 @@ def check_moments(vm: Vm, victim: str, count: int) -> None:
         was_told = it.writer.acked
         time.sleep(0.3)  # QEMU and the guest go on meanwhile, as far as they can
         print(f"seed {SEED}: {verb}, {moment}: {victim} killed, told {was_told}, {it.writer.acked}")
-        told = it.kill(victim, child, before)
-        print(f"  it said: {told.strip()}")
+        output = it.kill(victim, child, before)
+        print(f"  it said: {output.strip()}")
         if victim == "qvm":
             print(f"  {it.goes_on(True).strip()}")
         else:

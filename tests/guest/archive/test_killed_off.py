@@ -85,10 +85,10 @@ def check_off(vm: Vm, verbs: list[str], count: int) -> None:
         following = chooser.choice(ways)
         print(f"  next: {' '.join(following)}")
         result = next_command(vm, *following)
-        told = messages(result)
-        print(f"  {told.strip()}")
+        output = messages(result)
+        print(f"  {output.strip()}")
         if has_left:
-            assert "was interrupted: " in told, told
+            assert "was interrupted: " in output, output
         require_nothing_under_way(vm)
         assert not [each.name for each in vm.world.home.iterdir() if ".part" in each.name]
         if verb == "restore new":
@@ -161,9 +161,9 @@ def test_restore_killed_between_two_disks_is_completed(vm: Vm) -> None:
     print(f"  {len(left)} of {len(pairs)} were to be renamed")
     if len(left) == len(pairs):  # the kill came just before the first one
         (vm.directory / left[0][0]).rename(vm.directory / left[0][1])
-    told = vm.ok("start").err
-    assert "`qvm restore` of " in told
-    assert " was interrupted: completed" in told
+    errors = vm.ok("start").err
+    assert "`qvm restore` of " in errors
+    assert " was interrupted: completed" in errors
     vm.ok("ssh", MOUNT)
     assert [each.count for each in look(vm, is_clean=True)] == [old] * 2
     require_nothing_under_way(vm)

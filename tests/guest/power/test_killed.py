@@ -41,10 +41,10 @@ def recover(vm: Vm, seen: list[str]) -> None:
     """Bring the guest back with what `status` leads to; every state on the way is one that it names."""
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
-        told = vm.qvm("status", "-s").out
-        state = told.removeprefix("demo: ").partition(" (")[0].partition(":")[0].strip()
+        output = vm.qvm("status", "-s").out
+        state = output.removeprefix("demo: ").partition(" (")[0].partition(":")[0].strip()
         seen.append(state)
-        assert state != "crashed", told
+        assert state != "crashed", output
         if state == "running":
             # a suspend or a reboot that was asked for just before may still come
             if answers(vm, "true") is not None and vm.qvm("status").status == 0:
@@ -55,7 +55,7 @@ def recover(vm: Vm, seen: list[str]) -> None:
         elif state == "suspended":
             vm.qvm("wakeup")
         elif state == "broken":
-            assert "hint: `qvm stop` ends QEMU, then `qvm start --loadvm ready`" in told
+            assert "hint: `qvm stop` ends QEMU, then `qvm start --loadvm ready`" in output
             vm.ok("stop")
         elif state == "stopped":
             has_state = vm.qvm("start", "--loadvm", "ready")

@@ -125,8 +125,8 @@ def test_resume_puts_the_clock_right_by_the_agent_or_ssh(guest: Vm) -> None:
         end = time.time() + 4
         while time.time() < end:  # a guest that stood still for a moment is not asked
             assert guest.qvm("status", "-s").out.startswith("demo: paused")
-        told = guest.ok("resume").out
-        assert re.match(rf"demo: goes on; clock was 72\d\d s behind, set by {by}\n", told), told
+        output = guest.ok("resume").out
+        assert re.match(rf"demo: goes on; clock was 72\d\d s behind, set by {by}\n", output), output
         assert abs(time.time() - float(guest.ok("ssh", "date +%s").out)) < 10
 
 
@@ -195,8 +195,8 @@ def test_verbs_for_several_machines_work_side_by_side(world: World, tiny: str) -
     names = ("one", "two")
 
     def states() -> list[str]:
-        told = world.run("--json", "status", "-s", *names).out
-        return [each["state"] for each in json.loads(told)["machines"]]
+        output = world.run("--json", "status", "-s", *names).out
+        return [each["state"] for each in json.loads(output)["machines"]]
 
     try:
         assert world.run("start", *names).status == 0

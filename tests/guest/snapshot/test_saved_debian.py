@@ -29,8 +29,8 @@ def test_savevm_loadvm_debian_three_times_in_a_row_goes_on(
             up = float(vm.ok("ssh", "cut -d' ' -f1 /proc/uptime").out)
             assert "demo: state saved as ready in " in vm.ok("stop", "--savevm", "ready").out
             assert vm.qvm("status").out == "demo: stopped\n"
-            told = start(vm, "--loadvm", "ready")
-            assert "; clock " in told, told
+            output = start(vm, "--loadvm", "ready")
+            assert "; clock " in output, output
             assert vm.ok("ssh", "cat /dev/shm/memory").out == f"{turn}\n"
             assert float(vm.ok("ssh", "cut -d' ' -f1 /proc/uptime").out) >= up
             assert abs(float(vm.ok("ssh", "date +%s").out) - time.time()) < 5

@@ -51,9 +51,9 @@ def test_two_disks_memory_and_clock_come_back_in_the_same_process(vm: Vm) -> Non
     saved = vm.ok("snapshot", "save", "ready", "-m", "with a writer")
     assert "2 disks" in saved.out
     vm.ok("ssh", "echo after > /mnt/d/file; echo after > file; sync; echo gone > /tmp/memory")
-    told = vm.ok("snapshot", "restore", "ready").out
-    assert "(2 disks and the memory)" in told
-    assert re.search(r"; clock was 7\d\d\d s behind, set by the guest agent", told)
+    output = vm.ok("snapshot", "restore", "ready").out
+    assert "(2 disks and the memory)" in output
+    assert re.search(r"; clock was 7\d\d\d s behind, set by the guest agent", output)
     assert vm.pid == pid
     assert vm.ok("ssh", "cat /mnt/d/file file /tmp/memory").out == "before\nbefore\nkept\n"
     assert vm.clock_error_s() < 5
@@ -63,8 +63,8 @@ def test_two_disks_memory_and_clock_come_back_in_the_same_process(vm: Vm) -> Non
     )
     # the disks alone, frozen for the moment, restored while it is off, booted
     vm.ok("ssh", f"{MOUNT}; echo disks > /mnt/d/file; echo disks > file")
-    told = vm.ok("snapshot", "save", "disks", "--disk-only").out
-    assert "file systems frozen" in told
+    output = vm.ok("snapshot", "save", "disks", "--disk-only").out
+    assert "file systems frozen" in output
     vm.ok("ssh", "echo gone > /mnt/d/file; echo gone > file; sync; sudo -n rm -r /mnt/d/later")
     vm.ok("stop")
     vm.ok("snapshot", "restore", "disks")
@@ -83,8 +83,8 @@ def test_sleeping_guest_is_saved_so_that_it_comes_back(guest: Vm, machine: str) 
     guest.start()
     guest.ok("ssh", "echo kept > /tmp/memory")
     guest.ok("suspend")
-    told = guest.ok("snapshot", "save", "asleep").out
-    if "the guest slept, and is awake now" not in told:  # QEMU 9.0 and later save it asleep
+    output = guest.ok("snapshot", "save", "asleep").out
+    if "the guest slept, and is awake now" not in output:  # QEMU 9.0 and later save it asleep
         guest.ok("wakeup")
     guest.ok("ssh", "echo gone > /tmp/memory")
     guest.ok("snapshot", "restore", "asleep")
@@ -115,11 +115,11 @@ def test_restored_while_paused_the_clock_is_right_once_it_goes_on(guest: Vm) -> 
     guest.ok("snapshot", "save", "a")
     guest.ok("ssh", "echo gone > /tmp/memory")
     guest.ok("pause")
-    told = guest.ok("snapshot", "restore", "a").out
-    assert "`qvm resume` lets it go on, and puts its clock right" in told
+    output = guest.ok("snapshot", "restore", "a").out
+    assert "`qvm resume` lets it go on, and puts its clock right" in output
     assert guest.qvm("status", "-s").out.startswith("demo: paused")
-    told = guest.ok("resume").out
-    assert re.match(r"demo: goes on; clock was 7\d\d\d s behind, set by ", told)
+    output = guest.ok("resume").out
+    assert re.match(r"demo: goes on; clock was 7\d\d\d s behind, set by ", output)
     assert guest.ok("ssh", "cat /tmp/memory").out == "kept\n"
     assert guest.clock_error_s() < 5
     guest.ok("pause")

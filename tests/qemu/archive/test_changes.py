@@ -148,8 +148,8 @@ def test_disk_made_smaller_is_copied_whole_also_if_it_grows_again(blank: Blank) 
     archived_on(vm, written="-P 5 12M 64k", node="disk1")
     vm.ok("disk", "resize", "disk1", "8M", "--shrink")
     made = twin(vm, archived_on(vm))
-    told = json.loads(qemu_img(made, "info", "--output=json", "a.qcow2"))
-    assert told["virtual-size"] == 8 << 20
+    report = json.loads(qemu_img(made, "info", "--output=json", "a.qcow2"))
+    assert report["virtual-size"] == 8 << 20
     vm.ok("disk", "resize", "disk1", "16M")
     archived_on(vm, written="-P 5 12M 64k", node="disk1")
     for size in ("8M", "16M"):
@@ -165,8 +165,8 @@ def test_other_tool_that_made_a_disk_smaller_is_noticed(blank: Blank) -> None:
     qemu_img(vm, "resize", "-q", "--shrink", "a.qcow2", "8M")
     report = archived_on(vm)
     assert any("a.qcow2 has been made smaller" in line for line in report["notes"])
-    told = json.loads(qemu_img(twin(vm, report), "info", "--output=json", "a.qcow2"))
-    assert told["virtual-size"] == 8 << 20
+    output = json.loads(qemu_img(twin(vm, report), "info", "--output=json", "a.qcow2"))
+    assert output["virtual-size"] == 8 << 20
 
 
 def test_manifest_of_before_has_no_ids_and_its_next_state_is_whole(blank: Blank) -> None:

@@ -79,9 +79,9 @@ def test_last_good_state_stays(vm: Vm) -> None:
     assert f"cannot remove {folder}: it has the last good state" in refused(vm, folder, 3).err
     for name in every[1:]:
         damage(vm.directory / folder / f"demo-backing-{name.partition('/')[2]}.qcow2")
-    told = refused(vm, every[0], 3)
-    assert "it is the last good state" in told.err
-    assert told.err.count("its checksum differs") == 2
+    output = refused(vm, every[0], 3)
+    assert "it is the last good state" in output.err
+    assert output.err.count("its checksum differs") == 2
     assert delete(vm, every[2]) == [every[2]]  # a damaged one may go
     vm.ok("restore", "--force", every[0])
     assert read_byte(vm, "0") == 1
@@ -108,9 +108,9 @@ def test_state_that_changes_stand_on_stays_until_they_have_gone(blank: Blank) ->
     for value in range(1, 4):
         write_live(vm, f"-P {value} {value}M 64k")
         made.append(state_name(make_archive(vm)))
-    told = refused(vm, made[0], 3)
-    assert f"{made[1]}, {made[2]} hold only what has changed since" in told.err
-    assert f"`qvm archive --delete {made[2]}` first" in told.err
+    output = refused(vm, made[0], 3)
+    assert f"{made[1]}, {made[2]} hold only what has changed since" in output.err
+    assert f"`qvm archive --delete {made[2]}` first" in output.err
     assert delete(vm, made[2]) == [made[2]]  # QEMU notes what has changed since this one
     write_live(vm, "-P 4 4M 64k")
     later = make_archive(vm)
@@ -145,9 +145,9 @@ def test_only_this_machines_states_go_and_only_by_their_full_names(blank: Blank)
     assert "it is of another machine of this name" in refused(vm, foreign, 2).err
     assert "it is not made by qvm" in refused(vm, old.name, 2).err
     for word in ("latest", own[:-3], own.partition("/")[0] + "/2", "none", "../store", "", "."):
-        told = refused(vm, word, 2)
-        assert "is no archived state" in told.err, word
-        assert own in told.err, word
+        output = refused(vm, word, 2)
+        assert "is no archived state" in output.err, word
+        assert own in output.err, word
     nameless = vm.qvm("archive", "--delete")
     assert nameless.status == 2
     assert "--delete needs a state" in nameless.err

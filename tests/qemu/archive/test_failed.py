@@ -338,9 +338,9 @@ def test_state_that_was_whole_when_its_archive_was_killed_is_told(blank: Blank, 
     done = run(vm, script, "kill", "archive")
     assert done.returncode == -signal.SIGKILL, done.stderr
     row = archived_states(vm)[-1]
-    told = vm.qvm("init").err
-    assert f"was interrupted: {row['archive']}/{row['stamp']} is whole" in told
-    assert "removed" not in told
+    errors = vm.qvm("init").err
+    assert f"was interrupted: {row['archive']}/{row['stamp']} is whole" in errors
+    assert "removed" not in errors
     assert archived_states(vm)[-1] == row
     vm.ok("archive", "--verify")
     require_nothing_left(vm)
@@ -355,6 +355,6 @@ def test_killed_archive_on_another_host_is_removed_by_the_next(blank: Blank) -> 
     vm.ok("config", f"VM_ARCHIVE=ssh://far{home}/store")
     env = {"PATH": f"{home / 'bin'}:{os.environ['PATH']}"}
     assert vm.qvm("archive", env=env).status == -signal.SIGKILL
-    told = vm.ok("doctor", "--fix", env=env).out
-    assert f"the next archive removes what is unfinished in ssh://far{home}/store" in told
+    output = vm.ok("doctor", "--fix", env=env).out
+    assert f"the next archive removes what is unfinished in ssh://far{home}/store" in output
     assert [path for path in (home / "store").iterdir() if ".part" in path.name]

@@ -118,8 +118,8 @@ def test_restore_keeps_the_variables_that_the_state_did_not_have(blank: Blank) -
     vm.ok("start", "--no-wait")
     vm.ok("kill")
     before = content(vm, "demo-uefi.qcow2")
-    told = vm.ok("restore", "--force", state_name(first)).out
-    assert "demo-uefi.qcow2 is not in that state, and stays as it is" in told
+    output = vm.ok("restore", "--force", state_name(first)).out
+    assert "demo-uefi.qcow2 is not in that state, and stays as it is" in output
     assert content(vm, "demo-uefi.qcow2") == before
     vm.ok("start", "--no-wait")
 
@@ -253,8 +253,8 @@ def test_hardware_by_hand_comes_back(blank: Blank) -> None:
     write_byte(vm, 1, "0", "../disks/demo.qcow2")
     off = make_archive(vm)
     vm.ok("start", "--no-wait")
-    told = vm.ok("cmd", 'qemu-io ide0-hd0 "write -P 2 0 64k"').out
-    assert "rror" not in told
+    output = vm.ok("cmd", 'qemu-io ide0-hd0 "write -P 2 0 64k"').out
+    assert "rror" not in output
     on = make_archive(vm)
     vm.ok("kill")
     for report, wanted in ((off, 1), (on, 2)):
@@ -304,9 +304,9 @@ def test_what_is_left_out_is_said_and_a_new_machine_starts_without_it(blank: Bla
             "shared is not in the archive: it is a folder",
         ]
     )
-    told = output_of(vm, "tar", "tf", f"{made['archive']}/demo-settings.tar").split("\n")
-    assert {".vmrc", ".qvm/uuid", "seed.iso", "note.txt", "hook.sh"} <= set(told)
-    assert "demo.log" not in told
+    output = output_of(vm, "tar", "tf", f"{made['archive']}/demo-settings.tar").split("\n")
+    assert {".vmrc", ".qvm/uuid", "seed.iso", "note.txt", "hook.sh"} <= set(output)
+    assert "demo.log" not in output
     twin, report = twin_of(vm)
     notes = "\n".join(report["notes"])
     for name in ("install.iso", "large.raw", "shared"):

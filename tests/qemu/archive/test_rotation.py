@@ -100,8 +100,8 @@ def test_last_good_state_stays_where_newer_ones_are_damaged(vm: Vm) -> None:
     folder = vm.directory / every[4].partition("/")[0]
     for name in every[3:]:
         damage(folder / f"demo-backing-{name.partition('/')[2]}.qcow2")
-    told = vm.ok("--json", "archive", "--keep", "1", "--keep-days", "0.001")
-    assert told.err.count("its checksum differs; an older state is kept for it") == 2
+    result = vm.ok("--json", "archive", "--keep", "1", "--keep-days", "0.001")
+    assert result.err.count("its checksum differs; an older state is kept for it") == 2
     assert state_names(vm) == every[2:]
     vm.ok("restore", "--force", every[2])
     assert read_byte(vm, "0") == 3
@@ -194,8 +194,8 @@ def test_rotation_leaves_others_alone(blank: Blank) -> None:
     (store / ".demo-20260101000000-01234567.part").mkdir()  # another machine's work under way
     before = sorted(path.name for path in store.iterdir())
     write_byte(vm, 9, "0")
-    told = vm.ok("archive", "--create", "--keep", "1", "--keep-days", "0.00001")
-    assert f"{broken}/manifest.json cannot be read" in told.err
+    result = vm.ok("archive", "--create", "--keep", "1", "--keep-days", "0.00001")
+    assert f"{broken}/manifest.json cannot be read" in result.err
     after = sorted(path.name for path in store.iterdir())
     gone = set(before) - set(after)
     assert len(gone) == 1  # its own earlier one
@@ -321,12 +321,12 @@ from qvmsh.machine.archive import maintenance as archive_keeping
 original = archive_keeping.require_whole
 
 
-def told(vm, shelf, archive, point, *words):
+def reported(vm, shelf, archive, point, *words):
     print("read", point.stamp, file=sys.stderr)
     return original(vm, shelf, archive, point, *words)
 
 
-archive_keeping.require_whole = told
+archive_keeping.require_whole = reported
 sys.argv = ["qvm", *sys.argv[1:]]
 from qvmsh.__main__ import main
 

@@ -74,8 +74,8 @@ def test_killed_restore_is_removed_by_whatever_comes_next(blank: Blank, followin
     name = state_name(make_archive(vm))
     killed(vm, 1, "restore", name, "../fresh")
     assert len(parts(vm.world.home)) == 1
-    told = vm.ok("doctor").out
-    assert "of fresh, begun at" in told
+    output = vm.ok("doctor").out
+    assert "of fresh, begun at" in output
     assert len(parts(vm.world.home)) == 1  # one who only looks changes nothing
     result = vm.qvm(*following)
     assert "`qvm restore` of fresh, begun at" in result.err
@@ -160,8 +160,8 @@ def test_completion_replaces_nothing_that_has_come_to_be_there(blank: Blank) -> 
     fresh.mkdir()
     killed(vm, 1, "restore", name, "../fresh")
     (fresh / "fresh-base.qcow2").write_text("mine")
-    told = vm.ok("doctor", "--fix").out
-    assert "cannot be completed: fresh-base.qcow2 is there already" in told
+    output = vm.ok("doctor", "--fix").out
+    assert "cannot be completed: fresh-base.qcow2 is there already" in output
     assert (fresh / "fresh-base.qcow2").read_text() == "mine"
     (fresh / "fresh-base.qcow2").unlink()
     assert "it is complete now" in vm.ok("doctor", "--fix").out

@@ -20,11 +20,13 @@ def vm(blank: Blank) -> Vm:
 
 
 def test_list_tells_sizes_chains_and_who_has_them_open(vm: Vm) -> None:
-    told = vm.ok("disk", "list").out
-    assert re.search(r"^disk0 +demo-backing.qcow2: qcow2, 16.0 MiB, .* used, on demo-base.qcow2$", told, re.M)
+    output = vm.ok("disk", "list").out
+    assert re.search(
+        r"^disk0 +demo-backing.qcow2: qcow2, 16.0 MiB, .* used, on demo-base.qcow2$", output, re.M
+    )
     vm.ok("start", "--no-wait")
-    told = vm.ok("disk", "list").out
-    assert re.search(rf"^ +in use by machine demo, pid {vm.pid}, since \d\d:\d\d:\d\d$", told, re.M)
+    output = vm.ok("disk", "list").out
+    assert re.search(rf"^ +in use by machine demo, pid {vm.pid}, since \d\d:\d\d:\d\d$", output, re.M)
     vm.ok("kill")
     (vm.directory / "data.qcow2").unlink()
     assert "disk1    data.qcow2: data.qcow2 is not there" in vm.ok("disk", "list").out
@@ -57,8 +59,8 @@ def test_add_makes_an_image_and_a_running_guest_has_it_at_once(vm: Vm) -> None:
 def test_add_where_the_machine_takes_none_while_it_runs(blank: Blank) -> None:
     vm = blank(VM_QEMU_MACHINE="q35")
     vm.ok("start", "--no-wait")
-    told = vm.ok("disk", "add", "x.qcow2", "1G").out
-    assert "made and added; the guest sees it from the next start (" in told
+    output = vm.ok("disk", "add", "x.qcow2", "1G").out
+    assert "made and added; the guest sees it from the next start (" in output
     assert "disk1" not in vm.ok("cmd", "info block").out
     vm.ok("kill")
     vm.ok("start", "--no-wait")
@@ -70,8 +72,8 @@ def test_resize_on_and_off_and_never_smaller_by_accident(vm: Vm) -> None:
     assert list_disks(vm)["disk1"]["size_bytes"] == 32 << 20
     vm.ok("start", "--no-wait")
     vm.ok("snapshot", "save", "before")
-    told = vm.ok("disk", "resize", "data.qcow2", "+32M").out
-    assert told.startswith("demo: disk1, data.qcow2: 32.0 MiB -> 64.0 MiB; ")
+    output = vm.ok("disk", "resize", "data.qcow2", "+32M").out
+    assert output.startswith("demo: disk1, data.qcow2: 32.0 MiB -> 64.0 MiB; ")
     assert list_disks(vm)["disk1"]["size_bytes"] == 64 << 20
     vm.ok("snapshot", "restore", "before", "--no-wait")
     assert list_disks(vm)["disk1"]["size_bytes"] == 32 << 20
@@ -82,8 +84,8 @@ def test_resize_on_and_off_and_never_smaller_by_accident(vm: Vm) -> None:
     assert "16.0 MiB is less than disk1 has (32.0 MiB)" in refused.err
     assert vm.qvm("disk", "resize", "disk7", "16M").status == 2
     vm.ok("snapshot", "delete", "before")
-    told = vm.ok("disk", "resize", "disk1", "16M", "--shrink").out
-    assert told == "demo: disk1, data.qcow2: 32.0 MiB -> 16.0 MiB; what lay behind is cut off\n"
+    output = vm.ok("disk", "resize", "disk1", "16M", "--shrink").out
+    assert output == "demo: disk1, data.qcow2: 32.0 MiB -> 16.0 MiB; what lay behind is cut off\n"
     assert list_disks(vm)["disk1"]["size_bytes"] == 16 << 20
 
 
@@ -129,8 +131,8 @@ def test_trim_of_a_disk_that_is_a_link_writes_what_it_leads_to_anew(vm: Vm) -> N
 
 def test_check_finds_and_repairs(vm: Vm) -> None:
     disk_io(vm, "data.qcow2", "write -P 7 0 4M")
-    told = vm.ok("disk", "check").out
-    assert told.splitlines() == [
+    output = vm.ok("disk", "check").out
+    assert output.splitlines() == [
         "demo: demo-backing.qcow2: sound",
         "demo: demo-base.qcow2: sound",
         "demo: data.qcow2: sound",
@@ -278,11 +280,11 @@ def test_disk_of_another_machine_is_told(vm: Vm) -> None:
     vm.ok("archive")
     vm.ok("restore", "latest", "../other")
     other = vm.directory.parent / "other"
-    told = vm.ok("disk", "add", "../other/data.qcow2")
-    assert told.err == f"qvm: demo: data.qcow2 is a disk of other too ({other}): only one may write to it\n"
+    result = vm.ok("disk", "add", "../other/data.qcow2")
+    assert result.err == f"qvm: demo: data.qcow2 is a disk of other too ({other}): only one may write to it\n"
     vm.ok("disk", "add", "more.qcow2", "1M")
     # a machine of the same name elsewhere, used later: the name means that one
     (vm.directory.parent / "elsewhere").mkdir()
     vm.ok("restore", "latest", "../elsewhere/other")
-    told = vm.ok("disk", "add", "../other/other-backing.qcow2")
-    assert f"other-backing.qcow2 is a disk of other too ({other})" in told.err
+    result = vm.ok("disk", "add", "../other/other-backing.qcow2")
+    assert f"other-backing.qcow2 is a disk of other too ({other})" in result.err

@@ -232,8 +232,8 @@ def test_init_is_refused_over_what_others_stand_on(pair: Pair) -> None:
 def test_archive_create_keeps_the_pair(pair: Pair) -> None:
     vm = pair.vm
     write_byte(vm, 7, "2M")
-    told = make_archive(vm, "--create")["notes"][0]
-    assert told.startswith(f"{pair.other.directory}/other-backing.qcow2 also stands on demo-base.qcow2")
+    output = make_archive(vm, "--create")["notes"][0]
+    assert output.startswith(f"{pair.other.directory}/other-backing.qcow2 also stands on demo-base.qcow2")
     pair.same()
     assert read_byte(vm, "2M") == 7
 

@@ -76,8 +76,8 @@ def check_commit(blank: Blank, count: int, *, is_on: bool) -> None:
         killer.kill(victim, "disk", "commit")
         settled(vm)
         if is_on and victim == "qvm":  # the guest goes on, on the overlay
-            told = vm.qvm("status", "-s").out
-            assert told.startswith("demo: running"), told
+            output = vm.qvm("status", "-s").out
+            assert output.startswith("demo: running"), output
             assert vm.ok("qmp", "query-jobs").out == "[]\n"
             write(vm, DISK, pattern + 100, 1)
             pattern += 100
@@ -102,8 +102,8 @@ def check_rebase(blank: Blank, count: int, *, is_on: bool) -> None:
         killer.kill(victim, "disk", "rebase", "disk0")
         settled(vm)
         if is_on and victim == "qvm":
-            told = vm.qvm("status", "-s").out
-            assert told.startswith("demo: running"), told
+            output = vm.qvm("status", "-s").out
+            assert output.startswith("demo: running"), output
             assert vm.ok("qmp", "query-jobs").out == "[]\n"
             vm.ok("kill")
         assert holds(vm, 1, 2, 3)
@@ -173,8 +173,8 @@ def test_commit_killed_when_qemu_works_on_the_base_is_finished(blank: Blank, is_
         (vm.directory / DISK).symlink_to("../elsewhere.qcow2")
     vm.ok("start", "--no-wait")
     cut_off_at_the_pivot(vm)
-    told = vm.qvm("resume").err
-    assert "the commit of disk0, begun 2026-11-21 10:00:00, is finished" in told
+    errors = vm.qvm("resume").err
+    assert "the commit of disk0, begun 2026-11-21 10:00:00, is finished" in errors
     assert vm.qvm("status", "-s").out.startswith("demo: running")
     write(vm, DISK, 9, 1)
     vm.ok("kill")
@@ -205,9 +205,9 @@ def test_commit_that_cannot_be_ended_holds_the_guest_whatever_is_asked(blank: Bl
         assert "the guest is paused and must not go on: what it wrote now would be lost" in refused.err
         assert "hint: make room if the disk is full, then `qvm doctor --fix`" in refused.err
         assert vm.qvm("status", "-s").out.startswith("demo: paused")
-    told = vm.qvm("status").out
-    assert "a commit was cut off, and the guest must not go on" in told
-    assert "hint: make room if the disk is full, then `qvm doctor --fix`" in told
+    output = vm.qvm("status").out
+    assert "a commit was cut off, and the guest must not go on" in output
+    assert "hint: make room if the disk is full, then `qvm doctor --fix`" in output
     assert (vm.directory / ".qvm/snapshot.unfinished").exists()
     assert "is over: what the disk holds is the same" in vm.ok("kill").err
     vm.ok("start", "--no-wait")
@@ -240,8 +240,10 @@ def test_rebase_killed_when_its_header_is_written_and_its_tables_are_not(blank: 
     (vm.directory / ".qvm/snapshot.unfinished").write_text(json.dumps(journal))
     qemu_img(vm, "rebase", "-u", "-f", "qcow2", "-b", "", DISK)
     assert not holds(vm, 1, 2, 3)
-    told = vm.ok("start", "--no-wait").err
-    assert "the rebase of disk0, begun 2026-11-21 10:00:00, is undone: the disk stands where it stood" in told
+    errors = vm.ok("start", "--no-wait").err
+    assert (
+        "the rebase of disk0, begun 2026-11-21 10:00:00, is undone: the disk stands where it stood" in errors
+    )
     assert holds(vm, 1, 2, 3)
     assert stands_on(vm).endswith(BASE)
 

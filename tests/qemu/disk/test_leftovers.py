@@ -29,9 +29,9 @@ def killed(vm: Vm, is_there: Callable[[], object], *words: str) -> None:
 
 
 def removed(vm: Vm) -> str:
-    told = vm.ok("doctor", "--fix").out
+    output = vm.ok("doctor", "--fix").out
     assert "of a killed command" not in vm.qvm("doctor").out
-    return told
+    return output
 
 
 @pytest.mark.parametrize("is_link", [False, True])

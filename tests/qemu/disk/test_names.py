@@ -36,9 +36,9 @@ def on_base(vm: Vm, kind: str, *options: str, size: str = "") -> str:
 
 
 def has_both(vm: Vm) -> bool:
-    told = disk_io(vm, "data.qcow2", "read -P 51 1M 64k", "read -P 68 2M 64k")
-    assert told.count("read 65536/65536") == 2, told
-    return "verification failed" not in told
+    output = disk_io(vm, "data.qcow2", "read -P 51 1M 64k", "read -P 68 2M 64k")
+    assert output.count("read 65536/65536") == 2, output
+    return "verification failed" not in output
 
 
 @pytest.fixture
@@ -172,8 +172,8 @@ def test_commit_of_a_link_while_on_leaves_the_link(linked: tuple[Vm, Path], is_r
         qemu_img(vm, "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", "base.qcow2", "data.qcow2")
     vm.ok("start", "--no-wait")
     vm.ok("disk", "commit", "disk1")
-    told = vm.ok("cmd", f'qemu-io -d {DEVICE} "read -P 68 2M 64k"').out
-    assert "verification failed" not in told
+    output = vm.ok("cmd", f'qemu-io -d {DEVICE} "read -P 68 2M 64k"').out
+    assert "verification failed" not in output
     vm.ok("kill")
     assert os.readlink(vm.directory / "data.qcow2") == str(far / "data.qcow2")
     assert has_both(vm)

@@ -100,9 +100,9 @@ def test_doctor_names_what_work_on_snapshots_left_and_no_journal_tells_of(blank:
     image = vm.directory / "demo-backing.qcow2"
     for tag in ("a", "a.qvm-new", "alone.qvm-new", ".qvm-back"):
         subprocess.run(["qemu-img", "snapshot", "-c", tag, image], check=True)
-    told = vm.qvm("doctor").out
-    assert "holds a.qvm-new, .qvm-back: of work on snapshots that was cut off" in told
-    assert "`qvm snapshot delete a.qvm-new .qvm-back` removes it" in told
+    output = vm.qvm("doctor").out
+    assert "holds a.qvm-new, .qvm-back: of work on snapshots that was cut off" in output
+    assert "`qvm snapshot delete a.qvm-new .qvm-back` removes it" in output
     vm.ok("snapshot", "delete", "a.qvm-new", ".qvm-back")
     assert "cut off" not in vm.qvm("doctor").out
     shown = vm.ok("snapshot", "list").out

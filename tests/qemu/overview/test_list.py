@@ -23,9 +23,9 @@ def test_list_shows_every_known_machine_with_its_state(blank: Blank, world: Worl
         "a": ("running", str(a.pid), "web", "db", str(a.directory)),
         "b": ("stopped", "-", "-", str(b.directory)),
     }
-    told = json.loads(world.run("--json", "list", "--label", "web").out)
-    assert told["command"] == "list"
-    (row,) = told["machines"]
+    report = json.loads(world.run("--json", "list", "--label", "web").out)
+    assert report["command"] == "list"
+    (row,) = report["machines"]
     assert (row["machine"], row["state"], row["pid"], row["labels"]) == ("a", "running", a.pid, ["web", "db"])
 
 
@@ -55,8 +55,8 @@ def test_label_means_several_machines_for_start_status_and_kill(blank: Blank, wo
     assert result.status == 0, result
     assert {line.partition(":")[0] for line in result.out.splitlines()} == {"a", "b"}
     assert other.qvm("status").out == "c: stopped\n"
-    told = json.loads(world.run("--json", "status", "-s", "--label", "web").out)
-    assert {row["machine"]: row["state"] for row in told["machines"]} == {"a": "running", "b": "running"}
+    report = json.loads(world.run("--json", "status", "-s", "--label", "web").out)
+    assert {row["machine"]: row["state"] for row in report["machines"]} == {"a": "running", "b": "running"}
     assert world.run("stop", "--label", "web", "--force", "--timeout", "0").status == 0
     assert {row[0] for row in rows(world).values()} == {"stopped"}
     vms[0].ok("start", "--no-wait")
@@ -102,8 +102,8 @@ def test_name_of_two_machines_ends_neither_but_the_one_here(blank: Blank, world:
         assert result.status == 2, result
         assert str(far.directory) in result.err
         assert str(near.directory) in result.err
-    told = world.run("sh", "-c", "use('web'); print(vm.directory)", cwd=near.directory.parent)
-    assert told.out.strip().splitlines()[-1] == str(near.directory)
+    output = world.run("sh", "-c", "use('web'); print(vm.directory)", cwd=near.directory.parent)
+    assert output.out.strip().splitlines()[-1] == str(near.directory)
     assert sorted(line.split()[1] for line in world.run("list").out.splitlines()[1:]) == [
         "running",
         "stopped",

@@ -78,9 +78,9 @@ def test_status_killed_qemu_is_crashed_and_starts_again(blank: Blank) -> None:
     vm.ok("start", "--no-wait")
     pid = vm.pid
     os.kill(pid, signal.SIGKILL)
-    while "crashed" not in (told := vm.qvm("status", "-s").out):
-        assert "running" in told or "starting" in told or "broken" in told
-    assert f"QEMU (pid {pid}) ended without being asked" in told
+    while "crashed" not in (output := vm.qvm("status", "-s").out):
+        assert "running" in output or "starting" in output or "broken" in output
+    assert f"QEMU (pid {pid}) ended without being asked" in output
     vm.ok("start", "--no-wait")
     vm.ok("status", "-s")
 
@@ -125,10 +125,10 @@ def test_status_of_a_vmrc_that_cannot_be_read_is_broken(blank: Blank) -> None:
     vmrc.unlink()
     for make in (os.mkfifo, os.mkdir, lambda path: os.symlink("nowhere", path)):
         make(vmrc)
-        told = vm.qvm("status")
-        assert told.status == 1, str(told)
-        assert told.out.startswith("demo: broken: cannot read "), str(told)
-        assert "a .vmrc is a text file with lines NAME=value" in told.out + told.err
+        result = vm.qvm("status")
+        assert result.status == 1, str(result)
+        assert result.out.startswith("demo: broken: cannot read "), str(result)
+        assert "a .vmrc is a text file with lines NAME=value" in result.out + result.err
         vmrc.rmdir() if vmrc.is_dir() else vmrc.unlink()
     vmrc.write_bytes(text)
     assert vm.qvm("status").out == "demo: stopped\n"
@@ -265,10 +265,10 @@ def test_status_and_kill_find_a_qemu_whose_files_were_removed(blank: Blank, what
     for name in what.split():
         path = vm.directory / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    told = vm.qvm("status", "-s").out
-    assert f"(pid {pid})" in told
+    output = vm.qvm("status", "-s").out
+    assert f"(pid {pid})" in output
     if what == ".qvm":
-        assert told == (
+        assert output == (
             f"demo: running (pid {pid}): its folder .qvm was removed; `qvm stop` and `qvm kill` still work\n"
         )
     for words in (["start", "--no-wait"], ["init", "-k"], ["snapshot", "restore", "x"]):

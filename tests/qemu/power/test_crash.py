@@ -58,10 +58,10 @@ def crash(vm: Vm, number: signal.Signals) -> None:
 
 
 def require_told_and_starts_again(vm: Vm) -> None:
-    told = vm.qvm("status")
-    assert told.status == 1
+    result = vm.qvm("status")
+    assert result.status == 1
     assert (
-        f"demo: crashed: QEMU (pid {vm.pid}) ended without being asked; its last words: {WORDS}" in told.out
+        f"demo: crashed: QEMU (pid {vm.pid}) ended without being asked; its last words: {WORDS}" in result.out
     )
     assert json.loads(vm.qvm("--json", "status").out)["state"] == "crashed"
     rows = vm.ok("list").out

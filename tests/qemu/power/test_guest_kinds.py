@@ -223,19 +223,19 @@ def test_dryrun_and_start_warn_of_what_others_can_reach(blank: Blank, words: str
 
     port = str(sockets.free_port())
     argv = ["qemu", "-display", "none", *words.replace("PORT", port).split()]
-    told: list[str] = []
+    output: list[str] = []
 
     class Vm:
         name = "demo"
 
         class io:  # noqa: N801
-            warn = told.append
+            warn = output.append
 
     ports.warn_of_doors(Vm, argv)  # type: ignore[arg-type]
-    assert len(told) == bool(what)
+    assert len(output) == bool(what)
     if what:
-        assert what.replace("PORT", port) in told[0]
-        assert told[0].endswith(", without a password")
+        assert what.replace("PORT", port) in output[0]
+        assert output[0].endswith(", without a password")
 
 
 def test_start_vnc_without_a_host_listens_on_this_host_only(blank: Blank) -> None:

@@ -30,11 +30,11 @@ def settled(vm: Vm) -> str:
     """The state once it is no longer `starting`: running or stopped, never anything else."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        told = vm.qvm("status", "-s").out
-        assert "broken" not in told, told
-        assert "crashed" not in told, told
-        if "starting" not in told:
-            return "running" if "running" in told else "stopped" if "stopped" in told else told
+        output = vm.qvm("status", "-s").out
+        assert "broken" not in output, output
+        assert "crashed" not in output, output
+        if "starting" not in output:
+            return "running" if "running" in output else "stopped" if "stopped" in output else output
     raise AssertionError("still starting after a minute")
 
 
@@ -175,17 +175,17 @@ def test_start_killed_while_it_loads_a_state_is_judged_and_the_state_is_kept(bla
     """The moment that chance would not find: QEMU is up, its memory is not."""
     vm = blank()
     vm.ok("start", "--no-wait")
-    told = vm.ok("stop", "--savevm", "ready now", "--no-suspend").out
-    assert told.endswith("; `qvm start --loadvm 'ready now'` goes on\n")
+    output = vm.ok("stop", "--savevm", "ready now", "--no-suspend").out
+    assert output.endswith("; `qvm start --loadvm 'ready now'` goes on\n")
     vm.ok("start", "--no-wait", "--loadvm", "ready now")
     note = vm.directory / ".qvm/running"
     assert "loading \n" in note.read_text()
     vm.ok("cmd", "stop")
     note.write_text(note.read_text().replace("loading \n", "loading ready now\n"))
-    told = vm.qvm("status", "-s").out
-    assert "demo: broken" in told
-    assert "that was loading the state ready now has gone" in told
-    assert "hint: `qvm stop` ends QEMU, then `qvm start --loadvm 'ready now'`" in told
+    output = vm.qvm("status", "-s").out
+    assert "demo: broken" in output
+    assert "that was loading the state ready now has gone" in output
+    assert "hint: `qvm stop` ends QEMU, then `qvm start --loadvm 'ready now'`" in output
     for words in (["resume"], ["reboot", "--force"], ["stop", "--savevm", "x"], ["start"], ["suspend"]):
         assert vm.qvm(*words).status == 3, words
     assert "powered off by quit" in vm.ok("stop").out

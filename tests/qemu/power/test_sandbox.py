@@ -28,8 +28,8 @@ def test_sandboxed_qemu_saves_its_state_and_does_all_verbs(blank: Blank) -> None
     assert process_status(vm.pid, "Seccomp") == "2"
     assert "here" in vm.ok("cmd", "info", "snapshots").out
     vm.qvm("cmd", 'migrate -d "exec:cat > state"')  # a program of the user's own: spawn is not denied
-    while "Migration status: completed" not in (told := vm.ok("cmd", "info", "migrate").out):
-        assert "failed" not in told
+    while "Migration status: completed" not in (output := vm.ok("cmd", "info", "migrate").out):
+        assert "failed" not in output
     assert (vm.directory / "state").stat().st_size > 0
 
 
@@ -93,8 +93,10 @@ def test_start_process_is_named_after_the_machine_and_known_again(blank: Blank) 
 def test_start_limit_that_nobody_holds_is_told_each_time(blank: Blank) -> None:
     vm = blank(VM_LIMIT_MEM="512", VM_LIMIT_CPUS="1.5")
     result = vm.ok("start", "--no-wait")
-    told = "nobody holds VM_LIMIT_MEM and VM_LIMIT_CPUS here, the machine runs without: this host is not run"
-    assert result.err.count(told) == 1
+    output = (
+        "nobody holds VM_LIMIT_MEM and VM_LIMIT_CPUS here, the machine runs without: this host is not run"
+    )
+    assert result.err.count(output) == 1
     assert vm.ok("config", "VM_LIMIT_CPUS").out == "1.5\n"
 
 

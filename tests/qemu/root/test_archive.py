@@ -152,8 +152,8 @@ def test_root_killed_in_the_middle_leaves_the_owner_what_he_can_complete(
         if "qvmsh -C" in line or line.endswith("qvm archive "):
             os.kill(pid, signal.SIGKILL)
     child.communicate()
-    told = owner.ok(*(["pause"] if is_on else ["start", "--no-wait"]), cwd=vm.directory)
-    assert "was interrupted" in told.err
+    result = owner.ok(*(["pause"] if is_on else ["start", "--no-wait"]), cwd=vm.directory)
+    assert "was interrupted" in result.err
     assert not note.exists()
     owner.ok("archive", cwd=vm.directory)
     owner.ok("kill", cwd=vm.directory)
@@ -364,15 +364,15 @@ def test_disk_verbs_of_root_write_and_read_nothing_that_the_owner_may_not(
     top.unlink()
     top.symlink_to(image)
     image.chmod(0o600)
-    told = vm.qvm("disk", *words)
-    assert (image.read_bytes(), image.stat().st_uid) == (before, 0), str(told)
-    assert told.status != 0 or words[0] == "check", str(told)
+    result = vm.qvm("disk", *words)
+    assert (image.read_bytes(), image.stat().st_uid) == (before, 0), str(result)
+    assert result.status != 0 or words[0] == "check", str(result)
     top.unlink()
     written_overlay(top, secret, owner)
-    told = vm.qvm("disk", *words)
+    result = vm.qvm("disk", *words)
     if words[0] in ("commit", "rebase"):
-        assert told.status == 1, str(told)
-        assert "Permission denied" in told.err
+        assert result.status == 1, str(result)
+        assert "Permission denied" in result.err
     assert holds(vm.directory, b"root's own words") == []
 
 

@@ -194,22 +194,22 @@ def lure(world: World, outside: Outside, whose: Owner, home: Path, seed: int) ->
     words = words.replace("NEW", str(home / f"new{seed}")).replace("DIR", str(home))
     argv = [each.strip("'") for each in __import__("shlex").split(words)]
     result = world.run(*argv, cwd=folder, timeout=400)
-    told = f"seed {seed}: {said}\n{result}"
-    assert "Traceback" not in result.err + result.out, told
-    assert "bug in qvm" not in result.err, told
-    assert outside.third.poll() is None, told
-    assert outside.state() == outside.before, told
+    output = f"seed {seed}: {said}\n{result}"
+    assert "Traceback" not in result.err + result.out, output
+    assert "bug in qvm" not in result.err, output
+    assert outside.third.poll() is None, output
+    assert outside.state() == outside.before, output
     ran = folder / "ran"
-    assert not ran.exists() or ran.read_text() != "0\n", told
+    assert not ran.exists() or ran.read_text() != "0\n", output
     assert not [
         path for path in home.rglob("*")
         if path.is_file() and not path.is_symlink() and path.stat().st_size < 1 << 20
         and path.lstat().st_uid != 0 and b"root's own words" in path.read_bytes()
-    ], told  # fmt: skip
-    assert not [path for path in home.rglob("*") if path.lstat().st_uid == 0], told
+    ], output  # fmt: skip
+    assert not [path for path in home.rglob("*") if path.lstat().st_uid == 0], output
     for pid, line in world.processes().items():
         if "qemu-system" in line:
-            assert os.stat(f"/proc/{pid}").st_uid == whose.row.pw_uid, told
+            assert os.stat(f"/proc/{pid}").st_uid == whose.row.pw_uid, output
             os.kill(pid, signal.SIGKILL)
 
 

@@ -35,10 +35,10 @@ def test_locale_of_a_byte_a_character_means_the_same_files(
 ) -> None:
     vm = blank(name, VM_DISKS=f"{name}.qcow2")
     qemu_img(vm, "create", "-q", "-f", "qcow2", f"{name}.qcow2", "1M")
-    told = vm.world.run("-C", name, "disk", "list", env=eight_bits)
-    assert (told.status, told.err) == (0, "")
-    assert told.out == vm.ok("disk", "list").out
-    assert f"{name}-backing.qcow2: qcow2, 16.0 MiB" in told.out
+    result = vm.world.run("-C", name, "disk", "list", env=eight_bits)
+    assert (result.status, result.err) == (0, "")
+    assert result.out == vm.ok("disk", "list").out
+    assert f"{name}-backing.qcow2: qcow2, 16.0 MiB" in result.out
     assert vm.qvm("config", f"VM_LABELS={name}", env=eight_bits).status == 0
     assert vm.ok("config", "VM_LABELS").out == f"{name}\n"
     vm.ok("start", "--no-wait", env=eight_bits)
@@ -115,9 +115,9 @@ def test_read_only_file_system_is_named_as_the_reason(read_only: Vm) -> None:
         assert "owner" not in refused.err + refused.out
         assert "whom it belongs to" not in refused.err
     for words in (["doctor"], ["doctor", "--fix"]):
-        told = vm.qvm(*words)
-        assert f"{vm.directory} is on a read-only file system" in told.out
-        assert "run qvm as" not in told.out
-        assert "ask as the user" not in told.out
+        result = vm.qvm(*words)
+        assert f"{vm.directory} is on a read-only file system" in result.out
+        assert "run qvm as" not in result.out
+        assert "ask as the user" not in result.out
     vm.ok("disk", "list")
     assert "data.img is on a read-only file system" in vm.qvm("doctor").out

@@ -193,5 +193,5 @@ def test_json_of_a_failing_guest_command_has_its_output(blank: Blank) -> None:
     from qvmsh.qemu.qmp import dumps
 
     error = CommandError("failed", status=3, stdout="hi \udcff\n", stderr="no\n")
-    told = json.loads(dumps(error.as_json()))
-    assert (told["stdout"], told["stderr"], told["status"]) == ("hi \ufffd\n", "no\n", 3)
+    report = json.loads(dumps(error.as_json()))
+    assert (report["stdout"], report["stderr"], report["status"]) == ("hi \ufffd\n", "no\n", 3)

@@ -31,16 +31,16 @@ def test_script_of_bare_words_begins_nothing(vm: Vm, tmp_path: Path, name: str) 
         vm, tmp_path, "#!/usr/bin/env -S qvm sh\nopen('begun', 'w')\nstop\nif status: pass\nvm.start\n", name
     )
     where = tmp_path / name
-    told = (
+    output = (
         "qvm: the script names commands without calling them; nothing was run\n"
         f"  {where}:3: stop (did you mean stop()?)\n"
         f"  {where}:4: status (did you mean status()?)\n"
         f"  {where}:5: vm.start (did you mean vm.start()?)\n"
     )
     if name == "words":
-        told += "hint: the file was read as Python; shell lines belong in a file named .xsh, "
-        told += "or call it with `qvm sh --xonsh`\n"
-    assert (result.status, result.out, result.err) == (1, "", told)
+        output += "hint: the file was read as Python; shell lines belong in a file named .xsh, "
+        output += "or call it with `qvm sh --xonsh`\n"
+    assert (result.status, result.out, result.err) == (1, "", output)
     assert not (vm.directory / "begun").exists()
 
 
@@ -59,7 +59,7 @@ def test_truth_of_a_command_is_an_error(vm: Vm, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "expected"),
     [
         ("ssh(['ls', '-l'])", "TypeError: ssh(): words must be strings, not a list: ssh(*words)"),
         ("ssh(5)", "TypeError: ssh(): each of words must be a string, not int"),
@@ -92,11 +92,11 @@ def test_truth_of_a_command_is_an_error(vm: Vm, tmp_path: Path) -> None:
         ("def f():\n    vm.status(ssh_check=False)\n    f()\nf()", "RecursionError: "),
     ],
 )  # fmt: skip
-def test_wrong_call_is_told_on_its_line(vm: Vm, tmp_path: Path, call: str, told: str) -> None:
+def test_wrong_call_is_told_on_its_line(vm: Vm, tmp_path: Path, call: str, expected: str) -> None:
     for name in ("mine.py", "mine.xsh")[: 2 if "settings" in call or "(5)" in call else 1]:
         result = ran(vm, tmp_path, f"x = 1\n{call}\n", name)
         assert (result.status, result.out) == (1, "")
-        assert result.err.splitlines()[-1].startswith(told), str(result)
+        assert result.err.splitlines()[-1].startswith(expected), str(result)
         assert f'File "{tmp_path}/{name}", line {2 + call.count(chr(10))}, in <module>' in result.err
 
 
@@ -160,13 +160,13 @@ def test_closed_streams_are_the_scripts_own_affair(vm: Vm, tmp_path: Path, text:
 def test_excepthook_of_the_script_is_called(vm: Vm, tmp_path: Path) -> None:
     hook = "import sys\nsys.excepthook = lambda kind, error, trace: print('mine', kind.__name__, error)\n"
     for name in ("mine.py", "mine.xsh"):
-        for line, told, status in (
+        for line, output, status in (
             ("1/0", "ZeroDivisionError division by zero", 1),
             ("stop()", "StateError demo: ", 3),
         ):
             result = ran(vm, tmp_path, hook + line, name)
             assert (result.status, result.err) == (status, ""), str(result)
-            assert result.out.startswith(f"mine {told}")
+            assert result.out.startswith(f"mine {output}")
 
 
 def test_byte_order_mark_is_no_part_of_a_script(vm: Vm, tmp_path: Path) -> None:

@@ -41,8 +41,10 @@ def test_unusable_history_is_told_and_the_shell_is_whole(vm: Vm, how: str, ui: s
     env = make_unusable(vm, how)
     with screen_of(vm.world, vm.directory, "--ui", ui, env=env) as screen:
         screen.state("stopped") if screen.ready() else None
-        told = "what is typed is not kept for later sessions" in screen.text
-        assert told is not (how == "damaged" and ui == "python")  # there a line is a line, whatever is in it
+        output = "what is typed is not kept for later sessions" in screen.text
+        assert output is not (
+            how == "damaged" and ui == "python"
+        )  # there a line is a line, whatever is in it
         assert screen.run("6 * 7") == "42"
         assert screen.run("'a' + 'b'") == "'ab'"
         screen.key("Up")
@@ -84,8 +86,8 @@ def test_rc_that_ends_itself_leaves_the_shell_open(vm: Vm, code: str) -> None:
     with screen_of(vm.world, vm.directory) as screen:
         screen.ready()
         assert screen.run("mine, its") == "('before', 'before')"
-        told = f".qvmrc.xsh ended with status {RCS[code]}: the rest" in screen.text.replace("\n", "")
-        assert told is bool(RCS[code])
+        output = f".qvmrc.xsh ended with status {RCS[code]}: the rest" in screen.text.replace("\n", "")
+        assert output is bool(RCS[code])
         assert leave(screen, "exit 6") == 6
 
 

@@ -60,9 +60,9 @@ def test_disk_that_was_added_later_is_left_as_it_is_if_wished(two: Vm) -> None:
     loaded = two.qvm("start", "--no-wait", "--loadvm", "old")
     assert loaded.status == 3
     assert "was taken without disk2" in loaded.err
-    told = two.ok("snapshot", "restore", "old", "--force").out
-    assert "(2 disks)" in told
-    assert "; disk2 is as it was" in told
+    output = two.ok("snapshot", "restore", "old", "--force").out
+    assert "(2 disks)" in output
+    assert "; disk2 is as it was" in output
     assert holds(two, DATA, 1)
     assert holds(two, MORE, 3)
     judged = two.qvm("snapshot", "verify", "old")
@@ -131,8 +131,8 @@ def test_other_machine_type_refused_while_on_warned_of_while_off(two: Vm) -> Non
     assert "VM_QEMU_MACHINE was pc, and is q35" in refused.err
     assert two.qvm("status", "-s").out == f"demo: running (pid {pid})\n"
     two.ok("kill")
-    told = two.ok("snapshot", "restore", "pc")  # the disks fit any hardware
-    assert "VM_QEMU_MACHINE was pc, and is q35: the memory of pc will not load so" in told.err
+    result = two.ok("snapshot", "restore", "pc")  # the disks fit any hardware
+    assert "VM_QEMU_MACHINE was pc, and is q35: the memory of pc will not load so" in result.err
     refused = two.qvm("start", "--no-wait", "--loadvm", "pc")
     assert refused.status == 3
     assert "the hardware is not that of the snapshot pc: the machine type was pc-i440fx-" in refused.err
@@ -159,8 +159,8 @@ def test_snapshots_of_several_moments_are_not_put_together(two: Vm) -> None:
     assert "`qvm snapshot verify a` tells more" in refused.err
     assert two.qvm("snapshot", "verify", "a").status == 1
     assert holds(two, MAIN, 2)
-    told = two.ok("snapshot", "restore", "a", "--force")
-    assert "demo: a: on disk1 it is another one" in told.err
+    result = two.ok("snapshot", "restore", "a", "--force")
+    assert "demo: a: on disk1 it is another one" in result.err
     assert not holds(two, MAIN, 2)
     assert holds(two, DATA, 2)
 
@@ -194,9 +194,9 @@ def test_memory_of_another_moment_is_not_loaded(two: Vm) -> None:
     later_second()
     qemu_img(two, "snapshot", "-d", "h", DATA)
     qemu_img(two, "snapshot", "-c", "h", DATA)
-    told = two.qvm("snapshot", "verify", "h")
-    assert told.status == 1
-    assert "  its memory is of 20" in told.out
+    result = two.qvm("snapshot", "verify", "h")
+    assert result.status == 1
+    assert "  its memory is of 20" in result.out
     loaded = two.qvm("start", "--no-wait", "--loadvm", "h")
     assert loaded.status == 3
     assert "the snapshot h is not of one moment: its memory is of" in loaded.err
@@ -231,8 +231,8 @@ def test_only_one_disk_has_it_the_way_to_that_disk_alone_is_told(two: Vm) -> Non
     assert refused.status == 3
     assert f"demo: there is no snapshot mine on disk0, {MAIN}\n" in refused.err
     assert f"`qemu-img snapshot -a mine {DATA}` puts {DATA} alone back" in refused.err
-    told = two.ok("snapshot", "diff", "mine").out
-    assert told == "demo: from mine to now\n  disk0    holds no mine\n  disk1    the same\n"
+    output = two.ok("snapshot", "diff", "mine").out
+    assert output == "demo: from mine to now\n  disk0    holds no mine\n  disk1    the same\n"
 
 
 def test_disk_on_which_another_image_stands_is_not_put_back(two: Vm) -> None:
@@ -261,12 +261,12 @@ def test_base_that_was_written_to_since_is_warned_of(two: Vm) -> None:
     two.ok("snapshot", "save", "a")
     assert two.ok("snapshot", "restore", "a").err == ""
     write_byte(two, 9, "1M", "demo-base.qcow2")
-    told = two.ok("snapshot", "restore", "a").err
-    assert "demo: a: the base demo-base.qcow2 of disk0 has another size than it had then: what the" in told
+    output = two.ok("snapshot", "restore", "a").err
+    assert "demo: a: the base demo-base.qcow2 of disk0 has another size than it had then: what the" in output
     assert two.qvm("snapshot", "verify", "a").status == 1
     os.rename(two.directory / "demo-base.qcow2", two.directory / "x")
-    told = two.qvm("snapshot", "verify", "a").out
-    assert "the base demo-base.qcow2 of disk0 is not there any more" in told
+    output = two.qvm("snapshot", "verify", "a").out
+    assert "the base demo-base.qcow2 of disk0 is not there any more" in output
 
 
 def test_verify_says_no_more_of_a_base_than_is_known(two: Vm) -> None:
@@ -283,8 +283,8 @@ def test_verify_says_no_more_of_a_base_than_is_known(two: Vm) -> None:
     two.ok("snapshot", "save", "b")
     shutil.copy2(base, copy)
     copy.rename(base)
-    told = two.ok("snapshot", "verify", "b").out
-    assert told.startswith("demo: b: no fault found\n  " + doubt)
+    output = two.ok("snapshot", "verify", "b").out
+    assert output.startswith("demo: b: no fault found\n  " + doubt)
     os.utime(base)
     judged = two.qvm("snapshot", "verify", "b")
     assert judged.status == 1
@@ -296,9 +296,9 @@ def test_verify_of_a_base_on_another_image_says_what_was_not_looked_at(two: Vm) 
     disk(two, "lowest.qcow2")
     qemu_img(two, "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", "lowest.qcow2", "demo-base.qcow2")
     two.ok("snapshot", "save", "a")
-    told = two.ok("snapshot", "verify", "a").out
-    assert told.startswith("demo: a: no fault found\n")
-    assert "is backed by another image: whether that was written to since is not known" in told
+    output = two.ok("snapshot", "verify", "a").out
+    assert output.startswith("demo: a: no fault found\n")
+    assert "is backed by another image: whether that was written to since is not known" in output
 
 
 @pytest.mark.parametrize("is_on", [False, True])
@@ -311,10 +311,10 @@ def test_verify_after_a_resize_says_how_much_was_read(two: Vm, is_on: bool) -> N
     two.ok("disk", "resize", "--shrink", DATA, "8M")
     if is_on:
         two.ok("start", "--no-wait")
-    told = two.ok("snapshot", "verify").out
+    output = two.ok("snapshot", "verify").out
     for name, size in (("middle", 16), ("large", 32)):
-        assert re.search(rf"^demo: {name}: no fault found$", told, re.M)
-        assert f"only 8.0 MiB of its {size}.0 MiB on disk1 were read: the disk is smaller now" in told
+        assert re.search(rf"^demo: {name}: no fault found$", output, re.M)
+        assert f"only 8.0 MiB of its {size}.0 MiB on disk1 were read: the disk is smaller now" in output
     if not is_on:
         two.ok("snapshot", "restore", "middle")
         assert holds(two, DATA, 5, at="12M")
@@ -380,9 +380,9 @@ def row_count(vm: Vm) -> int:
     return len(json.loads(vm.ok("snapshot", "list", "--json").out)["snapshots"])
 
 
-def hint_run(vm: Vm, told: str) -> None:
+def hint_run(vm: Vm, output: str) -> None:
     """Run the command that the hint names, as it stands."""
-    (command,) = re.findall(r"^hint: `([^`]+)`", told, re.M)
+    (command,) = re.findall(r"^hint: `([^`]+)`", output, re.M)
     path = f"{os.path.dirname(QVM)}:{os.environ['PATH']}"
     subprocess.run(command, shell=True, cwd=vm.directory, env=vm.world.environ | {"PATH": path}, check=True)
 
@@ -470,9 +470,9 @@ def test_state_of_an_older_qemu_loads_on_the_machine_type_of_then(blank: Blank) 
     vm.ok("snapshot", "save", "then")
     vm.ok("kill")
     for words in ([], ["--set", "VM_MACHINE_MEM=64"], ["--set", "VM_QEMU_MACHINE=pc-i440fx-6.2"]):
-        told = vm.ok(*words, "start", "--no-wait", "--loadvm", "then").err
+        errors = vm.ok(*words, "start", "--no-wait", "--loadvm", "then").err
         is_alias = not words or "MEM" in words[1]
-        assert ("demo: runs as pc-i440fx-6.2" in told) == is_alias, told
+        assert ("demo: runs as pc-i440fx-6.2" in errors) == is_alias, errors
         vm.ok("kill")
     refused = vm.qvm("--set", "VM_MACHINE_MEM=128", "start", "--no-wait", "--loadvm", "then")
     assert refused.status == 3

@@ -101,8 +101,8 @@ def check_on(blank: Blank, verb: str, victim: str, count: int) -> None:
         killer.kill(victim, *words)
         settled(vm)
         if victim == "qvm":  # the same process goes on, with a guest that runs
-            told = vm.qvm("status", "-s").out
-            assert told.startswith("demo: running"), told
+            output = vm.qvm("status", "-s").out
+            assert output.startswith("demo: running"), output
             assert vm.qvm("qmp", "query-jobs").out == "[]\n"
             vm.ok("kill")
         assert len(set(patterns_of(vm, [1, 2]))) == 1
@@ -155,8 +155,8 @@ def test_restore_killed_between_two_disks_goes_back_on_all(blank: Blank) -> None
     qemu_img(vm, "snapshot", "-a", "one", DISKS[0])
     journal(vm, what="restore", name="one", phase="load")
     assert set(patterns_of(vm, [1, 2])) == {1, 2}
-    told = vm.ok("start", "--no-wait").err
-    assert "the restore of the snapshot one, begun 2026-11-21 10:00:00, is undone" in told
+    errors = vm.ok("start", "--no-wait").err
+    assert "the restore of the snapshot one, begun 2026-11-21 10:00:00, is undone" in errors
     assert set(patterns_of(vm, [1, 2])) == {2}
     assert tags(vm) == [["one"]] * 3
 
@@ -181,8 +181,8 @@ def test_replace_killed_before_it_has_begun_leaves_the_older_one(blank: Blank, i
     before = tags(vm)
     entry = json.loads((vm.directory / ".qvm/snapshots.json").read_text())["snapshots"][0]
     journal(vm, what="save", name="one", phase="replace", entry=entry | {"message": "Tuesday"})
-    told = vm.ok("doctor", "--fix").out
-    assert "is undone: the older snapshot of that name is there" in told
+    output = vm.ok("doctor", "--fix").out
+    assert "is undone: the older snapshot of that name is there" in output
     assert tags(vm) == before
     assert "Tuesday" not in vm.ok("snapshot", "list").out
 
@@ -214,8 +214,8 @@ def test_replace_killed_before_the_new_one_has_its_name_is_found_under_it(blank:
     qemu_img(vm, "snapshot", "-c", "one", DISKS[0])
     journal(vm, what="save", name="one", phase="again")
     write_disks(vm, 4, is_on=False)
-    told = vm.ok("snapshot", "restore", "one").err
-    assert "the save of the snapshot one" in told
+    errors = vm.ok("snapshot", "restore", "one").err
+    assert "the save of the snapshot one" in errors
     assert set(patterns_of(vm, [3, 4])) == {3}
     assert "\none *  " in vm.ok("snapshot", "list").out
     vm.ok("snapshot", "save", "one", "--replace")
@@ -241,11 +241,11 @@ def test_restore_killed_while_qemu_loads_must_not_go_on_and_is_undone(blank: Bla
     note = vm.directory / ".qvm/running"
     note.write_text(note.read_text().replace("loading \n", "loading one\n"))
     journal(vm, what="restore", name="one", phase="load", was_running=True, has_memory=True)
-    told = vm.qvm("status", "-s").out
-    assert "demo: broken" in told
-    assert "the `qvm snapshot restore` that was loading one has gone" in told
-    told = vm.qvm("resume").err
-    assert "the restore of the snapshot one, begun 2026-11-21 10:00:00, is undone" in told
+    output = vm.qvm("status", "-s").out
+    assert "demo: broken" in output
+    assert "the `qvm snapshot restore` that was loading one has gone" in output
+    output = vm.qvm("resume").err
+    assert "the restore of the snapshot one, begun 2026-11-21 10:00:00, is undone" in output
     assert vm.qvm("status", "-s").out.startswith("demo: running")
     assert set(patterns_of(vm, [1, 2])) == {2}
     assert tags(vm) == [["one", "back"]] * 3
@@ -299,8 +299,8 @@ def test_full_disk_undoes_the_save_and_the_guest_goes_on(blank: Blank) -> None:
             filler.write_bytes(os.urandom(7 << 20))
         failed = vm.qvm("snapshot", "save", "too much")
         assert failed.status in (1, 3), str(failed)
-        told = vm.qvm("status", "-s").out
-        assert told.startswith("demo: running"), told
+        output = vm.qvm("status", "-s").out
+        assert output.startswith("demo: running"), output
         filler.unlink()
         shown = vm.ok("snapshot", "list").out
         assert "fits" in shown

@@ -96,8 +96,8 @@ def test_start_killed_between_two_disks_goes_back_on_both(saved: Vm) -> None:
     qemu_img(saved, "snapshot", "-a", "work", DISKS[0])
     cut_off_while_it_loads(saved)
     assert patterns_of(saved, [1, 2], *DISKS) == [1, 2]
-    told = saved.ok("start", "--no-wait").err
-    assert "the start from the snapshot work, begun 2026-11-21 10:00:00, is undone" in told
+    errors = saved.ok("start", "--no-wait").err
+    assert "the start from the snapshot work, begun 2026-11-21 10:00:00, is undone" in errors
     assert patterns_of(saved, [1, 2], *DISKS) == [2, 2]
     assert tags(saved, *DISKS) == [["work"]] * 2
 
@@ -111,9 +111,9 @@ def test_start_killed_while_qemu_loads_ends_it_and_goes_back(saved: Vm) -> None:
     note.write_text(note.read_text().replace("loading \n", "loading work\n"))
     cut_off_while_it_loads(saved)
     assert "the `qvm start` that was loading work has gone" in saved.qvm("status").out
-    told = saved.qvm("resume")
-    assert told.status == 3
-    assert "is undone: the disks are as they were before" in told.err
+    result = saved.qvm("resume")
+    assert result.status == 3
+    assert "is undone: the disks are as they were before" in result.err
     assert saved.qvm("status").out.startswith("demo: stopped")
     assert tags(saved, *DISKS) == [["work"]] * 2
     settled(saved)
@@ -135,8 +135,8 @@ def test_disks_as_they_were_need_no_way_back(saved: Vm) -> None:
 
 def test_load_says_that_the_next_archive_will_be_whole(saved: Vm) -> None:
     qemu_img(saved, "bitmap", "--add", DISKS[1], "archive")
-    told = saved.ok("start", "--no-wait", "--loadvm", "work").err
-    assert "demo: the next incremental archive will be a full one" in told
+    errors = saved.ok("start", "--no-wait", "--loadvm", "work").err
+    assert "demo: the next incremental archive will be a full one" in errors
 
 
 def test_way_back_of_another_restore_is_not_taken_for_the_present_state(saved: Vm) -> None:

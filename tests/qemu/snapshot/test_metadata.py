@@ -57,8 +57,8 @@ def test_a_file_that_makes_no_sense_costs_nothing_but_what_it_told(blank: Blank)
     text = '{"snapshots": [{"name": "a"'
     spoil(vm, text)
     for words in (["list"], ["show", "a"], ["verify"], ["diff", "a"], ["list", "--json"]):
-        told = vm.ok("snapshot", *words)
-        assert ".qvm/snapshots.json" in told.err, words
+        result = vm.ok("snapshot", *words)
+        assert ".qvm/snapshots.json" in result.err, words
     assert (vm.directory / ".qvm/snapshots.json").read_text() == text  # looking changes nothing
     vm.ok("snapshot", "restore", "a")
     vm.ok("snapshot", "save", "b")
@@ -82,8 +82,8 @@ def test_fields_that_make_no_sense_are_left_out(blank: Blank) -> None:
     }
     spoil(vm, json.dumps({"snapshots": [metadata(vm)["a"] | wrong], "head": "a"}))
     for words in (["list"], ["show", "a"], ["verify", "a"], ["diff", "a"], ["restore", "a"]):
-        told = vm.ok("snapshot", *words)
-        assert "snapshots.json: time of a makes no sense" in told.err, words
+        result = vm.ok("snapshot", *words)
+        assert "snapshots.json: time of a makes no sense" in result.err, words
     assert "told" in vm.ok("snapshot", "list").out
     vm.ok("snapshot", "save", "b")
     assert set(metadata(vm)) == {"a", "b"}
@@ -150,8 +150,8 @@ def test_directory_with_bytes_that_are_no_text(blank: Blank) -> None:
     vm = blank(where=b"d\xffr \xe4".decode(errors="surrogateescape"))
     vm.ok("snapshot", "save", "a")
     assert metadata(vm)["a"]["disks"] == [str(vm.directory / "demo-backing.qcow2")]
-    told = vm.ok("snapshot", "restore", "a")
-    assert told.err == ""
+    result = vm.ok("snapshot", "restore", "a")
+    assert result.err == ""
 
 
 def test_snapshots_are_those_of_the_directory_wherever_it_moves(blank: Blank) -> None:
@@ -168,9 +168,9 @@ def test_snapshots_are_those_of_the_directory_wherever_it_moves(blank: Blank) ->
     moved = vm.world.home / "moved"
     os.rename(vm.directory, moved)
     (vm.world.home / "link").symlink_to(moved)
-    told = vm.world.run("-C", "link", "snapshot", "restore", "a")
-    assert (told.status, told.out[:29]) == (0, "demo: restored the snapshot a")
-    assert "the save of the snapshot b, begun 2026-11-21 10:00:00, was whole: it is there" in told.err
+    result = vm.world.run("-C", "link", "snapshot", "restore", "a")
+    assert (result.status, result.out[:29]) == (0, "demo: restored the snapshot a")
+    assert "the save of the snapshot b, begun 2026-11-21 10:00:00, was whole: it is there" in result.err
     there = Vm(vm.world, moved)
     assert list(metadata(there)) == ["a", "b"]
     assert there.ok("snapshot", "verify").out == "demo: a: whole\ndemo: b: whole\n"

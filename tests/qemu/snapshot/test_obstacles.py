@@ -288,10 +288,10 @@ def test_delete_that_fails_on_a_later_disk_tells_what_is_left_and_the_next_comma
         in failed.err
     )
     assert tags(vm) == [["a", "b"], ["a", "b"], ["b"]]
-    told = vm.ok("snapshot", "list").out
-    assert "the deletion of the snapshot a, begun 20" in told
-    assert "was cut off: the next command that changes the machine settles it" in told
-    assert "disk0 disk1; missing on disk2" in told
+    output = vm.ok("snapshot", "list").out
+    assert "the deletion of the snapshot a, begun 20" in output
+    assert "was cut off: the next command that changes the machine settles it" in output
+    assert "disk0 disk1; missing on disk2" in output
     refused = vm.qvm("snapshot", "save", "c", env=env)
     assert refused.status == 1
     assert "was cut off, and cannot be settled: cannot delete a on disk1\n  no luck\n" in refused.err
@@ -299,9 +299,9 @@ def test_delete_that_fails_on_a_later_disk_tells_what_is_left_and_the_next_comma
     assert "was cut off, and cannot be settled" in started.err
     vm.ok("kill", env=env)
     assert "settled: cannot delete a on disk1" in vm.ok("doctor", "--fix", env=env).out
-    told = vm.ok("snapshot", "save", "c").err
-    assert "the deletion of the snapshot a, begun 20" in told
-    assert "is finished: no disk has it" in told
+    output = vm.ok("snapshot", "save", "c").err
+    assert "the deletion of the snapshot a, begun 20" in output
+    assert "is finished: no disk has it" in output
     assert tags(vm) == [["b", "c"]] * 3
 
 
@@ -360,8 +360,8 @@ def test_delete_that_fails_while_on_is_ended_by_a_later_command(blank: Blank) ->
     assert "demo: the deletion of the snapshot a, begun 20" in refused.err
     assert "was cut off and is not settled yet\nhint: `qvm doctor --fix`" in refused.err
     assert vm.qvm("status", "-s").out.startswith("demo: running")
-    told = vm.ok("kill").err + vm.ok("start", "--no-wait").err
-    assert "is finished: no disk has it" in told
+    errors = vm.ok("kill").err + vm.ok("start", "--no-wait").err
+    assert "is finished: no disk has it" in errors
     vm.ok("kill")
     assert tags(vm, *files) == [["b"]] * 3
     qemu_img(vm, "check", "-q", "third.qcow2")

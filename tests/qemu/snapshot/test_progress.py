@@ -66,8 +66,8 @@ def test_save_shows_how_much_is_written_and_how_fast(vm: Vm) -> None:
             assert terminal.read(0.1)
     assert terminal.end() == 0
     assert re.search(r"\r  saving a: \d+\.\d s, 1\d\d MiB of memory\x1b\[K\r\n", terminal.text), terminal.text
-    told = terminal.text.splitlines()[-1]
-    assert re.match(r"demo: saved the snapshot a \(1 disk, 1\d\d\.\d MiB of memory\) in ", told)
+    output = terminal.text.splitlines()[-1]
+    assert re.match(r"demo: saved the snapshot a \(1 disk, 1\d\d\.\d MiB of memory\) in ", output)
     # the way back is saved too before anything is loaded
     terminal = PtyTerminal(vm, "snapshot", "restore", "a", "--no-wait")
     with held(vm, 8 << 20):
@@ -79,8 +79,8 @@ def test_save_shows_how_much_is_written_and_how_fast(vm: Vm) -> None:
 def test_in_a_pipe_nothing_is_shown(vm: Vm) -> None:
     for words in (["save", "a"], ["restore", "a", "--no-wait"], ["delete", "a"]):
         assert vm.ok("snapshot", *words).err == "", words
-    told = vm.ok("snapshot", "save", "b", "--json")
-    assert (told.err, json.loads(told.out)["snapshot"]) == ("", "b")
+    result = vm.ok("snapshot", "save", "b", "--json")
+    assert (result.err, json.loads(result.out)["snapshot"]) == ("", "b")
 
 
 def test_load_shows_how_much_has_been_read(vm: Vm) -> None:
@@ -121,11 +121,11 @@ def test_others_are_told_who_is_at_work_while_qemu_answers_nobody(vm: Vm) -> Non
     vm.ok("snapshot", "save", "old")
     child = vm.world.popen("snapshot", "save", "a", cwd=vm.directory)
     with held(vm, 8 << 20):
-        told = vm.ok("snapshot", "list").out
+        output = vm.ok("snapshot", "list").out
         assert re.search(
-            r"the save of the snapshot a is under way: `qvm snapshot save`, pid \d+, since", told
+            r"the save of the snapshot a is under way: `qvm snapshot save`, pid \d+, since", output
         )
-        assert "\nold *  " in told
+        assert "\nold *  " in output
         for words in (["save", "b"], ["restore", "old"], ["delete", "old"]):
             refused = vm.qvm("snapshot", *words)
             assert refused.status == 3
@@ -203,8 +203,8 @@ def test_one_more_ctrl_c_leaves_it_to_the_next_command(vm: Vm) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert vm.qvm("status", "-s").out.startswith("demo: running")  # it stood still while it was saved
-    told = vm.ok("snapshot", "save", "b").err
-    assert "the save of the snapshot a, begun 20" in told
+    errors = vm.ok("snapshot", "save", "b").err
+    assert "the save of the snapshot a, begun 20" in errors
     assert names(vm) == ["a", "b"]
     assert vm.qvm("status", "-s").out.startswith("demo: running")
 

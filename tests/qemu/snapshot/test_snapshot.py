@@ -51,8 +51,8 @@ def sound(vm: Vm) -> None:
 
 def test_save_restore_delete_while_off(off: Vm) -> None:
     write_all(off, 1)
-    told = off.ok("snapshot", "save", "före flytten", "-m", "all is well").out
-    assert re.fullmatch(r"demo: saved the snapshot före flytten \(3 disks\) in \d+\.\d s\n", told)
+    output = off.ok("snapshot", "save", "före flytten", "-m", "all is well").out
+    assert re.fullmatch(r"demo: saved the snapshot före flytten \(3 disks\) in \d+\.\d s\n", output)
     write_all(off, 2)
     assert off.ok("snapshot", "restore", "före flytten").out.startswith("demo: restored the snapshot före fl")
     assert all_hold(off, 1)
@@ -81,8 +81,8 @@ def test_save_restore_delete_while_on_keep_the_process_and_the_memory(on: Vm) ->
     assert entry["qemu"].count(".") == 2
     assert "-blockdev" in entry["arguments"]
     write_all(on, 2)
-    told = on.ok("snapshot", "restore", "ready", "--no-wait").out
-    assert "(3 disks and the memory)" in told
+    output = on.ok("snapshot", "restore", "ready", "--no-wait").out
+    assert "(3 disks and the memory)" in output
     assert on.qvm("status", "-s").out == f"demo: running (pid {pid})\n"
     assert on.pid == pid
     write_live(on, "-P 3 1M 64k", "disk2")  # the guest goes on writing
@@ -102,8 +102,8 @@ def test_saved_while_on_is_what_loadvm_loads_and_stop_savevm_makes(on: Vm) -> No
     on.ok("stop", "--savevm", "two", "--no-suspend")
     assert metadata(on)["two"]["parent"] == "one"
     assert metadata(on)["two"]["vmstate_bytes"] > 0
-    told = on.ok("snapshot", "restore", "one").out
-    assert "`qvm start --loadvm one` goes on with its memory" in told
+    output = on.ok("snapshot", "restore", "one").out
+    assert "`qvm start --loadvm one` goes on with its memory" in output
     on.ok("start", "--no-wait", "--loadvm", "one")
     assert on.qvm("status", "-s").out.startswith("demo: running")
     on.ok("snapshot", "restore", "two", "--no-wait")
@@ -114,8 +114,8 @@ def test_saved_while_on_is_what_loadvm_loads_and_stop_savevm_makes(on: Vm) -> No
 
 def test_disk_only_while_on_saves_no_memory_and_is_restored_while_off(on: Vm) -> None:
     write_all(on, 1)
-    told = on.ok("snapshot", "save", "disks", "--disk-only").out
-    assert "(3 disks, crash-consistent)" in told
+    output = on.ok("snapshot", "save", "disks", "--disk-only").out
+    assert "(3 disks, crash-consistent)" in output
     assert metadata(on)["disks"]["frozen"] is False
     write_all(on, 2)
     refused = on.qvm("snapshot", "restore", "disks")
@@ -245,13 +245,13 @@ def test_restore_of_a_snapshot_that_is_missing_on_a_disk_changes_nothing(off: Vm
 def test_dirty_bitmaps_are_removed_by_a_restore_and_it_says_so(off: Vm) -> None:
     off.ok("snapshot", "save", "a")
     qemu_img(off, "bitmap", "--add", DISKS[1], "archive")
-    told = off.ok("snapshot", "restore", "a").out
-    assert "\ndemo: the next incremental archive will be a full one" in told
+    output = off.ok("snapshot", "restore", "a").out
+    assert "\ndemo: the next incremental archive will be a full one" in output
     off.ok("start", "--no-wait")
     off.ok("snapshot", "save", "b")
     off.ok("qmp", "block-dirty-bitmap-add", "node=disk2", "name=archive", "persistent=true")
-    told = off.ok("snapshot", "restore", "b", "--no-wait").out
-    assert "\ndemo: the next incremental archive will be a full one" in told
+    output = off.ok("snapshot", "restore", "b", "--no-wait").out
+    assert "\ndemo: the next incremental archive will be a full one" in output
 
 
 def test_image_in_use_by_another_process_is_told_and_nothing_is_done(off: Vm) -> None:

@@ -72,16 +72,16 @@ def test_show_tells_all_and_diff_what_was_written(blank: Blank) -> None:
     subprocess.run(argv, cwd=vm.directory, capture_output=True, check=True)
     vm.ok("snapshot", "save", "second")
     vm.set(VM_MACHINE_MEM="80")
-    told = vm.ok("snapshot", "show", "ready").out
+    output = vm.ok("snapshot", "show", "ready").out
     for part in ("with all services", "machine:  pc-i440fx-", "QEMU:", "of memory", "VM_MACHINE_MEM was 64"):
-        assert part in told
+        assert part in output
     known = json.loads(vm.ok("snapshot", "show", "ready", "--json").out)["known"]
     assert known["arguments"][0].endswith("qemu-system-x86_64")
-    told = vm.ok("snapshot", "diff", "ready", "second").out
-    assert told == "demo: from ready to second\n  disk0    the same\n  disk1    1.0 MiB written\n"
-    told = vm.ok("snapshot", "diff", "second").out
-    assert told.startswith("demo: from second to now\n  disk0    the same\n  disk1    the same\n")
-    assert told.endswith("  VM_MACHINE_MEM was 64, and is 80\n")
+    output = vm.ok("snapshot", "diff", "ready", "second").out
+    assert output == "demo: from ready to second\n  disk0    the same\n  disk1    1.0 MiB written\n"
+    output = vm.ok("snapshot", "diff", "second").out
+    assert output.startswith("demo: from second to now\n  disk0    the same\n  disk1    the same\n")
+    assert output.endswith("  VM_MACHINE_MEM was 64, and is 80\n")
     refused = vm.qvm("snapshot", "diff", "ready", "nosuch")
     assert refused.status == 3
     assert "hint: there are: ready, second" in refused.err
@@ -107,8 +107,8 @@ def test_verify_finds_what_makes_a_snapshot_wrong(blank: Blank) -> None:
     assert "demo: c: cannot be trusted\n  on disk1 it is another one of the same name" in found.out
     base = ["qemu-io", "-f", "qcow2", "-c", "write -P 9 0 64k", "demo-base.qcow2"]
     subprocess.run(base, cwd=vm.directory, capture_output=True, check=True)
-    told = vm.qvm("snapshot", "verify", "a").out
-    assert "the base demo-base.qcow2 of disk0 has another size than it had then" in told
+    output = vm.qvm("snapshot", "verify", "a").out
+    assert "the base demo-base.qcow2 of disk0 has another size than it had then" in output
 
 
 def test_verify_finds_a_damaged_image(blank: Blank) -> None:
@@ -136,10 +136,10 @@ def test_views_of_a_disposable_machine_are_of_its_images_and_say_so(blank: Blank
     assert "--disposable and --loadvm exclude each other" in refused.err
     vm.ok("start", "--no-wait", "--disposable")
     for words in (["list"], ["show", "ready"], ["diff", "ready"], ["verify"]):
-        told = vm.ok("snapshot", *words)
-        assert "demo is disposable: this is about its images, which stay as they are" in told.err
-        assert "ready" in told.out
-        assert "stale" not in told.out
+        result = vm.ok("snapshot", *words)
+        assert "demo is disposable: this is about its images, which stay as they are" in result.err
+        assert "ready" in result.out
+        assert "stale" not in result.out
 
 
 def test_the_bare_word_and_its_help_tell_the_verbs(world: World) -> None:
@@ -162,28 +162,28 @@ def test_the_bare_word_and_its_help_tell_the_verbs(world: World) -> None:
 def test_every_verb_has_its_json_and_the_old_spellings_are_the_same(blank: Blank) -> None:
     vm = make(blank)
 
-    def told(*words: str) -> dict[str, Any]:
+    def report_of(*words: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(vm.ok(*words, "--json").out)
         assert (found["version"], found["machine"]) == (1, "demo")
         return found
 
-    assert told("save-disk", "a", "-m", "x")["snapshot"] == "a"
-    stamped = told("snapshot", "save-disk")["snapshot"]
+    assert report_of("save-disk", "a", "-m", "x")["snapshot"] == "a"
+    stamped = report_of("snapshot", "save-disk")["snapshot"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d", stamped)
-    again = told("snapshot", "save", "b", "--timestamp")["snapshot"]
+    again = report_of("snapshot", "save", "b", "--timestamp")["snapshot"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d-b", again)
     for words in (["list-disk"], ["snapshot", "list-disk"], ["snapshot", "list"]):
-        found = told(*words)
+        found = report_of(*words)
         assert found["head"] == found["snapshots"][-1]["name"]
         assert [row["id"] for row in found["disks"]] == ["disk0", "disk1"]
         assert found["work"] is None
     for words in (["restore-disk"], ["snapshot", "restore-disk"], ["snapshot", "restore"]):
-        assert (told(*words, "a")["snapshot"], told("list-disk")["head"]) == ("a", "a")
-    assert told("snapshot", "show", "a")["known"]["message"] == "x"
-    assert told("snapshot", "verify", "a")["snapshots"] == [{"name": "a", "problems": [], "unsure": []}]
-    assert [row["changed_bytes"] for row in told("snapshot", "diff", "a", stamped)["disks"]] == [0, 0]
-    assert told("delete-disk", stamped)["snapshots"] == [stamped]
-    assert told("snapshot", "delete-disk", "a")["disks"] == ["disk0", "disk1"]
+        assert (report_of(*words, "a")["snapshot"], report_of("list-disk")["head"]) == ("a", "a")
+    assert report_of("snapshot", "show", "a")["known"]["message"] == "x"
+    assert report_of("snapshot", "verify", "a")["snapshots"] == [{"name": "a", "problems": [], "unsure": []}]
+    assert [row["changed_bytes"] for row in report_of("snapshot", "diff", "a", stamped)["disks"]] == [0, 0]
+    assert report_of("delete-disk", stamped)["snapshots"] == [stamped]
+    assert report_of("snapshot", "delete-disk", "a")["disks"] == ["disk0", "disk1"]
     refused = vm.qvm("snapshot", "restore", "a", "--json")
     assert refused.status == 3
     assert json.loads(refused.out)["error"]["kind"] == "StateError"
@@ -196,8 +196,8 @@ def test_verify_and_diff_while_on_say_what_they_could_not_see(blank: Blank) -> N
     assert vm.ok("snapshot", "verify").out == (
         "demo: a: no fault found\n  the machine is on: the tables of its images were not checked\n"
     )
-    told = vm.ok("snapshot", "diff", "a").out
-    assert told.endswith("  the machine is on: what its QEMU has not written out yet is not counted\n")
+    output = vm.ok("snapshot", "diff", "a").out
+    assert output.endswith("  the machine is on: what its QEMU has not written out yet is not counted\n")
     from qvmsh.qemu import qcow2
 
     at = qcow2.snapshots(str(vm.directory / "data.qcow2"))[0].l1_offset

@@ -149,8 +149,8 @@ def test_load_problems_of_all_layers_come_at_once(place: Place) -> None:
     found = layers.load(
         str(place.directory), place.environ | {"VM_FMT": "Qcow2"}, [("VM_MACHINE_MEM", "2GB"), ("1x", "")]
     )
-    told = [place.short(problem).replace(f"{place.shared}", "global") for problem in found.problems]
-    assert told == [
+    output = [place.short(problem).replace(f"{place.shared}", "global") for problem in found.problems]
+    assert output == [
         "global:2:1: `x` is a command; .vmrc is read, never run; write NAME=value, or put the command into a "
         "script for qvm",
         ".vmrc:3:3: $(...) would run a command, which .vmrc does not have; write the value itself",
@@ -331,8 +331,8 @@ def test_load_bridges_are_an_error_for_now(place: Place) -> None:
 
 
 def test_load_computed_name_cannot_be_set(place: Place) -> None:
-    told = place.problems("VM_SNAPSHOT_BASEFILENAME=x\n", ("VM_SNAPSHOT_SEEDFILENAME", "y"))
-    assert told == [
+    output = place.problems("VM_SNAPSHOT_BASEFILENAME=x\n", ("VM_SNAPSHOT_SEEDFILENAME", "y"))
+    assert output == [
         ".vmrc:4:1: VM_SNAPSHOT_BASEFILENAME follows from others and cannot be set; set VM_SNAPSHOT_BASENAME "
         "instead",
         "--set: VM_SNAPSHOT_SEEDFILENAME follows from others; set VM_SNAPSHOT_SEEDNAME",

@@ -108,9 +108,9 @@ def test_full_disk_is_told_while_a_program_unpacks(source: int, target: int) -> 
     send(source, target, lambda _: None, lambda: None, compression="gzip")
     os.lseek(target, 0, os.SEEK_SET)
     full = os.open("/dev/full", os.O_RDWR)
-    with pytest.raises(OSError, match="No space left") as told:
+    with pytest.raises(OSError, match="No space left") as output:
         fetch(target, full, lambda _: None, lambda: None, compression="gzip")
-    assert told.value.errno == errno.ENOSPC
+    assert output.value.errno == errno.ENOSPC
     os.close(full)
 
 

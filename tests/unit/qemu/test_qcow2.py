@@ -22,10 +22,10 @@ def test_snapshots_are_those_that_qemu_img_tells(tmp_path: Path, options: str) -
     for name in ("one", "asdföklj", "a b,c=d:e", "x" * 200):
         qemu_img(path.parent, "snapshot", "-c", name, path)
     qemu_img(path.parent, "snapshot", "-d", "one", path)
-    told = json.loads(qemu_img(path.parent, "info", "--output=json", path))["snapshots"]
+    report = json.loads(qemu_img(path.parent, "info", "--output=json", path))["snapshots"]
     found = qcow2.snapshots(str(path))
     assert [(each.id, each.name, each.date_s, each.vmstate_bytes) for each in found] == [
-        (row["id"], row["name"], row["date-sec"], row["vm-state-size"]) for row in told
+        (row["id"], row["name"], row["date-sec"], row["vm-state-size"]) for row in report
     ]
     assert {each.disk_bytes for each in found} <= {16 << 20, 0}
 

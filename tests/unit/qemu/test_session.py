@@ -67,7 +67,7 @@ def test_handler_that_goes_on_lets_the_work_go_on(handler: Callable[[Any], objec
 def test_ctrl_c_is_not_lost_where_the_work_then_fails(handler: Callable[[Any], object]) -> None:
     handler(signal.default_int_handler)
     ended: list[str] = []
-    with pytest.raises(KeyboardInterrupt) as told:
+    with pytest.raises(KeyboardInterrupt) as output:
         turned(ended, fails=True)
     assert ended == ["done"]
-    assert isinstance(told.value.__cause__, QmpError)
+    assert isinstance(output.value.__cause__, QmpError)

@@ -86,9 +86,9 @@ def test_manifest_with_a_wrong_value_is_refused_with_words(
     found = manifest()
     harm(found)
     put(tmp_path, FOLDER, json.dumps(found))
-    with pytest.raises(QvmError, match=r"manifest\.json cannot be read: .") as told:
+    with pytest.raises(QvmError, match=r"manifest\.json cannot be read: .") as output:
         Shelf(Folder(str(tmp_path)), "demo").read(FOLDER)
-    assert told.value.hint
+    assert output.value.hint
 
 
 def test_manifest_that_is_no_json_says_so_and_where(tmp_path: Path) -> None:
@@ -158,9 +158,9 @@ def test_word_that_means_no_state_is_refused(tmp_path: Path, word: str) -> None:
     second = manifest()
     second["points"][0]["stamp"] = "20250203040506"
     put(tmp_path, OTHER, json.dumps(second))
-    with pytest.raises(UsageError) as told:
+    with pytest.raises(UsageError) as output:
         Shelf(Folder(str(tmp_path)), "demo").find(word)
-    assert "\n" not in "".join(told.value.lines())
+    assert "\n" not in "".join(output.value.lines())
 
 
 def test_latest_is_the_machines_own_where_two_have_one_name(tmp_path: Path) -> None:

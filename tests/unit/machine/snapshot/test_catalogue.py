@@ -93,10 +93,10 @@ def test_tree_of_a_thousand_nights_in_a_row_is_drawn_and_no_line_is_long() -> No
         }
         for at in range(3000)
     ]  # fmt: skip
-    told = str(SnapshotList("demo", [], rows, "night2999", "")).splitlines()
-    assert len(told) == 3001
-    assert max(map(len, told)) < 100
-    assert told[2].startswith("  night1 ")
+    output = str(SnapshotList("demo", [], rows, "night2999", "")).splitlines()
+    assert len(output) == 3001
+    assert max(map(len, output)) < 100
+    assert output[2].startswith("  night1 ")
 
 
 def test_names_and_messages_cannot_drive_the_terminal_and_stand_in_columns() -> None:
@@ -105,8 +105,8 @@ def test_names_and_messages_cannot_drive_the_terminal_and_stand_in_columns() -> 
         "missing": [], "without": [], "parent": None, "stale": False, "foreign": True,
     }  # fmt: skip
     rows = [row | {"name": "\x1b[2Jx", "message": "a\x07"}, row | {"name": "日本", "message": "b"}]
-    told = str(SnapshotList("demo", [], rows, "", ""))
-    assert "\x1b" not in told
-    assert "\x07" not in told
-    head, one, two = told.splitlines()
+    output = str(SnapshotList("demo", [], rows, "", ""))
+    assert "\x1b" not in output
+    assert "\x07" not in output
+    head, one, two = output.splitlines()
     assert (one.index("2026"), two.index("2026")) == (head.index("DATE"), head.index("DATE") - 2)

@@ -58,7 +58,7 @@ def test_same_hardware_written_otherwise_is_the_same(tmp_path: Path, name: str, 
 
 
 @pytest.mark.parametrize(
-    ("name", "then", "now", "told"),
+    ("name", "then", "now", "expected"),
     [
         ("VM_MACHINE_MEM", "256", "256G", "VM_MACHINE_MEM was 256, and is 256G"),
         ("VM_SERIAL", "yes", "no", "VM_SERIAL was yes, and is no"),
@@ -71,10 +71,10 @@ def test_same_hardware_written_otherwise_is_the_same(tmp_path: Path, name: str, 
         ("VM_NET_MODEL", "virtio", "e1000", "VM_NET_MODEL was virtio, and is e1000"),
     ],
 )
-def test_other_hardware_is_told(tmp_path: Path, name: str, then: str, now: str, told: str) -> None:
+def test_other_hardware_is_told(tmp_path: Path, name: str, then: str, now: str, expected: str) -> None:
     before = entry(machine(tmp_path, **{name: then}))
     vm = machine(tmp_path, **{name: now})
-    assert snapshot_hardware.differences(vm, before) == [told]
+    assert snapshot_hardware.differences(vm, before) == [expected]
     (option,) = snapshot_hardware.remedy(vm, before)
     assert option.startswith("--set ")
     assert f"{name}={then}" in option
@@ -97,8 +97,8 @@ def test_alias_means_the_type_of_then(tmp_path: Path) -> None:
     vm = machine(tmp_path, VM_QEMU_MACHINE="pc")
     before = entry(vm, "pc-i440fx-6.2")
     assert snapshot_hardware.differences(vm, before) == []
-    told = snapshot_hardware.differences(vm, before, entry(vm))
-    assert told == ["VM_QEMU_MACHINE was pc-i440fx-6.2, and then pc-i440fx-7.2"]
+    output = snapshot_hardware.differences(vm, before, entry(vm))
+    assert output == ["VM_QEMU_MACHINE was pc-i440fx-6.2, and then pc-i440fx-7.2"]
 
 
 def test_default_processor_of_another_accelerator_is_told(tmp_path: Path) -> None:
@@ -114,8 +114,8 @@ def test_hardware_by_hand_is_all_that_counts(tmp_path: Path) -> None:
     vm = machine(tmp_path, VM_QEMU_ARGS="-m 64  -hda 'x'", VM_MACHINE_MEM="128")
     assert snapshot_hardware.differences(vm, before) == []
     vm = machine(tmp_path, VM_QEMU_ARGS="-m 65 -hda x")
-    told = snapshot_hardware.differences(vm, before)
-    assert told == ["VM_QEMU_ARGS was -m 64 -hda x, and is -m 65 -hda x"]
+    output = snapshot_hardware.differences(vm, before)
+    assert output == ["VM_QEMU_ARGS was -m 64 -hda x, and is -m 65 -hda x"]
 
 
 def test_entry_that_was_edited_is_compared_as_text(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ REGISTERS = Registers(0x600, {"smi_en": 3, "pm1_en": 0x100, "gpe0_en": 1, "pm1_c
 
 
 class Qemu:
-    """Answers as QEMU does; keeps what it was told.
+    """Answers as QEMU does; keeps the commands that it got.
 
     Args:
         keeps_suspended: as 9.0 and later: `stop` makes a sleeping guest "paused", `cont` "suspended".
@@ -31,7 +31,7 @@ class Qemu:
         self.keeps_suspended = keeps_suspended
         self.is_mapped = self.is_q35 = is_q35
         self.is_asleep_below = status == "paused" and keeps_suspended
-        self.told: list[str] = []
+        self.commands: list[str] = []
 
     def ask(self, command: str, arguments: dict[str, Any] | None = None, *, timeout_s: float = 0.0) -> Any:
         if command == "human-monitor-command":
@@ -39,7 +39,7 @@ class Qemu:
             return self._human(arguments["command-line"])
         if command == "query-status":
             return {"status": self.status}
-        self.told.append(command)
+        self.commands.append(command)
         if command == "stop" and (self.status == "running" or self.keeps_suspended):
             self.is_asleep_below = self.status == "suspended"
             self.status = "paused"
@@ -59,31 +59,31 @@ class Qemu:
             return MAPPED if self.is_mapped else ""
         if line.startswith("o /w 0xcfc"):
             self.is_mapped = self.is_q35
-            self.told.append("registers")
+            self.commands.append("registers")
         return f"port = {0x101:#x}\r\n"
 
 
 def test_hold_on_7_2_saves_a_guest_that_has_begun_to_wake() -> None:
     qemu = Qemu("suspended", keeps_suspended=False)
     saved.hold(qemu, None)  # type: ignore[arg-type]
-    assert qemu.told == ["stop", "system_wakeup", "stop"]
+    assert qemu.commands == ["stop", "system_wakeup", "stop"]
     assert qemu.status == "paused"
     saved.let_go(qemu)  # type: ignore[arg-type]
-    assert (qemu.told[3:], qemu.status) == (["cont"], "running")  # it wakes by itself
+    assert (qemu.commands[3:], qemu.status) == (["cont"], "running")  # it wakes by itself
 
 
 def test_hold_on_7_2_and_q35_gives_the_registers_back_before_the_snapshot() -> None:
     qemu = Qemu("suspended", keeps_suspended=False, is_q35=True)
     saved.hold(qemu, REGISTERS)  # type: ignore[arg-type]
-    assert qemu.told[:3] == ["stop", "system_wakeup", "stop"]
-    assert "registers" in qemu.told[3:]
+    assert qemu.commands[:3] == ["stop", "system_wakeup", "stop"]
+    assert "registers" in qemu.commands[3:]
     assert qemu.is_mapped
 
 
 def test_hold_on_9_0_saves_the_sleeping_guest_as_it_is() -> None:
     qemu = Qemu("suspended", keeps_suspended=True, is_q35=True)
     saved.hold(qemu, REGISTERS)  # type: ignore[arg-type]
-    assert qemu.told == ["stop"]
+    assert qemu.commands == ["stop"]
     assert (qemu.status, qemu.is_asleep_below) == ("paused", True)
 
 
@@ -91,14 +91,14 @@ def test_hold_of_a_guest_that_runs_stops_it_on_either() -> None:
     for keeps_suspended in (False, True):
         qemu = Qemu("running", keeps_suspended=keeps_suspended)
         saved.hold(qemu, None)  # type: ignore[arg-type]
-        assert (qemu.told, qemu.status) == (["stop"], "paused")
+        assert (qemu.commands, qemu.status) == (["stop"], "paused")
 
 
 @pytest.mark.parametrize("is_q35", [False, True])
 def test_let_go_on_9_0_wakes_what_was_saved_asleep(is_q35: bool) -> None:
     qemu = Qemu("paused", keeps_suspended=True, is_q35=is_q35)
     saved.let_go(qemu)  # type: ignore[arg-type]
-    assert qemu.told[:2] == ["cont", "system_wakeup"]
+    assert qemu.commands[:2] == ["cont", "system_wakeup"]
     assert qemu.status == "running"
     assert qemu.is_mapped == is_q35
 
@@ -106,11 +106,11 @@ def test_let_go_on_9_0_wakes_what_was_saved_asleep(is_q35: bool) -> None:
 def test_wake_on_q35_stops_it_in_the_firmware_and_lets_it_go_on() -> None:
     qemu = Qemu("suspended", keeps_suspended=False, is_q35=True)
     sleep.wake(qemu)  # type: ignore[arg-type]
-    assert (qemu.told[0], qemu.told[1], qemu.told[-1]) == ("system_wakeup", "stop", "cont")
+    assert (qemu.commands[0], qemu.commands[1], qemu.commands[-1]) == ("system_wakeup", "stop", "cont")
     assert (qemu.status, qemu.is_mapped) == ("running", True)
 
 
 def test_wake_without_such_registers_only_wakes() -> None:
     qemu = Qemu("suspended", keeps_suspended=False)
     sleep.wake(qemu)  # type: ignore[arg-type]
-    assert qemu.told == ["system_wakeup"]
+    assert qemu.commands == ["system_wakeup"]

@@ -224,6 +224,6 @@ def test_header_extension_far_from_the_header_and_the_last_of_a_kind_count(tmp_p
     data[at : name_at + 6] = extensions + b"secret"
     data[8:16] = struct.pack(">Q", name_at)
     path.write_bytes(data)
-    told = subprocess.run(["qemu-img", "info", path], capture_output=True, text=True, check=True).stdout
-    assert "backing file format: qcow2" in told
+    result = subprocess.run(["qemu-img", "info", path], capture_output=True, text=True, check=True).stdout
+    assert "backing file format: qcow2" in result
     assert (image.header(str(path)).backing, image.header(str(path)).backing_format) == ("secret", "qcow2")

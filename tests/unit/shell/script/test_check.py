@@ -169,11 +169,11 @@ def test_lines_are_judged_only_where_they_can_be_nothing_but_python(source: str,
     ],
 )
 def test_command_that_is_not_called_is_refused(source: str, found: list[str]) -> None:
-    told = python(source)
-    assert "nothing was run" in told
+    output = python(source)
+    assert "nothing was run" in output
     for each in found:
-        assert each in told
-    assert f"s.py:{found[0][:2]}" in told
+        assert each in output
+    assert f"s.py:{found[0][:2]}" in output
 
 
 @pytest.mark.parametrize(

@@ -12,19 +12,19 @@ from qvmsh.shell.xonsh import reaping
 
 def test_status_of_a_program_is_the_same_for_whoever_asks() -> None:
     reaping.install()
-    told: list[int | None] = []
+    output: list[int | None] = []
     for _ in range(100):
         child = subprocess.Popen(["sh", "-c", "exit 2"])
 
         def ask(child: subprocess.Popen[bytes] = child) -> None:
             while child.returncode is None:
                 child.poll()
-            told.append(child.returncode)
+            output.append(child.returncode)
 
         asker = threading.Thread(target=ask)
         asker.start()
         while child.returncode is None:
             jobs.proc_untraced_waitpid(child, hang=False)
         asker.join()
-        told.append(child.returncode)
-    assert told == [2] * 200
+        output.append(child.returncode)
+    assert output == [2] * 200

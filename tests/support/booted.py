@@ -20,7 +20,7 @@ HOST_KEY = "/etc/dropbear/dropbear_ed25519_host_key"
 
 
 class Booted:
-    """One QEMU with an overlay on the built-in image, and a key that it was told of."""
+    """One QEMU with an overlay on the built-in image, and a key that it accepts."""
 
     def __init__(self, world: World, image: str, name: str) -> None:
         self.world, self.image, self.name = world, image, name

@@ -1,6 +1,7 @@
 """What a command that works on a guest's disks has begun, seen from outside; and commands held in a moment.
 
-`held` stops a command in a moment that chance would miss, `nothing_left` tells whether all of it is gone.
+`held` stops a command in a moment that chance would miss; `require_nothing_under_way` checks that nothing of
+it is left.
 """
 
 from __future__ import annotations
@@ -144,7 +145,7 @@ def next_command(vm: Vm, *words: str) -> Result:
 
 
 def messages(result: Result) -> str:
-    """What a command told, without the lines of `doctor` about what is in order."""
+    """What a command printed, without the lines of `doctor` about what is in order."""
     lines = (result.out + result.err).splitlines()
     return "\n".join(line for line in lines if not line.startswith("ok "))
 

@@ -1,7 +1,7 @@
 """A guest of two disks that writes all the time, and what must be found on its disks afterwards.
 
 The guest counts: each number goes to the system's disk, then to the data disk, is synced, and only then
-told to the host over an ssh connection that stays open. So the host knows what must never be lost, and
+printed to the host over an ssh connection that stays open. So the host knows what must never be lost, and
 every state of the disks tells whether they are of one moment.
 """
 
@@ -88,7 +88,7 @@ def boot(vm: Vm, *words: str) -> str:
 
 
 class Writer:
-    """The loop in the guest; `acked` is the last number that it has told."""
+    """The loop in the guest; `acked` is the last number that it printed."""
 
     def __init__(self, vm: Vm, acked: int = 0) -> None:
         self.vm = vm
@@ -107,7 +107,7 @@ class Writer:
                 self.acked = int(line)
 
     def more(self, count: int = 3) -> int:
-        """Wait until the guest has written that much more; the last number it told."""
+        """Wait until the guest has written that much more; the last number."""
         wanted = self.acked + count
         deadline = time.monotonic() + DEADLINE_S
         while self.acked < wanted:
@@ -126,7 +126,7 @@ class Writer:
         return self.lost()
 
     def lost(self) -> int:
-        """The guest is gone: no more is told; the last number."""
+        """The guest is gone and prints no more; the last number."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._ssh.wait(timeout=20)
         if self._ssh.poll() is None:
@@ -185,7 +185,7 @@ def counted(vm: Vm, *, is_clean: bool = False) -> int:
 
 
 def require_numbers(vm: Vm, acked: int) -> int:
-    """Everything that was told is on both disks, and hardly more; returns how far the guest counted."""
+    """Everything that was printed is on both disks, and hardly more; returns how far the guest counted."""
     found = look(vm)
     assert all(acked <= each.count <= acked + 2 for each in found), (acked, [each.count for each in found])
     return max(each.count for each in found)

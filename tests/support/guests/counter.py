@@ -7,7 +7,7 @@ console. So, whenever it is cut off, copied, or put back::
     last = counter.last_number(log)      # the last number that reached the console
     numbers = counter.ring(disk)       # the last RING numbers on a disk, by place
 
-- what was told is on both disks: place n % RING holds n, for the RING numbers up to `told`;
+- what was printed is on both disks: place n % RING holds n, for the RING numbers up to `last`;
 - at one moment the second disk has the number of the first one, or the one before;
 - booted again it goes on from the largest number on the first disk.
 
@@ -176,11 +176,11 @@ def newest(image: Path, least: int) -> int:
     """The largest number on a disk, after a look at all of them: each in its place, none is missing.
 
     Args:
-        least: what the guest had told: it must be there.
+        least: the number that the guest had printed: it must be there.
     """
     numbers = ring(image)
     largest = max(numbers)
-    assert largest >= least, f"lost: the guest had told {least}, {image.name} has {largest}"
+    assert largest >= least, f"lost: the guest had printed {least}, {image.name} has {largest}"
     wanted = range(max(1, largest - RING + 1), largest + 1)
     missing = [n for n in wanted if numbers[n % RING] != n]
     assert not missing, f"{image.name}: {missing} are not there, up to {largest}"

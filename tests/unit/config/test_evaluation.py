@@ -1,4 +1,4 @@
-"""The values of a document: what bash cannot show (its values are in test_config_bash_oracle)."""
+"""The values of a document: what bash cannot show (its values are in test_bash_oracle)."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from tests.support.world import Result
 
 
 def require_one_error(result: Result, *status: int, says: str = "") -> None:
-    """One line and a hint; no traceback, nothing that drives a terminal."""
+    """Require an error in one line, and one hint; no traceback, nothing that drives a terminal."""
     assert result.status in status, str(result)
     lines = result.err.splitlines()
     assert lines[0].startswith("qvm: "), str(result)
@@ -17,7 +17,7 @@ def require_one_error(result: Result, *status: int, says: str = "") -> None:
 
 
 def require_error(result: Result, status: int, says: str, hint: str = "", who: str = "") -> None:
-    """A line `qvm: WHO...` that says it, a hint, the status; never a traceback."""
+    """Require the exit status, a line `qvm: WHO...` with the text, and a hint; no traceback."""
     assert result.status == status, str(result)
     lines = result.err.splitlines()
     assert any(line.startswith(f"qvm: {who}") and says in line for line in lines), str(result)

@@ -1,4 +1,4 @@
-"""A command on a terminal of its own, and what it shows there, byte by byte."""
+"""A command on a pseudo-terminal of its own, and what it prints there, byte by byte."""
 
 from __future__ import annotations
 

@@ -122,6 +122,10 @@ class World:
                         found[int(pid)] = line
         return found
 
+    def pids(self, text: str) -> list[int]:
+        """The processes whose command line contains the text."""
+        return [pid for pid, line in self.processes().items() if text in line]
+
     def leftovers(self) -> list[str]:
         """Processes and sockets that are still there; processes are ended, by pid."""
         deadline = time.monotonic() + 40  # a busy machine takes its time to end them

@@ -21,11 +21,6 @@ def script(vm: Vm, text: str, *words: str | Path) -> Result:
     return vm.qvm("sh", path, *words)
 
 
-def masters(vm: Vm) -> list[int]:
-    """The ssh processes that hold the cached connection."""
-    return [pid for pid, line in vm.world.processes().items() if "ControlMaster=yes" in line]
-
-
 def test_guest_runs_commands_pipes_and_raises(running: Vm) -> None:
     result = script(
         running,
@@ -82,10 +77,12 @@ guest.path("/tmp/up load.bin").delete()
 
 def test_guest_and_word_share_one_connection_and_leave_nothing_of_their_own(running: Vm) -> None:
     running.ok("ssh", "true")
-    before = masters(running)  # the tests before may have left some, which end by themselves
+    before = running.world.pids(
+        "ControlMaster=yes"
+    )  # the tests before may have left some, which end by themselves
     script(running, "guest['true'](); guest['true']()")
     running.ok("sh", stdin="vm ssh true\nx = vm.ssh('hostname')\nprint(x)\n")
-    assert set(masters(running)) <= set(before)
+    assert set(running.world.pids("ControlMaster=yes")) <= set(before)
     deadline = time.monotonic() + 150
     while len([line for line in running.world.processes().values() if "keeper.py" not in line]) > 2:
         assert time.monotonic() < deadline, running.world.processes()  # more than QEMU and the connection

@@ -54,7 +54,7 @@ def make(blank: Blank, *, is_on: bool) -> Vm:
     return vm
 
 
-def settled(vm: Vm) -> None:
+def require_recovered(vm: Vm) -> None:
     vm.ok("doctor", "--fix")
     assert not (vm.directory / ".qvm/snapshot.unfinished").exists()
     assert not list(vm.directory.glob("*.part*"))
@@ -74,7 +74,7 @@ def check_commit(blank: Blank, count: int, *, is_on: bool) -> None:
         pattern = 10 + turn
         write(vm, DISK, pattern, 1)
         killer.kill(victim, "disk", "commit")
-        settled(vm)
+        require_recovered(vm)
         if is_on and victim == "qvm":  # the guest goes on, on the overlay
             output = vm.qvm("status", "-s").out
             assert output.startswith("demo: running"), output
@@ -100,7 +100,7 @@ def check_rebase(blank: Blank, count: int, *, is_on: bool) -> None:
         if is_on and not vm.qvm("status", "-s").out.startswith("demo: running"):
             vm.ok("start", "--no-wait")
         killer.kill(victim, "disk", "rebase", "disk0")
-        settled(vm)
+        require_recovered(vm)
         if is_on and victim == "qvm":
             output = vm.qvm("status", "-s").out
             assert output.startswith("demo: running"), output
@@ -224,7 +224,7 @@ def test_commit_killed_while_it_empties_the_overlay_is_mended(blank: Blank) -> N
         file.seek(2 * 65536)
         file.write(bytes(8))
     assert "counts 4 corruptions" in vm.qvm("doctor").out
-    settled(vm)
+    require_recovered(vm)
     assert holds(vm, 1, 2, 3)
     check_images(vm, DISK)
 
@@ -263,4 +263,4 @@ def test_rebase_that_fails_stands_where_it_stood(blank: Blank) -> None:
     assert "demo: cannot rebase demo-backing.qcow2\n  no luck\n" in failed.err
     assert "is undone: the disk stands where it stood" in failed.err
     assert holds(vm, 1, 2, 3)
-    settled(vm)
+    require_recovered(vm)

@@ -26,7 +26,7 @@ def points(label: str, count: int, most_s: float) -> list[float]:
     return [chooser.uniform(0.0, most_s) for _ in range(count)]
 
 
-def settled(vm: Vm) -> str:
+def final_state(vm: Vm) -> str:
     """The state once it is no longer `starting`: running or stopped, never anything else."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
@@ -41,7 +41,7 @@ def settled(vm: Vm) -> str:
 def check_start(vm: Vm, seconds: float) -> None:
     print(f"seed {SEED}: start killed after {seconds:.3f} s")
     kill_after(vm, seconds, "start", "--no-wait")
-    state = settled(vm)
+    state = final_state(vm)
     if state == "stopped":
         vm.ok("start", "--no-wait")
     else:
@@ -57,9 +57,9 @@ def check_stop(vm: Vm, seconds: float) -> None:
     print(f"seed {SEED}: stop killed after {seconds:.3f} s")
     vm.ok("start", "--no-wait")
     kill_after(vm, seconds, "stop", "--timeout", "1", "--force")
-    if settled(vm) == "running":
+    if final_state(vm) == "running":
         vm.ok("stop", "--timeout", "1", "--force")
-    assert settled(vm) == "stopped"
+    assert final_state(vm) == "stopped"
 
 
 @pytest.mark.parametrize("seconds", points("start", USUAL, 0.5))
@@ -118,13 +118,13 @@ def check_running_verbs(vm: Vm, count: int) -> None:
             if verb == "resume":
                 vm.ok("pause")
             kill_after(vm, seconds, *words)
-            state = settled(vm)
+            state = final_state(vm)
             if state.startswith("demo: paused"):
                 vm.ok("resume")
             elif state == "stopped":
                 assert verb == "restart"
                 vm.ok("start", "--no-wait")
-            assert settled(vm) == "running"
+            assert final_state(vm) == "running"
             assert len([line for line in vm.world.processes().values() if "qemu-system" in line]) == 1
     vm.ok("kill")
     assert vm.qvm("status").out == "demo: stopped\n"

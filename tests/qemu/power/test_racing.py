@@ -19,7 +19,7 @@ WORDS = [
 ]  # fmt: skip
 
 
-def sound(results: list[Result], vm: Vm) -> None:
+def require_working(results: list[Result], vm: Vm) -> None:
     for result in results:
         assert result.status in (0, 1, 2, 3, 124), str(result)
         assert "Traceback" not in result.err + result.out, str(result)
@@ -44,14 +44,14 @@ def race(vm: Vm, count: int, seed: int) -> list[Result]:
 @pytest.mark.timeout(1200)
 def test_operations_that_race_leave_a_machine_that_is_whole(blank: Blank) -> None:
     vm = blank(VM_NET_MODEL="none", VM_GUEST_AGENT="no", VM_SHUTDOWN_TIMEOUT="1")
-    sound(race(vm, 40, 1), vm)
+    require_working(race(vm, 40, 1), vm)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_operations_that_race_leave_a_machine_that_is_whole_long(blank: Blank) -> None:
     vm = blank(VM_NET_MODEL="none", VM_GUEST_AGENT="no", VM_SHUTDOWN_TIMEOUT="1")
-    sound(race(vm, 200, 2), vm)
+    require_working(race(vm, 200, 2), vm)
 
 
 def start_all(vm: Vm, count: int) -> None:
@@ -62,7 +62,7 @@ def start_all(vm: Vm, count: int) -> None:
         results.append(Result(["start"], child.returncode, out, err))
     assert [each.status for each in results].count(0) == 1, [str(each) for each in results]
     assert {each.status for each in results} <= {0, 3}
-    sound(results, vm)
+    require_working(results, vm)
 
 
 @pytest.mark.timeout(1200)

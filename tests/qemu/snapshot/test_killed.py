@@ -34,8 +34,8 @@ def begin(vm: Vm, *words: str) -> subprocess.Popen[bytes]:
     )  # fmt: skip
 
 
-def settled(vm: Vm) -> None:
-    """The next command has settled it: all disks have the same snapshots, and nothing is left."""
+def require_recovered(vm: Vm) -> None:
+    """The next command recovers it: all disks have the same snapshots, and nothing is left."""
     vm.ok("doctor", "--fix")
     found = tags(vm)
     assert found[0] == found[1] == found[2], found
@@ -56,7 +56,7 @@ def check_off(blank: Blank, verb: str, count: int) -> None:
             vm.ok("snapshot", "save", name)
         words = ["snapshot", "save", name, "--replace"] if verb == "replace" else ["snapshot", verb, name]
         killer.kill(("qvm", "all")[turn % 2], *words)
-        settled(vm)
+        require_recovered(vm)
         for disk in DISKS:
             qemu_img(vm, "check", "-q", disk)
         assert len(set(patterns_of(vm, [1, 2]))) == 1
@@ -99,7 +99,7 @@ def check_on(blank: Blank, verb: str, victim: str, count: int) -> None:
         if verb == "restore":
             words.append("--no-wait")
         killer.kill(victim, *words)
-        settled(vm)
+        require_recovered(vm)
         if victim == "qvm":  # the same process goes on, with a guest that runs
             output = vm.qvm("status", "-s").out
             assert output.startswith("demo: running"), output

@@ -18,7 +18,7 @@ USUAL, LONG = 3, 20
 DISKS = ["demo-backing.qcow2", "data.qcow2"]
 
 
-def settled(vm: Vm) -> None:
+def require_recovered(vm: Vm) -> None:
     assert not list((vm.directory / ".qvm").glob("*unfinished*"))
     for disk in DISKS:
         qemu_img(vm, "check", "-q", disk)
@@ -58,13 +58,13 @@ def test_state_of_other_hardware_is_refused_and_the_disks_keep_what_they_hold(sa
     assert patterns_of(saved, [1, 2], *DISKS) == [2, 2]
     assert saved.qvm("status", "-s").out == "demo: stopped\n"
     assert tags(saved, *DISKS) == [["work"]] * 2
-    settled(saved)
+    require_recovered(saved)
     saved.set(VM_MACHINE_MEM="64")
     saved.ok("start", "--no-wait", "--loadvm", "work")
     saved.ok("kill")
     assert patterns_of(saved, [1, 2], *DISKS) == [1, 1]
     assert tags(saved, *DISKS) == [["work"]] * 2
-    settled(saved)
+    require_recovered(saved)
 
 
 def test_load_that_fails_on_the_second_disk_leaves_no_mixture(saved: Vm) -> None:
@@ -116,7 +116,7 @@ def test_start_killed_while_qemu_loads_ends_it_and_goes_back(saved: Vm) -> None:
     assert "is undone: the disks are as they were before" in result.err
     assert saved.qvm("status").out.startswith("demo: stopped")
     assert tags(saved, *DISKS) == [["work"]] * 2
-    settled(saved)
+    require_recovered(saved)
 
 
 def test_disks_as_they_were_need_no_way_back(saved: Vm) -> None:
@@ -159,7 +159,7 @@ def check_killed(vm: Vm, count: int) -> None:
         vm.kill()
         assert patterns_of(vm, [1, 2], *DISKS) in ([1, 1], [2, 2])
         assert tags(vm, *DISKS) == [["work"]] * 2
-        settled(vm)
+        require_recovered(vm)
     if count == LONG:
         killer.require_hits()
 

@@ -42,7 +42,7 @@ def on(blank: Blank) -> Vm:
     return vm
 
 
-def sound(vm: Vm) -> None:
+def require_clean_disks(vm: Vm) -> None:
     for disk in DISKS:
         qemu_img(vm, "check", "-q", disk)  # leaks count too
     assert not list((vm.directory / ".qvm").glob("*unfinished*"))
@@ -67,7 +67,7 @@ def test_save_restore_delete_while_off(off: Vm) -> None:
     off.ok("delete-disk", "före flytten")
     assert tags(off) == [[names[0][1]]] * 3
     assert metadata(off)[names[0][1]]["parent"] is None
-    sound(off)
+    require_clean_disks(off)
 
 
 def test_save_restore_delete_while_on_keep_the_process_and_the_memory(on: Vm) -> None:
@@ -94,7 +94,7 @@ def test_save_restore_delete_while_on_keep_the_process_and_the_memory(on: Vm) ->
     on.ok("kill")
     assert tags(on) == [[], [], []]
     assert all_hold(on, 1)
-    sound(on)
+    require_clean_disks(on)
 
 
 def test_saved_while_on_is_what_loadvm_loads_and_stop_savevm_makes(on: Vm) -> None:
@@ -109,7 +109,7 @@ def test_saved_while_on_is_what_loadvm_loads_and_stop_savevm_makes(on: Vm) -> No
     on.ok("snapshot", "restore", "two", "--no-wait")
     on.ok("stop", "--savevm", "two", "--no-suspend")  # takes the place of the older one
     assert tags(on) == [["one", "two"]] * 3
-    sound(on)
+    require_clean_disks(on)
 
 
 def test_disk_only_while_on_saves_no_memory_and_is_restored_while_off(on: Vm) -> None:
@@ -128,7 +128,7 @@ def test_disk_only_while_on_saves_no_memory_and_is_restored_while_off(on: Vm) ->
     assert "holds only disks, no memory" in loaded.err
     on.ok("snapshot", "restore", "disks")
     assert all_hold(on, 1)
-    sound(on)
+    require_clean_disks(on)
 
 
 def test_save_of_a_name_that_is_taken_is_refused_and_replaced_if_wished(off: Vm) -> None:
@@ -142,7 +142,7 @@ def test_save_of_a_name_that_is_taken_is_refused_and_replaced_if_wished(off: Vm)
     off.ok("snapshot", "restore", "a")
     assert all_hold(off, 5)
     assert tags(off) == [["a"]] * 3
-    sound(off)
+    require_clean_disks(off)
 
 
 def test_names_that_qemu_would_misread_are_refused(off: Vm) -> None:
@@ -205,7 +205,7 @@ def test_failure_on_the_third_disk_undoes_the_first_two(off: Vm) -> None:
     assert failed.status == 1
     assert "is undone: the disks are as they were before" in failed.err
     assert all_hold(off, 2)
-    sound(off)
+    require_clean_disks(off)
 
 
 def test_load_that_fails_in_qemu_is_undone_in_the_same_process(on: Vm) -> None:
@@ -225,7 +225,7 @@ def test_load_that_fails_in_qemu_is_undone_in_the_same_process(on: Vm) -> None:
     assert on.qvm("status", "-s").out == f"demo: running (pid {pid})\n"
     on.ok("kill")
     assert all_hold(on, 4)
-    sound(on)
+    require_clean_disks(on)
 
 
 def test_restore_of_a_snapshot_that_is_missing_on_a_disk_changes_nothing(off: Vm) -> None:
@@ -310,4 +310,4 @@ def test_two_commands_at_once_one_waits_for_nobody_and_says_who_works(off: Vm) -
         assert status in (0, 3)
         assert not status or "`qvm snapshot save`, pid " in err, err
     assert len(tags(off)[0]) == len(done)
-    sound(off)
+    require_clean_disks(off)

@@ -4,7 +4,7 @@ No operating system, so it works a moment after power-on, and every write is kno
 number to the first disk, then to the second one (if there is one), and only then tells it on the serial
 console. So, whenever it is cut off, copied, or put back::
 
-    last = counter.last_number(log)      # the last number that reached the console
+    last = counter.last_number(log)    # the last number that reached the console
     numbers = counter.ring(disk)       # the last RING numbers on a disk, by place
 
 - what was printed is on both disks: place n % RING holds n, for the RING numbers up to `last`;

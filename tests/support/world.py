@@ -25,11 +25,8 @@ ROOT = Path(__file__).parents[2]
 """The checkout."""
 
 QVM = str(Path(sys.executable).with_name("qvm"))
-
-
 REAL_CACHE = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
 """Images are built once for all runs, in the user's own cache, keyed by their inputs."""
-
 
 DEADLINE_S = 240
 

@@ -77,9 +77,8 @@ guest.path("/tmp/up load.bin").delete()
 
 def test_guest_and_word_share_one_connection_and_leave_nothing_of_their_own(running: Vm) -> None:
     running.ok("ssh", "true")
-    before = running.world.pids(
-        "ControlMaster=yes"
-    )  # the tests before may have left some, which end by themselves
+    # the tests before may have left some, which end by themselves
+    before = running.world.pids("ControlMaster=yes")
     script(running, "guest['true'](); guest['true']()")
     running.ok("sh", stdin="vm ssh true\nx = vm.ssh('hostname')\nprint(x)\n")
     assert set(running.world.pids("ControlMaster=yes")) <= set(before)

@@ -284,7 +284,7 @@ def test_line_that_fails_after_a_command_counts_as_failed(vm: Vm, ui: str) -> No
 def test_i_opens_the_prompt_with_the_scripts_names(vm: Vm, tmp_path: Path, ui: str) -> None:
     path = write_script(
         tmp_path, "made.py",
-        "import sys\ndef twice(x):\n    return 2 * x\nfound = status().state\nprint('ran', sys.argv[1:])\n",
+        "import sys\ndef twice(x):\n    return 2 * x\nfound = status().state\nprint('ran', sys.argv[1:])\n"
     )  # fmt: skip
     with screen_of(vm.world, vm.directory, "-i", "--ui", ui, path, "a", "--b") as screen:
         screen.ready()

@@ -1,4 +1,4 @@
-"""What tests share: the real `qvm`, machines in folders of their own, and a watch for leftovers.
+"""Fixtures: environments, machines in folders of their own, real guests, and a watch for leftovers.
 
 Every process that a test starts inherits a mark in its environment; after the test (and after the
 module for guests that a module shares) no process with that mark may live and no socket may be left.
@@ -6,28 +6,25 @@ module for guests that a module shares) no process with that mark may live and n
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 import signal
-import subprocess
-import sys
-import tempfile
-import time
-import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
-from guests import debian as debian_guest
 
-QVM = str(Path(sys.executable).with_name("qvm"))
-REAL_CACHE = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-"""Images are built once for all runs, in the user's own cache, keyed by their inputs."""
-
-DEADLINE_S = 240
+from tests.support.guests import debian as debian_guest
+from tests.support.world import (
+    REAL_CACHE,
+    Vm,
+    World,
+    build_tiny,
+    create_blank,
+    create_tiny,
+    end_world,
+    new_world,
+    write_vmrc,
+)
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # begun in the background of a shell
     signal.signal(signal.SIGINT, signal.default_int_handler)  # or no child could be interrupted
@@ -35,189 +32,20 @@ if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # begun by nohup
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-@dataclass
-class Result:
-    """A finished command."""
-
-    argv: list[str]
-    status: int
-    out: str
-    err: str
-
-    def __str__(self) -> str:
-        return f"$ {' '.join(self.argv)}\n[{self.status}]\n{self.out}{self.err}"
-
-
-@dataclass
-class World:
-    """An environment of its own: home, runtime folder, mark; and how to run qvm in it."""
-
-    home: Path
-    runtime: Path
-    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
-
-    @property
-    def environ(self) -> dict[str, str]:
-        foreign = ("VM_", "XDG_", "QVM_", "DISPLAY", "WAYLAND_", "PYTHONDONTWRITEBYTECODE")
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
-        return kept | {
-            "HOME": str(self.home),
-            "XDG_RUNTIME_DIR": str(self.runtime),
-            "XDG_CACHE_HOME": REAL_CACHE,
-            "XDG_CONFIG_HOME": str(self.home / ".config"),
-            "XDG_DATA_HOME": str(self.home / ".local/share"),
-            "VM_QEMU_ACCEL": "tcg",
-            "VM_SSH_ATTEMPTS": "90",  # 180 s: guests under tcg on a busy machine
-            "VM_GLOBAL_CONFIG": str(self.home / "global-vmrc"),
-            "QVM_TEST_MARK": self.mark,
-            "LC_QVM_TEST_MARK": self.mark,  # what root passes on to the owner of a machine
-            "TERM": "xterm-256color",
-        }
-
-    def run(
-        self,
-        *words: str | Path,
-        cwd: Path | None = None,
-        env: dict[str, str] | None = None,
-        stdin: str | None = None,
-        program: str = QVM,
-        timeout: float = DEADLINE_S,
-    ) -> Result:
-        """Run qvm with `words` and wait for it."""
-        argv = [program, *map(str, words)]
-        done = subprocess.run(
-            argv,
-            cwd=cwd or self.home,
-            env=self.environ | (env or {}),
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            capture_output=True,
-            text=True,
-            errors="surrogateescape",
-            timeout=timeout,
-        )
-        return Result(argv, done.returncode, done.stdout, done.stderr)
-
-    def popen(self, *words: str | Path, cwd: Path | None = None, **kw: Any) -> subprocess.Popen[str]:
-        """Begin qvm with `words`; its output is piped."""
-        kw.setdefault("stdout", subprocess.PIPE)
-        kw.setdefault("stderr", subprocess.PIPE)
-        return subprocess.Popen(
-            [QVM, *map(str, words)],
-            cwd=cwd or self.home,
-            env=self.environ,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            **kw,
-        )
-
-    def processes(self) -> dict[int, str]:
-        """Pid and command line of every living process that carries the mark."""
-        wanted = {f"{name}={self.mark}".encode() for name in ("QVM_TEST_MARK", "LC_QVM_TEST_MARK")}
-        found = {}
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            with contextlib.suppress(OSError):
-                if wanted & set(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")):
-                    line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-                    if line:  # a zombie has none
-                        found[int(pid)] = line
-        return found
-
-    def leftovers(self) -> list[str]:
-        """Processes and sockets that are still there; processes are ended, by pid."""
-        deadline = time.monotonic() + 40  # a busy machine takes its time to end them
-        while self.processes() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        left = [f"process {pid}: {line[:200]}" for pid, line in self.processes().items()]
-        for pid in self.processes():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        left += [f"socket {path}" for path in self.runtime.rglob("*") if path.is_socket()]
-        return left
-
-
-@dataclass
-class Vm:
-    """A machine's directory, and qvm run in it."""
-
-    world: World
-    directory: Path
-
-    def qvm(self, *words: str | Path, **kw: Any) -> Result:
-        return self.world.run(*words, cwd=self.directory, **kw)
-
-    def ok(self, *words: str | Path, **kw: Any) -> Result:
-        """Run qvm and require that it succeeds."""
-        result = self.qvm(*words, **kw)
-        assert result.status == 0, str(result)
-        return result
-
-    def start(self, *words: str) -> Result:
-        """Start a tiny guest and wait until all its services are up (ssh is the first of them)."""
-        result = self.ok("start", *words)
-        self.ok("ssh", "until pidof qemu-ga && pidof acpid; do usleep 100000; done")
-        return result
-
-    def end_in_guest(self, *programs: str) -> None:
-        """End programs of the guest for good; one that just forks escapes a single `killall`."""
-        words = " ".join(programs)
-        end = f"while pidof {words} >/dev/null; do sudo -n killall -q {words}; usleep 100000; done"
-        self.ok("ssh", end)
-
-    def set(self, **values: str) -> None:
-        """Append assignments to the `.vmrc`."""
-        with (self.directory / ".vmrc").open("a") as file:
-            for name, value in values.items():
-                file.write(f"{name}='{value}'\n")
-
-    @property
-    def pid(self) -> int:
-        return int((self.directory / ".qvm/qemu.pid").read_text())
-
-    def kill(self) -> None:
-        self.qvm("kill")
-
-
-def _new_world(base: Path) -> World:
-    home = base / "home"
-    home.mkdir(parents=True)
-    (home / "global-vmrc").touch(0o644)
-    return World(home, Path(tempfile.mkdtemp(prefix="qvmt-")))  # sockets need a short path
-
-
-def _end_world(world: World) -> None:
-    left = world.leftovers()
-    shutil.rmtree(world.runtime, ignore_errors=True)
-    assert not left, "left behind:\n" + "\n".join(left)
-
-
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     """An environment of the test's own; nothing may be left of it."""
-    made = _new_world(tmp_path)
+    made = new_world(tmp_path)
     yield made
-    _end_world(made)
+    end_world(made)
 
 
 @pytest.fixture(scope="module")
 def module_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """An environment that the tests of a module share."""
-    made = _new_world(tmp_path_factory.mktemp("module"))
+    made = new_world(tmp_path_factory.mktemp("module"))
     yield made
-    _end_world(made)
-
-
-def write_vmrc(directory: Path, name: str = "demo", **more: str) -> None:
-    """A `.vmrc` with all that is mandatory."""
-    owner = __import__("pwd").getpwuid(os.geteuid()).pw_name
-    values = {
-        "VM_MACHINE_NAME": name,
-        "VM_MACHINE_ID": "33",
-        "VM_MACHINE_OWNER": owner,
-        "VM_MACHINE_MEM": "64",
-    } | more
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / ".vmrc").write_text("".join(f"{k}='{v}'\n" for k, v in values.items()))
+    end_world(made)
 
 
 @pytest.fixture
@@ -226,18 +54,12 @@ def blank(world: World) -> Iterator[Callable[..., Vm]]:
     made: list[Vm] = []
 
     def make(name: str = "demo", where: str | None = None, has_images: bool = True, **more: str) -> Vm:
-        directory = world.home / (where or name)
-        write_vmrc(directory, name, **more)
-        vm = Vm(world, directory)
-        made.append(vm)
         if has_images:
-            seed = directory / f"{name}-seed.qcow2"
-            subprocess.run(
-                ["qemu-img", "create", "-q", "-f", "qcow2", f"./{seed.name}", "16M"],
-                cwd=directory,
-                check=True,
-            )
-            vm.ok("init")
+            vm = create_blank(world, name, where, **more)
+        else:
+            vm = Vm(world, world.home / (where or name))
+            write_vmrc(vm.directory, name, **more)
+        made.append(vm)
         return vm
 
     yield make
@@ -246,30 +68,9 @@ def blank(world: World) -> Iterator[Callable[..., Vm]]:
             vm.kill()
 
 
-def build_tiny() -> str:
-    """Path of the built-in image, built if the cache has none (once for all workers)."""
-    done = subprocess.run(
-        [QVM, "--json", "img", "build", "tiny"],
-        env=os.environ | {"XDG_CACHE_HOME": REAL_CACHE},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    path: str = __import__("json").loads(done.stdout)["image"]
-    return path
-
-
 @pytest.fixture(scope="session")
 def tiny() -> str:
     return build_tiny()
-
-
-def create_tiny(world: World, name: str = "demo", where: Path | None = None) -> Vm:
-    """A machine on the built-in image."""
-    result = world.run("create", name, "--image", "tiny", cwd=where)
-    assert result.status == 0, str(result)
-    return Vm(world, (where or world.home) / name)
 
 
 @pytest.fixture
@@ -299,15 +100,3 @@ def debian() -> debian_guest.DebianImage:
     if obstacle:
         pytest.skip(obstacle)
     return debian_guest.build(cache)
-
-
-def create_debian(
-    world: World, image: debian_guest.DebianImage, name: str = "demo", where: Path | None = None, **more: str
-) -> Vm:
-    """A machine on the Debian image; `more` goes into its `.vmrc`. Start it with `--ssh-attempts 120`."""
-    words = ["--image", image.image, "--mem", "512", "--cpus", "2", "--user", image.user]
-    result = world.run("create", name, *words, cwd=where)
-    assert result.status == 0, str(result)
-    vm = Vm(world, (where or world.home) / name)
-    vm.ok("config", f"VM_SSH_IDENTITY={image.key}", *(f"{key}={value}" for key, value in more.items()))
-    return vm

@@ -2,7 +2,7 @@
 
 May import: `cli.help`, `cli.parse`, the modules of the commands.
 
-    python -m qvmsh.cli.man          # writes rc/man/qvm.1; tests/unit/test_man.py holds it true
+    python -m qvmsh.cli.man          # writes rc/man/qvm.1; tests/unit/cli/test_man.py holds it true
     man -l rc/man/qvm.1
 
 Source: man(7), groff_man(7).

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import QVM, Vm, World, write_vmrc
 
 from qvmsh.cli.parse import Entry
 from qvmsh.commands.index import COMMANDS
 from qvmsh.shell.session.calls import REFUSED, is_hosts
+from tests.support.world import QVM, Vm, World, create_blank
 
 pytestmark = pytest.mark.xdist_group("doors")  # the doors are gone through once, for all commands together
 
@@ -101,7 +101,7 @@ def line(case: Case) -> str:
     return " ".join([verb, "--json", *(f"r'''{word}'''" for word in words)])
 
 
-def told(call: str, case: Case) -> str:
+def reported_call(call: str, case: Case) -> str:
     return f"tell(lambda: {call}{', ' if case[2] else ''}{case[2]})\n"
 
 
@@ -119,13 +119,14 @@ def through_all(
     names = [at for at in everywhere if is_name(cases[at][0])]
     methods = [at for at in everywhere if Entry(cases[at][0]).machine != "none"]
     script = vm.world.home / "doors.py"
-    function = "".join(told(cases[at][0].replace(" ", "."), cases[at]) for at in names)
+    function = "".join(reported_call(cases[at][0].replace(" ", "."), cases[at]) for at in names)
     script.write_text(TELL + function)
     here = "import qvmsh.here as here\n" + "".join(
-        told(f"getattr(here, {cases[at][0].split()[0]!r})" + _second(cases[at][0]), cases[at]) for at in names
+        reported_call(f"getattr(here, {cases[at][0].split()[0]!r})" + _second(cases[at][0]), cases[at])
+        for at in names
     )
     library = "from qvmsh import Machine\n" + "".join(
-        told(f"Machine.open().{Entry(cases[at][0]).function}", cases[at]) for at in methods
+        reported_call(f"Machine.open().{Entry(cases[at][0]).function}", cases[at]) for at in methods
     )
     word = "import json\nr = !({})\nprint(json.dumps([r.rtn, r.out]))\n"
     bare = [at for at in everywhere if is_word(cases[at][0])]
@@ -159,26 +160,16 @@ def assert_same(found: dict[str, Outcome]) -> Outcome:
     return first
 
 
-def make(world: World, name: str, number: str) -> Vm:
-    directory = world.home / name
-    write_vmrc(directory, name, VM_MACHINE_ID=number)
-    vm = Vm(world, directory)
-    seed = ["qemu-img", "create", "-q", "-f", "qcow2", f"{name}-seed.qcow2", "16M"]
-    subprocess.run(seed, cwd=directory, check=True)
-    vm.ok("init")
-    return vm
-
-
 @pytest.fixture(scope="module")
 def off(module_world: World) -> Iterator[Vm]:
-    vm = make(module_world, "off", "33")
+    vm = create_blank(module_world, "off", VM_MACHINE_ID="33")
     yield vm
     vm.kill()
 
 
 @pytest.fixture(scope="module")
 def on(module_world: World) -> Iterator[Vm]:
-    vm = make(module_world, "on", "44")
+    vm = create_blank(module_world, "on", VM_MACHINE_ID="44")
     vm.ok("start", "--no-wait")
     yield vm
     vm.kill()
@@ -306,15 +297,19 @@ def test_commands_that_change_the_state_do_the_same_through_all_doors(off: Vm) -
         ],
     }
     word = "import json\nr = !(vm {})\nprint(json.dumps([r.rtn, r.out]))\n"
-    function = TELL + "".join(told(case[0], case) for case in life)
+    function = TELL + "".join(reported_call(case[0], case) for case in life)
     script = off.world.home / "life.py"
     script.write_text(function)
     python = [sys.executable, "-P", "-c"]
-    here = TELL + "import qvmsh.here as here\n" + "".join(told(f"here.{case[0]}", case) for case in life)
+    here = (
+        TELL
+        + "import qvmsh.here as here\n"
+        + "".join(reported_call(f"here.{case[0]}", case) for case in life)
+    )
     method = (
         TELL
         + "from qvmsh import Machine\n"
-        + "".join(told(f"Machine.open().{case[0]}", case) for case in life)
+        + "".join(reported_call(f"Machine.open().{case[0]}", case) for case in life)
     )
     lives["word"] = many(off, [QVM, "sh"], "".join(word.format(line(case)) for case in life), None)
     lives["function"] = many(off, [QVM, "sh"], function, None)
@@ -349,7 +344,7 @@ def test_sh_itself_gives_its_scripts_status_through_all_doors(off: Vm) -> None:
 
 def test_table_leaves_no_command_out() -> None:
     tried = {row[0] for row in (*OFF, *ON)}
-    tried |= {"sh", "use", "session list", "session save"}  # of a session: tests/qemu/test_shell_*.py
-    tried |= {"list"}  # of all machines, so no method of one: tests/qemu/test_list.py
+    tried |= {"sh", "use", "session list", "session save"}  # of a session: tests/qemu/shell/
+    tried |= {"list"}  # of all machines, so no method of one: tests/qemu/overview/test_list.py
     needs_no_machine = {verb for verb in COMMANDS if Entry(verb).machine != "needed"}
     assert needs_no_machine <= tried, "the others are in test_every_command_says_the_same..."

@@ -1,5 +1,5 @@
 """Every option of `vm` on every verb, in both spellings, with a real QEMU; those that need a guest
-that answers are in tests/guest/test_vm_options_guest.py, `archive` is not there yet.
+that answers are in tests/guest/test_vm_options.py, `archive` is not there yet.
 
 Source: the table of `vm`'s verbs and options.
 """
@@ -7,19 +7,12 @@ Source: the table of `vm`'s verbs and options.
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-from conftest import Vm, World
 
-Blank = Callable[..., Vm]
+from tests.support.world import Blank, World
 
 VERBS = ("init", "run", "start", "stop", "kill", "status", "cmd", "sh")
-
-
-def command_line(vm: Vm) -> list[str]:
-    return Path(f"/proc/{vm.pid}/cmdline").read_bytes().decode().split("\0")
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import tomllib
 from importlib import metadata
-from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).parents[2]
+from tests.support.world import ROOT
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
@@ -69,10 +69,11 @@ def test_readme_names_the_license_of_each_package_that_qvm_installs() -> None:
         if each.name in seen or (each.marker and not each.marker.evaluate({"extra": ""})):
             continue
         seen.add(each.name)
-        told = metadata.metadata(each.name)
+        output = metadata.metadata(each.name)
         todo += [Requirement(row) for row in metadata.requires(each.name) or ()]
-        words = (told.get("License-Expression") or told.get("License") or "")[:60]
-        words += " ".join(row for row in told.get_all("Classifier") or () if row.startswith("License"))
+        licenses = output.get_all("License-Expression") or output.get_all("License") or [""]
+        words = licenses[0][:60]
+        words += " ".join(row for row in output.get_all("Classifier") or () if row.startswith("License"))
         kind = next(kind for kind in ("LGPL", "MIT", "BSD", "PSF") if kind in words)
         names = next(names for title, names in rows.items() if title.startswith(kind))
         listed = {canonicalize_name(name.strip(" ;`")) for name in re.split(r"[ ,;]+", names)}

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import write_vmrc
+
+from tests.support.world import ROOT, write_vmrc
 
 HEAVY = {
     "argparse", "asyncio", "collections", "contextlib", "dataclasses", "enum", "functools", "inspect", "json",
@@ -51,7 +52,7 @@ def test_oneshot_imports_only_what_it_needs(words: list[str], tmp_path: Path) ->
             "-I",
             "-S",
             "-c",
-            f"import sys; sys.path.append({str(Path(__file__).parents[2])!r}); {program}",
+            f"import sys; sys.path.append({str(ROOT)!r}); {program}",
             *words,
         ],
         cwd=tmp_path,

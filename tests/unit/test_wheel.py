@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from qvmsh.cli.completion_scripts import FILES, SCRIPTS
+from tests.support.world import ROOT
 
 pytestmark = pytest.mark.xdist_group("wheel")
 
-ROOT = Path(__file__).parents[2]
 ONLY_IN_A_CLONE = {"scripts/quickstart", "scripts/test"}
 """What the README names for those who have a clone."""
 
@@ -54,8 +54,9 @@ def prefix(sdist: Path) -> Path:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     packages = next(folder.glob("lib/python*/site-packages"))
     (packages / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    pip = [sys.executable, "-m", "pip", "--python", folder / "bin/python", "install", "-q", "--no-deps"]
-    subprocess.run([*pip, "--no-index", next(wheels.glob("*.whl"))], check=True)
+    pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin/python")]
+    wheel = next(wheels.glob("*.whl"))
+    subprocess.run([*pip, "install", "-q", "--no-deps", "--no-index", wheel], check=True)
     return folder
 
 

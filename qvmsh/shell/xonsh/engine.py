@@ -6,7 +6,7 @@ May import: xonsh, `shell.words`, `shell.jobs`, `shell.context`.
     engine.load(["--no-rc", "-c", ""])      # XSH is ready, names and words are in it
     engine.compile(source, "<string>")
 
-Three things of xonsh 0.25 are used that are not documented, held by tests/qemu/test_shell_forms.py
+Three things of xonsh 0.25 are used that are not documented, held by tests/qemu/shell/test_forms.py
 and docs/adr/0004: `Execer.ctxtransformer`, `main.premain` with its event `on_pre_rc`, and the rule of
 its parser for strings, `p_string_literal`.
 """

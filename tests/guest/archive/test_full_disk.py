@@ -1,0 +1,133 @@
+"""The disk that the machine lies on fills while its disks are cut and the guest goes on writing.
+
+QEMU is started without `werror`, so it takes its default, `enospc`: a guest whose write finds no room is
+stopped, and the write is done again once it goes on. So nothing that the guest was told is lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.disks import check_images
+from tests.support.guest_moments import held, messages, note_of, require_nothing_under_way, seen, wait_for_end
+from tests.support.guest_writer import UMOUNT, Writer, align, boot, fsck_both, two_disks
+from tests.support.small_disk import small_disk
+from tests.support.world import Vm, World, create_tiny
+
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
+
+
+@pytest.fixture
+def vm(world: World, tiny: str) -> Iterator[Vm]:
+    """A guest of two disks whose directory is a file system of its own; archives go elsewhere."""
+    with small_disk(world.home / "demo", 120):
+        made = create_tiny(world)
+        made.set(VM_ARCHIVE="../store")
+        with two_disks(made, "16M"):
+            yield made
+        made.kill()
+
+
+def fill(vm: Vm) -> Path:
+    """Take all the room that is left."""
+    path = vm.directory / "filler"
+    with path.open("ab", buffering=0) as file:
+        for size in (1 << 20, 4096):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(size))
+    return path
+
+
+def filled(vm: Vm, writer: Writer) -> tuple[subprocess.Popen[str], Path]:
+    """An archive that stands still in its copy, and the full disk on which QEMU has stopped the guest."""
+    cut = held(vm, lambda now: now.is_cut and not now.note["is_frozen"] and not now.join, "archive", "--full")
+    writer.more()  # into the overlays of the cut
+    filler = fill(vm)
+    deadline = time.monotonic() + 120
+    while seen(vm).status != "io-error":
+        assert time.monotonic() < deadline, "QEMU does not stop the guest"
+        time.sleep(0.05)
+    assert "QEMU paused the guest after an I/O error; is the host's disk full?" in vm.qvm("status").out
+    return cut, filler
+
+
+def test_disk_full_while_the_guest_is_archived_stops_it_and_loses_nothing(vm: Vm) -> None:
+    boot(vm)
+    writer = Writer(vm)
+    vm.ok("archive")
+    child, filler = filled(vm, writer)
+    child.send_signal(signal.SIGCONT)
+    out, err = child.communicate(timeout=200)
+    assert child.returncode == 1, out + err
+    assert "demo: what the guest wrote meanwhile cannot be put back into demo-backing.qcow2: No space" in err
+    assert "hint: nothing is lost: make room, then `qvm doctor --fix`, and `qvm resume`" in err
+    for words in (["archive"], ["snapshot", "save", "x"]):
+        refused = vm.qvm(*words)
+        assert refused.status == 1, str(refused)
+        assert "was interrupted, and cannot be recovered: " in refused.err
+    still = vm.qvm("resume")
+    assert still.status == 3, str(still)
+    assert "QEMU paused it at once after another I/O error" in still.err
+    still = vm.qvm("stop")  # it is not waited for who cannot answer
+    assert still.status == 3, str(still)
+    assert "cannot power off: QEMU has paused the guest after an I/O error" in still.err
+    assert note_of(vm)["cuts"]
+    filler.unlink()
+    assert "the running guest's disks are whole again" in messages(vm.qvm("doctor", "--fix"))
+    vm.ok("resume")
+    writer.more()
+    vm.ok("archive")
+    require_nothing_under_way(vm)
+    lose_power_and_look(vm, writer)
+
+
+def test_disk_full_and_both_killed_start_waits_for_room_and_loses_nothing(vm: Vm) -> None:
+    boot(vm)
+    writer = Writer(vm)
+    vm.ok("archive")
+    child, filler = filled(vm, writer)
+    pid = vm.pid
+    child.kill()
+    os.kill(pid, signal.SIGKILL)
+    child.communicate()
+    wait_for_end(pid)
+    writer.lost()
+    refused = vm.qvm("start")
+    assert refused.status == 1, str(refused)
+    assert "was interrupted, and cannot be recovered: " in refused.err
+    assert "No space left" in refused.err
+    assert "hint: the disk is full: make room, then try again" in refused.err
+    assert "left     archive " in vm.qvm("doctor", "--fix").out
+    filler.unlink()
+    output = messages(vm.qvm("doctor", "--fix"))
+    assert "what the guest wrote last is in demo-backing.qcow2, data.qcow2" in output
+    require_nothing_under_way(vm)
+    acked = writer.acked
+    boot(vm)
+    writer = Writer(vm, align(vm, acked))
+    lose_power_and_look(vm, writer)
+
+
+def lose_power_and_look(vm: Vm, writer: Writer) -> None:
+    pid = vm.pid
+    os.kill(pid, signal.SIGKILL)
+    wait_for_end(pid)
+    acked = writer.lost()
+    boot(vm)
+    align(vm, acked)
+    vm.ok("ssh", UMOUNT)
+    vm.ok("stop")
+    check_images(vm)
+    fsck_both(vm)
+    require_nothing_under_way(vm)
+    for folder in (vm.world.home / "store").glob("demo-*/"):
+        assert "is good" in vm.ok("archive", "--verify", folder.name).out

@@ -1,0 +1,173 @@
+"""`archive`, `archive --create` and `restore` of a guest that is off, killed at any moment; then it boots.
+
+The seed is printed; QVM_TEST_SEED repeats a run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+
+import pytest
+
+from tests.support.disks import check_images
+from tests.support.guest_moments import held, messages, next_command, note_of, require_nothing_under_way
+from tests.support.guest_writer import MOUNT, UMOUNT, Writer, align, boot, fsck_both, look
+from tests.support.world import Vm
+
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
+
+SEED = int(os.environ.get("QVM_TEST_SEED", "20261124"))
+USUAL, LONG = 3, 20
+VERBS = {
+    "archive": ["archive"],
+    "compressed": ["archive", "-z", "zstd"],
+    "create": ["archive", "--create"],
+    "restore": ["restore", "--force", "OLD"],
+    "restore new": ["restore", "OLD", "../fresh"],
+}
+MOST_S = 0.35
+"""What each takes here when nothing else runs, from its first step on, and somewhat more."""
+
+
+def write_and_stop(vm: Vm, count: int) -> int:
+    """Let the guest count from where it stands, then power it off in order; the number on both disks."""
+    writer = Writer(vm, count)
+    writer.more(5)
+    last = align(vm, writer.end())
+    vm.ok("ssh", UMOUNT)
+    vm.ok("stop")
+    return last
+
+
+def is_at_work(vm: Vm, pid: int) -> bool:
+    """It has the machine's work lock, or has begun a new machine."""
+    words = (vm.directory / ".qvm/work.lock").read_text().split()
+    return words[:1] == [str(pid)] or any(vm.world.home.glob(".fresh.part-*"))
+
+
+def killed(vm: Vm, chooser: random.Random, *words: str) -> bool:
+    """Run a command and kill it, alone or with the programs that it began; True if it leaves a note."""
+    is_group, seconds = chooser.random() < 0.5, chooser.uniform(0, MOST_S)
+    print(f"  killed {'with its children' if is_group else 'alone'}, {seconds:.3f} s after its first step")
+    child = vm.world.popen(*words, cwd=vm.directory, start_new_session=True)
+    while child.poll() is None and not is_at_work(vm, child.pid):
+        time.sleep(0.001)
+    time.sleep(seconds)
+    if child.poll() is None and is_group:
+        os.killpg(child.pid, signal.SIGKILL)
+    child.kill()
+    out, err = child.communicate(timeout=60)
+    assert "Traceback" not in err, err
+    print(f"  it said: {(out + err).strip()}")
+    return bool(note_of(vm))
+
+
+def check_off(vm: Vm, verbs: list[str], count: int) -> None:
+    chooser = random.Random(f"{SEED} off {verbs} {count}")
+    boot(vm)
+    there = old = write_and_stop(vm, 0)
+    report = json.loads(vm.ok("--json", "archive").out)
+    name = f"{report['archive']}/{report['stamp']}"
+    boot(vm)
+    for turn in range(count):
+        there = write_and_stop(vm, there)
+        fsck_both(vm)
+        verb = chooser.choice(verbs)
+        words = [name if word == "OLD" else word for word in VERBS[verb]]
+        print(f"seed {SEED}: turn {turn}: {' '.join(words)}; the guest is at {there}, {name} at {old}")
+        has_left = killed(vm, chooser, *words)
+        ways = [["start"], ["doctor", "--fix"], ["archive"], ["restore", "--force", name]]
+        following = chooser.choice(ways)
+        print(f"  next: {' '.join(following)}")
+        result = next_command(vm, *following)
+        output = messages(result)
+        print(f"  {output.strip()}")
+        if has_left:
+            assert "was interrupted, and " in output, output
+        require_nothing_under_way(vm)
+        assert not [each.name for each in vm.world.home.iterdir() if ".part" in each.name]
+        if verb == "restore new":
+            check_new(vm, name, old)
+        if following == ["start"]:
+            vm.ok("kill")
+        check_images(vm)
+        boot(vm)
+        found = [each.count for each in look(vm, is_clean=True)]
+        allowed = [there, old] if verb == "restore" else [there]
+        allowed = [old] if following[0] == "restore" else allowed
+        assert found in [[each] * 2 for each in allowed], (found, allowed)
+        there = found[0]
+    there = write_and_stop(vm, there)
+    vm.ok("archive")
+    for folder in vm.directory.glob("demo-*/"):
+        assert "is good" in vm.ok("archive", "--verify", folder.name).out
+    check_new(vm, "latest", there)
+
+
+def check_new(vm: Vm, name: str, count: int) -> None:
+    """A new machine of an archived state: whole, or not there at all; what a killed one left goes."""
+    fresh = Vm(vm.world, vm.world.home / "fresh")
+    if not fresh.directory.exists():
+        vm.ok("restore", name, "../fresh")
+    assert not [each.name for each in vm.world.home.iterdir() if ".part" in each.name]
+    check_images(fresh, "fresh-base.qcow2", "fresh-backing.qcow2", "data.qcow2")
+    boot(fresh)
+    try:
+        assert [each.count for each in look(fresh, is_clean=True)] == [count] * 2
+        fresh.ok("ssh", UMOUNT)
+        fresh.ok("stop")
+    finally:
+        fresh.kill()
+    fsck_both(fresh, "fresh")
+    shutil.rmtree(fresh.directory)
+
+
+def test_archive_and_restore_of_a_guest_that_is_off_killed_at_random(vm: Vm) -> None:
+    check_off(vm, list(VERBS), USUAL)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("verb", VERBS)
+def test_archive_and_restore_of_a_guest_that_is_off_killed_at_random_long(vm: Vm, verb: str) -> None:
+    check_off(vm, [verb], LONG)
+
+
+def test_restore_killed_between_two_disks_is_completed(vm: Vm) -> None:
+    """All is ready, one disk has its new file already, the other one not: never a mixture."""
+    boot(vm)
+    old = write_and_stop(vm, 0)
+    vm.ok("archive")
+    boot(vm)
+    write_and_stop(vm, old)
+    child = held(
+        vm,
+        lambda now: bool(now.note.get("is_ready")),
+        "restore",
+        "--force",
+        "latest",
+        tries=20,
+        step_s=0.0004,
+    )
+    child.kill()
+    child.communicate()
+    pairs = note_of(vm)["swap"]
+    left = [pair for pair in pairs if (vm.directory / pair[0]).exists()]
+    print(f"  {len(left)} of {len(pairs)} were to be renamed")
+    if len(left) == len(pairs):  # the kill came just before the first one
+        (vm.directory / left[0][0]).rename(vm.directory / left[0][1])
+    errors = vm.ok("start").err
+    assert "`qvm restore` of " in errors
+    assert " was interrupted, and is completed" in errors
+    vm.ok("ssh", MOUNT)
+    assert [each.count for each in look(vm, is_clean=True)] == [old] * 2
+    require_nothing_under_way(vm)
+    vm.ok("ssh", UMOUNT)
+    vm.ok("stop")
+    check_images(vm)
+    fsck_both(vm)

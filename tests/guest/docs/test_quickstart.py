@@ -1,0 +1,56 @@
+"""`./scripts/quickstart` ends with a real guest that was created, asked and powered off; twice."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.world import ROOT, Vm, World
+
+pytestmark = pytest.mark.guest
+
+
+def test_quickstart_drives_a_real_guest_and_works_again(world: World, tiny: str) -> None:
+    where = world.home / "vm/demo"
+    try:
+        for attempt in ("first", "second"):
+            done = subprocess.run(
+                ["./scripts/quickstart", str(where)],
+                cwd=ROOT,
+                env=world.environ,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=600,
+            )
+            assert done.returncode == 0, done
+            for line in ("$ qvm start", "$ qvm ssh uname -a", "$ ./hello.py", "$ qvm stop", "Type next:"):
+                assert line in done.stdout, (attempt, line, done)
+            assert "VM status: running, up for" in done.stdout
+            assert "demo: powered off by" in done.stdout
+        assert world.run("-C", where, "status").out == "demo: stopped\n"
+        assert (where / "hello.py").exists()  # the machine is the user's now
+    finally:
+        Vm(world, where).kill()
+
+
+@pytest.mark.parametrize(
+    ("words", "is_typed_in"), [(["tests/demo"], ROOT), (["../x/demo"], ROOT / "docs"), ([], ROOT)]
+)
+def test_quickstart_makes_no_machine_inside_the_clone(
+    world: World, words: list[str], is_typed_in: Path
+) -> None:
+    refused = subprocess.run(
+        [ROOT / "scripts/quickstart", *words],
+        cwd=is_typed_in,
+        env=world.environ | {"HOME": str(ROOT / "x")},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert refused.returncode == 2, refused
+    assert "lies inside this clone, where `git clean` would delete it\nhint: " in refused.stderr
+    assert not list(ROOT.glob("x")) + list(ROOT.glob("tests/demo"))

@@ -1,0 +1,95 @@
+"""A real distribution: systemd, OpenSSH, logind and the guest agent, as users have them.
+
+One machine, started three times; what takes the guest down is parted by the rungs of `stop`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from qvmsh.qemu import qga
+from tests.support.guests import debian as debian_guest
+from tests.support.world import Vm, World, create_debian
+
+pytestmark = [pytest.mark.guest, pytest.mark.xdist_group("debian"), pytest.mark.timeout(600)]
+
+UNITS = ("dbus", "qemu-guest-agent", "ssh", "systemd-logind", "systemd-networkd")
+
+
+@pytest.fixture(scope="module")
+def machine(module_world: World, debian: debian_guest.DebianImage) -> Iterator[Vm]:
+    vm = create_debian(module_world, debian)
+    yield vm
+    vm.kill()
+
+
+@pytest.fixture
+def up(machine: Vm) -> Vm:
+    """The machine, running; started if the test before has stopped it."""
+    if machine.qvm("status", "-s").status:
+        start(machine)
+    return machine
+
+
+def start(vm: Vm) -> None:
+    assert "demo: ready after" in vm.ok("start", "--ssh-attempts", "120", timeout=300).out
+    vm.qvm("ssh", "systemctl is-system-running --wait")  # sshd is up before the agent
+
+
+def test_build_debian_again_finds_it(debian: debian_guest.DebianImage) -> None:
+    began = time.monotonic()
+    assert debian_guest.build(debian.image.parents[1]) == debian
+    assert time.monotonic() - began < 1
+
+
+def test_start_debian_is_ready_and_status_says_so(up: Vm) -> None:
+    deadline = time.monotonic() + 60  # a busy host: status itself waits no longer than 2 s
+    while (seen := up.qvm("status")).status and time.monotonic() < deadline:
+        pass
+    assert seen.out.startswith(f"demo: running (pid {up.pid}, ssh answers on port ")
+
+
+def test_ssh_debian_gives_output_and_status_of_the_guest(up: Vm) -> None:
+    result = up.qvm("ssh", "id -un; nproc; . /etc/os-release; echo $ID; exit 7")
+    assert (result.status, result.out) == (7, f"{debian_guest.USER}\n2\ndebian\n")
+    assert up.ok("ssh", "sudo -n id -u").out == "0\n"
+
+
+def test_start_debian_brings_systemd_up_without_failed_units(up: Vm) -> None:
+    state = up.qvm("ssh", "systemctl is-system-running --wait; systemctl --failed --plain --no-legend")
+    assert (state.status, state.out) == (0, "running\n")
+    assert up.ok("ssh", "systemctl is-active " + " ".join(UNITS)).out == "active\n" * len(UNITS)
+
+
+def test_guest_agent_of_debian_answers(up: Vm) -> None:
+    note = dict(line.split(" ", 1) for line in (up.directory / ".qvm/running").read_text().splitlines())
+    path = f"{note['runtime']}/qga"
+    assert qga.ask(path, "guest-get-osinfo", timeout_s=30)["id"] == "debian"
+    assert qga.ask(path, "guest-get-host-name", timeout_s=30) == {"host-name": "debian"}
+
+
+def test_stop_debian_powers_off_by_its_agent_and_keeps_what_was_written(up: Vm) -> None:
+    up.ok("ssh", "echo kept > note")
+    stopped = up.ok("stop")
+    assert "demo: powered off by guest agent" in stopped.out
+    assert up.qvm("status").out == "demo: stopped\n"
+    start(up)
+    assert up.ok("ssh", "cat note").out == "kept\n"
+
+
+def test_stop_debian_without_agent_uses_ssh(up: Vm) -> None:
+    up.ok("ssh", "sudo -n systemctl stop qemu-guest-agent")
+    assert "demo: powered off by ssh" in up.ok("stop").out
+
+
+def test_stop_debian_on_q35_without_agent_and_ssh_uses_the_button(machine: Vm) -> None:
+    if machine.qvm("status", "-s").status == 0:
+        machine.ok("stop")
+    machine.ok("config", "VM_QEMU_MACHINE=q35")
+    start(machine)
+    machine.qvm("ssh", "sudo -n systemctl stop qemu-guest-agent ssh; sudo -n busybox killall sshd")
+    stopped = machine.ok("stop")
+    assert "demo: powered off by ACPI power button" in stopped.out

@@ -1,0 +1,49 @@
+"""`with Machine.open(d).running() as vm:` with a real guest."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.world import Vm
+
+pytestmark = pytest.mark.guest
+
+
+def test_running_starts_and_stops_what_is_off_also_after_an_exception(guest: Vm) -> None:
+    with guest.library().running() as vm:
+        assert vm.ssh("uname") == "Linux\n"
+        vm.ssh("echo kept > kept; sync")
+    assert vm.status().state == "stopped"
+    with pytest.raises(ZeroDivisionError), guest.library().running(disposable=True) as vm:
+        1 / int(vm.ssh("grep -vc kept kept || true"))
+    assert vm.status().state == "stopped"
+
+
+def test_running_leaves_a_running_machine_running(running: Vm) -> None:
+    pid = running.pid
+    with pytest.raises(ZeroDivisionError), running.library().running() as vm:
+        1 / int(vm.ssh("echo 0"))
+    assert running.pid == pid
+
+
+def test_running_interrupted_leaves_nothing(guest: Vm, tmp_path: Path) -> None:
+    script = tmp_path / "waits.py"
+    script.write_text(
+        "import sys, time\nfrom qvmsh.here import vm\n"
+        "with vm.running():\n    print('ready', flush=True)\n    time.sleep(600)\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-P", script], cwd=guest.directory, env=guest.world.environ,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=200)
+    assert child.returncode == -signal.SIGINT
+    assert guest.qvm("status", "-s").out == "demo: stopped\n"

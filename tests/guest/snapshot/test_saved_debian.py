@@ -1,0 +1,44 @@
+"""Saved state of a real distribution: systemd, OpenSSH, logind."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.support.guests import debian as debian_guest
+from tests.support.world import Vm, World, create_debian
+
+pytestmark = [pytest.mark.guest, pytest.mark.xdist_group("debian"), pytest.mark.timeout(900)]
+
+
+def start(vm: Vm, *words: str) -> str:
+    return vm.ok("start", "--ssh-attempts", "120", *words, timeout=300).out
+
+
+@pytest.mark.parametrize("machine", ["pc", "q35"])
+def test_savevm_loadvm_debian_three_times_in_a_row_goes_on(
+    world: World, debian: debian_guest.DebianImage, machine: str
+) -> None:
+    vm = create_debian(world, debian, VM_QEMU_MACHINE=machine)
+    try:
+        start(vm)
+        vm.qvm("ssh", "systemctl is-system-running --wait", timeout=300)
+        for turn in range(3):
+            vm.ok("ssh", f"echo before {turn} >> turns; echo {turn} > /dev/shm/memory; sync")
+            up = float(vm.ok("ssh", "cut -d' ' -f1 /proc/uptime").out)
+            assert "demo: state saved as ready in " in vm.ok("stop", "--savevm", "ready").out
+            assert vm.qvm("status").out == "demo: stopped\n"
+            output = start(vm, "--loadvm", "ready")
+            assert "; clock " in output, output
+            assert vm.ok("ssh", "cat /dev/shm/memory").out == f"{turn}\n"
+            assert float(vm.ok("ssh", "cut -d' ' -f1 /proc/uptime").out) >= up
+            assert abs(float(vm.ok("ssh", "date +%s").out) - time.time()) < 5
+            vm.ok("ssh", f"echo after {turn} >> turns; sync")
+        lines = vm.ok("ssh", "cat turns").out.splitlines()
+        assert lines == [f"{when} {turn}" for turn in range(3) for when in ("before", "after")]
+        assert "demo: suspended by ssh" in vm.ok("suspend").out
+        assert "demo: awake, ready after " in vm.ok("wakeup").out
+        assert "powered off" in vm.ok("stop", timeout=300).out
+    finally:
+        vm.kill()

@@ -1,0 +1,291 @@
+"""`qvm console` on real terminals, with a real guest's getty on the other side."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.pty_terminal import PtyTerminal
+from tests.support.tmux_terminal import Terminal, qvm_below, qvm_in_shell, wait_for_exit
+from tests.support.world import DEADLINE_S, QVM, Vm
+
+pytestmark = pytest.mark.guest
+
+LOG = ".qvm/log/serial.log"
+
+
+def log_in(terminal: Terminal) -> None:
+    """Log in as root, or find oneself logged in already."""
+    terminal.wait("detaches")
+    terminal.key("Enter")
+    terminal.wait(r"login: *$|# *$")
+    if not re.search(r"# *$", terminal.text):
+        terminal.type("root")
+        terminal.key("Enter")
+    terminal.wait(r"# *$")
+
+
+def test_console_log_in_detach_and_come_back(running: Vm) -> None:
+    with qvm_in_shell(running, "console") as terminal:
+        terminal.wait("login:")  # what came before is shown
+        log_in(terminal)
+        terminal.enter("echo $((6*7))x; sleep 100", "^42x")
+        terminal.key("C-c")  # is the guest's
+        terminal.wait(r"\^C")
+        terminal.enter("echo still $((40+3))", "^still 43")
+        terminal.key("C-]")
+        assert "detached" in wait_for_exit(terminal, 0)
+    with qvm_in_shell(running, "console --escape ^B") as terminal:
+        terminal.wait("^still 43")
+        terminal.enter("echo again $((40+4))", "^again 44")
+        terminal.key("C-b")
+        wait_for_exit(terminal, 0)
+
+
+def test_console_in_use_is_refused_watched_and_taken_over(running: Vm) -> None:
+    with qvm_in_shell(running, "console") as first, qvm_in_shell(running, "console --watch") as watcher:
+        log_in(first)
+        refused = running.qvm("console")
+        assert refused.status == 3
+        assert f"the console is in use (root, pid {qvm_below(first)}" in refused.err
+        assert "--take" in refused.err
+        watcher.wait("watching the console")
+        watcher.type("echo watcher writes\r")
+        first.enter("echo first $((1+1))", "^first 2")
+        assert "watcher writes" not in watcher.wait("^first 2")
+        with qvm_in_shell(running, "console --take") as second:
+            assert "the console was taken over by root, pid " in wait_for_exit(first, 3)
+            second.enter("echo second $((1+2))", "^second 3")
+            watcher.wait("^second 3")
+            assert "second 3" not in first.text
+            watcher.key("C-c")
+            wait_for_exit(watcher, 0)
+            second.key("C-]")
+            wait_for_exit(second, 0)
+
+
+def test_console_whose_terminal_is_closed_ends(running: Vm) -> None:
+    with qvm_in_shell(running, "console") as terminal:
+        log_in(terminal)
+        pid = qvm_below(terminal)
+    deadline = time.monotonic() + 60
+    while os.path.exists(f"/proc/{pid}"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert running.qvm("console").status == 0
+
+
+def test_console_of_a_holder_that_is_stopped_is_not_taken(running: Vm) -> None:
+    with qvm_in_shell(running, "console") as terminal:
+        log_in(terminal)
+        pid = qvm_below(terminal)
+        os.kill(pid, signal.SIGSTOP)
+        refused = running.qvm("console", "--take")
+        os.kill(pid, signal.SIGCONT)
+        assert refused.status == 3
+        assert "does not leave" in refused.err
+        assert "stopped" in refused.err
+        wait_for_exit(terminal, 3)  # it was asked, and leaves as soon as it can
+
+
+def test_console_in_a_pipe_answers_and_ends(running: Vm) -> None:
+    result = running.ok("console", stdin="\nroot\n\n")
+    for number in (1, 2):
+        result = running.ok("console", "--linger", "3", stdin=f"echo answer $(({number}+40))\n")
+        assert f"answer {40 + number}" in result.out
+    assert "login:" not in result.out  # only what is new
+    assert running.ok("console").out.count("answer") == 0
+    both = running.qvm("--json", "console")
+    assert (both.status, "--json" in both.err) == (2, True)
+    assert running.qvm("console", "--escape", "x").status == 2
+
+
+COUNT = 10_000
+
+
+def require_all(text: bytes, mark: str, what: str) -> None:
+    """Each line with `mark` is there once, in order."""
+    end = rb" %s abcdefgh end\r*\n" % mark.encode()
+    found = [*map(int, re.findall(rb"^([1-9]\d*)" + end, text, re.MULTILINE))]
+    wrong = next((at for at, number in enumerate(found, 1) if at != number), len(found) + 1)
+    place = text.find(b"\n%d %s" % (wrong - 1, mark.encode()))
+    assert found == [*range(1, COUNT + 1)], f"{what}: line {wrong}: {text[place : place + 300]!r}"
+
+
+def write_lines(vm: Vm, mark: str) -> None:
+    """Write the lines 1 to COUNT to the console; line 0 may stand behind the prompt of the login."""
+    deadline = time.monotonic() + DEADLINE_S
+    while b"login:" not in (vm.directory / LOG).read_bytes():  # later it would stand in between
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    vm.ok("ssh", f"seq 0 {COUNT} | sed 's/$/ {mark} abcdefgh end/' | sudo -n tee /dev/ttyS0 >/dev/null")
+
+
+def wait_for_log(vm: Vm, mark: str) -> None:
+    """Wait for the last line in the log: what the guest has written is on its way for a while."""
+    deadline = time.monotonic() + DEADLINE_S
+    while f"\n{COUNT} {mark} abcdefgh end".encode() not in (vm.directory / LOG).read_bytes():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_every_line_is_in_the_log_once_while_nobody_looks(running: Vm) -> None:
+    write_lines(running, "alone")
+    wait_for_log(running, "alone")
+    require_all((running.directory / LOG).read_bytes(), "alone", "the log")
+
+
+def test_every_line_is_in_each_console_and_in_the_log_once(running: Vm, tmp_path: Path) -> None:
+    """One has the console, one looks on, one is slow, one is stopped until all is written."""
+    argv = [QVM, "-C", str(running.directory), "console"]
+    shown: dict[str, bytes] = {"slow": b"", "stopped": b""}
+    consoles: dict[str, subprocess.Popen[bytes]] = {}
+    files = {name: (tmp_path / name).open("w+b") for name in ("first", "quick")}
+
+    def read(name: str) -> None:
+        output = consoles[name].stdout
+        assert output is not None
+        while data := os.read(output.fileno(), 4096):
+            shown[name] += data
+            time.sleep(0.02)
+
+    readers = [threading.Thread(target=read, args=(name,), daemon=True) for name in shown]
+    try:
+        for name in ("first", "quick", "slow", "stopped"):
+            words = [] if name == "first" else ["--watch"]
+            output = files.get(name, subprocess.PIPE)
+            consoles[name] = subprocess.Popen(
+                [*argv, *words], env=running.world.environ, stdin=subprocess.PIPE, stdout=output,
+                stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+        for reader in readers:
+            reader.start()
+        attached(running, len(consoles))
+        consoles["stopped"].send_signal(signal.SIGSTOP)
+        write_lines(running, "seen")
+        wait_for_log(running, "seen")
+        consoles["stopped"].send_signal(signal.SIGCONT)
+        deadline = time.monotonic() + DEADLINE_S
+        while True:
+            for name, file in files.items():
+                file.seek(0)
+                shown[name] = file.read()
+            if all(f"\n{COUNT} seen".encode() in text for text in shown.values()):
+                break
+            assert time.monotonic() < deadline, {name: text[-200:] for name, text in shown.items()}
+            time.sleep(0.1)
+    finally:
+        for process in consoles.values():
+            process.kill()
+            process.communicate()
+        for reader in readers:
+            reader.join(DEADLINE_S)
+        for file in files.values():
+            file.close()
+    for name, text in shown.items():
+        require_all(text, "seen", name)
+    require_all((running.directory / LOG).read_bytes(), "seen", "the log")
+
+
+def test_every_line_of_run_is_on_a_terminal_that_did_not_read_and_in_the_log_once(guest: Vm) -> None:
+    terminal = PtyTerminal(guest, "run")
+    try:
+        terminal.until("login:")
+        deadline = time.monotonic() + DEADLINE_S
+        while guest.qvm("ssh", "true").status:
+            assert time.monotonic() < deadline
+        write_lines(guest, "run")  # nobody reads the terminal meanwhile
+        wait_for_log(guest, "run")
+        terminal.until(f"\n{COUNT} run abcdefgh end")
+        require_all((guest.directory / LOG).read_bytes(), "run", "the log")
+        os.write(terminal.master, b"\x01x")  # Ctrl-A X
+    finally:
+        guest.kill()
+        assert terminal.end() == 0, terminal.text[-1000:]
+    require_all(terminal.text.encode(), "run", "the terminal")
+
+
+def attached(vm: Vm, count: int) -> None:
+    """Wait until so many consoles listen at the keeper: each has said so."""
+    deadline = time.monotonic() + DEADLINE_S
+    (door,) = (str(path) for path in vm.world.runtime.rglob("serial") if path.is_socket())
+    while True:
+        with open("/proc/net/unix") as file:
+            found = [line for line in file if line.rstrip().endswith(door) and " 03 " in line]
+        if len(found) >= count:
+            return
+        assert time.monotonic() < deadline, (door, found)
+        time.sleep(0.1)
+
+
+def test_console_in_a_pipe_logs_in_runs_and_logs_out(running: Vm) -> None:
+    log = running.directory / ".qvm/log/serial.log"
+    running.ok("console", stdin="\x04")  # a shell that another test has left
+    slow = (
+        "(printf ro; sleep 0.5; echo ot; sleep 0.5; echo uname -a; echo exit) | exec qvm console --linger 3"
+    )
+    path = f"{os.path.dirname(QVM)}:{os.environ['PATH']}"
+    for code in ("printf 'root\nuname -a\nexit\n' | exec qvm console --linger 3", slow):
+        result = running.qvm("-c", code, program="sh", env={"PATH": path})
+        assert "\nLinux " in result.out, str(result)
+        deadline = time.monotonic() + DEADLINE_S
+        while not log.read_text().endswith("login: "):  # nobody is logged in any more
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+
+
+def test_console_in_the_shell_owns_the_terminal(running: Vm) -> None:
+    terminal = Terminal([QVM, "sh"], running.directory, running.world.environ)
+    try:
+        terminal.ready()
+        terminal.begin("console")
+        log_in(terminal)
+        terminal.enter("echo in the guest $((2+2))", "^in the guest 4")
+        terminal.key("C-]")
+        terminal.wait("detached")
+        assert terminal.ready(2)["name"] == "demo"
+        assert "4" in terminal.run("echo @(2+2)")
+    finally:
+        terminal.close()
+
+
+def test_console_ends_when_the_guest_powers_off_or_qemu_is_killed(guest: Vm) -> None:
+    guest.ok("start")
+    with qvm_in_shell(guest, "console") as terminal, qvm_in_shell(guest, "console --watch") as watcher:
+        log_in(terminal)
+        terminal.type("poweroff")
+        terminal.key("Enter")
+        assert "QEMU has ended" in wait_for_exit(terminal, 0)
+        wait_for_exit(watcher, 0)
+    assert guest.qvm("status").out == "demo: stopped\n"
+    guest.ok("start")
+    with qvm_in_shell(guest, "console") as terminal:
+        log_in(terminal)
+        os.kill(guest.pid, signal.SIGKILL)
+        assert "QEMU crashed" in wait_for_exit(terminal, 0)
+
+
+def test_console_stays_through_a_reboot_as_the_log_does(guest: Vm) -> None:
+    guest.ok("start")
+    following = guest.world.popen("logs", "serial", "-f", "-n", "0", cwd=guest.directory)
+    with qvm_in_shell(guest, "console") as terminal:
+        terminal.wait("login:")
+        count = terminal.text.count("login:")
+        guest.ok("reboot")
+        deadline = time.monotonic() + DEADLINE_S
+        while terminal.text.count("login:") <= count:
+            assert time.monotonic() < deadline, terminal.text
+            time.sleep(0.1)
+        terminal.key("C-]")
+        wait_for_exit(terminal, 0)
+    following.send_signal(signal.SIGINT)
+    out, _ = following.communicate(timeout=60)
+    assert following.returncode == 130
+    assert "built-in guest" in out

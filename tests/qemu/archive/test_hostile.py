@@ -1,0 +1,495 @@
+"""archive and restore with wrong and hostile input: told in one line, nothing written where it should not."""
+
+from __future__ import annotations
+
+import json
+import lzma
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.archives import archived_states, make_archive, require_nothing_left, state_name
+from tests.support.disks import read_byte, write_byte, write_live
+from tests.support.errors import require_one_error
+from tests.support.forged_archives import archive_folder, edit_manifest, first_part, write_settings
+from tests.support.programs import qemu_img, qemu_io
+from tests.support.small_disk import small_disk
+from tests.support.world import Blank, Vm
+
+
+@pytest.fixture
+def vm(blank: Blank) -> Vm:
+    """Archived with 1 at 0; there is 2 now."""
+    made = blank()
+    write_byte(made, 1, "0")
+    make_archive(made)
+    write_byte(made, 2, "0")
+    return made
+
+
+@pytest.fixture
+def canaries(vm: Vm) -> Iterator[list[Path]]:
+    """Files outside of the archive and of the machine, which nothing may touch."""
+    home = vm.world.home
+    found = [home / "canary", home / "sub/canary", vm.directory / "canary"]
+    (home / "sub").mkdir()
+    for path in found:
+        path.write_text("alive\n")
+    yield found
+    assert [path.read_text() for path in found] == ["alive\n"] * 3
+    assert not (home / "made").exists()
+
+
+def everything(vm: Vm) -> list[str]:
+    """All names in the world's home, besides logs and locks of the machine."""
+    found = (str(path.relative_to(vm.world.home)) for path in vm.world.home.rglob("*"))
+    return sorted(name for name in found if not re.search(r"\.qvm/(log|.*lock|uuid)|\.local|\.cache", name))
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "nothing", "../nothing", "../../etc", "/etc", "/etc/passwd", "demo-2", "a\nb", "demo-20200101000000",
+        "demo-20200101000000/20200101000000", ".", "..", "/", "//", "", "ssh://", "ssh://host", "ftp://x/y",
+        "ssh://127.0.0.1:1/x/demo-20200101000000", "ssh://-oProxyCommand=x/y/demo-20200101000000", "~", "*",
+        "latest/..", "\x1b[31m", "x" * 300, "a/" * 2000 + "b",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("is_new", [False, True])
+def test_restore_of_no_archive_is_refused(vm: Vm, word: str, is_new: bool) -> None:
+    before = everything(vm)
+    require_one_error(vm.qvm("restore", "--force", word, *(["../made"] if is_new else [])), 1, 2)
+    assert read_byte(vm, "0") == 2
+    assert everything(vm) == before
+
+
+def test_restore_words_with_a_dash_are_options(vm: Vm) -> None:
+    assert vm.qvm("restore", "-x").status == 2
+    require_one_error(vm.qvm("restore", "--", "-x"), 2)
+    assert vm.qvm("restore").status == 2
+    assert vm.qvm("restore", "latest", "../made", "more").status == 2
+
+
+# Manifests
+
+
+def unfinished(found: dict[str, Any], name: str) -> None:
+    """A state whose files the next archive would remove."""
+    point = json.loads(json.dumps(found["points"][0]))
+    point |= {"stamp": "20300101000000", "is_done": False}
+    point["parts"][0]["name"] = name
+    found["points"].append(point)
+
+
+MANIFESTS: list[Callable[[dict[str, Any]], None]] = [
+    lambda found: first_part(found).update(name="../../canary"),
+    lambda found: first_part(found).update(name="/etc/hostname"),
+    lambda found: first_part(found).update(source="../../canary"),
+    lambda found: first_part(found, "settings").update(name="../canary"),
+    lambda found: found["layers"]["main"][0].update(name="../../sub/canary"),
+    lambda found: found["layers"]["main"][0].update(source="../../made"),
+    lambda found: found["points"][0]["parts"].append(
+        first_part(found) | {"role": "disk1", "source": "../made"}
+    ),
+    lambda found: found["points"][0]["parts"].append(
+        first_part(found) | {"role": "extra1", "source": ".vmrc"}
+    ),
+    lambda found: unfinished(found, "../../canary"),
+    lambda found: unfinished(found, "../canary"),
+    lambda found: found["points"][0].update(stamp="../../../made"),
+    lambda found: found["points"][0].update(parts=7),
+    lambda found: found.update(points="none"),
+    lambda found: found.update(directory="\ud83d"),
+    lambda found: found.update(directory="a\0b"),
+    lambda found: first_part(found).update(source="x\ud83d"),
+    lambda found: first_part(found).update(format="raw,file.filename=/etc/passwd"),
+]
+
+
+@pytest.mark.parametrize("at", range(len(MANIFESTS)))
+def test_manifest_that_leads_outside_is_refused(vm: Vm, canaries: list[Path], at: int) -> None:
+    edit_manifest(vm, MANIFESTS[at])
+    folder = archive_folder(vm)
+    require_one_error(vm.qvm("restore", "--force", folder), 1, says="manifest.json cannot be read: ")
+    require_one_error(vm.qvm("restore", "--force", folder, "../made"), 1)
+    require_one_error(vm.qvm("archive", "--verify", folder), 1)
+    assert read_byte(vm, "0") == 2
+    assert "cannot be read" in vm.ok("archive", "--keep", "1").err  # a new archive, beside it
+    assert (vm.directory / folder / "demo-backing.qcow2").exists()
+    assert len(archived_states(vm)) == 1
+    require_nothing_left(vm)
+
+
+@pytest.mark.parametrize("source", ["/etc/qvm-made", "/etc/hostname"])
+def test_place_of_a_disk_that_the_manifest_alone_names_is_in_the_machine(vm: Vm, source: str) -> None:
+    """An absolute place is what a manifest may say; it is believed only where the machine says so too."""
+    before = Path("/etc/hostname").read_bytes()
+    edit_manifest(
+        vm,
+        lambda found: found["points"][0]["parts"].append(
+            first_part(found) | {"role": "disk1", "source": source, "format": "raw"}
+        ),
+    )
+    vm.ok("restore", "--force", "latest")
+    vm.ok("restore", "latest", "../twin")
+    for where in (vm.directory, vm.world.home / "twin"):
+        assert (where / Path(source).name).is_file()
+    assert Path("/etc/hostname").read_bytes() == before
+    assert not Path("/etc/qvm-made").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\0\xff", '{"qvm": 1}', "[" * 50000])
+def test_manifest_of_garbage_is_told_and_the_others_work(vm: Vm, text: str) -> None:
+    folder = vm.directory / "demo-20990101000000"
+    folder.mkdir()
+    (folder / "manifest.json").write_bytes(text.encode("latin-1"))
+    listed = vm.ok("archive", "--list")
+    assert f"{folder}/manifest.json cannot be read" in listed.err
+    assert len(listed.out.splitlines()) == 1
+    require_one_error(vm.qvm("restore", "--force", folder.name), 1, says="cannot be read")
+    require_one_error(vm.qvm("archive", "--verify", folder.name), 1, says="cannot be read")
+    vm.ok("restore", "--force", "latest")
+    assert read_byte(vm, "0") == 1
+    vm.ok("archive")
+
+
+def test_words_of_a_manifest_do_not_drive_the_terminal(vm: Vm) -> None:
+    edit_manifest(
+        vm, lambda found: found["points"][0].update(snapshots=["\x1b[31mred\nline"], consistency="\x1b[2J")
+    )
+    for words in (["archive", "--list"], ["archive", "--verify"], ["restore", "--force", "latest"]):
+        result = vm.ok(*words)
+        assert "\x1b" not in result.out + result.err, words
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        ("../canary", "dead"), ("/tmp/qvm-made", "dead"), ("a/../../canary", "dead"), ("link", "->/etc"),
+        (".qvm/archive.unfinished", "{}"), (".qvm/snapshot.unfinished", "{}"), (".qvm/running", "x"),
+        (".qvm/qemu.pid", "1"), (".qvm/log/qvm.log", "x"), (".qvm", "x"), (".", "x"), ("..", "x"),
+    ],
+)  # fmt: skip
+def test_settings_that_do_not_belong_there_are_refused(
+    vm: Vm, canaries: list[Path], member: tuple[str, str]
+) -> None:
+    write_settings(vm, member)
+    for words in (["latest"], ["latest", "../made"]):
+        require_one_error(vm.qvm("restore", "--force", *words), 1, says="which does not belong there")
+    require_one_error(vm.qvm("archive", "--verify", "--boot"), 1)
+    assert read_byte(vm, "0") == 2
+    require_nothing_left(vm)
+
+
+@pytest.mark.parametrize("names", [("x", "x/y"), ("x/y", "x"), ("y/x", "y/x/x/x")])
+def test_settings_with_a_file_where_a_folder_is_are_refused(vm: Vm, names: tuple[str, str]) -> None:
+    write_settings(vm, *((f".qvm/tpm/{name}", "x") for name in names))
+    for words in (["latest"], ["latest", "../made"]):
+        require_one_error(vm.qvm("restore", "--force", *words), 1, says="for which there is no place")
+    assert not (vm.world.home / "made").exists()
+    assert read_byte(vm, "0") == 2
+    require_nothing_left(vm)
+
+
+def test_settings_do_not_take_the_place_of_a_folder(vm: Vm) -> None:
+    (vm.directory / ".qvm/tpm/x").mkdir(parents=True)
+    write_settings(vm, (".qvm/tpm/x", "x"))
+    require_one_error(vm.qvm("restore", "--force", "latest"), 1, says="for which there is no place")
+    assert read_byte(vm, "0") == 2
+    require_nothing_left(vm)
+
+
+def test_settings_that_are_no_tar_are_refused(vm: Vm, canaries: list[Path]) -> None:
+    for data in (b"", b"no tar" * 200, lzma.compress(b"x" * 5000)):
+        path = vm.directory / archive_folder(vm) / "demo-settings.tar"
+        path.write_bytes(data)
+        size = len(data)
+        edit_manifest(vm, lambda found, size=size: first_part(found, "settings").update(stored_bytes=size))  # type: ignore[misc]
+        require_one_error(vm.qvm("restore", "--force", "latest", "../made"), 1, says="is damaged")
+        require_one_error(vm.qvm("restore", "--force", "latest"), 1, says="is damaged")
+        assert read_byte(vm, "0") == 2
+        require_nothing_left(vm)
+
+
+def test_settings_do_not_replace_what_the_machine_has(vm: Vm) -> None:
+    (vm.directory / ".qvm/known_hosts").write_text("mine\n")
+    (vm.directory / "hook.sh").write_text("mine\n")
+    write_settings(
+        vm, (".qvm/known_hosts", "theirs\n"), ("hook.sh", "theirs\n"), (".vmrc", "VM_PRE_START=evil\n")
+    )
+    before = (vm.directory / ".vmrc").read_bytes()
+    vm.ok("restore", "--force", "latest")
+    assert (vm.directory / ".qvm/known_hosts").read_text() == "mine\n"
+    assert (vm.directory / "hook.sh").read_text() == "mine\n"
+    assert (vm.directory / ".vmrc").read_bytes() == before
+    write_settings(vm, (".git/hooks/post-commit", "evil\n"), ("named.sh", "back\n"))
+    vm.ok("config", "VM_PRE_START=./named.sh")
+    vm.ok("restore", "--force", "latest")
+    assert not (vm.directory / ".git").exists()  # no setting of the machine names it
+    assert (vm.directory / "named.sh").read_text() == "back\n"
+
+
+@pytest.fixture
+def old(vm: Vm) -> Path:
+    """An archive in the layout of `vm`: nothing in it is checked by a checksum."""
+    folder = vm.directory / "demo-20250102030405"
+    folder.mkdir()
+    for name in ("demo-base.qcow2", "demo-backing.qcow2"):
+        shutil.copy(vm.directory / name, folder)
+    return folder
+
+
+def test_images_that_name_files_of_the_host_are_refused(vm: Vm, old: Path, canaries: list[Path]) -> None:
+    """A base that stands on another file, an overlay alone, data in another file, a device."""
+    secret = canaries[0]
+    base, top = old / "demo-base.qcow2", old / "demo-backing.qcow2"
+
+    def both(says: str) -> None:
+        for words in ([old.name], [old.name, "../made"]):
+            require_one_error(vm.qvm("restore", "--force", *words), 1, says=says)
+        assert vm.qvm("archive", "--verify", old.name).status == 1
+        assert read_byte(vm, "0") == 2
+        require_nothing_left(vm)
+
+    qemu_img(vm, "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", str(secret), str(base))
+    both(f"stands on {secret}, which the archive does not hold")
+    base.unlink()
+    both("which the archive does not hold")
+    qemu_img(vm, "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", "/dev/zero", str(top))
+    both("stands on /dev/zero")
+    top.unlink()
+    qemu_img(
+        vm, "create", "-q", "-f", "qcow2", "-o", f"data_file={old}/data,data_file_raw=on", str(top), "1M"
+    )
+    both("keeps its data in another file")
+    top.write_bytes(b"no image")
+    both("is no qcow2 image")
+    top.write_bytes(b"QFI\xfb")
+    both("is damaged")
+
+
+def test_overlay_that_stands_alone_is_not_put_onto_the_base(vm: Vm, old: Path) -> None:
+    """What it does not hold would be read from the base, and is zero."""
+    write_byte(vm, 5, "1M", f"{old.name}/demo-base.qcow2")
+    (old / "demo-backing.qcow2").unlink()
+    qemu_img(vm, "create", "-q", "-f", "qcow2", f"{old.name}/demo-backing.qcow2", "16M")
+    write_byte(vm, 7, "0", f"{old.name}/demo-backing.qcow2")
+    vm.ok("restore", "--force", old.name)
+    assert [read_byte(vm, at) for at in ("0", "1M")] == [7, 0]
+
+
+@pytest.mark.parametrize("tool", ["xz", "gzip", "bzip2", "lz4", "zstd"])
+def test_layout_of_vm_compressed_by_each_tool_restores(vm: Vm, old: Path, tool: str) -> None:
+    suffix = {"xz": "xz", "gzip": "gz", "bzip2": "bz2", "lz4": "lz4", "zstd": "zst"}[tool]
+    update = old / "demo-backing-20250203040506.qcow2"
+    write_byte(vm, 3, "0")
+    shutil.copy(vm.directory / "demo-backing.qcow2", update)
+    for path in (old / "demo-base.qcow2", old / "demo-backing.qcow2", update):
+        made = path.with_name(f"{path.name}.{suffix}")
+        words = {"lz4": ["--rm", str(path), str(made)], "zstd": ["--rm", str(path)]}.get(tool, [str(path)])
+        subprocess.run([tool, "-q", *words], check=True)
+        assert not path.exists()
+        assert made.exists()
+    assert "is good" in vm.ok("archive", "--verify", old.name).out
+    for stamp, value in (("20250102030405", 2), ("20250203040506", 3)):
+        vm.ok("restore", "--force", f"{old.name}/{stamp}")
+        assert read_byte(vm, "0") == value
+    vm.ok("restore", old.name, "../twin")
+    twin = Vm(vm.world, vm.world.home / "twin")
+    assert read_byte(twin, "0", "twin-backing.qcow2") == 3
+    twin.ok("start", "--no-wait")
+    twin.ok("kill")
+    cut = next(old.glob("demo-backing-*"))
+    cut.write_bytes(cut.read_bytes()[:-20])
+    require_one_error(vm.qvm("restore", "--force", f"{old.name}/20250203040506"), 1, says="is damaged")
+    assert read_byte(vm, "0") == 3
+
+
+# Places
+
+
+def test_restore_into_a_place_that_is_taken_is_refused(vm: Vm) -> None:
+    home = vm.world.home
+    (home / "full").mkdir()
+    (home / "full/file").touch()
+    (home / "file").touch()
+    (home / "link").symlink_to(home / "nowhere")
+    before = everything(vm)
+    for place in (
+        "../full",
+        "../file",
+        "../link",
+        "../no/such/place",
+        "..",
+        ".",
+        "../demo",
+        "../a\nb",
+        "/",
+        "../-x",
+    ):
+        require_one_error(vm.qvm("restore", "latest", place), 2)
+    vm.ok("start", "--no-wait")
+    require_one_error(vm.qvm("restore", "--force", "latest", "../demo"), 2, says="is a machine already")
+    require_one_error(vm.qvm("restore", "--force", "latest", "."), 2)
+    require_one_error(vm.qvm("restore", "--force", "latest"), 3, says="cannot restore: it is running")
+    vm.ok("kill")
+    assert [name for name in everything(vm) if name not in before] in ([], [".qvm/snapshots.json"])
+    (home / "empty").mkdir()
+    vm.ok("restore", "latest", "../empty")
+    assert read_byte(Vm(vm.world, home / "empty"), "0", "empty-backing.qcow2") == 1
+
+
+@pytest.mark.parametrize("words", [[], ["-z", "lz4", "-b"], ["-z", "xz"], ["-z", "zstd"]])
+def test_restore_onto_a_full_disk_leaves_everything_as_it_was(blank: Blank, words: list[str]) -> None:
+    world = blank(name="other", has_images=False).world
+    with small_disk(world.home / "demo", 12), small_disk(world.home / "small", 2):
+        vm = blank(VM_ARCHIVE="../store")
+        (vm.directory / "noise").write_bytes(os.urandom(4 << 20))
+        qemu_io(vm, "-f", "qcow2", "-c", "write -s noise 0 4M", "demo-backing.qcow2")
+        make_archive(vm, *words)
+        (vm.directory / "noise").write_bytes(os.urandom(4 << 20))
+        qemu_io(vm, "-f", "qcow2", "-c", "write -s noise 0 4M", "demo-backing.qcow2")
+        now = (vm.directory / "demo-backing.qcow2").read_bytes()
+        require_one_error(vm.qvm("restore", "--force", "latest"), 1, says="No space left on device")
+        assert (vm.directory / "demo-backing.qcow2").read_bytes() == now
+        require_nothing_left(vm)
+        require_one_error(vm.qvm("restore", "latest", "../small/twin"), 1, says="No space left on device")
+        assert list((world.home / "small").iterdir()) == []
+        (vm.directory / "noise").unlink()
+        vm.ok("restore", "--force", "latest")
+        assert (vm.directory / "demo-backing.qcow2").read_bytes() != now
+
+
+@pytest.mark.parametrize(
+    ("where", "says"),
+    [
+        ("/dev/null", "Not a directory"), ("../file", "Not a directory"),
+        ("../file/below", "Not a directory"),
+        ("/proc/nowhere", "/proc"), ("../loop", "symbolic links"),
+        ("ssh://127.0.0.1:1/x", "cannot be used"), ("ssh://nobody@127.0.0.1:1/a b", "cannot be used"),
+        ("ssh://no.such.host.invalid/x", "cannot be used"), ("ssh://host", "names no place"),
+        ("http://x/y", "names no place"), ("ssh://-oProxyCommand=touch made/x", ""),
+        ("../" + "x" * 300, "too long"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("is_on", [False, True])
+def test_store_that_cannot_be_used_is_told(blank: Blank, where: str, says: str, is_on: bool) -> None:
+    vm = blank()
+    (vm.world.home / "file").touch()
+    (vm.world.home / "loop").symlink_to("loop")
+    write_byte(vm, 1, "0")
+    if is_on:
+        vm.ok("start", "--no-wait")
+    vm.ok("config", f"VM_ARCHIVE={where}")
+    require_one_error(vm.qvm("archive"), 1, 2, says=says)
+    if not is_on:
+        require_one_error(vm.qvm("restore", "latest"), 1, 2)
+        require_one_error(vm.qvm("archive", "--verify"), 1, 2)
+    vm.ok("config", "VM_ARCHIVE=")
+    assert not (vm.directory / "made").exists()
+    require_nothing_left(vm)
+    vm.ok("archive")
+    vm.kill()
+    assert read_byte(vm, "0") == 1
+
+
+def test_store_on_another_file_system(blank: Blank) -> None:
+    vm = blank(VM_ARCHIVE="../store/deep/er")
+    with small_disk(vm.world.home / "store", 32):
+        write_byte(vm, 1, "0")
+        make_archive(vm)
+        vm.ok("start", "--no-wait")
+        write_live(vm, "-P 2 0 64k")
+        make_archive(vm)
+        write_live(vm, "-P 3 0 64k")
+        last = make_archive(vm, "--keep", "2")
+        vm.ok("kill")
+        vm.ok("archive", "--verify", last["archive"])
+        vm.ok("restore", "--force", "latest")
+        assert read_byte(vm, "0") == 3
+        vm.ok("restore", "latest", "../store/twin")
+        assert read_byte(Vm(vm.world, vm.world.home / "store/twin"), "0", "twin-backing.qcow2") == 3
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a b",
+        "it's",
+        'say "hi"',
+        "äöü-ß 日本",
+        "a,b",
+        "a:b",
+        "a=b,c",
+        "$HOME",
+        "`x`",
+        "a%b",
+        "#x",
+        "a*?[x]",
+        "\\n",
+    ],
+)
+def test_odd_names_of_machine_disks_and_store(blank: Blank, name: str) -> None:
+    vm = blank(has_images=False)
+    disk = f"{name} disk.raw"
+    for variable, value in (
+        ("VM_MACHINE_NAME", name), ("VM_DISKS", f"{disk}:raw"), ("VM_ARCHIVE", f"../{name} store"),
+    ):  # fmt: skip
+        vm.ok("config", f"{variable}={value}")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", f"./{name}-seed.qcow2", "16M")
+    qemu_img(vm, "create", "-q", "-f", "raw", f"./{disk}", "1M")
+    vm.ok("init")
+    top = f"{name}-backing.qcow2"
+    write_byte(vm, 1, "0", top)
+    write_byte(vm, 2, "0", disk, "raw")
+    make_archive(vm)
+    vm.ok("start", "--no-wait")
+    write_live(vm, "-P 3 64k 64k")
+    write_live(vm, "-P 4 64k 64k", "disk1")
+    made = make_archive(vm)
+    write_live(vm, "-P 5 64k 64k")
+    last = make_archive(vm, "-z", "gzip", "--keep", "5")
+    assert last["incremental"]
+    vm.ok("kill")
+    vm.ok("archive", "--verify", made["archive"])
+    vm.ok("restore", "--force", state_name(made))
+    assert [read_byte(vm, at, top) for at in ("0", "64k")] == [1, 3]
+    assert [read_byte(vm, at, disk, "raw") for at in ("0", "64k")] == [2, 4]
+    vm.ok("restore", f"../{name} store/{state_name(last)}", f"../{name} twin")
+    twin = Vm(vm.world, vm.world.home / f"{name} twin")
+    assert read_byte(twin, "64k", f"{name} twin-backing.qcow2") == 5
+    twin.ok("start", "--no-wait")
+    twin.ok("kill")
+    require_nothing_left(vm)
+
+
+@pytest.mark.parametrize("names", [["-rf", "--help.qcow2"], [os.fsdecode(b"d\xff.raw")]])
+def test_disk_whose_name_begins_with_a_dash_or_is_no_utf_8(blank: Blank, names: list[str]) -> None:
+    vm = blank()
+    with (vm.directory / ".vmrc").open("ab") as file:
+        lines = "\n".join(f"{name}:raw" for name in names)
+        file.write(b"VM_DISKS='" + os.fsencode(lines) + b"'\n")
+    for name in names:
+        qemu_img(vm, "create", "-q", "-f", "raw", f"./{name}", "1M")
+        write_byte(vm, 3, "0", name, "raw")
+    make_archive(vm)
+    if len(names) > 1:  # QEMU itself takes no name that is not UTF-8: its arguments are JSON
+        vm.ok("start", "--no-wait")
+        make_archive(vm)
+        vm.ok("kill")
+    for name in names:
+        write_byte(vm, 9, "0", name, "raw")
+    vm.ok("restore", "--force", "latest")
+    assert {read_byte(vm, "0", name, "raw") for name in names} == {3}
+    vm.ok("restore", "latest", "../twin")
+    twin = Vm(vm.world, vm.world.home / "twin")
+    assert {read_byte(twin, "0", name, "raw") for name in names} == {3}

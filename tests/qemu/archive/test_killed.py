@@ -1,0 +1,350 @@
+"""archive and restore cut off at any moment: by `kill -9` of qvm, of QEMU, of both, or by a full disk.
+
+After it the next command works, nothing that was written is lost, and nothing is left lying about.
+The seed is printed; QVM_TEST_SEED repeats a run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.archives import archived_states, make_archive, require_nothing_left, state_name
+from tests.support.counting import NO_WAITING, SEED, last_number, require_all, wait_for_more, wait_until_off
+from tests.support.disks import check_images, flush, read_byte, read_bytes, write_byte, write_live
+from tests.support.programs import qemu_img, qemu_io
+from tests.support.small_disk import small_disk
+from tests.support.world import Blank, Vm
+
+USUAL, LONG = 3, 20
+
+
+def check_live(vm: Vm, whom: str, count: int) -> None:
+    chooser = random.Random(f"{SEED} {whom} {count}")
+    note = vm.directory / ".qvm/archive.unfinished"
+    make_archive(vm)
+    for turn in range(1, count + 1):
+        words = ["archive", *chooser.choice([[], ["--full"], ["--full", "-z", "gzip"], ["--savevm", "m"]])]
+        seconds = chooser.uniform(0.0, 0.4)
+        print(f"seed {SEED}: {' '.join(words)}, kill {whom} {seconds:.3f} s after its note, turn {turn}")
+        child = vm.world.popen(*words, cwd=vm.directory)
+        deadline = time.monotonic() + 30
+        while not note.exists() and child.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(seconds)
+        if whom in ("qvm", "both"):
+            child.kill()
+        if whom in ("qemu", "both"):
+            os.kill(vm.pid, signal.SIGKILL)
+        _, words_of_it = child.communicate(timeout=120)
+        assert "Traceback" not in words_of_it, words_of_it
+        if whom == "qvm":
+            wait_for_more(vm)  # without any other command
+            vm.ok("pause")
+            vm.ok("resume")
+        else:
+            wait_until_off(vm)
+            least = last_number(vm)
+            vm.ok("doctor", "--fix")
+            require_all(vm.directory, "demo", least)
+            vm.ok("start", "--no-wait")
+        assert not note.exists()
+        wait_for_more(vm)
+        before = last_number(vm)
+        report = make_archive(vm)
+        vm.ok("archive", "--verify", state_name(report))
+        vm.ok("restore", state_name(report), "../twin")
+        require_all(vm.world.home / "twin", "twin", before)
+        shutil.rmtree(vm.world.home / "twin")
+        require_nothing_left(vm)
+    vm.ok("kill")
+    require_all(vm.directory, "demo", last_number(vm))
+    check_images(vm)
+    require_nothing_left(vm)
+
+
+@pytest.mark.parametrize("whom", ["qvm", "qemu", "both"])
+def test_archive_killed_loses_nothing(counting: Vm, whom: str) -> None:
+    check_live(counting, whom, USUAL)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("whom", ["qvm", "qemu", "both"])
+def test_archive_killed_loses_nothing_long(counting: Vm, whom: str) -> None:
+    check_live(counting, whom, LONG)
+
+
+def check_off(vm: Vm, count: int) -> None:
+    """`archive`, `archive --create` and `restore` of a machine that is off."""
+    chooser = random.Random(f"{SEED} off {count}")
+    write_byte(vm, 1, "0")
+    old = state_name(make_archive(vm))
+    for turn in range(2, count + 2):
+        for words in (["archive"], ["archive", "--create"], ["restore", "--force", old]):
+            seconds = chooser.uniform(0.03, 0.35)
+            print(f"seed {SEED}: {' '.join(words)} killed after {seconds:.3f} s")
+            write_byte(vm, turn, "0")
+            write_byte(vm, turn, "8M")
+            child = vm.world.popen(*words, cwd=vm.directory)
+            time.sleep(seconds)
+            child.kill()
+            _, errors = child.communicate(timeout=60)
+            assert "Traceback" not in errors, errors
+            vm.ok("start", "--no-wait")  # the next command
+            vm.ok("kill")
+            found = read_bytes(vm, "0", "8M")
+            assert found == [turn, turn] or (words[0] == "restore" and found == [1, 0]), words
+            qemu_img(vm, "check", "demo-backing.qcow2")
+            report = make_archive(vm)
+            vm.ok("archive", "--verify", state_name(report))
+            require_nothing_left(vm)
+            if words[0] == "restore":
+                vm.ok("restore", "latest")
+                assert read_bytes(vm, "0", "8M") == found
+
+
+def test_archive_and_restore_of_a_machine_that_is_off_killed_lose_nothing(blank: Blank) -> None:
+    check_off(blank(), 1)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_archive_and_restore_of_a_machine_that_is_off_killed_lose_nothing_long(blank: Blank) -> None:
+    check_off(blank(), LONG)
+
+
+def held(vm: Vm, *words: str) -> subprocess.Popen[str]:
+    """An `archive` that is stopped while the disks are cut, and not yet joining them.
+
+    A write by the monitor (`write_live`) while QEMU holds the disk still for the join would hang QEMU.
+    """
+    note = vm.directory / ".qvm/archive.unfinished"
+    child = vm.world.popen("archive", *words, cwd=vm.directory)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        child.send_signal(signal.SIGSTOP)
+        if note.exists() and "qvm-cut0" in vm.ok("qmp", "query-block").out:
+            assert "qvm-join" not in vm.ok("qmp", "query-jobs").out
+            return child
+        child.send_signal(signal.SIGCONT)
+        time.sleep(0.002)
+        assert child.poll() is None
+    raise AssertionError("it was never seen at work")
+
+
+def test_archive_killed_while_the_disks_are_cut_start_puts_it_back_and_says_so(blank: Blank) -> None:
+    """The moment that chance might miss: what the guest wrote last is in the overlay only."""
+    vm = blank(**NO_WAITING)
+    vm.ok("start", "--no-wait")
+    child = held(vm)
+    write_live(vm, "-P 7 1M 64k")
+    flush(vm)
+    child.kill()
+    os.kill(vm.pid, signal.SIGKILL)
+    child.communicate()
+    wait_until_off(vm)
+    assert read_byte(vm, "1M") == 0
+    cut = list(vm.directory.glob(".qvm/cut-*"))
+    assert len(cut) == 1
+    started = vm.ok("start", "--no-wait")
+    assert (
+        "was interrupted, and is cleaned up: what the guest wrote last is in demo-backing.qcow2"
+        in started.err
+    )
+    vm.ok("kill")
+    assert read_byte(vm, "1M") == 7
+    require_nothing_left(vm)
+
+
+def test_archive_killed_while_the_disks_are_cut_doctor_fix_joins_them(blank: Blank) -> None:
+    vm = blank(**NO_WAITING)
+    vm.ok("start", "--no-wait")
+    child = held(vm)
+    write_live(vm, "-P 7 1M 64k")
+    child.kill()
+    child.communicate()
+    output = vm.qvm("doctor", "--fix").out
+    assert "the running guest's disks are whole again" in output
+    assert "qvm-cut" not in vm.ok("qmp", "query-named-block-nodes").out
+    vm.ok("kill")
+    assert read_byte(vm, "1M") == 7
+    require_nothing_left(vm)
+
+
+def test_who_looks_while_the_disks_are_cut_sees_the_disks(blank: Blank) -> None:
+    vm = blank(VM_DISKS="data.qcow2", **NO_WAITING)
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "data.qcow2", "16M")
+    vm.ok("start", "--no-wait")
+    vm.ok("snapshot", "save", "keep", "-m", "precious")
+    before = re.sub(r"[\d.]+ .iB used", "", vm.ok("disk", "list").out)
+    child = held(vm, "--full")
+    output = vm.ok("snapshot", "list").out
+    assert f"archive is under way: `qvm archive`, pid {child.pid}, since " in output
+    assert "stale" not in output
+    assert "missing" not in output
+    assert "cut" not in output
+    assert "precious" in vm.ok("snapshot", "show", "keep").out
+    assert "no fault found" in vm.ok("snapshot", "verify").out
+    vm.ok("snapshot", "diff", "keep")
+    assert re.sub(r"[\d.]+ .iB used", "", vm.ok("disk", "list").out) == before
+    child.kill()
+    os.kill(vm.pid, signal.SIGKILL)
+    child.communicate()
+    wait_until_off(vm)
+    output = vm.ok("snapshot", "list").out
+    assert re.search(
+        r"the archive, begun \S+ \S+, was interrupted, and what the guest wrote since is in .qvm/cut-", output
+    )
+    vm.ok("start", "--no-wait")
+    assert "interrupted" not in vm.ok("snapshot", "list").out
+    vm.ok("kill")
+    require_nothing_left(vm)
+
+
+THROUGH_LINK = """
+import os, signal, subprocess, sys
+from qvmsh.host import locks
+from qvmsh.machine.archive import archive, live_copy as cut
+from qvmsh.machine.machine import Machine
+
+vm = Machine(sys.argv[1])
+enter = cut.Cut.__enter__
+
+
+def killed(self):
+    enter(self)
+    for word in ("write -P 7 1M 64k", "flush"):
+        device = "/machine/peripheral/disk1-device/virtio-backend"
+        words = [sys.executable, "-m", "qvmsh", "cmd", f'qemu-io -d {device} "{word}"']
+        subprocess.run(words, cwd=sys.argv[1], check=True, capture_output=True)
+    os.kill(locks.holder(vm.files.pid_file), signal.SIGKILL)
+    os._exit(9)
+
+
+if sys.argv[2] == "killed":
+    cut.Cut.__enter__ = killed
+archive.archive(vm, archive.Wish())
+"""
+
+
+def test_machine_through_a_link_with_a_disk_outside_is_archived_and_put_right(
+    blank: Blank, tmp_path: Path
+) -> None:
+    """A relative path through the link would lead to another folder, where a file of that name may be."""
+    vm = blank(**NO_WAITING)
+    (tmp_path / "there").mkdir()
+    link = tmp_path / "there/link"
+    link.symlink_to(vm.directory)
+    data, other = tmp_path / "there/data.qcow2", vm.directory.parent / "data.qcow2"
+    for path in (data, other):
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", path, "16M"], check=True)
+    before = other.read_bytes()
+    vm.ok("config", f"VM_DISKS={data}:qcow2")
+    vm.ok("start", "--no-wait")
+    for how, status in (("killed", 9), ("whole", 0)):
+        done = subprocess.run(
+            [sys.executable, "-c", THROUGH_LINK, link, how],
+            cwd=tmp_path,
+            env=vm.world.environ,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == status, done.stderr
+        if status:
+            wait_until_off(vm)
+            assert "what the guest wrote last is in" in vm.ok("start", "--no-wait").err
+    vm.ok("kill")
+    assert read_byte(vm, "1M", "../../there/data.qcow2") == 7
+    assert other.read_bytes() == before
+    require_nothing_left(vm)
+
+
+def test_archive_interrupted_by_ctrl_c_leaves_everything_as_it_was(blank: Blank) -> None:
+    vm = blank(**NO_WAITING)
+    vm.ok("start", "--no-wait")
+    make_archive(vm)
+    before = archived_states(vm)
+    child = held(vm, "--full")
+    write_live(vm, "-P 7 1M 64k")
+    child.send_signal(signal.SIGINT)
+    child.send_signal(signal.SIGCONT)
+    child.communicate(timeout=60)
+    assert child.returncode in (130, 0)
+    assert not (vm.directory / ".qvm/archive.unfinished").exists()
+    assert "qvm-cut" not in vm.ok("qmp", "query-named-block-nodes").out
+    assert child.returncode == 0 or archived_states(vm) == before
+    vm.ok("kill")
+    assert read_byte(vm, "1M") == 7
+    require_nothing_left(vm)
+
+
+def test_archive_full_disk_leaves_machine_and_archives_as_they_were(blank: Blank) -> None:
+    vm = blank(VM_ARCHIVE="../store")
+    noise = os.urandom(3 << 20)
+    (vm.directory / "noise").write_bytes(noise)
+    qemu_img(vm, "convert", "-f", "raw", "-O", "raw", "noise", "noise.raw")
+    write_byte(vm, 1, "0")
+    with small_disk(vm.world.home / "store", 2):
+        first = make_archive(vm)
+        before = archived_states(vm)
+        qemu_io(vm, "-f", "qcow2", "-c", "write -s noise 1M 3M", "demo-backing.qcow2")
+        for words, status in ((["archive"], "not enough room"), (["archive", "-z", "lz4"], "No space left")):
+            result = vm.qvm(*words)
+            assert result.status == 1
+            assert status in result.err, result
+            assert "hint: " in result.err
+            assert archived_states(vm) == before
+        vm.ok("start", "--no-wait")
+        result = vm.qvm("archive", "-z", "lz4")
+        assert result.status == 1
+        assert "No space left" in result.err
+        assert vm.ok("status", "-s").out.startswith("demo: running")
+        vm.ok("kill")
+        names = {path.name for path in (vm.world.home / "store" / first["archive"]).iterdir()}
+        assert names == {"demo-base.qcow2", "demo-backing.qcow2", "demo-settings.tar", "manifest.json"}
+        assert archived_states(vm) == before
+        vm.ok("restore", "--force", "latest")
+        assert read_byte(vm, "0") == 1
+    require_nothing_left(vm)
+
+
+def test_archive_machines_own_disk_full_keeps_what_the_guest_wrote(blank: Blank) -> None:
+    """There is no room to commit what the guest wrote meanwhile: it stays where it is until there is."""
+    world = blank(name="other", has_images=False).world
+    with small_disk(world.home / "demo", 6):
+        vm = blank(VM_ARCHIVE="../elsewhere", **NO_WAITING)
+        vm.ok("start", "--no-wait")
+        child = held(vm)
+        write_live(vm, "-P 7 1M 256k")
+        flush(vm)
+        filler = vm.directory / "filler"
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        child.send_signal(signal.SIGCONT)
+        _, errors = child.communicate(timeout=120)
+        assert child.returncode == 1, errors
+        assert "cannot be put back" in errors
+        assert "hint: nothing is lost" in errors
+        refused = vm.qvm("archive")
+        assert refused.status == 1
+        assert "was interrupted, and cannot be recovered" in refused.err
+        assert vm.qvm("stop", "--savevm", "x", "--no-suspend").status == 3
+        filler.unlink()
+        assert "disks are whole again" in vm.qvm("doctor", "--fix").out
+        vm.ok("archive")
+        vm.ok("kill")
+        assert read_byte(vm, "1M") == 7
+        qemu_img(vm, "check", "demo-backing.qcow2")
+        require_nothing_left(vm)

@@ -1,0 +1,79 @@
+"""Work on a running machine's disks, killed before each of its steps: the guest goes on, and nothing is lost.
+
+A step is a question to QEMU, a note on the disk, or a file removed. The guest counts on two disks at once
+(support/guests/counter.py), so every number that it told must be there, and both disks must be of one moment.
+The usual run takes some steps, drawn at random (the seed is printed, QVM_TEST_SEED repeats); `--all` all.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+
+import pytest
+
+from tests.support.archives import make_archive, require_nothing_left, state_name
+from tests.support.counting import (
+    SEED,
+    clear,
+    last_number,
+    require_all,
+    require_order,
+    run_to_step,
+    steps_to_try,
+    wait_for_more,
+    wait_until_off,
+)
+from tests.support.disks import check_images
+from tests.support.world import Vm
+
+
+def check_step(vm: Vm, words: tuple[str, ...], step: int, *, is_qemu_too: bool) -> None:
+    clear(vm, words)
+    status, _, said = run_to_step(vm, step, *words)
+    if status != -signal.SIGKILL:
+        assert status == 0, said  # it took fewer steps this time
+        wait_for_more(vm)
+        return
+    assert "Traceback" not in said
+    if is_qemu_too:
+        os.kill(vm.pid, signal.SIGKILL)
+        wait_until_off(vm)
+        least = last_number(vm)
+        vm.ok("doctor", "--fix")
+        require_all(vm.directory, "demo", least)
+        vm.ok("start", "--no-wait")
+        wait_for_more(vm)
+    else:
+        wait_for_more(vm)  # without any other command
+        vm.ok("pause")
+        vm.ok("resume")
+        wait_for_more(vm)
+    require_order(vm)
+    before = last_number(vm)
+    report = make_archive(vm)
+    vm.ok("restore", state_name(report), "../twin")
+    require_all(vm.world.home / "twin", "twin", before)
+    shutil.rmtree(vm.world.home / "twin")
+    require_nothing_left(vm)
+
+
+def check(vm: Vm, count: int | None) -> None:
+    for words, step, is_qemu_too in steps_to_try(vm, count, "steps"):
+        print(f"seed {SEED}: {' '.join(words)}, killed before step {step}{', QEMU too' * is_qemu_too}")
+        check_step(vm, words, step, is_qemu_too=is_qemu_too)
+    vm.ok("kill")
+    least = last_number(vm)
+    require_all(vm.directory, "demo", least)
+    check_images(vm)
+
+
+def test_killed_before_a_step_the_guest_goes_on_and_nothing_is_lost(counting: Vm) -> None:
+    check(counting, 4)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_killed_before_every_step_the_guest_goes_on_and_nothing_is_lost_long(counting: Vm) -> None:
+    check(counting, None)

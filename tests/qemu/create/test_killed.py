@@ -1,0 +1,272 @@
+"""Machines whose `create` or `restore` is killed: the next command, of any machine, ends that."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.archives import make_archive, require_nothing_left, state_name
+from tests.support.disks import read_byte, write_byte
+from tests.support.world import Blank, Vm
+
+KILLED = """
+import os, signal, sys
+
+number, moved, rename = int(sys.argv[1]), int(sys.argv[2]), os.rename
+
+
+def step(source, target, **options):
+    global moved
+    if ".part-" in str(source) and ".part-" not in str(target):
+        moved -= 1
+        if moved == 0:
+            os.kill(os.getpid(), number)
+    return rename(source, target, **options)
+
+
+os.rename = step
+sys.argv = ["qvm", *sys.argv[3:]]
+from qvmsh.__main__ import main
+
+sys.exit(main())
+"""
+
+
+def ran(vm: Vm, code: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run qvm in a Python that has been told something first."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *words],
+        cwd=vm.directory,
+        env=vm.world.environ,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def killed(vm: Vm, renames: int, *words: str) -> None:
+    """Run qvm; it is killed before its rename number `renames` out of the folder in which it makes."""
+    done = ran(vm, KILLED, str(int(signal.SIGKILL)), str(renames), *words)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def parts(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if ".part" in path.name)
+
+
+def notes(vm: Vm) -> Path:
+    return Path(vm.world.environ.get("XDG_DATA_HOME") or vm.world.home / ".local/share") / "qvm/making"
+
+
+@pytest.mark.parametrize(
+    "following",
+    [("init",), ("disk", "check"), ("archive",), ("create", "../other", "--image", "demo-base.qcow2")],
+)
+def test_killed_restore_is_removed_by_whatever_comes_next(blank: Blank, following: tuple[str, ...]) -> None:
+    vm = blank()
+    name = state_name(make_archive(vm))
+    killed(vm, 1, "restore", name, "../fresh")
+    assert len(parts(vm.world.home)) == 1
+    output = vm.ok("doctor").out
+    assert "of fresh, begun at" in output
+    assert len(parts(vm.world.home)) == 1  # one who only looks changes nothing
+    result = vm.qvm(*following)
+    assert "`qvm restore` of fresh, begun at" in result.err
+    assert "was interrupted: what it had begun is removed" in result.err
+    assert not parts(vm.world.home)
+    assert not notes(vm).exists()
+    assert vm.qvm(*following).err.count("was interrupted") == 0
+    vm.ok("restore", name, "../fresh")
+    require_nothing_left(vm)
+
+
+@pytest.mark.parametrize("renames", [1, 2, 3])
+def test_restore_killed_while_it_moves_into_an_empty_folder_is_completed(blank: Blank, renames: int) -> None:
+    vm = blank()
+    write_byte(vm, 7, "1M")
+    name = state_name(make_archive(vm))
+    fresh = vm.world.home / "fresh"
+    fresh.mkdir()
+    killed(vm, renames, "restore", name, "../fresh")
+    assert not (fresh / ".vmrc").exists()
+    assert "it is complete now" in vm.ok("doctor", "--fix").out
+    assert not parts(vm.world.home)
+    assert read_byte(Vm(vm.world, fresh), "1M", "fresh-backing.qcow2") == 7
+    assert Vm(vm.world, fresh).ok("disk", "check").status == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("renames", [1, 2, 3])
+def test_ctrl_c_while_it_moves_into_an_empty_folder_waits_until_all_is_there(
+    blank: Blank, renames: int, number: signal.Signals
+) -> None:
+    vm = blank()
+    write_byte(vm, 7, "1M")
+    name = state_name(make_archive(vm))
+    fresh = vm.world.home / "fresh"
+    fresh.mkdir()
+    done = ran(vm, KILLED, str(int(number)), str(renames), "restore", name, "../fresh")
+    assert done.returncode != 0, done.stderr
+    assert not parts(vm.world.home)
+    assert not notes(vm).exists()
+    assert read_byte(Vm(vm.world, fresh), "1M", "fresh-backing.qcow2") == 7
+    Vm(vm.world, fresh).ok("disk", "check")
+
+
+FULL = """
+import errno, sys
+from qvmsh.host import files
+
+write = files.write_atomic
+
+
+def full(path, text, *more, **options):
+    if '"is_whole": true' in text:
+        raise OSError(errno.ENOSPC, "No space left on device", path)
+    write(path, text, *more, **options)
+
+
+files.write_atomic = full
+sys.argv = ["qvm", *sys.argv[1:]]
+from qvmsh.__main__ import main
+
+sys.exit(main())
+"""
+
+
+def test_nothing_is_moved_where_it_cannot_be_noted_that_all_is_made(blank: Blank) -> None:
+    vm = blank()
+    name = state_name(make_archive(vm))
+    fresh = vm.world.home / "fresh"
+    fresh.mkdir()
+    done = ran(vm, FULL, "restore", name, "../fresh")
+    assert done.returncode == 1, done.stderr
+    assert "No space left on device" in done.stderr
+    assert os.listdir(fresh) == []
+    assert not notes(vm).exists()
+
+
+def test_completion_replaces_nothing_that_has_come_to_be_there(blank: Blank) -> None:
+    vm = blank()
+    name = state_name(make_archive(vm))
+    fresh = vm.world.home / "fresh"
+    fresh.mkdir()
+    killed(vm, 1, "restore", name, "../fresh")
+    (fresh / "fresh-base.qcow2").write_text("mine")
+    output = vm.ok("doctor", "--fix").out
+    assert "cannot be completed: fresh-base.qcow2 is there already" in output
+    assert (fresh / "fresh-base.qcow2").read_text() == "mine"
+    (fresh / "fresh-base.qcow2").unlink()
+    assert "it is complete now" in vm.ok("doctor", "--fix").out
+    Vm(vm.world, fresh).ok("disk", "check")
+
+
+RACE = """
+import os, subprocess, sys
+
+mkdir = os.mkdir
+
+
+def race(path, *more, **options):
+    mkdir(path, *more, **options)
+    if ".part-" in str(path):
+        words = [sys.executable, "-m", "qvmsh", "snapshot", "save", "x"]
+        print(subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True))
+
+
+os.mkdir = race
+sys.argv = ["qvm", *sys.argv[1:]]
+from qvmsh.__main__ import main
+
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("above", ["..", "../link"])
+def test_folder_that_is_not_locked_yet_is_left_alone(blank: Blank, above: str) -> None:
+    vm = blank()
+    (vm.world.home / "link").symlink_to(vm.world.home)
+    name = state_name(make_archive(vm))
+    done = ran(vm, RACE, "restore", name, f"{above}/fresh")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "interrupted" not in done.stdout
+    assert (vm.world.home / "fresh/.vmrc").exists()
+    assert not notes(vm).exists()
+
+
+def test_what_somebody_is_at_work_in_is_left_alone(blank: Blank) -> None:
+    vm = blank()
+    name = state_name(make_archive(vm))
+    child = vm.world.popen("restore", name, "../fresh", cwd=vm.directory)
+    while child.poll() is None and not parts(vm.world.home):
+        pass
+    child.send_signal(signal.SIGSTOP)
+    assert child.poll() is None
+    before = parts(vm.world.home)
+    assert "interrupted" not in vm.ok("disk", "check").err + vm.ok("doctor", "--fix").out
+    assert parts(vm.world.home) == before
+    child.send_signal(signal.SIGCONT)
+    assert child.communicate(timeout=60)[1] == ""
+    assert child.returncode == 0
+    assert not notes(vm).exists()
+
+
+def test_note_that_leads_elsewhere_is_not_followed(blank: Blank) -> None:
+    vm = blank()
+    precious = vm.world.home / "precious"
+    precious.mkdir()
+    (precious / "file").touch()
+    link = vm.world.home / ".demo.part-0123abcd"
+    link.symlink_to(precious)
+    notes(vm).mkdir(parents=True)
+    for at, path in enumerate((precious, link, "relative.part-0123abcd", 7)):
+        note = {"verb": "restore", "path": str(path), "since": 0.0, "pid": 1, "is_whole": False}
+        (notes(vm) / str(at)).write_text(json.dumps(note))
+    (notes(vm) / "half").write_text('{"verb": "re')
+    (notes(vm) / "odd").write_text("[]")
+    assert "Traceback" not in vm.ok("doctor", "--fix").out
+    vm.ok("disk", "check")
+    assert os.listdir(precious) == ["file"]
+
+
+DENIED = """
+import errno, os, sys
+
+at, real = int(sys.argv.pop(1)), os.open
+
+
+def denied(path, *more, **options):
+    if str(path).endswith((".part-0123abcd", "away")[at]):
+        raise OSError(at and errno.EACCES or errno.EMFILE, "denied", path)
+    return real(path, *more, **options)
+
+
+os.open = denied
+sys.argv = ["qvm", *sys.argv[1:]]
+from qvmsh.__main__ import main
+
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_note_stays_while_its_folder_cannot_be_looked_at(blank: Blank, at: int) -> None:
+    vm = blank()
+    left = vm.world.home / "away/.fresh.part-0123abcd"
+    left.mkdir(parents=True)
+    notes(vm).mkdir(parents=True)
+    note = {"verb": "restore", "path": str(left), "since": 0.0, "pid": 2**22 + 1, "is_whole": False}
+    (notes(vm) / "0123abcd").write_text(json.dumps(note))
+    done = ran(vm, DENIED, str(at), "disk", "check")
+    assert done.returncode == 0, done.stderr
+    assert left.exists()
+    assert "was interrupted: what it had begun is removed" in vm.ok("disk", "check").err
+    assert not left.exists()
+    assert not notes(vm).exists()

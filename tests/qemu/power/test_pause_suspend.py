@@ -1,0 +1,272 @@
+"""pause, resume, wakeup, suspend, reboot, restart and qmp with a real QEMU, no guest system."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pytest
+
+from qvmsh.errors import QmpError, StateError, UsageError
+from tests.support.world import QVM, Blank
+
+
+def test_pause_and_resume_change_the_state_and_refuse_what_is_so_already(blank: Blank) -> None:
+    vm = blank()
+    vm.ok("start", "--no-wait")
+    assert vm.ok("pause").out == "demo: paused; `qvm resume` goes on\n"
+    again = vm.qvm("pause")
+    assert (again.status, again.err) == (
+        3,
+        f"qvm: demo: cannot pause: it is paused (pid {vm.pid})\nhint: `qvm resume` lets it go on\n",
+    )
+    assert json.loads(vm.ok("--json", "resume").out)["paused"] is False
+    again = vm.qvm("resume")
+    assert (again.status, again.err) == (
+        3,
+        f"qvm: demo: cannot resume: it is running (pid {vm.pid})\nhint: `qvm pause` pauses it\n",
+    )
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume", "suspend", "wakeup", "reboot", "qmp query-status"])
+def test_verb_of_a_stopped_machine_says_how_to_start_it(blank: Blank, verb: str) -> None:
+    refused = blank().qvm(*verb.split())
+    assert refused.status == 3
+    assert ": it is stopped\nhint: `qvm start` starts it\n" in refused.err
+
+
+def test_wakeup_and_suspend_in_the_wrong_state_say_what_leads_on(blank: Blank) -> None:
+    vm = blank()
+    vm.ok("start", "--no-wait")
+    awake = vm.qvm("wakeup")
+    assert (awake.status, "hint: `qvm suspend` suspends it" in awake.err) == (3, True)
+    vm.ok("pause")
+    for verb in ("wakeup", "suspend", "reboot"):
+        refused = vm.qvm(verb)
+        assert refused.status == 3
+        assert "it is paused" in refused.err
+        assert "hint: `qvm resume` lets it go on" in refused.err
+    assert vm.qvm("status", "-s").out.startswith("demo: paused")
+
+
+def test_resume_after_a_load_that_failed_is_refused(blank: Blank) -> None:
+    """QEMU 7.2 leaves `restore-vm`: memory and disks may not fit together any more."""
+    vm = blank()
+    vm.ok("start", "--no-wait")
+    vm.qvm("cmd", "loadvm", "nothing")
+    assert json.loads(vm.ok("qmp", "query-status").out)["status"] == "restore-vm"
+    refused = vm.qvm("resume")
+    assert refused.status == 3
+    assert "will not resume: QEMU says restore-vm" in refused.err
+    assert json.loads(vm.ok("qmp", "query-status").out)["status"] == "restore-vm"
+
+
+def test_guest_after_a_load_that_failed_is_neither_let_go_nor_saved(blank: Blank) -> None:
+    vm = blank()
+    vm.ok("start", "--no-wait")
+    vm.qvm("cmd", "loadvm nosuch")
+    words = (["stop", "-t", "1"], ["stop", "--savevm", "x", "--no-suspend"], ["snapshot", "save", "x"])
+    for each in words:
+        refused = vm.qvm(*each)
+        assert refused.status == 3, each
+        assert "QEMU says restore-vm, its memory and its disks may not fit together" in refused.err
+        assert "hint: `qvm kill` ends it" in refused.err
+        assert '"restore-vm"' in vm.ok("qmp", "query-status").out
+    assert "no snapshots" in vm.ok("snapshot", "list").out
+    assert "powered off by quit" in vm.ok("stop", "--force").out
+
+
+def test_verbs_while_another_command_is_at_work_say_who(blank: Blank) -> None:
+    vm = blank()
+    vm.ok("start", "--no-wait")
+    stopping = vm.world.popen("stop", "--timeout", "100", cwd=vm.directory)
+    try:
+        while not (vm.directory / ".qvm/work.lock").read_text().startswith(f"{stopping.pid} "):
+            assert stopping.poll() is None
+        for verb in ("pause", "suspend", "restart", "reboot"):
+            refused = vm.qvm(verb)
+            assert refused.status == 3, str(refused)
+            assert f"`qvm stop`, pid {stopping.pid}" in refused.err, str(refused)
+    finally:
+        stopping.terminate()
+        stopping.communicate()
+
+
+def test_restart_that_could_not_start_again_leaves_it_running(blank: Blank) -> None:
+    vm = blank()
+    vm.ok("start", "--no-wait")
+    pid = vm.pid
+    for words in (["--set", "VM_QEMU_BIN=/nothing", "restart"], ["restart", "--ssh-attempts", "0"]):
+        assert vm.qvm(*words).status in (1, 2)
+    (vm.directory / "demo-base.qcow2").rename(vm.directory / "away")
+    refused = vm.qvm("restart", "--force", "--timeout", "1")
+    assert "orphaned" in refused.err
+    assert vm.pid == pid
+    vm.ok("cmd", "info", "status")
+    (vm.directory / "away").rename(vm.directory / "demo-base.qcow2")
+
+
+def test_restart_of_a_base_only_run_keeps_to_the_base(blank: Blank) -> None:
+    vm = blank()
+    vm.ok("start", "--no-wait", "--base-only")
+    vm.ok("restart", "--no-wait", "--force", "--timeout", "1")
+    assert "demo-base.qcow2" in vm.ok("cmd", "info", "block").out
+    assert "demo-backing.qcow2" not in vm.ok("cmd", "info", "block").out
+
+
+def test_restart_by_another_port_when_the_old_one_is_taken(blank: Blank) -> None:
+    import socket
+
+    vm = blank()
+    vm.ok("start", "--no-wait")
+    port = json.loads(vm.qvm("--json", "status", "-s").out)["ssh_port"]
+    vm.ok("kill")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port))
+        vm.ok("restart", "--no-wait")
+        assert json.loads(vm.qvm("--json", "status", "-s").out)["ssh_port"] != port
+
+
+def test_reboot_force_resets_a_paused_machine_and_it_runs(blank: Blank) -> None:
+    vm = blank(VM_NET_MODEL="none")
+    vm.ok("start", "--no-wait")
+    vm.ok("pause")
+    assert "demo: rebooted by reset" in vm.ok("reboot", "--force").out
+    assert vm.qvm("status", "-s").out.startswith("demo: running")
+
+
+def test_reboot_of_a_machine_that_ends_at_a_reset_says_so(blank: Blank) -> None:
+    vm = blank(VM_NET_MODEL="none", VM_QEMU_EXTRA="-no-reboot")
+    vm.ok("start", "--no-wait")
+    ended = vm.qvm("reboot", "--force")
+    assert ended.status == 3
+    assert "the guest powered off instead of rebooting; QEMU has ended" in ended.err
+    assert vm.qvm("status").out == "demo: stopped\n"
+
+
+def test_qmp_words_json_and_stdin_give_json(blank: Blank) -> None:
+    vm = blank()
+    vm.ok("start", "--no-wait")
+    assert json.loads(vm.ok("qmp", "query-name").out) == {"name": "demo"}
+    assert json.loads(vm.ok("qmp", '{"execute": "query-name"}').out) == {"name": "demo"}
+    many = vm.qvm(
+        "qmp",
+        stdin='{"execute": "stop"} {"execute":\n "query-status"}\n{"execute": "cont"}\n'
+        '{"execute": "query-name"}',
+    )
+    answers = [json.loads(line) for line in many.out.splitlines()]
+    assert (many.status, answers[0], answers[3]) == (0, {}, {"name": "demo"})
+    assert answers[1]["status"] == "paused"
+    node = json.dumps({"node-name": "more", "driver": "null-co", "size": 4096})
+    vm.ok("qmp", "blockdev-add", node)
+    vm.ok("qmp", "blockdev-add", "node-name=two", "driver=raw", "file.driver=null-co", "file.size=4096")
+    nodes = {each["node-name"] for each in json.loads(vm.ok("qmp", "query-named-block-nodes").out)}
+    assert {"more", "two"} <= nodes
+    whole = json.loads(vm.ok("--json", "qmp", "query-name").out)
+    assert whole == {"version": 1, "command": "qmp", "machine": "demo", "return": {"name": "demo"}}
+    assert vm.ok("qmp", "quit").out == "{}\n"
+
+
+def test_qmp_errors_are_qemus_words_and_end_the_input(blank: Blank) -> None:
+    vm = blank()
+    vm.ok("start", "--no-wait")
+    refused = vm.qvm("qmp", "device_del", "id=nothing")
+    assert (refused.status, refused.out) == (1, "")
+    assert refused.err == "qvm: demo: device_del: Device 'nothing' not found\n"
+    unknown = vm.qvm("qmp", "nothing")
+    assert (unknown.status, "hint: " in unknown.err) == (1, True)
+    many = vm.qvm("qmp", stdin='{"execute": "query-name"} {"execute": "x"} {"execute": "stop"}')
+    assert (many.status, many.out) == (1, '{"name": "demo"}\n')
+    assert vm.qvm("status", "-s").out.startswith("demo: running")  # the one behind was not executed
+    assert vm.qvm("qmp", stdin="query-status").status == 2
+    assert vm.qvm("qmp", "--count", "1", "query-name").status == 2
+
+
+def test_qmp_events_come_as_lines_until_count_timeout_or_ctrl_c(blank: Blank) -> None:
+    vm = blank()
+    vm.ok("start", "--no-wait")
+    following = subprocess.Popen(
+        [QVM, "qmp", "--events"], cwd=vm.directory, env=vm.world.environ,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert following.stdout is not None
+    while vm.qvm("qmp", "--events", "--timeout", "0").status == 0:
+        assert following.poll() is None
+    busy = vm.qvm("qmp", "--events", "--timeout", "0")
+    assert (busy.status, "somebody else follows its events already" in busy.err) == (1, True)
+    vm.ok("pause")
+    vm.ok("resume")
+    assert [json.loads(following.stdout.readline())["event"] for _ in range(2)] == ["STOP", "RESUME"]
+    following.send_signal(2)
+    assert following.wait(30) == 130
+    following.communicate()
+    assert vm.ok("qmp", "-e", "-t", "0.2").out == ""
+    late = vm.qvm("qmp", "-e", "-n", "1", "-t", "0.2")
+    assert (late.status, "0 of 1 events" in late.err) == (124, True)
+    wrong = vm.qvm("qmp", "--events", "stopp")
+    assert (wrong.status, "did you mean STOP?" in wrong.err) == (2, True)
+
+
+def test_qmp_events_end_with_qemu(blank: Blank) -> None:
+    vm = blank()
+    vm.ok("start", "--no-wait")
+    following = vm.world.popen("qmp", "--events", "shutdown", cwd=vm.directory)
+    while vm.qvm("qmp", "--events", "--timeout", "0").status == 0:
+        assert following.poll() is None
+    vm.ok("kill")
+    out, _ = following.communicate(timeout=60)
+    assert [json.loads(line)["event"] for line in out.splitlines()] == ["SHUTDOWN"]
+    assert following.returncode == 0
+
+
+def test_qmp_and_pause_are_functions_of_the_library(blank: Blank) -> None:
+    vm = blank()
+    vm.ok("start", "--no-wait")
+    machine = vm.library()
+    assert machine.qmp("query-name")["name"] == "demo"
+    assert machine.qmp("query-name").value == {"name": "demo"}
+    assert machine.pause().paused
+    with pytest.raises(StateError, match="it is paused"):
+        machine.pause()
+    assert not machine.resume().paused
+    with pytest.raises(QmpError) as refused:
+        machine.qmp("device_del", "id=nothing")
+    assert refused.value.error_class == "DeviceNotFound"
+    with pytest.raises(UsageError):
+        machine.qmp(events=True)
+    assert machine.qmp("STOP", events=True, timeout=0.1).answers == []
+
+
+def test_verbs_in_the_shell_never_hide_what_the_host_means_by_them(blank: Blank) -> None:
+    vm = blank()
+    vm.ok("start", "--no-wait")
+    assert vm.ok("sh", "-c", "pause").out == "demo: paused; `qvm resume` goes on\n"
+    assert vm.ok("sh", "-c", "resume").out.startswith("demo: goes on")  # no host has such a program
+    bare = vm.qvm("sh", "-c", "kill")
+    assert (bare.status != 0, "demo: killed" in bare.out) == (True, False)
+    refused = vm.qvm("sh", "-c", "reboot")
+    assert (refused.status, "could mean the guest or this host" in refused.err) == (2, True)
+    assert vm.ok("sh", "-c", "qmp query-name | cat").out == '{"name": "demo"}\n'
+    assert vm.ok("sh", "-c", 'print(qmp("query-name")["name"], vm.pause().paused)').out == "demo True\n"
+    piped = vm.ok("sh", "-c", 'echo \'{"execute": "query-name"}\' | qmp')
+    assert piped.out == '{"name": "demo"}\n'
+    assert "nothing was changed" in vm.ok("sh", "-c", "config edit", env={"VISUAL": "true"}).out
+    assert vm.ok("sh", "-c", "print(config.edit().changed)", env={"VISUAL": "true"}).out == "False\n"
+
+
+def test_two_that_wait_for_the_same_guest_do_not_disturb_each_other(blank: Blank) -> None:
+    """A `reboot` while a `start` waits: the second finds the lock of the waiting one held."""
+    vm = blank()
+    starting = vm.world.popen("start", "--ssh-attempts", "60", cwd=vm.directory)
+    try:
+        while "starting" not in vm.qvm("status").out or not (vm.directory / ".qvm/wait.lock").exists():
+            assert starting.poll() is None
+        while "waits for it" not in vm.qvm("status").out:
+            assert starting.poll() is None
+        late = vm.qvm("--set", "VM_SSH_ATTEMPTS=1", "reboot", "--force")
+        assert (late.status, "did not answer ssh within 2 s" in late.err) == (124, True)
+        assert starting.poll() is None
+    finally:
+        starting.terminate()
+        starting.communicate()
+    assert vm.qvm("status").out == "demo: stopped\n"

@@ -1,0 +1,338 @@
+"""`qvm console` where only the firmware speaks: refusals, pipes, watching."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.tmux_terminal import Terminal, qvm_below, qvm_in_shell, wait_for_exit
+from tests.support.world import DEADLINE_S, QVM, Blank, Vm
+
+
+@pytest.fixture
+def speaking(blank: Blank) -> Vm:
+    """A running machine whose firmware writes to the serial console."""
+    vm = blank(VM_QEMU_MACHINE="pc,graphics=off")
+    vm.ok("start", "--no-wait")
+    return vm
+
+
+TALKER = bytes.fromhex(
+    "fa"  # no interrupts: SeaBIOS would read what is typed
+    "ba fd 03 ec a8 01 74 fb ba f8 03 ec 3c 21 74 09"  # wait for a byte; "!" leads to 0x19
+    "34 20 e8 1b 00 eb e9 90 90"  # else give it back with its case swapped
+    "31 db be 04 00 88 d8 24 3f 04 20 e8 09 00 43 75 f4 4e 75 f1 eb d1 90"  # 256 KiB: " " to "_" in turn
+    "88 c4 ba fd 03 ec a8 20 74 fb ba f8 03 88 e0 ee c3"  # put a byte: wait for the UART, out
+)
+"""A boot sector that talks on the first serial port."""
+
+FLOOD = bytes(range(0x20, 0x60)) * (4 << 10)
+
+
+@pytest.fixture
+def talking(blank: Blank) -> Vm:
+    """A running machine that answers on its console."""
+    vm = make_talker(blank)
+    vm.ok("start", "--no-wait")
+    deadline = time.monotonic() + DEADLINE_S
+    while b"Booting from Hard Disk" not in (vm.directory / ".qvm/log/serial.log").read_bytes():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    while "a" not in vm.ok("console", "--linger", "0.5", stdin="A").out:  # until then the BIOS reads it
+        assert time.monotonic() < deadline
+    return vm
+
+
+def make_talker(blank: Blank) -> Vm:
+    vm = blank(has_images=False, VM_QEMU_MACHINE="pc,graphics=off")
+    raw = vm.directory / "raw"
+    raw.write_bytes(TALKER.ljust(510, b"\0") + b"\x55\xaa" + bytes(1 << 20))
+    subprocess.run(
+        ["qemu-img", "convert", "-O", "qcow2", "raw", "demo-seed.qcow2"], cwd=vm.directory, check=True
+    )
+    vm.ok("init")
+    return vm
+
+
+def say(terminal: Terminal, word: str) -> None:
+    """Type a word in capitals; the guest answers in small letters."""
+    terminal.type(word.upper())
+    terminal.wait(word)
+
+
+def socket_of(vm: Vm, name: str) -> str:
+    note = (vm.directory / ".qvm/running").read_text()
+    return f"{dict(line.split(' ', 1) for line in note.splitlines())['runtime']}/{name}"
+
+
+def test_console_of_a_stopped_machine_says_so(blank: Blank) -> None:
+    result = blank().qvm("console")
+    assert result.status == 3
+    assert "cannot open the console: it is stopped" in result.err
+
+
+def test_console_of_a_paused_machine_says_what_was_not_taken(speaking: Vm) -> None:
+    speaking.ok("cmd", "stop")
+    result = speaking.qvm("console", stdin="x" * 2_000_000)
+    assert result.status == 124
+    assert "did not take all of standard input" in result.err
+
+
+def test_console_beside_another_program_gives_both_every_byte(talking: Vm) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.connect(socket_of(talking, "serial"))
+        other.settimeout(60)
+        assert talking.ok("console", stdin="HELLO").out == "hello"
+        heard = b""
+        while len(heard) < 5:
+            heard += other.recv(100)
+        assert heard == b"hello"
+        other.sendall(b"AGAIN")
+        while len(heard) < 10:
+            heard += other.recv(100)
+        assert heard == b"helloagain"
+
+
+def test_console_of_a_machine_without_one_says_so(blank: Blank) -> None:
+    vm = blank(VM_SERIAL="no")
+    vm.ok("start", "--no-wait")
+    for words in (["console"], ["console", "--watch"]):
+        result = vm.qvm(*words)
+        assert (result.status, "has no serial console" in result.err) == (3, True), str(result)
+
+
+def test_console_watch_shows_every_byte_and_ends_with_qemu(speaking: Vm) -> None:
+    watching = subprocess.Popen(
+        [QVM, "console", "--watch"],
+        cwd=speaking.directory,
+        env=speaking.world.environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+    )
+    assert watching.stdout is not None
+    log = speaking.directory / ".qvm/log/serial.log"
+    deadline = time.monotonic() + DEADLINE_S
+    while b"No bootable device" not in log.read_bytes():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    speaking.ok("kill")
+    out, _ = watching.communicate(timeout=60)
+    assert watching.returncode == 0
+    data = log.read_bytes()
+    assert data.endswith(out)  # it began with the last lines of what was there
+    assert b"No bootable device" in out
+
+
+def test_console_interrupted_in_a_pipe_ends_and_frees_the_console(speaking: Vm) -> None:
+    for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        console = subprocess.Popen(
+            [QVM, "console"],
+            cwd=speaking.directory,
+            env=speaking.world.environ,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 60
+        while not Path(socket_of(speaking, "console")).exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        console.send_signal(number)
+        console.communicate(timeout=60)
+        assert console.returncode == status
+        assert not Path(socket_of(speaking, "console")).exists()
+
+
+def test_console_usage_mistakes_are_told(speaking: Vm) -> None:
+    for words in (["--json", "console"], ["console", "-e", "x"], ["console", "-w", "-t"]):
+        assert speaking.qvm(*words).status == 2
+    other = speaking.world.home / "other"
+    shutil.copytree(speaking.directory, other, ignore=shutil.ignore_patterns(".qvm"))
+    several = speaking.world.run("console", speaking.directory, other)
+    assert (several.status, "one machine at a time" in several.err) == (2, True)
+
+
+def test_console_detach_and_come_back(talking: Vm) -> None:
+    with qvm_in_shell(talking, "console") as terminal:
+        terminal.wait("Booting from Hard Disk")  # what came before
+        say(terminal, "first")
+        terminal.key("C-c")  # is the guest's: 3 ^ 0x20 is "#"
+        terminal.wait("#")
+        terminal.key("C-]")
+        assert "detached" in wait_for_exit(terminal, 0)
+    with qvm_in_shell(talking, "console --escape ^B") as terminal:
+        terminal.wait("first#")
+        terminal.key("C-b")
+        wait_for_exit(terminal, 0)
+
+
+def test_console_in_use_is_refused_watched_and_taken_over(talking: Vm) -> None:
+    with qvm_in_shell(talking, "console") as first, qvm_in_shell(talking, "console --watch") as watcher:
+        say(first, "one")
+        refused = talking.qvm("console")
+        assert refused.status == 3
+        assert f"pid {qvm_below(first)}" in refused.err
+        assert "--take" in refused.err
+        watcher.wait("one")
+        watcher.type("WATCHER")
+        say(first, "two")
+        assert "watcher" not in watcher.wait("two")
+        with qvm_in_shell(talking, "console --take") as second:
+            assert "the console was taken over by root, pid " in wait_for_exit(first, 3)
+            say(second, "three")
+            watcher.wait("onetwothree")
+            watcher.key("C-c")
+            wait_for_exit(watcher, 0)
+            second.key("C-]")
+            wait_for_exit(second, 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_console_ended_by_a_signal_gives_the_terminal_back(talking: Vm, number: int) -> None:
+    with qvm_in_shell(talking, "console") as terminal:
+        say(terminal, "here")
+        os.kill(qvm_below(terminal), number)
+        wait_for_exit(terminal, 143)
+    with qvm_in_shell(talking, "console") as terminal:  # and the console is free
+        say(terminal, "again")
+        os.kill(qvm_below(terminal), signal.SIGKILL)
+        terminal.wait("after")  # in raw mode: nothing can be done about SIGKILL
+    assert talking.qvm("console").status == 0
+
+
+def test_console_slow_reader_does_not_hold_the_guest_up(talking: Vm) -> None:
+    log = talking.directory / ".qvm/log/serial.log"
+    before = log.stat().st_size
+    console = subprocess.Popen(
+        [QVM, "console"],
+        cwd=talking.directory,
+        env=talking.world.environ,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert console.stdin is not None
+    console.stdin.write(b"!")
+    console.stdin.flush()
+    deadline = time.monotonic() + DEADLINE_S
+    while len(said := log.read_bytes()[before:]) < len(FLOOD):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    out, _ = console.communicate(timeout=DEADLINE_S)  # nobody has read until now
+    assert console.returncode == 0
+    assert said == FLOOD
+    assert out == said
+
+
+def test_console_whose_keeper_is_killed_comes_back(talking: Vm) -> None:
+    with qvm_in_shell(talking, "console") as terminal, qvm_in_shell(talking, "console --watch") as watcher:
+        say(terminal, "before")
+        for pid in talking.world.pids("host/keeper.py"):
+            os.kill(pid, signal.SIGKILL)
+        terminal.wait("interrupted here")
+        say(terminal, "behind")
+        watcher.wait("interrupted here[^a-z]*some bytes may be missing[^a-z]*behind")
+        both = talking.world.pids("host/keeper.py")
+        assert len(both) == 2
+        parents = {pid: int(Path(f"/proc/{pid}/stat").read_text().split()[3]) for pid in both}
+        worker = next(pid for pid in both if parents[pid] in both)
+        os.kill(worker, signal.SIGKILL)  # the other begins a new one
+        terminal.wait(r"behind\s*\[qvm: the log was interrupted here")
+        say(terminal, "oncemore")
+        terminal.key("C-]")
+        wait_for_exit(terminal, 0)
+        watcher.key("C-c")
+        wait_for_exit(watcher, 0)
+
+
+def test_doctor_begins_a_new_keeper_and_no_byte_is_lost(talking: Vm) -> None:
+    log = talking.directory / ".qvm/log/serial.log"
+    before = log.stat().st_size
+    assert "keeps the console" not in talking.qvm("doctor").out
+    for pid in talking.world.pids("host/keeper.py"):
+        os.kill(pid, signal.SIGKILL)
+    Path(socket_of(talking, "serial.in")).write_bytes(b"!")  # 256 KiB wait in the FIFO
+    assert "the process that keeps the console is gone" in talking.qvm("doctor").out
+    assert "a new one does" in talking.qvm("doctor", "--fix").out
+    deadline = time.monotonic() + DEADLINE_S
+    while not log.read_bytes().endswith(FLOOD):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert log.read_bytes()[before:].partition(b"missing]\r\n")[2] == FLOOD
+    assert "keeps the console" not in talking.qvm("doctor", "--fix").out
+
+
+def test_console_flood_reaches_the_log_and_each_console_whole(talking: Vm) -> None:
+    log = talking.directory / ".qvm/log/serial.log"
+    before = log.stat().st_size
+    watching = [
+        subprocess.Popen(
+            [QVM, "console", "--watch"],
+            cwd=talking.directory,
+            env=talking.world.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+        )
+        for _ in range(3)
+    ]
+    assert all(each.stdout and each.stdout.read(1) for each in watching)  # they show what there is
+    watching[0].send_signal(signal.SIGSTOP)
+    out = talking.ok("console", stdin="!!").out
+    assert out.encode() == FLOOD * 2
+    assert log.read_bytes()[before:] == FLOOD * 2
+    watching[0].send_signal(signal.SIGCONT)
+    talking.ok("kill")
+    assert all(each.communicate(timeout=DEADLINE_S)[0].endswith(FLOOD * 2) for each in watching)
+
+
+def test_console_in_a_pipe_answers_and_ends(talking: Vm) -> None:
+    assert talking.ok("console", stdin="HELLO").out == "hello"  # only what is new
+    assert talking.ok("console", stdin="").out == ""
+
+
+def test_console_stays_through_a_reset(talking: Vm) -> None:
+    with qvm_in_shell(talking, "console") as terminal:
+        say(terminal, "beforereset")
+        talking.ok("cmd", "system_reset")
+        terminal.wait(r"Booting from Hard Disk[^A]*\Z")
+        deadline = time.monotonic() + DEADLINE_S
+        while "behindit" not in terminal.text:  # until the boot sector begins, the BIOS reads what is typed
+            assert time.monotonic() < deadline
+            terminal.type("BEHINDIT")
+            time.sleep(0.5)
+        terminal.key("C-]")
+        wait_for_exit(terminal, 0)
+
+
+def test_console_ends_with_qemu(talking: Vm) -> None:
+    with qvm_in_shell(talking, "console") as terminal:
+        say(terminal, "here")
+        os.kill(talking.pid, signal.SIGKILL)
+        assert "QEMU crashed" in wait_for_exit(terminal, 0)
+
+
+def test_console_of_run_is_refused_and_can_be_watched(blank: Blank) -> None:
+    vm = make_talker(blank)
+    with qvm_in_shell(vm, "run") as terminal:
+        terminal.wait("Booting from Hard Disk")
+        refused = vm.qvm("console")
+        assert refused.status == 3
+        assert "on the terminal of `qvm run`" in refused.err
+        with qvm_in_shell(vm, "console --watch") as watcher:
+            say(terminal, "seen")
+            watcher.wait("seen")
+            vm.ok("kill")
+            wait_for_exit(watcher, 0)
+        wait_for_exit(terminal, 0)
+
+
+def test_console_in_a_pipe_ends_although_the_guest_goes_on_talking(talking: Vm) -> None:
+    result = talking.qvm("console", "--linger", "0.16", stdin="!" * 400)  # 100 MiB
+    assert result.status == 124, result.status
+    assert "hint: a longer --linger waits longer" in result.err
+    talking.ok("kill")

@@ -1,0 +1,119 @@
+"""Files, functions and lists of parameters stay short; each exception is named, with its reason."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+from tests.support.world import ROOT
+
+FILE_LINES, FUNCTION_LINES, PARAMETERS = 450, 60, 8
+
+SPLIT = "to be split in issue 11"
+
+LONG_FILES = {
+    "qvmsh/cli/main.py": SPLIT,
+    "qvmsh/commands/index.py": "generated: the table of all commands",
+    "qvmsh/config/grammar.py": SPLIT,
+    "qvmsh/config/variables.py": SPLIT,
+    "qvmsh/host/ssh.py": SPLIT,
+    "qvmsh/host/transfer.py": SPLIT,
+    "qvmsh/images/builtin.py": SPLIT,
+    "qvmsh/machine/archive/writer.py": SPLIT,
+    "qvmsh/machine/doctor/diagnosis.py": SPLIT,
+    "qvmsh/machine/power/launch.py": SPLIT,
+    "qvmsh/machine/power/stop.py": SPLIT,
+    "qvmsh/machine/snapshot/recovery.py": SPLIT,
+    "qvmsh/machine/state.py": SPLIT,
+    "qvmsh/machine/terminal/console.py": SPLIT,
+    "qvmsh/qemu/accelerator.py": SPLIT,
+    "qvmsh/qemu/commandline.py": SPLIT,
+    "qvmsh/qemu/image.py": SPLIT,
+    "qvmsh/shell/session/context.py": SPLIT,
+}
+
+LONG_FUNCTIONS = {
+    "qvmsh/commands/archive.py:archive": SPLIT,
+    "qvmsh/config/variables.py:_table": "the table of all variables, a row each",
+    "qvmsh/machine/power/hardware.py:hardware": SPLIT,
+    "qvmsh/machine/power/launch.py:_Attempt._launch": SPLIT,
+    "qvmsh/machine/power/launch.py:_Attempt._spawn": SPLIT,
+}
+
+MANY_PARAMETERS = {
+    "qvmsh/config/variables.py:Variable.__init__": "the columns of that table",
+    "qvmsh/host/ssh.py:Link.__init__": SPLIT,
+    "qvmsh/machine/archive/reports.py:Archived.__init__": SPLIT,
+    "qvmsh/machine/launch_record.py:Note.__init__": SPLIT,
+    "qvmsh/machine/power/hardware.py:hardware": SPLIT,
+    "qvmsh/machine/power/launch.py:_Attempt.__init__": SPLIT,
+    "qvmsh/machine/reports.py:Started.__init__": SPLIT,
+    "qvmsh/machine/restore/new_machine.py:lay_out": SPLIT,
+    "qvmsh/machine/snapshot/catalogue.py:entry": SPLIT,
+    "qvmsh/machine/snapshot/reports.py:SnapshotRestored.__init__": SPLIT,
+    "qvmsh/qemu/image.py:Header.__init__": SPLIT,
+}
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def sources() -> Iterator[tuple[str, str]]:
+    """Each module's path in the checkout, and its text."""
+    for path in sorted((ROOT / "qvmsh").rglob("*.py")):
+        yield str(path.relative_to(ROOT)), path.read_text()
+
+
+def functions(tree: ast.AST, prefix: str) -> Iterator[tuple[str, Function]]:
+    """Each function by its place: `qvmsh/io.py:Io.message`."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, Function | ast.ClassDef):
+            name = f"{prefix}{':' if prefix.endswith('.py') else '.'}{node.name}"
+            if isinstance(node, Function):
+                yield name, node
+            yield from functions(node, name)
+        else:
+            yield from functions(node, prefix)
+
+
+def is_verb(node: Function) -> bool:
+    """True of a command, whose parameters are the options that users type."""
+    return any(
+        isinstance(each, ast.Call) and ast.unparse(each.func) == "command" for each in node.decorator_list
+    )
+
+
+def parameters(node: Function) -> int:
+    given = node.args
+    every = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+    return sum(each is not None and each.arg not in ("self", "cls") for each in every)
+
+
+def require_only(found: dict[str, int], allowed: dict[str, str], limit: int) -> None:
+    new = {name: size for name, size in found.items() if size > limit and name not in allowed}
+    assert not new, f"over {limit}: split it, or name it with the reason"
+    needless = [name for name in allowed if found.get(name, 0) <= limit]
+    assert not needless, f"no longer over {limit}: remove the exception"
+
+
+def test_files_are_short() -> None:
+    found = {path: text.count("\n") for path, text in sources()}
+    require_only(found, LONG_FILES, FILE_LINES)
+
+
+def test_functions_are_short() -> None:
+    found = {
+        name: (node.end_lineno or 0) - node.lineno + 1
+        for path, text in sources()
+        for name, node in functions(ast.parse(text), path)
+    }
+    require_only(found, LONG_FUNCTIONS, FUNCTION_LINES)
+
+
+def test_functions_have_few_parameters() -> None:
+    found = {
+        name: parameters(node)
+        for path, text in sources()
+        for name, node in functions(ast.parse(text), path)
+        if not (path.startswith("qvmsh/commands/") and is_verb(node))
+    }
+    require_only(found, MANY_PARAMETERS, PARAMETERS)

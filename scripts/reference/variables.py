@@ -44,7 +44,7 @@ directory.
 If `VM_PRE_START` fails, nothing is started and its output is shown. `VM_POST_STOP` runs once after each
 successful `VM_PRE_START`: after `stop`, `kill`, the end of `run`, or a start that failed. If QEMU ended
 without qvm (the guest powered itself off, a crash, the host went down), it runs before the next start. It
-may take two minutes; if it fails, qvm prints a warning and goes on."""
+may take two minutes; if it fails, qvm prints a warning and continues."""
 
 MACHINE = """\
 `VM_LIMIT_MEM` and `VM_LIMIT_CPUS` limit the whole QEMU process, not only its guest, in a systemd scope

@@ -38,8 +38,9 @@ class Loaded(HTMLParser):
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site, built as `scripts/docs` builds it; a broken link is an error."""
     folder = tmp_path_factory.mktemp("site")
-    argv = [sys.executable, "-m", "sphinx", "-c", ROOT / "scripts/sphinx", "-W", "--keep-going", "-q"]
-    done = subprocess.run([*argv, DOCS, folder], capture_output=True, text=True, check=False)
+    options = ["-c", str(ROOT / "scripts/sphinx"), "-W", "--keep-going", "-q"]
+    argv = [sys.executable, "-m", "sphinx", *options, str(DOCS), str(folder)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     return folder
 

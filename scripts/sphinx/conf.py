@@ -10,3 +10,4 @@ html_copy_source = False
 html_show_sphinx = False
 html_show_search_summary = False  # a browser does not fetch pages from file://
 html_use_index = False
+html_show_copyright = False

@@ -1,7 +1,7 @@
 #!/usr/bin/env -S qvm sh
-# Copy folders out of the running guest into an archive on the host, check it, keep the newest few.
+# Copy folders of the running guest into an archive on the host, check it, keep the newest three.
 #
-#   ./backup.xsh DIRECTORY [FOLDER ...]       FOLDER: in the guest; else the whole home
+#   ./backup.xsh DIRECTORY [FOLDER ...]       FOLDER: in the guest; default: the whole home
 import datetime
 import glob
 import os

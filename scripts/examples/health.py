@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Tell how all machines of a user are, for cron or a monitoring system; exit status 1 if one is not well.
+"""Check all machines of a user, for cron or a monitoring system; exit status 1 if one is not healthy.
 
-    ./health.py [DIRECTORY ...]       the known machines where none is named
+    ./health.py [DIRECTORY ...]       default: the known machines
 
 A program of its own, with qvm as a library: `pip install qvmsh`.
 """
@@ -14,11 +14,11 @@ from qvmsh.errors import QvmError
 from qvmsh.machine import registry as known
 
 FULL = 90
-"""Percent of the guest's disk in use from which on it is not well."""
+"""A guest is not healthy if this percentage of its disk is in use."""
 
 
 def health(directory: str) -> tuple[str, bool]:
-    """What there is to say about one machine, and whether it is well."""
+    """A line about one machine, and whether it is healthy."""
     vm = Machine.open(directory)
     status = vm.status()
     if status.state == "stopped":
@@ -31,15 +31,15 @@ def health(directory: str) -> tuple[str, bool]:
 
 
 def main() -> int:
-    is_well = True
+    is_healthy = True
     for directory in sys.argv[1:] or known.directories(os.environ):
         try:
-            line, is_good = health(directory)
+            line, is_fine = health(directory)
         except QvmError as error:
-            line, is_good = f"{directory}: {error}", False
-        print(line if is_good else f"{line}  <-- look at it")
-        is_well = is_well and is_good
-    return 0 if is_well else 1
+            line, is_fine = f"{directory}: {error}", False
+        print(line if is_fine else f"{line}  <-- look at it")
+        is_healthy = is_healthy and is_fine
+    return 0 if is_healthy else 1
 
 
 if __name__ == "__main__":

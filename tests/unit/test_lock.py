@@ -24,19 +24,20 @@ def pinned(group: str) -> dict[str, str]:
 def wanted(group: str) -> list[Requirement]:
     groups = PROJECT["dependency-groups"]
     rows = [*PROJECT["project"]["dependencies"], *PROJECT["build-system"]["requires"], *groups["build"]]
+    rows += groups["docs"] if group in ("docs", "dev") else []
     if group == "dev":
         rows += [*groups["test"], *groups["lint"]]
     return [Requirement(row) for row in rows]
 
 
-@pytest.mark.parametrize("group", ["run", "dev"])
+@pytest.mark.parametrize("group", ["run", "docs", "dev"])
 def test_lock_has_every_dependency_in_a_version_that_fits(group: str) -> None:
     found = pinned(group)
     for each in wanted(group):
         assert each.specifier.contains(found[canonicalize_name(each.name)]), f"./scripts/lock: {each}"
 
 
-@pytest.mark.parametrize("group", ["run", "dev"])
+@pytest.mark.parametrize("group", ["run", "docs", "dev"])
 def test_lock_pins_everything_with_hashes_and_names_no_registry(group: str) -> None:
     lines = (ROOT / f"scripts/requirements-{group}.txt").read_text().splitlines()
     for line, following in zip(lines, [*lines[1:], ""], strict=True):
@@ -49,8 +50,8 @@ def test_lock_pins_everything_with_hashes_and_names_no_registry(group: str) -> N
             assert "--hash" in following
 
 
-def test_lock_is_the_same_for_both_set_ups() -> None:
-    assert pinned("run").items() <= pinned("dev").items()
+def test_lock_is_the_same_for_all_set_ups() -> None:
+    assert pinned("run").items() <= pinned("docs").items() <= pinned("dev").items()
 
 
 def test_run_dependency_has_an_upper_bound() -> None:
@@ -58,9 +59,9 @@ def test_run_dependency_has_an_upper_bound() -> None:
         assert any(each.operator in ("<", "<=", "==") for each in Requirement(row).specifier), row
 
 
-def test_readme_names_the_license_of_each_package_that_qvm_installs() -> None:
+def test_licenses_page_names_the_license_of_each_package_that_qvm_installs() -> None:
     """All that the run-time dependencies need, as the installed packages say."""
-    section = (ROOT / "README.md").read_text().partition("## License")[2]
+    section = (ROOT / "docs/licenses.md").read_text()
     rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", section, re.MULTILINE))
     todo = [Requirement(row) for row in PROJECT["project"]["dependencies"]]
     seen: set[str] = set()
@@ -77,4 +78,4 @@ def test_readme_names_the_license_of_each_package_that_qvm_installs() -> None:
         kind = next(kind for kind in ("LGPL", "MIT", "BSD", "PSF") if kind in words)
         names = next(names for title, names in rows.items() if title.startswith(kind))
         listed = {canonicalize_name(name.strip(" ;`")) for name in re.split(r"[ ,;]+", names)}
-        assert canonicalize_name(each.name) in listed, f"README, {kind}: {each.name}"
+        assert canonicalize_name(each.name) in listed, f"docs/licenses.md, {kind}: {each.name}"

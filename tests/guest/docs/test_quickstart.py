@@ -52,5 +52,5 @@ def test_quickstart_makes_no_machine_inside_the_clone(
         timeout=600,
     )
     assert refused.returncode == 2, refused
-    assert "lies inside this clone, where `git clean` would delete it\nhint: " in refused.stderr
+    assert "is inside this clone, where `git clean` would delete it\nhint: " in refused.stderr
     assert not list(ROOT.glob("x")) + list(ROOT.glob("tests/demo"))

@@ -1,4 +1,4 @@
-"""Every block of the README and the guides is run, in order, with a real guest, and prints what it shows."""
+"""Every block of the README and of docs/ is run, in order, with a real guest, and prints what it shows."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 PROMPT = "demo:running> "
+MAKES_ITS_MACHINE = ("README.md", "docs/tutorial.md")
+"""Pages that begin without a machine; the others have one, `demo`, which is off."""
 
 NOT_RUN = {
     "./scripts/quickstart": "tests/guest/docs/test_quickstart.py runs it",
     "./scripts/test": "it is what runs this",
     "pipx install .": "wants a package index; tests/unit/test_wheel.py installs without one",
     "pipx ensurepath": "changes the user's own shell",
+    "pipx inject --include-apps qvmsh pytest": "wants a package index",
     "python3 -m venv ~/.local/share/qvm-venv": "as above",
     "~/.local/share/qvm-venv/bin/pip install .": "as above",
     "ln -s ~/.local/share/qvm-venv/bin/qvm ~/.local/bin/qvm": "as above",
@@ -38,25 +41,23 @@ NOT_RUN = {
 }
 """What is not run here, and why."""
 
-FRESH = "cd .. && qvm -q kill demo; rm -r demo && qvm -q create demo && cd demo"
 AGENT = "qvm ssh 'until pidof qemu-ga; do usleep 100000; done'"
 BEFORE = {
     "qvm snapshot save ready": AGENT,
     "qvm archive --savevm now": f"qvm -q start; {AGENT}",
-    "qvm archive --delvm ready": "qvm -q snapshot save ready",
-    "qvm disk list": FRESH,
     "qvm disk rebase disk0 other.qcow2": "cp demo-base.qcow2 other.qcow2",
     "qvm create web --image debian.qcow2 --user guido --mem 2048": (
         "qemu-img create -q -f qcow2 debian.qcow2 16M"
     ),
 }
-"""What a command of a guide takes for granted."""
+"""What a command of a page takes for granted."""
 
 
 @dataclass
 class Block:
-    """One block of a page."""
+    """One block of a page; one of Python is saved as `file`, the name that the line before it ends with."""
 
+    file: str
     kind: str
     text: str
 
@@ -83,23 +84,28 @@ class Block:
 def blocks(page: str) -> list[Block]:
     text = (ROOT / page).read_text()
     assert not re.search(r"\n\n {4}\S", text), f"{page}: a block without ``` is not run"
-    found = [Block(*each) for each in re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
+    pattern = r"(?:`([\w.]+)`:\n\n)?^```(\S*)\n(.*?)^```"
+    found = [Block(*each) for each in re.findall(pattern, text, re.MULTILINE | re.DOTALL)]
+    found = [block for block in found if block.kind != "{toctree}"]
     for block in found:
         if block.kind == "sh" and block.text.startswith("VM_"):
             block.kind = "vmrc"
         assert block.kind in ("sh", "console", "text", "python", "vmrc"), (page, block)
         assert block.kind != "text" or block.text.startswith(PROMPT), (page, block)
+        assert block.kind != "python" or block.file, (page, block)
     return found
 
 
 MOMENTS = {
     r"by (guest agent|ssh)": "by guest agent",  # ssh, where the agent is not up yet
+    r'"by": "(guest agent|ssh)", "seconds": [\d.]+': '"by": "guest agent", "seconds": N',
     r"; clock (is right|was .*)": "",
     r"\b(pid|port) \d+": r"\1 N",
     r"\b\d{14}\b": "STAMP",
     r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d": "STAMP",
     r"\b\d+(\.\d+)? [KM]iB": "SIZE",
     r"\b\d+(\.\d+)? m?s\b": "TIME",
+    r"\bin [\d.]+s( \([\d:]+\))?": "in TIME",  # as pytest has it
 }
 
 
@@ -114,7 +120,7 @@ class Reader:
     """Somebody who types what a page says.
 
     Args:
-        vm: the machine that the page speaks of; the README makes it itself.
+        where: the folder in which the first line is typed.
     """
 
     def __init__(self, world: World, where: Path) -> None:
@@ -146,8 +152,7 @@ class Reader:
             self.check(block.text)
             return
         if block.kind == "python":
-            (self.where / "script.py").write_text(block.text)
-            assert self.type("chmod +x script.py; ./script.py") == "demo 512\nLinux\n"
+            (self.where / block.file).write_text(block.text)
             return
         steps = [step for step in block.steps if step[0] not in NOT_RUN]
         if block.kind == "text":
@@ -190,7 +195,8 @@ class Reader:
 
 def read_page(world: World, page: str) -> None:
     reader = Reader(world, world.home)
-    if page != "README.md" and any(block.kind in ("sh", "console", "text") for block in blocks(page)):
+    has_steps = any(block.kind in ("sh", "console", "text") for block in blocks(page))
+    if page not in MAKES_ITS_MACHINE and has_steps:
         reader.where = create_tiny(world).directory
     try:
         for block in blocks(page):
@@ -211,9 +217,9 @@ def test_what_is_not_run_is_still_there() -> None:
     assert (NOT_RUN.keys() | BEFORE.keys()) <= commands, (NOT_RUN.keys() | BEFORE.keys()) - commands
 
 
-def test_readme_vmrc_block_is_all_that_is_mandatory(world: World) -> None:
+def test_mandatory_vmrc_block_is_all_that_is_mandatory(world: World) -> None:
     (world.home / "x").mkdir()
-    block = next(block for block in blocks("README.md") if block.kind == "vmrc")
+    block = next(block for block in blocks("docs/configuration.md") if block.kind == "vmrc")
     (world.home / "x/.vmrc").write_text(block.text.replace("guido", pwd.getpwuid(os.geteuid()).pw_name))
     assert world.run("-C", "x", "config", "--check").status == 0
 

@@ -15,7 +15,6 @@ from qvmsh.cli import parse
 from qvmsh.commands.index import ALIASES, COMMANDS
 from qvmsh.errors import QvmError, Terminated, UsageError
 from qvmsh.io import QUIET, Io, tell, unwritable
-from qvmsh.machine import handover
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -256,8 +255,10 @@ class Call:
         if account is None and directory is not None and entry.verb not in BY_ROOT:
             vm = self._machine(bound)
             vm = vm.with_io(QUIET) if vm else None  # what is to be warned of the command itself warns of
-            account = handover.named(vm) if vm else None
+            account = owner.named(vm.loaded, vm.directory) if vm else None
             if vm and account and not account.obstacle(directory):
+                from qvmsh.machine import handover
+
                 handover.hand_over(vm, account)
         return account, directory
 

@@ -13,26 +13,13 @@ if TYPE_CHECKING:
     from qvmsh.machine.machine import Machine
 
 
-def named(vm: Machine) -> Account | None:
-    """VM_MACHINE_OWNER of a machine in a directory of root's, where this is root; None if that is root."""
-    if os.geteuid() != 0:
-        return None
-    import pwd
-
-    try:
-        row = pwd.getpwnam(vm.loaded["VM_MACHINE_OWNER"])
-    except (KeyError, ConfigError):  # the command itself says so, if it needs the settings
-        return None
-    return owner._account(row.pw_uid, vm.directory) if row.pw_uid else None
-
-
 def require_roots(vm: Machine) -> None:
     """Refuse to start as root what VM_MACHINE_OWNER says is another account's.
 
     Raises:
         QvmError: a program of root's asks; the command line hands such a machine over first.
     """
-    account = named(vm)
+    account = owner.named(vm.loaded, vm.directory)
     if account:
         raise QvmError(
             f"VM_MACHINE_OWNER is {account.name}: root does not start the machine with its own rights",

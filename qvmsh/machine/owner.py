@@ -4,8 +4,7 @@ May import: `host.accounts` late, `errors` (one-shot path).
 
     account = owner.of("/home/guido/vm/demo", os.environ)   # None, or who must carry the command out
     owner.require_own(directory, os.environ)                 # root does not open the machine itself
-    account = owner.named(vm)                                # VM_MACHINE_OWNER of a machine of root's
-    owner.hand_over(vm, account)
+    account = owner.named(settings, directory)              # VM_MACHINE_OWNER of a machine of root's
 
 What lies in a directory of another account can be rearranged by that account at any moment: links, pipes,
 notes that name what is not theirs. So root does nothing there by itself: the door begins a process with the
@@ -16,12 +15,13 @@ from __future__ import annotations
 
 import os
 
-from qvmsh.errors import QvmError
+from qvmsh.errors import ConfigError, QvmError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
 
+    from qvmsh.config.settings import Settings
     from qvmsh.host.accounts import Account
 
 _LINKS = 40
@@ -136,6 +136,19 @@ def _uid(path: str) -> int:
         return os.lstat(path).st_uid
     except OSError:
         return 0
+
+
+def named(settings: Settings, directory: str) -> Account | None:
+    """VM_MACHINE_OWNER of a machine in a directory of root's, where this is root; None if that is root."""
+    if os.geteuid() != 0:
+        return None
+    import pwd
+
+    try:
+        row = pwd.getpwnam(settings["VM_MACHINE_OWNER"])
+    except (KeyError, ConfigError):  # the command itself says so, if it needs the settings
+        return None
+    return _account(row.pw_uid, directory) if row.pw_uid else None
 
 
 def _account(uid: int, path: str) -> Account:

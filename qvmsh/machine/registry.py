@@ -19,7 +19,6 @@ import os
 from qvmsh.config.words import quote
 from qvmsh.errors import QvmError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import as_owner
 from qvmsh.machine import launch_record as note
 
 TYPE_CHECKING = False
@@ -207,6 +206,8 @@ def labels(directory: str, environ: Mapping[str, str]) -> list[str]:
             from qvmsh.machine import owner
 
             if account := owner.of(directory, environ):
+                from qvmsh.machine import as_owner
+
                 found: list[str] = as_owner.look(directory, account, environ)["labels"]
                 return found
         return Machine(directory, environ=environ).loaded.words("VM_LABELS")

@@ -31,6 +31,7 @@ OWN = {
     "qvmsh.machine.launch_record", "qvmsh.machine.reports", "qvmsh.machine.state",
     "qvmsh.qemu", "qvmsh.qemu.qmp",
     "qvmsh.commands.list", "qvmsh.machine.registry", "qvmsh.machine.overview.list",
+    "qvmsh.machine.overview.status",
     *(["qvmsh.machine.owner"] if os.geteuid() == 0 else []),
 }  # fmt: skip
 

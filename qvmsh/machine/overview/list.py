@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 
 from qvmsh.errors import QvmError, printable
-from qvmsh.machine import as_owner, state
 from qvmsh.machine import registry as known
+from qvmsh.machine import state
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.overview import status as overview_status
 from qvmsh.machine.reports import Report
@@ -119,6 +119,8 @@ def look(directory: str, name: str, environ: Mapping[str, str]) -> Listed:
             from qvmsh.machine import owner
 
             if account := owner.of(directory, environ):
+                from qvmsh.machine import as_owner
+
                 return Listed(**as_owner.look(directory, account, environ))
         vm = Machine(directory, environ=environ)
         seen = overview_status.look(vm, is_quiet=True, has_ssh_check=False)

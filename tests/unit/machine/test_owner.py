@@ -132,7 +132,7 @@ def test_hand_over_gives_the_machine_and_nothing_else(tree: Path) -> None:
     (folder / ".qvm/hard").hardlink_to(outside / "twin")
     os.mkfifo(folder / ".qvm/fifo")
     vm = Machine(folder, environ={"HOME": str(tree), "VM_GLOBAL_CONFIG": "/dev/null"})
-    account = handover.named(vm)
+    account = owner.named(vm.loaded, vm.directory)
     assert account is not None
     assert account.name == "nobody"
     handover.hand_over(vm, account)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 
 from qvmsh.config import files
-from qvmsh.config.grammar import is_name, parse
+from qvmsh.config.grammar import parse
+from qvmsh.config.syntax import is_name
 from qvmsh.config.words import quote
 from qvmsh.errors import ConfigError, UsageError
 from qvmsh.host.files import sync_folder, unique

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import os
 
-from qvmsh.config.grammar import MAX_PROBLEMS, Expansion, Problem, Tilde
+from qvmsh.config.syntax import MAX_PROBLEMS, Expansion, Problem, Tilde
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from qvmsh.config.grammar import Assignment, Document, Part
+    from qvmsh.config.syntax import Assignment, Document, Part
 
 MAX_VALUE_BYTES = 131072 - 1
 """What Linux lets one `NAME=value` of an environment hold (MAX_ARG_STRLEN, with its NUL)."""

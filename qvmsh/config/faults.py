@@ -11,7 +11,7 @@ reading goes on; `Abandoned` gives up the rest of the line.
 
 from __future__ import annotations
 
-from qvmsh.config.grammar import (
+from qvmsh.config.syntax import (
     END,
     MAX_DEPTH,
     MAX_PROBLEMS,
@@ -26,9 +26,24 @@ from qvmsh.config.words import CONTROLS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import NoReturn, Protocol
 
-    from qvmsh.config.grammar import Assignment, Scanner
+    from qvmsh.config.syntax import Assignment, Document
+
+    class Scanner(Protocol):
+        """What is used here of `grammar.Scanner`."""
+
+        text: str
+        size: int
+        at: int
+        document: Document
+
+        def place(self, offset: int) -> tuple[int, int]: ...
+        def blanks(self) -> None: ...
+        def skip(self, at: int) -> int: ...
+        def to_line_end(self) -> None: ...
+        def word(self, found: Expansion, in_double: bool) -> None: ...
+
 
 MAX_RECOVERIES = 10
 

@@ -15,7 +15,7 @@ import os
 
 from qvmsh.config import files
 from qvmsh.config.evaluation import Budget, evaluate
-from qvmsh.config.grammar import Problem, is_name, parse
+from qvmsh.config.grammar import parse
 from qvmsh.config.settings import (
     CONTEXT_MARK,
     ENVIRONMENT,
@@ -26,6 +26,7 @@ from qvmsh.config.settings import (
     default,
     marked,
 )
+from qvmsh.config.syntax import Problem, is_name
 from qvmsh.config.variables import VARIABLES, meant, shown
 from qvmsh.config.words import quote
 from qvmsh.errors import ConfigError

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any, NoReturn
 
-    from qvmsh.config.grammar import Problem
+    from qvmsh.config.syntax import Problem
     from qvmsh.config.variables import Variable
     from qvmsh.host.files import Source
 

@@ -25,8 +25,21 @@ from qvmsh.errors import ConfigError, NotAcceptedError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Protocol
 
-    from qvmsh.config.settings import Settings
+    from qvmsh.host.files import Source
+
+    class Settings(Protocol):
+        """What is used here of `settings.Settings`."""
+
+        directory: str
+        sources: list[Source]
+
+        @property
+        def is_accepted(self) -> bool: ...
+        def is_set(self, name: str) -> bool: ...
+        def withheld(self) -> list[str]: ...
+        def __getitem__(self, name: str) -> str: ...
 
 
 RC = ".qvmrc.xsh"

@@ -13,7 +13,7 @@ import contextlib
 import os
 
 from qvmsh.config import trust
-from qvmsh.config.grammar import Problem
+from qvmsh.config.syntax import Problem
 from qvmsh.errors import ConfigError, MissingProgramError
 from qvmsh.qemu import programs
 

@@ -13,7 +13,7 @@ import sys
 from qvmsh.commands.index import ALIASES, COMMANDS
 from qvmsh.errors import ConfigError, UsageError
 from qvmsh.io import isatty, write_at_once
-from qvmsh.shell.script import first
+from qvmsh.shell.script import first, source
 from qvmsh.shell.session import ui
 from qvmsh.shell.session.context import Context
 
@@ -174,10 +174,10 @@ def _first(context: Context, here: str, wanted: Wanted) -> first.First:
         program = script.from_file(path)
         context.enter(here, words[1:])
         return first.First(argv, program=program)
-    source = script.read(path)
+    lines = source.read(path)
     context.enter(here, words[1:])
     try:
-        return first.First(argv, name=path, lines=source.decode("utf-8-sig"))
+        return first.First(argv, name=path, lines=lines.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise UsageError(f"sh: {path}: is not UTF-8 (byte {error.start})") from None
 

@@ -24,6 +24,7 @@ OWN = {
     "qvmsh.commands.status", "qvmsh.commands.cmd",
     "qvmsh.config", "qvmsh.config.edit", "qvmsh.config.evaluation", "qvmsh.config.files",
     "qvmsh.config.grammar", "qvmsh.config.layers", "qvmsh.config.locate",
+    "qvmsh.config.syntax",
     "qvmsh.config.trust", "qvmsh.config.variables", "qvmsh.config.words", "qvmsh.config.settings",
     "qvmsh.host", "qvmsh.host.files", "qvmsh.host.locks", "qvmsh.host.process",
     "qvmsh.machine", "qvmsh.machine.monitor", "qvmsh.machine.monitor.conversation", "qvmsh.machine.overview",

@@ -15,7 +15,7 @@ import os
 import sys
 from dataclasses import replace
 
-from qvmsh.config.grammar import Problem
+from qvmsh.config.syntax import Problem
 from qvmsh.config.words import quote
 from qvmsh.errors import ConfigError, ImageError, MissingProgramError, QvmError, printable
 from qvmsh.host import files as host_files

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from qvmsh.config import edit, files, layers, trust
-from qvmsh.config.grammar import Problem, is_name
+from qvmsh.config.syntax import Problem, is_name
 from qvmsh.config.variables import VARIABLES, meant
 from qvmsh.config.words import quote
 from qvmsh.errors import EXIT_OK, EXIT_USAGE, ConfigError, QvmError, UsageError

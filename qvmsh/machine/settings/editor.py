@@ -29,7 +29,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from qvmsh.config.grammar import Problem
+    from qvmsh.config.syntax import Problem
     from qvmsh.host.files import Source
     from qvmsh.io import Io
     from qvmsh.machine.machine import Machine

@@ -19,7 +19,7 @@ import builtins
 
 from qvmsh.commands.index import COMMANDS
 from qvmsh.errors import QvmError
-from qvmsh.shell.script.python import UNSEEN, global_names, suspects
+from qvmsh.shell.script.symbols import UNSEEN, global_names, suspects
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,30 +8,19 @@ than python).
 
 from __future__ import annotations
 
-import builtins
 import os
 import sys
 
 from qvmsh.errors import UsageError
+from qvmsh.shell.script import source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Sequence
+    from collections.abc import Callable, Sequence
     from types import CodeType
     from typing import Any
 
     from qvmsh.shell.session.context import Context
-
-
-MODULE = frozenset((
-    "__name__", "__file__", "__doc__", "__builtins__", "__spec__", "__loader__", "__package__", "__cached__",
-    "__path__", "__annotations__", "__conditional_annotations__", "__module__", "__qualname__", "__class__",
-    "__debug__", "__dict__", "WindowsError", "_",  # gettext.install gives `_`
-))  # fmt: skip
-"""Names that a module, a class or another system gives."""
-
-UNSEEN = ("globals", "locals", "vars", "exec", "execfile", "builtins", "__builtins__", "__main__", "runpy")
-"""With one of these a script can define names that nobody sees."""
 
 
 class Program:
@@ -129,7 +118,7 @@ def from_file(path: str) -> Program:
     Raises:
         UsageError: it cannot be read.
     """
-    return Program(path, read(path), os.path.dirname(path))
+    return Program(path, source.read(path), os.path.dirname(path))
 
 
 def from_module(name: str, folder: str) -> Program:
@@ -211,26 +200,13 @@ def mentions(code: CodeType, name: str) -> bool:
     )
 
 
-def read(path: str) -> bytes:
-    """The content of a script.
-
-    Raises:
-        UsageError: it is not there, a folder, or closed to this user.
-    """
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise UsageError(f"sh: {path}: {error.strerror}") from None
-
-
 def _hint(path: str, source: bytes, *, is_names: bool) -> str | None:
     """What a file that is no Python, or Python only by accident, probably is."""
-    from qvmsh.shell.script import bash as old
+    from qvmsh.shell.script import old_words
 
-    if is_names and not old.has_words(source):
+    if is_names and not old_words.has_words(source):
         return None
-    if old.looks_like_bash(source):
+    if old_words.looks_like_bash(source):
         return f"this looks like bash: `qvm sh --shell {path}` runs it as the old vm did"
     if path.endswith(".py"):
         return None
@@ -238,34 +214,3 @@ def _hint(path: str, source: bytes, *, is_names: bool) -> str | None:
         "the file was read as Python; shell lines belong in a file named .xsh, or call it with "
         "`qvm sh --xonsh`"
     )
-
-
-def global_names(source: bytes, path: str) -> tuple[set[str], set[str]]:
-    """The global names that the source binds, and those that it uses."""
-    import _symtable as symbols
-
-    bound: set[str] = set()
-    used: set[str] = set()
-    top = symbols.symtable(source, path, "exec")
-
-    def look(table: Any) -> None:
-        for name, flags in table.symbols.items():
-            scope = flags >> symbols.SCOPE_OFF & symbols.SCOPE_MASK
-            is_global = scope in (symbols.GLOBAL_IMPLICIT, symbols.GLOBAL_EXPLICIT)
-            if flags & symbols.DEF_BOUND and (table is top or scope == symbols.GLOBAL_EXPLICIT):
-                bound.add(name)
-            if flags & symbols.USE and (is_global or table is top):
-                used.add(name)
-        for inner in table.children:
-            look(inner)
-
-    look(top)
-    return bound, used
-
-
-def suspects(source: bytes, path: str, known: Container[str]) -> set[str]:
-    """The names that seem to come from nowhere; quick, and empty for nearly every script."""
-    bound, used = global_names(source, path)
-    there = vars(builtins)
-    found = {name for name in used - bound if name not in there and name not in known and name not in MODULE}
-    return set() if any(name in used or name in bound for name in UNSEEN) else found

@@ -14,6 +14,7 @@ import pexpect
 import pytest
 
 from qvmsh.shell.script import bash as old
+from qvmsh.shell.script import old_words
 from tests.support.programs import write_script
 from tests.support.tmux_terminal import Terminal
 from tests.support.world import QVM, Vm, World, create_blank
@@ -205,7 +206,7 @@ def test_status_of_a_running_machine_is_qemus_word(vm: Vm, tmp_path: Path) -> No
 
 def test_every_named_function_is_there_and_the_users_bash_env_too(vm: Vm, tmp_path: Path) -> None:
     (tmp_path / "own.sh").write_text("mine=yes\n")
-    each = f"for each in {' '.join(old.NAMES)}; do type -t $each; done | sort -u"
+    each = f"for each in {' '.join(old_words.NAMES)}; do type -t $each; done | sort -u"
     code = f"{each}; bash -c 'echo $mine'; type -t vm_echo; echo $BASH_ENV"
     result = vm.qvm("sh", "--shell", "-c", code, env={"BASH_ENV": str(tmp_path / "own.sh")})
     assert result.out == f"function\nyes\nfunction\n{tmp_path / 'own.sh'}\n", str(result)

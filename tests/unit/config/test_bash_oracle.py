@@ -17,7 +17,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from qvmsh.config.evaluation import evaluate
-from qvmsh.config.grammar import Problem, parse
+from qvmsh.config.grammar import parse
+from qvmsh.config.syntax import Problem
 
 BASH = shutil.which("bash")
 pytestmark = pytest.mark.skipif(BASH is None, reason="bash is not installed")

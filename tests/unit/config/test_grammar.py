@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qvmsh.config.evaluation import evaluate
-from qvmsh.config.grammar import MAX_DEPTH, MAX_PROBLEMS, is_name, parse
+from qvmsh.config.grammar import parse
+from qvmsh.config.syntax import MAX_DEPTH, MAX_PROBLEMS, is_name
 
 
 def problems(text: str) -> list[str]:

@@ -1,0 +1,160 @@
+"""What the grammar of `.vmrc` is made of: statements, expansions, problems, and the characters that count.
+
+The grammar itself is in `config.grammar`, what it says about everything else in `config.faults`.
+"""
+
+from __future__ import annotations
+
+from qvmsh.errors import printable
+
+TYPE_CHECKING = False
+
+MAX_PROBLEMS = 100
+MAX_DEPTH = 40
+NAME_START = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_")
+NAME_CHARS = NAME_START | frozenset("0123456789")
+END = "\0"  # put behind the text, so that no look ahead needs a test for its end
+QUOTING = frozenset("\\'\"$`")
+SHELL_OWN = frozenset(
+    (
+        *("_", "BASH", "BASHOPTS", "BASHPID", "COMP_WORDBREAKS", "DIRSTACK", "EPOCHREALTIME", "EPOCHSECONDS"),
+        *("EUID", "FUNCNAME", "GROUPS", "HISTCMD", "IFS", "LINENO", "OPTARG", "OPTERR", "OPTIND"),
+        *("PIPESTATUS", "POSIXLY_CORRECT", "PPID", "PS4", "RANDOM", "SECONDS", "SHELLOPTS", "SHLVL"),
+        *("SRANDOM", "UID"),
+    )
+)
+"""Names that a shell sets by itself or that change how it reads: they cannot be a setting."""
+READABLE_OWN = frozenset(("EUID", "HOSTNAME", "UID"))
+
+
+class Problem:
+    """One thing that is wrong, where it stands, and what to write instead.
+
+    Args:
+        file: as the user knows it; also `environment` or `--set`.
+        line, column: counted from 1; 0 where there is no place.
+        message: what is wrong.
+        hint: what to do about it, None where the message says it all.
+        name: the variable concerned, "" where none is.
+    """
+
+    __slots__ = ("column", "file", "hint", "line", "message", "name")
+
+    def __init__(
+        self, file: str, line: int, column: int, message: str, hint: str | None = None, name: str = ""
+    ) -> None:
+        self.file = file
+        self.line = line
+        self.column = column
+        self.message = message
+        self.hint = hint
+        self.name = name
+
+    def __str__(self) -> str:
+        return printable(self.told + (f"; {self.hint}" if self.hint else ""))
+
+    @property
+    def told(self) -> str:
+        """Place and message, without the hint."""
+        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        return f"{place}: {self.message}"
+
+    def __repr__(self) -> str:
+        return f"Problem({str(self)!r})"
+
+    def as_json(self) -> dict[str, object]:
+        """The problem as a dict of JSON values."""
+        return {name: getattr(self, name) for name in ("file", "line", "column", "name", "message", "hint")}
+
+
+class Tilde:
+    """`~` or `~user` where the shell expands it."""
+
+    __slots__ = ("user",)
+
+    def __init__(self, user: str) -> None:
+        self.user = user
+
+
+class Expansion:
+    """`$NAME` or `${NAME...}`.
+
+    Args:
+        name: the variable.
+        operator: "" or one of `- = + ?`.
+        is_colon: an empty value counts as unset (`:-` and the like).
+        word: the parts of the word behind the operator.
+        line, column: where the `$` stands.
+    """
+
+    __slots__ = ("column", "is_colon", "line", "name", "operator", "word")
+
+    def __init__(self, name: str, line: int, column: int) -> None:
+        self.name = name
+        self.operator = ""
+        self.is_colon = False
+        self.word: list[str | Tilde | Expansion] = []
+        self.line = line
+        self.column = column
+
+
+if TYPE_CHECKING:
+    Part = str | Tilde | Expansion
+
+
+class Assignment:
+    """One `NAME=value` of the text.
+
+    Args:
+        name: the variable.
+        parts: its value, not yet expanded.
+        line, column: where the name stands.
+        start, end: where the value stands in the text (offsets).
+        statement: number of the statement; the words of one `export` are expanded together.
+        is_export: it stands behind `export`.
+    """
+
+    __slots__ = ("column", "end", "is_export", "line", "name", "parts", "start", "statement")
+
+    def __init__(self, name: str, line: int, column: int, statement: int, is_export: bool) -> None:
+        self.name = name
+        self.line = line
+        self.column = column
+        self.statement = statement
+        self.is_export = is_export
+        self.parts: list[Part] = []
+        self.start = self.end = 0
+
+
+class Document:
+    """A file as read: its assignments in their order, and all that is wrong with it."""
+
+    __slots__ = ("assignments", "file", "problems")
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.assignments: list[Assignment] = []
+        self.problems: list[Problem] = []
+
+
+def is_name(text: str) -> bool:
+    """True if `text` can be the name of a variable."""
+    return bool(text) and text[0] in NAME_START and all(c in NAME_CHARS for c in text)
+
+
+class Unclosed(Exception):
+    """The text ended inside of something that began at `offset`."""
+
+    def __init__(self, offset: int, what: str, hint: str) -> None:
+        super().__init__(what)
+        self.offset = offset
+        self.what = what
+        self.hint = hint
+
+
+class Abandoned(Exception):
+    """The rest of the line cannot be read; the problem has been noted."""
+
+
+class Full(Exception):
+    """There are as many problems as anybody would read."""

@@ -20,8 +20,35 @@ from qvmsh.errors import EXIT_STATE, EXIT_USAGE, QvmError, printable, visible
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
-    from typing import Any, TextIO
+    from typing import Any, Protocol, TextIO
+
+    class Row(Protocol):
+        """One line that was typed."""
+
+        def as_row(self) -> dict[str, Any]: ...
+
+    class Lines(Protocol):
+        """What was typed in a session (`shell.session.lines`)."""
+
+        def chosen(self, ranges: Sequence[str]) -> Sequence[Row]: ...
+        def save(self, file: str, ranges: Sequence[str], *, is_forced: bool) -> tuple[str, int, int]: ...
+
+    class Named(Protocol):
+        """A machine's name and directory."""
+
+        @property
+        def name(self) -> str: ...
+        @property
+        def directory(self) -> str: ...
+
+    class Session(Protocol):
+        """The shell or script that a command stands in (`shell.session.context`)."""
+
+        @property
+        def lines(self) -> Lines | None: ...
+        def use(self, where: str) -> Named: ...
 
 
 class Io:
@@ -35,8 +62,8 @@ class Io:
             2 = stages always (`-v`).
     """
 
-    session: Any = None
-    """The shell or script that the command stands in (`shell.context.Context`); None outside of one."""
+    session: Session | None = None
+    """The shell or script that the command stands in; None outside of one."""
 
     def __init__(
         self,

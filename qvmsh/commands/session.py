@@ -9,10 +9,10 @@ from qvmsh.machine.overview.session import SessionLines, SessionSaved
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Annotated, Any
+    from typing import Annotated
 
     from qvmsh.commands._define import Opt
-    from qvmsh.io import Io
+    from qvmsh.io import Io, Lines
 
 
 @command(group="shell", name="session list")
@@ -53,7 +53,7 @@ def session_save(
     return SessionSaved(path, count, failed)
 
 
-def _lines(io: Io, verb: str) -> Any:
+def _lines(io: Io, verb: str) -> Lines:
     found = None if io.session is None else io.session.lines
     if found is None:
         raise UsageError(f"session {verb}: nobody types here", hint="it belongs to the prompt of `qvm sh`")

@@ -217,7 +217,7 @@ def plain_words(code: str) -> list[str]:
     verbs = found[1:] if found[0] == "vm" else found
     if not verbs or "." in verbs[0] or "/" in verbs[0]:
         return []
-    from qvmsh.shell.session.calls import REFUSED, is_hosts
+    from qvmsh.shell.session.spelling import REFUSED, is_hosts
 
     if found[0] != "vm" and (verbs[0] in REFUSED or is_hosts(verbs[0])):
         return []

@@ -21,7 +21,7 @@ import pytest
 
 from qvmsh.cli.parse import Entry
 from qvmsh.commands.index import COMMANDS
-from qvmsh.shell.session.calls import REFUSED, is_hosts
+from qvmsh.shell.session.spelling import REFUSED, is_hosts
 from tests.support.world import QVM, Vm, World, create_blank
 
 pytestmark = pytest.mark.xdist_group("doors")  # the doors are gone through once, for all commands together

@@ -26,7 +26,6 @@ LONG_FILES = {
     "qvmsh/qemu/accelerator.py": SPLIT,
     "qvmsh/qemu/commandline.py": SPLIT,
     "qvmsh/qemu/image.py": SPLIT,
-    "qvmsh/shell/session/context.py": SPLIT,
 }
 
 LONG_FUNCTIONS = {

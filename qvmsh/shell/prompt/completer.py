@@ -16,8 +16,8 @@ from xonsh.completers.tools import RichCompletion
 from qvmsh.cli import complete
 from qvmsh.cli.parse import verb_of
 from qvmsh.machine.terminal import completion as vocabulary
-from qvmsh.shell.session.calls import is_group, is_hosts
 from qvmsh.shell.session.names import Qmp
+from qvmsh.shell.session.spelling import is_group, is_hosts
 from qvmsh.shell.xonsh.words import Vm, Word
 
 TYPE_CHECKING = False

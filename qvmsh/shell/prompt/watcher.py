@@ -161,7 +161,7 @@ class Watcher:
         if (
             line
             and directory == self._context.directory
-            and not (event in EXPECTED and self._context.is_at_work(CAUSES))
+            and not (event in EXPECTED and self._context.works.has(CAUSES))
         ):
             self._tell(f"qvm: {self._context.vm.name}: {line} ({time.strftime('%H:%M:%S')})")
 

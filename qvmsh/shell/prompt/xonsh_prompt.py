@@ -30,7 +30,7 @@ from qvmsh.shell.prompt import fields as prompt
 from qvmsh.shell.script import report
 from qvmsh.shell.script.python import main_namespace
 from qvmsh.shell.session import breakpoint as stops
-from qvmsh.shell.session import calls
+from qvmsh.shell.session import calls, spelling
 from qvmsh.shell.session.lines import Lines
 from qvmsh.shell.xonsh import foreground, habits, history, words
 from qvmsh.shell.xonsh.engine import Engine
@@ -265,7 +265,7 @@ def _print_exception(msg: Any = None, exc_info: Any = None, source_msg: Any = No
     """Tell of an exception that ended a line; xonsh would show ours without hint and status."""
     error = exc_info[1] if exc_info else sys.exc_info()[1]
     if isinstance(error, QvmError) and error.hint:
-        error.hint = calls.as_typed_here(error.hint)
+        error.hint = spelling.as_typed_here(error.hint)
     if isinstance(error, QvmError) or (error is not None and report.is_bug(error, "")):
         XSH.history.last_cmd_rtn = report.ended(error, script="", debug=False)
         return

@@ -7,7 +7,6 @@ May import: `cli.main` (one parser, one rendering), `shell.context`; no xonsh.
 
 from __future__ import annotations
 
-import re
 import signal
 import sys
 import threading
@@ -18,7 +17,8 @@ from qvmsh.cli.parse import Entry, verb_of
 from qvmsh.commands.index import COMMANDS
 from qvmsh.errors import Terminated, printable
 from qvmsh.io import isatty, tell
-from qvmsh.shell.session.context import SessionIo
+from qvmsh.shell.session import spelling
+from qvmsh.shell.session.io import SessionIo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,37 +30,13 @@ if TYPE_CHECKING:
     from qvmsh.machine.machine import Machine
     from qvmsh.shell.session.context import Context
 
-HOST_WORDS = frozenset((
-    "exec", "env", "gdb", "help", "import", "init", "kill", "list", "logs", "ls", "mount", "network", "ps",
-    "reset", "resume", "sh", "ssh", "suspend", "test", "top", "umount", "watch",
-))  # fmt: skip
-"""Words that stay the host's where it has such a program: those commands are typed `vm kill`, `vm ssh`."""
-
-REFUSED = {"poweroff": "stop", "halt": "stop", "shutdown": "stop", "reboot": "reboot"}
-"""Typed bare, these could mean the guest or the host; and the verb that means the guest."""
-
-SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 
 FOREIGN = ("cmd", "logs", "qmp", "serial", "stderr", "stdout")
 """Commands whose output is QEMU's or the guest's."""
 
-CALL = re.compile(
-    r"`(?:cd (?P<folder>'[^`]*'|[^ `]+) && )?qvm (?:-[CM] (?P<place>'[^`]*'|[^ `]+) )?(?P<words>[^`]+)`"
-    "(?! (?:works|starts it) as )"  # another account's: a session cannot `use` it, a process of its own can
-)
-"""A command in a text for a person."""
 
 ending = threading.Event()
 """Set when a signal ends the session: words that still run come to their end."""
-
-
-def is_hosts(word: str) -> bool:
-    """True for a word that means a program of this host, so that the command is typed `vm WORD`."""
-    if word not in HOST_WORDS:
-        return False
-    from shutil import which
-
-    return (which(word) or which(word, path=SYSTEM_PATH)) is not None
 
 
 class Leaving(Terminated, SystemExit):
@@ -193,34 +169,6 @@ class WordCall(Call):
         return errors.EXIT_FAILED
 
 
-def as_typed_here(text: str) -> str:
-    """A text whose commands are those that one types at this prompt.
-
-    Examples:
-        >>> as_typed_here("`cd zz && qvm start` starts it, `qvm kill` ends it")
-        '`use zz && start` starts it, `vm kill` ends it'
-    """
-    return CALL.sub(_typed_here, text)
-
-
-def _typed_here(call: re.Match[str]) -> str:
-    place, words = call["folder"] or call["place"], call["words"]
-    first = words.partition(" ")[0]
-    if words == "..." or (place and words == "sh"):
-        words = ""
-    elif first == "sh" or not (first == "VERB" or verb_of(words.split(" ")[:2]) or is_group(first)):
-        return call[0]
-    parts = [f"use {place}"] if place else []
-    if words:
-        parts.append(f"vm {words}" if first in (*HOST_WORDS, *REFUSED, "VERB") else words)
-    return f"`{' && '.join(parts)}`"
-
-
-def is_group(word: str) -> bool:
-    """True if commands of two words begin with `word`."""
-    return any(verb.startswith(f"{word} ") for verb in COMMANDS)
-
-
 def child(context: Context, words: list[str]) -> list[str]:
     """The argument list that runs a command line of ours as a process of its own."""
     argv = [sys.executable, "-X", "utf8", "-P", "-m", "qvmsh"]
@@ -248,7 +196,7 @@ def listing(context: Context) -> str:
         for verb, row in COMMANDS.items():
             if row[2] == group:
                 word = verb.partition(" ")[0]
-                shown = f"vm {verb}" if word in REFUSED or is_hosts(word) else verb
+                shown = f"vm {verb}" if word in spelling.REFUSED or spelling.is_hosts(word) else verb
                 rows.append(f"  {shown:{width + 3}}{row[7]}")
         if rows:
             parts.append("\n".join([f"{title}:", *rows]))

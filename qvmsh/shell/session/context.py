@@ -13,18 +13,19 @@ from __future__ import annotations
 import keyword
 import os
 import sys
-from time import monotonic
 
 from qvmsh.commands.index import COMMANDS
 from qvmsh.config import layers, locate, trust
 from qvmsh.config.settings import CONTEXT_MARK, EXPORTED_MARK, read_only
 from qvmsh.errors import QvmError, UsageError
 from qvmsh.io import Io
+from qvmsh.shell.session.io import SessionIo
 from qvmsh.shell.session.names import Command, Group, Lazy, Nowhere, Qmp, pickled
+from qvmsh.shell.session.work import Works
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
     from typing import Any
 
     from qvmsh.api import Machine
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 
 METHODS_ONLY = frozenset({*keyword.kwlist, *keyword.softkwlist, *vars(__import__("builtins")), "sh"})
 """Names that Python, or a library under the same name, has already: such commands are methods of `vm`."""
-
-JUST_NOW_S = 1.0
 
 
 _sessions: list[Context] = []
@@ -70,22 +69,6 @@ def at(
     return Context(vm, Io(level=level, debug=debug))
 
 
-class SessionIo(Io):
-    """The caller's side of a command in a session: of the configuration it is warned once."""
-
-    def __init__(self, session: Context, **how: Any) -> None:
-        super().__init__(**how)
-        self.session = session
-
-    def remark(self, text: str) -> None:
-        if self.level >= 1 and text not in self.session.told:
-            self.session.told.add(text)
-            self.warn(text)
-
-    def warn(self, text: str) -> None:
-        super().warn(self.session.spoken(text))
-
-
 class Context:
     """The machine and the caller of one shell or script; without a machine where there is none.
 
@@ -104,8 +87,7 @@ class Context:
         self._vm: Machine | None = None
         self._guest: Guest | None = None
         self.exported: dict[str, str] = {}
-        self._works: list[str] = []
-        self._worked = ("", 0.0)
+        self.works = Works()
         self.told: set[str] = set()
         """Warnings about the configuration that the session has given; once is enough."""
         self.ui: str | None = None
@@ -131,28 +113,9 @@ class Context:
         """A text with commands in it, as they are typed where somebody types shell lines."""
         if self.lines is None or self.lines.is_python:
             return text
-        from qvmsh.shell.session.calls import as_typed_here
+        from qvmsh.shell.session.spelling import as_typed_here
 
         return as_typed_here(text)
-
-    def begin_work(self, verb: str) -> None:
-        """A command of the session begins (`start &`: in the background); `end_work` must follow."""
-        self._works.append(verb)
-
-    def end_work(self, verb: str) -> None:
-        self._works.remove(verb)
-        self._worked = (verb, monotonic())
-
-    @property
-    def working_on(self) -> str:
-        """The command that has begun last in this process and still runs; empty if none does."""
-        return next((work for work in reversed(self._works) if not work.endswith(" &")), "")
-
-    def is_at_work(self, words: Collection[str]) -> bool:
-        """True if a command that begins with one of `words` runs in the session, or has ended just now."""
-        verb, ended = self._worked
-        recent = [verb] if monotonic() - ended < JUST_NOW_S else []
-        return any(each.partition(" ")[0] in words for each in (*self._works, *recent))
 
     def follow(self, namespace: dict[str, Any]) -> None:
         """Let the machine that a module has imported follow `use`."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from qvmsh.host.ssh import Link
     from qvmsh.machine.machine import Machine
-    from qvmsh.shell.session.context import Context
+    from qvmsh.shell.session.io import Session
 
 CONFIG = "ssh_config"
 """Name of the file in the runtime folder that tells ssh all about the guest."""
@@ -44,7 +44,7 @@ OPEN_S = 15
 class Guest:
     """Stands for plumbum's `SshMachine`: made at the first use, and anew for another run of the guest."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Session) -> None:
         self._context = context
         self._remote: Any = None
         self._run: tuple[int, int] | None = None

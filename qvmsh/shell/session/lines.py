@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
 
-    from qvmsh.shell.session.context import Context
+    from qvmsh.shell.session.io import Session
 
 OWN = re.compile(r"(^|[;&|])\s*(vm\s+)?session\s+(list|save)\b|\bsession\.(list|save)\(")
 """What is about the session itself is not kept."""
@@ -58,7 +58,7 @@ class Lines:
         is_python: the lines are plain Python (`--ui python`), else xonsh.
     """
 
-    def __init__(self, context: Context, *, is_python: bool = False) -> None:
+    def __init__(self, context: Session, *, is_python: bool = False) -> None:
         self._context = context
         self.is_python = is_python
         self._rows: list[Line] = []

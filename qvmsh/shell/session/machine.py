@@ -12,7 +12,7 @@ import functools
 
 from qvmsh import api
 from qvmsh.commands.index import COMMANDS
-from qvmsh.shell.session.context import SessionIo
+from qvmsh.shell.session.io import SessionIo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,11 +29,8 @@ def _working(verb: str, function: Callable[..., Any]) -> Callable[..., Any]:
     def working(self: Machine, *words: Any, **options: Any) -> Any:
         if not isinstance(self.io, SessionIo):
             return function(self, *words, **options)
-        self.io.session.begin_work(verb)
-        try:
+        with self.io.session.works.running(verb):
             return function(self, *words, **options)
-        finally:
-            self.io.session.end_work(verb)
 
     return working
 

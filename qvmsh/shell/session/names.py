@@ -10,6 +10,7 @@ May import: `cli.parse`, `commands.fit`, `errors` (a Python script pays for this
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 from qvmsh.cli.parse import Entry
@@ -22,13 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
-    from qvmsh.shell.session.context import Context
+    from qvmsh.shell.session.io import Session
 
 
-def pickled(name: str, context: Context) -> tuple[Any, ...]:
+def pickled(name: str, context: Session) -> tuple[Any, ...]:
     """How a preloaded name is pickled: by name, and for which machine."""
-    from qvmsh.shell.session.children import restored
-
+    restored = importlib.import_module("qvmsh.shell.session.children").restored  # which begins a context
     return restored, (name, *context.place)
 
 
@@ -46,7 +46,7 @@ def _truth(why: str) -> bool:
 class Command:
     """A command as a Python function: call it, `help()` it. Its module is imported when first used."""
 
-    def __init__(self, verb: str, context: Context) -> None:
+    def __init__(self, verb: str, context: Session) -> None:
         self.verb = verb
         self._context = context
         self._entry = Entry(verb)
@@ -89,15 +89,14 @@ class Command:
             arguments.append(self._context.machine(is_optional=self._entry.machine == "optional"))
         if self._entry.takes_io:
             options.setdefault("io", self._context.python_io())
-        self._context.begin_work(self.verb)
         try:
-            return self.function(*arguments, *fitted, **options)
+            with self._context.works.running(self.verb):
+                return self.function(*arguments, *fitted, **options)
         except TypeError as error:
             if error.__traceback__ is not None and error.__traceback__.tb_next is None:
                 self._require_fit(words, options)
             raise
         finally:
-            self._context.end_work(self.verb)
             self._context.forget_settings()
 
     def _require_fit(self, words: tuple[Any, ...], options: dict[str, Any]) -> None:
@@ -189,7 +188,7 @@ class _Shown(str):
 class Group:
     """The commands that begin with one word: `img.build`, `img.list`; other spellings as words have them."""
 
-    def __init__(self, word: str, context: Context) -> None:
+    def __init__(self, word: str, context: Session) -> None:
         self._word = word
         self._context = context
         self._commands = {
@@ -230,7 +229,7 @@ class Lazy:
 
     __slots__ = ("_context", "_load", "_made", "_name")
 
-    def __init__(self, name: str, load: Callable[[], Any], context: Context) -> None:
+    def __init__(self, name: str, load: Callable[[], Any], context: Session) -> None:
         object.__setattr__(self, "_name", name)
         object.__setattr__(self, "_load", load)
         object.__setattr__(self, "_context", context)

@@ -128,7 +128,7 @@ def _begun(spec: Any, process: Any, context: Context) -> None:
         spec.qvm_pipe.close_writer()
     if hasattr(spec, "qvm_word"):
         work = f"{spec.qvm_word} &"
-        context.begin_work(work)
+        context.works.begin(work)
         words = (os.pidfd_open(process.pid), work, context)
         threading.Thread(target=_await, args=words, name="qvm-job", daemon=True).start()
 
@@ -139,7 +139,7 @@ def _await(pidfd: int, work: str, context: Context) -> None:
     end.register(pidfd, select.POLLIN)
     end.poll()
     os.close(pidfd)
-    context.end_work(work)
+    context.works.end(work)
 
 
 def _pass_on(reader: int, show: Callable[[str, str], object]) -> None:

@@ -25,7 +25,8 @@ from qvmsh import errors
 from qvmsh.cli.parse import Entry
 from qvmsh.commands.index import ALIASES, COMMANDS
 from qvmsh.io import isatty
-from qvmsh.shell.session.calls import REFUSED, WordCall, child, is_hosts, listing
+from qvmsh.shell.session.calls import WordCall, child, listing
+from qvmsh.shell.session.spelling import REFUSED, is_hosts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,14 +62,13 @@ class Word:
         )
         words = self.line(args)
         verb = words[0] if words else ""
-        self._context.begin_work(verb)
         try:
-            status = call.perform(words)
+            with self._context.works.running(verb):
+                status = call.perform(words)
             if status == errors.EXIT_OK and getattr(threading.current_thread(), "_interrupted", False):
                 call.io.warn(f"{call.verb or verb}: Ctrl-C came too late, it is done")
             return status
         finally:
-            self._context.end_work(verb)
             self._context.forget_settings()
 
     def line(self, args: list[str]) -> list[str]:

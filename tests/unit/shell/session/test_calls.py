@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qvmsh.shell.session.calls import as_typed_here
+from qvmsh.shell.session.spelling import as_typed_here
 
 
 @pytest.mark.parametrize(

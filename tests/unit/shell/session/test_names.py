@@ -15,7 +15,7 @@ from qvmsh.io import QUIET
 from qvmsh.machine import machine
 from qvmsh.shell.run import plain_words
 from qvmsh.shell.script import report
-from qvmsh.shell.session import calls
+from qvmsh.shell.session import spelling
 from qvmsh.shell.session.context import Context, _quoted
 from qvmsh.shell.session.names import Command, Lazy, Nowhere
 from qvmsh.shell.xonsh.chunks import chunks
@@ -113,9 +113,9 @@ def test_plain_words_anything_else_is_left_to_xonsh(code: str) -> None:
 
 
 def test_host_words_and_refusals_name_verbs_that_exist() -> None:
-    assert {"kill", "init", "ssh", "env", "top", "sh"} <= calls.HOST_WORDS
-    assert {"reboot", "poweroff", "shutdown", "halt"} == set(calls.REFUSED)
-    assert all(verb in COMMANDS or verb in ALIASES for verb in calls.REFUSED.values())
+    assert {"kill", "init", "ssh", "env", "top", "sh"} <= spelling.HOST_WORDS
+    assert {"reboot", "poweroff", "shutdown", "halt"} == set(spelling.REFUSED)
+    assert all(verb in COMMANDS or verb in ALIASES for verb in spelling.REFUSED.values())
 
 
 SCRIPT = '''\

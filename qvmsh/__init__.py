@@ -1,10 +1,8 @@
 """qvm: the shell for QEMU virtual machines. A directory with a `.vmrc` is a machine.
 
-May import: nothing (every one-shot command passes here).
+from qvmsh import Machine
 
-    from qvmsh import Machine
-
-    vm = Machine.open("/vm/demo")
+vm = Machine.open("/vm/demo")
 """
 
 from __future__ import annotations

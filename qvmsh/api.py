@@ -1,7 +1,5 @@
 """The library door: `from qvmsh import Machine`.
 
-May import: `commands`, `machine`, `config`.
-
     vm = Machine.open("/vm/demo")
     vm.start()
     print(vm.ssh("uname -r"))

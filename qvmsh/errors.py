@@ -1,7 +1,5 @@
 """The one tree of exceptions and the one table of exit statuses.
 
-May import: nothing (every door needs it, and one-shot commands must stay small).
-
     QvmError                    1   something failed
     +-- UsageError              2   the words of the command are wrong
     +-- ConfigError             2   a `.vmrc` (or another layer) is wrong; carries all problems

@@ -1,7 +1,5 @@
 """The machine of the current directory, and what is preloaded in `qvm sh`, for any Python program.
 
-May import: `shell.context`, late.
-
     from qvmsh.here import vm, start, guest
 
     start(disposable=True)

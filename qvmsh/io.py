@@ -1,7 +1,5 @@
 """How a command talks to whoever called it: streams, terminal, stages of long work.
 
-May import: the standard library's small modules only.
-
 Every `Machine` carries one `Io`. The one-shot door makes it from the process' own streams, the
 shell from those of the pipeline that the word stands in, a library user gets one that prints
 nothing and captures what a guest's command writes. So a command is written once and never asks

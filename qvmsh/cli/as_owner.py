@@ -1,7 +1,5 @@
 """A command of root's on another account's machine: carried out by a process with that account's rights.
 
-May import: `host.relay`, `cli.fanout`, `machine.owner`.
-
     account, directory = ...                     # from `machine.owner`
     status = carry_out(bound, account, directory, io)
 

@@ -1,9 +1,7 @@
 """Completion: what the last word of a command line may become. One engine for every shell.
 
-May import: `cli.parse`, `commands.index`; all else late (a person waits with the finger on Tab).
-
-    complete(["start", "--lo"]).rows        # [("--loadvm", "continue from this saved state ...")]
-    complete(["-C", ""]).kind               # "dir": the shell completes names of folders itself
+complete(["start", "--lo"]).rows        # [("--loadvm", "continue from this saved state ...")]
+complete(["-C", ""]).kind               # "dir": the shell completes names of folders itself
 """
 
 from __future__ import annotations

@@ -1,9 +1,6 @@
 """What bash, zsh and fish read to complete qvm's words; each asks `qvm completion` at every Tab.
 
-May import: nothing. The first line of qvm's answer is `file`, `dir` or empty: whether names of files
-or folders fit as well, which the shell itself completes best.
-
-    python -m qvmsh.cli.completion_scripts      # rewrites rc/completions, which the wheel installs
+python -m qvmsh.cli.completion_scripts      # rewrites rc/completions, which the wheel installs
 """
 
 from __future__ import annotations

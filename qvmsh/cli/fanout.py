@@ -1,7 +1,5 @@
 """One command for several machines, side by side: a process each, their lines as they come.
 
-May import: `cli.parse`, `errors`, `io`; `subprocess` and `selectors`.
-
 A process for each machine keeps Ctrl-C, working directories and failures apart. The exit status
 is that of the first machine named that failed.
 """

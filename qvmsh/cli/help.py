@@ -1,7 +1,4 @@
-"""The help texts, drawn from the index of commands.
-
-May import: `commands.index`, `cli.parse`; a command's own module for its long text (one-shot path).
-"""
+"""The help texts, drawn from the index of commands."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """The one-shot door: parse, find the machine, call, render, exit status.
 
-May import: the modules of the one-shot path; a command's own module when its verb is known.
-
-    main(["status", "-s"])      # 0
+main(["status", "-s"])      # 0
 """
 
 from __future__ import annotations

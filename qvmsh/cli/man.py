@@ -1,7 +1,5 @@
 """The man page, from the table of commands and their docstrings.
 
-May import: `cli.help`, `cli.parse`, the modules of the commands.
-
     python -m qvmsh.cli.man          # writes rc/man/qvm.1; tests/unit/cli/test_man.py holds it true
     man -l rc/man/qvm.1
 

@@ -1,9 +1,6 @@
 """From words to a call: the one argument parser, driven by the index of commands.
 
-May import: `errors`, `commands.index` (one-shot path: argparse alone costs more than the question
-to QEMU).
-
-    bind("start", ["--no-wait", "demo"]).options       # {'wait': False}
+bind("start", ["--no-wait", "demo"]).options       # {'wait': False}
 """
 
 from __future__ import annotations

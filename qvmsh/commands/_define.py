@@ -1,7 +1,5 @@
 """How a command says what it is: the decorator, and the marks on its parameters.
 
-May import: nothing at run time. A command is one typed function in one file::
-
     @command(group="daily", words="machines")
     def start(vm: Machine, *, loadvm: Annotated[str | None, Opt("-l", metavar="NAME")] = None) -> Started:
         '''Start the machine and wait until its guest answers.

@@ -1,7 +1,5 @@
 """The arguments of a command called from Python: paths become text, what cannot be meant is refused.
 
-May import: `commands.index`, `errors`.
-
     fit("disk add", (Path("/data/d.qcow2"), "1G"), {})      # (["/data/d.qcow2", "1G"], {})
 
 The command line has parsed its words; from Python anything may come, and would fail somewhere deep

@@ -1,10 +1,8 @@
 """`qvm img build` and `qvm img list`: the guests that qvm builds itself.
 
-May import: images (when run), errors, io.
-
-    qvm img build tiny
-    qvm img build tiny -o /srv/images/tiny.qcow2
-    qvm img list
+qvm img build tiny
+qvm img build tiny -o /srv/images/tiny.qcow2
+qvm img list
 """
 
 from __future__ import annotations

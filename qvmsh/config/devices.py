@@ -1,7 +1,5 @@
 """What the variables of the hardware say: disks, boot order, clock, architecture, hardware by hand.
 
-May import: nothing but `os`. Loaded only where such a variable is set, or hardware is made.
-
     disk("data.img:raw:none").cache           # "none"
     boot("cdrom disk menu")                   # ["cdrom", "disk", "menu"]
     architecture({"VM_MACHINE_ARCH": "aarch64"})

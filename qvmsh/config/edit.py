@@ -1,8 +1,6 @@
 """Changing one value of a `.vmrc` and leaving every other byte as it was.
 
-May import: `config.grammar`, `config.files`, `config.words`, `errors`, `host.files`.
-
-    assign("VM_MACHINE_MEM=1024  # MiB\n", "VM_MACHINE_MEM", "2048")     # "VM_MACHINE_MEM=2048  # MiB\n"
+assign("VM_MACHINE_MEM=1024  # MiB\n", "VM_MACHINE_MEM", "2048")     # "VM_MACHINE_MEM=2048  # MiB\n"
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
 """Working out the values of a document: expansion, in the order of the file.
 
-May import: `config.grammar`, `os` and, late, `pwd` (one-shot path).
-
     document = parse("VM_MACHINE_NAME=demo\nDATA=~/vm/$VM_MACHINE_NAME\n", ".vmrc")
     values = {"HOME": "/home/guido"}
     evaluate(document, values)      # []; values["DATA"] is now "/home/guido/vm/demo"

@@ -1,8 +1,5 @@
 """What is not part of `.vmrc`: what to say about it, and where to read on.
 
-May import: `config.grammar`. Imported only when a file has something wrong with it, so that a
-sound file does not pay for it (one-shot path).
-
     Faults(scanner).command(begin, "if")     # if is a command; ... write NAME=${NAME:-value} ...
 
 Each method is called with the scanner at the fault, notes a problem, and leaves the scanner where

@@ -1,8 +1,6 @@
 """Configuration files: where they are, reading them, the name to show for them.
 
-May import: `errors`, `host.files` and small modules only (one-shot path).
-
-    read("/vm/demo/.vmrc").data
+read("/vm/demo/.vmrc").data
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
 """Lines of VM_HOSTFWD: ports of the host that lead into the guest.
 
-May import: nothing (one-shot path, where VM_HOSTFWD is set).
-
     parse("8080:80").rule                # "tcp:127.0.0.1:8080-:80", as QEMU's hostfwd= has it
     parse("udp:*:5353:53").rule          # "udp:0.0.0.0:5353-:53"
 

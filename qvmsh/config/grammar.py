@@ -1,7 +1,5 @@
 """The grammar of `.vmrc`: the assignment subset of POSIX shell, read as data.
 
-May import: `errors`, `config.words` (one-shot path).
-
     parse("VM_MACHINE_MEM=$(free -m)\n", ".vmrc").problems
     # [.vmrc:1:16: $(...) would run a command, which .vmrc does not have; write the value itself]
 

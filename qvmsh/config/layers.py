@@ -1,7 +1,5 @@
 """The layers of the configuration, put together: later ones win.
 
-May import: the rest of `config`, `errors` (one-shot path).
-
     settings = load("/vm/demo", os.environ, [("VM_MACHINE_MEM", "2048")])
     settings.check()
 

@@ -1,7 +1,5 @@
 """Which directory is meant: `-C`, else VM_HOME, else the current one, else a script's own.
 
-May import: `config.layers`, `errors` (one-shot path).
-
     find(None, os.environ, os.getcwd())     # "/vm/demo"
 
 Never a parent (an archive folder lies inside its machine), but a `.vmrc` above is named in the hint.

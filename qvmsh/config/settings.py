@@ -1,11 +1,9 @@
 """The settings of one machine: every value, where it came from, and what is wrong with them.
 
-May import: `config.grammar`, `config.variables`, `config.words`, `errors` (one-shot path).
-
-    settings.integer("VM_MACHINE_MEM")      # 2048
-    settings.VM_MACHINE_MEM                 # 2048
-    settings["VM_MACHINE_MEM"]              # "2G", as it was written
-    str(settings.origin("VM_MACHINE_MEM"))  # ".vmrc:5"
+settings.integer("VM_MACHINE_MEM")      # 2048
+settings.VM_MACHINE_MEM                 # 2048
+settings["VM_MACHINE_MEM"]              # "2G", as it was written
+str(settings.origin("VM_MACHINE_MEM"))  # ".vmrc:5"
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
 """Whose configuration files may decide what runs, and which code of a machine's directory a shell loads.
 
-May import: small modules only (one-shot path; the hash comes from C, late).
-
     require("/vm/demo/.vmrc", status, data, os.environ)     # root: may it be used at all?
     refusal(settings)                                       # everybody: may what it names be run?
 

@@ -1,7 +1,5 @@
 """The one table of variables: every name, declared once.
 
-May import: `config.words` and, late, `pwd` (one-shot path).
-
     VARIABLES["VM_MACHINE_MEM"].default           # "1024"
     VARIABLES["VM_MACHINE_ID"].judge("7")         # ("is '7', but must be two digits ...", "07")
 

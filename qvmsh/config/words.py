@@ -1,7 +1,5 @@
 """Words as a shell has them: splitting a value (VM_QEMU_EXTRA, VM_SSH_OPTIONS), and quoting one.
 
-May import: nothing (one-shot path; `shlex` imports `re`).
-
     split("-device 'virtio-rng-pci,id=a b'")      # ["-device", "virtio-rng-pci,id=a b"]
     quote("it is")                                 # "'it is'"
 

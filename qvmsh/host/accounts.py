@@ -1,7 +1,5 @@
 """Accounts of this host, and giving root's files to one of them.
 
-May import: `pwd` and smaller.
-
     account = Account(pwd.getpwnam("guido"))
     give_folder("/vm/demo/.qvm", account)
 

@@ -1,7 +1,5 @@
 """A program with a terminal of its own in the background: in a session of tmux or screen.
 
-May import: `host`, `errors`.
-
     child = begin(argv, [3, 4], cwd="/vm/demo", folder="/run/user/1000/qvm/3f2a", name="demo", stderr=5)
     child.attach        # 'TMUX= tmux -S /run/user/1000/qvm/3f2a/tmux attach'
 

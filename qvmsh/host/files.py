@@ -1,7 +1,5 @@
 """Files: reading our own, atomic writes, private folders, copies that keep holes, room on the disk.
 
-May import: `errors`; small modules of the standard library (one-shot path; heavier ones late).
-
     read("/vm/demo/.qvm/uuid").text
     write_atomic("/vm/demo/.qvm/running", "runtime /run/user/1000/qvm/3f2a\n")
 

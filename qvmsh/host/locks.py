@@ -1,7 +1,5 @@
 """Locks: who holds the pid file, who is working on a machine.
 
-May import: small C modules only (one-shot path).
-
 Two kinds. QEMU takes a POSIX record lock on its pid file and keeps it for life, so the kernel
 names the pid that runs a machine, whatever the file says::
 

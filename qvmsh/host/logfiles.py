@@ -1,7 +1,5 @@
 """Log files: opened without following links, cut off as they grow old, read from their end.
 
-May import: `host.files`, `host.keeper`.
-
     rotate("/vm/demo/.qvm/log/serial.log")       # serial.log -> serial.log.1 -> ... -> serial.log.5
     with opened("/vm/demo/.qvm/log/serial.log") as file:
         last_lines(file.fileno(), 10)            # b"...\\r\\ndemo login: "

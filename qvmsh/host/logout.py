@@ -1,7 +1,5 @@
 """Does a machine survive the end of the login session? Asks systemd-logind where there is one.
 
-May import: `io`; `subprocess` late.
-
 Source: logind.conf(5), KillUserProcesses; loginctl(1), enable-linger.
 """
 

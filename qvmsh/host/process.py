@@ -1,7 +1,5 @@
 """Processes of this host: what they are, waiting for their end, ending them.
 
-May import: small C modules only (one-shot path).
-
 A pid alone may be reused; whoever signals opens a pidfd first and checks again what it is::
 
     with Process(pid) as qemu:

@@ -1,7 +1,5 @@
 """A program whose standard streams we pass on: `ssh`, which hands its own to its cached connection.
 
-May import: `host.terminal`; small modules of the standard library, `subprocess`.
-
     status = run(argv, stdin=0, stdout=1, stderr=2, tty=False)
 
 The process behind a cached connection is in no job of the caller's shell. With the caller's streams it reads

@@ -1,7 +1,5 @@
 """A program run with another account's rights, on a terminal that is not root's.
 
-May import: `host.terminal`, `host.accounts`; the standard library.
-
     status = run(argv, account=guido, environ=environ, has_keys=True, pass_fds=[])
 
 A process that shares a terminal with root can type on it, read what root types later, or change its modes.

@@ -1,7 +1,5 @@
 """Unix sockets: where they live, how long their names may be, listening before QEMU runs.
 
-May import: small modules of the standard library (one-shot path; heavier ones late).
-
 The sockets are made and listen before QEMU is executed, which inherits them: so a client can
 connect at once and its first reply is the moment QEMU is up; nothing polls for a file::
 

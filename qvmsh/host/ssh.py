@@ -1,7 +1,5 @@
 """ssh to a guest: argument lists, cached connections, banners. Knows no machine.
 
-May import: small modules of the standard library; `subprocess` late.
-
     link = Link(port=2222, user="qvm", folder="/run/user/1000/qvm/3f2a", ...)
     link.open(interactive=False, timeout_s=15.0)             # connects, logs in, stays (ControlMaster)
     with link.taken(interactive=False, timeout_s=15.0) as own:

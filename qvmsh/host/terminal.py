@@ -1,7 +1,5 @@
 """The terminal: raw while it is a guest's console, given back in every case, and kept safe from bytes.
 
-May import: termios and small modules of the standard library.
-
     with Raw(0):                        # Ctrl-C, Ctrl-Z go to the guest
         ...
     Cleaner().text(b"\\x1b[2J\\x1b[32mok")     # '^[[2J\\x1b[32mok': only colours reach the terminal

@@ -1,7 +1,5 @@
 """Moving large files: copied with their holes, hashed on the way, compressed by the tools of the host.
 
-May import: the standard library; `xxhash`; `host.files`; `errors`.
-
     with open("demo-backing.qcow2", "rb") as source:
         sent = send(source.fileno(), target_fd, tell, checkpoint)      # sent.xxh128, sent.stored_bytes
 

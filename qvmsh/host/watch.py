@@ -1,7 +1,5 @@
 """Waiting for changes in a folder: inotify, which Python's own library does not have.
 
-May import: ctypes, `errors`.
-
     with Watch("/vm/demo/.qvm/log") as changes:
         changes.fileno()      # readable as soon as a file in the folder was written, made or renamed
         changes.drain()       # False once the folder itself is gone

@@ -1,7 +1,5 @@
 """The guests that qvm builds itself: which there are, build one, where it lies.
 
-May import: the standard library, errors, io, host, the other modules of images.
-
     built = build("tiny", io)         # made now, or found in the cache
     path("tiny", os.environ)          # "/home/ann/.cache/qvm/images/tiny-1f2e.../tiny.qcow2"
 

@@ -1,7 +1,5 @@
 """ELF files: which shared libraries a program needs.
 
-May import: the standard library.
-
 The libraries that go into a guest are found by following what its programs say they need, so
 that another release of Debian, with other versions of them, needs no change of a recipe::
 

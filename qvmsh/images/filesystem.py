@@ -1,7 +1,5 @@
 """File systems and disks, written to plain files: cpio, FAT, ext4, a partitioned disk.
 
-May import: the standard library, workbench.
-
 No root, no mounts, no loop devices: `mke2fs -d` fills an ext4 file system from a folder, mtools
 fill a FAT one, the partition table is 66 bytes. Who owns the files *in* a guest is written into
 the file system afterwards by debugfs, so it does not matter who builds (no fakeroot, no user

@@ -1,7 +1,5 @@
 """Modules of a Linux kernel: which files a wanted module needs, in the order of loading.
 
-May import: the standard library.
-
     order("/.../lib/modules/6.1.0-56-cloud-amd64", ["virtio_blk"])
     # [".../virtio.ko", ".../virtio_ring.ko", ".../virtio_blk.ko"]
 

@@ -1,7 +1,5 @@
 """Debian packages: found, downloaded and unpacked by the host's apt, in a folder of our own.
 
-May import: the standard library, errors, host, workbench.
-
 Nothing is installed and nothing of the host's apt is changed: apt runs with its state and its
 cache below qvm's, which any user may do. The host's package lists are read where they know the
 packages; where they do not (nobody ran `apt-get update`, or they are so old that the mirror no

@@ -1,7 +1,5 @@
 """The recipe of `tiny`: Debian's cloud kernel, busybox, dropbear, sftp-server, qemu-ga.
 
-May import: the standard library, elf, filesystem, kernel, packages, workbench.
-
 A guest that answers ssh about three seconds after QEMU began, without KVM. Nothing in the image
 is secret or shared: the host key is made at the first boot of each disk, and who may log in is
 told at each boot by QEMU::

@@ -1,7 +1,5 @@
 """The workbench of a build: a folder, and the host's programs run in it.
 
-May import: the standard library, errors, io.
-
     bench = Workbench("/home/ann/.cache/qvm/images/.tiny.part", io, environ)
     bench.run("mke2fs", "-q", "-t", "ext4", "root.img")
 

@@ -1,7 +1,4 @@
-"""What a machine is known by: its UUID, kept in its directory, and its MAC address.
-
-May import: `host.files`; `uuid` late, when one is made.
-"""
+"""What a machine is known by: its UUID, kept in its directory, and its MAC address."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """The note of a launch: which runtime folder and ssh port the running QEMU was given.
 
-May import: `host.files` (one-shot path).
-
 It is written before QEMU begins, under the work lock, and means something only while the pid file
 is locked; so it is never the answer to "does it run".
 """

@@ -1,7 +1,5 @@
 """What qvm did with a machine: its own log, and the user's VM_LOG and VM_ERRLOG.
 
-May import: `host`, `machine`.
-
     note(vm, "started, pid 4711")       # .qvm/log/qvm.log: 2026-11-21T05:48:35 guido[4702]: started, pid 4711
 
 What is written is what matters to somebody who was not there: started, ready, stopped, why not;

@@ -1,9 +1,7 @@
 """A machine: a handle on a directory with a `.vmrc`. It holds no state of the machine.
 
-May import: `config`, `files`, `io` (one-shot path).
-
-    vm = Machine("/vm/demo")
-    vm.settings.integer("VM_MACHINE_MEM")     # 1024
+vm = Machine("/vm/demo")
+vm.settings.integer("VM_MACHINE_MEM")     # 1024
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
 """Whose a machine is where root is at work: root becomes the owner before it looks at the directory.
 
-May import: `host.accounts` late, `errors` (one-shot path).
-
     account = owner.of("/home/guido/vm/demo", os.environ)   # None, or who must carry the command out
     owner.require_own(directory, os.environ)                 # root does not open the machine itself
     account = owner.named(settings, directory)              # VM_MACHINE_OWNER of a machine of root's

@@ -1,7 +1,5 @@
 """Every file name of a machine, in one place.
 
-May import: nothing but `os` (one-shot path).
-
     Files("/vm/demo").pid_file      # /vm/demo/.qvm/qemu.pid
 
 What must last lies in the machine's directory; sockets lie in the runtime folder, whose name the

@@ -1,7 +1,5 @@
 """The programs of a machine: VM_QEMU_BIN, VM_QEMU_IMG as its configuration names them.
 
-May import: `config`, `qemu.programs`.
-
 A directory may come from anywhere, and looking at it runs nothing of it. So where only the machine's
 files name a program, a command that looks runs the one of that name on PATH instead, and says so. What
 is named runs once `require_accepted` was asked (all that start or write do), or after `qvm allow`.

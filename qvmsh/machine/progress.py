@@ -1,12 +1,10 @@
 """How far long work is: a line on the terminal with bytes, rate and time left; in a pipe nothing.
 
-May import: `host`, `io`.
+with Progress(vm.io, "copying demo-base.qcow2", size_bytes) as progress:
+    send(source, target, progress.tell, vm.io.checkpoint)
 
-    with Progress(vm.io, "copying demo-base.qcow2", size_bytes) as progress:
-        send(source, target, progress.tell, vm.io.checkpoint)
-
-    with vm.io.stage("saving ready"):                    # a job of QEMU's
-        Jobs(exchange, Watch(vm.io, vmstate_file)).job("snapshot-save", ...)
+with vm.io.stage("saving ready"):                    # a job of QEMU's
+    Jobs(exchange, Watch(vm.io, vmstate_file)).job("snapshot-save", ...)
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
 """The machines that this user has used, so that a name is enough from anywhere.
 
-May import: `host.files`, `machine.note`, `machine.machine` late (one-shot path).
-
     resolve("demo", os.environ)               # "./demo" if that is a machine, else as `find`
     find("demo", os.environ)                  # "/home/guido/vm/demo"
     labelled(["web"], os.environ)             # the directories of those with `web` in VM_LABELS

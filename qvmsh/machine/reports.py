@@ -1,7 +1,5 @@
 """What commands give back: a value for Python, a text for people, a dict for `--json`.
 
-May import: `errors` (one-shot path).
-
 A report has `shown()`, the lines that are printed (none: nothing is), `as_json()`, and `exit_status`. What
 is data and no report (a value, a log, an argument list) has a `__str__` of its own that changes nothing.
 """

@@ -1,7 +1,5 @@
 """What state a machine is in, read each time from the host and from QEMU, never remembered.
 
-May import: `host.locks`, `host.process`, `qemu.qmp`, `machine.note` (one-shot path).
-
     observe(vm).kind          # "running"
 
 "Running" means that QEMU holds the lock on its pid file; QMP answers for the rest.

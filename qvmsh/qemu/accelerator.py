@@ -1,8 +1,5 @@
 """Which accelerator QEMU should use on this host: measured, because "it opens" proves nothing.
 
-May import: `errors`, `host.files`, `host.process`, `qemu.programs` (one-shot path: an answer from
-the cache loads nothing else and runs no program).
-
     choose("/usr/bin/qemu-system-x86_64", "auto", io, environ=os.environ).accelerator   # "kvm"
 
 On some hosts (nested clouds without hardware support) KVM creates machines and then emulates a

@@ -1,7 +1,5 @@
 """From what a machine is to QEMU's argument list: pure, no process, no file, no environment.
 
-May import: dataclasses, `platforms`, `qmp.dumps`.
-
 Values that a user wrote go in as JSON, or with their commas doubled, so that a comma or `=` in a
 file name is just a character of it::
 

@@ -1,9 +1,7 @@
 """Which displays a QEMU has: distributions bring those that open a window in packages of their own.
 
-May import: `subprocess`.
-
-    of("/usr/bin/qemu-system-x86_64")     # ("none", "curses", "dbus")
-    window(("none", "gtk", "sdl"))        # "gtk"
+of("/usr/bin/qemu-system-x86_64")     # ("none", "curses", "dbus")
+window(("none", "gtk", "sdl"))        # "gtk"
 """
 
 from __future__ import annotations

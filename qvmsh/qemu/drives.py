@@ -1,7 +1,5 @@
 """The disks that a QEMU argument list names: for words that the user wrote.
 
-May import: nothing of ours but `qmp` (for JSON).
-
     drives(["-drive", "file=data.raw,format=raw,if=virtio"])     # [Drive("drive0", "data.raw", "raw")]
 
 Only what holds data is told: not `-drive media=cdrom`, not what is thrown away (`snapshot=on`, or `-snapshot`

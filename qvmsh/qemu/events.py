@@ -1,7 +1,5 @@
 """QEMU's events in words, and one conversation that hears them until QEMU ends.
 
-May import: `qemu.qmp` (the package), asyncio.
-
     asyncio.run(hear("/run/user/1000/qvm/3f2a/watch", greeted=print, heard=print))
     Teller().line({"event": "RESET", "data": {"reason": "guest-reset", "guest": True}})
 

@@ -1,7 +1,5 @@
 """UEFI firmware on this host: by QEMU's own descriptors, else at the usual distributions' places.
 
-May import: `errors`, `host`, `qemu.qmp` (for JSON).
-
     find("x86_64", "q35", is_secure=False, environ=os.environ).code     # /usr/share/OVMF/OVMF_CODE_4M.fd
 
 Source: QEMU docs/interop/firmware.json: descriptors are looked for in three folders; a file of the same

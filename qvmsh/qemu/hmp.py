@@ -1,7 +1,5 @@
 """The human monitor's commands as a running QEMU tells them: parsed, and completed.
 
-May import: `dataclasses`; pure, but for `ask`, by which the caller lets QEMU be asked.
-
     commands(human("help"))["savevm"].parameters       # ("tag",)
     Completions(human, ask).of("info sta")             # [Word("stats", ...), Word("status", ...)]
 

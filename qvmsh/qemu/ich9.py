@@ -1,7 +1,5 @@
 """The power management registers of q35's south bridge (ICH9), kept over a wake-up from S3.
 
-May import: `qmp`, `errors`.
-
 SeaBIOS before 1.17 does not map these registers again when it wakes from S3 (symptom: after the
 first wake-up the guest's next suspend and the power button are ignored). So they are read while the
 guest is well, and given back while it is stopped on its way through the firmware::

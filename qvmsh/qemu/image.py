@@ -1,7 +1,5 @@
 """Disk images: reading what a file is, and running qemu-img.
 
-May import: `host`, `errors`; `subprocess` late.
-
     header("demo-backing.qcow2").backing      # "./demo-base.qcow2"
 
 Source: QEMU docs/interop/qcow2.txt; qemu-img(1).

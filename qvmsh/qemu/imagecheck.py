@@ -1,7 +1,5 @@
 """Whether the tables of an image are sound, by qemu-img.
 
-May import: `errors`, `qemu.programs`, `qemu.qmp`; `subprocess` late.
-
     check("/usr/bin/qemu-img", "demo-backing.qcow2").corruptions      # 0
 
 It looks without taking the image's lock (`-U`), so that it also works beside a running QEMU;

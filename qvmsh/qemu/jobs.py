@@ -1,7 +1,5 @@
 """QEMU's jobs over a small `Exchange`: for a start, which should not pay for asyncio.
 
-May import: `qmp`, `errors`.
-
     jobs = Jobs(exchange)
     jobs.job("snapshot-load", {"tag": "ready", "vmstate": "disk0", "devices": ["disk0"]})
 

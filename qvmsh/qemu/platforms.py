@@ -1,7 +1,5 @@
 """What kinds of machine there are, as far as the argument list differs between them: pure.
 
-May import: dataclasses.
-
     of("x86_64", "q35").cdrom             # "ide-cd"
     of("aarch64", "virt").display         # ("virtio-gpu-pci", "virtio-keyboard-pci", "virtio-tablet-pci")
 

@@ -1,9 +1,7 @@
 """The programs that qvm runs: where they are, which version, which package brings them.
 
-May import: `errors` (one-shot path; `subprocess` late).
-
-    find("qemu-img")                        # /usr/bin/qemu-img
-    version("/usr/bin/qemu-img").text       # 7.2.22
+find("qemu-img")                        # /usr/bin/qemu-img
+version("/usr/bin/qemu-img").text       # 7.2.22
 """
 
 from __future__ import annotations

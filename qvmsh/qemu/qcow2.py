@@ -1,7 +1,5 @@
 """What a qcow2 file says about its internal snapshots, read without a process and without its lock.
 
-May import: `errors`, `qemu.image`; the standard library.
-
     snapshots("demo-backing.qcow2")[0].name          # "ready"
     changed("demo-backing.qcow2", "1", None)         # bytes that differ between snapshot 1 and now
 

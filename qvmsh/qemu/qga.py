@@ -1,7 +1,5 @@
 """The guest agent: one synchronised exchange over its Unix socket.
 
-May import: `qemu.qmp`.
-
     ask("/run/user/1000/qvm/3f2a/qga", "guest-ping", timeout_s=1.0)
 
 Source: QEMU docs/interop/qemu-ga-ref. A stale partial line of an earlier client is flushed by the

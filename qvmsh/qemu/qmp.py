@@ -1,8 +1,5 @@
 """Talking with sockets; one question to QEMU: connect, negotiate, ask, close. Without asyncio and `json`.
 
-May import: `_socket`, `_json` and smaller (one-shot path; design, rule 7). Conversations that
-wait for events or jobs use `qemu.qmp` instead.
-
     ask("/run/user/1000/qvm/3f2a/qmp", "query-status")     # {'status': 'running', ...}
 
 Whoever answers may mean harm: a guest by its agent, a neighbour by his monitor. So `Line` is the one way to

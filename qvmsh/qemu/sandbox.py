@@ -1,7 +1,5 @@
 """The seccomp filter that QEMU puts around itself: which one, and whether this QEMU has it.
 
-May import: nothing at the top; `subprocess` late.
-
     option("auto", ("-device", "virtio-rng-pci"))     # "on"
     option("auto", ("-sandbox", "off"))               # None: the user's own words win
 

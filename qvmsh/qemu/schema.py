@@ -1,7 +1,5 @@
 """QMP's commands and their arguments as a running QEMU describes them: a line read, and completed.
 
-May import: json, shlex; pure.
-
     schema = Schema(qemu.execute("query-qmp-schema"))
     schema.request("device_del id=net0")     # {"execute": "device_del", "arguments": {"id": "net0"}}
     schema.completions("device_")            # ["device_add", "device_del"]

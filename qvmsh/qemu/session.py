@@ -1,7 +1,5 @@
 """A long conversation with QEMU, and its events, by `qemu.qmp`, used synchronously.
 
-May import: `qemu.qmp` (the package), asyncio, `errors`.
-
     with Session(path) as qemu:
         with qemu.listen("SUSPEND") as events:
             ...the guest is asked to sleep...

@@ -1,10 +1,8 @@
 """What QEMU's monitors understand, as the running QEMU tells it: commands, arguments, their values.
 
-May import: `qemu.hmp`, `qemu.schema`.
-
-    words = Vocabulary(ask)                  # ask("query-commands", None): one QMP command
-    words.human(["info", "bl"])              # [("block", "[-n] [-v] [device]  show info of ..."), ...]
-    words.machine(["device_del", "id="])     # [("id=nic0", "virtio-net-pci"), ...]
+words = Vocabulary(ask)                  # ask("query-commands", None): one QMP command
+words.human(["info", "bl"])              # [("block", "[-n] [-v] [device]  show info of ..."), ...]
+words.machine(["device_del", "id="])     # [("id=nic0", "virtio-net-pci"), ...]
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """`qvm sh`: which of its ways a call means, and the way there.
 
-May import: `shell.context`, `cli`; xonsh only where the way needs it.
-
-    run(vm, Io(), Wanted(code="status -s"))      # without xonsh: one plain command
+run(vm, Io(), Wanted(code="status -s"))      # without xonsh: one plain command
 """
 
 from __future__ import annotations

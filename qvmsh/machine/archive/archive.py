@@ -1,7 +1,5 @@
 """`archive`: the whole machine into an archive, off or while its guest works.
 
-May import: `host`, `qemu`, `machine`.
-
     archive(vm, Wish(is_create=True))         # Archived(...)
 
 What a state is written by is `archive_writer`; what a killed command left, `archive_keeping`; rotation is

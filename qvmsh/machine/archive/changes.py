@@ -1,7 +1,5 @@
 """Which parts of a disk have changed since it was archived: QEMU's dirty bitmaps, and backups by them.
 
-May import: `host`, `qemu`, `machine`.
-
     with Tracking(vm, qemu, archive, stored, point.id) as tracking:
         tracking.add(drive, source, is_whole=False)     # only what has changed since a state that is there
         ...one transaction with tracking.actions...

@@ -1,9 +1,7 @@
 """All disks of a machine as one unit: its own, those of VM_DISKS and VM_QEMU_EXTRA, UEFI's variables.
 
-May import: `qemu`, `machine`. `volumes` knows them; here each gets the role that it has in an archive.
-
-    for drive in of(vm): print(drive.role, drive.path)         # main /vm/demo/demo-backing.qcow2
-    for drive in live(vm, blocks): print(drive.node)           # as the running QEMU has them
+for drive in of(vm): print(drive.role, drive.path)         # main /vm/demo/demo-backing.qcow2
+for drive in live(vm, blocks): print(drive.node)           # as the running QEMU has them
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
 """The archives of one machine in a store: listed, found by a word, their manifests read and written.
 
-May import: `host.transfer`, `machine.stores`, `machine.archives`, `errors`.
-
     for each in Shelf(store, "demo").archives(): print(each.folder, [point.stamp for point in each.points])
 
 A manifest is another's word: an archive may have been edited, cut off, or made to do harm. So every

@@ -1,7 +1,5 @@
 """Taking the state of all disks at one moment while the guest runs, and joining them again.
 
-May import: `host`, `qemu`, `machine`.
-
     with Cut(vm, note, qemu, drives) as cut:        # the disks' files are at rest now
         ...copy them...
                                                     # and now QEMU writes to them again

@@ -1,9 +1,7 @@
 """The machine's archives in a store: found, cleared of what killed commands left, read back.
 
-May import: `host`, `machine`.
-
-    shelf = shelf_of(vm)
-    read_bytes = require_whole(vm, shelf, archive, point)       # 35651584
+shelf = shelf_of(vm)
+read_bytes = require_whole(vm, shelf, archive, point)       # 35651584
 """
 
 from __future__ import annotations

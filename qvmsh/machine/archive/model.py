@@ -1,7 +1,5 @@
 """What an archive is: a folder with a base and the states that were archived on it.
 
-May import: `host.transfer`, `errors`.
-
     archive.chain(archive.done[-1])     # the newest whole state and all that it stands on
 
 The layout is that of `vm` (bash): `NAME-<%Y%m%d%H%M%S of the base's mtime>/` holds `NAME-base.FMT` and

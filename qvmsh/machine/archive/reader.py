@@ -1,7 +1,5 @@
 """The files of one archived state, made somewhere: fetched, judged, and put on one another.
 
-May import: `host`, `qemu`, `machine`.
-
     reader = Reader(vm.io, program, shelf, archive, point, work="/vm/demo/.qvm")
     reader.layers("main", [Place("/vm/demo/demo-backing.qcow2"), Place("/vm/demo/demo-base.qcow2")])
 

@@ -1,7 +1,5 @@
 """Archived states that go: by rotation, or by name; never the last good one.
 
-May import: `host`, `machine`.
-
     removed = rotate(vm, shelf, Wish(keep=7), made)       # ["demo-20261121101336/20261121101336"]
     deleted = delete(vm, "demo-20261121101336/20261121101340")     # Deleted(...)
 

@@ -1,7 +1,4 @@
-"""What `archive` and `restore` give back.
-
-May import: `machine.reports`, `machine.archives`.
-"""
+"""What `archive` and `restore` give back."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """What makes a machine besides its disks: the files that an archive holds as `NAME-settings.tar`.
 
-May import: `config`, `qemu`, `host`, `machine`.
-
     found = gather(vm, disks)
     found.names           # [".vmrc", ".qvm/uuid", ".qvm/id_ed25519", "vmlinuz", "seed.iso", ...]
     found.left_out        # [("/srv/install.iso", "it lies outside of the machine's directory")]

@@ -1,7 +1,5 @@
 """Where archives lie: a folder of this host, or one of another host that ssh reaches.
 
-May import: `host`, `errors`.
-
     store = of(vm)                              # VM_ARCHIVE, else the machine's directory
     with store.writer("demo-20261121101336", "demo-base.qcow2") as fd: ...
 

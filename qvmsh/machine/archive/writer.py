@@ -1,7 +1,5 @@
 """One new state of a machine, written into an archive: whole, or not at all.
 
-May import: `host`, `qemu`, `machine`.
-
     writer = Writer(job, drives, stamp, consistency="off")
     writer.require_room()
     with writer.writing():

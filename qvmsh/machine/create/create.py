@@ -1,7 +1,5 @@
 """Making a machine's directory on an image: all of it, or nothing.
 
-May import: `images`, `qemu.image`, `config.edit`, `host.files`, `machine`.
-
     create("demo", Wish(image="tiny"), io)
 
 Everything is made in a folder of its own (`making`) and renamed at the end.

@@ -1,7 +1,5 @@
 """The machine's own images: seed, base, overlay; making and remaking them.
 
-May import: `host.files`, `qemu.image`, `machine`.
-
     init(vm, clobber_base=False, clobber_overlay=False, is_dry=False)
 
 Every new image is made under a name with `.part` beside its place, synced and renamed; so a

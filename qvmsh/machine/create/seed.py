@@ -1,9 +1,7 @@
 """The image that a machine is made from: judged, and copied so that it shares no file with the original.
 
-May import: `config`, `host.files`, `qemu`, `machine.chain`.
-
-    found = judged("/tmp/debian.qcow2", "qcow2", "demo")
-    copy(found, "demo-base.qcow2", "qcow2", "demo", io, qemu_img)
+found = judged("/tmp/debian.qcow2", "qcow2", "demo")
+copy(found, "demo-base.qcow2", "qcow2", "demo", io, qemu_img)
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """A further disk: made or taken, into VM_DISKS, and into the machine at once if it is on.
 
-May import: `config`, `qemu`, `machine`.
-
-    add(vm, "data.qcow2", Addition("10G"))
+add(vm, "data.qcow2", Addition("10G"))
 """
 
 from __future__ import annotations

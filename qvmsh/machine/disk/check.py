@@ -1,8 +1,6 @@
 """Whether the images of a machine are sound, and their repair.
 
-May import: `qemu`, `machine`.
-
-    check(vm, None, is_repairing=False)
+check(vm, None, is_repairing=False)
 """
 
 from __future__ import annotations

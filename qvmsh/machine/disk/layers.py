@@ -1,8 +1,6 @@
 """What a disk stands on: commit into it, rebase onto another.
 
-May import: `config`, `host`, `qemu`, `machine`.
-
-    commit(vm, "disk0")
+commit(vm, "disk0")
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
 """Work on the overlays of a machine that is on: commit and flatten, by QEMU's block jobs.
 
-May import: `host`, `qemu`, `machine`.
-
     commit(vm, seen, disk)         # block-commit; then the base goes under a fresh, empty overlay
 
 At the end of a commit QEMU works on the base itself. The guest stands still from there until the fresh

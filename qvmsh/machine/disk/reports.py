@@ -1,7 +1,4 @@
-"""What the verbs on disks tell.
-
-May import: `machine.progress`, `machine.reports`.
-"""
+"""What the verbs on disks tell."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """How large a disk is, and how much room it takes: resize, trim.
 
-May import: `config`, `qemu`, `machine`.
-
-    resize(vm, "disk1", "+10G", is_shrinking=False)
+resize(vm, "disk1", "+10G", is_shrinking=False)
 """
 
 from __future__ import annotations

@@ -1,8 +1,5 @@
 """What `doctor` looks at: a list of small checks of the host and, if there is one, of a machine.
 
-May import: `config`, `host`, `qemu`, `machine`. The checks change nothing, except that the folder
-for sockets is made where it is not there yet: that is how it is tried.
-
     print(diagnose(vm, QUIET, os.environ))
 
 A check is a generator of findings. One that fails with an error of ours is itself a finding, so

@@ -1,7 +1,5 @@
 """`doctor --fix`: what killed commands and careless hands left, mended and told.
 
-May import: `host`, `qemu`, `machine`.
-
     for mend in repair(vm, os.environ): print(mend.name, mend.finding)
 
 Everything happens under the machine's work lock, so nothing is touched while a command is at work;

@@ -1,8 +1,6 @@
 """Commands in the guest.
 
-May import: `host.ssh`, `machine.guest`; `subprocess` late.
-
-    shell(vm, ("uname", "-r"), wants_tty=False)      # "6.1.0-amd64\n" for Python
+shell(vm, ("uname", "-r"), wants_tty=False)      # "6.1.0-amd64\n" for Python
 """
 
 from __future__ import annotations

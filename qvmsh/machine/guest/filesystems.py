@@ -1,7 +1,5 @@
 """The guest's file systems: written out, and frozen by the guest agent for a moment.
 
-May import: `host`, `qemu`, `machine`.
-
     guest = Freezing(vm, note)
     guest.write_out()               # by the agent, else by ssh; now freezing takes no time
     try:

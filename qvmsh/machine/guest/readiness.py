@@ -1,8 +1,6 @@
 """Waiting until a guest is ready: its ssh answers. Tells, on a time-out, what was already true.
 
-May import: `host`, `qemu.qmp`, `machine.guest`, `machine.state`.
-
-    wait(vm, qemu_pid, note, timeout_s=60.0)
+wait(vm, qemu_pid, note, timeout_s=60.0)
 """
 
 from __future__ import annotations

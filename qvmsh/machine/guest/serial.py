@@ -1,7 +1,5 @@
 """The process that keeps the serial console of a running machine: begun with QEMU, ended with it.
 
-May import: `host`, `machine`.
-
     keeper = Keeper(vm, runtime, door)       # before QEMU
     keeper.fds, keeper.words                 # for host/launch.py, which begins it
     connect(vm, note, pid)                   # a socket: what the guest writes and what it reads

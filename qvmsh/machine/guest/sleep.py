@@ -1,7 +1,5 @@
 """A guest's sleep (ACPI S3): sending it there, and waking it so that it can sleep again.
 
-May import: `qemu`, `machine.guest`, `machine.state`.
-
     how, seconds = fall_asleep(vm, qemu, note)      # ("ssh", 0.4); QEMU has said SUSPEND
     wake(exchange)                                  # system_wakeup; on q35 more than that
 

@@ -1,9 +1,7 @@
 """The guest over ssh: cached connections, host key pinned.
 
-May import: `host.ssh`, `machine.state`.
-
-    with taken(vm, "reach the guest", interactive=False) as own:
-        own.command(["uname", "-a"], tty=False)               # argument list for ssh
+with taken(vm, "reach the guest", interactive=False) as own:
+    own.command(["uname", "-a"], tty=False)               # argument list for ssh
 """
 
 from __future__ import annotations

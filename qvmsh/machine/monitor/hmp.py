@@ -1,8 +1,6 @@
 """QEMU's human monitor, asked through QMP (one-shot path).
 
-May import: `qemu.qmp`, `machine.state`'s lower half.
-
-    human_command(vm, "info status")      # 'VM status: running\n'
+human_command(vm, "info status")      # 'VM status: running\n'
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
 """QMP for users: one command, several from a stream, the events as they come.
 
-May import: `qemu.qmp`, `machine.state`; `json` (this is not the path of `status` and `cmd`).
-
     request(["query-status"])                        # ("query-status", {})
     request(["device_del", "id=nic0"])               # ("device_del", {"id": "nic0"})
     execute(vm, [("query-status", {})])              # [{"status": "running", ...}]

@@ -1,8 +1,6 @@
 """The list of known machines with their states: what `list` shows.
 
-May import: `machine.known`, `machine.state`, `machine.reports` (one-shot path).
-
-    print(known_machines(["web"], os.environ))
+print(known_machines(["web"], os.environ))
 """
 
 from __future__ import annotations

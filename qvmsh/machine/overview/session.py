@@ -1,8 +1,6 @@
 """What the commands that are about the shell itself report.
 
-May import: `machine.reports`.
-
-    str(SessionLines([{"number": 1, "text": "stop", "status": 3}]))     # "   1  [3] stop"
+str(SessionLines([{"number": 1, "text": "stop", "status": 3}]))     # "   1  [3] stop"
 """
 
 from __future__ import annotations

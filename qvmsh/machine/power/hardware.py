@@ -1,8 +1,6 @@
 """From settings to `qemu.commandline.Hardware`: which values, which image, which display.
 
-May import: `config`, `qemu`, `host.sockets`; nothing here starts a process.
-
-    hardware(vm, Launch(verb="start"), accelerator="tcg", ssh_port=40123, ...)
+hardware(vm, Launch(verb="start"), accelerator="tcg", ssh_port=40123, ...)
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
 """Bringing QEMU up, as one transaction: launched and known, or ended and nothing left.
 
-May import: `host`, `qemu`, `machine.hardware`, `machine.state`.
-
     qemu = launch(vm, Launch(verb="start"))      # qemu.pid, qemu.note.ssh_port
 
 Order: work lock, checks, sockets, note, process, greeting. From the lock to the greeting another

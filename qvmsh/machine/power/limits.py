@@ -1,7 +1,5 @@
 """What QEMU may take of the host: VM_LIMIT_MEM and VM_LIMIT_CPUS, held by a scope of systemd.
 
-May import: `qemu.programs`, `errors`.
-
     scope(vm)       # ["/usr/bin/systemd-run", "--scope", ..., "-p", "MemoryMax=2048M", "--"]
 
 `systemd-run --scope` becomes the program that it is given, as the same process with the same

@@ -1,7 +1,5 @@
 """A machine's logs: what the guest wrote to its console, what QEMU said, what qvm did.
 
-May import: `host`, `machine.files`, `machine.reports`.
-
     show(vm, "serial", lines=10)       # Lines: the last ten
     follow(vm, "serial", lines=10)     # ... and all that comes, until Ctrl-C
 

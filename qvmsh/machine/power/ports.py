@@ -1,10 +1,8 @@
 """Ports of the host: those that lead into the guest (VM_HOSTFWD), the telnet monitor's, and VNC's.
 
-May import: `config`, `host.sockets`; `socket` late.
-
-    forwards(vm)[0].rule          # "tcp:127.0.0.1:8080-:80"
-    door(vm)                      # None, or the address of the telnet monitor
-    vnc(":2,password=on")         # "127.0.0.1:2,password=on"
+forwards(vm)[0].rule          # "tcp:127.0.0.1:8080-:80"
+door(vm)                      # None, or the address of the telnet monitor
+vnc(":2,password=on")         # "127.0.0.1:2,password=on"
 """
 
 from __future__ import annotations

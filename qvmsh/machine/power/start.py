@@ -1,8 +1,6 @@
 """Start, run, dry run: the daily life of a machine, from the request to the report.
 
-May import: `machine`.
-
-    start(vm, Request(disposable=True), ssh_attempts=None, is_waiting=True)
+start(vm, Request(disposable=True), ssh_attempts=None, is_waiting=True)
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
 """Powering off: the ladder of `stop`, and `kill`.
 
-May import: `host`, `qemu`, `machine`.
-
 Each rung asks the guest in another way and has its share of the time; waiting is on the end of
 QEMU's process. Only `force` goes on to end QEMU itself: a monitor that cannot be reached is no
 reason to pull the plug on a guest that may be writing.

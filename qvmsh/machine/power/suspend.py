@@ -1,7 +1,5 @@
 """Holding a guest and letting it go on: pause, resume, suspend, wakeup.
 
-May import: `host`, `qemu`, `machine`.
-
     pause(vm)            # QEMU stops the vcpus; the guest notices nothing
     suspend(vm)          # the guest sends itself to sleep (ACPI S3)
 

@@ -1,7 +1,5 @@
 """The TPM of a machine: swtpm, a program of its own that lives and ends with QEMU.
 
-May import: `host`, `qemu.programs`, `machine`.
-
     companion = Companion(vm, token="")
     companion.qemus_end.fileno()            # for QEMU's -chardev
     companion.words                         # for host/launch.py, which begins it

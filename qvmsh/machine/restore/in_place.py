@@ -1,7 +1,5 @@
 """An archived state back into its machine: all disks and what belongs to them, in one step.
 
-May import: `config.edit`, `host`, `qemu`, `machine`.
-
     notes = same(vm, shelf, archive, point, is_forced=False)
 
 Everything is made beside its place under the names of `NEW`; then the new files take the place of the old

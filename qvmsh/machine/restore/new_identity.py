@@ -1,7 +1,5 @@
 """What makes a restored machine another one: name, UUID, addresses, ports, keys.
 
-May import: `config.edit`, `host`, `machine`.
-
     renew("/vm/twin", point, "twin", os.environ, notes)
 
 New are: name, UUID, VM_MACHINE_ID (and so the MAC address), ports of the host that can be chosen; the

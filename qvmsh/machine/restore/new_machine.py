@@ -1,7 +1,5 @@
 """A machine of its own from an archived state: its files, its place on the host, its identity.
 
-May import: `config.edit`, `host`, `qemu`, `machine`.
-
     made, notes = new(vm, shelf, archive, point, "../twin", io, environ)
 
 All of its disks come into its directory, whatever their place was: two machines never write to one disk.

@@ -1,7 +1,5 @@
 """Where the files of an archived state belong in their machine, and what stands against it.
 
-May import: `qemu`, `machine`.
-
     plan = plan_of(vm, archive, point)
     require_nobody_above(vm, plan)
     plan.places["disk1"]            # [Place("/vm/demo/data.qcow2", ...), Place("/vm/demo/base.qcow2", ...)]

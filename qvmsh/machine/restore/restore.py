@@ -1,7 +1,5 @@
 """`restore`: an archived state back into its machine, or as a machine of its own.
 
-May import: `machine`.
-
     restore(vm, "demo-20261121101336", None, is_forced=False)       # Restored(...)
 
 Everything is made beside its place and checked first: `restore_same`, `restore_new`.

@@ -1,8 +1,6 @@
 """`archive --verify`: proof that an archived state comes back.
 
-May import: `host`, `qemu`, `machine`.
-
-    verify(vm, "latest", is_booting=True)       # Verified(...)
+verify(vm, "latest", is_booting=True)       # Verified(...)
 """
 
 from __future__ import annotations

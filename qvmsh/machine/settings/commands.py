@@ -1,8 +1,6 @@
 """The configuration as its commands show, judge, change and export it.
 
-May import: `config`, `machine.reports`, `errors`.
-
-    change(vm, [("VM_MACHINE_MEM", "2048")])      # Changed: .vmrc says it from now on
+change(vm, [("VM_MACHINE_MEM", "2048")])      # Changed: .vmrc says it from now on
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
 """`config edit`: the user's editor on a copy of the `.vmrc`, which is taken if it is right.
 
-May import: `config`, `machine.configuration`, `machine.state`.
-
     edit(vm, io, environ)        # Edited: the file holds the old or the new text, never a broken one
 
 The editor works on a copy in a private folder; the file itself is replaced in one step, under the

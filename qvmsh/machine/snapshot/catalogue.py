@@ -1,7 +1,5 @@
 """What qvm knows of a machine's snapshots beyond what the images hold: `.qvm/snapshots.json`.
 
-May import: `host.files`, `machine.files`.
-
     catalogue = Catalogue.read(vm)
     catalogue.entries["ready"]["message"]      # "before the upgrade"
 

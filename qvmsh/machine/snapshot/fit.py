@@ -1,7 +1,5 @@
 """Whether a snapshot fits the machine as it is now: its disks, its moment, its base, its hardware.
 
-May import: `qemu`, `machine`.
-
     mixture(volumes, on, entry)          # ["on disk1 it is another one of the same name, of ..."]
     without(volumes, on, entry)          # disks that were none of the machine when it was taken
 

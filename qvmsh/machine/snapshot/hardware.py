@@ -1,7 +1,5 @@
 """The hardware of a snapshot and that of the machine now, compared as QEMU gets it.
 
-May import: `config`, `qemu`, `machine`.
-
     differences(vm, entry)              # ["VM_MACHINE_MEM was 256, and is 512"]
     machine_type(vm.settings, entry)    # "pc-i440fx-6.2", where VM_QEMU_MACHINE=pc means a newer type now
     remedy(vm, entry)                   # ["--set VM_MACHINE_MEM=256"]

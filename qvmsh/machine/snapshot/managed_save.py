@@ -1,7 +1,5 @@
 """Saved state: the memory of a machine as a snapshot in its disks. `snapshot_restore.load` takes it up again.
 
-May import: `qemu`, `machine`.
-
     save(vm, note, "ready", has_suspend=True)       # suspend -> snapshot; the guest stays stopped
 
 The guest is sent to sleep first, so that it expects not to run for a while and reads the clock

@@ -1,7 +1,5 @@
 """What stands against a snapshot, each with its remedy: looked for before anything is done.
 
-May import: `qemu`, `machine`.
-
     require(vm, disks, "save a snapshot", exchange=qemu, pid=pid, has_memory=True)   # StateError with all
 
 With memory QEMU itself tells what cannot be saved (`query-migrate`), in words that are put into ours.

@@ -1,7 +1,4 @@
-"""What the verbs of `qvm snapshot` tell: for people, and as JSON.
-
-May import: `machine.reports`; pure.
-"""
+"""What the verbs of `qvm snapshot` tell: for people, and as JSON."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """Going back to a snapshot: all disks, and the memory of a machine that is on, or nothing.
 
-May import: `host`, `qemu`, `machine`.
-
     restore(vm, "ready", is_forced=False, is_waiting=True)
     load(vm, note, "ready", is_forced=False)        # `start --loadvm`: into a QEMU that waits (-S)
 

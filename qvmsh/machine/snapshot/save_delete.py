@@ -1,7 +1,5 @@
 """Saving and deleting snapshots of a whole machine, on or off: on all disks, or on none.
 
-May import: `host`, `qemu`, `machine`.
-
     save(vm, "ready", Request(message="before the upgrade"))
     delete(vm, ("ready",))
 

@@ -1,7 +1,5 @@
 """Where snapshots are: the images of a machine that is off, or the QEMU that has them open.
 
-May import: `qemu`, `machine.volumes`.
-
     store = Images(vm, volumes)            # or Live(vm, volumes, exchange)
     store.create("ready", has_memory=False)
     store.is_whole("ready")                # True: it is on all disks

@@ -1,7 +1,5 @@
 """Judging snapshots: whether what they hold can be trusted.
 
-May import: `qemu`, `machine`.
-
     verify(vm, ["ready"]).is_whole
 
 While the machine is off nobody may begin to write meanwhile, so the work lock is held. While it is on,

@@ -1,7 +1,5 @@
 """Looking at snapshots: the list, one of them, what has changed since. `snapshot_verify` judges.
 
-May import: `qemu`, `machine`.
-
     print(listing(vm))
 
 Read from the images, on or off, so what other tools have made is there too; what the metadata tells

@@ -1,7 +1,5 @@
 """Images that stand on one another: which files they may name, what must not be written to, and why.
 
-May import: `config`, `qemu`, `machine.known`.
-
     layers("demo-backing.qcow2", "qcow2", "demo", "/vm/demo")[1].format     # "qcow2"
     snapshots_in("demo-backing.qcow2", "qcow2")          # [Snapshot(id="1", name="ready", ...)]
     overlays_on("demo-base.qcow2", vm)                   # ["/vm/demo/demo-backing.qcow2"]

@@ -1,7 +1,5 @@
 """Which disks a machine has, and what every verb on them asks first.
 
-May import: `host`, `qemu`, `machine`.
-
     disk = one(vm, every(vm, seen), "disk1")
 
 The verbs are in `disk_add`, `disk_size`, `disk_check`, `disk_layers`. Whatever is cut off leaves a disk that

@@ -1,7 +1,5 @@
 """What a machine's hardware stands on: further disks, CD, kernel, firmware; found, judged, prepared.
 
-May import: `config`, `qemu`, `host`, `machine`.
-
     supplies = gather(vm)                 # what the configuration names; nothing is looked at yet
     require(vm, supplies)                 # all there, whole, of the right format; or the error says which
     prepare(vm, supplies)                 # the UEFI variables, where there are none yet

@@ -1,7 +1,5 @@
 """The disks of a machine as one set, whether it is on or off.
 
-May import: `qemu`, `machine`.
-
     for each in of(vm): print(each.id, each.path)       # disk0 /vm/demo/demo-backing.qcow2
 
 While it is off the configuration tells: the machine's own disk, VM_DISKS, UEFI's variables, and what

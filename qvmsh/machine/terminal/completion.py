@@ -1,7 +1,5 @@
 """What completion asks a machine: QEMU's words, and the snapshots in its images.
 
-May import: `qemu.vocabulary`, `qemu.qmp`, `machine.state`'s lower half.
-
     of(vm).human(["info", "bl"])
     snapshots(vm)                   # [("ready", "with memory")]
 

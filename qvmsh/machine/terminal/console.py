@@ -1,7 +1,5 @@
 """The guest's serial console on this terminal, or in a pipe: one writes, any number watch.
 
-May import: `host`, `qemu.qmp`, `machine`.
-
     attach(vm, Options())      # until Ctrl-], the end of QEMU, or somebody who takes over
 
 What is shown comes out of the serial log, which `machine.serial` keeps: so what came before and what comes

@@ -1,7 +1,5 @@
 """`qvm monitor`: a dialogue with QEMU, line by line, on a terminal or through a pipe.
 
-May import: `qemu`, `machine`; prompt_toolkit, and only on a terminal.
-
     Dialogue(vm, has_qmp=False).hold()      # exit status
 
 Each line is a conversation of its own on the one-shot socket, so that a monitor that stays open for

@@ -1,7 +1,5 @@
 """The folders in which machines are made, and what is left of one whose command was killed.
 
-May import: `host`, `machine.known`.
-
     with Folder("restore", "/home/guido/vm/demo", environ) as making:
         ...everything into making.path...
         making.put_in_place()

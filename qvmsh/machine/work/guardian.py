@@ -1,7 +1,5 @@
 """A small process beside one that works on a running guest: if that is killed, the guest goes on.
 
-May import: `host`, `machine`.
-
     with Guardian(vm):
         ...freeze the guest's file systems, cut the disks, join them...
 

@@ -1,7 +1,5 @@
 """The user's own programs around a run: VM_PRE_START and VM_POST_STOP.
 
-May import: `host`, `qemu.programs`; `subprocess`.
-
     pre_start(vm)       # QvmError if the program fails: nothing is started
     post_stop(vm)       # a failure is a warning
 

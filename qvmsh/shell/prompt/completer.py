@@ -1,8 +1,6 @@
 """Completion at the prompt: the words of qvm, as every other shell completes them.
 
-May import: xonsh, `cli.complete`.
-
-    XSH.completers = {"qvm": Completer(context), **XSH.completers}
+XSH.completers = {"qvm": Completer(context), **XSH.completers}
 """
 
 from __future__ import annotations

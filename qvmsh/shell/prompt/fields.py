@@ -1,8 +1,6 @@
 """What the prompt shows: the machine's name and its state, never waited for.
 
-May import: `shell.screen`, `shell.watcher`; xonsh only through what `engine` hands over.
-
-    demo:running ~/src >
+demo:running ~/src >
 """
 
 from __future__ import annotations

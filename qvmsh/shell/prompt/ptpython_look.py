@@ -1,9 +1,7 @@
 """What both prompts in ptpython share: the prompt's look, the user's settings, reading in this thread.
 
-May import: ptpython; no xonsh.
-
-    dress(editor, lambda: [("", "demo:running> ")])
-    text = read_here(editor)
+dress(editor, lambda: [("", "demo:running> ")])
+text = read_here(editor)
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
 """`--ui ptpython`: ptpython's editor for xonsh's language.
 
-May import: xonsh, ptpython.
-
     install()       # before xonsh makes its shell
 
 xonsh's own shell reads with prompt_toolkit; this one differs in nothing but the editor. So words,

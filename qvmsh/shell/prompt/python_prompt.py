@@ -1,7 +1,5 @@
 """`--ui python`: plain Python in ptpython, with `await` at the prompt. No xonsh is loaded.
 
-May import: ptpython, `shell.prompt`, `shell.report`.
-
     run_prompt(context)
     demo:running> await asyncio.sleep(1, "done")
 

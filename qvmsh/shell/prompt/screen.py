@@ -1,7 +1,5 @@
 """The terminal while a person may be typing: the prompt painted anew, lines put above it.
 
-May import: prompt_toolkit; no xonsh.
-
     screen = Screen(lambda: repl.app)
     screen.begin()                          # before each prompt
     screen.repaint()                        # from any thread

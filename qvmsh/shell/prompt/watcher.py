@@ -1,7 +1,5 @@
 """The machine's state as the prompt shows it, and its events, heard while a person types.
 
-May import: `machine.state`, `host.watch`, `threading`; `qemu.events` (asyncio) in its own thread.
-
     watcher = Watcher(context, repaint=..., tell=...)
     watcher.start()
     watcher.state         # "running": read from memory, never waited for

@@ -1,8 +1,6 @@
 """The prompt: xonsh's own, with the machine's name and state.
 
-May import: `shell.engine` (xonsh), `shell.prompt`.
-
-    run_prompt(context)
+run_prompt(context)
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
 """`--shell`: the user's own shell in the machine's context, and scripts of the old `vm`, which are bash.
 
-May import: `shell.context`, `config.settings`, `errors`.
-
     run(context, os.getcwd(), ["deploy", "-u"], None)      # does not return: bash takes its place
 
 The functions that such scripts know are in `vm_lib/`; bash loads them through BASH_ENV, so that the

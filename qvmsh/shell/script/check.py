@@ -1,7 +1,5 @@
 """What is certainly wrong in a script, found before anything of it runs: names, commands not called.
 
-May import: `errors`, `shell.script` (the quick look that nearly every script passes).
-
     require_names(source, code, "/vm/demo/deploy", {"vm", "start"})
     require_calls(source, "/vm/demo/deploy", {"vm", "start"})
 

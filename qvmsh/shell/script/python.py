@@ -1,9 +1,6 @@
 """Scripts in plain Python: no xonsh is loaded.
 
-May import: `errors`; `shell.check`, `shell.report` late; nothing heavy (a script costs little more
-than python).
-
-    run_python(context, from_file("/vm/demo/deploy"), ["deploy", "-u"])
+run_python(context, from_file("/vm/demo/deploy"), ["deploy", "-u"])
 """
 
 from __future__ import annotations

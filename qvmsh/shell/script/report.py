@@ -1,7 +1,5 @@
 """How a script ends: from the exception that ended it to the message and the exit status.
 
-May import: `errors`; `traceback` late (a Python script pays for this module).
-
     status = ended(error, script="./deploy", debug=False)
 
 A script that fails shows its own frames and the command's error; a bug in qvm shows everything.

@@ -1,7 +1,5 @@
 """`breakpoint()`: the shell opens at that place, with the names that are seen there.
 
-May import: `shell.run`, and late what opens a prompt (a Python script pays for it only there).
-
     install(context)        # from then on `breakpoint()` is ours
 
 Leaving the shell goes on with the script; names that were changed there are changed in the script.

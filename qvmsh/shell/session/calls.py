@@ -1,8 +1,6 @@
 """A command line inside a session: on the session's machine, in its place in a pipeline.
 
-May import: `cli.main` (one parser, one rendering), `shell.context`; no xonsh.
-
-    WordCall(context).perform(["status", "-s"])     # the exit status
+WordCall(context).perform(["status", "-s"])     # the exit status
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
 """Processes that a script makes of itself: fork, spawn, forkserver; and what is pickled for them.
 
-May import: `shell.context`; all else late (a Python script pays for this module).
-
     install(context)                    # once a session
     restored("start", "/vm/demo", ())   # what `pickle.loads(pickle.dumps(start))` gives
 

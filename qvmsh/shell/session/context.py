@@ -1,11 +1,9 @@
 """What a shell or a script of qvm stands in: the machine, the names, the environment.
 
-May import: `shell.names`, `config`, `io`, `errors`; all else late (a Python script pays for it).
-
-    context = Context(vm, Io())
-    context.enter(os.getcwd(), ["-u"])      # changes directory, reads the VM_ variables
-    context.export()
-    exec(code, context.names())
+context = Context(vm, Io())
+context.enter(os.getcwd(), ["-u"])      # changes directory, reads the VM_ variables
+context.export()
+exec(code, context.names())
 """
 
 from __future__ import annotations

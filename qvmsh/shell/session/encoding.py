@@ -1,7 +1,5 @@
 """UTF-8 in which every byte comes back: what is no UTF-8 becomes a surrogate, as in names of files.
 
-May import: `codecs`.
-
     b"gr\\xfcn".decode(NAME).encode(NAME)        # b"gr\\xfcn"
 
 plumbum names an encoding but decodes with "ignore", so a byte that is not UTF-8 would be lost. Here what the

@@ -1,7 +1,5 @@
 """`guest`: the guest as a plumbum machine, on the cached ssh connections.
 
-May import: plumbum, `machine.guest`, `machine.state`.
-
     guest["df"]["-h"]()                     # a string
     (local["cat"]["notes"] | guest["wc"])() # from the host into the guest
     guest.path("/etc") // "*.conf"

@@ -1,7 +1,5 @@
 """What was typed in a session, and the script that it makes.
 
-May import: `errors`, `host.files`, `shell.context`.
-
     lines = Lines(context, is_python=False)
     lines.note("start --no-wait", 0)
     lines.save("again.xsh", ["1-"])

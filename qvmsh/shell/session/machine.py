@@ -1,9 +1,7 @@
 """`vm` of a session: its methods tell the session when they are at work, as its words and functions do.
 
-May import: `qvmsh.api`, `shell.context`.
-
-    vm = Machine(directory, io=SessionIo(context))
-    vm.kill()         # the prompt knows who ended QEMU, and does not announce it
+vm = Machine(directory, io=SessionIo(context))
+vm.kill()         # the prompt knows who ended QEMU, and does not announce it
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
 """What the names of a script and of the prompt stand for in Python.
 
-May import: `cli.parse`, `commands.fit`, `errors` (a Python script pays for this module; no xonsh).
-
-    start = Command("start", context)
-    start(wait=False)          # the function of commands/start.py, on the context's machine
-    img = Group("img", context)
-    img.build("tiny")
+start = Command("start", context)
+start(wait=False)          # the function of commands/start.py, on the context's machine
+img = Group("img", context)
+img.build("tiny")
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
 """The statements of a xonsh source, found without parsing it.
 
-May import: xonsh's tokenizer.
-
     list(chunks("a = 1\\nif a:\\n    echo yes\\n"))      # [(0, "a = 1\\n"), (1, "if a:\\n    echo yes\\n")]
 
 xonsh's tokenizer knows where strings, brackets and continued lines end, so a chunk is never cut in

@@ -1,7 +1,5 @@
 """xonsh with the machine's context: the set-up that prompt, scripts and `-c` share.
 
-May import: xonsh, `shell.words`, `shell.jobs`, `shell.context`.
-
     engine = Engine(context)
     engine.load(["--no-rc", "-c", ""])      # XSH is ready, names and words are in it
     engine.compile(source, "<string>")

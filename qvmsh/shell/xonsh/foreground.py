@@ -1,7 +1,5 @@
 """What the terminal does to the programs and words in the foreground, put right.
 
-May import: xonsh.
-
 A program that reads the terminal before it has been given to it gets it nevertheless.
 
 xonsh 0.25 gives the terminal to a program's process group after the program has begun, and where the

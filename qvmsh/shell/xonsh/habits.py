@@ -1,9 +1,7 @@
 """What users of other shells type: it works here too, or one line says what to type instead.
 
-May import: xonsh, `cli.help`, `shell.words`.
-
-    XSH.aliases.update(aliases(context))
-    advice("for i in 1 2; do echo $i; done")    # "a loop is Python's: ..."; "" where nothing is known
+XSH.aliases.update(aliases(context))
+advice("for i in 1 2; do echo $i; done")    # "a loop is Python's: ..."; "" where nothing is known
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """Where the history of all sessions is kept: a file that cannot be used never stands in a shell's way.
 
-May import: `errors`, `io`; sqlite3 late.
-
-    path = database("history.sqlite", io)
+path = database("history.sqlite", io)
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
 """Words as jobs: `start &`, and `start | less` at the prompt, are processes, as programs are.
 
-May import: xonsh, `shell.words`.
-
 So `jobs`, `fg`, `bg`, `kill`, Ctrl-Z and the end of a reader are the kernel's, and the session can go
 on with other words. What such a process prints in the background is put above the line being typed.
 What only this session can do (`use`), and functions of Python under an alias, are refused in the

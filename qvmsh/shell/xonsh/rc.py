@@ -1,7 +1,5 @@
 """The machine's own `.qvmrc.xsh`: loaded once the user has allowed what is in it.
 
-May import: `config.trust`, `shell.engine` (xonsh), `shell.report`.
-
     rc = Rc(engine)
     rc.look()       # at the first prompt, and at each one after it
 

@@ -1,7 +1,5 @@
 """The exit status of a program that ends while xonsh looks whether it has been stopped.
 
-May import: xonsh.
-
 xonsh 0.25 asks the kernel (`waitpid`) in one thread and Python's `Popen.poll` in another. Whoever is second
 finds no such child, and takes that for status 0: now and then a failed `vm ssh` looked like a good one. Here
 the first keeps the other out until it has noted the status, by `Popen`'s own lock.

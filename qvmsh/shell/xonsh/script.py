@@ -1,7 +1,5 @@
 """Scripts of xonsh lines: `.xsh` files, `-c`, standard input.
 
-May import: `shell.engine` (xonsh), `shell.report`.
-
     run_xonsh(context, "status -s && echo yes", "<string>", ["-c"])
 
 xonsh 0.25's own way of running a script ends with status 1 whatever failed, and a SIGTERM waits

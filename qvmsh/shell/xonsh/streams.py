@@ -1,7 +1,5 @@
 """The standard streams while words run in threads: each thread has its own, and they come back right.
 
-May import: xonsh.
-
 xonsh 0.25 puts a stream that knows the thread in the place of `sys.stdout` while a word runs, and what
 stood there back when it ends. Of two words that overlap, or of one that outlives its line (`p = !(start)`),
 the last puts back a stream that was closed meanwhile, and every word after it fails. Here the stream of

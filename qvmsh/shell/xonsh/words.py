@@ -1,7 +1,5 @@
 """Commands as shell words: what stands behind `status -s | cat` in xonsh.
 
-May import: xonsh, `shell.calls`.
-
 A word runs in a thread of xonsh's, its streams are those of its place in the pipeline. Commands
 that own the terminal (`ssh`, `run`) are child processes instead: so pipes carry their bytes
 untouched, and Ctrl-C, Ctrl-Z and `&` are the kernel's. xonsh 0.25 gives a thread no Ctrl-C, hence

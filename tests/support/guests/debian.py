@@ -12,8 +12,6 @@ root log in by a throw-away key that lies beside the image, on the console witho
 Made by mmdebstrap, which runs unpacked, not installed; it needs root, since it runs the packages' own
 scripts in a chroot. It takes the Debian repositories that the host's apt has. A finished image is used
 for as long as this recipe stays the same: remove its folder for newer packages.
-
-May import: the standard library, qvmsh.images and what that may import.
 """
 
 from __future__ import annotations

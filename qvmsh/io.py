@@ -276,6 +276,6 @@ def unwritable(error: OSError, machine: str | None = None) -> QvmError:
 def isatty(stream: TextIO | None) -> bool:
     """True if `stream` is open on a terminal."""
     try:
-        return stream.isatty()  # type: ignore[union-attr]
+        return stream.isatty()  # type: ignore[union-attr]  # that of None is caught
     except (AttributeError, ValueError):
         return False

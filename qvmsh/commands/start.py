@@ -28,7 +28,7 @@ def start(
 ) -> Started:
     """Start the machine and wait until its guest answers ssh.
 
-    With `VM_READY=none`, or no way for ssh, that is as soon as QEMU runs.
+    Without ssh (`VM_READY=none`, or no network) it returns as soon as QEMU runs.
 
     QEMU runs in the background, in a session of its own: it survives this terminal. Ctrl-C while
     waiting ends the machine that this call began. If the deadline passes, the machine is left

@@ -23,7 +23,7 @@ def status(
 ) -> Status:
     """Tell the machine's state; exit 0 only if it is running and its guest is ready.
 
-    Ready means that ssh answers; with `VM_READY=none`, or no way for ssh, that QEMU runs.
+    Ready means that ssh answers; without ssh (`VM_READY=none`, or no network) that QEMU runs.
     States: stopped, starting, running, paused, suspended, shut down, crashed, broken.
 
     Args:

@@ -22,7 +22,7 @@ def wakeup(
 ) -> Woken:
     """Wake a suspended guest and wait until its ssh answers (QMP `system_wakeup`).
 
-    With `VM_READY=none`, or no way for ssh, nothing is waited for.
+    Without ssh (`VM_READY=none`, or no network) it returns at once.
     On q35 its power registers are given back, which the firmware forgets: it can sleep again.
 
     Args:

@@ -551,7 +551,7 @@ def require_unused(path: str, machine: str) -> None:
     while _is_written(path):
         if users(path) or time.monotonic() > deadline:
             raise in_use(path, machine)
-        time.sleep(0.01)
+        time.sleep(0.01)  # a lock's end cannot be waited for with a limit
 
 
 def _is_written(path: str) -> bool:

@@ -31,8 +31,8 @@ def look(vm: Machine, *, is_quiet: bool, has_ssh_check: bool) -> Status:
         # a file that is not used, since it is not accepted, says nothing about the machine
         is_unused = isinstance(error, NotAcceptedError)
         kind = seen.kind if is_unused else state.BROKEN
-        hint = "`qvm config --check` tells all" if error.problems else error.hint
-        broken = state.Observation(kind, detail, seen.pid, seen.note, hint)
+        hint = None if error.problems else error.hint
+        broken = state.Observation(kind, detail, seen.pid, seen.note, hint or "`qvm config --check` tells all")
         return _report(vm, broken, None, is_quiet)
     seen = state.observe(vm)
     ssh: bool | None = None

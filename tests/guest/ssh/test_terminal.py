@@ -62,7 +62,8 @@ def begin(vm: Vm, bash: Bash, line: str, name: str) -> None:
 
 def require_typed_for_bash(bash: Bash) -> None:
     """A password is typed, and bash gets it."""
-    bash.line("read -r -s secret; echo got-$secret-")
+    bash.line("read -r -s -p 'secret? ' secret; echo; echo got-$secret-")
+    bash.wait(r"^secret\?")  # what is typed while readline has the terminal still ends with a CR
     bash.line("hunter2")
     bash.wait("^got-hunter2-")
 

@@ -1,4 +1,4 @@
-"""`qvm list`: the machines that are known, with their states (one-shot path)."""
+"""`qvm list`: list the known machines with their states (one-shot path)."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def list_machines(
 ) -> Listing:
     """List the known machines: name, state, pid, labels, directory.
 
-    Known is what this user has created, initialized or started. A broken machine is listed as
-    broken, with the reason; one whose directory has gone as missing. A directory that was renamed is
-    found again.
+    A machine is known if this user has created, initialized or started it. A broken machine is
+    listed as broken, with the reason; one whose directory is gone, as missing. A renamed directory
+    is found again.
 
     Args:
-        label: only those with this label (VM_LABELS); given several times, with all of them.
-        prune: forget those whose directory is not there any more.
+        label: only machines with this label (VM_LABELS); several labels must all match.
+        prune: forget machines whose directory no longer exists.
     """
     if prune:
         known.forget_missing(os.environ)

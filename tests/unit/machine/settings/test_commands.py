@@ -136,7 +136,7 @@ def test_config_set_changes_one_value_and_keeps_every_other_byte(directory: Path
         (["VM_QEMU_ACEL=kvm"], "VM_QEMU_ACEL is no variable that qvm knows"),
         (["1x=2"], "'1x' cannot be the name"),
         (["UID=2"], "nothing was changed: UID belongs to the shell itself"),
-        (["VM_FMT=raw", "VM_FMT"], "show or set, not both"),
+        (["VM_FMT=raw", "VM_FMT"], "cannot show and set"),
         (["VM_INCLUDE=nowhere"], "nothing was changed: VM_INCLUDE: "),
     ],
 )

@@ -1,4 +1,4 @@
-"""One command for several machines, side by side: a process each, their lines as they come.
+"""One command for several machines in parallel: one process each, their lines as they arrive.
 
 A process for each machine keeps Ctrl-C, working directories and failures apart. The exit status
 is that of the first machine named that failed.
@@ -46,7 +46,7 @@ def run(bound: Bound, directories: Sequence[str], io: Io) -> int:
 
 
 def words(bound: Bound, directory: str | None) -> list[str]:
-    """The command line that means what is bound, for the machine in `directory` (None = as the words say)."""
+    """The command line of `bound` for the machine in `directory` (None = as the words say)."""
     found = [] if directory is None else ["-C", directory]
     for name, value in bound.common.items():
         if name == "set":

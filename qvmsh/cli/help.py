@@ -32,7 +32,7 @@ configuration, 3 wrong state or locked, 124 deadline, 125 guest not reached, 130
 
 
 def overview() -> str:
-    """What `qvm --help` shows: the verbs by topic, a line each."""
+    """The text of `qvm --help`: the verbs by topic, one per line."""
     width = max(map(len, COMMANDS)) + 2
     parts = [OPENING]
     for group, title in TOPICS.items():
@@ -40,12 +40,12 @@ def overview() -> str:
         if rows:
             parts.append(f"{title}:\n" + "\n".join(rows) + "\n")
     rows = _table([(flags(row), row[4]) for row in COMMON], width=width + 2)
-    parts.append("Options, before the verb or after it:\n" + "\n".join(rows) + "\n")
+    parts.append("Options, before or after the verb:\n" + "\n".join(rows) + "\n")
     return "\n".join([*parts, CLOSING])
 
 
 def of_family(first: str) -> str:
-    """What `qvm snapshot --help` shows: the verbs that begin with that word, a line each; "" for none."""
+    """The text of `qvm snapshot --help`: the verbs that begin with that word; "" for none."""
     rows = [(verb, row[7]) for verb, row in COMMANDS.items() if verb.startswith(f"{first} ")]
     lines = [f"  {verb:{max(len(verb) for verb, _ in rows) + 2}}{text}" for verb, text in rows]
     return "\n".join([*lines, "", f"`qvm {rows[0][0]} --help` explains one.", ""]) if rows else ""
@@ -63,7 +63,7 @@ def usage(entry: Entry) -> str:
 
 
 def of_command(verb: str) -> str:
-    """What `qvm VERB --help` shows."""
+    """The text of `qvm VERB --help`."""
     entry = Entry(verb)
     module = __import__(f"qvmsh.commands.{entry.module}", fromlist=["_"])
     lines = [usage(entry), ""]

@@ -20,7 +20,7 @@ COMMON = (
         "text",
         ("-M",),
         "NAME",
-        "the machine that `qvm list` shows as NAME, from anywhere",
+        "the machine that `qvm list` shows as NAME",
         (),
         "known",
         (),
@@ -31,16 +31,26 @@ COMMON = (
         "list",
         ("--set",),
         "NAME=VALUE",
-        "a variable for this command alone, stronger than every file",
+        "set a variable for this command only; overrides every file",
         (),
         "assignment",
         (),
         (),
     ),
     ("json", "yes", ("--json",), "", "print the result as JSON", (), None, (), False),
-    ("verbose", "yes", ("-v", "--verbose"), "", "say what is being done", (), None, (), False),
-    ("silent", "yes", ("-q", "--quiet"), "", "say only errors and results", (), None, (), False),
-    ("debug", "yes", ("--debug",), "", "tracebacks, programs run, the wire log", (), None, (), False),
+    ("verbose", "yes", ("-v", "--verbose"), "", "print what is being done", (), None, (), False),
+    ("silent", "yes", ("-q", "--quiet"), "", "print only errors and results", (), None, (), False),
+    (
+        "debug",
+        "yes",
+        ("--debug",),
+        "",
+        "print tracebacks, programs run and the wire log",
+        (),
+        None,
+        (),
+        False,
+    ),
     ("help", "yes", ("-h", "--help"), "", "show this help", (), None, (), False),
 )
 """The options that every command takes, in the form of the index."""
@@ -48,7 +58,7 @@ COMMON = (
 MACHINES = (
     (
         "label", "list", ("--label",), "LABEL",
-        "the known machines with this label (VM_LABELS); given several times, with all of them",
+        "the known machines with this label (VM_LABELS); several labels must all match",
         (), "label", (), (),
     ),
 )  # fmt: skip
@@ -75,7 +85,7 @@ class Entry:
 
 
 class Bound:
-    """What a command line says: options and words for the function, and the common options."""
+    """A parsed command line: options and words for the function, and the common options."""
 
     __slots__ = ("common", "entry", "options", "words")
 
@@ -87,7 +97,7 @@ class Bound:
 
 
 def verb_of(words: Sequence[str]) -> tuple[str, int] | None:
-    """The verb that `words` begin with and how many words it has; None if it is none."""
+    """The verb that `words` begin with and how many words it has; None if there is none."""
     for count in (2, 1):
         name = " ".join(words[:count])
         name = ALIASES.get(name, name)
@@ -97,10 +107,10 @@ def verb_of(words: Sequence[str]) -> tuple[str, int] | None:
 
 
 def suggestion(word: str, known: Iterable[str]) -> str | None:
-    """The known word that `word` was probably meant to be."""
+    """The known word that `word` is probably a misspelling of."""
     import difflib
 
-    bare = {each.lstrip("-"): each for each in known}  # two dashes in common are no likeness
+    bare = {each.lstrip("-"): each for each in known}  # common dashes do not count
     near = difflib.get_close_matches(word.lstrip("-"), list(bare), 1, 0.6)
     return bare[near[0]] if near else None
 
@@ -148,7 +158,7 @@ def _options(
     """Take the options out of `words` and return the other words.
 
     For `rest` the first word ends the options. For `qemu` so does an option with one dash that is
-    not ours: it is QEMU's (`qvm run -b -device e1000`).
+    not one of qvm's: it is QEMU's (`qvm run -b -device e1000`).
     """
     rest: list[str] = []
     while words:
@@ -248,11 +258,10 @@ def _count(entry: Entry, bound: Bound) -> None:
     if len(bound.words) < len(required):
         missing = required[len(bound.words)].upper()
         raise UsageError(
-            f"{entry.verb}: {missing} is missing", hint=f"`qvm {entry.verb} --help` shows how it is called"
+            f"{entry.verb}: {missing} is missing", hint=f"`qvm {entry.verb} --help` shows the usage"
         )
     if not takes_rest and len(bound.words) > len(entry.positionals):
         extra = bound.words[len(entry.positionals)]
         raise UsageError(
-            f"{entry.verb}: unexpected word {extra!r}",
-            hint=f"`qvm {entry.verb} --help` shows how it is called",
+            f"{entry.verb}: unexpected argument {extra!r}", hint=f"`qvm {entry.verb} --help` shows the usage"
         )

@@ -135,7 +135,7 @@ def test_start_with_networks_says_they_come_later(blank: Blank) -> None:
     require_error(
         blank("net", has_images=False, VM_NETWORK="tap0").qvm("start"),
         2,
-        "VM_NETWORK needs bridges, which come later",
+        "VM_NETWORK needs bridges, which are not supported yet",
         "remove it",
     )
 

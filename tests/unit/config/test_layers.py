@@ -323,8 +323,8 @@ def test_load_variable_of_a_later_version_says_what_it_waits_for(place: Place) -
 
 def test_load_bridges_are_an_error_for_now(place: Place) -> None:
     assert place.problems("VM_NETWORK=br0\n") == [
-        ".vmrc:4:1: VM_NETWORK needs bridges, which are not supported yet; remove it: the guest then has user "
-        "mode networking and an ssh port"
+        ".vmrc:4:1: VM_NETWORK needs bridges, which are not supported yet; remove it: the guest then has "
+        "user mode networking and an ssh port"
     ]
 
 

@@ -50,8 +50,7 @@ from qvmsh.commands.index import COMMANDS as _COMMANDS
 from qvmsh.config import locate
 from qvmsh.errors import DeadlineError, GuestUnreachableError
 from qvmsh.io import QUIET, Io
-from qvmsh.machine import machine, owner
-from qvmsh.machine import registry as known
+from qvmsh.machine import machine, owner, registry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -111,8 +110,10 @@ class Machine(machine.Machine):
     def known(cls, *labels: str, environ: Mapping[str, str] | None = None) -> list[Self]:
         """Return the known machines that have all of `labels` (VM_LABELS)."""
         environ = os.environ if environ is None else environ
-        found = [each for each in known.directories(environ) if owner.of(each, environ) is None]
-        return [cls(each, environ=environ) for each in found if {*labels} <= {*known.labels(each, environ)}]
+        found = [each for each in registry.directories(environ) if owner.of(each, environ) is None]
+        return [
+            cls(each, environ=environ) for each in found if {*labels} <= {*registry.labels(each, environ)}
+        ]
 
     @classmethod
     def open(
@@ -163,15 +164,15 @@ class Machine(machine.Machine):
             LaunchError, DeadlineError: as for `start`; QEMU is ended if it was started.
         """
         from qvmsh.machine import state
-        from qvmsh.machine.guest import readiness as ready
+        from qvmsh.machine.guest import readiness
 
         seen = state.observe(self)
         if seen.is_live:
             if seen.kind not in (state.RUNNING, state.STARTING) or seen.pid is None or seen.note is None:
                 raise state.not_in_state(self, seen, "use it", state.RUNNING)
-            timeout_s = ready.attempt_seconds(self, seen.pid, ssh_attempts)
+            timeout_s = readiness.attempt_seconds(self, seen.pid, ssh_attempts)
             if state.has_ssh(self, seen.note):
-                ready.wait(self, seen.pid, seen.note, timeout_s=timeout_s)
+                readiness.wait(self, seen.pid, seen.note, timeout_s=timeout_s)
             yield self
             return
         try:

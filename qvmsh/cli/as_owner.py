@@ -16,8 +16,7 @@ import os
 from qvmsh.cli import fanout
 from qvmsh.errors import QvmError
 from qvmsh.host import relay
-from qvmsh.machine import owner
-from qvmsh.machine import registry as known
+from qvmsh.machine import owner, registry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def carry_out(bound: Bound, account: Account, directory: str | None) -> int:
             status = relay.run(
                 [interpreter, *words],
                 account=account,
-                environ=environ | {known.NEWS: str(writer)},
+                environ=environ | {registry.NEWS: str(writer)},
                 has_keys=bound.entry.terminal or bound.entry.verb == "qmp",
                 pass_fds=[writer],
                 readers={reader: lambda data: news.extend(data[: _NEWS_BYTES - len(news)])},
@@ -82,6 +81,6 @@ def _remember(name: str, directory: str, account: Account) -> None:
         try:
             whose = owner.of(directory, os.environ)
             if whose and whose.uid == account.uid:
-                known.note_use(name, directory, os.environ)
+                registry.note_use(name, directory, os.environ)
         except (QvmError, OSError):  # it is gone, or the list cannot be written
             pass

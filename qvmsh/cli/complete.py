@@ -58,13 +58,13 @@ class Surroundings:
     def machine(self, common: Mapping[str, str]) -> Machine | None:
         from qvmsh.config import locate
         from qvmsh.errors import QvmError
-        from qvmsh.machine import registry as known
+        from qvmsh.machine import registry
         from qvmsh.machine.machine import Machine
 
         try:
             directory = common.get("directory")
             if "machine" in common:
-                directory = known.find(common["machine"], self.environ)
+                directory = registry.find(common["machine"], self.environ)
             if directory is None and self._here is not None:
                 return self._here()
             return Machine(locate.find(directory, self.environ, os.getcwd()), environ=self.environ)
@@ -72,9 +72,9 @@ class Surroundings:
             return None
 
     def vocabulary(self, vm: Machine) -> Vocabulary | None:
-        from qvmsh.machine.terminal import completion as vocabulary
+        from qvmsh.machine.terminal import completion
 
-        return vocabulary.of(vm)
+        return completion.of(vm)
 
 
 def complete(words: Sequence[str], surroundings: Surroundings | None = None) -> Completions:
@@ -250,17 +250,17 @@ class _Line:
         if kind == "archive":
             return Completions(self._archives(), FOLDERS).starting(last)
         if kind == "snapshot":
-            from qvmsh.machine.terminal import completion as vocabulary
+            from qvmsh.machine.terminal import completion
 
             vm = self.surroundings.machine(self.common)
-            return Completions(vocabulary.snapshots(vm) if vm else ()).starting(last)
+            return Completions(completion.snapshots(vm) if vm else ()).starting(last)
         return Completions()
 
     def _machines(self, *, has_folders: bool) -> list[Row]:
         """The names of exactly one known machine, and the machines in the current folder."""
-        from qvmsh.machine import registry as known
+        from qvmsh.machine import registry
 
-        named = known.machines(self.surroundings.environ).items()
+        named = registry.machines(self.surroundings.environ).items()
         found = {name: directories[0] for name, directories in named if len(directories) == 1}
         try:
             for each in os.scandir(".") if has_folders else ():
@@ -272,22 +272,22 @@ class _Line:
 
     def _labels(self) -> list[Row]:
         """The labels of the known machines (VM_LABELS), with how many have each."""
-        from qvmsh.machine import registry as known
+        from qvmsh.machine import registry
 
         counts: dict[str, int] = {}
-        for directory in known.directories(self.surroundings.environ):
-            for label in known.labels(directory, self.surroundings.environ):
+        for directory in registry.directories(self.surroundings.environ):
+            for label in registry.labels(directory, self.surroundings.environ):
                 counts[label] = counts.get(label, 0) + 1
         return [(label, f"{count} machines" if count > 1 else "") for label, count in sorted(counts.items())]
 
     def _archives(self) -> list[Row]:
         """The states of the machine's archives on this host, the newest first."""
-        from qvmsh.machine.archive import maintenance as archive_keeping
+        from qvmsh.machine.archive import maintenance
 
         vm = self.surroundings.machine(self.common)
         if vm is None or "://" in vm.settings.text("VM_ARCHIVE"):
             return []
-        found = archive_keeping.shelf_of(vm).archives()
+        found = maintenance.shelf_of(vm).archives()
         states = [(f"{each.folder}/{point.stamp}", "") for each in found for point in each.done]
         return [("latest", "the newest state"), *reversed(states)] if states else []
 

@@ -35,9 +35,9 @@ def main(argv: Sequence[str] | None = None, call: Call | None = None) -> int:
     call.has_json = "--json" in words
     _catch_sigterm()
     if "QVM_NEWS" in os.environ:
-        from qvmsh.machine import registry as known
+        from qvmsh.machine import registry
 
-        known.take_news(os.environ)
+        registry.take_news(os.environ)
     for stream in (sys.stdout, sys.stderr):  # names of files are printed as they are, UTF-8 or not
         stream.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # a TextIOWrapper
     return call.perform(words)
@@ -215,9 +215,9 @@ class Call:
         common = bound.common
         directory = common.get("directory")
         if common.get("machine") is not None:
-            from qvmsh.machine import registry as known
+            from qvmsh.machine import registry
 
-            directory = known.find(common["machine"], os.environ)
+            directory = registry.find(common["machine"], os.environ)
         overrides = [_assignment(word) for word in common.get("set", ())]
         is_optional = bound.entry.machine == "optional"
         if directory is None:
@@ -267,9 +267,9 @@ class Call:
 
         directory = bound.common.get("directory")
         if bound.common.get("machine") is not None:
-            from qvmsh.machine import registry as known
+            from qvmsh.machine import registry
 
-            directory = known.find(bound.common["machine"], os.environ)
+            directory = registry.find(bound.common["machine"], os.environ)
         here = "/" if directory is not None and os.path.isabs(directory) else _current_folder()
         try:
             return locate.find(directory, os.environ, here)
@@ -293,15 +293,15 @@ class Call:
 
     def _named(self, word: str) -> str:
         """The directory of the machine that a word names."""
-        from qvmsh.machine import registry as known
+        from qvmsh.machine import registry
 
-        return known.resolve(word, os.environ)
+        return registry.resolve(word, os.environ)
 
     def _labelled(self, labels: Sequence[str]) -> list[str]:
         """The directories of the known machines that have all of these labels."""
-        from qvmsh.machine import registry as known
+        from qvmsh.machine import registry
 
-        return known.labelled(labels, os.environ)
+        return registry.labelled(labels, os.environ)
 
     def render(self, result: Any) -> int:
         """Print a command's result and return its exit status."""

@@ -74,9 +74,7 @@ def archive(
         QvmError: the disk is full, or a copy failed. The machine and the archives did not change.
         ImageError: --verify found damage.
     """
-    from qvmsh.machine.archive import archive as archiving
-    from qvmsh.machine.archive import maintenance as archive_keeping
-    from qvmsh.machine.archive import writer as archive_writer
+    from qvmsh.machine.archive import archive, maintenance, writer
 
     if boot and not verify:
         raise UsageError("archive: --boot requires --verify")
@@ -86,21 +84,21 @@ def archive(
             hint="only --verify and --delete take the name of an archive",
         )
     if list:
-        shelf = archive_keeping.shelf_of(vm)
+        shelf = maintenance.shelf_of(vm)
         found = shelf.archives()
-        archive_keeping.warn_of_unreadable(vm, shelf)
+        maintenance.warn_of_unreadable(vm, shelf)
         return ArchiveList(vm.name, shelf.store.shown, found, [error.what for error in shelf.unreadable])
     if verify:
         from qvmsh.machine.restore import verify as verifying
 
         return verifying.verify(vm, state, is_booting=boot)
     if delete:
-        from qvmsh.machine.archive import removal as archive_removal
+        from qvmsh.machine.archive import removal
 
         if state is None:
             raise UsageError("archive: --delete needs a state", hint="`qvm archive --list` lists them")
-        return archive_removal.delete(vm, state)
-    wish = archive_writer.Wish(
+        return removal.delete(vm, state)
+    wish = writer.Wish(
         is_create=create,
         savevm=savevm or "",
         delvm=delvm or "",
@@ -111,4 +109,4 @@ def archive(
         keep=keep,
         keep_days=keep_days,
     )
-    return archiving.archive(vm, wish)
+    return archive.archive(vm, wish)

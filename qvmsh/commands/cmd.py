@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qvmsh.commands._define import command
-from qvmsh.machine.monitor import hmp as monitor
+from qvmsh.machine.monitor import hmp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,4 +25,4 @@ def cmd(vm: Machine, *line: Annotated[str, Opt(complete="hmp")]) -> str:
     Raises:
         QmpError: the command failed in QEMU.
     """
-    return monitor.human_command(vm, " ".join(line))
+    return hmp.human_command(vm, " ".join(line))

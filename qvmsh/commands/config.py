@@ -84,6 +84,6 @@ def config_edit(vm: Machine, *, io: Io = QUIET) -> Edited:
         ConfigError: the new text has problems, or the file was changed in the meantime. The text
             is kept in `.qvm/vmrc.rejected`.
     """
-    from qvmsh.machine.settings import editor as editing
+    from qvmsh.machine.settings import editor
 
-    return editing.edit(vm, io, vm.environ)
+    return editor.edit(vm, io, vm.environ)

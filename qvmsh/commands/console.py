@@ -42,9 +42,9 @@ def console(
         LockedError: the console is in use, or was just taken over.
         DeadlineError: the guest did not take all of standard input.
     """
-    from qvmsh.machine.terminal import console as machine_console
+    from qvmsh.machine.terminal import console
 
-    machine_console.attach(
+    console.attach(
         vm,
-        machine_console.Options(is_watching=watch, is_taking=take, escape=escape, linger_s=linger),
+        console.Options(is_watching=watch, is_taking=take, escape=escape, linger_s=linger),
     )

@@ -46,12 +46,12 @@ def create(
     import os
     import shlex
 
-    from qvmsh.machine.create import create as creation
+    from qvmsh.machine.create import create
 
-    wish = creation.Wish(
+    wish = create.Wish(
         image=image, memory=None if mem is None else str(mem), cpus=cpus, user=user, machine_id=id
     )
-    vm = creation.create(name, wish, io, os.environ)
+    vm = create.create(name, wish, io, os.environ)
     where = os.path.relpath(vm.directory)
     go = "" if where == "." else f"cd {shlex.quote(where)} && "
     return Steps(

@@ -49,9 +49,9 @@ def disk_add(
         UsageError: it already is a disk of the machine.
         ImageError: it is missing, has another format, is in use or backs other images. Nothing changed.
     """
-    from qvmsh.machine.disk import add as disk_add
+    from qvmsh.machine.disk import add
 
-    return disk_add.add(vm, file, disk_add.Addition(size, format, read_only))
+    return add.add(vm, file, add.Addition(size, format, read_only))
 
 
 @command(group="images", name="disk resize")
@@ -93,9 +93,9 @@ def disk_trim(vm: Machine, disk: Annotated[str | None, Opt(complete="disk")] = N
     Raises:
         StateError: neither the guest agent nor ssh answers.
     """
-    from qvmsh.machine.disk import size as disk_size
+    from qvmsh.machine.disk import size
 
-    return disk_size.trim(vm, disk)
+    return size.trim(vm, disk)
 
 
 @command(group="images", name="disk check")
@@ -113,9 +113,9 @@ def disk_check(
         disk: id or file of one disk; all by default.
         repair: repair what `qemu-img` can; the machine must be off. Copy a damaged image first.
     """
-    from qvmsh.machine.disk import check as disk_check
+    from qvmsh.machine.disk import check
 
-    return disk_check.check(vm, disk, is_repairing=repair)
+    return check.check(vm, disk, is_repairing=repair)
 
 
 @command(group="images", name="disk commit")
@@ -132,9 +132,9 @@ def disk_commit(vm: Machine, disk: Annotated[str | None, Opt(complete="disk")] =
     Raises:
         ImageError: the base backs other images, or there is not enough free space. Nothing changed.
     """
-    from qvmsh.machine.disk import layers as disk_layers
+    from qvmsh.machine.disk import layers
 
-    return disk_layers.commit(vm, disk)
+    return layers.commit(vm, disk)
 
 
 @command(group="images", name="disk rebase")
@@ -157,6 +157,6 @@ def disk_rebase(
     Raises:
         ImageError: it holds snapshots, or there is not enough free space. Nothing changed.
     """
-    from qvmsh.machine.disk import layers as disk_layers
+    from qvmsh.machine.disk import layers
 
-    return disk_layers.rebase(vm, disk, base, is_unsafe=unsafe)
+    return layers.rebase(vm, disk, base, is_unsafe=unsafe)

@@ -27,8 +27,6 @@ def dryrun(
         foreground: the command line of `run` instead of `start`.
         base_only: with the base image, without the overlay.
     """
-    from qvmsh.machine.power import start as lifecycle
+    from qvmsh.machine.power import start
 
-    return lifecycle.dry_run(
-        vm, lifecycle.Request(base_only=base_only, extra=arguments), is_foreground=foreground
-    )
+    return start.dry_run(vm, start.Request(base_only=base_only, extra=arguments), is_foreground=foreground)

@@ -33,10 +33,10 @@ def init(
     Raises:
         ImageError: an image exists already, is orphaned or missing. Nothing changed.
     """
-    from qvmsh.machine import registry as known
-    from qvmsh.machine.create import layers as images
+    from qvmsh.machine import registry
+    from qvmsh.machine.create import layers
 
-    done = images.init(vm, clobber_base=clobber_base, clobber_overlay=clobber_backing, is_dry=dry_run)
+    done = layers.init(vm, clobber_base=clobber_base, clobber_overlay=clobber_backing, is_dry=dry_run)
     if not dry_run:
-        known.remember(vm)
+        registry.remember(vm)
     return Steps(vm.name, done, is_dry=dry_run)

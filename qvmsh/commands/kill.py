@@ -19,7 +19,7 @@ def kill(vm: Machine) -> Stopped:
     Raises:
         StateError: the machine is not running.
     """
-    from qvmsh.machine.power import stop as power
+    from qvmsh.machine.power import stop
 
-    how, took_s = power.kill(vm)
+    how, took_s = stop.kill(vm)
     return Stopped(vm.name, how, took_s, is_kill=True)

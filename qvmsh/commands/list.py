@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from qvmsh.commands._define import command
-from qvmsh.machine import registry as known
-from qvmsh.machine.overview import list as listing
+from qvmsh.machine import registry
+from qvmsh.machine.overview import list
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,5 +33,5 @@ def list_machines(
         prune: forget machines whose directory no longer exists.
     """
     if prune:
-        known.forget_missing(os.environ)
-    return listing.known_machines(label, os.environ)
+        registry.forget_missing(os.environ)
+    return list.known_machines(label, os.environ)

@@ -39,16 +39,16 @@ def logs(
     Raises:
         StateError: there is no such log yet.
     """
-    from qvmsh.machine.power import logs as machine_logs
+    from qvmsh.machine.power import logs
 
-    if log not in machine_logs.NAMES:
-        known = ", ".join(machine_logs.NAMES)
+    if log not in logs.NAMES:
+        known = ", ".join(logs.NAMES)
         hint = f"the logs are {known}; `-M {log}` names a machine"
         raise UsageError(f"logs: there is no log {log!r}", machine=vm.name, hint=hint)
     if follow:
-        machine_logs.follow(vm, log, lines=lines)
+        logs.follow(vm, log, lines=lines)
         return None
-    return machine_logs.show(vm, log, lines=lines, is_previous=previous)
+    return logs.show(vm, log, lines=lines, is_previous=previous)
 
 
 @command(group="monitor", words="machines")

@@ -31,6 +31,6 @@ def monitor(
         QmpError: QEMU does not answer.
     """
     from qvmsh.machine.reports import Ended
-    from qvmsh.machine.terminal import monitor as dialogue
+    from qvmsh.machine.terminal import monitor
 
-    return Ended(vm.name, dialogue.hold(vm, has_qmp=qmp))
+    return Ended(vm.name, monitor.hold(vm, has_qmp=qmp))

@@ -19,6 +19,6 @@ def pause(vm: Machine) -> Paused:
     Raises:
         StateError: the machine is not running. Nothing changed.
     """
-    from qvmsh.machine.power import suspend as holding
+    from qvmsh.machine.power import suspend
 
-    return holding.pause(vm)
+    return suspend.pause(vm)

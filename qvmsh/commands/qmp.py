@@ -43,7 +43,7 @@ def qmp(
         QmpError: the command failed in QEMU.
         DeadlineError: fewer events than --count arrived in time.
     """
-    from qvmsh.machine.monitor import qmp as control
+    from qvmsh.machine.monitor import qmp
 
     if not events and (count is not None or timeout is not None):
         raise UsageError("qmp: --count and --timeout require --events")
@@ -55,14 +55,14 @@ def qmp(
     def answer(value: object) -> None:
         found.append(value)
         if is_streaming:
-            control.show(io, value, is_wide=bool(words) and not events)
+            qmp.show(io, value, is_wide=bool(words) and not events)
 
     if events:
         if not is_streaming and count is None and timeout is None:
             raise UsageError("qmp: --events here needs an end", hint="add --count or --timeout")
-        control.follow(vm, words, count=count, timeout_s=timeout, answer=answer)
+        qmp.follow(vm, words, count=count, timeout_s=timeout, answer=answer)
     elif words:
-        control.execute(vm, [control.request(words)], answer)
+        qmp.execute(vm, [qmp.request(words)], answer)
     else:
-        control.execute(vm, control.requests(io.stdin), answer)
+        qmp.execute(vm, qmp.requests(io.stdin), answer)
     return Answers(vm.name, found, is_events=events, is_one=bool(words) and not events, is_told=is_streaming)

@@ -34,6 +34,6 @@ def reboot(
         StateError: the machine is not running, or neither the guest agent nor ssh answers.
         DeadlineError: the guest did not reboot, or does not answer afterwards.
     """
-    from qvmsh.machine.power import stop as power
+    from qvmsh.machine.power import stop
 
-    return Rebooted(vm.name, *power.reboot(vm, force=force, timeout_s=power.patience_s(vm, timeout)))
+    return Rebooted(vm.name, *stop.reboot(vm, force=force, timeout_s=stop.patience_s(vm, timeout)))

@@ -45,11 +45,11 @@ def restart(
         DeadlineError: the guest did not power off, or did not answer after the start. It keeps running.
         LaunchError: the machine is off, and the new QEMU ended at once.
     """
-    from qvmsh.machine.power import start as lifecycle
+    from qvmsh.machine.power import start
 
-    return lifecycle.restart(
+    return start.restart(
         vm,
-        lifecycle.Request(base_only=base_only, disposable=disposable),
+        start.Request(base_only=base_only, disposable=disposable),
         force=force,
         timeout_s=timeout,
         ssh_attempts=ssh_attempts,

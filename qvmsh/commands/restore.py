@@ -45,7 +45,7 @@ def restore(
     """
     import os
 
-    from qvmsh.machine.restore import restore as restoring
+    from qvmsh.machine.restore import restore
 
     environ = os.environ if vm is None else vm.environ
-    return restoring.restore(vm, archive, directory, io if vm is None else vm.io, environ, is_forced=force)
+    return restore.restore(vm, archive, directory, io if vm is None else vm.io, environ, is_forced=force)

@@ -17,6 +17,6 @@ def resume(vm: Machine) -> Paused:
     Raises:
         StateError: the guest is not paused or must not be resumed. Nothing changed.
     """
-    from qvmsh.machine.power import suspend as holding
+    from qvmsh.machine.power import suspend
 
-    return holding.resume(vm)
+    return suspend.resume(vm)

@@ -38,11 +38,11 @@ def run(
             has changed (a state that cannot be loaded is undone).
         loadvm: resume from this saved state (`stop --savevm`).
     """
-    from qvmsh.machine.power import start as lifecycle
+    from qvmsh.machine.power import start
 
-    return lifecycle.run(
+    return start.run(
         vm,
-        lifecycle.Request(
+        start.Request(
             base_only=base_only,
             disposable=disposable,
             is_forced=force,

@@ -49,10 +49,10 @@ def snapshot_save(
         StateError: something blocks it (each blocker is listed with its remedy), or the name exists.
         QmpError, ImageError: it failed. Nothing changed.
     """
-    from qvmsh.machine.snapshot import save_delete as snapshots
+    from qvmsh.machine.snapshot import save_delete
 
-    request = snapshots.Request(message, disk_only, is_replacing=replace, has_freeze=freeze)
-    return snapshots.save(vm, snapshots.label(name, has_timestamp=timestamp), request)
+    request = save_delete.Request(message, disk_only, is_replacing=replace, has_freeze=freeze)
+    return save_delete.save(vm, save_delete.label(name, has_timestamp=timestamp), request)
 
 
 @command(group="images", name="snapshot restore", aliases=("restore-disk", "snapshot restore-disk"))
@@ -81,9 +81,9 @@ def snapshot_restore(
         QmpError, ImageError: it failed. Nothing changed.
         DeadlineError: it is restored and runs, but ssh does not answer.
     """
-    from qvmsh.machine.snapshot import restore as snapshot_restore
+    from qvmsh.machine.snapshot import restore
 
-    return snapshot_restore.restore(vm, name, is_forced=force, is_waiting=wait)
+    return restore.restore(vm, name, is_forced=force, is_waiting=wait)
 
 
 @command(group="images", name="snapshot delete", aliases=("delete-disk", "snapshot delete-disk"))
@@ -99,9 +99,9 @@ def snapshot_delete(vm: Machine, *names: Annotated[str, Opt(complete="snapshot")
     Raises:
         StateError: there is no such snapshot. None was removed.
     """
-    from qvmsh.machine.snapshot import save_delete as snapshots
+    from qvmsh.machine.snapshot import save_delete
 
-    return snapshots.delete(vm, names)
+    return save_delete.delete(vm, names)
 
 
 @command(group="images", name="snapshot list", aliases=("list-disk", "snapshot list-disk"))
@@ -115,9 +115,9 @@ def snapshot_list(vm: Machine) -> SnapshotList:
         `disks`, and `snapshots` with their disks, sizes, dates, parents and messages: dicts, as in JSON,
         `vm.snapshot_list().snapshots[0]["name"]`.
     """
-    from qvmsh.machine.snapshot import view as snapshot_view
+    from qvmsh.machine.snapshot import view
 
-    return snapshot_view.listing(vm)
+    return view.listing(vm)
 
 
 @command(group="images", name="snapshot show")
@@ -130,9 +130,9 @@ def snapshot_show(vm: Machine, name: Annotated[str, Opt(complete="snapshot")]) -
     Raises:
         StateError: there is no such snapshot.
     """
-    from qvmsh.machine.snapshot import view as snapshot_view
+    from qvmsh.machine.snapshot import view
 
-    return snapshot_view.show(vm, name)
+    return view.show(vm, name)
 
 
 @command(group="images", name="snapshot verify")
@@ -149,9 +149,9 @@ def snapshot_verify(vm: Machine, *names: Annotated[str, Opt(complete="snapshot")
     Raises:
         StateError: there is no such snapshot.
     """
-    from qvmsh.machine.snapshot import verify as snapshot_verify
+    from qvmsh.machine.snapshot import verify
 
-    return snapshot_verify.verify(vm, names)
+    return verify.verify(vm, names)
 
 
 @command(group="images", name="snapshot diff")
@@ -171,6 +171,6 @@ def snapshot_diff(
     Raises:
         StateError: there is no such snapshot.
     """
-    from qvmsh.machine.snapshot import view as snapshot_view
+    from qvmsh.machine.snapshot import view
 
-    return snapshot_view.diff(vm, name, other)
+    return view.diff(vm, name, other)

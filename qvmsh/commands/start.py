@@ -52,11 +52,11 @@ def start(
         LaunchError: QEMU ended; the details hold its output.
         DeadlineError: the guest did not answer in time. The machine keeps running.
     """
-    from qvmsh.machine.power import start as lifecycle
+    from qvmsh.machine.power import start
 
-    return lifecycle.start(
+    return start.start(
         vm,
-        lifecycle.Request(
+        start.Request(
             base_only=base_only,
             disposable=disposable,
             is_encapsulated=encapsulate,

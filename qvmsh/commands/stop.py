@@ -49,15 +49,15 @@ def stop(
         DeadlineError: the guest did not power off or suspend. It is still running.
         QmpError: QEMU could not save the state. The guest keeps running.
     """
-    from qvmsh.machine.power import stop as power
+    from qvmsh.machine.power import stop
 
     if savevm is not None:
-        return Saved(vm.name, savevm, *power.save(vm, savevm, has_suspend=suspend, timeout_s=timeout))
+        return Saved(vm.name, savevm, *stop.save(vm, savevm, has_suspend=suspend, timeout_s=timeout))
     if not (suspend or poweroff or reboot):  # `vm` accepted it with those two
         raise UsageError(
             "stop: --no-suspend requires --savevm NAME",
             hint="`qvm stop` alone powers off and saves nothing",
         )
     if reboot:
-        return Rebooted(vm.name, *power.reboot(vm, force=force, timeout_s=power.patience_s(vm, timeout)))
-    return Stopped(vm.name, *power.stop(vm, force=force, timeout_s=power.patience_s(vm, timeout)))
+        return Rebooted(vm.name, *stop.reboot(vm, force=force, timeout_s=stop.patience_s(vm, timeout)))
+    return Stopped(vm.name, *stop.stop(vm, force=force, timeout_s=stop.patience_s(vm, timeout)))

@@ -30,6 +30,6 @@ def suspend(
         StateError: the machine is not running, or neither ssh nor the agent answers. Nothing changed.
         DeadlineError: the guest was asked but did not suspend. It keeps running.
     """
-    from qvmsh.machine.power import suspend as holding
+    from qvmsh.machine.power import suspend
 
-    return holding.suspend(vm, timeout_s=timeout)
+    return suspend.suspend(vm, timeout_s=timeout)

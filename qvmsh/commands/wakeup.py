@@ -33,6 +33,6 @@ def wakeup(
         StateError: the guest is not suspended. Nothing changed.
         DeadlineError: the guest is awake but does not answer. It keeps running.
     """
-    from qvmsh.machine.power import suspend as holding
+    from qvmsh.machine.power import suspend
 
-    return holding.wakeup(vm, is_waiting=wait, timeout_s=timeout)
+    return suspend.wakeup(vm, is_waiting=wait, timeout_s=timeout)

@@ -15,44 +15,17 @@ if TYPE_CHECKING:
 
 COMMON = (
     ("directory", "text", ("-C",), "DIR", "the machine in DIR, as after `cd DIR`", (), "dir", (), None),
+    ("machine", "text", ("-M",), "NAME", "the machine that `qvm list` shows as NAME", (), "known", (), None),
     (
-        "machine",
-        "text",
-        ("-M",),
-        "NAME",
-        "the machine that `qvm list` shows as NAME",
-        (),
-        "known",
-        (),
-        None,
-    ),
-    (
-        "set",
-        "list",
-        ("--set",),
-        "NAME=VALUE",
-        "set a variable for this command only; overrides every file",
-        (),
-        "assignment",
-        (),
-        (),
+        "set", "list", ("--set",), "NAME=VALUE",
+        "set a variable for this command only; overrides every file", (), "assignment", (), (),
     ),
     ("json", "yes", ("--json",), "", "print the result as JSON", (), None, (), False),
     ("verbose", "yes", ("-v", "--verbose"), "", "print what is being done", (), None, (), False),
     ("silent", "yes", ("-q", "--quiet"), "", "print only errors and results", (), None, (), False),
-    (
-        "debug",
-        "yes",
-        ("--debug",),
-        "",
-        "print tracebacks, programs run and the wire log",
-        (),
-        None,
-        (),
-        False,
-    ),
+    ("debug", "yes", ("--debug",), "", "print tracebacks, programs run, the wire log", (), None, (), False),
     ("help", "yes", ("-h", "--help"), "", "show this help", (), None, (), False),
-)
+)  # fmt: skip
 """The options that every command takes, in the form of the index."""
 
 MACHINES = (

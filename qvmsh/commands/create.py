@@ -32,7 +32,7 @@ def create(
     an ssh key of its own.
 
     Args:
-        name: the directory to create; its last part is the machine's name.
+        name: the new directory; its last part is the machine's name.
         image: a built-in image, or an image file of an installed system (qcow2, raw, vmdk, ...).
         mem: guest memory in MiB, or with a unit such as 2G (256 for tiny, else 1024).
         cpus: number of vcpus.

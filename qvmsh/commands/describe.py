@@ -185,7 +185,7 @@ def _option(parameter: inspect.Parameter, opt: Opt, kind: str, text: str) -> tup
 
 def text() -> str:
     """The source of `index.py` as it should be."""
-    body = pprint.pformat(commands(), width=108, sort_dicts=False)
+    body = pprint.pformat(commands(), width=110, sort_dicts=False)
     names = pprint.pformat(aliases(), width=108, sort_dicts=False)
     return f"{HEADER}COMMANDS = {body}\n\nALIASES = {names}\n"
 

@@ -26,7 +26,7 @@ def init(
     An existing base is kept; then only the overlay is created.
 
     Args:
-        dry_run: only print what would be done.
+        dry_run: print what would be done.
         clobber_backing: replace an existing overlay; its content is lost.
         clobber_base: replace an existing base; its content is lost.
 

@@ -34,7 +34,7 @@ def logs(
         log: serial, stdout, stderr or qvm.
         lines: number of lines (10).
         follow: keep printing new lines, across restarts, until Ctrl-C.
-        previous: the log of the previous run.
+        previous: the log of the last run.
 
     Raises:
         StateError: there is no such log yet.

@@ -207,7 +207,7 @@ class Stage:
             self.io.is_mid_line = False
             return
         took = time.monotonic() - self.began
-        mark = cut_off(kind) or f"{took:.1f} s"
+        mark = failure_mark(kind) or f"{took:.1f} s"
         note = f", {self.note}" if self.note and not kind else ""
         begin = "\r" if self.io.is_mid_line else ""
         self.io.is_mid_line = False
@@ -224,7 +224,7 @@ def _is_refused(kind: type[BaseException] | None) -> bool:
     return getattr(kind, "status", None) in (EXIT_USAGE, EXIT_STATE)
 
 
-def cut_off(kind: type[BaseException] | None) -> str:
+def failure_mark(kind: type[BaseException] | None) -> str:
     """The mark of a step that such an exception has ended; "" without one."""
     if kind is None:
         return ""

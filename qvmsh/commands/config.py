@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from qvmsh.commands._define import Opt
     from qvmsh.io import Io
     from qvmsh.machine.machine import Machine
-    from qvmsh.machine.settings.commands import Changed, Judgement, Judgements, Values
+    from qvmsh.machine.settings.commands import Changed, CheckResult, CheckResults, Values
     from qvmsh.machine.settings.editor import Edited
 
 
@@ -23,7 +23,7 @@ def config(
     *assignments: Annotated[str, Opt(complete="variable")],
     explain: Annotated[bool, Opt("-e", excludes=("check",))] = False,
     check: bool = False,
-) -> Values | Judgement | Judgements | Changed:
+) -> Values | CheckResult | CheckResults | Changed:
     """Show the configuration, or change it.
 
     Without words it prints every value in the syntax of a `.vmrc`. `NAME` prints one value,
@@ -47,10 +47,10 @@ def config(
 
     if check and assignments:
         environ = os.environ if vm is None else vm.environ
-        return configuration.judge_trees(assignments, environ, () if vm is None else vm.overrides)
+        return configuration.check_trees(assignments, environ, () if vm is None else vm.overrides)
     vm = vm or _none_here()
     if check:
-        return configuration.judge(vm)
+        return configuration.check(vm)
     pairs = [(name, value) for name, mark, value in (word.partition("=") for word in assignments) if mark]
     if not pairs:
         return configuration.show(vm, assignments, has_origins=explain)

@@ -73,7 +73,7 @@ def load(
     loader.shared_file(files.user_file(environ), "user", False)
     loader.vmrc(text)
     loader.overrides(overrides)
-    loader.judge()
+    loader.check()
     return loader.settings()
 
 
@@ -293,13 +293,13 @@ class _Loader:
 
     # checks
 
-    def judge(self) -> None:
+    def check(self) -> None:
         """Check the final values."""
         for name, variable in VARIABLES.items():
             if variable.needed and not self.values.get(name):
                 self._missing(name)
             elif name in self.origins and not variable.later:
-                self._judge(name)
+                self._check(name)
         for name, origin in self.origins.items():
             self._remark(name, origin)
         self._combined()
@@ -317,8 +317,8 @@ class _Loader:
         message = f"{name} {state}, but every machine needs it ({VARIABLES[name].help})"
         self.problems.append(Problem(file, line, column, message, hint, name))
 
-    def _judge(self, name: str) -> None:
-        wrong = VARIABLES[name].judge(self.values[name])
+    def _check(self, name: str) -> None:
+        wrong = VARIABLES[name].check(self.values[name])
         if wrong:
             hint = f"write {name}={quote(wrong[1])} instead" if wrong[1] else None
             place = self.origins[name].place

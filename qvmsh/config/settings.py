@@ -215,21 +215,21 @@ class Settings:
 
     def integer(self, name: str) -> int:
         """The value of a number; of a memory size, in MiB."""
-        value = self._sound(name)
+        value = self._valid(name)
         is_memory = name in VARIABLES and VARIABLES[name].kind == "memory"
         return memory_mib(value) if is_memory else int(value)
 
     def number(self, name: str) -> float:
         """The value of a number that may have a fraction."""
-        return float(self._sound(name))
+        return float(self._valid(name))
 
     def boolean(self, name: str) -> bool:
         """The value of a yes or no."""
-        return VARIABLES[name].canonical(self._sound(name)) == "yes"
+        return VARIABLES[name].canonical(self._valid(name)) == "yes"
 
     def words(self, name: str) -> list[str]:
         """The value as words, split as a shell would."""
-        return words.split(self._sound(name))
+        return words.split(self._valid(name))
 
     def lines(self, name: str) -> list[str]:
         """The value as a list of its lines, without blanks around them and without empty ones."""
@@ -288,14 +288,14 @@ class Settings:
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self.names()]
 
-    def _sound(self, name: str) -> str:
+    def _valid(self, name: str) -> str:
         """The raw value, checked against the table.
 
         Raises:
             ConfigError: it is invalid; only possible if `check` was not called.
         """
         value = self[name]
-        wrong = VARIABLES[name].judge(value) if name in VARIABLES else None
+        wrong = VARIABLES[name].check(value) if name in VARIABLES else None
         if wrong:
             raise ConfigError(f"{name} {wrong[0]}", hint="`qvm config --check` lists all problems")
         return value
@@ -382,7 +382,7 @@ class Settings:
 
 
 def _canonical(variable: Variable, value: str) -> str:
-    return value if not value or variable.judge(value) else variable.canonical(value)
+    return value if not value or variable.check(value) else variable.canonical(value)
 
 
 def checksum(value: str) -> str:

@@ -1,7 +1,7 @@
 """The one table of variables: every name, declared once.
 
     VARIABLES["VM_MACHINE_MEM"].default           # "1024"
-    VARIABLES["VM_MACHINE_ID"].judge("7")         # ("is '7', but must be two digits ...", "07")
+    VARIABLES["VM_MACHINE_ID"].check("7")         # ("is '7', but must be two digits ...", "07")
 
 The parser, the check, the export, completion and the reference page all come from it. A name with
 `later` is known, but the part of qvm that it belongs to does not exist yet; setting it prints a
@@ -101,14 +101,14 @@ class Variable:
             return f"a number {bounds}" + (f" ({self.unit})" if self.unit else "")
         return _RANGES[self.kind]
 
-    def judge(self, value: str) -> tuple[str, str] | None:
+    def check(self, value: str) -> tuple[str, str] | None:
         """What is wrong with `value` (as the end of a sentence), and a better one ("" if unknown)."""
         control = next((c for c in value if c in words.CONTROLS), "") if not value.isprintable() else ""
         if control:
             return f"contains the control character {control!r}", ""
         if not value:
             return ("is empty", "") if self.needed else None
-        wrong = _JUDGES[self.kind](self, value)
+        wrong = _CHECKS[self.kind](self, value)
         if wrong is None:
             return None
         return f"is {shown(value)}, but must be {wrong[0] or self.range}", wrong[1]
@@ -341,7 +341,7 @@ def _arguments(variable: Variable, value: str) -> Wrong:
     return (f"without `{own}`: only qvm sets that", "") if own else wrong
 
 
-_JUDGES: dict[str, Callable[[Variable, str], Wrong]] = {
+_CHECKS: dict[str, Callable[[Variable, str], Wrong]] = {
     "text": _any,
     "file name": _file_name,
     "id": _id,

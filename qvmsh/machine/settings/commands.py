@@ -78,7 +78,7 @@ class Values(Report):
         return {"value": self.settings[name], "typed": typed, "origin": where}
 
 
-class Judgement(Report):
+class CheckResult(Report):
     """Result of `config --check`: all problems and warnings; exit status 2 if there is a problem."""
 
     __slots__ = ("machine", "problems", "warnings")
@@ -111,12 +111,12 @@ class Judgement(Report):
         }
 
 
-class Judgements(Report):
+class CheckResults(Report):
     """Result of `config --check DIR...`: each `.vmrc` checked; exit status 2 if one has problems."""
 
     __slots__ = ("machines",)
 
-    def __init__(self, machines: Sequence[Judgement]) -> None:
+    def __init__(self, machines: Sequence[CheckResult]) -> None:
         self.machines = list(machines)
 
     @property
@@ -188,34 +188,34 @@ def _cannot_be_read_back(name: str) -> bool:
     return name == "VM_INCLUDE" or (name in VARIABLES and bool(VARIABLES[name].computed))
 
 
-def judge(vm: Machine) -> Judgement:
+def check(vm: Machine) -> CheckResult:
     """All problems and warnings of all layers."""
-    return _judge(vm.directory, vm.environ, vm.overrides)
+    return _check(vm.directory, vm.environ, vm.overrides)
 
 
-def _judge(
+def _check(
     directory: str, environ: Mapping[str, str], overrides: Sequence[tuple[str, str]] = ()
-) -> Judgement:
+) -> CheckResult:
     found = layers.load(directory, environ, overrides)
-    return Judgement(found.directory, found.problems, found.warnings + found.notes)
+    return CheckResult(found.directory, found.problems, found.warnings + found.notes)
 
 
-def judge_trees(
+def check_trees(
     folders: Sequence[str], environ: Mapping[str, str], overrides: Sequence[tuple[str, str]] = ()
-) -> Judgements:
+) -> CheckResults:
     """All problems and warnings of every `.vmrc` in and below `folders` (links are not followed).
 
     Raises:
         UsageError: there is no such folder, or no `.vmrc` in or below it.
     """
-    found: list[Judgement] = []
+    found: list[CheckResult] = []
     for directory in dict.fromkeys(each for folder in folders for each in _machines_below(folder)):
         try:
-            found.append(_judge(directory, environ, overrides))
+            found.append(_check(directory, environ, overrides))
         except ConfigError as error:  # it cannot be read, or root may not use it
             path = os.path.join(directory, files.VMRC)
-            found.append(Judgement(directory, [Problem(path, 0, 0, error.what, error.hint)], []))
-    return Judgements(found)
+            found.append(CheckResult(directory, [Problem(path, 0, 0, error.what, error.hint)], []))
+    return CheckResults(found)
 
 
 def _machines_below(folder: str) -> list[str]:

@@ -92,8 +92,8 @@ def test_disk_line_with_a_format_takes_any_path(path: str, kind: str, cache: str
         ("VM_GUEST_AGENT_METHOD", "isa", "must be one of virtio-serial, isa-serial"),
     ],
 )
-def test_judge_wrong_value_says_what_is_wrong(name: str, value: str, said: str) -> None:
-    wrong = VARIABLES[name].judge(value)
+def test_check_wrong_value_says_what_is_wrong(name: str, value: str, said: str) -> None:
+    wrong = VARIABLES[name].check(value)
     assert wrong is not None
     assert said in wrong[0]
 
@@ -115,8 +115,8 @@ def test_judge_wrong_value_says_what_is_wrong(name: str, value: str, said: str) 
         ("VM_MACHINE_ARCH", "aarch64"),
     ],
 )
-def test_judge_right_value_is_taken(name: str, value: str) -> None:
-    assert VARIABLES[name].judge(value) is None
+def test_check_right_value_is_taken(name: str, value: str) -> None:
+    assert VARIABLES[name].check(value) is None
 
 
 def test_boot_letters_of_qemu_mean_words() -> None:

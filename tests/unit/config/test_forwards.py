@@ -84,10 +84,10 @@ def test_parse_all_two_for_one_port_are_refused(lines: list[str], clash: bool) -
         assert len(forwards.parse_all(lines)) == 2
 
 
-def test_variable_judges_its_lines() -> None:
-    judge = VARIABLES["VM_HOSTFWD"].judge
-    assert judge("\n 8080:80\n\nudp:53:53\n") is None
-    wrong = judge("8080:80\n80")
+def test_variable_checks_its_lines() -> None:
+    check = VARIABLES["VM_HOSTFWD"].check
+    assert check("\n 8080:80\n\nudp:53:53\n") is None
+    wrong = check("8080:80\n80")
     assert wrong
     assert "lines like 8080:80" in wrong[0]
     assert "'80': it needs two ports, HOST:GUEST" in wrong[0]
@@ -95,9 +95,9 @@ def test_variable_judges_its_lines() -> None:
 
 @pytest.mark.parametrize("value", ["1", "0.5", "1.5", "16", "2."])
 def test_variable_number_takes_fractions(value: str) -> None:
-    assert VARIABLES["VM_LIMIT_CPUS"].judge(value) is None
+    assert VARIABLES["VM_LIMIT_CPUS"].check(value) is None
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "1e3", "nan", "x", ".", "1.5.1", "inf"])
 def test_variable_number_that_is_none_is_refused(value: str) -> None:
-    assert VARIABLES["VM_LIMIT_CPUS"].judge(value)
+    assert VARIABLES["VM_LIMIT_CPUS"].check(value)

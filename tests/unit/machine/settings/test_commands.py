@@ -17,7 +17,7 @@ from qvmsh.config import edit
 from qvmsh.config.settings import CONTEXT_MARK
 from qvmsh.errors import ConfigError, QvmError, UsageError
 from qvmsh.machine.machine import Machine
-from qvmsh.machine.settings.commands import Changed, Judgement, Values
+from qvmsh.machine.settings.commands import Changed, CheckResult, Values
 from tests.support.world import QVM, Vm, World, write_vmrc
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
@@ -88,13 +88,13 @@ def test_config_name_without_a_value_is_an_error(vm: Machine, name: str) -> None
 
 def test_config_check_lists_all_and_its_status_says_it(directory: Path) -> None:
     fine = config(machine(directory), check=True)
-    assert isinstance(fine, Judgement)
+    assert isinstance(fine, CheckResult)
     assert fine
     assert fine.exit_status == 0
     assert str(fine).endswith(".vmrc: ok")
     add(directory, "VM_FMT=iso\nA=$(x)\nVM_NET_GUEST=x\n")
     wrong = config(machine(directory), check=True)
-    assert isinstance(wrong, Judgement)
+    assert isinstance(wrong, CheckResult)
     assert not wrong
     assert wrong.exit_status == 2
     assert [line.partition(": ")[2].split()[0] for line in str(wrong).splitlines()] == [

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from qvmsh.cli.parse import COMMON, Entry, shared
-from qvmsh.commands.index import COMMANDS
+import os
+
+from qvmsh.cli.parse import COMMON, Entry, shared, suggestion
+from qvmsh.commands.index import ALIASES, COMMANDS
+from qvmsh.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,6 +52,28 @@ def of_family(first: str) -> str:
     rows = [(verb, row[7]) for verb, row in COMMANDS.items() if verb.startswith(f"{first} ")]
     lines = [f"  {verb:{max(len(verb) for verb, _ in rows) + 2}}{text}" for verb, text in rows]
     return "\n".join([*lines, "", f"`qvm {rows[0][0]} --help` explains one.", ""]) if rows else ""
+
+
+def unknown_command(words: list[str]) -> UsageError:
+    """The error for words that do not begin with a command, with a suggestion."""
+    known = [*COMMANDS, *ALIASES]
+    first = words[0]
+    longer = sorted(verb for verb in COMMANDS if verb.startswith(first + " "))
+    if longer:
+        is_unknown = words[1:] and not words[1].startswith("-")
+        what = f"{first} has no verb {words[1]!r}" if is_unknown else f"{first}: a verb is missing"
+        near = suggestion(words[1], [verb.partition(" ")[2] for verb in longer]) if is_unknown else None
+        if near:
+            return UsageError(what, hint=f"did you mean `qvm {first} {near}`?")
+        return UsageError(what, hint="`qvm " + "`, `qvm ".join(longer) + "`")
+    near = suggestion(first, known)
+    if os.path.isfile(first):
+        hint = f"a script needs a slash in its name: `qvm ./{first}`"
+    elif near:
+        hint = f"did you mean `qvm {near}`?"
+    else:
+        hint = "`qvm --help` lists the verbs"
+    return UsageError(f"unknown command {first!r}", hint=hint)
 
 
 def usage(entry: Entry) -> str:

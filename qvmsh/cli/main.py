@@ -10,7 +10,6 @@ import sys
 
 from qvmsh import errors
 from qvmsh.cli import parse
-from qvmsh.commands.index import ALIASES, COMMANDS
 from qvmsh.errors import QvmError, Terminated, UsageError
 from qvmsh.io import QUIET, Io, tell, unwritable
 
@@ -119,14 +118,14 @@ class Call:
             rest = ["sh", "--", *rest]
         found = parse.verb_of(rest)
         if found is None:
-            if rest[1:] and {"-h", "--help"}.issuperset(rest[1:]):
-                from qvmsh.cli import help as texts
+            from qvmsh.cli import help as texts
 
+            if rest[1:] and {"-h", "--help"}.issuperset(rest[1:]):
                 shown = texts.of_family(rest[0])
                 self.io.write(shown)
                 if shown:
                     return errors.EXIT_OK
-            raise _unknown(rest)
+            raise texts.unknown_command(rest)
         self.verb, count = found
         bound = parse.bind(self.verb, rest[count:])
         for name, value in common.items():
@@ -169,7 +168,7 @@ class Call:
             from qvmsh.machine import owner
 
             owner.leave_foreign_home(os.environ)
-        _require_one_machine(bound)
+        parse.require_one_machine(bound)
         _place_new_machine(bound)
         labels = bound.common.pop("label", ())
         if entry.words == "machines" and (bound.words or labels):
@@ -218,7 +217,7 @@ class Call:
             from qvmsh.machine import registry
 
             directory = registry.find(common["machine"], os.environ)
-        overrides = [_assignment(word) for word in common.get("set", ())]
+        overrides = [parse.assignment(word) for word in common.get("set", ())]
         is_optional = bound.entry.machine == "optional"
         if directory is None:
             return self.machine_here(overrides, is_optional=is_optional)
@@ -366,31 +365,6 @@ class Call:
         return errors.EXIT_FAILED
 
 
-def _require_one_machine(bound: Bound) -> None:
-    """Refuse two machines at once, and an empty name: a wrong guess could kill the wrong one.
-
-    Raises:
-        UsageError: the machine is ambiguous.
-    """
-    common, verb = bound.common, bound.entry.verb
-    for name, flag in (("directory", "-C"), ("machine", "-M")):
-        if common.get(name) == "":
-            raise UsageError(f"{verb}: {flag} is empty: which machine?")
-        if common.get(name) is not None and bound.entry.words == "machines" and bound.words:
-            raise UsageError(
-                f"{verb}: which machine: {flag} {common[name]}, or {' '.join(bound.words)}?",
-                hint=f"leave out {flag} or the words",
-            )
-    named = " ".join(bound.words) or common.get("directory") or common.get("machine")
-    if common.get("label") and named is not None and named != "":
-        raise UsageError(
-            f"{verb}: which machines: {named}, or those labelled {' '.join(common['label'])}?",
-            hint="leave out --label or the name",
-        )
-    if common.get("directory") is not None and common.get("machine") is not None:
-        raise UsageError(f"{verb}: -C and -M exclude each other")
-
-
 def _find_by_script(bound: Bound) -> None:
     """A script in a machine's folder finds its machine from anywhere."""
     from qvmsh.config import locate
@@ -450,31 +424,3 @@ def _open_standard_streams() -> None:
             os.set_inheritable(os.open(os.devnull, flags), True)  # the lowest free number: fd
         if getattr(sys, name) is None:
             setattr(sys, name, open(fd, mode, closefd=False))
-
-
-def _assignment(word: str) -> tuple[str, str]:
-    name, mark, value = word.partition("=")
-    if not mark or not name:
-        raise UsageError(f"--set {word}: must be NAME=VALUE")
-    return name, value
-
-
-def _unknown(words: list[str]) -> UsageError:
-    known = [*COMMANDS, *ALIASES]
-    first = words[0]
-    longer = sorted(verb for verb in COMMANDS if verb.startswith(first + " "))
-    if longer:
-        is_unknown = words[1:] and not words[1].startswith("-")
-        what = f"{first} has no verb {words[1]!r}" if is_unknown else f"{first}: a verb is missing"
-        near = parse.suggestion(words[1], [verb.partition(" ")[2] for verb in longer]) if is_unknown else None
-        if near:
-            return UsageError(what, hint=f"did you mean `qvm {first} {near}`?")
-        return UsageError(what, hint="`qvm " + "`, `qvm ".join(longer) + "`")
-    near = parse.suggestion(first, known)
-    if os.path.isfile(first):
-        hint = f"a script needs a slash in its name: `qvm ./{first}`"
-    elif near:
-        hint = f"did you mean `qvm {near}`?"
-    else:
-        hint = "`qvm --help` lists the verbs"
-    return UsageError(f"unknown command {first!r}", hint=hint)

@@ -238,3 +238,36 @@ def _count(entry: Entry, bound: Bound) -> None:
         raise UsageError(
             f"{entry.verb}: unexpected argument {extra!r}", hint=f"`qvm {entry.verb} --help` shows the usage"
         )
+
+
+def require_one_machine(bound: Bound) -> None:
+    """Refuse two machines at once, and an empty name: a wrong guess could kill the wrong one.
+
+    Raises:
+        UsageError: the machine is ambiguous.
+    """
+    common, verb = bound.common, bound.entry.verb
+    for name, flag in (("directory", "-C"), ("machine", "-M")):
+        if common.get(name) == "":
+            raise UsageError(f"{verb}: {flag} is empty: which machine?")
+        if common.get(name) is not None and bound.entry.words == "machines" and bound.words:
+            raise UsageError(
+                f"{verb}: which machine: {flag} {common[name]}, or {' '.join(bound.words)}?",
+                hint=f"leave out {flag} or the words",
+            )
+    named = " ".join(bound.words) or common.get("directory") or common.get("machine")
+    if common.get("label") and named is not None and named != "":
+        raise UsageError(
+            f"{verb}: which machines: {named}, or those labelled {' '.join(common['label'])}?",
+            hint="leave out --label or the name",
+        )
+    if common.get("directory") is not None and common.get("machine") is not None:
+        raise UsageError(f"{verb}: -C and -M exclude each other")
+
+
+def assignment(word: str) -> tuple[str, str]:
+    """Name and value of a `--set`."""
+    name, mark, value = word.partition("=")
+    if not mark or not name:
+        raise UsageError(f"--set {word}: must be NAME=VALUE")
+    return name, value

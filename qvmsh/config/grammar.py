@@ -25,6 +25,7 @@ from qvmsh.config.syntax import (
     SHELL_OWN,
     Abandoned,
     Assignment,
+    Cursor,
     Document,
     Expansion,
     Full,
@@ -61,19 +62,16 @@ def parse(text: str, file: str) -> Document:
     return document
 
 
-class Scanner:
+class Scanner(Cursor):
     """One pass over one text, for what is part of `.vmrc`; `faults` knows about the rest."""
 
     def __init__(self, text: str, document: Document) -> None:
-        self.text = text + END
-        self.size = len(text)
-        self.at = 0
+        super().__init__(text)
         self.document = document
         self._statements = 0
         self._depth = 0
         self._brace = -1  # the first { without quotes in a value
         self._is_braced = False  # a } follows it
-        self._counted = (0, 1, 0)  # an offset, its line, and where that line begins
         self._fault: Faults | None = None
 
     @property
@@ -84,18 +82,6 @@ class Scanner:
 
             self._fault = Faults(self)
         return self._fault
-
-    def place(self, offset: int) -> tuple[int, int]:
-        """Line and column of an offset; linear time in total for ascending offsets."""
-        known, line, begin = self._counted
-        if offset < known:
-            known, line, begin = 0, 1, 0
-        count = self.text.count("\n", known, offset)
-        if count:
-            line += count
-            begin = self.text.rfind("\n", known, offset) + 1
-        self._counted = (offset, line, begin)
-        return line, offset - begin + 1
 
     # statements
 
@@ -131,31 +117,6 @@ class Scanner:
             except Unclosed as unclosed:
                 self._depth = 0
                 self.fault.recover(begin, unclosed)
-
-    def blanks(self) -> None:
-        """Skip blanks and continued lines."""
-        text, at = self.text, self.at
-        while True:
-            char = text[at]
-            if char in " \t":
-                at += 1
-            elif char == "\\" and text[at + 1] == "\n":
-                at += 2
-            else:
-                break
-        self.at = at
-
-    def skip(self, at: int) -> int:
-        """The offset after any continued line ends at `at`."""
-        text = self.text
-        while text[at] == "\\" and text[at + 1] == "\n":
-            at += 2
-        return at
-
-    def to_line_end(self) -> None:
-        """Skip the rest of the line."""
-        end = self.text.find("\n", self.at)
-        self.at = self.size if end < 0 else end
 
     def _statement(self) -> None:
         """`NAME=value ...` or `export NAME[=value] ...`, up to its end."""

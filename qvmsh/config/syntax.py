@@ -142,6 +142,53 @@ def is_name(text: str) -> bool:
     return bool(text) and text[0] in NAME_START and all(c in NAME_CHARS for c in text)
 
 
+class Cursor:
+    """A position in a text."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text + END
+        self.size = len(text)
+        self.at = 0
+        self._counted = (0, 1, 0)  # an offset, its line, and where that line begins
+
+    def place(self, offset: int) -> tuple[int, int]:
+        """Line and column of an offset; linear time in total for ascending offsets."""
+        known, line, begin = self._counted
+        if offset < known:
+            known, line, begin = 0, 1, 0
+        count = self.text.count("\n", known, offset)
+        if count:
+            line += count
+            begin = self.text.rfind("\n", known, offset) + 1
+        self._counted = (offset, line, begin)
+        return line, offset - begin + 1
+
+    def blanks(self) -> None:
+        """Skip blanks and continued lines."""
+        text, at = self.text, self.at
+        while True:
+            char = text[at]
+            if char in " \t":
+                at += 1
+            elif char == "\\" and text[at + 1] == "\n":
+                at += 2
+            else:
+                break
+        self.at = at
+
+    def skip(self, at: int) -> int:
+        """The offset after any continued line ends at `at`."""
+        text = self.text
+        while text[at] == "\\" and text[at + 1] == "\n":
+            at += 2
+        return at
+
+    def to_line_end(self) -> None:
+        """Skip the rest of the line."""
+        end = self.text.find("\n", self.at)
+        self.at = self.size if end < 0 else end
+
+
 class Unclosed(Exception):
     """The text ended inside something that began at `offset`."""
 

@@ -14,7 +14,7 @@ from qvmsh.config import words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
 YES = frozenset(("yes", "true", "on", "1"))
 NO = frozenset(("no", "false", "off", "0"))
@@ -246,6 +246,8 @@ def _boolean(_variable: Variable, value: str) -> Wrong:
 def _choice(variable: Variable, value: str) -> Wrong:
     if value in variable.allowed:
         return None
+    from qvmsh.config.spelling import near
+
     return "", near(value.lower(), variable.allowed) or ""
 
 
@@ -253,6 +255,8 @@ def _options(variable: Variable, value: str) -> Wrong:
     head, comma, rest = value.partition(",")
     if head in variable.allowed and (not comma or (rest and head != "auto")):
         return None
+    from qvmsh.config.spelling import near
+
     better = near(head.lower(), variable.allowed)
     return "", better + comma + rest if better and better != "auto" and rest else better or ""
 
@@ -529,6 +533,8 @@ MISTAKEN = {
 
 def meant(name: str) -> str | None:
     """The known variable that `name` is probably a misspelling of."""
+    from qvmsh.config.spelling import near
+
     upper = name.upper()
     if upper in VARIABLES:
         return upper
@@ -541,37 +547,3 @@ def meant(name: str) -> str | None:
         return ends[0]
     found = near(upper, [*VARIABLES, *MISTAKEN], 2 if len(upper) > 7 else 1)
     return MISTAKEN.get(found, found) if found else None
-
-
-def near(word: str, known: Iterable[str], most: int = 2) -> str | None:
-    """The known word with the smallest distance from `word`, at most `most`; None if there is none."""
-    best, least, letters = None, most + 1, frozenset(word)
-    for candidate in known:
-        if abs(len(candidate) - len(word)) < least and len(letters ^ frozenset(candidate)) < 2 * least:
-            count = distance(word, candidate, least)
-            if count < least and count < len(candidate):
-                best, least = candidate, count
-    return best
-
-
-def distance(left: str, right: str, enough: int = 1000) -> int:
-    """The number of letters to insert, delete, replace or swap (optimal string alignment).
-
-    A distance of `enough` or more need not be exact.
-    """
-    before: list[int] = []
-    row = list(range(len(right) + 1))
-    for i, a in enumerate(left, 1):
-        older, before, row = before, row, [i]
-        for j, b in enumerate(right, 1):
-            cost = before[j - 1] + (a != b)
-            if cost > before[j]:
-                cost = before[j] + 1
-            if cost > row[j - 1]:
-                cost = row[j - 1] + 1
-            if a != b and i > 1 and j > 1 and a == right[j - 2] and left[i - 2] == b:
-                cost = min(cost, older[j - 2] + 1)
-            row.append(cost)
-        if min(row) >= enough and min(before) >= enough:
-            return enough
-    return row[-1]

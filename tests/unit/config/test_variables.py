@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qvmsh.config import variables
-from qvmsh.config.variables import MISTAKEN, VARIABLES, distance, meant, memory_mib, near
+from qvmsh.config.spelling import distance, near
+from qvmsh.config.variables import MISTAKEN, VARIABLES, meant, memory_mib
 
 ME = pwd.getpwuid(os.getuid()).pw_name
 

@@ -184,9 +184,9 @@ class Machine(machine.Machine):
         try:
             yield self
         finally:
-            self._end_what_runs()
+            self._stop_if_live()
 
-    def _end_what_runs(self) -> None:
+    def _stop_if_live(self) -> None:
         from qvmsh.machine import state
 
         if not state.observe(self).is_live:

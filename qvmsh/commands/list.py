@@ -25,8 +25,8 @@ def list_machines(
     """List the known machines: name, state, pid, labels, directory.
 
     A machine is known if this user has created, initialized or started it. A broken machine is
-    listed as broken, with the reason; one whose directory is gone, as missing. A renamed directory
-    is found again.
+    listed as broken, with the reason; one without its directory as missing. A renamed directory is
+    found again.
 
     Args:
         label: only machines with this label (VM_LABELS); several labels must all match.

@@ -42,7 +42,7 @@ def disk_add(
     Args:
         file: the image; a relative name starts at the machine's directory.
         size: size of a new image, in qcow2 or raw: 512M, 10G.
-        format: format of the image (default: from its name; .vmdk, .vdi, .vhdx only if it exists).
+        format: format of the image (default: by its name; .vmdk, .vdi, .vhdx only for existing images).
         read_only: the guest cannot write to it.
 
     Raises:

@@ -38,7 +38,7 @@ def snapshot_save(
     a name, or with `--timestamp`, the name begins with the time: 2026-11-21T10-00-00[-NAME].
 
     Args:
-        name: of the snapshot; any text.
+        name: name of the snapshot; any text.
         timestamp: put the time in front of the name.
         message: description of the snapshot.
         disk_only: without the memory; the guest's file systems are frozen for a moment.
@@ -70,7 +70,7 @@ def snapshot_restore(
     `start --loadvm NAME` resumes with the saved memory.
 
     Args:
-        name: of the snapshot.
+        name: name of the snapshot.
         force: restore even if hardware or disks have changed since, or the disks back other images.
             While the machine is on, a snapshot that cannot be loaded is undone; while it is off,
             disks that were added since do not change.
@@ -94,7 +94,7 @@ def snapshot_delete(vm: Machine, *names: Annotated[str, Opt(complete="snapshot")
     completes it.
 
     Args:
-        names: of the snapshots.
+        names: names of the snapshots.
 
     Raises:
         StateError: there is no such snapshot. None was removed.
@@ -125,7 +125,7 @@ def snapshot_show(vm: Machine, name: Annotated[str, Opt(complete="snapshot")]) -
     """Show a snapshot's details; `--json` adds QEMU's arguments at the time.
 
     Args:
-        name: of the snapshot.
+        name: name of the snapshot.
 
     Raises:
         StateError: there is no such snapshot.
@@ -144,7 +144,7 @@ def snapshot_verify(vm: Machine, *names: Annotated[str, Opt(complete="snapshot")
     tables of the images are not checked.
 
     Args:
-        names: of the snapshots; none = all.
+        names: names of the snapshots (default: all).
 
     Raises:
         StateError: there is no such snapshot.
@@ -165,7 +165,7 @@ def snapshot_diff(
     While the machine is on, data that QEMU has not yet written is not counted.
 
     Args:
-        name: of the snapshot.
+        name: name of the snapshot.
         other: a second snapshot, instead of the current state.
 
     Raises:

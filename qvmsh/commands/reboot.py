@@ -28,7 +28,7 @@ def reboot(
 
     Args:
         force: reset the guest (QMP `system_reset`) if asking fails.
-        timeout: seconds that the guest may take to begin its reboot (VM_SHUTDOWN_TIMEOUT).
+        timeout: seconds that the guest may take to reset itself (VM_SHUTDOWN_TIMEOUT).
 
     Raises:
         StateError: the machine is not running, or neither the guest agent nor ssh answers.

@@ -34,7 +34,7 @@ def logs(
         log: serial, stdout, stderr or qvm.
         lines: number of lines (10).
         follow: keep printing new lines, across restarts, until Ctrl-C.
-        previous: the log of the last run.
+        previous: the previous run's log.
 
     Raises:
         StateError: there is no such log yet.
@@ -64,7 +64,7 @@ def serial(
     Args:
         lines: number of lines (10).
         follow: keep printing new lines, until Ctrl-C.
-        previous: the lines of the previous run.
+        previous: from the previous run.
 
     Raises:
         StateError: the machine was never started.
@@ -85,7 +85,7 @@ def stdout(
     Args:
         lines: number of lines (10).
         follow: keep printing new lines, until Ctrl-C.
-        previous: the lines of the previous run.
+        previous: from the previous run.
 
     Raises:
         StateError: the machine was never started.
@@ -106,7 +106,7 @@ def stderr(
     Args:
         lines: number of lines (10).
         follow: keep printing new lines, until Ctrl-C.
-        previous: the lines of the previous run.
+        previous: from the previous run.
 
     Raises:
         StateError: the machine was never started.

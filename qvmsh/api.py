@@ -4,11 +4,11 @@
     vm.start()
     print(vm.ssh("uname -r"))
     vm.stop()
-    with Machine.open("/vm/demo").running(disposable=True) as vm:     # stops what it has started
+    with Machine.open("/vm/demo").running(disposable=True) as vm:     # stops it if it started it
         print(vm.ssh("uname -r"))
 
-A command's first parameter is the machine, so its function is a method as it stands: same names,
-arguments, results and errors as behind every other door. Nothing is printed; results are returned
+A command's first parameter is the machine, so its function is used as a method: same names,
+arguments, results and errors as through every other door. Nothing is printed; results are returned
 and failures raised (`qvmsh.errors`). Importing this starts nothing and reads nothing.
 """
 
@@ -50,8 +50,7 @@ from qvmsh.commands.index import COMMANDS as _COMMANDS
 from qvmsh.config import locate
 from qvmsh.errors import DeadlineError, GuestUnreachableError
 from qvmsh.io import QUIET, Io
-from qvmsh.machine import machine, owner
-from qvmsh.machine import registry as known
+from qvmsh.machine import machine, owner, registry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -109,10 +108,12 @@ class Machine(machine.Machine):
 
     @classmethod
     def known(cls, *labels: str, environ: Mapping[str, str] | None = None) -> list[Self]:
-        """Give the machines that this user has used and that have all of `labels` (VM_LABELS)."""
+        """Return the known machines that have all of `labels` (VM_LABELS)."""
         environ = os.environ if environ is None else environ
-        found = [each for each in known.directories(environ) if owner.of(each, environ) is None]
-        return [cls(each, environ=environ) for each in found if {*labels} <= {*known.labels(each, environ)}]
+        found = [each for each in registry.directories(environ) if owner.of(each, environ) is None]
+        return [
+            cls(each, environ=environ) for each in found if {*labels} <= {*registry.labels(each, environ)}
+        ]
 
     @classmethod
     def open(
@@ -123,13 +124,13 @@ class Machine(machine.Machine):
         environ: Mapping[str, str] | None = None,
         overrides: Sequence[tuple[str, str]] = (),
     ) -> Self:
-        """Give the machine in `directory`, found by the rules of the command line.
+        """Return the machine in `directory`, found by the rules of the command line.
 
         Args:
             directory: where its `.vmrc` is; None = `VM_HOME`, else the current directory.
-            io: how its commands talk to the caller.
+            io: how its commands communicate with the caller.
             environ: the environment that the settings' environment layer is read from.
-            overrides: `--set NAME=value` pairs, stronger than every file.
+            overrides: `--set NAME=value` pairs, which override every file.
 
         Raises:
             ConfigError: there is no `.vmrc`.
@@ -148,51 +149,51 @@ class Machine(machine.Machine):
         loadvm: str | None = None,
         ssh_attempts: int | None = None,
     ) -> Iterator[Self]:
-        """Have the guest running within a block: `with Machine.open(d).running() as vm:`.
+        """Keep the guest running for a block: `with Machine.open(d).running() as vm:`.
 
-        A machine that is off is started, and powered off at the block's end, however it ends; one
-        that does not obey is ended by force. A machine that runs already is waited for until its
-        guest answers, and left running.
+        A machine that is off is started, and powered off when the block ends, also by an exception;
+        a guest that does not power off is killed. A machine that is already running keeps running
+        after the block; its guest is waited for first.
 
         Args:
-            base_only, disposable, loadvm, ssh_attempts: as for `start`; they mean nothing to a
-                machine that runs already.
+            base_only, disposable, loadvm, ssh_attempts: as for `start`; ignored if the machine is
+                already running.
 
         Raises:
-            StateError: it is paused, suspended or broken; it is left as it is.
-            LaunchError, DeadlineError: as for `start`; what was started is ended.
+            StateError: it is paused, suspended or broken. Nothing changed.
+            LaunchError, DeadlineError: as for `start`; QEMU is ended if it was started.
         """
         from qvmsh.machine import state
-        from qvmsh.machine.guest import readiness as ready
+        from qvmsh.machine.guest import readiness
 
         seen = state.observe(self)
         if seen.is_live:
             if seen.kind not in (state.RUNNING, state.STARTING) or seen.pid is None or seen.note is None:
                 raise state.not_in_state(self, seen, "use it", state.RUNNING)
-            timeout_s = ready.attempt_seconds(self, seen.pid, ssh_attempts)
+            timeout_s = readiness.attempt_seconds(self, seen.pid, ssh_attempts)
             if state.has_ssh(self, seen.note):
-                ready.wait(self, seen.pid, seen.note, timeout_s=timeout_s)
+                readiness.wait(self, seen.pid, seen.note, timeout_s=timeout_s)
             yield self
             return
         try:
             self.start(base_only=base_only, disposable=disposable, loadvm=loadvm, ssh_attempts=ssh_attempts)
         except (DeadlineError, GuestUnreachableError) as error:  # `start` leaves it running then
-            self.kill()  # nobody in it to ask politely
+            self.kill()  # nothing in it answers
             error.what = error.what.replace("it is left running", "it was ended")
             raise
         try:
             yield self
         finally:
-            self._end_what_runs()
+            self._stop_if_live()
 
-    def _end_what_runs(self) -> None:
+    def _stop_if_live(self) -> None:
         from qvmsh.machine import state
 
         if not state.observe(self).is_live:
             return
         try:
             self.stop(force=True)
-        except BaseException:  # interrupted on the way: nothing is left running either
+        except BaseException:  # interrupted: nothing is left running either
             if state.observe(self).is_live:
                 self.kill()
             raise

@@ -1,12 +1,12 @@
 """The one tree of exceptions and the one table of exit statuses.
 
     QvmError                    1   something failed
-    +-- UsageError              2   the words of the command are wrong
-    +-- ConfigError             2   a `.vmrc` (or another layer) is wrong; carries all problems
+    +-- UsageError              2   the command line is wrong
+    +-- ConfigError             2   a `.vmrc` (or another layer) has problems; carries all of them
     +-- StateError              3   the machine is not in the state that is required
-    |   +-- LockedError         3   somebody else is working on the machine
-    +-- MissingProgramError     1   a program that is needed is not installed
-    +-- ImageError              1   a disk image is missing, locked, corrupt, orphaned
+    |   +-- LockedError         3   the machine is in use by another process
+    +-- MissingProgramError     1   a required program is not installed
+    +-- ImageError              1   a disk image is missing, locked, damaged or orphaned
     +-- LaunchError             1   QEMU ended at once
     +-- QmpError                1   QEMU refused a command, or does not answer
     +-- CommandError            n   a command in the guest or on the host failed with n
@@ -15,8 +15,8 @@
 
 Example of what a user sees (one line: what, which machine, why; then the hint)::
 
-    qvm: demo: cannot start: demo-base.qcow2 is not there
-    hint: `qvm init` makes it from demo-seed.qcow2
+    qvm: demo: cannot start: demo-base.qcow2 is missing
+    hint: `qvm init` creates it from demo-seed.qcow2
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ EXIT_TERMINATED = 143
 
 
 class QvmError(Exception):
-    """A failure that is told to the user without a traceback.
+    """A failure that is reported to the user without a traceback.
 
     Args:
         what: one line: what could not be done and why.
-        machine: name (or directory) of the machine, None where none is concerned.
-        hint: what to do next, None where there is nothing sensible to say.
-        details: further lines, printed between the message and the hint
-            (QEMU's own words, the last lines of a log, the state things are in).
+        machine: name (or directory) of the machine, None if none is concerned.
+        hint: what to do next, None if there is nothing useful to say.
+        details: additional lines, printed between the message and the hint
+            (QEMU's output, the last lines of a log, the current state).
     """
 
     status = EXIT_FAILED
@@ -82,13 +82,13 @@ class QvmError(Exception):
 
 
 class UsageError(QvmError):
-    """The words of the command are wrong: `qvm: start: unknown option --lodvm`."""
+    """The command line is wrong: `qvm: start: unknown option --lodvm`."""
 
     status = EXIT_USAGE
 
 
 class ConfigError(QvmError):
-    """One or more layers of the configuration are wrong; `problems` holds all of them."""
+    """The configuration has problems; `problems` holds all of them."""
 
     status = EXIT_USAGE
 
@@ -106,7 +106,7 @@ class ConfigError(QvmError):
 
 
 class NotAcceptedError(ConfigError):
-    """A file of the configuration is not used: others could have written it, and nobody accepted it."""
+    """A configuration file is not used: others could have written it, and it was not accepted."""
 
 
 class StateError(QvmError):
@@ -130,7 +130,7 @@ class StateError(QvmError):
 
 
 class LockedError(StateError):
-    """Another process is working on the machine: `demo is being started (qvm start, pid 812)`."""
+    """The machine is in use by another process: `demo is being started (qvm start, pid 812)`."""
 
 
 class MissingProgramError(QvmError):
@@ -138,11 +138,11 @@ class MissingProgramError(QvmError):
 
 
 class ImageError(QvmError):
-    """A disk image is missing, locked, corrupt, or stands alone."""
+    """A disk image is missing, locked, damaged or orphaned."""
 
 
 class LaunchError(QvmError):
-    """QEMU ended before it answered; `details` holds its own words."""
+    """QEMU ended before it answered; `details` holds its output."""
 
 
 class QmpError(QvmError):
@@ -194,24 +194,24 @@ class GuestUnreachableError(QvmError):
 
 
 class DeadlineError(QvmError):
-    """A deadline passed; `details` says what was already true."""
+    """A deadline passed; `details` says how far it got."""
 
     status = EXIT_DEADLINE
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived: what was begun is ended cleanly, then the status is 143."""
+    """SIGTERM arrived: the work in progress ends cleanly, then the status is 143."""
 
 
 def printable(text: str) -> str:
-    """`text` on one line, without characters that could drive a terminal: controls, bidi overrides."""
+    """`text` on one line, without characters that could control a terminal: controls, bidi overrides."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def visible(text: str) -> str:
-    """`text` without what could drive a terminal, in lines and columns as it is."""
+    """`text` without characters that could control a terminal, except newlines and tabs."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)

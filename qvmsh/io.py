@@ -1,8 +1,8 @@
-"""How a command talks to whoever called it: streams, terminal, stages of long work.
+"""How a command communicates with its caller: streams, terminal, stages of long work.
 
-Every `Machine` carries one `Io`. The one-shot door makes it from the process' own streams, the
-shell from those of the pipeline that the word stands in, a library user gets one that prints
-nothing and captures what a guest's command writes. So a command is written once and never asks
+Every `Machine` has one `Io`. The one-shot door creates it from the process' own streams, the
+shell from those of the pipeline that the word is in; a library user gets one that prints
+nothing and captures the output of guest commands. So a command is written once and never asks
 where it runs::
 
     with vm.io.stage("waiting for ssh"):
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         def directory(self) -> str: ...
 
     class Session(Protocol):
-        """The shell or script that a command stands in (`shell.session.context`)."""
+        """The shell or script that a command runs in (`shell.session.context`)."""
 
         @property
         def lines(self) -> Lines | None: ...
@@ -54,14 +54,14 @@ class Io:
 
     Args:
         stdin, stdout, stderr: text streams; children get their file descriptors.
-        capture: a guest's command gives its output back as a value (Python) instead of
-            writing to `stdout` (command line, shell word).
+        capture: the output of a guest command is returned (Python) instead of
+            written to `stdout` (command line, shell word).
         level: 0 = only errors and results, 1 = warnings and, on a terminal, stages,
             2 = stages always (`-v`).
     """
 
     session: Session | None = None
-    """The shell or script that the command stands in; None outside of one."""
+    """The shell or script that the command runs in; None outside of one."""
 
     def __init__(
         self,
@@ -80,9 +80,9 @@ class Io:
         self.debug = debug
         self.json = json
         self.is_mid_line = False
-        """The title of a stage stands on the terminal without a line end."""
+        """The title of a stage is on the terminal without a line end."""
         self.current: Stage | None = None
-        """The step that is at work; within others it is the innermost one."""
+        """The current step; the innermost one if they are nested."""
 
     @property
     def stdin(self) -> TextIO:
@@ -98,11 +98,11 @@ class Io:
 
     @property
     def is_on_terminal(self) -> bool:
-        """What is written to `stdout` is seen by a person: nothing in it may act on the terminal."""
+        """True if `stdout` is a terminal: nothing written to it may control the terminal."""
         return isatty(self.stdout)
 
     def remark(self, text: str) -> None:
-        """Warn of something in the configuration; in a session once is enough."""
+        """Warn about the configuration; a session overrides it to warn only once."""
         self.warn(text)
 
     def write(self, text: str) -> None:
@@ -121,25 +121,25 @@ class Io:
             raise unwritable(error) from None
 
     def warn(self, text: str) -> None:
-        """Say something the user should know although the command goes on (one line)."""
+        """Print one line that the user should know although the command continues."""
         if self.level >= 1:
             self.begin_line()
             tell(self.stderr, f"qvm: {printable(text)}")
 
     def say(self, text: str) -> None:
-        """Say what is being done, where the user asked for it (`-v`) or sits at a terminal."""
+        """Print what is being done, with `-v` or on a terminal."""
         if self.shows_stages:
             self.begin_line()
             tell(self.stderr, text)
 
     def begin_line(self) -> None:
-        """End the line that a stage has begun."""
+        """End the line that a stage has started."""
         if self.is_mid_line:
             self.is_mid_line = False
             tell(self.stderr, "")
 
     def trace(self, text: str) -> None:
-        """A line for `--debug`: programs run, the wire log."""
+        """Print a line for `--debug`: programs run, the wire log."""
         if self.debug:
             tell(self.stderr, f"debug: {text}")
 
@@ -152,7 +152,7 @@ class Io:
         return Stage(self, title)
 
     def checkpoint(self) -> None:
-        """Called between the slices of every wait; a door overrides it to interrupt the wait."""
+        """Called repeatedly during every wait; a door overrides it to interrupt the wait."""
 
 
 PROGRESS_S = 0.2
@@ -182,11 +182,11 @@ class Stage:
 
     @property
     def is_drawn(self) -> bool:
-        """True where its line stands on a terminal, and can change."""
+        """True if its line is on a terminal and can be rewritten."""
         return self.io.shows_stages and isatty(self.io.stderr)
 
     def progress(self, text: str) -> None:
-        """Show how far it is, behind its title; at most some times a second, and only on a terminal."""
+        """Show the progress after the title; a few times a second, and only on a terminal."""
         now = time.monotonic()
         if not self.is_drawn or now - self._shown < PROGRESS_S:
             return
@@ -201,13 +201,13 @@ class Stage:
         self.io.current = self._outer
         if not self.io.shows_stages:
             return
-        if _is_refused(kind):  # it was never begun; the error says so
+        if _is_refused(kind):  # it never started; the error says so
             if self.io.is_mid_line:
                 tell(self.io.stderr, "", begin="\r\x1b[K", end="")
             self.io.is_mid_line = False
             return
         took = time.monotonic() - self.began
-        mark = cut_off(kind) or f"{took:.1f} s"
+        mark = failure_mark(kind) or f"{took:.1f} s"
         note = f", {self.note}" if self.note and not kind else ""
         begin = "\r" if self.io.is_mid_line else ""
         self.io.is_mid_line = False
@@ -216,27 +216,27 @@ class Stage:
 
 
 QUIET = Io(capture=True, level=0)
-"""What a library user gets: nothing is printed but what is asked for."""
+"""For library users: nothing is printed unless requested."""
 
 
 def _is_refused(kind: type[BaseException] | None) -> bool:
-    """True for an error with which a command refuses to begin: its words, or the state, are wrong."""
+    """True for an error that refuses a command before it starts: wrong words or wrong state."""
     return getattr(kind, "status", None) in (EXIT_USAGE, EXIT_STATE)
 
 
-def cut_off(kind: type[BaseException] | None) -> str:
-    """How a step is marked that such an exception has ended; "" without one."""
+def failure_mark(kind: type[BaseException] | None) -> str:
+    """The mark of a step that such an exception has ended; "" without one."""
     if kind is None:
         return ""
     return "failed" if issubclass(kind, Exception) else "interrupted"  # Ctrl-C, SIGTERM, a shell's end
 
 
 def tell(stream: TextIO, text: str, *, begin: str = "", end: str = "\n") -> None:
-    """Write a line at once; a terminal that has gone does not stop the work that is told of.
+    """Write a line at once; a terminal that is gone does not stop the work.
 
     Args:
-        text: nothing in it acts on a terminal.
-        begin, end: written as they are.
+        text: control characters in it are escaped.
+        begin, end: written unchanged.
     """
     try:
         print(begin + visible(text), end=end, file=stream, flush=True)
@@ -245,11 +245,11 @@ def tell(stream: TextIO, text: str, *, begin: str = "", end: str = "\n") -> None
 
 
 def write_at_once() -> None:
-    """Let standard output hold nothing back, so that it is in order with what other processes write.
+    """Make standard output unbuffered, so that it is in order with the output of other processes.
 
-    With no terminal there, Python would keep some kilobytes, while a command or program of the same
-    script writes to the same file. Whatever reaches the buffer is flushed: a raw stream, as with
-    `python -u`, may write a part and forget the rest.
+    Without a terminal, Python would buffer some kilobytes, while a command or program of the same
+    script writes to the same file. Everything that reaches the buffer is flushed: a raw stream, as
+    with `python -u`, may write a part and lose the rest.
     """
     import io
 
@@ -261,7 +261,7 @@ def write_at_once() -> None:
 
     old: Any = sys.stdout
     if type(old) is not io.TextIOWrapper or type(old.buffer) is not io.BufferedWriter:
-        return  # somebody else's
+        return  # replaced by the caller
     how: dict[str, Any] = {"encoding": old.encoding, "errors": old.errors}
     raw = old.detach().detach()
     sys.stdout = io.TextIOWrapper(Direct(raw), write_through=True, **how)
@@ -269,8 +269,8 @@ def write_at_once() -> None:
 
 
 def unwritable(error: OSError, machine: str | None = None) -> QvmError:
-    """The error for a result that the caller cannot be given."""
-    return QvmError(f"standard output cannot be written to: {error.strerror or error}", machine=machine)
+    """The error for a result that cannot be printed."""
+    return QvmError(f"cannot write to standard output: {error.strerror or error}", machine=machine)
 
 
 def isatty(stream: TextIO | None) -> bool:

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Set-up shared by quickstart and test: says what it installs, installs it once, is quick after.
+# Setup shared by the scripts: prints what it installs, installs it once, is fast afterwards.
 
 say() { if [ -t 1 ]; then printf '\033[1m== %s\033[0m\n' "$*"; else printf '== %s\n' "$*"; fi; }
 die() { printf 'error: %s\nhint: %s\n' "$1" "$2" >&2; exit 1; }
@@ -10,7 +10,7 @@ need() {
     PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null 2>&1 || missing+=("$2")
 }
 
-# Debian packages: installed where we are root and have apt; else named, for the user to install.
+# Install Debian packages if we are root and have apt; else name them for the user to install.
 install_packages() {
     [ "${#missing[@]}" -gt 0 ] || return 0
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
@@ -35,7 +35,7 @@ find_python() {
     return 1
 }
 
-# make_venv run|dev: .venv with qvm (editable) and exactly what scripts/requirements-*.txt pins; remade when
+# make_venv run|dev: .venv with qvm (editable) and exactly what scripts/requirements-*.txt pins; updated when
 # that or pyproject.toml changes.
 make_venv() {
     local group=$1 python stamp wanted lock

@@ -1,12 +1,12 @@
-"""A command of root's on another account's machine: carried out by a process with that account's rights.
+"""Root's command on another account's machine: run in a process with that account's rights.
 
     account, directory = ...                     # from `machine.owner`
     status = carry_out(bound, account, directory, io)
 
-The process is `qvm` again, as that account would type it: from its first look at the directory on it has the
-account's rights, home and groups, an environment that was chosen for it, and a terminal of its own. Our half
-passes words, bytes and signals. What comes back is looked at before it is believed: under which name the
-machine is known to root from now on.
+The process is `qvm` again, as that account would call it: from its first access to the directory it has the
+account's rights, home and groups, a fresh environment, and a terminal of its own. Root's half passes
+arguments, bytes and signals. What the child reports back, the name and directory of a machine to add to
+root's list, is checked first.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ import os
 from qvmsh.cli import fanout
 from qvmsh.errors import QvmError
 from qvmsh.host import relay
-from qvmsh.machine import owner
-from qvmsh.machine import registry as known
+from qvmsh.machine import owner, registry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,21 +27,21 @@ _NEWS_BYTES = 65536
 
 
 def carry_out(bound: Bound, account: Account, directory: str | None) -> int:
-    """Carry a command out as `account`; its exit status.
+    """Run a command as `account` and return its exit status.
 
     Args:
-        directory: of the machine; None where the command makes one.
+        directory: of the machine; None if the command creates one.
 
     Raises:
-        QvmError: the account cannot run qvm, or not get to the machine.
+        QvmError: the account cannot run qvm, or cannot reach the machine.
     """
     if directory is not None:
         why = account.obstacle(directory)
         if why:
             raise QvmError(
-                f"{account.name}, whose machine this is, cannot enter {directory}: {why}",
+                f"the machine's owner, {account.name}, cannot enter {directory}: {why}",
                 machine=os.path.basename(directory),
-                hint=f"every folder above must let {account.name} through",
+                hint=f"give {account.name} access to every folder above it",
             )
     words = ["-P", "-m", "qvmsh", *fanout.words(bound, directory)]
     news = bytearray()
@@ -54,7 +53,7 @@ def carry_out(bound: Bound, account: Account, directory: str | None) -> int:
             status = relay.run(
                 [interpreter, *words],
                 account=account,
-                environ=environ | {known.NEWS: str(writer)},
+                environ=environ | {registry.NEWS: str(writer)},
                 has_keys=bound.entry.terminal or bound.entry.verb == "qmp",
                 pass_fds=[writer],
                 readers={reader: lambda data: news.extend(data[: _NEWS_BYTES - len(news)])},
@@ -66,9 +65,9 @@ def carry_out(bound: Bound, account: Account, directory: str | None) -> int:
             os.close(reader)
     if status is None:
         raise QvmError(
-            f"qvm cannot run as {account.name}, whose machine this is: {why}",
+            f"cannot run qvm as the machine's owner, {account.name}: {why}",
             machine=os.path.basename(directory or ""),
-            hint=f"install qvm where {account.name} may read it",
+            hint=f"install qvm where {account.name} can read it",
         )
     for line in bytes(news).split(b"\n")[:-1]:
         name, _, place = os.fsdecode(line).partition("\t")
@@ -77,11 +76,11 @@ def carry_out(bound: Bound, account: Account, directory: str | None) -> int:
 
 
 def _remember(name: str, directory: str, account: Account) -> None:
-    """Note a machine of the account's under the name that the account has told, if it is theirs."""
+    """Add a machine to root's list under the reported name, if the account owns it."""
     if name and name.isprintable() and len(name) < 256 and os.path.isabs(directory):
         try:
             whose = owner.of(directory, os.environ)
             if whose and whose.uid == account.uid:
-                known.note_use(name, directory, os.environ)
-        except (QvmError, OSError):  # it has gone, or the list cannot be written
+                registry.note_use(name, directory, os.environ)
+        except (QvmError, OSError):  # it is gone, or the list cannot be written
             pass

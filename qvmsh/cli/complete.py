@@ -1,7 +1,7 @@
-"""Completion: what the last word of a command line may become. One engine for every shell.
+"""Completion: the possible endings of the last word of a command line. One engine for every shell.
 
-complete(["start", "--lo"]).rows        # [("--loadvm", "continue from this saved state ...")]
-complete(["-C", ""]).kind               # "dir": the shell completes names of folders itself
+complete(["start", "--lo"]).rows        # [("--loadvm", "resume from this saved state ...")]
+complete(["-C", ""]).kind               # "dir": the shell completes folder names itself
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ FILES, FOLDERS = "file", "dir"
 
 
 class Completions:
-    """What a word may become.
+    """The completions of a word.
 
     Args:
-        rows: the words, each with a text on it (perhaps empty).
-        kind: `file` or `dir`, where names of those fit as well; else "".
+        rows: the words, each with a description (or "").
+        kind: `file` or `dir` if names of those fit as well; else "".
     """
 
     __slots__ = ("kind", "rows")
@@ -43,10 +43,10 @@ class Completions:
 
 
 class Surroundings:
-    """The machine that a command line is about, asked only where a word needs it.
+    """The machine that a command line is about, opened only if a word needs it.
 
     Args:
-        here: finds it where the words name none; None = there is none.
+        here: finds it if the words name none; None = there is none.
     """
 
     def __init__(
@@ -58,13 +58,13 @@ class Surroundings:
     def machine(self, common: Mapping[str, str]) -> Machine | None:
         from qvmsh.config import locate
         from qvmsh.errors import QvmError
-        from qvmsh.machine import registry as known
+        from qvmsh.machine import registry
         from qvmsh.machine.machine import Machine
 
         try:
             directory = common.get("directory")
             if "machine" in common:
-                directory = known.find(common["machine"], self.environ)
+                directory = registry.find(common["machine"], self.environ)
             if directory is None and self._here is not None:
                 return self._here()
             return Machine(locate.find(directory, self.environ, os.getcwd()), environ=self.environ)
@@ -72,27 +72,27 @@ class Surroundings:
             return None
 
     def vocabulary(self, vm: Machine) -> Vocabulary | None:
-        from qvmsh.machine.terminal import completion as vocabulary
+        from qvmsh.machine.terminal import completion
 
-        return vocabulary.of(vm)
+        return completion.of(vm)
 
 
 def complete(words: Sequence[str], surroundings: Surroundings | None = None) -> Completions:
-    """What the last of `words` (all that follows `qvm`) may become; nothing where it is unknown."""
+    """The completions of the last of `words` (everything after `qvm`); none if it is unknown."""
     from qvmsh.errors import QvmError, printable
 
     surroundings = surroundings or Surroundings()
     try:
         found = _Line(surroundings).complete(list(words[:-1]), words[-1] if words else "")
-    except (OSError, QvmError, KeyError, ValueError):  # a machine that does not answer offers nothing
+    except (OSError, QvmError, KeyError, ValueError):  # a machine that does not answer has no completions
         return Completions()
-    # names of snapshots and machines come from images and folders of anybody
+    # names of snapshots and machines come from untrusted images and folders
     rows = [(word, printable(text)) for word, text in found.rows if word.isprintable()]
     return Completions(rows, found.kind)
 
 
 class _Line:
-    """One command line on its way: what its words have said so far."""
+    """One command line and the options that its words have set so far."""
 
     def __init__(self, surroundings: Surroundings) -> None:
         self.surroundings = surroundings
@@ -169,7 +169,7 @@ class _Line:
     def _flags(
         self, rows: Sequence[tuple[Any, ...]], given: set[str] | tuple[str, ...], last: str
     ) -> Completions:
-        """Options that may still be given: one flag each, the long one unless a short one is begun."""
+        """Options that may still be given: one flag each, the long one unless a short one was started."""
         excluded = {other for row in rows if row[0] in given for other in row[7]}
         excluded |= {row[0] for row in rows if set(row[7]) & set(given)}
         found: list[Row] = []
@@ -192,7 +192,7 @@ class _Line:
         return self._of_kind(row[6], last)
 
     def _word(self, entry: Entry, before: list[str], last: str) -> Completions:
-        """A word that is no option."""
+        """A word that is not an option."""
         if entry.words == "machines":
             return self._of_kind("machine", last)
         if not entry.positionals:
@@ -250,17 +250,17 @@ class _Line:
         if kind == "archive":
             return Completions(self._archives(), FOLDERS).starting(last)
         if kind == "snapshot":
-            from qvmsh.machine.terminal import completion as vocabulary
+            from qvmsh.machine.terminal import completion
 
             vm = self.surroundings.machine(self.common)
-            return Completions(vocabulary.snapshots(vm) if vm else ()).starting(last)
+            return Completions(completion.snapshots(vm) if vm else ()).starting(last)
         return Completions()
 
     def _machines(self, *, has_folders: bool) -> list[Row]:
-        """The names that mean one known machine, and the folders here that are one."""
-        from qvmsh.machine import registry as known
+        """The names of exactly one known machine, and the machines in the current folder."""
+        from qvmsh.machine import registry
 
-        named = known.machines(self.surroundings.environ).items()
+        named = registry.machines(self.surroundings.environ).items()
         found = {name: directories[0] for name, directories in named if len(directories) == 1}
         try:
             for each in os.scandir(".") if has_folders else ():
@@ -272,27 +272,27 @@ class _Line:
 
     def _labels(self) -> list[Row]:
         """The labels of the known machines (VM_LABELS), with how many have each."""
-        from qvmsh.machine import registry as known
+        from qvmsh.machine import registry
 
         counts: dict[str, int] = {}
-        for directory in known.directories(self.surroundings.environ):
-            for label in known.labels(directory, self.surroundings.environ):
+        for directory in registry.directories(self.surroundings.environ):
+            for label in registry.labels(directory, self.surroundings.environ):
                 counts[label] = counts.get(label, 0) + 1
         return [(label, f"{count} machines" if count > 1 else "") for label, count in sorted(counts.items())]
 
     def _archives(self) -> list[Row]:
-        """The states of the machine's archives that lie on this host, the newest first."""
-        from qvmsh.machine.archive import maintenance as archive_keeping
+        """The states of the machine's archives on this host, the newest first."""
+        from qvmsh.machine.archive import maintenance
 
         vm = self.surroundings.machine(self.common)
         if vm is None or "://" in vm.settings.text("VM_ARCHIVE"):
             return []
-        found = archive_keeping.shelf_of(vm).archives()
+        found = maintenance.shelf_of(vm).archives()
         states = [(f"{each.folder}/{point.stamp}", "") for each in found for point in each.done]
         return [("latest", "the newest state"), *reversed(states)] if states else []
 
     def _variables(self, last: str, *, is_set: bool) -> Completions:
-        """Names of variables, as they are read or (`is_set`) with a `=`; after that, values."""
+        """Names of variables, with a `=` if `is_set`; after a `=`, their values."""
         from qvmsh.config.variables import VARIABLES
 
         name, mark, _ = last.partition("=")
@@ -310,7 +310,7 @@ class _Line:
 
 
 def _verbs(before: Sequence[str], last: str) -> list[Row]:
-    """Verbs that go on so, or other spellings where no verb does; each word once."""
+    """Verbs that continue like this, or else other spellings; each word once."""
     head = "".join(f"{word} " for word in before)
     found: dict[str, str] = {}
     for verb, row in COMMANDS.items():
@@ -323,6 +323,6 @@ def _verbs(before: Sequence[str], last: str) -> list[Row]:
 
 
 def short(text: str, width: int = 70) -> str:
-    """A text that fits beside a word in a menu."""
+    """`text` shortened for a completion menu."""
     line = text.split("\n", 1)[0].replace("\t", " ")
     return line if len(line) <= width else line[: width - 3].rstrip() + "..."

@@ -1,4 +1,4 @@
-"""What bash, zsh and fish read to complete qvm's words; each asks `qvm completion` at every Tab.
+"""The completion scripts for bash, zsh and fish; each calls `qvm completion` at every Tab.
 
 python -m qvmsh.cli.completion_scripts      # rewrites rc/completions, which the wheel installs
 """
@@ -9,7 +9,7 @@ BASH = r"""# bash completion for qvm: source <(qvm completion bash)
 _qvm() {
     local cur=${COMP_WORDS[COMP_CWORD]} rest=$COMP_LINE word last prefix i
     local -a words=() rows=()
-    # bash splits words at = and : as well; qvm is asked with whole ones
+    # bash also splits words at = and :; qvm gets whole words
     for ((i = 0; i <= COMP_CWORD; i++)); do
         word=${COMP_WORDS[i]}
         if ((i == 0)) || [[ $rest == [[:space:]]* ]]; then
@@ -101,7 +101,7 @@ complete -c qvm -f -a '(__qvm_complete)'
 SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 
 FILES = {"bash": "qvm", "zsh": "_qvm", "fish": "qvm.fish"}
-"""By which name each shell looks for the completion of `qvm`."""
+"""The file name that each shell expects for the completion of `qvm`."""
 
 if __name__ == "__main__":
     import os

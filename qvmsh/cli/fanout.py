@@ -1,4 +1,4 @@
-"""One command for several machines, side by side: a process each, their lines as they come.
+"""One command for several machines in parallel: one process each, their lines as they arrive.
 
 A process for each machine keeps Ctrl-C, working directories and failures apart. The exit status
 is that of the first machine named that failed.
@@ -46,7 +46,7 @@ def run(bound: Bound, directories: Sequence[str], io: Io) -> int:
 
 
 def words(bound: Bound, directory: str | None) -> list[str]:
-    """The command line that means what is bound, for the machine in `directory` (None = as the words say)."""
+    """The command line of `bound` for the machine in `directory` (None = as the words say)."""
     found = [] if directory is None else ["-C", directory]
     for name, value in bound.common.items():
         if name == "set":
@@ -60,7 +60,7 @@ def words(bound: Bound, directory: str | None) -> list[str]:
         kind, flag = rows[name][1], rows[name][2][-1]
         if kind in ("yes", "no"):
             found.append(flag)
-        elif kind == "last":  # all that follows its value is a word
+        elif kind == "last":  # everything after its value is a word
             last = [flag, str(value)]
         else:
             found += [
@@ -68,13 +68,13 @@ def words(bound: Bound, directory: str | None) -> list[str]:
                 for each in (value if isinstance(value, tuple) else (value,))
                 for part in (flag, str(each))
             ]
-    if bound.entry.words == "machines" or not bound.words:  # the directory says which machine
+    if bound.entry.words == "machines" or not bound.words:  # the directory names the machine
         return [*found, *last]
     return [*found, *last, *bound.words] if last else [*found, "--", *bound.words]
 
 
 def _relay(children: Sequence[subprocess.Popen[bytes]], io: Io) -> list[str]:
-    """Pass the children's lines on whole; with `--json` their documents are gathered instead."""
+    """Forward the children's complete lines; with `--json` collect their documents instead."""
     chooser = selectors.DefaultSelector()
     rests: dict[Any, bytes] = {}
     documents: dict[int, str] = {}
@@ -103,7 +103,7 @@ def _relay(children: Sequence[subprocess.Popen[bytes]], io: Io) -> list[str]:
                 elif lines:
                     tell(io.stderr, lines, end="")
         except KeyboardInterrupt:
-            continue  # the children have got it too, and end in order
+            continue  # the children get it too, and end cleanly
         except Terminated:
             for child in children:
                 child.terminate()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from qvmsh.cli.parse import COMMON, Entry, shared
-from qvmsh.commands.index import COMMANDS
+import os
+
+from qvmsh.cli.parse import COMMON, Entry, shared, suggestion
+from qvmsh.commands.index import ALIASES, COMMANDS
+from qvmsh.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +35,7 @@ configuration, 3 wrong state or locked, 124 deadline, 125 guest not reached, 130
 
 
 def overview() -> str:
-    """What `qvm --help` shows: the verbs by topic, a line each."""
+    """The text of `qvm --help`: the verbs by topic, one per line."""
     width = max(map(len, COMMANDS)) + 2
     parts = [OPENING]
     for group, title in TOPICS.items():
@@ -40,15 +43,37 @@ def overview() -> str:
         if rows:
             parts.append(f"{title}:\n" + "\n".join(rows) + "\n")
     rows = _table([(flags(row), row[4]) for row in COMMON], width=width + 2)
-    parts.append("Options, before the verb or after it:\n" + "\n".join(rows) + "\n")
+    parts.append("Options, before or after the verb:\n" + "\n".join(rows) + "\n")
     return "\n".join([*parts, CLOSING])
 
 
 def of_family(first: str) -> str:
-    """What `qvm snapshot --help` shows: the verbs that begin with that word, a line each; "" for none."""
+    """The text of `qvm snapshot --help`: the verbs that begin with that word; "" for none."""
     rows = [(verb, row[7]) for verb, row in COMMANDS.items() if verb.startswith(f"{first} ")]
     lines = [f"  {verb:{max(len(verb) for verb, _ in rows) + 2}}{text}" for verb, text in rows]
     return "\n".join([*lines, "", f"`qvm {rows[0][0]} --help` explains one.", ""]) if rows else ""
+
+
+def unknown_command(words: list[str]) -> UsageError:
+    """The error for words that do not begin with a command, with a suggestion."""
+    known = [*COMMANDS, *ALIASES]
+    first = words[0]
+    longer = sorted(verb for verb in COMMANDS if verb.startswith(first + " "))
+    if longer:
+        is_unknown = words[1:] and not words[1].startswith("-")
+        what = f"{first} has no verb {words[1]!r}" if is_unknown else f"{first}: a verb is missing"
+        near = suggestion(words[1], [verb.partition(" ")[2] for verb in longer]) if is_unknown else None
+        if near:
+            return UsageError(what, hint=f"did you mean `qvm {first} {near}`?")
+        return UsageError(what, hint="`qvm " + "`, `qvm ".join(longer) + "`")
+    near = suggestion(first, known)
+    if os.path.isfile(first):
+        hint = f"a script needs a slash in its name: `qvm ./{first}`"
+    elif near:
+        hint = f"did you mean `qvm {near}`?"
+    else:
+        hint = "`qvm --help` lists the verbs"
+    return UsageError(f"unknown command {first!r}", hint=hint)
 
 
 def usage(entry: Entry) -> str:
@@ -63,7 +88,7 @@ def usage(entry: Entry) -> str:
 
 
 def of_command(verb: str) -> str:
-    """What `qvm VERB --help` shows."""
+    """The text of `qvm VERB --help`."""
     entry = Entry(verb)
     module = __import__(f"qvmsh.commands.{entry.module}", fromlist=["_"])
     lines = [usage(entry), ""]

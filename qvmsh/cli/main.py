@@ -10,7 +10,6 @@ import sys
 
 from qvmsh import errors
 from qvmsh.cli import parse
-from qvmsh.commands.index import ALIASES, COMMANDS
 from qvmsh.errors import QvmError, Terminated, UsageError
 from qvmsh.io import QUIET, Io, tell, unwritable
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from qvmsh.machine.machine import Machine
 
 JSON_VERSION = 1
-"""Version of the output of `--json`; it changes when a key goes away or changes its meaning."""
+"""Version of the output of `--json`; it changes when a key is removed or changes its meaning."""
 
 
 def main(argv: Sequence[str] | None = None, call: Call | None = None) -> int:
@@ -35,26 +34,26 @@ def main(argv: Sequence[str] | None = None, call: Call | None = None) -> int:
     call.has_json = "--json" in words
     _catch_sigterm()
     if "QVM_NEWS" in os.environ:
-        from qvmsh.machine import registry as known
+        from qvmsh.machine import registry
 
-        known.take_news(os.environ)
+        registry.take_news(os.environ)
     for stream in (sys.stdout, sys.stderr):  # names of files are printed as they are, UTF-8 or not
         stream.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # a TextIOWrapper
     return call.perform(words)
 
 
 def from_os(error: OSError, machine: str | None = None) -> QvmError:
-    """An error of the operating system in the form of ours."""
+    """An error of the operating system as a `QvmError`."""
     where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-    hint = "make room on that disk, then try again" if error.errno == 28 else None
+    hint = "free some space on that disk, then try again" if error.errno == 28 else None
     if error.errno in (1, 13):
-        hint = "ask as the user whom it belongs to; `qvm doctor` shows whose it is"
+        hint = "run this as the file's owner; `qvm doctor` shows who that is"
     elif error.errno == 30:
         from qvmsh.host import files
 
         hint = files.READ_ONLY_HINT
     elif where and error.errno in (21, 22, 27, 40):  # a folder, a pipe, too large, a link
-        hint = "something else than qvm's own file is there: move it away; `qvm doctor` checks the machine"
+        hint = "this is not a file of qvm's own: move it away; `qvm doctor` checks the machine"
     return QvmError(f"{where}{error.strerror or error}", machine=machine, hint=hint)
 
 
@@ -73,7 +72,7 @@ def _catch_sigterm() -> None:
 BY_ROOT = frozenset({
     "allow", "config", "config edit", "dryrun", "env", "init", "logs", "serial", "status", "stderr", "stdout",
 })  # fmt: skip
-"""What root does by itself in a directory of root's, also where VM_MACHINE_OWNER is another account."""
+"""What root does itself in a directory that root owns, even if VM_MACHINE_OWNER is another account."""
 
 
 class Call:
@@ -86,7 +85,7 @@ class Call:
         self.machine_name: str | None = None
 
     def perform(self, words: list[str]) -> int:
-        """Run one command line; a failure is told to the user and becomes the exit status."""
+        """Run one command line; a failure is reported and becomes the exit status."""
         try:
             status = self.run(words)
             self.io.stdout.flush()
@@ -119,14 +118,14 @@ class Call:
             rest = ["sh", "--", *rest]
         found = parse.verb_of(rest)
         if found is None:
-            if rest[1:] and {"-h", "--help"}.issuperset(rest[1:]):
-                from qvmsh.cli import help as texts
+            from qvmsh.cli import help as texts
 
+            if rest[1:] and {"-h", "--help"}.issuperset(rest[1:]):
                 shown = texts.of_family(rest[0])
                 self.io.write(shown)
                 if shown:
                     return errors.EXIT_OK
-            raise _unknown(rest)
+            raise texts.unknown_command(rest)
         self.verb, count = found
         bound = parse.bind(self.verb, rest[count:])
         for name, value in common.items():
@@ -149,7 +148,7 @@ class Call:
         self.io = self.new_io(level=level, debug=bool(common.get("debug")), json=self.has_json)
 
     def new_io(self, *, level: int, debug: bool, json: bool) -> Io:
-        """How the command talks to whoever called it."""
+        """The command's streams and terminal."""
         return Io(level=level, debug=debug, json=json, capture=json)
 
     def _without_verb(self, words: list[str]) -> int:
@@ -157,8 +156,8 @@ class Call:
 
         if words and not {"-h", "--help"} & set(words):
             raise UsageError(
-                "which command? There are only options",
-                hint="`qvm --help` lists the commands; `qvm --version`",
+                "a command is missing",
+                hint="`qvm --help` lists the commands",
             )
         self.io.write(texts.overview())
         return errors.EXIT_OK
@@ -169,13 +168,13 @@ class Call:
             from qvmsh.machine import owner
 
             owner.leave_foreign_home(os.environ)
-        _require_one_machine(bound)
+        parse.require_one_machine(bound)
         _place_new_machine(bound)
         labels = bound.common.pop("label", ())
         if entry.words == "machines" and (bound.words or labels):
             targets = self._labelled(labels) if labels else [self._named(word) for word in bound.words]
             if len(targets) > 1 and entry.terminal:
-                raise UsageError(f"{self.verb}: one machine at a time", hint="a terminal for each")
+                raise UsageError(f"{self.verb}: takes one machine", hint="use a terminal for each machine")
             if len(targets) > 1:
                 from qvmsh.cli import fanout
 
@@ -215,10 +214,10 @@ class Call:
         common = bound.common
         directory = common.get("directory")
         if common.get("machine") is not None:
-            from qvmsh.machine import registry as known
+            from qvmsh.machine import registry
 
-            directory = known.find(common["machine"], os.environ)
-        overrides = [_assignment(word) for word in common.get("set", ())]
+            directory = registry.find(common["machine"], os.environ)
+        overrides = [parse.assignment(word) for word in common.get("set", ())]
         is_optional = bound.entry.machine == "optional"
         if directory is None:
             return self.machine_here(overrides, is_optional=is_optional)
@@ -226,9 +225,9 @@ class Call:
         return Machine(locate.find(directory, os.environ, here), io=self.io, overrides=overrides)
 
     def as_owner(self, bound: Bound) -> int | None:
-        """Carry the command out as the account whose machine it is, where root calls; its exit status.
+        """Run root's command as the machine's owner and return its exit status.
 
-        None where root does it itself.
+        None if root runs it itself.
         """
         account, directory = self.owner_of(bound)
         if account is None:
@@ -239,9 +238,10 @@ class Call:
         return as_owner.carry_out(bound, account, directory)
 
     def owner_of(self, bound: Bound) -> tuple[Account | None, str | None]:
-        """Whose rights root's command must have, and the machine's directory; None: root's own, no machine.
+        """The account that root's command must run as, and the machine's directory.
 
-        A machine that root has made for VM_MACHINE_OWNER becomes that account's.
+        None: root itself, no machine. A machine that root has created for VM_MACHINE_OWNER becomes
+        that account's.
         """
         from qvmsh.machine import owner
 
@@ -252,7 +252,7 @@ class Call:
             account = account or owner.above(place, os.environ)
         if account is None and directory is not None and entry.verb not in BY_ROOT:
             vm = self._machine(bound)
-            vm = vm.with_io(QUIET) if vm else None  # what is to be warned of the command itself warns of
+            vm = vm.with_io(QUIET) if vm else None  # the command itself prints the warnings
             account = owner.named(vm.loaded, vm.directory) if vm else None
             if vm and account and not account.obstacle(directory):
                 from qvmsh.machine import handover
@@ -261,14 +261,14 @@ class Call:
         return account, directory
 
     def _directory(self, bound: Bound) -> str | None:
-        """The machine's directory; None where there is none and none is needed. Nothing in it is read."""
+        """The machine's directory; None if there is none and none is needed. Nothing in it is read."""
         from qvmsh.config import locate
 
         directory = bound.common.get("directory")
         if bound.common.get("machine") is not None:
-            from qvmsh.machine import registry as known
+            from qvmsh.machine import registry
 
-            directory = known.find(bound.common["machine"], os.environ)
+            directory = registry.find(bound.common["machine"], os.environ)
         here = "/" if directory is not None and os.path.isabs(directory) else _current_folder()
         try:
             return locate.find(directory, os.environ, here)
@@ -278,7 +278,7 @@ class Call:
             raise
 
     def machine_here(self, overrides: Sequence[tuple[str, str]], *, is_optional: bool) -> Machine | None:
-        """The machine that is meant where the words name none."""
+        """The machine if the words name none."""
         from qvmsh.config import locate
         from qvmsh.machine.machine import Machine
 
@@ -291,16 +291,16 @@ class Call:
         return Machine(found, io=self.io, overrides=overrides)
 
     def _named(self, word: str) -> str:
-        """The directory that a word on the command line means."""
-        from qvmsh.machine import registry as known
+        """The directory of the machine that a word names."""
+        from qvmsh.machine import registry
 
-        return known.resolve(word, os.environ)
+        return registry.resolve(word, os.environ)
 
     def _labelled(self, labels: Sequence[str]) -> list[str]:
         """The directories of the known machines that have all of these labels."""
-        from qvmsh.machine import registry as known
+        from qvmsh.machine import registry
 
-        return known.labelled(labels, os.environ)
+        return registry.labelled(labels, os.environ)
 
     def render(self, result: Any) -> int:
         """Print a command's result and return its exit status."""
@@ -317,7 +317,7 @@ class Call:
         return int(status)
 
     def spoken(self, result: object) -> str:
-        """A result as a person reads it who typed the command here."""
+        """A result as it is printed for the person who typed the command."""
         return str(result)
 
     def _print_json(self, value: dict[str, Any]) -> None:
@@ -326,7 +326,7 @@ class Call:
         self.io.write(dumps({"version": JSON_VERSION, "command": self.verb, **value}) + "\n")
 
     def failed(self, error: QvmError) -> int:
-        """Tell the user of a failure and return its exit status."""
+        """Report a failure and return its exit status."""
         if self.io.debug:
             import traceback
 
@@ -350,7 +350,7 @@ class Call:
         return None
 
     def without_reader(self) -> int:
-        """The reader of standard output has gone: there is nothing more to say."""
+        """The reader of standard output is gone: there is nothing more to print."""
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return errors.EXIT_FAILED
 
@@ -359,35 +359,10 @@ class Call:
 
         tell(
             self.io.stderr,
-            traceback.format_exc() + "qvm: this is a bug in qvm, not in what you did\n"
+            traceback.format_exc() + "qvm: this is a bug in qvm\n"
             "hint: please report it, with the lines above and the output of `qvm doctor`",
         )
         return errors.EXIT_FAILED
-
-
-def _require_one_machine(bound: Bound) -> None:
-    """Refuse two ways of naming the machine at once, and an empty one: a wrong guess could kill.
-
-    Raises:
-        UsageError: it is not clear which machine is meant.
-    """
-    common, verb = bound.common, bound.entry.verb
-    for name, flag in (("directory", "-C"), ("machine", "-M")):
-        if common.get(name) == "":
-            raise UsageError(f"{verb}: {flag} names no machine: it is empty")
-        if common.get(name) is not None and bound.entry.words == "machines" and bound.words:
-            raise UsageError(
-                f"{verb}: which machine: {flag} {common[name]}, or {' '.join(bound.words)}?",
-                hint=f"leave {flag} out, or the words",
-            )
-    named = " ".join(bound.words) or common.get("directory") or common.get("machine")
-    if common.get("label") and named is not None and named != "":
-        raise UsageError(
-            f"{verb}: which machines: {named}, or those labelled {' '.join(common['label'])}?",
-            hint="leave --label out, or the name",
-        )
-    if common.get("directory") is not None and common.get("machine") is not None:
-        raise UsageError(f"{verb}: -C and -M exclude each other")
 
 
 def _find_by_script(bound: Bound) -> None:
@@ -405,7 +380,7 @@ def _find_by_script(bound: Bound) -> None:
 
 
 def _place_new_machine(bound: Bound) -> None:
-    """With `-C DIR`, `create` makes its machine there; other options of a machine mean nothing without one.
+    """With `-C DIR`, `create` creates its machine there; refuse other options that name a machine.
 
     Raises:
         UsageError: there are such options.
@@ -416,11 +391,11 @@ def _place_new_machine(bound: Bound) -> None:
         bound.words[0] = os.path.join(bound.common.pop("directory", None) or "", bound.words[0])
     for name, flag in (("directory", "-C"), ("machine", "-M"), ("set", "--set")):
         if bound.common.get(name):
-            raise UsageError(f"{bound.entry.verb}: {flag} has no meaning: this is about no machine")
+            raise UsageError(f"{bound.entry.verb}: unexpected {flag}: the command is not about a machine")
 
 
 def _places(bound: Bound) -> list[str]:
-    """The places besides the machine that a command's words name, to read from or to make a machine in."""
+    """Other paths that a command's words name, to read from or to create a machine in."""
     verb = bound.entry.verb
     if verb not in ("create", "restore") and not (verb == "config" and bound.options.get("check")):
         return []
@@ -433,13 +408,13 @@ def _current_folder() -> str:
     try:
         return os.getcwd()
     except FileNotFoundError:
-        raise QvmError("the current directory is gone", hint="`cd` to one that is there") from None
+        raise QvmError("the current directory is gone", hint="`cd` to an existing one") from None
 
 
 def _open_standard_streams() -> None:
-    """Give closed standard streams /dev/null, or QEMU's sockets would take their numbers.
+    """Open closed standard streams on /dev/null, or QEMU's sockets would get their numbers.
 
-    What is written to a closed standard output is an error, as it is of any program.
+    Writing to a closed standard output is an error, as for any program.
     """
     for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
@@ -449,31 +424,3 @@ def _open_standard_streams() -> None:
             os.set_inheritable(os.open(os.devnull, flags), True)  # the lowest free number: fd
         if getattr(sys, name) is None:
             setattr(sys, name, open(fd, mode, closefd=False))
-
-
-def _assignment(word: str) -> tuple[str, str]:
-    name, mark, value = word.partition("=")
-    if not mark or not name:
-        raise UsageError(f"--set {word}: must be NAME=VALUE")
-    return name, value
-
-
-def _unknown(words: list[str]) -> UsageError:
-    known = [*COMMANDS, *ALIASES]
-    first = words[0]
-    longer = sorted(verb for verb in COMMANDS if verb.startswith(first + " "))
-    if longer:
-        is_unknown = words[1:] and not words[1].startswith("-")
-        what = f"{words[1]!r} is no verb of {first}" if is_unknown else f"{first}: which one?"
-        near = parse.suggestion(words[1], [verb.partition(" ")[2] for verb in longer]) if is_unknown else None
-        if near:
-            return UsageError(what, hint=f"did you mean `qvm {first} {near}`?")
-        return UsageError(what, hint="`qvm " + "`, `qvm ".join(longer) + "`")
-    near = parse.suggestion(first, known)
-    if os.path.isfile(first):
-        hint = f"a script is named with a slash: `qvm ./{first}`"
-    elif near:
-        hint = f"did you mean `qvm {near}`?"
-    else:
-        hint = "`qvm --help` lists the verbs"
-    return UsageError(f"unknown command {first!r}", hint=hint)

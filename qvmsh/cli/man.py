@@ -1,6 +1,6 @@
 """The man page, from the table of commands and their docstrings.
 
-    python -m qvmsh.cli.man          # writes rc/man/qvm.1; tests/unit/cli/test_man.py holds it true
+    python -m qvmsh.cli.man          # writes rc/man/qvm.1; tests/unit/cli/test_man.py checks it
     man -l rc/man/qvm.1
 
 Source: man(7), groff_man(7).
@@ -29,14 +29,14 @@ SYNOPSIS = (
 )
 
 DESCRIPTION = """\
-A directory with a `.vmrc` is a virtual machine, and qvm is its shell. Every command below is reached in
+A directory with a `.vmrc` is a virtual machine, and qvm is its shell. Every command below works in
 several ways, with the same names, arguments, results and errors: as `qvm VERB`; as a word and as a
-Python function in `qvm sh`; in a script with `#!/usr/bin/env qvm` in its first line; and as a method of
+Python function in `qvm sh`; in a script whose first line is `#!/usr/bin/env qvm`; and as a method of
 `qvmsh.Machine` in any Python program.
 
 The machine is the one in the directory after -C, the known one after -M, else in `$VM_HOME`, else in the
-current directory; never in one above it. Commands that take machines as words take any number: a word
-with a `/` or a `.` is a directory; any other is the machine in `./WORD` if there is one, else the known
+current directory; parent directories are not searched. Commands with [MACHINE ...] take any number: a word
+with a `/` or a `.` is a directory; any other word is the machine in `./WORD` if there is one, else the known
 machine of that name (VM_MACHINE_NAME). If several known machines have the name, nothing is done and their
 directories are listed. A script is a file with a `/` in its name."""
 
@@ -46,31 +46,31 @@ EXIT = (
     ("2", "usage or configuration"),
     ("3", "wrong state, or locked by another command"),
     ("124", "the deadline passed"),
-    ("125", "the guest was not reached (`ssh`, whose status is else that of the guest's command)"),
+    ("125", "the guest was not reached (`ssh`; otherwise its status is that of the guest's command)"),
     ("130", "Ctrl-C"),
     ("143", "SIGTERM"),
 )
 
 FILES = (
-    (".vmrc", "the machine's configuration: assignments as in a POSIX shell; read, never executed"),
+    (".vmrc", "the machine's configuration: shell assignments; read, never executed"),
     ("NAME-seed, NAME-base, NAME-backing", "pristine image, its copy, and the overlay that is written to"),
-    (".qvm/", "what must last: identity, known hosts, logs, the pid file that a running QEMU locks"),
+    (".qvm/", "persistent state: identity, known hosts, logs, the pid file that a running QEMU locks"),
     ("$XDG_RUNTIME_DIR/qvm/", "sockets of running machines"),
-    ("~/.config/qvm/vmrc, /etc/qvm/vmrc", "configuration for all machines of a user, of the host"),
+    ("~/.config/qvm/vmrc, /etc/qvm/vmrc", "configuration for all machines of a user, or of the host"),
     ("~/.local/share/qvm/", "the list of known machines, the shell's history"),
-    ("PREFIX/share/doc/qvm/", "README.md, guides in docs/, example scripts; rc/vmrc to begin with"),
+    ("PREFIX/share/doc/qvm/", "README.md, guides in docs/, example scripts; rc/vmrc to start from"),
 )
 
 ENVIRONMENT = (
-    ("VM_HOME", "the machine's directory, where no -C or -M names one"),
-    ("VM_...", "any variable of the configuration; a file is stronger (`qvm config --explain`)"),
+    ("VM_HOME", "the machine's directory if neither -C nor -M is given"),
+    ("VM_...", "any variable of the configuration; files override it (`qvm config --explain`)"),
 )
 
 EXAMPLES = (
-    ("qvm create demo && cd demo && qvm start", "make a machine on the built-in guest and start it"),
+    ("qvm create demo && cd demo && qvm start", "create a machine from the built-in image and start it"),
     ("qvm ssh uname -a", "run a command in the guest"),
-    ("qvm stop --savevm ready; qvm start --loadvm ready", "save the whole state; go on from there"),
-    ("qvm sh", "live in the machine's shell"),
+    ("qvm stop --savevm ready; qvm start --loadvm ready", "save the whole state; resume from there"),
+    ("qvm sh", "open the machine's shell"),
     ("source <(qvm completion bash)", "complete qvm's words in bash"),
 )
 
@@ -140,12 +140,12 @@ def _paragraphs(lines: Iterable[str], *, is_indented: bool = False) -> list[str]
 
 
 def _text(line: str) -> str:
-    """A line of prose; what stands in backquotes is bold."""
+    """A line of prose; text in backquotes is bold."""
     return re.sub(r"`([^`]*)`", r"\\fB\1\\fR", _plain(line))
 
 
 def _plain(line: str) -> str:
-    """Characters that troff would take for its own, as themselves."""
+    """`line` with the characters escaped that troff would interpret."""
     line = line.replace("\\", r"\(rs").replace("-", r"\-").replace("'", r"\(aq").replace("^", r"\(ha")
     line = line.replace("~", r"\(ti")
     return rf"\&{line}" if line.startswith(".") else line

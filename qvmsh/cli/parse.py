@@ -15,40 +15,23 @@ if TYPE_CHECKING:
 
 COMMON = (
     ("directory", "text", ("-C",), "DIR", "the machine in DIR, as after `cd DIR`", (), "dir", (), None),
+    ("machine", "text", ("-M",), "NAME", "the machine that `qvm list` shows as NAME", (), "known", (), None),
     (
-        "machine",
-        "text",
-        ("-M",),
-        "NAME",
-        "the machine that `qvm list` shows as NAME, from anywhere",
-        (),
-        "known",
-        (),
-        None,
-    ),
-    (
-        "set",
-        "list",
-        ("--set",),
-        "NAME=VALUE",
-        "a variable for this command alone, stronger than every file",
-        (),
-        "assignment",
-        (),
-        (),
+        "set", "list", ("--set",), "NAME=VALUE",
+        "set a variable for this command only; overrides every file", (), "assignment", (), (),
     ),
     ("json", "yes", ("--json",), "", "print the result as JSON", (), None, (), False),
-    ("verbose", "yes", ("-v", "--verbose"), "", "say what is being done", (), None, (), False),
-    ("silent", "yes", ("-q", "--quiet"), "", "say only errors and results", (), None, (), False),
-    ("debug", "yes", ("--debug",), "", "tracebacks, programs run, the wire log", (), None, (), False),
+    ("verbose", "yes", ("-v", "--verbose"), "", "print what is being done", (), None, (), False),
+    ("silent", "yes", ("-q", "--quiet"), "", "print only errors and results", (), None, (), False),
+    ("debug", "yes", ("--debug",), "", "print tracebacks, programs run, the wire log", (), None, (), False),
     ("help", "yes", ("-h", "--help"), "", "show this help", (), None, (), False),
-)
+)  # fmt: skip
 """The options that every command takes, in the form of the index."""
 
 MACHINES = (
     (
         "label", "list", ("--label",), "LABEL",
-        "the known machines with this label (VM_LABELS); given several times, with all of them",
+        "the known machines with this label (VM_LABELS); several labels must all match",
         (), "label", (), (),
     ),
 )  # fmt: skip
@@ -75,7 +58,7 @@ class Entry:
 
 
 class Bound:
-    """What a command line says: options and words for the function, and the common options."""
+    """A parsed command line: options and words for the function, and the common options."""
 
     __slots__ = ("common", "entry", "options", "words")
 
@@ -87,7 +70,7 @@ class Bound:
 
 
 def verb_of(words: Sequence[str]) -> tuple[str, int] | None:
-    """The verb that `words` begin with and how many words it has; None if it is none."""
+    """The verb that `words` begin with and how many words it has; None if there is none."""
     for count in (2, 1):
         name = " ".join(words[:count])
         name = ALIASES.get(name, name)
@@ -97,10 +80,10 @@ def verb_of(words: Sequence[str]) -> tuple[str, int] | None:
 
 
 def suggestion(word: str, known: Iterable[str]) -> str | None:
-    """The known word that `word` was probably meant to be."""
+    """The known word that `word` is probably a misspelling of."""
     import difflib
 
-    bare = {each.lstrip("-"): each for each in known}  # two dashes in common are no likeness
+    bare = {each.lstrip("-"): each for each in known}  # common dashes do not count
     near = difflib.get_close_matches(word.lstrip("-"), list(bare), 1, 0.6)
     return bare[near[0]] if near else None
 
@@ -148,7 +131,7 @@ def _options(
     """Take the options out of `words` and return the other words.
 
     For `rest` the first word ends the options. For `qemu` so does an option with one dash that is
-    not ours: it is QEMU's (`qvm run -b -device e1000`).
+    not one of qvm's: it is QEMU's (`qvm run -b -device e1000`).
     """
     rest: list[str] = []
     while words:
@@ -248,11 +231,43 @@ def _count(entry: Entry, bound: Bound) -> None:
     if len(bound.words) < len(required):
         missing = required[len(bound.words)].upper()
         raise UsageError(
-            f"{entry.verb}: {missing} is missing", hint=f"`qvm {entry.verb} --help` shows how it is called"
+            f"{entry.verb}: {missing} is missing", hint=f"`qvm {entry.verb} --help` shows the usage"
         )
     if not takes_rest and len(bound.words) > len(entry.positionals):
         extra = bound.words[len(entry.positionals)]
         raise UsageError(
-            f"{entry.verb}: unexpected word {extra!r}",
-            hint=f"`qvm {entry.verb} --help` shows how it is called",
+            f"{entry.verb}: unexpected argument {extra!r}", hint=f"`qvm {entry.verb} --help` shows the usage"
         )
+
+
+def require_one_machine(bound: Bound) -> None:
+    """Refuse two machines at once, and an empty name: a wrong guess could kill the wrong one.
+
+    Raises:
+        UsageError: the machine is ambiguous.
+    """
+    common, verb = bound.common, bound.entry.verb
+    for name, flag in (("directory", "-C"), ("machine", "-M")):
+        if common.get(name) == "":
+            raise UsageError(f"{verb}: {flag} is empty: which machine?")
+        if common.get(name) is not None and bound.entry.words == "machines" and bound.words:
+            raise UsageError(
+                f"{verb}: which machine: {flag} {common[name]}, or {' '.join(bound.words)}?",
+                hint=f"leave out {flag} or the words",
+            )
+    named = " ".join(bound.words) or common.get("directory") or common.get("machine")
+    if common.get("label") and named is not None and named != "":
+        raise UsageError(
+            f"{verb}: which machines: {named}, or those labelled {' '.join(common['label'])}?",
+            hint="leave out --label or the name",
+        )
+    if common.get("directory") is not None and common.get("machine") is not None:
+        raise UsageError(f"{verb}: -C and -M exclude each other")
+
+
+def assignment(word: str) -> tuple[str, str]:
+    """Name and value of a `--set`."""
+    name, mark, value = word.partition("=")
+    if not mark or not name:
+        raise UsageError(f"--set {word}: must be NAME=VALUE")
+    return name, value

@@ -1,4 +1,4 @@
-"""How a command says what it is: the decorator, and the marks on its parameters.
+"""How a command is declared: the decorator, and the marks on its parameters.
 
     @command(group="daily", words="machines")
     def start(vm: Machine, *, loadvm: Annotated[str | None, Opt("-l", metavar="NAME")] = None) -> Started:
@@ -28,14 +28,14 @@ class Opt:
     """Marks a parameter: `Annotated[str | None, Opt("-l", "--loadvm", metavar="NAME")]`.
 
     Args:
-        flags: short flag and further spellings; `--name-of-the-parameter` is always one.
-        metavar: the word that stands for the value in the help.
+        flags: short flag and other spellings; `--name-of-the-parameter` is always one.
+        metavar: the placeholder for the value in the help.
         complete: what completes the value: `file`, `dir`, `snapshot`, `archive`, `image`, `builtin`,
             `machine`, `variable`, `hmp`, `qmp`, `script`, `disk`.
         choices: the only values allowed.
         excludes: names of parameters that cannot be given together with this one.
-        is_last: the words after its value are not options of ours (`sh -c CODE --b`).
-        is_python: only callers in Python have it; the command line has its own ways.
+        is_last: the words after its value are not options of qvm (`sh -c CODE --b`).
+        is_python: only callers in Python have it, not the command line.
     """
 
     __slots__ = ("choices", "complete", "excludes", "flags", "is_last", "is_python", "metavar")
@@ -73,12 +73,12 @@ def command(
         group: topic in the help: `daily`, `guest`, `images`, `configuration`, `shell`, `monitor`.
         words: what the words of the command line are: `own` (bound to the function's positional
             parameters), `machines` (any number of machines, the command runs once for each), or
-            `rest` (as `own`, but the first word ends the options, so that all that follows it
-            goes untouched to `*words`), or `qemu` (as `rest`, and an option with one dash that is
-            not ours ends the options too: it is QEMU's).
-        terminal: the command owns the terminal (stdin, Ctrl-C, job control are its own).
+            `rest` (as `own`, but the first word ends the options, so that everything after it
+            goes unchanged to `*words`), or `qemu` (as `rest`, and an option with one dash that is
+            not one of qvm's ends the options too: it is QEMU's).
+        terminal: the command owns the terminal (stdin, Ctrl-C, job control).
         name: the verb, if it differs from the function's name (`img build`).
-        aliases: other verbs that mean the same.
+        aliases: other verbs with the same meaning.
     """
 
     def mark(function: F) -> F:

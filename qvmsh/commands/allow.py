@@ -1,4 +1,4 @@
-"""`qvm allow`: accept what the machine's directory would run."""
+"""`qvm allow`: accept the files that decide what the machine runs."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 @command(group="configuration")
 def allow(vm: Machine) -> Allowed:
-    """Accept what the machine's directory would run: .vmrc and .qvmrc.xsh.
+    """Accept the files that decide what runs: .vmrc and .qvmrc.xsh.
 
-    In a directory that belongs to somebody else, or with such a `.vmrc` (or a file that VM_INCLUDE
-    names), nothing starts before you have accepted it. Commands that only look run no program of
-    VM_QEMU_BIN, VM_QEMU_IMG or VM_SSH_OPTIONS before that, not even in a directory of your own, unless
-    you have started the machine as it is. The shell loads a `.qvmrc.xsh` only if it was accepted. Root
-    does not even read a `.vmrc` that another account owns or can write. After a change a file must be
-    accepted again. Look at it first: it decides what runs in your name.
+    If the directory, the `.vmrc` or a file that VM_INCLUDE names belongs to another account, nothing
+    starts before you accept it. Until you accept the files or start the machine with them, commands
+    that only look run no program of VM_QEMU_BIN, VM_QEMU_IMG or VM_SSH_OPTIONS, even in your own
+    directory. The shell loads a `.qvmrc.xsh` only if it was accepted. Root does not even read a
+    `.vmrc` that another account owns or can write. A changed file must be accepted again. Read it
+    first: it decides what runs with your rights.
     """
     from qvmsh.machine.settings import commands as configuration
 

@@ -1,4 +1,4 @@
-"""`qvm archive`: the whole machine into an archive, while its guest works; list, verify, delete archives."""
+"""`qvm archive`: archive the whole machine while its guest runs; list, verify, delete archives."""
 
 from __future__ import annotations
 
@@ -44,62 +44,61 @@ def archive(
 ) -> Archived | ArchiveList | Verified | Deleted:
     """Archive the whole machine: all disks, their snapshots, its settings.
 
-    A machine that runs goes on working: its file systems are frozen for a moment, by the guest
-    agent (without one the state is "crash-consistent"), and the copy is made while it runs. Where
-    there is no archive of the present base yet, base and overlay are archived as a pair; later
-    calls add the present state of the overlay, or only what has changed since the state before.
-    Archives lie in VM_ARCHIVE, else in the machine's directory, in the layout of `vm`. What is left out
-    (large files that the guest only reads, devices of the host, shared folders) is named each time.
+    A running machine keeps running: the guest agent freezes its file systems for a moment (without
+    an agent the state is "crash-consistent"), and the copy is made while it runs. The first archive
+    of a base holds base and overlay as a pair; later calls add the current state of the overlay, or
+    only what has changed since the previous state. Archives are stored in VM_ARCHIVE, else in the
+    machine's directory, in the layout of `vm`. What is left out (large read-only files, devices of
+    the host, shared folders) is listed each time.
 
     Args:
-        state: with --verify or --delete, the archive, or one state of it (--verify: the newest one).
+        state: with --verify or --delete, the archive or one of its states (--verify: the newest one).
         create: with the machine off, commit the overlay into the base first, and begin a new archive.
-            An overlay with snapshots is not committed: the commit would falsify them.
-        savevm: put a snapshot with the guest's memory into the archived state; it stays in the machine,
-            and takes the place of one that has this name.
+            An overlay with snapshots is not committed: the commit would corrupt them.
+        savevm: put a snapshot with the guest's memory into the archived state; the machine keeps it,
+            and a snapshot of the same name is replaced.
         delvm: remove this snapshot from the copy; the machine keeps it.
         compress: compress the copy: xz, gzip, bzip2, lz4, zstd.
         compress_base: with --compress, the base too.
         drop_snapshots: with --create, commit an overlay that has snapshots; they are lost.
-        full: copy everything, even where what has changed is known.
+        full: copy everything, even if the changes are known.
         keep: then remove all but the newest N states; never the last good one.
-        keep_days: then remove states that are older; never the last good one.
+        keep_days: then remove older states; never the last good one.
         list: list the archived states.
-        verify: read everything back: checksums, and what `qemu-img check` says.
+        verify: read everything back: checksums and `qemu-img check`.
         boot: with --verify, start the archived state, disposable, and wait until it is ready.
-        delete: remove the archive, or the one state of it; never the last good one.
+        delete: remove the archive, or one of its states; never the last good one.
 
     Raises:
-        StateError: it cannot be archived in this state, or the state must stay; it is as it was.
-        QvmError: the disk is full, or a copy failed; the machine and the archives are as they were.
+        StateError: it cannot be archived in this state, or the state must be kept. Nothing changed.
+        QvmError: the disk is full, or a copy failed. The machine and the archives did not change.
         ImageError: --verify found damage.
     """
-    from qvmsh.machine.archive import archive as archiving
-    from qvmsh.machine.archive import maintenance as archive_keeping
-    from qvmsh.machine.archive import writer as archive_writer
+    from qvmsh.machine.archive import archive, maintenance, writer
 
     if boot and not verify:
-        raise UsageError("archive: --boot belongs to --verify")
+        raise UsageError("archive: --boot requires --verify")
     if state is not None and not verify and not delete:
         raise UsageError(
-            f"archive: {state!r} is too much", hint="only --verify and --delete take the name of an archive"
+            f"archive: unexpected argument {state!r}",
+            hint="only --verify and --delete take the name of an archive",
         )
     if list:
-        shelf = archive_keeping.shelf_of(vm)
+        shelf = maintenance.shelf_of(vm)
         found = shelf.archives()
-        archive_keeping.warn_of_unreadable(vm, shelf)
+        maintenance.warn_of_unreadable(vm, shelf)
         return ArchiveList(vm.name, shelf.store.shown, found, [error.what for error in shelf.unreadable])
     if verify:
         from qvmsh.machine.restore import verify as verifying
 
         return verifying.verify(vm, state, is_booting=boot)
     if delete:
-        from qvmsh.machine.archive import removal as archive_removal
+        from qvmsh.machine.archive import removal
 
         if state is None:
-            raise UsageError("archive: --delete needs a state", hint="`qvm archive --list` shows them")
-        return archive_removal.delete(vm, state)
-    wish = archive_writer.Wish(
+            raise UsageError("archive: --delete needs a state", hint="`qvm archive --list` lists them")
+        return removal.delete(vm, state)
+    wish = writer.Wish(
         is_create=create,
         savevm=savevm or "",
         delvm=delvm or "",
@@ -110,4 +109,4 @@ def archive(
         keep=keep,
         keep_days=keep_days,
     )
-    return archiving.archive(vm, wish)
+    return archive.archive(vm, wish)

@@ -1,9 +1,9 @@
-"""`qvm cmd`: one command for QEMU's monitor (one-shot path)."""
+"""`qvm cmd`: send one command to QEMU's monitor (one-shot path)."""
 
 from __future__ import annotations
 
 from qvmsh.commands._define import command
-from qvmsh.machine.monitor import hmp as monitor
+from qvmsh.machine.monitor import hmp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 def cmd(vm: Machine, *line: Annotated[str, Opt(complete="hmp")]) -> str:
     """Send one line to QEMU's human monitor (HMP) and print the answer.
 
-    All words after the verb are one command: `qvm cmd info block -v`. `qvm cmd help` lists them.
+    All words after the verb are one command: `qvm cmd info block -v`. `qvm cmd help` lists the commands.
 
     Args:
         line: the monitor command.
 
     Raises:
-        QmpError: QEMU says that the command failed.
+        QmpError: the command failed in QEMU.
     """
-    return monitor.human_command(vm, " ".join(line))
+    return hmp.human_command(vm, " ".join(line))

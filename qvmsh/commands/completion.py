@@ -1,4 +1,4 @@
-"""`qvm completion`: the words of a command line, completed by bash, zsh and fish."""
+"""`qvm completion`: complete command lines in bash, zsh and fish."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 
 @command(group="shell", words="rest")
 def completion(shell: Annotated[str, Opt(choices=("bash", "zsh", "fish"))], *words: str) -> str:
-    """Print what a shell has to read to complete qvm's words, options and values.
+    """Print the completion script for a shell.
 
     For bash: `source <(qvm completion bash)` in ~/.bashrc. For zsh: `source <(qvm completion zsh)`
     in ~/.zshrc, after `compinit`. For fish: `qvm completion fish | source` in
-    ~/.config/fish/config.fish. The script asks qvm itself at each Tab, with the words typed so
-    far: `qvm completion bash -- qvm start --l` prints what the last one may become.
+    ~/.config/fish/config.fish. The script calls qvm at each Tab with the words typed so far:
+    `qvm completion bash -- qvm start --l` prints the completions of the last word.
 
     Args:
         shell: bash, zsh or fish.
-        words: `--`, then a command line; its last word is completed, instead of printing the script.
+        words: `--`, then a command line: print the completions of its last word instead.
 
     Raises:
-        UsageError: it is another shell.
+        UsageError: the shell is not supported.
     """
-    from qvmsh.cli import complete, completion_scripts  # the one import that goes up, as in `sh`
+    from qvmsh.cli import complete, completion_scripts  # the one upward import, as in `sh`
 
     if shell not in completion_scripts.SCRIPTS:
         known = ", ".join(completion_scripts.SCRIPTS)

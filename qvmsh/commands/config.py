@@ -1,4 +1,4 @@
-"""`qvm config`: show, explain, judge, change and edit the configuration."""
+"""`qvm config`: show, explain, check, change and edit the configuration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from qvmsh.commands._define import Opt
     from qvmsh.io import Io
     from qvmsh.machine.machine import Machine
-    from qvmsh.machine.settings.commands import Changed, Judgement, Judgements, Values
+    from qvmsh.machine.settings.commands import Changed, CheckResult, CheckResults, Values
     from qvmsh.machine.settings.editor import Edited
 
 
@@ -23,23 +23,23 @@ def config(
     *assignments: Annotated[str, Opt(complete="variable")],
     explain: Annotated[bool, Opt("-e", excludes=("check",))] = False,
     check: bool = False,
-) -> Values | Judgement | Judgements | Changed:
+) -> Values | CheckResult | CheckResults | Changed:
     """Show the configuration, or change it.
 
-    Without words it shows every value, as lines that can be read back. `NAME` prints one value,
-    `NAME=value` sets one in the `.vmrc`: the value is judged first, a wrong one changes nothing,
-    and every other byte of the file stays as it was. An empty value means the default.
+    Without words it prints every value in the syntax of a `.vmrc`. `NAME` prints one value,
+    `NAME=value` sets one in the `.vmrc`: the value is checked first, an invalid one changes nothing,
+    and every other byte of the file stays the same. An empty value means the default.
     `config edit` opens an editor.
 
     Args:
         assignments: NAME shows a value, NAME=value sets it; with --check, directories.
-        explain: say of each value where it comes from.
-        check: list all problems and warnings, or those of every .vmrc in and below the directories
-            named; exit status 2 if there is a problem.
+        explain: show where each value comes from.
+        check: list all problems and warnings, or those of every .vmrc in and below the given
+            directories; exit status 2 if there is a problem.
 
     Raises:
         UsageError: a name is unknown or cannot be set.
-        ConfigError: a new value is wrong; the file is as it was.
+        ConfigError: a new value is invalid. The file did not change.
     """
     import os
 
@@ -47,23 +47,23 @@ def config(
 
     if check and assignments:
         environ = os.environ if vm is None else vm.environ
-        return configuration.judge_trees(assignments, environ, () if vm is None else vm.overrides)
+        return configuration.check_trees(assignments, environ, () if vm is None else vm.overrides)
     vm = vm or _none_here()
     if check:
-        return configuration.judge(vm)
+        return configuration.check(vm)
     pairs = [(name, value) for name, mark, value in (word.partition("=") for word in assignments) if mark]
     if not pairs:
         return configuration.show(vm, assignments, has_origins=explain)
     if explain or len(pairs) < len(assignments):
-        raise UsageError("config: show or set, not both at once", hint="set with NAME=value, then show")
+        raise UsageError("config: cannot show and set at once", hint="set with NAME=value, then show")
     return configuration.change(vm, pairs)
 
 
 def _none_here() -> Machine:
-    """Say why there is no machine.
+    """Report why there is no machine.
 
     Raises:
-        ConfigError: always, but where one has just been made.
+        ConfigError: always, unless one was created in the meantime.
     """
     import os
 
@@ -75,15 +75,15 @@ def _none_here() -> Machine:
 
 @command(group="configuration", name="config edit")
 def config_edit(vm: Machine, *, io: Io = QUIET) -> Edited:
-    """Edit the `.vmrc` with $VISUAL or $EDITOR; it is taken only if it is right.
+    """Edit the `.vmrc` with $VISUAL or $EDITOR, and check it before saving.
 
-    The editor works on a copy. If the new text has problems, they are told and the old file is
-    kept; on a terminal one can edit again. A file that was not changed is not touched.
+    The editor works on a copy. If the new text has problems, they are printed and the old file is
+    kept; on a terminal you can edit again. An unchanged file is not touched.
 
     Raises:
-        ConfigError: the new text is wrong, or somebody else changed the file meanwhile; the text
+        ConfigError: the new text has problems, or the file was changed in the meantime. The text
             is kept in `.qvm/vmrc.rejected`.
     """
-    from qvmsh.machine.settings import editor as editing
+    from qvmsh.machine.settings import editor
 
-    return editing.edit(vm, io, vm.environ)
+    return editor.edit(vm, io, vm.environ)

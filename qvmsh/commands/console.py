@@ -23,28 +23,28 @@ def console(
 ) -> None:
     """Open the guest's serial console; Ctrl-] detaches.
 
-    The last lines of what came before are shown, so that a login prompt is seen at once. One
-    terminal writes; others can watch, or take over. It ends with QEMU. In a pipe, standard input
-    goes to the guest and what it answers to standard output; a log-in prompt gets one line, and the
-    next one waits for the prompt after it. At the end of the input it ends once the guest has been
-    silent for a second. The terminal's size is not passed on:
+    The last lines of earlier output are shown, so that a login prompt is visible at once. One
+    terminal writes; others can watch, or take over. The console closes when QEMU ends. In a pipe,
+    standard input goes to the guest and its output to standard output; a login prompt gets one
+    line, and the next line waits for the next prompt. After the end of the input the console closes
+    once the guest has been silent for a second. The terminal's size is not passed on:
     `stty rows 50 cols 120` in the guest sets it.
 
     Args:
-        watch: only look on; works beside a console that is in use, and beside `run`.
-        take: take over from whoever has the console.
-        escape: the key that detaches, as ^A (^]).
+        watch: only watch; works while another console or `run` is in use.
+        take: take the console over from its current user.
+        escape: the key that detaches, such as ^A (^]).
         linger: in a pipe, how long the guest must be silent after the end of the input (1);
             60 times that is the limit.
 
     Raises:
         StateError: the machine is not running, or has no serial console.
-        LockedError: somebody else has the console, or has just taken it over.
+        LockedError: the console is in use, or was just taken over.
         DeadlineError: the guest did not take all of standard input.
     """
-    from qvmsh.machine.terminal import console as machine_console
+    from qvmsh.machine.terminal import console
 
-    machine_console.attach(
+    console.attach(
         vm,
-        machine_console.Options(is_watching=watch, is_taking=take, escape=escape, linger_s=linger),
+        console.Options(is_watching=watch, is_taking=take, escape=escape, linger_s=linger),
     )

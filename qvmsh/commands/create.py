@@ -1,4 +1,4 @@
-"""`qvm create`: a machine's directory on an image."""
+"""`qvm create`: create a machine's directory from an image."""
 
 from __future__ import annotations
 
@@ -25,32 +25,33 @@ def create(
     id: Annotated[str | None, Opt(metavar="NN")] = None,
     io: Io = QUIET,
 ) -> Steps:
-    """Make a machine: a directory with a .vmrc, a base image and an empty overlay.
+    """Create a machine: a directory with .vmrc, base image and empty overlay.
 
-    The image is copied, so the original may go; an overlay is copied with all that it is backed by.
-    The built-in image `tiny` is built if it is not there yet; a machine on it gets an ssh key of its own.
+    The image is copied, so the original may be deleted; an overlay is copied with all its backing
+    files. The built-in image `tiny` is built if it does not exist yet; a machine created from it gets
+    an ssh key of its own.
 
     Args:
-        name: the directory to make; its last part is the machine's name.
+        name: the new directory; its last part is the machine's name.
         image: a built-in image, or an image file of an installed system (qcow2, raw, vmdk, ...).
-        mem: guest memory in MiB, or with a unit as 2G (256 for tiny, else 1024).
+        mem: guest memory in MiB, or with a unit such as 2G (256 for tiny, else 1024).
         cpus: number of vcpus.
         user: account in the guest that ssh logs in to.
-        id: VM_MACHINE_ID, two digits; one that no known machine has.
+        id: VM_MACHINE_ID, two digits (default: one that no known machine has).
 
     Raises:
-        UsageError: something is there already.
-        ImageError: the image cannot be used; nothing is left behind.
+        UsageError: the directory already contains something.
+        ImageError: the image cannot be used. Nothing is left behind.
     """
     import os
     import shlex
 
-    from qvmsh.machine.create import create as creation
+    from qvmsh.machine.create import create
 
-    wish = creation.Wish(
+    wish = create.Wish(
         image=image, memory=None if mem is None else str(mem), cpus=cpus, user=user, machine_id=id
     )
-    vm = creation.create(name, wish, io, os.environ)
+    vm = create.create(name, wish, io, os.environ)
     where = os.path.relpath(vm.directory)
     go = "" if where == "." else f"cd {shlex.quote(where)} && "
     return Steps(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @command(group="images", name="disk list")
 def disk_list(vm: Machine) -> Disks:
-    """List the machine's disks: sizes, snapshots, what each stands on, and who has it open.
+    """List the disks: sizes, snapshots, backing files, users.
 
     Returns:
         `disks`: dicts, as in JSON, `vm.disk_list().disks[0]["id"]`.
@@ -34,24 +34,24 @@ def disk_add(
     format: Annotated[str | None, Opt("-f", choices=("qcow2", "raw"))] = None,
     read_only: bool = False,
 ) -> DiskDone:
-    """Give the machine a further disk: it is added to VM_DISKS, and a running guest has it at once.
+    """Add another disk to VM_DISKS, and to a running guest.
 
-    With a size an empty image is made. Where the machine cannot take a disk while it runs (q35, ide),
-    the guest sees it from the next start.
+    With a size, an empty image is created. If the machine cannot take a disk while it runs (q35, ide),
+    the guest sees it after the next start.
 
     Args:
-        file: the image; a relative name begins at the machine's directory.
-        size: of an image to be made, in qcow2 or raw: 512M, 10G.
-        format: of the image (by its name: .qcow2, .img; others as they are there: .vmdk, .vdi, .vhdx).
+        file: the image; a relative name starts at the machine's directory.
+        size: size of a new image, in qcow2 or raw: 512M, 10G.
+        format: format of the image (default: by its name; .vmdk, .vdi, .vhdx only for existing images).
         read_only: the guest cannot write to it.
 
     Raises:
-        UsageError: it is a disk of the machine already.
-        ImageError: it is not there, of another format, in use, or others stand on it; nothing was changed.
+        UsageError: it already is a disk of the machine.
+        ImageError: it is missing, has another format, is in use or backs other images. Nothing changed.
     """
-    from qvmsh.machine.disk import add as disk_add
+    from qvmsh.machine.disk import add
 
-    return disk_add.add(vm, file, disk_add.Addition(size, format, read_only))
+    return add.add(vm, file, add.Addition(size, format, read_only))
 
 
 @command(group="images", name="disk resize")
@@ -62,16 +62,18 @@ def disk_resize(
     *,
     shrink: bool = False,
 ) -> DiskDone:
-    """Give a disk another size; a running guest is told at once. Its file systems are its own work.
+    """Resize a disk; a running guest sees the new size at once.
+
+    The guest must resize its file systems itself.
 
     Args:
-        disk: its id (`disk list`) or file; may be left out where the machine has one disk only.
+        disk: its id (`disk list`) or file; optional if the machine has only one disk.
         size: 20G, or +5G for more.
-        shrink: make it smaller (while the machine is off); what lies behind is lost.
+        shrink: make it smaller (while the machine is off); data beyond the new size is lost.
 
     Raises:
         UsageError: there is no such disk, or it would shrink.
-        ImageError: others stand on it, or it is in use.
+        ImageError: it backs other images, or is in use.
     """
     from qvmsh.machine.disk import size as disk_size
 
@@ -80,20 +82,20 @@ def disk_resize(
 
 @command(group="images", name="disk trim")
 def disk_trim(vm: Machine, disk: Annotated[str | None, Opt(complete="disk")] = None) -> Trimmed:
-    """Give room that the guest does not use back to the host.
+    """Return space that the guest does not use to the host.
 
-    While it is on the guest trims its file systems (by its agent, else by ssh). While it is off each
-    image without snapshots is written anew beside its place, compared, and takes it.
+    While the machine is on, the guest trims its file systems (by its agent, else by ssh). While it
+    is off, each image without snapshots is copied, compared, and replaced by the copy.
 
     Args:
         disk: id or file of one disk; all by default.
 
     Raises:
-        StateError: nothing in the guest can be asked.
+        StateError: neither the guest agent nor ssh answers.
     """
-    from qvmsh.machine.disk import size as disk_size
+    from qvmsh.machine.disk import size
 
-    return disk_size.trim(vm, disk)
+    return size.trim(vm, disk)
 
 
 @command(group="images", name="disk check")
@@ -103,36 +105,36 @@ def disk_check(
     *,
     repair: Annotated[bool, Opt("-r")] = False,
 ) -> Checked:
-    """Check the images and all that they stand on; exit status 1 if one is damaged.
+    """Check images and backing files; exit status 1 if one is damaged.
 
-    What a running QEMU writes to is not checked.
+    Images that a running QEMU writes to are not checked.
 
     Args:
         disk: id or file of one disk; all by default.
-        repair: mend what `qemu-img` can mend; the machine must be off. Copy a damaged image first.
+        repair: repair what `qemu-img` can; the machine must be off. Copy a damaged image first.
     """
-    from qvmsh.machine.disk import check as disk_check
+    from qvmsh.machine.disk import check
 
-    return disk_check.check(vm, disk, is_repairing=repair)
+    return check.check(vm, disk, is_repairing=repair)
 
 
 @command(group="images", name="disk commit")
 def disk_commit(vm: Machine, disk: Annotated[str | None, Opt(complete="disk")] = None) -> DiskDone:
-    """Write an overlay's data into its base; the overlay is empty then.
+    """Write an overlay's data into its base and empty the overlay.
 
-    A running guest goes on meanwhile, and stands still for a moment at the end. Refused while the
-    overlay holds snapshots, or other overlays stand on the base: they would be silently wrong. One
-    that is cut off can be given again.
+    A running guest keeps running, and is paused for a moment at the end. Refused while the overlay
+    holds snapshots, or the base backs other overlays: the commit would corrupt them. An interrupted
+    commit can be repeated.
 
     Args:
         disk: id or file of the overlay; the machine's own by default.
 
     Raises:
-        ImageError: something stands on the base, or there is no room; nothing was changed.
+        ImageError: the base backs other images, or there is not enough free space. Nothing changed.
     """
-    from qvmsh.machine.disk import layers as disk_layers
+    from qvmsh.machine.disk import layers
 
-    return disk_layers.commit(vm, disk)
+    return layers.commit(vm, disk)
 
 
 @command(group="images", name="disk rebase")
@@ -143,18 +145,18 @@ def disk_rebase(
     *,
     unsafe: Annotated[bool, Opt("-u")] = False,
 ) -> DiskDone:
-    """Let an overlay stand on another base, or on none; its content stays.
+    """Change an overlay's base, or remove it; the content stays the same.
 
-    Onto another base only while the machine is off.
+    Changing to another base requires the machine to be off.
 
     Args:
         disk: id or file of the overlay.
-        base: the new base; none = the overlay takes all data over and stands alone.
-        unsafe: only change the name: for a base that has moved, and holds the same.
+        base: the new base; none = copy all data into the overlay, which then has no base.
+        unsafe: change only the name, for a base that was moved and has the same content.
 
     Raises:
-        ImageError: it holds snapshots, or there is no room; nothing was changed.
+        ImageError: it holds snapshots, or there is not enough free space. Nothing changed.
     """
-    from qvmsh.machine.disk import layers as disk_layers
+    from qvmsh.machine.disk import layers
 
-    return disk_layers.rebase(vm, disk, base, is_unsafe=unsafe)
+    return layers.rebase(vm, disk, base, is_unsafe=unsafe)

@@ -1,4 +1,4 @@
-"""`qvm doctor`: what is wrong with this host or this machine, and what to do about it."""
+"""`qvm doctor`: find what is wrong with this host or machine, and repair it."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 
 @command(group="daily", words="machines")
 def doctor(vm: Machine | None, *, fix: bool = False, probe: bool = False, io: Io = QUIET) -> Diagnosis:
-    """Check the host and, if there is one, the machine; exit 0 if there is no error.
+    """Check the host and the machine; exit status 0 if there is no error.
 
-    Looks at programs and their versions, Python packages, the accelerator and why it was chosen,
-    rights, sockets, memory and disk; and at the machine's configuration, images, key and files.
-    Nothing is changed without `--fix`. It also works where there is no machine.
+    Checks programs and their versions, Python packages, the accelerator and why it was chosen,
+    permissions, sockets, memory and disk; and the machine's configuration, images, key and files.
+    Nothing is changed without `--fix`. It also works without a machine.
 
     Args:
-        fix: mend first what can be mended without a question: what killed commands and ended runs
-            left (sockets, pid file, unfinished copies and saves), and wrong rights; and say what
-            was done. Nothing is touched while a command is at work, or that a QEMU uses.
-        probe: measure the accelerators again, whatever an earlier measurement said.
+        fix: first repair what is safe to repair, and report it: what killed commands and ended runs
+            left behind (sockets, pid file, interrupted copies and saves), and wrong permissions.
+            Nothing is touched while a command works on the machine, or that a QEMU uses.
+        probe: measure the accelerators again.
 
     Returns:
-        The findings: each a name, ok, warning or error, one line, and a hint; and what was mended.
+        The findings: each a name, ok, warning or error, one line, and a hint; and what was repaired.
     """
     import os
 

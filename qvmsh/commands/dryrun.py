@@ -1,4 +1,4 @@
-"""`qvm dryrun`: the command line of QEMU, without running it."""
+"""`qvm dryrun`: show QEMU's command line without running it."""
 
 from __future__ import annotations
 
@@ -20,15 +20,13 @@ def dryrun(
     foreground: bool = False,
     base_only: Annotated[bool, Opt("-b")] = False,
 ) -> CommandLine:
-    """Show QEMU's command line, one option a line, ready to paste; starts nothing.
+    """Show QEMU's command line, one option per line, ready to paste.
 
     Args:
-        arguments: further words for QEMU, as for `run`.
-        foreground: as `run` would call it, not `start`.
+        arguments: additional arguments for QEMU, as for `run`.
+        foreground: the command line of `run` instead of `start`.
         base_only: with the base image, without the overlay.
     """
-    from qvmsh.machine.power import start as lifecycle
+    from qvmsh.machine.power import start
 
-    return lifecycle.dry_run(
-        vm, lifecycle.Request(base_only=base_only, extra=arguments), is_foreground=foreground
-    )
+    return start.dry_run(vm, start.Request(base_only=base_only, extra=arguments), is_foreground=foreground)

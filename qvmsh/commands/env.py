@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 def env(vm: Machine) -> Environment:
     """Print the machine's values as `export` lines for a shell.
 
-    `eval "$(qvm env)"` brings them into the shell; values that it still holds of another machine
-    are unset. They carry a mark of their machine, so that they never reach another one.
+    `eval "$(qvm env)"` exports them in the shell and unsets values of another machine. They are
+    marked with their machine, so that commands for another machine ignore them.
 
     Raises:
         ConfigError: the configuration has problems.

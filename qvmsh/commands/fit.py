@@ -1,8 +1,8 @@
-"""The arguments of a command called from Python: paths become text, what cannot be meant is refused.
+"""The arguments of a command called from Python: paths become text, wrong types are refused.
 
     fit("disk add", (Path("/data/d.qcow2"), "1G"), {})      # (["/data/d.qcow2", "1G"], {})
 
-The command line has parsed its words; from Python anything may come, and would fail somewhere deep
+The command line has parsed its words; from Python any type may come, and would fail somewhere deep
 inside, or, as `start(wait="no")`, mean the opposite.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def fit(verb: str, words: Sequence[Any], options: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     """The words and options as the command's function takes them.
 
-    What the command does not know at all is left to Python's own check.
+    Unknown parameters are left to Python's own check.
 
     Raises:
         TypeError: a value has the wrong type; the text begins with the name of the function.
@@ -46,7 +46,7 @@ def fit(verb: str, words: Sequence[Any], options: Mapping[str, Any]) -> tuple[li
 
 
 def fitting(verb: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of a machine whose arguments are made to fit."""
+    """A method of a machine that converts and checks its arguments."""
     import functools  # late: a small script has no such method
 
     @functools.wraps(function)

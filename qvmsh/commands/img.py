@@ -1,4 +1,4 @@
-"""`qvm img build` and `qvm img list`: the guests that qvm builds itself.
+"""`qvm img build` and `qvm img list`: the built-in guest images.
 
 qvm img build tiny
 qvm img build tiny -o /srv/images/tiny.qcow2
@@ -24,24 +24,24 @@ def img_build(
     output: Annotated[str | None, Opt("-o", metavar="FILE", complete="file")] = None,
     io: Io = QUIET,
 ) -> Built:
-    """Build one of qvm's own guests from Debian packages, as any user.
+    """Build a built-in image from Debian packages, without root.
 
-    The image is kept in the user's cache and used again; `qvm create --image NAME` copies it from
-    there (and builds it, if need be). It needs apt with a Debian repository, e2fsprogs and
-    qemu-img on the host, and changes nothing outside the cache.
+    The image is kept in the user's cache; `qvm create --image NAME` copies it from there (and builds
+    it if necessary). Building needs apt with a Debian repository, e2fsprogs and qemu-img on the host,
+    and changes nothing outside the cache.
 
     Args:
-        name: the guest: tiny.
-        refresh: fetch the package lists anew, and build again if there are newer packages.
-        output: copy the image to this file too, for a host that has no apt (`--image FILE`).
+        name: the image: tiny.
+        refresh: fetch the package lists again, and rebuild if there are newer packages.
+        output: also copy the image to this file, for a host without apt (`--image FILE`).
 
     Returns:
         The image's path, its size, the packages in it.
 
     Raises:
-        UsageError: no guest has this name, or the output file is there already.
+        UsageError: there is no such image, or the output file already exists.
         MissingProgramError: apt or another program is not installed.
-        QvmError: apt, the network, the disk or a tool failed; what the cache held is still there.
+        QvmError: apt, the network, the disk or a tool failed. The cache did not change.
     """
     from qvmsh.images import builtin
 
@@ -53,10 +53,10 @@ def img_build(
 
 @command(group="images", name="img list")
 def img_list(*, io: Io = QUIET) -> Listing:
-    """List qvm's own guests: which are built, how large, where.
+    """List the built-in images: built or not, size, path.
 
     Returns:
-        One line a guest.
+        One line per image.
     """
     from qvmsh.images import builtin
 

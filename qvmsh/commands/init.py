@@ -1,4 +1,4 @@
-"""`qvm init`: make base and overlay."""
+"""`qvm init`: create base and overlay."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ def init(
     clobber_backing: Annotated[bool, Opt("-k", "--clobber-overlay")] = False,
     clobber_base: Annotated[bool, Opt("-b")] = False,
 ) -> Steps:
-    """Make the machine's images: base as a copy of the seed, and an empty overlay on it.
+    """Create the base as a copy of the seed, and an empty overlay on it.
 
-    A base that is there is kept; then only the overlay is made.
+    An existing base is kept; then only the overlay is created.
 
     Args:
-        dry_run: only say what would be done.
-        clobber_backing: replace an overlay that is there; what is in it is lost.
-        clobber_base: replace a base that is there; what is in it is lost.
+        dry_run: print what would be done.
+        clobber_backing: replace an existing overlay; its content is lost.
+        clobber_base: replace an existing base; its content is lost.
 
     Raises:
-        ImageError: an image is in the way, orphaned or missing; nothing has been changed.
+        ImageError: an image exists already, is orphaned or missing. Nothing changed.
     """
-    from qvmsh.machine import registry as known
-    from qvmsh.machine.create import layers as images
+    from qvmsh.machine import registry
+    from qvmsh.machine.create import layers
 
-    done = images.init(vm, clobber_base=clobber_base, clobber_overlay=clobber_backing, is_dry=dry_run)
+    done = layers.init(vm, clobber_base=clobber_base, clobber_overlay=clobber_backing, is_dry=dry_run)
     if not dry_run:
-        known.remember(vm)
+        registry.remember(vm)
     return Steps(vm.name, done, is_dry=dry_run)

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 @command(group="daily", words="machines")
 def kill(vm: Machine) -> Stopped:
-    """End QEMU now, as pulling the plug: QMP quit, then SIGTERM, then SIGKILL.
+    """End QEMU at once: QMP quit, then SIGTERM, then SIGKILL.
 
-    The guest loses what it has not written. Nothing of the run is left behind.
+    Like pulling the plug: the guest loses unwritten data. Nothing of the run is left behind.
 
     Raises:
-        StateError: it is not running.
+        StateError: the machine is not running.
     """
-    from qvmsh.machine.power import stop as power
+    from qvmsh.machine.power import stop
 
-    how, took_s = power.kill(vm)
+    how, took_s = stop.kill(vm)
     return Stopped(vm.name, how, took_s, is_kill=True)

@@ -1,12 +1,12 @@
-"""`qvm list`: the machines that are known, with their states (one-shot path)."""
+"""`qvm list`: list the known machines with their states (one-shot path)."""
 
 from __future__ import annotations
 
 import os
 
 from qvmsh.commands._define import command
-from qvmsh.machine import registry as known
-from qvmsh.machine.overview import list as listing
+from qvmsh.machine import registry
+from qvmsh.machine.overview import list
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,14 +24,14 @@ def list_machines(
 ) -> Listing:
     """List the known machines: name, state, pid, labels, directory.
 
-    Known is what this user has created, initialized or started. A broken machine is listed as
-    broken, with the reason; one whose directory has gone as missing. A directory that was renamed is
+    A machine is known if this user has created, initialized or started it. A broken machine is
+    listed as broken, with the reason; one without its directory as missing. A renamed directory is
     found again.
 
     Args:
-        label: only those with this label (VM_LABELS); given several times, with all of them.
-        prune: forget those whose directory is not there any more.
+        label: only machines with this label (VM_LABELS); several labels must all match.
+        prune: forget machines whose directory no longer exists.
     """
     if prune:
-        known.forget_missing(os.environ)
-    return listing.known_machines(label, os.environ)
+        registry.forget_missing(os.environ)
+    return list.known_machines(label, os.environ)

@@ -1,4 +1,4 @@
-"""`qvm logs`, and `serial`, `stdout`, `stderr`: what was written, what is being written."""
+"""`qvm logs`, and `serial`, `stdout`, `stderr`: print and follow the logs."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ def logs(
     """Print the last lines of a log: serial, stdout, stderr or qvm.
 
     `serial` is what the guest wrote to its console, from the first byte of its boot; `stdout` and
-    `stderr` are QEMU's; `qvm` is what qvm did with the machine, and who called it. On a terminal only
-    the colours of it act; into a pipe it goes byte by byte. Each start begins new logs and keeps
-    the five before; of a long log of the console the beginning and the end are kept.
+    `stderr` are QEMU's; `qvm` lists what qvm did with the machine, and who called it. On a terminal,
+    colours are the only control sequences that pass; a pipe gets every byte. Each start begins new
+    logs and keeps the previous five; of a long console log the beginning and the end are kept.
 
     Args:
         log: serial, stdout, stderr or qvm.
-        lines: how many lines (10).
-        follow: go on with what is added, also when the machine starts anew, until Ctrl-C.
-        previous: the log of the run before.
+        lines: number of lines (10).
+        follow: keep printing new lines, across restarts, until Ctrl-C.
+        previous: the previous run's log.
 
     Raises:
         StateError: there is no such log yet.
     """
-    from qvmsh.machine.power import logs as machine_logs
+    from qvmsh.machine.power import logs
 
-    if log not in machine_logs.NAMES:
-        known = ", ".join(machine_logs.NAMES)
-        hint = f"the logs are {known}; a machine is named by `-M {log}`"
-        raise UsageError(f"logs: no log {log!r}", machine=vm.name, hint=hint)
+    if log not in logs.NAMES:
+        known = ", ".join(logs.NAMES)
+        hint = f"the logs are {known}; `-M {log}` names a machine"
+        raise UsageError(f"logs: there is no log {log!r}", machine=vm.name, hint=hint)
     if follow:
-        machine_logs.follow(vm, log, lines=lines)
+        logs.follow(vm, log, lines=lines)
         return None
-    return machine_logs.show(vm, log, lines=lines, is_previous=previous)
+    return logs.show(vm, log, lines=lines, is_previous=previous)
 
 
 @command(group="monitor", words="machines")
@@ -59,15 +59,15 @@ def serial(
     follow: Annotated[bool, Opt("-f", excludes=("previous",))] = False,
     previous: Annotated[bool, Opt("-p")] = False,
 ) -> Lines | None:
-    """Print the last lines that the guest wrote to its serial console (`logs serial`).
+    """Print the last lines of the serial console (`logs serial`).
 
     Args:
-        lines: how many lines (10).
-        follow: go on with what is added, until Ctrl-C.
-        previous: those of the run before.
+        lines: number of lines (10).
+        follow: keep printing new lines, until Ctrl-C.
+        previous: from the previous run.
 
     Raises:
-        StateError: it was never started.
+        StateError: the machine was never started.
     """
     return logs(vm, "serial", lines=lines, follow=follow, previous=previous)
 
@@ -83,12 +83,12 @@ def stdout(
     """Print the last lines of QEMU's standard output (`logs stdout`).
 
     Args:
-        lines: how many lines (10).
-        follow: go on with what is added, until Ctrl-C.
-        previous: those of the run before.
+        lines: number of lines (10).
+        follow: keep printing new lines, until Ctrl-C.
+        previous: from the previous run.
 
     Raises:
-        StateError: it was never started.
+        StateError: the machine was never started.
     """
     return logs(vm, "stdout", lines=lines, follow=follow, previous=previous)
 
@@ -104,11 +104,11 @@ def stderr(
     """Print the last lines of QEMU's standard error (`logs stderr`).
 
     Args:
-        lines: how many lines (10).
-        follow: go on with what is added, until Ctrl-C.
-        previous: those of the run before.
+        lines: number of lines (10).
+        follow: keep printing new lines, until Ctrl-C.
+        previous: from the previous run.
 
     Raises:
-        StateError: it was never started.
+        StateError: the machine was never started.
     """
     return logs(vm, "stderr", lines=lines, follow=follow, previous=previous)

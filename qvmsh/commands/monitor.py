@@ -1,4 +1,4 @@
-"""`qvm monitor`: a dialogue with QEMU's monitor."""
+"""`qvm monitor`: use QEMU's monitor interactively."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ def monitor(
     *,
     qmp: bool = False,
 ) -> Ended:
-    """Talk with QEMU's monitor; Ctrl-D leaves, and the machine runs on.
+    """Use QEMU's monitor interactively; Ctrl-D leaves it.
 
-    Lines are HMP, the commands for people, or with --qmp the commands for programs, as
-    `device_del id=net0` or as JSON. Tab completes commands and their arguments as the running QEMU
-    has them; the lines of earlier sessions are kept; events are shown as they come. In a pipe each
-    line of standard input is executed and its answer printed; the exit status is 1 if one failed.
+    Lines are HMP commands, or QMP commands with --qmp: `device_del id=net0` or JSON. Tab completes
+    the commands and arguments of the running QEMU; there is a history across sessions; events are
+    shown as they arrive. In a pipe, each line of standard input is executed and its answer printed;
+    the exit status is 1 if one failed. Leaving the monitor does not stop the machine.
 
     Args:
-        qmp: talk QMP instead of HMP.
+        qmp: use QMP instead of HMP.
 
     Raises:
         StateError: the machine is not running.
         QmpError: QEMU does not answer.
     """
     from qvmsh.machine.reports import Ended
-    from qvmsh.machine.terminal import monitor as dialogue
+    from qvmsh.machine.terminal import monitor
 
-    return Ended(vm.name, dialogue.hold(vm, has_qmp=qmp))
+    return Ended(vm.name, monitor.hold(vm, has_qmp=qmp))

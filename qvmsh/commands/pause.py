@@ -1,4 +1,4 @@
-"""`qvm pause`: hold the guest where it is."""
+"""`qvm pause`: pause the guest."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 @command(group="daily", words="machines")
 def pause(vm: Machine) -> Paused:
-    """Hold the guest where it is: QEMU stops its vcpus (QMP `stop`).
+    """Pause the guest: QEMU stops its vcpus (QMP `stop`).
 
-    The guest notices nothing but the time that is missing. `resume` lets it go on, and puts its clock right.
+    The guest notices only the missing time. `resume` resumes it and corrects its clock.
 
     Raises:
-        StateError: it does not run; it is as it was.
+        StateError: the machine is not running. Nothing changed.
     """
-    from qvmsh.machine.power import suspend as holding
+    from qvmsh.machine.power import suspend
 
-    return holding.pause(vm)
+    return suspend.pause(vm)

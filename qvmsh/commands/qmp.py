@@ -1,4 +1,4 @@
-"""`qvm qmp`: QEMU's machine protocol, JSON in and JSON out."""
+"""`qvm qmp`: send QMP commands and follow events."""
 
 from __future__ import annotations
 
@@ -25,29 +25,28 @@ def qmp(
     timeout: Annotated[float | None, Opt("-t", metavar="SECONDS")] = None,
     io: Io = QUIET,
 ) -> Answers:
-    """Send a QMP command and print what QEMU returns, as JSON; or follow its events.
+    """Send a QMP command and print the answer as JSON, or follow events.
 
     `qvm qmp query-status`, `qvm qmp device_del id=nic0`, `qvm qmp '{"execute": "stop"}'`. Without
-    words the commands are read from standard input, JSON objects one after the other, and the
-    answers are printed a line each; the first that fails ends it. With `--events` the words are
-    the names of the events that are wanted (none: all); each is printed as a line when it comes,
-    until Ctrl-C.
+    words, commands are read from standard input as JSON objects, and each answer is printed on one
+    line; the first failure ends it. With `--events`, the words are the names of events (default:
+    all); each event is printed on one line as it arrives, until Ctrl-C.
 
     Args:
         words: the command and its arguments: key=value, or a JSON object.
-        events: print events as they come.
+        events: print events as they arrive.
         count: with --events, end after this many.
-        timeout: with --events, end after so many seconds (exit status 124 if --count is not reached).
+        timeout: with --events, end after this many seconds (exit status 124 if below --count).
 
     Raises:
-        StateError: there is no QEMU.
-        QmpError: QEMU says that the command failed.
-        DeadlineError: fewer events than --count came in time.
+        StateError: QEMU is not running.
+        QmpError: the command failed in QEMU.
+        DeadlineError: fewer events than --count arrived in time.
     """
-    from qvmsh.machine.monitor import qmp as control
+    from qvmsh.machine.monitor import qmp
 
     if not events and (count is not None or timeout is not None):
-        raise UsageError("qmp: --count and --timeout belong to --events")
+        raise UsageError("qmp: --count and --timeout require --events")
     if count == 0:
         raise UsageError("qmp: --count 0: must be at least 1")
     is_streaming = not io.capture
@@ -56,14 +55,14 @@ def qmp(
     def answer(value: object) -> None:
         found.append(value)
         if is_streaming:
-            control.show(io, value, is_wide=bool(words) and not events)
+            qmp.show(io, value, is_wide=bool(words) and not events)
 
     if events:
         if not is_streaming and count is None and timeout is None:
-            raise UsageError("qmp: events without an end", hint="--count or --timeout ends them")
-        control.follow(vm, words, count=count, timeout_s=timeout, answer=answer)
+            raise UsageError("qmp: --events here needs an end", hint="add --count or --timeout")
+        qmp.follow(vm, words, count=count, timeout_s=timeout, answer=answer)
     elif words:
-        control.execute(vm, [control.request(words)], answer)
+        qmp.execute(vm, [qmp.request(words)], answer)
     else:
-        control.execute(vm, control.requests(io.stdin), answer)
+        qmp.execute(vm, qmp.requests(io.stdin), answer)
     return Answers(vm.name, found, is_events=events, is_one=bool(words) and not events, is_told=is_streaming)

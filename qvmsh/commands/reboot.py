@@ -1,4 +1,4 @@
-"""`qvm reboot`: the guest reboots, QEMU stays."""
+"""`qvm reboot`: reboot the guest, keep QEMU."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ def reboot(
 ) -> Rebooted:
     """Reboot the guest and wait until it answers again.
 
-    QEMU stays; `restart` takes a new one. Asked by the guest agent, else by ssh; with `--force`
-    QEMU resets a guest that cannot be asked, does not obey, is paused or has crashed.
+    QEMU keeps running; `restart` starts a new one. The guest agent, else ssh, asks the guest to
+    reboot. With `--force`, QEMU resets a guest that cannot be asked, does not react, is paused or
+    has crashed.
 
     Args:
-        force: reset it (QMP `system_reset`), where asking does not help.
-        timeout: seconds until the guest must have reset itself (VM_SHUTDOWN_TIMEOUT).
+        force: reset the guest (QMP `system_reset`) if asking fails.
+        timeout: seconds that the guest may take to reset itself (VM_SHUTDOWN_TIMEOUT).
 
     Raises:
-        StateError: it is not running, or nothing in it can be asked.
-        DeadlineError: it did not reboot, or did not come back.
+        StateError: the machine is not running, or neither the guest agent nor ssh answers.
+        DeadlineError: the guest did not reboot, or does not answer afterwards.
     """
-    from qvmsh.machine.power import stop as power
+    from qvmsh.machine.power import stop
 
-    return Rebooted(vm.name, *power.reboot(vm, force=force, timeout_s=power.patience_s(vm, timeout)))
+    return Rebooted(vm.name, *stop.reboot(vm, force=force, timeout_s=stop.patience_s(vm, timeout)))

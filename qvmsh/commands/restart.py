@@ -1,4 +1,4 @@
-"""`qvm restart`: stop, then start."""
+"""`qvm restart`: stop the machine, then start it."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ def restart(
     ssh_attempts: Annotated[int | None, Opt("-s", metavar="N")] = None,
     wait: bool = True,
 ) -> Restarted:
-    """Power the machine off, start it again with a new QEMU, and wait until its guest answers.
+    """Power the machine off and start it again with a new QEMU.
 
-    So a changed configuration takes effect; `reboot` keeps QEMU. A machine that does not run is
-    started. Kept are the ssh port, if it is free, and `--disposable` and `--base-only` of the run
-    before. What would stop the start is found before anything is powered off.
+    A changed configuration takes effect; `reboot` keeps QEMU. A machine that is off is started. The
+    ssh port, if it is free, and `--disposable` and `--base-only` of the previous run are kept.
+    Anything that would prevent the start is found before the machine is powered off.
 
     Args:
-        nat: user mode networking, whatever the configuration says.
+        nat: use user mode networking regardless of the configuration.
         base_only: run the base image, without the overlay.
-        disposable: all changes of the new run vanish when it stops.
+        disposable: discard all changes of the new run when it stops.
         force: if the guest does not power off, end QEMU: QMP quit, SIGTERM, SIGKILL.
-        timeout: seconds for the polite ways to power off together (VM_SHUTDOWN_TIMEOUT).
-        ssh_attempts: how often ssh is tried, 2 s each (VM_SSH_ATTEMPTS).
+        timeout: seconds for the guest to power off (VM_SHUTDOWN_TIMEOUT).
+        ssh_attempts: number of ssh attempts, 2 s each (VM_SSH_ATTEMPTS).
         wait: False: return as soon as the new QEMU runs, without waiting for the guest.
 
     Raises:
-        ConfigError, ImageError: it could not be started again; it runs on as it is.
-        DeadlineError: the guest did not power off, or the new one did not answer; it is left running.
-        LaunchError: it is powered off, and the new QEMU ended at once.
+        ConfigError, ImageError: it could not be started again. It keeps running.
+        DeadlineError: the guest did not power off, or did not answer after the start. It keeps running.
+        LaunchError: the machine is off, and the new QEMU ended at once.
     """
-    from qvmsh.machine.power import start as lifecycle
+    from qvmsh.machine.power import start
 
-    return lifecycle.restart(
+    return start.restart(
         vm,
-        lifecycle.Request(base_only=base_only, disposable=disposable),
+        start.Request(base_only=base_only, disposable=disposable),
         force=force,
         timeout_s=timeout,
         ssh_attempts=ssh_attempts,

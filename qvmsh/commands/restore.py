@@ -1,4 +1,4 @@
-"""`qvm restore`: an archived state back, or as a machine of its own."""
+"""`qvm restore`: restore an archived state in place or as a new machine."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ def restore(
     force: Annotated[bool, Opt("-f")] = False,
     io: Io = QUIET,
 ) -> Restored:
-    """Restore an archived state into its machine, or make a new machine of it.
+    """Restore an archived state in place or as a new machine.
 
-    Checksums are compared before anything is replaced. A new machine gets its directory's name and
-    an identity of its own: name, VM_MACHINE_ID, MAC address, UUID, ports and ssh keys as far as they are
-    qvm's; all its disks come into its directory. In the same machine, the base, all disks and the TPM
-    become what was archived. The `.vmrc` stays as it is, but for a disk that it names no more: that is
-    back in VM_DISKS. A disk that the archived state did not have stays as it is.
+    Checksums are verified before anything is replaced. A new machine gets its directory's name and
+    an identity of its own: name, VM_MACHINE_ID, MAC address, UUID, ports, and the ssh keys that qvm
+    made; all its disks are put into its directory. Restoring in place replaces the base, all disks
+    and the TPM. The `.vmrc` does not change, except that a disk it no longer names is added to
+    VM_DISKS again. A disk that is not in the archived state does not change.
 
     Args:
         archive: a state as `archive --list` shows it, `latest`, or the path or URL of an archive.
-        directory: where to make a new machine; it must not be there, or be empty.
-        force: replace disks whose present content is in no archive; it is lost.
+        directory: where to create a new machine; must be missing or empty.
+        force: replace disks whose current content is not in any archive; it is lost.
 
     Raises:
         UsageError: there is no such state.
-        StateError: the machine runs, or what it holds is in no archive; nothing was changed.
-        ImageError: the archive is damaged, or other images stand on what would be replaced; nothing was
+        StateError: the machine is running, or its content is not in any archive. Nothing changed.
+        ImageError: the archive is damaged, or what would be replaced backs other images. Nothing
             changed.
     """
     import os
 
-    from qvmsh.machine.restore import restore as restoring
+    from qvmsh.machine.restore import restore
 
     environ = os.environ if vm is None else vm.environ
-    return restoring.restore(vm, archive, directory, io if vm is None else vm.io, environ, is_forced=force)
+    return restore.restore(vm, archive, directory, io if vm is None else vm.io, environ, is_forced=force)

@@ -1,4 +1,4 @@
-"""`qvm resume`: let a paused guest go on."""
+"""`qvm resume`: resume a paused guest."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 @command(group="daily", words="machines")
 def resume(vm: Machine) -> Paused:
-    """Let a paused guest go on (QMP `cont`).
+    """Resume a paused guest (QMP `cont`).
 
     Raises:
-        StateError: it is not paused, or must not go on; it is as it was.
+        StateError: the guest is not paused or must not be resumed. Nothing changed.
     """
-    from qvmsh.machine.power import suspend as holding
+    from qvmsh.machine.power import suspend
 
-    return holding.resume(vm)
+    return suspend.resume(vm)

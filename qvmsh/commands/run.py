@@ -1,4 +1,4 @@
-"""`qvm run`: QEMU in the foreground, with the terminal."""
+"""`qvm run`: run QEMU in the foreground, on this terminal."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ def run(
     force: bool = False,
     loadvm: Annotated[str | None, Opt("-l", metavar="NAME", complete="snapshot")] = None,
 ) -> Ended:
-    """Run the machine in the foreground; further words go to QEMU.
+    """Run the machine in the foreground.
 
-    QEMU has the terminal. Where there is a desktop it opens a window; elsewhere the guest's
-    serial console and QEMU's monitor share the terminal (Ctrl-A C switches, Ctrl-A X quits).
-    The exit status is QEMU's own.
+    QEMU has the terminal. On a desktop it opens a window; otherwise the guest's serial console and
+    QEMU's monitor share the terminal (Ctrl-A C switches, Ctrl-A X quits). The exit status is
+    QEMU's own.
 
     Args:
-        arguments: further words for QEMU, after VM_QEMU_EXTRA.
-        nat: user mode networking, whatever the configuration says.
+        arguments: additional arguments for QEMU, after VM_QEMU_EXTRA.
+        nat: use user mode networking regardless of the configuration.
         base_only: run the base image, without the overlay.
-        disposable: all changes vanish when the machine stops.
-        force: although other images stand on those that the guest writes to; with --loadvm although
-            the hardware is not that of then: what cannot be loaded is undone.
-        loadvm: continue from this saved state (`stop --savevm`).
+        disposable: discard all changes when the machine stops.
+        force: run even if the guest's images back other images; with --loadvm, even if the hardware
+            has changed (a state that cannot be loaded is undone).
+        loadvm: resume from this saved state (`stop --savevm`).
     """
-    from qvmsh.machine.power import start as lifecycle
+    from qvmsh.machine.power import start
 
-    return lifecycle.run(
+    return start.run(
         vm,
-        lifecycle.Request(
+        start.Request(
             base_only=base_only,
             disposable=disposable,
             is_forced=force,

@@ -1,4 +1,4 @@
-"""`session list`, `session save`: what was typed in this shell, as a list or a script."""
+"""`session list`, `session save`: list the lines typed in this shell, or save them as a script."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 @command(group="shell", name="session list")
 def session_list(*ranges: str, io: Io = QUIET) -> SessionLines:
-    """List what was typed in this shell, with numbers.
+    """List the lines typed in this shell, with numbers.
 
-    A line that failed carries its exit status.
+    A line that failed is shown with its exit status.
 
     Args:
         ranges: only these lines: 3, 3-7, 3-, -7.
 
     Raises:
-        UsageError: nobody types here, or there are no such lines.
+        UsageError: this is not an interactive shell, or there are no such lines.
     """
     return SessionLines([row.as_row() for row in _lines(io, "list").chosen(ranges)])
 
@@ -37,17 +37,17 @@ def session_save(
     force: Annotated[bool, Opt("-f")] = False,
     io: Io = QUIET,
 ) -> SessionSaved:
-    """Write what was typed in this shell as a script that runs.
+    """Save the lines typed in this shell as a script.
 
-    It holds the lines as they were typed; those that failed are comments in it.
+    It holds the lines as they were typed; lines that failed become comments.
 
     Args:
         file: the script.
         ranges: only these lines: 3, 3-7, 3-, -7 (`session list` shows the numbers).
-        force: replace a file that is there.
+        force: replace an existing file.
 
     Raises:
-        UsageError: nobody types here, there are no such lines, or the file is there already.
+        UsageError: this is not an interactive shell, there are no such lines, or the file exists.
     """
     path, count, failed = _lines(io, "save").save(file, ranges, is_forced=force)
     return SessionSaved(path, count, failed)
@@ -56,5 +56,6 @@ def session_save(
 def _lines(io: Io, verb: str) -> Lines:
     found = None if io.session is None else io.session.lines
     if found is None:
-        raise UsageError(f"session {verb}: nobody types here", hint="it belongs to the prompt of `qvm sh`")
+        hint = "use it at the prompt of `qvm sh`"
+        raise UsageError(f"session {verb}: this is not an interactive shell", hint=hint)
     return found

@@ -1,4 +1,4 @@
-"""`qvm sh`: the shell, scripts, one line of code."""
+"""`qvm sh`: open the shell, run a script or a line of code."""
 
 from __future__ import annotations
 
@@ -39,29 +39,29 @@ def sh(
     The shell is xonsh: shell lines and Python in one language. Every command is a word
     (`start --no-wait`) and a function (`start(wait=False)`); `vm` lists them. A script runs in the
     machine's directory: a file named .xsh is xonsh, any other is Python; without a file, standard
-    input is xonsh. A failing command ends a script with its own exit status. With `--shell` it is
-    your own shell instead, with the machine's variables; a script is bash then, as `vm` had it.
+    input is xonsh. A failing command ends a script with the command's exit status. `--shell` opens
+    your own shell instead, with the machine's variables, or runs a bash script as `vm` did.
 
     Args:
-        words: the script and its words; `-` reads standard input.
+        words: the script and its arguments; `-` reads standard input.
         code: run CODE, shell lines or Python, instead of a file.
         module: run the Python module MODULE as a script.
         interactive: open the prompt afterwards, with the script's names.
-        ui: what you type in: xonsh; ptpython, another editor for the same language; or python,
+        ui: the prompt: xonsh; ptpython, another editor for the same language; or python,
             plain Python with await (VM_SHELL).
         shell: open $SHELL, or run a bash script of the old vm.
-        xonsh: take the file for xonsh, whatever its name.
+        xonsh: run the file as xonsh regardless of its name.
         no_rc: open the prompt without your xonshrc and the machine's .qvmrc.xsh.
 
     Raises:
-        UsageError: the script cannot be read, or the options do not fit together.
+        UsageError: the script cannot be read, or the options exclude each other.
         ConfigError: the machine's configuration is wrong.
     """
     from qvmsh.machine.reports import Ended
-    from qvmsh.shell import run  # the one import that goes up: this command opens a door
+    from qvmsh.shell import run  # the one upward import: this command opens a door
 
     if io.json:
-        raise UsageError("sh: --json belongs to a command in it", hint="`qvm sh -c 'status --json'`")
+        raise UsageError("sh: --json is for a command in the shell", hint="`qvm sh -c 'status --json'`")
     wanted = run.Wanted(
         words,
         code=code,

@@ -32,27 +32,27 @@ def snapshot_save(
     freeze: bool = True,
     replace: Annotated[bool, Opt("-r")] = False,
 ) -> SnapshotSaved:
-    """Save all disks, and the memory of a machine that is on, as one snapshot.
+    """Save all disks, and the memory of a running machine, as a snapshot.
 
-    All disks or none: what fails on one is undone on the others. The guest goes on at once. Without
+    All disks or none: a failure on one disk is undone on the others. The guest resumes at once. Without
     a name, or with `--timestamp`, the name begins with the time: 2026-11-21T10-00-00[-NAME].
 
     Args:
-        name: of the snapshot; any text.
+        name: name of the snapshot; any text.
         timestamp: put the time in front of the name.
-        message: what it is good for.
-        disk_only: without the memory; the guest's file systems are frozen for the moment.
+        message: description of the snapshot.
+        disk_only: without the memory; the guest's file systems are frozen for a moment.
         freeze: False: with --disk-only, do not freeze the guest's file systems.
-        replace: take the place of a snapshot of the same name.
+        replace: replace a snapshot of the same name.
 
     Raises:
-        StateError: something stands against it (each blocker with its remedy), or the name is taken.
-        QmpError, ImageError: it failed; everything is as it was.
+        StateError: something blocks it (each blocker is listed with its remedy), or the name exists.
+        QmpError, ImageError: it failed. Nothing changed.
     """
-    from qvmsh.machine.snapshot import save_delete as snapshots
+    from qvmsh.machine.snapshot import save_delete
 
-    request = snapshots.Request(message, disk_only, is_replacing=replace, has_freeze=freeze)
-    return snapshots.save(vm, snapshots.label(name, has_timestamp=timestamp), request)
+    request = save_delete.Request(message, disk_only, is_replacing=replace, has_freeze=freeze)
+    return save_delete.save(vm, save_delete.label(name, has_timestamp=timestamp), request)
 
 
 @command(group="images", name="snapshot restore", aliases=("restore-disk", "snapshot restore-disk"))
@@ -63,94 +63,95 @@ def snapshot_restore(
     force: Annotated[bool, Opt("-f")] = False,
     wait: bool = True,
 ) -> SnapshotRestored:
-    """Put the machine back to a snapshot: all disks, or none.
+    """Restore the machine to a snapshot: all disks, or none.
 
-    What it is now is lost, unless it was saved before. A machine that is on goes on with the memory
-    of then, in the same QEMU; its clock is put right, and ssh connects anew. One that is off stays
-    off: `start --loadvm NAME` then goes on with the memory.
+    The current state is lost unless it was saved. A running machine resumes with the saved memory in
+    the same QEMU; its clock is corrected, and ssh reconnects. A machine that is off stays off:
+    `start --loadvm NAME` resumes with the saved memory.
 
     Args:
-        name: of the snapshot.
-        force: although hardware or disks are not those of then, or other images stand on the disks. While
-            it is on, what cannot be loaded is undone; while it is off, disks that were none of the machine
-            then are left as they are.
+        name: name of the snapshot.
+        force: restore even if hardware or disks have changed since, or the disks back other images.
+            While the machine is on, a snapshot that cannot be loaded is undone; while it is off,
+            disks that were added since do not change.
         wait: False: do not wait until the guest answers.
 
     Raises:
-        StateError: there is no such snapshot on all disks, or it does not fit; nothing was changed.
-        QmpError, ImageError: it failed; everything is as it was.
+        StateError: there is no such snapshot on all disks, or it does not fit. Nothing changed.
+        QmpError, ImageError: it failed. Nothing changed.
         DeadlineError: it is restored and runs, but ssh does not answer.
     """
-    from qvmsh.machine.snapshot import restore as snapshot_restore
+    from qvmsh.machine.snapshot import restore
 
-    return snapshot_restore.restore(vm, name, is_forced=force, is_waiting=wait)
+    return restore.restore(vm, name, is_forced=force, is_waiting=wait)
 
 
 @command(group="images", name="snapshot delete", aliases=("delete-disk", "snapshot delete-disk"))
 def snapshot_delete(vm: Machine, *names: Annotated[str, Opt(complete="snapshot")]) -> SnapshotDeleted:
-    """Remove snapshots from all disks; the disks as they are now stay untouched.
+    """Remove snapshots from all disks; their current content is kept.
 
-    A deletion that is cut off before a disk has lost its part is undone, else the next command ends it.
+    A deletion that is interrupted before the first disk changed is undone, else the next command
+    completes it.
 
     Args:
-        names: of the snapshots.
+        names: names of the snapshots.
 
     Raises:
-        StateError: there is no such snapshot; none was removed.
+        StateError: there is no such snapshot. None was removed.
     """
-    from qvmsh.machine.snapshot import save_delete as snapshots
+    from qvmsh.machine.snapshot import save_delete
 
-    return snapshots.delete(vm, names)
+    return save_delete.delete(vm, names)
 
 
 @command(group="images", name="snapshot list", aliases=("list-disk", "snapshot list-disk"))
 def snapshot_list(vm: Machine) -> SnapshotList:
-    """List the machine's disks and snapshots: as a tree, with dates, and where one is missing.
+    """List the disks, and the snapshots as a tree with dates.
 
-    Read from the images, so what other tools have made is there too. `*` marks the snapshot that
-    the present state descends from.
+    Read from the images, so snapshots of other tools are listed too, and disks where one is missing.
+    `*` marks the snapshot that the current state descends from.
 
     Returns:
         `disks`, and `snapshots` with their disks, sizes, dates, parents and messages: dicts, as in JSON,
         `vm.snapshot_list().snapshots[0]["name"]`.
     """
-    from qvmsh.machine.snapshot import view as snapshot_view
+    from qvmsh.machine.snapshot import view
 
-    return snapshot_view.listing(vm)
+    return view.listing(vm)
 
 
 @command(group="images", name="snapshot show")
 def snapshot_show(vm: Machine, name: Annotated[str, Opt(complete="snapshot")]) -> Details:
-    """Show all that is known of a snapshot; `--json` has the argument list of then too.
+    """Show a snapshot's details; `--json` adds QEMU's arguments at the time.
 
     Args:
-        name: of the snapshot.
+        name: name of the snapshot.
 
     Raises:
         StateError: there is no such snapshot.
     """
-    from qvmsh.machine.snapshot import view as snapshot_view
+    from qvmsh.machine.snapshot import view
 
-    return snapshot_view.show(vm, name)
+    return view.show(vm, name)
 
 
 @command(group="images", name="snapshot verify")
 def snapshot_verify(vm: Machine, *names: Annotated[str, Opt(complete="snapshot")]) -> Verified:
-    """Judge whether snapshots can be trusted; exit status 1 if one cannot.
+    """Check that snapshots can be restored; exit status 1 if one cannot.
 
-    Each must be on all disks, of one moment, on a base with the size and dates of then, in sound
-    images, and readable; what is not known is listed. While the machine is on, the tables of the
-    images are not checked.
+    Each must be on all disks, of the same moment, on a base with its size and dates at the time, in
+    undamaged images, and readable; what cannot be checked is listed. While the machine is on, the
+    tables of the images are not checked.
 
     Args:
-        names: of the snapshots; none = all.
+        names: names of the snapshots (default: all).
 
     Raises:
         StateError: there is no such snapshot.
     """
-    from qvmsh.machine.snapshot import verify as snapshot_verify
+    from qvmsh.machine.snapshot import verify
 
-    return snapshot_verify.verify(vm, names)
+    return verify.verify(vm, names)
 
 
 @command(group="images", name="snapshot diff")
@@ -159,17 +160,17 @@ def snapshot_diff(
     name: Annotated[str, Opt(complete="snapshot")],
     other: Annotated[str | None, Opt(complete="snapshot")] = None,
 ) -> Differences:
-    """Tell how much was written on each disk since a snapshot, and what of the hardware has changed.
+    """Show the data written since a snapshot and changes of the hardware.
 
-    While the machine is on, what its QEMU still holds back is not counted.
+    While the machine is on, data that QEMU has not yet written is not counted.
 
     Args:
-        name: of the snapshot.
-        other: a second snapshot, instead of the present state.
+        name: name of the snapshot.
+        other: a second snapshot, instead of the current state.
 
     Raises:
         StateError: there is no such snapshot.
     """
-    from qvmsh.machine.snapshot import view as snapshot_view
+    from qvmsh.machine.snapshot import view
 
-    return snapshot_view.diff(vm, name, other)
+    return view.diff(vm, name, other)

@@ -1,4 +1,4 @@
-"""`qvm ssh`: a command or a login shell in the guest."""
+"""`qvm ssh`: run a command or a login shell in the guest."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ def ssh(
 ) -> Output:
     """Run a command in the guest over ssh, or a login shell.
 
-    Cached connections serve all calls. As ssh does, the words are joined by spaces and read
-    by the guest's shell. The exit status is the guest command's own; 125 if the guest cannot be
-    reached, or how the command ended is not known. In the background the terminal is not read.
-    In Python the command's output is returned, a string that has `stderr`, `status` and
-    `argv` too (`bytes(output)`: what the guest wrote, byte by byte), and a failing one raises.
+    All calls share cached connections. As with ssh, the words are joined by spaces and read by the
+    guest's shell. The exit status is that of the guest's command; 125 if the guest cannot be
+    reached, or the command's status is unknown. In the background the terminal is not read.
+    In Python the command's output is returned, a string with the attributes `stderr`, `status` and
+    `argv` (`bytes(output)`: the unchanged bytes), and a failing command raises.
 
     Args:
         words: the command; none opens a login shell.
         tty: give the command a terminal, even if it is not a login shell.
-        timeout: (Python) how long it may take, in seconds; it may still run in the guest then.
-        input: (Python) what the command reads; nothing where it is not given.
+        timeout: (Python) seconds that it may take; it may still run in the guest afterwards.
+        input: (Python) the command's standard input; nothing by default.
         check: (Python) raise if the exit status is not 0.
 
     Raises:
         StateError: the machine is not running.
-        GuestUnreachableError: ssh cannot log in, or the exit status is not known; the text says why.
+        GuestUnreachableError: ssh cannot log in, or the exit status is unknown; the text says why.
         CommandError: (Python) the command failed, with its status and its standard error.
         DeadlineError: (Python) `timeout` passed.
     """

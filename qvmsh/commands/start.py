@@ -31,32 +31,32 @@ def start(
     Without ssh (`VM_READY=none`, or no network) it returns as soon as QEMU runs.
 
     QEMU runs in the background, in a session of its own: it survives this terminal. Ctrl-C while
-    waiting ends the machine that this call began. If the deadline passes, the machine is left
-    running and the report says what was already true.
+    waiting ends the machine that this call started. If the deadline passes, the machine keeps
+    running and the error says how far it got.
 
     Args:
-        nat: user mode networking, whatever the configuration says.
+        nat: use user mode networking regardless of the configuration.
         base_only: run the base image, without the overlay.
-        disposable: all changes vanish when the machine stops.
+        disposable: discard all changes when the machine stops.
         encapsulate: show the screen as text in a session of tmux or screen (VM_QEMU_DISPLAY=curses).
-        force: although other images stand on those that the guest writes to; with --loadvm although
-            the hardware is not that of then: what cannot be loaded is undone.
-        loadvm: continue from this saved state (`stop --savevm`).
-        ssh_attempts: how often ssh is tried, 2 s each (VM_SSH_ATTEMPTS).
+        force: start even if the guest's images back other images; with --loadvm, even if the hardware
+            has changed (a state that cannot be loaded is undone).
+        loadvm: resume from this saved state (`stop --savevm`).
+        ssh_attempts: number of ssh attempts, 2 s each (VM_SSH_ATTEMPTS).
         wait: False: return as soon as QEMU runs, without waiting for the guest.
 
     Raises:
-        StateError: it is running already, or another command is at work on it; the saved state is not
-            there, or does not fit.
-        QmpError: the state could not be loaded; the disks are as they were, and nothing runs.
-        LaunchError: QEMU ended; its own words are in the details.
-        DeadlineError: the guest did not answer in time; the machine is left running.
+        StateError: the machine is running already, or in use by another command; the saved state
+            is missing, or does not fit.
+        QmpError: the state could not be loaded. The disks did not change, and nothing runs.
+        LaunchError: QEMU ended; the details hold its output.
+        DeadlineError: the guest did not answer in time. The machine keeps running.
     """
-    from qvmsh.machine.power import start as lifecycle
+    from qvmsh.machine.power import start
 
-    return lifecycle.start(
+    return start.start(
         vm,
-        lifecycle.Request(
+        start.Request(
             base_only=base_only,
             disposable=disposable,
             is_encapsulated=encapsulate,

@@ -1,4 +1,4 @@
-"""`qvm status`: what state the machine is in (one-shot path)."""
+"""`qvm status`: show the machine's state (one-shot path)."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def status(
     quiet: Annotated[bool, Opt("-q")] = False,
     ssh_check: Annotated[bool, Opt("-s", "--no-ssh-check", "--no-ssh-fail")] = True,
 ) -> Status:
-    """Tell the machine's state; exit 0 only if it is running and its guest is ready.
+    """Show the machine's state; exit status 0 only if the guest is ready.
 
     Ready means that ssh answers; without ssh (`VM_READY=none`, or no network) that QEMU runs.
     States: stopped, starting, running, paused, suspended, shut down, crashed, broken.
 
     Args:
-        quiet: print nothing, only give the exit status.
-        ssh_check: False: do not ask whether ssh answers.
+        quiet: print nothing, only set the exit status.
+        ssh_check: False: do not check whether ssh answers.
     """
     return overview_status.look(vm, is_quiet=quiet, has_ssh_check=ssh_check)

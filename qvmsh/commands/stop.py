@@ -1,4 +1,4 @@
-"""`qvm stop`: power the guest off politely, or save its state; and say what worked."""
+"""`qvm stop`: power the guest off, or save its state."""
 
 from __future__ import annotations
 
@@ -28,36 +28,36 @@ def stop(
     force: Annotated[bool, Opt("-f")] = False,
     timeout: Annotated[float | None, Opt("-t", metavar="SECONDS")] = None,
 ) -> Stopped | Saved | Rebooted:
-    """Power the machine off and wait for its end; or save its state.
+    """Power the machine off and wait until it has ended; or save its state.
 
-    Tried in order, each with its share of the time: the guest agent, `poweroff` over ssh, the
-    ACPI power button. A guest that does not obey is left running, unless `--force`.
+    Tried in this order, sharing the time: the guest agent, `poweroff` over ssh, the ACPI power
+    button. A guest that does not react keeps running, unless `--force` is given.
     With `--savevm` the guest is suspended, memory and disks are saved as a snapshot, and QEMU
-    ends; `start --loadvm` goes on from there.
+    ends; `start --loadvm` resumes from there.
 
     Args:
         savevm: save the state under this name instead of powering off.
-        suspend: False: with --savevm, save the guest as it runs, without suspending it first.
-        poweroff: power off (what stop does anyway; `vm` asked for the option).
+        suspend: False: with --savevm, save the guest without suspending it first.
+        poweroff: power off (the default; `vm` required the option).
         reboot: reboot the guest instead (as the verb `reboot`).
         force: if nothing else works, end QEMU: QMP quit, SIGTERM, SIGKILL.
-        timeout: seconds for the polite ways together (VM_SHUTDOWN_TIMEOUT); with --savevm, those
-            that the guest may take to suspend (60).
+        timeout: seconds for the guest to power off (VM_SHUTDOWN_TIMEOUT), or with --savevm to
+            suspend (60).
 
     Raises:
-        StateError: it is not running, or refuses to suspend; it is as it was.
-        DeadlineError: the guest did not power off or suspend; it is still running.
-        QmpError: QEMU could not save; the guest runs on.
+        StateError: the machine is not running, or the guest refuses to suspend. Nothing changed.
+        DeadlineError: the guest did not power off or suspend. It is still running.
+        QmpError: QEMU could not save the state. The guest keeps running.
     """
-    from qvmsh.machine.power import stop as power
+    from qvmsh.machine.power import stop
 
     if savevm is not None:
-        return Saved(vm.name, savevm, *power.save(vm, savevm, has_suspend=suspend, timeout_s=timeout))
-    if not (suspend or poweroff or reboot):  # `vm` took it with those two
+        return Saved(vm.name, savevm, *stop.save(vm, savevm, has_suspend=suspend, timeout_s=timeout))
+    if not (suspend or poweroff or reboot):  # `vm` accepted it with those two
         raise UsageError(
-            "stop: --no-suspend belongs to --savevm NAME",
-            hint="`qvm stop` alone powers off, and saves nothing",
+            "stop: --no-suspend requires --savevm NAME",
+            hint="`qvm stop` alone powers off and saves nothing",
         )
     if reboot:
-        return Rebooted(vm.name, *power.reboot(vm, force=force, timeout_s=power.patience_s(vm, timeout)))
-    return Stopped(vm.name, *power.stop(vm, force=force, timeout_s=power.patience_s(vm, timeout)))
+        return Rebooted(vm.name, *stop.reboot(vm, force=force, timeout_s=stop.patience_s(vm, timeout)))
+    return Stopped(vm.name, *stop.stop(vm, force=force, timeout_s=stop.patience_s(vm, timeout)))

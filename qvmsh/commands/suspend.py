@@ -1,4 +1,4 @@
-"""`qvm suspend`: send the guest to sleep."""
+"""`qvm suspend`: suspend the guest."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def suspend(
     *,
     timeout: Annotated[float | None, Opt("-t", metavar="SECONDS")] = None,
 ) -> Suspended:
-    """Send the guest to sleep (ACPI S3) and wait until it sleeps.
+    """Suspend the guest (ACPI S3) and wait until it is suspended.
 
-    It is asked by ssh, else by the guest agent. `wakeup` wakes it; `stop --savevm` saves it too.
+    ssh, else the guest agent, asks the guest. `wakeup` wakes it; `stop --savevm` also saves it.
 
     Args:
         timeout: seconds that it may take (60).
 
     Raises:
-        StateError: it does not run, or nothing in it can be asked; it is as it was.
-        DeadlineError: it was asked but does not sleep; it runs on.
+        StateError: the machine is not running, or neither ssh nor the agent answers. Nothing changed.
+        DeadlineError: the guest was asked but did not suspend. It keeps running.
     """
-    from qvmsh.machine.power import suspend as holding
+    from qvmsh.machine.power import suspend
 
-    return holding.suspend(vm, timeout_s=timeout)
+    return suspend.suspend(vm, timeout_s=timeout)

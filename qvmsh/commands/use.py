@@ -1,4 +1,4 @@
-"""`use`: make another machine the one of the shell."""
+"""`use`: switch the shell to another machine."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 @command(group="shell")
 def use(where: Annotated[str, Opt(complete="machine")], *, io: Io = QUIET) -> Used:
-    """Make another machine the one of this shell.
+    """Switch this shell to another machine.
 
-    `vm`, `settings`, `guest`, the prompt and `$VM_...` follow, and the shell goes to the machine's
-    directory. No value of the machine before it stays in the environment.
+    `vm`, `settings`, `guest`, the prompt and `$VM_...` change, and the shell changes to the machine's
+    directory. No value of the previous machine stays in the environment.
 
     Args:
         where: the machine's directory, or the name of a known machine.
 
     Raises:
-        UsageError: this is no shell, or no such machine is known; nothing has changed.
-        ConfigError: its configuration is wrong; nothing has changed.
+        UsageError: this is not a shell, or there is no such machine. Nothing changed.
+        ConfigError: the machine's configuration has problems. Nothing changed.
     """
     if io.session is None:
         raise UsageError(
-            "use: there is no session whose machine it could change",
+            "use: cannot switch machines outside a shell",
             hint=f"`qvm -C {where} sh` opens one there",
         )
     vm = io.session.use(where)

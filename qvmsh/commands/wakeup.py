@@ -1,4 +1,4 @@
-"""`qvm wakeup`: wake a guest that sleeps."""
+"""`qvm wakeup`: wake a suspended guest."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def wakeup(
     wait: bool = True,
     timeout: Annotated[float | None, Opt("-t", metavar="SECONDS")] = None,
 ) -> Woken:
-    """Wake a suspended guest and wait until its ssh answers (QMP `system_wakeup`).
+    """Wake a suspended guest (QMP `system_wakeup`) and wait for its ssh.
 
     Without ssh (`VM_READY=none`, or no network) it returns at once.
-    On q35 its power registers are given back, which the firmware forgets: it can sleep again.
+    On q35, qvm restores the power registers that the firmware loses, so it can suspend again.
 
     Args:
         wait: False: return at once, without waiting for ssh.
         timeout: seconds that ssh may take (VM_SSH_ATTEMPTS, 2 s each).
 
     Raises:
-        StateError: it does not sleep; it is as it was.
-        DeadlineError: it is awake but does not answer; it is left running.
+        StateError: the guest is not suspended. Nothing changed.
+        DeadlineError: the guest is awake but does not answer. It keeps running.
     """
-    from qvmsh.machine.power import suspend as holding
+    from qvmsh.machine.power import suspend
 
-    return holding.wakeup(vm, is_waiting=wait, timeout_s=timeout)
+    return suspend.wakeup(vm, is_waiting=wait, timeout_s=timeout)

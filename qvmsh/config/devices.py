@@ -1,12 +1,12 @@
-"""What the variables of the hardware say: disks, boot order, clock, architecture, hardware by hand.
+"""The variables of the hardware: disks, boot order, clock, architecture, VM_QEMU_ARGS.
 
     disk("data.img:raw:none").cache           # "none"
     boot("cdrom disk menu")                   # ["cdrom", "disk", "menu"]
     architecture({"VM_MACHINE_ARCH": "aarch64"})
 
 A line of VM_DISKS is `path[:format[:cache]][:ro]`. It is read from its end, and a word counts as
-format, cache or `ro` only if it is one that QEMU knows; so a `:` in a path works. A path that ends
-in such a word is written with the format behind it (`odd:raw:raw` is the file `odd:raw`).
+format, cache or `ro` only if QEMU knows it; so a `:` in a path works. A path that ends
+in such a word is written with the format after it (`odd:raw:raw` is the file `odd:raw`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BY_SUFFIX = {
     ".vhd": "vpc",
     **dict.fromkeys((".img", ".bin", ".dd", ".iso"), "raw"),
 }
-"""The format that a file's name tells. Never its content: a guest may write what it likes there."""
+"""The format by a file's name. Never by its content: a guest may write anything there."""
 
 MACHINES = {
     "x86_64": "pc",
@@ -38,14 +38,14 @@ MACHINES = {
     "ppc64": "pseries",
     "s390x": "s390-ccw-virtio",
 }
-"""The machine type where VM_QEMU_MACHINE is not set, for each architecture of VM_MACHINE_ARCH."""
+"""The default of VM_QEMU_MACHINE for each architecture of VM_MACHINE_ARCH."""
 
 OTHERS = (
     "alpha", "avr", "cris", "hppa", "m68k", "microblaze", "microblazeel", "mips", "mips64", "mips64el",
     "mipsel", "nios2", "or1k", "ppc", "riscv32", "rx", "sh4", "sh4eb", "sparc", "sparc64", "tricore",
     "xtensa", "xtensaeb",
 )  # fmt: skip
-"""Architectures of QEMU for which no machine type takes the devices that qvm gives. Source: QEMU 7.2."""
+"""Architectures of QEMU without a machine type for the devices that qvm uses. Source: QEMU 7.2."""
 
 PC = ("x86_64", "i386")
 
@@ -53,22 +53,22 @@ SOCKETS = ("qmp", "session", "events", "monitor", "serial", "qga", "tpm-control"
 """Ids of qvm's own character devices."""
 
 RESERVED = ("name", "uuid", "pidfile", "daemonize")
-"""Options that are qvm's own: by them it knows the machine again."""
+"""Options that only qvm sets: it identifies the machine by them."""
 
 REPLACED = (
     "VM_DISKS", "VM_CDROM", "VM_BOOT", "VM_KERNEL", "VM_INITRD", "VM_APPEND", "VM_FIRMWARE", "VM_TPM",
     "VM_SERIAL", "VM_GUEST_AGENT", "VM_GUEST_AGENT_METHOD", "VM_VIRTIO_RNG", "VM_RTC_BASE",
 )  # fmt: skip
-"""What has no effect where VM_QEMU_ARGS is set (in a .vmrc; a global file may set some for all)."""
+"""Variables without effect if VM_QEMU_ARGS is set (in a .vmrc; a global file may set some for all)."""
 
 
 class DiskLine:
     """One line of VM_DISKS.
 
     Args:
-        path: as it is written.
-        format: "" where the line does not say.
-        cache: "" where the line does not say.
+        path: as written.
+        format: "" if the line has none.
+        cache: "" if the line has none.
         is_read_only: the guest cannot write to it.
     """
 
@@ -82,12 +82,12 @@ class DiskLine:
 
     @property
     def driver(self) -> str:
-        """The format: what the line says, else what the file's name tells, else raw."""
+        """The format: from the line, else from the file's name, else raw."""
         return self.format or BY_SUFFIX.get(os.path.splitext(self.path)[1].lower(), "raw")
 
 
 def disk(line: str) -> DiskLine:
-    """What one line of VM_DISKS says.
+    """Parse one line of VM_DISKS.
 
     Raises:
         ValueError: it names no file.
@@ -103,7 +103,7 @@ def disk(line: str) -> DiskLine:
         kind = parts.pop()
     path = ":".join(parts)
     if not path:
-        raise ValueError("no file is named")
+        raise ValueError("the file is missing")
     return DiskLine(path, kind, cache, is_read_only=is_read_only)
 
 
@@ -117,7 +117,7 @@ def disks(text: str) -> list[DiskLine]:
     paths = [os.path.normpath(each.path) for each in found]
     for at, path in enumerate(paths):
         if path in paths[:at]:
-            raise ValueError(f"{found[at].path} stands there twice")
+            raise ValueError(f"{found[at].path} is listed twice")
     return found
 
 
@@ -125,21 +125,21 @@ def boot(text: str) -> list[str]:
     """The words of VM_BOOT; QEMU's letters (`-boot order=dc`) become words.
 
     Raises:
-        ValueError: a word that means nothing, or stands there twice.
+        ValueError: a word is unknown or listed twice.
     """
     letters = {"c": "disk", "d": "cdrom", "n": "network"}
     found = text.replace(",", " ").split()
     if len(found) == 1 and set(found[0]) <= set("abcdnop") and (floppy := set(found[0]) & {"a", "b"}):
-        raise ValueError(f"{min(floppy)} is a floppy drive, which qvm does not give")
+        raise ValueError(f"{min(floppy)} is a floppy drive, which qvm does not support")
     if len(found) == 1 and all(letter in letters for letter in found[0]):
         found = [letters[letter] for letter in found[0]]
     for at, word in enumerate(found):
         number = word.removeprefix("disk")
         is_disk = word.startswith("disk") and (not number or (number.isascii() and number.isdigit()))
         if not is_disk and word not in ("cdrom", "network", "menu"):
-            raise ValueError(f"{word!r} is nothing to boot from")
+            raise ValueError(f"{word!r} is not a boot device")
         if word in found[:at]:
-            raise ValueError(f"{word} stands there twice")
+            raise ValueError(f"{word} is listed twice")
     return found
 
 
@@ -159,7 +159,7 @@ def is_clock(text: str) -> bool:
 
 
 def collision(arguments: Sequence[str]) -> str:
-    """What in VM_QEMU_ARGS is qvm's own, "" if nothing is."""
+    """The part of VM_QEMU_ARGS that only qvm may set; "" if there is none."""
     for at, word in enumerate(arguments):
         option = word[1:].removeprefix("-") if word.startswith("-") else ""
         if option in RESERVED:
@@ -176,7 +176,7 @@ def collision(arguments: Sequence[str]) -> str:
 
 
 def _id(value: str, fields: Sequence[str]) -> str:
-    """The `id=` among the fields of an option, also where it is given as JSON."""
+    """The `id=` among the fields of an option, or in its JSON."""
     if value.lstrip().startswith("{"):
         squeezed = value.replace(" ", "")
         return next((name for name in SOCKETS if f'"id":"{name}"' in squeezed), "")
@@ -184,16 +184,16 @@ def _id(value: str, fields: Sequence[str]) -> str:
 
 
 def target(binary: str) -> str:
-    """The architecture that the name of a QEMU tells; "" where it does not (qemu-kvm, a wrapper)."""
+    """The architecture in the name of a QEMU; "" if there is none (qemu-kvm, a wrapper)."""
     name = os.path.basename(binary)
     if not name.startswith("qemu-system-"):
         return ""
-    found = name.removeprefix("qemu-system-").partition("-")[0]  # Debian has one that ends in -microvm
+    found = name.removeprefix("qemu-system-").partition("-")[0]  # Debian: qemu-system-x86_64-microvm
     return "ppc64" if found == "ppc64le" else found
 
 
 def architecture(values: Mapping[str, str]) -> str:
-    """The guest's architecture, by QEMU's name: VM_MACHINE_ARCH, else what VM_QEMU_BIN is named after."""
+    """The guest's architecture as QEMU calls it: VM_MACHINE_ARCH, else that of VM_QEMU_BIN."""
     binary = values.get("VM_QEMU_BIN") or "qemu-system-x86_64"
     here = os.uname().machine.lower()
     return (
@@ -204,10 +204,10 @@ def architecture(values: Mapping[str, str]) -> str:
 
 
 def machine_default(values: Mapping[str, str]) -> str:
-    """The machine type where VM_QEMU_MACHINE is not set."""
+    """The default of VM_QEMU_MACHINE."""
     arch = architecture(values)
     if arch in PC and values.get("VM_FIRMWARE") == "uefi-secure":
-        return "q35"  # Secure Boot is worth something only with System Management Mode, which `pc` lacks
+        return "q35"  # Secure Boot is effective only with System Management Mode, which `pc` lacks
     if values.get("VM_QEMU_BIN", "").endswith("-microvm"):
         return "microvm"
     return MACHINES.get(arch, "virt")
@@ -220,14 +220,14 @@ def is_q35(machine: str) -> bool:
 
 
 def conflicts(values: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
-    """What does not go together in values that are each right: variable, what is wrong, what to do."""
+    """Conflicts between valid values: variable, what is wrong, what to do."""
     arch = architecture(values)
     is_pc = arch in PC
     for name in ("VM_INITRD", "VM_APPEND"):
         if values.get(name) and not values.get("VM_KERNEL"):
             yield (
                 name,
-                "is set, but there is no VM_KERNEL that it could go with",
+                "is set, but VM_KERNEL is not",
                 f"set VM_KERNEL, or remove {name}",
             )
     named = target(values.get("VM_QEMU_BIN", ""))
@@ -235,13 +235,17 @@ def conflicts(values: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
         hint = "remove one of the two"
         yield "VM_MACHINE_ARCH", f"is {arch}, but VM_QEMU_BIN is QEMU for {named}", hint
     if named in OTHERS and not (values.get("VM_QEMU_MACHINE") or values.get("VM_QEMU_ARGS")):
-        hint = "set VM_QEMU_MACHINE, or all hardware by VM_QEMU_ARGS"
-        yield "VM_QEMU_BIN", f"is QEMU for {named}, of which qvm knows no machine type", hint
+        hint = "set VM_QEMU_MACHINE, or all hardware with VM_QEMU_ARGS"
+        yield "VM_QEMU_BIN", f"is QEMU for {named}, for which qvm has no machine type", hint
     machine = values.get("VM_QEMU_MACHINE") or machine_default(values)
     firmware = values.get("VM_FIRMWARE", "")
     if firmware == "uefi-secure" and is_pc and not is_q35(machine):
         hint = "write VM_QEMU_MACHINE=q35, or VM_FIRMWARE=uefi"
-        yield "VM_FIRMWARE", f"is uefi-secure, which machine type {machine.partition(',')[0]} cannot do", hint
+        yield (
+            "VM_FIRMWARE",
+            f"is uefi-secure, which machine type {machine.partition(',')[0]} does not support",
+            hint,
+        )
     if firmware == "bios" and not is_pc:
         yield "VM_FIRMWARE", f"is bios, which {arch} does not have", "write VM_FIRMWARE=uefi"
     if values.get("VM_GUEST_AGENT_METHOD") == "isa-serial" and not is_pc:
@@ -251,24 +255,24 @@ def conflicts(values: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
         places = 6 if is_q35(machine) else 4
         count = 1 + len(disks(values.get("VM_DISKS", ""))) + bool(values.get("VM_CDROM"))
         if count > places:
-            what = f"is ide, which has {places} places, for {count} devices"
+            what = f"is ide, which takes {places} devices, but there are {count}"
             yield "VM_DISK_BUS", what, "write VM_DISK_BUS=virtio, or sata"
     by_hand = values.get("VM_QEMU_ARGS") and values.get("VM_SSH_PORT", "auto") in ("", "auto")
     if values.get("VM_READY") == "ssh" and (by_hand or values.get("VM_NET_MODEL") == "none"):
-        why = "VM_SSH_PORT does not say where VM_QEMU_ARGS forwards it" if by_hand else "VM_NET_MODEL is none"
-        yield "VM_READY", f"is ssh, but there is no way to the guest's ssh: {why}", "write VM_READY=none"
+        why = "VM_SSH_PORT is not set to the port in VM_QEMU_ARGS" if by_hand else "VM_NET_MODEL is none"
+        yield "VM_READY", f"is ssh, but the guest's ssh is not reachable: {why}", "write VM_READY=none"
     yield from _boot_conflicts(values)
 
 
 def _boot_conflicts(values: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
-    """What VM_BOOT names although it is not there."""
+    """Devices that VM_BOOT names but the machine does not have."""
     count = 1 + sum(bool(line.strip()) for line in values.get("VM_DISKS", "").split("\n"))
     for word in boot(values.get("VM_BOOT", "")):
         number = word.removeprefix("disk")
         if word == "cdrom" and not values.get("VM_CDROM"):
             yield "VM_BOOT", "names cdrom, but VM_CDROM is not set", "set VM_CDROM"
         elif word == "network" and values.get("VM_NET_MODEL") == "none":
-            yield "VM_BOOT", "names network, but VM_NET_MODEL is none", "take one of the two away"
+            yield "VM_BOOT", "names network, but VM_NET_MODEL is none", "remove one of the two"
         elif word.startswith("disk") and number and int(number) >= count:
             yield (
                 "VM_BOOT",
@@ -278,7 +282,7 @@ def _boot_conflicts(values: Mapping[str, str]) -> Iterator[tuple[str, str, str]]
 
 
 def replaced(values: Mapping[str, str]) -> list[str]:
-    """Variables that are set although VM_QEMU_ARGS takes their effect away."""
+    """Variables that are set but have no effect because of VM_QEMU_ARGS."""
     return (
         [name for name in REPLACED if values.get(name) not in (None, "", "no")]
         if values.get("VM_QEMU_ARGS")

@@ -1,4 +1,4 @@
-"""Changing one value of a `.vmrc` and leaving every other byte as it was.
+"""Change one value of a `.vmrc` and keep every other byte.
 
 assign("VM_MACHINE_MEM=1024  # MiB\n", "VM_MACHINE_MEM", "2048")     # "VM_MACHINE_MEM=2048  # MiB\n"
 """
@@ -20,15 +20,15 @@ __all__ = ("assign", "assign_in_file", "quote")
 def assign(text: str, name: str, value: str) -> str:
     """Return `text` with `name` set to `value`.
 
-    The last assignment of the name is the one that is changed, since it is the one that counts;
-    its `export` and its comment stay. Where there is none, a line is added at the end.
+    The last assignment of the name is changed, since it is the effective one; its `export` and its
+    comment are kept. If there is none, a line is added at the end.
 
     Raises:
-        UsageError: `name` cannot be a name, or no shell can hold `value`.
+        UsageError: `name` is not a valid name, or `value` cannot be quoted.
         ConfigError: the text is so broken that the new value would not be read.
     """
     if not is_name(name):
-        raise UsageError(f"{name!r} cannot be the name of a variable")
+        raise UsageError(f"{name!r} is not a valid variable name")
     try:
         quoted = quote(value) if value else ""
     except ValueError as error:
@@ -44,14 +44,14 @@ def assign(text: str, name: str, value: str) -> str:
 
 
 def _whole_lines(text: str) -> str:
-    """`text`, so that what is put behind it begins a line."""
+    """`text` with a line end, so that a line can be added."""
     if text.endswith("\\\n"):
-        return text + "\n"  # the last line asks to be continued
+        return text + "\n"  # the last line is continued
     return text if not text or text.endswith("\n") else text + "\n"
 
 
 def _require_readable(text: str, name: str, value: str) -> None:
-    """Make sure that the new text says what it should, whatever stood around the change."""
+    """Make sure that the new text sets the value, whatever surrounds the change."""
     document = parse(text, files.VMRC)
     rows = [row for row in document.assignments if row.name == name]
     literal = [part for part in rows[-1].parts if isinstance(part, str)] if rows else []
@@ -61,18 +61,18 @@ def _require_readable(text: str, name: str, value: str) -> None:
         f"cannot set {name}: the file has problems that would hide the new value",
         details=[str(problem) for problem in document.problems],
         problems=tuple(document.problems),
-        hint="correct them with an editor first",
+        hint="correct them first: `qvm config edit`",
     )
 
 
 def assign_in_file(path: str, name: str, value: str) -> None:
-    """Set `name` to `value` in the file; it holds the old or the new text at any moment.
+    """Set `name` to `value` in the file, atomically.
 
-    A link is followed; mode and owner stay. See `assign`.
+    A link is followed; mode and owner are kept. See `assign`.
 
     Raises:
-        UsageError, ConfigError: see `assign`; the file is as it was.
-        OSError: it cannot be written; the file is as it was.
+        UsageError, ConfigError: see `assign`. The file did not change.
+        OSError: it cannot be written. The file did not change.
     """
     try:
         source = files.read(path)
@@ -82,7 +82,7 @@ def assign_in_file(path: str, name: str, value: str) -> None:
 
 
 def replace(path: str, text: str) -> None:
-    """Put `text` into an existing file: written beside, synced, renamed."""
+    """Replace an existing file's content: write a temporary file, sync, rename."""
     target = os.path.realpath(path)
     status = os.stat(target)
     part = unique(os.path.join(os.path.dirname(target), f".{os.path.basename(target)}.part"))

@@ -1,11 +1,11 @@
-"""Working out the values of a document: expansion, in the order of the file.
+"""Evaluate the values of a document: expansion, in the order of the file.
 
     document = parse("VM_MACHINE_NAME=demo\nDATA=~/vm/$VM_MACHINE_NAME\n", ".vmrc")
     values = {"HOME": "/home/guido"}
     evaluate(document, values)      # []; values["DATA"] is now "/home/guido/vm/demo"
 
-Nothing is executed. Values that contain each other double with each line, so what may be built
-is bounded, as is each value (by what the system lets a process be given).
+Nothing is executed. Values that contain each other double with each line, so their total size is
+limited, as is each value (by the system's limit for an environment variable).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from qvmsh.config.syntax import Assignment, Document, Part
 
 MAX_VALUE_BYTES = 131072 - 1
-"""What Linux lets one `NAME=value` of an environment hold (MAX_ARG_STRLEN, with its NUL)."""
+"""Linux' limit for one `NAME=value` of an environment (MAX_ARG_STRLEN, with its NUL)."""
 MAX_TOTAL = 8 << 20
-"""Characters that the values of one configuration may add up to while they are built."""
+"""Limit of the characters produced while the values of one configuration are evaluated."""
 
 
 class _TooLarge(Exception):
@@ -38,24 +38,24 @@ def evaluate(
     assigned: Callable[[str, str, int, int], None] | None = None,
     budget: Budget | None = None,
 ) -> list[Problem]:
-    """Work out the values of `document` in the order of the file and put them into `environ`.
+    """Evaluate the values of `document` in the order of the file and put them into `environ`.
 
     Args:
-        document: what `parse` gave.
+        document: the result of `parse`.
         environ: values that are set already; changed in place.
-        default: gives the value of a variable that nobody has set: `$NAME` takes it, while
-            `${NAME:-word}` and the like take the variable as unset.
+        default: returns the default of an unset variable: `$NAME` uses it, while
+            `${NAME:-word}` and the like treat the variable as unset.
         assigned: called after each assignment with name, value, line and column.
-        budget: room for values, shared among files.
+        budget: limit for all values, shared among files.
 
     Returns:
-        Problems that only the values show: `${NAME:?word}`, values that grow beyond bounds.
+        Problems found by the evaluation: `${NAME:?word}`, values that are too large.
     """
     return _Evaluator(document, environ, default, assigned, budget or Budget()).run()
 
 
 class Budget:
-    """How many characters may still be produced, so that doubling values come to an end."""
+    """The characters that may still be produced, a limit for doubling values."""
 
     __slots__ = ("left",)
 
@@ -105,11 +105,11 @@ class _Evaluator:
             value = self._join(row.parts)
         except _TooLarge:
             hint = "values that contain each other double each time"
-            self._problem(row.line, row.column, "the values grow too large together", hint, row.name)
+            self._problem(row.line, row.column, "the values are too large in total", hint, row.name)
             raise
         limit = MAX_VALUE_BYTES - len(row.name) - 1
         if len(value) * 4 > limit and len(value.encode("utf-8", "surrogateescape")) > limit:
-            message = f"the value of {row.name} is longer than the {limit} bytes that a process can be given"
+            message = f"the value of {row.name} is longer than the limit of {limit} bytes"
             self._problem(row.line, row.column, message, "put it into a file and name the file", row.name)
             return None
         return value
@@ -174,7 +174,7 @@ class _Evaluator:
 
 
 def _own(name: str) -> str | None:
-    """What bash itself gives under a few names that are of use in a file."""
+    """The value of a few variables that bash sets itself."""
     if name == "UID":
         return str(os.getuid())
     if name == "EUID":

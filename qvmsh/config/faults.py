@@ -1,9 +1,9 @@
-"""What is not part of `.vmrc`: what to say about it, and where to read on.
+"""What is not part of `.vmrc`: the problem to report, and where to continue reading.
 
     Faults(scanner).command(begin, "if")     # if is a command; ... write NAME=${NAME:-value} ...
 
-Each method is called with the scanner at the fault, notes a problem, and leaves the scanner where
-reading goes on; `Abandoned` gives up the rest of the line.
+Each method is called with the scanner at the fault, adds a problem, and leaves the scanner where
+reading continues; `Abandoned` skips the rest of the line.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from qvmsh.config.syntax import Assignment, Document
 
     class Scanner(Protocol):
-        """What is used here of `grammar.Scanner`."""
+        """The parts of `grammar.Scanner` that are used here."""
 
         text: str
         size: int
@@ -47,7 +47,7 @@ MAX_RECOVERIES = 10
 _FOLLOW_UPS = frozenset(("then", "else", "elif", "fi", "do", "done", "esac", "}", "{", ")"))
 _INCLUDE = "write VM_INCLUDE=FILE instead"
 _PLAIN = "write NAME=value instead"
-_UNLESS_SET = "NAME=${NAME:-value} takes a value where none is set"
+_UNLESS_SET = "NAME=${NAME:-value} sets a value unless one is set"
 _ITSELF = "write each value by itself"
 _INSTEAD = {
     "source": _INCLUDE,
@@ -70,38 +70,38 @@ _INSTEAD = {
 
 
 class Faults:
-    """What is wrong with one text, found by its scanner."""
+    """The faults of one text, found by its scanner."""
 
     def __init__(self, scanner: Scanner) -> None:
         self.scanner = scanner
-        self.muted = 0  # inside of something that has been reported already
+        self.muted = 0  # inside something that has been reported already
         self.recoveries = 0
         self.follow_ups = 0
         self.in_block = False
         self.has_cr = False
 
     def note(self, offset: int, message: str, hint: str | None = None, name: str = "") -> None:
-        """Add a problem, up to as many as anybody would read."""
+        """Add a problem, up to MAX_PROBLEMS."""
         if self.muted:
             return
         document = self.scanner.document
         line, column = self.scanner.place(offset)
         if len(document.problems) >= MAX_PROBLEMS:
-            text = "more problems follow that are not listed"
+            text = "more problems are not listed"
             document.problems.append(Problem(document.file, line, column, text))
             raise Full
         document.problems.append(Problem(document.file, line, column, message, hint, name))
 
     def recover(self, begin: int, unclosed: Unclosed) -> None:
-        """Say what is not closed, and go on behind the line on which it was opened."""
+        """Report what is not closed, and continue after the line on which it was opened."""
         self.muted = 0
         hint = unclosed.hint
         first, last = self.scanner.place(begin)[0], self.scanner.place(unclosed.offset)[0]
         problems = self.scanner.document.problems
         while problems and problems[-1].line > last:
-            problems.pop()  # what seemed to be inside will be read again
+            problems.pop()  # these lines will be read again
         if first != last:
-            hint = f"look also at line {first}, where this statement begins; {hint}"
+            hint = f"see also line {first}, where this statement begins; {hint}"
         self.note(unclosed.offset, unclosed.what, hint)
         self.recoveries += 1
         if self.recoveries > MAX_RECOVERIES:
@@ -111,7 +111,7 @@ class Faults:
         self.scanner.to_line_end()
 
     def carriage_return(self) -> None:
-        """A CR outside of quotes: bash would take it into the value."""
+        """A CR outside of quotes: bash would add it to the value."""
         if self.scanner.text[self.scanner.at + 1] == "\n":
             if not self.has_cr:
                 hint = "remove the CR of every line: sed -i 's/\\r$//' FILE"
@@ -126,15 +126,15 @@ class Faults:
     def operator(self, char: str) -> NoReturn:
         """`|`, `&`, `<`, `>`, `(` or `)` outside of quotes."""
         hint = f"quote the value if the {char} belongs to it: NAME='...{char}...'"
-        self.note(self.scanner.at, f"an unquoted {char}, which a shell takes as an operator", hint)
+        self.note(self.scanner.at, f"an unquoted {char}, which is an operator in a shell", hint)
         self._abandon_command()
 
     def second_semicolon(self) -> NoReturn:
-        self.note(self.scanner.at, "a second ;", "write one assignment a line")
+        self.note(self.scanner.at, "a second ;", "write one assignment per line")
         raise Abandoned
 
     def addition(self, name: str) -> int:
-        """`NAME+=`: go on as if it were `NAME=`; returns the offset of the `=`."""
+        """`NAME+=`: continue as for `NAME=`; returns the offset of the `=`."""
         self.note(
             self.scanner.at, f"{name}+= is not part of .vmrc", f'write {name}="${name}..." instead', name
         )
@@ -142,37 +142,37 @@ class Faults:
 
     def element(self, begin: int, name: str) -> NoReturn:
         """`NAME[0]=`."""
-        hint = "write one variable for each value, or one value with a line each in quotes"
-        self.note(begin, f"{name}[...] is an array, which .vmrc does not have", hint, name)
+        hint = "write one variable for each value, or one quoted value with several lines"
+        self.note(begin, f"{name}[...] is an array, which .vmrc does not support", hint, name)
         self._abandon_command()
 
     def array(self, begin: int, name: str) -> None:
         """`NAME=(...)`."""
-        hint = f"write {name}='...' instead, with a line for each element where there are several"
-        self.note(begin, f"{name}=(...) is an array, which .vmrc does not have", hint, name)
-        self._skip_balanced(self.scanner.skip(self.scanner.at), "(", ")", "an array that is not closed")
+        hint = f"write {name}='...' instead, with one line per element"
+        self.note(begin, f"{name}=(...) is an array, which .vmrc does not support", hint, name)
+        self._skip_balanced(self.scanner.skip(self.scanner.at), "(", ")", "an unclosed array")
 
     def shell_name(self, begin: int, name: str) -> None:
         """A name that a shell sets itself."""
-        self.note(begin, f"{name} belongs to the shell itself", "choose another name", name)
+        self.note(begin, f"{name} is reserved by the shell", "choose another name", name)
 
     def export_word(self, start: int) -> NoReturn:
-        """A word behind `export` that is no assignment."""
+        """A word after `export` that is not an assignment."""
         char = self.scanner.text[start]
         if char in "'\"":
             message, hint = "a quote before the name", f"write export NAME={char}...{char} instead"
         elif char == "=":
             message, hint = "a blank before the =", "write export NAME=value instead"
         else:
-            message, hint = "export takes assignments only", "write export NAME=value instead"
+            message, hint = "export takes only assignments", "write export NAME=value instead"
         self.note(start, message, hint)
         self._abandon_command()
 
     def bare_export(self, begin: int) -> None:
-        self.note(begin, "export what?", "write export NAME=value instead")
+        self.note(begin, "export needs an assignment", "write export NAME=value instead")
 
     def second_word(self, begin: int, start: int) -> NoReturn:
-        """Something that is no assignment stands behind one: nearly always a value without quotes."""
+        """Something after an assignment that is not one: nearly always a value without quotes."""
         found = self.scanner.document.assignments[-1] if self.scanner.document.assignments else None
         self.scanner.at = start
         word = self._shown_word()
@@ -181,21 +181,21 @@ class Faults:
         if word == "export":
             hint = "write export on a line of its own"
         elif found is None or found.start < begin:
-            message = f"{word} is no assignment"
+            message = f"{word} is not an assignment"
         else:
             end = min(self._index("\n", start), self._index(" #", start))
             raw = self.scanner.text[found.start : end].strip()
             is_plain = len(raw) <= 60 and not any(c in QUOTING or c in ";|&<>()\n\r" for c in raw)
             if found.start == found.end:
                 better = "'...'" if not is_plain else f"'{raw}'" if any(c in raw for c in " \t~*?[#") else raw
-                hint = f"write {found.name}={better} instead, without a blank behind the ="
+                hint = f"write {found.name}={better} instead, without a blank after the ="
             elif is_plain:
                 hint = f"write {found.name}='{raw}' instead"
         self.note(start, message, hint)
         self._abandon_command()
 
     def command(self, begin: int, name: str) -> NoReturn:
-        """Something that is no assignment begins a statement."""
+        """A statement that is not an assignment."""
         self.scanner.at = begin
         word = self._shown_word()
         if self.in_block and word in _FOLLOW_UPS:
@@ -220,13 +220,13 @@ class Faults:
             return "a blank before the =", f"write {name}={shown} instead, without blanks around the ="
         if name and ("()" in word or rest.startswith("()") or word == "function"):
             self.in_block = True
-            return "a function, which .vmrc does not have", "put it into a script for qvm"
+            return "a function, which .vmrc does not support", "put it into a script for qvm"
         if "=" in word and not any(c in QUOTING or c in "()|&<>;" for c in head):
             better = "".join(c if c.isascii() and c.isalnum() else "_" for c in head).lstrip("0123456789")
             hint = f"write {better}=... instead" if better.strip("_") else "begin it with a letter"
-            return f"{head} cannot be the name of a variable", hint
+            return f"{head} is not a valid variable name", hint
         if word.startswith(("|", "&", "<", ">", "(", ")", ";")):
-            return f"{word} begins no assignment", "write one NAME=value a line"
+            return f"{word} does not begin an assignment", "write one NAME=value per line"
         hint = "write NAME=value, or put the command into a script for qvm"
         return f"{word} is a command; .vmrc is read, never run", hint
 
@@ -251,7 +251,7 @@ class Faults:
             else:
                 at += 1
         self.scanner.at = at
-        if mark:  # the lines of a here-document are no assignments
+        if mark:  # the lines of a here-document are not assignments
             end = text.find(f"\n{mark}\n", at)
             self.scanner.at = at if end < 0 else end + 1 + len(mark)
         raise Abandoned
@@ -261,7 +261,7 @@ class Faults:
         return self.scanner.size if found < 0 else found
 
     def _shown_word(self) -> str:
-        """The word that stands here, short enough for a message."""
+        """The current word, shortened for a message."""
         at = self.scanner.at
         while self.scanner.text[at] not in " \t\n\r;\0" and at - self.scanner.at < 30:
             at += 1
@@ -276,52 +276,52 @@ class Faults:
         at = begin + 1
         while self.scanner.text[at] != "`":
             if self.scanner.text[at] == END:
-                raise Unclosed(begin, "a ` that is not closed", "write the value itself")
+                raise Unclosed(begin, "an unclosed `", "write the value itself")
             at += 2 if self.scanner.text[at] == "\\" and self.scanner.text[at + 1] != END else 1
         self.scanner.at = at + 1
 
     def last_backslash(self) -> None:
         hint = "remove it, or write '\\' for the character"
-        self.note(self.scanner.at, "nothing follows the \\", hint)
+        self.note(self.scanner.at, "a \\ at the end", hint)
         self.scanner.at += 1
 
     def process(self, char: str) -> None:
         """`<(...)` or `>(...)` in a `${...}`."""
         self.note(self.scanner.at, f"{char}(...) would run a command", "write the value itself")
-        self._skip_balanced(self.scanner.skip(self.scanner.at + 1), "(", ")", f"a {char}( that is not closed")
+        self._skip_balanced(self.scanner.skip(self.scanner.at + 1), "(", ")", f"an unclosed {char}(")
 
     def stack_folder(self, begin: int, user: str) -> None:
         """`~+`, `~-`, `~1`."""
-        self.note(begin, f"~{user} means a folder the shell was in", "write the folder itself")
+        self.note(begin, f"~{user} is a folder of a running shell", "write the folder itself")
 
     def dollar(self, begin: int, at: int) -> None:
-        """A `$` at `begin` with something at `at` that a `.vmrc` does not have."""
+        """A `$` at `begin` with something at `at` that a `.vmrc` does not support."""
         char = self.scanner.text[at]
         if char == "(":
             is_number = self.scanner.text[self.scanner.skip(at + 1)] == "("
             what = "$((...)) is arithmetic" if is_number else "$(...) would run a command"
             hint = "write the number itself" if is_number else "write the value itself"
-            self.note(begin, f"{what}, which .vmrc does not have", hint)
-            self._skip_balanced(at, "(", ")", "a $( that is not closed")
+            self.note(begin, f"{what}, which .vmrc does not support", hint)
+            self._skip_balanced(at, "(", ")", "an unclosed $(")
         elif char == "[":
             hint = "write the number itself"
-            self.note(begin, "$[...] is arithmetic, which .vmrc does not have", hint)
-            self._skip_balanced(at, "[", "]", "a $[ that is not closed")
+            self.note(begin, "$[...] is arithmetic, which .vmrc does not support", hint)
+            self._skip_balanced(at, "[", "]", "an unclosed $[")
         elif char in "'\"":
             hint = f"write {char}...{char} with the characters themselves; a value may have several lines"
             self.note(begin, f"${char}...{char} is not part of .vmrc", hint)
             end = self._quote_end(at)
             if end < 0:
-                raise Unclosed(at, f"a {char} that is not closed", f"write the second {char}")
+                raise Unclosed(at, f"an unclosed {char}", f"write the second {char}")
             self.scanner.at = end
         else:
             hint = "write the value itself, or '$' for the character"
-            self.note(begin, f"${char} means nothing here: no script runs", hint)
+            self.note(begin, f"${char} has no value here: no script is running", hint)
             self.scanner.at = at + 1
 
     def shell_value(self, offset: int, name: str) -> None:
         """The value of a name that only a running shell has."""
-        self.note(offset, f"${name} belongs to the shell itself", "write the value itself", name)
+        self.note(offset, f"${name} is reserved by the shell", "write the value itself", name)
 
     def nesting(self, begin: int) -> NoReturn:
         hint = "set another variable first and use it here"
@@ -329,10 +329,10 @@ class Faults:
         raise Abandoned
 
     def other_braces(self, begin: int, name: str, in_double: bool) -> None:
-        """A form of `${...}` that is not part of `.vmrc`: say so and go to its end."""
+        """A form of `${...}` that is not part of `.vmrc`: report it and skip it."""
         piece = self.scanner.text[begin : begin + 30].partition("\n")[0]
         shown = piece.partition("}")[0] + "}" if "}" in piece else piece
-        hint = "the forms are $NAME, ${NAME}, ${NAME:-word} and the same with - := = :+ + :? ?"
+        hint = "supported are $NAME, ${NAME}, ${NAME:-word} and the same with - := = :+ + :? ?"
         self.note(begin, f"{shown} is not part of .vmrc", hint, name)
         self.muted += 1
         scratch = Expansion(name, 0, 0)
@@ -344,38 +344,38 @@ class Faults:
         self.muted -= 1
 
     def inner_double(self) -> None:
-        """A `"` in `"${NAME:-...}"`: bash takes what is between for quoted or not, by what is in it."""
+        """A `"` in `"${NAME:-...}"`: whether bash treats the text between as quoted depends on it."""
         hint = "leave out the inner quotes, or set another variable first and use it here"
-        self.note(self.scanner.at, 'a " in a ${...} in quotes, on which shells differ', hint)
+        self.note(self.scanner.at, 'a " in a quoted ${...}, where shells differ', hint)
         self.scanner.at += 1
 
     def braces(self, begin: int, found: Assignment) -> None:
         """`export NAME={a,b}`: bash expands the braces before it assigns; the last word counts."""
         hint = f"write export {found.name}='...' with quotes around the whole value"
-        message = "{...} without quotes behind export, of which bash may make several words"
+        message = "an unquoted {...} after export, which bash may expand to several words"
         self.note(begin, message, hint, found.name)
         raw = self.scanner.text[found.start : found.end]
-        if not set(raw) & set("\"'$\\`~"):  # shown as bash has it, although it is refused
+        if not set(raw) & set("\"'$\\`~"):  # shown as in bash, although it is refused
             found.parts[:] = [last_word(raw)]
 
     def control(self, found: Assignment) -> None:
         """A value with a control character, perhaps in quotes."""
         raw = self.scanner.text[found.start : found.end]
         at = next(at for at, char in enumerate(raw) if char in CONTROLS)
-        message = f"the value of {found.name} holds the control character {raw[at]!r}"
+        message = f"the value of {found.name} contains the control character {raw[at]!r}"
         self.note(found.start + at, message, "remove it", found.name)
 
     def inner_quote(self) -> str:
-        """A `'` in `"${NAME:-...}"`: bash looks for a second one and takes all between as it stands."""
+        """A `'` in `"${NAME:-...}"`: bash looks for a second one and keeps everything between."""
         text, begin = self.scanner.text, self.scanner.at
         hint = "set another variable first and use it here"
-        self.note(begin, "a ' in a ${...} in quotes, on which shells differ", hint)
+        self.note(begin, "a ' in a quoted ${...}, where shells differ", hint)
         end = -1 if text[begin - 1] == "\\" else self._quote_end(begin)
         self.scanner.at = begin + 1 if end < 0 else end
         return text[begin : self.scanner.at]
 
     def _quote_end(self, at: int) -> int:
-        """The offset behind the quoted string that begins at `at`; -1 if it is not closed."""
+        """The offset after the quoted string that begins at `at`; -1 if it is not closed."""
         text, quote = self.scanner.text, self.scanner.text[at]
         if quote == "'":
             return text.find("'", at + 1) + 1 or -1
@@ -387,7 +387,7 @@ class Faults:
         return at + 1
 
     def _skip_balanced(self, at: int, opening: str, closing: str, what: str) -> None:
-        """Go behind the bracket that closes the one at `at`."""
+        """Skip to after the bracket that closes the one at `at`."""
         text, begin, depth = self.scanner.text, at, 0
         while True:
             char = text[at]
@@ -403,7 +403,7 @@ class Faults:
             elif char in "'\"":
                 at = self._quote_end(at) - 1
             if at < 0 or char == END:
-                raise Unclosed(begin, what, f"write the {closing} that belongs to it, or quote the value")
+                raise Unclosed(begin, what, f"write the closing {closing}, or quote the value")
             at += 1
 
 
@@ -433,7 +433,7 @@ def last_word(text: str) -> str:
 
 
 def _last_of_sequence(text: str) -> str | None:
-    """`1..3` -> 3, `1..8..3` -> 7, `a..c` -> c; None where it is no sequence."""
+    """`1..3` -> 3, `1..8..3` -> 7, `a..c` -> c; None if it is not a sequence."""
     words = text.split("..")
     if len(words) == 2 and all(len(word) == 1 and word.isalpha() for word in words):
         return words[1]

@@ -1,4 +1,4 @@
-"""Configuration files: where they are, reading them, the name to show for them.
+"""Configuration files: their paths, reading them, their shortest names.
 
 read("/vm/demo/.vmrc").data
 """
@@ -27,8 +27,8 @@ def read(path: str) -> files.Source:
     """Read a regular file of at most 1 MiB (`/dev/null` counts as an empty one).
 
     Raises:
-        FileNotFoundError: there is none.
-        Unreadable: it is something else, too large, or may not be read.
+        FileNotFoundError: it does not exist.
+        Unreadable: it is not a regular file, too large, or not readable.
     """
     try:
         return files.read(path)

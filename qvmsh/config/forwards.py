@@ -1,9 +1,9 @@
-"""Lines of VM_HOSTFWD: ports of the host that lead into the guest.
+"""Lines of VM_HOSTFWD: ports of the host that are forwarded to the guest.
 
     parse("8080:80").rule                # "tcp:127.0.0.1:8080-:80", as QEMU's hostfwd= has it
     parse("udp:*:5353:53").rule          # "udp:0.0.0.0:5353-:53"
 
-An address that is not said is 127.0.0.1, also where QEMU would take all addresses of the host.
+The default address is 127.0.0.1, even in QEMU's form, where QEMU would use all addresses.
 Source: qemu-system-x86_64(1), `hostfwd=[tcp|udp]:[hostaddr]:hostport-[guestaddr]:guestport`.
 """
 
@@ -39,7 +39,7 @@ class Forward:
 
     @property
     def rule(self) -> str:
-        """As QEMU's `hostfwd=` has it."""
+        """The syntax of QEMU's `hostfwd=`."""
         host = f"{self.protocol}:{self.address}:{self.port}"
         return f"{host}-{self.guest_address}:{self.guest_port}"
 
@@ -50,10 +50,10 @@ class Forward:
 
 
 def parse(line: str) -> Forward:
-    """The forward that one line means.
+    """Parse one line.
 
     Raises:
-        ValueError: it means none; the text says why.
+        ValueError: it is invalid; the text says why.
     """
     rest, protocol = line.strip(), "tcp"
     head, mark, tail = rest.rpartition("/")
@@ -71,11 +71,11 @@ def parse(line: str) -> Forward:
     else:
         parts = rest.split(":")
         if len(parts) not in (2, 3):
-            raise ValueError("it takes two ports, HOST:GUEST" if len(parts) < 2 else "too many :")
+            raise ValueError("it needs two ports, HOST:GUEST" if len(parts) < 2 else "too many :")
         address, port, guest_port = parts if len(parts) == 3 else ["", *parts]
         guest_address = ""
     if guest_address and not _is_address(guest_address):
-        raise ValueError(f"{guest_address} is no IPv4 address")
+        raise ValueError(f"{guest_address} is not an IPv4 address")
     return Forward(protocol, _address(address), _port(port), guest_address, _port(guest_port))
 
 
@@ -83,7 +83,7 @@ def parse_all(lines: list[str]) -> list[Forward]:
     """The forwards of all lines.
 
     Raises:
-        ValueError: a line is wrong, or two want the same port.
+        ValueError: a line is invalid, or two use the same port.
     """
     found: list[Forward] = []
     for line in lines:
@@ -93,7 +93,7 @@ def parse_all(lines: list[str]) -> list[Forward]:
             raise ValueError(f"{line!r}: {error}") from None
         for other in found:
             if forward.clashes(other):
-                raise ValueError(f"{line!r}: another line has {other.protocol} port {other.port} already")
+                raise ValueError(f"{line!r}: another line uses {other.protocol} port {other.port} already")
         found.append(forward)
     return found
 
@@ -101,7 +101,7 @@ def parse_all(lines: list[str]) -> list[Forward]:
 def _address(text: str) -> str:
     found = _NAMES.get(text, text)
     if not _is_address(found):
-        raise ValueError(f"{text} is no IPv4 address")
+        raise ValueError(f"{text} is not an IPv4 address")
     return found
 
 
@@ -114,5 +114,5 @@ def _is_address(text: str) -> bool:
 
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= 65535):
-        raise ValueError(f"{text!r} is no port (1 to 65535)" if text else "a port is missing")
+        raise ValueError(f"{text!r} is not a port (1 to 65535)" if text else "a port is missing")
     return int(text)

@@ -1,16 +1,16 @@
 """The grammar of `.vmrc`: the assignment subset of POSIX shell, read as data.
 
     parse("VM_MACHINE_MEM=$(free -m)\n", ".vmrc").problems
-    # [.vmrc:1:16: $(...) would run a command, which .vmrc does not have; write the value itself]
+    # [.vmrc:1:16: $(...) would run a command, which .vmrc does not support; write the value itself]
 
-What is accepted means what bash makes of it; nothing is ever executed. Everything else is a
+What is accepted has the same meaning as in bash; nothing is ever executed. Everything else is a
 `Problem` with its place and what to write instead, and all of them are found in one pass. The
 scanner works by hand in linear time: importing `re` costs more than reading a file. CR LF line
 ends, a byte order mark and control characters in values are problems, since bash would put them into
-the values or lose them; bytes that are not UTF-8 (read with `surrogateescape`) are kept as they are.
+the values or lose them; bytes that are not UTF-8 (read with `surrogateescape`) are kept.
 
 Source: POSIX.1-2017, Shell Command Language, 2.2, 2.6.1, 2.6.2, 2.9.1; bash 5.2 where POSIX
-leaves it open (`export` expands all its words first; `~` after `:` in `${NAME:-word}`).
+is open (`export` expands all its words first; `~` after `:` in `${NAME:-word}`).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from qvmsh.config.syntax import (
     SHELL_OWN,
     Abandoned,
     Assignment,
+    Cursor,
     Document,
     Expansion,
     Full,
@@ -55,47 +56,32 @@ def parse(text: str, file: str) -> Document:
         before = text[: text.index(END)]
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
         hint = "save it as plain text in UTF-8"
-        document.problems.append(Problem(file, line, column, "a NUL byte: this is no text file", hint))
+        document.problems.append(Problem(file, line, column, "a NUL byte: this is not a text file", hint))
         return document
     Scanner(text, document).run()
     return document
 
 
-class Scanner:
+class Scanner(Cursor):
     """One pass over one text, for what is part of `.vmrc`; `faults` knows about the rest."""
 
     def __init__(self, text: str, document: Document) -> None:
-        self.text = text + END
-        self.size = len(text)
-        self.at = 0
+        super().__init__(text)
         self.document = document
         self._statements = 0
         self._depth = 0
-        self._brace = -1  # where the first { without quotes stands in a value
+        self._brace = -1  # the first { without quotes in a value
         self._is_braced = False  # a } follows it
-        self._counted = (0, 1, 0)  # an offset, its line, and where that line begins
         self._fault: Faults | None = None
 
     @property
     def fault(self) -> Faults:
-        """What to do about things that are not part of `.vmrc`."""
+        """Reports what is not part of `.vmrc`."""
         if self._fault is None:
             from qvmsh.config.faults import Faults
 
             self._fault = Faults(self)
         return self._fault
-
-    def place(self, offset: int) -> tuple[int, int]:
-        """Line and column of an offset; asked in rising order it takes linear time in all."""
-        known, line, begin = self._counted
-        if offset < known:
-            known, line, begin = 0, 1, 0
-        count = self.text.count("\n", known, offset)
-        if count:
-            line += count
-            begin = self.text.rfind("\n", known, offset) + 1
-        self._counted = (offset, line, begin)
-        return line, offset - begin + 1
 
     # statements
 
@@ -131,31 +117,6 @@ class Scanner:
             except Unclosed as unclosed:
                 self._depth = 0
                 self.fault.recover(begin, unclosed)
-
-    def blanks(self) -> None:
-        """Skip blanks and continued lines."""
-        text, at = self.text, self.at
-        while True:
-            char = text[at]
-            if char in " \t":
-                at += 1
-            elif char == "\\" and text[at + 1] == "\n":
-                at += 2
-            else:
-                break
-        self.at = at
-
-    def skip(self, at: int) -> int:
-        """The offset behind any continued line ends at `at`."""
-        text = self.text
-        while text[at] == "\\" and text[at + 1] == "\n":
-            at += 2
-        return at
-
-    def to_line_end(self) -> None:
-        """Skip the rest of the line."""
-        end = self.text.find("\n", self.at)
-        self.at = self.size if end < 0 else end
 
     def _statement(self) -> None:
         """`NAME=value ...` or `export NAME[=value] ...`, up to its end."""
@@ -203,7 +164,7 @@ class Scanner:
         return False
 
     def _name(self) -> str:
-        """The name that stands here, "" if there is none."""
+        """The name at this position, "" if there is none."""
         text, at = self.text, self.at
         if text[at] not in NAME_START:
             return ""
@@ -267,7 +228,7 @@ class Scanner:
             if char == "\\":
                 if text[self.at + 1] == "\n":
                     self.at += 2
-                    continue  # nothing was there: a ~ behind it is still the first character
+                    continue  # nothing was there: a ~ after it is still the first character
                 self._escape(parts)
             elif char == ":":
                 parts.append(":")
@@ -296,7 +257,7 @@ class Scanner:
             has_tilde = False
 
     def _plain(self, parts: list[Part], specials: frozenset[str]) -> bool:
-        """Take what stands before the next special character; True if there was anything."""
+        """Take everything before the next special character; True if there was anything."""
         text, begin = self.text, self.at
         at = begin
         while text[at] not in specials:
@@ -308,7 +269,7 @@ class Scanner:
         return True
 
     def _look_for_braces(self, begin: int) -> None:
-        """Note what bash might expand behind `export` in the plain characters from `begin` on."""
+        """Note braces that bash might expand after `export` in the plain characters from `begin` on."""
         if self._brace < 0:
             self._brace = self.text.find("{", begin, self.at)
         if self._brace >= 0:
@@ -332,7 +293,7 @@ class Scanner:
         self.at += 1
 
     def _tilde(self, parts: list[Part], ends: frozenset[str] | None) -> None:
-        """`~`, which means a home up to one of `ends`, or only itself (None)."""
+        """`~`: a home directory up to one of `ends`, or a plain character (None)."""
         text, begin = self.text, self.at
         letters: list[str] = []
         self.at += 1
@@ -341,7 +302,7 @@ class Scanner:
             return
         at = self.skip(self.at)
         while text[at] not in ends:
-            if text[at] in QUOTING:  # quoted in part: the shell takes it as it stands
+            if text[at] in QUOTING:  # partly quoted: the shell does not expand it
                 parts.append("~")
                 return
             letters.append(text[at])
@@ -355,7 +316,7 @@ class Scanner:
     def _single(self, parts: list[Part]) -> None:
         end = self.text.find("'", self.at + 1)
         if end < 0:
-            raise Unclosed(self.at, "a ' that is not closed", "write the second ' at the value's end")
+            raise Unclosed(self.at, "an unclosed '", "write the second ' at the value's end")
         parts.append(self.text[self.at + 1 : end])
         self.at = end + 1
 
@@ -376,10 +337,10 @@ class Scanner:
             elif char == "\\":
                 self._double_escape(parts, '$`"\\')
             else:
-                raise Unclosed(begin, 'a " that is not closed', "write the second \" at the value's end")
+                raise Unclosed(begin, 'an unclosed "', "write the second \" at the value's end")
 
     def _double_escape(self, parts: list[Part], special: str) -> None:
-        """A backslash in double quotes: it acts on few characters and else stays."""
+        """A backslash in double quotes: it escapes few characters and is kept otherwise."""
         char = self.text[self.at + 1]
         if char in special:
             parts.append(char)
@@ -391,7 +352,7 @@ class Scanner:
             self.at += 1
 
     def _double_word(self, parts: list[Part]) -> None:
-        """The word of a `${...}` that stands in double quotes, up to its brace."""
+        """The word of a `${...}` in double quotes, up to its brace."""
         while True:
             self._plain(parts, _IN_DOUBLE_WORD)
             char = self.text[self.at]
@@ -460,14 +421,14 @@ class Scanner:
                 self.word(found, in_double)
         self._depth -= 1
         if self.text[self.at] != "}":
-            raise Unclosed(begin, "a ${ that is not closed", "write the } that belongs to it")
+            raise Unclosed(begin, "an unclosed ${", "write the closing }")
         self.at += 1
         parts.append(found)
 
     def word(self, found: Expansion, in_double: bool) -> None:
-        """The word behind an operator, up to its brace."""
+        """The word after an operator, up to its brace."""
         if in_double:
             self._double_word(found.word)
         else:
-            is_assigning = found.operator == "="  # bash then has no ~ behind a :
+            is_assigning = found.operator == "="  # bash then expands no ~ after a :
             self._unquoted(found.word, _IN_WORD, _ENDS_USER_IN_WORD, colon_tilde=not is_assigning)

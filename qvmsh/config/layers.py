@@ -4,7 +4,7 @@
     settings.check()
 
 built-in < environment (VM_ names) < /etc/qvm/vmrc (VM_GLOBAL_CONFIG) < the user's qvm/vmrc <
-what VM_INCLUDE names, at its line < `.vmrc` < `--set`. All problems of all layers are gathered.
+what VM_INCLUDE names, at its line < `.vmrc` < `--set`. The problems of all layers are collected.
 """
 
 from __future__ import annotations
@@ -56,16 +56,16 @@ def load(
 
     Args:
         directory: where the `.vmrc` is.
-        environ: the environment's layer, and what `$HOME` and the like mean.
+        environ: the environment's layer, and the values of `$HOME` and the like.
         overrides: name and value of each `--set`.
-        text: content to take instead of that of `.vmrc`.
-        distrusted: takes the files that root would refuse, instead of an error.
+        text: content to use instead of that of `.vmrc`.
+        distrusted: collects the files that root would refuse, instead of an error.
 
     Returns:
         The settings with all their problems; `Settings.check` refuses them.
 
     Raises:
-        ConfigError: there is no `.vmrc`, it cannot be read, or root may not use it.
+        ConfigError: there is no `.vmrc`, it cannot be read, or root must not use it.
     """
     loader = _Loader(os.path.abspath(directory), environ, distrusted)
     loader.environment()
@@ -73,7 +73,7 @@ def load(
     loader.shared_file(files.user_file(environ), "user", False)
     loader.vmrc(text)
     loader.overrides(overrides)
-    loader.judge()
+    loader.check()
     return loader.settings()
 
 
@@ -85,7 +85,7 @@ def missing(directory: str) -> ConfigError:
             hint = f"there is one above: `qvm -C {above} ...`"
             break
         if above == os.path.dirname(above):
-            hint = "go to a machine's directory, or name it with -C; `qvm create NAME --image tiny` makes one"
+            hint = "`cd` to a machine's directory, or use -C; `qvm create NAME --image tiny` creates one"
             break
         above = os.path.dirname(above)
     if not os.path.isdir(directory):
@@ -94,7 +94,7 @@ def missing(directory: str) -> ConfigError:
 
 
 def shared_value(path: str, name: str, environ: Mapping[str, str]) -> str:
-    """The value that one shared file gives `name`; "" where it gives none or cannot be read."""
+    """The value of `name` in one shared file; "" if it has none or cannot be read."""
     try:
         source = files.read(path)
     except (FileNotFoundError, files.Unreadable):
@@ -114,7 +114,7 @@ _COMBINED = (
     "VM_QEMU_ARGS", "VM_MACHINE_ARCH", "VM_FIRMWARE", "VM_INITRD", "VM_APPEND", "VM_BOOT",
     "VM_GUEST_AGENT_METHOD", "VM_DISK_BUS", "VM_QEMU_BIN", "VM_READY",
 )  # fmt: skip
-"""A setting of one of these is also judged together with others."""
+"""A value of one of these is also checked together with others."""
 
 
 class _Loader:
@@ -122,7 +122,7 @@ class _Loader:
         self.directory = directory
         self.environ = environ
         self.distrusted = distrusted
-        self.values: dict[str, str] = {}  # all that an expansion sees
+        self.values: dict[str, str] = {}  # for expansions
         self.origins: dict[str, Origin] = {}  # of the values that are settings
         self.problems: list[Problem] = []
         self.warnings: list[Problem] = []
@@ -154,14 +154,14 @@ class _Loader:
         self.values["VM_CONFIG"] = os.path.join(self.directory, files.VMRC)
 
     def shared_file(self, path: str, layer: str, is_named: bool) -> None:
-        """A file for many machines; only one that was asked for must exist."""
+        """A file for many machines; it must exist only if VM_GLOBAL_CONFIG names it."""
         try:
             source = files.read(path)
         except FileNotFoundError:
             if is_named:
                 hint = "unset VM_GLOBAL_CONFIG, or correct it"
                 self.problems.append(
-                    Problem(path, 0, 0, "VM_GLOBAL_CONFIG names it, but it is not there", hint)
+                    Problem(path, 0, 0, "VM_GLOBAL_CONFIG names it, but it does not exist", hint)
                 )
             return
         except files.Unreadable as error:
@@ -176,7 +176,7 @@ class _Loader:
         except (FileNotFoundError, files.Unreadable) as error:
             if not os.path.lexists(path):
                 raise missing(self.directory) from None
-            why = "it is a link to nowhere" if isinstance(error, FileNotFoundError) else str(error)
+            why = "it is a broken link" if isinstance(error, FileNotFoundError) else str(error)
             hint = "a .vmrc is a text file with lines NAME=value"
             if "permission" in why:
                 hint = f"`ls -l {path}` shows who may read it"
@@ -189,11 +189,11 @@ class _Loader:
         for name, value in pairs:
             variable = VARIABLES.get(name)
             if not is_name(name):
-                self._problem(SET, f"{name!r} cannot be the name of a variable")
+                self._problem(SET, f"{name!r} is not a valid variable name")
             elif name == "VM_INCLUDE" or (variable and variable.context):
                 self._problem(SET, f"{name} cannot be set here", "-C names the machine")
             elif variable and variable.computed:
-                self._problem(SET, f"{name} follows from others", f"set {variable.computed}")
+                self._problem(SET, f"{name} is computed and cannot be set", f"set {variable.computed}")
             else:
                 self.values[name] = value
                 self.origins[name] = Origin(SET)
@@ -204,7 +204,7 @@ class _Loader:
     # files
 
     def _read(self, source: Source, layer: str, *, is_text_ours: bool = False) -> None:
-        """Take all assignments of one file, and of those that it includes."""
+        """Read all assignments of one file and of the files that it includes."""
         if not is_text_ours:
             self._require_trust(source)
         self.count += 1
@@ -227,7 +227,7 @@ class _Loader:
         self.reading.pop()
 
     def _require_trust(self, source: Source) -> None:
-        if os.geteuid() != 0 or not source.data:  # /dev/null, which all can write, has nothing to distrust
+        if os.geteuid() != 0 or not source.data:  # /dev/null is writable by all, but empty
             return
         from qvmsh.config import trust
 
@@ -245,7 +245,7 @@ class _Loader:
             return
         self.origins[name] = origin
         if "\nVM_" in value:
-            message = f"the value of {name} runs over a line that looks like an assignment"
+            message = f"the value of {name} contains a line that looks like an assignment"
             hint = "is its quote closed?"
             self.warnings.append(Problem(*origin.place, message, hint, name))
         if name == "VM_INCLUDE" and value:
@@ -257,14 +257,14 @@ class _Loader:
         if variable.computed:
             self.values.pop(name, None)
             message, hint = (
-                f"{name} follows from others and cannot be set",
+                f"{name} is computed and cannot be set",
                 f"set {variable.computed} instead",
             )
             self.problems.append(Problem(file, line, column, message, hint, name))
             return
         known = {"VM_HOME": self.directory, "VM_CONFIG": os.path.join(self.directory, files.VMRC)}
         self.values[name] = known.get(name) or self.environ.get(name, "")
-        message = f"{name} is known before any file is read, so this line changes nothing"
+        message = f"{name} is determined before any file is read, so this line has no effect"
         self.warnings.append(Problem(file, line, column, message, "remove it", name))
 
     def _include(self, value: str, origin: Origin) -> None:
@@ -276,7 +276,7 @@ class _Loader:
         try:
             source = files.read(path)
         except FileNotFoundError:
-            why = f"{name} is not there"
+            why = f"{name} does not exist"
         except files.Unreadable as error:
             why = f"{name} cannot be read: {error}"
         else:
@@ -291,15 +291,15 @@ class _Loader:
             return
         self._read(source, "include")
 
-    # judging
+    # checks
 
-    def judge(self) -> None:
-        """Find what is wrong with the values as they are in the end."""
+    def check(self) -> None:
+        """Check the final values."""
         for name, variable in VARIABLES.items():
             if variable.needed and not self.values.get(name):
                 self._missing(name)
             elif name in self.origins and not variable.later:
-                self._judge(name)
+                self._check(name)
         for name, origin in self.origins.items():
             self._remark(name, origin)
         self._combined()
@@ -314,38 +314,38 @@ class _Loader:
             file, line, column = self.origins[name].place
         state = "is empty" if name in self.origins else "is not set"
         hint = f"write {name}={quote(example)}"
-        message = f"{name} {state}, and every machine needs it ({VARIABLES[name].help})"
+        message = f"{name} {state}, but every machine needs it ({VARIABLES[name].help})"
         self.problems.append(Problem(file, line, column, message, hint, name))
 
-    def _judge(self, name: str) -> None:
-        wrong = VARIABLES[name].judge(self.values[name])
+    def _check(self, name: str) -> None:
+        wrong = VARIABLES[name].check(self.values[name])
         if wrong:
             hint = f"write {name}={quote(wrong[1])} instead" if wrong[1] else None
             place = self.origins[name].place
             self.problems.append(Problem(*place, f"{name} {wrong[0]}", hint, name))
 
     def _remark(self, name: str, origin: Origin) -> None:
-        """Warn of names that are unknown but near a known one, and of those that have no effect yet."""
+        """Warn of unknown names that resemble a known one, and of names that have no effect yet."""
         variable = VARIABLES.get(name)
         file, line, column = origin.place
         if variable is None:
             known = meant(name)
             hint = f"did you mean {known}?" if known else None
-            message = f"{name} is no variable that qvm knows; it is kept as your own"
+            message = f"{name} is not a variable of qvm; it is kept as your own"
             if known or name.startswith("VM_"):
                 (self.warnings if known else self.notes).append(
                     Problem(file, line, column, message, hint, name)
                 )
         elif name == "VM_NETWORK" and self.values[name]:
-            message = "VM_NETWORK needs bridges, which come later"
+            message = "VM_NETWORK needs bridges, which are not supported yet"
             hint = "remove it: the guest then has user mode networking and an ssh port"
             self.problems.append(Problem(file, line, column, message, hint, name))
         elif variable.later and self.values[name]:
-            message = f"{name} has no effect yet: it waits for {variable.later}, which comes later"
+            message = f"{name} has no effect yet: qvm does not support {variable.later} yet"
             self.warnings.append(Problem(file, line, column, message, None, name))
 
     def _combined(self) -> None:
-        """Find what does not go together, where each value is right by itself."""
+        """Find conflicts between values that are valid by themselves."""
         if self.problems or not any(name in self.origins for name in _COMBINED):
             return
         from qvmsh.config import devices
@@ -358,14 +358,14 @@ class _Loader:
             self.warnings.append(Problem(*self.origins[name].place, message, None, name))
 
     def _overridden(self) -> None:
-        """Mention each value of the environment that a file has put another one over."""
+        """Warn of each value of the environment that a file overrides."""
         for name, value in self.inherited.items():
             origin, final = self.origins[name], self.values[name]
             is_list = name not in VARIABLES or VARIABLES[name].kind in LISTS
             if not origin.file or final == value or (is_list and value and value in final):
                 continue
             message = f"{name}={shown(value)} is overridden by {origin}"
-            hint = f"`qvm config {name}=...` changes the file, `qvm --set {name}=...` is stronger than each"
+            hint = f"`qvm config {name}=...` changes the file, `qvm --set {name}=...` overrides every file"
             self.warnings.append(Problem(ENVIRONMENT, 0, 0, message, hint, name))
 
     def settings(self) -> Settings:

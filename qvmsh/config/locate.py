@@ -1,4 +1,4 @@
-"""Which directory is meant: `-C`, else VM_HOME, else the current one, else a script's own.
+"""Find the machine's directory: `-C`, else VM_HOME, else the current one, else a script's own.
 
     find(None, os.environ, os.getcwd())     # "/vm/demo"
 
@@ -22,7 +22,7 @@ def find(directory: str | None, environ: Mapping[str, str], cwd: str, script: st
     """The machine's directory, absolute.
 
     Args:
-        directory: what `-C` names; None where it was not given.
+        directory: the value of `-C`; None if it was not given.
         environ: VM_HOME and VM_HOME_OVERRIDES_CWD are looked up here.
         cwd: the current directory.
         script: the file that is to run, whose folder may be the machine's.
@@ -42,18 +42,18 @@ def find(directory: str | None, environ: Mapping[str, str], cwd: str, script: st
     if not is_here and os.path.lexists(os.path.join(cwd, files.VMRC)) and not _overrides(environ):
         raise ConfigError(
             f"there is a .vmrc in {cwd}, but VM_HOME names another machine: {home}",
-            hint="`qvm -C . ...` means this one, `unset VM_HOME` forgets the other; with "
-            "VM_HOME_OVERRIDES_CWD=yes VM_HOME always counts",
+            hint="`qvm -C . ...` uses this one, `unset VM_HOME` forgets the other; with "
+            "VM_HOME_OVERRIDES_CWD=yes VM_HOME always wins",
         )
     if not os.path.lexists(os.path.join(found, files.VMRC)):
-        what = f"VM_HOME={home} is no machine: "
+        what = f"VM_HOME={home} is not a machine: "
         what += "it has no .vmrc" if os.path.isdir(found) else "there is no such directory"
         raise ConfigError(what, hint="correct VM_HOME, or `unset VM_HOME`")
     return found
 
 
 def _folder_of(script: str) -> str | None:
-    """The machine's directory that a script lies in, or what its links lead to; None if there is none."""
+    """The machine's directory that contains a script, or the target of its link; None if there is none."""
     for path in (script, os.path.realpath(script)):
         folder = os.path.dirname(os.path.normpath(path))
         if os.path.lexists(os.path.join(folder, files.VMRC)):
@@ -68,7 +68,7 @@ def _require(directory: str) -> str:
 
 
 def _overrides(environ: Mapping[str, str]) -> bool:
-    """True if VM_HOME counts although there is a `.vmrc` here, by the environment or a shared file."""
+    """True if VM_HOME wins over a `.vmrc` here, by the environment or a shared file."""
     value = environ.get("VM_HOME_OVERRIDES_CWD", "")
     for path in (files.global_file(environ), files.user_file(environ)):
         value = layers.shared_value(path, "VM_HOME_OVERRIDES_CWD", environ) or value

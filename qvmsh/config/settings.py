@@ -27,18 +27,18 @@ BUILT_IN, ENVIRONMENT, COMPUTED, SET = "built-in", "environment", "computed", "-
 CONTEXT_MARK = "QVM_CONTEXT"
 """Holds the real path of the machine whose values an environment was given."""
 EXPORTED_MARK = "QVM_EXPORTED"
-"""Holds `NAME=checksum` for each of those values that did not come from that environment itself."""
+"""Holds `NAME=checksum` for each of those values that was not set in that environment itself."""
 
 STEERING = ("PATH", "LD_", "DYLD_", "PYTHON")
-"""How names begin by which the loader and Python find code."""
+"""Prefixes of names that tell the loader and Python where code is."""
 
 
 class Origin:
     """Where a value came from.
 
     Args:
-        file: path of the file; "" where there is none.
-        line, column: where the assignment stands; 0 where there is no file.
+        file: path of the file; "" if there is none.
+        line, column: of the assignment; 0 if there is no file.
         layer: `built-in`, `environment`, `computed`, `global`, `user`, `include`, `vmrc`, `--set`.
     """
 
@@ -63,7 +63,7 @@ class Origin:
 
 
 def default(name: str, values: Mapping[str, str]) -> str:
-    """The value that `name` has where nobody sets it, given what is set; "" for an unknown name."""
+    """The default of `name`, given the values that are set; "" for an unknown name."""
     variable = VARIABLES.get(name)
     if variable is None:
         return ""
@@ -87,22 +87,22 @@ def read_only(name: str, value: object) -> UsageError:
     """The error for `settings.NAME = value`."""
     shown = "yes" if value is True else "no" if value is False else value
     return UsageError(
-        f"settings.{name} cannot be assigned: it is what the files say",
+        f"settings.{name} cannot be assigned: settings are read from the files",
         hint=f"`config({f'{name}={shown}'!r})` writes it to the .vmrc; "
         f"`qvm --set {name}={shown} ...` sets it for one call",
     )
 
 
 class Settings:
-    """All values of one machine. Made by `layers.load`; judged, but not refused, until `check`.
+    """All values of one machine. Created by `layers.load`; problems are refused only by `check`.
 
     Args:
         directory: the machine's directory, absolute.
-        values: what some layer has set, raw.
+        values: raw values that some layer has set.
         origins: where each of these came from.
-        problems: all that is wrong, in all layers.
-        warnings: what the user should know although it is not wrong.
-        notes: what only somebody who asks for a check should know: VM_ names of the user's own.
+        problems: the problems of all layers.
+        warnings: remarks that are not problems.
+        notes: remarks for `config --check` only: VM_ names of the user's own.
         environ: the environment that it was loaded in.
         sources: the `.vmrc` and the files that it includes, as they were read.
     """
@@ -139,10 +139,10 @@ class Settings:
     # raw values
 
     def __getitem__(self, name: str) -> str:
-        """The value as it was written; an empty one means the default.
+        """The value as written; an empty one means the default.
 
         Raises:
-            KeyError: nobody has set it, and it has no default.
+            KeyError: it is not set and has no default.
         """
         value = self._values.get(name, "")
         if value:
@@ -177,7 +177,7 @@ class Settings:
         return Origin(COMPUTED if variable.computed else BUILT_IN)
 
     def is_set(self, name: str) -> bool:
-        """True if somebody has set it (an empty value counts as not set)."""
+        """True if it is set (an empty value counts as not set)."""
         return (
             bool(self._values.get(name)) and not VARIABLES[name].computed
             if name in VARIABLES
@@ -188,7 +188,7 @@ class Settings:
 
     @property
     def is_accepted(self) -> bool:
-        """True if the user stands for what the machine's files say: by `qvm allow`, or by this command."""
+        """True if the user has accepted the machine's files: by `qvm allow`, or by this command."""
         if not self._is_accepted:
             from qvmsh.config import trust
 
@@ -197,13 +197,13 @@ class Settings:
         return self._is_accepted
 
     def accept(self) -> None:
-        """Let this command run what the machine's files name; it asks `trust.refusal` first."""
+        """Let this command run what the machine's files name; the caller checks `trust.refusal` first."""
         self._is_accepted = True
 
     def may_run(self, name: str) -> bool:
-        """True if what `name` says may be run; a command that only looks has not asked for that.
+        """True if the program in `name` may be run; not in a command that only looks.
 
-        What another layer says is the user's own, or root's.
+        Values of other layers are the user's own, or root's.
         """
         return self.origin(name).file not in {each.path for each in self.sources} or self.is_accepted
 
@@ -215,21 +215,21 @@ class Settings:
 
     def integer(self, name: str) -> int:
         """The value of a number; of a memory size, in MiB."""
-        value = self._sound(name)
+        value = self._valid(name)
         is_memory = name in VARIABLES and VARIABLES[name].kind == "memory"
         return memory_mib(value) if is_memory else int(value)
 
     def number(self, name: str) -> float:
         """The value of a number that may have a fraction."""
-        return float(self._sound(name))
+        return float(self._valid(name))
 
     def boolean(self, name: str) -> bool:
         """The value of a yes or no."""
-        return VARIABLES[name].canonical(self._sound(name)) == "yes"
+        return VARIABLES[name].canonical(self._valid(name)) == "yes"
 
     def words(self, name: str) -> list[str]:
         """The value as words, split as a shell would."""
-        return words.split(self._sound(name))
+        return words.split(self._valid(name))
 
     def lines(self, name: str) -> list[str]:
         """The value as a list of its lines, without blanks around them and without empty ones."""
@@ -240,7 +240,7 @@ class Settings:
         return self.located(self[name])
 
     def located(self, value: str) -> str:
-        """The absolute path that `value` means, as `path` does."""
+        """The absolute path of `value`, as for `path`."""
         if not value:
             return ""
         if value == "~" or value.startswith("~/"):  # it was in quotes, so no shell has expanded it
@@ -249,13 +249,13 @@ class Settings:
 
     @property
     def architecture(self) -> str:
-        """The guest's architecture, by QEMU's name for it."""
+        """The guest's architecture, as QEMU calls it."""
         from qvmsh.config import devices
 
         return devices.architecture(self._values)
 
     def value(self, name: str) -> str | int | float | bool | list[str]:
-        """The value in the type that its kind has in Python; "" for a number that nobody sets."""
+        """The value in the Python type of its kind; "" for a number that is not set."""
         variable = VARIABLES.get(name)
         kind = variable.kind if variable else "text"
         if not self[name] and kind in ("integer", "memory", "number"):
@@ -274,7 +274,7 @@ class Settings:
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name not in self:
-            raise AttributeError(f"no layer sets {name}", name=name, obj=self)
+            raise AttributeError(f"{name} is not set", name=name, obj=self)
         return self.value(name)
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -288,16 +288,16 @@ class Settings:
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self.names()]
 
-    def _sound(self, name: str) -> str:
-        """The raw value, which must be one that the table allows.
+    def _valid(self, name: str) -> str:
+        """The raw value, checked against the table.
 
         Raises:
-            ConfigError: it is not; only possible where `check` was not called.
+            ConfigError: it is invalid; only possible if `check` was not called.
         """
         value = self[name]
-        wrong = VARIABLES[name].judge(value) if name in VARIABLES else None
+        wrong = VARIABLES[name].check(value) if name in VARIABLES else None
         if wrong:
-            raise ConfigError(f"{name} {wrong[0]}", hint="`qvm config --check` tells all")
+            raise ConfigError(f"{name} {wrong[0]}", hint="`qvm config --check` lists all problems")
         return value
 
     # all together
@@ -313,7 +313,7 @@ class Settings:
         name = self._values.get("VM_MACHINE_NAME") or os.path.basename(self.directory)
         count, first = len(self.problems), self.problems[0]
         raise ConfigError(
-            first.told if count == 1 else f"the configuration has {count} problems",
+            first.without_hint if count == 1 else f"the configuration has {count} problems",
             machine=name,
             details=[] if count == 1 else [str(problem) for problem in self.problems],
             problems=tuple(self.problems),
@@ -321,10 +321,10 @@ class Settings:
         )
 
     def exported(self) -> dict[str, str]:
-        """What children get: all VM_ values, the user's own names, the machine's directory, the marks.
+        """The environment of children: VM_ values, the user's own names, the directory, the marks.
 
-        Not the names of `withheld`.
-        Numbers of MiB are digits and booleans are yes or no here, so that scripts can rely on it.
+        Without the names of `withheld`.
+        Numbers of MiB are digits and booleans are yes or no, so that scripts can rely on it.
         """
         found = {}
         withheld = self.withheld()
@@ -345,10 +345,10 @@ class Settings:
         return found
 
     def withheld(self) -> list[str]:
-        """Own names that children do not get before `qvm allow`, since programs heed them.
+        """Own names that children do not get before `qvm allow`, since they affect programs.
 
-        They are those that change what the environment has (PATH), or that the loader or Python
-        knows; in somebody else's directory they are all that are not VM_ names.
+        They are names that change the environment (PATH), or that the loader or Python uses; in
+        a directory of another account, all names that are not VM_ names.
         """
         from qvmsh.config import trust
 
@@ -359,7 +359,7 @@ class Settings:
         return [name for name in own if name in known or name.startswith(STEERING)]
 
     def stale(self) -> list[str]:
-        """Names of the environment that belong to another machine and must go from a shell."""
+        """Names of the environment that belong to another machine and must be unset."""
         is_elsewhere = self._environ.get(CONTEXT_MARK, "") not in ("", os.path.realpath(self.directory))
         ours = marked(self._environ)
         if not ours and not is_elsewhere:
@@ -374,7 +374,7 @@ class Settings:
         return found
 
     def _is_ours(self, name: str) -> bool:
-        """True if an exported value is not what the environment had of itself."""
+        """True if an exported value was not set in the environment itself."""
         if name in self._values and self._origins[name].layer == ENVIRONMENT:
             return False
         known = name.startswith("VM_") or name not in self._environ
@@ -382,11 +382,11 @@ class Settings:
 
 
 def _canonical(variable: Variable, value: str) -> str:
-    return value if not value or variable.judge(value) else variable.canonical(value)
+    return value if not value or variable.check(value) else variable.canonical(value)
 
 
 def checksum(value: str) -> str:
-    """A short checksum by which an exported value is known again."""
+    """A short checksum to recognize an exported value."""
     from binascii import crc32
 
     return f"{crc32(value.encode('utf-8', 'surrogateescape')):08x}"

@@ -1,6 +1,6 @@
-"""What the grammar of `.vmrc` is made of: statements, expansions, problems, and the characters that count.
+"""The types of the grammar of `.vmrc`: statements, expansions, problems, and special characters.
 
-The grammar itself is in `config.grammar`, what it says about everything else in `config.faults`.
+The grammar itself is in `config.grammar`, the messages about everything else in `config.faults`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ MAX_PROBLEMS = 100
 MAX_DEPTH = 40
 NAME_START = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_")
 NAME_CHARS = NAME_START | frozenset("0123456789")
-END = "\0"  # put behind the text, so that no look ahead needs a test for its end
+END = "\0"  # appended to the text, so that no look-ahead needs a test for its end
 QUOTING = frozenset("\\'\"$`")
 SHELL_OWN = frozenset(
     (
@@ -23,19 +23,19 @@ SHELL_OWN = frozenset(
         *("SRANDOM", "UID"),
     )
 )
-"""Names that a shell sets by itself or that change how it reads: they cannot be a setting."""
+"""Names that a shell sets itself or that change how it parses: they cannot be settings."""
 READABLE_OWN = frozenset(("EUID", "HOSTNAME", "UID"))
 
 
 class Problem:
-    """One thing that is wrong, where it stands, and what to write instead.
+    """One problem: what is wrong, where, and what to write instead.
 
     Args:
-        file: as the user knows it; also `environment` or `--set`.
-        line, column: counted from 1; 0 where there is no place.
+        file: its shortest name; or `environment` or `--set`.
+        line, column: counted from 1; 0 if there is no place.
         message: what is wrong.
-        hint: what to do about it, None where the message says it all.
-        name: the variable concerned, "" where none is.
+        hint: what to do about it, None if there is nothing to add.
+        name: the variable concerned, "" if there is none.
     """
 
     __slots__ = ("column", "file", "hint", "line", "message", "name")
@@ -51,10 +51,10 @@ class Problem:
         self.name = name
 
     def __str__(self) -> str:
-        return printable(self.told + (f"; {self.hint}" if self.hint else ""))
+        return printable(self.without_hint + (f"; {self.hint}" if self.hint else ""))
 
     @property
-    def told(self) -> str:
+    def without_hint(self) -> str:
         """Place and message, without the hint."""
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
         return f"{place}: {self.message}"
@@ -83,8 +83,8 @@ class Expansion:
         name: the variable.
         operator: "" or one of `- = + ?`.
         is_colon: an empty value counts as unset (`:-` and the like).
-        word: the parts of the word behind the operator.
-        line, column: where the `$` stands.
+        word: the parts of the word after the operator.
+        line, column: of the `$`.
     """
 
     __slots__ = ("column", "is_colon", "line", "name", "operator", "word")
@@ -108,10 +108,10 @@ class Assignment:
     Args:
         name: the variable.
         parts: its value, not yet expanded.
-        line, column: where the name stands.
-        start, end: where the value stands in the text (offsets).
+        line, column: of the name.
+        start, end: of the value in the text (offsets).
         statement: number of the statement; the words of one `export` are expanded together.
-        is_export: it stands behind `export`.
+        is_export: it follows `export`.
     """
 
     __slots__ = ("column", "end", "is_export", "line", "name", "parts", "start", "statement")
@@ -127,7 +127,7 @@ class Assignment:
 
 
 class Document:
-    """A file as read: its assignments in their order, and all that is wrong with it."""
+    """A parsed file: its assignments in their order, and its problems."""
 
     __slots__ = ("assignments", "file", "problems")
 
@@ -142,8 +142,55 @@ def is_name(text: str) -> bool:
     return bool(text) and text[0] in NAME_START and all(c in NAME_CHARS for c in text)
 
 
+class Cursor:
+    """A position in a text."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text + END
+        self.size = len(text)
+        self.at = 0
+        self._counted = (0, 1, 0)  # an offset, its line, and where that line begins
+
+    def place(self, offset: int) -> tuple[int, int]:
+        """Line and column of an offset; linear time in total for ascending offsets."""
+        known, line, begin = self._counted
+        if offset < known:
+            known, line, begin = 0, 1, 0
+        count = self.text.count("\n", known, offset)
+        if count:
+            line += count
+            begin = self.text.rfind("\n", known, offset) + 1
+        self._counted = (offset, line, begin)
+        return line, offset - begin + 1
+
+    def blanks(self) -> None:
+        """Skip blanks and continued lines."""
+        text, at = self.text, self.at
+        while True:
+            char = text[at]
+            if char in " \t":
+                at += 1
+            elif char == "\\" and text[at + 1] == "\n":
+                at += 2
+            else:
+                break
+        self.at = at
+
+    def skip(self, at: int) -> int:
+        """The offset after any continued line ends at `at`."""
+        text = self.text
+        while text[at] == "\\" and text[at + 1] == "\n":
+            at += 2
+        return at
+
+    def to_line_end(self) -> None:
+        """Skip the rest of the line."""
+        end = self.text.find("\n", self.at)
+        self.at = self.size if end < 0 else end
+
+
 class Unclosed(Exception):
-    """The text ended inside of something that began at `offset`."""
+    """The text ended inside something that began at `offset`."""
 
     def __init__(self, offset: int, what: str, hint: str) -> None:
         super().__init__(what)
@@ -157,4 +204,4 @@ class Abandoned(Exception):
 
 
 class Full(Exception):
-    """There are as many problems as anybody would read."""
+    """MAX_PROBLEMS is reached."""

@@ -1,17 +1,17 @@
-"""Whose configuration files may decide what runs, and which code of a machine's directory a shell loads.
+"""Trust: whose configuration files may decide what runs, and which code a shell loads.
 
     require("/vm/demo/.vmrc", status, data, os.environ)     # root: may it be used at all?
-    refusal(settings)                                       # everybody: may what it names be run?
+    refusal(settings)                                       # all users: may what it names be run?
 
-A `.vmrc` decides which programs and arguments run. So root uses a file that root or the user
-behind sudo (SUDO_UID) owns and nobody else can write, or one whose content `qvm allow` has
-accepted. Other users read what they like, but run only what their own or root's files name, or
-what they have accepted; and for everybody a command that only looks runs nothing that the
-machine's files name, unless it was accepted (`Settings.may_run`). The caller passes the status and
-content of one open file, so that what was judged is what is used.
+A `.vmrc` decides which programs and arguments run. So root uses only a file that root or the user
+behind sudo (SUDO_UID) owns and no other account can write, or one whose content was accepted with
+`qvm allow`. Other users read any file, but run only what their own or root's files name, or
+what they have accepted; and a command that only looks runs nothing that the machine's files
+name, unless it was accepted (`Settings.may_run`). The caller passes the status and
+content of one open file, so that the checked content is the one that is used.
 
-`RC` is code, so nobody's shell loads it before its content was accepted. What is accepted as code
-and what as configuration are two things: neither stands for the other.
+`RC` is code, so no shell loads it before its content was accepted. Accepting a file as code and
+accepting it as configuration are independent.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from qvmsh.host.files import Source
 
     class Settings(Protocol):
-        """What is used here of `settings.Settings`."""
+        """The parts of `settings.Settings` that are used here."""
 
         directory: str
         sources: list[Source]
@@ -44,14 +44,14 @@ RC = ".qvmrc.xsh"
 """Code in the machine's directory that its shell loads."""
 
 CODE = b"code"
-"""What a file is accepted as, where it is not configuration."""
+"""The kind of an accepted file that is not configuration."""
 
 
 def require(path: str, status: os.stat_result, data: bytes, environ: Mapping[str, str]) -> None:
     """Make sure that this user may use the file.
 
     Raises:
-        NotAcceptedError: root may not; the hint says what would make it right.
+        NotAcceptedError: root may not; the hint says how to change that.
     """
     if os.geteuid() != 0:
         return
@@ -61,8 +61,7 @@ def require(path: str, status: os.stat_result, data: bytes, environ: Mapping[str
     mode = f" and make it private: `chmod go-w {path}`" if status.st_mode & 0o022 else ""
     raise NotAcceptedError(
         f"root does not use {path}: it {reason}",
-        hint=f"look at it, then accept it as it is with `qvm allow`; or let root own it: "
-        f"`chown root {path}`{mode}",
+        hint=f"read it, then accept it with `qvm allow`; or give it to root: `chown root {path}`{mode}",
     )
 
 
@@ -75,21 +74,21 @@ def distrust(status: os.stat_result, environ: Mapping[str, str]) -> str | None:
     if status.st_uid not in owners:
         return f"belongs to {_account(status.st_uid)}"
     if status.st_mode & 0o022:
-        return "can be written by others (mode " + oct(status.st_mode & 0o7777)[2:] + ")"
+        return "is writable by others (mode " + oct(status.st_mode & 0o7777)[2:] + ")"
     return None
 
 
 def refusal(settings: Settings) -> ConfigError | None:
-    """Why nothing that the machine's files name may be run: somebody else could have written them.
+    """Why nothing that the machine's files name may be run: another account could have written them.
 
-    None where it may: the directory and the files are this user's or root's, or were accepted.
-    For root `require` has judged the files before their content was used.
+    None if it may: the directory and the files are this user's or root's, or were accepted.
+    For root `require` has checked the files before their content was used.
     """
     users = {0, os.geteuid()}
     rows = [(source.path, source.status) for source in settings.sources]
     try:
         rows.insert(0, (settings.directory, os.stat(settings.directory)))
-    except FileNotFoundError:  # it was removed meanwhile
+    except FileNotFoundError:  # it was removed in the meantime
         pass
     foreign = [(path, status.st_uid) for path, status in rows if status.st_uid not in users]
     if os.geteuid() == 0 or not foreign or settings.is_accepted:
@@ -97,20 +96,20 @@ def refusal(settings: Settings) -> ConfigError | None:
     path, uid = foreign[0]
     is_named = settings.is_set("VM_MACHINE_NAME")
     return ConfigError(
-        f"nothing is run: {path} belongs to {_account(uid)}, and you have not accepted what it says",
+        f"nothing is run: {path} belongs to {_account(uid)}, and you have not accepted it",
         machine=settings["VM_MACHINE_NAME"] if is_named else os.path.basename(settings.directory),
-        hint="look at .vmrc and what it names, then accept it as it is with `qvm allow`",
+        hint="read .vmrc and what it names, then accept it with `qvm allow`",
     )
 
 
 def withheld(settings: Settings) -> list[str]:
-    """A warning where names of the machine's files are left out of the environment."""
+    """A warning if names of the machine's files are left out of the environment."""
     names = ", ".join(settings.withheld())
-    return [f"left out of the environment until `qvm allow`: {names} of .vmrc"] if names else []
+    return [f"not exported until `qvm allow`: {names} of .vmrc"] if names else []
 
 
 def allowed_file(environ: Mapping[str, str]) -> str:
-    """Where the accepted files are noted: a line with hash and path for each."""
+    """The list of accepted files: a line with hash and path for each."""
     base = environ.get("XDG_DATA_HOME", "")
     if not base.startswith("/"):
         base = os.path.join(environ.get("HOME") or os.path.expanduser("~"), ".local", "share")
@@ -118,7 +117,7 @@ def allowed_file(environ: Mapping[str, str]) -> str:
 
 
 def fingerprint(path: str, data: bytes, kind: bytes = b"") -> str:
-    """What is remembered of a file: a hash over its real path and its content."""
+    """A hash over a file's real path and its content."""
     try:
         from _blake2 import blake2b
     except ImportError:  # an interpreter without its own
@@ -136,7 +135,7 @@ def is_allowed(path: str, data: bytes, environ: Mapping[str, str], kind: bytes =
     with open(fd, "rb") as file:
         status = os.fstat(fd)
         if status.st_uid != os.geteuid() or status.st_mode & 0o022:
-            return False  # somebody else could have written it
+            return False  # another account could have written it
         wanted = fingerprint(path, data, kind).encode()
         return any(line.partition(b" ")[0] == wanted for line in file)
 

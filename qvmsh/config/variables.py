@@ -1,11 +1,11 @@
 """The one table of variables: every name, declared once.
 
     VARIABLES["VM_MACHINE_MEM"].default           # "1024"
-    VARIABLES["VM_MACHINE_ID"].judge("7")         # ("is '7', but must be two digits ...", "07")
+    VARIABLES["VM_MACHINE_ID"].check("7")         # ("is '7', but must be two digits ...", "07")
 
 The parser, the check, the export, completion and the reference page all come from it. A name with
-`later` is known, but the part of qvm that it belongs to is not there yet; setting it gives a
-warning that says so.
+`later` is known, but the part of qvm that it belongs to does not exist yet; setting it prints a
+warning.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from qvmsh.config import words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
 YES = frozenset(("yes", "true", "on", "1"))
 NO = frozenset(("no", "false", "off", "0"))
@@ -36,17 +36,17 @@ class Variable:
         kind: `text`, `file name`, `id`, `account`, `user`, `integer`, `memory`, `boolean`, `choice`,
             `options` (a choice, then `,property=value`), `model`, `path`, `program`, `words`,
             `lines`, `forwards`, `number`, `port`, `vnc`, `disks`, `boot order`, `clock`, `arguments`; it
-            says how a value is judged and which type it has in Python.
+            decides how a value is checked and its type in Python.
         help: one line.
-        default: value where nobody sets it; "" where there is none.
+        default: value if it is not set; "" if there is none.
         group: heading on the reference page.
-        unit: what an integer counts.
+        unit: unit of an integer.
         allowed: the values of a choice; for other kinds, those that completion offers.
         least, most: bounds of an integer.
         later: the part of qvm that this variable waits for.
         needed: it must be set.
-        computed: it follows from others and cannot be set.
-        context: it says where and how qvm was called; it cannot be set in a file.
+        computed: the variable that it is computed from; it cannot be set.
+        context: it describes how qvm was called; it cannot be set in a file.
         follows: the variable whose value is the default.
     """
 
@@ -93,7 +93,7 @@ class Variable:
 
     @property
     def range(self) -> str:
-        """What the values may be, in words."""
+        """The allowed values, in words."""
         if self.kind in ("choice", "options"):
             return "one of " + ", ".join(self.allowed) + _MORE.get(self.kind, "")
         if self.kind == "integer":
@@ -101,20 +101,20 @@ class Variable:
             return f"a number {bounds}" + (f" ({self.unit})" if self.unit else "")
         return _RANGES[self.kind]
 
-    def judge(self, value: str) -> tuple[str, str] | None:
-        """What is wrong with `value` (as the end of a sentence), and a better one ("" if none is known)."""
+    def check(self, value: str) -> tuple[str, str] | None:
+        """What is wrong with `value` (as the end of a sentence), and a better one ("" if unknown)."""
         control = next((c for c in value if c in words.CONTROLS), "") if not value.isprintable() else ""
         if control:
-            return f"holds the control character {control!r}", ""
+            return f"contains the control character {control!r}", ""
         if not value:
             return ("is empty", "") if self.needed else None
-        wrong = _JUDGES[self.kind](self, value)
+        wrong = _CHECKS[self.kind](self, value)
         if wrong is None:
             return None
         return f"is {shown(value)}, but must be {wrong[0] or self.range}", wrong[1]
 
     def canonical(self, value: str) -> str:
-        """`value` in the one spelling that scripts can rely on: MiB as digits, yes or no."""
+        """`value` in its canonical spelling for scripts: MiB as digits, yes or no."""
         if self.kind == "memory":
             return str(memory_mib(value))
         if self.kind == "boolean":
@@ -122,54 +122,54 @@ class Variable:
         return value
 
 
-_MORE = {"options": "; then perhaps ,property=value"}
+_MORE = {"options": "; optionally with ,property=value"}
 _RANGES = {
     "text": "any text",
     "file name": "part of a file name: no / or control character, not beginning with - or .",
     "id": "two digits (00 to 99)",
     "account": "an account of this host",
-    "user": "the name of an account: no blank, not beginning with -",
+    "user": "the name of an account: without blanks, not beginning with -",
     "memory": "a number of MiB, or one with K, M, G or T: 2048, 2G",
     "boolean": "yes or no",
     "model": "a network card of QEMU, or none",
-    "path": "a path, from the machine's directory",
+    "path": "a path, relative to the machine's directory",
     "program": "a program on PATH, or a path",
     "words": "words, split as a shell would",
-    "lines": "one entry a line",
-    "forwards": "a port of the host and one of the guest a line: 8080:80, udp:5353:53, 0.0.0.0:8080:80",
-    "number": "a number above 0, perhaps with a fraction: 2, 1.5",
+    "lines": "one entry per line",
+    "forwards": "one port of the host and one of the guest per line: 8080:80, udp:5353:53, 0.0.0.0:8080:80",
+    "number": "a number above 0, optionally with a fraction: 2, 1.5",
     "port": "auto, or a port from 1 to 65535",
-    "vnc": "[HOST]:NUMBER and options, as QEMU's -vnc has it",
-    "disks": "path[:format[:cache]][:ro] a line",
-    "boot order": "words of disk, disk1, cdrom, network, menu, in their order",
-    "clock": "utc, localtime, or a date as 2030-01-31T12:00:00",
-    "arguments": "words, split as a shell would, without those options that are qvm's own",
+    "vnc": "[HOST]:NUMBER and options, as for QEMU's -vnc",
+    "disks": "one path[:format[:cache]][:ro] per line",
+    "boot order": "disk, disk1, cdrom, network, menu, in the boot order",
+    "clock": "utc, localtime, or a date such as 2030-01-31T12:00:00",
+    "arguments": "words, split as a shell would, without options that only qvm sets",
 }
 
 
 def shown(value: str) -> str:
-    """`value` as a message shows it: one short line in quotes."""
+    """`value` for a message: one short line in quotes."""
     return repr(value if len(value) <= 60 else value[:57] + "...")
 
 
 def memory_mib(value: str) -> int:
-    """The MiB that `value` means (2048, 2G, 512M).
+    """`value` in MiB (2048, 2G, 512M).
 
     Raises:
-        ValueError: it is no such number, or no whole number of MiB.
+        ValueError: it is not such a number, or not a whole number of MiB.
     """
     digits, shift = value, 0
     if value[-1:].upper() in _UNITS and not value[-1:].isdigit():
         digits, shift = value[:-1], _UNITS[value[-1].upper()]
     number = _number(digits)
     if shift < 0 and number % 1024:
-        raise ValueError("no whole number of MiB")
+        raise ValueError("not a whole number of MiB")
     return number << shift if shift >= 0 else number >> -shift
 
 
 def _number(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 15):
-        raise ValueError("no number")
+        raise ValueError("not a number")
     return int(text)
 
 
@@ -182,7 +182,7 @@ def _any(_variable: Variable, _value: str) -> Wrong:
 
 
 def _file_name(_variable: Variable, value: str) -> Wrong:
-    # a byte that is no UTF-8 (a surrogate here) may stand in a name, nothing else that cannot be seen
+    # a byte that is not UTF-8 (a surrogate here) is allowed, other invisible characters are not
     fine = "".join(c if (c.isprintable() and c != "/") or "\udc80" <= c <= "\udcff" else "-" for c in value)
     better = fine.lstrip("-.")
     if value[0] in "-." or fine != value or len(value.encode(errors="surrogateescape")) > 200:
@@ -246,6 +246,8 @@ def _boolean(_variable: Variable, value: str) -> Wrong:
 def _choice(variable: Variable, value: str) -> Wrong:
     if value in variable.allowed:
         return None
+    from qvmsh.config.spelling import near
+
     return "", near(value.lower(), variable.allowed) or ""
 
 
@@ -253,6 +255,8 @@ def _options(variable: Variable, value: str) -> Wrong:
     head, comma, rest = value.partition(",")
     if head in variable.allowed and (not comma or (rest and head != "auto")):
         return None
+    from qvmsh.config.spelling import near
+
     better = near(head.lower(), variable.allowed)
     return "", better + comma + rest if better and better != "auto" and rest else better or ""
 
@@ -313,7 +317,7 @@ def _disks(_variable: Variable, value: str) -> Wrong:
     try:
         devices.disks(value)
     except ValueError as error:
-        return f"path[:format[:cache]][:ro] a line ({error})", ""
+        return f"one path[:format[:cache]][:ro] per line ({error})", ""
     return None
 
 
@@ -323,7 +327,7 @@ def _boot(_variable: Variable, value: str) -> Wrong:
     try:
         devices.boot(value)
     except ValueError as error:
-        return f"words of disk, disk1, cdrom, network, menu ({error})", ""
+        return f"disk, disk1, cdrom, network or menu, in the boot order ({error})", ""
     return None
 
 
@@ -338,10 +342,10 @@ def _arguments(variable: Variable, value: str) -> Wrong:
 
     wrong = _words(variable, value)
     own = "" if wrong else devices.collision(words.split(value))
-    return (f"without `{own}`: that is qvm's own", "") if own else wrong
+    return (f"without `{own}`: only qvm sets that", "") if own else wrong
 
 
-_JUDGES: dict[str, Callable[[Variable, str], Wrong]] = {
+_CHECKS: dict[str, Callable[[Variable, str], Wrong]] = {
     "text": _any,
     "file name": _file_name,
     "id": _id,
@@ -371,12 +375,12 @@ _JUDGES: dict[str, Callable[[Variable, str], Wrong]] = {
 def _table() -> tuple[Variable, ...]:
     V = Variable  # noqa: N806  # a row a line is what makes a table readable
     return (
-        V("VM_MACHINE_NAME", "file name", "name of the machine; part of its files' names",
+        V("VM_MACHINE_NAME", "file name", "name of the machine; used in its file names",
           group="machine", needed=True),
-        V("VM_MACHINE_ID", "id", "two digits that differ among machines that run at the same time",
+        V("VM_MACHINE_ID", "id", "two digits, different for machines that run at the same time",
           group="machine", needed=True),
         V("VM_MACHINE_OWNER", "account",
-          "account of this host that the machine belongs to and whose ssh key it takes",
+          "account of this host that owns the machine and whose ssh key is used",
           group="machine", needed=True),
         V("VM_MACHINE_USER", "user", "account in the guest that ssh logs in to",
           group="machine", follows="VM_MACHINE_OWNER"),
@@ -384,16 +388,16 @@ def _table() -> tuple[Variable, ...]:
         V("VM_MACHINE_CPUS", "integer", "virtual processors", "2", group="machine", least=1, most=4096),
         V("VM_MACHINE_ARCH", "choice", "architecture of the guest; empty = that of VM_QEMU_BIN",
           group="machine", allowed=ARCHITECTURES),
-        V("VM_LABELS", "words", "words to find the machine by: `qvm list --label WORD`", group="machine"),
-        V("VM_LIMIT_MEM", "memory", "memory of the host that QEMU may take, held by systemd; empty = all",
+        V("VM_LABELS", "words", "labels of the machine, for `qvm list --label WORD`", group="machine"),
+        V("VM_LIMIT_MEM", "memory", "memory that QEMU may use, limited by systemd; empty = no limit",
           group="machine", unit="MiB"),
-        V("VM_LIMIT_CPUS", "number", "processors' time that QEMU may take, held by systemd; empty = all",
+        V("VM_LIMIT_CPUS", "number", "processors that QEMU may use, limited by systemd; empty = no limit",
           group="machine"),
 
-        V("VM_FMT", "choice", "format of the images, and the end of their names", "qcow2",
+        V("VM_FMT", "choice", "format of the images, and the suffix of their names", "qcow2",
           group="disks", allowed=FORMATS),
         V("VM_USE_SNAPSHOTS", "boolean", "base and overlay; no = one image NAME.FMT", "yes", group="disks"),
-        V("VM_DISK_BUS", "choice", "what the guest sees its disk on", "virtio", group="disks", allowed=BUSES),
+        V("VM_DISK_BUS", "choice", "bus of the guest's disks", "virtio", group="disks", allowed=BUSES),
         V("VM_SNAPSHOT_SEEDNAME", "file name", "name part of the pristine image", "seed", group="disks",
           follows="VM_SNAPSHOT_SEEDNAME_DEFAULT"),
         V("VM_SNAPSHOT_BASENAME", "file name", "name part of the base image", "base", group="disks",
@@ -413,39 +417,39 @@ def _table() -> tuple[Variable, ...]:
           computed="VM_SNAPSHOT_BASENAME"),
         V("VM_SNAPSHOT_BACKINGFILENAME", "text", "file of the overlay: NAME-backing.FMT", group="disks",
           computed="VM_SNAPSHOT_BACKINGNAME"),
-        V("VM_DISKS", "disks", "further disks: path[:format[:cache]][:ro] a line", group="disks"),
+        V("VM_DISKS", "disks", "additional disks, one path[:format[:cache]][:ro] per line", group="disks"),
         V("VM_CDROM", "path", "image in the CD drive; empty = no drive", group="disks"),
 
         V("VM_QEMU_BIN", "program", "QEMU", "qemu-system-x86_64", group="qemu"),
         V("VM_QEMU_IMG", "program", "QEMU's tool for images", "qemu-img", group="qemu"),
         V("VM_QEMU_MACHINE", "text", "machine type, with its properties", "pc", group="qemu",
           allowed=("pc", "q35", "microvm", "virt")),
-        V("VM_QEMU_CPU", "text", "processor that the guest sees; empty = the best that the accelerator has",
+        V("VM_QEMU_CPU", "text", "the guest's processor model; empty = the best of the accelerator",
           group="qemu", allowed=("host", "max", "qemu64")),
         V("VM_QEMU_ACCEL", "options", "accelerator; auto = the fastest that works here", "auto", group="qemu",
           allowed=ACCELERATORS),
-        V("VM_QEMU_EXTRA", "words", "further arguments for QEMU", group="qemu"),
-        V("VM_QEMU_SANDBOX", "options", "seccomp filter around QEMU; auto = on where QEMU has it", "auto",
+        V("VM_QEMU_EXTRA", "words", "additional arguments for QEMU", group="qemu"),
+        V("VM_QEMU_SANDBOX", "options", "QEMU's seccomp filter; auto = on if QEMU supports it", "auto",
           group="qemu", allowed=("auto", "on", "off")),
         V("VM_QEMU_DISPLAY", "text", "QEMU's display; empty = a window for `run` on a desktop, else none",
           group="qemu", allowed=DISPLAYS),
-        V("VM_QEMU_VNC", "vnc", "VNC server: [host]:number; without a host on 127.0.0.1", group="qemu"),
-        V("VM_QEMU_ARGS", "arguments", "arguments that replace all hardware that qvm would generate",
+        V("VM_QEMU_VNC", "vnc", "VNC server: [host]:number; the default host is 127.0.0.1", group="qemu"),
+        V("VM_QEMU_ARGS", "arguments", "arguments that replace all generated hardware",
           group="qemu"),
         V("VM_FIRMWARE", "choice", "firmware; empty = the machine type's own (bios on a PC)",
           group="qemu", allowed=("bios", "uefi", "uefi-secure")),
-        V("VM_TPM", "boolean", "a TPM, by swtpm", "no", group="qemu"),
-        V("VM_BOOT", "boot order", "boot order, as cdrom,disk; menu lets a person choose; empty = the disk, "
-          "then the CD", group="qemu"),
-        V("VM_KERNEL", "path", "kernel that QEMU boots itself", group="qemu"),
+        V("VM_TPM", "boolean", "add a TPM, emulated by swtpm", "no", group="qemu"),
+        V("VM_BOOT", "boot order", "such as cdrom,disk; menu = choose at boot; empty = disk, then CD",
+          group="qemu"),
+        V("VM_KERNEL", "path", "kernel that QEMU boots directly", group="qemu"),
         V("VM_INITRD", "path", "initial RAM disk for VM_KERNEL", group="qemu"),
         V("VM_APPEND", "text", "command line for VM_KERNEL", group="qemu"),
-        V("VM_SERIAL", "boolean", "a serial console", "yes", group="qemu"),
-        V("VM_GUEST_AGENT", "boolean", "a channel for QEMU's guest agent", "yes", group="qemu"),
-        V("VM_GUEST_AGENT_METHOD", "choice", "what that channel is", "virtio-serial", group="qemu",
+        V("VM_SERIAL", "boolean", "add a serial console", "yes", group="qemu"),
+        V("VM_GUEST_AGENT", "boolean", "add a channel for QEMU's guest agent", "yes", group="qemu"),
+        V("VM_GUEST_AGENT_METHOD", "choice", "device of that channel", "virtio-serial", group="qemu",
           allowed=("virtio-serial", "isa-serial")),
-        V("VM_VIRTIO_RNG", "boolean", "a random number device", "yes", group="qemu"),
-        V("VM_RTC_BASE", "clock", "what the guest's clock starts from: utc, localtime, or a date", "utc",
+        V("VM_VIRTIO_RNG", "boolean", "add a random number device", "yes", group="qemu"),
+        V("VM_RTC_BASE", "clock", "start value of the guest's clock: utc, localtime, or a date", "utc",
           group="qemu", allowed=("utc", "localtime")),
 
         V("VM_NET_MODEL", "model", "network card; none = no network", "virtio",
@@ -453,56 +457,56 @@ def _table() -> tuple[Variable, ...]:
         V("VM_NETWORK", "lines", "bridges and tap devices", group="network", later="bridges"),
         V("VM_NET_GUEST", "text", "the guest's address for ssh", group="network", later="bridges"),
         V("VM_HOSTFWD", "forwards",
-          "ports of the host that lead into the guest, a line each; 127.0.0.1 unless an address is said",
+          "ports forwarded to the guest, one per line; the default address is 127.0.0.1",
           group="network"),
         V("VM_NET_LISTEN", "text",
-          "opens a telnet monitor, without any password, on this address; empty = 127.0.0.1",
+          "opens a telnet monitor, without a password, on this address; empty = 127.0.0.1",
           group="network"),
-        V("VM_NET_PORT", "port", "opens a telnet monitor on this port; empty = 77 and VM_MACHINE_ID",
+        V("VM_NET_PORT", "port", "opens a telnet monitor on this port; empty = 77 followed by VM_MACHINE_ID",
           group="network", allowed=("auto",)),
-        V("VM_NET_HOST", "text", "opens a telnet monitor; name under which others reach this host",
+        V("VM_NET_HOST", "text", "opens a telnet monitor; name of this host for other hosts",
           group="network"),
 
-        V("VM_SSH_PORT", "port", "port of 127.0.0.1 for the guest's ssh; auto = a free one", "auto",
+        V("VM_SSH_PORT", "port", "port on 127.0.0.1 for the guest's ssh; auto = a free one", "auto",
           group="ssh",
           allowed=("auto",)),
         V("VM_SSH_IDENTITY", "path", "private key; empty = the keys of VM_MACHINE_OWNER", group="ssh"),
-        V("VM_SSH_OPTIONS", "words", "further arguments for ssh", group="ssh"),
-        V("VM_READY", "choice", "what makes the guest ready: ssh = it answers, none = QEMU runs; empty = ssh "
-          "where there is a way to it", group="ssh", allowed=("ssh", "none")),
-        V("VM_SSH_ATTEMPTS", "integer", "tries until a start counts as failed; 30 means 150 without KVM",
-          "30", group="ssh", unit="tries of 2 s", least=1, most=1000000),
-        V("VM_SHUTDOWN_TIMEOUT", "integer", "time that the guest has to power off", "120",
+        V("VM_SSH_OPTIONS", "words", "additional arguments for ssh", group="ssh"),
+        V("VM_READY", "choice", "when the guest is ready: ssh = ssh answers, none = QEMU runs; empty = ssh "
+          "if it is reachable", group="ssh", allowed=("ssh", "none")),
+        V("VM_SSH_ATTEMPTS", "integer", "ssh attempts until a start fails; 30 means 150 without KVM",
+          "30", group="ssh", unit="attempts of 2 s", least=1, most=1000000),
+        V("VM_SHUTDOWN_TIMEOUT", "integer", "time that the guest may take to power off", "120",
           group="ssh", unit="s",
           least=1, most=1000000),
 
-        V("VM_PRE_START", "words", "program that runs before QEMU starts; if it fails, so does the start",
+        V("VM_PRE_START", "words", "program to run before QEMU starts; if it fails, the start fails",
           group="hooks"),
-        V("VM_POST_STOP", "words", "program that runs after QEMU has ended; its failure is a warning",
+        V("VM_POST_STOP", "words", "program to run after QEMU has ended; if it fails, qvm warns",
           group="hooks"),
 
-        V("VM_LOG", "path", "file for what happened while nobody looked", group="log"),
-        V("VM_ERRLOG", "path", "file for what went wrong; empty = VM_LOG", group="log"),
-        V("VM_DATEFMT", "text", "time stamps in them, as strftime has it", "%F %T", group="log"),
+        V("VM_LOG", "path", "log file for unattended use", group="log"),
+        V("VM_ERRLOG", "path", "log file for errors; empty = VM_LOG", group="log"),
+        V("VM_DATEFMT", "text", "time stamps in these logs, in the format of strftime", "%F %T", group="log"),
 
-        V("VM_SHELL", "choice", "what you type in at the prompt of `qvm sh`", "xonsh", group="shell",
+        V("VM_SHELL", "choice", "prompt of `qvm sh`", "xonsh", group="shell",
           allowed=("xonsh", "ptpython", "python")),
 
-        V("VM_INCLUDE", "path", "another file, read at this line", group="context"),
+        V("VM_INCLUDE", "path", "another file to read at this line", group="context"),
         V("VM_HOME", "path", "directory of the machine", group="context", context=True),
-        V("VM_HOME_OVERRIDES_CWD", "boolean", "VM_HOME counts although there is a .vmrc here", "no",
+        V("VM_HOME_OVERRIDES_CWD", "boolean", "VM_HOME wins over a .vmrc in the current directory", "no",
           group="context"),
-        V("VM_GLOBAL_CONFIG", "path", "the global file instead of /etc/qvm/vmrc",
+        V("VM_GLOBAL_CONFIG", "path", "global file to use instead of /etc/qvm/vmrc",
           group="context", context=True),
         V("VM_CONFIG", "path", "the machine's .vmrc", group="context", context=True),
         V("VM_CALLING_DIR", "path", "directory that qvm was called in", group="context", context=True),
-        V("VM_PARAMS", "text", "words of a script", group="context", context=True),
-        V("VM_LIB", "path", "library of the old vm; qvm has no use for it", group="context", context=True),
+        V("VM_PARAMS", "text", "arguments of a script", group="context", context=True),
+        V("VM_LIB", "path", "library of the old vm; not used", group="context", context=True),
 
-        V("VM_SAVE_DELAY", "text", "the old vm slept so long after savevm; qvm waits for the job itself",
+        V("VM_SAVE_DELAY", "text", "delay of the old vm after savevm; not used: qvm waits for the job",
           group="context"),
-        V("VM_ARCHIVE", "text", "where archives go: a folder, or `ssh://[USER@]HOST[:PORT]/FOLDER`; "
-          "the machine's own directory if it is empty", group="disks"),
+        V("VM_ARCHIVE", "text", "where archives are stored: a folder, or `ssh://[USER@]HOST[:PORT]/FOLDER`; "
+          "empty = the machine's directory", group="disks"),
     )  # fmt: skip
 
 
@@ -524,11 +528,13 @@ MISTAKEN = {
     "VM_SSH_KEY": "VM_SSH_IDENTITY",
     "VM_SSH_USER": "VM_MACHINE_USER",
 }
-"""Names that people write, and what they mean."""
+"""Common mistakes in names, and the names that were meant."""
 
 
 def meant(name: str) -> str | None:
-    """The known variable that the unknown `name` was probably meant to be."""
+    """The known variable that `name` is probably a misspelling of."""
+    from qvmsh.config.spelling import near
+
     upper = name.upper()
     if upper in VARIABLES:
         return upper
@@ -541,37 +547,3 @@ def meant(name: str) -> str | None:
         return ends[0]
     found = near(upper, [*VARIABLES, *MISTAKEN], 2 if len(upper) > 7 else 1)
     return MISTAKEN.get(found, found) if found else None
-
-
-def near(word: str, known: Iterable[str], most: int = 2) -> str | None:
-    """The known word that differs from `word` least, in at most `most` letters; None if none does."""
-    best, least, letters = None, most + 1, frozenset(word)
-    for candidate in known:
-        if abs(len(candidate) - len(word)) < least and len(letters ^ frozenset(candidate)) < 2 * least:
-            count = distance(word, candidate, least)
-            if count < least and count < len(candidate):
-                best, least = candidate, count
-    return best
-
-
-def distance(left: str, right: str, enough: int = 1000) -> int:
-    """How many letters must be put in, left out, exchanged or swapped (optimal string alignment).
-
-    A distance of `enough` or more need not be exact.
-    """
-    before: list[int] = []
-    row = list(range(len(right) + 1))
-    for i, a in enumerate(left, 1):
-        older, before, row = before, row, [i]
-        for j, b in enumerate(right, 1):
-            cost = before[j - 1] + (a != b)
-            if cost > before[j]:
-                cost = before[j] + 1
-            if cost > row[j - 1]:
-                cost = row[j - 1] + 1
-            if a != b and i > 1 and j > 1 and a == right[j - 2] and left[i - 2] == b:
-                cost = min(cost, older[j - 2] + 1)
-            row.append(cost)
-        if min(row) >= enough and min(before) >= enough:
-            return enough
-    return row[-1]

@@ -1,16 +1,16 @@
-"""Words as a shell has them: splitting a value (VM_QEMU_EXTRA, VM_SSH_OPTIONS), and quoting one.
+"""Words as in a shell: split a value (VM_QEMU_EXTRA, VM_SSH_OPTIONS), and quote one.
 
     split("-device 'virtio-rng-pci,id=a b'")      # ["-device", "virtio-rng-pci,id=a b"]
     quote("it is")                                 # "'it is'"
 
-The rules are those of `shlex.split`: blanks part words, quotes and `\\` keep them together,
+The rules are those of `shlex.split`: blanks separate words, quotes and `\\` keep them together,
 nothing is expanded.
 """
 
 from __future__ import annotations
 
 CONTROLS = frozenset(map(chr, (*range(9), *range(11, 32), *range(127, 160))))
-"""No value holds them: bash loses some (it marks quoting with 1 and 127), and all can drive a terminal."""
+"""Not allowed in values: bash loses some (it marks quoting with 1 and 127), all can control a terminal."""
 
 BLANKS = " \t\r\n"
 _SPECIAL = frozenset(BLANKS + "'\"\\")
@@ -40,7 +40,7 @@ def split(text: str) -> list[str]:
             at = _double(text, at, word)
         elif char == "\\":
             if at + 1 == size:
-                raise ValueError("nothing follows the last \\")
+                raise ValueError("a \\ at the end")
             word.append(text[at + 1])
             at += 2
         else:
@@ -56,7 +56,7 @@ def split(text: str) -> list[str]:
 def _single(text: str, at: int, word: list[str]) -> int:
     end = text.find("'", at + 1)
     if end < 0:
-        raise ValueError("a ' is not closed")
+        raise ValueError("an unclosed '")
     word.append(text[at + 1 : end])
     return end + 1
 
@@ -67,7 +67,7 @@ def _double(text: str, at: int, word: list[str]) -> int:
     while True:
         end, slash = text.find('"', at), text.find("\\", at)
         if end < 0:
-            raise ValueError('a " is not closed')
+            raise ValueError('an unclosed "')
         if slash < 0 or end < slash:
             word.append(text[begin:end])
             return end + 1
@@ -81,13 +81,13 @@ _SAFE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz012345678
 
 
 def quote(value: str) -> str:
-    """`value` as one word of a POSIX shell, in the shortest form that is easy to read.
+    """`value` as one word of a POSIX shell, in the shortest readable form.
 
     Raises:
-        ValueError: it holds a NUL, which no shell can.
+        ValueError: it contains a NUL byte.
     """
     if "\0" in value:
-        raise ValueError("a NUL byte cannot stand in a value")
+        raise ValueError("a value cannot contain a NUL byte")
     if value and _SAFE.issuperset(value):
         return value
     if "'" not in value:

@@ -14,7 +14,7 @@ import threading
 import time
 
 from qvmsh.errors import printable
-from qvmsh.io import cut_off, isatty, tell
+from qvmsh.io import failure_mark, isatty, tell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Progress:
             return
         took = time.monotonic() - self._began
         rate = size(int(self._size / max(took, 0.001)))
-        mark = cut_off(kind) or f"{size(self._size)} in {took:.1f} s, {rate}/s"
+        mark = failure_mark(kind) or f"{size(self._size)} in {took:.1f} s, {rate}/s"
         begin, end = ("\r", "\x1b[K\n") if self._is_drawn else ("", "\n")
         tell(self._io.stderr, f"  {self._title}: {mark}", begin=begin, end=end)
 

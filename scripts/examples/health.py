@@ -3,7 +3,7 @@
 
     ./health.py [DIRECTORY ...]       default: the known machines
 
-A program of its own, with qvm as a library: `pip install qvmsh`.
+A standalone program that uses qvm as a library: `pip install qvmsh`.
 """
 
 import os
@@ -11,7 +11,7 @@ import sys
 
 from qvmsh import Machine
 from qvmsh.errors import QvmError
-from qvmsh.machine import registry as known
+from qvmsh.machine import registry
 
 FULL = 90
 """A guest is not healthy if this percentage of its disk is in use."""
@@ -32,7 +32,7 @@ def health(directory: str) -> tuple[str, bool]:
 
 def main() -> int:
     is_healthy = True
-    for directory in sys.argv[1:] or known.directories(os.environ):
+    for directory in sys.argv[1:] or registry.directories(os.environ):
         try:
             line, is_fine = health(directory)
         except QvmError as error:

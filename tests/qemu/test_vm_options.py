@@ -159,7 +159,7 @@ def test_stop_options_that_exclude_each_other_or_miss_their_partner(blank: Blank
         assert (refused.status, "exclude each other" in refused.err) == (2, True)
     for plain in ("-n", "--nosuspend"):
         refused = vm.qvm("stop", plain)
-        assert (refused.status, "belongs to --savevm" in refused.err) == (2, True)
+        assert (refused.status, "requires --savevm" in refused.err) == (2, True)
     assert vm.qvm("status", "-s").out.startswith("demo: running")
     for words in (["-p"], ["--poweroff", "-n"]):  # -p implies -n, so both may stand
         assert "powered off by quit" in vm.ok("stop", *words, "-t", "1", "--force").out

@@ -104,7 +104,7 @@ def _require_sound(wish: Wish) -> None:
         ("--user", "VM_MACHINE_USER", wish.user),
         ("--id", "VM_MACHINE_ID", wish.machine_id),
     ):
-        wrong = None if value is None else VARIABLES[name].judge(value)
+        wrong = None if value is None else VARIABLES[name].check(value)
         if value == "":
             wrong = ("is empty", "")
         if wrong:
@@ -133,7 +133,7 @@ def require_place(final: str, name: str, *, verb: str = "create") -> None:
         raise UsageError(f"{verb}: {name} is there already, and no folder", hint="choose another name")
     if not name or name.startswith((".", "-")) or not name.isprintable():
         raise UsageError(f"{verb}: {name!r} cannot be the name of a machine", hint="begin it with a letter")
-    wrong = VARIABLES["VM_MACHINE_NAME"].judge(name)
+    wrong = VARIABLES["VM_MACHINE_NAME"].check(name)
     if wrong:
         raise UsageError(f"{verb}: the name of the machine {wrong[0]}", hint="it names the machine's files")
     if not os.path.isdir(os.path.dirname(final)):

@@ -337,7 +337,7 @@ def _program(case: Case, variable: str, wanted: str) -> Generator[Finding, None,
     if not case.settings.may_run(variable):
         path, instead = machine_tools.looking(case.machine, variable)
         if instead:
-            yield Finding(variable, WARNING, instead.told, instead.hint)
+            yield Finding(variable, WARNING, instead.without_hint, instead.hint)
     return path
 
 

@@ -1,6 +1,6 @@
-"""The configuration as its commands show, judge, change and export it.
+"""The configuration commands: show, check, change and export.
 
-change(vm, [("VM_MACHINE_MEM", "2048")])      # Changed: .vmrc says it from now on
+change(vm, [("VM_MACHINE_MEM", "2048")])      # Changed: it is in .vmrc
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 class Values(Report):
-    """Result of `config` and `config NAME`: values, with their origins where asked for.
+    """Result of `config` and `config NAME`: values, with their origins if requested.
 
     Its text is `NAME=value` lines that a shell and qvm can read back (those that a file may not set
-    are comments), or the bare value of the one name that was asked for.
+    are comments), or the bare value of the one name that was requested.
     """
 
     __slots__ = ("has_origins", "is_bare", "names", "settings")
@@ -78,7 +78,7 @@ class Values(Report):
         return {"value": self.settings[name], "typed": typed, "origin": where}
 
 
-class Judgement(Report):
+class CheckResult(Report):
     """Result of `config --check`: all problems and warnings; exit status 2 if there is a problem."""
 
     __slots__ = ("machine", "problems", "warnings")
@@ -100,7 +100,7 @@ class Judgement(Report):
         lines += [f"warning: {warning}" for warning in self.warnings]
         count = len(self.problems)
         shown = files.shown(os.path.join(self.machine, files.VMRC))
-        end = f"{count} problem{'s' if count != 1 else ''}" if count else "no problem"
+        end = f"{count} problem{'s' if count != 1 else ''}" if count else "ok"
         return [*lines, f"{shown}: {end}"]
 
     def as_json(self) -> dict[str, Any]:
@@ -111,12 +111,12 @@ class Judgement(Report):
         }
 
 
-class Judgements(Report):
-    """Result of `config --check DIR...`: a judgement of each `.vmrc` below; exit status 2 if one is wrong."""
+class CheckResults(Report):
+    """Result of `config --check DIR...`: each `.vmrc` checked; exit status 2 if one has problems."""
 
     __slots__ = ("machines",)
 
-    def __init__(self, machines: Sequence[Judgement]) -> None:
+    def __init__(self, machines: Sequence[CheckResult]) -> None:
         self.machines = list(machines)
 
     @property
@@ -132,15 +132,15 @@ class Judgements(Report):
         count = sum(len(each.problems) for each in self.machines)
         wrong = sum(not each for each in self.machines)
         many = f"{len(self.machines)} file{'s' if len(self.machines) != 1 else ''}"
-        told = f"{count} problem{'s' if count != 1 else ''}, in {wrong} of them" if count else "no problem"
-        return [*lines, f"{many}: {told}"]
+        end = f"{count} problem{'s' if count != 1 else ''}, in {wrong} of them" if count else "ok"
+        return [*lines, f"{many}: {end}"]
 
     def as_json(self) -> dict[str, Any]:
         return {"ok": bool(self), "machines": [each.as_json() for each in self.machines]}
 
 
 class Changed(Report):
-    """Result of `config NAME=value`: the file, and what it says now."""
+    """Result of `config NAME=value`: the file and its new values."""
 
     __slots__ = ("file", "values")
 
@@ -153,9 +153,9 @@ class Changed(Report):
 
 
 class Environment(Report):
-    """Result of `env`: what children get, as lines that a shell can `eval`.
+    """Result of `env`: the environment of child processes, as lines that a shell can `eval`.
 
-    `unset` names values of another machine that the environment still holds.
+    `unset` lists values of another machine that are still in the environment.
     """
 
     __slots__ = ("environment", "unset")
@@ -171,7 +171,7 @@ class Environment(Report):
 
 
 class Allowed(Report):
-    """Result of `allow`: the files that are accepted from now on, each with its fingerprint."""
+    """Result of `allow`: the accepted files, each with its fingerprint."""
 
     __slots__ = ("files", "machine")
 
@@ -180,7 +180,7 @@ class Allowed(Report):
         self.files = accepted
 
     def shown(self) -> list[str]:
-        return [f"accepted {path} with its present content ({token})" for path, token in self.files.items()]
+        return [f"accepted {path} with its current content ({token})" for path, token in self.files.items()]
 
 
 def _cannot_be_read_back(name: str) -> bool:
@@ -188,42 +188,42 @@ def _cannot_be_read_back(name: str) -> bool:
     return name == "VM_INCLUDE" or (name in VARIABLES and bool(VARIABLES[name].computed))
 
 
-def judge(vm: Machine) -> Judgement:
+def check(vm: Machine) -> CheckResult:
     """All problems and warnings of all layers."""
-    return _judge(vm.directory, vm.environ, vm.overrides)
+    return _check(vm.directory, vm.environ, vm.overrides)
 
 
-def _judge(
+def _check(
     directory: str, environ: Mapping[str, str], overrides: Sequence[tuple[str, str]] = ()
-) -> Judgement:
+) -> CheckResult:
     found = layers.load(directory, environ, overrides)
-    return Judgement(found.directory, found.problems, found.warnings + found.notes)
+    return CheckResult(found.directory, found.problems, found.warnings + found.notes)
 
 
-def judge_trees(
+def check_trees(
     folders: Sequence[str], environ: Mapping[str, str], overrides: Sequence[tuple[str, str]] = ()
-) -> Judgements:
+) -> CheckResults:
     """All problems and warnings of every `.vmrc` in and below `folders` (links are not followed).
 
     Raises:
-        UsageError: a folder is none, or there is no `.vmrc` below it.
+        UsageError: there is no such folder, or no `.vmrc` in or below it.
     """
-    found: list[Judgement] = []
+    found: list[CheckResult] = []
     for directory in dict.fromkeys(each for folder in folders for each in _machines_below(folder)):
         try:
-            found.append(_judge(directory, environ, overrides))
+            found.append(_check(directory, environ, overrides))
         except ConfigError as error:  # it cannot be read, or root may not use it
             path = os.path.join(directory, files.VMRC)
-            found.append(Judgement(directory, [Problem(path, 0, 0, error.what, error.hint)], []))
-    return Judgements(found)
+            found.append(CheckResult(directory, [Problem(path, 0, 0, error.what, error.hint)], []))
+    return CheckResults(found)
 
 
 def _machines_below(folder: str) -> list[str]:
     """Every directory with a `.vmrc`, `folder` first."""
     if "=" in folder and not os.path.isdir(folder):
         raise UsageError(
-            f"config --check: {folder}: judges directories, not values",
-            hint=f"`qvm config {folder}` judges a value before it is set",
+            f"config --check: {folder}: takes directories, not values",
+            hint=f"`qvm config {folder}` checks a value before it is set",
         )
     if os.path.basename(folder) == files.VMRC and os.path.isfile(folder):
         folder = os.path.dirname(folder)
@@ -265,18 +265,18 @@ def _unknown(name: str) -> UsageError:
         return UsageError(f"{name} is not set", hint=f"{name}: {variable.help}")
     near = meant(name)
     hint = f"did you mean {near}?" if near else "`qvm config` lists all names that have a value"
-    return UsageError(f"{name} is not set, and qvm knows no such variable", hint=hint)
+    return UsageError(f"{name} is not set, and is not a variable of qvm", hint=hint)
 
 
 def change(vm: Machine, pairs: Sequence[tuple[str, str]]) -> Changed:
     """Set values in the `.vmrc`; all of them, or none.
 
-    The new text is judged before it is written, so that a wrong value changes nothing. Two calls
-    at once come one after the other.
+    The new text is checked before it is written, so that an invalid value changes nothing.
+    Concurrent calls wait for each other.
 
     Raises:
         UsageError: a name cannot be set.
-        ConfigError: a value is wrong, or another line would hide it.
+        ConfigError: a value is invalid, or another line would override it.
     """
     for name, _ in pairs:
         _require_settable(name)
@@ -295,7 +295,7 @@ def change(vm: Machine, pairs: Sequence[tuple[str, str]]) -> Changed:
         finally:
             os.close(held)
     except OSError as error:
-        raise QvmError(f"cannot write {path}: {error.strerror}", hint="it is as it was") from None
+        raise QvmError(f"cannot write {path}: {error.strerror}", hint="the file did not change") from None
     except files.Unreadable as error:
         raise ConfigError(f"cannot read {path}: {error}") from None
     vm.reload()
@@ -305,18 +305,18 @@ def change(vm: Machine, pairs: Sequence[tuple[str, str]]) -> Changed:
 def _require_settable(name: str) -> None:
     variable = VARIABLES.get(name)
     if not is_name(name):
-        raise UsageError(f"{name!r} cannot be the name of a variable")
+        raise UsageError(f"{name!r} is not a valid variable name")
     if variable and variable.computed:
-        raise UsageError(f"{name} follows from others and cannot be set", hint=f"set {variable.computed}")
+        raise UsageError(f"{name} is computed and cannot be set", hint=f"set {variable.computed}")
     if variable and variable.context:
-        raise UsageError(f"{name} is known before any file is read, so a file cannot set it")
+        raise UsageError(f"{name} is determined before any file is read, so a file cannot set it")
     near = None if variable or not name.startswith("VM_") else meant(name)
     if near:
-        raise UsageError(f"{name} is no variable that qvm knows", hint=f"did you mean {near}?")
+        raise UsageError(f"{name} is not a variable of qvm", hint=f"did you mean {near}?")
 
 
 def lock(folder: str) -> int:
-    """A lock on the folder for as long as the descriptor is open; it leaves nothing behind."""
+    """A lock on the folder while the descriptor is open; it leaves nothing behind."""
     import fcntl
 
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -325,7 +325,7 @@ def lock(folder: str) -> int:
 
 
 def _require_better(before: Settings, after: Settings, wanted: dict[str, str]) -> None:
-    """Refuse a change that brings a problem, or that another line would hide."""
+    """Refuse a change that adds a problem, or that another line would override."""
     known = {(problem.name, problem.message) for problem in before.problems}
     fresh = [each for each in after.problems if (each.name, each.message) not in known]
     wrong = fresh or [each for each in after.problems if each.name in wanted]
@@ -339,13 +339,13 @@ def _require_better(before: Settings, after: Settings, wanted: dict[str, str]) -
     for name, value in wanted.items():
         if value and after[name] != value:
             raise ConfigError(
-                f"nothing was changed: {after.origin(name)} would hide the new value of {name}",
-                hint=f"change it there: it says {name}={quote(after[name])}",
+                f"nothing was changed: {after.origin(name)} would override the new value of {name}",
+                hint=f"change it there: it sets {name}={quote(after[name])}",
             )
 
 
 def environment(vm: Machine) -> Environment:
-    """What `eval "$(qvm env)"` brings into a shell.
+    """The values that `eval "$(qvm env)"` exports in a shell.
 
     Raises:
         ConfigError: the configuration has problems.
@@ -362,7 +362,7 @@ def allow(vm: Machine) -> Allowed:
     Raises:
         ConfigError: there is no `.vmrc`.
     """
-    found: list[Source] = []  # for root also a shared file that is somebody else's
+    found: list[Source] = []  # for root also a shared file of another account
     found += layers.load(vm.directory, vm.environ, distrusted=found).sources
     accepted = {each.path: trust.allow(each.path, each.data, vm.environ) for each in found}
     vm.reload()

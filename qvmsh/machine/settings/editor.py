@@ -1,10 +1,10 @@
-"""`config edit`: the user's editor on a copy of the `.vmrc`, which is taken if it is right.
+"""`config edit`: edit a copy of the `.vmrc`, check it, and replace the file.
 
     edit(vm, io, environ)        # Edited: the file holds the old or the new text, never a broken one
 
 The editor works on a copy in a private folder; the file itself is replaced in one step, under the
-lock that `config NAME=value` takes, if nobody has changed it meanwhile. A text that is not taken
-and was not thrown away is kept as `.qvm/vmrc.rejected`.
+lock that `config NAME=value` takes, unless it was changed in the meantime. A text that is rejected
+and was not discarded is kept as `.qvm/vmrc.rejected`.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from qvmsh.machine.machine import Machine
 
 EDITORS = ("sensible-editor", "editor", "nano", "vim", "vi", "emacs")
-"""What is tried where the environment names none."""
+"""Editors to try if the environment names none."""
 
 REJECTED = "vmrc.rejected"
 
 
 class Edited(Report):
-    """Result of `config edit`: whether the file was `changed`, and the warnings about what it says now."""
+    """Result of `config edit`: whether the file was `changed`, and warnings about its new content."""
 
     __slots__ = ("changed", "file", "is_live", "machine", "warnings")
 
@@ -62,7 +62,7 @@ class Edited(Report):
         if not self.changed:
             return [f"{files.shown(self.file)}: nothing was changed"]
         lines = [f"warning: {warning}" for warning in self.warnings]
-        later = "; the machine runs: `qvm restart` brings it into effect" if self.is_live else ""
+        later = "; the machine is running: `qvm restart` applies it" if self.is_live else ""
         return [*lines, f"{files.shown(self.file)}: changed{later}"]
 
     def as_json(self) -> dict[str, object]:
@@ -79,9 +79,9 @@ def edit(vm: Machine, io: Io, environ: Mapping[str, str]) -> Edited:
 
     Raises:
         MissingProgramError: there is no editor.
-        QvmError: the editor failed; the file is as it was.
-        ConfigError: the new text is wrong, or somebody else changed the file meanwhile; the file is
-            as it was (as they left it), and the new text is in `.qvm/vmrc.rejected`.
+        QvmError: the editor failed. The file did not change.
+        ConfigError: the new text has problems, or the file was changed in the meantime. The file
+            is not touched, and the new text is in `.qvm/vmrc.rejected`.
     """
     path = vm.files.vmrc
     editor = _editor(environ)
@@ -123,11 +123,11 @@ def _editor(environ: Mapping[str, str]) -> list[str]:
     for program in EDITORS:
         if shutil.which(program, path=environ.get("PATH")):
             return [program]
-    raise MissingProgramError("there is no editor", hint="EDITOR=PROGRAM names one")
+    raise MissingProgramError("no editor is installed", hint="set EDITOR=PROGRAM")
 
 
 def _run(editor: Sequence[str], copy: str, environ: Mapping[str, str]) -> None:
-    """Run the editor, with the terminal; Ctrl-C is for it.
+    """Run the editor on the terminal; it handles Ctrl-C.
 
     Raises:
         QvmError: it cannot be run, or fails.
@@ -136,7 +136,7 @@ def _run(editor: Sequence[str], copy: str, environ: Mapping[str, str]) -> None:
         child = subprocess.Popen([*editor, copy], env=dict(environ))
     except OSError as error:
         raise MissingProgramError(
-            f"cannot run the editor {editor[0]}: {error.strerror}", hint="EDITOR=PROGRAM names another"
+            f"cannot run the editor {editor[0]}: {error.strerror}", hint="set EDITOR=PROGRAM"
         ) from None
     while True:
         try:
@@ -159,7 +159,7 @@ def _read(path: str) -> Source:
 
 
 def _wrong(before: Sequence[Problem], after: Sequence[Problem], path: str) -> list[Problem]:
-    """The problems that the new text has or makes; those of other files alone are not its fault."""
+    """The problems of the new text or caused by it, without older ones of other files."""
     known = {(problem.name, problem.message) for problem in before if problem.file != path}
     return [each for each in after if (each.name, each.message) not in known]
 
@@ -169,7 +169,7 @@ def _is_dialogue(io: Io) -> bool:
 
 
 def _edits_again(io: Io, wrong: Sequence[Problem]) -> bool:
-    """Tell what is wrong; on a terminal ask what to do about it. True where nobody can be asked."""
+    """Print the problems, and ask on a terminal whether to edit again. True without a terminal."""
     if not _is_dialogue(io):
         return True
     for problem in wrong:
@@ -184,23 +184,23 @@ def _edits_again(io: Io, wrong: Sequence[Problem]) -> bool:
 
 
 def _put(vm: Machine, source: Source, text: Source) -> None:
-    """Replace the file, if it is still the one that was edited."""
+    """Replace the file, unless it was changed in the meantime."""
     path = vm.files.vmrc
     try:
         lock = configuration.lock(os.path.dirname(os.path.realpath(path)))
         try:
             if _read(path).data != source.data:
-                raise _rejected(vm, text.data, "somebody changed it meanwhile; it is as they left it", ())
+                raise _rejected(vm, text.data, "it was changed in the meantime, and not overwritten", ())
             writing.replace(path, text.text)
         finally:
             os.close(lock)
     except OSError as error:
-        why = f"cannot write {path}: {error.strerror}; it is as it was"
+        why = f"cannot write {path}: {error.strerror}; it did not change"
         raise _rejected(vm, text.data, why, ()) from None
 
 
 def _rejected(vm: Machine, data: bytes, why: str, wrong: Sequence[Problem]) -> ConfigError:
-    """The error for a text that is not taken; it is kept where the user finds it."""
+    """The error for a rejected text, which is kept where the user finds it."""
     kept = os.path.join(vm.state_folder(), REJECTED)
     hint = None
     try:

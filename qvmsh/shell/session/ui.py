@@ -22,7 +22,7 @@ def chosen(context: Context) -> str:
         found = context.environ.get(known.name, "")
         for path in (files.global_file(context.environ), files.user_file(context.environ)):
             found = layers.shared_value(path, known.name, context.environ) or found
-        wrong = known.judge(found) if found else None
+        wrong = known.check(found) if found else None
         if wrong:
             context.io.warn(f"{known.name} {wrong[0]}")
     return found if found in known.allowed else known.default

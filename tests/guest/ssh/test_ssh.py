@@ -234,7 +234,7 @@ def test_ssh_output_that_cannot_be_written_ends_it(running: Vm, command: str) ->
         )
     assert done.returncode == 1
     if done.stderr is not None:
-        assert done.stderr == "qvm: demo: standard output cannot be written to: No space left on device\n"
+        assert done.stderr == "qvm: demo: cannot write to standard output: No space left on device\n"
 
 
 def test_ssh_closed_standard_output_is_an_error(running: Vm) -> None:
@@ -243,7 +243,7 @@ def test_ssh_closed_standard_output_is_an_error(running: Vm) -> None:
         ["bash", "-c", line], cwd=running.directory, env=running.world.environ, stderr=subprocess.PIPE
     )
     assert done.returncode == 1
-    assert done.stderr == b"qvm: demo: standard output cannot be written to: Bad file descriptor\n"
+    assert done.stderr == b"qvm: demo: cannot write to standard output: Bad file descriptor\n"
 
 
 @pytest.mark.parametrize(

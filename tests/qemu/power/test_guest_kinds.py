@@ -119,7 +119,7 @@ def test_start_an_architecture_without_a_machine_type_is_refused(blank: Blank) -
     vm = blank()
     refused = vm.qvm("--set", "VM_QEMU_BIN=qemu-system-mips", "start")
     assert refused.status == 2
-    assert "VM_QEMU_BIN is QEMU for mips, of which qvm knows no machine type" in refused.err
+    assert "VM_QEMU_BIN is QEMU for mips, for which qvm has no machine type" in refused.err
     refused = vm.qvm("--set", "VM_MACHINE_ARCH=mips", "start")
     assert refused.status == 2
     assert "must be one of x86_64, i386, aarch64" in refused.err

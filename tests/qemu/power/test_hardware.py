@@ -424,7 +424,7 @@ def test_start_hardware_by_hand_disposable_writes_nothing(blank: Blank) -> None:
 @pytest.mark.parametrize("words", ["-name x", "-uuid 1", "-pidfile p", "-daemonize", "-mon chardev=qmp"])
 def test_start_hardware_by_hand_that_takes_what_is_ours_is_refused(blank: Blank, words: str) -> None:
     vm = blank(has_images=False, VM_QEMU_ARGS=f"-m 64 {words}")
-    require_error(vm.qvm("start"), 2, "that is qvm's own", "config")
+    require_error(vm.qvm("start"), 2, "only qvm sets that", "config")
 
 
 # Saved state of several disks

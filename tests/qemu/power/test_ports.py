@@ -99,8 +99,8 @@ def test_start_port_that_is_taken_in_between_is_told_in_the_same_words(
     ("value", "status", "why"),
     [
         ("203.0.113.7:8080:80", 1, "203.0.113.7 is no address of this host"),
-        ("80", 2, "it takes two ports, HOST:GUEST"),
-        ("8080:80\n8080:81", 2, "another line has tcp port 8080 already"),
+        ("80", 2, "it needs two ports, HOST:GUEST"),
+        ("8080:80\n8080:81", 2, "another line uses tcp port 8080 already"),
     ],
 )
 def test_start_forward_that_cannot_be_is_refused(blank: Blank, value: str, status: int, why: str) -> None:

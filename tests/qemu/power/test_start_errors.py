@@ -135,7 +135,7 @@ def test_start_with_networks_says_they_come_later(blank: Blank) -> None:
     require_error(
         blank("net", has_images=False, VM_NETWORK="tap0").qvm("start"),
         2,
-        "VM_NETWORK needs bridges, which come later",
+        "VM_NETWORK needs bridges, which are not supported yet",
         "remove it",
     )
 
@@ -187,7 +187,7 @@ def test_start_on_a_full_disk_names_the_file_system(blank: Blank, world: World, 
                         "full" in result.err
                         or f"no space is left on the file system of {where}" in result.err
                     )
-                    assert "make room" in result.err
+                    assert "make room" in result.err or "free some space" in result.err
                     assert vm.qvm("status").out == "demo: stopped\n"
                 vm.kill()
             assert 1 in outcomes

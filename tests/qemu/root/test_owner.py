@@ -98,9 +98,7 @@ def test_start_where_the_owner_cannot_go_is_told(blank: Blank, owner: Owner, tmp
     vm = blank(where=str(tmp_path / "closed/demo"), VM_MACHINE_OWNER=owner.name)
     result = vm.qvm("start", "--no-wait")
     assert result.status == 1
-    assert (
-        f"{owner.name}, whose machine this is, cannot enter {vm.directory}: Permission denied" in result.err
-    )
+    assert f"the machine's owner, {owner.name}, cannot enter {vm.directory}: Permission denied" in result.err
 
 
 def test_hooks_are_the_owners_programs_whoever_stops(theirs: Callable[..., Vm], owner: Owner) -> None:

@@ -113,7 +113,7 @@ def test_read_only_file_system_is_named_as_the_reason(read_only: Vm) -> None:
         assert "ead-only file system" in refused.err
         assert "remount" in refused.err
         assert "owner" not in refused.err + refused.out
-        assert "whom it belongs to" not in refused.err
+        assert "as the file's owner" not in refused.err
     for words in (["doctor"], ["doctor", "--fix"]):
         result = vm.qvm(*words)
         assert f"{vm.directory} is on a read-only file system" in result.out

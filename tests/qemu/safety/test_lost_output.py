@@ -83,4 +83,4 @@ def test_verb_that_follows_output_lost_ends(blank: Blank, words: list[str]) -> N
             vm.ok("resume")
     _, said = child.communicate()
     assert child.returncode == 1
-    assert said == "qvm: standard output cannot be written to: No space left on device\n"
+    assert said == "qvm: cannot write to standard output: No space left on device\n"

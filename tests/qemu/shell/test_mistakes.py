@@ -80,9 +80,9 @@ def test_truth_of_a_command_is_an_error(vm: Vm, tmp_path: Path) -> None:
         ("vm.start(nosuch=1)", "TypeError: start() got an unexpected keyword argument 'nosuch'"),
         ("use(5)", "TypeError: use(): where must be a string, not int"),
         ("create(b'x')", "TypeError: create(): name must be a string, not bytes"),
-        ("settings.TYPO", "AttributeError: no layer sets TYPO"),
-        ("settings.VM_FM", "AttributeError: no layer sets VM_FM. Did you mean: 'VM_FMT'?"),
-        ("vm.settings.TYPO", "AttributeError: no layer sets TYPO"),
+        ("settings.TYPO", "AttributeError: TYPO is not set"),
+        ("settings.VM_FM", "AttributeError: VM_FM is not set. Did you mean: 'VM_FMT'?"),
+        ("vm.settings.TYPO", "AttributeError: TYPO is not set"),
         ("settings['TYPO']", "KeyError: 'TYPO'"),
         ("vm.stat()", "AttributeError: 'Machine' object has no attribute 'stat'. Did you mean: 'start'?"),
         ("disk.nosuch()", "AttributeError: disk: no command 'nosuch', only add, check, commit, "),
@@ -118,7 +118,7 @@ def test_setting_is_not_assigned_and_the_way_is_told(
     result = ran(vm, tmp_path, line)
     assert result.status == 2
     assert result.err.splitlines()[-2:] == [
-        f"qvm: settings.{name} cannot be assigned: it is what the files say",
+        f"qvm: settings.{name} cannot be assigned: settings are read from the files",
         f"hint: `config('{name}={value}')` writes it to the .vmrc; `qvm --set {name}={value} ...` sets it "
         "for one call",
     ]

@@ -301,7 +301,7 @@ def test_dynamic_use_of_names_works_too(vm: Vm, tmp_path: Path) -> None:
 def test_json_of_a_session_is_refused(vm: Vm) -> None:
     result = vm.qvm("--json", "sh", "-c", "pass")
     assert result.status == 2
-    assert json.loads(result.out)["error"]["message"] == "sh: --json belongs to a command in it"
+    assert json.loads(result.out)["error"]["message"] == "sh: --json is for a command in the shell"
 
 
 def test_users_rc_is_not_read_by_scripts(world: World) -> None:

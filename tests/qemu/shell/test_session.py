@@ -93,4 +93,4 @@ def test_nobody_types_in_scripts_and_one_shot_commands(vm: Vm, tmp_path: Path) -
         vm.qvm("sh", stdin="session list\n"),
     ):
         assert result.status == 2
-        assert "nobody types here" in result.err
+        assert "not an interactive shell" in result.err

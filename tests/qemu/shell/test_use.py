@@ -238,8 +238,8 @@ def test_code_of_the_directory_is_nothing_to_scripts_and_other_shells(vm: Vm, co
 def test_allow_tells_what_it_accepted(vm: Vm, code: Path, world: World) -> None:
     vmrc = vm.directory / ".vmrc"
     first, second = vm.ok("allow").out.splitlines()
-    assert first.startswith(f"accepted {vmrc} with its present content (")
-    assert second.startswith(f"accepted {code} with its present content (")
+    assert first.startswith(f"accepted {vmrc} with its current content (")
+    assert second.startswith(f"accepted {code} with its current content (")
     assert list(json.loads(vm.ok("--json", "allow").out)["files"]) == [str(vmrc), str(code)]
     note = world.home / ".local/share/qvm/allowed"
     assert note.stat().st_mode & 0o777 == 0o600

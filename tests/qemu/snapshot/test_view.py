@@ -150,13 +150,13 @@ def test_the_bare_word_and_its_help_tell_the_verbs(world: World) -> None:
     bare = world.run("snapshot")
     assert (bare.status, bare.out) == (2, "")
     assert bare.err.startswith(
-        "qvm: snapshot: which one?\nhint: `qvm snapshot delete`, `qvm snapshot diff`, "
+        "qvm: snapshot: a verb is missing\nhint: `qvm snapshot delete`, `qvm snapshot diff`, "
     )
     assert world.run("snapshots", "--help").status == 2
     for family in ("snapshot", "disk"):
         wrong = world.run(family, "foo")
         assert wrong.status == 2
-        assert wrong.err.startswith(f"qvm: 'foo' is no verb of {family}\nhint: `qvm {family} ")
+        assert wrong.err.startswith(f"qvm: {family} has no verb 'foo'\nhint: `qvm {family} ")
 
 
 def test_every_verb_has_its_json_and_the_old_spellings_are_the_same(blank: Blank) -> None:

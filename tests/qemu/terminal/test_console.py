@@ -155,7 +155,7 @@ def test_console_usage_mistakes_are_told(speaking: Vm) -> None:
     other = speaking.world.home / "other"
     shutil.copytree(speaking.directory, other, ignore=shutil.ignore_patterns(".qvm"))
     several = speaking.world.run("console", speaking.directory, other)
-    assert (several.status, "one machine at a time" in several.err) == (2, True)
+    assert (several.status, "takes one machine" in several.err) == (2, True)
 
 
 def test_console_detach_and_come_back(talking: Vm) -> None:

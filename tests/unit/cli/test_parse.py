@@ -54,7 +54,7 @@ def test_bind_common_option_after_verb_is_common() -> None:
         ("stop", ["-p", "-r"], "exclude each other"),
         ("stop", ["-t", "nan"], "finite"),
         ("create", [], "NAME is missing"),
-        ("create", ["a", "b"], "unexpected word 'b'"),
+        ("create", ["a", "b"], "unexpected argument 'b'"),
     ],
 )
 def test_bind_wrong_words_are_told(verb: str, words: list[str], said: str) -> None:
@@ -94,13 +94,13 @@ def test_bind_range_of_lines_may_begin_with_a_dash() -> None:
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [
-        (["-v"], 2, "qvm: which command? There are only options\nhint: `qvm --help` lists"),
-        (["--set", "VM_MACHINE_MEM=1G"], 2, "which command?"),
+        (["-v"], 2, "qvm: a command is missing\nhint: `qvm --help` lists"),
+        (["--set", "VM_MACHINE_MEM=1G"], 2, "a command is missing"),
         (["-C"], 2, "qvm: -C needs a value: -C DIR\n"),
-        (["-C", ""], 2, "which command?"),
-        (["--set", "VM_MACHINE_MEM=512", "create", "x"], 2, "create: --set has no meaning"),
-        (["-M", "x", "create", "y"], 2, "create: -M has no meaning"),
-        (["-C", ".", "img", "list"], 2, "img list: -C has no meaning"),
+        (["-C", ""], 2, "a command is missing"),
+        (["--set", "VM_MACHINE_MEM=512", "create", "x"], 2, "create: unexpected --set"),
+        (["-M", "x", "create", "y"], 2, "create: unexpected -M"),
+        (["-C", ".", "img", "list"], 2, "img list: unexpected -C"),
         (["start", "--bridge"], 2, "unknown option --bridge"),
         (["create", "x", "--mem", "3Q"], 2, "create: --mem is '3Q', but must be a number of MiB"),
         (["create", "x", "--mem", "0"], 2, "create: --mem is '0'"),

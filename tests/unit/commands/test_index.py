@@ -22,6 +22,10 @@ def test_index_flags_of_a_command_are_unique() -> None:
         assert len(flags) == len(set(flags)), verb
 
 
+def test_index_summaries_are_short() -> None:
+    assert not [row[7] for row in index.COMMANDS.values() if len(row[7]) > 72]
+
+
 def test_index_every_group_has_a_title() -> None:
     from qvmsh.cli.help import TOPICS
 

@@ -71,29 +71,29 @@ def test_disk_line_with_a_format_takes_any_path(path: str, kind: str, cache: str
         (
             "VM_DISKS",
             "a.img\n:qcow2",
-            "is 'a.img\\n:qcow2', but must be path[:format[:cache]][:ro] a line (no file is",
+            "is 'a.img\\n:qcow2', but must be one path[:format[:cache]][:ro] per line (the file is",
         ),
-        ("VM_DISKS", "a.img\n./a.img:raw", "./a.img stands there twice"),
-        ("VM_BOOT", "disk usb", "'usb' is nothing to boot from"),
-        ("VM_BOOT", "cdrom,cdrom", "cdrom stands there twice"),
-        ("VM_BOOT", "diskX", "'diskX' is nothing to boot from"),
+        ("VM_DISKS", "a.img\n./a.img:raw", "./a.img is listed twice"),
+        ("VM_BOOT", "disk usb", "'usb' is not a boot device"),
+        ("VM_BOOT", "cdrom,cdrom", "cdrom is listed twice"),
+        ("VM_BOOT", "diskX", "'diskX' is not a boot device"),
         ("VM_RTC_BASE", "yesterday", "must be utc, localtime, or a date"),
-        ("VM_QEMU_ARGS", "-m 64 -name x", "must be without `-name`: that is qvm's own"),
+        ("VM_QEMU_ARGS", "-m 64 -name x", "must be without `-name`: only qvm sets that"),
         ("VM_QEMU_ARGS", "--uuid 1", "must be without `--uuid`"),
         ("VM_QEMU_ARGS", "-pidfile x", "must be without `-pidfile`"),
         ("VM_QEMU_ARGS", "-daemonize", "must be without `-daemonize`"),
         ("VM_QEMU_ARGS", "-chardev null,id=qga", "must be without `-chardev null,id=qga`"),
-        ("VM_QEMU_ARGS", '-chardev \'{"id": "qmp"}\'', "that is qvm's own"),
+        ("VM_QEMU_ARGS", '-chardev \'{"id": "qmp"}\'', "only qvm sets that"),
         ("VM_QEMU_ARGS", "-qmp chardev:session", "must be without `-qmp chardev:session`"),
-        ("VM_QEMU_ARGS", "-mon chardev=monitor,mode=readline", "that is qvm's own"),
+        ("VM_QEMU_ARGS", "-mon chardev=monitor,mode=readline", "only qvm sets that"),
         ("VM_QEMU_ARGS", "-m '64", "words, split as a shell would"),
         ("VM_MACHINE_ARCH", "z80", "must be one of x86_64"),
         ("VM_FIRMWARE", "efi", "must be one of bios, uefi, uefi-secure"),
         ("VM_GUEST_AGENT_METHOD", "isa", "must be one of virtio-serial, isa-serial"),
     ],
 )
-def test_judge_wrong_value_says_what_is_wrong(name: str, value: str, said: str) -> None:
-    wrong = VARIABLES[name].judge(value)
+def test_check_wrong_value_says_what_is_wrong(name: str, value: str, said: str) -> None:
+    wrong = VARIABLES[name].check(value)
     assert wrong is not None
     assert said in wrong[0]
 
@@ -115,8 +115,8 @@ def test_judge_wrong_value_says_what_is_wrong(name: str, value: str, said: str) 
         ("VM_MACHINE_ARCH", "aarch64"),
     ],
 )
-def test_judge_right_value_is_taken(name: str, value: str) -> None:
-    assert VARIABLES[name].judge(value) is None
+def test_check_right_value_is_taken(name: str, value: str) -> None:
+    assert VARIABLES[name].check(value) is None
 
 
 def test_boot_letters_of_qemu_mean_words() -> None:
@@ -126,16 +126,22 @@ def test_boot_letters_of_qemu_mean_words() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("VM_INITRD=i\n", ".vmrc:4:1: VM_INITRD is set, but there is no VM_KERNEL"),
-        ("VM_APPEND=quiet\n", "VM_APPEND is set, but there is no VM_KERNEL"),
-        ("VM_FIRMWARE=uefi-secure\nVM_QEMU_MACHINE=pc\n", "uefi-secure, which machine type pc cannot do"),
+        ("VM_INITRD=i\n", ".vmrc:4:1: VM_INITRD is set, but VM_KERNEL is not"),
+        ("VM_APPEND=quiet\n", "VM_APPEND is set, but VM_KERNEL is not"),
+        (
+            "VM_FIRMWARE=uefi-secure\nVM_QEMU_MACHINE=pc\n",
+            "uefi-secure, which machine type pc does not support",
+        ),
         ("VM_FIRMWARE=bios\nVM_MACHINE_ARCH=aarch64\n", "VM_FIRMWARE is bios, which aarch64 does not have"),
         (
             "VM_MACHINE_ARCH=arm\nVM_QEMU_BIN=qemu-system-x86_64\n",
             "is arm, but VM_QEMU_BIN is QEMU for x86_64",
         ),
         ("VM_GUEST_AGENT_METHOD=isa-serial\nVM_QEMU_BIN=/opt/qemu-system-aarch64\n", "aarch64 does not"),
-        ("VM_DISK_BUS=ide\nVM_DISKS='a\nb\nc'\nVM_CDROM=x\n", "is ide, which has 4 places, for 5 devices"),
+        (
+            "VM_DISK_BUS=ide\nVM_DISKS='a\nb\nc'\nVM_CDROM=x\n",
+            "is ide, which takes 4 devices, but there are 5",
+        ),
         ("VM_BOOT=cdrom\n", "VM_BOOT names cdrom, but VM_CDROM is not set"),
         ("VM_BOOT=disk2\nVM_DISKS=a.img\n", "VM_BOOT names disk2, but VM_DISKS has 1 lines"),
         ("VM_BOOT=network\nVM_NET_MODEL=none\n", "VM_BOOT names network, but VM_NET_MODEL is none"),

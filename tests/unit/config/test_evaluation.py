@@ -52,10 +52,10 @@ def test_evaluate_assigned_is_told_of_each_with_its_place() -> None:
 def test_evaluate_doubling_values_come_to_an_end() -> None:
     text = "A=xxxxxxxx\n" + "A=$A$A\n" * 60
     problems = evaluate(parse(text, "f"), {})
-    assert "longer than the" in problems[0].message
+    assert "longer than the limit of" in problems[0].message
     text = "A=" + "x" * 100_000 + "\n" + "B=$A\n" * 1000
     (problem,) = evaluate(parse(text, "f"), {})
-    assert problem.message == "the values grow too large together"
+    assert problem.message == "the values are too large in total"
 
 
 def test_evaluate_budget_is_shared_among_files() -> None:
@@ -70,7 +70,7 @@ def test_evaluate_longest_value_is_one_that_a_process_can_get() -> None:
     os.posix_spawn("/bin/true", ["true"], {"A": "x" * longest})
     os.wait()
     (problem,) = evaluate(parse(f"A={'x' * (longest + 1)}\n", "f"), {})
-    assert f"longer than the {longest} bytes" in problem.message
+    assert f"longer than the limit of {longest} bytes" in problem.message
 
 
 def test_evaluate_home_comes_from_the_accounts_where_the_environment_has_none() -> None:

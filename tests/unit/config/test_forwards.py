@@ -35,19 +35,19 @@ def test_parse_each_form_says_one_rule(line: str, rule: str) -> None:
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("8080", "it takes two ports"),
-        ("", "it takes two ports"),
-        ("8080:0", "'0' is no port"),
-        ("65536:80", "'65536' is no port"),
-        ("web:80", "'web' is no port"),
-        ("host:8080:80", "host is no IPv4 address"),
-        ("1.2.3.4.5:8080:80", "no IPv4 address"),
-        ("300.2.3.4:8080:80", "no IPv4 address"),
-        ("sctp:8080:80", "sctp is no IPv4 address"),
+        ("8080", "it needs two ports"),
+        ("", "it needs two ports"),
+        ("8080:0", "'0' is not a port"),
+        ("65536:80", "'65536' is not a port"),
+        ("web:80", "'web' is not a port"),
+        ("host:8080:80", "host is not an IPv4 address"),
+        ("1.2.3.4.5:8080:80", "not an IPv4 address"),
+        ("300.2.3.4:8080:80", "not an IPv4 address"),
+        ("sctp:8080:80", "sctp is not an IPv4 address"),
         ("[::1]:8080:80", "too many :"),
         ("tcp:8080:80/udp", "both tcp and udp"),
-        ("8080-guest:80", "guest is no IPv4 address"),
-        ("8080:80,hostfwd=tcp::1-:1", "is no IPv4 address"),
+        ("8080-guest:80", "guest is not an IPv4 address"),
+        ("8080:80,hostfwd=tcp::1-:1", "is not an IPv4 address"),
         ("8080:", "a port is missing"),
     ],
 )
@@ -78,26 +78,26 @@ def test_parse_whatever_is_written_gives_a_plain_rule_or_an_error(line: str) -> 
 )
 def test_parse_all_two_for_one_port_are_refused(lines: list[str], clash: bool) -> None:
     if clash:
-        with pytest.raises(ValueError, match="another line has tcp port 8080 already"):
+        with pytest.raises(ValueError, match="another line uses tcp port 8080 already"):
             forwards.parse_all(lines)
     else:
         assert len(forwards.parse_all(lines)) == 2
 
 
-def test_variable_judges_its_lines() -> None:
-    judge = VARIABLES["VM_HOSTFWD"].judge
-    assert judge("\n 8080:80\n\nudp:53:53\n") is None
-    wrong = judge("8080:80\n80")
+def test_variable_checks_its_lines() -> None:
+    check = VARIABLES["VM_HOSTFWD"].check
+    assert check("\n 8080:80\n\nudp:53:53\n") is None
+    wrong = check("8080:80\n80")
     assert wrong
     assert "lines like 8080:80" in wrong[0]
-    assert "'80': it takes two ports, HOST:GUEST" in wrong[0]
+    assert "'80': it needs two ports, HOST:GUEST" in wrong[0]
 
 
 @pytest.mark.parametrize("value", ["1", "0.5", "1.5", "16", "2."])
 def test_variable_number_takes_fractions(value: str) -> None:
-    assert VARIABLES["VM_LIMIT_CPUS"].judge(value) is None
+    assert VARIABLES["VM_LIMIT_CPUS"].check(value) is None
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "1e3", "nan", "x", ".", "1.5.1", "inf"])
 def test_variable_number_that_is_none_is_refused(value: str) -> None:
-    assert VARIABLES["VM_LIMIT_CPUS"].judge(value)
+    assert VARIABLES["VM_LIMIT_CPUS"].check(value)

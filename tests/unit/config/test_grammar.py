@@ -18,9 +18,9 @@ def problems(text: str) -> list[str]:
 
 
 REFUSED = {
-    "A=$(date)": "1:3: $(...) would run a command, which .vmrc does not have; write the value itself",
-    "A=$((1+1))": "1:3: $((...)) is arithmetic, which .vmrc does not have; write the number itself",
-    "A=$[1+1]": "1:3: $[...] is arithmetic, which .vmrc does not have; write the number itself",
+    "A=$(date)": "1:3: $(...) would run a command, which .vmrc does not support; write the value itself",
+    "A=$((1+1))": "1:3: $((...)) is arithmetic, which .vmrc does not support; write the number itself",
+    "A=$[1+1]": "1:3: $[...] is arithmetic, which .vmrc does not support; write the number itself",
     "A=`date`": "1:3: `...` would run a command; write the value itself, or '`' for the character",
     'A="x`date`"': "1:5: `...` would run a command; write the value itself, or '`' for the character",
     "A=$'x'": "1:3: $'...' is not part of .vmrc; write '...' with the characters themselves; a value may "
@@ -28,20 +28,20 @@ REFUSED = {
     'A=$"x"': '1:3: $"..." is not part of .vmrc; write "..." with the characters themselves; a value may '
     "have several lines",
     "A+=x": '1:2: A+= is not part of .vmrc; write A="$A..." instead',
-    "A=(x y)": "1:1: A=(...) is an array, which .vmrc does not have; write A='...' instead, with a line for "
-    "each element where there are several",
-    "A[0]=x": "1:1: A[...] is an array, which .vmrc does not have; write one variable for each value, or one "
-    "value with a line each in quotes",
+    "A=(x y)": "1:1: A=(...) is an array, which .vmrc does not support; write A='...' instead, with one line "
+    "per element",
+    "A[0]=x": "1:1: A[...] is an array, which .vmrc does not support; write one variable for each value, or "
+    "one quoted value with several lines",
     "A=b c": "1:5: a blank ends the value, and c would be run as a command; write A='b c' instead",
     "A=-m 5 # five": "1:6: a blank ends the value, and 5 would be run as a command; write A='-m 5' instead",
     "A= b": "1:4: a blank ends the value, and b would be run as a command; write A=b instead, without a "
-    "blank behind the =",
+    "blank after the =",
     "A = b": "1:1: a blank before the =; write A=b instead, without blanks around the =",
     "A=1 export B=2": "1:5: a blank ends the value, and export would be run as a command; write export on a "
     "line of its own",
-    "A=a&b": "1:4: an unquoted &, which a shell takes as an operator; quote the value if the & belongs to "
+    "A=a&b": "1:4: an unquoted &, which is an operator in a shell; quote the value if the & belongs to "
     "it: NAME='...&...'",
-    "A=1 && B=2": "1:5: an unquoted &, which a shell takes as an operator; quote the value if the & "
+    "A=1 && B=2": "1:5: an unquoted &, which is an operator in a shell; quote the value if the & "
     "belongs to it: NAME='...&...'",
     "echo hi": "1:1: echo is a command; .vmrc is read, never run; write NAME=value, or put the command "
     "into a script for qvm",
@@ -49,45 +49,47 @@ REFUSED = {
     ". ./x": "1:1: . is a command; .vmrc is read, never run; write VM_INCLUDE=FILE instead",
     "unset A": "1:1: unset is a command; .vmrc is read, never run; write NAME= instead: an empty value means "
     "the default",
-    "f() { :; }": "1:1: a function, which .vmrc does not have; put it into a script for qvm",
-    "1A=x": "1:1: 1A cannot be the name of a variable; write A=... instead",
-    "VM-A=x": "1:1: VM-A cannot be the name of a variable; write VM_A=... instead",
+    "f() { :; }": "1:1: a function, which .vmrc does not support; put it into a script for qvm",
+    "1A=x": "1:1: 1A is not a valid variable name; write A=... instead",
+    "VM-A=x": "1:1: VM-A is not a valid variable name; write VM_A=... instead",
     '"A"=x': '1:1: "A"=x is a command; .vmrc is read, never run; write NAME=value, or put the command into a '
     "script for qvm",
-    "export": "1:1: export what?; write export NAME=value instead",
-    "export -n A": "1:8: export takes assignments only; write export NAME=value instead",
+    "export": "1:1: export needs an assignment; write export NAME=value instead",
+    "export -n A": "1:8: export takes only assignments; write export NAME=value instead",
     'export "A=b"': '1:8: a quote before the name; write export NAME="..." instead',
     "export A = b": "1:10: a blank before the =; write export NAME=value instead",
-    "A=1;;": "1:5: a second ;; write one assignment a line",
-    "A=$1": "1:3: $1 means nothing here: no script runs; write the value itself, or '$' for the character",
-    'A="$$"': "1:4: $$ means nothing here: no script runs; write the value itself, or '$' for the character",
-    "A=${#B}": "1:3: ${#B} is not part of .vmrc; the forms are $NAME, ${NAME}, ${NAME:-word} and the same "
+    "A=1;;": "1:5: a second ;; write one assignment per line",
+    "A=$1": "1:3: $1 has no value here: no script is running; write the value itself, or '$' for "
+    "the character",
+    'A="$$"': "1:4: $$ has no value here: no script is running; write the value itself, or '$' for "
+    "the character",
+    "A=${#B}": "1:3: ${#B} is not part of .vmrc; supported are $NAME, ${NAME}, ${NAME:-word} and the same "
     "with - := = :+ + :? ?",
-    "A=${B%.img}": "1:3: ${B%.img} is not part of .vmrc; the forms are $NAME, ${NAME}, ${NAME:-word} and the "
+    "A=${B%.img}": "1:3: ${B%.img} is not part of .vmrc; supported are $NAME, ${NAME}, ${NAME:-word} and the "
     "same with - := = :+ + :? ?",
     "A=${B:-<(date)}": "1:8: <(...) would run a command; write the value itself",
-    "A=~+": "1:3: ~+ means a folder the shell was in; write the folder itself",
-    "A=$RANDOM": "1:3: $RANDOM belongs to the shell itself; write the value itself",
-    "UID=5": "1:1: UID belongs to the shell itself; choose another name",
-    "A=x\\": "1:4: nothing follows the \\; remove it, or write '\\' for the character",
-    "A='x": "1:3: a ' that is not closed; write the second ' at the value's end",
-    'A="x': '1:3: a " that is not closed; write the second " at the value\'s end',
-    "A=${B": "1:3: a ${ that is not closed; write the } that belongs to it",
+    "A=~+": "1:3: ~+ is a folder of a running shell; write the folder itself",
+    "A=$RANDOM": "1:3: $RANDOM is reserved by the shell; write the value itself",
+    "UID=5": "1:1: UID is reserved by the shell; choose another name",
+    "A=x\\": "1:4: a \\ at the end; remove it, or write '\\' for the character",
+    "A='x": "1:3: an unclosed '; write the second ' at the value's end",
+    'A="x': '1:3: an unclosed "; write the second " at the value\'s end',
+    "A=${B": "1:3: an unclosed ${; write the closing }",
     "A=x\r\nB=y\r\n": "1:4: the line ends with CR LF, as on Windows; remove the CR of every line: sed -i "
     "'s/\\r$//' FILE",
     "\ufeffA=x": "1:1: a byte order mark, which no shell reads; save the file as UTF-8 without it",
-    "A=x\nB\0=y": "2:2: a NUL byte: this is no text file; save it as plain text in UTF-8",
-    'A="${B:-don\'t}"': "1:12: a ' in a ${...} in quotes, on which shells differ; set another variable first "
+    "A=x\nB\0=y": "2:2: a NUL byte: this is not a text file; save it as plain text in UTF-8",
+    'A="${B:-don\'t}"': "1:12: a ' in a quoted ${...}, where shells differ; set another variable first "
     "and use it here",
-    'A="${B:-"x}"': '1:9: a " in a ${...} in quotes, on which shells differ; leave out the inner quotes, or '
+    'A="${B:-"x}"': '1:9: a " in a quoted ${...}, where shells differ; leave out the inner quotes, or '
     "set another variable first and use it here",
-    "export A={80:80,90:90}": "1:10: {...} without quotes behind export, of which bash may make several "
+    "export A={80:80,90:90}": "1:10: an unquoted {...} after export, which bash may expand to several "
     "words; write export A='...' with quotes around the whole value",
-    "A=b\nexport B=$A C=a'x'{1..3}": "2:19: {...} without quotes behind export, of which bash may make "
+    "A=b\nexport B=$A C=a'x'{1..3}": "2:19: an unquoted {...} after export, which bash may expand to "
     "several words; write export C='...' with quotes around the whole value",
-    "A='x\x1b[2J'": "1:5: the value of A holds the control character '\\x1b'; remove it",
-    "A=1 B=x\x7f C=3": "1:8: the value of B holds the control character '\\x7f'; remove it",
-    'A="${B:-\x9b}"': "1:9: the value of A holds the control character '\\x9b'; remove it",
+    "A='x\x1b[2J'": "1:5: the value of A contains the control character '\\x1b'; remove it",
+    "A=1 B=x\x7f C=3": "1:8: the value of B contains the control character '\\x7f'; remove it",
+    'A="${B:-\x9b}"': "1:9: the value of A contains the control character '\\x9b'; remove it",
 }
 
 
@@ -128,14 +130,14 @@ def test_parse_here_document_is_one_problem() -> None:
 
 def test_parse_unclosed_quote_goes_on_behind_its_line() -> None:
     found = problems('A="x\nB=$(y)\n')
-    assert found[0].startswith('.vmrc:1:3: a " that is not closed')
+    assert found[0].startswith('.vmrc:1:3: an unclosed "')
     assert found[1].startswith(".vmrc:2:3: $(...)")
 
 
 def test_parse_quote_closed_by_a_later_one_points_at_the_beginning_too() -> None:
     found = problems('A=1\nB="x\nC="y"\n')
     assert found == [
-        '.vmrc:3:5: a " that is not closed; look also at line 2, where this statement begins; '
+        '.vmrc:3:5: an unclosed "; see also line 2, where this statement begins; '
         "write the second \" at the value's end"
     ]
 
@@ -154,7 +156,7 @@ def test_parse_assignment_knows_where_its_value_stands() -> None:
 def test_parse_endless_faults_are_cut_off() -> None:
     problems = parse("$(x)\n" * 5000, "f").problems
     assert len(problems) == MAX_PROBLEMS + 1
-    assert "more problems follow" in problems[-1].message
+    assert "more problems are not listed" in problems[-1].message
 
 
 @pytest.mark.parametrize("nested", ['"${A:-', "${A:-", "${A%", "${A:-${A:=", '${A:-"', "$(", "$((", "("])

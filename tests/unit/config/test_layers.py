@@ -109,7 +109,7 @@ def test_load_values_in_the_type_of_their_kind(place: Place) -> None:
     assert found.VM_SHUTDOWN_TIMEOUT == 120
     assert found.path("VM_INCLUDE") == ""
     assert {"VM_MACHINE_MEM", "MINE", "check"} <= set(dir(found))
-    with pytest.raises(AttributeError, match="no layer sets VM_NOTHING"):
+    with pytest.raises(AttributeError, match="VM_NOTHING is not set"):
         found.VM_NOTHING  # noqa: B018
 
 
@@ -153,18 +153,18 @@ def test_load_problems_of_all_layers_come_at_once(place: Place) -> None:
     assert output == [
         "global:2:1: `x` is a command; .vmrc is read, never run; write NAME=value, or put the command into a "
         "script for qvm",
-        ".vmrc:3:3: $(...) would run a command, which .vmrc does not have; write the value itself",
-        "--set: '1x' cannot be the name of a variable",
-        ".vmrc:2:1: VM_MACHINE_NAME is empty, and every machine needs it (name of the machine; part of its "
-        "files' names); write VM_MACHINE_NAME=demo",
+        ".vmrc:3:3: $(...) would run a command, which .vmrc does not support; write the value itself",
+        "--set: '1x' is not a valid variable name",
+        ".vmrc:2:1: VM_MACHINE_NAME is empty, but every machine needs it (name of the machine; used in its "
+        "file names); write VM_MACHINE_NAME=demo",
         ".vmrc:1:1: VM_MACHINE_ID is '7', but must be two digits (00 to 99); write VM_MACHINE_ID=07 instead",
-        ".vmrc: VM_MACHINE_OWNER is not set, and every machine needs it (account of this host that the "
-        "machine belongs to and whose ssh key it takes); write VM_MACHINE_OWNER=ACCOUNT",
+        ".vmrc: VM_MACHINE_OWNER is not set, but every machine needs it (account of this host that "
+        "owns the machine and whose ssh key is used); write VM_MACHINE_OWNER=ACCOUNT",
         "--set: VM_MACHINE_MEM is '2GB', but must be a number of MiB, or one with K, M, G or T: 2048, 2G; "
         "write VM_MACHINE_MEM=2G instead",
         "environment: VM_FMT is 'Qcow2', but must be one of qcow2, raw, qcow, qed, vdi, vhdx, vmdk, vpc; "
         "write VM_FMT=qcow2 instead",
-        ".vmrc:4:1: VM_QEMU_EXTRA is \"'\", but must be words, split as a shell would (a ' is not closed)",
+        ".vmrc:4:1: VM_QEMU_EXTRA is \"'\", but must be words, split as a shell would (an unclosed ')",
         "global:1:1: VM_SSH_PORT is '99999', but must be auto, or a port from 1 to 65535; write "
         "VM_SSH_PORT=auto instead",
     ]
@@ -217,7 +217,7 @@ def test_include_in_a_shared_file_is_relative_to_that_file(place: Place) -> None
 @pytest.mark.parametrize(
     ("files_", "why"),
     [
-        ({}, ".vmrc:4:1: VM_INCLUDE: a is not there"),
+        ({}, ".vmrc:4:1: VM_INCLUDE: a does not exist"),
         ({"a": "VM_INCLUDE=a\n"}, "a:1:1: VM_INCLUDE: a cycle: a is being read already"),
         (
             {"a": "VM_INCLUDE=b\n", "b": "\nVM_INCLUDE=.vmrc\n"},
@@ -271,7 +271,7 @@ def test_load_without_vmrc_names_the_one_above(place: Place) -> None:
     [
         (lambda p: p.mkdir(), "it is a directory"),
         (os.mkfifo, "it is no regular file"),
-        (lambda p: p.symlink_to("nowhere"), "it is a link to nowhere"),
+        (lambda p: p.symlink_to("nowhere"), "it is a broken link"),
         (lambda p: p.write_bytes(b"#" * (files.MAX_BYTES + 1)), "it is larger than 1 MiB"),
         (lambda p: p.symlink_to(".vmrc"), "too many levels of symbolic links"),
     ],
@@ -292,7 +292,7 @@ def test_load_vmrc_that_may_not_be_read_is_refused(place: Place) -> None:
 
 def test_load_global_file_that_is_named_must_be_there(place: Place) -> None:
     (problem,) = place.problems(VM_GLOBAL_CONFIG="/no/where")
-    assert problem.startswith("/no/where: VM_GLOBAL_CONFIG names it, but it is not there")
+    assert problem.startswith("/no/where: VM_GLOBAL_CONFIG names it, but it does not exist")
     assert place.problems(VM_GLOBAL_CONFIG="/dev/null") == []
     (problem,) = place.problems(VM_GLOBAL_CONFIG="/dev/zero")
     assert problem == "/dev/zero: cannot be read: it is no regular file"
@@ -305,37 +305,34 @@ def test_load_near_name_is_kept_and_warned_of(place: Place) -> None:
     found = place.load("VM_QEMU_ACEL=kvm\nVM_OWN_THING=1\nDATA=2\n", VM_MACHINE_MEMM="2")
     assert found.problems == []
     assert [place.short(w) for w in found.warnings] == [
-        "environment: VM_MACHINE_MEMM is no variable that qvm knows; it is kept as your own; did you mean "
+        "environment: VM_MACHINE_MEMM is not a variable of qvm; it is kept as your own; did you mean "
         "VM_MACHINE_MEM?",
-        ".vmrc:4:1: VM_QEMU_ACEL is no variable that qvm knows; it is kept as your own; did you mean "
+        ".vmrc:4:1: VM_QEMU_ACEL is not a variable of qvm; it is kept as your own; did you mean "
         "VM_QEMU_ACCEL?",
     ]
     (note,) = found.notes  # `vm` let people have VM_ names of their own: only `config --check` tells
-    assert (
-        place.short(note) == ".vmrc:5:1: VM_OWN_THING is no variable that qvm knows; it is kept as your own"
-    )
+    assert place.short(note) == ".vmrc:5:1: VM_OWN_THING is not a variable of qvm; it is kept as your own"
     assert found["VM_QEMU_ACEL"] == found.exported()["VM_QEMU_ACEL"] == "kvm"
 
 
 def test_load_variable_of_a_later_version_says_what_it_waits_for(place: Place) -> None:
     assert place.warnings("VM_NET_GUEST=x\nVM_SHELL=\n") == [
-        ".vmrc:4:1: VM_NET_GUEST has no effect yet: it waits for bridges, which comes later"
+        ".vmrc:4:1: VM_NET_GUEST has no effect yet: qvm does not support bridges yet"
     ]
 
 
 def test_load_bridges_are_an_error_for_now(place: Place) -> None:
     assert place.problems("VM_NETWORK=br0\n") == [
-        ".vmrc:4:1: VM_NETWORK needs bridges, which come later; remove it: the guest then has user mode "
-        "networking and an ssh port"
+        ".vmrc:4:1: VM_NETWORK needs bridges, which are not supported yet; remove it: the guest then has "
+        "user mode networking and an ssh port"
     ]
 
 
 def test_load_computed_name_cannot_be_set(place: Place) -> None:
     output = place.problems("VM_SNAPSHOT_BASEFILENAME=x\n", ("VM_SNAPSHOT_SEEDFILENAME", "y"))
     assert output == [
-        ".vmrc:4:1: VM_SNAPSHOT_BASEFILENAME follows from others and cannot be set; set VM_SNAPSHOT_BASENAME "
-        "instead",
-        "--set: VM_SNAPSHOT_SEEDFILENAME follows from others; set VM_SNAPSHOT_SEEDNAME",
+        ".vmrc:4:1: VM_SNAPSHOT_BASEFILENAME is computed and cannot be set; set VM_SNAPSHOT_BASENAME instead",
+        "--set: VM_SNAPSHOT_SEEDFILENAME is computed and cannot be set; set VM_SNAPSHOT_SEEDNAME",
     ]
     found = place.load("A=$VM_SNAPSHOT_BASEFILENAME\n", VM_SNAPSHOT_BASEFILENAME="foreign")
     assert found["A"] == found["VM_SNAPSHOT_BASEFILENAME"] == "demo-base.qcow2"
@@ -345,7 +342,7 @@ def test_load_name_of_the_context_changes_nothing_in_a_file(place: Place) -> Non
     found = place.load("VM_HOME=/else\nA=$VM_HOME\n")
     assert found["A"] == found.exported()["VM_HOME"] == str(place.directory)
     assert [place.short(w) for w in found.warnings] == [
-        ".vmrc:4:1: VM_HOME is known before any file is read, so this line changes nothing; remove it"
+        ".vmrc:4:1: VM_HOME is determined before any file is read, so this line has no effect; remove it"
     ]
     assert place.problems("", ("VM_HOME", "/else")) == [
         "--set: VM_HOME cannot be set here; -C names the machine"
@@ -355,7 +352,7 @@ def test_load_name_of_the_context_changes_nothing_in_a_file(place: Place) -> Non
 def test_load_value_of_the_environment_that_a_file_overrides_is_mentioned(place: Place) -> None:
     assert place.warnings("VM_MACHINE_MEM=512\n", VM_MACHINE_MEM="2048") == [
         "environment: VM_MACHINE_MEM='2048' is overridden by .vmrc:4; `qvm config VM_MACHINE_MEM=...` "
-        "changes the file, `qvm --set VM_MACHINE_MEM=...` is stronger than each"
+        "changes the file, `qvm --set VM_MACHINE_MEM=...` overrides every file"
     ]
     assert len(place.warnings("VM_MACHINE_CPUS=16\n", VM_MACHINE_CPUS="1")) == 1
     assert place.warnings("VM_MACHINE_MEM=${VM_MACHINE_MEM:-512}\n", VM_MACHINE_MEM="2048") == []
@@ -367,7 +364,7 @@ def test_load_quote_that_was_forgotten_is_pointed_at(place: Place) -> None:
     (warning,) = place.warnings('A="x\nVM_FMT="raw\n')
     assert (
         warning
-        == ".vmrc:4:1: the value of A runs over a line that looks like an assignment; is its quote closed?"
+        == ".vmrc:4:1: the value of A contains a line that looks like an assignment; is its quote closed?"
     )
 
 
@@ -415,7 +412,7 @@ def test_names_that_programs_heed_are_not_exported_before_they_are_accepted(plac
     heeded = ["PATH", "LD_PRELOAD", "PYTHONPATH", "EDITOR"]
     assert found.withheld() == heeded
     assert trust.withheld(found) == [
-        "left out of the environment until `qvm allow`: PATH, LD_PRELOAD, PYTHONPATH, EDITOR of .vmrc"
+        "not exported until `qvm allow`: PATH, LD_PRELOAD, PYTHONPATH, EDITOR of .vmrc"
     ]
     exported = found.exported()
     assert not exported.keys() & set(heeded)

@@ -52,9 +52,9 @@ def test_find_vm_home_by_another_name_of_here_is_fine(two: tuple[Path, Path], tm
 
 
 def test_find_vm_home_that_is_no_machine_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is no machine: there is no such directory"):
+    with pytest.raises(ConfigError, match="is not a machine: there is no such directory"):
         locate.find(None, bare_environ(tmp_path, VM_HOME="/no/where"), str(tmp_path))
-    with pytest.raises(ConfigError, match=r"is no machine: it has no \.vmrc"):
+    with pytest.raises(ConfigError, match=r"is not a machine: it has no \.vmrc"):
         locate.find(None, bare_environ(tmp_path, VM_HOME=str(tmp_path)), str(tmp_path))
 
 

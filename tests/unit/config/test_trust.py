@@ -51,7 +51,7 @@ def test_load_foreign_vmrc_as_root_is_refused(vmrc: Path) -> None:
 @pytest.mark.parametrize("mode", [0o664, 0o646, 0o622])
 def test_load_vmrc_that_others_can_write_as_root_is_refused(vmrc: Path, mode: int) -> None:
     vmrc.chmod(mode)
-    with pytest.raises(ConfigError, match=f"it can be written by others \\(mode {mode:o}\\)") as caught:
+    with pytest.raises(ConfigError, match=f"it is writable by others \\(mode {mode:o}\\)") as caught:
         load(vmrc)
     assert "chmod go-w" in str(caught.value.hint)
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qvmsh.config import variables
-from qvmsh.config.variables import MISTAKEN, VARIABLES, distance, meant, memory_mib, near
+from qvmsh.config.spelling import distance, near
+from qvmsh.config.variables import MISTAKEN, VARIABLES, meant, memory_mib
 
 ME = pwd.getpwuid(os.getuid()).pw_name
 
@@ -72,31 +73,31 @@ WRONG: dict[str, dict[str, str | None]] = {
 
 
 @pytest.mark.parametrize(("name", "value"), [(n, v) for n, values in FINE.items() for v in values])
-def test_judge_fine_value_is_taken(name: str, value: str) -> None:
-    assert VARIABLES[name].judge(value) is None
+def test_check_fine_value_is_taken(name: str, value: str) -> None:
+    assert VARIABLES[name].check(value) is None
 
 
 @pytest.mark.parametrize(
     ("name", "value", "better"),
     [(n, v, b) for n, rows in WRONG.items() for v, b in rows.items() if b is not None],
 )
-def test_judge_wrong_value_is_refused_with_a_better_one(name: str, value: str, better: str) -> None:
-    wrong = VARIABLES[name].judge(value)
+def test_check_wrong_value_is_refused_with_a_better_one(name: str, value: str, better: str) -> None:
+    wrong = VARIABLES[name].check(value)
     assert wrong is not None
     assert wrong[1] == better
     assert "\n" not in wrong[0]
     if better:
-        assert VARIABLES[name].judge(better) is None
+        assert VARIABLES[name].check(better) is None
 
 
 def test_table_defaults_are_values_that_it_takes() -> None:
     for variable in VARIABLES.values():
-        assert variable.needed or variable.judge(variable.default) is None, variable
+        assert variable.needed or variable.check(variable.default) is None, variable
         assert variable.help
         assert variable.range
         assert not (variable.follows and variable.follows not in VARIABLES)
         assert not (variable.computed and variable.computed not in VARIABLES)
-        assert all(variable.judge(value) is None for value in variable.allowed), variable
+        assert all(variable.check(value) is None for value in variable.allowed), variable
 
 
 def test_table_has_every_variable_that_issue_and_predecessors_name() -> None:
@@ -190,7 +191,7 @@ def test_near_prefers_the_nearest() -> None:
     assert near("x", ("ide", "ab")) is None
 
 
-def test_kinds_all_have_a_judge_and_words() -> None:
+def test_kinds_all_have_a_check_and_words() -> None:
     kinds = {variable.kind for variable in VARIABLES.values()}
-    assert kinds <= set(variables._JUDGES)
+    assert kinds <= set(variables._CHECKS)
     assert kinds - {"choice", "options", "integer"} <= set(variables._RANGES)

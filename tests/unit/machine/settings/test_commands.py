@@ -17,7 +17,7 @@ from qvmsh.config import edit
 from qvmsh.config.settings import CONTEXT_MARK
 from qvmsh.errors import ConfigError, QvmError, UsageError
 from qvmsh.machine.machine import Machine
-from qvmsh.machine.settings.commands import Changed, Judgement, Values
+from qvmsh.machine.settings.commands import Changed, CheckResult, Values
 from tests.support.world import QVM, Vm, World, write_vmrc
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
@@ -88,13 +88,13 @@ def test_config_name_without_a_value_is_an_error(vm: Machine, name: str) -> None
 
 def test_config_check_lists_all_and_its_status_says_it(directory: Path) -> None:
     fine = config(machine(directory), check=True)
-    assert isinstance(fine, Judgement)
+    assert isinstance(fine, CheckResult)
     assert fine
     assert fine.exit_status == 0
-    assert str(fine).endswith(".vmrc: no problem")
+    assert str(fine).endswith(".vmrc: ok")
     add(directory, "VM_FMT=iso\nA=$(x)\nVM_NET_GUEST=x\n")
     wrong = config(machine(directory), check=True)
-    assert isinstance(wrong, Judgement)
+    assert isinstance(wrong, CheckResult)
     assert not wrong
     assert wrong.exit_status == 2
     assert [line.partition(": ")[2].split()[0] for line in str(wrong).splitlines()] == [
@@ -131,12 +131,12 @@ def test_config_set_changes_one_value_and_keeps_every_other_byte(directory: Path
         (["VM_FMT=raw", "VM_MACHINE_MEM=lots"], "nothing was changed: VM_MACHINE_MEM is 'lots'"),
         (["VM_MACHINE_NAME="], "nothing was changed: VM_MACHINE_NAME is empty"),
         (["VM_NETWORK=br0"], "nothing was changed: VM_NETWORK needs bridges"),
-        (["VM_SNAPSHOT_BASEFILENAME=x"], "VM_SNAPSHOT_BASEFILENAME follows from others"),
-        (["VM_HOME=/x"], "VM_HOME is known before any file is read"),
-        (["VM_QEMU_ACEL=kvm"], "VM_QEMU_ACEL is no variable that qvm knows"),
-        (["1x=2"], "'1x' cannot be the name"),
-        (["UID=2"], "nothing was changed: UID belongs to the shell itself"),
-        (["VM_FMT=raw", "VM_FMT"], "show or set, not both"),
+        (["VM_SNAPSHOT_BASEFILENAME=x"], "VM_SNAPSHOT_BASEFILENAME is computed and cannot be set"),
+        (["VM_HOME=/x"], "VM_HOME is determined before any file is read"),
+        (["VM_QEMU_ACEL=kvm"], "VM_QEMU_ACEL is not a variable of qvm"),
+        (["1x=2"], "'1x' is not a valid variable name"),
+        (["UID=2"], "nothing was changed: UID is reserved by the shell"),
+        (["VM_FMT=raw", "VM_FMT"], "cannot show and set"),
         (["VM_INCLUDE=nowhere"], "nothing was changed: VM_INCLUDE: "),
     ],
 )
@@ -151,7 +151,7 @@ def test_config_set_wrong_value_changes_nothing(directory: Path, words: list[str
 def test_config_set_that_an_include_would_hide_is_refused(directory: Path) -> None:
     add(directory, "VM_FMT=raw\nVM_INCLUDE=more\n")
     (directory / "more").write_text("\nVM_FMT=vdi\n")
-    with pytest.raises(ConfigError, match=r"more:2 would hide the new value of VM_FMT"):
+    with pytest.raises(ConfigError, match=r"more:2 would override the new value of VM_FMT"):
         config(machine(directory), "VM_FMT=qcow2")
 
 
@@ -187,7 +187,7 @@ def test_config_set_on_a_full_disk_leaves_the_old_file(directory: Path) -> None:
     python = sys.executable
     done = subprocess.run([python, "-c", program, directory], capture_output=True, text=True)
     assert "cannot write" in done.stderr
-    assert "it is as it was" in done.stderr or "QvmError" in done.stderr
+    assert "did not change" in done.stderr or "QvmError" in done.stderr
     assert (directory / ".vmrc").read_bytes() == before
     assert os.listdir(directory) == [".vmrc"]
 

@@ -80,7 +80,7 @@ def test_config_edit_change_of_somebody_else_is_noticed(vm: Vm) -> None:
     path = vm.directory / ".vmrc"
     done = edit(vm, f"echo VM_MACHINE_CPUS=2 >> $1; {QVM} config VM_MACHINE_MEM=77")
     assert done.status == 2
-    assert "somebody changed it meanwhile; it is as they left it" in done.err
+    assert "it was changed in the meantime, and not overwritten" in done.err
     assert "VM_MACHINE_MEM=77" in path.read_text()
     assert "CPUS" not in path.read_text()
     assert "VM_MACHINE_CPUS=2" in (vm.directory / ".qvm/vmrc.rejected").read_text()
@@ -106,7 +106,7 @@ def test_config_edit_editor_that_fails_or_is_missing_changes_nothing(vm: Vm) -> 
     assert missing.status == 1
     assert "cannot run the editor no-such-editor" in missing.err
     none = vm.qvm("config", "edit", env={"PATH": "/nothing"})
-    assert (none.status, "there is no editor" in none.err) == (1, True)
+    assert (none.status, "no editor is installed" in none.err) == (1, True)
     removed = edit(vm, "rm $1")
     assert (removed.status, "nothing was changed" in removed.err) == (2, True)
     assert (vm.directory / ".vmrc").read_bytes() == before
@@ -167,7 +167,7 @@ def test_config_check_of_trees_tells_all_problems_of_all_files(world: World) -> 
     assert [len(each["problems"]) for each in value["machines"]] == [1, 0, 0, 2]
     good = world.run("config", "--check", "vms/three", "vms/two/.vmrc", "vms/three", cwd=world.home)
     assert good.status == 2  # two/.vmrc means the directory, with what is below
-    assert world.run("config", "--check", "vms/three").out == "1 file: no problem\n"
+    assert world.run("config", "--check", "vms/three").out == "1 file: ok\n"
 
 
 def test_config_check_of_what_is_no_tree_of_machines_is_refused(world: World) -> None:
@@ -175,7 +175,7 @@ def test_config_check_of_what_is_no_tree_of_machines_is_refused(world: World) ->
     for word, text in (
         ("empty", "there is no .vmrc in or below empty"),
         ("nothing", "there is no directory nothing"),
-        ("VM_FMT=raw", "judges directories, not values"),
+        ("VM_FMT=raw", "takes directories, not values"),
     ):
         done = world.run("config", "--check", word)
         assert done.status == 2
@@ -185,6 +185,6 @@ def test_config_check_of_what_is_no_tree_of_machines_is_refused(world: World) ->
     (unreadable / ".vmrc").symlink_to("/nowhere")
     done = world.run("config", "--check", "link")
     assert done.status == 2
-    assert "it is a link to nowhere" in done.out
+    assert "it is a broken link" in done.out
     alone = world.run("config", "--check")
     assert (alone.status, "no .vmrc in" in alone.err) == (2, True)

@@ -91,14 +91,14 @@ class Catalogue:
             raise QvmError(
                 f"cannot read .qvm/snapshots.json: {error.strerror}",
                 machine=vm.name,
-                hint="it tells what qvm knows of the snapshots; make it readable, or move it away",
+                hint="it describes the snapshots; make it readable, or move it away",
             ) from None
         except ValueError as error:  # no JSON, no UTF-8
-            vm.io.warn(f"{vm.name}: .qvm/snapshots.json is no JSON ({error}): only the images tell")
+            vm.io.warn(f"{vm.name}: .qvm/snapshots.json is not JSON ({error}) and is ignored")
             return cls(vm, {}, "", is_broken=True)
         entries, head, wrong = _sane(document)
         if wrong:
-            vm.io.warn(f"{vm.name}: .qvm/snapshots.json: {wrong[0]} makes no sense, and is not used")
+            vm.io.warn(f"{vm.name}: .qvm/snapshots.json: {wrong[0]} is invalid and is ignored")
         return cls(vm, entries, head, is_broken=bool(wrong))
 
     def text(self) -> str:
@@ -115,7 +115,7 @@ class Catalogue:
             aside = self.vm.files.snapshots + ".unreadable"
             if os.path.lexists(aside):
                 aside += time.strftime("-%Y-%m-%dT%H-%M-%S")
-            with contextlib.suppress(OSError):  # gone, or no room for a second name
+            with contextlib.suppress(OSError):  # gone, or the disk is full
                 os.link(self.vm.files.snapshots, aside)
                 self.vm.io.warn(f"{self.vm.name}: the old .qvm/snapshots.json is kept as {aside}")
             self._is_broken = False
@@ -159,7 +159,7 @@ class Catalogue:
 def _sane(document: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], str, list[str]]:
     """The entries and the head of what somebody may have edited, and what of it cannot be used."""
     if not isinstance(document.get("snapshots"), list):
-        return {}, "", ["all of it"]
+        return {}, "", ["the whole file"]
     wrong = []
     entries: dict[str, dict[str, Any]] = {}
     for row in document["snapshots"]:

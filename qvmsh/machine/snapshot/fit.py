@@ -72,12 +72,12 @@ def mixture(
     ]  # fmt: skip
     if other:
         times = {name: shown_time(on[name].date_s) for name in other}
-        return [f"on {name} it is another one of the same name, of {times[name]}" for name in other]
+        return [f"on {name} it is another snapshot of that name, from {times[name]}" for name in other]
     if not any(each.vmstate_bytes for each in on.values()):
         return [] if rows or _apart(on) <= APART_S else [_moments(on)]
     memory = next(each.date_s for each in on.values() if each.vmstate_bytes)
     return [
-        f"its memory is of {shown_time(memory)}, and {name} of {shown_time(each.date_s)}"
+        f"its memory is from {shown_time(memory)}, but {name} from {shown_time(each.date_s)}"
         for name, each in on.items()
         if each.date_s != memory
     ]
@@ -87,7 +87,7 @@ def doubt(on: Mapping[str, Snapshot], entry: Mapping[str, Any] | None) -> str:
     """Why snapshots of one name that only other tools know of may be of different moments, or ""."""
     if (entry or {}).get("images") or _apart(on) != APART_S:
         return ""
-    return f"{_moments(on)}: whether that was one moment is not known"
+    return f"{_moments(on)}, which may be two moments"
 
 
 def _apart(on: Mapping[str, Snapshot]) -> int:
@@ -103,7 +103,7 @@ def _moments(on: Mapping[str, Snapshot]) -> str:
 def doubles(volume: Volume, found: Sequence[Snapshot]) -> str:
     """That several snapshots of one disk have one name."""
     dates = ", ".join(shown_time(each.date_s) for each in found)
-    return f"{volume.id} has {len(found)} snapshots {found[0].name}, of {dates}"
+    return f"{volume.id} has {len(found)} snapshots named {found[0].name}, from {dates}"
 
 
 def base_changes(volumes: Sequence[Volume], entry: Mapping[str, Any] | None) -> list[str]:
@@ -111,12 +111,12 @@ def base_changes(volumes: Sequence[Volume], entry: Mapping[str, Any] | None) -> 
     found = []
     for each, base, now, name in _bases(volumes, entry):
         if now is None:
-            found.append(f"the base {os.path.basename(base['file'])} of {each.id} is not there any more")
+            found.append(f"the base {os.path.basename(base['file'])} of {each.id} is missing")
         elif now["size_bytes"] != base["size_bytes"] or now["mtime_ns"] != base["mtime_ns"]:
             what = "size" if now["size_bytes"] != base["size_bytes"] else "date"
             found.append(
-                f"the base {name} of {each.id} has another {what} than it had then: "
-                "what the snapshot reads from it may be wrong"
+                f"the {what} of the base {name} of {each.id} has changed since: "
+                "data that the snapshot reads from it may be wrong"
             )
     return found
 
@@ -129,14 +129,14 @@ def base_doubts(volumes: Sequence[Volume], entry: Mapping[str, Any] | None) -> l
             continue
         if now["ctime_ns"] != base.get("ctime_ns"):
             found.append(
-                f"the base {name} of {each.id} has the size and the date of then, but something was done to "
-                "the file since: its content was not compared"
+                f"the base {name} of {each.id} has the same size and date, but its file was touched since; "
+                "its content was not compared"
             )
         kind = image.header(each.path, each.format).backing_format
         if chain.base_of(chain.base_of(each.path, each.format), kind):
             found.append(
-                f"the base {name} of {each.id} is backed by another image: whether that was written to "
-                "since is not known"
+                f"the base {name} of {each.id} is backed by another image, which may have been "
+                "written to since"
             )
     return found
 

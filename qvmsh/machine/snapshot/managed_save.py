@@ -57,7 +57,7 @@ def save(vm: Machine, note: Note, name: str, *, has_suspend: bool, timeout_s: fl
             with Session(note.socket("session"), vm.io.checkpoint) as qemu:
                 suspended_s = sleep.fall_asleep(vm, qemu, note, timeout_s=limit_s)[1]
         except KeyboardInterrupt:
-            vm.io.warn(f"{vm.name}: the guest was asked to sleep; `qvm wakeup` wakes it, nothing was saved")
+            vm.io.warn(f"{vm.name}: nothing was saved; the guest was asked to suspend, `qvm wakeup` wakes it")
             raise
     try:
         with snapshots.live(vm, note) as (store, _):
@@ -70,7 +70,7 @@ def save(vm: Machine, note: Note, name: str, *, has_suspend: bool, timeout_s: fl
             _go_on(note)
         error.machine = error.machine or vm.name
         if not os.path.lexists(vm.files.unfinished):
-            error.hint = error.hint or "the guest runs on; no snapshot was changed"
+            error.hint = error.hint or "the guest is still running; no snapshot was changed"
         raise
     return suspended_s
 

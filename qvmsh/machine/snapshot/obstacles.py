@@ -35,7 +35,7 @@ _FORMAT = re.compile(r"The (\w+) format used by node '(.*)' does not support liv
 
 DISKS_ALONE = "`qvm snapshot save --disk-only`"
 
-NO_DISK = "`qvm disk add data.qcow2 10G` gives it one"
+NO_DISK = "`qvm disk add data.qcow2 10G` adds one"
 
 DISK_ROOM_BYTES = 4 << 20
 """What the tables of a snapshot without memory take at most, for disks of a usual size."""
@@ -76,7 +76,7 @@ def require(
     """
     found = of_disks(disks, vm.directory)
     if not written(disks):
-        found.append(Blocker("there is no disk that the guest writes to", NO_DISK))
+        found.append(Blocker("the machine has no writable disk", NO_DISK))
     if has_memory and exchange is not None and pid is not None:
         found += of_accelerator(process.arguments(pid))
         found += of_devices(exchange, {each.node for each in written(disks) if each.format != "qcow2"})
@@ -98,24 +98,24 @@ def of_disks(disks: list[Volume], directory: str) -> list[Blocker]:
     found = []
     for each in disks:
         if TEMPORARY.fullmatch(each.name) and not os.path.exists(each.path):
-            what = f"what is written to the disk {each.id} vanishes when QEMU ends"
+            what = f"changes to the disk {each.id} are lost when QEMU ends"
             remedy = "start it without -snapshot and snapshot=on (VM_QEMU_ARGS, VM_QEMU_EXTRA)"
             found.append(Blocker(what, remedy))
             continue
         if each.is_read_only or (each.format == "qcow2" and not _has_data_file(each)):
             continue
         where = directory if each.format == "qcow2" else ""  # QEMU looks for a data file where it runs
-        convert = f"`{image.converted(each.path, each.format, where)}` and use that"
+        convert = f"`{image.converted(each.path, each.format, where)}` and use the result"
         if each.node:  # QEMU has it open
             convert = f"`qvm stop` first, then {convert}"
         if each.format == "qcow2":
-            what = f"the disk {each.name} has its data in another file, and holds no snapshots"
+            what = f"the disk {each.name} keeps its data in another file, so it cannot hold snapshots"
             found.append(Blocker(what, f"{convert}, or make it read-only"))
         elif each.is_flash:
-            what = f"the UEFI variables {each.name} are {each.format}, which holds no snapshots"
-            found.append(Blocker(what, f"{convert}; VM_FIRMWARE=uefi makes them so by itself"))
+            what = f"the UEFI variables {each.name} are {each.format}, which cannot hold snapshots"
+            found.append(Blocker(what, f"{convert}; VM_FIRMWARE=uefi creates them as qcow2"))
         else:
-            what = f"the disk {each.name} is {each.format}, which holds no snapshots"
+            what = f"the disk {each.name} is {each.format}, which cannot hold snapshots"
             found.append(Blocker(what, f"{convert}, or make it read-only"))
     return found
 
@@ -136,7 +136,7 @@ def of_accelerator(arguments: list[str]) -> list[Blocker]:
         elif word in ("-machine", "-M", "--machine"):
             kind = next((p[6:] for p in value.split(",") if p.startswith("accel=")), "").partition(":")[0]
         if kind in WITHOUT_STATE:
-            what = f"the accelerator {kind} cannot save the state of the processors"
+            what = f"the accelerator {kind} cannot save the processor state"
             return [
                 Blocker(
                     what, f"{DISKS_ALONE} saves the disks; or start with VM_QEMU_ACCEL=tcg (or kvm on Linux)"
@@ -170,29 +170,30 @@ def _in_words(reason: str) -> Blocker:
     share = re.search(r"VirtFS export path '(.*)' is mounted in the guest using mount_tag '(.*)'", reason)
     if share:
         return Blocker(
-            f"the guest has mounted the 9p share {share[2]}", "umount it in the guest, mount it again after"
+            f"the guest has mounted the 9p share {share[2]}",
+            "unmount it in the guest, and mount it again afterwards",
         )
     of_format = _FORMAT.search(reason)
     if of_format:
-        what = f"the disk {of_format[2]} is {of_format[1]}, beside which QEMU saves no memory"
-        return Blocker(what, f"`qemu-img convert -O qcow2` makes it one that does; or {DISKS_ALONE}")
+        what = f"the disk {of_format[2]} is {of_format[1]}, with which QEMU cannot save memory"
+        return Blocker(what, f"convert it with `qemu-img convert -O qcow2`; or {DISKS_ALONE}")
     device = reason.removeprefix("non-migratable device: ")
     low = reason.lower()
     if low.endswith("/nvme"):
         return Blocker(
             "QEMU cannot save the state of nvme disks",
-            f"`qvm config VM_DISK_BUS=virtio` and start anew; or {DISKS_ALONE}",
+            f"`qvm config VM_DISK_BUS=virtio` and `qvm restart`; or {DISKS_ALONE}",
         )
     if "vhost-user-fs" in low or "virtiofs" in low:
         return Blocker(f"a virtiofs share is attached ({device})", f"start without it; or {DISKS_ALONE}")
     if "vfio" in low or "usb-host" in low or "host device" in low:
         return Blocker(
             f"a device of the host is passed through ({device})",
-            f"QMP's device_del with its id takes it out; or {DISKS_ALONE}",
+            f"remove it with QMP's device_del; or {DISKS_ALONE}",
         )
     if "whpx" in low or "nvmm" in low or "hvf" in low:
         return Blocker(f"the accelerator cannot save the state ({reason})", f"{DISKS_ALONE} saves the disks")
-    return Blocker(f"QEMU cannot save it: {reason}", f"take that device out; or {DISKS_ALONE}")
+    return Blocker(f"QEMU cannot save it: {reason}", f"remove that device; or {DISKS_ALONE}")
 
 
 def of_room(disk: Volume, needed_bytes: int) -> list[Blocker]:
@@ -206,8 +207,8 @@ def of_room(disk: Volume, needed_bytes: int) -> list[Blocker]:
         return []
     if free >= needed_bytes:
         return []
-    what = f"{disk.name} would grow by up to {size(needed_bytes)}, and there is room for {size(free)}"
-    return [Blocker(what, f"make room in {folder}; `qvm snapshot list` shows what may be deleted")]
+    what = f"{disk.name} would grow by up to {size(needed_bytes)}, but only {size(free)} is free"
+    return [Blocker(what, f"free space in {folder}; `qvm snapshot list` shows what can be deleted")]
 
 
 def memory_bytes(pid: int) -> int:

@@ -57,7 +57,7 @@ def left(vm: Machine, record: Record) -> tuple[str, str | None]:
     """See `work.recovery`."""
     if record.kind is Kind.SNAPSHOT_DELETE:
         disks = ", ".join(name for name, path in record.disks if _has(path, record.name))
-        return f"{record.name} is left on {disks or 'no disk'}, and cannot be restored", None
+        return f"{record.name} is left on {disks or 'no disk'} and cannot be restored", None
     return "", None
 
 
@@ -128,7 +128,7 @@ def _patient(vm: Machine, note: Note) -> qmp.Exchange:
         if not exchange.is_readable(SHORT_S):
             pid = locks.holder(vm.files.pid_file) or 0
             moved, since = process.moved_bytes(pid), time.monotonic()
-            with vm.io.stage("waiting for QEMU to end what it is at, which nothing can interrupt"):
+            with vm.io.stage("waiting for QEMU, which cannot be interrupted now"):
                 while not exchange.is_readable(SHORT_S):
                     before, moved = moved, process.moved_bytes(pid)
                     since = time.monotonic() if moved != before else since
@@ -156,8 +156,8 @@ def _back_live(vm: Machine, note: Note, record: Record, store: Live) -> str:
             store.delete(BACK)
             if record.was_running:
                 put_clock_right(vm, note, has_ssh=False)
-            return "is undone: the guest is as it was before"
-    return _back_off(vm, note, record) + "; QEMU had to be ended"
+            return "was undone: the guest is as before"
+    return _back_off(vm, note, record) + "; QEMU had to be killed"
 
 
 def _back_off(vm: Machine, note: Note, record: Record) -> str:
@@ -190,7 +190,7 @@ def recover_off(vm: Machine, record: Record, step: Step) -> str:
     outcome = step(store, record)
     store.mend_leaks()
     return "; ".join(
-        [outcome, *(f"{each.name} is not there, and no disk of the machine now" for each in gone)]
+        [outcome, *(f"{each.name} is missing and is no longer a disk of the machine" for each in gone)]
     )
 
 
@@ -203,37 +203,37 @@ def _save(store: Store, record: Record) -> str:
         if store.is_whole(name):
             return _kept(store, record, name)
         store.delete(name)
-        return "is undone: no disk has it"
+        return "was undone: no disk has it"
     if record.phase is Phase.REPLACE:  # nothing has been done yet
-        return "is undone: the older snapshot of that name is there"
+        return "was undone: the older snapshot of that name was kept"
     if record.phase is Phase.NEW:  # beside the one that it replaces
         store.delete(new)
-        return "is undone: the older snapshot of that name is there"
+        return "was undone: the older snapshot of that name was kept"
     if record.phase is Phase.AGAIN and store.is_whole(name):
         store.delete(new)
         return _kept(store, record, name)
     if store.is_whole(new):  # `resolve` finds it under its name
         store.delete(name)
         return _kept(store, record, new)
-    return "is undone"
+    return "was undone"
 
 
 def _kept(store: Store, record: Record, tag: str) -> str:
     if record.entry:
         Catalogue.read(store.vm).add(catalogue.completed(store, dict(record.entry), tag))
-    return "was whole: it is there"
+    return "was complete: it was kept"
 
 
 def _delete(store: Store, record: Record) -> str:
     if store.is_whole(record.name):
-        return "is undone: all disks have it"
+        return "was undone: all disks have it"
     for tag in (record.name, record.name + snapshot_names.NEW):
         store.delete(tag)
     left = [name for name, path in record.disks if _has(path, record.name)]
     if left:  # QEMU forgets a snapshot whose table it could not write (7.2); the file still has it
         raise QvmError(f"QEMU could not write the table of {', '.join(left)}", hint="is the disk full?")
     Catalogue.read(store.vm).remove(record.name)
-    return "is finished: no disk has it"
+    return "was completed: no disk has it"
 
 
 def _restore(store: Store, record: Record) -> str:
@@ -243,8 +243,8 @@ def _restore(store: Store, record: Record) -> str:
     store.delete(BACK)
     if record.phase is Phase.CLEAN:
         Catalogue.read(store.vm).moved_to(record.name)
-        return "was whole"
-    return "is undone: the disks are as they were before"
+        return "was complete"
+    return "was undone: the disks are as before"
 
 
 _STEPS = {

@@ -76,7 +76,7 @@ class SnapshotSaved(Report):
             parts.append(f"{size(self.vmstate_bytes)} of memory")
         if self.frozen is not None:
             parts.append("file systems frozen" if self.frozen else "crash-consistent")
-        woken = "; the guest slept, and is awake now" if self.woken else ""
+        woken = "; the guest was suspended, and is awake now" if self.woken else ""
         return [
             f"{self.machine}: saved the snapshot {self.snapshot} ({', '.join(parts)}) "
             f"in {self.seconds:.1f} s{woken}" + (f"; {self.clock}" if self.clock else "")
@@ -135,11 +135,11 @@ class SnapshotRestored(Report):
         if self.clock:
             text += f"; {self.clock}"
         if self.left:
-            text += f"; {', '.join(self.left)} is as it was"
+            text += f"; {', '.join(self.left)} was left unchanged"
         if self.has_memory_left:
             from qvmsh.config.words import quote
 
-            text += f"; `qvm start --loadvm {quote(self.snapshot)}` goes on with its memory"
+            text += f"; `qvm start --loadvm {quote(self.snapshot)}` resumes it with its memory"
         return [text, *([f"{self.machine}: {NEXT_IS_WHOLE}"] if self.bitmaps else [])]
 
 
@@ -203,9 +203,9 @@ class SnapshotList(Report):
         if each["without"]:
             notes.append(f"taken without {' '.join(each['without'])}")
         if each.get("double"):
-            notes.append("another one of the same name")
+            notes.append("another snapshot of that name")
         if each["stale"]:
-            notes = ["stale: no image has it (`qvm snapshot delete` forgets it)"]
+            notes = ["stale: no image has it (`qvm snapshot delete` removes it)"]
         first, *more = each["message"].splitlines() or [""]
         message = printable(first) + (" ..." if more else "")
         memory = size(each["vmstate_bytes"]) if each["vmstate_bytes"] else "-"
@@ -213,7 +213,7 @@ class SnapshotList(Report):
 
 
 def _line_of_disk(each: dict[str, Any]) -> str:
-    what = "" if each["format"] == "qcow2" else f", {each['format']}: holds no snapshots"
+    what = "" if each["format"] == "qcow2" else f", {each['format']}: cannot hold snapshots"
     what = ", read-only" if not each["writable"] else what
     told = each["problem"] or f"{size(each['size_bytes'])}{what}"
     return f"{each['id']:8} {printable(each['name'])} ({told})"
@@ -285,7 +285,7 @@ class Details(Report):
         lines = [f"{self.machine}: snapshot {printable(self.name)}"]
         known = self.known or {}
         if not known:
-            lines.append("  made by another tool: nothing is known of it beyond what the images hold")
+            lines.append("  made by another tool: only what the images say is known")
         for title, value in (
             ("message", known.get("message")),
             ("time", shown(known.get("time") or "")),
@@ -371,9 +371,9 @@ class Differences(Report):
         lines = [f"{self.machine}: from {self.first} to {self.second or 'now'}"]
         for each in self.disks:
             changed = each["changed_bytes"]
-            told = each["note"] or (f"{size(changed)} written" if changed else "the same")
+            told = each["note"] or (f"{size(changed)} written" if changed else "unchanged")
             lines.append(f"  {each['id']:8} {told}")
         lines += [f"  {each}" for each in self.hardware]
         if self.is_on and self.second is None:
-            lines.append("  the machine is on: what its QEMU has not written out yet is not counted")
+            lines.append("  the machine is on: data that QEMU has not written yet is not counted")
         return lines

@@ -85,7 +85,7 @@ def restore(
     is_ready: bool | None = None
     clock = ""
     if seen.kind == state.PAUSED:
-        clock = "`qvm resume` lets it go on, and puts its clock right"
+        clock = "`qvm resume` resumes it and sets its clock"
     elif is_waiting:
         if state.has_ssh(vm, seen.note):
             with ready.waiting(vm, "snapshot restore"), vm.io.stage("waiting for ssh"):
@@ -116,9 +116,9 @@ def _require_fitting(
     gone = snapshot_fit.gone(store.volumes, entry)
     if gone and not is_forced:
         raise StateError(
-            f"the snapshot {name} was taken with {', '.join(gone)} too, which is no disk of the machine now",
+            f"the snapshot {name} includes {', '.join(gone)}, which is no longer a disk of the machine",
             machine=vm.name,
-            hint="put it back into VM_DISKS; `--force` restores the others without it",
+            hint="add it to VM_DISKS again; `--force` restores the others without it",
         )
     other = snapshot_hardware.differences(vm, entry or {})
     if isinstance(store, Live):
@@ -127,19 +127,19 @@ def _require_fitting(
             other.insert(0, f"the machine type was {then}, and is {now}")
         if other and not is_forced:
             words = ["qvm", *snapshot_hardware.remedy(vm, entry or {}), "start --loadvm", word(name)]
-            way = f"`{' '.join(words)}` has the hardware of then"
+            way = f"`{' '.join(words)}` starts with its hardware"
             raise StateError(
-                f"the hardware is not that of the snapshot {name}: {other[0]}",
+                f"the hardware differs from that of the snapshot {name}: {other[0]}",
                 machine=vm.name,
                 details=other[1:],
-                hint=f"{way if is_new else f'`qvm stop`, then {way}'}; `--force` tries, and undoes what "
-                "cannot be loaded",
+                hint=f"{way if is_new else f'`qvm stop`, then {way}'}; `--force` tries anyway, and "
+                "undoes it on failure",
             )
         if is_new and then:
             _tell_of_alias(store, then)
     elif store.memory_bytes(tag):
         for each in other:
-            vm.io.warn(f"{vm.name}: {each}: the memory of {name} will not load so")
+            vm.io.warn(f"{vm.name}: {each}: the memory of {name} will not load")
 
 
 def _tell_of_alias(store: Live, then: str) -> None:
@@ -149,8 +149,8 @@ def _tell_of_alias(store: Live, then: str) -> None:
     means = [each["name"] for each in store.exchange.ask("query-machines") if each.get("alias") == kind]
     if means and means[0] != then and not own_disk.is_by_hand(vm):
         vm.io.warn(
-            f"{vm.name}: runs as {then}, as which it was saved; {kind} means {means[0]} in this QEMU, "
-            "from the next boot on"
+            f"{vm.name}: runs as {then}, as it was saved; {kind} means {means[0]} in this QEMU, "
+            "from the next start on"
         )
 
 
@@ -165,7 +165,7 @@ def _put_back(store: Store, journal: Journal, tag: str, *, has_memory: bool, sta
     """
     io = store.vm.io
     store.delete(BACK)  # of a restore whose journal has gone
-    with io.stage("keeping the present state"):
+    with io.stage("keeping the current state"):
         store.create(BACK, has_memory=has_memory)
     journal.write(phase=Phase.LOAD)
     count = store.bitmaps()
@@ -238,7 +238,7 @@ def load(vm: Machine, note: Note, name: str, *, is_forced: bool) -> None:
             raise StateError(
                 f"the snapshot {name} holds only disks, no memory",
                 machine=vm.name,
-                hint=f"`qvm snapshot restore {word(name)}` puts the disks back while the machine is off",
+                hint=f"`qvm snapshot restore {word(name)}` restores the disks while the machine is off",
             )
         snapshots.require_one_moment(store, name, tag, entry)
         _require_fitting(store, name, tag, entry, is_forced=is_forced, is_new=True)
@@ -249,8 +249,8 @@ def load(vm: Machine, note: Note, name: str, *, is_forced: bool) -> None:
             error.what = f"cannot load the snapshot {name}: {error.what.removeprefix('snapshot-load: ')}"
             error.details = (*snapshot_hardware.differences(vm, entry or {}), *error.details)
             error.hint = error.hint or (
-                "it was saved on other hardware, or by another QEMU: set machine type, memory, vcpus "
-                "and devices as they were then"
+                "it was saved with other hardware or by another QEMU: set machine type, memory, vcpus "
+                "and devices as they were"
             )
             raise
         known.moved_to(name)

@@ -91,7 +91,7 @@ def opened(vm: Machine, what: str) -> Iterator[tuple[Store, list[Volume], state.
     state.require_sound(vm, seen, what)
     if seen.note.disposable:
         raise StateError(
-            f"cannot {what}: it is disposable, its disks vanish when it stops",
+            f"cannot {what}: it is disposable, its changes are lost when it stops",
             machine=vm.name,
             hint="`qvm stop` it first",
         )
@@ -139,16 +139,16 @@ def resolve(store: Store, name: str, entry: dict[str, Any] | None = None) -> str
             f"the snapshot {name} was taken without {shown}",
             machine=vm.name,
             hint=("`qvm stop`, then " if isinstance(store, Live) else "")
-            + f"`qvm snapshot restore --force {word(name)}` restores the others and leaves that as it is; "
-            "or take it out of VM_DISKS",
+            + f"`qvm snapshot restore --force {word(name)}` restores the others only; "
+            "or remove it from VM_DISKS",
         )
     only = [each for each in store.volumes if each.id in on]
     alone = f"`qemu-img snapshot -a {word(name)} {image.typed(only[0].path)}`"
     raise StateError(
         f"there is no snapshot {name} on {shown}",
         machine=vm.name,
-        hint=f"`qvm snapshot delete {word(name)}` removes the rest: disks of different moments do not fit"
-        + (f"; {alone} puts {only[0].name} alone back, while the machine is off" if len(only) == 1 else ""),
+        hint=f"`qvm snapshot delete {word(name)}` removes the rest: disks from different moments do not match"
+        + (f"; {alone} restores only {only[0].name}, while the machine is off" if len(only) == 1 else ""),
     )
 
 
@@ -164,11 +164,11 @@ def require_one_moment(
     wrong = snapshot_fit.mixture(store.volumes, on, entry)
     if wrong and not is_forced:
         raise StateError(
-            f"the snapshot {name} is not of one moment: {wrong[0]}",
+            f"the disks of the snapshot {name} are from different moments: {wrong[0]}",
             machine=vm.name,
             details=wrong[1:],
-            hint=f"`qvm snapshot verify {word(name)}` tells more; "
-            f"`qvm snapshot restore --force {word(name)}` restores it all the same",
+            hint=f"`qvm snapshot verify {word(name)}` shows more; "
+            f"`qvm snapshot restore --force {word(name)}` restores it anyway",
         )
     doubt = snapshot_fit.doubt(on, entry)
     for each in [*wrong, *([doubt] if doubt else []), *snapshot_fit.base_changes(store.volumes, entry)]:
@@ -256,9 +256,9 @@ def _require_new(store: Store, name: str, request: Request) -> bool:
     is_there = bool(store.holders(name) or store.holders(name + snapshot_names.NEW))
     if is_there and not request.is_replacing:
         raise StateError(
-            f"there is a snapshot {name} already",
+            f"the snapshot {name} already exists",
             machine=store.vm.name,
-            hint="choose another name, or `--replace`; `--timestamp` puts the time in front",
+            hint="choose another name, or `--replace` it; `--timestamp` prefixes the time",
         )
     return is_there
 
@@ -373,7 +373,7 @@ def _at_rest(vm: Machine, note: Note, journal: Journal, kind: str, *, has_freeze
 def delete(vm: Machine, names: tuple[str, ...]) -> SnapshotDeleted:
     """Remove snapshots; see `commands.snapshot`."""
     if not names:
-        raise UsageError("snapshot delete: which one?", hint="`qvm snapshot list` tells their names")
+        raise UsageError("snapshot delete: no name given", hint="`qvm snapshot list` shows the names")
     with work_lock(vm, "snapshot delete"), opened(vm, "delete a snapshot") as (store, _, _seen):
         known = Catalogue.read(vm)
         for name in names:
@@ -405,8 +405,8 @@ def _require_room_for_tables(store: Store) -> None:
         free = host_files.free_bytes(folder)
         if free < TABLES_BYTES:
             raise StateError(
-                f"cannot delete: {each.name} needs {size(TABLES_BYTES)} of room for its new tables, "
-                f"and there is {size(free)}",
+                f"cannot delete: {each.name} needs {size(TABLES_BYTES)} free for its new tables, "
+                f"but only {size(free)} is free",
                 machine=store.vm.name,
-                hint=f"make so much room in {folder}; no snapshot was touched",
+                hint=f"free space in {folder}; no snapshot was changed",
             )

@@ -72,9 +72,9 @@ class Store(ABC):
             found = [snapshot for snapshot in self.every(each) if snapshot.name == tag]
             if len(found) > 1:
                 raise StateError(
-                    f"{snapshot_fit.doubles(each, found)}: which one is meant?",
+                    f"ambiguous name: {snapshot_fit.doubles(each, found)}",
                     machine=self.vm.name,
-                    hint=f"`{self._first_removed(each, found[0])}` removes the first of them alone",
+                    hint=f"`{self._first_removed(each, found[0])}` removes only the first",
                 )
 
     def _first_removed(self, volume: Volume, first: Snapshot) -> str:
@@ -255,9 +255,9 @@ class Live(Store):
             Jobs(self.exchange, watch).job(command, arguments)
         except OSError:
             raise QmpError(
-                f"QEMU went away during {command}",
+                f"QEMU ended during {command}",
                 machine=self.vm.name,
-                hint="`qvm status` tells what is left of it, `qvm logs` why; `qvm start` starts it again",
+                hint="`qvm logs` shows why, `qvm status` what is left; `qvm start` starts it again",
             ) from None
 
     def require_no_number(self, tag: str) -> None:
@@ -272,7 +272,7 @@ class Live(Store):
                 raise StateError(
                     f"the name {tag} is also the number of another snapshot on {each.id}",
                     machine=self.vm.name,
-                    hint="QEMU would take that one: restore it while the machine is off",
+                    hint="QEMU would load that one: restore it while the machine is off",
                 )
 
 

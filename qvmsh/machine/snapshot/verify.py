@@ -56,7 +56,7 @@ def _verify(vm: Machine, names: tuple[str, ...], seen: state.Observation) -> Ver
             snapshot_view.find(vm, name, seen)
     wanted = list(dict.fromkeys(names)) or sorted({*tags, *known.entries})
     there = [each for each in able if os.path.exists(each.path)]
-    images = [f"{each.name} is not there" for each in able if each not in there]
+    images = [f"{each.name} is missing" for each in able if each not in there]
     images += [] if seen.is_live else [line for each in there for line in _damage(vm, each)]
     rows = []
     for name in wanted:
@@ -72,7 +72,7 @@ def _verify(vm: Machine, names: tuple[str, ...], seen: state.Observation) -> Ver
         if seen.is_live:
             unsure.append("the machine is on: the tables of its images were not checked")
         if entry is None:
-            unsure.append("made by another tool: whether the base was written to since is not known")
+            unsure.append("made by another tool: the base may have been written to since")
         unsure += snapshot_fit.base_doubts(able, entry) if not problems else []
         if entry and entry.get("memory"):
             unsure += [
@@ -140,6 +140,6 @@ def _unreadable(vm: Machine, disk: Volume, snapshot: Snapshot, *, is_on: bool) -
             image.run(tools.qemu_img(vm), words, what=f"read it on {disk.id}")
     except QvmError as error:
         if snapshot not in chain.snapshots_in(disk.path, disk.format):  # removed in the meantime
-            return [f"it has gone from {disk.id} while it was read"]
+            return [f"it was removed from {disk.id} while it was read"]
         return [f"it cannot be read on {disk.id}: {'; '.join(error.details) or error.what}"]
     return []

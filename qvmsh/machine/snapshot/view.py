@@ -37,7 +37,7 @@ def observed(vm: Machine) -> state.Observation:
     """The machine's state; it is said where what is looked at is not what its guest works on."""
     seen = state.observe(vm)
     if seen.is_live and seen.note is not None and seen.note.disposable:
-        vm.io.warn(f"{vm.name} is disposable: this is about its images, which stay as they are")
+        vm.io.warn(f"{vm.name} is disposable: this shows its images, which do not change")
     return seen
 
 
@@ -97,7 +97,7 @@ def _row_of_disk(disk: Volume) -> dict[str, Any]:
     try:
         used, virtual = os.stat(disk.path).st_blocks * 512, image.header(disk.path, disk.format).size_bytes
     except FileNotFoundError:
-        problem = "it is not there"
+        problem = "it is missing"
     except OSError as error:
         problem = f"it cannot be read: {error.strerror}"
     except ImageError as error:
@@ -183,7 +183,7 @@ def find(vm: Machine, name: str, seen: state.Observation) -> tuple[list[Volume],
     if name not in tags:
         raise snapshot_names.unknown(vm, name, tags)
     for line in doubles(holders, tags[name]):
-        vm.io.warn(f"{vm.name}: {line}; this is about the first")
+        vm.io.warn(f"{vm.name}: {line}; the first is used")
     return holders, tags[name][0]
 
 
@@ -216,7 +216,7 @@ def show(vm: Machine, name: str) -> Details:
     ]
     missing = [each.id for each in holders if each.id not in on]
     other = snapshot_hardware.differences(vm, entry) if entry else []
-    other += [f"{path} was a disk then" for path in snapshot_fit.gone(holders, entry)]
+    other += [f"{path} was a disk at the time" for path in snapshot_fit.gone(holders, entry)]
     return Details(vm.name, name, rows, missing, entry, other)
 
 
@@ -234,9 +234,9 @@ def diff(vm: Machine, first: str, second: str | None) -> Differences:
         changed: int | None = None
         note = ""
         if each.id not in one:
-            note = f"holds no {first}"
+            note = f"has no snapshot {first}"
         elif two is not None and each.id not in two:
-            note = f"holds no {second}"
+            note = f"has no snapshot {second}"
         else:
             changed = qcow2.changed(each.path, one[each.id].id, None if two is None else two[each.id].id)
         rows.append({"id": each.id, "file": each.path, "changed_bytes": changed, "note": note})

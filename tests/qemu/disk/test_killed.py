@@ -242,7 +242,7 @@ def test_rebase_killed_when_its_header_is_written_and_its_tables_are_not(blank: 
     assert not holds(vm, 1, 2, 3)
     errors = vm.ok("start", "--no-wait").err
     assert (
-        "the rebase of disk0, begun 2026-11-21 10:00:00, is undone: the disk stands where it stood" in errors
+        "the rebase of disk0, begun 2026-11-21 10:00:00, was undone: the disk stands where it stood" in errors
     )
     assert holds(vm, 1, 2, 3)
     assert stands_on(vm).endswith(BASE)

@@ -499,7 +499,7 @@ def test_savevm_with_a_raw_further_disk_is_refused_by_its_name(blank: Blank) -> 
     image(vm, "data.img", "raw")
     vm.ok("start", "--no-wait")
     require_error(
-        vm.qvm("stop", "--savevm", "x"), 3, "data.img is raw, which holds no snapshots", "read-only"
+        vm.qvm("stop", "--savevm", "x"), 3, "data.img is raw, which cannot hold snapshots", "read-only"
     )
     assert vm.ok("cmd", "info status").out == "VM status: running\n"
 

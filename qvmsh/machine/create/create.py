@@ -81,7 +81,7 @@ def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Ma
             folder.put_in_place()
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
-            raise UsageError(f"create: {name} has just been made by somebody else") from None
+            raise UsageError(f"create: another command has just created {name}") from None
         raise QvmError(f"cannot create {name}: {error.strerror}", hint="nothing was left behind") from error
     host_files.sync_folder(os.path.dirname(final))
     vm = Machine(final, io=io, environ=environ)
@@ -96,7 +96,7 @@ def _require_sound(wish: Wish) -> None:
         UsageError: with what it must be.
     """
     if not wish.image:
-        raise UsageError("create: --image is empty", hint="it names an image file, or tiny")
+        raise UsageError("create: --image is empty", hint="give an image file, or tiny")
     cpus = None if wish.cpus is None else str(wish.cpus)
     for flag, name, value in (
         ("--mem", "VM_MACHINE_MEM", wish.memory),
@@ -130,21 +130,23 @@ def _require_right(part: str, final: str, environ: Mapping[str, str]) -> None:
 def require_place(final: str, name: str, *, verb: str = "create") -> None:
     """Refuse a place for a new machine's directory where it cannot be made."""
     if os.path.lexists(final) and not os.path.isdir(final):
-        raise UsageError(f"{verb}: {name} is there already, and no folder", hint="choose another name")
+        raise UsageError(f"{verb}: {name} already exists and is not a folder", hint="choose another name")
     if not name or name.startswith((".", "-")) or not name.isprintable():
-        raise UsageError(f"{verb}: {name!r} cannot be the name of a machine", hint="begin it with a letter")
+        raise UsageError(f"{verb}: {name!r} cannot be the name of a machine", hint="start it with a letter")
     wrong = VARIABLES["VM_MACHINE_NAME"].judge(name)
     if wrong:
-        raise UsageError(f"{verb}: the name of the machine {wrong[0]}", hint="it names the machine's files")
+        raise UsageError(
+            f"{verb}: the name of the machine {wrong[0]}", hint="the machine's files are named after it"
+        )
     if not os.path.isdir(os.path.dirname(final)):
         raise UsageError(
             f"{verb}: there is no folder {os.path.dirname(final)}",
-            hint="make it first, or choose another place",
+            hint="create it first, or choose another place",
         )
     if os.path.exists(os.path.join(final, ".vmrc")):
-        raise UsageError(f"{verb}: {name} is a machine already", hint=f"`qvm status {name}` tells about it")
+        raise UsageError(f"{verb}: {name} is already a machine", hint=f"`qvm status {name}` shows its state")
     if os.path.lexists(final) and _foreign_names(final, name):
-        raise UsageError(f"{verb}: {name} is there already, and not empty", hint="choose another name")
+        raise UsageError(f"{verb}: {name} already exists and is not empty", hint="choose another name")
 
 
 def _foreign_names(final: str, name: str) -> list[str]:
@@ -162,9 +164,9 @@ def _source(wanted: str, name: str, io: Io, environ: Mapping[str, str]) -> tuple
         return str(found), True
     if not os.path.exists(wanted):
         raise ImageError(
-            f"{wanted} is not there, and no built-in image is called so",
+            f"there is no file {wanted}, and no built-in image of that name",
             machine=name,
-            hint=f"built-in: {', '.join(sorted(builtin.BUILTIN))}; else --image FILE",
+            hint=f"built-in: {', '.join(sorted(builtin.BUILTIN))}; or --image FILE",
         )
     return os.path.abspath(wanted), False
 
@@ -188,7 +190,7 @@ def make_key(part: str, name: str) -> None:
             "ssh-keygen is not installed", machine=name, hint="install the OpenSSH client"
         ) from None
     if done.returncode:
-        raise QvmError("cannot make an ssh key", machine=name, details=done.stderr.splitlines()[-3:])
+        raise QvmError("cannot create an ssh key", machine=name, details=done.stderr.splitlines()[-3:])
 
 
 def _write_vmrc(part: str, name: str, wish: Wish, is_builtin: bool, environ: Mapping[str, str]) -> None:

@@ -42,7 +42,7 @@ def require_layers(vm: Machine, what: str) -> None:
     """Refuse what needs base and overlay where VM_USE_SNAPSHOTS=no."""
     if not vm.settings.boolean("VM_USE_SNAPSHOTS"):
         raise UsageError(
-            f"{what} needs a base and an overlay, and VM_USE_SNAPSHOTS=no says there are none",
+            f"{what} needs a base and an overlay, but VM_USE_SNAPSHOTS=no turns them off",
             machine=vm.name,
             hint="`qvm config VM_USE_SNAPSHOTS=yes` turns layers on",
         )
@@ -95,30 +95,29 @@ def _plan(vm: Machine, layers: Layers, clobber_base: bool, clobber_overlay: bool
     if has_overlay and not clobber_overlay:
         if not has_base:
             raise ImageError(
-                f"{overlay} is orphaned: the base it stands on, {base}, is not there",
+                f"{overlay} is orphaned: its base {base} is missing",
                 machine=vm.name,
-                hint=f"put {base} back; or `qvm init -k` throws the overlay away and begins anew",
+                hint=f"put {base} back; or `qvm init -k` discards the overlay and creates a new one",
             )
         if not clobber_base:
             raise ImageError(
-                f"already initialised: {base} and {overlay} are there",
+                f"already initialised: {base} and {overlay} exist",
                 machine=vm.name,
-                hint="`qvm init -k` makes a fresh overlay, `-k -b` a fresh base too; "
-                "what is in them is then lost",
+                hint="`qvm init -k` creates a new overlay, `-k -b` a new base too; their data is lost",
             )
         raise ImageError(
-            f"{overlay} stands on the base, which would be overwritten",
+            f"{overlay} is backed by the base, which would be overwritten",
             machine=vm.name,
-            hint="`qvm init -b -k` replaces both; what is in the overlay is then lost",
+            hint="`qvm init -b -k` replaces both; the data in the overlay is lost",
         )
     if has_base and not clobber_base:
         return ["overlay"]
     if not has_seed:
         raise ImageError(
-            f"{os.path.basename(layers.seed)} is not there",
+            f"{os.path.basename(layers.seed)} is missing",
             machine=vm.name,
             hint=own_disk.other_format(vm, os.path.basename(layers.base), os.path.basename(layers.seed))
-            or "put the image of an installed system there, or `qvm create NAME --image FILE`",
+            or "put the image of an installed system in its place, or `qvm create NAME --image FILE`",
         )
     found = image.require(layers.seed, vm.name, hint="", kind=layers.format)
     if layers.format == "qcow2" and found.format != "qcow2":
@@ -207,10 +206,10 @@ def require_writable_base(vm: Machine, *, force: bool) -> None:
     chain.below(vm, overlay, "qcow2")
     if os.path.exists(overlay) and image.has_data(program, overlay):
         raise ImageError(
-            f"{os.path.basename(overlay)} holds data that stands on the base: "
-            "writing to the base would falsify it",
+            f"{os.path.basename(overlay)} holds data that depends on the base: "
+            "writing to the base would corrupt it",
             machine=vm.name,
-            hint="`--disposable` looks at the base without writing; `qvm init -k` throws the overlay away; "
-            "`--force` runs it all the same",
+            hint="`--disposable` runs the base without writing to it; `qvm init -k` discards the overlay; "
+            "`--force` runs it anyway",
         )
     dependents.require_writable(vm, Layers(vm).base, "write to", besides=overlay)

@@ -33,7 +33,7 @@ def format_of(path: str, machine: str) -> str:
     looks = image.require(path, machine, hint="", kind=is_told).format
     if named == "qcow2" != looks:
         raise ImageError(
-            f"{os.path.basename(path)} is not in format qcow2, as its name says, but {looks}", machine=machine
+            f"{os.path.basename(path)} is named as qcow2, but is in format {looks}", machine=machine
         )
     return looks if looks != "raw" else named
 
@@ -51,29 +51,27 @@ def judged(path: str, kind: str, machine: str) -> list[Layer]:
     found = chain.layers(path, kind, machine, os.path.dirname(path))
     for each, below in zip(found, [*found[1:], None], strict=True):
         if each.header is None:
-            raise ImageError(
-                f"{name} is orphaned: its backing file {each.path} is not there", machine=machine
-            )
+            raise ImageError(f"{name} is orphaned: its backing file {each.path} is missing", machine=machine)
         others = " and ".join(each.header.files) or each.header.backing
         if each.header.files or (below and (each.format, below.format) != ("qcow2", "qcow2")):
             raise ImageError(
-                f"{name} does not stand alone: it takes data from {others!r}, which could be any file",
+                f"{name} reads data from {others!r}, which could be any file",
                 machine=machine,
-                hint="if that file belongs to it, make one image of both: "
+                hint="if that file belongs to it, combine both into one image: "
                 f"`qemu-img convert -f {kind} -O qcow2 {quote(path)} NEW.qcow2`",
             )
     if found[1:] and found[0].header and found[0].header.snapshots:
         raise ImageError(
-            f"{name} holds snapshots, which read from {found[0].header.backing!r}, and a copy stands alone",
+            f"{name} holds snapshots that read from {found[0].header.backing!r}, which a copy would lose",
             machine=machine,
-            hint=f"the disk as it is now: `qemu-img convert -f qcow2 -O qcow2 {quote(path)} NEW.qcow2`",
+            hint=f"to copy its current state: `qemu-img convert -f qcow2 -O qcow2 {quote(path)} NEW.qcow2`",
         )
     if kind == "raw" and image.is_iso(path):
         raise ImageError(
-            f"{name} is a CD (ISO 9660), not the disk of an installed system",
+            f"{name} is a CD image (ISO 9660), not the disk of an installed system",
             machine=machine,
-            hint="begin with an empty disk, `qemu-img create -f qcow2 empty.qcow2 20G`, and put the CD into "
-            f"its drive: `qvm config VM_CDROM={quote(path)}`",
+            hint="start with an empty disk, `qemu-img create -f qcow2 empty.qcow2 20G`, and insert the CD: "
+            f"`qvm config VM_CDROM={quote(path)}`",
         )
     image.require_unused(path, machine)
     return found
@@ -97,7 +95,7 @@ def copy(found: list[Layer], target: str, kind: str, machine: str, io: Io, progr
         if not found[1:]:
             return
         below = [os.path.basename(each.path) for each in found[1:]]
-        io.warn(f"{machine}: {name} is backed by {', '.join(below)}: that is copied into the same image")
+        io.warn(f"{machine}: {name} is backed by {', '.join(below)}, which is copied into the same image")
         try:
             rebase = ["rebase", "-q", "-f", kind]
             base = os.path.abspath(found[1].path)

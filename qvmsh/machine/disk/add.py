@@ -56,11 +56,11 @@ def bytes_of(text: str, now: int = 0) -> int:
     number = digits.rstrip("iBbKkMmGgTt")
     unit = digits[len(number) :].upper().removesuffix("B").removesuffix("I")
     if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", number) or unit not in UNITS:
-        raise UsageError(f"{text}: is no size", hint="a number and K, M, G or T: 512M, 10G, +5G")
+        raise UsageError(f"{text}: is not a size", hint="a number and K, M, G or T: 512M, 10G, +5G")
     count = int(Fraction(number) * UNITS[unit])
     total = now + count if sign == "+" else now - count if sign == "-" else count
     if total <= 0 or total % 512:
-        raise UsageError(f"{text}: a disk has a multiple of 512 bytes, and more than none")
+        raise UsageError(f"{text}: the size of a disk must be a multiple of 512 bytes and more than 0")
     return total
 
 
@@ -73,7 +73,7 @@ def add(vm: Machine, file: str, addition: Addition) -> DiskDone:
         word = _word(vm, line)
         if own_disk.is_by_hand(vm):
             raise UsageError(
-                "disk add: VM_QEMU_ARGS names the disks", machine=vm.name, hint="add it there, by hand"
+                "disk add: the disks are named in VM_QEMU_ARGS", machine=vm.name, hint="add it there by hand"
             )
         path = vm.settings.located(file)
         disks.shown(vm, path)
@@ -81,7 +81,7 @@ def add(vm: Machine, file: str, addition: Addition) -> DiskDone:
         new = Volume(f"disk{len(found) + 1}", path, line.driver, addition.is_read_only, source="VM_DISKS")
         for each in volumes.configured(vm):
             if os.path.realpath(each.path) == os.path.realpath(path):
-                raise UsageError(f"disk add: {file} is {each.id} already", machine=vm.name)
+                raise UsageError(f"disk add: {file} is already {each.id}", machine=vm.name)
         if not addition.size:
             _require_told_format(vm, new, line)
         made = _made(vm, new, addition)
@@ -99,10 +99,10 @@ def add(vm: Machine, file: str, addition: Addition) -> DiskDone:
             if made:
                 host_files.remove(path)
             raise
-        done = "made and added" if made else "added"
+        done = "created and added" if made else "added"
         if seen.is_live:
             why = _plug(vm, seen, new, line)
-            done += f"; the guest sees it from the next start ({why})" if why else "; the guest has it now"
+            done += f"; available after the next start ({why})" if why else "; available in the guest now"
     log.note(vm, f"added the disk {file}")
     below = [os.path.basename(each) for each in chain.below(vm, path, line.driver)]
     return DiskDone(vm.name, new, done + (f"; it is backed by {', '.join(below)}" if below else ""))
@@ -119,7 +119,7 @@ def _require_near(vm: Machine, disk: disks.Further) -> None:
         real = os.path.realpath(each.path)
         if each.format == "raw" and not any(real.startswith(os.path.join(home, "")) for home in homes):
             raise ImageError(
-                f"{disk.name} is backed by {each.path}, a raw file elsewhere, which the guest would read",
+                f"{disk.name} is backed by {each.path}, a raw file elsewhere that the guest could then read",
                 machine=vm.name,
                 hint=f"if that file belongs to it, `qvm config edit` adds the line {disk.name!r} to VM_DISKS",
             )
@@ -140,7 +140,7 @@ def _word(vm: Machine, line: devices.DiskLine) -> str:
         raise UsageError(
             f"disk add: VM_DISKS cannot hold the name {line.path!r}",
             machine=vm.name,
-            hint="a line of it holds one disk, and blanks before it count for nothing: take another name",
+            hint="each line names one disk, and leading blanks are ignored: use another name",
         )
     return word
 
@@ -156,9 +156,9 @@ def _require_told_format(vm: Machine, disk: Volume, line: devices.DiskLine) -> N
         return
     if image.require(disk.path, vm.name, hint="").format != "qcow2":
         raise UsageError(
-            f"disk add: neither its name nor its content tells that {disk.name} is an image",
+            f"disk add: neither name nor content of {disk.name} says that it is an image",
             machine=vm.name,
-            hint="`--format raw` takes it as it is",
+            hint="`--format raw` adds it anyway",
         )
 
 
@@ -174,7 +174,7 @@ def _warn_of_others(vm: Machine, disk: Volume) -> None:
             continue
         if any(os.path.realpath(each.path) == os.path.realpath(disk.path) for each in theirs):
             vm.io.warn(
-                f"{vm.name}: {disk.name} is a disk of {other.name} too ({folder}): only one may write to it"
+                f"{vm.name}: {disk.name} is also a disk of {other.name} ({folder}): only one may write to it"
             )
 
 
@@ -184,17 +184,17 @@ def _made(vm: Machine, disk: Volume, addition: Addition) -> bool:
     if addition.size is None:
         if not is_there:
             raise ImageError(
-                f"{disk.name} is not there", machine=vm.name, hint="a size behind it makes an empty one: 10G"
+                f"{disk.name} is missing", machine=vm.name, hint="add a size to create an empty one: 10G"
             )
         return False
     if is_there:
         raise ImageError(
-            f"{disk.name} is there already", machine=vm.name, hint="without a size it is added as it is"
+            f"{disk.name} already exists", machine=vm.name, hint="leave out the size to add it as it is"
         )
     if disk.format not in MAKES:
         stem = os.path.splitext(os.path.basename(disk.path))[0]
         raise UsageError(
-            f"disk add: qvm makes {' and '.join(MAKES)} images, not {disk.format}",
+            f"disk add: qvm creates {' and '.join(MAKES)} images, not {disk.format}",
             machine=vm.name,
             hint=f"`qvm disk add {quote(stem + '.qcow2')} {quote(addition.size)}`",
         )
@@ -202,7 +202,7 @@ def _made(vm: Machine, disk: Volume, addition: Addition) -> bool:
     folder = os.path.dirname(disk.path)
     if not os.path.isdir(folder):
         raise ImageError(
-            f"cannot make {disk.name}: there is no folder {folder}", machine=vm.name, hint="make it first"
+            f"cannot create {disk.name}: there is no folder {folder}", machine=vm.name, hint="create it first"
         )
     part = f"{disk.path}.part{os.getpid()}"
     words = ["create", "-q", "-f", disk.format, image.safe_name(part), str(wanted)]
@@ -210,12 +210,12 @@ def _made(vm: Machine, disk: Volume, addition: Addition) -> bool:
     with host_files.Removed(vm.files.adding), host_files.Removed(part):
         try:
             _lay_down(vm, part)
-            diskwork.run(vm, words, f"make {disk.name}")
+            diskwork.run(vm, words, f"create {disk.name}")
         except ImageError as error:
             error.details = tuple(
                 line.removeprefix(f"{part}: ").replace(part, disk.path) for line in error.details
             )
-            error.hint = error.hint or "a smaller size, or another place; nothing was changed"
+            error.hint = error.hint or "choose a smaller size or another place; nothing was changed"
             raise
         host_files.sync(part)
         os.link(part, disk.path)  # never over one that has just come to be
@@ -244,9 +244,9 @@ def _plug(vm: Machine, seen: state.Observation, disk: Volume, line: devices.Disk
     platform = platforms.of(settings.architecture, settings.text("VM_QEMU_MACHINE"))
     kind = {"virtio": platform.virtio("blk"), "scsi": "scsi-hd"}.get(bus)
     if kind is None or seen.note is None:
-        return f"VM_DISK_BUS={bus} takes none while it runs"
+        return f"VM_DISK_BUS={bus} takes no disk while it runs"
     if seen.note.disposable or seen.note.base_only:
-        return "this run is disposable, or of the base only"
+        return "this run is --disposable or --base-only"
     file = {"driver": disks.protocol(disk.path), "filename": disks.shown(vm, disk.path)}
     node: dict[str, Any] = {
         "node-name": disk.id, "driver": line.driver, "read-only": disk.is_read_only, "file": file,

@@ -45,7 +45,7 @@ def check(vm: Machine, name: str | None, *, is_repairing: bool) -> Checked:
             }  # fmt: skip
             rows.append(row)
             if seen.is_live and is_written and not is_lent:
-                row["note"] = "not checked: the machine is on and writes to it"
+                row["note"] = "not checked: the running machine writes to it"
                 continue
             try:
                 sound = _look(vm, path, kind)
@@ -109,7 +109,7 @@ def _mend(vm: Machine, row: dict[str, Any], kind: str, sound: Soundness) -> Soun
         host_files.sync(path)
         after = imagecheck.check(program, path, kind)
     if after is not None and not after.corruptions:
-        row["note"] = f"mended: {sound.corruptions} errors, {sound.leaks} leaked clusters"
+        row["note"] = f"repaired: {sound.corruptions} errors, {sound.leaks} leaked clusters"
     return after or sound
 
 

@@ -49,16 +49,16 @@ def commit(vm: Machine, name: str | None) -> DiskDone:
         if free < needed:
             raise ImageError(
                 f"cannot commit: {os.path.basename(base)} would grow by up to {size(needed)}, "
-                f"and there is room for {size(free)}",
+                f"but only {size(free)} is free",
                 machine=vm.name,
-                hint=f"make room in {os.path.dirname(base)}; nothing was changed",
+                hint=f"free space in {os.path.dirname(base)}; nothing was changed",
             )
         if seen.is_live:
             disk_layers_live.commit(vm, seen, disk)
         else:
             _commit(vm, disk, base)
     log.note(vm, f"committed {disk.id} to {os.path.basename(base)}")
-    return DiskDone(vm.name, disk, f"its data is in {os.path.basename(base)} now, it is empty")
+    return DiskDone(vm.name, disk, f"emptied; its data is now in {os.path.basename(base)}")
 
 
 def _commit(vm: Machine, disk: Volume, base: str) -> None:
@@ -67,7 +67,7 @@ def _commit(vm: Machine, disk: Volume, base: str) -> None:
     with vm.io.stage(f"committing {disk.name}"):
         words = ["commit", "-q", "-f", disk.format, image.safe_name(disk.path)]
         diskwork.run(
-            vm, words, f"commit {disk.name}", "the overlay still holds all; `qvm disk commit` goes on"
+            vm, words, f"commit {disk.name}", "the overlay still holds all data; `qvm disk commit` continues"
         )
         host_files.sync(base)
         host_files.sync(disk.path)
@@ -102,9 +102,9 @@ def rebase(vm: Machine, name: str, base: str | None, *, is_unsafe: bool) -> Disk
         if tags and not is_unsafe:
             raise ImageError(
                 f"cannot rebase {disk.name}: it holds snapshots ({', '.join(tags)}), which would read from "
-                "another base and be silently wrong",
+                "another base and be silently corrupted",
                 machine=vm.name,
-                hint="`qvm snapshot delete` them first; `--unsafe`, where the new base holds the same",
+                hint="`qvm snapshot delete` them first; or `--unsafe` if the new base holds the same",
             )
         if base is None and is_unsafe:
             raise UsageError("disk rebase: --unsafe needs a base that holds the same as the old one")
@@ -119,13 +119,13 @@ def rebase(vm: Machine, name: str, base: str | None, *, is_unsafe: bool) -> Disk
                 os.path.realpath(disk.path),
                 *dependents.overlays_on(disk.path, vm),
             }:
-                raise UsageError(f"disk rebase: {base} stands on {disk.id} itself", machine=vm.name)
+                raise UsageError(f"disk rebase: {base} is backed by {disk.id} itself", machine=vm.name)
             target = _backing_name(disk, os.path.realpath(path))
         if not is_unsafe:
             _require_room_for(vm, disk, layers)
         if seen.is_live:
             disk_layers_live.flatten(vm, seen, disk)
-            return DiskDone(vm.name, disk, "stands alone now")
+            return DiskDone(vm.name, disk, "no longer backed by another image")
         if not is_unsafe:
             image.require_unused(disk.path, vm.name)
         words += ["-b", target, image.safe_name(disk.path)]
@@ -135,7 +135,7 @@ def rebase(vm: Machine, name: str, base: str | None, *, is_unsafe: bool) -> Disk
             host_files.sync(disk.path)
     log.note(vm, f"rebased {disk.id} onto {target or 'nothing'}")
     shown = target.removeprefix("./")
-    return DiskDone(vm.name, disk, f"stands on {shown} now" if shown else "stands alone now")
+    return DiskDone(vm.name, disk, f"now backed by {shown}" if shown else "no longer backed by another image")
 
 
 def _backing_name(disk: Volume, base: str) -> str:
@@ -159,7 +159,7 @@ def _format_of(vm: Machine, base: str, path: str) -> str:
     suffix = os.path.splitext(path)[1].lower()
     kind = devices.BY_SUFFIX.get(suffix, "raw")
     is_told = "raw" if suffix == ".raw" else ""
-    looks = image.require(path, vm.name, hint="name an image that is there", name=base, kind=is_told).format
+    looks = image.require(path, vm.name, hint="name an existing image", name=base, kind=is_told).format
     if looks != kind and (kind == "raw" or looks != "raw"):
         raise ImageError(
             f"{base} looks like {looks}, but its name does not say so",
@@ -181,12 +181,12 @@ def _require_a_file(vm: Machine, disk: Volume, base: str, path: str) -> None:
     other = next((each for each in volumes.configured(vm) if base in (each.id, each.node)), None)
     is_file = other is None or os.path.exists(path)
     if os.path.realpath(path if is_file or not other else other.path) == os.path.realpath(disk.path):
-        raise UsageError("disk rebase: a disk cannot stand on itself", machine=vm.name)
+        raise UsageError("disk rebase: a disk cannot be its own base", machine=vm.name)
     if other and not is_file:
         raise UsageError(
-            f"disk rebase: {base} is a disk, and a base is named by its file",
+            f"disk rebase: {base} is the id of a disk; a base is given as a file",
             machine=vm.name,
-            hint=f"its file is {other.name}; once {disk.id} stands on that, the guest must not write to it",
+            hint=f"its file is {other.name}; once {disk.id} is backed by it, the guest must not write to it",
         )
 
 
@@ -211,9 +211,9 @@ def _require_room_for(vm: Machine, disk: Volume, layers: list[str]) -> None:
     free = host_files.free_bytes(folder)
     if free < needed:
         raise ImageError(
-            f"cannot rebase: {disk.name} may grow by {size(needed)}, and there is room for {size(free)}",
+            f"cannot rebase: {disk.name} may grow by {size(needed)}, but only {size(free)} is free",
             machine=vm.name,
-            hint=f"make room in {folder}; nothing was changed",
+            hint=f"free space in {folder}; nothing was changed",
         )
 
 
@@ -221,7 +221,7 @@ def _require_qcow2(vm: Machine, disk: Volume, what: str) -> None:
     """Other formats may have a base too, but the journal and a commit while on know only qcow2."""
     if disk.format != "qcow2":
         raise UsageError(
-            f"disk {what}: {disk.id} is {disk.format}, and only an overlay in qcow2 can be worked on",
+            f"disk {what}: {disk.id} is {disk.format}; only a qcow2 overlay can be changed",
             machine=vm.name,
         )
 
@@ -233,5 +233,7 @@ def _overlay(vm: Machine, seen: state.Observation, name: str | None, what: str) 
     if not seen.is_live:
         diskwork.require_ready(vm, disk)
     if not chain.below(vm, disk.path, disk.format):
-        raise UsageError(f"disk {what}: {disk.id}, {disk.name}, stands on no other image", machine=vm.name)
+        raise UsageError(
+            f"disk {what}: {disk.id}, {disk.name}, is not backed by another image", machine=vm.name
+        )
     return disk

@@ -37,7 +37,11 @@ def commit(vm: Machine, seen: state.Observation, disk: Volume) -> None:
     note, pid = _running(vm, seen, "commit a disk")
     if recovery.options_of(pid, disk.node) is None:
         is_by_words = disk.source == "words"
-        why = "your own words for QEMU name it" if is_by_words else "it has come while the machine was on"
+        why = (
+            "it is named in VM_QEMU_EXTRA or VM_QEMU_ARGS"
+            if is_by_words
+            else "it was added while the machine was on"
+        )
         raise StateError(
             f"cannot commit {disk.id} while it runs: {why}",
             machine=vm.name,

@@ -35,7 +35,7 @@ def disks(vm: Machine) -> Disks:
             row["chain"] = chain.below(vm, each.path, each.format)
             row["size_bytes"] = image.virtual_bytes(tools.qemu_img(vm), each.path, each.format)
             if row["chain"] and not os.path.exists(row["chain"][-1]):
-                row["problem"] = f"orphaned: {os.path.basename(row['chain'][-1])} is not there"
+                row["problem"] = f"orphaned: {os.path.basename(row['chain'][-1])} is missing"
             row["users"] = image.users(each.path)
         except QvmError as error:
             row["problem"] = error.what

@@ -55,15 +55,15 @@ def left(vm: Machine, record: Record) -> tuple[str, str | None]:
 
 def _recover_off(store: Store, record: Record) -> str:
     """Of a machine that is off, or has ended: a guest wrote nothing in between."""
-    outcome = "is over: what the disk holds is the same"
+    outcome = "has ended: the content of the disk is the same"
     for each in store.volumes:
         remove_layer(each.path)
         if record.backing is not None and image.header(each.path, each.format).backing != record.backing:
             below = ["-F", record.backing_format] if record.backing else []
             words = ["rebase", "-u", "-f", "qcow2", *below, "-b", record.backing, image.safe_name(each.path)]
-            what = f"put {each.name} back on what it stood on"
+            what = f"restore the base of {each.name}"
             image.run(tools.qemu_img(store.vm), words, what=what)
-            outcome = "is undone: the disk is backed by what it was backed by"
+            outcome = "was undone: the disk has its old base"
     return outcome
 
 
@@ -107,9 +107,9 @@ def _recover_live(store: Live, record: Record) -> str:
         row = row_of(store, lambda each: each.get("qdev") == record.device)
         if not os.path.samefile(_file_of_row(store.vm, row), path):
             under_new_layer(store, path, record.node, record.device, pid)
-            return "is finished"
+            return "was completed"
     remove_layer(path)
-    return "is undone: what the disk holds is the same" if job is not None else "has ended"
+    return "was undone: the content of the disk is the same" if job is not None else "has ended"
 
 
 def row_of(store: Live, is_wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def row_of(store: Live, is_wanted: Callable[[dict[str, Any]], bool]) -> dict[str
         if each.get("inserted") and is_wanted(each):
             found: dict[str, Any] = each
             return found
-    raise QmpError("QEMU has the disk no more", machine=store.vm.name)
+    raise QmpError("QEMU no longer has the disk", machine=store.vm.name)
 
 
 def _file_of_row(vm: Machine, row: dict[str, Any]) -> str:
@@ -149,7 +149,7 @@ def new_layer(vm: Machine, path: str) -> None:
     host_files.remove(place)
     words = ["create", "-q", "-u", "-f", "qcow2", "-F", kind, "-b", header.backing, place]
     words.append(str(header.size_bytes))
-    diskwork.run(vm, words, f"make an empty {os.path.basename(path)}")
+    diskwork.run(vm, words, f"create an empty {os.path.basename(path)}")
     was = os.stat(path)
     os.chmod(place, was.st_mode & 0o7777)
     if os.geteuid() == 0:

@@ -73,7 +73,7 @@ class Trimmed(Report):
         lines = [f"{self.machine}: trimmed by {self.by}"]
         for each in self.disks:
             gone = each["before_bytes"] - each["after_bytes"]
-            told = each.get("note") or f"{size(max(0, gone))} given back, {size(each['after_bytes'])} used"
+            told = each.get("note") or f"{size(max(0, gone))} freed, {size(each['after_bytes'])} used"
             lines.append(f"  {each['id']:8} {told}")
         return lines
 

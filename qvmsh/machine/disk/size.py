@@ -56,14 +56,14 @@ def resize(vm: Machine, name: str, wanted: str | None, *, is_shrinking: bool) ->
         before = image.virtual_bytes(tools.qemu_img(vm), disk.path, disk.format)
         after = bytes_of(wanted, before)
         if after == before:
-            return DiskDone(vm.name, disk, f"has {size(before)} already")
+            return DiskDone(vm.name, disk, f"already has {size(before)}")
         if disk.is_read_only:
             raise StateError(f"cannot resize {disk.id}: it is read-only", machine=vm.name)
         if after < before and not is_shrinking:
             raise UsageError(
                 f"disk resize: {size(after)} is less than {disk.id} has ({size(before)})",
                 machine=vm.name,
-                hint="what lies behind is lost; shrink the file systems first, then `--shrink`",
+                hint="the data beyond that is lost; shrink the file systems first, then `--shrink`",
             )
         if after < before:
             diskwork.require_off(vm, seen, "shrink a disk")
@@ -76,7 +76,7 @@ def resize(vm: Machine, name: str, wanted: str | None, *, is_shrinking: bool) ->
                 raise state.silent(vm) from None
             except QmpError as error:
                 error.machine = vm.name
-                error.hint = error.hint or f"it has {size(before)} as before"
+                error.hint = error.hint or f"it still has {size(before)}"
                 raise
         else:
             diskwork.require_ready(vm, disk)
@@ -86,11 +86,11 @@ def resize(vm: Machine, name: str, wanted: str | None, *, is_shrinking: bool) ->
             try:
                 diskwork.run(vm, [*words, image.safe_name(disk.path), str(after)], f"resize {disk.id}")
             except ImageError as error:
-                error.hint = error.hint or f"it has {size(before)} as before"
+                error.hint = error.hint or f"it still has {size(before)}"
                 raise
             host_files.sync(disk.path)
     log.note(vm, f"resized {disk.id} from {before} to {after} bytes")
-    left = "what lay behind is cut off" if after < before else "file systems in it are as they were"
+    left = "the data beyond that is gone" if after < before else "the file systems in it did not change"
     return DiskDone(vm.name, disk, f"{size(before)} -> {size(after)}; {left}")
 
 
@@ -103,10 +103,10 @@ def _only(vm: Machine, found: list[Volume], word: str) -> Volume:
     kept = [each for each in found if not each.is_flash]
     ids = ", ".join(each.id for each in kept)
     if any(word in (each.id, each.name) for each in kept):
-        raise UsageError("disk resize: SIZE is missing", machine=vm.name, hint="20G, or +5G for more")
+        raise UsageError("disk resize: no size given", machine=vm.name, hint="20G, or +5G for more")
     if len(kept) > 1:
         raise UsageError(
-            "disk resize: the disk is missing, and there are several",
+            "disk resize: no disk given, and the machine has several",
             machine=vm.name,
             hint=f"`qvm disk resize {kept[0].id} {quote(word)}`; there are: {ids}",
         )
@@ -166,8 +166,8 @@ def _trim_live(vm: Machine, seen: state.Observation) -> str:
             return "fstrim over ssh"
     tried.append(f"ssh: {why}")
     raise StateError(
-        "nothing in the guest could be asked to trim", machine=vm.name, details=tried,
-        hint="the guest agent, or `sudo -n fstrim` over ssh, must be there; or trim while it is off",
+        "cannot trim: neither the guest agent nor ssh could do it", machine=vm.name, details=tried,
+        hint="the guest needs its agent or `sudo -n fstrim` over ssh; or trim while it is off",
     )  # fmt: skip
 
 
@@ -176,7 +176,7 @@ def _fstrim(found: ssh.Link) -> str:
     try:
         done = found.run(TRIM, timeout_s=TRIM_S)
     except subprocess.TimeoutExpired:
-        return f"fstrim has not ended within {TRIM_S:.0f} s"
+        return f"fstrim did not end within {TRIM_S:.0f} s"
     return (done.stderr.strip().splitlines() or ["fstrim failed"])[-1] if done.returncode else ""
 
 
@@ -199,15 +199,15 @@ def _compact(vm: Machine, disk: Volume) -> str:
     """
     diskwork.require_ready(vm, disk)
     if disk.format != "qcow2":
-        return f"{disk.format} is left as it is"
+        return f"unchanged: {disk.format} cannot be trimmed"
     found, program = image.header(disk.path, disk.format), tools.qemu_img(vm)
     if found.has_data_file:
-        return "left as it is: its data is in another file; trim while the machine is on"
+        return "unchanged: its data is in another file; trim while the machine is on"
     place = os.path.realpath(disk.path)
     kind = image.kind(program, place)
     why = _why_not(vm, disk, found, kind)
     if why:
-        return f"left as it is: {why}"
+        return f"unchanged: {why}"
     part = f"{place}.part{os.getpid()}"
     below = ["-B", found.backing, "-F", found.backing_format] if found.backing else []
     below += ["-o", image.options(kind), *(["--bitmaps"] if image.bitmaps(kind) else [])]
@@ -217,17 +217,17 @@ def _compact(vm: Machine, disk: Volume) -> str:
             os.fchown(fd, mode.st_uid, mode.st_gid)
         os.fchmod(fd, mode.st_mode & 0o7777)
         words = ["convert", "-q", "-f", "qcow2", "-O", "qcow2", *below]
-        with vm.io.stage(f"writing {disk.name} anew"):
-            diskwork.run(vm, [*words, image.safe_name(disk.path), part], f"write {disk.name} anew")
+        with vm.io.stage(f"rewriting {disk.name}"):
+            diskwork.run(vm, [*words, image.safe_name(disk.path), part], f"rewrite {disk.name}")
             words = ["compare", "-q", "-f", "qcow2", "-F", "qcow2", image.safe_name(disk.path), part]
             diskwork.run(vm, words, f"compare {disk.name} with its new copy")
         made = image.kind(program, part)
         changed = sorted(key for key in {*kind, *made} if kind.get(key) != made.get(key))
         if changed:
-            return f"left as it is: qemu-img would change its {', '.join(changed)}"
+            return f"unchanged: qemu-img would change its {', '.join(changed)}"
         os.fsync(fd)  # before that not all of its blocks may be counted
         if os.fstat(fd).st_blocks > mode.st_blocks:
-            return "left as it is: written anew it would be larger"
+            return "unchanged: rewritten it would be larger"
         os.rename(part, place)
     host_files.sync_folder(os.path.dirname(place))
     return ""
@@ -241,14 +241,14 @@ def _why_not(vm: Machine, disk: Volume, found: image.Header, kind: dict[str, Any
     if found.snapshots:
         return f"it holds snapshots; {on}"
     if dependents.overlays_on(disk.path, vm):
-        return "other images stand on it"
+        return "other images are backed by it"
     if os.stat(disk.path).st_nlink > 1:
-        return f"its file has another name too (a hard link); {on}"
+        return f"its file has a second name (a hard link); {on}"
     if diskwork.is_link_elsewhere(disk.path) and _is_beside(found.backing):
         place = os.path.realpath(disk.path)
-        return f"it is a link, and {found.backing} would mean another file beside {place}"
+        return f"it is a link, and beside {place} {found.backing} would be another file"
     if found.backing and not found.backing_format:
-        return "it does not say of which format its backing file is"
+        return "it does not record the format of its backing file"
     broken = [each["name"] for each in image.bitmaps(kind) if "in-use" in each["flags"]]
     if broken:
         words = f"qemu-img bitmap --remove {image.typed(disk.path)} {quote(broken[0])}"

@@ -70,7 +70,7 @@ def layers(path: str, kind: str, machine: str, folder: str) -> list[Layer]:
             raise ImageError(
                 f"{os.path.basename(found[0].path)} cannot be read: {circle} is a circle",
                 machine=machine,
-                hint="`qemu-img rebase -u -f qcow2 -F FORMAT -b BASE IMAGE` puts one of them on its own base",
+                hint="`qemu-img rebase -u -f qcow2 -F FORMAT -b BASE IMAGE` gives one of them its own base",
             )
         if not os.path.exists(path):
             return [*found, Layer(path, kind, None)]
@@ -78,7 +78,7 @@ def layers(path: str, kind: str, machine: str, folder: str) -> list[Layer]:
         if found and kind == "qcow2" != header.format:
             above, name = (os.path.basename(each) for each in (found[-1].path, path))
             raise ImageError(
-                f"{name} is in format {header.format}, and {above} says qcow2",
+                f"{name} is in format {header.format}, but {above} says qcow2",
                 machine=machine,
                 hint=_recording(above, header.format, found[-1].header),
             )
@@ -96,9 +96,9 @@ def _backing(path: str, header: image.Header, machine: str) -> tuple[str, str]:
     if meant is None or header.backing_format not in ("", *devices.FORMATS):
         what = f"{header.backing!r} ({header.backing_format or 'no format'})"
         raise ImageError(
-            f"{name} names {what} as its backing file, and only files of this host may be one",
+            f"{name} names {what} as its backing file, but it must be a file of this host",
             machine=machine,
-            hint=f"`qemu-img rebase -u -f {header.format} -F FORMAT -b FILE {quote(name)}` names another",
+            hint=f"`qemu-img rebase -u -f {header.format} -F FORMAT -b FILE {quote(name)}` sets another",
         )
     base, kind = meant[0], header.backing_format or meant[1]
     if kind not in devices.FORMATS:
@@ -120,7 +120,7 @@ def _backing(path: str, header: image.Header, machine: str) -> tuple[str, str]:
 def _recording(name: str, kind: str, header: image.Header | None) -> str:
     """The command that records the format of a backing file."""
     if header is None or header.format != "qcow2":
-        return f"`qemu-img convert` makes {name} an image in qcow2, which stands alone"
+        return f"`qemu-img convert` turns {name} into a qcow2 image without a base"
     words = f"-F {kind} -b {quote(header.backing)} {quote(image.safe_name(name))}"
     return f"`qemu-img rebase -u -f qcow2 {words}` records it, if it is {kind}"
 
@@ -142,7 +142,7 @@ def _require_own(path: str, name: str, folder: str, machine: str) -> None:
         raise ImageError(
             f"{os.path.basename(path)} keeps its data in {name!r}, which is not a plain file beside it",
             machine=machine,
-            hint="`qemu-img convert -O qcow2` where that file is makes one image of both",
+            hint="`qemu-img convert -O qcow2` in the folder of that file makes one image of both",
         )
 
 

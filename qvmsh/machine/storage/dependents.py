@@ -129,13 +129,13 @@ def require_writable(
         if tags:
             raise ImageError(
                 f"cannot {what} {name}: {who} holds snapshots ({', '.join(tags)}), which read from it "
-                "and would be silently wrong",
+                "and would be silently corrupted",
                 machine=vm.name,
-                hint="`qvm snapshot delete NAME` gives each of them up; or keep base and overlay as they are",
+                hint="`qvm snapshot delete NAME` each of them; or leave base and overlay unchanged",
             )
         if overlay != own:
             raise ImageError(
-                f"cannot {what} {name}: {who} stands on it and would be silently wrong",
+                f"cannot {what} {name}: {who} is backed by it and would be silently corrupted",
                 machine=vm.name,
                 hint="give that overlay a base of its own first: `qvm disk rebase`, or a copy of the base",
             )
@@ -154,12 +154,12 @@ def require_top(vm: Machine, paths: Sequence[str], what: str, *, has_disposable:
     for path, above in overlays_on_each(paths, vm).items():
         for overlay in above:
             raise ImageError(
-                f"cannot {what}: {shown(vm, overlay)} stands on {os.path.basename(path)}, which the guest "
-                "writes to, and would be silently wrong",
+                f"cannot {what}: {shown(vm, overlay)} is backed by {os.path.basename(path)}, which the "
+                "guest writes to, and would be silently corrupted",
                 machine=vm.name,
-                hint=("`--disposable` leaves it as it is; " if has_disposable else "")
+                hint=("`--disposable` leaves it unchanged; " if has_disposable else "")
                 + "`qvm disk rebase`, or a copy, gives that overlay a base of its own; "
-                "`--force` does it all the same",
+                "`--force` does it anyway",
             )
 
 

@@ -47,7 +47,7 @@ def changeable(vm: Machine, seen: state.Observation, what: str) -> list[Volume]:
     """
     if seen.is_live and seen.note is not None and seen.note.disposable:
         raise StateError(
-            f"cannot {what}: it is disposable, what changes in its disks vanishes when it stops",
+            f"cannot {what}: it is disposable, changes to its disks are lost when it stops",
             machine=vm.name,
             hint="`qvm stop` it first",
         )
@@ -61,7 +61,7 @@ def one(vm: Machine, found: list[Volume], name: str | None) -> Volume:
         UsageError: there is no such disk, or none at all, or the name is that of several.
     """
     if not found:
-        raise UsageError("it has no disks", machine=vm.name)
+        raise UsageError("the machine has no disks", machine=vm.name)
     if name is None:
         return found[0]
     path = os.path.normpath(vm.settings.located(name))
@@ -76,7 +76,7 @@ def one(vm: Machine, found: list[Volume], name: str | None) -> Volume:
             return these[0]
         if these:
             ids = " and ".join(each.id for each in these)
-            raise UsageError(f"{name} is the name of {ids}", machine=vm.name, hint="say which, by its id")
+            raise UsageError(f"{name} is the name of {ids}", machine=vm.name, hint="give the id instead")
     there = ", ".join(f"{each.id} ({each.name})" for each in found)
     raise UsageError(f"there is no disk {name}", machine=vm.name, hint=f"there are: {there}")
 

@@ -152,22 +152,22 @@ def require_further(vm: Machine, disk: Further) -> None:
     is_told = disk.line.format or disk.path.lower().endswith(".raw")
     if not is_told and kind == "raw" and image.header(disk.path).format == "qcow2":
         raise ImageError(
-            f"{disk.name} looks like qcow2, but its name does not say so, and VM_DISKS neither",
+            f"{disk.name} looks like qcow2, but neither its name nor VM_DISKS says so",
             machine=vm.name,
-            hint=f"write {disk.name}:qcow2 in VM_DISKS; or {disk.name}:raw, if the guest wrote that itself",
+            hint=f"write {disk.name}:qcow2 in VM_DISKS; or {disk.name}:raw if the guest wrote that itself",
         )
     if kind == "qcow2" != found.format:
         raise ImageError(
-            f"{disk.name} is in format {found.format}, VM_DISKS says qcow2",
+            f"{disk.name} is in format {found.format}, but VM_DISKS says qcow2",
             machine=vm.name,
             hint=f"`qemu-img convert -O qcow2 {_typed(disk)} NEW` converts it, or write {disk.name}:raw",
         )
     is_cd = disk.name.lower().endswith(".iso") and not disk.line.format and not disk.line.is_read_only
     if is_cd and image.is_iso(disk.path):
         raise ImageError(
-            f"{disk.name} is a CD (ISO 9660), not a disk that a guest could write to",
+            f"{disk.name} is a CD image (ISO 9660), not a writable disk",
             machine=vm.name,
-            hint=f"`qvm config VM_CDROM={_typed(disk)}` puts it into the CD drive; in VM_DISKS write "
+            hint=f"`qvm config VM_CDROM={_typed(disk)}` inserts it into the CD drive; in VM_DISKS write "
             f"{disk.name}:raw:ro",
         )
     if not disk.line.is_read_only and not os.access(disk.path, os.W_OK):
@@ -195,18 +195,18 @@ def require_chain(vm: Machine, path: str, name: str, kind: str) -> None:
         if layer.header is None and above.header is not None:
             name = name if above is layers[0] else os.path.basename(above.path)
             raise ImageError(
-                f"{name} is orphaned: what it stands on, {above.header.backing}, is not there",
+                f"{name} is orphaned: its base {above.header.backing} is missing",
                 machine=vm.name,
-                hint="put that file back; the overlay is of no use without it",
+                hint="put that file back; the overlay is useless without it",
             )
 
 
 def _missing_hint(disk: Further) -> str:
     word = disk.name.rpartition(":")[2]
     if ":" in disk.name and "/" not in word:
-        return f"a line of VM_DISKS is path[:format[:cache]][:ro], and {word!r} is none of these words"
+        return f"a line of VM_DISKS is path[:format[:cache]][:ro], and {word!r} is none of these"
     form = disk.line.driver
-    return f"`qemu-img create -f {form} {_typed(disk)} 10G` makes an empty one; or take it out of VM_DISKS"
+    return f"`qemu-img create -f {form} {_typed(disk)} 10G` creates an empty one; or remove it from VM_DISKS"
 
 
 def _typed(disk: Further) -> str:
@@ -230,7 +230,7 @@ def _require_file(vm: Machine, variable: str, path: str) -> None:
 def _require_variables(vm: Machine, found: Firmware, path: str) -> None:
     """The variables must be whole, and made for this firmware's flash chip."""
     name = os.path.basename(path)
-    hint = "move it away: the next start makes a fresh one, with the firmware's boot entries set anew"
+    hint = "move it away: the next start creates a new one, without the boot entries of the guest"
     header = image.require(path, vm.name, hint=hint, kind="qcow2")
     wanted = image.header(found.template, found.template_format).size_bytes
     if header.format != "qcow2" or header.size_bytes != wanted:
@@ -253,8 +253,8 @@ def prepare(vm: Machine, supplies: Supplies) -> None:
     is_virt = settings.text("VM_QEMU_MACHINE").startswith("virt") and not settings.text("VM_QEMU_ARGS")
     if is_virt and not found and not supplies.kernel:
         vm.io.warn(
-            f"{vm.name}: machine type virt has no firmware of its own that boots a disk: "
-            "set VM_FIRMWARE=uefi, or VM_KERNEL"
+            f"{vm.name}: machine type virt has no firmware that boots a disk: "
+            "set VM_FIRMWARE=uefi or VM_KERNEL"
         )
     if found is None or os.path.exists(path):
         return
@@ -264,7 +264,7 @@ def prepare(vm: Machine, supplies: Supplies) -> None:
         image.run(
             tools.qemu_img(vm),
             [*words, image.safe_name(found.template), part],
-            what=f"make {os.path.basename(path)}",
+            what=f"create {os.path.basename(path)}",
         )
         host_files.sync(part)
         os.link(part, path)  # unlike rename, never over one that has just come to be
@@ -356,7 +356,7 @@ def shown(vm: Machine, path: str) -> str:
         raise ImageError(
             f"QEMU cannot open {name}: that name is not UTF-8",
             machine=vm.name,
-            hint="rename the file or its folder; or name a link to it",
+            hint="rename the file or its folder; or use a link to it",
         ) from None
     return name
 

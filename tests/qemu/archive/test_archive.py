@@ -343,7 +343,7 @@ def test_archive_refuses_what_makes_no_sense(blank: Blank) -> None:
     (vm.directory / "file").touch()
     for place, said in (
         ("", "qvm: restore: the name of the directory is empty"),
-        ("file", "qvm: restore: file is there already, and no folder"),
+        ("file", "qvm: restore: file already exists and is not a folder"),
         ("file/x", f"qvm: restore: there is no folder {vm.directory}/file"),
         ("/proc/x", "hint: no folder can be made there; choose another place"),
     ):

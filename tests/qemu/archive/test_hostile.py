@@ -335,7 +335,7 @@ def test_restore_into_a_place_that_is_taken_is_refused(vm: Vm) -> None:
     ):
         require_one_error(vm.qvm("restore", "latest", place), 2)
     vm.ok("start", "--no-wait")
-    require_one_error(vm.qvm("restore", "--force", "latest", "../demo"), 2, says="is a machine already")
+    require_one_error(vm.qvm("restore", "--force", "latest", "../demo"), 2, says="is already a machine")
     require_one_error(vm.qvm("restore", "--force", "latest", "."), 2)
     require_one_error(vm.qvm("restore", "--force", "latest"), 3, says="cannot restore: it is running")
     vm.ok("kill")

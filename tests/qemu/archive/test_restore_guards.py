@@ -183,7 +183,7 @@ def test_disk_whose_folder_is_a_link_now_comes_back_in_the_machine(blank: Blank)
 
 
 def test_base_whose_name_is_a_link_now_is_not_replaced_through_it(blank: Blank) -> None:
-    """The disk stands alone now, so the state's base gets the name that it had, or one that is free."""
+    """The disk has no base now, so the state's base gets the name that it had, or one that is free."""
     vm = blank()
     write_byte(vm, 1, "0", "demo-base.qcow2")
     make_archive(vm)

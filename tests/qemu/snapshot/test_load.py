@@ -99,7 +99,10 @@ def test_start_killed_between_two_disks_goes_back_on_both(saved: Vm) -> None:
     cut_off_while_it_loads(saved)
     assert patterns_of(saved, [1, 2], *DISKS) == [1, 2]
     errors = saved.ok("start", "--no-wait").err
-    assert "the start from the snapshot work, begun 2026-11-21 10:00:00, was undone" in errors
+    assert (
+        "the start from the snapshot work, begun 2026-11-21 10:00:00, was interrupted, and was undone"
+        in errors
+    )
     assert patterns_of(saved, [1, 2], *DISKS) == [2, 2]
     assert tags(saved, *DISKS) == [["work"]] * 2
 

@@ -176,7 +176,7 @@ def recipe(name: str) -> Recipe:
         return BUILTIN[name]
     except KeyError:
         known = ", ".join(sorted(BUILTIN))
-        raise UsageError(f"no built-in image is called {name!r}", hint=f"there is: {known}") from None
+        raise UsageError(f"no built-in image is named {name!r}", hint=f"there is: {known}") from None
 
 
 def path(name: str, environ: Mapping[str, str] | None = None) -> str | None:
@@ -238,8 +238,8 @@ def _check_architecture(this: Recipe) -> None:
     here = os.uname().machine
     if here != "x86_64":
         raise QvmError(
-            f"{this.name} can be built on x86_64 only, this host is {here}",
-            hint="use `--image FILE` with a disk of your own, or one that `qvm img build -o` made elsewhere",
+            f"{this.name} can be built only on x86_64, but this host is {here}",
+            hint="use `--image FILE` with your own disk, or one that `qvm img build -o` made on another host",
         )
 
 
@@ -250,7 +250,7 @@ def check_output(output: str) -> None:
         UsageError: it is there.
     """
     if os.path.lexists(output):
-        raise UsageError(f"{output} is there already", hint="remove it, or name another file")
+        raise UsageError(f"{output} already exists", hint="remove it, or choose another file")
 
 
 def copy_out(built: Built, output: str, io: Io = QUIET) -> Built:
@@ -272,7 +272,7 @@ def copy_out(built: Built, output: str, io: Io = QUIET) -> Built:
             os.unlink(part)
         files.sync_folder(os.path.dirname(output))
     except FileExistsError:
-        raise UsageError(f"{output} is there already", hint="remove it, or name another file") from None
+        raise UsageError(f"{output} already exists", hint="remove it, or choose another file") from None
     except OSError as error:
         raise QvmError(f"cannot write {output}: {error.strerror}") from error
     return replace(built, output=output)
@@ -290,7 +290,7 @@ def _build(this: Recipe, bench: Workbench, folder: str, refresh: bool, began: fl
         if done:
             return done
         apt.close()  # makes room for what follows
-        with bench.io.stage("unpacking them"):
+        with bench.io.stage("unpacking packages"):
             apt.unpack(content, "packages")
             apt.unpack(tools, "tools")
         this.make(bench, f"{this.name}.qcow2")
@@ -328,7 +328,7 @@ def _downloaded(this: Recipe, bench: Workbench, apt: Apt) -> tuple[list[Package]
         content, tools = this.packages(apt)
     both = content + tools
     size = sum(package.size_bytes for package in both)
-    with bench.io.stage(f"getting {len(both)} packages ({size >> 20} MiB)"):
+    with bench.io.stage(f"downloading {len(both)} packages ({size >> 20} MiB)"):
         apt.fetch(both)
     return content, tools
 
@@ -474,12 +474,10 @@ def _explained(name: str, folder: str, error: QvmError | OSError) -> QvmError:
     if isinstance(error, OSError):
         what = f"{error.strerror}: {error.filename or folder}"
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            hint = (
-                "the cache is below XDG_CACHE_HOME, or ~/.cache: it must be writable, and not mounted noexec"
-            )
+            hint = "the cache is in XDG_CACHE_HOME or ~/.cache: it must be writable and not mounted noexec"
     if _is_full(error):
         what = f"no space left on the file system of {folder}"
-        hint = f"a build needs about {_NEEDED_BYTES >> 20} MiB there; XDG_CACHE_HOME names another place"
+        hint = f"a build needs about {_NEEDED_BYTES >> 20} MiB there; XDG_CACHE_HOME sets another place"
     return QvmError(f"cannot build {name}: {what}", details=details, hint=hint)
 
 

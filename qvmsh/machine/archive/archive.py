@@ -65,7 +65,7 @@ def archive(vm: Machine, wish: Wish) -> Archived:
         job = Job(vm, wish, archive_keeping.shelf_of(vm))
         place = job.store.path()
         if place is not None and not os.path.isdir(place):  # a disk that is not mounted shows here
-            job.said.append(f"{place} was not there, and is made now")
+            job.said.append(f"created {place}, which did not exist")
         archive_keeping.sweep(vm, job.shelf)
         archive_keeping.warn_of_unreadable(vm, job.shelf)
         with _telling_what_is_left(job):
@@ -73,7 +73,7 @@ def archive(vm: Machine, wish: Wish) -> Archived:
                 found, point = _of_running(job, seen)
             else:
                 found, point = _of_stopped(job)
-            job.left = f"{found.folder}/{point.stamp} is whole, what --keep removes may be there still"
+            job.left = f"{found.folder}/{point.stamp} is complete; what --keep removes may still be there"
             removed = archive_removal.rotate(vm, job.shelf, wish, (found.folder, point.stamp))
     log.note(vm, f"archived as {found.folder}/{point.stamp}")
     return Archived(
@@ -93,7 +93,7 @@ def _telling_what_is_left(job: Job) -> Iterator[None]:
         raise
     except (KeyboardInterrupt, Terminated):
         is_undone = not os.path.exists(job.vm.files.interrupted)
-        left = job.left if is_undone else "the next command of the machine puts its disks in order"
+        left = job.left if is_undone else "the next command on the machine recovers its disks"
         job.vm.io.warn(f"{job.vm.name}: interrupted; {left}")
         raise
 
@@ -102,7 +102,7 @@ def _require_sense(vm: Machine, wish: Wish) -> None:
     if wish.compress_base and not wish.compress:
         raise UsageError("archive: --compress-base needs --compress", machine=vm.name)
     if wish.drop_snapshots and not wish.is_create:
-        raise UsageError("archive: --drop-snapshots belongs to --create", machine=vm.name)
+        raise UsageError("archive: --drop-snapshots needs --create", machine=vm.name)
     if wish.drop_snapshots and wish.delvm:
         raise UsageError("archive: --drop-snapshots leaves --delvm nothing to remove", machine=vm.name)
     if wish.savevm and wish.savevm == wish.delvm:
@@ -123,9 +123,9 @@ def _of_stopped(job: Job) -> tuple[Archive, Point]:
     vm, wish = job.vm, job.wish
     if wish.savevm:
         raise StateError(
-            "cannot save the memory: it is off",
+            "cannot save the memory: the machine is off",
             machine=vm.name,
-            hint="`qvm start` first, or leave --savevm out",
+            hint="`qvm start` first, or omit --savevm",
         )
     found = drives.of(vm)
     for drive in found:
@@ -138,7 +138,7 @@ def _of_stopped(job: Job) -> tuple[Archive, Point]:
     writer = Writer(job, found, archives.stamp_of(newest), consistency="off")
     same = writer.unchanged()
     if same:
-        job.said.append("nothing has changed since; it was not copied again")
+        job.said.append("nothing has changed since; nothing was copied")
         return same
     writer.require_room()
     with writer.writing():
@@ -175,15 +175,15 @@ def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
     tags = chain.snapshots_in(layers.overlay, "qcow2")
     if tags and not job.wish.drop_snapshots:
         job.said.append(
-            f"{overlay} holds {_count(len(tags), 'snapshot')}, which a commit would falsify: archived as a "
-            "pair, the machine is as it was (--drop-snapshots commits)"
+            f"{overlay} holds {_count(len(tags), 'snapshot')}, which a commit would corrupt: archived as a "
+            "pair, the machine did not change (--drop-snapshots commits)"
         )
         return
     own = os.path.realpath(layers.overlay)
     others = [dependents.shown(vm, each) for each in dependents.overlays_on(layers.base, vm) if each != own]
     if others:
         job.said.append(
-            f"{', '.join(others)} also stands on {base}, which a commit would falsify: archived as a pair"
+            f"{', '.join(others)} is also backed by {base} and a commit would corrupt it: archived as a pair"
         )
         return
     if image.header(layers.overlay).has_data_file:
@@ -194,11 +194,11 @@ def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
     need = os.stat(layers.overlay).st_blocks * 512
     if need + ROOM_BYTES > host_files.free_bytes(vm.directory):
         raise QvmError(
-            f"not enough room to commit {overlay} into {base}: it may take {progress.size(need)}",
-            machine=vm.name, hint="make room; nothing was changed",
+            f"not enough free space to commit {overlay} into {base}: it may take {progress.size(need)}",
+            machine=vm.name, hint="free some space; nothing was changed",
         )  # fmt: skip
     _require_place(job, found, is_roomy=bool(tags))
-    job.left = f"the archives are as they were; the disk reads as before, {overlay} may be committed"
+    job.left = f"the archives did not change; the disk content neither, but {overlay} may be committed"
     journal = journals.begin(vm, Record(Kind.ARCHIVE))
     try:
         with vm.io.stage(f"committing {overlay} into {base}"):
@@ -210,8 +210,8 @@ def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
             _forget(vm, [each.name for each in tags])
     finally:
         journal.end()
-    job.changed = f"{overlay} is committed into {base}"
-    job.left = f"the archives are as they were, {job.changed}"
+    job.changed = f"{overlay} was committed into {base}"
+    job.left = f"the archives did not change; {job.changed}"
 
 
 def _require_place(job: Job, found: Sequence[Drive], *, is_roomy: bool) -> None:
@@ -232,7 +232,7 @@ def _require_place(job: Job, found: Sequence[Drive], *, is_roomy: bool) -> None:
     except OSError as error:
         raise QvmError(
             f"cannot archive: {error.filename or job.store.shown}: {error.strerror}", machine=job.vm.name,
-            hint="nothing was changed; VM_ARCHIVE names a folder that you can write to",
+            hint="nothing was changed; set VM_ARCHIVE to a folder that you can write to",
         ) from error  # fmt: skip
     if is_roomy:
         taken = [each for each in found if not each.left_out]
@@ -260,12 +260,12 @@ def _of_running(job: Job, seen: state.Observation) -> tuple[Archive, Point]:
         raise StateError(
             f"cannot archive --create: it is {seen}", machine=vm.name, actual=seen.kind,
             required=state.STOPPED,
-            hint="`qvm archive` archives it while it runs; or `qvm stop` first",
+            hint="`qvm archive` without --create works while it runs; or `qvm stop` first",
         )  # fmt: skip
     if seen.note is None or seen.kind not in (state.RUNNING, state.PAUSED, state.SUSPENDED, state.SHUT_DOWN):
         raise state.not_in_state(vm, seen, "archive", state.RUNNING)
     if seen.note.disposable or seen.note.base_only:
-        how = "disposable, its changes vanish" if seen.note.disposable else "its base that runs (--base-only)"
+        how = "disposable, its changes are lost" if seen.note.disposable else "running its base (--base-only)"
         raise StateError(f"cannot archive: it is {how}", machine=vm.name, hint="`qvm stop`, then `qvm start`")
     if wish.savevm and seen.kind not in (state.RUNNING, state.PAUSED):
         raise state.not_in_state(vm, seen, "save the memory", state.RUNNING)
@@ -276,7 +276,7 @@ def _of_running(job: Job, seen: state.Observation) -> tuple[Archive, Point]:
     except QmpError as error:
         raise _failure(job, error) from None
     if locks.holder(vm.files.pid_file) is None:
-        vm.io.warn(f"{vm.name}: QEMU ended while it was archived; all that the guest wrote is on its disks")
+        vm.io.warn(f"{vm.name}: QEMU ended during the archive; all that the guest wrote is on its disks")
     return made
 
 
@@ -285,11 +285,11 @@ def _failure(job: Job, error: QmpError) -> QmpError:
     vm = job.vm
     error.machine = error.machine or vm.name
     if not state.has_ended(vm, error):
-        error.hint = error.hint or f"{job.left}; the guest runs on"
+        error.hint = error.hint or f"{job.left}; the guest is still running"
         return error
     return QmpError(
-        "cannot archive: QEMU ended meanwhile", machine=vm.name, details=[error.what, *error.details],
-        hint="all that the guest wrote is on its disks, the archives are as they were; `qvm start` starts it",
+        "cannot archive: QEMU ended", machine=vm.name, details=[error.what, *error.details],
+        hint="all that the guest wrote is on its disks, the archives did not change; `qvm start` starts it",
     )  # fmt: skip
 
 
@@ -345,7 +345,7 @@ def _copy(job: Job, note: Note, writer: Writer, *, is_held: bool) -> changes.Tra
             is_whole = writer.is_new or wish.is_full or bool(wish.delvm)
             tracking.add(drive, writer.source_of(drive.path), is_whole=is_whole)
         if wish.delvm and not writer.is_new:
-            job.said.append(f"copied whole: the copy goes without the snapshot {wish.delvm}")
+            job.said.append(f"copied whole: without the snapshot {wish.delvm}")
         if tracking.why_whole:
             job.said.append(f"copied whole: {tracking.why_whole}")
         writer.announce_changes(set(tracking.since))
@@ -379,12 +379,12 @@ def _save(job: Job, note: Note, writer: Writer, *, is_held: bool) -> None:
     name, program = job.wish.savevm, tools.qemu_img(job.vm)
     qcow2 = [each for each in writer.taken if each.format == "qcow2"]
     if any(tag["name"] == name for each in qcow2 for tag in bitmaps.tags_of(program, each.path)):
-        job.said.append(f"the snapshot {name} that was there is replaced")
-    job.left = "its archives are as they were"
+        job.said.append(f"the old snapshot {name} was replaced")
+    job.left = "the archives did not change"
     with job.vm.io.stage(f"saving the state as {job.wish.savevm}"):
         saved.save(job.vm, note, job.wish.savevm, has_suspend=False)
-    job.changed = f"the snapshot {job.wish.savevm} is in its disks"
-    job.left += f", {job.changed}"
+    job.changed = f"the snapshot {job.wish.savevm} was saved in its disks"
+    job.left += f"; {job.changed}"
 
 
 def _count(number: int, what: str) -> str:

@@ -186,22 +186,22 @@ class Tracking:
             if part.source != source:  # the disks have changed places
                 continue
             if part.tags != tags:
-                self.why_whole = "snapshots have come or gone"
+                self.why_whole = "snapshots were added or removed"
                 return None
             if part.virtual_bytes > size_bytes:
-                self.why_whole = f"{drive.name} has been made smaller"
+                self.why_whole = f"{drive.name} was made smaller"
                 return None
             try:
                 chain = self.archive.chain(point, drive.role)
             except ImageError:
                 continue
             if len(chain) >= CHAIN_MOST:
-                self.why_whole = f"{CHAIN_MOST} states stand on one another already"
+                self.why_whole = f"a chain of {CHAIN_MOST} states is the limit"
                 return None
             below = [each for one in chain for each in one.parts if each.role == drive.role]
             damaged = [each.name for each in below if self.stored.get(each.name) != each.stored_bytes]
             if damaged:
-                self.why_whole = f"{damaged[0]} of an earlier state is gone or cut off"
+                self.why_whole = f"{damaged[0]} of an earlier state is missing or truncated"
                 return None
             return point
         self.why_whole = "what has changed since the last state is not known"
@@ -211,7 +211,7 @@ class Tracking:
         """Prepare a backup of what a bitmap names; it begins with the transaction."""
         path = staged(self.vm, ".qcow2")
         words = ["create", "-q", "-f", "qcow2", image.safe_name(path), str(size_bytes)]
-        image.run(tools.qemu_img(self.vm), words, what="make room for the changes")
+        image.run(tools.qemu_img(self.vm), words, what="create an image for the changes")
         name = f"{NODE}{len(self._jobs)}"
         inside = os.path.join(".", os.path.relpath(path, self.vm.directory))
         self._jobs[drive.role] = (name, path)

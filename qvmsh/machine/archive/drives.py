@@ -117,7 +117,7 @@ def live(vm: Machine, blocks: Sequence[dict[str, Any]]) -> list[Drive]:
     roles = {each.role for each in found}
     for each in known:
         if each.role == MAIN and MAIN not in roles:
-            raise ImageError(f"QEMU does not have {each.name} open, the machine's own disk", machine=vm.name)
+            raise ImageError(f"QEMU does not have the machine's own disk {each.name} open", machine=vm.name)
         if each.role not in roles:
             why = each.left_out or "the machine was started without it"
             found.append(replace(each, left_out=why))
@@ -141,7 +141,7 @@ def below(vm: Machine, drive: Drive) -> list[tuple[str, str]]:
     """
     layers = chain.layers(drive.path, drive.format, vm.name, vm.directory)
     if layers[-1].header is None:
-        raise ImageError(f"cannot read {drive.name}: {layers[-1].path} is not there", machine=vm.name)
+        raise ImageError(f"cannot read {drive.name}: {layers[-1].path} is missing", machine=vm.name)
     return [(layer.path, layer.format) for layer in layers[1:]]
 
 

@@ -219,9 +219,9 @@ def _require_own(vm: Machine, record: Record) -> None:
     if all(_NAME.fullmatch(cut.file) and _is_file(vm, cut.file) for cut in record.overlays):
         return
     raise QvmError(
-        ".qvm/archive.unfinished does not tell of an archive's overlays",
+        ".qvm/archive.unfinished does not name overlays of an archive",
         machine=vm.name,
-        hint="look at that file; remove it if you do not know what it tells of",
+        hint="check that file; remove it if you do not know where it comes from",
     )
 
 
@@ -248,7 +248,7 @@ def _join_live(journal: Journal, qemu: Session | None) -> str:
         return ""
     note = notes.read(vm.files)
     if note is None:
-        raise QvmError("the note of the running machine is gone", machine=vm.name)
+        raise QvmError("the launch record of the running machine is missing", machine=vm.name)
     if record.is_frozen:
         freezing.thaw(note)
         journal.change(is_frozen=False)
@@ -261,7 +261,7 @@ def _join_live(journal: Journal, qemu: Session | None) -> str:
     else:
         with Session(note.socket("session"), vm.io.checkpoint) as own:
             _join_each(journal, own)
-    return "the running guest's disks are whole again"
+    return "the running guest's disks are joined again"
 
 
 def _join_each(journal: Journal, qemu: Session) -> None:
@@ -317,9 +317,9 @@ def _commit(journal: Journal, cut: Overlay, qemu: Session, job: str, *, is_begun
         if why:
             _mark(journal, cut, is_merged=False)
             raise QvmError(
-                f"what the guest wrote meanwhile cannot be put back into {cut.disk}: {why}",
+                f"cannot commit what the guest wrote in the meantime to {cut.disk}: {why}",
                 machine=journal.vm.name,
-                hint="nothing is lost: make room, then `qvm doctor --fix`, and `qvm resume` if it is paused",
+                hint="nothing is lost: free space, then `qvm doctor --fix`; `qvm resume` if it is paused",
             )
 
 
@@ -371,13 +371,13 @@ def _join_off(journal: Journal) -> str:
         if not cut.is_merged and os.path.exists(path) and os.path.getsize(path):
             if image.header(path).snapshots:
                 raise QvmError(
-                    f"{cut.file} holds snapshots that were saved meanwhile",
+                    f"{cut.file} holds snapshots that were saved in the meantime",
                     hint=f"`qemu-img snapshot -d` removes them from {cut.file}; then `qvm doctor --fix`",
                 )
             chain.below(vm, path, "qcow2")
             image.require_unused(disk, vm.name)
             words = ["commit", "-q", "-d", "-f", "qcow2", image.safe_name(path)]
-            image.run(program, words, what=f"put back into {cut.disk} what the guest wrote last")
+            image.run(program, words, what=f"commit what the guest wrote last to {cut.disk}")
             host_files.sync(disk)
             names.append(os.path.basename(cut.disk))
         _forget(journal, cut)

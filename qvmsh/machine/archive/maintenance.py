@@ -86,9 +86,9 @@ def sweep_near(vm: Machine, state: str) -> str:
             sweep(vm, shelf)
             own = filter(shelf.is_made_here, shelf.archives())
             if state in [f"{each.folder}/{point.stamp}" for each in own for point in each.done]:
-                return f"{state} is whole"
-            return "what it had begun is removed"
-    return f"the next archive removes what is unfinished{where}"
+                return f"{state} is complete"
+            return "its unfinished files were removed"
+    return f"the next archive removes the unfinished files{where}"
 
 
 def require_whole(
@@ -106,10 +106,10 @@ def require_whole(
     names = shelf.store.names(archive.folder)
     for part in archive.parts(archive.chain(point)):
         if part.name not in names:
-            raise ImageError(f"{archive.folder}/{part.name} is not there", machine=vm.name, hint=OTHER_STATE)
+            raise ImageError(f"{archive.folder}/{part.name} is missing", machine=vm.name, hint=OTHER_STATE)
         if names[part.name] != part.stored_bytes:
             raise ImageError(
-                f"{archive.folder}/{part.name} has {names[part.name]} bytes, the manifest says "
+                f"{archive.folder}/{part.name} has {names[part.name]} bytes, but the manifest says "
                 f"{part.stored_bytes}", machine=vm.name, hint=OTHER_STATE,
             )  # fmt: skip
         if not part.xxh128 or (read is not None and part.name in read):

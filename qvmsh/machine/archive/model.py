@@ -175,7 +175,7 @@ class Archive:
                 or following is None or not following.name
             ):  # fmt: skip
                 raise ImageError(
-                    f"{self.folder}/{point.stamp} stands on the state {part.of}, which is not there",
+                    f"{self.folder}/{point.stamp} is based on the state {part.of}, which is missing",
                     hint="restore another state",
                 )
             found.insert(0, below)

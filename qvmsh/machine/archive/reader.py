@@ -117,7 +117,7 @@ class Reader:
             os.fchmod(fd, part.mode & 0o664 | 0o600)
             os.fsync(fd)
         except FileNotFoundError:
-            raise ImageError(f"{label} is not there", hint="restore another state") from None
+            raise ImageError(f"{label} is missing", hint="restore another state") from None
         finally:
             os.close(fd)
         if part.role != SETTINGS:
@@ -175,10 +175,10 @@ class Reader:
         forms = self.formats(role)
         if opened not in (None, "", forms[0]):
             raise ImageError(
-                f"{os.path.basename(places[0].name)} is {forms[0]} in the archive, and the machine opens it "
+                f"{os.path.basename(places[0].name)} is {forms[0]} in the archive, but the machine opens it "
                 f"as {opened}",
-                hint="let the settings (VM_DISKS, VM_FMT, -drive) name the format that it had, or restore "
-                "another state",
+                hint="set that format in the configuration (VM_DISKS, VM_FMT, -drive), or restore another "
+                "state",
             )
         for part, place in zip(below, places[1:], strict=True):
             if place.is_made:
@@ -208,8 +208,8 @@ class Reader:
         backing = image.header(path).backing
         if backing:
             raise ImageError(
-                f"{self.archive.folder}: {name} stands on {backing}, which the archive does not hold",
-                hint="put that file into the archive's folder, under the name of a base",
+                f"{self.archive.folder}: {name} is backed by {backing}, which is not in the archive",
+                hint="put that file into the archive's folder, named as a base",
             )
 
     def _require_raw(self, path: str, name: str) -> None:
@@ -217,8 +217,8 @@ class Reader:
         with open(path, "rb") as file:
             if file.read(len(qcow2.MAGIC)) == qcow2.MAGIC:
                 raise ImageError(
-                    f"{self.archive.folder}: {name} is raw in the archive, and begins like a qcow2 image",
-                    hint="restore another state; if the guest itself wrote that, name the disk with its "
+                    f"{self.archive.folder}: {name} is raw in the archive, but starts like a qcow2 image",
+                    hint="restore another state; if the guest itself wrote that, give the disk a "
                     "format: `data.img:raw` in VM_DISKS, `format=raw` in -drive",
                 )
 
@@ -253,7 +253,7 @@ class Reader:
         if changes and whole.format == "qcow2" and image.header(target).backing:
             if not below:
                 raise ImageError(
-                    f"{self.archive.folder} does not hold what its disk {role} stands on",
+                    f"{self.archive.folder} lacks the base of its disk {role}",
                     hint="restore another state",
                 )
             words = ["-F", below[0].format, "-b", os.path.abspath(places[1].path)]
@@ -307,7 +307,7 @@ def beside(name: str, other: str) -> str:
 
 def _require_harmless(path: str, part: Part, label: str) -> None:
     """Refuse an image that is not what the manifest says, or has its data in another file of the host."""
-    damaged = ImageError(f"{label} is damaged: it is no {part.format} image", hint="restore another state")
+    damaged = ImageError(f"{label} is damaged: it is not a {part.format} image", hint="restore another state")
     try:
         found = image.header(path, part.format)
     except ImageError:
@@ -316,8 +316,8 @@ def _require_harmless(path: str, part: Part, label: str) -> None:
         raise damaged
     if image.has_other_files(path, part.format):
         raise ImageError(
-            f"{label} keeps its data in another file, which the archive does not hold",
-            hint="`qemu-img convert -O qcow2` where that file is makes one image of both",
+            f"{label} keeps its data in another file, which is not in the archive",
+            hint="`qemu-img convert -O qcow2` in the folder of that file makes one image of both",
         )
 
 

@@ -63,7 +63,7 @@ def rotate(vm: Machine, shelf: Shelf, wish: Wish, made: tuple[str, str]) -> list
             archive_keeping.require_whole(vm, shelf, archive, point)
             break
         except QvmError as error:
-            vm.io.warn(f"{vm.name}: {error.what}; an older state is kept for it")
+            vm.io.warn(f"{vm.name}: {error.what}; an older state is kept instead")
     removed = []
     for archive, gone in _going(every, kept):
         obstacle = _obstacle(vm, shelf, archive, gone)
@@ -133,14 +133,14 @@ def _named(vm: Machine, shelf: Shelf, word: str) -> tuple[Archive, list[Point]]:
     if archive is None or not points:
         names = ", ".join(f"{each.folder}/{point.stamp}" for each, point in _by_age(every)[-5:])
         raise UsageError(
-            f"{word!r} is no archived state in {shelf.store.shown}", machine=vm.name,
+            f"{word!r} is not an archived state in {shelf.store.shown}", machine=vm.name,
             hint=f"there are: {names}" if names else "`qvm archive` makes one",
         )  # fmt: skip
     if not shelf.is_made_here(archive):
         whose = "of another machine of this name" if archive.has_manifest else "not made by qvm"
         raise UsageError(
             f"cannot remove {folder}: it is {whose}", machine=vm.name,
-            hint="remove the folder by hand if nobody needs it",
+            hint="remove the folder by hand if it is not needed",
         )  # fmt: skip
     return archive, points
 
@@ -163,9 +163,9 @@ def _require_none_above(vm: Machine, archive: Archive, gone: Sequence[Point]) ->
     if above:
         raise StateError(
             f"cannot remove {archive.folder}/{gone[0].stamp}: {', '.join(above)} "
-            f"{'holds' if len(above) == 1 else 'hold'} only what has changed since",
+            f"{'holds' if len(above) == 1 else 'hold'} only the changes since",
             machine=vm.name,
-            hint=f"`qvm archive --delete {above[-1]}` first; `qvm archive --full` makes a state of its own",
+            hint=f"`qvm archive --delete {above[-1]}` first; `qvm archive --full` makes a complete state",
         )
 
 
@@ -195,7 +195,7 @@ def _require_other(vm: Machine, shelf: Shelf, archive: Archive, gone: Sequence[P
         return
     if any(is_whole(archive, point) for point in reversed(gone)):
         is_all = len(gone) == len(archive.done)
-        another = "--create` begins another archive" if is_all else "--full` makes another one"
+        another = "--create` starts another archive" if is_all else "--full` makes another one"
         raise StateError(
             f"cannot remove {word}: it {'has' if is_all else 'is'} the last good state", machine=vm.name,
             hint=f"`qvm archive {another}; or remove the folder by hand",
@@ -238,7 +238,7 @@ def _obstacle(vm: Machine, shelf: Shelf, archive: Archive, gone: Sequence[Point]
         if each not in own and not UNFINISHED.search(each) and (is_all or each in _MACHINE)
     ]  # fmt: skip
     if others:
-        return f"{others[0]} is in it, which is not the archive's"
+        return f"it contains {others[0]}, which is not part of the archive"
     paths = [path for name in sorted(names) if (path := shelf.store.path(archive.folder, name))]
     users = image.users_of_each(paths)
     going = set(map(os.path.realpath, paths))
@@ -248,5 +248,5 @@ def _obstacle(vm: Machine, shelf: Shelf, archive: Archive, gone: Sequence[Point]
             return f"{name} is in use by {', '.join(users[path])}"
         staying = [each for each in above if each not in going]
         if staying:
-            return f"{dependents.shown(vm, staying[0])} stands on {name}"
+            return f"{dependents.shown(vm, staying[0])} is backed by {name}"
     return ""

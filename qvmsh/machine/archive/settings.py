@@ -207,8 +207,8 @@ def unpack(path: str, place: Callable[[str], str | None], label: str) -> None:
                 folders.update(map(str, PurePath(clean).parents))
                 if not member.isfile() or not is_lasting(clean):
                     raise ImageError(
-                        f"{label} holds {member.name}, which does not belong there",
-                        hint="somebody has changed it; restore another state",
+                        f"{label} holds {member.name}, which is not a file of a machine",
+                        hint="it was modified; restore another state",
                     )
                 if files & folders:
                     raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), clean)
@@ -223,8 +223,8 @@ def unpack(path: str, place: Callable[[str], str | None], label: str) -> None:
                     os.fsync(file.fileno())
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise ImageError(
-            f"{label} holds {clean}, for which there is no place: {error.strerror}",
-            hint="a file is where it needs a folder, or the other way round; restore another state",
+            f"cannot unpack {clean} of {label}: {error.strerror}",
+            hint="a file is where it needs a folder, or vice versa; restore another state",
         ) from None
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise ImageError(f"{label} is damaged: {error}", hint="restore another state") from None

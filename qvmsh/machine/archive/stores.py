@@ -58,9 +58,9 @@ def require_mounted(vm: Machine) -> None:
     point = _mount_point(table, os.path.realpath(vm.settings.located(where)))
     if point and not os.path.ismount(point) and point != _mount_point(table, os.path.realpath(vm.directory)):
         raise StateError(
-            f"cannot archive: VM_ARCHIVE={where} lies on {point}, which is not mounted ({table} has it)",
+            f"cannot archive: VM_ARCHIVE={where} is on {point}, which is in {table} but not mounted",
             machine=vm.name,
-            hint=f"`mount {shlex.quote(point)}`; or `qvm config VM_ARCHIVE=FOLDER` names another place",
+            hint=f"`mount {shlex.quote(point)}`; or `qvm config VM_ARCHIVE=FOLDER` sets another place",
         )
 
 
@@ -85,9 +85,9 @@ def at(where: str, directory: str, machine: str | None = None) -> Store:
     found = _URL.fullmatch(where)
     if not found or not found[4]:
         raise ConfigError(
-            f"VM_ARCHIVE={where} names no place for archives",
+            f"VM_ARCHIVE={where} is not a place for archives",
             machine=machine,
-            hint="a folder, or ssh://[USER@]HOST[:PORT]/FOLDER",
+            hint="set a folder or ssh://[USER@]HOST[:PORT]/FOLDER",
         )
     user, host, port, folder = found.groups()
     return Remote(host.strip("[]"), folder, user=user or "", port=port or "")
@@ -168,8 +168,8 @@ class Folder(Store):
         account = owner.above(self.root, os.environ)
         if account:
             raise QvmError(
-                f"{self.root} is {account.name}'s: root keeps and reads no archives there",
-                hint="VM_ARCHIVE names another folder; an archive can be copied to a folder of root's",
+                f"{self.root} belongs to {account.name}: root does not keep or read archives there",
+                hint="set VM_ARCHIVE to another folder; or copy the archive to a folder of root",
             )
 
     def folders(self) -> list[str]:
@@ -180,8 +180,8 @@ class Folder(Store):
             return []
         except OSError as error:
             raise QvmError(
-                f"no archives can lie in {self.root}: {error.strerror}",
-                hint="VM_ARCHIVE names a folder that you can read and write",
+                f"cannot use {self.root} for archives: {error.strerror}",
+                hint="set VM_ARCHIVE to a folder that you can read and write",
             ) from None
 
     def names(self, folder: str) -> dict[str, int]:
@@ -283,8 +283,8 @@ def _text(fd: int) -> str:
 def _taken(place: str) -> QvmError:
     """The error for a name that somebody else's folder has got meanwhile."""
     return QvmError(
-        f"{place} has just been made by somebody else",
-        hint="nothing in it was changed; try again: the new archive gets another name",
+        f"another command has just created {place}",
+        hint="nothing in it was changed; try again, the new archive gets another name",
     )
 
 
@@ -330,7 +330,7 @@ class Remote(Store):
 
     def _failure(self, words: bytes) -> QvmError:
         lines = words.decode(errors="replace").splitlines()
-        hint = "the disk there is full" if "No space left" in "".join(lines) else None
+        hint = "the disk of that host is full" if "No space left" in "".join(lines) else None
         return QvmError(
             f"{self.shown} cannot be used",
             details=lines[-3:],
@@ -401,7 +401,7 @@ class Remote(Store):
         # the first byte tells that it is there
         script = (
             'if [ -f "$1" ]; then echo; cat "$1"; '
-            'elif [ -e "$1" ]; then echo "$1 is no regular file" >&2; exit 1; fi'
+            'elif [ -e "$1" ]; then echo "$1 is not a regular file" >&2; exit 1; fi'
         )
         path = self._at(folder, name)
         with subprocess.Popen(

@@ -77,7 +77,7 @@ class Job:
     pause_s: float = 0.0
     changed: str = ""
     """What has been done to the machine itself, and stays whatever becomes of the archive."""
-    left: str = "the machine and its archives are as they were"
+    left: str = "the machine and its archives did not change"
     """What holds if it is interrupted now."""
 
     @property
@@ -96,8 +96,8 @@ class Writer:
         self.taken = [each for each in found if not each.left_out]
         if not self.taken:
             raise ConfigError(
-                "cannot archive: it has no disk that qvm knows of", machine=self.vm.name,
-                hint="`qvm disk add data.qcow2 10G` gives it one; by hand, -drive and -hda name disks",
+                "cannot archive: the machine has no disk that qvm knows of", machine=self.vm.name,
+                hint="`qvm disk add data.qcow2 10G` adds one; with hardware by hand, -drive or -hda does",
             )  # fmt: skip
         self._below = {each.role: drives.below(self.vm, each) for each in self.taken}
         self.stored: dict[str, int] = {}
@@ -189,12 +189,14 @@ class Writer:
     def _has_ground(self, each: Archive) -> bool:
         """True if what a further state would stand on is there, and the manifest has room for it."""
         if self.job.shelf.is_full(each):
-            self.job.said.append(f"{each.folder} holds as many states as it can: a new archive")
+            self.job.said.append(f"{each.folder} is full: started a new archive")
             return False
         stored = self.store.names(each.folder)
         for part in each.parts([]):
             if stored.get(part.name) != part.stored_bytes:
-                self.job.said.append(f"{part.name} of {each.folder} is gone or cut off: a new archive")
+                self.job.said.append(
+                    f"{part.name} of {each.folder} is missing or truncated: started a new archive"
+                )
                 return False
         self.stored = stored
         return True
@@ -252,7 +254,7 @@ class Writer:
             raise QvmError(
                 f"cannot archive: {error.filename or self.store.shown}: {error.strerror}",
                 machine=self.vm.name,
-                hint=f"{self.job.left}; make room, or set VM_ARCHIVE",
+                hint=f"{self.job.left}; free some space, or set VM_ARCHIVE",
             ) from error
         except BaseException as error:
             if not self.is_whole:
@@ -465,7 +467,7 @@ class Writer:
                 self._names[key] = name
                 return name
         raise ConfigError(
-            f"cannot archive: no file of an archive can be called {own}", machine=self.vm.name,
+            f"cannot archive: a file of an archive cannot be named {own}", machine=self.vm.name,
             hint="give the machine another name: VM_MACHINE_NAME",
         )  # fmt: skip
 
@@ -494,10 +496,10 @@ class Writer:
             if _fingerprint(path) != before:
                 users = ", ".join(image.users(path))
                 raise ImageError(
-                    f"cannot archive: {os.path.basename(path)} was written to meanwhile"
+                    f"cannot archive: {os.path.basename(path)} was written to during the archive"
                     f"{f', by {users}' if users else ''}",
                     machine=self.vm.name,
-                    hint="end what writes to it; the archives are as they were",
+                    hint="stop the program that writes to it; the archives did not change",
                 )
 
     def _finish(self) -> None:
@@ -515,7 +517,7 @@ class Writer:
                     self.store.rename(f"{self.archive.folder}/{name}{PART}", f"{self.archive.folder}/{name}")
                 self.job.shelf.write(self.archive)
             self.is_whole = True
-            self.job.left = f"{self.archive.folder}/{self.point.stamp} is whole"
+            self.job.left = f"{self.archive.folder}/{self.point.stamp} is complete"
 
     def _shielded(self) -> contextlib.AbstractContextManager[None]:
         """Hold signals back where it is a matter of moments: another host may let us wait for long."""
@@ -530,7 +532,7 @@ class Writer:
             KeyboardInterrupt, Terminated: another host lets us wait, and there was another signal.
         """
         before = self.job.left
-        self.job.left = f"what it had begun in {self.store.shown} is there still, the next archive removes it"
+        self.job.left = f"unfinished files are left in {self.store.shown}, the next archive removes them"
         with contextlib.suppress(QvmError, OSError), self._shielded():
             is_listed = self.point.is_done and self._is_listed()
             self.point.is_done = False
@@ -570,10 +572,10 @@ def require_room(job: Job, paths: Sequence[str]) -> None:
     need = sum(os.stat(path).st_blocks * 512 for path in paths)
     if need + ROOM_BYTES > free:
         raise QvmError(
-            f"not enough room in {job.store.shown}: it takes {progress.size(need)}, "
-            f"{progress.size(free)} are free",
+            f"not enough free space in {job.store.shown}: it takes {progress.size(need)}, "
+            f"only {progress.size(free)} is free",
             machine=job.vm.name,
-            hint="make room, use --compress, or set VM_ARCHIVE to a place on another disk",
+            hint="free some space, use --compress, or set VM_ARCHIVE to a place on another disk",
         )
 
 

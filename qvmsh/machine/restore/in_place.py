@@ -71,7 +71,7 @@ def same(vm: Machine, shelf: Shelf, archive: Archive, point: Point, *, is_forced
         foreign = recovery.foreign(vm, pairs)
         if foreign:
             raise ImageError(
-                f"cannot restore: {foreign} is no file of the machine", machine=vm.name,
+                f"cannot restore: {foreign} is not a file of the machine", machine=vm.name,
                 hint="`qvm restore ARCHIVE DIR` makes a new machine",
             )  # fmt: skip
         # the record of a whole restore is as long as that of an unfinished one: a full disk has room for it
@@ -84,7 +84,7 @@ def same(vm: Machine, shelf: Shelf, archive: Archive, point: Point, *, is_forced
             _undo(journal)
             raise QvmError(
                 f"cannot restore: {error.filename or vm.directory}: {error.strerror}",
-                machine=vm.name, hint="make room; the machine is as it was",
+                machine=vm.name, hint="free some space; the machine did not change",
             ) from error  # fmt: skip
         except BaseException as error:
             done = _undo(journal)
@@ -97,7 +97,7 @@ def same(vm: Machine, shelf: Shelf, archive: Archive, point: Point, *, is_forced
                 journal.end()
                 vm.reload()
         except (KeyboardInterrupt, Terminated):
-            vm.io.warn(f"{vm.name}: the interruption came too late, the restore is done")
+            vm.io.warn(f"{vm.name}: interrupted too late: the restore was completed")
             raise
     return plan.notes
 
@@ -186,14 +186,14 @@ def _bring_in_step(plan: Plan, reader: Reader, old: str, journal: Journal) -> No
     for part in plan.lacking:
         name = os.path.basename(plan.places[part.role][0].name)
         plan.notes.append(
-            f"{name} is back, and in VM_DISKS again"
+            f"{name} was restored and added to VM_DISKS again"
             if part.role in stored
-            else f"{name} is back, but no setting names it: VM_QEMU_EXTRA or VM_FIRMWARE did"
+            else f"{name} was restored, but no setting names it now: VM_QEMU_EXTRA or VM_FIRMWARE did"
         )
     if lines == [line_of(each.name, each.line) for each in now]:
         return
     if not any(part.role in stored for part in plan.lacking):
-        plan.notes.append("the disks in VM_DISKS stand in the order of the archived state now")
+        plan.notes.append("the disks in VM_DISKS are now in the order of the archived state")
     path = real(vm, vm.files.vmrc)
     text = edit.assign(files.read(path).text, "VM_DISKS", "\n".join(lines))
     journal.write(renames=journal.record.renames + _renames(vm, [path]))

@@ -52,7 +52,7 @@ def renew(folder: str, point: Point, name: str, environ: Mapping[str, str], note
         changes["VM_SSH_PORT"] = "auto"
     changes |= _owner(made)
     told = [each for each in changes if each not in ("VM_MACHINE_NAME", "VM_MACHINE_ID")]
-    notes += [f"{each} is {changes[each]} now, it was {settings.text(each)}" for each in told]
+    notes += [f"{each} is now {changes[each]}, it was {settings.text(each)}" for each in told]
     vmrc = made.files.vmrc
     for variable in WORDS:
         words = settings.words(variable)
@@ -70,9 +70,11 @@ def renew(folder: str, point: Point, name: str, environ: Mapping[str, str], note
     shared += [each for each in WORDS if any("hostfwd=" in w or "mac=" in w for w in settings.words(each))]
     if shared:
         verb = "is" if len(shared) == 1 else "are"
-        notes.append(f"{', '.join(shared)} {verb} as it was for {old}: change it before both run at one time")
+        notes.append(
+            f"{', '.join(shared)} {verb} the same as for {old}: change it before both run at the same time"
+        )
     if tpm.is_wanted(made):
-        notes.append(f"its TPM holds the same keys as that of {old}")
+        notes.append(f"its TPM holds the same keys as the one of {old}")
 
 
 def _owner(made: Machine) -> dict[str, str]:
@@ -109,10 +111,10 @@ def _keys(made: Machine, point: Point, name: str, was: str, notes: list[str]) ->
     takes_keys = f"{_KEYS}file={create.KEY}.pub"
     variable = next((each for each in WORDS if takes_keys in made.settings.words(each)), None)
     if variable is None or not os.path.exists(key):
-        notes.append(f"what the guest keeps on its disks is that of {was}: its ssh host key, its machine-id")
+        notes.append(f"on its disks the guest still has the ssh host key and machine-id of {was}")
         return
     if point.snapshots:
-        notes.append(f"the ssh keys are those of {was}, which the guests of its snapshots know")
+        notes.append(f"the ssh keys are still those of {was}, which its snapshots need")
         return
     for end in ("", ".pub"):
         host_files.remove(key + end)

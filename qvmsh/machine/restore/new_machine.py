@@ -78,16 +78,16 @@ def new(
             folder.put_in_place()
     except (KeyboardInterrupt, Terminated):
         is_made = os.path.exists(os.path.join(final, ".vmrc"))
-        io.warn(f"{name}: interrupted; {'it is made all the same' if is_made else 'nothing was left behind'}")
+        io.warn(f"{name}: interrupted; {'the machine was created' if is_made else 'nothing was left behind'}")
         raise
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY) and final in (error.filename, error.filename2):
-            raise UsageError(f"restore: {name} has just been made by somebody else") from None
+            raise UsageError(f"restore: another command has just created {name}") from None
         hint = "nothing was left behind"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint += "; make room"
+            hint += "; free some space"
         if error.errno == errno.ENOENT:
-            hint = "no folder can be made there; choose another place"
+            hint = "no folder can be created there; choose another place"
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             hint = "choose a place that you can write to"
         raise QvmError(f"cannot restore into {final}: {error.strerror}", hint=hint) from error
@@ -139,8 +139,8 @@ def lay_out(
     if not reader.settings(place) or not os.path.exists(vmrc):
         if vm is None:
             raise UsageError(
-                f"{archive.folder} holds no .vmrc",
-                hint="call `qvm restore` in the machine's directory, or with -M",
+                f"{archive.folder} has no .vmrc",
+                hint="run `qvm restore` in the machine's directory, or with -M",
             )
         shutil.copyfile(vm.files.vmrc, vmrc)
     laid.uid = reader.settings_uid
@@ -210,7 +210,7 @@ def _bring_inside(folder: str, point: Point, environ: Mapping[str, str], notes: 
             continue
         moved[drive.path] = free_name(drive.name, taken)
         taken.add(moved[drive.path])
-        notes.append(f"{drive.path} is in the machine's directory now, as {moved[drive.path]}")
+        notes.append(f"{drive.path} is now {moved[drive.path]} in the machine's directory")
     if not moved:
         return
     vmrc = os.path.join(folder, ".vmrc")
@@ -275,7 +275,7 @@ def _disks(
         inside = os.path.relpath(path, made.directory) if path else ".."
         if inside.startswith("..") or inside in taken:
             inside = free_name(os.path.basename(part.source) or part.plain_name, taken)
-            notes.append(f"{inside} is there, but no setting names it")
+            notes.append(f"{inside} was restored, but no setting names it")
         names = [inside]
         for each in layer_names(made, archive, part.role):
             names.append(free_name(each, {*taken, *names}))
@@ -306,9 +306,9 @@ def _require_inside(made: Machine, path: str, archive: Archive) -> None:
     top = os.path.realpath(made.directory)
     if os.path.commonpath((top, os.path.realpath(path))) != top:
         raise ImageError(
-            f"{archive.folder} holds a disk that would lie outside of the machine's directory: "
+            f"{archive.folder} holds a disk that would be outside the machine's directory: "
             f"{os.path.relpath(path, made.directory)}",
-            hint="somebody has changed it; restore another state",
+            hint="it was modified; restore another state",
         )
 
 

@@ -66,12 +66,12 @@ def plan_of(vm: Machine, archive: Archive, point: Point) -> Plan:
     parts = [each for each in point.parts if each.role != SETTINGS]
     for part in parts:
         if part.left_out:
-            plan.notes.append(f"{part.source} is not in the archive, and stays as it is: {part.left_out}")
+            plan.notes.append(f"{part.source} is not in the archive and stays unchanged: {part.left_out}")
             continue
         found = _present(vm, part, [each for each in present if each not in matched.values()])
         if found and os.path.exists(found.path) and not os.path.isfile(found.path):
             raise ImageError(
-                f"cannot restore {found.name}: it was a file when it was archived, and is none now",
+                f"cannot restore {found.name}: it was a file when it was archived, and is not a file now",
                 machine=vm.name, hint="`qvm restore ARCHIVE DIR` makes a new machine",
             )  # fmt: skip
         if found:
@@ -87,7 +87,7 @@ def plan_of(vm: Machine, archive: Archive, point: Point) -> Plan:
     for drive in present:
         is_known = drive in matched.values() or any(drives.same(drive.path, _at(vm, each)) for each in parts)
         if not is_known and drive.left_out != READ_ONLY and os.path.exists(drive.path):
-            plan.notes.append(f"{drive.name} is not in that state, and stays as it is")
+            plan.notes.append(f"{drive.name} is not in that state and stays unchanged")
     return plan
 
 
@@ -227,8 +227,8 @@ def require_nobody_above(vm: Machine, plan: Plan) -> None:
         for other in _strangers(vm, path, own) if os.path.exists(path) else ():
             inside = os.path.relpath(other, top_of(vm))
             raise ImageError(
-                f"cannot restore: {other if inside.startswith('..') else inside} stands on "
-                f"{os.path.basename(path)}, which would be replaced, and would be silently wrong",
+                f"cannot restore: {other if inside.startswith('..') else inside} is backed by "
+                f"{os.path.basename(path)}, which would be replaced, and would be silently corrupted",
                 machine=vm.name,
                 hint="`qvm restore ARCHIVE DIR` makes a new machine; or give that overlay a base of its "
                 "own first: `qvm disk rebase`, or a copy of the base",
@@ -245,9 +245,9 @@ def require_leave(vm: Machine, shelf: Shelf, plan: Plan, *, is_forced: bool) -> 
     if is_forced or not there or _is_archived(shelf, there):
         return
     raise StateError(
-        "what its disks hold now is in no archive, and would be lost",
+        "cannot restore: the current content of the disks is in no archive and would be lost",
         machine=vm.name,
-        hint="`qvm archive` keeps it; `qvm restore --force` throws it away; `qvm restore ARCHIVE DIR` "
+        hint="`qvm archive` keeps it; `qvm restore --force` discards it; `qvm restore ARCHIVE DIR` "
         "restores into a new machine",
     )
 

@@ -59,7 +59,7 @@ def put_in_place(journal: Journal, *, is_clearing: bool = False) -> str:
     for name in () if is_clearing else os.listdir(vm.files.state):
         if name.endswith(NEW):
             host_files.remove(os.path.join(vm.files.state, name))
-    return "is completed" if is_ready else "is undone, the machine is as it was"
+    return "was completed" if is_ready else "was undone: the machine is as before"
 
 
 def _require_own(vm: Machine, renames: Sequence[tuple[str, str]]) -> None:
@@ -67,9 +67,9 @@ def _require_own(vm: Machine, renames: Sequence[tuple[str, str]]) -> None:
     name = foreign(vm, renames)
     if name:
         raise QvmError(
-            f".qvm/archive.unfinished names {name}, which is no file of the machine",
+            f".qvm/archive.unfinished names {name}, which is not a file of the machine",
             machine=vm.name,
-            hint="look at that file; remove it if you do not know what it tells of",
+            hint="check that file; remove it if you do not know where it comes from",
         )
 
 

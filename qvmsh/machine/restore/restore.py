@@ -46,7 +46,7 @@ def restore(
     """
     began = time.monotonic()
     if directory == "":
-        raise UsageError("restore: the name of the directory is empty", hint="leave it out, or name one")
+        raise UsageError("restore: the name of the directory is empty", hint="omit it, or give a name")
     shelf, archive, point = find(vm, word)
     label = f"{archive.folder}/{point.stamp}"
     if directory is not None:
@@ -73,7 +73,7 @@ def find(vm: Machine | None, word: str) -> tuple[Shelf, Archive, Point]:
         QvmError: what it names cannot be read.
     """
     if not word or "\0" in word:
-        raise UsageError(f"{word!r} is no archive", hint="`qvm archive --list` shows their names")
+        raise UsageError(f"{word!r} is not an archive", hint="`qvm archive --list` shows the names")
     if "://" in word:
         return _by_place(vm, word.rstrip("/"), word.rstrip("/").rpartition("/"))
     path = os.path.abspath(os.path.expanduser(word))
@@ -83,7 +83,7 @@ def find(vm: Machine | None, word: str) -> tuple[Shelf, Archive, Point]:
         return _by_place(vm, word, (os.path.dirname(path), "/", os.path.basename(path)))
     if vm is None:
         raise UsageError(
-            f"there is no archive {word!r}", hint="name its folder by a path, or a machine with -M"
+            f"there is no archive {word!r}", hint="give the path of its folder, or a machine with -M"
         )
     shelf = archive_keeping.shelf_of(vm)
     found = shelf.find(word)
@@ -108,13 +108,15 @@ def _by_place(vm: Machine | None, word: str, parts: tuple[str, str, str]) -> tup
     if not split(folder)[1] and split(os.path.basename(above))[1]:
         folder, stamp, above = os.path.basename(above), folder, os.path.dirname(above)
     if not split(folder)[1]:
-        raise UsageError(f"{word!r} is no archive", hint="an archive's folder is called NAME-YYYYMMDDhhmmss")
+        raise UsageError(
+            f"{word!r} is not an archive", hint="the folder of an archive is named NAME-YYYYMMDDhhmmss"
+        )
     shelf = Shelf(stores.at(above, "."), "")
     if vm is not None:
         shelf = Shelf(shelf.store, "", *archive_keeping.layer_names(vm))
     archive = shelf.read(folder)
     if not archive.done:
-        raise UsageError(f"{word!r} is no archive", hint="there is no state of a machine in it")
+        raise UsageError(f"{word!r} is not an archive", hint="it contains no state of a machine")
     point = archive.point(stamp) if stamp else archive.done[-1]
     if point is None or not point.is_done:
         raise UsageError(

@@ -57,9 +57,9 @@ def verify(vm: Machine, word: str | None, *, is_booting: bool) -> Verified:
         if error.errno != errno.ENOSPC:
             raise
         raise QvmError(
-            f"cannot verify {archive.folder}: there is no room to unpack its images in {vm.files.state}",
+            f"cannot verify {archive.folder}: not enough free space to unpack its images in {vm.files.state}",
             machine=vm.name,
-            hint="make room there; the files' checksums are right, so far as they were read",
+            hint="free some space there; the checksums of the files read so far are right",
         ) from None
     names = [f"{archive.folder}/{each.stamp}" for each in points]
     return Verified(vm.name, names, notes, boot_s)

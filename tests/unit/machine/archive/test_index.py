@@ -93,7 +93,7 @@ def test_manifest_with_a_wrong_value_is_refused_with_words(
 
 def test_manifest_that_is_no_json_says_so_and_where(tmp_path: Path) -> None:
     put(tmp_path, FOLDER, '{\n "qvm": 1,\n x')
-    with pytest.raises(QvmError, match=r"cannot be read: it is no JSON \(line 3, column 2\)$"):
+    with pytest.raises(QvmError, match=r"cannot be read: it is not JSON \(line 3, column 2\)$"):
         Shelf(Folder(str(tmp_path)), "demo").read(FOLDER)
 
 
@@ -213,6 +213,6 @@ def test_manifest_that_could_not_be_read_again_is_not_written(tmp_path: Path) ->
     assert shelf.read(FOLDER).points[0].parts[0].tags == tags
     assert shelf.is_full(found)
     found.points[0].parts[0].tags = [*tags, *tags]
-    with pytest.raises(QvmError, match="cannot hold so many states"):
+    with pytest.raises(QvmError, match="cannot hold more states"):
         shelf.write(found)
     assert shelf.read(FOLDER).points[0].parts[0].tags == tags

@@ -16,23 +16,18 @@ import time
 from qvmsh.errors import QmpError, QvmError, StateError, Terminated, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process, transfer
-from qvmsh.machine import identity, log, progress, snapshot_names, state
+from qvmsh.machine import identity, log, programs, progress, snapshot_names, state
 from qvmsh.machine import journal as journals
-from qvmsh.machine import programs as tools
-from qvmsh.machine.archive import changes, drives, stores
-from qvmsh.machine.archive import live_copy as cut
-from qvmsh.machine.archive import maintenance as archive_keeping
-from qvmsh.machine.archive import model as archives
-from qvmsh.machine.archive import removal as archive_removal
+from qvmsh.machine.archive import changes, drives, live_copy, maintenance, model, removal, stores
 from qvmsh.machine.archive import writer as archive_writer
 from qvmsh.machine.archive.drives import Drive
 from qvmsh.machine.archive.model import Archive, Point
 from qvmsh.machine.archive.reports import Archived
 from qvmsh.machine.archive.writer import ROOM_BYTES, Job, Wish, Writer
-from qvmsh.machine.create import layers as images
+from qvmsh.machine.create import layers as create_layers
 from qvmsh.machine.journal import Kind, Record
 from qvmsh.machine.monitor import conversation
-from qvmsh.machine.snapshot import managed_save as saved
+from qvmsh.machine.snapshot import managed_save
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.store import Images
 from qvmsh.machine.storage import bitmaps, chain, dependents, volumes
@@ -62,19 +57,19 @@ def archive(vm: Machine, wish: Wish) -> Archived:
         seen = state.observe(vm)
         stores.require_mounted(vm)
         identity.uuid_of(vm)  # from now on it has one, by which its archives are known
-        job = Job(vm, wish, archive_keeping.shelf_of(vm))
+        job = Job(vm, wish, maintenance.shelf_of(vm))
         place = job.store.path()
         if place is not None and not os.path.isdir(place):  # a disk that is not mounted shows here
             job.said.append(f"created {place}, which did not exist")
-        archive_keeping.sweep(vm, job.shelf)
-        archive_keeping.warn_of_unreadable(vm, job.shelf)
+        maintenance.sweep(vm, job.shelf)
+        maintenance.warn_of_unreadable(vm, job.shelf)
         with _telling_what_is_left(job):
             if seen.is_live:
                 found, point = _of_running(job, seen)
             else:
                 found, point = _of_stopped(job)
             job.left = f"{found.folder}/{point.stamp} is complete; what --keep removes may still be there"
-            removed = archive_removal.rotate(vm, job.shelf, wish, (found.folder, point.stamp))
+            removed = removal.rotate(vm, job.shelf, wish, (found.folder, point.stamp))
     log.note(vm, f"archived as {found.folder}/{point.stamp}")
     return Archived(
         vm.name, found.folder, point, where=job.store.shown, copied_bytes=job.copied_bytes,
@@ -135,7 +130,7 @@ def _of_stopped(job: Job) -> tuple[Archive, Point]:
     if wish.is_create and vm.settings.boolean("VM_USE_SNAPSHOTS"):
         _commit_or_keep(job, found)
     newest = max((os.stat(drive.path).st_mtime for drive in found if not drive.left_out), default=0.0)
-    writer = Writer(job, found, archives.stamp_of(newest), consistency="off")
+    writer = Writer(job, found, model.stamp_of(newest), consistency="off")
     same = writer.unchanged()
     if same:
         job.said.append("nothing has changed since; nothing was copied")
@@ -157,7 +152,7 @@ def _require_tag(job: Job, found: Sequence[Drive]) -> None:
     main = next((each for each in found if not each.left_out), None)
     if not tag or main is None or main.format != "qcow2":
         return
-    names = [each["name"] for each in bitmaps.tags_of(tools.qemu_img(job.vm), main.path)]
+    names = [each["name"] for each in bitmaps.tags_of(programs.qemu_img(job.vm), main.path)]
     if tag not in names:
         raise StateError(
             f"there is no snapshot {tag} to remove", machine=job.vm.name,
@@ -169,9 +164,9 @@ def _require_tag(job: Job, found: Sequence[Drive]) -> None:
 def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
     """What `--create` does with the overlay: commit it into the base, or archive the pair as it is."""
     vm = job.vm
-    layers = images.Layers(vm)
+    layers = create_layers.Layers(vm)
     overlay, base = os.path.basename(layers.overlay), os.path.basename(layers.base)
-    program = tools.qemu_img(vm)
+    program = programs.qemu_img(vm)
     tags = chain.snapshots_in(layers.overlay, "qcow2")
     if tags and not job.wish.drop_snapshots:
         job.said.append(
@@ -206,7 +201,7 @@ def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
             words = ["commit", "-q", "-d", "-f", "qcow2", image.safe_name(layers.overlay)]
             image.run(program, words, what=f"commit {overlay} into {base}")
             host_files.sync(layers.base)
-            images.make_overlay(vm, layers, host_files.mode(layers.overlay), kind)
+            create_layers.make_overlay(vm, layers, host_files.mode(layers.overlay), kind)
             _forget(vm, [each.name for each in tags])
     finally:
         journal.end()
@@ -224,7 +219,7 @@ def _require_place(job: Job, found: Sequence[Drive], *, is_roomy: bool) -> None:
     Raises:
         QvmError, OSError: nothing can be written there, or there is too little room.
     """
-    probe = job.shelf.part_folder(f"{job.vm.name}-{archives.stamp_of(0)}")
+    probe = job.shelf.part_folder(f"{job.vm.name}-{model.stamp_of(0)}")
     try:
         job.store.remove_folder(probe)
         job.store.make(probe)
@@ -320,7 +315,7 @@ def _live(job: Job, note: Note, *, is_held: bool) -> tuple[Archive, Point]:
     with Session(note.socket("session"), vm.io.checkpoint) as qemu:
         changes.clear(vm, qemu)
         found = drives.live(vm, qemu.execute("query-block"))
-    writer = Writer(job, found, archives.stamp_of(time.time()), consistency=cut.CRASH)
+    writer = Writer(job, found, model.stamp_of(time.time()), consistency=live_copy.CRASH)
     _require_tag(job, found)
     if writer.is_new:
         writer.require_room()
@@ -351,8 +346,10 @@ def _copy(job: Job, note: Note, writer: Writer, *, is_held: bool) -> changes.Tra
         writer.announce_changes(set(tracking.since))
         writer.require_room()
         whole = [each for each in writer.taken if each.role not in tracking.since]
-        with cut.Cut(vm, note, qemu, whole, writer.journal, more=tracking.actions, is_held=is_held) as taking:
-            writer.point.consistency = cut.HELD if wish.savevm else taking.consistency
+        with live_copy.Cut(
+            vm, note, qemu, whole, writer.journal, more=tracking.actions, is_held=is_held
+        ) as taking:
+            writer.point.consistency = live_copy.HELD if wish.savevm else taking.consistency
             job.pause_s = taking.pause_s
             for drive in writer.taken:
                 if drive.role in tracking.since:
@@ -368,7 +365,7 @@ def _settle_bitmaps(vm: Machine, note: Note, writer: Writer, tracking: changes.T
     with (
         contextlib.suppress(QmpError),
         Session(note.socket("session"), vm.io.checkpoint) as qemu,
-        cut.putting_right(qemu),
+        live_copy.putting_right(qemu),
     ):
         tracking.settle(qemu, is_whole=writer.is_whole)
 
@@ -376,13 +373,13 @@ def _settle_bitmaps(vm: Machine, note: Note, writer: Writer, tracking: changes.T
 def _save(job: Job, note: Note, writer: Writer, *, is_held: bool) -> None:
     """Put a snapshot with the memory into the disks; the guest stays held, and the note says so first."""
     writer.journal.write(is_held=is_held)
-    name, program = job.wish.savevm, tools.qemu_img(job.vm)
+    name, program = job.wish.savevm, programs.qemu_img(job.vm)
     qcow2 = [each for each in writer.taken if each.format == "qcow2"]
     if any(tag["name"] == name for each in qcow2 for tag in bitmaps.tags_of(program, each.path)):
         job.said.append(f"the old snapshot {name} was replaced")
     job.left = "the archives did not change"
     with job.vm.io.stage(f"saving the state as {job.wish.savevm}"):
-        saved.save(job.vm, note, job.wish.savevm, has_suspend=False)
+        managed_save.save(job.vm, note, job.wish.savevm, has_suspend=False)
     job.changed = f"the snapshot {job.wish.savevm} was saved in its disks"
     job.left += f"; {job.changed}"
 

@@ -22,10 +22,8 @@ import secrets
 from qvmsh.errors import DeadlineError, ImageError, QmpError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import launch_record as notes
-from qvmsh.machine import programs as tools
-from qvmsh.machine import state
-from qvmsh.machine.archive import live_copy as cut
+from qvmsh.machine import launch_record, programs, state
+from qvmsh.machine.archive import live_copy
 from qvmsh.machine.storage import bitmaps
 from qvmsh.qemu import image
 
@@ -93,7 +91,7 @@ def clear_running(vm: Machine) -> None:
     """
     from qvmsh.qemu.session import Session
 
-    note = notes.read(vm.files)
+    note = launch_record.read(vm.files)
     try:
         if note is not None:
             with Session(note.socket("session"), vm.io.checkpoint) as qemu:
@@ -178,7 +176,7 @@ class Tracking:
         """The newest state that the changes are known since; None if a whole copy is due."""
         tags = []
         if drive.format == "qcow2":
-            tags = [tag_id(each) for each in bitmaps.tags_of(tools.qemu_img(self.vm), drive.path)]
+            tags = [tag_id(each) for each in bitmaps.tags_of(programs.qemu_img(self.vm), drive.path)]
         for point in reversed(self.archive.done):
             part = point.part(drive.role)
             if bitmap_of(point.id, drive.role) not in names or part is None or not part.name:
@@ -211,7 +209,7 @@ class Tracking:
         """Prepare a backup of what a bitmap names; it begins with the transaction."""
         path = staged(self.vm, ".qcow2")
         words = ["create", "-q", "-f", "qcow2", image.safe_name(path), str(size_bytes)]
-        image.run(tools.qemu_img(self.vm), words, what="create an image for the changes")
+        image.run(programs.qemu_img(self.vm), words, what="create an image for the changes")
         name = f"{NODE}{len(self._jobs)}"
         inside = os.path.join(".", os.path.relpath(path, self.vm.directory))
         self._jobs[drive.role] = (name, path)
@@ -259,7 +257,7 @@ class Tracking:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Remove what the copies needed, and after a failure the new bitmaps."""
-        with cut.putting_right(self.qemu):
+        with live_copy.putting_right(self.qemu):
             for name, path in self._jobs.values():
                 with contextlib.suppress(QmpError):
                     if kind is not None:

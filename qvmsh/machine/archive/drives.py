@@ -11,8 +11,7 @@ import stat
 from dataclasses import dataclass, replace
 
 from qvmsh.errors import ImageError
-from qvmsh.machine.storage import chain, own_disk, volumes
-from qvmsh.machine.storage import supplies as disks
+from qvmsh.machine.storage import chain, own_disk, supplies, volumes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def of(vm: Machine) -> list[Drive]:
         ImageError: its own disk, or one of VM_DISKS, is missing or cannot be used.
     """
     if not own_disk.is_by_hand(vm):
-        disks.require(vm, disks.gather(vm))
+        supplies.require(vm, supplies.gather(vm))
         own_disk.require_disk(vm)
     return _named(vm, volumes.configured(vm))
 

@@ -29,10 +29,8 @@ from dataclasses import replace
 from qvmsh.errors import DeadlineError, QmpError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import launch_record as notes
-from qvmsh.machine import programs as tools
-from qvmsh.machine import state
-from qvmsh.machine.guest import filesystems as freezing
+from qvmsh.machine import launch_record, programs, state
+from qvmsh.machine.guest import filesystems
 from qvmsh.machine.journal import Overlay
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.storage import chain, volumes
@@ -105,7 +103,7 @@ class Cut:
             stack.callback(self._settle)
             self.journal.write(overlays=self.overlays, is_frozen=False, is_held=self.is_held)
             self._prepare()
-            guest = freezing.Freezing(self.vm, self.note, is_trying=not self.is_held)
+            guest = filesystems.Freezing(self.vm, self.note, is_trying=not self.is_held)
             stack.callback(guest.thaw)
             if not self.is_held:
                 guest.write_out()
@@ -116,7 +114,7 @@ class Cut:
 
     def _prepare(self) -> None:
         """Make the overlays and open them in QEMU."""
-        program = tools.qemu_img(self.vm)
+        program = programs.qemu_img(self.vm)
         for cut in self.overlays:
             path = os.path.join(self.vm.directory, cut.file)
             below = cut.disk
@@ -135,7 +133,7 @@ class Cut:
                 },
             )
 
-    def _take(self, guest: freezing.Freezing) -> None:
+    def _take(self, guest: filesystems.Freezing) -> None:
         """The moment itself: freeze, cut, thaw."""
         actions = [
             *self.more,
@@ -246,11 +244,11 @@ def _join_live(journal: Journal, qemu: Session | None) -> str:
     has_overlay = any(os.path.lexists(os.path.join(vm.directory, cut.file)) for cut in record.overlays)
     if is_settled(record) and not has_overlay:
         return ""
-    note = notes.read(vm.files)
+    note = launch_record.read(vm.files)
     if note is None:
         raise QvmError("the launch record of the running machine is missing", machine=vm.name)
     if record.is_frozen:
-        freezing.thaw(note)
+        filesystems.thaw(note)
         journal.change(is_frozen=False)
     if record.is_held:
         with contextlib.suppress(OSError, QmpError), conversation.begin(note) as held:
@@ -364,7 +362,7 @@ def _forget(journal: Journal, cut: Overlay) -> None:
 
 def _join_off(journal: Journal) -> str:
     vm = journal.vm
-    program = tools.qemu_img(vm)
+    program = programs.qemu_img(vm)
     names = []
     for cut in journal.record.overlays:
         path, disk = (os.path.join(vm.directory, name) for name in (cut.file, cut.disk))

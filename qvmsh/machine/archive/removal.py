@@ -14,7 +14,7 @@ import time
 
 from qvmsh.errors import ImageError, QvmError, StateError, UsageError
 from qvmsh.machine import log
-from qvmsh.machine.archive import maintenance as archive_keeping
+from qvmsh.machine.archive import maintenance
 from qvmsh.machine.archive.index import UNFINISHED
 from qvmsh.machine.archive.reports import Deleted
 from qvmsh.machine.storage import dependents
@@ -60,7 +60,7 @@ def rotate(vm: Machine, shelf: Shelf, wish: Wish, made: tuple[str, str]) -> list
     for archive, point in reversed(pairs):
         kept.add((archive.folder, point.stamp))
         try:
-            archive_keeping.require_whole(vm, shelf, archive, point)
+            maintenance.require_whole(vm, shelf, archive, point)
             break
         except QvmError as error:
             vm.io.warn(f"{vm.name}: {error.what}; an older state is kept instead")
@@ -106,8 +106,8 @@ def delete(vm: Machine, word: str) -> Deleted:
         StateError: it is the last good one, or something stands on it; nothing is removed.
     """
     with work_lock(vm, "archive"):
-        shelf = archive_keeping.shelf_of(vm)
-        archive_keeping.sweep(vm, shelf)
+        shelf = maintenance.shelf_of(vm)
+        maintenance.sweep(vm, shelf)
         archive, gone = _named(vm, shelf, word)
         _require_none_above(vm, archive, gone)
         _require_other(vm, shelf, archive, gone, word)
@@ -181,7 +181,7 @@ def _require_other(vm: Machine, shelf: Shelf, archive: Archive, gone: Sequence[P
 
     def is_whole(archive: Archive, point: Point) -> bool:
         try:
-            archive_keeping.require_whole(vm, shelf, archive, point)
+            maintenance.require_whole(vm, shelf, archive, point)
         except QvmError as error:
             vm.io.warn(f"{vm.name}: {error.what}")
             return False

@@ -21,19 +21,16 @@ from dataclasses import dataclass, field
 from qvmsh.errors import ConfigError, ImageError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process, transfer
-from qvmsh.machine import identity, progress
+from qvmsh.machine import identity, programs, progress
 from qvmsh.machine import journal as journals
-from qvmsh.machine import programs as tools
-from qvmsh.machine.archive import changes, drives
-from qvmsh.machine.archive import live_copy as cut
-from qvmsh.machine.archive import model as archives
+from qvmsh.machine.archive import changes, drives, live_copy, model
 from qvmsh.machine.archive.changes import tag_id
 from qvmsh.machine.archive.drives import MAIN, Drive
 from qvmsh.machine.archive.index import LAST_NUMBER, UNFINISHED, Shelf, is_plain
 from qvmsh.machine.archive.model import PART, Archive, Part, Point
 from qvmsh.machine.archive.settings import SETTINGS, gather, pack
 from qvmsh.machine.archive.settings import is_same as is_same_settings
-from qvmsh.machine.create import layers as images
+from qvmsh.machine.create import layers as create_layers
 from qvmsh.machine.journal import Journal, Kind, Record
 from qvmsh.machine.storage.bitmaps import tags_of
 from qvmsh.qemu import image
@@ -104,7 +101,7 @@ class Writer:
         """The files of the archive that is there already, and their sizes in bytes."""
         self.archive, self.is_new = self._archive()
         while self.archive.point(stamp):
-            stamp = archives.stamp_of(archives.seconds(stamp) + 1)
+            stamp = model.stamp_of(model.seconds(stamp) + 1)
         if self.is_new:
             stamp = self.archive.stamp
         self.point = Point(stamp, time.time(), consistency, [], is_done=False, id=secrets.token_hex(8))
@@ -119,7 +116,7 @@ class Writer:
                     machine=self.vm.name,
                     hint=f"`{image.converted(path, form)}` makes one image of both",
                 )
-        self._settings = gather(self.vm, found, [*layers, images.Layers(self.vm).seed])
+        self._settings = gather(self.vm, found, [*layers, create_layers.Layers(self.vm).seed])
         self.point.parts = [
             Part(each.role, "", each.format, self.source_of(each.path), left_out=each.left_out)
             for each in found
@@ -162,10 +159,10 @@ class Writer:
                 return each, False
         main = self._below[self.taken[0].role]
         path = main[0][0] if main else self.taken[0].path
-        stamp = archives.stamp_of(os.stat(path).st_mtime)
+        stamp = model.stamp_of(os.stat(path).st_mtime)
         folders = set(self.store.folders())
         while f"{self.vm.name}-{stamp}" in folders:
-            stamp = archives.stamp_of(archives.seconds(stamp) + 1)
+            stamp = model.stamp_of(model.seconds(stamp) + 1)
         where = self.vm.directory
         return Archive(f"{self.vm.name}-{stamp}", self.vm.name, {}, [], own, where), True
 
@@ -181,7 +178,7 @@ class Writer:
                 if part.source_mtime_ns:
                     is_same = (status.st_mtime_ns, status.st_size) == (part.source_mtime_ns, part.size_bytes)
                 else:  # of `vm`, which tells it by the folder's name
-                    is_same = archives.stamp_of(status.st_mtime) == each.stamp
+                    is_same = model.stamp_of(status.st_mtime) == each.stamp
                 if not is_same:
                     return False
         return True
@@ -264,7 +261,7 @@ class Writer:
             raise
         finally:
             with process.Shielded():
-                if cut.is_settled(self.journal.record):
+                if live_copy.is_settled(self.journal.record):
                     self.journal.end()
 
     def announce_changes(self, roles: set[str]) -> None:
@@ -327,7 +324,7 @@ class Writer:
 
     def _note_tags(self, drive: Drive, part: Part, path: str) -> None:
         if drive.format == "qcow2":
-            tags = tags_of(tools.qemu_img(self.vm), path)
+            tags = tags_of(programs.qemu_img(self.vm), path)
             part.tags = [tag_id(each) for each in tags]
             if drive.role == self.taken[0].role:
                 self.point.snapshots = [each["name"] for each in tags]
@@ -343,7 +340,7 @@ class Writer:
             of=since, tags=below.tags, virtual_bytes=size,
         )  # fmt: skip
         words = ["rebase", "-u", "-f", "qcow2", "-F", below.format, "-b", f"./{below.plain_name}"]
-        image.run(tools.qemu_img(self.vm), [*words, image.safe_name(path)], what=f"archive {part.name}")
+        image.run(programs.qemu_img(self.vm), [*words, image.safe_name(path)], what=f"archive {part.name}")
         self._put(part, path, self.job.wish.compress, title=f"archiving changes of {drive.name}")
         part.source_mtime_ns = 0
         self.point.parts.append(part)
@@ -353,7 +350,7 @@ class Writer:
     @contextlib.contextmanager
     def _staged(self, drive: Drive) -> Iterator[str]:
         """A copy from which the snapshot that `--delvm` names has been removed."""
-        program, tag = tools.qemu_img(self.vm), self.job.wish.delvm
+        program, tag = programs.qemu_img(self.vm), self.job.wish.delvm
         if tag not in [each["name"] for each in tags_of(program, drive.path)]:
             yield drive.path
             return
@@ -420,7 +417,7 @@ class Writer:
         if below is None or os.path.normpath(backing) == below.plain_name:
             return
         words = ["rebase", "-u", "-f", "qcow2", "-F", below.format, "-b", f"./{below.plain_name}"]
-        image.run(tools.qemu_img(self.vm), [*words, image.safe_name(path)], what=f"archive {part.name}")
+        image.run(programs.qemu_img(self.vm), [*words, image.safe_name(path)], what=f"archive {part.name}")
         with self.store.reader(self._folder, name) as fd:
             sent = transfer.digest(fd, lambda _: None, self.vm.io.checkpoint, like=part.xxh128)
         part.stored_bytes, part.xxh128 = sent.stored_bytes, sent.xxh128

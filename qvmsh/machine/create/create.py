@@ -18,10 +18,10 @@ from qvmsh.errors import ConfigError, ImageError, MissingProgramError, QvmError,
 from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.images import builtin
-from qvmsh.machine import registry as known
+from qvmsh.machine import registry
 from qvmsh.machine.create import seed
 from qvmsh.machine.machine import Machine
-from qvmsh.machine.work import creation_folder as making
+from qvmsh.machine.work import creation_folder
 from qvmsh.qemu import image, programs
 
 TYPE_CHECKING = False
@@ -63,13 +63,13 @@ def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Ma
     """
     final = os.path.abspath(directory)
     name = os.path.basename(final)
-    for line in making.sweep(environ):
+    for line in creation_folder.sweep(environ):
         io.warn(line)
     require_place(final, name)
     _require_sound(wish)
     source, is_builtin = _source(wish.image, name, io, environ)
     try:
-        with making.Folder("create", final, environ) as folder:
+        with creation_folder.Folder("create", final, environ) as folder:
             part = folder.path
             os.chmod(part, 0o755)  # noqa: S103  # as mkdir would
             Machine(part, environ=environ).state_folder()
@@ -85,7 +85,7 @@ def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Ma
         raise QvmError(f"cannot create {name}: {error.strerror}", hint="nothing was left behind") from error
     host_files.sync_folder(os.path.dirname(final))
     vm = Machine(final, io=io, environ=environ)
-    known.remember(vm)
+    registry.remember(vm)
     return vm
 
 
@@ -151,7 +151,7 @@ def require_place(final: str, name: str, *, verb: str = "create") -> None:
 
 def _foreign_names(final: str, name: str) -> list[str]:
     """What lies in the directory, besides what a killed `create` left."""
-    parts = [os.path.basename(path) for path in making.left_in(final, name)]
+    parts = [os.path.basename(path) for path in creation_folder.left_in(final, name)]
     return [each for each in os.listdir(final) if each not in parts]
 
 
@@ -225,7 +225,7 @@ def guest_name(name: str) -> str:
 def free_id(environ: Mapping[str, str]) -> str:
     """A VM_MACHINE_ID that no known machine has; 01 again when all are taken."""
     taken = set()
-    for directory in known.directories(environ):
+    for directory in registry.directories(environ):
         try:
             taken.add(Machine(directory, environ={}).loaded["VM_MACHINE_ID"])
         except (QvmError, KeyError):

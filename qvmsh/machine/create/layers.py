@@ -12,8 +12,7 @@ import os
 
 from qvmsh.errors import ImageError, QvmError, StateError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import programs as tools
-from qvmsh.machine import state
+from qvmsh.machine import programs, state
 from qvmsh.machine.create import seed
 from qvmsh.machine.storage import chain, dependents, own_disk
 from qvmsh.machine.work.lock import work_lock
@@ -141,7 +140,7 @@ def _make_base(vm: Machine, layers: Layers, found: list[chain.Layer], *, replace
     """Copy seed to base. The overlay goes first: it would be silently wrong on another base."""
     part = layers.base + ".part"
     try:
-        seed.copy(found, part, layers.format, vm.name, vm.io, tools.qemu_img(vm))
+        seed.copy(found, part, layers.format, vm.name, vm.io, programs.qemu_img(vm))
     except OSError as error:
         raise QvmError(
             f"cannot copy {os.path.basename(layers.seed)}: {error.strerror}",
@@ -164,7 +163,7 @@ def make_overlay(vm: Machine, layers: Layers, mode: int, like: dict[str, Any] | 
         like: the `image.kind` that it is to be of.
     """
     part = layers.overlay + ".part"
-    program = tools.qemu_img(vm)
+    program = programs.qemu_img(vm)
     try:
         image.create_overlay(
             program,
@@ -202,7 +201,7 @@ def require_writable_base(vm: Machine, *, force: bool) -> None:
     overlay = Layers(vm).overlay
     if force:
         return
-    program = tools.qemu_img(vm)
+    program = programs.qemu_img(vm)
     chain.below(vm, overlay, "qcow2")
     if os.path.exists(overlay) and image.has_data(program, overlay):
         raise ImageError(

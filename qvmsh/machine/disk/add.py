@@ -14,15 +14,12 @@ from qvmsh.config import devices
 from qvmsh.config.words import quote
 from qvmsh.errors import ImageError, QmpError, QvmError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import log, state
-from qvmsh.machine import registry as known
+from qvmsh.machine import log, registry, state
 from qvmsh.machine.disk.reports import DiskDone
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.settings import commands as configuration
-from qvmsh.machine.storage import chain, dependents, own_disk, volumes
-from qvmsh.machine.storage import selection as diskwork
-from qvmsh.machine.storage import supplies as disks
+from qvmsh.machine.storage import chain, dependents, own_disk, selection, supplies, volumes
 from qvmsh.machine.storage.volumes import Volume
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import image, platforms
@@ -76,8 +73,8 @@ def add(vm: Machine, file: str, addition: Addition) -> DiskDone:
                 "disk add: the disks are named in VM_QEMU_ARGS", machine=vm.name, hint="add it there by hand"
             )
         path = vm.settings.located(file)
-        disks.shown(vm, path)
-        found = disks.further(vm)
+        supplies.shown(vm, path)
+        found = supplies.further(vm)
         new = Volume(f"disk{len(found) + 1}", path, line.driver, addition.is_read_only, source="VM_DISKS")
         for each in volumes.configured(vm):
             if os.path.realpath(each.path) == os.path.realpath(path):
@@ -86,8 +83,8 @@ def add(vm: Machine, file: str, addition: Addition) -> DiskDone:
             _require_told_format(vm, new, line)
         made = _made(vm, new, addition)
         try:
-            further = disks.Further(file, path, new.id, line)
-            disks.require_further(vm, further)
+            further = supplies.Further(file, path, new.id, line)
+            supplies.require_further(vm, further)
             _require_near(vm, further)
             image.require_unused(path, vm.name)
             if not addition.is_read_only:
@@ -108,7 +105,7 @@ def add(vm: Machine, file: str, addition: Addition) -> DiskDone:
     return DiskDone(vm.name, new, done + (f"; it is backed by {', '.join(below)}" if below else ""))
 
 
-def _require_near(vm: Machine, disk: disks.Further) -> None:
+def _require_near(vm: Machine, disk: supplies.Further) -> None:
     """Refuse an overlay on a raw file elsewhere: the header of a foreign image may name any file of the host.
 
     Raises:
@@ -164,7 +161,7 @@ def _require_told_format(vm: Machine, disk: Volume, line: devices.DiskLine) -> N
 
 def _warn_of_others(vm: Machine, disk: Volume) -> None:
     """Say which other machine of this user has the disk; both are not kept from it while they are off."""
-    for folder in known.directories(vm.environ):
+    for folder in registry.directories(vm.environ):
         if os.path.realpath(folder) == os.path.realpath(vm.directory):
             continue
         other = Machine(folder, environ=vm.environ)
@@ -210,7 +207,7 @@ def _made(vm: Machine, disk: Volume, addition: Addition) -> bool:
     with host_files.Removed(vm.files.adding), host_files.Removed(part):
         try:
             _lay_down(vm, part)
-            diskwork.run(vm, words, f"create {disk.name}")
+            selection.run(vm, words, f"create {disk.name}")
         except ImageError as error:
             error.details = tuple(
                 line.removeprefix(f"{part}: ").replace(part, disk.path) for line in error.details
@@ -225,7 +222,7 @@ def _made(vm: Machine, disk: Volume, addition: Addition) -> bool:
 
 def _note(vm: Machine, part: str) -> None:
     """Note the image before it is there: nothing else names it yet. What a killed one left goes."""
-    left = diskwork.cut_off(vm)
+    left = selection.cut_off(vm)
     if left:
         host_files.remove(left)
     vm.state_folder()
@@ -247,7 +244,7 @@ def _plug(vm: Machine, seen: state.Observation, disk: Volume, line: devices.Disk
         return f"VM_DISK_BUS={bus} takes no disk while it runs"
     if seen.note.disposable or seen.note.base_only:
         return "this run is --disposable or --base-only"
-    file = {"driver": disks.protocol(disk.path), "filename": disks.shown(vm, disk.path)}
+    file = {"driver": supplies.protocol(disk.path), "filename": supplies.shown(vm, disk.path)}
     node: dict[str, Any] = {
         "node-name": disk.id, "driver": line.driver, "read-only": disk.is_read_only, "file": file,
     }  # fmt: skip

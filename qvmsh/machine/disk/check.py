@@ -10,11 +10,9 @@ import os
 
 from qvmsh.errors import ImageError, QvmError
 from qvmsh.host import files as host_files
-from qvmsh.machine import programs as tools
-from qvmsh.machine import state
+from qvmsh.machine import programs, state
 from qvmsh.machine.disk.reports import Checked
-from qvmsh.machine.storage import bitmaps, chain, dependents, volumes
-from qvmsh.machine.storage import selection as diskwork
+from qvmsh.machine.storage import bitmaps, chain, dependents, selection, volumes
 from qvmsh.machine.storage.volumes import Volume
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import image, imagecheck
@@ -32,10 +30,10 @@ def check(vm: Machine, name: str | None, *, is_repairing: bool) -> Checked:
     with work_lock(vm, "disk check --repair" if is_repairing else "disk check", is_looking=not is_repairing):
         seen = state.observe(vm)
         if is_repairing:
-            diskwork.require_off(vm, seen, "repair")
-        found = diskwork.every(vm, seen)
+            selection.require_off(vm, seen, "repair")
+        found = selection.every(vm, seen)
         if name is not None:
-            found = [diskwork.one(vm, found, name)]
+            found = [selection.one(vm, found, name)]
         is_lent = seen.note is not None and seen.note.disposable
         rows = []
         for path, kind, is_written in _images(vm, found):
@@ -83,7 +81,7 @@ def _look(vm: Machine, path: str, kind: str) -> Soundness | None:
     image.require(path, vm.name, hint="put it back", kind=kind)
     chain.below(vm, path, kind)
     with vm.io.stage(f"checking {os.path.basename(path)}"):
-        return imagecheck.check(tools.qemu_img(vm), path, kind)
+        return imagecheck.check(programs.qemu_img(vm), path, kind)
 
 
 def _mend(vm: Machine, row: dict[str, Any], kind: str, sound: Soundness) -> Soundness:
@@ -92,7 +90,7 @@ def _mend(vm: Machine, row: dict[str, Any], kind: str, sound: Soundness) -> Soun
     Raises:
         ImageError: it is open elsewhere, or others stand on it; nothing was changed.
     """
-    program, path = tools.qemu_img(vm), row["file"]
+    program, path = programs.qemu_img(vm), row["file"]
     image.require_unused(path, vm.name)
     if sound.corruptions:  # what cannot be mended becomes zeros; leaks are nobody's data
         dependents.require_writable(vm, path, "repair", besides=_own_overlay(vm, path))
@@ -100,7 +98,7 @@ def _mend(vm: Machine, row: dict[str, Any], kind: str, sound: Soundness) -> Soun
     words = ["check", "-q", "-f", kind, "-r", mode, image.safe_name(path)]
     with vm.io.stage(f"repairing {row['name']}"):
         try:
-            diskwork.run(vm, words, f"repair {row['name']}")
+            selection.run(vm, words, f"repair {row['name']}")
         except ImageError as error:  # some of it may be mended: it is looked at anew
             row["note"] = next(iter(error.details), "")
         if sound.corruptions and kind == "qcow2":  # what has become zeros, no bitmap tells

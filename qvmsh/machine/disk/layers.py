@@ -12,15 +12,13 @@ from qvmsh.config import devices
 from qvmsh.config.words import quote
 from qvmsh.errors import ImageError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import log, state
-from qvmsh.machine import programs as tools
-from qvmsh.machine.disk import layers_live as disk_layers_live
+from qvmsh.machine import log, programs, state
+from qvmsh.machine.disk import layers_live
 from qvmsh.machine.disk.reports import DiskDone
 from qvmsh.machine.journal import Kind, Record
 from qvmsh.machine.progress import size
 from qvmsh.machine.snapshot.store import Images
-from qvmsh.machine.storage import chain, dependents, volumes
-from qvmsh.machine.storage import selection as diskwork
+from qvmsh.machine.storage import chain, dependents, selection, volumes
 from qvmsh.machine.storage.volumes import Volume
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.machine.work.recovery import Transaction
@@ -44,7 +42,7 @@ def commit(vm: Machine, name: str | None) -> DiskDone:
         dependents.require_writable(vm, base, "commit to", besides=disk.path)
         if not seen.is_live:
             image.require_unused(base, vm.name)
-        needed = diskwork.used_bytes(disk)
+        needed = selection.used_bytes(disk)
         free = host_files.free_bytes(os.path.dirname(base))
         if free < needed:
             raise ImageError(
@@ -54,7 +52,7 @@ def commit(vm: Machine, name: str | None) -> DiskDone:
                 hint=f"free space in {os.path.dirname(base)}; nothing was changed",
             )
         if seen.is_live:
-            disk_layers_live.commit(vm, seen, disk)
+            layers_live.commit(vm, seen, disk)
         else:
             _commit(vm, disk, base)
     log.note(vm, f"committed {disk.id} to {os.path.basename(base)}")
@@ -66,7 +64,7 @@ def _commit(vm: Machine, disk: Volume, base: str) -> None:
     _grow(vm, disk, base)
     with vm.io.stage(f"committing {disk.name}"):
         words = ["commit", "-q", "-f", disk.format, image.safe_name(disk.path)]
-        diskwork.run(
+        selection.run(
             vm, words, f"commit {disk.name}", "the overlay still holds all data; `qvm disk commit` continues"
         )
         host_files.sync(base)
@@ -79,12 +77,12 @@ def _base_format(vm: Machine, disk: Volume) -> str:
 
 def _grow(vm: Machine, disk: Volume, base: str) -> None:
     """A base that is smaller than its overlay grows first: qemu-img would do it in the middle."""
-    program, wanted = tools.qemu_img(vm), image.header(disk.path, disk.format).size_bytes
+    program, wanted = programs.qemu_img(vm), image.header(disk.path, disk.format).size_bytes
     kind = _base_format(vm, disk)
     if image.virtual_bytes(program, base, kind) < wanted:
         words = ["resize", "-q", "-f", kind, image.safe_name(base), str(wanted)]
         why = f"it must grow to the size of {disk.name} first; nothing was changed"
-        diskwork.run(vm, words, f"resize {os.path.basename(base)}", why)
+        selection.run(vm, words, f"resize {os.path.basename(base)}", why)
 
 
 @log.failures
@@ -92,9 +90,9 @@ def rebase(vm: Machine, name: str, base: str | None, *, is_unsafe: bool) -> Disk
     """Let an overlay stand on another base, or on none; see `commands.disk`."""
     with work_lock(vm, "disk rebase"):
         seen = state.observe(vm)
-        disk = diskwork.one(vm, diskwork.changeable(vm, seen, "rebase a disk"), name)
+        disk = selection.one(vm, selection.changeable(vm, seen, "rebase a disk"), name)
         if base is not None or is_unsafe:
-            diskwork.require_off(vm, seen, "rebase a disk onto another base")
+            selection.require_off(vm, seen, "rebase a disk onto another base")
         _require_qcow2(vm, disk, "rebase")
         image.require(disk.path, vm.name, hint="put it back", kind=disk.format)
         layers = chain.below(vm, disk.path, disk.format)
@@ -124,14 +122,14 @@ def rebase(vm: Machine, name: str, base: str | None, *, is_unsafe: bool) -> Disk
         if not is_unsafe:
             _require_room_for(vm, disk, layers)
         if seen.is_live:
-            disk_layers_live.flatten(vm, seen, disk)
+            layers_live.flatten(vm, seen, disk)
             return DiskDone(vm.name, disk, "no longer backed by another image")
         if not is_unsafe:
             image.require_unused(disk.path, vm.name)
         words += ["-b", target, image.safe_name(disk.path)]
         journal = contextlib.nullcontext() if is_unsafe else _journal(vm, disk)
         with vm.io.stage(f"rebasing {disk.name}"), journal:
-            diskwork.run(vm, words, f"rebase {disk.name}")
+            selection.run(vm, words, f"rebase {disk.name}")
             host_files.sync(disk.path)
     log.note(vm, f"rebased {disk.id} onto {target or 'nothing'}")
     shown = target.removeprefix("./")
@@ -145,7 +143,7 @@ def _backing_name(disk: Volume, base: str) -> str:
     before a `:` for a protocol.
     """
     inside = os.path.relpath(base, os.path.dirname(os.path.realpath(disk.path)))
-    if inside.startswith("..") or diskwork.is_link_elsewhere(disk.path):
+    if inside.startswith("..") or selection.is_link_elsewhere(disk.path):
         return base
     return image.safe_name(inside)
 
@@ -168,7 +166,7 @@ def _format_of(vm: Machine, base: str, path: str) -> str:
         )
     chain.below(vm, path, kind)
     if kind not in ("raw", looks):  # of some images only the end tells
-        image.told(tools.qemu_img(vm), path, kind)
+        image.told(programs.qemu_img(vm), path, kind)
     return kind
 
 
@@ -228,10 +226,10 @@ def _require_qcow2(vm: Machine, disk: Volume, what: str) -> None:
 
 def _overlay(vm: Machine, seen: state.Observation, name: str | None, what: str) -> Volume:
     """The disk that a word means; it must stand on another."""
-    disk = diskwork.one(vm, diskwork.changeable(vm, seen, f"{what} a disk"), name)
+    disk = selection.one(vm, selection.changeable(vm, seen, f"{what} a disk"), name)
     _require_qcow2(vm, disk, what)
     if not seen.is_live:
-        diskwork.require_ready(vm, disk)
+        selection.require_ready(vm, disk)
     if not chain.below(vm, disk.path, disk.format):
         raise UsageError(
             f"disk {what}: {disk.id}, {disk.name}, is not backed by another image", machine=vm.name

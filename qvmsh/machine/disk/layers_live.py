@@ -15,7 +15,7 @@ from qvmsh.machine import state
 from qvmsh.machine.disk import recovery
 from qvmsh.machine.journal import Kind, Phase, Record
 from qvmsh.machine.monitor import conversation
-from qvmsh.machine.snapshot import save_delete as snapshots
+from qvmsh.machine.snapshot import save_delete
 from qvmsh.machine.snapshot.store import Live
 from qvmsh.machine.storage import chain
 from qvmsh.machine.work.recovery import Transaction
@@ -47,7 +47,7 @@ def commit(vm: Machine, seen: state.Observation, disk: Volume) -> None:
             machine=vm.name,
             hint="`qvm stop` first",
         )
-    with snapshots.live(vm, note) as (found, disks):
+    with save_delete.live(vm, note) as (found, disks):
         store = Live(vm, [each for each in disks if each.node == disk.node], found.exchange)
         row = recovery.row_of(store, lambda each: each["inserted"]["node-name"] == disk.node)
         is_running = seen.kind == state.RUNNING
@@ -83,7 +83,7 @@ def flatten(vm: Machine, seen: state.Observation, disk: Volume) -> None:
         QmpError: QEMU failed; the disk stands where it stood.
     """
     note, _ = _running(vm, seen, "rebase a disk")
-    with snapshots.live(vm, note) as (store, disks):
+    with save_delete.live(vm, note) as (store, disks):
         one = Live(vm, [each for each in disks if each.node == disk.node], store.exchange)
         record = Record(Kind.DISK_REBASE, name=disk.id, disks=one.named())
         with vm.io.stage(f"rebasing {disk.name}"), Transaction(vm, record, one.exchange) as journal:

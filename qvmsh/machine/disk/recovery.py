@@ -13,12 +13,10 @@ from qvmsh.errors import QmpError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
 from qvmsh.machine import journal as journals
-from qvmsh.machine import launch_record as notes
-from qvmsh.machine import programs as tools
+from qvmsh.machine import launch_record, programs
 from qvmsh.machine.journal import Kind, Phase
 from qvmsh.machine.snapshot import recovery as snapshot_recovery
-from qvmsh.machine.storage import chain
-from qvmsh.machine.storage import selection as diskwork
+from qvmsh.machine.storage import chain, selection
 from qvmsh.machine.storage.volumes import file_of
 from qvmsh.qemu import image, qmp
 
@@ -37,7 +35,7 @@ COMMIT, STREAM = "qvm-commit", "qvm-stream"
 def recover(journal: Journal) -> str:
     """See `work.recovery`."""
     vm, record = journal.vm, journal.record
-    note = notes.read(vm.files)
+    note = launch_record.read(vm.files)
     if locks.holder(vm.files.pid_file) is None or note is None:
         return snapshot_recovery.recover_off(vm, record, _recover_off)
     with snapshot_recovery.live(vm, note, record) as store:
@@ -62,7 +60,7 @@ def _recover_off(store: Store, record: Record) -> str:
             below = ["-F", record.backing_format] if record.backing else []
             words = ["rebase", "-u", "-f", "qcow2", *below, "-b", record.backing, image.safe_name(each.path)]
             what = f"restore the base of {each.name}"
-            image.run(tools.qemu_img(store.vm), words, what=what)
+            image.run(programs.qemu_img(store.vm), words, what=what)
             outcome = "was undone: the disk has its old base"
     return outcome
 
@@ -149,7 +147,7 @@ def new_layer(vm: Machine, path: str) -> None:
     host_files.remove(place)
     words = ["create", "-q", "-u", "-f", "qcow2", "-F", kind, "-b", header.backing, place]
     words.append(str(header.size_bytes))
-    diskwork.run(vm, words, f"create an empty {os.path.basename(path)}")
+    selection.run(vm, words, f"create an empty {os.path.basename(path)}")
     was = os.stat(path)
     os.chmod(place, was.st_mode & 0o7777)
     if os.geteuid() == 0:

@@ -13,15 +13,13 @@ from qvmsh.config.words import quote
 from qvmsh.errors import ImageError, QmpError, StateError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.host import ssh
-from qvmsh.machine import log, state
-from qvmsh.machine import programs as tools
+from qvmsh.machine import log, programs, state
 from qvmsh.machine.disk.add import bytes_of
 from qvmsh.machine.disk.reports import DiskDone, Trimmed
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.progress import size
-from qvmsh.machine.storage import bitmaps, chain, dependents, volumes
-from qvmsh.machine.storage import selection as diskwork
+from qvmsh.machine.storage import bitmaps, chain, dependents, selection, volumes
 from qvmsh.machine.storage.volumes import Volume
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import image, imagecheck, qga
@@ -46,14 +44,14 @@ def resize(vm: Machine, name: str, wanted: str | None, *, is_shrinking: bool) ->
     """Give a disk another size; see `commands.disk`. One word alone is the size of the only disk."""
     with work_lock(vm, "disk resize"):
         seen = state.observe(vm)
-        found = diskwork.changeable(vm, seen, "resize a disk")
+        found = selection.changeable(vm, seen, "resize a disk")
         if wanted is None:
             disk, wanted = _only(vm, found, name), name
         else:
-            disk = diskwork.one(vm, found, name)
+            disk = selection.one(vm, found, name)
         image.require(disk.path, vm.name, hint="put it back", kind=disk.format)
         chain.below(vm, disk.path, disk.format)
-        before = image.virtual_bytes(tools.qemu_img(vm), disk.path, disk.format)
+        before = image.virtual_bytes(programs.qemu_img(vm), disk.path, disk.format)
         after = bytes_of(wanted, before)
         if after == before:
             return DiskDone(vm.name, disk, f"already has {size(before)}")
@@ -66,7 +64,7 @@ def resize(vm: Machine, name: str, wanted: str | None, *, is_shrinking: bool) ->
                 hint="the data beyond that is lost; shrink the file systems first, then `--shrink`",
             )
         if after < before:
-            diskwork.require_off(vm, seen, "shrink a disk")
+            selection.require_off(vm, seen, "shrink a disk")
         dependents.require_writable(vm, disk.path, "resize")
         if seen.is_live and seen.note is not None:
             try:
@@ -79,12 +77,12 @@ def resize(vm: Machine, name: str, wanted: str | None, *, is_shrinking: bool) ->
                 error.hint = error.hint or f"it still has {size(before)}"
                 raise
         else:
-            diskwork.require_ready(vm, disk)
+            selection.require_ready(vm, disk)
             if after < before and disk.format == "qcow2":  # no bitmap tells of what comes back empty
                 bitmaps.forget(vm, disk.path)
             words = ["resize", "-q", "-f", disk.format, *(["--shrink"] if after < before else [])]
             try:
-                diskwork.run(vm, [*words, image.safe_name(disk.path), str(after)], f"resize {disk.id}")
+                selection.run(vm, [*words, image.safe_name(disk.path), str(after)], f"resize {disk.id}")
             except ImageError as error:
                 error.hint = error.hint or f"it still has {size(before)}"
                 raise
@@ -110,7 +108,7 @@ def _only(vm: Machine, found: list[Volume], word: str) -> Volume:
             machine=vm.name,
             hint=f"`qvm disk resize {kept[0].id} {quote(word)}`; there are: {ids}",
         )
-    return diskwork.one(vm, kept, None)
+    return selection.one(vm, kept, None)
 
 
 @log.failures
@@ -118,11 +116,11 @@ def trim(vm: Machine, name: str | None) -> Trimmed:
     """Give unused room back to the host; see `commands.disk`."""
     with work_lock(vm, "disk trim"):
         seen = state.observe(vm)
-        every = diskwork.changeable(vm, seen, "trim a disk")
-        found = volumes.written(every if name is None else [diskwork.one(vm, every, name)])
+        every = selection.changeable(vm, seen, "trim a disk")
+        found = volumes.written(every if name is None else [selection.one(vm, every, name)])
         if not found:
             raise StateError(f"cannot trim {name or 'a disk'}: it is read-only", machine=vm.name)
-        before = {each.id: diskwork.used_bytes(each) for each in found}
+        before = {each.id: selection.used_bytes(each) for each in found}
         notes: dict[str, str] = {}
         if seen.is_live:
             by = _trim_live(vm, seen)
@@ -135,7 +133,7 @@ def trim(vm: Machine, name: str | None) -> Trimmed:
             "id": each.id,
             "file": each.path,
             "before_bytes": before[each.id],
-            "after_bytes": diskwork.used_bytes(each),
+            "after_bytes": selection.used_bytes(each),
             "note": notes.get(each.id, ""),
         }
         for each in found
@@ -197,10 +195,10 @@ def _compact(vm: Machine, disk: Volume) -> str:
     It is made beside its place, compared, and takes it in one step, if it is smaller and the same kind of
     image: all that `qemu-img info` shows of it.
     """
-    diskwork.require_ready(vm, disk)
+    selection.require_ready(vm, disk)
     if disk.format != "qcow2":
         return f"unchanged: {disk.format} cannot be trimmed"
-    found, program = image.header(disk.path, disk.format), tools.qemu_img(vm)
+    found, program = image.header(disk.path, disk.format), programs.qemu_img(vm)
     if found.has_data_file:
         return "unchanged: its data is in another file; trim while the machine is on"
     place = os.path.realpath(disk.path)
@@ -218,9 +216,9 @@ def _compact(vm: Machine, disk: Volume) -> str:
         os.fchmod(fd, mode.st_mode & 0o7777)
         words = ["convert", "-q", "-f", "qcow2", "-O", "qcow2", *below]
         with vm.io.stage(f"rewriting {disk.name}"):
-            diskwork.run(vm, [*words, image.safe_name(disk.path), part], f"rewrite {disk.name}")
+            selection.run(vm, [*words, image.safe_name(disk.path), part], f"rewrite {disk.name}")
             words = ["compare", "-q", "-f", "qcow2", "-F", "qcow2", image.safe_name(disk.path), part]
-            diskwork.run(vm, words, f"compare {disk.name} with its new copy")
+            selection.run(vm, words, f"compare {disk.name} with its new copy")
         made = image.kind(program, part)
         changed = sorted(key for key in {*kind, *made} if kind.get(key) != made.get(key))
         if changed:
@@ -244,7 +242,7 @@ def _why_not(vm: Machine, disk: Volume, found: image.Header, kind: dict[str, Any
         return "other images are backed by it"
     if os.stat(disk.path).st_nlink > 1:
         return f"its file has a second name (a hard link); {on}"
-    if diskwork.is_link_elsewhere(disk.path) and _is_beside(found.backing):
+    if selection.is_link_elsewhere(disk.path) and _is_beside(found.backing):
         place = os.path.realpath(disk.path)
         return f"it is a link, and beside {place} {found.backing} would be another file"
     if found.backing and not found.backing_format:
@@ -253,7 +251,7 @@ def _why_not(vm: Machine, disk: Volume, found: image.Header, kind: dict[str, Any
     if broken:
         words = f"qemu-img bitmap --remove {image.typed(disk.path)} {quote(broken[0])}"
         return f"its dirty bitmap {broken[0]} is broken, and `{words}` removes it"
-    sound = imagecheck.check(tools.qemu_img(vm), disk.path, disk.format)
+    sound = imagecheck.check(programs.qemu_img(vm), disk.path, disk.format)
     if sound and sound.corruptions:
         return "it is damaged; `qvm disk check --repair`"
     if sound and sound.compressed:

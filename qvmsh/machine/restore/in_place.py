@@ -19,8 +19,7 @@ from qvmsh.errors import ImageError, QvmError, StateError, Terminated
 from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.machine import journal as journals
-from qvmsh.machine import programs as tools
-from qvmsh.machine import state
+from qvmsh.machine import programs, state
 from qvmsh.machine.archive.model import Archive, Point
 from qvmsh.machine.archive.reader import NEW, Reader
 from qvmsh.machine.archive.settings import STATE, is_known
@@ -36,7 +35,7 @@ from qvmsh.machine.restore.plan import (
     require_nobody_above,
     top_of,
 )
-from qvmsh.machine.storage import supplies as disks
+from qvmsh.machine.storage import supplies
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import image
 
@@ -78,7 +77,7 @@ def same(vm: Machine, shelf: Shelf, archive: Archive, point: Point, *, is_forced
         journal = journals.begin(vm, Record(Kind.RESTORE, renames=pairs, uuid=archive.uuid))
         try:
             recovery.put_in_place(journal, is_clearing=True)
-            _make(Reader(vm.io, tools.qemu_img(vm), shelf, archive, point, vm.files.state), plan, journal)
+            _make(Reader(vm.io, programs.qemu_img(vm), shelf, archive, point, vm.files.state), plan, journal)
             journal.write(phase=Phase.READY)
         except OSError as error:
             _undo(journal)
@@ -169,7 +168,7 @@ def _bring_in_step(plan: Plan, reader: Reader, old: str, journal: Journal) -> No
     vm = journal.vm
     stored = {part.role for part in reader.point.parts if part.role.startswith("disk") and part.name}
     then = _lines_of(vm, old)
-    now = disks.further(vm)
+    now = supplies.further(vm)
     lines = []
     for role in sorted(stored, key=lambda role: int(role.removeprefix("disk"))):
         path = plan.places[role][0].name

@@ -18,7 +18,7 @@ from qvmsh.config import devices, edit
 from qvmsh.errors import ImageError, QvmError, Terminated, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.machine import programs as tools
-from qvmsh.machine import registry as known
+from qvmsh.machine import registry
 from qvmsh.machine.archive import drives
 from qvmsh.machine.archive.drives import MAIN, READ_ONLY, UEFI
 from qvmsh.machine.archive.model import Archive, Part, Point
@@ -27,9 +27,9 @@ from qvmsh.machine.archive.settings import SETTINGS
 from qvmsh.machine.create import create
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.restore.new_identity import WORDS, assign_words, renew
-from qvmsh.machine.storage import supplies as disks
-from qvmsh.machine.work import creation_folder as making
-from qvmsh.qemu import drives as words_of
+from qvmsh.machine.storage import supplies
+from qvmsh.machine.work import creation_folder
+from qvmsh.qemu import drives as qemu_drives
 from qvmsh.qemu import programs
 
 TYPE_CHECKING = False
@@ -67,10 +67,10 @@ def new(
     """
     final = os.path.abspath(directory)
     name = os.path.basename(final)
-    for line in making.sweep(environ):
+    for line in creation_folder.sweep(environ):
         io.warn(line)
     create.require_place(final, name, verb="restore")
-    folder = making.Folder("restore", final, environ)
+    folder = creation_folder.Folder("restore", final, environ)
     try:
         with folder:
             os.chmod(folder.path, _mode(archive.directory))
@@ -93,7 +93,7 @@ def new(
         raise QvmError(f"cannot restore into {final}: {error.strerror}", hint=hint) from error
     host_files.sync_folder(os.path.dirname(final))
     made = Machine(final, io=io, environ=environ)
-    known.remember(made)
+    registry.remember(made)
     return made, laid.notes
 
 
@@ -215,7 +215,7 @@ def _bring_inside(folder: str, point: Point, environ: Mapping[str, str], notes: 
         return
     vmrc = os.path.join(folder, ".vmrc")
     lines, is_changed = [], False
-    for disk in disks.further(made):
+    for disk in supplies.further(made):
         new_name = moved.get(disk.path)
         is_changed |= new_name is not None
         lines.append(line_of(new_name or disk.name, disk.line))
@@ -225,12 +225,12 @@ def _bring_inside(folder: str, point: Point, environ: Mapping[str, str], notes: 
         words = made.settings.words(variable)
         names = {
             each.file: moved[path]
-            for each in words_of.drives(words)
+            for each in qemu_drives.drives(words)
             if (path := os.path.normpath(os.path.join(folder, each.file))) in moved
         }
         if names:
             names = {old: f"./{now}" if ":" in now else now for old, now in names.items()}
-            assign_words(vmrc, variable, words_of.renamed(words, names))
+            assign_words(vmrc, variable, qemu_drives.renamed(words, names))
 
 
 def format_of(vm: Machine, drive: drives.Drive) -> str:
@@ -238,7 +238,7 @@ def format_of(vm: Machine, drive: drives.Drive) -> str:
     words = [word for variable in WORDS for word in vm.settings.words(variable)]
     guessed = {
         os.path.normpath(os.path.join(vm.directory, each.file))
-        for each in words_of.drives(words)
+        for each in qemu_drives.drives(words)
         if not each.format
     }
     return "" if drive.path in guessed else drive.format
@@ -270,7 +270,7 @@ def _disks(
         if part.role == SETTINGS or part.left_out:
             continue
         drive = named.get(part.role)
-        variables = disks.variables_path(made) if part.role == UEFI else ""
+        variables = supplies.variables_path(made) if part.role == UEFI else ""
         path = drive.path if drive else variables
         inside = os.path.relpath(path, made.directory) if path else ".."
         if inside.startswith("..") or inside in taken:

@@ -22,8 +22,7 @@ from qvmsh.machine.archive.reader import NEW, Place, restored_ns
 from qvmsh.machine.archive.settings import SETTINGS
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.restore.new_machine import format_of, free_name, layer_names
-from qvmsh.machine.storage import chain, dependents
-from qvmsh.machine.storage import supplies as disks
+from qvmsh.machine.storage import chain, dependents, supplies
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -99,8 +98,8 @@ def _present(vm: Machine, part: Part, present: list[Drive]) -> Drive | None:
     """The disk of the machine that an archived one is."""
     if part.role == MAIN:
         return next((each for each in present if each.role == MAIN), None)
-    if part.role == UEFI and disks.variables_path(vm):
-        return drives.Drive(UEFI, disks.variables_path(vm), "qcow2")
+    if part.role == UEFI and supplies.variables_path(vm):
+        return drives.Drive(UEFI, supplies.variables_path(vm), "qcow2")
     if not part.source:
         return None
     path = os.path.realpath(_at(vm, part))

@@ -12,13 +12,11 @@ import time
 
 from qvmsh.errors import UsageError
 from qvmsh.machine import log
-from qvmsh.machine.archive import maintenance as archive_keeping
-from qvmsh.machine.archive import stores
+from qvmsh.machine.archive import maintenance, stores
 from qvmsh.machine.archive.index import Shelf, split
 from qvmsh.machine.archive.model import Archive, Point
 from qvmsh.machine.archive.reports import Restored
-from qvmsh.machine.restore import in_place as restore_same
-from qvmsh.machine.restore import new_machine as restore_new
+from qvmsh.machine.restore import in_place, new_machine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +48,7 @@ def restore(
     shelf, archive, point = find(vm, word)
     label = f"{archive.folder}/{point.stamp}"
     if directory is not None:
-        made, notes = restore_new.new(vm, shelf, archive, point, directory, io, environ)
+        made, notes = new_machine.new(vm, shelf, archive, point, directory, io, environ)
         return Restored(
             made.name, label, os.path.relpath(made.directory), is_new=True, seconds=time.monotonic() - began,
             notes=notes,
@@ -60,7 +58,7 @@ def restore(
             "restore: there is no machine here to restore into",
             hint="`qvm restore ARCHIVE DIR` makes a new one",
         )
-    notes = restore_same.same(vm, shelf, archive, point, is_forced=is_forced)
+    notes = in_place.same(vm, shelf, archive, point, is_forced=is_forced)
     log.note(vm, f"restored {label}")
     return Restored(vm.name, label, vm.directory, is_new=False, seconds=time.monotonic() - began, notes=notes)
 
@@ -85,14 +83,14 @@ def find(vm: Machine | None, word: str) -> tuple[Shelf, Archive, Point]:
         raise UsageError(
             f"there is no archive {word!r}", hint="give the path of its folder, or a machine with -M"
         )
-    shelf = archive_keeping.shelf_of(vm)
+    shelf = maintenance.shelf_of(vm)
     found = shelf.find(word)
-    archive_keeping.warn_of_unreadable(vm, shelf)
+    maintenance.warn_of_unreadable(vm, shelf)
     return shelf, *found
 
 
 def _is_own(vm: Machine, word: str) -> bool:
-    return word in archive_keeping.shelf_of(vm).store.folders()
+    return word in maintenance.shelf_of(vm).store.folders()
 
 
 def _is_of_shelf(vm: Machine | None, word: str) -> bool:
@@ -113,7 +111,7 @@ def _by_place(vm: Machine | None, word: str, parts: tuple[str, str, str]) -> tup
         )
     shelf = Shelf(stores.at(above, "."), "")
     if vm is not None:
-        shelf = Shelf(shelf.store, "", *archive_keeping.layer_names(vm))
+        shelf = Shelf(shelf.store, "", *maintenance.layer_names(vm))
     archive = shelf.read(folder)
     if not archive.done:
         raise UsageError(f"{word!r} is not an archive", hint="it contains no state of a machine")

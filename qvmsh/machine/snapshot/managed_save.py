@@ -39,15 +39,14 @@ def save(vm: Machine, note: Note, name: str, *, has_suspend: bool, timeout_s: fl
         DeadlineError: the guest does not suspend; it runs on.
         QmpError: QEMU cannot save; the guest runs on and no snapshot was changed.
     """
-    from qvmsh.machine.snapshot import obstacles as blockers
-    from qvmsh.machine.snapshot import save_delete as snapshots
+    from qvmsh.machine.snapshot import obstacles, save_delete
     from qvmsh.qemu.session import Session  # asyncio: start and kill do without
 
     snapshot_names.require_name(vm, name)
     seen = state.observe(vm)
     pid = seen.pid or 0
-    with snapshots.live(vm, note) as (store, disks):
-        blockers.require(vm, disks, "save", exchange=store.exchange, pid=pid, has_memory=True)
+    with save_delete.live(vm, note) as (store, disks):
+        obstacles.require(vm, disks, "save", exchange=store.exchange, pid=pid, has_memory=True)
         kind = state.SUSPENDED if has_suspend else seen.kind
         registers = ich9.read(store.exchange) if kind == state.SUSPENDED else None
     suspended_s = 0.0
@@ -60,9 +59,9 @@ def save(vm: Machine, note: Note, name: str, *, has_suspend: bool, timeout_s: fl
             vm.io.warn(f"{vm.name}: nothing was saved; the guest was asked to suspend, `qvm wakeup` wakes it")
             raise
     try:
-        with snapshots.live(vm, note) as (store, _):
-            snapshots.take(
-                store, note, name, snapshots.Request(is_replacing=True),
+        with save_delete.live(vm, note) as (store, _):
+            save_delete.take(
+                store, note, name, save_delete.Request(is_replacing=True),
                 kind=kind, registers=registers, pid=pid, stays_held=True,
             )  # fmt: skip
     except QvmError as error:

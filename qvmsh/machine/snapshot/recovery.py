@@ -14,9 +14,8 @@ import time
 from qvmsh.errors import QmpError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
-from qvmsh.machine import launch_record as notes
-from qvmsh.machine import snapshot_names, state
-from qvmsh.machine.guest import filesystems as freezing
+from qvmsh.machine import launch_record, snapshot_names, state
+from qvmsh.machine.guest import filesystems
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.guest.clock import put_clock_right
 from qvmsh.machine.journal import Journal, Kind, Phase, Record
@@ -47,7 +46,7 @@ SHORT_S, HANGS_S = 0.3, 30.0
 def recover(journal: Journal) -> str:
     """See `work.recovery`."""
     vm, record = journal.vm, journal.record
-    note = notes.read(vm.files)
+    note = launch_record.read(vm.files)
     if locks.holder(vm.files.pid_file) is not None and note is not None:
         return _recover_live(vm, note, record)
     return recover_off(vm, record, _STEPS[record.kind])
@@ -108,7 +107,7 @@ def live(vm: Machine, note: Note, record: Record) -> Iterator[Live]:
             store = Live(vm, volumes.written(found), exchange)
             store.jobs.drain()
             if record.is_frozen:
-                freezing.thaw(note)
+                filesystems.thaw(note)
             yield store
         except (ConnectionError, TimeoutError):
             raise state.silent(vm) from None

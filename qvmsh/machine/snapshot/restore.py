@@ -12,15 +12,12 @@ import time
 
 from qvmsh.errors import ImageError, QmpError, StateError
 from qvmsh.machine import log, state
-from qvmsh.machine.guest import readiness as ready
+from qvmsh.machine.guest import readiness
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.guest.clock import put_clock_right
 from qvmsh.machine.journal import Journal, Kind, Phase, Record
 from qvmsh.machine.monitor import conversation
-from qvmsh.machine.snapshot import fit as snapshot_fit
-from qvmsh.machine.snapshot import hardware as snapshot_hardware
-from qvmsh.machine.snapshot import obstacles as blockers
-from qvmsh.machine.snapshot import save_delete as snapshots
+from qvmsh.machine.snapshot import fit, hardware, obstacles, save_delete
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.recovery import BACK
 from qvmsh.machine.snapshot.reports import NEXT_IS_WHOLE, SnapshotRestored, word
@@ -46,16 +43,16 @@ def restore(
     began = time.monotonic()
     with (
         work_lock(vm, "snapshot restore"),
-        snapshots.opened(vm, "restore a snapshot") as (store, disks, seen),
+        save_delete.opened(vm, "restore a snapshot") as (store, disks, seen),
     ):
         known = Catalogue.read(vm)
         entry = known.entries.get(name)
-        left = snapshot_fit.without(volumes.written(disks), store.on(name), entry) if is_forced else []
+        left = fit.without(volumes.written(disks), store.on(name), entry) if is_forced else []
         if left and not isinstance(store, Live):
             store = Images(vm, [each for each in store.volumes if each not in left])
             disks = [each for each in disks if each not in left]
-        blockers.require(vm, disks, "restore a snapshot")
-        tag = snapshots.resolve(store, name, entry)
+        obstacles.require(vm, disks, "restore a snapshot")
+        tag = save_delete.resolve(store, name, entry)
         if isinstance(store, Live) and not store.memory_bytes(tag):
             raise StateError(
                 f"the snapshot {name} holds only disks, no memory; the machine is {seen.kind}",
@@ -63,7 +60,7 @@ def restore(
                 hint=f"`qvm stop`, then `qvm snapshot restore {word(name)}`, then `qvm start`",
                 actual=seen.kind,
             )
-        snapshots.require_one_moment(store, name, tag, entry, is_forced=is_forced)
+        save_delete.require_one_moment(store, name, tag, entry, is_forced=is_forced)
         _require_fitting(store, name, tag, entry, is_forced=is_forced)
         if not is_forced:
             paths = [each.path for each in store.volumes]
@@ -88,9 +85,9 @@ def restore(
         clock = "`qvm resume` resumes it and sets its clock"
     elif is_waiting:
         if state.has_ssh(vm, seen.note):
-            with ready.waiting(vm, "snapshot restore"), vm.io.stage("waiting for ssh"):
-                limit_s = ready.attempt_seconds(vm, seen.pid) if timeout_s is None else timeout_s
-                ready.wait(vm, seen.pid, seen.note, timeout_s=limit_s)
+            with readiness.waiting(vm, "snapshot restore"), vm.io.stage("waiting for ssh"):
+                limit_s = readiness.attempt_seconds(vm, seen.pid) if timeout_s is None else timeout_s
+                readiness.wait(vm, seen.pid, seen.note, timeout_s=limit_s)
             is_ready = True
         clock = put_clock_right(vm, seen.note)
     seconds = time.monotonic() - began
@@ -113,20 +110,20 @@ def _require_fitting(
     vm = store.vm
     if isinstance(store, Live):
         store.require_no_number(tag)
-    gone = snapshot_fit.gone(store.volumes, entry)
+    gone = fit.gone(store.volumes, entry)
     if gone and not is_forced:
         raise StateError(
             f"the snapshot {name} includes {', '.join(gone)}, which is no longer a disk of the machine",
             machine=vm.name,
             hint="add it to VM_DISKS again; `--force` restores the others without it",
         )
-    other = snapshot_hardware.differences(vm, entry or {})
+    other = hardware.differences(vm, entry or {})
     if isinstance(store, Live):
-        now, then = snapshots.versions(store.exchange)["machine"], (entry or {}).get("machine")
+        now, then = save_delete.versions(store.exchange)["machine"], (entry or {}).get("machine")
         if then and now != then:
             other.insert(0, f"the machine type was {then}, and is {now}")
         if other and not is_forced:
-            words = ["qvm", *snapshot_hardware.remedy(vm, entry or {}), "start --loadvm", word(name)]
+            words = ["qvm", *hardware.remedy(vm, entry or {}), "start --loadvm", word(name)]
             way = f"`{' '.join(words)}` starts with its hardware"
             raise StateError(
                 f"the hardware differs from that of the snapshot {name}: {other[0]}",
@@ -190,8 +187,8 @@ def _restore_live(store: Live, seen: state.Observation, name: str, tag: str) -> 
     is_running = seen.kind != state.PAUSED
     registers = ich9.read(store.exchange) if seen.kind == state.SUSPENDED else None
     has_way_back = not (
-        blockers.of_devices(store.exchange)
-        or blockers.of_room(store.volumes[0], blockers.memory_bytes(seen.pid))
+        obstacles.of_devices(store.exchange)
+        or obstacles.of_room(store.volumes[0], obstacles.memory_bytes(seen.pid))
     )
     record = Record(
         Kind.SNAPSHOT_RESTORE, name=name, disks=store.named(), was_running=is_running, has_memory=has_way_back
@@ -229,25 +226,25 @@ def load(vm: Machine, note: Note, name: str, *, is_forced: bool) -> None:
         StateError: there is no such snapshot on every disk, it has no memory, or it does not fit.
         QmpError: QEMU cannot load it. The disks are as they were; the guest must never run: end QEMU.
     """
-    with snapshots.live(vm, note) as (store, disks):
-        blockers.require(vm, disks, "load a snapshot")
+    with save_delete.live(vm, note) as (store, disks):
+        obstacles.require(vm, disks, "load a snapshot")
         known = Catalogue.read(vm)
         entry = known.entries.get(name)
-        tag = snapshots.resolve(store, name, entry)
+        tag = save_delete.resolve(store, name, entry)
         if not store.memory_bytes(tag):
             raise StateError(
                 f"the snapshot {name} holds only disks, no memory",
                 machine=vm.name,
                 hint=f"`qvm snapshot restore {word(name)}` restores the disks while the machine is off",
             )
-        snapshots.require_one_moment(store, name, tag, entry)
+        save_delete.require_one_moment(store, name, tag, entry)
         _require_fitting(store, name, tag, entry, is_forced=is_forced, is_new=True)
         try:
             count = _load(store, note, name, tag)
         except QmpError as error:
             error.machine = vm.name
             error.what = f"cannot load the snapshot {name}: {error.what.removeprefix('snapshot-load: ')}"
-            error.details = (*snapshot_hardware.differences(vm, entry or {}), *error.details)
+            error.details = (*hardware.differences(vm, entry or {}), *error.details)
             error.hint = error.hint or (
                 "it was saved with other hardware or by another QEMU: set machine type, memory, vcpus "
                 "and devices as they were"

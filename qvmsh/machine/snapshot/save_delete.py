@@ -16,15 +16,12 @@ from dataclasses import dataclass, replace
 
 from qvmsh.errors import QmpError, StateError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import log, snapshot_names, state
-from qvmsh.machine import programs as tools
-from qvmsh.machine.guest import filesystems as freezing
+from qvmsh.machine import log, programs, snapshot_names, state
+from qvmsh.machine.guest import filesystems
 from qvmsh.machine.guest.clock import put_clock_right_after
 from qvmsh.machine.journal import Journal, Kind, Phase, Record
 from qvmsh.machine.monitor import conversation
-from qvmsh.machine.snapshot import catalogue
-from qvmsh.machine.snapshot import fit as snapshot_fit
-from qvmsh.machine.snapshot import obstacles as blockers
+from qvmsh.machine.snapshot import catalogue, fit, obstacles
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.reports import SnapshotDeleted, SnapshotSaved, word
 from qvmsh.machine.snapshot.store import Images, Live, Store
@@ -134,7 +131,7 @@ def resolve(store: Store, name: str, entry: dict[str, Any] | None = None) -> str
         raise snapshot_names.unknown(vm, name, {tag for each in store.volumes for tag in store.tags(each)})
     missing = [each for each in store.volumes if each.id not in on]
     shown = ", ".join(f"{each.id}, {each.name}" for each in missing)
-    if snapshot_fit.without(store.volumes, on, entry) == missing:
+    if fit.without(store.volumes, on, entry) == missing:
         raise StateError(
             f"the snapshot {name} was taken without {shown}",
             machine=vm.name,
@@ -161,7 +158,7 @@ def require_one_moment(
         StateError: the snapshots of that name do not belong together; nothing was changed.
     """
     vm, on = store.vm, store.on(tag)
-    wrong = snapshot_fit.mixture(store.volumes, on, entry)
+    wrong = fit.mixture(store.volumes, on, entry)
     if wrong and not is_forced:
         raise StateError(
             f"the disks of the snapshot {name} are from different moments: {wrong[0]}",
@@ -170,8 +167,8 @@ def require_one_moment(
             hint=f"`qvm snapshot verify {word(name)}` shows more; "
             f"`qvm snapshot restore --force {word(name)}` restores it anyway",
         )
-    doubt = snapshot_fit.doubt(on, entry)
-    for each in [*wrong, *([doubt] if doubt else []), *snapshot_fit.base_changes(store.volumes, entry)]:
+    doubt = fit.doubt(on, entry)
+    for each in [*wrong, *([doubt] if doubt else []), *fit.base_changes(store.volumes, entry)]:
         vm.io.warn(f"{vm.name}: {name}: {each}")
 
 
@@ -208,18 +205,18 @@ def save(vm: Machine, name: str, request: Request) -> SnapshotSaved:
 
 
 def _require_able(store: Live, disks: list[Volume], seen: state.Observation, *, has_memory: bool) -> None:
-    blockers.require(
+    obstacles.require(
         store.vm, disks, "save a snapshot", exchange=store.exchange, pid=seen.pid, has_memory=has_memory
     )
 
 
 def _save_off(store: Store, disks: list[Volume], name: str, request: Request) -> dict[str, Any]:
     vm = store.vm
-    blockers.require(vm, disks, "save a snapshot")
+    obstacles.require(vm, disks, "save a snapshot")
     known = Catalogue.read(vm)
     entry = catalogue.entry(
         store, name, message=request.message, parent=_parent(known, store, name), has_memory=False,
-        is_frozen=None, qemu=image.version(tools.qemu_img(vm)), machine="", arguments=[],
+        is_frozen=None, qemu=image.version(programs.qemu_img(vm)), machine="", arguments=[],
     )  # fmt: skip
     is_there = _require_new(store, name, request)
     with (
@@ -353,7 +350,7 @@ def _at_rest(vm: Machine, note: Note, journal: Journal, kind: str, *, has_freeze
     if not has_freeze or kind != state.RUNNING:
         yield False
         return
-    inside = freezing.Freezing(vm, note)
+    inside = filesystems.Freezing(vm, note)
     inside.write_out()
     if not inside.has_agent:
         yield False

@@ -18,11 +18,10 @@ from qvmsh.config.words import quote
 from qvmsh.errors import ImageError, QmpError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
-from qvmsh.machine import programs as tools
+from qvmsh.machine import programs
 from qvmsh.machine.progress import Watch
-from qvmsh.machine.snapshot import fit as snapshot_fit
-from qvmsh.machine.storage import chain
-from qvmsh.machine.storage import supplies as disks
+from qvmsh.machine.snapshot import fit
+from qvmsh.machine.storage import chain, supplies
 from qvmsh.qemu import image
 from qvmsh.qemu.jobs import Jobs
 from qvmsh.qemu.qcow2 import Snapshot
@@ -72,7 +71,7 @@ class Store(ABC):
             found = [snapshot for snapshot in self.every(each) if snapshot.name == tag]
             if len(found) > 1:
                 raise StateError(
-                    f"ambiguous name: {snapshot_fit.doubles(each, found)}",
+                    f"ambiguous name: {fit.doubles(each, found)}",
                     machine=self.vm.name,
                     hint=f"`{self._first_removed(each, found[0])}` removes only the first",
                 )
@@ -164,11 +163,11 @@ class Images(Store):
             image.require(each.path, self.vm.name, hint=hint, kind=each.format)
             image.require_unused(each.path, self.vm.name)
             if not os.access(each.path, os.W_OK):
-                raise disks.unwritable(self.vm, each.name, each.path, "ask as its owner")
+                raise supplies.unwritable(self.vm, each.name, each.path, "ask as its owner")
 
     def _run(self, volume: Volume, words: list[str], what: str) -> str:
         chain.below(self.vm, volume.path, volume.format)  # qemu-img opens all of it
-        return image.run(tools.qemu_img(self.vm), words, cwd=self.vm.directory, what=what)
+        return image.run(programs.qemu_img(self.vm), words, cwd=self.vm.directory, what=what)
 
     def _snapshot(self, volume: Volume, option: str, tag: str, what: str) -> None:
         self.vm.io.checkpoint()

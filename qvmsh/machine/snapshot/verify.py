@@ -12,11 +12,8 @@ from __future__ import annotations
 import os
 
 from qvmsh.errors import QvmError
-from qvmsh.machine import programs as tools
-from qvmsh.machine import progress, state
-from qvmsh.machine.snapshot import fit as snapshot_fit
-from qvmsh.machine.snapshot import hardware as snapshot_hardware
-from qvmsh.machine.snapshot import view as snapshot_view
+from qvmsh.machine import programs, progress, state
+from qvmsh.machine.snapshot import fit, hardware, view
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.reports import Verified
 from qvmsh.machine.storage import chain
@@ -44,16 +41,16 @@ def verify(vm: Machine, names: tuple[str, ...]) -> Verified:
             seen = state.observe(vm)
             if not seen.is_live:
                 return _verify(vm, names, seen)
-    return _verify(vm, names, snapshot_view.observed(vm))
+    return _verify(vm, names, view.observed(vm))
 
 
 def _verify(vm: Machine, names: tuple[str, ...], seen: state.Observation) -> Verified:
-    able = snapshot_view.able(snapshot_view.disks_of(vm, seen))
-    sets, known = snapshot_view.sets_by_name(vm, able), Catalogue.read(vm)
+    able = view.able(view.disks_of(vm, seen))
+    sets, known = view.sets_by_name(vm, able), Catalogue.read(vm)
     tags = {name: each[0] for name, each in sets.items()}
     for name in names:
         if name not in known.entries:
-            snapshot_view.find(vm, name, seen)
+            view.find(vm, name, seen)
     wanted = list(dict.fromkeys(names)) or sorted({*tags, *known.entries})
     there = [each for each in able if os.path.exists(each.path)]
     images = [f"{each.name} is missing" for each in able if each not in there]
@@ -61,9 +58,9 @@ def _verify(vm: Machine, names: tuple[str, ...], seen: state.Observation) -> Ver
     rows = []
     for name in wanted:
         on, entry = tags.get(name, {}), known.entries.get(name)
-        problems = [*_on_all(there, on, entry), *images, *snapshot_view.doubles(able, sets.get(name, []))]
-        problems += snapshot_fit.mixture(able, on, entry)
-        problems += snapshot_fit.base_changes(able, entry)
+        problems = [*_on_all(there, on, entry), *images, *view.doubles(able, sets.get(name, []))]
+        problems += fit.mixture(able, on, entry)
+        problems += fit.base_changes(able, entry)
         unsure = []
         for each in there:
             if each.id in on:
@@ -73,12 +70,10 @@ def _verify(vm: Machine, names: tuple[str, ...], seen: state.Observation) -> Ver
             unsure.append("the machine is on: the tables of its images were not checked")
         if entry is None:
             unsure.append("made by another tool: the base may have been written to since")
-        unsure += snapshot_fit.base_doubts(able, entry) if not problems else []
+        unsure += fit.base_doubts(able, entry) if not problems else []
         if entry and entry.get("memory"):
-            unsure += [
-                f"its memory will not load: {each}" for each in snapshot_hardware.differences(vm, entry)
-            ]
-        doubt = snapshot_fit.doubt(on, entry)
+            unsure += [f"its memory will not load: {each}" for each in hardware.differences(vm, entry)]
+        doubt = fit.doubt(on, entry)
         rows.append({"name": name, "problems": problems, "unsure": [*unsure, doubt] if doubt else unsure})
     return Verified(vm.name, rows)
 
@@ -86,7 +81,7 @@ def _verify(vm: Machine, names: tuple[str, ...], seen: state.Observation) -> Ver
 def _on_all(there: list[Volume], on: dict[str, Snapshot], entry: dict[str, Any] | None) -> list[str]:
     if not on:
         return ["no image has it"]
-    later = snapshot_fit.without(there, on, entry)
+    later = fit.without(there, on, entry)
     missing = [each for each in there if each.id not in on and each not in later]
     return [
         *(f"it is missing on {each.id}, {each.name}" for each in missing),
@@ -99,7 +94,7 @@ def _damage(vm: Machine, disk: Volume) -> list[str]:
     try:
         chain.below(vm, disk.path, disk.format)
         with vm.io.stage(f"checking {disk.name}"):
-            sound = imagecheck.check(tools.qemu_img(vm), disk.path, disk.format)
+            sound = imagecheck.check(programs.qemu_img(vm), disk.path, disk.format)
     except QvmError as error:
         return [f"{disk.name} cannot be checked: {'; '.join(error.details) or error.what}"]
     if sound and sound.corruptions:
@@ -137,7 +132,7 @@ def _unreadable(vm: Machine, disk: Volume, snapshot: Snapshot, *, is_on: bool) -
     try:
         chain.below(vm, disk.path, disk.format)
         with vm.io.stage(f"reading {snapshot.name} on {disk.id}"):
-            image.run(tools.qemu_img(vm), words, what=f"read it on {disk.id}")
+            image.run(programs.qemu_img(vm), words, what=f"read it on {disk.id}")
     except QvmError as error:
         if snapshot not in chain.snapshots_in(disk.path, disk.format):  # removed in the meantime
             return [f"it was removed from {disk.id} while it was read"]

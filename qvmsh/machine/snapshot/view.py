@@ -14,10 +14,8 @@ from qvmsh.errors import ImageError, QmpError
 from qvmsh.machine import journal as journals
 from qvmsh.machine import snapshot_names, state
 from qvmsh.machine.reports import stamp
-from qvmsh.machine.snapshot import catalogue
-from qvmsh.machine.snapshot import fit as snapshot_fit
+from qvmsh.machine.snapshot import catalogue, fit, recovery
 from qvmsh.machine.snapshot import hardware as snapshot_hardware
-from qvmsh.machine.snapshot import recovery as unfinished
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.reports import Details, Differences, SnapshotList
 from qvmsh.machine.storage import chain, volumes
@@ -84,7 +82,7 @@ def sets_by_name(vm: Machine, disks: list[Volume]) -> dict[str, list[dict[str, S
             if all(disk.id in one for one in sets):
                 sets.append({})
             next(one for one in sets if disk.id not in one)[disk.id] = each
-    found.pop(unfinished.BACK, None)  # of a restore that is under way
+    found.pop(recovery.BACK, None)  # of a restore that is under way
     for name in [each for each in found if each.endswith(snapshot_names.NEW)]:
         new = found.pop(name)  # of a save that replaces one, and may have been killed
         found.setdefault(name.removesuffix(snapshot_names.NEW), new)
@@ -163,7 +161,7 @@ def _row(
         "vmstate_bytes": max(each.vmstate_bytes for each in on.values()),
         "disks": [each.id for each in holders if each.id in on],
         "missing": [each.id for each in holders if each.id not in on],
-        "without": [each.id for each in snapshot_fit.without(holders, on, entry)],
+        "without": [each.id for each in fit.without(holders, on, entry)],
         "parent": parent if parent in tags else None,
         "message": entry.get("message", ""),
         "stale": False,
@@ -190,7 +188,7 @@ def find(vm: Machine, name: str, seen: state.Observation) -> tuple[list[Volume],
 def doubles(disks: list[Volume], sets: list[dict[str, Snapshot]]) -> list[str]:
     """That several snapshots of one name are on a disk, a line for each disk."""
     found = [(disk, [one[disk.id] for one in sets if disk.id in one]) for disk in disks]
-    return [snapshot_fit.doubles(disk, each) for disk, each in found if len(each) > 1]
+    return [fit.doubles(disk, each) for disk, each in found if len(each) > 1]
 
 
 def show(vm: Machine, name: str) -> Details:
@@ -216,7 +214,7 @@ def show(vm: Machine, name: str) -> Details:
     ]
     missing = [each.id for each in holders if each.id not in on]
     other = snapshot_hardware.differences(vm, entry) if entry else []
-    other += [f"{path} was a disk at the time" for path in snapshot_fit.gone(holders, entry)]
+    other += [f"{path} was a disk at the time" for path in fit.gone(holders, entry)]
     return Details(vm.name, name, rows, missing, entry, other)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from qvmsh.machine import programs as tools
+from qvmsh.machine import programs
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False
@@ -32,4 +32,4 @@ def tags_of(program: str, path: str) -> list[dict[str, Any]]:
 
 def forget(vm: Machine, path: str) -> None:
     """Its content has changed in a way that no bitmap tells: the next archive of the image is whole."""
-    image.remove_bitmaps(tools.qemu_img(vm), path, BITMAP)
+    image.remove_bitmaps(programs.qemu_img(vm), path, BITMAP)

@@ -14,7 +14,7 @@ import stat
 
 from qvmsh.config.words import quote
 from qvmsh.errors import ImageError, QvmError, StateError
-from qvmsh.machine import registry as known
+from qvmsh.machine import registry
 from qvmsh.machine.storage import chain
 from qvmsh.qemu import image
 
@@ -47,7 +47,7 @@ def _backed_by(paths: Sequence[str], vm: Machine | None) -> dict[str, set[str]]:
     """Which image stands on which, in all folders that are looked at."""
     folders = [os.path.dirname(os.path.abspath(path)) for path in paths]
     if vm is not None:
-        folders += [vm.directory, *known.directories(vm.environ)]
+        folders += [vm.directory, *registry.directories(vm.environ)]
     found: dict[str, set[str]] = {}
     for folder in dict.fromkeys(map(os.path.realpath, folders)):
         for image_path, below in _backings(folder).items():

@@ -7,7 +7,7 @@ import os
 from qvmsh.config import devices
 from qvmsh.config.variables import FORMATS
 from qvmsh.errors import ImageError, UsageError
-from qvmsh.machine.storage import supplies as disks
+from qvmsh.machine.storage import supplies
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def require_disk(vm: Machine, *, base_only: bool = False) -> str:
             machine=vm.name,
             hint=f"`qemu-img convert -O {wanted} {name} NEW && mv NEW {name}` converts it",
         )
-    disks.require_chain(vm, path, name, wanted)
+    supplies.require_chain(vm, path, name, wanted)
     return name
 
 

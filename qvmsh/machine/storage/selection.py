@@ -16,8 +16,7 @@ import re
 from qvmsh.errors import ImageError, StateError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import programs as tools
-from qvmsh.machine import state
+from qvmsh.machine import programs, state
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.storage import chain, volumes
 from qvmsh.machine.storage.volumes import Volume
@@ -104,7 +103,7 @@ def require_ready(vm: Machine, disk: Volume) -> None:
 def run(vm: Machine, words: list[str], what: str, after: str = "") -> None:
     """Run qemu-img on a disk of the machine."""
     try:
-        image.run(tools.qemu_img(vm), words, cwd=vm.directory, what=what)
+        image.run(programs.qemu_img(vm), words, cwd=vm.directory, what=what)
     except ImageError as error:
         error.machine = vm.name
         error.details = (*error.details, after) if after else error.details

@@ -19,7 +19,7 @@ from qvmsh.config import devices
 from qvmsh.config.words import quote
 from qvmsh.errors import ConfigError, ImageError, MissingProgramError
 from qvmsh.host import files as host_files
-from qvmsh.machine import programs as tools
+from qvmsh.machine import programs
 from qvmsh.machine.storage import chain
 from qvmsh.qemu import firmware, image
 from qvmsh.qemu.commandline import UEFI_VARIABLES, Cdrom, Disk, Flash
@@ -262,7 +262,7 @@ def prepare(vm: Machine, supplies: Supplies) -> None:
     words = ["convert", "-q", "-f", found.template_format, "-O", "qcow2"]
     try:
         image.run(
-            tools.qemu_img(vm),
+            programs.qemu_img(vm),
             [*words, image.safe_name(found.template), part],
             what=f"create {os.path.basename(path)}",
         )

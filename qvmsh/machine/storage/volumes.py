@@ -13,8 +13,7 @@ import os
 from dataclasses import dataclass
 
 from qvmsh.errors import QvmError
-from qvmsh.machine.storage import own_disk
-from qvmsh.machine.storage import supplies as disks
+from qvmsh.machine.storage import own_disk, supplies
 from qvmsh.machine.storage.own_disk import MAIN
 from qvmsh.qemu import drives, image
 from qvmsh.qemu.commandline import UEFI_VARIABLES
@@ -70,13 +69,13 @@ def configured(vm: Machine, *, is_to_come: bool = False) -> list[Volume]:
     if not own_disk.is_by_hand(vm):
         found += [
             Volume(each.node, each.path, each.line.driver, each.line.is_read_only, source="VM_DISKS")
-            for each in disks.further(vm)
+            for each in supplies.further(vm)
         ]
     for drive in drives.drives([*settings.words("VM_QEMU_ARGS"), *settings.words("VM_QEMU_EXTRA")]):
         path = os.path.normpath(os.path.join(vm.directory, drive.file))
         kind = drive.format or _guessed(path)
         found.append(Volume(drive.id, path, kind, drive.is_read_only, drive.is_flash, source="words"))
-    variables = "" if own_disk.is_by_hand(vm) else disks.variables_path(vm)
+    variables = "" if own_disk.is_by_hand(vm) else supplies.variables_path(vm)
     if variables and os.path.exists(variables):
         found.append(Volume(UEFI_VARIABLES, variables, "qcow2", is_flash=True, source="UEFI"))
     return sorted(found, key=_rank)

@@ -85,10 +85,10 @@ def archive(
             f"archive: {state!r} is too much", hint="only --verify and --delete take the name of an archive"
         )
     if list:
-        shelf = archive_keeping.shelf_of(vm)
-        found = shelf.archives()
-        archive_keeping.warn_of_unreadable(vm, shelf)
-        return ArchiveList(vm.name, shelf.store.shown, found, [error.what for error in shelf.unreadable])
+        index = archive_keeping.index_of(vm)
+        found = index.archives()
+        archive_keeping.warn_of_unreadable(vm, index)
+        return ArchiveList(vm.name, index.store.shown, found, [error.what for error in index.unreadable])
     if verify:
         from qvmsh.machine.restore import verify as verifying
 

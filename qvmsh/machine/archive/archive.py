@@ -57,19 +57,19 @@ def archive(vm: Machine, wish: Wish) -> Archived:
         seen = state.observe(vm)
         stores.require_mounted(vm)
         identity.uuid_of(vm)  # from now on it has one, by which its archives are known
-        job = Job(vm, wish, maintenance.shelf_of(vm))
+        job = Job(vm, wish, maintenance.index_of(vm))
         place = job.store.path()
         if place is not None and not os.path.isdir(place):  # a disk that is not mounted shows here
             job.said.append(f"created {place}, which did not exist")
-        maintenance.sweep(vm, job.shelf)
-        maintenance.warn_of_unreadable(vm, job.shelf)
+        maintenance.sweep(vm, job.index)
+        maintenance.warn_of_unreadable(vm, job.index)
         with _telling_what_is_left(job):
             if seen.is_live:
                 found, point = _of_running(job, seen)
             else:
                 found, point = _of_stopped(job)
             job.left = f"{found.folder}/{point.stamp} is complete; what --keep removes may still be there"
-            removed = removal.rotate(vm, job.shelf, wish, (found.folder, point.stamp))
+            removed = removal.rotate(vm, job.index, wish, (found.folder, point.stamp))
     log.note(vm, f"archived as {found.folder}/{point.stamp}")
     return Archived(
         vm.name, found.folder, point, where=job.store.shown, copied_bytes=job.copied_bytes,
@@ -219,7 +219,7 @@ def _require_place(job: Job, found: Sequence[Drive], *, is_roomy: bool) -> None:
     Raises:
         QvmError, OSError: nothing can be written there, or there is too little room.
     """
-    probe = job.shelf.part_folder(f"{job.vm.name}-{model.stamp_of(0)}")
+    probe = job.index.part_folder(f"{job.vm.name}-{model.stamp_of(0)}")
     try:
         job.store.remove_folder(probe)
         job.store.make(probe)
@@ -289,20 +289,20 @@ def _failure(job: Job, error: QmpError) -> QmpError:
 
 
 @contextlib.contextmanager
-def _letting_go(note: Note, writer: Writer) -> Iterator[None]:
+def _resuming_on_failure(note: Note, writer: Writer) -> Iterator[None]:
     """After a failure a guest that is held is resumed at once, before all that has to be undone."""
     try:
         yield
     except BaseException:
         if writer.journal.record.is_held:
             with process.Shielded(process.SIGINT, process.SIGTERM, process.SIGTSTP):
-                _let_go(note)
+                _resume(note)
                 kind = state.observe(writer.vm).kind
                 writer.journal.change(is_held=kind not in (state.RUNNING, state.STOPPED))
         raise
 
 
-def _let_go(note: Note) -> None:
+def _resume(note: Note) -> None:
     with contextlib.suppress(OSError, QmpError), conversation.begin(note) as qemu:
         if qemu.ask("query-status")["status"] == "paused":
             conversation.resume(qemu)
@@ -319,11 +319,11 @@ def _live(job: Job, note: Note, *, is_held: bool) -> tuple[Archive, Point]:
     _require_tag(job, found)
     if writer.is_new:
         writer.require_room()
-    with contextlib.ExitStack() as afterwards, writer.writing(), _letting_go(note, writer):
+    with contextlib.ExitStack() as afterwards, writer.writing(), _resuming_on_failure(note, writer):
         if wish.savevm:
             _save(job, note, writer, is_held=is_held)
         tracking = _copy(job, note, writer, is_held=is_held)
-        afterwards.callback(_settle_bitmaps, vm, note, writer, tracking)
+        afterwards.callback(_remove_old_bitmaps, vm, note, writer, tracking)
     return writer.result()
 
 
@@ -346,7 +346,7 @@ def _copy(job: Job, note: Note, writer: Writer, *, is_held: bool) -> changes.Tra
         writer.announce_changes(set(tracking.since))
         writer.require_room()
         whole = [each for each in writer.taken if each.role not in tracking.since]
-        with live_copy.Cut(
+        with live_copy.LiveCopy(
             vm, note, qemu, whole, writer.journal, more=tracking.actions, is_held=is_held
         ) as taking:
             writer.point.consistency = live_copy.HELD if wish.savevm else taking.consistency
@@ -359,15 +359,15 @@ def _copy(job: Job, note: Note, writer: Writer, *, is_held: bool) -> changes.Tra
     return tracking
 
 
-def _settle_bitmaps(vm: Machine, note: Note, writer: Writer, tracking: changes.Tracking) -> None:
+def _remove_old_bitmaps(vm: Machine, note: Note, writer: Writer, tracking: changes.Tracking) -> None:
     from qvmsh.qemu.session import Session
 
     with (
         contextlib.suppress(QmpError),
         Session(note.socket("session"), vm.io.checkpoint) as qemu,
-        live_copy.putting_right(qemu),
+        live_copy.uninterrupted(qemu),
     ):
-        tracking.settle(qemu, is_whole=writer.is_whole)
+        tracking.remove_old(qemu, is_whole=writer.is_whole)
 
 
 def _save(job: Job, note: Note, writer: Writer, *, is_held: bool) -> None:

@@ -257,7 +257,7 @@ class Tracking:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Remove what the copies needed, and after a failure the new bitmaps."""
-        with live_copy.putting_right(self.qemu):
+        with live_copy.uninterrupted(self.qemu):
             for name, path in self._jobs.values():
                 with contextlib.suppress(QmpError):
                     if kind is not None:
@@ -267,7 +267,7 @@ class Tracking:
             if kind is not None:
                 self._remove_bitmaps(are_new=True)
 
-    def settle(self, qemu: Session, *, is_whole: bool) -> None:
+    def remove_old(self, qemu: Session, *, is_whole: bool) -> None:
         """Remove the bitmaps that are of no use now: the older ones, or those of a state that failed."""
         self.qemu = qemu
         self._remove_bitmaps(are_new=not is_whole)

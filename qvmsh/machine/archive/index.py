@@ -1,6 +1,6 @@
 """The archives of one machine in a store: listed, found by a word, their manifests read and written.
 
-    for each in Shelf(store, "demo").archives(): print(each.folder, [point.stamp for point in each.points])
+    for each in ArchiveIndex(store, "demo").archives(): print(each.folder, len(each.points))
 
 A manifest is another's word: an archive may have been edited, cut off, or made to do harm. So every
 value is looked at before it is used: kinds, and that no name leads out of the archive's folder. One that is
@@ -40,7 +40,7 @@ _ROLE = re.compile(r"main|uefi|settings|(disk|extra|file)[1-9][0-9]{0,3}")
 _FORMAT = re.compile(r"[a-z][a-z0-9_-]*")
 
 
-class Shelf:
+class ArchiveIndex:
     """The archives of one machine in a store.
 
     Args:

@@ -1,6 +1,6 @@
 """Taking the state of all disks at one moment while the guest runs, and joining them again.
 
-    with Cut(vm, note, qemu, drives) as cut:        # the disks' files are at rest now
+    with LiveCopy(vm, note, qemu, drives) as cut:        # the disks' files are at rest now
         ...copy them...
                                                     # and now QEMU writes to them again
 
@@ -53,7 +53,7 @@ FROZEN, CRASH, HELD = "frozen", "crash-consistent", "with memory"
 _NAME = re.compile(r"\.qvm/cut-[0-9a-f]{8}-[0-9]+\.qcow2")
 
 
-class Cut:
+class LiveCopy:
     """The disks of a running machine, held still while the block lasts.
 
     Args:
@@ -98,9 +98,9 @@ class Cut:
             for at, each in enumerate(drives)
         )
 
-    def __enter__(self) -> Cut:
+    def __enter__(self) -> LiveCopy:
         with contextlib.ExitStack() as stack:
-            stack.callback(self._settle)
+            stack.callback(self._join)
             self.journal.write(overlays=self.overlays, is_frozen=False, is_held=self.is_held)
             self._prepare()
             guest = filesystems.Freezing(self.vm, self.note, is_trying=not self.is_held)
@@ -170,13 +170,13 @@ class Cut:
         """
         self._until_joined.close()
 
-    def _settle(self) -> None:
-        with putting_right(self.qemu):
+    def _join(self) -> None:
+        with uninterrupted(self.qemu):
             join(self.journal, is_running=True, qemu=self.qemu)
 
 
 @contextlib.contextmanager
-def putting_right(qemu: Session) -> Iterator[None]:
+def uninterrupted(qemu: Session) -> Iterator[None]:
     """What brings guest and disks in order; the Ctrl-C that may have brought us here must not end it too.
 
     Raises:
@@ -230,7 +230,7 @@ def _is_file(vm: Machine, name: str) -> bool:
         return True
 
 
-def is_settled(record: Record) -> bool:
+def is_joined(record: Record) -> bool:
     """True if nothing that the guest wrote is in an overlay any more, and nothing holds the guest."""
     is_whole = all(cut.is_merged for cut in record.overlays)
     return is_whole and not (record.is_frozen or record.is_held)
@@ -242,7 +242,7 @@ def _join_live(journal: Journal, qemu: Session | None) -> str:
     vm, record = journal.vm, journal.record
     # an overlay that is still there may be in use: QEMU waits to be told that its job may end
     has_overlay = any(os.path.lexists(os.path.join(vm.directory, cut.file)) for cut in record.overlays)
-    if is_settled(record) and not has_overlay:
+    if is_joined(record) and not has_overlay:
         return ""
     note = launch_record.read(vm.files)
     if note is None:

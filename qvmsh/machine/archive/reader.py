@@ -1,6 +1,6 @@
 """The files of one archived state, made somewhere: fetched, judged, and put on one another.
 
-    reader = Reader(vm.io, program, shelf, archive, point, work="/vm/demo/.qvm")
+    reader = Reader(vm.io, program, index, archive, point, work="/vm/demo/.qvm")
     reader.layers("main", [Place("/vm/demo/demo-backing.qcow2"), Place("/vm/demo/demo-base.qcow2")])
 
 An image can name other files of the host, which QEMU then reads, or writes to. What comes out of an archive
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from qvmsh.io import Io
-    from qvmsh.machine.archive.index import Shelf
+    from qvmsh.machine.archive.index import ArchiveIndex
 
 NEW = ".restore-new"
 FULL_BYTES = 1 << 16
@@ -65,7 +65,7 @@ class Reader:
         self,
         io: Io,
         program: str,
-        shelf: Shelf,
+        index: ArchiveIndex,
         archive: Archive,
         point: Point,
         work: str,
@@ -73,7 +73,7 @@ class Reader:
     ) -> None:
         self.io = io
         self.program = program
-        self.shelf = shelf
+        self.index = index
         self.archive = archive
         self.point = point
         self.work = work
@@ -94,9 +94,9 @@ class Reader:
         try:
             with (
                 progress.Progress(self.io, f"{self.verb} {part.plain_name}", part.stored_bytes) as shown,
-                self.shelf.store.reader(self.archive.folder, part.name) as source,
+                self.index.store.reader(self.archive.folder, part.name) as source,
             ):
-                if part.role == SETTINGS and self.shelf.store.path() is not None:
+                if part.role == SETTINGS and self.index.store.path() is not None:
                     self.settings_uid = os.fstat(source).st_uid
                 try:
                     sent = transfer.fetch(
@@ -142,7 +142,7 @@ class Reader:
         label = f"{self.archive.folder}/{part.name}"
         below = self.archive.layers.get(part.role, [])
         with contextlib.ExitStack() as stack:
-            here = self.shelf.store.path(self.archive.folder, part.name)
+            here = self.index.store.path(self.archive.folder, part.name)
             if here is None or part.compression:
                 here = os.path.join(self.work, f"image-{os.getpid()}{NEW}")
                 stack.enter_context(host_files.Removed(here))
@@ -150,7 +150,7 @@ class Reader:
                 fd = os.open(here, os.O_RDONLY | os.O_CLOEXEC)
                 stack.callback(os.close, fd)
             else:
-                fd = stack.enter_context(self.shelf.store.reader(self.archive.folder, part.name))
+                fd = stack.enter_context(self.index.store.reader(self.archive.folder, part.name))
                 _require_harmless(here, part, label)
             if part.format == "raw" and part in below:
                 self._require_raw(here, part.name)

@@ -1,6 +1,6 @@
 """Archived states that go: by rotation, or by name; never the last good one.
 
-    removed = rotate(vm, shelf, Wish(keep=7), made)       # ["demo-20261121101336/20261121101336"]
+    removed = rotate(vm, index, Wish(keep=7), made)       # ["demo-20261121101336/20261121101336"]
     deleted = delete(vm, "demo-20261121101336/20261121101340")     # Deleted(...)
 
 An archive in which somebody works, or on whose images others stand, stays as it is.
@@ -26,7 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from qvmsh.machine.archive.index import Shelf
+    from qvmsh.machine.archive.index import ArchiveIndex
     from qvmsh.machine.archive.model import Archive, Point
     from qvmsh.machine.archive.writer import Wish
     from qvmsh.machine.machine import Machine
@@ -35,7 +35,7 @@ _MACHINE = (".vmrc", ".qvm")
 """What tells that an archive runs where it lies, as a machine."""
 
 
-def rotate(vm: Machine, shelf: Shelf, wish: Wish, made: tuple[str, str]) -> list[str]:
+def rotate(vm: Machine, index: ArchiveIndex, wish: Wish, made: tuple[str, str]) -> list[str]:
     """Remove old states, as --keep and --keep-days ask, never the last good one; returns which.
 
     Args:
@@ -47,7 +47,7 @@ def rotate(vm: Machine, shelf: Shelf, wish: Wish, made: tuple[str, str]) -> list
     """
     if wish.keep is None and wish.keep_days is None:
         return []
-    every = list(filter(shelf.is_made_here, shelf.archives()))
+    every = list(filter(index.is_made_here, index.archives()))
     pairs = _by_age(every)
     pairs.sort(key=lambda pair: (pair[0].folder, pair[1].stamp) == made)
     kept = {made}
@@ -60,18 +60,18 @@ def rotate(vm: Machine, shelf: Shelf, wish: Wish, made: tuple[str, str]) -> list
     for archive, point in reversed(pairs):
         kept.add((archive.folder, point.stamp))
         try:
-            maintenance.require_whole(vm, shelf, archive, point)
+            maintenance.require_whole(vm, index, archive, point)
             break
         except QvmError as error:
             vm.io.warn(f"{vm.name}: {error.what}; an older state is kept instead")
     removed = []
     for archive, gone in _going(every, kept):
-        obstacle = _obstacle(vm, shelf, archive, gone)
+        obstacle = _obstacle(vm, index, archive, gone)
         if obstacle:
             vm.io.warn(f"{vm.name}: removed nothing from {archive.folder}: {obstacle}")
             continue
         removed += [f"{archive.folder}/{each.stamp}" for each in gone]
-        _remove(shelf, archive, gone)
+        _remove(index, archive, gone)
     return removed
 
 
@@ -106,37 +106,37 @@ def delete(vm: Machine, word: str) -> Deleted:
         StateError: it is the last good one, or something stands on it; nothing is removed.
     """
     with work_lock(vm, "archive"):
-        shelf = maintenance.shelf_of(vm)
-        maintenance.sweep(vm, shelf)
-        archive, gone = _named(vm, shelf, word)
+        index = maintenance.index_of(vm)
+        maintenance.sweep(vm, index)
+        archive, gone = _named(vm, index, word)
         _require_none_above(vm, archive, gone)
-        _require_other(vm, shelf, archive, gone, word)
-        obstacle = _obstacle(vm, shelf, archive, gone)
+        _require_other(vm, index, archive, gone, word)
+        obstacle = _obstacle(vm, index, archive, gone)
         if obstacle:
             raise StateError(f"cannot remove {word}: {obstacle}", machine=vm.name, hint="nothing was removed")
-        _remove(shelf, archive, gone)
+        _remove(index, archive, gone)
     removed = [f"{archive.folder}/{each.stamp}" for each in gone]
     log.note(vm, f"removed {', '.join(removed)}")
     return Deleted(vm.name, removed)
 
 
-def _named(vm: Machine, shelf: Shelf, word: str) -> tuple[Archive, list[Point]]:
+def _named(vm: Machine, index: ArchiveIndex, word: str) -> tuple[Archive, list[Point]]:
     """The archive that a word names in full, and those of its states that are meant.
 
     Raises:
         UsageError: there is none, or it is not qvm's and this machine's.
     """
     folder, _, stamp = os.path.normpath(word).partition("/")
-    every = shelf.archives()
+    every = index.archives()
     archive = next((each for each in every if each.folder == folder), None)
     points = [each for each in archive.done if stamp in ("", each.stamp)] if archive else []
     if archive is None or not points:
         names = ", ".join(f"{each.folder}/{point.stamp}" for each, point in _by_age(every)[-5:])
         raise UsageError(
-            f"{word!r} is not an archived state in {shelf.store.shown}", machine=vm.name,
+            f"{word!r} is not an archived state in {index.store.shown}", machine=vm.name,
             hint=f"there are: {names}" if names else "`qvm archive` makes one",
         )  # fmt: skip
-    if not shelf.is_made_here(archive):
+    if not index.is_made_here(archive):
         whose = "of another machine of this name" if archive.has_manifest else "not made by qvm"
         raise UsageError(
             f"cannot remove {folder}: it is {whose}", machine=vm.name,
@@ -169,7 +169,9 @@ def _require_none_above(vm: Machine, archive: Archive, gone: Sequence[Point]) ->
         )
 
 
-def _require_other(vm: Machine, shelf: Shelf, archive: Archive, gone: Sequence[Point], word: str) -> None:
+def _require_other(
+    vm: Machine, index: ArchiveIndex, archive: Archive, gone: Sequence[Point], word: str
+) -> None:
     """Refuse to remove the last state that comes back.
 
     Args:
@@ -181,14 +183,14 @@ def _require_other(vm: Machine, shelf: Shelf, archive: Archive, gone: Sequence[P
 
     def is_whole(archive: Archive, point: Point) -> bool:
         try:
-            maintenance.require_whole(vm, shelf, archive, point)
+            maintenance.require_whole(vm, index, archive, point)
         except QvmError as error:
             vm.io.warn(f"{vm.name}: {error.what}")
             return False
         return True
 
     others = [
-        (each, point) for each, point in _by_age(filter(shelf.is_made_here, shelf.archives()))
+        (each, point) for each, point in _by_age(filter(index.is_made_here, index.archives()))
         if each.folder != archive.folder or point.stamp not in {one.stamp for one in gone}
     ]  # fmt: skip
     if any(is_whole(*pair) for pair in reversed(others)):
@@ -202,12 +204,12 @@ def _require_other(vm: Machine, shelf: Shelf, archive: Archive, gone: Sequence[P
         )  # fmt: skip
 
 
-def _remove(shelf: Shelf, archive: Archive, gone: Sequence[Point]) -> None:
+def _remove(index: ArchiveIndex, archive: Archive, gone: Sequence[Point]) -> None:
     """Remove states; killed at any moment, the next command goes on."""
-    store = shelf.store
+    store = index.store
     if len(gone) == len(archive.points):
         # renamed first, so that a half removed archive is never taken for one
-        part = shelf.part_folder(archive.folder)
+        part = index.part_folder(archive.folder)
         store.remove_folder(part)
         store.rename(archive.folder, part)
         store.remove_folder(part)
@@ -215,10 +217,10 @@ def _remove(shelf: Shelf, archive: Archive, gone: Sequence[Point]) -> None:
     names = _files_of(archive, gone)
     for each in gone:
         each.is_done = False  # killed now, `sweep` goes on
-    shelf.write(archive)
+    index.write(archive)
     store.remove(archive.folder, *sorted(names))
     archive.points = archive.done
-    shelf.write(archive)
+    index.write(archive)
 
 
 def _files_of(archive: Archive, gone: Sequence[Point]) -> set[str]:
@@ -228,18 +230,18 @@ def _files_of(archive: Archive, gone: Sequence[Point]) -> set[str]:
     return names - {part.name for part in archive.parts(staying)} if staying else names
 
 
-def _obstacle(vm: Machine, shelf: Shelf, archive: Archive, gone: Sequence[Point]) -> str:
+def _obstacle(vm: Machine, index: ArchiveIndex, archive: Archive, gone: Sequence[Point]) -> str:
     """Why files of an archive must stay, "" if they may go: somebody works in its folder, or with them."""
     is_all = len(gone) == len(archive.points)
     names = _files_of(archive, gone)
     own = {MANIFEST, *(part.name for part in archive.parts())}
     others = [
-        each for each in shelf.store.entries(archive.folder)
+        each for each in index.store.entries(archive.folder)
         if each not in own and not UNFINISHED.search(each) and (is_all or each in _MACHINE)
     ]  # fmt: skip
     if others:
         return f"it contains {others[0]}, which is not part of the archive"
-    paths = [path for name in sorted(names) if (path := shelf.store.path(archive.folder, name))]
+    paths = [path for name in sorted(names) if (path := index.store.path(archive.folder, name))]
     users = image.users_of_each(paths)
     going = set(map(os.path.realpath, paths))
     for path, above in dependents.overlays_on_each(paths, vm).items():

@@ -26,7 +26,7 @@ from qvmsh.machine import journal as journals
 from qvmsh.machine.archive import changes, drives, live_copy, model
 from qvmsh.machine.archive.changes import tag_id
 from qvmsh.machine.archive.drives import MAIN, Drive
-from qvmsh.machine.archive.index import LAST_NUMBER, UNFINISHED, Shelf, is_plain
+from qvmsh.machine.archive.index import LAST_NUMBER, UNFINISHED, ArchiveIndex, is_plain
 from qvmsh.machine.archive.model import PART, Archive, Part, Point
 from qvmsh.machine.archive.settings import SETTINGS, gather, pack
 from qvmsh.machine.archive.settings import is_same as is_same_settings
@@ -68,7 +68,7 @@ class Job:
 
     vm: Machine
     wish: Wish
-    shelf: Shelf
+    index: ArchiveIndex
     said: list[str] = field(default_factory=list)
     copied_bytes: int = 0
     pause_s: float = 0.0
@@ -79,7 +79,7 @@ class Job:
 
     @property
     def store(self) -> Store:
-        return self.shelf.store
+        return self.index.store
 
 
 class Writer:
@@ -131,7 +131,7 @@ class Writer:
         ]
         for each in self.point.parts:
             job.said.append(f"{each.source} is not in the archive: {each.left_out}")
-        self._folder = job.shelf.part_folder(self.archive.folder) if self.is_new else self.archive.folder
+        self._folder = job.index.part_folder(self.archive.folder) if self.is_new else self.archive.folder
         self._renames: list[str] = []
         self._names: dict[tuple[str, int], str] = {}
         self._has_layers = False
@@ -149,7 +149,7 @@ class Writer:
     def _archive(self) -> tuple[Archive, bool]:
         """The archive of the present base, or a new one."""
         own = identity.uuid_of(self.vm)
-        every = self.job.shelf.archives()
+        every = self.job.index.archives()
         self._newest = max(
             (point.number for each in every if each.uuid == own for point in each.points), default=0
         )
@@ -185,7 +185,7 @@ class Writer:
 
     def _has_ground(self, each: Archive) -> bool:
         """True if what a further state would stand on is there, and the manifest has room for it."""
-        if self.job.shelf.is_full(each):
+        if self.job.index.is_full(each):
             self.job.said.append(f"{each.folder} is full: started a new archive")
             return False
         stored = self.store.names(each.folder)
@@ -261,7 +261,7 @@ class Writer:
             raise
         finally:
             with process.Shielded():
-                if live_copy.is_settled(self.journal.record):
+                if live_copy.is_joined(self.journal.record):
                     self.journal.end()
 
     def announce_changes(self, roles: set[str]) -> None:
@@ -279,7 +279,7 @@ class Writer:
         for each in self.taken:
             name = self._changes_name(each) if each.role in self.changes_only else self._name(each)
             self.point.parts.append(Part(each.role, name + end, each.format))
-        self.job.shelf.write(self.archive)
+        self.job.index.write(self.archive)
         self.point.parts = left_out
 
     def require_room(self) -> None:
@@ -507,12 +507,12 @@ class Writer:
         with self._shielded():
             if self.is_new:
                 self.archive.points.append(self.point)
-                self.job.shelf.write(self.archive, self._folder)
+                self.job.index.write(self.archive, self._folder)
                 self.store.rename(self._folder, self.archive.folder)
             else:
                 for name in self._renames:
                     self.store.rename(f"{self.archive.folder}/{name}{PART}", f"{self.archive.folder}/{name}")
-                self.job.shelf.write(self.archive)
+                self.job.index.write(self.archive)
             self.is_whole = True
             self.job.left = f"{self.archive.folder}/{self.point.stamp} is complete"
 
@@ -539,18 +539,18 @@ class Writer:
                 self.store.remove_folder(self._folder)
             elif self.point in self.archive.points:
                 if is_listed:
-                    self.job.shelf.write(self.archive)
+                    self.job.index.write(self.archive)
                 names = [f"{name}{end}" for name in self._renames for end in ("", PART)]
                 self.store.remove(self.archive.folder, *names)
                 self.archive.points.remove(self.point)
-                self.job.shelf.write(self.archive)
+                self.job.index.write(self.archive)
             self.job.left = before
 
     def _is_listed(self) -> bool:
         """True if the store has the state as a whole one."""
         if self.archive.folder not in self.store.folders():
             return False
-        found = self.job.shelf.read(self.archive.folder).point(self.point.stamp)
+        found = self.job.index.read(self.archive.folder).point(self.point.stamp)
         return found is not None and found.id == self.point.id and found.is_done
 
     def result(self) -> tuple[Archive, Point]:

@@ -29,8 +29,8 @@ def format_of(path: str, machine: str) -> str:
     """
     suffix = os.path.splitext(path)[1].lower()
     named = devices.BY_SUFFIX.get(suffix, "raw")
-    is_told = "raw" if suffix == ".raw" else ""  # a guest may have written a header into it
-    looks = image.require(path, machine, hint="", kind=is_told).format
+    is_declared = "raw" if suffix == ".raw" else ""  # a guest may have written a header into it
+    looks = image.require(path, machine, hint="", kind=is_declared).format
     if named == "qcow2" != looks:
         raise ImageError(
             f"{os.path.basename(path)} is named as qcow2, but is in format {looks}", machine=machine

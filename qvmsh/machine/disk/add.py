@@ -74,18 +74,18 @@ def add(vm: Machine, file: str, addition: Addition) -> DiskDone:
             )
         path = vm.settings.located(file)
         supplies.shown(vm, path)
-        found = supplies.further(vm)
+        found = supplies.additional_disks(vm)
         new = Volume(f"disk{len(found) + 1}", path, line.driver, addition.is_read_only, source="VM_DISKS")
         for each in volumes.configured(vm):
             if os.path.realpath(each.path) == os.path.realpath(path):
                 raise UsageError(f"disk add: {file} is already {each.id}", machine=vm.name)
         if not addition.size:
-            _require_told_format(vm, new, line)
+            _require_declared_format(vm, new, line)
         made = _made(vm, new, addition)
         try:
-            further = supplies.Further(file, path, new.id, line)
-            supplies.require_further(vm, further)
-            _require_near(vm, further)
+            disk = supplies.AdditionalDisk(file, path, new.id, line)
+            supplies.require_additional(vm, disk)
+            _require_near(vm, disk)
             image.require_unused(path, vm.name)
             if not addition.is_read_only:
                 dependents.require_writable(vm, path, "add")
@@ -105,7 +105,7 @@ def add(vm: Machine, file: str, addition: Addition) -> DiskDone:
     return DiskDone(vm.name, new, done + (f"; it is backed by {', '.join(below)}" if below else ""))
 
 
-def _require_near(vm: Machine, disk: supplies.Further) -> None:
+def _require_near(vm: Machine, disk: supplies.AdditionalDisk) -> None:
     """Refuse an overlay on a raw file elsewhere: the header of a foreign image may name any file of the host.
 
     Raises:
@@ -130,10 +130,10 @@ def _word(vm: Machine, line: devices.DiskLine) -> str:
     """
     word = ":".join([line.path, line.driver, *(["ro"] if line.is_read_only else [])])
     try:
-        is_told = [each.path for each in devices.disks(word)] == [line.path]
+        is_declared = [each.path for each in devices.disks(word)] == [line.path]
     except ValueError:
-        is_told = False
-    if not is_told:
+        is_declared = False
+    if not is_declared:
         raise UsageError(
             f"disk add: VM_DISKS cannot hold the name {line.path!r}",
             machine=vm.name,
@@ -142,14 +142,14 @@ def _word(vm: Machine, line: devices.DiskLine) -> str:
     return word
 
 
-def _require_told_format(vm: Machine, disk: Volume, line: devices.DiskLine) -> None:
+def _require_declared_format(vm: Machine, disk: Volume, line: devices.DiskLine) -> None:
     """Refuse a file that may be no image at all: its name does not say so, nor what is in it.
 
     Raises:
         UsageError: nobody has said that it is raw.
     """
-    is_told = line.format or os.path.splitext(line.path)[1].lower() in devices.BY_SUFFIX
-    if is_told or not os.path.isfile(disk.path):
+    is_declared = line.format or os.path.splitext(line.path)[1].lower() in devices.BY_SUFFIX
+    if is_declared or not os.path.isfile(disk.path):
         return
     if image.require(disk.path, vm.name, hint="").format != "qcow2":
         raise UsageError(
@@ -222,7 +222,7 @@ def _made(vm: Machine, disk: Volume, addition: Addition) -> bool:
 
 def _note(vm: Machine, part: str) -> None:
     """Note the image before it is there: nothing else names it yet. What a killed one left goes."""
-    left = selection.cut_off(vm)
+    left = selection.interrupted_addition(vm)
     if left:
         host_files.remove(left)
     vm.state_folder()

@@ -55,7 +55,7 @@ def check(vm: Machine, name: str | None, *, is_repairing: bool) -> Checked:
                 row["note"] = f"{kind} has nothing to check"
                 continue
             if is_repairing and (sound.corruptions or sound.leaks):
-                sound = _mend(vm, row, kind, sound)
+                sound = _repair(vm, row, kind, sound)
             row["corruptions"], row["leaks"] = sound.corruptions, sound.leaks
     return Checked(vm.name, rows)
 
@@ -84,7 +84,7 @@ def _look(vm: Machine, path: str, kind: str) -> Soundness | None:
         return imagecheck.check(programs.qemu_img(vm), path, kind)
 
 
-def _mend(vm: Machine, row: dict[str, Any], kind: str, sound: Soundness) -> Soundness:
+def _repair(vm: Machine, row: dict[str, Any], kind: str, sound: Soundness) -> Soundness:
     """Mend one image; what is wrong with it then.
 
     Raises:

@@ -156,8 +156,8 @@ def _format_of(vm: Machine, base: str, path: str) -> str:
     """
     suffix = os.path.splitext(path)[1].lower()
     kind = devices.BY_SUFFIX.get(suffix, "raw")
-    is_told = "raw" if suffix == ".raw" else ""
-    looks = image.require(path, vm.name, hint="name an existing image", name=base, kind=is_told).format
+    is_declared = "raw" if suffix == ".raw" else ""
+    looks = image.require(path, vm.name, hint="name an existing image", name=base, kind=is_declared).format
     if looks != kind and (kind == "raw" or looks != "raw"):
         raise ImageError(
             f"{base} looks like {looks}, but its name does not say so",

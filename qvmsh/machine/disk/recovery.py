@@ -82,9 +82,9 @@ def remove_layer(path: str) -> None:
 def flush(store: Live, node: str) -> None:
     """Let QEMU write out what it holds back of a disk; its monitor has no other word for one disk."""
     command = {"command-line": f'qemu-io {node} "flush"'}
-    told = store.jobs.execute("human-monitor-command", command).strip()
-    if told:
-        raise QmpError(f"flush of {node}: {told}", machine=store.vm.name)
+    answer = store.jobs.execute("human-monitor-command", command).strip()
+    if answer:
+        raise QmpError(f"flush of {node}: {answer}", machine=store.vm.name)
 
 
 def _recover_live(store: Live, record: Record) -> str:

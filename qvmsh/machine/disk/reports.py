@@ -73,8 +73,8 @@ class Trimmed(Report):
         lines = [f"{self.machine}: trimmed by {self.by}"]
         for each in self.disks:
             gone = each["before_bytes"] - each["after_bytes"]
-            told = each.get("note") or f"{size(max(0, gone))} freed, {size(each['after_bytes'])} used"
-            lines.append(f"  {each['id']:8} {told}")
+            text = each.get("note") or f"{size(max(0, gone))} freed, {size(each['after_bytes'])} used"
+            lines.append(f"  {each['id']:8} {text}")
         return lines
 
 

@@ -1,6 +1,6 @@
 """An archived state back into its machine: all disks and what belongs to them, in one step.
 
-    notes = same(vm, shelf, archive, point, is_forced=False)
+    notes = same(vm, index, archive, point, is_forced=False)
 
 Everything is made beside its place under the names of `NEW`; then the new files take the place of the old
 ones by renaming. `.qvm/archive.unfinished` tells of it, so that a restore that was killed leaves the old
@@ -43,10 +43,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from qvmsh.machine.archive.index import Shelf
+    from qvmsh.machine.archive.index import ArchiveIndex
 
 
-def same(vm: Machine, shelf: Shelf, archive: Archive, point: Point, *, is_forced: bool) -> list[str]:
+def same(vm: Machine, index: ArchiveIndex, archive: Archive, point: Point, *, is_forced: bool) -> list[str]:
     """Restore a state into the machine; returns what is to be said of it.
 
     Raises:
@@ -65,7 +65,7 @@ def same(vm: Machine, shelf: Shelf, archive: Archive, point: Point, *, is_forced
         for path in plan.made():
             image.require_unused(path, vm.name)
         require_nobody_above(vm, plan)
-        require_leave(vm, shelf, plan, is_forced=is_forced)
+        require_leave(vm, index, plan, is_forced=is_forced)
         pairs = _renames(vm, plan.made())
         foreign = recovery.foreign(vm, pairs)
         if foreign:
@@ -77,7 +77,7 @@ def same(vm: Machine, shelf: Shelf, archive: Archive, point: Point, *, is_forced
         journal = journals.begin(vm, Record(Kind.RESTORE, renames=pairs, uuid=archive.uuid))
         try:
             recovery.put_in_place(journal, is_clearing=True)
-            _make(Reader(vm.io, programs.qemu_img(vm), shelf, archive, point, vm.files.state), plan, journal)
+            _make(Reader(vm.io, programs.qemu_img(vm), index, archive, point, vm.files.state), plan, journal)
             journal.write(phase=Phase.READY)
         except OSError as error:
             _undo(journal)
@@ -168,7 +168,7 @@ def _bring_in_step(plan: Plan, reader: Reader, old: str, journal: Journal) -> No
     vm = journal.vm
     stored = {part.role for part in reader.point.parts if part.role.startswith("disk") and part.name}
     then = _lines_of(vm, old)
-    now = supplies.further(vm)
+    now = supplies.additional_disks(vm)
     lines = []
     for role in sorted(stored, key=lambda role: int(role.removeprefix("disk"))):
         path = plan.places[role][0].name

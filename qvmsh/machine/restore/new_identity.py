@@ -51,8 +51,8 @@ def renew(folder: str, point: Point, name: str, environ: Mapping[str, str], note
     if settings.text("VM_SSH_PORT").isdigit() and not by_hand:
         changes["VM_SSH_PORT"] = "auto"
     changes |= _owner(made)
-    told = [each for each in changes if each not in ("VM_MACHINE_NAME", "VM_MACHINE_ID")]
-    notes += [f"{each} is now {changes[each]}, it was {settings.text(each)}" for each in told]
+    changed = [each for each in changes if each not in ("VM_MACHINE_NAME", "VM_MACHINE_ID")]
+    notes += [f"{each} is now {changes[each]}, it was {settings.text(each)}" for each in changed]
     vmrc = made.files.vmrc
     for variable in WORDS:
         words = settings.words(variable)

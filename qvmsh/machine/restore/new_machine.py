@@ -1,6 +1,6 @@
 """A machine of its own from an archived state: its files, its place on the host, its identity.
 
-    made, notes = new(vm, shelf, archive, point, "../twin", io, environ)
+    made, notes = new(vm, index, archive, point, "../twin", io, environ)
 
 All of its disks come into its directory, whatever their place was: two machines never write to one disk.
 What makes it another machine than the one that was archived is `restore_identity`.
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from qvmsh.io import Io
-    from qvmsh.machine.archive.index import Shelf
+    from qvmsh.machine.archive.index import ArchiveIndex
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Laid:
 
 def new(
     vm: Machine | None,
-    shelf: Shelf,
+    index: ArchiveIndex,
     archive: Archive,
     point: Point,
     directory: str,
@@ -74,7 +74,7 @@ def new(
     try:
         with folder:
             os.chmod(folder.path, _mode(archive.directory))
-            laid = lay_out(vm, shelf, archive, point, folder.path, io, environ, name=name, final=final)
+            laid = lay_out(vm, index, archive, point, folder.path, io, environ, name=name, final=final)
             folder.put_in_place()
     except (KeyboardInterrupt, Terminated):
         is_made = os.path.exists(os.path.join(final, ".vmrc"))
@@ -108,7 +108,7 @@ def _mode(directory: str) -> int:
 
 def lay_out(
     vm: Machine | None,
-    shelf: Shelf,
+    index: ArchiveIndex,
     archive: Archive,
     point: Point,
     folder: str,
@@ -126,7 +126,7 @@ def lay_out(
         final: where the folder will be; "" if it stays.
     """
     program = tools.qemu_img(vm) if vm else programs.find("qemu-img")
-    reader = Reader(io, program, shelf, archive, point, folder)
+    reader = Reader(io, program, index, archive, point, folder)
     laid = Laid()
     Machine(folder, environ=environ).state_folder()
 
@@ -172,20 +172,20 @@ def _left_out(folder: str, archive: Archive, point: Point, notes: list[str]) -> 
     for part in point.parts:
         if not part.left_out:
             continue
-        told = f"{part.source} is not in the archive: {part.left_out}"
+        text = f"{part.source} is not in the archive: {part.left_out}"
         target = os.path.join(folder, part.source)
         original = os.path.join(archive.directory, part.source)
         is_read = part.role.startswith("file") or part.left_out == READ_ONLY
         if os.path.isabs(part.source):
-            told += "; the new machine uses the same one"
+            text += "; the new machine uses the same one"
         elif is_read and os.path.isabs(archive.directory) and _is_linkable(original):
             if not os.path.lexists(target):
                 os.makedirs(os.path.dirname(target), exist_ok=True)
                 os.symlink(original, target)
-                told += f"; in the new machine it is a link to {original}"
+                text += f"; in the new machine it is a link to {original}"
         elif not os.path.lexists(target):
-            told += "; put it into the new machine"
-        notes.append(told)
+            text += "; put it into the new machine"
+        notes.append(text)
 
 
 def _is_linkable(path: str) -> bool:
@@ -215,7 +215,7 @@ def _bring_inside(folder: str, point: Point, environ: Mapping[str, str], notes: 
         return
     vmrc = os.path.join(folder, ".vmrc")
     lines, is_changed = [], False
-    for disk in supplies.further(made):
+    for disk in supplies.additional_disks(made):
         new_name = moved.get(disk.path)
         is_changed |= new_name is not None
         lines.append(line_of(new_name or disk.name, disk.line))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Container
 
     from qvmsh.machine.archive.drives import Drive
-    from qvmsh.machine.archive.index import Shelf
+    from qvmsh.machine.archive.index import ArchiveIndex
 
 
 @dataclass
@@ -234,14 +234,14 @@ def require_nobody_above(vm: Machine, plan: Plan) -> None:
             )
 
 
-def require_leave(vm: Machine, shelf: Shelf, plan: Plan, *, is_forced: bool) -> None:
+def require_leave(vm: Machine, index: ArchiveIndex, plan: Plan, *, is_forced: bool) -> None:
     """Refuse to throw away what is in no archive.
 
     Raises:
         StateError: the disks hold what no archived state holds.
     """
     there = [path for path in plan.made() if os.path.exists(path)]
-    if is_forced or not there or _is_archived(shelf, there):
+    if is_forced or not there or _is_archived(index, there):
         return
     raise StateError(
         "cannot restore: the current content of the disks is in no archive and would be lost",
@@ -251,10 +251,10 @@ def require_leave(vm: Machine, shelf: Shelf, plan: Plan, *, is_forced: bool) -> 
     )
 
 
-def _is_archived(shelf: Shelf, paths: list[str]) -> bool:
+def _is_archived(index: ArchiveIndex, paths: list[str]) -> bool:
     """True if one archived state was made of these very files, or they of it, and none was written since."""
     try:
-        archives = shelf.archives()
+        archives = index.archives()
     except QvmError:  # the store cannot be reached
         return False
     return any(

@@ -13,7 +13,7 @@ import time
 from qvmsh.errors import UsageError
 from qvmsh.machine import log
 from qvmsh.machine.archive import maintenance, stores
-from qvmsh.machine.archive.index import Shelf, split
+from qvmsh.machine.archive.index import ArchiveIndex, split
 from qvmsh.machine.archive.model import Archive, Point
 from qvmsh.machine.archive.reports import Restored
 from qvmsh.machine.restore import in_place, new_machine
@@ -45,10 +45,10 @@ def restore(
     began = time.monotonic()
     if directory == "":
         raise UsageError("restore: the name of the directory is empty", hint="omit it, or give a name")
-    shelf, archive, point = find(vm, word)
+    index, archive, point = find(vm, word)
     label = f"{archive.folder}/{point.stamp}"
     if directory is not None:
-        made, notes = new_machine.new(vm, shelf, archive, point, directory, io, environ)
+        made, notes = new_machine.new(vm, index, archive, point, directory, io, environ)
         return Restored(
             made.name, label, os.path.relpath(made.directory), is_new=True, seconds=time.monotonic() - began,
             notes=notes,
@@ -58,12 +58,12 @@ def restore(
             "restore: there is no machine here to restore into",
             hint="`qvm restore ARCHIVE DIR` makes a new one",
         )
-    notes = in_place.same(vm, shelf, archive, point, is_forced=is_forced)
+    notes = in_place.same(vm, index, archive, point, is_forced=is_forced)
     log.note(vm, f"restored {label}")
     return Restored(vm.name, label, vm.directory, is_new=False, seconds=time.monotonic() - began, notes=notes)
 
 
-def find(vm: Machine | None, word: str) -> tuple[Shelf, Archive, Point]:
+def find(vm: Machine | None, word: str) -> tuple[ArchiveIndex, Archive, Point]:
     """The archived state that a word means: one of the machine's, or a folder by its path or URL.
 
     Raises:
@@ -77,29 +77,31 @@ def find(vm: Machine | None, word: str) -> tuple[Shelf, Archive, Point]:
     path = os.path.abspath(os.path.expanduser(word))
     is_near = bool(split(word)[1]) and (vm is None or not _is_own(vm, word))
     is_local = os.path.isdir(path) and ("/" in word or is_near)
-    if is_local or ("/" in word and os.path.isdir(os.path.dirname(path)) and not _is_of_shelf(vm, word)):
+    if is_local or ("/" in word and os.path.isdir(os.path.dirname(path)) and not _is_of_index(vm, word)):
         return _by_place(vm, word, (os.path.dirname(path), "/", os.path.basename(path)))
     if vm is None:
         raise UsageError(
             f"there is no archive {word!r}", hint="give the path of its folder, or a machine with -M"
         )
-    shelf = maintenance.shelf_of(vm)
-    found = shelf.find(word)
-    maintenance.warn_of_unreadable(vm, shelf)
-    return shelf, *found
+    index = maintenance.index_of(vm)
+    found = index.find(word)
+    maintenance.warn_of_unreadable(vm, index)
+    return index, *found
 
 
 def _is_own(vm: Machine, word: str) -> bool:
-    return word in maintenance.shelf_of(vm).store.folders()
+    return word in maintenance.index_of(vm).store.folders()
 
 
-def _is_of_shelf(vm: Machine | None, word: str) -> bool:
+def _is_of_index(vm: Machine | None, word: str) -> bool:
     """True for `FOLDER/STAMP` of the machine's own archives."""
     folder, _, stamp = word.rstrip("/").partition("/")
     return vm is not None and bool(split(folder)[1]) and "/" not in stamp and _is_own(vm, folder)
 
 
-def _by_place(vm: Machine | None, word: str, parts: tuple[str, str, str]) -> tuple[Shelf, Archive, Point]:
+def _by_place(
+    vm: Machine | None, word: str, parts: tuple[str, str, str]
+) -> tuple[ArchiveIndex, Archive, Point]:
     """The state that a path or URL means: `.../FOLDER`, or `.../FOLDER/STAMP`."""
     above, _, folder = parts
     stamp = ""
@@ -109,10 +111,10 @@ def _by_place(vm: Machine | None, word: str, parts: tuple[str, str, str]) -> tup
         raise UsageError(
             f"{word!r} is not an archive", hint="the folder of an archive is named NAME-YYYYMMDDhhmmss"
         )
-    shelf = Shelf(stores.at(above, "."), "")
+    index = ArchiveIndex(stores.at(above, "."), "")
     if vm is not None:
-        shelf = Shelf(shelf.store, "", *maintenance.layer_names(vm))
-    archive = shelf.read(folder)
+        index = ArchiveIndex(index.store, "", *maintenance.layer_names(vm))
+    archive = index.read(folder)
     if not archive.done:
         raise UsageError(f"{word!r} is not an archive", hint="it contains no state of a machine")
     point = archive.point(stamp) if stamp else archive.done[-1]
@@ -121,4 +123,4 @@ def _by_place(vm: Machine | None, word: str, parts: tuple[str, str, str]) -> tup
             f"{folder} has no state {stamp!r}",
             hint=f"there are: {', '.join(each.stamp for each in archive.done)}",
         )
-    return shelf, archive, point
+    return index, archive, point

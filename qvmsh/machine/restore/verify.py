@@ -15,7 +15,7 @@ from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.machine import programs
 from qvmsh.machine.archive import maintenance
-from qvmsh.machine.archive.index import Shelf
+from qvmsh.machine.archive.index import ArchiveIndex
 from qvmsh.machine.archive.model import Archive, Point
 from qvmsh.machine.archive.reader import Reader
 from qvmsh.machine.archive.reports import Verified
@@ -36,21 +36,21 @@ def verify(vm: Machine, word: str | None, *, is_booting: bool) -> Verified:
         ImageError: something of it is missing, changed or broken.
         DeadlineError: it was started and did not become ready.
     """
-    shelf, archive, point = restore.find(vm, word or "latest")
+    index, archive, point = restore.find(vm, word or "latest")
     is_folder = word is not None and os.path.basename(word.rstrip("/")) == archive.folder
     points = archive.done if is_folder else [point]
     notes = []
     read: set[str] = set()
     for each in points:
-        maintenance.require_whole(vm, shelf, archive, each, read)
+        maintenance.require_whole(vm, index, archive, each, read)
     if any(not part.xxh128 for part in archive.parts(points)):
         notes.append(f"{archive.folder} has no checksums (it was made by `vm`)")
     try:
         with _folder(vm) as folder:
             checked: set[str] = set()
             for each in points:
-                _check(vm, shelf, archive, each, folder, checked)
-            boot_s = _boot(vm, shelf, archive, point, os.path.join(folder, "boot")) if is_booting else None
+                _check(vm, index, archive, each, folder, checked)
+            boot_s = _boot(vm, index, archive, point, os.path.join(folder, "boot")) if is_booting else None
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -81,7 +81,9 @@ class _folder:  # noqa: N801  # used as a function
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def _check(vm: Machine, shelf: Shelf, archive: Archive, point: Point, folder: str, checked: set[str]) -> None:
+def _check(
+    vm: Machine, index: ArchiveIndex, archive: Archive, point: Point, folder: str, checked: set[str]
+) -> None:
     """Let `qemu-img check` look at all images of a state, where they lie if they can be read there.
 
     Args:
@@ -92,7 +94,7 @@ def _check(vm: Machine, shelf: Shelf, archive: Archive, point: Point, folder: st
         ImageError: one is broken, or stands on what the archive does not hold.
     """
     program = programs.qemu_img(vm)
-    reader = Reader(vm.io, program, shelf, archive, point, folder, verb="unpacking")
+    reader = Reader(vm.io, program, index, archive, point, folder, verb="unpacking")
     disks = [part.role for part in point.parts if part.role != SETTINGS and not part.left_out]
     for part in itertools.chain.from_iterable(map(reader.files, disks)):
         if part.name in checked:
@@ -109,11 +111,11 @@ def _check(vm: Machine, shelf: Shelf, archive: Archive, point: Point, folder: st
         checked.add(part.name)
 
 
-def _boot(vm: Machine, shelf: Shelf, archive: Archive, point: Point, folder: str) -> float:
+def _boot(vm: Machine, index: ArchiveIndex, archive: Archive, point: Point, folder: str) -> float:
     """Start the state as a machine of its own, whose changes vanish; the seconds until it was ready."""
     programs.require_accepted(vm)
     os.mkdir(folder)
-    new_machine.lay_out(vm, shelf, archive, point, folder, vm.io, vm.environ)
+    new_machine.lay_out(vm, index, archive, point, folder, vm.io, vm.environ)
     host_files.remove(os.path.join(folder, ".qvm", "uuid"))
     own = [("VM_SSH_PORT", "auto"), ("VM_HOSTFWD", ""), ("VM_PRE_START", ""), ("VM_POST_STOP", "")]
     own = [(name, value) for name, value in own if name in vm.settings]

@@ -66,7 +66,7 @@ def save(vm: Machine, note: Note, name: str, *, has_suspend: bool, timeout_s: fl
             )  # fmt: skip
     except QvmError as error:
         if has_suspend:
-            _go_on(note)
+            _resume(note)
         error.machine = error.machine or vm.name
         if not os.path.lexists(vm.files.unfinished):
             error.hint = error.hint or "the guest is still running; no snapshot was changed"
@@ -74,7 +74,7 @@ def save(vm: Machine, note: Note, name: str, *, has_suspend: bool, timeout_s: fl
     return suspended_s
 
 
-def _go_on(note: Note) -> None:
+def _resume(note: Note) -> None:
     """Let the guest run again that was sent to sleep for a save that failed."""
     try:
         with conversation.begin(note) as qemu:

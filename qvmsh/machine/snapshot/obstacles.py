@@ -145,11 +145,11 @@ def of_accelerator(arguments: list[str]) -> list[Blocker]:
     return []
 
 
-def of_devices(exchange: Exchange, told: Collection[str] = ()) -> list[Blocker]:
+def of_devices(exchange: Exchange, reported: Collection[str] = ()) -> list[Blocker]:
     """What QEMU says it could not save.
 
     Args:
-        told: nodes whose format is told of already where it stands against a snapshot.
+        reported: nodes whose format is reported already where it prevents a snapshot.
     """
     try:
         reasons = exchange.ask("query-migrate").get("blocked-reasons", ())
@@ -158,7 +158,7 @@ def of_devices(exchange: Exchange, told: Collection[str] = ()) -> list[Blocker]:
     found: dict[str, Blocker] = {}
     for reason in map(str, reasons):
         of_format = _FORMAT.search(reason)
-        if of_format and of_format[2] in told:
+        if of_format and of_format[2] in reported:
             continue
         each = _in_words(reason)
         found[str(each)] = each

@@ -187,7 +187,7 @@ def recover_off(vm: Machine, record: Record, step: Step) -> str:
     store = Images(vm, [each for each in disks if each not in gone])
     store.require_free()
     outcome = step(store, record)
-    store.mend_leaks()
+    store.repair_leaks()
     return "; ".join(
         [outcome, *(f"{each.name} is missing and is no longer a disk of the machine" for each in gone)]
     )

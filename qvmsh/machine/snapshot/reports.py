@@ -215,8 +215,8 @@ class SnapshotList(Report):
 def _line_of_disk(each: dict[str, Any]) -> str:
     what = "" if each["format"] == "qcow2" else f", {each['format']}: cannot hold snapshots"
     what = ", read-only" if not each["writable"] else what
-    told = each["problem"] or f"{size(each['size_bytes'])}{what}"
-    return f"{each['id']:8} {printable(each['name'])} ({told})"
+    text = each["problem"] or f"{size(each['size_bytes'])}{what}"
+    return f"{each['id']:8} {printable(each['name'])} ({text})"
 
 
 def _table(rows: list[tuple[str, ...]]) -> list[str]:
@@ -371,8 +371,8 @@ class Differences(Report):
         lines = [f"{self.machine}: from {self.first} to {self.second or 'now'}"]
         for each in self.disks:
             changed = each["changed_bytes"]
-            told = each["note"] or (f"{size(changed)} written" if changed else "unchanged")
-            lines.append(f"  {each['id']:8} {told}")
+            text = each["note"] or (f"{size(changed)} written" if changed else "unchanged")
+            lines.append(f"  {each['id']:8} {text}")
         lines += [f"  {each}" for each in self.hardware]
         if self.is_on and self.second is None:
             lines.append("  the machine is on: data that QEMU has not written yet is not counted")

@@ -331,8 +331,8 @@ def _arguments(pid: int) -> list[str]:
 
 def versions(exchange: Exchange) -> dict[str, str]:
     """QEMU's version, and the version of the machine type that the guest sees."""
-    told = exchange.ask("query-version")
-    version = ".".join(str(told["qemu"][part]) for part in ("major", "minor", "micro"))
+    answer = exchange.ask("query-version")
+    version = ".".join(str(answer["qemu"][part]) for part in ("major", "minor", "micro"))
     try:
         machine = exchange.ask("qom-get", {"path": "/machine", "property": "type"})
     except QmpError:

@@ -135,15 +135,15 @@ class Images(Store):
         count = 0
         for each in self.volumes:
             words = ["info", "-f", each.format, "--output=json", image.safe_name(each.path)]
-            told = json.loads(self._run(each, words, f"read {each.name}"))
-            data = told.get("format-specific", {}).get("data", {})
+            found = json.loads(self._run(each, words, f"read {each.name}"))
+            data = found.get("format-specific", {}).get("data", {})
             for bitmap in data.get("bitmaps", ()):
                 words = ["bitmap", "--remove", "-f", each.format, image.safe_name(each.path), bitmap["name"]]
                 self._run(each, words, f"remove a bitmap of {each.name}")
                 count += 1
         return count
 
-    def mend_leaks(self) -> None:
+    def repair_leaks(self) -> None:
         """Give back what a killed QEMU had allocated and not yet used."""
         for each in self.volumes:
             words = ["check", "-q", "-f", each.format, "-r", "leaks", image.safe_name(each.path)]

@@ -67,11 +67,11 @@ def _raw(vm: Machine) -> list[str]:
         return []
 
 
-def _above(stands_on: dict[str, set[str]], path: str) -> list[str]:
+def _above(backed_by: dict[str, set[str]], path: str) -> list[str]:
     found: list[str] = []
     below = {os.path.realpath(path)}
     while below:
-        above = {each for each, on in stands_on.items() if on & below and each not in found}
+        above = {each for each, on in backed_by.items() if on & below and each not in found}
         found += sorted(above)
         below = above
     return found

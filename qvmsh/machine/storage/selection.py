@@ -110,7 +110,7 @@ def run(vm: Machine, words: list[str], what: str, after: str = "") -> None:
         raise
 
 
-def cut_off(vm: Machine) -> str:
+def interrupted_addition(vm: Machine) -> str:
     """The image that a killed `disk add` was making, "" if there is none."""
     try:
         path = os.fsdecode(host_files.read(vm.files.adding).data)

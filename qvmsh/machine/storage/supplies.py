@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Further:
+class AdditionalDisk:
     """A disk of VM_DISKS.
 
     Args:
@@ -53,13 +53,13 @@ class Supplies:
     """What the hardware stands on, besides the machine's own disk.
 
     Args:
-        further: the disks of VM_DISKS.
+        additional: the disks of VM_DISKS.
         cdrom, kernel, initrd: paths, "" where there is none.
         firmware: the UEFI firmware of this host, None for the machine type's own.
         variables: path of the machine's UEFI variables, "" without UEFI.
     """
 
-    further: tuple[Further, ...] = ()
+    additional: tuple[AdditionalDisk, ...] = ()
     cdrom: str = ""
     kernel: str = ""
     initrd: str = ""
@@ -90,7 +90,7 @@ def gather(vm: Machine) -> Supplies:
             error.machine = vm.name
             raise
     return Supplies(
-        further=tuple(further(vm)),
+        additional=tuple(additional_disks(vm)),
         cdrom=settings.path("VM_CDROM"),
         kernel=settings.path("VM_KERNEL"),
         initrd=settings.path("VM_INITRD"),
@@ -99,11 +99,11 @@ def gather(vm: Machine) -> Supplies:
     )
 
 
-def further(vm: Machine) -> list[Further]:
+def additional_disks(vm: Machine) -> list[AdditionalDisk]:
     """The disks of VM_DISKS."""
     lines = devices.disks(vm.settings.text("VM_DISKS"))
     return [
-        Further(line.path, vm.settings.located(line.path), f"disk{at}", line)
+        AdditionalDisk(line.path, vm.settings.located(line.path), f"disk{at}", line)
         for at, line in enumerate(lines, start=1)
     ]
 
@@ -128,8 +128,8 @@ def require(vm: Machine, supplies: Supplies) -> None:
     Raises:
         ImageError: an image or file is missing, corrupt, or of another format; the text says which.
     """
-    for disk in supplies.further:
-        require_further(vm, disk)
+    for disk in supplies.additional:
+        require_additional(vm, disk)
     for variable, path in (
         ("VM_CDROM", supplies.cdrom),
         ("VM_KERNEL", supplies.kernel),
@@ -141,7 +141,7 @@ def require(vm: Machine, supplies: Supplies) -> None:
         _require_variables(vm, supplies.firmware, supplies.variables)
 
 
-def require_further(vm: Machine, disk: Further) -> None:
+def require_additional(vm: Machine, disk: AdditionalDisk) -> None:
     """Make sure that a disk of VM_DISKS can be used.
 
     Raises:
@@ -149,8 +149,8 @@ def require_further(vm: Machine, disk: Further) -> None:
     """
     kind = disk.line.driver
     found = image.require(disk.path, vm.name, hint=_missing_hint(disk), name=disk.name, kind=kind)
-    is_told = disk.line.format or disk.path.lower().endswith(".raw")
-    if not is_told and kind == "raw" and image.header(disk.path).format == "qcow2":
+    is_declared = disk.line.format or disk.path.lower().endswith(".raw")
+    if not is_declared and kind == "raw" and image.header(disk.path).format == "qcow2":
         raise ImageError(
             f"{disk.name} looks like qcow2, but neither its name nor VM_DISKS says so",
             machine=vm.name,
@@ -201,7 +201,7 @@ def require_chain(vm: Machine, path: str, name: str, kind: str) -> None:
             )
 
 
-def _missing_hint(disk: Further) -> str:
+def _missing_hint(disk: AdditionalDisk) -> str:
     word = disk.name.rpartition(":")[2]
     if ":" in disk.name and "/" not in word:
         return f"a line of VM_DISKS is path[:format[:cache]][:ro], and {word!r} is none of these"
@@ -209,7 +209,7 @@ def _missing_hint(disk: Further) -> str:
     return f"`qemu-img create -f {form} {_typed(disk)} 10G` creates an empty one; or remove it from VM_DISKS"
 
 
-def _typed(disk: Further) -> str:
+def _typed(disk: AdditionalDisk) -> str:
     """The disk's path as a person types it for qemu-img, which takes what is before a `:` for a protocol."""
     return quote(image.safe_name(disk.name) if ":" in disk.name else disk.name)
 
@@ -278,7 +278,7 @@ def prepare(vm: Machine, supplies: Supplies) -> None:
 def overlays(vm: Machine, supplies: Supplies) -> dict[str, tuple[str, str]]:
     """What `--disposable` lays an overlay on besides the machine's own disk: node, path and format."""
     found = {
-        disk.node: (disk.path, disk.line.driver) for disk in supplies.further if not disk.line.is_read_only
+        disk.node: (disk.path, disk.line.driver) for disk in supplies.additional if not disk.line.is_read_only
     }
     if supplies.variables:
         found[UEFI_VARIABLES] = (supplies.variables, "qcow2")
@@ -309,7 +309,7 @@ def disk_arguments(
 ) -> list[Disk]:
     """The disks of VM_DISKS for the argument list; `replaced` names the overlays of `--disposable`."""
     found = []
-    for disk in supplies.further:
+    for disk in supplies.additional:
         overlay = replaced.get(disk.node)
         found.append(
             Disk(

@@ -69,7 +69,7 @@ def configured(vm: Machine, *, is_to_come: bool = False) -> list[Volume]:
     if not own_disk.is_by_hand(vm):
         found += [
             Volume(each.node, each.path, each.line.driver, each.line.is_read_only, source="VM_DISKS")
-            for each in supplies.further(vm)
+            for each in supplies.additional_disks(vm)
         ]
     for drive in drives.drives([*settings.words("VM_QEMU_ARGS"), *settings.words("VM_QEMU_EXTRA")]):
         path = os.path.normpath(os.path.join(vm.directory, drive.file))

@@ -38,9 +38,9 @@ def interrupt(how):
 """
 
 LISTED = """
-from qvmsh.machine.archive.index import Shelf
+from qvmsh.machine.archive.index import ArchiveIndex
 
-how, is_listed, write = sys.argv.pop(1), False, Shelf.write
+how, is_listed, write = sys.argv.pop(1), False, ArchiveIndex.write
 
 
 def interrupted(self, archive, *words):
@@ -53,7 +53,7 @@ def interrupted(self, archive, *words):
         interrupt("raise" if how == "kill" else how)
 
 
-Shelf.write = interrupted
+ArchiveIndex.write = interrupted
 """
 """Interrupted when the manifest lists the state as whole; `kill`: and killed when it is changed again."""
 
@@ -98,7 +98,7 @@ def fails(self, roles):
 
 writer.Writer.announce_changes = fails
 if sys.argv.pop(1) == "kill":
-    archive._let_go = lambda note: os.kill(os.getpid(), signal.SIGKILL)
+    archive._resume = lambda note: os.kill(os.getpid(), signal.SIGKILL)
 else:
     undo = writer.Writer._undo
 

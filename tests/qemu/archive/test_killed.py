@@ -215,11 +215,11 @@ def test_who_looks_while_the_disks_are_cut_sees_the_disks(blank: Blank) -> None:
 THROUGH_LINK = """
 import os, signal, subprocess, sys
 from qvmsh.host import locks
-from qvmsh.machine.archive import archive, live_copy as cut
+from qvmsh.machine.archive import archive, live_copy
 from qvmsh.machine.machine import Machine
 
 vm = Machine(sys.argv[1])
-enter = cut.Cut.__enter__
+enter = live_copy.LiveCopy.__enter__
 
 
 def killed(self):
@@ -233,7 +233,7 @@ def killed(self):
 
 
 if sys.argv[2] == "killed":
-    cut.Cut.__enter__ = killed
+    live_copy.LiveCopy.__enter__ = killed
 archive.archive(vm, archive.Wish())
 """
 

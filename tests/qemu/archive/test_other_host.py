@@ -47,9 +47,9 @@ exec sh -c "$*"
 
 KILLED = """
 import os, signal, sys
-from qvmsh.machine.archive.index import Shelf
+from qvmsh.machine.archive.index import ArchiveIndex
 
-original = Shelf.write
+original = ArchiveIndex.write
 
 
 def write(self, archive, *words):
@@ -58,7 +58,7 @@ def write(self, archive, *words):
     original(self, archive, *words)
 
 
-Shelf.write = write
+ArchiveIndex.write = write
 from qvmsh.__main__ import main
 
 sys.argv = ["qvm", "archive"]

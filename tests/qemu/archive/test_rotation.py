@@ -321,9 +321,9 @@ from qvmsh.machine.archive import maintenance
 original = maintenance.require_whole
 
 
-def reported(vm, shelf, archive, point, *words):
+def reported(vm, index, archive, point, *words):
     print("read", point.stamp, file=sys.stderr)
-    return original(vm, shelf, archive, point, *words)
+    return original(vm, index, archive, point, *words)
 
 
 maintenance.require_whole = reported

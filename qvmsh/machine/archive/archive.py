@@ -71,10 +71,7 @@ def archive(vm: Machine, wish: Wish) -> Archived:
             job.left = f"{found.folder}/{point.stamp} is complete; what --keep removes may still be there"
             removed = removal.rotate(vm, job.index, wish, (found.folder, point.stamp))
     log.note(vm, f"archived as {found.folder}/{point.stamp}")
-    return Archived(
-        vm.name, found.folder, point, where=job.store.shown, copied_bytes=job.copied_bytes,
-        pause_s=job.pause_s, seconds=time.monotonic() - began, notes=job.said, removed=removed,
-    )  # fmt: skip
+    return Archived(job, found.folder, point, seconds=time.monotonic() - began, removed=removed)
 
 
 @contextlib.contextmanager

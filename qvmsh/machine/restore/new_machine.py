@@ -74,7 +74,9 @@ def new(
     try:
         with folder:
             os.chmod(folder.path, _mode(archive.directory))
-            laid = lay_out(vm, index, archive, point, folder.path, io, environ, name=name, final=final)
+            program = tools.qemu_img(vm) if vm else programs.find("qemu-img")
+            reader = Reader(io, program, index, archive, point, folder.path)
+            laid = lay_out(vm, reader, environ, name=name, final=final)
             folder.put_in_place()
     except (KeyboardInterrupt, Terminated):
         is_made = os.path.exists(os.path.join(final, ".vmrc"))
@@ -107,26 +109,16 @@ def _mode(directory: str) -> int:
 
 
 def lay_out(
-    vm: Machine | None,
-    index: ArchiveIndex,
-    archive: Archive,
-    point: Point,
-    folder: str,
-    io: Io,
-    environ: Mapping[str, str],
-    *,
-    name: str = "",
-    final: str = "",
+    vm: Machine | None, reader: Reader, environ: Mapping[str, str], *, name: str = "", final: str = ""
 ) -> Laid:
-    """Make a machine of an archived state in an empty folder.
+    """Make a machine of an archived state in the reader's folder, which is empty.
 
     Args:
         vm: a machine whose `.vmrc` serves where the archive has none.
         name: the machine's new name, with which it gets an identity of its own; "" keeps both.
         final: where the folder will be; "" if it stays.
     """
-    program = tools.qemu_img(vm) if vm else programs.find("qemu-img")
-    reader = Reader(io, program, index, archive, point, folder)
+    archive, point, folder = reader.archive, reader.point, reader.work
     laid = Laid()
     Machine(folder, environ=environ).state_folder()
 
@@ -148,7 +140,7 @@ def lay_out(
     _bring_inside(folder, point, environ, laid.notes)
     if name:
         renew(folder, point, name, environ, laid.notes)
-    made = Machine(folder, io=io, environ=environ)
+    made = Machine(folder, io=reader.io, environ=environ)
     moved = _disks(made, reader, archive, point, laid.notes)
     _left_out(folder, archive, point, laid.notes)  # behind all that is written: nothing follows its links
     _rewrite_snapshots(made, archive, moved, before, final or folder)

@@ -115,7 +115,8 @@ def _boot(vm: Machine, index: ArchiveIndex, archive: Archive, point: Point, fold
     """Start the state as a machine of its own, whose changes vanish; the seconds until it was ready."""
     programs.require_accepted(vm)
     os.mkdir(folder)
-    new_machine.lay_out(vm, index, archive, point, folder, vm.io, vm.environ)
+    reader = Reader(vm.io, programs.qemu_img(vm), index, archive, point, folder)
+    new_machine.lay_out(vm, reader, vm.environ)
     host_files.remove(os.path.join(folder, ".qvm", "uuid"))
     own = [("VM_SSH_PORT", "auto"), ("VM_HOSTFWD", ""), ("VM_PRE_START", ""), ("VM_POST_STOP", "")]
     own = [(name, value) for name, value in own if name in vm.settings]

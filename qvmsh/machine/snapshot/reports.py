@@ -114,8 +114,6 @@ class SnapshotRestored(Report):
         ready: bool | None = None,
         clock: str = "",
         bitmaps: int = 0,
-        has_memory_left: bool = False,
-        left: list[str] | None = None,
     ) -> None:
         self.machine = machine
         self.snapshot = snapshot
@@ -124,8 +122,8 @@ class SnapshotRestored(Report):
         self.ready = ready
         self.clock = clock
         self.bitmaps = bitmaps
-        self.has_memory_left = has_memory_left
-        self.left = left or []
+        self.has_memory_left = False
+        self.left: list[str] = []
         self.seconds = round(seconds, 3)
 
     def shown(self) -> list[str]:

@@ -73,12 +73,11 @@ def restore(
     ids = [each.id for each in store.volumes]
     log.note(vm, f"restored the snapshot {name}")
     if not seen.is_live or seen.note is None or seen.pid is None:
-        has_memory = bool(store.memory_bytes(tag)) and not left
         seconds = time.monotonic() - began
-        return SnapshotRestored(
-            vm.name, name, ids, seconds, memory=False, bitmaps=count, has_memory_left=has_memory,
-            left=[each.id for each in left],
-        )  # fmt: skip
+        report = SnapshotRestored(vm.name, name, ids, seconds, memory=False, bitmaps=count)
+        report.has_memory_left = bool(store.memory_bytes(tag)) and not left
+        report.left = [each.id for each in left]
+        return report
     is_ready: bool | None = None
     clock = ""
     if seen.kind == state.PAUSED:

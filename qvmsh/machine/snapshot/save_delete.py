@@ -216,7 +216,7 @@ def _save_off(store: Store, disks: list[Volume], name: str, request: Request) ->
     known = Catalogue.read(vm)
     entry = catalogue.entry(
         store, name, message=request.message, parent=_parent(known, store, name), has_memory=False,
-        is_frozen=None, qemu=image.version(programs.qemu_img(vm)), machine="", arguments=[],
+        qemu=image.version(programs.qemu_img(vm)), machine="", arguments=[],
     )  # fmt: skip
     is_there = _require_new(store, name, request)
     with (
@@ -301,7 +301,7 @@ def take(
     is_running = kind == state.RUNNING or (kind == state.SUSPENDED and has_memory)
     entry = catalogue.entry(
         store, name, message=request.message, parent=_parent(known, store, name), has_memory=has_memory,
-        is_frozen=None, arguments=_arguments(pid), **versions(store.exchange),
+        arguments=_arguments(pid), **versions(store.exchange),
     )  # fmt: skip
     record = replace(
         _record(store, name, entry, is_there=is_there), was_running=is_running, has_memory=has_memory

@@ -298,7 +298,7 @@ def test_delete_that_fails_on_a_later_disk_tells_what_is_left_and_the_next_comma
     started = vm.ok("start", "--no-wait", env=env)  # the disks as they are now are whole
     assert "was interrupted, and cannot be recovered" in started.err
     vm.ok("kill", env=env)
-    assert "settled: cannot delete a on disk1" in vm.ok("doctor", "--fix", env=env).out
+    assert "recovered: cannot delete a on disk1" in vm.ok("doctor", "--fix", env=env).out
     output = vm.ok("snapshot", "save", "c").err
     assert "the deletion of the snapshot a, begun 20" in output
     assert "was completed: no disk has it" in output

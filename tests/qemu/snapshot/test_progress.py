@@ -217,7 +217,7 @@ def test_qemu_that_hangs_is_told_and_the_journal_stays(vm: Vm) -> None:
         refused = vm.qvm("snapshot", "save", "b")  # a stopped process is not waited for as one at work
         assert refused.status == 1
         assert "the save of the snapshot a, begun 20" in refused.err
-        assert "cannot be settled: the monitor does not answer" in refused.err
+        assert "cannot be recovered: the monitor does not answer" in refused.err
     vm.ok("snapshot", "save", "b")
     assert names(vm) == ["a", "b"]
     assert not list(Path(vm.directory / ".qvm").glob("*unfinished*"))

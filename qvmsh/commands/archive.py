@@ -76,7 +76,7 @@ def archive(
     """
     from qvmsh.machine.archive import archive as archiving
     from qvmsh.machine.archive import maintenance as archive_keeping
-    from qvmsh.machine.archive import writer as archive_writer
+    from qvmsh.machine.archive.job import Wish
 
     if boot and not verify:
         raise UsageError("archive: --boot belongs to --verify")
@@ -99,7 +99,7 @@ def archive(
         if state is None:
             raise UsageError("archive: --delete needs a state", hint="`qvm archive --list` shows them")
         return archive_removal.delete(vm, state)
-    wish = archive_writer.Wish(
+    wish = Wish(
         is_create=create,
         savevm=savevm or "",
         delvm=delvm or "",

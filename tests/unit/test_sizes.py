@@ -18,7 +18,6 @@ LONG_FILES = {
     "qvmsh/config/variables.py": SPLIT,
     "qvmsh/host/ssh.py": SPLIT,
     "qvmsh/host/transfer.py": SPLIT,
-    "qvmsh/machine/archive/writer.py": SPLIT,
     "qvmsh/machine/doctor/diagnosis.py": SPLIT,
     "qvmsh/machine/power/launch.py": SPLIT,
     "qvmsh/machine/terminal/console.py": SPLIT,

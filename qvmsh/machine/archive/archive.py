@@ -18,12 +18,12 @@ from qvmsh.host import files as host_files
 from qvmsh.host import locks, process, transfer
 from qvmsh.machine import identity, log, programs, progress, snapshot_names, state
 from qvmsh.machine import journal as journals
-from qvmsh.machine.archive import changes, drives, live_copy, maintenance, model, removal, stores
-from qvmsh.machine.archive import writer as archive_writer
+from qvmsh.machine.archive import changes, drives, live_copy, maintenance, model, removal, stores, unchanged
 from qvmsh.machine.archive.drives import Drive
+from qvmsh.machine.archive.job import ROOM_BYTES, Job, Wish
 from qvmsh.machine.archive.model import Archive, Point
 from qvmsh.machine.archive.reports import Archived
-from qvmsh.machine.archive.writer import ROOM_BYTES, Job, Wish, Writer
+from qvmsh.machine.archive.writer import Writer
 from qvmsh.machine.create import layers as create_layers
 from qvmsh.machine.journal import Kind, Record
 from qvmsh.machine.monitor import conversation
@@ -128,7 +128,7 @@ def _of_stopped(job: Job) -> tuple[Archive, Point]:
         _commit_or_keep(job, found)
     newest = max((os.stat(drive.path).st_mtime for drive in found if not drive.left_out), default=0.0)
     writer = Writer(job, found, model.stamp_of(newest), consistency="off")
-    same = writer.unchanged()
+    same = unchanged.newest_state(writer)
     if same:
         job.said.append("nothing has changed since; nothing was copied")
         return same
@@ -230,7 +230,7 @@ def _require_place(job: Job, found: Sequence[Drive], *, is_roomy: bool) -> None:
         taken = [each for each in found if not each.left_out]
         paths = [each.path for each in taken]
         paths += [path for each in taken for path, _ in drives.below(job.vm, each)]
-        archive_writer.require_room(job, paths)
+        job.require_room(paths)
 
 
 def _forget(vm: Machine, names: Sequence[str]) -> None:

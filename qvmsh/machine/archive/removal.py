@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from qvmsh.machine.archive.index import ArchiveIndex
+    from qvmsh.machine.archive.job import Wish
     from qvmsh.machine.archive.model import Archive, Point
-    from qvmsh.machine.archive.writer import Wish
     from qvmsh.machine.machine import Machine
 
 _MACHINE = (".vmrc", ".qvm")

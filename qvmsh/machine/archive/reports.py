@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
+    from qvmsh.machine.archive.job import Job
     from qvmsh.machine.archive.model import Archive, Point
-    from qvmsh.machine.archive.writer import Job
 
 
 class Archived(Report):

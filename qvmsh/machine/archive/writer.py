@@ -16,7 +16,6 @@ import contextlib
 import os
 import secrets
 import time
-from dataclasses import dataclass, field
 
 from qvmsh.errors import ConfigError, ImageError, QvmError
 from qvmsh.host import files as host_files
@@ -25,11 +24,11 @@ from qvmsh.machine import identity, programs, progress
 from qvmsh.machine import journal as journals
 from qvmsh.machine.archive import changes, drives, live_copy, model
 from qvmsh.machine.archive.changes import tag_id
-from qvmsh.machine.archive.drives import MAIN, Drive
-from qvmsh.machine.archive.index import LAST_NUMBER, UNFINISHED, ArchiveIndex, is_plain
+from qvmsh.machine.archive.drives import Drive
+from qvmsh.machine.archive.index import LAST_NUMBER
 from qvmsh.machine.archive.model import PART, Archive, Part, Point
+from qvmsh.machine.archive.names import Names
 from qvmsh.machine.archive.settings import SETTINGS, gather, pack
-from qvmsh.machine.archive.settings import is_same as is_same_settings
 from qvmsh.machine.create import layers as create_layers
 from qvmsh.machine.journal import Journal, Kind, Record
 from qvmsh.machine.storage.bitmaps import tags_of
@@ -39,47 +38,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from qvmsh.machine.archive.stores import Store
-    from qvmsh.machine.machine import Machine
-
-ROOM_BYTES = 1 << 20
-NAME_BYTES = 240
-"""How long a file's name in an archive may be before the suffixes of a compression and of unfinished work."""
-
-
-@dataclass(frozen=True)
-class Wish:
-    """The options of `archive`; see its help."""
-
-    is_create: bool = False
-    savevm: str = ""
-    delvm: str = ""
-    compress: str = ""
-    compress_base: bool = False
-    drop_snapshots: bool = False
-    is_full: bool = False
-    keep: int | None = None
-    keep_days: float | None = None
-
-
-@dataclass
-class Job:
-    """What one call works with."""
-
-    vm: Machine
-    wish: Wish
-    index: ArchiveIndex
-    said: list[str] = field(default_factory=list)
-    copied_bytes: int = 0
-    pause_s: float = 0.0
-    changed: str = ""
-    """What has been done to the machine itself, and stays whatever becomes of the archive."""
-    left: str = "the machine and its archives did not change"
-    """What holds if it is interrupted now."""
-
-    @property
-    def store(self) -> Store:
-        return self.index.store
+    from qvmsh.machine.archive.job import Job
 
 
 class Writer:
@@ -116,14 +75,14 @@ class Writer:
                     machine=self.vm.name,
                     hint=f"`{image.converted(path, form)}` makes one image of both",
                 )
-        self._settings = gather(self.vm, found, [*layers, create_layers.Layers(self.vm).seed])
+        self.settings = gather(self.vm, found, [*layers, create_layers.Layers(self.vm).seed])
         self.point.parts = [
             Part(each.role, "", each.format, self.source_of(each.path), left_out=each.left_out)
             for each in found
-            if each.left_out and self.source_of(each.path) not in self._settings.names
+            if each.left_out and self.source_of(each.path) not in self.settings.names
         ]
         known = {each.source for each in self.point.parts}
-        left = [(self.source_of(path), why) for path, why in self._settings.left_out]
+        left = [(self.source_of(path), why) for path, why in self.settings.left_out]
         self.point.parts += [
             Part(f"file{at}", "", "raw", source, left_out=why)
             for at, (source, why) in enumerate(left, start=1)
@@ -133,7 +92,7 @@ class Writer:
             job.said.append(f"{each.source} is not in the archive: {each.left_out}")
         self._folder = job.index.part_folder(self.archive.folder) if self.is_new else self.archive.folder
         self._renames: list[str] = []
-        self._names: dict[tuple[str, int], str] = {}
+        self.names = Names(self.vm.name, self.archive, "" if self.is_new else stamp)
         self._has_layers = False
         self.journal = Journal(self.vm, Record(Kind.ARCHIVE))
         self.is_whole = False
@@ -198,37 +157,6 @@ class Writer:
         self.stored = stored
         return True
 
-    def unchanged(self) -> tuple[Archive, Point] | None:
-        """The newest state, if it holds the settings and, as far as their files tell, the disks of now."""
-        if self.is_new or self.job.wish.delvm or self.job.wish.is_full or not self.archive.done:
-            return None
-        last = self.archive.done[-1]
-        for drive in self.taken:
-            part, status = last.part(drive.role), os.stat(drive.path)
-            if part is None or part.of or last.consistency != "off":
-                return None
-            if (status.st_mtime_ns, status.st_size) != (part.source_mtime_ns, part.size_bytes):
-                return None
-        if any(self.stored.get(part.name) != part.stored_bytes for part in self.archive.parts([last])):
-            return None  # that state is damaged
-        now = [Part(each.role, each.name, each.format, self.source_of(each.path)) for each in self.taken]
-        is_same = _disks([*now, *self.point.parts]) == _disks(last.parts) and self._has_settings(last)
-        return (self.archive, last) if is_same else None
-
-    def _has_settings(self, point: Point) -> bool:
-        """True if a state holds the settings as they are now."""
-        part = point.part(SETTINGS)
-        if part is None:
-            return False
-        with (
-            self.store.reader(self.archive.folder, part.name) as fd,
-            open(fd, "rb", closefd=False) as file,
-        ):
-            is_same = is_same_settings(self.vm, self._settings.names, file)
-            while file.read(1 << 20):  # another host's program waits until all is read
-                pass
-        return is_same
-
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """The work: unfinished until the block ends, and undone if it fails."""
@@ -267,7 +195,9 @@ class Writer:
     def announce_changes(self, roles: set[str]) -> None:
         """Only changes of these disks will be copied, which are qcow2 images whatever the disk is."""
         self.changes_only = roles
-        if any(self._changes_name(each) != self._name(each) for each in self.taken if each.role in roles):
+        if any(
+            self.names.of_changes(each) != self.names.of(each) for each in self.taken if each.role in roles
+        ):
             self._announce()
 
     def _announce(self) -> None:
@@ -275,9 +205,9 @@ class Writer:
         kind = self.job.wish.compress
         end = transfer.COMPRESSORS[kind].suffix if kind else ""
         left_out = self.point.parts
-        self.point.parts = [*left_out, Part(SETTINGS, self._settings_name(), "tar")]
+        self.point.parts = [*left_out, Part(SETTINGS, self.names.of_settings(), "tar")]
         for each in self.taken:
-            name = self._changes_name(each) if each.role in self.changes_only else self._name(each)
+            name = self.names.of_changes(each) if each.role in self.changes_only else self.names.of(each)
             self.point.parts.append(Part(each.role, name + end, each.format))
         self.job.index.write(self.archive)
         self.point.parts = left_out
@@ -291,7 +221,7 @@ class Writer:
         paths = [each.path for each in self.taken if each.role not in self.changes_only]
         if self.is_new and not self._has_layers and not self.job.wish.compress_base:
             paths += [path for below in self._below.values() for path, _ in below]
-        require_room(self.job, paths)
+        self.job.require_room(paths)
 
     def put_layers(self) -> None:
         """What the disks stand on: at rest all the time; only for a new archive."""
@@ -302,7 +232,7 @@ class Writer:
         for drive in self.taken:
             self.archive.layers[drive.role] = []
             for depth, (path, form) in enumerate(self._below[drive.role]):
-                name = self._layer_name(drive, path, depth)
+                name = self.names.of_layer(drive, depth, path, form)
                 part = Part(drive.role, name, form, self.source_of(path), mode=_mode(path))
                 self._put(part, path, kind)
                 self.archive.layers[drive.role].append(part)
@@ -310,7 +240,7 @@ class Writer:
     def put_top(self, drive: Drive) -> None:
         """The layer that the guest writes to."""
         source = self.source_of(drive.path)
-        part = Part(drive.role, self._name(drive), drive.format, source, mode=_mode(drive.path))
+        part = Part(drive.role, self.names.of(drive), drive.format, source, mode=_mode(drive.path))
         path = drive.path
         with contextlib.ExitStack() as stack:
             if self.job.wish.delvm and drive.format == "qcow2":
@@ -336,7 +266,7 @@ class Writer:
         assert below is not None
         source, size = self.source_of(drive.path), image.header(path).size_bytes
         part = Part(
-            drive.role, self._changes_name(drive), "qcow2", source,
+            drive.role, self.names.of_changes(drive), "qcow2", source,
             of=since, tags=below.tags, virtual_bytes=size,
         )  # fmt: skip
         words = ["rebase", "-u", "-f", "qcow2", "-F", below.format, "-b", f"./{below.plain_name}"]
@@ -413,7 +343,7 @@ class Writer:
             depth = len(layers)
             drive = next(each for each in self.taken if each.role == part.role)
             following = self._below[part.role][depth + 1]
-            below = Part(part.role, self._layer_name(drive, following[0], depth + 1), following[1])
+            below = Part(part.role, self.names.of_layer(drive, depth + 1, *following), following[1])
         if below is None or os.path.normpath(backing) == below.plain_name:
             return
         words = ["rebase", "-u", "-f", "qcow2", "-F", below.format, "-b", f"./{below.plain_name}"]
@@ -422,64 +352,14 @@ class Writer:
             sent = transfer.digest(fd, lambda _: None, self.vm.io.checkpoint, like=part.xxh128)
         part.stored_bytes, part.xxh128 = sent.stored_bytes, sent.xxh128
 
-    def _name(self, drive: Drive) -> str:
-        """The file's name in the archive."""
-        stem, suffix = os.path.splitext(drive.name)
-        if drive.role != MAIN:
-            stem = f"{self.vm.name}-{drive.role}"
-        return self._fitting((drive.role, -1), stem, suffix, drive.format)
-
-    def _changes_name(self, drive: Drive) -> str:
-        return f"{os.path.splitext(self._name(drive))[0]}.qcow2"
-
-    def _layer_name(self, drive: Drive, path: str, depth: int) -> str:
-        stem, suffix = os.path.splitext(os.path.basename(path))
-        if drive.role != MAIN or depth:
-            stem = f"{self.vm.name}-base" if drive.role == MAIN else f"{self.vm.name}-{drive.role}-base"
-            stem += f"{depth or ''}"
-        return self._fitting((drive.role, depth), stem, suffix, self._below[drive.role][depth][1])
-
-    def _fitting(self, key: tuple[str, int], stem: str, suffix: str, form: str) -> str:
-        """A name that the manifest may hold, that means no other kind of file, and that no other file has.
-
-        Args:
-            key: role and depth of the image, whose name stays the same from now on.
-            stem, suffix: what it should be called.
-        """
-        if key in self._names:
-            return self._names[key]
-        tail = "" if self.is_new else f"-{self.point.stamp}"
-        taken = {self._settings_name(), *self._names.values()}
-        taken |= {each.plain_name for each in self.archive.parts()}
-        wanted = f"{stem}{tail}{suffix}"
-        own = f"{self.vm.name}-{key[0]}{tail}"
-        for name in (wanted, f"{own}.{form}", *(f"{own}-{count}.{form}" for count in range(1, 100))):
-            is_other_kind = UNFINISHED.search(name) or transfer.compression_of(name)
-            if (
-                is_plain(name)
-                and len(os.fsencode(name)) <= NAME_BYTES
-                and not is_other_kind
-                and name not in taken
-            ):
-                self._names[key] = name
-                return name
-        raise ConfigError(
-            f"cannot archive: a file of an archive cannot be named {own}", machine=self.vm.name,
-            hint="give the machine another name: VM_MACHINE_NAME",
-        )  # fmt: skip
-
-    def _settings_name(self) -> str:
-        stamp = "" if self.is_new else f"-{self.point.stamp}"
-        return f"{self.vm.name}-settings{stamp}.tar"
-
     def _put_settings(self) -> None:
         """What makes the machine besides its disks: `.vmrc`, identity, key, TPM."""
-        part = Part(SETTINGS, self._settings_name(), "tar")
+        part = Part(SETTINGS, self.names.of_settings(), "tar")
         path = changes.staged(self.vm, ".tar")
         with host_files.Removed(path):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             with open(fd, "wb") as file:
-                pack(self.vm, self._settings.names, file, without=self.job.wish.delvm)
+                pack(self.vm, self.settings.names, file, without=self.job.wish.delvm)
             self._put(part, path, "", title="archiving the settings")
         self.point.parts.append(part)
 
@@ -557,34 +437,8 @@ class Writer:
         return self.archive, self.point
 
 
-def require_room(job: Job, paths: Sequence[str]) -> None:
-    """Refuse files that cannot fit into the store; how much they take compressed is not known.
-
-    Raises:
-        QvmError: there is too little room.
-    """
-    free = job.store.free_bytes()
-    if free is None or job.wish.compress:
-        return
-    need = sum(os.stat(path).st_blocks * 512 for path in paths)
-    if need + ROOM_BYTES > free:
-        raise QvmError(
-            f"not enough free space in {job.store.shown}: it takes {progress.size(need)}, "
-            f"only {progress.size(free)} is free",
-            machine=job.vm.name,
-            hint="free some space, use --compress, or set VM_ARCHIVE to a place on another disk",
-        )
-
-
 def _mode(path: str) -> int:
     return os.stat(path).st_mode & 0o777
-
-
-def _disks(parts: Sequence[Part]) -> list[tuple[str, str, str, str]]:
-    """What tells whether two states are of the same disks."""
-    return sorted(
-        (each.role, each.format, each.source, each.left_out) for each in parts if each.role != SETTINGS
-    )
 
 
 def _fingerprint(path: str) -> tuple[int, int, int, int] | None:

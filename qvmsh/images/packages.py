@@ -79,8 +79,8 @@ class Apt:
     def update(self) -> None:
         """Fetch package lists of our own, and use them from now on.
 
-        One repository of somebody else's that cannot be reached makes the whole update fail, so
-        that is no more than a warning: what counts is whether the packages are known afterwards.
+        A single third-party repository that cannot be reached makes the whole update fail, so that
+        is only a warning: what counts is whether the packages are known afterwards.
 
         Raises:
             QvmError: there are no lists at all.
@@ -167,7 +167,7 @@ class Apt:
         shutil.rmtree(part)
 
     def close(self) -> None:
-        """Remove apt's binary caches: 70 MB, and made anew within a second."""
+        """Remove apt's binary caches: 70 MB, and made again within a second."""
         for name in ("pkgcache.bin", "srcpkgcache.bin"):
             files.remove(os.path.join(self.own, "cache", name))
 

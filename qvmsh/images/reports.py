@@ -12,8 +12,8 @@ class Built:
     Args:
         image: the image in the cache; read-only, to be copied.
         user: the guest's account.
-        size_bytes: room that it takes on the disk.
-        packages: version of each Debian package that went in.
+        size_bytes: space used on the disk.
+        packages: version of each Debian package in it.
         fresh: this call made it.
         seconds: how long the build took (this call's, or the one that made it).
         output: where a copy was written to, if one was asked for.

@@ -2,8 +2,7 @@
 
     archive(vm, Wish(is_create=True))         # Archived(...)
 
-What a state is written by is `archive_writer`; what a killed command left, `archive_keeping`; rotation is
-`archive_removal`.
+`writer` writes a state, `maintenance` removes what a killed command left, `removal` rotates.
 """
 
 from __future__ import annotations
@@ -48,18 +47,18 @@ def archive(vm: Machine, wish: Wish) -> Archived:
     """Archive the machine; see `commands.archive`.
 
     Raises:
-        StateError: it cannot be archived in the state that it is in; it is as it was.
-        QvmError: the copy failed; machine and archives are as they were.
+        StateError: it cannot be archived in this state; nothing changed.
+        QvmError: the copy failed; machine and archives did not change.
     """
     _require_sense(vm, wish)
     began = time.monotonic()
     with work_lock(vm, "archive"):
         seen = state.observe(vm)
         stores.require_mounted(vm)
-        identity.uuid_of(vm)  # from now on it has one, by which its archives are known
+        identity.uuid_of(vm)  # archives are matched by it
         job = Job(vm, wish, maintenance.index_of(vm))
         place = job.store.path()
-        if place is not None and not os.path.isdir(place):  # a disk that is not mounted shows here
+        if place is not None and not os.path.isdir(place):  # perhaps a disk that is not mounted
             job.said.append(f"created {place}, which did not exist")
         maintenance.sweep(vm, job.index)
         maintenance.warn_of_unreadable(vm, job.index)
@@ -76,7 +75,7 @@ def archive(vm: Machine, wish: Wish) -> Archived:
 
 @contextlib.contextmanager
 def _telling_what_is_left(job: Job) -> Iterator[None]:
-    """A failure says what has been done all the same; an interruption is none, and has its own line."""
+    """Report what was done before a failure or an interruption."""
     try:
         yield
     except QvmError as error:
@@ -210,11 +209,11 @@ def _require_place(job: Job, found: Sequence[Drive], *, is_roomy: bool) -> None:
     """Refuse to commit where no archive can be made afterwards.
 
     Args:
-        is_roomy: the commit loses something; so there must be room even if nothing in overlay and base
-            takes the same place.
+        is_roomy: the commit loses snapshots, so there must be enough space even if overlay and base do
+            not overlap.
 
     Raises:
-        QvmError, OSError: nothing can be written there, or there is too little room.
+        QvmError, OSError: it cannot be written to, or has not enough free space.
     """
     probe = job.index.part_folder(f"{job.vm.name}-{model.stamp_of(0)}")
     try:
@@ -234,7 +233,7 @@ def _require_place(job: Job, found: Sequence[Drive], *, is_roomy: bool) -> None:
 
 
 def _forget(vm: Machine, names: Sequence[str]) -> None:
-    """What was known of snapshots that have gone with the overlay, and that no other disk holds."""
+    """Remove the metadata of snapshots that were in the overlay only."""
     disks = [each for each in volumes.configured(vm) if each.format == "qcow2"]
     left = {tag.name for each in disks for tag in chain.snapshots_in(each.path, each.format)}
     known = Catalogue.read(vm)
@@ -273,7 +272,7 @@ def _of_running(job: Job, seen: state.Observation) -> tuple[Archive, Point]:
 
 
 def _failure(job: Job, error: QmpError) -> QmpError:
-    """What QEMU's refusal, or its end, means for an archive."""
+    """The error for an archive when QEMU refuses, or ends."""
     vm = job.vm
     error.machine = error.machine or vm.name
     if not state.has_ended(vm, error):
@@ -287,7 +286,7 @@ def _failure(job: Job, error: QmpError) -> QmpError:
 
 @contextlib.contextmanager
 def _resuming_on_failure(note: Note, writer: Writer) -> Iterator[None]:
-    """After a failure a guest that is held is resumed at once, before all that has to be undone."""
+    """After a failure resume a paused guest at once, before anything is undone."""
     try:
         yield
     except BaseException:
@@ -368,7 +367,7 @@ def _remove_old_bitmaps(vm: Machine, note: Note, writer: Writer, tracking: chang
 
 
 def _save(job: Job, note: Note, writer: Writer, *, is_held: bool) -> None:
-    """Put a snapshot with the memory into the disks; the guest stays held, and the note says so first."""
+    """Save a snapshot with memory; the guest stays paused, and the journal says so first."""
     writer.journal.write(is_held=is_held)
     name, program = job.wish.savevm, programs.qemu_img(job.vm)
     qcow2 = [each for each in writer.taken if each.format == "qcow2"]

@@ -6,11 +6,11 @@
         path = tracking.wait(drive)               # an image that holds just that
 
 Each archived state leaves a bitmap `qvm-<its id>-<role>` on every disk, which records what is written from
-that moment. Ids are random: a state of the same date in another store is another one. A bitmap travels with
-its file: one with another disk's role tells of that disk, whatever the file is called now. The next state is
-copied by it and leaves its own; the older one is removed once the new state is whole. So whatever is killed
-meanwhile, a bitmap always tells the changes since a state that is there. In qcow2 images they last over a
-stop. A state that was loaded, or restored, ends them: QEMU refuses to go back in a disk that has some.
+then on. Ids are random, so states of the same date in two stores differ. A bitmap moves with its file, and
+its role names the disk, whatever the file is called now. The next state is copied by it and leaves its own;
+the older one is removed once the new state is complete. So after a kill at any time, a bitmap always records
+the changes since a state that exists. In qcow2 images bitmaps survive a stop. Loading or restoring a snapshot
+ends them: QEMU refuses to go back in a disk that has some.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ if TYPE_CHECKING:
     from qvmsh.qemu.session import Session
 
 NODE = "qvm-changes"
-"""What the names of the nodes, and jobs, that copy changes begin with."""
+"""Prefix of the nodes and jobs that copy changes."""
 CHAIN_MOST = 16
-"""How many states may stand on one another; then one is whole again."""
+"""The longest chain of states; the next one is copied whole."""
 STAGED = "staged-"
 
 
 def tag_id(tag: dict[str, Any]) -> str:
-    """What tells a snapshot from another one of the same name."""
+    """What distinguishes snapshots of the same name."""
     return f"{tag['id']} {tag['name']} {tag['date-sec']}.{tag['date-nsec']:09}"
 
 
 def staged(vm: Machine, suffix: str) -> str:
-    """A path in `.qvm` for what is needed only for a while; `clear_staged` removes it after a kill."""
+    """A path in `.qvm` for a temporary file; `clear_staged` removes it after a kill."""
     return os.path.join(vm.files.state, f"{STAGED}{os.getpid()}-{secrets.token_hex(4)}{suffix}")
 
 
 def clear_staged(vm: Machine) -> None:
-    """Remove what killed commands left of that kind, and notes of work that they had not finished."""
+    """Remove such files of killed commands, and their unfinished journals."""
     kinds = [os.path.basename(path) + ".part" for path in (vm.files.interrupted, vm.files.unfinished)]
     for name in os.listdir(vm.files.state):
         kind = next((each for each in (STAGED, *kinds) if name.startswith(each)), "")
@@ -65,7 +65,7 @@ def clear_staged(vm: Machine) -> None:
 
 
 def bitmap_of(id: str, role: str) -> str:
-    """The bitmap that tells what has been written to a disk since a state."""
+    """The bitmap that records what was written to a disk since a state."""
     return f"{bitmaps.BITMAP}{id}-{role}"
 
 
@@ -84,7 +84,7 @@ def clear(vm: Machine, qemu: Session) -> None:
 
 
 def clear_running(vm: Machine) -> None:
-    """`clear`, where nobody talks with QEMU yet; one that has ended has nothing left.
+    """`clear` with a conversation of its own; nothing is left of a QEMU that has ended.
 
     Raises:
         QmpError: QEMU does not answer.
@@ -102,7 +102,7 @@ def clear_running(vm: Machine) -> None:
 
 
 def _end(vm: Machine, qemu: Session, job: str) -> None:
-    """Cancel a job and wait until it has gone."""
+    """Cancel a job and wait until it is gone."""
     with contextlib.suppress(QmpError), qemu.listen("JOB_STATUS_CHANGE") as events:
         with contextlib.suppress(QmpError):
             qemu.execute("job-cancel", {"id": job})
@@ -268,7 +268,7 @@ class Tracking:
                 self._remove_bitmaps(are_new=True)
 
     def remove_old(self, qemu: Session, *, is_whole: bool) -> None:
-        """Remove the bitmaps that are of no use now: the older ones, or those of a state that failed."""
+        """Remove the bitmaps that are no longer needed: the older ones, or those of a failed state."""
         self.qemu = qemu
         self._remove_bitmaps(are_new=not is_whole)
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MAIN, UEFI = "main", "uefi"
 READ_ONLY = "the guest only reads it"
+"""As the other reasons, in manifests: never changed."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def same(one: str, other: str) -> bool:
 
 
 def below(vm: Machine, drive: Drive) -> list[tuple[str, str]]:
-    """What a disk stands on, the nearest first: path and format of each layer.
+    """What a disk is backed by, the nearest first: path and format of each layer.
 
     Raises:
         ImageError: one of them is missing.

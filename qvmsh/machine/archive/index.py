@@ -2,9 +2,9 @@
 
     for each in ArchiveIndex(store, "demo").archives(): print(each.folder, len(each.points))
 
-A manifest is another's word: an archive may have been edited, cut off, or made to do harm. So every
-value is looked at before it is used: kinds, and that no name leads out of the archive's folder. One that is
-wrong stops nobody from using the other archives.
+A manifest is not trusted: it may have been edited, truncated, or made to do harm. So every value is checked
+before it is used: its type, and that no name leads out of the archive's folder. A wrong manifest does not
+affect the other archives.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 LAST_S = 253402300800
-"""The year 10000; no calendar goes further."""
+"""The year 10000, the end of the calendar."""
 LAST_NUMBER = 2**62 - 1
 """No whole number in a manifest is larger."""
 ROOM_BYTES = 1 << 20
@@ -56,12 +56,12 @@ class ArchiveIndex:
         self.machine = machine
         self.uuid = uuid
         self.unreadable: list[QvmError] = []
-        """Why folders that look like archives are none, as `archives` found it."""
+        """Why folders that look like archives could not be read, from `archives`."""
         self._base = base
         self._backing = backing
 
     def archives(self) -> list[Archive]:
-        """All that can be read, the oldest first; the others are told in `unreadable`."""
+        """All that can be read, the oldest first; the errors of the others are in `unreadable`."""
         found = []
         self.unreadable = []
         for folder in self.store.folders():
@@ -201,7 +201,7 @@ class ArchiveIndex:
         raise UsageError(f"{word!r} {what} in {self.store.shown}", hint=f"there are: {names}")
 
     def _latest(self, pairs: list[tuple[Archive, Point]]) -> tuple[Archive, Point]:
-        """The last of the states, which are in order; only the clock tells those of two machines apart."""
+        """The last of the sorted states; those of two machines are compared by their time."""
         last = {archive.uuid: (archive, point) for archive, point in pairs}
         own = [pair for pair in last.values() if self.is_own(pair[0])]
         return max(own or last.values(), key=lambda pair: pair[1].time)
@@ -331,7 +331,7 @@ def _made(kind: type, row: Any) -> Any:
 
 
 def _is_encodable(text: str) -> bool:
-    """True if a file may be called so: half a character of JSON (`"\\ud83d"`) is none."""
+    """True if it can be a file name: half a character of JSON (`"\\ud83d"`) cannot."""
     try:
         os.fsencode(text)
     except UnicodeEncodeError:

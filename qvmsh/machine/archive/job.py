@@ -58,7 +58,7 @@ class Job:
         """Refuse files that cannot fit into the store; how much they take compressed is not known.
 
         Raises:
-            QvmError: there is too little room.
+            QvmError: there is not enough free space.
         """
         free = self.store.free_bytes()
         if free is None or self.wish.compress:

@@ -1,6 +1,6 @@
 """Taking the state of all disks at one moment while the guest runs, and joining them again.
 
-    with LiveCopy(vm, note, qemu, drives) as cut:        # the disks' files are at rest now
+    with LiveCopy(vm, note, qemu, drives):               # the disks' files are at rest now
         ...copy them...
                                                     # and now QEMU writes to them again
 
@@ -9,7 +9,7 @@ change while they are copied, with all their internal snapshots. Then QEMU commi
 `.qvm/archive.unfinished` names the overlays, so that none is lost when qvm, or QEMU, or both are killed:
 
 - QEMU lives: the commit is begun, adopted or completed.
-- QEMU has gone: an overlay that is still in use holds what the guest wrote last; qemu-img commits it.
+- QEMU has ended: an overlay that is still in use holds what the guest wrote last; qemu-img commits it.
   One that had been committed is stale: it is marked so before QEMU lets the guest write to the disk
   itself again (the job waits for that, `auto-finalize`), and is only removed.
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from qvmsh.qemu.session import Session
 
 PATIENCE_S = 10.0
-"""How long one who has typed Ctrl-C waits until all is in order, at most."""
+"""How long Ctrl-C waits until the disks are in order."""
 FROZEN, CRASH, HELD = "frozen", "crash-consistent", "with memory"
 _NAME = re.compile(r"\.qvm/cut-[0-9a-f]{8}-[0-9]+\.qcow2")
 
@@ -57,13 +57,13 @@ class LiveCopy:
     """The disks of a running machine, held still while the block lasts.
 
     Args:
-        drives: those that are cut.
-        more: further actions of the same transaction: dirty bitmaps, backup jobs.
-        is_held: the guest is stopped; it goes on right after the cut.
+        drives: the disks to copy.
+        more: additional actions of the same transaction: dirty bitmaps, backup jobs.
+        is_held: the guest is paused; it is resumed once the overlays are in place.
         journal: of the archive, which gets the overlays.
 
     Raises:
-        QmpError: QEMU refused; everything is as it was.
+        QmpError: QEMU refused; nothing changed.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class LiveCopy:
             )
 
     def _take(self, guest: filesystems.Freezing) -> None:
-        """The moment itself: freeze, cut, thaw."""
+        """The moment itself: freeze, put the overlays in place, thaw."""
         actions = [
             *self.more,
             *(
@@ -166,7 +166,7 @@ class LiveCopy:
         """Commit the overlays back, and forget them.
 
         Raises:
-            QvmError: they cannot be; the guest runs on, the next command tries again.
+            QvmError: they cannot be committed; the guest keeps running, the next command tries again.
         """
         self._until_joined.close()
 
@@ -177,10 +177,10 @@ class LiveCopy:
 
 @contextlib.contextmanager
 def uninterrupted(qemu: Session) -> Iterator[None]:
-    """What brings guest and disks in order; the Ctrl-C that may have brought us here must not end it too.
+    """Hold back Ctrl-C, which may have started the recovery, so that it does not end it too.
 
     Raises:
-        KeyboardInterrupt: it has taken long, and there was another one; the guardian goes on with it.
+        KeyboardInterrupt: another one after a long wait; the guardian continues.
     """
     began = time.monotonic()
 
@@ -196,7 +196,7 @@ def uninterrupted(qemu: Session) -> Iterator[None]:
 
 
 def join(journal: Journal, *, is_running: bool, qemu: Session | None = None) -> str:
-    """Join what was cut, whether QEMU runs or not; returns what was done, "" if there was nothing to join.
+    """Join the overlays, whether QEMU runs or not; returns what was done, "" if there were none.
 
     Raises:
         QvmError: it cannot be done now; nothing is lost.
@@ -213,7 +213,7 @@ def join(journal: Journal, *, is_running: bool, qemu: Session | None = None) -> 
 
 
 def _require_own(vm: Machine, record: Record) -> None:
-    """The note lies where another account may write: what it would have removed must be of an archive."""
+    """Another account may write to the journal: what it names must be overlays of an archive."""
     if all(_NAME.fullmatch(cut.file) and _is_file(vm, cut.file) for cut in record.overlays):
         return
     raise QvmError(
@@ -240,7 +240,7 @@ def _join_live(journal: Journal, qemu: Session | None) -> str:
     from qvmsh.qemu.session import Session
 
     vm, record = journal.vm, journal.record
-    # an overlay that is still there may be in use: QEMU waits to be told that its job may end
+    # an overlay that is still there may be in use: QEMU waits until its job is finalized
     has_overlay = any(os.path.lexists(os.path.join(vm.directory, cut.file)) for cut in record.overlays)
     if is_joined(record) and not has_overlay:
         return ""
@@ -322,10 +322,10 @@ def _commit(journal: Journal, cut: Overlay, qemu: Session, job: str, *, is_begun
 
 
 def _end_job(journal: Journal, cut: Overlay, qemu: Session, job: str) -> str:
-    """Note that the overlay is needed no more, and let QEMU end its job; "" or why it cannot be ended.
+    """Note that the overlay is no longer needed, and let QEMU end its job; "" or why that failed.
 
     Raises:
-        QmpError: QEMU has gone, or does not answer. Perhaps it has ended the job, so the note stays.
+        QmpError: QEMU ended or does not answer. It may have ended the job, so the mark stays.
     """
     try:
         _mark(journal, cut, is_merged=True)
@@ -336,7 +336,7 @@ def _end_job(journal: Journal, cut: Overlay, qemu: Session, job: str) -> str:
         if not error.error_class:
             raise
         if [each for each in qemu.execute("query-jobs") if each["id"] == job and each["status"] != "pending"]:
-            return ""  # somebody else has ended it
+            return ""  # it has ended already
         why = error.what
     else:
         return ""
@@ -346,7 +346,7 @@ def _end_job(journal: Journal, cut: Overlay, qemu: Session, job: str) -> str:
 
 
 def _mark(journal: Journal, cut: Overlay, *, is_merged: bool) -> None:
-    """Note whether an overlay is needed still."""
+    """Note whether an overlay is still needed."""
     marked = [
         replace(each, is_merged=is_merged) if each.file == cut.file else each
         for each in journal.record.overlays
@@ -355,7 +355,7 @@ def _mark(journal: Journal, cut: Overlay, *, is_merged: bool) -> None:
 
 
 def _forget(journal: Journal, cut: Overlay) -> None:
-    """The overlay is of no use any more: say so, then remove it."""
+    """Note that the overlay is no longer needed, then remove it."""
     _mark(journal, cut, is_merged=True)
     host_files.remove(os.path.join(journal.vm.directory, cut.file))
 

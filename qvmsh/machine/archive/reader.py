@@ -3,8 +3,8 @@
     reader = Reader(vm.io, program, index, archive, point, work="/vm/demo/.qvm")
     reader.layers("main", [Place("/vm/demo/demo-backing.qcow2"), Place("/vm/demo/demo-base.qcow2")])
 
-An image can name other files of the host, which QEMU then reads, or writes to. What comes out of an archive
-stands on what the archive holds, or alone; one that names anything else is refused.
+An image can name other files of the host, which QEMU then reads or writes to. An image from an archive may
+name only files of that archive; others are refused.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Reader:
 
     Args:
         work: folder for what is needed in between.
-        verb: what is done with the files, for who looks on.
+        verb: what is done with the files, for the progress display.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Reader:
         self.work = work
         self.verb = verb
         self.settings_uid: int | None = None
-        """Whose the archive's settings are, where they are on this host."""
+        """The owner of the archive's settings, if they are on this host."""
 
     def fetch(self, part: Part, target: str) -> None:
         """One stored file, decompressed, at `target`; its checksum must be right.
@@ -124,7 +124,7 @@ class Reader:
             _require_harmless(target, part, label)
 
     def files(self, role: str) -> list[Part]:
-        """All that the disk `role` is made of: its last whole copy, the changes since, what it stands on.
+        """The files of the disk `role`: its last complete copy, the changes since, its base images.
 
         Raises:
             ImageError: something of it is missing.
@@ -133,7 +133,7 @@ class Reader:
 
     @contextlib.contextmanager
     def opened(self, part: Part) -> Iterator[int]:
-        """One of `files`, open for reading: where it lies, or a copy where it is compressed or far.
+        """One of `files`, open for reading: in place, or a copy if it is compressed or on another host.
 
         Raises:
             ImageError: it is missing or damaged, or names what the archive does not hold.
@@ -159,7 +159,7 @@ class Reader:
             yield fd
 
     def layers(self, role: str, places: Sequence[Place], opened: str | None = None) -> None:
-        """The disk `role` with all that it stands on.
+        """The disk `role` with everything that it is backed by.
 
         Args:
             places: of each layer, the top first.
@@ -167,8 +167,8 @@ class Reader:
                 setting names it yet.
 
         Raises:
-            ImageError: one is missing or damaged, or stands on what the archive does not hold, or would be
-                opened as what it was not archived as.
+            ImageError: one is missing or damaged, or backed by a file outside the archive, or would be opened
+                in another format than it was archived in.
         """
         below = self.archive.layers.get(role, [])
         top = _part(self.point, role)
@@ -204,7 +204,7 @@ class Reader:
             os.utime(places[0].path, ns=(when, when))
 
     def _require_ground(self, path: str, name: str) -> None:
-        """Refuse the lowest image of a disk if it stands on something."""
+        """Refuse the lowest image of a disk if it is backed by another."""
         backing = image.header(path).backing
         if backing:
             raise ImageError(
@@ -245,7 +245,7 @@ class Reader:
     def _top(self, role: str, places: Sequence[Place], below: Sequence[Part]) -> None:
         """The top layer: the last whole one, and the changes since, one after the other.
 
-        A commit reads the rest of a cluster from what the layer stands on, as that is called now.
+        A commit reads the rest of a cluster from the base, under its current name.
         """
         target = places[0].path
         whole, *changes = self._chain(role)
@@ -294,7 +294,7 @@ def restored_ns(point: Point, part: Part) -> int:
 
 
 def _is_full(fd: int) -> bool:
-    """True if nothing more can be written where an open file lies."""
+    """True if the file system of an open file is full."""
     room = os.fstatvfs(fd)
     return room.f_bavail * room.f_frsize < FULL_BYTES
 

@@ -1,9 +1,9 @@
-"""Archived states that go: by rotation, or by name; never the last good one.
+"""Removing archived states: by rotation or by name; never the last good one.
 
     removed = rotate(vm, index, Wish(keep=7), made)       # ["demo-20261121101336/20261121101336"]
     deleted = delete(vm, "demo-20261121101336/20261121101340")     # Deleted(...)
 
-An archive in which somebody works, or on whose images others stand, stays as it is.
+An archive that is in use, or whose images back others, stays unchanged.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from qvmsh.machine.machine import Machine
 
 _MACHINE = (".vmrc", ".qvm")
-"""What tells that an archive runs where it lies, as a machine."""
+"""The files of an archive that is used as a machine in place."""
 
 
 def rotate(vm: Machine, index: ArchiveIndex, wish: Wish, made: tuple[str, str]) -> list[str]:
@@ -43,7 +43,7 @@ def rotate(vm: Machine, index: ArchiveIndex, wish: Wish, made: tuple[str, str]) 
             clock was when the others were made.
 
     Archives that `vm` made, and those of another machine with the same name, are neither removed nor counted.
-    What cannot go stays as it is, and the user is told.
+    What cannot be removed stays unchanged, with a warning.
     """
     if wish.keep is None and wish.keep_days is None:
         return []
@@ -76,7 +76,7 @@ def rotate(vm: Machine, index: ArchiveIndex, wish: Wish, made: tuple[str, str]) 
 
 
 def _going(every: Sequence[Archive], kept: set[tuple[str, str]]) -> list[tuple[Archive, list[Point]]]:
-    """The states of each archive that go where those stay, and all that they stand on.
+    """The states of each archive to remove, if those to keep and all that they are based on stay.
 
     Args:
         kept: folders and stamps.
@@ -102,8 +102,8 @@ def delete(vm: Machine, word: str) -> Deleted:
         word: the folder's name, or `FOLDER/STAMP`.
 
     Raises:
-        UsageError: there is none of this machine.
-        StateError: it is the last good one, or something stands on it; nothing is removed.
+        UsageError: this machine has no such state.
+        StateError: it is the last good one, or others need it; nothing is removed.
     """
     with work_lock(vm, "archive"):
         index = maintenance.index_of(vm)
@@ -124,7 +124,7 @@ def _named(vm: Machine, index: ArchiveIndex, word: str) -> tuple[Archive, list[P
     """The archive that a word names in full, and those of its states that are meant.
 
     Raises:
-        UsageError: there is none, or it is not qvm's and this machine's.
+        UsageError: not found, or not made by qvm, or of another machine.
     """
     folder, _, stamp = os.path.normpath(word).partition("/")
     every = index.archives()
@@ -150,7 +150,7 @@ def _by_age(archives: Iterable[Archive]) -> list[tuple[Archive, Point]]:
 
 
 def _require_none_above(vm: Machine, archive: Archive, gone: Sequence[Point]) -> None:
-    """Refuse to remove what later states hold only the changes of.
+    """Refuse to remove what later states are based on.
 
     Raises:
         StateError: there are such states.
@@ -172,7 +172,7 @@ def _require_none_above(vm: Machine, archive: Archive, gone: Sequence[Point]) ->
 def _require_other(
     vm: Machine, index: ArchiveIndex, archive: Archive, gone: Sequence[Point], word: str
 ) -> None:
-    """Refuse to remove the last state that comes back.
+    """Refuse to remove the last good state.
 
     Args:
         word: how the user called what would go.
@@ -205,7 +205,7 @@ def _require_other(
 
 
 def _remove(index: ArchiveIndex, archive: Archive, gone: Sequence[Point]) -> None:
-    """Remove states; killed at any moment, the next command goes on."""
+    """Remove states; after a kill the next command continues."""
     store = index.store
     if len(gone) == len(archive.points):
         # renamed first, so that a half removed archive is never taken for one
@@ -216,7 +216,7 @@ def _remove(index: ArchiveIndex, archive: Archive, gone: Sequence[Point]) -> Non
         return
     names = _files_of(archive, gone)
     for each in gone:
-        each.is_done = False  # killed now, `sweep` goes on
+        each.is_done = False  # after a kill here `sweep` continues
     index.write(archive)
     store.remove(archive.folder, *sorted(names))
     archive.points = archive.done
@@ -231,7 +231,7 @@ def _files_of(archive: Archive, gone: Sequence[Point]) -> set[str]:
 
 
 def _obstacle(vm: Machine, index: ArchiveIndex, archive: Archive, gone: Sequence[Point]) -> str:
-    """Why files of an archive must stay, "" if they may go: somebody works in its folder, or with them."""
+    """Why files of an archive must stay, "" if not: its folder or its files are in use."""
     is_all = len(gone) == len(archive.points)
     names = _files_of(archive, gone)
     own = {MANIFEST, *(part.name for part in archive.parts())}

@@ -118,7 +118,7 @@ def _row(archive: Archive, point: Point) -> dict[str, Any]:
 
 
 class Deleted(Report):
-    """Result of `archive --delete`: the states that went."""
+    """Result of `archive --delete`: the removed states."""
 
     __slots__ = ("machine", "removed")
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def newest_state(writer: Writer) -> tuple[Archive, Point] | None:
-    """The newest state, if it holds the settings and, as far as their files tell, the disks of now."""
+    """The newest state, if its settings and (by size and date) its disks are the current ones."""
     if writer.is_new or writer.job.wish.delvm or writer.job.wish.is_full or not writer.archive.done:
         return None
     last = writer.archive.done[-1]
@@ -28,7 +28,7 @@ def newest_state(writer: Writer) -> tuple[Archive, Point] | None:
         if (status.st_mtime_ns, status.st_size) != (part.source_mtime_ns, part.size_bytes):
             return None
     if any(writer.stored.get(part.name) != part.stored_bytes for part in writer.archive.parts([last])):
-        return None  # that state is damaged
+        return None  # damaged
     now = [Part(each.role, each.name, each.format, writer.source_of(each.path)) for each in writer.taken]
     is_same = _disks([*now, *writer.point.parts]) == _disks(last.parts) and _has_settings(writer, last)
     return (writer.archive, last) if is_same else None
@@ -50,7 +50,7 @@ def _has_settings(writer: Writer, point: Point) -> bool:
 
 
 def _disks(parts: Sequence[Part]) -> list[tuple[str, str, str, str]]:
-    """What tells whether two states are of the same disks."""
+    """The disks of a state, to compare with those of another."""
     return sorted(
         (each.role, each.format, each.source, each.left_out) for each in parts if each.role != SETTINGS
     )

@@ -7,7 +7,7 @@
     archive, point = writer.result()
 
 Everything is written under names for unfinished work and renamed at the end. The manifest names a state
-before its first byte is written, so that what a killed command leaves is known for what it is.
+before its first byte is written, so that the files of a killed command are recognized.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Writer:
             )  # fmt: skip
         self._below = {each.role: drives.below(self.vm, each) for each in self.taken}
         self.stored: dict[str, int] = {}
-        """The files of the archive that is there already, and their sizes in bytes."""
+        """The files of an existing archive, and their sizes in bytes."""
         self.archive, self.is_new = self._archive()
         while self.archive.point(stamp):
             stamp = model.stamp_of(model.seconds(stamp) + 1)
@@ -126,7 +126,7 @@ class Writer:
         return Archive(f"{self.vm.name}-{stamp}", self.vm.name, {}, [], own, where), True
 
     def _is_of_base(self, each: Archive) -> bool:
-        """True if all disks stand on what this archive holds."""
+        """True if this archive holds what all disks are backed by."""
         for drive in self.taken:
             below = self._below[drive.role]
             stored = each.layers.get(drive.role, [])
@@ -136,14 +136,14 @@ class Writer:
                 status = os.stat(path)
                 if part.source_mtime_ns:
                     is_same = (status.st_mtime_ns, status.st_size) == (part.source_mtime_ns, part.size_bytes)
-                else:  # of `vm`, which tells it by the folder's name
+                else:  # of `vm`, which has it in the folder's name
                     is_same = model.stamp_of(status.st_mtime) == each.stamp
                 if not is_same:
                     return False
         return True
 
     def _has_ground(self, each: Archive) -> bool:
-        """True if what a further state would stand on is there, and the manifest has room for it."""
+        """True if what another state would be based on is there, and the manifest has room for it."""
         if self.job.index.is_full(each):
             self.job.said.append(f"{each.folder} is full: started a new archive")
             return False
@@ -193,7 +193,7 @@ class Writer:
                     self.journal.end()
 
     def announce_changes(self, roles: set[str]) -> None:
-        """Only changes of these disks will be copied, which are qcow2 images whatever the disk is."""
+        """Note the disks of which only changes are copied; these are qcow2 whatever the disk is."""
         self.changes_only = roles
         if any(
             self.names.of_changes(each) != self.names.of(each) for each in self.taken if each.role in roles
@@ -201,7 +201,7 @@ class Writer:
             self._announce()
 
     def _announce(self) -> None:
-        """Note in the manifest what is going to be written, so that it is known if we are killed."""
+        """Name in the manifest what will be written, so that it is recognized after a kill."""
         kind = self.job.wish.compress
         end = transfer.COMPRESSORS[kind].suffix if kind else ""
         left_out = self.point.parts
@@ -216,7 +216,7 @@ class Writer:
         """Refuse what cannot fit, before it is written.
 
         Raises:
-            QvmError: there is too little room.
+            QvmError: there is not enough free space.
         """
         paths = [each.path for each in self.taken if each.role not in self.changes_only]
         if self.is_new and not self._has_layers and not self.job.wish.compress_base:
@@ -224,7 +224,7 @@ class Writer:
         self.job.require_room(paths)
 
     def put_layers(self) -> None:
-        """What the disks stand on: at rest all the time; only for a new archive."""
+        """What the disks are backed by; it never changes, so only for a new archive."""
         if not self.is_new or self._has_layers:
             return
         self._has_layers = True
@@ -289,7 +289,7 @@ class Writer:
             host_files.copy(drive.path, path, self.vm.io.checkpoint)
             rebase = ["rebase", "-u", "-f", "qcow2"]
             below = self._below[drive.role]
-            if below:  # qemu-img opens what it stands on
+            if below:  # qemu-img opens its base
                 words = [*rebase, "-F", below[0][1], "-b", below[0][0], image.safe_name(path)]
                 image.run(program, words, what="prepare the copy")
             image.run(program, ["snapshot", "-d", tag, image.safe_name(path)], what=f"remove {tag}")
@@ -331,7 +331,7 @@ class Writer:
             self._stand_beside(part, path, name, is_top=is_top)
 
     def _stand_beside(self, part: Part, source: str, name: str, *, is_top: bool) -> None:
-        """Let an uncompressed overlay stand on the base in the archive, so that it runs there."""
+        """Rebase an uncompressed overlay onto the base in the archive, so that it runs there."""
         path = self.store.path(self._folder, name)
         backing = image.header(source).backing
         layers = self.archive.layers.get(part.role, [])
@@ -364,7 +364,7 @@ class Writer:
         self.point.parts.append(part)
 
     def _require_at_rest(self) -> None:
-        """Refuse a state whose files, which nothing locks while the machine is off, are of several moments.
+        """Refuse a state if its files, which are not locked while the machine is off, were changed meanwhile.
 
         Raises:
             ImageError: one was written to, or is another file now.
@@ -380,7 +380,7 @@ class Writer:
                 )
 
     def _finish(self) -> None:
-        """Give all its name; an interruption comes before that, or finds the state whole."""
+        """Give all files their names; an interruption comes before that or after it."""
         self.point.is_done = True
         self.point.time = time.time()
         self.point.number = min(self._newest + 1, LAST_NUMBER)
@@ -397,16 +397,16 @@ class Writer:
             self.job.left = f"{self.archive.folder}/{self.point.stamp} is complete"
 
     def _shielded(self) -> contextlib.AbstractContextManager[None]:
-        """Hold signals back where it is a matter of moments: another host may let us wait for long."""
+        """Hold signals back where it is quick: another host may take long."""
         return contextlib.nullcontext() if self.store.path() is None else process.Shielded()
 
     def _undo(self) -> None:
-        """Take back what has been written; what cannot be reached now is removed by the next archive.
+        """Remove what was written; the next archive removes what cannot be reached now.
 
-        Killed at any moment, no state is listed as whole that is not.
+        No incomplete state is ever listed as complete, even after a kill.
 
         Raises:
-            KeyboardInterrupt, Terminated: another host lets us wait, and there was another signal.
+            KeyboardInterrupt, Terminated: another signal while waiting for another host.
         """
         before = self.job.left
         self.job.left = f"unfinished files are left in {self.store.shown}, the next archive removes them"
@@ -442,7 +442,7 @@ def _mode(path: str) -> int:
 
 
 def _fingerprint(path: str) -> tuple[int, int, int, int] | None:
-    """What tells that a file was written to, or replaced."""
+    """Changes when a file is written to or replaced."""
     try:
         status = os.stat(path)
     except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""Making a machine's directory on an image: all of it, or nothing.
+"""Creating a machine's directory from an image: all of it, or nothing.
 
     create("demo", Wish(image="tiny"), io)
 
-Everything is made in a folder of its own (`making`) and renamed at the end.
+Everything is created in a temporary folder (`creation_folder`) and renamed at the end.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FILE_MEMORY_MIB = 1024
 
 @dataclass(frozen=True)
 class Wish:
-    """What the new machine shall be.
+    """The options of `create`.
 
     Args:
         image: name of a built-in image, or an image file; it is copied.
@@ -55,11 +55,11 @@ class Wish:
 
 
 def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Machine:
-    """Make the machine `directory` and return it; it is not started.
+    """Create the machine `directory` and return it; it is not started.
 
     Raises:
-        UsageError: the name cannot be one, or something is there already.
-        ImageError, MissingProgramError: the image cannot be had; nothing is left behind.
+        UsageError: the name is invalid, or something of that name exists.
+        ImageError, MissingProgramError: the image cannot be used or built; nothing is left behind.
     """
     final = os.path.abspath(directory)
     name = os.path.basename(final)
@@ -90,10 +90,10 @@ def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Ma
 
 
 def _require_sound(wish: Wish) -> None:
-    """Refuse what the `.vmrc` could not hold, before anything is made.
+    """Refuse values that the `.vmrc` cannot hold, before anything is created.
 
     Raises:
-        UsageError: with what it must be.
+        UsageError: it says what is allowed.
     """
     if not wish.image:
         raise UsageError("create: --image is empty", hint="give an image file, or tiny")
@@ -113,10 +113,10 @@ def _require_sound(wish: Wish) -> None:
 
 
 def _require_right(part: str, final: str, environ: Mapping[str, str]) -> None:
-    """What was written must be right, together with the other layers of the configuration.
+    """Check what was written, together with the other layers of the configuration.
 
     Raises:
-        ConfigError: it is not; the machine is named as it will be.
+        ConfigError: it is wrong; the error has the machine's final name.
     """
     try:
         Machine(part, environ=environ).settings  # noqa: B018
@@ -128,7 +128,7 @@ def _require_right(part: str, final: str, environ: Mapping[str, str]) -> None:
 
 
 def require_place(final: str, name: str, *, verb: str = "create") -> None:
-    """Refuse a place for a new machine's directory where it cannot be made."""
+    """Refuse a place where a new machine's directory cannot be created."""
     if os.path.lexists(final) and not os.path.isdir(final):
         raise UsageError(f"{verb}: {name} already exists and is not a folder", hint="choose another name")
     if not name or name.startswith((".", "-")) or not name.isprintable():
@@ -150,13 +150,13 @@ def require_place(final: str, name: str, *, verb: str = "create") -> None:
 
 
 def _foreign_names(final: str, name: str) -> list[str]:
-    """What lies in the directory, besides what a killed `create` left."""
+    """The contents of the directory, except what a killed `create` left."""
     parts = [os.path.basename(path) for path in creation_folder.left_in(final, name)]
     return [each for each in os.listdir(final) if each not in parts]
 
 
 def _source(wanted: str, name: str, io: Io, environ: Mapping[str, str]) -> tuple[str, bool]:
-    """The image file to copy, and whether it is one of ours."""
+    """The image file to copy, and whether it is a built-in one."""
     if wanted in builtin.BUILTIN:
         found = builtin.path(wanted, environ)
         if found is None:
@@ -194,7 +194,7 @@ def make_key(part: str, name: str) -> None:
 
 
 def _write_vmrc(part: str, name: str, wish: Wish, is_builtin: bool, environ: Mapping[str, str]) -> None:
-    """The `.vmrc`, with a comment for what a reader might wonder about."""
+    """Write the `.vmrc`, with a comment on what needs one."""
     owner = process.user_name(os.geteuid())
     memory = wish.memory or str(BUILTIN_MEMORY_MIB if is_builtin else FILE_MEMORY_MIB)
     rows = [

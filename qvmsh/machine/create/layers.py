@@ -1,8 +1,8 @@
-"""The machine's own images: seed, base, overlay; making and remaking them.
+"""The machine's own images: seed, base, overlay; creating and replacing them.
 
     init(vm, clobber_base=False, clobber_overlay=False, is_dry=False)
 
-Every new image is made under a name with `.part` beside its place, synced and renamed; so a
+Every new image is made under a name with `.part`, synced and renamed; so a
 killed `init` leaves the old image or the new one.
 """
 
@@ -69,7 +69,7 @@ def init(vm: Machine, *, clobber_base: bool, clobber_overlay: bool, is_dry: bool
             dependents.require_writable(vm, layers.base, "replace", besides=layers.overlay, is_given_up=True)
         dependents.require_writable(vm, layers.overlay, "replace")
         found = seed.judged(layers.seed, layers.format, vm.name) if "base" in steps else []
-        if not found:  # qemu-img opens it with all that it is backed by
+        if not found:  # qemu-img opens its bases too
             chain.below(vm, layers.base, layers.format)
         remove_parts(vm)
         if not is_dry:
@@ -77,7 +77,7 @@ def init(vm: Machine, *, clobber_base: bool, clobber_overlay: bool, is_dry: bool
             if found:
                 _make_base(vm, layers, found, replace_overlay="overlay" in steps)
             make_overlay(vm, layers, mode)
-            host_files.remove(vm.files.known_hosts)  # a guest that was set up anew has a new host key
+            host_files.remove(vm.files.known_hosts)  # a new installation has a new host key
     return [_describe(step, layers) for step in steps]
 
 
@@ -137,7 +137,7 @@ def _describe(step: str, layers: Layers) -> str:
 
 
 def _make_base(vm: Machine, layers: Layers, found: list[chain.Layer], *, replace_overlay: bool) -> None:
-    """Copy seed to base. The overlay goes first: it would be silently wrong on another base."""
+    """Copy seed to base. The overlay is removed first: another base would silently corrupt it."""
     part = layers.base + ".part"
     try:
         seed.copy(found, part, layers.format, vm.name, vm.io, programs.qemu_img(vm))
@@ -156,11 +156,11 @@ def _make_base(vm: Machine, layers: Layers, found: list[chain.Layer], *, replace
 
 
 def make_overlay(vm: Machine, layers: Layers, mode: int, like: dict[str, Any] | None = None) -> None:
-    """Put an empty overlay on the base in the place of the one that is there; the old or the new is there.
+    """Replace the overlay by an empty one on the base; at any time the old or the new one exists.
 
     Args:
         mode: of the file.
-        like: the `image.kind` that it is to be of.
+        like: its `image.kind`.
     """
     part = layers.overlay + ".part"
     program = programs.qemu_img(vm)
@@ -183,16 +183,14 @@ def make_overlay(vm: Machine, layers: Layers, mode: int, like: dict[str, Any] | 
 
 
 def remove_parts(vm: Machine) -> None:
-    """What a killed command left that made images; nobody else is at work, we hold the lock."""
+    """Remove what a killed command left; the caller holds the work lock."""
     layers = Layers(vm)
     for path in (layers.base, layers.overlay):
         host_files.remove(path + ".part")
 
 
 def require_writable_base(vm: Machine, *, force: bool) -> None:
-    """Refuse to run the base while an overlay with data stands on it.
-
-    What the overlay does not hold it reads from the base, so a changed base falsifies it silently.
+    """Refuse to run the base while it backs an overlay with data, which that would silently corrupt.
 
     Raises:
         ImageError: there is such an overlay and `force` is false.

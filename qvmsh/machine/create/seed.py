@@ -1,4 +1,4 @@
-"""The image that a machine is made from: judged, and copied so that it shares no file with the original.
+"""The image that a machine is made from: checked, and copied so that it shares no file with the original.
 
 found = judged("/tmp/debian.qcow2", "qcow2", "demo")
 copy(found, "demo-base.qcow2", "qcow2", "demo", io, qemu_img)
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 def format_of(path: str, machine: str) -> str:
-    """The format of an image of which nobody says it: a name like `disk.img` may stand for qcow2 too.
+    """The format of an image without a declared one: a name like `disk.img` may be qcow2 too.
 
     Raises:
-        ImageError: it cannot be used, or its name says another one than its content.
+        ImageError: it cannot be used, or name and content differ.
     """
     suffix = os.path.splitext(path)[1].lower()
     named = devices.BY_SUFFIX.get(suffix, "raw")
@@ -39,10 +39,10 @@ def format_of(path: str, machine: str) -> str:
 
 
 def judged(path: str, kind: str, machine: str) -> list[Layer]:
-    """The image with all that it is backed by, if a copy of that can stand alone.
+    """The image with all that it is backed by, if that can be copied into one image.
 
-    What is in it comes into the guest's disk. So the header of an image that comes from elsewhere must
-    not lead to a file that could be anything: other qcow2 images only.
+    Its content becomes the guest's disk. So the header of an untrusted image must not name just any file:
+    other qcow2 images only.
 
     Raises:
         ImageError: it cannot be a machine's disk, or takes data from other files.
@@ -78,7 +78,7 @@ def judged(path: str, kind: str, machine: str) -> list[Layer]:
 
 
 def copy(found: list[Layer], target: str, kind: str, machine: str, io: Io, program: str) -> None:
-    """Copy what `judged` has found to a new file that stands alone.
+    """Copy what `judged` has found to a new file without a base.
 
     An image in the same format keeps its options and its snapshots.
 

@@ -1,4 +1,4 @@
-"""A further disk: made or taken, into VM_DISKS, and into the machine at once if it is on.
+"""Adding a disk, new or existing, to VM_DISKS, and at once to a machine that is on.
 
 add(vm, "data.qcow2", Addition("10G"))
 """
@@ -46,7 +46,7 @@ def bytes_of(text: str, now: int = 0) -> int:
     """A size in bytes: `512M`, `10G`, or `+5G`, `-1G` from `now`.
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is not a size.
     """
     bare = text.strip()
     sign, digits = (bare[0], bare[1:]) if bare[:1] in ("+", "-") else ("", bare)
@@ -63,7 +63,7 @@ def bytes_of(text: str, now: int = 0) -> int:
 
 @log.failures
 def add(vm: Machine, file: str, addition: Addition) -> DiskDone:
-    """Give the machine a further disk; see `commands.disk`."""
+    """Give the machine another disk; see `commands.disk`."""
     with work_lock(vm, "disk add"):
         seen = state.observe(vm)
         line = devices.DiskLine(file, addition.format or "", is_read_only=addition.is_read_only)
@@ -106,7 +106,7 @@ def add(vm: Machine, file: str, addition: Addition) -> DiskDone:
 
 
 def _require_near(vm: Machine, disk: supplies.AdditionalDisk) -> None:
-    """Refuse an overlay on a raw file elsewhere: the header of a foreign image may name any file of the host.
+    """Refuse an overlay on a raw file elsewhere: an untrusted header may name any file of the host.
 
     Raises:
         ImageError: it does.
@@ -143,10 +143,10 @@ def _word(vm: Machine, line: devices.DiskLine) -> str:
 
 
 def _require_declared_format(vm: Machine, disk: Volume, line: devices.DiskLine) -> None:
-    """Refuse a file that may be no image at all: its name does not say so, nor what is in it.
+    """Refuse a file that may not be an image: neither its name nor its content says so.
 
     Raises:
-        UsageError: nobody has said that it is raw.
+        UsageError: it was not declared raw.
     """
     is_declared = line.format or os.path.splitext(line.path)[1].lower() in devices.BY_SUFFIX
     if is_declared or not os.path.isfile(disk.path):
@@ -160,14 +160,14 @@ def _require_declared_format(vm: Machine, disk: Volume, line: devices.DiskLine) 
 
 
 def _warn_of_others(vm: Machine, disk: Volume) -> None:
-    """Say which other machine of this user has the disk; both are not kept from it while they are off."""
+    """Warn of another machine of this user that has the disk: while off, nothing keeps either from it."""
     for folder in registry.directories(vm.environ):
         if os.path.realpath(folder) == os.path.realpath(vm.directory):
             continue
         other = Machine(folder, environ=vm.environ)
         try:
             theirs = volumes.configured(other)
-        except (QvmError, OSError):  # what it is cannot be told now
+        except (QvmError, OSError):  # its configuration cannot be read now
             continue
         if any(os.path.realpath(each.path) == os.path.realpath(disk.path) for each in theirs):
             vm.io.warn(
@@ -176,7 +176,7 @@ def _warn_of_others(vm: Machine, disk: Volume) -> None:
 
 
 def _made(vm: Machine, disk: Volume, addition: Addition) -> bool:
-    """Make the image, if a size is given; True if it was made."""
+    """Create the image, if a size is given; True if it was created."""
     is_there = os.path.exists(disk.path)
     if addition.size is None:
         if not is_there:
@@ -215,13 +215,13 @@ def _made(vm: Machine, disk: Volume, addition: Addition) -> bool:
             error.hint = error.hint or "choose a smaller size or another place; nothing was changed"
             raise
         host_files.sync(part)
-        os.link(part, disk.path)  # never over one that has just come to be
+        os.link(part, disk.path)  # never over a new file
     host_files.sync_folder(os.path.dirname(disk.path))
     return True
 
 
 def _note(vm: Machine, part: str) -> None:
-    """Note the image before it is there: nothing else names it yet. What a killed one left goes."""
+    """Note the image before it exists: nothing else names it yet. What a killed command left is removed."""
     left = selection.interrupted_addition(vm)
     if left:
         host_files.remove(left)
@@ -230,12 +230,12 @@ def _note(vm: Machine, part: str) -> None:
 
 
 def _lay_down(vm: Machine, path: str) -> None:
-    """An empty file, where nobody has laid a link."""
+    """An empty file, never through a link."""
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 def _plug(vm: Machine, seen: state.Observation, disk: Volume, line: devices.DiskLine) -> str:
-    """Give a running guest the disk; why that cannot be, or ""."""
+    """Attach the disk to a running guest; "" or why that is not possible."""
     settings = vm.settings
     bus = settings.text("VM_DISK_BUS")
     platform = platforms.of(settings.architecture, settings.text("VM_QEMU_MACHINE"))

@@ -1,4 +1,4 @@
-"""Whether the images of a machine are sound, and their repair.
+"""Checking and repairing the images of a machine.
 
 check(vm, None, is_repairing=False)
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def check(vm: Machine, name: str | None, *, is_repairing: bool) -> Checked:
-    """Check the images and what they stand on; see `commands.disk`."""
+    """Check the images and what they are backed by; see `commands.disk`."""
     with work_lock(vm, "disk check --repair" if is_repairing else "disk check", is_looking=not is_repairing):
         seen = state.observe(vm)
         if is_repairing:
@@ -47,7 +47,7 @@ def check(vm: Machine, name: str | None, *, is_repairing: bool) -> Checked:
                 continue
             try:
                 sound = _look(vm, path, kind)
-            except ImageError as error:  # the others are looked at all the same
+            except ImageError as error:  # the others are checked anyway
                 words = [error.what, *error.details[-1:]]
                 row["problem"] = ": ".join(words) + (f" ({error.hint})" if error.hint else "")
                 continue
@@ -65,7 +65,7 @@ def _images(vm: Machine, found: list[Volume]) -> list[tuple[str, str, bool]]:
     rows: dict[str, tuple[str, str, bool]] = {}
     for each in found:
         rows[os.path.realpath(each.path)] = (each.path, each.format, not each.is_read_only)
-        with contextlib.suppress(ImageError):  # a circle: told of the disk itself
+        with contextlib.suppress(ImageError):  # a circle: reported for the disk itself
             for layer in chain.layers(each.path, each.format, vm.name, vm.directory)[1:]:
                 below = os.path.realpath(layer.path)
                 rows.setdefault(below, (below, layer.format, False))
@@ -73,7 +73,7 @@ def _images(vm: Machine, found: list[Volume]) -> list[tuple[str, str, bool]]:
 
 
 def _look(vm: Machine, path: str, kind: str) -> Soundness | None:
-    """What is wrong with one image; None for a format that has nothing to check.
+    """The errors of one image; None for a format that cannot be checked.
 
     Raises:
         ImageError: it cannot be read.
@@ -85,23 +85,23 @@ def _look(vm: Machine, path: str, kind: str) -> Soundness | None:
 
 
 def _repair(vm: Machine, row: dict[str, Any], kind: str, sound: Soundness) -> Soundness:
-    """Mend one image; what is wrong with it then.
+    """Repair one image; its errors afterwards.
 
     Raises:
-        ImageError: it is open elsewhere, or others stand on it; nothing was changed.
+        ImageError: it is in use, or backs others; nothing was changed.
     """
     program, path = programs.qemu_img(vm), row["file"]
     image.require_unused(path, vm.name)
-    if sound.corruptions:  # what cannot be mended becomes zeros; leaks are nobody's data
+    if sound.corruptions:  # what cannot be repaired becomes zeros; leaks are not data
         dependents.require_writable(vm, path, "repair", besides=_own_overlay(vm, path))
     mode = "all" if sound.corruptions else "leaks"
     words = ["check", "-q", "-f", kind, "-r", mode, image.safe_name(path)]
     with vm.io.stage(f"repairing {row['name']}"):
         try:
             selection.run(vm, words, f"repair {row['name']}")
-        except ImageError as error:  # some of it may be mended: it is looked at anew
+        except ImageError as error:  # some of it may be repaired: check again
             row["note"] = next(iter(error.details), "")
-        if sound.corruptions and kind == "qcow2":  # what has become zeros, no bitmap tells
+        if sound.corruptions and kind == "qcow2":  # bitmaps do not record what became zeros
             with contextlib.suppress(QvmError):
                 bitmaps.forget(vm, path)
         host_files.sync(path)
@@ -112,7 +112,7 @@ def _repair(vm: Machine, row: dict[str, Any], kind: str, sound: Soundness) -> So
 
 
 def _own_overlay(vm: Machine, base: str) -> str | None:
-    """The machine's own disk that stands on a base: it wants that mended."""
+    """The machine's own overlay on a base, which may be repaired for it."""
     for each in volumes.configured(vm):
         if chain.base_of(each.path, each.format) == os.path.realpath(base):
             return each.path

@@ -1,4 +1,4 @@
-"""What a disk stands on: commit into it, rebase onto another.
+"""The base of a disk: commit to it, rebase onto another.
 
 commit(vm, "disk0")
 """
@@ -76,7 +76,7 @@ def _base_format(vm: Machine, disk: Volume) -> str:
 
 
 def _grow(vm: Machine, disk: Volume, base: str) -> None:
-    """A base that is smaller than its overlay grows first: qemu-img would do it in the middle."""
+    """Grow a base that is smaller than its overlay first: qemu-img would do it in the middle."""
     program, wanted = programs.qemu_img(vm), image.header(disk.path, disk.format).size_bytes
     kind = _base_format(vm, disk)
     if image.virtual_bytes(program, base, kind) < wanted:
@@ -87,7 +87,7 @@ def _grow(vm: Machine, disk: Volume, base: str) -> None:
 
 @log.failures
 def rebase(vm: Machine, name: str, base: str | None, *, is_unsafe: bool) -> DiskDone:
-    """Let an overlay stand on another base, or on none; see `commands.disk`."""
+    """Put an overlay on another base, or on none; see `commands.disk`."""
     with work_lock(vm, "disk rebase"):
         seen = state.observe(vm)
         disk = selection.one(vm, selection.changeable(vm, seen, "rebase a disk"), name)
@@ -137,7 +137,7 @@ def rebase(vm: Machine, name: str, base: str | None, *, is_unsafe: bool) -> Disk
 
 
 def _backing_name(disk: Volume, base: str) -> str:
-    """The name of a base for the header of an overlay: relative if it lies beside it or deeper.
+    """The name of a base for the header of an overlay: relative if it is beside it or deeper.
 
     QEMU looks for a relative name beside the name that it opens, which may be a link, and takes what is
     before a `:` for a protocol.
@@ -149,10 +149,10 @@ def _backing_name(disk: Volume, base: str) -> str:
 
 
 def _format_of(vm: Machine, base: str, path: str) -> str:
-    """The format of a new base: what its name tells, and its content too.
+    """The format of a new base, from its name and its content.
 
     Raises:
-        ImageError: it is missing, or the name does not tell what the content is.
+        ImageError: it is missing, or name and content differ.
     """
     suffix = os.path.splitext(path)[1].lower()
     kind = devices.BY_SUFFIX.get(suffix, "raw")
@@ -165,7 +165,7 @@ def _format_of(vm: Machine, base: str, path: str) -> str:
             hint=f"name it {quote(base + '.' + looks)}, if that is what it is; or {quote(base + '.raw')}",
         )
     chain.below(vm, path, kind)
-    if kind not in ("raw", looks):  # of some images only the end tells
+    if kind not in ("raw", looks):  # some images say it only at the end
         image.told(programs.qemu_img(vm), path, kind)
     return kind
 
@@ -190,10 +190,10 @@ def _require_a_file(vm: Machine, disk: Volume, base: str, path: str) -> None:
 
 @contextlib.contextmanager
 def _journal(vm: Machine, disk: Volume) -> Iterator[None]:
-    """What a disk stands on, noted until its data from below is in it, or in the new base.
+    """Note the base of a disk until the data from below is in the disk, or in the new base.
 
-    qemu-img (7.2) writes into the header where the disk stands before it writes out where the data from
-    below now is: killed in between, the disk would have lost that.
+    qemu-img (7.2) writes the new base into the header before the tables that say where the data from below
+    now is: killed in between, the disk would have lost that data.
     """
     record = Record(Kind.DISK_REBASE, name=disk.id, disks=Images(vm, [disk]).named())
     backing = image.header(disk.path).backing
@@ -203,7 +203,7 @@ def _journal(vm: Machine, disk: Volume) -> Iterator[None]:
 
 
 def _require_room_for(vm: Machine, disk: Volume, layers: list[str]) -> None:
-    """What the chain below holds may all have to be copied."""
+    """All data of the chain below may have to be copied."""
     needed = sum(os.stat(each).st_blocks * 512 for each in layers if os.path.exists(each))
     folder = os.path.dirname(os.path.realpath(disk.path))
     free = host_files.free_bytes(folder)
@@ -225,7 +225,7 @@ def _require_qcow2(vm: Machine, disk: Volume, what: str) -> None:
 
 
 def _overlay(vm: Machine, seen: state.Observation, name: str | None, what: str) -> Volume:
-    """The disk that a word means; it must stand on another."""
+    """The disk that a word means; it must be an overlay."""
     disk = selection.one(vm, selection.changeable(vm, seen, f"{what} a disk"), name)
     _require_qcow2(vm, disk, what)
     if not seen.is_live:

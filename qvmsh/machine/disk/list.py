@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def disks(vm: Machine) -> Disks:
-    """All disks of the machine; one that is missing is told, and no error."""
+    """All disks of the machine; a missing one is reported, not an error."""
     seen = state.observe(vm)
     rows = []
     for each in selection.every(vm, seen):

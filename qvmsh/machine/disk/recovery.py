@@ -1,7 +1,7 @@
 """Work on the overlays of disks that was interrupted: completed or undone.
 
-The overlay of a commit is right as it is. A disk that was to be backed by another image is backed by the old
-one again: its header may say otherwise before its tables tell where the data from below now is.
+The overlay of a commit is right as it is. An interrupted rebase gets the old base again: the header may name
+the new one before the tables say where the data from below now is.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def left(vm: Machine, record: Record) -> tuple[str, str | None]:
 
 
 def _recover_off(store: Store, record: Record) -> str:
-    """Of a machine that is off, or has ended: a guest wrote nothing in between."""
+    """Of a machine that is off: its guest wrote nothing in between."""
     outcome = "has ended: the content of the disk is the same"
     for each in store.volumes:
         remove_layer(each.path)
@@ -80,7 +80,7 @@ def remove_layer(path: str) -> None:
 
 
 def flush(store: Live, node: str) -> None:
-    """Let QEMU write out what it holds back of a disk; its monitor has no other word for one disk."""
+    """Let QEMU flush a disk; its monitor has no other command for one disk."""
     command = {"command-line": f'qemu-io {node} "flush"'}
     answer = store.jobs.execute("human-monitor-command", command).strip()
     if answer:
@@ -88,7 +88,7 @@ def flush(store: Live, node: str) -> None:
 
 
 def _recover_live(store: Live, record: Record) -> str:
-    """QEMU goes on meanwhile."""
+    """While QEMU keeps running."""
     name = COMMIT if record.kind is Kind.DISK_COMMIT else STREAM
     job = store.jobs.until(name, "ready", "running", "paused")
     if job is not None:
@@ -114,7 +114,7 @@ def row_of(store: Live, is_wanted: Callable[[dict[str, Any]], bool]) -> dict[str
     """The row of a disk in `query-block`.
 
     Raises:
-        QmpError: QEMU has it no more.
+        QmpError: QEMU no longer has it.
     """
     for each in store.jobs.execute("query-block"):
         if each.get("inserted") and is_wanted(each):
@@ -138,9 +138,9 @@ def options_of(pid: int, node: str) -> dict[str, Any] | None:
 
 
 def new_layer(vm: Machine, path: str) -> None:
-    """An empty overlay like the one at `path`, on what that stands on.
+    """An empty overlay like the one at `path`, on the same base.
 
-    The base is not looked for (`-u`): QEMU finds a relative name beside the link, if the disk is one.
+    The base is not opened (`-u`): QEMU looks for a relative name beside the link, if the disk is one.
     """
     header, place = image.header(path, "qcow2"), layer(path)
     kind = chain.layers(path, "qcow2", vm.name, vm.directory)[1].format
@@ -155,7 +155,7 @@ def new_layer(vm: Machine, path: str) -> None:
 
 
 def under_new_layer(store: Live, path: str, node: str, device: str, pid: int) -> None:
-    """Put an empty overlay on the base that QEMU works on after a commit; the guest stands still."""
+    """Put an empty overlay on the base that QEMU works on after a commit; the guest is paused."""
     options = options_of(pid, node)
     assert options is not None
     nodes = {each["node-name"] for each in store.jobs.execute("query-named-block-nodes", {"flat": True})}

@@ -1,4 +1,4 @@
-"""How large a disk is, and how much room it takes: resize, trim.
+"""The size of a disk, and the space that it takes: resize, trim.
 
 resize(vm, "disk1", "+10G", is_shrinking=False)
 """
@@ -78,7 +78,7 @@ def resize(vm: Machine, name: str, wanted: str | None, *, is_shrinking: bool) ->
                 raise
         else:
             selection.require_ready(vm, disk)
-            if after < before and disk.format == "qcow2":  # no bitmap tells of what comes back empty
+            if after < before and disk.format == "qcow2":  # bitmaps do not record what comes back empty
                 bitmaps.forget(vm, disk.path)
             words = ["resize", "-q", "-f", disk.format, *(["--shrink"] if after < before else [])]
             try:
@@ -96,7 +96,7 @@ def _only(vm: Machine, found: list[Volume], word: str) -> Volume:
     """The machine's only disk, where one word alone was given.
 
     Raises:
-        UsageError: it has several, or the word is no size.
+        UsageError: it has several, or the word is not a size.
     """
     kept = [each for each in found if not each.is_flash]
     ids = ", ".join(each.id for each in kept)
@@ -113,7 +113,7 @@ def _only(vm: Machine, found: list[Volume], word: str) -> Volume:
 
 @log.failures
 def trim(vm: Machine, name: str | None) -> Trimmed:
-    """Give unused room back to the host; see `commands.disk`."""
+    """Give unused space back to the host; see `commands.disk`."""
     with work_lock(vm, "disk trim"):
         seen = state.observe(vm)
         every = selection.changeable(vm, seen, "trim a disk")
@@ -143,7 +143,7 @@ def trim(vm: Machine, name: str | None) -> Trimmed:
 
 
 def _trim_live(vm: Machine, seen: state.Observation) -> str:
-    """Let the guest tell what it does not use: by its agent, else by ssh.
+    """Let the guest trim its disks: by its agent, else by ssh.
 
     Raises:
         StateError: neither can.
@@ -170,7 +170,7 @@ def _trim_live(vm: Machine, seen: state.Observation) -> str:
 
 
 def _fstrim(found: ssh.Link) -> str:
-    """Run it in the guest; what went wrong, "" for nothing."""
+    """Run fstrim in the guest; "" or what failed."""
     try:
         done = found.run(TRIM, timeout_s=TRIM_S)
     except subprocess.TimeoutExpired:
@@ -180,7 +180,7 @@ def _fstrim(found: ssh.Link) -> str:
 
 @contextlib.contextmanager
 def _fresh(path: str) -> Iterator[int]:
-    """A file that nobody has made before us, open for writing."""
+    """A new file, open for writing."""
     host_files.remove(path)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
@@ -190,10 +190,10 @@ def _fresh(path: str) -> Iterator[int]:
 
 
 def _compact(vm: Machine, disk: Volume) -> str:
-    """Write an image anew without what is zero or unused; why not, or "".
+    """Rewrite an image without what is zero or unused; "" or why not.
 
-    It is made beside its place, compared, and takes it in one step, if it is smaller and the same kind of
-    image: all that `qemu-img info` shows of it.
+    The copy is compared with the image, and replaces it in one step if it is smaller and of the same kind:
+    everything that `qemu-img info` shows.
     """
     selection.require_ready(vm, disk)
     if disk.format != "qcow2":
@@ -232,7 +232,7 @@ def _compact(vm: Machine, disk: Volume) -> str:
 
 
 def _why_not(vm: Machine, disk: Volume, found: image.Header, kind: dict[str, Any]) -> str:
-    """Why an image cannot be written anew as the same kind of image, or ""."""
+    """Why an image cannot be rewritten as the same kind of image, or ""."""
     on = "trim while the machine is on"
     if kind.get("encrypted"):
         return f"it is encrypted; {on}"
@@ -262,5 +262,5 @@ def _why_not(vm: Machine, disk: Volume, found: image.Header, kind: dict[str, Any
 
 
 def _is_beside(backing: str) -> bool:
-    """Whether a backing name is looked for beside the image."""
+    """Whether a backing name is relative to the image."""
     return bool(backing) and not os.path.isabs(backing) and ":" not in backing.partition("/")[0]

@@ -2,11 +2,9 @@
 
     notes = same(vm, index, archive, point, is_forced=False)
 
-Everything is made beside its place under the names of `NEW`; then the new files take the place of the old
-ones by renaming. `.qvm/archive.unfinished` tells of it, so that a restore that was killed leaves the old
-state, or the next command completes it.
-
-Where everything belongs, and what stands against it, is `restore_plan`.
+Everything is made under temporary names (`NEW`); then the new files are renamed over the old ones. The
+journal `.qvm/archive.unfinished` lists them, so after a kill the old state is there, or the next command
+completes the restore. `plan` says where everything belongs and what prevents it.
 """
 
 from __future__ import annotations
@@ -47,11 +45,11 @@ if TYPE_CHECKING:
 
 
 def same(vm: Machine, index: ArchiveIndex, archive: Archive, point: Point, *, is_forced: bool) -> list[str]:
-    """Restore a state into the machine; returns what is to be said of it.
+    """Restore a state into the machine; returns notes for the user.
 
     Raises:
-        StateError: it runs, or what it holds is in no archive and `is_forced` is false.
-        ImageError: the archive is damaged, or another image stands on what would be replaced.
+        StateError: it runs, or its content is in no archive and `is_forced` is false.
+        ImageError: the archive is damaged, or another image is backed by what would be replaced.
         QvmError: the disk is full. In each case nothing was changed.
     """
     with work_lock(vm, "restore"):
@@ -73,7 +71,7 @@ def same(vm: Machine, index: ArchiveIndex, archive: Archive, point: Point, *, is
                 f"cannot restore: {foreign} is not a file of the machine", machine=vm.name,
                 hint="`qvm restore ARCHIVE DIR` makes a new machine",
             )  # fmt: skip
-        # the record of a whole restore is as long as that of an unfinished one: a full disk has room for it
+        # the record keeps its length, so that it can be written on a full disk
         journal = journals.begin(vm, Record(Kind.RESTORE, renames=pairs, uuid=archive.uuid))
         try:
             recovery.put_in_place(journal, is_clearing=True)
@@ -102,7 +100,7 @@ def same(vm: Machine, index: ArchiveIndex, archive: Archive, point: Point, *, is
 
 
 def _undo(journal: Journal) -> str:
-    """Leave the machine as it was, whether the record says already that all is ready, or not."""
+    """Leave the machine as it was, also if the record already says that all is ready."""
     with process.Shielded():
         if journal.record.phase is Phase.READY:
             journal.write(phase=Phase.BEGIN)
@@ -118,7 +116,7 @@ def _renames(vm: Machine, paths: list[str]) -> tuple[tuple[str, str], ...]:
 
 
 def _make(reader: Reader, plan: Plan, journal: Journal) -> None:
-    """Make all new files under their names for the time being."""
+    """Make all new files under their temporary names."""
     vm = journal.vm
     for role, places in plan.places.items():
         for place in places:
@@ -131,7 +129,7 @@ def _make(reader: Reader, plan: Plan, journal: Journal) -> None:
     made = set(plan.made())
 
     def wanted(name: str) -> str | None:
-        """The files of a moment, and those that the settings name and are missing; the `.vmrc` to look at."""
+        """Files that belong to the disks, and missing ones that the settings name; the `.vmrc` to read."""
         if name == ".vmrc":
             return old
         path = os.path.join(top_of(vm), name)
@@ -153,7 +151,7 @@ def _make(reader: Reader, plan: Plan, journal: Journal) -> None:
 
 
 def _adopt(vm: Machine, new: str, path: str) -> None:
-    """Mode and owner are those of the file that is replaced."""
+    """Take mode and owner of the file that is replaced."""
     try:
         status = os.lstat(path)
     except OSError:
@@ -164,7 +162,7 @@ def _adopt(vm: Machine, new: str, path: str) -> None:
 
 
 def _bring_in_step(plan: Plan, reader: Reader, old: str, journal: Journal) -> None:
-    """Let VM_DISKS name the disks of the state, in its order, and behind them those that it did not have."""
+    """Set VM_DISKS to the disks of the state, in its order, then those that it did not have."""
     vm = journal.vm
     stored = {part.role for part in reader.point.parts if part.role.startswith("disk") and part.name}
     then = _lines_of(vm, old)

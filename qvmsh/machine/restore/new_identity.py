@@ -3,7 +3,7 @@
     renew("/vm/twin", point, "twin", os.environ, notes)
 
 New are: name, UUID, VM_MACHINE_ID (and so the MAC address), ports of the host that can be chosen; the
-guest's name and its ssh keys where qvm gives it these. What cannot be new is said: the TPM's keys, ports
+guest's name and its ssh keys if qvm sets them. What stays the same is reported: the TPM's keys, ports
 that the user has chosen, what other guests keep on their disks.
 """
 
@@ -35,11 +35,11 @@ _INSTANCE = "name=opt/qvm/instance,string="
 
 
 def renew(folder: str, point: Point, name: str, environ: Mapping[str, str], notes: list[str]) -> None:
-    """Make the machine in a folder another one than that which was archived.
+    """Give the machine in a folder an identity of its own.
 
     Args:
         name: its new name.
-        notes: gets what is to be said.
+        notes: gets notes for the user.
     """
     made = Machine(folder, environ=environ)
     settings = made.settings
@@ -78,7 +78,7 @@ def renew(folder: str, point: Point, name: str, environ: Mapping[str, str], note
 
 
 def _owner(made: Machine) -> dict[str, str]:
-    """VM_MACHINE_OWNER of a machine that somebody else had archived; the account in the guest stays."""
+    """VM_MACHINE_OWNER of a machine that another account archived; the account in the guest stays."""
     settings = made.settings
     was = settings.text("VM_MACHINE_OWNER")
     me = process.user_name(os.geteuid())
@@ -95,8 +95,8 @@ def _owner(made: Machine) -> dict[str, str]:
 def _keys(made: Machine, point: Point, name: str, was: str, notes: list[str]) -> None:
     """A UUID and, where the guest takes its keys at each boot, ssh keys of its own.
 
-    A guest that goes on with its memory has the old ones, so they stay where there is a snapshot. Any other
-    guest's host key is on its disk: it stays pinned, under the name of the new machine.
+    A guest resumed from a snapshot has the old ones, so they stay if there is a snapshot. Any other guest's
+    host key is on its disk: it stays pinned, under the name of the new machine.
 
     Args:
         was: the name of the machine that was archived.

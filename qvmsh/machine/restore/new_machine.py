@@ -2,8 +2,8 @@
 
     made, notes = new(vm, index, archive, point, "../twin", io, environ)
 
-All of its disks come into its directory, whatever their place was: two machines never write to one disk.
-What makes it another machine than the one that was archived is `restore_identity`.
+All its disks are put into its directory, wherever they were: two machines never write to one disk.
+`new_identity` makes it different from the archived machine.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Laid:
-    """What is to be told of a machine that was laid out, and whose its settings were in the archive."""
+    """Notes on a machine that was laid out, and the owner of its settings in the archive."""
 
     notes: list[str] = field(default_factory=list)
     uid: int | None = None
@@ -100,7 +100,7 @@ def new(
 
 
 def _mode(directory: str) -> int:
-    """Who may look into a new machine: those who may look into the archived one, if that is there."""
+    """The permissions of a new machine's directory: those of the archived one, if that exists."""
     try:
         os.stat(os.path.join(directory, ".vmrc"))
         return os.stat(directory).st_mode & 0o755 | 0o700
@@ -142,11 +142,11 @@ def lay_out(
         renew(folder, point, name, environ, laid.notes)
     made = Machine(folder, io=reader.io, environ=environ)
     moved = _disks(made, reader, archive, point, laid.notes)
-    _left_out(folder, archive, point, laid.notes)  # behind all that is written: nothing follows its links
+    _left_out(folder, archive, point, laid.notes)  # last: nothing is written through its links
     _rewrite_snapshots(made, archive, moved, before, final or folder)
     made.settings  # noqa: B018  # what we wrote must be right
     if laid.uid and os.geteuid() == 0 and not (vm and _is_same(vm.files.vmrc, vmrc)):
-        os.chown(vmrc, laid.uid, -1)  # root trusts it as far as it trusts that account
+        os.chown(vmrc, laid.uid, -1)  # root trusts it as much as that account
     return laid
 
 
@@ -160,7 +160,7 @@ def _values(folder: str, environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _left_out(folder: str, archive: Archive, point: Point, notes: list[str]) -> None:
-    """Tell of what is not in the archive; what a guest only reads is used where it is, if it still is."""
+    """Report what is not in the archive; what a guest only reads is used in place, if it still exists."""
     for part in point.parts:
         if not part.left_out:
             continue
@@ -189,7 +189,7 @@ def _is_linkable(path: str) -> bool:
 
 
 def _bring_inside(folder: str, point: Point, environ: Mapping[str, str], notes: list[str]) -> None:
-    """Let the settings name disks that lay elsewhere in the machine's own directory."""
+    """Let the settings name disks from elsewhere in the machine's own directory."""
     made = Machine(folder, environ=environ)
     stored = {part.role for part in point.parts if part.name}
     moved: dict[str, str] = {}
@@ -290,10 +290,10 @@ def _disks(
 
 
 def _require_inside(made: Machine, path: str, archive: Archive) -> None:
-    """The archive names the file, and may be another's: nothing is written outside of the machine.
+    """The archive is not trusted: nothing is written outside the machine.
 
     Raises:
-        ImageError: it leads there, by its words or through a link.
+        ImageError: the path leads outside, by itself or through a link.
     """
     top = os.path.realpath(made.directory)
     if os.path.commonpath((top, os.path.realpath(path))) != top:
@@ -305,7 +305,7 @@ def _require_inside(made: Machine, path: str, archive: Archive) -> None:
 
 
 def layer_names(made: Machine, archive: Archive, role: str) -> list[str]:
-    """File names of what a disk stands on, in a machine of another name."""
+    """File names of a disk's bases, in a machine of another name."""
     names = [part.plain_name for part in archive.layers.get(role, [])]
     old = f"{archive.machine}-"
     now = f"{made.settings.text('VM_MACHINE_NAME')}-"
@@ -325,7 +325,7 @@ def _rewrite_snapshots(
     before: Mapping[str, str],
     final: str,
 ) -> None:
-    """Let `.qvm/snapshots.json` tell of the new machine's files and settings."""
+    """Update `.qvm/snapshots.json` for the new machine's files and settings."""
     moved = {}
     for (role, depth), path in places.items():
         parts: list[Part] = [part for point in archive.points for part in point.parts if part.role == role]
@@ -351,6 +351,6 @@ def _rewrite_snapshots(
                 key: now[key] for key, value in saved.items() if key in now and value == before.get(key, "")
             }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return  # there is none, or none that means anything
+        return  # missing or invalid
     text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
     host_files.write_atomic(made.files.snapshots, text)

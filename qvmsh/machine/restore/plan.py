@@ -1,11 +1,11 @@
-"""Where the files of an archived state belong in their machine, and what stands against it.
+"""Where the files of an archived state belong in their machine, and what prevents that.
 
     plan = plan_of(vm, archive, point)
     require_nobody_above(vm, plan)
     plan.places["disk1"]            # [Place("/vm/demo/data.qcow2", ...), Place("/vm/demo/base.qcow2", ...)]
 
-A disk is found again by its file, not by its number: VM_DISKS may have changed since. What the state
-did not have stays as it is; what the machine has no more comes back. What an image elsewhere stands on is
+A disk is matched by its file, not by its number: VM_DISKS may have changed since. Disks that the state did
+not have stay unchanged; disks that the machine no longer has are restored. What backs an image elsewhere is
 never replaced.
 """
 
@@ -39,8 +39,8 @@ class Plan:
     Args:
         places: of each disk's layers, the top first, by its role in the archive.
         opened: the format with which the machine opens each disk that it has, "" where QEMU guesses it.
-        lacking: parts whose disk the machine has no more.
-        notes: what is to be said.
+        lacking: parts whose disk the machine no longer has.
+        notes: for the user.
     """
 
     places: dict[str, list[Place]] = field(default_factory=dict)
@@ -107,9 +107,9 @@ def _present(vm: Machine, part: Part, present: list[Drive]) -> Drive | None:
 
 
 def _place_of_lacking(vm: Machine, part: Part, taken: set[str], plan: Plan) -> str:
-    """Where a disk comes back that the machine has no more: never outside of its directory.
+    """Where to restore a disk that the machine no longer has: never outside its directory.
 
-    Where its folder, or itself, is a link that leads outside, it gets a name that nothing has.
+    If a link leads outside, it gets an unused name.
     """
     name = part.source if part.source and not os.path.isabs(part.source) else ""
     name = free_name(name or os.path.basename(part.source) or part.plain_name, taken)
@@ -121,10 +121,10 @@ def _place_of_lacking(vm: Machine, part: Part, taken: set[str], plan: Plan) -> s
 
 
 def _layers(vm: Machine, archive: Archive, part: Part, top: str, plan: Plan) -> list[Place]:
-    """The places of a disk and all that it stands on.
+    """The places of a disk and its bases.
 
-    What it stands on comes where it is now, if that is in the machine's directory; where it is elsewhere, it
-    is left alone if it is still the same, else the machine gets one of its own.
+    A base inside the machine's directory is replaced in place; one elsewhere is left unchanged if it is still
+    the same, else the machine gets a copy of its own.
     """
     top = real(vm, top)
     places = [Place(top, top + NEW)]
@@ -161,7 +161,7 @@ def _layers(vm: Machine, archive: Archive, part: Part, top: str, plan: Plan) -> 
 
 
 def _is_same(held: Part | None, layer: Part) -> bool:
-    """True if two disks stood on the same file when they were archived."""
+    """True if two disks had the same base when they were archived."""
     return held is not None and (held.format, held.size_bytes, held.xxh128 or held.source) == (
         layer.format,
         layer.size_bytes,
@@ -170,7 +170,7 @@ def _is_same(held: Part | None, layer: Part) -> bool:
 
 
 def _fresh(path: str, known: Container[str] = ()) -> str:
-    """A name that no file has, and none that is `known`."""
+    """A name that no file has and that is not `known`."""
     stem, suffix = os.path.splitext(path)
     found, count = path, 1
     while os.path.lexists(found) or found in known:
@@ -180,7 +180,7 @@ def _fresh(path: str, known: Container[str] = ()) -> str:
 
 
 def _chain(vm: Machine, path: str, kind: str) -> list[str]:
-    """What an image stands on, as far as it is there and may be read."""
+    """The bases of an image, as far as they are there and may be read."""
     try:
         return chain.below(vm, path, kind) if os.path.exists(path) else []
     except QvmError:
@@ -197,7 +197,7 @@ def is_inside(vm: Machine, path: str) -> bool:
 
 
 def _is_unchanged(path: str, part: Part) -> bool:
-    """True if a file is what was archived, as far as its size and its time tell."""
+    """True if a file is what was archived, by its size and time."""
     try:
         status = os.stat(path)
     except OSError:
@@ -208,7 +208,7 @@ def _is_unchanged(path: str, part: Part) -> bool:
     )
 
 
-# What stands against it
+# What prevents it
 
 
 def _strangers(vm: Machine, path: str, own: set[str]) -> list[str]:
@@ -216,10 +216,10 @@ def _strangers(vm: Machine, path: str, own: set[str]) -> list[str]:
 
 
 def require_nobody_above(vm: Machine, plan: Plan) -> None:
-    """Refuse to replace what images stand on that are not replaced as well.
+    """Refuse to replace what backs images that are not replaced too.
 
     Raises:
-        ImageError: they would be silently wrong.
+        ImageError: they would be silently corrupted.
     """
     own = {place.name for places in plan.places.values() for place in places}
     for path in plan.made():
@@ -235,7 +235,7 @@ def require_nobody_above(vm: Machine, plan: Plan) -> None:
 
 
 def require_leave(vm: Machine, index: ArchiveIndex, plan: Plan, *, is_forced: bool) -> None:
-    """Refuse to throw away what is in no archive.
+    """Refuse to discard what is in no archive.
 
     Raises:
         StateError: the disks hold what no archived state holds.

@@ -38,7 +38,7 @@ def put_in_place(journal: Journal, *, is_clearing: bool = False) -> str:
         is_clearing: only what an earlier one may have left is removed.
 
     Raises:
-        QvmError: the note names files that are none of the machine's.
+        QvmError: the journal names files that are not the machine's.
     """
     vm, record = journal.vm, journal.record
     is_ready = record.phase is Phase.READY
@@ -63,7 +63,7 @@ def put_in_place(journal: Journal, *, is_clearing: bool = False) -> str:
 
 
 def _require_own(vm: Machine, renames: Sequence[tuple[str, str]]) -> None:
-    """The note lies where another account may write: what it names must be the machine's."""
+    """Another account may write to the journal: what it names must be the machine's."""
     name = foreign(vm, renames)
     if name:
         raise QvmError(
@@ -74,7 +74,7 @@ def _require_own(vm: Machine, renames: Sequence[tuple[str, str]]) -> None:
 
 
 def foreign(vm: Machine, renames: Sequence[tuple[str, str]]) -> str:
-    """The first name that is none of the machine's, "" if all are."""
+    """The first name that is not the machine's, "" if all are."""
     images = {os.path.realpath(each.path) for each in drives.named(vm)}
     own = images | {os.path.realpath(vm.files.vmrc)}
     for new, target in renames:

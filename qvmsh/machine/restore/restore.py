@@ -2,7 +2,7 @@
 
     restore(vm, "demo-20261121101336", None, is_forced=False)       # Restored(...)
 
-Everything is made beside its place and checked first: `restore_same`, `restore_new`.
+Everything is made under temporary names and checked first: `in_place`, `new_machine`.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def restore(
     """Restore an archived state; see `commands.restore`.
 
     Raises:
-        UsageError: there is no such state, or no machine to restore it into.
-        StateError: the machine runs, or what it holds is in no archive and `is_forced` is false.
+        UsageError: no such state, or no machine to restore it into.
+        StateError: the machine runs, or its content is in no archive and `is_forced` is false.
         ImageError: the archive is damaged; nothing was changed.
     """
     began = time.monotonic()
@@ -67,7 +67,7 @@ def find(vm: Machine | None, word: str) -> tuple[ArchiveIndex, Archive, Point]:
     """The archived state that a word means: one of the machine's, or a folder by its path or URL.
 
     Raises:
-        UsageError: there is none.
+        UsageError: not found.
         QvmError: what it names cannot be read.
     """
     if not word or "\0" in word:

@@ -1,4 +1,4 @@
-"""`archive --verify`: proof that an archived state comes back.
+"""`archive --verify`: proof that an archived state can be restored.
 
 verify(vm, "latest", is_booting=True)       # Verified(...)
 """
@@ -64,7 +64,7 @@ def verify(vm: Machine, word: str | None, *, is_booting: bool) -> Verified:
 
 
 class _folder:  # noqa: N801  # used as a function
-    """A folder to work in, that vanishes; what killed ones left goes first."""
+    """A temporary folder; those of killed commands are removed first."""
 
     def __init__(self, vm: Machine) -> None:
         self.path = host_files.unique(os.path.join(vm.state_folder(), "verify-"))
@@ -84,14 +84,14 @@ class _folder:  # noqa: N801  # used as a function
 def _check(
     vm: Machine, index: ArchiveIndex, archive: Archive, point: Point, folder: str, checked: set[str]
 ) -> None:
-    """Let `qemu-img check` look at all images of a state, where they lie if they can be read there.
+    """Run `qemu-img check` on all images of a state, in place if they can be read there.
 
     Args:
         folder: where those are unpacked that cannot.
         checked: names of those that it has looked at already; gets the others.
 
     Raises:
-        ImageError: one is broken, or stands on what the archive does not hold.
+        ImageError: one is damaged, or backed by a file outside the archive.
     """
     program = programs.qemu_img(vm)
     reader = Reader(vm.io, program, index, archive, point, folder, verb="unpacking")
@@ -112,7 +112,7 @@ def _check(
 
 
 def _boot(vm: Machine, index: ArchiveIndex, archive: Archive, point: Point, folder: str) -> float:
-    """Start the state as a machine of its own, whose changes vanish; the seconds until it was ready."""
+    """Start the state as a disposable machine of its own; the seconds until it was ready."""
     programs.require_accepted(vm)
     os.mkdir(folder)
     reader = Reader(vm.io, programs.qemu_img(vm), index, archive, point, folder)

@@ -1,12 +1,12 @@
-"""Saved state: the memory of a machine as a snapshot in its disks. `snapshot_restore.load` takes it up again.
+"""Saved state: the memory of a machine as a snapshot in its disks. `restore.load` resumes it.
 
     save(vm, note, "ready", has_suspend=True)       # suspend -> snapshot; the guest stays stopped
 
 The guest is sent to sleep first, so that it expects not to run for a while and reads the clock
 when it wakes. QEMU before 9.0 loads a sleeping machine as one that runs and can never be woken
 (symptom: "guest is not in suspended state"); there the wake-up is begun and stopped at once, and
-the snapshot is taken inside the firmware, so that the loaded guest finishes waking by itself. The
-two are told apart by QEMU's answer: after `stop` an old one still says "suspended".
+the snapshot is taken inside the firmware, so that the loaded guest finishes waking by itself.
+QEMU's answer shows which it is: after `stop` an old one still says "suspended".
 Source: QEMU commits b9ae473d80, b4e9ddccd1 (9.0); measured on 7.2.
 """
 
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 def save(vm: Machine, note: Note, name: str, *, has_suspend: bool, timeout_s: float | None = None) -> float:
     """Save memory and disks as the snapshot `name`; the guest is stopped afterwards.
 
-    An older snapshot of that name is replaced; it goes only after the new one has been written.
+    An older snapshot of that name is removed once the new one has been written.
 
     Returns:
         The seconds that the guest took to suspend (0 without).
 
     Raises:
-        DeadlineError: the guest does not suspend; it runs on.
-        QmpError: QEMU cannot save; the guest runs on and no snapshot was changed.
+        DeadlineError: the guest does not suspend; it keeps running.
+        QmpError: QEMU cannot save; the guest keeps running and no snapshot was changed.
     """
     from qvmsh.machine.snapshot import obstacles, save_delete
     from qvmsh.qemu.session import Session  # asyncio: start and kill do without
@@ -75,7 +75,7 @@ def save(vm: Machine, note: Note, name: str, *, has_suspend: bool, timeout_s: fl
 
 
 def _resume(note: Note) -> None:
-    """Let the guest run again that was sent to sleep for a save that failed."""
+    """Resume the guest after a save that failed."""
     try:
         with conversation.begin(note) as qemu:
             conversation.resume(qemu)
@@ -99,5 +99,5 @@ def sync_images(vm: Machine, files: list[str]) -> None:
         files: from the machine's directory.
     """
     for path in (os.path.join(vm.directory, name) for name in files):
-        if os.path.exists(path):  # else it is QEMU's name of something that is no file
+        if os.path.exists(path):  # else QEMU's name of something that is not a file
             host_files.sync(path)

@@ -1,8 +1,8 @@
-"""What stands against a snapshot, each with its remedy: looked for before anything is done.
+"""What prevents a snapshot, each with its remedy: checked before anything is done.
 
     require(vm, disks, "save a snapshot", exchange=qemu, pid=pid, has_memory=True)   # StateError with all
 
-With memory QEMU itself tells what cannot be saved (`query-migrate`), in words that are put into ours.
+With memory QEMU reports what cannot be saved (`query-migrate`); its words are put into ours.
 Source: QEMU qapi/migration.json (blocked-reasons); qcow2 alone holds internal snapshots.
 """
 
@@ -38,7 +38,7 @@ DISKS_ALONE = "`qvm snapshot save --disk-only`"
 NO_DISK = "`qvm disk add data.qcow2 10G` adds one"
 
 DISK_ROOM_BYTES = 4 << 20
-"""What the tables of a snapshot without memory take at most, for disks of a usual size."""
+"""The most that the tables of a snapshot without memory take, for disks of a usual size."""
 
 
 class Blocker:
@@ -63,7 +63,7 @@ def require(
     pid: int | None = None,
     has_memory: bool = False,
 ) -> None:
-    """Refuse if anything stands against a snapshot.
+    """Refuse if anything prevents a snapshot.
 
     Args:
         disks: all disks of the machine.
@@ -94,7 +94,7 @@ def require(
 
 
 def of_disks(disks: list[Volume], directory: str) -> list[Blocker]:
-    """The disks that are written to and hold no snapshots, or none that lasts."""
+    """The writable disks that cannot hold snapshots, or not for long."""
     found = []
     for each in disks:
         if TEMPORARY.fullmatch(each.name) and not os.path.exists(each.path):
@@ -123,7 +123,7 @@ def of_disks(disks: list[Volume], directory: str) -> list[Blocker]:
 def _has_data_file(disk: Volume) -> bool:
     try:
         return image.header(disk.path).has_data_file
-    except (OSError, QvmError):  # other checks tell what is wrong with it
+    except (OSError, QvmError):  # other checks report it
         return False
 
 
@@ -146,7 +146,7 @@ def of_accelerator(arguments: list[str]) -> list[Blocker]:
 
 
 def of_devices(exchange: Exchange, reported: Collection[str] = ()) -> list[Blocker]:
-    """What QEMU says it could not save.
+    """What QEMU reports that it cannot save.
 
     Args:
         reported: nodes whose format is reported already where it prevents a snapshot.
@@ -197,7 +197,7 @@ def _in_words(reason: str) -> Blocker:
 
 
 def of_room(disk: Volume, needed_bytes: int) -> list[Blocker]:
-    """Not enough room for what a snapshot adds to a disk's file."""
+    """Not enough free space for what a snapshot adds to a disk's file."""
     from qvmsh.machine.progress import size
 
     folder = os.path.dirname(os.path.realpath(disk.path))  # a link may lead to another file system
@@ -212,7 +212,7 @@ def of_room(disk: Volume, needed_bytes: int) -> list[Blocker]:
 
 
 def memory_bytes(pid: int) -> int:
-    """What the memory of a QEMU takes in a snapshot at most: the pages that its guest has touched."""
+    """The most that the memory takes in a snapshot: the pages that the guest has touched."""
     sizes: list[tuple[int, int]] = []
     try:
         with open(f"/proc/{pid}/smaps") as file:

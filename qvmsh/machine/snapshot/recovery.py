@@ -1,8 +1,8 @@
 """Work on snapshots that was interrupted: completed or undone.
 
-A save that is whole is kept, one that is not is removed from all disks; a deletion is completed once a disk
-has lost its part; a restore goes back to the state before it, which was kept as the snapshot `.qvm-back`
-until the new state was whole.
+A complete save is kept, an incomplete one is removed from all disks; a deletion is completed once one disk
+has lost its part; a restore goes back to the state before it, kept as the snapshot `.qvm-back` until the new
+state was complete.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ BACK = ".qvm-back"
 """The snapshot of the state before a restore."""
 
 SHORT_S, HANGS_S = 0.3, 30.0
-"""How long QEMU may take to greet before it is said that it is busy; to move a byte before it hangs."""
+"""How long QEMU may take to greet before it is reported as busy; to move a byte before it hangs."""
 
 
 def recover(journal: Journal) -> str:
@@ -89,7 +89,7 @@ def resume(vm: Machine, note: Note, record: Record, store: Live) -> None:
     if record.was_running and store.jobs.execute("query-status")["status"] in ("paused", "prelaunch"):
         conversation.resume(store.exchange)
     if record.was_running and (record.has_memory or record.kind is Kind.SNAPSHOT_LOAD):
-        put_clock_right(vm, note, has_ssh=False)  # it stood still meanwhile
+        put_clock_right(vm, note, has_ssh=False)  # it was paused meanwhile
 
 
 @contextlib.contextmanager
@@ -116,8 +116,8 @@ def live(vm: Machine, note: Note, record: Record) -> Iterator[Live]:
 def _patient(vm: Machine, note: Note) -> qmp.Exchange:
     """A conversation with a QEMU that may still be busy with what a command has begun.
 
-    While it saves or loads memory it answers nobody, and nothing can stop it. It is waited for as long as
-    it is at work; one more Ctrl-C ends the waiting.
+    While it saves or loads memory it does not answer and cannot be stopped. The wait lasts as long as it
+    makes progress; another Ctrl-C ends it.
 
     Raises:
         OSError: it does not answer.
@@ -160,12 +160,12 @@ def _back_live(vm: Machine, note: Note, record: Record, store: Live) -> str:
 
 
 def _back_off(vm: Machine, note: Note, record: Record) -> str:
-    """End a QEMU whose guest must never run, and put its disks back."""
+    """Kill a QEMU whose guest must never run, and put its disks back."""
     pid = locks.holder(vm.files.pid_file)
     if pid is not None:
         with process.Process(pid) as handle:
             ending.kill(handle, note)
-        host_files.remove(vm.files.pid_file)  # left by SIGKILL; it was asked to end, and did not crash
+        host_files.remove(vm.files.pid_file)  # left by SIGKILL; it did not crash
     return recover_off(vm, record, _STEPS[record.kind])
 
 

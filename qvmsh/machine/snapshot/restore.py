@@ -3,7 +3,7 @@
     restore(vm, "ready", is_forced=False, is_waiting=True)
     load(vm, note, "ready", is_forced=False)        # `start --loadvm`: into a QEMU that waits (-S)
 
-The present state is kept as a snapshot of its own until the other one is whole.
+The current state is kept as a snapshot of its own until the other one is complete.
 """
 
 from __future__ import annotations
@@ -98,13 +98,13 @@ def restore(
 def _require_fitting(
     store: Store, name: str, tag: str, entry: dict[str, Any] | None, *, is_forced: bool, is_new: bool = False
 ) -> None:
-    """Refuse (or, for disks alone, warn) where disks or hardware are not those of then.
+    """Refuse (or, for disks only, warn) if disks or hardware differ from those of the snapshot.
 
     Args:
         is_new: the QEMU was started to load it.
 
     Raises:
-        StateError: memory for other hardware; a disk that has gone.
+        StateError: memory for other hardware; a missing disk.
     """
     vm = store.vm
     if isinstance(store, Live):
@@ -139,7 +139,7 @@ def _require_fitting(
 
 
 def _tell_of_alias(store: Live, then: str) -> None:
-    """Say that the guest goes on with the machine type of its snapshot, where the alias means another now."""
+    """Warn that the guest has the machine type of its snapshot if the alias means another now."""
     vm = store.vm
     kind = vm.settings.text("VM_QEMU_MACHINE").partition(",")[0]
     means = [each["name"] for each in store.exchange.ask("query-machines") if each.get("alias") == kind]
@@ -151,16 +151,16 @@ def _tell_of_alias(store: Live, then: str) -> None:
 
 
 def _put_back(store: Store, journal: Journal, tag: str, *, has_memory: bool, stage: str) -> int:
-    """Put the disks (and the memory) back; what they were stays as `BACK`, the journal is at "clean" then.
+    """Put the disks (and the memory) back; the state before stays as `BACK`, the journal is at "clean".
 
     Args:
         has_memory: the memory is kept too.
 
     Returns:
-        How many dirty bitmaps had to go.
+        How many dirty bitmaps were removed.
     """
     io = store.vm.io
-    store.delete(BACK)  # of a restore whose journal has gone
+    store.delete(BACK)  # of a restore whose journal is gone
     with io.stage("keeping the current state"):
         store.create(BACK, has_memory=has_memory)
     journal.write(phase=Phase.LOAD)
@@ -179,7 +179,7 @@ def _restore_off(store: Store, name: str, tag: str) -> int:
 
 
 def _restore_live(store: Live, seen: state.Observation, name: str, tag: str) -> int:
-    """Load into the QEMU that runs; the state before it is kept until the new one is whole."""
+    """Load into the running QEMU; the state before is kept until the new one is complete."""
     vm, note = store.vm, seen.note
     assert note is not None
     assert seen.pid is not None
@@ -207,7 +207,7 @@ def _restore_live(store: Live, seen: state.Observation, name: str, tag: str) -> 
 
 
 def _loaded(vm: Machine, note: Note) -> None:
-    """From here on the guest's memory is whole."""
+    """The guest's memory is complete now."""
     note.loading = ""
     note.write(vm.files.note)
 
@@ -215,15 +215,15 @@ def _loaded(vm: Machine, note: Note) -> None:
 def load(vm: Machine, note: Note, name: str, *, is_forced: bool) -> None:
     """Load a snapshot into a QEMU that was started with `-S`, and let the guest run.
 
-    Where the disks are as they were when it was taken, as after `stop --savevm`, there is nothing to lose,
-    and no way back is kept.
+    If the disks have not changed since, as after `stop --savevm`, there is nothing to lose, and no way back
+    is kept.
 
     Args:
-        is_forced: although the hardware is not that of then.
+        is_forced: although the hardware differs.
 
     Raises:
         StateError: there is no such snapshot on every disk, it has no memory, or it does not fit.
-        QmpError: QEMU cannot load it. The disks are as they were; the guest must never run: end QEMU.
+        QmpError: QEMU cannot load it. The disks are as before; the guest must never run: kill QEMU.
     """
     with save_delete.live(vm, note) as (store, disks):
         obstacles.require(vm, disks, "load a snapshot")
@@ -255,7 +255,7 @@ def load(vm: Machine, note: Note, name: str, *, is_forced: bool) -> None:
 
 
 def _load(store: Live, note: Note, name: str, tag: str) -> int:
-    """Load, and let the guest run; return how many dirty bitmaps had to go."""
+    """Load, and resume the guest; return how many dirty bitmaps were removed."""
     vm, stage = store.vm, f"loading the state {name}"
     if _is_as_then(store, tag):
         count = store.bitmaps()
@@ -277,5 +277,5 @@ def _is_as_then(store: Live, tag: str) -> bool:
     """True if nothing was written to any disk since the snapshot; of a QEMU whose guest has not run yet."""
     try:
         return all(qcow2.is_as_then(each.path, store.tags(each)[tag].id) for each in store.volumes)
-    except (OSError, ValueError, ImageError):  # what cannot be compared may be lost
+    except (OSError, ValueError, ImageError):  # what cannot be compared might be lost
         return False

@@ -3,8 +3,8 @@
     save(vm, "ready", Request(message="before the upgrade"))
     delete(vm, ("ready",))
 
-`stop --savevm` and `start --loadvm` stand on the same: `take` and `resolve`. `snapshot_restore` goes back.
-What was under way when a command ended is in the journal (`machine.unfinished`).
+`stop --savevm` and `start --loadvm` use `take` and `resolve` too. `restore` goes back. Work that was
+interrupted is in the journal (`machine.journal`).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ STAMP = "%Y-%m-%dT%H-%M-%S"
 
 
 TABLES_BYTES = 256 << 10
-"""What an image grows by at most while a snapshot is deleted; what that frees is used after."""
+"""The most that an image grows while a snapshot is deleted; the freed space is used afterwards."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Request:
 
 
 def label(name: str | None, *, has_timestamp: bool) -> str:
-    """The name that a snapshot gets: as it is, or with the time in front."""
+    """The name of a new snapshot: as given, or with the time in front."""
     if name is not None and not has_timestamp:
         return name
     return time.strftime(STAMP) + (f"-{name}" if name else "")
@@ -113,7 +113,7 @@ def live(vm: Machine, note: Note) -> Iterator[tuple[Live, list[Volume]]]:
 
 
 def resolve(store: Store, name: str, entry: dict[str, Any] | None = None) -> str:
-    """The tag of the snapshot `name`: itself, or what a save that was killed while it replaced it left.
+    """The tag of the snapshot `name`: itself, or the new one of a killed save that was replacing it.
 
     Args:
         entry: what the metadata know of it.
@@ -152,10 +152,10 @@ def resolve(store: Store, name: str, entry: dict[str, Any] | None = None) -> str
 def require_one_moment(
     store: Store, name: str, tag: str, entry: dict[str, Any] | None, *, is_forced: bool = False
 ) -> None:
-    """Refuse what other tools have put together of several moments; warn of a base that has changed.
+    """Refuse disks that other tools saved at different moments; warn of a base that has changed.
 
     Raises:
-        StateError: the snapshots of that name do not belong together; nothing was changed.
+        StateError: the snapshots of that name do not match; nothing was changed.
     """
     vm, on = store.vm, store.on(tag)
     wrong = fit.mixture(store.volumes, on, entry)
@@ -230,13 +230,13 @@ def _save_off(store: Store, disks: list[Volume], name: str, request: Request) ->
 
 
 def _record(store: Store, name: str, entry: dict[str, Any], *, is_there: bool) -> Record:
-    """Of a save; one of the same name stays until the new one is whole."""
+    """Of a save; one of the same name stays until the new one is complete."""
     phase = Phase.REPLACE if is_there else Phase.BEGIN
     return Record(Kind.SNAPSHOT_SAVE, phase, name=name, disks=store.named(), entry=entry)
 
 
 def _parent(known: Catalogue, store: Store, name: str) -> str:
-    """The snapshot that the present state descends from, if it is still there."""
+    """The snapshot that the current state is based on, if it still exists."""
     head = known.head
     if head == name:  # replaced by its own successor
         head = str(known.entries.get(name, {}).get("parent") or "")
@@ -244,7 +244,7 @@ def _parent(known: Catalogue, store: Store, name: str) -> str:
 
 
 def _require_new(store: Store, name: str, request: Request) -> bool:
-    """True if there is one of that name already, which may be replaced.
+    """True if there is already one of that name, which may be replaced.
 
     Raises:
         StateError: it may not.
@@ -261,7 +261,7 @@ def _require_new(store: Store, name: str, request: Request) -> bool:
 
 
 def _create(store: Store, name: str, journal: Journal, *, has_memory: bool, is_there: bool) -> None:
-    """Take the snapshot; one of the same name goes only when the new one is whole."""
+    """Take the snapshot; one of the same name is removed when the new one is complete."""
     if not is_there:
         store.create(name, has_memory=has_memory)
         return
@@ -292,8 +292,8 @@ def take(
 
     Args:
         kind: its state: running, paused or suspended.
-        registers: what q35 needs to wake from a sleep, None elsewhere.
-        stays_held: the guest does not go on afterwards (`stop --savevm`), unless this fails.
+        registers: what q35 needs to wake up, None elsewhere.
+        stays_held: the guest stays paused afterwards (`stop --savevm`), unless this fails.
     """
     vm, has_memory = store.vm, not request.disk_only
     is_there = _require_new(store, name, request)
@@ -393,7 +393,7 @@ def _require_room_for_tables(store: Store) -> None:
     """Even a deletion writes new tables first.
 
     Raises:
-        StateError: there is no room for them; nothing was changed.
+        StateError: not enough free space; nothing was changed.
     """
     from qvmsh.machine.progress import size
 

@@ -4,8 +4,8 @@
     store.create("ready", has_memory=False)
     store.is_whole("ready")                # True: it is on all disks
 
-Each operation is on all disks; none is atomic by itself: whoever calls keeps a journal
-(`machine.unfinished`), and undoes or finishes with the same operations.
+Each operation is on all disks; none is atomic: the caller keeps a journal (`machine.journal`), and undoes or
+completes the work with the same operations.
 """
 
 from __future__ import annotations
@@ -106,11 +106,11 @@ class Store(ABC):
 
     @abstractmethod
     def apply(self, tag: str) -> None:
-        """Put every disk (and the memory, of a machine that is on) back."""
+        """Put every disk back, and the memory of a machine that is on."""
 
     @abstractmethod
     def bitmaps(self) -> int:
-        """Remove the dirty bitmaps, which forbid to go back; return how many there were."""
+        """Remove the dirty bitmaps, which prevent going back; return how many there were."""
 
 
 class Images(Store):
@@ -121,7 +121,7 @@ class Images(Store):
             self._snapshot(each, "-c", tag, f"save {tag} on {each.id}")
 
     def delete(self, tag: str) -> None:
-        """The memory goes last: as long as it is there, all is."""
+        """The memory is removed last: as long as it exists, everything does."""
         for each in reversed(self.volumes):
             while tag in self.tags(each):  # of one of our own names there may be two
                 self._snapshot(each, "-d", tag, f"delete {tag} on {each.id}")
@@ -144,7 +144,7 @@ class Images(Store):
         return count
 
     def repair_leaks(self) -> None:
-        """Give back what a killed QEMU had allocated and not yet used."""
+        """Free what a killed QEMU had allocated and not yet used."""
         for each in self.volumes:
             words = ["check", "-q", "-f", each.format, "-r", "leaks", image.safe_name(each.path)]
             try:
@@ -156,7 +156,7 @@ class Images(Store):
         """Refuse where a disk is missing, or another process has one open.
 
         Raises:
-            ImageError: with who it is.
+            ImageError: it names the process.
         """
         for each in self.volumes:
             hint = "put it back, or correct the configuration"

@@ -1,10 +1,9 @@
-"""Judging snapshots: whether what they hold can be trusted.
+"""Checking snapshots: whether their content can be trusted.
 
     verify(vm, ["ready"]).is_whole
 
-While the machine is off nobody may begin to write meanwhile, so the work lock is held. While it is on,
-its QEMU writes to the images; but a snapshot that is taken is never written to again, so that it can be
-read beside QEMU all the same. Only the check of the images' own tables has to wait.
+While the machine is off, the work lock keeps others from writing. While it is on, QEMU writes to the images,
+but never to an existing snapshot, so that can be read. Only the images' own tables cannot be checked.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ if TYPE_CHECKING:
 
 
 def verify(vm: Machine, names: tuple[str, ...]) -> Verified:
-    """Judge snapshots: on all disks, of one moment, on the base of then, in sound images, readable.
+    """Check snapshots: on all disks, of one moment, on an unchanged base, in sound images, readable.
 
     Raises:
-        StateError: there is none of that name.
+        StateError: there is no snapshot of that name.
         LockedError: another command works on the machine, which is off.
     """
     if not state.observe(vm).is_live:
@@ -114,9 +113,9 @@ def _unread(disk: Volume, snapshot: Snapshot) -> list[str]:
 
 
 def _unreadable(vm: Machine, disk: Volume, snapshot: Snapshot, *, is_on: bool) -> list[str]:
-    """Read all that the snapshot holds of a disk; what stands against it.
+    """Read the whole snapshot of a disk; the problems found.
 
-    qemu-img reads as much of it as the disk has now, behind its end zeros.
+    qemu-img reads as much of it as the disk has now, and zeros beyond its end.
     """
     size = image.header(disk.path, disk.format).size_bytes
     words = [

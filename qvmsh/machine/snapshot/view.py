@@ -1,9 +1,9 @@
-"""Looking at snapshots: the list, one of them, what has changed since. `snapshot_verify` judges.
+"""Looking at snapshots: the list, one of them, what has changed since. `verify` checks them.
 
     print(listing(vm))
 
-Read from the images, on or off, so what other tools have made is there too; what the metadata tells
-and no image holds is marked as stale.
+Read from the images, on or off, so those of other tools are included; what is only in the metadata is marked
+as stale.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def observed(vm: Machine) -> state.Observation:
-    """The machine's state; it is said where what is looked at is not what its guest works on."""
+    """The machine's state, with a warning if its guest does not work on these images."""
     seen = state.observe(vm)
     if seen.is_live and seen.note is not None and seen.note.disposable:
         vm.io.warn(f"{vm.name} is disposable: this shows its images, which do not change")
@@ -40,7 +40,7 @@ def observed(vm: Machine) -> state.Observation:
 
 
 def disks_of(vm: Machine, seen: state.Observation) -> list[Volume]:
-    """All disks of the machine, on or off; of a running one QEMU tells, unless its changes vanish."""
+    """All disks of the machine: while it is on from QEMU, unless its changes are discarded."""
     if seen.is_live and seen.note is not None and not seen.note.disposable:
         try:
             blocks = qmp.ask(seen.note.socket("qmp"), "query-block", timeout_s=state.GREETING_S)
@@ -65,7 +65,7 @@ def by_name(vm: Machine, disks: list[Volume]) -> dict[str, dict[str, Snapshot]]:
 
 
 def sets_by_name(vm: Machine, disks: list[Volume]) -> dict[str, list[dict[str, Snapshot]]]:
-    """The same with all of one name: the first on each disk, the second on each disk that has one, ...
+    """As `by_name`, with duplicates: the first on each disk, the second on each disk that has one, ...
 
     Raises:
         ImageError: an image cannot be read.
@@ -82,9 +82,9 @@ def sets_by_name(vm: Machine, disks: list[Volume]) -> dict[str, list[dict[str, S
             if all(disk.id in one for one in sets):
                 sets.append({})
             next(one for one in sets if disk.id not in one)[disk.id] = each
-    found.pop(recovery.BACK, None)  # of a restore that is under way
+    found.pop(recovery.BACK, None)  # of a restore in progress
     for name in [each for each in found if each.endswith(snapshot_names.NEW)]:
-        new = found.pop(name)  # of a save that replaces one, and may have been killed
+        new = found.pop(name)  # of a save that was replacing one
         found.setdefault(name.removesuffix(snapshot_names.NEW), new)
     return found
 
@@ -192,10 +192,10 @@ def doubles(disks: list[Volume], sets: list[dict[str, Snapshot]]) -> list[str]:
 
 
 def show(vm: Machine, name: str) -> Details:
-    """All that is known of a snapshot.
+    """Everything known about a snapshot.
 
     Raises:
-        StateError: there is none of that name.
+        StateError: there is no snapshot of that name.
     """
     holders, on = find(vm, name, observed(vm))
     entry = Catalogue.read(vm).entries.get(name)

@@ -35,7 +35,7 @@ def disk_name(vm: Machine, *, base_only: bool = False) -> str:
 
 
 def has_disk(vm: Machine) -> bool:
-    """False for a machine that boots something else, of whose own disk no image is there, nor was made of."""
+    """False for a machine that boots something else and has no image of a disk of its own."""
     settings = vm.settings
     boots = [settings.text(name) for name in ("VM_CDROM", "VM_KERNEL")]
     if not any(boots) and "network" not in devices.boot(settings.text("VM_BOOT")):
@@ -59,7 +59,7 @@ def image_format(vm: Machine, image: str) -> str:
 
 
 def require_disk(vm: Machine, *, base_only: bool = False) -> str:
-    """The file name of the machine's disk, found whole together with what it stands on; "" for none.
+    """The file name of the machine's disk, checked together with its bases; "" for none.
 
     Raises:
         ImageError: an image is missing, corrupt, or of another format than VM_FMT says.
@@ -83,7 +83,7 @@ def require_disk(vm: Machine, *, base_only: bool = False) -> str:
 
 
 def other_format(vm: Machine, *names: str) -> str:
-    """What to do where one of these images is there in another format than VM_FMT; "" where none is."""
+    """The hint if one of these images exists in another format than VM_FMT, else ""."""
     wanted = vm.settings.text("VM_FMT")
     for name in names:
         stem = name.removesuffix(wanted)

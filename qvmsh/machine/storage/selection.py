@@ -1,11 +1,10 @@
-"""Which disks a machine has, and what every verb on them asks first.
+"""Which disks a machine has, and what every command on them checks first.
 
     disk = one(vm, every(vm, seen), "disk1")
 
-The verbs are in `disk_add`, `disk_size`, `disk_check`, `disk_layers`. Whatever is cut off leaves a disk that
-is as before or as wished: a new image is made beside its place; `qemu-img commit` copies first and empties
-the overlay last; of a rebase a journal tells what the overlay stood on. What an image holds for others is
-asked of `machine.chain`.
+The commands are in `machine/disk`. An interruption leaves a disk as before or as requested: a new image is
+made under another name; `qemu-img commit` copies first and empties the overlay last; a journal has the old
+base of a rebase.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def every(vm: Machine, seen: state.Observation) -> list[Volume]:
-    """All disks, as QEMU has them while the machine is on; a disposable run has only lent them."""
+    """All disks, as QEMU has them while the machine is on (not of a disposable run)."""
     if seen.is_live and seen.note is not None and not seen.note.disposable:
         try:
             with conversation.begin(seen.note) as exchange:
@@ -57,7 +56,7 @@ def one(vm: Machine, found: list[Volume], name: str | None) -> Volume:
     """The disk that a word means: its id, else its path, else its file's name; None = the machine's own.
 
     Raises:
-        UsageError: there is no such disk, or none at all, or the name is that of several.
+        UsageError: there is no such disk, or no disk, or several have that name.
     """
     if not found:
         raise UsageError("the machine has no disks", machine=vm.name)
@@ -111,7 +110,7 @@ def run(vm: Machine, words: list[str], what: str, after: str = "") -> None:
 
 
 def interrupted_addition(vm: Machine) -> str:
-    """The image that a killed `disk add` was making, "" if there is none."""
+    """The image that a killed `disk add` was creating, "" if there is none."""
     try:
         path = os.fsdecode(host_files.read(vm.files.adding).data)
     except OSError:
@@ -122,5 +121,5 @@ def interrupted_addition(vm: Machine) -> str:
 
 
 def used_bytes(disk: Volume) -> int:
-    """The room that its image takes on the host."""
+    """The space that its image takes on the host."""
     return os.stat(disk.path).st_blocks * 512

@@ -1,11 +1,11 @@
-"""What a machine's hardware stands on: further disks, CD, kernel, firmware; found, judged, prepared.
+"""The files that the hardware needs: additional disks, CD, kernel, firmware; found, checked, prepared.
 
-    supplies = gather(vm)                 # what the configuration names; nothing is looked at yet
-    require(vm, supplies)                 # all there, whole, of the right format; or the error says which
+    supplies = gather(vm)                 # what the configuration names; no file is read yet
+    require(vm, supplies)                 # all present and of the right format, or an error says which
     prepare(vm, supplies)                 # the UEFI variables, where there are none yet
 
-The format of an image is what the configuration says, or what the file's name tells, never what its
-content looks like: a guest that owns a raw disk could write another format's header into it.
+The format of an image comes from the configuration or from the file's name, never from its content: a guest
+with a raw disk could write the header of another format into it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class AdditionalDisk:
 
 @dataclass(frozen=True)
 class Supplies:
-    """What the hardware stands on, besides the machine's own disk.
+    """The files that the hardware needs, besides the machine's own disk.
 
     Args:
         additional: the disks of VM_DISKS.
@@ -185,7 +185,7 @@ def unwritable(vm: Machine, name: str, path: str, hint: str) -> ImageError:
 
 
 def require_chain(vm: Machine, path: str, name: str, kind: str) -> None:
-    """Make sure that all that an image stands on is there and whole.
+    """Make sure that everything that an image is backed by is there and readable.
 
     Raises:
         ImageError: a backing file is missing; or see `chain.layers`.
@@ -247,7 +247,7 @@ def _require_variables(vm: Machine, found: Firmware, path: str) -> None:
 
 
 def prepare(vm: Machine, supplies: Supplies) -> None:
-    """Make the machine's UEFI variables from the firmware's own, where there are none yet."""
+    """Create the machine's UEFI variables from the firmware's own, if there are none yet."""
     found, path = supplies.firmware, supplies.variables
     settings = vm.settings
     is_virt = settings.text("VM_QEMU_MACHINE").startswith("virt") and not settings.text("VM_QEMU_ARGS")
@@ -267,7 +267,7 @@ def prepare(vm: Machine, supplies: Supplies) -> None:
             what=f"create {os.path.basename(path)}",
         )
         host_files.sync(part)
-        os.link(part, path)  # unlike rename, never over one that has just come to be
+        os.link(part, path)  # unlike rename, never over a new file
     except FileExistsError:
         pass
     finally:
@@ -276,7 +276,7 @@ def prepare(vm: Machine, supplies: Supplies) -> None:
 
 
 def overlays(vm: Machine, supplies: Supplies) -> dict[str, tuple[str, str]]:
-    """What `--disposable` lays an overlay on besides the machine's own disk: node, path and format."""
+    """The disks that `--disposable` covers besides the machine's own: node, path and format."""
     found = {
         disk.node: (disk.path, disk.line.driver) for disk in supplies.additional if not disk.line.is_read_only
     }
@@ -343,10 +343,10 @@ def flash_argument(vm: Machine, supplies: Supplies, replaced: Mapping[str, str])
 
 
 def shown(vm: Machine, path: str) -> str:
-    """A path as QEMU gets it: from the machine's directory, where it works, if it lies inside.
+    """A path as QEMU gets it: relative to the machine's directory, if it is inside.
 
     Raises:
-        ImageError: QEMU cannot be told of it: it takes only UTF-8.
+        ImageError: it is not UTF-8, which QEMU requires.
     """
     inside = os.path.relpath(path, vm.directory)
     name = path if inside.startswith("..") else os.path.join(".", inside)

@@ -2,9 +2,9 @@
 
     for each in of(vm): print(each.id, each.path)       # disk0 /vm/demo/demo-backing.qcow2
 
-While it is off the configuration tells: the machine's own disk, VM_DISKS, UEFI's variables, and what
-the user's own words for QEMU name. While it is on QEMU tells. The machine's own disk comes first: it
-takes the memory of a snapshot; flash chips come last.
+While it is off they come from the configuration: the machine's own disk, VM_DISKS, UEFI's variables, and what
+VM_QEMU_EXTRA and VM_QEMU_ARGS name; while it is on, from QEMU. The machine's own disk comes first: it takes
+the memory of a snapshot; flash chips come last.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from qvmsh.machine.machine import Machine
 
 CUT = "qvm-cut"
-"""What the names of the overlays begin with that QEMU writes to while an archive is made (`cut`)."""
+"""Prefix of the overlays that QEMU writes to during an archive (`archive.live_copy`)."""
 
 
 @dataclass(frozen=True)
@@ -129,15 +129,15 @@ def written(found: list[Volume]) -> list[Volume]:
 
 
 def _rank(volume: Volume) -> int:
-    """How well a disk is suited to take the memory: 0 the machine's own, 2 a flash chip."""
+    """The order of the disks: 0 the machine's own, 2 a flash chip."""
     if MAIN in (volume.node, volume.id):
         return 0
     return 2 if volume.is_flash else 1
 
 
 def _guessed(path: str) -> str:
-    """The format of a file of which the user's words leave that to QEMU."""
+    """The format of a file whose arguments leave it to QEMU."""
     try:
         return image.header(path).format
-    except (OSError, QvmError):  # missing, or cut off: whoever uses it says so
+    except (OSError, QvmError):  # missing or truncated: reported when it is used
         return "raw"

@@ -26,10 +26,7 @@ def index_of(vm: Machine) -> ArchiveIndex:
     """The machine's archives."""
     settings = vm.settings
     return ArchiveIndex(
-        stores.of(vm),
-        settings.text("VM_MACHINE_NAME"),
-        *layer_names(vm),
-        identity.known_uuid(vm),
+        stores.of(vm), settings.text("VM_MACHINE_NAME"), *layer_names(vm), identity.known_uuid(vm)
     )
 
 

@@ -39,10 +39,7 @@ def _has_settings(writer: Writer, point: Point) -> bool:
     part = point.part(SETTINGS)
     if part is None:
         return False
-    with (
-        writer.store.reader(writer.archive.folder, part.name) as fd,
-        open(fd, "rb", closefd=False) as file,
-    ):
+    with writer.store.reader(writer.archive.folder, part.name) as fd, open(fd, "rb", closefd=False) as file:
         is_same = is_same_settings(writer.vm, writer.settings.names, file)
         while file.read(1 << 20):  # another host's program waits until all is read
             pass

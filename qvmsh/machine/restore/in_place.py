@@ -25,14 +25,7 @@ from qvmsh.machine.journal import Journal, Kind, Phase, Record
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.restore import recovery
 from qvmsh.machine.restore.new_machine import line_of
-from qvmsh.machine.restore.plan import (
-    Plan,
-    plan_of,
-    real,
-    require_leave,
-    require_nobody_above,
-    top_of,
-)
+from qvmsh.machine.restore.plan import Plan, plan_of, real, require_leave, require_nobody_above, top_of
 from qvmsh.machine.storage import supplies
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import image

@@ -11,10 +11,7 @@ from qvmsh.machine.archive import drives
 from qvmsh.machine.archive.reader import NEW
 from qvmsh.machine.journal import Journal, Phase, Record
 from qvmsh.machine.machine import Machine
-from qvmsh.machine.restore.plan import (
-    is_inside,
-    top_of,
-)
+from qvmsh.machine.restore.plan import is_inside, top_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -113,7 +113,7 @@ def test_archive_create_commits_only_what_a_commit_does_not_falsify(blank: Blank
     qemu_img(vm, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "./demo-base.qcow2", "other.qcow2")
     qemu_img(vm, "snapshot", "-d", "ready", "demo-backing.qcow2")
     write_byte(vm, 7, "1M")
-    assert "other.qcow2 also stands on demo-base.qcow2" in make_archive(vm, "-c")["notes"][0]
+    assert "other.qcow2 is also backed by demo-base.qcow2" in make_archive(vm, "-c")["notes"][0]
     assert read_byte(vm, "1M", "other.qcow2") == 0
 
 

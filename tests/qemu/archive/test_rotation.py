@@ -253,7 +253,7 @@ def test_archive_whose_image_is_open_or_has_an_overlay_stays(blank: Blank) -> No
     qemu_img(vm, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, str(overlay))
     gone, err = removed_and_messages(vm, "--create", "--keep", "1")
     assert gone == []
-    assert f"{overlay} stands on demo-base.qcow2" in err
+    assert f"{overlay} is backed by demo-base.qcow2" in err
     overlay.unlink()
     with (folder / "demo-backing.qcow2").open("rb") as file:
         holder = subprocess.Popen(["sleep", "600"], stdin=file)

@@ -235,7 +235,7 @@ def test_archive_create_keeps_the_pair(pair: Pair) -> None:
     vm = pair.vm
     write_byte(vm, 7, "2M")
     output = make_archive(vm, "--create")["notes"][0]
-    assert output.startswith(f"{pair.other.directory}/other-backing.qcow2 also stands on demo-base.qcow2")
+    assert output.startswith(f"{pair.other.directory}/other-backing.qcow2 is also backed by demo-base.qcow2")
     pair.same()
     assert read_byte(vm, "2M") == 7
 
@@ -251,14 +251,16 @@ def test_restore_leaves_a_base_alone_that_is_the_same_and_is_refused_where_it_is
     overlay(vm, "above.qcow2", "demo-backing.qcow2")
     refused = vm.qvm("restore", "--force", state_name(made))
     assert refused.status == 1
-    assert "cannot restore: above.qcow2 stands on demo-backing.qcow2, which would be replaced" in refused.err
+    assert (
+        "cannot restore: above.qcow2 is backed by demo-backing.qcow2, which would be replaced" in refused.err
+    )
     (vm.directory / "above.qcow2").unlink()
     write_byte(vm, 6, "1M", "demo-base.qcow2")  # by other tools: the base is another one now
     pair.before = file_hash(pair.base)
     for words in ([], ["--force"]):
         result = vm.qvm("restore", *words, state_name(made))
         assert result.status == (1), str(result)
-        assert "other-backing.qcow2 stands on demo-base.qcow2, which would be replaced" in result.err
+        assert "other-backing.qcow2 is backed by demo-base.qcow2, which would be replaced" in result.err
         assert "hint: `qvm restore ARCHIVE DIR` makes a new machine" in result.err
         assert file_hash(pair.base) == pair.before
     vm.ok("restore", state_name(made), "../twin")

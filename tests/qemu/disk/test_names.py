@@ -186,7 +186,7 @@ def test_rebase_onto_a_name_with_a_colon_is_no_protocol(vm: Vm) -> None:
     disk_io(vm, "demo-base.qcow2", "write -P 51 1M 64k")
     (vm.directory / "x:y.qcow2").write_bytes((vm.directory / "demo-base.qcow2").read_bytes())
     for words in (["disk0", "x:y.qcow2"], ["-u", "disk0", "x:y.qcow2"]):
-        assert "stands on x:y.qcow2 now" in vm.ok("disk", "rebase", *words).out
+        assert "now backed by x:y.qcow2" in vm.ok("disk", "rebase", *words).out
         assert holds(vm, "demo-backing.qcow2", 51)
     vm.ok("start", "--no-wait")
 

@@ -132,7 +132,7 @@ def test_other_machine_type_refused_while_on_warned_of_while_off(two: Vm) -> Non
     assert two.qvm("status", "-s").out == f"demo: running (pid {pid})\n"
     two.ok("kill")
     result = two.ok("snapshot", "restore", "pc")  # the disks fit any hardware
-    assert "VM_QEMU_MACHINE was pc, and is q35: the memory of pc will not load so" in result.err
+    assert "VM_QEMU_MACHINE was pc, and is q35: the memory of pc will not load" in result.err
     refused = two.qvm("start", "--no-wait", "--loadvm", "pc")
     assert refused.status == 3
     assert "the hardware differs from that of the snapshot pc: the machine type was pc-i440fx-" in refused.err
@@ -162,7 +162,7 @@ def test_snapshots_of_several_moments_are_not_put_together(two: Vm) -> None:
     assert two.qvm("snapshot", "verify", "a").status == 1
     assert holds(two, MAIN, 2)
     result = two.ok("snapshot", "restore", "a", "--force")
-    assert "demo: a: on disk1 it is another one" in result.err
+    assert "demo: a: on disk1 it is another snapshot" in result.err
     assert not holds(two, MAIN, 2)
     assert holds(two, DATA, 2)
 
@@ -242,7 +242,7 @@ def test_disk_on_which_another_image_stands_is_not_put_back(two: Vm) -> None:
     qemu_img(two, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "demo-backing.qcow2", "clone.qcow2")
     refused = two.qvm("snapshot", "restore", "old")
     assert refused.status == 1
-    assert "cannot restore a snapshot: clone.qcow2 stands on demo-backing.qcow2" in refused.err
+    assert "cannot restore a snapshot: clone.qcow2 is backed by demo-backing.qcow2" in refused.err
     assert "--disposable" not in refused.err
     two.ok("snapshot", "restore", "--force", "old")
 

@@ -108,7 +108,7 @@ def test_verify_finds_what_makes_a_snapshot_wrong(blank: Blank) -> None:
     base = ["qemu-io", "-f", "qcow2", "-c", "write -P 9 0 64k", "demo-base.qcow2"]
     subprocess.run(base, cwd=vm.directory, capture_output=True, check=True)
     output = vm.qvm("snapshot", "verify", "a").out
-    assert "the base demo-base.qcow2 of disk0 has another size than it had then" in output
+    assert "the size of the base demo-base.qcow2 of disk0 has changed since" in output
 
 
 def test_verify_finds_a_damaged_image(blank: Blank) -> None:

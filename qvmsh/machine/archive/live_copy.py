@@ -93,7 +93,7 @@ class LiveCopy:
                 format=each.format,
                 node=each.node,
                 file=os.path.join(".qvm", f"cut-{token}-{at}.qcow2"),
-                file_node=f"{volumes.CUT}{at}",
+                file_node=f"{volumes.OVERLAY_NODE}{at}",
             )
             for at, each in enumerate(drives)
         )
@@ -115,20 +115,20 @@ class LiveCopy:
     def _prepare(self) -> None:
         """Make the overlays and open them in QEMU."""
         program = programs.qemu_img(self.vm)
-        for cut in self.overlays:
-            path = os.path.join(self.vm.directory, cut.file)
-            below = cut.disk
+        for overlay in self.overlays:
+            path = os.path.join(self.vm.directory, overlay.file)
+            below = overlay.disk
             if not os.path.isabs(below):
                 folder = os.path.realpath(self.vm.directory)
                 below = os.path.relpath(os.path.join(folder, below), os.path.realpath(os.path.dirname(path)))
-            image.create_overlay(program, path, below, cut.format)
+            image.create_overlay(program, path, below, overlay.format)
             self.qemu.execute(
                 "blockdev-add",
                 {
-                    "node-name": cut.file_node,
+                    "node-name": overlay.file_node,
                     "driver": "qcow2",
                     "discard": "unmap",
-                    "file": {"driver": "file", "filename": f"./{cut.file}", "discard": "unmap"},
+                    "file": {"driver": "file", "filename": f"./{overlay.file}", "discard": "unmap"},
                     "backing": None,
                 },
             )
@@ -138,8 +138,8 @@ class LiveCopy:
         actions = [
             *self.more,
             *(
-                {"type": "blockdev-snapshot", "data": {"node": cut.node, "overlay": cut.file_node}}
-                for cut in self.overlays
+                {"type": "blockdev-snapshot", "data": {"node": overlay.node, "overlay": overlay.file_node}}
+                for overlay in self.overlays
             ),
         ]
         if self.is_held:
@@ -214,7 +214,7 @@ def join(journal: Journal, *, is_running: bool, qemu: Session | None = None) -> 
 
 def _require_own(vm: Machine, record: Record) -> None:
     """Another account may write to the journal: what it names must be overlays of an archive."""
-    if all(_NAME.fullmatch(cut.file) and _is_file(vm, cut.file) for cut in record.overlays):
+    if all(_NAME.fullmatch(overlay.file) and _is_file(vm, overlay.file) for overlay in record.overlays):
         return
     raise QvmError(
         ".qvm/archive.unfinished does not name overlays of an archive",
@@ -232,7 +232,7 @@ def _is_file(vm: Machine, name: str) -> bool:
 
 def is_joined(record: Record) -> bool:
     """True if nothing that the guest wrote is in an overlay any more, and nothing holds the guest."""
-    is_whole = all(cut.is_merged for cut in record.overlays)
+    is_whole = all(overlay.is_merged for overlay in record.overlays)
     return is_whole and not (record.is_frozen or record.is_held)
 
 
@@ -241,7 +241,7 @@ def _join_live(journal: Journal, qemu: Session | None) -> str:
 
     vm, record = journal.vm, journal.record
     # an overlay that is still there may be in use: QEMU waits until its job is finalized
-    has_overlay = any(os.path.lexists(os.path.join(vm.directory, cut.file)) for cut in record.overlays)
+    has_overlay = any(os.path.lexists(os.path.join(vm.directory, each.file)) for each in record.overlays)
     if is_joined(record) and not has_overlay:
         return ""
     note = launch_record.read(vm.files)
@@ -263,21 +263,21 @@ def _join_live(journal: Journal, qemu: Session | None) -> str:
 
 
 def _join_each(journal: Journal, qemu: Session) -> None:
-    for cut in journal.record.overlays:
+    for overlay in journal.record.overlays:
         nodes = {each["node-name"] for each in qemu.execute("query-named-block-nodes", {"flat": True})}
         tops = {
             block["inserted"]["node-name"] for block in qemu.execute("query-block") if block.get("inserted")
         }
         jobs = {each["id"] for each in qemu.execute("query-jobs")}
-        job = f"qvm-join-{cut.file_node}"
-        if cut.file_node in tops or job in jobs:
-            _commit(journal, cut, qemu, job, is_begun=job in jobs)
-        if cut.file_node in nodes:
-            qemu.execute("blockdev-del", {"node-name": cut.file_node})
-        _forget(journal, cut)
+        job = f"qvm-join-{overlay.file_node}"
+        if overlay.file_node in tops or job in jobs:
+            _commit(journal, overlay, qemu, job, is_begun=job in jobs)
+        if overlay.file_node in nodes:
+            qemu.execute("blockdev-del", {"node-name": overlay.file_node})
+        _forget(journal, overlay)
 
 
-def _commit(journal: Journal, cut: Overlay, qemu: Session, job: str, *, is_begun: bool) -> None:
+def _commit(journal: Journal, overlay: Overlay, qemu: Session, job: str, *, is_begun: bool) -> None:
     """Let QEMU commit the overlay into the disk below, and take it off."""
     with qemu.listen("JOB_STATUS_CHANGE") as events:
         if not is_begun:
@@ -285,9 +285,9 @@ def _commit(journal: Journal, cut: Overlay, qemu: Session, job: str, *, is_begun
                 "block-commit",
                 {
                     "job-id": job,
-                    "device": cut.file_node,
-                    "top-node": cut.file_node,
-                    "base-node": cut.node,  # without it QEMU commits into the lowest layer
+                    "device": overlay.file_node,
+                    "top-node": overlay.file_node,
+                    "base-node": overlay.node,  # without it QEMU commits into the lowest layer
                     "auto-finalize": False,
                     "auto-dismiss": False,
                 },
@@ -300,7 +300,7 @@ def _commit(journal: Journal, cut: Overlay, qemu: Session, job: str, *, is_begun
                 qemu.execute("job-complete", {"id": job})
             elif status == "pending" and seen != "pending":
                 # the guest's writes wait; overlay and disk hold the same from here on
-                why = _end_job(journal, cut, qemu, job)
+                why = _end_job(journal, overlay, qemu, job)
                 if why:
                     qemu.execute("job-cancel", {"id": job})
             elif status in ("concluded", "null"):
@@ -313,22 +313,22 @@ def _commit(journal: Journal, cut: Overlay, qemu: Session, job: str, *, is_begun
         qemu.execute("job-dismiss", {"id": job})
         why = why or found[0].get("error", "")
         if why:
-            _mark(journal, cut, is_merged=False)
+            _mark(journal, overlay, is_merged=False)
             raise QvmError(
-                f"cannot commit what the guest wrote in the meantime to {cut.disk}: {why}",
+                f"cannot commit what the guest wrote in the meantime to {overlay.disk}: {why}",
                 machine=journal.vm.name,
                 hint="nothing is lost: free space, then `qvm doctor --fix`; `qvm resume` if it is paused",
             )
 
 
-def _end_job(journal: Journal, cut: Overlay, qemu: Session, job: str) -> str:
+def _end_job(journal: Journal, overlay: Overlay, qemu: Session, job: str) -> str:
     """Note that the overlay is no longer needed, and let QEMU end its job; "" or why that failed.
 
     Raises:
         QmpError: QEMU ended or does not answer. It may have ended the job, so the mark stays.
     """
     try:
-        _mark(journal, cut, is_merged=True)
+        _mark(journal, overlay, is_merged=True)
         qemu.execute("job-finalize", {"id": job})
     except OSError as error:  # perhaps only of the sync, and the words are written
         why = f"{error.filename}: {error.strerror}"
@@ -341,42 +341,42 @@ def _end_job(journal: Journal, cut: Overlay, qemu: Session, job: str) -> str:
     else:
         return ""
     with contextlib.suppress(OSError):
-        _mark(journal, cut, is_merged=False)
+        _mark(journal, overlay, is_merged=False)
     return why
 
 
-def _mark(journal: Journal, cut: Overlay, *, is_merged: bool) -> None:
+def _mark(journal: Journal, overlay: Overlay, *, is_merged: bool) -> None:
     """Note whether an overlay is still needed."""
     marked = [
-        replace(each, is_merged=is_merged) if each.file == cut.file else each
+        replace(each, is_merged=is_merged) if each.file == overlay.file else each
         for each in journal.record.overlays
     ]
     journal.write(overlays=tuple(marked))
 
 
-def _forget(journal: Journal, cut: Overlay) -> None:
+def _forget(journal: Journal, overlay: Overlay) -> None:
     """Note that the overlay is no longer needed, then remove it."""
-    _mark(journal, cut, is_merged=True)
-    host_files.remove(os.path.join(journal.vm.directory, cut.file))
+    _mark(journal, overlay, is_merged=True)
+    host_files.remove(os.path.join(journal.vm.directory, overlay.file))
 
 
 def _join_off(journal: Journal) -> str:
     vm = journal.vm
     program = programs.qemu_img(vm)
     names = []
-    for cut in journal.record.overlays:
-        path, disk = (os.path.join(vm.directory, name) for name in (cut.file, cut.disk))
-        if not cut.is_merged and os.path.exists(path) and os.path.getsize(path):
+    for overlay in journal.record.overlays:
+        path, disk = (os.path.join(vm.directory, name) for name in (overlay.file, overlay.disk))
+        if not overlay.is_merged and os.path.exists(path) and os.path.getsize(path):
             if image.header(path).snapshots:
                 raise QvmError(
-                    f"{cut.file} holds snapshots that were saved in the meantime",
-                    hint=f"`qemu-img snapshot -d` removes them from {cut.file}; then `qvm doctor --fix`",
+                    f"{overlay.file} holds snapshots that were saved in the meantime",
+                    hint=f"`qemu-img snapshot -d` removes them from {overlay.file}; then `qvm doctor --fix`",
                 )
             chain.below(vm, path, "qcow2")
             image.require_unused(disk, vm.name)
             words = ["commit", "-q", "-d", "-f", "qcow2", image.safe_name(path)]
-            image.run(program, words, what=f"commit what the guest wrote last to {cut.disk}")
+            image.run(program, words, what=f"commit what the guest wrote last to {overlay.disk}")
             host_files.sync(disk)
-            names.append(os.path.basename(cut.disk))
-        _forget(journal, cut)
+            names.append(os.path.basename(overlay.disk))
+        _forget(journal, overlay)
     return f"what the guest wrote last is in {', '.join(names)}" if names else ""

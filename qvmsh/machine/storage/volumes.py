@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from qvmsh.machine.machine import Machine
 
-CUT = "qvm-cut"
+OVERLAY_NODE = "qvm-cut"
 """Prefix of the overlays that QEMU writes to during an archive (`archive.live_copy`)."""
 
 
@@ -90,7 +90,9 @@ def of_blocks(vm: Machine, blocks: list[dict[str, Any]]) -> list[Volume]:
         if not inserted:
             continue
         node, kind, held = inserted["node-name"], inserted["drv"], inserted["image"]
-        while node.startswith(CUT) and "backing-image" in held:  # an archive copies it: the disk is below
+        while (
+            node.startswith(OVERLAY_NODE) and "backing-image" in held
+        ):  # an archive copies it: the disk is below
             held = held["backing-image"]
             node, kind = block["device"] or block.get("qdev", node), held["format"]
         path = os.path.normpath(os.path.join(vm.directory, file_of(held["filename"])))

@@ -283,7 +283,7 @@ def test_archive_killed_in_a_dangerous_moment_long(vm: Vm, victim: str) -> None:
     check_moments(vm, victim, len(MOMENTS))
 
 
-def test_first_archive_killed_is_begun_again_and_blocks_nothing(vm: Vm) -> None:
+def test_first_archive_killed_is_begun_anew_and_holds_nobody_up(vm: Vm) -> None:
     """Of a new archive the base is copied too; the guest is neither held nor cut meanwhile."""
     it = Machine(vm, random.Random(SEED))
     first: list[tuple[list[str], Callable[[Seen], bool]]] = [

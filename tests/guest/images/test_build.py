@@ -120,7 +120,7 @@ def test_build_interrupted_cleans_up_and_exits_130(cache: Cache) -> None:
     assert cache.left() == []
 
 
-def test_build_changed_image_is_built_again_read_only(cache: Cache) -> None:
+def test_build_changed_image_is_built_anew_read_only(cache: Cache) -> None:
     assert cache.seed().build().status == 0
     (image,) = cache.finished()
     assert image.stat().st_mode & 0o777 == 0o444

@@ -109,7 +109,7 @@ def test_trim_through_the_guest_gives_room_back(vm: Vm) -> None:
     assert vm.ok("ssh", "cat /sys/block/vdb/size").out == f"{128 << 11}\n"
 
 
-def test_restored_while_paused_the_clock_is_right_once_it_resumes(guest: Vm) -> None:
+def test_restored_while_paused_the_clock_is_right_once_it_goes_on(guest: Vm) -> None:
     guest.start()
     guest.ok("ssh", "echo kept > /tmp/memory; sudo -n date -s @$(( $(date +%s) - 7200 ))")
     guest.ok("snapshot", "save", "a")

@@ -124,7 +124,7 @@ def known(vm: Vm) -> dict[str, str | None]:
     return {row["name"]: row["parent"] or None for row in rows}
 
 
-def test_snapshots_dropped_by_copy_or_commit_leave_no_metadata(blank: Blank) -> None:
+def test_nothing_is_told_of_snapshots_that_the_copy_or_the_commit_has_dropped(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.qcow2")
     qemu_img(vm, "create", "-q", "-f", "qcow2", "data.qcow2", "1M")
     for name in ("a", "b", "c"):

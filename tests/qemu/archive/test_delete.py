@@ -101,7 +101,7 @@ def test_archive_goes_as_a_whole_where_there_is_another(vm: Vm) -> None:
     require_nothing_left(vm)
 
 
-def test_state_that_changes_are_based_on_stays_until_they_are_gone(blank: Blank) -> None:
+def test_state_that_changes_stand_on_stays_until_they_have_gone(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
     made = []
@@ -123,7 +123,7 @@ def test_state_that_changes_are_based_on_stays_until_they_are_gone(blank: Blank)
     assert [read_byte(vm, f"{value}M") for value in range(1, 5)] == [1, 2, 3, 4]
 
 
-def test_what_runs_in_place_stays(vm: Vm) -> None:
+def test_what_runs_where_it_lies_stays(vm: Vm) -> None:
     first = state_names(vm)[0]
     shutil.copy(vm.directory / ".vmrc", vm.directory / first.partition("/")[0])
     assert "it contains .vmrc, which is not part of the archive" in refused(vm, first, 3).err
@@ -164,7 +164,7 @@ def killed(vm: Vm, step: int, name: str) -> bool:
     return done.returncode == -signal.SIGKILL
 
 
-def test_killed_at_any_step_the_next_command_continues(blank: Blank) -> None:
+def test_killed_at_any_step_the_next_command_goes_on(blank: Blank) -> None:
     vm = blank()
     steps, value = 0, 0
     while True:

@@ -79,7 +79,7 @@ def test_disk_that_was_taken_out_since_is_back_in_its_place(vm: Vm, is_there: bo
     assert restored(vm, "--force", "latest") == ["c.qcow2 is not in that state and stays unchanged"]
 
 
-def test_disks_in_another_order_get_their_old_order(vm: Vm) -> None:
+def test_disks_in_another_order_stand_as_they_stood(vm: Vm) -> None:
     vm.ok("config", "VM_DISKS=b.raw\na.qcow2:qcow2:none")
     write_byte(vm, 9, "0", "a.qcow2")
     write_byte(vm, 9, "0", "b.raw", "raw")

@@ -48,7 +48,7 @@ def test_archive_removes_notes_that_a_killed_one_had_not_finished(blank: Blank) 
     ],
     ids=range(15),
 )  # fmt: skip
-def test_invalid_journal_is_reported(blank: Blank, text: str) -> None:
+def test_note_that_makes_no_sense_is_told(blank: Blank, text: str) -> None:
     vm = blank()
     note = vm.directory / ".qvm/archive.unfinished"
     note.write_text(text, encoding="latin-1")

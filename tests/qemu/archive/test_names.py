@@ -119,7 +119,7 @@ def test_overlay_that_is_called_like_its_base_comes_back(
         assert [read_byte(inside, place, "demo-main.qcow2") for place in ("0", "1M")] == [7, 8]
 
 
-def test_machine_name_too_long_for_a_file_name_is_reported(blank: Blank) -> None:
+def test_machine_whose_name_leaves_no_room_for_a_files_name_is_told(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.qcow2")
     qemu_img(vm, "create", "-q", "-f", "qcow2", "data.qcow2", "1M")
     before = make_archive(vm)

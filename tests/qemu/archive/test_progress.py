@@ -42,7 +42,7 @@ def interrupt(terminal: Terminal) -> str:
     return wait_for_exit(terminal, 130)
 
 
-def require_nothing_changed(screen: str) -> None:
+def told_that_nothing_changed(screen: str) -> None:
     assert "archiving data.raw: interrupted" in screen
     assert "qvm: demo: interrupted; the machine and its archives did not change" in screen
     assert "failed" not in screen
@@ -62,7 +62,7 @@ def test_line_is_there_for_a_compressed_copy_and_gone_at_the_end(vm: Vm) -> None
 
 
 @pytest.mark.parametrize("words", [["archive"], ["archive", "-z", "lz4"], ["archive", "--verify"]])
-def test_no_progress_line_without_a_terminal(vm: Vm, words: list[str]) -> None:
+def test_no_line_where_there_is_no_terminal(vm: Vm, words: list[str]) -> None:
     vm.ok("archive")
     vm.ok("config", "VM_LABELS=x")
     result = vm.ok(*words, *(["--full"] if "--verify" not in words else []))
@@ -76,7 +76,7 @@ def test_ctrl_c_while_it_is_off_leaves_machine_and_archives_as_they_were(vm: Vm)
     rows, before = archived_states(vm), hashes(vm)
     os.utime(vm.directory / "data.raw")  # so that there is something to archive
     with qvm_in_shell(vm, "archive -z gzip") as terminal:
-        require_nothing_changed(interrupt(terminal))
+        told_that_nothing_changed(interrupt(terminal))
     assert archived_states(vm) == rows
     assert hashes(vm) == before
     require_nothing_left(vm)
@@ -106,7 +106,7 @@ def test_ctrl_c_while_it_runs_leaves_the_guest_at_work_and_the_archives_as_they_
         terminal.wait(LINE)
         write_live(vm, "-P 2 64k 64k")  # into what is laid over the disk meanwhile
         terminal.key("C-c")
-        require_nothing_changed(wait_for_exit(terminal, 130))
+        told_that_nothing_changed(wait_for_exit(terminal, 130))
     assert archived_states(vm) == rows
     assert vm.ok("status", "-s").out.startswith("demo: running")
     assert "qvm-cut" not in vm.ok("qmp", "query-named-block-nodes").out
@@ -146,7 +146,7 @@ def test_sigterm_says_what_is_left(vm: Vm) -> None:
     with qvm_in_shell(vm, "archive -z gzip") as terminal:
         terminal.wait(LINE)
         os.kill(qvm_below(terminal), signal.SIGTERM)
-        require_nothing_changed(wait_for_exit(terminal, 143))
+        told_that_nothing_changed(wait_for_exit(terminal, 143))
     require_nothing_left(vm)
 
 
@@ -158,7 +158,7 @@ def test_ctrl_c_in_a_shell_is_no_failure_of_the_compressor(vm: Vm) -> None:
         screen.wait(LINE)
         screen.key("C-c")
         screen.ready(count)
-        require_nothing_changed(screen.output())
+        told_that_nothing_changed(screen.output())
     require_nothing_left(vm)
 
 

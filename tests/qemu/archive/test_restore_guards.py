@@ -67,7 +67,7 @@ def test_links_to_what_was_left_out_are_made_and_a_disk_keeps_its_place(blank: B
     assert "tools-2.raw" in (twin / ".vmrc").read_text()
 
 
-def test_what_was_left_out_and_is_not_a_file_is_not_linked(blank: Blank) -> None:
+def test_what_was_left_out_and_is_no_file_is_not_linked(blank: Blank) -> None:
     vm = blank()
     make_archive(vm)
     os.mkfifo(vm.directory / "pipe")
@@ -297,7 +297,7 @@ def modes(vm: Vm, *names: str) -> list[str]:
     return [f"{(vm.directory / name).stat().st_mode & 0o777:o}" for name in names]
 
 
-def test_new_machine_keeps_the_permissions_of_the_old_one(blank: Blank) -> None:
+def test_new_machine_lets_nobody_read_what_nobody_could_read(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.raw")
     qemu_img(vm, "create", "-q", "-f", "raw", "data.raw", "1M")
     for name, mode in (("demo-backing.qcow2", 0o600), ("demo-base.qcow2", 0o444), ("data.raw", 0o660)):
@@ -365,7 +365,7 @@ sys.exit(main())
 """
 
 
-def test_ctrl_c_too_late_to_stop_a_restore_is_reported(blank: Blank) -> None:
+def test_ctrl_c_in_the_last_moment_of_a_restore_comes_too_late_and_is_told(blank: Blank) -> None:
     vm = blank()
     write_byte(vm, 7, "0")
     made = make_archive(vm)

@@ -108,7 +108,7 @@ def test_last_good_state_stays_where_newer_ones_are_damaged(vm: Vm) -> None:
     assert vm.qvm("restore", "--force", every[4]).status == 1
 
 
-def test_archive_whose_base_is_damaged_is_not_a_good_state(blank: Blank) -> None:
+def test_archive_whose_base_is_damaged_is_no_good_state(blank: Blank) -> None:
     """The whole newer archive is lost then, so the older one stays."""
     vm = blank()
     write_byte(vm, 1, "0")
@@ -123,7 +123,7 @@ def test_archive_whose_base_is_damaged_is_not_a_good_state(blank: Blank) -> None
     assert read_byte(vm, "0") == 1
 
 
-def test_state_with_a_missing_or_truncated_file_is_archived_again(blank: Blank) -> None:
+def test_state_whose_file_is_gone_or_cut_off_is_archived_anew(blank: Blank) -> None:
     """`nothing has changed since` would be a lie."""
     vm = blank()
     write_byte(vm, 1, "0")
@@ -139,7 +139,7 @@ def test_state_with_a_missing_or_truncated_file_is_archived_again(blank: Blank) 
     vm.ok("archive", "--verify")
 
 
-def test_changes_keep_all_that_they_are_based_on(blank: Blank) -> None:
+def test_changes_keep_all_that_they_stand_on(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
     reports = []
@@ -220,7 +220,7 @@ def removed_and_messages(vm: Vm, *words: str) -> tuple[list[str], str]:
     return list(json.loads(result.out)["removed"]), result.err
 
 
-def test_archive_in_use_stays(blank: Blank) -> None:
+def test_archive_in_which_somebody_works_stays(blank: Blank) -> None:
     vm = blank()
     old, folder = two_archives(vm)
     shutil.copy(vm.directory / ".vmrc", folder)
@@ -267,7 +267,7 @@ def test_archive_whose_image_is_open_or_has_an_overlay_stays(blank: Blank) -> No
     assert removed_and_messages(vm, "--keep", "1")[0] == [old]
 
 
-def test_state_that_runs_in_place_stays_while_the_archive_does(vm: Vm) -> None:
+def test_state_that_runs_where_it_lies_stays_while_the_archive_does(vm: Vm) -> None:
     every = state_names(vm)
     folder = vm.directory / every[0].partition("/")[0]
     shutil.copy(vm.directory / ".vmrc", folder)

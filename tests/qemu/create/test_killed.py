@@ -201,7 +201,7 @@ def test_folder_that_is_not_locked_yet_is_left_alone(blank: Blank, above: str) -
     assert not notes(vm).exists()
 
 
-def test_folder_in_use_is_left_alone(blank: Blank) -> None:
+def test_what_somebody_is_at_work_in_is_left_alone(blank: Blank) -> None:
     vm = blank()
     name = state_name(make_archive(vm))
     child = vm.world.popen("restore", name, "../fresh", cwd=vm.directory)

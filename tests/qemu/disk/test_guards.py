@@ -78,7 +78,7 @@ def test_base_only_under_an_overlay_with_snapshots_is_refused(blank: Blank) -> N
     assert "hint: " in refused.err
 
 
-def test_start_on_a_disk_that_backs_others_is_refused(blank: Blank) -> None:
+def test_start_on_a_disk_that_others_stand_on_is_refused(blank: Blank) -> None:
     """The machine's own disk, and one of VM_DISKS; `restart` refuses before it powers off."""
     vm = blank(VM_DISKS="data.qcow2")
     qemu_img(vm, "create", "-q", "-f", "qcow2", "data.qcow2", "1M")
@@ -142,7 +142,7 @@ def test_other_forms_of_a_backing_name_guard_the_base_too(blank: Blank, form: st
     assert read_byte(vm, "0", "demo-base.qcow2") == 1
 
 
-def test_overlay_reached_through_a_link_guards_its_base_there(blank: Blank) -> None:
+def test_overlay_that_is_reached_through_a_link_guards_what_it_stands_on_there(blank: Blank) -> None:
     """QEMU looks for a relative base beside the link that it opens."""
     vm = blank()
     write_byte(vm, 1, "0")
@@ -162,7 +162,7 @@ def test_overlay_reached_through_a_link_guards_its_base_there(blank: Blank) -> N
     assert read_byte(vm, "0", "other.qcow2") == 0
 
 
-def test_commit_into_what_is_not_a_file_is_refused(blank: Blank) -> None:
+def test_commit_into_what_is_no_file_is_refused(blank: Blank) -> None:
     vm = blank()
     qemu_img(vm, "rebase", "-u", "-F", "raw", "-b", "nbd:localhost:1", "demo-backing.qcow2")
     refused = vm.qvm("disk", "commit")
@@ -217,7 +217,7 @@ def test_disk_repair_of_a_base_with_errors_is_refused_and_of_leaks_is_not(pair: 
     assert read_byte(pair.other, "1M", "other-backing.qcow2") == 5
 
 
-def test_init_is_refused_over_what_backs_others(pair: Pair) -> None:
+def test_init_is_refused_over_what_others_stand_on(pair: Pair) -> None:
     vm = pair.vm
     pair.refused("init", "-b", "-k")
     overlay(vm, "above.qcow2", "demo-backing.qcow2")

@@ -214,7 +214,7 @@ def test_commit_that_cannot_be_ended_holds_the_guest_whatever_is_asked(blank: Bl
     assert holds(vm, 1, 2, 3)
 
 
-def test_commit_killed_while_it_empties_the_overlay_is_repaired(blank: Blank) -> None:
+def test_commit_killed_while_it_empties_the_overlay_is_mended(blank: Blank) -> None:
     """The moment that chance rarely finds: the image is marked, and its clusters are not counted."""
     vm = make(blank, is_on=False)
     vm.ok("disk", "commit")
@@ -246,7 +246,7 @@ def test_rebase_killed_when_its_header_is_written_and_its_tables_are_not(blank: 
     assert stands_on(vm).endswith(BASE)
 
 
-def test_rebase_that_fails_keeps_the_old_base(blank: Blank) -> None:
+def test_rebase_that_fails_stands_where_it_stood(blank: Blank) -> None:
     vm = make(blank, is_on=False)
     fake = vm.world.home / "qemu-img"
     real = subprocess.run(["which", "qemu-img"], capture_output=True, text=True, check=True).stdout.strip()

@@ -77,7 +77,7 @@ def test_commit_to_a_base_that_cannot_grow_is_refused_and_loses_nothing(vm: Vm) 
     assert has_both(vm)
 
 
-def test_rebase_onto_a_name_without_the_format_is_refused(vm: Vm) -> None:
+def test_rebase_onto_what_no_name_tells_the_format_of_is_refused(vm: Vm) -> None:
     (vm.directory / on_base(vm, "vmdk")).rename(vm.directory / "moved")
     refused = vm.qvm("disk", "rebase", "-u", "disk1", "moved")
     assert refused.status == 1
@@ -106,7 +106,7 @@ def test_overlays_in_other_formats_keep_their_base_from_being_written_to(
 
 
 @pytest.mark.parametrize("text", ["++1G", "1_0M", "nan", "1e400", "10GiBB", "", "0.1K"])
-def test_resize_to_what_is_not_a_size_is_refused(vm: Vm, text: str) -> None:
+def test_resize_to_what_is_no_size_is_refused(vm: Vm, text: str) -> None:
     assert vm.qvm("disk", "resize", "disk0", "--", text).status == 2
 
 
@@ -181,7 +181,7 @@ def test_commit_of_a_link_while_on_leaves_the_link(linked: tuple[Vm, Path], is_r
     assert sorted(os.listdir(far)) == ["base.qcow2", "data.qcow2"]
 
 
-def test_rebase_onto_a_name_with_a_colon_is_not_a_protocol(vm: Vm) -> None:
+def test_rebase_onto_a_name_with_a_colon_is_no_protocol(vm: Vm) -> None:
     qemu_img(vm, "create", "-q", "-f", "qcow2", "data.qcow2", "16M")
     disk_io(vm, "demo-base.qcow2", "write -P 51 1M 64k")
     (vm.directory / "x:y.qcow2").write_bytes((vm.directory / "demo-base.qcow2").read_bytes())
@@ -191,7 +191,7 @@ def test_rebase_onto_a_name_with_a_colon_is_not_a_protocol(vm: Vm) -> None:
     vm.ok("start", "--no-wait")
 
 
-def test_a_circle_is_reported_and_hangs_nothing(vm: Vm) -> None:
+def test_a_circle_is_told_of_and_hangs_nothing(vm: Vm) -> None:
     qemu_img(vm, "create", "-q", "-f", "qcow2", "data.qcow2", "16M")
     qemu_img(vm, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "data.qcow2", "b.qcow2")
     qemu_img(vm, "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", "b.qcow2", "data.qcow2")

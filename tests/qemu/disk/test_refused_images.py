@@ -204,7 +204,7 @@ def test_add_of_an_overlay_says_what_it_is_backed_by_and_takes_no_file_of_the_ho
     assert "added; it is backed by base.img" in vm.ok("disk", "add", "data.qcow2").out
 
 
-def test_programs_get_the_format_of_every_image(blank: Blank) -> None:
+def test_programs_are_told_the_format_of_every_image(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.qcow2")
     qemu_img(vm, "create", "-q", "-f", "raw", "base.img", "1M")
     qemu_img(vm, "create", "-q", "-f", "qcow2", "-F", "raw", "-b", "base.img", "data.qcow2")

@@ -103,7 +103,7 @@ def test_raw_disk_that_was_added_later_is_left_too(two: Vm) -> None:
     assert "disk2 was left unchanged" in two.ok("snapshot", "restore", "old", "--force").out
 
 
-def test_disk_that_the_machine_no_longer_has_is_reported(two: Vm) -> None:
+def test_disk_that_is_none_of_the_machine_now_is_told(two: Vm) -> None:
     write_byte(two, 1, "1M", MAIN)
     two.ok("snapshot", "save", "old")
     write_byte(two, 2, "1M", MAIN)
@@ -167,7 +167,7 @@ def test_snapshots_of_several_moments_are_not_put_together(two: Vm) -> None:
     assert holds(two, DATA, 2)
 
 
-def test_two_disks_of_one_file_name_are_distinguished_after_a_move(blank: Blank) -> None:
+def test_two_disks_of_one_file_name_are_told_apart_also_where_the_directory_has_moved(blank: Blank) -> None:
     vm = blank(VM_DISKS=f"o/{MAIN}")
     (vm.directory / "o").mkdir()
     disk(vm, f"o/{MAIN}")
@@ -227,7 +227,7 @@ def test_name_that_is_another_ones_number_is_refused_before_anything_is_done(two
     ]
 
 
-def test_only_one_disk_has_it_the_hint_restores_that_disk(two: Vm) -> None:
+def test_only_one_disk_has_it_the_way_to_that_disk_alone_is_told(two: Vm) -> None:
     qemu_img(two, "snapshot", "-c", "mine", DATA)
     refused = two.qvm("snapshot", "restore", "mine")
     assert refused.status == 3
@@ -237,7 +237,7 @@ def test_only_one_disk_has_it_the_hint_restores_that_disk(two: Vm) -> None:
     assert output == "demo: from mine to now\n  disk0    has no snapshot mine\n  disk1    unchanged\n"
 
 
-def test_disk_that_backs_another_image_is_not_restored(two: Vm) -> None:
+def test_disk_on_which_another_image_stands_is_not_put_back(two: Vm) -> None:
     two.ok("snapshot", "save", "old")
     qemu_img(two, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "demo-backing.qcow2", "clone.qcow2")
     refused = two.qvm("snapshot", "restore", "old")
@@ -247,7 +247,7 @@ def test_disk_that_backs_another_image_is_not_restored(two: Vm) -> None:
     two.ok("snapshot", "restore", "--force", "old")
 
 
-def test_base_moved_away_while_it_runs_is_not_an_obstacle(two: Vm) -> None:
+def test_base_that_was_moved_away_while_it_runs_is_no_obstacle(two: Vm) -> None:
     two.ok("start", "--no-wait")
     base, away = two.directory / "demo-base.qcow2", two.directory / "away.qcow2"
     base.rename(away)
@@ -323,7 +323,7 @@ def test_verify_after_a_resize_says_how_much_was_read(two: Vm, is_on: bool) -> N
         assert two.ok("snapshot", "verify", "middle").out == "demo: middle: whole\n"
 
 
-def test_missing_disk_is_reported_by_each_command(two: Vm) -> None:
+def test_disk_that_is_missing_is_told_by_each_verb(two: Vm) -> None:
     two.ok("snapshot", "save", "a")
     os.rename(two.directory / DATA, two.directory / "x")
     assert f"disk1    {DATA} (it is missing)" in two.ok("snapshot", "list").out
@@ -390,7 +390,7 @@ def hint_run(vm: Vm, output: str) -> None:
 
 
 @pytest.mark.parametrize("is_on", [False, True])
-def test_two_snapshots_of_one_name_are_distinguished_and_kept(two: Vm, is_on: bool) -> None:
+def test_two_snapshots_of_one_name_are_told_apart_and_kept(two: Vm, is_on: bool) -> None:
     """As `qemu-img` makes them; no verb takes both, or one of them in silence."""
     two.ok("snapshot", "save", "my own")
     for pattern in (1, 2):
@@ -462,7 +462,7 @@ def test_snapshot_on_a_disk_that_ours_does_not_have_is_another_one(two: Vm) -> N
     assert "are from different moments: on disk1 it is another snapshot of that name" in refused.err
 
 
-def test_state_of_an_older_qemu_loads_on_its_machine_type(blank: Blank) -> None:
+def test_state_of_an_older_qemu_loads_on_the_machine_type_of_then(blank: Blank) -> None:
     vm = blank(VM_MACHINE_MEM="64M")
     old = vm.directory / "old-qemu"
     old.write_text(

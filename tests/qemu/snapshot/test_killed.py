@@ -225,7 +225,7 @@ def test_replace_killed_before_the_new_one_has_its_name_is_found_under_it(blank:
     assert tags(vm) == [["one"]] * 3
 
 
-def test_restore_killed_while_qemu_loads_is_not_resumed_and_is_undone(blank: Blank) -> None:
+def test_restore_killed_while_qemu_loads_must_not_go_on_and_is_undone(blank: Blank) -> None:
     """QEMU stands still with disks and memory that may not fit: no command lets it run like that."""
     vm = three_disks(blank)
     vm.ok("start", "--no-wait")
@@ -280,7 +280,7 @@ def test_ctrl_c_in_the_middle_leaves_all_or_nothing(blank: Blank) -> None:
         assert vm.qvm("status", "-s").out.startswith("demo: running")
 
 
-def test_full_disk_undoes_the_save_and_the_guest_keeps_running(blank: Blank) -> None:
+def test_full_disk_undoes_the_save_and_the_guest_goes_on(blank: Blank) -> None:
     """A small tmpfs under one of the disks: what it cannot hold is told before, or undone after."""
     if os.geteuid() != 0:
         pytest.skip("mounting a small tmpfs needs root")

@@ -25,7 +25,7 @@ def asides(vm: Vm) -> list[str]:
     return sorted(path.read_text() for path in (vm.directory / ".qvm").glob("snapshots.json.unreadable*"))
 
 
-def test_an_entry_has_all_that_is_known(blank: Blank) -> None:
+def test_an_entry_tells_all_there_is_to_know(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.qcow2")
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "data.qcow2", "16M"], cwd=vm.directory)
     vm.ok("snapshot", "save", "off", "-m", "größer\nals vorher")
@@ -51,7 +51,7 @@ def test_an_entry_has_all_that_is_known(blank: Blank) -> None:
     assert "-blockdev" in on["arguments"]
 
 
-def test_an_invalid_file_costs_only_its_contents(blank: Blank) -> None:
+def test_a_file_that_makes_no_sense_costs_nothing_but_what_it_told(blank: Blank) -> None:
     vm = blank()
     vm.ok("snapshot", "save", "a", "-m", "told")
     text = '{"snapshots": [{"name": "a"'
@@ -146,7 +146,7 @@ def test_metadata_of_a_snapshot_that_is_gone_is_stale_until_it_is_deleted(blank:
     assert list(metadata(vm)) == ["b"]
 
 
-def test_directory_with_bytes_that_are_not_text(blank: Blank) -> None:
+def test_directory_with_bytes_that_are_no_text(blank: Blank) -> None:
     vm = blank(where=b"d\xffr \xe4".decode(errors="surrogateescape"))
     vm.ok("snapshot", "save", "a")
     assert metadata(vm)["a"]["disks"] == [str(vm.directory / "demo-backing.qcow2")]
@@ -177,7 +177,7 @@ def test_snapshots_are_those_of_the_directory_wherever_it_moves(blank: Blank) ->
     assert there.ok("snapshot", "verify").out == "demo: a: whole\ndemo: b: whole\n"
 
 
-def test_an_invalid_journal_is_reported_and_nothing_is_done(blank: Blank) -> None:
+def test_a_journal_that_makes_no_sense_is_told_and_nothing_is_done(blank: Blank) -> None:
     vm = blank()
     vm.ok("snapshot", "save", "a")
     for text in ("", "[]", '{"what": "save"}', '{"what": "magic", "name": "x"}'):

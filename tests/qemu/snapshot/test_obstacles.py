@@ -210,7 +210,7 @@ def test_disk_that_vanishes_with_qemu_holds_no_snapshot(blank: Blank) -> None:
     assert vm.qvm("status", "-s").out.startswith("demo: running")
 
 
-def test_too_little_space_is_reported_before_anything_is_done(blank: Blank) -> None:
+def test_too_little_room_is_told_before_anything_is_done(blank: Blank) -> None:
     vm = blank()
     with overlay_on_small_disk(vm, 8) as small:
         vm.ok("snapshot", "save", "a")
@@ -273,7 +273,7 @@ def test_delete_that_fails_before_a_disk_has_lost_it_is_undone(blank: Blank) -> 
     vm.ok("snapshot", "restore", "a")
 
 
-def test_delete_that_fails_on_a_later_disk_is_completed_by_the_next(
+def test_delete_that_fails_on_a_later_disk_tells_what_is_left_and_the_next_command_ends_it(
     blank: Blank,
 ) -> None:
     vm = three_disks(blank)

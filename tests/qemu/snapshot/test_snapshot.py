@@ -257,7 +257,7 @@ def test_dirty_bitmaps_are_removed_by_a_restore_and_it_says_so(off: Vm) -> None:
     assert "\ndemo: the next incremental archive will be a full one" in output
 
 
-def test_image_in_use_by_another_process_is_reported(off: Vm) -> None:
+def test_image_in_use_by_another_process_is_told_and_nothing_is_done(off: Vm) -> None:
     argv = ["qemu-io", "-f", "qcow2", DISKS[2]]
     other = subprocess.Popen(argv, cwd=off.directory, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     try:
@@ -304,7 +304,7 @@ def test_blockers_are_all_named_with_their_remedies(off: Vm) -> None:
     assert tags(off) == [[], [], []]
 
 
-def test_two_commands_at_once_the_second_names_the_first(off: Vm) -> None:
+def test_two_commands_at_once_one_waits_for_nobody_and_says_who_works(off: Vm) -> None:
     commands = [off.world.popen("snapshot", "save", f"s{at}", cwd=off.directory) for at in range(4)]
     ended = [(each.communicate(timeout=60), each.returncode) for each in commands]
     done = [status for _, status in ended if status == 0]

@@ -63,7 +63,7 @@ def test_list_is_a_tree_of_what_the_images_hold(blank: Blank) -> None:
     assert rows(vm)["later"]["parent"] == "base"
 
 
-def test_show_prints_everything_and_diff_what_was_written(blank: Blank) -> None:
+def test_show_tells_all_and_diff_what_was_written(blank: Blank) -> None:
     vm = make(blank)
     vm.ok("start", "--no-wait")
     vm.ok("snapshot", "save", "ready", "-m", "with all services")

@@ -91,7 +91,7 @@ def test_manifest_with_a_wrong_value_is_refused_with_words(
     assert output.value.hint
 
 
-def test_manifest_that_is_not_json_says_so_and_where(tmp_path: Path) -> None:
+def test_manifest_that_is_no_json_says_so_and_where(tmp_path: Path) -> None:
     put(tmp_path, FOLDER, '{\n "qvm": 1,\n x')
     with pytest.raises(QvmError, match=r"cannot be read: it is not JSON \(line 3, column 2\)$"):
         ArchiveIndex(Folder(str(tmp_path)), "demo").read(FOLDER)
@@ -114,7 +114,7 @@ def test_manifest_of_garbage_does_not_hide_the_other_archives(tmp_path: Path, te
         index.find(FOLDER)
 
 
-def test_manifest_that_is_not_a_file_is_refused_at_once(tmp_path: Path) -> None:
+def test_manifest_that_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
     """A FIFO would hold a reader for ever."""
     (tmp_path / FOLDER).mkdir()
     os.mkfifo(tmp_path / FOLDER / "manifest.json")
@@ -127,7 +127,7 @@ def test_manifest_that_is_not_a_file_is_refused_at_once(tmp_path: Path) -> None:
     ]
 
 
-def test_manifest_keeps_names_that_are_not_utf_8(tmp_path: Path) -> None:
+def test_manifest_keeps_names_that_are_no_utf_8(tmp_path: Path) -> None:
     found = parse(FOLDER, json.dumps(manifest()))
     odd = os.fsdecode(b"d\xff\n.raw")
     found.points[0].parts.append(Part("disk1", "demo-disk1.raw", "raw", odd))

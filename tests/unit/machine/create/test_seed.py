@@ -61,7 +61,7 @@ def works_together(options: dict[str, str], *, has_backing: bool) -> dict[str, s
     split=st.integers(-6, 2),
     is_recorded=st.booleans(),
 )
-def test_copy_of_a_drawn_image_has_no_base_or_is_refused(
+def test_copy_of_a_drawn_image_stands_alone_or_is_refused(
     drawn: list[dict[str, str]], ground: str, split: int, is_recorded: bool
 ) -> None:
     """A chain of qcow2 images on what `ground` says; the image number `split` has a data file."""

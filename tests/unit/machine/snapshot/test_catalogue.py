@@ -99,7 +99,7 @@ def test_tree_of_a_thousand_nights_in_a_row_is_drawn_and_no_line_is_long() -> No
     assert output[2].startswith("  night1 ")
 
 
-def test_names_and_messages_are_harmless_and_in_columns() -> None:
+def test_names_and_messages_cannot_drive_the_terminal_and_stand_in_columns() -> None:
     row = {
         "time": "2026-11-21T10:00:00+00:00", "memory": False, "vmstate_bytes": 0, "disks": ["disk0"],
         "missing": [], "without": [], "parent": None, "stale": False, "foreign": True,

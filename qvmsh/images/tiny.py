@@ -9,7 +9,7 @@ authorized keys at each boot::
 A copy of a disk keeps its host key, until QEMU says that it is another machine's
 (`-fw_cfg name=opt/qvm/instance,string=UUID`).
 
-The guest's own files lie beside this one, below `tiny_files/`: `root/` is laid over its root file
+The guest's own files are beside this one, below `tiny_files/`: `root/` is laid over its root file
 system (a file that begins with `#!` becomes executable), `initramfs/` holds the first program.
 """
 

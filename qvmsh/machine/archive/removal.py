@@ -86,7 +86,7 @@ def _going(every: Sequence[Archive], kept: set[tuple[str, str]]) -> list[tuple[A
         staying = {stamp for folder, stamp in kept if folder == archive.folder}
         for point in archive.done:
             if (archive.folder, point.stamp) in kept:
-                with contextlib.suppress(ImageError):  # what it stands on is gone already
+                with contextlib.suppress(ImageError):  # what it is based on is gone already
                     staying |= {each.stamp for each in archive.chain(point)}
         gone = [each for each in archive.done if each.stamp not in staying]
         if gone:
@@ -157,7 +157,7 @@ def _require_none_above(vm: Machine, archive: Archive, gone: Sequence[Point]) ->
     """
     above = []
     for point in archive.done:
-        with contextlib.suppress(ImageError):  # what it stands on is gone already
+        with contextlib.suppress(ImageError):  # what it is based on is gone already
             if point not in gone and any(each in gone for each in archive.chain(point)):
                 above.append(f"{archive.folder}/{point.stamp}")
     if above:

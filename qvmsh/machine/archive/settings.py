@@ -2,7 +2,7 @@
 
     found = gather(vm, disks)
     found.names           # [".vmrc", ".qvm/uuid", ".qvm/id_ed25519", "vmlinuz", "seed.iso", ...]
-    found.left_out        # [("/srv/install.iso", "it lies outside of the machine's directory")]
+    found.left_out        # [("/srv/install.iso", "it is outside the machine's directory")]
 
 These are the `.vmrc`, what `.qvm` keeps for good, and the small files of the directory that the settings
 name: a kernel, a CD with a guest's first settings, a hook. What is left out is reported with the reason.
@@ -42,7 +42,7 @@ SMALL_BYTES = 64 << 20
 MOST_FILES = 10_000
 HEAD_BYTES = 8192
 """The most that the headers of a file in the tar may have."""
-OUTSIDE = "it lies outside of the machine's directory"
+OUTSIDE = "it is outside the machine's directory"
 LARGE = f"the guest only reads it, and it has more than {SMALL_BYTES >> 20} MiB"
 FOLDER = "it is a folder"
 
@@ -174,7 +174,7 @@ def is_same(vm: Machine, names: Sequence[str], file: IO[bytes]) -> bool:
         with tarfile.open(fileobj=file, mode="r|", tarinfo=_Member) as tar:
             for member in _members(tar):
                 source = tar.extractfile(member)
-                if isinstance(source, io.BufferedReader):  # a file, as all of ours
+                if isinstance(source, io.BufferedReader):  # a file, as in all tars of qvm
                     content = hashlib.file_digest(source, "sha256").digest()
                     found[member.name] = (stat.S_IMODE(member.mode), content)
     except (tarfile.TarError, EOFError, ValueError):

@@ -294,7 +294,7 @@ def test_what_is_left_out_is_said_and_a_new_machine_starts_without_it(blank: Bla
     made = make_archive(vm)
     home = vm.world.home
     large = "the guest only reads it, and it has more than 64 MiB"
-    outside = "it lies outside of the machine's directory"
+    outside = "it is outside the machine's directory"
     assert sorted(made["notes"]) == sorted(
         [
             "large.raw is not in the archive: the guest only reads it",

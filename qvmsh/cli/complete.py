@@ -287,7 +287,7 @@ class _Line:
         vm = self.surroundings.machine(self.common)
         if vm is None or "://" in vm.settings.text("VM_ARCHIVE"):
             return []
-        found = maintenance.shelf_of(vm).archives()
+        found = maintenance.index_of(vm).archives()
         states = [(f"{each.folder}/{point.stamp}", "") for each in found for point in each.done]
         return [("latest", "the newest state"), *reversed(states)] if states else []
 

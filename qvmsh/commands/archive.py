@@ -74,7 +74,8 @@ def archive(
         QvmError: the disk is full, or a copy failed. The machine and the archives did not change.
         ImageError: --verify found damage.
     """
-    from qvmsh.machine.archive import archive, maintenance, writer
+    from qvmsh.machine.archive import archive, maintenance
+    from qvmsh.machine.archive.job import Wish
 
     if boot and not verify:
         raise UsageError("archive: --boot requires --verify")
@@ -84,10 +85,10 @@ def archive(
             hint="only --verify and --delete take the name of an archive",
         )
     if list:
-        shelf = maintenance.shelf_of(vm)
-        found = shelf.archives()
-        maintenance.warn_of_unreadable(vm, shelf)
-        return ArchiveList(vm.name, shelf.store.shown, found, [error.what for error in shelf.unreadable])
+        index = maintenance.index_of(vm)
+        found = index.archives()
+        maintenance.warn_of_unreadable(vm, index)
+        return ArchiveList(vm.name, index.store.shown, found, [error.what for error in index.unreadable])
     if verify:
         from qvmsh.machine.restore import verify as verifying
 
@@ -96,9 +97,9 @@ def archive(
         from qvmsh.machine.archive import removal
 
         if state is None:
-            raise UsageError("archive: --delete needs a state", hint="`qvm archive --list` lists them")
+            raise UsageError("archive: --delete needs a state", hint="`qvm archive --list` shows them")
         return removal.delete(vm, state)
-    wish = writer.Wish(
+    wish = Wish(
         is_create=create,
         savevm=savevm or "",
         delvm=delvm or "",

@@ -13,7 +13,7 @@ from qvmsh.commands._define import Opt, command
 from qvmsh.io import QUIET, Io
 
 if TYPE_CHECKING:
-    from qvmsh.images.builtin import Built, Listing
+    from qvmsh.images.reports import Built, Listing
 
 
 @command(group="images", name="img build")

@@ -1,14 +1,14 @@
-"""The guests that qvm builds itself: which there are, build one, where it lies.
+"""The guests that qvm builds itself: list them, build one, find its image.
 
     built = build("tiny", io)         # made now, or found in the cache
     path("tiny", os.environ)          # "/home/ann/.cache/qvm/images/tiny-1f2e.../tiny.qcow2"
 
-A finished image lies in a folder `NAME-RECIPE-PACKAGES` of the cache: a hash of qvm's own sources
+A finished image is in a folder `NAME-RECIPE-PACKAGES` of the cache: a hash of qvm's own sources
 that made it, and one of the versions of the packages that went in. The folder gets this name when
 all in it is complete and synced; until then it is called `.NAME.part`, which the next build
 removes. An image of the recipe at hand is used as it is, without asking apt or the network, until
-`refresh` asks for newer packages. A cached image is read-only, and one that was changed all the
-same (booted writable as root, say: then it holds a host key) is built anew.
+`refresh` asks for newer packages. A cached image is read-only; one that was changed anyway (booted
+writable as root, for example, so that it has a host key) is built again.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from qvmsh.host import files, process
 from qvmsh.host.locks import Held, WorkLock
 from qvmsh.images import packages, tiny
 from qvmsh.images.packages import Apt, Package
+from qvmsh.images.reports import Built, Listed, Listing
 from qvmsh.images.workbench import Workbench
 from qvmsh.io import QUIET, Io
 
@@ -48,7 +49,7 @@ class Recipe:
         sources: files beside this one that the image depends on.
         packages: finds what the guest is made of, and the tools that make it.
         make: makes the named image on a bench that holds these, unpacked.
-        kept: further files that `make` leaves on the bench, kept beside the image: what
+        kept: additional files that `make` leaves on the bench, kept beside the image: what
             VM_KERNEL, VM_INITRD and VM_APPEND take.
     """
 
@@ -74,85 +75,6 @@ BUILTIN: dict[str, Recipe] = {
 }
 
 
-@dataclass(frozen=True)
-class Built:
-    """A finished image.
-
-    Args:
-        image: the image in the cache; read-only, to be copied.
-        user: the guest's account.
-        size_bytes: room that it takes on the disk.
-        packages: version of each Debian package that went in.
-        fresh: this call made it.
-        seconds: how long the build took (this call's, or the one that made it).
-        output: where a copy was written to, if one was asked for.
-    """
-
-    name: str
-    image: str
-    user: str
-    size_bytes: int
-    packages: dict[str, str]
-    fresh: bool
-    seconds: float
-    output: str | None = None
-
-    def __str__(self) -> str:
-        how = f"built in {self.seconds:.1f} s" if self.fresh else "already built"
-        return f"{self.output or self.image} ({self.size_bytes >> 20} MiB, {how}; user {self.user})"
-
-    def as_json(self) -> dict[str, object]:
-        return {
-            "name": self.name,
-            "image": self.image,
-            "user": self.user,
-            "size_bytes": self.size_bytes,
-            "packages": dict(self.packages),
-            "fresh": self.fresh,
-            "seconds": round(self.seconds, 3),
-            "output": self.output,
-        }
-
-
-@dataclass(frozen=True)
-class Listed:
-    """A guest in the list: `image` and `size_bytes` are None while it is not built."""
-
-    name: str
-    user: str
-    summary: str
-    image: str | None
-    size_bytes: int | None
-
-    def as_json(self) -> dict[str, object]:
-        return {
-            "name": self.name,
-            "user": self.user,
-            "summary": self.summary,
-            "built": self.image is not None,
-            "image": self.image,
-            "size_bytes": self.size_bytes,
-        }
-
-
-@dataclass(frozen=True)
-class Listing:
-    """All guests that qvm can build."""
-
-    images: tuple[Listed, ...]
-
-    def __str__(self) -> str:
-        wide = max(len(one.name) for one in self.images)
-        lines = []
-        for one in self.images:
-            where = "not built" if one.image is None else f"{(one.size_bytes or 0) >> 20} MiB  {one.image}"
-            lines.append(f"{one.name:{wide}}  {where}")
-        return "\n".join(lines)
-
-    def as_json(self) -> dict[str, object]:
-        return {"images": [one.as_json() for one in self.images]}
-
-
 def cache_folder(environ: Mapping[str, str] | None = None) -> str:
     """Where images are kept: `$XDG_CACHE_HOME/qvm/images`, else below `~/.cache`.
 
@@ -170,13 +92,13 @@ def recipe(name: str) -> Recipe:
     """The built-in guest of this name.
 
     Raises:
-        UsageError: there is none; the hint lists those that there are.
+        UsageError: there is no such guest; the hint lists the known ones.
     """
     try:
         return BUILTIN[name]
     except KeyError:
         known = ", ".join(sorted(BUILTIN))
-        raise UsageError(f"no built-in image is called {name!r}", hint=f"there is: {known}") from None
+        raise UsageError(f"no built-in image is named {name!r}", hint=f"there is: {known}") from None
 
 
 def path(name: str, environ: Mapping[str, str] | None = None) -> str | None:
@@ -205,14 +127,14 @@ def build(
     """Build a guest's image into the cache, unless it is there.
 
     Args:
-        refresh: fetch the package lists anew, and build if they name newer packages.
+        refresh: fetch the package lists again, and build if they name newer packages.
         environ: the caller's environment; that of the process by default.
 
     Raises:
         UsageError: no guest has this name.
         MissingProgramError: apt or another program is not installed.
-        QvmError: apt, the network, the disk or a tool failed. The cache is as it was before: an
-            image that stood there stands there still.
+        QvmError: apt, the network, the disk or a tool failed. The cache is unchanged:
+            an image that was there is still there.
     """
     began = time.monotonic()
     environ = os.environ if environ is None else environ
@@ -234,30 +156,30 @@ def build(
 
 
 def _check_architecture(this: Recipe) -> None:
-    """Some of the guest's programs, and tools for it, run here."""
+    """Some programs of the guest, and tools for it, run on the host."""
     here = os.uname().machine
     if here != "x86_64":
         raise QvmError(
-            f"{this.name} can be built on x86_64 only, this host is {here}",
-            hint="use `--image FILE` with a disk of your own, or one that `qvm img build -o` made elsewhere",
+            f"{this.name} can be built only on x86_64, but this host is {here}",
+            hint="use `--image FILE` with your own disk, or one that `qvm img build -o` made on another host",
         )
 
 
 def check_output(output: str) -> None:
-    """Refuse a file to copy to that is there already, before anything is built.
+    """Refuse an output file that already exists, before anything is built.
 
     Raises:
-        UsageError: it is there.
+        UsageError: it exists.
     """
     if os.path.lexists(output):
-        raise UsageError(f"{output} is there already", hint="remove it, or name another file")
+        raise UsageError(f"{output} already exists", hint="remove it, or choose another file")
 
 
 def copy_out(built: Built, output: str, io: Io = QUIET) -> Built:
     """Copy a built image to `output`, which comes to be only when it is whole.
 
     Raises:
-        UsageError: `output` is there already; it is untouched.
+        UsageError: `output` exists; it is unchanged.
         QvmError: it cannot be written; nothing is left of it.
     """
     check_output(output)
@@ -272,7 +194,7 @@ def copy_out(built: Built, output: str, io: Io = QUIET) -> Built:
             os.unlink(part)
         files.sync_folder(os.path.dirname(output))
     except FileExistsError:
-        raise UsageError(f"{output} is there already", hint="remove it, or name another file") from None
+        raise UsageError(f"{output} already exists", hint="remove it, or choose another file") from None
     except OSError as error:
         raise QvmError(f"cannot write {output}: {error.strerror}") from error
     return replace(built, output=output)
@@ -289,8 +211,8 @@ def _build(this: Recipe, bench: Workbench, folder: str, refresh: bool, began: fl
         done = _read(this, final)
         if done:
             return done
-        apt.close()  # makes room for what follows
-        with bench.io.stage("unpacking them"):
+        apt.close()  # frees space for what follows
+        with bench.io.stage("unpacking packages"):
             apt.unpack(content, "packages")
             apt.unpack(tools, "tools")
         this.make(bench, f"{this.name}.qcow2")
@@ -328,7 +250,7 @@ def _downloaded(this: Recipe, bench: Workbench, apt: Apt) -> tuple[list[Package]
         content, tools = this.packages(apt)
     both = content + tools
     size = sum(package.size_bytes for package in both)
-    with bench.io.stage(f"getting {len(both)} packages ({size >> 20} MiB)"):
+    with bench.io.stage(f"downloading {len(both)} packages ({size >> 20} MiB)"):
         apt.fetch(both)
     return content, tools
 
@@ -363,7 +285,7 @@ def _finished(this: Recipe, folder: str) -> Built | None:
 
 
 def _read(this: Recipe, folder: str) -> Built | None:
-    """What lies in a folder of the cache; None unless it is as it was when it was built."""
+    """The image in a folder of the cache; None if it was changed since it was built."""
     image = os.path.join(folder, f"{this.name}.qcow2")
     try:
         with open(os.path.join(folder, "about.json"), encoding="utf-8") as file:
@@ -419,7 +341,7 @@ def _folders(folder: str, this: Recipe) -> list[tuple[str, str]]:
 
 
 def _prune(this: Recipe, folder: str, current: str) -> None:
-    """Remove images that others have taken the place of; a machine has its own copy."""
+    """Remove superseded images; a machine has its own copy."""
     others = [(made_by, path) for made_by, path in _folders(folder, this) if path != current]
     superseded = [path for made_by, path in others if made_by == digest(this)]
     other_recipes = [path for made_by, path in others if made_by != digest(this)]
@@ -454,7 +376,7 @@ def _acquire(lock: WorkLock, pid: int, io: Io) -> None:
 
 
 def _wait_for_end(pid: int, io: Io) -> None:
-    """Wait for the end of the process that builds; look again now and then, since it may live on."""
+    """Wait until the process that builds has ended, at most half a second: it may not end after the build."""
     try:
         with process.Process(pid) as builder:
             builder.wait(0.5, io.checkpoint)
@@ -463,7 +385,7 @@ def _wait_for_end(pid: int, io: Io) -> None:
 
 
 def _explained(name: str, folder: str, error: QvmError | OSError) -> QvmError:
-    """A failed step as the user is to read it: which step, the tool's words, what to do."""
+    """The error for a failed step: which step, the tool's messages, what to do."""
     details, hint = (error.details, error.hint) if isinstance(error, QvmError) else ((), None)
     what = str(error)
     if isinstance(error, CommandError):
@@ -474,17 +396,15 @@ def _explained(name: str, folder: str, error: QvmError | OSError) -> QvmError:
     if isinstance(error, OSError):
         what = f"{error.strerror}: {error.filename or folder}"
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            hint = (
-                "the cache is below XDG_CACHE_HOME, or ~/.cache: it must be writable, and not mounted noexec"
-            )
+            hint = "the cache is in XDG_CACHE_HOME or ~/.cache: it must be writable and not mounted noexec"
     if _is_full(error):
         what = f"no space left on the file system of {folder}"
-        hint = f"a build needs about {_NEEDED_BYTES >> 20} MiB there; XDG_CACHE_HOME names another place"
+        hint = f"a build needs about {_NEEDED_BYTES >> 20} MiB there; XDG_CACHE_HOME sets another place"
     return QvmError(f"cannot build {name}: {what}", details=details, hint=hint)
 
 
 def _is_full(error: QvmError | OSError) -> bool:
-    """True if it failed for want of room, be it qvm's own write or a program's."""
+    """True if the disk was full, for qvm itself or for a program."""
     numbers = (errno.ENOSPC, errno.EDQUOT)
     if isinstance(error, OSError):
         return error.errno in numbers

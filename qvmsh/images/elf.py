@@ -1,7 +1,7 @@
 """ELF files: which shared libraries a program needs.
 
-The libraries that go into a guest are found by following what its programs say they need, so
-that another release of Debian, with other versions of them, needs no change of a recipe::
+The libraries of a guest are found by following what its programs need, so another release of
+Debian, with other versions of them, needs no change of a recipe::
 
     needed("/usr/sbin/dropbear")      # ["libtomcrypt.so.1", ..., "libc.so.6"]
 
@@ -20,7 +20,7 @@ def needed(path: str) -> list[str]:
     """Names of the libraries that the file asks for (DT_NEEDED); none for a static program.
 
     Raises:
-        ValueError: it is no 64-bit little-endian ELF file.
+        ValueError: it is not a 64-bit little-endian ELF file.
     """
     data, segments = _read(path)
     dynamic = next((s for s in segments if s[0] == _PT_DYNAMIC), None)

@@ -25,7 +25,7 @@ from qvmsh.host import files
 from qvmsh.images.workbench import Workbench
 
 ARCHITECTURE = "amd64"
-NETWORK_HINT = "is there a network, and does `apt-get update` work as root?"
+NETWORK_HINT = "check the network, and whether `apt-get update` works as root"
 _HOST_LISTS = "/var/lib/apt/lists"
 # What the host's configuration may hang on an update (docker-clean, appstream, packagekit) is
 # meant for the host's own apt. `#clear` works in a file only, not with -o.
@@ -79,8 +79,8 @@ class Apt:
     def update(self) -> None:
         """Fetch package lists of our own, and use them from now on.
 
-        One repository of somebody else's that cannot be reached makes the whole update fail, so
-        that is no more than a warning: what counts is whether the packages are known afterwards.
+        A single third-party repository that cannot be reached makes the whole update fail, so that
+        is only a warning: what counts is whether the packages are known afterwards.
 
         Raises:
             QvmError: there are no lists at all.
@@ -93,7 +93,7 @@ class Apt:
             self._words = complaints(error.stderr) or error.details
             if not any("_Packages" in name for name in os.listdir(self.lists)):
                 raise QvmError("apt-get update failed", details=self._words, hint=NETWORK_HINT) from error
-            self.bench.io.warn(f"apt-get update did not bring all package lists: {self._words[-1]}")
+            self.bench.io.warn(f"apt-get update could not fetch all package lists: {self._words[-1]}")
 
     def resolve(self, names: list[str], *, alone: list[str]) -> list[Package]:
         """The candidate versions of `names` with the libraries they depend on, and of `alone` without.
@@ -123,9 +123,9 @@ class Apt:
         package = self._records[name]
         if package is None:
             raise QvmError(
-                f"apt knows no package {name}",
+                f"apt does not know the package {name}",
                 details=self._words,
-                hint="the built-in guests are made from Debian's packages: apt needs a Debian repository",
+                hint="the built-in guests are made of Debian packages: apt needs a Debian repository",
             )
         return package
 
@@ -162,12 +162,12 @@ class Apt:
         found = {_sha256(os.path.join(part, name)): os.path.join(part, name) for name in os.listdir(part)}
         for package in packages:
             if package.sha256 not in found:
-                raise QvmError(f"apt-get download did not bring {package.name} {package.version}")
+                raise QvmError(f"apt-get download did not fetch {package.name} {package.version}")
             os.rename(found[package.sha256], self._deb(package))
         shutil.rmtree(part)
 
     def close(self) -> None:
-        """Remove apt's binary caches: 70 MB, and made anew within a second."""
+        """Remove apt's binary caches: 70 MB, and made again within a second."""
         for name in ("pkgcache.bin", "srcpkgcache.bin"):
             files.remove(os.path.join(self.own, "cache", name))
 

@@ -1,15 +1,15 @@
 """The recipe of `tiny`: Debian's cloud kernel, busybox, dropbear, sftp-server, qemu-ga.
 
-A guest that answers ssh about three seconds after QEMU began, without KVM. Nothing in the image
-is secret or shared: the host key is made at the first boot of each disk, and who may log in is
-told at each boot by QEMU::
+A guest that answers ssh about three seconds after QEMU's start, without KVM. Nothing in the image
+is secret or shared: the host key is made at the first boot of each disk, and QEMU passes the
+authorized keys at each boot::
 
     -fw_cfg name=opt/qvm/authorized_keys,file=id_ed25519.pub -fw_cfg name=opt/qvm/hostname,string=demo
 
 A copy of a disk keeps its host key, until QEMU says that it is another machine's
 (`-fw_cfg name=opt/qvm/instance,string=UUID`).
 
-The guest's own files lie beside this one, below `tiny_files/`: `root/` is laid over its root file
+The guest's own files are beside this one, below `tiny_files/`: `root/` is laid over its root file
 system (a file that begins with `#!` becomes executable), `initramfs/` holds the first program.
 """
 
@@ -138,7 +138,7 @@ def _make_boot(bench: Workbench, tree: str) -> None:
 
 
 def _make_root(bench: Workbench, tree: str) -> None:
-    """The guest's root file system as a folder; who owns what is left to the file system."""
+    """The guest's root file system as a folder; owners are set later in the file system."""
     top = bench.path("root")
     for folder in [*_FOLDERS.split(), _LIBRARIES]:
         os.makedirs(os.path.join(top, folder))

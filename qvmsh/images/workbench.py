@@ -77,9 +77,9 @@ class Workbench:
         packages = " ".join(sorted({programs[name] for name in missing}))
         hint = f"`apt-get install {packages}` as root"
         if "apt-get" in missing:
-            hint = "use `--image FILE` with a disk of your own, or one that `qvm img build -o` made on Debian"
+            hint = "use `--image FILE` with your own disk, or one that `qvm img build -o` made on Debian"
         names = ", ".join(missing)
-        raise MissingProgramError(f"{names}: not installed, and needed to build a guest", hint=hint)
+        raise MissingProgramError(f"cannot build a guest: not installed: {names}", hint=hint)
 
     def run(self, *argv: str, cwd: str = "") -> str:
         """Run a program in the folder (or in `cwd` below it) and return what it wrote.
@@ -122,7 +122,7 @@ class Workbench:
 
 def _failed(argv: tuple[str, ...], status: int, out: str, err: str) -> CommandError:
     name = " ".join(argv[:1]) if status > 0 else argv[0]
-    how = f"failed with status {status}" if status > 0 else f"was ended by signal {-status}"
+    how = f"failed with status {status}" if status > 0 else f"was killed by signal {-status}"
     words = [line for line in (err.strip() or out.strip()).splitlines() if line.strip()]
     return CommandError(
         f"{name} {how}",

@@ -67,7 +67,7 @@ def test_init_clobber_base_makes_a_fresh_base(blank: Blank, flag: str) -> None:
     vm = blank()
     overlay, base = vm.directory / "demo-backing.qcow2", vm.directory / "demo-base.qcow2"
     refused = vm.qvm("init", flag)
-    assert (refused.status, "stands on the base" in refused.err) == (1, True)
+    assert (refused.status, "is backed by the base" in refused.err) == (1, True)
     overlay.unlink()
     base.write_bytes(b"spoilt")
     vm.ok("init", flag)
@@ -201,7 +201,7 @@ def test_use_snapshots_no_every_verb_knows_the_one_image(blank: Blank) -> None:
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "1M"], check=True)
     for words in (["-b"], ["--clobber-base", "-k"], ["-t"], []):
         refused = vm.qvm("init", *words)
-        assert (refused.status, "VM_USE_SNAPSHOTS=no says there are none" in refused.err) == (2, True)
+        assert (refused.status, "VM_USE_SNAPSHOTS=no turns them off" in refused.err) == (2, True)
     vm.ok("start", "-n", "--no-wait")
     assert "flat.qcow2" in vm.ok("cmd", "info", "block").out
     assert vm.qvm("status", "-q", "-s").status == 0

@@ -16,8 +16,6 @@ LONG_FILES = {
     "qvmsh/config/variables.py": "the table and the checks of its kinds: one module on the one-shot path",
     "qvmsh/host/ssh.py": SPLIT,
     "qvmsh/host/transfer.py": SPLIT,
-    "qvmsh/images/builtin.py": SPLIT,
-    "qvmsh/machine/archive/writer.py": SPLIT,
     "qvmsh/machine/doctor/diagnosis.py": SPLIT,
     "qvmsh/machine/power/launch.py": SPLIT,
     "qvmsh/machine/terminal/console.py": SPLIT,
@@ -37,14 +35,10 @@ LONG_FUNCTIONS = {
 MANY_PARAMETERS = {
     "qvmsh/config/variables.py:Variable.__init__": "the columns of that table",
     "qvmsh/host/ssh.py:Link.__init__": SPLIT,
-    "qvmsh/machine/archive/reports.py:Archived.__init__": SPLIT,
     "qvmsh/machine/launch_record.py:Note.__init__": SPLIT,
     "qvmsh/machine/power/hardware.py:hardware": SPLIT,
     "qvmsh/machine/power/launch.py:_Attempt.__init__": SPLIT,
     "qvmsh/machine/reports.py:Started.__init__": SPLIT,
-    "qvmsh/machine/restore/new_machine.py:lay_out": SPLIT,
-    "qvmsh/machine/snapshot/catalogue.py:entry": SPLIT,
-    "qvmsh/machine/snapshot/reports.py:SnapshotRestored.__init__": SPLIT,
     "qvmsh/qemu/image.py:Header.__init__": SPLIT,
 }
 

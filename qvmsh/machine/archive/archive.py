@@ -2,8 +2,7 @@
 
     archive(vm, Wish(is_create=True))         # Archived(...)
 
-What a state is written by is `archive_writer`; what a killed command left, `archive_keeping`; rotation is
-`archive_removal`.
+`writer` writes a state, `maintenance` removes what a killed command left, `removal` rotates.
 """
 
 from __future__ import annotations
@@ -16,23 +15,18 @@ import time
 from qvmsh.errors import QmpError, QvmError, StateError, Terminated, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process, transfer
-from qvmsh.machine import identity, log, progress, snapshot_names, state
+from qvmsh.machine import identity, log, programs, progress, snapshot_names, state
 from qvmsh.machine import journal as journals
-from qvmsh.machine import programs as tools
-from qvmsh.machine.archive import changes, drives, stores
-from qvmsh.machine.archive import live_copy as cut
-from qvmsh.machine.archive import maintenance as archive_keeping
-from qvmsh.machine.archive import model as archives
-from qvmsh.machine.archive import removal as archive_removal
-from qvmsh.machine.archive import writer as archive_writer
+from qvmsh.machine.archive import changes, drives, live_copy, maintenance, model, removal, stores, unchanged
 from qvmsh.machine.archive.drives import Drive
+from qvmsh.machine.archive.job import ROOM_BYTES, Job, Wish
 from qvmsh.machine.archive.model import Archive, Point
 from qvmsh.machine.archive.reports import Archived
-from qvmsh.machine.archive.writer import ROOM_BYTES, Job, Wish, Writer
-from qvmsh.machine.create import layers as images
+from qvmsh.machine.archive.writer import Writer
+from qvmsh.machine.create import layers as create_layers
 from qvmsh.machine.journal import Kind, Record
 from qvmsh.machine.monitor import conversation
-from qvmsh.machine.snapshot import managed_save as saved
+from qvmsh.machine.snapshot import managed_save
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.store import Images
 from qvmsh.machine.storage import bitmaps, chain, dependents, volumes
@@ -53,38 +47,35 @@ def archive(vm: Machine, wish: Wish) -> Archived:
     """Archive the machine; see `commands.archive`.
 
     Raises:
-        StateError: it cannot be archived in the state that it is in; it is as it was.
-        QvmError: the copy failed; machine and archives are as they were.
+        StateError: it cannot be archived in this state; nothing changed.
+        QvmError: the copy failed; machine and archives did not change.
     """
     _require_sense(vm, wish)
     began = time.monotonic()
     with work_lock(vm, "archive"):
         seen = state.observe(vm)
         stores.require_mounted(vm)
-        identity.uuid_of(vm)  # from now on it has one, by which its archives are known
-        job = Job(vm, wish, archive_keeping.shelf_of(vm))
+        identity.uuid_of(vm)  # archives are matched by it
+        job = Job(vm, wish, maintenance.index_of(vm))
         place = job.store.path()
-        if place is not None and not os.path.isdir(place):  # a disk that is not mounted shows here
-            job.said.append(f"{place} was not there, and is made now")
-        archive_keeping.sweep(vm, job.shelf)
-        archive_keeping.warn_of_unreadable(vm, job.shelf)
+        if place is not None and not os.path.isdir(place):  # perhaps a disk that is not mounted
+            job.said.append(f"created {place}, which did not exist")
+        maintenance.sweep(vm, job.index)
+        maintenance.warn_of_unreadable(vm, job.index)
         with _telling_what_is_left(job):
             if seen.is_live:
                 found, point = _of_running(job, seen)
             else:
                 found, point = _of_stopped(job)
-            job.left = f"{found.folder}/{point.stamp} is whole, what --keep removes may be there still"
-            removed = archive_removal.rotate(vm, job.shelf, wish, (found.folder, point.stamp))
+            job.left = f"{found.folder}/{point.stamp} is complete; what --keep removes may still be there"
+            removed = removal.rotate(vm, job.index, wish, (found.folder, point.stamp))
     log.note(vm, f"archived as {found.folder}/{point.stamp}")
-    return Archived(
-        vm.name, found.folder, point, where=job.store.shown, copied_bytes=job.copied_bytes,
-        pause_s=job.pause_s, seconds=time.monotonic() - began, notes=job.said, removed=removed,
-    )  # fmt: skip
+    return Archived(job, found.folder, point, seconds=time.monotonic() - began, removed=removed)
 
 
 @contextlib.contextmanager
 def _telling_what_is_left(job: Job) -> Iterator[None]:
-    """A failure says what has been done all the same; an interruption is none, and has its own line."""
+    """Report what was done before a failure or an interruption."""
     try:
         yield
     except QvmError as error:
@@ -93,7 +84,7 @@ def _telling_what_is_left(job: Job) -> Iterator[None]:
         raise
     except (KeyboardInterrupt, Terminated):
         is_undone = not os.path.exists(job.vm.files.interrupted)
-        left = job.left if is_undone else "the next command of the machine puts its disks in order"
+        left = job.left if is_undone else "the next command on the machine recovers its disks"
         job.vm.io.warn(f"{job.vm.name}: interrupted; {left}")
         raise
 
@@ -102,7 +93,7 @@ def _require_sense(vm: Machine, wish: Wish) -> None:
     if wish.compress_base and not wish.compress:
         raise UsageError("archive: --compress-base needs --compress", machine=vm.name)
     if wish.drop_snapshots and not wish.is_create:
-        raise UsageError("archive: --drop-snapshots belongs to --create", machine=vm.name)
+        raise UsageError("archive: --drop-snapshots needs --create", machine=vm.name)
     if wish.drop_snapshots and wish.delvm:
         raise UsageError("archive: --drop-snapshots leaves --delvm nothing to remove", machine=vm.name)
     if wish.savevm and wish.savevm == wish.delvm:
@@ -123,9 +114,9 @@ def _of_stopped(job: Job) -> tuple[Archive, Point]:
     vm, wish = job.vm, job.wish
     if wish.savevm:
         raise StateError(
-            "cannot save the memory: it is off",
+            "cannot save the memory: the machine is off",
             machine=vm.name,
-            hint="`qvm start` first, or leave --savevm out",
+            hint="`qvm start` first, or omit --savevm",
         )
     found = drives.of(vm)
     for drive in found:
@@ -135,10 +126,10 @@ def _of_stopped(job: Job) -> tuple[Archive, Point]:
     if wish.is_create and vm.settings.boolean("VM_USE_SNAPSHOTS"):
         _commit_or_keep(job, found)
     newest = max((os.stat(drive.path).st_mtime for drive in found if not drive.left_out), default=0.0)
-    writer = Writer(job, found, archives.stamp_of(newest), consistency="off")
-    same = writer.unchanged()
+    writer = Writer(job, found, model.stamp_of(newest), consistency="off")
+    same = unchanged.newest_state(writer)
     if same:
-        job.said.append("nothing has changed since; it was not copied again")
+        job.said.append("nothing has changed since; nothing was copied")
         return same
     writer.require_room()
     with writer.writing():
@@ -157,7 +148,7 @@ def _require_tag(job: Job, found: Sequence[Drive]) -> None:
     main = next((each for each in found if not each.left_out), None)
     if not tag or main is None or main.format != "qcow2":
         return
-    names = [each["name"] for each in bitmaps.tags_of(tools.qemu_img(job.vm), main.path)]
+    names = [each["name"] for each in bitmaps.tags_of(programs.qemu_img(job.vm), main.path)]
     if tag not in names:
         raise StateError(
             f"there is no snapshot {tag} to remove", machine=job.vm.name,
@@ -169,21 +160,21 @@ def _require_tag(job: Job, found: Sequence[Drive]) -> None:
 def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
     """What `--create` does with the overlay: commit it into the base, or archive the pair as it is."""
     vm = job.vm
-    layers = images.Layers(vm)
+    layers = create_layers.Layers(vm)
     overlay, base = os.path.basename(layers.overlay), os.path.basename(layers.base)
-    program = tools.qemu_img(vm)
+    program = programs.qemu_img(vm)
     tags = chain.snapshots_in(layers.overlay, "qcow2")
     if tags and not job.wish.drop_snapshots:
         job.said.append(
-            f"{overlay} holds {_count(len(tags), 'snapshot')}, which a commit would falsify: archived as a "
-            "pair, the machine is as it was (--drop-snapshots commits)"
+            f"{overlay} holds {_count(len(tags), 'snapshot')}, which a commit would corrupt: archived as a "
+            "pair, the machine did not change (--drop-snapshots commits)"
         )
         return
     own = os.path.realpath(layers.overlay)
     others = [dependents.shown(vm, each) for each in dependents.overlays_on(layers.base, vm) if each != own]
     if others:
         job.said.append(
-            f"{', '.join(others)} also stands on {base}, which a commit would falsify: archived as a pair"
+            f"{', '.join(others)} is also backed by {base} and a commit would corrupt it: archived as a pair"
         )
         return
     if image.header(layers.overlay).has_data_file:
@@ -194,11 +185,11 @@ def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
     need = os.stat(layers.overlay).st_blocks * 512
     if need + ROOM_BYTES > host_files.free_bytes(vm.directory):
         raise QvmError(
-            f"not enough room to commit {overlay} into {base}: it may take {progress.size(need)}",
-            machine=vm.name, hint="make room; nothing was changed",
+            f"not enough free space to commit {overlay} into {base}: it may take {progress.size(need)}",
+            machine=vm.name, hint="free some space; nothing was changed",
         )  # fmt: skip
     _require_place(job, found, is_roomy=bool(tags))
-    job.left = f"the archives are as they were; the disk reads as before, {overlay} may be committed"
+    job.left = f"the archives did not change; the disk content neither, but {overlay} may be committed"
     journal = journals.begin(vm, Record(Kind.ARCHIVE))
     try:
         with vm.io.stage(f"committing {overlay} into {base}"):
@@ -206,25 +197,25 @@ def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
             words = ["commit", "-q", "-d", "-f", "qcow2", image.safe_name(layers.overlay)]
             image.run(program, words, what=f"commit {overlay} into {base}")
             host_files.sync(layers.base)
-            images.make_overlay(vm, layers, host_files.mode(layers.overlay), kind)
+            create_layers.make_overlay(vm, layers, host_files.mode(layers.overlay), kind)
             _forget(vm, [each.name for each in tags])
     finally:
         journal.end()
-    job.changed = f"{overlay} is committed into {base}"
-    job.left = f"the archives are as they were, {job.changed}"
+    job.changed = f"{overlay} was committed into {base}"
+    job.left = f"the archives did not change; {job.changed}"
 
 
 def _require_place(job: Job, found: Sequence[Drive], *, is_roomy: bool) -> None:
     """Refuse to commit where no archive can be made afterwards.
 
     Args:
-        is_roomy: the commit loses something; so there must be room even if nothing in overlay and base
-            takes the same place.
+        is_roomy: the commit loses snapshots, so there must be enough space even if overlay and base do
+            not overlap.
 
     Raises:
-        QvmError, OSError: nothing can be written there, or there is too little room.
+        QvmError, OSError: it cannot be written to, or has not enough free space.
     """
-    probe = job.shelf.part_folder(f"{job.vm.name}-{archives.stamp_of(0)}")
+    probe = job.index.part_folder(f"{job.vm.name}-{model.stamp_of(0)}")
     try:
         job.store.remove_folder(probe)
         job.store.make(probe)
@@ -232,17 +223,17 @@ def _require_place(job: Job, found: Sequence[Drive], *, is_roomy: bool) -> None:
     except OSError as error:
         raise QvmError(
             f"cannot archive: {error.filename or job.store.shown}: {error.strerror}", machine=job.vm.name,
-            hint="nothing was changed; VM_ARCHIVE names a folder that you can write to",
+            hint="nothing was changed; set VM_ARCHIVE to a folder that you can write to",
         ) from error  # fmt: skip
     if is_roomy:
         taken = [each for each in found if not each.left_out]
         paths = [each.path for each in taken]
         paths += [path for each in taken for path, _ in drives.below(job.vm, each)]
-        archive_writer.require_room(job, paths)
+        job.require_room(paths)
 
 
 def _forget(vm: Machine, names: Sequence[str]) -> None:
-    """What was known of snapshots that have gone with the overlay, and that no other disk holds."""
+    """Remove the metadata of snapshots that were in the overlay only."""
     disks = [each for each in volumes.configured(vm) if each.format == "qcow2"]
     left = {tag.name for each in disks for tag in chain.snapshots_in(each.path, each.format)}
     known = Catalogue.read(vm)
@@ -260,12 +251,12 @@ def _of_running(job: Job, seen: state.Observation) -> tuple[Archive, Point]:
         raise StateError(
             f"cannot archive --create: it is {seen}", machine=vm.name, actual=seen.kind,
             required=state.STOPPED,
-            hint="`qvm archive` archives it while it runs; or `qvm stop` first",
+            hint="`qvm archive` without --create works while it runs; or `qvm stop` first",
         )  # fmt: skip
     if seen.note is None or seen.kind not in (state.RUNNING, state.PAUSED, state.SUSPENDED, state.SHUT_DOWN):
         raise state.not_in_state(vm, seen, "archive", state.RUNNING)
     if seen.note.disposable or seen.note.base_only:
-        how = "disposable, its changes vanish" if seen.note.disposable else "its base that runs (--base-only)"
+        how = "disposable, its changes are lost" if seen.note.disposable else "running its base (--base-only)"
         raise StateError(f"cannot archive: it is {how}", machine=vm.name, hint="`qvm stop`, then `qvm start`")
     if wish.savevm and seen.kind not in (state.RUNNING, state.PAUSED):
         raise state.not_in_state(vm, seen, "save the memory", state.RUNNING)
@@ -276,38 +267,38 @@ def _of_running(job: Job, seen: state.Observation) -> tuple[Archive, Point]:
     except QmpError as error:
         raise _failure(job, error) from None
     if locks.holder(vm.files.pid_file) is None:
-        vm.io.warn(f"{vm.name}: QEMU ended while it was archived; all that the guest wrote is on its disks")
+        vm.io.warn(f"{vm.name}: QEMU ended during the archive; all that the guest wrote is on its disks")
     return made
 
 
 def _failure(job: Job, error: QmpError) -> QmpError:
-    """What QEMU's refusal, or its end, means for an archive."""
+    """The error for an archive when QEMU refuses, or ends."""
     vm = job.vm
     error.machine = error.machine or vm.name
     if not state.has_ended(vm, error):
-        error.hint = error.hint or f"{job.left}; the guest runs on"
+        error.hint = error.hint or f"{job.left}; the guest is still running"
         return error
     return QmpError(
-        "cannot archive: QEMU ended meanwhile", machine=vm.name, details=[error.what, *error.details],
-        hint="all that the guest wrote is on its disks, the archives are as they were; `qvm start` starts it",
+        "cannot archive: QEMU ended", machine=vm.name, details=[error.what, *error.details],
+        hint="all that the guest wrote is on its disks, the archives did not change; `qvm start` starts it",
     )  # fmt: skip
 
 
 @contextlib.contextmanager
-def _letting_go(note: Note, writer: Writer) -> Iterator[None]:
-    """After a failure a guest that is held is resumed at once, before all that has to be undone."""
+def _resuming_on_failure(note: Note, writer: Writer) -> Iterator[None]:
+    """After a failure resume a paused guest at once, before anything is undone."""
     try:
         yield
     except BaseException:
         if writer.journal.record.is_held:
             with process.Shielded(process.SIGINT, process.SIGTERM, process.SIGTSTP):
-                _let_go(note)
+                _resume(note)
                 kind = state.observe(writer.vm).kind
                 writer.journal.change(is_held=kind not in (state.RUNNING, state.STOPPED))
         raise
 
 
-def _let_go(note: Note) -> None:
+def _resume(note: Note) -> None:
     with contextlib.suppress(OSError, QmpError), conversation.begin(note) as qemu:
         if qemu.ask("query-status")["status"] == "paused":
             conversation.resume(qemu)
@@ -320,15 +311,15 @@ def _live(job: Job, note: Note, *, is_held: bool) -> tuple[Archive, Point]:
     with Session(note.socket("session"), vm.io.checkpoint) as qemu:
         changes.clear(vm, qemu)
         found = drives.live(vm, qemu.execute("query-block"))
-    writer = Writer(job, found, archives.stamp_of(time.time()), consistency=cut.CRASH)
+    writer = Writer(job, found, model.stamp_of(time.time()), consistency=live_copy.CRASH)
     _require_tag(job, found)
     if writer.is_new:
         writer.require_room()
-    with contextlib.ExitStack() as afterwards, writer.writing(), _letting_go(note, writer):
+    with contextlib.ExitStack() as afterwards, writer.writing(), _resuming_on_failure(note, writer):
         if wish.savevm:
             _save(job, note, writer, is_held=is_held)
         tracking = _copy(job, note, writer, is_held=is_held)
-        afterwards.callback(_settle_bitmaps, vm, note, writer, tracking)
+        afterwards.callback(_remove_old_bitmaps, vm, note, writer, tracking)
     return writer.result()
 
 
@@ -345,14 +336,16 @@ def _copy(job: Job, note: Note, writer: Writer, *, is_held: bool) -> changes.Tra
             is_whole = writer.is_new or wish.is_full or bool(wish.delvm)
             tracking.add(drive, writer.source_of(drive.path), is_whole=is_whole)
         if wish.delvm and not writer.is_new:
-            job.said.append(f"copied whole: the copy goes without the snapshot {wish.delvm}")
+            job.said.append(f"copied whole: without the snapshot {wish.delvm}")
         if tracking.why_whole:
             job.said.append(f"copied whole: {tracking.why_whole}")
         writer.announce_changes(set(tracking.since))
         writer.require_room()
         whole = [each for each in writer.taken if each.role not in tracking.since]
-        with cut.Cut(vm, note, qemu, whole, writer.journal, more=tracking.actions, is_held=is_held) as taking:
-            writer.point.consistency = cut.HELD if wish.savevm else taking.consistency
+        with live_copy.LiveCopy(
+            vm, note, qemu, whole, writer.journal, more=tracking.actions, is_held=is_held
+        ) as taking:
+            writer.point.consistency = live_copy.HELD if wish.savevm else taking.consistency
             job.pause_s = taking.pause_s
             for drive in writer.taken:
                 if drive.role in tracking.since:
@@ -362,29 +355,29 @@ def _copy(job: Job, note: Note, writer: Writer, *, is_held: bool) -> changes.Tra
     return tracking
 
 
-def _settle_bitmaps(vm: Machine, note: Note, writer: Writer, tracking: changes.Tracking) -> None:
+def _remove_old_bitmaps(vm: Machine, note: Note, writer: Writer, tracking: changes.Tracking) -> None:
     from qvmsh.qemu.session import Session
 
     with (
         contextlib.suppress(QmpError),
         Session(note.socket("session"), vm.io.checkpoint) as qemu,
-        cut.putting_right(qemu),
+        live_copy.uninterrupted(qemu),
     ):
-        tracking.settle(qemu, is_whole=writer.is_whole)
+        tracking.remove_old(qemu, is_whole=writer.is_whole)
 
 
 def _save(job: Job, note: Note, writer: Writer, *, is_held: bool) -> None:
-    """Put a snapshot with the memory into the disks; the guest stays held, and the note says so first."""
+    """Save a snapshot with memory; the guest stays paused, and the journal says so first."""
     writer.journal.write(is_held=is_held)
-    name, program = job.wish.savevm, tools.qemu_img(job.vm)
+    name, program = job.wish.savevm, programs.qemu_img(job.vm)
     qcow2 = [each for each in writer.taken if each.format == "qcow2"]
     if any(tag["name"] == name for each in qcow2 for tag in bitmaps.tags_of(program, each.path)):
-        job.said.append(f"the snapshot {name} that was there is replaced")
-    job.left = "its archives are as they were"
+        job.said.append(f"the old snapshot {name} was replaced")
+    job.left = "the archives did not change"
     with job.vm.io.stage(f"saving the state as {job.wish.savevm}"):
-        saved.save(job.vm, note, job.wish.savevm, has_suspend=False)
-    job.changed = f"the snapshot {job.wish.savevm} is in its disks"
-    job.left += f", {job.changed}"
+        managed_save.save(job.vm, note, job.wish.savevm, has_suspend=False)
+    job.changed = f"the snapshot {job.wish.savevm} was saved in its disks"
+    job.left += f"; {job.changed}"
 
 
 def _count(number: int, what: str) -> str:

@@ -6,11 +6,11 @@
         path = tracking.wait(drive)               # an image that holds just that
 
 Each archived state leaves a bitmap `qvm-<its id>-<role>` on every disk, which records what is written from
-that moment. Ids are random: a state of the same date in another store is another one. A bitmap travels with
-its file: one with another disk's role tells of that disk, whatever the file is called now. The next state is
-copied by it and leaves its own; the older one is removed once the new state is whole. So whatever is killed
-meanwhile, a bitmap always tells the changes since a state that is there. In qcow2 images they last over a
-stop. A state that was loaded, or restored, ends them: QEMU refuses to go back in a disk that has some.
+then on. Ids are random, so states of the same date in two stores differ. A bitmap moves with its file, and
+its role names the disk, whatever the file is called now. The next state is copied by it and leaves its own;
+the older one is removed once the new state is complete. So after a kill at any time, a bitmap always records
+the changes since a state that exists. In qcow2 images bitmaps survive a stop. Loading or restoring a snapshot
+ends them: QEMU refuses to go back in a disk that has some.
 """
 
 from __future__ import annotations
@@ -22,10 +22,8 @@ import secrets
 from qvmsh.errors import DeadlineError, ImageError, QmpError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import launch_record as notes
-from qvmsh.machine import programs as tools
-from qvmsh.machine import state
-from qvmsh.machine.archive import live_copy as cut
+from qvmsh.machine import launch_record, programs, state
+from qvmsh.machine.archive import live_copy
 from qvmsh.machine.storage import bitmaps
 from qvmsh.qemu import image
 
@@ -40,24 +38,24 @@ if TYPE_CHECKING:
     from qvmsh.qemu.session import Session
 
 NODE = "qvm-changes"
-"""What the names of the nodes, and jobs, that copy changes begin with."""
+"""Prefix of the nodes and jobs that copy changes."""
 CHAIN_MOST = 16
-"""How many states may stand on one another; then one is whole again."""
+"""The longest chain of states; the next one is copied whole."""
 STAGED = "staged-"
 
 
 def tag_id(tag: dict[str, Any]) -> str:
-    """What tells a snapshot from another one of the same name."""
+    """What distinguishes snapshots of the same name."""
     return f"{tag['id']} {tag['name']} {tag['date-sec']}.{tag['date-nsec']:09}"
 
 
 def staged(vm: Machine, suffix: str) -> str:
-    """A path in `.qvm` for what is needed only for a while; `clear_staged` removes it after a kill."""
+    """A path in `.qvm` for a temporary file; `clear_staged` removes it after a kill."""
     return os.path.join(vm.files.state, f"{STAGED}{os.getpid()}-{secrets.token_hex(4)}{suffix}")
 
 
 def clear_staged(vm: Machine) -> None:
-    """Remove what killed commands left of that kind, and notes of work that they had not finished."""
+    """Remove such files of killed commands, and their unfinished journals."""
     kinds = [os.path.basename(path) + ".part" for path in (vm.files.interrupted, vm.files.unfinished)]
     for name in os.listdir(vm.files.state):
         kind = next((each for each in (STAGED, *kinds) if name.startswith(each)), "")
@@ -67,7 +65,7 @@ def clear_staged(vm: Machine) -> None:
 
 
 def bitmap_of(id: str, role: str) -> str:
-    """The bitmap that tells what has been written to a disk since a state."""
+    """The bitmap that records what was written to a disk since a state."""
     return f"{bitmaps.BITMAP}{id}-{role}"
 
 
@@ -86,14 +84,14 @@ def clear(vm: Machine, qemu: Session) -> None:
 
 
 def clear_running(vm: Machine) -> None:
-    """`clear`, where nobody talks with QEMU yet; one that has ended has nothing left.
+    """`clear` with a conversation of its own; nothing is left of a QEMU that has ended.
 
     Raises:
         QmpError: QEMU does not answer.
     """
     from qvmsh.qemu.session import Session
 
-    note = notes.read(vm.files)
+    note = launch_record.read(vm.files)
     try:
         if note is not None:
             with Session(note.socket("session"), vm.io.checkpoint) as qemu:
@@ -104,7 +102,7 @@ def clear_running(vm: Machine) -> None:
 
 
 def _end(vm: Machine, qemu: Session, job: str) -> None:
-    """Cancel a job and wait until it has gone."""
+    """Cancel a job and wait until it is gone."""
     with contextlib.suppress(QmpError), qemu.listen("JOB_STATUS_CHANGE") as events:
         with contextlib.suppress(QmpError):
             qemu.execute("job-cancel", {"id": job})
@@ -178,7 +176,7 @@ class Tracking:
         """The newest state that the changes are known since; None if a whole copy is due."""
         tags = []
         if drive.format == "qcow2":
-            tags = [tag_id(each) for each in bitmaps.tags_of(tools.qemu_img(self.vm), drive.path)]
+            tags = [tag_id(each) for each in bitmaps.tags_of(programs.qemu_img(self.vm), drive.path)]
         for point in reversed(self.archive.done):
             part = point.part(drive.role)
             if bitmap_of(point.id, drive.role) not in names or part is None or not part.name:
@@ -186,22 +184,22 @@ class Tracking:
             if part.source != source:  # the disks have changed places
                 continue
             if part.tags != tags:
-                self.why_whole = "snapshots have come or gone"
+                self.why_whole = "snapshots were added or removed"
                 return None
             if part.virtual_bytes > size_bytes:
-                self.why_whole = f"{drive.name} has been made smaller"
+                self.why_whole = f"{drive.name} was made smaller"
                 return None
             try:
                 chain = self.archive.chain(point, drive.role)
             except ImageError:
                 continue
             if len(chain) >= CHAIN_MOST:
-                self.why_whole = f"{CHAIN_MOST} states stand on one another already"
+                self.why_whole = f"a chain of {CHAIN_MOST} states is the limit"
                 return None
             below = [each for one in chain for each in one.parts if each.role == drive.role]
             damaged = [each.name for each in below if self.stored.get(each.name) != each.stored_bytes]
             if damaged:
-                self.why_whole = f"{damaged[0]} of an earlier state is gone or cut off"
+                self.why_whole = f"{damaged[0]} of an earlier state is missing or truncated"
                 return None
             return point
         self.why_whole = "what has changed since the last state is not known"
@@ -211,7 +209,7 @@ class Tracking:
         """Prepare a backup of what a bitmap names; it begins with the transaction."""
         path = staged(self.vm, ".qcow2")
         words = ["create", "-q", "-f", "qcow2", image.safe_name(path), str(size_bytes)]
-        image.run(tools.qemu_img(self.vm), words, what="make room for the changes")
+        image.run(programs.qemu_img(self.vm), words, what="create an image for the changes")
         name = f"{NODE}{len(self._jobs)}"
         inside = os.path.join(".", os.path.relpath(path, self.vm.directory))
         self._jobs[drive.role] = (name, path)
@@ -259,7 +257,7 @@ class Tracking:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Remove what the copies needed, and after a failure the new bitmaps."""
-        with cut.putting_right(self.qemu):
+        with live_copy.uninterrupted(self.qemu):
             for name, path in self._jobs.values():
                 with contextlib.suppress(QmpError):
                     if kind is not None:
@@ -269,8 +267,8 @@ class Tracking:
             if kind is not None:
                 self._remove_bitmaps(are_new=True)
 
-    def settle(self, qemu: Session, *, is_whole: bool) -> None:
-        """Remove the bitmaps that are of no use now: the older ones, or those of a state that failed."""
+    def remove_old(self, qemu: Session, *, is_whole: bool) -> None:
+        """Remove the bitmaps that are no longer needed: the older ones, or those of a failed state."""
         self.qemu = qemu
         self._remove_bitmaps(are_new=not is_whole)
 

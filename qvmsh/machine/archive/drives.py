@@ -11,8 +11,7 @@ import stat
 from dataclasses import dataclass, replace
 
 from qvmsh.errors import ImageError
-from qvmsh.machine.storage import chain, own_disk, volumes
-from qvmsh.machine.storage import supplies as disks
+from qvmsh.machine.storage import chain, own_disk, supplies, volumes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
 MAIN, UEFI = "main", "uefi"
 READ_ONLY = "the guest only reads it"
+"""As the other reasons, in manifests: never changed."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def of(vm: Machine) -> list[Drive]:
         ImageError: its own disk, or one of VM_DISKS, is missing or cannot be used.
     """
     if not own_disk.is_by_hand(vm):
-        disks.require(vm, disks.gather(vm))
+        supplies.require(vm, supplies.gather(vm))
         own_disk.require_disk(vm)
     return _named(vm, volumes.configured(vm))
 
@@ -117,7 +117,7 @@ def live(vm: Machine, blocks: Sequence[dict[str, Any]]) -> list[Drive]:
     roles = {each.role for each in found}
     for each in known:
         if each.role == MAIN and MAIN not in roles:
-            raise ImageError(f"QEMU does not have {each.name} open, the machine's own disk", machine=vm.name)
+            raise ImageError(f"QEMU does not have the machine's own disk {each.name} open", machine=vm.name)
         if each.role not in roles:
             why = each.left_out or "the machine was started without it"
             found.append(replace(each, left_out=why))
@@ -134,14 +134,14 @@ def same(one: str, other: str) -> bool:
 
 
 def below(vm: Machine, drive: Drive) -> list[tuple[str, str]]:
-    """What a disk stands on, the nearest first: path and format of each layer.
+    """What a disk is backed by, the nearest first: path and format of each layer.
 
     Raises:
         ImageError: one of them is missing.
     """
     layers = chain.layers(drive.path, drive.format, vm.name, vm.directory)
     if layers[-1].header is None:
-        raise ImageError(f"cannot read {drive.name}: {layers[-1].path} is not there", machine=vm.name)
+        raise ImageError(f"cannot read {drive.name}: {layers[-1].path} is missing", machine=vm.name)
     return [(layer.path, layer.format) for layer in layers[1:]]
 
 

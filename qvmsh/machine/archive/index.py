@@ -1,10 +1,10 @@
 """The archives of one machine in a store: listed, found by a word, their manifests read and written.
 
-    for each in Shelf(store, "demo").archives(): print(each.folder, [point.stamp for point in each.points])
+    for each in ArchiveIndex(store, "demo").archives(): print(each.folder, len(each.points))
 
-A manifest is another's word: an archive may have been edited, cut off, or made to do harm. So every
-value is looked at before it is used: kinds, and that no name leads out of the archive's folder. One that is
-wrong stops nobody from using the other archives.
+A manifest is not trusted: it may have been edited, truncated, or made to do harm. So every value is checked
+before it is used: its type, and that no name leads out of the archive's folder. A wrong manifest does not
+affect the other archives.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 LAST_S = 253402300800
-"""The year 10000; no calendar goes further."""
+"""The year 10000, the end of the calendar."""
 LAST_NUMBER = 2**62 - 1
 """No whole number in a manifest is larger."""
 ROOM_BYTES = 1 << 20
@@ -40,7 +40,7 @@ _ROLE = re.compile(r"main|uefi|settings|(disk|extra|file)[1-9][0-9]{0,3}")
 _FORMAT = re.compile(r"[a-z][a-z0-9_-]*")
 
 
-class Shelf:
+class ArchiveIndex:
     """The archives of one machine in a store.
 
     Args:
@@ -56,12 +56,12 @@ class Shelf:
         self.machine = machine
         self.uuid = uuid
         self.unreadable: list[QvmError] = []
-        """Why folders that look like archives are none, as `archives` found it."""
+        """Why folders that look like archives could not be read, from `archives`."""
         self._base = base
         self._backing = backing
 
     def archives(self) -> list[Archive]:
-        """All that can be read, the oldest first; the others are told in `unreadable`."""
+        """All that can be read, the oldest first; the errors of the others are in `unreadable`."""
         found = []
         self.unreadable = []
         for folder in self.store.folders():
@@ -110,10 +110,10 @@ class Shelf:
             if isinstance(error, ValueError):
                 why = str(error)
             if isinstance(error, json.JSONDecodeError):
-                why = f"it is no JSON (line {error.lineno}, column {error.colno})"
+                why = f"it is not JSON (line {error.lineno}, column {error.colno})"
             raise QvmError(
                 f"{self.store.shown}/{folder}/{MANIFEST} cannot be read: {printable(str(why))}",
-                hint="the archive was damaged, or is another user's; the other archives are not concerned",
+                hint="the archive is damaged, or another user's; other archives are not affected",
             ) from None
 
     def write(self, archive: Archive, folder: str = "") -> None:
@@ -128,13 +128,13 @@ class Shelf:
         except ValueError as error:
             raise QvmError(
                 f"cannot describe the state in {archive.folder}: {error}",
-                hint="the archives are as they were; give what is named there another name, or place",
+                hint="the archives did not change; rename or move what is named there",
             ) from None
         if _length(text) > TEXT_BYTES:
             raise QvmError(
-                f"{archive.folder} cannot hold so many states: its {MANIFEST} would have more than "
+                f"{archive.folder} cannot hold more states: its {MANIFEST} would exceed "
                 f"{TEXT_BYTES >> 20} MiB",
-                hint="the archives are as they were; `qvm archive --keep N` removes old states",
+                hint="the archives did not change; `qvm archive --keep N` removes old states",
             )
         self.store.put_text(folder or archive.folder, MANIFEST, text)
 
@@ -186,7 +186,7 @@ class Shelf:
             if not pairs or f"/{folder}/" in error.what:
                 raise error
         if not pairs:
-            what = "there is no archive" if word == "latest" else f"{word!r} is no archive, there is none"
+            what = "there is no archive" if word == "latest" else f"{word!r} is not an archive; there is none"
             raise UsageError(f"{what} in {self.store.shown}", hint="`qvm archive` makes one")
         if word == "latest":
             return self._latest(pairs)
@@ -197,11 +197,11 @@ class Shelf:
         if len(of_stamp) == 1 or (of_stamp and all(each[1].stamp == word for each in of_stamp)):
             return of_stamp[-1]
         names = ", ".join(f"{archive.folder}/{point.stamp}" for archive, point in pairs[-5:])
-        what = "means several archived states" if of_stamp else "is no archived state"
+        what = "means several archived states" if of_stamp else "is not an archived state"
         raise UsageError(f"{word!r} {what} in {self.store.shown}", hint=f"there are: {names}")
 
     def _latest(self, pairs: list[tuple[Archive, Point]]) -> tuple[Archive, Point]:
-        """The last of the states, which are in order; only the clock tells those of two machines apart."""
+        """The last of the sorted states; those of two machines are compared by their time."""
         last = {archive.uuid: (archive, point) for archive, point in pairs}
         own = [pair for pair in last.values() if self.is_own(pair[0])]
         return max(own or last.values(), key=lambda pair: pair[1].time)
@@ -233,9 +233,9 @@ def parse(folder: str, text: str) -> Archive:
     """
     found = json.loads(text)
     if not isinstance(found, dict):
-        raise ValueError("it is no object")
+        raise ValueError("it is not an object")
     if found.get("qvm") != VERSION:
-        raise ValueError(f"it is of version {found.get('qvm')!r}, and this qvm knows {VERSION}")
+        raise ValueError(f"it has version {found.get('qvm')!r}, but this qvm knows {VERSION}")
     for key, kind in (
         ("machine", str),
         ("uuid", str),
@@ -245,7 +245,7 @@ def parse(folder: str, text: str) -> Archive:
     ):
         value = found.get(key)
         if not isinstance(value, kind) or (isinstance(value, str) and not _fits("str", value)):
-            raise ValueError(f"{key!r} is missing, or no {kind.__name__}")
+            raise ValueError(f"{key!r} is missing or not a {kind.__name__}")
     layers = {}
     for role, rows in found["layers"].items():
         parts = [_part(row) for row in _list(rows, "layers")]
@@ -261,42 +261,42 @@ def parse(folder: str, text: str) -> Archive:
 
 def _list(value: Any, what: str) -> list[Any]:
     if not isinstance(value, list):
-        raise ValueError(f"{what!r} is no list")
+        raise ValueError(f"{what!r} is not a list")
     return value
 
 
 def _point(row: Any) -> Point:
     if not isinstance(row, dict):
-        raise ValueError("a state is no object")
+        raise ValueError("a state is not an object")
     parts = [_part(each) for each in _list(row.get("parts"), "parts")]
     point: Point = _made(Point, row | {"parts": parts})
     roles = [each.role for each in parts]
     if not _STAMP.fullmatch(point.stamp):
-        raise ValueError(f"{point.stamp!r} is no stamp")
+        raise ValueError(f"{point.stamp!r} is not a stamp")
     if len(set(roles)) < len(roles):
         raise ValueError(f"the state {point.stamp} has a disk twice")
     main = point.part(MAIN)
     if point.is_done and (main is None or not main.name):
-        raise ValueError(f"the state {point.stamp} has no disk of the machine's own")
+        raise ValueError(f"the state {point.stamp} lacks the machine's own disk")
     return point
 
 
 def _part(row: Any) -> Part:
     part: Part = _made(Part, row)
     if not _ROLE.fullmatch(part.role):
-        raise ValueError(f"{part.role!r} is no disk")
+        raise ValueError(f"{part.role!r} is not a disk")
     if not _FORMAT.fullmatch(part.format):
-        raise ValueError(f"{part.format!r} is no format")
+        raise ValueError(f"{part.format!r} is not a format")
     if part.of and not _STAMP.fullmatch(part.of):
-        raise ValueError(f"{part.of!r} is no stamp")
+        raise ValueError(f"{part.of!r} is not a stamp")
     if bool(part.name) == bool(part.left_out):
-        raise ValueError(f"{part.role} has neither a file nor a reason why not")
+        raise ValueError(f"{part.role} has neither a file nor a reason for that")
     if part.name and not is_plain(part.name):
-        raise ValueError(f"{part.name!r} is no name of a file in it")
+        raise ValueError(f"{part.name!r} is not the name of a file in it")
     clean = os.path.normpath(part.source) if part.source else ""
     is_ours = clean.startswith(".qvm/") or os.path.basename(clean) in (".vmrc", ".qvm", ".qvmrc.xsh")
     if clean.startswith("..") or (part.source and clean != part.source) or is_ours:
-        raise ValueError(f"{part.source!r} is no place in a machine")
+        raise ValueError(f"{part.source!r} is not a place in a machine")
     return part
 
 
@@ -316,22 +316,22 @@ def is_plain(name: str) -> bool:
 def _made(kind: type, row: Any) -> Any:
     """A value of a dataclass from an object of JSON, every member of the kind that it must have."""
     if not isinstance(row, dict):
-        raise ValueError(f"{kind.__name__.lower()}: no object")
+        raise ValueError(f"{kind.__name__.lower()}: not an object")
     for each in dataclasses.fields(kind):
         if each.name not in row:
             if each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING:
                 raise ValueError(f"{each.name!r} is missing")
             continue
         if not _fits(str(each.type), row[each.name]):
-            raise ValueError(f"{each.name!r} is no {each.type}")
+            raise ValueError(f"{each.name!r} is not a {each.type}")
     unknown = set(row) - {each.name for each in dataclasses.fields(kind)}
     if unknown:
-        raise ValueError(f"{sorted(unknown)[0]!r} means nothing")
+        raise ValueError(f"{sorted(unknown)[0]!r} is unknown")
     return kind(**row)
 
 
 def _is_encodable(text: str) -> bool:
-    """True if a file may be called so: half a character of JSON (`"\\ud83d"`) is none."""
+    """True if it can be a file name: half a character of JSON (`"\\ud83d"`) cannot."""
     try:
         os.fsencode(text)
     except UnicodeEncodeError:

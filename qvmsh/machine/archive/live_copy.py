@@ -1,6 +1,6 @@
 """Taking the state of all disks at one moment while the guest runs, and joining them again.
 
-    with Cut(vm, note, qemu, drives) as cut:        # the disks' files are at rest now
+    with LiveCopy(vm, note, qemu, drives):               # the disks' files are at rest now
         ...copy them...
                                                     # and now QEMU writes to them again
 
@@ -9,7 +9,7 @@ change while they are copied, with all their internal snapshots. Then QEMU commi
 `.qvm/archive.unfinished` names the overlays, so that none is lost when qvm, or QEMU, or both are killed:
 
 - QEMU lives: the commit is begun, adopted or completed.
-- QEMU has gone: an overlay that is still in use holds what the guest wrote last; qemu-img commits it.
+- QEMU has ended: an overlay that is still in use holds what the guest wrote last; qemu-img commits it.
   One that had been committed is stale: it is marked so before QEMU lets the guest write to the disk
   itself again (the job waits for that, `auto-finalize`), and is only removed.
 
@@ -29,10 +29,8 @@ from dataclasses import replace
 from qvmsh.errors import DeadlineError, QmpError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import launch_record as notes
-from qvmsh.machine import programs as tools
-from qvmsh.machine import state
-from qvmsh.machine.guest import filesystems as freezing
+from qvmsh.machine import launch_record, programs, state
+from qvmsh.machine.guest import filesystems
 from qvmsh.machine.journal import Overlay
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.storage import chain, volumes
@@ -50,22 +48,22 @@ if TYPE_CHECKING:
     from qvmsh.qemu.session import Session
 
 PATIENCE_S = 10.0
-"""How long one who has typed Ctrl-C waits until all is in order, at most."""
+"""How long Ctrl-C waits until the disks are in order."""
 FROZEN, CRASH, HELD = "frozen", "crash-consistent", "with memory"
 _NAME = re.compile(r"\.qvm/cut-[0-9a-f]{8}-[0-9]+\.qcow2")
 
 
-class Cut:
+class LiveCopy:
     """The disks of a running machine, held still while the block lasts.
 
     Args:
-        drives: those that are cut.
-        more: further actions of the same transaction: dirty bitmaps, backup jobs.
-        is_held: the guest is stopped; it goes on right after the cut.
+        drives: the disks to copy.
+        more: additional actions of the same transaction: dirty bitmaps, backup jobs.
+        is_held: the guest is paused; it is resumed once the overlays are in place.
         journal: of the archive, which gets the overlays.
 
     Raises:
-        QmpError: QEMU refused; everything is as it was.
+        QmpError: QEMU refused; nothing changed.
     """
 
     def __init__(
@@ -95,17 +93,17 @@ class Cut:
                 format=each.format,
                 node=each.node,
                 file=os.path.join(".qvm", f"cut-{token}-{at}.qcow2"),
-                file_node=f"{volumes.CUT}{at}",
+                file_node=f"{volumes.OVERLAY_NODE}{at}",
             )
             for at, each in enumerate(drives)
         )
 
-    def __enter__(self) -> Cut:
+    def __enter__(self) -> LiveCopy:
         with contextlib.ExitStack() as stack:
-            stack.callback(self._settle)
+            stack.callback(self._join)
             self.journal.write(overlays=self.overlays, is_frozen=False, is_held=self.is_held)
             self._prepare()
-            guest = freezing.Freezing(self.vm, self.note, is_trying=not self.is_held)
+            guest = filesystems.Freezing(self.vm, self.note, is_trying=not self.is_held)
             stack.callback(guest.thaw)
             if not self.is_held:
                 guest.write_out()
@@ -116,32 +114,32 @@ class Cut:
 
     def _prepare(self) -> None:
         """Make the overlays and open them in QEMU."""
-        program = tools.qemu_img(self.vm)
-        for cut in self.overlays:
-            path = os.path.join(self.vm.directory, cut.file)
-            below = cut.disk
+        program = programs.qemu_img(self.vm)
+        for overlay in self.overlays:
+            path = os.path.join(self.vm.directory, overlay.file)
+            below = overlay.disk
             if not os.path.isabs(below):
                 folder = os.path.realpath(self.vm.directory)
                 below = os.path.relpath(os.path.join(folder, below), os.path.realpath(os.path.dirname(path)))
-            image.create_overlay(program, path, below, cut.format)
+            image.create_overlay(program, path, below, overlay.format)
             self.qemu.execute(
                 "blockdev-add",
                 {
-                    "node-name": cut.file_node,
+                    "node-name": overlay.file_node,
                     "driver": "qcow2",
                     "discard": "unmap",
-                    "file": {"driver": "file", "filename": f"./{cut.file}", "discard": "unmap"},
+                    "file": {"driver": "file", "filename": f"./{overlay.file}", "discard": "unmap"},
                     "backing": None,
                 },
             )
 
-    def _take(self, guest: freezing.Freezing) -> None:
-        """The moment itself: freeze, cut, thaw."""
+    def _take(self, guest: filesystems.Freezing) -> None:
+        """The moment itself: freeze, put the overlays in place, thaw."""
         actions = [
             *self.more,
             *(
-                {"type": "blockdev-snapshot", "data": {"node": cut.node, "overlay": cut.file_node}}
-                for cut in self.overlays
+                {"type": "blockdev-snapshot", "data": {"node": overlay.node, "overlay": overlay.file_node}}
+                for overlay in self.overlays
             ),
         ]
         if self.is_held:
@@ -168,21 +166,21 @@ class Cut:
         """Commit the overlays back, and forget them.
 
         Raises:
-            QvmError: they cannot be; the guest runs on, the next command tries again.
+            QvmError: they cannot be committed; the guest keeps running, the next command tries again.
         """
         self._until_joined.close()
 
-    def _settle(self) -> None:
-        with putting_right(self.qemu):
+    def _join(self) -> None:
+        with uninterrupted(self.qemu):
             join(self.journal, is_running=True, qemu=self.qemu)
 
 
 @contextlib.contextmanager
-def putting_right(qemu: Session) -> Iterator[None]:
-    """What brings guest and disks in order; the Ctrl-C that may have brought us here must not end it too.
+def uninterrupted(qemu: Session) -> Iterator[None]:
+    """Hold back Ctrl-C, which may have started the recovery, so that it does not end it too.
 
     Raises:
-        KeyboardInterrupt: it has taken long, and there was another one; the guardian goes on with it.
+        KeyboardInterrupt: another one after a long wait; the guardian continues.
     """
     began = time.monotonic()
 
@@ -198,7 +196,7 @@ def putting_right(qemu: Session) -> Iterator[None]:
 
 
 def join(journal: Journal, *, is_running: bool, qemu: Session | None = None) -> str:
-    """Join what was cut, whether QEMU runs or not; returns what was done, "" if there was nothing to join.
+    """Join the overlays, whether QEMU runs or not; returns what was done, "" if there were none.
 
     Raises:
         QvmError: it cannot be done now; nothing is lost.
@@ -215,13 +213,13 @@ def join(journal: Journal, *, is_running: bool, qemu: Session | None = None) -> 
 
 
 def _require_own(vm: Machine, record: Record) -> None:
-    """The note lies where another account may write: what it would have removed must be of an archive."""
-    if all(_NAME.fullmatch(cut.file) and _is_file(vm, cut.file) for cut in record.overlays):
+    """Another account may write to the journal: what it names must be overlays of an archive."""
+    if all(_NAME.fullmatch(overlay.file) and _is_file(vm, overlay.file) for overlay in record.overlays):
         return
     raise QvmError(
-        ".qvm/archive.unfinished does not tell of an archive's overlays",
+        ".qvm/archive.unfinished does not name overlays of an archive",
         machine=vm.name,
-        hint="look at that file; remove it if you do not know what it tells of",
+        hint="check that file; remove it if you do not know where it comes from",
     )
 
 
@@ -232,9 +230,9 @@ def _is_file(vm: Machine, name: str) -> bool:
         return True
 
 
-def is_settled(record: Record) -> bool:
+def is_joined(record: Record) -> bool:
     """True if nothing that the guest wrote is in an overlay any more, and nothing holds the guest."""
-    is_whole = all(cut.is_merged for cut in record.overlays)
+    is_whole = all(overlay.is_merged for overlay in record.overlays)
     return is_whole and not (record.is_frozen or record.is_held)
 
 
@@ -242,15 +240,15 @@ def _join_live(journal: Journal, qemu: Session | None) -> str:
     from qvmsh.qemu.session import Session
 
     vm, record = journal.vm, journal.record
-    # an overlay that is still there may be in use: QEMU waits to be told that its job may end
-    has_overlay = any(os.path.lexists(os.path.join(vm.directory, cut.file)) for cut in record.overlays)
-    if is_settled(record) and not has_overlay:
+    # an overlay that is still there may be in use: QEMU waits until its job is finalized
+    has_overlay = any(os.path.lexists(os.path.join(vm.directory, each.file)) for each in record.overlays)
+    if is_joined(record) and not has_overlay:
         return ""
-    note = notes.read(vm.files)
+    note = launch_record.read(vm.files)
     if note is None:
-        raise QvmError("the note of the running machine is gone", machine=vm.name)
+        raise QvmError("the launch record of the running machine is missing", machine=vm.name)
     if record.is_frozen:
-        freezing.thaw(note)
+        filesystems.thaw(note)
         journal.change(is_frozen=False)
     if record.is_held:
         with contextlib.suppress(OSError, QmpError), conversation.begin(note) as held:
@@ -261,25 +259,25 @@ def _join_live(journal: Journal, qemu: Session | None) -> str:
     else:
         with Session(note.socket("session"), vm.io.checkpoint) as own:
             _join_each(journal, own)
-    return "the running guest's disks are whole again"
+    return "the running guest's disks are joined again"
 
 
 def _join_each(journal: Journal, qemu: Session) -> None:
-    for cut in journal.record.overlays:
+    for overlay in journal.record.overlays:
         nodes = {each["node-name"] for each in qemu.execute("query-named-block-nodes", {"flat": True})}
         tops = {
             block["inserted"]["node-name"] for block in qemu.execute("query-block") if block.get("inserted")
         }
         jobs = {each["id"] for each in qemu.execute("query-jobs")}
-        job = f"qvm-join-{cut.file_node}"
-        if cut.file_node in tops or job in jobs:
-            _commit(journal, cut, qemu, job, is_begun=job in jobs)
-        if cut.file_node in nodes:
-            qemu.execute("blockdev-del", {"node-name": cut.file_node})
-        _forget(journal, cut)
+        job = f"qvm-join-{overlay.file_node}"
+        if overlay.file_node in tops or job in jobs:
+            _commit(journal, overlay, qemu, job, is_begun=job in jobs)
+        if overlay.file_node in nodes:
+            qemu.execute("blockdev-del", {"node-name": overlay.file_node})
+        _forget(journal, overlay)
 
 
-def _commit(journal: Journal, cut: Overlay, qemu: Session, job: str, *, is_begun: bool) -> None:
+def _commit(journal: Journal, overlay: Overlay, qemu: Session, job: str, *, is_begun: bool) -> None:
     """Let QEMU commit the overlay into the disk below, and take it off."""
     with qemu.listen("JOB_STATUS_CHANGE") as events:
         if not is_begun:
@@ -287,9 +285,9 @@ def _commit(journal: Journal, cut: Overlay, qemu: Session, job: str, *, is_begun
                 "block-commit",
                 {
                     "job-id": job,
-                    "device": cut.file_node,
-                    "top-node": cut.file_node,
-                    "base-node": cut.node,  # without it QEMU commits into the lowest layer
+                    "device": overlay.file_node,
+                    "top-node": overlay.file_node,
+                    "base-node": overlay.node,  # without it QEMU commits into the lowest layer
                     "auto-finalize": False,
                     "auto-dismiss": False,
                 },
@@ -302,7 +300,7 @@ def _commit(journal: Journal, cut: Overlay, qemu: Session, job: str, *, is_begun
                 qemu.execute("job-complete", {"id": job})
             elif status == "pending" and seen != "pending":
                 # the guest's writes wait; overlay and disk hold the same from here on
-                why = _end_job(journal, cut, qemu, job)
+                why = _end_job(journal, overlay, qemu, job)
                 if why:
                     qemu.execute("job-cancel", {"id": job})
             elif status in ("concluded", "null"):
@@ -315,22 +313,22 @@ def _commit(journal: Journal, cut: Overlay, qemu: Session, job: str, *, is_begun
         qemu.execute("job-dismiss", {"id": job})
         why = why or found[0].get("error", "")
         if why:
-            _mark(journal, cut, is_merged=False)
+            _mark(journal, overlay, is_merged=False)
             raise QvmError(
-                f"what the guest wrote meanwhile cannot be put back into {cut.disk}: {why}",
+                f"cannot commit what the guest wrote in the meantime to {overlay.disk}: {why}",
                 machine=journal.vm.name,
-                hint="nothing is lost: make room, then `qvm doctor --fix`, and `qvm resume` if it is paused",
+                hint="nothing is lost: free space, then `qvm doctor --fix`; `qvm resume` if it is paused",
             )
 
 
-def _end_job(journal: Journal, cut: Overlay, qemu: Session, job: str) -> str:
-    """Note that the overlay is needed no more, and let QEMU end its job; "" or why it cannot be ended.
+def _end_job(journal: Journal, overlay: Overlay, qemu: Session, job: str) -> str:
+    """Note that the overlay is no longer needed, and let QEMU end its job; "" or why that failed.
 
     Raises:
-        QmpError: QEMU has gone, or does not answer. Perhaps it has ended the job, so the note stays.
+        QmpError: QEMU ended or does not answer. It may have ended the job, so the mark stays.
     """
     try:
-        _mark(journal, cut, is_merged=True)
+        _mark(journal, overlay, is_merged=True)
         qemu.execute("job-finalize", {"id": job})
     except OSError as error:  # perhaps only of the sync, and the words are written
         why = f"{error.filename}: {error.strerror}"
@@ -338,47 +336,47 @@ def _end_job(journal: Journal, cut: Overlay, qemu: Session, job: str) -> str:
         if not error.error_class:
             raise
         if [each for each in qemu.execute("query-jobs") if each["id"] == job and each["status"] != "pending"]:
-            return ""  # somebody else has ended it
+            return ""  # it has ended already
         why = error.what
     else:
         return ""
     with contextlib.suppress(OSError):
-        _mark(journal, cut, is_merged=False)
+        _mark(journal, overlay, is_merged=False)
     return why
 
 
-def _mark(journal: Journal, cut: Overlay, *, is_merged: bool) -> None:
-    """Note whether an overlay is needed still."""
+def _mark(journal: Journal, overlay: Overlay, *, is_merged: bool) -> None:
+    """Note whether an overlay is still needed."""
     marked = [
-        replace(each, is_merged=is_merged) if each.file == cut.file else each
+        replace(each, is_merged=is_merged) if each.file == overlay.file else each
         for each in journal.record.overlays
     ]
     journal.write(overlays=tuple(marked))
 
 
-def _forget(journal: Journal, cut: Overlay) -> None:
-    """The overlay is of no use any more: say so, then remove it."""
-    _mark(journal, cut, is_merged=True)
-    host_files.remove(os.path.join(journal.vm.directory, cut.file))
+def _forget(journal: Journal, overlay: Overlay) -> None:
+    """Note that the overlay is no longer needed, then remove it."""
+    _mark(journal, overlay, is_merged=True)
+    host_files.remove(os.path.join(journal.vm.directory, overlay.file))
 
 
 def _join_off(journal: Journal) -> str:
     vm = journal.vm
-    program = tools.qemu_img(vm)
+    program = programs.qemu_img(vm)
     names = []
-    for cut in journal.record.overlays:
-        path, disk = (os.path.join(vm.directory, name) for name in (cut.file, cut.disk))
-        if not cut.is_merged and os.path.exists(path) and os.path.getsize(path):
+    for overlay in journal.record.overlays:
+        path, disk = (os.path.join(vm.directory, name) for name in (overlay.file, overlay.disk))
+        if not overlay.is_merged and os.path.exists(path) and os.path.getsize(path):
             if image.header(path).snapshots:
                 raise QvmError(
-                    f"{cut.file} holds snapshots that were saved meanwhile",
-                    hint=f"`qemu-img snapshot -d` removes them from {cut.file}; then `qvm doctor --fix`",
+                    f"{overlay.file} holds snapshots that were saved in the meantime",
+                    hint=f"`qemu-img snapshot -d` removes them from {overlay.file}; then `qvm doctor --fix`",
                 )
             chain.below(vm, path, "qcow2")
             image.require_unused(disk, vm.name)
             words = ["commit", "-q", "-d", "-f", "qcow2", image.safe_name(path)]
-            image.run(program, words, what=f"put back into {cut.disk} what the guest wrote last")
+            image.run(program, words, what=f"commit what the guest wrote last to {overlay.disk}")
             host_files.sync(disk)
-            names.append(os.path.basename(cut.disk))
-        _forget(journal, cut)
+            names.append(os.path.basename(overlay.disk))
+        _forget(journal, overlay)
     return f"what the guest wrote last is in {', '.join(names)}" if names else ""

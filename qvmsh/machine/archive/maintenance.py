@@ -1,7 +1,7 @@
 """The machine's archives in a store: found, cleared of what killed commands left, read back.
 
-shelf = shelf_of(vm)
-read_bytes = require_whole(vm, shelf, archive, point)       # 35651584
+index = index_of(vm)
+read_bytes = require_whole(vm, index, archive, point)       # 35651584
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from qvmsh.errors import ImageError, QvmError
 from qvmsh.host import transfer
 from qvmsh.machine import identity, progress
 from qvmsh.machine.archive import changes, stores
-from qvmsh.machine.archive.index import UNFINISHED, Shelf
+from qvmsh.machine.archive.index import UNFINISHED, ArchiveIndex
 from qvmsh.machine.archive.model import PART, Archive, Point
 
 TYPE_CHECKING = False
@@ -22,14 +22,11 @@ if TYPE_CHECKING:
 OTHER_STATE = "`qvm archive --list` shows the other states; `qvm archive --full` makes a whole one"
 
 
-def shelf_of(vm: Machine) -> Shelf:
+def index_of(vm: Machine) -> ArchiveIndex:
     """The machine's archives."""
     settings = vm.settings
-    return Shelf(
-        stores.of(vm),
-        settings.text("VM_MACHINE_NAME"),
-        *layer_names(vm),
-        identity.known_uuid(vm),
+    return ArchiveIndex(
+        stores.of(vm), settings.text("VM_MACHINE_NAME"), *layer_names(vm), identity.known_uuid(vm)
     )
 
 
@@ -39,14 +36,14 @@ def layer_names(vm: Machine) -> tuple[str, str]:
     return settings.text("VM_SNAPSHOT_BASENAME"), settings.text("VM_SNAPSHOT_BACKINGNAME")
 
 
-def sweep(vm: Machine, shelf: Shelf) -> None:
+def sweep(vm: Machine, index: ArchiveIndex) -> None:
     """Remove what killed commands left in the store; the caller holds the work lock."""
-    store = shelf.store
+    store = index.store
     for folder in store.folders():
-        if shelf.is_part_folder(folder):
+        if index.is_part_folder(folder):
             store.remove_folder(folder)
-    for each in shelf.archives():
-        if not shelf.is_made_here(each):
+    for each in index.archives():
+        if not index.is_made_here(each):
             continue
         broken = [point for point in each.points if not point.is_done]
         kept = {part.name for part in each.parts(each.done)}
@@ -57,15 +54,15 @@ def sweep(vm: Machine, shelf: Shelf) -> None:
         if broken:
             store.remove(each.folder, *(f"{name}{end}" for name in sorted(gone) for end in ("", PART)))
             each.points = each.done
-            shelf.write(each)
+            index.write(each)
             stamps = ", ".join(point.stamp for point in broken)
             vm.io.warn(f"{vm.name}: removed from {each.folder} what an interrupted archive left ({stamps})")
     changes.clear_staged(vm)
 
 
-def warn_of_unreadable(vm: Machine, shelf: Shelf) -> None:
+def warn_of_unreadable(vm: Machine, index: ArchiveIndex) -> None:
     """Tell of archives that cannot be read; they are left alone."""
-    for error in shelf.unreadable:
+    for error in index.unreadable:
         vm.io.warn(f"{vm.name}: {error.what}")
 
 
@@ -80,19 +77,19 @@ def sweep_near(vm: Machine, state: str) -> str:
     """
     where = ""
     with contextlib.suppress(QvmError, OSError):
-        shelf = shelf_of(vm)
-        where = f" in {shelf.store.shown}"
-        if shelf.store.path() is not None:
-            sweep(vm, shelf)
-            own = filter(shelf.is_made_here, shelf.archives())
+        index = index_of(vm)
+        where = f" in {index.store.shown}"
+        if index.store.path() is not None:
+            sweep(vm, index)
+            own = filter(index.is_made_here, index.archives())
             if state in [f"{each.folder}/{point.stamp}" for each in own for point in each.done]:
-                return f"{state} is whole"
-            return "what it had begun is removed"
-    return f"the next archive removes what is unfinished{where}"
+                return f"{state} is complete"
+            return "its unfinished files were removed"
+    return f"the next archive removes the unfinished files{where}"
 
 
 def require_whole(
-    vm: Machine, shelf: Shelf, archive: Archive, point: Point, read: set[str] | None = None
+    vm: Machine, index: ArchiveIndex, archive: Archive, point: Point, read: set[str] | None = None
 ) -> int:
     """Read back all that a state consists of and compare the checksums; returns how many bytes.
 
@@ -103,20 +100,20 @@ def require_whole(
         ImageError: a file is missing or was changed.
     """
     total = 0
-    names = shelf.store.names(archive.folder)
+    names = index.store.names(archive.folder)
     for part in archive.parts(archive.chain(point)):
         if part.name not in names:
-            raise ImageError(f"{archive.folder}/{part.name} is not there", machine=vm.name, hint=OTHER_STATE)
+            raise ImageError(f"{archive.folder}/{part.name} is missing", machine=vm.name, hint=OTHER_STATE)
         if names[part.name] != part.stored_bytes:
             raise ImageError(
-                f"{archive.folder}/{part.name} has {names[part.name]} bytes, the manifest says "
+                f"{archive.folder}/{part.name} has {names[part.name]} bytes, but the manifest says "
                 f"{part.stored_bytes}", machine=vm.name, hint=OTHER_STATE,
             )  # fmt: skip
         if not part.xxh128 or (read is not None and part.name in read):
             continue
         with (
             progress.Progress(vm.io, f"reading {part.name}", part.stored_bytes) as shown,
-            shelf.store.reader(archive.folder, part.name) as fd,
+            index.store.reader(archive.folder, part.name) as fd,
         ):
             found = transfer.digest(fd, shown.tell, vm.io.checkpoint, like=part.xxh128)
         total += found.stored_bytes

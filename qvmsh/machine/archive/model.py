@@ -1,10 +1,10 @@
 """What an archive is: a folder with a base and the states that were archived on it.
 
-    archive.chain(archive.done[-1])     # the newest whole state and all that it stands on
+    archive.chain(archive.done[-1])     # the newest state and all that it is based on
 
 The layout is that of `vm` (bash): `NAME-<%Y%m%d%H%M%S of the base's mtime>/` holds `NAME-base.FMT` and
 `NAME-backing.FMT` as they were archived first, and one `NAME-backing-<stamp>.FMT` for each update; each
-may be compressed (`.xz`, `.gz`, ...). qvm adds `manifest.json`: checksums, further disks, how consistent
+may be compressed (`.xz`, `.gz`, ...). qvm adds `manifest.json`: checksums, additional disks, how consistent
 each state is. Where there is none, the names alone say what is there. A state that the manifest calls
 unfinished is what a killed command left.
 """
@@ -40,12 +40,12 @@ class Part:
         size_bytes: of the file before it was compressed.
         stored_bytes, xxh128: of the file in the archive; "" where a manifest is missing. A checksum that
             begins with `data:` is that of its data without its zeros (`transfer`).
-        source_mtime_ns: when it was written last; tells whether it has changed since.
+        source_mtime_ns: time of its last change.
         of: stamp of the state that this one holds the changes to; "" for a whole one.
         left_out: why the disk was not archived; "" if it was.
         tags: its internal snapshots, each with id and date, so that a replaced one is another.
         virtual_bytes: size of the disk as the guest sees it; 0 where an old manifest does not say.
-        mode: who might read and write the image, where it is whole; 0 where an old manifest does not say.
+        mode: permissions of a complete image; 0 in an old manifest.
     """
 
     role: str
@@ -108,7 +108,7 @@ class Point:
 
     @property
     def of(self) -> str:
-        """The state that the first disk of which there are only changes stands on; "" if all are whole."""
+        """The state that the first disk stored as changes is based on; "" if all are complete."""
         return next((each.of for each in self.parts if each.of), "")
 
     @property
@@ -121,7 +121,7 @@ class Archive:
     """One folder.
 
     Args:
-        layers: what the disks stand on, by role, the nearest first; archived once.
+        layers: what the disks are backed by, by role, the nearest first; archived once.
         has_manifest: False for an archive that `vm` made.
         uuid: the machine's; "" where it is not known.
         directory: the machine's; for what was left out, and is still there.
@@ -148,12 +148,12 @@ class Archive:
         return next((each for each in self.points if each.stamp == stamp), None)
 
     def chain(self, point: Point, role: str = "") -> list[Point]:
-        """`point` and all that it stands on, itself last.
+        """`point` and all that it is based on, itself last.
 
-        Each disk may stand on another state: one that was away for a while stands on the last that has it.
+        Disks may be based on different states: one that was absent is based on the last that has it.
 
         Args:
-            role: only what this disk stands on, in that order; "" = all disks.
+            role: only what this disk is based on, in that order; "" = all disks.
 
         Raises:
             ImageError: one of them is missing, or does not have the disk.
@@ -165,7 +165,7 @@ class Archive:
         return [*found, point]
 
     def _below(self, point: Point, part: Part) -> list[Point]:
-        """The states that a disk of `point` stands on, the whole one first."""
+        """The states that a disk of `point` is based on, the complete one first."""
         found: list[Point] = []
         while part.of:
             below = self.point(part.of)
@@ -175,7 +175,7 @@ class Archive:
                 or following is None or not following.name
             ):  # fmt: skip
                 raise ImageError(
-                    f"{self.folder}/{point.stamp} stands on the state {part.of}, which is not there",
+                    f"{self.folder}/{point.stamp} is based on the state {part.of}, which is missing",
                     hint="restore another state",
                 )
             found.insert(0, below)

@@ -1,10 +1,10 @@
 """The files of one archived state, made somewhere: fetched, judged, and put on one another.
 
-    reader = Reader(vm.io, program, shelf, archive, point, work="/vm/demo/.qvm")
+    reader = Reader(vm.io, program, index, archive, point, work="/vm/demo/.qvm")
     reader.layers("main", [Place("/vm/demo/demo-backing.qcow2"), Place("/vm/demo/demo-base.qcow2")])
 
-An image can name other files of the host, which QEMU then reads, or writes to. What comes out of an archive
-stands on what the archive holds, or alone; one that names anything else is refused.
+An image can name other files of the host, which QEMU then reads or writes to. An image from an archive may
+name only files of that archive; others are refused.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from qvmsh.io import Io
-    from qvmsh.machine.archive.index import Shelf
+    from qvmsh.machine.archive.index import ArchiveIndex
 
 NEW = ".restore-new"
 FULL_BYTES = 1 << 16
@@ -58,14 +58,14 @@ class Reader:
 
     Args:
         work: folder for what is needed in between.
-        verb: what is done with the files, for who looks on.
+        verb: what is done with the files, for the progress display.
     """
 
     def __init__(
         self,
         io: Io,
         program: str,
-        shelf: Shelf,
+        index: ArchiveIndex,
         archive: Archive,
         point: Point,
         work: str,
@@ -73,13 +73,13 @@ class Reader:
     ) -> None:
         self.io = io
         self.program = program
-        self.shelf = shelf
+        self.index = index
         self.archive = archive
         self.point = point
         self.work = work
         self.verb = verb
         self.settings_uid: int | None = None
-        """Whose the archive's settings are, where they are on this host."""
+        """The owner of the archive's settings, if they are on this host."""
 
     def fetch(self, part: Part, target: str) -> None:
         """One stored file, decompressed, at `target`; its checksum must be right.
@@ -94,9 +94,9 @@ class Reader:
         try:
             with (
                 progress.Progress(self.io, f"{self.verb} {part.plain_name}", part.stored_bytes) as shown,
-                self.shelf.store.reader(self.archive.folder, part.name) as source,
+                self.index.store.reader(self.archive.folder, part.name) as source,
             ):
-                if part.role == SETTINGS and self.shelf.store.path() is not None:
+                if part.role == SETTINGS and self.index.store.path() is not None:
                     self.settings_uid = os.fstat(source).st_uid
                 try:
                     sent = transfer.fetch(
@@ -117,14 +117,14 @@ class Reader:
             os.fchmod(fd, part.mode & 0o664 | 0o600)
             os.fsync(fd)
         except FileNotFoundError:
-            raise ImageError(f"{label} is not there", hint="restore another state") from None
+            raise ImageError(f"{label} is missing", hint="restore another state") from None
         finally:
             os.close(fd)
         if part.role != SETTINGS:
             _require_harmless(target, part, label)
 
     def files(self, role: str) -> list[Part]:
-        """All that the disk `role` is made of: its last whole copy, the changes since, what it stands on.
+        """The files of the disk `role`: its last complete copy, the changes since, its base images.
 
         Raises:
             ImageError: something of it is missing.
@@ -133,7 +133,7 @@ class Reader:
 
     @contextlib.contextmanager
     def opened(self, part: Part) -> Iterator[int]:
-        """One of `files`, open for reading: where it lies, or a copy where it is compressed or far.
+        """One of `files`, open for reading: in place, or a copy if it is compressed or on another host.
 
         Raises:
             ImageError: it is missing or damaged, or names what the archive does not hold.
@@ -142,7 +142,7 @@ class Reader:
         label = f"{self.archive.folder}/{part.name}"
         below = self.archive.layers.get(part.role, [])
         with contextlib.ExitStack() as stack:
-            here = self.shelf.store.path(self.archive.folder, part.name)
+            here = self.index.store.path(self.archive.folder, part.name)
             if here is None or part.compression:
                 here = os.path.join(self.work, f"image-{os.getpid()}{NEW}")
                 stack.enter_context(host_files.Removed(here))
@@ -150,7 +150,7 @@ class Reader:
                 fd = os.open(here, os.O_RDONLY | os.O_CLOEXEC)
                 stack.callback(os.close, fd)
             else:
-                fd = stack.enter_context(self.shelf.store.reader(self.archive.folder, part.name))
+                fd = stack.enter_context(self.index.store.reader(self.archive.folder, part.name))
                 _require_harmless(here, part, label)
             if part.format == "raw" and part in below:
                 self._require_raw(here, part.name)
@@ -159,7 +159,7 @@ class Reader:
             yield fd
 
     def layers(self, role: str, places: Sequence[Place], opened: str | None = None) -> None:
-        """The disk `role` with all that it stands on.
+        """The disk `role` with everything that it is backed by.
 
         Args:
             places: of each layer, the top first.
@@ -167,18 +167,18 @@ class Reader:
                 setting names it yet.
 
         Raises:
-            ImageError: one is missing or damaged, or stands on what the archive does not hold, or would be
-                opened as what it was not archived as.
+            ImageError: one is missing or damaged, or backed by a file outside the archive, or would be opened
+                in another format than it was archived in.
         """
         below = self.archive.layers.get(role, [])
         top = _part(self.point, role)
         forms = self.formats(role)
         if opened not in (None, "", forms[0]):
             raise ImageError(
-                f"{os.path.basename(places[0].name)} is {forms[0]} in the archive, and the machine opens it "
+                f"{os.path.basename(places[0].name)} is {forms[0]} in the archive, but the machine opens it "
                 f"as {opened}",
-                hint="let the settings (VM_DISKS, VM_FMT, -drive) name the format that it had, or restore "
-                "another state",
+                hint="set that format in the configuration (VM_DISKS, VM_FMT, -drive), or restore another "
+                "state",
             )
         for part, place in zip(below, places[1:], strict=True):
             if place.is_made:
@@ -204,12 +204,12 @@ class Reader:
             os.utime(places[0].path, ns=(when, when))
 
     def _require_ground(self, path: str, name: str) -> None:
-        """Refuse the lowest image of a disk if it stands on something."""
+        """Refuse the lowest image of a disk if it is backed by another."""
         backing = image.header(path).backing
         if backing:
             raise ImageError(
-                f"{self.archive.folder}: {name} stands on {backing}, which the archive does not hold",
-                hint="put that file into the archive's folder, under the name of a base",
+                f"{self.archive.folder}: {name} is backed by {backing}, which is not in the archive",
+                hint="put that file into the archive's folder, named as a base",
             )
 
     def _require_raw(self, path: str, name: str) -> None:
@@ -217,8 +217,8 @@ class Reader:
         with open(path, "rb") as file:
             if file.read(len(qcow2.MAGIC)) == qcow2.MAGIC:
                 raise ImageError(
-                    f"{self.archive.folder}: {name} is raw in the archive, and begins like a qcow2 image",
-                    hint="restore another state; if the guest itself wrote that, name the disk with its "
+                    f"{self.archive.folder}: {name} is raw in the archive, but starts like a qcow2 image",
+                    hint="restore another state; if the guest itself wrote that, give the disk a "
                     "format: `data.img:raw` in VM_DISKS, `format=raw` in -drive",
                 )
 
@@ -245,7 +245,7 @@ class Reader:
     def _top(self, role: str, places: Sequence[Place], below: Sequence[Part]) -> None:
         """The top layer: the last whole one, and the changes since, one after the other.
 
-        A commit reads the rest of a cluster from what the layer stands on, as that is called now.
+        A commit reads the rest of a cluster from the base, under its current name.
         """
         target = places[0].path
         whole, *changes = self._chain(role)
@@ -253,7 +253,7 @@ class Reader:
         if changes and whole.format == "qcow2" and image.header(target).backing:
             if not below:
                 raise ImageError(
-                    f"{self.archive.folder} does not hold what its disk {role} stands on",
+                    f"{self.archive.folder} lacks the base of its disk {role}",
                     hint="restore another state",
                 )
             words = ["-F", below[0].format, "-b", os.path.abspath(places[1].path)]
@@ -294,7 +294,7 @@ def restored_ns(point: Point, part: Part) -> int:
 
 
 def _is_full(fd: int) -> bool:
-    """True if nothing more can be written where an open file lies."""
+    """True if the file system of an open file is full."""
     room = os.fstatvfs(fd)
     return room.f_bavail * room.f_frsize < FULL_BYTES
 
@@ -307,7 +307,7 @@ def beside(name: str, other: str) -> str:
 
 def _require_harmless(path: str, part: Part, label: str) -> None:
     """Refuse an image that is not what the manifest says, or has its data in another file of the host."""
-    damaged = ImageError(f"{label} is damaged: it is no {part.format} image", hint="restore another state")
+    damaged = ImageError(f"{label} is damaged: it is not a {part.format} image", hint="restore another state")
     try:
         found = image.header(path, part.format)
     except ImageError:
@@ -316,8 +316,8 @@ def _require_harmless(path: str, part: Part, label: str) -> None:
         raise damaged
     if image.has_other_files(path, part.format):
         raise ImageError(
-            f"{label} keeps its data in another file, which the archive does not hold",
-            hint="`qemu-img convert -O qcow2` where that file is makes one image of both",
+            f"{label} keeps its data in another file, which is not in the archive",
+            hint="`qemu-img convert -O qcow2` in the folder of that file makes one image of both",
         )
 
 

@@ -21,7 +21,7 @@ def recover(journal: Journal) -> str:
         changes.clear_running(vm)
     layers.remove_parts(vm)
     removed = maintenance.sweep_near(vm, journal.record.state)
-    return f"is cleaned up: {', '.join(filter(None, (joined, removed)))}"
+    return f"was cleaned up: {', '.join(filter(None, (joined, removed)))}"
 
 
 def left(vm: Machine, record: Record) -> tuple[str, str | None]:  # as `work.recovery` asks

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
+    from qvmsh.machine.archive.job import Job
     from qvmsh.machine.archive.model import Archive, Point
 
 
@@ -23,29 +24,19 @@ class Archived(Report):
     )  # fmt: skip
 
     def __init__(
-        self,
-        machine: str,
-        archive: str,
-        point: Point,
-        *,
-        where: str,
-        copied_bytes: int,
-        pause_s: float,
-        seconds: float,
-        notes: Sequence[str],
-        removed: Sequence[str],
+        self, job: Job, archive: str, point: Point, *, seconds: float, removed: Sequence[str]
     ) -> None:
-        self.machine = machine
+        self.machine = job.vm.name
         self.archive = archive
         self.stamp = point.stamp
         self.consistency = point.consistency
         self.incremental = bool(point.of)
         self.snapshots = list(point.snapshots)
-        self.where = where
-        self.copied_bytes = copied_bytes
-        self.pause_seconds = round(pause_s, 3)
+        self.where = job.store.shown
+        self.copied_bytes = job.copied_bytes
+        self.pause_seconds = round(job.pause_s, 3)
         self.seconds = round(seconds, 3)
-        self.notes = list(notes)
+        self.notes = list(job.said)
         self.removed = list(removed)
 
     def shown(self) -> list[str]:
@@ -127,7 +118,7 @@ def _row(archive: Archive, point: Point) -> dict[str, Any]:
 
 
 class Deleted(Report):
-    """Result of `archive --delete`: the states that went."""
+    """Result of `archive --delete`: the removed states."""
 
     __slots__ = ("machine", "removed")
 

@@ -2,10 +2,10 @@
 
     found = gather(vm, disks)
     found.names           # [".vmrc", ".qvm/uuid", ".qvm/id_ed25519", "vmlinuz", "seed.iso", ...]
-    found.left_out        # [("/srv/install.iso", "it lies outside of the machine's directory")]
+    found.left_out        # [("/srv/install.iso", "it is outside the machine's directory")]
 
 These are the `.vmrc`, what `.qvm` keeps for good, and the small files of the directory that the settings
-name: a kernel, a CD with a guest's first settings, a hook. What is not taken is told, with the reason.
+name: a kernel, a CD with a guest's first settings, a hook. What is left out is reported with the reason.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ SETTINGS = "settings"
 SMALL_BYTES = 64 << 20
 MOST_FILES = 10_000
 HEAD_BYTES = 8192
-"""What a long name, and all else that stands before a file in the tar, may have."""
-OUTSIDE = "it lies outside of the machine's directory"
+"""The most that the headers of a file in the tar may have."""
+OUTSIDE = "it is outside the machine's directory"
 LARGE = f"the guest only reads it, and it has more than {SMALL_BYTES >> 20} MiB"
 FOLDER = "it is a folder"
 
 STATE = (os.path.join(".qvm", "tpm", ""), os.path.join(".qvm", "snapshots.json"))
-"""What belongs to the disks of the same moment: the TPM's keys, what is known of the snapshots."""
+"""What belongs to the disks of the same moment: the TPM's keys, the snapshots' metadata."""
 UUID = os.path.join(".qvm", "uuid")
 
 _PASSING = ("running", "qemu.pid", "work.lock", "wait.lock", "settled", "log")
@@ -69,7 +69,7 @@ def gather(vm: Machine, disks: Sequence[Drive], others: Sequence[str] = ()) -> S
 
     Args:
         disks: those of the machine; a small one that the guest only reads is taken here.
-        others: paths of further images, which are no settings.
+        others: paths of additional images, which are not settings.
     """
     found = Settings([".vmrc", *_kept(vm)])
     images = [each.path for each in disks if each.left_out != drives.READ_ONLY] + list(others)
@@ -99,14 +99,14 @@ def gather(vm: Machine, disks: Sequence[Drive], others: Sequence[str] = ()) -> S
 
 
 def is_known(vm: Machine, name: str) -> bool:
-    """True for a file that the machine's own settings name, or that lies in `.qvm`."""
+    """True for a file that the machine's settings name, or in `.qvm`."""
     path = os.path.normpath(os.path.join(vm.directory, name))
     known = {*_named(vm), *(os.path.normpath(each.path) for each in drives.named(vm))}
     return name.startswith(os.path.join(".qvm", "")) or path in known
 
 
 def is_lasting(name: str) -> bool:
-    """True for a file that may be in the tar: not for what tells of a run, or of work under way."""
+    """True for a file that may be in the tar: not for records of a run or of work in progress."""
     head, _, rest = os.path.normpath(name).partition(os.sep)
     if head != ".qvm":
         return head != ".." and not os.path.isabs(name) and (head != "." or bool(rest))
@@ -122,7 +122,7 @@ def pack(vm: Machine, names: Sequence[str], file: IO[bytes], *, without: str = "
     """Write the tar.
 
     Args:
-        without: a snapshot that is not in the copy, so nothing is told of it.
+        without: a snapshot that is not in the copy, left out of the metadata.
     """
     known = Catalogue.read(vm) if without else None
     if known and without in known.entries:
@@ -142,7 +142,7 @@ def pack(vm: Machine, names: Sequence[str], file: IO[bytes], *, without: str = "
 
 
 class _Member(tarfile.TarInfo):
-    """A file in a tar that somebody may have made to do harm: no endless name, no map of holes."""
+    """A file in an untrusted tar: no endless name, no map of holes."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
@@ -174,7 +174,7 @@ def is_same(vm: Machine, names: Sequence[str], file: IO[bytes]) -> bool:
         with tarfile.open(fileobj=file, mode="r|", tarinfo=_Member) as tar:
             for member in _members(tar):
                 source = tar.extractfile(member)
-                if isinstance(source, io.BufferedReader):  # a file, as all of ours
+                if isinstance(source, io.BufferedReader):  # a file, as in all tars of qvm
                     content = hashlib.file_digest(source, "sha256").digest()
                     found[member.name] = (stat.S_IMODE(member.mode), content)
     except (tarfile.TarError, EOFError, ValueError):
@@ -207,8 +207,8 @@ def unpack(path: str, place: Callable[[str], str | None], label: str) -> None:
                 folders.update(map(str, PurePath(clean).parents))
                 if not member.isfile() or not is_lasting(clean):
                     raise ImageError(
-                        f"{label} holds {member.name}, which does not belong there",
-                        hint="somebody has changed it; restore another state",
+                        f"{label} holds {member.name}, which is not a file of a machine",
+                        hint="it was modified; restore another state",
                     )
                 if files & folders:
                     raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), clean)
@@ -223,8 +223,8 @@ def unpack(path: str, place: Callable[[str], str | None], label: str) -> None:
                     os.fsync(file.fileno())
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise ImageError(
-            f"{label} holds {clean}, for which there is no place: {error.strerror}",
-            hint="a file is where it needs a folder, or the other way round; restore another state",
+            f"cannot unpack {clean} of {label}: {error.strerror}",
+            hint="a file is where it needs a folder, or vice versa; restore another state",
         ) from None
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise ImageError(f"{label} is damaged: {error}", hint="restore another state") from None
@@ -263,7 +263,7 @@ def _named(vm: Machine) -> list[str]:
 
 
 def _media(vm: Machine) -> list[str]:
-    """What the guest reads beside its disks, as far as the settings say that it is that."""
+    """The files besides disks that the guest reads, according to the settings."""
     names = ("VM_CDROM", "VM_KERNEL", "VM_INITRD", "VM_INCLUDE")
     found = [vm.settings.path(name) for name in names if name in vm.settings]
     for option, value in _options(vm):

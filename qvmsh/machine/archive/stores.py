@@ -1,4 +1,4 @@
-"""Where archives lie: a folder of this host, or one of another host that ssh reaches.
+"""Where archives are kept: in a folder of this host, or of another host that ssh reaches.
 
     store = of(vm)                              # VM_ARCHIVE, else the machine's directory
     with store.writer("demo-20261121101336", "demo-base.qcow2") as fd: ...
@@ -36,7 +36,7 @@ def of(vm: Machine) -> Store:
     """The store that VM_ARCHIVE names; the machine's own directory where it is not set.
 
     Raises:
-        ConfigError: VM_ARCHIVE names none.
+        ConfigError: VM_ARCHIVE is not a place for archives.
         QvmError: it is another account's, and this is root.
     """
     where = vm.settings.text("VM_ARCHIVE")
@@ -58,14 +58,14 @@ def require_mounted(vm: Machine) -> None:
     point = _mount_point(table, os.path.realpath(vm.settings.located(where)))
     if point and not os.path.ismount(point) and point != _mount_point(table, os.path.realpath(vm.directory)):
         raise StateError(
-            f"cannot archive: VM_ARCHIVE={where} lies on {point}, which is not mounted ({table} has it)",
+            f"cannot archive: VM_ARCHIVE={where} is on {point}, which is in {table} but not mounted",
             machine=vm.name,
-            hint=f"`mount {shlex.quote(point)}`; or `qvm config VM_ARCHIVE=FOLDER` names another place",
+            hint=f"`mount {shlex.quote(point)}`; or `qvm config VM_ARCHIVE=FOLDER` sets another place",
         )
 
 
 def _mount_point(table: str, path: str) -> str:
-    """The deepest mount point of a table in the form of fstab(5) that `path` lies on; "" if there is none."""
+    """The deepest mount point of a table in the form of fstab(5) that `path` is on; "" if there is none."""
     try:
         with open(table, errors="surrogateescape") as file:
             rows = [line.split() for line in file if not line.lstrip().startswith("#")]
@@ -85,9 +85,9 @@ def at(where: str, directory: str, machine: str | None = None) -> Store:
     found = _URL.fullmatch(where)
     if not found or not found[4]:
         raise ConfigError(
-            f"VM_ARCHIVE={where} names no place for archives",
+            f"VM_ARCHIVE={where} is not a place for archives",
             machine=machine,
-            hint="a folder, or ssh://[USER@]HOST[:PORT]/FOLDER",
+            hint="set a folder or ssh://[USER@]HOST[:PORT]/FOLDER",
         )
     user, host, port, folder = found.groups()
     return Remote(host.strip("[]"), folder, user=user or "", port=port or "")
@@ -135,7 +135,7 @@ class Store(ABC):
         """Rename `FOLDER` or `FOLDER/NAME`; a file takes the place of one that is there.
 
         Raises:
-            QvmError: a folder of the new name is there; both are as they were.
+            QvmError: a folder of the new name exists; nothing changed.
         """
 
     @abstractmethod
@@ -148,7 +148,7 @@ class Store(ABC):
 
     @abstractmethod
     def free_bytes(self) -> int | None:
-        """Room that is left; None where that is not known."""
+        """Free space; None where that is not known."""
 
     @abstractmethod
     def path(self, *names: str) -> str | None:
@@ -168,8 +168,8 @@ class Folder(Store):
         account = owner.above(self.root, os.environ)
         if account:
             raise QvmError(
-                f"{self.root} is {account.name}'s: root keeps and reads no archives there",
-                hint="VM_ARCHIVE names another folder; an archive can be copied to a folder of root's",
+                f"{self.root} belongs to {account.name}: root does not keep or read archives there",
+                hint="set VM_ARCHIVE to another folder; or copy the archive to a folder of root",
             )
 
     def folders(self) -> list[str]:
@@ -180,8 +180,8 @@ class Folder(Store):
             return []
         except OSError as error:
             raise QvmError(
-                f"no archives can lie in {self.root}: {error.strerror}",
-                hint="VM_ARCHIVE names a folder that you can read and write",
+                f"cannot use {self.root} for archives: {error.strerror}",
+                hint="set VM_ARCHIVE to a folder that you can read and write",
             ) from None
 
     def names(self, folder: str) -> dict[str, int]:
@@ -262,7 +262,7 @@ def _opened(path: str) -> int:
     """A regular file, open for reading.
 
     Raises:
-        OSError: it cannot be read, or is something else (a FIFO would hold us up for ever).
+        OSError: it cannot be read, or is something else (a FIFO would block for ever).
     """
     return host_files.opened(path)
 
@@ -281,15 +281,15 @@ def _text(fd: int) -> str:
 
 
 def _taken(place: str) -> QvmError:
-    """The error for a name that somebody else's folder has got meanwhile."""
+    """The error for a name that another folder has taken in the meantime."""
     return QvmError(
-        f"{place} has just been made by somebody else",
-        hint="nothing in it was changed; try again: the new archive gets another name",
+        f"another command has just created {place}",
+        hint="nothing in it was changed; try again, the new archive gets another name",
     )
 
 
 def _is_foreign(path: str) -> bool:
-    """True for a folder or link of another account, where this is root, who does not look into it."""
+    """True for root, of a folder or link of another account, which root does not read."""
     try:
         return os.geteuid() == 0 and os.lstat(path).st_uid != 0
     except OSError:
@@ -330,7 +330,7 @@ class Remote(Store):
 
     def _failure(self, words: bytes) -> QvmError:
         lines = words.decode(errors="replace").splitlines()
-        hint = "the disk there is full" if "No space left" in "".join(lines) else None
+        hint = "the disk of that host is full" if "No space left" in "".join(lines) else None
         return QvmError(
             f"{self.shown} cannot be used",
             details=lines[-3:],
@@ -376,7 +376,7 @@ class Remote(Store):
 
     @contextlib.contextmanager
     def writer(self, folder: str, name: str) -> Iterator[int]:
-        # what is cut off (a broken connection, a kill) never gets beyond its name for unfinished work
+        # interrupted work (a broken connection, a kill) keeps its name for unfinished files
         script = 'umask 077; rm -f "$1"; set -C; cat > "$1" && { sync "$1" 2>/dev/null || sync; }'
         with subprocess.Popen(
             self._command(script, self._at(folder, name)), stdin=subprocess.PIPE, stderr=subprocess.PIPE
@@ -398,10 +398,10 @@ class Remote(Store):
 
     @contextlib.contextmanager
     def reader(self, folder: str, name: str) -> Iterator[int]:
-        # the first byte tells that it is there
+        # the first byte says that it exists
         script = (
             'if [ -f "$1" ]; then echo; cat "$1"; '
-            'elif [ -e "$1" ]; then echo "$1 is no regular file" >&2; exit 1; fi'
+            'elif [ -e "$1" ]; then echo "$1 is not a regular file" >&2; exit 1; fi'
         )
         path = self._at(folder, name)
         with subprocess.Popen(

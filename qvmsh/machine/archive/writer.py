@@ -7,7 +7,7 @@
     archive, point = writer.result()
 
 Everything is written under names for unfinished work and renamed at the end. The manifest names a state
-before its first byte is written, so that what a killed command leaves is known for what it is.
+before its first byte is written, so that the files of a killed command are recognized.
 """
 
 from __future__ import annotations
@@ -16,24 +16,20 @@ import contextlib
 import os
 import secrets
 import time
-from dataclasses import dataclass, field
 
 from qvmsh.errors import ConfigError, ImageError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process, transfer
-from qvmsh.machine import identity, progress
+from qvmsh.machine import identity, programs, progress
 from qvmsh.machine import journal as journals
-from qvmsh.machine import programs as tools
-from qvmsh.machine.archive import changes, drives
-from qvmsh.machine.archive import live_copy as cut
-from qvmsh.machine.archive import model as archives
+from qvmsh.machine.archive import changes, drives, live_copy, model
 from qvmsh.machine.archive.changes import tag_id
-from qvmsh.machine.archive.drives import MAIN, Drive
-from qvmsh.machine.archive.index import LAST_NUMBER, UNFINISHED, Shelf, is_plain
+from qvmsh.machine.archive.drives import Drive
+from qvmsh.machine.archive.index import LAST_NUMBER
 from qvmsh.machine.archive.model import PART, Archive, Part, Point
+from qvmsh.machine.archive.names import Names
 from qvmsh.machine.archive.settings import SETTINGS, gather, pack
-from qvmsh.machine.archive.settings import is_same as is_same_settings
-from qvmsh.machine.create import layers as images
+from qvmsh.machine.create import layers as create_layers
 from qvmsh.machine.journal import Journal, Kind, Record
 from qvmsh.machine.storage.bitmaps import tags_of
 from qvmsh.qemu import image
@@ -42,47 +38,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from qvmsh.machine.archive.stores import Store
-    from qvmsh.machine.machine import Machine
-
-ROOM_BYTES = 1 << 20
-NAME_BYTES = 240
-"""How long a file's name in an archive may be before the suffixes of a compression and of unfinished work."""
-
-
-@dataclass(frozen=True)
-class Wish:
-    """The options of `archive`; see its help."""
-
-    is_create: bool = False
-    savevm: str = ""
-    delvm: str = ""
-    compress: str = ""
-    compress_base: bool = False
-    drop_snapshots: bool = False
-    is_full: bool = False
-    keep: int | None = None
-    keep_days: float | None = None
-
-
-@dataclass
-class Job:
-    """What one call works with."""
-
-    vm: Machine
-    wish: Wish
-    shelf: Shelf
-    said: list[str] = field(default_factory=list)
-    copied_bytes: int = 0
-    pause_s: float = 0.0
-    changed: str = ""
-    """What has been done to the machine itself, and stays whatever becomes of the archive."""
-    left: str = "the machine and its archives are as they were"
-    """What holds if it is interrupted now."""
-
-    @property
-    def store(self) -> Store:
-        return self.shelf.store
+    from qvmsh.machine.archive.job import Job
 
 
 class Writer:
@@ -96,15 +52,15 @@ class Writer:
         self.taken = [each for each in found if not each.left_out]
         if not self.taken:
             raise ConfigError(
-                "cannot archive: it has no disk that qvm knows of", machine=self.vm.name,
-                hint="`qvm disk add data.qcow2 10G` gives it one; by hand, -drive and -hda name disks",
+                "cannot archive: the machine has no disk that qvm knows of", machine=self.vm.name,
+                hint="`qvm disk add data.qcow2 10G` adds one; with hardware by hand, -drive or -hda does",
             )  # fmt: skip
         self._below = {each.role: drives.below(self.vm, each) for each in self.taken}
         self.stored: dict[str, int] = {}
-        """The files of the archive that is there already, and their sizes in bytes."""
+        """The files of an existing archive, and their sizes in bytes."""
         self.archive, self.is_new = self._archive()
         while self.archive.point(stamp):
-            stamp = archives.stamp_of(archives.seconds(stamp) + 1)
+            stamp = model.stamp_of(model.seconds(stamp) + 1)
         if self.is_new:
             stamp = self.archive.stamp
         self.point = Point(stamp, time.time(), consistency, [], is_done=False, id=secrets.token_hex(8))
@@ -119,14 +75,14 @@ class Writer:
                     machine=self.vm.name,
                     hint=f"`{image.converted(path, form)}` makes one image of both",
                 )
-        self._settings = gather(self.vm, found, [*layers, images.Layers(self.vm).seed])
+        self.settings = gather(self.vm, found, [*layers, create_layers.Layers(self.vm).seed])
         self.point.parts = [
             Part(each.role, "", each.format, self.source_of(each.path), left_out=each.left_out)
             for each in found
-            if each.left_out and self.source_of(each.path) not in self._settings.names
+            if each.left_out and self.source_of(each.path) not in self.settings.names
         ]
         known = {each.source for each in self.point.parts}
-        left = [(self.source_of(path), why) for path, why in self._settings.left_out]
+        left = [(self.source_of(path), why) for path, why in self.settings.left_out]
         self.point.parts += [
             Part(f"file{at}", "", "raw", source, left_out=why)
             for at, (source, why) in enumerate(left, start=1)
@@ -134,9 +90,9 @@ class Writer:
         ]
         for each in self.point.parts:
             job.said.append(f"{each.source} is not in the archive: {each.left_out}")
-        self._folder = job.shelf.part_folder(self.archive.folder) if self.is_new else self.archive.folder
+        self._folder = job.index.part_folder(self.archive.folder) if self.is_new else self.archive.folder
         self._renames: list[str] = []
-        self._names: dict[tuple[str, int], str] = {}
+        self.names = Names(self.vm.name, self.archive, "" if self.is_new else stamp)
         self._has_layers = False
         self.journal = Journal(self.vm, Record(Kind.ARCHIVE))
         self.is_whole = False
@@ -152,7 +108,7 @@ class Writer:
     def _archive(self) -> tuple[Archive, bool]:
         """The archive of the present base, or a new one."""
         own = identity.uuid_of(self.vm)
-        every = self.job.shelf.archives()
+        every = self.job.index.archives()
         self._newest = max(
             (point.number for each in every if each.uuid == own for point in each.points), default=0
         )
@@ -162,15 +118,15 @@ class Writer:
                 return each, False
         main = self._below[self.taken[0].role]
         path = main[0][0] if main else self.taken[0].path
-        stamp = archives.stamp_of(os.stat(path).st_mtime)
+        stamp = model.stamp_of(os.stat(path).st_mtime)
         folders = set(self.store.folders())
         while f"{self.vm.name}-{stamp}" in folders:
-            stamp = archives.stamp_of(archives.seconds(stamp) + 1)
+            stamp = model.stamp_of(model.seconds(stamp) + 1)
         where = self.vm.directory
         return Archive(f"{self.vm.name}-{stamp}", self.vm.name, {}, [], own, where), True
 
     def _is_of_base(self, each: Archive) -> bool:
-        """True if all disks stand on what this archive holds."""
+        """True if this archive holds what all disks are backed by."""
         for drive in self.taken:
             below = self._below[drive.role]
             stored = each.layers.get(drive.role, [])
@@ -180,55 +136,26 @@ class Writer:
                 status = os.stat(path)
                 if part.source_mtime_ns:
                     is_same = (status.st_mtime_ns, status.st_size) == (part.source_mtime_ns, part.size_bytes)
-                else:  # of `vm`, which tells it by the folder's name
-                    is_same = archives.stamp_of(status.st_mtime) == each.stamp
+                else:  # of `vm`, which has it in the folder's name
+                    is_same = model.stamp_of(status.st_mtime) == each.stamp
                 if not is_same:
                     return False
         return True
 
     def _has_ground(self, each: Archive) -> bool:
-        """True if what a further state would stand on is there, and the manifest has room for it."""
-        if self.job.shelf.is_full(each):
-            self.job.said.append(f"{each.folder} holds as many states as it can: a new archive")
+        """True if what another state would be based on is there, and the manifest has room for it."""
+        if self.job.index.is_full(each):
+            self.job.said.append(f"{each.folder} is full: started a new archive")
             return False
         stored = self.store.names(each.folder)
         for part in each.parts([]):
             if stored.get(part.name) != part.stored_bytes:
-                self.job.said.append(f"{part.name} of {each.folder} is gone or cut off: a new archive")
+                self.job.said.append(
+                    f"{part.name} of {each.folder} is missing or truncated: started a new archive"
+                )
                 return False
         self.stored = stored
         return True
-
-    def unchanged(self) -> tuple[Archive, Point] | None:
-        """The newest state, if it holds the settings and, as far as their files tell, the disks of now."""
-        if self.is_new or self.job.wish.delvm or self.job.wish.is_full or not self.archive.done:
-            return None
-        last = self.archive.done[-1]
-        for drive in self.taken:
-            part, status = last.part(drive.role), os.stat(drive.path)
-            if part is None or part.of or last.consistency != "off":
-                return None
-            if (status.st_mtime_ns, status.st_size) != (part.source_mtime_ns, part.size_bytes):
-                return None
-        if any(self.stored.get(part.name) != part.stored_bytes for part in self.archive.parts([last])):
-            return None  # that state is damaged
-        now = [Part(each.role, each.name, each.format, self.source_of(each.path)) for each in self.taken]
-        is_same = _disks([*now, *self.point.parts]) == _disks(last.parts) and self._has_settings(last)
-        return (self.archive, last) if is_same else None
-
-    def _has_settings(self, point: Point) -> bool:
-        """True if a state holds the settings as they are now."""
-        part = point.part(SETTINGS)
-        if part is None:
-            return False
-        with (
-            self.store.reader(self.archive.folder, part.name) as fd,
-            open(fd, "rb", closefd=False) as file,
-        ):
-            is_same = is_same_settings(self.vm, self._settings.names, file)
-            while file.read(1 << 20):  # another host's program waits until all is read
-                pass
-        return is_same
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -252,7 +179,7 @@ class Writer:
             raise QvmError(
                 f"cannot archive: {error.filename or self.store.shown}: {error.strerror}",
                 machine=self.vm.name,
-                hint=f"{self.job.left}; make room, or set VM_ARCHIVE",
+                hint=f"{self.job.left}; free some space, or set VM_ARCHIVE",
             ) from error
         except BaseException as error:
             if not self.is_whole:
@@ -262,40 +189,42 @@ class Writer:
             raise
         finally:
             with process.Shielded():
-                if cut.is_settled(self.journal.record):
+                if live_copy.is_joined(self.journal.record):
                     self.journal.end()
 
     def announce_changes(self, roles: set[str]) -> None:
-        """Only changes of these disks will be copied, which are qcow2 images whatever the disk is."""
+        """Note the disks of which only changes are copied; these are qcow2 whatever the disk is."""
         self.changes_only = roles
-        if any(self._changes_name(each) != self._name(each) for each in self.taken if each.role in roles):
+        if any(
+            self.names.of_changes(each) != self.names.of(each) for each in self.taken if each.role in roles
+        ):
             self._announce()
 
     def _announce(self) -> None:
-        """Note in the manifest what is going to be written, so that it is known if we are killed."""
+        """Name in the manifest what will be written, so that it is recognized after a kill."""
         kind = self.job.wish.compress
         end = transfer.COMPRESSORS[kind].suffix if kind else ""
         left_out = self.point.parts
-        self.point.parts = [*left_out, Part(SETTINGS, self._settings_name(), "tar")]
+        self.point.parts = [*left_out, Part(SETTINGS, self.names.of_settings(), "tar")]
         for each in self.taken:
-            name = self._changes_name(each) if each.role in self.changes_only else self._name(each)
+            name = self.names.of_changes(each) if each.role in self.changes_only else self.names.of(each)
             self.point.parts.append(Part(each.role, name + end, each.format))
-        self.job.shelf.write(self.archive)
+        self.job.index.write(self.archive)
         self.point.parts = left_out
 
     def require_room(self) -> None:
         """Refuse what cannot fit, before it is written.
 
         Raises:
-            QvmError: there is too little room.
+            QvmError: there is not enough free space.
         """
         paths = [each.path for each in self.taken if each.role not in self.changes_only]
         if self.is_new and not self._has_layers and not self.job.wish.compress_base:
             paths += [path for below in self._below.values() for path, _ in below]
-        require_room(self.job, paths)
+        self.job.require_room(paths)
 
     def put_layers(self) -> None:
-        """What the disks stand on: at rest all the time; only for a new archive."""
+        """What the disks are backed by; it never changes, so only for a new archive."""
         if not self.is_new or self._has_layers:
             return
         self._has_layers = True
@@ -303,7 +232,7 @@ class Writer:
         for drive in self.taken:
             self.archive.layers[drive.role] = []
             for depth, (path, form) in enumerate(self._below[drive.role]):
-                name = self._layer_name(drive, path, depth)
+                name = self.names.of_layer(drive, depth, path, form)
                 part = Part(drive.role, name, form, self.source_of(path), mode=_mode(path))
                 self._put(part, path, kind)
                 self.archive.layers[drive.role].append(part)
@@ -311,7 +240,7 @@ class Writer:
     def put_top(self, drive: Drive) -> None:
         """The layer that the guest writes to."""
         source = self.source_of(drive.path)
-        part = Part(drive.role, self._name(drive), drive.format, source, mode=_mode(drive.path))
+        part = Part(drive.role, self.names.of(drive), drive.format, source, mode=_mode(drive.path))
         path = drive.path
         with contextlib.ExitStack() as stack:
             if self.job.wish.delvm and drive.format == "qcow2":
@@ -325,7 +254,7 @@ class Writer:
 
     def _note_tags(self, drive: Drive, part: Part, path: str) -> None:
         if drive.format == "qcow2":
-            tags = tags_of(tools.qemu_img(self.vm), path)
+            tags = tags_of(programs.qemu_img(self.vm), path)
             part.tags = [tag_id(each) for each in tags]
             if drive.role == self.taken[0].role:
                 self.point.snapshots = [each["name"] for each in tags]
@@ -337,11 +266,11 @@ class Writer:
         assert below is not None
         source, size = self.source_of(drive.path), image.header(path).size_bytes
         part = Part(
-            drive.role, self._changes_name(drive), "qcow2", source,
+            drive.role, self.names.of_changes(drive), "qcow2", source,
             of=since, tags=below.tags, virtual_bytes=size,
         )  # fmt: skip
         words = ["rebase", "-u", "-f", "qcow2", "-F", below.format, "-b", f"./{below.plain_name}"]
-        image.run(tools.qemu_img(self.vm), [*words, image.safe_name(path)], what=f"archive {part.name}")
+        image.run(programs.qemu_img(self.vm), [*words, image.safe_name(path)], what=f"archive {part.name}")
         self._put(part, path, self.job.wish.compress, title=f"archiving changes of {drive.name}")
         part.source_mtime_ns = 0
         self.point.parts.append(part)
@@ -351,7 +280,7 @@ class Writer:
     @contextlib.contextmanager
     def _staged(self, drive: Drive) -> Iterator[str]:
         """A copy from which the snapshot that `--delvm` names has been removed."""
-        program, tag = tools.qemu_img(self.vm), self.job.wish.delvm
+        program, tag = programs.qemu_img(self.vm), self.job.wish.delvm
         if tag not in [each["name"] for each in tags_of(program, drive.path)]:
             yield drive.path
             return
@@ -360,7 +289,7 @@ class Writer:
             host_files.copy(drive.path, path, self.vm.io.checkpoint)
             rebase = ["rebase", "-u", "-f", "qcow2"]
             below = self._below[drive.role]
-            if below:  # qemu-img opens what it stands on
+            if below:  # qemu-img opens its base
                 words = [*rebase, "-F", below[0][1], "-b", below[0][0], image.safe_name(path)]
                 image.run(program, words, what="prepare the copy")
             image.run(program, ["snapshot", "-d", tag, image.safe_name(path)], what=f"remove {tag}")
@@ -402,7 +331,7 @@ class Writer:
             self._stand_beside(part, path, name, is_top=is_top)
 
     def _stand_beside(self, part: Part, source: str, name: str, *, is_top: bool) -> None:
-        """Let an uncompressed overlay stand on the base in the archive, so that it runs there."""
+        """Rebase an uncompressed overlay onto the base in the archive, so that it runs there."""
         path = self.store.path(self._folder, name)
         backing = image.header(source).backing
         layers = self.archive.layers.get(part.role, [])
@@ -414,78 +343,28 @@ class Writer:
             depth = len(layers)
             drive = next(each for each in self.taken if each.role == part.role)
             following = self._below[part.role][depth + 1]
-            below = Part(part.role, self._layer_name(drive, following[0], depth + 1), following[1])
+            below = Part(part.role, self.names.of_layer(drive, depth + 1, *following), following[1])
         if below is None or os.path.normpath(backing) == below.plain_name:
             return
         words = ["rebase", "-u", "-f", "qcow2", "-F", below.format, "-b", f"./{below.plain_name}"]
-        image.run(tools.qemu_img(self.vm), [*words, image.safe_name(path)], what=f"archive {part.name}")
+        image.run(programs.qemu_img(self.vm), [*words, image.safe_name(path)], what=f"archive {part.name}")
         with self.store.reader(self._folder, name) as fd:
             sent = transfer.digest(fd, lambda _: None, self.vm.io.checkpoint, like=part.xxh128)
         part.stored_bytes, part.xxh128 = sent.stored_bytes, sent.xxh128
 
-    def _name(self, drive: Drive) -> str:
-        """The file's name in the archive."""
-        stem, suffix = os.path.splitext(drive.name)
-        if drive.role != MAIN:
-            stem = f"{self.vm.name}-{drive.role}"
-        return self._fitting((drive.role, -1), stem, suffix, drive.format)
-
-    def _changes_name(self, drive: Drive) -> str:
-        return f"{os.path.splitext(self._name(drive))[0]}.qcow2"
-
-    def _layer_name(self, drive: Drive, path: str, depth: int) -> str:
-        stem, suffix = os.path.splitext(os.path.basename(path))
-        if drive.role != MAIN or depth:
-            stem = f"{self.vm.name}-base" if drive.role == MAIN else f"{self.vm.name}-{drive.role}-base"
-            stem += f"{depth or ''}"
-        return self._fitting((drive.role, depth), stem, suffix, self._below[drive.role][depth][1])
-
-    def _fitting(self, key: tuple[str, int], stem: str, suffix: str, form: str) -> str:
-        """A name that the manifest may hold, that means no other kind of file, and that no other file has.
-
-        Args:
-            key: role and depth of the image, whose name stays the same from now on.
-            stem, suffix: what it should be called.
-        """
-        if key in self._names:
-            return self._names[key]
-        tail = "" if self.is_new else f"-{self.point.stamp}"
-        taken = {self._settings_name(), *self._names.values()}
-        taken |= {each.plain_name for each in self.archive.parts()}
-        wanted = f"{stem}{tail}{suffix}"
-        own = f"{self.vm.name}-{key[0]}{tail}"
-        for name in (wanted, f"{own}.{form}", *(f"{own}-{count}.{form}" for count in range(1, 100))):
-            is_other_kind = UNFINISHED.search(name) or transfer.compression_of(name)
-            if (
-                is_plain(name)
-                and len(os.fsencode(name)) <= NAME_BYTES
-                and not is_other_kind
-                and name not in taken
-            ):
-                self._names[key] = name
-                return name
-        raise ConfigError(
-            f"cannot archive: no file of an archive can be called {own}", machine=self.vm.name,
-            hint="give the machine another name: VM_MACHINE_NAME",
-        )  # fmt: skip
-
-    def _settings_name(self) -> str:
-        stamp = "" if self.is_new else f"-{self.point.stamp}"
-        return f"{self.vm.name}-settings{stamp}.tar"
-
     def _put_settings(self) -> None:
         """What makes the machine besides its disks: `.vmrc`, identity, key, TPM."""
-        part = Part(SETTINGS, self._settings_name(), "tar")
+        part = Part(SETTINGS, self.names.of_settings(), "tar")
         path = changes.staged(self.vm, ".tar")
         with host_files.Removed(path):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             with open(fd, "wb") as file:
-                pack(self.vm, self._settings.names, file, without=self.job.wish.delvm)
+                pack(self.vm, self.settings.names, file, without=self.job.wish.delvm)
             self._put(part, path, "", title="archiving the settings")
         self.point.parts.append(part)
 
     def _require_at_rest(self) -> None:
-        """Refuse a state whose files, which nothing locks while the machine is off, are of several moments.
+        """Refuse a state if its files, which are not locked while the machine is off, were changed meanwhile.
 
         Raises:
             ImageError: one was written to, or is another file now.
@@ -494,43 +373,43 @@ class Writer:
             if _fingerprint(path) != before:
                 users = ", ".join(image.users(path))
                 raise ImageError(
-                    f"cannot archive: {os.path.basename(path)} was written to meanwhile"
+                    f"cannot archive: {os.path.basename(path)} was written to during the archive"
                     f"{f', by {users}' if users else ''}",
                     machine=self.vm.name,
-                    hint="end what writes to it; the archives are as they were",
+                    hint="stop the program that writes to it; the archives did not change",
                 )
 
     def _finish(self) -> None:
-        """Give all its name; an interruption comes before that, or finds the state whole."""
+        """Give all files their names; an interruption comes before that or after it."""
         self.point.is_done = True
         self.point.time = time.time()
         self.point.number = min(self._newest + 1, LAST_NUMBER)
         with self._shielded():
             if self.is_new:
                 self.archive.points.append(self.point)
-                self.job.shelf.write(self.archive, self._folder)
+                self.job.index.write(self.archive, self._folder)
                 self.store.rename(self._folder, self.archive.folder)
             else:
                 for name in self._renames:
                     self.store.rename(f"{self.archive.folder}/{name}{PART}", f"{self.archive.folder}/{name}")
-                self.job.shelf.write(self.archive)
+                self.job.index.write(self.archive)
             self.is_whole = True
-            self.job.left = f"{self.archive.folder}/{self.point.stamp} is whole"
+            self.job.left = f"{self.archive.folder}/{self.point.stamp} is complete"
 
     def _shielded(self) -> contextlib.AbstractContextManager[None]:
-        """Hold signals back where it is a matter of moments: another host may let us wait for long."""
+        """Hold signals back where it is quick: another host may take long."""
         return contextlib.nullcontext() if self.store.path() is None else process.Shielded()
 
     def _undo(self) -> None:
-        """Take back what has been written; what cannot be reached now is removed by the next archive.
+        """Remove what was written; the next archive removes what cannot be reached now.
 
-        Killed at any moment, no state is listed as whole that is not.
+        No incomplete state is ever listed as complete, even after a kill.
 
         Raises:
-            KeyboardInterrupt, Terminated: another host lets us wait, and there was another signal.
+            KeyboardInterrupt, Terminated: another signal while waiting for another host.
         """
         before = self.job.left
-        self.job.left = f"what it had begun in {self.store.shown} is there still, the next archive removes it"
+        self.job.left = f"unfinished files are left in {self.store.shown}, the next archive removes them"
         with contextlib.suppress(QvmError, OSError), self._shielded():
             is_listed = self.point.is_done and self._is_listed()
             self.point.is_done = False
@@ -540,56 +419,30 @@ class Writer:
                 self.store.remove_folder(self._folder)
             elif self.point in self.archive.points:
                 if is_listed:
-                    self.job.shelf.write(self.archive)
+                    self.job.index.write(self.archive)
                 names = [f"{name}{end}" for name in self._renames for end in ("", PART)]
                 self.store.remove(self.archive.folder, *names)
                 self.archive.points.remove(self.point)
-                self.job.shelf.write(self.archive)
+                self.job.index.write(self.archive)
             self.job.left = before
 
     def _is_listed(self) -> bool:
         """True if the store has the state as a whole one."""
         if self.archive.folder not in self.store.folders():
             return False
-        found = self.job.shelf.read(self.archive.folder).point(self.point.stamp)
+        found = self.job.index.read(self.archive.folder).point(self.point.stamp)
         return found is not None and found.id == self.point.id and found.is_done
 
     def result(self) -> tuple[Archive, Point]:
         return self.archive, self.point
 
 
-def require_room(job: Job, paths: Sequence[str]) -> None:
-    """Refuse files that cannot fit into the store; how much they take compressed is not known.
-
-    Raises:
-        QvmError: there is too little room.
-    """
-    free = job.store.free_bytes()
-    if free is None or job.wish.compress:
-        return
-    need = sum(os.stat(path).st_blocks * 512 for path in paths)
-    if need + ROOM_BYTES > free:
-        raise QvmError(
-            f"not enough room in {job.store.shown}: it takes {progress.size(need)}, "
-            f"{progress.size(free)} are free",
-            machine=job.vm.name,
-            hint="make room, use --compress, or set VM_ARCHIVE to a place on another disk",
-        )
-
-
 def _mode(path: str) -> int:
     return os.stat(path).st_mode & 0o777
 
 
-def _disks(parts: Sequence[Part]) -> list[tuple[str, str, str, str]]:
-    """What tells whether two states are of the same disks."""
-    return sorted(
-        (each.role, each.format, each.source, each.left_out) for each in parts if each.role != SETTINGS
-    )
-
-
 def _fingerprint(path: str) -> tuple[int, int, int, int] | None:
-    """What tells that a file was written to, or replaced."""
+    """Changes when a file is written to or replaced."""
     try:
         status = os.stat(path)
     except FileNotFoundError:

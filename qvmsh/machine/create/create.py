@@ -1,8 +1,8 @@
-"""Making a machine's directory on an image: all of it, or nothing.
+"""Creating a machine's directory from an image: all of it, or nothing.
 
     create("demo", Wish(image="tiny"), io)
 
-Everything is made in a folder of its own (`making`) and renamed at the end.
+Everything is created in a temporary folder (`creation_folder`) and renamed at the end.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from qvmsh.errors import ConfigError, ImageError, MissingProgramError, QvmError,
 from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.images import builtin
-from qvmsh.machine import registry as known
+from qvmsh.machine import registry
 from qvmsh.machine.create import seed
 from qvmsh.machine.machine import Machine
-from qvmsh.machine.work import creation_folder as making
+from qvmsh.machine.work import creation_folder
 from qvmsh.qemu import image, programs
 
 TYPE_CHECKING = False
@@ -37,7 +37,7 @@ FILE_MEMORY_MIB = 1024
 
 @dataclass(frozen=True)
 class Wish:
-    """What the new machine shall be.
+    """The options of `create`.
 
     Args:
         image: name of a built-in image, or an image file; it is copied.
@@ -55,21 +55,21 @@ class Wish:
 
 
 def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Machine:
-    """Make the machine `directory` and return it; it is not started.
+    """Create the machine `directory` and return it; it is not started.
 
     Raises:
-        UsageError: the name cannot be one, or something is there already.
-        ImageError, MissingProgramError: the image cannot be had; nothing is left behind.
+        UsageError: the name is invalid, or something of that name exists.
+        ImageError, MissingProgramError: the image cannot be used or built; nothing is left behind.
     """
     final = os.path.abspath(directory)
     name = os.path.basename(final)
-    for line in making.sweep(environ):
+    for line in creation_folder.sweep(environ):
         io.warn(line)
     require_place(final, name)
     _require_sound(wish)
     source, is_builtin = _source(wish.image, name, io, environ)
     try:
-        with making.Folder("create", final, environ) as folder:
+        with creation_folder.Folder("create", final, environ) as folder:
             part = folder.path
             os.chmod(part, 0o755)  # noqa: S103  # as mkdir would
             Machine(part, environ=environ).state_folder()
@@ -81,22 +81,22 @@ def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Ma
             folder.put_in_place()
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
-            raise UsageError(f"create: {name} has just been made by somebody else") from None
+            raise UsageError(f"create: another command has just created {name}") from None
         raise QvmError(f"cannot create {name}: {error.strerror}", hint="nothing was left behind") from error
     host_files.sync_folder(os.path.dirname(final))
     vm = Machine(final, io=io, environ=environ)
-    known.remember(vm)
+    registry.remember(vm)
     return vm
 
 
 def _require_sound(wish: Wish) -> None:
-    """Refuse what the `.vmrc` could not hold, before anything is made.
+    """Refuse values that the `.vmrc` cannot hold, before anything is created.
 
     Raises:
-        UsageError: with what it must be.
+        UsageError: it says what is allowed.
     """
     if not wish.image:
-        raise UsageError("create: --image is empty", hint="it names an image file, or tiny")
+        raise UsageError("create: --image is empty", hint="give an image file, or tiny")
     cpus = None if wish.cpus is None else str(wish.cpus)
     for flag, name, value in (
         ("--mem", "VM_MACHINE_MEM", wish.memory),
@@ -113,10 +113,10 @@ def _require_sound(wish: Wish) -> None:
 
 
 def _require_right(part: str, final: str, environ: Mapping[str, str]) -> None:
-    """What was written must be right, together with the other layers of the configuration.
+    """Check what was written, together with the other layers of the configuration.
 
     Raises:
-        ConfigError: it is not; the machine is named as it will be.
+        ConfigError: it is wrong; the error has the machine's final name.
     """
     try:
         Machine(part, environ=environ).settings  # noqa: B018
@@ -128,33 +128,35 @@ def _require_right(part: str, final: str, environ: Mapping[str, str]) -> None:
 
 
 def require_place(final: str, name: str, *, verb: str = "create") -> None:
-    """Refuse a place for a new machine's directory where it cannot be made."""
+    """Refuse a place where a new machine's directory cannot be created."""
     if os.path.lexists(final) and not os.path.isdir(final):
-        raise UsageError(f"{verb}: {name} is there already, and no folder", hint="choose another name")
+        raise UsageError(f"{verb}: {name} already exists and is not a folder", hint="choose another name")
     if not name or name.startswith((".", "-")) or not name.isprintable():
-        raise UsageError(f"{verb}: {name!r} cannot be the name of a machine", hint="begin it with a letter")
+        raise UsageError(f"{verb}: {name!r} cannot be the name of a machine", hint="start it with a letter")
     wrong = VARIABLES["VM_MACHINE_NAME"].check(name)
     if wrong:
-        raise UsageError(f"{verb}: the name of the machine {wrong[0]}", hint="it names the machine's files")
+        raise UsageError(
+            f"{verb}: the name of the machine {wrong[0]}", hint="the machine's files are named after it"
+        )
     if not os.path.isdir(os.path.dirname(final)):
         raise UsageError(
             f"{verb}: there is no folder {os.path.dirname(final)}",
-            hint="make it first, or choose another place",
+            hint="create it first, or choose another place",
         )
     if os.path.exists(os.path.join(final, ".vmrc")):
-        raise UsageError(f"{verb}: {name} is a machine already", hint=f"`qvm status {name}` tells about it")
+        raise UsageError(f"{verb}: {name} is already a machine", hint=f"`qvm status {name}` shows its state")
     if os.path.lexists(final) and _foreign_names(final, name):
-        raise UsageError(f"{verb}: {name} is there already, and not empty", hint="choose another name")
+        raise UsageError(f"{verb}: {name} already exists and is not empty", hint="choose another name")
 
 
 def _foreign_names(final: str, name: str) -> list[str]:
-    """What lies in the directory, besides what a killed `create` left."""
-    parts = [os.path.basename(path) for path in making.left_in(final, name)]
+    """The contents of the directory, except what a killed `create` left."""
+    parts = [os.path.basename(path) for path in creation_folder.left_in(final, name)]
     return [each for each in os.listdir(final) if each not in parts]
 
 
 def _source(wanted: str, name: str, io: Io, environ: Mapping[str, str]) -> tuple[str, bool]:
-    """The image file to copy, and whether it is one of ours."""
+    """The image file to copy, and whether it is a built-in one."""
     if wanted in builtin.BUILTIN:
         found = builtin.path(wanted, environ)
         if found is None:
@@ -162,9 +164,9 @@ def _source(wanted: str, name: str, io: Io, environ: Mapping[str, str]) -> tuple
         return str(found), True
     if not os.path.exists(wanted):
         raise ImageError(
-            f"{wanted} is not there, and no built-in image is called so",
+            f"there is no file {wanted}, and no built-in image of that name",
             machine=name,
-            hint=f"built-in: {', '.join(sorted(builtin.BUILTIN))}; else --image FILE",
+            hint=f"built-in: {', '.join(sorted(builtin.BUILTIN))}; or --image FILE",
         )
     return os.path.abspath(wanted), False
 
@@ -188,11 +190,11 @@ def make_key(part: str, name: str) -> None:
             "ssh-keygen is not installed", machine=name, hint="install the OpenSSH client"
         ) from None
     if done.returncode:
-        raise QvmError("cannot make an ssh key", machine=name, details=done.stderr.splitlines()[-3:])
+        raise QvmError("cannot create an ssh key", machine=name, details=done.stderr.splitlines()[-3:])
 
 
 def _write_vmrc(part: str, name: str, wish: Wish, is_builtin: bool, environ: Mapping[str, str]) -> None:
-    """The `.vmrc`, with a comment for what a reader might wonder about."""
+    """Write the `.vmrc`, with a comment on what needs one."""
     owner = process.user_name(os.geteuid())
     memory = wish.memory or str(BUILTIN_MEMORY_MIB if is_builtin else FILE_MEMORY_MIB)
     rows = [
@@ -223,7 +225,7 @@ def guest_name(name: str) -> str:
 def free_id(environ: Mapping[str, str]) -> str:
     """A VM_MACHINE_ID that no known machine has; 01 again when all are taken."""
     taken = set()
-    for directory in known.directories(environ):
+    for directory in registry.directories(environ):
         try:
             taken.add(Machine(directory, environ={}).loaded["VM_MACHINE_ID"])
         except (QvmError, KeyError):

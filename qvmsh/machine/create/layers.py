@@ -1,8 +1,8 @@
-"""The machine's own images: seed, base, overlay; making and remaking them.
+"""The machine's own images: seed, base, overlay; creating and replacing them.
 
     init(vm, clobber_base=False, clobber_overlay=False, is_dry=False)
 
-Every new image is made under a name with `.part` beside its place, synced and renamed; so a
+Every new image is made under a name with `.part`, synced and renamed; so a
 killed `init` leaves the old image or the new one.
 """
 
@@ -12,8 +12,7 @@ import os
 
 from qvmsh.errors import ImageError, QvmError, StateError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import programs as tools
-from qvmsh.machine import state
+from qvmsh.machine import programs, state
 from qvmsh.machine.create import seed
 from qvmsh.machine.storage import chain, dependents, own_disk
 from qvmsh.machine.work.lock import work_lock
@@ -42,7 +41,7 @@ def require_layers(vm: Machine, what: str) -> None:
     """Refuse what needs base and overlay where VM_USE_SNAPSHOTS=no."""
     if not vm.settings.boolean("VM_USE_SNAPSHOTS"):
         raise UsageError(
-            f"{what} needs a base and an overlay, and VM_USE_SNAPSHOTS=no says there are none",
+            f"{what} needs a base and an overlay, but VM_USE_SNAPSHOTS=no turns them off",
             machine=vm.name,
             hint="`qvm config VM_USE_SNAPSHOTS=yes` turns layers on",
         )
@@ -70,7 +69,7 @@ def init(vm: Machine, *, clobber_base: bool, clobber_overlay: bool, is_dry: bool
             dependents.require_writable(vm, layers.base, "replace", besides=layers.overlay, is_given_up=True)
         dependents.require_writable(vm, layers.overlay, "replace")
         found = seed.judged(layers.seed, layers.format, vm.name) if "base" in steps else []
-        if not found:  # qemu-img opens it with all that it is backed by
+        if not found:  # qemu-img opens its bases too
             chain.below(vm, layers.base, layers.format)
         remove_parts(vm)
         if not is_dry:
@@ -78,7 +77,7 @@ def init(vm: Machine, *, clobber_base: bool, clobber_overlay: bool, is_dry: bool
             if found:
                 _make_base(vm, layers, found, replace_overlay="overlay" in steps)
             make_overlay(vm, layers, mode)
-            host_files.remove(vm.files.known_hosts)  # a guest that was set up anew has a new host key
+            host_files.remove(vm.files.known_hosts)  # a new installation has a new host key
     return [_describe(step, layers) for step in steps]
 
 
@@ -95,30 +94,29 @@ def _plan(vm: Machine, layers: Layers, clobber_base: bool, clobber_overlay: bool
     if has_overlay and not clobber_overlay:
         if not has_base:
             raise ImageError(
-                f"{overlay} is orphaned: the base it stands on, {base}, is not there",
+                f"{overlay} is orphaned: its base {base} is missing",
                 machine=vm.name,
-                hint=f"put {base} back; or `qvm init -k` throws the overlay away and begins anew",
+                hint=f"put {base} back; or `qvm init -k` discards the overlay and creates a new one",
             )
         if not clobber_base:
             raise ImageError(
-                f"already initialised: {base} and {overlay} are there",
+                f"already initialised: {base} and {overlay} exist",
                 machine=vm.name,
-                hint="`qvm init -k` makes a fresh overlay, `-k -b` a fresh base too; "
-                "what is in them is then lost",
+                hint="`qvm init -k` creates a new overlay, `-k -b` a new base too; their data is lost",
             )
         raise ImageError(
-            f"{overlay} stands on the base, which would be overwritten",
+            f"{overlay} is backed by the base, which would be overwritten",
             machine=vm.name,
-            hint="`qvm init -b -k` replaces both; what is in the overlay is then lost",
+            hint="`qvm init -b -k` replaces both; the data in the overlay is lost",
         )
     if has_base and not clobber_base:
         return ["overlay"]
     if not has_seed:
         raise ImageError(
-            f"{os.path.basename(layers.seed)} is not there",
+            f"{os.path.basename(layers.seed)} is missing",
             machine=vm.name,
             hint=own_disk.other_format(vm, os.path.basename(layers.base), os.path.basename(layers.seed))
-            or "put the image of an installed system there, or `qvm create NAME --image FILE`",
+            or "put the image of an installed system in its place, or `qvm create NAME --image FILE`",
         )
     found = image.require(layers.seed, vm.name, hint="", kind=layers.format)
     if layers.format == "qcow2" and found.format != "qcow2":
@@ -139,10 +137,10 @@ def _describe(step: str, layers: Layers) -> str:
 
 
 def _make_base(vm: Machine, layers: Layers, found: list[chain.Layer], *, replace_overlay: bool) -> None:
-    """Copy seed to base. The overlay goes first: it would be silently wrong on another base."""
+    """Copy seed to base. The overlay is removed first: another base would silently corrupt it."""
     part = layers.base + ".part"
     try:
-        seed.copy(found, part, layers.format, vm.name, vm.io, tools.qemu_img(vm))
+        seed.copy(found, part, layers.format, vm.name, vm.io, programs.qemu_img(vm))
     except OSError as error:
         raise QvmError(
             f"cannot copy {os.path.basename(layers.seed)}: {error.strerror}",
@@ -158,14 +156,14 @@ def _make_base(vm: Machine, layers: Layers, found: list[chain.Layer], *, replace
 
 
 def make_overlay(vm: Machine, layers: Layers, mode: int, like: dict[str, Any] | None = None) -> None:
-    """Put an empty overlay on the base in the place of the one that is there; the old or the new is there.
+    """Replace the overlay by an empty one on the base; at any time the old or the new one exists.
 
     Args:
         mode: of the file.
-        like: the `image.kind` that it is to be of.
+        like: its `image.kind`.
     """
     part = layers.overlay + ".part"
-    program = tools.qemu_img(vm)
+    program = programs.qemu_img(vm)
     try:
         image.create_overlay(
             program,
@@ -185,16 +183,14 @@ def make_overlay(vm: Machine, layers: Layers, mode: int, like: dict[str, Any] | 
 
 
 def remove_parts(vm: Machine) -> None:
-    """What a killed command left that made images; nobody else is at work, we hold the lock."""
+    """Remove what a killed command left; the caller holds the work lock."""
     layers = Layers(vm)
     for path in (layers.base, layers.overlay):
         host_files.remove(path + ".part")
 
 
 def require_writable_base(vm: Machine, *, force: bool) -> None:
-    """Refuse to run the base while an overlay with data stands on it.
-
-    What the overlay does not hold it reads from the base, so a changed base falsifies it silently.
+    """Refuse to run the base while it backs an overlay with data, which that would silently corrupt.
 
     Raises:
         ImageError: there is such an overlay and `force` is false.
@@ -203,14 +199,14 @@ def require_writable_base(vm: Machine, *, force: bool) -> None:
     overlay = Layers(vm).overlay
     if force:
         return
-    program = tools.qemu_img(vm)
+    program = programs.qemu_img(vm)
     chain.below(vm, overlay, "qcow2")
     if os.path.exists(overlay) and image.has_data(program, overlay):
         raise ImageError(
-            f"{os.path.basename(overlay)} holds data that stands on the base: "
-            "writing to the base would falsify it",
+            f"{os.path.basename(overlay)} holds data that depends on the base: "
+            "writing to the base would corrupt it",
             machine=vm.name,
-            hint="`--disposable` looks at the base without writing; `qvm init -k` throws the overlay away; "
-            "`--force` runs it all the same",
+            hint="`--disposable` runs the base without writing to it; `qvm init -k` discards the overlay; "
+            "`--force` runs it anyway",
         )
     dependents.require_writable(vm, Layers(vm).base, "write to", besides=overlay)

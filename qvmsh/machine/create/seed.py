@@ -1,4 +1,4 @@
-"""The image that a machine is made from: judged, and copied so that it shares no file with the original.
+"""The image that a machine is made from: checked, and copied so that it shares no file with the original.
 
 found = judged("/tmp/debian.qcow2", "qcow2", "demo")
 copy(found, "demo-base.qcow2", "qcow2", "demo", io, qemu_img)
@@ -22,27 +22,27 @@ if TYPE_CHECKING:
 
 
 def format_of(path: str, machine: str) -> str:
-    """The format of an image of which nobody says it: a name like `disk.img` may stand for qcow2 too.
+    """The format of an image without a declared one: a name like `disk.img` may be qcow2 too.
 
     Raises:
-        ImageError: it cannot be used, or its name says another one than its content.
+        ImageError: it cannot be used, or name and content differ.
     """
     suffix = os.path.splitext(path)[1].lower()
     named = devices.BY_SUFFIX.get(suffix, "raw")
-    is_told = "raw" if suffix == ".raw" else ""  # a guest may have written a header into it
-    looks = image.require(path, machine, hint="", kind=is_told).format
+    is_declared = "raw" if suffix == ".raw" else ""  # a guest may have written a header into it
+    looks = image.require(path, machine, hint="", kind=is_declared).format
     if named == "qcow2" != looks:
         raise ImageError(
-            f"{os.path.basename(path)} is not in format qcow2, as its name says, but {looks}", machine=machine
+            f"{os.path.basename(path)} is named as qcow2, but is in format {looks}", machine=machine
         )
     return looks if looks != "raw" else named
 
 
 def judged(path: str, kind: str, machine: str) -> list[Layer]:
-    """The image with all that it is backed by, if a copy of that can stand alone.
+    """The image with all that it is backed by, if that can be copied into one image.
 
-    What is in it comes into the guest's disk. So the header of an image that comes from elsewhere must
-    not lead to a file that could be anything: other qcow2 images only.
+    Its content becomes the guest's disk. So the header of an untrusted image must not name just any file:
+    other qcow2 images only.
 
     Raises:
         ImageError: it cannot be a machine's disk, or takes data from other files.
@@ -51,36 +51,34 @@ def judged(path: str, kind: str, machine: str) -> list[Layer]:
     found = chain.layers(path, kind, machine, os.path.dirname(path))
     for each, below in zip(found, [*found[1:], None], strict=True):
         if each.header is None:
-            raise ImageError(
-                f"{name} is orphaned: its backing file {each.path} is not there", machine=machine
-            )
+            raise ImageError(f"{name} is orphaned: its backing file {each.path} is missing", machine=machine)
         others = " and ".join(each.header.files) or each.header.backing
         if each.header.files or (below and (each.format, below.format) != ("qcow2", "qcow2")):
             raise ImageError(
-                f"{name} does not stand alone: it takes data from {others!r}, which could be any file",
+                f"{name} reads data from {others!r}, which could be any file",
                 machine=machine,
-                hint="if that file belongs to it, make one image of both: "
+                hint="if that file belongs to it, combine both into one image: "
                 f"`qemu-img convert -f {kind} -O qcow2 {quote(path)} NEW.qcow2`",
             )
     if found[1:] and found[0].header and found[0].header.snapshots:
         raise ImageError(
-            f"{name} holds snapshots, which read from {found[0].header.backing!r}, and a copy stands alone",
+            f"{name} holds snapshots that read from {found[0].header.backing!r}, which a copy would lose",
             machine=machine,
-            hint=f"the disk as it is now: `qemu-img convert -f qcow2 -O qcow2 {quote(path)} NEW.qcow2`",
+            hint=f"to copy its current state: `qemu-img convert -f qcow2 -O qcow2 {quote(path)} NEW.qcow2`",
         )
     if kind == "raw" and image.is_iso(path):
         raise ImageError(
-            f"{name} is a CD (ISO 9660), not the disk of an installed system",
+            f"{name} is a CD image (ISO 9660), not the disk of an installed system",
             machine=machine,
-            hint="begin with an empty disk, `qemu-img create -f qcow2 empty.qcow2 20G`, and put the CD into "
-            f"its drive: `qvm config VM_CDROM={quote(path)}`",
+            hint="start with an empty disk, `qemu-img create -f qcow2 empty.qcow2 20G`, and insert the CD: "
+            f"`qvm config VM_CDROM={quote(path)}`",
         )
     image.require_unused(path, machine)
     return found
 
 
 def copy(found: list[Layer], target: str, kind: str, machine: str, io: Io, program: str) -> None:
-    """Copy what `judged` has found to a new file that stands alone.
+    """Copy what `judged` has found to a new file without a base.
 
     An image in the same format keeps its options and its snapshots.
 
@@ -97,7 +95,7 @@ def copy(found: list[Layer], target: str, kind: str, machine: str, io: Io, progr
         if not found[1:]:
             return
         below = [os.path.basename(each.path) for each in found[1:]]
-        io.warn(f"{machine}: {name} is backed by {', '.join(below)}: that is copied into the same image")
+        io.warn(f"{machine}: {name} is backed by {', '.join(below)}, which is copied into the same image")
         try:
             rebase = ["rebase", "-q", "-f", kind]
             base = os.path.abspath(found[1].path)

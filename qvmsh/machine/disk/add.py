@@ -1,4 +1,4 @@
-"""A further disk: made or taken, into VM_DISKS, and into the machine at once if it is on.
+"""Adding a disk, new or existing, to VM_DISKS, and at once to a machine that is on.
 
 add(vm, "data.qcow2", Addition("10G"))
 """
@@ -14,15 +14,12 @@ from qvmsh.config import devices
 from qvmsh.config.words import quote
 from qvmsh.errors import ImageError, QmpError, QvmError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import log, state
-from qvmsh.machine import registry as known
+from qvmsh.machine import log, registry, state
 from qvmsh.machine.disk.reports import DiskDone
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.settings import commands as configuration
-from qvmsh.machine.storage import chain, dependents, own_disk, volumes
-from qvmsh.machine.storage import selection as diskwork
-from qvmsh.machine.storage import supplies as disks
+from qvmsh.machine.storage import chain, dependents, own_disk, selection, supplies, volumes
 from qvmsh.machine.storage.volumes import Volume
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import image, platforms
@@ -49,46 +46,46 @@ def bytes_of(text: str, now: int = 0) -> int:
     """A size in bytes: `512M`, `10G`, or `+5G`, `-1G` from `now`.
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is not a size.
     """
     bare = text.strip()
     sign, digits = (bare[0], bare[1:]) if bare[:1] in ("+", "-") else ("", bare)
     number = digits.rstrip("iBbKkMmGgTt")
     unit = digits[len(number) :].upper().removesuffix("B").removesuffix("I")
     if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", number) or unit not in UNITS:
-        raise UsageError(f"{text}: is no size", hint="a number and K, M, G or T: 512M, 10G, +5G")
+        raise UsageError(f"{text}: is not a size", hint="a number and K, M, G or T: 512M, 10G, +5G")
     count = int(Fraction(number) * UNITS[unit])
     total = now + count if sign == "+" else now - count if sign == "-" else count
     if total <= 0 or total % 512:
-        raise UsageError(f"{text}: a disk has a multiple of 512 bytes, and more than none")
+        raise UsageError(f"{text}: the size of a disk must be a multiple of 512 bytes and more than 0")
     return total
 
 
 @log.failures
 def add(vm: Machine, file: str, addition: Addition) -> DiskDone:
-    """Give the machine a further disk; see `commands.disk`."""
+    """Give the machine another disk; see `commands.disk`."""
     with work_lock(vm, "disk add"):
         seen = state.observe(vm)
         line = devices.DiskLine(file, addition.format or "", is_read_only=addition.is_read_only)
         word = _word(vm, line)
         if own_disk.is_by_hand(vm):
             raise UsageError(
-                "disk add: VM_QEMU_ARGS names the disks", machine=vm.name, hint="add it there, by hand"
+                "disk add: the disks are named in VM_QEMU_ARGS", machine=vm.name, hint="add it there by hand"
             )
         path = vm.settings.located(file)
-        disks.shown(vm, path)
-        found = disks.further(vm)
+        supplies.shown(vm, path)
+        found = supplies.additional_disks(vm)
         new = Volume(f"disk{len(found) + 1}", path, line.driver, addition.is_read_only, source="VM_DISKS")
         for each in volumes.configured(vm):
             if os.path.realpath(each.path) == os.path.realpath(path):
-                raise UsageError(f"disk add: {file} is {each.id} already", machine=vm.name)
+                raise UsageError(f"disk add: {file} is already {each.id}", machine=vm.name)
         if not addition.size:
-            _require_told_format(vm, new, line)
+            _require_declared_format(vm, new, line)
         made = _made(vm, new, addition)
         try:
-            further = disks.Further(file, path, new.id, line)
-            disks.require_further(vm, further)
-            _require_near(vm, further)
+            disk = supplies.AdditionalDisk(file, path, new.id, line)
+            supplies.require_additional(vm, disk)
+            _require_near(vm, disk)
             image.require_unused(path, vm.name)
             if not addition.is_read_only:
                 dependents.require_writable(vm, path, "add")
@@ -99,17 +96,17 @@ def add(vm: Machine, file: str, addition: Addition) -> DiskDone:
             if made:
                 host_files.remove(path)
             raise
-        done = "made and added" if made else "added"
+        done = "created and added" if made else "added"
         if seen.is_live:
             why = _plug(vm, seen, new, line)
-            done += f"; the guest sees it from the next start ({why})" if why else "; the guest has it now"
+            done += f"; available after the next start ({why})" if why else "; available in the guest now"
     log.note(vm, f"added the disk {file}")
     below = [os.path.basename(each) for each in chain.below(vm, path, line.driver)]
     return DiskDone(vm.name, new, done + (f"; it is backed by {', '.join(below)}" if below else ""))
 
 
-def _require_near(vm: Machine, disk: disks.Further) -> None:
-    """Refuse an overlay on a raw file elsewhere: the header of a foreign image may name any file of the host.
+def _require_near(vm: Machine, disk: supplies.AdditionalDisk) -> None:
+    """Refuse an overlay on a raw file elsewhere: an untrusted header may name any file of the host.
 
     Raises:
         ImageError: it does.
@@ -119,7 +116,7 @@ def _require_near(vm: Machine, disk: disks.Further) -> None:
         real = os.path.realpath(each.path)
         if each.format == "raw" and not any(real.startswith(os.path.join(home, "")) for home in homes):
             raise ImageError(
-                f"{disk.name} is backed by {each.path}, a raw file elsewhere, which the guest would read",
+                f"{disk.name} is backed by {each.path}, a raw file elsewhere that the guest could then read",
                 machine=vm.name,
                 hint=f"if that file belongs to it, `qvm config edit` adds the line {disk.name!r} to VM_DISKS",
             )
@@ -133,68 +130,68 @@ def _word(vm: Machine, line: devices.DiskLine) -> str:
     """
     word = ":".join([line.path, line.driver, *(["ro"] if line.is_read_only else [])])
     try:
-        is_told = [each.path for each in devices.disks(word)] == [line.path]
+        is_declared = [each.path for each in devices.disks(word)] == [line.path]
     except ValueError:
-        is_told = False
-    if not is_told:
+        is_declared = False
+    if not is_declared:
         raise UsageError(
             f"disk add: VM_DISKS cannot hold the name {line.path!r}",
             machine=vm.name,
-            hint="a line of it holds one disk, and blanks before it count for nothing: take another name",
+            hint="each line names one disk, and leading blanks are ignored: use another name",
         )
     return word
 
 
-def _require_told_format(vm: Machine, disk: Volume, line: devices.DiskLine) -> None:
-    """Refuse a file that may be no image at all: its name does not say so, nor what is in it.
+def _require_declared_format(vm: Machine, disk: Volume, line: devices.DiskLine) -> None:
+    """Refuse a file that may not be an image: neither its name nor its content says so.
 
     Raises:
-        UsageError: nobody has said that it is raw.
+        UsageError: it was not declared raw.
     """
-    is_told = line.format or os.path.splitext(line.path)[1].lower() in devices.BY_SUFFIX
-    if is_told or not os.path.isfile(disk.path):
+    is_declared = line.format or os.path.splitext(line.path)[1].lower() in devices.BY_SUFFIX
+    if is_declared or not os.path.isfile(disk.path):
         return
     if image.require(disk.path, vm.name, hint="").format != "qcow2":
         raise UsageError(
-            f"disk add: neither its name nor its content tells that {disk.name} is an image",
+            f"disk add: neither name nor content of {disk.name} says that it is an image",
             machine=vm.name,
-            hint="`--format raw` takes it as it is",
+            hint="`--format raw` adds it anyway",
         )
 
 
 def _warn_of_others(vm: Machine, disk: Volume) -> None:
-    """Say which other machine of this user has the disk; both are not kept from it while they are off."""
-    for folder in known.directories(vm.environ):
+    """Warn of another machine of this user that has the disk: while off, nothing keeps either from it."""
+    for folder in registry.directories(vm.environ):
         if os.path.realpath(folder) == os.path.realpath(vm.directory):
             continue
         other = Machine(folder, environ=vm.environ)
         try:
             theirs = volumes.configured(other)
-        except (QvmError, OSError):  # what it is cannot be told now
+        except (QvmError, OSError):  # its configuration cannot be read now
             continue
         if any(os.path.realpath(each.path) == os.path.realpath(disk.path) for each in theirs):
             vm.io.warn(
-                f"{vm.name}: {disk.name} is a disk of {other.name} too ({folder}): only one may write to it"
+                f"{vm.name}: {disk.name} is also a disk of {other.name} ({folder}): only one may write to it"
             )
 
 
 def _made(vm: Machine, disk: Volume, addition: Addition) -> bool:
-    """Make the image, if a size is given; True if it was made."""
+    """Create the image, if a size is given; True if it was created."""
     is_there = os.path.exists(disk.path)
     if addition.size is None:
         if not is_there:
             raise ImageError(
-                f"{disk.name} is not there", machine=vm.name, hint="a size behind it makes an empty one: 10G"
+                f"{disk.name} is missing", machine=vm.name, hint="add a size to create an empty one: 10G"
             )
         return False
     if is_there:
         raise ImageError(
-            f"{disk.name} is there already", machine=vm.name, hint="without a size it is added as it is"
+            f"{disk.name} already exists", machine=vm.name, hint="leave out the size to add it as it is"
         )
     if disk.format not in MAKES:
         stem = os.path.splitext(os.path.basename(disk.path))[0]
         raise UsageError(
-            f"disk add: qvm makes {' and '.join(MAKES)} images, not {disk.format}",
+            f"disk add: qvm creates {' and '.join(MAKES)} images, not {disk.format}",
             machine=vm.name,
             hint=f"`qvm disk add {quote(stem + '.qcow2')} {quote(addition.size)}`",
         )
@@ -202,7 +199,7 @@ def _made(vm: Machine, disk: Volume, addition: Addition) -> bool:
     folder = os.path.dirname(disk.path)
     if not os.path.isdir(folder):
         raise ImageError(
-            f"cannot make {disk.name}: there is no folder {folder}", machine=vm.name, hint="make it first"
+            f"cannot create {disk.name}: there is no folder {folder}", machine=vm.name, hint="create it first"
         )
     part = f"{disk.path}.part{os.getpid()}"
     words = ["create", "-q", "-f", disk.format, image.safe_name(part), str(wanted)]
@@ -210,22 +207,22 @@ def _made(vm: Machine, disk: Volume, addition: Addition) -> bool:
     with host_files.Removed(vm.files.adding), host_files.Removed(part):
         try:
             _lay_down(vm, part)
-            diskwork.run(vm, words, f"make {disk.name}")
+            selection.run(vm, words, f"create {disk.name}")
         except ImageError as error:
             error.details = tuple(
                 line.removeprefix(f"{part}: ").replace(part, disk.path) for line in error.details
             )
-            error.hint = error.hint or "a smaller size, or another place; nothing was changed"
+            error.hint = error.hint or "choose a smaller size or another place; nothing was changed"
             raise
         host_files.sync(part)
-        os.link(part, disk.path)  # never over one that has just come to be
+        os.link(part, disk.path)  # never over a new file
     host_files.sync_folder(os.path.dirname(disk.path))
     return True
 
 
 def _note(vm: Machine, part: str) -> None:
-    """Note the image before it is there: nothing else names it yet. What a killed one left goes."""
-    left = diskwork.cut_off(vm)
+    """Note the image before it exists: nothing else names it yet. What a killed command left is removed."""
+    left = selection.interrupted_addition(vm)
     if left:
         host_files.remove(left)
     vm.state_folder()
@@ -233,21 +230,21 @@ def _note(vm: Machine, part: str) -> None:
 
 
 def _lay_down(vm: Machine, path: str) -> None:
-    """An empty file, where nobody has laid a link."""
+    """An empty file, never through a link."""
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 def _plug(vm: Machine, seen: state.Observation, disk: Volume, line: devices.DiskLine) -> str:
-    """Give a running guest the disk; why that cannot be, or ""."""
+    """Attach the disk to a running guest; "" or why that is not possible."""
     settings = vm.settings
     bus = settings.text("VM_DISK_BUS")
     platform = platforms.of(settings.architecture, settings.text("VM_QEMU_MACHINE"))
     kind = {"virtio": platform.virtio("blk"), "scsi": "scsi-hd"}.get(bus)
     if kind is None or seen.note is None:
-        return f"VM_DISK_BUS={bus} takes none while it runs"
+        return f"VM_DISK_BUS={bus} takes no disk while it runs"
     if seen.note.disposable or seen.note.base_only:
-        return "this run is disposable, or of the base only"
-    file = {"driver": disks.protocol(disk.path), "filename": disks.shown(vm, disk.path)}
+        return "this run is --disposable or --base-only"
+    file = {"driver": supplies.protocol(disk.path), "filename": supplies.shown(vm, disk.path)}
     node: dict[str, Any] = {
         "node-name": disk.id, "driver": line.driver, "read-only": disk.is_read_only, "file": file,
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Whether the images of a machine are sound, and their repair.
+"""Checking and repairing the images of a machine.
 
 check(vm, None, is_repairing=False)
 """
@@ -10,11 +10,9 @@ import os
 
 from qvmsh.errors import ImageError, QvmError
 from qvmsh.host import files as host_files
-from qvmsh.machine import programs as tools
-from qvmsh.machine import state
+from qvmsh.machine import programs, state
 from qvmsh.machine.disk.reports import Checked
-from qvmsh.machine.storage import bitmaps, chain, dependents, volumes
-from qvmsh.machine.storage import selection as diskwork
+from qvmsh.machine.storage import bitmaps, chain, dependents, selection, volumes
 from qvmsh.machine.storage.volumes import Volume
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import image, imagecheck
@@ -28,14 +26,14 @@ if TYPE_CHECKING:
 
 
 def check(vm: Machine, name: str | None, *, is_repairing: bool) -> Checked:
-    """Check the images and what they stand on; see `commands.disk`."""
+    """Check the images and what they are backed by; see `commands.disk`."""
     with work_lock(vm, "disk check --repair" if is_repairing else "disk check", is_looking=not is_repairing):
         seen = state.observe(vm)
         if is_repairing:
-            diskwork.require_off(vm, seen, "repair")
-        found = diskwork.every(vm, seen)
+            selection.require_off(vm, seen, "repair")
+        found = selection.every(vm, seen)
         if name is not None:
-            found = [diskwork.one(vm, found, name)]
+            found = [selection.one(vm, found, name)]
         is_lent = seen.note is not None and seen.note.disposable
         rows = []
         for path, kind, is_written in _images(vm, found):
@@ -45,11 +43,11 @@ def check(vm: Machine, name: str | None, *, is_repairing: bool) -> Checked:
             }  # fmt: skip
             rows.append(row)
             if seen.is_live and is_written and not is_lent:
-                row["note"] = "not checked: the machine is on and writes to it"
+                row["note"] = "not checked: the running machine writes to it"
                 continue
             try:
                 sound = _look(vm, path, kind)
-            except ImageError as error:  # the others are looked at all the same
+            except ImageError as error:  # the others are checked anyway
                 words = [error.what, *error.details[-1:]]
                 row["problem"] = ": ".join(words) + (f" ({error.hint})" if error.hint else "")
                 continue
@@ -57,7 +55,7 @@ def check(vm: Machine, name: str | None, *, is_repairing: bool) -> Checked:
                 row["note"] = f"{kind} has nothing to check"
                 continue
             if is_repairing and (sound.corruptions or sound.leaks):
-                sound = _mend(vm, row, kind, sound)
+                sound = _repair(vm, row, kind, sound)
             row["corruptions"], row["leaks"] = sound.corruptions, sound.leaks
     return Checked(vm.name, rows)
 
@@ -67,7 +65,7 @@ def _images(vm: Machine, found: list[Volume]) -> list[tuple[str, str, bool]]:
     rows: dict[str, tuple[str, str, bool]] = {}
     for each in found:
         rows[os.path.realpath(each.path)] = (each.path, each.format, not each.is_read_only)
-        with contextlib.suppress(ImageError):  # a circle: told of the disk itself
+        with contextlib.suppress(ImageError):  # a circle: reported for the disk itself
             for layer in chain.layers(each.path, each.format, vm.name, vm.directory)[1:]:
                 below = os.path.realpath(layer.path)
                 rows.setdefault(below, (below, layer.format, False))
@@ -75,7 +73,7 @@ def _images(vm: Machine, found: list[Volume]) -> list[tuple[str, str, bool]]:
 
 
 def _look(vm: Machine, path: str, kind: str) -> Soundness | None:
-    """What is wrong with one image; None for a format that has nothing to check.
+    """The errors of one image; None for a format that cannot be checked.
 
     Raises:
         ImageError: it cannot be read.
@@ -83,38 +81,38 @@ def _look(vm: Machine, path: str, kind: str) -> Soundness | None:
     image.require(path, vm.name, hint="put it back", kind=kind)
     chain.below(vm, path, kind)
     with vm.io.stage(f"checking {os.path.basename(path)}"):
-        return imagecheck.check(tools.qemu_img(vm), path, kind)
+        return imagecheck.check(programs.qemu_img(vm), path, kind)
 
 
-def _mend(vm: Machine, row: dict[str, Any], kind: str, sound: Soundness) -> Soundness:
-    """Mend one image; what is wrong with it then.
+def _repair(vm: Machine, row: dict[str, Any], kind: str, sound: Soundness) -> Soundness:
+    """Repair one image; its errors afterwards.
 
     Raises:
-        ImageError: it is open elsewhere, or others stand on it; nothing was changed.
+        ImageError: it is in use, or backs others; nothing was changed.
     """
-    program, path = tools.qemu_img(vm), row["file"]
+    program, path = programs.qemu_img(vm), row["file"]
     image.require_unused(path, vm.name)
-    if sound.corruptions:  # what cannot be mended becomes zeros; leaks are nobody's data
+    if sound.corruptions:  # what cannot be repaired becomes zeros; leaks are not data
         dependents.require_writable(vm, path, "repair", besides=_own_overlay(vm, path))
     mode = "all" if sound.corruptions else "leaks"
     words = ["check", "-q", "-f", kind, "-r", mode, image.safe_name(path)]
     with vm.io.stage(f"repairing {row['name']}"):
         try:
-            diskwork.run(vm, words, f"repair {row['name']}")
-        except ImageError as error:  # some of it may be mended: it is looked at anew
+            selection.run(vm, words, f"repair {row['name']}")
+        except ImageError as error:  # some of it may be repaired: check again
             row["note"] = next(iter(error.details), "")
-        if sound.corruptions and kind == "qcow2":  # what has become zeros, no bitmap tells
+        if sound.corruptions and kind == "qcow2":  # bitmaps do not record what became zeros
             with contextlib.suppress(QvmError):
                 bitmaps.forget(vm, path)
         host_files.sync(path)
         after = imagecheck.check(program, path, kind)
     if after is not None and not after.corruptions:
-        row["note"] = f"mended: {sound.corruptions} errors, {sound.leaks} leaked clusters"
+        row["note"] = f"repaired: {sound.corruptions} errors, {sound.leaks} leaked clusters"
     return after or sound
 
 
 def _own_overlay(vm: Machine, base: str) -> str | None:
-    """The machine's own disk that stands on a base: it wants that mended."""
+    """The machine's own overlay on a base, which may be repaired for it."""
     for each in volumes.configured(vm):
         if chain.base_of(each.path, each.format) == os.path.realpath(base):
             return each.path

@@ -1,4 +1,4 @@
-"""What a disk stands on: commit into it, rebase onto another.
+"""The base of a disk: commit to it, rebase onto another.
 
 commit(vm, "disk0")
 """
@@ -12,15 +12,13 @@ from qvmsh.config import devices
 from qvmsh.config.words import quote
 from qvmsh.errors import ImageError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import log, state
-from qvmsh.machine import programs as tools
-from qvmsh.machine.disk import layers_live as disk_layers_live
+from qvmsh.machine import log, programs, state
+from qvmsh.machine.disk import layers_live
 from qvmsh.machine.disk.reports import DiskDone
 from qvmsh.machine.journal import Kind, Record
 from qvmsh.machine.progress import size
 from qvmsh.machine.snapshot.store import Images
-from qvmsh.machine.storage import chain, dependents, volumes
-from qvmsh.machine.storage import selection as diskwork
+from qvmsh.machine.storage import chain, dependents, selection, volumes
 from qvmsh.machine.storage.volumes import Volume
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.machine.work.recovery import Transaction
@@ -44,21 +42,21 @@ def commit(vm: Machine, name: str | None) -> DiskDone:
         dependents.require_writable(vm, base, "commit to", besides=disk.path)
         if not seen.is_live:
             image.require_unused(base, vm.name)
-        needed = diskwork.used_bytes(disk)
+        needed = selection.used_bytes(disk)
         free = host_files.free_bytes(os.path.dirname(base))
         if free < needed:
             raise ImageError(
                 f"cannot commit: {os.path.basename(base)} would grow by up to {size(needed)}, "
-                f"and there is room for {size(free)}",
+                f"but only {size(free)} is free",
                 machine=vm.name,
-                hint=f"make room in {os.path.dirname(base)}; nothing was changed",
+                hint=f"free space in {os.path.dirname(base)}; nothing was changed",
             )
         if seen.is_live:
-            disk_layers_live.commit(vm, seen, disk)
+            layers_live.commit(vm, seen, disk)
         else:
             _commit(vm, disk, base)
     log.note(vm, f"committed {disk.id} to {os.path.basename(base)}")
-    return DiskDone(vm.name, disk, f"its data is in {os.path.basename(base)} now, it is empty")
+    return DiskDone(vm.name, disk, f"emptied; its data is now in {os.path.basename(base)}")
 
 
 def _commit(vm: Machine, disk: Volume, base: str) -> None:
@@ -66,8 +64,8 @@ def _commit(vm: Machine, disk: Volume, base: str) -> None:
     _grow(vm, disk, base)
     with vm.io.stage(f"committing {disk.name}"):
         words = ["commit", "-q", "-f", disk.format, image.safe_name(disk.path)]
-        diskwork.run(
-            vm, words, f"commit {disk.name}", "the overlay still holds all; `qvm disk commit` goes on"
+        selection.run(
+            vm, words, f"commit {disk.name}", "the overlay still holds all data; `qvm disk commit` continues"
         )
         host_files.sync(base)
         host_files.sync(disk.path)
@@ -78,23 +76,23 @@ def _base_format(vm: Machine, disk: Volume) -> str:
 
 
 def _grow(vm: Machine, disk: Volume, base: str) -> None:
-    """A base that is smaller than its overlay grows first: qemu-img would do it in the middle."""
-    program, wanted = tools.qemu_img(vm), image.header(disk.path, disk.format).size_bytes
+    """Grow a base that is smaller than its overlay first: qemu-img would do it in the middle."""
+    program, wanted = programs.qemu_img(vm), image.header(disk.path, disk.format).size_bytes
     kind = _base_format(vm, disk)
     if image.virtual_bytes(program, base, kind) < wanted:
         words = ["resize", "-q", "-f", kind, image.safe_name(base), str(wanted)]
         why = f"it must grow to the size of {disk.name} first; nothing was changed"
-        diskwork.run(vm, words, f"resize {os.path.basename(base)}", why)
+        selection.run(vm, words, f"resize {os.path.basename(base)}", why)
 
 
 @log.failures
 def rebase(vm: Machine, name: str, base: str | None, *, is_unsafe: bool) -> DiskDone:
-    """Let an overlay stand on another base, or on none; see `commands.disk`."""
+    """Put an overlay on another base, or on none; see `commands.disk`."""
     with work_lock(vm, "disk rebase"):
         seen = state.observe(vm)
-        disk = diskwork.one(vm, diskwork.changeable(vm, seen, "rebase a disk"), name)
+        disk = selection.one(vm, selection.changeable(vm, seen, "rebase a disk"), name)
         if base is not None or is_unsafe:
-            diskwork.require_off(vm, seen, "rebase a disk onto another base")
+            selection.require_off(vm, seen, "rebase a disk onto another base")
         _require_qcow2(vm, disk, "rebase")
         image.require(disk.path, vm.name, hint="put it back", kind=disk.format)
         layers = chain.below(vm, disk.path, disk.format)
@@ -102,9 +100,9 @@ def rebase(vm: Machine, name: str, base: str | None, *, is_unsafe: bool) -> Disk
         if tags and not is_unsafe:
             raise ImageError(
                 f"cannot rebase {disk.name}: it holds snapshots ({', '.join(tags)}), which would read from "
-                "another base and be silently wrong",
+                "another base and be silently corrupted",
                 machine=vm.name,
-                hint="`qvm snapshot delete` them first; `--unsafe`, where the new base holds the same",
+                hint="`qvm snapshot delete` them first; or `--unsafe` if the new base holds the same",
             )
         if base is None and is_unsafe:
             raise UsageError("disk rebase: --unsafe needs a base that holds the same as the old one")
@@ -119,47 +117,47 @@ def rebase(vm: Machine, name: str, base: str | None, *, is_unsafe: bool) -> Disk
                 os.path.realpath(disk.path),
                 *dependents.overlays_on(disk.path, vm),
             }:
-                raise UsageError(f"disk rebase: {base} stands on {disk.id} itself", machine=vm.name)
+                raise UsageError(f"disk rebase: {base} is backed by {disk.id} itself", machine=vm.name)
             target = _backing_name(disk, os.path.realpath(path))
         if not is_unsafe:
             _require_room_for(vm, disk, layers)
         if seen.is_live:
-            disk_layers_live.flatten(vm, seen, disk)
-            return DiskDone(vm.name, disk, "stands alone now")
+            layers_live.flatten(vm, seen, disk)
+            return DiskDone(vm.name, disk, "no longer backed by another image")
         if not is_unsafe:
             image.require_unused(disk.path, vm.name)
         words += ["-b", target, image.safe_name(disk.path)]
         journal = contextlib.nullcontext() if is_unsafe else _journal(vm, disk)
         with vm.io.stage(f"rebasing {disk.name}"), journal:
-            diskwork.run(vm, words, f"rebase {disk.name}")
+            selection.run(vm, words, f"rebase {disk.name}")
             host_files.sync(disk.path)
     log.note(vm, f"rebased {disk.id} onto {target or 'nothing'}")
     shown = target.removeprefix("./")
-    return DiskDone(vm.name, disk, f"stands on {shown} now" if shown else "stands alone now")
+    return DiskDone(vm.name, disk, f"now backed by {shown}" if shown else "no longer backed by another image")
 
 
 def _backing_name(disk: Volume, base: str) -> str:
-    """The name of a base for the header of an overlay: relative if it lies beside it or deeper.
+    """The name of a base for the header of an overlay: relative if it is beside it or deeper.
 
     QEMU looks for a relative name beside the name that it opens, which may be a link, and takes what is
     before a `:` for a protocol.
     """
     inside = os.path.relpath(base, os.path.dirname(os.path.realpath(disk.path)))
-    if inside.startswith("..") or diskwork.is_link_elsewhere(disk.path):
+    if inside.startswith("..") or selection.is_link_elsewhere(disk.path):
         return base
     return image.safe_name(inside)
 
 
 def _format_of(vm: Machine, base: str, path: str) -> str:
-    """The format of a new base: what its name tells, and its content too.
+    """The format of a new base, from its name and its content.
 
     Raises:
-        ImageError: it is missing, or the name does not tell what the content is.
+        ImageError: it is missing, or name and content differ.
     """
     suffix = os.path.splitext(path)[1].lower()
     kind = devices.BY_SUFFIX.get(suffix, "raw")
-    is_told = "raw" if suffix == ".raw" else ""
-    looks = image.require(path, vm.name, hint="name an image that is there", name=base, kind=is_told).format
+    is_declared = "raw" if suffix == ".raw" else ""
+    looks = image.require(path, vm.name, hint="name an existing image", name=base, kind=is_declared).format
     if looks != kind and (kind == "raw" or looks != "raw"):
         raise ImageError(
             f"{base} looks like {looks}, but its name does not say so",
@@ -167,8 +165,8 @@ def _format_of(vm: Machine, base: str, path: str) -> str:
             hint=f"name it {quote(base + '.' + looks)}, if that is what it is; or {quote(base + '.raw')}",
         )
     chain.below(vm, path, kind)
-    if kind not in ("raw", looks):  # of some images only the end tells
-        image.told(tools.qemu_img(vm), path, kind)
+    if kind not in ("raw", looks):  # some images say it only at the end
+        image.told(programs.qemu_img(vm), path, kind)
     return kind
 
 
@@ -181,21 +179,21 @@ def _require_a_file(vm: Machine, disk: Volume, base: str, path: str) -> None:
     other = next((each for each in volumes.configured(vm) if base in (each.id, each.node)), None)
     is_file = other is None or os.path.exists(path)
     if os.path.realpath(path if is_file or not other else other.path) == os.path.realpath(disk.path):
-        raise UsageError("disk rebase: a disk cannot stand on itself", machine=vm.name)
+        raise UsageError("disk rebase: a disk cannot be its own base", machine=vm.name)
     if other and not is_file:
         raise UsageError(
-            f"disk rebase: {base} is a disk, and a base is named by its file",
+            f"disk rebase: {base} is the id of a disk; a base is given as a file",
             machine=vm.name,
-            hint=f"its file is {other.name}; once {disk.id} stands on that, the guest must not write to it",
+            hint=f"its file is {other.name}; once {disk.id} is backed by it, the guest must not write to it",
         )
 
 
 @contextlib.contextmanager
 def _journal(vm: Machine, disk: Volume) -> Iterator[None]:
-    """What a disk stands on, noted until its data from below is in it, or in the new base.
+    """Note the base of a disk until the data from below is in the disk, or in the new base.
 
-    qemu-img (7.2) writes into the header where the disk stands before it writes out where the data from
-    below now is: killed in between, the disk would have lost that.
+    qemu-img (7.2) writes the new base into the header before the tables that say where the data from below
+    now is: killed in between, the disk would have lost that data.
     """
     record = Record(Kind.DISK_REBASE, name=disk.id, disks=Images(vm, [disk]).named())
     backing = image.header(disk.path).backing
@@ -205,15 +203,15 @@ def _journal(vm: Machine, disk: Volume) -> Iterator[None]:
 
 
 def _require_room_for(vm: Machine, disk: Volume, layers: list[str]) -> None:
-    """What the chain below holds may all have to be copied."""
+    """All data of the chain below may have to be copied."""
     needed = sum(os.stat(each).st_blocks * 512 for each in layers if os.path.exists(each))
     folder = os.path.dirname(os.path.realpath(disk.path))
     free = host_files.free_bytes(folder)
     if free < needed:
         raise ImageError(
-            f"cannot rebase: {disk.name} may grow by {size(needed)}, and there is room for {size(free)}",
+            f"cannot rebase: {disk.name} may grow by {size(needed)}, but only {size(free)} is free",
             machine=vm.name,
-            hint=f"make room in {folder}; nothing was changed",
+            hint=f"free space in {folder}; nothing was changed",
         )
 
 
@@ -221,17 +219,19 @@ def _require_qcow2(vm: Machine, disk: Volume, what: str) -> None:
     """Other formats may have a base too, but the journal and a commit while on know only qcow2."""
     if disk.format != "qcow2":
         raise UsageError(
-            f"disk {what}: {disk.id} is {disk.format}, and only an overlay in qcow2 can be worked on",
+            f"disk {what}: {disk.id} is {disk.format}; only a qcow2 overlay can be changed",
             machine=vm.name,
         )
 
 
 def _overlay(vm: Machine, seen: state.Observation, name: str | None, what: str) -> Volume:
-    """The disk that a word means; it must stand on another."""
-    disk = diskwork.one(vm, diskwork.changeable(vm, seen, f"{what} a disk"), name)
+    """The disk that a word means; it must be an overlay."""
+    disk = selection.one(vm, selection.changeable(vm, seen, f"{what} a disk"), name)
     _require_qcow2(vm, disk, what)
     if not seen.is_live:
-        diskwork.require_ready(vm, disk)
+        selection.require_ready(vm, disk)
     if not chain.below(vm, disk.path, disk.format):
-        raise UsageError(f"disk {what}: {disk.id}, {disk.name}, stands on no other image", machine=vm.name)
+        raise UsageError(
+            f"disk {what}: {disk.id}, {disk.name}, is not backed by another image", machine=vm.name
+        )
     return disk

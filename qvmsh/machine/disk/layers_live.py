@@ -2,9 +2,9 @@
 
     commit(vm, seen, disk)         # block-commit; then the base goes under a fresh, empty overlay
 
-At the end of a commit QEMU works on the base itself. The guest stands still from there until the fresh
-overlay is in its place: nothing it writes may go to the base, since a start would not see it. So, whoever
-is killed, overlay and base together hold the same; the journal's step finishes the change or takes it back.
+At the end of a commit QEMU works on the base itself. The guest is paused from then until the new overlay is
+in place: it must not write to the base, since a start would not see that. So after any kill overlay and base
+together hold the same data, and recovery completes or undoes the change.
 Source: QEMU docs/interop/live-block-operations.rst; measured on 7.2.
 """
 
@@ -15,7 +15,7 @@ from qvmsh.machine import state
 from qvmsh.machine.disk import recovery
 from qvmsh.machine.journal import Kind, Phase, Record
 from qvmsh.machine.monitor import conversation
-from qvmsh.machine.snapshot import save_delete as snapshots
+from qvmsh.machine.snapshot import save_delete
 from qvmsh.machine.snapshot.store import Live
 from qvmsh.machine.storage import chain
 from qvmsh.machine.work.recovery import Transaction
@@ -28,29 +28,33 @@ if TYPE_CHECKING:
 
 
 def commit(vm: Machine, seen: state.Observation, disk: Volume) -> None:
-    """Write the overlay's data into its base; the guest goes on, and has an empty overlay at the end.
+    """Write the overlay's data into its base; the guest keeps running, and has an empty overlay at the end.
 
     Raises:
-        StateError: it does not run, or its disk is not one that qvm gave it.
-        QmpError: QEMU failed; the disk is as it was.
+        StateError: it does not run, or qvm did not attach the disk.
+        QmpError: QEMU failed; the disk is as before.
     """
     note, pid = _running(vm, seen, "commit a disk")
     if recovery.options_of(pid, disk.node) is None:
         is_by_words = disk.source == "words"
-        why = "your own words for QEMU name it" if is_by_words else "it has come while the machine was on"
+        why = (
+            "it is named in VM_QEMU_EXTRA or VM_QEMU_ARGS"
+            if is_by_words
+            else "it was added while the machine was on"
+        )
         raise StateError(
             f"cannot commit {disk.id} while it runs: {why}",
             machine=vm.name,
             hint="`qvm stop` first",
         )
-    with snapshots.live(vm, note) as (found, disks):
+    with save_delete.live(vm, note) as (found, disks):
         store = Live(vm, [each for each in disks if each.node == disk.node], found.exchange)
         row = recovery.row_of(store, lambda each: each["inserted"]["node-name"] == disk.node)
         is_running = seen.kind == state.RUNNING
         record = Record(Kind.DISK_COMMIT, name=disk.id, disks=store.named(), was_running=is_running)
         with vm.io.stage(f"committing {disk.name}"), Transaction(vm, record, store.exchange) as journal:
             journal.write(device=row["qdev"], node=disk.node)
-            recovery.new_layer(vm, disk.path)  # before there is no way back, for want of room say
+            recovery.new_layer(vm, disk.path)  # while there is a way back, from a full disk for example
             words = {"job-id": recovery.COMMIT, "device": disk.node, "auto-dismiss": False}
             if row["inserted"]["backing_file_depth"] > 1:
                 words["base"] = row["inserted"]["backing_file"]
@@ -68,18 +72,18 @@ def commit(vm: Machine, seen: state.Observation, disk: Volume) -> None:
 
 
 def flatten(vm: Machine, seen: state.Observation, disk: Volume) -> None:
-    """Let the overlay take over all that it reads from below (`block-stream`).
+    """Copy all that the overlay reads from below into it (`block-stream`).
 
-    QEMU writes that the disk stands alone before it writes where the data is, which it keeps in memory until
-    a flush: killed in between, the disk would lose what it had from below. So the journal knows what it
-    stood on until all is flushed.
+    QEMU removes the base from the header before it writes where the data is, which it keeps in memory until
+    a flush: killed in between, the disk would lose the data from below. So the journal has the old base
+    until everything is flushed.
 
     Raises:
         StateError: it does not run.
-        QmpError: QEMU failed; the disk stands where it stood.
+        QmpError: QEMU failed; the disk has its old base.
     """
     note, _ = _running(vm, seen, "rebase a disk")
-    with snapshots.live(vm, note) as (store, disks):
+    with save_delete.live(vm, note) as (store, disks):
         one = Live(vm, [each for each in disks if each.node == disk.node], store.exchange)
         record = Record(Kind.DISK_REBASE, name=disk.id, disks=one.named())
         with vm.io.stage(f"rebasing {disk.name}"), Transaction(vm, record, one.exchange) as journal:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 
 from qvmsh.errors import QvmError
-from qvmsh.machine import programs as tools
-from qvmsh.machine import state
+from qvmsh.machine import programs, state
 from qvmsh.machine.disk.reports import Disks
 from qvmsh.machine.storage import chain, selection
 from qvmsh.qemu import image
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def disks(vm: Machine) -> Disks:
-    """All disks of the machine; one that is missing is told, and no error."""
+    """All disks of the machine; a missing one is reported, not an error."""
     seen = state.observe(vm)
     rows = []
     for each in selection.every(vm, seen):
@@ -33,9 +32,9 @@ def disks(vm: Machine) -> Disks:
             row["used_bytes"] = selection.used_bytes(each)
             row["snapshots"] = len(chain.snapshots_in(each.path, each.format))
             row["chain"] = chain.below(vm, each.path, each.format)
-            row["size_bytes"] = image.virtual_bytes(tools.qemu_img(vm), each.path, each.format)
+            row["size_bytes"] = image.virtual_bytes(programs.qemu_img(vm), each.path, each.format)
             if row["chain"] and not os.path.exists(row["chain"][-1]):
-                row["problem"] = f"orphaned: {os.path.basename(row['chain'][-1])} is not there"
+                row["problem"] = f"orphaned: {os.path.basename(row['chain'][-1])} is missing"
             row["users"] = image.users(each.path)
         except QvmError as error:
             row["problem"] = error.what

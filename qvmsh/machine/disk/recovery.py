@@ -1,7 +1,7 @@
 """Work on the overlays of disks that was interrupted: completed or undone.
 
-The overlay of a commit is right as it is. A disk that was to be backed by another image is backed by the old
-one again: its header may say otherwise before its tables tell where the data from below now is.
+The overlay of a commit is right as it is. An interrupted rebase gets the old base again: the header may name
+the new one before the tables say where the data from below now is.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ from qvmsh.errors import QmpError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
 from qvmsh.machine import journal as journals
-from qvmsh.machine import launch_record as notes
-from qvmsh.machine import programs as tools
+from qvmsh.machine import launch_record, programs
 from qvmsh.machine.journal import Kind, Phase
 from qvmsh.machine.snapshot import recovery as snapshot_recovery
-from qvmsh.machine.storage import chain
-from qvmsh.machine.storage import selection as diskwork
+from qvmsh.machine.storage import chain, selection
 from qvmsh.machine.storage.volumes import file_of
 from qvmsh.qemu import image, qmp
 
@@ -37,7 +35,7 @@ COMMIT, STREAM = "qvm-commit", "qvm-stream"
 def recover(journal: Journal) -> str:
     """See `work.recovery`."""
     vm, record = journal.vm, journal.record
-    note = notes.read(vm.files)
+    note = launch_record.read(vm.files)
     if locks.holder(vm.files.pid_file) is None or note is None:
         return snapshot_recovery.recover_off(vm, record, _recover_off)
     with snapshot_recovery.live(vm, note, record) as store:
@@ -54,16 +52,16 @@ def left(vm: Machine, record: Record) -> tuple[str, str | None]:
 
 
 def _recover_off(store: Store, record: Record) -> str:
-    """Of a machine that is off, or has ended: a guest wrote nothing in between."""
-    outcome = "is over: what the disk holds is the same"
+    """Of a machine that is off: its guest wrote nothing in between."""
+    outcome = "has ended: the content of the disk is the same"
     for each in store.volumes:
         remove_layer(each.path)
         if record.backing is not None and image.header(each.path, each.format).backing != record.backing:
             below = ["-F", record.backing_format] if record.backing else []
             words = ["rebase", "-u", "-f", "qcow2", *below, "-b", record.backing, image.safe_name(each.path)]
-            what = f"put {each.name} back on what it stood on"
-            image.run(tools.qemu_img(store.vm), words, what=what)
-            outcome = "is undone: the disk is backed by what it was backed by"
+            what = f"restore the base of {each.name}"
+            image.run(programs.qemu_img(store.vm), words, what=what)
+            outcome = "was undone: the disk has its old base"
     return outcome
 
 
@@ -82,15 +80,15 @@ def remove_layer(path: str) -> None:
 
 
 def flush(store: Live, node: str) -> None:
-    """Let QEMU write out what it holds back of a disk; its monitor has no other word for one disk."""
+    """Let QEMU flush a disk; its monitor has no other command for one disk."""
     command = {"command-line": f'qemu-io {node} "flush"'}
-    told = store.jobs.execute("human-monitor-command", command).strip()
-    if told:
-        raise QmpError(f"flush of {node}: {told}", machine=store.vm.name)
+    answer = store.jobs.execute("human-monitor-command", command).strip()
+    if answer:
+        raise QmpError(f"flush of {node}: {answer}", machine=store.vm.name)
 
 
 def _recover_live(store: Live, record: Record) -> str:
-    """QEMU goes on meanwhile."""
+    """While QEMU keeps running."""
     name = COMMIT if record.kind is Kind.DISK_COMMIT else STREAM
     job = store.jobs.until(name, "ready", "running", "paused")
     if job is not None:
@@ -107,22 +105,22 @@ def _recover_live(store: Live, record: Record) -> str:
         row = row_of(store, lambda each: each.get("qdev") == record.device)
         if not os.path.samefile(_file_of_row(store.vm, row), path):
             under_new_layer(store, path, record.node, record.device, pid)
-            return "is finished"
+            return "was completed"
     remove_layer(path)
-    return "is undone: what the disk holds is the same" if job is not None else "has ended"
+    return "was undone: the content of the disk is the same" if job is not None else "has ended"
 
 
 def row_of(store: Live, is_wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """The row of a disk in `query-block`.
 
     Raises:
-        QmpError: QEMU has it no more.
+        QmpError: QEMU no longer has it.
     """
     for each in store.jobs.execute("query-block"):
         if each.get("inserted") and is_wanted(each):
             found: dict[str, Any] = each
             return found
-    raise QmpError("QEMU has the disk no more", machine=store.vm.name)
+    raise QmpError("QEMU no longer has the disk", machine=store.vm.name)
 
 
 def _file_of_row(vm: Machine, row: dict[str, Any]) -> str:
@@ -140,16 +138,16 @@ def options_of(pid: int, node: str) -> dict[str, Any] | None:
 
 
 def new_layer(vm: Machine, path: str) -> None:
-    """An empty overlay like the one at `path`, on what that stands on.
+    """An empty overlay like the one at `path`, on the same base.
 
-    The base is not looked for (`-u`): QEMU finds a relative name beside the link, if the disk is one.
+    The base is not opened (`-u`): QEMU looks for a relative name beside the link, if the disk is one.
     """
     header, place = image.header(path, "qcow2"), layer(path)
     kind = chain.layers(path, "qcow2", vm.name, vm.directory)[1].format
     host_files.remove(place)
     words = ["create", "-q", "-u", "-f", "qcow2", "-F", kind, "-b", header.backing, place]
     words.append(str(header.size_bytes))
-    diskwork.run(vm, words, f"make an empty {os.path.basename(path)}")
+    selection.run(vm, words, f"create an empty {os.path.basename(path)}")
     was = os.stat(path)
     os.chmod(place, was.st_mode & 0o7777)
     if os.geteuid() == 0:
@@ -157,7 +155,7 @@ def new_layer(vm: Machine, path: str) -> None:
 
 
 def under_new_layer(store: Live, path: str, node: str, device: str, pid: int) -> None:
-    """Put an empty overlay on the base that QEMU works on after a commit; the guest stands still."""
+    """Put an empty overlay on the base that QEMU works on after a commit; the guest is paused."""
     options = options_of(pid, node)
     assert options is not None
     nodes = {each["node-name"] for each in store.jobs.execute("query-named-block-nodes", {"flat": True})}

@@ -1,4 +1,4 @@
-"""What the verbs on disks tell."""
+"""What the commands on disks report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Disks(Report):
 
     Args:
         disks: `id`, `name`, `file`, `format`, `size_bytes`, `used_bytes`, `writable`, `snapshots`,
-            `chain` (the files that it stands on), `source`, `problem`, `users` of each.
+            `chain` (the files that it is backed by), `source`, `problem`, `users` of each.
     """
 
     __slots__ = ("disks", "machine")
@@ -60,7 +60,7 @@ class DiskDone(Report):
 
 
 class Trimmed(Report):
-    """Result of `disk trim`: `by` whom, `disks` with `before_bytes` and `after_bytes`."""
+    """Result of `disk trim`: `by` what, `disks` with `before_bytes` and `after_bytes`."""
 
     __slots__ = ("by", "disks", "machine")
 
@@ -73,15 +73,15 @@ class Trimmed(Report):
         lines = [f"{self.machine}: trimmed by {self.by}"]
         for each in self.disks:
             gone = each["before_bytes"] - each["after_bytes"]
-            told = each.get("note") or f"{size(max(0, gone))} given back, {size(each['after_bytes'])} used"
-            lines.append(f"  {each['id']:8} {told}")
+            text = each.get("note") or f"{size(max(0, gone))} freed, {size(each['after_bytes'])} used"
+            lines.append(f"  {each['id']:8} {text}")
         return lines
 
 
 class Checked(Report):
     """Result of `disk check`: `corruptions`, `leaks`, `note`, `problem` of each image.
 
-    The status is 1 where one has corruptions, or could not be checked for a problem.
+    The status is 1 if one has corruptions, or could not be checked because of a problem.
     """
 
     __slots__ = ("images", "machine")

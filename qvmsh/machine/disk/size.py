@@ -1,4 +1,4 @@
-"""How large a disk is, and how much room it takes: resize, trim.
+"""The size of a disk, and the space that it takes: resize, trim.
 
 resize(vm, "disk1", "+10G", is_shrinking=False)
 """
@@ -13,15 +13,13 @@ from qvmsh.config.words import quote
 from qvmsh.errors import ImageError, QmpError, StateError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.host import ssh
-from qvmsh.machine import log, state
-from qvmsh.machine import programs as tools
+from qvmsh.machine import log, programs, state
 from qvmsh.machine.disk.add import bytes_of
 from qvmsh.machine.disk.reports import DiskDone, Trimmed
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.progress import size
-from qvmsh.machine.storage import bitmaps, chain, dependents, volumes
-from qvmsh.machine.storage import selection as diskwork
+from qvmsh.machine.storage import bitmaps, chain, dependents, selection, volumes
 from qvmsh.machine.storage.volumes import Volume
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import image, imagecheck, qga
@@ -46,27 +44,27 @@ def resize(vm: Machine, name: str, wanted: str | None, *, is_shrinking: bool) ->
     """Give a disk another size; see `commands.disk`. One word alone is the size of the only disk."""
     with work_lock(vm, "disk resize"):
         seen = state.observe(vm)
-        found = diskwork.changeable(vm, seen, "resize a disk")
+        found = selection.changeable(vm, seen, "resize a disk")
         if wanted is None:
             disk, wanted = _only(vm, found, name), name
         else:
-            disk = diskwork.one(vm, found, name)
+            disk = selection.one(vm, found, name)
         image.require(disk.path, vm.name, hint="put it back", kind=disk.format)
         chain.below(vm, disk.path, disk.format)
-        before = image.virtual_bytes(tools.qemu_img(vm), disk.path, disk.format)
+        before = image.virtual_bytes(programs.qemu_img(vm), disk.path, disk.format)
         after = bytes_of(wanted, before)
         if after == before:
-            return DiskDone(vm.name, disk, f"has {size(before)} already")
+            return DiskDone(vm.name, disk, f"already has {size(before)}")
         if disk.is_read_only:
             raise StateError(f"cannot resize {disk.id}: it is read-only", machine=vm.name)
         if after < before and not is_shrinking:
             raise UsageError(
                 f"disk resize: {size(after)} is less than {disk.id} has ({size(before)})",
                 machine=vm.name,
-                hint="what lies behind is lost; shrink the file systems first, then `--shrink`",
+                hint="the data beyond that is lost; shrink the file systems first, then `--shrink`",
             )
         if after < before:
-            diskwork.require_off(vm, seen, "shrink a disk")
+            selection.require_off(vm, seen, "shrink a disk")
         dependents.require_writable(vm, disk.path, "resize")
         if seen.is_live and seen.note is not None:
             try:
@@ -76,21 +74,21 @@ def resize(vm: Machine, name: str, wanted: str | None, *, is_shrinking: bool) ->
                 raise state.silent(vm) from None
             except QmpError as error:
                 error.machine = vm.name
-                error.hint = error.hint or f"it has {size(before)} as before"
+                error.hint = error.hint or f"it still has {size(before)}"
                 raise
         else:
-            diskwork.require_ready(vm, disk)
-            if after < before and disk.format == "qcow2":  # no bitmap tells of what comes back empty
+            selection.require_ready(vm, disk)
+            if after < before and disk.format == "qcow2":  # bitmaps do not record what comes back empty
                 bitmaps.forget(vm, disk.path)
             words = ["resize", "-q", "-f", disk.format, *(["--shrink"] if after < before else [])]
             try:
-                diskwork.run(vm, [*words, image.safe_name(disk.path), str(after)], f"resize {disk.id}")
+                selection.run(vm, [*words, image.safe_name(disk.path), str(after)], f"resize {disk.id}")
             except ImageError as error:
-                error.hint = error.hint or f"it has {size(before)} as before"
+                error.hint = error.hint or f"it still has {size(before)}"
                 raise
             host_files.sync(disk.path)
     log.note(vm, f"resized {disk.id} from {before} to {after} bytes")
-    left = "what lay behind is cut off" if after < before else "file systems in it are as they were"
+    left = "the data beyond that is gone" if after < before else "the file systems in it did not change"
     return DiskDone(vm.name, disk, f"{size(before)} -> {size(after)}; {left}")
 
 
@@ -98,31 +96,31 @@ def _only(vm: Machine, found: list[Volume], word: str) -> Volume:
     """The machine's only disk, where one word alone was given.
 
     Raises:
-        UsageError: it has several, or the word is no size.
+        UsageError: it has several, or the word is not a size.
     """
     kept = [each for each in found if not each.is_flash]
     ids = ", ".join(each.id for each in kept)
     if any(word in (each.id, each.name) for each in kept):
-        raise UsageError("disk resize: SIZE is missing", machine=vm.name, hint="20G, or +5G for more")
+        raise UsageError("disk resize: no size given", machine=vm.name, hint="20G, or +5G for more")
     if len(kept) > 1:
         raise UsageError(
-            "disk resize: the disk is missing, and there are several",
+            "disk resize: no disk given, and the machine has several",
             machine=vm.name,
             hint=f"`qvm disk resize {kept[0].id} {quote(word)}`; there are: {ids}",
         )
-    return diskwork.one(vm, kept, None)
+    return selection.one(vm, kept, None)
 
 
 @log.failures
 def trim(vm: Machine, name: str | None) -> Trimmed:
-    """Give unused room back to the host; see `commands.disk`."""
+    """Give unused space back to the host; see `commands.disk`."""
     with work_lock(vm, "disk trim"):
         seen = state.observe(vm)
-        every = diskwork.changeable(vm, seen, "trim a disk")
-        found = volumes.written(every if name is None else [diskwork.one(vm, every, name)])
+        every = selection.changeable(vm, seen, "trim a disk")
+        found = volumes.written(every if name is None else [selection.one(vm, every, name)])
         if not found:
             raise StateError(f"cannot trim {name or 'a disk'}: it is read-only", machine=vm.name)
-        before = {each.id: diskwork.used_bytes(each) for each in found}
+        before = {each.id: selection.used_bytes(each) for each in found}
         notes: dict[str, str] = {}
         if seen.is_live:
             by = _trim_live(vm, seen)
@@ -135,7 +133,7 @@ def trim(vm: Machine, name: str | None) -> Trimmed:
             "id": each.id,
             "file": each.path,
             "before_bytes": before[each.id],
-            "after_bytes": diskwork.used_bytes(each),
+            "after_bytes": selection.used_bytes(each),
             "note": notes.get(each.id, ""),
         }
         for each in found
@@ -145,7 +143,7 @@ def trim(vm: Machine, name: str | None) -> Trimmed:
 
 
 def _trim_live(vm: Machine, seen: state.Observation) -> str:
-    """Let the guest tell what it does not use: by its agent, else by ssh.
+    """Let the guest trim its disks: by its agent, else by ssh.
 
     Raises:
         StateError: neither can.
@@ -166,23 +164,23 @@ def _trim_live(vm: Machine, seen: state.Observation) -> str:
             return "fstrim over ssh"
     tried.append(f"ssh: {why}")
     raise StateError(
-        "nothing in the guest could be asked to trim", machine=vm.name, details=tried,
-        hint="the guest agent, or `sudo -n fstrim` over ssh, must be there; or trim while it is off",
+        "cannot trim: neither the guest agent nor ssh could do it", machine=vm.name, details=tried,
+        hint="the guest needs its agent or `sudo -n fstrim` over ssh; or trim while it is off",
     )  # fmt: skip
 
 
 def _fstrim(found: ssh.Link) -> str:
-    """Run it in the guest; what went wrong, "" for nothing."""
+    """Run fstrim in the guest; "" or what failed."""
     try:
         done = found.run(TRIM, timeout_s=TRIM_S)
     except subprocess.TimeoutExpired:
-        return f"fstrim has not ended within {TRIM_S:.0f} s"
+        return f"fstrim did not end within {TRIM_S:.0f} s"
     return (done.stderr.strip().splitlines() or ["fstrim failed"])[-1] if done.returncode else ""
 
 
 @contextlib.contextmanager
 def _fresh(path: str) -> Iterator[int]:
-    """A file that nobody has made before us, open for writing."""
+    """A new file, open for writing."""
     host_files.remove(path)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
@@ -192,22 +190,22 @@ def _fresh(path: str) -> Iterator[int]:
 
 
 def _compact(vm: Machine, disk: Volume) -> str:
-    """Write an image anew without what is zero or unused; why not, or "".
+    """Rewrite an image without what is zero or unused; "" or why not.
 
-    It is made beside its place, compared, and takes it in one step, if it is smaller and the same kind of
-    image: all that `qemu-img info` shows of it.
+    The copy is compared with the image, and replaces it in one step if it is smaller and of the same kind:
+    everything that `qemu-img info` shows.
     """
-    diskwork.require_ready(vm, disk)
+    selection.require_ready(vm, disk)
     if disk.format != "qcow2":
-        return f"{disk.format} is left as it is"
-    found, program = image.header(disk.path, disk.format), tools.qemu_img(vm)
+        return f"unchanged: {disk.format} cannot be trimmed"
+    found, program = image.header(disk.path, disk.format), programs.qemu_img(vm)
     if found.has_data_file:
-        return "left as it is: its data is in another file; trim while the machine is on"
+        return "unchanged: its data is in another file; trim while the machine is on"
     place = os.path.realpath(disk.path)
     kind = image.kind(program, place)
     why = _why_not(vm, disk, found, kind)
     if why:
-        return f"left as it is: {why}"
+        return f"unchanged: {why}"
     part = f"{place}.part{os.getpid()}"
     below = ["-B", found.backing, "-F", found.backing_format] if found.backing else []
     below += ["-o", image.options(kind), *(["--bitmaps"] if image.bitmaps(kind) else [])]
@@ -217,43 +215,43 @@ def _compact(vm: Machine, disk: Volume) -> str:
             os.fchown(fd, mode.st_uid, mode.st_gid)
         os.fchmod(fd, mode.st_mode & 0o7777)
         words = ["convert", "-q", "-f", "qcow2", "-O", "qcow2", *below]
-        with vm.io.stage(f"writing {disk.name} anew"):
-            diskwork.run(vm, [*words, image.safe_name(disk.path), part], f"write {disk.name} anew")
+        with vm.io.stage(f"rewriting {disk.name}"):
+            selection.run(vm, [*words, image.safe_name(disk.path), part], f"rewrite {disk.name}")
             words = ["compare", "-q", "-f", "qcow2", "-F", "qcow2", image.safe_name(disk.path), part]
-            diskwork.run(vm, words, f"compare {disk.name} with its new copy")
+            selection.run(vm, words, f"compare {disk.name} with its new copy")
         made = image.kind(program, part)
         changed = sorted(key for key in {*kind, *made} if kind.get(key) != made.get(key))
         if changed:
-            return f"left as it is: qemu-img would change its {', '.join(changed)}"
+            return f"unchanged: qemu-img would change its {', '.join(changed)}"
         os.fsync(fd)  # before that not all of its blocks may be counted
         if os.fstat(fd).st_blocks > mode.st_blocks:
-            return "left as it is: written anew it would be larger"
+            return "unchanged: rewritten it would be larger"
         os.rename(part, place)
     host_files.sync_folder(os.path.dirname(place))
     return ""
 
 
 def _why_not(vm: Machine, disk: Volume, found: image.Header, kind: dict[str, Any]) -> str:
-    """Why an image cannot be written anew as the same kind of image, or ""."""
+    """Why an image cannot be rewritten as the same kind of image, or ""."""
     on = "trim while the machine is on"
     if kind.get("encrypted"):
         return f"it is encrypted; {on}"
     if found.snapshots:
         return f"it holds snapshots; {on}"
     if dependents.overlays_on(disk.path, vm):
-        return "other images stand on it"
+        return "other images are backed by it"
     if os.stat(disk.path).st_nlink > 1:
-        return f"its file has another name too (a hard link); {on}"
-    if diskwork.is_link_elsewhere(disk.path) and _is_beside(found.backing):
+        return f"its file has a second name (a hard link); {on}"
+    if selection.is_link_elsewhere(disk.path) and _is_beside(found.backing):
         place = os.path.realpath(disk.path)
-        return f"it is a link, and {found.backing} would mean another file beside {place}"
+        return f"it is a link, and beside {place} {found.backing} would be another file"
     if found.backing and not found.backing_format:
-        return "it does not say of which format its backing file is"
+        return "it does not record the format of its backing file"
     broken = [each["name"] for each in image.bitmaps(kind) if "in-use" in each["flags"]]
     if broken:
         words = f"qemu-img bitmap --remove {image.typed(disk.path)} {quote(broken[0])}"
         return f"its dirty bitmap {broken[0]} is broken, and `{words}` removes it"
-    sound = imagecheck.check(tools.qemu_img(vm), disk.path, disk.format)
+    sound = imagecheck.check(programs.qemu_img(vm), disk.path, disk.format)
     if sound and sound.corruptions:
         return "it is damaged; `qvm disk check --repair`"
     if sound and sound.compressed:
@@ -264,5 +262,5 @@ def _why_not(vm: Machine, disk: Volume, found: image.Header, kind: dict[str, Any
 
 
 def _is_beside(backing: str) -> bool:
-    """Whether a backing name is looked for beside the image."""
+    """Whether a backing name is relative to the image."""
     return bool(backing) and not os.path.isabs(backing) and ":" not in backing.partition("/")[0]

@@ -589,10 +589,10 @@ def further_disks(case: Case) -> Iterator[Finding]:
     """The disks of VM_DISKS, each as the machine's own."""
     if own_disk.is_by_hand(case.machine):
         return
-    for disk in disks.further(case.machine):
+    for disk in disks.additional_disks(case.machine):
         try:
             disks.shown(case.machine, disk.path)
-            disks.require_further(case.machine, disk)
+            disks.require_additional(case.machine, disk)
             yield from _image(case, disk.path, disk.line.driver)
         except ImageError as error:  # and then the next one
             yield Finding(disk.name, ERROR, error.what, error.hint)
@@ -602,7 +602,7 @@ def hardware_files(case: Case) -> Iterator[Finding]:
     """What else the hardware stands on: CD, kernel, firmware and its variables, the TPM's program."""
     vm = case.machine
     supplies = disks.gather(vm)
-    disks.require(vm, replace(supplies, further=()))
+    disks.require(vm, replace(supplies, additional=()))
     named = [("VM_CDROM", supplies.cdrom), ("VM_KERNEL", supplies.kernel), ("VM_INITRD", supplies.initrd)]
     for variable, path in named:
         if path:

@@ -268,7 +268,7 @@ def parts(vm: Machine) -> list[str]:
     except QvmError:
         pass
     found = [path for folder, names in own.items() for path in _parts_of(names, folder)]
-    added = diskwork.cut_off(vm)
+    added = diskwork.interrupted_addition(vm)
     return [*found, added] if added and added not in found else found
 
 
@@ -298,7 +298,7 @@ def _parts(vm: Machine) -> Iterator[Mend]:
             continue
         what = f"removed {_short(vm, path)}, the unfinished work of a killed command"
         yield Mend("leftovers", MENDED, what)
-    if not diskwork.cut_off(vm):
+    if not diskwork.interrupted_addition(vm):
         host_files.remove(vm.files.adding)
 
 

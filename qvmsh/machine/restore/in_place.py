@@ -1,12 +1,10 @@
 """An archived state back into its machine: all disks and what belongs to them, in one step.
 
-    notes = same(vm, shelf, archive, point, is_forced=False)
+    notes = same(vm, index, archive, point, is_forced=False)
 
-Everything is made beside its place under the names of `NEW`; then the new files take the place of the old
-ones by renaming. `.qvm/archive.unfinished` tells of it, so that a restore that was killed leaves the old
-state, or the next command completes it.
-
-Where everything belongs, and what stands against it, is `restore_plan`.
+Everything is made under temporary names (`NEW`); then the new files are renamed over the old ones. The
+journal `.qvm/archive.unfinished` lists them, so after a kill the old state is there, or the next command
+completes the restore. `plan` says where everything belongs and what prevents it.
 """
 
 from __future__ import annotations
@@ -19,8 +17,7 @@ from qvmsh.errors import ImageError, QvmError, StateError, Terminated
 from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.machine import journal as journals
-from qvmsh.machine import programs as tools
-from qvmsh.machine import state
+from qvmsh.machine import programs, state
 from qvmsh.machine.archive.model import Archive, Point
 from qvmsh.machine.archive.reader import NEW, Reader
 from qvmsh.machine.archive.settings import STATE, is_known
@@ -28,15 +25,8 @@ from qvmsh.machine.journal import Journal, Kind, Phase, Record
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.restore import recovery
 from qvmsh.machine.restore.new_machine import line_of
-from qvmsh.machine.restore.plan import (
-    Plan,
-    plan_of,
-    real,
-    require_leave,
-    require_nobody_above,
-    top_of,
-)
-from qvmsh.machine.storage import supplies as disks
+from qvmsh.machine.restore.plan import Plan, plan_of, real, require_leave, require_nobody_above, top_of
+from qvmsh.machine.storage import supplies
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import image
 
@@ -44,15 +34,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from qvmsh.machine.archive.index import Shelf
+    from qvmsh.machine.archive.index import ArchiveIndex
 
 
-def same(vm: Machine, shelf: Shelf, archive: Archive, point: Point, *, is_forced: bool) -> list[str]:
-    """Restore a state into the machine; returns what is to be said of it.
+def same(vm: Machine, index: ArchiveIndex, archive: Archive, point: Point, *, is_forced: bool) -> list[str]:
+    """Restore a state into the machine; returns notes for the user.
 
     Raises:
-        StateError: it runs, or what it holds is in no archive and `is_forced` is false.
-        ImageError: the archive is damaged, or another image stands on what would be replaced.
+        StateError: it runs, or its content is in no archive and `is_forced` is false.
+        ImageError: the archive is damaged, or another image is backed by what would be replaced.
         QvmError: the disk is full. In each case nothing was changed.
     """
     with work_lock(vm, "restore"):
@@ -66,25 +56,25 @@ def same(vm: Machine, shelf: Shelf, archive: Archive, point: Point, *, is_forced
         for path in plan.made():
             image.require_unused(path, vm.name)
         require_nobody_above(vm, plan)
-        require_leave(vm, shelf, plan, is_forced=is_forced)
+        require_leave(vm, index, plan, is_forced=is_forced)
         pairs = _renames(vm, plan.made())
         foreign = recovery.foreign(vm, pairs)
         if foreign:
             raise ImageError(
-                f"cannot restore: {foreign} is no file of the machine", machine=vm.name,
+                f"cannot restore: {foreign} is not a file of the machine", machine=vm.name,
                 hint="`qvm restore ARCHIVE DIR` makes a new machine",
             )  # fmt: skip
-        # the record of a whole restore is as long as that of an unfinished one: a full disk has room for it
+        # the record keeps its length, so that it can be written on a full disk
         journal = journals.begin(vm, Record(Kind.RESTORE, renames=pairs, uuid=archive.uuid))
         try:
             recovery.put_in_place(journal, is_clearing=True)
-            _make(Reader(vm.io, tools.qemu_img(vm), shelf, archive, point, vm.files.state), plan, journal)
+            _make(Reader(vm.io, programs.qemu_img(vm), index, archive, point, vm.files.state), plan, journal)
             journal.write(phase=Phase.READY)
         except OSError as error:
             _undo(journal)
             raise QvmError(
                 f"cannot restore: {error.filename or vm.directory}: {error.strerror}",
-                machine=vm.name, hint="make room; the machine is as it was",
+                machine=vm.name, hint="free some space; the machine did not change",
             ) from error  # fmt: skip
         except BaseException as error:
             done = _undo(journal)
@@ -97,13 +87,13 @@ def same(vm: Machine, shelf: Shelf, archive: Archive, point: Point, *, is_forced
                 journal.end()
                 vm.reload()
         except (KeyboardInterrupt, Terminated):
-            vm.io.warn(f"{vm.name}: the interruption came too late, the restore is done")
+            vm.io.warn(f"{vm.name}: interrupted too late: the restore was completed")
             raise
     return plan.notes
 
 
 def _undo(journal: Journal) -> str:
-    """Leave the machine as it was, whether the record says already that all is ready, or not."""
+    """Leave the machine as it was, also if the record already says that all is ready."""
     with process.Shielded():
         if journal.record.phase is Phase.READY:
             journal.write(phase=Phase.BEGIN)
@@ -119,7 +109,7 @@ def _renames(vm: Machine, paths: list[str]) -> tuple[tuple[str, str], ...]:
 
 
 def _make(reader: Reader, plan: Plan, journal: Journal) -> None:
-    """Make all new files under their names for the time being."""
+    """Make all new files under their temporary names."""
     vm = journal.vm
     for role, places in plan.places.items():
         for place in places:
@@ -132,7 +122,7 @@ def _make(reader: Reader, plan: Plan, journal: Journal) -> None:
     made = set(plan.made())
 
     def wanted(name: str) -> str | None:
-        """The files of a moment, and those that the settings name and are missing; the `.vmrc` to look at."""
+        """Files that belong to the disks, and missing ones that the settings name; the `.vmrc` to read."""
         if name == ".vmrc":
             return old
         path = os.path.join(top_of(vm), name)
@@ -154,7 +144,7 @@ def _make(reader: Reader, plan: Plan, journal: Journal) -> None:
 
 
 def _adopt(vm: Machine, new: str, path: str) -> None:
-    """Mode and owner are those of the file that is replaced."""
+    """Take mode and owner of the file that is replaced."""
     try:
         status = os.lstat(path)
     except OSError:
@@ -165,11 +155,11 @@ def _adopt(vm: Machine, new: str, path: str) -> None:
 
 
 def _bring_in_step(plan: Plan, reader: Reader, old: str, journal: Journal) -> None:
-    """Let VM_DISKS name the disks of the state, in its order, and behind them those that it did not have."""
+    """Set VM_DISKS to the disks of the state, in its order, then those that it did not have."""
     vm = journal.vm
     stored = {part.role for part in reader.point.parts if part.role.startswith("disk") and part.name}
     then = _lines_of(vm, old)
-    now = disks.further(vm)
+    now = supplies.additional_disks(vm)
     lines = []
     for role in sorted(stored, key=lambda role: int(role.removeprefix("disk"))):
         path = plan.places[role][0].name
@@ -186,14 +176,14 @@ def _bring_in_step(plan: Plan, reader: Reader, old: str, journal: Journal) -> No
     for part in plan.lacking:
         name = os.path.basename(plan.places[part.role][0].name)
         plan.notes.append(
-            f"{name} is back, and in VM_DISKS again"
+            f"{name} was restored and added to VM_DISKS again"
             if part.role in stored
-            else f"{name} is back, but no setting names it: VM_QEMU_EXTRA or VM_FIRMWARE did"
+            else f"{name} was restored, but no setting names it now: VM_QEMU_EXTRA or VM_FIRMWARE did"
         )
     if lines == [line_of(each.name, each.line) for each in now]:
         return
     if not any(part.role in stored for part in plan.lacking):
-        plan.notes.append("the disks in VM_DISKS stand in the order of the archived state now")
+        plan.notes.append("the disks in VM_DISKS are now in the order of the archived state")
     path = real(vm, vm.files.vmrc)
     text = edit.assign(files.read(path).text, "VM_DISKS", "\n".join(lines))
     journal.write(renames=journal.record.renames + _renames(vm, [path]))

@@ -3,7 +3,7 @@
     renew("/vm/twin", point, "twin", os.environ, notes)
 
 New are: name, UUID, VM_MACHINE_ID (and so the MAC address), ports of the host that can be chosen; the
-guest's name and its ssh keys where qvm gives it these. What cannot be new is said: the TPM's keys, ports
+guest's name and its ssh keys if qvm sets them. What stays the same is reported: the TPM's keys, ports
 that the user has chosen, what other guests keep on their disks.
 """
 
@@ -35,11 +35,11 @@ _INSTANCE = "name=opt/qvm/instance,string="
 
 
 def renew(folder: str, point: Point, name: str, environ: Mapping[str, str], notes: list[str]) -> None:
-    """Make the machine in a folder another one than that which was archived.
+    """Give the machine in a folder an identity of its own.
 
     Args:
         name: its new name.
-        notes: gets what is to be said.
+        notes: gets notes for the user.
     """
     made = Machine(folder, environ=environ)
     settings = made.settings
@@ -51,8 +51,8 @@ def renew(folder: str, point: Point, name: str, environ: Mapping[str, str], note
     if settings.text("VM_SSH_PORT").isdigit() and not by_hand:
         changes["VM_SSH_PORT"] = "auto"
     changes |= _owner(made)
-    told = [each for each in changes if each not in ("VM_MACHINE_NAME", "VM_MACHINE_ID")]
-    notes += [f"{each} is {changes[each]} now, it was {settings.text(each)}" for each in told]
+    changed = [each for each in changes if each not in ("VM_MACHINE_NAME", "VM_MACHINE_ID")]
+    notes += [f"{each} is now {changes[each]}, it was {settings.text(each)}" for each in changed]
     vmrc = made.files.vmrc
     for variable in WORDS:
         words = settings.words(variable)
@@ -70,13 +70,15 @@ def renew(folder: str, point: Point, name: str, environ: Mapping[str, str], note
     shared += [each for each in WORDS if any("hostfwd=" in w or "mac=" in w for w in settings.words(each))]
     if shared:
         verb = "is" if len(shared) == 1 else "are"
-        notes.append(f"{', '.join(shared)} {verb} as it was for {old}: change it before both run at one time")
+        notes.append(
+            f"{', '.join(shared)} {verb} the same as for {old}: change it before both run at the same time"
+        )
     if tpm.is_wanted(made):
-        notes.append(f"its TPM holds the same keys as that of {old}")
+        notes.append(f"its TPM holds the same keys as the one of {old}")
 
 
 def _owner(made: Machine) -> dict[str, str]:
-    """VM_MACHINE_OWNER of a machine that somebody else had archived; the account in the guest stays."""
+    """VM_MACHINE_OWNER of a machine that another account archived; the account in the guest stays."""
     settings = made.settings
     was = settings.text("VM_MACHINE_OWNER")
     me = process.user_name(os.geteuid())
@@ -93,8 +95,8 @@ def _owner(made: Machine) -> dict[str, str]:
 def _keys(made: Machine, point: Point, name: str, was: str, notes: list[str]) -> None:
     """A UUID and, where the guest takes its keys at each boot, ssh keys of its own.
 
-    A guest that goes on with its memory has the old ones, so they stay where there is a snapshot. Any other
-    guest's host key is on its disk: it stays pinned, under the name of the new machine.
+    A guest resumed from a snapshot has the old ones, so they stay if there is a snapshot. Any other guest's
+    host key is on its disk: it stays pinned, under the name of the new machine.
 
     Args:
         was: the name of the machine that was archived.
@@ -109,10 +111,10 @@ def _keys(made: Machine, point: Point, name: str, was: str, notes: list[str]) ->
     takes_keys = f"{_KEYS}file={create.KEY}.pub"
     variable = next((each for each in WORDS if takes_keys in made.settings.words(each)), None)
     if variable is None or not os.path.exists(key):
-        notes.append(f"what the guest keeps on its disks is that of {was}: its ssh host key, its machine-id")
+        notes.append(f"on its disks the guest still has the ssh host key and machine-id of {was}")
         return
     if point.snapshots:
-        notes.append(f"the ssh keys are those of {was}, which the guests of its snapshots know")
+        notes.append(f"the ssh keys are still those of {was}, which its snapshots need")
         return
     for end in ("", ".pub"):
         host_files.remove(key + end)

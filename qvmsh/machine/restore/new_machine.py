@@ -1,9 +1,9 @@
 """A machine of its own from an archived state: its files, its place on the host, its identity.
 
-    made, notes = new(vm, shelf, archive, point, "../twin", io, environ)
+    made, notes = new(vm, index, archive, point, "../twin", io, environ)
 
-All of its disks come into its directory, whatever their place was: two machines never write to one disk.
-What makes it another machine than the one that was archived is `restore_identity`.
+All its disks are put into its directory, wherever they were: two machines never write to one disk.
+`new_identity` makes it different from the archived machine.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from qvmsh.config import devices, edit
 from qvmsh.errors import ImageError, QvmError, Terminated, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.machine import programs as tools
-from qvmsh.machine import registry as known
+from qvmsh.machine import registry
 from qvmsh.machine.archive import drives
 from qvmsh.machine.archive.drives import MAIN, READ_ONLY, UEFI
 from qvmsh.machine.archive.model import Archive, Part, Point
@@ -27,9 +27,9 @@ from qvmsh.machine.archive.settings import SETTINGS
 from qvmsh.machine.create import create
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.restore.new_identity import WORDS, assign_words, renew
-from qvmsh.machine.storage import supplies as disks
-from qvmsh.machine.work import creation_folder as making
-from qvmsh.qemu import drives as words_of
+from qvmsh.machine.storage import supplies
+from qvmsh.machine.work import creation_folder
+from qvmsh.qemu import drives as qemu_drives
 from qvmsh.qemu import programs
 
 TYPE_CHECKING = False
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
     from typing import Any
 
     from qvmsh.io import Io
-    from qvmsh.machine.archive.index import Shelf
+    from qvmsh.machine.archive.index import ArchiveIndex
 
 
 @dataclass
 class Laid:
-    """What is to be told of a machine that was laid out, and whose its settings were in the archive."""
+    """Notes on a machine that was laid out, and the owner of its settings in the archive."""
 
     notes: list[str] = field(default_factory=list)
     uid: int | None = None
@@ -51,7 +51,7 @@ class Laid:
 
 def new(
     vm: Machine | None,
-    shelf: Shelf,
+    index: ArchiveIndex,
     archive: Archive,
     point: Point,
     directory: str,
@@ -67,38 +67,40 @@ def new(
     """
     final = os.path.abspath(directory)
     name = os.path.basename(final)
-    for line in making.sweep(environ):
+    for line in creation_folder.sweep(environ):
         io.warn(line)
     create.require_place(final, name, verb="restore")
-    folder = making.Folder("restore", final, environ)
+    folder = creation_folder.Folder("restore", final, environ)
     try:
         with folder:
             os.chmod(folder.path, _mode(archive.directory))
-            laid = lay_out(vm, shelf, archive, point, folder.path, io, environ, name=name, final=final)
+            program = tools.qemu_img(vm) if vm else programs.find("qemu-img")
+            reader = Reader(io, program, index, archive, point, folder.path)
+            laid = lay_out(vm, reader, environ, name=name, final=final)
             folder.put_in_place()
     except (KeyboardInterrupt, Terminated):
         is_made = os.path.exists(os.path.join(final, ".vmrc"))
-        io.warn(f"{name}: interrupted; {'it is made all the same' if is_made else 'nothing was left behind'}")
+        io.warn(f"{name}: interrupted; {'the machine was created' if is_made else 'nothing was left behind'}")
         raise
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY) and final in (error.filename, error.filename2):
-            raise UsageError(f"restore: {name} has just been made by somebody else") from None
+            raise UsageError(f"restore: another command has just created {name}") from None
         hint = "nothing was left behind"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint += "; make room"
+            hint += "; free some space"
         if error.errno == errno.ENOENT:
-            hint = "no folder can be made there; choose another place"
+            hint = "no folder can be created there; choose another place"
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             hint = "choose a place that you can write to"
         raise QvmError(f"cannot restore into {final}: {error.strerror}", hint=hint) from error
     host_files.sync_folder(os.path.dirname(final))
     made = Machine(final, io=io, environ=environ)
-    known.remember(made)
+    registry.remember(made)
     return made, laid.notes
 
 
 def _mode(directory: str) -> int:
-    """Who may look into a new machine: those who may look into the archived one, if that is there."""
+    """The permissions of a new machine's directory: those of the archived one, if that exists."""
     try:
         os.stat(os.path.join(directory, ".vmrc"))
         return os.stat(directory).st_mode & 0o755 | 0o700
@@ -107,26 +109,16 @@ def _mode(directory: str) -> int:
 
 
 def lay_out(
-    vm: Machine | None,
-    shelf: Shelf,
-    archive: Archive,
-    point: Point,
-    folder: str,
-    io: Io,
-    environ: Mapping[str, str],
-    *,
-    name: str = "",
-    final: str = "",
+    vm: Machine | None, reader: Reader, environ: Mapping[str, str], *, name: str = "", final: str = ""
 ) -> Laid:
-    """Make a machine of an archived state in an empty folder.
+    """Make a machine of an archived state in the reader's folder, which is empty.
 
     Args:
         vm: a machine whose `.vmrc` serves where the archive has none.
         name: the machine's new name, with which it gets an identity of its own; "" keeps both.
         final: where the folder will be; "" if it stays.
     """
-    program = tools.qemu_img(vm) if vm else programs.find("qemu-img")
-    reader = Reader(io, program, shelf, archive, point, folder)
+    archive, point, folder = reader.archive, reader.point, reader.work
     laid = Laid()
     Machine(folder, environ=environ).state_folder()
 
@@ -139,8 +131,8 @@ def lay_out(
     if not reader.settings(place) or not os.path.exists(vmrc):
         if vm is None:
             raise UsageError(
-                f"{archive.folder} holds no .vmrc",
-                hint="call `qvm restore` in the machine's directory, or with -M",
+                f"{archive.folder} has no .vmrc",
+                hint="run `qvm restore` in the machine's directory, or with -M",
             )
         shutil.copyfile(vm.files.vmrc, vmrc)
     laid.uid = reader.settings_uid
@@ -148,13 +140,13 @@ def lay_out(
     _bring_inside(folder, point, environ, laid.notes)
     if name:
         renew(folder, point, name, environ, laid.notes)
-    made = Machine(folder, io=io, environ=environ)
+    made = Machine(folder, io=reader.io, environ=environ)
     moved = _disks(made, reader, archive, point, laid.notes)
-    _left_out(folder, archive, point, laid.notes)  # behind all that is written: nothing follows its links
+    _left_out(folder, archive, point, laid.notes)  # last: nothing is written through its links
     _rewrite_snapshots(made, archive, moved, before, final or folder)
     made.settings  # noqa: B018  # what we wrote must be right
     if laid.uid and os.geteuid() == 0 and not (vm and _is_same(vm.files.vmrc, vmrc)):
-        os.chown(vmrc, laid.uid, -1)  # root trusts it as far as it trusts that account
+        os.chown(vmrc, laid.uid, -1)  # root trusts it as much as that account
     return laid
 
 
@@ -168,24 +160,24 @@ def _values(folder: str, environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _left_out(folder: str, archive: Archive, point: Point, notes: list[str]) -> None:
-    """Tell of what is not in the archive; what a guest only reads is used where it is, if it still is."""
+    """Report what is not in the archive; what a guest only reads is used in place, if it still exists."""
     for part in point.parts:
         if not part.left_out:
             continue
-        told = f"{part.source} is not in the archive: {part.left_out}"
+        text = f"{part.source} is not in the archive: {part.left_out}"
         target = os.path.join(folder, part.source)
         original = os.path.join(archive.directory, part.source)
         is_read = part.role.startswith("file") or part.left_out == READ_ONLY
         if os.path.isabs(part.source):
-            told += "; the new machine uses the same one"
+            text += "; the new machine uses the same one"
         elif is_read and os.path.isabs(archive.directory) and _is_linkable(original):
             if not os.path.lexists(target):
                 os.makedirs(os.path.dirname(target), exist_ok=True)
                 os.symlink(original, target)
-                told += f"; in the new machine it is a link to {original}"
+                text += f"; in the new machine it is a link to {original}"
         elif not os.path.lexists(target):
-            told += "; put it into the new machine"
-        notes.append(told)
+            text += "; put it into the new machine"
+        notes.append(text)
 
 
 def _is_linkable(path: str) -> bool:
@@ -197,7 +189,7 @@ def _is_linkable(path: str) -> bool:
 
 
 def _bring_inside(folder: str, point: Point, environ: Mapping[str, str], notes: list[str]) -> None:
-    """Let the settings name disks that lay elsewhere in the machine's own directory."""
+    """Let the settings name disks from elsewhere in the machine's own directory."""
     made = Machine(folder, environ=environ)
     stored = {part.role for part in point.parts if part.name}
     moved: dict[str, str] = {}
@@ -210,12 +202,12 @@ def _bring_inside(folder: str, point: Point, environ: Mapping[str, str], notes: 
             continue
         moved[drive.path] = free_name(drive.name, taken)
         taken.add(moved[drive.path])
-        notes.append(f"{drive.path} is in the machine's directory now, as {moved[drive.path]}")
+        notes.append(f"{drive.path} is now {moved[drive.path]} in the machine's directory")
     if not moved:
         return
     vmrc = os.path.join(folder, ".vmrc")
     lines, is_changed = [], False
-    for disk in disks.further(made):
+    for disk in supplies.additional_disks(made):
         new_name = moved.get(disk.path)
         is_changed |= new_name is not None
         lines.append(line_of(new_name or disk.name, disk.line))
@@ -225,12 +217,12 @@ def _bring_inside(folder: str, point: Point, environ: Mapping[str, str], notes: 
         words = made.settings.words(variable)
         names = {
             each.file: moved[path]
-            for each in words_of.drives(words)
+            for each in qemu_drives.drives(words)
             if (path := os.path.normpath(os.path.join(folder, each.file))) in moved
         }
         if names:
             names = {old: f"./{now}" if ":" in now else now for old, now in names.items()}
-            assign_words(vmrc, variable, words_of.renamed(words, names))
+            assign_words(vmrc, variable, qemu_drives.renamed(words, names))
 
 
 def format_of(vm: Machine, drive: drives.Drive) -> str:
@@ -238,7 +230,7 @@ def format_of(vm: Machine, drive: drives.Drive) -> str:
     words = [word for variable in WORDS for word in vm.settings.words(variable)]
     guessed = {
         os.path.normpath(os.path.join(vm.directory, each.file))
-        for each in words_of.drives(words)
+        for each in qemu_drives.drives(words)
         if not each.format
     }
     return "" if drive.path in guessed else drive.format
@@ -270,12 +262,12 @@ def _disks(
         if part.role == SETTINGS or part.left_out:
             continue
         drive = named.get(part.role)
-        variables = disks.variables_path(made) if part.role == UEFI else ""
+        variables = supplies.variables_path(made) if part.role == UEFI else ""
         path = drive.path if drive else variables
         inside = os.path.relpath(path, made.directory) if path else ".."
         if inside.startswith("..") or inside in taken:
             inside = free_name(os.path.basename(part.source) or part.plain_name, taken)
-            notes.append(f"{inside} is there, but no setting names it")
+            notes.append(f"{inside} was restored, but no setting names it")
         names = [inside]
         for each in layer_names(made, archive, part.role):
             names.append(free_name(each, {*taken, *names}))
@@ -298,22 +290,22 @@ def _disks(
 
 
 def _require_inside(made: Machine, path: str, archive: Archive) -> None:
-    """The archive names the file, and may be another's: nothing is written outside of the machine.
+    """The archive is not trusted: nothing is written outside the machine.
 
     Raises:
-        ImageError: it leads there, by its words or through a link.
+        ImageError: the path leads outside, by itself or through a link.
     """
     top = os.path.realpath(made.directory)
     if os.path.commonpath((top, os.path.realpath(path))) != top:
         raise ImageError(
-            f"{archive.folder} holds a disk that would lie outside of the machine's directory: "
+            f"{archive.folder} holds a disk that would be outside the machine's directory: "
             f"{os.path.relpath(path, made.directory)}",
-            hint="somebody has changed it; restore another state",
+            hint="it was modified; restore another state",
         )
 
 
 def layer_names(made: Machine, archive: Archive, role: str) -> list[str]:
-    """File names of what a disk stands on, in a machine of another name."""
+    """File names of a disk's bases, in a machine of another name."""
     names = [part.plain_name for part in archive.layers.get(role, [])]
     old = f"{archive.machine}-"
     now = f"{made.settings.text('VM_MACHINE_NAME')}-"
@@ -333,7 +325,7 @@ def _rewrite_snapshots(
     before: Mapping[str, str],
     final: str,
 ) -> None:
-    """Let `.qvm/snapshots.json` tell of the new machine's files and settings."""
+    """Update `.qvm/snapshots.json` for the new machine's files and settings."""
     moved = {}
     for (role, depth), path in places.items():
         parts: list[Part] = [part for point in archive.points for part in point.parts if part.role == role]
@@ -359,6 +351,6 @@ def _rewrite_snapshots(
                 key: now[key] for key, value in saved.items() if key in now and value == before.get(key, "")
             }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return  # there is none, or none that means anything
+        return  # missing or invalid
     text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
     host_files.write_atomic(made.files.snapshots, text)

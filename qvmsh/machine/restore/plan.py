@@ -1,11 +1,11 @@
-"""Where the files of an archived state belong in their machine, and what stands against it.
+"""Where the files of an archived state belong in their machine, and what prevents that.
 
     plan = plan_of(vm, archive, point)
     require_nobody_above(vm, plan)
     plan.places["disk1"]            # [Place("/vm/demo/data.qcow2", ...), Place("/vm/demo/base.qcow2", ...)]
 
-A disk is found again by its file, not by its number: VM_DISKS may have changed since. What the state
-did not have stays as it is; what the machine has no more comes back. What an image elsewhere stands on is
+A disk is matched by its file, not by its number: VM_DISKS may have changed since. Disks that the state did
+not have stay unchanged; disks that the machine no longer has are restored. What backs an image elsewhere is
 never replaced.
 """
 
@@ -22,15 +22,14 @@ from qvmsh.machine.archive.reader import NEW, Place, restored_ns
 from qvmsh.machine.archive.settings import SETTINGS
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.restore.new_machine import format_of, free_name, layer_names
-from qvmsh.machine.storage import chain, dependents
-from qvmsh.machine.storage import supplies as disks
+from qvmsh.machine.storage import chain, dependents, supplies
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Container
 
     from qvmsh.machine.archive.drives import Drive
-    from qvmsh.machine.archive.index import Shelf
+    from qvmsh.machine.archive.index import ArchiveIndex
 
 
 @dataclass
@@ -40,8 +39,8 @@ class Plan:
     Args:
         places: of each disk's layers, the top first, by its role in the archive.
         opened: the format with which the machine opens each disk that it has, "" where QEMU guesses it.
-        lacking: parts whose disk the machine has no more.
-        notes: what is to be said.
+        lacking: parts whose disk the machine no longer has.
+        notes: for the user.
     """
 
     places: dict[str, list[Place]] = field(default_factory=dict)
@@ -66,12 +65,12 @@ def plan_of(vm: Machine, archive: Archive, point: Point) -> Plan:
     parts = [each for each in point.parts if each.role != SETTINGS]
     for part in parts:
         if part.left_out:
-            plan.notes.append(f"{part.source} is not in the archive, and stays as it is: {part.left_out}")
+            plan.notes.append(f"{part.source} is not in the archive and stays unchanged: {part.left_out}")
             continue
         found = _present(vm, part, [each for each in present if each not in matched.values()])
         if found and os.path.exists(found.path) and not os.path.isfile(found.path):
             raise ImageError(
-                f"cannot restore {found.name}: it was a file when it was archived, and is none now",
+                f"cannot restore {found.name}: it was a file when it was archived, and is not a file now",
                 machine=vm.name, hint="`qvm restore ARCHIVE DIR` makes a new machine",
             )  # fmt: skip
         if found:
@@ -87,7 +86,7 @@ def plan_of(vm: Machine, archive: Archive, point: Point) -> Plan:
     for drive in present:
         is_known = drive in matched.values() or any(drives.same(drive.path, _at(vm, each)) for each in parts)
         if not is_known and drive.left_out != READ_ONLY and os.path.exists(drive.path):
-            plan.notes.append(f"{drive.name} is not in that state, and stays as it is")
+            plan.notes.append(f"{drive.name} is not in that state and stays unchanged")
     return plan
 
 
@@ -99,8 +98,8 @@ def _present(vm: Machine, part: Part, present: list[Drive]) -> Drive | None:
     """The disk of the machine that an archived one is."""
     if part.role == MAIN:
         return next((each for each in present if each.role == MAIN), None)
-    if part.role == UEFI and disks.variables_path(vm):
-        return drives.Drive(UEFI, disks.variables_path(vm), "qcow2")
+    if part.role == UEFI and supplies.variables_path(vm):
+        return drives.Drive(UEFI, supplies.variables_path(vm), "qcow2")
     if not part.source:
         return None
     path = os.path.realpath(_at(vm, part))
@@ -108,9 +107,9 @@ def _present(vm: Machine, part: Part, present: list[Drive]) -> Drive | None:
 
 
 def _place_of_lacking(vm: Machine, part: Part, taken: set[str], plan: Plan) -> str:
-    """Where a disk comes back that the machine has no more: never outside of its directory.
+    """Where to restore a disk that the machine no longer has: never outside its directory.
 
-    Where its folder, or itself, is a link that leads outside, it gets a name that nothing has.
+    If a link leads outside, it gets an unused name.
     """
     name = part.source if part.source and not os.path.isabs(part.source) else ""
     name = free_name(name or os.path.basename(part.source) or part.plain_name, taken)
@@ -122,10 +121,10 @@ def _place_of_lacking(vm: Machine, part: Part, taken: set[str], plan: Plan) -> s
 
 
 def _layers(vm: Machine, archive: Archive, part: Part, top: str, plan: Plan) -> list[Place]:
-    """The places of a disk and all that it stands on.
+    """The places of a disk and its bases.
 
-    What it stands on comes where it is now, if that is in the machine's directory; where it is elsewhere, it
-    is left alone if it is still the same, else the machine gets one of its own.
+    A base inside the machine's directory is replaced in place; one elsewhere is left unchanged if it is still
+    the same, else the machine gets a copy of its own.
     """
     top = real(vm, top)
     places = [Place(top, top + NEW)]
@@ -162,7 +161,7 @@ def _layers(vm: Machine, archive: Archive, part: Part, top: str, plan: Plan) -> 
 
 
 def _is_same(held: Part | None, layer: Part) -> bool:
-    """True if two disks stood on the same file when they were archived."""
+    """True if two disks had the same base when they were archived."""
     return held is not None and (held.format, held.size_bytes, held.xxh128 or held.source) == (
         layer.format,
         layer.size_bytes,
@@ -171,7 +170,7 @@ def _is_same(held: Part | None, layer: Part) -> bool:
 
 
 def _fresh(path: str, known: Container[str] = ()) -> str:
-    """A name that no file has, and none that is `known`."""
+    """A name that no file has and that is not `known`."""
     stem, suffix = os.path.splitext(path)
     found, count = path, 1
     while os.path.lexists(found) or found in known:
@@ -181,7 +180,7 @@ def _fresh(path: str, known: Container[str] = ()) -> str:
 
 
 def _chain(vm: Machine, path: str, kind: str) -> list[str]:
-    """What an image stands on, as far as it is there and may be read."""
+    """The bases of an image, as far as they are there and may be read."""
     try:
         return chain.below(vm, path, kind) if os.path.exists(path) else []
     except QvmError:
@@ -198,7 +197,7 @@ def is_inside(vm: Machine, path: str) -> bool:
 
 
 def _is_unchanged(path: str, part: Part) -> bool:
-    """True if a file is what was archived, as far as its size and its time tell."""
+    """True if a file is what was archived, by its size and time."""
     try:
         status = os.stat(path)
     except OSError:
@@ -209,7 +208,7 @@ def _is_unchanged(path: str, part: Part) -> bool:
     )
 
 
-# What stands against it
+# What prevents it
 
 
 def _strangers(vm: Machine, path: str, own: set[str]) -> list[str]:
@@ -217,45 +216,45 @@ def _strangers(vm: Machine, path: str, own: set[str]) -> list[str]:
 
 
 def require_nobody_above(vm: Machine, plan: Plan) -> None:
-    """Refuse to replace what images stand on that are not replaced as well.
+    """Refuse to replace what backs images that are not replaced too.
 
     Raises:
-        ImageError: they would be silently wrong.
+        ImageError: they would be silently corrupted.
     """
     own = {place.name for places in plan.places.values() for place in places}
     for path in plan.made():
         for other in _strangers(vm, path, own) if os.path.exists(path) else ():
             inside = os.path.relpath(other, top_of(vm))
             raise ImageError(
-                f"cannot restore: {other if inside.startswith('..') else inside} stands on "
-                f"{os.path.basename(path)}, which would be replaced, and would be silently wrong",
+                f"cannot restore: {other if inside.startswith('..') else inside} is backed by "
+                f"{os.path.basename(path)}, which would be replaced, and would be silently corrupted",
                 machine=vm.name,
                 hint="`qvm restore ARCHIVE DIR` makes a new machine; or give that overlay a base of its "
                 "own first: `qvm disk rebase`, or a copy of the base",
             )
 
 
-def require_leave(vm: Machine, shelf: Shelf, plan: Plan, *, is_forced: bool) -> None:
-    """Refuse to throw away what is in no archive.
+def require_leave(vm: Machine, index: ArchiveIndex, plan: Plan, *, is_forced: bool) -> None:
+    """Refuse to discard what is in no archive.
 
     Raises:
         StateError: the disks hold what no archived state holds.
     """
     there = [path for path in plan.made() if os.path.exists(path)]
-    if is_forced or not there or _is_archived(shelf, there):
+    if is_forced or not there or _is_archived(index, there):
         return
     raise StateError(
-        "what its disks hold now is in no archive, and would be lost",
+        "cannot restore: the current content of the disks is in no archive and would be lost",
         machine=vm.name,
-        hint="`qvm archive` keeps it; `qvm restore --force` throws it away; `qvm restore ARCHIVE DIR` "
+        hint="`qvm archive` keeps it; `qvm restore --force` discards it; `qvm restore ARCHIVE DIR` "
         "restores into a new machine",
     )
 
 
-def _is_archived(shelf: Shelf, paths: list[str]) -> bool:
+def _is_archived(index: ArchiveIndex, paths: list[str]) -> bool:
     """True if one archived state was made of these very files, or they of it, and none was written since."""
     try:
-        archives = shelf.archives()
+        archives = index.archives()
     except QvmError:  # the store cannot be reached
         return False
     return any(

@@ -11,10 +11,7 @@ from qvmsh.machine.archive import drives
 from qvmsh.machine.archive.reader import NEW
 from qvmsh.machine.journal import Journal, Phase, Record
 from qvmsh.machine.machine import Machine
-from qvmsh.machine.restore.plan import (
-    is_inside,
-    top_of,
-)
+from qvmsh.machine.restore.plan import is_inside, top_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +35,7 @@ def put_in_place(journal: Journal, *, is_clearing: bool = False) -> str:
         is_clearing: only what an earlier one may have left is removed.
 
     Raises:
-        QvmError: the note names files that are none of the machine's.
+        QvmError: the journal names files that are not the machine's.
     """
     vm, record = journal.vm, journal.record
     is_ready = record.phase is Phase.READY
@@ -59,22 +56,22 @@ def put_in_place(journal: Journal, *, is_clearing: bool = False) -> str:
     for name in () if is_clearing else os.listdir(vm.files.state):
         if name.endswith(NEW):
             host_files.remove(os.path.join(vm.files.state, name))
-    return "is completed" if is_ready else "is undone, the machine is as it was"
+    return "was completed" if is_ready else "was undone: the machine is as before"
 
 
 def _require_own(vm: Machine, renames: Sequence[tuple[str, str]]) -> None:
-    """The note lies where another account may write: what it names must be the machine's."""
+    """Another account may write to the journal: what it names must be the machine's."""
     name = foreign(vm, renames)
     if name:
         raise QvmError(
-            f".qvm/archive.unfinished names {name}, which is no file of the machine",
+            f".qvm/archive.unfinished names {name}, which is not a file of the machine",
             machine=vm.name,
-            hint="look at that file; remove it if you do not know what it tells of",
+            hint="check that file; remove it if you do not know where it comes from",
         )
 
 
 def foreign(vm: Machine, renames: Sequence[tuple[str, str]]) -> str:
-    """The first name that is none of the machine's, "" if all are."""
+    """The first name that is not the machine's, "" if all are."""
     images = {os.path.realpath(each.path) for each in drives.named(vm)}
     own = images | {os.path.realpath(vm.files.vmrc)}
     for new, target in renames:

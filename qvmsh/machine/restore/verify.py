@@ -1,4 +1,4 @@
-"""`archive --verify`: proof that an archived state comes back.
+"""`archive --verify`: proof that an archived state can be restored.
 
 verify(vm, "latest", is_booting=True)       # Verified(...)
 """
@@ -13,18 +13,16 @@ import shutil
 from qvmsh.errors import ImageError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import programs as tools
-from qvmsh.machine.archive import maintenance as archive_keeping
-from qvmsh.machine.archive.index import Shelf
+from qvmsh.machine import programs
+from qvmsh.machine.archive import maintenance
+from qvmsh.machine.archive.index import ArchiveIndex
 from qvmsh.machine.archive.model import Archive, Point
 from qvmsh.machine.archive.reader import Reader
 from qvmsh.machine.archive.reports import Verified
 from qvmsh.machine.archive.settings import SETTINGS
 from qvmsh.machine.machine import Machine
-from qvmsh.machine.power import start as lifecycle
-from qvmsh.machine.power import stop as power
-from qvmsh.machine.restore import new_machine as restore_new
-from qvmsh.machine.restore import restore as restoring
+from qvmsh.machine.power import start, stop
+from qvmsh.machine.restore import new_machine, restore
 from qvmsh.qemu import imagecheck
 
 
@@ -38,35 +36,35 @@ def verify(vm: Machine, word: str | None, *, is_booting: bool) -> Verified:
         ImageError: something of it is missing, changed or broken.
         DeadlineError: it was started and did not become ready.
     """
-    shelf, archive, point = restoring.find(vm, word or "latest")
+    index, archive, point = restore.find(vm, word or "latest")
     is_folder = word is not None and os.path.basename(word.rstrip("/")) == archive.folder
     points = archive.done if is_folder else [point]
     notes = []
     read: set[str] = set()
     for each in points:
-        archive_keeping.require_whole(vm, shelf, archive, each, read)
+        maintenance.require_whole(vm, index, archive, each, read)
     if any(not part.xxh128 for part in archive.parts(points)):
         notes.append(f"{archive.folder} has no checksums (it was made by `vm`)")
     try:
         with _folder(vm) as folder:
             checked: set[str] = set()
             for each in points:
-                _check(vm, shelf, archive, each, folder, checked)
-            boot_s = _boot(vm, shelf, archive, point, os.path.join(folder, "boot")) if is_booting else None
+                _check(vm, index, archive, each, folder, checked)
+            boot_s = _boot(vm, index, archive, point, os.path.join(folder, "boot")) if is_booting else None
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
         raise QvmError(
-            f"cannot verify {archive.folder}: there is no room to unpack its images in {vm.files.state}",
+            f"cannot verify {archive.folder}: not enough free space to unpack its images in {vm.files.state}",
             machine=vm.name,
-            hint="make room there; the files' checksums are right, so far as they were read",
+            hint="free some space there; the checksums of the files read so far are right",
         ) from None
     names = [f"{archive.folder}/{each.stamp}" for each in points]
     return Verified(vm.name, names, notes, boot_s)
 
 
 class _folder:  # noqa: N801  # used as a function
-    """A folder to work in, that vanishes; what killed ones left goes first."""
+    """A temporary folder; those of killed commands are removed first."""
 
     def __init__(self, vm: Machine) -> None:
         self.path = host_files.unique(os.path.join(vm.state_folder(), "verify-"))
@@ -83,18 +81,20 @@ class _folder:  # noqa: N801  # used as a function
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def _check(vm: Machine, shelf: Shelf, archive: Archive, point: Point, folder: str, checked: set[str]) -> None:
-    """Let `qemu-img check` look at all images of a state, where they lie if they can be read there.
+def _check(
+    vm: Machine, index: ArchiveIndex, archive: Archive, point: Point, folder: str, checked: set[str]
+) -> None:
+    """Run `qemu-img check` on all images of a state, in place if they can be read there.
 
     Args:
         folder: where those are unpacked that cannot.
         checked: names of those that it has looked at already; gets the others.
 
     Raises:
-        ImageError: one is broken, or stands on what the archive does not hold.
+        ImageError: one is damaged, or backed by a file outside the archive.
     """
-    program = tools.qemu_img(vm)
-    reader = Reader(vm.io, program, shelf, archive, point, folder, verb="unpacking")
+    program = programs.qemu_img(vm)
+    reader = Reader(vm.io, program, index, archive, point, folder, verb="unpacking")
     disks = [part.role for part in point.parts if part.role != SETTINGS and not part.left_out]
     for part in itertools.chain.from_iterable(map(reader.files, disks)):
         if part.name in checked:
@@ -106,24 +106,25 @@ def _check(vm: Machine, shelf: Shelf, archive: Archive, point: Point, folder: st
                 raise ImageError(
                     f"{label} has {sound.corruptions} errors",
                     machine=vm.name,
-                    hint=archive_keeping.OTHER_STATE,
+                    hint=maintenance.OTHER_STATE,
                 )
         checked.add(part.name)
 
 
-def _boot(vm: Machine, shelf: Shelf, archive: Archive, point: Point, folder: str) -> float:
-    """Start the state as a machine of its own, whose changes vanish; the seconds until it was ready."""
-    tools.require_accepted(vm)
+def _boot(vm: Machine, index: ArchiveIndex, archive: Archive, point: Point, folder: str) -> float:
+    """Start the state as a disposable machine of its own; the seconds until it was ready."""
+    programs.require_accepted(vm)
     os.mkdir(folder)
-    restore_new.lay_out(vm, shelf, archive, point, folder, vm.io, vm.environ)
+    reader = Reader(vm.io, programs.qemu_img(vm), index, archive, point, folder)
+    new_machine.lay_out(vm, reader, vm.environ)
     host_files.remove(os.path.join(folder, ".qvm", "uuid"))
     own = [("VM_SSH_PORT", "auto"), ("VM_HOSTFWD", ""), ("VM_PRE_START", ""), ("VM_POST_STOP", "")]
     own = [(name, value) for name, value in own if name in vm.settings]
     environ = {**vm.environ, "XDG_DATA_HOME": folder}  # the list of known machines is not for it
     made = Machine(folder, io=vm.io, environ=environ, overrides=(*vm.overrides, *own))
     try:
-        request = lifecycle.Request(disposable=True)
-        report = lifecycle.start(made, request, ssh_attempts=None, is_waiting=True)
+        request = start.Request(disposable=True)
+        report = start.start(made, request, ssh_attempts=None, is_waiting=True)
     except QvmError as error:
         error.machine = vm.name
         error.what = f"{archive.folder}/{point.stamp} does not boot: {error.what}"
@@ -135,6 +136,6 @@ def _boot(vm: Machine, shelf: Shelf, archive: Archive, point: Point, folder: str
 
 def _end(made: Machine) -> None:
     try:
-        power.kill(made)
+        stop.kill(made)
     except QvmError:
         pass  # it has ended already

@@ -3,10 +3,9 @@
     catalogue = Catalogue.read(vm)
     catalogue.entries["ready"]["message"]      # "before the upgrade"
 
-One JSON object a snapshot. The images are what counts: an entry without a snapshot in them is stale,
-a snapshot without an entry was made by another tool. A file that makes no sense is no reason to refuse
-anything: what of it can be used is used, and it is kept aside as `snapshots.json.unreadable` before
-another takes its place.
+One JSON object a snapshot. The images decide: an entry without a snapshot in them is stale, a snapshot
+without an entry was made by another tool. An invalid file does not stop a command: its valid parts are
+used, and it is kept as `snapshots.json.unreadable` before it is replaced.
 """
 
 from __future__ import annotations
@@ -48,17 +47,17 @@ KINDS: dict[str, type] = {
 
 
 def json_of(value: object, indent: int | None = None) -> str:
-    """A value as JSON, readable by people where that is possible."""
+    """A value as JSON, in readable characters where possible."""
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     try:
         text.encode()
-    except UnicodeEncodeError:  # a path with bytes that are no text
+    except UnicodeEncodeError:  # a path that is not valid UTF-8
         return json.dumps(value, indent=indent)
     return text
 
 
 def moment(text: str) -> float:
-    """The time that an entry gives, 0 if it gives none; without a zone it is that of the host."""
+    """The time of an entry, 0 if it has none; without a zone it is local time."""
     try:
         return datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError, OSError):
@@ -78,10 +77,10 @@ class Catalogue:
 
     @classmethod
     def read(cls, vm: Machine) -> Catalogue:
-        """What the file says; nothing where there is none, or none that makes sense.
+        """The contents of the file; empty if it is missing or invalid.
 
         Raises:
-            QvmError: it is there and cannot be read: what is written next would take its place.
+            QvmError: it exists and cannot be read, so the next write would replace it.
         """
         try:
             document = host_files.document(vm.files.snapshots)
@@ -91,14 +90,14 @@ class Catalogue:
             raise QvmError(
                 f"cannot read .qvm/snapshots.json: {error.strerror}",
                 machine=vm.name,
-                hint="it tells what qvm knows of the snapshots; make it readable, or move it away",
+                hint="it describes the snapshots; make it readable, or move it away",
             ) from None
         except ValueError as error:  # no JSON, no UTF-8
-            vm.io.warn(f"{vm.name}: .qvm/snapshots.json is no JSON ({error}): only the images tell")
+            vm.io.warn(f"{vm.name}: .qvm/snapshots.json is not JSON ({error}) and is ignored")
             return cls(vm, {}, "", is_broken=True)
         entries, head, wrong = _sane(document)
         if wrong:
-            vm.io.warn(f"{vm.name}: .qvm/snapshots.json: {wrong[0]} makes no sense, and is not used")
+            vm.io.warn(f"{vm.name}: .qvm/snapshots.json: {wrong[0]} is invalid and is ignored")
         return cls(vm, entries, head, is_broken=bool(wrong))
 
     def text(self) -> str:
@@ -108,14 +107,14 @@ class Catalogue:
         return json_of(document, indent=1) + "\n"
 
     def write(self) -> None:
-        """Replace the file, in one step; one that makes no sense is kept aside."""
+        """Replace the file in one step; an invalid one is kept under another name."""
         text = self.text()
         self.vm.state_folder()
         if self._is_broken:
             aside = self.vm.files.snapshots + ".unreadable"
             if os.path.lexists(aside):
                 aside += time.strftime("-%Y-%m-%dT%H-%M-%S")
-            with contextlib.suppress(OSError):  # gone, or no room for a second name
+            with contextlib.suppress(OSError):  # gone, or the disk is full
                 os.link(self.vm.files.snapshots, aside)
                 self.vm.io.warn(f"{self.vm.name}: the old .qvm/snapshots.json is kept as {aside}")
             self._is_broken = False
@@ -123,7 +122,7 @@ class Catalogue:
 
     def add(self, entry: dict[str, Any]) -> None:
         """A snapshot was taken: the present state descends from it."""
-        self.forget(entry["name"])  # what came from one that it replaces does not come from it
+        self.forget(entry["name"])  # children of the one that it replaces are not its own
         self.entries[entry["name"]] = entry
         self.head = entry["name"]
         self.write()
@@ -134,7 +133,7 @@ class Catalogue:
         self.write()
 
     def forget(self, name: str) -> None:
-        """As if it were gone, but only here: what came from it comes from its parent."""
+        """Remove it in memory only: its children become those of its parent."""
         gone = self.entries.pop(name, None)
         parent = (gone or {}).get("parent") or ""
         for each in self.entries.values():
@@ -144,7 +143,7 @@ class Catalogue:
             self.head = parent
 
     def moved_to(self, name: str) -> None:
-        """The machine went back to a snapshot; its guest has the host keys of then, or makes some."""
+        """The machine went back to a snapshot; its guest has the host keys it had then, or makes new ones."""
         pinned = self.entries.get(name, {}).get("host_keys")
         if pinned is not None and pinned != _host_keys(self.vm):
             if pinned:
@@ -157,9 +156,9 @@ class Catalogue:
 
 
 def _sane(document: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], str, list[str]]:
-    """The entries and the head of what somebody may have edited, and what of it cannot be used."""
+    """The entries and the head of a file that may have been edited, and what is invalid in it."""
     if not isinstance(document.get("snapshots"), list):
-        return {}, "", ["all of it"]
+        return {}, "", ["the whole file"]
     wrong = []
     entries: dict[str, dict[str, Any]] = {}
     for row in document["snapshots"]:
@@ -214,7 +213,6 @@ def entry(
     message: str,
     parent: str,
     has_memory: bool,
-    is_frozen: bool | None,
     qemu: str,
     machine: str,
     arguments: list[str],
@@ -230,7 +228,7 @@ def entry(
         "parent": parent or None,
         "memory": has_memory,
         "vmstate_bytes": 0,
-        "frozen": is_frozen,
+        "frozen": None,
         "qemu": qemu,
         "machine": machine,
         "arguments": arguments,
@@ -270,7 +268,7 @@ def completed(store: Store, given: dict[str, Any], tag: str | None = None) -> di
 
 
 def _base(disk: Volume) -> dict[str, Any] | None:
-    """What an image stands on, as it is now; None where it stands on nothing, or that has been moved away."""
+    """The base of an image as it is now; None if it has none, or if that is missing."""
     from qvmsh.machine.storage import chain
 
     base = chain.base_of(disk.path, disk.format)

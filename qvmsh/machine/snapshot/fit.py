@@ -1,11 +1,11 @@
 """Whether a snapshot fits the machine as it is now: its disks, its moment, its base, its hardware.
 
     mixture(volumes, on, entry)          # ["on disk1 it is another one of the same name, of ..."]
-    without(volumes, on, entry)          # disks that were none of the machine when it was taken
+    without(volumes, on, entry)          # disks that were added to the machine later
 
-A name says nothing: `qemu-img` or HMP may have made or removed a snapshot on one disk alone. What is
-known of the moment (the metadata; else QEMU's own dates, which it makes the same on all disks) is
-compared before anything is put together from several disks.
+Equal names prove nothing: `qemu-img` or HMP may have made or removed a snapshot on one disk only. So the
+known times (the metadata, else QEMU's dates, which are the same on all disks) are compared before a
+snapshot of several disks is used.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from qvmsh.qemu.qcow2 import Snapshot
 
 APART_S = 1
-"""QEMU's dates have whole seconds: those of disks that were taken together differ by so much at most."""
+"""The most by which QEMU's dates, in whole seconds, differ for disks taken together."""
 
 
 def shown_time(seconds: int) -> str:
@@ -35,7 +35,7 @@ def shown_time(seconds: int) -> str:
 def without(
     volumes: Sequence[Volume], on: Mapping[str, Snapshot], entry: Mapping[str, Any] | None
 ) -> list[Volume]:
-    """The disks without the snapshot that were none of the machine when it was taken, as the metadata tell.
+    """The disks without the snapshot that were added after it was taken, according to the metadata.
 
     Args:
         on: the snapshot on each disk, by the disk's id.
@@ -46,7 +46,7 @@ def without(
 
 
 def gone(volumes: Sequence[Volume], entry: Mapping[str, Any] | None) -> list[str]:
-    """The disks of then that are none of the machine now."""
+    """The disks of the snapshot that the machine no longer has."""
     files = (entry or {}).get("disks", ())
     here = _same(volumes, files).values()
     return [path for at, path in enumerate(files) if at not in here]
@@ -55,7 +55,7 @@ def gone(volumes: Sequence[Volume], entry: Mapping[str, Any] | None) -> list[str
 def mixture(
     volumes: Sequence[Volume], on: Mapping[str, Snapshot], entry: Mapping[str, Any] | None
 ) -> list[str]:
-    """Why the snapshots of one name on several disks are not of one moment, a line each."""
+    """Why the snapshots of one name on several disks are from different moments, a line each."""
     rows = _rows(volumes, entry)
     dates = [row["date_s"] for _, row in rows]
     other = [
@@ -72,22 +72,22 @@ def mixture(
     ]  # fmt: skip
     if other:
         times = {name: shown_time(on[name].date_s) for name in other}
-        return [f"on {name} it is another one of the same name, of {times[name]}" for name in other]
+        return [f"on {name} it is another snapshot of that name, from {times[name]}" for name in other]
     if not any(each.vmstate_bytes for each in on.values()):
         return [] if rows or _apart(on) <= APART_S else [_moments(on)]
     memory = next(each.date_s for each in on.values() if each.vmstate_bytes)
     return [
-        f"its memory is of {shown_time(memory)}, and {name} of {shown_time(each.date_s)}"
+        f"its memory is from {shown_time(memory)}, but {name} from {shown_time(each.date_s)}"
         for name, each in on.items()
         if each.date_s != memory
     ]
 
 
 def doubt(on: Mapping[str, Snapshot], entry: Mapping[str, Any] | None) -> str:
-    """Why snapshots of one name that only other tools know of may be of different moments, or ""."""
+    """Why snapshots of one name made by other tools may be from different moments, or ""."""
     if (entry or {}).get("images") or _apart(on) != APART_S:
         return ""
-    return f"{_moments(on)}: whether that was one moment is not known"
+    return f"{_moments(on)}, which may be two moments"
 
 
 def _apart(on: Mapping[str, Snapshot]) -> int:
@@ -103,40 +103,40 @@ def _moments(on: Mapping[str, Snapshot]) -> str:
 def doubles(volume: Volume, found: Sequence[Snapshot]) -> str:
     """That several snapshots of one disk have one name."""
     dates = ", ".join(shown_time(each.date_s) for each in found)
-    return f"{volume.id} has {len(found)} snapshots {found[0].name}, of {dates}"
+    return f"{volume.id} has {len(found)} snapshots named {found[0].name}, from {dates}"
 
 
 def base_changes(volumes: Sequence[Volume], entry: Mapping[str, Any] | None) -> list[str]:
-    """Bases that are not as they were: what the snapshot reads from them may be wrong."""
+    """Bases that have changed: what the snapshot reads from them may be wrong."""
     found = []
     for each, base, now, name in _bases(volumes, entry):
         if now is None:
-            found.append(f"the base {os.path.basename(base['file'])} of {each.id} is not there any more")
+            found.append(f"the base {os.path.basename(base['file'])} of {each.id} is missing")
         elif now["size_bytes"] != base["size_bytes"] or now["mtime_ns"] != base["mtime_ns"]:
             what = "size" if now["size_bytes"] != base["size_bytes"] else "date"
             found.append(
-                f"the base {name} of {each.id} has another {what} than it had then: "
-                "what the snapshot reads from it may be wrong"
+                f"the {what} of the base {name} of {each.id} has changed since: "
+                "data that the snapshot reads from it may be wrong"
             )
     return found
 
 
 def base_doubts(volumes: Sequence[Volume], entry: Mapping[str, Any] | None) -> list[str]:
-    """Bases of which size and date are those of then, and do not tell that they were not written to."""
+    """Bases that may have been written to although size and date are the same."""
     found = []
     for each, base, now, name in _bases(volumes, entry):
         if now is None:
             continue
         if now["ctime_ns"] != base.get("ctime_ns"):
             found.append(
-                f"the base {name} of {each.id} has the size and the date of then, but something was done to "
-                "the file since: its content was not compared"
+                f"the base {name} of {each.id} has the same size and date, but its file was touched since; "
+                "its content was not compared"
             )
         kind = image.header(each.path, each.format).backing_format
         if chain.base_of(chain.base_of(each.path, each.format), kind):
             found.append(
-                f"the base {name} of {each.id} is backed by another image: whether that was written to "
-                "since is not known"
+                f"the base {name} of {each.id} is backed by another image, which may have been "
+                "written to since"
             )
     return found
 
@@ -157,17 +157,17 @@ def _bases(
 
 
 def _rows(volumes: Sequence[Volume], entry: Mapping[str, Any] | None) -> list[tuple[Volume, dict[str, Any]]]:
-    """What the metadata tell of the snapshot on each disk that is one of the machine still."""
+    """The metadata of the snapshot on each disk that the machine still has."""
     rows = (entry or {}).get("images", ())
     same = _same(volumes, [row.get("file") or row["id"] for row in rows])
     return [(each, rows[same[each.id]]) for each in volumes if each.id in same]
 
 
 def _same(volumes: Sequence[Volume], files: Sequence[str]) -> dict[str, int]:
-    """Which of the files of then each disk is, by the disk's id.
+    """Which of the recorded files each disk is, by the disk's id.
 
-    The directory may have moved: where it is not the whole path, as much of its end as tells it from the
-    others; and of several that nothing tells apart the first is the first.
+    The directory may have moved, so the longest unique end of the path counts; files that cannot be
+    distinguished are matched in order.
     """
     found: dict[str, int] = {}
     paths = {each.id: each.path.split("/") for each in volumes}

@@ -4,9 +4,9 @@
     machine_type(vm.settings, entry)    # "pc-i440fx-6.2", where VM_QEMU_MACHINE=pc means a newer type now
     remedy(vm, entry)                   # ["--set VM_MACHINE_MEM=256"]
 
-`256` and `256M` are the same memory, and what is not set is the default. An alias (`pc`, `q35`, `virt`) means
-the newest type of its kind that a QEMU has, so what an older QEMU saved is loaded on the type of then, as by
-libvirt.
+`256` and `256M` are the same memory, and an unset value is the default. An alias (`pc`, `q35`, `virt`) means
+the newest type of its kind in a QEMU, so a state from an older QEMU is loaded on the type that it was saved
+with, as libvirt does.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     Entry = Mapping[str, Any]
 
 FAMILIES = {"pc": "pc-i440fx-", "q35": "pc-q35-"}
-"""How the versioned types begin that an alias stands for, where that is not its own name."""
+"""Prefixes of the versioned types of an alias, if not the alias itself."""
 BY_HAND = ("VM_MACHINE_ARCH", "VM_QEMU_ARGS", "VM_QEMU_EXTRA")
-"""All that counts where the user wrote the hardware."""
+"""What is compared with hardware by hand."""
 
 
 def machine_type(settings: Settings, entry: Entry) -> str:
@@ -55,7 +55,7 @@ def differences(vm: Machine, one: Entry, two: Entry | None = None) -> list[str]:
 
 
 def remedy(vm: Machine, entry: Entry) -> list[str]:
-    """The options by which the machine has the hardware of a snapshot; none if it has it."""
+    """The options that give the machine the hardware of a snapshot; none if it is the same."""
     settings = entry.get("settings") or {}
     return [f"--set {quote(f'{name}={settings[name]}')}" for name in _changed(vm, entry, None)]
 
@@ -73,7 +73,7 @@ def _changed(vm: Machine, one: Entry, two: Entry | None) -> dict[str, tuple[str,
 
 
 class _Hardware:
-    """One side of the comparison: a snapshot's hardware, or the machine's own of now.
+    """One side of the comparison: the hardware of a snapshot, or the current one.
 
     Args:
         entry: what is known of the snapshot; None = now.
@@ -127,7 +127,7 @@ class _Hardware:
                 located = [(settings.located(each.path), each.driver, each.is_read_only) for each in lines]
                 return [(os.path.normpath(path), *rest) for path, *rest in located]
             return settings.value(name)
-        except (ConfigError, ValueError):  # somebody has edited the snapshot's entry
+        except (ConfigError, ValueError):  # the snapshot's entry was edited
             return text
 
     def _cpu(self) -> str:

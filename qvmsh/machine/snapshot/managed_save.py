@@ -1,12 +1,12 @@
-"""Saved state: the memory of a machine as a snapshot in its disks. `snapshot_restore.load` takes it up again.
+"""Saved state: the memory of a machine as a snapshot in its disks. `restore.load` resumes it.
 
     save(vm, note, "ready", has_suspend=True)       # suspend -> snapshot; the guest stays stopped
 
 The guest is sent to sleep first, so that it expects not to run for a while and reads the clock
 when it wakes. QEMU before 9.0 loads a sleeping machine as one that runs and can never be woken
 (symptom: "guest is not in suspended state"); there the wake-up is begun and stopped at once, and
-the snapshot is taken inside the firmware, so that the loaded guest finishes waking by itself. The
-two are told apart by QEMU's answer: after `stop` an old one still says "suspended".
+the snapshot is taken inside the firmware, so that the loaded guest finishes waking by itself.
+QEMU's answer shows which it is: after `stop` an old one still says "suspended".
 Source: QEMU commits b9ae473d80, b4e9ddccd1 (9.0); measured on 7.2.
 """
 
@@ -30,24 +30,23 @@ if TYPE_CHECKING:
 def save(vm: Machine, note: Note, name: str, *, has_suspend: bool, timeout_s: float | None = None) -> float:
     """Save memory and disks as the snapshot `name`; the guest is stopped afterwards.
 
-    An older snapshot of that name is replaced; it goes only after the new one has been written.
+    An older snapshot of that name is removed once the new one has been written.
 
     Returns:
         The seconds that the guest took to suspend (0 without).
 
     Raises:
-        DeadlineError: the guest does not suspend; it runs on.
-        QmpError: QEMU cannot save; the guest runs on and no snapshot was changed.
+        DeadlineError: the guest does not suspend; it keeps running.
+        QmpError: QEMU cannot save; the guest keeps running and no snapshot was changed.
     """
-    from qvmsh.machine.snapshot import obstacles as blockers
-    from qvmsh.machine.snapshot import save_delete as snapshots
+    from qvmsh.machine.snapshot import obstacles, save_delete
     from qvmsh.qemu.session import Session  # asyncio: start and kill do without
 
     snapshot_names.require_name(vm, name)
     seen = state.observe(vm)
     pid = seen.pid or 0
-    with snapshots.live(vm, note) as (store, disks):
-        blockers.require(vm, disks, "save", exchange=store.exchange, pid=pid, has_memory=True)
+    with save_delete.live(vm, note) as (store, disks):
+        obstacles.require(vm, disks, "save", exchange=store.exchange, pid=pid, has_memory=True)
         kind = state.SUSPENDED if has_suspend else seen.kind
         registers = ich9.read(store.exchange) if kind == state.SUSPENDED else None
     suspended_s = 0.0
@@ -57,26 +56,26 @@ def save(vm: Machine, note: Note, name: str, *, has_suspend: bool, timeout_s: fl
             with Session(note.socket("session"), vm.io.checkpoint) as qemu:
                 suspended_s = sleep.fall_asleep(vm, qemu, note, timeout_s=limit_s)[1]
         except KeyboardInterrupt:
-            vm.io.warn(f"{vm.name}: the guest was asked to sleep; `qvm wakeup` wakes it, nothing was saved")
+            vm.io.warn(f"{vm.name}: nothing was saved; the guest was asked to suspend, `qvm wakeup` wakes it")
             raise
     try:
-        with snapshots.live(vm, note) as (store, _):
-            snapshots.take(
-                store, note, name, snapshots.Request(is_replacing=True),
+        with save_delete.live(vm, note) as (store, _):
+            save_delete.take(
+                store, note, name, save_delete.Request(is_replacing=True),
                 kind=kind, registers=registers, pid=pid, stays_held=True,
             )  # fmt: skip
     except QvmError as error:
         if has_suspend:
-            _go_on(note)
+            _resume(note)
         error.machine = error.machine or vm.name
         if not os.path.lexists(vm.files.unfinished):
-            error.hint = error.hint or "the guest runs on; no snapshot was changed"
+            error.hint = error.hint or "the guest is still running; no snapshot was changed"
         raise
     return suspended_s
 
 
-def _go_on(note: Note) -> None:
-    """Let the guest run again that was sent to sleep for a save that failed."""
+def _resume(note: Note) -> None:
+    """Resume the guest after a save that failed."""
     try:
         with conversation.begin(note) as qemu:
             conversation.resume(qemu)
@@ -100,5 +99,5 @@ def sync_images(vm: Machine, files: list[str]) -> None:
         files: from the machine's directory.
     """
     for path in (os.path.join(vm.directory, name) for name in files):
-        if os.path.exists(path):  # else it is QEMU's name of something that is no file
+        if os.path.exists(path):  # else QEMU's name of something that is not a file
             host_files.sync(path)

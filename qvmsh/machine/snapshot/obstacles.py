@@ -1,8 +1,8 @@
-"""What stands against a snapshot, each with its remedy: looked for before anything is done.
+"""What prevents a snapshot, each with its remedy: checked before anything is done.
 
     require(vm, disks, "save a snapshot", exchange=qemu, pid=pid, has_memory=True)   # StateError with all
 
-With memory QEMU itself tells what cannot be saved (`query-migrate`), in words that are put into ours.
+With memory QEMU reports what cannot be saved (`query-migrate`); its words are put into ours.
 Source: QEMU qapi/migration.json (blocked-reasons); qcow2 alone holds internal snapshots.
 """
 
@@ -35,10 +35,10 @@ _FORMAT = re.compile(r"The (\w+) format used by node '(.*)' does not support liv
 
 DISKS_ALONE = "`qvm snapshot save --disk-only`"
 
-NO_DISK = "`qvm disk add data.qcow2 10G` gives it one"
+NO_DISK = "`qvm disk add data.qcow2 10G` adds one"
 
 DISK_ROOM_BYTES = 4 << 20
-"""What the tables of a snapshot without memory take at most, for disks of a usual size."""
+"""The most that the tables of a snapshot without memory take, for disks of a usual size."""
 
 
 class Blocker:
@@ -63,7 +63,7 @@ def require(
     pid: int | None = None,
     has_memory: bool = False,
 ) -> None:
-    """Refuse if anything stands against a snapshot.
+    """Refuse if anything prevents a snapshot.
 
     Args:
         disks: all disks of the machine.
@@ -76,7 +76,7 @@ def require(
     """
     found = of_disks(disks, vm.directory)
     if not written(disks):
-        found.append(Blocker("there is no disk that the guest writes to", NO_DISK))
+        found.append(Blocker("the machine has no writable disk", NO_DISK))
     if has_memory and exchange is not None and pid is not None:
         found += of_accelerator(process.arguments(pid))
         found += of_devices(exchange, {each.node for each in written(disks) if each.format != "qcow2"})
@@ -94,28 +94,28 @@ def require(
 
 
 def of_disks(disks: list[Volume], directory: str) -> list[Blocker]:
-    """The disks that are written to and hold no snapshots, or none that lasts."""
+    """The writable disks that cannot hold snapshots, or not for long."""
     found = []
     for each in disks:
         if TEMPORARY.fullmatch(each.name) and not os.path.exists(each.path):
-            what = f"what is written to the disk {each.id} vanishes when QEMU ends"
+            what = f"changes to the disk {each.id} are lost when QEMU ends"
             remedy = "start it without -snapshot and snapshot=on (VM_QEMU_ARGS, VM_QEMU_EXTRA)"
             found.append(Blocker(what, remedy))
             continue
         if each.is_read_only or (each.format == "qcow2" and not _has_data_file(each)):
             continue
         where = directory if each.format == "qcow2" else ""  # QEMU looks for a data file where it runs
-        convert = f"`{image.converted(each.path, each.format, where)}` and use that"
+        convert = f"`{image.converted(each.path, each.format, where)}` and use the result"
         if each.node:  # QEMU has it open
             convert = f"`qvm stop` first, then {convert}"
         if each.format == "qcow2":
-            what = f"the disk {each.name} has its data in another file, and holds no snapshots"
+            what = f"the disk {each.name} keeps its data in another file, so it cannot hold snapshots"
             found.append(Blocker(what, f"{convert}, or make it read-only"))
         elif each.is_flash:
-            what = f"the UEFI variables {each.name} are {each.format}, which holds no snapshots"
-            found.append(Blocker(what, f"{convert}; VM_FIRMWARE=uefi makes them so by itself"))
+            what = f"the UEFI variables {each.name} are {each.format}, which cannot hold snapshots"
+            found.append(Blocker(what, f"{convert}; VM_FIRMWARE=uefi creates them as qcow2"))
         else:
-            what = f"the disk {each.name} is {each.format}, which holds no snapshots"
+            what = f"the disk {each.name} is {each.format}, which cannot hold snapshots"
             found.append(Blocker(what, f"{convert}, or make it read-only"))
     return found
 
@@ -123,7 +123,7 @@ def of_disks(disks: list[Volume], directory: str) -> list[Blocker]:
 def _has_data_file(disk: Volume) -> bool:
     try:
         return image.header(disk.path).has_data_file
-    except (OSError, QvmError):  # other checks tell what is wrong with it
+    except (OSError, QvmError):  # other checks report it
         return False
 
 
@@ -136,7 +136,7 @@ def of_accelerator(arguments: list[str]) -> list[Blocker]:
         elif word in ("-machine", "-M", "--machine"):
             kind = next((p[6:] for p in value.split(",") if p.startswith("accel=")), "").partition(":")[0]
         if kind in WITHOUT_STATE:
-            what = f"the accelerator {kind} cannot save the state of the processors"
+            what = f"the accelerator {kind} cannot save the processor state"
             return [
                 Blocker(
                     what, f"{DISKS_ALONE} saves the disks; or start with VM_QEMU_ACCEL=tcg (or kvm on Linux)"
@@ -145,11 +145,11 @@ def of_accelerator(arguments: list[str]) -> list[Blocker]:
     return []
 
 
-def of_devices(exchange: Exchange, told: Collection[str] = ()) -> list[Blocker]:
-    """What QEMU says it could not save.
+def of_devices(exchange: Exchange, reported: Collection[str] = ()) -> list[Blocker]:
+    """What QEMU reports that it cannot save.
 
     Args:
-        told: nodes whose format is told of already where it stands against a snapshot.
+        reported: nodes whose format is reported already where it prevents a snapshot.
     """
     try:
         reasons = exchange.ask("query-migrate").get("blocked-reasons", ())
@@ -158,7 +158,7 @@ def of_devices(exchange: Exchange, told: Collection[str] = ()) -> list[Blocker]:
     found: dict[str, Blocker] = {}
     for reason in map(str, reasons):
         of_format = _FORMAT.search(reason)
-        if of_format and of_format[2] in told:
+        if of_format and of_format[2] in reported:
             continue
         each = _in_words(reason)
         found[str(each)] = each
@@ -170,33 +170,34 @@ def _in_words(reason: str) -> Blocker:
     share = re.search(r"VirtFS export path '(.*)' is mounted in the guest using mount_tag '(.*)'", reason)
     if share:
         return Blocker(
-            f"the guest has mounted the 9p share {share[2]}", "umount it in the guest, mount it again after"
+            f"the guest has mounted the 9p share {share[2]}",
+            "unmount it in the guest, and mount it again afterwards",
         )
     of_format = _FORMAT.search(reason)
     if of_format:
-        what = f"the disk {of_format[2]} is {of_format[1]}, beside which QEMU saves no memory"
-        return Blocker(what, f"`qemu-img convert -O qcow2` makes it one that does; or {DISKS_ALONE}")
+        what = f"the disk {of_format[2]} is {of_format[1]}, with which QEMU cannot save memory"
+        return Blocker(what, f"convert it with `qemu-img convert -O qcow2`; or {DISKS_ALONE}")
     device = reason.removeprefix("non-migratable device: ")
     low = reason.lower()
     if low.endswith("/nvme"):
         return Blocker(
             "QEMU cannot save the state of nvme disks",
-            f"`qvm config VM_DISK_BUS=virtio` and start anew; or {DISKS_ALONE}",
+            f"`qvm config VM_DISK_BUS=virtio` and `qvm restart`; or {DISKS_ALONE}",
         )
     if "vhost-user-fs" in low or "virtiofs" in low:
         return Blocker(f"a virtiofs share is attached ({device})", f"start without it; or {DISKS_ALONE}")
     if "vfio" in low or "usb-host" in low or "host device" in low:
         return Blocker(
             f"a device of the host is passed through ({device})",
-            f"QMP's device_del with its id takes it out; or {DISKS_ALONE}",
+            f"remove it with QMP's device_del; or {DISKS_ALONE}",
         )
     if "whpx" in low or "nvmm" in low or "hvf" in low:
         return Blocker(f"the accelerator cannot save the state ({reason})", f"{DISKS_ALONE} saves the disks")
-    return Blocker(f"QEMU cannot save it: {reason}", f"take that device out; or {DISKS_ALONE}")
+    return Blocker(f"QEMU cannot save it: {reason}", f"remove that device; or {DISKS_ALONE}")
 
 
 def of_room(disk: Volume, needed_bytes: int) -> list[Blocker]:
-    """Not enough room for what a snapshot adds to a disk's file."""
+    """Not enough free space for what a snapshot adds to a disk's file."""
     from qvmsh.machine.progress import size
 
     folder = os.path.dirname(os.path.realpath(disk.path))  # a link may lead to another file system
@@ -206,12 +207,12 @@ def of_room(disk: Volume, needed_bytes: int) -> list[Blocker]:
         return []
     if free >= needed_bytes:
         return []
-    what = f"{disk.name} would grow by up to {size(needed_bytes)}, and there is room for {size(free)}"
-    return [Blocker(what, f"make room in {folder}; `qvm snapshot list` shows what may be deleted")]
+    what = f"{disk.name} would grow by up to {size(needed_bytes)}, but only {size(free)} is free"
+    return [Blocker(what, f"free space in {folder}; `qvm snapshot list` shows what can be deleted")]
 
 
 def memory_bytes(pid: int) -> int:
-    """What the memory of a QEMU takes in a snapshot at most: the pages that its guest has touched."""
+    """The most that the memory takes in a snapshot: the pages that the guest has touched."""
     sizes: list[tuple[int, int]] = []
     try:
         with open(f"/proc/{pid}/smaps") as file:

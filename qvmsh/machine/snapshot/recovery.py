@@ -1,8 +1,8 @@
 """Work on snapshots that was interrupted: completed or undone.
 
-A save that is whole is kept, one that is not is removed from all disks; a deletion is completed once a disk
-has lost its part; a restore goes back to the state before it, which was kept as the snapshot `.qvm-back`
-until the new state was whole.
+A complete save is kept, an incomplete one is removed from all disks; a deletion is completed once one disk
+has lost its part; a restore goes back to the state before it, kept as the snapshot `.qvm-back` until the new
+state was complete.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ import time
 from qvmsh.errors import QmpError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
-from qvmsh.machine import launch_record as notes
-from qvmsh.machine import snapshot_names, state
-from qvmsh.machine.guest import filesystems as freezing
+from qvmsh.machine import launch_record, snapshot_names, state
+from qvmsh.machine.guest import filesystems
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.guest.clock import put_clock_right
 from qvmsh.machine.journal import Journal, Kind, Phase, Record
@@ -41,13 +40,13 @@ BACK = ".qvm-back"
 """The snapshot of the state before a restore."""
 
 SHORT_S, HANGS_S = 0.3, 30.0
-"""How long QEMU may take to greet before it is said that it is busy; to move a byte before it hangs."""
+"""How long QEMU may take to greet before it is reported as busy; to move a byte before it hangs."""
 
 
 def recover(journal: Journal) -> str:
     """See `work.recovery`."""
     vm, record = journal.vm, journal.record
-    note = notes.read(vm.files)
+    note = launch_record.read(vm.files)
     if locks.holder(vm.files.pid_file) is not None and note is not None:
         return _recover_live(vm, note, record)
     return recover_off(vm, record, _STEPS[record.kind])
@@ -57,7 +56,7 @@ def left(vm: Machine, record: Record) -> tuple[str, str | None]:
     """See `work.recovery`."""
     if record.kind is Kind.SNAPSHOT_DELETE:
         disks = ", ".join(name for name, path in record.disks if _has(path, record.name))
-        return f"{record.name} is left on {disks or 'no disk'}, and cannot be restored", None
+        return f"{record.name} is left on {disks or 'no disk'} and cannot be restored", None
     return "", None
 
 
@@ -90,7 +89,7 @@ def resume(vm: Machine, note: Note, record: Record, store: Live) -> None:
     if record.was_running and store.jobs.execute("query-status")["status"] in ("paused", "prelaunch"):
         conversation.resume(store.exchange)
     if record.was_running and (record.has_memory or record.kind is Kind.SNAPSHOT_LOAD):
-        put_clock_right(vm, note, has_ssh=False)  # it stood still meanwhile
+        put_clock_right(vm, note, has_ssh=False)  # it was paused meanwhile
 
 
 @contextlib.contextmanager
@@ -108,7 +107,7 @@ def live(vm: Machine, note: Note, record: Record) -> Iterator[Live]:
             store = Live(vm, volumes.written(found), exchange)
             store.jobs.drain()
             if record.is_frozen:
-                freezing.thaw(note)
+                filesystems.thaw(note)
             yield store
         except (ConnectionError, TimeoutError):
             raise state.silent(vm) from None
@@ -117,8 +116,8 @@ def live(vm: Machine, note: Note, record: Record) -> Iterator[Live]:
 def _patient(vm: Machine, note: Note) -> qmp.Exchange:
     """A conversation with a QEMU that may still be busy with what a command has begun.
 
-    While it saves or loads memory it answers nobody, and nothing can stop it. It is waited for as long as
-    it is at work; one more Ctrl-C ends the waiting.
+    While it saves or loads memory it does not answer and cannot be stopped. The wait lasts as long as it
+    makes progress; another Ctrl-C ends it.
 
     Raises:
         OSError: it does not answer.
@@ -128,7 +127,7 @@ def _patient(vm: Machine, note: Note) -> qmp.Exchange:
         if not exchange.is_readable(SHORT_S):
             pid = locks.holder(vm.files.pid_file) or 0
             moved, since = process.moved_bytes(pid), time.monotonic()
-            with vm.io.stage("waiting for QEMU to end what it is at, which nothing can interrupt"):
+            with vm.io.stage("waiting for QEMU, which cannot be interrupted now"):
                 while not exchange.is_readable(SHORT_S):
                     before, moved = moved, process.moved_bytes(pid)
                     since = time.monotonic() if moved != before else since
@@ -156,17 +155,17 @@ def _back_live(vm: Machine, note: Note, record: Record, store: Live) -> str:
             store.delete(BACK)
             if record.was_running:
                 put_clock_right(vm, note, has_ssh=False)
-            return "is undone: the guest is as it was before"
-    return _back_off(vm, note, record) + "; QEMU had to be ended"
+            return "was undone: the guest is as before"
+    return _back_off(vm, note, record) + "; QEMU had to be killed"
 
 
 def _back_off(vm: Machine, note: Note, record: Record) -> str:
-    """End a QEMU whose guest must never run, and put its disks back."""
+    """Kill a QEMU whose guest must never run, and put its disks back."""
     pid = locks.holder(vm.files.pid_file)
     if pid is not None:
         with process.Process(pid) as handle:
             ending.kill(handle, note)
-        host_files.remove(vm.files.pid_file)  # left by SIGKILL; it was asked to end, and did not crash
+        host_files.remove(vm.files.pid_file)  # left by SIGKILL; it did not crash
     return recover_off(vm, record, _STEPS[record.kind])
 
 
@@ -188,9 +187,9 @@ def recover_off(vm: Machine, record: Record, step: Step) -> str:
     store = Images(vm, [each for each in disks if each not in gone])
     store.require_free()
     outcome = step(store, record)
-    store.mend_leaks()
+    store.repair_leaks()
     return "; ".join(
-        [outcome, *(f"{each.name} is not there, and no disk of the machine now" for each in gone)]
+        [outcome, *(f"{each.name} is missing and is no longer a disk of the machine" for each in gone)]
     )
 
 
@@ -203,37 +202,37 @@ def _save(store: Store, record: Record) -> str:
         if store.is_whole(name):
             return _kept(store, record, name)
         store.delete(name)
-        return "is undone: no disk has it"
+        return "was undone: no disk has it"
     if record.phase is Phase.REPLACE:  # nothing has been done yet
-        return "is undone: the older snapshot of that name is there"
+        return "was undone: the older snapshot of that name was kept"
     if record.phase is Phase.NEW:  # beside the one that it replaces
         store.delete(new)
-        return "is undone: the older snapshot of that name is there"
+        return "was undone: the older snapshot of that name was kept"
     if record.phase is Phase.AGAIN and store.is_whole(name):
         store.delete(new)
         return _kept(store, record, name)
     if store.is_whole(new):  # `resolve` finds it under its name
         store.delete(name)
         return _kept(store, record, new)
-    return "is undone"
+    return "was undone"
 
 
 def _kept(store: Store, record: Record, tag: str) -> str:
     if record.entry:
         Catalogue.read(store.vm).add(catalogue.completed(store, dict(record.entry), tag))
-    return "was whole: it is there"
+    return "was complete: it was kept"
 
 
 def _delete(store: Store, record: Record) -> str:
     if store.is_whole(record.name):
-        return "is undone: all disks have it"
+        return "was undone: all disks have it"
     for tag in (record.name, record.name + snapshot_names.NEW):
         store.delete(tag)
     left = [name for name, path in record.disks if _has(path, record.name)]
     if left:  # QEMU forgets a snapshot whose table it could not write (7.2); the file still has it
         raise QvmError(f"QEMU could not write the table of {', '.join(left)}", hint="is the disk full?")
     Catalogue.read(store.vm).remove(record.name)
-    return "is finished: no disk has it"
+    return "was completed: no disk has it"
 
 
 def _restore(store: Store, record: Record) -> str:
@@ -243,8 +242,8 @@ def _restore(store: Store, record: Record) -> str:
     store.delete(BACK)
     if record.phase is Phase.CLEAN:
         Catalogue.read(store.vm).moved_to(record.name)
-        return "was whole"
-    return "is undone: the disks are as they were before"
+        return "was complete"
+    return "was undone: the disks are as before"
 
 
 _STEPS = {

@@ -1,4 +1,4 @@
-"""What the verbs of `qvm snapshot` tell: for people, and as JSON."""
+"""What the commands of `qvm snapshot` report: for people, and as JSON."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 NEXT_IS_WHOLE = "the next incremental archive will be a full one (its dirty bitmaps are gone)"
-"""What follows from going back: a bitmap tells what was written since, not what was taken back."""
+"""After going back: a bitmap records what was written since, not what was undone."""
 
 FROZEN: dict[bool | None, str] = {True: "yes", False: "no: crash-consistent"}
-"""Whether the guest's file systems were at rest; nothing where nobody knows."""
+"""Whether the guest's file systems were frozen; nothing if unknown."""
 
 MOST_DEPTH = 12
-"""How far the tree goes to the right: every night a snapshot is no reason for lines of 700 columns."""
+"""How far the tree is indented: a snapshot every night must not make lines of 700 columns."""
 
 
 def word(name: str) -> str:
@@ -38,12 +38,12 @@ class SnapshotSaved(Report):
     Args:
         snapshot: its name.
         disks: ids of the disks that have it.
-        memory: it holds the memory.
+        memory: it includes the memory.
         vmstate_bytes: size of that.
-        frozen: the guest's file systems were frozen for it; None where that says nothing (off, memory).
-        seconds: of the whole.
-        woken: a guest that slept had to be woken for it (QEMU before 9.0).
-        clock: what was done about the clock of a guest that stood still for it.
+        frozen: the guest's file systems were frozen for it; None if that does not apply (off, memory).
+        seconds: total time.
+        woken: a suspended guest had to be woken for it (QEMU before 9.0).
+        clock: how the guest's clock was set afterwards.
     """
 
     __slots__ = (
@@ -76,7 +76,7 @@ class SnapshotSaved(Report):
             parts.append(f"{size(self.vmstate_bytes)} of memory")
         if self.frozen is not None:
             parts.append("file systems frozen" if self.frozen else "crash-consistent")
-        woken = "; the guest slept, and is awake now" if self.woken else ""
+        woken = "; the guest was suspended, and is awake now" if self.woken else ""
         return [
             f"{self.machine}: saved the snapshot {self.snapshot} ({', '.join(parts)}) "
             f"in {self.seconds:.1f} s{woken}" + (f"; {self.clock}" if self.clock else "")
@@ -89,13 +89,13 @@ class SnapshotRestored(Report):
     Args:
         snapshot: its name.
         disks: ids of the disks.
-        left: ids of disks that were none of the machine then, and were left as they are.
-        memory: the guest goes on with its memory of then.
-        ready: its ssh answers; None where nobody waited.
-        clock: what was done about its clock.
-        bitmaps: dirty bitmaps that had to go, so the next incremental copy is a full one.
-        has_memory_left: the machine is off, and `start --loadvm` could go on.
-        seconds: of the whole.
+        left: ids of disks that were added later, and were left unchanged.
+        memory: the guest was resumed with the memory of the snapshot.
+        ready: its ssh answers; None without waiting.
+        clock: how its clock was set.
+        bitmaps: dirty bitmaps that were removed, so the next incremental archive is a full one.
+        has_memory_left: the machine is off, and `start --loadvm` can resume the memory.
+        seconds: total time.
     """
 
     __slots__ = (
@@ -114,8 +114,6 @@ class SnapshotRestored(Report):
         ready: bool | None = None,
         clock: str = "",
         bitmaps: int = 0,
-        has_memory_left: bool = False,
-        left: list[str] | None = None,
     ) -> None:
         self.machine = machine
         self.snapshot = snapshot
@@ -124,8 +122,8 @@ class SnapshotRestored(Report):
         self.ready = ready
         self.clock = clock
         self.bitmaps = bitmaps
-        self.has_memory_left = has_memory_left
-        self.left = left or []
+        self.has_memory_left = False
+        self.left: list[str] = []
         self.seconds = round(seconds, 3)
 
     def shown(self) -> list[str]:
@@ -135,11 +133,11 @@ class SnapshotRestored(Report):
         if self.clock:
             text += f"; {self.clock}"
         if self.left:
-            text += f"; {', '.join(self.left)} is as it was"
+            text += f"; {', '.join(self.left)} was left unchanged"
         if self.has_memory_left:
             from qvmsh.config.words import quote
 
-            text += f"; `qvm start --loadvm {quote(self.snapshot)}` goes on with its memory"
+            text += f"; `qvm start --loadvm {quote(self.snapshot)}` resumes it with its memory"
         return [text, *([f"{self.machine}: {NEXT_IS_WHOLE}"] if self.bitmaps else [])]
 
 
@@ -161,12 +159,12 @@ class SnapshotList(Report):
     """Result of `snapshot list`: its rows are dicts, as in JSON, `snapshots[0]["name"]`.
 
     Args:
-        head: the snapshot that the present state descends from, None if there is none.
+        head: the snapshot that the current state is based on, None if there is none.
         disks: `id`, `file`, `format`, `size_bytes`, `used_bytes`, `writable`, `problem` of each.
-        snapshots: `name`, `time`, `memory`, `vmstate_bytes`, `disks`, `missing`, `without` (those missing
-            that were no disks of the machine then), `parent`, `message`, `stale` (only the metadata know
-            it), `foreign` (only the images do), `double` (the name is that of an earlier row too).
-        work: what is under way, or was cut off; None for nothing.
+        snapshots: `name`, `time`, `memory`, `vmstate_bytes`, `disks`, `missing`, `without` (missing disks
+            that were added later), `parent`, `message`, `stale` (only in the metadata), `foreign` (only in
+            the images), `double` (an earlier row has the same name).
+        work: what is in progress, or was interrupted; None for nothing.
     """
 
     __slots__ = ("disks", "head", "machine", "snapshots", "work")
@@ -203,9 +201,9 @@ class SnapshotList(Report):
         if each["without"]:
             notes.append(f"taken without {' '.join(each['without'])}")
         if each.get("double"):
-            notes.append("another one of the same name")
+            notes.append("another snapshot of that name")
         if each["stale"]:
-            notes = ["stale: no image has it (`qvm snapshot delete` forgets it)"]
+            notes = ["stale: no image has it (`qvm snapshot delete` removes it)"]
         first, *more = each["message"].splitlines() or [""]
         message = printable(first) + (" ..." if more else "")
         memory = size(each["vmstate_bytes"]) if each["vmstate_bytes"] else "-"
@@ -213,10 +211,10 @@ class SnapshotList(Report):
 
 
 def _line_of_disk(each: dict[str, Any]) -> str:
-    what = "" if each["format"] == "qcow2" else f", {each['format']}: holds no snapshots"
+    what = "" if each["format"] == "qcow2" else f", {each['format']}: cannot hold snapshots"
     what = ", read-only" if not each["writable"] else what
-    told = each["problem"] or f"{size(each['size_bytes'])}{what}"
-    return f"{each['id']:8} {printable(each['name'])} ({told})"
+    text = each["problem"] or f"{size(each['size_bytes'])}{what}"
+    return f"{each['id']:8} {printable(each['name'])} ({text})"
 
 
 def _table(rows: list[tuple[str, ...]]) -> list[str]:
@@ -231,7 +229,7 @@ def _table(rows: list[tuple[str, ...]]) -> list[str]:
 
 
 def _columns(text: str) -> int:
-    """How many columns of a terminal `text` takes: Chinese signs take two, accents none."""
+    """How many columns of a terminal `text` takes: Chinese characters take two, accents none."""
     if text.isascii():
         return len(text)
     from unicodedata import combining, east_asian_width
@@ -240,14 +238,14 @@ def _columns(text: str) -> int:
 
 
 def _tree(rows: list[dict[str, Any]]) -> list[tuple[dict[str, Any], int]]:
-    """The rows with children behind their parent, and how deep each stands."""
+    """The rows with children after their parent, and the depth of each."""
     children: dict[str, list[dict[str, Any]]] = {}
     names = {row["name"] for row in rows if not row.get("double")}
     for row in rows:
         children.setdefault(row["parent"] if row["parent"] in names else "", []).append(row)
     found: list[tuple[dict[str, Any], int]] = []
     seen: set[int] = set()
-    for root in (*children.get("", ()), *rows):  # in the metadata may be a circle, without a root
+    for root in (*children.get("", ()), *rows):  # the metadata may have a circle, without a root
         left = [(root, 0)]
         while left:
             row, depth = left.pop()
@@ -261,7 +259,7 @@ def _tree(rows: list[dict[str, Any]]) -> list[tuple[dict[str, Any], int]]:
 
 
 class Details(Report):
-    """Result of `snapshot show`: all that is known of one snapshot."""
+    """Result of `snapshot show`: everything known about one snapshot."""
 
     __slots__ = ("differences", "disks", "known", "machine", "missing", "name")
 
@@ -285,7 +283,7 @@ class Details(Report):
         lines = [f"{self.machine}: snapshot {printable(self.name)}"]
         known = self.known or {}
         if not known:
-            lines.append("  made by another tool: nothing is known of it beyond what the images hold")
+            lines.append("  made by another tool: only what the images say is known")
         for title, value in (
             ("message", known.get("message")),
             ("time", shown(known.get("time") or "")),
@@ -308,8 +306,8 @@ class Verified(Report):
     """Result of `snapshot verify`.
 
     Args:
-        snapshots: `name`, `problems` (a line each), and `unsure`, what could not be judged; the exit status
-            is 1 where there is a problem.
+        snapshots: `name`, `problems` (a line each), and `unsure`, what could not be checked; the exit status
+            is 1 if there is a problem.
     """
 
     __slots__ = ("machine", "snapshots")
@@ -345,7 +343,7 @@ class Differences(Report):
     Args:
         disks: `id`, `file`, `changed_bytes` (None: not on both sides) and `note` of each.
         hardware: what differs, a line each.
-        is_on: the machine is on, so what its QEMU still holds back is not counted.
+        is_on: the machine is on, so data that QEMU has not written yet is not counted.
     """
 
     __slots__ = ("disks", "first", "hardware", "is_on", "machine", "second")
@@ -371,9 +369,9 @@ class Differences(Report):
         lines = [f"{self.machine}: from {self.first} to {self.second or 'now'}"]
         for each in self.disks:
             changed = each["changed_bytes"]
-            told = each["note"] or (f"{size(changed)} written" if changed else "the same")
-            lines.append(f"  {each['id']:8} {told}")
+            text = each["note"] or (f"{size(changed)} written" if changed else "unchanged")
+            lines.append(f"  {each['id']:8} {text}")
         lines += [f"  {each}" for each in self.hardware]
         if self.is_on and self.second is None:
-            lines.append("  the machine is on: what its QEMU has not written out yet is not counted")
+            lines.append("  the machine is on: data that QEMU has not written yet is not counted")
         return lines

@@ -3,7 +3,7 @@
     restore(vm, "ready", is_forced=False, is_waiting=True)
     load(vm, note, "ready", is_forced=False)        # `start --loadvm`: into a QEMU that waits (-S)
 
-The present state is kept as a snapshot of its own until the other one is whole.
+The current state is kept as a snapshot of its own until the other one is complete.
 """
 
 from __future__ import annotations
@@ -12,15 +12,12 @@ import time
 
 from qvmsh.errors import ImageError, QmpError, StateError
 from qvmsh.machine import log, state
-from qvmsh.machine.guest import readiness as ready
+from qvmsh.machine.guest import readiness
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.guest.clock import put_clock_right
 from qvmsh.machine.journal import Journal, Kind, Phase, Record
 from qvmsh.machine.monitor import conversation
-from qvmsh.machine.snapshot import fit as snapshot_fit
-from qvmsh.machine.snapshot import hardware as snapshot_hardware
-from qvmsh.machine.snapshot import obstacles as blockers
-from qvmsh.machine.snapshot import save_delete as snapshots
+from qvmsh.machine.snapshot import fit, hardware, obstacles, save_delete
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.recovery import BACK
 from qvmsh.machine.snapshot.reports import NEXT_IS_WHOLE, SnapshotRestored, word
@@ -46,16 +43,16 @@ def restore(
     began = time.monotonic()
     with (
         work_lock(vm, "snapshot restore"),
-        snapshots.opened(vm, "restore a snapshot") as (store, disks, seen),
+        save_delete.opened(vm, "restore a snapshot") as (store, disks, seen),
     ):
         known = Catalogue.read(vm)
         entry = known.entries.get(name)
-        left = snapshot_fit.without(volumes.written(disks), store.on(name), entry) if is_forced else []
+        left = fit.without(volumes.written(disks), store.on(name), entry) if is_forced else []
         if left and not isinstance(store, Live):
             store = Images(vm, [each for each in store.volumes if each not in left])
             disks = [each for each in disks if each not in left]
-        blockers.require(vm, disks, "restore a snapshot")
-        tag = snapshots.resolve(store, name, entry)
+        obstacles.require(vm, disks, "restore a snapshot")
+        tag = save_delete.resolve(store, name, entry)
         if isinstance(store, Live) and not store.memory_bytes(tag):
             raise StateError(
                 f"the snapshot {name} holds only disks, no memory; the machine is {seen.kind}",
@@ -63,7 +60,7 @@ def restore(
                 hint=f"`qvm stop`, then `qvm snapshot restore {word(name)}`, then `qvm start`",
                 actual=seen.kind,
             )
-        snapshots.require_one_moment(store, name, tag, entry, is_forced=is_forced)
+        save_delete.require_one_moment(store, name, tag, entry, is_forced=is_forced)
         _require_fitting(store, name, tag, entry, is_forced=is_forced)
         if not is_forced:
             paths = [each.path for each in store.volumes]
@@ -76,21 +73,20 @@ def restore(
     ids = [each.id for each in store.volumes]
     log.note(vm, f"restored the snapshot {name}")
     if not seen.is_live or seen.note is None or seen.pid is None:
-        has_memory = bool(store.memory_bytes(tag)) and not left
         seconds = time.monotonic() - began
-        return SnapshotRestored(
-            vm.name, name, ids, seconds, memory=False, bitmaps=count, has_memory_left=has_memory,
-            left=[each.id for each in left],
-        )  # fmt: skip
+        report = SnapshotRestored(vm.name, name, ids, seconds, memory=False, bitmaps=count)
+        report.has_memory_left = bool(store.memory_bytes(tag)) and not left
+        report.left = [each.id for each in left]
+        return report
     is_ready: bool | None = None
     clock = ""
     if seen.kind == state.PAUSED:
-        clock = "`qvm resume` lets it go on, and puts its clock right"
+        clock = "`qvm resume` resumes it and sets its clock"
     elif is_waiting:
         if state.has_ssh(vm, seen.note):
-            with ready.waiting(vm, "snapshot restore"), vm.io.stage("waiting for ssh"):
-                limit_s = ready.attempt_seconds(vm, seen.pid) if timeout_s is None else timeout_s
-                ready.wait(vm, seen.pid, seen.note, timeout_s=limit_s)
+            with readiness.waiting(vm, "snapshot restore"), vm.io.stage("waiting for ssh"):
+                limit_s = readiness.attempt_seconds(vm, seen.pid) if timeout_s is None else timeout_s
+                readiness.wait(vm, seen.pid, seen.note, timeout_s=limit_s)
             is_ready = True
         clock = put_clock_right(vm, seen.note)
     seconds = time.monotonic() - began
@@ -102,70 +98,70 @@ def restore(
 def _require_fitting(
     store: Store, name: str, tag: str, entry: dict[str, Any] | None, *, is_forced: bool, is_new: bool = False
 ) -> None:
-    """Refuse (or, for disks alone, warn) where disks or hardware are not those of then.
+    """Refuse (or, for disks only, warn) if disks or hardware differ from those of the snapshot.
 
     Args:
         is_new: the QEMU was started to load it.
 
     Raises:
-        StateError: memory for other hardware; a disk that has gone.
+        StateError: memory for other hardware; a missing disk.
     """
     vm = store.vm
     if isinstance(store, Live):
         store.require_no_number(tag)
-    gone = snapshot_fit.gone(store.volumes, entry)
+    gone = fit.gone(store.volumes, entry)
     if gone and not is_forced:
         raise StateError(
-            f"the snapshot {name} was taken with {', '.join(gone)} too, which is no disk of the machine now",
+            f"the snapshot {name} includes {', '.join(gone)}, which is no longer a disk of the machine",
             machine=vm.name,
-            hint="put it back into VM_DISKS; `--force` restores the others without it",
+            hint="add it to VM_DISKS again; `--force` restores the others without it",
         )
-    other = snapshot_hardware.differences(vm, entry or {})
+    other = hardware.differences(vm, entry or {})
     if isinstance(store, Live):
-        now, then = snapshots.versions(store.exchange)["machine"], (entry or {}).get("machine")
+        now, then = save_delete.versions(store.exchange)["machine"], (entry or {}).get("machine")
         if then and now != then:
             other.insert(0, f"the machine type was {then}, and is {now}")
         if other and not is_forced:
-            words = ["qvm", *snapshot_hardware.remedy(vm, entry or {}), "start --loadvm", word(name)]
-            way = f"`{' '.join(words)}` has the hardware of then"
+            words = ["qvm", *hardware.remedy(vm, entry or {}), "start --loadvm", word(name)]
+            way = f"`{' '.join(words)}` starts with its hardware"
             raise StateError(
-                f"the hardware is not that of the snapshot {name}: {other[0]}",
+                f"the hardware differs from that of the snapshot {name}: {other[0]}",
                 machine=vm.name,
                 details=other[1:],
-                hint=f"{way if is_new else f'`qvm stop`, then {way}'}; `--force` tries, and undoes what "
-                "cannot be loaded",
+                hint=f"{way if is_new else f'`qvm stop`, then {way}'}; `--force` tries anyway, and "
+                "undoes it on failure",
             )
         if is_new and then:
             _tell_of_alias(store, then)
     elif store.memory_bytes(tag):
         for each in other:
-            vm.io.warn(f"{vm.name}: {each}: the memory of {name} will not load so")
+            vm.io.warn(f"{vm.name}: {each}: the memory of {name} will not load")
 
 
 def _tell_of_alias(store: Live, then: str) -> None:
-    """Say that the guest goes on with the machine type of its snapshot, where the alias means another now."""
+    """Warn that the guest has the machine type of its snapshot if the alias means another now."""
     vm = store.vm
     kind = vm.settings.text("VM_QEMU_MACHINE").partition(",")[0]
     means = [each["name"] for each in store.exchange.ask("query-machines") if each.get("alias") == kind]
     if means and means[0] != then and not own_disk.is_by_hand(vm):
         vm.io.warn(
-            f"{vm.name}: runs as {then}, as which it was saved; {kind} means {means[0]} in this QEMU, "
-            "from the next boot on"
+            f"{vm.name}: runs as {then}, as it was saved; {kind} means {means[0]} in this QEMU, "
+            "from the next start on"
         )
 
 
 def _put_back(store: Store, journal: Journal, tag: str, *, has_memory: bool, stage: str) -> int:
-    """Put the disks (and the memory) back; what they were stays as `BACK`, the journal is at "clean" then.
+    """Put the disks (and the memory) back; the state before stays as `BACK`, the journal is at "clean".
 
     Args:
         has_memory: the memory is kept too.
 
     Returns:
-        How many dirty bitmaps had to go.
+        How many dirty bitmaps were removed.
     """
     io = store.vm.io
-    store.delete(BACK)  # of a restore whose journal has gone
-    with io.stage("keeping the present state"):
+    store.delete(BACK)  # of a restore whose journal is gone
+    with io.stage("keeping the current state"):
         store.create(BACK, has_memory=has_memory)
     journal.write(phase=Phase.LOAD)
     count = store.bitmaps()
@@ -183,15 +179,15 @@ def _restore_off(store: Store, name: str, tag: str) -> int:
 
 
 def _restore_live(store: Live, seen: state.Observation, name: str, tag: str) -> int:
-    """Load into the QEMU that runs; the state before it is kept until the new one is whole."""
+    """Load into the running QEMU; the state before is kept until the new one is complete."""
     vm, note = store.vm, seen.note
     assert note is not None
     assert seen.pid is not None
     is_running = seen.kind != state.PAUSED
     registers = ich9.read(store.exchange) if seen.kind == state.SUSPENDED else None
     has_way_back = not (
-        blockers.of_devices(store.exchange)
-        or blockers.of_room(store.volumes[0], blockers.memory_bytes(seen.pid))
+        obstacles.of_devices(store.exchange)
+        or obstacles.of_room(store.volumes[0], obstacles.memory_bytes(seen.pid))
     )
     record = Record(
         Kind.SNAPSHOT_RESTORE, name=name, disks=store.named(), was_running=is_running, has_memory=has_way_back
@@ -211,7 +207,7 @@ def _restore_live(store: Live, seen: state.Observation, name: str, tag: str) -> 
 
 
 def _loaded(vm: Machine, note: Note) -> None:
-    """From here on the guest's memory is whole."""
+    """The guest's memory is complete now."""
     note.loading = ""
     note.write(vm.files.note)
 
@@ -219,38 +215,38 @@ def _loaded(vm: Machine, note: Note) -> None:
 def load(vm: Machine, note: Note, name: str, *, is_forced: bool) -> None:
     """Load a snapshot into a QEMU that was started with `-S`, and let the guest run.
 
-    Where the disks are as they were when it was taken, as after `stop --savevm`, there is nothing to lose,
-    and no way back is kept.
+    If the disks have not changed since, as after `stop --savevm`, there is nothing to lose, and no way back
+    is kept.
 
     Args:
-        is_forced: although the hardware is not that of then.
+        is_forced: although the hardware differs.
 
     Raises:
         StateError: there is no such snapshot on every disk, it has no memory, or it does not fit.
-        QmpError: QEMU cannot load it. The disks are as they were; the guest must never run: end QEMU.
+        QmpError: QEMU cannot load it. The disks are as before; the guest must never run: kill QEMU.
     """
-    with snapshots.live(vm, note) as (store, disks):
-        blockers.require(vm, disks, "load a snapshot")
+    with save_delete.live(vm, note) as (store, disks):
+        obstacles.require(vm, disks, "load a snapshot")
         known = Catalogue.read(vm)
         entry = known.entries.get(name)
-        tag = snapshots.resolve(store, name, entry)
+        tag = save_delete.resolve(store, name, entry)
         if not store.memory_bytes(tag):
             raise StateError(
                 f"the snapshot {name} holds only disks, no memory",
                 machine=vm.name,
-                hint=f"`qvm snapshot restore {word(name)}` puts the disks back while the machine is off",
+                hint=f"`qvm snapshot restore {word(name)}` restores the disks while the machine is off",
             )
-        snapshots.require_one_moment(store, name, tag, entry)
+        save_delete.require_one_moment(store, name, tag, entry)
         _require_fitting(store, name, tag, entry, is_forced=is_forced, is_new=True)
         try:
             count = _load(store, note, name, tag)
         except QmpError as error:
             error.machine = vm.name
             error.what = f"cannot load the snapshot {name}: {error.what.removeprefix('snapshot-load: ')}"
-            error.details = (*snapshot_hardware.differences(vm, entry or {}), *error.details)
+            error.details = (*hardware.differences(vm, entry or {}), *error.details)
             error.hint = error.hint or (
-                "it was saved on other hardware, or by another QEMU: set machine type, memory, vcpus "
-                "and devices as they were then"
+                "it was saved with other hardware or by another QEMU: set machine type, memory, vcpus "
+                "and devices as they were"
             )
             raise
         known.moved_to(name)
@@ -259,7 +255,7 @@ def load(vm: Machine, note: Note, name: str, *, is_forced: bool) -> None:
 
 
 def _load(store: Live, note: Note, name: str, tag: str) -> int:
-    """Load, and let the guest run; return how many dirty bitmaps had to go."""
+    """Load, and resume the guest; return how many dirty bitmaps were removed."""
     vm, stage = store.vm, f"loading the state {name}"
     if _is_as_then(store, tag):
         count = store.bitmaps()
@@ -281,5 +277,5 @@ def _is_as_then(store: Live, tag: str) -> bool:
     """True if nothing was written to any disk since the snapshot; of a QEMU whose guest has not run yet."""
     try:
         return all(qcow2.is_as_then(each.path, store.tags(each)[tag].id) for each in store.volumes)
-    except (OSError, ValueError, ImageError):  # what cannot be compared may be lost
+    except (OSError, ValueError, ImageError):  # what cannot be compared might be lost
         return False

@@ -3,8 +3,8 @@
     save(vm, "ready", Request(message="before the upgrade"))
     delete(vm, ("ready",))
 
-`stop --savevm` and `start --loadvm` stand on the same: `take` and `resolve`. `snapshot_restore` goes back.
-What was under way when a command ended is in the journal (`machine.unfinished`).
+`stop --savevm` and `start --loadvm` use `take` and `resolve` too. `restore` goes back. Work that was
+interrupted is in the journal (`machine.journal`).
 """
 
 from __future__ import annotations
@@ -16,15 +16,12 @@ from dataclasses import dataclass, replace
 
 from qvmsh.errors import QmpError, StateError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import log, snapshot_names, state
-from qvmsh.machine import programs as tools
-from qvmsh.machine.guest import filesystems as freezing
+from qvmsh.machine import log, programs, snapshot_names, state
+from qvmsh.machine.guest import filesystems
 from qvmsh.machine.guest.clock import put_clock_right_after
 from qvmsh.machine.journal import Journal, Kind, Phase, Record
 from qvmsh.machine.monitor import conversation
-from qvmsh.machine.snapshot import catalogue
-from qvmsh.machine.snapshot import fit as snapshot_fit
-from qvmsh.machine.snapshot import obstacles as blockers
+from qvmsh.machine.snapshot import catalogue, fit, obstacles
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.reports import SnapshotDeleted, SnapshotSaved, word
 from qvmsh.machine.snapshot.store import Images, Live, Store
@@ -48,7 +45,7 @@ STAMP = "%Y-%m-%dT%H-%M-%S"
 
 
 TABLES_BYTES = 256 << 10
-"""What an image grows by at most while a snapshot is deleted; what that frees is used after."""
+"""The most that an image grows while a snapshot is deleted; the freed space is used afterwards."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ class Request:
 
 
 def label(name: str | None, *, has_timestamp: bool) -> str:
-    """The name that a snapshot gets: as it is, or with the time in front."""
+    """The name of a new snapshot: as given, or with the time in front."""
     if name is not None and not has_timestamp:
         return name
     return time.strftime(STAMP) + (f"-{name}" if name else "")
@@ -91,7 +88,7 @@ def opened(vm: Machine, what: str) -> Iterator[tuple[Store, list[Volume], state.
     state.require_sound(vm, seen, what)
     if seen.note.disposable:
         raise StateError(
-            f"cannot {what}: it is disposable, its disks vanish when it stops",
+            f"cannot {what}: it is disposable, its changes are lost when it stops",
             machine=vm.name,
             hint="`qvm stop` it first",
         )
@@ -116,7 +113,7 @@ def live(vm: Machine, note: Note) -> Iterator[tuple[Live, list[Volume]]]:
 
 
 def resolve(store: Store, name: str, entry: dict[str, Any] | None = None) -> str:
-    """The tag of the snapshot `name`: itself, or what a save that was killed while it replaced it left.
+    """The tag of the snapshot `name`: itself, or the new one of a killed save that was replacing it.
 
     Args:
         entry: what the metadata know of it.
@@ -134,44 +131,44 @@ def resolve(store: Store, name: str, entry: dict[str, Any] | None = None) -> str
         raise snapshot_names.unknown(vm, name, {tag for each in store.volumes for tag in store.tags(each)})
     missing = [each for each in store.volumes if each.id not in on]
     shown = ", ".join(f"{each.id}, {each.name}" for each in missing)
-    if snapshot_fit.without(store.volumes, on, entry) == missing:
+    if fit.without(store.volumes, on, entry) == missing:
         raise StateError(
             f"the snapshot {name} was taken without {shown}",
             machine=vm.name,
             hint=("`qvm stop`, then " if isinstance(store, Live) else "")
-            + f"`qvm snapshot restore --force {word(name)}` restores the others and leaves that as it is; "
-            "or take it out of VM_DISKS",
+            + f"`qvm snapshot restore --force {word(name)}` restores the others only; "
+            "or remove it from VM_DISKS",
         )
     only = [each for each in store.volumes if each.id in on]
     alone = f"`qemu-img snapshot -a {word(name)} {image.typed(only[0].path)}`"
     raise StateError(
         f"there is no snapshot {name} on {shown}",
         machine=vm.name,
-        hint=f"`qvm snapshot delete {word(name)}` removes the rest: disks of different moments do not fit"
-        + (f"; {alone} puts {only[0].name} alone back, while the machine is off" if len(only) == 1 else ""),
+        hint=f"`qvm snapshot delete {word(name)}` removes the rest: disks from different moments do not match"
+        + (f"; {alone} restores only {only[0].name}, while the machine is off" if len(only) == 1 else ""),
     )
 
 
 def require_one_moment(
     store: Store, name: str, tag: str, entry: dict[str, Any] | None, *, is_forced: bool = False
 ) -> None:
-    """Refuse what other tools have put together of several moments; warn of a base that has changed.
+    """Refuse disks that other tools saved at different moments; warn of a base that has changed.
 
     Raises:
-        StateError: the snapshots of that name do not belong together; nothing was changed.
+        StateError: the snapshots of that name do not match; nothing was changed.
     """
     vm, on = store.vm, store.on(tag)
-    wrong = snapshot_fit.mixture(store.volumes, on, entry)
+    wrong = fit.mixture(store.volumes, on, entry)
     if wrong and not is_forced:
         raise StateError(
-            f"the snapshot {name} is not of one moment: {wrong[0]}",
+            f"the disks of the snapshot {name} are from different moments: {wrong[0]}",
             machine=vm.name,
             details=wrong[1:],
-            hint=f"`qvm snapshot verify {word(name)}` tells more; "
-            f"`qvm snapshot restore --force {word(name)}` restores it all the same",
+            hint=f"`qvm snapshot verify {word(name)}` shows more; "
+            f"`qvm snapshot restore --force {word(name)}` restores it anyway",
         )
-    doubt = snapshot_fit.doubt(on, entry)
-    for each in [*wrong, *([doubt] if doubt else []), *snapshot_fit.base_changes(store.volumes, entry)]:
+    doubt = fit.doubt(on, entry)
+    for each in [*wrong, *([doubt] if doubt else []), *fit.base_changes(store.volumes, entry)]:
         vm.io.warn(f"{vm.name}: {name}: {each}")
 
 
@@ -208,18 +205,18 @@ def save(vm: Machine, name: str, request: Request) -> SnapshotSaved:
 
 
 def _require_able(store: Live, disks: list[Volume], seen: state.Observation, *, has_memory: bool) -> None:
-    blockers.require(
+    obstacles.require(
         store.vm, disks, "save a snapshot", exchange=store.exchange, pid=seen.pid, has_memory=has_memory
     )
 
 
 def _save_off(store: Store, disks: list[Volume], name: str, request: Request) -> dict[str, Any]:
     vm = store.vm
-    blockers.require(vm, disks, "save a snapshot")
+    obstacles.require(vm, disks, "save a snapshot")
     known = Catalogue.read(vm)
     entry = catalogue.entry(
         store, name, message=request.message, parent=_parent(known, store, name), has_memory=False,
-        is_frozen=None, qemu=image.version(tools.qemu_img(vm)), machine="", arguments=[],
+        qemu=image.version(programs.qemu_img(vm)), machine="", arguments=[],
     )  # fmt: skip
     is_there = _require_new(store, name, request)
     with (
@@ -233,13 +230,13 @@ def _save_off(store: Store, disks: list[Volume], name: str, request: Request) ->
 
 
 def _record(store: Store, name: str, entry: dict[str, Any], *, is_there: bool) -> Record:
-    """Of a save; one of the same name stays until the new one is whole."""
+    """Of a save; one of the same name stays until the new one is complete."""
     phase = Phase.REPLACE if is_there else Phase.BEGIN
     return Record(Kind.SNAPSHOT_SAVE, phase, name=name, disks=store.named(), entry=entry)
 
 
 def _parent(known: Catalogue, store: Store, name: str) -> str:
-    """The snapshot that the present state descends from, if it is still there."""
+    """The snapshot that the current state is based on, if it still exists."""
     head = known.head
     if head == name:  # replaced by its own successor
         head = str(known.entries.get(name, {}).get("parent") or "")
@@ -247,7 +244,7 @@ def _parent(known: Catalogue, store: Store, name: str) -> str:
 
 
 def _require_new(store: Store, name: str, request: Request) -> bool:
-    """True if there is one of that name already, which may be replaced.
+    """True if there is already one of that name, which may be replaced.
 
     Raises:
         StateError: it may not.
@@ -256,15 +253,15 @@ def _require_new(store: Store, name: str, request: Request) -> bool:
     is_there = bool(store.holders(name) or store.holders(name + snapshot_names.NEW))
     if is_there and not request.is_replacing:
         raise StateError(
-            f"there is a snapshot {name} already",
+            f"the snapshot {name} already exists",
             machine=store.vm.name,
-            hint="choose another name, or `--replace`; `--timestamp` puts the time in front",
+            hint="choose another name, or `--replace` it; `--timestamp` prefixes the time",
         )
     return is_there
 
 
 def _create(store: Store, name: str, journal: Journal, *, has_memory: bool, is_there: bool) -> None:
-    """Take the snapshot; one of the same name goes only when the new one is whole."""
+    """Take the snapshot; one of the same name is removed when the new one is complete."""
     if not is_there:
         store.create(name, has_memory=has_memory)
         return
@@ -295,8 +292,8 @@ def take(
 
     Args:
         kind: its state: running, paused or suspended.
-        registers: what q35 needs to wake from a sleep, None elsewhere.
-        stays_held: the guest does not go on afterwards (`stop --savevm`), unless this fails.
+        registers: what q35 needs to wake up, None elsewhere.
+        stays_held: the guest stays paused afterwards (`stop --savevm`), unless this fails.
     """
     vm, has_memory = store.vm, not request.disk_only
     is_there = _require_new(store, name, request)
@@ -304,7 +301,7 @@ def take(
     is_running = kind == state.RUNNING or (kind == state.SUSPENDED and has_memory)
     entry = catalogue.entry(
         store, name, message=request.message, parent=_parent(known, store, name), has_memory=has_memory,
-        is_frozen=None, arguments=_arguments(pid), **versions(store.exchange),
+        arguments=_arguments(pid), **versions(store.exchange),
     )  # fmt: skip
     record = replace(
         _record(store, name, entry, is_there=is_there), was_running=is_running, has_memory=has_memory
@@ -334,8 +331,8 @@ def _arguments(pid: int) -> list[str]:
 
 def versions(exchange: Exchange) -> dict[str, str]:
     """QEMU's version, and the version of the machine type that the guest sees."""
-    told = exchange.ask("query-version")
-    version = ".".join(str(told["qemu"][part]) for part in ("major", "minor", "micro"))
+    answer = exchange.ask("query-version")
+    version = ".".join(str(answer["qemu"][part]) for part in ("major", "minor", "micro"))
     try:
         machine = exchange.ask("qom-get", {"path": "/machine", "property": "type"})
     except QmpError:
@@ -353,7 +350,7 @@ def _at_rest(vm: Machine, note: Note, journal: Journal, kind: str, *, has_freeze
     if not has_freeze or kind != state.RUNNING:
         yield False
         return
-    inside = freezing.Freezing(vm, note)
+    inside = filesystems.Freezing(vm, note)
     inside.write_out()
     if not inside.has_agent:
         yield False
@@ -373,7 +370,7 @@ def _at_rest(vm: Machine, note: Note, journal: Journal, kind: str, *, has_freeze
 def delete(vm: Machine, names: tuple[str, ...]) -> SnapshotDeleted:
     """Remove snapshots; see `commands.snapshot`."""
     if not names:
-        raise UsageError("snapshot delete: which one?", hint="`qvm snapshot list` tells their names")
+        raise UsageError("snapshot delete: no name given", hint="`qvm snapshot list` shows the names")
     with work_lock(vm, "snapshot delete"), opened(vm, "delete a snapshot") as (store, _, _seen):
         known = Catalogue.read(vm)
         for name in names:
@@ -396,7 +393,7 @@ def _require_room_for_tables(store: Store) -> None:
     """Even a deletion writes new tables first.
 
     Raises:
-        StateError: there is no room for them; nothing was changed.
+        StateError: not enough free space; nothing was changed.
     """
     from qvmsh.machine.progress import size
 
@@ -405,8 +402,8 @@ def _require_room_for_tables(store: Store) -> None:
         free = host_files.free_bytes(folder)
         if free < TABLES_BYTES:
             raise StateError(
-                f"cannot delete: {each.name} needs {size(TABLES_BYTES)} of room for its new tables, "
-                f"and there is {size(free)}",
+                f"cannot delete: {each.name} needs {size(TABLES_BYTES)} free for its new tables, "
+                f"but only {size(free)} is free",
                 machine=store.vm.name,
-                hint=f"make so much room in {folder}; no snapshot was touched",
+                hint=f"free space in {folder}; no snapshot was changed",
             )

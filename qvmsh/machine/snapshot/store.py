@@ -4,8 +4,8 @@
     store.create("ready", has_memory=False)
     store.is_whole("ready")                # True: it is on all disks
 
-Each operation is on all disks; none is atomic by itself: whoever calls keeps a journal
-(`machine.unfinished`), and undoes or finishes with the same operations.
+Each operation is on all disks; none is atomic: the caller keeps a journal (`machine.journal`), and undoes or
+completes the work with the same operations.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from qvmsh.config.words import quote
 from qvmsh.errors import ImageError, QmpError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
-from qvmsh.machine import programs as tools
+from qvmsh.machine import programs
 from qvmsh.machine.progress import Watch
-from qvmsh.machine.snapshot import fit as snapshot_fit
-from qvmsh.machine.storage import chain
-from qvmsh.machine.storage import supplies as disks
+from qvmsh.machine.snapshot import fit
+from qvmsh.machine.storage import chain, supplies
 from qvmsh.qemu import image
 from qvmsh.qemu.jobs import Jobs
 from qvmsh.qemu.qcow2 import Snapshot
@@ -72,9 +71,9 @@ class Store(ABC):
             found = [snapshot for snapshot in self.every(each) if snapshot.name == tag]
             if len(found) > 1:
                 raise StateError(
-                    f"{snapshot_fit.doubles(each, found)}: which one is meant?",
+                    f"ambiguous name: {fit.doubles(each, found)}",
                     machine=self.vm.name,
-                    hint=f"`{self._first_removed(each, found[0])}` removes the first of them alone",
+                    hint=f"`{self._first_removed(each, found[0])}` removes only the first",
                 )
 
     def _first_removed(self, volume: Volume, first: Snapshot) -> str:
@@ -107,11 +106,11 @@ class Store(ABC):
 
     @abstractmethod
     def apply(self, tag: str) -> None:
-        """Put every disk (and the memory, of a machine that is on) back."""
+        """Put every disk back, and the memory of a machine that is on."""
 
     @abstractmethod
     def bitmaps(self) -> int:
-        """Remove the dirty bitmaps, which forbid to go back; return how many there were."""
+        """Remove the dirty bitmaps, which prevent going back; return how many there were."""
 
 
 class Images(Store):
@@ -122,7 +121,7 @@ class Images(Store):
             self._snapshot(each, "-c", tag, f"save {tag} on {each.id}")
 
     def delete(self, tag: str) -> None:
-        """The memory goes last: as long as it is there, all is."""
+        """The memory is removed last: as long as it exists, everything does."""
         for each in reversed(self.volumes):
             while tag in self.tags(each):  # of one of our own names there may be two
                 self._snapshot(each, "-d", tag, f"delete {tag} on {each.id}")
@@ -136,16 +135,16 @@ class Images(Store):
         count = 0
         for each in self.volumes:
             words = ["info", "-f", each.format, "--output=json", image.safe_name(each.path)]
-            told = json.loads(self._run(each, words, f"read {each.name}"))
-            data = told.get("format-specific", {}).get("data", {})
+            found = json.loads(self._run(each, words, f"read {each.name}"))
+            data = found.get("format-specific", {}).get("data", {})
             for bitmap in data.get("bitmaps", ()):
                 words = ["bitmap", "--remove", "-f", each.format, image.safe_name(each.path), bitmap["name"]]
                 self._run(each, words, f"remove a bitmap of {each.name}")
                 count += 1
         return count
 
-    def mend_leaks(self) -> None:
-        """Give back what a killed QEMU had allocated and not yet used."""
+    def repair_leaks(self) -> None:
+        """Free what a killed QEMU had allocated and not yet used."""
         for each in self.volumes:
             words = ["check", "-q", "-f", each.format, "-r", "leaks", image.safe_name(each.path)]
             try:
@@ -157,18 +156,18 @@ class Images(Store):
         """Refuse where a disk is missing, or another process has one open.
 
         Raises:
-            ImageError: with who it is.
+            ImageError: it names the process.
         """
         for each in self.volumes:
             hint = "put it back, or correct the configuration"
             image.require(each.path, self.vm.name, hint=hint, kind=each.format)
             image.require_unused(each.path, self.vm.name)
             if not os.access(each.path, os.W_OK):
-                raise disks.unwritable(self.vm, each.name, each.path, "ask as its owner")
+                raise supplies.unwritable(self.vm, each.name, each.path, "ask as its owner")
 
     def _run(self, volume: Volume, words: list[str], what: str) -> str:
         chain.below(self.vm, volume.path, volume.format)  # qemu-img opens all of it
-        return image.run(tools.qemu_img(self.vm), words, cwd=self.vm.directory, what=what)
+        return image.run(programs.qemu_img(self.vm), words, cwd=self.vm.directory, what=what)
 
     def _snapshot(self, volume: Volume, option: str, tag: str, what: str) -> None:
         self.vm.io.checkpoint()
@@ -255,9 +254,9 @@ class Live(Store):
             Jobs(self.exchange, watch).job(command, arguments)
         except OSError:
             raise QmpError(
-                f"QEMU went away during {command}",
+                f"QEMU ended during {command}",
                 machine=self.vm.name,
-                hint="`qvm status` tells what is left of it, `qvm logs` why; `qvm start` starts it again",
+                hint="`qvm logs` shows why, `qvm status` what is left; `qvm start` starts it again",
             ) from None
 
     def require_no_number(self, tag: str) -> None:
@@ -272,7 +271,7 @@ class Live(Store):
                 raise StateError(
                     f"the name {tag} is also the number of another snapshot on {each.id}",
                     machine=self.vm.name,
-                    hint="QEMU would take that one: restore it while the machine is off",
+                    hint="QEMU would load that one: restore it while the machine is off",
                 )
 
 

@@ -1,10 +1,9 @@
-"""Judging snapshots: whether what they hold can be trusted.
+"""Checking snapshots: whether their content can be trusted.
 
     verify(vm, ["ready"]).is_whole
 
-While the machine is off nobody may begin to write meanwhile, so the work lock is held. While it is on,
-its QEMU writes to the images; but a snapshot that is taken is never written to again, so that it can be
-read beside QEMU all the same. Only the check of the images' own tables has to wait.
+While the machine is off, the work lock keeps others from writing. While it is on, QEMU writes to the images,
+but never to an existing snapshot, so that can be read. Only the images' own tables cannot be checked.
 """
 
 from __future__ import annotations
@@ -12,11 +11,8 @@ from __future__ import annotations
 import os
 
 from qvmsh.errors import QvmError
-from qvmsh.machine import programs as tools
-from qvmsh.machine import progress, state
-from qvmsh.machine.snapshot import fit as snapshot_fit
-from qvmsh.machine.snapshot import hardware as snapshot_hardware
-from qvmsh.machine.snapshot import view as snapshot_view
+from qvmsh.machine import programs, progress, state
+from qvmsh.machine.snapshot import fit, hardware, view
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.reports import Verified
 from qvmsh.machine.storage import chain
@@ -33,10 +29,10 @@ if TYPE_CHECKING:
 
 
 def verify(vm: Machine, names: tuple[str, ...]) -> Verified:
-    """Judge snapshots: on all disks, of one moment, on the base of then, in sound images, readable.
+    """Check snapshots: on all disks, of one moment, on an unchanged base, in sound images, readable.
 
     Raises:
-        StateError: there is none of that name.
+        StateError: there is no snapshot of that name.
         LockedError: another command works on the machine, which is off.
     """
     if not state.observe(vm).is_live:
@@ -44,26 +40,26 @@ def verify(vm: Machine, names: tuple[str, ...]) -> Verified:
             seen = state.observe(vm)
             if not seen.is_live:
                 return _verify(vm, names, seen)
-    return _verify(vm, names, snapshot_view.observed(vm))
+    return _verify(vm, names, view.observed(vm))
 
 
 def _verify(vm: Machine, names: tuple[str, ...], seen: state.Observation) -> Verified:
-    able = snapshot_view.able(snapshot_view.disks_of(vm, seen))
-    sets, known = snapshot_view.sets_by_name(vm, able), Catalogue.read(vm)
+    able = view.able(view.disks_of(vm, seen))
+    sets, known = view.sets_by_name(vm, able), Catalogue.read(vm)
     tags = {name: each[0] for name, each in sets.items()}
     for name in names:
         if name not in known.entries:
-            snapshot_view.find(vm, name, seen)
+            view.find(vm, name, seen)
     wanted = list(dict.fromkeys(names)) or sorted({*tags, *known.entries})
     there = [each for each in able if os.path.exists(each.path)]
-    images = [f"{each.name} is not there" for each in able if each not in there]
+    images = [f"{each.name} is missing" for each in able if each not in there]
     images += [] if seen.is_live else [line for each in there for line in _damage(vm, each)]
     rows = []
     for name in wanted:
         on, entry = tags.get(name, {}), known.entries.get(name)
-        problems = [*_on_all(there, on, entry), *images, *snapshot_view.doubles(able, sets.get(name, []))]
-        problems += snapshot_fit.mixture(able, on, entry)
-        problems += snapshot_fit.base_changes(able, entry)
+        problems = [*_on_all(there, on, entry), *images, *view.doubles(able, sets.get(name, []))]
+        problems += fit.mixture(able, on, entry)
+        problems += fit.base_changes(able, entry)
         unsure = []
         for each in there:
             if each.id in on:
@@ -72,13 +68,11 @@ def _verify(vm: Machine, names: tuple[str, ...], seen: state.Observation) -> Ver
         if seen.is_live:
             unsure.append("the machine is on: the tables of its images were not checked")
         if entry is None:
-            unsure.append("made by another tool: whether the base was written to since is not known")
-        unsure += snapshot_fit.base_doubts(able, entry) if not problems else []
+            unsure.append("made by another tool: the base may have been written to since")
+        unsure += fit.base_doubts(able, entry) if not problems else []
         if entry and entry.get("memory"):
-            unsure += [
-                f"its memory will not load: {each}" for each in snapshot_hardware.differences(vm, entry)
-            ]
-        doubt = snapshot_fit.doubt(on, entry)
+            unsure += [f"its memory will not load: {each}" for each in hardware.differences(vm, entry)]
+        doubt = fit.doubt(on, entry)
         rows.append({"name": name, "problems": problems, "unsure": [*unsure, doubt] if doubt else unsure})
     return Verified(vm.name, rows)
 
@@ -86,7 +80,7 @@ def _verify(vm: Machine, names: tuple[str, ...], seen: state.Observation) -> Ver
 def _on_all(there: list[Volume], on: dict[str, Snapshot], entry: dict[str, Any] | None) -> list[str]:
     if not on:
         return ["no image has it"]
-    later = snapshot_fit.without(there, on, entry)
+    later = fit.without(there, on, entry)
     missing = [each for each in there if each.id not in on and each not in later]
     return [
         *(f"it is missing on {each.id}, {each.name}" for each in missing),
@@ -99,7 +93,7 @@ def _damage(vm: Machine, disk: Volume) -> list[str]:
     try:
         chain.below(vm, disk.path, disk.format)
         with vm.io.stage(f"checking {disk.name}"):
-            sound = imagecheck.check(tools.qemu_img(vm), disk.path, disk.format)
+            sound = imagecheck.check(programs.qemu_img(vm), disk.path, disk.format)
     except QvmError as error:
         return [f"{disk.name} cannot be checked: {'; '.join(error.details) or error.what}"]
     if sound and sound.corruptions:
@@ -119,9 +113,9 @@ def _unread(disk: Volume, snapshot: Snapshot) -> list[str]:
 
 
 def _unreadable(vm: Machine, disk: Volume, snapshot: Snapshot, *, is_on: bool) -> list[str]:
-    """Read all that the snapshot holds of a disk; what stands against it.
+    """Read the whole snapshot of a disk; the problems found.
 
-    qemu-img reads as much of it as the disk has now, behind its end zeros.
+    qemu-img reads as much of it as the disk has now, and zeros beyond its end.
     """
     size = image.header(disk.path, disk.format).size_bytes
     words = [
@@ -137,9 +131,9 @@ def _unreadable(vm: Machine, disk: Volume, snapshot: Snapshot, *, is_on: bool) -
     try:
         chain.below(vm, disk.path, disk.format)
         with vm.io.stage(f"reading {snapshot.name} on {disk.id}"):
-            image.run(tools.qemu_img(vm), words, what=f"read it on {disk.id}")
+            image.run(programs.qemu_img(vm), words, what=f"read it on {disk.id}")
     except QvmError as error:
         if snapshot not in chain.snapshots_in(disk.path, disk.format):  # removed in the meantime
-            return [f"it has gone from {disk.id} while it was read"]
+            return [f"it was removed from {disk.id} while it was read"]
         return [f"it cannot be read on {disk.id}: {'; '.join(error.details) or error.what}"]
     return []

@@ -1,9 +1,9 @@
-"""Looking at snapshots: the list, one of them, what has changed since. `snapshot_verify` judges.
+"""Looking at snapshots: the list, one of them, what has changed since. `verify` checks them.
 
     print(listing(vm))
 
-Read from the images, on or off, so what other tools have made is there too; what the metadata tells
-and no image holds is marked as stale.
+Read from the images, on or off, so those of other tools are included; what is only in the metadata is marked
+as stale.
 """
 
 from __future__ import annotations
@@ -14,10 +14,8 @@ from qvmsh.errors import ImageError, QmpError
 from qvmsh.machine import journal as journals
 from qvmsh.machine import snapshot_names, state
 from qvmsh.machine.reports import stamp
-from qvmsh.machine.snapshot import catalogue
-from qvmsh.machine.snapshot import fit as snapshot_fit
+from qvmsh.machine.snapshot import catalogue, fit, recovery
 from qvmsh.machine.snapshot import hardware as snapshot_hardware
-from qvmsh.machine.snapshot import recovery as unfinished
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.reports import Details, Differences, SnapshotList
 from qvmsh.machine.storage import chain, volumes
@@ -34,15 +32,15 @@ if TYPE_CHECKING:
 
 
 def observed(vm: Machine) -> state.Observation:
-    """The machine's state; it is said where what is looked at is not what its guest works on."""
+    """The machine's state, with a warning if its guest does not work on these images."""
     seen = state.observe(vm)
     if seen.is_live and seen.note is not None and seen.note.disposable:
-        vm.io.warn(f"{vm.name} is disposable: this is about its images, which stay as they are")
+        vm.io.warn(f"{vm.name} is disposable: this shows its images, which do not change")
     return seen
 
 
 def disks_of(vm: Machine, seen: state.Observation) -> list[Volume]:
-    """All disks of the machine, on or off; of a running one QEMU tells, unless its changes vanish."""
+    """All disks of the machine: while it is on from QEMU, unless its changes are discarded."""
     if seen.is_live and seen.note is not None and not seen.note.disposable:
         try:
             blocks = qmp.ask(seen.note.socket("qmp"), "query-block", timeout_s=state.GREETING_S)
@@ -67,7 +65,7 @@ def by_name(vm: Machine, disks: list[Volume]) -> dict[str, dict[str, Snapshot]]:
 
 
 def sets_by_name(vm: Machine, disks: list[Volume]) -> dict[str, list[dict[str, Snapshot]]]:
-    """The same with all of one name: the first on each disk, the second on each disk that has one, ...
+    """As `by_name`, with duplicates: the first on each disk, the second on each disk that has one, ...
 
     Raises:
         ImageError: an image cannot be read.
@@ -84,9 +82,9 @@ def sets_by_name(vm: Machine, disks: list[Volume]) -> dict[str, list[dict[str, S
             if all(disk.id in one for one in sets):
                 sets.append({})
             next(one for one in sets if disk.id not in one)[disk.id] = each
-    found.pop(unfinished.BACK, None)  # of a restore that is under way
+    found.pop(recovery.BACK, None)  # of a restore in progress
     for name in [each for each in found if each.endswith(snapshot_names.NEW)]:
-        new = found.pop(name)  # of a save that replaces one, and may have been killed
+        new = found.pop(name)  # of a save that was replacing one
         found.setdefault(name.removesuffix(snapshot_names.NEW), new)
     return found
 
@@ -97,7 +95,7 @@ def _row_of_disk(disk: Volume) -> dict[str, Any]:
     try:
         used, virtual = os.stat(disk.path).st_blocks * 512, image.header(disk.path, disk.format).size_bytes
     except FileNotFoundError:
-        problem = "it is not there"
+        problem = "it is missing"
     except OSError as error:
         problem = f"it cannot be read: {error.strerror}"
     except ImageError as error:
@@ -163,7 +161,7 @@ def _row(
         "vmstate_bytes": max(each.vmstate_bytes for each in on.values()),
         "disks": [each.id for each in holders if each.id in on],
         "missing": [each.id for each in holders if each.id not in on],
-        "without": [each.id for each in snapshot_fit.without(holders, on, entry)],
+        "without": [each.id for each in fit.without(holders, on, entry)],
         "parent": parent if parent in tags else None,
         "message": entry.get("message", ""),
         "stale": False,
@@ -183,21 +181,21 @@ def find(vm: Machine, name: str, seen: state.Observation) -> tuple[list[Volume],
     if name not in tags:
         raise snapshot_names.unknown(vm, name, tags)
     for line in doubles(holders, tags[name]):
-        vm.io.warn(f"{vm.name}: {line}; this is about the first")
+        vm.io.warn(f"{vm.name}: {line}; the first is used")
     return holders, tags[name][0]
 
 
 def doubles(disks: list[Volume], sets: list[dict[str, Snapshot]]) -> list[str]:
     """That several snapshots of one name are on a disk, a line for each disk."""
     found = [(disk, [one[disk.id] for one in sets if disk.id in one]) for disk in disks]
-    return [snapshot_fit.doubles(disk, each) for disk, each in found if len(each) > 1]
+    return [fit.doubles(disk, each) for disk, each in found if len(each) > 1]
 
 
 def show(vm: Machine, name: str) -> Details:
-    """All that is known of a snapshot.
+    """Everything known about a snapshot.
 
     Raises:
-        StateError: there is none of that name.
+        StateError: there is no snapshot of that name.
     """
     holders, on = find(vm, name, observed(vm))
     entry = Catalogue.read(vm).entries.get(name)
@@ -216,7 +214,7 @@ def show(vm: Machine, name: str) -> Details:
     ]
     missing = [each.id for each in holders if each.id not in on]
     other = snapshot_hardware.differences(vm, entry) if entry else []
-    other += [f"{path} was a disk then" for path in snapshot_fit.gone(holders, entry)]
+    other += [f"{path} was a disk at the time" for path in fit.gone(holders, entry)]
     return Details(vm.name, name, rows, missing, entry, other)
 
 
@@ -234,9 +232,9 @@ def diff(vm: Machine, first: str, second: str | None) -> Differences:
         changed: int | None = None
         note = ""
         if each.id not in one:
-            note = f"holds no {first}"
+            note = f"has no snapshot {first}"
         elif two is not None and each.id not in two:
-            note = f"holds no {second}"
+            note = f"has no snapshot {second}"
         else:
             changed = qcow2.changed(each.path, one[each.id].id, None if two is None else two[each.id].id)
         rows.append({"id": each.id, "file": each.path, "changed_bytes": changed, "note": note})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from qvmsh.machine import programs as tools
+from qvmsh.machine import programs
 from qvmsh.qemu import image
 
 TYPE_CHECKING = False
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from qvmsh.machine.machine import Machine
 
 BITMAP = "qvm-"
-"""What the names of qvm's dirty bitmaps begin with; the id of the state and the disk's role follow."""
+"""Prefix of qvm's dirty bitmaps; the id of the state and the disk's role follow."""
 
 
 def tags_of(program: str, path: str) -> list[dict[str, Any]]:
-    """The internal snapshots of a qcow2 image, as qemu-img tells them; also while a QEMU has it open."""
+    """The internal snapshots of a qcow2 image, from qemu-img; also while a QEMU has it open."""
     from qvmsh.qemu.qmp import loads
 
     text = image.run(
@@ -31,5 +31,5 @@ def tags_of(program: str, path: str) -> list[dict[str, Any]]:
 
 
 def forget(vm: Machine, path: str) -> None:
-    """Its content has changed in a way that no bitmap tells: the next archive of the image is whole."""
-    image.remove_bitmaps(tools.qemu_img(vm), path, BITMAP)
+    """Bitmaps did not record a change: remove them, so that the next archive of the image is complete."""
+    image.remove_bitmaps(programs.qemu_img(vm), path, BITMAP)

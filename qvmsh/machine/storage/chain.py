@@ -1,14 +1,8 @@
-"""Images that stand on one another: which files they may name, what must not be written to, and why.
+"""Images that are backed by one another: which files they may name, and which they do.
 
-    layers("demo-backing.qcow2", "qcow2", "demo", "/vm/demo")[1].format     # "qcow2"
-    snapshots_in("demo-backing.qcow2", "qcow2")          # [Snapshot(id="1", name="ready", ...)]
-    overlays_on("demo-base.qcow2", vm)                   # ["/vm/demo/demo-backing.qcow2"]
-    below(vm, "demo-backing.qcow2", "qcow2")             # ["/vm/demo/demo-base.qcow2"]
-    require_writable(vm, "demo-base.qcow2", "commit to", besides="demo-backing.qcow2")
-
-An overlay reads from its base what it does not hold itself, and so do the snapshots inside it. A base
-that is written to falsifies all of them, silently: `qemu-img check` finds nothing. The one function
-`require_writable` is asked by whatever writes to an image that others may stand on.
+layers("demo-backing.qcow2", "qcow2", "demo", "/vm/demo")[1].format     # "qcow2"
+snapshots_in("demo-backing.qcow2", "qcow2")          # [Snapshot(id="1", name="ready", ...)]
+below(vm, "demo-backing.qcow2", "qcow2")             # ["/vm/demo/demo-base.qcow2"]
 """
 
 from __future__ import annotations
@@ -34,8 +28,8 @@ class Layer:
 
     Args:
         path: as QEMU opens it.
-        format: `qcow2`, `raw`, ...; "" where nothing tells that of one that is not there.
-        header: None where it is not there.
+        format: `qcow2`, `raw`, ...; "" if unknown of a missing one.
+        header: None if it is missing.
     """
 
     path: str
@@ -49,7 +43,7 @@ def layers(path: str, kind: str, machine: str, folder: str) -> list[Layer]:
     The one rule about which files an image may name, asked before qemu-img or QEMU opens any of them:
 
     - its backing file is a file, or a block device, of this host: nothing with a protocol;
-    - the format of that is recorded, or its name and its content tell the same: in a raw disk a guest
+    - the format of that is recorded, or its name and its content agree: in a raw disk a guest
       may have written a header that names any file of the host;
     - another file with the guest's data (a qcow2 data file, extents), to which QEMU writes, is a plain
       file in the image's own folder or below it, no link.
@@ -70,7 +64,7 @@ def layers(path: str, kind: str, machine: str, folder: str) -> list[Layer]:
             raise ImageError(
                 f"{os.path.basename(found[0].path)} cannot be read: {circle} is a circle",
                 machine=machine,
-                hint="`qemu-img rebase -u -f qcow2 -F FORMAT -b BASE IMAGE` puts one of them on its own base",
+                hint="`qemu-img rebase -u -f qcow2 -F FORMAT -b BASE IMAGE` gives one of them its own base",
             )
         if not os.path.exists(path):
             return [*found, Layer(path, kind, None)]
@@ -78,7 +72,7 @@ def layers(path: str, kind: str, machine: str, folder: str) -> list[Layer]:
         if found and kind == "qcow2" != header.format:
             above, name = (os.path.basename(each) for each in (found[-1].path, path))
             raise ImageError(
-                f"{name} is in format {header.format}, and {above} says qcow2",
+                f"{name} is in format {header.format}, but {above} says qcow2",
                 machine=machine,
                 hint=_recording(above, header.format, found[-1].header),
             )
@@ -96,9 +90,9 @@ def _backing(path: str, header: image.Header, machine: str) -> tuple[str, str]:
     if meant is None or header.backing_format not in ("", *devices.FORMATS):
         what = f"{header.backing!r} ({header.backing_format or 'no format'})"
         raise ImageError(
-            f"{name} names {what} as its backing file, and only files of this host may be one",
+            f"{name} names {what} as its backing file, but it must be a file of this host",
             machine=machine,
-            hint=f"`qemu-img rebase -u -f {header.format} -F FORMAT -b FILE {quote(name)}` names another",
+            hint=f"`qemu-img rebase -u -f {header.format} -F FORMAT -b FILE {quote(name)}` sets another",
         )
     base, kind = meant[0], header.backing_format or meant[1]
     if kind not in devices.FORMATS:
@@ -120,7 +114,7 @@ def _backing(path: str, header: image.Header, machine: str) -> tuple[str, str]:
 def _recording(name: str, kind: str, header: image.Header | None) -> str:
     """The command that records the format of a backing file."""
     if header is None or header.format != "qcow2":
-        return f"`qemu-img convert` makes {name} an image in qcow2, which stands alone"
+        return f"`qemu-img convert` turns {name} into a qcow2 image without a base"
     words = f"-F {kind} -b {quote(header.backing)} {quote(image.safe_name(name))}"
     return f"`qemu-img rebase -u -f qcow2 {words}` records it, if it is {kind}"
 
@@ -142,18 +136,18 @@ def _require_own(path: str, name: str, folder: str, machine: str) -> None:
         raise ImageError(
             f"{os.path.basename(path)} keeps its data in {name!r}, which is not a plain file beside it",
             machine=machine,
-            hint="`qemu-img convert -O qcow2` where that file is makes one image of both",
+            hint="`qemu-img convert -O qcow2` in the folder of that file makes one image of both",
         )
 
 
 def snapshots_in(path: str, kind: str) -> list[Snapshot]:
-    """The internal snapshots of the one image at `path`; none where there is no such file.
+    """The internal snapshots of the one image at `path`; none if there is no such file.
 
     Read from the file itself: no process is started, no lock is taken, and a QEMU that has the image
     open does not matter.
 
     Args:
-        kind: its format; only in qcow2 there are some, whatever a guest has written into a raw disk.
+        kind: its format; only qcow2 has any, whatever a guest has written into a raw disk.
 
     Raises:
         ImageError: the file is there and cannot be read.
@@ -188,7 +182,7 @@ def below(vm: Machine, path: str, kind: str) -> list[str]:
 
 
 def print_of(path: str) -> dict[str, int]:
-    """What tells that a base was written to: its size and its dates; the second nobody can set."""
+    """What changes when a base is written to: its size and its dates; ctime cannot be set."""
     status = os.stat(path)
     return {
         "size_bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "ctime_ns": status.st_ctime_ns

@@ -3,8 +3,9 @@
     overlays_on("demo-base.qcow2", vm)                   # ["/vm/demo/demo-backing.qcow2"]
     require_writable(vm, "demo-base.qcow2", "commit to", besides="demo-backing.qcow2")
 
-A base that is written to falsifies all overlays on it, silently: `qemu-img check` finds nothing. The one
-function `require_writable` is asked by whatever writes to an image that others may be backed by.
+An overlay reads from its base what it does not hold itself, and so do the snapshots inside it. Writing to a
+base silently corrupts all of them: `qemu-img check` finds nothing. So everything that writes to an image that
+may back others asks `require_writable` first.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import stat
 
 from qvmsh.config.words import quote
 from qvmsh.errors import ImageError, QvmError, StateError
-from qvmsh.machine import registry as known
+from qvmsh.machine import registry
 from qvmsh.machine.storage import chain
 from qvmsh.qemu import image
 
@@ -30,7 +31,7 @@ _HEAD_BYTES = 4096
 
 
 def overlays_on(path: str, vm: Machine | None = None) -> list[str]:
-    """The images that stand on the image at `path`, directly or on one that does.
+    """The images that are backed by the one at `path`, directly or not.
 
     Looked for beside the image, in the machine's directory, and in those of all known machines.
     """
@@ -44,10 +45,10 @@ def overlays_on_each(paths: Sequence[str], vm: Machine | None = None) -> dict[st
 
 
 def _backed_by(paths: Sequence[str], vm: Machine | None) -> dict[str, set[str]]:
-    """Which image stands on which, in all folders that are looked at."""
+    """Which image is backed by which, in all folders that are searched."""
     folders = [os.path.dirname(os.path.abspath(path)) for path in paths]
     if vm is not None:
-        folders += [vm.directory, *known.directories(vm.environ)]
+        folders += [vm.directory, *registry.directories(vm.environ)]
     found: dict[str, set[str]] = {}
     for folder in dict.fromkeys(map(os.path.realpath, folders)):
         for image_path, below in _backings(folder).items():
@@ -59,7 +60,7 @@ def _backed_by(paths: Sequence[str], vm: Machine | None) -> dict[str, set[str]]:
 
 def _raw(vm: Machine) -> list[str]:
     """The raw disks of a machine, as real paths."""
-    from qvmsh.machine.storage import volumes  # which stands on this module
+    from qvmsh.machine.storage import volumes  # it uses this module
 
     try:
         return [os.path.realpath(each.path) for each in volumes.configured(vm) if each.format == "raw"]
@@ -67,18 +68,18 @@ def _raw(vm: Machine) -> list[str]:
         return []
 
 
-def _above(stands_on: dict[str, set[str]], path: str) -> list[str]:
+def _above(backed_by: dict[str, set[str]], path: str) -> list[str]:
     found: list[str] = []
     below = {os.path.realpath(path)}
     while below:
-        above = {each for each, on in stands_on.items() if on & below and each not in found}
+        above = {each for each, on in backed_by.items() if on & below and each not in found}
         found += sorted(above)
         below = above
     return found
 
 
 def _backings(folder: str) -> dict[str, set[str]]:
-    """The images in a folder that stand on others: file and what it may stand on, as real paths."""
+    """The images in a folder that are backed by others: file and possible bases, as real paths."""
     found: dict[str, set[str]] = {}
     try:
         entries = [each.path for each in os.scandir(folder) if each.is_file()]
@@ -99,18 +100,18 @@ def _backings(folder: str) -> dict[str, set[str]]:
 def require_writable(
     vm: Machine, path: str, what: str, *, besides: str | None = None, is_given_up: bool = False
 ) -> None:
-    """Refuse to write to an image on which others stand, or snapshots inside them.
+    """Refuse to write to an image that backs others, or snapshots inside them.
 
     Args:
         path: the image that would be written to.
         what: what would be done, for the error: `commit to`.
-        besides: the one overlay whose own data is what is written (`commit`): it may stand there,
-            but no snapshots in it, since they go on reading from the base.
-        is_given_up: that one is thrown away with all that is in it (`init -k`).
+        besides: the one overlay whose own data is written (`commit`): it is allowed, but not snapshots in
+            it, since they still read from the base.
+        is_given_up: that one is discarded with all its data (`init -k`).
 
     Raises:
-        ImageError: something stands on it; nothing has been changed.
-        StateError: it lies in an archive; nothing has been changed.
+        ImageError: another image is backed by it; nothing has been changed.
+        StateError: it is in an archive; nothing has been changed.
     """
     name = os.path.basename(path)
     folder = os.path.dirname(os.path.realpath(path))
@@ -129,20 +130,20 @@ def require_writable(
         if tags:
             raise ImageError(
                 f"cannot {what} {name}: {who} holds snapshots ({', '.join(tags)}), which read from it "
-                "and would be silently wrong",
+                "and would be silently corrupted",
                 machine=vm.name,
-                hint="`qvm snapshot delete NAME` gives each of them up; or keep base and overlay as they are",
+                hint="`qvm snapshot delete NAME` each of them; or leave base and overlay unchanged",
             )
         if overlay != own:
             raise ImageError(
-                f"cannot {what} {name}: {who} stands on it and would be silently wrong",
+                f"cannot {what} {name}: {who} is backed by it and would be silently corrupted",
                 machine=vm.name,
                 hint="give that overlay a base of its own first: `qvm disk rebase`, or a copy of the base",
             )
 
 
 def require_top(vm: Machine, paths: Sequence[str], what: str, *, has_disposable: bool = True) -> None:
-    """Refuse to change images on which others stand: to let a guest write to them, to put them back.
+    """Refuse to change images that back others: to let a guest write to them, or to restore them.
 
     Args:
         what: what would be done, for the error: `start`.
@@ -154,12 +155,12 @@ def require_top(vm: Machine, paths: Sequence[str], what: str, *, has_disposable:
     for path, above in overlays_on_each(paths, vm).items():
         for overlay in above:
             raise ImageError(
-                f"cannot {what}: {shown(vm, overlay)} stands on {os.path.basename(path)}, which the guest "
-                "writes to, and would be silently wrong",
+                f"cannot {what}: {shown(vm, overlay)} is backed by {os.path.basename(path)}, which the "
+                "guest writes to, and would be silently corrupted",
                 machine=vm.name,
-                hint=("`--disposable` leaves it as it is; " if has_disposable else "")
+                hint=("`--disposable` leaves it unchanged; " if has_disposable else "")
                 + "`qvm disk rebase`, or a copy, gives that overlay a base of its own; "
-                "`--force` does it all the same",
+                "`--force` does it anyway",
             )
 
 
@@ -169,7 +170,7 @@ def shown(vm: Machine, path: str) -> str:
 
 
 def is_archive(folder: str) -> bool:
-    """True if `folder` is an archive of qvm's: what is in it must stay as its manifest says."""
+    """True if `folder` is an archive of qvm: its files must match its manifest."""
     try:
         fd = os.open(os.path.join(folder, MANIFEST), os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:

@@ -7,7 +7,7 @@ import os
 from qvmsh.config import devices
 from qvmsh.config.variables import FORMATS
 from qvmsh.errors import ImageError, UsageError
-from qvmsh.machine.storage import supplies as disks
+from qvmsh.machine.storage import supplies
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def disk_name(vm: Machine, *, base_only: bool = False) -> str:
     if not settings.boolean("VM_USE_SNAPSHOTS"):
         if base_only:
             raise UsageError(
-                "--base-only needs layers, and VM_USE_SNAPSHOTS=no says there are none", machine=vm.name
+                "--base-only needs layers, but VM_USE_SNAPSHOTS=no turns them off", machine=vm.name
             )
         return f"{settings.text('VM_MACHINE_NAME')}.{settings.text('VM_FMT')}"
     which = "BASE" if base_only else "BACKING"
@@ -35,7 +35,7 @@ def disk_name(vm: Machine, *, base_only: bool = False) -> str:
 
 
 def has_disk(vm: Machine) -> bool:
-    """False for a machine that boots something else, of whose own disk no image is there, nor was made of."""
+    """False for a machine that boots something else and has no image of a disk of its own."""
     settings = vm.settings
     boots = [settings.text(name) for name in ("VM_CDROM", "VM_KERNEL")]
     if not any(boots) and "network" not in devices.boot(settings.text("VM_BOOT")):
@@ -59,7 +59,7 @@ def image_format(vm: Machine, image: str) -> str:
 
 
 def require_disk(vm: Machine, *, base_only: bool = False) -> str:
-    """The file name of the machine's disk, found whole together with what it stands on; "" for none.
+    """The file name of the machine's disk, checked together with its bases; "" for none.
 
     Raises:
         ImageError: an image is missing, corrupt, or of another format than VM_FMT says.
@@ -74,34 +74,34 @@ def require_disk(vm: Machine, *, base_only: bool = False) -> str:
     found = image.require(path, vm.name, hint=_missing_hint(vm), kind=wanted)
     if found.format != wanted and "qcow2" in (found.format, wanted):
         raise ImageError(
-            f"{name} is in format {found.format}, the configuration says {wanted}",
+            f"{name} is in format {found.format}, but the configuration says {wanted}",
             machine=vm.name,
             hint=f"`qemu-img convert -O {wanted} {name} NEW && mv NEW {name}` converts it",
         )
-    disks.require_chain(vm, path, name, wanted)
+    supplies.require_chain(vm, path, name, wanted)
     return name
 
 
 def other_format(vm: Machine, *names: str) -> str:
-    """What to do where one of these images is there in another format than VM_FMT; "" where none is."""
+    """The hint if one of these images exists in another format than VM_FMT, else ""."""
     wanted = vm.settings.text("VM_FMT")
     for name in names:
         stem = name.removesuffix(wanted)
         for kind in FORMATS:
             if os.path.exists(os.path.join(vm.directory, stem + kind)):
-                return f"{stem}{kind} is there, but VM_FMT is {wanted}: `qvm config VM_FMT={kind}`"
+                return f"{stem}{kind} exists, but VM_FMT is {wanted}: `qvm config VM_FMT={kind}`"
     return ""
 
 
 def _missing_hint(vm: Machine) -> str:
     settings = vm.settings
     if not settings.boolean("VM_USE_SNAPSHOTS"):
-        return other_format(vm, disk_name(vm)) or f"put the disk image there as {disk_name(vm)}"
+        return other_format(vm, disk_name(vm)) or f"put the disk image in the directory as {disk_name(vm)}"
     seed, base = (settings.text(f"VM_SNAPSHOT_{which}FILENAME") for which in ("SEED", "BASE"))
     if os.path.exists(os.path.join(vm.directory, base)):
-        return "`qvm init` makes it (an empty overlay on the base)"
+        return "`qvm init` creates it (an empty overlay on the base)"
     if os.path.exists(os.path.join(vm.directory, seed)):
-        return f"`qvm init` makes it from {seed}"
+        return f"`qvm init` creates it from {seed}"
     if other := other_format(vm, seed, base):
         return other
     return f"put an installed system there as {seed}, then `qvm init`; or `qvm create NAME --image FILE`"

@@ -1,11 +1,10 @@
-"""Which disks a machine has, and what every verb on them asks first.
+"""Which disks a machine has, and what every command on them checks first.
 
     disk = one(vm, every(vm, seen), "disk1")
 
-The verbs are in `disk_add`, `disk_size`, `disk_check`, `disk_layers`. Whatever is cut off leaves a disk that
-is as before or as wished: a new image is made beside its place; `qemu-img commit` copies first and empties
-the overlay last; of a rebase a journal tells what the overlay stood on. What an image holds for others is
-asked of `machine.chain`.
+The commands are in `machine/disk`. An interruption leaves a disk as before or as requested: a new image is
+made under another name; `qemu-img commit` copies first and empties the overlay last; a journal has the old
+base of a rebase.
 """
 
 from __future__ import annotations
@@ -16,8 +15,7 @@ import re
 from qvmsh.errors import ImageError, StateError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import programs as tools
-from qvmsh.machine import state
+from qvmsh.machine import programs, state
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.storage import chain, volumes
 from qvmsh.machine.storage.volumes import Volume
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def every(vm: Machine, seen: state.Observation) -> list[Volume]:
-    """All disks, as QEMU has them while the machine is on; a disposable run has only lent them."""
+    """All disks, as QEMU has them while the machine is on (not of a disposable run)."""
     if seen.is_live and seen.note is not None and not seen.note.disposable:
         try:
             with conversation.begin(seen.note) as exchange:
@@ -47,7 +45,7 @@ def changeable(vm: Machine, seen: state.Observation, what: str) -> list[Volume]:
     """
     if seen.is_live and seen.note is not None and seen.note.disposable:
         raise StateError(
-            f"cannot {what}: it is disposable, what changes in its disks vanishes when it stops",
+            f"cannot {what}: it is disposable, changes to its disks are lost when it stops",
             machine=vm.name,
             hint="`qvm stop` it first",
         )
@@ -58,10 +56,10 @@ def one(vm: Machine, found: list[Volume], name: str | None) -> Volume:
     """The disk that a word means: its id, else its path, else its file's name; None = the machine's own.
 
     Raises:
-        UsageError: there is no such disk, or none at all, or the name is that of several.
+        UsageError: there is no such disk, or no disk, or several have that name.
     """
     if not found:
-        raise UsageError("it has no disks", machine=vm.name)
+        raise UsageError("the machine has no disks", machine=vm.name)
     if name is None:
         return found[0]
     path = os.path.normpath(vm.settings.located(name))
@@ -76,7 +74,7 @@ def one(vm: Machine, found: list[Volume], name: str | None) -> Volume:
             return these[0]
         if these:
             ids = " and ".join(each.id for each in these)
-            raise UsageError(f"{name} is the name of {ids}", machine=vm.name, hint="say which, by its id")
+            raise UsageError(f"{name} is the name of {ids}", machine=vm.name, hint="give the id instead")
     there = ", ".join(f"{each.id} ({each.name})" for each in found)
     raise UsageError(f"there is no disk {name}", machine=vm.name, hint=f"there are: {there}")
 
@@ -104,15 +102,15 @@ def require_ready(vm: Machine, disk: Volume) -> None:
 def run(vm: Machine, words: list[str], what: str, after: str = "") -> None:
     """Run qemu-img on a disk of the machine."""
     try:
-        image.run(tools.qemu_img(vm), words, cwd=vm.directory, what=what)
+        image.run(programs.qemu_img(vm), words, cwd=vm.directory, what=what)
     except ImageError as error:
         error.machine = vm.name
         error.details = (*error.details, after) if after else error.details
         raise
 
 
-def cut_off(vm: Machine) -> str:
-    """The image that a killed `disk add` was making, "" if there is none."""
+def interrupted_addition(vm: Machine) -> str:
+    """The image that a killed `disk add` was creating, "" if there is none."""
     try:
         path = os.fsdecode(host_files.read(vm.files.adding).data)
     except OSError:
@@ -123,5 +121,5 @@ def cut_off(vm: Machine) -> str:
 
 
 def used_bytes(disk: Volume) -> int:
-    """The room that its image takes on the host."""
+    """The space that its image takes on the host."""
     return os.stat(disk.path).st_blocks * 512

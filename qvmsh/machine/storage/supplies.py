@@ -1,11 +1,11 @@
-"""What a machine's hardware stands on: further disks, CD, kernel, firmware; found, judged, prepared.
+"""The files that the hardware needs: additional disks, CD, kernel, firmware; found, checked, prepared.
 
-    supplies = gather(vm)                 # what the configuration names; nothing is looked at yet
-    require(vm, supplies)                 # all there, whole, of the right format; or the error says which
+    supplies = gather(vm)                 # what the configuration names; no file is read yet
+    require(vm, supplies)                 # all present and of the right format, or an error says which
     prepare(vm, supplies)                 # the UEFI variables, where there are none yet
 
-The format of an image is what the configuration says, or what the file's name tells, never what its
-content looks like: a guest that owns a raw disk could write another format's header into it.
+The format of an image comes from the configuration or from the file's name, never from its content: a guest
+with a raw disk could write the header of another format into it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from qvmsh.config import devices
 from qvmsh.config.words import quote
 from qvmsh.errors import ConfigError, ImageError, MissingProgramError
 from qvmsh.host import files as host_files
-from qvmsh.machine import programs as tools
+from qvmsh.machine import programs
 from qvmsh.machine.storage import chain
 from qvmsh.qemu import firmware, image
 from qvmsh.qemu.commandline import UEFI_VARIABLES, Cdrom, Disk, Flash
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Further:
+class AdditionalDisk:
     """A disk of VM_DISKS.
 
     Args:
@@ -50,16 +50,16 @@ class Further:
 
 @dataclass(frozen=True)
 class Supplies:
-    """What the hardware stands on, besides the machine's own disk.
+    """The files that the hardware needs, besides the machine's own disk.
 
     Args:
-        further: the disks of VM_DISKS.
+        additional: the disks of VM_DISKS.
         cdrom, kernel, initrd: paths, "" where there is none.
         firmware: the UEFI firmware of this host, None for the machine type's own.
         variables: path of the machine's UEFI variables, "" without UEFI.
     """
 
-    further: tuple[Further, ...] = ()
+    additional: tuple[AdditionalDisk, ...] = ()
     cdrom: str = ""
     kernel: str = ""
     initrd: str = ""
@@ -90,7 +90,7 @@ def gather(vm: Machine) -> Supplies:
             error.machine = vm.name
             raise
     return Supplies(
-        further=tuple(further(vm)),
+        additional=tuple(additional_disks(vm)),
         cdrom=settings.path("VM_CDROM"),
         kernel=settings.path("VM_KERNEL"),
         initrd=settings.path("VM_INITRD"),
@@ -99,11 +99,11 @@ def gather(vm: Machine) -> Supplies:
     )
 
 
-def further(vm: Machine) -> list[Further]:
+def additional_disks(vm: Machine) -> list[AdditionalDisk]:
     """The disks of VM_DISKS."""
     lines = devices.disks(vm.settings.text("VM_DISKS"))
     return [
-        Further(line.path, vm.settings.located(line.path), f"disk{at}", line)
+        AdditionalDisk(line.path, vm.settings.located(line.path), f"disk{at}", line)
         for at, line in enumerate(lines, start=1)
     ]
 
@@ -128,8 +128,8 @@ def require(vm: Machine, supplies: Supplies) -> None:
     Raises:
         ImageError: an image or file is missing, corrupt, or of another format; the text says which.
     """
-    for disk in supplies.further:
-        require_further(vm, disk)
+    for disk in supplies.additional:
+        require_additional(vm, disk)
     for variable, path in (
         ("VM_CDROM", supplies.cdrom),
         ("VM_KERNEL", supplies.kernel),
@@ -141,7 +141,7 @@ def require(vm: Machine, supplies: Supplies) -> None:
         _require_variables(vm, supplies.firmware, supplies.variables)
 
 
-def require_further(vm: Machine, disk: Further) -> None:
+def require_additional(vm: Machine, disk: AdditionalDisk) -> None:
     """Make sure that a disk of VM_DISKS can be used.
 
     Raises:
@@ -149,25 +149,25 @@ def require_further(vm: Machine, disk: Further) -> None:
     """
     kind = disk.line.driver
     found = image.require(disk.path, vm.name, hint=_missing_hint(disk), name=disk.name, kind=kind)
-    is_told = disk.line.format or disk.path.lower().endswith(".raw")
-    if not is_told and kind == "raw" and image.header(disk.path).format == "qcow2":
+    is_declared = disk.line.format or disk.path.lower().endswith(".raw")
+    if not is_declared and kind == "raw" and image.header(disk.path).format == "qcow2":
         raise ImageError(
-            f"{disk.name} looks like qcow2, but its name does not say so, and VM_DISKS neither",
+            f"{disk.name} looks like qcow2, but neither its name nor VM_DISKS says so",
             machine=vm.name,
-            hint=f"write {disk.name}:qcow2 in VM_DISKS; or {disk.name}:raw, if the guest wrote that itself",
+            hint=f"write {disk.name}:qcow2 in VM_DISKS; or {disk.name}:raw if the guest wrote that itself",
         )
     if kind == "qcow2" != found.format:
         raise ImageError(
-            f"{disk.name} is in format {found.format}, VM_DISKS says qcow2",
+            f"{disk.name} is in format {found.format}, but VM_DISKS says qcow2",
             machine=vm.name,
             hint=f"`qemu-img convert -O qcow2 {_typed(disk)} NEW` converts it, or write {disk.name}:raw",
         )
     is_cd = disk.name.lower().endswith(".iso") and not disk.line.format and not disk.line.is_read_only
     if is_cd and image.is_iso(disk.path):
         raise ImageError(
-            f"{disk.name} is a CD (ISO 9660), not a disk that a guest could write to",
+            f"{disk.name} is a CD image (ISO 9660), not a writable disk",
             machine=vm.name,
-            hint=f"`qvm config VM_CDROM={_typed(disk)}` puts it into the CD drive; in VM_DISKS write "
+            hint=f"`qvm config VM_CDROM={_typed(disk)}` inserts it into the CD drive; in VM_DISKS write "
             f"{disk.name}:raw:ro",
         )
     if not disk.line.is_read_only and not os.access(disk.path, os.W_OK):
@@ -185,7 +185,7 @@ def unwritable(vm: Machine, name: str, path: str, hint: str) -> ImageError:
 
 
 def require_chain(vm: Machine, path: str, name: str, kind: str) -> None:
-    """Make sure that all that an image stands on is there and whole.
+    """Make sure that everything that an image is backed by is there and readable.
 
     Raises:
         ImageError: a backing file is missing; or see `chain.layers`.
@@ -195,21 +195,21 @@ def require_chain(vm: Machine, path: str, name: str, kind: str) -> None:
         if layer.header is None and above.header is not None:
             name = name if above is layers[0] else os.path.basename(above.path)
             raise ImageError(
-                f"{name} is orphaned: what it stands on, {above.header.backing}, is not there",
+                f"{name} is orphaned: its base {above.header.backing} is missing",
                 machine=vm.name,
-                hint="put that file back; the overlay is of no use without it",
+                hint="put that file back; the overlay is useless without it",
             )
 
 
-def _missing_hint(disk: Further) -> str:
+def _missing_hint(disk: AdditionalDisk) -> str:
     word = disk.name.rpartition(":")[2]
     if ":" in disk.name and "/" not in word:
-        return f"a line of VM_DISKS is path[:format[:cache]][:ro], and {word!r} is none of these words"
+        return f"a line of VM_DISKS is path[:format[:cache]][:ro], and {word!r} is none of these"
     form = disk.line.driver
-    return f"`qemu-img create -f {form} {_typed(disk)} 10G` makes an empty one; or take it out of VM_DISKS"
+    return f"`qemu-img create -f {form} {_typed(disk)} 10G` creates an empty one; or remove it from VM_DISKS"
 
 
-def _typed(disk: Further) -> str:
+def _typed(disk: AdditionalDisk) -> str:
     """The disk's path as a person types it for qemu-img, which takes what is before a `:` for a protocol."""
     return quote(image.safe_name(disk.name) if ":" in disk.name else disk.name)
 
@@ -230,7 +230,7 @@ def _require_file(vm: Machine, variable: str, path: str) -> None:
 def _require_variables(vm: Machine, found: Firmware, path: str) -> None:
     """The variables must be whole, and made for this firmware's flash chip."""
     name = os.path.basename(path)
-    hint = "move it away: the next start makes a fresh one, with the firmware's boot entries set anew"
+    hint = "move it away: the next start creates a new one, without the boot entries of the guest"
     header = image.require(path, vm.name, hint=hint, kind="qcow2")
     wanted = image.header(found.template, found.template_format).size_bytes
     if header.format != "qcow2" or header.size_bytes != wanted:
@@ -247,14 +247,14 @@ def _require_variables(vm: Machine, found: Firmware, path: str) -> None:
 
 
 def prepare(vm: Machine, supplies: Supplies) -> None:
-    """Make the machine's UEFI variables from the firmware's own, where there are none yet."""
+    """Create the machine's UEFI variables from the firmware's own, if there are none yet."""
     found, path = supplies.firmware, supplies.variables
     settings = vm.settings
     is_virt = settings.text("VM_QEMU_MACHINE").startswith("virt") and not settings.text("VM_QEMU_ARGS")
     if is_virt and not found and not supplies.kernel:
         vm.io.warn(
-            f"{vm.name}: machine type virt has no firmware of its own that boots a disk: "
-            "set VM_FIRMWARE=uefi, or VM_KERNEL"
+            f"{vm.name}: machine type virt has no firmware that boots a disk: "
+            "set VM_FIRMWARE=uefi or VM_KERNEL"
         )
     if found is None or os.path.exists(path):
         return
@@ -262,12 +262,12 @@ def prepare(vm: Machine, supplies: Supplies) -> None:
     words = ["convert", "-q", "-f", found.template_format, "-O", "qcow2"]
     try:
         image.run(
-            tools.qemu_img(vm),
+            programs.qemu_img(vm),
             [*words, image.safe_name(found.template), part],
-            what=f"make {os.path.basename(path)}",
+            what=f"create {os.path.basename(path)}",
         )
         host_files.sync(part)
-        os.link(part, path)  # unlike rename, never over one that has just come to be
+        os.link(part, path)  # unlike rename, never over a new file
     except FileExistsError:
         pass
     finally:
@@ -276,9 +276,9 @@ def prepare(vm: Machine, supplies: Supplies) -> None:
 
 
 def overlays(vm: Machine, supplies: Supplies) -> dict[str, tuple[str, str]]:
-    """What `--disposable` lays an overlay on besides the machine's own disk: node, path and format."""
+    """The disks that `--disposable` covers besides the machine's own: node, path and format."""
     found = {
-        disk.node: (disk.path, disk.line.driver) for disk in supplies.further if not disk.line.is_read_only
+        disk.node: (disk.path, disk.line.driver) for disk in supplies.additional if not disk.line.is_read_only
     }
     if supplies.variables:
         found[UEFI_VARIABLES] = (supplies.variables, "qcow2")
@@ -309,7 +309,7 @@ def disk_arguments(
 ) -> list[Disk]:
     """The disks of VM_DISKS for the argument list; `replaced` names the overlays of `--disposable`."""
     found = []
-    for disk in supplies.further:
+    for disk in supplies.additional:
         overlay = replaced.get(disk.node)
         found.append(
             Disk(
@@ -343,10 +343,10 @@ def flash_argument(vm: Machine, supplies: Supplies, replaced: Mapping[str, str])
 
 
 def shown(vm: Machine, path: str) -> str:
-    """A path as QEMU gets it: from the machine's directory, where it works, if it lies inside.
+    """A path as QEMU gets it: relative to the machine's directory, if it is inside.
 
     Raises:
-        ImageError: QEMU cannot be told of it: it takes only UTF-8.
+        ImageError: it is not UTF-8, which QEMU requires.
     """
     inside = os.path.relpath(path, vm.directory)
     name = path if inside.startswith("..") else os.path.join(".", inside)
@@ -356,7 +356,7 @@ def shown(vm: Machine, path: str) -> str:
         raise ImageError(
             f"QEMU cannot open {name}: that name is not UTF-8",
             machine=vm.name,
-            hint="rename the file or its folder; or name a link to it",
+            hint="rename the file or its folder; or use a link to it",
         ) from None
     return name
 

@@ -2,9 +2,9 @@
 
     for each in of(vm): print(each.id, each.path)       # disk0 /vm/demo/demo-backing.qcow2
 
-While it is off the configuration tells: the machine's own disk, VM_DISKS, UEFI's variables, and what
-the user's own words for QEMU name. While it is on QEMU tells. The machine's own disk comes first: it
-takes the memory of a snapshot; flash chips come last.
+While it is off they come from the configuration: the machine's own disk, VM_DISKS, UEFI's variables, and what
+VM_QEMU_EXTRA and VM_QEMU_ARGS name; while it is on, from QEMU. The machine's own disk comes first: it takes
+the memory of a snapshot; flash chips come last.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import os
 from dataclasses import dataclass
 
 from qvmsh.errors import QvmError
-from qvmsh.machine.storage import own_disk
-from qvmsh.machine.storage import supplies as disks
+from qvmsh.machine.storage import own_disk, supplies
 from qvmsh.machine.storage.own_disk import MAIN
 from qvmsh.qemu import drives, image
 from qvmsh.qemu.commandline import UEFI_VARIABLES
@@ -26,8 +25,8 @@ if TYPE_CHECKING:
 
     from qvmsh.machine.machine import Machine
 
-CUT = "qvm-cut"
-"""What the names of the overlays begin with that QEMU writes to while an archive is made (`cut`)."""
+OVERLAY_NODE = "qvm-cut"
+"""Prefix of the overlays that QEMU writes to during an archive (`archive.live_copy`)."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +69,13 @@ def configured(vm: Machine, *, is_to_come: bool = False) -> list[Volume]:
     if not own_disk.is_by_hand(vm):
         found += [
             Volume(each.node, each.path, each.line.driver, each.line.is_read_only, source="VM_DISKS")
-            for each in disks.further(vm)
+            for each in supplies.additional_disks(vm)
         ]
     for drive in drives.drives([*settings.words("VM_QEMU_ARGS"), *settings.words("VM_QEMU_EXTRA")]):
         path = os.path.normpath(os.path.join(vm.directory, drive.file))
         kind = drive.format or _guessed(path)
         found.append(Volume(drive.id, path, kind, drive.is_read_only, drive.is_flash, source="words"))
-    variables = "" if own_disk.is_by_hand(vm) else disks.variables_path(vm)
+    variables = "" if own_disk.is_by_hand(vm) else supplies.variables_path(vm)
     if variables and os.path.exists(variables):
         found.append(Volume(UEFI_VARIABLES, variables, "qcow2", is_flash=True, source="UEFI"))
     return sorted(found, key=_rank)
@@ -91,7 +90,9 @@ def of_blocks(vm: Machine, blocks: list[dict[str, Any]]) -> list[Volume]:
         if not inserted:
             continue
         node, kind, held = inserted["node-name"], inserted["drv"], inserted["image"]
-        while node.startswith(CUT) and "backing-image" in held:  # an archive copies it: the disk is below
+        while (
+            node.startswith(OVERLAY_NODE) and "backing-image" in held
+        ):  # an archive copies it: the disk is below
             held = held["backing-image"]
             node, kind = block["device"] or block.get("qdev", node), held["format"]
         path = os.path.normpath(os.path.join(vm.directory, file_of(held["filename"])))
@@ -130,15 +131,15 @@ def written(found: list[Volume]) -> list[Volume]:
 
 
 def _rank(volume: Volume) -> int:
-    """How well a disk is suited to take the memory: 0 the machine's own, 2 a flash chip."""
+    """The order of the disks: 0 the machine's own, 2 a flash chip."""
     if MAIN in (volume.node, volume.id):
         return 0
     return 2 if volume.is_flash else 1
 
 
 def _guessed(path: str) -> str:
-    """The format of a file of which the user's words leave that to QEMU."""
+    """The format of a file whose arguments leave it to QEMU."""
     try:
         return image.header(path).format
-    except (OSError, QvmError):  # missing, or cut off: whoever uses it says so
+    except (OSError, QvmError):  # missing or truncated: reported when it is used
         return "raw"

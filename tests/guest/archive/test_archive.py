@@ -120,7 +120,7 @@ def test_archive_on_another_host_by_ssh(running: Vm, tmp_path: Path) -> None:
     vm.ok("archive", "--keep", "1", env=env)
     assert len(json.loads(vm.ok("--json", "archive", "--list", env=env).out)["states"]) == 1
     running.ok("ssh", 'rm "a store"/*/far-base.qcow2')
-    assert "is not there" in vm.qvm("archive", "--verify", env=env).err
+    assert "is missing" in vm.qvm("archive", "--verify", env=env).err
     refused = vm.qvm("--set", "VM_ARCHIVE=ssh://nobody@127.0.0.1:1/x", "archive", env=env)
     assert refused.status == 1
     assert "ssh://nobody@127.0.0.1:1/x cannot be used" in refused.err

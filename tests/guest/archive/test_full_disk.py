@@ -68,8 +68,8 @@ def test_disk_full_while_the_guest_is_archived_stops_it_and_loses_nothing(vm: Vm
     child.send_signal(signal.SIGCONT)
     out, err = child.communicate(timeout=200)
     assert child.returncode == 1, out + err
-    assert "demo: what the guest wrote meanwhile cannot be put back into demo-backing.qcow2: No space" in err
-    assert "hint: nothing is lost: make room, then `qvm doctor --fix`, and `qvm resume`" in err
+    assert "demo: cannot commit what the guest wrote in the meantime to demo-backing.qcow2: No space" in err
+    assert "hint: nothing is lost: free space, then `qvm doctor --fix`; `qvm resume`" in err
     for words in (["archive"], ["snapshot", "save", "x"]):
         refused = vm.qvm(*words)
         assert refused.status == 1, str(refused)
@@ -82,7 +82,7 @@ def test_disk_full_while_the_guest_is_archived_stops_it_and_loses_nothing(vm: Vm
     assert "cannot power off: QEMU has paused the guest after an I/O error" in still.err
     assert note_of(vm)["cuts"]
     filler.unlink()
-    assert "the running guest's disks are whole again" in messages(vm.qvm("doctor", "--fix"))
+    assert "the running guest's disks are joined again" in messages(vm.qvm("doctor", "--fix"))
     vm.ok("resume")
     writer.more()
     vm.ok("archive")

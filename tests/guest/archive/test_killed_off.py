@@ -163,7 +163,7 @@ def test_restore_killed_between_two_disks_is_completed(vm: Vm) -> None:
         (vm.directory / left[0][0]).rename(vm.directory / left[0][1])
     errors = vm.ok("start").err
     assert "`qvm restore` of " in errors
-    assert " was interrupted, and is completed" in errors
+    assert " was interrupted, and was completed" in errors
     vm.ok("ssh", MOUNT)
     assert [each.count for each in look(vm, is_clean=True)] == [old] * 2
     require_nothing_under_way(vm)

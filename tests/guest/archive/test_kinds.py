@@ -103,7 +103,7 @@ def test_uefi_tpm_kernel_seed_and_disks_of_each_kind_come_back(guest: Vm, tiny: 
         assert look(guest, extra) == "ex2"
         mount = f"mount -t ext4 -o ro /dev/{device(twin, seed_disk)} /mnt"
         assert twin.ok("ssh", f"{OPTIONS} '{mount}; cat /mnt/meta-data'").out
-        assert "its TPM holds the same keys as that of demo" in report["notes"]
+        assert "its TPM holds the same keys as the one of demo" in report["notes"]
         assert "powered off" in twin.ok("stop").out
     finally:
         twin.kill()
@@ -124,7 +124,7 @@ def test_machine_without_layers_with_a_saved_state_comes_back(guest: Vm) -> None
     assert guest.ok("ssh", "cat note /tmp/memory").out == "disk\nmemory\n"
     guest.ok("stop")
     report = json.loads(guest.ok("--json", "restore", f"{made['archive']}/{made['stamp']}", "../twin").out)
-    assert "the ssh keys are those of demo, which the guests of its snapshots know" in report["notes"]
+    assert "the ssh keys are still those of demo, which its snapshots need" in report["notes"]
     twin = Vm(guest.world, guest.world.home / "twin")
     try:
         twin.ok("start", "--loadvm", "live")

@@ -145,7 +145,7 @@ def test_build_output_is_a_copy_that_is_never_written_over(world: World, tiny: s
     assert (world.home / "x.qcow2").read_bytes() == Path(tiny).read_bytes()
     again = world.run("img", "build", "tiny", "-o", "x.qcow2")
     assert again.status == 2
-    assert "x.qcow2 is there already" in again.err
+    assert "x.qcow2 already exists" in again.err
 
 
 def test_build_refresh_asks_apt_and_keeps_an_image_that_is_current(cache: Cache) -> None:
@@ -166,7 +166,7 @@ def test_build_without_apt_names_what_is_missing_and_the_way_out(cache: Cache, t
         (tmp_path / name).symlink_to(found)
     done = cache.build(PATH=str(tmp_path))
     assert done.status == 1
-    assert "apt-cache, apt-get, dpkg-deb: not installed, and needed to build a guest" in done.err
+    assert "cannot build a guest: not installed: apt-cache, apt-get, dpkg-deb" in done.err
     assert "--image FILE" in done.err
 
 
@@ -179,7 +179,7 @@ def test_build_without_network_says_apt_s_own_words(cache: Cache, tmp_path: Path
     assert done.status == 1
     assert "cannot build tiny: apt-get update failed" in done.err
     assert "127.0.0.1:9" in done.err
-    assert "hint: is there a network" in done.err
+    assert "hint: check the network" in done.err
     assert cache.left() == []
 
 

@@ -85,11 +85,11 @@ def test_loadvm_of_other_hardware_is_refused_and_nothing_runs(guest: Vm) -> None
     guest.ok("stop", "-s", "ready")
     result = guest.qvm("--set", "VM_MACHINE_MEM=300", "start", "-l", "ready")
     assert result.status == 3
-    assert "demo: the hardware is not that of the snapshot ready: VM_MACHINE_MEM was " in result.err
+    assert "demo: the hardware differs from that of the snapshot ready: VM_MACHINE_MEM was " in result.err
     result = guest.qvm("--set", "VM_MACHINE_MEM=300", "start", "--force", "-l", "ready")
     assert result.status == 1
     assert "demo: cannot load the snapshot ready" in result.err
-    assert "hint: it was saved on other hardware" in result.err
+    assert "hint: it was saved with other hardware" in result.err
     assert guest.qvm("status").out == "demo: stopped\n"
     guest.ok("start", "-l", "ready")
     assert guest.ok("ssh", "cat note").out == "kept\n"
@@ -104,7 +104,7 @@ def test_savevm_with_a_raw_disk_says_why_and_runs_on(guest: Vm) -> None:
     guest.start()
     result = guest.qvm("stop", "-s", "ready")
     assert result.status == 3
-    assert "data.raw is raw, which holds no snapshots" in result.err
+    assert "data.raw is raw, which cannot hold snapshots" in result.err
     guest.ok("status")
 
 

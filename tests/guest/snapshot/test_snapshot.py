@@ -84,7 +84,7 @@ def test_sleeping_guest_is_saved_so_that_it_comes_back(guest: Vm, machine: str) 
     guest.ok("ssh", "echo kept > /tmp/memory")
     guest.ok("suspend")
     output = guest.ok("snapshot", "save", "asleep").out
-    if "the guest slept, and is awake now" not in output:  # QEMU 9.0 and later save it asleep
+    if "the guest was suspended, and is awake now" not in output:  # QEMU 9.0 and later save it asleep
         guest.ok("wakeup")
     guest.ok("ssh", "echo gone > /tmp/memory")
     guest.ok("snapshot", "restore", "asleep")
@@ -116,7 +116,7 @@ def test_restored_while_paused_the_clock_is_right_once_it_goes_on(guest: Vm) -> 
     guest.ok("ssh", "echo gone > /tmp/memory")
     guest.ok("pause")
     output = guest.ok("snapshot", "restore", "a").out
-    assert "`qvm resume` lets it go on, and puts its clock right" in output
+    assert "`qvm resume` resumes it and sets its clock" in output
     assert guest.qvm("status", "-s").out.startswith("demo: paused")
     output = guest.ok("resume").out
     assert re.match(r"demo: goes on; clock was 7\d\d\d s behind, set by ", output)
@@ -146,7 +146,7 @@ def test_much_memory_is_seen_while_it_is_saved_and_read(world: World, tiny: str)
         assert vm.clock_error_s() < 3  # it stood still for all that time
         terminal = PtyTerminal(vm, "snapshot", "restore", "big")
         assert terminal.end() == 0
-        assert re.search(r"keeping the present state: [\d.]+ MiB written, ", terminal.text)
+        assert re.search(r"keeping the current state: [\d.]+ MiB written, ", terminal.text)
         assert re.search(r"restoring big: \d+ %", terminal.text)
         assert vm.ok("ssh", "md5sum /mnt/r/x | cmp - /tmp/sum && echo same").out == "same\n"
     finally:

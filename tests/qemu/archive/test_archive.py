@@ -37,7 +37,7 @@ def test_archive_off_holds_all_disks_and_restores_them(blank: Blank) -> None:
         "demo-base.qcow2", "demo-backing.qcow2", "demo-disk1.raw", "demo-disk2.qcow2", "demo-settings.tar",
         "manifest.json",
     }  # fmt: skip
-    assert make_archive(vm)["notes"] == ["nothing has changed since; it was not copied again"]
+    assert make_archive(vm)["notes"] == ["nothing has changed since; nothing was copied"]
     write_byte(vm, 4, "1M")
     second = make_archive(vm)
     assert second["archive"] == first["archive"]
@@ -46,7 +46,7 @@ def test_archive_off_holds_all_disks_and_restores_them(blank: Blank) -> None:
         write_byte(vm, 9, "0", name, form)
     refused = vm.qvm("restore", state_name(first))
     assert refused.status == 3
-    assert "what its disks hold now is in no archive" in refused.err
+    assert "cannot restore: the current content of the disks is in no archive" in refused.err
     assert "hint: `qvm archive` keeps it" in refused.err
     vm.ok("restore", "--force", state_name(first))
     assert (read_byte(vm, "0"), read_byte(vm, "1M")) == (1, 0)
@@ -113,7 +113,7 @@ def test_archive_create_commits_only_what_a_commit_does_not_falsify(blank: Blank
     qemu_img(vm, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "./demo-base.qcow2", "other.qcow2")
     qemu_img(vm, "snapshot", "-d", "ready", "demo-backing.qcow2")
     write_byte(vm, 7, "1M")
-    assert "other.qcow2 also stands on demo-base.qcow2" in make_archive(vm, "-c")["notes"][0]
+    assert "other.qcow2 is also backed by demo-base.qcow2" in make_archive(vm, "-c")["notes"][0]
     assert read_byte(vm, "1M", "other.qcow2") == 0
 
 
@@ -167,7 +167,7 @@ def test_archive_running_whole_then_changes_only_each_restores_exactly(blank: Bl
     keep([6, 0, 0, 0], [], is_incremental=True)
     write_live(vm, "-P 7 3M 128k")
     keep([6, 0, 7, 0], [], "-z", "zstd", is_incremental=True)
-    assert "snapshots have come or gone" in keep([6, 0, 7, 0], ["s1"], "--savevm", "s1")["notes"][-1]
+    assert "snapshots were added or removed" in keep([6, 0, 7, 0], ["s1"], "--savevm", "s1")["notes"][-1]
     assert vm.ok("status", "-s").out.startswith("demo: running")
     write_live(vm, "-P 8 3M 64k")
     keep([6, 0, 8, 0], ["s1"], is_incremental=True)
@@ -177,7 +177,7 @@ def test_archive_running_whole_then_changes_only_each_restores_exactly(blank: Bl
     write_live(vm, "-P 10 4M 64k")
     keep([6, 0, 9, 10], ["s1"], is_incremental=True)
     notes = keep([6, 0, 9, 10], [], "--delvm", "s1")["notes"]
-    assert notes[-1] == "copied whole: the copy goes without the snapshot s1"
+    assert notes[-1] == "copied whole: without the snapshot s1"
     vm.ok("kill")
     vm.ok("start", "--no-wait", "--loadvm", "s1")  # a state that is loaded ends the bitmaps
     assert "not known" in keep([6, 0, 7, 0], ["s1"])["notes"][-1]
@@ -231,8 +231,8 @@ def test_archive_damaged_is_found_and_leaves_the_machine_alone(blank: Blank) -> 
         assert "checksum differs" in result.err
     assert read_byte(vm, "0") == 2
     path.unlink()
-    assert "is not there" in vm.qvm("archive", "--verify").err
-    assert "is not there" in vm.qvm("restore", "-f", "latest").err
+    assert "is missing" in vm.qvm("archive", "--verify").err
+    assert "is missing" in vm.qvm("restore", "-f", "latest").err
     assert read_byte(vm, "0") == 2
     require_nothing_left(vm)
 
@@ -296,7 +296,7 @@ def test_archive_keep_rotates_and_never_removes_the_last_good_one(blank: Blank) 
     newest.write_bytes(newest.read_bytes()[:-1] + b"x")
     result = vm.ok("--json", "archive", "--keep", "1", "--keep-days", "0.000001")
     assert json.loads(result.out)["removed"] == []
-    assert "its checksum differs; an older state is kept for it" in result.err
+    assert "its checksum differs; an older state is kept instead" in result.err
     # the state with which the archive was begun is gone, the base and what stands on it are still there
     vm.ok("restore", "-f", good)
     assert read_byte(vm, "0") == 4
@@ -332,24 +332,24 @@ def test_archive_refuses_what_makes_no_sense(blank: Blank) -> None:
     assert vm.qvm("archive", "-s", "x").status == 3
     assert vm.qvm("archive", "-d", "x").status == 3
     assert vm.qvm("restore", "latest").status == 2
-    assert "qvm: 'nix' is no archive, there is none in " in vm.qvm("restore", "nix", "../new").err
+    assert "qvm: 'nix' is not an archive; there is none in " in vm.qvm("restore", "nix", "../new").err
     assert vm.qvm("archive", "--verify").status == 2
     assert "no archive in" in vm.ok("archive", "--list").out
     vm.ok("start", "--no-wait")
     refused = vm.qvm("archive", "--create")
     assert refused.status == 3
-    assert "hint: `qvm archive` archives it while it runs" in refused.err
+    assert "hint: `qvm archive` without --create works while it runs" in refused.err
     vm.ok("archive")
     (vm.directory / "file").touch()
     for place, said in (
         ("", "qvm: restore: the name of the directory is empty"),
-        ("file", "qvm: restore: file is there already, and no folder"),
+        ("file", "qvm: restore: file already exists and is not a folder"),
         ("file/x", f"qvm: restore: there is no folder {vm.directory}/file"),
-        ("/proc/x", "hint: no folder can be made there; choose another place"),
+        ("/proc/x", "hint: no folder can be created there; choose another place"),
     ):
         refused = vm.qvm("restore", "latest", place)
         assert said in refused.err, str(refused)
-        assert "make room" not in refused.err
+        assert "free some space" not in refused.err
     assert vm.qvm("restore", "latest").status == 3
     vm.ok("kill")
     vm.ok("start", "--no-wait", "--disposable")

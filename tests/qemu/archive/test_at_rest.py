@@ -44,8 +44,8 @@ def test_disk_that_is_written_to_while_it_is_copied_is_in_no_archive(
     (home / "harm").write_text(harm)
     refused = vm.qvm("archive", "--compress", "gzip", env=env)
     assert refused.status == 1, str(refused)
-    assert f"qvm: demo: cannot archive: {name} was written to meanwhile" in refused.err
-    assert "hint: end what writes to it; the archives are as they were" in refused.err
+    assert f"qvm: demo: cannot archive: {name} was written to during the archive" in refused.err
+    assert "hint: stop the program that writes to it; the archives did not change" in refused.err
     assert [f"{row['archive']}/{row['stamp']}" for row in archived_states(vm)] == before
     require_nothing_left(vm)
     again = make_archive(vm, "--compress", "gzip", env=env)

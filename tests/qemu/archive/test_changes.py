@@ -49,7 +49,7 @@ def test_two_stores_in_turn_each_have_all_that_was_written(blank: Blank) -> None
     vm.set(VM_ARCHIVE="../a")
     write_live(vm, "-P 1 0 64k")
     first = make_archive(vm)
-    assert f"{vm.world.home / 'a'} was not there, and is made now" in first["notes"]
+    assert f"created {vm.world.home / 'a'}, which did not exist" in first["notes"]
     write_live(vm, "-P 2 1M 64k")
     vm.set(VM_ARCHIVE="../b")
     second = make_archive(vm)
@@ -164,7 +164,7 @@ def test_other_tool_that_made_a_disk_smaller_is_noticed(blank: Blank) -> None:
     archived_on(vm)
     qemu_img(vm, "resize", "-q", "--shrink", "a.qcow2", "8M")
     report = archived_on(vm)
-    assert any("a.qcow2 has been made smaller" in line for line in report["notes"])
+    assert any("a.qcow2 was made smaller" in line for line in report["notes"])
     output = json.loads(qemu_img(twin(vm, report), "info", "--output=json", "a.qcow2"))
     assert output["virtual-size"] == 8 << 20
 
@@ -225,7 +225,7 @@ def test_snapshot_that_savevm_replaces_is_told_and_memory_counts_while_paused(bl
     vm.ok("pause")
     second = make_archive(vm, "--savevm", "m")
     assert second["consistency"] == "with memory"
-    assert "the snapshot m that was there is replaced" in second["notes"]
+    assert "the old snapshot m was replaced" in second["notes"]
     assert vm.qvm("status", "-s").out.startswith("demo: paused")
     vm.ok("kill")
 
@@ -241,5 +241,5 @@ def test_no_room_to_verify_says_where(blank: Blank, tmp_path: Path) -> None:
         vm.ok("archive", "--verify", state_name(plain))  # they are read where they lie
         refused = vm.qvm("archive", "--verify", state_name(report))
     assert refused.status == 1
-    assert "there is no room to unpack its images in" in refused.err
-    assert "hint: make room there" in refused.err
+    assert "not enough free space to unpack its images in" in refused.err
+    assert "hint: free some space there" in refused.err

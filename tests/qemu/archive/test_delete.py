@@ -109,7 +109,7 @@ def test_state_that_changes_stand_on_stays_until_they_have_gone(blank: Blank) ->
         write_live(vm, f"-P {value} {value}M 64k")
         made.append(state_name(make_archive(vm)))
     output = refused(vm, made[0], 3)
-    assert f"{made[1]}, {made[2]} hold only what has changed since" in output.err
+    assert f"{made[1]}, {made[2]} hold only the changes since" in output.err
     assert f"`qvm archive --delete {made[2]}` first" in output.err
     assert delete(vm, made[2]) == [made[2]]  # QEMU notes what has changed since this one
     write_live(vm, "-P 4 4M 64k")
@@ -126,7 +126,7 @@ def test_state_that_changes_stand_on_stays_until_they_have_gone(blank: Blank) ->
 def test_what_runs_where_it_lies_stays(vm: Vm) -> None:
     first = state_names(vm)[0]
     shutil.copy(vm.directory / ".vmrc", vm.directory / first.partition("/")[0])
-    assert ".vmrc is in it, which is not the archive's" in refused(vm, first, 3).err
+    assert "it contains .vmrc, which is not part of the archive" in refused(vm, first, 3).err
 
 
 def test_only_this_machines_states_go_and_only_by_their_full_names(blank: Blank) -> None:
@@ -146,7 +146,7 @@ def test_only_this_machines_states_go_and_only_by_their_full_names(blank: Blank)
     assert "it is not made by qvm" in refused(vm, old.name, 2).err
     for word in ("latest", own[:-3], own.partition("/")[0] + "/2", "none", "../store", "", "."):
         output = refused(vm, word, 2)
-        assert "is no archived state" in output.err, word
+        assert "is not an archived state" in output.err, word
         assert own in output.err, word
     nameless = vm.qvm("archive", "--delete")
     assert nameless.status == 2

@@ -42,7 +42,7 @@ def test_disk_that_was_added_since_stays_with_what_it_holds(vm: Vm) -> None:
     write_byte(vm, 9, "0", "a.qcow2")
     before = (vm.directory / ".vmrc").read_bytes()
     notes = restored(vm, "--force", "latest")
-    assert notes == ["c.qcow2 is not in that state, and stays as it is"]
+    assert notes == ["c.qcow2 is not in that state and stays unchanged"]
     assert (read_byte(vm, "0", "a.qcow2"), read_byte(vm, "0", "c.qcow2")) == (1, 3)
     assert (vm.directory / ".vmrc").read_bytes() == before
     vm.ok("start", "--no-wait")
@@ -65,8 +65,8 @@ def test_disk_that_was_taken_out_since_is_back_in_its_place(vm: Vm, is_there: bo
     write_byte(vm, 9, "0", "b.raw", "raw")
     notes = restored(vm, "--force", "latest")
     assert notes == [
-        "c.qcow2 is not in that state, and stays as it is",
-        "a.qcow2 is back, and in VM_DISKS again",
+        "c.qcow2 is not in that state and stays unchanged",
+        "a.qcow2 was restored and added to VM_DISKS again",
     ]
     assert [read_byte(vm, "0", name) for name in ("a.qcow2", "c.qcow2")] == [1, 3]
     assert read_byte(vm, "0", "b.raw", "raw") == 2
@@ -76,7 +76,7 @@ def test_disk_that_was_taken_out_since_is_back_in_its_place(vm: Vm, is_there: bo
     vm.ok("kill")
     assert read_byte(vm, "0", "c.qcow2") == 7
     require_nothing_left(vm)
-    assert restored(vm, "--force", "latest") == ["c.qcow2 is not in that state, and stays as it is"]
+    assert restored(vm, "--force", "latest") == ["c.qcow2 is not in that state and stays unchanged"]
 
 
 def test_disks_in_another_order_stand_as_they_stood(vm: Vm) -> None:
@@ -84,7 +84,7 @@ def test_disks_in_another_order_stand_as_they_stood(vm: Vm) -> None:
     write_byte(vm, 9, "0", "a.qcow2")
     write_byte(vm, 9, "0", "b.raw", "raw")
     assert restored(vm, "--force", "latest") == [
-        "the disks in VM_DISKS stand in the order of the archived state now"
+        "the disks in VM_DISKS are now in the order of the archived state"
     ]
     assert disks(vm) == ["a.qcow2:qcow2:none", "b.raw:raw"]
     assert (read_byte(vm, "0", "a.qcow2"), read_byte(vm, "0", "b.raw", "raw")) == (1, 2)
@@ -99,7 +99,9 @@ def test_disk_elsewhere_comes_back_there_while_it_is_named_and_inside_when_not(b
     assert read_byte(vm, "0", "../outside.raw", "raw") == 1
     write_byte(vm, 3, "0", "../outside.raw", "raw")
     vm.ok("config", "VM_DISKS=")
-    assert restored(vm, "--force", state_name(made)) == ["outside.raw is back, and in VM_DISKS again"]
+    assert restored(vm, "--force", state_name(made)) == [
+        "outside.raw was restored and added to VM_DISKS again"
+    ]
     assert read_byte(vm, "0", "../outside.raw", "raw") == 3  # nobody's, as far as the machine says
     assert read_byte(vm, "0", "outside.raw", "raw") == 1
     assert disks(vm) == ["outside.raw:raw"]
@@ -113,7 +115,7 @@ def test_disk_of_the_users_own_words_is_back_as_a_file(blank: Blank) -> None:
     (vm.directory / "x.qcow2").unlink()
     vm.ok("config", "VM_QEMU_EXTRA=")
     assert restored(vm, "latest") == [
-        "x.qcow2 is back, but no setting names it: VM_QEMU_EXTRA or VM_FIRMWARE did"
+        "x.qcow2 was restored, but no setting names it now: VM_QEMU_EXTRA or VM_FIRMWARE did"
     ]
     assert read_byte(vm, "0", "x.qcow2") == 1
 
@@ -130,7 +132,7 @@ def test_disk_that_is_a_device_now_is_not_written_to(blank: Blank) -> None:
     again = vm.qvm("restore", "--force", "latest")
     for result in (again,):
         assert result.status == 1, str(result)
-        assert "it was a file when it was archived, and is none now" in result.err
+        assert "it was a file when it was archived, and is not a file now" in result.err
         assert "hint: " in result.err
     assert (vm.directory / "a.raw").is_symlink() or refused.status == 0
 

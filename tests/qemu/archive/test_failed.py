@@ -38,9 +38,9 @@ def interrupt(how):
 """
 
 LISTED = """
-from qvmsh.machine.archive.index import Shelf
+from qvmsh.machine.archive.index import ArchiveIndex
 
-how, is_listed, write = sys.argv.pop(1), False, Shelf.write
+how, is_listed, write = sys.argv.pop(1), False, ArchiveIndex.write
 
 
 def interrupted(self, archive, *words):
@@ -53,7 +53,7 @@ def interrupted(self, archive, *words):
         interrupt("raise" if how == "kill" else how)
 
 
-Shelf.write = interrupted
+ArchiveIndex.write = interrupted
 """
 """Interrupted when the manifest lists the state as whole; `kill`: and killed when it is changed again."""
 
@@ -98,7 +98,7 @@ def fails(self, roles):
 
 writer.Writer.announce_changes = fails
 if sys.argv.pop(1) == "kill":
-    archive._let_go = lambda note: os.kill(os.getpid(), signal.SIGKILL)
+    archive._resume = lambda note: os.kill(os.getpid(), signal.SIGKILL)
 else:
     undo = writer.Writer._undo
 
@@ -156,7 +156,7 @@ def test_changes_stand_on_nothing_that_is_gone_or_cut_off(blank: Blank) -> None:
     path = folder / "demo-backing.qcow2"
     path.write_bytes(path.read_bytes()[:-100])
     second = make_archive(vm)
-    assert "copied whole: demo-backing.qcow2 of an earlier state is gone or cut off" in second["notes"]
+    assert "copied whole: demo-backing.qcow2 of an earlier state is missing or truncated" in second["notes"]
     (folder / f"demo-backing-{second['stamp']}.qcow2").unlink()
     third = make_archive(vm)
     assert not third["incremental"]
@@ -173,7 +173,10 @@ def test_base_that_is_gone_or_cut_off_is_archived_anew(blank: Blank) -> None:
     write_byte(vm, 2, "0")
     second = make_archive(vm)
     assert second["archive"] != first["archive"]
-    assert f"demo-base.qcow2 of {first['archive']} is gone or cut off: a new archive" in second["notes"]
+    assert (
+        f"demo-base.qcow2 of {first['archive']} is missing or truncated: started a new archive"
+        in second["notes"]
+    )
     assert "is good" in vm.ok("archive", "--verify", state_name(second)).out
 
 
@@ -191,10 +194,10 @@ def test_interruption_near_the_end_says_what_is_there(blank: Blank, script: str,
     after = archived_states(vm)
     if how == "signal":
         assert len(after) == len(before) + 1
-        assert f"demo: interrupted; {after[-1]['archive']}/{after[-1]['stamp']} is whole" in done.stderr
+        assert f"demo: interrupted; {after[-1]['archive']}/{after[-1]['stamp']} is complete" in done.stderr
     else:
         assert after == before
-        assert "interrupted; the machine and its archives are as they were" in done.stderr
+        assert "interrupted; the machine and its archives did not change" in done.stderr
     require_nothing_left(vm)
     make_archive(vm)
     vm.ok("archive", "--verify")
@@ -273,8 +276,8 @@ def test_host_that_is_gone_holds_up_nobody_who_types_ctrl_c_again(blank: Blank) 
         child.send_signal(signal.SIGINT)
     said = child.communicate(timeout=60)[0]
     assert child.returncode == 130, said
-    assert f"what it had begun in ssh://far{home}/store is there still, the next archive removes it" in said
-    assert "as they were" not in said
+    assert f"unfinished files are left in ssh://far{home}/store, the next archive removes them" in said
+    assert "did not change" not in said
     (home / "gone").unlink()
     (home / "bin/ssh").write_text(SSH.replace("touch ~/gone; exec sleep 100", 'exec sh -c "$*"'))
     vm.ok("archive", env=env)
@@ -338,7 +341,7 @@ def test_state_that_was_whole_when_its_archive_was_killed_is_told(blank: Blank, 
     assert done.returncode == -signal.SIGKILL, done.stderr
     row = archived_states(vm)[-1]
     errors = vm.qvm("init").err
-    assert f"was interrupted, and is cleaned up: {row['archive']}/{row['stamp']} is whole" in errors
+    assert f"was interrupted, and was cleaned up: {row['archive']}/{row['stamp']} is complete" in errors
     assert "removed" not in errors
     assert archived_states(vm)[-1] == row
     vm.ok("archive", "--verify")
@@ -355,5 +358,5 @@ def test_killed_archive_on_another_host_is_removed_by_the_next(blank: Blank) -> 
     env = {"PATH": f"{home / 'bin'}:{os.environ['PATH']}"}
     assert vm.qvm("archive", env=env).status == -signal.SIGKILL
     output = vm.ok("doctor", "--fix", env=env).out
-    assert f"the next archive removes what is unfinished in ssh://far{home}/store" in output
+    assert f"the next archive removes the unfinished files in ssh://far{home}/store" in output
     assert [path for path in (home / "store").iterdir() if ".part" in path.name]

@@ -181,7 +181,7 @@ def test_settings_that_do_not_belong_there_are_refused(
 ) -> None:
     write_settings(vm, member)
     for words in (["latest"], ["latest", "../made"]):
-        require_one_error(vm.qvm("restore", "--force", *words), 1, says="which does not belong there")
+        require_one_error(vm.qvm("restore", "--force", *words), 1, says="which is not a file of a machine")
     require_one_error(vm.qvm("archive", "--verify", "--boot"), 1)
     assert read_byte(vm, "0") == 2
     require_nothing_left(vm)
@@ -191,7 +191,7 @@ def test_settings_that_do_not_belong_there_are_refused(
 def test_settings_with_a_file_where_a_folder_is_are_refused(vm: Vm, names: tuple[str, str]) -> None:
     write_settings(vm, *((f".qvm/tpm/{name}", "x") for name in names))
     for words in (["latest"], ["latest", "../made"]):
-        require_one_error(vm.qvm("restore", "--force", *words), 1, says="for which there is no place")
+        require_one_error(vm.qvm("restore", "--force", *words), 1, says="cannot unpack ")
     assert not (vm.world.home / "made").exists()
     assert read_byte(vm, "0") == 2
     require_nothing_left(vm)
@@ -200,7 +200,7 @@ def test_settings_with_a_file_where_a_folder_is_are_refused(vm: Vm, names: tuple
 def test_settings_do_not_take_the_place_of_a_folder(vm: Vm) -> None:
     (vm.directory / ".qvm/tpm/x").mkdir(parents=True)
     write_settings(vm, (".qvm/tpm/x", "x"))
-    require_one_error(vm.qvm("restore", "--force", "latest"), 1, says="for which there is no place")
+    require_one_error(vm.qvm("restore", "--force", "latest"), 1, says="cannot unpack ")
     assert read_byte(vm, "0") == 2
     require_nothing_left(vm)
 
@@ -258,18 +258,18 @@ def test_images_that_name_files_of_the_host_are_refused(vm: Vm, old: Path, canar
         require_nothing_left(vm)
 
     qemu_img(vm, "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", str(secret), str(base))
-    both(f"stands on {secret}, which the archive does not hold")
+    both(f"is backed by {secret}, which is not in the archive")
     base.unlink()
-    both("which the archive does not hold")
+    both("which is not in the archive")
     qemu_img(vm, "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", "/dev/zero", str(top))
-    both("stands on /dev/zero")
+    both("is backed by /dev/zero")
     top.unlink()
     qemu_img(
         vm, "create", "-q", "-f", "qcow2", "-o", f"data_file={old}/data,data_file_raw=on", str(top), "1M"
     )
     both("keeps its data in another file")
     top.write_bytes(b"no image")
-    both("is no qcow2 image")
+    both("is not a qcow2 image")
     top.write_bytes(b"QFI\xfb")
     both("is damaged")
 
@@ -335,7 +335,7 @@ def test_restore_into_a_place_that_is_taken_is_refused(vm: Vm) -> None:
     ):
         require_one_error(vm.qvm("restore", "latest", place), 2)
     vm.ok("start", "--no-wait")
-    require_one_error(vm.qvm("restore", "--force", "latest", "../demo"), 2, says="is a machine already")
+    require_one_error(vm.qvm("restore", "--force", "latest", "../demo"), 2, says="is already a machine")
     require_one_error(vm.qvm("restore", "--force", "latest", "."), 2)
     require_one_error(vm.qvm("restore", "--force", "latest"), 3, says="cannot restore: it is running")
     vm.ok("kill")
@@ -373,8 +373,8 @@ def test_restore_onto_a_full_disk_leaves_everything_as_it_was(blank: Blank, word
         ("../file/below", "Not a directory"),
         ("/proc/nowhere", "/proc"), ("../loop", "symbolic links"),
         ("ssh://127.0.0.1:1/x", "cannot be used"), ("ssh://nobody@127.0.0.1:1/a b", "cannot be used"),
-        ("ssh://no.such.host.invalid/x", "cannot be used"), ("ssh://host", "names no place"),
-        ("http://x/y", "names no place"), ("ssh://-oProxyCommand=touch made/x", ""),
+        ("ssh://no.such.host.invalid/x", "cannot be used"), ("ssh://host", "is not a place"),
+        ("http://x/y", "is not a place"), ("ssh://-oProxyCommand=touch made/x", ""),
         ("../" + "x" * 300, "too long"),
     ],
 )  # fmt: skip

@@ -127,7 +127,7 @@ def test_archive_on_a_mount_that_is_missing_is_refused(blank: Blank, tmp_path: P
         vm.ok("config", f"VM_ARCHIVE={where}")
         result = vm.qvm("archive", env=env)
         assert result.status == 3, result
-        assert f"lies on {point}, which is not mounted" in result.err
+        assert f"is on {point}, which is in {table} but not mounted" in result.err
         assert f"`mount '{point}'`" in result.err
         assert not point.exists()
     with small_disk(point, 4):

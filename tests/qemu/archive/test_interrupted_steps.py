@@ -112,7 +112,7 @@ def test_join_that_cannot_be_ended_keeps_what_the_guest_writes(counting: Vm, how
         timeout=120,
     )
     assert done.returncode == 1, done.stderr
-    assert "what the guest wrote meanwhile cannot be put back" in done.stderr
+    assert "cannot commit what the guest wrote in the meantime" in done.stderr
     assert ("not now" if how == "refused" else "Input/output error") in done.stderr
     wait_for_more(vm)
     assert '"back"' not in (vm.directory / ".qvm/archive.unfinished").read_text()

@@ -159,7 +159,7 @@ def test_archive_killed_while_the_disks_are_cut_start_puts_it_back_and_says_so(b
     assert len(cut) == 1
     started = vm.ok("start", "--no-wait")
     assert (
-        "was interrupted, and is cleaned up: what the guest wrote last is in demo-backing.qcow2"
+        "was interrupted, and was cleaned up: what the guest wrote last is in demo-backing.qcow2"
         in started.err
     )
     vm.ok("kill")
@@ -175,7 +175,7 @@ def test_archive_killed_while_the_disks_are_cut_doctor_fix_joins_them(blank: Bla
     child.kill()
     child.communicate()
     output = vm.qvm("doctor", "--fix").out
-    assert "the running guest's disks are whole again" in output
+    assert "the running guest's disks are joined again" in output
     assert "qvm-cut" not in vm.ok("qmp", "query-named-block-nodes").out
     vm.ok("kill")
     assert read_byte(vm, "1M") == 7
@@ -215,11 +215,11 @@ def test_who_looks_while_the_disks_are_cut_sees_the_disks(blank: Blank) -> None:
 THROUGH_LINK = """
 import os, signal, subprocess, sys
 from qvmsh.host import locks
-from qvmsh.machine.archive import archive, live_copy as cut
+from qvmsh.machine.archive import archive, live_copy
 from qvmsh.machine.machine import Machine
 
 vm = Machine(sys.argv[1])
-enter = cut.Cut.__enter__
+enter = live_copy.LiveCopy.__enter__
 
 
 def killed(self):
@@ -233,7 +233,7 @@ def killed(self):
 
 
 if sys.argv[2] == "killed":
-    cut.Cut.__enter__ = killed
+    live_copy.LiveCopy.__enter__ = killed
 archive.archive(vm, archive.Wish())
 """
 
@@ -299,7 +299,10 @@ def test_archive_full_disk_leaves_machine_and_archives_as_they_were(blank: Blank
         first = make_archive(vm)
         before = archived_states(vm)
         qemu_io(vm, "-f", "qcow2", "-c", "write -s noise 1M 3M", "demo-backing.qcow2")
-        for words, status in ((["archive"], "not enough room"), (["archive", "-z", "lz4"], "No space left")):
+        for words, status in (
+            (["archive"], "not enough free space"),
+            (["archive", "-z", "lz4"], "No space left"),
+        ):
             result = vm.qvm(*words)
             assert result.status == 1
             assert status in result.err, result
@@ -335,14 +338,14 @@ def test_archive_machines_own_disk_full_keeps_what_the_guest_wrote(blank: Blank)
         child.send_signal(signal.SIGCONT)
         _, errors = child.communicate(timeout=120)
         assert child.returncode == 1, errors
-        assert "cannot be put back" in errors
+        assert "cannot commit what the guest wrote" in errors
         assert "hint: nothing is lost" in errors
         refused = vm.qvm("archive")
         assert refused.status == 1
         assert "was interrupted, and cannot be recovered" in refused.err
         assert vm.qvm("stop", "--savevm", "x", "--no-suspend").status == 3
         filler.unlink()
-        assert "disks are whole again" in vm.qvm("doctor", "--fix").out
+        assert "disks are joined again" in vm.qvm("doctor", "--fix").out
         vm.ok("archive")
         vm.ok("kill")
         assert read_byte(vm, "1M") == 7

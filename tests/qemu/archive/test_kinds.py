@@ -102,7 +102,7 @@ def test_uefi_variables_tpm_and_two_more_disks_come_back(blank: Blank, is_on: bo
     vm.ok("start", "--no-wait")
     vm.ok("kill")
     twin, report = twin_of(vm, state_name(first))
-    assert "its TPM holds the same keys as that of demo" in report["notes"]
+    assert "its TPM holds the same keys as the one of demo" in report["notes"]
     assert read_byte(twin, "64k", "db.qcow2") == 4
     if not is_on:
         assert content(twin, "twin-uefi.qcow2") == variables
@@ -119,7 +119,7 @@ def test_restore_keeps_the_variables_that_the_state_did_not_have(blank: Blank) -
     vm.ok("kill")
     before = content(vm, "demo-uefi.qcow2")
     output = vm.ok("restore", "--force", state_name(first)).out
-    assert "demo-uefi.qcow2 is not in that state, and stays as it is" in output
+    assert "demo-uefi.qcow2 is not in that state and stays unchanged" in output
     assert content(vm, "demo-uefi.qcow2") == before
     vm.ok("start", "--no-wait")
 
@@ -199,10 +199,8 @@ def test_disks_of_the_users_own_words_come_back_and_are_not_shared(blank: Blank,
     assert read_byte(vm, "64k", *disks[0]) == 21
     assert read_byte(vm, "128k", *disks[3]) == 22
     twin, report = twin_of(vm)
-    moved = [note for note in report["notes"] if "is in the machine's directory now" in note]
-    assert moved == [
-        f"{vm.world.home}/elsewhere/plain.qcow2 is in the machine's directory now, as plain-2.qcow2"
-    ]
+    moved = [note for note in report["notes"] if "is now plain-2.qcow2 in the machine's directory" in note]
+    assert moved == [f"{vm.world.home}/elsewhere/plain.qcow2 is now plain-2.qcow2 in the machine's directory"]
     assert read_byte(twin, "128k", "plain-2.qcow2") == 22
     assert "elsewhere" not in twin.value("VM_QEMU_EXTRA")
     assert [read_byte(twin, "0", name, form) for name, form in disks[:3]] == [1, 2, 3]
@@ -263,7 +261,9 @@ def test_hardware_by_hand_comes_back(blank: Blank) -> None:
     twin, report = twin_of(vm)
     assert "-hda demo.qcow2" in twin.value("VM_QEMU_ARGS")
     assert twin.value("VM_SSH_PORT") == "40022"
-    assert "VM_SSH_PORT is as it was for demo: change it before both run at one time" in report["notes"]
+    assert (
+        "VM_SSH_PORT is the same as for demo: change it before both run at the same time" in report["notes"]
+    )
     assert read_byte(twin, "0", "demo.qcow2") == 2
     for each in (vm, twin):
         each.ok("start", "--no-wait")
@@ -294,7 +294,7 @@ def test_what_is_left_out_is_said_and_a_new_machine_starts_without_it(blank: Bla
     made = make_archive(vm)
     home = vm.world.home
     large = "the guest only reads it, and it has more than 64 MiB"
-    outside = "it lies outside of the machine's directory"
+    outside = "it is outside the machine's directory"
     assert sorted(made["notes"]) == sorted(
         [
             "large.raw is not in the archive: the guest only reads it",
@@ -345,9 +345,9 @@ def test_new_machine_from_a_machine_with_ports_of_its_own(blank: Blank) -> None:
     assert twin.value("VM_SSH_PORT") == "auto"
     assert twin.value("VM_NET_PORT") == f"77{number}"
     assert twin.value("VM_QEMU_EXTRA") == "-fw_cfg name=opt/qvm/hostname,string=das-zweite"
-    assert "VM_SSH_PORT is auto now, it was 40023" in report["notes"]
-    assert f"VM_NET_PORT is 77{number} now, it was 40024" in report["notes"]
-    assert "VM_HOSTFWD is as it was for demo: change it before both run at one time" in report["notes"]
+    assert "VM_SSH_PORT is now auto, it was 40023" in report["notes"]
+    assert f"VM_NET_PORT is now 77{number}, it was 40024" in report["notes"]
+    assert "VM_HOSTFWD is the same as for demo: change it before both run at the same time" in report["notes"]
     same = [vm.ok("config", name).out for name in ("VM_MACHINE_ID", "VM_SSH_PORT", "VM_MACHINE_NAME")]
     uuid = (vm.directory / ".qvm/uuid").read_text()
     vm.ok("restore", "latest")
@@ -449,7 +449,7 @@ def test_archive_that_holds_as_many_states_as_it_can_is_followed_by_another(blan
     write_byte(vm, 1, "0")
     second = make_archive(vm)
     assert second["archive"] != first["archive"]
-    assert f"{first['archive']} holds as many states as it can: a new archive" in second["notes"]
+    assert f"{first['archive']} is full: started a new archive" in second["notes"]
     write_byte(vm, 2, "0")
     assert make_archive(vm)["archive"] == second["archive"]
     assert len(archived_states(vm)) == 3

@@ -85,7 +85,7 @@ def test_manifest_that_could_not_be_read_is_not_written(blank: Blank) -> None:
     refused = vm.qvm("archive")
     assert refused.status == 1, str(refused)
     assert refused.err.startswith("qvm: demo: cannot describe the state in ")
-    assert "'.qvm/data.qcow2' is no place in a machine" in refused.err
+    assert "'.qvm/data.qcow2' is not a place in a machine" in refused.err
     assert "hint: " in refused.err
     assert [f"{row['archive']}/{row['stamp']}" for row in archived_states(vm)] == [state_name(first)]
     assert sorted(os.listdir(vm.directory / first["archive"])) == before

@@ -47,9 +47,9 @@ exec sh -c "$*"
 
 KILLED = """
 import os, signal, sys
-from qvmsh.machine.archive.index import Shelf
+from qvmsh.machine.archive.index import ArchiveIndex
 
-original = Shelf.write
+original = ArchiveIndex.write
 
 
 def write(self, archive, *words):
@@ -58,7 +58,7 @@ def write(self, archive, *words):
     original(self, archive, *words)
 
 
-Shelf.write = write
+ArchiveIndex.write = write
 from qvmsh.__main__ import main
 
 sys.argv = ["qvm", "archive"]
@@ -165,7 +165,7 @@ def test_two_machines_of_one_name_at_the_same_moment_lose_nothing(far: Far, blan
     (far.home / "race").touch()
     refused = far.qvm("archive")
     assert refused.status == 1, str(refused)
-    assert "has just been made by somebody else" in refused.err
+    assert "another command has just created" in refused.err
     assert "try again" in refused.err
     assert len(list(far.store.iterdir())) == 1
     far.archive()
@@ -194,7 +194,7 @@ def test_folder_that_comes_to_be_just_then_is_not_moved_into(far: Far) -> None:
     (far.home / "just_now").touch()
     refused = far.qvm("archive")
     assert refused.status == 1, str(refused)
-    assert "has just been made by somebody else" in refused.err
+    assert "another command has just created" in refused.err
     (theirs,) = far.store.iterdir()
     assert os.listdir(theirs) == ["theirs"]
     assert far.archive().partition("/")[0] != theirs.name

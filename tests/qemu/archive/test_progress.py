@@ -44,7 +44,7 @@ def interrupt(terminal: Terminal) -> str:
 
 def told_that_nothing_changed(screen: str) -> None:
     assert "archiving data.raw: interrupted" in screen
-    assert "qvm: demo: interrupted; the machine and its archives are as they were" in screen
+    assert "qvm: demo: interrupted; the machine and its archives did not change" in screen
     assert "failed" not in screen
 
 
@@ -135,7 +135,7 @@ def test_ctrl_c_in_a_restore_leaves_the_machine_as_it_was(vm: Vm) -> None:
         assert (
             "qvm: twin: interrupted; nothing was left behind" in screen
             if "twin" in words
-            else "qvm: demo: the restore was interrupted, and is undone, the machine is as it was" in screen
+            else "qvm: demo: the restore was interrupted, and was undone: the machine is as before" in screen
         )
         assert hashes(vm) == before
         require_nothing_left(vm)

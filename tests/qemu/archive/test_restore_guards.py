@@ -102,7 +102,7 @@ def test_image_that_the_manifest_calls_raw_is_not_opened_as_qcow2(blank: Blank) 
     trap(vm, f"{made['archive']}/demo-backing.qcow2")
     write_byte(vm, 2, "0")
     edit_manifest(vm, lambda found: first_part(found).update(format="raw"))
-    refused(vm, "is raw in the archive, and the machine opens it as qcow2")
+    refused(vm, "is raw in the archive, but the machine opens it as qcow2")
 
 
 def test_raw_layer_that_begins_like_a_qcow2_image_is_refused(blank: Blank) -> None:
@@ -111,7 +111,7 @@ def test_raw_layer_that_begins_like_a_qcow2_image_is_refused(blank: Blank) -> No
     trap(vm, f"{made['archive']}/demo-base.qcow2")
     write_byte(vm, 2, "0")
     edit_manifest(vm, lambda found: found["layers"]["main"][0].update(format="raw", source_mtime_ns=0))
-    refused(vm, "-base.qcow2 is raw in the archive, and begins like a qcow2 image")
+    refused(vm, "-base.qcow2 is raw in the archive, but starts like a qcow2 image")
 
 
 def test_raw_disk_whose_format_qemu_guesses_must_not_begin_like_a_qcow2_image(blank: Blank) -> None:
@@ -122,7 +122,7 @@ def test_raw_disk_whose_format_qemu_guesses_must_not_begin_like_a_qcow2_image(bl
     trap(vm, f"{made['archive']}/demo-extra1.img")
     write_byte(vm, 2, "0")
     edit_manifest(vm, lambda found: None)
-    refused(vm, "data.img is raw in the archive, and begins like a qcow2 image")
+    refused(vm, "data.img is raw in the archive, but starts like a qcow2 image")
 
 
 def test_qcow2_image_that_a_guest_wrote_onto_its_raw_disk_comes_back(blank: Blank) -> None:
@@ -145,7 +145,7 @@ def test_disk_that_is_of_another_format_now_is_not_replaced(blank: Blank) -> Non
     qemu_img(vm, "create", "-q", "-f", "qcow2", "data.img", "1M")
     vm.ok("config", "VM_DISKS=data.img:qcow2")
     result = vm.qvm("restore", "--force", "latest")
-    require_one_error(result, 1, says="data.img is raw in the archive, and the machine opens it as qcow2")
+    require_one_error(result, 1, says="data.img is raw in the archive, but the machine opens it as qcow2")
     qemu_img(vm, "check", "-f", "qcow2", "data.img")
     require_nothing_left(vm)
 
@@ -183,7 +183,7 @@ def test_disk_whose_folder_is_a_link_now_comes_back_in_the_machine(blank: Blank)
 
 
 def test_base_whose_name_is_a_link_now_is_not_replaced_through_it(blank: Blank) -> None:
-    """The disk stands alone now, so the state's base gets the name that it had, or one that is free."""
+    """The disk has no base now, so the state's base gets the name that it had, or one that is free."""
     vm = blank()
     write_byte(vm, 1, "0", "demo-base.qcow2")
     make_archive(vm)
@@ -241,9 +241,9 @@ def test_restore_whose_last_note_is_not_written_is_undone(blank: Blank, how: str
     )
     assert done.returncode == status, done
     if how == "full":
-        assert "the machine is as it was" in done.stderr
+        assert "the machine did not change" in done.stderr
     else:
-        assert "undone, the machine is as it was" in vm.ok("doctor", "--fix").out
+        assert "undone: the machine is as before" in vm.ok("doctor", "--fix").out
     assert read_byte(vm, "0") == 2
     require_nothing_left(vm)
 
@@ -377,7 +377,7 @@ def test_ctrl_c_in_the_last_moment_of_a_restore_comes_too_late_and_is_told(blank
         cwd=vm.directory, env=vm.world.environ, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 130, done.stderr
-    assert "demo: the interruption came too late, the restore is done" in done.stderr
+    assert "demo: interrupted too late: the restore was completed" in done.stderr
     assert read_byte(vm, "0") == 7
     assert not (vm.directory / ".qvm/known_hosts").exists()
     require_nothing_left(vm)
@@ -415,7 +415,7 @@ def test_base_that_was_written_to_is_not_thrown_away(blank: Blank) -> None:
     vm.ok("kill")
     refused = vm.qvm("restore", "latest")
     assert refused.status == 3, str(refused)
-    assert "what its disks hold now is in no archive" in refused.err
+    assert "cannot restore: the current content of the disks is in no archive" in refused.err
     assert read_byte(vm, "0") == 7
     vm.ok("restore", "--force", "latest")
     assert read_byte(vm, "0") == 1

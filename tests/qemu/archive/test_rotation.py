@@ -101,7 +101,7 @@ def test_last_good_state_stays_where_newer_ones_are_damaged(vm: Vm) -> None:
     for name in every[3:]:
         damage(folder / f"demo-backing-{name.partition('/')[2]}.qcow2")
     result = vm.ok("--json", "archive", "--keep", "1", "--keep-days", "0.001")
-    assert result.err.count("its checksum differs; an older state is kept for it") == 2
+    assert result.err.count("its checksum differs; an older state is kept instead") == 2
     assert state_names(vm) == every[2:]
     vm.ok("restore", "--force", every[2])
     assert read_byte(vm, "0") == 3
@@ -230,7 +230,7 @@ def test_archive_in_which_somebody_works_stays(blank: Blank) -> None:
     try:
         gone, err = removed_and_messages(vm, "--create", "--keep", "1")
         assert gone == []
-        assert f"demo: removed nothing from {folder.name}: .qvm is in it" in err
+        assert f"demo: removed nothing from {folder.name}: it contains .qvm" in err
     finally:
         inside.kill()
     assert (folder / "notes.txt").read_text() == "precious"
@@ -239,7 +239,7 @@ def test_archive_in_which_somebody_works_stays(blank: Blank) -> None:
     for name in (".vmrc", "notes.txt"):
         gone, err = removed_and_messages(vm, "--keep", "1")
         assert gone == []
-        assert f"{name} is in it, which is not the archive's" in err
+        assert f"it contains {name}, which is not part of the archive" in err
         (folder / name).unlink()
     assert removed_and_messages(vm, "--keep", "1")[0] == [old]
     assert not folder.exists()
@@ -253,7 +253,7 @@ def test_archive_whose_image_is_open_or_has_an_overlay_stays(blank: Blank) -> No
     qemu_img(vm, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, str(overlay))
     gone, err = removed_and_messages(vm, "--create", "--keep", "1")
     assert gone == []
-    assert f"{overlay} stands on demo-base.qcow2" in err
+    assert f"{overlay} is backed by demo-base.qcow2" in err
     overlay.unlink()
     with (folder / "demo-backing.qcow2").open("rb") as file:
         holder = subprocess.Popen(["sleep", "600"], stdin=file)
@@ -273,7 +273,7 @@ def test_state_that_runs_where_it_lies_stays_while_the_archive_does(vm: Vm) -> N
     shutil.copy(vm.directory / ".vmrc", folder)
     gone, err = removed_and_messages(vm, "--keep", "1")
     assert gone == []
-    assert ".vmrc is in it" in err
+    assert "it contains .vmrc" in err
     (folder / ".vmrc").rename(folder / "notes.txt")  # in nobody's way, and not the archive's
     assert removed_and_messages(vm, "--keep", "1")[0] == every[:4]
     assert (folder / "notes.txt").exists()
@@ -321,9 +321,9 @@ from qvmsh.machine.archive import maintenance
 original = maintenance.require_whole
 
 
-def reported(vm, shelf, archive, point, *words):
+def reported(vm, index, archive, point, *words):
     print("read", point.stamp, file=sys.stderr)
-    return original(vm, shelf, archive, point, *words)
+    return original(vm, index, archive, point, *words)
 
 
 maintenance.require_whole = reported

@@ -8,7 +8,7 @@ from tests.support.archives import archived_states, make_archive, state_name
 from tests.support.programs import qemu_img
 from tests.support.world import Blank
 
-SAME = ["nothing has changed since; it was not copied again"]
+SAME = ["nothing has changed since; nothing was copied"]
 
 
 def test_settings_that_changed_are_archived_though_the_disks_are_the_same(

@@ -33,9 +33,9 @@ def test_list_tells_sizes_chains_and_who_has_them_open(vm: Vm) -> None:
 
 
 def test_add_makes_an_image_and_a_running_guest_has_it_at_once(vm: Vm) -> None:
-    assert vm.ok("disk", "add", "new.qcow2", "64M").out == "demo: disk2, new.qcow2: made and added\n"
+    assert vm.ok("disk", "add", "new.qcow2", "64M").out == "demo: disk2, new.qcow2: created and added\n"
     vm.ok("start", "--no-wait")
-    assert "the guest has it now" in vm.ok("disk", "add", "it's, hot.qcow2", "1G").out
+    assert "available in the guest now" in vm.ok("disk", "add", "it's, hot.qcow2", "1G").out
     assert "disk3-device" in vm.ok("cmd", "info block").out
     assert list_disks(vm)["disk3"]["size_bytes"] == 1 << 30
     vm.ok("snapshot", "save", "with four")
@@ -44,9 +44,9 @@ def test_add_makes_an_image_and_a_running_guest_has_it_at_once(vm: Vm) -> None:
     vm.ok("kill")
     assert list_disks(vm)["disk3"]["snapshots"] == 2
     for words, status, why in (
-        (["data.qcow2"], 2, "disk add: data.qcow2 is disk1 already"),
-        (["none.qcow2"], 1, "none.qcow2 is not there"),
-        (["new.img", "10X"], 2, "10X: is no size"),
+        (["data.qcow2"], 2, "disk add: data.qcow2 is already disk1"),
+        (["none.qcow2"], 1, "none.qcow2 is missing"),
+        (["new.img", "10X"], 2, "10X: is not a size"),
         (["demo-base.qcow2"], 1, "cannot add demo-base.qcow2: demo-backing.qcow2 holds snapshots"),
     ):
         before = (vm.directory / ".vmrc").read_bytes()
@@ -60,7 +60,7 @@ def test_add_where_the_machine_takes_none_while_it_runs(blank: Blank) -> None:
     vm = blank(VM_QEMU_MACHINE="q35")
     vm.ok("start", "--no-wait")
     output = vm.ok("disk", "add", "x.qcow2", "1G").out
-    assert "made and added; the guest sees it from the next start (" in output
+    assert "created and added; available after the next start (" in output
     assert "disk1" not in vm.ok("cmd", "info block").out
     vm.ok("kill")
     vm.ok("start", "--no-wait")
@@ -85,7 +85,7 @@ def test_resize_on_and_off_and_never_smaller_by_accident(vm: Vm) -> None:
     assert vm.qvm("disk", "resize", "disk7", "16M").status == 2
     vm.ok("snapshot", "delete", "before")
     output = vm.ok("disk", "resize", "disk1", "16M", "--shrink").out
-    assert output == "demo: disk1, data.qcow2: 32.0 MiB -> 16.0 MiB; what lay behind is cut off\n"
+    assert output == "demo: disk1, data.qcow2: 32.0 MiB -> 16.0 MiB; the data beyond that is gone\n"
     assert list_disks(vm)["disk1"]["size_bytes"] == 16 << 20
 
 
@@ -99,11 +99,11 @@ def test_trim_while_off_gives_room_back_and_keeps_the_data(vm: Vm) -> None:
     assert holds(vm, "demo-backing.qcow2", 7)
     assert list_disks(vm)["disk0"]["chain"] == [str(vm.directory / "demo-base.qcow2")]
     vm.ok("snapshot", "save", "a")
-    assert "left as it is: it holds snapshots" in vm.ok("disk", "trim", "disk1").out
+    assert "unchanged: it holds snapshots" in vm.ok("disk", "trim", "disk1").out
     vm.ok("start", "--no-wait")
     refused = vm.qvm("disk", "trim")
     assert refused.status == 3
-    assert "nothing in the guest could be asked to trim" in refused.err
+    assert "cannot trim: neither the guest agent nor ssh could do it" in refused.err
 
 
 def test_trim_of_a_disk_that_is_a_link_writes_what_it_leads_to_anew(vm: Vm) -> None:
@@ -125,7 +125,7 @@ def test_trim_of_a_disk_that_is_a_link_writes_what_it_leads_to_anew(vm: Vm) -> N
     (there / "base.qcow2").rename(vm.directory / "base.qcow2")  # to QEMU, which opens the link, it is here
     qemu_img(vm, "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", "base.qcow2", str(real))
     inode = real.stat().st_ino
-    assert "left as it is" in vm.ok("disk", "trim", "disk1").out
+    assert "unchanged: " in vm.ok("disk", "trim", "disk1").out
     assert real.stat().st_ino == inode
 
 
@@ -145,10 +145,10 @@ def test_check_finds_and_repairs(vm: Vm) -> None:
     assert damaged.status == 1
     assert "demo: data.qcow2: damaged: " in damaged.out
     vm.ok("start", "--no-wait")
-    assert "not checked: the machine is on" in vm.ok("disk", "check").out
+    assert "not checked: the running machine writes to it" in vm.ok("disk", "check").out
     assert vm.qvm("disk", "check", "--repair").status == 3
     vm.ok("kill")
-    assert "mended: " in vm.ok("disk", "check", "--repair").out
+    assert "repaired: " in vm.ok("disk", "check", "--repair").out
     assert holds(vm, "data.qcow2", 7)
     assert vm.ok("disk", "check", "disk1").out == "demo: data.qcow2: sound\n"
 
@@ -164,12 +164,12 @@ def test_commit_writes_to_the_base_unless_others_stand_on_it(vm: Vm) -> None:
     qemu_img(vm, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "demo-base.qcow2", "other.qcow2")
     refused = vm.qvm("disk", "commit")
     assert refused.status == 1
-    assert "other.qcow2 stands on it and would be silently wrong" in refused.err
+    assert "other.qcow2 is backed by it and would be silently corrupted" in refused.err
     refused = vm.qvm("init", "-b", "-k")
     assert refused.status == 1
-    assert "cannot replace demo-base.qcow2: other.qcow2 stands on it" in refused.err
+    assert "cannot replace demo-base.qcow2: other.qcow2 is backed by it" in refused.err
     (vm.directory / "other.qcow2").unlink()
-    assert "its data is in demo-base.qcow2 now" in vm.ok("disk", "commit").out
+    assert "its data is now in demo-base.qcow2" in vm.ok("disk", "commit").out
     assert holds(vm, "demo-base.qcow2", 7)
     assert holds(vm, "demo-backing.qcow2", 7)
     assert vm.qvm("disk", "commit", "disk1").status == 2
@@ -184,7 +184,7 @@ def test_commit_and_flatten_while_on_and_the_guest_goes_on(vm: Vm) -> None:
     vm.ok("snapshot", "delete", "a")
     for pattern in (7, 8):  # twice: the fresh overlay is as good as the first
         write_live(vm, f"-P {pattern} 1M 64k")
-        assert "its data is in demo-base.qcow2 now" in vm.ok("disk", "commit").out
+        assert "its data is now in demo-base.qcow2" in vm.ok("disk", "commit").out
         assert vm.qvm("status", "-s").out.startswith("demo: running")
         assert holds(vm, "demo-base.qcow2", pattern)
     write_live(vm, "-P 9 1M 64k")
@@ -196,7 +196,7 @@ def test_commit_and_flatten_while_on_and_the_guest_goes_on(vm: Vm) -> None:
     refused = vm.qvm("disk", "rebase", "disk0", "data.qcow2")
     assert refused.status == 3
     vm.ok("pause")
-    assert "stands alone now" in vm.ok("disk", "rebase", "disk0").out
+    assert "no longer backed by another image" in vm.ok("disk", "rebase", "disk0").out
     assert vm.qvm("status", "-s").out.startswith("demo: paused")
     assert vm.qvm("disk", "commit").status == 2
     vm.ok("kill")
@@ -211,7 +211,7 @@ def test_commit_and_flatten_while_on_and_the_guest_goes_on(vm: Vm) -> None:
 def test_rebase_keeps_what_is_read(vm: Vm) -> None:
     disk_io(vm, "demo-base.qcow2", "write -P 5 1M 64k")
     qemu_img(vm, "create", "-q", "-f", "qcow2", "empty.qcow2", "16M")
-    assert "stands on empty.qcow2 now" in vm.ok("disk", "rebase", "disk0", "empty.qcow2").out
+    assert "now backed by empty.qcow2" in vm.ok("disk", "rebase", "disk0", "empty.qcow2").out
     assert holds(vm, "demo-backing.qcow2", 5)
     vm.ok("snapshot", "save", "a")
     refused = vm.qvm("disk", "rebase", "disk0", "demo-base.qcow2")
@@ -220,7 +220,7 @@ def test_rebase_keeps_what_is_read(vm: Vm) -> None:
     (vm.directory / "empty.qcow2").rename(vm.directory / "moved.qcow2")
     vm.ok("disk", "rebase", "disk0", "moved.qcow2", "--unsafe")
     vm.ok("snapshot", "delete", "a")
-    assert "stands alone now" in vm.ok("disk", "rebase", "disk0").out
+    assert "no longer backed by another image" in vm.ok("disk", "rebase", "disk0").out
     (vm.directory / "moved.qcow2").unlink()
     assert holds(vm, "demo-backing.qcow2", 5)
     assert vm.qvm("disk", "rebase", "disk1", "demo-backing.qcow2", "-u").status == 0
@@ -230,21 +230,21 @@ def test_rebase_keeps_what_is_read(vm: Vm) -> None:
 def test_rebase_onto_a_disk_by_its_id_says_that_a_base_is_a_file(vm: Vm) -> None:
     named = vm.qvm("disk", "rebase", "disk0", "disk1")
     assert named.status == 2
-    assert "demo: disk rebase: disk1 is a disk, and a base is named by its file\n" in named.err
+    assert "demo: disk rebase: disk1 is the id of a disk; a base is given as a file\n" in named.err
     assert "hint: its file is data.qcow2; " in named.err
     for word in ("disk1", "data.qcow2"):
         itself = vm.qvm("disk", "rebase", "disk1", word)
         assert (itself.status, itself.err) == (
-            2, "qvm: demo: disk rebase: a disk cannot stand on itself\n",
+            2, "qvm: demo: disk rebase: a disk cannot be its own base\n",
         )  # fmt: skip
 
 
 def test_what_cannot_be_made_or_resized_says_of_which_machine_and_what_to_do(vm: Vm) -> None:
     """Nothing is told of names that qvm uses for a moment."""
     for words, said, hint in (
-        (["add", "sub/x.qcow2", "1G"], "cannot make x.qcow2: there is no folder", "make it first"),
-        (["add", "big.qcow2", "99999T"], "cannot make big.qcow2", "a smaller size"),
-        (["resize", "disk1", "99999T"], "cannot resize disk1", "it has 16.0 MiB as before"),
+        (["add", "sub/x.qcow2", "1G"], "cannot create x.qcow2: there is no folder", "create it first"),
+        (["add", "big.qcow2", "99999T"], "cannot create big.qcow2", "choose a smaller size"),
+        (["resize", "disk1", "99999T"], "cannot resize disk1", "it still has 16.0 MiB"),
     ):
         refused = vm.qvm("disk", *words)
         assert refused.status == 1, str(refused)
@@ -256,12 +256,15 @@ def test_what_cannot_be_made_or_resized_says_of_which_machine_and_what_to_do(vm:
     refused = vm.qvm("disk", "resize", "disk1", "99999T")
     assert refused.status == 1, str(refused)
     assert refused.err.startswith("qvm: demo: "), refused.err
-    assert "hint: it has 16.0 MiB as before" in refused.err, refused.err
+    assert "hint: it still has 16.0 MiB" in refused.err, refused.err
 
 
 def test_only_what_is_a_disk_by_its_name_is_made_and_taken(vm: Vm) -> None:
     refused = vm.qvm("disk", "add", "foo.vmdk", "1M")
-    assert (refused.status, "disk add: qvm makes qcow2 and raw images, not vmdk" in refused.err) == (2, True)
+    assert (refused.status, "disk add: qvm creates qcow2 and raw images, not vmdk" in refused.err) == (
+        2,
+        True,
+    )
     assert "hint: `qvm disk add foo.qcow2 1M`" in refused.err
     assert not (vm.directory / "foo.vmdk").exists()
     qemu_img(vm, "create", "-q", "-f", "vmdk", "foo.vmdk", "1M")
@@ -271,7 +274,7 @@ def test_only_what_is_a_disk_by_its_name_is_made_and_taken(vm: Vm) -> None:
     (vm.directory / "notes").write_text("no image")
     refused = vm.qvm("disk", "add", "notes")
     assert refused.status == 2
-    assert "disk add: neither its name nor its content tells that notes is an image" in refused.err
+    assert "disk add: neither name nor content of notes says that it is an image" in refused.err
     assert "hint: `--format raw`" in refused.err
     vm.ok("disk", "add", "notes", "--format", "raw", "--read-only")
 
@@ -281,10 +284,12 @@ def test_disk_of_another_machine_is_told(vm: Vm) -> None:
     vm.ok("restore", "latest", "../other")
     other = vm.directory.parent / "other"
     result = vm.ok("disk", "add", "../other/data.qcow2")
-    assert result.err == f"qvm: demo: data.qcow2 is a disk of other too ({other}): only one may write to it\n"
+    assert (
+        result.err == f"qvm: demo: data.qcow2 is also a disk of other ({other}): only one may write to it\n"
+    )
     vm.ok("disk", "add", "more.qcow2", "1M")
     # a machine of the same name elsewhere, used later: the name means that one
     (vm.directory.parent / "elsewhere").mkdir()
     vm.ok("restore", "latest", "../elsewhere/other")
     result = vm.ok("disk", "add", "../other/other-backing.qcow2")
-    assert f"other-backing.qcow2 is a disk of other too ({other})" in result.err
+    assert f"other-backing.qcow2 is also a disk of other ({other})" in result.err

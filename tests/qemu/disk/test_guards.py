@@ -9,7 +9,7 @@ from tests.support.disks import read_byte, write_byte, write_live
 from tests.support.programs import file_hash, qemu_img, qemu_io
 from tests.support.world import Blank, Result, Vm
 
-WRONG = "would be silently wrong"
+WRONG = "would be silently corrupted"
 
 
 def overlay(vm: Vm, name: str, below: str) -> None:
@@ -60,7 +60,7 @@ def test_base_only_is_refused_and_forced_or_disposable_it_runs(pair: Pair) -> No
     pair.refused("start", "--no-wait", "-b", left="aside.qcow2")
     (vm.directory / "aside.qcow2").rename(vm.directory / "demo-backing.qcow2")
     write_byte(vm, 7, "2M")
-    pair.refused("start", "--no-wait", "-b", says="holds data that stands on the base", left="demo-backing")
+    pair.refused("start", "--no-wait", "-b", says="holds data that depends on the base", left="demo-backing")
     vm.ok("start", "--no-wait", "-b", "--disposable")
     write_live(vm, "-P 9 1M 64k")
     vm.ok("kill")
@@ -74,7 +74,7 @@ def test_base_only_under_an_overlay_with_snapshots_is_refused(blank: Blank) -> N
     vm.ok("snapshot", "save", "a")
     refused = vm.qvm("start", "--no-wait", "-b")
     assert refused.status == 1
-    assert "demo-backing.qcow2 holds data that stands on the base" in refused.err
+    assert "demo-backing.qcow2 holds data that depends on the base" in refused.err
     assert "hint: " in refused.err
 
 
@@ -86,8 +86,10 @@ def test_start_on_a_disk_that_others_stand_on_is_refused(blank: Blank) -> None:
         overlay(vm, "above.qcow2", disk)
         refused = vm.qvm("start", "--no-wait")
         assert refused.status == 1
-        assert f"demo: cannot start: above.qcow2 stands on {disk}, which the guest writes to" in refused.err
-        assert "hint: `--disposable` leaves it as it is" in refused.err
+        assert (
+            f"demo: cannot start: above.qcow2 is backed by {disk}, which the guest writes to" in refused.err
+        )
+        assert "hint: `--disposable` leaves it unchanged" in refused.err
         vm.ok("start", "--no-wait", "--disposable")
         vm.ok("kill")
         vm.ok("start", "--no-wait", "--force")
@@ -131,7 +133,7 @@ def test_other_forms_of_a_backing_name_guard_the_base_too(blank: Blank, form: st
     overlay(vm, "other.qcow2", form.format(vm.directory / "demo-base.qcow2"))
     refused = vm.qvm("disk", "commit")
     assert refused.status == 1, str(refused)
-    assert f"other.qcow2 stands on it and {WRONG}" in refused.err
+    assert f"other.qcow2 is backed by it and {WRONG}" in refused.err
     assert read_byte(vm, "0", "other.qcow2") == 0
     (vm.directory / "other.qcow2").unlink()
     below = form.format(vm.directory / "demo-base.qcow2")
@@ -156,7 +158,7 @@ def test_overlay_that_is_reached_through_a_link_guards_what_it_stands_on_there(b
     known.ok("kill")
     refused = vm.qvm("disk", "commit")
     assert refused.status == 1, str(refused)
-    assert f"real.qcow2 stands on it and {WRONG}" in refused.err
+    assert f"real.qcow2 is backed by it and {WRONG}" in refused.err
     assert read_byte(vm, "0", "other.qcow2") == 0
 
 
@@ -180,7 +182,7 @@ def test_disk_verbs_on_a_base_that_a_machine_uses_as_its_disk_are_refused(pair: 
     pair.inode = disk.stat().st_ino
     pair.refused("disk", "resize", "disk0", "+1M")
     pair.refused("disk", "resize", "disk0", "1M", "--shrink")
-    assert "left as it is: other images stand on it" in vm.ok("disk", "trim").out
+    assert "unchanged: other images are backed by it" in vm.ok("disk", "trim").out
     pair.refused("start", "--no-wait")
     vm.ok("start", "--no-wait", "--force")
     assert WRONG in vm.qvm("disk", "resize", "disk0", "+1M").err
@@ -204,7 +206,7 @@ def test_disk_repair_of_a_base_with_errors_is_refused_and_of_leaks_is_not(pair: 
     pair.refused("disk", "check", "--repair")
     aside = vm.world.home / "aside"
     (pair.other.directory / "other-backing.qcow2").rename(aside)
-    assert "mended: " in vm.ok("disk", "check", "--repair").out  # its own overlay wants that
+    assert "repaired: " in vm.ok("disk", "check", "--repair").out  # its own overlay wants that
     aside.rename(pair.other.directory / "other-backing.qcow2")
     pair.base.write_bytes(whole + bytes(65536))  # a cluster that nobody uses
     with pair.base.open("r+b") as file:
@@ -222,7 +224,7 @@ def test_init_is_refused_over_what_others_stand_on(pair: Pair) -> None:
     write_byte(vm, 7, "2M")
     refused = vm.qvm("init", "-k")
     assert refused.status == 1
-    assert "cannot replace demo-backing.qcow2: above.qcow2 stands on it" in refused.err
+    assert "cannot replace demo-backing.qcow2: above.qcow2 is backed by it" in refused.err
     assert read_byte(vm, "2M", "above.qcow2") == 7
     (vm.directory / "above.qcow2").unlink()
     vm.ok("init", "-k")  # the other machine does not care
@@ -233,7 +235,7 @@ def test_archive_create_keeps_the_pair(pair: Pair) -> None:
     vm = pair.vm
     write_byte(vm, 7, "2M")
     output = make_archive(vm, "--create")["notes"][0]
-    assert output.startswith(f"{pair.other.directory}/other-backing.qcow2 also stands on demo-base.qcow2")
+    assert output.startswith(f"{pair.other.directory}/other-backing.qcow2 is also backed by demo-base.qcow2")
     pair.same()
     assert read_byte(vm, "2M") == 7
 
@@ -249,14 +251,16 @@ def test_restore_leaves_a_base_alone_that_is_the_same_and_is_refused_where_it_is
     overlay(vm, "above.qcow2", "demo-backing.qcow2")
     refused = vm.qvm("restore", "--force", state_name(made))
     assert refused.status == 1
-    assert "cannot restore: above.qcow2 stands on demo-backing.qcow2, which would be replaced" in refused.err
+    assert (
+        "cannot restore: above.qcow2 is backed by demo-backing.qcow2, which would be replaced" in refused.err
+    )
     (vm.directory / "above.qcow2").unlink()
     write_byte(vm, 6, "1M", "demo-base.qcow2")  # by other tools: the base is another one now
     pair.before = file_hash(pair.base)
     for words in ([], ["--force"]):
         result = vm.qvm("restore", *words, state_name(made))
         assert result.status == (1), str(result)
-        assert "other-backing.qcow2 stands on demo-base.qcow2, which would be replaced" in result.err
+        assert "other-backing.qcow2 is backed by demo-base.qcow2, which would be replaced" in result.err
         assert "hint: `qvm restore ARCHIVE DIR` makes a new machine" in result.err
         assert file_hash(pair.base) == pair.before
     vm.ok("restore", state_name(made), "../twin")

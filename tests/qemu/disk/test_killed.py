@@ -174,7 +174,7 @@ def test_commit_killed_when_qemu_works_on_the_base_is_finished(blank: Blank, is_
     vm.ok("start", "--no-wait")
     cut_off_at_the_pivot(vm)
     errors = vm.qvm("resume").err
-    assert "the commit of disk0, begun 2026-11-21 10:00:00, is finished" in errors
+    assert "the commit of disk0, begun 2026-11-21 10:00:00, was interrupted, and was completed" in errors
     assert vm.qvm("status", "-s").out.startswith("demo: running")
     write(vm, DISK, 9, 1)
     vm.ok("kill")
@@ -202,14 +202,14 @@ def test_commit_that_cannot_be_ended_holds_the_guest_whatever_is_asked(blank: Bl
     for words in (*verbs, ["reboot", "--force"], ["snapshot", "save", "x"]):
         refused = vm.qvm(*words)
         assert refused.status == 1, words
-        assert "the guest is paused and must not go on: what it wrote now would be lost" in refused.err
+        assert "the guest is paused and must not be resumed: what it wrote now would be lost" in refused.err
         assert "hint: make room if the disk is full, then `qvm doctor --fix`" in refused.err
         assert vm.qvm("status", "-s").out.startswith("demo: paused")
     output = vm.qvm("status").out
     assert "a commit was interrupted, and the guest must not be resumed" in output
     assert "hint: make room if the disk is full, then `qvm doctor --fix`" in output
     assert (vm.directory / ".qvm/snapshot.unfinished").exists()
-    assert "is over: what the disk holds is the same" in vm.ok("kill").err
+    assert "has ended: the content of the disk is the same" in vm.ok("kill").err
     vm.ok("start", "--no-wait")
     assert holds(vm, 1, 2, 3)
 
@@ -241,9 +241,7 @@ def test_rebase_killed_when_its_header_is_written_and_its_tables_are_not(blank: 
     qemu_img(vm, "rebase", "-u", "-f", "qcow2", "-b", "", DISK)
     assert not holds(vm, 1, 2, 3)
     errors = vm.ok("start", "--no-wait").err
-    assert (
-        "the rebase of disk0, begun 2026-11-21 10:00:00, is undone: the disk stands where it stood" in errors
-    )
+    assert "the rebase of disk0, begun 2026-11-21 10:00:00, was interrupted, and was undone: " in errors
     assert holds(vm, 1, 2, 3)
     assert stands_on(vm).endswith(BASE)
 
@@ -261,6 +259,6 @@ def test_rebase_that_fails_stands_where_it_stood(blank: Blank) -> None:
     failed = vm.qvm("disk", "rebase", "disk0")
     assert failed.status == 1
     assert "demo: cannot rebase demo-backing.qcow2\n  no luck\n" in failed.err
-    assert "is undone: the disk stands where it stood" in failed.err
+    assert "was undone: the disk has its old base" in failed.err
     assert holds(vm, 1, 2, 3)
     require_recovered(vm)

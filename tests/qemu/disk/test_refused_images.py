@@ -50,10 +50,10 @@ KINDS = {
     "directory": "is a directory, not an image",
     "device": "is a character device, not an image",
     "empty": "is empty",
-    "cd": "is a CD (ISO 9660)",
+    "cd": "is a CD image (ISO 9660)",
     "encrypted": "is encrypted",
 }
-LINKED = {"split": "does not stand alone", "overlay": "does not stand alone"}
+LINKED = {"split": "reads data from ", "overlay": "reads data from "}
 
 
 @pytest.mark.parametrize(("kind", "why"), [*KINDS.items(), *LINKED.items()])
@@ -117,7 +117,7 @@ def test_create_of_an_overlay_copies_all_of_its_chain_and_says_so(world: World) 
         )
     made = world.run("create", "demo", "--image", "c.qcow2")
     assert made.status == 0, str(made)
-    assert "demo: c.qcow2 is backed by b.qcow2, a.qcow2: that is copied into the same image" in made.err
+    assert "demo: c.qcow2 is backed by b.qcow2, a.qcow2, which is copied into the same image" in made.err
     copy = home / "demo/demo-base.qcow2"
     subprocess.run(["qemu-img", "compare", "-q", "c.qcow2", copy], cwd=home, check=True)
     assert "backing" not in qemu_img(Vm(world, home / "demo"), "info", "demo-base.qcow2")

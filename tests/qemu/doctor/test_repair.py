@@ -91,7 +91,7 @@ def test_doctor_fix_settles_work_on_a_disk_that_has_gone_on_the_others(blank: Bl
     vm.set(VM_DISKS="")
     text = findings(fix(vm))
     assert "the save of the snapshot x" in text
-    assert "data.qcow2 is not there, and no disk of the machine now" in text
+    assert "data.qcow2 is missing and is no longer a disk of the machine" in text
     vm.ok("start", "--no-wait")
 
 
@@ -230,4 +230,4 @@ def test_doctor_fix_image_that_another_program_has_open_is_named_and_left(blank:
     finally:
         other.kill()
         other.wait()
-    assert "is undone: the older snapshot of that name is there" in findings(fix(vm))
+    assert "was undone: the older snapshot of that name was kept" in findings(fix(vm))

@@ -99,7 +99,7 @@ def test_start_whose_disk_has_a_base_wants_it_all_the_same(blank: Blank) -> None
     (vm.directory / "demo-backing.qcow2").rename(vm.directory / "away")
     refused = vm.qvm("start")
     assert refused.status == 1
-    assert "`qvm init` makes it" in refused.err
+    assert "`qvm init` creates it" in refused.err
 
 
 # Architectures
@@ -268,7 +268,7 @@ def test_start_with_images_of_another_format_names_the_variable(blank: Blank, ha
     refused = vm.qvm("start")
     assert refused.status == 1, str(refused)
     hint = refused.err.splitlines()[-1]
-    assert hint.endswith(" is there, but VM_FMT is raw: `qvm config VM_FMT=qcow2`"), hint
+    assert hint.endswith(" exists, but VM_FMT is raw: `qvm config VM_FMT=qcow2`"), hint
     vm.ok("config", "VM_FMT=qcow2")
     vm.ok("start")
 

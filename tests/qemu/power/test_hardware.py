@@ -145,9 +145,7 @@ def test_start_further_disk_without_its_backing_file_is_orphaned(blank: Blank) -
     words = ["-b", "below.qcow2", "-F", "qcow2", "data.qcow2"]
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *words], cwd=vm.directory, check=True)
     base.unlink()
-    require_error(
-        vm.qvm("start"), 1, "data.qcow2 is orphaned: what it stands on, below.qcow2", "put that file back"
-    )
+    require_error(vm.qvm("start"), 1, "data.qcow2 is orphaned: its base below.qcow2", "put that file back")
 
 
 def test_start_format_is_never_guessed_from_what_a_guest_may_have_written(blank: Blank) -> None:
@@ -499,7 +497,7 @@ def test_savevm_with_a_raw_further_disk_is_refused_by_its_name(blank: Blank) -> 
     image(vm, "data.img", "raw")
     vm.ok("start", "--no-wait")
     require_error(
-        vm.qvm("stop", "--savevm", "x"), 3, "data.img is raw, which holds no snapshots", "read-only"
+        vm.qvm("stop", "--savevm", "x"), 3, "data.img is raw, which cannot hold snapshots", "read-only"
     )
     assert vm.ok("cmd", "info status").out == "VM status: running\n"
 

@@ -97,7 +97,7 @@ def test_run_base_only_with_data_above_it_is_refused(blank: Blank) -> None:
     for verb in ("run", "start"):
         result = vm.qvm(verb, "--base-only")
         assert result.status == 1
-        assert "demo-backing.qcow2 holds data that stands on the base" in result.err
+        assert "demo-backing.qcow2 holds data that depends on the base" in result.err
     vm.ok("start", "--no-wait", "--base-only", "--disposable")
 
 

@@ -100,7 +100,7 @@ def test_store_is_used_with_the_owners_rights(vm: Vm, owner: Owner, tmp_path: Pa
     store.mkdir(mode=0o700)
     refused = vm.qvm("--set", f"VM_ARCHIVE={store}", "archive")
     assert refused.status == 1
-    assert f"no archives can lie in {store}: Permission denied" in refused.err
+    assert f"cannot use {store} for archives: Permission denied" in refused.err
     assert list(store.iterdir()) == []
     open_store = Path(tempfile.mkdtemp(prefix="qvmt-store-"))
     open_store.chmod(0o1777)
@@ -276,12 +276,12 @@ def test_note_of_an_archive_does_not_let_root_remove_or_write_what_it_names(
         note = cut_note(vm, owner, outside, "demo-backing.qcow2", state)
         refused = vm.qvm("archive")
         assert refused.status == 1, str(refused)
-        assert "does not tell of an archive's overlays" in refused.err
+        assert "does not name overlays of an archive" in refused.err
         assert "hint: " in refused.err
     name = ".qvm/cut-0123abcd-0.qcow2"
     (vm.directory / name).symlink_to(secret)
     cut_note(vm, owner, name, "demo-backing.qcow2", "back")
-    assert "does not tell of an archive's overlays" in vm.qvm("archive").err
+    assert "does not name overlays of an archive" in vm.qvm("archive").err
     (vm.directory / name).unlink()
     written_overlay(vm.directory / name, secret, owner)
     cut_note(vm, owner, name, outside)

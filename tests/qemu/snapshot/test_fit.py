@@ -62,7 +62,7 @@ def test_disk_that_was_added_later_is_left_as_it_is_if_wished(two: Vm) -> None:
     assert "was taken without disk2" in loaded.err
     output = two.ok("snapshot", "restore", "old", "--force").out
     assert "(2 disks)" in output
-    assert "; disk2 is as it was" in output
+    assert "; disk2 was left unchanged" in output
     assert holds(two, DATA, 1)
     assert holds(two, MORE, 3)
     judged = two.qvm("snapshot", "verify", "old")
@@ -89,7 +89,7 @@ def test_disk_that_was_plugged_in_since_is_left_after_a_stop(two: Vm) -> None:
     two.ok("kill")
     write_byte(two, 2, "1M", DATA)
     forced = two.ok("snapshot", "restore", "--force", "old one")
-    assert "; disk2 is as it was" in forced.out
+    assert "; disk2 was left unchanged" in forced.out
     assert f"VM_DISKS was {DATA}, and is {DATA}, {MORE}:qcow2: the memory" in forced.err
     assert holds(two, DATA, 1)
 
@@ -100,7 +100,7 @@ def test_raw_disk_that_was_added_later_is_left_too(two: Vm) -> None:
     two.set(VM_DISKS=f"{DATA}\nplain.raw:raw")
     refused = two.qvm("snapshot", "restore", "old")
     assert "the disk plain.raw is raw" in refused.err
-    assert "disk2 is as it was" in two.ok("snapshot", "restore", "old", "--force").out
+    assert "disk2 was left unchanged" in two.ok("snapshot", "restore", "old", "--force").out
 
 
 def test_disk_that_is_none_of_the_machine_now_is_told(two: Vm) -> None:
@@ -110,8 +110,8 @@ def test_disk_that_is_none_of_the_machine_now_is_told(two: Vm) -> None:
     two.set(VM_DISKS="")
     refused = two.qvm("snapshot", "restore", "old")
     assert refused.status == 3
-    assert f"was taken with {two.directory / DATA} too, which is no disk of the machine now" in refused.err
-    assert f"changed:  {two.directory / DATA} was a disk then" in two.ok("snapshot", "show", "old").out
+    assert f"includes {two.directory / DATA}, which is no longer a disk of the machine" in refused.err
+    assert f"changed:  {two.directory / DATA} was a disk at the time" in two.ok("snapshot", "show", "old").out
     assert holds(two, MAIN, 2)
     two.ok("snapshot", "restore", "old", "--force")
     assert holds(two, MAIN, 1)
@@ -126,16 +126,16 @@ def test_other_machine_type_refused_while_on_warned_of_while_off(two: Vm) -> Non
     pid = two.pid
     refused = two.qvm("snapshot", "restore", "pc", "--no-wait")
     assert refused.status == 3
-    assert "the hardware is not that of the snapshot pc: the machine type was pc-i440fx-" in refused.err
+    assert "the hardware differs from that of the snapshot pc: the machine type was pc-i440fx-" in refused.err
     assert ", and is pc-q35-" in refused.err
     assert "VM_QEMU_MACHINE was pc, and is q35" in refused.err
     assert two.qvm("status", "-s").out == f"demo: running (pid {pid})\n"
     two.ok("kill")
     result = two.ok("snapshot", "restore", "pc")  # the disks fit any hardware
-    assert "VM_QEMU_MACHINE was pc, and is q35: the memory of pc will not load so" in result.err
+    assert "VM_QEMU_MACHINE was pc, and is q35: the memory of pc will not load" in result.err
     refused = two.qvm("start", "--no-wait", "--loadvm", "pc")
     assert refused.status == 3
-    assert "the hardware is not that of the snapshot pc: the machine type was pc-i440fx-" in refused.err
+    assert "the hardware differs from that of the snapshot pc: the machine type was pc-i440fx-" in refused.err
     assert "VM_QEMU_MACHINE was pc, and is q35" in refused.err
     failed = two.qvm("start", "--no-wait", "--force", "--loadvm", "pc")
     assert failed.status == 1
@@ -155,12 +155,14 @@ def test_snapshots_of_several_moments_are_not_put_together(two: Vm) -> None:
     qemu_img(two, "snapshot", "-c", "a", DATA)
     refused = two.qvm("snapshot", "restore", "a")
     assert refused.status == 3
-    assert "demo: the snapshot a is not of one moment: on disk1 it is another one of the same" in refused.err
-    assert "`qvm snapshot verify a` tells more" in refused.err
+    assert (
+        "demo: the disks of the snapshot a are from different moments: on disk1 it is another" in refused.err
+    )
+    assert "`qvm snapshot verify a` shows more" in refused.err
     assert two.qvm("snapshot", "verify", "a").status == 1
     assert holds(two, MAIN, 2)
     result = two.ok("snapshot", "restore", "a", "--force")
-    assert "demo: a: on disk1 it is another one" in result.err
+    assert "demo: a: on disk1 it is another snapshot" in result.err
     assert not holds(two, MAIN, 2)
     assert holds(two, DATA, 2)
 
@@ -196,16 +198,16 @@ def test_memory_of_another_moment_is_not_loaded(two: Vm) -> None:
     qemu_img(two, "snapshot", "-c", "h", DATA)
     result = two.qvm("snapshot", "verify", "h")
     assert result.status == 1
-    assert "  its memory is of 20" in result.out
+    assert "  its memory is from 20" in result.out
     loaded = two.qvm("start", "--no-wait", "--loadvm", "h")
     assert loaded.status == 3
-    assert "the snapshot h is not of one moment: its memory is of" in loaded.err
+    assert "the disks of the snapshot h are from different moments: its memory is from" in loaded.err
     assert two.qvm("status", "-s").out == "demo: stopped\n"
     two.ok("start", "--no-wait")
     pid = two.pid
     refused = two.qvm("snapshot", "restore", "h", "--no-wait")
     assert refused.status == 3
-    assert "is not of one moment" in refused.err
+    assert "are from different moments" in refused.err
     assert two.qvm("status", "-s").out == f"demo: running (pid {pid})\n"
 
 
@@ -230,9 +232,9 @@ def test_only_one_disk_has_it_the_way_to_that_disk_alone_is_told(two: Vm) -> Non
     refused = two.qvm("snapshot", "restore", "mine")
     assert refused.status == 3
     assert f"demo: there is no snapshot mine on disk0, {MAIN}\n" in refused.err
-    assert f"`qemu-img snapshot -a mine {DATA}` puts {DATA} alone back" in refused.err
+    assert f"`qemu-img snapshot -a mine {DATA}` restores only {DATA}" in refused.err
     output = two.ok("snapshot", "diff", "mine").out
-    assert output == "demo: from mine to now\n  disk0    holds no mine\n  disk1    the same\n"
+    assert output == "demo: from mine to now\n  disk0    has no snapshot mine\n  disk1    unchanged\n"
 
 
 def test_disk_on_which_another_image_stands_is_not_put_back(two: Vm) -> None:
@@ -240,7 +242,7 @@ def test_disk_on_which_another_image_stands_is_not_put_back(two: Vm) -> None:
     qemu_img(two, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "demo-backing.qcow2", "clone.qcow2")
     refused = two.qvm("snapshot", "restore", "old")
     assert refused.status == 1
-    assert "cannot restore a snapshot: clone.qcow2 stands on demo-backing.qcow2" in refused.err
+    assert "cannot restore a snapshot: clone.qcow2 is backed by demo-backing.qcow2" in refused.err
     assert "--disposable" not in refused.err
     two.ok("snapshot", "restore", "--force", "old")
 
@@ -262,11 +264,11 @@ def test_base_that_was_written_to_since_is_warned_of(two: Vm) -> None:
     assert two.ok("snapshot", "restore", "a").err == ""
     write_byte(two, 9, "1M", "demo-base.qcow2")
     output = two.ok("snapshot", "restore", "a").err
-    assert "demo: a: the base demo-base.qcow2 of disk0 has another size than it had then: what the" in output
+    assert "demo: a: the size of the base demo-base.qcow2 of disk0 has changed since: data that" in output
     assert two.qvm("snapshot", "verify", "a").status == 1
     os.rename(two.directory / "demo-base.qcow2", two.directory / "x")
     output = two.qvm("snapshot", "verify", "a").out
-    assert "the base demo-base.qcow2 of disk0 is not there any more" in output
+    assert "the base demo-base.qcow2 of disk0 is missing" in output
 
 
 def test_verify_says_no_more_of_a_base_than_is_known(two: Vm) -> None:
@@ -277,7 +279,7 @@ def test_verify_says_no_more_of_a_base_than_is_known(two: Vm) -> None:
     dates = base.stat()
     write_byte(two, 9, "1M", base.name)
     os.utime(base, ns=(dates.st_atime_ns, dates.st_mtime_ns))
-    doubt = "the base demo-base.qcow2 of disk0 has the size and the date of then, but something was done"
+    doubt = "the base demo-base.qcow2 of disk0 has the same size and date, but its file was touched since"
     if base.stat().st_size == dates.st_size:
         assert doubt in two.ok("snapshot", "verify", "a").out
     two.ok("snapshot", "save", "b")
@@ -288,7 +290,7 @@ def test_verify_says_no_more_of_a_base_than_is_known(two: Vm) -> None:
     os.utime(base)
     judged = two.qvm("snapshot", "verify", "b")
     assert judged.status == 1
-    assert "the base demo-base.qcow2 of disk0 has another date than it had then" in judged.out
+    assert "the date of the base demo-base.qcow2 of disk0 has changed since" in judged.out
     assert "written to" not in judged.out
 
 
@@ -298,7 +300,7 @@ def test_verify_of_a_base_on_another_image_says_what_was_not_looked_at(two: Vm) 
     two.ok("snapshot", "save", "a")
     output = two.ok("snapshot", "verify", "a").out
     assert output.startswith("demo: a: no fault found\n")
-    assert "is backed by another image: whether that was written to since is not known" in output
+    assert "is backed by another image, which may have been written to since" in output
 
 
 @pytest.mark.parametrize("is_on", [False, True])
@@ -324,12 +326,12 @@ def test_verify_after_a_resize_says_how_much_was_read(two: Vm, is_on: bool) -> N
 def test_disk_that_is_missing_is_told_by_each_verb(two: Vm) -> None:
     two.ok("snapshot", "save", "a")
     os.rename(two.directory / DATA, two.directory / "x")
-    assert f"disk1    {DATA} (it is not there)" in two.ok("snapshot", "list").out
-    assert "it is not there" in json.loads(two.ok("snapshot", "list", "--json").out)["disks"][1]["problem"]
+    assert f"disk1    {DATA} (it is missing)" in two.ok("snapshot", "list").out
+    assert "it is missing" in json.loads(two.ok("snapshot", "list", "--json").out)["disks"][1]["problem"]
     assert "  disk1:    missing" in two.ok("snapshot", "show", "a").out
     judged = two.qvm("snapshot", "verify", "a")
     assert judged.status == 1
-    assert f"  {DATA} is not there" in judged.out
+    assert f"  {DATA} is missing" in judged.out
     for words in (["save", "b"], ["restore", "a"], ["delete", "a"]):
         refused = two.qvm("snapshot", *words)
         assert refused.status == 1
@@ -398,20 +400,20 @@ def test_two_snapshots_of_one_name_are_told_apart_and_kept(two: Vm, is_on: bool)
         two.ok("start", "--no-wait")
     listed = two.ok("snapshot", "list").out
     assert listed.count("my own") == 3
-    assert listed.count("another one of the same name") == 2
+    assert listed.count("another snapshot of that name") == 2
     found = json.loads(two.ok("snapshot", "list", "--json").out)["snapshots"]
     assert [(each["name"], each["double"]) for each in found] == [
         ("my own", False), ("my own", True), ("my own", True),
     ]  # fmt: skip
-    assert "disk1 has 3 snapshots my own, of 20" in two.ok("snapshot", "show", "my own").err
+    assert "disk1 has 3 snapshots named my own, from 20" in two.ok("snapshot", "show", "my own").err
     judged = two.qvm("snapshot", "verify")
     assert judged.status == 1
-    assert "  disk1 has 3 snapshots my own, of 20" in judged.out
-    assert "has 3 snapshots my own, of 20" in two.qvm("archive", "--delvm", "my own").err
+    assert "  disk1 has 3 snapshots named my own, from 20" in judged.out
+    assert "has 3 snapshots named my own, from 20" in two.qvm("archive", "--delvm", "my own").err
     for words in (["delete"], ["restore"], ["restore", "--force"], ["save", "--replace"]):
         refused = two.qvm("snapshot", *words, "my own")
         assert refused.status == 3, str(refused)
-        assert "demo: disk1 has 3 snapshots my own, of 20" in refused.err
+        assert "demo: ambiguous name: disk1 has 3 snapshots named my own, from 20" in refused.err
         assert listed == two.ok("snapshot", "list").out
     if not is_on:
         assert two.qvm("start", "--no-wait", "--loadvm", "my own").status == 3
@@ -438,7 +440,10 @@ def test_snapshots_that_other_tools_made_seconds_apart_are_not_put_together(two:
     assert re.search(r"^  another tool saved disk0 at 20.*, disk1 at 20", judged.out, re.M)
     refused = two.qvm("snapshot", "restore", "x")
     assert refused.status == 3
-    assert "the snapshot x is not of one moment: another tool saved disk0 at 20" in refused.err
+    assert (
+        "the disks of the snapshot x are from different moments: another tool saved disk0 at 20"
+        in refused.err
+    )
     assert holds(two, DATA, 4)
     assert "another tool saved disk0" in two.ok("snapshot", "restore", "--force", "x").err
     assert holds(two, DATA, 3)
@@ -454,7 +459,7 @@ def test_snapshot_on_a_disk_that_ours_does_not_have_is_another_one(two: Vm) -> N
     qemu_img(two, "snapshot", "-c", "x", DATA)
     refused = two.qvm("snapshot", "restore", "x")
     assert refused.status == 3
-    assert "is not of one moment: on disk1 it is another one of the same name" in refused.err
+    assert "are from different moments: on disk1 it is another snapshot of that name" in refused.err
 
 
 def test_state_of_an_older_qemu_loads_on_the_machine_type_of_then(blank: Blank) -> None:
@@ -476,7 +481,7 @@ def test_state_of_an_older_qemu_loads_on_the_machine_type_of_then(blank: Blank) 
         vm.ok("kill")
     refused = vm.qvm("--set", "VM_MACHINE_MEM=128", "start", "--no-wait", "--loadvm", "then")
     assert refused.status == 3
-    assert "`qvm --set VM_MACHINE_MEM=64M start --loadvm then` has the hardware of then" in refused.err
+    assert "`qvm --set VM_MACHINE_MEM=64M start --loadvm then` starts with its hardware" in refused.err
     vm.ok("start", "--no-wait")
     refused = vm.qvm("snapshot", "restore", "then")
     assert refused.status == 3

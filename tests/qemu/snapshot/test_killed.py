@@ -156,7 +156,10 @@ def test_restore_killed_between_two_disks_goes_back_on_all(blank: Blank) -> None
     journal(vm, what="restore", name="one", phase="load")
     assert set(patterns_of(vm, [1, 2])) == {1, 2}
     errors = vm.ok("start", "--no-wait").err
-    assert "the restore of the snapshot one, begun 2026-11-21 10:00:00, is undone" in errors
+    assert (
+        "the restore of the snapshot one, begun 2026-11-21 10:00:00, was interrupted, and was undone"
+        in errors
+    )
     assert set(patterns_of(vm, [1, 2])) == {2}
     assert tags(vm) == [["one"]] * 3
 
@@ -182,7 +185,7 @@ def test_replace_killed_before_it_has_begun_leaves_the_older_one(blank: Blank, i
     entry = json.loads((vm.directory / ".qvm/snapshots.json").read_text())["snapshots"][0]
     journal(vm, what="save", name="one", phase="replace", entry=entry | {"message": "Tuesday"})
     output = vm.ok("doctor", "--fix").out
-    assert "is undone: the older snapshot of that name is there" in output
+    assert "was undone: the older snapshot of that name was kept" in output
     assert tags(vm) == before
     assert "Tuesday" not in vm.ok("snapshot", "list").out
 
@@ -245,7 +248,10 @@ def test_restore_killed_while_qemu_loads_must_not_go_on_and_is_undone(blank: Bla
     assert "demo: broken" in output
     assert "the `qvm snapshot restore` that was loading one has gone" in output
     output = vm.qvm("resume").err
-    assert "the restore of the snapshot one, begun 2026-11-21 10:00:00, is undone" in output
+    assert (
+        "the restore of the snapshot one, begun 2026-11-21 10:00:00, was interrupted, and was undone"
+        in output
+    )
     assert vm.qvm("status", "-s").out.startswith("demo: running")
     assert set(patterns_of(vm, [1, 2])) == {2}
     assert tags(vm) == [["one", "back"]] * 3

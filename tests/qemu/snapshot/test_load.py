@@ -48,13 +48,15 @@ def test_state_of_other_hardware_is_refused_and_the_disks_keep_what_they_hold(sa
     saved.set(VM_MACHINE_MEM="96")
     refused = saved.qvm("start", "--no-wait", "--loadvm", "work")
     assert refused.status == 3
-    assert "the hardware is not that of the snapshot work: VM_MACHINE_MEM was 64, and is 96" in refused.err
+    assert (
+        "the hardware differs from that of the snapshot work: VM_MACHINE_MEM was 64, and is 96" in refused.err
+    )
     assert patterns_of(saved, [1, 2], *DISKS) == [2, 2]
     failed = saved.qvm("start", "--no-wait", "--force", "--loadvm", "work")
     assert failed.status == 1, str(failed)
     assert "demo: cannot load the snapshot work: " in failed.err
     assert "the start from the snapshot work, begun " in failed.err
-    assert "is undone: the disks are as they were before" in failed.err
+    assert "was undone: the disks are as before" in failed.err
     assert patterns_of(saved, [1, 2], *DISKS) == [2, 2]
     assert saved.qvm("status", "-s").out == "demo: stopped\n"
     assert tags(saved, *DISKS) == [["work"]] * 2
@@ -72,7 +74,7 @@ def test_load_that_fails_on_the_second_disk_leaves_no_mixture(saved: Vm) -> None
     spoil(saved.directory / DISKS[1])
     failed = saved.qvm("start", "--no-wait", "--loadvm", "work")
     assert failed.status == 1
-    assert "is undone: the disks are as they were before" in failed.err
+    assert "was undone: the disks are as before" in failed.err
     assert patterns_of(saved, [1, 2], *DISKS) == [2, 2]
     saved.ok("start", "--no-wait")
     assert patterns_of(saved, [1, 2], *DISKS) == [2, 2]
@@ -97,7 +99,10 @@ def test_start_killed_between_two_disks_goes_back_on_both(saved: Vm) -> None:
     cut_off_while_it_loads(saved)
     assert patterns_of(saved, [1, 2], *DISKS) == [1, 2]
     errors = saved.ok("start", "--no-wait").err
-    assert "the start from the snapshot work, begun 2026-11-21 10:00:00, is undone" in errors
+    assert (
+        "the start from the snapshot work, begun 2026-11-21 10:00:00, was interrupted, and was undone"
+        in errors
+    )
     assert patterns_of(saved, [1, 2], *DISKS) == [2, 2]
     assert tags(saved, *DISKS) == [["work"]] * 2
 
@@ -113,7 +118,7 @@ def test_start_killed_while_qemu_loads_ends_it_and_goes_back(saved: Vm) -> None:
     assert "the `qvm start` that was loading work has gone" in saved.qvm("status").out
     result = saved.qvm("resume")
     assert result.status == 3
-    assert "is undone: the disks are as they were before" in result.err
+    assert "was undone: the disks are as before" in result.err
     assert saved.qvm("status").out.startswith("demo: stopped")
     assert tags(saved, *DISKS) == [["work"]] * 2
     require_recovered(saved)
@@ -146,7 +151,7 @@ def test_way_back_of_another_restore_is_not_taken_for_the_present_state(saved: V
     spoil(saved.directory / DISKS[1])
     failed = saved.qvm("snapshot", "restore", "work")
     assert failed.status == 1
-    assert "is undone: the disks are as they were before" in failed.err
+    assert "was undone: the disks are as before" in failed.err
     assert patterns_of(saved, [1, 2], *DISKS) == [2, 2]
 
 

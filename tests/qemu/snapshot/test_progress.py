@@ -71,7 +71,7 @@ def test_save_shows_how_much_is_written_and_how_fast(vm: Vm) -> None:
     # the way back is saved too before anything is loaded
     terminal = PtyTerminal(vm, "snapshot", "restore", "a", "--no-wait")
     with held(vm, 8 << 20):
-        terminal.until(r"\r  keeping the present state: [\d.]+ MiB written, ")
+        terminal.until(r"\r  keeping the current state: [\d.]+ MiB written, ")
     assert terminal.end() == 0
     assert "restoring a: " in terminal.text
 
@@ -142,8 +142,8 @@ def test_qemu_that_ends_meanwhile_is_told_with_what_to_do(vm: Vm) -> None:
         os.kill(vm.pid, signal.SIGKILL)
     _, said = child.communicate(timeout=DEADLINE_S)
     assert child.returncode == 1
-    assert "qvm: demo: QEMU went away during snapshot-save\n" in said
-    assert "\nhint: `qvm status` tells what is left of it" in said
+    assert "qvm: demo: QEMU ended during snapshot-save\n" in said
+    assert "\nhint: `qvm logs` shows why" in said
     vm.ok("start", "--no-wait")
 
 
@@ -152,10 +152,10 @@ def test_ctrl_c_waits_for_qemu_and_then_all_is_whole(vm: Vm) -> None:
     with held(vm, 8 << 20):
         terminal.until("written")
         terminal.interrupt()
-        terminal.until("waiting for QEMU to end what it is at, which nothing can interrupt")
+        terminal.until("waiting for QEMU, which cannot be interrupted now")
     assert terminal.end() == 130
     assert "the save of the snapshot a, begun 20" in terminal.text
-    assert "was whole: it is there" in terminal.text
+    assert "was complete: it was kept" in terminal.text
     assert "saving a: interrupted" in terminal.text
     assert not (vm.directory / ".qvm/snapshot.unfinished").exists()
     assert vm.qvm("status", "-s").out.startswith("demo: running")
@@ -217,7 +217,7 @@ def test_qemu_that_hangs_is_told_and_the_journal_stays(vm: Vm) -> None:
         refused = vm.qvm("snapshot", "save", "b")  # a stopped process is not waited for as one at work
         assert refused.status == 1
         assert "the save of the snapshot a, begun 20" in refused.err
-        assert "cannot be settled: the monitor does not answer" in refused.err
+        assert "cannot be recovered: the monitor does not answer" in refused.err
     vm.ok("snapshot", "save", "b")
     assert names(vm) == ["a", "b"]
     assert not list(Path(vm.directory / ".qvm").glob("*unfinished*"))

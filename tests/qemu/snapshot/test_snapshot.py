@@ -103,7 +103,7 @@ def test_saved_while_on_is_what_loadvm_loads_and_stop_savevm_makes(on: Vm) -> No
     assert metadata(on)["two"]["parent"] == "one"
     assert metadata(on)["two"]["vmstate_bytes"] > 0
     output = on.ok("snapshot", "restore", "one").out
-    assert "`qvm start --loadvm one` goes on with its memory" in output
+    assert "`qvm start --loadvm one` resumes it with its memory" in output
     on.ok("start", "--no-wait", "--loadvm", "one")
     assert on.qvm("status", "-s").out.startswith("demo: running")
     on.ok("snapshot", "restore", "two", "--no-wait")
@@ -136,7 +136,7 @@ def test_save_of_a_name_that_is_taken_is_refused_and_replaced_if_wished(off: Vm)
     write_all(off, 5)
     refused = off.qvm("snapshot", "save", "a")
     assert refused.status == 3
-    assert "demo: there is a snapshot a already" in refused.err
+    assert "demo: the snapshot a already exists" in refused.err
     off.ok("snapshot", "save", "a", "--replace")
     write_all(off, 6)
     off.ok("snapshot", "restore", "a")
@@ -197,13 +197,13 @@ def test_failure_on_the_third_disk_undoes_the_first_two(off: Vm) -> None:
     assert failed.status == 1
     assert "cannot save bad on disk2" in failed.err
     assert "  no luck" in failed.err
-    assert "is undone: no disk has it" in failed.err
+    assert "was undone: no disk has it" in failed.err
     assert tags(off) == [["good"]] * 3
     assert "bad" not in metadata(off)
     number = "-a1"
     failed = off.qvm("snapshot", "restore", "good", env={"QVM_TEST_FAILS": number})
     assert failed.status == 1
-    assert "is undone: the disks are as they were before" in failed.err
+    assert "was undone: the disks are as before" in failed.err
     assert all_hold(off, 2)
     require_clean_disks(off)
 
@@ -218,10 +218,13 @@ def test_load_that_fails_in_qemu_is_undone_in_the_same_process(on: Vm) -> None:
     pid = on.pid
     refused = on.qvm("snapshot", "restore", "small", "--no-wait")
     assert refused.status == 3
-    assert "the hardware is not that of the snapshot small: VM_MACHINE_MEM was 64, and is 96" in refused.err
+    assert (
+        "the hardware differs from that of the snapshot small: VM_MACHINE_MEM was 64, and is 96"
+        in refused.err
+    )
     failed = on.qvm("snapshot", "restore", "small", "--force", "--no-wait")
     assert failed.status == 1, str(failed)
-    assert "is undone: the guest is as it was before" in failed.err
+    assert "was undone: the guest is as before" in failed.err
     assert on.qvm("status", "-s").out == f"demo: running (pid {pid})\n"
     on.ok("kill")
     assert all_hold(on, 4)
@@ -289,14 +292,14 @@ def test_blockers_are_all_named_with_their_remedies(off: Vm) -> None:
         )
     refused = off.qvm("snapshot", "save", "a")
     assert refused.status == 3
-    assert "cannot save a snapshot: the disk plain.raw is raw, which holds no snapshots" in refused.err
+    assert "cannot save a snapshot: the disk plain.raw is raw, which cannot hold snapshots" in refused.err
     assert "(and 1 more)" in refused.err
     assert "`qemu-img convert -f raw -O qcow2 vars.fd vars.qcow2`" in refused.err
     off.ok("start", "--no-wait")
     for words in (["snapshot", "save", "a"], ["stop", "--savevm", "a", "--no-suspend"]):
         refused = off.qvm(*words)
         assert refused.status == 3
-        assert "plain.raw is raw, which holds no snapshots" in refused.err
+        assert "plain.raw is raw, which cannot hold snapshots" in refused.err
     assert off.qvm("status", "-s").out.startswith("demo: running")
     assert tags(off) == [[], [], []]
 

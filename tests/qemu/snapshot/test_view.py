@@ -104,11 +104,11 @@ def test_verify_finds_what_makes_a_snapshot_wrong(blank: Blank) -> None:
     found = vm.qvm("snapshot", "verify", "b", "c")
     assert found.status == 1
     assert "demo: b: cannot be trusted\n  it is missing on disk1, data.qcow2" in found.out
-    assert "demo: c: cannot be trusted\n  on disk1 it is another one of the same name" in found.out
+    assert "demo: c: cannot be trusted\n  on disk1 it is another snapshot of that name" in found.out
     base = ["qemu-io", "-f", "qcow2", "-c", "write -P 9 0 64k", "demo-base.qcow2"]
     subprocess.run(base, cwd=vm.directory, capture_output=True, check=True)
     output = vm.qvm("snapshot", "verify", "a").out
-    assert "the base demo-base.qcow2 of disk0 has another size than it had then" in output
+    assert "the size of the base demo-base.qcow2 of disk0 has changed since" in output
 
 
 def test_verify_finds_a_damaged_image(blank: Blank) -> None:
@@ -137,7 +137,7 @@ def test_views_of_a_disposable_machine_are_of_its_images_and_say_so(blank: Blank
     vm.ok("start", "--no-wait", "--disposable")
     for words in (["list"], ["show", "ready"], ["diff", "ready"], ["verify"]):
         result = vm.ok("snapshot", *words)
-        assert "demo is disposable: this is about its images, which stay as they are" in result.err
+        assert "demo is disposable: this shows its images, which do not change" in result.err
         assert "ready" in result.out
         assert "stale" not in result.out
 
@@ -197,7 +197,7 @@ def test_verify_and_diff_while_on_say_what_they_could_not_see(blank: Blank) -> N
         "demo: a: no fault found\n  the machine is on: the tables of its images were not checked\n"
     )
     output = vm.ok("snapshot", "diff", "a").out
-    assert output.endswith("  the machine is on: what its QEMU has not written out yet is not counted\n")
+    assert output.endswith("  the machine is on: data that QEMU has not written yet is not counted\n")
     from qvmsh.qemu import qcow2
 
     at = qcow2.snapshots(str(vm.directory / "data.qcow2"))[0].l1_offset

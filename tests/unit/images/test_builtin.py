@@ -99,7 +99,7 @@ def test_build_finished_image_is_returned_without_a_program(environ: dict[str, s
 
 @pytest.mark.parametrize("verb", [builtin.path, builtin.build])
 def test_unknown_guest_is_refused_and_known_ones_are_named(verb: object) -> None:
-    with pytest.raises(UsageError, match="no built-in image is called 'debian'") as caught:
+    with pytest.raises(UsageError, match="no built-in image is named 'debian'") as caught:
         verb("debian")  # type: ignore[operator]
     assert caught.value.hint == "there is: tiny"
 
@@ -110,7 +110,7 @@ def test_build_on_another_architecture_is_refused(
     here = os.uname()
     other = os.uname_result((here.sysname, here.nodename, here.release, here.version, "aarch64"))
     monkeypatch.setattr(os, "uname", lambda: other)
-    with pytest.raises(QvmError, match="can be built on x86_64 only, this host is aarch64"):
+    with pytest.raises(QvmError, match="can be built only on x86_64, but this host is aarch64"):
         builtin.build("tiny", environ=environ)
 
 
@@ -160,7 +160,7 @@ def test_copy_out_existing_file_is_refused_and_left(environ: dict[str, str], tmp
     assert target.read_bytes() == b"QFI\xfb"
     assert os.access(target, os.W_OK)
     target.write_text("mine")
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="already exists"):
         builtin.copy_out(built, str(target))
     assert target.read_text() == "mine"
     assert not list(tmp_path.glob("*.part*"))

@@ -53,8 +53,8 @@ def test_blockers_of_disks_name_the_remedy() -> None:
     ]
     found = [str(each) for each in blockers.of_disks(disks, os.getcwd())]
     assert found == [
-        "the disk my data.img is raw, which holds no snapshots: `qemu-img convert -f raw -O qcow2 "
-        "'/vm/my data.img' '/vm/my data.qcow2'` and use that, or make it read-only",
-        "the UEFI variables vars.fd are raw, which holds no snapshots: `qemu-img convert -f raw -O qcow2 "
-        "/vm/vars.fd /vm/vars.qcow2` and use that; VM_FIRMWARE=uefi makes them so by itself",
+        "the disk my data.img is raw, which cannot hold snapshots: `qemu-img convert -f raw -O qcow2 "
+        "'/vm/my data.img' '/vm/my data.qcow2'` and use the result, or make it read-only",
+        "the UEFI variables vars.fd are raw, which cannot hold snapshots: `qemu-img convert -f raw -O qcow2 "
+        "/vm/vars.fd /vm/vars.qcow2` and use the result; VM_FIRMWARE=uefi creates them as qcow2",
     ]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from qvmsh.errors import QvmError, UsageError
-from qvmsh.machine.archive.index import Shelf, parse
+from qvmsh.machine.archive.index import ArchiveIndex, parse
 from qvmsh.machine.archive.model import Archive, Part, Point
 from qvmsh.machine.archive.stores import Folder
 
@@ -87,14 +87,14 @@ def test_manifest_with_a_wrong_value_is_refused_with_words(
     harm(found)
     put(tmp_path, FOLDER, json.dumps(found))
     with pytest.raises(QvmError, match=r"manifest\.json cannot be read: .") as output:
-        Shelf(Folder(str(tmp_path)), "demo").read(FOLDER)
+        ArchiveIndex(Folder(str(tmp_path)), "demo").read(FOLDER)
     assert output.value.hint
 
 
 def test_manifest_that_is_no_json_says_so_and_where(tmp_path: Path) -> None:
     put(tmp_path, FOLDER, '{\n "qvm": 1,\n x')
-    with pytest.raises(QvmError, match=r"cannot be read: it is no JSON \(line 3, column 2\)$"):
-        Shelf(Folder(str(tmp_path)), "demo").read(FOLDER)
+    with pytest.raises(QvmError, match=r"cannot be read: it is not JSON \(line 3, column 2\)$"):
+        ArchiveIndex(Folder(str(tmp_path)), "demo").read(FOLDER)
 
 
 @pytest.mark.parametrize(
@@ -106,12 +106,12 @@ def test_manifest_that_is_no_json_says_so_and_where(tmp_path: Path) -> None:
 def test_manifest_of_garbage_does_not_hide_the_other_archives(tmp_path: Path, text: str | bytes) -> None:
     put(tmp_path, FOLDER, text)
     put(tmp_path, OTHER, json.dumps(manifest()))
-    shelf = Shelf(Folder(str(tmp_path)), "demo")
-    assert [each.folder for each in shelf.archives()] == [OTHER]
-    assert FOLDER in shelf.unreadable[0].what
-    assert shelf.find("latest")[0].folder == OTHER
+    index = ArchiveIndex(Folder(str(tmp_path)), "demo")
+    assert [each.folder for each in index.archives()] == [OTHER]
+    assert FOLDER in index.unreadable[0].what
+    assert index.find("latest")[0].folder == OTHER
     with pytest.raises(QvmError, match=FOLDER):
-        shelf.find(FOLDER)
+        index.find(FOLDER)
 
 
 def test_manifest_that_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
@@ -119,9 +119,9 @@ def test_manifest_that_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / FOLDER).mkdir()
     os.mkfifo(tmp_path / FOLDER / "manifest.json")
     (tmp_path / OTHER / "manifest.json").mkdir(parents=True)
-    shelf = Shelf(Folder(str(tmp_path)), "demo")
-    assert shelf.archives() == []
-    assert sorted(each.what.rpartition(": ")[2] for each in shelf.unreadable) == [
+    index = ArchiveIndex(Folder(str(tmp_path)), "demo")
+    assert index.archives() == []
+    assert sorted(each.what.rpartition(": ")[2] for each in index.unreadable) == [
         "it is a directory",
         "it is no regular file",
     ]
@@ -132,9 +132,9 @@ def test_manifest_keeps_names_that_are_no_utf_8(tmp_path: Path) -> None:
     odd = os.fsdecode(b"d\xff\n.raw")
     found.points[0].parts.append(Part("disk1", "demo-disk1.raw", "raw", odd))
     (tmp_path / FOLDER).mkdir()
-    shelf = Shelf(Folder(str(tmp_path)), "demo")
-    shelf.write(found)
-    assert shelf.read(FOLDER).points[0].parts[1].source == odd
+    index = ArchiveIndex(Folder(str(tmp_path)), "demo")
+    index.write(found)
+    assert index.read(FOLDER).points[0].parts[1].source == odd
 
 
 def test_layout_of_vm_with_a_file_both_plain_and_compressed_counts_once(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_layout_of_vm_with_a_file_both_plain_and_compressed_counts_once(tmp_path
     names = ["demo-base.qcow2", "demo-base.qcow2.gz", "demo-backing-20250301000000.qcow2.xz", "notes.txt"]
     for name in [*names, "demo-backing-20250301000000.qcow2"]:
         (tmp_path / FOLDER / name).write_bytes(b"x")
-    found = Shelf(Folder(str(tmp_path)), "demo").read(FOLDER)
+    found = ArchiveIndex(Folder(str(tmp_path)), "demo").read(FOLDER)
     assert [each.name for each in found.layers["main"]] == ["demo-base.qcow2"]
     assert [[each.name for each in point.parts] for point in found.points] == [
         ["demo-backing-20250301000000.qcow2"]
@@ -159,7 +159,7 @@ def test_word_that_means_no_state_is_refused(tmp_path: Path, word: str) -> None:
     second["points"][0]["stamp"] = "20250203040506"
     put(tmp_path, OTHER, json.dumps(second))
     with pytest.raises(UsageError) as output:
-        Shelf(Folder(str(tmp_path)), "demo").find(word)
+        ArchiveIndex(Folder(str(tmp_path)), "demo").find(word)
     assert "\n" not in "".join(output.value.lines())
 
 
@@ -170,18 +170,18 @@ def test_latest_is_the_machines_own_where_two_have_one_name(tmp_path: Path) -> N
     put(tmp_path, FOLDER, json.dumps(mine))
     put(tmp_path, OTHER, json.dumps(theirs))
     store = Folder(str(tmp_path))
-    assert Shelf(store, "demo", uuid=UUID).find("latest")[0].folder == FOLDER
-    assert Shelf(store, "demo").find("latest")[0].folder == OTHER
-    assert Shelf(store, "demo", uuid=UUID).find(OTHER)[0].folder == OTHER
+    assert ArchiveIndex(store, "demo", uuid=UUID).find("latest")[0].folder == FOLDER
+    assert ArchiveIndex(store, "demo").find("latest")[0].folder == OTHER
+    assert ArchiveIndex(store, "demo", uuid=UUID).find(OTHER)[0].folder == OTHER
 
 
 def test_unfinished_folders_are_each_machines_own(tmp_path: Path) -> None:
-    shelf = Shelf(Folder(str(tmp_path)), "demo", uuid=UUID)
-    assert shelf.is_part_folder(shelf.part_folder(FOLDER))
+    index = ArchiveIndex(Folder(str(tmp_path)), "demo", uuid=UUID)
+    assert index.is_part_folder(index.part_folder(FOLDER))
     for name, uuid in (("demo", UUID.replace("3", "4")), ("demo-x", UUID)):
-        other = Shelf(Folder(str(tmp_path)), name, uuid=uuid)
-        assert not shelf.is_part_folder(other.part_folder(f"{name}-20250102030405"))
-    assert not shelf.is_part_folder(FOLDER)
+        other = ArchiveIndex(Folder(str(tmp_path)), name, uuid=uuid)
+        assert not index.is_part_folder(other.part_folder(f"{name}-20250102030405"))
+    assert not index.is_part_folder(FOLDER)
 
 
 def test_parts_have_no_member_that_the_manifest_does_not_judge() -> None:
@@ -197,22 +197,22 @@ def test_latest_is_what_was_made_last_whatever_the_clock_said(tmp_path: Path) ->
     put(tmp_path, FOLDER, json.dumps(first))
     put(tmp_path, OTHER, json.dumps(other))
     for uuid in (UUID, ""):
-        assert Shelf(Folder(str(tmp_path)), "demo", uuid=uuid).find("latest")[1].number == 2
+        assert ArchiveIndex(Folder(str(tmp_path)), "demo", uuid=uuid).find("latest")[1].number == 2
 
 
 def test_manifest_that_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
     """It would hide all states of the archive."""
     (tmp_path / FOLDER).mkdir()
-    shelf = Shelf(Folder(str(tmp_path)), "demo", uuid=UUID)
+    index = ArchiveIndex(Folder(str(tmp_path)), "demo", uuid=UUID)
     found = parse(FOLDER, json.dumps(manifest()))
-    shelf.write(found)
-    assert not shelf.is_full(found)
+    index.write(found)
+    assert not index.is_full(found)
     tags = [f"{number} {'n' * 1020} 5.0" for number in range(15 << 10)]
     found.points[0].parts[0].tags = tags
-    shelf.write(found)
-    assert shelf.read(FOLDER).points[0].parts[0].tags == tags
-    assert shelf.is_full(found)
+    index.write(found)
+    assert index.read(FOLDER).points[0].parts[0].tags == tags
+    assert index.is_full(found)
     found.points[0].parts[0].tags = [*tags, *tags]
-    with pytest.raises(QvmError, match="cannot hold so many states"):
-        shelf.write(found)
-    assert shelf.read(FOLDER).points[0].parts[0].tags == tags
+    with pytest.raises(QvmError, match="cannot hold more states"):
+        index.write(found)
+    assert index.read(FOLDER).points[0].parts[0].tags == tags

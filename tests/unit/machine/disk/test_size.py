@@ -30,4 +30,4 @@ def test_fstrim_that_does_not_end_or_fails_says_why(monkeypatch: pytest.MonkeyPa
     assert disk_size._fstrim(here("false")) == "fstrim failed"
     assert disk_size._fstrim(here("sh", "-c", "echo one >&2; echo two >&2; exit 1")) == "two"
     monkeypatch.setattr(disk_size, "TRIM_S", 0.01)
-    assert disk_size._fstrim(here("sleep", "60")) == "fstrim has not ended within 0 s"
+    assert disk_size._fstrim(here("sleep", "60")) == "fstrim did not end within 0 s"

@@ -18,7 +18,7 @@ from qvmsh.machine.storage.volumes import Volume
 
 REASONS = {
     "Migration is disabled when VirtFS export path '/srv/x' is mounted in the guest using mount_tag 'sh'": (
-        "the guest has mounted the 9p share sh", "umount",
+        "the guest has mounted the 9p share sh", "unmount",
     ),
     "non-migratable device: 0000:00:04.0/vhost-user-fs": ("a virtiofs share is attached", "start without it"),
     "Migration disabled: vhost-user-fs lacks support": ("a virtiofs share is attached", "start without it"),
@@ -67,7 +67,7 @@ def test_accelerators_that_cannot_save_in_each_spelling(kind: str) -> None:
     for words in (["-accel", kind], ["-accel", f"{kind},x=y"], ["-machine", f"q35,accel={kind}"],
                   ["-M", f"accel={kind}:tcg"]):  # fmt: skip
         (found,) = blockers.of_accelerator(["qemu", *words, "-m", "64"])
-        assert found.what == f"the accelerator {kind} cannot save the state of the processors"
+        assert found.what == f"the accelerator {kind} cannot save the processor state"
         assert "--disk-only" in found.remedy
 
 
@@ -87,10 +87,10 @@ def test_disks_that_hold_no_snapshots() -> None:
     ]
     raw, variables = blockers.of_disks(disks, os.getcwd())
     assert str(raw) == (
-        "the disk b c.raw is raw, which holds no snapshots: `qemu-img convert -f raw -O qcow2 "
-        "'/vm/b c.raw' '/vm/b c.qcow2'` and use that, or make it read-only"
+        "the disk b c.raw is raw, which cannot hold snapshots: `qemu-img convert -f raw -O qcow2 "
+        "'/vm/b c.raw' '/vm/b c.qcow2'` and use the result, or make it read-only"
     )
-    assert variables.what == "the UEFI variables vars.fd are raw, which holds no snapshots"
+    assert variables.what == "the UEFI variables vars.fd are raw, which cannot hold snapshots"
     assert "VM_FIRMWARE=uefi" in variables.remedy
 
 
@@ -103,15 +103,15 @@ def test_all_of_them_are_named_at_once(tmp_path: Any) -> None:
         )  # fmt: skip
     assert "(and 2 more)" in caught.value.what
     assert [line.partition(": ")[0] for line in caught.value.details] == [
-        "the disk 0.raw is raw, which holds no snapshots",
-        "the disk 1.raw is raw, which holds no snapshots",
+        "the disk 0.raw is raw, which cannot hold snapshots",
+        "the disk 1.raw is raw, which cannot hold snapshots",
         "QEMU cannot save the state of nvme disks",
     ]
 
 
 def test_nothing_to_write_to_is_a_blocker(tmp_path: Any) -> None:
     disks = [Volume("disk0", str(tmp_path / "0.qcow2"), "qcow2", is_read_only=True)]
-    with pytest.raises(StateError, match="no disk that the guest writes to"):
+    with pytest.raises(StateError, match="the machine has no writable disk"):
         blockers.require(Machine(tmp_path), disks, "save a snapshot")
 
 
@@ -119,7 +119,7 @@ def test_too_little_room_says_how_much_is_needed_and_where(tmp_path: Any) -> Non
     disk = Volume("disk0", str(tmp_path / "a.qcow2"), "qcow2")
     assert blockers.of_room(disk, 1) == []
     (found,) = blockers.of_room(disk, 1 << 60)
-    assert found.what.startswith("a.qcow2 would grow by up to 1048576.0 TiB, and there is room for ")
+    assert found.what.startswith("a.qcow2 would grow by up to 1048576.0 TiB, but only ")
     assert str(tmp_path) in found.remedy
 
 
@@ -143,7 +143,7 @@ def test_accelerators_that_cannot_save(words: list[str], is_blocked: bool) -> No
     [
         (
             "Migration is disabled when VirtFS export path '/s' is mounted in the guest using mount_tag 'sh'",
-            "the guest has mounted the 9p share sh: umount it in the guest",
+            "the guest has mounted the 9p share sh: unmount it in the guest",
         ),
         ("non-migratable device: 0000:00:05.0/vhost-user-fs", "a virtiofs share is attached"),
         ("non-migratable device: 0000:00:06.0/vfio", "a device of the host is passed through"),
@@ -164,4 +164,4 @@ def test_too_little_room_names_both_numbers(tmp_path: object) -> None:
     disk = Volume("disk0", f"{tmp_path}/a.qcow2", "qcow2")
     assert not blockers.of_room(disk, 1)
     found = blockers.of_room(disk, 1 << 60)
-    assert "a.qcow2 would grow by up to 1048576.0 TiB, and there is room for " in found[0].what
+    assert "a.qcow2 would grow by up to 1048576.0 TiB, but only " in found[0].what

@@ -59,7 +59,7 @@ def layers(path: Path, kind: str = "qcow2") -> list[tuple[str, str]]:
 )
 def test_backing_name_that_is_no_file_of_this_host_is_refused(tmp_path: Path, backing: str) -> None:
     (tmp_path / "secret").write_bytes(bytes(512))
-    with pytest.raises(ImageError, match="as its backing file, and only files of this host"):
+    with pytest.raises(ImageError, match="as its backing file, but it must be a file of this host"):
         layers(overlay(tmp_path, backing))
 
 
@@ -73,7 +73,7 @@ def test_backing_format_that_is_no_image_format_is_refused(tmp_path: Path, kind:
     data[at : at + 4] = struct.pack(">I", len(kind))
     path.write_bytes(data)
     assert image.header(str(path)).backing_format == kind
-    with pytest.raises(ImageError, match="only files of this host"):
+    with pytest.raises(ImageError, match="must be a file of this host"):
         layers(path)
 
 
@@ -127,7 +127,7 @@ def test_header_in_a_raw_disk_counts_for_nothing(tmp_path: Path) -> None:
 
 def test_backing_file_of_another_format_than_recorded_is_refused(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(bytes(512))
-    with pytest.raises(ImageError, match=r"secret is in format raw, and a\.qcow2 says qcow2"):
+    with pytest.raises(ImageError, match=r"secret is in format raw, but a\.qcow2 says qcow2"):
         layers(overlay(tmp_path, "secret", "qcow2"))
 
 

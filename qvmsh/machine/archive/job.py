@@ -1,0 +1,73 @@
+"""What one call of `archive` works with: its options, the machine, the archives, what to report."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+from qvmsh.errors import QvmError
+from qvmsh.machine import progress
+from qvmsh.machine.archive.index import ArchiveIndex
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qvmsh.machine.archive.stores import Store
+    from qvmsh.machine.machine import Machine
+
+ROOM_BYTES = 1 << 20
+"""What must stay free."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """The options of `archive`; see its help."""
+
+    is_create: bool = False
+    savevm: str = ""
+    delvm: str = ""
+    compress: str = ""
+    compress_base: bool = False
+    drop_snapshots: bool = False
+    is_full: bool = False
+    keep: int | None = None
+    keep_days: float | None = None
+
+
+@dataclass
+class Job:
+    """What one call works with."""
+
+    vm: Machine
+    wish: Wish
+    index: ArchiveIndex
+    said: list[str] = field(default_factory=list)
+    copied_bytes: int = 0
+    pause_s: float = 0.0
+    changed: str = ""
+    """What has been done to the machine itself, and stays whatever becomes of the archive."""
+    left: str = "the machine and its archives did not change"
+    """What holds if it is interrupted now."""
+
+    @property
+    def store(self) -> Store:
+        return self.index.store
+
+    def require_room(self, paths: Sequence[str]) -> None:
+        """Refuse files that cannot fit into the store; how much they take compressed is not known.
+
+        Raises:
+            QvmError: there is not enough free space.
+        """
+        free = self.store.free_bytes()
+        if free is None or self.wish.compress:
+            return
+        need = sum(os.stat(path).st_blocks * 512 for path in paths)
+        if need + ROOM_BYTES > free:
+            raise QvmError(
+                f"not enough free space in {self.store.shown}: it takes {progress.size(need)}, "
+                f"only {progress.size(free)} is free",
+                machine=self.vm.name,
+                hint="free some space, use --compress, or set VM_ARCHIVE to a place on another disk",
+            )

@@ -89,7 +89,7 @@ def begin(
         with listener:
             _run(_beginning(tool, folder, name, inside), folder, environ)
             if process.wait_readable([listener.fileno()], BEGIN_S, checkpoint) is None:
-                raise QvmError(f"{tool} opened no session within {BEGIN_S:.0f} s", machine=name)
+                raise QvmError(f"{tool} did not open a session within {BEGIN_S:.0f} s", machine=name)
             caller = listener.accept()[0]
         with caller:
             pid = _hand_over(caller, argv, [*fds, stderr], [*fds, 2], cwd)
@@ -159,4 +159,4 @@ def _run(argv: list[str], folder: str, environ: Mapping[str, str], *, is_checked
         timeout=BEGIN_S,
     )
     if is_checked and done.returncode:
-        raise QvmError(f"{argv[0]} opens no session", details=done.stdout.splitlines()[-3:])
+        raise QvmError(f"{argv[0]} did not open a session", details=done.stdout.splitlines()[-3:])

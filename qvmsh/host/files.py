@@ -60,7 +60,7 @@ def opened(path: str, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
         if kind == _FOLDER:
             raise IsADirectoryError(errno.EISDIR, "it is a directory", path)
         if kind != _REGULAR and not os.path.samestat(status, os.stat(os.devnull)):
-            raise OSError(errno.EINVAL, "it is no regular file", path)
+            raise OSError(errno.EINVAL, "it is not a regular file", path)
     except OSError:
         os.close(fd)
         raise
@@ -99,7 +99,7 @@ def document(path: str) -> dict[str, Any]:
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(found, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     return found
 
 
@@ -307,7 +307,8 @@ def _copy_data(source: int, target: int, reached: Callable[[int], object]) -> No
     if os.fstat(source).st_size < size or is_short:
         name = os.path.basename(os.readlink(f"/proc/self/fd/{source}"))
         raise QvmError(
-            f"{name} became shorter while it was copied", hint="end what writes to it, then try again"
+            f"{name} became shorter while it was copied",
+            hint="stop the program that writes to it, then try again",
         )
 
 
@@ -329,7 +330,7 @@ def write_at(fd: int, data: bytes, at: int) -> None:
         view, at = view[count:], at + count
 
 
-READ_ONLY_HINT = "the host's log says why, if it was writable; `mount -o remount,rw` makes it so again"
+READ_ONLY_HINT = "if it was writable before, the host's log says why; `mount -o remount,rw` makes it writable"
 
 
 def is_read_only(path: str) -> bool:

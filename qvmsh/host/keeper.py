@@ -120,7 +120,7 @@ class Log:
         fd = os.open(self.name, flags, 0o600, dir_fd=self.folder)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
-            raise OSError(f"{self.name} is no plain file")
+            raise OSError(f"{self.name} is not a regular file")
         return fd
 
     def add(self, data: bytes) -> None:

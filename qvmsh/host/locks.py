@@ -91,7 +91,7 @@ class Holder:
     def __str__(self) -> str:
         if not self.pid:
             return "another qvm command"
-        what = "what settles interrupted work" if self.what == SETTLING else f"`qvm {self.what}`"
+        what = "the recovery of interrupted work" if self.what == SETTLING else f"`qvm {self.what}`"
         return f"{what}, pid {self.pid}, since {time.strftime('%T', time.localtime(self.since))}"
 
 

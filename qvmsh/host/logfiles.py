@@ -29,7 +29,7 @@ def append_to(path: str) -> int:
     """Descriptor of a log, made if it is not there, that writes at its end.
 
     Raises:
-        OSError: something that is no plain file has its name.
+        OSError: something that is not a regular file has its name.
     """
     return files.opened(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW)
 
@@ -38,7 +38,7 @@ def opened(path: str) -> IO[bytes]:
     """A log, open for reading; unbuffered, so that it can be followed.
 
     Raises:
-        OSError: it is not there, or something that is no plain file has its name.
+        OSError: it is not there, or something that is not a regular file has its name.
     """
     return open(files.opened(path, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0)
 

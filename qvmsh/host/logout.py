@@ -19,7 +19,7 @@ def warn(io: Io, machine: str) -> None:
     if ends_at_logout():
         io.warn(
             f"{machine}: this host ends all processes at logout (KillUserProcesses=yes); "
-            "`loginctl enable-linger` lets the machine go on"
+            "`loginctl enable-linger` keeps the machine running"
         )
 
 

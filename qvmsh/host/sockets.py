@@ -221,9 +221,9 @@ def obstacle(protocol: str, address: str, port: int) -> str:
             if error.errno == errno.EADDRINUSE:
                 return f"taken by {port_user(port, protocol) or 'another program'}"
             if error.errno == errno.EADDRNOTAVAIL:
-                return f"{address} is no address of this host"
+                return f"{address} is not an address of this host"
             if error.errno == errno.EACCES:
-                return "only root may have a port below 1024"
+                return "only root may use a port below 1024"
             return error.strerror or str(error)
     return ""
 

@@ -194,7 +194,7 @@ class Link:
             return
         with self._turn(time.monotonic() + timeout_s) as is_ours:
             if not is_ours:
-                raise Refused("connection", "another log-in is still under way")
+                raise Refused("connection", "another login is still in progress")
             if not self.is_open():
                 self._log_in(interactive=interactive, timeout_s=timeout_s)
 
@@ -254,7 +254,7 @@ class Link:
                     return found
             locks.release_byte(fd, found.number)  # a command may end before it is our turn
             if time.monotonic() > deadline:
-                raise Refused("connection", f"other log-ins have been under way for {TURN_S:.0f} s")
+                raise Refused("connection", f"other logins have been in progress for {TURN_S:.0f} s")
             time.sleep(_LOOK_S)  # the end of a lock, or of a command, as in `_turn`
 
     def _free(self, fd: int) -> Link:
@@ -307,7 +307,7 @@ class Link:
         except FileNotFoundError:
             raise Refused("client", "ssh is not installed") from None
         except subprocess.TimeoutExpired:
-            raise Refused("connection", f"no log-in within {timeout_s:.0f} s") from None
+            raise Refused("connection", f"no login within {timeout_s:.0f} s") from None
         if done.returncode or not self.is_open():
             raise reason(self.words_in(self.log))
 

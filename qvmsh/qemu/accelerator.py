@@ -142,7 +142,7 @@ def choose(
         MissingProgramError: `qemu_bin` cannot be run.
     """
     if wanted != "auto":
-        return Choice(wanted, f"VM_QEMU_ACCEL={wanted} says so")
+        return Choice(wanted, f"set by VM_QEMU_ACCEL={wanted}")
     if "/" not in qemu_bin:
         qemu_bin = programs.find(qemu_bin, environ=environ)
     target, host = target_of(qemu_bin), host_architecture()
@@ -198,12 +198,12 @@ def why_closed(device: str) -> tuple[str, str | None] | None:
     try:
         os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:
-        hint = "turn virtualisation on in the firmware, or in the settings of the host above this one"
+        hint = "enable virtualisation in the firmware, or nested virtualisation on the outer host"
         return f"there is no {device}", hint
     except PermissionError:
         return _no_right(device)
     except OSError as error:
-        return f"{device} does not open: {error.strerror}", None
+        return f"cannot open {device}: {error.strerror}", None
     return None
 
 
@@ -217,13 +217,16 @@ def _no_right(device: str) -> tuple[str, str]:
         group = grp.getgrgid(status.st_gid)
         user = pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
-        return f"no right to open {device}", f"it belongs to group {status.st_gid}, which has no name here"
+        return (
+            f"no permission to open {device}",
+            f"it belongs to group {status.st_gid}, which has no name here",
+        )
     if status.st_mode & 0o060 != 0o060 or group.gr_name == "root":
-        what = f"no right to open {device}: it is not open to a group"
+        what = f"no permission to open {device}: only root can open it"
         return what, f"`sudo chgrp kvm {device} && sudo chmod g+rw {device}`, then join group kvm"
-    what = f"no right to open {device}: join group {group.gr_name}"
+    what = f"no permission to open {device}: join group {group.gr_name}"
     if user in group.gr_mem:
-        return what, "you are in it already, but this session began before: log in again"
+        return what, "you are a member, but this session is older: log in again"
     return what, f"`sudo usermod -aG {group.gr_name} {user}`, then log in again"
 
 
@@ -317,9 +320,9 @@ class _Ended:
 
     def __str__(self) -> str:
         if self.status is None:
-            return f"it was not through after {self.seconds:.1f} s"
+            return f"it had not finished after {self.seconds:.1f} s"
         how = f"signal {-self.status}" if self.status < 0 else f"status {self.status}"
-        return f"{self.words} ({how})" if self.words else f"it ended with {how}"
+        return f"{self.words} ({how})" if self.words else f"it exited with {how}"
 
 
 class _Prober:

@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 ENDS = {
     "guest-shutdown": "the guest has shut down",
-    "guest-reset": "the guest has reset itself, and QEMU ends (-no-reboot)",
-    "guest-panic": "the guest's kernel panicked, and QEMU ends",
-    "host-error": "QEMU ends after an error",
-    "host-qmp-quit": "QEMU was told to quit",
-    "host-qmp-system-reset": "it was reset, and QEMU ends (-no-reboot)",
-    "host-signal": "a signal ends QEMU",
+    "guest-reset": "the guest has reset itself, and QEMU ended (-no-reboot)",
+    "guest-panic": "the guest's kernel panicked, and QEMU ended",
+    "host-error": "QEMU ended after an error",
+    "host-qmp-quit": "QEMU was asked to quit",
+    "host-qmp-system-reset": "it was reset, and QEMU ended (-no-reboot)",
+    "host-signal": "a signal ended QEMU",
     "host-ui": "its window was closed",
 }
 """Why a machine shuts down, by QEMU's ShutdownCause."""

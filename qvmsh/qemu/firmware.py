@@ -104,7 +104,7 @@ def find(architecture: str, machine: str, *, is_secure: bool, environ: Mapping[s
             if os.path.isfile(code) and os.path.isfile(template):
                 return Firmware(code, "raw", template, "raw", needs_smm=is_secure and is_pc)
     what = "UEFI firmware with Secure Boot" if is_secure else "UEFI firmware"
-    hint = _HINTS.get(architecture, "remove VM_FIRMWARE, or give a descriptor in /etc/qemu/firmware")
+    hint = _HINTS.get(architecture, "remove VM_FIRMWARE, or add a descriptor to /etc/qemu/firmware")
     raise MissingProgramError(f"this host has no {what} for {architecture}, machine type {kind}", hint=hint)
 
 

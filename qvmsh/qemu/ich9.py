@@ -80,7 +80,7 @@ def _input(exchange: Exchange, width: str, port: int) -> int:
     answer = _human(exchange, f"i /{width} {port:#x}")
     found = re.search(r"= 0x([0-9a-f]{1,8})\s*$", answer)
     if not found:
-        raise QmpError(f"QEMU does not tell what the port {port:#x} holds: {answer[:60]!r}")
+        raise QmpError(f"cannot read the port {port:#x}: QEMU answered {answer[:60]!r}")
     return int(found[1], 16)
 
 

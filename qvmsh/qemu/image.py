@@ -154,7 +154,7 @@ def header(path: str, kind: str = "") -> Header:
 def _qcow2(file: IO[bytes], data: bytes, path: str) -> Header:
     if len(data) < 72:
         raise ImageError(
-            f"{os.path.basename(path)} is corrupt: it is cut off", hint="restore it from an archive"
+            f"{os.path.basename(path)} is corrupt: it is truncated", hint="restore it from an archive"
         )
     _, version, offset, length, bits, size, crypt, _, _, _, _, snapshots, _ = struct.unpack(_FIXED, data[:72])
     backing = _text(_at(file, offset, min(length, 1023))) if offset and length else ""
@@ -391,7 +391,7 @@ def version(program: str) -> str:
 
 def _remedy(words: str) -> str | None:
     if "No space left" in words:
-        return "the disk is full: make room, then try again; nothing was changed"
+        return "the disk is full: free some space, then try again; nothing was changed"
     if "lock" in words:
         return "another process has the image open: end it first"
     return None
@@ -591,7 +591,7 @@ def require(path: str, machine: str, *, hint: str, name: str = "", kind: str = "
         )
     if found.is_encrypted:
         raise ImageError(
-            f"{name} is encrypted, and qvm has no way to give QEMU its key",
+            f"{name} is encrypted, and qvm cannot give QEMU its key",
             machine=machine,
             hint="`qemu-img convert` with `--object secret,...` makes a copy without encryption; "
             "encrypt inside the guest, or the host's file system",
@@ -600,6 +600,6 @@ def require(path: str, machine: str, *, hint: str, name: str = "", kind: str = "
         raise ImageError(
             f"{name} is marked as corrupt",
             machine=machine,
-            hint=f"`qemu-img check -r all {typed(path)}` may mend it; copy the file first",
+            hint=f"`qemu-img check -r all {typed(path)}` may repair it; copy the file first",
         )
     return found

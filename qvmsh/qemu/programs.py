@@ -101,7 +101,11 @@ def missing(program: str) -> MissingProgramError:
 def unusable(path: str, error: OSError | None = None) -> MissingProgramError:
     """The error for a program that is there and cannot be run."""
     reason = (
-        error.strerror if error else "it is a folder" if os.path.isdir(path) else "no right to execute it"
+        error.strerror
+        if error
+        else "it is a folder"
+        if os.path.isdir(path)
+        else "no permission to execute it"
     )
     return MissingProgramError(f"{printable(path)} cannot be run: {reason}")
 

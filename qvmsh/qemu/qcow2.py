@@ -113,7 +113,7 @@ def _table(file: IO[bytes], path: str) -> list[Snapshot]:
 def _unreadable(path: str) -> ImageError:
     return ImageError(
         f"the table of snapshots in {os.path.basename(path)} cannot be read",
-        hint=f"`qemu-img check {image.typed(path)}` tells more",
+        hint=f"`qemu-img check {image.typed(path)}` shows the details",
     )
 
 

@@ -89,7 +89,7 @@ class Conversation(Line):
             while self._read().get("return") != token:
                 pass
         except TimeoutError:
-            raise NoAgent(f"no guest agent answers within {self.timeout_s:.0f} s") from None
+            raise NoAgent(f"the guest agent did not answer within {self.timeout_s:.0f} s") from None
 
     def ask(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
         """Execute `command`, return its value; errors as the function `ask`."""

@@ -54,7 +54,7 @@ def loads(text: str) -> Any:
     try:
         return _scan(text.strip(), 0)[0]
     except (StopIteration, RecursionError):
-        raise ValueError("it is no JSON") from None
+        raise ValueError("it is not JSON") from None
 
 
 def dumps(value: Any) -> str:
@@ -85,7 +85,7 @@ def _mark() -> int:
 class Nonsense(ConnectionError):
     """What answers does not speak the protocol."""
 
-    def __init__(self, what: str = "what answers makes no sense") -> None:
+    def __init__(self, what: str = "the answer is not QMP") -> None:
         super().__init__(what)
 
 
@@ -158,7 +158,7 @@ def checked(command: str, value: Any) -> Any:
         Nonsense: it is not what such a command returns.
     """
     if command in SHAPES and not fits(value, SHAPES[command]):
-        raise Nonsense(f"the answer to {command} makes no sense")
+        raise Nonsense(f"unexpected answer to {command}")
     return value
 
 
@@ -260,7 +260,7 @@ class Line:
                 raise ConnectionResetError("the connection was closed")
             self._rest += data
             if len(self._rest) > self.MOST_BYTES:
-                raise Nonsense(f"an answer has more than {self.MOST_BYTES >> 20} MiB")
+                raise Nonsense(f"an answer is larger than {self.MOST_BYTES >> 20} MiB")
         self._left(self._until)
         line, _, self._rest = self._rest.partition(b"\n")
         line = line.rpartition(b"\xff")[2]

@@ -103,7 +103,7 @@ class Session:
                 self._close()
             if not isinstance(error, (QMPError, OSError, TimeoutError)):
                 raise
-            raise QmpError(f"no long conversation with QEMU: {error or 'it does not answer'}") from error
+            raise QmpError(f"cannot connect to QEMU: {error or 'it does not answer'}") from error
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -252,7 +252,7 @@ class Listening:
                     if is_over:
                         raise QmpError("QEMU ended")
                     if not left:
-                        raise DeadlineError(f"no such event from QEMU within {timeout_s:.0f} s")
+                        raise DeadlineError(f"QEMU did not report it within {timeout_s:.0f} s")
             finally:
                 event.cancel()
                 await asyncio.gather(event, return_exceptions=True)

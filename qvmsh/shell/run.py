@@ -137,7 +137,7 @@ def _prompt(context: Context, here: str, wanted: Wanted) -> int:
     if chosen == "python" and first is not None and first.program is None:
         if wanted.ui:
             raise UsageError(
-                "sh: --ui python knows no shell lines", hint="`--ui ptpython` does, in the same editor"
+                "sh: --ui python cannot run shell lines", hint="`--ui ptpython` does, in the same editor"
             )
         chosen = "ptpython"
     if chosen == "python":

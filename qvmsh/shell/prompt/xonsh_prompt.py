@@ -105,7 +105,7 @@ def choose_editor(ui: str) -> None:
     if ui != "ptpython":
         return
     if is_dumb():
-        print("qvm: this terminal can only show lines: no ptpython here", file=sys.stderr)
+        print("qvm: ptpython needs a terminal with cursor control; plain lines are used", file=sys.stderr)
         return
     os.environ["SHELL_TYPE"] = "prompt_toolkit"
     from qvmsh.shell.prompt import ptpython_prompt as ptpython_shell
@@ -182,7 +182,7 @@ def _before_prompt(live: prompt.Live) -> None:
     env = XSH.env
     if env["ENABLE_ASYNC_PROMPT"]:  # xonsh 0.25: its prompt has no `updator` when it is painted anew
         env["ENABLE_ASYNC_PROMPT"] = False
-        print("qvm: $ENABLE_ASYNC_PROMPT is off here: the prompt is live by itself", file=sys.stderr)
+        print("qvm: $ENABLE_ASYNC_PROMPT stays off: the prompt updates itself anyway", file=sys.stderr)
     foreground.restore_suspend_key()
     live.begin()
 

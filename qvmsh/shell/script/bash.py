@@ -115,7 +115,9 @@ def _exec(program: str, argv: Sequence[str]) -> NoReturn:
     try:
         os.execvp(program, list(argv))
     except FileNotFoundError:
-        hint = "SHELL names it" if program != "bash" else "install bash"
+        hint = "set SHELL to an installed shell" if program != "bash" else "install bash"
         raise MissingProgramError(f"{program} is not installed", hint=hint) from None
     except OSError as error:
-        raise QvmError(f"{program} cannot be run: {error.strerror}", hint="SHELL names it") from None
+        raise QvmError(
+            f"{program} cannot be run: {error.strerror}", hint="set SHELL to an installed shell"
+        ) from None

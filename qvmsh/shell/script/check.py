@@ -44,7 +44,7 @@ class NotCalled(QvmError):
 
 
 class UnknownNames(QvmError):
-    """A script uses names that do not exist: `deploy:3: no name 'strat'; nothing was run`."""
+    """A script uses names that do not exist: `deploy:3: unknown name 'strat'; nothing was run`."""
 
 
 def require_names(source: bytes, code: CodeType, path: str, known: Container[str]) -> None:
@@ -137,7 +137,7 @@ def unknown_names(path: str, found: list[tuple[int, str]], known: Container[str]
     if len(rows) == 1:
         near = _near(name, known)
         hint = f"did you mean {near}?" if near else None
-        return UnknownNames(f"{path}:{line}: no name {name!r}; nothing was run", hint=hint)
+        return UnknownNames(f"{path}:{line}: unknown name {name!r}; nothing was run", hint=hint)
     details = []
     for line, name in rows:
         near = _near(name, known)

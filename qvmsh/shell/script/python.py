@@ -132,18 +132,18 @@ def from_module(name: str, folder: str) -> Program:
         if spec is not None and spec.submodule_search_locations is not None:
             spec = importlib.util.find_spec(f"{name}.__main__")
             if spec is None:
-                raise UsageError(f"sh: -m {name}: the package has no __main__.py, so it is no script")
+                raise UsageError(f"sh: -m {name}: the package has no __main__.py, so it cannot be run")
     except (ImportError, ValueError, AttributeError) as error:
         raise UsageError(f"sh: -m {name}: {error}") from None
     except UsageError:
         raise
     except Exception as error:  # the package's own, while it was imported
-        raise UsageError(f"sh: -m {name}: its package fails: {type(error).__name__}: {error}") from error
+        raise UsageError(f"sh: -m {name}: importing it failed: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(folder)
     loader: Any = spec.loader if spec else None
     if spec is None or not hasattr(loader, "get_code"):
-        raise UsageError(f"sh: -m {name}: no such module", hint="a module is named without .py")
+        raise UsageError(f"sh: -m {name}: no such module", hint="give the module's name without .py")
     source = code = None
     if spec.origin and spec.origin.endswith(".py"):
         source = loader.get_data(spec.origin)  # compiled later, where a SyntaxError is told

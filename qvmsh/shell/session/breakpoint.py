@@ -55,7 +55,7 @@ def stop(context: Context, frame: FrameType, *words: Any, **more: Any) -> object
     elif threading.current_thread() is not threading.main_thread():
         why = "it is not in the main thread"
     if why:
-        context.io.warn(f"breakpoint() at {place} is passed: {why}")
+        context.io.warn(f"breakpoint() at {place} is ignored: {why}")
         return None
     namespace = _seen(context, frame)
     before = dict(namespace)
@@ -128,4 +128,4 @@ def _show(frame: FrameType) -> None:
     line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
     if line:
         print(f"    {line}", file=sys.stderr)
-    print("Ctrl-D goes on with the script, `raise SystemExit` ends it.", file=sys.stderr)
+    print("Ctrl-D resumes the script, `raise SystemExit` ends it.", file=sys.stderr)

@@ -237,7 +237,7 @@ class Context:
         from qvmsh.shell.session.machine import Machine
 
         if not where:
-            raise UsageError("use: which machine? the word is empty")
+            raise UsageError("use: the machine's name is empty")
         here = os.getcwd()
         directory = os.path.normpath(os.path.join(here, known.resolve(where, self.environ)))
         owner.require_own(directory, self.environ)
@@ -361,7 +361,7 @@ class Context:
         except QvmError as error:
             return error
         return QvmError(
-            "this session was begun without a machine",
+            "this session was started without a machine",
             hint="leave it, then `qvm sh` in the machine's directory",
         )
 

@@ -99,7 +99,7 @@ class Lines:
         first, mark, last = word.partition("-")
         count = len(self._rows)
         if not (first + last).isdecimal() or (first and not first.isdecimal()):
-            raise UsageError(f"{word!r} is no range of lines", hint="write 3, 3-7, 3- or -7")
+            raise UsageError(f"{word!r} is not a range of lines", hint="write 3, 3-7, 3- or -7")
         low = int(first or 1)
         high = int(last or count) if mark else low
         if not 1 <= low <= high or low > count or (high > count and bool(last or not mark)):
@@ -126,7 +126,7 @@ class Lines:
                 mode = os.fstat(fd).st_mode
                 os.fchmod(fd, mode | (mode & 0o444) >> 2)
         except FileExistsError:
-            raise UsageError(f"{path} is there already", hint="`session save --force` replaces it") from None
+            raise UsageError(f"{path} already exists", hint="`session save --force` replaces it") from None
         except OSError as error:
             raise QvmError(f"{path} cannot be written: {error.strerror}") from None
         return path, len(rows), sum(1 for row in rows if row.status)

@@ -107,7 +107,7 @@ def refuse_to_stop(context: Context) -> None:
         os.killpg(0, signal.SIGCONT)  # what it has begun itself was stopped with the terminal's group
         verb = context.works.current
         what = f"`{verb}`" if verb else "this"
-        instead = f", `{verb} &` begins it in the background" if verb else ""
+        instead = f", `{verb} &` starts it in the background" if verb else ""
         line = f"qvm: {what} cannot be stopped by Ctrl-Z: Ctrl-C ends it{instead}"
         tell(sys.__stderr__ or sys.stderr, line, begin="\n")
 

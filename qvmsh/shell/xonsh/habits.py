@@ -50,7 +50,7 @@ ADVICE = {
     "wait": "a command without `&` is waited for; `jobs`, `fg` and `bg` handle the others",
     "command": "a program of the same name is called by its path; `which -a NAME` shows it",
     "builtin": "`aliases` shows what is built in",
-    "hash": "nothing is to be hashed here",
+    "hash": "there is nothing to hash here",
 }
 """What to type instead of a word of bash."""
 

@@ -47,9 +47,9 @@ def _tell(io: Io, path: str, error: Exception) -> None:
 
     why = error.strerror if isinstance(error, OSError) else str(error)
     where = error.filename if isinstance(error, OSError) and error.filename else path
-    text = f"what is typed is not kept for later sessions: {printable(str(where))}: {why}"
+    text = f"the history cannot be saved: {printable(str(where))}: {why}"
     if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
-        text += f" (`mv {path} {path}.damaged`, and the next shell begins a new one)"
+        text += f" (`mv {path} {path}.damaged`, and the next shell starts a new one)"
     io.warn(text)
 
 

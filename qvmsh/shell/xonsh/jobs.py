@@ -100,8 +100,8 @@ def _require_processes(made: list[Any]) -> None:
             for each in made:
                 each.close()
             raise XonshError(
-                f"qvm: {name}: cannot run in the background, since it is a part of this shell "
-                "and no program\nhint: type it without the `&`"
+                f"qvm: {name}: cannot run in the background: it is part of this shell, "
+                "not a program\nhint: type it without the `&`"
             )
 
 

@@ -145,7 +145,7 @@ class Refusal:
         guest = f"`vm {verb}`" if verb in COMMANDS else f"`vm ssh sudo {self._word}`"
         host = f"`{program}`" if program else f"this host's {self._word} (which is not installed)"
         lines = (
-            f"qvm: {self._word}: refused, since it could mean the guest or this host",
+            f"qvm: {self._word}: refused: it could mean the guest or this host",
             f"hint: {guest} means the guest, {host} this host",
         )
         print("\n".join(lines), file=stderr or sys.stderr)

@@ -105,7 +105,7 @@ def test_disk_full_and_both_killed_start_waits_for_room_and_loses_nothing(vm: Vm
     assert refused.status == 1, str(refused)
     assert "was interrupted, and cannot be recovered: " in refused.err
     assert "No space left" in refused.err
-    assert "hint: the disk is full: make room, then try again" in refused.err
+    assert "hint: the disk is full: free some space, then try again" in refused.err
     assert "left     archive " in vm.qvm("doctor", "--fix").out
     filler.unlink()
     output = messages(vm.qvm("doctor", "--fix"))

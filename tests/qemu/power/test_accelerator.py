@@ -371,8 +371,8 @@ def test_choose_killed_leaves_a_probe_that_the_kernel_will_end(host: Host) -> No
     ("group", "mode", "says"),
     [
         ("tty", 0o660, "join group tty"),
-        ("tty", 0o640, "not open to a group"),
-        ("root", 0o660, "not open to a group"),
+        ("tty", 0o640, "only root can open it"),
+        ("root", 0o660, "only root can open it"),
     ],
 )
 def test_why_closed_to_another_user_says_how_to_get_in(
@@ -399,7 +399,7 @@ def test_why_closed_to_another_user_says_how_to_get_in(
     finally:
         device.unlink()
     assert found
-    assert found[0].startswith(f"no right to open {device}: ")
+    assert found[0].startswith(f"no permission to open {device}: ")
     assert says in found[0]
     assert found[1]
 

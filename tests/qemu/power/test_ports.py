@@ -98,7 +98,7 @@ def test_start_port_that_is_taken_in_between_is_told_in_the_same_words(
 @pytest.mark.parametrize(
     ("value", "status", "why"),
     [
-        ("203.0.113.7:8080:80", 1, "203.0.113.7 is no address of this host"),
+        ("203.0.113.7:8080:80", 1, "203.0.113.7 is not an address of this host"),
         ("80", 2, "it takes two ports, HOST:GUEST"),
         ("8080:80\n8080:81", 2, "another line has tcp port 8080 already"),
     ],

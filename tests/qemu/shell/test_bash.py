@@ -231,7 +231,7 @@ def test_missing_script_and_shell_are_told(vm: Vm) -> None:
     assert (result.status, result.err) == (2, f"qvm: sh: {vm.directory}/nosuch: No such file or directory\n")
     env = vm.world.environ | {"SHELL": "/no/such"}
     child = pexpect.spawn(QVM, ["sh", "--shell"], cwd=vm.directory, env=env, encoding="utf-8", timeout=60)
-    child.expect("qvm: /no/such is not installed\r\nhint: SHELL names it\r\n")
+    child.expect("qvm: /no/such is not installed\r\nhint: set SHELL to an installed shell\r\n")
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 1

@@ -70,7 +70,7 @@ def test_events_appear_above_the_prompt_as_they_come(vm: Vm, ui: str) -> None:
         vm.ok("qmp", "blockdev-create", "job-id=bad", "options=" + options % "/nosuch/f")
         screen.wait(r"^qvm: demo: the job bad failed: .*nosuch")
         vm.ok("qmp", "quit")
-        screen.wait(r"^qvm: demo: QEMU was told to quit")
+        screen.wait(r"^qvm: demo: QEMU was asked to quit")
         at_prompt(screen, "stopped", "unfinished")
 
 
@@ -140,7 +140,7 @@ def test_command_of_this_session_tells_of_its_effect_once(vm: Vm, ui: str, line:
         assert answer in screen.run(line)
         at_prompt(screen, "stopped")
         screen.run("'later'")
-        assert "told to quit" not in screen.text
+        assert "asked to quit" not in screen.text
 
 
 @pytest.mark.parametrize("ui", ALL)
@@ -176,7 +176,7 @@ def test_two_terminals_both_show_what_happens_also_after_one_has_left(vm: Vm) ->
         vm.ok("cmd", "cont")
         at_prompt(two, "running")
         vm.ok("qmp", "quit")
-        two.wait("^qvm: demo: QEMU was told to quit")
+        two.wait("^qvm: demo: QEMU was asked to quit")
         at_prompt(two, "stopped")
 
 
@@ -201,7 +201,7 @@ def test_async_prompt_of_the_users_rc_does_not_break_the_live_one(vm: Vm) -> Non
     rc.write_text("$ENABLE_ASYNC_PROMPT = True\n$UPDATE_PROMPT_ON_KEYPRESS = True\n")
     with qvm_shell(vm.world, vm.directory) as screen:
         at_prompt(screen, "stopped")
-        assert "ENABLE_ASYNC_PROMPT is off here" in screen.text
+        assert "ENABLE_ASYNC_PROMPT stays off" in screen.text
         screen.type("echo a")
         vm.ok("start", "--no-wait")
         at_prompt(screen, "running", "echo a")

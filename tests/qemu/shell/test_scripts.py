@@ -169,7 +169,7 @@ def test_bug_in_qvm_shows_everything_and_asks_for_a_report(vm: Vm, tmp_path: Pat
 def test_python_script_with_shell_lines_is_told_where_they_belong(vm: Vm, tmp_path: Path) -> None:
     for body, why in (
         ("vm status", "SyntaxError"),
-        ("status -s", "no name 's'"),
+        ("status -s", "unknown name 's'"),
         ("start --no-wait | x", "'no'"),
     ):
         path = write_script(tmp_path, "old", f"#!/usr/bin/env qvm\nx = 1\n{body}\n")
@@ -467,9 +467,9 @@ def test_module_that_is_broken_is_told_as_its_own_fault(vm: Vm, tmp_path: Path) 
     write_script(tmp_path, "broken.py", "x = 1\ndef f(:\n")
     write_script(tmp_path, "wrong.py", "open('begun', 'w')\nstrat()\n")
     for name, status, why in (
-        ("fails", 2, "its package fails: ZeroDivisionError"),
+        ("fails", 2, "importing it failed: ZeroDivisionError"),
         ("broken", 1, f'File "{tmp_path}/broken.py", line 2'),
-        ("wrong", 1, f"{tmp_path}/wrong.py:2: no name 'strat'; nothing was run"),
+        ("wrong", 1, f"{tmp_path}/wrong.py:2: unknown name 'strat'; nothing was run"),
     ):
         result = vm.world.run("-C", vm.directory, "sh", "-m", name, cwd=tmp_path)
         assert result.status == status, str(result)
@@ -490,7 +490,7 @@ def test_script_with_names_that_do_not_exist_begins_nothing(vm: Vm, tmp_path: Pa
     path = write_script(tmp_path, name, text)
     result = vm.qvm("sh", path)
     assert (result.status, result.out) == (1, ""), str(result)
-    assert result.err == f"qvm: {path}:3: no name 'machines_that_are_not'; nothing was run\n"
+    assert result.err == f"qvm: {path}:3: unknown name 'machines_that_are_not'; nothing was run\n"
     assert not (vm.directory / "begun").exists()
     assert vm.qvm("status", "-s").out == "demo: stopped\n"
 

@@ -41,7 +41,7 @@ def test_unusable_history_is_told_and_the_shell_is_whole(vm: Vm, how: str, ui: s
     env = make_unusable(vm, how)
     with screen_of(vm.world, vm.directory, "--ui", ui, env=env) as screen:
         screen.state("stopped") if screen.ready() else None
-        output = "what is typed is not kept for later sessions" in screen.text
+        output = "the history cannot be saved" in screen.text
         assert output is not (
             how == "damaged" and ui == "python"
         )  # there a line is a line, whatever is in it

@@ -248,7 +248,7 @@ def test_dumb_terminal_gets_lines_instead_of_ptpython(vm: Vm) -> None:
         QVM, ["sh", "--ui", "ptpython"],
         cwd=vm.directory, env=vm.world.environ | {"TERM": "dumb"}, encoding="utf-8", timeout=60,
     )  # fmt: skip
-    child.expect("no ptpython here")
+    child.expect("ptpython needs a terminal")
     child.expect("demo:stopped> ")
     child.sendline("exit 4")
     child.expect(pexpect.EOF)
@@ -328,7 +328,7 @@ def test_i_after_a_script_that_fails_still_opens_the_prompt(vm: Vm, tmp_path: Pa
     path = write_script(tmp_path, "wrong.py", "open('begun', 'w')\nstrat()\n")
     with screen_of(vm.world, vm.directory, "-i", "--ui", ui, path) as screen:
         assert screen.ready()["status"] == "1"
-        assert "no name 'strat'; nothing was run" in screen.text.replace("\n", "")
+        assert "unknown name 'strat'; nothing was run" in screen.text.replace("\n", "")
         assert not (vm.directory / "begun").exists()
 
 
@@ -342,7 +342,7 @@ def test_i_after_standard_input_goes_back_to_the_terminal(vm: Vm, tmp_path: Path
     finally:
         made.close()
     result = vm.qvm("sh", "--ui", "python", "-i", "-c", "echo x")
-    assert (result.status, result.err.splitlines()[0]) == (2, "qvm: sh: --ui python knows no shell lines")
+    assert (result.status, result.err.splitlines()[0]) == (2, "qvm: sh: --ui python cannot run shell lines")
 
 
 STOPS = """
@@ -414,7 +414,7 @@ def test_breakpoint_without_terminal_is_passed_and_told(vm: Vm, tmp_path: Path) 
     path = write_script(tmp_path, "stops.py", STOPS)
     result = vm.qvm("sh", path)
     assert (result.status, result.out) == (7, "total is 42\nend 42\n")
-    assert f"qvm: breakpoint() at {path}:5 is passed: there is no terminal" in result.err
+    assert f"qvm: breakpoint() at {path}:5 is ignored: there is no terminal" in result.err
     result = vm.qvm("sh", path, env={"PYTHONBREAKPOINT": "0"})
     assert (result.status, result.err) == (7, "")
 

@@ -270,7 +270,7 @@ def test_load_without_vmrc_names_the_one_above(place: Place) -> None:
     ("make", "why"),
     [
         (lambda p: p.mkdir(), "it is a directory"),
-        (os.mkfifo, "it is no regular file"),
+        (os.mkfifo, "it is not a regular file"),
         (lambda p: p.symlink_to("nowhere"), "it is a link to nowhere"),
         (lambda p: p.write_bytes(b"#" * (files.MAX_BYTES + 1)), "it is larger than 1 MiB"),
         (lambda p: p.symlink_to(".vmrc"), "too many levels of symbolic links"),
@@ -295,7 +295,7 @@ def test_load_global_file_that_is_named_must_be_there(place: Place) -> None:
     assert problem.startswith("/no/where: VM_GLOBAL_CONFIG names it, but it is not there")
     assert place.problems(VM_GLOBAL_CONFIG="/dev/null") == []
     (problem,) = place.problems(VM_GLOBAL_CONFIG="/dev/zero")
-    assert problem == "/dev/zero: cannot be read: it is no regular file"
+    assert problem == "/dev/zero: cannot be read: it is not a regular file"
 
 
 # warnings, and names that cannot be set

@@ -201,4 +201,4 @@ def test_why_closed_names_a_device_that_is_not_there(tmp_path: Path) -> None:
 
 def test_why_closed_names_an_error_that_is_no_matter_of_rights(tmp_path: Path) -> None:
     found = accelerator.why_closed(str(tmp_path))
-    assert found == (f"{tmp_path} does not open: Is a directory", None)
+    assert found == (f"cannot open {tmp_path}: Is a directory", None)

@@ -60,7 +60,7 @@ def test_find_path_that_is_not_there_says_so(tmp_path: Path) -> None:
 
 def test_find_path_without_right_to_execute_says_so(tmp_path: Path) -> None:
     path = program(tmp_path / "qemu-img", 0o644)
-    with pytest.raises(MissingProgramError, match="no right to execute it"):
+    with pytest.raises(MissingProgramError, match="no permission to execute it"):
         programs.find(str(path))
     with pytest.raises(MissingProgramError, match="it is a folder"):
         programs.find(str(tmp_path))

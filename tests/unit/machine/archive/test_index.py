@@ -123,7 +123,7 @@ def test_manifest_that_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
     assert shelf.archives() == []
     assert sorted(each.what.rpartition(": ")[2] for each in shelf.unreadable) == [
         "it is a directory",
-        "it is no regular file",
+        "it is not a regular file",
     ]
 
 

@@ -64,7 +64,7 @@ def test_saved_script_is_executable_and_holds_failed_lines_as_comments(tmp_path:
     text = path.read_text()
     assert text == "#!/usr/bin/env -S qvm sh\na\n# status 130:\n#   for i in x:\n#       b\n"
     assert os.access(path, os.X_OK)
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="already exists"):
         lines.save(str(path), [], is_forced=False)
     assert path.read_text() == text
     lines.save(str(path), ["3"], is_forced=True)

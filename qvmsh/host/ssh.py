@@ -1,4 +1,4 @@
-"""ssh to a guest: argument lists, cached connections, banners. Knows no machine.
+"""ssh to a guest: argument lists, cached connections, banners. Independent of machines.
 
     link = Link(port=2222, user="qvm", folder="/run/user/1000/qvm/3f2a", ...)
     link.open(interactive=False, timeout_s=15.0)             # connects, logs in, stays (ControlMaster)
@@ -8,7 +8,7 @@
 A command has its connection to itself: commands that run at the same time have one each. Dropbear up to
 2024.85 closes a session that it has just opened when the command of another session on the same connection
 ends at that moment, and now and then the whole connection with it (mkj/dropbear#326; seen: 12 of 24 commands
-in six threads). OpenSSH refuses the eleventh session on a connection (MaxSessions). Log-ins take turns, so
+in six threads). OpenSSH refuses the eleventh session on a connection (MaxSessions). Logins take turns, so
 neither counts too many of them (MaxStartups).
 
 Source: ssh_config(5). All paths are short and plain: the machine's directory is reached through
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 SERVER_ALIVE_S = 15
 HEARD_BYTES = 65536
-"""How much of what a guest's command says is kept; the guest may never stop."""
+"""How much of a guest command's output is kept; it may never end."""
 BANNER = b"SSH-"
 FAILED = 255
-"""ssh's own exit status, which the guest's command may have as well; its log tells them apart."""
+"""ssh's own exit status; the guest's command may return it too, its log distinguishes them."""
 IDLE_S = 60
 """How long a connection that only commands at the same time needed is kept after the last one."""
 TURN_S = 120.0
-"""How long a command waits for the log-ins of others before its own."""
+"""How long a command waits for the logins of others before its own."""
 _LOOK_S = 0.02
 _STATUS = ("debug2: Received exit status from master ", "debug1: Exit status ")
 """How ssh logs the exit status that it got from the guest; without one it logs -1 or neither."""
@@ -58,13 +58,13 @@ class Link:
 
     Args:
         host, port, user: where its sshd answers, and the account.
-        folder: runtime folder; the control socket and the log of the connection lie in it.
+        folder: runtime folder, with the control socket and the log of the connection.
         known_hosts: files that pin the guest's host key; a new key goes into the first.
         identities: private key files; empty leaves ssh its own defaults and the agent.
-        options: the user's own words for ssh (VM_SSH_OPTIONS); they stand first, and the first value wins.
+        options: the user's own words for ssh (VM_SSH_OPTIONS); they come first, and the first value wins.
         is_pinned: a host key is known, so no other is accepted.
         alias: name that the host key is pinned under, so that a new port changes nothing.
-        number: which of the cached connections; 0 is the one that stays.
+        number: which of the cached connections; 0 is the permanent one.
 
     `is_own` is true for one that `taken` gave, unless it is shared.
     """
@@ -101,7 +101,7 @@ class Link:
         return os.path.join(self.folder, f"ssh.{self.number}" if self.number else "ssh")
 
     def _at(self, number: int) -> Link:
-        """The same guest by another cached connection."""
+        """The same guest over another cached connection."""
         from copy import copy
 
         twin = copy(self)
@@ -110,7 +110,7 @@ class Link:
 
     @property
     def log(self) -> str:
-        """What the cached connection's own ssh says."""
+        """The messages of the cached connection's own ssh."""
         return f"{self.control}.log"
 
     def settings(self) -> list[tuple[str, str]]:
@@ -132,7 +132,7 @@ class Link:
         return rows
 
     def arguments(self, log_level: str = "ERROR") -> list[str]:
-        """`ssh` with all that leads to this guest, but without its name."""
+        """`ssh` with all options for this guest, but without its name."""
         argv = ["ssh", "-F", "none", "-p", str(self.port), "-l", self.user, *self.options]
         for key, value in [*self.settings(), ("LogLevel", log_level)]:
             argv += ["-o", f"{key}={value}"]
@@ -141,12 +141,12 @@ class Link:
     def command(self, words: Sequence[str], *, tty: bool, log: str = "") -> list[str]:
         """The argument list that runs `words` in the guest over the cached connection.
 
-        As ssh does, the words are joined by spaces and read by the guest's shell. Nobody is asked for a
-        password: where the cached connection has gone, ssh makes another, on which a hostile guest would
-        ask whoever is there.
+        As ssh does, the words are joined by spaces and read by the guest's shell. There is no prompt for a
+        password: if the cached connection has gone, ssh makes another, on which a hostile guest would
+        ask the user.
 
         Args:
-            log: file for what ssh itself says, for `outcome`; else that is on its standard error.
+            log: file for ssh's own messages, for `outcome`; else they are on its standard error.
         """
         mode = ["-tt"] if tty else ["-T"] if words else []
         words = ["-o", "BatchMode=yes", "-o", "ControlMaster=no", *mode, "--", self.host, *words]
@@ -185,7 +185,7 @@ class Link:
 
         Args:
             interactive: may ask for a password or a passphrase on the terminal.
-            timeout_s: for the whole log-in, and for that of somebody else before it.
+            timeout_s: for the whole login, and for another command's before it.
 
         Raises:
             Refused: with the reason; nothing is left behind.
@@ -200,7 +200,7 @@ class Link:
 
     @contextmanager
     def _turn(self, deadline: float) -> Iterator[bool]:
-        """One log-in at a time: each would remove the control socket of the one before. False: not yet."""
+        """One login at a time: each would remove the control socket of the previous one. False: not yet."""
         import fcntl
 
         lock = files.opened(os.path.join(self.folder, "lock"), os.O_RDWR | os.O_CREAT)
@@ -213,7 +213,7 @@ class Link:
                     if time.monotonic() >= deadline:
                         yield False
                         return
-                    time.sleep(_LOOK_S)  # a lock's end cannot be waited for with a limit
+                    time.sleep(_LOOK_S)  # a lock cannot be waited for with a time limit
             yield True
         finally:
             os.close(lock)
@@ -222,7 +222,7 @@ class Link:
     def taken(self, *, interactive: bool, timeout_s: float) -> Iterator[Link]:
         """A cached connection that no other command uses until the block ends; made if need be.
 
-        Only the first may ask for a password (`interactive`). Where a guest lets nobody in for another, the
+        Only the first may ask for a password (`interactive`). If a guest refuses another login, the
         first is shared.
 
         Raises:
@@ -292,7 +292,7 @@ class Link:
         argv = self.arguments()
         argv += ["-o", f"BatchMode={'no' if interactive else 'yes'}"]
         argv += ["-o", f"ConnectTimeout={max(1, int(timeout_s))}", "-o", "ControlMaster=yes"]
-        # -f detaches after the log-in; its messages go to a file, since it would hold a pipe open
+        # -f detaches after the login; its messages go to a file, since it would hold a pipe open
         keep = str(IDLE_S) if self.number else "yes"
         argv += ["-o", f"ControlPersist={keep}", "-E", self.log, "-N", "-f", "--", self.host]
         try:
@@ -320,7 +320,7 @@ class Link:
     def ended_by_failure(self) -> Iterator[None]:
         """The connection ends with a command that is given up in the block, where nobody shares it.
 
-        That is how a guest learns of it: Dropbear keeps a session, and what writes there, although its
+        Only so does the guest end it: Dropbear keeps a session, and what writes there, although its
         reader has gone.
         """
         try:
@@ -346,7 +346,7 @@ class Link:
                 )
 
     def outcome(self, log: str, status: int) -> tuple[int | None, str]:
-        """The exit status of the guest's command, None where it is not known; and what ssh itself said.
+        """The exit status of the guest's command, None if unknown; and ssh's own messages.
 
         Args:
             log: as for `command`.
@@ -354,7 +354,7 @@ class Link:
         """
         lines = self.words_in(log).splitlines()
         is_verbose = any(word.startswith("-v") or "loglevel" in word.lower() for word in self.options)
-        if is_verbose:  # the user's own wish: as well as can be known without our log
+        if is_verbose:  # the user asked for it: the best that is known without qvm's log
             is_known = status != FAILED or self.is_open()
         else:
             said = [line for line in lines if line.startswith(_STATUS) and not line.endswith(" -1")]
@@ -363,7 +363,7 @@ class Link:
         return status if is_known else None, "\n".join(lines).strip()
 
     def words_in(self, log: str) -> str:
-        """What ssh itself said, where that went to a file (`-E`)."""
+        """ssh's own messages, if they went to a file (`-E`)."""
         try:
             return files.read(log).data.decode(errors="replace").strip()
         except OSError:
@@ -371,7 +371,7 @@ class Link:
 
 
 def heard(argv: Sequence[str], *, timeout_s: float) -> CompletedProcess[str]:
-    """Run a command that a guest answers; of what it says, no more than the beginning is kept.
+    """Run a command that a guest answers; only the beginning of its output is kept.
 
     Raises:
         subprocess.TimeoutExpired: it has not ended; it has been killed.
@@ -416,7 +416,7 @@ def quoted(path: str) -> str:
 
 
 def reason(words: str) -> Refused:
-    """What a log-in that failed means, from ssh's own words."""
+    """Why a login failed, from ssh's own messages."""
     if "HOST IDENTIFICATION HAS CHANGED" in words or "Host key verification failed" in words:
         return Refused("host key", words)
     if "Permission denied" in words or "Too many authentication failures" in words:
@@ -427,23 +427,23 @@ def reason(words: str) -> Refused:
 
 
 def banner(host: str, port: int, wait: int, timeout_s: float) -> str:
-    """What answers at the port: `ssh` (its banner came), `open` (nothing was said), `closed`.
+    """What answers at the port: `ssh` (its banner came), `open` (nothing came), `closed`.
 
-    User mode networking accepts a connection before the guest is up and says nothing on it; a
-    later one gets the banner, so who waits for a guest uses `Knocking`.
+    User mode networking accepts a connection before the guest is up and sends nothing on it; a
+    later one gets the banner, so wait for a guest with `Knocking`.
 
     Args:
-        wait: a further descriptor (QEMU's pidfd) that ends the waiting; -1 = none.
+        wait: another descriptor (QEMU's pidfd) that ends the waiting; -1 = none.
     """
     with Knocking(host, port) as knocking:
         return knocking.look(wait, timeout_s)
 
 
 class Knocking:
-    """Looks again and again for the banner of an sshd that may not be up yet.
+    """Looks repeatedly for the banner of an sshd that may not be up yet.
 
-    A look is never free: user mode networking (libslirp 4.7) goes on to offer a connection to the
-    guest that was closed here long ago, so that the guest gets all of them when it comes up, and
+    Each look has a cost: user mode networking (libslirp 4.7) keeps offering the guest a connection
+    that was closed here long ago, so that the guest gets all of them when it comes up, and
     OpenSSH starts a process, and a second program in it, for each. Without hardware acceleration
     that takes longer than a short look lasts, so that none is ever answered (seen: Debian, up after
     20 s, sent no banner in 240 s at ten looks a second, each closed after 0.1 s). So looks become
@@ -456,7 +456,7 @@ class Knocking:
 
     KEPT = 3
     SHARE = 0.05
-    """Time between looks as a part of the time since the first: what an answer comes too late by at most."""
+    """Time between looks as a part of the time since the first: the most that an answer is late by."""
 
     def __init__(self, host: str, port: int, *, first_s: float = 0.1) -> None:
         self._address = (host, port)
@@ -480,11 +480,11 @@ class Knocking:
         """Begin a look if one is due, and listen for `timeout_s`, or until the next is due.
 
         Args:
-            share: in place of SHARE, where it is known how likely an answer is.
+            share: instead of SHARE, if it is known how likely an answer is.
 
         Returns:
             what `banner` returns; `closed` not at once, so that it can be called again. After
-            `ssh` no connection is open any more: they would count against the log-in.
+            `ssh` no connection stays open: they would count against the login.
         """
         now = time.monotonic()
         pause_s = max(self._first_s, (now - self._began) * share)

@@ -4,8 +4,8 @@
         sent = send(source.fileno(), target_fd, tell, checkpoint)      # sent.xxh128, sent.stored_bytes
 
 The checksum is that of what is stored, XXH3 of 128 bits, so `xxh128sum` on any host can check it; SHA-256 is
-slower than a good disk. It is made by a second thread that reads behind the copy, out of the host's cache.
-Of a file that is nearly all holes only what is in it is hashed; such a checksum begins with `data:`.
+slower than a good disk. It is made by a second thread that reads behind the copy, from the host's cache.
+Of a file that is nearly all holes only the data is hashed; such a checksum begins with `data:`.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from typing import IO
 
     Tell = Callable[[int], None]
-    """Is told how many bytes of the source have been done."""
+    """Called with the number of bytes of the source that are done."""
 
 PACE_BYTES = 16 << 20
 """How much a gentle copy writes before the earlier part must be on the disk."""
 HOLES_BYTES = 16 << 30
-"""With holes of so many bytes a file gets a checksum of its data alone: zeros, too, take time to hash."""
+"""A file with holes of so many bytes gets a checksum of its data alone: hashing zeros takes time too."""
 OF_DATA = "data:"
 _BLOCK_BYTES = 1 << 16
 _ZEROS = bytes(_BLOCK_BYTES)
@@ -64,19 +64,19 @@ COMPRESSORS = {
     "lz4": Compressor(".lz4", (("lz4", "-q", "-c"),), "lz4"),
     "zstd": Compressor(".zst", (("zstd", "-q", "-T0", "-c"),), "zstd"),
 }
-"""The values of `archive --compress`; those that can use several processors do."""
+"""The values of `archive --compress`; those that can, use several processors."""
 
 
 @dataclass(frozen=True)
 class Sent:
-    """What was stored: bytes that were written, and their checksum (see `_Sum`)."""
+    """What was stored: the number of bytes, and their checksum (see `_Sum`)."""
 
     stored_bytes: int
     xxh128: str
 
 
 def compression_of(name: str) -> str:
-    """The key of COMPRESSORS that a file's name tells, "" where it is not compressed."""
+    """The key of COMPRESSORS by a file's name, "" if it is not compressed."""
     return next((key for key, each in COMPRESSORS.items() if name.endswith(each.suffix)), "")
 
 
@@ -109,9 +109,9 @@ def send(
 
     Args:
         compression: key of COMPRESSORS, "" for none.
-        like: a checksum of the kind that is wanted; None for the one that suits the file.
-        is_gentle: somebody works on that disk: what is written to a file goes to it bit by bit, since a
-            `fsync` of theirs waits behind all that is on its way.
+        like: a checksum of the wanted kind; None for the kind that suits the file.
+        is_gentle: other programs use that disk: what is written reaches it in small parts, since a
+            `fsync` of theirs waits for all that is cached.
 
     Raises:
         OSError: it cannot be written (ENOSPC), or read.
@@ -146,8 +146,8 @@ def send(
 class _Sum:
     """The checksum of bytes that come in order: XXH3 of them all, or (`data:`) of what is not zero.
 
-    That is of each block of 64 KiB that has another byte than zero, its place in front of it as 8 bytes (big
-    endian), and of the size in the end. How a file system keeps the zeros makes no difference.
+    That is of each block of 64 KiB that is not all zero, with its place before it as 8 bytes (big
+    endian), and of the size at the end. How a file system stores the zeros makes no difference.
 
     Args:
         is_of_data: the second kind.
@@ -199,7 +199,7 @@ class _Sum:
 
 
 def _sum_like(checksum: str) -> _Sum:
-    """One of the kind that a recorded checksum is."""
+    """A checksum of the same kind as a recorded one."""
     return _Sum(is_of_data=checksum.startswith(OF_DATA))
 
 
@@ -260,7 +260,7 @@ class _Hashing:
 
 
 class _Pace:
-    """Keeps little of what is written to a file in the host's cache: sync_file_range(2)."""
+    """Keeps little of a file that is being written in the host's cache: sync_file_range(2)."""
 
     _WAIT, _BEGIN = 1 | 2 | 4, 2
 
@@ -273,7 +273,7 @@ class _Pace:
         self._offset = ctypes.c_int64
 
     def reached(self, at: int) -> None:
-        """All up to `at` has been written: begin with it, and wait for the part before."""
+        """Begin to write back all up to `at`, and wait for the previous part."""
         if at - self._begun < PACE_BYTES:
             return
         self._sync(self._begun, at, self._BEGIN)
@@ -317,7 +317,7 @@ class _Sparse:
 
 
 class _Receiving:
-    """What a program prints goes into an empty file, written by a thread: it must not wait for us."""
+    """Writes a program's output into an empty file, by a thread: the program must not wait."""
 
     def __init__(self, source: IO[bytes], target: int) -> None:
         self._source = source
@@ -336,7 +336,7 @@ class _Receiving:
                 self._error = error
 
     def join(self) -> None:
-        """Wait until the program prints no more, or what it prints cannot be written."""
+        """Wait until the program's output ends, or cannot be written."""
         self._thread.join()
 
     def end(self) -> None:
@@ -358,7 +358,7 @@ def write_all(fd: int, data: bytes) -> None:
 
 
 def _ending_with_us() -> list[str]:
-    """Words in front of a program that is of no use without us: the kernel ends it if we are killed.
+    """Words in front of a program that must end with qvm: the kernel ends it if qvm is killed.
 
     Source: setpriv(1) of util-linux, PR_SET_PDEATHSIG; without it the program's next write ends it.
     """
@@ -392,7 +392,7 @@ def _through(argv: list[str], source: int, target: int, tell: Tell, checkpoint: 
 
 
 def _require_no_interruption(status: int) -> None:
-    """A terminal's Ctrl-C ends the program too; in a thread it is the first who notices.
+    """A terminal's Ctrl-C ends the program too; in a thread it is noticed there first.
 
     Raises:
         KeyboardInterrupt: it has.
@@ -418,7 +418,7 @@ def fetch(
     compression: str = "",
     like: str = "",
 ) -> Sent:
-    """The way back: copy what is stored to `target`, decompressed; the checksum is of what was stored.
+    """The reverse: copy what is stored to `target`, decompressed; the checksum is of what was stored.
 
     `target` is an empty file; where the source has zeros it gets holes.
 
@@ -445,7 +445,7 @@ def fetch(
             sent = _stream(source, child.stdin.fileno(), tell, checkpoint, _sum_like(like))
             child.stdin.close()
             receiving.end()
-        except BrokenPipeError:  # it ended first, and says why
+        except BrokenPipeError:  # it ended first, and its message says why
             sent = Sent(0, "")
             receiving.end()
         except BaseException:

@@ -8,8 +8,8 @@ sector of 512 bytes (`probe.S`) under tcg, then under the host's accelerator wit
 times what tcg took; slower than that is unusable. Tcg itself never fails by time.
 
 The answer holds for this boot of the host and this QEMU (path, mtime, size) and is kept in
-`$XDG_CACHE_HOME/qvm/accel`. An answer that rests on a time-out or on a failure may have come from
-a busy host: it says so, and is measured again after an hour.
+`$XDG_CACHE_HOME/qvm/accel`. An answer from a time-out or a failure may have come from
+a busy host: it is marked so, and measured again after an hour.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ CPU_LIMIT_S = 120
 """Processor seconds after which the kernel ends a probe whose qvm was killed with SIGKILL."""
 
 DOUBTFUL_S = 3600.0
-"""How long an answer that rests on a time-out or a failure is kept."""
+"""How long an answer from a time-out or a failure is kept."""
 
 BOOTLESS_S = 86400.0
-"""How long any answer is kept where the system cannot name its boot."""
+"""How long any answer is kept if the system has no boot id."""
 
 PROBE_STATUS = {"x86_64": 85, "i386": 0}
 """How QEMU ends after the probe: by isa-debug-exit ((0x2a << 1) | 1); without a 64-bit mode the
@@ -57,17 +57,17 @@ _DISK_BYTES = 1 << 20  # SeaBIOS 1.16 reads a smaller disk on IDE, but not on AH
 _SLICE_S = 0.1
 _MAGIC = "qvm accelerators 1"
 
-# What an answer rests on; the first three hold until the next boot, the others are doubtful.
+# The verdicts; the first three hold until the next boot, the others are doubtful.
 USABLE = "usable"
 """Measured: within the limit."""
 ACCEPTED = "accepted"
-"""QEMU starts with it, but there is nothing to measure it by."""
+"""QEMU starts with it, but there is nothing to compare it with."""
 ABSENT = "absent"
 """This QEMU was built without it."""
 TIMEOUT = "timeout"
-"""It opens, but the probe was not through when the limit passed."""
+"""It opens, but the probe had not finished at the limit."""
 REFUSED = "refused"
-"""QEMU cannot start with it, or the probe ended wrongly."""
+"""QEMU cannot start with it, or the probe failed."""
 UNMEASURED = "unmeasured"
 """The probe did not even run under tcg, so there is nothing to compare with."""
 
@@ -90,14 +90,14 @@ class Choice:
 
     Args:
         accelerator: the argument of `-accel`.
-        why: one line for a human.
-        hint: what would give a faster machine, None where nothing would.
+        why: one line for the user.
+        hint: what would give a faster machine, None if nothing would.
         hardware: the accelerator that was considered, "" if there is none for this target.
         verdict: one of the words above, "" where nothing was measured.
         probed: programs were run for this answer, just now.
         cached: it was read from the cache.
         tcg_s: what the probe took under tcg.
-        hardware_s: what it took under `hardware`; None if it was not through.
+        hardware_s: what it took under `hardware`; None if it had not finished.
         limit_s: what it was allowed to take.
         measured_at: seconds since the epoch.
     """
@@ -134,7 +134,7 @@ def choose(
 
     Args:
         qemu_bin: path of the QEMU that will run the machine.
-        wanted: VM_QEMU_ACCEL: `auto`, or what goes to `-accel` as it stands, unchecked.
+        wanted: VM_QEMU_ACCEL: `auto`, or a value for `-accel`, unchecked.
         environ: for the cache's place and for the probe's processes.
         is_fresh: measure, whatever the cache says.
 
@@ -165,7 +165,7 @@ def choose(
     return answer.choice(is_cached=False)
 
 
-# What can be said without running anything
+# What is known without running anything
 
 
 def host_architecture() -> str:
@@ -176,7 +176,7 @@ def host_architecture() -> str:
 
 
 def target_of(qemu_bin: str) -> str:
-    """The architecture that a QEMU emulates, by its name; the host's where the name does not say."""
+    """The architecture that a QEMU emulates, by its name; the host's if the name has none."""
     name = os.path.basename(qemu_bin)
     if not name.startswith("qemu-system-"):
         return host_architecture()  # `qemu-kvm`, `kvm`, a user's own wrapper
@@ -208,7 +208,7 @@ def why_closed(device: str) -> tuple[str, str | None] | None:
 
 
 def _no_right(device: str) -> tuple[str, str]:
-    """Who may open the device, and how this user becomes one of them."""
+    """Which group may open the device, and how this user joins it."""
     import grp
     import pwd
 
@@ -238,7 +238,7 @@ def _system() -> str:
 
 
 class _Answer:
-    """One measured answer, as it stands in the cache."""
+    """One measured answer, as in the cache."""
 
     __slots__ = ("detail", "hardware", "hardware_s", "measured_at", "tcg_s", "verdict")
 
@@ -309,7 +309,7 @@ def limit(tcg_s: float) -> float:
 
 
 class _Ended:
-    """How one probe ended: status (None = it had to be ended), seconds, QEMU's last words."""
+    """How one probe ended: status (None = it was killed), seconds, QEMU's last message."""
 
     __slots__ = ("seconds", "status", "words")
 
@@ -340,7 +340,7 @@ class _Prober:
             return _Answer(hardware, ABSENT)
         if TCG not in supported:
             return self._accepts(hardware, "this QEMU has no tcg to compare with")
-        if hardware == "whpx":  # QEMU for Windows takes no file descriptors, so no disk of ours
+        if hardware == "whpx":  # QEMU for Windows takes no file descriptors, so not this disk
             return self._accepts(hardware, "the probe does not run on this system")
         expected = PROBE_STATUS.get(self.target)
         if expected is None:
@@ -362,7 +362,7 @@ class _Prober:
     def probe(self, accelerator: str, timeout_s: float) -> _Ended:
         """Run the boot sector under one accelerator.
 
-        The disk is handed over as a descriptor of a nameless copy: the package may lie where QEMU
+        The disk is passed as a descriptor of a nameless copy: the package may be where QEMU
         cannot write, and IDE disks refuse a read-only file.
         """
         fd = _disk()
@@ -382,7 +382,7 @@ class _Prober:
         return ended
 
     def _accepts(self, hardware: str, why_unmeasured: str) -> _Answer:
-        """Look whether QEMU starts with the accelerator, on a machine without anything."""
+        """Check whether QEMU starts with the accelerator, on a machine without devices."""
         words = ["-accel", hardware, "-machine", "none", "-no-user-config", "-nodefaults", "-display", "none"]
         ended, _ = self._run([*words, "-monitor", "stdio"], TCG_DEADLINE_S, sent=b"quit\n")
         is_accepted = ended.status == 0
@@ -418,7 +418,7 @@ class _Prober:
                     out, err = child.popen.communicate(sent or None, timeout=min(left, _SLICE_S))
                     status = child.popen.returncode
                 except subprocess.TimeoutExpired:
-                    sent = b""  # subprocess keeps what is left of it and refuses to be given it again
+                    sent = b""  # subprocess keeps the rest of the input and refuses to get it again
                     self.io.checkpoint()
             seconds = time.monotonic() - began
         finally:
@@ -427,14 +427,14 @@ class _Prober:
 
 
 class _Child:
-    """A QEMU that is ended with whoever began it."""
+    """A QEMU that ends with the process that started it."""
 
     def __init__(self, argv: Sequence[str], environ: Mapping[str, str], fds: Sequence[int]) -> None:
         import signal
         import subprocess
 
-        # No Ctrl-C between the child's birth and our knowing its pid. The child starts with the same
-        # mask, which is of no matter: it is ended by SIGKILL, and with it the session that it leads
+        # No Ctrl-C between the child's start and the moment its pid is known. It starts with the same
+        # mask, which does not matter: it is ended by SIGKILL, and with it the session that it leads
         # (a distribution's or a user's QEMU may be a script that runs the real one as its child).
         masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
@@ -466,7 +466,7 @@ class _Child:
 
 
 def _limit_processor_time(pid: int) -> None:
-    """Let the kernel end a probe that nobody waits for any more (Linux)."""
+    """Let the kernel end a probe whose qvm was killed (Linux)."""
     import resource
 
     try:
@@ -492,7 +492,7 @@ def _disk() -> int:
 
 
 def _last_words(stderr: bytes, qemu_bin: str) -> str:
-    """The last line of QEMU's complaint, without its name in front."""
+    """The last line of QEMU's error, without QEMU's name."""
     lines = [line for line in stderr.decode(errors="replace").splitlines() if line.strip()]
     if not lines:
         return ""
@@ -506,7 +506,7 @@ def _last_words(stderr: bytes, qemu_bin: str) -> str:
 
 
 class _Key:
-    """What an answer holds for: this boot, this accelerator, this QEMU."""
+    """What an answer is valid for: this boot, this accelerator, this QEMU."""
 
     __slots__ = ("boot", "hardware", "mtime_ns", "path", "size")
 
@@ -542,7 +542,7 @@ def _cache_path(environ: Mapping[str, str]) -> str | None:
 
 
 def _rows(cache: str) -> list[list[str]]:
-    """The rows of the cache; none where it is missing, unreadable, or not ours."""
+    """The rows of the cache; none if it is missing, unreadable, or another user's."""
     try:
         lines = files.read(cache).data.decode(errors="replace").split("\n")
     except OSError:
@@ -572,7 +572,7 @@ def _recall(cache: str | None, key: _Key) -> _Answer | None:
 
 
 def _remember(cache: str | None, key: _Key, answer: _Answer) -> None:
-    """Keep the answer, and those of this boot for other QEMUs; a cache that cannot be written is no error."""
+    """Keep the answer, and those of this boot for other QEMUs; failing to write is not an error."""
     if cache is None or not _may_write(cache):
         return
     mine = key.fields()

@@ -1,4 +1,4 @@
-"""From what a machine is to QEMU's argument list: pure, no process, no file, no environment.
+"""From a machine's hardware to QEMU's argument list: pure, no process, no file, no environment.
 
 Values that a user wrote go in as JSON, or with their commas doubled, so that a comma or `=` in a
 file name is just a character of it::
@@ -24,7 +24,7 @@ CACHES: dict[str, tuple[bool, bool, bool]] = {
     "directsync": (True, False, False),
     "unsafe": (False, True, True),
 }
-"""What `cache=` means: around the host's cache, without flushes, a write cache in the device.
+"""What `cache=` means: bypass the host's cache, skip flushes, a write cache in the device.
 Source: qemu-system-x86_64(1), `-drive cache=`."""
 
 UEFI_CODE, UEFI_VARIABLES = "uefi-code", "uefi-variables"
@@ -44,7 +44,7 @@ class Disk:
         node: QEMU's name of it.
         cache: a key of CACHES; "" leaves QEMU's own.
         protocol: `file`, or `host_device` for a block device of the host.
-        boot: its place in the boot order, None where it has none.
+        boot: its place in the boot order, None if it has none.
         serial: serial number that the guest sees, "" for none.
     """
 
@@ -87,7 +87,7 @@ class Flash:
 class Network:
     """User mode networking: `model` is QEMU's device name, ports are TCP on 127.0.0.1.
 
-    `forwards`: further rules in the form of QEMU's `hostfwd=`.
+    `forwards`: additional rules in the form of QEMU's `hostfwd=`.
     """
 
     model: str
@@ -115,7 +115,7 @@ class Endpoint:
         return f"socket,id={name},{self._where},server=on,wait=off{rest}"
 
     def client(self, name: str) -> str:
-        """The value of `-chardev` where QEMU is the one that connects, or is connected already."""
+        """The value of `-chardev` if QEMU connects, or is connected already."""
         return f"socket,id={name},{self._where}"
 
     @property
@@ -139,9 +139,9 @@ class Hardware:
         memory_mib: guest memory.
         endpoints: `qmp`, `session`, `events`, `watch` (all QMP), `monitor` (HMP), `serial`, `qga`;
             perhaps `telnet` (HMP).
-        sandbox: value of `-sandbox`; None where QEMU has none or the user's own words say it.
+        sandbox: value of `-sandbox`; None if QEMU has none or the user's own words set it.
         process: name of the process, as `ps` shows it; None leaves it.
-        serial_log: file that gets every byte of the serial console, where no FIFO does.
+        serial_log: file that gets every byte of the serial console, if no FIFO does.
         serial_stdio: the serial console is on the terminal instead of its socket.
         is_held: wait before the first instruction (`-S`), so that a state can be loaded.
         display: value of `-display`.
@@ -153,8 +153,8 @@ class Hardware:
         agent: `virtio-serial` or `isa-serial`, None without a channel for the guest agent.
         has_rng: there is a random number device.
         clock: value of `-rtc base=`.
-        by_hand: the user's arguments instead of all hardware; None for generated hardware.
-        extra: the user's own arguments, last, so that they win where QEMU lets them.
+        by_hand: the user's arguments instead of the hardware; None for generated hardware.
+        extra: the user's own arguments, last, so that they win if QEMU allows it.
     """
 
     binary: str
@@ -239,9 +239,9 @@ def arguments(hardware: Hardware) -> list[str]:
 
 
 def _by_hand(h: Hardware) -> list[str]:
-    """What stands beside hardware by hand: pid file and sockets, and a display that is no open port.
+    """What is added to hardware by hand: pid file and sockets, and a display that is not an open port.
 
-    The console's and the agent's sockets are there for the taking: `-serial chardev:serial`.
+    The console's and the agent's sockets can be used: `-serial chardev:serial`.
     """
     assert h.by_hand is not None
     words = (*h.by_hand, *h.extra)
@@ -288,7 +288,7 @@ def _display(h: Hardware) -> list[str]:
 
 
 class _Controllers:
-    """The controllers that disks need, each made when the first disk asks for it."""
+    """The controllers that disks need, each made for the first disk that needs it."""
 
     def __init__(self, platform: Platform) -> None:
         self.platform = platform
@@ -297,13 +297,13 @@ class _Controllers:
         self._ide_devices = 0
 
     def ide(self) -> dict[str, object]:
-        """The next free place on the machine's own IDE buses (QEMU's own choice of one goes wrong)."""
+        """The next free place on the machine's own IDE buses (QEMU's own choice fails)."""
         bus, unit = divmod(self._ide_devices, self.platform.ide_units)
         self._ide_devices += 1
         return {"bus": f"ide.{bus}", "unit": unit}
 
     def scsi(self) -> tuple[list[str], str]:
-        """Arguments that make the controller if it is not there yet, and the name of its bus."""
+        """Arguments that make the controller if there is none yet, and the name of its bus."""
         argv = [] if self._has_scsi else ["-device", _device(self.platform.virtio("scsi"), "scsi0")]
         self._has_scsi = True
         return argv, "scsi0.0"

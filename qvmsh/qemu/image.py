@@ -26,9 +26,9 @@ _BACKING_FORMAT, _DATA_FILE = 0xE2792ACA, 0x44415441
 _MOST_CLUSTER_BITS = 21
 _DESCRIPTOR_BYTES = 1 << 16
 _DYING_S = 5.0
-"""How long an image may be locked by a process that has it open no more. Source: do_exit in Linux: the table
+"""How long an image may stay locked by a process that is ending. Source: do_exit in Linux: the table
 of open files goes first, then each file is closed."""
-_WRITER_LOCKS = (101, 103, 200)  # writes, resizes, lets nobody read
+_WRITER_LOCKS = (101, 103, 200)  # writes, resizes, does not share reading
 _MAGICS = (
     (0, rb"QFI\xfb", "qcow2"),
     (0, rb"QED\0", "qed"),
@@ -39,19 +39,19 @@ _MAGICS = (
     (0, rb"WithoutFreeSpace|WithouFreSpacExt", "parallels"),
     (0, rb"LUKS\xba\xbe", "luks"),
 )
-"""By what QEMU takes a file for an image of that format, where nobody says which it has."""
+"""The signature by which QEMU detects an image's format."""
 
 
 class Header:
-    """What an image file says of itself.
+    """What an image's header contains.
 
     Args:
         format: `qcow2`, `raw` for anything without a header that is known here, ...
-        size_bytes: size of the virtual disk; of the file, where the format is neither `qcow2` nor `qcow`.
-        backing: name of the backing file as it stands in the image, "" if there is none.
-        backing_format: of that file, as the image says; "" where it does not.
+        size_bytes: size of the virtual disk; of the file, if the format is neither `qcow2` nor `qcow`.
+        backing: name of the backing file as written in the image, "" if there is none.
+        backing_format: of that file, as written in the image; "" if it is not.
         snapshots: number of internal snapshots.
-        is_dirty: QEMU was ended while it worked on the tables; it mends them when it writes to it next.
+        is_dirty: QEMU ended while it worked on the tables; it repairs them when it next writes to it.
         is_corrupt: QEMU marked the image as corrupt.
         is_encrypted: it opens only with a key.
         files: names of the other files that hold the guest's data: a data file, extents.
@@ -93,7 +93,7 @@ class Header:
 
     @property
     def has_data_file(self) -> bool:
-        """The guest's data is in another file, that this one names."""
+        """True if the guest's data is in another file, which this one names."""
         return bool(self.files)
 
 
@@ -106,7 +106,7 @@ def opened(path: str) -> IO[bytes]:
     """
     import stat
 
-    mode = os.stat(path).st_mode  # opening alone would act on some devices
+    mode = os.stat(path).st_mode  # opening alone has effects on some devices
     for is_kind, kind in (
         (stat.S_ISDIR, "a directory"),
         (stat.S_ISFIFO, "a FIFO"),
@@ -127,7 +127,7 @@ def header(path: str, kind: str = "") -> Header:
 
     Raises:
         OSError: it cannot be read.
-        ImageError: its header is cut off, or it is not a file at all.
+        ImageError: its header is truncated, or it is not a file.
 
     Source: QEMU docs/interop/qcow2.txt, qed_spec.txt; VMware's Virtual Disk Format 5.0.
     """
@@ -158,7 +158,7 @@ def _qcow2(file: IO[bytes], data: bytes, path: str) -> Header:
         )
     _, version, offset, length, bits, size, crypt, _, _, _, _, snapshots, _ = struct.unpack(_FIXED, data[:72])
     backing = _text(_at(file, offset, min(length, 1023))) if offset and length else ""
-    if version == 1:  # what follows means something else there
+    if version == 1:  # the following fields differ there
         return Header("qcow", size, backing, is_encrypted=data[36:40] != bytes(4))
     flags = struct.unpack(">Q", data[72:80])[0] if version >= 3 and len(data) >= 80 else 0
     extensions = _extensions(_at(file, 0, 1 << min(bits, _MOST_CLUSTER_BITS)), version)
@@ -176,7 +176,7 @@ def _qcow2(file: IO[bytes], data: bytes, path: str) -> Header:
 
 
 def _at(file: IO[bytes], offset: int, count: int) -> bytes:
-    """Some of a file; nothing where the offset is not one."""
+    """Part of a file; empty if the offset is not valid."""
     try:
         return os.pread(file.fileno(), count, offset)
     except (OSError, OverflowError):
@@ -204,7 +204,7 @@ def _extensions(data: bytes, version: int) -> dict[int, str]:
 def _vmdk(file: IO[bytes], data: bytes, size_bytes: int, path: str) -> Header:
     """A descriptor names the extents and the parent; it is a file of its own, or inside the one extent.
 
-    What is inside counts only for the parent, unless that header says that its extent is empty.
+    An inner one counts only for the parent, unless the header says that its extent is empty.
     """
     import re
 
@@ -229,7 +229,7 @@ def is_iso(path: str) -> bool:
 def local_file(image: str, backing: str) -> tuple[str, str] | None:
     """The one file of this host that the backing name in `image` means, and the format that it gives, if any.
 
-    None for whatever leads elsewhere: `nbd://...`, `fat:...`, JSON with more than a file in it.
+    None for anything else: `nbd://...`, `fat:...`, JSON with more than a file in it.
     """
     if backing.startswith("json:"):
         return _local_node(backing.removeprefix("json:"))
@@ -275,9 +275,9 @@ def _json(words: str) -> Any:
 def backing_files(image: str, backing: str) -> list[str]:
     """All files that a backing name may mean, the likeliest first.
 
-    QEMU takes what is before a `:` for a protocol, where no slash stands before it: `file:/vm/base.qcow2`,
+    QEMU takes what is before a `:` for a protocol, if no slash comes before it: `file:/vm/base.qcow2`,
     `json:{"driver": ..., "file": {...}}`. What follows any other protocol counts too: rather a file too
-    many than one that is written to because nothing seems to stand on it.
+    many than one that is written to because nothing seems to be backed by it.
     """
     folder = os.path.dirname(image)
     if backing.startswith("json:"):
@@ -318,7 +318,7 @@ def safe_name(path: str) -> str:
 
 
 def typed(path: str, where: str = "") -> str:
-    """`path` as a word of a command that is typed in a folder; "" for where we are."""
+    """`path` as a word of a command that is typed in a folder; "" for the current one."""
     import shlex
 
     path = os.path.abspath(path)
@@ -336,7 +336,7 @@ def _here() -> str:
 
 
 def converted(path: str, form: str, where: str = "") -> str:
-    """The command that makes a qcow2 image of another one, under a name that is free.
+    """The command that converts an image to qcow2, under a name that is free.
 
     Args:
         where: the folder in which it must run; "" for any.
@@ -358,7 +358,7 @@ def run(program: str, words: Sequence[str], *, cwd: str | None = None, what: str
     Args:
         program: qemu-img.
         words: its sub-command and options.
-        what: what is being done, for the error: `make demo-backing.qcow2`.
+        what: the action, for the error: `make demo-backing.qcow2`.
 
     Raises:
         ImageError: with qemu-img's own words as details.
@@ -370,7 +370,7 @@ def run(program: str, words: Sequence[str], *, cwd: str | None = None, what: str
     done = subprocess.run(
         [program, *words],
         cwd=cwd,
-        umask=0o077,  # an image that it makes holds what is private to the guest
+        umask=0o077,  # an image that it makes holds the guest's private data
         pass_fds=tuple(locks.HELD),
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -409,7 +409,7 @@ def create_overlay(
     """Make an empty qcow2 overlay on `backing` (a name relative to the overlay's folder).
 
     Args:
-        like: the `kind` that it is to be of, and its size; None for QEMU's defaults.
+        like: the `kind` and size that it gets; None for QEMU's defaults.
     """
     words = ["create", "-q", "-f", "qcow2", "-F", backing_format, "-b", safe_name(backing)]
     words += ["-o", options(like)] if like else []
@@ -418,7 +418,7 @@ def create_overlay(
 
 
 def has_data(program: str, path: str) -> bool:
-    """True if the qcow2 image itself (without what it stands on) holds data or snapshots."""
+    """True if the qcow2 image itself (without its backing file) holds data or snapshots."""
     from qvmsh.qemu.qmp import loads
 
     if header(path).snapshots:
@@ -429,7 +429,7 @@ def has_data(program: str, path: str) -> bool:
 
 
 def told(program: str, path: str, kind: str) -> dict[str, Any]:
-    """What qemu-img tells of an image in a format of which qvm does not read the rest.
+    """qemu-img's information on an image in a format that qvm does not read itself.
 
     Source: QEMU's QAPI, `ImageInfo`.
     """
@@ -441,7 +441,7 @@ def told(program: str, path: str, kind: str) -> dict[str, Any]:
 
 
 def kind(program: str, path: str) -> dict[str, Any]:
-    """What kind of image a qcow2 file is: all that `qemu-img info` tells but names, room and content."""
+    """What kind of image a qcow2 file is: all of `qemu-img info` but names, sizes and content."""
     found = told(program, path, "qcow2")
     data: dict[str, Any] = found.get("format-specific", {}).get("data", {})
     names = ("virtual-size", "cluster-size", "encrypted", "backing-filename", "backing-filename-format")
@@ -449,7 +449,7 @@ def kind(program: str, path: str) -> dict[str, Any]:
 
 
 def bitmaps(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """The dirty bitmaps of an image, of which `kind` tells."""
+    """The dirty bitmaps in an image's `kind`."""
     rows: list[dict[str, Any]] = found.get("bitmaps", [])
     return rows
 
@@ -476,16 +476,16 @@ def virtual_bytes(program: str, path: str, kind: str) -> int:
 def has_other_files(path: str, kind: str) -> bool:
     """True if the guest's data is in files that this one names: a qcow2 data file, extents of a vmdk.
 
-    A backing file counts as one too, but for qcow2: of other formats none is given another one.
+    A backing file counts as one too, except for qcow2: in other formats it is never changed.
     """
     found = header(path, kind)
     return bool(found.files or (found.backing and kind != "qcow2"))
 
 
 def remove_bitmaps(program: str, path: str, prefix: str = "") -> None:
-    """Remove the dirty bitmaps (whose names begin so) of a qcow2 image that nobody has open.
+    """Remove the dirty bitmaps (whose names begin so) of a qcow2 image that is not in use.
 
-    They tell what has changed since a backup: nothing true any more once another state is put back,
+    They record what has changed since a backup: no longer true once another state is restored,
     and `qemu-img snapshot -a` refuses an image that has some.
     """
     from qvmsh.qemu.qmp import loads
@@ -510,7 +510,7 @@ def in_use(path: str, machine: str | None) -> ImageError:
 
 
 def users(path: str) -> list[str]:
-    """Who has the image open, in words: `machine demo, pid 4711, since 10:02:33`."""
+    """What has the image open, in words: `machine demo, pid 4711, since 10:02:33`."""
     return users_of_each([path]).get(path, [])
 
 
@@ -538,9 +538,9 @@ def _user(pid: int) -> str:
 
 
 def require_unused(path: str, machine: str) -> None:
-    """Refuse an image that a QEMU writes to, whoever started it; a missing one is fine.
+    """Refuse an image that any QEMU writes to; a missing one is fine.
 
-    A QEMU that was killed holds its images for a moment longer: that moment is waited for.
+    A QEMU that was killed holds its images for a moment longer: this waits for that.
 
     Raises:
         ImageError: it is locked.
@@ -559,19 +559,19 @@ def _is_written(path: str) -> bool:
 
     try:
         return any(locks.holder(path, byte) is not None for byte in _WRITER_LOCKS)
-    except OSError:  # whoever uses it says so
+    except OSError:  # reported when it is used
         return False
 
 
 def require(path: str, machine: str, *, hint: str, name: str = "", kind: str = "") -> Header:
-    """The header of an image that must be there and whole, and that opens without a key.
+    """The header of an image that must exist, be sound, and open without a key.
 
     Args:
         name: what messages call it; its file name by default.
         kind: as of `header`.
 
     Raises:
-        ImageError: it is missing, unreadable, empty, cut off, encrypted, or marked corrupt.
+        ImageError: it is missing, unreadable, empty, truncated, encrypted, or marked corrupt.
     """
     name = name or os.path.basename(path)
     try:

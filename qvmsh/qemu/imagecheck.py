@@ -2,8 +2,8 @@
 
     check("/usr/bin/qemu-img", "demo-backing.qcow2").corruptions      # 0
 
-It looks without taking the image's lock (`-U`), so that it also works beside a running QEMU;
-but of an image that is being written to it finds errors that are none.
+It reads without taking the image's lock (`-U`), so that it also works beside a running QEMU;
+but in an image that is being written to it finds errors that are not real.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Soundness:
 
     Args:
         corruptions: errors that lose or will lose data.
-        leaks: clusters that nothing uses; they only take room.
+        leaks: clusters that nothing uses; they only take space.
         compressed: clusters that are compressed.
         is_preallocated: every cluster of the disk has its place, in order.
     """
@@ -56,7 +56,7 @@ def check(program: str, path: str, kind: str) -> Soundness | None:
 
 
 def check_alone(program: str, fd: int, kind: str, label: str) -> Soundness | None:
-    """The same for an open image, wherever the file lies that it stands on: that is not opened.
+    """The same for an open image; its backing file is not opened.
 
     Args:
         fd: open for reading.

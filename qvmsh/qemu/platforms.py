@@ -1,4 +1,4 @@
-"""What kinds of machine there are, as far as the argument list differs between them: pure.
+"""The kinds of machine, as far as their argument lists differ: pure.
 
     of("x86_64", "q35").cdrom             # "ide-cd"
     of("aarch64", "virt").display         # ("virtio-gpu-pci", "virtio-keyboard-pci", "virtio-tablet-pci")
@@ -20,11 +20,11 @@ class Platform:
 
     Args:
         transport: end of the names of virtio devices: `pci`, or `device` where there is no PCI.
-        vga: value of `-vga`; None where the machine type knows no VGA.
-        display: devices that stand for VGA, keyboard and mouse of a PC.
+        vga: value of `-vga`; None if the machine type has no VGA.
+        display: devices instead of VGA, keyboard and mouse of a PC.
         cdrom: device of a CD drive; `scsi-cd` needs a controller.
-        tpm: device of a TPM; None where there is none.
-        has_isa: a second UART can be had.
+        tpm: device of a TPM; None if there is none.
+        has_isa: a second UART is possible.
         ide_units: how many devices each of the machine's own IDE buses takes.
     """
 
@@ -62,7 +62,7 @@ def of(architecture: str, machine: str) -> Platform:
 
 
 def default_cpu(accelerator: str, architecture: str) -> str | None:
-    """The fullest CPU that the accelerator can give; None where QEMU has no name for it."""
+    """The CPU with the most features under the accelerator; None if QEMU has no name for it."""
     kind = accelerator.partition(",")[0]
     if kind == "tcg":
         return "max" if architecture in HAVE_MAX else None

@@ -1,4 +1,4 @@
-"""The programs that qvm runs: where they are, which version, which package brings them.
+"""The programs that qvm runs: where they are, which version, which package has them.
 
 find("qemu-img")                        # /usr/bin/qemu-img
 version("/usr/bin/qemu-img").text       # 7.2.22
@@ -111,7 +111,7 @@ def unusable(path: str, error: OSError | None = None) -> MissingProgramError:
 
 
 def install(name: str) -> str:
-    """How to install what holds the program, for this system if it is one that we know."""
+    """How to install the program's package, for this system if it is a known one."""
     packages = PACKAGES.get(name)
     if packages is None:
         return "install it, or give its path"
@@ -156,7 +156,7 @@ def _os_release(path: str) -> list[str]:
 
 
 class Version:
-    """A program's version: its text as the program gives it, and its numbers for comparison."""
+    """A program's version: its text as printed by the program, and its numbers for comparison."""
 
     __slots__ = ("numbers", "text")
 
@@ -170,7 +170,7 @@ class Version:
 
 
 def version(path: str) -> Version | None:
-    """Ask a program for its version (`--version`; ssh: `-V`); None if it does not say one.
+    """Ask a program for its version (`--version`; ssh: `-V`); None if it prints none.
 
     Raises:
         MissingProgramError: it cannot be run.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class NoAgent(ConnectionError):
-    """Nothing in the guest listens; apart from TimeoutError, which means no answer to a command."""
+    """Nothing in the guest listens; TimeoutError means no answer to a command."""
 
 
 def ask(path: str, command: str, arguments: dict[str, Any] | None = None, *, timeout_s: float) -> Any:
@@ -26,8 +26,8 @@ def ask(path: str, command: str, arguments: dict[str, Any] | None = None, *, tim
 
     Raises:
         NoAgent: no agent answers within `timeout_s`.
-        TimeoutError: the agent is there, but gives no answer to the command.
-        OSError: its socket is gone or busy, or what answers is no agent.
+        TimeoutError: the agent runs, but does not answer the command.
+        OSError: its socket is gone or busy, or what answers is not an agent.
         QmpError: the agent refused the command.
     """
     talk = Conversation(path, timeout_s)
@@ -40,7 +40,7 @@ def ask(path: str, command: str, arguments: dict[str, Any] | None = None, *, tim
 def shutdown(path: str, *, mode: str = "powerdown", timeout_s: float) -> bool:
     """Ask the agent to power the guest off (`reboot`: to reboot it); False if no agent answers.
 
-    `guest-shutdown` gives no answer when it works: silence after a good synchronisation is success.
+    `guest-shutdown` has no answer when it works: silence after a good synchronisation is success.
 
     Raises:
         QmpError: the agent refused.
@@ -50,7 +50,7 @@ def shutdown(path: str, *, mode: str = "powerdown", timeout_s: float) -> bool:
     except OSError:
         return False
     try:
-        talk.timeout_s = 0.3  # only a refusal is answered, and that at once
+        talk.timeout_s = 0.3  # only a refusal is answered, at once
         try:
             talk.ask("guest-shutdown", {"mode": mode})
         except OSError:
@@ -61,7 +61,7 @@ def shutdown(path: str, *, mode: str = "powerdown", timeout_s: float) -> bool:
 
 
 class Conversation(Line):
-    """Several questions in a row; while it lasts nobody else can ask.
+    """Several commands in a row; nothing else can connect meanwhile.
 
     Args:
         path: the agent's socket.
@@ -108,5 +108,5 @@ class Conversation(Line):
 
     def _read(self) -> dict[str, Any]:
         while (found := self._object()) is None:
-            pass  # the rest of somebody's broken line
+            pass  # the rest of another client's broken line
         return found

@@ -65,7 +65,7 @@ class Schema:
         """The request that `line` means.
 
         Raises:
-            UsageError: it is no JSON, or a word is no `key=value`.
+            UsageError: it is not JSON, or a word is not `key=value`.
         """
         if line.lstrip().startswith("{"):
             try:

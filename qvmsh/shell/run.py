@@ -1,4 +1,4 @@
-"""`qvm sh`: which of its ways a call means, and the way there.
+"""`qvm sh`: chooses the front end that a call asks for, and runs it.
 
 run(vm, Io(), Wanted(code="status -s"))      # without xonsh: one plain command
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from qvmsh.machine.machine import Machine
 
 PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:,+%")
-"""What a word may be made of that xonsh would hand over as it stands."""
+"""The characters that xonsh passes on unchanged."""
 
 STDIN = "-"
 
@@ -130,7 +130,7 @@ def _prompt(context: Context, here: str, wanted: Wanted) -> int:
     else:
         try:
             context.enter(here, ())
-        except ConfigError as error:  # the prompt is where it can be put right
+        except ConfigError as error:  # it can be corrected at the prompt
             print("\n".join(error.lines()), file=sys.stderr)
     context.ui = wanted.ui
     chosen = ui.chosen(context)

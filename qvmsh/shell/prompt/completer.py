@@ -1,4 +1,4 @@
-"""Completion at the prompt: the words of qvm, as every other shell completes them.
+"""Completion at the prompt: qvm's words, as in every other shell.
 
 XSH.completers = {"qvm": Completer(context), **XSH.completers}
 """
@@ -43,7 +43,7 @@ class Completer(complete.Surroundings):
         self.__name__ = "complete_qvm"
 
     def vocabulary(self, vm: Machine) -> Vocabulary | None:
-        """As always, but remembered: QEMU tells the list of its commands once, not at each key."""
+        """As the base class, but cached: QEMU is asked for its commands once, not at each key."""
         run = vocabulary.run_of(vm)
         if run is None:
             return None
@@ -71,7 +71,7 @@ class Completer(complete.Surroundings):
                 path for path in paths[0] if found.kind == "file" or str(path).rstrip("'\"").endswith("/")
             ]
         if not rows:
-            raise StopIteration  # nothing fits here: names of files would only mislead
+            raise StopIteration  # nothing matches: file names would only mislead
         return rows, len(command.prefix)
 
     def _qmp_arguments(self, context: Any) -> Any:
@@ -88,7 +88,7 @@ class Completer(complete.Surroundings):
         return [RichCompletion(f"{word}=", provider="qvm") for word in found], len(begun)
 
     def _line(self, words: list[str]) -> list[str] | None:
-        """The words as qvm's command line; None where they are somebody else's."""
+        """The words as qvm's command line; None if they are not qvm's."""
         if words[0] == "vm":
             return words[1:] if isinstance(XSH.aliases._raw.get("vm"), Vm) else None
         if is_hosts(words[0]) or (verb_of(words[:2]) is None and not is_group(words[0])):

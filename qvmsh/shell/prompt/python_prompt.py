@@ -3,7 +3,7 @@
     run_prompt(context)
     demo:running> await asyncio.sleep(1, "done")
 
-What is awaited runs on a loop in a thread of its own, which goes on between the inputs, so tasks
+What is awaited runs on a loop in a thread of its own, which keeps running between the inputs, so tasks
 live on; Ctrl-C cancels what the prompt waits for.
 """
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 HISTORY = "python_history"
 
 ON_LOOP = frozenset(("create_task", "ensure_future", "gather", "get_running_loop", "current_task", "shield"))
-"""What asyncio answers only where its loop is running."""
+"""What asyncio answers only while its loop is running."""
 
 
 def run_prompt(context: Context, first: First | None = None) -> int:
@@ -123,7 +123,7 @@ class Leave(ptpython.repl.exit):
 
 class _History(FileHistory):
     def store_string(self, string: str) -> None:
-        with contextlib.suppress(OSError):  # a full disk, a folder that has gone: the line runs all the same
+        with contextlib.suppress(OSError):  # a full disk, a removed folder: the line runs nevertheless
             super().store_string(string)
 
 
@@ -145,7 +145,7 @@ class Repl(PythonRepl):
         return super()._create_buffer()
 
     def run(self) -> None:
-        """Read and run inputs until Ctrl-D; SystemExit ends it too (ptpython's own goes on after it)."""
+        """Read and run inputs until Ctrl-D or SystemExit (ptpython's own continues after it)."""
         self._add_to_namespace()
         failed = False
         while True:
@@ -231,7 +231,7 @@ class Repl(PythonRepl):
             raise
 
     def close(self) -> None:
-        """End the loop of the awaited, and the talk with QEMU."""
+        """End the loop of what is awaited, and the connection to QEMU."""
         self._live.close()
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)

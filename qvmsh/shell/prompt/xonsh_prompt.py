@@ -51,7 +51,7 @@ def run_prompt(
     Args:
         ui: `xonsh` or `ptpython`: the editor.
         first: what runs before the first prompt (`-i`).
-        has_rc: load the user's rc and the machine's.
+        has_rc: load the rc files of the user and of the machine.
     """
     sys.argv = first.argv if first else ["qvm"]
     live = prompt.Live(context, _app, _renew_prompt)
@@ -85,7 +85,7 @@ def run_prompt(
         with Kept(0):
             status = int(xonsh.main.main_xonsh(engine.arguments) or 0)
     except OSError:
-        if not received:  # else the terminal has gone, so what is said on leaving has no reader
+        if not received:  # else the terminal has gone, so nobody reads what is printed at the end
             raise
     finally:
         calls.ending.set()
@@ -114,8 +114,8 @@ def choose_editor(ui: str) -> None:
 
 
 def _begin(engine: Engine, first: First | None, *, has_rc: bool) -> None:
-    """Before the first prompt: a greeting, the machine's own code, then what `-i` is to follow."""
-    XSH.exit = None  # an `exit` of the user's rc has ended that
+    """Before the first prompt: the greeting, the machine's rc, then the script of `-i`."""
+    XSH.exit = None  # an `exit` in the user's rc has ended it
     _greet(engine.context)
     foreground.refuse_to_stop(engine.context)
     if has_rc:
@@ -143,12 +143,12 @@ def _begin(engine: Engine, first: First | None, *, has_rc: bool) -> None:
             status = first.program.report(error, debug=engine.context.io.debug)
         else:
             status = report.ended(error, script=first.name, debug=engine.context.io.debug)
-    XSH.exit = None  # an `exit` of the script was the script's
+    XSH.exit = None  # an `exit` in the script ends only the script
     XSH.history.last_cmd_rtn = XSH.env["LAST_RETURN_CODE"] = status
 
 
 def is_dumb() -> bool:
-    """True if the terminal can only show one line after the other."""
+    """True if the terminal has no cursor control."""
     return os.environ.get("TERM") in (None, "", "dumb")
 
 
@@ -161,7 +161,7 @@ def _set_variables(context: Context, fields: dict[str, Callable[[], Any]]) -> No
     env["XONSH_HISTORY_SQLITE_FILE"] = history.database("history.sqlite", context.io)
     env["XONSH_HISTORY_FILE"] = None
     if is_dumb():
-        env["SHELL_TYPE"] = "dumb"  # of itself xonsh would draw as on any other terminal
+        env["SHELL_TYPE"] = "dumb"  # xonsh itself does not look at the terminal
     env["PROMPT"] = prompt.PLAIN if is_dumb() else prompt.FORMAT
     env["TITLE"] = "{qvm_name} | {current_job:{} | }qvm"
     env["PROMPT_FIELDS"].update(fields)
@@ -171,7 +171,7 @@ _xonsh_append = SqliteHistory.append
 
 
 def _append(self: Any, cmd: dict[str, Any]) -> None:
-    """Note a line in the history; xonsh would end the session if its file is damaged meanwhile."""
+    """Note a line in the history; xonsh would end the session if the file got damaged."""
     try:
         _xonsh_append(self, cmd)
     except sqlite3.Error as error:
@@ -180,7 +180,7 @@ def _append(self: Any, cmd: dict[str, Any]) -> None:
 
 def _before_prompt(live: prompt.Live) -> None:
     env = XSH.env
-    if env["ENABLE_ASYNC_PROMPT"]:  # xonsh 0.25: its prompt has no `updator` when it is painted anew
+    if env["ENABLE_ASYNC_PROMPT"]:  # xonsh 0.25: its prompt has no `updator` when it is repainted
         env["ENABLE_ASYNC_PROMPT"] = False
         print("qvm: $ENABLE_ASYNC_PROMPT stays off: the prompt updates itself anyway", file=sys.stderr)
     foreground.restore_suspend_key()
@@ -204,7 +204,7 @@ def _renew_prompt() -> None:
 
 
 def _greet(context: Context) -> None:
-    """What a person should know at the first prompt."""
+    """The greeting at the first prompt."""
     if context.io.level < 1:
         return
     print(
@@ -220,7 +220,7 @@ _typed = ""
 
 
 def _note_typed(text: str) -> str:
-    """Remember what is about to be compiled: of a text that cannot be, nothing else tells."""
+    """Remember what is about to be compiled: for a syntax error there is no other record."""
     global _typed
     _typed = text
     return text
@@ -240,12 +240,12 @@ _xonsh_suggest = xonsh.tools.suggest_commands
 
 
 def _suggest(cmd: str, env: Any) -> Any:
-    """Words that are near; after an advice they would only mislead."""
+    """Similar words; after an advice they would only mislead."""
     return "" if _advice_for(cmd) else _xonsh_suggest(cmd, env)
 
 
 def _hint(word: str) -> None:
-    """A program that is not there may have been meant as bash's."""
+    """A program that is not found may have been meant as bash's."""
     _advise(_advice_for(word))
 
 
@@ -260,7 +260,7 @@ _xonsh_print_exception = base_shell.print_exception
 
 
 def _print_exception(msg: Any = None, exc_info: Any = None, source_msg: Any = None) -> None:
-    """Tell of an exception that ended a line; xonsh would show ours without hint and status."""
+    """Report an exception that ended a line; xonsh would show ours without hint and status."""
     error = exc_info[1] if exc_info else sys.exc_info()[1]
     if isinstance(error, QvmError) and error.hint:
         error.hint = spelling.as_typed_here(error.hint)
@@ -277,7 +277,7 @@ def _print_exception(msg: Any = None, exc_info: Any = None, source_msg: Any = No
 
 
 def _forget_terminal() -> None:
-    """Put the null device in the place of a terminal that has gone, so that a last flush succeeds."""
+    """Replace a terminal that has gone by the null device, so that the last flush succeeds."""
     null = os.open(os.devnull, os.O_RDWR)
     for number in range(3):
         os.dup2(null, number)

@@ -3,9 +3,9 @@
     require_names(source, code, "/vm/demo/deploy", {"vm", "start"})
     require_calls(source, "/vm/demo/deploy", {"vm", "start"})
 
-Only what is certain counts: no layer gives the name a value. Whatever could define a name unseen
+Only certain errors count: no layer gives the name a value. Code that could define a name unseen
 (`import *`, `globals()`, `exec`), or expects that it is missing (`except NameError`, a look at the
-version), is believed.
+version), is accepted.
 
 A command's name that is not called does nothing in Python, and is always true: a script of `stop`
 and `start`, written as for a shell, would succeed without having done anything.
@@ -30,7 +30,7 @@ LOOKS = frozenset((
     "version_info", "hexversion", "platform", "implementation", "TYPE_CHECKING", "PY2", "PY3", "dir",
     "hasattr",
 ))  # fmt: skip
-"""Where a condition mentions one of these, a branch need not be for this Python."""
+"""If a condition mentions one of these, a branch may be for another Python."""
 
 CATCHING = frozenset(("NameError", "Exception", "BaseException"))
 
@@ -68,16 +68,16 @@ def require_names(source: bytes, code: CodeType, path: str, known: Container[str
 def require_names_in_lines(
     parts: Iterable[tuple[int, str]], path: str, known: Container[str], unseen: Container[str] = ()
 ) -> None:
-    """Refuse xonsh code that uses such names where it can be nothing but Python.
+    """Refuse xonsh code that uses such names where it can only be Python.
 
-    A statement that is an expression may be a command, and what is no Python at all may define any
-    name in it; both are believed.
+    A statement that is an expression may be a command, and what is not Python at all may define any
+    name; both are accepted.
 
     Args:
         parts: the statements, each with the number of lines before it.
         path: the file, `<string>` or `<stdin>`.
         known: what the session gives it.
-        unseen: further words with which names come unseen.
+        unseen: additional words that define names unseen.
 
     Raises:
         UnknownNames: with every such name and its line.
@@ -182,7 +182,7 @@ def _uncalled(path: str, rows: list[tuple[int, str, str]]) -> NotCalled:
 def _not_called(
     source: bytes, path: str, known: Container[str], bound: Iterable[str], *, is_shell: bool
 ) -> list[tuple[int, str, str]]:
-    """Line, text and probable meaning of each command that stands alone, or where true or false is asked.
+    """Line, text and probable meaning of each command that is a statement or a condition of its own.
 
     Args:
         bound: names that mean something else, besides those that `source` binds.
@@ -271,9 +271,9 @@ class _Calls:
             self._require(node.left, is_statement=True)
 
     def _command(self, node: Any, *, is_statement: bool) -> tuple[str, str]:
-        """What a command looks like that is named here, and its call; empty where it is another thing."""
+        """The text of a command that is named here, and its call; empty for anything else."""
         kind = type(node).__name__
-        if kind == "Name" and node.id in self._known and node.id != "sh":  # that is a library
+        if kind == "Name" and node.id in self._known and node.id != "sh":  # a library
             name = node.id
             inner = [verb.partition(" ")[2] for verb in COMMANDS if verb.startswith(name + " ")]
             if name in COMMANDS:
@@ -335,7 +335,7 @@ def _loads(code: CodeType, classes: set[int]) -> Iterator[tuple[int, str]]:
 
 
 class _Believed:
-    """The lines in which a name that is not there is no fault."""
+    """The lines in which a missing name is not an error."""
 
     def __init__(self, is_believed: Any) -> None:
         self.spans: list[tuple[int, int]] = []

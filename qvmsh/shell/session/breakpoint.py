@@ -2,7 +2,7 @@
 
     install(context)        # from then on `breakpoint()` is ours
 
-Leaving the shell goes on with the script; names that were changed there are changed in the script.
+Leaving the shell resumes the script; names that were changed there are changed in the script.
 PYTHONBREAKPOINT, where it is set, decides as in any Python.
 """
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 PROMPTS = {"python": "qvmsh.shell.prompt.python_prompt"}
 XONSH_PROMPT = "qvmsh.shell.prompt.xonsh_prompt"
-"""What opens a prompt; it lies in a higher room, and is imported when it is needed."""
+"""What opens a prompt; it is in a higher room, and is imported when it is needed."""
 
 
 def install(context: Context) -> None:
@@ -119,7 +119,7 @@ def _write_back(frame: FrameType, before: dict[str, Any], after: dict[str, Any])
 
 
 def _show(frame: FrameType) -> None:
-    """Where the script stands, and how to go on."""
+    """Where the script is, and how to resume it."""
     import linecache
 
     name = frame.f_code.co_name

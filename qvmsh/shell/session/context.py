@@ -1,4 +1,4 @@
-"""What a shell or a script of qvm stands in: the machine, the names, the environment.
+"""The context of a shell or a script of qvm: the machine, the names, the environment.
 
 context = Context(vm, Io())
 context.enter(os.getcwd(), ["-u"])      # changes directory, reads the VM_ variables
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from qvmsh.shell.session.lines import Lines
 
 METHODS_ONLY = frozenset({*keyword.kwlist, *keyword.softkwlist, *vars(__import__("builtins")), "sh"})
-"""Names that Python, or a library under the same name, has already: such commands are methods of `vm`."""
+"""Names that Python or a library already uses: these commands are only methods of `vm`."""
 
 
 _sessions: list[Context] = []
@@ -46,7 +46,7 @@ def begin(context: Context) -> None:
 
 
 def current() -> Context:
-    """The session of this process; in a program of its own it begins now, at the machine found there.
+    """The session of this process; in a program of its own it begins now, in the current directory.
 
     Raises:
         ConfigError: there is no machine.
@@ -87,9 +87,9 @@ class Context:
         self.exported: dict[str, str] = {}
         self.works = Works()
         self.told: set[str] = set()
-        """Warnings about the configuration that the session has given; once is enough."""
+        """Warnings about the configuration that the session has printed; once is enough."""
         self.ui: str | None = None
-        """What `--ui` says of the prompt; None where it says nothing."""
+        """The value of `--ui`; None without it."""
         self.namespaces: list[dict[str, Any]] = []
         """Those in which `vm` follows the machine of the session."""
         self._importers: list[dict[str, Any]] = []
@@ -108,7 +108,7 @@ class Context:
         }
 
     def spoken(self, text: str) -> str:
-        """A text with commands in it, as they are typed where somebody types shell lines."""
+        """A text with commands, spelt as they are typed at the prompt."""
         if self.lines is None or self.lines.is_python:
             return text
         from qvmsh.shell.session.spelling import as_typed_here
@@ -122,7 +122,7 @@ class Context:
 
     @property
     def place(self) -> tuple[str | None, tuple[tuple[str, str], ...]]:
-        """What tells the sessions of several processes apart: the directory, and `--set`."""
+        """What identifies a session in other processes: the directory, and `--set`."""
         return self.directory, tuple(self.overrides)
 
     @property
@@ -182,7 +182,7 @@ class Context:
         """Go to the machine's directory and read its variables; `export` gives them to children.
 
         Args:
-            calling_directory: where the caller stands (VM_CALLING_DIR).
+            calling_directory: the caller's directory (VM_CALLING_DIR).
             words: the words of the script (VM_PARAMS; quoted where they need it).
 
         Raises:
@@ -315,7 +315,7 @@ class Context:
         return found
 
     def libraries(self) -> dict[str, Any]:
-        """The names that are no commands; each is imported when it is first used."""
+        """The names that are not commands; each is imported at its first use."""
         if not self._libraries:
             self._libraries = {
                 "settings": _Current(self),
@@ -372,7 +372,7 @@ def _is_of_a_machine(name: str) -> bool:
 
 
 class _Current:
-    """`settings`: the typed values, as the files say at the moment of the question."""
+    """`settings`: the typed values, read from the files when asked for."""
 
     def __init__(self, context: Context) -> None:
         object.__setattr__(self, "_context", context)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 class SessionIo(Io):
-    """The caller's side of a command in a session: of the configuration it is warned once."""
+    """The caller's side of a command in a session: a warning about the configuration comes once."""
 
     session: Session
 

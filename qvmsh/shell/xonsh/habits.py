@@ -1,4 +1,4 @@
-"""What users of other shells type: it works here too, or one line says what to type instead.
+"""What users of other shells type: it works here too, or a line says what to type instead.
 
 XSH.aliases.update(aliases(context))
 advice("for i in 1 2; do echo $i; done")    # "a loop is Python's: ..."; "" where nothing is known

@@ -1,4 +1,4 @@
-"""Where the history of all sessions is kept: a file that cannot be used never stands in a shell's way.
+"""Where the history of all sessions is kept; a file that cannot be used never stops a shell.
 
 path = database("history.sqlite", io)
 """
@@ -28,7 +28,7 @@ def database(name: str, io: Io) -> str:
     """As `plain`, a SQLite database; where it cannot be kept, one that lasts as long as this session.
 
     xonsh's threads and two shells at once would each make it a WAL database, which fails where
-    another has it open ("database is locked"); so it is one before anybody sees it. A shell that
+    another has it open ("database is locked"); so it is one from the beginning. A shell that
     comes second takes the file of the first.
     """
     import sqlite3
@@ -85,7 +85,7 @@ def _made_database(name: str) -> str:
 
 
 def _judge(path: str) -> None:
-    """Raise what xonsh would meet later, in the middle of a line.
+    """Raise the error that xonsh would get later, in the middle of a line.
 
     Raises:
         sqlite3.Error: it is damaged, or cannot be written.
@@ -106,7 +106,7 @@ def _judge(path: str) -> None:
 
 
 def spare_xonsh_folders() -> None:
-    """Give xonsh folders of its own where those in the home directory cannot be made; it would not begin."""
+    """Give xonsh temporary folders if those in the home directory cannot be made: it would not start."""
     for name, base, usual in (
         ("XONSH_CONFIG_DIR", "XDG_CONFIG_HOME", "~/.config"),
         ("XONSH_DATA_DIR", "XDG_DATA_HOME", "~/.local/share"),
@@ -120,7 +120,7 @@ def spare_xonsh_folders() -> None:
 
 
 def _for_this_session(name: str) -> str:
-    """A path in a folder that goes with this process."""
+    """A path in a folder that is removed with this process."""
     import atexit
     import shutil
     import tempfile

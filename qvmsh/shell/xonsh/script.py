@@ -67,7 +67,7 @@ def run_xonsh(context: Context, source: str, name: str, argv: Sequence[str]) -> 
 
 
 def _not_run() -> int:
-    """The shells' status for a program that could not be run (xonsh has 1); 0 if that is not it."""
+    """The shells' status for a program that could not be run (xonsh has 1); 0 for another error."""
     last = XSH.lastcmd
     if last is None or last.proc is not None or callable(last.spec.alias):
         return 0

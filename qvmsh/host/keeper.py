@@ -53,7 +53,7 @@ def left_out(fd: int) -> int:
     return number if words[0] == b"[qvm:" and words[-1] == b"here]" else 0
 
 
-def cut(name: str, fd: int, folder: int | None = None) -> int:
+def shorten(name: str, fd: int, folder: int | None = None) -> int:
     """Keep the beginning and the end of the log `name`; return a descriptor of the new file.
 
     Args:
@@ -160,7 +160,7 @@ class Log:
                 is_there = (there.st_dev, there.st_ino) == (status.st_dev, status.st_ino)
             except FileNotFoundError:
                 is_there = False
-            new = cut(self.name, self.fd, self.folder) if is_there else self._open()
+            new = shorten(self.name, self.fd, self.folder) if is_there else self._open()
         except OSError:  # a full disk: try again later
             self.limit = status.st_size + TAIL_BYTES
             return

@@ -22,9 +22,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
 
-SETTLING = "settle"
+RECOVERING = "settle"
 """The work of a holder that recovers a killed command's work: others wait until it is done."""
-SETTLE_S = 60.0
+RECOVERY_S = 60.0
 _NOTE_S = 5.0
 """How long a holder on a busy host may take from its lock to its entry in the file."""
 _GETLK = getattr(fcntl, "F_OFD_GETLK", fcntl.F_GETLK)
@@ -91,7 +91,7 @@ class Holder:
     def __str__(self) -> str:
         if not self.pid:
             return "another qvm command"
-        what = "the recovery of interrupted work" if self.what == SETTLING else f"`qvm {self.what}`"
+        what = "the recovery of interrupted work" if self.what == RECOVERING else f"`qvm {self.what}`"
         return f"{what}, pid {self.pid}, since {time.strftime('%T', time.localtime(self.since))}"
 
 
@@ -120,7 +120,7 @@ class WorkLock:
         self.fd = -1
 
     def acquire(self) -> WorkLock:
-        """Take the lock at once (or after a holder that is `SETTLING`).
+        """Take the lock at once (or after a holder that is `RECOVERING`).
 
         Raises:
             Held: with the holder.
@@ -135,8 +135,8 @@ class WorkLock:
             except BlockingIOError:
                 by = _read(fd)
                 # a holder writes its name just after it has the lock: look again rather than guess
-                patience_s = SETTLE_S if by.what == SETTLING else 0.0 if by.pid else _NOTE_S
-                if self.what == SETTLING or time.monotonic() - began > patience_s:
+                patience_s = RECOVERY_S if by.what == RECOVERING else 0.0 if by.pid else _NOTE_S
+                if self.what == RECOVERING or time.monotonic() - began > patience_s:
                     os.close(fd)
                     raise Held(by) from None
                 process.wait_readable([], 0.005)

@@ -65,14 +65,14 @@ def rotate(path: str, *, kept: int = KEPT, least: int = 1) -> None:
         except FileNotFoundError:
             pass
     os.rename(path, f"{path}.1")
-    _cut(f"{path}.1")
+    _shorten(f"{path}.1")
 
 
-def _cut(path: str) -> None:
+def _shorten(path: str) -> None:
     """Keep only the beginning and the end of a log that is too long."""
     with opened(path) as file:
         if os.fstat(file.fileno()).st_size > keeper.HEAD_BYTES + keeper.MARK_BYTES + keeper.TAIL_BYTES:
-            os.close(keeper.cut(path, file.fileno()))
+            os.close(keeper.shorten(path, file.fileno()))
 
 
 def last_lines(fd: int, count: int, end: int | None = None) -> bytes:

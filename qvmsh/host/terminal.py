@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 TIDY = b"\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1l\x1b>\x1b[?1000l\x1b[?1002l\x1b[?1006l\x1b[?2004l"
 """Resets the modes that a guest may have left: colours, no wrapping (SeaBIOS), no cursor, keys, mouse."""
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-_UNFINISHED = re.compile(r"(?:\r+|\x1b(?:\[[0-9;]{0,32})?)\Z")
+_INCOMPLETE = re.compile(r"(?:\r+|\x1b(?:\[[0-9;]{0,32})?)\Z")
 
 
 class HungUp(Terminated):
@@ -128,8 +128,8 @@ class Cleaner:
     def text(self, data: bytes, *, is_last: bool = False) -> str:
         """`data` without anything that moves, clears, renames or asks; colours stay."""
         text = self._rest + self._decoder.decode(data, is_last)
-        unfinished = None if is_last else _UNFINISHED.search(text)
-        self._rest = unfinished[0] if unfinished else ""
+        incomplete = None if is_last else _INCOMPLETE.search(text)
+        self._rest = incomplete[0] if incomplete else ""
         text = text.removesuffix(self._rest) if self._rest else text
         text = re.sub(r"\r*\n\r*", "\n", text if self._is_line_begun else text.lstrip("\r"))
         self._is_line_begun = not text.endswith("\n") if text else self._is_line_begun

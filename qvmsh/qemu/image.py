@@ -428,7 +428,7 @@ def has_data(program: str, path: str) -> bool:
     return any(part["depth"] == 0 and part.get("data") for part in loads(text))
 
 
-def told(program: str, path: str, kind: str) -> dict[str, Any]:
+def info(program: str, path: str, kind: str) -> dict[str, Any]:
     """qemu-img's information on an image in a format that qvm does not read itself.
 
     Source: QEMU's QAPI, `ImageInfo`.
@@ -442,7 +442,7 @@ def told(program: str, path: str, kind: str) -> dict[str, Any]:
 
 def kind(program: str, path: str) -> dict[str, Any]:
     """What kind of image a qcow2 file is: all of `qemu-img info` but names, sizes and content."""
-    found = told(program, path, "qcow2")
+    found = info(program, path, "qcow2")
     data: dict[str, Any] = found.get("format-specific", {}).get("data", {})
     names = ("virtual-size", "cluster-size", "encrypted", "backing-filename", "backing-filename-format")
     return {name: found[name] for name in names if name in found} | data
@@ -469,7 +469,7 @@ def virtual_bytes(program: str, path: str, kind: str) -> int:
     """The size of the disk that a guest sees."""
     if kind in ("qcow2", "raw"):
         return -(-header(path, kind).size_bytes // 512) * 512
-    found: int = told(program, path, kind)["virtual-size"]
+    found: int = info(program, path, kind)["virtual-size"]
     return found
 
 

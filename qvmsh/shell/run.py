@@ -81,9 +81,9 @@ def run(vm: Machine | None, io: Io, wanted: Wanted) -> int:
     context = Context(vm, io)
     here = os.getcwd()
     if wanted.is_shell:
-        from qvmsh.shell.script import bash as old
+        from qvmsh.shell.script import bash
 
-        return old.run(context, here, wanted.words, wanted.code)
+        return bash.run(context, here, wanted.words, wanted.code)
     if wanted.code is not None and not wanted.is_interactive:
         plain = plain_words(wanted.code)
         if plain and not wanted.is_xonsh:
@@ -110,9 +110,9 @@ def _script(context: Context, here: str, wanted: Wanted) -> int:
         wanted.words = [STDIN]
     first = _first(context, here, wanted)
     if first.program is not None:
-        from qvmsh.shell.script import python as script
+        from qvmsh.shell.script import python
 
-        return script.run_python(context, first.program, first.argv)
+        return python.run_python(context, first.program, first.argv)
     from qvmsh.shell.xonsh.script import run_xonsh
 
     return run_xonsh(context, first.lines, first.name, first.argv)
@@ -156,9 +156,9 @@ def _first(context: Context, here: str, wanted: Wanted) -> first.First:
         context.enter(here, words)
         return first.First(["-c", *words], name="<string>", lines=wanted.code)
     if wanted.module is not None:
-        from qvmsh.shell.script import python as script
+        from qvmsh.shell.script import python
 
-        program = script.from_module(wanted.module, here)
+        program = python.from_module(wanted.module, here)
         context.enter(here, words)
         return first.First([program.path, *words], program=program)
     if words[0] == STDIN:
@@ -166,10 +166,10 @@ def _first(context: Context, here: str, wanted: Wanted) -> first.First:
         return first.First([STDIN, *words[1:]], name="<stdin>", lines=sys.stdin.read().removeprefix("\ufeff"))
     path = os.path.normpath(os.path.join(here, words[0]))
     argv = [path, *words[1:]]
-    from qvmsh.shell.script import python as script
+    from qvmsh.shell.script import python
 
     if wanted.is_python:
-        program = script.from_file(path)
+        program = python.from_file(path)
         context.enter(here, words[1:])
         return first.First(argv, program=program)
     lines = source.read(path)

@@ -168,7 +168,7 @@ def _format_of(vm: Machine, base: str, path: str) -> str:
         )
     chain.below(vm, path, kind)
     if kind not in ("raw", looks):  # of some images only the end tells
-        image.told(tools.qemu_img(vm), path, kind)
+        image.info(tools.qemu_img(vm), path, kind)
     return kind
 
 

@@ -13,7 +13,7 @@ from xonsh.completers.tools import RichCompletion
 
 from qvmsh.cli import complete
 from qvmsh.cli.parse import verb_of
-from qvmsh.machine.terminal import completion as vocabulary
+from qvmsh.machine.terminal import completion
 from qvmsh.shell.session.names import Qmp
 from qvmsh.shell.session.spelling import is_group, is_hosts
 from qvmsh.shell.xonsh.words import Vm, Word
@@ -44,11 +44,11 @@ class Completer(complete.Surroundings):
 
     def vocabulary(self, vm: Machine) -> Vocabulary | None:
         """As the base class, but cached: QEMU is asked for its commands once, not at each key."""
-        run = vocabulary.run_of(vm)
+        run = completion.run_of(vm)
         if run is None:
             return None
         if self._known is None or self._known[0] != run:
-            found = vocabulary.of(vm)
+            found = completion.of(vm)
             self._known = (run, found) if found is not None else None
         return self._known[1] if self._known is not None else None
 

@@ -20,11 +20,11 @@ from prompt_toolkit.history import FileHistory, InMemoryHistory, ThreadedHistory
 from ptpython.repl import PythonRepl
 
 from qvmsh.errors import EXIT_FAILED, EXIT_INTERRUPTED, QvmError
-from qvmsh.shell.prompt import fields as prompt
+from qvmsh.shell.prompt import fields
 from qvmsh.shell.prompt.ptpython_look import dress, read_here
 from qvmsh.shell.script import report
 from qvmsh.shell.script.python import main_namespace
-from qvmsh.shell.session import breakpoint as stops
+from qvmsh.shell.session import breakpoint as breakpoints
 from qvmsh.shell.session import calls
 from qvmsh.shell.session.lines import Lines
 from qvmsh.shell.xonsh import history
@@ -54,7 +54,7 @@ def run_prompt(context: Context, first: First | None = None) -> int:
     received = calls.catch_signals()
     context.lines = Lines(context, is_python=True)
     namespace = _namespace(context, first)
-    stops.install(context)
+    breakpoints.install(context)
     if context.io.level >= 1:
         print(
             "Python: `vm.VERB()` and the functions of that name are the commands, `help(start)` explains "
@@ -133,7 +133,7 @@ class Repl(PythonRepl):
     def __init__(self, context: Context, namespace: dict[str, Any], mark: str = "") -> None:
         self._context = context
         self._mark = mark
-        self._live = prompt.Live(context, lambda: self.app)
+        self._live = fields.Live(context, lambda: self.app)
         self._loop: asyncio.AbstractEventLoop | None = None
         self.status = 0
         super().__init__(get_globals=lambda: namespace)
@@ -168,14 +168,14 @@ class Repl(PythonRepl):
 
     def _tokens(self) -> list[tuple[str, str]]:
         status = [("ansired bold", f"[{self.status}] ")] if self.status else []
-        fields = self._live.fields
+        values = self._live.fields
         mark = [("ansiyellow", f"{self._mark} ")] if self._mark else []
         return [
             *mark,
             *status,
-            ("ansicyan bold", fields["qvm_name"]()),
-            ("", fields["qvm_state"]()),
-            ("ansiblue bold", fields["qvm_cwd"]()),
+            ("ansicyan bold", values["qvm_name"]()),
+            ("", values["qvm_state"]()),
+            ("ansiblue bold", values["qvm_cwd"]()),
             ("", "> "),
         ]
 

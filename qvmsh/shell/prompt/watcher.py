@@ -25,9 +25,8 @@ from qvmsh.host import files as host_files
 from qvmsh.host import locks
 from qvmsh.host.watch import Watch
 from qvmsh.io import Io
-from qvmsh.machine import launch_record as notes
+from qvmsh.machine import launch_record, state
 from qvmsh.machine import machine as machines
-from qvmsh.machine import state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ LATE_S = 0.5
 GONE = "gone"
 """The machine's directory, or its `.vmrc`, is not there any more."""
 
-TOLD = "told"
+EVENTS_FILE = "told"
 """The file in the runtime folder by which one shell passes the events on to the others."""
 
 TOLD_BYTES = 65536
@@ -165,21 +164,21 @@ class Watcher:
 
     # a thread for each guest that no command waits for
 
-    def await_guest(self, directory: str, pid: int, note: Note) -> None:
+    def await_guest(self, directory: str, pid: int, record: Note) -> None:
         """Report when the guest answers, as after `start --no-wait`; a waiting command does so itself."""
         thread = threading.Thread(
-            target=self._await_guest, args=(directory, pid, note), name="qvm-guest", daemon=True
+            target=self._await_guest, args=(directory, pid, record), name="qvm-guest", daemon=True
         )
         thread.start()
 
-    def _await_guest(self, directory: str, pid: int, note: Note) -> None:
-        from qvmsh.machine.guest import readiness as ready
+    def _await_guest(self, directory: str, pid: int, record: Note) -> None:
+        from qvmsh.machine.guest import readiness
 
         with contextlib.suppress(OSError, QvmError, Terminated):
             vm = self._context.machine(_Patience(lambda: self._is_of_use(directory)))
             if vm is not None and vm.directory == directory:
-                ready.wait(vm, pid, note, timeout_s=ready.attempt_seconds(vm, pid))
-                self._report(directory, "READY", f"the guest answers ssh on port {note.ssh_port}")
+                readiness.wait(vm, pid, record, timeout_s=readiness.attempt_seconds(vm, pid))
+                self._report(directory, "READY", f"the guest answers ssh on port {record.ssh_port}")
 
     def _is_of_use(self, directory: str) -> bool:
         if self._is_ending or directory != self._context.directory:
@@ -270,10 +269,10 @@ class _Surroundings:
     def renew(self) -> None:
         """Watch what exists now: folders, QEMU's process, its events."""
         files = self.vm.files
-        note = notes.read(files) if os.path.exists(files.note) else None
+        record = launch_record.read(files) if os.path.exists(files.note) else None
         folders = [(self.vm.directory, False), (files.state, True)]
-        if note is not None:
-            folders.append((note.runtime, True))
+        if record is not None:
+            folders.append((record.runtime, True))
         for path in [path for path in self._watches if path not in dict(folders)]:
             self._drop(path)
         for path, has_writes in folders:
@@ -282,9 +281,9 @@ class _Surroundings:
                     self._watches[path] = watch = Watch(path, has_writes=has_writes)
                     self._loop.add_reader(watch.fd, self._in_folder, path)
         self._renew_process()
-        if note is not None:
-            self._renew_conversation(note)
-            self._renew_waiting(note)
+        if record is not None:
+            self._renew_conversation(record)
+            self._renew_waiting(record)
         self._has_looked = True
         if self._relay is not None:
             self._relay.read()
@@ -324,7 +323,7 @@ class _Surroundings:
             os.close(self._pidfd)
         self._pid, self._pidfd = None, -1
 
-    def _renew_conversation(self, note: Note) -> None:
+    def _renew_conversation(self, record: Note) -> None:
         """Connect to QEMU once for each run: a launch record with another inode is another run."""
         try:
             status = os.stat(self.vm.files.note)
@@ -336,21 +335,21 @@ class _Surroundings:
         self._run = run
         if self._conversation is not None:
             self._conversation.cancel()
-        self._relay = _Relay(note.socket(TOLD), self._heard)
-        self._conversation = asyncio.ensure_future(self._converse(note, self._relay))
+        self._relay = _Relay(record.socket(EVENTS_FILE), self._heard)
+        self._conversation = asyncio.ensure_future(self._converse(record, self._relay))
 
-    def _renew_waiting(self, note: Note) -> None:
+    def _renew_waiting(self, record: Note) -> None:
         """Wait once for the guest of each run that began while it was watched."""
         if self._run == self._awaited or self._pid is None:
             return
         self._awaited = self._run
-        if self._has_looked and state.has_ssh(self.vm, note):
-            self._watcher.await_guest(self.vm.directory, self._pid, note)
+        if self._has_looked and state.has_ssh(self.vm, record):
+            self._watcher.await_guest(self.vm.directory, self._pid, record)
 
     def _heard(self, event: str, line: str) -> None:
         self._watcher.heard(self.vm.directory, event, line)
 
-    async def _converse(self, note: Note, relay: _Relay) -> None:
+    async def _converse(self, record: Note, relay: _Relay) -> None:
         from qvmsh.qemu import events
 
         teller = events.Teller()
@@ -365,7 +364,7 @@ class _Surroundings:
             self._changed()
 
         try:
-            await events.hear(note.socket("watch"), greeted=greeted, heard=heard)
+            await events.hear(record.socket("watch"), greeted=greeted, heard=heard)
         except OSError:  # a QEMU that an older qvm began has no such socket
             pass
         finally:

@@ -23,11 +23,10 @@ from xonsh.shells.ptk_shell import PromptToolkitShell
 
 from qvmsh.errors import EXIT_INTERRUPTED, QvmError
 from qvmsh.host.terminal import Kept
-from qvmsh.shell.prompt import completer
-from qvmsh.shell.prompt import fields as prompt
+from qvmsh.shell.prompt import completer, fields
 from qvmsh.shell.script import report
 from qvmsh.shell.script.python import main_namespace
-from qvmsh.shell.session import breakpoint as stops
+from qvmsh.shell.session import breakpoint as breakpoints
 from qvmsh.shell.session import calls, spelling
 from qvmsh.shell.session.lines import Lines
 from qvmsh.shell.xonsh import foreground, habits, history, words
@@ -54,7 +53,7 @@ def run_prompt(
         has_rc: load the rc files of the user and of the machine.
     """
     sys.argv = first.argv if first else ["qvm"]
-    live = prompt.Live(context, _app, _renew_prompt)
+    live = fields.Live(context, _app, _renew_prompt)
     engine = Engine(context, show=live.screen.say)
     context.lines = lines = Lines(context)
     if first is not None and first.program is not None:
@@ -108,9 +107,9 @@ def choose_editor(ui: str) -> None:
         print("qvm: ptpython needs a terminal with cursor control; plain lines are used", file=sys.stderr)
         return
     os.environ["SHELL_TYPE"] = "prompt_toolkit"
-    from qvmsh.shell.prompt import ptpython_prompt as ptpython_shell
+    from qvmsh.shell.prompt import ptpython_prompt
 
-    ptpython_shell.install()
+    ptpython_prompt.install()
 
 
 def _begin(engine: Engine, first: First | None, *, has_rc: bool) -> None:
@@ -122,7 +121,7 @@ def _begin(engine: Engine, first: First | None, *, has_rc: bool) -> None:
         rc = Rc(engine)
         rc.look()
         events.on_pre_prompt_format(lambda **_: rc.look())
-    stops.install(engine.context)
+    breakpoints.install(engine.context)
     if first is None:
         return
     try:
@@ -152,7 +151,7 @@ def is_dumb() -> bool:
     return os.environ.get("TERM") in (None, "", "dumb")
 
 
-def _set_variables(context: Context, fields: dict[str, Callable[[], Any]]) -> None:
+def _set_variables(context: Context, values: dict[str, Callable[[], Any]]) -> None:
     """What the user's rc may change: the prompt, the history, how a failing line is shown."""
     env = XSH.env
     SqliteHistory.append = _append
@@ -162,9 +161,9 @@ def _set_variables(context: Context, fields: dict[str, Callable[[], Any]]) -> No
     env["XONSH_HISTORY_FILE"] = None
     if is_dumb():
         env["SHELL_TYPE"] = "dumb"  # xonsh itself does not look at the terminal
-    env["PROMPT"] = prompt.PLAIN if is_dumb() else prompt.FORMAT
+    env["PROMPT"] = fields.PLAIN if is_dumb() else fields.FORMAT
     env["TITLE"] = "{qvm_name} | {current_job:{} | }qvm"
-    env["PROMPT_FIELDS"].update(fields)
+    env["PROMPT_FIELDS"].update(values)
 
 
 _xonsh_append = SqliteHistory.append
@@ -178,7 +177,7 @@ def _append(self: Any, cmd: dict[str, Any]) -> None:
         print(f"qvm: this line is not kept in the history: {error}", file=sys.stderr)
 
 
-def _before_prompt(live: prompt.Live) -> None:
+def _before_prompt(live: fields.Live) -> None:
     env = XSH.env
     if env["ENABLE_ASYNC_PROMPT"]:  # xonsh 0.25: its prompt has no `updator` when it is repainted
         env["ENABLE_ASYNC_PROMPT"] = False
@@ -310,7 +309,7 @@ def open_at(context: Context, namespace: dict[str, Any], mark: str, *, ui: str) 
         env["XONSH_INTERACTIVE"] = env["COLOR_RESULTS"] = True
         if not was_prompt:
             env["SHELL_TYPE"] = "best"
-            live = prompt.Live(context, _app, _renew_prompt)
+            live = fields.Live(context, _app, _renew_prompt)
             _set_variables(context, live.fields)
             choose_editor(ui)
             begin = events.on_pre_prompt_format(lambda **_: _before_prompt(live))

@@ -185,9 +185,9 @@ def run_python(context: Context, program: Program, argv: Sequence[str]) -> int:
 
 
 def _breakpoint(context: Context, *words: Any, **more: Any) -> object:
-    from qvmsh.shell.session import breakpoint as stops
+    from qvmsh.shell.session import breakpoint as breakpoints
 
-    return stops.stop(context, sys._getframe(2), *words, **more)
+    return breakpoints.stop(context, sys._getframe(2), *words, **more)
 
 
 def mentions(code: CodeType, name: str) -> bool:

@@ -86,7 +86,7 @@ class Context:
         self._guest: Guest | None = None
         self.exported: dict[str, str] = {}
         self.works = Works()
-        self.told: set[str] = set()
+        self.warned: set[str] = set()
         """Warnings about the configuration that the session has printed; once is enough."""
         self.ui: str | None = None
         """The value of `--ui`; None without it."""
@@ -204,7 +204,7 @@ class Context:
     def _warn(self, loaded: Settings) -> None:
         for warning in loaded.warnings:
             self.io.warn(self.spoken(str(warning)))
-            self.told.add(str(warning))
+            self.warned.add(str(warning))
         for each in trust.withheld(loaded):
             self.io.warn(each)
 
@@ -232,19 +232,18 @@ class Context:
             UsageError, ConfigError: there is no such machine, or its configuration is wrong; the
                 session's machine is as it was.
         """
-        from qvmsh.machine import owner
-        from qvmsh.machine import registry as known
+        from qvmsh.machine import owner, registry
         from qvmsh.shell.session.machine import Machine
 
         if not where:
             raise UsageError("use: the machine's name is empty")
         here = os.getcwd()
-        directory = os.path.normpath(os.path.join(here, known.resolve(where, self.environ)))
+        directory = os.path.normpath(os.path.join(here, registry.resolve(where, self.environ)))
         owner.require_own(directory, self.environ)
         loaded = layers.load(directory, self._without_machine())
         loaded.check()
         os.chdir(directory)
-        self.told.clear()
+        self.warned.clear()
         self._warn(loaded)
         self.leave()
         for leave in self.leavers:

@@ -222,8 +222,8 @@ class Engine:
         env["XONSH_SUPPRESS_WELCOME"] = True
         env["XONSH_SHOW_TRACEBACK"] = False  # unset, it adds a line on itself to every message
         env["ENABLE_ASYNC_PROMPT"] = False  # with UPDATE_PROMPT_ON_KEYPRESS it crashes xonsh 0.25
-        events.on_envvar_new(_tell_plumbum)
-        events.on_envvar_change(_tell_plumbum)
+        events.on_envvar_new(_update_plumbum)
+        events.on_envvar_change(_update_plumbum)
 
     def _set_exported(self) -> None:
         for name, value in self.context.exported.items():
@@ -320,7 +320,7 @@ def _end(self: Any, tee_output: bool = True) -> None:
             raise KeyboardInterrupt
 
 
-def _tell_plumbum(name: str, **_: Any) -> None:
+def _update_plumbum(name: str, **_: Any) -> None:
     """plumbum's `local.env` is a copy made at import; keep it up to date with `$NAME = value`."""
     plumbum = sys.modules.get("plumbum")
     if plumbum is not None and name in os.environ:

@@ -20,7 +20,7 @@ def plain(name: str, io: Io) -> str | None:
     try:
         return _made(name)
     except OSError as error:
-        _tell(io, _path(name), error)
+        _warn(io, _path(name), error)
         return None
 
 
@@ -35,14 +35,14 @@ def database(name: str, io: Io) -> str:
 
     try:
         path = _made_database(name)
-        _judge(path)
+        _check(path)
         return path
     except (OSError, sqlite3.Error) as error:
-        _tell(io, _path(name), error)
+        _warn(io, _path(name), error)
         return _for_this_session(name)
 
 
-def _tell(io: Io, path: str, error: Exception) -> None:
+def _warn(io: Io, path: str, error: Exception) -> None:
     import sqlite3
 
     why = error.strerror if isinstance(error, OSError) else str(error)
@@ -84,7 +84,7 @@ def _made_database(name: str) -> str:
     return _made(name)
 
 
-def _judge(path: str) -> None:
+def _check(path: str) -> None:
     """Raise the error that xonsh would get later, in the middle of a line.
 
     Raises:

@@ -38,7 +38,7 @@ class Rc:
         self._context = engine.context
         self._done: str | None = None
         """The directory whose file was loaded, or does not exist."""
-        self._told: tuple[str, bytes] | None = None
+        self._reported: tuple[str, bytes] | None = None
         self._seen: tuple[int, int, int] | None = None
         self._undo: list[tuple[MutableMapping[str, Any], dict[str, Any], dict[str, Any]]] = []
         self._context.leavers.append(self.leave)
@@ -63,15 +63,15 @@ class Rc:
             return
         self._seen = seen
         if not trust.is_allowed(path, data, self._context.environ, trust.CODE):
-            self._tell(path, data)
+            self._report(path, data)
             return
         self._done = directory
         self._load(path, data)
 
-    def _tell(self, path: str, data: bytes) -> None:
-        if self._told == (path, data) or self._context.io.level < 1:
+    def _report(self, path: str, data: bytes) -> None:
+        if self._reported == (path, data) or self._context.io.level < 1:
             return
-        self._told = (path, data)
+        self._reported = (path, data)
         print(
             f"qvm: {printable(path)} is not loaded: you have not allowed its content\n"
             "hint: look at it, then `allow` loads it, now and in later sessions",

@@ -60,7 +60,7 @@ def filled(vm: Vm, writer: Writer) -> tuple[subprocess.Popen[str], Path]:
     return cut, filler
 
 
-def test_disk_full_while_the_guest_is_archived_stops_it_and_loses_nothing(vm: Vm) -> None:
+def test_archive_on_a_full_disk_pauses_the_guest_without_loss(vm: Vm) -> None:
     boot(vm)
     writer = Writer(vm)
     vm.ok("archive")
@@ -90,7 +90,7 @@ def test_disk_full_while_the_guest_is_archived_stops_it_and_loses_nothing(vm: Vm
     lose_power_and_look(vm, writer)
 
 
-def test_disk_full_and_both_killed_start_waits_for_room_and_loses_nothing(vm: Vm) -> None:
+def test_start_after_a_full_disk_waits_for_space_without_loss(vm: Vm) -> None:
     boot(vm)
     writer = Writer(vm)
     vm.ok("archive")

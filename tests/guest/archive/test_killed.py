@@ -214,14 +214,14 @@ def check_live(vm: Vm, verbs: list[str], count: int) -> None:
     it.end()
 
 
-def test_archive_killed_at_random_the_guest_writes_on_and_loses_nothing(vm: Vm) -> None:
+def test_archive_killed_at_random_the_guest_loses_nothing(vm: Vm) -> None:
     check_live(vm, list(VERBS), USUAL)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("verb", VERBS)
-def test_archive_killed_at_random_the_guest_writes_on_and_loses_nothing_long(vm: Vm, verb: str) -> None:
+def test_archive_killed_at_random_the_guest_loses_nothing_long(vm: Vm, verb: str) -> None:
     check_live(vm, [verb], LONG)
 
 
@@ -283,7 +283,7 @@ def test_archive_killed_in_a_dangerous_moment_long(vm: Vm, victim: str) -> None:
     check_moments(vm, victim, len(MOMENTS))
 
 
-def test_first_archive_killed_is_begun_anew_and_holds_nobody_up(vm: Vm) -> None:
+def test_first_archive_killed_is_repeated_and_blocks_nothing(vm: Vm) -> None:
     """Of a new archive the base is copied too; the guest is neither held nor cut meanwhile."""
     it = Machine(vm, random.Random(SEED))
     first: list[tuple[list[str], Callable[[Seen], bool]]] = [

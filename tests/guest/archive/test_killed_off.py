@@ -127,14 +127,14 @@ def check_new(vm: Vm, name: str, count: int) -> None:
     shutil.rmtree(fresh.directory)
 
 
-def test_archive_and_restore_of_a_guest_that_is_off_killed_at_random(vm: Vm) -> None:
+def test_archive_and_restore_off_survive_random_kills(vm: Vm) -> None:
     check_off(vm, list(VERBS), USUAL)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("verb", VERBS)
-def test_archive_and_restore_of_a_guest_that_is_off_killed_at_random_long(vm: Vm, verb: str) -> None:
+def test_archive_and_restore_off_survive_random_kills_long(vm: Vm, verb: str) -> None:
     check_off(vm, [verb], LONG)
 
 

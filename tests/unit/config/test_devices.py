@@ -141,9 +141,7 @@ def test_boot_letters_of_qemu_mean_words() -> None:
         ("VM_BOOT=network\nVM_NET_MODEL=none\n", "VM_BOOT names network, but VM_NET_MODEL is none"),
     ],
 )
-def test_load_what_does_not_go_together_is_a_problem_with_its_place(
-    tmp_path: Path, text: str, said: str
-) -> None:
+def test_load_incompatible_values_is_a_problem_with_its_place(tmp_path: Path, text: str, said: str) -> None:
     (problem,) = load(tmp_path, text).problems
     assert said in str(problem).replace(f"{tmp_path}/", "")
     assert problem.hint

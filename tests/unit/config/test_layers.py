@@ -175,7 +175,7 @@ def test_load_problems_of_all_layers_come_at_once(place: Place) -> None:
     assert "the configuration has 10 problems" in str(caught.value)
 
 
-def test_load_value_that_is_wrong_in_a_lower_layer_only_is_no_problem(place: Place) -> None:
+def test_load_wrong_value_in_a_lower_layer_only_is_accepted(place: Place) -> None:
     place.shared.write_text("VM_SSH_PORT=wrong\n")
     assert place.problems("VM_SSH_PORT=2222\n") == []
 
@@ -245,7 +245,7 @@ def test_include_that_multiplies_comes_to_an_end(place: Place) -> None:
     assert any("too many files" in problem for problem in place.problems("VM_INCLUDE=f0\n"))
 
 
-def test_include_twice_in_a_row_is_no_cycle(place: Place) -> None:
+def test_include_twice_in_a_row_is_not_a_cycle(place: Place) -> None:
     (place.directory / "a").write_text("A=${A}x\n")
     found = place.load("VM_INCLUDE=a\nVM_INCLUDE=a\n")
     assert (found["A"], found.problems) == ("xx", [])
@@ -276,7 +276,7 @@ def test_load_without_vmrc_names_the_one_above(place: Place) -> None:
         (lambda p: p.symlink_to(".vmrc"), "too many levels of symbolic links"),
     ],
 )
-def test_load_vmrc_that_is_no_file_to_read_is_refused(place: Place, make, why: str) -> None:  # type: ignore[no-untyped-def]
+def test_load_vmrc_that_is_not_a_readable_file_is_refused(place: Place, make, why: str) -> None:  # type: ignore[no-untyped-def]
     make(place.vmrc)
     with pytest.raises(ConfigError, match=rf"cannot read .*/\.vmrc: {why}"):
         layers.load(str(place.directory), place.environ)
@@ -352,7 +352,7 @@ def test_load_name_of_the_context_changes_nothing_in_a_file(place: Place) -> Non
     ]
 
 
-def test_load_value_of_the_environment_that_a_file_overrides_is_mentioned(place: Place) -> None:
+def test_load_overridden_value_of_the_environment_is_mentioned(place: Place) -> None:
     assert place.warnings("VM_MACHINE_MEM=512\n", VM_MACHINE_MEM="2048") == [
         "environment: VM_MACHINE_MEM='2048' is overridden by .vmrc:4; `qvm config VM_MACHINE_MEM=...` "
         "changes the file, `qvm --set VM_MACHINE_MEM=...` is stronger than each"
@@ -391,7 +391,7 @@ def test_exported_has_all_values_in_their_plain_spelling(place: Place) -> None:
     assert "HOME" not in found
 
 
-def test_exported_values_read_again_by_the_same_machine_are_not_taken_for_the_users(place: Place) -> None:
+def test_export_read_again_by_the_same_machine_is_not_the_users(place: Place) -> None:
     text = 'VM_QEMU_EXTRA="$VM_QEMU_EXTRA -b"\nA="$A+"\nPATH="$PATH:/x"\n'
     first = place.load(text, VM_SSH_ATTEMPTS="5", PATH="/bin")
     first.accept()
@@ -409,7 +409,7 @@ def test_exported_values_read_again_by_the_same_machine_are_not_taken_for_the_us
     assert "VM_NETWORK" not in place.load("", **place.load("VM_NETWORK=/c\n").exported())
 
 
-def test_names_that_programs_heed_are_not_exported_before_they_are_accepted(place: Place) -> None:
+def test_export_of_names_that_programs_heed_needs_acceptance(place: Place) -> None:
     text = "PATH=/x\nLD_PRELOAD=/x\nPYTHONPATH=/x\nEDITOR=/x\nA=1\nVM_QEMU_BIN=./x\n"
     found = place.load(text, PATH="/bin", EDITOR="vi")
     heeded = ["PATH", "LD_PRELOAD", "PYTHONPATH", "EDITOR"]

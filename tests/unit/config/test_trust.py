@@ -212,7 +212,7 @@ def test_distrust_says_why(vmrc: Path) -> None:
     assert trust.distrust(source.status, {"SUDO_UID": "x"}) == trust.distrust(source.status, {})
 
 
-def test_what_is_accepted_as_code_is_not_accepted_as_configuration(vmrc: Path, tmp_path: Path) -> None:
+def test_accept_as_code_does_not_accept_as_configuration(vmrc: Path, tmp_path: Path) -> None:
     env, data = bare_environ(tmp_path / "home"), b"x = 1\n"
     code, conf = str(vmrc.with_name(trust.RC)), str(vmrc)
     trust.allow(code, data, env, trust.CODE)

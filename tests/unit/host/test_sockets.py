@@ -25,7 +25,7 @@ def mine(path: Path) -> None:
         os.chown(path, UID, UID)
 
 
-def test_runtime_base_is_the_usual_one_where_nobody_is_in_the_way(tmp: Path) -> None:
+def test_runtime_base_is_the_usual_one_if_it_is_free(tmp: Path) -> None:
     usual = str(tmp / f"qvm-{UID}")
     assert sockets.runtime_base({}, UID) == usual
     mine(Path(usual))

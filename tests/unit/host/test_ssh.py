@@ -79,7 +79,7 @@ def knock(port: int, seconds: float, share: float = ssh.Knocking.SHARE) -> tuple
         return answer, time.monotonic() - began, knocking
 
 
-def test_knock_first_connections_are_swallowed_a_later_one_is_heard() -> None:
+def test_knock_hears_a_later_connection_if_the_first_are_lost() -> None:
     with Greeter(0.0, deaf=5) as server:
         answer, took_s, knocking = knock(server.port, 20)
         assert answer == "ssh"
@@ -102,14 +102,14 @@ def test_knock_long_without_an_answer_becomes_rare() -> None:
         assert 4 <= len(server.accepted) <= 15  # 30 at the first pace
 
 
-def test_look_nobody_listens_is_closed_at_once(closed_port: int) -> None:
+def test_look_without_a_listener_is_closed_at_once(closed_port: int) -> None:
     began = time.monotonic()
     with ssh.Knocking("127.0.0.1", closed_port) as knocking:
         assert knocking.look(-1, 30.0) == "closed"
     assert time.monotonic() - began < 5
 
 
-def test_step_nobody_listens_waits_for_the_next_look(closed_port: int) -> None:
+def test_step_without_a_listener_waits_for_the_next_look(closed_port: int) -> None:
     """A loop around it must not spin, nor try again at once."""
     began = time.monotonic()
     with ssh.Knocking("127.0.0.1", closed_port, first_s=0.2) as knocking:

@@ -47,7 +47,7 @@ def test_owner_is_whose_the_directory_is(tree: Path) -> None:
 
 
 @as_root
-def test_owner_of_a_link_is_who_made_it(tree: Path) -> None:
+def test_owner_of_a_link_is_its_creator(tree: Path) -> None:
     (tree / "link").symlink_to("own")
     assert who(tree / "link") is None
     os.chown(tree / "link", DAEMON.pw_uid, -1, follow_symlinks=False)

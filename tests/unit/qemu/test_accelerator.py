@@ -52,7 +52,7 @@ def test_choose_explicit_value_passes_unchecked(wanted: str) -> None:
     assert f"VM_QEMU_ACCEL={wanted}" in choice.why
 
 
-def test_choose_foreign_target_is_tcg_and_asks_nobody() -> None:
+def test_choose_foreign_target_is_tcg_without_a_measurement() -> None:
     foreign = "s390x" if accelerator.host_architecture() != "s390x" else "x86_64"
     choice = accelerator.choose(NOWHERE + foreign, "auto", QUIET, environ={})
     assert choice.accelerator == "tcg"
@@ -81,7 +81,7 @@ def test_is_current_doubtful_answer_holds_for_an_hour(verdict: str) -> None:
     assert not answer.is_current(999.0, has_boot=True), "the clock was set back"
 
 
-def test_choice_of_a_timeout_says_so_and_when_and_until_when() -> None:
+def test_choice_of_a_timeout_reports_when_and_until_when() -> None:
     now = time.time()
     choice = _Answer("kvm", "timeout", tcg_s=0.1, hardware_s=1.0, measured_at=now).choice(is_cached=True)
     assert choice.accelerator == "tcg"
@@ -129,7 +129,7 @@ def test_remember_keeps_any_file_name_on_one_line(tmp_path: Path, path: str) -> 
     assert accelerator._recall(cache, key(path)) is not None
 
 
-def test_remember_replaces_this_qemu_keeps_others_drops_other_boots(tmp_path: Path) -> None:
+def test_remember_replaces_this_qemu_and_drops_other_boots(tmp_path: Path) -> None:
     cache = str(tmp_path / "accel")
     accelerator._remember(cache, key(boot="boot-0"), _Answer("kvm", "usable", tcg_s=0.1))
     accelerator._remember(cache, key(), _Answer("kvm", "timeout", tcg_s=0.1))
@@ -158,7 +158,7 @@ def test_remember_replaces_this_qemu_keeps_others_drops_other_boots(tmp_path: Pa
         "qvm accelerators 1\n" + "\udcff\t" * 9,
     ],
 )
-def test_recall_from_a_damaged_cache_is_no_answer(tmp_path: Path, text: str) -> None:
+def test_recall_from_a_damaged_cache_is_none(tmp_path: Path, text: str) -> None:
     cache = tmp_path / "accel"
     head = "\t".join(key().fields())
     row = f"{head}\tusable\t0.1\t0.1\t1.0\t"
@@ -168,7 +168,7 @@ def test_recall_from_a_damaged_cache_is_no_answer(tmp_path: Path, text: str) -> 
     assert accelerator._recall(str(cache), key()) is not None, "the same row is read where all is well"
 
 
-def test_remember_where_nothing_can_be_written_is_no_error(tmp_path: Path) -> None:
+def test_remember_where_nothing_can_be_written_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     cache = str(tmp_path / "file" / "qvm" / "accel")
     accelerator._remember(cache, key(), _Answer("kvm", "usable"))
@@ -199,6 +199,6 @@ def test_why_closed_names_a_device_that_is_not_there(tmp_path: Path) -> None:
     assert accelerator.why_closed("") is None
 
 
-def test_why_closed_names_an_error_that_is_no_matter_of_rights(tmp_path: Path) -> None:
+def test_why_closed_names_an_error_other_than_permissions(tmp_path: Path) -> None:
     found = accelerator.why_closed(str(tmp_path))
     assert found == (f"cannot open {tmp_path}: Is a directory", None)

@@ -64,7 +64,7 @@ def test_line_that_comes_in_pieces_goes_as_one() -> None:
     assert pace.take(b"root", is_all=True) == b"root"
 
 
-def test_console_shows_what_the_log_has_and_falls_back_on_the_socket(
+def test_console_shows_the_log_and_falls_back_on_the_socket(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vm = Machine(tmp_path)

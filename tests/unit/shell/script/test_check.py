@@ -103,7 +103,7 @@ def test_what_may_exist_is_believed(source: str) -> None:
     assert python(source) == ""
 
 
-def test_several_names_are_all_told_with_what_was_meant() -> None:
+def test_several_names_are_all_reported_with_suggestions() -> None:
     text = python("strat()\n\nsettigns.X\nprint(nothing_like_it)")
     assert text == (
         "qvm: the script uses names that do not exist; nothing was run\n"
@@ -130,7 +130,7 @@ def test_several_names_are_all_told_with_what_was_meant() -> None:
         ("$X = 1\nx = ${...}", ""), ("def f(: pass\nx = f", ""),
     ],
 )  # fmt: skip
-def test_lines_are_judged_only_where_they_can_be_nothing_but_python(source: str, place: str) -> None:
+def test_lines_are_checked_only_where_they_must_be_python(source: str, place: str) -> None:
     assert place in lines(source)
     assert bool(place) == bool(lines(source))
 

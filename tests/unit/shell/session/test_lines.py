@@ -52,12 +52,12 @@ def test_words_about_the_session_are_not_kept() -> None:
         typed().chosen([])
 
 
-def test_list_shows_numbers_statuses_and_further_lines() -> None:
+def test_list_shows_numbers_statuses_and_continued_lines() -> None:
     rows = [row.as_row() for row in typed(("a", 0), ("for i in x:\n    b", 130)).chosen([])]
     assert str(SessionLines(rows)) == "   1        a\n   2  [130] for i in x:\n                b"
 
 
-def test_saved_script_is_executable_and_holds_failed_lines_as_comments(tmp_path: Path) -> None:
+def test_saved_script_holds_failed_lines_as_comments(tmp_path: Path) -> None:
     lines = typed(("a", 0), ("for i in x:\n    b", 130), ("c", 0))
     path = tmp_path / "s.xsh"
     assert lines.save(str(path), ["1-2"], is_forced=False) == (str(path), 2, 1)

@@ -90,7 +90,7 @@ def test_disks_in_another_order_stand_as_they_stood(vm: Vm) -> None:
     assert (read_byte(vm, "0", "a.qcow2"), read_byte(vm, "0", "b.raw", "raw")) == (1, 2)
 
 
-def test_disk_elsewhere_comes_back_there_while_it_is_named_and_inside_when_not(blank: Blank) -> None:
+def test_restore_of_a_disk_elsewhere_needs_its_setting(blank: Blank) -> None:
     vm = blank(VM_DISKS="../outside.raw")
     create(vm, "../outside.raw", 1, "raw")
     made = make_archive(vm)

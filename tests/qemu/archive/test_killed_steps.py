@@ -69,11 +69,11 @@ def check(vm: Vm, count: int | None) -> None:
     check_images(vm)
 
 
-def test_killed_before_a_step_the_guest_goes_on_and_nothing_is_lost(counting: Vm) -> None:
+def test_archive_killed_before_a_step_loses_nothing(counting: Vm) -> None:
     check(counting, 4)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-def test_killed_before_every_step_the_guest_goes_on_and_nothing_is_lost_long(counting: Vm) -> None:
+def test_archive_killed_before_every_step_loses_nothing_long(counting: Vm) -> None:
     check(counting, None)

@@ -9,7 +9,7 @@ import pytest
 from tests.support.world import Blank
 
 
-def test_archive_removes_notes_that_a_killed_one_had_not_finished(blank: Blank) -> None:
+def test_archive_removes_journals_of_a_killed_one(blank: Blank) -> None:
     vm = blank()
     vm.ok("archive")
     folder = next(vm.directory.glob("demo-*/"))
@@ -48,7 +48,7 @@ def test_archive_removes_notes_that_a_killed_one_had_not_finished(blank: Blank) 
     ],
     ids=range(15),
 )  # fmt: skip
-def test_note_that_makes_no_sense_is_told(blank: Blank, text: str) -> None:
+def test_journal_that_is_invalid_is_reported(blank: Blank, text: str) -> None:
     vm = blank()
     note = vm.directory / ".qvm/archive.unfinished"
     note.write_text(text, encoding="latin-1")

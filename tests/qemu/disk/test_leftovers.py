@@ -35,7 +35,7 @@ def removed(vm: Vm) -> str:
 
 
 @pytest.mark.parametrize("is_link", [False, True])
-def test_trim_killed_outside_the_machines_directory_leaves_nothing(blank: Blank, is_link: bool) -> None:
+def test_trim_killed_outside_the_directory_leaves_nothing(blank: Blank, is_link: bool) -> None:
     vm = blank(VM_DISKS="data.qcow2" if is_link else "../far/data.qcow2")
     far = vm.directory.parent / "far"
     far.mkdir()

@@ -147,7 +147,7 @@ def test_choose_usable_accelerator_takes_it_and_asks_once(host: Host) -> None:
     assert host.runs == ["help", "tcg", "kvm"], "the cache runs nothing"
 
 
-def test_choose_cached_answer_loads_no_heavy_module_and_runs_no_program(host: Host) -> None:
+def test_choose_cached_answer_loads_and_runs_nothing(host: Host) -> None:
     qemu = host.behaving('real "$@"')
     host.choose(qemu)
     code = (
@@ -181,7 +181,7 @@ def test_choose_cached_answer_loads_no_heavy_module_and_runs_no_program(host: Ho
     assert not heavy & set(modules)
 
 
-def test_choose_hanging_accelerator_is_tcg_and_says_that_it_timed_out(host: Host) -> None:
+def test_choose_hanging_accelerator_is_tcg_after_a_timeout(host: Host) -> None:
     qemu = host.behaving("sleep 1000; exit")  # a child of the script: it must end too (`world` looks)
     began = time.monotonic()
     choice = host.choose(qemu)
@@ -254,7 +254,7 @@ def test_choose_qemu_built_without_tcg_takes_what_starts(host: Host) -> None:
     assert "no tcg to compare with" in choice.why
 
 
-def test_accepts_with_the_real_qemu_tells_what_starts_from_what_does_not(host: Host) -> None:
+def test_accepts_with_the_real_qemu_is_true_for_what_starts(host: Host) -> None:
     prober = accelerator._Prober(host.qemu, "x86_64", QUIET, host.environ)
     assert prober._accepts("tcg", "a test").verdict == "accepted"
     refused = prober._accepts("hvf", "a test")
@@ -277,7 +277,7 @@ def test_choose_fresh_measures_whatever_the_cache_says(host: Host) -> None:
     assert host.choose(qemu, is_fresh=True).probed
 
 
-def test_choose_with_a_cache_that_cannot_be_written_answers_all_the_same(host: Host) -> None:
+def test_choose_with_a_read_only_cache_answers(host: Host) -> None:
     host.environ["XDG_CACHE_HOME"] = "/proc/nowhere"
     qemu = host.behaving('real "$@"')
     assert [host.choose(qemu).probed for _ in range(2)] == [True, True]

@@ -76,7 +76,7 @@ def test_start_qemu_that_has_no_sandbox_runs_without(blank: Blank) -> None:
     assert "-sandbox support is not enabled" in result.err
 
 
-def test_start_process_is_named_after_the_machine_and_known_again(blank: Blank) -> None:
+def test_start_process_is_named_after_the_machine_and_found(blank: Blank) -> None:
     vm = blank("a-machine-of-a-long-name")
     vm.ok("start", "--no-wait")
     assert Path(f"/proc/{vm.pid}/comm").read_text() == "qvm-a-machine-o\n"  # the kernel keeps 15 bytes
@@ -90,7 +90,7 @@ def test_start_process_is_named_after_the_machine_and_known_again(blank: Blank) 
 
 
 @pytest.mark.skipif(Path("/run/systemd/system").is_dir(), reason="this host has a systemd that holds limits")
-def test_start_limit_that_nobody_holds_is_told_each_time(blank: Blank) -> None:
+def test_start_limit_that_is_not_enforced_warns_each_time(blank: Blank) -> None:
     vm = blank(VM_LIMIT_MEM="512", VM_LIMIT_CPUS="1.5")
     result = vm.ok("start", "--no-wait")
     output = (

@@ -120,7 +120,7 @@ def test_look_at_a_directory_runs_nothing_of_it(folder: Path, owner: Owner, whos
 
 @as_root
 @pytest.mark.parametrize("foreign", ["directory", ".vmrc", "include"])
-def test_start_of_a_foreign_machine_wants_its_present_content_accepted(
+def test_start_of_a_foreign_machine_needs_its_content_accepted(
     folder: Path,
     owner: Owner,
     foreign: str,
@@ -163,7 +163,7 @@ def wrapper(vm: Vm, name: str, program: str) -> Path:
     return path
 
 
-def test_start_of_an_own_machine_runs_its_wrapper_and_counts_as_accepted(blank: Blank) -> None:
+def test_start_of_an_own_machine_accepts_its_wrapper(blank: Blank) -> None:
     vm = blank()
     calls = vm.directory / "calls"
     wrapper(vm, "qemu", "qemu-system-x86_64")
@@ -209,7 +209,7 @@ def test_status_does_not_use_ssh_options_that_were_not_accepted(blank: Blank) ->
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="others read what they like")
-def test_status_of_a_vmrc_that_root_does_not_use_is_no_broken_machine(blank: Blank) -> None:
+def test_status_of_a_vmrc_that_root_does_not_use_is_not_broken(blank: Blank) -> None:
     vm = blank(VM_READY="none")
     vm.ok("start")
     vmrc = vm.directory / ".vmrc"

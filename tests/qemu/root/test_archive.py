@@ -40,7 +40,7 @@ def vm(theirs: Theirs, owner: Owner) -> Vm:
     return made
 
 
-def test_root_archives_and_restores_and_nothing_of_roots_is_in_the_way(
+def test_root_archives_and_restores_without_leaving_own_files(
     vm: Vm,
     owner: Owner,
 ) -> None:
@@ -135,7 +135,7 @@ def test_machine_that_root_made_for_the_owner_becomes_the_owners(
 
 
 @pytest.mark.parametrize("is_on", [False, True])
-def test_root_killed_in_the_middle_leaves_the_owner_what_he_can_complete(
+def test_root_killed_in_the_middle_lets_the_owner_complete_it(
     vm: Vm,
     owner: Owner,
     is_on: bool,
@@ -181,7 +181,7 @@ def holds(folder: Path, words: bytes) -> list[str]:
     ]  # fmt: skip
 
 
-def test_root_does_not_read_for_the_owner_what_he_may_not(
+def test_root_does_not_read_for_the_owner_what_is_forbidden(
     vm: Vm,
     owner: Owner,
     secret: Path,
@@ -266,7 +266,7 @@ def written_overlay(path: Path, below: Path, owner: Owner) -> None:
     os.chown(path, owner.row.pw_uid, owner.row.pw_gid)
 
 
-def test_note_of_an_archive_does_not_let_root_remove_or_write_what_it_names(
+def test_journal_of_an_archive_does_not_lead_root_elsewhere(
     vm: Vm,
     owner: Owner,
     secret: Path,
@@ -296,7 +296,7 @@ def test_note_of_an_archive_does_not_let_root_remove_or_write_what_it_names(
     assert "Traceback" not in refused.err
 
 
-def test_overlay_of_a_killed_archive_is_put_back_by_root_and_is_the_owners(
+def test_overlay_of_a_killed_archive_stays_the_owners(
     vm: Vm,
     owner: Owner,
 ) -> None:
@@ -312,7 +312,7 @@ def test_overlay_of_a_killed_archive_is_put_back_by_root_and_is_the_owners(
     assert of_root(vm.directory) == []
 
 
-def test_journal_does_not_let_root_remove_or_change_what_it_names(
+def test_journal_does_not_make_root_remove_or_change_files(
     vm: Vm,
     owner: Owner,
     tmp_path: Path,
@@ -349,7 +349,7 @@ def test_journal_does_not_let_root_remove_or_change_what_it_names(
     ],
     ids=" ".join,
 )
-def test_disk_verbs_of_root_write_and_read_nothing_that_the_owner_may_not(
+def test_disk_verbs_of_root_have_only_the_owners_rights(
     vm: Vm,
     owner: Owner,
     secret: Path,
@@ -396,7 +396,7 @@ def test_disk_verbs_of_root_leave_the_machine_its_owners(vm: Vm, owner: Owner) -
     owner.ok("kill", cwd=vm.directory)
 
 
-def test_plain_user_archives_his_own_machine(owner: Owner, world: World) -> None:
+def test_plain_user_archives_an_own_machine(owner: Owner, world: World) -> None:
     home = Path(owner.row.pw_dir)
     seed = home / "seed.qcow2"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", seed, "16M"], check=True)

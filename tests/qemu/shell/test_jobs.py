@@ -130,7 +130,7 @@ def test_word_in_a_pipe_is_a_job(vm: Vm) -> None:
         leave(screen)
 
 
-def test_word_in_the_foreground_cannot_be_stopped_and_says_so(vm: Vm) -> None:
+def test_word_in_the_foreground_refuses_ctrl_z_with_a_message(vm: Vm) -> None:
     with session(vm) as screen:
         screen.begin("start")
         screen.wait("waiting for ssh")

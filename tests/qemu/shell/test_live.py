@@ -31,7 +31,7 @@ def at_prompt(screen: Terminal, state: str, typed: str = "") -> None:
 
 
 @pytest.mark.parametrize("ui", ALL)
-def test_prompt_is_repainted_when_qemu_changes_state_and_typed_text_stays(vm: Vm, ui: str) -> None:
+def test_prompt_is_repainted_at_a_change_and_typed_text_stays(vm: Vm, ui: str) -> None:
     with screen_of(vm.world, vm.directory, "--ui", ui) as screen:
         at_prompt(screen, "stopped")
         screen.type("echo half a li")
@@ -74,7 +74,7 @@ def test_events_appear_above_the_prompt_as_they_come(vm: Vm, ui: str) -> None:
         at_prompt(screen, "stopped", "unfinished")
 
 
-def test_panic_reset_and_shutdown_of_the_guest_are_told(blank: Callable[..., Vm]) -> None:
+def test_panic_reset_and_shutdown_of_the_guest_are_reported(blank: Callable[..., Vm]) -> None:
     """The guest's part is played by QEMU's monitor, which writes to the same I/O ports."""
     vm = blank(VM_QEMU_EXTRA="-device pvpanic -action panic=pause")
     vm.ok("start", "--no-wait")
@@ -98,7 +98,7 @@ def test_panic_reset_and_shutdown_of_the_guest_are_told(blank: Callable[..., Vm]
         at_prompt(screen, "stopped", "mine")
 
 
-def test_qemu_that_dies_is_told_of(vm: Vm) -> None:
+def test_qemu_that_dies_is_reported(vm: Vm) -> None:
     vm.ok("start", "--no-wait")
     with qvm_shell(vm.world, vm.directory) as screen:
         at_prompt(screen, "running")
@@ -109,7 +109,7 @@ def test_qemu_that_dies_is_told_of(vm: Vm) -> None:
     vm.ok("start", "--no-wait")  # it clears away what the dead one left
 
 
-def test_io_error_is_told_and_the_state_shown(blank: Callable[..., Vm]) -> None:
+def test_io_error_is_reported_and_the_state_shown(blank: Callable[..., Vm]) -> None:
     """A disk whose writes fail pauses the guest: QEMU says so with BLOCK_IO_ERROR."""
     extra = (
         "-blockdev driver=blkdebug,node-name=bad,inject-error.0.event=none,inject-error.0.iotype=read,"
@@ -133,7 +133,7 @@ def test_io_error_is_told_and_the_state_shown(blank: Callable[..., Vm]) -> None:
         ("python", "vm.kill().by", "'quit'"),
     ],
 )
-def test_command_of_this_session_tells_of_its_effect_once(vm: Vm, ui: str, line: str, answer: str) -> None:
+def test_command_of_this_session_reports_its_effect_once(vm: Vm, ui: str, line: str, answer: str) -> None:
     vm.ok("start", "--no-wait")
     with screen_of(vm.world, vm.directory, "--ui", ui) as screen:
         at_prompt(screen, "running")
@@ -161,7 +161,7 @@ def test_machine_that_is_used_now_is_the_one_that_is_followed(blank: Callable[..
         screen.wait(r"^other:stopped> mine")
 
 
-def test_two_terminals_both_show_what_happens_also_after_one_has_left(vm: Vm) -> None:
+def test_two_terminals_show_events_also_after_one_has_left(vm: Vm) -> None:
     vm.ok("start", "--no-wait")
     with qvm_shell(vm.world, vm.directory) as one, qvm_shell(vm.world, vm.directory) as two:
         at_prompt(one, "running")
@@ -180,7 +180,7 @@ def test_two_terminals_both_show_what_happens_also_after_one_has_left(vm: Vm) ->
         at_prompt(two, "stopped")
 
 
-def test_events_during_a_foreground_program_come_before_the_next_prompt(vm: Vm) -> None:
+def test_events_during_a_program_come_before_the_next_prompt(vm: Vm) -> None:
     vm.ok("start", "--no-wait")
     with qvm_shell(vm.world, vm.directory) as screen:
         at_prompt(screen, "running")
@@ -194,7 +194,7 @@ def test_events_during_a_foreground_program_come_before_the_next_prompt(vm: Vm) 
         at_prompt(screen, "paused")
 
 
-def test_async_prompt_of_the_users_rc_does_not_break_the_live_one(vm: Vm) -> None:
+def test_async_prompt_of_the_users_rc_keeps_the_live_one(vm: Vm) -> None:
     """xonsh 0.25: with ENABLE_ASYNC_PROMPT a prompt that is painted anew fails for want of `updator`."""
     rc = vm.world.home / ".config/xonsh/rc.xsh"
     rc.parent.mkdir(parents=True)

@@ -99,7 +99,7 @@ def test_ptpython_runs_words_pipes_and_host_programs(vm: Vm, tmp_path: Path) -> 
         assert leave(screen, "exit 5") == 5
 
 
-def test_ptpython_takes_blocks_and_says_what_is_no_line(vm: Vm) -> None:
+def test_ptpython_takes_blocks_and_reports_syntax_errors(vm: Vm) -> None:
     with screen_of(vm.world, vm.directory, "--ui", "ptpython") as screen:
         screen.ready()
         screen.type("for i in range(2):")
@@ -212,7 +212,7 @@ def test_vm_shell_chooses_for_good_and_the_option_wins(vm: Vm, ui: str) -> None:
     assert vm.qvm("sh", "-c", "echo a | cat").out == "a\n"
 
 
-def test_wrong_vm_shell_is_told(vm: Vm) -> None:
+def test_wrong_vm_shell_is_reported(vm: Vm) -> None:
     result = vm.qvm("--set", "VM_SHELL=fish", "sh", stdin="echo x")
     assert result.status == 2
     assert "VM_SHELL is 'fish', but must be one of xonsh, ptpython, python" in result.err
@@ -361,9 +361,7 @@ sys.exit(7)
 
 @pytest.mark.parametrize("ui", ALL)
 @pytest.mark.parametrize("name", ["stops.py", "stops.xsh"])
-def test_breakpoint_opens_the_shell_there_and_leaving_goes_on(
-    vm: Vm, tmp_path: Path, name: str, ui: str
-) -> None:
+def test_breakpoint_opens_the_shell_and_leaving_resumes(vm: Vm, tmp_path: Path, name: str, ui: str) -> None:
     path = write_script(tmp_path, name, STOPS)
     with screen_of(vm.world, vm.directory, "--ui", ui, path) as screen:
         screen._tmux("set-option", "-g", "remain-on-exit", "on")
@@ -410,7 +408,7 @@ def test_breakpoint_in_a_module_called_at_the_prompt(vm: Vm, ui: str) -> None:
         assert "50" not in screen.run("b").splitlines()  # it was the function's
 
 
-def test_breakpoint_without_terminal_is_passed_and_told(vm: Vm, tmp_path: Path) -> None:
+def test_breakpoint_without_terminal_is_ignored_and_reported(vm: Vm, tmp_path: Path) -> None:
     path = write_script(tmp_path, "stops.py", STOPS)
     result = vm.qvm("sh", path)
     assert (result.status, result.out) == (7, "total is 42\nend 42\n")

@@ -103,7 +103,7 @@ def test_raw_disk_that_was_added_later_is_left_too(two: Vm) -> None:
     assert "disk2 is as it was" in two.ok("snapshot", "restore", "old", "--force").out
 
 
-def test_disk_that_is_none_of_the_machine_now_is_told(two: Vm) -> None:
+def test_disk_no_longer_of_the_machine_is_reported(two: Vm) -> None:
     write_byte(two, 1, "1M", MAIN)
     two.ok("snapshot", "save", "old")
     write_byte(two, 2, "1M", MAIN)
@@ -165,7 +165,7 @@ def test_snapshots_of_several_moments_are_not_put_together(two: Vm) -> None:
     assert holds(two, DATA, 2)
 
 
-def test_two_disks_of_one_file_name_are_told_apart_also_where_the_directory_has_moved(blank: Blank) -> None:
+def test_two_disks_of_one_file_name_are_distinguished(blank: Blank) -> None:
     vm = blank(VM_DISKS=f"o/{MAIN}")
     (vm.directory / "o").mkdir()
     disk(vm, f"o/{MAIN}")
@@ -209,7 +209,7 @@ def test_memory_of_another_moment_is_not_loaded(two: Vm) -> None:
     assert two.qvm("status", "-s").out == f"demo: running (pid {pid})\n"
 
 
-def test_name_that_is_another_ones_number_is_refused_before_anything_is_done(two: Vm) -> None:
+def test_restore_by_a_name_that_is_also_a_number_is_refused(two: Vm) -> None:
     two.ok("start", "--no-wait")
     two.ok("cmd", "savevm first")
     two.ok("cmd", "savevm 1")
@@ -225,7 +225,7 @@ def test_name_that_is_another_ones_number_is_refused_before_anything_is_done(two
     ]
 
 
-def test_only_one_disk_has_it_the_way_to_that_disk_alone_is_told(two: Vm) -> None:
+def test_restore_of_a_snapshot_on_one_disk_hints_at_that_disk(two: Vm) -> None:
     qemu_img(two, "snapshot", "-c", "mine", DATA)
     refused = two.qvm("snapshot", "restore", "mine")
     assert refused.status == 3
@@ -245,7 +245,7 @@ def test_disk_on_which_another_image_stands_is_not_put_back(two: Vm) -> None:
     two.ok("snapshot", "restore", "--force", "old")
 
 
-def test_base_that_was_moved_away_while_it_runs_is_no_obstacle(two: Vm) -> None:
+def test_base_moved_away_while_on_is_not_an_obstacle(two: Vm) -> None:
     two.ok("start", "--no-wait")
     base, away = two.directory / "demo-base.qcow2", two.directory / "away.qcow2"
     base.rename(away)
@@ -292,7 +292,7 @@ def test_verify_says_no_more_of_a_base_than_is_known(two: Vm) -> None:
     assert "written to" not in judged.out
 
 
-def test_verify_of_a_base_on_another_image_says_what_was_not_looked_at(two: Vm) -> None:
+def test_verify_of_a_base_on_another_image_reports_what_is_left(two: Vm) -> None:
     disk(two, "lowest.qcow2")
     qemu_img(two, "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", "lowest.qcow2", "demo-base.qcow2")
     two.ok("snapshot", "save", "a")
@@ -321,7 +321,7 @@ def test_verify_after_a_resize_says_how_much_was_read(two: Vm, is_on: bool) -> N
         assert two.ok("snapshot", "verify", "middle").out == "demo: middle: whole\n"
 
 
-def test_disk_that_is_missing_is_told_by_each_verb(two: Vm) -> None:
+def test_disk_that_is_missing_is_reported_by_each_verb(two: Vm) -> None:
     two.ok("snapshot", "save", "a")
     os.rename(two.directory / DATA, two.directory / "x")
     assert f"disk1    {DATA} (it is not there)" in two.ok("snapshot", "list").out
@@ -388,7 +388,7 @@ def hint_run(vm: Vm, output: str) -> None:
 
 
 @pytest.mark.parametrize("is_on", [False, True])
-def test_two_snapshots_of_one_name_are_told_apart_and_kept(two: Vm, is_on: bool) -> None:
+def test_two_snapshots_of_one_name_are_distinguished_and_kept(two: Vm, is_on: bool) -> None:
     """As `qemu-img` makes them; no verb takes both, or one of them in silence."""
     two.ok("snapshot", "save", "my own")
     for pattern in (1, 2):
@@ -426,7 +426,7 @@ def test_two_snapshots_of_one_name_are_told_apart_and_kept(two: Vm, is_on: bool)
     assert row_count(two) == 0
 
 
-def test_snapshots_that_other_tools_made_seconds_apart_are_not_put_together(two: Vm) -> None:
+def test_snapshots_of_other_tools_seconds_apart_are_separate(two: Vm) -> None:
     qemu_img(two, "snapshot", "-c", "x", MAIN)
     for _ in range(2):
         later_second()
@@ -444,7 +444,7 @@ def test_snapshots_that_other_tools_made_seconds_apart_are_not_put_together(two:
     assert holds(two, DATA, 3)
 
 
-def test_snapshot_on_a_disk_that_ours_does_not_have_is_another_one(two: Vm) -> None:
+def test_snapshot_on_another_disk_of_that_name_is_separate(two: Vm) -> None:
     """Ours is of one disk; another tool has given the second one a snapshot of the same name later."""
     two.set(VM_DISKS="")
     two.ok("snapshot", "save", "x")
@@ -457,7 +457,7 @@ def test_snapshot_on_a_disk_that_ours_does_not_have_is_another_one(two: Vm) -> N
     assert "is not of one moment: on disk1 it is another one of the same name" in refused.err
 
 
-def test_state_of_an_older_qemu_loads_on_the_machine_type_of_then(blank: Blank) -> None:
+def test_state_of_an_older_qemu_loads_on_its_machine_type(blank: Blank) -> None:
     vm = blank(VM_MACHINE_MEM="64M")
     old = vm.directory / "old-qemu"
     old.write_text(

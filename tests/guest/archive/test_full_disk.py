@@ -1,7 +1,7 @@
-"""The disk that the machine lies on fills while its disks are cut and the guest goes on writing.
+"""The machine's disk becomes full during an archive, while the guest writes.
 
-QEMU is started without `werror`, so it takes its default, `enospc`: a guest whose write finds no room is
-stopped, and the write is done again once it goes on. So nothing that the guest was told is lost.
+QEMU is started without `werror`, so it takes its default, `enospc`: a guest whose write finds no space is
+stopped, and the write is done again once it is resumed. So nothing that the guest saw completed is lost.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def vm(world: World, tiny: str) -> Iterator[Vm]:
 
 
 def fill(vm: Vm) -> Path:
-    """Take all the room that is left."""
+    """Take all the free space."""
     path = vm.directory / "filler"
     with path.open("ab", buffering=0) as file:
         for size in (1 << 20, 4096):

@@ -63,7 +63,7 @@ class Machine:
         boot(vm)
         self.writer = Writer(vm)
         self.bounds: dict[str, tuple[int, int, bool]] = {}
-        """Of each archived state: what had been told before and after, and whether it was frozen."""
+        """Of each archived state: what had been printed before and after, and whether it was frozen."""
         self.of_killed: list[str] = []
         """Those of them whose QEMU was killed while they were made."""
 
@@ -75,10 +75,10 @@ class Machine:
         return report
 
     def kill(self, victim: str, child: Any, before: int) -> str:
-        """End qvm, QEMU, or both without a word; what qvm said, if it could.
+        """Kill qvm, QEMU, or both; return what qvm printed, if it could.
 
         Args:
-            before: what the guest had told when the command was begun.
+            before: what the guest had printed when the command began.
         """
         pid = self.vm.pid
         if victim in ("qvm", "both"):
@@ -103,7 +103,7 @@ class Machine:
         return str(out + err)
 
     def goes_on(self, was_under_way: bool) -> str:
-        """The next command while the guest still runs: it tells, completes, and the guest writes."""
+        """The next command while the guest still runs: it reports, completes, and the guest writes."""
         vm = self.vm
         ways = [["archive"], ["doctor", "--fix"], ["pause"], ["snapshot", "save", "next"]]
         words = self.chooser.choice(ways)
@@ -129,7 +129,7 @@ class Machine:
         self.writer.lost()
 
     def comes_back(self, was_under_way: bool) -> str:
-        """The next command after QEMU's end, and the boot: all that was told is there."""
+        """The next command after QEMU's end, and the boot: all that was printed is there."""
         vm, acked = self.vm, self.writer.acked
         words = self.chooser.choice([["start"], ["doctor", "--fix"], ["archive"]])
         print(f"  next: {' '.join(words)}, told {acked}")
@@ -284,7 +284,7 @@ def test_archive_killed_in_a_dangerous_moment_long(vm: Vm, victim: str) -> None:
 
 
 def test_first_archive_killed_is_repeated_and_blocks_nothing(vm: Vm) -> None:
-    """Of a new archive the base is copied too; the guest is neither held nor cut meanwhile."""
+    """Of a new archive the base is copied too; the guest is neither held nor split meanwhile."""
     it = Machine(vm, random.Random(SEED))
     first: list[tuple[list[str], Callable[[Seen], bool]]] = [
         (["archive", "--savevm", "live"], lambda now: now.has_base and not now.note.get("cuts")),

@@ -51,7 +51,7 @@ def is_at_work(vm: Vm, pid: int) -> bool:
 
 
 def killed(vm: Vm, chooser: random.Random, *words: str) -> bool:
-    """Run a command and kill it, alone or with the programs that it began; True if it leaves a note."""
+    """Run a command and kill it, alone or with the programs that it began; True if it leaves a journal."""
     is_group, seconds = chooser.random() < 0.5, chooser.uniform(0, MOST_S)
     print(f"  killed {'with its children' if is_group else 'alone'}, {seconds:.3f} s after its first step")
     child = vm.world.popen(*words, cwd=vm.directory, start_new_session=True)

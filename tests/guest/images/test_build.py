@@ -47,7 +47,7 @@ class Cache:
         return self.world.run("img", "build", "tiny", *words, env=self.env | env)
 
     def begin(self) -> subprocess.Popen[str]:
-        """A build that goes on, saying its stages on stderr."""
+        """A build at work, printing its stages on stderr."""
         argv = [sys.executable, "-m", "qvmsh", "-v", "img", "build", "tiny"]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(argv, env=self.world.environ | self.env, text=True, **pipes)  # type: ignore[call-overload,no-any-return]
@@ -56,7 +56,7 @@ class Cache:
         return sorted(self.images.glob("tiny-*/tiny.qcow2"))
 
     def left(self) -> list[str]:
-        """What lies in the cache besides finished images, packages and lists."""
+        """What is in the cache besides complete images, packages and lists."""
         known = {"apt", "debs", ".tiny.lock"}
         return [
             path.name
@@ -193,7 +193,7 @@ def test_build_in_a_folder_that_cannot_be_made_fails_clearly(cache: Cache) -> No
 
 @pytest.fixture
 def small(world: World) -> Iterator[Path]:
-    """A file system with room for less than a build."""
+    """A file system with less space than a build needs."""
     if not IS_ROOT:
         pytest.skip("only root may mount a small file system")
     with small_disk(world.home / "small", 160):

@@ -168,7 +168,7 @@ def asked(vm: Vm, command: str) -> list[str]:
 
 
 def both(vm: Vm) -> list[str]:
-    """What stands on the system's disk and on the data disk, in the guest."""
+    """What is on the system's disk and on the data disk, in the guest."""
     asked(vm, f"[ -e /mnt/d/turn ] || {MOUNT}")
     return asked(vm, "cat turn /mnt/d/turn")
 

@@ -49,7 +49,7 @@ def test_ssh_twice_uses_one_connection(running: Vm) -> None:
 
 
 def test_ssh_signal_in_guest_is_a_status_unknown(running: Vm) -> None:
-    """ssh's client does not tell which signal it was, and its own status means nothing."""
+    """ssh's client does not report which signal it was, and its own status means nothing."""
     result = running.qvm("ssh", "kill -TERM $$")
     assert result.status == 125
     assert "demo: the command in the guest ended without an exit status: a signal ended it" in result.err

@@ -81,7 +81,7 @@ def test_disks_that_change_places_are_copied_whole(blank: Blank) -> None:
 
 @pytest.mark.parametrize("how", ["swapped", "copied"])
 def test_file_of_another_disk_is_copied_whole(blank: Blank, how: str) -> None:
-    """Its bitmap tells what has changed since another disk's state."""
+    """Its bitmap records what has changed since another disk's state."""
     vm = blank()
     disk(vm, "a.qcow2", 0xA1)
     disk(vm, "b.qcow2", 0xB1)

@@ -136,7 +136,7 @@ def test_disk_that_is_a_device_now_is_not_written_to(blank: Blank) -> None:
 
 
 def test_vmrc_that_is_a_link_stays_one(vm: Vm) -> None:
-    """A file that several machines share, or that lies in a repository."""
+    """A file that several machines share, or that is in a repository."""
     real = vm.world.home / "shared.vmrc"
     (vm.directory / ".vmrc").rename(real)
     (vm.directory / ".vmrc").symlink_to(real)

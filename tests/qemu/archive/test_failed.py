@@ -126,7 +126,7 @@ def bitmaps(vm: Vm) -> set[str]:
 
 
 def test_state_being_undone_is_listed_as_incomplete_first(blank: Blank) -> None:
-    """Killed then, no later state stands on what is half removed."""
+    """Killed then, no later state is backed by what is half removed."""
     vm = blank()
     vm.ok("start", "--no-wait")
     write_live(vm, "-P 1 0 64k")

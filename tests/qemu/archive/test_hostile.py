@@ -1,4 +1,4 @@
-"""archive and restore with wrong and hostile input: told in one line, nothing written where it should not."""
+"""archive and restore with wrong and hostile input: an error of one line, and no file written elsewhere."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_manifest_that_leads_outside_is_refused(vm: Vm, canaries: list[Path], at
 
 @pytest.mark.parametrize("source", ["/etc/qvm-made", "/etc/hostname"])
 def test_disk_named_only_by_the_manifest_goes_into_the_machine(vm: Vm, source: str) -> None:
-    """An absolute place is what a manifest may say; it is believed only where the machine says so too."""
+    """A manifest may hold an absolute path; it is used only if the machine's settings have it too."""
     before = Path("/etc/hostname").read_bytes()
     edit_manifest(
         vm,
@@ -246,7 +246,7 @@ def old(vm: Vm) -> Path:
 
 
 def test_images_that_name_files_of_the_host_are_refused(vm: Vm, old: Path, canaries: list[Path]) -> None:
-    """A base that stands on another file, an overlay alone, data in another file, a device."""
+    """A base that is backed by another file, an overlay alone, data in another file, a device."""
     secret = canaries[0]
     base, top = old / "demo-base.qcow2", old / "demo-backing.qcow2"
 

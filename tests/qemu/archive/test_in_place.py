@@ -1,4 +1,4 @@
-"""An archive is never written to where it lies: it only runs `--disposable` (real QEMU)."""
+"""An archive is never written to in place: it only runs `--disposable` (real QEMU)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""archive and restore cut off at any moment: by `kill -9` of qvm, of QEMU, of both, or by a full disk.
+"""archive and restore interrupted at any moment: by `kill -9` of qvm, of QEMU, of both, or by a full disk.
 
 After it the next command works, nothing that was written is lost, and nothing is left lying about.
 The seed is printed; QVM_TEST_SEED repeats a run.
@@ -125,7 +125,7 @@ def test_archive_and_restore_off_killed_lose_nothing_long(blank: Blank) -> None:
 
 
 def held(vm: Vm, *words: str) -> subprocess.Popen[str]:
-    """An `archive` that is stopped while the disks are cut, and not yet joining them.
+    """An `archive` that is stopped while it copies the disks, and not yet joining them.
 
     A write by the monitor (`write_live`) while QEMU holds the disk still for the join would hang QEMU.
     """
@@ -318,7 +318,7 @@ def test_archive_on_a_full_disk_changes_nothing(blank: Blank) -> None:
 
 
 def test_archive_with_the_machines_disk_full_keeps_its_data(blank: Blank) -> None:
-    """There is no room to commit what the guest wrote meanwhile: it stays where it is until there is."""
+    """There is no space to commit what the guest wrote meanwhile: it stays where it is until there is."""
     world = blank(name="other", has_images=False).world
     with small_disk(world.home / "demo", 6):
         vm = blank(VM_ARCHIVE="../elsewhere", **NO_WAITING)

@@ -1,7 +1,7 @@
-"""Work on a running machine's disks, killed before each of its steps: the guest goes on, and nothing is lost.
+"""Work on a running machine's disks, killed before each of its steps: the guest runs, nothing is lost.
 
-A step is a question to QEMU, a note on the disk, or a file removed. The guest counts on two disks at once
-(support/guests/counter.py), so every number that it told must be there, and both disks must be of one moment.
+A step is a command to QEMU, a journal on the disk, or a file removed. The guest counts on two disks at once
+(support/guests/counter.py), so each printed number must be there, and both disks must be of one moment.
 The usual run takes some steps, drawn at random (the seed is printed, QVM_TEST_SEED repeats); `--all` all.
 """
 

@@ -1,4 +1,4 @@
-"""What a killed `archive` can leave: half a note, half a manifest. The next one removes it."""
+"""What a killed `archive` can leave: half a journal, half a manifest. The next one removes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Archives on another host, whose connection is cut off in the middle: the next archive goes on.
+"""Archives on another host, whose connection is lost in the middle: the next archive continues.
 
 The `ssh` here runs the command on this host, and ends as the test says.
 """

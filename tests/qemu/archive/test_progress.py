@@ -151,7 +151,7 @@ def test_sigterm_says_what_is_left(vm: Vm) -> None:
 
 
 def test_ctrl_c_in_a_shell_is_not_a_failure_of_the_compressor(vm: Vm) -> None:
-    """There the terminal tells the compressor, but not the thread that waits for it."""
+    """There the terminal interrupts the compressor, but not the thread that waits for it."""
     with qvm_shell(vm.world, vm.directory) as screen:
         screen.ready()
         count = screen.begin("archive -z xz")

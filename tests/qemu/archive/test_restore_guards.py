@@ -44,7 +44,7 @@ def test_new_machine_does_not_write_through_a_link(blank: Blank) -> None:
 
 
 def test_restore_links_what_was_left_out_and_keeps_disk_places(blank: Blank) -> None:
-    """A folder and a file of it, in either order; a disk that had the name of a link lies beside it."""
+    """A folder and a file of it, in either order; a disk that had the name of a link is beside it."""
     vm = blank(VM_DISKS="../tools.raw")
     for name in ("shared/kernel", "other/kernel", "tools.raw"):
         (vm.directory / name).parent.mkdir(exist_ok=True)
@@ -80,7 +80,7 @@ def test_what_was_left_out_and_is_not_a_file_is_not_linked(blank: Blank) -> None
 
 
 def trap(vm: Vm, name: str) -> None:
-    """Put an image that stands on a file of the user's in place of an archived one."""
+    """Put an image that is backed by a file of the user in place of an archived one."""
     secret = vm.world.home / "secret"
     secret.write_bytes(b"S" * (1 << 20))
     (vm.directory / name).unlink()
@@ -252,13 +252,13 @@ def test_restore_whose_last_journal_is_not_written_is_undone(blank: Blank, how: 
 
 
 def bases(vm: Vm, *names: str) -> list[str]:
-    """The name of what each disk stands on."""
+    """The name of each disk's backing file."""
     chains = [json.loads(qemu_img(vm, "info", "--output=json", name)) for name in names]
     return [os.path.basename(each["backing-filename"]) for each in chains]
 
 
 def test_base_of_one_disk_is_not_taken_for_that_of_another(blank: Blank) -> None:
-    """Both disks stand on one base now, and stood on two in the archived state."""
+    """Both disks are backed by one base now, and by two in the archived state."""
     vm = blank()
     write_byte(vm, 1, "0", "demo-base.qcow2")
     qemu_img(vm, "create", "-q", "-f", "qcow2", "b2.qcow2", "16M")

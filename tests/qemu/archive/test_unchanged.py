@@ -1,4 +1,4 @@
-"""What tells that nothing has changed since the last state: not the disks alone."""
+"""How qvm knows that nothing has changed since the last state: not by the disks alone."""
 
 from __future__ import annotations
 

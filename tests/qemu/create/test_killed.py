@@ -39,7 +39,7 @@ sys.exit(main())
 
 
 def ran(vm: Vm, code: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run qvm in a Python that has been told something first."""
+    """Run qvm in a Python that runs other code first."""
     return subprocess.run(
         [sys.executable, "-c", code, *words],
         cwd=vm.directory,

@@ -1,4 +1,4 @@
-"""`qvm disk`, on and off, with real images; what others stand on is never written to."""
+"""`qvm disk`, on and off, with real images; what backs others is never written to."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ def test_rebase_onto_a_disk_by_its_id_says_that_a_base_is_a_file(vm: Vm) -> None
 
 
 def test_failed_add_and_resize_name_the_machine_and_the_remedy(vm: Vm) -> None:
-    """Nothing is told of names that qvm uses for a moment."""
+    """Names that qvm uses for a moment are not shown."""
     for words, said, hint in (
         (["add", "sub/x.qcow2", "1G"], "cannot make x.qcow2: there is no folder", "make it first"),
         (["add", "big.qcow2", "99999T"], "cannot make big.qcow2", "a smaller size"),

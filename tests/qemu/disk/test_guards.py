@@ -17,7 +17,7 @@ def overlay(vm: Vm, name: str, below: str) -> None:
 
 
 class Pair:
-    """A machine, and another one whose overlay stands on its base."""
+    """A machine, and another one whose overlay is backed by its base."""
 
     def __init__(self, vm: Vm, other: Vm) -> None:
         self.vm = vm

@@ -34,7 +34,7 @@ def write(vm: Vm, file: str, pattern: int, at: int) -> None:
 
 
 def holds(vm: Vm, *patterns: int) -> bool:
-    """The disk, with all that it stands on, has these patterns in its parts."""
+    """The disk, with all that it is backed by, has these patterns in its parts."""
     words = []
     for at, pattern in enumerate(patterns):
         words += ["-c", f"read -P {pattern} {at * PART} {PART}"]

@@ -1,4 +1,4 @@
-"""What a killed `disk add` or `disk trim` leaves is found wherever the disk lies, and removed."""
+"""What a killed `disk add` or `disk trim` leaves is found wherever the disk is, and removed."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def test_a_name_means_the_path_before_the_name_of_another_file(blank: Blank) -> 
 
 @pytest.fixture
 def linked(blank: Blank) -> tuple[Vm, Path]:
-    """A disk that is a link to an overlay in another folder, which stands on a base there."""
+    """A disk that is a link to an overlay in another folder, which is backed by a base there."""
     vm = blank(VM_DISKS="data.qcow2")
     far = vm.directory.parent / "big"
     far.mkdir()

@@ -1,4 +1,4 @@
-"""What is no disk, or leads elsewhere, as the image of `create`, `init`, `disk add` and VM_DISKS."""
+"""What is not a disk, or leads elsewhere, as the image of `create`, `init`, `disk add` and VM_DISKS."""
 
 from __future__ import annotations
 

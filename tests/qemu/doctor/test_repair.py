@@ -1,4 +1,4 @@
-"""`doctor --fix` with real images and a real QEMU: what it mends, what it leaves, twice."""
+"""`doctor --fix` with real images and a real QEMU: what it repairs, what it leaves, twice."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_doctor_fix_known_hosts_that_is_a_folder(blank: Blank) -> None:
 
 
 def test_doctor_fix_removes_sockets_of_machines_that_are_gone(blank: Blank) -> None:
-    """Where nobody listens and nothing foreign lies; one in use, and one that is young, stay."""
+    """Folders without a listener or foreign files; one in use, and one that is young, stay."""
     vm = blank()
     base = vm.world.runtime / "qvm"
     base.mkdir(mode=0o700, exist_ok=True)

@@ -155,7 +155,7 @@ def test_status_moved_directory_is_the_same_machine(blank: Blank) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs a second account")
 def test_status_by_another_user_names_the_owner(world: World) -> None:
-    """Root's machine, asked by `nobody`: told whose it is, not what it does."""
+    """Root's machine, asked by `nobody`: the owner is reported, not the state."""
     open_folder = Path(tempfile.mkdtemp(prefix="qvmt-open-"))
     open_folder.chmod(0o755)
     write_vmrc(open_folder / "demo")

@@ -1,4 +1,4 @@
-"""A QEMU that ended by a signal is crashed, with its last words, for whoever asks; and starts again."""
+"""A QEMU that ended by a signal is reported as crashed, with its last message; and starts again."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def ask(vm: Vm, command: str) -> Any:
 
 
 def hangs(vm: Vm) -> bool:
-    """True if QEMU answers nobody now."""
+    """True if QEMU does not answer now."""
     try:
         ask(vm, "query-status")
     except TimeoutError:
@@ -137,7 +137,7 @@ def test_verb_qemu_that_crashes_meanwhile_is_reported(blank: Blank, verb: str) -
 
 
 def test_cmd_qemu_that_crashes_meanwhile_is_reported(blank: Blank, tmp_path: Path) -> None:
-    """QEMU opens a pipe that nobody reads: it answers nothing until it crashes."""
+    """QEMU opens a pipe without a reader: it does not answer until it crashes."""
     vm = talking(blank)
     vm.ok("start", "--no-wait")
     os.mkfifo(tmp_path / "never")

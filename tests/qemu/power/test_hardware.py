@@ -1,4 +1,4 @@
-"""Real QEMU takes each kind of hardware that a `.vmrc` can ask for; what is wrong is told by its name."""
+"""Real QEMU takes each kind of hardware that a `.vmrc` can ask for; what is wrong is reported by its name."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ echo "$*|$PWD|$VM_MACHINE_ID|$VM_MACHINE_MEM|$OWN" >> calls
 
 
 def with_hooks(vm: Vm, pre: str = "", post: str = "") -> Path:
-    """Give the machine both programs, which note their calls; return the file of the notes."""
+    """Give the machine both programs, which log their calls; return that log."""
     for name, more in (("pre", pre), ("post", post)):
         path = vm.directory / name
         path.write_text(HOOK + more + "\n")

@@ -1,4 +1,4 @@
-"""Forwarded ports and the telnet monitor: who has the port, and what is told (real QEMU)."""
+"""Forwarded ports and the telnet monitor: which program has the port, and the report (real QEMU)."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_start_taken_port_is_reported_before_qemu_starts(blank: Blank, protocol:
 
 
 def test_start_port_taken_in_between_is_reported_alike(blank: Blank, monkeypatch: pytest.MonkeyPatch) -> None:
-    """QEMU itself reports it: the ssh port is not chosen anew for it, and nothing is left."""
+    """QEMU itself reports it: the ssh port is not chosen again for it, and nothing is left."""
     with taken() as port:
         vm = blank(VM_HOSTFWD=f"{port}:80")
         monkeypatch.setattr(machine_ports, "require_free", lambda _vm: None)

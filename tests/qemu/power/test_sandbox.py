@@ -50,7 +50,7 @@ def test_start_users_own_sandbox_wins(blank: Blank, more: dict[str, str], filter
 
 
 def without_sandbox(vm: Vm) -> Path:
-    """A QEMU that was built without seccomp: it says so in QEMU's words, else it is the real one."""
+    """A QEMU that was built without seccomp: it prints QEMU's error, else it is the real one."""
     path = vm.directory / "qemu"
     path.write_text(
         '#!/bin/sh\nfor w in "$@"; do [ "$w" != -sandbox ] || {\n'

@@ -1,4 +1,4 @@
-"""Looking at a machine runs nothing that its files name; somebody else's starts after `qvm allow` only."""
+"""Looking at a machine runs nothing that its files name; another account's starts after `qvm allow` only."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Trapped:
         return path
 
     def write(self, **more: str) -> None:
-        """The `.vmrc`, with `more` in place of what is said here."""
+        """The `.vmrc`, with `more` in place of these values."""
         values = {
             "VM_MACHINE_NAME": "demo", "VM_MACHINE_ID": "17", "VM_MACHINE_OWNER": "root",
             "VM_NET_MODEL": "none", "VM_QEMU_BIN": "./evil", "VM_QEMU_IMG": "./evil",

@@ -1,4 +1,4 @@
-"""Root archives and restores the machine of a plain user: afterwards it is as much his as before."""
+"""Root archives and restores the machine of a plain user: afterwards it still belongs to that user."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_root_does_not_read_for_the_owner_what_is_forbidden(
     owner: Owner,
     secret: Path,
 ) -> None:
-    """The owner lets an image stand on root's file, names a link, or a setting that is one."""
+    """The owner backs an image by root's file, names a link, or a setting that is one."""
     words = b"root's own words"
 
     def as_owner(*argv: str) -> None:
@@ -241,7 +241,7 @@ def test_root_does_not_read_for_the_owner_what_is_forbidden(
 
 
 def put(vm: Vm, owner: Owner, name: str, data: dict[str, object]) -> Path:
-    """A note of unfinished work that the owner has written himself."""
+    """A journal of interrupted work that the owner has forged."""
     path = vm.directory / ".qvm" / name
     path.write_text(json.dumps(data))
     os.chown(path, owner.row.pw_uid, owner.row.pw_gid)
@@ -255,7 +255,7 @@ def cut_note(vm: Vm, owner: Owner, cut: str, disk: str, state: str = "open") -> 
 
 
 def written_overlay(path: Path, below: Path, owner: Owner) -> None:
-    """An overlay that holds data and says that it stands on a file."""
+    """An overlay that holds data and names a file as its backing file."""
     commands: tuple[list[str | Path], ...] = (
         ["qemu-img", "create", "-q", "-f", "qcow2", path, "1088"],
         ["qemu-io", "-f", "qcow2", "-c", "write -P 65 0 1k", path],
@@ -355,7 +355,7 @@ def test_disk_verbs_of_root_have_only_the_owners_rights(
     secret: Path,
     words: list[str],
 ) -> None:
-    """His disk stands on a file of root's, is a link to an image of root's, or keeps its data there."""
+    """The owner's disk is backed by a file of root, is a link to root's image, or keeps its data there."""
     top = vm.directory / "demo-backing.qcow2"
     image = secret.parent / "root.qcow2"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "16M"], check=True)

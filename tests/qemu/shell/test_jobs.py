@@ -20,7 +20,7 @@ UIS = ("xonsh", "ptpython")
 
 @contextmanager
 def session(vm: Vm, *words: str) -> Iterator[Editor]:
-    """A session on a terminal in a shell of its own, which tells of status and mode at the end."""
+    """A session on a terminal in a shell of its own, which prints status and mode at the end."""
     script = f"""
         trap : INT; before=$(stty -g); {QVM} sh {" ".join(words)}; status=$?
         [ "$before" = "$(stty -g)" ] && mode=same || mode=different

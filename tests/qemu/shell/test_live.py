@@ -110,7 +110,7 @@ def test_qemu_that_dies_is_reported(vm: Vm) -> None:
 
 
 def test_io_error_is_reported_and_the_state_shown(blank: Callable[..., Vm]) -> None:
-    """A disk whose writes fail pauses the guest: QEMU says so with BLOCK_IO_ERROR."""
+    """A disk whose writes fail pauses the guest: QEMU reports it with BLOCK_IO_ERROR."""
     extra = (
         "-blockdev driver=blkdebug,node-name=bad,inject-error.0.event=none,inject-error.0.iotype=read,"
         "inject-error.0.errno=28,image.driver=null-co,image.size=1048576 "
@@ -195,7 +195,7 @@ def test_events_during_a_program_come_before_the_next_prompt(vm: Vm) -> None:
 
 
 def test_async_prompt_of_the_users_rc_keeps_the_live_one(vm: Vm) -> None:
-    """xonsh 0.25: with ENABLE_ASYNC_PROMPT a prompt that is painted anew fails for want of `updator`."""
+    """xonsh 0.25: with ENABLE_ASYNC_PROMPT a prompt that is repainted fails, since it has no `updator`."""
     rc = vm.world.home / ".config/xonsh/rc.xsh"
     rc.parent.mkdir(parents=True)
     rc.write_text("$ENABLE_ASYNC_PROMPT = True\n$UPDATE_PROMPT_ON_KEYPRESS = True\n")

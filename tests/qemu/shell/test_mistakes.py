@@ -1,4 +1,4 @@
-"""What a user does wrong in a script is told as such, on the script's line, and never as a bug in qvm."""
+"""What a user does wrong in a script is reported as such, on the script's line, and never as a bug in qvm."""
 
 from __future__ import annotations
 

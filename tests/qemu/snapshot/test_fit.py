@@ -146,7 +146,7 @@ def test_other_machine_type_refused_while_on_warned_of_while_off(two: Vm) -> Non
 
 
 def test_snapshots_of_several_moments_are_not_put_together(two: Vm) -> None:
-    """Another tool has made the one of the second disk anew, under the same name."""
+    """Another tool has replaced the one of the second disk, under the same name."""
     two.ok("snapshot", "save", "a")
     write_byte(two, 2, "1M", MAIN)
     write_byte(two, 2, "1M", DATA)
@@ -184,7 +184,7 @@ def test_two_disks_of_one_file_name_are_distinguished(blank: Blank) -> None:
 
 
 def test_memory_of_another_moment_is_not_loaded(two: Vm) -> None:
-    """Made by HMP, so that no metadata tells; QEMU gives the snapshots of one moment one date."""
+    """Made by HMP, so that there is no metadata; QEMU gives the snapshots of one moment one date."""
     two.ok("start", "--no-wait")
     two.ok("cmd", "savevm h")
     two.ok("snapshot", "restore", "h", "--no-wait")
@@ -270,7 +270,7 @@ def test_base_that_was_written_to_since_is_warned_of(two: Vm) -> None:
 
 
 def test_verify_says_no_more_of_a_base_than_is_known(two: Vm) -> None:
-    """Written to with its date put back, or only touched or copied: nothing that was recorded tells which."""
+    """Written to with its date put back, or only touched or copied: no record shows which."""
     base, copy = two.directory / "demo-base.qcow2", two.directory / "copy"
     two.ok("snapshot", "save", "a")
     assert two.ok("snapshot", "verify", "a").out == "demo: a: whole\n"
@@ -339,7 +339,7 @@ def test_disk_that_is_missing_is_reported_by_each_verb(two: Vm) -> None:
 
 
 def test_host_keys_that_were_pinned_come_back_with_the_snapshot(two: Vm) -> None:
-    """A guest from before its first boot makes new keys; one from after it has those of then."""
+    """A guest from before its first boot makes new keys; one from after it has those of its time."""
     keys = two.directory / ".qvm/known_hosts"
     keys.unlink(missing_ok=True)
     two.ok("snapshot", "save", "fresh")

@@ -1,6 +1,6 @@
 """`kill -9` in the middle of snapshot work, of qvm, of QEMU, of both; a full disk; and Ctrl-C.
 
-After each the next command tells what was under way; the disks are all in the old or all in the new
+After each the next command reports the interrupted work; the disks are all in the old or all in the new
 state, every image is sound, and nothing is left over. The seed is printed; QVM_TEST_SEED repeats a run.
 """
 
@@ -223,7 +223,7 @@ def test_replace_killed_before_the_rename_is_completed(blank: Blank) -> None:
 
 
 def test_restore_killed_while_qemu_loads_is_undone(blank: Blank) -> None:
-    """QEMU stands still with disks and memory that may not fit: no command lets it run like that."""
+    """QEMU is paused with disks and memory that may not fit: no command resumes it."""
     vm = three_disks(blank)
     vm.ok("start", "--no-wait")
     write_disks(vm, 1, is_on=True)
@@ -275,7 +275,7 @@ def test_ctrl_c_in_the_middle_leaves_all_or_nothing(blank: Blank) -> None:
 
 
 def test_full_disk_undoes_the_save_and_resumes_the_guest(blank: Blank) -> None:
-    """A small tmpfs under one of the disks: what it cannot hold is told before, or undone after."""
+    """A small tmpfs under one of the disks: what it cannot hold is reported before, or undone after."""
     if os.geteuid() != 0:
         pytest.skip("mounting a small tmpfs needs root")
     vm = blank(VM_MACHINE_MEM="256")

@@ -1,4 +1,4 @@
-"""`start --loadvm` with real QEMU and two disks: it goes on from the state, or the disks are as they were."""
+"""`start --loadvm` with real QEMU and two disks: it continues from the state, or the disks are unchanged."""
 
 from __future__ import annotations
 

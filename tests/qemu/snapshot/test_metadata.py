@@ -155,7 +155,7 @@ def test_directory_with_bytes_that_are_not_text_works(blank: Blank) -> None:
 
 
 def test_snapshots_are_those_of_the_directory_wherever_it_moves(blank: Blank) -> None:
-    """A save that was cut off is settled too: its journal holds in the new place, and through a link."""
+    """An interrupted save is recovered too: its journal is valid in the new place, and through a link."""
     vm = blank()
     vm.ok("snapshot", "save", "a")
     journal = {

@@ -1,4 +1,4 @@
-"""What stands against a snapshot in a real QEMU, and failures in the middle: told, and nothing half done."""
+"""Obstacles to a snapshot in a real QEMU, and failures in the middle: reported, and nothing half done."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_disks_of_the_users_arguments_are_saved_and_restored(blank: Blank) -> No
 
 @contextlib.contextmanager
 def overlay_on_small_disk(vm: Vm, mib: int) -> Iterator[Path]:
-    """A tmpfs on which the machine's own overlay lies."""
+    """A tmpfs with the machine's own overlay."""
     if os.geteuid() != 0:
         pytest.skip("mounting a small tmpfs needs root")
     small = vm.directory / "small"

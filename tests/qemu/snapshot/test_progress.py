@@ -1,7 +1,7 @@
-"""What one sees of long work on snapshots: how far it is, who is at work, and how it is interrupted.
+"""What users see of long work on snapshots: progress, the command at work, and its interruption.
 
-The guest's memory is filled by QEMU's own loader. QEMU is held (SIGSTOP) once its image has grown, so that it
-is surely in the middle for as long as the test looks.
+The guest's memory is filled by QEMU's own loader. QEMU is held (SIGSTOP) once its image has grown, so that
+it is certainly in the middle for as long as the test looks.
 """
 
 from __future__ import annotations

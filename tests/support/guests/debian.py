@@ -2,7 +2,7 @@
 
 systemd, networkd (DHCP), logind, dbus, OpenSSH, the guest agent (virtio port, or a second UART), sudo;
 an initramfs of busybox and a dozen lines finds the disk (virtio or IDE). Account `qvm` (as in tiny) and
-root log in by a throw-away key that lies beside the image, on the console without a password::
+root log in by a throw-away key that is beside the image, on the console without a password::
 
     guest = build(Path("~/.cache/qvm/test-guests").expanduser())    # made now, or found
     guest.image, guest.key, guest.user
@@ -187,7 +187,7 @@ def _locked(path: Path) -> Iterator[int]:
 
 
 def _folder(cache: Path) -> Path:
-    """Where the image lies: named by a hash of all that decides what is in it."""
+    """Where the image is: named by a hash of all that decides what is in it."""
     init = Path(tiny.FILES, "initramfs/init")
     hashed = hashlib.sha256()
     for source in (Path(__file__), Path(filesystem.__file__), Path(kernel.__file__), init):

@@ -42,7 +42,7 @@ done
 
 
 class Bash:
-    """A bash that reads files and tells what the names are worth afterwards."""
+    """A bash that reads files and prints the values of the names afterwards."""
 
     def __init__(self, folder: Path) -> None:
         assert BASH

@@ -269,7 +269,7 @@ def test_log_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[keeper.Log, Machine]]:
-    """A log that is cut early, and its machine."""
+    """A log that is shortened early, and its machine."""
     monkeypatch.setattr(keeper, "HEAD_BYTES", 500)
     monkeypatch.setattr(keeper, "TAIL_BYTES", 1000)
     (tmp_path / ".vmrc").write_text("VM_MACHINE_NAME=demo\n")

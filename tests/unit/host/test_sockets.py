@@ -1,4 +1,4 @@
-"""The folder for sockets where the user has none of his own: in /tmp, where others may be first."""
+"""The folder for sockets if the user has none: in /tmp, where others may be first."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def is_open(connection: socket.socket) -> bool:
 
 @pytest.fixture
 def closed_port() -> Iterator[int]:
-    """A port that nobody listens at, and nobody else can take."""
+    """A port without a listener, which no other program can take."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield held.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Copies of files: what cannot be copied whole is told."""
+"""Copies of files: what cannot be copied whole is reported."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def who(path: Path | str, **environ: str) -> str | None:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """root/theirs/machine, where `theirs` is nobody's; beside it a machine of root's."""
+    """root/theirs/machine, where `theirs` belongs to `nobody`; beside it a machine of root's."""
     for name in ("theirs/machine", "own"):
         (tmp_path / name).mkdir(parents=True)
     for name in ("theirs", "theirs/machine"):

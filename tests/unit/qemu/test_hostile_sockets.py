@@ -1,4 +1,4 @@
-"""Sockets whose other end means harm: it drips, floods, lies, closes, or says nothing."""
+"""Sockets whose other end is hostile: it drips, floods, lies, closes, or is silent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A manifest is read only if every value in it is what it must be; one that is wrong stops nobody."""
+"""A manifest is read only if every value in it is what it must be; one that is wrong stops no command."""
 
 from __future__ import annotations
 

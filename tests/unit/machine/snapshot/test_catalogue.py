@@ -1,4 +1,4 @@
-"""`.qvm/snapshots.json` as somebody may have left it, and the tree that is drawn of it."""
+"""`.qvm/snapshots.json` with any content, and the tree that is drawn of it."""
 
 from __future__ import annotations
 

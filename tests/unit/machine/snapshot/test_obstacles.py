@@ -1,4 +1,4 @@
-"""What QEMU says of state that it cannot save, put into words with a remedy; and who cannot save at all.
+"""What QEMU says of state that it cannot save, put into words with a remedy; and what cannot be saved at all.
 
 Most of these cannot be had on every host (no 9p in the built-in guest's kernel, no device to pass through, no
 hvf or whpx on Linux), so QEMU's own words are replayed. Source: QEMU 7.2 and 9.0, the blockers' `error_setg`.

@@ -12,7 +12,7 @@ KNOWN = {"vm", "start", "status", "settings", "stop", "disk", "config", "sh"}
 
 
 def python(source: str) -> str:
-    """What is said of a Python script; "" if nothing."""
+    """The error for a Python script; "" if there is none."""
     code = compile(source, "s.py", "exec", dont_inherit=True)
     try:
         check.require_calls(source.encode(), "s.py", KNOWN)
@@ -23,7 +23,7 @@ def python(source: str) -> str:
 
 
 def lines(source: str) -> str:
-    """What is said of xonsh code."""
+    """The error for xonsh code."""
     try:
         check.require_names_in_lines(chunks(source), "s.xsh", KNOWN, ("source", "xontrib"))
     except QvmError as error:

@@ -1,4 +1,4 @@
-"""Two threads ask for the end of one program, as xonsh's do; both are told its status."""
+"""Two threads ask for the end of one program, as xonsh's do; both get its status."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Disk images: reading what a file is, and running qemu-img.
+"""Disk images: what a file is, what it is backed by, and which process uses it.
 
     header("demo-backing.qcow2").backing      # "./demo-base.qcow2"
 
-Source: QEMU docs/interop/qcow2.txt; qemu-img(1).
+Source: QEMU docs/interop/qcow2.txt.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from qvmsh.errors import ImageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
     from typing import IO, Any
-
 
 _FIXED = ">4sIQIIQIIQQIIQ"  # magic ... snapshots offset: the 72 bytes that every version has
 _INCOMPATIBLE_DIRTY, _INCOMPATIBLE_CORRUPT, _INCOMPATIBLE_DATA_FILE = 1, 2, 4
@@ -322,155 +321,17 @@ def typed(path: str, where: str = "") -> str:
     import shlex
 
     path = os.path.abspath(path)
-    inside = os.path.relpath(path, where or _here())
+    inside = os.path.relpath(path, where or here())
     if inside.startswith(".."):
         return shlex.quote(path)
     return shlex.quote(safe_name(inside) if inside.startswith("-") or ":" in inside else inside)
 
 
-def _here() -> str:
+def here() -> str:
     try:
         return os.getcwd()
     except FileNotFoundError:  # it has been removed
         return "/"
-
-
-def converted(path: str, form: str, where: str = "") -> str:
-    """The command that converts an image to qcow2, under a name that is free.
-
-    Args:
-        where: the folder in which it must run; "" for any.
-    """
-    import shlex
-
-    folder, name = os.path.split(os.path.abspath(path))
-    stem = os.path.join(where if folder.startswith("/dev") else folder, os.path.splitext(name)[0])
-    names = (f"{stem}{end}.qcow2" for end in ("", *(f"-{count}" for count in range(2, 100))))
-    free = next((each for each in names if not os.path.lexists(each)), f"{stem}-new.qcow2")
-    command = f"qemu-img convert -f {form} -O qcow2 {typed(path, where)} {typed(free, where)}"
-    is_here = not where or os.path.realpath(where) == os.path.realpath(_here())
-    return command if is_here else f"cd {shlex.quote(where)} && {command}"
-
-
-def run(program: str, words: Sequence[str], *, cwd: str | None = None, what: str) -> str:
-    """Run qemu-img and return what it prints.
-
-    Args:
-        program: qemu-img.
-        words: its sub-command and options.
-        what: the action, for the error: `make demo-backing.qcow2`.
-
-    Raises:
-        ImageError: with qemu-img's own words as details.
-    """
-    import subprocess
-
-    from qvmsh.host import locks
-
-    done = subprocess.run(
-        [program, *words],
-        cwd=cwd,
-        umask=0o077,  # an image that it makes holds the guest's private data
-        pass_fds=tuple(locks.HELD),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="surrogateescape",
-    )
-    if done.returncode:
-        lines = [line.removeprefix("qemu-img: ") for line in done.stderr.splitlines() if line.strip()]
-        raise ImageError(f"cannot {what}", details=lines[-5:], hint=_remedy(done.stderr))
-    return done.stdout
-
-
-def version(program: str) -> str:
-    """The version of qemu-img, which is QEMU's: `7.2.22`."""
-    words = run(program, ["--version"], what="ask qemu-img for its version").split()
-    return words[words.index("version") + 1] if "version" in words[:-1] else ""
-
-
-def _remedy(words: str) -> str | None:
-    if "No space left" in words:
-        return "the disk is full: free some space, then try again; nothing was changed"
-    if "lock" in words:
-        return "another process has the image open: end it first"
-    return None
-
-
-def create_overlay(
-    program: str,
-    overlay: str,
-    backing: str,
-    backing_format: str,
-    *,
-    cwd: str | None = None,
-    like: dict[str, Any] | None = None,
-) -> None:
-    """Make an empty qcow2 overlay on `backing` (a name relative to the overlay's folder).
-
-    Args:
-        like: the `kind` and size that it gets; None for QEMU's defaults.
-    """
-    words = ["create", "-q", "-f", "qcow2", "-F", backing_format, "-b", safe_name(backing)]
-    words += ["-o", options(like)] if like else []
-    words += [safe_name(overlay), *([str(like["virtual-size"])] if like else [])]
-    run(program, words, cwd=cwd, what=f"make {os.path.basename(overlay)}")
-
-
-def has_data(program: str, path: str) -> bool:
-    """True if the qcow2 image itself (without its backing file) holds data or snapshots."""
-    from qvmsh.qemu.qmp import loads
-
-    if header(path).snapshots:
-        return True
-    words = ["map", "-U", "-f", "qcow2", "--output=json", safe_name(path)]
-    text = run(program, words, cwd=os.path.dirname(path) or None, what=f"read {os.path.basename(path)}")
-    return any(part["depth"] == 0 and part.get("data") for part in loads(text))
-
-
-def info(program: str, path: str, kind: str) -> dict[str, Any]:
-    """qemu-img's information on an image in a format that qvm does not read itself.
-
-    Source: QEMU's QAPI, `ImageInfo`.
-    """
-    from qvmsh.qemu.qmp import loads
-
-    words = ["info", "-U", "-f", kind, "--output=json", safe_name(path)]
-    found: dict[str, Any] = loads(run(program, words, what=f"read {os.path.basename(path)}"))
-    return found
-
-
-def kind(program: str, path: str) -> dict[str, Any]:
-    """What kind of image a qcow2 file is: all of `qemu-img info` but names, sizes and content."""
-    found = info(program, path, "qcow2")
-    data: dict[str, Any] = found.get("format-specific", {}).get("data", {})
-    names = ("virtual-size", "cluster-size", "encrypted", "backing-filename", "backing-filename-format")
-    return {name: found[name] for name in names if name in found} | data
-
-
-def bitmaps(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """The dirty bitmaps in an image's `kind`."""
-    rows: list[dict[str, Any]] = found.get("bitmaps", [])
-    return rows
-
-
-def options(found: dict[str, Any]) -> str:
-    """The value of `-o` with which `qemu-img` makes an image of the `kind` of another one."""
-    words = [f"compat={found['compat']}", f"cluster_size={found['cluster-size']}"]
-    if found["compat"] != "0.10":  # the first version has none of these
-        words += [f"refcount_bits={found['refcount-bits']}"]
-        words += [f"lazy_refcounts={'on' if found['lazy-refcounts'] else 'off'}"]
-        words += ["extended_l2=on"] if found.get("extended-l2") else []
-        words += [f"compression_type={found['compression-type']}"] if "compression-type" in found else []
-    return ",".join(words)
-
-
-def virtual_bytes(program: str, path: str, kind: str) -> int:
-    """The size of the disk that a guest sees."""
-    if kind in ("qcow2", "raw"):
-        return -(-header(path, kind).size_bytes // 512) * 512
-    found: int = info(program, path, kind)["virtual-size"]
-    return found
 
 
 def has_other_files(path: str, kind: str) -> bool:
@@ -480,23 +341,6 @@ def has_other_files(path: str, kind: str) -> bool:
     """
     found = header(path, kind)
     return bool(found.files or (found.backing and kind != "qcow2"))
-
-
-def remove_bitmaps(program: str, path: str, prefix: str = "") -> None:
-    """Remove the dirty bitmaps (whose names begin so) of a qcow2 image that is not in use.
-
-    They record what has changed since a backup: no longer true once another state is restored,
-    and `qemu-img snapshot -a` refuses an image that has some.
-    """
-    from qvmsh.qemu.qmp import loads
-
-    what = f"remove the dirty bitmaps of {os.path.basename(path)}"
-    asked = ["info", "-U", "--output=json", "-f", "qcow2", safe_name(path)]
-    found = loads(run(program, asked, what=what))
-    for each in bitmaps(found.get("format-specific", {}).get("data", {})):
-        if each["name"].startswith(prefix):
-            words = ["bitmap", "--remove", "-f", "qcow2", safe_name(path), each["name"]]
-            run(program, words, what=what)
 
 
 def in_use(path: str, machine: str | None) -> ImageError:

@@ -24,7 +24,6 @@ LONG_FILES = {
     "qvmsh/machine/terminal/console.py": SPLIT,
     "qvmsh/qemu/accelerator.py": SPLIT,
     "qvmsh/qemu/commandline.py": SPLIT,
-    "qvmsh/qemu/image.py": SPLIT,
 }
 
 LONG_FUNCTIONS = {

@@ -27,7 +27,7 @@ from qvmsh.machine import programs as tools
 from qvmsh.machine import state
 from qvmsh.machine.archive import live_copy as cut
 from qvmsh.machine.storage import bitmaps
-from qvmsh.qemu import image
+from qvmsh.qemu import image, qemuimg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ class Tracking:
         """Prepare a backup of what a bitmap names; it begins with the transaction."""
         path = staged(self.vm, ".qcow2")
         words = ["create", "-q", "-f", "qcow2", image.safe_name(path), str(size_bytes)]
-        image.run(tools.qemu_img(self.vm), words, what="make room for the changes")
+        qemuimg.run(tools.qemu_img(self.vm), words, what="make room for the changes")
         name = f"{NODE}{len(self._jobs)}"
         inside = os.path.join(".", os.path.relpath(path, self.vm.directory))
         self._jobs[drive.role] = (name, path)

@@ -36,7 +36,7 @@ from qvmsh.machine.guest import filesystems as freezing
 from qvmsh.machine.journal import Overlay
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.storage import chain, volumes
-from qvmsh.qemu import image
+from qvmsh.qemu import image, qemuimg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class Cut:
             if not os.path.isabs(below):
                 folder = os.path.realpath(self.vm.directory)
                 below = os.path.relpath(os.path.join(folder, below), os.path.realpath(os.path.dirname(path)))
-            image.create_overlay(program, path, below, cut.format)
+            qemuimg.create_overlay(program, path, below, cut.format)
             self.qemu.execute(
                 "blockdev-add",
                 {
@@ -377,7 +377,7 @@ def _join_off(journal: Journal) -> str:
             chain.below(vm, path, "qcow2")
             image.require_unused(disk, vm.name)
             words = ["commit", "-q", "-d", "-f", "qcow2", image.safe_name(path)]
-            image.run(program, words, what=f"put back into {cut.disk} what the guest wrote last")
+            qemuimg.run(program, words, what=f"put back into {cut.disk} what the guest wrote last")
             host_files.sync(disk)
             names.append(os.path.basename(cut.disk))
         _forget(journal, cut)

@@ -17,7 +17,7 @@ from qvmsh.machine import state
 from qvmsh.machine.create import seed
 from qvmsh.machine.storage import chain, dependents, own_disk
 from qvmsh.machine.work.lock import work_lock
-from qvmsh.qemu import image
+from qvmsh.qemu import image, qemuimg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -162,12 +162,12 @@ def make_overlay(vm: Machine, layers: Layers, mode: int, like: dict[str, Any] | 
 
     Args:
         mode: of the file.
-        like: the `image.kind` that it is to be of.
+        like: the `qemuimg.kind` that it is to be of.
     """
     part = layers.overlay + ".part"
     program = tools.qemu_img(vm)
     try:
-        image.create_overlay(
+        qemuimg.create_overlay(
             program,
             os.path.basename(part),
             os.path.basename(layers.base),
@@ -205,7 +205,7 @@ def require_writable_base(vm: Machine, *, force: bool) -> None:
         return
     program = tools.qemu_img(vm)
     chain.below(vm, overlay, "qcow2")
-    if os.path.exists(overlay) and image.has_data(program, overlay):
+    if os.path.exists(overlay) and qemuimg.has_data(program, overlay):
         raise ImageError(
             f"{os.path.basename(overlay)} holds data that stands on the base: "
             "writing to the base would falsify it",

@@ -24,7 +24,7 @@ from qvmsh.machine.storage import selection as diskwork
 from qvmsh.machine.storage.volumes import Volume
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.machine.work.recovery import Transaction
-from qvmsh.qemu import image
+from qvmsh.qemu import image, qemuimg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _grow(vm: Machine, disk: Volume, base: str) -> None:
     """A base that is smaller than its overlay grows first: qemu-img would do it in the middle."""
     program, wanted = tools.qemu_img(vm), image.header(disk.path, disk.format).size_bytes
     kind = _base_format(vm, disk)
-    if image.virtual_bytes(program, base, kind) < wanted:
+    if qemuimg.virtual_bytes(program, base, kind) < wanted:
         words = ["resize", "-q", "-f", kind, image.safe_name(base), str(wanted)]
         why = f"it must grow to the size of {disk.name} first; nothing was changed"
         diskwork.run(vm, words, f"resize {os.path.basename(base)}", why)
@@ -168,7 +168,7 @@ def _format_of(vm: Machine, base: str, path: str) -> str:
         )
     chain.below(vm, path, kind)
     if kind not in ("raw", looks):  # of some images only the end tells
-        image.info(tools.qemu_img(vm), path, kind)
+        qemuimg.info(tools.qemu_img(vm), path, kind)
     return kind
 
 

@@ -9,7 +9,7 @@ from qvmsh.machine import programs as tools
 from qvmsh.machine import state
 from qvmsh.machine.disk.reports import Disks
 from qvmsh.machine.storage import chain, selection
-from qvmsh.qemu import image
+from qvmsh.qemu import image, qemuimg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def disks(vm: Machine) -> Disks:
             row["used_bytes"] = selection.used_bytes(each)
             row["snapshots"] = len(chain.snapshots_in(each.path, each.format))
             row["chain"] = chain.below(vm, each.path, each.format)
-            row["size_bytes"] = image.virtual_bytes(tools.qemu_img(vm), each.path, each.format)
+            row["size_bytes"] = qemuimg.virtual_bytes(tools.qemu_img(vm), each.path, each.format)
             if row["chain"] and not os.path.exists(row["chain"][-1]):
                 row["problem"] = f"orphaned: {os.path.basename(row['chain'][-1])} is not there"
             row["users"] = image.users(each.path)

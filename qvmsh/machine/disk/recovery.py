@@ -20,7 +20,7 @@ from qvmsh.machine.snapshot import recovery as snapshot_recovery
 from qvmsh.machine.storage import chain
 from qvmsh.machine.storage import selection as diskwork
 from qvmsh.machine.storage.volumes import file_of
-from qvmsh.qemu import image, qmp
+from qvmsh.qemu import image, qemuimg, qmp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _recover_off(store: Store, record: Record) -> str:
             below = ["-F", record.backing_format] if record.backing else []
             words = ["rebase", "-u", "-f", "qcow2", *below, "-b", record.backing, image.safe_name(each.path)]
             what = f"put {each.name} back on what it stood on"
-            image.run(tools.qemu_img(store.vm), words, what=what)
+            qemuimg.run(tools.qemu_img(store.vm), words, what=what)
             outcome = "is undone: the disk is backed by what it was backed by"
     return outcome
 

@@ -25,7 +25,7 @@ from qvmsh.machine.power import start as lifecycle
 from qvmsh.machine.power import stop as power
 from qvmsh.machine.restore import new_machine as restore_new
 from qvmsh.machine.restore import restore as restoring
-from qvmsh.qemu import imagecheck
+from qvmsh.qemu import qemuimg
 
 
 def verify(vm: Machine, word: str | None, *, is_booting: bool) -> Verified:
@@ -101,7 +101,7 @@ def _check(vm: Machine, shelf: Shelf, archive: Archive, point: Point, folder: st
             continue
         with reader.opened(part) as fd:
             label = f"{archive.folder}/{part.name}"
-            sound = imagecheck.check_alone(program, fd, part.format, label)
+            sound = qemuimg.check_alone(program, fd, part.format, label)
             if sound and sound.corruptions:
                 raise ImageError(
                     f"{label} has {sound.corruptions} errors",

@@ -23,7 +23,7 @@ from qvmsh.machine.progress import Watch
 from qvmsh.machine.snapshot import fit as snapshot_fit
 from qvmsh.machine.storage import chain
 from qvmsh.machine.storage import supplies as disks
-from qvmsh.qemu import image
+from qvmsh.qemu import image, qemuimg
 from qvmsh.qemu.jobs import Jobs
 from qvmsh.qemu.qcow2 import Snapshot
 
@@ -168,7 +168,7 @@ class Images(Store):
 
     def _run(self, volume: Volume, words: list[str], what: str) -> str:
         chain.below(self.vm, volume.path, volume.format)  # qemu-img opens all of it
-        return image.run(tools.qemu_img(self.vm), words, cwd=self.vm.directory, what=what)
+        return qemuimg.run(tools.qemu_img(self.vm), words, cwd=self.vm.directory, what=what)
 
     def _snapshot(self, volume: Volume, option: str, tag: str, what: str) -> None:
         self.vm.io.checkpoint()

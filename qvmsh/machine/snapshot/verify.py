@@ -21,7 +21,7 @@ from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.reports import Verified
 from qvmsh.machine.storage import chain
 from qvmsh.machine.work.lock import work_lock
-from qvmsh.qemu import image, imagecheck
+from qvmsh.qemu import image, qemuimg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _damage(vm: Machine, disk: Volume) -> list[str]:
     try:
         chain.below(vm, disk.path, disk.format)
         with vm.io.stage(f"checking {disk.name}"):
-            sound = imagecheck.check(tools.qemu_img(vm), disk.path, disk.format)
+            sound = qemuimg.check(tools.qemu_img(vm), disk.path, disk.format)
     except QvmError as error:
         return [f"{disk.name} cannot be checked: {'; '.join(error.details) or error.what}"]
     if sound and sound.corruptions:
@@ -137,7 +137,7 @@ def _unreadable(vm: Machine, disk: Volume, snapshot: Snapshot, *, is_on: bool) -
     try:
         chain.below(vm, disk.path, disk.format)
         with vm.io.stage(f"reading {snapshot.name} on {disk.id}"):
-            image.run(tools.qemu_img(vm), words, what=f"read it on {disk.id}")
+            qemuimg.run(tools.qemu_img(vm), words, what=f"read it on {disk.id}")
     except QvmError as error:
         if snapshot not in chain.snapshots_in(disk.path, disk.format):  # removed in the meantime
             return [f"it has gone from {disk.id} while it was read"]

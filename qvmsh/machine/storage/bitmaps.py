@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from qvmsh.machine import programs as tools
-from qvmsh.qemu import image
+from qvmsh.qemu import image, qemuimg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def tags_of(program: str, path: str) -> list[dict[str, Any]]:
     """The internal snapshots of a qcow2 image, as qemu-img tells them; also while a QEMU has it open."""
     from qvmsh.qemu.qmp import loads
 
-    text = image.run(
+    text = qemuimg.run(
         program,
         ["info", "-U", "-f", "qcow2", "--output=json", image.safe_name(path)],
         what=f"read {os.path.basename(path)}",
@@ -32,4 +32,4 @@ def tags_of(program: str, path: str) -> list[dict[str, Any]]:
 
 def forget(vm: Machine, path: str) -> None:
     """Its content has changed in a way that no bitmap tells: the next archive of the image is whole."""
-    image.remove_bitmaps(tools.qemu_img(vm), path, BITMAP)
+    qemuimg.remove_bitmaps(tools.qemu_img(vm), path, BITMAP)

@@ -16,7 +16,6 @@ LONG_FILES = {
     "qvmsh/commands/index.py": "generated: the table of all commands",
     "qvmsh/config/grammar.py": SPLIT,
     "qvmsh/config/variables.py": SPLIT,
-    "qvmsh/host/transfer.py": SPLIT,
     "qvmsh/images/builtin.py": SPLIT,
     "qvmsh/machine/archive/writer.py": SPLIT,
     "qvmsh/machine/doctor/diagnosis.py": SPLIT,

@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qvmsh.errors import QvmError
+from qvmsh.host.checksum import OF_DATA
 from qvmsh.host.files import SLICE_BYTES, copy
-from qvmsh.host.transfer import COMPRESSORS, HOLES_BYTES, OF_DATA, digest, fetch, send
+from qvmsh.host.transfer import COMPRESSORS, HOLES_BYTES, digest, fetch, send
 
 
 @pytest.fixture

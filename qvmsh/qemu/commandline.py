@@ -30,8 +30,6 @@ Source: qemu-system-x86_64(1), `-drive cache=`."""
 UEFI_CODE, UEFI_VARIABLES = "uefi-code", "uefi-variables"
 """Node names of the firmware's two halves."""
 
-SATA_PORTS = 6
-
 
 @dataclass(frozen=True)
 class Disk:
@@ -210,7 +208,7 @@ def arguments(hardware: Hardware) -> list[str]:
         argv += ["-sandbox", h.sandbox]
     if h.by_hand is not None:
         return argv + _by_hand(h)
-    controllers = _Controllers(h.platform)
+    controllers = platforms.Controllers(h.platform)
     argv += ["-machine", h.machine + _flash_machine(h.flash), "-accel", h.accelerator]
     if h.cpu:
         argv += ["-cpu", h.cpu]
@@ -287,40 +285,7 @@ def _display(h: Hardware) -> list[str]:
     return argv
 
 
-class _Controllers:
-    """The controllers that disks need, each made for the first disk that needs it."""
-
-    def __init__(self, platform: Platform) -> None:
-        self.platform = platform
-        self._has_scsi = False
-        self._sata_ports = 0
-        self._ide_devices = 0
-
-    def ide(self) -> dict[str, object]:
-        """The next free place on the machine's own IDE buses (QEMU's own choice fails)."""
-        bus, unit = divmod(self._ide_devices, self.platform.ide_units)
-        self._ide_devices += 1
-        return {"bus": f"ide.{bus}", "unit": unit}
-
-    def scsi(self) -> tuple[list[str], str]:
-        """Arguments that make the controller if there is none yet, and the name of its bus."""
-        argv = [] if self._has_scsi else ["-device", _device(self.platform.virtio("scsi"), "scsi0")]
-        self._has_scsi = True
-        return argv, "scsi0.0"
-
-    def sata(self) -> tuple[list[str], str]:
-        """As `scsi`, for the next free port."""
-        number, port = divmod(self._sata_ports, SATA_PORTS)
-        self._sata_ports += 1
-        argv = [] if port else ["-device", _device("ich9-ahci", f"sata{number}")]
-        return argv, f"sata{number}.{port}"
-
-
-def _device(driver: str, name: str) -> str:
-    return dumps({"driver": driver, "id": name})
-
-
-def _disk(disk: Disk, controllers: _Controllers) -> list[str]:
+def _disk(disk: Disk, controllers: platforms.Controllers) -> list[str]:
     discard: dict[str, object] = {} if disk.is_read_only else {"discard": "unmap"}
     blockdev: dict[str, object] = {"node-name": disk.node, "driver": disk.format} | discard
     device: dict[str, object] = {"drive": disk.node, "id": f"{disk.node}-device"}
@@ -353,7 +318,7 @@ def _disk(disk: Disk, controllers: _Controllers) -> list[str]:
     return [*argv, "-device", dumps(device)]
 
 
-def _cdrom(cdrom: Cdrom | None, controllers: _Controllers) -> list[str]:
+def _cdrom(cdrom: Cdrom | None, controllers: platforms.Controllers) -> list[str]:
     if cdrom is None:
         return []
     file: dict[str, object] = {"driver": cdrom.protocol, "filename": cdrom.path}
@@ -450,7 +415,8 @@ def _agent(h: Hardware) -> list[str]:
     """The guest agent's channel; a UART is always the second one, so that guests know it by its name."""
     if h.agent is None:
         return []
-    argv = [] if h.agent == "isa-serial" else ["-device", _device(h.platform.virtio("serial"), "channel0")]
+    bus = platforms.device(h.platform.virtio("serial"), "channel0")
+    argv = [] if h.agent == "isa-serial" else ["-device", bus]
     argv += ["-chardev", h.endpoints["qga"].option("qga")]
     port: dict[str, object] = {"driver": "isa-serial", "chardev": "qga", "index": 1, "id": "qga0"}
     if h.agent != "isa-serial":

@@ -1,4 +1,4 @@
-"""The kinds of machine, as far as their argument lists differ: pure.
+"""The kinds of machine, as far as their argument lists differ, and their disk controllers: pure.
 
     of("x86_64", "q35").cdrom             # "ide-cd"
     of("aarch64", "virt").display         # ("virtio-gpu-pci", "virtio-keyboard-pci", "virtio-tablet-pci")
@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from qvmsh.qemu.qmp import dumps
+
+SATA_PORTS = 6
 HAVE_MAX = ("x86_64", "i386", "aarch64", "arm", "s390x")
 """Architectures that have a CPU `max` since QEMU 7.2; others got it later, or have none."""
 
@@ -67,3 +70,36 @@ def default_cpu(accelerator: str, architecture: str) -> str | None:
     if kind == "tcg":
         return "max" if architecture in HAVE_MAX else None
     return {"kvm": "host", "hvf": "host"}.get(kind)
+
+
+class Controllers:
+    """The controllers that disks need, each made for the first disk that needs it."""
+
+    def __init__(self, platform: Platform) -> None:
+        self.platform = platform
+        self._has_scsi = False
+        self._sata_ports = 0
+        self._ide_devices = 0
+
+    def ide(self) -> dict[str, object]:
+        """The next free place on the machine's own IDE buses (QEMU's own choice fails)."""
+        bus, unit = divmod(self._ide_devices, self.platform.ide_units)
+        self._ide_devices += 1
+        return {"bus": f"ide.{bus}", "unit": unit}
+
+    def scsi(self) -> tuple[list[str], str]:
+        """Arguments that make the controller if there is none yet, and the name of its bus."""
+        argv = [] if self._has_scsi else ["-device", device(self.platform.virtio("scsi"), "scsi0")]
+        self._has_scsi = True
+        return argv, "scsi0.0"
+
+    def sata(self) -> tuple[list[str], str]:
+        """As `scsi`, for the next free port."""
+        number, port = divmod(self._sata_ports, SATA_PORTS)
+        self._sata_ports += 1
+        argv = [] if port else ["-device", device("ich9-ahci", f"sata{number}")]
+        return argv, f"sata{number}.{port}"
+
+
+def device(driver: str, name: str) -> str:
+    return dumps({"driver": driver, "id": name})

@@ -22,7 +22,6 @@ LONG_FILES = {
     "qvmsh/machine/power/launch.py": SPLIT,
     "qvmsh/machine/terminal/console.py": SPLIT,
     "qvmsh/qemu/accelerator.py": SPLIT,
-    "qvmsh/qemu/commandline.py": SPLIT,
 }
 
 LONG_FUNCTIONS = {

@@ -30,7 +30,7 @@ from qvmsh.machine.snapshot import recovery as unfinished
 from qvmsh.machine.storage import chain, own_disk, volumes
 from qvmsh.machine.storage import supplies as disks
 from qvmsh.machine.work import creation_folder as making
-from qvmsh.qemu import accelerator, displays, programs, qemuimg
+from qvmsh.qemu import accelerator, displays, probe, programs, qemuimg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from qvmsh.machine.machine import Machine
     from qvmsh.machine.state import Observation
     from qvmsh.machine.storage.chain import Layer
-    from qvmsh.qemu.accelerator import Choice
+    from qvmsh.qemu.probe import Choice
 
     Check = Callable[["Case"], Iterator["Finding"]]
 
@@ -375,7 +375,11 @@ def _choose(case: Case, wanted: str) -> Choice:
 
 
 def _accelerator_finding(name: str, choice: Choice) -> Finding:
-    is_doubtful = choice.verdict in (accelerator.TIMEOUT, accelerator.REFUSED, accelerator.UNMEASURED)
+    is_doubtful = choice.verdict in (
+        probe.TIMEOUT,
+        probe.REFUSED,
+        probe.UNMEASURED,
+    )
     return Finding(name, WARNING if is_doubtful else OK, str(choice), choice.hint)
 
 

@@ -48,11 +48,7 @@ class Encapsulated:
         return 1 if self._handle.wait(0) else None
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for its end; its real status is unknown.
-
-        Raises:
-            subprocess.TimeoutExpired: it has not ended.
-        """
+        """Wait for its end; its real status is unknown."""
         if not self._handle.wait(timeout):
             raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
         return 1

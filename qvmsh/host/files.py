@@ -234,9 +234,6 @@ def copy(source: str, target: str, checkpoint: Callable[[], None] | None = None)
     """Copy a file to a new, private `target`, sharing blocks or keeping holes, and sync it.
 
     An incomplete copy is removed.
-
-    Raises:
-        OSError, QvmError: as `copy_open`.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     with open(source, "rb") as old, open(os.open(target, flags, 0o600), "wb") as new:

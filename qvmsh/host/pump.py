@@ -146,11 +146,7 @@ class _Flow:
 
 
 def _pump(keys: _Flow, flows: list[_Flow], end: int) -> None:
-    """Pass bytes until the program has ended and all that it wrote is passed.
-
-    Raises:
-        OSError: its output cannot be written.
-    """
+    """Pass bytes until the program has ended and all that it wrote is passed."""
     is_over = False
     while not is_over or any(flow.is_open or flow.data for flow in flows):
         poll = select.poll()

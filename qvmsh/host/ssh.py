@@ -222,9 +222,6 @@ class Link:
 
         Only the first may ask for a password (`interactive`). If a guest refuses another login, the
         first is shared.
-
-        Raises:
-            Refused: with the reason.
         """
         fd = files.opened(os.path.join(self.folder, "taken"), os.O_RDWR | os.O_CREAT)
         try:

@@ -223,11 +223,7 @@ class _Receiving:
         self._thread.join()
 
     def end(self) -> None:
-        """Wait until all is written.
-
-        Raises:
-            OSError: it cannot be.
-        """
+        """Wait until all is written."""
         self.join()
         if self._error:
             raise self._error
@@ -275,11 +271,7 @@ def _through(argv: list[str], source: int, target: int, tell: Tell, checkpoint: 
 
 
 def _require_no_interruption(status: int) -> None:
-    """A terminal's Ctrl-C ends the program too; in a thread it is noticed there first.
-
-    Raises:
-        KeyboardInterrupt: it has.
-    """
+    """A terminal's Ctrl-C ends the program too; in a thread it is noticed there first."""
     if status == -signal.SIGINT:
         raise KeyboardInterrupt
 

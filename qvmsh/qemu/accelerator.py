@@ -52,9 +52,6 @@ def choose(
         wanted: VM_QEMU_ACCEL: `auto`, or a value for `-accel`, unchecked.
         environ: for the cache's place and for the probe's processes.
         is_fresh: measure, whatever the cache says.
-
-    Raises:
-        MissingProgramError: `qemu_bin` cannot be run.
     """
     if wanted != "auto":
         return Choice(wanted, f"set by VM_QEMU_ACCEL={wanted}")

@@ -70,11 +70,7 @@ class Jobs:
             raise QmpError(f"{command}: {error}")
 
     def drain(self) -> None:
-        """Wait for the end of a job that a killed or interrupted command has begun, and dismiss it.
-
-        Raises:
-            OSError: QEMU has ended.
-        """
+        """Wait for the end of a job that a killed or interrupted command has begun, and dismiss it."""
         for each in self.execute("query-jobs"):
             if each["id"].startswith("qvm-") and each.get("type", "").startswith("snapshot-"):
                 self._concluded(each["id"])
@@ -104,11 +100,7 @@ class Jobs:
         return str(found.get("error", ""))
 
     def finish(self, name: str, what: str) -> None:
-        """Wait until the job is over and dismiss it.
-
-        Raises:
-            QmpError: it failed.
-        """
+        """Wait until the job is over and dismiss it."""
         error = self._concluded(name)
         if error:
             raise QmpError(f"{what}: {error}")

@@ -170,11 +170,7 @@ class Version:
 
 
 def version(path: str) -> Version | None:
-    """Ask a program for its version (`--version`; ssh: `-V`); None if it prints none.
-
-    Raises:
-        MissingProgramError: it cannot be run.
-    """
+    """Ask a program for its version (`--version`; ssh: `-V`); None if it prints none."""
     import subprocess
 
     flag = "-V" if os.path.basename(path) in ("ssh", "mke2fs") else "--version"

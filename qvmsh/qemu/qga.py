@@ -41,9 +41,6 @@ def shutdown(path: str, *, mode: str = "powerdown", timeout_s: float) -> bool:
     """Ask the agent to power the guest off (`reboot`: to reboot it); False if no agent answers.
 
     `guest-shutdown` has no answer when it works: silence after a good synchronisation is success.
-
-    Raises:
-        QmpError: the agent refused.
     """
     try:
         talk = Conversation(path, timeout_s)
@@ -66,9 +63,6 @@ class Conversation(Line):
     Args:
         path: the agent's socket.
         timeout_s: for the synchronisation, and for each answer until it is set anew.
-
-    Raises:
-        NoAgent, OSError: as `ask`.
     """
 
     MOST_BYTES = 1 << 20

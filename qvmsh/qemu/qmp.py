@@ -152,22 +152,14 @@ def fits_event(message: Any) -> bool:
 
 
 def checked(command: str, value: Any) -> Any:
-    """What a command returned.
-
-    Raises:
-        Nonsense: the command cannot return that.
-    """
+    """What a command returned."""
     if command in SHAPES and not fits(value, SHAPES[command]):
         raise Nonsense(f"unexpected answer to {command}")
     return value
 
 
 def failure(command: str, error: Any) -> QmpError:
-    """The error of a command that was refused.
-
-    Raises:
-        Nonsense: it is not an error of QMP.
-    """
+    """The error of a command that was refused."""
     if not fits(error, _ERROR):
         raise Nonsense
     return QmpError(f"{command}: {error['desc']}", error_class=error["class"])

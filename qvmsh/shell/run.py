@@ -181,11 +181,7 @@ def _first(context: Context, here: str, wanted: Wanted) -> first.First:
 
 
 def _back_to_terminal() -> None:
-    """Read from the terminal again, after a script came on standard input.
-
-    Raises:
-        UsageError: there is none.
-    """
+    """Read from the terminal again, after a script came on standard input."""
     if isatty(sys.stdin):
         return
     try:

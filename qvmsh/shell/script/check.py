@@ -55,9 +55,6 @@ def require_names(source: bytes, code: CodeType, path: str, known: Container[str
         code: the same, compiled.
         path: its file.
         known: what the context gives it.
-
-    Raises:
-        UnknownNames: with every such name and its line.
     """
     if suspects(source, path, known):
         found = _undefined(source, code, path, known, lambda _: False)
@@ -78,9 +75,6 @@ def require_names_in_lines(
         path: the file, `<string>` or `<stdin>`.
         known: what the session gives it.
         unseen: additional words that define names unseen.
-
-    Raises:
-        UnknownNames: with every such name and its line.
     """
     import ast
     import re
@@ -154,11 +148,7 @@ def _near(name: str, known: Container[str]) -> str | None:
 
 
 def require_calls(source: bytes, path: str, known: Container[str]) -> None:
-    """Refuse a Python script in which a command's name stands where only its call makes sense.
-
-    Raises:
-        NotCalled: with every such place.
-    """
+    """Refuse a Python script in which a command's name stands where only its call makes sense."""
     used = global_names(source, path)[1]
     if "vm" not in used and not any(verb.partition(" ")[0] in used for verb in COMMANDS):
         return

@@ -110,11 +110,7 @@ def main_namespace() -> dict[str, Any]:
 
 
 def from_file(path: str) -> Program:
-    """The script in the file `path`.
-
-    Raises:
-        UsageError: it cannot be read.
-    """
+    """The script in the file `path`."""
     return Program(path, source.read(path), os.path.dirname(path))
 
 

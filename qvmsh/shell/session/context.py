@@ -46,11 +46,7 @@ def begin(context: Context) -> None:
 
 
 def current() -> Context:
-    """The session of this process; in a program of its own it begins now, in the current directory.
-
-    Raises:
-        ConfigError: there is no machine.
-    """
+    """The session of this process; in a program of its own it begins now, in the current directory."""
     if not _sessions:
         program = getattr(sys.modules.get("__main__"), "__file__", None)
         _sessions.append(at(locate.find(None, os.environ, os.getcwd(), program)))
@@ -135,11 +131,7 @@ class Context:
 
     @property
     def vm(self) -> Machine:
-        """The machine of the session.
-
-        Raises:
-            ConfigError: there is none.
-        """
+        """The machine of the session."""
         if self._vm is None:
             if self._given is None:
                 raise self._nowhere()

@@ -112,11 +112,7 @@ class _Machine(SshMachine):
         super().__init__(link.alias, **how)
 
     def _own(self) -> tuple[contextlib.ExitStack, list[str]]:
-        """A connection for one command, until the first is closed or forgotten; and the options for it.
-
-        Raises:
-            GuestUnreachableError: there is none.
-        """
+        """A connection for one command, until the first is closed or forgotten; and the options for it."""
         kept = contextlib.ExitStack()
         try:
             own = kept.enter_context(self._link.taken(interactive=False, timeout_s=OPEN_S))

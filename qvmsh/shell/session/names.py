@@ -31,11 +31,7 @@ def pickled(name: str, context: Session) -> tuple[Any, ...]:
 
 
 def _truth(why: str) -> bool:
-    """Refuse a command as a truth value; xonsh's `start?` asks for it too.
-
-    Raises:
-        TypeError: with `why`.
-    """
+    """Refuse a command as a truth value; xonsh's `start?` asks for it too."""
     if sys._getframe(2).f_globals.get("__name__", "").partition(".")[0] != "xonsh":
         raise TypeError(why)
     return True
@@ -98,11 +94,7 @@ class Command:
             self._context.forget_settings()
 
     def _require_fit(self, words: tuple[Any, ...], options: dict[str, Any]) -> None:
-        """Refuse a wrong call as Python does, but do not count the parameter for the machine.
-
-        Raises:
-            TypeError: these arguments do not fit.
-        """
+        """Refuse a wrong call as Python does, but do not count the parameter for the machine."""
         try:
             self.__signature__.bind(*words, **options)
         except TypeError as error:

@@ -89,11 +89,7 @@ def install(context: Context, show: Callable[[str, str], object] | None = None) 
 
 
 def _require_processes(made: list[Any]) -> None:
-    """Refuse what would be a thread of this shell.
-
-    Raises:
-        XonshError: naming it.
-    """
+    """Refuse what would be a thread of this shell."""
     for spec in made:
         if spec.is_proxy:
             name = spec.alias_name or getattr(spec.alias, "__name__", "this")

@@ -55,22 +55,23 @@ class Link:
     """How to reach one guest.
 
     Args:
-        host, port, user: where its sshd answers, and the account.
+        port, user: where its sshd answers, and the account.
         folder: runtime folder, with the control socket and the log of the connection.
         known_hosts: files that pin the guest's host key; a new key goes into the first.
         identities: private key files; empty leaves ssh its own defaults and the agent.
         options: the user's own words for ssh (VM_SSH_OPTIONS); they come first, and the first value wins.
         is_pinned: a host key is known, so no other is accepted.
         alias: name that the host key is pinned under, so that a new port changes nothing.
-        number: which of the cached connections; 0 is the permanent one.
 
-    `is_own` is true for one that `taken` gave, unless it is shared.
+    `number` is that of the cached connection; 0 is the permanent one. `is_own` is true for one that `taken`
+    gave, unless it is shared.
     """
+
+    host = "127.0.0.1"
 
     def __init__(
         self,
         *,
-        host: str,
         port: int,
         user: str,
         folder: str,
@@ -79,11 +80,9 @@ class Link:
         is_pinned: bool = False,
         identities: Sequence[str] = (),
         options: Sequence[str] = (),
-        number: int = 0,
     ) -> None:
-        self.number = number
+        self.number = 0
         self.is_own = False
-        self.host = host
         self.port = port
         self.user = user
         self.folder = folder

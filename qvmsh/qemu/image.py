@@ -74,8 +74,7 @@ class Header:
         size_bytes: int,
         backing: str = "",
         snapshots: int = 0,
-        is_dirty: bool = False,
-        is_corrupt: bool = False,
+        flags: int = 0,
         is_encrypted: bool = False,
         backing_format: str = "",
         files: tuple[str, ...] = (),
@@ -85,8 +84,8 @@ class Header:
         self.backing = backing
         self.backing_format = backing_format
         self.snapshots = snapshots
-        self.is_dirty = is_dirty
-        self.is_corrupt = is_corrupt
+        self.is_dirty = bool(flags & _INCOMPATIBLE_DIRTY)
+        self.is_corrupt = bool(flags & _INCOMPATIBLE_CORRUPT)
         self.is_encrypted = is_encrypted
         self.files = files
 
@@ -166,8 +165,7 @@ def _qcow2(file: IO[bytes], data: bytes, path: str) -> Header:
         size,
         backing,
         snapshots,
-        is_dirty=bool(flags & _INCOMPATIBLE_DIRTY),
-        is_corrupt=bool(flags & _INCOMPATIBLE_CORRUPT),
+        flags,
         is_encrypted=bool(crypt),
         backing_format=extensions.get(_BACKING_FORMAT, "") if backing else "",
         files=(extensions.get(_DATA_FILE, ""),) if flags & _INCOMPATIBLE_DATA_FILE else (),

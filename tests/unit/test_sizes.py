@@ -33,7 +33,6 @@ LONG_FUNCTIONS = {
 
 MANY_PARAMETERS = {
     "qvmsh/config/variables.py:Variable.__init__": "the columns of that table",
-    "qvmsh/host/ssh.py:Link.__init__": SPLIT,
     "qvmsh/machine/archive/reports.py:Archived.__init__": SPLIT,
     "qvmsh/machine/launch_record.py:Note.__init__": SPLIT,
     "qvmsh/machine/power/hardware.py:hardware": SPLIT,
@@ -42,7 +41,6 @@ MANY_PARAMETERS = {
     "qvmsh/machine/restore/new_machine.py:lay_out": SPLIT,
     "qvmsh/machine/snapshot/catalogue.py:entry": SPLIT,
     "qvmsh/machine/snapshot/reports.py:SnapshotRestored.__init__": SPLIT,
-    "qvmsh/qemu/image.py:Header.__init__": SPLIT,
 }
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from qvmsh.machine.launch_record import Note
     from qvmsh.machine.machine import Machine
 
-HOST = "127.0.0.1"
 PROBE_S = 0.5
 BANNER_S = 1.5
 """How long a guest that has not answered yet is listened to; one that has, gets longer."""
@@ -50,7 +49,6 @@ def link(vm: Machine, note: Note) -> ssh.Link:
     alias = f"qvm-{identity.uuid_of(vm)}"
     known = _known_hosts(note)
     return ssh.Link(
-        host=HOST,
         port=note.ssh_port,
         user=note.user or settings.text("VM_MACHINE_USER"),
         folder=note.runtime,

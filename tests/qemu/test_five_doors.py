@@ -183,7 +183,7 @@ def test_every_command_without_a_machine_has_the_same_error(off: Vm) -> None:
     for verb in verbs:
         words = ["x" for row in Entry(verb).positionals if row[1]]
         cases.append((verb, words, ", ".join(map(repr, words))))
-    # `qvmsh.here` says it when it is imported, so it is no door where there is no machine
+    # `qvmsh.here` says it when it is imported, so it is not a door without a machine
     for verb, found in zip(verbs, through_all(off, cases, where, has_here=False), strict=True):
         status, result = assert_same(found)
         assert status == 2, verb

@@ -77,7 +77,7 @@ def test_archive_on_a_full_disk_pauses_the_guest_without_loss(vm: Vm) -> None:
     still = vm.qvm("resume")
     assert still.status == 3, str(still)
     assert "QEMU paused it at once after another I/O error" in still.err
-    still = vm.qvm("stop")  # it is not waited for who cannot answer
+    still = vm.qvm("stop")  # a guest that cannot answer is not waited for
     assert still.status == 3, str(still)
     assert "cannot power off: QEMU has paused the guest after an I/O error" in still.err
     assert note_of(vm)["cuts"]

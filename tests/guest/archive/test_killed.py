@@ -255,7 +255,7 @@ def check_moments(vm: Vm, victim: str, count: int) -> None:
         before = it.writer.acked
         child = held(vm, is_now, *VERBS[verb][0])
         was_told = it.writer.acked
-        time.sleep(0.3)  # QEMU and the guest go on meanwhile, as far as they can
+        time.sleep(0.3)  # QEMU and the guest continue meanwhile, as far as they can
         print(f"seed {SEED}: {verb}, {moment}: {victim} killed, told {was_told}, {it.writer.acked}")
         output = it.kill(victim, child, before)
         print(f"  it said: {output.strip()}")
@@ -299,7 +299,7 @@ def test_first_archive_killed_is_repeated_and_blocks_nothing(vm: Vm) -> None:
         it.archive()
         for folder in vm.directory.glob("demo-*/"):
             assert "is good" in vm.ok("archive", "--verify", folder.name).out
-            shutil.rmtree(folder)  # as a person might; the next one begins anew, under the same name
+            shutil.rmtree(folder)  # as a user might; the next one starts again, under the same name
         it.bounds.clear()
     it.archive("--savevm", "live")
     it.lose_power()

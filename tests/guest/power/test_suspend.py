@@ -225,7 +225,7 @@ def test_qmp_events_follow_the_guest_beside_other_verbs(guest: Vm) -> None:
     )  # fmt: skip
     deadline = time.monotonic() + 30
     while guest.qvm("qmp", "--events", "--timeout", "0").status == 0 and time.monotonic() < deadline:
-        pass  # until the follower has the socket: then nobody else gets it
+        pass  # until the follower has the socket: then no other client gets it
     guest.ok("suspend")
     guest.ok("wakeup")
     out, _ = following.communicate(timeout=120)

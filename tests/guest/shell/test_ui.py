@@ -129,4 +129,4 @@ def test_guest_without_a_waiting_command_is_reported_when_ready(guest: Vm) -> No
         screen.state("stopped")
         assert "demo: ready after" in screen.run("start")
         assert screen.run("vm ssh echo hello") == "hello"
-        assert screen.text.count("the guest answers ssh") == 1  # `start` itself has told of the other
+        assert screen.text.count("the guest answers ssh") == 1  # `start` itself has reported the other

@@ -44,7 +44,7 @@ def test_restore_of_disks_memory_and_clock_keeps_the_process(vm: Vm) -> None:
     vm.ok("ssh", MOUNT)
     vm.ok("ssh", "echo before > /mnt/d/file; echo before > file; echo kept > /tmp/memory; sync")
     vm.ok("ssh", "sudo -n date -s @$(( $(date +%s) - 7200 ))")  # as if it had been saved two hours ago
-    # somebody writes all the time: the snapshot is of one moment for both disks
+    # the guest writes all the time: the snapshot is of one moment for both disks
     writer = "i=0; while :; do i=$((i+1)); echo $i > /mnt/d/count; echo $i > /tmp/count; done"
     vm.ok("ssh", f"({writer}) >/dev/null 2>&1 & echo $! > /tmp/writer")
     pid = vm.pid

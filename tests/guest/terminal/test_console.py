@@ -201,7 +201,7 @@ def test_run_on_a_stalled_terminal_logs_and_shows_every_line(guest: Vm) -> None:
         deadline = time.monotonic() + DEADLINE_S
         while guest.qvm("ssh", "true").status:
             assert time.monotonic() < deadline
-        write_lines(guest, "run")  # nobody reads the terminal meanwhile
+        write_lines(guest, "run")  # the terminal is not read meanwhile
         wait_for_log(guest, "run")
         terminal.until(f"\n{COUNT} run abcdefgh end")
         require_all((guest.directory / LOG).read_bytes(), "run", "the log")
@@ -236,7 +236,7 @@ def test_console_in_a_pipe_logs_in_runs_and_logs_out(running: Vm) -> None:
         result = running.qvm("-c", code, program="sh", env={"PATH": path})
         assert "\nLinux " in result.out, str(result)
         deadline = time.monotonic() + DEADLINE_S
-        while not log.read_text().endswith("login: "):  # nobody is logged in any more
+        while not log.read_text().endswith("login: "):  # no user is logged in any more
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.05)
 

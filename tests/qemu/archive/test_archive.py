@@ -297,10 +297,10 @@ def test_archive_keep_rotates_but_keeps_the_last_good_one(blank: Blank) -> None:
     result = vm.ok("--json", "archive", "--keep", "1", "--keep-days", "0.000001")
     assert json.loads(result.out)["removed"] == []
     assert "its checksum differs; an older state is kept for it" in result.err
-    # the state with which the archive was begun is gone, the base and what stands on it are still there
+    # the state with which the archive was begun is gone, the base and what it backs are still there
     vm.ok("restore", "-f", good)
     assert read_byte(vm, "0") == 4
-    # changes stand on what they are changes of
+    # changes are backed by what they change
     vm.ok("start", "--no-wait")
     whole = make_archive(vm)
     write_live(vm, "-P 6 1M 64k")

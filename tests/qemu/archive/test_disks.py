@@ -100,7 +100,7 @@ def test_restore_of_a_disk_elsewhere_needs_its_setting(blank: Blank) -> None:
     write_byte(vm, 3, "0", "../outside.raw", "raw")
     vm.ok("config", "VM_DISKS=")
     assert restored(vm, "--force", state_name(made)) == ["outside.raw is back, and in VM_DISKS again"]
-    assert read_byte(vm, "0", "../outside.raw", "raw") == 3  # nobody's, as far as the machine says
+    assert read_byte(vm, "0", "../outside.raw", "raw") == 3  # no setting of the machine names it
     assert read_byte(vm, "0", "outside.raw", "raw") == 1
     assert disks(vm) == ["outside.raw:raw"]
     require_nothing_left(vm)

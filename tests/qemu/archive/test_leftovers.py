@@ -23,7 +23,7 @@ def test_archive_removes_journals_of_a_killed_one(blank: Blank) -> None:
             ]
             notes = ("archive", "snapshot")
             left += [vm.directory / f".qvm/{each}.unfinished.part{gone.pid}" for each in notes]
-            kept = vm.directory / f".qvm/staged-{alive.pid}-x.qcow2"  # somebody is at work on it
+            kept = vm.directory / f".qvm/staged-{alive.pid}-x.qcow2"  # a command is at work on it
             for path in (*left, kept):
                 path.write_text("{")
             vm.ok("archive")
@@ -57,7 +57,7 @@ def test_journal_that_is_invalid_is_reported(blank: Blank, text: str) -> None:
         assert refused.status == 1, str(refused)
         assert "demo: cannot read .qvm/archive.unfinished: " in refused.err
         assert "hint: `.qvm/cut-*` may hold what the guest wrote last" in refused.err
-    assert "cannot read .qvm/archive.unfinished: " in vm.qvm("stop").err  # it goes on
+    assert "cannot read .qvm/archive.unfinished: " in vm.qvm("stop").err  # it continues
     assert "Traceback" not in str(vm.qvm("doctor", "--fix"))
     assert "cannot read .qvm/archive.unfinished: " in vm.ok("snapshot", "list").out
     assert note.exists()

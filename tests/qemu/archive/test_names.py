@@ -112,7 +112,7 @@ def test_overlay_that_is_called_like_its_base_comes_back(
     write_byte(vm, 9, "1M", "disk.qcow2")
     vm.ok("restore", "--force", state_name(report))
     assert [read_byte(vm, place, "disk.qcow2") for place in ("0", "1M")] == [7, 8]
-    if not words:  # it runs where it lies
+    if not words:  # it runs in place
         inside = Vm(vm.world, vm.directory / report["archive"])
         assert [read_byte(inside, place, "demo-main.qcow2") for place in ("0", "1M")] == [7, 8]
 

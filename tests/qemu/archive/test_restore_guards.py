@@ -162,7 +162,7 @@ def test_restored_disk_is_opened_in_its_archived_format(blank: Blank) -> None:
     assert "VM_DISKS=data.img:raw:none" in (vm.directory / ".vmrc").read_text().replace("'", "")
 
 
-# A restore that fails leaves the machine as it was, and in nobody's way
+# A restore that fails leaves the machine unchanged and usable
 
 
 def test_disk_whose_folder_is_a_link_is_restored_in_the_machine(blank: Blank) -> None:
@@ -248,7 +248,7 @@ def test_restore_whose_last_journal_is_not_written_is_undone(blank: Blank, how: 
     require_nothing_left(vm)
 
 
-# What the disks stand on
+# What the disks are backed by
 
 
 def bases(vm: Vm, *names: str) -> list[str]:
@@ -320,7 +320,7 @@ def test_new_machine_keeps_private_files_private(blank: Blank) -> None:
     older = Vm(vm.world, vm.world.home / "older")
     names = ("older-backing.qcow2", "older-base.qcow2", "data.raw", ".")
     assert modes(older, *names) == ["600", "600", "600", "755"]
-    # a manifest gives no rights that nobody has by it
+    # a manifest gives no permissions of its own
     edit_manifest(
         vm, lambda found: [row.update(mode=0o7777) for row in parts(found)] and found.update(directory="/tmp")
     )

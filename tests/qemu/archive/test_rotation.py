@@ -274,7 +274,7 @@ def test_state_in_use_in_place_stays_with_its_archive(vm: Vm) -> None:
     gone, err = removed_and_messages(vm, "--keep", "1")
     assert gone == []
     assert ".vmrc is in it" in err
-    (folder / ".vmrc").rename(folder / "notes.txt")  # in nobody's way, and not the archive's
+    (folder / ".vmrc").rename(folder / "notes.txt")  # harmless, and not the archive's
     assert removed_and_messages(vm, "--keep", "1")[0] == every[:4]
     assert (folder / "notes.txt").exists()
 

@@ -16,7 +16,7 @@ def test_settings_that_changed_are_archived_without_the_disks(blank: Blank, tmp_
     (vm.directory / "hook").write_text("#!/bin/sh\n")
     (vm.directory / "hook").chmod(0o700)
     names = [state_name(make_archive(vm))]
-    (vm.directory / "hook").write_text("#!/bin/sh\n")  # the same words, written anew
+    (vm.directory / "hook").write_text("#!/bin/sh\n")  # the same words, written again
     (vm.directory / ".qvm/tpm").mkdir()
     assert make_archive(vm)["notes"] == SAME
 

@@ -76,7 +76,7 @@ def test_killed_restore_is_removed_by_whatever_comes_next(blank: Blank, followin
     assert len(parts(vm.world.home)) == 1
     output = vm.ok("doctor").out
     assert "of fresh, begun at" in output
-    assert len(parts(vm.world.home)) == 1  # one who only looks changes nothing
+    assert len(parts(vm.world.home)) == 1  # a command that only reads changes nothing
     result = vm.qvm(*following)
     assert "`qvm restore` of fresh, begun at" in result.err
     assert "was interrupted: what it had begun is removed" in result.err

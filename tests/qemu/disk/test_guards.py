@@ -206,7 +206,7 @@ def test_disk_repair_of_a_base_is_refused_except_for_leaks(pair: Pair) -> None:
     (pair.other.directory / "other-backing.qcow2").rename(aside)
     assert "mended: " in vm.ok("disk", "check", "--repair").out  # its own overlay wants that
     aside.rename(pair.other.directory / "other-backing.qcow2")
-    pair.base.write_bytes(whole + bytes(65536))  # a cluster that nobody uses
+    pair.base.write_bytes(whole + bytes(65536))  # a cluster that is not used
     with pair.base.open("r+b") as file:
         file.seek(2 * 65536 + 2 * (len(whole) // 65536))
         file.write(b"\0\1")

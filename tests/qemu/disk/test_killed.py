@@ -75,7 +75,7 @@ def check_commit(blank: Blank, count: int, *, is_on: bool) -> None:
         write(vm, DISK, pattern, 1)
         killer.kill(victim, "disk", "commit")
         require_recovered(vm)
-        if is_on and victim == "qvm":  # the guest goes on, on the overlay
+        if is_on and victim == "qvm":  # the guest continues, on the overlay
             output = vm.qvm("status", "-s").out
             assert output.startswith("demo: running"), output
             assert vm.ok("qmp", "query-jobs").out == "[]\n"

@@ -223,7 +223,7 @@ def test_programs_get_the_format_of_every_image(blank: Blank) -> None:
     assert {"info", "check", "commit", "rebase"} <= {words[0] for words in asked}
     guessed = [
         words for words in asked
-        if words[0] not in ("create", "--version", "snapshot")  # the last is never told, and only of qcow2
+        if words[0] not in ("create", "--version", "snapshot")  # `snapshot` takes qcow2 only
         and "-f" not in words and "json:" not in " ".join(words)
     ]  # fmt: skip
     assert not guessed

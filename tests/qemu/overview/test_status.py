@@ -251,7 +251,7 @@ def test_hundred_starts_at_once_make_one_qemu(blank: Blank) -> None:
     assert len(others) == 99
     for err in others:
         assert "qvm: demo: cannot start: " in err
-        assert "pid " in err.splitlines()[0], err  # each says who has it
+        assert "pid " in err.splitlines()[0], err  # each names the program that has it
     qemus = [line for line in vm.world.processes().values() if "qemu-system" in line]
     assert len(qemus) == 1
 

@@ -70,7 +70,7 @@ def test_start_qemu_that_has_no_sandbox_runs_without(blank: Blank) -> None:
     assert (vm.directory / "count").read_text() == "again\n"
     vm.ok("kill")
     assert "-sandbox" not in vm.ok("dryrun").out
-    vm.set(VM_QEMU_SANDBOX="on")  # who asks for it gets it, or is told
+    vm.set(VM_QEMU_SANDBOX="on")  # a request for it succeeds, or fails with a message
     result = vm.qvm("start", "--no-wait")
     assert result.status == 1
     assert "-sandbox support is not enabled" in result.err

@@ -91,7 +91,7 @@ def test_look_at_a_directory_runs_nothing_of_it(folder: Path, owner: Owner, whos
     trapped = Trapped(folder)
     is_own = whose == "own"
     trapped.give(owner.row.pw_uid if is_own else NOBODY)
-    # in somebody else's directory that is for every command, whatever it does
+    # in another account's directory that is for every command
     lines = LOOKING if is_own else [each for each in COMMANDS if each not in OTHER]
 
     def look(line: str) -> tuple[str, int, str]:

@@ -205,7 +205,7 @@ def test_root_does_not_read_for_the_owner_what_is_forbidden(
     assert refused.status == 1
     assert "hint: " in refused.err
     as_owner("mv", "kept.qcow2", "data.qcow2")
-    # --create writes into what the overlay says that it stands on
+    # --create writes into what the overlay names as its backing file
     below = ("-F", "raw", "-b", str(secret))
     rebase = ("qemu-img", "rebase", "-u", "-f", "qcow2")
     as_owner("qemu-io", "-f", "qcow2", "-c", "write -P 7 0 64k", "./demo-backing.qcow2")
@@ -213,7 +213,7 @@ def test_root_does_not_read_for_the_owner_what_is_forbidden(
     assert vm.qvm("archive", "--create").status == 1
     as_owner(*rebase, "-F", "qcow2", "-b", "demo-base.qcow2", "demo-backing.qcow2")
     vm.ok("archive")
-    # an archive of his: a link in it, and a restore that would write through one
+    # an archive of the owner: a link in it, and a restore that would write through one
     folder = vm.directory / archived_states(vm)[0]["archive"]
     as_owner("rm", f"{folder}/demo-disk1.qcow2")
     as_owner("ln", "-s", str(secret), f"{folder}/demo-disk1.qcow2")
@@ -223,7 +223,7 @@ def test_root_does_not_read_for_the_owner_what_is_forbidden(
     as_owner("rm", "data.qcow2")
     as_owner("ln", "-s", str(secret), "data.qcow2")
     assert vm.qvm("restore", "--force", "latest").status == 1
-    # and a note of work that would rename his file to a place of root's
+    # and a journal that would rename the owner's file to a place of root's
     as_owner("rm", "data.qcow2")
     as_owner("touch", f"x{'.restore-new'}")
     note = {"what": "restore", "since": 0, "pid": 1, "is_ready": True}
@@ -416,7 +416,7 @@ def test_plain_user_archives_an_own_machine(owner: Owner, world: World) -> None:
     folder = next(mine.glob("mine-2*"))
     assert folder.stat().st_mode & 0o777 == 0o700
     assert {path.stat().st_mode & 0o077 for path in folder.iterdir()} == {0}
-    # of root's archive, which he cannot read, he is told
+    # of root's archive, which the owner cannot read, there is a report
     os.chown(folder, 0, 0)
     refused = owner.run("restore", "latest", cwd=mine)
     assert refused.status == 1

@@ -30,7 +30,7 @@ def test_start_as_root_qemu_is_the_owners_from_its_first_moment(
     assert "CapEff:\t0000000000000000" in status
     mine = [path for path in (vm.directory / ".qvm").rglob("*") if path.stat().st_uid != owner.row.pw_uid]
     assert not mine
-    assert (vm.directory / ".vmrc").stat().st_uid == 0  # root goes on trusting it
+    assert (vm.directory / ".vmrc").stat().st_uid == 0  # root still trusts it
     assert (vm.directory / "demo-seed.qcow2").stat().st_uid == 0
     assert (vm.directory / "demo-backing.qcow2").stat().st_uid == owner.row.pw_uid
     assert "started, pid" in (vm.directory / "demo.log").read_text()

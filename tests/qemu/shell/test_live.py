@@ -91,7 +91,7 @@ def test_panic_reset_and_shutdown_of_the_guest_are_reported(blank: Callable[...,
         screen.type("mine")
         vm.ok("qmp", "system_powerdown")
         deadline = time.monotonic() + 60
-        while vm.qvm("cmd", "o /w 0x604 0x2000").status == 0:  # nobody is there until the firmware has run
+        while vm.qvm("cmd", "o /w 0x604 0x2000").status == 0:  # nothing answers until the firmware has run
             assert time.monotonic() < deadline
             time.sleep(0.2)
         screen.wait(r"^qvm: demo: the guest has shut down")
@@ -279,7 +279,7 @@ def test_tab_at_the_prompt_completes_what_qvm_and_qemu_know(vm: Vm) -> None:
         tab("use ../de", "use ../demo/")
         tab("vm logs ser", "vm logs serial")
         tab("disk resize dis", "disk resize disk0")
-        tab("qmp.device_del(i", "qmp.device_del(i")  # nobody knows the arguments while QEMU is off
+        tab("qmp.device_del(i", "qmp.device_del(i")  # the arguments are unknown while QEMU is off
         vm.ok("start", "--no-wait")
         at_prompt(screen, "running", "qmp.device_del(i")
         tab("qmp.device_del(i", "qmp.device_del(id=")

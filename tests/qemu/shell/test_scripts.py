@@ -359,7 +359,7 @@ def test_signal_ends_a_script_with_its_status_and_leaves_nothing(
     path = write_script(tmp_path, name, SLEEPS[name])
     status, out = _signalled(vm, number, "sh", path, until="ready")
     is_plain_death = number == signal.SIGHUP and name == "sleep.py"
-    # a shell's loop goes on after a status of 130
+    # a shell's loop continues after a status of 130
     assert status == (-number if is_plain_death or number == signal.SIGINT else 128 + number), out
     assert out == "ready\n"
     assert not [line for line in vm.world.processes().values() if "sleep 6000" in line]

@@ -162,7 +162,7 @@ def test_python_awaits_at_the_prompt_and_ctrl_c_cancels(vm: Vm) -> None:
         screen.run("seen = []")
         assert "RuntimeError" not in screen.run("t = asyncio.create_task(f())")
         deadline = time.monotonic() + 20
-        while screen.run("seen") != "['task']":  # it goes on between the inputs
+        while screen.run("seen") != "['task']":  # it continues between the inputs
             assert time.monotonic() < deadline, screen.text
         line = "async def long():\n    try: await asyncio.sleep(60)\n    finally: print('cleaned up')\n"
         screen._tmux("set-buffer", line)

@@ -100,7 +100,7 @@ def check_on(blank: Blank, verb: str, victim: str, count: int) -> None:
             words.append("--no-wait")
         killer.kill(victim, *words)
         require_recovered(vm)
-        if victim == "qvm":  # the same process goes on, with a guest that runs
+        if victim == "qvm":  # the same process continues, with a guest that runs
             output = vm.qvm("status", "-s").out
             assert output.startswith("demo: running"), output
             assert vm.qvm("qmp", "query-jobs").out == "[]\n"

@@ -231,7 +231,7 @@ def test_too_little_space_is_reported_before_anything_is_done(blank: Blank) -> N
             "demo-backing.qcow2 needs 256.0 KiB of room for its new tables, and there is 0 B" in refused.err
         )
         assert "no snapshot was touched" in refused.err
-        os.truncate(filler, filler.stat().st_size - (300 << 10))  # that much is enough to make room
+        os.truncate(filler, filler.stat().st_size - (300 << 10))  # that much is enough to free the space
         vm.ok("snapshot", "delete", "a")
         filler.unlink()
         vm.ok("start", "--no-wait")

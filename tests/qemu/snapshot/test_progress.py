@@ -199,7 +199,7 @@ def test_one_more_ctrl_c_leaves_it_to_the_next_command(vm: Vm) -> None:
             vm.ok("snapshot", "list").out,
         )
     deadline = time.monotonic() + DEADLINE_S
-    while (vm.directory / ".qvm/snapshot.unfinished").exists():  # somebody waits for QEMU in our place
+    while (vm.directory / ".qvm/snapshot.unfinished").exists():  # another process waits for QEMU instead
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert vm.qvm("status", "-s").out.startswith("demo: running")  # it stood still while it was saved

@@ -85,7 +85,7 @@ def test_save_restore_delete_while_on_keep_process_and_memory(on: Vm) -> None:
     assert "(3 disks and the memory)" in output
     assert on.qvm("status", "-s").out == f"demo: running (pid {pid})\n"
     assert on.pid == pid
-    write_live(on, "-P 3 1M 64k", "disk2")  # the guest goes on writing
+    write_live(on, "-P 3 1M 64k", "disk2")  # the guest still writes
     flush(on, "disk2")
     on.ok("pause")
     on.ok("snapshot", "restore", "ready", "--no-wait")

@@ -223,7 +223,7 @@ def test_console_slow_reader_does_not_hold_the_guest_up(talking: Vm) -> None:
     while len(said := log.read_bytes()[before:]) < len(FLOOD):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    out, _ = console.communicate(timeout=DEADLINE_S)  # nobody has read until now
+    out, _ = console.communicate(timeout=DEADLINE_S)  # nothing was read until now
     assert console.returncode == 0
     assert said == FLOOD
     assert out == said

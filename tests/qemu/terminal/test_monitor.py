@@ -46,9 +46,9 @@ def test_monitor_answers_and_shows_events_as_they_come(live: Vm, hmp: Terminal) 
     hmp.enter("info status", "^VM status: running")
     hmp.enter("nonsense", "^unknown command: 'nonsense'")
     hmp.enter("stop", r"^\d\d:\d\d:\d\d STOP")
-    live.ok("cmd", "cont")  # somebody else's doing
+    live.ok("cmd", "cont")  # another command's doing
     hmp.wait(r"^\d\d:\d\d:\d\d RESUME")
-    assert live.ok("status", "-s").out.startswith("demo: running")  # the monitor is in nobody's way
+    assert live.ok("status", "-s").out.startswith("demo: running")  # the monitor blocks no other command
     hmp.key("C-d")
     hmp_ends(hmp)
     assert live.ok("status", "-s").out.startswith("demo: running")

@@ -212,7 +212,7 @@ def _make(bench: Workbench, cache: Path) -> None:
     with bench.io.stage("getting mmdebstrap and the tools of the boot disk"):
         try:
             tools = apt.resolve([], alone=_TOOLS)
-        except QvmError:  # nobody has run `apt-get update` here
+        except QvmError:  # `apt-get update` was never run here
             apt.update()
             tools = apt.resolve([], alone=_TOOLS)
         apt.unpack(tools, "tools")
@@ -251,7 +251,7 @@ def _bootstrap(bench: Workbench, suite: str, sources: list[str]) -> None:
     with open(bench.path("sources.list"), "w", encoding="utf-8") as file:
         file.writelines(f"{source}\n" for source in sources)
     excluded = [f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in _UNUSED]
-    # unshare: what it mounts in the chroot is seen by nobody else, and ends with it
+    # unshare: what it mounts in the chroot is not visible outside, and ends with it
     bench.run(
         *("unshare", "--mount", "mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", *excluded),
         *("--aptopt=Apt::Install-Recommends false", "--include=" + ",".join(_PACKAGES.split())),

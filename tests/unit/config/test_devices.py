@@ -34,7 +34,7 @@ def load(directory: Path, text: str) -> Settings:
         ("a:b:c.img", "a:b:c.img", "raw", "", False),
         ("a:b:qcow2:unsafe", "a:b", "qcow2", "unsafe", False),
         ("a.qcow2::writethrough", "a.qcow2", "qcow2", "writethrough", False),
-        ("a.img:none", "a.img:none", "raw", "", False),  # a cache alone is no cache
+        ("a.img:none", "a.img:none", "raw", "", False),  # a cache alone is not a cache
         ("a:raw:raw", "a:raw", "raw", "", False),
         ("data.img:ro", "data.img", "raw", "", True),
         ("data.img:qcow2:none:ro", "data.img", "qcow2", "none", True),

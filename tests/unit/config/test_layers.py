@@ -310,7 +310,7 @@ def test_load_near_name_is_kept_and_warned_of(place: Place) -> None:
         ".vmrc:4:1: VM_QEMU_ACEL is no variable that qvm knows; it is kept as your own; did you mean "
         "VM_QEMU_ACCEL?",
     ]
-    (note,) = found.notes  # `vm` let people have VM_ names of their own: only `config --check` tells
+    (note,) = found.notes  # `vm` let people have VM_ names of their own: only `config --check` reports them
     assert (
         place.short(note) == ".vmrc:5:1: VM_OWN_THING is no variable that qvm knows; it is kept as your own"
     )

@@ -131,7 +131,7 @@ def test_allow_of_own_vmrc_lets_a_look_run_what_it_names(vmrc: Path, tmp_path: P
     vm = Machine(vmrc.parent, environ=bare_environ(tmp_path / "home"))
     names = ("VM_QEMU_BIN", "VM_QEMU_IMG")
     assert not any(map(vm.settings.may_run, names))
-    assert vm.settings.may_run("VM_SSH_OPTIONS")  # nobody sets it
+    assert vm.settings.may_run("VM_SSH_OPTIONS")  # it is not set
     assert list(configuration.allow(vm).files) == [str(vmrc), str(more)]
     assert all(map(vm.settings.may_run, names))
     more.write_text("VM_QEMU_IMG=./image\n")

@@ -195,7 +195,7 @@ def test_keeper_input_waits_for_a_guest_that_takes_nothing(kept: Kept) -> None:
     with kept.client() as client:
         client.setblocking(False)
         sent = 0
-        while select.select([], [client], [], 1)[1]:  # until nobody takes any more
+        while select.select([], [client], [], 1)[1]:  # until nothing takes any more
             sent += client.send(text[sent : sent + 1000])
             assert sent < len(text)
         client.setblocking(True)

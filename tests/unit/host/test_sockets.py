@@ -39,7 +39,7 @@ def test_runtime_base_that_is_taken_has_another_name(squat: Callable[[Path], obj
     for name in ("00000000", "11111111"):
         squat(tmp / f"qvm-{UID}.{name}")
     found = sockets.runtime_base({}, UID)
-    assert found != sockets.runtime_base({}, UID)  # nobody can foresee it
+    assert found != sockets.runtime_base({}, UID)  # it cannot be predicted
     assert Path(found).name.startswith(f"{usual.name}.")
     mine(Path(found))
     assert sockets.runtime_base({}, UID) == found  # and it is found again

@@ -29,7 +29,7 @@ def source(tmp_path: Path) -> Iterator[int]:
 
 @pytest.fixture
 def target() -> Iterator[int]:
-    fd = os.memfd_create("target")  # of another file system, so that it is no clone
+    fd = os.memfd_create("target")  # of another file system, so that it is not a clone
     yield fd
     os.close(fd)
 

@@ -41,7 +41,7 @@ def test_owner_is_whose_the_directory_is(tree: Path) -> None:
     assert who(tree / "own") is None
     assert who(tree / "theirs/machine") == "nobody"
     os.chown(tree / "theirs/machine", 0, 0)
-    assert who(tree / "theirs/machine") == "nobody"  # who can put another one in its place
+    assert who(tree / "theirs/machine") == "nobody"  # an account that can replace it
     assert who(tree / "theirs/not-there") == "nobody"
     assert who(tree / "not-there/at/all") is None
 

@@ -40,7 +40,7 @@ def test_next_line_waits_for_the_next_prompt() -> None:
     pace = later(_Pace(b"login: ", 1), 1)
     line = pace.take(b"root\nls\n", is_all=True)
     pace.sent(line)
-    for echo in (b"ro", b"ot\r\n"):  # what is echoed is no prompt
+    for echo in (b"ro", b"ot\r\n"):  # what is echoed is not a prompt
         pace.heard(echo)
         assert later(pace, 1).take(b"ls\n", is_all=True) == b""
     pace.heard(b"\r\n# ")

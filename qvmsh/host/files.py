@@ -225,7 +225,7 @@ def private_folder(path: str) -> None:
     status = os.lstat(path)
     is_folder = (status.st_mode & 0o170000) == 0o040000
     if not is_folder or status.st_uid != os.geteuid():
-        raise PermissionError(errno.EPERM, "is not a folder of this user", path)
+        raise PermissionError(errno.EPERM, "it is not a folder of this user", path)
     if status.st_mode & 0o077:
         os.chmod(path, 0o700)
 

@@ -319,7 +319,7 @@ class Keeper:
         os.close(client.fd)
 
     def see_off(self) -> None:
-        """Give clients that are behind the rest, in another process, until nobody reads for a minute."""
+        """Give clients that are behind the rest, in another process, until none reads for a minute."""
         late = {fd: client for fd, client in self.clients.items() if client.behind >= 0}
         if not late or os.fork():
             return

@@ -32,7 +32,7 @@ _SETLK = getattr(fcntl, "F_OFD_SETLK", fcntl.F_SETLK)
 
 
 def holder(path: str, byte: int | None = None) -> int | None:
-    """Pid of the process that holds a record lock on `path`, None if nobody does.
+    """Pid of the process that holds a record lock on `path`, None if there is none.
 
     Args:
         byte: only a lock on that byte counts. QEMU's locks on images are such; the pid is -1 then.

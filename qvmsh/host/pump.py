@@ -7,7 +7,7 @@ a terminal (a password, too) whatever is in the foreground, continues when the r
 for a full disk, and leaves pipes in a mode that breaks what is written there next. So ssh gets pipes, and qvm
 does what a program does: a terminal is read only in the foreground (in the background the command runs
 without input, and is not stopped), and what cannot be written ends the command. A command with a terminal
-gets one of ours, in the mode and the size of the caller's.
+gets one of qvm's, in the mode and the size of the caller's.
 """
 
 from __future__ import annotations

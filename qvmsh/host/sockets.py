@@ -92,7 +92,7 @@ def runtime_folder(base: str, identity: str, machine: str) -> str:
         files.private_folder(path)
     except OSError as error:
         raise QvmError(
-            f"no private runtime folder: {error.filename}: {error.strerror}",
+            f"cannot use the runtime folder {error.filename}: {error.strerror}",
             machine=machine,
             hint="remove it, or set XDG_RUNTIME_DIR to a folder of your own",
         ) from error

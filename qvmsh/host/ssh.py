@@ -312,7 +312,7 @@ class Link:
 
     @contextmanager
     def ended_by_failure(self) -> Iterator[None]:
-        """The connection ends with a command that is given up in the block, where nobody shares it.
+        """End the connection with a command that is given up in the block, unless it is shared.
 
         Only so does the guest end it: Dropbear keeps a session, and what writes there, although its
         reader has gone.

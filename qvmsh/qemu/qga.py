@@ -62,7 +62,7 @@ class Conversation(Line):
 
     Args:
         path: the agent's socket.
-        timeout_s: for the synchronisation, and for each answer until it is set anew.
+        timeout_s: for the synchronisation, and for each answer until it is set again.
     """
 
     MOST_BYTES = 1 << 20

@@ -194,7 +194,7 @@ def _back_to_terminal() -> None:
 
 
 def plain_words(code: str) -> list[str]:
-    """The words of one plain command of ours, which needs no xonsh; empty for anything else.
+    """The words of one plain command of qvm, which needs no xonsh; empty for anything else.
 
     Examples:
         >>> plain_words("status -s")
@@ -220,7 +220,7 @@ def plain_words(code: str) -> list[str]:
 
 
 def _run_plain(context: Context, words: list[str]) -> int:
-    """One command of ours, on the session's machine; no child needs its variables."""
+    """One command of qvm, on the session's machine; no child needs its variables."""
     from qvmsh.shell.session.calls import WordCall
 
     if context.directory is not None:

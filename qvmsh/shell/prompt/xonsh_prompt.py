@@ -259,7 +259,7 @@ _xonsh_print_exception = base_shell.print_exception
 
 
 def _print_exception(msg: Any = None, exc_info: Any = None, source_msg: Any = None) -> None:
-    """Report an exception that ended a line; xonsh would show ours without hint and status."""
+    """Report an exception that ended a line; xonsh would show qvm's without hint and status."""
     error = exc_info[1] if exc_info else sys.exc_info()[1]
     if isinstance(error, QvmError) and error.hint:
         error.hint = spelling.as_typed_here(error.hint)

@@ -1,6 +1,6 @@
 """`breakpoint()`: the shell opens at that place, with the names that are seen there.
 
-    install(context)        # from then on `breakpoint()` is ours
+    install(context)        # from then on `breakpoint()` opens qvm's shell
 
 Leaving the shell resumes the script; names that were changed there are changed in the script.
 PYTHONBREAKPOINT, where it is set, decides as in any Python.

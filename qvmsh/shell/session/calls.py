@@ -168,7 +168,7 @@ class WordCall(Call):
 
 
 def child(context: Context, words: list[str]) -> list[str]:
-    """The argument list that runs a command line of ours as a process of its own."""
+    """The argument list that runs a command line of qvm as a process of its own."""
     argv = [sys.executable, "-X", "utf8", "-P", "-m", "qvmsh"]
     found = verb_of(words)
     if context.directory is not None and (found is None or Entry(found[0]).machine != "none"):

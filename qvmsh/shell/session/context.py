@@ -95,7 +95,7 @@ class Context:
         self.leavers: list[Callable[[], None]] = []
         """Called by `use` before the machine changes."""
         self.lines: Lines | None = None
-        """What was typed in this session; None where nobody types."""
+        """What was typed in this session; None without a prompt."""
         self._commands: dict[str, Any] = {}
         self._libraries: dict[str, Any] = {}
         self._stale: list[str] = []
@@ -150,7 +150,7 @@ class Context:
     def machine(
         self, io: Io | None = None, *, overrides: Sequence[tuple[str, str]] = (), is_optional: bool = False
     ) -> Machine | None:
-        """The machine for one command: its files are read anew, so a changed `.vmrc` counts at once."""
+        """The machine for one command: its files are read again, so a changed `.vmrc` counts at once."""
         if is_optional and not self.has_machine:
             return None
         vm = self.vm

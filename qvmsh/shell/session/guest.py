@@ -40,7 +40,7 @@ OPEN_S = 15
 
 
 class Guest:
-    """Stands for plumbum's `SshMachine`: made at the first use, and anew for another run of the guest."""
+    """Stands for plumbum's `SshMachine`: made at the first use, and again for another run of the guest."""
 
     def __init__(self, context: Session) -> None:
         self._context = context

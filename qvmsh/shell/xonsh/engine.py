@@ -77,7 +77,7 @@ class Transformer(xonsh_ast.CtxAwareTransformer):  # type: ignore[misc]  # xonsh
         return tree
 
     def _keep_quoted(self, pipeline: ast.Call) -> None:
-        """Give a command of ours the words in single quotes as they were typed, as a POSIX shell does.
+        """Give a command of qvm the words in single quotes as they were typed, as a POSIX shell does.
 
         xonsh would replace `$NAME` in them, before the guest's shell sees it, and read `\\n` as Python.
         """

@@ -22,7 +22,7 @@ PASSED = frozenset((
     "COLORTERM", "COLUMNS", "DISPLAY", "EDITOR", "LANG", "LANGUAGE", "LINES", "NO_COLOR", "PAGER", "PATH",
     "QVM_CONTEXT", "QVM_EXPORTED", "TERM", "TZ", "VISUAL",
 ))  # fmt: skip
-"""What of root's environment another account gets, with VM_ and LC_ names: nothing that opens a door."""
+"""What another account gets of root's environment, besides VM_ and LC_ names: no secrets."""
 
 
 class Account:
@@ -76,7 +76,7 @@ def homes() -> set[str]:
 
 @contextlib.contextmanager
 def _rights_of(account: Account) -> Iterator[None]:
-    """Look at files as another account would, for as long as the block lasts."""
+    """Access files as another account until the block ends."""
     groups, gid = os.getgroups(), os.getegid()
     os.setgroups(account.groups)
     os.setegid(account.gid)
@@ -104,13 +104,13 @@ def give(path: str, account: Account, *, dir_fd: int | None = None) -> None:
 def _give_descriptor(fd: int, account: Account) -> None:
     status = os.fstat(fd)
     is_folder = stat.S_ISDIR(status.st_mode)
-    # a second name could be one that the account has made for a file that is none of its business
+    # the account may have made a second link to a file that it must not get
     if status.st_uid == 0 and (is_folder or (stat.S_ISREG(status.st_mode) and status.st_nlink == 1)):
         os.fchown(fd, account.uid, account.gid)
 
 
 def give_folder(path: str, account: Account) -> None:
-    """Give what root has made in a folder to `account`, then the folder: till then nobody can change it."""
+    """Give what root has made in a folder to `account`, then the folder: until then nobody can change it."""
     for _, _, names, folder in os.fwalk(path, topdown=False, follow_symlinks=False):
         if os.fstat(folder).st_uid == 0:
             for name in names:

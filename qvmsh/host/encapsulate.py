@@ -3,8 +3,8 @@
     child = begin(argv, [3, 4], cwd="/vm/demo", folder="/run/user/1000/qvm/3f2a", name="demo", stderr=5)
     child.attach        # 'TMUX= tmux -S /run/user/1000/qvm/3f2a/tmux attach'
 
-The session's server is a private one, its socket lies in the machine's runtime folder; session and
-server end with the program. The process is the program's own: what it is handed goes through `pane`.
+The session's server is a private one, its socket is in the machine's runtime folder; session and
+server end with the program. The process is the program's own: its descriptors go through `pane`.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 BEGIN_S = 30.0
 TERMINAL = (80, 30)
-"""Columns and lines before anybody looks: a text screen has 80 x 25."""
+"""Columns and lines before a terminal is attached: a text screen has 80 x 25."""
 
 
 class Encapsulated:
-    """A process that is not our child.
+    """A process that is not qvm's child.
 
     Args:
         pid: its number.
@@ -44,15 +44,11 @@ class Encapsulated:
         self._handle = process.Process(pid)
 
     def poll(self) -> int | None:
-        """None while it runs, else 1: its status is not ours to know."""
+        """None while it runs, else 1: its real status is unknown."""
         return 1 if self._handle.wait(0) else None
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for its end; the status is not ours to know.
-
-        Raises:
-            subprocess.TimeoutExpired: it has not ended.
-        """
+        """Wait for its end; its real status is unknown."""
         if not self._handle.wait(timeout):
             raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
         return 1
@@ -79,7 +75,7 @@ def begin(
 
     Raises:
         MissingProgramError: neither tmux nor screen is installed.
-        QvmError: the session does not come up; nothing is left of it.
+        QvmError: the session did not start; nothing is left of it.
     """
     tool = _tool(environ)
     path = os.path.join(folder, "pane")
@@ -89,7 +85,7 @@ def begin(
         with listener:
             _run(_beginning(tool, folder, name, inside), folder, environ)
             if process.wait_readable([listener.fileno()], BEGIN_S, checkpoint) is None:
-                raise QvmError(f"{tool} opened no session within {BEGIN_S:.0f} s", machine=name)
+                raise QvmError(f"{tool} did not open a session within {BEGIN_S:.0f} s", machine=name)
             caller = listener.accept()[0]
         with caller:
             pid = _hand_over(caller, argv, [*fds, stderr], [*fds, 2], cwd)
@@ -102,7 +98,7 @@ def begin(
 
 
 def _hand_over(caller: socket.socket, argv: list[str], fds: list[int], numbers: list[int], cwd: str) -> int:
-    """Give the program inside all that it needs; return its pid."""
+    """Send the program inside all that it needs; return its pid."""
     data = caller.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     pid: int = struct.unpack("3i", data)[0]
     document = json.dumps({"argv": argv, "numbers": numbers, "cwd": [cwd]}).encode()
@@ -146,7 +142,7 @@ def _tmux(folder: str) -> list[str]:
 
 
 def _run(argv: list[str], folder: str, environ: Mapping[str, str], *, is_checked: bool = True) -> None:
-    """Run the multiplexer's own command; its server stays behind."""
+    """Run the multiplexer's own command; its server keeps running."""
     own = {"SCREENDIR": os.path.join(folder, "screen"), "TERM": environ.get("TERM") or "xterm"}
     done = subprocess.run(
         [sys.executable, "-X", "utf8", "-I", "-S", pane.__file__, "exec", *argv],
@@ -159,4 +155,4 @@ def _run(argv: list[str], folder: str, environ: Mapping[str, str], *, is_checked
         timeout=BEGIN_S,
     )
     if is_checked and done.returncode:
-        raise QvmError(f"{argv[0]} opens no session", details=done.stdout.splitlines()[-3:])
+        raise QvmError(f"{argv[0]} did not open a session", details=done.stdout.splitlines()[-3:])

@@ -1,10 +1,10 @@
-"""Files: reading our own, atomic writes, private folders, copies that keep holes, room on the disk.
+"""Files: reading qvm's own, atomic writes, private folders, copies that keep holes, free space.
 
     read("/vm/demo/.qvm/uuid").text
     write_atomic("/vm/demo/.qvm/running", "runtime /run/user/1000/qvm/3f2a\n")
 
-Whoever can write to a machine's directory can put a pipe, a device, a folder or a terabyte of holes at any
-of our names: every file of ours is opened by `opened`, and read by `read`.
+An account that can write to a machine's directory can put a pipe, a device, a folder or a huge sparse file at
+any of qvm's names: every file of qvm is opened by `opened`, and read by `read`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 SLICE_BYTES = 4 << 20
 MAX_BYTES = 1 << 20
-"""What a small file of ours may have."""
+"""The largest size of a small file of qvm."""
 DOCUMENT_BYTES = 16 << 20
-"""What a JSON document of ours may have."""
+"""The largest size of a JSON document of qvm."""
 _REGULAR, _FOLDER, _KIND = 0o100000, 0o040000, 0o170000
 FULL_BYTES = 64 << 10
-"""A file system with less room than this is called full, after a failure."""
+"""After a failure, a file system with less free space than this counts as full."""
 _FICLONE = 0x40049409  # ioctl_ficlone(2): share the blocks where the file system can (btrfs, XFS)
 _NO_KERNEL_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
 
@@ -48,10 +48,10 @@ class Source:
 
 
 def opened(path: str, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
-    """A descriptor of a regular file (`/dev/null` counts as an empty one); never waits for anybody.
+    """A descriptor of a regular file (`/dev/null` counts as an empty one); never blocks.
 
     Raises:
-        OSError: it is something else (a pipe would hold us up for ever), or cannot be opened.
+        OSError: it is something else (a pipe would block for ever), or cannot be opened.
     """
     fd = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, mode)
     try:
@@ -60,7 +60,7 @@ def opened(path: str, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
         if kind == _FOLDER:
             raise IsADirectoryError(errno.EISDIR, "it is a directory", path)
         if kind != _REGULAR and not os.path.samestat(status, os.stat(os.devnull)):
-            raise OSError(errno.EINVAL, "it is no regular file", path)
+            raise OSError(errno.EINVAL, "it is not a regular file", path)
     except OSError:
         os.close(fd)
         raise
@@ -86,7 +86,7 @@ def read(path: str, most: int = MAX_BYTES) -> Source:
 
 
 def document(path: str) -> dict[str, Any]:
-    """The JSON object in a file of ours.
+    """The JSON object in a file of qvm.
 
     Raises:
         OSError: as `read`.
@@ -99,12 +99,12 @@ def document(path: str) -> dict[str, Any]:
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(found, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     return found
 
 
 def unique(path: str) -> str:
-    """`path` with an end that nobody else has, in this process or another."""
+    """`path` with a unique end, in this process and all others."""
     return f"{path}{os.getpid()}-{os.urandom(4).hex()}"
 
 
@@ -114,7 +114,7 @@ def write_atomic(
     """Write `text` so that `path` holds the old or the new content at any moment, never a part.
 
     Args:
-        prepare: gets the open file before it takes its place, to give it away.
+        prepare: gets the open file before it is renamed, to change its owner.
     """
     part = unique(f"{path}.part")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -134,7 +134,7 @@ def write_atomic(
 
 
 def sync(path: str) -> None:
-    """Make what is in a file last through a power cut, whoever wrote it.
+    """Make a file's content survive a power failure, whichever process wrote it.
 
     Raises:
         OSError: it is not there, or the disk does not take it.
@@ -147,11 +147,11 @@ def sync(path: str) -> None:
 
 
 def sync_folder(path: str) -> None:
-    """Make renames in a folder last through a power cut."""
+    """Make renames in a folder survive a power failure."""
     fd = os.open(path or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
-    except OSError as error:  # some file systems (9p, FUSE) do not know it
+    except OSError as error:  # some file systems (9p, FUSE) do not support it
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EROFS):
             raise
     finally:
@@ -168,7 +168,7 @@ def remove(path: str) -> bool:
 
 
 class Removed:
-    """A file that is needed only in the block: gone when it ends, for which a Ctrl-C waits."""
+    """A file that exists only in the block; a Ctrl-C waits until it is removed."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -184,16 +184,16 @@ class Removed:
 
 
 def new(path: str) -> IO[bytes]:
-    """Open a file for writing, emptied, without following a link that somebody left at its name.
+    """Open a file for writing, emptied, without following a link at its name.
 
-    One that was not there yet is private.
+    A new one is private.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
     return open(os.open(path, flags, 0o600), "wb")
 
 
 def mode(path: str) -> int:
-    """The mode of what will take the place of `path`: that of what is there, else private."""
+    """The mode for a file that will replace `path`: the present one, else private."""
     try:
         return os.stat(path).st_mode & 0o777
     except FileNotFoundError:
@@ -215,7 +215,7 @@ def private_folder(path: str) -> None:
     """Make a folder that only this user can enter, and make sure that it is one.
 
     Raises:
-        PermissionError: something is there that is another user's, a link, or open to others
+        PermissionError: the path is another user's, a link, or open to others
             and cannot be closed. Nothing has been put into it.
     """
     try:
@@ -225,7 +225,7 @@ def private_folder(path: str) -> None:
     status = os.lstat(path)
     is_folder = (status.st_mode & 0o170000) == 0o040000
     if not is_folder or status.st_uid != os.geteuid():
-        raise PermissionError(errno.EPERM, "is not a folder of this user", path)
+        raise PermissionError(errno.EPERM, "it is not a folder of this user", path)
     if status.st_mode & 0o077:
         os.chmod(path, 0o700)
 
@@ -233,10 +233,7 @@ def private_folder(path: str) -> None:
 def copy(source: str, target: str, checkpoint: Callable[[], None] | None = None) -> None:
     """Copy a file to a new, private `target`, sharing blocks or keeping holes, and sync it.
 
-    An unfinished copy is removed.
-
-    Raises:
-        OSError, QvmError: as `copy_open`.
+    An incomplete copy is removed.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     with open(source, "rb") as old, open(os.open(target, flags, 0o600), "wb") as new:
@@ -252,7 +249,7 @@ def copy_open(source: int, target: int, reached: Callable[[int], object]) -> Non
     """Copy an open file to an empty one: sharing the blocks, else the parts that hold data; holes stay holes.
 
     Args:
-        reached: is told up to which byte all has been copied.
+        reached: called with the offset up to which all has been copied.
 
     Raises:
         OSError: it cannot be written (ENOSPC), or read.
@@ -274,7 +271,7 @@ def extents(fd: int) -> Iterator[tuple[int, int]]:
             begin = os.lseek(fd, end, os.SEEK_DATA)
             end = os.lseek(fd, begin, os.SEEK_HOLE)
         except OSError as error:
-            if error.errno != errno.ENXIO:  # which means: nothing but a hole up to the end
+            if error.errno != errno.ENXIO:  # a hole up to the end
                 yield end, os.fstat(fd).st_size
             return
         yield begin, end
@@ -294,7 +291,7 @@ def _copy_data(source: int, target: int, reached: Callable[[int], object]) -> No
                     raise
                 copy = _plain_copy
                 continue
-            if not count and copy is _kernel_copy:  # some file systems say so where there is more
+            if not count and copy is _kernel_copy:  # some file systems report this although there is more
                 copy = _plain_copy
                 continue
             if not count:
@@ -307,7 +304,8 @@ def _copy_data(source: int, target: int, reached: Callable[[int], object]) -> No
     if os.fstat(source).st_size < size or is_short:
         name = os.path.basename(os.readlink(f"/proc/self/fd/{source}"))
         raise QvmError(
-            f"{name} became shorter while it was copied", hint="end what writes to it, then try again"
+            f"{name} became shorter while it was copied",
+            hint="stop the program that writes to it, then try again",
         )
 
 
@@ -329,11 +327,11 @@ def write_at(fd: int, data: bytes, at: int) -> None:
         view, at = view[count:], at + count
 
 
-READ_ONLY_HINT = "the host's log says why, if it was writable; `mount -o remount,rw` makes it so again"
+READ_ONLY_HINT = "if it was writable before, the host's log says why; `mount -o remount,rw` makes it writable"
 
 
 def is_read_only(path: str) -> bool:
-    """True if a file is on a file system that is mounted read-only: nobody can write there, root neither."""
+    """True if a file is on a file system that is mounted read-only, even for root."""
     try:
         return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
     except OSError:
@@ -341,7 +339,7 @@ def is_read_only(path: str) -> bool:
 
 
 def free_bytes(folder: str) -> int:
-    """Room left for this user on the file system of `folder`."""
+    """Free space for this user on the file system of `folder`."""
     room = os.statvfs(folder)
     return room.f_bavail * room.f_frsize
 

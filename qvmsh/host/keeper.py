@@ -9,13 +9,13 @@ nothing of qvm. The first five are numbers of descriptors:
 - DOOR: a socket that listens for clients
 - LOGS: the folder of the log, whose name in it is NAME
 
-QEMU must never wait for somebody who looks on: a client that does not read at that rate gets the rest from
-the log, in its own time. Only what has left the log by then is left out, and it is told how many bytes.
+QEMU must never wait for a client: one that is slower gets the rest from the log, at its own rate. Only what
+has left the log by then is left out, and the client gets the number of bytes.
 
-A FIFO has room for all that comes while we sleep or write, and a write to it of one byte, which is how a UART
-writes, costs QEMU less than one to a file. So we read at most 500 times a second, as much as there is.
+A FIFO holds all that comes while the keeper sleeps or writes, and a write of one byte to it, as by a UART,
+costs QEMU less than one to a file. So it reads at most 500 times a second, as much as there is.
 
-Two processes: one that works, and one that waits for it and begins another if it is killed.
+Two processes: one that works, and one that waits for it and starts another if it is killed.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from _signal import SIG_IGN, SIGHUP, SIGINT, SIGTERM, signal
 
 HEAD_BYTES = 4 << 20
 TAIL_BYTES = 8 << 20
-"""What is kept of a log that was cut: its beginning and its end."""
+"""What is kept of a log that was shortened: its beginning and its end."""
 LEFT_OUT = b"\r\n[qvm: %15d bytes left out here]\r\n"
-"""What stands in between, always of the same length."""
+"""The mark in between, always of the same length."""
 MARK_BYTES = len(LEFT_OUT % 0)
 MISSED = b"\r\n[qvm: %d bytes left out]\r\n"
 GAP = b"\r\n[qvm: the log was interrupted here; some bytes may be missing]\r\n"
@@ -44,7 +44,7 @@ _TYPED = 4096
 
 
 def left_out(fd: int) -> int:
-    """How many bytes are missing in the middle of a log; 0 if it was not cut."""
+    """How many bytes are missing in the middle of a log; 0 if it was not shortened."""
     words = os.pread(fd, MARK_BYTES, HEAD_BYTES).split()
     try:
         number = int(words[1])
@@ -53,8 +53,8 @@ def left_out(fd: int) -> int:
     return number if words[0] == b"[qvm:" and words[-1] == b"here]" else 0
 
 
-def cut(name: str, fd: int, folder: int | None = None) -> int:
-    """Keep the beginning and the end of the log `name`; return a descriptor of what takes its place.
+def shorten(name: str, fd: int, folder: int | None = None) -> int:
+    """Keep the beginning and the end of the log `name`; return a descriptor of the new file.
 
     Args:
         fd: the log, open for reading.
@@ -111,7 +111,7 @@ class Log:
         self.name = name
         self.lost = 0
         self.position = 0
-        """How many bytes have been added, for those who read behind."""
+        """How many bytes have been added, for clients that are behind."""
         self.fd = -1
         self.limit = HEAD_BYTES + MARK_BYTES + 2 * TAIL_BYTES
 
@@ -120,11 +120,11 @@ class Log:
         fd = os.open(self.name, flags, 0o600, dir_fd=self.folder)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
-            raise OSError(f"{self.name} is no plain file")
+            raise OSError(f"{self.name} is not a regular file")
         return fd
 
     def add(self, data: bytes) -> None:
-        """Write `data`; what a full disk does not take is counted, and told where the log goes on."""
+        """Write `data`; what a full disk does not take is counted, and noted where the log continues."""
         done = 0
         try:
             if self.fd < 0:
@@ -146,21 +146,21 @@ class Log:
             self._renew(status)
 
     def read(self, position: int) -> tuple[int, bytes]:
-        """A piece of what was added after `position`; and how many bytes of it are there no more."""
+        """A piece of what was added after `position`; and how many bytes of it are no longer there."""
         size = os.fstat(self.fd).st_size
         lag = self.position - position
         gone = max(0, lag - min(size, TAIL_BYTES))
         return gone, os.pread(self.fd, 65536, size - lag + gone)
 
     def _renew(self, status: os.stat_result) -> None:
-        """Cut the log, or begin a new one where somebody has removed it."""
+        """Shorten the log, or begin a new one if it was removed."""
         try:
             try:
                 there = os.stat(self.name, dir_fd=self.folder, follow_symlinks=False)
                 is_there = (there.st_dev, there.st_ino) == (status.st_dev, status.st_ino)
             except FileNotFoundError:
                 is_there = False
-            new = cut(self.name, self.fd, self.folder) if is_there else self._open()
+            new = shorten(self.name, self.fd, self.folder) if is_there else self._open()
         except OSError:  # a full disk: try again later
             self.limit = status.st_size + TAIL_BYTES
             return
@@ -169,7 +169,7 @@ class Log:
 
 
 class Client:
-    """Somebody at the door: gets what the guest writes from now on, and may write to the guest."""
+    """A client: gets what the guest writes from now on, and may write to the guest."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -238,7 +238,7 @@ class Keeper:
         is_over = False
         while not is_over:
             ready = self._wait()
-            if self.door.fileno() in ready:  # first: somebody may wait for the first byte
+            if self.door.fileno() in ready:  # first: a client may wait for the first byte
                 self._welcome()
             is_over = self.life in ready or bool(ready.get(self.out, 0) & select.POLLHUP)
             data = self._heard()
@@ -264,7 +264,7 @@ class Keeper:
             poll.register(fd, select.POLLIN)
         if len(self.clients) < MOST_CLIENTS:
             poll.register(self.door.fileno(), select.POLLIN)
-        if self.typed:  # the guest takes it in its own time
+        if self.typed:  # the guest reads it when it can
             poll.register(self.into, select.POLLOUT)
         for client in self.clients.values():
             wanted = 0 if self.typed else select.POLLIN
@@ -319,12 +319,12 @@ class Keeper:
         os.close(client.fd)
 
     def see_off(self) -> None:
-        """Give clients that are behind the rest, in another process, until nobody reads for a minute."""
+        """Give clients that are behind the rest, in another process, until none reads for a minute."""
         late = {fd: client for fd, client in self.clients.items() if client.behind >= 0}
         if not late or os.fork():
             return
         for fd in {self.life, self.out, self.into, self.door.fileno(), *self.clients} - late.keys():
-            os.close(fd)  # the lock of the console, and the ends that others wait for
+            os.close(fd)  # the lock of the console, and the pipes whose end others wait for
         while late:
             poll = select.poll()
             for fd in late:
@@ -339,7 +339,7 @@ class Keeper:
         os._exit(0)
 
     def close_door(self) -> None:
-        """Remove our socket, as QEMU does its own; one that the next run has made in its place stays."""
+        """Remove the keeper's socket, as QEMU does its own; one that the next run has made there stays."""
         try:
             path = self.door.getsockname()
             if os.stat(path).st_ino == self.door_inode:
@@ -349,12 +349,12 @@ class Keeper:
 
 
 def main() -> None:
-    for number in (SIGTERM, SIGHUP, SIGINT):  # for QEMU too, whose last words are wanted
+    for number in (SIGTERM, SIGHUP, SIGINT):  # for QEMU too, whose last messages are wanted
         signal(number, SIG_IGN)
     life, out, into, door, folder = map(int, sys.argv[1:6])
     name, has_gap = sys.argv[6], len(sys.argv) > 7
     os.chdir("/")
-    if has_gap and os.fork():  # nobody waits for us
+    if has_gap and os.fork():  # no process waits for this one
         return
     while True:
         child = os.fork()
@@ -366,7 +366,7 @@ def main() -> None:
             keeper.run()
             keeper.close_door()
             keeper.see_off()
-            os._exit(0)  # at once: somebody waits for us
+            os._exit(0)  # at once: a process waits for this one
         if os.waitpid(child, 0)[1] == 0:
             os._exit(0)
         has_gap = True

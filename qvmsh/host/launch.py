@@ -3,9 +3,9 @@
 Run as a program of its own (`python -I -S launch.py PIDFILE GUARD ARGV...`), so it may import
 nothing of qvm. A record lock survives exec(2) and QEMU then takes the same lock again as the same
 process, so from here to QEMU's end the pid file names the one process of the machine. GUARD is
-the descriptor of the work lock of the `qvm start` that began this ("-" = none): it is let go only
+the descriptor of the work lock of the `qvm start` that began this ("-" = none): it is released only
 once the pid file is locked, so even if that qvm is killed there is no moment at which a machine
-that comes up looks stopped.
+that is starting looks stopped.
 
 `--with FDS COUNT WORDS...` in front of ARGV, any number of times, begins another program first, as our
 child, that keeps of all descriptors only FDS (numbers with commas between): the kernel sends it a SIGTERM
@@ -32,7 +32,7 @@ NO_ROOM = 74
 
 
 def take(path: str) -> int:
-    """Descriptor of the locked pid file; the file may vanish under us as an old QEMU ends."""
+    """Descriptor of the locked pid file; the file may vanish meanwhile as an old QEMU ends."""
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -45,7 +45,7 @@ def take(path: str) -> int:
 
 
 def accompany(fds: list[int], words: list[str]) -> None:
-    """Begin the program `words`; it ends with us, and with the QEMU that we become."""
+    """Start the program `words`; it ends with this process, which becomes QEMU."""
     parent = os.getpid()
     if os.fork():
         for fd in fds:
@@ -95,14 +95,14 @@ def main() -> None:
     try:
         os.ftruncate(fd, 0)
         os.pwrite(fd, b"%d\n" % os.getpid(), 0)
-    except OSError:  # the disk is full: nothing can be said in a file there either
+    except OSError:  # the disk is full: no message can be written there either
         os.unlink(path)
         os._exit(NO_ROOM)
     if guard != "-":
         os.set_inheritable(int(guard), False)
     pthread_sigmask(SIG_SETMASK, [])  # qvm holds Ctrl-C back while it starts us
-    signal(SIGPIPE, SIG_DFL)  # Python ignores it, and exec would pass that on
-    os.umask(0o077)  # what they make is private: memory, screenshots, the TPM's state
+    signal(SIGPIPE, SIG_DFL)  # Python ignores it, and exec would keep that
+    os.umask(0o077)  # the files that they make are private: memory, screenshots, the TPM's state
     for companion in companions:
         accompany(*companion)
     try:

@@ -1,11 +1,11 @@
-"""Locks: who holds the pid file, who is working on a machine.
+"""Locks: which process holds the pid file, which command works on a machine.
 
 Two kinds. QEMU takes a POSIX record lock on its pid file and keeps it for life, so the kernel
-names the pid that runs a machine, whatever the file says::
+knows the pid that runs a machine, whatever the file contains::
 
     holder("/vm/demo/.qvm/qemu.pid")     # 4711, or None
 
-A `WorkLock` (flock) is held by a qvm command while it changes a machine; its file notes who.
+A `WorkLock` (flock) is held by a qvm command while it changes a machine; its file names the command.
 Source: fcntl(2), flock(2); QEMU util/oslib-posix.c `qemu_write_pidfile`.
 """
 
@@ -22,23 +22,23 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
 
-SETTLING = "settle"
-"""What a holder does who brings a killed command's work in order: others wait until it is done."""
-SETTLE_S = 60.0
+RECOVERING = "settle"
+"""The work of a holder that recovers a killed command's work: others wait until it is done."""
+RECOVERY_S = 60.0
 _NOTE_S = 5.0
-"""How long a holder on a busy host may take from its lock to its note."""
+"""How long a holder on a busy host may take from its lock to its entry in the file."""
 _GETLK = getattr(fcntl, "F_OFD_GETLK", fcntl.F_GETLK)
 _SETLK = getattr(fcntl, "F_OFD_SETLK", fcntl.F_SETLK)
 
 
 def holder(path: str, byte: int | None = None) -> int | None:
-    """Pid of the process that holds a record lock on `path`, None if nobody does.
+    """Pid of the process that holds a record lock on `path`, None if there is none.
 
     Args:
         byte: only a lock on that byte counts. QEMU's locks on images are such; the pid is -1 then.
 
     Raises:
-        OSError: the file cannot be opened (PermissionError: another user's machine), or is none.
+        OSError: the file cannot be opened (PermissionError: another user's machine), or is not a file.
     """
     try:
         # an image may be a device
@@ -57,7 +57,7 @@ def holder(path: str, byte: int | None = None) -> int | None:
 
 
 def take_byte(fd: int, byte: int) -> bool:
-    """Lock one byte of an open file until it is closed; False if somebody else has opened and locked it."""
+    """Lock one byte of an open file until it is closed; False if another process has locked it."""
     try:
         fcntl.fcntl(fd, _SETLK, _range(fcntl.F_WRLCK, byte, 1))
     except (BlockingIOError, PermissionError):
@@ -79,7 +79,7 @@ def _range(kind: int, start: int, count: int) -> bytes:
 
 
 class Holder:
-    """Who holds a `WorkLock`: pid, what it does, since when (seconds since the epoch)."""
+    """The holder of a `WorkLock`: pid, command, start (seconds since the epoch)."""
 
     __slots__ = ("pid", "since", "what")
 
@@ -91,12 +91,12 @@ class Holder:
     def __str__(self) -> str:
         if not self.pid:
             return "another qvm command"
-        what = "what settles interrupted work" if self.what == SETTLING else f"`qvm {self.what}`"
+        what = "the recovery of interrupted work" if self.what == RECOVERING else f"`qvm {self.what}`"
         return f"{what}, pid {self.pid}, since {time.strftime('%T', time.localtime(self.since))}"
 
 
 class Held(Exception):
-    """The lock is somebody else's."""
+    """Another process holds the lock."""
 
     def __init__(self, by: Holder) -> None:
         super().__init__(str(by))
@@ -104,14 +104,14 @@ class Held(Exception):
 
 
 HELD: list[int] = []
-"""The locks of this process. Who begins a program that changes a machine's files hands them on, so that
-nobody else begins while that program outlives a qvm that was killed."""
+"""The locks of this process. A program that changes a machine's files inherits them, so that
+no other command begins while that program outlives a qvm that was killed."""
 
 
 class WorkLock:
-    """An exclusive flock on a file that notes its holder; ends with the process, however it dies.
+    """An exclusive flock on a file that names its holder; ends with the process, however it ends.
 
-    The descriptor may be handed to a child (`fd`): then the lock lasts until both let go.
+    The descriptor may be passed to a child (`fd`): then the lock lasts until both release it.
     """
 
     def __init__(self, path: str, what: str) -> None:
@@ -120,11 +120,11 @@ class WorkLock:
         self.fd = -1
 
     def acquire(self) -> WorkLock:
-        """Take the lock at once (or after one who is `SETTLING`).
+        """Take the lock at once (or after a holder that is `RECOVERING`).
 
         Raises:
             Held: with the holder.
-            OSError: something else than a file has its name.
+            OSError: its path is not a file.
         """
         fd = files.opened(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         began = time.monotonic()
@@ -134,9 +134,9 @@ class WorkLock:
                 break
             except BlockingIOError:
                 by = _read(fd)
-                # a holder writes its note just after it has the lock: look again rather than guess
-                patience_s = SETTLE_S if by.what == SETTLING else 0.0 if by.pid else _NOTE_S
-                if self.what == SETTLING or time.monotonic() - began > patience_s:
+                # a holder writes its name just after it has the lock: look again rather than guess
+                patience_s = RECOVERY_S if by.what == RECOVERING else 0.0 if by.pid else _NOTE_S
+                if self.what == RECOVERING or time.monotonic() - began > patience_s:
                     os.close(fd)
                     raise Held(by) from None
                 process.wait_readable([], 0.005)
@@ -163,7 +163,7 @@ class WorkLock:
 
 
 def working(path: str) -> Holder | None:
-    """Who holds the `WorkLock` at `path` now, None if nobody does (or nobody can: it is no file)."""
+    """The holder of the `WorkLock` at `path`; None if there is none (or it is not a file)."""
     try:
         fd = files.opened(path)
     except OSError:
@@ -179,7 +179,7 @@ def working(path: str) -> Holder | None:
 
 
 def _read(fd: int) -> Holder:
-    """The note of the holder; it is written just after the lock is taken, so a dead one is stale."""
+    """The holder that the file names; written just after the lock is taken, so a dead one is stale."""
     words = os.pread(fd, 200, 0).decode(errors="replace").split(None, 2)
     pid, since = (*map(process.number, words), 0, 0)[:2]
     if len(words) == 3 and pid and since and process.exists(pid):

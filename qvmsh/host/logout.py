@@ -1,4 +1,4 @@
-"""Does a machine survive the end of the login session? Asks systemd-logind where there is one.
+"""Does a machine survive the end of the login session? Asks systemd-logind, if there is one.
 
 Source: logind.conf(5), KillUserProcesses; loginctl(1), enable-linger.
 """
@@ -15,11 +15,11 @@ _MANAGER = ("org.freedesktop.login1", "/org/freedesktop/login1", "org.freedeskto
 
 
 def warn(io: Io, machine: str) -> None:
-    """Say so where logind will end the machine together with this login session."""
+    """Warn if logind will end the machine together with this login session."""
     if ends_at_logout():
         io.warn(
             f"{machine}: this host ends all processes at logout (KillUserProcesses=yes); "
-            "`loginctl enable-linger` lets the machine go on"
+            "`loginctl enable-linger` keeps the machine running"
         )
 
 

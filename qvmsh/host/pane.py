@@ -1,4 +1,4 @@
-"""The program inside a terminal multiplexer's session: takes over what QEMU is to inherit, becomes it.
+"""The program inside a terminal multiplexer's session: receives what QEMU inherits, becomes QEMU.
 
 Run as a program of its own (`python -I -S pane.py SOCKET`), so it may import nothing of qvm. A
 multiplexer's server gives its children no descriptors, so qvm hands them over by a Unix socket,
@@ -29,7 +29,7 @@ def receive(path: str) -> tuple[dict[str, list[object]], list[int]]:
 
 
 def place(fds: list[int], numbers: list[int]) -> None:
-    """Give each descriptor the number that it is to have."""
+    """Give each descriptor its number."""
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD, HIGH) for fd in fds]
     for fd in fds:
         os.close(fd)

@@ -1,6 +1,6 @@
 """Processes of this host: what they are, waiting for their end, ending them.
 
-A pid alone may be reused; whoever signals opens a pidfd first and checks again what it is::
+A pid alone may be reused: before a signal, open a pidfd and check again what it is::
 
     with Process(pid) as qemu:
         qemu.signal(SIGTERM)
@@ -23,7 +23,7 @@ SIGINT, SIGKILL, SIGTERM, SIGCONT, SIGTSTP = 2, 9, 15, 18, 20
 
 
 def exists(pid: int) -> bool:
-    """True if there is a process `pid` that is no zombie."""
+    """True if there is a process `pid` that is not a zombie."""
     state = run_state(pid)
     return state is not None and state not in "ZX"
 
@@ -40,7 +40,7 @@ def is_stopped(pid: int) -> bool:
 
 
 def is_without_terminal(pid: int) -> bool:
-    """True if the process has a terminal that another job has: it is stopped as soon as it reads there."""
+    """True if another job owns the process' terminal: reading there stops the process."""
     fields = _stat(pid)
     return len(fields) > 5 and fields[4] != "0" and fields[2] != fields[5]
 
@@ -65,12 +65,12 @@ def arguments(pid: int) -> list[str]:
 
 
 def read_bytes(pid: int) -> int:
-    """How much the process has read so far, from files and otherwise; 0 where that cannot be known."""
+    """How much the process has read so far, from files and otherwise; 0 if unknown."""
     return _transferred(pid).get("rchar", 0)
 
 
 def moved_bytes(pid: int) -> int:
-    """How much it has read and written: what is at work moves something, what hangs does not."""
+    """How much it has read and written: this grows while it works, not while it hangs."""
     found = _transferred(pid)
     return found.get("rchar", 0) + found.get("wchar", 0)
 
@@ -101,7 +101,7 @@ def signal_name(number: int) -> str:
 
 
 def number(text: str) -> int:
-    """The pid, port or time in a file of ours; 0 for anything else, which somebody may have put there."""
+    """The pid, port or time in a file of qvm; 0 for anything else that it may hold."""
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 10 else 0
 
 
@@ -170,7 +170,7 @@ def user_name(uid: int) -> str:
 
 
 def boot_id() -> str:
-    """What names this boot of the host; "" where the system has no such thing."""
+    """The id of this boot of the host; "" if the system has none."""
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
             return file.read().strip()
@@ -256,7 +256,7 @@ def wait_readable(
 ) -> int | None:
     """Wait until one of `fds` is readable (or has ended) and return it; None after `timeout_s`.
 
-    `checkpoint` is called about five times a second, so that a door can interrupt the wait.
+    `checkpoint` is called about five times a second, so that a caller can interrupt the wait.
     """
     import select  # late: most one-shot commands wait for nothing
 

@@ -1,13 +1,13 @@
-"""A program whose standard streams we pass on: `ssh`, which hands its own to its cached connection.
+"""A program whose standard streams qvm passes on: `ssh`, which gives its own to its cached connection.
 
     status = run(argv, stdin=0, stdout=1, stderr=2, tty=False)
 
 The process behind a cached connection is in no job of the caller's shell. With the caller's streams it reads
-a terminal (a password, too) whatever is in the foreground, goes on when the reader has gone, waits for ever
-for a full disk, and leaves pipes in a mode that breaks what is written there next. So ssh gets pipes, and we
-do what a program does: a terminal is read only in the foreground (in the background the command runs on
+a terminal (a password, too) whatever is in the foreground, continues when the reader has gone, waits for ever
+for a full disk, and leaves pipes in a mode that breaks what is written there next. So ssh gets pipes, and qvm
+does what a program does: a terminal is read only in the foreground (in the background the command runs
 without input, and is not stopped), and what cannot be written ends the command. A command with a terminal
-gets one of ours, in the mode and the size of the caller's.
+gets one of qvm's, in the mode and the size of the caller's.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 _PIECE = 65536
 _ATOMIC = 4096
-"""What a pipe takes without waiting when poll(2) says that it can be written to. Source: pipe(7)."""
+"""What a pipe takes without blocking when poll(2) reports it as writable. Source: pipe(7)."""
 _BACKGROUND_MS = 500
-"""How often a command in the background looks whether it has the terminal now: nothing tells it."""
+"""How often a command in the background checks whether it has the terminal now."""
 _LINGER_MS = 2000
 """How long the last output may take once the program has ended."""
 _CLOSED = b"onnection to %s closed.\r\n"
-"""How ssh takes leave of a terminal; it says so where its log has more than errors."""
+"""ssh's last line on a terminal, printed if it logs more than errors."""
 
 
 def run(argv: Sequence[str], *, stdin: int, stdout: int, stderr: int, tty: bool, host: str = "") -> int:
@@ -60,7 +60,7 @@ def run(argv: Sequence[str], *, stdin: int, stdout: int, stderr: int, tty: bool,
             tty = False
             theirs, sink = os.pipe()
         with suppress(OSError):  # another account's terminal
-            if os.isatty(stdin):  # opened anew, so that only we do not wait for what another reader takes
+            if os.isatty(stdin):  # opened again: O_NONBLOCK must not hold for the other readers
                 flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
                 stdin = os.open(f"/dev/fd/{stdin}", flags)
                 stack.callback(os.close, stdin)
@@ -97,8 +97,8 @@ class _Flow:
     """Bytes on their way from one descriptor to another; no more is read before they are written.
 
     Args:
-        leave: a last line that is not passed on.
-        has_terminal: nobody behind us in a pipeline can be reading the terminal that the source is.
+        leave: a last line that is dropped.
+        has_terminal: no other process of the pipeline can be reading the source, a terminal.
     """
 
     def __init__(self, source: int, sink: int, leave: bytes = b"", *, has_terminal: bool = True) -> None:
@@ -112,7 +112,7 @@ class _Flow:
         self._piece = _ATOMIC if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) else _PIECE
 
     def may_read(self) -> bool:
-        """False for a terminal that another job has, or that a pager behind us has set to raw mode."""
+        """False for a terminal that another job owns, or that a pager in the pipeline has set to raw mode."""
         if not os.isatty(self.source):
             return True
         try:
@@ -146,11 +146,7 @@ class _Flow:
 
 
 def _pump(keys: _Flow, flows: list[_Flow], end: int) -> None:
-    """Pass bytes until the program has ended and all that it wrote is passed.
-
-    Raises:
-        OSError: its output cannot be written.
-    """
+    """Pass bytes until the program has ended and all that it wrote is passed."""
     is_over = False
     while not is_over or any(flow.is_open or flow.data for flow in flows):
         poll = select.poll()

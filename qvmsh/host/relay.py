@@ -2,9 +2,9 @@
 
     status = run(argv, account=guido, environ=environ, has_keys=True, pass_fds=[])
 
-A process that shares a terminal with root can type on it, read what root types later, or change its modes.
+A process that shares a terminal with root can type into it, read what root types later, or change its modes.
 So where a standard stream is a terminal the program gets a terminal of its own (a pty) in its place, and a
-session of its own; we pass bytes, size and signals. Files and pipes are passed on as they are.
+session of its own; qvm passes bytes, size and signals. Files and pipes are inherited.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ class _Relay:
         os.close(end)
 
     def _pass_on(self, number: int, _frame: FrameType | None) -> None:
-        """Ctrl-C and its kin reach the program and what it has begun, as on its own terminal."""
+        """Ctrl-C and the like reach the program and its children, as on its own terminal."""
         if self._child is not None and self._child.returncode is None:
             try:
                 if number in (signal.SIGINT, signal.SIGQUIT):
@@ -209,7 +209,7 @@ class _Relay:
                 pass
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
-        """Ctrl-Z stops the program and us; `fg` lets both go on."""
+        """Ctrl-Z stops the program and this process; `fg` resumes both."""
         if self._child is not None and self._child.returncode is None:
             os.killpg(self._child.pid, signal.SIGSTOP)
         os.kill(os.getpid(), signal.SIGSTOP)
@@ -240,12 +240,12 @@ def _prctl() -> Callable[..., object]:
 
 
 def _read(fd: int) -> bytes | None:
-    """What is there; empty at the end, None where there is nothing now."""
+    """What can be read; empty at the end, None if there is nothing now."""
     try:
         return os.read(fd, _PIECE)
     except BlockingIOError:
         return None
-    except OSError:  # EIO: nobody has the other end of a pty open
+    except OSError:  # EIO: no process has the other end of a pty open
         return b""
 
 
@@ -259,7 +259,7 @@ def _write_some(fd: int, data: bytes) -> int:
 
 
 def _write(fd: int, data: bytes) -> None:
-    """All of `data`; a reader that has gone takes nothing."""
+    """Write all of `data`, unless the reader has gone."""
     view = memoryview(data)
     while view and fd >= 0:
         try:

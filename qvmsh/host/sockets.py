@@ -1,4 +1,4 @@
-"""Unix sockets: where they live, how long their names may be, listening before QEMU runs.
+"""Unix sockets: where they are, how long their names may be, listening before QEMU runs.
 
 The sockets are made and listen before QEMU is executed, which inherits them: so a client can
 connect at once and its first reply is the moment QEMU is up; nothing polls for a file::
@@ -37,7 +37,7 @@ LONGEST_NAME = "ssh.99.XXXXXXXXXXXXXXXX"
 def runtime_base(environ: Mapping[str, str], uid: int) -> str:
     """The user's folder for sockets: `$XDG_RUNTIME_DIR/qvm`, else `/run/qvm` (root), else `/tmp/qvm-UID`.
 
-    Where another account has taken that name: `/tmp/qvm-UID.XXXXXXXX`, which nobody can foresee.
+    If another account has taken that name: `/tmp/qvm-UID.XXXXXXXX`, which nobody can predict.
     """
     wanted = environ.get("XDG_RUNTIME_DIR")
     if wanted and os.path.isdir(wanted) and os.access(wanted, os.W_OK):
@@ -92,7 +92,7 @@ def runtime_folder(base: str, identity: str, machine: str) -> str:
         files.private_folder(path)
     except OSError as error:
         raise QvmError(
-            f"no private runtime folder: {error.filename}: {error.strerror}",
+            f"cannot use the runtime folder {error.filename}: {error.strerror}",
             machine=machine,
             hint="remove it, or set XDG_RUNTIME_DIR to a folder of your own",
         ) from error
@@ -136,12 +136,12 @@ def remove_folder(folder: str, owners: Iterable[int]) -> None:
                     files.remove(os.path.join(folder, name, inner))
                 os.rmdir(os.path.join(folder, name))
         os.rmdir(folder)
-    except OSError:  # something that is not ours lies there
+    except OSError:  # something that is not qvm's is there
         pass
 
 
 def is_dead(folder: str, young_s: float) -> bool:
-    """True if it is a runtime folder that nobody uses: none of its sockets has a listener.
+    """True if it is an unused runtime folder: none of its sockets has a listener.
 
     One that was changed within `young_s` and holds no socket yet may be about to be used.
     """
@@ -183,7 +183,7 @@ def _has_listener(path: str) -> bool:
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody has at this moment."""
+    """A TCP port of 127.0.0.1 that is free at this moment."""
     from socket import socket
 
     with socket() as probe:
@@ -221,15 +221,15 @@ def obstacle(protocol: str, address: str, port: int) -> str:
             if error.errno == errno.EADDRINUSE:
                 return f"taken by {port_user(port, protocol) or 'another program'}"
             if error.errno == errno.EADDRNOTAVAIL:
-                return f"{address} is no address of this host"
+                return f"{address} is not an address of this host"
             if error.errno == errno.EACCES:
-                return "only root may have a port below 1024"
+                return "only root may use a port below 1024"
             return error.strerror or str(error)
     return ""
 
 
 def port_user(port: int, protocol: str = "tcp") -> str:
-    """Who listens on the port, as far as this user may see: `nginx, pid 812`; "" if unknown."""
+    """The process that listens on the port: `nginx, pid 812`; "" if it cannot be seen."""
     inodes = set()
     state = {"tcp": "0A", "udp": "07"}[protocol]  # TCP_LISTEN, TCP_CLOSE
     for table in (f"/proc/net/{protocol}", f"/proc/net/{protocol}6"):

@@ -1,4 +1,4 @@
-"""ssh to a guest: argument lists, cached connections, banners. Knows no machine.
+"""ssh to a guest: argument lists, cached connections, banners. Independent of machines.
 
     link = Link(port=2222, user="qvm", folder="/run/user/1000/qvm/3f2a", ...)
     link.open(interactive=False, timeout_s=15.0)             # connects, logs in, stays (ControlMaster)
@@ -8,7 +8,7 @@
 A command has its connection to itself: commands that run at the same time have one each. Dropbear up to
 2024.85 closes a session that it has just opened when the command of another session on the same connection
 ends at that moment, and now and then the whole connection with it (mkj/dropbear#326; seen: 12 of 24 commands
-in six threads). OpenSSH refuses the eleventh session on a connection (MaxSessions). Log-ins take turns, so
+in six threads). OpenSSH refuses the eleventh session on a connection (MaxSessions). Logins take turns, so
 neither counts too many of them (MaxStartups).
 
 Source: ssh_config(5). All paths are short and plain: the machine's directory is reached through
@@ -26,19 +26,17 @@ from qvmsh.host import files, locks
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from socket import socket
     from subprocess import CompletedProcess
 
 SERVER_ALIVE_S = 15
 HEARD_BYTES = 65536
-"""How much of what a guest's command says is kept; the guest may never stop."""
-BANNER = b"SSH-"
+"""How much of a guest command's output is kept; it may never end."""
 FAILED = 255
-"""ssh's own exit status, which the guest's command may have as well; its log tells them apart."""
+"""ssh's own exit status; the guest's command may return it too, its log distinguishes them."""
 IDLE_S = 60
 """How long a connection that only commands at the same time needed is kept after the last one."""
 TURN_S = 120.0
-"""How long a command waits for the log-ins of others before its own."""
+"""How long a command waits for the logins of others before its own."""
 _LOOK_S = 0.02
 _STATUS = ("debug2: Received exit status from master ", "debug1: Exit status ")
 """How ssh logs the exit status that it got from the guest; without one it logs -1 or neither."""
@@ -57,22 +55,23 @@ class Link:
     """How to reach one guest.
 
     Args:
-        host, port, user: where its sshd answers, and the account.
-        folder: runtime folder; the control socket and the log of the connection lie in it.
+        port, user: where its sshd answers, and the account.
+        folder: runtime folder, with the control socket and the log of the connection.
         known_hosts: files that pin the guest's host key; a new key goes into the first.
         identities: private key files; empty leaves ssh its own defaults and the agent.
-        options: the user's own words for ssh (VM_SSH_OPTIONS); they stand first, and the first value wins.
+        options: the user's own words for ssh (VM_SSH_OPTIONS); they come first, and the first value wins.
         is_pinned: a host key is known, so no other is accepted.
         alias: name that the host key is pinned under, so that a new port changes nothing.
-        number: which of the cached connections; 0 is the one that stays.
 
-    `is_own` is true for one that `taken` gave, unless it is shared.
+    `number` is that of the cached connection; 0 is the permanent one. `is_own` is true for one that `taken`
+    gave, unless it is shared.
     """
+
+    host = "127.0.0.1"
 
     def __init__(
         self,
         *,
-        host: str,
         port: int,
         user: str,
         folder: str,
@@ -81,11 +80,9 @@ class Link:
         is_pinned: bool = False,
         identities: Sequence[str] = (),
         options: Sequence[str] = (),
-        number: int = 0,
     ) -> None:
-        self.number = number
+        self.number = 0
         self.is_own = False
-        self.host = host
         self.port = port
         self.user = user
         self.folder = folder
@@ -101,7 +98,7 @@ class Link:
         return os.path.join(self.folder, f"ssh.{self.number}" if self.number else "ssh")
 
     def _at(self, number: int) -> Link:
-        """The same guest by another cached connection."""
+        """The same guest over another cached connection."""
         from copy import copy
 
         twin = copy(self)
@@ -110,7 +107,7 @@ class Link:
 
     @property
     def log(self) -> str:
-        """What the cached connection's own ssh says."""
+        """The messages of the cached connection's own ssh."""
         return f"{self.control}.log"
 
     def settings(self) -> list[tuple[str, str]]:
@@ -132,7 +129,7 @@ class Link:
         return rows
 
     def arguments(self, log_level: str = "ERROR") -> list[str]:
-        """`ssh` with all that leads to this guest, but without its name."""
+        """`ssh` with all options for this guest, but without its name."""
         argv = ["ssh", "-F", "none", "-p", str(self.port), "-l", self.user, *self.options]
         for key, value in [*self.settings(), ("LogLevel", log_level)]:
             argv += ["-o", f"{key}={value}"]
@@ -141,12 +138,12 @@ class Link:
     def command(self, words: Sequence[str], *, tty: bool, log: str = "") -> list[str]:
         """The argument list that runs `words` in the guest over the cached connection.
 
-        As ssh does, the words are joined by spaces and read by the guest's shell. Nobody is asked for a
-        password: where the cached connection has gone, ssh makes another, on which a hostile guest would
-        ask whoever is there.
+        As ssh does, the words are joined by spaces and read by the guest's shell. There is no prompt for a
+        password: if the cached connection has gone, ssh makes another, on which a hostile guest would
+        ask the user.
 
         Args:
-            log: file for what ssh itself says, for `outcome`; else that is on its standard error.
+            log: file for ssh's own messages, for `outcome`; else they are on its standard error.
         """
         mode = ["-tt"] if tty else ["-T"] if words else []
         words = ["-o", "BatchMode=yes", "-o", "ControlMaster=no", *mode, "--", self.host, *words]
@@ -185,7 +182,7 @@ class Link:
 
         Args:
             interactive: may ask for a password or a passphrase on the terminal.
-            timeout_s: for the whole log-in, and for that of somebody else before it.
+            timeout_s: for the whole login, and for another command's before it.
 
         Raises:
             Refused: with the reason; nothing is left behind.
@@ -194,13 +191,13 @@ class Link:
             return
         with self._turn(time.monotonic() + timeout_s) as is_ours:
             if not is_ours:
-                raise Refused("connection", "another log-in is still under way")
+                raise Refused("connection", "another login is still in progress")
             if not self.is_open():
                 self._log_in(interactive=interactive, timeout_s=timeout_s)
 
     @contextmanager
     def _turn(self, deadline: float) -> Iterator[bool]:
-        """One log-in at a time: each would remove the control socket of the one before. False: not yet."""
+        """One login at a time: each would remove the control socket of the previous one. False: not yet."""
         import fcntl
 
         lock = files.opened(os.path.join(self.folder, "lock"), os.O_RDWR | os.O_CREAT)
@@ -213,7 +210,7 @@ class Link:
                     if time.monotonic() >= deadline:
                         yield False
                         return
-                    time.sleep(_LOOK_S)  # a lock's end cannot be waited for with a limit
+                    time.sleep(_LOOK_S)  # a lock cannot be waited for with a time limit
             yield True
         finally:
             os.close(lock)
@@ -222,11 +219,8 @@ class Link:
     def taken(self, *, interactive: bool, timeout_s: float) -> Iterator[Link]:
         """A cached connection that no other command uses until the block ends; made if need be.
 
-        Only the first may ask for a password (`interactive`). Where a guest lets nobody in for another, the
+        Only the first may ask for a password (`interactive`). If a guest refuses another login, the
         first is shared.
-
-        Raises:
-            Refused: with the reason.
         """
         fd = files.opened(os.path.join(self.folder, "taken"), os.O_RDWR | os.O_CREAT)
         try:
@@ -254,7 +248,7 @@ class Link:
                     return found
             locks.release_byte(fd, found.number)  # a command may end before it is our turn
             if time.monotonic() > deadline:
-                raise Refused("connection", f"other log-ins have been under way for {TURN_S:.0f} s")
+                raise Refused("connection", f"other logins have been in progress for {TURN_S:.0f} s")
             time.sleep(_LOOK_S)  # the end of a lock, or of a command, as in `_turn`
 
     def _free(self, fd: int) -> Link:
@@ -292,7 +286,7 @@ class Link:
         argv = self.arguments()
         argv += ["-o", f"BatchMode={'no' if interactive else 'yes'}"]
         argv += ["-o", f"ConnectTimeout={max(1, int(timeout_s))}", "-o", "ControlMaster=yes"]
-        # -f detaches after the log-in; its messages go to a file, since it would hold a pipe open
+        # -f detaches after the login; its messages go to a file, since it would hold a pipe open
         keep = str(IDLE_S) if self.number else "yes"
         argv += ["-o", f"ControlPersist={keep}", "-E", self.log, "-N", "-f", "--", self.host]
         try:
@@ -307,7 +301,7 @@ class Link:
         except FileNotFoundError:
             raise Refused("client", "ssh is not installed") from None
         except subprocess.TimeoutExpired:
-            raise Refused("connection", f"no log-in within {timeout_s:.0f} s") from None
+            raise Refused("connection", f"no login within {timeout_s:.0f} s") from None
         if done.returncode or not self.is_open():
             raise reason(self.words_in(self.log))
 
@@ -318,9 +312,9 @@ class Link:
 
     @contextmanager
     def ended_by_failure(self) -> Iterator[None]:
-        """The connection ends with a command that is given up in the block, where nobody shares it.
+        """End the connection with a command that is given up in the block, unless it is shared.
 
-        That is how a guest learns of it: Dropbear keeps a session, and what writes there, although its
+        Only so does the guest end it: Dropbear keeps a session, and what writes there, although its
         reader has gone.
         """
         try:
@@ -346,7 +340,7 @@ class Link:
                 )
 
     def outcome(self, log: str, status: int) -> tuple[int | None, str]:
-        """The exit status of the guest's command, None where it is not known; and what ssh itself said.
+        """The exit status of the guest's command, None if unknown; and ssh's own messages.
 
         Args:
             log: as for `command`.
@@ -354,7 +348,7 @@ class Link:
         """
         lines = self.words_in(log).splitlines()
         is_verbose = any(word.startswith("-v") or "loglevel" in word.lower() for word in self.options)
-        if is_verbose:  # the user's own wish: as well as can be known without our log
+        if is_verbose:  # the user asked for it: the best that is known without qvm's log
             is_known = status != FAILED or self.is_open()
         else:
             said = [line for line in lines if line.startswith(_STATUS) and not line.endswith(" -1")]
@@ -363,7 +357,7 @@ class Link:
         return status if is_known else None, "\n".join(lines).strip()
 
     def words_in(self, log: str) -> str:
-        """What ssh itself said, where that went to a file (`-E`)."""
+        """ssh's own messages, if they went to a file (`-E`)."""
         try:
             return files.read(log).data.decode(errors="replace").strip()
         except OSError:
@@ -371,7 +365,7 @@ class Link:
 
 
 def heard(argv: Sequence[str], *, timeout_s: float) -> CompletedProcess[str]:
-    """Run a command that a guest answers; of what it says, no more than the beginning is kept.
+    """Run a command that a guest answers; only the beginning of its output is kept.
 
     Raises:
         subprocess.TimeoutExpired: it has not ended; it has been killed.
@@ -416,7 +410,7 @@ def quoted(path: str) -> str:
 
 
 def reason(words: str) -> Refused:
-    """What a log-in that failed means, from ssh's own words."""
+    """Why a login failed, from ssh's own messages."""
     if "HOST IDENTIFICATION HAS CHANGED" in words or "Host key verification failed" in words:
         return Refused("host key", words)
     if "Permission denied" in words or "Too many authentication failures" in words:
@@ -424,128 +418,3 @@ def reason(words: str) -> Refused:
     if "Bad configuration option" in words or "unknown option" in words or "usage: ssh" in words:
         return Refused("client", words)
     return Refused("connection", words)
-
-
-def banner(host: str, port: int, wait: int, timeout_s: float) -> str:
-    """What answers at the port: `ssh` (its banner came), `open` (nothing was said), `closed`.
-
-    User mode networking accepts a connection before the guest is up and says nothing on it; a
-    later one gets the banner, so who waits for a guest uses `Knocking`.
-
-    Args:
-        wait: a further descriptor (QEMU's pidfd) that ends the waiting; -1 = none.
-    """
-    with Knocking(host, port) as knocking:
-        return knocking.look(wait, timeout_s)
-
-
-class Knocking:
-    """Looks again and again for the banner of an sshd that may not be up yet.
-
-    A look is never free: user mode networking (libslirp 4.7) goes on to offer a connection to the
-    guest that was closed here long ago, so that the guest gets all of them when it comes up, and
-    OpenSSH starts a process, and a second program in it, for each. Without hardware acceleration
-    that takes longer than a short look lasts, so that none is ever answered (seen: Debian, up after
-    20 s, sent no banner in 240 s at ten looks a second, each closed after 0.1 s). So looks become
-    rarer the longer it takes, and some stay open beside the newest, so that a slow answer is waited
-    for. Few, since sshd counts those that have not logged in (dropbear: 5).
-
-    Args:
-        first_s: least time between two looks.
-    """
-
-    KEPT = 3
-    SHARE = 0.05
-    """Time between looks as a part of the time since the first: what an answer comes too late by at most."""
-
-    def __init__(self, host: str, port: int, *, first_s: float = 0.1) -> None:
-        self._address = (host, port)
-        self._first_s = first_s
-        self._probes: list[socket] = []
-        self._began = time.monotonic()
-        self._last = float("-inf")
-
-    def __enter__(self) -> Knocking:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close all connections."""
-        while self._probes:
-            self._probes.pop().close()
-
-    def step(self, wait: int, timeout_s: float, *, share: float = SHARE) -> str:
-        """Begin a look if one is due, and listen for `timeout_s`, or until the next is due.
-
-        Args:
-            share: in place of SHARE, where it is known how likely an answer is.
-
-        Returns:
-            what `banner` returns; `closed` not at once, so that it can be called again. After
-            `ssh` no connection is open any more: they would count against the log-in.
-        """
-        now = time.monotonic()
-        pause_s = max(self._first_s, (now - self._began) * share)
-        if now >= self._last + pause_s:
-            self._last = now
-            self._begin_look()
-        deadline = min(now + timeout_s, self._last + pause_s)
-        answer = self._listen(wait, deadline)
-        if answer == "closed":
-            _readable([], wait, deadline)
-        return answer
-
-    def look(self, wait: int, timeout_s: float) -> str:
-        """Open a new connection and listen on it and on those kept."""
-        self._begin_look()
-        return self._listen(wait, time.monotonic() + timeout_s)
-
-    def _listen(self, wait: int, deadline: float) -> str:
-        while self._probes and time.monotonic() < deadline:
-            ready = _readable([probe.fileno() for probe in self._probes], wait, deadline)
-            heard = [probe for probe in self._probes if probe.fileno() in ready]
-            if any(_is_banner(probe) for probe in heard):
-                self.close()
-                return "ssh"
-            for probe in heard:  # closed by the other side, or no sshd
-                self._probes.remove(probe)
-                probe.close()
-            if wait in ready:
-                break
-        return "open" if self._probes else "closed"
-
-    def _begin_look(self) -> None:
-        import errno
-        import socket
-
-        while len(self._probes) >= self.KEPT:
-            self._probes.pop(0).close()
-        try:
-            family, kind, proto, _, address = socket.getaddrinfo(*self._address, type=socket.SOCK_STREAM)[0]
-            probe = socket.socket(family, kind, proto)
-        except OSError:
-            return
-        probe.setblocking(False)
-        if probe.connect_ex(address) in (0, errno.EINPROGRESS):
-            self._probes.append(probe)
-        else:
-            probe.close()
-
-
-def _readable(descriptors: list[int], wait: int, deadline: float) -> list[int]:
-    """Those that can be read, `wait` (-1 = none) among them, as soon as one can or at `deadline`."""
-    import select
-
-    poll = select.poll()
-    for descriptor in [*descriptors, *([wait] if wait >= 0 else [])]:
-        poll.register(descriptor, select.POLLIN)
-    return [ready for ready, _ in poll.poll(max(0.0, deadline - time.monotonic()) * 1000)]
-
-
-def _is_banner(probe: socket) -> bool:
-    try:
-        return probe.recv(4) == BANNER
-    except OSError:
-        return False

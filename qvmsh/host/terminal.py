@@ -1,11 +1,11 @@
-"""The terminal: raw while it is a guest's console, given back in every case, and kept safe from bytes.
+"""The terminal: raw while it is a guest's console, always restored, and protected from harmful bytes.
 
     with Raw(0):                        # Ctrl-C, Ctrl-Z go to the guest
         ...
     Cleaner().text(b"\\x1b[2J\\x1b[32mok")     # '^[[2J\\x1b[32mok': only colours reach the terminal
 
-What a guest wrote and a log kept may hold sequences that rename the window, answer questions into the
-shell's input, or clear what stands there; `Cleaner` shows them instead, as `cat -v` does.
+A guest's output, live or logged, may hold sequences that rename the window, type answers into the
+shell's input, or clear the screen; `Cleaner` shows them instead, as `cat -v` does.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 TIDY = b"\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1l\x1b>\x1b[?1000l\x1b[?1002l\x1b[?1006l\x1b[?2004l"
-"""Undoes what a guest may have left switched: colours, no wrapping (SeaBIOS), no cursor, keys, mouse."""
+"""Resets the modes that a guest may have left: colours, no wrapping (SeaBIOS), no cursor, keys, mouse."""
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-_UNFINISHED = re.compile(r"(?:\r+|\x1b(?:\[[0-9;]{0,32})?)\Z")
+_INCOMPLETE = re.compile(r"(?:\r+|\x1b(?:\[[0-9;]{0,32})?)\Z")
 
 
 class HungUp(Terminated):
@@ -37,7 +37,7 @@ class Raw:
     """The terminal `fd` passes every key on as it is, until the block ends, however it ends.
 
     SIGHUP and SIGTERM become exceptions meanwhile, so that the block does end; only SIGKILL leaves
-    the terminal as it was (`stty sane` then). A `fd` that is no terminal is left alone.
+    the terminal in that mode (`stty sane` then). A `fd` that is not a terminal is left alone.
     """
 
     def __init__(self, fd: int) -> None:
@@ -51,7 +51,7 @@ class Raw:
                 self._handlers[number] = signal.signal(number, handler)
             if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
                 self._handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, _end)
-        except ValueError:  # not the main thread: signals are its owner's
+        except ValueError:  # not the main thread, which handles the signals
             pass
         if os.isatty(self.fd):
             self._before = termios.tcgetattr(self.fd)
@@ -76,15 +76,15 @@ class Raw:
 
 
 def is_in_background(fd: int) -> bool:
-    """True if `fd` is a terminal that another job has: reading it, or changing its mode, would stop us."""
+    """True if `fd` is a terminal that another job owns: reading it, or changing its mode, would stop us."""
     try:
         return os.tcgetpgrp(fd) != os.getpgrp()
-    except OSError:  # it is no terminal, or not ours
+    except OSError:  # it is not a terminal, or another session's
         return False
 
 
 class Kept:
-    """The terminal's mode is put back when the block ends: for a program that may be killed in it."""
+    """Restores the terminal's mode when the block ends: for a program that may be killed in it."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -99,7 +99,7 @@ class Kept:
 
 
 def restore(fd: int, mode: list[Any] | None) -> None:
-    """Give the terminal back as it was (None: it was none); one that has gone needs nothing."""
+    """Restore the terminal's mode (None: it was not a terminal); one that has gone is ignored."""
     if mode is None:
         return
     try:
@@ -118,7 +118,7 @@ def _end(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 class Cleaner:
-    """Makes a guest's bytes harmless for a terminal; called for one piece after the other."""
+    """Makes a guest's bytes harmless for a terminal; called for each piece."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -128,8 +128,8 @@ class Cleaner:
     def text(self, data: bytes, *, is_last: bool = False) -> str:
         """`data` without anything that moves, clears, renames or asks; colours stay."""
         text = self._rest + self._decoder.decode(data, is_last)
-        unfinished = None if is_last else _UNFINISHED.search(text)
-        self._rest = unfinished[0] if unfinished else ""
+        incomplete = None if is_last else _INCOMPLETE.search(text)
+        self._rest = incomplete[0] if incomplete else ""
         text = text.removesuffix(self._rest) if self._rest else text
         text = re.sub(r"\r*\n\r*", "\n", text if self._is_line_begun else text.lstrip("\r"))
         self._is_line_begun = not text.endswith("\n") if text else self._is_line_begun

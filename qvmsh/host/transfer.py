@@ -3,9 +3,9 @@
     with open("demo-backing.qcow2", "rb") as source:
         sent = send(source.fileno(), target_fd, tell, checkpoint)      # sent.xxh128, sent.stored_bytes
 
-The checksum is that of what is stored, XXH3 of 128 bits, so `xxh128sum` on any host can check it; SHA-256 is
-slower than a good disk. It is made by a second thread that reads behind the copy, out of the host's cache.
-Of a file that is nearly all holes only what is in it is hashed; such a checksum begins with `data:`.
+The checksum is that of what is stored, so any host can check it; SHA-256 is slower than a good disk.
+It is made by a second thread that reads behind the copy, from the host's cache.
+Of a file that is nearly all holes only the data is hashed; such a checksum begins with `data:`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from functools import partial
 import xxhash
 
 from qvmsh.errors import MissingProgramError, QvmError
-from qvmsh.host import files
+from qvmsh.host import checksum, files
 from qvmsh.host.files import SLICE_BYTES
 
 TYPE_CHECKING = False
@@ -30,16 +30,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import IO
 
+    from qvmsh.host.checksum import Sum
+
     Tell = Callable[[int], None]
-    """Is told how many bytes of the source have been done."""
+    """Called with the number of bytes of the source that are done."""
 
 PACE_BYTES = 16 << 20
 """How much a gentle copy writes before the earlier part must be on the disk."""
 HOLES_BYTES = 16 << 30
-"""With holes of so many bytes a file gets a checksum of its data alone: zeros, too, take time to hash."""
-OF_DATA = "data:"
-_BLOCK_BYTES = 1 << 16
-_ZEROS = bytes(_BLOCK_BYTES)
+"""A file with holes of so many bytes gets a checksum of its data alone: hashing zeros takes time too."""
 
 
 @dataclass(frozen=True)
@@ -64,19 +63,19 @@ COMPRESSORS = {
     "lz4": Compressor(".lz4", (("lz4", "-q", "-c"),), "lz4"),
     "zstd": Compressor(".zst", (("zstd", "-q", "-T0", "-c"),), "zstd"),
 }
-"""The values of `archive --compress`; those that can use several processors do."""
+"""The values of `archive --compress`; those that can, use several processors."""
 
 
 @dataclass(frozen=True)
 class Sent:
-    """What was stored: bytes that were written, and their checksum (see `_Sum`)."""
+    """What was stored: the number of bytes, and their checksum (see `_Sum`)."""
 
     stored_bytes: int
     xxh128: str
 
 
 def compression_of(name: str) -> str:
-    """The key of COMPRESSORS that a file's name tells, "" where it is not compressed."""
+    """The key of COMPRESSORS by a file's name, "" if it is not compressed."""
     return next((key for key, each in COMPRESSORS.items() if name.endswith(each.suffix)), "")
 
 
@@ -109,9 +108,9 @@ def send(
 
     Args:
         compression: key of COMPRESSORS, "" for none.
-        like: a checksum of the kind that is wanted; None for the one that suits the file.
-        is_gentle: somebody works on that disk: what is written to a file goes to it bit by bit, since a
-            `fsync` of theirs waits behind all that is on its way.
+        like: a checksum of the wanted kind; None for the kind that suits the file.
+        is_gentle: other programs use that disk: what is written reaches it in small parts, since a
+            `fsync` of theirs waits for all that is cached.
 
     Raises:
         OSError: it cannot be written (ENOSPC), or read.
@@ -120,7 +119,7 @@ def send(
     if compression:
         return _through(compressor(compression), source, target, tell, checkpoint)
     if not stat.S_ISREG(os.fstat(target).st_mode):
-        return _stream(source, target, tell, checkpoint, _sum_like(""))
+        return _stream(source, target, tell, checkpoint, checksum.like(""))
     pace = _Pace(target) if is_gentle else None
 
     def reached(at: int) -> None:
@@ -131,8 +130,8 @@ def send(
 
     if like is None:
         status = os.fstat(source)
-        like = OF_DATA if status.st_size - status.st_blocks * 512 >= HOLES_BYTES else ""
-    hashing = _Hashing(source, _sum_like(like))
+        like = checksum.OF_DATA if status.st_size - status.st_blocks * 512 >= HOLES_BYTES else ""
+    hashing = checksum.Hashing(source, checksum.like(like))
     try:
         files.copy_open(source, target, reached)
         while not hashing.join(0.2):
@@ -143,124 +142,8 @@ def send(
     return Sent(os.fstat(target).st_size, hashing.digest())
 
 
-class _Sum:
-    """The checksum of bytes that come in order: XXH3 of them all, or (`data:`) of what is not zero.
-
-    That is of each block of 64 KiB that has another byte than zero, its place in front of it as 8 bytes (big
-    endian), and of the size in the end. How a file system keeps the zeros makes no difference.
-
-    Args:
-        is_of_data: the second kind.
-    """
-
-    def __init__(self, *, is_of_data: bool) -> None:
-        self._is_of_data = is_of_data
-        self._sum = xxhash.xxh3_128()
-        self._rest = b""
-        self.size = 0
-
-    def update(self, data: bytes | memoryview) -> None:
-        """The next bytes."""
-        self.size += len(data)
-        if not self._is_of_data:
-            self._sum.update(data)
-            return
-        data = self._rest + bytes(data)
-        begin = self.size - len(data)
-        whole = len(data) - len(data) % _BLOCK_BYTES
-        for at in range(0, whole, _BLOCK_BYTES):
-            self._add(begin + at, data[at : at + _BLOCK_BYTES])
-        self._rest = data[whole:]
-
-    def _add(self, at: int, block: bytes) -> None:
-        if block != _ZEROS[: len(block)]:
-            self._sum.update(at.to_bytes(8, "big"))
-            self._sum.update(block)
-
-    def skip(self, count: int) -> None:
-        """As many zeros as a hole has bytes."""
-        if self._is_of_data:
-            head = min(count, -self.size % _BLOCK_BYTES)
-            self.update(_ZEROS[:head])
-            count -= head
-            self.size += count - count % _BLOCK_BYTES
-            count %= _BLOCK_BYTES
-        while count:
-            self.update(_ZEROS[: min(count, _BLOCK_BYTES)])
-            count -= min(count, _BLOCK_BYTES)
-
-    def digest(self) -> str:
-        """The checksum of all that came."""
-        if not self._is_of_data:
-            return self._sum.hexdigest()
-        self._add(self.size - len(self._rest), self._rest)
-        self._sum.update(self.size.to_bytes(8, "big"))
-        return OF_DATA + self._sum.hexdigest()
-
-
-def _sum_like(checksum: str) -> _Sum:
-    """One of the kind that a recorded checksum is."""
-    return _Sum(is_of_data=checksum.startswith(OF_DATA))
-
-
-def _hash(fd: int, found: _Sum, checkpoint: Callable[[], object], tell: Tell = lambda _: None) -> None:
-    """Hash an open file, whose holes are not read; its position does not matter."""
-    buffer = bytearray(1 << 20)  # it stays in the processor's cache
-    for begin, end in files.extents(fd):
-        found.skip(begin - found.size)
-        while found.size < end:
-            count = os.preadv(fd, [memoryview(buffer)[: end - found.size]], found.size)
-            if not count:
-                return
-            found.update(memoryview(buffer)[:count])
-            tell(found.size)
-            checkpoint()
-    found.skip(max(0, os.fstat(fd).st_size - found.size))
-
-
-class _Stopped(Exception):
-    pass
-
-
-class _Hashing:
-    """The checksum of an open file, made by a thread."""
-
-    def __init__(self, fd: int, found: _Sum) -> None:
-        self._fd = fd
-        self._sum = found
-        self._error: OSError | None = None
-        self._is_stopped = False
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            _hash(self._fd, self._sum, self._checkpoint)
-        except OSError as error:
-            self._error = error
-        except _Stopped:
-            pass
-
-    def _checkpoint(self) -> None:
-        if self._is_stopped:
-            raise _Stopped
-
-    def join(self, timeout_s: float) -> bool:
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
-
-    def stop(self) -> None:
-        self._is_stopped = True
-        self._thread.join()
-
-    def digest(self) -> str:
-        if self._error:
-            raise self._error
-        return self._sum.digest()
-
-
 class _Pace:
-    """Keeps little of what is written to a file in the host's cache: sync_file_range(2)."""
+    """Keeps little of a file that is being written in the host's cache: sync_file_range(2)."""
 
     _WAIT, _BEGIN = 1 | 2 | 4, 2
 
@@ -273,7 +156,7 @@ class _Pace:
         self._offset = ctypes.c_int64
 
     def reached(self, at: int) -> None:
-        """All up to `at` has been written: begin with it, and wait for the part before."""
+        """Begin to write back all up to `at`, and wait for the previous part."""
         if at - self._begun < PACE_BYTES:
             return
         self._sync(self._begun, at, self._BEGIN)
@@ -285,7 +168,7 @@ class _Pace:
             self._call(self._fd, self._offset(begin), self._offset(end - begin), flags)
 
 
-def _stream(source: int, target: int, tell: Tell, checkpoint: Callable[[], None], found: _Sum) -> Sent:
+def _stream(source: int, target: int, tell: Tell, checkpoint: Callable[[], None], found: Sum) -> Sent:
     """Copy to or from a pipe, hashing what passes."""
     write = _Sparse(target).write if stat.S_ISREG(os.fstat(target).st_mode) else partial(write_all, target)
     while data := os.read(source, SLICE_BYTES):
@@ -307,9 +190,9 @@ class _Sparse:
         """Write the next bytes."""
         begin = 0
         while begin < len(data):
-            end = min(len(data), begin + _BLOCK_BYTES - (self._at + begin) % _BLOCK_BYTES)
+            end = min(len(data), begin + checksum.BLOCK_BYTES - (self._at + begin) % checksum.BLOCK_BYTES)
             block = data[begin:end]
-            if block != _ZEROS[: len(block)]:
+            if block != checksum.ZEROS[: len(block)]:
                 files.write_at(self._fd, block, self._at + begin)
             begin = end
         self._at += len(data)
@@ -317,7 +200,7 @@ class _Sparse:
 
 
 class _Receiving:
-    """What a program prints goes into an empty file, written by a thread: it must not wait for us."""
+    """Writes a program's output into an empty file, by a thread: the program must not wait."""
 
     def __init__(self, source: IO[bytes], target: int) -> None:
         self._source = source
@@ -336,15 +219,11 @@ class _Receiving:
                 self._error = error
 
     def join(self) -> None:
-        """Wait until the program prints no more, or what it prints cannot be written."""
+        """Wait until the program's output ends, or cannot be written."""
         self._thread.join()
 
     def end(self) -> None:
-        """Wait until all is written.
-
-        Raises:
-            OSError: it cannot be.
-        """
+        """Wait until all is written."""
         self.join()
         if self._error:
             raise self._error
@@ -358,7 +237,7 @@ def write_all(fd: int, data: bytes) -> None:
 
 
 def _ending_with_us() -> list[str]:
-    """Words in front of a program that is of no use without us: the kernel ends it if we are killed.
+    """Words in front of a program that must end with qvm: the kernel ends it if qvm is killed.
 
     Source: setpriv(1) of util-linux, PR_SET_PDEATHSIG; without it the program's next write ends it.
     """
@@ -392,11 +271,7 @@ def _through(argv: list[str], source: int, target: int, tell: Tell, checkpoint: 
 
 
 def _require_no_interruption(status: int) -> None:
-    """A terminal's Ctrl-C ends the program too; in a thread it is the first who notices.
-
-    Raises:
-        KeyboardInterrupt: it has.
-    """
+    """A terminal's Ctrl-C ends the program too; in a thread it is noticed there first."""
     if status == -signal.SIGINT:
         raise KeyboardInterrupt
 
@@ -418,7 +293,7 @@ def fetch(
     compression: str = "",
     like: str = "",
 ) -> Sent:
-    """The way back: copy what is stored to `target`, decompressed; the checksum is of what was stored.
+    """The reverse: copy what is stored to `target`, decompressed; the checksum is of what was stored.
 
     `target` is an empty file; where the source has zeros it gets holes.
 
@@ -432,7 +307,7 @@ def fetch(
     if not compression and stat.S_ISREG(os.fstat(source).st_mode):
         return send(source, target, tell, checkpoint, like=like)
     if not compression:
-        return _stream(source, target, tell, checkpoint, _sum_like(like))
+        return _stream(source, target, tell, checkpoint, checksum.like(like))
     argv = [compressor(compression)[0], "-d", "-q", "-c"]
     with subprocess.Popen(
         [*_ending_with_us(), *argv], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -442,10 +317,10 @@ def fetch(
         assert child.stderr is not None
         receiving = _Receiving(child.stdout, target)
         try:
-            sent = _stream(source, child.stdin.fileno(), tell, checkpoint, _sum_like(like))
+            sent = _stream(source, child.stdin.fileno(), tell, checkpoint, checksum.like(like))
             child.stdin.close()
             receiving.end()
-        except BrokenPipeError:  # it ended first, and says why
+        except BrokenPipeError:  # it ended first, and its message says why
             sent = Sent(0, "")
             receiving.end()
         except BaseException:
@@ -465,9 +340,9 @@ def digest(source: int, tell: Tell, checkpoint: Callable[[], None], *, like: str
     Args:
         like: as for `fetch`.
     """
-    found = _sum_like(like)
+    found = checksum.like(like)
     if stat.S_ISREG(os.fstat(source).st_mode):
-        _hash(source, found, checkpoint, tell)
+        checksum.add_file(source, found, checkpoint, tell)
     else:
         buffer = bytearray(1 << 20)
         while count := os.readv(source, [buffer]):

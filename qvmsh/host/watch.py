@@ -4,7 +4,7 @@
         changes.fileno()      # readable as soon as a file in the folder was written, made or renamed
         changes.drain()       # False once the folder itself is gone
 
-Source: inotify(7). A network file system tells only of this host's own changes, which is what counts
+Source: inotify(7). A network file system reports only this host's own changes, which is what counts
 here: QEMU and qvm write on the same host.
 """
 
@@ -29,14 +29,14 @@ _HEAD = struct.Struct("iIII")
 
 
 class Watch:
-    """Tells that something in `folder` has changed, from the moment it is made.
+    """Reports that something in `folder` has changed, from its creation on.
 
     Args:
-        has_writes: also when a file in it was written; else only when one came or went.
+        has_writes: also when a file in it was written; else only when one was made or removed.
 
     Raises:
         OSError: there is no such folder.
-        QvmError: the kernel gives no more watches.
+        QvmError: the kernel's limit of watches is reached.
     """
 
     def __init__(self, folder: str, *, has_writes: bool = True) -> None:
@@ -57,7 +57,7 @@ class Watch:
         return self.fd
 
     def drain(self) -> bool:
-        """Take what was told so far; False if the folder is gone."""
+        """Take what was reported so far; False if the folder is gone."""
         is_there = True
         while True:
             try:

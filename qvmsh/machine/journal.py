@@ -220,7 +220,7 @@ def message(vm: Machine) -> str:
         return ""
     record, by = records[-1], locks.working(vm.files.work_lock)
     what = title(record)
-    if by is not None and by.what == locks.SETTLING:
+    if by is not None and by.what == locks.RECOVERING:
         return f"{what} was interrupted: pid {by.pid} recovers it"
     if by is not None:
         return f"{what} is under way: {by} is at work"

@@ -1,4 +1,4 @@
-"""From what a machine is to QEMU's argument list: pure, no process, no file, no environment.
+"""From a machine's hardware to QEMU's argument list: pure, no process, no file, no environment.
 
 Values that a user wrote go in as JSON, or with their commas doubled, so that a comma or `=` in a
 file name is just a character of it::
@@ -24,13 +24,11 @@ CACHES: dict[str, tuple[bool, bool, bool]] = {
     "directsync": (True, False, False),
     "unsafe": (False, True, True),
 }
-"""What `cache=` means: around the host's cache, without flushes, a write cache in the device.
+"""What `cache=` means: bypass the host's cache, skip flushes, a write cache in the device.
 Source: qemu-system-x86_64(1), `-drive cache=`."""
 
 UEFI_CODE, UEFI_VARIABLES = "uefi-code", "uefi-variables"
 """Node names of the firmware's two halves."""
-
-SATA_PORTS = 6
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Disk:
         node: QEMU's name of it.
         cache: a key of CACHES; "" leaves QEMU's own.
         protocol: `file`, or `host_device` for a block device of the host.
-        boot: its place in the boot order, None where it has none.
+        boot: its place in the boot order, None if it has none.
         serial: serial number that the guest sees, "" for none.
     """
 
@@ -87,7 +85,7 @@ class Flash:
 class Network:
     """User mode networking: `model` is QEMU's device name, ports are TCP on 127.0.0.1.
 
-    `forwards`: further rules in the form of QEMU's `hostfwd=`.
+    `forwards`: additional rules in the form of QEMU's `hostfwd=`.
     """
 
     model: str
@@ -115,7 +113,7 @@ class Endpoint:
         return f"socket,id={name},{self._where},server=on,wait=off{rest}"
 
     def client(self, name: str) -> str:
-        """The value of `-chardev` where QEMU is the one that connects, or is connected already."""
+        """The value of `-chardev` if QEMU connects, or is connected already."""
         return f"socket,id={name},{self._where}"
 
     @property
@@ -139,9 +137,9 @@ class Hardware:
         memory_mib: guest memory.
         endpoints: `qmp`, `session`, `events`, `watch` (all QMP), `monitor` (HMP), `serial`, `qga`;
             perhaps `telnet` (HMP).
-        sandbox: value of `-sandbox`; None where QEMU has none or the user's own words say it.
+        sandbox: value of `-sandbox`; None if QEMU has none or the user's own words set it.
         process: name of the process, as `ps` shows it; None leaves it.
-        serial_log: file that gets every byte of the serial console, where no FIFO does.
+        serial_log: file that gets every byte of the serial console, if no FIFO does.
         serial_stdio: the serial console is on the terminal instead of its socket.
         is_held: wait before the first instruction (`-S`), so that a state can be loaded.
         display: value of `-display`.
@@ -153,8 +151,8 @@ class Hardware:
         agent: `virtio-serial` or `isa-serial`, None without a channel for the guest agent.
         has_rng: there is a random number device.
         clock: value of `-rtc base=`.
-        by_hand: the user's arguments instead of all hardware; None for generated hardware.
-        extra: the user's own arguments, last, so that they win where QEMU lets them.
+        by_hand: the user's arguments instead of the hardware; None for generated hardware.
+        extra: the user's own arguments, last, so that they win if QEMU allows it.
     """
 
     binary: str
@@ -210,7 +208,7 @@ def arguments(hardware: Hardware) -> list[str]:
         argv += ["-sandbox", h.sandbox]
     if h.by_hand is not None:
         return argv + _by_hand(h)
-    controllers = _Controllers(h.platform)
+    controllers = platforms.Controllers(h.platform)
     argv += ["-machine", h.machine + _flash_machine(h.flash), "-accel", h.accelerator]
     if h.cpu:
         argv += ["-cpu", h.cpu]
@@ -239,9 +237,9 @@ def arguments(hardware: Hardware) -> list[str]:
 
 
 def _by_hand(h: Hardware) -> list[str]:
-    """What stands beside hardware by hand: pid file and sockets, and a display that is no open port.
+    """What is added to hardware by hand: pid file and sockets, and a display that is not an open port.
 
-    The console's and the agent's sockets are there for the taking: `-serial chardev:serial`.
+    The console's and the agent's sockets can be used: `-serial chardev:serial`.
     """
     assert h.by_hand is not None
     words = (*h.by_hand, *h.extra)
@@ -287,40 +285,7 @@ def _display(h: Hardware) -> list[str]:
     return argv
 
 
-class _Controllers:
-    """The controllers that disks need, each made when the first disk asks for it."""
-
-    def __init__(self, platform: Platform) -> None:
-        self.platform = platform
-        self._has_scsi = False
-        self._sata_ports = 0
-        self._ide_devices = 0
-
-    def ide(self) -> dict[str, object]:
-        """The next free place on the machine's own IDE buses (QEMU's own choice of one goes wrong)."""
-        bus, unit = divmod(self._ide_devices, self.platform.ide_units)
-        self._ide_devices += 1
-        return {"bus": f"ide.{bus}", "unit": unit}
-
-    def scsi(self) -> tuple[list[str], str]:
-        """Arguments that make the controller if it is not there yet, and the name of its bus."""
-        argv = [] if self._has_scsi else ["-device", _device(self.platform.virtio("scsi"), "scsi0")]
-        self._has_scsi = True
-        return argv, "scsi0.0"
-
-    def sata(self) -> tuple[list[str], str]:
-        """As `scsi`, for the next free port."""
-        number, port = divmod(self._sata_ports, SATA_PORTS)
-        self._sata_ports += 1
-        argv = [] if port else ["-device", _device("ich9-ahci", f"sata{number}")]
-        return argv, f"sata{number}.{port}"
-
-
-def _device(driver: str, name: str) -> str:
-    return dumps({"driver": driver, "id": name})
-
-
-def _disk(disk: Disk, controllers: _Controllers) -> list[str]:
+def _disk(disk: Disk, controllers: platforms.Controllers) -> list[str]:
     discard: dict[str, object] = {} if disk.is_read_only else {"discard": "unmap"}
     blockdev: dict[str, object] = {"node-name": disk.node, "driver": disk.format} | discard
     device: dict[str, object] = {"drive": disk.node, "id": f"{disk.node}-device"}
@@ -353,7 +318,7 @@ def _disk(disk: Disk, controllers: _Controllers) -> list[str]:
     return [*argv, "-device", dumps(device)]
 
 
-def _cdrom(cdrom: Cdrom | None, controllers: _Controllers) -> list[str]:
+def _cdrom(cdrom: Cdrom | None, controllers: platforms.Controllers) -> list[str]:
     if cdrom is None:
         return []
     file: dict[str, object] = {"driver": cdrom.protocol, "filename": cdrom.path}
@@ -450,7 +415,8 @@ def _agent(h: Hardware) -> list[str]:
     """The guest agent's channel; a UART is always the second one, so that guests know it by its name."""
     if h.agent is None:
         return []
-    argv = [] if h.agent == "isa-serial" else ["-device", _device(h.platform.virtio("serial"), "channel0")]
+    bus = platforms.device(h.platform.virtio("serial"), "channel0")
+    argv = [] if h.agent == "isa-serial" else ["-device", bus]
     argv += ["-chardev", h.endpoints["qga"].option("qga")]
     port: dict[str, object] = {"driver": "isa-serial", "chardev": "qga", "index": 1, "id": "qga0"}
     if h.agent != "isa-serial":

@@ -1,4 +1,4 @@
-"""Which displays a QEMU has: distributions bring those that open a window in packages of their own.
+"""Which displays a QEMU has: distributions put those that open a window into packages of their own.
 
 of("/usr/bin/qemu-system-x86_64")     # ("none", "curses", "dbus")
 window(("none", "gtk", "sdl"))        # "gtk"
@@ -15,7 +15,7 @@ PROBE_S = 20.0
 
 
 def of(binary: str) -> tuple[str, ...]:
-    """The values that `-display` takes, those of missing modules left out; none where QEMU does not say."""
+    """The values that `-display` takes, without those of missing modules; none if QEMU does not list them."""
     try:
         done = subprocess.run(
             [binary, "-display", "help"],

@@ -1,8 +1,8 @@
-"""The disks that a QEMU argument list names: for words that the user wrote.
+"""The disks that a QEMU argument list names, for the user's own arguments.
 
     drives(["-drive", "file=data.raw,format=raw,if=virtio"])     # [Drive("drive0", "data.raw", "raw")]
 
-Only what holds data is told: not `-drive media=cdrom`, not what is thrown away (`snapshot=on`, or `-snapshot`
+Only what holds data is listed: not `-drive media=cdrom`, not what is discarded (`snapshot=on`, or `-snapshot`
 for all but `-blockdev`).
 Source: qemu-system(1).
 """
@@ -30,8 +30,8 @@ class Drive:
 
     Args:
         id: its name in the words, else `drive0`, `drive1`, ...
-        file: as it stands there.
-        format: "" where the words leave it to QEMU's guess.
+        file: as in the words.
+        format: "" if the words leave it to QEMU's guess.
         is_flash: it is a flash chip, such as UEFI's variables.
     """
 
@@ -43,7 +43,7 @@ class Drive:
 
 
 def drives(words: Sequence[str]) -> list[Drive]:
-    """The disks in an argument list; everything that it does not understand is left out."""
+    """The disks in an argument list; everything that is not understood is left out."""
     found: list[Drive] = []
     nodes: list[dict[str, Any]] = []
     for word, value in pairwise([*words, ""]):
@@ -64,7 +64,7 @@ def renamed(words: Sequence[str], names: Mapping[str, str]) -> list[str]:
     """The argument list with other names for the files of its disks, everything else as it was.
 
     Args:
-        names: new names by those that stand in the words (`Drive.file`).
+        names: new names by those in the words (`Drive.file`).
     """
     found = list(words)
     for at, (word, value) in enumerate(pairwise([*words, ""])):
@@ -96,7 +96,7 @@ def _renamed(node: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _pair(key: str, text: str, before: str) -> str:
-    """A pair as it stands in a word; a key without a value has stood there alone."""
+    """A pair as it is written in a word; a key without a value is written alone."""
     bare = key in before.split(",") and not text
     return key if bare else f"{key}={text.replace(',', ',,')}"
 

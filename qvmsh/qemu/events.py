@@ -1,4 +1,4 @@
-"""QEMU's events in words, and one conversation that hears them until QEMU ends.
+"""QEMU's events in words, and one connection that receives them until QEMU ends.
 
     asyncio.run(hear("/run/user/1000/qvm/3f2a/watch", greeted=print, heard=print))
     Teller().line({"event": "RESET", "data": {"reason": "guest-reset", "guest": True}})
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 ENDS = {
     "guest-shutdown": "the guest has shut down",
-    "guest-reset": "the guest has reset itself, and QEMU ends (-no-reboot)",
-    "guest-panic": "the guest's kernel panicked, and QEMU ends",
-    "host-error": "QEMU ends after an error",
-    "host-qmp-quit": "QEMU was told to quit",
-    "host-qmp-system-reset": "it was reset, and QEMU ends (-no-reboot)",
-    "host-signal": "a signal ends QEMU",
+    "guest-reset": "the guest has reset itself, and QEMU ended (-no-reboot)",
+    "guest-panic": "the guest's kernel panicked, and QEMU ended",
+    "host-error": "QEMU ended after an error",
+    "host-qmp-quit": "QEMU was asked to quit",
+    "host-qmp-system-reset": "it was reset, and QEMU ended (-no-reboot)",
+    "host-signal": "a signal ended QEMU",
     "host-ui": "its window was closed",
 }
 """Why a machine shuts down, by QEMU's ShutdownCause."""
@@ -40,13 +40,13 @@ RESETS = {"guest-reset": "the guest has reset itself", "host-qmp-system-reset": 
 
 
 MOST_EVENTS = 1000
-"""How many wait for somebody who reads; a QEMU that sends more than that is none."""
+"""How many unread events are kept; a real QEMU does not send more."""
 
 
 class Inbox:
-    """The events of some names (none = all), in order: no more than anybody reads, and of the right shape.
+    """The events of some names (none = all), in order: a bounded number, and of the right shape.
 
-    The client's own lists have no end, and keep what was read; so they get nothing.
+    The client's own lists are unbounded, and keep what was read; so they get nothing.
     """
 
     def __init__(self, client: QMPClient, names: tuple[str, ...] = ()) -> None:
@@ -75,13 +75,13 @@ class Inbox:
 
 
 class Teller:
-    """Puts events into words; knows of a job what was said of it before."""
+    """Puts events into words; remembers what was reported of a job."""
 
     def __init__(self) -> None:
         self._aborted: set[str] = set()
 
     def line(self, event: Event) -> str:
-        """What a person should know of this event, in one line; "" for all the others."""
+        """What the user should know of this event, in one line; "" for other events."""
         data = event.get("data", {})
         match event["event"]:
             case "SHUTDOWN":
@@ -136,7 +136,7 @@ async def hear(path: str, *, greeted: Callable[[], None], heard: Callable[[Event
         heard: called with each event, in order; that a job failed comes with `data["error"]`.
 
     Raises:
-        OSError: nobody listens there.
+        OSError: nothing listens there.
     """
     client = QMPClient("qvm-watch")
     inbox = Inbox(client)

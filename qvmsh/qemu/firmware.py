@@ -1,9 +1,9 @@
-"""UEFI firmware on this host: by QEMU's own descriptors, else at the usual distributions' places.
+"""UEFI firmware on this host: by QEMU's own descriptors, else where distributions put it.
 
     find("x86_64", "q35", is_secure=False, environ=os.environ).code     # /usr/share/OVMF/OVMF_CODE_4M.fd
 
 Source: QEMU docs/interop/firmware.json: descriptors are looked for in three folders; a file of the same
-name in a later folder takes the place of an earlier one, an empty one hides it; the name's number
+name in a later folder replaces an earlier one, an empty one hides it; the name's number
 orders them.
 """
 
@@ -57,7 +57,7 @@ _PLACES: dict[tuple[str, bool], tuple[tuple[str, str], ...]] = {
     ),
     ("aarch64", True): (("/usr/share/AAVMF/AAVMF_CODE.ms.fd", "/usr/share/AAVMF/AAVMF_VARS.ms.fd"),),
 }
-"""Code and pristine variables, raw, where a host has firmware but no descriptors."""
+"""Code and pristine variables, raw, for hosts with firmware but no descriptors."""
 
 _HINTS = {
     "x86_64": "install the package ovmf (Debian, Alpine), edk2-ovmf (Fedora, Arch), qemu-ovmf-x86_64 (SUSE)",
@@ -104,7 +104,7 @@ def find(architecture: str, machine: str, *, is_secure: bool, environ: Mapping[s
             if os.path.isfile(code) and os.path.isfile(template):
                 return Firmware(code, "raw", template, "raw", needs_smm=is_secure and is_pc)
     what = "UEFI firmware with Secure Boot" if is_secure else "UEFI firmware"
-    hint = _HINTS.get(architecture, "remove VM_FIRMWARE, or give a descriptor in /etc/qemu/firmware")
+    hint = _HINTS.get(architecture, "remove VM_FIRMWARE, or add a descriptor to /etc/qemu/firmware")
     raise MissingProgramError(f"this host has no {what} for {architecture}, machine type {kind}", hint=hint)
 
 
@@ -124,7 +124,7 @@ def _descriptors(environ: Mapping[str, str]) -> Iterator[Any]:
                 text = file.read()
             if text.strip():
                 yield loads(text)
-        except (OSError, ValueError, StopIteration):  # somebody else's broken file; QEMU's own tools skip it
+        except (OSError, ValueError, StopIteration):  # a broken file; QEMU's own tools skip it
             continue
 
 
@@ -154,7 +154,7 @@ def _is_of(kind: str, glob: str) -> bool:
 
 
 def _firmware(descriptor: Any) -> Firmware | None:
-    """What the descriptor maps; None for firmware whose variables are no file of their own."""
+    """What the descriptor maps; None for firmware without a file of variables."""
     mapping = descriptor["mapping"]
     try:
         if mapping.get("mode", "split") != "split":

@@ -1,9 +1,9 @@
-"""The human monitor's commands as a running QEMU tells them: parsed, and completed.
+"""The human monitor's commands as a running QEMU lists them: parsed, and completed.
 
     commands(human("help"))["savevm"].parameters       # ("tag",)
     Completions(human, ask).of("info sta")             # [Word("stats", ...), Word("status", ...)]
 
-Source: QEMU hmp-commands.hx: a line `NAME|ALIAS ARGUMENTS -- HELP`, with lines that go on below it.
+Source: QEMU hmp-commands.hx: a line `NAME|ALIAS ARGUMENTS -- HELP`, with continuation lines below it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Word:
-    """One way to go on: the whole word, and what it means."""
+    """One completion: the whole word, and what it means."""
 
     text: str
     meaning: str = ""
@@ -89,7 +89,7 @@ def _arguments(usage: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 class Completions:
-    """How a line of the monitor can go on.
+    """How a line of the monitor can continue.
 
     Args:
         human: gives QEMU's answer to one line of HMP.
@@ -106,7 +106,7 @@ class Completions:
 
     @functools.cached_property
     def infos(self) -> dict[str, Command]:
-        """What `info` can tell."""
+        """The subjects of `info`."""
         return commands(self._human("help info"), "info ")
 
     def of(self, line: str) -> list[Word]:
@@ -115,7 +115,7 @@ class Completions:
         last = "" if not words or line[-1].isspace() else words.pop()
         try:
             found = self._candidates(words, last)
-        except (QmpError, OSError):  # QEMU does not know this question, or has gone
+        except (QmpError, OSError):  # QEMU does not know this command, or has gone
             return []
         kept = {word.text: word for word in found if word.text.startswith(last)}
         return [kept[text] for text in sorted(kept)]

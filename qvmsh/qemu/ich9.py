@@ -2,14 +2,14 @@
 
 SeaBIOS before 1.17 does not map these registers again when it wakes from S3 (symptom: after the
 first wake-up the guest's next suspend and the power button are ignored). So they are read while the
-guest is well, and given back while it is stopped on its way through the firmware::
+guest runs normally, and restored while it is stopped on its way through the firmware::
 
     before = read(exchange)                            # None on any other machine
     exchange.together("system_wakeup", "stop")
     restore(exchange, before)
 
-All of them are given back, not only the address: SeaBIOS takes a clear `APMC_EN` as the sign that
-its SMM handler is still to be set up, does that in the middle of the wake-up, and may hang there; and
+All of them are restored, not only the address: SeaBIOS takes a clear `APMC_EN` as the sign that
+its SMM handler has yet to be set up, does that in the middle of the wake-up, and may hang there; and
 a guest that is past its own wake-up already would have written its enable bits to nowhere.
 Source: Intel ICH9 datasheet 13.1.13 (PMBASE), 13.1.14 (ACPI_CNTL), 13.8.3; SeaBIOS `fw/smm.c`.
 """
@@ -32,11 +32,11 @@ _REGISTERS = (("smi_en", 0x30, "w"), ("pm1_en", 0x02, "h"), ("gpe0_en", 0x28, "w
 """Name, offset from PMBASE, width in HMP's letters (h = 2 bytes, w = 4)."""
 
 _SLEEP = 0x3C00
-"""PM1_CNT: the bits that ask for a sleep state; they are no state to keep."""
+"""PM1_CNT: the bits that ask for a sleep state; they must not be restored."""
 
 
 class Registers:
-    """Where the registers are mapped (port number), and what they hold."""
+    """Where the registers are mapped (port number), and their values."""
 
     __slots__ = ("base", "values")
 
@@ -56,7 +56,7 @@ def read(exchange: Exchange) -> Registers | None:
 
 
 def restore(exchange: Exchange, registers: Registers | None) -> bool:
-    """Give the registers back if the firmware has lost them; True if it had. The guest is stopped."""
+    """Restore the registers if the firmware has lost them; True if it had. The guest is stopped."""
     if registers is None or _mapped_at(exchange) is not None:
         return False
     latch = _input(exchange, "w", ADDRESS)  # the guest may be between writing it and using it
@@ -80,7 +80,7 @@ def _input(exchange: Exchange, width: str, port: int) -> int:
     answer = _human(exchange, f"i /{width} {port:#x}")
     found = re.search(r"= 0x([0-9a-f]{1,8})\s*$", answer)
     if not found:
-        raise QmpError(f"QEMU does not tell what the port {port:#x} holds: {answer[:60]!r}")
+        raise QmpError(f"cannot read the port {port:#x}: QEMU answered {answer[:60]!r}")
     return int(found[1], 16)
 
 

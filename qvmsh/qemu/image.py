@@ -1,8 +1,8 @@
-"""Disk images: reading what a file is, and running qemu-img.
+"""Disk images: what a file is, what it is backed by, and which process uses it.
 
     header("demo-backing.qcow2").backing      # "./demo-base.qcow2"
 
-Source: QEMU docs/interop/qcow2.txt; qemu-img(1).
+Source: QEMU docs/interop/qcow2.txt.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from qvmsh.errors import ImageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
     from typing import IO, Any
-
 
 _FIXED = ">4sIQIIQIIQQIIQ"  # magic ... snapshots offset: the 72 bytes that every version has
 _INCOMPATIBLE_DIRTY, _INCOMPATIBLE_CORRUPT, _INCOMPATIBLE_DATA_FILE = 1, 2, 4
@@ -26,9 +25,9 @@ _BACKING_FORMAT, _DATA_FILE = 0xE2792ACA, 0x44415441
 _MOST_CLUSTER_BITS = 21
 _DESCRIPTOR_BYTES = 1 << 16
 _DYING_S = 5.0
-"""How long an image may be locked by a process that has it open no more. Source: do_exit in Linux: the table
+"""How long an image may stay locked by a process that is ending. Source: do_exit in Linux: the table
 of open files goes first, then each file is closed."""
-_WRITER_LOCKS = (101, 103, 200)  # writes, resizes, lets nobody read
+_WRITER_LOCKS = (101, 103, 200)  # writes, resizes, does not share reading
 _MAGICS = (
     (0, rb"QFI\xfb", "qcow2"),
     (0, rb"QED\0", "qed"),
@@ -39,19 +38,19 @@ _MAGICS = (
     (0, rb"WithoutFreeSpace|WithouFreSpacExt", "parallels"),
     (0, rb"LUKS\xba\xbe", "luks"),
 )
-"""By what QEMU takes a file for an image of that format, where nobody says which it has."""
+"""The signature by which QEMU detects an image's format."""
 
 
 class Header:
-    """What an image file says of itself.
+    """What an image's header contains.
 
     Args:
         format: `qcow2`, `raw` for anything without a header that is known here, ...
-        size_bytes: size of the virtual disk; of the file, where the format is neither `qcow2` nor `qcow`.
-        backing: name of the backing file as it stands in the image, "" if there is none.
-        backing_format: of that file, as the image says; "" where it does not.
+        size_bytes: size of the virtual disk; of the file, if the format is neither `qcow2` nor `qcow`.
+        backing: name of the backing file as written in the image, "" if there is none.
+        backing_format: of that file, as written in the image; "" if it is not.
         snapshots: number of internal snapshots.
-        is_dirty: QEMU was ended while it worked on the tables; it mends them when it writes to it next.
+        is_dirty: QEMU ended while it worked on the tables; it repairs them when it next writes to it.
         is_corrupt: QEMU marked the image as corrupt.
         is_encrypted: it opens only with a key.
         files: names of the other files that hold the guest's data: a data file, extents.
@@ -75,8 +74,7 @@ class Header:
         size_bytes: int,
         backing: str = "",
         snapshots: int = 0,
-        is_dirty: bool = False,
-        is_corrupt: bool = False,
+        flags: int = 0,
         is_encrypted: bool = False,
         backing_format: str = "",
         files: tuple[str, ...] = (),
@@ -86,14 +84,14 @@ class Header:
         self.backing = backing
         self.backing_format = backing_format
         self.snapshots = snapshots
-        self.is_dirty = is_dirty
-        self.is_corrupt = is_corrupt
+        self.is_dirty = bool(flags & _INCOMPATIBLE_DIRTY)
+        self.is_corrupt = bool(flags & _INCOMPATIBLE_CORRUPT)
         self.is_encrypted = is_encrypted
         self.files = files
 
     @property
     def has_data_file(self) -> bool:
-        """The guest's data is in another file, that this one names."""
+        """True if the guest's data is in another file, which this one names."""
         return bool(self.files)
 
 
@@ -106,7 +104,7 @@ def opened(path: str) -> IO[bytes]:
     """
     import stat
 
-    mode = os.stat(path).st_mode  # opening alone would act on some devices
+    mode = os.stat(path).st_mode  # opening alone has effects on some devices
     for is_kind, kind in (
         (stat.S_ISDIR, "a directory"),
         (stat.S_ISFIFO, "a FIFO"),
@@ -127,7 +125,7 @@ def header(path: str, kind: str = "") -> Header:
 
     Raises:
         OSError: it cannot be read.
-        ImageError: its header is cut off, or it is not a file at all.
+        ImageError: its header is truncated, or it is not a file.
 
     Source: QEMU docs/interop/qcow2.txt, qed_spec.txt; VMware's Virtual Disk Format 5.0.
     """
@@ -154,11 +152,11 @@ def header(path: str, kind: str = "") -> Header:
 def _qcow2(file: IO[bytes], data: bytes, path: str) -> Header:
     if len(data) < 72:
         raise ImageError(
-            f"{os.path.basename(path)} is corrupt: it is cut off", hint="restore it from an archive"
+            f"{os.path.basename(path)} is corrupt: it is truncated", hint="restore it from an archive"
         )
     _, version, offset, length, bits, size, crypt, _, _, _, _, snapshots, _ = struct.unpack(_FIXED, data[:72])
     backing = _text(_at(file, offset, min(length, 1023))) if offset and length else ""
-    if version == 1:  # what follows means something else there
+    if version == 1:  # the following fields differ there
         return Header("qcow", size, backing, is_encrypted=data[36:40] != bytes(4))
     flags = struct.unpack(">Q", data[72:80])[0] if version >= 3 and len(data) >= 80 else 0
     extensions = _extensions(_at(file, 0, 1 << min(bits, _MOST_CLUSTER_BITS)), version)
@@ -167,8 +165,7 @@ def _qcow2(file: IO[bytes], data: bytes, path: str) -> Header:
         size,
         backing,
         snapshots,
-        is_dirty=bool(flags & _INCOMPATIBLE_DIRTY),
-        is_corrupt=bool(flags & _INCOMPATIBLE_CORRUPT),
+        flags,
         is_encrypted=bool(crypt),
         backing_format=extensions.get(_BACKING_FORMAT, "") if backing else "",
         files=(extensions.get(_DATA_FILE, ""),) if flags & _INCOMPATIBLE_DATA_FILE else (),
@@ -176,7 +173,7 @@ def _qcow2(file: IO[bytes], data: bytes, path: str) -> Header:
 
 
 def _at(file: IO[bytes], offset: int, count: int) -> bytes:
-    """Some of a file; nothing where the offset is not one."""
+    """Part of a file; empty if the offset is not valid."""
     try:
         return os.pread(file.fileno(), count, offset)
     except (OSError, OverflowError):
@@ -204,7 +201,7 @@ def _extensions(data: bytes, version: int) -> dict[int, str]:
 def _vmdk(file: IO[bytes], data: bytes, size_bytes: int, path: str) -> Header:
     """A descriptor names the extents and the parent; it is a file of its own, or inside the one extent.
 
-    What is inside counts only for the parent, unless that header says that its extent is empty.
+    An inner one counts only for the parent, unless the header says that its extent is empty.
     """
     import re
 
@@ -229,7 +226,7 @@ def is_iso(path: str) -> bool:
 def local_file(image: str, backing: str) -> tuple[str, str] | None:
     """The one file of this host that the backing name in `image` means, and the format that it gives, if any.
 
-    None for whatever leads elsewhere: `nbd://...`, `fat:...`, JSON with more than a file in it.
+    None for anything else: `nbd://...`, `fat:...`, JSON with more than a file in it.
     """
     if backing.startswith("json:"):
         return _local_node(backing.removeprefix("json:"))
@@ -275,9 +272,9 @@ def _json(words: str) -> Any:
 def backing_files(image: str, backing: str) -> list[str]:
     """All files that a backing name may mean, the likeliest first.
 
-    QEMU takes what is before a `:` for a protocol, where no slash stands before it: `file:/vm/base.qcow2`,
+    QEMU takes what is before a `:` for a protocol, if no slash comes before it: `file:/vm/base.qcow2`,
     `json:{"driver": ..., "file": {...}}`. What follows any other protocol counts too: rather a file too
-    many than one that is written to because nothing seems to stand on it.
+    many than one that is written to because nothing seems to be backed by it.
     """
     folder = os.path.dirname(image)
     if backing.startswith("json:"):
@@ -318,185 +315,30 @@ def safe_name(path: str) -> str:
 
 
 def typed(path: str, where: str = "") -> str:
-    """`path` as a word of a command that is typed in a folder; "" for where we are."""
+    """`path` as a word of a command that is typed in a folder; "" for the current one."""
     import shlex
 
     path = os.path.abspath(path)
-    inside = os.path.relpath(path, where or _here())
+    inside = os.path.relpath(path, where or here())
     if inside.startswith(".."):
         return shlex.quote(path)
     return shlex.quote(safe_name(inside) if inside.startswith("-") or ":" in inside else inside)
 
 
-def _here() -> str:
+def here() -> str:
     try:
         return os.getcwd()
     except FileNotFoundError:  # it has been removed
         return "/"
 
 
-def converted(path: str, form: str, where: str = "") -> str:
-    """The command that makes a qcow2 image of another one, under a name that is free.
-
-    Args:
-        where: the folder in which it must run; "" for any.
-    """
-    import shlex
-
-    folder, name = os.path.split(os.path.abspath(path))
-    stem = os.path.join(where if folder.startswith("/dev") else folder, os.path.splitext(name)[0])
-    names = (f"{stem}{end}.qcow2" for end in ("", *(f"-{count}" for count in range(2, 100))))
-    free = next((each for each in names if not os.path.lexists(each)), f"{stem}-new.qcow2")
-    command = f"qemu-img convert -f {form} -O qcow2 {typed(path, where)} {typed(free, where)}"
-    is_here = not where or os.path.realpath(where) == os.path.realpath(_here())
-    return command if is_here else f"cd {shlex.quote(where)} && {command}"
-
-
-def run(program: str, words: Sequence[str], *, cwd: str | None = None, what: str) -> str:
-    """Run qemu-img and return what it prints.
-
-    Args:
-        program: qemu-img.
-        words: its sub-command and options.
-        what: what is being done, for the error: `make demo-backing.qcow2`.
-
-    Raises:
-        ImageError: with qemu-img's own words as details.
-    """
-    import subprocess
-
-    from qvmsh.host import locks
-
-    done = subprocess.run(
-        [program, *words],
-        cwd=cwd,
-        umask=0o077,  # an image that it makes holds what is private to the guest
-        pass_fds=tuple(locks.HELD),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="surrogateescape",
-    )
-    if done.returncode:
-        lines = [line.removeprefix("qemu-img: ") for line in done.stderr.splitlines() if line.strip()]
-        raise ImageError(f"cannot {what}", details=lines[-5:], hint=_remedy(done.stderr))
-    return done.stdout
-
-
-def version(program: str) -> str:
-    """The version of qemu-img, which is QEMU's: `7.2.22`."""
-    words = run(program, ["--version"], what="ask qemu-img for its version").split()
-    return words[words.index("version") + 1] if "version" in words[:-1] else ""
-
-
-def _remedy(words: str) -> str | None:
-    if "No space left" in words:
-        return "the disk is full: make room, then try again; nothing was changed"
-    if "lock" in words:
-        return "another process has the image open: end it first"
-    return None
-
-
-def create_overlay(
-    program: str,
-    overlay: str,
-    backing: str,
-    backing_format: str,
-    *,
-    cwd: str | None = None,
-    like: dict[str, Any] | None = None,
-) -> None:
-    """Make an empty qcow2 overlay on `backing` (a name relative to the overlay's folder).
-
-    Args:
-        like: the `kind` that it is to be of, and its size; None for QEMU's defaults.
-    """
-    words = ["create", "-q", "-f", "qcow2", "-F", backing_format, "-b", safe_name(backing)]
-    words += ["-o", options(like)] if like else []
-    words += [safe_name(overlay), *([str(like["virtual-size"])] if like else [])]
-    run(program, words, cwd=cwd, what=f"make {os.path.basename(overlay)}")
-
-
-def has_data(program: str, path: str) -> bool:
-    """True if the qcow2 image itself (without what it stands on) holds data or snapshots."""
-    from qvmsh.qemu.qmp import loads
-
-    if header(path).snapshots:
-        return True
-    words = ["map", "-U", "-f", "qcow2", "--output=json", safe_name(path)]
-    text = run(program, words, cwd=os.path.dirname(path) or None, what=f"read {os.path.basename(path)}")
-    return any(part["depth"] == 0 and part.get("data") for part in loads(text))
-
-
-def told(program: str, path: str, kind: str) -> dict[str, Any]:
-    """What qemu-img tells of an image in a format of which qvm does not read the rest.
-
-    Source: QEMU's QAPI, `ImageInfo`.
-    """
-    from qvmsh.qemu.qmp import loads
-
-    words = ["info", "-U", "-f", kind, "--output=json", safe_name(path)]
-    found: dict[str, Any] = loads(run(program, words, what=f"read {os.path.basename(path)}"))
-    return found
-
-
-def kind(program: str, path: str) -> dict[str, Any]:
-    """What kind of image a qcow2 file is: all that `qemu-img info` tells but names, room and content."""
-    found = told(program, path, "qcow2")
-    data: dict[str, Any] = found.get("format-specific", {}).get("data", {})
-    names = ("virtual-size", "cluster-size", "encrypted", "backing-filename", "backing-filename-format")
-    return {name: found[name] for name in names if name in found} | data
-
-
-def bitmaps(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """The dirty bitmaps of an image, of which `kind` tells."""
-    rows: list[dict[str, Any]] = found.get("bitmaps", [])
-    return rows
-
-
-def options(found: dict[str, Any]) -> str:
-    """The value of `-o` with which `qemu-img` makes an image of the `kind` of another one."""
-    words = [f"compat={found['compat']}", f"cluster_size={found['cluster-size']}"]
-    if found["compat"] != "0.10":  # the first version has none of these
-        words += [f"refcount_bits={found['refcount-bits']}"]
-        words += [f"lazy_refcounts={'on' if found['lazy-refcounts'] else 'off'}"]
-        words += ["extended_l2=on"] if found.get("extended-l2") else []
-        words += [f"compression_type={found['compression-type']}"] if "compression-type" in found else []
-    return ",".join(words)
-
-
-def virtual_bytes(program: str, path: str, kind: str) -> int:
-    """The size of the disk that a guest sees."""
-    if kind in ("qcow2", "raw"):
-        return -(-header(path, kind).size_bytes // 512) * 512
-    found: int = told(program, path, kind)["virtual-size"]
-    return found
-
-
 def has_other_files(path: str, kind: str) -> bool:
     """True if the guest's data is in files that this one names: a qcow2 data file, extents of a vmdk.
 
-    A backing file counts as one too, but for qcow2: of other formats none is given another one.
+    A backing file counts as one too, except for qcow2: in other formats it is never changed.
     """
     found = header(path, kind)
     return bool(found.files or (found.backing and kind != "qcow2"))
-
-
-def remove_bitmaps(program: str, path: str, prefix: str = "") -> None:
-    """Remove the dirty bitmaps (whose names begin so) of a qcow2 image that nobody has open.
-
-    They tell what has changed since a backup: nothing true any more once another state is put back,
-    and `qemu-img snapshot -a` refuses an image that has some.
-    """
-    from qvmsh.qemu.qmp import loads
-
-    what = f"remove the dirty bitmaps of {os.path.basename(path)}"
-    asked = ["info", "-U", "--output=json", "-f", "qcow2", safe_name(path)]
-    found = loads(run(program, asked, what=what))
-    for each in bitmaps(found.get("format-specific", {}).get("data", {})):
-        if each["name"].startswith(prefix):
-            words = ["bitmap", "--remove", "-f", "qcow2", safe_name(path), each["name"]]
-            run(program, words, what=what)
 
 
 def in_use(path: str, machine: str | None) -> ImageError:
@@ -510,7 +352,7 @@ def in_use(path: str, machine: str | None) -> ImageError:
 
 
 def users(path: str) -> list[str]:
-    """Who has the image open, in words: `machine demo, pid 4711, since 10:02:33`."""
+    """What has the image open, in words: `machine demo, pid 4711, since 10:02:33`."""
     return users_of_each([path]).get(path, [])
 
 
@@ -538,9 +380,9 @@ def _user(pid: int) -> str:
 
 
 def require_unused(path: str, machine: str) -> None:
-    """Refuse an image that a QEMU writes to, whoever started it; a missing one is fine.
+    """Refuse an image that any QEMU writes to; a missing one is fine.
 
-    A QEMU that was killed holds its images for a moment longer: that moment is waited for.
+    A QEMU that was killed holds its images for a moment longer: this waits for that.
 
     Raises:
         ImageError: it is locked.
@@ -559,19 +401,19 @@ def _is_written(path: str) -> bool:
 
     try:
         return any(locks.holder(path, byte) is not None for byte in _WRITER_LOCKS)
-    except OSError:  # whoever uses it says so
+    except OSError:  # reported when it is used
         return False
 
 
 def require(path: str, machine: str, *, hint: str, name: str = "", kind: str = "") -> Header:
-    """The header of an image that must be there and whole, and that opens without a key.
+    """The header of an image that must exist, be sound, and open without a key.
 
     Args:
         name: what messages call it; its file name by default.
         kind: as of `header`.
 
     Raises:
-        ImageError: it is missing, unreadable, empty, cut off, encrypted, or marked corrupt.
+        ImageError: it is missing, unreadable, empty, truncated, encrypted, or marked corrupt.
     """
     name = name or os.path.basename(path)
     try:
@@ -591,7 +433,7 @@ def require(path: str, machine: str, *, hint: str, name: str = "", kind: str = "
         )
     if found.is_encrypted:
         raise ImageError(
-            f"{name} is encrypted, and qvm has no way to give QEMU its key",
+            f"{name} is encrypted, and qvm cannot give QEMU its key",
             machine=machine,
             hint="`qemu-img convert` with `--object secret,...` makes a copy without encryption; "
             "encrypt inside the guest, or the host's file system",
@@ -600,6 +442,6 @@ def require(path: str, machine: str, *, hint: str, name: str = "", kind: str = "
         raise ImageError(
             f"{name} is marked as corrupt",
             machine=machine,
-            hint=f"`qemu-img check -r all {typed(path)}` may mend it; copy the file first",
+            hint=f"`qemu-img check -r all {typed(path)}` may repair it; copy the file first",
         )
     return found

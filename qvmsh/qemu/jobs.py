@@ -1,4 +1,4 @@
-"""QEMU's jobs over a small `Exchange`: for a start, which should not pay for asyncio.
+"""QEMU's jobs over a small `Exchange`: for a start, which should not load asyncio.
 
     jobs = Jobs(exchange)
     jobs.job("snapshot-load", {"tag": "ready", "vmstate": "disk0", "devices": ["disk0"]})
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from qvmsh.qemu.qmp import Exchange
 
     class Watcher(Protocol):
-        """One who shows how far a job is."""
+        """Shows the progress of a job."""
 
         @property
         def is_wanted(self) -> bool: ...
 
         def show(self, job: dict[str, Any] | None) -> None:
-            """With the job's row of `query-jobs`; with None while QEMU's main loop stands still."""
+            """Called with the job's row of `query-jobs`; with None while QEMU's main loop is blocked."""
 
 
 class Jobs:
     """Commands and jobs on a negotiated connection.
 
     Args:
-        watch: is shown a job some times a second while it is at work.
+        watch: called some times a second while a job is at work.
     """
 
     def __init__(self, exchange: Exchange, watch: Watcher | None = None) -> None:
@@ -70,11 +70,7 @@ class Jobs:
             raise QmpError(f"{command}: {error}")
 
     def drain(self) -> None:
-        """Wait for the end of what a command that was killed or interrupted has begun, and dismiss it.
-
-        Raises:
-            OSError: QEMU has ended.
-        """
+        """Wait for the end of a job that a killed or interrupted command has begun, and dismiss it."""
         for each in self.execute("query-jobs"):
             if each["id"].startswith("qvm-") and each.get("type", "").startswith("snapshot-"):
                 self._concluded(each["id"])
@@ -93,7 +89,7 @@ class Jobs:
                 continue  # QEMU may have sent the event before an answer that is older than it
             if watch and not self._exchange.is_readable(qmp.TICK_S):
                 continue
-            self._exchange.message()  # any event: the job's next state is one
+            self._exchange.message()  # any event: the job's next state sends one
 
     def _concluded(self, name: str) -> str:
         """Wait until the job is over, dismiss it, and return its error."""
@@ -104,11 +100,7 @@ class Jobs:
         return str(found.get("error", ""))
 
     def finish(self, name: str, what: str) -> None:
-        """Wait until the job is over and dismiss it.
-
-        Raises:
-            QmpError: it failed.
-        """
+        """Wait until the job is over and dismiss it."""
         error = self._concluded(name)
         if error:
             raise QmpError(f"{what}: {error}")

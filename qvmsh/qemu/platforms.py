@@ -1,4 +1,4 @@
-"""What kinds of machine there are, as far as the argument list differs between them: pure.
+"""The kinds of machine, as far as their argument lists differ, and their disk controllers: pure.
 
     of("x86_64", "q35").cdrom             # "ide-cd"
     of("aarch64", "virt").display         # ("virtio-gpu-pci", "virtio-keyboard-pci", "virtio-tablet-pci")
@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from qvmsh.qemu.qmp import dumps
+
+SATA_PORTS = 6
 HAVE_MAX = ("x86_64", "i386", "aarch64", "arm", "s390x")
 """Architectures that have a CPU `max` since QEMU 7.2; others got it later, or have none."""
 
@@ -20,11 +23,11 @@ class Platform:
 
     Args:
         transport: end of the names of virtio devices: `pci`, or `device` where there is no PCI.
-        vga: value of `-vga`; None where the machine type knows no VGA.
-        display: devices that stand for VGA, keyboard and mouse of a PC.
+        vga: value of `-vga`; None if the machine type has no VGA.
+        display: devices instead of VGA, keyboard and mouse of a PC.
         cdrom: device of a CD drive; `scsi-cd` needs a controller.
-        tpm: device of a TPM; None where there is none.
-        has_isa: a second UART can be had.
+        tpm: device of a TPM; None if there is none.
+        has_isa: a second UART is possible.
         ide_units: how many devices each of the machine's own IDE buses takes.
     """
 
@@ -62,8 +65,41 @@ def of(architecture: str, machine: str) -> Platform:
 
 
 def default_cpu(accelerator: str, architecture: str) -> str | None:
-    """The fullest CPU that the accelerator can give; None where QEMU has no name for it."""
+    """The CPU with the most features under the accelerator; None if QEMU has no name for it."""
     kind = accelerator.partition(",")[0]
     if kind == "tcg":
         return "max" if architecture in HAVE_MAX else None
     return {"kvm": "host", "hvf": "host"}.get(kind)
+
+
+class Controllers:
+    """The controllers that disks need, each made for the first disk that needs it."""
+
+    def __init__(self, platform: Platform) -> None:
+        self.platform = platform
+        self._has_scsi = False
+        self._sata_ports = 0
+        self._ide_devices = 0
+
+    def ide(self) -> dict[str, object]:
+        """The next free place on the machine's own IDE buses (QEMU's own choice fails)."""
+        bus, unit = divmod(self._ide_devices, self.platform.ide_units)
+        self._ide_devices += 1
+        return {"bus": f"ide.{bus}", "unit": unit}
+
+    def scsi(self) -> tuple[list[str], str]:
+        """Arguments that make the controller if there is none yet, and the name of its bus."""
+        argv = [] if self._has_scsi else ["-device", device(self.platform.virtio("scsi"), "scsi0")]
+        self._has_scsi = True
+        return argv, "scsi0.0"
+
+    def sata(self) -> tuple[list[str], str]:
+        """As `scsi`, for the next free port."""
+        number, port = divmod(self._sata_ports, SATA_PORTS)
+        self._sata_ports += 1
+        argv = [] if port else ["-device", device("ich9-ahci", f"sata{number}")]
+        return argv, f"sata{number}.{port}"
+
+
+def device(driver: str, name: str) -> str:
+    return dumps({"driver": driver, "id": name})

@@ -1,4 +1,4 @@
-"""The programs that qvm runs: where they are, which version, which package brings them.
+"""The programs that qvm runs: where they are, which version, which package has them.
 
 find("qemu-img")                        # /usr/bin/qemu-img
 version("/usr/bin/qemu-img").text       # 7.2.22
@@ -101,13 +101,17 @@ def missing(program: str) -> MissingProgramError:
 def unusable(path: str, error: OSError | None = None) -> MissingProgramError:
     """The error for a program that is there and cannot be run."""
     reason = (
-        error.strerror if error else "it is a folder" if os.path.isdir(path) else "no right to execute it"
+        error.strerror
+        if error
+        else "it is a folder"
+        if os.path.isdir(path)
+        else "no permission to execute it"
     )
     return MissingProgramError(f"{printable(path)} cannot be run: {reason}")
 
 
 def install(name: str) -> str:
-    """How to install what holds the program, for this system if it is one that we know."""
+    """How to install the program's package, for this system if it is a known one."""
     packages = PACKAGES.get(name)
     if packages is None:
         return "install it, or give its path"
@@ -152,7 +156,7 @@ def _os_release(path: str) -> list[str]:
 
 
 class Version:
-    """A program's version: its text as the program gives it, and its numbers for comparison."""
+    """A program's version: its text as printed by the program, and its numbers for comparison."""
 
     __slots__ = ("numbers", "text")
 
@@ -166,11 +170,7 @@ class Version:
 
 
 def version(path: str) -> Version | None:
-    """Ask a program for its version (`--version`; ssh: `-V`); None if it does not say one.
-
-    Raises:
-        MissingProgramError: it cannot be run.
-    """
+    """Ask a program for its version (`--version`; ssh: `-V`); None if it prints none."""
     import subprocess
 
     flag = "-V" if os.path.basename(path) in ("ssh", "mke2fs") else "--version"

@@ -1,10 +1,10 @@
-"""What a qcow2 file says about its internal snapshots, read without a process and without its lock.
+"""The internal snapshots of a qcow2 file, read without a process and without its lock.
 
     snapshots("demo-backing.qcow2")[0].name          # "ready"
     changed("demo-backing.qcow2", "1", None)         # bytes that differ between snapshot 1 and now
 
 A running QEMU writes the snapshot table before `snapshot-save` ends, so what is read here is what
-QEMU would tell. Which data differs is another matter: a running QEMU may hold tables back.
+QEMU would report. Not so the data that differs: a running QEMU may not have written all tables.
 Source: QEMU docs/interop/qcow2.txt.
 """
 
@@ -28,7 +28,7 @@ _FIRST_VERSION = b"\0\0\0\1"  # qcow, which has no snapshots
 _ENTRY = ">QIHHIIQII"  # L1 offset and size, lengths of id and name, date, nanoseconds, clock, vmstate, extra
 _ENTRY_BYTES = 40
 _MOST = 65536
-"""More snapshots than QEMU allows: the number is no number of snapshots."""
+"""More snapshots than QEMU allows: a larger number is not valid."""
 _OFFSET = 0x00FFFFFFFFFFFE00
 _COPIED = 1 << 63
 _EXTENDED_L2 = 1 << 4
@@ -43,7 +43,7 @@ class Snapshot:
         name: its tag.
         date_s: seconds since the epoch.
         vmstate_bytes: size of the memory that it holds; 0 = only the disk.
-        disk_bytes: size of the virtual disk when it was taken; 0 = the image does not say.
+        disk_bytes: size of the virtual disk when it was taken; 0 = unknown.
         clock_ns: how long the guest had been running.
     """
 
@@ -62,7 +62,7 @@ def snapshots(path: str) -> list[Snapshot]:
 
     Raises:
         OSError: it cannot be read.
-        ImageError: its table is not one.
+        ImageError: its table cannot be read.
     """
     with image.opened(path) as file:
         return _table(file, path)
@@ -113,7 +113,7 @@ def _table(file: IO[bytes], path: str) -> list[Snapshot]:
 def _unreadable(path: str) -> ImageError:
     return ImageError(
         f"the table of snapshots in {os.path.basename(path)} cannot be read",
-        hint=f"`qemu-img check {image.typed(path)}` tells more",
+        hint=f"`qemu-img check {image.typed(path)}` shows the details",
     )
 
 
@@ -126,7 +126,7 @@ def changed(path: str, first: str | None, second: str | None) -> int:
         first, second: id of a snapshot, None for the disk as it is now.
 
     Raises:
-        ImageError: there is no such snapshot, or the file is no qcow2 image.
+        ImageError: there is no such snapshot, or the file is not a qcow2 image.
     """
     with image.opened(path) as file:
         return _differences(file, *_disk_tables(file, path, (first, second)))
@@ -179,7 +179,7 @@ def _disk_tables(
             of_bytes = by_id[each].disk_bytes or size
         cluster = 1 << bits
         per_table = cluster // (8 * words)
-        most = -(-of_bytes // (cluster * per_table))  # what lies behind the disk is the memory
+        most = -(-of_bytes // (cluster * per_table))  # the memory is behind the disk
         tables.append((_words(file, at, entries)[:most], of_bytes))
     return tables, bits, words
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class NoAgent(ConnectionError):
-    """Nothing in the guest listens; apart from TimeoutError, which means no answer to a command."""
+    """Nothing in the guest listens; TimeoutError means no answer to a command."""
 
 
 def ask(path: str, command: str, arguments: dict[str, Any] | None = None, *, timeout_s: float) -> Any:
@@ -26,8 +26,8 @@ def ask(path: str, command: str, arguments: dict[str, Any] | None = None, *, tim
 
     Raises:
         NoAgent: no agent answers within `timeout_s`.
-        TimeoutError: the agent is there, but gives no answer to the command.
-        OSError: its socket is gone or busy, or what answers is no agent.
+        TimeoutError: the agent runs, but does not answer the command.
+        OSError: its socket is gone or busy, or what answers is not an agent.
         QmpError: the agent refused the command.
     """
     talk = Conversation(path, timeout_s)
@@ -40,17 +40,14 @@ def ask(path: str, command: str, arguments: dict[str, Any] | None = None, *, tim
 def shutdown(path: str, *, mode: str = "powerdown", timeout_s: float) -> bool:
     """Ask the agent to power the guest off (`reboot`: to reboot it); False if no agent answers.
 
-    `guest-shutdown` gives no answer when it works: silence after a good synchronisation is success.
-
-    Raises:
-        QmpError: the agent refused.
+    `guest-shutdown` has no answer when it works: silence after a good synchronisation is success.
     """
     try:
         talk = Conversation(path, timeout_s)
     except OSError:
         return False
     try:
-        talk.timeout_s = 0.3  # only a refusal is answered, and that at once
+        talk.timeout_s = 0.3  # only a refusal is answered, at once
         try:
             talk.ask("guest-shutdown", {"mode": mode})
         except OSError:
@@ -61,14 +58,11 @@ def shutdown(path: str, *, mode: str = "powerdown", timeout_s: float) -> bool:
 
 
 class Conversation(Line):
-    """Several questions in a row; while it lasts nobody else can ask.
+    """Several commands in a row; nothing else can connect meanwhile.
 
     Args:
         path: the agent's socket.
-        timeout_s: for the synchronisation, and for each answer until it is set anew.
-
-    Raises:
-        NoAgent, OSError: as `ask`.
+        timeout_s: for the synchronisation, and for each answer until it is set again.
     """
 
     MOST_BYTES = 1 << 20
@@ -89,7 +83,7 @@ class Conversation(Line):
             while self._read().get("return") != token:
                 pass
         except TimeoutError:
-            raise NoAgent(f"no guest agent answers within {self.timeout_s:.0f} s") from None
+            raise NoAgent(f"the guest agent did not answer within {self.timeout_s:.0f} s") from None
 
     def ask(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
         """Execute `command`, return its value; errors as the function `ask`."""
@@ -108,5 +102,5 @@ class Conversation(Line):
 
     def _read(self) -> dict[str, Any]:
         while (found := self._object()) is None:
-            pass  # the rest of somebody's broken line
+            pass  # the rest of another client's broken line
         return found

@@ -1,9 +1,9 @@
-"""Talking with sockets; one question to QEMU: connect, negotiate, ask, close. Without asyncio and `json`.
+"""Talking to sockets; one command to QEMU: connect, negotiate, ask, close. Without asyncio and `json`.
 
     ask("/run/user/1000/qvm/3f2a/qmp", "query-status")     # {'status': 'running', ...}
 
-Whoever answers may mean harm: a guest by its agent, a neighbour by his monitor. So `Line` is the one way to
-talk: a deadline for all of an answer, a bound for its size, and what is in it has the `SHAPES` that we read.
+Answers may be hostile: a guest's by its agent, another account's by its monitor. So `Line` is the only way
+to talk: a deadline for a whole answer, a limit for its size, and its content has the `SHAPES` that are read.
 Source: QEMU docs/interop/qmp-spec.
 """
 
@@ -28,13 +28,13 @@ WORK = (
     "savevm", "loadvm", "delvm", "commit", "migrate", "dump", "block", "snapshot", "drive", "job",
     "transaction", "memsave", "pmemsave", "screendump",
 )  # fmt: skip
-"""How the commands of both monitors begin that work on memory or disks, for as long as that takes."""
+"""The first words of both monitors' commands that work on memory or disks, for any time."""
 TICK_S = 0.1
-"""How long one who shows how far it is waits for QEMU before he looks himself."""
+"""How long a progress display waits for QEMU before polling."""
 
 
 class _Decoder:
-    """What `json.JSONDecoder` would hand to the C scanner; `json` itself would only add `re`."""
+    """What `json.JSONDecoder` would pass to the C scanner; `json` itself would only add `re`."""
 
     strict = True
     object_hook = object_pairs_hook = None
@@ -49,12 +49,12 @@ def loads(text: str) -> Any:
     """The value of one JSON document.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not one.
     """
     try:
         return _scan(text.strip(), 0)[0]
     except (StopIteration, RecursionError):
-        raise ValueError("it is no JSON") from None
+        raise ValueError("it is not JSON") from None
 
 
 def dumps(value: Any) -> str:
@@ -62,7 +62,7 @@ def dumps(value: Any) -> str:
     if value is None or value is True or value is False:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, str):
-        if not value.isascii():  # bytes that are no UTF-8 are no JSON either
+        if not value.isascii():  # bytes that are not UTF-8 are not JSON either
             value = value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         return encode_basestring_ascii(value)
     if isinstance(value, int | float):
@@ -73,19 +73,19 @@ def dumps(value: Any) -> str:
 
 
 def patience_s(command: str) -> float | None:
-    """How long the answer to a command of the user's may take: a name of QMP, or a line of HMP."""
+    """How long the answer to a command of the user may take: a name of QMP, or a line of HMP."""
     return None if command.strip().startswith(WORK) else ANSWER_S
 
 
 def _mark() -> int:
-    """A number for a request that no other has, of this process or another."""
+    """A unique number for a request, in this process and all others."""
     return int(monotonic() * 1e9)
 
 
 class Nonsense(ConnectionError):
-    """What answers does not speak the protocol."""
+    """The answer does not follow the protocol."""
 
-    def __init__(self, what: str = "what answers makes no sense") -> None:
+    def __init__(self, what: str = "the answer is not QMP") -> None:
         super().__init__(what)
 
 
@@ -147,34 +147,26 @@ def fits(value: Any, shape: Any) -> bool:
 
 
 def fits_event(message: Any) -> bool:
-    """True for an event of which all that is read can be read."""
+    """True for an event whose fields have the shapes that are read."""
     return fits(message, EVENT) and fits(message.get("data", {}), SHAPES.get(message["event"], dict))
 
 
 def checked(command: str, value: Any) -> Any:
-    """What a command returned.
-
-    Raises:
-        Nonsense: it is not what such a command returns.
-    """
+    """What a command returned."""
     if command in SHAPES and not fits(value, SHAPES[command]):
-        raise Nonsense(f"the answer to {command} makes no sense")
+        raise Nonsense(f"unexpected answer to {command}")
     return value
 
 
 def failure(command: str, error: Any) -> QmpError:
-    """The error of a command that was refused.
-
-    Raises:
-        Nonsense: nobody refuses like that.
-    """
+    """The error of a command that was refused."""
     if not fits(error, _ERROR):
         raise Nonsense
     return QmpError(f"{command}: {error['desc']}", error_class=error["class"])
 
 
 def _whole(value: Any) -> Any:
-    """A value of JSON without halves of characters (`"\\ud83d"`), which nobody could print."""
+    """A value of JSON without halves of characters (`"\\ud83d"`), which cannot be printed."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, list):
@@ -190,7 +182,7 @@ class Line:
         timeout_s: for the connection; then for each answer, from the question to its last byte.
 
     Raises:
-        OSError: nobody listens (FileNotFoundError, ConnectionRefusedError), or not allowed
+        OSError: nothing listens (FileNotFoundError, ConnectionRefusedError), or not allowed
             (PermissionError).
     """
 
@@ -212,7 +204,7 @@ class Line:
             self._socket.settimeout(self._left(self._until))
             try:
                 return self._socket.connect(path)
-            except BlockingIOError:  # EAGAIN: so many wait already; each is served in a moment
+            except BlockingIOError:  # EAGAIN: too many wait already; each is served in a moment
                 from select import select
 
                 select([], [], [], 0.01)
@@ -230,7 +222,7 @@ class Line:
         self._socket.close()
 
     def _begin(self, timeout_s: float | None) -> None:
-        """From now on all must be done in that time (None: when it is done)."""
+        """Set the deadline for all that follows (None: no limit)."""
         self._until = None if timeout_s is None else monotonic() + timeout_s
 
     def _left(self, until: float | None) -> float | None:
@@ -247,8 +239,8 @@ class Line:
         """The object on the next line; None for a line that holds something else.
 
         Raises:
-            TimeoutError: it is not there in time; one that has begun must end even where there is no limit.
-            Nonsense: it is longer than anybody has to say.
+            TimeoutError: it is late; one that has begun must end even without a limit.
+            Nonsense: it is too long.
         """
         until = self._until
         while b"\n" not in self._rest:
@@ -260,7 +252,7 @@ class Line:
                 raise ConnectionResetError("the connection was closed")
             self._rest += data
             if len(self._rest) > self.MOST_BYTES:
-                raise Nonsense(f"an answer has more than {self.MOST_BYTES >> 20} MiB")
+                raise Nonsense(f"an answer is larger than {self.MOST_BYTES >> 20} MiB")
         self._left(self._until)
         line, _, self._rest = self._rest.partition(b"\n")
         line = line.rpartition(b"\xff")[2]
@@ -274,7 +266,7 @@ class Line:
 
 
 class Exchange(Line):
-    """A QMP connection for a few questions in a row.
+    """A QMP connection for a few commands in a row.
 
     Args:
         timeout_s: for the connection, the greeting (a stopped QEMU accepts but never greets), each answer.
@@ -308,12 +300,12 @@ class Exchange(Line):
         """Execute one command and return its `return` value; events that come before it are dropped.
 
         Args:
-            tick: called some times a second as long as QEMU says nothing.
+            tick: called some times a second while QEMU is silent.
 
         Raises:
             QmpError: QEMU refused; `error_class` is its own.
             TimeoutError: no answer within `timeout_s`, which later questions have too (None = wait for ever).
-            ConnectionError: QEMU went away, or what answers is no QEMU (`Nonsense`).
+            ConnectionError: QEMU went away, or what answers is not QEMU (`Nonsense`).
         """
         if timeout_s != -1:
             self.timeout_s = timeout_s
@@ -359,7 +351,7 @@ class Exchange(Line):
             raise errors[0]
 
     def _reply(self, command: str, mark: int, tick: Callable[[], None] | None = None) -> Any:
-        """The answer to our own request: QEMU gives a new client those of one that was killed, too."""
+        """The answer to this request: QEMU sends a new client those of a killed one, too."""
         while True:
             while tick and not self.is_readable(TICK_S):
                 tick()
@@ -385,7 +377,7 @@ class Exchange(Line):
         return bool(select([self._socket], [], [], timeout_s)[0])
 
     def message(self, timeout_s: float | None = None) -> dict[str, Any]:
-        """The next message, whatever it is: for one who follows events."""
+        """The next message, whatever it is: for a caller that follows events."""
         self._begin(timeout_s)
         return self._read()
 
@@ -396,7 +388,7 @@ class Exchange(Line):
         return found
 
     def shut(self) -> None:
-        """End the connection, also for a thread that waits for an event on it."""
+        """End the connection, also for a thread that waits on it."""
         try:
             self._socket.shutdown(SHUT_RDWR)
         except OSError:
@@ -405,7 +397,7 @@ class Exchange(Line):
 
 
 def ask(path: str, command: str, arguments: dict[str, Any] | None = None, *, timeout_s: float = 2.0) -> Any:
-    """Connect, ask one question, close; errors as `Exchange.ask`."""
+    """Connect, execute one command, close; errors as `Exchange.ask`."""
     exchange = Exchange(path, timeout_s).negotiate()
     try:
         return exchange._execute(command, arguments)  # in the time that is left

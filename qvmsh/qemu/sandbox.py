@@ -3,8 +3,8 @@
     option("auto", ("-device", "virtio-rng-pci"))     # "on"
     option("auto", ("-sandbox", "off"))               # None: the user's own words win
 
-QEMU may be built without it, and a kernel or container may not allow it: then QEMU ends and says
-so (`is_refusal`), and it is started again without. `spawn=deny` is left to the user: QEMU is ended
+QEMU may be built without it, and a kernel or container may not allow it: then QEMU ends and reports
+it (`is_refusal`), and it is started again without. `spawn=deny` is left to the user: QEMU is ended
 by the kernel, and the guest with it, as soon as a monitor command (`migrate exec:`) wants a program.
 Source: QEMU softmmu/qemu-seccomp.c.
 """

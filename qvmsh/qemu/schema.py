@@ -65,15 +65,15 @@ class Schema:
         """The request that `line` means.
 
         Raises:
-            UsageError: it is no JSON, or a word is no `key=value`.
+            UsageError: it is not JSON, or a word is not `key=value`.
         """
         if line.lstrip().startswith("{"):
             try:
                 found = json.loads(line)
             except ValueError as error:
-                raise UsageError(f"this is no JSON: {error}") from None
+                raise UsageError(f"this is not JSON: {error}") from None
             if not isinstance(found.get("execute"), str):
-                raise UsageError('a request in JSON has "execute"', hint='{"execute": "query-status"}')
+                raise UsageError('a request in JSON needs "execute"', hint='{"execute": "query-status"}')
             return dict(found)
         try:
             command, *words = shlex.split(line)

@@ -1,13 +1,13 @@
-"""A long conversation with QEMU, and its events, by `qemu.qmp`, used synchronously.
+"""A long connection to QEMU, and its events, by `qemu.qmp`, used synchronously.
 
     with Session(path) as qemu:
         with qemu.listen("SUSPEND") as events:
             ...the guest is asked to sleep...
             events.wait(timeout_s=5.0)
 
-One loop for each session, turned only while a call waits; Ctrl-C ends the call, and only the call: a
-signal that came while the loop was at the connection itself would break that, and whoever then wants to
-bring the guest in order could not ask QEMU any more. So it is kept until the answer has been read.
+One loop for each session, run only while a call waits; Ctrl-C ends the call, and only the call: a
+signal that came while the loop was using the connection would break it, and the code that has to
+restore the guest could not ask QEMU any more. So it is kept until the answer has been read.
 Source: QEMU docs/interop/qmp-spec.
 """
 
@@ -31,19 +31,21 @@ from qvmsh.qemu.events import Inbox
 
 CONNECT_S = 5.0
 EXECUTE_S = 120.0
-"""How long QEMU may take over a command: it may have to write out what its disks hold back."""
+"""How long QEMU may take for a command: it may have to flush its disks."""
 LOOK_S = 0.2
-"""How often who waits looks whether QEMU is still there, and whether the user has had enough."""
+"""How often a wait checks whether QEMU still runs, and whether the user has interrupted it."""
 ANSWER_S = 2.0
-"""How long an interrupted call still waits for QEMU's answer: who knows what QEMU did can undo it."""
-logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())  # a late answer nobody waits for is no news
+"""How long an interrupted call still waits for QEMU's answer: it is needed to undo the command."""
+logging.getLogger("qemu.qmp").addHandler(
+    logging.NullHandler()
+)  # a late answer that no call waits for is not logged
 
 
 class Kept:
-    """SIGINT and SIGTERM, kept from the loop until somebody takes them, or the block ends.
+    """SIGINT and SIGTERM, kept from the loop until they are taken, or the block ends.
 
-    Their handlers mostly raise, which must not happen wherever the loop just is. The mask of
-    `process.Shielded` is not enough: what it holds back cannot be seen in a loop that waits.
+    Their handlers mostly raise, which must not happen in the middle of the loop. The mask of
+    `process.Shielded` is not enough: the loop could not see what it holds back.
     In another thread than the main one nothing is kept, and nothing comes.
     """
 
@@ -55,7 +57,7 @@ class Kept:
         self._came.append((number, frame))
 
     def deliver(self) -> None:
-        """Give those that have come to their handlers; what these raise is raised here."""
+        """Call the handlers of those that have come; what these raise is raised here."""
         while self._came:
             number, frame = self._came.pop(0)
             self._before[number](number, frame)
@@ -80,10 +82,10 @@ class Session:
 
     Args:
         path: the Unix socket.
-        checkpoint: called while an event is waited for, so that a door can interrupt the wait.
+        checkpoint: called while waiting for an event, so that a caller can interrupt the wait.
 
     Raises:
-        QmpError: nobody answers there (another long session may hold the socket).
+        QmpError: nothing answers there (another long session may hold the socket).
     """
 
     def __init__(self, path: str, checkpoint: Callable[[], None] | None = None) -> None:
@@ -91,7 +93,7 @@ class Session:
         self._checkpoint = checkpoint
         self._loop = asyncio.new_event_loop()
         self._client = QMPClient("qvm")
-        Inbox(self._client)  # what nobody listens for is kept nowhere
+        Inbox(self._client)  # events without a listener are not kept
 
     def __enter__(self) -> Session:
         try:
@@ -103,7 +105,7 @@ class Session:
                 self._close()
             if not isinstance(error, (QMPError, OSError, TimeoutError)):
                 raise
-            raise QmpError(f"no long conversation with QEMU: {error or 'it does not answer'}") from error
+            raise QmpError(f"cannot connect to QEMU: {error or 'it does not answer'}") from error
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -124,7 +126,7 @@ class Session:
 
     @contextlib.contextmanager
     def undisturbed(self, checkpoint: Callable[[], None]) -> Iterator[None]:
-        """Another checkpoint while the block lasts: what must be put right is not left for a Ctrl-C."""
+        """Another checkpoint while the block lasts: a Ctrl-C must not interrupt a recovery."""
         before, self._checkpoint = self._checkpoint, checkpoint
         try:
             yield
@@ -132,7 +134,7 @@ class Session:
             self._checkpoint = before
 
     def execute(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
-        """Execute one command; events go to those who listen.
+        """Execute one command; events go to their listeners.
 
         Raises:
             QmpError: QEMU refused, has ended, or does not answer.
@@ -162,10 +164,10 @@ def _turn(
     *,
     patience_s: float = 0.0,
 ) -> Any:
-    """Turn the loop until the work is done and return its result, or until the user has had enough.
+    """Run the loop until the work is done and return its result, or until the user interrupts it.
 
     Args:
-        patience_s: how long the work may still go on once the user has had enough.
+        patience_s: how long the work may still continue after that.
 
     Raises:
         BaseException: the work's own; what `checkpoint` or a signal's handler raises.
@@ -180,7 +182,7 @@ def _turn(
                     kept.deliver()
                     if checkpoint:
                         checkpoint()
-                except BaseException as error:  # raised again, where the loop does not stand in between
+                except BaseException as error:  # raised again outside the loop
                     enough.append(error)
                     await asyncio.wait({task}, timeout=patience_s)
                     break
@@ -194,7 +196,7 @@ def _turn(
         try:
             result = loop.run_until_complete(watched(kept))
         except BaseException as error:
-            if enough:  # a Ctrl-C is not forgotten because the work failed as well
+            if enough:  # a Ctrl-C counts even if the work failed as well
                 raise enough[0] from error
             raise
     if enough:
@@ -243,7 +245,7 @@ class Listening:
             deadline = time.monotonic() + timeout_s
             try:
                 while True:
-                    # looked at anew each time: `runstate_changed` misses a change that came before it
+                    # checked each time: `runstate_changed` misses an earlier change
                     is_over = self._client.runstate != Runstate.RUNNING
                     left = max(0.0, deadline - time.monotonic())
                     await asyncio.wait({event}, timeout=0.01 if is_over else min(left, LOOK_S))
@@ -252,7 +254,7 @@ class Listening:
                     if is_over:
                         raise QmpError("QEMU ended")
                     if not left:
-                        raise DeadlineError(f"no such event from QEMU within {timeout_s:.0f} s")
+                        raise DeadlineError(f"QEMU did not report it within {timeout_s:.0f} s")
             finally:
                 event.cancel()
                 await asyncio.gather(event, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""What QEMU's monitors understand, as the running QEMU tells it: commands, arguments, their values.
+"""What QEMU's monitors understand, as the running QEMU lists it: commands, arguments, their values.
 
 words = Vocabulary(ask)                  # ask("query-commands", None): one QMP command
 words.human(["info", "bl"])              # [("block", "[-n] [-v] [device]  show info of ..."), ...]
@@ -24,7 +24,7 @@ PERIPHERALS, OBJECTS = "/machine/peripheral", "/objects"
 
 
 class Vocabulary:
-    """The words of one QEMU; what it has told once of its commands is remembered.
+    """The words of one QEMU; its list of commands is remembered.
 
     Args:
         ask: executes a QMP command and returns what QEMU returns.
@@ -56,7 +56,7 @@ class Vocabulary:
         return [(f"{key}={name}", text) for name, text in rows if name.startswith(start)]
 
     def _things(self, command: str, argument: str) -> Found:
-        """What there is in this machine that the argument of a QMP command may name."""
+        """What the argument of a QMP command may name in this machine."""
         if command == "device_del":
             return self._children(PERIPHERALS)
         if command == "object-del":

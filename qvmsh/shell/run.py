@@ -1,4 +1,4 @@
-"""`qvm sh`: which of its ways a call means, and the way there.
+"""`qvm sh`: chooses the front end that a call asks for, and runs it.
 
 run(vm, Io(), Wanted(code="status -s"))      # without xonsh: one plain command
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from qvmsh.machine.machine import Machine
 
 PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:,+%")
-"""What a word may be made of that xonsh would hand over as it stands."""
+"""The characters that xonsh passes on unchanged."""
 
 STDIN = "-"
 
@@ -81,9 +81,9 @@ def run(vm: Machine | None, io: Io, wanted: Wanted) -> int:
     context = Context(vm, io)
     here = os.getcwd()
     if wanted.is_shell:
-        from qvmsh.shell.script import bash as old
+        from qvmsh.shell.script import bash
 
-        return old.run(context, here, wanted.words, wanted.code)
+        return bash.run(context, here, wanted.words, wanted.code)
     if wanted.code is not None and not wanted.is_interactive:
         plain = plain_words(wanted.code)
         if plain and not wanted.is_xonsh:
@@ -110,9 +110,9 @@ def _script(context: Context, here: str, wanted: Wanted) -> int:
         wanted.words = [STDIN]
     first = _first(context, here, wanted)
     if first.program is not None:
-        from qvmsh.shell.script import python as script
+        from qvmsh.shell.script import python
 
-        return script.run_python(context, first.program, first.argv)
+        return python.run_python(context, first.program, first.argv)
     from qvmsh.shell.xonsh.script import run_xonsh
 
     return run_xonsh(context, first.lines, first.name, first.argv)
@@ -130,14 +130,14 @@ def _prompt(context: Context, here: str, wanted: Wanted) -> int:
     else:
         try:
             context.enter(here, ())
-        except ConfigError as error:  # the prompt is where it can be put right
+        except ConfigError as error:  # it can be corrected at the prompt
             print("\n".join(error.lines()), file=sys.stderr)
     context.ui = wanted.ui
     chosen = ui.chosen(context)
     if chosen == "python" and first is not None and first.program is None:
         if wanted.ui:
             raise UsageError(
-                "sh: --ui python knows no shell lines", hint="`--ui ptpython` does, in the same editor"
+                "sh: --ui python cannot run shell lines", hint="`--ui ptpython` does, in the same editor"
             )
         chosen = "ptpython"
     if chosen == "python":
@@ -156,9 +156,9 @@ def _first(context: Context, here: str, wanted: Wanted) -> first.First:
         context.enter(here, words)
         return first.First(["-c", *words], name="<string>", lines=wanted.code)
     if wanted.module is not None:
-        from qvmsh.shell.script import python as script
+        from qvmsh.shell.script import python
 
-        program = script.from_module(wanted.module, here)
+        program = python.from_module(wanted.module, here)
         context.enter(here, words)
         return first.First([program.path, *words], program=program)
     if words[0] == STDIN:
@@ -166,10 +166,10 @@ def _first(context: Context, here: str, wanted: Wanted) -> first.First:
         return first.First([STDIN, *words[1:]], name="<stdin>", lines=sys.stdin.read().removeprefix("\ufeff"))
     path = os.path.normpath(os.path.join(here, words[0]))
     argv = [path, *words[1:]]
-    from qvmsh.shell.script import python as script
+    from qvmsh.shell.script import python
 
     if wanted.is_python:
-        program = script.from_file(path)
+        program = python.from_file(path)
         context.enter(here, words[1:])
         return first.First(argv, program=program)
     lines = source.read(path)
@@ -181,11 +181,7 @@ def _first(context: Context, here: str, wanted: Wanted) -> first.First:
 
 
 def _back_to_terminal() -> None:
-    """Read from the terminal again, after a script came on standard input.
-
-    Raises:
-        UsageError: there is none.
-    """
+    """Read from the terminal again, after a script came on standard input."""
     if isatty(sys.stdin):
         return
     try:
@@ -198,7 +194,7 @@ def _back_to_terminal() -> None:
 
 
 def plain_words(code: str) -> list[str]:
-    """The words of one plain command of ours, which needs no xonsh; empty for anything else.
+    """The words of one plain command of qvm, which needs no xonsh; empty for anything else.
 
     Examples:
         >>> plain_words("status -s")
@@ -224,7 +220,7 @@ def plain_words(code: str) -> list[str]:
 
 
 def _run_plain(context: Context, words: list[str]) -> int:
-    """One command of ours, on the session's machine; no child needs its variables."""
+    """One command of qvm, on the session's machine; no child needs its variables."""
     from qvmsh.shell.session.calls import WordCall
 
     if context.directory is not None:

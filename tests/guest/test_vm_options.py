@@ -22,7 +22,7 @@ def test_stop_and_start_options_in_their_other_spellings(guest: Vm) -> None:
     assert guest.qvm("status", "-q").status == 1
 
 
-def test_use_snapshots_no_with_a_real_guest_saves_and_goes_on(guest: Vm) -> None:
+def test_use_snapshots_no_with_a_real_guest_saves_and_loads(guest: Vm) -> None:
     (guest.directory / "demo-base.qcow2").rename(guest.directory / "demo.qcow2")
     (guest.directory / "demo-backing.qcow2").unlink()
     guest.set(VM_USE_SNAPSHOTS="no")

@@ -175,7 +175,7 @@ def on(module_world: World) -> Iterator[Vm]:
     vm.kill()
 
 
-def test_every_command_says_the_same_where_there_is_no_machine(off: Vm) -> None:
+def test_every_command_without_a_machine_has_the_same_error(off: Vm) -> None:
     where = off.world.home / "empty"
     where.mkdir()
     verbs = [verb for verb in COMMANDS if Entry(verb).machine == "needed"]
@@ -183,7 +183,7 @@ def test_every_command_says_the_same_where_there_is_no_machine(off: Vm) -> None:
     for verb in verbs:
         words = ["x" for row in Entry(verb).positionals if row[1]]
         cases.append((verb, words, ", ".join(map(repr, words))))
-    # `qvmsh.here` says it when it is imported, so it is no door where there is no machine
+    # `qvmsh.here` says it when it is imported, so it is not a door without a machine
     for verb, found in zip(verbs, through_all(off, cases, where, has_here=False), strict=True):
         status, result = assert_same(found)
         assert status == 2, verb
@@ -280,7 +280,7 @@ def test_command_gives_the_same_through_all_doors_while_running(
     assert assert_same(while_on[at])[0] == ON[at][3]
 
 
-def test_commands_that_change_the_state_do_the_same_through_all_doors(off: Vm) -> None:
+def test_commands_that_change_the_state_act_alike_in_all_doors(off: Vm) -> None:
     """One life of a machine, through each door: every step has the same result."""
     life: list[Case] = [
         ("start", ["--no-wait"], "wait=False"),

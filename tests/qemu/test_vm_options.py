@@ -104,7 +104,7 @@ def test_run_base_only_runs_the_base(blank: Blank, flag: str) -> None:
 
 
 @pytest.mark.parametrize("flag", ["-l", "--loadvm"])
-def test_run_and_start_loadvm_go_on_from_the_state(blank: Blank, flag: str) -> None:
+def test_run_and_start_loadvm_continue_from_the_state(blank: Blank, flag: str) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
     vm.ok("stop", "-s", "here", "-n")
@@ -145,7 +145,7 @@ def test_stop_savevm_without_suspend_saves_as_it_is(blank: Blank, flag: str, pla
     assert "here" in tags
 
 
-def test_stop_options_that_exclude_each_other_or_miss_their_partner(blank: Blank) -> None:
+def test_stop_options_that_exclude_each_other_are_refused(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
     for words in (
@@ -168,9 +168,7 @@ def test_stop_options_that_exclude_each_other_or_miss_their_partner(blank: Blank
 
 @pytest.mark.parametrize("flag", ["-q", "--quiet"])
 @pytest.mark.parametrize("plain", ["-s", "--no-ssh-check", "--no-ssh-fail"])
-def test_status_quiet_and_without_ssh_check_only_give_the_exit_status(
-    blank: Blank, flag: str, plain: str
-) -> None:
+def test_status_quiet_and_without_ssh_check_give_only_the_status(blank: Blank, flag: str, plain: str) -> None:
     vm = blank()
     off = vm.qvm("status", flag, plain)
     assert (off.status, off.out, off.err) == (1, "", "")

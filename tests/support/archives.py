@@ -25,7 +25,7 @@ def archived_states(vm: Vm) -> list[dict[str, Any]]:
 
 
 def require_nothing_left(vm: Vm) -> None:
-    """No unfinished file, no note of interrupted work."""
+    """No incomplete file, no journal of interrupted work."""
     left = [
         str(path) for path in vm.directory.rglob("*") if ".part" in path.name or "restore-new" in path.name
     ]

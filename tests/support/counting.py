@@ -16,7 +16,7 @@ from tests.support.guests import counter
 from tests.support.world import Vm
 
 NO_WAITING = {"VM_GUEST_AGENT": "no", "VM_NET_MODEL": "none"}
-"""A machine with nobody to ask in its guest: all of an archive's time is the cut, the copy, the commit."""
+"""A machine without an agent: all of an archive's time is the split, the copy, the commit."""
 
 SEED = int(os.environ.get("QVM_TEST_SEED", "20261122"))
 
@@ -117,7 +117,7 @@ def run_to_step(vm: Vm, last: int, *words: str, number: int = signal.SIGKILL) ->
 
 
 def clear(vm: Vm, words: tuple[str, ...]) -> None:
-    """Make room for the next turn."""
+    """Free space for the next turn."""
     for tag in ("m", "s"):
         vm.qvm("snapshot", "delete", tag)
     if words[0] == "archive":

@@ -1,4 +1,4 @@
-"""Archives that somebody has changed."""
+"""Archives that were tampered with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.world import Vm
 
 
 def edit_manifest(vm: Vm, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the manifest of the archive; without checksums, as whoever edits it would."""
+    """Change the manifest of the archive; without checksums, as after an edit by hand."""
     path = vm.directory / archive_folder(vm) / "manifest.json"
     found = json.loads(path.read_text())
     for parts in (*found["layers"].values(), *(point["parts"] for point in found["points"])):

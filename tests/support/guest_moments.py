@@ -36,13 +36,13 @@ class Seen:
     status: str = ""
     """QEMU's; "" where it did not answer just then."""
     has_journal: bool = False
-    """There is a note of work on snapshots."""
+    """There is a journal of work on snapshots."""
     has_overlay: bool = False
-    """There is an overlay of a cut in `.qvm`."""
+    """There is an overlay of a split disk in `.qvm`."""
     has_base: bool = False
     """A new archive is begun."""
     is_renamed: bool = False
-    """The files of a state have their names, but its manifest does not tell of it yet."""
+    """The files of a state have their names, but its manifest does not list it yet."""
 
     @property
     def states(self) -> list[str]:
@@ -108,7 +108,7 @@ def _is_renamed(vm: Vm) -> bool:
 
 
 def require_nothing_under_way(vm: Vm) -> None:
-    """No unfinished file, no note of interrupted work; in QEMU no job and no node of ours."""
+    """No incomplete file, no journal of interrupted work; in QEMU no job and no node of ours."""
     names = [str(path.relative_to(vm.directory)) for path in vm.directory.rglob("*")]
     left = [name for name in names if ".part" in name or "restore-new" in name]
     left += [name for name in names if name.startswith((".qvm/cut-", ".qvm/staged-", ".qvm/verify-"))]
@@ -167,7 +167,7 @@ def held(
 ) -> subprocess.Popen[str]:
     """A command that is stopped in a certain moment of its work.
 
-    Looked for in small steps; where it goes by unseen, the command is begun anew.
+    Looked for in small steps; if it is missed, the command is started again.
     """
     chooser = random.Random(0)
     for _ in range(tries):

@@ -2,7 +2,7 @@
 
 The guest counts: each number goes to the system's disk, then to the data disk, is synced, and only then
 printed to the host over an ssh connection that stays open. So the host knows what must never be lost, and
-every state of the disks tells whether they are of one moment.
+every state of the disks shows whether they are of one moment.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def require_numbers(vm: Vm, acked: int) -> int:
 
 
 def align(vm: Vm, acked: int) -> int:
-    """After a boot: let both disks end at the same number, from which the next loop goes on."""
+    """After a boot: let both disks end at the same number, from which the next loop continues."""
     last = require_numbers(vm, acked)
     script = (
         f"cd; for d in . /mnt/d; do seq 1 {last} > $d/count; "

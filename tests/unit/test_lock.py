@@ -59,7 +59,7 @@ def test_run_dependency_has_an_upper_bound() -> None:
         assert any(each.operator in ("<", "<=", "==") for each in Requirement(row).specifier), row
 
 
-def test_licenses_page_names_the_license_of_each_package_that_qvm_installs() -> None:
+def test_licenses_page_names_the_license_of_each_package() -> None:
     """All that the run-time dependencies need, as the installed packages say."""
     section = (ROOT / "docs/licenses.md").read_text()
     rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", section, re.MULTILINE))

@@ -80,7 +80,7 @@ def test_json_page_has_keys_for_every_verb_that_prints() -> None:
     )
 
 
-def test_variables_page_has_each_variable_in_one_row_of_four_cells() -> None:
+def test_variables_page_has_each_variable_in_a_row_of_four_cells() -> None:
     rows = re.findall(r"^\| `(VM_\w+)` \|(.*)\|$", text("variables"), re.MULTILINE)
     assert sorted(name for name, _ in rows) == sorted(VARIABLES)
     assert all(len(re.findall(r"(?<!\\)\|", rest)) == 2 for _, rest in rows)

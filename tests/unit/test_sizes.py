@@ -19,9 +19,6 @@ LONG_FILES = {
     "qvmsh/machine/doctor/diagnosis.py": SPLIT,
     "qvmsh/machine/power/launch.py": SPLIT,
     "qvmsh/machine/terminal/console.py": SPLIT,
-    "qvmsh/qemu/accelerator.py": SPLIT,
-    "qvmsh/qemu/commandline.py": SPLIT,
-    "qvmsh/qemu/image.py": SPLIT,
 }
 
 LONG_FUNCTIONS = {

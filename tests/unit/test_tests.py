@@ -49,3 +49,12 @@ def test_programs_in_strings_import_what_exists() -> None:
             if module != NEEDS_A_MACHINE:
                 missing += [f"{path}: {module}.{name}" for name in each if not exists(module, name)]
     assert not missing
+
+
+def test_names_of_tests_have_at_most_60_characters() -> None:
+    found = [
+        f"{path}:{node.lineno}: {node.name}"
+        for path, node in nodes()
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_") and len(node.name) > 60
+    ]
+    assert not found

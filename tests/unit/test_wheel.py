@@ -20,7 +20,7 @@ from tests.support.world import ROOT
 pytestmark = pytest.mark.xdist_group("wheel")
 
 ONLY_IN_A_CLONE = {"scripts/docs", "scripts/quickstart", "scripts/reference", "scripts/test"}
-"""What the pages name for those who have a clone."""
+"""What the pages name for users with a clone."""
 
 
 def run(argv: Sequence[str | Path], **env: str) -> str:

@@ -32,7 +32,7 @@ from qvmsh.machine.snapshot.store import Images
 from qvmsh.machine.storage import bitmaps, chain, dependents, volumes
 from qvmsh.machine.work import guardian
 from qvmsh.machine.work.lock import work_lock
-from qvmsh.qemu import image
+from qvmsh.qemu import image, qemuimg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -179,9 +179,9 @@ def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
         return
     if image.header(layers.overlay).has_data_file:
         return  # which cannot be archived
-    if not image.has_data(program, layers.overlay):
+    if not qemuimg.has_data(program, layers.overlay):
         return
-    kind = image.kind(program, layers.overlay)
+    kind = qemuimg.kind(program, layers.overlay)
     need = os.stat(layers.overlay).st_blocks * 512
     if need + ROOM_BYTES > host_files.free_bytes(vm.directory):
         raise QvmError(
@@ -195,7 +195,7 @@ def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
         with vm.io.stage(f"committing {overlay} into {base}"):
             # -d leaves the overlay as it is: killed at any moment, overlay and base together read the same
             words = ["commit", "-q", "-d", "-f", "qcow2", image.safe_name(layers.overlay)]
-            image.run(program, words, what=f"commit {overlay} into {base}")
+            qemuimg.run(program, words, what=f"commit {overlay} into {base}")
             host_files.sync(layers.base)
             create_layers.make_overlay(vm, layers, host_files.mode(layers.overlay), kind)
             _forget(vm, [each.name for each in tags])

@@ -25,7 +25,7 @@ from qvmsh.host import process
 from qvmsh.machine import launch_record, programs, state
 from qvmsh.machine.archive import live_copy
 from qvmsh.machine.storage import bitmaps
-from qvmsh.qemu import image
+from qvmsh.qemu import image, qemuimg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ class Tracking:
         """Prepare a backup of what a bitmap names; it begins with the transaction."""
         path = staged(self.vm, ".qcow2")
         words = ["create", "-q", "-f", "qcow2", image.safe_name(path), str(size_bytes)]
-        image.run(programs.qemu_img(self.vm), words, what="create an image for the changes")
+        qemuimg.run(programs.qemu_img(self.vm), words, what="create an image for the changes")
         name = f"{NODE}{len(self._jobs)}"
         inside = os.path.join(".", os.path.relpath(path, self.vm.directory))
         self._jobs[drive.role] = (name, path)

@@ -34,7 +34,7 @@ from qvmsh.machine.guest import filesystems
 from qvmsh.machine.journal import Overlay
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.storage import chain, volumes
-from qvmsh.qemu import image
+from qvmsh.qemu import image, qemuimg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class LiveCopy:
             if not os.path.isabs(below):
                 folder = os.path.realpath(self.vm.directory)
                 below = os.path.relpath(os.path.join(folder, below), os.path.realpath(os.path.dirname(path)))
-            image.create_overlay(program, path, below, overlay.format)
+            qemuimg.create_overlay(program, path, below, overlay.format)
             self.qemu.execute(
                 "blockdev-add",
                 {
@@ -375,7 +375,7 @@ def _join_off(journal: Journal) -> str:
             chain.below(vm, path, "qcow2")
             image.require_unused(disk, vm.name)
             words = ["commit", "-q", "-d", "-f", "qcow2", image.safe_name(path)]
-            image.run(program, words, what=f"commit what the guest wrote last to {overlay.disk}")
+            qemuimg.run(program, words, what=f"commit what the guest wrote last to {overlay.disk}")
             host_files.sync(disk)
             names.append(os.path.basename(overlay.disk))
         _forget(journal, overlay)

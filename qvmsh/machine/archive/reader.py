@@ -21,7 +21,7 @@ from qvmsh.machine import progress
 from qvmsh.machine.archive import settings as archive_settings
 from qvmsh.machine.archive.model import Archive, Part, Point
 from qvmsh.machine.archive.settings import SETTINGS
-from qvmsh.qemu import image, qcow2
+from qvmsh.qemu import image, qcow2, qemuimg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ class Reader:
             if backing:
                 words = ["-F", forms[at + 1], "-b", beside(place.name, places[at + 1].name)]
                 self._img(["rebase", "-u", "-f", "qcow2", *words, image.safe_name(place.path)])
-            image.remove_bitmaps(self.program, place.path)
+            qemuimg.remove_bitmaps(self.program, place.path)
         for part, place in zip(below, places[1:], strict=True):
             if part.source_mtime_ns and place.is_made:  # so that the next archive knows the base again
                 os.utime(place.path, ns=(part.source_mtime_ns, part.source_mtime_ns))
@@ -267,7 +267,7 @@ class Reader:
                 self._img(["commit", "-q", "-d", "-f", "qcow2", image.safe_name(path)])
 
     def _img(self, words: list[str]) -> str:
-        return image.run(self.program, words, what=f"restore {self.archive.folder}/{self.point.stamp}")
+        return qemuimg.run(self.program, words, what=f"restore {self.archive.folder}/{self.point.stamp}")
 
     def settings(self, place: Callable[[str], str | None]) -> bool:
         """Write the `.vmrc` and what belongs to it; False if the archive has none.

@@ -32,7 +32,7 @@ from qvmsh.machine.archive.settings import SETTINGS, gather, pack
 from qvmsh.machine.create import layers as create_layers
 from qvmsh.machine.journal import Journal, Kind, Record
 from qvmsh.machine.storage.bitmaps import tags_of
-from qvmsh.qemu import image
+from qvmsh.qemu import image, qemuimg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Writer:
                 raise ImageError(
                     f"cannot archive: {os.path.basename(path)} keeps its data in another file",
                     machine=self.vm.name,
-                    hint=f"`{image.converted(path, form)}` makes one image of both",
+                    hint=f"`{qemuimg.converted(path, form)}` makes one image of both",
                 )
         self.settings = gather(self.vm, found, [*layers, create_layers.Layers(self.vm).seed])
         self.point.parts = [
@@ -270,7 +270,7 @@ class Writer:
             of=since, tags=below.tags, virtual_bytes=size,
         )  # fmt: skip
         words = ["rebase", "-u", "-f", "qcow2", "-F", below.format, "-b", f"./{below.plain_name}"]
-        image.run(programs.qemu_img(self.vm), [*words, image.safe_name(path)], what=f"archive {part.name}")
+        qemuimg.run(programs.qemu_img(self.vm), [*words, image.safe_name(path)], what=f"archive {part.name}")
         self._put(part, path, self.job.wish.compress, title=f"archiving changes of {drive.name}")
         part.source_mtime_ns = 0
         self.point.parts.append(part)
@@ -291,12 +291,12 @@ class Writer:
             below = self._below[drive.role]
             if below:  # qemu-img opens its base
                 words = [*rebase, "-F", below[0][1], "-b", below[0][0], image.safe_name(path)]
-                image.run(program, words, what="prepare the copy")
-            image.run(program, ["snapshot", "-d", tag, image.safe_name(path)], what=f"remove {tag}")
+                qemuimg.run(program, words, what="prepare the copy")
+            qemuimg.run(program, ["snapshot", "-d", tag, image.safe_name(path)], what=f"remove {tag}")
             if below:
                 name = self.archive.layers[drive.role][0].plain_name
                 words = [*rebase, "-F", below[0][1], "-b", f"./{name}", image.safe_name(path)]
-                image.run(program, words, what="prepare the copy")
+                qemuimg.run(program, words, what="prepare the copy")
             yield path
 
     def _put(self, part: Part, path: str, compression: str, *, is_top: bool = False, title: str = "") -> None:
@@ -347,7 +347,7 @@ class Writer:
         if below is None or os.path.normpath(backing) == below.plain_name:
             return
         words = ["rebase", "-u", "-f", "qcow2", "-F", below.format, "-b", f"./{below.plain_name}"]
-        image.run(programs.qemu_img(self.vm), [*words, image.safe_name(path)], what=f"archive {part.name}")
+        qemuimg.run(programs.qemu_img(self.vm), [*words, image.safe_name(path)], what=f"archive {part.name}")
         with self.store.reader(self._folder, name) as fd:
             sent = transfer.digest(fd, lambda _: None, self.vm.io.checkpoint, like=part.xxh128)
         part.stored_bytes, part.xxh128 = sent.stored_bytes, sent.xxh128

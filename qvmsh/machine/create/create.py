@@ -22,7 +22,7 @@ from qvmsh.machine import registry
 from qvmsh.machine.create import seed
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.work import creation_folder
-from qvmsh.qemu import image, programs
+from qvmsh.qemu import programs, qemuimg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def _images(part: str, name: str, source: str, io: Io) -> None:
     program = programs.find("qemu-img")
     found = seed.judged(source, seed.format_of(source, name), name)
     seed.copy(found, os.path.join(part, base), "qcow2", name, io, program)
-    image.create_overlay(program, f"{name}-backing.qcow2", base, "qcow2", cwd=part)
+    qemuimg.create_overlay(program, f"{name}-backing.qcow2", base, "qcow2", cwd=part)
 
 
 def make_key(part: str, name: str) -> None:

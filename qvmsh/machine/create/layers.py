@@ -16,7 +16,7 @@ from qvmsh.machine import programs, state
 from qvmsh.machine.create import seed
 from qvmsh.machine.storage import chain, dependents, own_disk
 from qvmsh.machine.work.lock import work_lock
-from qvmsh.qemu import image
+from qvmsh.qemu import image, qemuimg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -160,12 +160,12 @@ def make_overlay(vm: Machine, layers: Layers, mode: int, like: dict[str, Any] | 
 
     Args:
         mode: of the file.
-        like: its `image.kind`.
+        like: its `qemuimg.kind`.
     """
     part = layers.overlay + ".part"
     program = programs.qemu_img(vm)
     try:
-        image.create_overlay(
+        qemuimg.create_overlay(
             program,
             os.path.basename(part),
             os.path.basename(layers.base),
@@ -201,7 +201,7 @@ def require_writable_base(vm: Machine, *, force: bool) -> None:
         return
     program = programs.qemu_img(vm)
     chain.below(vm, overlay, "qcow2")
-    if os.path.exists(overlay) and image.has_data(program, overlay):
+    if os.path.exists(overlay) and qemuimg.has_data(program, overlay):
         raise ImageError(
             f"{os.path.basename(overlay)} holds data that depends on the base: "
             "writing to the base would corrupt it",

@@ -13,7 +13,7 @@ from qvmsh.config.words import quote
 from qvmsh.errors import ImageError
 from qvmsh.host import files as host_files
 from qvmsh.machine.storage import chain
-from qvmsh.qemu import image
+from qvmsh.qemu import image, qemuimg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def copy(found: list[Layer], target: str, kind: str, machine: str, io: Io, progr
     with io.stage(f"copying {name}"):
         if source.format != kind:
             words = ["convert", "-q", "-f", source.format, "-O", kind, image.safe_name(source.path), target]
-            image.run(program, words, what=f"convert {name}")
+            qemuimg.run(program, words, what=f"convert {name}")
             return
         host_files.copy(source.path, target, io.checkpoint)
         if not found[1:]:
@@ -99,8 +99,8 @@ def copy(found: list[Layer], target: str, kind: str, machine: str, io: Io, progr
         try:
             rebase = ["rebase", "-q", "-f", kind]
             base = os.path.abspath(found[1].path)
-            image.run(program, [*rebase, "-u", "-F", "qcow2", "-b", base, target], what=f"copy {name}")
-            image.run(program, [*rebase, "-b", "", target], what=f"copy {name}")
+            qemuimg.run(program, [*rebase, "-u", "-F", "qcow2", "-b", base, target], what=f"copy {name}")
+            qemuimg.run(program, [*rebase, "-b", "", target], what=f"copy {name}")
             host_files.sync(target)
         except BaseException:
             host_files.remove(target)

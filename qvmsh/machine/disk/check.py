@@ -15,14 +15,14 @@ from qvmsh.machine.disk.reports import Checked
 from qvmsh.machine.storage import bitmaps, chain, dependents, selection, volumes
 from qvmsh.machine.storage.volumes import Volume
 from qvmsh.machine.work.lock import work_lock
-from qvmsh.qemu import image, imagecheck
+from qvmsh.qemu import image, qemuimg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from qvmsh.machine.machine import Machine
-    from qvmsh.qemu.imagecheck import Soundness
+    from qvmsh.qemu.qemuimg import Soundness
 
 
 def check(vm: Machine, name: str | None, *, is_repairing: bool) -> Checked:
@@ -81,7 +81,7 @@ def _look(vm: Machine, path: str, kind: str) -> Soundness | None:
     image.require(path, vm.name, hint="put it back", kind=kind)
     chain.below(vm, path, kind)
     with vm.io.stage(f"checking {os.path.basename(path)}"):
-        return imagecheck.check(programs.qemu_img(vm), path, kind)
+        return qemuimg.check(programs.qemu_img(vm), path, kind)
 
 
 def _repair(vm: Machine, row: dict[str, Any], kind: str, sound: Soundness) -> Soundness:
@@ -105,7 +105,7 @@ def _repair(vm: Machine, row: dict[str, Any], kind: str, sound: Soundness) -> So
             with contextlib.suppress(QvmError):
                 bitmaps.forget(vm, path)
         host_files.sync(path)
-        after = imagecheck.check(program, path, kind)
+        after = qemuimg.check(program, path, kind)
     if after is not None and not after.corruptions:
         row["note"] = f"repaired: {sound.corruptions} errors, {sound.leaks} leaked clusters"
     return after or sound

@@ -22,7 +22,7 @@ from qvmsh.machine.storage import chain, dependents, selection, volumes
 from qvmsh.machine.storage.volumes import Volume
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.machine.work.recovery import Transaction
-from qvmsh.qemu import image
+from qvmsh.qemu import image, qemuimg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _grow(vm: Machine, disk: Volume, base: str) -> None:
     """Grow a base that is smaller than its overlay first: qemu-img would do it in the middle."""
     program, wanted = programs.qemu_img(vm), image.header(disk.path, disk.format).size_bytes
     kind = _base_format(vm, disk)
-    if image.virtual_bytes(program, base, kind) < wanted:
+    if qemuimg.virtual_bytes(program, base, kind) < wanted:
         words = ["resize", "-q", "-f", kind, image.safe_name(base), str(wanted)]
         why = f"it must grow to the size of {disk.name} first; nothing was changed"
         selection.run(vm, words, f"resize {os.path.basename(base)}", why)
@@ -166,7 +166,7 @@ def _format_of(vm: Machine, base: str, path: str) -> str:
         )
     chain.below(vm, path, kind)
     if kind not in ("raw", looks):  # some images say it only at the end
-        image.told(programs.qemu_img(vm), path, kind)
+        qemuimg.info(programs.qemu_img(vm), path, kind)
     return kind
 
 

@@ -8,7 +8,7 @@ from qvmsh.errors import QvmError
 from qvmsh.machine import programs, state
 from qvmsh.machine.disk.reports import Disks
 from qvmsh.machine.storage import chain, selection
-from qvmsh.qemu import image
+from qvmsh.qemu import image, qemuimg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def disks(vm: Machine) -> Disks:
             row["used_bytes"] = selection.used_bytes(each)
             row["snapshots"] = len(chain.snapshots_in(each.path, each.format))
             row["chain"] = chain.below(vm, each.path, each.format)
-            row["size_bytes"] = image.virtual_bytes(programs.qemu_img(vm), each.path, each.format)
+            row["size_bytes"] = qemuimg.virtual_bytes(programs.qemu_img(vm), each.path, each.format)
             if row["chain"] and not os.path.exists(row["chain"][-1]):
                 row["problem"] = f"orphaned: {os.path.basename(row['chain'][-1])} is missing"
             row["users"] = image.users(each.path)

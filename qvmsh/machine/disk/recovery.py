@@ -18,7 +18,7 @@ from qvmsh.machine.journal import Kind, Phase
 from qvmsh.machine.snapshot import recovery as snapshot_recovery
 from qvmsh.machine.storage import chain, selection
 from qvmsh.machine.storage.volumes import file_of
-from qvmsh.qemu import image, qmp
+from qvmsh.qemu import image, qemuimg, qmp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def _recover_off(store: Store, record: Record) -> str:
             below = ["-F", record.backing_format] if record.backing else []
             words = ["rebase", "-u", "-f", "qcow2", *below, "-b", record.backing, image.safe_name(each.path)]
             what = f"restore the base of {each.name}"
-            image.run(programs.qemu_img(store.vm), words, what=what)
+            qemuimg.run(programs.qemu_img(store.vm), words, what=what)
             outcome = "was undone: the disk has its old base"
     return outcome
 

@@ -22,7 +22,7 @@ from qvmsh.machine.progress import size
 from qvmsh.machine.storage import bitmaps, chain, dependents, selection, volumes
 from qvmsh.machine.storage.volumes import Volume
 from qvmsh.machine.work.lock import work_lock
-from qvmsh.qemu import image, imagecheck, qga
+from qvmsh.qemu import image, qemuimg, qga
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def resize(vm: Machine, name: str, wanted: str | None, *, is_shrinking: bool) ->
             disk = selection.one(vm, found, name)
         image.require(disk.path, vm.name, hint="put it back", kind=disk.format)
         chain.below(vm, disk.path, disk.format)
-        before = image.virtual_bytes(programs.qemu_img(vm), disk.path, disk.format)
+        before = qemuimg.virtual_bytes(programs.qemu_img(vm), disk.path, disk.format)
         after = bytes_of(wanted, before)
         if after == before:
             return DiskDone(vm.name, disk, f"already has {size(before)}")
@@ -202,13 +202,13 @@ def _compact(vm: Machine, disk: Volume) -> str:
     if found.has_data_file:
         return "unchanged: its data is in another file; trim while the machine is on"
     place = os.path.realpath(disk.path)
-    kind = image.kind(program, place)
+    kind = qemuimg.kind(program, place)
     why = _why_not(vm, disk, found, kind)
     if why:
         return f"unchanged: {why}"
     part = f"{place}.part{os.getpid()}"
     below = ["-B", found.backing, "-F", found.backing_format] if found.backing else []
-    below += ["-o", image.options(kind), *(["--bitmaps"] if image.bitmaps(kind) else [])]
+    below += ["-o", qemuimg.options(kind), *(["--bitmaps"] if qemuimg.bitmaps(kind) else [])]
     mode = os.stat(disk.path)
     with host_files.Removed(part), _fresh(part) as fd:
         if os.geteuid() == 0:
@@ -219,7 +219,7 @@ def _compact(vm: Machine, disk: Volume) -> str:
             selection.run(vm, [*words, image.safe_name(disk.path), part], f"rewrite {disk.name}")
             words = ["compare", "-q", "-f", "qcow2", "-F", "qcow2", image.safe_name(disk.path), part]
             selection.run(vm, words, f"compare {disk.name} with its new copy")
-        made = image.kind(program, part)
+        made = qemuimg.kind(program, part)
         changed = sorted(key for key in {*kind, *made} if kind.get(key) != made.get(key))
         if changed:
             return f"unchanged: qemu-img would change its {', '.join(changed)}"
@@ -247,11 +247,11 @@ def _why_not(vm: Machine, disk: Volume, found: image.Header, kind: dict[str, Any
         return f"it is a link, and beside {place} {found.backing} would be another file"
     if found.backing and not found.backing_format:
         return "it does not record the format of its backing file"
-    broken = [each["name"] for each in image.bitmaps(kind) if "in-use" in each["flags"]]
+    broken = [each["name"] for each in qemuimg.bitmaps(kind) if "in-use" in each["flags"]]
     if broken:
         words = f"qemu-img bitmap --remove {image.typed(disk.path)} {quote(broken[0])}"
         return f"its dirty bitmap {broken[0]} is broken, and `{words}` removes it"
-    sound = imagecheck.check(programs.qemu_img(vm), disk.path, disk.format)
+    sound = qemuimg.check(programs.qemu_img(vm), disk.path, disk.format)
     if sound and sound.corruptions:
         return "it is damaged; `qvm disk check --repair`"
     if sound and sound.compressed:

@@ -30,7 +30,7 @@ from qvmsh.machine.snapshot import recovery as unfinished
 from qvmsh.machine.storage import chain, own_disk, volumes
 from qvmsh.machine.storage import supplies as disks
 from qvmsh.machine.work import creation_folder as making
-from qvmsh.qemu import accelerator, displays, image, imagecheck, programs
+from qvmsh.qemu import accelerator, displays, probe, programs, qemuimg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from qvmsh.machine.machine import Machine
     from qvmsh.machine.state import Observation
     from qvmsh.machine.storage.chain import Layer
-    from qvmsh.qemu.accelerator import Choice
+    from qvmsh.qemu.probe import Choice
 
     Check = Callable[["Case"], Iterator["Finding"]]
 
@@ -375,7 +375,11 @@ def _choose(case: Case, wanted: str) -> Choice:
 
 
 def _accelerator_finding(name: str, choice: Choice) -> Finding:
-    is_doubtful = choice.verdict in (accelerator.TIMEOUT, accelerator.REFUSED, accelerator.UNMEASURED)
+    is_doubtful = choice.verdict in (
+        probe.TIMEOUT,
+        probe.REFUSED,
+        probe.UNMEASURED,
+    )
     return Finding(name, WARNING if is_doubtful else OK, str(choice), choice.hint)
 
 
@@ -654,7 +658,7 @@ def _forgotten(vm: Machine, path: str, kind: str) -> Iterator[Finding]:
 def _facts(vm: Machine, program: str, layer: Layer, below: str | None) -> Finding:
     """One image in a line."""
     used = os.stat(layer.path).st_blocks * 512
-    virtual = image.virtual_bytes(program, layer.path, layer.format)
+    virtual = qemuimg.virtual_bytes(program, layer.path, layer.format)
     text = f"{layer.format}, a disk of {size(virtual)} in {size(used)}"
     if layer.header and layer.header.snapshots:
         text += f", snapshots: {layer.header.snapshots}"
@@ -667,7 +671,7 @@ def _soundness(case: Case, program: str, layer: Layer) -> Iterator[Finding]:
     """What qemu-img check says about one image."""
     name = _short(case.machine, layer.path)
     with case.io.stage(f"checking {name}"):
-        found = imagecheck.check(program, layer.path, layer.format)
+        found = qemuimg.check(program, layer.path, layer.format)
     if found is None:
         return
     if found.corruptions:

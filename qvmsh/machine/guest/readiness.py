@@ -11,7 +11,7 @@ import time
 
 from qvmsh.config.variables import VARIABLES
 from qvmsh.errors import DeadlineError, LaunchError, QmpError, QvmError
-from qvmsh.host import locks, process, ssh
+from qvmsh.host import locks, process, ssh, sshd
 from qvmsh.machine import launch_record as notes
 from qvmsh.machine import paths as machine_files
 from qvmsh.machine import state
@@ -116,7 +116,7 @@ class _Waiting:
         self.vm = vm
         self.note = note
         self.link = guest.link(vm, note)
-        self.knocking = ssh.Knocking(self.link.host, self.link.port)
+        self.knocking = sshd.Knocking(self.link.host, self.link.port)
         self.deadline = deadline
         self.has_network = False
         self.has_port = False

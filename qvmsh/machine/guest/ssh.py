@@ -12,7 +12,7 @@ import time
 
 from qvmsh.errors import GuestUnreachableError
 from qvmsh.host import files as host_files
-from qvmsh.host import ssh
+from qvmsh.host import ssh, sshd
 from qvmsh.machine import identity, state
 from qvmsh.machine import programs as tools
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from qvmsh.machine.launch_record import Note
     from qvmsh.machine.machine import Machine
 
-HOST = "127.0.0.1"
 PROBE_S = 0.5
 BANNER_S = 1.5
 """How long a guest that has not answered yet is listened to; one that has, gets longer."""
@@ -50,7 +49,6 @@ def link(vm: Machine, note: Note) -> ssh.Link:
     alias = f"qvm-{identity.uuid_of(vm)}"
     known = _known_hosts(note)
     return ssh.Link(
-        host=HOST,
         port=note.ssh_port,
         user=note.user or settings.text("VM_MACHINE_USER"),
         folder=note.runtime,
@@ -220,7 +218,7 @@ def answers(vm: Machine, note: Note, *, timeout_s: float) -> tuple[bool, str]:
     found = link(vm, note)
     was_up = found.is_open()  # then no connection is swallowed: one look, and patience with a busy guest
     deadline = time.monotonic() + (timeout_s / 2 if was_up else BANNER_S)
-    with ssh.Knocking(found.host, found.port, first_s=timeout_s if was_up else PROBE_S) as knocking:
+    with sshd.Knocking(found.host, found.port, first_s=timeout_s if was_up else PROBE_S) as knocking:
         while knocking.step(-1, max(0.0, deadline - time.monotonic())) != "ssh":
             if time.monotonic() >= deadline:
                 return False, "ssh does not answer"

@@ -37,7 +37,7 @@ from qvmsh.machine.storage import dependents, own_disk, volumes
 from qvmsh.machine.storage import supplies as disks
 from qvmsh.machine.work import cleanup, hooks
 from qvmsh.machine.work.lock import work_lock
-from qvmsh.qemu import accelerator, image, programs, sandbox
+from qvmsh.qemu import accelerator, image, programs, qemuimg, sandbox
 from qvmsh.qemu.commandline import Endpoint, arguments, ssh_rule
 from qvmsh.qemu.qmp import Exchange
 
@@ -343,7 +343,7 @@ class _Attempt:
         for node, (path, kind) in below.items():
             overlay = vm.files.disposable(f"{token}-{node}")
             stands_on = os.path.relpath(path, vm.files.state) if path.startswith(vm.directory + "/") else path
-            image.create_overlay(tools.qemu_img(vm), overlay, stands_on, kind)
+            qemuimg.create_overlay(tools.qemu_img(vm), overlay, stands_on, kind)
             made[node] = os.path.relpath(overlay, vm.directory)
         return made
 

@@ -12,7 +12,7 @@ import subprocess
 import time
 
 from qvmsh.errors import DeadlineError, QmpError, QvmError, StateError
-from qvmsh.host import process, ssh
+from qvmsh.host import process, ssh, sshd
 from qvmsh.machine import journal as journals
 from qvmsh.machine import log, state
 from qvmsh.machine.guest import readiness as ready
@@ -147,7 +147,7 @@ class Ladder:
             found = guest.link(self.vm, self.note)
             if (
                 not found.is_open()
-                and ssh.banner(found.host, found.port, -1, min(BANNER_S, window_s)) != "ssh"
+                and sshd.banner(found.host, found.port, -1, min(BANNER_S, window_s)) != "ssh"
             ):
                 return "does not answer"
             found.open(interactive=False, timeout_s=min(10.0, window_s))

@@ -23,7 +23,7 @@ from qvmsh.machine.archive.settings import SETTINGS
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.power import start, stop
 from qvmsh.machine.restore import new_machine, restore
-from qvmsh.qemu import imagecheck
+from qvmsh.qemu import qemuimg
 
 
 def verify(vm: Machine, word: str | None, *, is_booting: bool) -> Verified:
@@ -101,7 +101,7 @@ def _check(
             continue
         with reader.opened(part) as fd:
             label = f"{archive.folder}/{part.name}"
-            sound = imagecheck.check_alone(program, fd, part.format, label)
+            sound = qemuimg.check_alone(program, fd, part.format, label)
             if sound and sound.corruptions:
                 raise ImageError(
                     f"{label} has {sound.corruptions} errors",

@@ -16,7 +16,7 @@ from qvmsh.errors import QmpError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.machine.storage.volumes import Volume, written
-from qvmsh.qemu import image
+from qvmsh.qemu import image, qemuimg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def of_disks(disks: list[Volume], directory: str) -> list[Blocker]:
         if each.is_read_only or (each.format == "qcow2" and not _has_data_file(each)):
             continue
         where = directory if each.format == "qcow2" else ""  # QEMU looks for a data file where it runs
-        convert = f"`{image.converted(each.path, each.format, where)}` and use the result"
+        convert = f"`{qemuimg.converted(each.path, each.format, where)}` and use the result"
         if each.node:  # QEMU has it open
             convert = f"`qvm stop` first, then {convert}"
         if each.format == "qcow2":

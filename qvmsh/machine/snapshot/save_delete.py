@@ -28,7 +28,7 @@ from qvmsh.machine.snapshot.store import Images, Live, Store
 from qvmsh.machine.storage import volumes
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.machine.work.recovery import Transaction
-from qvmsh.qemu import ich9, image, qmp
+from qvmsh.qemu import ich9, image, qemuimg, qmp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def _save_off(store: Store, disks: list[Volume], name: str, request: Request) ->
     known = Catalogue.read(vm)
     entry = catalogue.entry(
         store, name, message=request.message, parent=_parent(known, store, name), has_memory=False,
-        qemu=image.version(programs.qemu_img(vm)), machine="", arguments=[],
+        qemu=qemuimg.version(programs.qemu_img(vm)), machine="", arguments=[],
     )  # fmt: skip
     is_there = _require_new(store, name, request)
     with (

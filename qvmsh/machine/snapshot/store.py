@@ -22,7 +22,7 @@ from qvmsh.machine import programs
 from qvmsh.machine.progress import Watch
 from qvmsh.machine.snapshot import fit
 from qvmsh.machine.storage import chain, supplies
-from qvmsh.qemu import image
+from qvmsh.qemu import image, qemuimg
 from qvmsh.qemu.jobs import Jobs
 from qvmsh.qemu.qcow2 import Snapshot
 
@@ -167,7 +167,7 @@ class Images(Store):
 
     def _run(self, volume: Volume, words: list[str], what: str) -> str:
         chain.below(self.vm, volume.path, volume.format)  # qemu-img opens all of it
-        return image.run(programs.qemu_img(self.vm), words, cwd=self.vm.directory, what=what)
+        return qemuimg.run(programs.qemu_img(self.vm), words, cwd=self.vm.directory, what=what)
 
     def _snapshot(self, volume: Volume, option: str, tag: str, what: str) -> None:
         self.vm.io.checkpoint()

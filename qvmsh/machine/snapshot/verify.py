@@ -17,7 +17,7 @@ from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.reports import Verified
 from qvmsh.machine.storage import chain
 from qvmsh.machine.work.lock import work_lock
-from qvmsh.qemu import image, imagecheck
+from qvmsh.qemu import image, qemuimg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _damage(vm: Machine, disk: Volume) -> list[str]:
     try:
         chain.below(vm, disk.path, disk.format)
         with vm.io.stage(f"checking {disk.name}"):
-            sound = imagecheck.check(programs.qemu_img(vm), disk.path, disk.format)
+            sound = qemuimg.check(programs.qemu_img(vm), disk.path, disk.format)
     except QvmError as error:
         return [f"{disk.name} cannot be checked: {'; '.join(error.details) or error.what}"]
     if sound and sound.corruptions:
@@ -131,7 +131,7 @@ def _unreadable(vm: Machine, disk: Volume, snapshot: Snapshot, *, is_on: bool) -
     try:
         chain.below(vm, disk.path, disk.format)
         with vm.io.stage(f"reading {snapshot.name} on {disk.id}"):
-            image.run(programs.qemu_img(vm), words, what=f"read it on {disk.id}")
+            qemuimg.run(programs.qemu_img(vm), words, what=f"read it on {disk.id}")
     except QvmError as error:
         if snapshot not in chain.snapshots_in(disk.path, disk.format):  # removed in the meantime
             return [f"it was removed from {disk.id} while it was read"]

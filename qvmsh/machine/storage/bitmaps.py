@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from qvmsh.machine import programs
-from qvmsh.qemu import image
+from qvmsh.qemu import image, qemuimg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def tags_of(program: str, path: str) -> list[dict[str, Any]]:
     """The internal snapshots of a qcow2 image, from qemu-img; also while a QEMU has it open."""
     from qvmsh.qemu.qmp import loads
 
-    text = image.run(
+    text = qemuimg.run(
         program,
         ["info", "-U", "-f", "qcow2", "--output=json", image.safe_name(path)],
         what=f"read {os.path.basename(path)}",
@@ -32,4 +32,4 @@ def tags_of(program: str, path: str) -> list[dict[str, Any]]:
 
 def forget(vm: Machine, path: str) -> None:
     """Bitmaps did not record a change: remove them, so that the next archive of the image is complete."""
-    image.remove_bitmaps(programs.qemu_img(vm), path, BITMAP)
+    qemuimg.remove_bitmaps(programs.qemu_img(vm), path, BITMAP)

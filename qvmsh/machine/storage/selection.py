@@ -19,7 +19,7 @@ from qvmsh.machine import programs, state
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.storage import chain, volumes
 from qvmsh.machine.storage.volumes import Volume
-from qvmsh.qemu import image
+from qvmsh.qemu import image, qemuimg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def require_ready(vm: Machine, disk: Volume) -> None:
 def run(vm: Machine, words: list[str], what: str, after: str = "") -> None:
     """Run qemu-img on a disk of the machine."""
     try:
-        image.run(programs.qemu_img(vm), words, cwd=vm.directory, what=what)
+        qemuimg.run(programs.qemu_img(vm), words, cwd=vm.directory, what=what)
     except ImageError as error:
         error.machine = vm.name
         error.details = (*error.details, after) if after else error.details

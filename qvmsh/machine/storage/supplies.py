@@ -21,7 +21,7 @@ from qvmsh.errors import ConfigError, ImageError, MissingProgramError
 from qvmsh.host import files as host_files
 from qvmsh.machine import programs
 from qvmsh.machine.storage import chain
-from qvmsh.qemu import firmware, image
+from qvmsh.qemu import firmware, image, qemuimg
 from qvmsh.qemu.commandline import UEFI_VARIABLES, Cdrom, Disk, Flash
 
 TYPE_CHECKING = False
@@ -261,7 +261,7 @@ def prepare(vm: Machine, supplies: Supplies) -> None:
     part = host_files.unique(f"{path}.part")
     words = ["convert", "-q", "-f", found.template_format, "-O", "qcow2"]
     try:
-        image.run(
+        qemuimg.run(
             programs.qemu_img(vm),
             [*words, image.safe_name(found.template), part],
             what=f"create {os.path.basename(path)}",

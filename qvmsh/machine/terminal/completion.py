@@ -15,7 +15,7 @@ from qvmsh.host import locks
 from qvmsh.io import QUIET
 from qvmsh.machine import launch_record as notes
 from qvmsh.machine.storage import own_disk
-from qvmsh.qemu import qmp
+from qvmsh.qemu import qemuimg, qmp
 from qvmsh.qemu.vocabulary import Vocabulary, snapshot_rows
 
 TYPE_CHECKING = False
@@ -70,5 +70,5 @@ def _in_images(vm: Machine) -> Found:
         return []
     words = ["info", "-U", "-f", kind, "--output=json", image.safe_name(path)]
     program = tools.qemu_img(vm.with_io(QUIET))  # nobody reads a warning while a word is completed
-    found = qmp.loads(image.run(program, words, what="read the snapshots"))
+    found = qmp.loads(qemuimg.run(program, words, what="read the snapshots"))
     return snapshot_rows(found.get("snapshots", []))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     pass
 
 
-def recover(vm: Machine, timeout_s: float = locks.SETTLE_S) -> None:
+def recover(vm: Machine, timeout_s: float = locks.RECOVERY_S) -> None:
     """Do what the next command would do about work that was cut off, if QEMU runs, and note what it was.
 
     Args:
@@ -30,7 +30,7 @@ def recover(vm: Machine, timeout_s: float = locks.SETTLE_S) -> None:
     deadline = time.monotonic() + timeout_s
     while journals.is_left(vm):
         try:
-            lock = locks.WorkLock(vm.files.work_lock, locks.SETTLING).acquire()
+            lock = locks.WorkLock(vm.files.work_lock, locks.RECOVERING).acquire()
         except locks.Held:
             if time.monotonic() > deadline:
                 return

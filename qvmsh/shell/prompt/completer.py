@@ -1,4 +1,4 @@
-"""Completion at the prompt: the words of qvm, as every other shell completes them.
+"""Completion at the prompt: qvm's words, as in every other shell.
 
 XSH.completers = {"qvm": Completer(context), **XSH.completers}
 """
@@ -13,7 +13,7 @@ from xonsh.completers.tools import RichCompletion
 
 from qvmsh.cli import complete
 from qvmsh.cli.parse import verb_of
-from qvmsh.machine.terminal import completion as vocabulary
+from qvmsh.machine.terminal import completion
 from qvmsh.shell.session.names import Qmp
 from qvmsh.shell.session.spelling import is_group, is_hosts
 from qvmsh.shell.xonsh.words import Vm, Word
@@ -43,12 +43,12 @@ class Completer(complete.Surroundings):
         self.__name__ = "complete_qvm"
 
     def vocabulary(self, vm: Machine) -> Vocabulary | None:
-        """As always, but remembered: QEMU tells the list of its commands once, not at each key."""
-        run = vocabulary.run_of(vm)
+        """As the base class, but cached: QEMU is asked for its commands once, not at each key."""
+        run = completion.run_of(vm)
         if run is None:
             return None
         if self._known is None or self._known[0] != run:
-            found = vocabulary.of(vm)
+            found = completion.of(vm)
             self._known = (run, found) if found is not None else None
         return self._known[1] if self._known is not None else None
 
@@ -71,7 +71,7 @@ class Completer(complete.Surroundings):
                 path for path in paths[0] if found.kind == "file" or str(path).rstrip("'\"").endswith("/")
             ]
         if not rows:
-            raise StopIteration  # nothing fits here: names of files would only mislead
+            raise StopIteration  # nothing matches: file names would only mislead
         return rows, len(command.prefix)
 
     def _qmp_arguments(self, context: Any) -> Any:
@@ -88,7 +88,7 @@ class Completer(complete.Surroundings):
         return [RichCompletion(f"{word}=", provider="qvm") for word in found], len(begun)
 
     def _line(self, words: list[str]) -> list[str] | None:
-        """The words as qvm's command line; None where they are somebody else's."""
+        """The words as qvm's command line; None if they are not qvm's."""
         if words[0] == "vm":
             return words[1:] if isinstance(XSH.aliases._raw.get("vm"), Vm) else None
         if is_hosts(words[0]) or (verb_of(words[:2]) is None and not is_group(words[0])):

@@ -1,4 +1,4 @@
-"""What the prompt shows: the machine's name and its state, never waited for.
+"""What the prompt shows: the machine's name and its state, without waiting for them.
 
 demo:running ~/src >
 """
@@ -26,10 +26,10 @@ FORMAT = (
 )
 
 PLAIN = "{last_return_code_if_nonzero:[{}] }{qvm_name}{qvm_state}{qvm_cwd}> "
-"""For terminals that know no colours."""
+"""For terminals without colours."""
 
 PATIENCE_S = 0.03
-"""How long a prompt that cannot be painted anew waits for the state; a healthy QEMU answers in 1 ms."""
+"""How long a prompt that cannot be repainted waits for the state; a healthy QEMU answers in 1 ms."""
 
 
 def fields(context: Context, watcher: Watcher) -> dict[str, Callable[[], Any]]:
@@ -57,7 +57,7 @@ def fields(context: Context, watcher: Watcher) -> dict[str, Callable[[], Any]]:
 
 
 class Live:
-    """What stands behind the prompts of a session or of a breakpoint: its machine, watched.
+    """The watched machine behind the prompts of a session or of a breakpoint.
 
     Args:
         app, renew: as for `Screen`.
@@ -72,10 +72,10 @@ class Live:
         self.screen = Screen(app, renew)
         self.watcher = Watcher(context, repaint=self.screen.repaint, tell=self.screen.tell)
         self.fields = fields(context, self.watcher)
-        self.watcher.look()  # answered long before the prompt is ready
+        self.watcher.look()  # answered before the prompt is ready
 
     def begin(self) -> None:
-        """A prompt is about to be drawn: have the machine looked at, show what was told meanwhile."""
+        """Before a prompt is drawn: ask for the machine's state, print the lines that wait."""
         self.watcher.look(patience_s=0.0 if self.screen.is_live else PATIENCE_S)
         self.watcher.moved()
         self.screen.begin()

@@ -46,7 +46,7 @@ class Look(PromptStyle):
 
 
 def dress(editor: PythonInput, tokens: Callable[[], Any]) -> None:
-    """Set what a shell needs otherwise than a Python prompt, then let the user's file have its say."""
+    """Set what a shell needs unlike a Python prompt, then load the user's configuration."""
     editor.all_prompt_styles["qvm"] = Look(tokens)
     editor.prompt_style = "qvm"
     editor.confirm_exit = False

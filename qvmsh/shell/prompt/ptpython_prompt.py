@@ -2,10 +2,10 @@
 
     install()       # before xonsh makes its shell
 
-xonsh's own shell reads with prompt_toolkit; this one differs in nothing but the editor. So words,
+xonsh's own shell reads with prompt_toolkit; only the editor differs here. So words,
 errors, statuses, history and events are the same, by construction. The editor runs in the main
 thread, unlike ptpython's own: a signal that ends the session must find it there (in a thread of
-its own it goes on reading a terminal that is closed).
+its own it keeps reading a closed terminal).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Editor(PythonInput):
         namespace: what signatures and completion look into.
         history: what the arrow keys and F3 show.
         tokens: the prompt.
-        validator: tells whether an input is whole and sound.
+        validator: decides whether an input is complete and correct.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Editor(PythonInput):
 
 
 class _Whole(Validator):
-    """Accepts what xonsh can compile; an unfinished block is not whole yet."""
+    """Accepts what xonsh can compile; an open block is not complete yet."""
 
     def validate(self, document: Document) -> None:
         text = document.text
@@ -73,12 +73,12 @@ class _Whole(Validator):
             XSH.execer.compile(text.strip("\n") + "\n", mode="single", glbs=XSH.ctx, locs={})
         except SyntaxError as error:
             raise ValidationError(len(text), f"Syntax error: {error.msg}") from None
-        except Exception:  # running it will tell
+        except Exception:  # running it will show the error
             return
 
 
 class _OnTab(Completer):
-    """xonsh's completion; while one types it is quiet unless xonsh is asked for it."""
+    """xonsh's completion; during typing only if xonsh's settings ask for it."""
 
     def __init__(self, shell: PromptToolkitShell) -> None:
         self._shell = shell
@@ -101,12 +101,12 @@ class PtpythonShell(PromptToolkitShell):  # type: ignore[misc]  # xonsh has no t
             completer=_OnTab(self),
         )
         style = self.editor._generate_style
-        # ptpython has no other place for a style that changes
+        # ptpython has no other hook for a style that changes
         self.editor._generate_style = lambda: merge_styles([self.get_prompt_style(), style()])  # type: ignore[method-assign]
         self.editor._current_style = self.editor._generate_style()
 
     def _shown_prompt(self) -> Any:
-        """The tokens of `$PROMPT`; its fields are asked again once something has reset them."""
+        """The tokens of `$PROMPT`; its fields are evaluated again after a reset."""
         from prompt_toolkit.formatted_text import to_formatted_text
 
         found = self._get_prompt_tokens("PROMPT", "message")

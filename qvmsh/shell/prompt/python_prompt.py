@@ -3,7 +3,7 @@
     run_prompt(context)
     demo:running> await asyncio.sleep(1, "done")
 
-What is awaited runs on a loop in a thread of its own, which goes on between the inputs, so tasks
+What is awaited runs on a loop in a thread of its own, which keeps running between the inputs, so tasks
 live on; Ctrl-C cancels what the prompt waits for.
 """
 
@@ -20,11 +20,11 @@ from prompt_toolkit.history import FileHistory, InMemoryHistory, ThreadedHistory
 from ptpython.repl import PythonRepl
 
 from qvmsh.errors import EXIT_FAILED, EXIT_INTERRUPTED, QvmError
-from qvmsh.shell.prompt import fields as prompt
+from qvmsh.shell.prompt import fields
 from qvmsh.shell.prompt.ptpython_look import dress, read_here
 from qvmsh.shell.script import report
 from qvmsh.shell.script.python import main_namespace
-from qvmsh.shell.session import breakpoint as stops
+from qvmsh.shell.session import breakpoint as breakpoints
 from qvmsh.shell.session import calls
 from qvmsh.shell.session.lines import Lines
 from qvmsh.shell.xonsh import history
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 HISTORY = "python_history"
 
 ON_LOOP = frozenset(("create_task", "ensure_future", "gather", "get_running_loop", "current_task", "shield"))
-"""What asyncio answers only where its loop is running."""
+"""What asyncio answers only while its loop is running."""
 
 
 def run_prompt(context: Context, first: First | None = None) -> int:
@@ -54,7 +54,7 @@ def run_prompt(context: Context, first: First | None = None) -> int:
     received = calls.catch_signals()
     context.lines = Lines(context, is_python=True)
     namespace = _namespace(context, first)
-    stops.install(context)
+    breakpoints.install(context)
     if context.io.level >= 1:
         print(
             "Python: `vm.VERB()` and the functions of that name are the commands, `help(start)` explains "
@@ -123,7 +123,7 @@ class Leave(ptpython.repl.exit):
 
 class _History(FileHistory):
     def store_string(self, string: str) -> None:
-        with contextlib.suppress(OSError):  # a full disk, a folder that has gone: the line runs all the same
+        with contextlib.suppress(OSError):  # a full disk, a removed folder: the line runs nevertheless
             super().store_string(string)
 
 
@@ -133,7 +133,7 @@ class Repl(PythonRepl):
     def __init__(self, context: Context, namespace: dict[str, Any], mark: str = "") -> None:
         self._context = context
         self._mark = mark
-        self._live = prompt.Live(context, lambda: self.app)
+        self._live = fields.Live(context, lambda: self.app)
         self._loop: asyncio.AbstractEventLoop | None = None
         self.status = 0
         super().__init__(get_globals=lambda: namespace)
@@ -145,7 +145,7 @@ class Repl(PythonRepl):
         return super()._create_buffer()
 
     def run(self) -> None:
-        """Read and run inputs until Ctrl-D; SystemExit ends it too (ptpython's own goes on after it)."""
+        """Read and run inputs until Ctrl-D or SystemExit (ptpython's own continues after it)."""
         self._add_to_namespace()
         failed = False
         while True:
@@ -168,14 +168,14 @@ class Repl(PythonRepl):
 
     def _tokens(self) -> list[tuple[str, str]]:
         status = [("ansired bold", f"[{self.status}] ")] if self.status else []
-        fields = self._live.fields
+        values = self._live.fields
         mark = [("ansiyellow", f"{self._mark} ")] if self._mark else []
         return [
             *mark,
             *status,
-            ("ansicyan bold", fields["qvm_name"]()),
-            ("", fields["qvm_state"]()),
-            ("ansiblue bold", fields["qvm_cwd"]()),
+            ("ansicyan bold", values["qvm_name"]()),
+            ("", values["qvm_state"]()),
+            ("ansiblue bold", values["qvm_cwd"]()),
             ("", "> "),
         ]
 
@@ -231,7 +231,7 @@ class Repl(PythonRepl):
             raise
 
     def close(self) -> None:
-        """End the loop of the awaited, and the talk with QEMU."""
+        """End the loop of what is awaited, and the connection to QEMU."""
         self._live.close()
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)

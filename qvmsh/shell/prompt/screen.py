@@ -1,12 +1,12 @@
-"""The terminal while a person may be typing: the prompt painted anew, lines put above it.
+"""The terminal while the user may be typing: repaints the prompt, prints lines above it.
 
     screen = Screen(lambda: repl.app)
     screen.begin()                          # before each prompt
     screen.repaint()                        # from any thread
     screen.tell("qvm: demo: it was reset")  # likewise; the text being typed stays
 
-What there is to show is kept until a prompt that is being drawn has taken it: what comes while none
-is on the screen yet, or none any more, is shown by the next drawing.
+What is to be shown is kept until a prompt is drawn: what arrives while none
+is on the screen is shown at the next drawing.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def _nothing() -> None:
 
 
 class Screen:
-    """What the watcher of the machine draws on; on a terminal that only shows lines they wait.
+    """Where the machine's watcher prints; without cursor control its lines wait for the next prompt.
 
     Args:
-        app: gives what reads at the prompt; None where lines are read without prompt_toolkit.
-        renew: called before the prompt is painted anew, in its thread.
+        app: returns what reads at the prompt; None without prompt_toolkit.
+        renew: called before the prompt is repainted, in its thread.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class Screen:
 
     @property
     def is_live(self) -> bool:
-        """True if a prompt that stands there can be changed."""
+        """True if a prompt on the screen can be changed."""
         return self._app() is not None
 
     def begin(self) -> None:
-        """A prompt is about to be drawn: print the lines that wait."""
+        """Before a prompt is drawn: print the lines that wait."""
         app = self._app()
         if app is not self._drawn:
             if self._drawn is not None:
@@ -80,7 +80,7 @@ class Screen:
             tell(sys.__stdout__ or sys.stdout, text, end=end)
 
     def repaint(self) -> None:
-        """Draw the prompt with what it has to say now (from any thread)."""
+        """Repaint the prompt with its current values (from any thread)."""
         self._is_stale = True
         self._wake()
 
@@ -89,7 +89,7 @@ class Screen:
             tell(sys.stdout, self._lines.popleft())
 
     def _wake(self) -> None:
-        """Have the prompt drawn, if there is one; else its first drawing will see what is new."""
+        """Repaint the prompt, if there is one; the next one shows the news anyway."""
         app = self._drawn
         loop = app.loop if app is not None else None
         if app is not None and loop is not None:

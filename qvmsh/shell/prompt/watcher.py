@@ -1,15 +1,15 @@
-"""The machine's state as the prompt shows it, and its events, heard while a person types.
+"""The machine's state as the prompt shows it, and its events, received while the user types.
 
     watcher = Watcher(context, repaint=..., tell=...)
     watcher.start()
-    watcher.state         # "running": read from memory, never waited for
+    watcher.state         # "running": read from memory, without waiting
 
-Two threads: one looks at the machine, whenever it is told to, since a QEMU that hangs may take
-seconds to answer; one waits for whatever changes: the machine's folder (inotify: a start, the end
-of the directory), QEMU's end (pidfd), QEMU's events (QMP). One more waits for a guest that comes up
-while nobody else does. QEMU talks to one client of a socket at a time, so of several shells one hears
-the events and writes them to the file `told` beside the socket; the others read there, and one of them
-takes its place when it leaves.
+Two threads: one reads the machine's state on request, since a QEMU that hangs may take
+seconds to answer; one waits for changes: the machine's folder (inotify: a start, the end
+of the directory), QEMU's end (pidfd), QEMU's events (QMP). Another waits for a guest that comes up
+if no command does. QEMU talks to one client of a socket at a time, so of several shells one receives
+the events and writes them to the file `told` beside the socket; the others read it, and one of them
+takes over when it leaves.
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ from qvmsh.host import files as host_files
 from qvmsh.host import locks
 from qvmsh.host.watch import Watch
 from qvmsh.io import Io
-from qvmsh.machine import launch_record as notes
+from qvmsh.machine import launch_record, state
 from qvmsh.machine import machine as machines
-from qvmsh.machine import state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,30 +38,30 @@ if TYPE_CHECKING:
     from qvmsh.shell.session.context import Context
 
 LATE_S = 0.5
-"""After so long without an answer the state is shown with a `?`."""
+"""After this time without an answer the state is shown with a `?`."""
 
 GONE = "gone"
 """The machine's directory, or its `.vmrc`, is not there any more."""
 
-TOLD = "told"
+EVENTS_FILE = "told"
 """The file in the runtime folder by which one shell passes the events on to the others."""
 
 TOLD_BYTES = 65536
 
 LIVE = (state.RUNNING, state.PAUSED, state.SUSPENDED, state.STARTING)
-"""States in which there is a QEMU; its end without a word is told."""
+"""States in which there is a QEMU; its unexplained end is reported."""
 
 EXPECTED = {"SHUTDOWN", "RESET", "JOB_STATUS_CHANGE", "ENDED"}
 CAUSES = {"archive", "kill", "reboot", "restart", "run", "snapshot", "start", "stop"}
-"""Events that such a command of this session is the cause of, and tells of itself."""
+"""Events that these commands cause, and report themselves."""
 
 
 class Watcher:
     """Watches the machine of a context.
 
     Args:
-        repaint: called, in some thread, when the prompt shows something that is not so any more.
-        tell: called, in some thread, with a line that a person should see.
+        repaint: called, in some thread, when the prompt is out of date.
+        tell: called, in some thread, with a line for the user.
     """
 
     def __init__(self, context: Context, *, repaint: Callable[[], None], tell: Callable[[str], None]) -> None:
@@ -84,7 +83,7 @@ class Watcher:
 
     @property
     def state(self) -> str:
-        """The state in a word, as last seen; with a `?` where the machine is late with its answer."""
+        """The state in a word, as last seen; with a `?` if the answer is late."""
         directory, seen = self._seen
         if directory != self._context.directory:  # of the machine before `use`
             return "?"
@@ -92,7 +91,7 @@ class Watcher:
         return f"{seen}?" if is_late else seen
 
     def look(self, *, patience_s: float = 0.0) -> None:
-        """Ask for a look at the machine; wait for the answer at most `patience_s`."""
+        """Ask for the machine's state; wait at most `patience_s` for the answer."""
         if not self._context.has_machine:
             return
         if self._looker is None:
@@ -106,7 +105,7 @@ class Watcher:
             self._answered.wait(patience_s)
 
     def start(self) -> None:
-        """Begin to listen, if that has not begun; a machine that the context has changed to is followed."""
+        """Begin to listen, if not yet done; follow a change of the context's machine."""
         if self._thread is None and self._context.has_machine and not self._is_ending:
             self._thread = threading.Thread(target=self._run, name="qvm-watch", daemon=True)
             self._thread.start()
@@ -155,7 +154,7 @@ class Watcher:
         return seen.kind
 
     def _report(self, directory: str, event: str, line: str) -> None:
-        """Show a line about the session's machine, unless a command of this session tells of the same."""
+        """Show a line about the session's machine, unless a command of this session reports the same."""
         if (
             line
             and directory == self._context.directory
@@ -163,23 +162,23 @@ class Watcher:
         ):
             self._tell(f"qvm: {self._context.vm.name}: {line} ({time.strftime('%H:%M:%S')})")
 
-    # a thread for each guest that nobody waits for
+    # a thread for each guest that no command waits for
 
-    def await_guest(self, directory: str, pid: int, note: Note) -> None:
-        """Tell when the guest answers, as after `start --no-wait`; who waits for it tells of it."""
+    def await_guest(self, directory: str, pid: int, record: Note) -> None:
+        """Report when the guest answers, as after `start --no-wait`; a waiting command does so itself."""
         thread = threading.Thread(
-            target=self._await_guest, args=(directory, pid, note), name="qvm-guest", daemon=True
+            target=self._await_guest, args=(directory, pid, record), name="qvm-guest", daemon=True
         )
         thread.start()
 
-    def _await_guest(self, directory: str, pid: int, note: Note) -> None:
-        from qvmsh.machine.guest import readiness as ready
+    def _await_guest(self, directory: str, pid: int, record: Note) -> None:
+        from qvmsh.machine.guest import readiness
 
         with contextlib.suppress(OSError, QvmError, Terminated):
             vm = self._context.machine(_Patience(lambda: self._is_of_use(directory)))
             if vm is not None and vm.directory == directory:
-                ready.wait(vm, pid, note, timeout_s=ready.attempt_seconds(vm, pid))
-                self._report(directory, "READY", f"the guest answers ssh on port {note.ssh_port}")
+                readiness.wait(vm, pid, record, timeout_s=readiness.attempt_seconds(vm, pid))
+                self._report(directory, "READY", f"the guest answers ssh on port {record.ssh_port}")
 
     def _is_of_use(self, directory: str) -> bool:
         if self._is_ending or directory != self._context.directory:
@@ -189,11 +188,11 @@ class Watcher:
     # the thread that listens
 
     def _run(self) -> None:
-        with contextlib.suppress(Exception):  # without it the prompt still looks at each line
+        with contextlib.suppress(Exception):  # without it the prompt is still updated at each line
             asyncio.run(self._listen())
 
     def _wake(self) -> None:
-        """Have the listening thread look around (from any thread)."""
+        """Wake the listening thread (from any thread)."""
         loop, changed = self._loop, self._changed
         if loop is not None and changed is not None:
             with contextlib.suppress(RuntimeError):  # the loop has ended
@@ -233,13 +232,13 @@ class Watcher:
             self._repaint()
 
     def heard(self, directory: str, event: str, line: str) -> None:
-        """QEMU told of `event`; `line` is what a person should know of it, perhaps nothing."""
+        """QEMU sent `event`; `line` describes it for the user, or is empty."""
         self._report(directory, event, line)
         self._look_from_loop()
 
 
 class _Patience(Io):
-    """A quiet caller who waits as long as `is_of_use` says so."""
+    """A silent caller that waits while `is_of_use` is true."""
 
     def __init__(self, is_of_use: Callable[[], bool]) -> None:
         super().__init__(level=0, capture=True)
@@ -251,7 +250,7 @@ class _Patience(Io):
 
 
 class _Surroundings:
-    """All that can tell of a change of one machine."""
+    """All sources of changes of one machine."""
 
     def __init__(self, watcher: Watcher, vm: Machine, changed: Callable[[], None]) -> None:
         self.vm = vm
@@ -268,12 +267,12 @@ class _Surroundings:
         self._relay: _Relay | None = None
 
     def renew(self) -> None:
-        """Watch what is there now: folders, QEMU's process, its events."""
+        """Watch what exists now: folders, QEMU's process, its events."""
         files = self.vm.files
-        note = notes.read(files) if os.path.exists(files.note) else None
+        record = launch_record.read(files) if os.path.exists(files.note) else None
         folders = [(self.vm.directory, False), (files.state, True)]
-        if note is not None:
-            folders.append((note.runtime, True))
+        if record is not None:
+            folders.append((record.runtime, True))
         for path in [path for path in self._watches if path not in dict(folders)]:
             self._drop(path)
         for path, has_writes in folders:
@@ -282,9 +281,9 @@ class _Surroundings:
                     self._watches[path] = watch = Watch(path, has_writes=has_writes)
                     self._loop.add_reader(watch.fd, self._in_folder, path)
         self._renew_process()
-        if note is not None:
-            self._renew_conversation(note)
-            self._renew_waiting(note)
+        if record is not None:
+            self._renew_conversation(record)
+            self._renew_waiting(record)
         self._has_looked = True
         if self._relay is not None:
             self._relay.read()
@@ -324,8 +323,8 @@ class _Surroundings:
             os.close(self._pidfd)
         self._pid, self._pidfd = None, -1
 
-    def _renew_conversation(self, note: Note) -> None:
-        """Talk to a QEMU once for each run of it: a note of another inode is another run."""
+    def _renew_conversation(self, record: Note) -> None:
+        """Connect to QEMU once for each run: a launch record with another inode is another run."""
         try:
             status = os.stat(self.vm.files.note)
         except OSError:
@@ -336,21 +335,21 @@ class _Surroundings:
         self._run = run
         if self._conversation is not None:
             self._conversation.cancel()
-        self._relay = _Relay(note.socket(TOLD), self._heard)
-        self._conversation = asyncio.ensure_future(self._converse(note, self._relay))
+        self._relay = _Relay(record.socket(EVENTS_FILE), self._heard)
+        self._conversation = asyncio.ensure_future(self._converse(record, self._relay))
 
-    def _renew_waiting(self, note: Note) -> None:
+    def _renew_waiting(self, record: Note) -> None:
         """Wait once for the guest of each run that began while it was watched."""
         if self._run == self._awaited or self._pid is None:
             return
         self._awaited = self._run
-        if self._has_looked and state.has_ssh(self.vm, note):
-            self._watcher.await_guest(self.vm.directory, self._pid, note)
+        if self._has_looked and state.has_ssh(self.vm, record):
+            self._watcher.await_guest(self.vm.directory, self._pid, record)
 
     def _heard(self, event: str, line: str) -> None:
         self._watcher.heard(self.vm.directory, event, line)
 
-    async def _converse(self, note: Note, relay: _Relay) -> None:
+    async def _converse(self, record: Note, relay: _Relay) -> None:
         from qvmsh.qemu import events
 
         teller = events.Teller()
@@ -365,7 +364,7 @@ class _Surroundings:
             self._changed()
 
         try:
-            await events.hear(note.socket("watch"), greeted=greeted, heard=heard)
+            await events.hear(record.socket("watch"), greeted=greeted, heard=heard)
         except OSError:  # a QEMU that an older qvm began has no such socket
             pass
         finally:
@@ -381,7 +380,7 @@ class _Surroundings:
 
 
 class _Relay:
-    """The file by which the shell that QEMU talks to tells the others: `EVENT<TAB>LINE` each."""
+    """The file by which the leading shell informs the others: a line `EVENT<TAB>LINE` each."""
 
     def __init__(self, path: str, heard: Callable[[str, str], None]) -> None:
         self._path = path

@@ -23,11 +23,10 @@ from xonsh.shells.ptk_shell import PromptToolkitShell
 
 from qvmsh.errors import EXIT_INTERRUPTED, QvmError
 from qvmsh.host.terminal import Kept
-from qvmsh.shell.prompt import completer
-from qvmsh.shell.prompt import fields as prompt
+from qvmsh.shell.prompt import completer, fields
 from qvmsh.shell.script import report
 from qvmsh.shell.script.python import main_namespace
-from qvmsh.shell.session import breakpoint as stops
+from qvmsh.shell.session import breakpoint as breakpoints
 from qvmsh.shell.session import calls, spelling
 from qvmsh.shell.session.lines import Lines
 from qvmsh.shell.xonsh import foreground, habits, history, words
@@ -51,10 +50,10 @@ def run_prompt(
     Args:
         ui: `xonsh` or `ptpython`: the editor.
         first: what runs before the first prompt (`-i`).
-        has_rc: load the user's rc and the machine's.
+        has_rc: load the rc files of the user and of the machine.
     """
     sys.argv = first.argv if first else ["qvm"]
-    live = prompt.Live(context, _app, _renew_prompt)
+    live = fields.Live(context, _app, _renew_prompt)
     engine = Engine(context, show=live.screen.say)
     context.lines = lines = Lines(context)
     if first is not None and first.program is not None:
@@ -85,7 +84,7 @@ def run_prompt(
         with Kept(0):
             status = int(xonsh.main.main_xonsh(engine.arguments) or 0)
     except OSError:
-        if not received:  # else the terminal has gone, so what is said on leaving has no reader
+        if not received:  # else the terminal has gone, so nobody reads what is printed at the end
             raise
     finally:
         calls.ending.set()
@@ -105,24 +104,24 @@ def choose_editor(ui: str) -> None:
     if ui != "ptpython":
         return
     if is_dumb():
-        print("qvm: this terminal can only show lines: no ptpython here", file=sys.stderr)
+        print("qvm: ptpython needs a terminal with cursor control; plain lines are used", file=sys.stderr)
         return
     os.environ["SHELL_TYPE"] = "prompt_toolkit"
-    from qvmsh.shell.prompt import ptpython_prompt as ptpython_shell
+    from qvmsh.shell.prompt import ptpython_prompt
 
-    ptpython_shell.install()
+    ptpython_prompt.install()
 
 
 def _begin(engine: Engine, first: First | None, *, has_rc: bool) -> None:
-    """Before the first prompt: a greeting, the machine's own code, then what `-i` is to follow."""
-    XSH.exit = None  # an `exit` of the user's rc has ended that
+    """Before the first prompt: the greeting, the machine's rc, then the script of `-i`."""
+    XSH.exit = None  # an `exit` in the user's rc has ended it
     _greet(engine.context)
     foreground.refuse_to_stop(engine.context)
     if has_rc:
         rc = Rc(engine)
         rc.look()
         events.on_pre_prompt_format(lambda **_: rc.look())
-    stops.install(engine.context)
+    breakpoints.install(engine.context)
     if first is None:
         return
     try:
@@ -143,16 +142,16 @@ def _begin(engine: Engine, first: First | None, *, has_rc: bool) -> None:
             status = first.program.report(error, debug=engine.context.io.debug)
         else:
             status = report.ended(error, script=first.name, debug=engine.context.io.debug)
-    XSH.exit = None  # an `exit` of the script was the script's
+    XSH.exit = None  # an `exit` in the script ends only the script
     XSH.history.last_cmd_rtn = XSH.env["LAST_RETURN_CODE"] = status
 
 
 def is_dumb() -> bool:
-    """True if the terminal can only show one line after the other."""
+    """True if the terminal has no cursor control."""
     return os.environ.get("TERM") in (None, "", "dumb")
 
 
-def _set_variables(context: Context, fields: dict[str, Callable[[], Any]]) -> None:
+def _set_variables(context: Context, values: dict[str, Callable[[], Any]]) -> None:
     """What the user's rc may change: the prompt, the history, how a failing line is shown."""
     env = XSH.env
     SqliteHistory.append = _append
@@ -161,28 +160,28 @@ def _set_variables(context: Context, fields: dict[str, Callable[[], Any]]) -> No
     env["XONSH_HISTORY_SQLITE_FILE"] = history.database("history.sqlite", context.io)
     env["XONSH_HISTORY_FILE"] = None
     if is_dumb():
-        env["SHELL_TYPE"] = "dumb"  # of itself xonsh would draw as on any other terminal
-    env["PROMPT"] = prompt.PLAIN if is_dumb() else prompt.FORMAT
+        env["SHELL_TYPE"] = "dumb"  # xonsh itself does not look at the terminal
+    env["PROMPT"] = fields.PLAIN if is_dumb() else fields.FORMAT
     env["TITLE"] = "{qvm_name} | {current_job:{} | }qvm"
-    env["PROMPT_FIELDS"].update(fields)
+    env["PROMPT_FIELDS"].update(values)
 
 
 _xonsh_append = SqliteHistory.append
 
 
 def _append(self: Any, cmd: dict[str, Any]) -> None:
-    """Note a line in the history; xonsh would end the session if its file is damaged meanwhile."""
+    """Note a line in the history; xonsh would end the session if the file got damaged."""
     try:
         _xonsh_append(self, cmd)
     except sqlite3.Error as error:
         print(f"qvm: this line is not kept in the history: {error}", file=sys.stderr)
 
 
-def _before_prompt(live: prompt.Live) -> None:
+def _before_prompt(live: fields.Live) -> None:
     env = XSH.env
-    if env["ENABLE_ASYNC_PROMPT"]:  # xonsh 0.25: its prompt has no `updator` when it is painted anew
+    if env["ENABLE_ASYNC_PROMPT"]:  # xonsh 0.25: its prompt has no `updator` when it is repainted
         env["ENABLE_ASYNC_PROMPT"] = False
-        print("qvm: $ENABLE_ASYNC_PROMPT is off here: the prompt is live by itself", file=sys.stderr)
+        print("qvm: $ENABLE_ASYNC_PROMPT stays off: the prompt updates itself anyway", file=sys.stderr)
     foreground.restore_suspend_key()
     live.begin()
 
@@ -204,7 +203,7 @@ def _renew_prompt() -> None:
 
 
 def _greet(context: Context) -> None:
-    """What a person should know at the first prompt."""
+    """The greeting at the first prompt."""
     if context.io.level < 1:
         return
     print(
@@ -220,7 +219,7 @@ _typed = ""
 
 
 def _note_typed(text: str) -> str:
-    """Remember what is about to be compiled: of a text that cannot be, nothing else tells."""
+    """Remember what is about to be compiled: for a syntax error there is no other record."""
     global _typed
     _typed = text
     return text
@@ -240,12 +239,12 @@ _xonsh_suggest = xonsh.tools.suggest_commands
 
 
 def _suggest(cmd: str, env: Any) -> Any:
-    """Words that are near; after an advice they would only mislead."""
+    """Similar words; after an advice they would only mislead."""
     return "" if _advice_for(cmd) else _xonsh_suggest(cmd, env)
 
 
 def _hint(word: str) -> None:
-    """A program that is not there may have been meant as bash's."""
+    """A program that is not found may have been meant as bash's."""
     _advise(_advice_for(word))
 
 
@@ -260,7 +259,7 @@ _xonsh_print_exception = base_shell.print_exception
 
 
 def _print_exception(msg: Any = None, exc_info: Any = None, source_msg: Any = None) -> None:
-    """Tell of an exception that ended a line; xonsh would show ours without hint and status."""
+    """Report an exception that ended a line; xonsh would show qvm's without hint and status."""
     error = exc_info[1] if exc_info else sys.exc_info()[1]
     if isinstance(error, QvmError) and error.hint:
         error.hint = spelling.as_typed_here(error.hint)
@@ -277,7 +276,7 @@ def _print_exception(msg: Any = None, exc_info: Any = None, source_msg: Any = No
 
 
 def _forget_terminal() -> None:
-    """Put the null device in the place of a terminal that has gone, so that a last flush succeeds."""
+    """Replace a terminal that has gone by the null device, so that the last flush succeeds."""
     null = os.open(os.devnull, os.O_RDWR)
     for number in range(3):
         os.dup2(null, number)
@@ -310,7 +309,7 @@ def open_at(context: Context, namespace: dict[str, Any], mark: str, *, ui: str) 
         env["XONSH_INTERACTIVE"] = env["COLOR_RESULTS"] = True
         if not was_prompt:
             env["SHELL_TYPE"] = "best"
-            live = prompt.Live(context, _app, _renew_prompt)
+            live = fields.Live(context, _app, _renew_prompt)
             _set_variables(context, live.fields)
             choose_editor(ui)
             begin = events.on_pre_prompt_format(lambda **_: _before_prompt(live))

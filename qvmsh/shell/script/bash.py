@@ -33,7 +33,7 @@ def run(context: Context, here: str, words: Sequence[str], code: str | None) -> 
     """Put `$SHELL`, or bash with a script, in the place of this process.
 
     Args:
-        here: where the caller stands.
+        here: the caller's directory.
         words: the script and its words; `-` or none = the shell itself reads.
         code: what the shell runs instead of a file.
 
@@ -55,7 +55,7 @@ def run(context: Context, here: str, words: Sequence[str], code: str | None) -> 
     os.environ["QVM_PYTHON"] = sys.executable
     if path is not None:
         first = source.partition(b"\n")[0].lstrip()
-        if not first or first.startswith(b"#"):  # line 1 is nothing to bash
+        if not first or first.startswith(b"#"):  # a comment to bash
             _bash([path, *words[1:]])
         _bash(["-c", _rest(source), path, *words[1:]])
     if code is not None:
@@ -115,7 +115,9 @@ def _exec(program: str, argv: Sequence[str]) -> NoReturn:
     try:
         os.execvp(program, list(argv))
     except FileNotFoundError:
-        hint = "SHELL names it" if program != "bash" else "install bash"
+        hint = "set SHELL to an installed shell" if program != "bash" else "install bash"
         raise MissingProgramError(f"{program} is not installed", hint=hint) from None
     except OSError as error:
-        raise QvmError(f"{program} cannot be run: {error.strerror}", hint="SHELL names it") from None
+        raise QvmError(
+            f"{program} cannot be run: {error.strerror}", hint="set SHELL to an installed shell"
+        ) from None

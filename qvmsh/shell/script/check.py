@@ -3,9 +3,9 @@
     require_names(source, code, "/vm/demo/deploy", {"vm", "start"})
     require_calls(source, "/vm/demo/deploy", {"vm", "start"})
 
-Only what is certain counts: no layer gives the name a value. Whatever could define a name unseen
+Only certain errors count: no layer gives the name a value. Code that could define a name unseen
 (`import *`, `globals()`, `exec`), or expects that it is missing (`except NameError`, a look at the
-version), is believed.
+version), is accepted.
 
 A command's name that is not called does nothing in Python, and is always true: a script of `stop`
 and `start`, written as for a shell, would succeed without having done anything.
@@ -30,7 +30,7 @@ LOOKS = frozenset((
     "version_info", "hexversion", "platform", "implementation", "TYPE_CHECKING", "PY2", "PY3", "dir",
     "hasattr",
 ))  # fmt: skip
-"""Where a condition mentions one of these, a branch need not be for this Python."""
+"""If a condition mentions one of these, a branch may be for another Python."""
 
 CATCHING = frozenset(("NameError", "Exception", "BaseException"))
 
@@ -44,7 +44,7 @@ class NotCalled(QvmError):
 
 
 class UnknownNames(QvmError):
-    """A script uses names that do not exist: `deploy:3: no name 'strat'; nothing was run`."""
+    """A script uses names that do not exist: `deploy:3: unknown name 'strat'; nothing was run`."""
 
 
 def require_names(source: bytes, code: CodeType, path: str, known: Container[str]) -> None:
@@ -55,9 +55,6 @@ def require_names(source: bytes, code: CodeType, path: str, known: Container[str
         code: the same, compiled.
         path: its file.
         known: what the context gives it.
-
-    Raises:
-        UnknownNames: with every such name and its line.
     """
     if suspects(source, path, known):
         found = _undefined(source, code, path, known, lambda _: False)
@@ -68,19 +65,16 @@ def require_names(source: bytes, code: CodeType, path: str, known: Container[str
 def require_names_in_lines(
     parts: Iterable[tuple[int, str]], path: str, known: Container[str], unseen: Container[str] = ()
 ) -> None:
-    """Refuse xonsh code that uses such names where it can be nothing but Python.
+    """Refuse xonsh code that uses such names where it can only be Python.
 
-    A statement that is an expression may be a command, and what is no Python at all may define any
-    name in it; both are believed.
+    A statement that is an expression may be a command, and what is not Python at all may define any
+    name; both are accepted.
 
     Args:
         parts: the statements, each with the number of lines before it.
         path: the file, `<string>` or `<stdin>`.
         known: what the session gives it.
-        unseen: further words with which names come unseen.
-
-    Raises:
-        UnknownNames: with every such name and its line.
+        unseen: additional words that define names unseen.
     """
     import ast
     import re
@@ -137,7 +131,7 @@ def unknown_names(path: str, found: list[tuple[int, str]], known: Container[str]
     if len(rows) == 1:
         near = _near(name, known)
         hint = f"did you mean {near}?" if near else None
-        return UnknownNames(f"{path}:{line}: no name {name!r}; nothing was run", hint=hint)
+        return UnknownNames(f"{path}:{line}: unknown name {name!r}; nothing was run", hint=hint)
     details = []
     for line, name in rows:
         near = _near(name, known)
@@ -154,11 +148,7 @@ def _near(name: str, known: Container[str]) -> str | None:
 
 
 def require_calls(source: bytes, path: str, known: Container[str]) -> None:
-    """Refuse a Python script in which a command's name stands where only its call makes sense.
-
-    Raises:
-        NotCalled: with every such place.
-    """
+    """Refuse a Python script in which a command's name stands where only its call makes sense."""
     used = global_names(source, path)[1]
     if "vm" not in used and not any(verb.partition(" ")[0] in used for verb in COMMANDS):
         return
@@ -182,7 +172,7 @@ def _uncalled(path: str, rows: list[tuple[int, str, str]]) -> NotCalled:
 def _not_called(
     source: bytes, path: str, known: Container[str], bound: Iterable[str], *, is_shell: bool
 ) -> list[tuple[int, str, str]]:
-    """Line, text and probable meaning of each command that stands alone, or where true or false is asked.
+    """Line, text and probable meaning of each command that is a statement or a condition of its own.
 
     Args:
         bound: names that mean something else, besides those that `source` binds.
@@ -271,9 +261,9 @@ class _Calls:
             self._require(node.left, is_statement=True)
 
     def _command(self, node: Any, *, is_statement: bool) -> tuple[str, str]:
-        """What a command looks like that is named here, and its call; empty where it is another thing."""
+        """The text of a command that is named here, and its call; empty for anything else."""
         kind = type(node).__name__
-        if kind == "Name" and node.id in self._known and node.id != "sh":  # that is a library
+        if kind == "Name" and node.id in self._known and node.id != "sh":  # a library
             name = node.id
             inner = [verb.partition(" ")[2] for verb in COMMANDS if verb.startswith(name + " ")]
             if name in COMMANDS:
@@ -335,7 +325,7 @@ def _loads(code: CodeType, classes: set[int]) -> Iterator[tuple[int, str]]:
 
 
 class _Believed:
-    """The lines in which a name that is not there is no fault."""
+    """The lines in which a missing name is not an error."""
 
     def __init__(self, is_believed: Any) -> None:
         self.spans: list[tuple[int, int]] = []

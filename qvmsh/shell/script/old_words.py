@@ -13,11 +13,11 @@ NAMES = (
     "vm_get_full_name", "vm_ping", "vm_get_control_method", "vm_get_suspend_method", "vm_suspend",
     "vm_poweroff",
 )  # fmt: skip
-"""The functions of the old vm that are there."""
+"""The functions of the old vm that exist."""
 
 
 def looks_like_bash(source: bytes) -> bool:
-    """True if a file that is no Python has what only a shell script has."""
+    """True if a file that is not Python has what only a shell script has."""
     import re
 
     text = source.decode("utf-8", "replace")

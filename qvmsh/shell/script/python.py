@@ -28,7 +28,7 @@ class Program:
         source: its text; None for a module that has none.
         folder: where it looks for modules first.
         code: the same, compiled; None = at the last moment.
-        own: further attributes of its `__main__`.
+        own: additional attributes of its `__main__`.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Program:
             namespace: that of `__main__`, where the caller has made it.
 
         Raises:
-            SyntaxError: it is no Python.
+            SyntaxError: it is not Python.
             QvmError: it uses names that do not exist, or commands without calling them.
         """
         if namespace is None:
@@ -89,7 +89,7 @@ class Program:
         report.flush()
 
     def report(self, error: BaseException, *, debug: bool) -> int:
-        """Say why it ended, and return the exit status."""
+        """Report why it ended, and return the exit status."""
         from qvmsh.shell.script import check, report
 
         status = report.ended(error, script=self.path, debug=debug)
@@ -110,11 +110,7 @@ def main_namespace() -> dict[str, Any]:
 
 
 def from_file(path: str) -> Program:
-    """The script in the file `path`.
-
-    Raises:
-        UsageError: it cannot be read.
-    """
+    """The script in the file `path`."""
     return Program(path, source.read(path), os.path.dirname(path))
 
 
@@ -122,7 +118,7 @@ def from_module(name: str, folder: str) -> Program:
     """The script that `python -m name` would run, looked for in `folder` first.
 
     Raises:
-        UsageError: there is no such module, or it is no script.
+        UsageError: there is no such module, or it cannot be run.
     """
     import importlib.util
 
@@ -132,21 +128,21 @@ def from_module(name: str, folder: str) -> Program:
         if spec is not None and spec.submodule_search_locations is not None:
             spec = importlib.util.find_spec(f"{name}.__main__")
             if spec is None:
-                raise UsageError(f"sh: -m {name}: the package has no __main__.py, so it is no script")
+                raise UsageError(f"sh: -m {name}: the package has no __main__.py, so it cannot be run")
     except (ImportError, ValueError, AttributeError) as error:
         raise UsageError(f"sh: -m {name}: {error}") from None
     except UsageError:
         raise
     except Exception as error:  # the package's own, while it was imported
-        raise UsageError(f"sh: -m {name}: its package fails: {type(error).__name__}: {error}") from error
+        raise UsageError(f"sh: -m {name}: importing it failed: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(folder)
     loader: Any = spec.loader if spec else None
     if spec is None or not hasattr(loader, "get_code"):
-        raise UsageError(f"sh: -m {name}: no such module", hint="a module is named without .py")
+        raise UsageError(f"sh: -m {name}: no such module", hint="give the module's name without .py")
     source = code = None
     if spec.origin and spec.origin.endswith(".py"):
-        source = loader.get_data(spec.origin)  # compiled later, where a SyntaxError is told
+        source = loader.get_data(spec.origin)  # compiled later, where a SyntaxError is reported
     else:
         code = loader.get_code(spec.name)
         if code is None:
@@ -185,9 +181,9 @@ def run_python(context: Context, program: Program, argv: Sequence[str]) -> int:
 
 
 def _breakpoint(context: Context, *words: Any, **more: Any) -> object:
-    from qvmsh.shell.session import breakpoint as stops
+    from qvmsh.shell.session import breakpoint as breakpoints
 
-    return stops.stop(context, sys._getframe(2), *words, **more)
+    return breakpoints.stop(context, sys._getframe(2), *words, **more)
 
 
 def mentions(code: CodeType, name: str) -> bool:
@@ -198,7 +194,7 @@ def mentions(code: CodeType, name: str) -> bool:
 
 
 def _hint(path: str, source: bytes, *, is_names: bool) -> str | None:
-    """What a file that is no Python, or Python only by accident, probably is."""
+    """What a file that is not Python, or only by accident, probably is."""
     from qvmsh.shell.script import old_words
 
     if is_names and not old_words.has_words(source):

@@ -51,7 +51,7 @@ def die_as_interrupted() -> None:
 
 
 def ended(error: BaseException, *, script: str, debug: bool) -> int:
-    """Say why a script ended, if there is anything to say, and return its exit status.
+    """Report why a script ended, if there is a reason, and return its exit status.
 
     Args:
         error: what it raised.
@@ -79,7 +79,7 @@ def ended(error: BaseException, *, script: str, debug: bool) -> int:
     is_shell_line = _is_shell_line(error)
     remember(error, is_all=is_ours or debug)
     if isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has gone: nothing more to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has gone: nothing more to report
         return errors.EXIT_FAILED
     if isinstance(error, OSError) and is_ours:
         from qvmsh.cli.main import from_os
@@ -94,7 +94,7 @@ def ended(error: BaseException, *, script: str, debug: bool) -> int:
         return error.status
     status = _program_status(error)
     if status is not None:
-        if not is_shell_line:  # there the program itself has told why
+        if not is_shell_line:  # the program itself has printed why
             _show_frames(error, out)
             tell(out, str(error))
         return status
@@ -121,11 +121,11 @@ FAILED_PROGRAMS = {
     "ProcessExecutionError": "retcode",
     "ErrorReturnCode": "exit_code",
 }
-"""The errors by which subprocess, plumbum and sh tell of a program that failed, and their status."""
+"""The errors that subprocess, plumbum and sh raise for a failed program, and their status."""
 
 
 def _program_status(error: BaseException) -> int | None:
-    """The exit status of the program whose failure `error` tells of; None if it is another error."""
+    """The exit status of the program whose failure `error` reports; None for another error."""
     for kind in type(error).__mro__:
         if kind.__name__ in FAILED_PROGRAMS:
             status = int(getattr(error, FAILED_PROGRAMS[kind.__name__]))
@@ -134,7 +134,7 @@ def _program_status(error: BaseException) -> int | None:
 
 
 def _quiet_status(error: BaseException) -> int:
-    """The exit status that an exception means, whatever is told of it."""
+    """The exit status that an exception means, whatever is printed."""
     if isinstance(error, KeyboardInterrupt):
         return errors.EXIT_INTERRUPTED
     return error.status if isinstance(error, QvmError) else status_of(error)
@@ -176,7 +176,7 @@ def _show(error: BaseException, out: TextIO) -> None:
 
 
 def _show_frames(error: BaseException, out: TextIO) -> None:
-    """The script's own frames, without a word on the exception itself."""
+    """The script's own frames, without the exception itself."""
     import traceback
 
     frames = [row for row in traceback.extract_tb(error.__traceback__) if not _is_hidden(row.filename)]
@@ -223,7 +223,7 @@ def _is_library(file: str) -> bool:
 
 def is_bug(error: BaseException, script: str) -> bool:
     """True if the exception arose in qvm or in what it called, behind the doors."""
-    if isinstance(error, RecursionError | MemoryError):  # it ends wherever the script has used it up
+    if isinstance(error, RecursionError | MemoryError):  # it ends where the script has exhausted it
         return False
     is_ours = False
     trace = error.__traceback__

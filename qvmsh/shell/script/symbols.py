@@ -18,7 +18,7 @@ MODULE = frozenset((
 
 
 UNSEEN = ("globals", "locals", "vars", "exec", "execfile", "builtins", "__builtins__", "__main__", "runpy")
-"""With one of these a script can define names that nobody sees."""
+"""With one of these a script can define names unseen."""
 
 
 def global_names(source: bytes, path: str) -> tuple[set[str], set[str]]:

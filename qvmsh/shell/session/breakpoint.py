@@ -1,8 +1,8 @@
 """`breakpoint()`: the shell opens at that place, with the names that are seen there.
 
-    install(context)        # from then on `breakpoint()` is ours
+    install(context)        # from then on `breakpoint()` opens qvm's shell
 
-Leaving the shell goes on with the script; names that were changed there are changed in the script.
+Leaving the shell resumes the script; names that were changed there are changed in the script.
 PYTHONBREAKPOINT, where it is set, decides as in any Python.
 """
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 PROMPTS = {"python": "qvmsh.shell.prompt.python_prompt"}
 XONSH_PROMPT = "qvmsh.shell.prompt.xonsh_prompt"
-"""What opens a prompt; it lies in a higher room, and is imported when it is needed."""
+"""What opens a prompt; it is in a higher room, and is imported when it is needed."""
 
 
 def install(context: Context) -> None:
@@ -55,7 +55,7 @@ def stop(context: Context, frame: FrameType, *words: Any, **more: Any) -> object
     elif threading.current_thread() is not threading.main_thread():
         why = "it is not in the main thread"
     if why:
-        context.io.warn(f"breakpoint() at {place} is passed: {why}")
+        context.io.warn(f"breakpoint() at {place} is ignored: {why}")
         return None
     namespace = _seen(context, frame)
     before = dict(namespace)
@@ -119,7 +119,7 @@ def _write_back(frame: FrameType, before: dict[str, Any], after: dict[str, Any])
 
 
 def _show(frame: FrameType) -> None:
-    """Where the script stands, and how to go on."""
+    """Where the script is, and how to resume it."""
     import linecache
 
     name = frame.f_code.co_name
@@ -128,4 +128,4 @@ def _show(frame: FrameType) -> None:
     line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
     if line:
         print(f"    {line}", file=sys.stderr)
-    print("Ctrl-D goes on with the script, `raise SystemExit` ends it.", file=sys.stderr)
+    print("Ctrl-D resumes the script, `raise SystemExit` ends it.", file=sys.stderr)

@@ -34,7 +34,7 @@ FOREIGN = ("cmd", "logs", "qmp", "serial", "stderr", "stdout")
 
 
 ending = threading.Event()
-"""Set when a signal ends the session: words that still run come to their end."""
+"""Set when a signal ends the session: words that still run are ended."""
 
 
 class Leaving(Terminated, SystemExit):
@@ -72,7 +72,7 @@ class WordIo(SessionIo):
 
     Args:
         is_reader_interrupted: True once Ctrl-C has ended a program behind it in the pipeline, which
-            had the terminal, so that nothing else tells the word.
+            had the terminal, so that the word has no other way to know.
         is_on_terminal: the shell passes on what it writes to the terminal, through a pipe.
     """
 
@@ -168,7 +168,7 @@ class WordCall(Call):
 
 
 def child(context: Context, words: list[str]) -> list[str]:
-    """The argument list that runs a command line of ours as a process of its own."""
+    """The argument list that runs a command line of qvm as a process of its own."""
     argv = [sys.executable, "-X", "utf8", "-P", "-m", "qvmsh"]
     found = verb_of(words)
     if context.directory is not None and (found is None or Entry(found[0]).machine != "none"):
@@ -181,7 +181,7 @@ def child(context: Context, words: list[str]) -> list[str]:
 
 
 def listing(context: Context) -> str:
-    """The commands by topic and the preloaded names, a line each."""
+    """The commands by topic and the preloaded names, one a line."""
     from qvmsh.cli.help import TOPICS
 
     width = max(map(len, COMMANDS)) + 2

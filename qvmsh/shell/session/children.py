@@ -1,10 +1,10 @@
-"""Processes that a script makes of itself: fork, spawn, forkserver; and what is pickled for them.
+"""Child processes of a script: fork, spawn, forkserver; and what is pickled for them.
 
     install(context)                    # once a session
     restored("start", "/vm/demo", ())   # what `pickle.loads(pickle.dumps(start))` gives
 
 A forked child has Python's own signals again, since a handler that raises would be a traceback in a
-worker that is about to end, or a lock that nobody gives back; and it gets a shell of its own in the
+worker that is about to end, or a lock that is never released; and it gets a shell of its own in the
 guest. A child of `spawn` or `forkserver` is a new Python that imports the script: it gets the session
 first, its names as builtins.
 
@@ -105,7 +105,7 @@ class _Finder:
 
 
 def _teach(spawn: Any) -> None:
-    """Let what a child is told begin with the session."""
+    """Put the session first in what a child is sent."""
     ask = spawn.get_preparation_data
 
     def get_preparation_data(name: str) -> dict[str, Any]:

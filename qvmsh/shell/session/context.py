@@ -1,4 +1,4 @@
-"""What a shell or a script of qvm stands in: the machine, the names, the environment.
+"""The context of a shell or a script of qvm: the machine, the names, the environment.
 
 context = Context(vm, Io())
 context.enter(os.getcwd(), ["-u"])      # changes directory, reads the VM_ variables
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from qvmsh.shell.session.lines import Lines
 
 METHODS_ONLY = frozenset({*keyword.kwlist, *keyword.softkwlist, *vars(__import__("builtins")), "sh"})
-"""Names that Python, or a library under the same name, has already: such commands are methods of `vm`."""
+"""Names that Python or a library already uses: these commands are only methods of `vm`."""
 
 
 _sessions: list[Context] = []
@@ -46,11 +46,7 @@ def begin(context: Context) -> None:
 
 
 def current() -> Context:
-    """The session of this process; in a program of its own it begins now, at the machine found there.
-
-    Raises:
-        ConfigError: there is no machine.
-    """
+    """The session of this process; in a program of its own it begins now, in the current directory."""
     if not _sessions:
         program = getattr(sys.modules.get("__main__"), "__file__", None)
         _sessions.append(at(locate.find(None, os.environ, os.getcwd(), program)))
@@ -86,10 +82,10 @@ class Context:
         self._guest: Guest | None = None
         self.exported: dict[str, str] = {}
         self.works = Works()
-        self.told: set[str] = set()
-        """Warnings about the configuration that the session has given; once is enough."""
+        self.warned: set[str] = set()
+        """Warnings about the configuration that the session has printed; once is enough."""
         self.ui: str | None = None
-        """What `--ui` says of the prompt; None where it says nothing."""
+        """The value of `--ui`; None without it."""
         self.namespaces: list[dict[str, Any]] = []
         """Those in which `vm` follows the machine of the session."""
         self._importers: list[dict[str, Any]] = []
@@ -99,7 +95,7 @@ class Context:
         self.leavers: list[Callable[[], None]] = []
         """Called by `use` before the machine changes."""
         self.lines: Lines | None = None
-        """What was typed in this session; None where nobody types."""
+        """What was typed in this session; None without a prompt."""
         self._commands: dict[str, Any] = {}
         self._libraries: dict[str, Any] = {}
         self._stale: list[str] = []
@@ -108,7 +104,7 @@ class Context:
         }
 
     def spoken(self, text: str) -> str:
-        """A text with commands in it, as they are typed where somebody types shell lines."""
+        """A text with commands, spelt as they are typed at the prompt."""
         if self.lines is None or self.lines.is_python:
             return text
         from qvmsh.shell.session.spelling import as_typed_here
@@ -122,7 +118,7 @@ class Context:
 
     @property
     def place(self) -> tuple[str | None, tuple[tuple[str, str], ...]]:
-        """What tells the sessions of several processes apart: the directory, and `--set`."""
+        """What identifies a session in other processes: the directory, and `--set`."""
         return self.directory, tuple(self.overrides)
 
     @property
@@ -135,11 +131,7 @@ class Context:
 
     @property
     def vm(self) -> Machine:
-        """The machine of the session.
-
-        Raises:
-            ConfigError: there is none.
-        """
+        """The machine of the session."""
         if self._vm is None:
             if self._given is None:
                 raise self._nowhere()
@@ -158,7 +150,7 @@ class Context:
     def machine(
         self, io: Io | None = None, *, overrides: Sequence[tuple[str, str]] = (), is_optional: bool = False
     ) -> Machine | None:
-        """The machine for one command: its files are read anew, so a changed `.vmrc` counts at once."""
+        """The machine for one command: its files are read again, so a changed `.vmrc` counts at once."""
         if is_optional and not self.has_machine:
             return None
         vm = self.vm
@@ -182,7 +174,7 @@ class Context:
         """Go to the machine's directory and read its variables; `export` gives them to children.
 
         Args:
-            calling_directory: where the caller stands (VM_CALLING_DIR).
+            calling_directory: the caller's directory (VM_CALLING_DIR).
             words: the words of the script (VM_PARAMS; quoted where they need it).
 
         Raises:
@@ -204,7 +196,7 @@ class Context:
     def _warn(self, loaded: Settings) -> None:
         for warning in loaded.warnings:
             self.io.warn(self.spoken(str(warning)))
-            self.told.add(str(warning))
+            self.warned.add(str(warning))
         for each in trust.withheld(loaded):
             self.io.warn(each)
 
@@ -232,19 +224,18 @@ class Context:
             UsageError, ConfigError: there is no such machine, or its configuration is wrong; the
                 session's machine is as it was.
         """
-        from qvmsh.machine import owner
-        from qvmsh.machine import registry as known
+        from qvmsh.machine import owner, registry
         from qvmsh.shell.session.machine import Machine
 
         if not where:
-            raise UsageError("use: which machine? the word is empty")
+            raise UsageError("use: the machine's name is empty")
         here = os.getcwd()
-        directory = os.path.normpath(os.path.join(here, known.resolve(where, self.environ)))
+        directory = os.path.normpath(os.path.join(here, registry.resolve(where, self.environ)))
         owner.require_own(directory, self.environ)
         loaded = layers.load(directory, self._without_machine())
         loaded.check()
         os.chdir(directory)
-        self.told.clear()
+        self.warned.clear()
         self._warn(loaded)
         self.leave()
         for leave in self.leavers:
@@ -315,7 +306,7 @@ class Context:
         return found
 
     def libraries(self) -> dict[str, Any]:
-        """The names that are no commands; each is imported when it is first used."""
+        """The names that are not commands; each is imported at its first use."""
         if not self._libraries:
             self._libraries = {
                 "settings": _Current(self),
@@ -361,7 +352,7 @@ class Context:
         except QvmError as error:
             return error
         return QvmError(
-            "this session was begun without a machine",
+            "this session was started without a machine",
             hint="leave it, then `qvm sh` in the machine's directory",
         )
 
@@ -372,7 +363,7 @@ def _is_of_a_machine(name: str) -> bool:
 
 
 class _Current:
-    """`settings`: the typed values, as the files say at the moment of the question."""
+    """`settings`: the typed values, read from the files when asked for."""
 
     def __init__(self, context: Context) -> None:
         object.__setattr__(self, "_context", context)

@@ -1,4 +1,4 @@
-"""UTF-8 in which every byte comes back: what is no UTF-8 becomes a surrogate, as in names of files.
+"""UTF-8 that keeps every byte: invalid ones become surrogates, as in file names.
 
     b"gr\\xfcn".decode(NAME).encode(NAME)        # b"gr\\xfcn"
 

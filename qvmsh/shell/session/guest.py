@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from qvmsh.shell.session.io import Session
 
 CONFIG = "ssh_config"
-"""Name of the file in the runtime folder that tells ssh all about the guest."""
+"""Name of the file in the runtime folder with ssh's options for the guest."""
 
 OPEN_S = 15
 
 
 class Guest:
-    """Stands for plumbum's `SshMachine`: made at the first use, and anew for another run of the guest."""
+    """Stands for plumbum's `SshMachine`: made at the first use, and again for another run of the guest."""
 
     def __init__(self, context: Session) -> None:
         self._context = context
@@ -101,7 +101,7 @@ class Guest:
 class _Machine(SshMachine):
     """plumbum's machine, where each command has a cached connection to itself, and scp works.
 
-    plumbum 2.0 quotes a guest's path for a shell, but since OpenSSH 9.0 scp speaks SFTP: none reads it.
+    plumbum 2.0 quotes a guest's path for a shell, but since OpenSSH 9.0 scp speaks SFTP, without a shell.
     """
 
     __slots__ = ("_link", "_vm")
@@ -112,11 +112,7 @@ class _Machine(SshMachine):
         super().__init__(link.alias, **how)
 
     def _own(self) -> tuple[contextlib.ExitStack, list[str]]:
-        """A connection for one command, until the first is closed or forgotten; and the options for it.
-
-        Raises:
-            GuestUnreachableError: there is none.
-        """
+        """A connection for one command, until the first is closed or forgotten; and the options for it."""
         kept = contextlib.ExitStack()
         try:
             own = kept.enter_context(self._link.taken(interactive=False, timeout_s=OPEN_S))
@@ -127,10 +123,10 @@ class _Machine(SshMachine):
     def popen(  # type: ignore[override]  # `how` is all that we leave as it is
         self, args: Any, ssh_opts: Sequence[str] = (), **how: Any
     ) -> Any:
-        """Begin a command of the guest."""
+        """Start a command in the guest."""
         kept, options = self._own()
         begun: Any = super().popen(args, [*options, *ssh_opts], **how)
-        begun.connection = kept  # until nobody asks for the result any more
+        begun.connection = kept  # until the result is no longer asked for
         return begun
 
     def _scp(self, *words: str) -> None:
@@ -179,7 +175,7 @@ def _machine(vm: Machine, link: Link) -> Any:
             encoding=encoding.NAME,
         )
     except Exception as error:
-        # plumbum has several trees of errors for a log-in that fails
+        # plumbum has several trees of errors for a login that fails
         words = str(error).strip().splitlines()
         raise GuestUnreachableError(
             "plumbum cannot talk to the guest's shell", machine=vm.name, details=words[-3:]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
         """`session.context.Context`, as the modules use it that the context is made of."""
 
         works: Works
-        told: set[str]
+        warned: set[str]
 
         @property
         def lines(self) -> Lines | None: ...
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 class SessionIo(Io):
-    """The caller's side of a command in a session: of the configuration it is warned once."""
+    """The caller's side of a command in a session: a warning about the configuration comes once."""
 
     session: Session
 
@@ -50,8 +50,8 @@ class SessionIo(Io):
         self.session = session
 
     def remark(self, text: str) -> None:
-        if self.level >= 1 and text not in self.session.told:
-            self.session.told.add(text)
+        if self.level >= 1 and text not in self.session.warned:
+            self.session.warned.add(text)
             self.warn(text)
 
     def warn(self, text: str) -> None:

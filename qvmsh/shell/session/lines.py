@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from qvmsh.shell.session.io import Session
 
 OWN = re.compile(r"(^|[;&|])\s*(vm\s+)?session\s+(list|save)\b|\bsession\.(list|save)\(")
-"""What is about the session itself is not kept."""
+"""Commands about the session itself are not kept."""
 
 
 class Line:
@@ -84,7 +84,7 @@ class Lines:
         """The lines that `ranges` name, each once and in order; all for none.
 
         Raises:
-            UsageError: a range is no range, or there are no such lines.
+            UsageError: a range is wrong, or there are no such lines.
         """
         if not self._rows:
             raise UsageError("nothing was typed in this session yet")
@@ -99,7 +99,7 @@ class Lines:
         first, mark, last = word.partition("-")
         count = len(self._rows)
         if not (first + last).isdecimal() or (first and not first.isdecimal()):
-            raise UsageError(f"{word!r} is no range of lines", hint="write 3, 3-7, 3- or -7")
+            raise UsageError(f"{word!r} is not a range of lines", hint="write 3, 3-7, 3- or -7")
         low = int(first or 1)
         high = int(last or count) if mark else low
         if not 1 <= low <= high or low > count or (high > count and bool(last or not mark)):
@@ -126,7 +126,7 @@ class Lines:
                 mode = os.fstat(fd).st_mode
                 os.fchmod(fd, mode | (mode & 0o444) >> 2)
         except FileExistsError:
-            raise UsageError(f"{path} is there already", hint="`session save --force` replaces it") from None
+            raise UsageError(f"{path} already exists", hint="`session save --force` replaces it") from None
         except OSError as error:
             raise QvmError(f"{path} cannot be written: {error.strerror}") from None
         return path, len(rows), sum(1 for row in rows if row.status)
@@ -138,7 +138,7 @@ class Lines:
         return "\n".join([head, *self._way_there(rows[0]), *_texts(rows, is_python=self.is_python)]) + "\n"
 
     def _way_there(self, first: Line) -> list[str]:
-        """What brings a script to where the first line was typed: it begins as the session did."""
+        """The lines that bring a script to the directory and machine of its first line."""
         lines = []
         if first.machine is not None and first.machine != self._start:
             lines.append(f"use({first.machine!r})")
@@ -170,7 +170,7 @@ WAIT = "wait_for"
 
 
 def _without_await(text: str) -> str:
-    """Python that was typed at a prompt with `await`, for a script, which has none at its margin."""
+    """Python with `await` outside functions, rewritten for a script, where it is not allowed."""
     import ast
 
     try:

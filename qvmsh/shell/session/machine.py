@@ -1,7 +1,7 @@
-"""`vm` of a session: its methods tell the session when they are at work, as its words and functions do.
+"""`vm` of a session: its methods count as commands at work, as its words and functions do.
 
 vm = Machine(directory, io=SessionIo(context))
-vm.kill()         # the prompt knows who ended QEMU, and does not announce it
+vm.kill()         # the prompt knows the cause, and does not report QEMU's end
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the names of a script and of the prompt stand for in Python.
+"""The preloaded names of a script and of the prompt, as Python objects.
 
 start = Command("start", context)
 start(wait=False)          # the function of commands/start.py, on the context's machine
@@ -31,11 +31,7 @@ def pickled(name: str, context: Session) -> tuple[Any, ...]:
 
 
 def _truth(why: str) -> bool:
-    """Refuse the question whether a command is true; xonsh's `start?` asks it too.
-
-    Raises:
-        TypeError: with `why`.
-    """
+    """Refuse a command as a truth value; xonsh's `start?` asks for it too."""
     if sys._getframe(2).f_globals.get("__name__", "").partition(".")[0] != "xonsh":
         raise TypeError(why)
     return True
@@ -98,11 +94,7 @@ class Command:
             self._context.forget_settings()
 
     def _require_fit(self, words: tuple[Any, ...], options: dict[str, Any]) -> None:
-        """Refuse a wrong call as Python does, but without counting the machine.
-
-        Raises:
-            TypeError: these arguments do not fit.
-        """
+        """Refuse a wrong call as Python does, but do not count the parameter for the machine."""
         try:
             self.__signature__.bind(*words, **options)
         except TypeError as error:
@@ -172,7 +164,7 @@ def _request(words: tuple[Any, ...], arguments: dict[str, Any]) -> list[str]:
 
 
 class _Shown(str):
-    """An annotation as a person reads it: without the marks of the command line, without quotes."""
+    """An annotation for `help`: without the marks of the command line, without quotes."""
 
     __slots__ = ()
 
@@ -264,7 +256,7 @@ class Lazy:
 
 
 class Nowhere:
-    """Stands for `vm` and what belongs to it where there is no machine: every use says so."""
+    """Stands for `vm` and its parts where there is no machine: every use raises that error."""
 
     def __init__(self, error: QvmError) -> None:
         object.__setattr__(self, "_error", error)
@@ -274,7 +266,7 @@ class Nowhere:
         raise error.with_traceback(None)
 
     def __getattr__(self, name: str) -> NoReturn:
-        if name.startswith("__"):  # asked by `inspect`, `copy` and the like, not by a person
+        if name.startswith("__"):  # asked by `inspect`, `copy` and the like, not by the user
             raise AttributeError(name)
         self._fail()
 

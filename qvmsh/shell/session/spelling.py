@@ -1,4 +1,4 @@
-"""Commands in texts, spelt as one types them at the prompt; which words are the host's there."""
+"""Commands in texts, spelt as they are typed at the prompt; which words are the host's there."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CALL = re.compile(
     r"`(?:cd (?P<folder>'[^`]*'|[^ `]+) && )?qvm (?:-[CM] (?P<place>'[^`]*'|[^ `]+) )?(?P<words>[^`]+)`"
     "(?! (?:works|starts it) as )"  # another account's: a session cannot `use` it, a process of its own can
 )
-"""A command in a text for a person."""
+"""A command in a text for the user."""
 
 
 def is_hosts(word: str) -> bool:
@@ -38,7 +38,7 @@ def is_hosts(word: str) -> bool:
 
 
 def as_typed_here(text: str) -> str:
-    """A text whose commands are those that one types at this prompt.
+    """A text whose commands are spelt as they are typed at this prompt.
 
     Examples:
         >>> as_typed_here("`cd zz && qvm start` starts it, `qvm kill` ends it")

@@ -1,4 +1,4 @@
-"""Which commands of a session are at work, so that the prompt knows who caused what QEMU does.
+"""Which commands of a session are at work, so that the prompt knows the causes of QEMU's events.
 
 with works.running("stop"):
     ...
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 JUST_NOW_S = 1.0
-"""How long after its end a command may still be the cause of an event."""
+"""How long after its end a command may still cause an event."""
 
 
 class Works:

@@ -2,7 +2,7 @@
 
     list(chunks("a = 1\\nif a:\\n    echo yes\\n"))      # [(0, "a = 1\\n"), (1, "if a:\\n    echo yes\\n")]
 
-xonsh's tokenizer knows where strings, brackets and continued lines end, so a chunk is never cut in
+xonsh's tokenizer knows where strings, brackets and continued lines end, so a chunk never ends in
 the middle of one.
 """
 
@@ -60,6 +60,6 @@ def _margins(source: str) -> list[int]:
                 is_fresh = False
                 if token.start[1] == 0:
                     found.append(token.start[0] - 1)
-    except (tokens.TokenError, SyntaxError):  # the rest is one chunk; compiling it tells what is wrong
+    except (tokens.TokenError, SyntaxError):  # the rest is one chunk; compiling it shows what is wrong
         pass
     return found

@@ -44,10 +44,10 @@ if TYPE_CHECKING:
     from qvmsh.shell.session.context import Context
 
 AS_TYPED = "_qvm_as_typed"
-"""Attribute of a string in xonsh's tree: what stands between its single quotes."""
+"""Attribute of a string in xonsh's tree: the text between its single quotes."""
 
 UNSEEN = ("source", "xontrib", "execx", "XSH", "__xonsh__", "xonsh")
-"""With one of these words in it a script can define names that nobody sees."""
+"""With one of these words a script can define names unseen."""
 
 FUTURES = sum(getattr(future, name).compiler_flag for name in future.all_feature_names)
 """The bits of a code object that `from __future__ import` sets; they hold for the chunks after it."""
@@ -56,7 +56,7 @@ FUTURES = sum(getattr(future, name).compiler_flag for name in future.all_feature
 class Transformer(xonsh_ast.CtxAwareTransformer):  # type: ignore[misc]  # xonsh has no types
     """Decides which lines are commands; with a command's name first, a statement is one.
 
-    To xonsh a line all of whose names are defined is Python, so with `stop` and `start` defined
+    xonsh takes a line for Python if all its names are defined, so with `stop` and `start` defined
     `stop && start --loadvm x` would silently not run `stop`. Here a statement that is nothing but
     such a name, or begins with it as an operand (`status -v`, `status | cat`), is a command,
     unless the user has given the name another meaning.
@@ -77,7 +77,7 @@ class Transformer(xonsh_ast.CtxAwareTransformer):  # type: ignore[misc]  # xonsh
         return tree
 
     def _keep_quoted(self, pipeline: ast.Call) -> None:
-        """Give a command of ours the words in single quotes as they were typed, as a POSIX shell does.
+        """Give a command of qvm the words in single quotes as they were typed, as a POSIX shell does.
 
         xonsh would replace `$NAME` in them, before the guest's shell sees it, and read `\\n` as Python.
         """
@@ -143,7 +143,7 @@ _xonsh_string = BaseParser.p_string_literal
 
 @functools.wraps(_xonsh_string)  # its docstring is the grammar
 def _string_literal(self: Any, p: Any) -> None:
-    """Note what stands in single quotes."""
+    """Note the text in single quotes."""
     text = p[1].value
     _xonsh_string(self, p)
     if text.startswith("'"):
@@ -217,13 +217,13 @@ class Engine:
         # after xonsh has read the environment: it would try each of its patterns on each name
         self._set_exported()
         env["XONTRIBS_AUTOLOAD_DISABLED"] = True  # a scan of all installed packages
-        env._orig_env = dict(os.environ)  # or the next line would write all of it anew, for 10 ms
+        env._orig_env = dict(os.environ)  # else the next line would write all of it again, for 10 ms
         env["UPDATE_OS_ENVIRON"] = True
         env["XONSH_SUPPRESS_WELCOME"] = True
         env["XONSH_SHOW_TRACEBACK"] = False  # unset, it adds a line on itself to every message
         env["ENABLE_ASYNC_PROMPT"] = False  # with UPDATE_PROMPT_ON_KEYPRESS it crashes xonsh 0.25
-        events.on_envvar_new(_tell_plumbum)
-        events.on_envvar_change(_tell_plumbum)
+        events.on_envvar_new(_update_plumbum)
+        events.on_envvar_change(_update_plumbum)
 
     def _set_exported(self) -> None:
         for name, value in self.context.exported.items():
@@ -231,7 +231,7 @@ class Engine:
             XSH.env[name] = value
 
     def _follow(self, gone: list[str]) -> None:
-        """Let xonsh's environment be that of the machine that is used now."""
+        """Give xonsh the environment of the current machine."""
         for name in gone:
             if name in XSH.env:
                 del XSH.env[name]
@@ -270,7 +270,7 @@ class Engine:
 
         Each is compiled when those before it have run, as in a shell: so a name that one defines
         is known to the next, and the time to compile is linear in the length (xonsh parses a text
-        anew for each line in it that is no Python).
+        again for each line in it that is not Python).
 
         Raises:
             QvmError: it uses names that do not exist; nothing has run.
@@ -291,8 +291,8 @@ _xonsh_end = CommandPipeline.end
 def _end(self: Any, tee_output: bool = True) -> None:
     """End a pipeline; Ctrl-C in it ends the line, the loop and the script too.
 
-    xonsh 0.25 only notes it at a word's thread, or sees a program that failed: `start || echo no`
-    would go on to `echo`. And it leaves the thread's handler in place, so that the next Ctrl-C
+    xonsh 0.25 only records it for a word's thread, or sees a program that failed: `start || echo no`
+    would run `echo`. And it leaves the thread's handler in place, so that the next Ctrl-C
     would be lost.
     """
     if self.ended:  # asked again, by `returncode`
@@ -320,7 +320,7 @@ def _end(self: Any, tee_output: bool = True) -> None:
             raise KeyboardInterrupt
 
 
-def _tell_plumbum(name: str, **_: Any) -> None:
+def _update_plumbum(name: str, **_: Any) -> None:
     """plumbum's `local.env` is a copy made at import; keep it up to date with `$NAME = value`."""
     plumbum = sys.modules.get("plumbum")
     if plumbum is not None and name in os.environ:

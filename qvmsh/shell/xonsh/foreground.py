@@ -1,15 +1,15 @@
-"""What the terminal does to the programs and words in the foreground, put right.
+"""Corrects what the terminal does to programs and words in the foreground.
 
-A program that reads the terminal before it has been given to it gets it nevertheless.
+A program may read the terminal before it owns it.
 
 xonsh 0.25 gives the terminal to a program's process group after the program has begun, and where the
 shell leads its session (the first program of a terminal) the program inherits an ignored SIGTTIN. So
 on a busy host `less` may read while it is in the background, get EIO, and leave. Here such a program
-has the default signals, is stopped by that read, and goes on as soon as it has the terminal.
+has the default signals, is stopped by that read, and resumes as soon as it has the terminal.
 
 xonsh also takes Ctrl-Z from the terminal while it captures a program's output (`$(program)`), and never
-gives it back; after Ctrl-Z on a pipeline it waits three seconds for the end of what was stopped; and it
-ignores Ctrl-Z itself, without a word, while something of its own runs.
+restores it; after Ctrl-Z on a pipeline it waits three seconds for the end of what was stopped; and it
+silently ignores Ctrl-Z itself while code of its own runs.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _xonsh_save = CommandPipeline._save_term_state
 
 
 def install() -> None:
-    """Do this for every program that xonsh begins from now on."""
+    """Apply this to every program that xonsh starts from now on."""
     SubprocSpec.prep_preexec_fn = _prepare
     CommandPipeline._save_term_state = _save
     CommandPipeline._close_prev_procs = _close
@@ -66,14 +66,14 @@ def _become(before: Callable[[], None]) -> None:
 
 
 def _save(pipeline: Any) -> None:
-    """The group has just been given the terminal: what it was stopped for it can do now."""
+    """Resume the group, which has just been given the terminal and may have been stopped for it."""
     _xonsh_save(pipeline)
     with contextlib.suppress(OSError):  # it has ended already
         os.killpg(pipeline.term_pgid, signal.SIGCONT)
 
 
 def _close(pipeline: Any) -> None:
-    """Leave a pipeline that was stopped as it is: `fg` goes on with it."""
+    """Leave a stopped pipeline alone: `fg` resumes it."""
     is_stopped = any(
         job["pipeline"] is pipeline and job["status"] == "stopped" for job in jobs.get_jobs().values()
     )
@@ -93,7 +93,7 @@ def restore_suspend_key() -> None:
     if not _disabled:
         return
     character = _disabled.pop()
-    with contextlib.suppress(termios.error):  # it is no terminal, or it has gone
+    with contextlib.suppress(termios.error):  # it is not a terminal, or it has gone
         mode = termios.tcgetattr(0)
         if mode[6][termios.VSUSP] == b"\0":
             mode[6][termios.VSUSP] = character
@@ -101,13 +101,13 @@ def restore_suspend_key() -> None:
 
 
 def refuse_to_stop(context: Context) -> None:
-    """Say, at Ctrl-Z, that what runs in this process cannot be stopped, instead of nothing."""
+    """At Ctrl-Z, report that what runs in this process cannot be stopped."""
 
     def refuse(_number: int, _frame: object) -> None:
         os.killpg(0, signal.SIGCONT)  # what it has begun itself was stopped with the terminal's group
         verb = context.works.current
         what = f"`{verb}`" if verb else "this"
-        instead = f", `{verb} &` begins it in the background" if verb else ""
+        instead = f", `{verb} &` starts it in the background" if verb else ""
         line = f"qvm: {what} cannot be stopped by Ctrl-Z: Ctrl-C ends it{instead}"
         tell(sys.__stderr__ or sys.stderr, line, begin="\n")
 

@@ -1,4 +1,4 @@
-"""What users of other shells type: it works here too, or one line says what to type instead.
+"""What users of other shells type: it works here too, or a line says what to type instead.
 
 XSH.aliases.update(aliases(context))
 advice("for i in 1 2; do echo $i; done")    # "a loop is Python's: ..."; "" where nothing is known
@@ -50,7 +50,7 @@ ADVICE = {
     "wait": "a command without `&` is waited for; `jobs`, `fg` and `bg` handle the others",
     "command": "a program of the same name is called by its path; `which -a NAME` shows it",
     "builtin": "`aliases` shows what is built in",
-    "hash": "nothing is to be hashed here",
+    "hash": "there is nothing to hash here",
 }
 """What to type instead of a word of bash."""
 

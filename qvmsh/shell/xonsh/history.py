@@ -1,4 +1,4 @@
-"""Where the history of all sessions is kept: a file that cannot be used never stands in a shell's way.
+"""Where the history of all sessions is kept; a file that cannot be used never stops a shell.
 
 path = database("history.sqlite", io)
 """
@@ -20,7 +20,7 @@ def plain(name: str, io: Io) -> str | None:
     try:
         return _made(name)
     except OSError as error:
-        _tell(io, _path(name), error)
+        _warn(io, _path(name), error)
         return None
 
 
@@ -28,28 +28,28 @@ def database(name: str, io: Io) -> str:
     """As `plain`, a SQLite database; where it cannot be kept, one that lasts as long as this session.
 
     xonsh's threads and two shells at once would each make it a WAL database, which fails where
-    another has it open ("database is locked"); so it is one before anybody sees it. A shell that
+    another has it open ("database is locked"); so it is one from the beginning. A shell that
     comes second takes the file of the first.
     """
     import sqlite3
 
     try:
         path = _made_database(name)
-        _judge(path)
+        _check(path)
         return path
     except (OSError, sqlite3.Error) as error:
-        _tell(io, _path(name), error)
+        _warn(io, _path(name), error)
         return _for_this_session(name)
 
 
-def _tell(io: Io, path: str, error: Exception) -> None:
+def _warn(io: Io, path: str, error: Exception) -> None:
     import sqlite3
 
     why = error.strerror if isinstance(error, OSError) else str(error)
     where = error.filename if isinstance(error, OSError) and error.filename else path
-    text = f"what is typed is not kept for later sessions: {printable(str(where))}: {why}"
+    text = f"the history cannot be saved: {printable(str(where))}: {why}"
     if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
-        text += f" (`mv {path} {path}.damaged`, and the next shell begins a new one)"
+        text += f" (`mv {path} {path}.damaged`, and the next shell starts a new one)"
     io.warn(text)
 
 
@@ -84,8 +84,8 @@ def _made_database(name: str) -> str:
     return _made(name)
 
 
-def _judge(path: str) -> None:
-    """Raise what xonsh would meet later, in the middle of a line.
+def _check(path: str) -> None:
+    """Raise the error that xonsh would get later, in the middle of a line.
 
     Raises:
         sqlite3.Error: it is damaged, or cannot be written.
@@ -106,7 +106,7 @@ def _judge(path: str) -> None:
 
 
 def spare_xonsh_folders() -> None:
-    """Give xonsh folders of its own where those in the home directory cannot be made; it would not begin."""
+    """Give xonsh temporary folders if those in the home directory cannot be made: it would not start."""
     for name, base, usual in (
         ("XONSH_CONFIG_DIR", "XDG_CONFIG_HOME", "~/.config"),
         ("XONSH_DATA_DIR", "XDG_DATA_HOME", "~/.local/share"),
@@ -120,7 +120,7 @@ def spare_xonsh_folders() -> None:
 
 
 def _for_this_session(name: str) -> str:
-    """A path in a folder that goes with this process."""
+    """A path in a folder that is removed with this process."""
     import atexit
     import shutil
     import tempfile

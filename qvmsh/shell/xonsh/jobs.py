@@ -1,7 +1,7 @@
 """Words as jobs: `start &`, and `start | less` at the prompt, are processes, as programs are.
 
-So `jobs`, `fg`, `bg`, `kill`, Ctrl-Z and the end of a reader are the kernel's, and the session can go
-on with other words. What such a process prints in the background is put above the line being typed.
+So `jobs`, `fg`, `bg`, `kill`, Ctrl-Z and the end of a reader are the kernel's, and the session can
+run other words. What such a process prints in the background is put above the line being typed.
 What only this session can do (`use`), and functions of Python under an alias, are refused in the
 background: xonsh 0.25 runs them in a thread, which `jobs` does not list and nothing can end.
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from qvmsh.shell.session.context import Context
 
 OF_SESSION = ("use", "session")
-"""Words that change or ask this session, so that no other process can do it."""
+"""Words that change or read this session: no other process can run them."""
 
 _here = threading.local()
 _xonsh_build = specs.cmds_to_specs
@@ -89,19 +89,15 @@ def install(context: Context, show: Callable[[str, str], object] | None = None) 
 
 
 def _require_processes(made: list[Any]) -> None:
-    """Refuse what would be a thread of this shell.
-
-    Raises:
-        XonshError: naming it.
-    """
+    """Refuse what would be a thread of this shell."""
     for spec in made:
         if spec.is_proxy:
             name = spec.alias_name or getattr(spec.alias, "__name__", "this")
             for each in made:
                 each.close()
             raise XonshError(
-                f"qvm: {name}: cannot run in the background, since it is a part of this shell "
-                "and no program\nhint: type it without the `&`"
+                f"qvm: {name}: cannot run in the background: it is part of this shell, "
+                "not a program\nhint: type it without the `&`"
             )
 
 

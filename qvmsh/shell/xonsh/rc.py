@@ -1,11 +1,11 @@
-"""The machine's own `.qvmrc.xsh`: loaded once the user has allowed what is in it.
+"""The machine's own `.qvmrc.xsh`: loaded once the user has allowed its content.
 
     rc = Rc(engine)
     rc.look()       # at the first prompt, and at each one after it
 
 It is code that runs as the user, and it comes with a directory that may come from anywhere. So it is
-loaded only with a content that `qvm allow` has accepted, as direnv does it; what was judged is what
-runs. With `use` its variables, names and aliases go again.
+loaded only with a content that `qvm allow` has accepted, as direnv does it; what was checked is what
+runs. `use` removes its variables, names and aliases.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class Rc:
         self._engine = engine
         self._context = engine.context
         self._done: str | None = None
-        """The directory whose file was loaded, or is not there."""
-        self._told: tuple[str, bytes] | None = None
+        """The directory whose file was loaded, or does not exist."""
+        self._reported: tuple[str, bytes] | None = None
         self._seen: tuple[int, int, int] | None = None
         self._undo: list[tuple[MutableMapping[str, Any], dict[str, Any], dict[str, Any]]] = []
         self._context.leavers.append(self.leave)
 
     def look(self) -> None:
-        """Load the file if it is there and allowed; say so, once, if it is not allowed."""
+        """Load the file if it exists and is allowed; warn, once, if it is not allowed."""
         directory = self._context.directory
         if directory is None or directory == self._done:
             return
@@ -63,15 +63,15 @@ class Rc:
             return
         self._seen = seen
         if not trust.is_allowed(path, data, self._context.environ, trust.CODE):
-            self._tell(path, data)
+            self._report(path, data)
             return
         self._done = directory
         self._load(path, data)
 
-    def _tell(self, path: str, data: bytes) -> None:
-        if self._told == (path, data) or self._context.io.level < 1:
+    def _report(self, path: str, data: bytes) -> None:
+        if self._reported == (path, data) or self._context.io.level < 1:
             return
-        self._told = (path, data)
+        self._reported = (path, data)
         print(
             f"qvm: {printable(path)} is not loaded: you have not allowed its content\n"
             "hint: look at it, then `allow` loads it, now and in later sessions",
@@ -96,7 +96,7 @@ class Rc:
         ]
 
     def leave(self) -> None:
-        """Take back what the file has set and nobody has changed since."""
+        """Undo what the file has set and what has not been changed since."""
         for place, before, mine in self._undo:
             for name, value in mine.items():
                 if place.get(name, _MISSING) is not value:

@@ -1,8 +1,8 @@
-"""The exit status of a program that ends while xonsh looks whether it has been stopped.
+"""The exit status of a program that ends while xonsh checks whether it has been stopped.
 
-xonsh 0.25 asks the kernel (`waitpid`) in one thread and Python's `Popen.poll` in another. Whoever is second
-finds no such child, and takes that for status 0: now and then a failed `vm ssh` looked like a good one. Here
-the first keeps the other out until it has noted the status, by `Popen`'s own lock.
+xonsh 0.25 asks the kernel (`waitpid`) in one thread and Python's `Popen.poll` in another. The second
+finds no such child, and takes that for status 0: now and then a failed `vm ssh` looked successful. Here
+the first keeps the other out until it has recorded the status, by `Popen`'s own lock.
 
 Source: CPython 3.11, `subprocess.Popen._internal_poll`; xonsh 0.25, `procs/jobs.py`.
 """
@@ -19,13 +19,13 @@ _xonsh_wait = jobs.proc_untraced_waitpid
 
 
 def install() -> None:
-    """Do this for every program that xonsh begins from now on."""
+    """Apply this to every program that xonsh starts from now on."""
     jobs.proc_untraced_waitpid = _wait
 
 
 def _wait(proc: Any, *words: Any, **options: Any) -> Any:
     lock = getattr(getattr(proc, "proc", proc), "_waitpid_lock", None)
-    if lock is None:  # no process, but a thread of this one
+    if lock is None:  # not a process, but a thread of this one
         return _xonsh_wait(proc, *words, **options)
     with lock:
         return _xonsh_wait(proc, *words, **options)

@@ -18,7 +18,7 @@ from xonsh.environ import make_args_env
 
 from qvmsh.shell.script import report
 from qvmsh.shell.script.python import main_namespace
-from qvmsh.shell.session import breakpoint as stops
+from qvmsh.shell.session import breakpoint as breakpoints
 from qvmsh.shell.session import calls, children
 from qvmsh.shell.xonsh.engine import Engine
 
@@ -51,7 +51,7 @@ def run_xonsh(context: Context, source: str, name: str, argv: Sequence[str]) -> 
         XSH.env["XONSH_SOURCE"] = name
         sys.path.insert(0, os.path.dirname(name))
     _catch_signals()
-    stops.install(context)
+    breakpoints.install(context)
     status = 0
     try:
         engine.run(source, name)
@@ -67,7 +67,7 @@ def run_xonsh(context: Context, source: str, name: str, argv: Sequence[str]) -> 
 
 
 def _not_run() -> int:
-    """The shells' status for a program that could not be run (xonsh has 1); 0 if that is not it."""
+    """The shells' status for a program that could not be run (xonsh has 1); 0 for another error."""
     last = XSH.lastcmd
     if last is None or last.proc is not None or callable(last.spec.alias):
         return 0

@@ -1,9 +1,9 @@
-"""The standard streams while words run in threads: each thread has its own, and they come back right.
+"""The standard streams while words run in threads: each thread has its own, restored correctly.
 
-xonsh 0.25 puts a stream that knows the thread in the place of `sys.stdout` while a word runs, and what
-stood there back when it ends. Of two words that overlap, or of one that outlives its line (`p = !(start)`),
-the last puts back a stream that was closed meanwhile, and every word after it fails. Here the stream of
-the threads stays while one of them needs it, and a closed one is never put back.
+xonsh 0.25 replaces `sys.stdout` by a stream for each thread while a word runs, and restores what
+was there when it ends. Of two words that overlap, or of one that outlives its line (`p = !(start)`),
+the last restores a stream that was closed meanwhile, and every word after it fails. Here the stream of
+the threads stays while one of them needs it, and a closed one is never restored.
 
 Source: xonsh 0.25, `procs/proxies.py` (`ProcProxyThread.run`), `shells/base_shell.py` (`_TeeStd`).
 """
@@ -55,5 +55,5 @@ class _Stderr(_RedirectStream):
 
 
 def install() -> None:
-    """Do this for every word that xonsh begins from now on."""
+    """Apply this to every word that xonsh starts from now on."""
     tools.redirect_stdout, tools.redirect_stderr = _Stdout, _Stderr

@@ -1,4 +1,4 @@
-"""Commands as shell words: what stands behind `status -s | cat` in xonsh.
+"""Commands as shell words, as in `status -s | cat`, in xonsh.
 
 A word runs in a thread of xonsh's, its streams are those of its place in the pipeline. Commands
 that own the terminal (`ssh`, `run`) are child processes instead: so pipes carry their bytes
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from qvmsh.shell.session.context import Context
 
 _HINTED: set[str] = set()
-"""Words of the host whose namesake of qvm was named after they failed."""
+"""The host's programs for which qvm's word of the same name was hinted at after a failure."""
 
 
 class Word:
-    """A callable alias of xonsh: the word `word` (or two, `img build`) with its further words."""
+    """A callable alias of xonsh: the command `words` (`img build`) with what follows."""
 
     def __init__(self, context: Context, *words: str) -> None:
         self._context = context
@@ -80,8 +80,8 @@ class Word:
 class Vm(DecoratorAlias):  # type: ignore[misc]  # xonsh has no types
     """`vm VERB ...`: every command, also those whose bare word is the host's. `vm` alone lists them.
 
-    xonsh asks a decorator before it looks at the words behind it. So the verb can become a word of
-    ours or a child process here, and nothing of the line is expanded or quoted a second time.
+    xonsh calls a decorator before it reads the words behind it. So the verb can become a word of
+    qvm or a child process here, and nothing of the line is expanded or quoted a second time.
     """
 
     def __init__(self, context: Context) -> None:
@@ -106,7 +106,7 @@ class Vm(DecoratorAlias):  # type: ignore[misc]  # xonsh has no types
         spec.cmd[at : at + 1] = [*self._target(first), *rest]
 
     def _target(self, word: str) -> list[Any]:
-        """What runs for `vm WORD`: a word of ours, or the beginning of a child's argument list."""
+        """What runs for `vm WORD`: a word of qvm, or the beginning of a child's argument list."""
         verb = ALIASES.get(word, word)
         if verb in COMMANDS and Entry(verb).terminal:
             return child(self._context, [verb])
@@ -120,7 +120,7 @@ class Vm(DecoratorAlias):  # type: ignore[misc]  # xonsh has no types
 
 
 class Listing:
-    """`vm` alone: what there is, a line each."""
+    """`vm` alone: the commands, one a line."""
 
     __name__ = "vm"
 
@@ -145,7 +145,7 @@ class Refusal:
         guest = f"`vm {verb}`" if verb in COMMANDS else f"`vm ssh sudo {self._word}`"
         host = f"`{program}`" if program else f"this host's {self._word} (which is not installed)"
         lines = (
-            f"qvm: {self._word}: refused, since it could mean the guest or this host",
+            f"qvm: {self._word}: refused: it could mean the guest or this host",
             f"hint: {guest} means the guest, {host} this host",
         )
         print("\n".join(lines), file=stderr or sys.stderr)
@@ -153,7 +153,7 @@ class Refusal:
 
 
 def aliases(context: Context) -> dict[str, Any]:
-    """What the words mean, for xonsh's aliases."""
+    """The commands as xonsh's aliases."""
     found: dict[str, Any] = {"vm": Vm(context)}
     for verb in COMMANDS:
         word = verb.partition(" ")[0]
@@ -163,13 +163,13 @@ def aliases(context: Context) -> dict[str, Any]:
 
 
 def shadowed(context: Context) -> list[tuple[str, str]]:
-    """Words of ours for which this host has a program too, with its path."""
+    """Words of qvm for which this host has a program too, with its path."""
     words = (word for word in aliases(context) if word not in REFUSED and word != "vm")
     return [(word, path) for word in words if (path := shutil.which(word))]
 
 
 def hint_at_host_words(pipeline: Any) -> None:
-    """Name `vm kill` where the host's `kill` has failed: each time where it was typed alone, else once."""
+    """Hint at `vm kill` after the host's `kill` has failed: each time if it was typed alone, else once."""
     for spec, process in zip(pipeline.specs, pipeline.procs, strict=False):
         word = spec.args[0] if spec.args else ""
         has_failed = process.returncode is not None and process.returncode > 0
@@ -188,7 +188,7 @@ def _is_passed_on(spec: Any, stream: str) -> bool:
 def _direct(spec: Any) -> TextIO | None:
     """The process' own standard error, where xonsh would only pass a word's on to it.
 
-    So stages are shown on the terminal as they go on, errors come at once, and what is said after
+    So stages are shown on the terminal as they happen, errors come at once, and what is printed after
     Ctrl-C is not lost (xonsh does not read the pipe any more then).
     """
     if not _is_passed_on(spec, "captured_stderr"):
@@ -200,7 +200,7 @@ def _direct(spec: Any) -> TextIO | None:
 def _is_reader_interrupted() -> bool:
     """True if Ctrl-C has ended a program of the running pipeline."""
     processes = getattr(XSH.lastcmd, "procs", ())
-    if threading.current_thread() not in processes:  # still the one before
+    if threading.current_thread() not in processes:  # still the previous one
         return False
     return any(getattr(process, "returncode", None) == -SIGINT for process in processes)
 

@@ -45,7 +45,7 @@ def test_archive_while_the_guest_works_comes_back_whole(guest: Vm) -> None:
     guest.ok("archive", "--verify", first["archive"])
     names = [f"{each['archive']}/{each['stamp']}" for each in (first, second, memory)]
     assert " boots, ready after " in guest.ok("archive", "--verify", "--boot", names[1]).out
-    assert guest.ok("list").out.count("\ndemo ") == 1  # what was booted to verify is no known machine
+    assert guest.ok("list").out.count("\ndemo ") == 1  # what was booted to verify is not a known machine
     for name, words in ((names[0], ["before"]), (names[1], ["before", "during"])):
         guest.ok("restore", name, "../twin")
         twin = Vm(guest.world, guest.world.home / "twin")

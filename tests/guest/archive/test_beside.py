@@ -126,7 +126,7 @@ def test_archive_beside_each_other_command_both_end_well_long(vm: Vm) -> None:
     check_pairs(vm, LONG)
 
 
-def test_stop_while_the_disks_are_cut_is_refused_and_works_afterwards(vm: Vm) -> None:
+def test_stop_during_an_archive_is_refused_until_it_ends(vm: Vm) -> None:
     """Held in its copy, so that no chance decides; and the state that it then makes is of one moment."""
     boot(vm)
     writer = Writer(vm)

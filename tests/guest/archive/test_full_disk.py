@@ -1,7 +1,7 @@
-"""The disk that the machine lies on fills while its disks are cut and the guest goes on writing.
+"""The machine's disk becomes full during an archive, while the guest writes.
 
-QEMU is started without `werror`, so it takes its default, `enospc`: a guest whose write finds no room is
-stopped, and the write is done again once it goes on. So nothing that the guest was told is lost.
+QEMU is started without `werror`, so it takes its default, `enospc`: a guest whose write finds no space is
+stopped, and the write is done again once it is resumed. So nothing that the guest saw completed is lost.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def vm(world: World, tiny: str) -> Iterator[Vm]:
 
 
 def fill(vm: Vm) -> Path:
-    """Take all the room that is left."""
+    """Take all the free space."""
     path = vm.directory / "filler"
     with path.open("ab", buffering=0) as file:
         for size in (1 << 20, 4096):
@@ -60,7 +60,7 @@ def filled(vm: Vm, writer: Writer) -> tuple[subprocess.Popen[str], Path]:
     return cut, filler
 
 
-def test_disk_full_while_the_guest_is_archived_stops_it_and_loses_nothing(vm: Vm) -> None:
+def test_archive_on_a_full_disk_pauses_the_guest_without_loss(vm: Vm) -> None:
     boot(vm)
     writer = Writer(vm)
     vm.ok("archive")
@@ -77,7 +77,7 @@ def test_disk_full_while_the_guest_is_archived_stops_it_and_loses_nothing(vm: Vm
     still = vm.qvm("resume")
     assert still.status == 3, str(still)
     assert "QEMU paused it at once after another I/O error" in still.err
-    still = vm.qvm("stop")  # it is not waited for who cannot answer
+    still = vm.qvm("stop")  # a guest that cannot answer is not waited for
     assert still.status == 3, str(still)
     assert "cannot power off: QEMU has paused the guest after an I/O error" in still.err
     assert note_of(vm)["cuts"]
@@ -90,7 +90,7 @@ def test_disk_full_while_the_guest_is_archived_stops_it_and_loses_nothing(vm: Vm
     lose_power_and_look(vm, writer)
 
 
-def test_disk_full_and_both_killed_start_waits_for_room_and_loses_nothing(vm: Vm) -> None:
+def test_start_after_a_full_disk_waits_for_space_without_loss(vm: Vm) -> None:
     boot(vm)
     writer = Writer(vm)
     vm.ok("archive")
@@ -105,7 +105,7 @@ def test_disk_full_and_both_killed_start_waits_for_room_and_loses_nothing(vm: Vm
     assert refused.status == 1, str(refused)
     assert "was interrupted, and cannot be recovered: " in refused.err
     assert "No space left" in refused.err
-    assert "hint: the disk is full: make room, then try again" in refused.err
+    assert "hint: the disk is full: free some space, then try again" in refused.err
     assert "left     archive " in vm.qvm("doctor", "--fix").out
     filler.unlink()
     output = messages(vm.qvm("doctor", "--fix"))

@@ -63,7 +63,7 @@ class Machine:
         boot(vm)
         self.writer = Writer(vm)
         self.bounds: dict[str, tuple[int, int, bool]] = {}
-        """Of each archived state: what had been told before and after, and whether it was frozen."""
+        """Of each archived state: what had been printed before and after, and whether it was frozen."""
         self.of_killed: list[str] = []
         """Those of them whose QEMU was killed while they were made."""
 
@@ -75,10 +75,10 @@ class Machine:
         return report
 
     def kill(self, victim: str, child: Any, before: int) -> str:
-        """End qvm, QEMU, or both without a word; what qvm said, if it could.
+        """Kill qvm, QEMU, or both; return what qvm printed, if it could.
 
         Args:
-            before: what the guest had told when the command was begun.
+            before: what the guest had printed when the command began.
         """
         pid = self.vm.pid
         if victim in ("qvm", "both"):
@@ -103,7 +103,7 @@ class Machine:
         return str(out + err)
 
     def goes_on(self, was_under_way: bool) -> str:
-        """The next command while the guest still runs: it tells, completes, and the guest writes."""
+        """The next command while the guest still runs: it reports, completes, and the guest writes."""
         vm = self.vm
         ways = [["archive"], ["doctor", "--fix"], ["pause"], ["snapshot", "save", "next"]]
         words = self.chooser.choice(ways)
@@ -129,7 +129,7 @@ class Machine:
         self.writer.lost()
 
     def comes_back(self, was_under_way: bool) -> str:
-        """The next command after QEMU's end, and the boot: all that was told is there."""
+        """The next command after QEMU's end, and the boot: all that was printed is there."""
         vm, acked = self.vm, self.writer.acked
         words = self.chooser.choice([["start"], ["doctor", "--fix"], ["archive"]])
         print(f"  next: {' '.join(words)}, told {acked}")
@@ -214,14 +214,14 @@ def check_live(vm: Vm, verbs: list[str], count: int) -> None:
     it.end()
 
 
-def test_archive_killed_at_random_the_guest_writes_on_and_loses_nothing(vm: Vm) -> None:
+def test_archive_killed_at_random_the_guest_loses_nothing(vm: Vm) -> None:
     check_live(vm, list(VERBS), USUAL)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("verb", VERBS)
-def test_archive_killed_at_random_the_guest_writes_on_and_loses_nothing_long(vm: Vm, verb: str) -> None:
+def test_archive_killed_at_random_the_guest_loses_nothing_long(vm: Vm, verb: str) -> None:
     check_live(vm, [verb], LONG)
 
 
@@ -255,7 +255,7 @@ def check_moments(vm: Vm, victim: str, count: int) -> None:
         before = it.writer.acked
         child = held(vm, is_now, *VERBS[verb][0])
         was_told = it.writer.acked
-        time.sleep(0.3)  # QEMU and the guest go on meanwhile, as far as they can
+        time.sleep(0.3)  # QEMU and the guest continue meanwhile, as far as they can
         print(f"seed {SEED}: {verb}, {moment}: {victim} killed, told {was_told}, {it.writer.acked}")
         output = it.kill(victim, child, before)
         print(f"  it said: {output.strip()}")
@@ -283,8 +283,8 @@ def test_archive_killed_in_a_dangerous_moment_long(vm: Vm, victim: str) -> None:
     check_moments(vm, victim, len(MOMENTS))
 
 
-def test_first_archive_killed_is_begun_anew_and_holds_nobody_up(vm: Vm) -> None:
-    """Of a new archive the base is copied too; the guest is neither held nor cut meanwhile."""
+def test_first_archive_killed_is_repeated_and_blocks_nothing(vm: Vm) -> None:
+    """Of a new archive the base is copied too; the guest is neither held nor split meanwhile."""
     it = Machine(vm, random.Random(SEED))
     first: list[tuple[list[str], Callable[[Seen], bool]]] = [
         (["archive", "--savevm", "live"], lambda now: now.has_base and not now.note.get("cuts")),
@@ -299,7 +299,7 @@ def test_first_archive_killed_is_begun_anew_and_holds_nobody_up(vm: Vm) -> None:
         it.archive()
         for folder in vm.directory.glob("demo-*/"):
             assert "is good" in vm.ok("archive", "--verify", folder.name).out
-            shutil.rmtree(folder)  # as a person might; the next one begins anew, under the same name
+            shutil.rmtree(folder)  # as a user might; the next one starts again, under the same name
         it.bounds.clear()
     it.archive("--savevm", "live")
     it.lose_power()

@@ -51,7 +51,7 @@ def is_at_work(vm: Vm, pid: int) -> bool:
 
 
 def killed(vm: Vm, chooser: random.Random, *words: str) -> bool:
-    """Run a command and kill it, alone or with the programs that it began; True if it leaves a note."""
+    """Run a command and kill it, alone or with the programs that it began; True if it leaves a journal."""
     is_group, seconds = chooser.random() < 0.5, chooser.uniform(0, MOST_S)
     print(f"  killed {'with its children' if is_group else 'alone'}, {seconds:.3f} s after its first step")
     child = vm.world.popen(*words, cwd=vm.directory, start_new_session=True)
@@ -127,14 +127,14 @@ def check_new(vm: Vm, name: str, count: int) -> None:
     shutil.rmtree(fresh.directory)
 
 
-def test_archive_and_restore_of_a_guest_that_is_off_killed_at_random(vm: Vm) -> None:
+def test_archive_and_restore_off_survive_random_kills(vm: Vm) -> None:
     check_off(vm, list(VERBS), USUAL)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("verb", VERBS)
-def test_archive_and_restore_of_a_guest_that_is_off_killed_at_random_long(vm: Vm, verb: str) -> None:
+def test_archive_and_restore_off_survive_random_kills_long(vm: Vm, verb: str) -> None:
     check_off(vm, [verb], LONG)
 
 

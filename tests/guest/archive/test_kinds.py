@@ -111,7 +111,7 @@ def test_uefi_tpm_kernel_seed_and_disks_of_each_kind_come_back(guest: Vm, tiny: 
 
 @pytest.mark.timeout(900)
 def test_machine_without_layers_with_a_saved_state_comes_back(guest: Vm) -> None:
-    """VM_USE_SNAPSHOTS=no; the memory too, and a new machine that goes on with it keeps the key."""
+    """VM_USE_SNAPSHOTS=no; the memory too, and a new machine that resumes it keeps the key."""
     qemu_img(guest, "convert", "-O", "qcow2", "demo-backing.qcow2", "demo.qcow2")
     guest.ok("config", "VM_USE_SNAPSHOTS=no")
     guest.start()

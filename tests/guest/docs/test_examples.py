@@ -31,7 +31,7 @@ def test_every_example_has_a_test_and_can_be_executed() -> None:
         assert f'"{path.name}"' in text, path
 
 
-def test_about_shows_the_machine_and_asks_the_guest_for_its_uptime(running: Vm, tmp_path: Path) -> None:
+def test_about_shows_the_machine_and_the_uptime_of_its_guest(running: Vm, tmp_path: Path) -> None:
     result = run(running, "about", "-u", "a b", cwd=tmp_path)
     assert result.status == 0, str(result)
     owner = __import__("pwd").getpwuid(os.geteuid()).pw_name
@@ -60,7 +60,7 @@ def test_backup_makes_archives_that_can_be_read_and_keeps_three(running: Vm, tmp
     assert not list((tmp_path / "x").glob("*.gz"))
 
 
-def test_health_tells_of_each_machine_and_fails_if_one_is_not_well(running: Vm) -> None:
+def test_health_reports_each_machine_and_fails_if_one_is_unwell(running: Vm) -> None:
     argv = [sys.executable, "-P", str(EXAMPLES / "health.py")]
 
     def health(*words: str | Path) -> tuple[int, str]:
@@ -80,7 +80,7 @@ def test_health_tells_of_each_machine_and_fails_if_one_is_not_well(running: Vm) 
     assert out.splitlines()[1].endswith("  <-- look at it")
 
 
-def test_try_in_guest_brings_results_back_and_leaves_the_machine_as_it_was(guest: Vm, tmp_path: Path) -> None:
+def test_try_in_guest_brings_results_and_restores_the_machine(guest: Vm, tmp_path: Path) -> None:
     folder = tmp_path / "work"
     folder.mkdir()
     (folder / "in").write_text("b\na\n")

@@ -117,7 +117,7 @@ def plain(text: str) -> str:
 
 
 class Reader:
-    """Somebody who types what a page says.
+    """A user who types what a page says.
 
     Args:
         where: the folder in which the first line is typed.

@@ -47,7 +47,7 @@ class Cache:
         return self.world.run("img", "build", "tiny", *words, env=self.env | env)
 
     def begin(self) -> subprocess.Popen[str]:
-        """A build that goes on, saying its stages on stderr."""
+        """A build at work, printing its stages on stderr."""
         argv = [sys.executable, "-m", "qvmsh", "-v", "img", "build", "tiny"]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(argv, env=self.world.environ | self.env, text=True, **pipes)  # type: ignore[call-overload,no-any-return]
@@ -56,7 +56,7 @@ class Cache:
         return sorted(self.images.glob("tiny-*/tiny.qcow2"))
 
     def left(self) -> list[str]:
-        """What lies in the cache besides finished images, packages and lists."""
+        """What is in the cache besides complete images, packages and lists."""
         known = {"apt", "debs", ".tiny.lock"}
         return [
             path.name
@@ -86,7 +86,7 @@ def test_build_in_parallel_makes_one_image_for_all(cache: Cache) -> None:
     assert cache.left() == [image.parent.name]
 
 
-def test_build_killed_midway_leaves_no_guest_and_the_next_one_builds(cache: Cache) -> None:
+def test_build_after_a_killed_one_finds_no_guest_and_builds(cache: Cache) -> None:
     build = cache.seed().begin()
     assert build.stderr is not None
     for line in build.stderr:
@@ -148,7 +148,7 @@ def test_build_output_is_a_copy_that_is_never_written_over(world: World, tiny: s
     assert "x.qcow2 already exists" in again.err
 
 
-def test_build_refresh_asks_apt_and_keeps_an_image_that_is_current(cache: Cache) -> None:
+def test_build_refresh_asks_apt_and_keeps_a_current_image(cache: Cache) -> None:
     first = cache.build("--refresh")
     assert first.status == 0, first
     done = cache.build("--refresh")
@@ -183,7 +183,7 @@ def test_build_without_network_says_apt_s_own_words(cache: Cache, tmp_path: Path
     assert cache.left() == []
 
 
-def test_build_in_a_folder_that_cannot_be_says_so(cache: Cache) -> None:
+def test_build_in_a_folder_that_cannot_be_made_fails_clearly(cache: Cache) -> None:
     cache.top.parent.mkdir(exist_ok=True)
     cache.top.write_text("a file where the cache is to be")
     done = cache.build()
@@ -193,14 +193,14 @@ def test_build_in_a_folder_that_cannot_be_says_so(cache: Cache) -> None:
 
 @pytest.fixture
 def small(world: World) -> Iterator[Path]:
-    """A file system with room for less than a build."""
+    """A file system with less space than a build needs."""
     if not IS_ROOT:
         pytest.skip("only root may mount a small file system")
     with small_disk(world.home / "small", 160):
         yield world.home / "small"
 
 
-def test_build_on_a_full_disk_says_so_and_leaves_no_part(world: World, tiny: str, small: Path) -> None:
+def test_build_on_a_full_disk_fails_and_leaves_no_part(world: World, tiny: str, small: Path) -> None:
     assert tiny
     cache = Cache(world, small).seed()
     done = cache.build()
@@ -237,7 +237,7 @@ def _python_for_all() -> str:
 
 
 @pytest.mark.skipif(not IS_ROOT, reason="this run is a plain user's: every build in it is this test")
-def test_build_as_a_plain_user_makes_a_guest_whose_files_are_root_s(world: World, public: Path) -> None:
+def test_build_as_a_plain_user_gives_the_guest_files_to_root(world: World, public: Path) -> None:
     """From an empty cache, with nobody's rights, a strict umask, and no sbin on PATH."""
     home = public / "home"
     home.mkdir()

@@ -77,7 +77,7 @@ def _forget_sockets(one: Booted) -> None:
         path.unlink(missing_ok=True)
 
 
-def test_boot_tells_the_keys_both_accounts_take_them(booted: Booted) -> None:
+def test_boot_passes_the_keys_to_both_accounts(booted: Booted) -> None:
     assert booted.out("id -un; hostname; pwd") == "qvm\ndemo\n/home/qvm\n"
     assert booted.out("id -u; pwd", user="root") == "0\n/root\n"
 
@@ -221,7 +221,7 @@ def test_host_key_is_each_disk_s_own_and_survives_a_pulled_plug(fresh: Callable[
     assert one.host_key() == copy
 
 
-def test_keys_of_another_boot_replace_the_old_and_keep_the_guest_s_own(
+def test_keys_of_another_boot_replace_only_the_earlier_ones(
     fresh: Callable[[str], Booted], tmp_path: Path
 ) -> None:
     one = fresh("one")

@@ -45,7 +45,7 @@ def test_build_debian_again_finds_it(debian: debian_guest.DebianImage) -> None:
     assert time.monotonic() - began < 1
 
 
-def test_start_debian_is_ready_and_status_says_so(up: Vm) -> None:
+def test_start_debian_is_ready_and_status_confirms_it(up: Vm) -> None:
     deadline = time.monotonic() + 60  # a busy host: status itself waits no longer than 2 s
     while (seen := up.qvm("status")).status and time.monotonic() < deadline:
         pass
@@ -71,7 +71,7 @@ def test_guest_agent_of_debian_answers(up: Vm) -> None:
     assert qga.ask(path, "guest-get-host-name", timeout_s=30) == {"host-name": "debian"}
 
 
-def test_stop_debian_powers_off_by_its_agent_and_keeps_what_was_written(up: Vm) -> None:
+def test_stop_debian_by_its_agent_keeps_what_was_written(up: Vm) -> None:
     up.ok("ssh", "echo kept > note")
     stopped = up.ok("stop")
     assert "demo: powered off by guest agent" in stopped.out
@@ -85,7 +85,7 @@ def test_stop_debian_without_agent_uses_ssh(up: Vm) -> None:
     assert "demo: powered off by ssh" in up.ok("stop").out
 
 
-def test_stop_debian_on_q35_without_agent_and_ssh_uses_the_button(machine: Vm) -> None:
+def test_stop_debian_on_q35_without_agent_uses_the_button(machine: Vm) -> None:
     if machine.qvm("status", "-s").status == 0:
         machine.ok("stop")
     machine.ok("config", "VM_QEMU_MACHINE=q35")

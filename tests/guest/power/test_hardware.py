@@ -1,4 +1,4 @@
-"""Hardware that the guest must see: further disks, CD, kernel, firmware, TPM, agent, clock."""
+"""Hardware that the guest must see: additional disks, CD, kernel, firmware, TPM, agent, clock."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.guest
 
 
 def boot_by_kernel(vm: Vm, tiny: str) -> None:
-    """tiny's disk boots by BIOS only; its kernel lies beside it."""
+    """tiny's disk boots by BIOS only; its kernel is beside it."""
     folder = Path(tiny).parent
     vm.set(
         VM_KERNEL=str(folder / "vmlinuz"),

@@ -94,12 +94,12 @@ def check(vm: Vm, verb: str, count: int) -> None:
 
 
 @pytest.mark.parametrize("verb", MOST_S)
-def test_verb_killed_leaves_a_machine_that_the_next_command_judges_rightly(guest: Vm, verb: str) -> None:
+def test_verb_killed_leaves_a_machine_in_a_known_state(guest: Vm, verb: str) -> None:
     check(guest, verb, USUAL)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("verb", MOST_S)
-def test_verb_killed_leaves_a_machine_that_the_next_command_judges_rightly_long(guest: Vm, verb: str) -> None:
+def test_verb_killed_leaves_a_machine_in_a_known_state_long(guest: Vm, verb: str) -> None:
     check(guest, verb, LONG)

@@ -115,7 +115,7 @@ def test_stop_deaf_guest_leaves_it_running_then_force_ends_it(guest: Vm) -> None
     assert "powered off by quit" in guest.ok("stop", "--timeout", "2", "--force").out
 
 
-def test_stop_guest_that_is_paused_goes_on_first(guest: Vm) -> None:
+def test_stop_paused_guest_is_resumed_first(guest: Vm) -> None:
     guest.start()
     guest.ok("cmd", "stop")
     assert guest.qvm("status").out.startswith("demo: paused")

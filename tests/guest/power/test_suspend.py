@@ -31,7 +31,7 @@ def ssh_port(guest: Vm) -> int:
 
 
 @pytest.mark.parametrize("machine", ["pc", "q35"])
-def test_suspend_wakeup_three_times_in_a_row_and_the_button_still_works(guest: Vm, machine: str) -> None:
+def test_suspend_and_wakeup_three_times_keep_the_power_button(guest: Vm, machine: str) -> None:
     """On q35 SeaBIOS forgets the power registers at the first wake-up: they are given back."""
     guest.set(VM_QEMU_MACHINE=machine)
     guest.start()
@@ -62,7 +62,7 @@ def test_suspend_without_ssh_goes_by_the_agent_and_savevm_too(guest: Vm) -> None
     assert "powered off by guest agent" in guest.ok("stop").out
 
 
-def test_suspend_where_nobody_can_be_asked_says_why_and_the_guest_runs_on(guest: Vm) -> None:
+def test_suspend_without_agent_and_ssh_fails_and_the_guest_runs(guest: Vm) -> None:
     guest.start()
     without_ssh(guest, "qemu-ga")
     for words in (["suspend"], ["stop", "--savevm", "ready"]):
@@ -86,7 +86,7 @@ def test_suspend_by_a_guest_that_does_not_sleep_runs_on(guest: Vm) -> None:
     guest.ok("status")
 
 
-def test_savevm_of_a_suspended_guest_goes_on_where_it_was(guest: Vm) -> None:
+def test_savevm_of_a_suspended_guest_resumes_where_it_was(guest: Vm) -> None:
     guest.start()
     guest.ok("ssh", "echo kept > /tmp/in-memory")
     guest.ok("suspend")
@@ -104,7 +104,7 @@ def test_stop_of_a_suspended_guest_wakes_it_first(guest: Vm) -> None:
     assert "demo: powered off by " in stopped.out
 
 
-def test_pause_resume_the_guest_goes_on(guest: Vm) -> None:
+def test_pause_and_resume_the_guest_continues(guest: Vm) -> None:
     guest.start()
     guest.ok("ssh", "echo kept > /tmp/in-memory")
     assert guest.ok("pause").out == "demo: paused; `qvm resume` goes on\n"
@@ -225,7 +225,7 @@ def test_qmp_events_follow_the_guest_beside_other_verbs(guest: Vm) -> None:
     )  # fmt: skip
     deadline = time.monotonic() + 30
     while guest.qvm("qmp", "--events", "--timeout", "0").status == 0 and time.monotonic() < deadline:
-        pass  # until the follower has the socket: then nobody else gets it
+        pass  # until the follower has the socket: then no other client gets it
     guest.ok("suspend")
     guest.ok("wakeup")
     out, _ = following.communicate(timeout=120)

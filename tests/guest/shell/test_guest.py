@@ -75,7 +75,7 @@ guest.path("/tmp/up load.bin").delete()
     assert (tmp_path / "back").read_bytes() == data
 
 
-def test_guest_and_word_share_one_connection_and_leave_nothing_of_their_own(running: Vm) -> None:
+def test_guest_and_word_share_one_connection_and_leave_nothing(running: Vm) -> None:
     running.ok("ssh", "true")
     # the tests before may have left some, which end by themselves
     before = running.world.pids("ControlMaster=yes")

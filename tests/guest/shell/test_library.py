@@ -14,7 +14,7 @@ from tests.support.world import Vm
 pytestmark = pytest.mark.guest
 
 
-def test_running_starts_and_stops_what_is_off_also_after_an_exception(guest: Vm) -> None:
+def test_running_stops_what_it_started_also_after_an_exception(guest: Vm) -> None:
     with guest.library().running() as vm:
         assert vm.ssh("uname") == "Linux\n"
         vm.ssh("echo kept > kept; sync")

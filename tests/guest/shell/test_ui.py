@@ -115,7 +115,7 @@ def test_breakpoint_in_a_script_with_a_guest(running: Vm, tmp_path: Path) -> Non
         screen.wait("^left changed$")
 
 
-def test_guest_that_nobody_waits_for_is_told_of_when_it_answers(guest: Vm) -> None:
+def test_guest_without_a_waiting_command_is_reported_when_ready(guest: Vm) -> None:
     with screen_of(guest.world, guest.directory) as screen:
         screen.ready()
         screen.state("stopped")
@@ -129,4 +129,4 @@ def test_guest_that_nobody_waits_for_is_told_of_when_it_answers(guest: Vm) -> No
         screen.state("stopped")
         assert "demo: ready after" in screen.run("start")
         assert screen.run("vm ssh echo hello") == "hello"
-        assert screen.text.count("the guest answers ssh") == 1  # `start` itself has told of the other
+        assert screen.text.count("the guest answers ssh") == 1  # `start` itself has reported the other

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.guest
 
 
 @pytest.mark.parametrize("machine", ["pc", "q35"])
-def test_savevm_loadvm_three_times_in_a_row_goes_on(guest: Vm, machine: str) -> None:
+def test_savevm_loadvm_three_times_in_a_row_continues(guest: Vm, machine: str) -> None:
     """q35 too, where SeaBIOS forgets the ACPI registers at the first wake-up."""
     guest.set(VM_QEMU_MACHINE=machine)
     guest.start()
@@ -44,7 +44,7 @@ def test_savevm_no_suspend_clock_is_put_right(guest: Vm) -> None:
 
 
 @pytest.mark.parametrize("machine", ["pc", "q35"])
-def test_savevm_no_suspend_of_a_guest_that_sleeps_already_goes_on(guest: Vm, machine: str) -> None:
+def test_savevm_no_suspend_of_a_sleeping_guest_continues(guest: Vm, machine: str) -> None:
     guest.set(VM_QEMU_MACHINE=machine)
     guest.start()
     guest.ok("ssh", "echo kept > /tmp/in-memory")

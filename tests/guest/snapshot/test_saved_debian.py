@@ -17,7 +17,7 @@ def start(vm: Vm, *words: str) -> str:
 
 
 @pytest.mark.parametrize("machine", ["pc", "q35"])
-def test_savevm_loadvm_debian_three_times_in_a_row_goes_on(
+def test_savevm_loadvm_debian_three_times_in_a_row_continues(
     world: World, debian: debian_guest.DebianImage, machine: str
 ) -> None:
     vm = create_debian(world, debian, VM_QEMU_MACHINE=machine)

@@ -39,12 +39,12 @@ def fsck(vm: Vm) -> str:
 MOUNT = "sudo -n sh -c 'mkdir -p /mnt/d; mount /dev/vdb /mnt/d && chmod 777 /mnt/d'"
 
 
-def test_two_disks_memory_and_clock_come_back_in_the_same_process(vm: Vm) -> None:
+def test_restore_of_disks_memory_and_clock_keeps_the_process(vm: Vm) -> None:
     vm.start()
     vm.ok("ssh", MOUNT)
     vm.ok("ssh", "echo before > /mnt/d/file; echo before > file; echo kept > /tmp/memory; sync")
     vm.ok("ssh", "sudo -n date -s @$(( $(date +%s) - 7200 ))")  # as if it had been saved two hours ago
-    # somebody writes all the time: the snapshot is of one moment for both disks
+    # the guest writes all the time: the snapshot is of one moment for both disks
     writer = "i=0; while :; do i=$((i+1)); echo $i > /mnt/d/count; echo $i > /tmp/count; done"
     vm.ok("ssh", f"({writer}) >/dev/null 2>&1 & echo $! > /tmp/writer")
     pid = vm.pid
@@ -97,7 +97,7 @@ def test_sleeping_guest_is_saved_so_that_it_comes_back(guest: Vm, machine: str) 
     guest.ok("wakeup")
 
 
-def test_trim_through_the_guest_gives_room_back(vm: Vm) -> None:
+def test_trim_through_the_guest_frees_space(vm: Vm) -> None:
     vm.start()
     vm.ok("ssh", MOUNT)
     vm.ok("ssh", "dd if=/dev/urandom of=/mnt/d/big bs=1M count=24 2>/dev/null; sync; rm /mnt/d/big; sync")
@@ -109,7 +109,7 @@ def test_trim_through_the_guest_gives_room_back(vm: Vm) -> None:
     assert vm.ok("ssh", "cat /sys/block/vdb/size").out == f"{128 << 11}\n"
 
 
-def test_restored_while_paused_the_clock_is_right_once_it_goes_on(guest: Vm) -> None:
+def test_restore_while_paused_sets_the_clock_when_resumed(guest: Vm) -> None:
     guest.start()
     guest.ok("ssh", "echo kept > /tmp/memory; sudo -n date -s @$(( $(date +%s) - 7200 ))")
     guest.ok("snapshot", "save", "a")
@@ -168,7 +168,7 @@ def asked(vm: Vm, command: str) -> list[str]:
 
 
 def both(vm: Vm) -> list[str]:
-    """What stands on the system's disk and on the data disk, in the guest."""
+    """What is on the system's disk and on the data disk, in the guest."""
     asked(vm, f"[ -e /mnt/d/turn ] || {MOUNT}")
     return asked(vm, "cat turn /mnt/d/turn")
 
@@ -222,11 +222,11 @@ def check_killed(vm: Vm, count: int) -> None:
         killer.require_hits()
 
 
-def test_killed_at_random_the_guest_comes_back_with_data_of_one_moment(vm: Vm) -> None:
+def test_snapshot_killed_at_random_keeps_data_of_one_moment(vm: Vm) -> None:
     check_killed(vm, 3)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-def test_killed_at_random_the_guest_comes_back_with_data_of_one_moment_long(vm: Vm) -> None:
+def test_snapshot_killed_at_random_keeps_data_of_one_moment_long(vm: Vm) -> None:
     check_killed(vm, 20)

@@ -49,7 +49,7 @@ def test_ssh_twice_uses_one_connection(running: Vm) -> None:
 
 
 def test_ssh_signal_in_guest_is_a_status_unknown(running: Vm) -> None:
-    """ssh's client does not tell which signal it was, and its own status means nothing."""
+    """ssh's client does not report which signal it was, and its own status means nothing."""
     result = running.qvm("ssh", "kill -TERM $$")
     assert result.status == 125
     assert "demo: the command in the guest ended without an exit status: a signal ended it" in result.err
@@ -101,7 +101,7 @@ def test_ssh_another_host_key_is_refused_with_an_explanation(running: Vm) -> Non
     running.ok("ssh", "true")
 
 
-def test_ssh_machine_that_is_off_says_so(guest: Vm) -> None:
+def test_ssh_machine_that_is_off_fails_clearly(guest: Vm) -> None:
     result = guest.qvm("ssh", "true")
     assert result.status == 3
     assert result.err.splitlines()[0] == "qvm: demo: cannot reach the guest: it is stopped"
@@ -128,7 +128,7 @@ def test_start_silent_server_at_the_port_times_out_with_a_report(guest: Vm) -> N
     assert "hint:" in result.err
 
 
-def test_start_explicit_port_taken_is_an_error_that_names_who(guest: Vm) -> None:
+def test_start_explicit_port_in_use_names_the_program(guest: Vm) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -200,7 +200,7 @@ def test_ssh_runtime_folder_deleted_still_reaches_the_guest(guest: Vm) -> None:
 
 
 @pytest.mark.parametrize("has_terminal", [False, True])
-def test_connection_lost_while_a_command_runs_is_told(guest: Vm, has_terminal: bool) -> None:
+def test_connection_lost_while_a_command_runs_is_reported(guest: Vm, has_terminal: bool) -> None:
     guest.start()
     command = "echo begun; sleep 600"
     if has_terminal:

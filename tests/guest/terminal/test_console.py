@@ -136,7 +136,7 @@ def wait_for_log(vm: Vm, mark: str) -> None:
         time.sleep(0.1)
 
 
-def test_every_line_is_in_the_log_once_while_nobody_looks(running: Vm) -> None:
+def test_every_line_is_in_the_log_once_without_a_client(running: Vm) -> None:
     write_lines(running, "alone")
     wait_for_log(running, "alone")
     require_all((running.directory / LOG).read_bytes(), "alone", "the log")
@@ -194,14 +194,14 @@ def test_every_line_is_in_each_console_and_in_the_log_once(running: Vm, tmp_path
     require_all((running.directory / LOG).read_bytes(), "seen", "the log")
 
 
-def test_every_line_of_run_is_on_a_terminal_that_did_not_read_and_in_the_log_once(guest: Vm) -> None:
+def test_run_on_a_stalled_terminal_logs_and_shows_every_line(guest: Vm) -> None:
     terminal = PtyTerminal(guest, "run")
     try:
         terminal.until("login:")
         deadline = time.monotonic() + DEADLINE_S
         while guest.qvm("ssh", "true").status:
             assert time.monotonic() < deadline
-        write_lines(guest, "run")  # nobody reads the terminal meanwhile
+        write_lines(guest, "run")  # the terminal is not read meanwhile
         wait_for_log(guest, "run")
         terminal.until(f"\n{COUNT} run abcdefgh end")
         require_all((guest.directory / LOG).read_bytes(), "run", "the log")
@@ -236,7 +236,7 @@ def test_console_in_a_pipe_logs_in_runs_and_logs_out(running: Vm) -> None:
         result = running.qvm("-c", code, program="sh", env={"PATH": path})
         assert "\nLinux " in result.out, str(result)
         deadline = time.monotonic() + DEADLINE_S
-        while not log.read_text().endswith("login: "):  # nobody is logged in any more
+        while not log.read_text().endswith("login: "):  # no user is logged in any more
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.05)
 
@@ -256,7 +256,7 @@ def test_console_in_the_shell_owns_the_terminal(running: Vm) -> None:
         terminal.close()
 
 
-def test_console_ends_when_the_guest_powers_off_or_qemu_is_killed(guest: Vm) -> None:
+def test_console_ends_at_a_power_off_and_when_qemu_is_killed(guest: Vm) -> None:
     guest.ok("start")
     with qvm_in_shell(guest, "console") as terminal, qvm_in_shell(guest, "console --watch") as watcher:
         log_in(terminal)

@@ -87,7 +87,7 @@ def test_restore_new_machine_has_an_identity_of_its_own(blank: Blank) -> None:
     assert not [each for each in vm.world.home.iterdir() if ".part" in each.name]
 
 
-def test_archive_create_commits_only_what_a_commit_does_not_falsify(blank: Blank) -> None:
+def test_archive_create_commits_only_if_the_commit_keeps_all(blank: Blank) -> None:
     vm = blank()
     write_byte(vm, 1, "0")
     first = make_archive(vm, "--create")
@@ -124,7 +124,7 @@ def known(vm: Vm) -> dict[str, str | None]:
     return {row["name"]: row["parent"] or None for row in rows}
 
 
-def test_nothing_is_told_of_snapshots_that_the_copy_or_the_commit_has_dropped(blank: Blank) -> None:
+def test_archive_reports_no_snapshot_that_was_dropped(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.qcow2")
     qemu_img(vm, "create", "-q", "-f", "qcow2", "data.qcow2", "1M")
     for name in ("a", "b", "c"):
@@ -141,7 +141,7 @@ def test_nothing_is_told_of_snapshots_that_the_copy_or_the_commit_has_dropped(bl
     assert known(vm) == {"c": None}  # on the other disk it still is
 
 
-def test_archive_running_whole_then_changes_only_each_restores_exactly(blank: Blank) -> None:
+def test_archive_running_whole_then_changes_restores_exactly(blank: Blank) -> None:
     """With internal snapshots, over a stop and a kill of QEMU; a raw disk and a qcow2 disk beside."""
     vm = blank(VM_DISKS="data.raw:raw:ro")
     qemu_img(vm, "create", "-q", "-f", "raw", "data.raw", "65M")  # a smaller one goes along
@@ -278,7 +278,7 @@ def test_archive_own_runs_with_its_vmrc_beside_it(blank: Blank) -> None:
     vm.ok("archive", "--verify")
 
 
-def test_archive_keep_rotates_and_never_removes_the_last_good_one(blank: Blank) -> None:
+def test_archive_keep_rotates_but_keeps_the_last_good_one(blank: Blank) -> None:
     vm = blank()
     names = []
     for value in range(1, 5):
@@ -300,7 +300,7 @@ def test_archive_keep_rotates_and_never_removes_the_last_good_one(blank: Blank) 
     # the state with which the archive was begun is gone, the base and what stands on it are still there
     vm.ok("restore", "-f", good)
     assert read_byte(vm, "0") == 4
-    # changes stand on what they are changes of
+    # changes are backed by what they change
     vm.ok("start", "--no-wait")
     whole = make_archive(vm)
     write_live(vm, "-P 6 1M 64k")
@@ -381,7 +381,7 @@ def test_archive_at_work_keeps_others_out(blank: Blank) -> None:
     require_nothing_left(vm)
 
 
-def test_archive_of_a_running_machine_whose_disk_was_committed_has_that_disk(blank: Blank) -> None:
+def test_archive_running_after_a_commit_has_that_disk(blank: Blank) -> None:
     """After a live commit QEMU names the overlay `json:{...}`; it is the machine's own disk all the same."""
     vm = blank(VM_GUEST_AGENT="no", VM_NET_MODEL="none")
     write_byte(vm, 1, "0")

@@ -27,9 +27,7 @@ WRITES = "qemu-io -f qcow2 -c 'write -P 9 0 64k' {}"
     ],
     ids=["overlay", "base", "another-file"],
 )
-def test_disk_that_is_written_to_while_it_is_copied_is_in_no_archive(
-    blank: Blank, name: str, harm: str, is_first: bool
-) -> None:
+def test_archive_of_a_disk_being_written_to_fails(blank: Blank, name: str, harm: str, is_first: bool) -> None:
     vm = blank()
     write_byte(vm, 1, "0")
     before = [] if is_first else [state_name(make_archive(vm))]

@@ -81,7 +81,7 @@ def test_disks_that_change_places_are_copied_whole(blank: Blank) -> None:
 
 @pytest.mark.parametrize("how", ["swapped", "copied"])
 def test_file_of_another_disk_is_copied_whole(blank: Blank, how: str) -> None:
-    """Its bitmap tells what has changed since another disk's state."""
+    """Its bitmap records what has changed since another disk's state."""
     vm = blank()
     disk(vm, "a.qcow2", 0xA1)
     disk(vm, "b.qcow2", 0xB1)
@@ -101,7 +101,7 @@ def test_file_of_another_disk_is_copied_whole(blank: Blank, how: str) -> None:
     assert archived_on(vm)["incremental"]
 
 
-def test_disk_that_was_away_stands_on_the_state_that_has_it(blank: Blank) -> None:
+def test_disk_that_was_away_is_backed_by_the_state_that_has_it(blank: Blank) -> None:
     vm = blank()
     disk(vm, "a.qcow2", 0xA1)
     vm.set(VM_DISKS="a.qcow2")
@@ -115,7 +115,7 @@ def test_disk_that_was_away_stands_on_the_state_that_has_it(blank: Blank) -> Non
     assert [read_byte(made, at, "a.qcow2") for at in ("0", "1M")] == [0xA1, 3]
 
 
-def test_rotation_keeps_all_that_a_disk_stands_on(blank: Blank) -> None:
+def test_rotation_keeps_all_that_a_disk_is_backed_by(blank: Blank) -> None:
     vm = blank()
     disk(vm, "a.qcow2", 0xA1)
     vm.set(VM_DISKS="a.qcow2")
@@ -128,7 +128,7 @@ def test_rotation_keeps_all_that_a_disk_stands_on(blank: Blank) -> None:
     assert read_byte(twin(vm, report), "0", "a.qcow2") == 0xA1
 
 
-def test_older_copy_that_was_put_back_stands_on_its_own_state(blank: Blank) -> None:
+def test_restored_older_copy_is_backed_by_its_own_state(blank: Blank) -> None:
     vm = blank()
     disk(vm, "a.qcow2")
     vm.set(VM_DISKS="a.qcow2")
@@ -141,7 +141,7 @@ def test_older_copy_that_was_put_back_stands_on_its_own_state(blank: Blank) -> N
     assert [read_byte(twin(vm, report), at, "a.qcow2") for at in ("0", "1M", "2M")] == [1, 0, 3]
 
 
-def test_disk_made_smaller_is_copied_whole_also_if_it_grows_again(blank: Blank) -> None:
+def test_disk_made_smaller_is_copied_whole_even_if_it_grows(blank: Blank) -> None:
     vm = blank()
     disk(vm, "a.qcow2")
     vm.set(VM_DISKS="a.qcow2")
@@ -169,7 +169,7 @@ def test_other_tool_that_made_a_disk_smaller_is_noticed(blank: Blank) -> None:
     assert output["virtual-size"] == 8 << 20
 
 
-def test_manifest_of_before_has_no_ids_and_its_next_state_is_whole(blank: Blank) -> None:
+def test_manifest_without_ids_is_followed_by_a_whole_state(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
     manifest = vm.directory / make_archive(vm)["archive"] / "manifest.json"
@@ -217,7 +217,7 @@ def test_changes_of_a_raw_disk_are_announced_by_their_name(blank: Blank) -> None
     assert Path(folder).is_dir()
 
 
-def test_snapshot_that_savevm_replaces_is_told_and_memory_counts_while_paused(blank: Blank) -> None:
+def test_archive_reports_a_replaced_snapshot_and_paused_memory(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
     first = make_archive(vm, "--savevm", "m")
@@ -230,7 +230,7 @@ def test_snapshot_that_savevm_replaces_is_told_and_memory_counts_while_paused(bl
     vm.ok("kill")
 
 
-def test_no_room_to_verify_says_where(blank: Blank, tmp_path: Path) -> None:
+def test_no_space_to_verify_names_the_folder(blank: Blank, tmp_path: Path) -> None:
     vm = blank()
     write_noise = ["-f", "qcow2", "-c", "write -P 7 0 8M", "./demo-backing.qcow2"]
     qemu_io(vm, *write_noise)

@@ -101,7 +101,7 @@ def test_archive_goes_as_a_whole_where_there_is_another(vm: Vm) -> None:
     require_nothing_left(vm)
 
 
-def test_state_that_changes_stand_on_stays_until_they_have_gone(blank: Blank) -> None:
+def test_delete_of_a_state_with_changes_waits_for_them(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
     made = []
@@ -123,13 +123,13 @@ def test_state_that_changes_stand_on_stays_until_they_have_gone(blank: Blank) ->
     assert [read_byte(vm, f"{value}M") for value in range(1, 5)] == [1, 2, 3, 4]
 
 
-def test_what_runs_where_it_lies_stays(vm: Vm) -> None:
+def test_delete_of_a_state_in_use_keeps_it(vm: Vm) -> None:
     first = state_names(vm)[0]
     shutil.copy(vm.directory / ".vmrc", vm.directory / first.partition("/")[0])
     assert "it contains .vmrc, which is not part of the archive" in refused(vm, first, 3).err
 
 
-def test_only_this_machines_states_go_and_only_by_their_full_names(blank: Blank) -> None:
+def test_delete_takes_only_full_names_of_this_machines_states(blank: Blank) -> None:
     vm = blank(VM_ARCHIVE="../store")
     other = blank(where="second/demo", VM_ARCHIVE="../../store")
     for each in (vm, other):
@@ -164,7 +164,7 @@ def killed(vm: Vm, step: int, name: str) -> bool:
     return done.returncode == -signal.SIGKILL
 
 
-def test_killed_at_any_step_the_next_command_goes_on(blank: Blank) -> None:
+def test_delete_killed_at_any_step_is_completed(blank: Blank) -> None:
     vm = blank()
     steps, value = 0, 0
     while True:

@@ -90,7 +90,7 @@ def test_disks_in_another_order_stand_as_they_stood(vm: Vm) -> None:
     assert (read_byte(vm, "0", "a.qcow2"), read_byte(vm, "0", "b.raw", "raw")) == (1, 2)
 
 
-def test_disk_elsewhere_comes_back_there_while_it_is_named_and_inside_when_not(blank: Blank) -> None:
+def test_restore_of_a_disk_elsewhere_needs_its_setting(blank: Blank) -> None:
     vm = blank(VM_DISKS="../outside.raw")
     create(vm, "../outside.raw", 1, "raw")
     made = make_archive(vm)
@@ -102,7 +102,7 @@ def test_disk_elsewhere_comes_back_there_while_it_is_named_and_inside_when_not(b
     assert restored(vm, "--force", state_name(made)) == [
         "outside.raw was restored and added to VM_DISKS again"
     ]
-    assert read_byte(vm, "0", "../outside.raw", "raw") == 3  # nobody's, as far as the machine says
+    assert read_byte(vm, "0", "../outside.raw", "raw") == 3  # no setting of the machine names it
     assert read_byte(vm, "0", "outside.raw", "raw") == 1
     assert disks(vm) == ["outside.raw:raw"]
     require_nothing_left(vm)
@@ -138,7 +138,7 @@ def test_disk_that_is_a_device_now_is_not_written_to(blank: Blank) -> None:
 
 
 def test_vmrc_that_is_a_link_stays_one(vm: Vm) -> None:
-    """A file that several machines share, or that lies in a repository."""
+    """A file that several machines share, or that is in a repository."""
     real = vm.world.home / "shared.vmrc"
     (vm.directory / ".vmrc").rename(real)
     (vm.directory / ".vmrc").symlink_to(real)

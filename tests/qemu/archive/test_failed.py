@@ -125,8 +125,8 @@ def bitmaps(vm: Vm) -> set[str]:
     return set(re.findall(r"qvm-[0-9a-f]{16}-main", vm.ok("qmp", "query-named-block-nodes").out))
 
 
-def test_state_that_is_taken_back_is_listed_as_unfinished_before_its_files_go(blank: Blank) -> None:
-    """Killed then, no later state stands on what is half removed."""
+def test_state_being_undone_is_listed_as_incomplete_first(blank: Blank) -> None:
+    """Killed then, no later state is backed by what is half removed."""
     vm = blank()
     vm.ok("start", "--no-wait")
     write_live(vm, "-P 1 0 64k")
@@ -147,7 +147,7 @@ def test_state_that_is_taken_back_is_listed_as_unfinished_before_its_files_go(bl
     require_nothing_left(vm)
 
 
-def test_changes_stand_on_nothing_that_is_gone_or_cut_off(blank: Blank) -> None:
+def test_changes_are_not_backed_by_a_missing_or_truncated_file(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
     write_live(vm, "-P 1 0 64k")
@@ -165,7 +165,7 @@ def test_changes_stand_on_nothing_that_is_gone_or_cut_off(blank: Blank) -> None:
     vm.ok("kill")
 
 
-def test_base_that_is_gone_or_cut_off_is_archived_anew(blank: Blank) -> None:
+def test_base_that_is_missing_or_truncated_is_archived_again(blank: Blank) -> None:
     vm = blank()
     write_byte(vm, 1, "0")
     first = make_archive(vm)
@@ -203,7 +203,7 @@ def test_interruption_near_the_end_says_what_is_there(blank: Blank, script: str,
     vm.ok("archive", "--verify")
 
 
-def test_guest_that_is_held_goes_on_before_anything_is_undone(blank: Blank) -> None:
+def test_held_guest_is_resumed_before_anything_is_undone(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
     done = run(vm, NO_ROOM, "look", "archive", "--savevm", "x")
@@ -215,7 +215,7 @@ def test_guest_that_is_held_goes_on_before_anything_is_undone(blank: Blank) -> N
     vm.ok("kill")
 
 
-def test_guest_that_is_held_goes_on_if_the_failing_archive_is_killed(blank: Blank) -> None:
+def test_held_guest_is_resumed_if_a_failing_archive_is_killed(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
     done = run(vm, NO_ROOM, "kill", "archive", "--savevm", "x")
@@ -252,7 +252,7 @@ exec sh -c "$*"
 """  # a host that is gone: ssh waits
 
 
-def test_host_that_is_gone_holds_up_nobody_who_types_ctrl_c_again(blank: Blank) -> None:
+def test_host_that_is_gone_does_not_block_a_second_ctrl_c(blank: Blank) -> None:
     vm = blank()
     home = vm.world.home
     (home / "bin").mkdir()
@@ -309,7 +309,7 @@ def test_create_that_cannot_archive_drops_no_snapshot(blank: Blank, how: str) ->
     require_nothing_left(vm)
 
 
-def test_create_that_fails_after_the_commit_says_that_it_was_done(blank: Blank) -> None:
+def test_create_that_fails_after_the_commit_reports_the_commit(blank: Blank) -> None:
     vm = blank()
     write_byte(vm, 1, "0")
     refused = vm.qvm("archive", "--create", "--delvm", "nosuch")
@@ -322,14 +322,14 @@ def test_create_that_fails_after_the_commit_says_that_it_was_done(blank: Blank) 
     require_nothing_left(vm)
 
 
-def test_snapshot_that_would_be_saved_and_removed_at_once_is_refused(blank: Blank) -> None:
+def test_snapshot_that_would_be_removed_at_once_is_refused(blank: Blank) -> None:
     refused = blank().qvm("archive", "--savevm", "x", "--delvm", "x")
     assert refused.status == 2
     assert "--savevm and --delvm both name x" in refused.err
 
 
 @pytest.mark.parametrize("script", [LISTED, NAMED])
-def test_state_that_was_whole_when_its_archive_was_killed_is_told(blank: Blank, script: str) -> None:
+def test_state_complete_when_its_archive_was_killed_is_reported(blank: Blank, script: str) -> None:
     vm = blank()
     if script == LISTED:
         make_archive(vm)

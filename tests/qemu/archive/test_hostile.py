@@ -1,4 +1,4 @@
-"""archive and restore with wrong and hostile input: told in one line, nothing written where it should not."""
+"""archive and restore with wrong and hostile input: an error of one line, and no file written elsewhere."""
 
 from __future__ import annotations
 
@@ -127,8 +127,8 @@ def test_manifest_that_leads_outside_is_refused(vm: Vm, canaries: list[Path], at
 
 
 @pytest.mark.parametrize("source", ["/etc/qvm-made", "/etc/hostname"])
-def test_place_of_a_disk_that_the_manifest_alone_names_is_in_the_machine(vm: Vm, source: str) -> None:
-    """An absolute place is what a manifest may say; it is believed only where the machine says so too."""
+def test_disk_named_only_by_the_manifest_goes_into_the_machine(vm: Vm, source: str) -> None:
+    """A manifest may hold an absolute path; it is used only if the machine's settings have it too."""
     before = Path("/etc/hostname").read_bytes()
     edit_manifest(
         vm,
@@ -145,7 +145,7 @@ def test_place_of_a_disk_that_the_manifest_alone_names_is_in_the_machine(vm: Vm,
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "\0\xff", '{"qvm": 1}', "[" * 50000])
-def test_manifest_of_garbage_is_told_and_the_others_work(vm: Vm, text: str) -> None:
+def test_manifest_of_garbage_is_reported_and_the_others_work(vm: Vm, text: str) -> None:
     folder = vm.directory / "demo-20990101000000"
     folder.mkdir()
     (folder / "manifest.json").write_bytes(text.encode("latin-1"))
@@ -205,7 +205,7 @@ def test_settings_do_not_take_the_place_of_a_folder(vm: Vm) -> None:
     require_nothing_left(vm)
 
 
-def test_settings_that_are_no_tar_are_refused(vm: Vm, canaries: list[Path]) -> None:
+def test_settings_that_are_not_a_tar_are_refused(vm: Vm, canaries: list[Path]) -> None:
     for data in (b"", b"no tar" * 200, lzma.compress(b"x" * 5000)):
         path = vm.directory / archive_folder(vm) / "demo-settings.tar"
         path.write_bytes(data)
@@ -246,7 +246,7 @@ def old(vm: Vm) -> Path:
 
 
 def test_images_that_name_files_of_the_host_are_refused(vm: Vm, old: Path, canaries: list[Path]) -> None:
-    """A base that stands on another file, an overlay alone, data in another file, a device."""
+    """A base that is backed by another file, an overlay alone, data in another file, a device."""
     secret = canaries[0]
     base, top = old / "demo-base.qcow2", old / "demo-backing.qcow2"
 
@@ -379,7 +379,7 @@ def test_restore_onto_a_full_disk_leaves_everything_as_it_was(blank: Blank, word
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("is_on", [False, True])
-def test_store_that_cannot_be_used_is_told(blank: Blank, where: str, says: str, is_on: bool) -> None:
+def test_store_that_cannot_be_used_is_reported(blank: Blank, where: str, says: str, is_on: bool) -> None:
     vm = blank()
     (vm.world.home / "file").touch()
     (vm.world.home / "loop").symlink_to("loop")
@@ -473,7 +473,7 @@ def test_odd_names_of_machine_disks_and_store(blank: Blank, name: str) -> None:
 
 
 @pytest.mark.parametrize("names", [["-rf", "--help.qcow2"], [os.fsdecode(b"d\xff.raw")]])
-def test_disk_whose_name_begins_with_a_dash_or_is_no_utf_8(blank: Blank, names: list[str]) -> None:
+def test_disk_whose_name_has_a_dash_or_is_not_utf_8_is_archived(blank: Blank, names: list[str]) -> None:
     vm = blank()
     with (vm.directory / ".vmrc").open("ab") as file:
         lines = "\n".join(f"{name}:raw" for name in names)

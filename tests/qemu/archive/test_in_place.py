@@ -1,4 +1,4 @@
-"""An archive is never written to where it lies: it only runs `--disposable` (real QEMU)."""
+"""An archive is never written to in place: it only runs `--disposable` (real QEMU)."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_every_verb_that_writes_in_an_archive_is_refused(blank: Blank) -> None:
     require_good(vm, folder, before)
 
 
-def test_verbs_that_only_read_work_in_an_archive_and_leave_it_good(blank: Blank) -> None:
+def test_reading_verbs_work_in_an_archive_and_leave_it_good(blank: Blank) -> None:
     vm = blank()
     folder = archived(vm)
     inside, before = Vm(vm.world, folder), images(folder)
@@ -78,7 +78,7 @@ def test_verbs_that_only_read_work_in_an_archive_and_leave_it_good(blank: Blank)
 
 
 @pytest.mark.parametrize("how", ["VM_DISKS", "VM_QEMU_EXTRA", "link", "base"])
-def test_machine_whose_disk_lies_in_an_archive_is_not_started(blank: Blank, how: str) -> None:
+def test_start_of_a_machine_with_a_disk_in_an_archive_is_refused(blank: Blank, how: str) -> None:
     vm = blank()
     folder = archived(vm)
     before = {name: data for name, data in images(folder).items() if name != ".vmrc"}

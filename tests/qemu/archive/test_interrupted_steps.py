@@ -1,6 +1,6 @@
 """Work on a running machine's disks, with Ctrl-C before each of its steps, and with steps that fail.
 
-Unlike one who is killed (test_killed_steps), one who is interrupted leaves everything in order at once.
+Unlike a killed command (test_killed_steps), an interrupted one leaves everything in order at once.
 The usual run takes some steps, drawn at random (the seed is printed, QVM_TEST_SEED repeats); `--all` all.
 """
 

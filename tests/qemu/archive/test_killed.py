@@ -1,4 +1,4 @@
-"""archive and restore cut off at any moment: by `kill -9` of qvm, of QEMU, of both, or by a full disk.
+"""archive and restore interrupted at any moment: by `kill -9` of qvm, of QEMU, of both, or by a full disk.
 
 After it the next command works, nothing that was written is lost, and nothing is left lying about.
 The seed is printed; QVM_TEST_SEED repeats a run.
@@ -114,18 +114,18 @@ def check_off(vm: Vm, count: int) -> None:
                 assert read_bytes(vm, "0", "8M") == found
 
 
-def test_archive_and_restore_of_a_machine_that_is_off_killed_lose_nothing(blank: Blank) -> None:
+def test_archive_and_restore_off_killed_lose_nothing(blank: Blank) -> None:
     check_off(blank(), 1)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-def test_archive_and_restore_of_a_machine_that_is_off_killed_lose_nothing_long(blank: Blank) -> None:
+def test_archive_and_restore_off_killed_lose_nothing_long(blank: Blank) -> None:
     check_off(blank(), LONG)
 
 
 def held(vm: Vm, *words: str) -> subprocess.Popen[str]:
-    """An `archive` that is stopped while the disks are cut, and not yet joining them.
+    """An `archive` that is stopped while it copies the disks, and not yet joining them.
 
     A write by the monitor (`write_live`) while QEMU holds the disk still for the join would hang QEMU.
     """
@@ -143,7 +143,7 @@ def held(vm: Vm, *words: str) -> subprocess.Popen[str]:
     raise AssertionError("it was never seen at work")
 
 
-def test_archive_killed_while_the_disks_are_cut_start_puts_it_back_and_says_so(blank: Blank) -> None:
+def test_archive_killed_during_the_copy_is_undone_by_start(blank: Blank) -> None:
     """The moment that chance might miss: what the guest wrote last is in the overlay only."""
     vm = blank(**NO_WAITING)
     vm.ok("start", "--no-wait")
@@ -167,7 +167,7 @@ def test_archive_killed_while_the_disks_are_cut_start_puts_it_back_and_says_so(b
     require_nothing_left(vm)
 
 
-def test_archive_killed_while_the_disks_are_cut_doctor_fix_joins_them(blank: Blank) -> None:
+def test_archive_killed_during_the_copy_is_undone_by_doctor_fix(blank: Blank) -> None:
     vm = blank(**NO_WAITING)
     vm.ok("start", "--no-wait")
     child = held(vm)
@@ -182,7 +182,7 @@ def test_archive_killed_while_the_disks_are_cut_doctor_fix_joins_them(blank: Bla
     require_nothing_left(vm)
 
 
-def test_who_looks_while_the_disks_are_cut_sees_the_disks(blank: Blank) -> None:
+def test_disk_list_during_an_archive_shows_the_real_disks(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.qcow2", **NO_WAITING)
     qemu_img(vm, "create", "-q", "-f", "qcow2", "data.qcow2", "16M")
     vm.ok("start", "--no-wait")
@@ -238,9 +238,7 @@ archive.archive(vm, archive.Wish())
 """
 
 
-def test_machine_through_a_link_with_a_disk_outside_is_archived_and_put_right(
-    blank: Blank, tmp_path: Path
-) -> None:
+def test_archive_through_a_link_with_a_disk_outside_is_recovered(blank: Blank, tmp_path: Path) -> None:
     """A relative path through the link would lead to another folder, where a file of that name may be."""
     vm = blank(**NO_WAITING)
     (tmp_path / "there").mkdir()
@@ -270,7 +268,7 @@ def test_machine_through_a_link_with_a_disk_outside_is_archived_and_put_right(
     require_nothing_left(vm)
 
 
-def test_archive_interrupted_by_ctrl_c_leaves_everything_as_it_was(blank: Blank) -> None:
+def test_archive_interrupted_by_ctrl_c_changes_nothing(blank: Blank) -> None:
     vm = blank(**NO_WAITING)
     vm.ok("start", "--no-wait")
     make_archive(vm)
@@ -289,7 +287,7 @@ def test_archive_interrupted_by_ctrl_c_leaves_everything_as_it_was(blank: Blank)
     require_nothing_left(vm)
 
 
-def test_archive_full_disk_leaves_machine_and_archives_as_they_were(blank: Blank) -> None:
+def test_archive_on_a_full_disk_changes_nothing(blank: Blank) -> None:
     vm = blank(VM_ARCHIVE="../store")
     noise = os.urandom(3 << 20)
     (vm.directory / "noise").write_bytes(noise)
@@ -322,8 +320,8 @@ def test_archive_full_disk_leaves_machine_and_archives_as_they_were(blank: Blank
     require_nothing_left(vm)
 
 
-def test_archive_machines_own_disk_full_keeps_what_the_guest_wrote(blank: Blank) -> None:
-    """There is no room to commit what the guest wrote meanwhile: it stays where it is until there is."""
+def test_archive_with_the_machines_disk_full_keeps_its_data(blank: Blank) -> None:
+    """There is no space to commit what the guest wrote meanwhile: it stays where it is until there is."""
     world = blank(name="other", has_images=False).world
     with small_disk(world.home / "demo", 6):
         vm = blank(VM_ARCHIVE="../elsewhere", **NO_WAITING)

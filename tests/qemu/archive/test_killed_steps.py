@@ -1,7 +1,7 @@
-"""Work on a running machine's disks, killed before each of its steps: the guest goes on, and nothing is lost.
+"""Work on a running machine's disks, killed before each of its steps: the guest runs, nothing is lost.
 
-A step is a question to QEMU, a note on the disk, or a file removed. The guest counts on two disks at once
-(support/guests/counter.py), so every number that it told must be there, and both disks must be of one moment.
+A step is a command to QEMU, a journal on the disk, or a file removed. The guest counts on two disks at once
+(support/guests/counter.py), so each printed number must be there, and both disks must be of one moment.
 The usual run takes some steps, drawn at random (the seed is printed, QVM_TEST_SEED repeats); `--all` all.
 """
 
@@ -69,11 +69,11 @@ def check(vm: Vm, count: int | None) -> None:
     check_images(vm)
 
 
-def test_killed_before_a_step_the_guest_goes_on_and_nothing_is_lost(counting: Vm) -> None:
+def test_archive_killed_before_a_step_loses_nothing(counting: Vm) -> None:
     check(counting, 4)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-def test_killed_before_every_step_the_guest_goes_on_and_nothing_is_lost_long(counting: Vm) -> None:
+def test_archive_killed_before_every_step_loses_nothing_long(counting: Vm) -> None:
     check(counting, None)

@@ -154,7 +154,7 @@ def test_raw_uefi_variables_by_hand_come_back(blank: Blank, is_on: bool) -> None
 
 
 @pytest.mark.parametrize("is_on", [False, True])
-def test_disks_of_the_users_own_words_come_back_and_are_not_shared(blank: Blank, is_on: bool) -> None:
+def test_restore_of_disks_of_the_users_arguments_copies_them(blank: Blank, is_on: bool) -> None:
     """By -drive, -hda and -blockdev; inside of the directory and outside; two of one name."""
     node = {"driver": "qcow2", "node-name": "mine", "file": {"driver": "file", "filename": "block, 1.qcow2"}}
     vm = blank()
@@ -271,7 +271,7 @@ def test_hardware_by_hand_comes_back(blank: Blank) -> None:
     twin.ok("kill")
 
 
-def test_what_is_left_out_is_said_and_a_new_machine_starts_without_it(blank: Blank) -> None:
+def test_archive_reports_what_is_left_out_and_restores_without(blank: Blank) -> None:
     """A CD, a kernel, a disk that is only read, a shared folder: large, elsewhere, or no file."""
     vm = blank(
         VM_CDROM="install.iso",
@@ -359,7 +359,7 @@ def test_new_machine_from_a_machine_with_ports_of_its_own(blank: Blank) -> None:
     twin.ok("kill")
 
 
-def test_restore_after_the_whole_folder_of_qvm_was_lost_keeps_the_identity(blank: Blank) -> None:
+def test_restore_after_losing_the_qvm_folder_keeps_the_identity(blank: Blank) -> None:
     import shutil
 
     vm = blank(VM_ARCHIVE="../store", VM_TPM="yes")
@@ -381,7 +381,7 @@ def test_restore_after_the_whole_folder_of_qvm_was_lost_keeps_the_identity(blank
     require_nothing_left(vm)
 
 
-def test_snapshots_of_a_restored_machine_are_known_with_their_words(blank: Blank) -> None:
+def test_snapshots_of_a_restored_machine_have_their_messages(blank: Blank) -> None:
     vm = blank(VM_QEMU_EXTRA="-fw_cfg name=opt/qvm/hostname,string=demo")
     vm.ok("snapshot", "save", "one", "-m", "the first")
     write_byte(vm, 1, "0")
@@ -439,7 +439,7 @@ def test_image_of_several_files_is_refused_before_and_after(blank: Blank, names:
     assert not (vm.world.home / "twin").exists()
 
 
-def test_archive_that_holds_as_many_states_as_it_can_is_followed_by_another(blank: Blank) -> None:
+def test_archive_that_is_full_is_followed_by_another(blank: Blank) -> None:
     vm = blank()
     first = make_archive(vm)
     manifest = vm.directory / first["archive"] / "manifest.json"
@@ -455,7 +455,7 @@ def test_archive_that_holds_as_many_states_as_it_can_is_followed_by_another(blan
     assert len(archived_states(vm)) == 3
 
 
-def test_disk_that_is_nearly_all_holes_takes_the_time_of_its_data(blank: Blank) -> None:
+def test_archive_of_a_sparse_disk_takes_the_time_of_its_data(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.img:raw")
     path, size, at = vm.directory / "data.img", 8 << 40, 5 << 40
     with path.open("wb") as file:

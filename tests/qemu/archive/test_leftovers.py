@@ -1,4 +1,4 @@
-"""What a killed `archive` can leave: half a note, half a manifest. The next one removes it."""
+"""What a killed `archive` can leave: half a journal, half a manifest. The next one removes it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from tests.support.world import Blank
 
 
-def test_archive_removes_notes_that_a_killed_one_had_not_finished(blank: Blank) -> None:
+def test_archive_removes_journals_of_a_killed_one(blank: Blank) -> None:
     vm = blank()
     vm.ok("archive")
     folder = next(vm.directory.glob("demo-*/"))
@@ -23,7 +23,7 @@ def test_archive_removes_notes_that_a_killed_one_had_not_finished(blank: Blank) 
             ]
             notes = ("archive", "snapshot")
             left += [vm.directory / f".qvm/{each}.unfinished.part{gone.pid}" for each in notes]
-            kept = vm.directory / f".qvm/staged-{alive.pid}-x.qcow2"  # somebody is at work on it
+            kept = vm.directory / f".qvm/staged-{alive.pid}-x.qcow2"  # a command is at work on it
             for path in (*left, kept):
                 path.write_text("{")
             vm.ok("archive")
@@ -48,7 +48,7 @@ def test_archive_removes_notes_that_a_killed_one_had_not_finished(blank: Blank) 
     ],
     ids=range(15),
 )  # fmt: skip
-def test_note_that_makes_no_sense_is_told(blank: Blank, text: str) -> None:
+def test_journal_that_is_invalid_is_reported(blank: Blank, text: str) -> None:
     vm = blank()
     note = vm.directory / ".qvm/archive.unfinished"
     note.write_text(text, encoding="latin-1")
@@ -57,7 +57,7 @@ def test_note_that_makes_no_sense_is_told(blank: Blank, text: str) -> None:
         assert refused.status == 1, str(refused)
         assert "demo: cannot read .qvm/archive.unfinished: " in refused.err
         assert "hint: `.qvm/cut-*` may hold what the guest wrote last" in refused.err
-    assert "cannot read .qvm/archive.unfinished: " in vm.qvm("stop").err  # it goes on
+    assert "cannot read .qvm/archive.unfinished: " in vm.qvm("stop").err  # it continues
     assert "Traceback" not in str(vm.qvm("doctor", "--fix"))
     assert "cannot read .qvm/archive.unfinished: " in vm.ok("snapshot", "list").out
     assert note.exists()

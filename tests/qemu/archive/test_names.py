@@ -25,9 +25,7 @@ def by_hand(blank: Blank, path: str) -> Vm:
     return vm
 
 
-def test_device_that_was_plugged_in_later_is_left_out_and_all_states_stay(
-    blank: Blank, tmp_path: Path
-) -> None:
+def test_device_plugged_in_later_is_left_out_and_states_stay(blank: Blank, tmp_path: Path) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
     first = make_archive(vm)
@@ -114,12 +112,12 @@ def test_overlay_that_is_called_like_its_base_comes_back(
     write_byte(vm, 9, "1M", "disk.qcow2")
     vm.ok("restore", "--force", state_name(report))
     assert [read_byte(vm, place, "disk.qcow2") for place in ("0", "1M")] == [7, 8]
-    if not words:  # it runs where it lies
+    if not words:  # it runs in place
         inside = Vm(vm.world, vm.directory / report["archive"])
         assert [read_byte(inside, place, "demo-main.qcow2") for place in ("0", "1M")] == [7, 8]
 
 
-def test_machine_whose_name_leaves_no_room_for_a_files_name_is_told(blank: Blank) -> None:
+def test_machine_whose_name_is_too_long_for_files_is_refused(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.qcow2")
     qemu_img(vm, "create", "-q", "-f", "qcow2", "data.qcow2", "1M")
     before = make_archive(vm)

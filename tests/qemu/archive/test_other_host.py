@@ -1,4 +1,4 @@
-"""Archives on another host, whose connection is cut off in the middle: the next archive goes on.
+"""Archives on another host, whose connection is lost in the middle: the next archive continues.
 
 The `ssh` here runs the command on this host, and ends as the test says.
 """
@@ -103,7 +103,7 @@ def far(blank: Blank) -> Far:
 
 
 @pytest.mark.parametrize("how", ["stay", "gone"])
-def test_archive_cut_off_by_ctrl_c_is_repeated(far: Far, how: str) -> None:
+def test_archive_interrupted_by_ctrl_c_is_repeated(far: Far, how: str) -> None:
     write_byte(far.vm, 5, "0")
     first = far.archive()
     write_byte(far.vm, 6, "0")
@@ -119,7 +119,7 @@ def test_archive_cut_off_by_ctrl_c_is_repeated(far: Far, how: str) -> None:
         assert read_byte(far.vm, "0") == value
 
 
-def test_part_that_no_manifest_names_is_in_nobodys_way_and_is_removed(far: Far) -> None:
+def test_part_that_no_manifest_names_is_removed(far: Far) -> None:
     first = far.archive()
     folder = far.store / first.partition("/")[0]
     write_byte(far.vm, 6, "0")
@@ -133,7 +133,7 @@ def test_part_that_no_manifest_names_is_in_nobodys_way_and_is_removed(far: Far) 
     assert manifest != (folder / "manifest.json").read_text()
 
 
-def test_changes_of_a_raw_disk_that_were_cut_off_are_removed(far: Far) -> None:
+def test_changes_of_a_raw_disk_that_were_interrupted_are_removed(far: Far) -> None:
     """They are in another format than the disk; killed between the renames and the last manifest."""
     vm = far.vm
     qemu_img(vm, "create", "-q", "-f", "raw", "./data.img", "4M")
@@ -156,7 +156,7 @@ def test_changes_of_a_raw_disk_that_were_cut_off_are_removed(far: Far) -> None:
     vm.ok("kill")
 
 
-def test_two_machines_of_one_name_at_the_same_moment_lose_nothing(far: Far, blank: Blank) -> None:
+def test_archive_of_two_machines_of_one_name_loses_nothing(far: Far, blank: Blank) -> None:
     other = blank(where="other")
     other.ok("config", f"VM_ARCHIVE={far.url}")
     for vm, value in ((far.vm, 0xAA), (other, 0xBB)):
@@ -214,7 +214,7 @@ def test_odd_names_in_an_archive_there_are_in_nobodys_way(far: Far) -> None:
     assert listed.err == ""
 
 
-def test_image_that_is_not_there_is_told(far: Far) -> None:
+def test_image_that_is_missing_is_reported(far: Far) -> None:
     name = far.archive()
     folder = far.store / name.partition("/")[0]
     (folder / "demo-backing.qcow2").unlink()

@@ -62,7 +62,7 @@ def test_line_is_there_for_a_compressed_copy_and_gone_at_the_end(vm: Vm) -> None
 
 
 @pytest.mark.parametrize("words", [["archive"], ["archive", "-z", "lz4"], ["archive", "--verify"]])
-def test_no_line_where_there_is_no_terminal(vm: Vm, words: list[str]) -> None:
+def test_progress_without_a_terminal_has_no_line(vm: Vm, words: list[str]) -> None:
     vm.ok("archive")
     vm.ok("config", "VM_LABELS=x")
     result = vm.ok(*words, *(["--full"] if "--verify" not in words else []))
@@ -71,7 +71,7 @@ def test_no_line_where_there_is_no_terminal(vm: Vm, words: list[str]) -> None:
     assert "%" not in result.out
 
 
-def test_ctrl_c_while_it_is_off_leaves_machine_and_archives_as_they_were(vm: Vm) -> None:
+def test_ctrl_c_during_an_archive_while_off_changes_nothing(vm: Vm) -> None:
     first = make_archive(vm)
     rows, before = archived_states(vm), hashes(vm)
     os.utime(vm.directory / "data.raw")  # so that there is something to archive
@@ -97,7 +97,7 @@ def test_ctrl_c_in_the_first_archive_leaves_none(vm: Vm) -> None:
     require_nothing_left(vm)
 
 
-def test_ctrl_c_while_it_runs_leaves_the_guest_at_work_and_the_archives_as_they_were(vm: Vm) -> None:
+def test_ctrl_c_during_an_archive_while_on_changes_nothing(vm: Vm) -> None:
     vm.ok("start", "--no-wait")
     write_live(vm, "-P 1 0 64k")
     first = make_archive(vm)
@@ -150,8 +150,8 @@ def test_sigterm_says_what_is_left(vm: Vm) -> None:
     require_nothing_left(vm)
 
 
-def test_ctrl_c_in_a_shell_is_no_failure_of_the_compressor(vm: Vm) -> None:
-    """There the terminal tells the compressor, but not the thread that waits for it."""
+def test_ctrl_c_in_a_shell_is_not_a_failure_of_the_compressor(vm: Vm) -> None:
+    """There the terminal interrupts the compressor, but not the thread that waits for it."""
     with qvm_shell(vm.world, vm.directory) as screen:
         screen.ready()
         count = screen.begin("archive -z xz")

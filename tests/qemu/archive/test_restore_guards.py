@@ -24,7 +24,7 @@ def left_out(source: str, role: str = "file1") -> dict[str, Any]:
     return {"role": role, "name": "", "format": "raw", "source": source, "left_out": "it is large"}
 
 
-def test_new_machine_is_not_written_through_a_link_to_what_was_left_out(blank: Blank) -> None:
+def test_new_machine_does_not_write_through_a_link(blank: Blank) -> None:
     vm = blank(VM_DISKS="sub/evil.txt:raw")
     (vm.directory / "sub").mkdir()
     (vm.directory / "sub/evil.txt").write_bytes(b"#!/bin/sh\n".ljust(1024, b"\n"))
@@ -43,8 +43,8 @@ def test_new_machine_is_not_written_through_a_link_to_what_was_left_out(blank: B
     assert not (vm.world.home / "twin/sub").is_symlink()
 
 
-def test_links_to_what_was_left_out_are_made_and_a_disk_keeps_its_place(blank: Blank) -> None:
-    """A folder and a file of it, in either order; a disk that had the name of a link lies beside it."""
+def test_restore_links_what_was_left_out_and_keeps_disk_places(blank: Blank) -> None:
+    """A folder and a file of it, in either order; a disk that had the name of a link is beside it."""
     vm = blank(VM_DISKS="../tools.raw")
     for name in ("shared/kernel", "other/kernel", "tools.raw"):
         (vm.directory / name).parent.mkdir(exist_ok=True)
@@ -67,7 +67,7 @@ def test_links_to_what_was_left_out_are_made_and_a_disk_keeps_its_place(blank: B
     assert "tools-2.raw" in (twin / ".vmrc").read_text()
 
 
-def test_what_was_left_out_and_is_no_file_is_not_linked(blank: Blank) -> None:
+def test_what_was_left_out_and_is_not_a_file_is_not_linked(blank: Blank) -> None:
     vm = blank()
     make_archive(vm)
     os.mkfifo(vm.directory / "pipe")
@@ -80,7 +80,7 @@ def test_what_was_left_out_and_is_no_file_is_not_linked(blank: Blank) -> None:
 
 
 def trap(vm: Vm, name: str) -> None:
-    """Put an image that stands on a file of the user's in place of an archived one."""
+    """Put an image that is backed by a file of the user in place of an archived one."""
     secret = vm.world.home / "secret"
     secret.write_bytes(b"S" * (1 << 20))
     (vm.directory / name).unlink()
@@ -96,7 +96,7 @@ def refused(vm: Vm, says: str) -> None:
     require_nothing_left(vm)
 
 
-def test_image_that_the_manifest_calls_raw_is_not_opened_as_qcow2(blank: Blank) -> None:
+def test_image_that_the_manifest_calls_raw_is_opened_as_raw(blank: Blank) -> None:
     vm = blank()
     made = make_archive(vm)
     trap(vm, f"{made['archive']}/demo-backing.qcow2")
@@ -114,7 +114,7 @@ def test_raw_layer_that_begins_like_a_qcow2_image_is_refused(blank: Blank) -> No
     refused(vm, "-base.qcow2 is raw in the archive, but starts like a qcow2 image")
 
 
-def test_raw_disk_whose_format_qemu_guesses_must_not_begin_like_a_qcow2_image(blank: Blank) -> None:
+def test_raw_disk_of_guessed_format_like_qcow2_is_refused(blank: Blank) -> None:
     vm = blank(VM_QEMU_EXTRA="-drive file=data.img,if=virtio")
     qemu_img(vm, "create", "-q", "-f", "raw", "data.img", "1M")
     made = make_archive(vm)
@@ -125,7 +125,7 @@ def test_raw_disk_whose_format_qemu_guesses_must_not_begin_like_a_qcow2_image(bl
     refused(vm, "data.img is raw in the archive, but starts like a qcow2 image")
 
 
-def test_qcow2_image_that_a_guest_wrote_onto_its_raw_disk_comes_back(blank: Blank) -> None:
+def test_raw_disk_with_a_qcow2_image_on_it_is_restored(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.img:raw")
     qemu_img(vm, "create", "-q", "-f", "qcow2", "data.img", "1M")
     kept = (vm.directory / "data.img").read_bytes()
@@ -150,7 +150,7 @@ def test_disk_that_is_of_another_format_now_is_not_replaced(blank: Blank) -> Non
     require_nothing_left(vm)
 
 
-def test_disk_that_comes_back_is_opened_as_what_it_was_archived_as(blank: Blank) -> None:
+def test_restored_disk_is_opened_in_its_archived_format(blank: Blank) -> None:
     """Whatever the archived settings say of it."""
     vm = blank(VM_DISKS="data.img:raw:none")
     qemu_img(vm, "create", "-q", "-f", "raw", "data.img", "1M")
@@ -162,10 +162,10 @@ def test_disk_that_comes_back_is_opened_as_what_it_was_archived_as(blank: Blank)
     assert "VM_DISKS=data.img:raw:none" in (vm.directory / ".vmrc").read_text().replace("'", "")
 
 
-# A restore that fails leaves the machine as it was, and in nobody's way
+# A restore that fails leaves the machine unchanged and usable
 
 
-def test_disk_whose_folder_is_a_link_now_comes_back_in_the_machine(blank: Blank) -> None:
+def test_disk_whose_folder_is_a_link_is_restored_in_the_machine(blank: Blank) -> None:
     vm = blank()
     (vm.world.home / "big").mkdir()
     (vm.directory / "disks").symlink_to(vm.world.home / "big")
@@ -182,7 +182,7 @@ def test_disk_whose_folder_is_a_link_now_comes_back_in_the_machine(blank: Blank)
     require_nothing_left(vm)
 
 
-def test_base_whose_name_is_a_link_now_is_not_replaced_through_it(blank: Blank) -> None:
+def test_base_whose_name_is_a_link_is_not_replaced_through_it(blank: Blank) -> None:
     """The disk has no base now, so the state's base gets the name that it had, or one that is free."""
     vm = blank()
     write_byte(vm, 1, "0", "demo-base.qcow2")
@@ -224,7 +224,7 @@ sys.exit(main(words))
 
 
 @pytest.mark.parametrize(("how", "status"), [("full", 1), ("killed", 9)])
-def test_restore_whose_last_note_is_not_written_is_undone(blank: Blank, how: str, status: int) -> None:
+def test_restore_whose_last_journal_is_not_written_is_undone(blank: Blank, how: str, status: int) -> None:
     """A full disk; Ctrl-C just behind it, and a kill while all is undone."""
     vm = blank()
     write_byte(vm, 1, "0")
@@ -248,17 +248,17 @@ def test_restore_whose_last_note_is_not_written_is_undone(blank: Blank, how: str
     require_nothing_left(vm)
 
 
-# What the disks stand on
+# What the disks are backed by
 
 
 def bases(vm: Vm, *names: str) -> list[str]:
-    """The name of what each disk stands on."""
+    """The name of each disk's backing file."""
     chains = [json.loads(qemu_img(vm, "info", "--output=json", name)) for name in names]
     return [os.path.basename(each["backing-filename"]) for each in chains]
 
 
 def test_base_of_one_disk_is_not_taken_for_that_of_another(blank: Blank) -> None:
-    """Both disks stand on one base now, and stood on two in the archived state."""
+    """Both disks are backed by one base now, and by two in the archived state."""
     vm = blank()
     write_byte(vm, 1, "0", "demo-base.qcow2")
     qemu_img(vm, "create", "-q", "-f", "qcow2", "b2.qcow2", "16M")
@@ -297,7 +297,7 @@ def modes(vm: Vm, *names: str) -> list[str]:
     return [f"{(vm.directory / name).stat().st_mode & 0o777:o}" for name in names]
 
 
-def test_new_machine_lets_nobody_read_what_nobody_could_read(blank: Blank) -> None:
+def test_new_machine_keeps_private_files_private(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.raw")
     qemu_img(vm, "create", "-q", "-f", "raw", "data.raw", "1M")
     for name, mode in (("demo-backing.qcow2", 0o600), ("demo-base.qcow2", 0o444), ("data.raw", 0o660)):
@@ -320,7 +320,7 @@ def test_new_machine_lets_nobody_read_what_nobody_could_read(blank: Blank) -> No
     older = Vm(vm.world, vm.world.home / "older")
     names = ("older-backing.qcow2", "older-base.qcow2", "data.raw", ".")
     assert modes(older, *names) == ["600", "600", "600", "755"]
-    # a manifest gives no rights that nobody has by it
+    # a manifest gives no permissions of its own
     edit_manifest(
         vm, lambda found: [row.update(mode=0o7777) for row in parts(found)] and found.update(directory="/tmp")
     )
@@ -365,7 +365,7 @@ sys.exit(main())
 """
 
 
-def test_ctrl_c_in_the_last_moment_of_a_restore_comes_too_late_and_is_told(blank: Blank) -> None:
+def test_ctrl_c_at_the_end_of_a_restore_is_reported_as_late(blank: Blank) -> None:
     vm = blank()
     write_byte(vm, 7, "0")
     made = make_archive(vm)
@@ -384,7 +384,7 @@ def test_ctrl_c_in_the_last_moment_of_a_restore_comes_too_late_and_is_told(blank
     assert "interrupted" not in vm.ok("disk", "check").err
 
 
-def test_host_key_goes_also_where_the_next_command_completes_the_restore(blank: Blank) -> None:
+def test_host_key_is_removed_also_by_a_recovered_restore(blank: Blank) -> None:
     vm = blank()
     write_byte(vm, 7, "0")
     made = make_archive(vm)

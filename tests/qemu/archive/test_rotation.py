@@ -108,7 +108,7 @@ def test_last_good_state_stays_where_newer_ones_are_damaged(vm: Vm) -> None:
     assert vm.qvm("restore", "--force", every[4]).status == 1
 
 
-def test_archive_whose_base_is_damaged_is_no_good_state(blank: Blank) -> None:
+def test_archive_whose_base_is_damaged_is_not_a_good_state(blank: Blank) -> None:
     """The whole newer archive is lost then, so the older one stays."""
     vm = blank()
     write_byte(vm, 1, "0")
@@ -123,7 +123,7 @@ def test_archive_whose_base_is_damaged_is_no_good_state(blank: Blank) -> None:
     assert read_byte(vm, "0") == 1
 
 
-def test_state_whose_file_is_gone_or_cut_off_is_archived_anew(blank: Blank) -> None:
+def test_state_with_a_missing_or_truncated_file_is_repeated(blank: Blank) -> None:
     """`nothing has changed since` would be a lie."""
     vm = blank()
     write_byte(vm, 1, "0")
@@ -139,7 +139,7 @@ def test_state_whose_file_is_gone_or_cut_off_is_archived_anew(blank: Blank) -> N
     vm.ok("archive", "--verify")
 
 
-def test_changes_keep_all_that_they_stand_on(blank: Blank) -> None:
+def test_changes_keep_all_that_they_are_backed_by(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
     reports = []
@@ -220,7 +220,7 @@ def removed_and_messages(vm: Vm, *words: str) -> tuple[list[str], str]:
     return list(json.loads(result.out)["removed"]), result.err
 
 
-def test_archive_in_which_somebody_works_stays(blank: Blank) -> None:
+def test_archive_in_use_by_a_command_stays(blank: Blank) -> None:
     vm = blank()
     old, folder = two_archives(vm)
     shutil.copy(vm.directory / ".vmrc", folder)
@@ -267,22 +267,20 @@ def test_archive_whose_image_is_open_or_has_an_overlay_stays(blank: Blank) -> No
     assert removed_and_messages(vm, "--keep", "1")[0] == [old]
 
 
-def test_state_that_runs_where_it_lies_stays_while_the_archive_does(vm: Vm) -> None:
+def test_state_in_use_in_place_stays_with_its_archive(vm: Vm) -> None:
     every = state_names(vm)
     folder = vm.directory / every[0].partition("/")[0]
     shutil.copy(vm.directory / ".vmrc", folder)
     gone, err = removed_and_messages(vm, "--keep", "1")
     assert gone == []
     assert "it contains .vmrc" in err
-    (folder / ".vmrc").rename(folder / "notes.txt")  # in nobody's way, and not the archive's
+    (folder / ".vmrc").rename(folder / "notes.txt")  # harmless, and not the archive's
     assert removed_and_messages(vm, "--keep", "1")[0] == every[:4]
     assert (folder / "notes.txt").exists()
 
 
 @pytest.mark.parametrize("words", [["--keep", "1"], ["--keep-days", "0.001"]])
-def test_state_just_made_stays_and_is_the_latest_though_the_clock_was_wrong(
-    blank: Blank, words: list[str]
-) -> None:
+def test_state_just_made_is_the_latest_despite_a_wrong_clock(blank: Blank, words: list[str]) -> None:
     vm = blank()
     write_byte(vm, 1, "0")
     first = state_name(make_archive(vm, "--create"))
@@ -299,7 +297,7 @@ def test_state_just_made_stays_and_is_the_latest_though_the_clock_was_wrong(
     assert read_byte(vm, "0") == 3
 
 
-def test_state_just_made_stays_among_states_that_an_older_qvm_put_in_order(blank: Blank) -> None:
+def test_state_just_made_stays_among_those_of_an_older_qvm(blank: Blank) -> None:
     """Nothing has changed since a state that a wrong clock made the older one: it is what was asked for."""
     vm = blank()
     write_byte(vm, 1, "0")
@@ -364,7 +362,7 @@ sys.exit(main())
 """
 
 
-def test_looks_at_processes_and_folders_do_not_grow_with_the_states(vm: Vm) -> None:
+def test_rotation_scans_do_not_grow_with_the_states(vm: Vm) -> None:
     looks = []
     for keep in ("4", "1"):  # one goes, then three
         done = subprocess.run(
@@ -377,7 +375,7 @@ def test_looks_at_processes_and_folders_do_not_grow_with_the_states(vm: Vm) -> N
     assert looks[0] == looks[1]
 
 
-def test_clock_that_was_wrong_once_does_not_date_the_states_after_it(blank: Blank) -> None:
+def test_clock_that_was_wrong_once_does_not_date_later_states(blank: Blank) -> None:
     vm = blank()
     write_byte(vm, 1, "0")
     first = state_name(make_archive(vm))

@@ -1,4 +1,4 @@
-"""What tells that nothing has changed since the last state: not the disks alone."""
+"""How qvm knows that nothing has changed since the last state: not by the disks alone."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from tests.support.world import Blank
 SAME = ["nothing has changed since; nothing was copied"]
 
 
-def test_settings_that_changed_are_archived_though_the_disks_are_the_same(
-    blank: Blank, tmp_path: Path
-) -> None:
+def test_settings_that_changed_are_archived_without_the_disks(blank: Blank, tmp_path: Path) -> None:
     vm = blank(VM_PRE_START="./hook")
     (vm.directory / "hook").write_text("#!/bin/sh\n")
     (vm.directory / "hook").chmod(0o700)
     names = [state_name(make_archive(vm))]
-    (vm.directory / "hook").write_text("#!/bin/sh\n")  # the same words, written anew
+    (vm.directory / "hook").write_text("#!/bin/sh\n")  # the same words, written again
     (vm.directory / ".qvm/tpm").mkdir()
     assert make_archive(vm)["notes"] == SAME
 
@@ -44,7 +42,7 @@ def test_settings_that_changed_are_archived_though_the_disks_are_the_same(
     assert (made / "hook").read_text() == "#!/bin/bash\n"
 
 
-def test_disk_that_came_or_went_is_archived_though_no_file_changed(blank: Blank) -> None:
+def test_disk_added_or_removed_makes_a_new_state(blank: Blank) -> None:
     """The machine's own settings name it elsewhere: in those of all machines."""
     vm = blank()
     qemu_img(vm, "create", "-q", "-f", "qcow2", "./data.qcow2", "1M")
@@ -60,7 +58,7 @@ def test_disk_that_came_or_went_is_archived_though_no_file_changed(blank: Blank)
     assert make_archive(vm)["notes"] == SAME
 
 
-def test_full_copies_all_the_same_and_a_damaged_state_of_settings_is_none(blank: Blank) -> None:
+def test_archive_full_copies_all_and_replaces_a_damaged_state(blank: Blank) -> None:
     vm = blank()
     first = make_archive(vm)
     second = make_archive(vm, "--full")

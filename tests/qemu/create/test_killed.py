@@ -39,7 +39,7 @@ sys.exit(main())
 
 
 def ran(vm: Vm, code: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run qvm in a Python that has been told something first."""
+    """Run qvm in a Python that runs other code first."""
     return subprocess.run(
         [sys.executable, "-c", code, *words],
         cwd=vm.directory,
@@ -76,7 +76,7 @@ def test_killed_restore_is_removed_by_whatever_comes_next(blank: Blank, followin
     assert len(parts(vm.world.home)) == 1
     output = vm.ok("doctor").out
     assert "of fresh, begun at" in output
-    assert len(parts(vm.world.home)) == 1  # one who only looks changes nothing
+    assert len(parts(vm.world.home)) == 1  # a command that only reads changes nothing
     result = vm.qvm(*following)
     assert "`qvm restore` of fresh, begun at" in result.err
     assert "was interrupted: what it had begun is removed" in result.err
@@ -88,7 +88,7 @@ def test_killed_restore_is_removed_by_whatever_comes_next(blank: Blank, followin
 
 
 @pytest.mark.parametrize("renames", [1, 2, 3])
-def test_restore_killed_while_it_moves_into_an_empty_folder_is_completed(blank: Blank, renames: int) -> None:
+def test_restore_killed_while_it_fills_a_folder_is_completed(blank: Blank, renames: int) -> None:
     vm = blank()
     write_byte(vm, 7, "1M")
     name = state_name(make_archive(vm))
@@ -104,7 +104,7 @@ def test_restore_killed_while_it_moves_into_an_empty_folder_is_completed(blank: 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("renames", [1, 2, 3])
-def test_ctrl_c_while_it_moves_into_an_empty_folder_waits_until_all_is_there(
+def test_ctrl_c_while_a_restore_fills_a_folder_waits(
     blank: Blank, renames: int, number: signal.Signals
 ) -> None:
     vm = blank()
@@ -141,7 +141,7 @@ sys.exit(main())
 """
 
 
-def test_nothing_is_moved_where_it_cannot_be_noted_that_all_is_made(blank: Blank) -> None:
+def test_create_without_a_journal_moves_nothing(blank: Blank) -> None:
     vm = blank()
     name = state_name(make_archive(vm))
     fresh = vm.world.home / "fresh"
@@ -201,7 +201,7 @@ def test_folder_that_is_not_locked_yet_is_left_alone(blank: Blank, above: str) -
     assert not notes(vm).exists()
 
 
-def test_what_somebody_is_at_work_in_is_left_alone(blank: Blank) -> None:
+def test_folder_in_use_by_a_command_is_left_alone(blank: Blank) -> None:
     vm = blank()
     name = state_name(make_archive(vm))
     child = vm.world.popen("restore", name, "../fresh", cwd=vm.directory)
@@ -218,7 +218,7 @@ def test_what_somebody_is_at_work_in_is_left_alone(blank: Blank) -> None:
     assert not notes(vm).exists()
 
 
-def test_note_that_leads_elsewhere_is_not_followed(blank: Blank) -> None:
+def test_journal_that_leads_elsewhere_is_not_followed(blank: Blank) -> None:
     vm = blank()
     precious = vm.world.home / "precious"
     precious.mkdir()
@@ -257,7 +257,7 @@ sys.exit(main())
 
 
 @pytest.mark.parametrize("at", [0, 1])
-def test_note_stays_while_its_folder_cannot_be_looked_at(blank: Blank, at: int) -> None:
+def test_journal_stays_while_its_folder_cannot_be_read(blank: Blank, at: int) -> None:
     vm = blank()
     left = vm.world.home / "away/.fresh.part-0123abcd"
     left.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""`qvm disk`, on and off, with real images; what others stand on is never written to."""
+"""`qvm disk`, on and off, with real images; what backs others is never written to."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def vm(blank: Blank) -> Vm:
     return made
 
 
-def test_list_tells_sizes_chains_and_who_has_them_open(vm: Vm) -> None:
+def test_list_shows_sizes_chains_and_processes(vm: Vm) -> None:
     output = vm.ok("disk", "list").out
     assert re.search(
         r"^disk0 +demo-backing.qcow2: qcow2, 16.0 MiB, .* used, on demo-base.qcow2$", output, re.M
@@ -89,7 +89,7 @@ def test_resize_on_and_off_and_never_smaller_by_accident(vm: Vm) -> None:
     assert list_disks(vm)["disk1"]["size_bytes"] == 16 << 20
 
 
-def test_trim_while_off_gives_room_back_and_keeps_the_data(vm: Vm) -> None:
+def test_trim_while_off_frees_space_and_keeps_the_data(vm: Vm) -> None:
     for disk in ("data.qcow2", "demo-backing.qcow2"):
         disk_io(vm, disk, "write -P 7 0 8M", "write -z 0 1M", "write -z 2M 6M")
     found = {row["id"]: row for row in json.loads(vm.ok("disk", "trim", "--json").out)["disks"]}
@@ -106,7 +106,7 @@ def test_trim_while_off_gives_room_back_and_keeps_the_data(vm: Vm) -> None:
     assert "cannot trim: neither the guest agent nor ssh could do it" in refused.err
 
 
-def test_trim_of_a_disk_that_is_a_link_writes_what_it_leads_to_anew(vm: Vm) -> None:
+def test_trim_of_a_disk_that_is_a_link_rewrites_its_target(vm: Vm) -> None:
     there = vm.directory.parent / "big"
     there.mkdir()
     data, real = vm.directory / "data.qcow2", there / "real.qcow2"
@@ -153,7 +153,7 @@ def test_check_finds_and_repairs(vm: Vm) -> None:
     assert vm.ok("disk", "check", "disk1").out == "demo: data.qcow2: sound\n"
 
 
-def test_commit_writes_to_the_base_unless_others_stand_on_it(vm: Vm) -> None:
+def test_commit_writes_to_the_base_unless_others_use_it(vm: Vm) -> None:
     disk_io(vm, "demo-backing.qcow2", "write -P 7 1M 64k")
     vm.ok("snapshot", "save", "a")
     refused = vm.qvm("disk", "commit")
@@ -175,7 +175,7 @@ def test_commit_writes_to_the_base_unless_others_stand_on_it(vm: Vm) -> None:
     assert vm.qvm("disk", "commit", "disk1").status == 2
 
 
-def test_commit_and_flatten_while_on_and_the_guest_goes_on(vm: Vm) -> None:
+def test_commit_and_flatten_while_on_keep_the_guest_running(vm: Vm) -> None:
     disk_io(vm, "demo-base.qcow2", "write -P 5 4M 64k")
     vm.ok("start", "--no-wait")
     write_live(vm, "-P 7 1M 64k")
@@ -239,8 +239,8 @@ def test_rebase_onto_a_disk_by_its_id_says_that_a_base_is_a_file(vm: Vm) -> None
         )  # fmt: skip
 
 
-def test_what_cannot_be_made_or_resized_says_of_which_machine_and_what_to_do(vm: Vm) -> None:
-    """Nothing is told of names that qvm uses for a moment."""
+def test_failed_add_and_resize_name_the_machine_and_the_remedy(vm: Vm) -> None:
+    """Names that qvm uses for a moment are not shown."""
     for words, said, hint in (
         (["add", "sub/x.qcow2", "1G"], "cannot create x.qcow2: there is no folder", "create it first"),
         (["add", "big.qcow2", "99999T"], "cannot create big.qcow2", "choose a smaller size"),
@@ -279,7 +279,7 @@ def test_only_what_is_a_disk_by_its_name_is_made_and_taken(vm: Vm) -> None:
     vm.ok("disk", "add", "notes", "--format", "raw", "--read-only")
 
 
-def test_disk_of_another_machine_is_told(vm: Vm) -> None:
+def test_disk_of_another_machine_is_reported(vm: Vm) -> None:
     vm.ok("archive")
     vm.ok("restore", "latest", "../other")
     other = vm.directory.parent / "other"

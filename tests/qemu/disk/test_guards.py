@@ -17,7 +17,7 @@ def overlay(vm: Vm, name: str, below: str) -> None:
 
 
 class Pair:
-    """A machine, and another one whose overlay stands on its base."""
+    """A machine, and another one whose overlay is backed by its base."""
 
     def __init__(self, vm: Vm, other: Vm) -> None:
         self.vm = vm
@@ -78,7 +78,7 @@ def test_base_only_under_an_overlay_with_snapshots_is_refused(blank: Blank) -> N
     assert "hint: " in refused.err
 
 
-def test_start_on_a_disk_that_others_stand_on_is_refused(blank: Blank) -> None:
+def test_start_on_a_disk_that_backs_others_is_refused(blank: Blank) -> None:
     """The machine's own disk, and one of VM_DISKS; `restart` refuses before it powers off."""
     vm = blank(VM_DISKS="data.qcow2")
     qemu_img(vm, "create", "-q", "-f", "qcow2", "data.qcow2", "1M")
@@ -142,7 +142,7 @@ def test_other_forms_of_a_backing_name_guard_the_base_too(blank: Blank, form: st
     assert read_byte(vm, "0", "demo-base.qcow2") == 1
 
 
-def test_overlay_that_is_reached_through_a_link_guards_what_it_stands_on_there(blank: Blank) -> None:
+def test_overlay_behind_a_link_protects_its_backing_file(blank: Blank) -> None:
     """QEMU looks for a relative base beside the link that it opens."""
     vm = blank()
     write_byte(vm, 1, "0")
@@ -162,7 +162,7 @@ def test_overlay_that_is_reached_through_a_link_guards_what_it_stands_on_there(b
     assert read_byte(vm, "0", "other.qcow2") == 0
 
 
-def test_commit_into_what_is_no_file_is_refused(blank: Blank) -> None:
+def test_commit_into_what_is_not_a_file_is_refused(blank: Blank) -> None:
     vm = blank()
     qemu_img(vm, "rebase", "-u", "-F", "raw", "-b", "nbd:localhost:1", "demo-backing.qcow2")
     refused = vm.qvm("disk", "commit")
@@ -170,7 +170,7 @@ def test_commit_into_what_is_no_file_is_refused(blank: Blank) -> None:
     assert "demo-backing.qcow2 names 'nbd:localhost:1' (raw) as its backing file" in refused.err
 
 
-def test_disk_verbs_on_a_base_that_a_machine_uses_as_its_disk_are_refused(pair: Pair) -> None:
+def test_disk_verbs_on_a_base_used_as_a_disk_are_refused(pair: Pair) -> None:
     """VM_USE_SNAPSHOTS=no, and the other's overlay on that disk."""
     vm = pair.vm
     vm.set(VM_USE_SNAPSHOTS="no")
@@ -193,7 +193,7 @@ def test_disk_verbs_on_a_base_that_a_machine_uses_as_its_disk_are_refused(pair: 
     pair.refused("disk", "rebase", "disk0", "new.qcow2", "--unsafe")
 
 
-def test_disk_repair_of_a_base_with_errors_is_refused_and_of_leaks_is_not(pair: Pair) -> None:
+def test_disk_repair_of_a_base_is_refused_except_for_leaks(pair: Pair) -> None:
     vm = pair.vm
     whole = pair.base.read_bytes()
     with pair.base.open("r+b") as file:  # the refcount of a data cluster
@@ -208,7 +208,7 @@ def test_disk_repair_of_a_base_with_errors_is_refused_and_of_leaks_is_not(pair: 
     (pair.other.directory / "other-backing.qcow2").rename(aside)
     assert "repaired: " in vm.ok("disk", "check", "--repair").out  # its own overlay wants that
     aside.rename(pair.other.directory / "other-backing.qcow2")
-    pair.base.write_bytes(whole + bytes(65536))  # a cluster that nobody uses
+    pair.base.write_bytes(whole + bytes(65536))  # a cluster that is not used
     with pair.base.open("r+b") as file:
         file.seek(2 * 65536 + 2 * (len(whole) // 65536))
         file.write(b"\0\1")
@@ -217,7 +217,7 @@ def test_disk_repair_of_a_base_with_errors_is_refused_and_of_leaks_is_not(pair: 
     assert read_byte(pair.other, "1M", "other-backing.qcow2") == 5
 
 
-def test_init_is_refused_over_what_others_stand_on(pair: Pair) -> None:
+def test_init_over_a_disk_that_backs_others_is_refused(pair: Pair) -> None:
     vm = pair.vm
     pair.refused("init", "-b", "-k")
     overlay(vm, "above.qcow2", "demo-backing.qcow2")
@@ -240,7 +240,7 @@ def test_archive_create_keeps_the_pair(pair: Pair) -> None:
     assert read_byte(vm, "2M") == 7
 
 
-def test_restore_leaves_a_base_alone_that_is_the_same_and_is_refused_where_it_is_not(pair: Pair) -> None:
+def test_restore_over_a_shared_base_needs_the_same_content(pair: Pair) -> None:
     vm = pair.vm
     write_byte(vm, 7, "2M")
     made = make_archive(vm)
@@ -298,7 +298,7 @@ def test_restore_never_replaces_a_base_elsewhere(blank: Blank) -> None:
     require_nothing_left(vm)
 
 
-def test_two_disks_on_one_base_in_the_directory_come_back_together(blank: Blank) -> None:
+def test_restore_of_two_disks_on_one_base_restores_both(blank: Blank) -> None:
     vm = blank(VM_DISKS="a.qcow2\nb.qcow2")
     qemu_img(vm, "create", "-q", "-f", "qcow2", "common.qcow2", "16M")
     write_byte(vm, 5, "1M", "common.qcow2")

@@ -34,7 +34,7 @@ def write(vm: Vm, file: str, pattern: int, at: int) -> None:
 
 
 def holds(vm: Vm, *patterns: int) -> bool:
-    """The disk, with all that it stands on, has these patterns in its parts."""
+    """The disk, with all that it is backed by, has these patterns in its parts."""
     words = []
     for at, pattern in enumerate(patterns):
         words += ["-c", f"read -P {pattern} {at * PART} {PART}"]
@@ -75,7 +75,7 @@ def check_commit(blank: Blank, count: int, *, is_on: bool) -> None:
         write(vm, DISK, pattern, 1)
         killer.kill(victim, "disk", "commit")
         require_recovered(vm)
-        if is_on and victim == "qvm":  # the guest goes on, on the overlay
+        if is_on and victim == "qvm":  # the guest continues, on the overlay
             output = vm.qvm("status", "-s").out
             assert output.startswith("demo: running"), output
             assert vm.ok("qmp", "query-jobs").out == "[]\n"
@@ -183,7 +183,7 @@ def test_commit_killed_when_qemu_works_on_the_base_is_finished(blank: Blank, is_
     assert (vm.directory / DISK).is_symlink() == is_link
 
 
-def test_commit_that_cannot_be_ended_holds_the_guest_whatever_is_asked(blank: Blank) -> None:
+def test_commit_that_cannot_be_ended_holds_the_guest(blank: Blank) -> None:
     """QEMU works on the base: what the guest wrote there, no start would see."""
     vm = make(blank, is_on=True)
     fake = vm.world.home / "qemu-img"
@@ -214,7 +214,7 @@ def test_commit_that_cannot_be_ended_holds_the_guest_whatever_is_asked(blank: Bl
     assert holds(vm, 1, 2, 3)
 
 
-def test_commit_killed_while_it_empties_the_overlay_is_mended(blank: Blank) -> None:
+def test_commit_killed_while_it_empties_the_overlay_is_repaired(blank: Blank) -> None:
     """The moment that chance rarely finds: the image is marked, and its clusters are not counted."""
     vm = make(blank, is_on=False)
     vm.ok("disk", "commit")
@@ -229,7 +229,7 @@ def test_commit_killed_while_it_empties_the_overlay_is_mended(blank: Blank) -> N
     check_images(vm, DISK)
 
 
-def test_rebase_killed_when_its_header_is_written_and_its_tables_are_not(blank: Blank) -> None:
+def test_rebase_killed_between_header_and_tables_is_recovered(blank: Blank) -> None:
     """The moment that chance would not find: the data from below would be lost."""
     vm = make(blank, is_on=False)
     journal = {

@@ -30,7 +30,7 @@ def io(path: Path, *commands: str, kind: str = "qcow2") -> None:
 
 
 def described(path: Path, kind: str = "qcow2") -> dict[str, Any]:
-    """All that `qemu-img info` shows of an image but where it is and how much room it takes."""
+    """All that `qemu-img info` shows of an image but where it is and how much space it takes."""
     found: dict[str, Any] = json.loads(qemu_img(path.parent, "info", "-U", "-f", kind, "--output=json", path))
     volatile = ("filename", "full-backing-filename", "actual-size", "dirty-flag", "children")
     return {key: value for key, value in found.items() if key not in volatile}

@@ -1,4 +1,4 @@
-"""What a killed `disk add` or `disk trim` leaves is found wherever the disk lies, and removed."""
+"""What a killed `disk add` or `disk trim` leaves is found wherever the disk is, and removed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def removed(vm: Vm) -> str:
 
 
 @pytest.mark.parametrize("is_link", [False, True])
-def test_trim_killed_outside_the_machines_directory_leaves_nothing(blank: Blank, is_link: bool) -> None:
+def test_trim_killed_outside_the_directory_leaves_nothing(blank: Blank, is_link: bool) -> None:
     vm = blank(VM_DISKS="data.qcow2" if is_link else "../far/data.qcow2")
     far = vm.directory.parent / "far"
     far.mkdir()

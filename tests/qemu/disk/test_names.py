@@ -66,7 +66,7 @@ def test_a_base_in_another_format_keeps_its_format(vm: Vm, kind: str) -> None:
     io_of(vm, kind, f"moved.{kind}", "read -P 68 2M 64k")
 
 
-def test_commit_to_a_base_that_cannot_grow_is_refused_and_loses_nothing(vm: Vm) -> None:
+def test_commit_to_a_base_that_cannot_grow_loses_nothing(vm: Vm) -> None:
     base = on_base(vm, "vpc", "-o", "subformat=fixed", size="64M")
     before = (vm.directory / base).read_bytes()
     refused = vm.qvm("disk", "commit", "disk1")
@@ -77,7 +77,7 @@ def test_commit_to_a_base_that_cannot_grow_is_refused_and_loses_nothing(vm: Vm) 
     assert has_both(vm)
 
 
-def test_rebase_onto_what_no_name_tells_the_format_of_is_refused(vm: Vm) -> None:
+def test_rebase_onto_a_name_without_a_format_is_refused(vm: Vm) -> None:
     (vm.directory / on_base(vm, "vmdk")).rename(vm.directory / "moved")
     refused = vm.qvm("disk", "rebase", "-u", "disk1", "moved")
     assert refused.status == 1
@@ -89,9 +89,7 @@ def test_rebase_onto_what_no_name_tells_the_format_of_is_refused(vm: Vm) -> None
     ("kind", "options"),
     [("qed", ""), ("qcow", ""), ("vmdk", ""), ("vmdk", "subformat=twoGbMaxExtentSparse")],
 )
-def test_overlays_in_other_formats_keep_their_base_from_being_written_to(
-    vm: Vm, kind: str, options: str
-) -> None:
+def test_overlays_in_other_formats_protect_their_base(vm: Vm, kind: str, options: str) -> None:
     base = "a base with a long name.qcow2"
     qemu_img(vm, "create", "-q", "-f", "qcow2" if kind != "vmdk" else kind, base, "16M")
     words = ["-F", "qcow2" if kind != "vmdk" else kind, "-b", base, *(["-o", options] if options else [])]
@@ -106,11 +104,11 @@ def test_overlays_in_other_formats_keep_their_base_from_being_written_to(
 
 
 @pytest.mark.parametrize("text", ["++1G", "1_0M", "nan", "1e400", "10GiBB", "", "0.1K"])
-def test_resize_to_what_is_no_size_is_refused(vm: Vm, text: str) -> None:
+def test_resize_to_what_is_not_a_size_is_refused(vm: Vm, text: str) -> None:
     assert vm.qvm("disk", "resize", "disk0", "--", text).status == 2
 
 
-def test_a_disk_of_words_without_a_format_has_the_one_that_qemu_takes_it_for(blank: Blank) -> None:
+def test_disk_of_arguments_without_a_format_has_qemus_guess(blank: Blank) -> None:
     vm = blank(VM_QEMU_EXTRA="-drive file=w.img,if=virtio")
     qemu_img(vm, "create", "-q", "-f", "vmdk", "w.img", "1G")
     assert list_disks(vm)["drive0"]["format"] == "vmdk"
@@ -140,7 +138,7 @@ def test_a_name_means_the_path_before_the_name_of_another_file(blank: Blank) -> 
 
 @pytest.fixture
 def linked(blank: Blank) -> tuple[Vm, Path]:
-    """A disk that is a link to an overlay in another folder, which stands on a base there."""
+    """A disk that is a link to an overlay in another folder, which is backed by a base there."""
     vm = blank(VM_DISKS="data.qcow2")
     far = vm.directory.parent / "big"
     far.mkdir()
@@ -181,7 +179,7 @@ def test_commit_of_a_link_while_on_leaves_the_link(linked: tuple[Vm, Path], is_r
     assert sorted(os.listdir(far)) == ["base.qcow2", "data.qcow2"]
 
 
-def test_rebase_onto_a_name_with_a_colon_is_no_protocol(vm: Vm) -> None:
+def test_rebase_onto_a_name_with_a_colon_takes_a_file(vm: Vm) -> None:
     qemu_img(vm, "create", "-q", "-f", "qcow2", "data.qcow2", "16M")
     disk_io(vm, "demo-base.qcow2", "write -P 51 1M 64k")
     (vm.directory / "x:y.qcow2").write_bytes((vm.directory / "demo-base.qcow2").read_bytes())
@@ -191,7 +189,7 @@ def test_rebase_onto_a_name_with_a_colon_is_no_protocol(vm: Vm) -> None:
     vm.ok("start", "--no-wait")
 
 
-def test_a_circle_is_told_of_and_hangs_nothing(vm: Vm) -> None:
+def test_circle_of_images_is_reported_at_once(vm: Vm) -> None:
     qemu_img(vm, "create", "-q", "-f", "qcow2", "data.qcow2", "16M")
     qemu_img(vm, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "data.qcow2", "b.qcow2")
     qemu_img(vm, "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", "b.qcow2", "data.qcow2")
@@ -225,7 +223,7 @@ def test_add_of_a_name_that_a_line_cannot_hold_makes_nothing(vm: Vm, name: str) 
     assert sorted(os.listdir(vm.directory)) == before
 
 
-def test_a_disposable_run_shows_the_disks_that_last_and_changes_none(vm: Vm) -> None:
+def test_disposable_run_shows_the_disks_and_changes_none(vm: Vm) -> None:
     qemu_img(vm, "create", "-q", "-f", "qcow2", "data.qcow2", "16M")
     vm.ok("start", "--no-wait", "--disposable")
     assert [row["name"] for row in list_disks(vm).values()] == ["demo-backing.qcow2", "data.qcow2"]
@@ -250,14 +248,14 @@ def test_resize_of_the_only_disk_needs_no_name(blank: Blank) -> None:
     assert "hint: `qvm disk resize disk0 64M`; there are: disk0, disk1" in refused.err
 
 
-def test_a_machine_without_disks_says_so(blank: Blank) -> None:
+def test_list_of_a_machine_without_disks_reports_it(blank: Blank) -> None:
     vm = blank(VM_QEMU_ARGS="-m 64")
     for words in (["resize", "1G"], ["commit"]):
         refused = vm.qvm("disk", *words)
         assert (refused.status, refused.err) == (2, "qvm: demo: the machine has no disks\n")
 
 
-def test_snapshot_among_the_extra_words_is_refused_where_it_would_not_act(blank: Blank) -> None:
+def test_snapshot_argument_without_effect_is_refused(blank: Blank) -> None:
     vm = blank(VM_QEMU_EXTRA="-snapshot")
     refused = vm.qvm("start", "--no-wait")
     assert (refused.status, "would not cover the machine's own disks" in refused.err) == (2, True)
@@ -265,14 +263,14 @@ def test_snapshot_among_the_extra_words_is_refused_where_it_would_not_act(blank:
     vm.ok("start", "--no-wait", "--disposable")
 
 
-def test_trim_of_a_read_only_disk_says_so(vm: Vm) -> None:
+def test_trim_of_a_read_only_disk_is_refused(vm: Vm) -> None:
     vm.ok("config", "VM_DISKS=data.qcow2:qcow2:ro")
     qemu_img(vm, "create", "-q", "-f", "qcow2", "data.qcow2", "16M")
     refused = vm.qvm("disk", "trim", "disk1")
     assert (refused.status, refused.err) == (3, "qvm: demo: cannot trim disk1: it is read-only\n")
 
 
-def test_commit_of_a_drive_of_the_users_own_words_is_refused_for_that_while_on(blank: Blank) -> None:
+def test_commit_while_on_of_a_drive_of_arguments_is_refused(blank: Blank) -> None:
     vm = blank(VM_QEMU_EXTRA="-drive file=w.qcow2,if=virtio,format=qcow2")
     qemu_img(vm, "create", "-q", "-f", "qcow2", "base.qcow2", "16M")
     qemu_img(vm, "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "base.qcow2", "w.qcow2")

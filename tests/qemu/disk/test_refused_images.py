@@ -1,4 +1,4 @@
-"""What is no disk, or leads elsewhere, as the image of `create`, `init`, `disk add` and VM_DISKS."""
+"""What is not a disk, or leads elsewhere, as the image of `create`, `init`, `disk add` and VM_DISKS."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_init_from_what_cannot_be_copied_is_refused(blank: Blank, kind: str, why
 
 
 @pytest.mark.parametrize(("kind", "why"), KINDS.items())
-def test_disk_that_is_none_is_refused_when_added_and_at_the_start(blank: Blank, kind: str, why: str) -> None:
+def test_disk_that_is_not_an_image_is_refused_by_add_and_start(blank: Blank, kind: str, why: str) -> None:
     name = {"cd": "odd.iso", "encrypted": "odd.qcow2"}.get(kind, "odd.img")
     vm = blank()
     make(vm.directory, kind, name)
@@ -103,7 +103,7 @@ def test_cdrom_that_is_a_fifo_is_refused_at_once(blank: Blank) -> None:
     require_error(vm.qvm("start", "--no-wait"), 1, "VM_CDROM: cannot read cd: cd is a FIFO")
 
 
-def test_create_of_an_overlay_copies_all_of_its_chain_and_says_so(world: World) -> None:
+def test_create_of_an_overlay_copies_and_reports_its_chain(world: World) -> None:
     home = world.home
     for name, below in (("a.qcow2", ""), ("b.qcow2", "a.qcow2"), ("c.qcow2", "b.qcow2")):
         base = ["-F", "qcow2", "-b", below] if below else []
@@ -190,9 +190,7 @@ def test_disk_in_use_is_found_in_raw_too(blank: Blank) -> None:
     other.ok("disk", "add", "../demo/data.img")
 
 
-def test_add_of_an_overlay_says_what_it_is_backed_by_and_takes_no_file_of_the_host(
-    blank: Blank, tmp_path: Path
-) -> None:
+def test_add_of_an_overlay_reports_its_backing_files(blank: Blank, tmp_path: Path) -> None:
     vm = blank()
     (tmp_path / "secret").write_bytes(SECRET.ljust(1 << 20))
     qemu_img(vm, "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(tmp_path / "secret"), "evil.qcow2")
@@ -204,7 +202,7 @@ def test_add_of_an_overlay_says_what_it_is_backed_by_and_takes_no_file_of_the_ho
     assert "added; it is backed by base.img" in vm.ok("disk", "add", "data.qcow2").out
 
 
-def test_programs_are_told_the_format_of_every_image(blank: Blank) -> None:
+def test_programs_get_the_format_of_every_image(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.qcow2")
     qemu_img(vm, "create", "-q", "-f", "raw", "base.img", "1M")
     qemu_img(vm, "create", "-q", "-f", "qcow2", "-F", "raw", "-b", "base.img", "data.qcow2")
@@ -225,7 +223,7 @@ def test_programs_are_told_the_format_of_every_image(blank: Blank) -> None:
     assert {"info", "check", "commit", "rebase"} <= {words[0] for words in asked}
     guessed = [
         words for words in asked
-        if words[0] not in ("create", "--version", "snapshot")  # the last is never told, and only of qcow2
+        if words[0] not in ("create", "--version", "snapshot")  # `snapshot` takes qcow2 only
         and "-f" not in words and "json:" not in " ".join(words)
     ]  # fmt: skip
     assert not guessed

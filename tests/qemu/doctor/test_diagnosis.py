@@ -117,7 +117,7 @@ def test_doctor_probe_measures_although_tcg_is_wanted(blank: Blank) -> None:
     assert "auto would be" in checks(result)
 
 
-def test_doctor_tells_every_problem_of_the_vmrc_and_looks_on(blank: Blank) -> None:
+def test_doctor_reports_every_problem_of_the_vmrc_and_more(blank: Blank) -> None:
     vm = blank(has_images=False, VM_MACHINE_ID="7", VM_MACHINE_MEM="lots")
     found = doctor(vm)
     places = " ".join(each["finding"] for each in found[".vmrc"])
@@ -188,7 +188,7 @@ def test_doctor_of_a_running_machine_leaves_its_images_alone(blank: Blank) -> No
     assert "error" not in levels(found, *found)
 
 
-def test_doctor_of_a_stopped_process_says_so_in_time(blank: Blank) -> None:
+def test_doctor_of_a_stopped_process_reports_it_in_time(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
     os.kill(vm.pid, signal.SIGSTOP)
@@ -199,7 +199,7 @@ def test_doctor_of_a_stopped_process_says_so_in_time(blank: Blank) -> None:
     assert "stopped by a signal" in the(found, "state", "error")
 
 
-def test_doctor_after_a_crash_says_how_to_go_on(blank: Blank) -> None:
+def test_doctor_after_a_crash_names_the_next_command(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
     os.kill(vm.pid, signal.SIGKILL)
@@ -236,7 +236,7 @@ def test_doctor_owner_without_an_account_is_an_error(blank: Blank) -> None:
     assert "no-such-account" in the(doctor(vm), ".vmrc", "error")
 
 
-def test_doctor_taken_ssh_port_names_who_has_it(blank: Blank) -> None:
+def test_doctor_taken_ssh_port_names_the_program(blank: Blank) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()

@@ -1,4 +1,4 @@
-"""`doctor --fix` with real images and a real QEMU: what it mends, what it leaves, twice."""
+"""`doctor --fix` with real images and a real QEMU: what it repairs, what it leaves, twice."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_doctor_fix_of_a_sound_machine_does_nothing(blank: Blank) -> None:
     assert json.loads(vm.qvm("--json", "doctor").out)["fixed"] is None
 
 
-def test_doctor_fix_after_a_crash_removes_its_traces_and_the_machine_is_stopped(blank: Blank) -> None:
+def test_doctor_fix_after_a_crash_removes_its_traces(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
     folder = vm.runtime
@@ -53,7 +53,7 @@ def test_doctor_fix_after_a_crash_removes_its_traces_and_the_machine_is_stopped(
     vm.ok("start", "--no-wait")
 
 
-def test_doctor_fix_removes_unfinished_copies_and_nothing_of_the_users(blank: Blank) -> None:
+def test_doctor_fix_removes_incomplete_copies_only(blank: Blank) -> None:
     vm = blank()
     ours = ["demo-base.qcow2.part", "demo-backing.qcow2.part", "..vmrc.part999999999"]
     users = ["film.part", "demo-notes.part", f"..vmrc.part{os.getpid()}"]  # the last: one that still writes
@@ -79,7 +79,7 @@ def journal(vm: Vm, **data: object) -> None:
     (vm.directory / ".qvm/snapshot.unfinished").write_text(json.dumps(given))
 
 
-def test_doctor_fix_settles_work_on_a_disk_that_has_gone_on_the_others(blank: Blank) -> None:
+def test_doctor_fix_recovers_the_disks_that_are_left(blank: Blank) -> None:
     vm = blank()
     image = vm.directory / "demo-backing.qcow2"
     subprocess.run(["qemu-img", "snapshot", "-c", "x", image], check=True)
@@ -95,7 +95,7 @@ def test_doctor_fix_settles_work_on_a_disk_that_has_gone_on_the_others(blank: Bl
     vm.ok("start", "--no-wait")
 
 
-def test_doctor_names_what_work_on_snapshots_left_and_no_journal_tells_of(blank: Blank) -> None:
+def test_doctor_names_leftovers_of_snapshots_without_a_journal(blank: Blank) -> None:
     vm = blank()
     image = vm.directory / "demo-backing.qcow2"
     for tag in ("a", "a.qvm-new", "alone.qvm-new", ".qvm-back"):
@@ -182,8 +182,8 @@ def test_doctor_fix_known_hosts_that_is_a_folder(blank: Blank) -> None:
     assert fix(vm) == []
 
 
-def test_doctor_fix_removes_dead_sockets_of_machines_that_are_gone(blank: Blank) -> None:
-    """Where nobody listens and nothing foreign lies; one in use, and one that is young, stay."""
+def test_doctor_fix_removes_sockets_of_machines_that_are_gone(blank: Blank) -> None:
+    """Folders without a listener or foreign files; one in use, and one that is young, stay."""
     vm = blank()
     base = vm.world.runtime / "qvm"
     base.mkdir(mode=0o700, exist_ok=True)
@@ -210,7 +210,7 @@ def test_doctor_fix_removes_dead_sockets_of_machines_that_are_gone(blank: Blank)
     shutil.rmtree(base)
 
 
-def test_doctor_fix_image_that_another_program_has_open_is_named_and_left(blank: Blank) -> None:
+def test_doctor_fix_leaves_an_image_in_use_by_another_program(blank: Blank) -> None:
     vm = blank()
     image = vm.directory / "demo-backing.qcow2"
     for tag in ("ready", "ready.qvm-new"):

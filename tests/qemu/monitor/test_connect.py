@@ -45,8 +45,8 @@ def test_ctrl_c_while_it_connects_closes_all(blank: Blank, is_answering: bool) -
     assert kept.type is KeyboardInterrupt
 
 
-def test_nobody_there_is_told_and_leaves_nothing(blank: Blank) -> None:
+def test_connect_without_an_answer_fails_and_leaves_nothing(blank: Blank) -> None:
     before = descriptors()
-    with pytest.raises(QmpError, match="no long conversation with QEMU"):
+    with pytest.raises(QmpError, match="cannot connect to QEMU"):
         session.Session(str(blank().directory / "none")).__enter__()
     assert descriptors() == before

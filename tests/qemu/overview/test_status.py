@@ -21,7 +21,7 @@ def test_status_machine_never_started_is_stopped(blank: Blank) -> None:
     assert (result.status, result.out, result.err) == (1, "demo: stopped\n", "")
 
 
-def test_status_running_and_paused_are_told_apart(blank: Blank) -> None:
+def test_status_distinguishes_running_and_paused(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
     assert vm.ok("status", "-s").out == f"demo: running (pid {vm.pid})\n"
@@ -30,7 +30,7 @@ def test_status_running_and_paused_are_told_apart(blank: Blank) -> None:
     assert vm.qvm("status", "-s").status == 1
 
 
-def test_status_without_guest_system_says_that_ssh_does_not_answer(blank: Blank) -> None:
+def test_status_without_guest_system_reports_no_ssh(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
     result = vm.qvm("status")
@@ -85,7 +85,7 @@ def test_status_killed_qemu_is_crashed_and_starts_again(blank: Blank) -> None:
     vm.ok("status", "-s")
 
 
-def test_status_stale_pid_file_with_reused_pid_names_the_other_program(blank: Blank) -> None:
+def test_status_stale_pid_file_names_the_other_program(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
     vm.ok("kill")
@@ -155,7 +155,7 @@ def test_status_moved_directory_is_the_same_machine(blank: Blank) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs a second account")
 def test_status_by_another_user_names_the_owner(world: World) -> None:
-    """Root's machine, asked by `nobody`: told whose it is, not what it does."""
+    """Root's machine, asked by `nobody`: the owner is reported, not the state."""
     open_folder = Path(tempfile.mkdtemp(prefix="qvmt-open-"))
     open_folder.chmod(0o755)
     write_vmrc(open_folder / "demo")
@@ -197,7 +197,7 @@ def test_kill_leaves_nothing(blank: Blank) -> None:
     assert not (vm.directory / ".qvm/running").exists()
 
 
-def test_kill_stopped_machine_says_so(blank: Blank) -> None:
+def test_kill_stopped_machine_reports_it(blank: Blank) -> None:
     result = blank().qvm("kill")
     assert result.status == 3
     assert "demo: cannot kill: it is stopped" in result.err
@@ -251,7 +251,7 @@ def test_hundred_starts_at_once_make_one_qemu(blank: Blank) -> None:
     assert len(others) == 99
     for err in others:
         assert "qvm: demo: cannot start: " in err
-        assert "pid " in err.splitlines()[0], err  # each says who has it
+        assert "pid " in err.splitlines()[0], err  # each names the program that has it
     qemus = [line for line in vm.world.processes().values() if "qemu-system" in line]
     assert len(qemus) == 1
 
@@ -279,7 +279,7 @@ def test_status_and_kill_find_a_qemu_whose_files_were_removed(blank: Blank, what
     vm.ok("start", "--no-wait")
 
 
-def test_status_of_a_machine_without_its_folder_is_not_led_astray(blank: Blank, world: World) -> None:
+def test_status_of_a_machine_without_its_folder_is_right(blank: Blank, world: World) -> None:
     vm = blank()
     code = (
         "import fcntl, os, sys; f = open('lock', 'w'); sys.argv[3:] and os.setuid(int(sys.argv[3]));"

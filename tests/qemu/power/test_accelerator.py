@@ -20,8 +20,8 @@ import pytest
 import qvmsh.qemu
 from qvmsh.errors import MissingProgramError
 from qvmsh.io import QUIET, Io
-from qvmsh.qemu import accelerator, programs
-from qvmsh.qemu.accelerator import Choice
+from qvmsh.qemu import accelerator, probe, programs
+from qvmsh.qemu.probe import Choice
 from tests.support.world import World
 
 QEMU = "qemu-system-x86_64"
@@ -99,17 +99,17 @@ def test_probe_source_assembles_to_the_shipped_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("extra", ["", "-machine q35", "-cpu max -smp 2"])
 def test_probe_under_tcg_ends_with_its_status(host: Host, extra: str) -> None:
     qemu = host.behaving("", tcg=f'shift 2; exec {host.qemu} -accel tcg {extra} "$@"')
-    prober = accelerator._Prober(qemu, "x86_64", QUIET, host.environ)
-    ended = prober.probe("tcg", accelerator.TCG_DEADLINE_S)
-    assert ended.status == accelerator.PROBE_STATUS["x86_64"], str(ended)
+    prober = probe.Prober(qemu, "x86_64", QUIET, host.environ)
+    ended = prober.probe("tcg", probe.TCG_DEADLINE_S)
+    assert ended.status == probe.PROBE_STATUS["x86_64"], str(ended)
 
 
 def test_probe_of_a_32_bit_target_ends_with_its_status(host: Host) -> None:
     path = shutil.which("qemu-system-i386")
     if not path:
         pytest.skip("qemu-system-i386 is not installed")
-    ended = accelerator._Prober(path, "i386", QUIET, host.environ).probe("tcg", accelerator.TCG_DEADLINE_S)
-    assert ended.status == accelerator.PROBE_STATUS["i386"], str(ended)
+    ended = probe.Prober(path, "i386", QUIET, host.environ).probe("tcg", probe.TCG_DEADLINE_S)
+    assert ended.status == probe.PROBE_STATUS["i386"], str(ended)
 
 
 def test_choose_auto_on_this_host_is_true_of_this_host(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +123,7 @@ def test_choose_auto_on_this_host_is_true_of_this_host(host: Host, monkeypatch: 
     assert choice.probed
     assert choice.tcg_s
     assert choice.limit_s
-    ended = accelerator._Prober(host.qemu, "x86_64", QUIET, host.environ).probe("kvm", 10 * choice.limit_s)
+    ended = probe.Prober(host.qemu, "x86_64", QUIET, host.environ).probe("kvm", 10 * choice.limit_s)
     if choice.accelerator == "kvm":
         assert ended.status == 85
         assert choice.hardware_s
@@ -147,7 +147,7 @@ def test_choose_usable_accelerator_takes_it_and_asks_once(host: Host) -> None:
     assert host.runs == ["help", "tcg", "kvm"], "the cache runs nothing"
 
 
-def test_choose_cached_answer_loads_no_heavy_module_and_runs_no_program(host: Host) -> None:
+def test_choose_cached_answer_loads_and_runs_nothing(host: Host) -> None:
     qemu = host.behaving('real "$@"')
     host.choose(qemu)
     code = (
@@ -181,7 +181,7 @@ def test_choose_cached_answer_loads_no_heavy_module_and_runs_no_program(host: Ho
     assert not heavy & set(modules)
 
 
-def test_choose_hanging_accelerator_is_tcg_and_says_that_it_timed_out(host: Host) -> None:
+def test_choose_hanging_accelerator_is_tcg_after_a_timeout(host: Host) -> None:
     qemu = host.behaving("sleep 1000; exit")  # a child of the script: it must end too (`world` looks)
     began = time.monotonic()
     choice = host.choose(qemu)
@@ -189,7 +189,7 @@ def test_choose_hanging_accelerator_is_tcg_and_says_that_it_timed_out(host: Host
     assert (choice.accelerator, choice.verdict, choice.hardware_s) == ("tcg", "timeout", None)
     assert "timed out" in choice.why
     assert choice.limit_s
-    assert choice.limit_s == pytest.approx(accelerator.limit(choice.tcg_s or 0))
+    assert choice.limit_s == pytest.approx(probe.limit(choice.tcg_s or 0))
     assert took < 2 * choice.limit_s + 20
     again = host.choose(qemu)
     assert again.cached
@@ -254,8 +254,8 @@ def test_choose_qemu_built_without_tcg_takes_what_starts(host: Host) -> None:
     assert "no tcg to compare with" in choice.why
 
 
-def test_accepts_with_the_real_qemu_tells_what_starts_from_what_does_not(host: Host) -> None:
-    prober = accelerator._Prober(host.qemu, "x86_64", QUIET, host.environ)
+def test_accepts_with_the_real_qemu_is_true_for_what_starts(host: Host) -> None:
+    prober = probe.Prober(host.qemu, "x86_64", QUIET, host.environ)
     assert prober._accepts("tcg", "a test").verdict == "accepted"
     refused = prober._accepts("hvf", "a test")
     assert refused.verdict == "refused"
@@ -277,7 +277,7 @@ def test_choose_fresh_measures_whatever_the_cache_says(host: Host) -> None:
     assert host.choose(qemu, is_fresh=True).probed
 
 
-def test_choose_with_a_cache_that_cannot_be_written_answers_all_the_same(host: Host) -> None:
+def test_choose_with_a_read_only_cache_answers(host: Host) -> None:
     host.environ["XDG_CACHE_HOME"] = "/proc/nowhere"
     qemu = host.behaving('real "$@"')
     assert [host.choose(qemu).probed for _ in range(2)] == [True, True]
@@ -363,7 +363,7 @@ def test_choose_killed_leaves_a_probe_that_the_kernel_will_end(host: Host) -> No
     chooser.communicate(timeout=30)
     os.killpg(pid, signal.SIGKILL)  # this one sleeps, and uses no processor time
     row = next(line for line in limits.splitlines() if line.startswith("Max cpu time"))
-    assert row.split()[3:5] == [str(accelerator.CPU_LIMIT_S)] * 2
+    assert row.split()[3:5] == [str(probe.CPU_LIMIT_S)] * 2
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
@@ -371,8 +371,8 @@ def test_choose_killed_leaves_a_probe_that_the_kernel_will_end(host: Host) -> No
     ("group", "mode", "says"),
     [
         ("tty", 0o660, "join group tty"),
-        ("tty", 0o640, "not open to a group"),
-        ("root", 0o660, "not open to a group"),
+        ("tty", 0o640, "only root can open it"),
+        ("root", 0o660, "only root can open it"),
     ],
 )
 def test_why_closed_to_another_user_says_how_to_get_in(
@@ -399,7 +399,7 @@ def test_why_closed_to_another_user_says_how_to_get_in(
     finally:
         device.unlink()
     assert found
-    assert found[0].startswith(f"no right to open {device}: ")
+    assert found[0].startswith(f"no permission to open {device}: ")
     assert says in found[0]
     assert found[1]
 

@@ -1,4 +1,4 @@
-"""A QEMU that ended by a signal is crashed, with its last words, for whoever asks; and starts again."""
+"""A QEMU that ended by a signal is reported as crashed, with its last message; and starts again."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def ask(vm: Vm, command: str) -> Any:
 
 
 def hangs(vm: Vm) -> bool:
-    """True if QEMU answers nobody now."""
+    """True if QEMU does not answer now."""
     try:
         ask(vm, "query-status")
     except TimeoutError:
@@ -85,7 +85,7 @@ def test_status_qemu_ended_by_a_signal_is_crashed(blank: Blank, number: signal.S
     require_told_and_starts_again(vm)
 
 
-def test_start_qemu_that_crashes_meanwhile_is_told(blank: Blank) -> None:
+def test_start_qemu_that_crashes_meanwhile_is_reported(blank: Blank) -> None:
     vm = talking(blank)
     start = vm.world.popen("start", cwd=vm.directory)
     wait_until(lambda: holds(vm, "wait.lock"))
@@ -96,7 +96,7 @@ def test_start_qemu_that_crashes_meanwhile_is_told(blank: Blank) -> None:
     require_told_and_starts_again(vm)
 
 
-def test_start_qemu_that_crashes_at_once_is_told(blank: Blank) -> None:
+def test_start_qemu_that_crashes_at_once_is_reported(blank: Blank) -> None:
     vm = talking(blank)
     program = vm.directory / "qemu-that-talks"
     sound = program.read_text()
@@ -108,7 +108,7 @@ def test_start_qemu_that_crashes_at_once_is_told(blank: Blank) -> None:
     require_told_and_starts_again(vm)
 
 
-def test_stop_qemu_that_crashes_meanwhile_is_no_success(blank: Blank) -> None:
+def test_stop_qemu_that_crashes_meanwhile_is_a_failure(blank: Blank) -> None:
     vm = talking(blank)
     vm.ok("start", "--no-wait")
     stop = vm.world.popen("--json", "stop", cwd=vm.directory)
@@ -122,7 +122,7 @@ def test_stop_qemu_that_crashes_meanwhile_is_no_success(blank: Blank) -> None:
 
 
 @pytest.mark.parametrize("verb", ["suspend", "reboot"])
-def test_verb_qemu_that_crashes_meanwhile_is_told(blank: Blank, verb: str) -> None:
+def test_verb_qemu_that_crashes_meanwhile_is_reported(blank: Blank, verb: str) -> None:
     vm = talking(blank)
     vm.ok("start", "--no-wait")
     child = vm.world.popen(verb, cwd=vm.directory)
@@ -136,8 +136,8 @@ def test_verb_qemu_that_crashes_meanwhile_is_told(blank: Blank, verb: str) -> No
     require_told_and_starts_again(vm)
 
 
-def test_cmd_qemu_that_crashes_meanwhile_is_told(blank: Blank, tmp_path: Path) -> None:
-    """QEMU opens a pipe that nobody reads: it answers nothing until it crashes."""
+def test_cmd_qemu_that_crashes_meanwhile_is_reported(blank: Blank, tmp_path: Path) -> None:
+    """QEMU opens a pipe without a reader: it does not answer until it crashes."""
     vm = talking(blank)
     vm.ok("start", "--no-wait")
     os.mkfifo(tmp_path / "never")
@@ -150,7 +150,7 @@ def test_cmd_qemu_that_crashes_meanwhile_is_told(blank: Blank, tmp_path: Path) -
     require_told_and_starts_again(vm)
 
 
-def test_run_qemu_that_crashes_has_its_status_and_is_told(blank: Blank) -> None:
+def test_run_qemu_that_crashes_is_reported_with_its_status(blank: Blank) -> None:
     vm = talking(blank)
     run = vm.world.popen("run", cwd=vm.directory)
     wait_until(lambda: "running" in vm.qvm("status", "-s").out)
@@ -162,7 +162,7 @@ def test_run_qemu_that_crashes_has_its_status_and_is_told(blank: Blank) -> None:
     require_told_and_starts_again(vm)
 
 
-def test_console_qemu_that_crashes_is_told(blank: Blank) -> None:
+def test_console_qemu_that_crashes_is_reported(blank: Blank) -> None:
     vm = talking(blank)
     vm.ok("start", "--no-wait")
     console = PtyTerminal(vm, "console")
@@ -173,7 +173,7 @@ def test_console_qemu_that_crashes_is_told(blank: Blank) -> None:
     require_told_and_starts_again(vm)
 
 
-def test_kill_and_poweroff_are_no_crash(blank: Blank) -> None:
+def test_kill_and_poweroff_are_not_a_crash(blank: Blank) -> None:
     vm = talking(blank)
     vm.ok("start", "--no-wait")
     os.kill(vm.pid, signal.SIGSTOP)

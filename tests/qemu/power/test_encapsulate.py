@@ -36,7 +36,7 @@ def only(world: World, *names: str) -> str:
     return str(folder)
 
 
-def test_start_encapsulate_shows_the_screen_and_leaves_no_session(blank: Blank, tool: str) -> None:
+def test_start_encapsulate_shows_the_screen_and_ends_its_session(blank: Blank, tool: str) -> None:
     vm = blank()
     started = vm.ok("start", "-e", "--no-wait", env={"PATH": only(vm.world, tool)})
     attach = started.out.splitlines()[1].split("`")[1]
@@ -61,7 +61,7 @@ def test_start_encapsulate_shows_the_screen_and_leaves_no_session(blank: Blank, 
     assert not list(vm.world.runtime.rglob("*"))[1:]  # but for the folder qvm
 
 
-def test_start_encapsulate_that_fails_says_why_and_leaves_nothing(blank: Blank, tool: str) -> None:
+def test_start_encapsulate_that_fails_reports_why(blank: Blank, tool: str) -> None:
     vm = blank(VM_QEMU_CPU="nonsense")
     result = vm.qvm("start", "-e", env={"PATH": only(vm.world, tool)})
     assert result.status == 1
@@ -69,7 +69,7 @@ def test_start_encapsulate_that_fails_says_why_and_leaves_nothing(blank: Blank, 
     assert vm.qvm("status", "-s").out == "demo: stopped\n"
 
 
-def test_start_encapsulate_without_a_multiplexer_says_so(blank: Blank) -> None:
+def test_start_encapsulate_without_a_multiplexer_is_refused(blank: Blank) -> None:
     vm = blank()
     result = vm.qvm("start", "-e", env={"PATH": only(vm.world)})
     assert result.status == 1
@@ -77,7 +77,7 @@ def test_start_encapsulate_without_a_multiplexer_says_so(blank: Blank) -> None:
     assert vm.qvm("status", "-s").out == "demo: stopped\n"
 
 
-def test_start_encapsulate_session_that_is_killed_ends_the_machine(blank: Blank) -> None:
+def test_start_encapsulate_killed_session_ends_the_machine(blank: Blank) -> None:
     vm = blank()
     started = vm.ok("start", "-e", "--no-wait", env={"PATH": only(vm.world, "tmux")})
     words = shlex.split(started.out.splitlines()[1].split("`")[1])

@@ -1,4 +1,4 @@
-"""Real QEMU takes each kind of hardware that a `.vmrc` can ask for; what is wrong is told by its name."""
+"""Real QEMU takes each kind of hardware that a `.vmrc` can ask for; what is wrong is reported by its name."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def qom(vm: Vm, path: str, name: str) -> Any:
 
 @pytest.mark.parametrize("machine", ["pc", "q35"])
 @pytest.mark.parametrize("bus", ["virtio", "ide", "sata", "scsi", "nvme"])
-def test_start_two_further_disks_and_a_cd_on_each_bus(blank: Blank, bus: str, machine: str) -> None:
+def test_start_two_additional_disks_and_a_cd_on_each_bus(blank: Blank, bus: str, machine: str) -> None:
     disks = f"{ODD}\nraw.img:raw:writethrough"
     vm = blank(has_images=True, VM_DISK_BUS=bus, VM_QEMU_MACHINE=machine, VM_CDROM="cd,1.iso")
     image(vm, ODD)
@@ -104,7 +104,7 @@ def test_start_boot_order_and_menu(blank: Blank) -> None:
     assert "-boot menu=on" in vm.ok("dryrun").out
 
 
-def test_start_read_only_disk_does_not_stand_in_the_way_of_saving(blank: Blank) -> None:
+def test_start_read_only_disk_does_not_prevent_saving(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.img:raw:ro")
     image(vm, "data.img", "raw")
     vm.ok("start", "--no-wait")
@@ -112,7 +112,7 @@ def test_start_read_only_disk_does_not_stand_in_the_way_of_saving(blank: Blank) 
     vm.ok("stop", "--savevm", "x", "--no-suspend")
 
 
-def test_start_missing_further_disk_is_named(blank: Blank) -> None:
+def test_start_missing_additional_disk_is_named(blank: Blank) -> None:
     vm = blank(VM_DISKS="sub/gone.qcow2\n")
     require_error(
         vm.qvm("start"), 1, "sub/gone.qcow2 is not there", "qemu-img create -f qcow2 sub/gone.qcow2"
@@ -133,13 +133,13 @@ def test_start_hint_for_an_odd_name_can_be_typed(blank: Blank) -> None:
     vm.ok("start", "--no-wait")
 
 
-def test_start_cut_further_disk_is_called_corrupt(blank: Blank) -> None:
+def test_start_truncated_additional_disk_is_called_corrupt(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.qcow2")
     (vm.directory / "data.qcow2").write_bytes(b"QFI\xfb short")
     require_error(vm.qvm("start"), 1, "data.qcow2 is corrupt", "archive")
 
 
-def test_start_further_disk_without_its_backing_file_is_orphaned(blank: Blank) -> None:
+def test_start_additional_disk_without_backing_file_is_orphaned(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.qcow2")
     base = image(vm, "below.qcow2")
     words = ["-b", "below.qcow2", "-F", "qcow2", "data.qcow2"]
@@ -148,7 +148,7 @@ def test_start_further_disk_without_its_backing_file_is_orphaned(blank: Blank) -
     require_error(vm.qvm("start"), 1, "data.qcow2 is orphaned: its base below.qcow2", "put that file back")
 
 
-def test_start_format_is_never_guessed_from_what_a_guest_may_have_written(blank: Blank) -> None:
+def test_start_format_is_never_guessed_from_the_content(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.img")
     image(vm, "data.img", "qcow2")
     require_error(vm.qvm("start"), 1, "data.img looks like qcow2", "data.img:qcow2 in VM_DISKS")
@@ -163,7 +163,7 @@ def test_start_format_is_never_guessed_from_what_a_guest_may_have_written(blank:
     )
 
 
-def test_start_locked_further_disk_names_that_file_and_the_process(blank: Blank) -> None:
+def test_start_locked_additional_disk_names_file_and_process(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.qcow2")
     image(vm, "data.qcow2")
     other = blank("other", VM_DISKS=str(vm.directory / "data.qcow2"))
@@ -199,7 +199,7 @@ def test_doctor_looks_at_every_disk(blank: Blank) -> None:
 # --disposable
 
 
-def test_start_disposable_covers_every_disk_and_the_uefi_variables(blank: Blank) -> None:
+def test_start_disposable_covers_all_disks_and_uefi_variables(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.qcow2\nraw.img", VM_FIRMWARE="uefi")
     files = [image(vm, "data.qcow2"), image(vm, "raw.img", "raw"), vm.directory / "demo-uefi.qcow2"]
     vm.ok("start", "--no-wait")
@@ -325,7 +325,7 @@ def test_start_tpm_where_there_can_be_none_is_refused(blank: Blank) -> None:
     assert vm.qvm("status").out == "demo: stopped\n"
 
 
-def test_start_tpm_without_its_program_says_so(blank: Blank, tmp_path: Path) -> None:
+def test_start_tpm_without_its_program_is_refused(blank: Blank, tmp_path: Path) -> None:
     vm = blank(VM_TPM="yes")
     programs = tmp_path / "bin"
     programs.mkdir()
@@ -420,7 +420,7 @@ def test_start_hardware_by_hand_disposable_writes_nothing(blank: Blank) -> None:
 
 
 @pytest.mark.parametrize("words", ["-name x", "-uuid 1", "-pidfile p", "-daemonize", "-mon chardev=qmp"])
-def test_start_hardware_by_hand_that_takes_what_is_ours_is_refused(blank: Blank, words: str) -> None:
+def test_start_hardware_by_hand_in_conflict_is_refused(blank: Blank, words: str) -> None:
     vm = blank(has_images=False, VM_QEMU_ARGS=f"-m 64 {words}")
     require_error(vm.qvm("start"), 2, "only qvm sets that", "config")
 
@@ -428,7 +428,7 @@ def test_start_hardware_by_hand_that_takes_what_is_ours_is_refused(blank: Blank,
 # Saved state of several disks
 
 
-def test_savevm_when_the_third_disk_cannot_be_saved_nothing_is_changed(blank: Blank) -> None:
+def test_savevm_that_fails_on_the_third_disk_changes_nothing(blank: Blank) -> None:
     """The third disk's file fails (blkdebug) when a snapshot's table would be written."""
     vm = blank(VM_DISKS="data.qcow2", VM_FIRMWARE="uefi")
     image(vm, "data.qcow2")
@@ -491,7 +491,7 @@ def test_savevm_loadvm_brings_every_disk_and_the_variables_back(blank: Blank) ->
     assert "Pattern verification failed" not in told_by_qemu
 
 
-def test_savevm_with_a_raw_further_disk_is_refused_by_its_name(blank: Blank) -> None:
+def test_savevm_with_a_raw_additional_disk_names_it(blank: Blank) -> None:
     vm = blank(VM_DISKS="one.qcow2\ndata.img")
     image(vm, "one.qcow2")
     image(vm, "data.img", "raw")
@@ -502,7 +502,7 @@ def test_savevm_with_a_raw_further_disk_is_refused_by_its_name(blank: Blank) -> 
     assert vm.ok("cmd", "info status").out == "VM status: running\n"
 
 
-def test_loadvm_lacking_on_the_second_disk_is_refused_and_nothing_is_reverted(blank: Blank) -> None:
+def test_loadvm_missing_on_the_second_disk_reverts_nothing(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.qcow2")
     path = image(vm, "data.qcow2")
     vm.ok("start", "--no-wait")
@@ -512,7 +512,7 @@ def test_loadvm_lacking_on_the_second_disk_is_refused_and_nothing_is_reverted(bl
     assert vm.qvm("status").out == "demo: stopped\n"
 
 
-def test_savevm_delay_is_ignored_and_said_once(blank: Blank) -> None:
+def test_savevm_delay_is_ignored_with_one_warning(blank: Blank) -> None:
     vm = blank(VM_SAVE_DELAY="5")
     assert "VM_SAVE_DELAY" not in vm.ok("start", "--no-wait").err
     assert vm.ok("stop", "-s", "x", "-n").err.count("VM_SAVE_DELAY is ignored") == 1

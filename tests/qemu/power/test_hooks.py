@@ -16,7 +16,7 @@ echo "$*|$PWD|$VM_MACHINE_ID|$VM_MACHINE_MEM|$OWN" >> calls
 
 
 def with_hooks(vm: Vm, pre: str = "", post: str = "") -> Path:
-    """Give the machine both programs, which note their calls; return the file of the notes."""
+    """Give the machine both programs, which log their calls; return that log."""
     for name, more in (("pre", pre), ("post", post)):
         path = vm.directory / name
         path.write_text(HOOK + more + "\n")
@@ -33,7 +33,7 @@ def calls(vm: Vm) -> list[str]:
 PRE, POST = "a b c demo", "x demo"
 
 
-def test_hooks_run_around_start_and_kill_with_the_machines_environment(blank: Blank) -> None:
+def test_hooks_run_around_start_and_kill_with_the_environment(blank: Blank) -> None:
     vm = blank()
     notes = with_hooks(vm)
     vm.ok("start", "--no-wait")
@@ -56,7 +56,7 @@ def test_hooks_run_around_stop_and_run(blank: Blank) -> None:
     assert calls(vm) == [PRE, POST] * 2
 
 
-def test_pre_start_that_fails_stops_the_start_and_shows_its_words(blank: Blank) -> None:
+def test_pre_start_that_fails_ends_the_start_with_its_message(blank: Blank) -> None:
     vm = blank()
     with_hooks(vm, pre="echo first >&2; echo the bridge is gone; exit 7")
     result = vm.qvm("start", "--no-wait")
@@ -69,7 +69,7 @@ def test_pre_start_that_fails_stops_the_start_and_shows_its_words(blank: Blank) 
     assert vm.qvm("run").status == 1
 
 
-def test_pre_start_that_is_not_there_is_told(blank: Blank) -> None:
+def test_pre_start_that_does_not_exist_is_reported(blank: Blank) -> None:
     vm = blank(VM_PRE_START="./nothing")
     result = vm.qvm("start", "--no-wait")
     assert result.status == 1
@@ -121,7 +121,7 @@ def test_post_stop_is_not_run_for_a_refused_start_or_a_copy(blank: Blank) -> Non
     assert calls(vm) == [PRE]
 
 
-def test_pre_start_that_is_interrupted_is_ended_with_its_children(blank: Blank) -> None:
+def test_pre_start_interrupted_is_ended_with_its_children(blank: Blank) -> None:
     vm = blank()
     with_hooks(vm, pre="sleep 1000 & echo waiting; wait")
     starting = vm.world.popen("start", cwd=vm.directory)

@@ -171,7 +171,7 @@ def test_config_edit_killed_leaves_the_old_or_the_new_file_long(blank: Blank) ->
     check_edit(blank(has_images=False), LONG)
 
 
-def test_start_killed_while_it_loads_a_state_is_judged_and_the_state_is_kept(blank: Blank) -> None:
+def test_start_killed_while_it_loads_a_state_keeps_the_state(blank: Blank) -> None:
     """The moment that chance would not find: QEMU is up, its memory is not."""
     vm = blank()
     vm.ok("start", "--no-wait")

@@ -16,7 +16,7 @@ from qvmsh.machine.power.hardware import Launch
 from tests.support.world import QVM, Blank, World
 
 
-def test_launch_automatic_port_that_was_just_taken_is_chosen_anew(blank: Blank) -> None:
+def test_launch_automatic_port_just_taken_is_chosen_again(blank: Blank) -> None:
     """Between the choice of a port and QEMU's own bind, another program may take it."""
     vm = blank()
     with socket.socket() as other:

@@ -138,7 +138,7 @@ def test_start_limits_are_held_by_a_scope_of_systemd(blank: Blank, systemd: Syst
     assert vm.qvm("status").out == "demo: stopped\n"
 
 
-def test_start_limit_that_systemd_refuses_is_told_in_its_words(blank: Blank, systemd: Systemd) -> None:
+def test_start_limit_that_systemd_refuses_shows_its_message(blank: Blank, systemd: Systemd) -> None:
     vm = blank(VM_LIMIT_CPUS="1")
     program = vm.directory / "systemd-run"
     program.write_text('#!/bin/sh\nexec /usr/bin/systemd-run -p Nonsense=1 "$@"\n')

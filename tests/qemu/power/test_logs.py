@@ -82,7 +82,7 @@ def test_start_with_a_link_as_serial_log_leaves_its_target(speaking: Vm, tmp_pat
     assert speaking.ok("logs", "qvm").out  # in its own file again
 
 
-def test_logs_of_a_machine_never_started_say_so(blank: Blank) -> None:
+def test_logs_of_a_machine_never_started_are_refused(blank: Blank) -> None:
     vm = blank()
     for words in (["logs"], ["stdout"], ["logs", "stderr"], ["serial", "-p"]):
         result = vm.qvm(*words)
@@ -95,7 +95,7 @@ def test_logs_of_a_machine_never_started_say_so(blank: Blank) -> None:
     assert vm.qvm("logs", "-f", "-p").status == 2
 
 
-def test_logs_follow_goes_on_with_the_next_run_until_ctrl_c(speaking: Vm) -> None:
+def test_logs_follow_continues_with_the_next_run_until_ctrl_c(speaking: Vm) -> None:
     following = speaking.world.popen("logs", "serial", "-f", cwd=speaking.directory)
     assert following.stdout is not None
     seen = []
@@ -142,7 +142,7 @@ def test_logs_on_a_terminal_are_harmless_and_raw_in_a_pipe(speaking: Vm) -> None
     assert b"\x1bc" in data
 
 
-def test_follow_in_the_shell_ends_by_ctrl_c_and_the_shell_goes_on(speaking: Vm) -> None:
+def test_follow_in_the_shell_ends_by_ctrl_c_and_the_shell_stays(speaking: Vm) -> None:
     speaking.ok("start", "--no-wait")
     serial_of(speaking)
     terminal = Terminal([QVM, "sh"], speaking.directory, speaking.world.environ)
@@ -157,7 +157,7 @@ def test_follow_in_the_shell_ends_by_ctrl_c_and_the_shell_goes_on(speaking: Vm) 
         terminal.close()
 
 
-def test_users_logs_tell_of_runs_and_of_failures(blank: Blank, tmp_path: Path) -> None:
+def test_users_logs_have_runs_and_failures(blank: Blank, tmp_path: Path) -> None:
     vm = blank(VM_LOG=str(tmp_path / "log"), VM_ERRLOG=str(tmp_path / "errors"), VM_DATEFMT="%Y|")
     vm.ok("-q", "start", "--no-wait")
     assert vm.qvm("-q", "start").status == 3

@@ -11,7 +11,7 @@ from qvmsh.errors import QmpError, StateError, UsageError
 from tests.support.world import QVM, Blank
 
 
-def test_pause_and_resume_change_the_state_and_refuse_what_is_so_already(blank: Blank) -> None:
+def test_pause_and_resume_change_the_state_once(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
     assert vm.ok("pause").out == "demo: paused; `qvm resume` goes on\n"
@@ -61,7 +61,7 @@ def test_resume_after_a_load_that_failed_is_refused(blank: Blank) -> None:
     assert json.loads(vm.ok("qmp", "query-status").out)["status"] == "restore-vm"
 
 
-def test_guest_after_a_load_that_failed_is_neither_let_go_nor_saved(blank: Blank) -> None:
+def test_guest_after_a_failed_load_is_neither_resumed_nor_saved(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
     vm.qvm("cmd", "loadvm nosuch")
@@ -76,7 +76,7 @@ def test_guest_after_a_load_that_failed_is_neither_let_go_nor_saved(blank: Blank
     assert "powered off by quit" in vm.ok("stop", "--force").out
 
 
-def test_verbs_while_another_command_is_at_work_say_who(blank: Blank) -> None:
+def test_verbs_while_another_command_is_at_work_name_it(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
     stopping = vm.world.popen("stop", "--timeout", "100", cwd=vm.directory)
@@ -135,7 +135,7 @@ def test_reboot_force_resets_a_paused_machine_and_it_runs(blank: Blank) -> None:
     assert vm.qvm("status", "-s").out.startswith("demo: running")
 
 
-def test_reboot_of_a_machine_that_ends_at_a_reset_says_so(blank: Blank) -> None:
+def test_reboot_of_a_machine_that_ends_at_a_reset_is_refused(blank: Blank) -> None:
     vm = blank(VM_NET_MODEL="none", VM_QEMU_EXTRA="-no-reboot")
     vm.ok("start", "--no-wait")
     ended = vm.qvm("reboot", "--force")
@@ -237,7 +237,7 @@ def test_qmp_and_pause_are_functions_of_the_library(blank: Blank) -> None:
     assert machine.qmp("STOP", events=True, timeout=0.1).answers == []
 
 
-def test_verbs_in_the_shell_never_hide_what_the_host_means_by_them(blank: Blank) -> None:
+def test_verbs_in_the_shell_never_hide_the_hosts_programs(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
     assert vm.ok("sh", "-c", "pause").out == "demo: paused; `qvm resume` goes on\n"
@@ -254,7 +254,7 @@ def test_verbs_in_the_shell_never_hide_what_the_host_means_by_them(blank: Blank)
     assert vm.ok("sh", "-c", "print(config.edit().changed)", env={"VISUAL": "true"}).out == "False\n"
 
 
-def test_two_that_wait_for_the_same_guest_do_not_disturb_each_other(blank: Blank) -> None:
+def test_two_waits_for_one_guest_do_not_disturb_each_other(blank: Blank) -> None:
     """A `reboot` while a `start` waits: the second finds the lock of the waiting one held."""
     vm = blank()
     starting = vm.world.popen("start", "--ssh-attempts", "60", cwd=vm.directory)

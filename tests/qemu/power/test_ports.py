@@ -1,4 +1,4 @@
-"""Forwarded ports and the telnet monitor: who has the port, and what is told (real QEMU)."""
+"""Forwarded ports and the telnet monitor: which program has the port, and the report (real QEMU)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def listeners(pid: int, protocol: str) -> set[str]:
     }
 
 
-def test_start_forwards_listen_on_loopback_unless_an_address_is_said(blank: Blank) -> None:
+def test_start_forwards_listen_on_loopback_by_default(blank: Blank) -> None:
     short, every, dns = free_port(), free_port(), free_port(socket.SOCK_DGRAM)
     vm = blank(VM_HOSTFWD=f"{short}:80\n\n tcp:0.0.0.0:{every}-:81\nudp:127.0.0.1:{dns}-:53")
     vm.ok("start", "--no-wait")
@@ -57,7 +57,7 @@ def test_start_forwards_listen_on_loopback_unless_an_address_is_said(blank: Blan
 
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
-def test_start_taken_port_is_told_before_qemu_is_begun(blank: Blank, protocol: str) -> None:
+def test_start_taken_port_is_reported_before_qemu_starts(blank: Blank, protocol: str) -> None:
     with taken(protocol) as port:
         vm = blank(VM_HOSTFWD=f"{protocol}:{port}:80")
         result = vm.qvm("start", "--no-wait")
@@ -68,10 +68,8 @@ def test_start_taken_port_is_told_before_qemu_is_begun(blank: Blank, protocol: s
     assert vm.qvm("status").out == "demo: stopped\n"
 
 
-def test_start_port_that_is_taken_in_between_is_told_in_the_same_words(
-    blank: Blank, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """QEMU itself reports it: the ssh port is not chosen anew for it, and nothing is left."""
+def test_start_port_taken_in_between_is_reported_alike(blank: Blank, monkeypatch: pytest.MonkeyPatch) -> None:
+    """QEMU itself reports it: the ssh port is not chosen again for it, and nothing is left."""
     with taken() as port:
         vm = blank(VM_HOSTFWD=f"{port}:80")
         monkeypatch.setattr(machine_ports, "require_free", lambda _vm: None)
@@ -98,7 +96,7 @@ def test_start_port_that_is_taken_in_between_is_told_in_the_same_words(
 @pytest.mark.parametrize(
     ("value", "status", "why"),
     [
-        ("203.0.113.7:8080:80", 1, "203.0.113.7 is no address of this host"),
+        ("203.0.113.7:8080:80", 1, "203.0.113.7 is not an address of this host"),
         ("80", 2, "it needs two ports, HOST:GUEST"),
         ("8080:80\n8080:81", 2, "another line uses tcp port 8080 already"),
     ],
@@ -154,7 +152,7 @@ def test_start_telnet_monitor_answers_on_loopback_and_warns(blank: Blank) -> Non
     assert "VM status: running" in vm.ok("cmd", "info", "status").out  # the usual monitor is there too
 
 
-def test_start_telnet_monitor_listens_where_it_is_told(blank: Blank) -> None:
+def test_start_telnet_monitor_listens_at_its_address(blank: Blank) -> None:
     port = free_port()
     vm = blank(VM_NET_LISTEN="0.0.0.0", VM_NET_PORT=str(port), VM_NET_HOST="myhost")
     result = vm.ok("start", "--no-wait")
@@ -162,7 +160,7 @@ def test_start_telnet_monitor_listens_where_it_is_told(blank: Blank) -> None:
     assert f"0.0.0.0:{port}" in listeners(vm.pid, "tcp")
 
 
-def test_start_telnet_port_that_is_taken_is_told_and_nothing_left(blank: Blank) -> None:
+def test_start_telnet_port_that_is_taken_fails_cleanly(blank: Blank) -> None:
     with taken() as port:
         vm = blank(VM_NET_PORT=str(port))
         result = vm.qvm("start", "--no-wait")

@@ -50,7 +50,7 @@ def test_start_users_own_sandbox_wins(blank: Blank, more: dict[str, str], filter
 
 
 def without_sandbox(vm: Vm) -> Path:
-    """A QEMU that was built without seccomp: it says so in QEMU's words, else it is the real one."""
+    """A QEMU that was built without seccomp: it prints QEMU's error, else it is the real one."""
     path = vm.directory / "qemu"
     path.write_text(
         '#!/bin/sh\nfor w in "$@"; do [ "$w" != -sandbox ] || {\n'
@@ -70,13 +70,13 @@ def test_start_qemu_that_has_no_sandbox_runs_without(blank: Blank) -> None:
     assert (vm.directory / "count").read_text() == "again\n"
     vm.ok("kill")
     assert "-sandbox" not in vm.ok("dryrun").out
-    vm.set(VM_QEMU_SANDBOX="on")  # who asks for it gets it, or is told
+    vm.set(VM_QEMU_SANDBOX="on")  # a request for it succeeds, or fails with a message
     result = vm.qvm("start", "--no-wait")
     assert result.status == 1
     assert "-sandbox support is not enabled" in result.err
 
 
-def test_start_process_is_named_after_the_machine_and_known_again(blank: Blank) -> None:
+def test_start_process_is_named_after_the_machine_and_found(blank: Blank) -> None:
     vm = blank("a-machine-of-a-long-name")
     vm.ok("start", "--no-wait")
     assert Path(f"/proc/{vm.pid}/comm").read_text() == "qvm-a-machine-o\n"  # the kernel keeps 15 bytes
@@ -90,7 +90,7 @@ def test_start_process_is_named_after_the_machine_and_known_again(blank: Blank) 
 
 
 @pytest.mark.skipif(Path("/run/systemd/system").is_dir(), reason="this host has a systemd that holds limits")
-def test_start_limit_that_nobody_holds_is_told_each_time(blank: Blank) -> None:
+def test_start_limit_that_is_not_enforced_warns_each_time(blank: Blank) -> None:
     vm = blank(VM_LIMIT_MEM="512", VM_LIMIT_CPUS="1.5")
     result = vm.ok("start", "--no-wait")
     output = (

@@ -37,7 +37,7 @@ def test_start_missing_mandatory_variable_is_named(world: World) -> None:
     assert "VM_MACHINE_NAME" in result.err
 
 
-def test_start_malformed_variables_all_told_with_places(blank: Blank) -> None:
+def test_start_malformed_variables_are_all_reported_with_places(blank: Blank) -> None:
     vm = blank(has_images=False, VM_MACHINE_ID="7", VM_MACHINE_MEM="lots")
     result = vm.qvm("start")
     assert result.status == 2
@@ -59,7 +59,7 @@ def test_start_orphaned_overlay_is_named(blank: Blank) -> None:
     require_error(vm.qvm("start"), 1, "demo: demo-backing.qcow2 is orphaned", "put that file back")
 
 
-def test_start_cut_image_is_called_corrupt(blank: Blank) -> None:
+def test_start_truncated_image_is_called_corrupt(blank: Blank) -> None:
     vm = blank()
     (vm.directory / "demo-backing.qcow2").write_bytes(b"QFI\xfb short")
     require_error(vm.qvm("start"), 1, "demo: demo-backing.qcow2 is corrupt")
@@ -107,7 +107,7 @@ def test_start_too_long_runtime_folder_is_refused(blank: Blank, tmp_path: Path) 
     require_error(result, 1, "too long for sockets", "XDG_RUNTIME_DIR")
 
 
-def test_start_qemu_that_dies_at_once_tells_its_words(blank: Blank) -> None:
+def test_start_qemu_that_dies_at_once_shows_its_message(blank: Blank) -> None:
     vm = blank(VM_QEMU_EXTRA="-device no-such-device")
     result = vm.qvm("start")
     require_error(result, 1, "demo: QEMU ended at once (exit status 1)", "dryrun")
@@ -144,7 +144,7 @@ def test_run_daemonize_is_refused_with_a_pointer(blank: Blank) -> None:
     require_error(blank().qvm("run", "-daemonize"), 2, "-daemonize", "qvm start")
 
 
-def test_start_full_disk_is_told_and_loses_nothing(blank: Blank, tmp_path: Path) -> None:
+def test_start_full_disk_is_reported_and_loses_nothing(blank: Blank, tmp_path: Path) -> None:
     """A small tmpfs in a mount namespace of the test's own stands for the full disk."""
     if os.geteuid() != 0 or not shutil.which("unshare"):
         pytest.skip("needs root and unshare for a small file system")

@@ -1,4 +1,4 @@
-"""Looking at a machine runs nothing that its files name; somebody else's starts after `qvm allow` only."""
+"""Looking at a machine runs nothing that its files name; another account's starts after `qvm allow` only."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Trapped:
         return path
 
     def write(self, **more: str) -> None:
-        """The `.vmrc`, with `more` in place of what is said here."""
+        """The `.vmrc`, with `more` in place of these values."""
         values = {
             "VM_MACHINE_NAME": "demo", "VM_MACHINE_ID": "17", "VM_MACHINE_OWNER": "root",
             "VM_NET_MODEL": "none", "VM_QEMU_BIN": "./evil", "VM_QEMU_IMG": "./evil",
@@ -91,7 +91,7 @@ def test_look_at_a_directory_runs_nothing_of_it(folder: Path, owner: Owner, whos
     trapped = Trapped(folder)
     is_own = whose == "own"
     trapped.give(owner.row.pw_uid if is_own else NOBODY)
-    # in somebody else's directory that is for every command, whatever it does
+    # in another account's directory that is for every command
     lines = LOOKING if is_own else [each for each in COMMANDS if each not in OTHER]
 
     def look(line: str) -> tuple[str, int, str]:
@@ -120,7 +120,7 @@ def test_look_at_a_directory_runs_nothing_of_it(folder: Path, owner: Owner, whos
 
 @as_root
 @pytest.mark.parametrize("foreign", ["directory", ".vmrc", "include"])
-def test_start_of_a_foreign_machine_wants_its_present_content_accepted(
+def test_start_of_a_foreign_machine_needs_its_content_accepted(
     folder: Path,
     owner: Owner,
     foreign: str,
@@ -163,7 +163,7 @@ def wrapper(vm: Vm, name: str, program: str) -> Path:
     return path
 
 
-def test_start_of_an_own_machine_runs_its_wrapper_and_counts_as_accepted(blank: Blank) -> None:
+def test_start_of_an_own_machine_accepts_its_wrapper(blank: Blank) -> None:
     vm = blank()
     calls = vm.directory / "calls"
     wrapper(vm, "qemu", "qemu-system-x86_64")
@@ -209,7 +209,7 @@ def test_status_does_not_use_ssh_options_that_were_not_accepted(blank: Blank) ->
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="others read what they like")
-def test_status_of_a_vmrc_that_root_does_not_use_is_no_broken_machine(blank: Blank) -> None:
+def test_status_of_a_vmrc_that_root_does_not_use_is_not_broken(blank: Blank) -> None:
     vm = blank(VM_READY="none")
     vm.ok("start")
     vmrc = vm.directory / ".vmrc"

@@ -1,4 +1,4 @@
-"""Root archives and restores the machine of a plain user: afterwards it is as much his as before."""
+"""Root archives and restores the machine of a plain user: afterwards it still belongs to that user."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def vm(theirs: Theirs, owner: Owner) -> Vm:
     return made
 
 
-def test_root_archives_and_restores_and_nothing_of_roots_is_in_the_way(
+def test_root_archives_and_restores_without_leaving_own_files(
     vm: Vm,
     owner: Owner,
 ) -> None:
@@ -135,7 +135,7 @@ def test_machine_that_root_made_for_the_owner_becomes_the_owners(
 
 
 @pytest.mark.parametrize("is_on", [False, True])
-def test_root_killed_in_the_middle_leaves_the_owner_what_he_can_complete(
+def test_root_killed_in_the_middle_lets_the_owner_complete_it(
     vm: Vm,
     owner: Owner,
     is_on: bool,
@@ -181,12 +181,12 @@ def holds(folder: Path, words: bytes) -> list[str]:
     ]  # fmt: skip
 
 
-def test_root_does_not_read_for_the_owner_what_he_may_not(
+def test_root_does_not_read_for_the_owner_what_is_forbidden(
     vm: Vm,
     owner: Owner,
     secret: Path,
 ) -> None:
-    """The owner lets an image stand on root's file, names a link, or a setting that is one."""
+    """The owner backs an image by root's file, names a link, or a setting that is one."""
     words = b"root's own words"
 
     def as_owner(*argv: str) -> None:
@@ -205,7 +205,7 @@ def test_root_does_not_read_for_the_owner_what_he_may_not(
     assert refused.status == 1
     assert "hint: " in refused.err
     as_owner("mv", "kept.qcow2", "data.qcow2")
-    # --create writes into what the overlay says that it stands on
+    # --create writes into what the overlay names as its backing file
     below = ("-F", "raw", "-b", str(secret))
     rebase = ("qemu-img", "rebase", "-u", "-f", "qcow2")
     as_owner("qemu-io", "-f", "qcow2", "-c", "write -P 7 0 64k", "./demo-backing.qcow2")
@@ -213,7 +213,7 @@ def test_root_does_not_read_for_the_owner_what_he_may_not(
     assert vm.qvm("archive", "--create").status == 1
     as_owner(*rebase, "-F", "qcow2", "-b", "demo-base.qcow2", "demo-backing.qcow2")
     vm.ok("archive")
-    # an archive of his: a link in it, and a restore that would write through one
+    # an archive of the owner: a link in it, and a restore that would write through one
     folder = vm.directory / archived_states(vm)[0]["archive"]
     as_owner("rm", f"{folder}/demo-disk1.qcow2")
     as_owner("ln", "-s", str(secret), f"{folder}/demo-disk1.qcow2")
@@ -223,7 +223,7 @@ def test_root_does_not_read_for_the_owner_what_he_may_not(
     as_owner("rm", "data.qcow2")
     as_owner("ln", "-s", str(secret), "data.qcow2")
     assert vm.qvm("restore", "--force", "latest").status == 1
-    # and a note of work that would rename his file to a place of root's
+    # and a journal that would rename the owner's file to a place of root's
     as_owner("rm", "data.qcow2")
     as_owner("touch", f"x{'.restore-new'}")
     note = {"what": "restore", "since": 0, "pid": 1, "is_ready": True}
@@ -241,7 +241,7 @@ def test_root_does_not_read_for_the_owner_what_he_may_not(
 
 
 def put(vm: Vm, owner: Owner, name: str, data: dict[str, object]) -> Path:
-    """A note of unfinished work that the owner has written himself."""
+    """A journal of interrupted work that the owner has forged."""
     path = vm.directory / ".qvm" / name
     path.write_text(json.dumps(data))
     os.chown(path, owner.row.pw_uid, owner.row.pw_gid)
@@ -255,7 +255,7 @@ def cut_note(vm: Vm, owner: Owner, cut: str, disk: str, state: str = "open") -> 
 
 
 def written_overlay(path: Path, below: Path, owner: Owner) -> None:
-    """An overlay that holds data and says that it stands on a file."""
+    """An overlay that holds data and names a file as its backing file."""
     commands: tuple[list[str | Path], ...] = (
         ["qemu-img", "create", "-q", "-f", "qcow2", path, "1088"],
         ["qemu-io", "-f", "qcow2", "-c", "write -P 65 0 1k", path],
@@ -266,7 +266,7 @@ def written_overlay(path: Path, below: Path, owner: Owner) -> None:
     os.chown(path, owner.row.pw_uid, owner.row.pw_gid)
 
 
-def test_note_of_an_archive_does_not_let_root_remove_or_write_what_it_names(
+def test_journal_of_an_archive_does_not_lead_root_elsewhere(
     vm: Vm,
     owner: Owner,
     secret: Path,
@@ -296,7 +296,7 @@ def test_note_of_an_archive_does_not_let_root_remove_or_write_what_it_names(
     assert "Traceback" not in refused.err
 
 
-def test_overlay_of_a_killed_archive_is_put_back_by_root_and_is_the_owners(
+def test_overlay_of_a_killed_archive_stays_the_owners(
     vm: Vm,
     owner: Owner,
 ) -> None:
@@ -312,7 +312,7 @@ def test_overlay_of_a_killed_archive_is_put_back_by_root_and_is_the_owners(
     assert of_root(vm.directory) == []
 
 
-def test_journal_does_not_let_root_remove_or_change_what_it_names(
+def test_journal_does_not_make_root_remove_or_change_files(
     vm: Vm,
     owner: Owner,
     tmp_path: Path,
@@ -349,13 +349,13 @@ def test_journal_does_not_let_root_remove_or_change_what_it_names(
     ],
     ids=" ".join,
 )
-def test_disk_verbs_of_root_write_and_read_nothing_that_the_owner_may_not(
+def test_disk_verbs_of_root_have_only_the_owners_rights(
     vm: Vm,
     owner: Owner,
     secret: Path,
     words: list[str],
 ) -> None:
-    """His disk stands on a file of root's, is a link to an image of root's, or keeps its data there."""
+    """The owner's disk is backed by a file of root, is a link to root's image, or keeps its data there."""
     top = vm.directory / "demo-backing.qcow2"
     image = secret.parent / "root.qcow2"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "16M"], check=True)
@@ -396,7 +396,7 @@ def test_disk_verbs_of_root_leave_the_machine_its_owners(vm: Vm, owner: Owner) -
     owner.ok("kill", cwd=vm.directory)
 
 
-def test_plain_user_archives_his_own_machine(owner: Owner, world: World) -> None:
+def test_plain_user_archives_an_own_machine(owner: Owner, world: World) -> None:
     home = Path(owner.row.pw_dir)
     seed = home / "seed.qcow2"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", seed, "16M"], check=True)
@@ -416,7 +416,7 @@ def test_plain_user_archives_his_own_machine(owner: Owner, world: World) -> None
     folder = next(mine.glob("mine-2*"))
     assert folder.stat().st_mode & 0o777 == 0o700
     assert {path.stat().st_mode & 0o077 for path in folder.iterdir()} == {0}
-    # of root's archive, which he cannot read, he is told
+    # of root's archive, which the owner cannot read, there is a report
     os.chown(folder, 0, 0)
     refused = owner.run("restore", "latest", cwd=mine)
     assert refused.status == 1

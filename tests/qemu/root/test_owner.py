@@ -30,7 +30,7 @@ def test_start_as_root_qemu_is_the_owners_from_its_first_moment(
     assert "CapEff:\t0000000000000000" in status
     mine = [path for path in (vm.directory / ".qvm").rglob("*") if path.stat().st_uid != owner.row.pw_uid]
     assert not mine
-    assert (vm.directory / ".vmrc").stat().st_uid == 0  # root goes on trusting it
+    assert (vm.directory / ".vmrc").stat().st_uid == 0  # root still trusts it
     assert (vm.directory / "demo-seed.qcow2").stat().st_uid == 0
     assert (vm.directory / "demo-backing.qcow2").stat().st_uid == owner.row.pw_uid
     assert "started, pid" in (vm.directory / "demo.log").read_text()
@@ -69,7 +69,7 @@ def test_run_as_root_is_the_owners_too(theirs: Callable[..., Vm], owner: Owner) 
     assert running.returncode == 0
 
 
-def test_start_errors_of_the_owners_process_are_told_as_ever(theirs: Callable[..., Vm]) -> None:
+def test_start_errors_of_the_owners_process_are_reported(theirs: Callable[..., Vm]) -> None:
     vm = theirs()
     result = vm.qvm("--set", "VM_QEMU_EXTRA=-device nothing", "start")
     assert result.status == 1
@@ -93,7 +93,7 @@ def test_start_interrupted_leaves_nothing_of_the_owners(theirs: Callable[..., Vm
     assert vm.qvm("status").out == "demo: stopped\n"
 
 
-def test_start_where_the_owner_cannot_go_is_told(blank: Blank, owner: Owner, tmp_path: Path) -> None:
+def test_start_where_the_owner_cannot_go_is_refused(blank: Blank, owner: Owner, tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0o700)
     vm = blank(where=str(tmp_path / "closed/demo"), VM_MACHINE_OWNER=owner.name)
     result = vm.qvm("start", "--no-wait")
@@ -101,7 +101,7 @@ def test_start_where_the_owner_cannot_go_is_told(blank: Blank, owner: Owner, tmp
     assert f"the machine's owner, {owner.name}, cannot enter {vm.directory}: Permission denied" in result.err
 
 
-def test_hooks_are_the_owners_programs_whoever_stops(theirs: Callable[..., Vm], owner: Owner) -> None:
+def test_hooks_are_the_owners_programs_also_when_root_stops(theirs: Callable[..., Vm], owner: Owner) -> None:
     vm = theirs(VM_PRE_START='sh -c "id -un"', VM_POST_STOP='sh -c "id -un; echo $HOME"')
     vm.ok("start", "--no-wait")
     assert (vm.directory / ".qvm/log/pre-start.log").read_text() == f"{owner.name}\n"

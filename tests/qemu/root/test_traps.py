@@ -46,7 +46,7 @@ os.pwrite(fd, b"%d\\n" % os.getpid(), 0)
 print("locked", flush=True)
 time.sleep(3600)
 """
-"""A process that looks like somebody's QEMU: it holds a lock on its pid file."""
+"""A process that looks like another account's QEMU: it holds a lock on its pid file."""
 
 
 class Outside:

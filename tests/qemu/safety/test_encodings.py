@@ -51,7 +51,7 @@ def test_locale_of_a_byte_a_character_means_the_same_files(
 LATIN = os.fsdecode(b"d\xe4")
 
 
-def test_disk_whose_name_is_not_utf8_is_refused_before_anything_is_made(blank: Blank) -> None:
+def test_disk_whose_name_is_not_utf8_is_refused_at_once(blank: Blank) -> None:
     vm = blank()
     before = sorted(os.listdir(vm.directory))
     for words in (["disk", "add", f"{LATIN}.qcow2", "4M"], ["disk", "add", f"../{LATIN}/a.qcow2"]):

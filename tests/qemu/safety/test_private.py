@@ -89,7 +89,7 @@ def test_init_and_trim_keep_the_mode_of_what_they_replace(blank: Blank, chosen: 
     assert [mode(path) for path in images] == [chosen, chosen]
 
 
-def test_doctor_names_images_that_others_can_read_and_fix_closes_them(blank: Blank) -> None:
+def test_doctor_fix_closes_images_that_others_can_read(blank: Blank) -> None:
     vm = blank()
     vm.ok("disk", "add", "more.qcow2", "1M")
     names = ("demo-base.qcow2", "demo-backing.qcow2", "more.qcow2", ".qvm")

@@ -14,7 +14,7 @@ import pytest
 from tests.support.world import QVM, Blank, Vm, World, write_vmrc
 
 
-def test_start_note_that_names_a_foreign_folder_removes_nothing(blank: Blank, tmp_path: Path) -> None:
+def test_start_record_of_a_foreign_folder_removes_nothing(blank: Blank, tmp_path: Path) -> None:
     vm = blank()
     victim = tmp_path / "qvm" / "precious"
     victim.mkdir(parents=True, mode=0o700)

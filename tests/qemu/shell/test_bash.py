@@ -157,7 +157,7 @@ VARIABLES = {
 }
 
 
-def test_variables_of_vm_are_in_the_environment_and_are_no_settings(vm: Vm) -> None:
+def test_variables_of_vm_are_in_the_environment_only(vm: Vm) -> None:
     code = (
         f"printenv {' '.join(VARIABLES)}; sh -c 'qvm dryrun' | grep telnet; qvm config --explain VM_NET_PORT"
     )
@@ -204,7 +204,7 @@ def test_status_of_a_running_machine_is_qemus_word(vm: Vm, tmp_path: Path) -> No
         vm.kill()
 
 
-def test_every_named_function_is_there_and_the_users_bash_env_too(vm: Vm, tmp_path: Path) -> None:
+def test_every_function_is_there_and_the_users_bash_env_too(vm: Vm, tmp_path: Path) -> None:
     (tmp_path / "own.sh").write_text("mine=yes\n")
     each = f"for each in {' '.join(old_words.NAMES)}; do type -t $each; done | sort -u"
     code = f"{each}; bash -c 'echo $mine'; type -t vm_echo; echo $BASH_ENV"
@@ -226,12 +226,12 @@ def test_options_that_mean_another_language_are_refused(vm: Vm) -> None:
         assert "exclude each other" in result.err
 
 
-def test_missing_script_and_shell_are_told(vm: Vm) -> None:
+def test_missing_script_and_shell_are_reported(vm: Vm) -> None:
     result = vm.qvm("sh", "--shell", "nosuch")
     assert (result.status, result.err) == (2, f"qvm: sh: {vm.directory}/nosuch: No such file or directory\n")
     env = vm.world.environ | {"SHELL": "/no/such"}
     child = pexpect.spawn(QVM, ["sh", "--shell"], cwd=vm.directory, env=env, encoding="utf-8", timeout=60)
-    child.expect("qvm: /no/such is not installed\r\nhint: SHELL names it\r\n")
+    child.expect("qvm: /no/such is not installed\r\nhint: set SHELL to an installed shell\r\n")
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 1
@@ -271,7 +271,7 @@ def test_users_shell_opens_with_the_machines_variables(vm: Vm, shell: str) -> No
         "test -f x && echo yes\n",
     ],
 )  # fmt: skip
-def test_bash_run_as_python_is_told_of_shell(vm: Vm, tmp_path: Path, body: str) -> None:
+def test_bash_run_as_python_hints_at_shell(vm: Vm, tmp_path: Path, body: str) -> None:
     path = write_script(tmp_path, "deploy", f"#!/usr/local/bin/vm\n{body}")
     result = vm.qvm("sh", path)
     assert result.status == 1

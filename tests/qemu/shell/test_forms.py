@@ -54,7 +54,7 @@ def lines(vm: Vm, code: str, **kw: dict[str, str]) -> Result:
         ("(lambda: 1)(); status", STOPPED),
     ],
 )
-def test_word_that_fails_prints_and_ends_the_script_with_its_status(vm: Vm, code: str, out: str) -> None:
+def test_word_that_fails_ends_the_script_with_its_status(vm: Vm, code: str, out: str) -> None:
     result = lines(vm, code)
     assert (result.out, result.status) == (out, 1 if out else 2), str(result)
 
@@ -93,7 +93,7 @@ def test_word_that_fails_prints_and_ends_the_script_with_its_status(vm: Vm, code
         ("aliases['s'] = lambda: $[status -s]\ns || true", STOPPED),
     ],
 )  # fmt: skip
-def test_word_in_chain_pipe_redirection_and_capture_gives_its_text(vm: Vm, code: str, out: str) -> None:
+def test_word_in_chain_pipe_and_capture_gives_its_text(vm: Vm, code: str, out: str) -> None:
     result = lines(vm, code)
     assert (result.out, result.status) == (out, 0), str(result)
 

@@ -20,7 +20,7 @@ UIS = ("xonsh", "ptpython")
 
 @contextmanager
 def session(vm: Vm, *words: str) -> Iterator[Editor]:
-    """A session on a terminal in a shell of its own, which tells of status and mode at the end."""
+    """A session on a terminal in a shell of its own, which prints status and mode at the end."""
     script = f"""
         trap : INT; before=$(stty -g); {QVM} sh {" ".join(words)}; status=$?
         [ "$before" = "$(stty -g)" ] && mode=same || mode=different
@@ -130,13 +130,13 @@ def test_word_in_a_pipe_is_a_job(vm: Vm) -> None:
         leave(screen)
 
 
-def test_word_in_the_foreground_cannot_be_stopped_and_says_so(vm: Vm) -> None:
+def test_word_in_the_foreground_refuses_ctrl_z_with_a_message(vm: Vm) -> None:
     with session(vm) as screen:
         screen.begin("start")
         screen.wait("waiting for ssh")
         screen.key("C-z")
         screen.wait(
-            "^qvm: `start` cannot be stopped by Ctrl-Z: Ctrl-C ends it, `start &` begins it in the back"
+            "^qvm: `start` cannot be stopped by Ctrl-Z: Ctrl-C ends it, `start &` starts it in the back"
         )
         interrupt(screen)
         screen.wait("qvm: demo: interrupted; ending the machine that was being started$")
@@ -154,8 +154,8 @@ def test_parts_of_the_shell_are_refused_in_the_background(vm: Vm) -> None:
         for line in ("use . &", "cd / &", "session list &", "vm &", "mine &", "status | mine &"):
             name = "mine" if "mine" in line else line.split()[0]
             assert screen.run(line) == (
-                f"qvm: {name}: cannot run in the background, since it is a part of this shell "
-                "and no program\nhint: type it without the `&`"
+                f"qvm: {name}: cannot run in the background: it is part of this shell, "
+                "not a program\nhint: type it without the `&`"
             )
         assert "mine was run" not in screen.text
         assert screen.run("mine") == "mine was run"

@@ -33,7 +33,7 @@ def test_machine_failure_is_raised_with_its_facts(vm: Vm) -> None:
         vm.library().start(ssh_attempts=0)
 
 
-def test_open_where_there_is_no_machine_raises(world: World) -> None:
+def test_open_without_a_machine_raises(world: World) -> None:
     with pytest.raises(ConfigError, match=r"no \.vmrc in"):
         Machine.open(world.home, environ=world.environ)
 
@@ -43,7 +43,7 @@ def test_open_without_directory_follows_vm_home(vm: Vm) -> None:
     assert machine.directory == str(vm.directory)
 
 
-def test_importing_the_package_loads_nothing_and_its_machine_no_shell(tmp_path: Path) -> None:
+def test_import_of_the_package_loads_nothing(tmp_path: Path) -> None:
     program = (
         "import sys; before = set(sys.modules); import qvmsh; print(sorted(set(sys.modules) - before));"
         "from qvmsh import Machine; heavy = {'xonsh', 'plumbum', 'sh', 'asyncio', 'rich', 'subprocess'};"
@@ -83,7 +83,7 @@ def test_methods_are_typed_for_the_users_checker(tmp_path: Path) -> None:
     ], done.stdout + done.stderr
 
 
-def test_running_ends_what_it_started_when_the_guest_does_not_answer(vm: Vm) -> None:
+def test_running_without_an_answer_ends_what_it_started(vm: Vm) -> None:
     machine = vm.library()
     with pytest.raises(DeadlineError, match="it was ended"), machine.running(ssh_attempts=1):
         raise AssertionError("the block must not be entered")
@@ -139,7 +139,7 @@ def test_here_starts_nothing_and_loads_no_shell(vm: Vm) -> None:
     assert done.stdout == "['qvmsh', 'qvmsh.here']\n[] stopped\n", done.stderr
 
 
-def test_here_without_machine_and_without_the_name_says_so(vm: Vm, tmp_path: Path) -> None:
+def test_here_without_machine_or_name_fails_clearly(vm: Vm, tmp_path: Path) -> None:
     done = python(vm, "from qvmsh.here import vm", cwd=tmp_path)
     assert "ConfigError: no .vmrc in" in done.stderr
     done = python(vm, "from qvmsh.here import list")

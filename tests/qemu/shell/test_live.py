@@ -31,7 +31,7 @@ def at_prompt(screen: Terminal, state: str, typed: str = "") -> None:
 
 
 @pytest.mark.parametrize("ui", ALL)
-def test_prompt_is_repainted_when_qemu_changes_state_and_typed_text_stays(vm: Vm, ui: str) -> None:
+def test_prompt_is_repainted_at_a_change_and_typed_text_stays(vm: Vm, ui: str) -> None:
     with screen_of(vm.world, vm.directory, "--ui", ui) as screen:
         at_prompt(screen, "stopped")
         screen.type("echo half a li")
@@ -70,11 +70,11 @@ def test_events_appear_above_the_prompt_as_they_come(vm: Vm, ui: str) -> None:
         vm.ok("qmp", "blockdev-create", "job-id=bad", "options=" + options % "/nosuch/f")
         screen.wait(r"^qvm: demo: the job bad failed: .*nosuch")
         vm.ok("qmp", "quit")
-        screen.wait(r"^qvm: demo: QEMU was told to quit")
+        screen.wait(r"^qvm: demo: QEMU was asked to quit")
         at_prompt(screen, "stopped", "unfinished")
 
 
-def test_panic_reset_and_shutdown_of_the_guest_are_told(blank: Callable[..., Vm]) -> None:
+def test_panic_reset_and_shutdown_of_the_guest_are_reported(blank: Callable[..., Vm]) -> None:
     """The guest's part is played by QEMU's monitor, which writes to the same I/O ports."""
     vm = blank(VM_QEMU_EXTRA="-device pvpanic -action panic=pause")
     vm.ok("start", "--no-wait")
@@ -91,14 +91,14 @@ def test_panic_reset_and_shutdown_of_the_guest_are_told(blank: Callable[..., Vm]
         screen.type("mine")
         vm.ok("qmp", "system_powerdown")
         deadline = time.monotonic() + 60
-        while vm.qvm("cmd", "o /w 0x604 0x2000").status == 0:  # nobody is there until the firmware has run
+        while vm.qvm("cmd", "o /w 0x604 0x2000").status == 0:  # nothing answers until the firmware has run
             assert time.monotonic() < deadline
             time.sleep(0.2)
         screen.wait(r"^qvm: demo: the guest has shut down")
         at_prompt(screen, "stopped", "mine")
 
 
-def test_qemu_that_dies_is_told_of(vm: Vm) -> None:
+def test_qemu_that_dies_is_reported(vm: Vm) -> None:
     vm.ok("start", "--no-wait")
     with qvm_shell(vm.world, vm.directory) as screen:
         at_prompt(screen, "running")
@@ -109,8 +109,8 @@ def test_qemu_that_dies_is_told_of(vm: Vm) -> None:
     vm.ok("start", "--no-wait")  # it clears away what the dead one left
 
 
-def test_io_error_is_told_and_the_state_shown(blank: Callable[..., Vm]) -> None:
-    """A disk whose writes fail pauses the guest: QEMU says so with BLOCK_IO_ERROR."""
+def test_io_error_is_reported_and_the_state_shown(blank: Callable[..., Vm]) -> None:
+    """A disk whose writes fail pauses the guest: QEMU reports it with BLOCK_IO_ERROR."""
     extra = (
         "-blockdev driver=blkdebug,node-name=bad,inject-error.0.event=none,inject-error.0.iotype=read,"
         "inject-error.0.errno=28,image.driver=null-co,image.size=1048576 "
@@ -133,14 +133,14 @@ def test_io_error_is_told_and_the_state_shown(blank: Callable[..., Vm]) -> None:
         ("python", "vm.kill().by", "'quit'"),
     ],
 )
-def test_command_of_this_session_tells_of_its_effect_once(vm: Vm, ui: str, line: str, answer: str) -> None:
+def test_command_of_this_session_reports_its_effect_once(vm: Vm, ui: str, line: str, answer: str) -> None:
     vm.ok("start", "--no-wait")
     with screen_of(vm.world, vm.directory, "--ui", ui) as screen:
         at_prompt(screen, "running")
         assert answer in screen.run(line)
         at_prompt(screen, "stopped")
         screen.run("'later'")
-        assert "told to quit" not in screen.text
+        assert "asked to quit" not in screen.text
 
 
 @pytest.mark.parametrize("ui", ALL)
@@ -161,7 +161,7 @@ def test_machine_that_is_used_now_is_the_one_that_is_followed(blank: Callable[..
         screen.wait(r"^other:stopped> mine")
 
 
-def test_two_terminals_both_show_what_happens_also_after_one_has_left(vm: Vm) -> None:
+def test_two_terminals_show_events_also_after_one_has_left(vm: Vm) -> None:
     vm.ok("start", "--no-wait")
     with qvm_shell(vm.world, vm.directory) as one, qvm_shell(vm.world, vm.directory) as two:
         at_prompt(one, "running")
@@ -176,11 +176,11 @@ def test_two_terminals_both_show_what_happens_also_after_one_has_left(vm: Vm) ->
         vm.ok("cmd", "cont")
         at_prompt(two, "running")
         vm.ok("qmp", "quit")
-        two.wait("^qvm: demo: QEMU was told to quit")
+        two.wait("^qvm: demo: QEMU was asked to quit")
         at_prompt(two, "stopped")
 
 
-def test_events_during_a_foreground_program_come_before_the_next_prompt(vm: Vm) -> None:
+def test_events_during_a_program_come_before_the_next_prompt(vm: Vm) -> None:
     vm.ok("start", "--no-wait")
     with qvm_shell(vm.world, vm.directory) as screen:
         at_prompt(screen, "running")
@@ -194,14 +194,14 @@ def test_events_during_a_foreground_program_come_before_the_next_prompt(vm: Vm) 
         at_prompt(screen, "paused")
 
 
-def test_async_prompt_of_the_users_rc_does_not_break_the_live_one(vm: Vm) -> None:
-    """xonsh 0.25: with ENABLE_ASYNC_PROMPT a prompt that is painted anew fails for want of `updator`."""
+def test_async_prompt_of_the_users_rc_keeps_the_live_one(vm: Vm) -> None:
+    """xonsh 0.25: with ENABLE_ASYNC_PROMPT a prompt that is repainted fails, since it has no `updator`."""
     rc = vm.world.home / ".config/xonsh/rc.xsh"
     rc.parent.mkdir(parents=True)
     rc.write_text("$ENABLE_ASYNC_PROMPT = True\n$UPDATE_PROMPT_ON_KEYPRESS = True\n")
     with qvm_shell(vm.world, vm.directory) as screen:
         at_prompt(screen, "stopped")
-        assert "ENABLE_ASYNC_PROMPT is off here" in screen.text
+        assert "ENABLE_ASYNC_PROMPT stays off" in screen.text
         screen.type("echo a")
         vm.ok("start", "--no-wait")
         at_prompt(screen, "running", "echo a")
@@ -279,7 +279,7 @@ def test_tab_at_the_prompt_completes_what_qvm_and_qemu_know(vm: Vm) -> None:
         tab("use ../de", "use ../demo/")
         tab("vm logs ser", "vm logs serial")
         tab("disk resize dis", "disk resize disk0")
-        tab("qmp.device_del(i", "qmp.device_del(i")  # nobody knows the arguments while QEMU is off
+        tab("qmp.device_del(i", "qmp.device_del(i")  # the arguments are unknown while QEMU is off
         vm.ok("start", "--no-wait")
         at_prompt(screen, "running", "qmp.device_del(i")
         tab("qmp.device_del(i", "qmp.device_del(id=")

@@ -1,4 +1,4 @@
-"""What a user does wrong in a script is told as such, on the script's line, and never as a bug in qvm."""
+"""What a user does wrong in a script is reported as such, on the script's line, and never as a bug in qvm."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_truth_of_a_command_is_an_error(vm: Vm, tmp_path: Path) -> None:
         ("def f():\n    vm.status(ssh_check=False)\n    f()\nf()", "RecursionError: "),
     ],
 )  # fmt: skip
-def test_wrong_call_is_told_on_its_line(vm: Vm, tmp_path: Path, call: str, expected: str) -> None:
+def test_wrong_call_is_reported_on_its_line(vm: Vm, tmp_path: Path, call: str, expected: str) -> None:
     for name in ("mine.py", "mine.xsh")[: 2 if "settings" in call or "(5)" in call else 1]:
         result = ran(vm, tmp_path, f"x = 1\n{call}\n", name)
         assert (result.status, result.out) == (1, "")
@@ -112,7 +112,7 @@ def test_wrong_call_is_told_on_its_line(vm: Vm, tmp_path: Path, call: str, expec
         ("setattr(settings, 'VM_X', 1)", "VM_X", "1"),
     ],
 )
-def test_setting_is_not_assigned_and_the_way_is_told(
+def test_setting_assigned_is_refused_with_a_hint(
     vm: Vm, tmp_path: Path, line: str, name: str, value: str
 ) -> None:
     result = ran(vm, tmp_path, line)
@@ -169,7 +169,7 @@ def test_excepthook_of_the_script_is_called(vm: Vm, tmp_path: Path) -> None:
             assert result.out.startswith(f"mine {output}")
 
 
-def test_byte_order_mark_is_no_part_of_a_script(vm: Vm, tmp_path: Path) -> None:
+def test_byte_order_mark_is_not_part_of_a_script(vm: Vm, tmp_path: Path) -> None:
     for name in ("mine.py", "mine.xsh"):
         assert ran(vm, tmp_path, "\ufeffprint('ok')\n", name).out == "ok\n"
     assert vm.ok("sh", stdin="\ufeffecho ok\n").out == "ok\n"

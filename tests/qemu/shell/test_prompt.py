@@ -80,7 +80,7 @@ def test_words_and_functions_at_the_prompt(vm: Vm) -> None:
         assert "vm kill" in screen.run("vm")
 
 
-def test_stages_are_shown_as_they_go_on(vm: Vm) -> None:
+def test_stages_are_shown_as_they_happen(vm: Vm) -> None:
     with qvm_shell(vm.world, vm.directory) as screen:
         screen.ready()
         count = screen.begin("start")
@@ -112,7 +112,7 @@ def test_ctrl_c_ends_the_wait_but_not_the_shell(vm: Vm) -> None:
         assert screen.run("echo $LAST_RETURN_CODE") == "1"
 
 
-def test_ctrl_z_stops_a_host_program_and_fg_goes_on(vm: Vm) -> None:
+def test_ctrl_z_stops_a_host_program_and_fg_resumes_it(vm: Vm) -> None:
     with qvm_shell(vm.world, vm.directory) as screen:
         screen.ready()
         count = screen.begin("sleep 60")
@@ -143,7 +143,7 @@ def test_no_machine_and_wrong_configuration_still_open_a_prompt(world: World) ->
         assert screen.run("settings.VM_MACHINE_MEM") == "64"
 
 
-def test_machine_that_vanishes_leaves_a_shell_that_says_so(vm: Vm) -> None:
+def test_machine_that_vanishes_is_shown_by_the_shell(vm: Vm) -> None:
     with qvm_shell(vm.world, vm.directory) as screen:
         screen.ready()
         shutil.rmtree(vm.directory)
@@ -153,7 +153,7 @@ def test_machine_that_vanishes_leaves_a_shell_that_says_so(vm: Vm) -> None:
         assert screen.run("echo ok") == "ok"
 
 
-def test_program_that_is_not_there_leaves_the_terminal_and_may_be_a_verb(vm: Vm) -> None:
+def test_program_that_does_not_exist_leaves_the_terminal_as_is(vm: Vm) -> None:
     with qvm_shell(vm.world, vm.directory) as screen:
         screen.ready()
         assert "command not found: 'nosuch'" in screen.run("nosuch")
@@ -180,7 +180,7 @@ def test_users_rc_is_read_and_may_use_our_words(vm: Vm) -> None:
         assert screen.run("mine") == "'demo'"
 
 
-def test_word_that_hides_a_host_program_is_told_once(vm: Vm, tmp_path: Path) -> None:
+def test_word_that_hides_a_host_program_is_reported_once(vm: Vm, tmp_path: Path) -> None:
     hidden = tmp_path / "bin/status"
     hidden.parent.mkdir()
     hidden.write_text("#!/bin/sh\n")
@@ -253,9 +253,7 @@ def test_dumb_terminal_has_a_prompt_too(vm: Vm) -> None:
 @pytest.mark.parametrize("editor", ["prompt_toolkit", "readline"])
 @pytest.mark.parametrize("how", ["terminal closed", "SIGTERM"])
 @pytest.mark.parametrize("busy", list(BUSY))
-def test_closed_terminal_and_sigterm_end_the_session_and_its_wait(
-    vm: Vm, busy: str, how: str, editor: str
-) -> None:
+def test_closed_terminal_and_sigterm_end_session_and_wait(vm: Vm, busy: str, how: str, editor: str) -> None:
     env = vm.world.environ | {"SHELL_TYPE": editor, "PROMPT_TOOLKIT_NO_CPR": "1"}
     child = pexpect.spawn(QVM, ["sh"], cwd=vm.directory, env=env, encoding="utf-8", timeout=60)
     child.expect(r"demo.{0,8}:\S*stopped")

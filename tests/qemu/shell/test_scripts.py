@@ -70,7 +70,7 @@ def test_script_by_shebang_has_the_context(vm: Vm, tmp_path: Path, shebang: str,
     }
 
 
-def test_script_named_relatively_with_dash_c_runs_in_that_machine(vm: Vm, tmp_path: Path) -> None:
+def test_script_named_relatively_with_dash_c_runs_there(vm: Vm, tmp_path: Path) -> None:
     write_script(tmp_path, "where.py", "import os; print(os.getcwd(), vm.name)")
     for words in (("-C", vm.directory, "sh", "where.py"), ("-C", vm.directory, "./where.py")):
         result = vm.world.run(*words, cwd=tmp_path)
@@ -166,10 +166,10 @@ def test_bug_in_qvm_shows_everything_and_asks_for_a_report(vm: Vm, tmp_path: Pat
     assert "this is a bug in qvm" in result.err
 
 
-def test_python_script_with_shell_lines_is_told_where_they_belong(vm: Vm, tmp_path: Path) -> None:
+def test_python_script_with_shell_lines_gets_a_hint(vm: Vm, tmp_path: Path) -> None:
     for body, why in (
         ("vm status", "SyntaxError"),
-        ("status -s", "no name 's'"),
+        ("status -s", "unknown name 's'"),
         ("start --no-wait | x", "'no'"),
     ):
         path = write_script(tmp_path, "old", f"#!/usr/bin/env qvm\nx = 1\n{body}\n")
@@ -181,7 +181,7 @@ def test_python_script_with_shell_lines_is_told_where_they_belong(vm: Vm, tmp_pa
     assert vm.ok("sh", "--xonsh", path).out == "yes\n"
 
 
-def test_missing_script_and_folder_and_foreign_bytes_are_usage_errors(vm: Vm, tmp_path: Path) -> None:
+def test_missing_script_folder_and_bad_bytes_are_usage_errors(vm: Vm, tmp_path: Path) -> None:
     (tmp_path / "latin.xsh").write_bytes(b"echo \xe4\n")
     for word, why in (("nosuch", "No such file"), (".", "Is a directory"), ("latin.xsh", "is not UTF-8")):
         result = vm.world.run("-C", vm.directory, "sh", word, cwd=tmp_path)
@@ -234,7 +234,7 @@ print(settings.VM_KERNEL_PATH)
     assert result.out == f"VM_KERNEL_PATH={path}{path * 5}" + "late\n" * 3 + path, str(result)
 
 
-def test_variables_of_the_context_give_way_to_those_of_another_machine(vm: Vm) -> None:
+def test_variables_of_the_context_follow_another_machine(vm: Vm) -> None:
     other = vm.world.home / "other"
     write_vmrc(other, "other", VM_MACHINE_ID="44")
     there = f"{QVM} -C . config"
@@ -260,7 +260,7 @@ def test_warning_about_the_configuration_is_given_once_a_session(world: World) -
     assert result.err.count("did you mean VM_SSH_PORT?") == 1, str(result)
 
 
-def test_without_machine_the_shell_works_and_commands_say_what_they_miss(world: World) -> None:
+def test_shell_without_machine_works_and_commands_fail_clearly(world: World) -> None:
     result = world.run(
         "sh", stdin="echo ok\nprint(vm, bool(vm))\nimg list > /dev/null && echo listed\nstatus"
     )
@@ -271,7 +271,7 @@ def test_without_machine_the_shell_works_and_commands_say_what_they_miss(world: 
     assert world.run("sh", stdin="vm.start()").err.splitlines()[0] == result.err.splitlines()[0]
 
 
-def test_modules_in_the_machines_directory_are_not_taken_for_pythons(vm: Vm, world: World) -> None:
+def test_modules_in_the_directory_do_not_hide_pythons(vm: Vm, world: World) -> None:
     directory = world.home / "traps"
     write_vmrc(directory, "traps", VM_MACHINE_ID="55")
     for name in ("subprocess", "re", "selectors", "qvmsh", "json", "xonsh", "plumbum"):
@@ -359,7 +359,7 @@ def test_signal_ends_a_script_with_its_status_and_leaves_nothing(
     path = write_script(tmp_path, name, SLEEPS[name])
     status, out = _signalled(vm, number, "sh", path, until="ready")
     is_plain_death = number == signal.SIGHUP and name == "sleep.py"
-    # a shell's loop goes on after a status of 130
+    # a shell's loop continues after a status of 130
     assert status == (-number if is_plain_death or number == signal.SIGINT else 128 + number), out
     assert out == "ready\n"
     assert not [line for line in vm.world.processes().values() if "sleep 6000" in line]
@@ -461,15 +461,15 @@ def test_module_of_python_and_modules_that_are_none(vm: Vm, tmp_path: Path) -> N
         assert "Traceback" not in result.err
 
 
-def test_module_that_is_broken_is_told_as_its_own_fault(vm: Vm, tmp_path: Path) -> None:
+def test_module_that_is_broken_is_reported_as_its_own_fault(vm: Vm, tmp_path: Path) -> None:
     (tmp_path / "fails").mkdir()
     write_script(tmp_path, "fails/__init__.py", "1/0\n")
     write_script(tmp_path, "broken.py", "x = 1\ndef f(:\n")
     write_script(tmp_path, "wrong.py", "open('begun', 'w')\nstrat()\n")
     for name, status, why in (
-        ("fails", 2, "its package fails: ZeroDivisionError"),
+        ("fails", 2, "importing it failed: ZeroDivisionError"),
         ("broken", 1, f'File "{tmp_path}/broken.py", line 2'),
-        ("wrong", 1, f"{tmp_path}/wrong.py:2: no name 'strat'; nothing was run"),
+        ("wrong", 1, f"{tmp_path}/wrong.py:2: unknown name 'strat'; nothing was run"),
     ):
         result = vm.world.run("-C", vm.directory, "sh", "-m", name, cwd=tmp_path)
         assert result.status == status, str(result)
@@ -490,12 +490,12 @@ def test_script_with_names_that_do_not_exist_begins_nothing(vm: Vm, tmp_path: Pa
     path = write_script(tmp_path, name, text)
     result = vm.qvm("sh", path)
     assert (result.status, result.out) == (1, ""), str(result)
-    assert result.err == f"qvm: {path}:3: no name 'machines_that_are_not'; nothing was run\n"
+    assert result.err == f"qvm: {path}:3: unknown name 'machines_that_are_not'; nothing was run\n"
     assert not (vm.directory / "begun").exists()
     assert vm.qvm("status", "-s").out == "demo: stopped\n"
 
 
-def test_misspelt_command_is_told_with_what_was_meant(vm: Vm, tmp_path: Path) -> None:
+def test_misspelt_command_is_reported_with_a_suggestion(vm: Vm, tmp_path: Path) -> None:
     path = write_script(tmp_path, "wrong.py", "def go():\n    strat()\n    settigns.VM_X\ngo()\n")
     result = vm.qvm("sh", path)
     assert result.err == (
@@ -505,7 +505,7 @@ def test_misspelt_command_is_told_with_what_was_meant(vm: Vm, tmp_path: Path) ->
     )
 
 
-def test_lines_with_names_of_earlier_lines_are_no_false_alarm(vm: Vm) -> None:
+def test_lines_with_names_of_earlier_lines_are_accepted(vm: Vm) -> None:
     code = "x = $(echo a b).split()\nfor y in x: print(y)\nimport os\nz = os.sep\n"
     code += "print(z, $VM_MACHINE_ID, events)\n"
     assert vm.ok("sh", stdin=code).out.startswith("a\nb\n/ 33")

@@ -85,7 +85,7 @@ def test_session_of_plain_python_becomes_a_python_script(vm: Vm) -> None:
     assert (result.status, result.out) == (0, "21 demo\n"), str(result)
 
 
-def test_nobody_types_in_scripts_and_one_shot_commands(vm: Vm, tmp_path: Path) -> None:
+def test_scripts_and_one_shot_commands_have_no_typed_lines(vm: Vm, tmp_path: Path) -> None:
     for result in (
         vm.qvm("session", "list"),
         vm.qvm("session", "save", tmp_path / "x"),

@@ -37,11 +37,11 @@ def make_unusable(vm: Vm, how: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("ui", ALL)
 @pytest.mark.parametrize("how", ["no home", "no folder", "a folder", "damaged"])
-def test_unusable_history_is_told_and_the_shell_is_whole(vm: Vm, how: str, ui: str) -> None:
+def test_unusable_history_is_reported_and_the_shell_works(vm: Vm, how: str, ui: str) -> None:
     env = make_unusable(vm, how)
     with screen_of(vm.world, vm.directory, "--ui", ui, env=env) as screen:
         screen.state("stopped") if screen.ready() else None
-        output = "what is typed is not kept for later sessions" in screen.text
+        output = "the history cannot be saved" in screen.text
         assert output is not (
             how == "damaged" and ui == "python"
         )  # there a line is a line, whatever is in it

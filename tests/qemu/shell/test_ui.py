@@ -99,7 +99,7 @@ def test_ptpython_runs_words_pipes_and_host_programs(vm: Vm, tmp_path: Path) -> 
         assert leave(screen, "exit 5") == 5
 
 
-def test_ptpython_takes_blocks_and_says_what_is_no_line(vm: Vm) -> None:
+def test_ptpython_takes_blocks_and_reports_syntax_errors(vm: Vm) -> None:
     with screen_of(vm.world, vm.directory, "--ui", "ptpython") as screen:
         screen.ready()
         screen.type("for i in range(2):")
@@ -162,7 +162,7 @@ def test_python_awaits_at_the_prompt_and_ctrl_c_cancels(vm: Vm) -> None:
         screen.run("seen = []")
         assert "RuntimeError" not in screen.run("t = asyncio.create_task(f())")
         deadline = time.monotonic() + 20
-        while screen.run("seen") != "['task']":  # it goes on between the inputs
+        while screen.run("seen") != "['task']":  # it continues between the inputs
             assert time.monotonic() < deadline, screen.text
         line = "async def long():\n    try: await asyncio.sleep(60)\n    finally: print('cleaned up')\n"
         screen._tmux("set-buffer", line)
@@ -212,7 +212,7 @@ def test_vm_shell_chooses_for_good_and_the_option_wins(vm: Vm, ui: str) -> None:
     assert vm.qvm("sh", "-c", "echo a | cat").out == "a\n"
 
 
-def test_wrong_vm_shell_is_told(vm: Vm) -> None:
+def test_wrong_vm_shell_is_reported(vm: Vm) -> None:
     result = vm.qvm("--set", "VM_SHELL=fish", "sh", stdin="echo x")
     assert result.status == 2
     assert "VM_SHELL is 'fish', but must be one of xonsh, ptpython, python" in result.err
@@ -248,7 +248,7 @@ def test_dumb_terminal_gets_lines_instead_of_ptpython(vm: Vm) -> None:
         QVM, ["sh", "--ui", "ptpython"],
         cwd=vm.directory, env=vm.world.environ | {"TERM": "dumb"}, encoding="utf-8", timeout=60,
     )  # fmt: skip
-    child.expect("no ptpython here")
+    child.expect("ptpython needs a terminal")
     child.expect("demo:stopped> ")
     child.sendline("exit 4")
     child.expect(pexpect.EOF)
@@ -328,7 +328,7 @@ def test_i_after_a_script_that_fails_still_opens_the_prompt(vm: Vm, tmp_path: Pa
     path = write_script(tmp_path, "wrong.py", "open('begun', 'w')\nstrat()\n")
     with screen_of(vm.world, vm.directory, "-i", "--ui", ui, path) as screen:
         assert screen.ready()["status"] == "1"
-        assert "no name 'strat'; nothing was run" in screen.text.replace("\n", "")
+        assert "unknown name 'strat'; nothing was run" in screen.text.replace("\n", "")
         assert not (vm.directory / "begun").exists()
 
 
@@ -342,7 +342,7 @@ def test_i_after_standard_input_goes_back_to_the_terminal(vm: Vm, tmp_path: Path
     finally:
         made.close()
     result = vm.qvm("sh", "--ui", "python", "-i", "-c", "echo x")
-    assert (result.status, result.err.splitlines()[0]) == (2, "qvm: sh: --ui python knows no shell lines")
+    assert (result.status, result.err.splitlines()[0]) == (2, "qvm: sh: --ui python cannot run shell lines")
 
 
 STOPS = """
@@ -361,9 +361,7 @@ sys.exit(7)
 
 @pytest.mark.parametrize("ui", ALL)
 @pytest.mark.parametrize("name", ["stops.py", "stops.xsh"])
-def test_breakpoint_opens_the_shell_there_and_leaving_goes_on(
-    vm: Vm, tmp_path: Path, name: str, ui: str
-) -> None:
+def test_breakpoint_opens_the_shell_and_leaving_resumes(vm: Vm, tmp_path: Path, name: str, ui: str) -> None:
     path = write_script(tmp_path, name, STOPS)
     with screen_of(vm.world, vm.directory, "--ui", ui, path) as screen:
         screen._tmux("set-option", "-g", "remain-on-exit", "on")
@@ -410,11 +408,11 @@ def test_breakpoint_in_a_module_called_at_the_prompt(vm: Vm, ui: str) -> None:
         assert "50" not in screen.run("b").splitlines()  # it was the function's
 
 
-def test_breakpoint_without_terminal_is_passed_and_told(vm: Vm, tmp_path: Path) -> None:
+def test_breakpoint_without_terminal_is_ignored_and_reported(vm: Vm, tmp_path: Path) -> None:
     path = write_script(tmp_path, "stops.py", STOPS)
     result = vm.qvm("sh", path)
     assert (result.status, result.out) == (7, "total is 42\nend 42\n")
-    assert f"qvm: breakpoint() at {path}:5 is passed: there is no terminal" in result.err
+    assert f"qvm: breakpoint() at {path}:5 is ignored: there is no terminal" in result.err
     result = vm.qvm("sh", path, env={"PYTHONBREAKPOINT": "0"})
     assert (result.status, result.err) == (7, "")
 

@@ -80,7 +80,7 @@ def test_use_there_and_back_gives_the_first_environment_again(vm: Vm, other: Vm)
     assert (vm.world.home / "one").read_text() == (vm.world.home / "two").read_text()
 
 
-def test_use_takes_known_names_and_refuses_what_is_no_machine(vm: Vm, other: Vm) -> None:
+def test_use_takes_known_names_and_refuses_others(vm: Vm, other: Vm) -> None:
     other.ok("start", "--no-wait")  # from now on it is known by its name
     other.kill()
     code = f"use other\nprint(vm.name)\nuse {vm.directory}\nuse nosuch || echo $VM_MACHINE_NAME\npwd"
@@ -109,7 +109,7 @@ def test_use_where_the_session_has_no_machine_gives_it_one(vm: Vm) -> None:
     assert result.out == "False\ndemo old/vmlinuz\ndemo: stopped\ndemo: stopped\n", str(result)
 
 
-def test_session_in_a_session_drops_the_values_of_the_outer_machine(vm: Vm, other: Vm) -> None:
+def test_session_in_a_session_drops_the_outer_machines_values(vm: Vm, other: Vm) -> None:
     code = f"{QVM} -C {other.directory} sh --shell -c env"
     result = vm.qvm("sh", stdin=code)
     assert "VM_MACHINE_NAME=other\n" in result.out
@@ -196,9 +196,7 @@ def test_allowed_content_is_for_its_place_only(vm: Vm, other: Vm, code: Path) ->
         assert "command not found" in screen.run("hey")
 
 
-def test_use_loads_the_code_of_the_new_machine_and_takes_back_that_of_the_old(
-    vm: Vm, other: Vm, code: Path
-) -> None:
+def test_use_loads_the_new_machines_code_and_undoes_the_old(vm: Vm, other: Vm, code: Path) -> None:
     vm.ok("allow")
     (other.directory / code.name).write_text("aliases['hey'] = 'echo other rc'\n$OTHER_TOKEN = 'x'\n")
     other.ok("allow")
@@ -227,7 +225,7 @@ def test_broken_code_of_the_directory_leaves_a_working_session(vm: Vm, code: Pat
         assert screen.run("status -s") == "demo: stopped"
 
 
-def test_code_of_the_directory_is_nothing_to_scripts_and_other_shells(vm: Vm, code: Path) -> None:
+def test_code_of_the_directory_is_not_loaded_by_scripts(vm: Vm, code: Path) -> None:
     vm.ok("allow")
     assert vm.qvm("sh", stdin="echo ok").out == "ok\n"
     with screen_of(vm.world, vm.directory, "--ui", "python") as screen:
@@ -235,7 +233,7 @@ def test_code_of_the_directory_is_nothing_to_scripts_and_other_shells(vm: Vm, co
         assert "NameError" in screen.run("twice(4)")
 
 
-def test_allow_tells_what_it_accepted(vm: Vm, code: Path, world: World) -> None:
+def test_allow_reports_what_it_accepted(vm: Vm, code: Path, world: World) -> None:
     vmrc = vm.directory / ".vmrc"
     first, second = vm.ok("allow").out.splitlines()
     assert first.startswith(f"accepted {vmrc} with its current content (")

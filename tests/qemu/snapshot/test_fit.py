@@ -103,7 +103,7 @@ def test_raw_disk_that_was_added_later_is_left_too(two: Vm) -> None:
     assert "disk2 was left unchanged" in two.ok("snapshot", "restore", "old", "--force").out
 
 
-def test_disk_that_is_none_of_the_machine_now_is_told(two: Vm) -> None:
+def test_disk_no_longer_of_the_machine_is_reported(two: Vm) -> None:
     write_byte(two, 1, "1M", MAIN)
     two.ok("snapshot", "save", "old")
     write_byte(two, 2, "1M", MAIN)
@@ -146,7 +146,7 @@ def test_other_machine_type_refused_while_on_warned_of_while_off(two: Vm) -> Non
 
 
 def test_snapshots_of_several_moments_are_not_put_together(two: Vm) -> None:
-    """Another tool has made the one of the second disk anew, under the same name."""
+    """Another tool has replaced the one of the second disk, under the same name."""
     two.ok("snapshot", "save", "a")
     write_byte(two, 2, "1M", MAIN)
     write_byte(two, 2, "1M", DATA)
@@ -167,7 +167,7 @@ def test_snapshots_of_several_moments_are_not_put_together(two: Vm) -> None:
     assert holds(two, DATA, 2)
 
 
-def test_two_disks_of_one_file_name_are_told_apart_also_where_the_directory_has_moved(blank: Blank) -> None:
+def test_two_disks_of_one_file_name_are_distinguished(blank: Blank) -> None:
     vm = blank(VM_DISKS=f"o/{MAIN}")
     (vm.directory / "o").mkdir()
     disk(vm, f"o/{MAIN}")
@@ -186,7 +186,7 @@ def test_two_disks_of_one_file_name_are_told_apart_also_where_the_directory_has_
 
 
 def test_memory_of_another_moment_is_not_loaded(two: Vm) -> None:
-    """Made by HMP, so that no metadata tells; QEMU gives the snapshots of one moment one date."""
+    """Made by HMP, so that there is no metadata; QEMU gives the snapshots of one moment one date."""
     two.ok("start", "--no-wait")
     two.ok("cmd", "savevm h")
     two.ok("snapshot", "restore", "h", "--no-wait")
@@ -211,7 +211,7 @@ def test_memory_of_another_moment_is_not_loaded(two: Vm) -> None:
     assert two.qvm("status", "-s").out == f"demo: running (pid {pid})\n"
 
 
-def test_name_that_is_another_ones_number_is_refused_before_anything_is_done(two: Vm) -> None:
+def test_restore_by_a_name_that_is_also_a_number_is_refused(two: Vm) -> None:
     two.ok("start", "--no-wait")
     two.ok("cmd", "savevm first")
     two.ok("cmd", "savevm 1")
@@ -227,7 +227,7 @@ def test_name_that_is_another_ones_number_is_refused_before_anything_is_done(two
     ]
 
 
-def test_only_one_disk_has_it_the_way_to_that_disk_alone_is_told(two: Vm) -> None:
+def test_restore_of_a_snapshot_on_one_disk_hints_at_that_disk(two: Vm) -> None:
     qemu_img(two, "snapshot", "-c", "mine", DATA)
     refused = two.qvm("snapshot", "restore", "mine")
     assert refused.status == 3
@@ -247,7 +247,7 @@ def test_disk_on_which_another_image_stands_is_not_put_back(two: Vm) -> None:
     two.ok("snapshot", "restore", "--force", "old")
 
 
-def test_base_that_was_moved_away_while_it_runs_is_no_obstacle(two: Vm) -> None:
+def test_base_moved_away_while_on_is_not_an_obstacle(two: Vm) -> None:
     two.ok("start", "--no-wait")
     base, away = two.directory / "demo-base.qcow2", two.directory / "away.qcow2"
     base.rename(away)
@@ -272,7 +272,7 @@ def test_base_that_was_written_to_since_is_warned_of(two: Vm) -> None:
 
 
 def test_verify_says_no_more_of_a_base_than_is_known(two: Vm) -> None:
-    """Written to with its date put back, or only touched or copied: nothing that was recorded tells which."""
+    """Written to with its date put back, or only touched or copied: no record shows which."""
     base, copy = two.directory / "demo-base.qcow2", two.directory / "copy"
     two.ok("snapshot", "save", "a")
     assert two.ok("snapshot", "verify", "a").out == "demo: a: whole\n"
@@ -294,7 +294,7 @@ def test_verify_says_no_more_of_a_base_than_is_known(two: Vm) -> None:
     assert "written to" not in judged.out
 
 
-def test_verify_of_a_base_on_another_image_says_what_was_not_looked_at(two: Vm) -> None:
+def test_verify_of_a_base_on_another_image_reports_what_is_left(two: Vm) -> None:
     disk(two, "lowest.qcow2")
     qemu_img(two, "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", "lowest.qcow2", "demo-base.qcow2")
     two.ok("snapshot", "save", "a")
@@ -323,7 +323,7 @@ def test_verify_after_a_resize_says_how_much_was_read(two: Vm, is_on: bool) -> N
         assert two.ok("snapshot", "verify", "middle").out == "demo: middle: whole\n"
 
 
-def test_disk_that_is_missing_is_told_by_each_verb(two: Vm) -> None:
+def test_disk_that_is_missing_is_reported_by_each_verb(two: Vm) -> None:
     two.ok("snapshot", "save", "a")
     os.rename(two.directory / DATA, two.directory / "x")
     assert f"disk1    {DATA} (it is missing)" in two.ok("snapshot", "list").out
@@ -341,7 +341,7 @@ def test_disk_that_is_missing_is_told_by_each_verb(two: Vm) -> None:
 
 
 def test_host_keys_that_were_pinned_come_back_with_the_snapshot(two: Vm) -> None:
-    """A guest from before its first boot makes new keys; one from after it has those of then."""
+    """A guest from before its first boot makes new keys; one from after it has those of its time."""
     keys = two.directory / ".qvm/known_hosts"
     keys.unlink(missing_ok=True)
     two.ok("snapshot", "save", "fresh")
@@ -390,7 +390,7 @@ def hint_run(vm: Vm, output: str) -> None:
 
 
 @pytest.mark.parametrize("is_on", [False, True])
-def test_two_snapshots_of_one_name_are_told_apart_and_kept(two: Vm, is_on: bool) -> None:
+def test_two_snapshots_of_one_name_are_distinguished_and_kept(two: Vm, is_on: bool) -> None:
     """As `qemu-img` makes them; no verb takes both, or one of them in silence."""
     two.ok("snapshot", "save", "my own")
     for pattern in (1, 2):
@@ -428,7 +428,7 @@ def test_two_snapshots_of_one_name_are_told_apart_and_kept(two: Vm, is_on: bool)
     assert row_count(two) == 0
 
 
-def test_snapshots_that_other_tools_made_seconds_apart_are_not_put_together(two: Vm) -> None:
+def test_snapshots_of_other_tools_seconds_apart_are_separate(two: Vm) -> None:
     qemu_img(two, "snapshot", "-c", "x", MAIN)
     for _ in range(2):
         later_second()
@@ -449,7 +449,7 @@ def test_snapshots_that_other_tools_made_seconds_apart_are_not_put_together(two:
     assert holds(two, DATA, 3)
 
 
-def test_snapshot_on_a_disk_that_ours_does_not_have_is_another_one(two: Vm) -> None:
+def test_snapshot_on_another_disk_of_that_name_is_separate(two: Vm) -> None:
     """Ours is of one disk; another tool has given the second one a snapshot of the same name later."""
     two.set(VM_DISKS="")
     two.ok("snapshot", "save", "x")
@@ -462,7 +462,7 @@ def test_snapshot_on_a_disk_that_ours_does_not_have_is_another_one(two: Vm) -> N
     assert "are from different moments: on disk1 it is another snapshot of that name" in refused.err
 
 
-def test_state_of_an_older_qemu_loads_on_the_machine_type_of_then(blank: Blank) -> None:
+def test_state_of_an_older_qemu_loads_on_its_machine_type(blank: Blank) -> None:
     vm = blank(VM_MACHINE_MEM="64M")
     old = vm.directory / "old-qemu"
     old.write_text(

@@ -1,6 +1,6 @@
 """`kill -9` in the middle of snapshot work, of qvm, of QEMU, of both; a full disk; and Ctrl-C.
 
-After each the next command tells what was under way; the disks are all in the old or all in the new
+After each the next command reports the interrupted work; the disks are all in the old or all in the new
 state, every image is sound, and nothing is left over. The seed is printed; QVM_TEST_SEED repeats a run.
 """
 
@@ -100,7 +100,7 @@ def check_on(blank: Blank, verb: str, victim: str, count: int) -> None:
             words.append("--no-wait")
         killer.kill(victim, *words)
         require_recovered(vm)
-        if victim == "qvm":  # the same process goes on, with a guest that runs
+        if victim == "qvm":  # the same process continues, with a guest that runs
             output = vm.qvm("status", "-s").out
             assert output.startswith("demo: running"), output
             assert vm.qvm("qmp", "query-jobs").out == "[]\n"
@@ -190,7 +190,7 @@ def test_replace_killed_before_it_has_begun_leaves_the_older_one(blank: Blank, i
     assert "Tuesday" not in vm.ok("snapshot", "list").out
 
 
-def test_replace_interrupted_while_the_guest_is_asked_leaves_the_older_one(blank: Blank) -> None:
+def test_replace_interrupted_early_keeps_the_older_one(blank: Blank) -> None:
     """Before anything is taken a guest writes out what it holds back, which may last."""
     vm = three_disks(blank)
     vm.ok("start", "--no-wait")
@@ -209,7 +209,7 @@ def test_replace_interrupted_while_the_guest_is_asked_leaves_the_older_one(blank
     assert "Tuesday" not in vm.ok("snapshot", "list").out
 
 
-def test_replace_killed_before_the_new_one_has_its_name_is_found_under_it(blank: Blank) -> None:
+def test_replace_killed_before_the_rename_is_completed(blank: Blank) -> None:
     vm = three_disks(blank)
     write_disks(vm, 3, is_on=False)
     for disk in DISKS:
@@ -225,8 +225,8 @@ def test_replace_killed_before_the_new_one_has_its_name_is_found_under_it(blank:
     assert tags(vm) == [["one"]] * 3
 
 
-def test_restore_killed_while_qemu_loads_must_not_go_on_and_is_undone(blank: Blank) -> None:
-    """QEMU stands still with disks and memory that may not fit: no command lets it run like that."""
+def test_restore_killed_while_qemu_loads_is_undone(blank: Blank) -> None:
+    """QEMU is paused with disks and memory that may not fit: no command resumes it."""
     vm = three_disks(blank)
     vm.ok("start", "--no-wait")
     write_disks(vm, 1, is_on=True)
@@ -280,8 +280,8 @@ def test_ctrl_c_in_the_middle_leaves_all_or_nothing(blank: Blank) -> None:
         assert vm.qvm("status", "-s").out.startswith("demo: running")
 
 
-def test_full_disk_undoes_the_save_and_the_guest_goes_on(blank: Blank) -> None:
-    """A small tmpfs under one of the disks: what it cannot hold is told before, or undone after."""
+def test_full_disk_undoes_the_save_and_resumes_the_guest(blank: Blank) -> None:
+    """A small tmpfs under one of the disks: what it cannot hold is reported before, or undone after."""
     if os.geteuid() != 0:
         pytest.skip("mounting a small tmpfs needs root")
     vm = blank(VM_MACHINE_MEM="256")

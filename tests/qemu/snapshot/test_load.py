@@ -1,4 +1,4 @@
-"""`start --loadvm` with real QEMU and two disks: it goes on from the state, or the disks are as they were."""
+"""`start --loadvm` with real QEMU and two disks: it continues from the state, or the disks are unchanged."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def saved(blank: Blank) -> Vm:
     return vm
 
 
-def test_state_of_other_hardware_is_refused_and_the_disks_keep_what_they_hold(saved: Vm) -> None:
+def test_state_of_other_hardware_is_refused_and_keeps_the_disks(saved: Vm) -> None:
     write_disks(saved, 2, *DISKS)
     saved.set(VM_MACHINE_MEM="96")
     refused = saved.qvm("start", "--no-wait", "--loadvm", "work")
@@ -144,7 +144,7 @@ def test_load_says_that_the_next_archive_will_be_whole(saved: Vm) -> None:
     assert "demo: the next incremental archive will be a full one" in errors
 
 
-def test_way_back_of_another_restore_is_not_taken_for_the_present_state(saved: Vm) -> None:
+def test_undo_point_of_another_restore_is_not_used(saved: Vm) -> None:
     for disk in DISKS:
         qemu_img(saved, "snapshot", "-c", ".qvm-back", disk)
     write_disks(saved, 2, *DISKS)

@@ -25,7 +25,7 @@ def asides(vm: Vm) -> list[str]:
     return sorted(path.read_text() for path in (vm.directory / ".qvm").glob("snapshots.json.unreadable*"))
 
 
-def test_an_entry_tells_all_there_is_to_know(blank: Blank) -> None:
+def test_entry_has_all_the_metadata(blank: Blank) -> None:
     vm = blank(VM_DISKS="data.qcow2")
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "data.qcow2", "16M"], cwd=vm.directory)
     vm.ok("snapshot", "save", "off", "-m", "größer\nals vorher")
@@ -51,7 +51,7 @@ def test_an_entry_tells_all_there_is_to_know(blank: Blank) -> None:
     assert "-blockdev" in on["arguments"]
 
 
-def test_a_file_that_makes_no_sense_costs_nothing_but_what_it_told(blank: Blank) -> None:
+def test_metadata_that_is_invalid_loses_only_itself(blank: Blank) -> None:
     vm = blank()
     vm.ok("snapshot", "save", "a", "-m", "told")
     text = '{"snapshots": [{"name": "a"'
@@ -128,7 +128,7 @@ def test_a_file_that_cannot_be_read_is_not_replaced(blank: Blank) -> None:
     assert [row["name"] for row in json.loads(vm.ok("snapshot", "list", "--json").out)["snapshots"]] == ["a"]
 
 
-def test_metadata_of_a_snapshot_that_is_gone_is_stale_until_it_is_deleted(blank: Blank) -> None:
+def test_metadata_of_a_missing_snapshot_is_stale_until_deleted(blank: Blank) -> None:
     vm = blank()
     for name in ("a", "b"):
         vm.ok("snapshot", "save", name)
@@ -146,7 +146,7 @@ def test_metadata_of_a_snapshot_that_is_gone_is_stale_until_it_is_deleted(blank:
     assert list(metadata(vm)) == ["b"]
 
 
-def test_directory_with_bytes_that_are_no_text(blank: Blank) -> None:
+def test_directory_with_bytes_that_are_not_text_works(blank: Blank) -> None:
     vm = blank(where=b"d\xffr \xe4".decode(errors="surrogateescape"))
     vm.ok("snapshot", "save", "a")
     assert metadata(vm)["a"]["disks"] == [str(vm.directory / "demo-backing.qcow2")]
@@ -155,7 +155,7 @@ def test_directory_with_bytes_that_are_no_text(blank: Blank) -> None:
 
 
 def test_snapshots_are_those_of_the_directory_wherever_it_moves(blank: Blank) -> None:
-    """A save that was cut off is settled too: its journal holds in the new place, and through a link."""
+    """An interrupted save is recovered too: its journal is valid in the new place, and through a link."""
     vm = blank()
     vm.ok("snapshot", "save", "a")
     journal = {
@@ -177,7 +177,7 @@ def test_snapshots_are_those_of_the_directory_wherever_it_moves(blank: Blank) ->
     assert there.ok("snapshot", "verify").out == "demo: a: whole\ndemo: b: whole\n"
 
 
-def test_a_journal_that_makes_no_sense_is_told_and_nothing_is_done(blank: Blank) -> None:
+def test_journal_that_is_invalid_is_reported_and_changes_nothing(blank: Blank) -> None:
     vm = blank()
     vm.ok("snapshot", "save", "a")
     for text in ("", "[]", '{"what": "save"}', '{"what": "magic", "name": "x"}'):

@@ -1,4 +1,4 @@
-"""What stands against a snapshot in a real QEMU, and failures in the middle: told, and nothing half done."""
+"""Obstacles to a snapshot in a real QEMU, and failures in the middle: reported, and nothing half done."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def extra(vm: Vm, words: str) -> None:
 # Blockers
 
 
-def test_device_that_cannot_be_saved_is_named_and_the_disks_alone_are_saved(blank: Blank) -> None:
+def test_device_that_cannot_be_saved_allows_disks_alone(blank: Blank) -> None:
     vm = blank(VM_DISK_BUS="nvme")
     vm.ok("start", "--no-wait")
     for words in (["snapshot", "save", "a"], ["stop", "--savevm", "a", "--no-suspend"]):
@@ -164,7 +164,7 @@ def test_virtiofs_share_is_named(blank: Blank, share: str) -> None:
     vm.ok("snapshot", "save", "a", "--disk-only")
 
 
-def test_disks_of_the_users_own_words_are_saved_and_restored_with_the_others(blank: Blank) -> None:
+def test_disks_of_the_users_arguments_are_saved_and_restored(blank: Blank) -> None:
     vm = blank()
     qemu_img(vm, "create", "-q", "-f", "qcow2", "own.qcow2", "16M")
     extra(vm, "-drive file=own.qcow2,format=qcow2,if=virtio,id=own")
@@ -182,7 +182,7 @@ def test_disks_of_the_users_own_words_are_saved_and_restored_with_the_others(bla
 
 @contextlib.contextmanager
 def overlay_on_small_disk(vm: Vm, mib: int) -> Iterator[Path]:
-    """A tmpfs on which the machine's own overlay lies."""
+    """A tmpfs with the machine's own overlay."""
     if os.geteuid() != 0:
         pytest.skip("mounting a small tmpfs needs root")
     small = vm.directory / "small"
@@ -210,7 +210,7 @@ def test_disk_that_vanishes_with_qemu_holds_no_snapshot(blank: Blank) -> None:
     assert vm.qvm("status", "-s").out.startswith("demo: running")
 
 
-def test_too_little_room_is_told_before_anything_is_done(blank: Blank) -> None:
+def test_too_little_space_is_reported_before_anything_is_done(blank: Blank) -> None:
     vm = blank()
     with overlay_on_small_disk(vm, 8) as small:
         vm.ok("snapshot", "save", "a")
@@ -273,7 +273,7 @@ def test_delete_that_fails_before_a_disk_has_lost_it_is_undone(blank: Blank) -> 
     vm.ok("snapshot", "restore", "a")
 
 
-def test_delete_that_fails_on_a_later_disk_tells_what_is_left_and_the_next_command_ends_it(
+def test_delete_that_fails_on_a_later_disk_is_completed(
     blank: Blank,
 ) -> None:
     vm = three_disks(blank)
@@ -321,7 +321,7 @@ def failing_disk(vm: Vm, name: str, event: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["memory", "disks"])
-def test_save_that_fails_on_the_third_disk_while_on_is_undone_on_all(blank: Blank, kind: str) -> None:
+def test_save_that_fails_on_the_third_disk_while_on_is_undone(blank: Blank, kind: str) -> None:
     vm = blank(VM_DISKS="data.qcow2")
     for name in ("data.qcow2", "third.qcow2"):
         qemu_img(vm, "create", "-q", "-f", "qcow2", name, "16M")

@@ -1,7 +1,7 @@
-"""What one sees of long work on snapshots: how far it is, who is at work, and how it is interrupted.
+"""What users see of long work on snapshots: progress, the command at work, and its interruption.
 
-The guest's memory is filled by QEMU's own loader. QEMU is held (SIGSTOP) once its image has grown, so that it
-is surely in the middle for as long as the test looks.
+The guest's memory is filled by QEMU's own loader. QEMU is held (SIGSTOP) once its image has grown, so that
+it is certainly in the middle for as long as the test looks.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def test_load_shows_how_much_has_been_read(vm: Vm) -> None:
     assert all(0 <= part <= 100 for part in seen)
 
 
-def test_commit_shows_what_qemu_tells_of_its_job(vm: Vm) -> None:
+def test_commit_shows_the_progress_of_qemus_job(vm: Vm) -> None:
     vm.ok("disk", "resize", "disk0", "256M")
     where = "-d /machine/peripheral/disk0-device/virtio-backend"
     slow = ["qmp", "block-job-set-speed", "device=qvm-commit", f"speed={8 << 20}"]
@@ -117,7 +117,7 @@ def test_commit_shows_what_qemu_tells_of_its_job(vm: Vm) -> None:
     pytest.fail("all commits were over before they could be slowed down")
 
 
-def test_others_are_told_who_is_at_work_while_qemu_answers_nobody(vm: Vm) -> None:
+def test_others_get_the_name_of_the_command_at_work(vm: Vm) -> None:
     vm.ok("snapshot", "save", "old")
     child = vm.world.popen("snapshot", "save", "a", cwd=vm.directory)
     with held(vm, 8 << 20):
@@ -136,7 +136,7 @@ def test_others_are_told_who_is_at_work_while_qemu_answers_nobody(vm: Vm) -> Non
     assert names(vm) == ["old", "a"]
 
 
-def test_qemu_that_ends_meanwhile_is_told_with_what_to_do(vm: Vm) -> None:
+def test_qemu_that_ends_meanwhile_is_reported_with_a_hint(vm: Vm) -> None:
     child = vm.world.popen("snapshot", "save", "a", cwd=vm.directory)
     with contextlib.suppress(ProcessLookupError), held(vm, 8 << 20):
         os.kill(vm.pid, signal.SIGKILL)
@@ -199,7 +199,7 @@ def test_one_more_ctrl_c_leaves_it_to_the_next_command(vm: Vm) -> None:
             vm.ok("snapshot", "list").out,
         )
     deadline = time.monotonic() + DEADLINE_S
-    while (vm.directory / ".qvm/snapshot.unfinished").exists():  # somebody waits for QEMU in our place
+    while (vm.directory / ".qvm/snapshot.unfinished").exists():  # another process waits for QEMU instead
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert vm.qvm("status", "-s").out.startswith("demo: running")  # it stood still while it was saved
@@ -209,7 +209,7 @@ def test_one_more_ctrl_c_leaves_it_to_the_next_command(vm: Vm) -> None:
     assert vm.qvm("status", "-s").out.startswith("demo: running")
 
 
-def test_qemu_that_hangs_is_told_and_the_journal_stays(vm: Vm) -> None:
+def test_qemu_that_hangs_is_reported_and_the_journal_stays(vm: Vm) -> None:
     child = vm.world.popen("snapshot", "save", "a", cwd=vm.directory)
     with held(vm, 8 << 20):
         child.kill()

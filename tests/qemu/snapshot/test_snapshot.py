@@ -70,7 +70,7 @@ def test_save_restore_delete_while_off(off: Vm) -> None:
     require_clean_disks(off)
 
 
-def test_save_restore_delete_while_on_keep_the_process_and_the_memory(on: Vm) -> None:
+def test_save_restore_delete_while_on_keep_process_and_memory(on: Vm) -> None:
     write_all(on, 1)
     pid = on.pid
     saved = json.loads(on.ok("snapshot", "save", "ready", "--json").out)
@@ -85,7 +85,7 @@ def test_save_restore_delete_while_on_keep_the_process_and_the_memory(on: Vm) ->
     assert "(3 disks and the memory)" in output
     assert on.qvm("status", "-s").out == f"demo: running (pid {pid})\n"
     assert on.pid == pid
-    write_live(on, "-P 3 1M 64k", "disk2")  # the guest goes on writing
+    write_live(on, "-P 3 1M 64k", "disk2")  # the guest still writes
     flush(on, "disk2")
     on.ok("pause")
     on.ok("snapshot", "restore", "ready", "--no-wait")
@@ -97,7 +97,7 @@ def test_save_restore_delete_while_on_keep_the_process_and_the_memory(on: Vm) ->
     require_clean_disks(on)
 
 
-def test_saved_while_on_is_what_loadvm_loads_and_stop_savevm_makes(on: Vm) -> None:
+def test_save_while_on_is_the_same_as_stop_savevm(on: Vm) -> None:
     on.ok("snapshot", "save", "one")
     on.ok("stop", "--savevm", "two", "--no-suspend")
     assert metadata(on)["two"]["parent"] == "one"
@@ -112,7 +112,7 @@ def test_saved_while_on_is_what_loadvm_loads_and_stop_savevm_makes(on: Vm) -> No
     require_clean_disks(on)
 
 
-def test_disk_only_while_on_saves_no_memory_and_is_restored_while_off(on: Vm) -> None:
+def test_disk_only_while_on_saves_no_memory(on: Vm) -> None:
     write_all(on, 1)
     output = on.ok("snapshot", "save", "disks", "--disk-only").out
     assert "(3 disks, crash-consistent)" in output
@@ -131,7 +131,7 @@ def test_disk_only_while_on_saves_no_memory_and_is_restored_while_off(on: Vm) ->
     require_clean_disks(on)
 
 
-def test_save_of_a_name_that_is_taken_is_refused_and_replaced_if_wished(off: Vm) -> None:
+def test_save_of_a_name_in_use_is_refused_unless_replaced(off: Vm) -> None:
     off.ok("snapshot", "save", "a")
     write_all(off, 5)
     refused = off.qvm("snapshot", "save", "a")
@@ -231,7 +231,7 @@ def test_load_that_fails_in_qemu_is_undone_in_the_same_process(on: Vm) -> None:
     require_clean_disks(on)
 
 
-def test_restore_of_a_snapshot_that_is_missing_on_a_disk_changes_nothing(off: Vm) -> None:
+def test_restore_of_a_snapshot_missing_on_a_disk_changes_nothing(off: Vm) -> None:
     write_all(off, 1)
     off.ok("snapshot", "save", "a")
     qemu_img(off, "snapshot", "-d", "a", DISKS[1])
@@ -245,7 +245,7 @@ def test_restore_of_a_snapshot_that_is_missing_on_a_disk_changes_nothing(off: Vm
     assert tags(off) == [[], [], []]
 
 
-def test_dirty_bitmaps_are_removed_by_a_restore_and_it_says_so(off: Vm) -> None:
+def test_dirty_bitmaps_are_removed_by_a_restore_and_reported(off: Vm) -> None:
     off.ok("snapshot", "save", "a")
     qemu_img(off, "bitmap", "--add", DISKS[1], "archive")
     output = off.ok("snapshot", "restore", "a").out
@@ -257,7 +257,7 @@ def test_dirty_bitmaps_are_removed_by_a_restore_and_it_says_so(off: Vm) -> None:
     assert "\ndemo: the next incremental archive will be a full one" in output
 
 
-def test_image_in_use_by_another_process_is_told_and_nothing_is_done(off: Vm) -> None:
+def test_image_in_use_by_another_process_is_refused(off: Vm) -> None:
     argv = ["qemu-io", "-f", "qcow2", DISKS[2]]
     other = subprocess.Popen(argv, cwd=off.directory, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     try:
@@ -304,7 +304,7 @@ def test_blockers_are_all_named_with_their_remedies(off: Vm) -> None:
     assert tags(off) == [[], [], []]
 
 
-def test_two_commands_at_once_one_waits_for_nobody_and_says_who_works(off: Vm) -> None:
+def test_two_commands_at_once_refuse_the_second_by_name(off: Vm) -> None:
     commands = [off.world.popen("snapshot", "save", f"s{at}", cwd=off.directory) for at in range(4)]
     ended = [(each.communicate(timeout=60), each.returncode) for each in commands]
     done = [status for _, status in ended if status == 0]

@@ -63,7 +63,7 @@ def test_list_is_a_tree_of_what_the_images_hold(blank: Blank) -> None:
     assert rows(vm)["later"]["parent"] == "base"
 
 
-def test_show_tells_all_and_diff_what_was_written(blank: Blank) -> None:
+def test_show_has_all_and_diff_what_was_written(blank: Blank) -> None:
     vm = make(blank)
     vm.ok("start", "--no-wait")
     vm.ok("snapshot", "save", "ready", "-m", "with all services")
@@ -128,7 +128,7 @@ def test_verify_finds_a_damaged_image(blank: Blank) -> None:
     assert "data.qcow2 is damaged: " in found.out
 
 
-def test_views_of_a_disposable_machine_are_of_its_images_and_say_so(blank: Blank) -> None:
+def test_views_of_a_disposable_machine_show_its_images(blank: Blank) -> None:
     vm = blank()
     vm.ok("snapshot", "save", "ready")
     refused = vm.qvm("start", "--no-wait", "--disposable", "--loadvm", "ready")
@@ -142,7 +142,7 @@ def test_views_of_a_disposable_machine_are_of_its_images_and_say_so(blank: Blank
         assert "stale" not in result.out
 
 
-def test_the_bare_word_and_its_help_tell_the_verbs(world: World) -> None:
+def test_bare_word_and_its_help_list_the_verbs(world: World) -> None:
     shown = world.run("snapshot", "--help")
     assert shown.status == 0
     verbs = [line.split()[1] for line in shown.out.splitlines() if line.startswith("  snapshot ")]
@@ -159,7 +159,7 @@ def test_the_bare_word_and_its_help_tell_the_verbs(world: World) -> None:
         assert wrong.err.startswith(f"qvm: {family} has no verb 'foo'\nhint: `qvm {family} ")
 
 
-def test_every_verb_has_its_json_and_the_old_spellings_are_the_same(blank: Blank) -> None:
+def test_every_verb_has_its_json_and_the_old_spellings_work(blank: Blank) -> None:
     vm = make(blank)
 
     def report_of(*words: str) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def test_tab_completes_commands_options_and_values(shell: str, vm: Vm) -> None:
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_tab_completes_snapshots_and_what_the_running_qemu_understands(shell: str, vm: Vm) -> None:
+def test_tab_completes_snapshots_and_the_running_qemus_words(shell: str, vm: Vm) -> None:
     image = vm.directory / "demo-backing.qcow2"
     os.system(f"qemu-img snapshot -c fresh-install {image}")
     with opened(shell, vm) as screen:

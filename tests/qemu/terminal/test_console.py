@@ -72,7 +72,7 @@ def socket_of(vm: Vm, name: str) -> str:
     return f"{dict(line.split(' ', 1) for line in note.splitlines())['runtime']}/{name}"
 
 
-def test_console_of_a_stopped_machine_says_so(blank: Blank) -> None:
+def test_console_of_a_stopped_machine_is_refused(blank: Blank) -> None:
     result = blank().qvm("console")
     assert result.status == 3
     assert "cannot open the console: it is stopped" in result.err
@@ -100,7 +100,7 @@ def test_console_beside_another_program_gives_both_every_byte(talking: Vm) -> No
         assert heard == b"helloagain"
 
 
-def test_console_of_a_machine_without_one_says_so(blank: Blank) -> None:
+def test_console_of_a_machine_without_one_is_refused(blank: Blank) -> None:
     vm = blank(VM_SERIAL="no")
     vm.ok("start", "--no-wait")
     for words in (["console"], ["console", "--watch"]):
@@ -130,7 +130,7 @@ def test_console_watch_shows_every_byte_and_ends_with_qemu(speaking: Vm) -> None
     assert b"No bootable device" in out
 
 
-def test_console_interrupted_in_a_pipe_ends_and_frees_the_console(speaking: Vm) -> None:
+def test_console_interrupted_in_a_pipe_frees_the_console(speaking: Vm) -> None:
     for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
         console = subprocess.Popen(
             [QVM, "console"],
@@ -149,7 +149,7 @@ def test_console_interrupted_in_a_pipe_ends_and_frees_the_console(speaking: Vm) 
         assert not Path(socket_of(speaking, "console")).exists()
 
 
-def test_console_usage_mistakes_are_told(speaking: Vm) -> None:
+def test_console_usage_mistakes_are_reported(speaking: Vm) -> None:
     for words in (["--json", "console"], ["console", "-e", "x"], ["console", "-w", "-t"]):
         assert speaking.qvm(*words).status == 2
     other = speaking.world.home / "other"
@@ -223,7 +223,7 @@ def test_console_slow_reader_does_not_hold_the_guest_up(talking: Vm) -> None:
     while len(said := log.read_bytes()[before:]) < len(FLOOD):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    out, _ = console.communicate(timeout=DEADLINE_S)  # nobody has read until now
+    out, _ = console.communicate(timeout=DEADLINE_S)  # nothing was read until now
     assert console.returncode == 0
     assert said == FLOOD
     assert out == said
@@ -331,7 +331,7 @@ def test_console_of_run_is_refused_and_can_be_watched(blank: Blank) -> None:
         wait_for_exit(terminal, 0)
 
 
-def test_console_in_a_pipe_ends_although_the_guest_goes_on_talking(talking: Vm) -> None:
+def test_console_in_a_pipe_ends_although_the_guest_still_writes(talking: Vm) -> None:
     result = talking.qvm("console", "--linger", "0.16", stdin="!" * 400)  # 100 MiB
     assert result.status == 124, result.status
     assert "hint: a longer --linger waits longer" in result.err

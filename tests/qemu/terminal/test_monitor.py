@@ -42,13 +42,13 @@ def complete(terminal: Terminal, begun: str, menu: str) -> str:
     return screen
 
 
-def test_monitor_answers_and_tells_events_as_they_come(live: Vm, hmp: Terminal) -> None:
+def test_monitor_answers_and_shows_events_as_they_come(live: Vm, hmp: Terminal) -> None:
     hmp.enter("info status", "^VM status: running")
     hmp.enter("nonsense", "^unknown command: 'nonsense'")
     hmp.enter("stop", r"^\d\d:\d\d:\d\d STOP")
-    live.ok("cmd", "cont")  # somebody else's doing
+    live.ok("cmd", "cont")  # another command's doing
     hmp.wait(r"^\d\d:\d\d:\d\d RESUME")
-    assert live.ok("status", "-s").out.startswith("demo: running")  # the monitor is in nobody's way
+    assert live.ok("status", "-s").out.startswith("demo: running")  # the monitor blocks no other command
     hmp.key("C-d")
     hmp_ends(hmp)
     assert live.ok("status", "-s").out.startswith("demo: running")
@@ -62,7 +62,7 @@ def hmp_ends(terminal: Terminal) -> None:
         time.sleep(0.05)
 
 
-def test_monitor_completes_commands_and_arguments_as_qemu_has_them(live: Vm, hmp: Terminal) -> None:
+def test_monitor_completes_commands_and_arguments_of_qemu(live: Vm, hmp: Terminal) -> None:
     assert "savevm" in complete(hmp, "sav", "savevm")
     complete(hmp, "info stat", r"status +show the current VM status")
     complete(hmp, "help info regi", r"help info registers")
@@ -184,7 +184,7 @@ def test_monitor_in_a_pipe_keeps_the_chosen_processor(live: Vm) -> None:
     assert "CPU#1" in result.out
 
 
-def test_monitor_of_a_stopped_machine_says_so(blank: Blank) -> None:
+def test_monitor_of_a_stopped_machine_is_refused(blank: Blank) -> None:
     result = blank().qvm("monitor", stdin="info status\n")
     assert result.status == 3
     assert "cannot open the monitor: it is stopped" in result.err

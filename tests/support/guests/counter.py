@@ -1,15 +1,15 @@
 """The `counter` test guest: half a kilobyte that writes numbers to its disks as fast as its BIOS lets it.
 
 No operating system, so it works a moment after power-on, and every write is known: it counts, writes the
-number to the first disk, then to the second one (if there is one), and only then tells it on the serial
-console. So, whenever it is cut off, copied, or put back::
+number to the first disk, then to the second one (if there is one), and only then prints it on the serial
+console. So, whenever it is interrupted, copied, or restored::
 
     last = counter.last_number(log)    # the last number that reached the console
     numbers = counter.ring(disk)       # the last RING numbers on a disk, by place
 
 - what was printed is on both disks: place n % RING holds n, for the RING numbers up to `last`;
 - at one moment the second disk has the number of the first one, or the one before;
-- booted again it goes on from the largest number on the first disk.
+- booted again it continues from the largest number on the first disk.
 
 The listing, for GNU as: see SOURCE.
 """
@@ -154,7 +154,7 @@ def last_number(serial_log: Path) -> int:
 
 
 def ring(image: Path) -> list[int]:
-    """The numbers on a disk that nobody writes to, with all that it stands on; 0 = never written."""
+    """The numbers on a disk that is not in use, with all that it is backed by; 0 = never written."""
     raw = image.with_name(image.name + ".ring")
     words = ["dd", "-U", "-O", "raw", f"bs={SECTOR_BYTES}", f"skip={FIRST_SECTOR}"]
     count = f"count={FIRST_SECTOR + RING}"  # qemu-img counts from the beginning

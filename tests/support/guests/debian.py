@@ -2,7 +2,7 @@
 
 systemd, networkd (DHCP), logind, dbus, OpenSSH, the guest agent (virtio port, or a second UART), sudo;
 an initramfs of busybox and a dozen lines finds the disk (virtio or IDE). Account `qvm` (as in tiny) and
-root log in by a throw-away key that lies beside the image, on the console without a password::
+root log in by a throw-away key that is beside the image, on the console without a password::
 
     guest = build(Path("~/.cache/qvm/test-guests").expanduser())    # made now, or found
     guest.image, guest.key, guest.user
@@ -187,7 +187,7 @@ def _locked(path: Path) -> Iterator[int]:
 
 
 def _folder(cache: Path) -> Path:
-    """Where the image lies: named by a hash of all that decides what is in it."""
+    """Where the image is: named by a hash of all that decides what is in it."""
     init = Path(tiny.FILES, "initramfs/init")
     hashed = hashlib.sha256()
     for source in (Path(__file__), Path(filesystem.__file__), Path(kernel.__file__), init):
@@ -212,7 +212,7 @@ def _make(bench: Workbench, cache: Path) -> None:
     with bench.io.stage("getting mmdebstrap and the tools of the boot disk"):
         try:
             tools = apt.resolve([], alone=_TOOLS)
-        except QvmError:  # nobody has run `apt-get update` here
+        except QvmError:  # `apt-get update` was never run here
             apt.update()
             tools = apt.resolve([], alone=_TOOLS)
         apt.unpack(tools, "tools")
@@ -251,7 +251,7 @@ def _bootstrap(bench: Workbench, suite: str, sources: list[str]) -> None:
     with open(bench.path("sources.list"), "w", encoding="utf-8") as file:
         file.writelines(f"{source}\n" for source in sources)
     excluded = [f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in _UNUSED]
-    # unshare: what it mounts in the chroot is seen by nobody else, and ends with it
+    # unshare: what it mounts in the chroot is not visible outside, and ends with it
     bench.run(
         *("unshare", "--mount", "mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", *excluded),
         *("--aptopt=Apt::Install-Recommends false", "--include=" + ",".join(_PACKAGES.split())),

@@ -156,7 +156,7 @@ balloon name on|off -- a text
 """
 
 
-def test_vocabulary_completes_what_qemu_has_told() -> None:
+def test_vocabulary_completes_what_qemu_has_reported() -> None:
     def ask(command: str, arguments: dict[str, object] | None) -> object:
         assert command == "human-monitor-command"
         return HELP.replace("\n", "\r\n")

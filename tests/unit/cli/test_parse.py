@@ -17,7 +17,7 @@ def test_bind_long_short_and_joined_values_are_the_same() -> None:
         assert bind("start", words).options["ssh_attempts"] == 5
 
 
-def test_suggestion_two_dashes_are_no_likeness() -> None:
+def test_suggestion_two_dashes_are_not_similar() -> None:
     assert suggestion("--bogus", ["--verbose", "--json"]) is None
     assert suggestion("--lodvm", ["--loadvm", "--json"]) == "--loadvm"
 
@@ -57,7 +57,7 @@ def test_bind_common_option_after_verb_is_common() -> None:
         ("create", ["a", "b"], "unexpected argument 'b'"),
     ],
 )
-def test_bind_wrong_words_are_told(verb: str, words: list[str], said: str) -> None:
+def test_bind_wrong_words_are_reported(verb: str, words: list[str], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         bind(verb, words)
 

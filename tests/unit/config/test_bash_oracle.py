@@ -42,7 +42,7 @@ done
 
 
 class Bash:
-    """A bash that reads files and tells what the names are worth afterwards."""
+    """A bash that reads files and prints the values of the names afterwards."""
 
     def __init__(self, folder: Path) -> None:
         assert BASH
@@ -242,7 +242,7 @@ soup = st.one_of(
 )
 
 
-def test_evaluate_hostile_document_runs_nothing_and_what_is_accepted_equals_bash(bash: Bash) -> None:
+def test_evaluate_hostile_document_runs_nothing_and_equals_bash(bash: Bash) -> None:
     accepted = 0
 
     @oracle_settings
@@ -281,7 +281,7 @@ braced = st.recursive(
 )
 
 
-def test_value_of_braces_that_are_refused_is_shown_as_bash_has_it(bash: Bash) -> None:
+def test_value_of_refused_braces_is_shown_as_bash_has_it(bash: Bash) -> None:
     """`qvm config NAME` prints it beside the problem, so that the two do not differ there either."""
     refused = 0
 

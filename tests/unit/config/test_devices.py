@@ -34,7 +34,7 @@ def load(directory: Path, text: str) -> Settings:
         ("a:b:c.img", "a:b:c.img", "raw", "", False),
         ("a:b:qcow2:unsafe", "a:b", "qcow2", "unsafe", False),
         ("a.qcow2::writethrough", "a.qcow2", "qcow2", "writethrough", False),
-        ("a.img:none", "a.img:none", "raw", "", False),  # a cache alone is no cache
+        ("a.img:none", "a.img:none", "raw", "", False),  # a cache alone is not a cache
         ("a:raw:raw", "a:raw", "raw", "", False),
         ("data.img:ro", "data.img", "raw", "", True),
         ("data.img:qcow2:none:ro", "data.img", "qcow2", "none", True),
@@ -147,9 +147,7 @@ def test_boot_letters_of_qemu_mean_words() -> None:
         ("VM_BOOT=network\nVM_NET_MODEL=none\n", "VM_BOOT names network, but VM_NET_MODEL is none"),
     ],
 )
-def test_load_what_does_not_go_together_is_a_problem_with_its_place(
-    tmp_path: Path, text: str, said: str
-) -> None:
+def test_load_incompatible_values_is_a_problem_with_its_place(tmp_path: Path, text: str, said: str) -> None:
     (problem,) = load(tmp_path, text).problems
     assert said in str(problem).replace(f"{tmp_path}/", "")
     assert problem.hint

@@ -130,7 +130,7 @@ def test_assign_in_file_follows_a_link(tmp_path: Path) -> None:
     assert target.read_text() == "A=2\n"
 
 
-def test_assign_in_file_that_cannot_be_written_leaves_it_as_it_was(
+def test_assign_in_file_that_cannot_be_written_leaves_it_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(edit, "unique", str)

@@ -29,7 +29,7 @@ def test_evaluate_branch_not_taken_assigns_nothing() -> None:
     assert values("A=1\nB=${A:-${C:=x}}\n") == {"A": "1", "B": "1"}
 
 
-def test_evaluate_required_value_that_is_missing_is_a_problem_with_its_words() -> None:
+def test_evaluate_missing_required_value_is_a_problem_with_words() -> None:
     document = parse("A=1\nB=x${C:?set it in $A}\n", "f")
     problems = evaluate(document, {})
     assert [str(p) for p in problems] == ["f:2:4: C: set it in 1; set C before this line"]
@@ -42,7 +42,7 @@ def test_evaluate_default_is_seen_by_a_plain_name_only() -> None:
     assert found == {"A": "built in", "B": "built in", "C": "mine", "D": ""}
 
 
-def test_evaluate_assigned_is_told_of_each_with_its_place() -> None:
+def test_evaluate_assigned_is_called_for_each_with_its_place() -> None:
     document = parse("A=1\nB=${C:=2}$C\n", "f")
     seen: list[tuple[str, str, int, int]] = []
     evaluate(document, {}, assigned=lambda *row: seen.append(row))
@@ -73,7 +73,7 @@ def test_evaluate_longest_value_is_one_that_a_process_can_get() -> None:
     assert f"longer than the limit of {longest} bytes" in problem.message
 
 
-def test_evaluate_home_comes_from_the_accounts_where_the_environment_has_none() -> None:
+def test_evaluate_home_missing_comes_from_the_accounts() -> None:
     account = pwd.getpwuid(os.getuid())
     assert values("A=~/x\n") == {"A": account.pw_dir + "/x"}
     assert values("A=~\n", HOME="")["A"] == ""
@@ -85,6 +85,6 @@ def test_evaluate_names_of_the_shell_that_are_of_use() -> None:
     assert found == {"A": f"/run/user/{os.getuid()}", "B": os.uname().nodename, "C": str(os.geteuid())}
 
 
-def test_evaluate_bytes_that_are_no_utf8_stay() -> None:
+def test_evaluate_bytes_that_are_not_utf8_stay() -> None:
     text = b"A=x\xff\xfe'\x80'\n".decode("utf-8", "surrogateescape")
     assert os.fsencode(values(text)["A"]) == b"x\xff\xfe\x80"

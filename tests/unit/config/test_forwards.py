@@ -58,7 +58,7 @@ def test_parse_other_lines_are_refused_with_the_reason(line: str, why: str) -> N
 
 @settings(derandomize=True, max_examples=300, deadline=None)
 @given(st.text(max_size=30))
-def test_parse_whatever_is_written_gives_a_plain_rule_or_an_error(line: str) -> None:
+def test_parse_any_text_gives_a_plain_rule_or_an_error(line: str) -> None:
     try:
         rule = forwards.parse(line).rule
     except ValueError:

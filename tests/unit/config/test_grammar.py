@@ -111,7 +111,7 @@ def test_parse_what_means_the_same_to_every_shell_is_accepted(text: str) -> None
 
 
 @pytest.mark.parametrize("text", REFUSED)
-def test_parse_what_is_not_in_the_subset_says_where_and_what_to_write(text: str) -> None:
+def test_parse_text_outside_the_subset_reports_place_and_hint(text: str) -> None:
     assert problems(text) == [f".vmrc:{REFUSED[text]}"]
     assert problems("# a comment\n" + text) == [
         f".vmrc:{int(REFUSED[text].partition(':')[0]) + 1}:{REFUSED[text].partition(':')[2]}"
@@ -128,13 +128,13 @@ def test_parse_here_document_is_one_problem() -> None:
     assert len(problems("cat <<EOF\nfirst line\nsecond\nEOF\nA=1\n")) == 1
 
 
-def test_parse_unclosed_quote_goes_on_behind_its_line() -> None:
+def test_parse_unclosed_quote_continues_after_its_line() -> None:
     found = problems('A="x\nB=$(y)\n')
     assert found[0].startswith('.vmrc:1:3: an unclosed "')
     assert found[1].startswith(".vmrc:2:3: $(...)")
 
 
-def test_parse_quote_closed_by_a_later_one_points_at_the_beginning_too() -> None:
+def test_parse_quote_closed_by_a_later_one_names_its_beginning() -> None:
     found = problems('A=1\nB="x\nC="y"\n')
     assert found == [
         '.vmrc:3:5: an unclosed "; see also line 2, where this statement begins; '
@@ -153,7 +153,7 @@ def test_parse_assignment_knows_where_its_value_stands() -> None:
     ]
 
 
-def test_parse_endless_faults_are_cut_off() -> None:
+def test_parse_endless_faults_are_limited() -> None:
     problems = parse("$(x)\n" * 5000, "f").problems
     assert len(problems) == MAX_PROBLEMS + 1
     assert "more problems are not listed" in problems[-1].message

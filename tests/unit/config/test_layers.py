@@ -175,7 +175,7 @@ def test_load_problems_of_all_layers_come_at_once(place: Place) -> None:
     assert "the configuration has 10 problems" in str(caught.value)
 
 
-def test_load_value_that_is_wrong_in_a_lower_layer_only_is_no_problem(place: Place) -> None:
+def test_load_wrong_value_in_a_lower_layer_only_is_accepted(place: Place) -> None:
     place.shared.write_text("VM_SSH_PORT=wrong\n")
     assert place.problems("VM_SSH_PORT=2222\n") == []
 
@@ -245,7 +245,7 @@ def test_include_that_multiplies_comes_to_an_end(place: Place) -> None:
     assert any("too many files" in problem for problem in place.problems("VM_INCLUDE=f0\n"))
 
 
-def test_include_twice_in_a_row_is_no_cycle(place: Place) -> None:
+def test_include_twice_in_a_row_is_not_a_cycle(place: Place) -> None:
     (place.directory / "a").write_text("A=${A}x\n")
     found = place.load("VM_INCLUDE=a\nVM_INCLUDE=a\n")
     assert (found["A"], found.problems) == ("xx", [])
@@ -270,13 +270,13 @@ def test_load_without_vmrc_names_the_one_above(place: Place) -> None:
     ("make", "why"),
     [
         (lambda p: p.mkdir(), "it is a directory"),
-        (os.mkfifo, "it is no regular file"),
+        (os.mkfifo, "it is not a regular file"),
         (lambda p: p.symlink_to("nowhere"), "it is a broken link"),
         (lambda p: p.write_bytes(b"#" * (files.MAX_BYTES + 1)), "it is larger than 1 MiB"),
         (lambda p: p.symlink_to(".vmrc"), "too many levels of symbolic links"),
     ],
 )
-def test_load_vmrc_that_is_no_file_to_read_is_refused(place: Place, make, why: str) -> None:  # type: ignore[no-untyped-def]
+def test_load_vmrc_that_is_not_a_readable_file_is_refused(place: Place, make, why: str) -> None:  # type: ignore[no-untyped-def]
     make(place.vmrc)
     with pytest.raises(ConfigError, match=rf"cannot read .*/\.vmrc: {why}"):
         layers.load(str(place.directory), place.environ)
@@ -295,7 +295,7 @@ def test_load_global_file_that_is_named_must_be_there(place: Place) -> None:
     assert problem.startswith("/no/where: VM_GLOBAL_CONFIG names it, but it does not exist")
     assert place.problems(VM_GLOBAL_CONFIG="/dev/null") == []
     (problem,) = place.problems(VM_GLOBAL_CONFIG="/dev/zero")
-    assert problem == "/dev/zero: cannot be read: it is no regular file"
+    assert problem == "/dev/zero: cannot be read: it is not a regular file"
 
 
 # warnings, and names that cannot be set
@@ -349,7 +349,7 @@ def test_load_name_of_the_context_changes_nothing_in_a_file(place: Place) -> Non
     ]
 
 
-def test_load_value_of_the_environment_that_a_file_overrides_is_mentioned(place: Place) -> None:
+def test_load_overridden_value_of_the_environment_is_mentioned(place: Place) -> None:
     assert place.warnings("VM_MACHINE_MEM=512\n", VM_MACHINE_MEM="2048") == [
         "environment: VM_MACHINE_MEM='2048' is overridden by .vmrc:4; `qvm config VM_MACHINE_MEM=...` "
         "changes the file, `qvm --set VM_MACHINE_MEM=...` overrides every file"
@@ -388,7 +388,7 @@ def test_exported_has_all_values_in_their_plain_spelling(place: Place) -> None:
     assert "HOME" not in found
 
 
-def test_exported_values_read_again_by_the_same_machine_are_not_taken_for_the_users(place: Place) -> None:
+def test_export_read_again_by_the_same_machine_is_not_the_users(place: Place) -> None:
     text = 'VM_QEMU_EXTRA="$VM_QEMU_EXTRA -b"\nA="$A+"\nPATH="$PATH:/x"\n'
     first = place.load(text, VM_SSH_ATTEMPTS="5", PATH="/bin")
     first.accept()
@@ -406,7 +406,7 @@ def test_exported_values_read_again_by_the_same_machine_are_not_taken_for_the_us
     assert "VM_NETWORK" not in place.load("", **place.load("VM_NETWORK=/c\n").exported())
 
 
-def test_names_that_programs_heed_are_not_exported_before_they_are_accepted(place: Place) -> None:
+def test_export_of_names_that_programs_heed_needs_acceptance(place: Place) -> None:
     text = "PATH=/x\nLD_PRELOAD=/x\nPYTHONPATH=/x\nEDITOR=/x\nA=1\nVM_QEMU_BIN=./x\n"
     found = place.load(text, PATH="/bin", EDITOR="vi")
     heeded = ["PATH", "LD_PRELOAD", "PYTHONPATH", "EDITOR"]

@@ -30,9 +30,7 @@ def test_find_takes_option_then_vm_home_then_current(two: tuple[Path, Path], tmp
     assert locate.find(".", env | {"VM_HOME": str(b)}, str(a)) == str(a)
 
 
-def test_find_vm_home_elsewhere_while_here_is_a_machine_is_an_error(
-    two: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_find_vm_home_elsewhere_beside_a_machine_is_an_error(two: tuple[Path, Path], tmp_path: Path) -> None:
     a, b = two
     env = bare_environ(tmp_path, VM_HOME=str(b))
     with pytest.raises(ConfigError, match=f"there is a .vmrc in {a}, but VM_HOME names another") as caught:
@@ -51,7 +49,7 @@ def test_find_vm_home_by_another_name_of_here_is_fine(two: tuple[Path, Path], tm
     assert found == str(tmp_path / "link")
 
 
-def test_find_vm_home_that_is_no_machine_is_an_error(tmp_path: Path) -> None:
+def test_find_vm_home_that_is_not_a_machine_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not a machine: there is no such directory"):
         locate.find(None, bare_environ(tmp_path, VM_HOME="/no/where"), str(tmp_path))
     with pytest.raises(ConfigError, match=r"is not a machine: it has no \.vmrc"):

@@ -131,7 +131,7 @@ def test_allow_of_own_vmrc_lets_a_look_run_what_it_names(vmrc: Path, tmp_path: P
     vm = Machine(vmrc.parent, environ=bare_environ(tmp_path / "home"))
     names = ("VM_QEMU_BIN", "VM_QEMU_IMG")
     assert not any(map(vm.settings.may_run, names))
-    assert vm.settings.may_run("VM_SSH_OPTIONS")  # nobody sets it
+    assert vm.settings.may_run("VM_SSH_OPTIONS")  # it is not set
     assert list(configuration.allow(vm).files) == [str(vmrc), str(more)]
     assert all(map(vm.settings.may_run, names))
     more.write_text("VM_QEMU_IMG=./image\n")
@@ -212,7 +212,7 @@ def test_distrust_says_why(vmrc: Path) -> None:
     assert trust.distrust(source.status, {"SUDO_UID": "x"}) == trust.distrust(source.status, {})
 
 
-def test_what_is_accepted_as_code_is_not_accepted_as_configuration(vmrc: Path, tmp_path: Path) -> None:
+def test_accept_as_code_does_not_accept_as_configuration(vmrc: Path, tmp_path: Path) -> None:
     env, data = bare_environ(tmp_path / "home"), b"x = 1\n"
     code, conf = str(vmrc.with_name(trust.RC)), str(vmrc)
     trust.allow(code, data, env, trust.CODE)

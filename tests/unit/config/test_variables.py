@@ -100,7 +100,7 @@ def test_table_defaults_are_values_that_it_takes() -> None:
         assert all(variable.check(value) is None for value in variable.allowed), variable
 
 
-def test_table_has_every_variable_that_issue_and_predecessors_name() -> None:
+def test_table_has_every_variable_of_issue_and_predecessors() -> None:
     now = (  # noqa: SIM905
         "VM_MACHINE_NAME VM_MACHINE_ID VM_MACHINE_OWNER VM_MACHINE_USER VM_MACHINE_MEM VM_MACHINE_CPUS "
         "VM_FMT VM_SNAPSHOT_SEEDNAME VM_SNAPSHOT_BASENAME VM_SNAPSHOT_BACKINGNAME "

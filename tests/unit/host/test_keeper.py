@@ -175,7 +175,7 @@ def test_keeper_client_that_does_not_read_gets_every_byte_later(kept: Kept, has_
             assert receive(slow, 10) == b", and more"
 
 
-def test_keeper_client_is_told_what_has_left_the_log(kept: Kept) -> None:
+def test_keeper_client_gets_the_size_of_what_left_the_log(kept: Kept) -> None:
     data = numbered(0, 10 * keeper.TAIL_BYTES // 4 // 64)
     with kept.client() as slow:
         slow.sendall(b"x")
@@ -195,7 +195,7 @@ def test_keeper_input_waits_for_a_guest_that_takes_nothing(kept: Kept) -> None:
     with kept.client() as client:
         client.setblocking(False)
         sent = 0
-        while select.select([], [client], [], 1)[1]:  # until nobody takes any more
+        while select.select([], [client], [], 1)[1]:  # until nothing takes any more
             sent += client.send(text[sent : sent + 1000])
             assert sent < len(text)
         client.setblocking(True)
@@ -205,7 +205,7 @@ def test_keeper_input_waits_for_a_guest_that_takes_nothing(kept: Kept) -> None:
         assert taken == text[:sent]
 
 
-def test_keeper_that_is_killed_has_a_successor_and_says_so(kept: Kept) -> None:
+def test_keeper_that_is_killed_has_a_successor_that_reports_it(kept: Kept) -> None:
     kept.write(b"before")
     wait_until(lambda: kept.is_logged(6))
     os.kill(kept.worker, signal.SIGKILL)
@@ -217,7 +217,7 @@ def test_keeper_that_is_killed_has_a_successor_and_says_so(kept: Kept) -> None:
     assert kept.end() == b"before" + keeper.GAP + b"after"
 
 
-def test_keeper_without_its_parent_goes_on_until_the_end(kept: Kept) -> None:
+def test_keeper_without_its_parent_runs_until_the_end(kept: Kept) -> None:
     worker = kept.worker
     kept.process.kill()
     kept.process.wait()
@@ -231,7 +231,7 @@ def test_keeper_without_its_parent_goes_on_until_the_end(kept: Kept) -> None:
     os.close(handle)
 
 
-def test_keeper_with_a_full_disk_serves_on_and_says_what_is_missing(kept: Kept) -> None:
+def test_keeper_with_a_full_disk_serves_and_reports_the_gap(kept: Kept) -> None:
     resource.prlimit(kept.worker, resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
     with kept.client() as client:
         client.sendall(b"x")
@@ -269,7 +269,7 @@ def test_log_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[keeper.Log, Machine]]:
-    """A log that is cut early, and its machine."""
+    """A log that is shortened early, and its machine."""
     monkeypatch.setattr(keeper, "HEAD_BYTES", 500)
     monkeypatch.setattr(keeper, "TAIL_BYTES", 1000)
     (tmp_path / ".vmrc").write_text("VM_MACHINE_NAME=demo\n")
@@ -282,7 +282,9 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[kee
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_follower_over_cuts_reads_each_byte_or_is_told(small: tuple[keeper.Log, Machine], seed: int) -> None:
+def test_follower_of_a_shortened_log_reads_or_counts_each_byte(
+    small: tuple[keeper.Log, Machine], seed: int
+) -> None:
     log, vm = small
     chance = random.Random(seed)
     data = numbered(0, 400)
@@ -307,7 +309,7 @@ def test_follower_over_cuts_reads_each_byte_or_is_told(small: tuple[keeper.Log, 
     assert data.endswith(log_now[-1000:])
 
 
-def test_follower_of_a_cut_log_goes_on_with_the_next_run(small: tuple[keeper.Log, Machine]) -> None:
+def test_follower_of_a_shortened_log_continues_with_the_next_run(small: tuple[keeper.Log, Machine]) -> None:
     log, vm = small
     follower = Follower(vm, "serial", 0)
     log.add(numbered(0, 100))

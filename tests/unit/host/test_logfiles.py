@@ -1,4 +1,4 @@
-"""Log files: cut off, read from their end, and never through a link."""
+"""Log files: rotated, read from their end, and never through a link."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder for sockets where the user has none of his own: in /tmp, where others may be first."""
+"""The folder for sockets if the user has none: in /tmp, where others may be first."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def mine(path: Path) -> None:
         os.chown(path, UID, UID)
 
 
-def test_runtime_base_is_the_usual_one_where_nobody_is_in_the_way(tmp: Path) -> None:
+def test_runtime_base_is_the_usual_one_if_it_is_free(tmp: Path) -> None:
     usual = str(tmp / f"qvm-{UID}")
     assert sockets.runtime_base({}, UID) == usual
     mine(Path(usual))
@@ -39,7 +39,7 @@ def test_runtime_base_that_is_taken_has_another_name(squat: Callable[[Path], obj
     for name in ("00000000", "11111111"):
         squat(tmp / f"qvm-{UID}.{name}")
     found = sockets.runtime_base({}, UID)
-    assert found != sockets.runtime_base({}, UID)  # nobody can foresee it
+    assert found != sockets.runtime_base({}, UID)  # it cannot be predicted
     assert Path(found).name.startswith(f"{usual.name}.")
     mine(Path(found))
     assert sockets.runtime_base({}, UID) == found  # and it is found again

@@ -1,4 +1,4 @@
-"""Copies of files: what cannot be copied whole is told."""
+"""Copies of files: what cannot be copied whole is reported."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qvmsh.errors import QvmError
+from qvmsh.host.checksum import OF_DATA
 from qvmsh.host.files import SLICE_BYTES, copy
-from qvmsh.host.transfer import COMPRESSORS, HOLES_BYTES, OF_DATA, digest, fetch, send
+from qvmsh.host.transfer import COMPRESSORS, HOLES_BYTES, digest, fetch, send
 
 
 @pytest.fixture
@@ -28,14 +29,14 @@ def source(tmp_path: Path) -> Iterator[int]:
 
 @pytest.fixture
 def target() -> Iterator[int]:
-    fd = os.memfd_create("target")  # of another file system, so that it is no clone
+    fd = os.memfd_create("target")  # of another file system, so that it is not a clone
     yield fd
     os.close(fd)
 
 
 @pytest.mark.parametrize("is_hole", [False, True])
 @pytest.mark.parametrize("kept", [0, 1, SLICE_BYTES, SLICE_BYTES + 1, 2 * SLICE_BYTES])
-def test_file_that_becomes_shorter_is_no_file_with_zeros_at_its_end(
+def test_send_file_that_becomes_shorter_fails_without_zeros(
     source: int, target: int, kept: int, is_hole: bool
 ) -> None:
     for at in range(3):
@@ -103,7 +104,7 @@ def test_what_comes_back_has_holes_where_there_are_only_zeros(tmp_path: Path, to
         os.close(fd)
 
 
-def test_full_disk_is_told_while_a_program_unpacks(source: int, target: int) -> None:
+def test_full_disk_is_reported_while_a_program_unpacks(source: int, target: int) -> None:
     os.pwrite(source, os.urandom(SLICE_BYTES), 0)
     send(source, target, lambda _: None, lambda: None, compression="gzip")
     os.lseek(target, 0, os.SEEK_SET)

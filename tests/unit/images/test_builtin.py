@@ -53,7 +53,7 @@ def test_path_empty_cache_has_none(environ: dict[str, str]) -> None:
     assert str(builtin.listing(environ)) == "tiny  not built"
 
 
-def test_path_finished_image_of_this_recipe_is_taken_the_newest_first(environ: dict[str, str]) -> None:
+def test_path_takes_the_newest_complete_image_of_this_recipe(environ: dict[str, str]) -> None:
     put(environ, digest(TINY), "a" * 12, mtime=1000)
     newest = put(environ, digest(TINY), "b" * 12, mtime=2000)
     assert builtin.path("tiny", environ) == str(newest)
@@ -83,7 +83,7 @@ def test_path_changed_image_is_not_taken(environ: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"stamp": 3}', "\0"])
-def test_path_damaged_note_is_not_taken(environ: dict[str, str], text: str) -> None:
+def test_path_damaged_record_is_not_taken(environ: dict[str, str], text: str) -> None:
     image = put(environ, digest(TINY), "a" * 12)
     (image.parent / "about.json").write_text(text)
     assert builtin.path("tiny", environ) is None

@@ -51,7 +51,7 @@ def test_cpio_folder_holds_every_kind_of_file_and_a_console(tmp_path: Path) -> N
     assert found["dev/console"] == (stat.S_IFCHR | 0o600, b"", (5, 1))
 
 
-def test_mbr_two_partitions_are_where_and_what_they_were_said_to_be() -> None:
+def test_mbr_two_partitions_have_their_places_and_types() -> None:
     block = filesystem.mbr(b"\xfa" * 500, [(2048, 4096, 0x0E, True), (6144, 100, 0x83, False)])
     assert len(block) == 512
     assert block[:440] == b"\xfa" * 440
@@ -165,7 +165,7 @@ Version: 1
 """
 
 
-def test_parse_shown_package_has_version_size_and_first_alternatives() -> None:
+def test_parse_package_has_version_size_and_first_alternatives() -> None:
     assert packages.parse(SHOWN) == [
         Package(
             name="dropbear-bin",
@@ -177,7 +177,7 @@ def test_parse_shown_package_has_version_size_and_first_alternatives() -> None:
     ]
 
 
-def test_complaints_of_apt_are_each_said_once() -> None:
+def test_complaints_of_apt_are_each_printed_once() -> None:
     words = "Get:1 x\nErr:2 y\nW: old\nE: gone\nE: gone\nReading lists\n"
     assert packages.complaints(words) == ("Err:2 y", "W: old", "E: gone")
 

@@ -61,9 +61,9 @@ def trapped(directory: Path, name: str, kind: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder", "giant"])
-def test_read_of_what_is_no_small_file_fails_at_once(kind: str, tmp_path: Path) -> None:
+def test_read_of_what_is_not_a_small_file_fails_at_once(kind: str, tmp_path: Path) -> None:
     KINDS[kind](tmp_path / "x")
-    with pytest.raises(OSError, match=r"it is (no regular file|a directory|larger)"):
+    with pytest.raises(OSError, match=r"it is (not a regular file|a directory|larger)"):
         files.read(str(tmp_path / "x"))
 
 

@@ -28,7 +28,7 @@ def who(path: Path | str, **environ: str) -> str | None:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """root/theirs/machine, where `theirs` is nobody's; beside it a machine of root's."""
+    """root/theirs/machine, where `theirs` belongs to `nobody`; beside it a machine of root's."""
     for name in ("theirs/machine", "own"):
         (tmp_path / name).mkdir(parents=True)
     for name in ("theirs", "theirs/machine"):
@@ -41,13 +41,13 @@ def test_owner_is_whose_the_directory_is(tree: Path) -> None:
     assert who(tree / "own") is None
     assert who(tree / "theirs/machine") == "nobody"
     os.chown(tree / "theirs/machine", 0, 0)
-    assert who(tree / "theirs/machine") == "nobody"  # who can put another one in its place
+    assert who(tree / "theirs/machine") == "nobody"  # an account that can replace it
     assert who(tree / "theirs/not-there") == "nobody"
     assert who(tree / "not-there/at/all") is None
 
 
 @as_root
-def test_owner_of_a_link_is_who_made_it(tree: Path) -> None:
+def test_owner_of_a_link_is_its_creator(tree: Path) -> None:
     (tree / "link").symlink_to("own")
     assert who(tree / "link") is None
     os.chown(tree / "link", DAEMON.pw_uid, -1, follow_symlinks=False)

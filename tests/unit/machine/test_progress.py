@@ -58,7 +58,7 @@ def test_line_has_bytes_part_rate_and_time_left(screen: Screen) -> None:
     assert any(each.startswith("  archiving big.raw: 10.0 MiB in 0.") and "MiB/s" in each for each in end)
 
 
-def test_line_moves_while_nobody_tells(screen: Screen) -> None:
+def test_line_moves_without_a_report(screen: Screen) -> None:
     """A compressor reads the file itself, and may write nothing for a long time."""
     at = [0]
     with Progress(screen.io, "x", 10 * MIB, lambda: at[0]):
@@ -77,7 +77,7 @@ def test_failure_ends_the_line(screen: Screen) -> None:
 
 
 @pytest.mark.parametrize(("error", "mark"), [(Terminated(), "interrupted"), (QvmError("x"), "failed")])
-def test_stage_tells_an_interruption_from_a_failure(error: BaseException, mark: str) -> None:
+def test_stage_distinguishes_an_interruption_from_a_failure(error: BaseException, mark: str) -> None:
     stream = io.StringIO()
     with contextlib.suppress(type(error)), Io(stderr=stream, level=2).stage("saving one"):
         raise error
@@ -92,7 +92,7 @@ def test_stage_of_what_was_refused_leaves_no_line(screen: Screen) -> None:
     assert screen.wait("\n").endswith("starting QEMU ...\r\x1b[Kqvm: demo: it is running\r\n")
 
 
-def test_nothing_where_there_is_no_terminal() -> None:
+def test_progress_without_a_terminal_shows_nothing() -> None:
     stream = io.StringIO()
     with Progress(Io(stderr=stream), "x", 10) as shown:
         shown.tell(5)

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from qvmsh.io import QUIET
-from qvmsh.qemu import accelerator
-from qvmsh.qemu.accelerator import _Answer, _Key
+from qvmsh.qemu import accelerator, probe
+from qvmsh.qemu.accelerator import _Key
+from qvmsh.qemu.probe import Answer
 
 NOWHERE = "/nonexistent/qemu-system-"
 
@@ -52,7 +53,7 @@ def test_choose_explicit_value_passes_unchecked(wanted: str) -> None:
     assert f"VM_QEMU_ACCEL={wanted}" in choice.why
 
 
-def test_choose_foreign_target_is_tcg_and_asks_nobody() -> None:
+def test_choose_foreign_target_is_tcg_without_a_measurement() -> None:
     foreign = "s390x" if accelerator.host_architecture() != "s390x" else "x86_64"
     choice = accelerator.choose(NOWHERE + foreign, "auto", QUIET, environ={})
     assert choice.accelerator == "tcg"
@@ -61,13 +62,13 @@ def test_choose_foreign_target_is_tcg_and_asks_nobody() -> None:
 
 
 def test_limit_is_ten_times_tcg_but_not_below_the_floor() -> None:
-    assert accelerator.limit(0.3) == pytest.approx(3.0)
-    assert accelerator.limit(0.01) == accelerator.LIMIT_FLOOR_S
+    assert probe.limit(0.3) == pytest.approx(3.0)
+    assert probe.limit(0.01) == probe.LIMIT_FLOOR_S
 
 
 @pytest.mark.parametrize("verdict", ["usable", "accepted", "absent"])
 def test_is_current_lasting_answer_holds_for_the_boot(verdict: str) -> None:
-    answer = _Answer("kvm", verdict, measured_at=1000.0)
+    answer = Answer("kvm", verdict, measured_at=1000.0)
     assert answer.is_current(1e9, has_boot=True)
     assert not answer.is_current(1e9, has_boot=False)
     assert answer.is_current(2000.0, has_boot=False)
@@ -75,15 +76,15 @@ def test_is_current_lasting_answer_holds_for_the_boot(verdict: str) -> None:
 
 @pytest.mark.parametrize("verdict", ["timeout", "refused", "unmeasured"])
 def test_is_current_doubtful_answer_holds_for_an_hour(verdict: str) -> None:
-    answer = _Answer("kvm", verdict, measured_at=1000.0)
+    answer = Answer("kvm", verdict, measured_at=1000.0)
     assert answer.is_current(4599.0, has_boot=True)
     assert not answer.is_current(4600.0, has_boot=True)
     assert not answer.is_current(999.0, has_boot=True), "the clock was set back"
 
 
-def test_choice_of_a_timeout_says_so_and_when_and_until_when() -> None:
+def test_choice_of_a_timeout_reports_when_and_until_when() -> None:
     now = time.time()
-    choice = _Answer("kvm", "timeout", tcg_s=0.1, hardware_s=1.0, measured_at=now).choice(is_cached=True)
+    choice = Answer("kvm", "timeout", tcg_s=0.1, hardware_s=1.0, measured_at=now).choice(is_cached=True)
     assert choice.accelerator == "tcg"
     assert "timed out after 1.0 s" in choice.why
     assert time.strftime("measured %F %T", time.localtime(now)) in choice.why
@@ -94,7 +95,7 @@ def test_choice_of_a_timeout_says_so_and_when_and_until_when() -> None:
 
 
 def test_choice_of_a_usable_accelerator_carries_both_times() -> None:
-    choice = _Answer("kvm", "usable", tcg_s=0.12, hardware_s=0.07).choice(is_cached=False)
+    choice = Answer("kvm", "usable", tcg_s=0.12, hardware_s=0.07).choice(is_cached=False)
     assert (choice.accelerator, choice.tcg_s, choice.hardware_s) == ("kvm", 0.12, 0.07)
     assert choice.hint is None
     assert choice.as_json()["verdict"] == "usable"
@@ -107,7 +108,7 @@ def key(path: str = "/usr/bin/qemu-system-x86_64", boot: str = "boot-1", size: i
 
 def test_recall_finds_what_was_remembered_for_exactly_this_key(tmp_path: Path) -> None:
     cache = str(tmp_path / "a" / "b" / "accel")
-    answer = _Answer("kvm", "usable", tcg_s=0.25, hardware_s=0.125, detail="with\ttab\nand line")
+    answer = Answer("kvm", "usable", tcg_s=0.25, hardware_s=0.125, detail="with\ttab\nand line")
     accelerator._remember(cache, key(), answer)
     found = accelerator._recall(cache, key())
     assert found is not None
@@ -124,17 +125,17 @@ def test_recall_finds_what_was_remembered_for_exactly_this_key(tmp_path: Path) -
 @pytest.mark.parametrize("path", ["/a b/q,e=m'u", "/tab\there", "/line\nbreak", "/\udcff-not-utf8", "/ü"])
 def test_remember_keeps_any_file_name_on_one_line(tmp_path: Path, path: str) -> None:
     cache = str(tmp_path / "accel")
-    accelerator._remember(cache, key(path), _Answer("kvm", "usable", tcg_s=0.1, hardware_s=0.1))
+    accelerator._remember(cache, key(path), Answer("kvm", "usable", tcg_s=0.1, hardware_s=0.1))
     assert len(Path(cache).read_text().splitlines()) == 2
     assert accelerator._recall(cache, key(path)) is not None
 
 
-def test_remember_replaces_this_qemu_keeps_others_drops_other_boots(tmp_path: Path) -> None:
+def test_remember_replaces_this_qemu_and_drops_other_boots(tmp_path: Path) -> None:
     cache = str(tmp_path / "accel")
-    accelerator._remember(cache, key(boot="boot-0"), _Answer("kvm", "usable", tcg_s=0.1))
-    accelerator._remember(cache, key(), _Answer("kvm", "timeout", tcg_s=0.1))
-    accelerator._remember(cache, key("/opt/q"), _Answer("kvm", "usable", tcg_s=0.1))
-    accelerator._remember(cache, key(size=6), _Answer("kvm", "refused", tcg_s=0.1))
+    accelerator._remember(cache, key(boot="boot-0"), Answer("kvm", "usable", tcg_s=0.1))
+    accelerator._remember(cache, key(), Answer("kvm", "timeout", tcg_s=0.1))
+    accelerator._remember(cache, key("/opt/q"), Answer("kvm", "usable", tcg_s=0.1))
+    accelerator._remember(cache, key(size=6), Answer("kvm", "refused", tcg_s=0.1))
     rows = Path(cache).read_text().splitlines()[1:]
     assert [(row.split("\t")[0], row.split("\t")[5]) for row in rows] == [
         ("boot-1", "usable"),
@@ -158,7 +159,7 @@ def test_remember_replaces_this_qemu_keeps_others_drops_other_boots(tmp_path: Pa
         "qvm accelerators 1\n" + "\udcff\t" * 9,
     ],
 )
-def test_recall_from_a_damaged_cache_is_no_answer(tmp_path: Path, text: str) -> None:
+def test_recall_from_a_damaged_cache_is_none(tmp_path: Path, text: str) -> None:
     cache = tmp_path / "accel"
     head = "\t".join(key().fields())
     row = f"{head}\tusable\t0.1\t0.1\t1.0\t"
@@ -168,11 +169,11 @@ def test_recall_from_a_damaged_cache_is_no_answer(tmp_path: Path, text: str) -> 
     assert accelerator._recall(str(cache), key()) is not None, "the same row is read where all is well"
 
 
-def test_remember_where_nothing_can_be_written_is_no_error(tmp_path: Path) -> None:
+def test_remember_where_nothing_can_be_written_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     cache = str(tmp_path / "file" / "qvm" / "accel")
-    accelerator._remember(cache, key(), _Answer("kvm", "usable"))
-    accelerator._remember(None, key(), _Answer("kvm", "usable"))
+    accelerator._remember(cache, key(), Answer("kvm", "usable"))
+    accelerator._remember(None, key(), Answer("kvm", "usable"))
     assert accelerator._recall(cache, key()) is None
 
 
@@ -199,6 +200,6 @@ def test_why_closed_names_a_device_that_is_not_there(tmp_path: Path) -> None:
     assert accelerator.why_closed("") is None
 
 
-def test_why_closed_names_an_error_that_is_no_matter_of_rights(tmp_path: Path) -> None:
+def test_why_closed_names_an_error_other_than_permissions(tmp_path: Path) -> None:
     found = accelerator.why_closed(str(tmp_path))
-    assert found == (f"{tmp_path} does not open: Is a directory", None)
+    assert found == (f"cannot open {tmp_path}: Is a directory", None)

@@ -96,7 +96,7 @@ def test_arguments_every_path_and_text_survives_as_it_is(text: str) -> None:
     assert option_fields(option_value(argv, "-chardev", "id=tpm-control,"))["path"] == text
 
 
-def test_arguments_further_devices_come_after_those_that_every_machine_has() -> None:
+def test_arguments_additional_devices_come_last() -> None:
     """So another disk does not rename the guest's network card."""
     more = (*BASE.disks, Disk("d", "raw", node="disk1", boot=None))
     plain, with_more = arguments(BASE), arguments(replace(BASE, disks=more, cdrom=Cdrom("c")))

@@ -96,7 +96,7 @@ def test_find_later_folder_replaces_and_an_empty_file_hides(host: Host) -> None:
         {"mapping": None},
     ],
 )
-def test_find_descriptor_of_other_or_broken_firmware_is_passed_over(host: Host, more: dict[str, Any]) -> None:
+def test_find_descriptor_of_other_or_broken_firmware_is_skipped(host: Host, more: dict[str, Any]) -> None:
     host.put("10-other", **more)
     (host.folders[0] / "11-broken.json").write_text("{")
     plain = host.put("60-plain")

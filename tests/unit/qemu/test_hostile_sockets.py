@@ -1,4 +1,4 @@
-"""Sockets whose other end means harm: it drips, floods, lies, closes, or says nothing."""
+"""Sockets whose other end is hostile: it drips, floods, lies, closes, or is silent."""
 
 from __future__ import annotations
 
@@ -221,9 +221,7 @@ def test_monitor_that_turns_hostile_is_an_error(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["drip", "flood"])
-def test_message_without_an_end_ends_where_there_is_no_limit(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_message_without_an_end_ends_also_without_a_limit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(qmp, "MESSAGE_S", LIMIT_S)
     with Answering(of_monitor(lambda line, _: ALWAYS[name](line))) as path, bounded():
         exchange = qmp.Exchange(path, PATIENCE_S).negotiate()
@@ -291,7 +289,7 @@ def test_long_conversation_that_turns_hostile_ends(name: str, monkeypatch: pytes
         assert isinstance(caught.value, DeadlineError | QmpError)
 
 
-def test_events_that_nobody_reads_are_not_kept() -> None:
+def test_events_that_are_not_read_are_not_kept() -> None:
     """Not even those of the right name and shape."""
     event = b'{"event": "JOB_STATUS_CHANGE", "data": {"id": "other", "status": "%s"}}\n' % (b"x" * 20_000)
 

@@ -46,7 +46,7 @@ def test_image_of_a_qemu_that_is_just_ending_is_waited_for(tmp_path: Path) -> No
     let_go.join()
 
 
-def test_image_that_nobody_lets_go_of_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_image_that_stays_locked_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image, "_DYING_S", 0.1)
     path = tmp_path / "disk.img"
     path.write_bytes(bytes(4096))
@@ -55,7 +55,7 @@ def test_image_that_nobody_lets_go_of_is_refused(tmp_path: Path, monkeypatch: py
         image.require_unused(str(path), "demo")
 
 
-def test_image_of_another_process_is_refused_at_once_with_its_name(
+def test_image_in_use_is_refused_at_once_with_the_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image, "_DYING_S", 1e9)

@@ -27,13 +27,13 @@ def test_find_name_takes_the_first_executable_file_on_path(tmp_path: Path) -> No
     assert programs.find("tool", environ={"PATH": path}) == str(wanted)
 
 
-def test_find_path_is_taken_as_it_stands_and_relative_to_the_directory(tmp_path: Path) -> None:
+def test_find_path_is_unchanged_or_relative_to_the_directory(tmp_path: Path) -> None:
     wanted = program(tmp_path / "vm 1, x=y" / "bin" / "qemu")
     assert programs.find(str(wanted), environ={"PATH": ""}) == str(wanted)
     assert programs.find("bin/qemu", directory=str(tmp_path / "vm 1, x=y")) == str(wanted)
 
 
-def test_find_without_path_in_the_environment_still_finds_the_systems_programs() -> None:
+def test_find_without_path_finds_the_systems_programs() -> None:
     assert programs.find("sh", environ={}).endswith("/sh")
 
 
@@ -52,15 +52,15 @@ def test_find_unknown_program_hints_at_its_path(name: str) -> None:
     assert caught.value.hint == "install it, or give its path"
 
 
-def test_find_path_that_is_not_there_says_so(tmp_path: Path) -> None:
+def test_find_path_that_does_not_exist_fails(tmp_path: Path) -> None:
     with pytest.raises(MissingProgramError, match=r"there is no .*/qemu-img") as caught:
         programs.find(str(tmp_path / "qemu-img"))
     assert caught.value.hint
 
 
-def test_find_path_without_right_to_execute_says_so(tmp_path: Path) -> None:
+def test_find_path_without_permission_to_execute_fails(tmp_path: Path) -> None:
     path = program(tmp_path / "qemu-img", 0o644)
-    with pytest.raises(MissingProgramError, match="no right to execute it"):
+    with pytest.raises(MissingProgramError, match="no permission to execute it"):
         programs.find(str(path))
     with pytest.raises(MissingProgramError, match="it is a folder"):
         programs.find(str(tmp_path))

@@ -15,7 +15,7 @@ from tests.support.programs import qemu_img, qemu_io
 
 
 @pytest.mark.parametrize("options", ["compat=1.1", "compat=0.10", "extended_l2=on,cluster_size=128k"])
-def test_snapshots_are_those_that_qemu_img_tells(tmp_path: Path, options: str) -> None:
+def test_snapshots_are_those_of_qemu_img(tmp_path: Path, options: str) -> None:
     path = tmp_path / "a.qcow2"
     qemu_img(path.parent, "create", "-q", "-f", "qcow2", "-o", options, path, "16M")
     assert qcow2.snapshots(str(path)) == []

@@ -56,7 +56,7 @@ def test_handler_that_raises_ends_the_work(handler: Callable[[Any], object]) -> 
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_handler_that_goes_on_lets_the_work_go_on(handler: Callable[[Any], object]) -> None:
+def test_handler_that_returns_lets_the_work_continue(handler: Callable[[Any], object]) -> None:
     seen: list[int] = []
     handler(lambda number, _: seen.append(number))
     ended: list[str] = []

@@ -7,7 +7,7 @@ unset QVM_BASH_ENV
 VM_ERRCNT=${VM_ERRCNT:-0}
 PROG=vm
 VERBOSE=${VERBOSE:-0}
-# what scripts call as `$SSH COMMAND`
+# for scripts that call `$SSH COMMAND`
 # shellcheck disable=SC2034
 SSH="vm ssh --"
 
@@ -27,7 +27,7 @@ vm_get_timestamp() {
     date "+${VM_DATEFMT:-%F %T}"
 }
 
-# Show a passing line on the terminal; the next output takes its place.
+# Show a temporary line on the terminal; the next output replaces it.
 vm_progress() { # TEXT...
     if [ "$VERBOSE" = 1 ] && [ -t 1 ]; then
         printf '\r\033[K   %s\r' "$*"
@@ -55,7 +55,7 @@ vm_error() {
     vm_echo "$*" >&2
 }
 
-# Say what is wrong; vm_die_if_error ends the script later.
+# Print an error; vm_die_if_error ends the script later.
 vm_squeal() {
     VM_ERRCNT=$((VM_ERRCNT + 1))
     printf 'vm: %s\n' "$*" >&2

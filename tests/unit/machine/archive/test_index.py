@@ -1,4 +1,4 @@
-"""A manifest is read only if every value in it is what it must be; one that is wrong stops nobody."""
+"""A manifest is read only if every value in it is what it must be; one that is wrong stops no command."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_manifest_with_a_wrong_value_is_refused_with_words(
     assert output.value.hint
 
 
-def test_manifest_that_is_no_json_says_so_and_where(tmp_path: Path) -> None:
+def test_manifest_that_is_not_json_reports_the_place(tmp_path: Path) -> None:
     put(tmp_path, FOLDER, '{\n "qvm": 1,\n x')
     with pytest.raises(QvmError, match=r"cannot be read: it is not JSON \(line 3, column 2\)$"):
         ArchiveIndex(Folder(str(tmp_path)), "demo").read(FOLDER)
@@ -114,7 +114,7 @@ def test_manifest_of_garbage_does_not_hide_the_other_archives(tmp_path: Path, te
         index.find(FOLDER)
 
 
-def test_manifest_that_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
+def test_manifest_that_is_not_a_file_is_refused_at_once(tmp_path: Path) -> None:
     """A FIFO would hold a reader for ever."""
     (tmp_path / FOLDER).mkdir()
     os.mkfifo(tmp_path / FOLDER / "manifest.json")
@@ -123,11 +123,11 @@ def test_manifest_that_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
     assert index.archives() == []
     assert sorted(each.what.rpartition(": ")[2] for each in index.unreadable) == [
         "it is a directory",
-        "it is no regular file",
+        "it is not a regular file",
     ]
 
 
-def test_manifest_keeps_names_that_are_no_utf_8(tmp_path: Path) -> None:
+def test_manifest_keeps_names_that_are_not_utf_8(tmp_path: Path) -> None:
     found = parse(FOLDER, json.dumps(manifest()))
     odd = os.fsdecode(b"d\xff\n.raw")
     found.points[0].parts.append(Part("disk1", "demo-disk1.raw", "raw", odd))
@@ -137,7 +137,7 @@ def test_manifest_keeps_names_that_are_no_utf_8(tmp_path: Path) -> None:
     assert index.read(FOLDER).points[0].parts[1].source == odd
 
 
-def test_layout_of_vm_with_a_file_both_plain_and_compressed_counts_once(tmp_path: Path) -> None:
+def test_layout_file_both_plain_and_compressed_counts_once(tmp_path: Path) -> None:
     """An interrupted compression leaves both; the plain one goes only when the other is whole."""
     (tmp_path / FOLDER).mkdir()
     names = ["demo-base.qcow2", "demo-base.qcow2.gz", "demo-backing-20250301000000.qcow2.xz", "notes.txt"]
@@ -175,7 +175,7 @@ def test_latest_is_the_machines_own_where_two_have_one_name(tmp_path: Path) -> N
     assert ArchiveIndex(store, "demo", uuid=UUID).find(OTHER)[0].folder == OTHER
 
 
-def test_unfinished_folders_are_each_machines_own(tmp_path: Path) -> None:
+def test_incomplete_folders_are_each_machines_own(tmp_path: Path) -> None:
     index = ArchiveIndex(Folder(str(tmp_path)), "demo", uuid=UUID)
     assert index.is_part_folder(index.part_folder(FOLDER))
     for name, uuid in (("demo", UUID.replace("3", "4")), ("demo-x", UUID)):
@@ -188,7 +188,7 @@ def test_parts_have_no_member_that_the_manifest_does_not_judge() -> None:
     assert {type(value) for value in asdict(Part("main", "x", "raw")).values()} <= {str, int, list}
 
 
-def test_latest_is_what_was_made_last_whatever_the_clock_said(tmp_path: Path) -> None:
+def test_latest_is_what_was_made_last_whatever_the_clock_was(tmp_path: Path) -> None:
     first, second, other = manifest(), manifest(), manifest()
     first["points"][0] |= {"time": 4102444800.0, "number": 1}
     second["points"][0] |= {"time": 1800000000.0, "number": 2, "stamp": "20270115080000"}

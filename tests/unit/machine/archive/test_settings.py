@@ -1,4 +1,4 @@
-"""Tars of settings that somebody has made to do harm: refused, in little memory."""
+"""Tars of settings that were made to do harm: refused, in little memory."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ def report(*checks: Finding) -> Diagnosis:
     return Diagnosis("demo", "/vm/demo", None, list(checks))
 
 
-def test_str_of_a_diagnosis_is_aligned_and_hints_only_at_problems() -> None:
+def test_str_of_a_diagnosis_is_aligned_with_hints_at_problems() -> None:
     text = str(
         report(
             Finding("ssh", "ok", "9.2p1 (/usr/bin/ssh)", "not shown"),

@@ -48,7 +48,7 @@ def test_sandbox_refusal_is_known_by_qemus_words() -> None:
     assert not sandbox.is_refusal(["could not open '/vm/sandbox/disk.qcow2'"])
 
 
-def test_arguments_sandbox_and_process_stand_where_qemu_reads_them_first() -> None:
+def test_arguments_sandbox_and_process_come_before_the_others() -> None:
     argv = arguments(replace(BASE, sandbox="on", process="qvm-a,b"))
     assert argv[argv.index("-sandbox") + 1] == "on"
     assert option_fields(option_value(argv, "-name")) == {

@@ -192,9 +192,7 @@ def test_config_set_on_a_full_disk_leaves_the_old_file(directory: Path) -> None:
     assert os.listdir(directory) == [".vmrc"]
 
 
-def test_env_gives_a_shell_the_values_and_takes_those_of_another_machine(
-    directory: Path, tmp_path: Path
-) -> None:
+def test_env_sets_the_values_and_unsets_another_machines(directory: Path, tmp_path: Path) -> None:
     add(directory, "MINE='it'\\''s\n$x `y` \"z\"'\nVM_NET_GUEST=/a\nONLY_HERE=1\n")
     write_vmrc(tmp_path / "other", "other")
     first = env(machine(directory))
@@ -257,7 +255,7 @@ def test_door_every_problem_stops_a_command_with_all_of_them(box: Vm) -> None:
     assert ".vmrc:6:1: VM_NETWORK needs bridges" in result.err
 
 
-def test_door_bytes_that_are_no_utf8_come_through(box: Vm) -> None:
+def test_door_bytes_that_are_not_utf8_are_kept(box: Vm) -> None:
     with (box.directory / ".vmrc").open("ab") as file:
         file.write(b"MINE='\xff\xfe'\n")
     done = subprocess.run(
@@ -269,7 +267,7 @@ def test_door_bytes_that_are_no_utf8_come_through(box: Vm) -> None:
     assert (done.stdout, done.returncode) == (b"\xff\xfe\n", 0), done.stderr
 
 
-def test_door_no_vmrc_and_vm_home_elsewhere_are_told_apart(box: Vm) -> None:
+def test_door_no_vmrc_and_vm_home_elsewhere_are_different_errors(box: Vm) -> None:
     below = box.directory / "below"
     below.mkdir()
     result = box.world.run("config", cwd=below)
@@ -287,7 +285,7 @@ def test_changed_report_names_file_and_values(vm: Machine) -> None:
     assert changed.as_json() == {"file": f"{vm.directory}/.vmrc", "values": {"MINE": "1"}}
 
 
-def test_config_set_where_the_folder_cannot_be_written_says_so(
+def test_config_set_in_a_folder_that_cannot_be_written_fails(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(edit, "unique", str)

@@ -64,7 +64,7 @@ def test_config_edit_broken_keeps_the_old_file_and_the_text(vm: Vm) -> None:
     assert rejected.read_bytes() == before + b"VM_MACHINE_MEM=lots\nVM_FMT=$(rm -rf /)\n"
 
 
-def test_config_edit_mends_a_file_that_is_broken(vm: Vm) -> None:
+def test_config_edit_repairs_a_file_that_is_broken(vm: Vm) -> None:
     (vm.directory / ".vmrc").write_text((vm.directory / ".vmrc").read_text() + "VM_MACHINE_CPUS=none\n")
     assert vm.qvm("config", "--check").status == 2
     assert edit(vm, "sed -i s/none/2/ $1").status == 0
@@ -76,7 +76,7 @@ def test_config_edit_problem_of_another_file_does_not_stop_it(vm: Vm) -> None:
     assert edit(vm, "echo VM_MACHINE_CPUS=2 >> $1").status == 0
 
 
-def test_config_edit_change_of_somebody_else_is_noticed(vm: Vm) -> None:
+def test_config_edit_change_by_another_program_is_noticed(vm: Vm) -> None:
     path = vm.directory / ".vmrc"
     done = edit(vm, f"echo VM_MACHINE_CPUS=2 >> $1; {QVM} config VM_MACHINE_MEM=77")
     assert done.status == 2
@@ -95,7 +95,7 @@ def test_config_edit_follows_a_link(vm: Vm) -> None:
     assert real.read_text().endswith("VM_MACHINE_CPUS=2\n")
 
 
-def test_config_edit_editor_that_fails_or_is_missing_changes_nothing(vm: Vm) -> None:
+def test_config_edit_failed_or_missing_editor_changes_nothing(vm: Vm) -> None:
     before = (vm.directory / ".vmrc").read_bytes()
     (vm.world.home / "tmp").mkdir()
     failed = edit(vm, "echo x=1 >> $1; exit 3", TMPDIR=str(vm.world.home / "tmp"))
@@ -112,7 +112,7 @@ def test_config_edit_editor_that_fails_or_is_missing_changes_nothing(vm: Vm) -> 
     assert (vm.directory / ".vmrc").read_bytes() == before
 
 
-def test_config_edit_on_a_terminal_offers_to_edit_again_or_discard(vm: Vm) -> None:
+def test_config_edit_on_a_terminal_offers_to_edit_again(vm: Vm) -> None:
     script = "grep -q turn $1 && sed -i s/lots/99/ $1 || printf '# turn\\nVM_MACHINE_MEM=lots\\n' >> $1"
     program = editor(vm, f"shift\n{script}")
     terminal = Terminal([QVM, "config", "edit"], vm.directory, vm.world.environ | {"EDITOR": program})
@@ -149,7 +149,7 @@ def wait_for(terminal: Terminal, text: str) -> None:
         time.sleep(0.05)
 
 
-def test_config_check_of_trees_tells_all_problems_of_all_files(world: World) -> None:
+def test_config_check_of_trees_reports_all_problems_of_all_files(world: World) -> None:
     for name in ("one", "two/inner", "two", "three"):
         write_vmrc(world.home / "vms" / name, name.rpartition("/")[2])
     for name, line in (("one", "VM_FMT=bad"), ("two/inner", "VM_MACHINE_MEM=lots\nVM_DISK_BUS=x")):
@@ -170,7 +170,7 @@ def test_config_check_of_trees_tells_all_problems_of_all_files(world: World) -> 
     assert world.run("config", "--check", "vms/three").out == "1 file: ok\n"
 
 
-def test_config_check_of_what_is_no_tree_of_machines_is_refused(world: World) -> None:
+def test_config_check_without_a_tree_of_machines_is_refused(world: World) -> None:
     (world.home / "empty").mkdir()
     for word, text in (
         ("empty", "there is no .vmrc in or below empty"),

@@ -1,4 +1,4 @@
-"""`.qvm/snapshots.json` as somebody may have left it, and the tree that is drawn of it."""
+"""`.qvm/snapshots.json` with any content, and the tree that is drawn of it."""
 
 from __future__ import annotations
 
@@ -58,9 +58,7 @@ def read(tmp_path: Path, text: str) -> Catalogue:
 
 
 @pytest.mark.parametrize("text", BROKEN.values(), ids=BROKEN)
-def test_what_makes_no_sense_is_nothing_and_is_kept_aside_when_it_is_replaced(
-    tmp_path: Path, text: str
-) -> None:
+def test_read_of_an_invalid_file_is_empty_and_keeps_a_copy(tmp_path: Path, text: str) -> None:
     found = read(tmp_path, text)
     assert (found.entries, found.head) == ({}, "")
     assert not list((tmp_path / ".qvm").glob("*.unreadable"))
@@ -84,7 +82,7 @@ def test_field_that_makes_no_sense_is_left_out_alone(tmp_path: Path, field: str,
     assert (tmp_path / ".qvm/snapshots.json.unreadable").exists()
 
 
-def test_tree_of_a_thousand_nights_in_a_row_is_drawn_and_no_line_is_long() -> None:
+def test_tree_of_a_thousand_nights_has_no_long_line() -> None:
     rows = [
         {
             "name": f"night{at}", "time": "2026-11-21T10:00:00+00:00", "memory": False, "vmstate_bytes": 0,
@@ -99,7 +97,7 @@ def test_tree_of_a_thousand_nights_in_a_row_is_drawn_and_no_line_is_long() -> No
     assert output[2].startswith("  night1 ")
 
 
-def test_names_and_messages_cannot_drive_the_terminal_and_stand_in_columns() -> None:
+def test_names_and_messages_are_harmless_and_stay_in_columns() -> None:
     row = {
         "time": "2026-11-21T10:00:00+00:00", "memory": False, "vmstate_bytes": 0, "disks": ["disk0"],
         "missing": [], "without": [], "parent": None, "stale": False, "foreign": True,

@@ -71,7 +71,7 @@ def test_same_hardware_written_otherwise_is_the_same(tmp_path: Path, name: str, 
         ("VM_NET_MODEL", "virtio", "e1000", "VM_NET_MODEL was virtio, and is e1000"),
     ],
 )
-def test_other_hardware_is_told(tmp_path: Path, name: str, then: str, now: str, expected: str) -> None:
+def test_other_hardware_is_reported(tmp_path: Path, name: str, then: str, now: str, expected: str) -> None:
     before = entry(machine(tmp_path, **{name: then}))
     vm = machine(tmp_path, **{name: now})
     assert snapshot_hardware.differences(vm, before) == [expected]
@@ -80,7 +80,7 @@ def test_other_hardware_is_told(tmp_path: Path, name: str, then: str, now: str, 
     assert f"{name}={then}" in option
 
 
-def test_alias_means_the_type_of_then(tmp_path: Path) -> None:
+def test_alias_means_the_type_at_the_time(tmp_path: Path) -> None:
     for now, then, loaded in (
         ("pc", "pc-i440fx-6.2", "pc-i440fx-6.2"),
         ("pc,usb=on", "pc-i440fx-6.2", "pc-i440fx-6.2,usb=on"),
@@ -101,7 +101,7 @@ def test_alias_means_the_type_of_then(tmp_path: Path) -> None:
     assert output == ["VM_QEMU_MACHINE was pc-i440fx-6.2, and then pc-i440fx-7.2"]
 
 
-def test_default_processor_of_another_accelerator_is_told(tmp_path: Path) -> None:
+def test_default_processor_of_another_accelerator_is_reported(tmp_path: Path) -> None:
     vm = machine(tmp_path)
     before = entry(vm, argv=["qemu-system-x86_64", "-accel", "kvm", "-cpu", "host"])
     assert snapshot_hardware.differences(vm, before) == ["VM_QEMU_CPU was host, and is max"]

@@ -71,7 +71,7 @@ def test_hold_on_7_2_saves_a_guest_that_has_begun_to_wake() -> None:
     assert (qemu.commands[3:], qemu.status) == (["cont"], "running")  # it wakes by itself
 
 
-def test_hold_on_7_2_and_q35_gives_the_registers_back_before_the_snapshot() -> None:
+def test_hold_on_7_2_and_q35_restores_the_registers_first() -> None:
     qemu = Qemu("suspended", keeps_suspended=False, is_q35=True)
     conversation.hold(qemu, REGISTERS)  # type: ignore[arg-type]
     assert qemu.commands[:3] == ["stop", "system_wakeup", "stop"]
@@ -94,7 +94,7 @@ def test_hold_of_a_guest_that_runs_stops_it_on_either() -> None:
 
 
 @pytest.mark.parametrize("is_q35", [False, True])
-def test_let_go_on_9_0_wakes_what_was_saved_asleep(is_q35: bool) -> None:
+def test_resume_on_9_0_wakes_what_was_saved_asleep(is_q35: bool) -> None:
     qemu = Qemu("paused", keeps_suspended=True, is_q35=is_q35)
     conversation.resume(qemu)  # type: ignore[arg-type]
     assert qemu.commands[:2] == ["cont", "system_wakeup"]
@@ -102,7 +102,7 @@ def test_let_go_on_9_0_wakes_what_was_saved_asleep(is_q35: bool) -> None:
     assert qemu.is_mapped == is_q35
 
 
-def test_wake_on_q35_stops_it_in_the_firmware_and_lets_it_go_on() -> None:
+def test_wake_on_q35_stops_it_in_the_firmware_and_resumes_it() -> None:
     qemu = Qemu("suspended", keeps_suspended=False, is_q35=True)
     conversation.wake(qemu)  # type: ignore[arg-type]
     assert (qemu.commands[0], qemu.commands[1], qemu.commands[-1]) == ("system_wakeup", "stop", "cont")

@@ -1,4 +1,4 @@
-"""What QEMU says of state that it cannot save, put into words with a remedy; and who cannot save at all.
+"""What QEMU says of state that it cannot save, put into words with a remedy; and what cannot be saved at all.
 
 Most of these cannot be had on every host (no 9p in the built-in guest's kernel, no device to pass through, no
 hvf or whpx on Linux), so QEMU's own words are replayed. Source: QEMU 7.2 and 9.0, the blockers' `error_setg`.
@@ -55,7 +55,7 @@ def test_each_reason_of_qemu_is_named_with_a_remedy(reason: str) -> None:
     assert remedy in found.remedy
 
 
-def test_reasons_are_told_once_and_none_is_none() -> None:
+def test_reasons_are_reported_once_and_none_is_none() -> None:
     both = blockers.of_devices(Qemu(*REASONS, *REASONS))  # type: ignore[arg-type]
     assert len(both) == len({each.what + each.remedy for each in both})
     assert blockers.of_devices(Qemu()) == []  # type: ignore[arg-type]
@@ -74,7 +74,7 @@ def test_accelerators_that_cannot_save_in_each_spelling(kind: str) -> None:
 @pytest.mark.parametrize(
     "words", [["-accel", "tcg"], ["-accel", "kvm"], ["-M", "accel=tcg:hvf"], ["-accel"], []]
 )
-def test_accelerators_that_can_are_no_blocker(words: list[str]) -> None:
+def test_accelerators_that_can_are_not_an_obstacle(words: list[str]) -> None:
     assert blockers.of_accelerator(["qemu", *words]) == []
 
 
@@ -115,7 +115,7 @@ def test_nothing_to_write_to_is_a_blocker(tmp_path: Any) -> None:
         blockers.require(Machine(tmp_path), disks, "save a snapshot")
 
 
-def test_too_little_room_says_how_much_is_needed_and_where(tmp_path: Any) -> None:
+def test_too_little_space_reports_how_much_is_needed_and_where(tmp_path: Any) -> None:
     disk = Volume("disk0", str(tmp_path / "a.qcow2"), "qcow2")
     assert blockers.of_room(disk, 1) == []
     (found,) = blockers.of_room(disk, 1 << 60)
@@ -160,7 +160,7 @@ def test_what_qemu_cannot_save_is_put_into_words(reason: str, wanted: str) -> No
     assert not blockers.of_devices(Qemu())  # type: ignore[arg-type]
 
 
-def test_too_little_room_names_both_numbers(tmp_path: object) -> None:
+def test_too_little_space_names_both_numbers(tmp_path: object) -> None:
     disk = Volume("disk0", f"{tmp_path}/a.qcow2", "qcow2")
     assert not blockers.of_room(disk, 1)
     found = blockers.of_room(disk, 1 << 60)

@@ -57,14 +57,14 @@ def layers(path: Path, kind: str = "qcow2") -> list[tuple[str, str]]:
         "json:[]",
     ],
 )
-def test_backing_name_that_is_no_file_of_this_host_is_refused(tmp_path: Path, backing: str) -> None:
+def test_backing_name_that_is_not_a_file_here_is_refused(tmp_path: Path, backing: str) -> None:
     (tmp_path / "secret").write_bytes(bytes(512))
     with pytest.raises(ImageError, match="as its backing file, but it must be a file of this host"):
         layers(overlay(tmp_path, backing))
 
 
 @pytest.mark.parametrize("kind", ["nbd", "vvfat", "blkdebug", "luks"])
-def test_backing_format_that_is_no_image_format_is_refused(tmp_path: Path, kind: str) -> None:
+def test_backing_format_that_is_unknown_is_refused(tmp_path: Path, kind: str) -> None:
     (tmp_path / "secret").write_bytes(bytes(512))
     path = overlay(tmp_path, "secret", "qcow2")
     path.write_bytes(path.read_bytes().replace(b"qcow2\0\0\0", kind.encode().ljust(8, b"\0"), 1))
@@ -109,7 +109,7 @@ def test_format_that_is_not_recorded_is_not_guessed(tmp_path: Path, name: str) -
 @pytest.mark.parametrize(
     ("name", "kind"), [("base.qcow2", "qcow2"), ("base.img", "raw"), ("base.qed", "qed")]
 )
-def test_format_that_name_and_content_tell_need_not_be_recorded(tmp_path: Path, name: str, kind: str) -> None:
+def test_format_by_name_and_content_need_not_be_recorded(tmp_path: Path, name: str, kind: str) -> None:
     qemu_img(tmp_path, "create", "-q", "-f", kind, name, "1M")
     path = overlay(tmp_path, name, kind)
     forget_format(path)
@@ -132,7 +132,7 @@ def test_backing_file_of_another_format_than_recorded_is_refused(tmp_path: Path)
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
-def test_what_is_no_file_ends_at_once(tmp_path: Path, make: Callable[[Path], None]) -> None:
+def test_chain_that_is_not_a_file_ends_at_once(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / "odd")
     with pytest.raises(ImageError, match=r"odd is a .*, not an image"):
         layers(overlay(tmp_path, "odd"))
@@ -212,7 +212,7 @@ def test_parent_of_a_vmdk_is_found_inside_its_extent(tmp_path: Path) -> None:
         layers(tmp_path / "a.vmdk", "vmdk")
 
 
-def test_header_extension_far_from_the_header_and_the_last_of_a_kind_count(tmp_path: Path) -> None:
+def test_header_extension_last_of_its_kind_counts_however_far(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(bytes(512))
     path = overlay(tmp_path, "secret", "raw")
     data = bytearray(path.read_bytes())

@@ -40,7 +40,7 @@ def test_next_line_waits_for_the_next_prompt() -> None:
     pace = later(_Pace(b"login: ", 1), 1)
     line = pace.take(b"root\nls\n", is_all=True)
     pace.sent(line)
-    for echo in (b"ro", b"ot\r\n"):  # what is echoed is no prompt
+    for echo in (b"ro", b"ot\r\n"):  # what is echoed is not a prompt
         pace.heard(echo)
         assert later(pace, 1).take(b"ls\n", is_all=True) == b""
     pace.heard(b"\r\n# ")
@@ -64,7 +64,7 @@ def test_line_that_comes_in_pieces_goes_as_one() -> None:
     assert pace.take(b"root", is_all=True) == b"root"
 
 
-def test_console_shows_what_the_log_has_and_falls_back_on_the_socket(
+def test_console_shows_the_log_and_falls_back_on_the_socket(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vm = Machine(tmp_path)

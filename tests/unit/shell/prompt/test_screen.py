@@ -84,7 +84,7 @@ def test_repaint_between_two_prompts_is_not_lost(prompt: Prompt) -> None:
     prompt.read(until=lambda: prompt.drawn[-1] == "new")
 
 
-def test_line_told_before_the_prompt_is_drawn_is_shown_above_it(
+def test_line_before_the_prompt_is_drawn_is_shown_above_it(
     prompt: Prompt, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen = ""
@@ -123,7 +123,7 @@ def test_what_another_thread_says_is_shown_while_a_prompt_waits(
     prompt.read(until=is_shown)
 
 
-def test_lines_of_another_prompt_are_drawn_by_it_and_the_first_goes_on(prompt: Prompt) -> None:
+def test_lines_of_another_prompt_are_drawn_by_that_prompt(prompt: Prompt) -> None:
     """As at a breakpoint inside a session: another editor reads, and then the first one again."""
     prompt.read(until=lambda: True)
     outer, prompt.session = prompt.session, PromptSession(input=prompt.keys, output=DummyOutput())
@@ -139,7 +139,7 @@ def test_lines_of_another_prompt_are_drawn_by_it_and_the_first_goes_on(prompt: P
     assert len(outer.app.before_render._handlers) == count
 
 
-def test_state_of_the_machine_before_is_never_shown_for_the_new_one(tmp_path: Path) -> None:
+def test_state_of_the_previous_machine_is_never_shown(tmp_path: Path) -> None:
     def machine(name: str) -> str:
         (tmp_path / name).mkdir()
         (tmp_path / name / ".vmrc").write_text(f"VM_MACHINE_NAME={name}\nVM_MACHINE_ID=5\n")

@@ -12,7 +12,7 @@ KNOWN = {"vm", "start", "status", "settings", "stop", "disk", "config", "sh"}
 
 
 def python(source: str) -> str:
-    """What is said of a Python script; "" if nothing."""
+    """The error for a Python script; "" if there is none."""
     code = compile(source, "s.py", "exec", dont_inherit=True)
     try:
         check.require_calls(source.encode(), "s.py", KNOWN)
@@ -23,7 +23,7 @@ def python(source: str) -> str:
 
 
 def lines(source: str) -> str:
-    """What is said of xonsh code."""
+    """The error for xonsh code."""
     try:
         check.require_names_in_lines(chunks(source), "s.xsh", KNOWN, ("source", "xontrib"))
     except QvmError as error:
@@ -34,23 +34,23 @@ def lines(source: str) -> str:
 @pytest.mark.parametrize(
     ("source", "place"),
     [
-        ("nosuch", "s.py:1: no name 'nosuch'"),
-        ("x = 1\n\nprint(x, strat())", "s.py:3: no name 'strat'"),
-        ("def f():\n    return nosuch\n", "s.py:2: no name 'nosuch'"),
-        ("class C:\n    x = nosuch\n", "s.py:2: no name 'nosuch'"),
-        ("class C(int):\n    def f(self): return nosuch\n", "s.py:2: no name 'nosuch'"),
-        ("f = lambda: [nosuch for i in range(3)]", "s.py:1: no name 'nosuch'"),
-        ("async def f():\n    await nosuch()", "s.py:2: no name 'nosuch'"),
-        ("def f(x: Nosuch): pass", "s.py:1: no name 'Nosuch'"),
-        ("if settings.X:\n    nosuch()", "s.py:2: no name 'nosuch'"),
-        ("try:\n    nosuch()\nexcept OSError:\n    pass", "s.py:2: no name 'nosuch'"),
-        ("try:\n    pass\nexcept NameError:\n    nosuch()", "s.py:4: no name 'nosuch'"),
-        ("def f():\n    x = 1\ndef g():\n    return x", "s.py:4: no name 'x'"),
-        ("nosuch += 1\nmore", "s.py:2: no name 'more'"),
-        ("@nosuch\ndef f(): pass", "s.py:1: no name 'nosuch'"),
-        ("print(f'{nosuch}')", "s.py:1: no name 'nosuch'"),
-        ("for i in nosuch: pass", "s.py:1: no name 'nosuch'"),
-        ("with nosuch: pass", "s.py:1: no name 'nosuch'"),
+        ("nosuch", "s.py:1: unknown name 'nosuch'"),
+        ("x = 1\n\nprint(x, strat())", "s.py:3: unknown name 'strat'"),
+        ("def f():\n    return nosuch\n", "s.py:2: unknown name 'nosuch'"),
+        ("class C:\n    x = nosuch\n", "s.py:2: unknown name 'nosuch'"),
+        ("class C(int):\n    def f(self): return nosuch\n", "s.py:2: unknown name 'nosuch'"),
+        ("f = lambda: [nosuch for i in range(3)]", "s.py:1: unknown name 'nosuch'"),
+        ("async def f():\n    await nosuch()", "s.py:2: unknown name 'nosuch'"),
+        ("def f(x: Nosuch): pass", "s.py:1: unknown name 'Nosuch'"),
+        ("if settings.X:\n    nosuch()", "s.py:2: unknown name 'nosuch'"),
+        ("try:\n    nosuch()\nexcept OSError:\n    pass", "s.py:2: unknown name 'nosuch'"),
+        ("try:\n    pass\nexcept NameError:\n    nosuch()", "s.py:4: unknown name 'nosuch'"),
+        ("def f():\n    x = 1\ndef g():\n    return x", "s.py:4: unknown name 'x'"),
+        ("nosuch += 1\nmore", "s.py:2: unknown name 'more'"),
+        ("@nosuch\ndef f(): pass", "s.py:1: unknown name 'nosuch'"),
+        ("print(f'{nosuch}')", "s.py:1: unknown name 'nosuch'"),
+        ("for i in nosuch: pass", "s.py:1: unknown name 'nosuch'"),
+        ("with nosuch: pass", "s.py:1: unknown name 'nosuch'"),
     ],
 )
 def test_names_that_do_not_exist_are_found_with_their_line(source: str, place: str) -> None:
@@ -103,7 +103,7 @@ def test_what_may_exist_is_believed(source: str) -> None:
     assert python(source) == ""
 
 
-def test_several_names_are_all_told_with_what_was_meant() -> None:
+def test_several_names_are_all_reported_with_suggestions() -> None:
     text = python("strat()\n\nsettigns.X\nprint(nothing_like_it)")
     assert text == (
         "qvm: the script uses names that do not exist; nothing was run\n"
@@ -116,13 +116,13 @@ def test_several_names_are_all_told_with_what_was_meant() -> None:
 @pytest.mark.parametrize(
     ("source", "place"),
     [
-        ("echo hi\nfor m in nosuch:\n    echo @(m)", "s.xsh:2: no name 'nosuch'"),
+        ("echo hi\nfor m in nosuch:\n    echo @(m)", "s.xsh:2: unknown name 'nosuch'"),
         ("for m in nosuch:\n    echo $X @(m)", ""),  # no Python as a whole
-        ("echo hi\nfor m in nosuch:\n    print(m)", "s.xsh:2: no name 'nosuch'"),
-        ("x = nosuch", "s.xsh:1: no name 'nosuch'"),
-        ("ls -l | cat\n\nx = len(nosuch)", "s.xsh:3: no name 'nosuch'"),
-        ("if nosuch:\n    print(1)", "s.xsh:1: no name 'nosuch'"),
-        ("def f():\n    return nosuch", "s.xsh:2: no name 'nosuch'"),
+        ("echo hi\nfor m in nosuch:\n    print(m)", "s.xsh:2: unknown name 'nosuch'"),
+        ("x = nosuch", "s.xsh:1: unknown name 'nosuch'"),
+        ("ls -l | cat\n\nx = len(nosuch)", "s.xsh:3: unknown name 'nosuch'"),
+        ("if nosuch:\n    print(1)", "s.xsh:1: unknown name 'nosuch'"),
+        ("def f():\n    return nosuch", "s.xsh:2: unknown name 'nosuch'"),
         ("ls", ""), ("ls -l", ""), ("git status", ""), ("nosuch and other", ""), ("nosuch()", ""),
         ("def f():\n    ls\n    make -j", ""),
         ("x = $(ls)\ny = x", ""), ("![x]\nsource other.xsh\ny = made", ""), ("xontrib load a\nz = b", ""),
@@ -130,7 +130,7 @@ def test_several_names_are_all_told_with_what_was_meant() -> None:
         ("$X = 1\nx = ${...}", ""), ("def f(: pass\nx = f", ""),
     ],
 )  # fmt: skip
-def test_lines_are_judged_only_where_they_can_be_nothing_but_python(source: str, place: str) -> None:
+def test_lines_are_checked_only_where_they_must_be_python(source: str, place: str) -> None:
     assert place in lines(source)
     assert bool(place) == bool(lines(source))
 

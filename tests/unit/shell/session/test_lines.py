@@ -52,19 +52,19 @@ def test_words_about_the_session_are_not_kept() -> None:
         typed().chosen([])
 
 
-def test_list_shows_numbers_statuses_and_further_lines() -> None:
+def test_list_shows_numbers_statuses_and_continued_lines() -> None:
     rows = [row.as_row() for row in typed(("a", 0), ("for i in x:\n    b", 130)).chosen([])]
     assert str(SessionLines(rows)) == "   1        a\n   2  [130] for i in x:\n                b"
 
 
-def test_saved_script_is_executable_and_holds_failed_lines_as_comments(tmp_path: Path) -> None:
+def test_saved_script_holds_failed_lines_as_comments(tmp_path: Path) -> None:
     lines = typed(("a", 0), ("for i in x:\n    b", 130), ("c", 0))
     path = tmp_path / "s.xsh"
     assert lines.save(str(path), ["1-2"], is_forced=False) == (str(path), 2, 1)
     text = path.read_text()
     assert text == "#!/usr/bin/env -S qvm sh\na\n# status 130:\n#   for i in x:\n#       b\n"
     assert os.access(path, os.X_OK)
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="already exists"):
         lines.save(str(path), [], is_forced=False)
     assert path.read_text() == text
     lines.save(str(path), ["3"], is_forced=True)

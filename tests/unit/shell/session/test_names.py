@@ -66,7 +66,7 @@ def test_command_describes_itself_as_the_function_it_calls(context: Context) -> 
     assert inspect.isroutine(start)
 
 
-def test_command_without_machine_says_so(context: Context) -> None:
+def test_command_without_machine_fails_clearly(context: Context) -> None:
     for use in (
         context.commands()["status"],
         lambda: context.names()["vm"].start,
@@ -79,7 +79,7 @@ def test_command_without_machine_says_so(context: Context) -> None:
     assert isinstance(context.names()["vm"], Nowhere)
 
 
-def test_command_called_wrongly_counts_only_the_callers_arguments(context: Context) -> None:
+def test_command_called_wrongly_counts_the_callers_arguments(context: Context) -> None:
     with pytest.raises(TypeError, match=r"^img_build\(\): missing a required argument: 'name'$"):
         context.commands()["img"].build()
 

@@ -1,4 +1,4 @@
-"""Two threads ask for the end of one program, as xonsh's do; both are told its status."""
+"""Two threads ask for the end of one program, as xonsh's do; both get its status."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from xonsh.procs import jobs
 from qvmsh.shell.xonsh import reaping
 
 
-def test_status_of_a_program_is_the_same_for_whoever_asks() -> None:
+def test_status_of_a_program_is_the_same_for_every_thread() -> None:
     reaping.install()
     output: list[int | None] = []
     for _ in range(100):

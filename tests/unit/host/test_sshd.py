@@ -11,7 +11,7 @@ from typing import Self
 
 import pytest
 
-from qvmsh.host import ssh
+from qvmsh.host import sshd
 
 
 class Greeter:
@@ -63,14 +63,14 @@ def is_open(connection: socket.socket) -> bool:
 
 @pytest.fixture
 def closed_port() -> Iterator[int]:
-    """A port that nobody listens at, and nobody else can take."""
+    """A port without a listener, which no other program can take."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield held.getsockname()[1]
 
 
-def knock(port: int, seconds: float, share: float = ssh.Knocking.SHARE) -> tuple[str, float, ssh.Knocking]:
-    knocking = ssh.Knocking("127.0.0.1", port)
+def knock(port: int, seconds: float, share: float = sshd.Knocking.SHARE) -> tuple[str, float, sshd.Knocking]:
+    knocking = sshd.Knocking("127.0.0.1", port)
     began = time.monotonic()
     answer = ""
     with knocking:
@@ -79,7 +79,7 @@ def knock(port: int, seconds: float, share: float = ssh.Knocking.SHARE) -> tuple
         return answer, time.monotonic() - began, knocking
 
 
-def test_knock_first_connections_are_swallowed_a_later_one_is_heard() -> None:
+def test_knock_hears_a_later_connection_if_the_first_are_lost() -> None:
     with Greeter(0.0, deaf=5) as server:
         answer, took_s, knocking = knock(server.port, 20)
         assert answer == "ssh"
@@ -92,7 +92,7 @@ def test_knock_sshd_slower_than_a_look_is_heard() -> None:
     with Greeter(0.8) as server:
         answer, _, _ = knock(server.port, 30, share=0.2)  # as with 0.05, in less time
         assert answer == "ssh"
-        assert server.most_open <= ssh.Knocking.KEPT + 1  # one closed, the server has not seen it yet
+        assert server.most_open <= sshd.Knocking.KEPT + 1  # one closed, the server has not seen it yet
 
 
 def test_knock_long_without_an_answer_becomes_rare() -> None:
@@ -102,17 +102,17 @@ def test_knock_long_without_an_answer_becomes_rare() -> None:
         assert 4 <= len(server.accepted) <= 15  # 30 at the first pace
 
 
-def test_look_nobody_listens_is_closed_at_once(closed_port: int) -> None:
+def test_look_without_a_listener_is_closed_at_once(closed_port: int) -> None:
     began = time.monotonic()
-    with ssh.Knocking("127.0.0.1", closed_port) as knocking:
+    with sshd.Knocking("127.0.0.1", closed_port) as knocking:
         assert knocking.look(-1, 30.0) == "closed"
     assert time.monotonic() - began < 5
 
 
-def test_step_nobody_listens_waits_for_the_next_look(closed_port: int) -> None:
+def test_step_without_a_listener_waits_for_the_next_look(closed_port: int) -> None:
     """A loop around it must not spin, nor try again at once."""
     began = time.monotonic()
-    with ssh.Knocking("127.0.0.1", closed_port, first_s=0.2) as knocking:
+    with sshd.Knocking("127.0.0.1", closed_port, first_s=0.2) as knocking:
         assert [knocking.step(-1, 30.0) for _ in range(3)] == ["closed"] * 3
     assert 0.6 <= time.monotonic() - began < 10
 
@@ -120,7 +120,7 @@ def test_step_nobody_listens_waits_for_the_next_look(closed_port: int) -> None:
 def test_step_end_of_qemu_ends_the_listening() -> None:
     reader, writer = os.pipe()
     os.write(writer, b"x")
-    with Greeter(3600) as server, ssh.Knocking("127.0.0.1", server.port) as knocking:
+    with Greeter(3600) as server, sshd.Knocking("127.0.0.1", server.port) as knocking:
         began = time.monotonic()
         assert knocking.look(reader, 60.0) == "open"
         assert time.monotonic() - began < 10
@@ -131,9 +131,9 @@ def test_step_end_of_qemu_ends_the_listening() -> None:
 @pytest.mark.parametrize(("words", "answer"), [(b"SSH-2.0-x\r\n", "ssh"), (b"220 mail\r\n", "closed")])
 def test_banner_other_service_is_not_taken_for_ssh(words: bytes, answer: str) -> None:
     with Greeter(0.0, words) as server:
-        assert ssh.banner("127.0.0.1", server.port, -1, 10.0) == answer
+        assert sshd.banner("127.0.0.1", server.port, -1, 10.0) == answer
 
 
 def test_banner_silent_port_is_open() -> None:
     with Greeter(3600) as server:
-        assert ssh.banner("127.0.0.1", server.port, -1, 0.2) == "open"
+        assert sshd.banner("127.0.0.1", server.port, -1, 0.2) == "open"

@@ -32,7 +32,9 @@ def look(vm: Machine, *, is_quiet: bool, has_ssh_check: bool) -> Status:
         is_unused = isinstance(error, NotAcceptedError)
         kind = seen.kind if is_unused else state.BROKEN
         hint = None if error.problems else error.hint
-        broken = state.Observation(kind, detail, seen.pid, seen.note, hint or "`qvm config --check` tells all")
+        broken = state.Observation(
+            kind, detail, seen.pid, seen.note, hint or "`qvm config --check` tells all"
+        )
         return _report(vm, broken, None, is_quiet)
     seen = state.observe(vm)
     ssh: bool | None = None

@@ -43,8 +43,8 @@ def look(directory: str, account: Account, environ: Mapping[str, str]) -> dict[s
         except OSError as error:
             why = error.strerror or str(error)
         except (ValueError, KeyError, TypeError):
-            why = "its answer makes no sense"
-    raise QvmError(f"cannot be looked at as {account.name}: {why}")
+            why = "its answer is invalid"
+    raise QvmError(f"cannot be inspected as {account.name}: {why}")
 
 
 def _asked(interpreter: str, directory: str, account: Account, environ: dict[str, str]) -> bytes:

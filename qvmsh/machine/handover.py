@@ -42,7 +42,7 @@ def hand_over(vm: Machine, account: Account) -> None:
     real = os.path.realpath(vm.directory)
     if real == "/" or real in accounts.homes():
         raise ConfigError(
-            f"{real} is the home of an account: it cannot become {account.name}'s with the machine",
+            f"{real} is the home directory of an account: it cannot be given to {account.name}",
             machine=vm.name,
             hint="give the machine a directory of its own, or set VM_MACHINE_OWNER=root",
         )

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from qvmsh.machine.machine import Machine
 
 
-HELD = "must not be resumed: what it wrote now would be lost"
-HELD_HINT = "make room if the disk is full, then `qvm doctor --fix`; or `qvm kill`, then `qvm start`"
+HELD = "must not be resumed: anything it writes would be lost"
+HELD_HINT = "free space if the disk is full, then `qvm doctor --fix`; or `qvm kill`, then `qvm start`"
 """Of a guest whose QEMU works on the base itself, since a commit was interrupted."""
 
 
@@ -182,9 +182,9 @@ def require_none(vm: Machine) -> None:
     """
     for record in pending(vm):
         raise StateError(
-            f"{title(record)} was interrupted and is not recovered yet",
+            f"{title(record)} was interrupted and has not been recovered",
             machine=vm.name,
-            hint="`qvm doctor --fix` recovers it, or says why not",
+            hint="`qvm doctor --fix` recovers it, or reports why it cannot",
         )
 
 
@@ -221,9 +221,9 @@ def message(vm: Machine) -> str:
     record, by = records[-1], locks.working(vm.files.work_lock)
     what = title(record)
     if by is not None and by.what == locks.SETTLING:
-        return f"{what} was interrupted: pid {by.pid} recovers it"
+        return f"{what} was interrupted: pid {by.pid} is recovering it"
     if by is not None:
-        return f"{what} is under way: {by} is at work"
+        return f"{what} is in progress: {by} is working on it"
     where = [each.file for each in record.overlays if os.path.exists(os.path.join(vm.directory, each.file))]
     if where:
         what += f" was interrupted, and what the guest wrote since is in {', '.join(where)}"
@@ -347,7 +347,7 @@ def _decoded(vm: Machine, file: str, found: dict[str, Any]) -> Record:
         )
     entry = found["entry"]
     if entry is not None and entry["name"] != found["name"]:
-        raise ValueError("entry is that of another snapshot")
+        raise ValueError("entry belongs to another snapshot")
     disks = [
         (name, os.path.normpath(os.path.join(vm.directory, path))) for name, path in value.pairs("disks")
     ]
@@ -371,7 +371,7 @@ class _Values:
 
     def __init__(self, found: Any) -> None:
         if not isinstance(found, dict):
-            raise ValueError(f"{found!r} makes no sense")
+            raise ValueError(f"{found!r} is invalid")
         self.found = found
 
     def text(self, key: str, default: str | None = None) -> str:
@@ -381,19 +381,19 @@ class _Values:
     def number(self, key: str) -> int:
         value = self.found.get(key, 0)
         if not isinstance(value, int):
-            raise ValueError(f"{key} makes no sense")
+            raise ValueError(f"{key} is invalid")
         return value
 
     def flag(self, key: str) -> bool:
         value = self.found[key]
         if not isinstance(value, int):  # a bool is one
-            raise ValueError(f"{key} makes no sense")
+            raise ValueError(f"{key} is invalid")
         return bool(value)
 
     def rows(self, key: str) -> list[Any]:
         value = self.found[key]
         if not isinstance(value, list):
-            raise ValueError(f"{key} makes no sense")
+            raise ValueError(f"{key} is invalid")
         return value
 
     def pairs(self, key: str) -> tuple[tuple[str, str], ...]:
@@ -402,5 +402,5 @@ class _Values:
 
 def _text(key: str, value: object) -> str:
     if not isinstance(value, str) or "\0" in value:
-        raise ValueError(f"{key} makes no sense")
+        raise ValueError(f"{key} is invalid")
     return value

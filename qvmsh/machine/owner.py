@@ -158,6 +158,6 @@ def _account(uid: int, path: str) -> Account:
         return Account(pwd.getpwuid(uid))
     except KeyError:
         raise QvmError(
-            f"{path} belongs to uid {uid}, and there is no such account here",
+            f"{path} belongs to uid {uid}, which has no account on this host",
             hint="`chown -R` gives it to an account of this host",
         ) from None

@@ -98,8 +98,8 @@ def looking(vm: Machine, variable: str) -> tuple[str, Problem | None]:
     is_same = os.path.realpath(os.path.join(vm.directory, wanted)) == os.path.realpath(path)
     if is_same or wanted == os.path.basename(path):
         return path, None
-    what = f"{variable}={wanted} is not run by commands that only look, but {path}"
-    hint = "look at what it names, then accept it with `qvm allow`"
+    what = f"{variable}={wanted} is not run by read-only commands; they run {path}"
+    hint = "check what it names, then accept it with `qvm allow`"
     return path, Problem(*settings.origin(variable).place, what, hint, variable)
 
 

@@ -153,11 +153,11 @@ class Started(Report):
         self.disposable = disposable
 
     def shown(self) -> list[str]:
-        how = f"ready after {self.seconds:.1f} s" if self.ready else "QEMU runs; not waited for the guest"
+        how = f"ready after {self.seconds:.1f} s" if self.ready else "QEMU runs; did not wait for the guest"
         if not self._has_ssh:
             how = "started"
         port = f", ssh on port {self.ssh_port}" if self.ssh_port and self._has_ssh else ""
-        lost = ", disposable: its changes will vanish" if self.disposable else ""
+        lost = ", disposable: changes will be discarded" if self.disposable else ""
         clock = f"; {self.clock}" if self.clock else ""
         screen = [f"{self.machine}: `{self.attach}` shows its screen"] if self.attach else []
         return [f"{self.machine}: {how} (pid {self.pid}{port}{lost}){clock}", *screen]
@@ -265,10 +265,10 @@ class Paused(Report):
 
     def shown(self) -> list[str]:
         if self.asleep:
-            return [f"{self.machine}: goes on, and is suspended as it was; `qvm wakeup` wakes it"]
+            return [f"{self.machine}: resumed, suspended as before; `qvm wakeup` wakes it"]
         if self.paused:
-            return [f"{self.machine}: paused; `qvm resume` goes on"]
-        return [f"{self.machine}: goes on" + (f"; {self.clock}" if self.clock else "")]
+            return [f"{self.machine}: paused; `qvm resume` resumes it"]
+        return [f"{self.machine}: resumed" + (f"; {self.clock}" if self.clock else "")]
 
 
 class Suspended(Report):
@@ -297,7 +297,7 @@ class Woken(Report):
 
     def shown(self) -> list[str]:
         if not self.ready:
-            return [f"{self.machine}: awake; not waited for the guest"]
+            return [f"{self.machine}: awake; did not wait for the guest"]
         return [f"{self.machine}: awake, ready after {self.seconds:.1f} s"]
 
 
@@ -397,5 +397,5 @@ class Steps(Report):
         self.dry_run = is_dry
 
     def shown(self) -> list[str]:
-        would = "would make " if self.dry_run else ""
+        would = "would create " if self.dry_run else ""
         return [f"{self.machine}: {would}{step}" for step in self.steps]

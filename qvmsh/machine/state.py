@@ -43,7 +43,7 @@ SUSPENDED = "suspended"
 SHUT_DOWN = "shut down"
 """The guest is off, QEMU is still there (`-no-shutdown`)."""
 CRASHED = "crashed"
-"""The guest panicked, or QEMU ended without being asked."""
+"""The guest panicked, or QEMU ended unexpectedly."""
 BROKEN = "broken"
 """QEMU is there, but cannot be talked to or must not go on; the detail says why."""
 
@@ -55,7 +55,7 @@ GREETING_S = 5.0
 ENDING_S = 3.0
 """How long QEMU may take from the end of its monitor to its own."""
 
-AGAIN = "`qvm start` starts it again; .qvm/log/ has its last words"
+AGAIN = "`qvm start` starts it again; .qvm/log/ has its output"
 
 _KINDS = {
     "running": (RUNNING, ""),
@@ -68,11 +68,11 @@ _KINDS = {
     "io-error": (PAUSED, "QEMU paused the guest after an I/O error; is the host's disk full?"),
     "watchdog": (PAUSED, "the guest's watchdog fired"),
     "debug": (PAUSED, "stopped at a breakpoint"),
-    "restore-vm": (PAUSED, "a snapshot could not be loaded; do not let it go on, `qvm kill` it"),
+    "restore-vm": (PAUSED, "a snapshot could not be loaded; do not resume it, use `qvm kill`"),
     "inmigrate": (PAUSED, "QEMU waits for a state to be loaded"),
     "save-vm": (PAUSED, "a snapshot is being saved"),
     "finish-migrate": (PAUSED, "QEMU finishes a migration"),
-    "postmigrate": (PAUSED, "QEMU has handed the guest on"),
+    "postmigrate": (PAUSED, "the guest was migrated to another QEMU"),
 }
 
 
@@ -133,20 +133,20 @@ def observe(vm: Machine) -> Observation:
         return _foreign(vm)
     except OSError as error:
         what = f".qvm/{os.path.basename(vm.files.pid_file)}: {error.strerror}"
-        return Observation(BROKEN, what, hint="move it away; a QEMU that runs is found without it")
+        return Observation(BROKEN, what, hint="move it away; a running QEMU is found without it")
     note = notes.read(vm.files)
     if pid is None:
         return _without_process(vm, note)
     if note is None:
-        return _unknown_process(pid, "its note .qvm/running is gone")
+        return _unknown_process(pid, "its launch record .qvm/running is missing")
     if process.is_stopped(pid):
         return _frozen(pid)
     try:
         status = qmp.ask(note.socket("qmp"), "query-status", timeout_s=GREETING_S)["status"]
     except PermissionError:
         who = process.user(pid)
-        detail = f"it is {who}'s machine, its monitor is closed to you"
-        return Observation(RUNNING, detail, pid, note, f"ask as {who} or as root")
+        detail = f"it is {who}'s machine: you may not use its monitor"
+        return Observation(RUNNING, detail, pid, note, f"run this as {who} or as root")
     except (OSError, QmpError) as error:
         return _silent(vm, pid, note, error)
     if note.loading and status != "running":
@@ -165,27 +165,27 @@ def _loading(vm: Machine, pid: int, note: Note) -> Observation:
     """A guest into which a `start` is loading a state, or was when it was killed."""
     by = locks.working(vm.files.work_lock)
     if by and by.what.partition(" ")[0] in ("start", "run", "snapshot"):
-        return Observation(STARTING, f"{by} loads the state {note.loading}", pid, note)
+        return Observation(STARTING, f"{by} is loading the state {note.loading}", pid, note)
     if os.path.lexists(vm.files.unfinished):
         from qvmsh.machine import journal as journals
 
         verb = "start" if journals.is_of(vm, journals.Kind.SNAPSHOT_LOAD) else "snapshot restore"
         return Observation(
             BROKEN,
-            f"the `qvm {verb}` that was loading {note.loading} has gone; the guest must not go on",
+            f"the `qvm {verb}` that was loading {note.loading} was interrupted; do not resume the guest",
             pid,
             note,
-            "`qvm doctor --fix` goes back to the state before; so does the next command that changes it",
+            "`qvm doctor --fix` restores the previous state; so does the next command that changes it",
         )
     from qvmsh.config.words import quote
 
     return Observation(
         BROKEN,
-        f"the `qvm start` that was loading the state {note.loading} has gone; the guest must not go on",
+        f"the `qvm start` that was loading the state {note.loading} was interrupted; do not resume the guest",
         pid,
         note,
         f"`qvm stop` ends QEMU, then `qvm start --loadvm {quote(note.loading)}`; "
-        "the state is as it was saved",
+        "the saved state is unchanged",
     )
 
 
@@ -201,13 +201,13 @@ def _without_process(vm: Machine, note: Note | None) -> Observation:
     if notes.is_of_a_copy(vm.files):
         return Observation(STOPPED)  # what .qvm tells is of the directory that this is a copy of
     if note and not note.is_of_this_boot:
-        return Observation(STOPPED, "the host went down while it ran")
-    detail = f"QEMU (pid {left}) ended without being asked" if left else "QEMU never came up"
+        return Observation(STOPPED, "the host went down while it was running")
+    detail = f"QEMU (pid {left}) ended unexpectedly" if left else "QEMU did not start"
     if left and process.exists(left):
         detail += f"; pid {left} is now another program, `{process.program(left)}`"
     words = machine_files.tail(vm.files.qemu_stderr, 1)
     return Observation(
-        CRASHED, "; ".join([detail, *(f"its last words: {line}" for line in words)]), hint=AGAIN
+        CRASHED, "; ".join([detail, *(f"its last output: {line}" for line in words)]), hint=AGAIN
     )
 
 
@@ -243,9 +243,8 @@ def end(vm: Machine) -> str:
     """How a QEMU ended that is no more, as a remark."""
     if not has_crashed(vm):
         return "QEMU has ended"
-    return "; ".join(
-        ["QEMU crashed", *(f"its last words: {line}" for line in machine_files.tail(vm.files.qemu_stderr, 1))]
-    )
+    words = machine_files.tail(vm.files.qemu_stderr, 1)
+    return "; ".join(["QEMU crashed", *(f"its last output: {line}" for line in words)])
 
 
 def _without_pid_file(vm: Machine, note: Note | None) -> Observation:
@@ -307,7 +306,7 @@ def _silent(vm: Machine, pid: int, note: Note, error: Exception) -> Observation:
     if isinstance(error, FileNotFoundError):
         return Observation(
             BROKEN,
-            f"its sockets are gone (somebody removed {note.runtime})",
+            f"its sockets are missing ({note.runtime} was removed)",
             pid,
             note,
             "`qvm stop` can still reach the guest by ssh, `qvm kill` ends QEMU",
@@ -328,17 +327,17 @@ def _silent(vm: Machine, pid: int, note: Note, error: Exception) -> Observation:
 
 
 def _frozen(pid: int) -> Observation:
-    hint = f"`kill -CONT {pid}` lets it go on"
+    hint = f"`kill -CONT {pid}` continues it"
     if process.is_without_terminal(pid):
-        hint = f"`fg` in the shell that began it lets it go on; so may `kill -CONT {pid}`"
+        hint = f"`fg` in the shell that started it continues it; so does `kill -CONT {pid}`"
     return Observation(BROKEN, "the QEMU process is stopped by a signal", pid, None, hint)
 
 
 def _unknown_process(pid: int, why: str) -> Observation:
     if is_qemu(pid):
         return Observation(BROKEN, why, pid, None, "`qvm kill` ends QEMU")
-    what = f"the pid file is locked by `{process.program(pid)}`, which is no QEMU"
-    return Observation(BROKEN, what, pid, None, f"look at pid {pid}; qvm leaves it alone")
+    what = f"the pid file is locked by `{process.program(pid)}`, which is not QEMU"
+    return Observation(BROKEN, what, pid, None, f"check pid {pid}; qvm does not touch it")
 
 
 def is_qemu(pid: int) -> bool:
@@ -349,7 +348,8 @@ def is_qemu(pid: int) -> bool:
 
 def _foreign(vm: Machine) -> Observation:
     who = process.user_name(os.lstat(vm.files.state).st_uid)
-    return Observation(BROKEN, f"it is {who}'s machine and closed to you", hint=f"ask as {who} or as root")
+    detail = f"it is {who}'s machine: you may not use it"
+    return Observation(BROKEN, detail, hint=f"run this as {who} or as root")
 
 
 def require_live(vm: Machine, what: str) -> tuple[int, Note]:
@@ -396,7 +396,7 @@ def not_in_state(vm: Machine, seen: Observation, what: str, required: str) -> Qv
         return StateError(f"cannot {what}: {seen.detail}", machine=vm.name, hint=seen.hint, actual=seen.kind)
     hint = seen.hint
     if seen.kind == STARTING and not seen.is_live:
-        hint = "Ctrl-C ends that start; else try again in a moment"
+        hint = "wait for that start, or end it with Ctrl-C"
     elif not hint and what not in ("stop", "kill"):
         hint = _way_on(seen, required)
     return StateError(
@@ -407,7 +407,7 @@ def not_in_state(vm: Machine, seen: Observation, what: str, required: str) -> Qv
 def _way_on(seen: Observation, required: str) -> str | None:
     """What leads from the state that is seen to the one that a command needs."""
     if seen.kind == PAUSED:
-        return "`qvm resume` lets it go on"
+        return "`qvm resume` resumes it"
     if seen.kind == SUSPENDED:
         return "`qvm wakeup` wakes it"
     if seen.kind == RUNNING:

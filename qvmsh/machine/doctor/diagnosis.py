@@ -112,7 +112,7 @@ class Diagnosis(Report):
     def shown(self) -> list[str]:
         rows: list[Finding | Mend] = [*(self.fixed or ()), *self.checks]
         width = max((len(printable(each.name)) for each in rows), default=0)
-        lines = ["nothing to mend"] if self.fixed == [] else []
+        lines = ["nothing to repair"] if self.fixed == [] else []
         for each in rows:
             lines.append(f"{each.level:7}  {printable(each.name):{width}}  {printable(each.finding)}")
             if each.hint and each.level != OK:
@@ -279,7 +279,8 @@ def qemu(case: Case) -> Iterator[Finding]:
         return
     version = programs.version(path)
     if version is None:
-        yield Finding(name, ERROR, f"{path} does not say its version; is it QEMU?", "VM_QEMU_BIN names QEMU")
+        what = f"{path} does not report its version; is it QEMU?"
+        yield Finding(name, ERROR, what, "VM_QEMU_BIN names QEMU")
         return
     case.qemu = path
     if version.numbers < OLDEST_QEMU:
@@ -303,13 +304,13 @@ def display(case: Case) -> Iterator[Finding]:
             yield Finding("display", OK, f"VM_QEMU_DISPLAY={wanted}")
             return
         hint = f"{programs.install('gtk')}; or `qvm config VM_QEMU_DISPLAY=` leaves the choice to qvm"
-        yield Finding("display", ERROR, f"VM_QEMU_DISPLAY={wanted}, which this QEMU has not", hint)
+        yield Finding("display", ERROR, f"VM_QEMU_DISPLAY={wanted}, which this QEMU does not have", hint)
     elif not (case.environ.get("DISPLAY") or case.environ.get("WAYLAND_DISPLAY")):
-        yield Finding("display", OK, "no desktop: `run` has the serial console on the terminal")
+        yield Finding("display", OK, "no desktop: `run` shows the serial console on the terminal")
     elif window:
         yield Finding("display", OK, f"`run` opens a window ({window})")
     else:
-        what = "this QEMU can open no window: `run` has the serial console on the terminal"
+        what = "this QEMU cannot open a window: `run` shows the serial console on the terminal"
         yield Finding("display", WARNING, what, programs.install("gtk"))
 
 
@@ -388,8 +389,8 @@ def runtime_folder(case: Case) -> Iterator[Finding]:
     elif os.path.dirname(base) == wanted.rstrip("/"):
         yield Finding("XDG_RUNTIME_DIR", OK, wanted)
     else:
-        what = f"{wanted} is no folder that you can write to: sockets go to {base}"
-        yield Finding("XDG_RUNTIME_DIR", WARNING, what, "a login session makes it; else unset the variable")
+        what = f"{wanted} is not a folder that you can write to: sockets go to {base}"
+        yield Finding("XDG_RUNTIME_DIR", WARNING, what, "a login session creates it; or unset the variable")
     # one of our own, so that a `start` at this moment keeps its; the names have the same length
     folder = sockets.runtime_folder(base, host_files.unique("doctor "), "doctor")
     length = len(os.fsencode(os.path.join(folder, sockets.LONGEST_NAME)))
@@ -404,10 +405,10 @@ def runtime_folder(case: Case) -> Iterator[Finding]:
 def end_of_session(_case: Case) -> Iterator[Finding]:
     """Whether machines survive the end of this login."""
     if logout.ends_at_logout():
-        what = "this host ends machines together with your login (KillUserProcesses=yes)"
-        yield Finding("logout", WARNING, what, "`loginctl enable-linger` lets them go on")
+        what = "this host ends machines when you log out (KillUserProcesses=yes)"
+        yield Finding("logout", WARNING, what, "`loginctl enable-linger` keeps them running")
     else:
-        yield Finding("logout", OK, "machines go on after it")
+        yield Finding("logout", OK, "machines keep running after it")
 
 
 def room(case: Case) -> Iterator[Finding]:
@@ -417,7 +418,7 @@ def room(case: Case) -> Iterator[Finding]:
     if free >= LOW_DISK_BYTES:
         yield Finding("disk", OK, text)
     else:
-        hint = "a full disk pauses the guest at its next write: make room"
+        hint = "a full disk pauses the guest at its next write: free some space"
         yield Finding("disk", ERROR if free < FULL_DISK_BYTES else WARNING, f"only {text}", hint)
 
 
@@ -432,9 +433,9 @@ def memory(case: Case) -> Iterator[Finding]:
     hardware.require_room(case.machine)
     if wanted > available and not case.seen.is_live:
         hint = "end other programs, or lower VM_MACHINE_MEM"
-        yield Finding("memory", WARNING, f"{text}, the machine wants {size(wanted)}", hint)
+        yield Finding("memory", WARNING, f"{text}, the machine needs {size(wanted)}", hint)
     else:
-        yield Finding("memory", OK, f"{text}, the machine wants {size(wanted)}")
+        yield Finding("memory", OK, f"{text}, the machine needs {size(wanted)}")
 
 
 def _memory_bytes() -> tuple[int, int]:
@@ -502,7 +503,7 @@ def rights(case: Case) -> Iterator[Finding]:
             is_fine = False
             whose, right = process.user_name(status.st_uid), process.user_name(owner)
             what = f"{name} is {whose}'s, the machine is {right}'s"
-            yield Finding("rights", WARNING, what, f"`sudo chown {right} {name}`, if {right} shall run it")
+            yield Finding("rights", WARNING, what, f"`sudo chown {right} {name}`, if {right} is to run it")
         if status.st_mode & 0o002 and not os.path.islink(path):
             is_fine = False
             yield Finding("rights", WARNING, f"{name} can be changed by everybody", f"`chmod o-w {name}`")
@@ -532,8 +533,8 @@ def machine_state(case: Case) -> Iterator[Finding]:
 def console(case: Case) -> Iterator[Finding]:
     """Whether what the guest writes to its console is taken."""
     if case.seen.is_live and case.seen.note and not serial.is_kept(case.seen.note):
-        what = "the process that keeps the console is gone; the guest may have to wait for it"
-        yield Finding("console", ERROR, what, "`qvm doctor --fix` begins a new one")
+        what = "the process that keeps the console has ended; the guest may have to wait"
+        yield Finding("console", ERROR, what, "`qvm doctor --fix` starts a new one")
 
 
 def leftovers(case: Case) -> Iterator[Finding]:
@@ -555,20 +556,20 @@ def leftovers(case: Case) -> Iterator[Finding]:
     }
     for name, (path, work) in works.items():
         if os.path.lexists(path):
-            what = f"{work} was cut off: {volumes.inside(vm, path)}"
+            what = f"{work} was interrupted: {volumes.inside(vm, path)}"
             hint = (
-                "`qvm doctor --fix` finishes or undoes it; so does the next command that changes the machine"
+                "`qvm doctor --fix` completes or undoes it; so does the next command that changes the machine"
             )
             yield Finding(name, WARNING, what, hint)
     if left:
         hint = "no command needs them; `qvm doctor --fix` removes them"
-        yield Finding("leftovers", WARNING, f"of a killed command: {', '.join(left)}", hint)
+        yield Finding("leftovers", WARNING, f"left by a killed command: {', '.join(left)}", hint)
 
 
 def unfinished_machines(case: Case) -> Iterator[Finding]:
     """Machines whose `create` or `restore` was killed."""
     for line in making.sweep(case.environ, is_looking=True):
-        hint = "`qvm doctor --fix` ends it; so does the next command that changes any machine"
+        hint = "`qvm doctor --fix` recovers it; so does the next command that changes any machine"
         yield Finding("leftovers", WARNING, line, hint)
 
 
@@ -580,7 +581,7 @@ def images(case: Case) -> Iterator[Finding]:
         return
     name = own_disk.require_disk(vm)  # its errors say what is missing or orphaned, and what to do
     if not name:
-        yield Finding("images", OK, f"no disk of its own: {own_disk.disk_name(vm)} is not there")
+        yield Finding("images", OK, f"no disk of its own: {own_disk.disk_name(vm)} does not exist")
         return
     yield from _image(case, os.path.join(vm.directory, name), own_disk.image_format(vm, name))
 
@@ -624,7 +625,7 @@ def _image(case: Case, path: str, kind: str) -> Iterator[Finding]:
     for at, layer in enumerate(layers):
         yield _facts(vm, program, layer, layers[at + 1].path if at + 1 < len(layers) else None)
     if not case.is_at_rest:
-        yield Finding("image check", OK, "left out while the machine runs")
+        yield Finding("image check", OK, "skipped while the machine runs")
         return
     yield from _forgotten(vm, path, kind)
     users = [f"{process.program(pid)}, pid {pid}" for pid in host_files.users_of(path)]
@@ -646,7 +647,7 @@ def _forgotten(vm: Machine, path: str, kind: str) -> Iterator[Finding]:
     ]
     left += [each for each in names if each == unfinished.BACK]
     if left and not os.path.lexists(vm.files.unfinished):
-        what = f"holds {', '.join(left)}: of work on snapshots that was cut off, and has been forgotten"
+        what = f"holds {', '.join(left)}: left by interrupted work on snapshots that is no longer recorded"
         hint = f"`qvm snapshot delete {' '.join(map(quote, left))}` removes it"
         yield Finding(_short(vm, path), WARNING, what, hint)
 
@@ -672,9 +673,9 @@ def _soundness(case: Case, program: str, layer: Layer) -> Iterator[Finding]:
         return
     if found.corruptions:
         what = f"qemu-img check counts {found.corruptions} corruptions"
-        yield Finding(name, ERROR, what, f"copy the file, then `qemu-img check -r all {name}` may mend it")
+        yield Finding(name, ERROR, what, f"copy the file, then `qemu-img check -r all {name}` may repair it")
     elif found.leaks:
-        what = f"{found.leaks} clusters are used by nothing (harmless, they take room)"
+        what = f"{found.leaks} clusters are unused (harmless, they take space)"
         yield Finding(name, WARNING, what, f"`qemu-img check -r leaks {name}` frees them")
     else:
         yield Finding(name, OK, "qemu-img check finds no errors")
@@ -695,7 +696,7 @@ def ssh_key(case: Case) -> Iterator[Finding]:
     if settings.text("VM_SSH_IDENTITY"):
         keys = [settings.path("VM_SSH_IDENTITY")]
         if not os.path.exists(keys[0]):
-            what = f"VM_SSH_IDENTITY={_short(vm, keys[0])} is not there"
+            what = f"VM_SSH_IDENTITY={_short(vm, keys[0])} does not exist"
             yield Finding("ssh key", ERROR, what, "put the key there, or correct the variable")
             return
     else:
@@ -706,7 +707,7 @@ def ssh_key(case: Case) -> Iterator[Finding]:
         ]
         if not keys and not case.environ.get("SSH_AUTH_SOCK"):
             what = f"no key in {folder}, and no agent"
-            yield Finding("ssh key", WARNING, what, "`ssh-keygen` makes one; VM_SSH_IDENTITY names another")
+            yield Finding("ssh key", WARNING, what, "`ssh-keygen` creates one; VM_SSH_IDENTITY names another")
             return
     for key in keys:
         status = os.stat(key)
@@ -718,7 +719,7 @@ def ssh_key(case: Case) -> Iterator[Finding]:
         else:
             yield Finding("ssh key", OK, _short(vm, key))
     if not keys:
-        yield Finding("ssh key", OK, "those of the agent")
+        yield Finding("ssh key", OK, "the agent's keys")
 
 
 def ssh_port(case: Case) -> Iterator[Finding]:

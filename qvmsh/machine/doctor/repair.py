@@ -35,7 +35,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-MENDED, LEFT = "mended", "left"
+MENDED, LEFT = "fixed", "left"
 _PART = re.compile(r"\.part(\d*)(?:-[0-9a-f]{8})?$")
 YOUNG_S = 60.0
 """A runtime folder younger than this may be that of a start at work that nobody knows of yet."""
@@ -61,11 +61,11 @@ def repair(vm: Machine | None, environ: Mapping[str, str]) -> list[Mend]:
             with work_lock(vm, "doctor"):
                 done += _machine(vm)
         except LockedError as error:
-            what = f"nothing of the machine was mended: {error.what}"
+            what = f"the machine was not repaired: {error.what}"
             done.append(Mend("work", LEFT, what, "try again when it has ended"))
         except OSError as error:
-            what = f"nothing of the machine was mended: {error.filename}: {error.strerror}"
-            hint = "ask as the user whose machine it is"
+            what = f"the machine was not repaired: {error.filename}: {error.strerror}"
+            hint = "run this as the machine's owner"
             if error.errno == errno.EROFS:
                 hint = host_files.READ_ONLY_HINT
             done.append(Mend("rights", LEFT, what, hint))
@@ -94,9 +94,9 @@ def _console(vm: Machine) -> Iterator[Mend]:
         return
     try:
         if serial.revive(vm, note, pid):
-            yield Mend("console", MENDED, "the process that keeps the console was gone: a new one does")
+            yield Mend("console", MENDED, "the process that keeps the console had ended: started a new one")
     except (OSError, subprocess.SubprocessError) as error:
-        yield Mend("console", LEFT, f"no process keeps the console: {error}", "`qvm restart` begins one")
+        yield Mend("console", LEFT, f"no process keeps the console: {error}", "`qvm restart` starts one")
 
 
 # Rights
@@ -113,7 +113,7 @@ def _rights(vm: Machine) -> Iterator[Mend]:
         is_inside = path.startswith(vm.directory + os.sep)
         if os.geteuid() == 0 and status.st_uid and is_inside:  # root's own machine: `machine.owner`
             os.chown(path, 0, 0, follow_symlinks=False)
-            yield Mend("rights", MENDED, f"{_short(vm, path)} is root's now")
+            yield Mend("rights", MENDED, f"{_short(vm, path)} now belongs to root")
         mode = status.st_mode & 0o7777
         wanted = mode & ~_forbidden(vm, path, private)
         if mode == wanted or os.path.islink(path):
@@ -125,7 +125,7 @@ def _rights(vm: Machine) -> Iterator[Mend]:
             what = f"{_short(vm, path)} has mode {mode:o} and is {who}'s"
             yield Mend("rights", LEFT, what, f"as {who} or root: `chmod {wanted:o} {_short(vm, path)}`")
         else:
-            yield Mend("rights", MENDED, f"{_short(vm, path)} has mode {wanted:o} now, it had {mode:o}")
+            yield Mend("rights", MENDED, f"{_short(vm, path)} has mode {wanted:o} now, it was {mode:o}")
     for name, path in (("known hosts", vm.files.known_hosts), ("uuid", vm.files.uuid)):
         if os.path.isdir(path) and not os.path.islink(path):
             try:
@@ -237,8 +237,8 @@ def _images(vm: Machine) -> Iterator[Mend]:
     for disk in dirty:
         image.require_unused(disk.path, vm.name)
         words = ["check", "-q", "-f", "qcow2", "-r", "all", image.safe_name(disk.path)]
-        diskwork.run(vm, words, f"mend {disk.name}")
-        what = f"{disk.name} was not closed in order: its tables are counted anew, its data is the same"
+        diskwork.run(vm, words, f"repair {disk.name}")
+        what = f"{disk.name} was not closed cleanly: its tables were recounted, its data is unchanged"
         yield Mend("images", MENDED, what)
 
 
@@ -345,7 +345,7 @@ def _removed(folder: str, directory: str | None) -> Iterator[Mend]:
     sockets.remove_folder(folder, {os.geteuid()})
     whose = f" of the machine in {directory}" if directory else ", whose machine is gone"
     if not os.path.isdir(folder):
-        yield Mend("runtime folder", MENDED, f"removed {folder}, the sockets{whose}; nobody listened there")
+        yield Mend("runtime folder", MENDED, f"removed {folder}, the sockets{whose}; not in use")
     else:
         what = f"{folder} holds something that is not qvm's"
         yield Mend("runtime folder", LEFT, what, "look at it, then remove it")

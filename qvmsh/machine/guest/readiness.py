@@ -102,10 +102,10 @@ def ended(vm: Machine) -> QvmError:
     words = machine_files.tail(vm.files.qemu_stderr, 5)
     console = machine_files.tail(vm.files.serial_log, 5)
     return LaunchError(
-        "QEMU ended while the guest was starting: it powered off, or QEMU was told to quit",
+        "QEMU ended while the guest was starting: the guest powered off, or QEMU was asked to quit",
         machine=vm.name,
         details=[*words, *(f"console: {line}" for line in console)],
-        hint=".qvm/log/ holds all words of QEMU and of the guest's console",
+        hint=".qvm/log/ has the output of QEMU and of the guest's console",
     )
 
 
@@ -166,11 +166,11 @@ class _Waiting:
         facts += [f"console: {line}" for line in console] or ["console: silent (no output on ttyS0)"]
         facts += [f"QEMU: {line}" for line in machine_files.tail(self.vm.files.qemu_stderr, 3)]
         return DeadlineError(
-            f"the guest did not answer ssh within {timeout_s:.0f} s; it is left running",
+            f"the guest did not answer ssh within {timeout_s:.0f} s; it is still running",
             machine=self.vm.name,
             details=facts,
-            hint="`qvm status` tells when it answers; `qvm config VM_SSH_ATTEMPTS="
-            f"{max(1, round(timeout_s))}` gives it twice the time from now on; `qvm kill` ends it",
+            hint="`qvm status` shows when it answers; `qvm config VM_SSH_ATTEMPTS="
+            f"{max(1, round(timeout_s))}` doubles the time from now on; `qvm kill` ends it",
         )
 
 

@@ -31,7 +31,7 @@ ANSWER_S = 10.0
 SUSPEND = (
     "if command -v systemctl >/dev/null; then sudo -n systemctl suspend; "
     "elif command -v loginctl >/dev/null; then sudo -n loginctl suspend; "
-    "else echo 'neither systemctl nor loginctl is there' >&2; exit 1; fi"
+    "else echo 'neither systemctl nor loginctl is installed' >&2; exit 1; fi"
 )
 
 
@@ -54,10 +54,10 @@ def fall_asleep(vm: Machine, qemu: Session, note: Note, *, timeout_s: float = SU
             events.wait(timeout_s=timeout_s)
         except DeadlineError:
             raise DeadlineError(
-                f"the guest did not suspend within {timeout_s:.0f} s (asked by {how}); it runs on",
+                f"the guest did not suspend within {timeout_s:.0f} s (asked by {how}); it is still running",
                 machine=vm.name,
-                hint="`qvm pause` holds it without its help; `qvm stop --savevm NAME --no-suspend` saves it "
-                "as it is, its clock is then put right after the load",
+                hint="`qvm pause` pauses it without its help; `qvm stop --savevm NAME --no-suspend` saves it "
+                "awake, and its clock is set after the load",
             ) from None
     return how, time.monotonic() - began
 
@@ -85,7 +85,7 @@ def _ask(vm: Machine, note: Note) -> str:
     try:
         qga.ask(note.socket("qga"), "guest-suspend-ram", timeout_s=5.0)
     except qga.NoAgent:
-        tried.append("guest agent: none answers")
+        tried.append("guest agent: no answer")
     except TimeoutError:
         return "guest agent"  # a guest that has gone to sleep does not answer any more
     except (OSError, QmpError) as error:
@@ -95,15 +95,15 @@ def _ask(vm: Machine, note: Note) -> str:
         return "guest agent"
     if state.has_crashed(vm):
         raise state.crash(vm, "while the guest was asked to suspend")
-    without = "`qvm pause` holds it without its help, `qvm stop --savevm NAME --no-suspend` saves it as it is"
+    without = "`qvm pause` pauses it without its help, `qvm stop --savevm NAME --no-suspend` saves it awake"
     what, ways = (
-        "nothing in the guest could be asked to suspend; it runs on",
+        "nothing in the guest could be asked to suspend; it is still running",
         "ssh or the guest agent must answer",
     )
     if has_refused:
         what, ways = (
-            "the guest refuses to suspend, and runs on",
-            "the guest must know how to suspend (ACPI S3)",
+            "the guest refused to suspend and is still running",
+            "the guest must support suspend (ACPI S3)",
         )
         if "sudo" in " ".join(tried):
             ways = f"{note.user} must be allowed `sudo -n systemctl suspend`, or the guest agent must run"

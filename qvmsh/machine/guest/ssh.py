@@ -85,7 +85,7 @@ def _pins(vm: Machine, path: str, alias: str) -> bool:
     raise GuestUnreachableError(
         f"the host key cannot be pinned in .qvm/known_hosts: {why}",
         machine=vm.name,
-        hint="mend .qvm/known_hosts (a file that is yours); without it nobody knows who answers",
+        hint="repair .qvm/known_hosts (a file that you own); it identifies the guest",
     )
 
 
@@ -151,7 +151,7 @@ def refusal(vm: Machine, found: ssh.Link, refused: ssh.Refused) -> GuestUnreacha
             f"another machine answers at {found.host}:{found.port}: its host key is not the one that is "
             "pinned for this machine",
             machine=vm.name,
-            hint="if the guest was installed anew, remove .qvm/known_hosts; else find out who answers there",
+            hint="if the guest was reinstalled, remove .qvm/known_hosts; else find out what answers there",
         )
     if refused.kind == "key":
         for key in found.identities:
@@ -159,7 +159,7 @@ def refusal(vm: Machine, found: ssh.Link, refused: ssh.Refused) -> GuestUnreacha
         tried = ", ".join(vm_relative(vm, key) for key in found.identities) or "your own keys and agent"
         return GuestUnreachableError(
             f"the guest refused the ssh key for account {found.user} at {found.host}:{found.port} "
-            f"(tried: {tried}); the machine runs on",
+            f"(tried: {tried}); the machine is still running",
             machine=vm.name,
             details=[line.partition(" (")[0] for line in words[-1:]],  # without the ways in that it offers
             hint="VM_SSH_IDENTITY names the key, VM_MACHINE_USER the account; the guest's "
@@ -169,7 +169,7 @@ def refusal(vm: Machine, found: ssh.Link, refused: ssh.Refused) -> GuestUnreacha
         f"the guest does not answer ssh at {found.host}:{found.port}",
         machine=vm.name,
         details=words[-2:],
-        hint="`qvm status` tells how far it is; VM_SSH_OPTIONS is read by ssh as it stands"
+        hint="`qvm status` shows its state; VM_SSH_OPTIONS is passed to ssh unchanged"
         if refused.kind == "client"
         else "it may still be booting: `qvm status`; its console is in .qvm/log/serial.log",
     )
@@ -201,9 +201,9 @@ def _require_usable(vm: Machine, key: str) -> None:
     argv = ["ssh-keygen", "-y", "-P", "", "-f", key]
     if subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True).returncode:
         raise GuestUnreachableError(
-            f"the ssh key {shown} has a passphrase, or is no key",
+            f"the ssh key {shown} has a passphrase, or is not a key",
             machine=vm.name,
-            hint="`ssh-add` it, or give the command on a terminal",
+            hint="`ssh-add` it, or run the command on a terminal",
         )
 
 

@@ -59,7 +59,7 @@ def request(words: Sequence[str]) -> Request:
         key, mark, value = word.partition("=")
         if not mark or not key:
             raise UsageError(
-                f"qmp: {word!r} is no argument",
+                f"qmp: {word!r} is not an argument",
                 hint=f"`qvm qmp {command} key=value ...`, or one JSON object; `qvm cmd` takes HMP lines",
             )
         _put(arguments, key, _value(value))
@@ -90,7 +90,7 @@ def _document(text: str) -> object:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise UsageError(f"qmp: this is no JSON: {error}") from None
+        raise UsageError(f"qmp: this is not JSON: {error}") from None
 
 
 def _of_object(value: object) -> Request:
@@ -99,7 +99,7 @@ def _of_object(value: object) -> Request:
     if not isinstance(value, dict) or not isinstance(value.get("execute"), str) or set(value) - known:
         raise UsageError(
             "qmp: a command is an object with `execute` and, if need be, `arguments`",
-            hint="""`qvm qmp '{"execute": "query-status"}'`, or short `qvm qmp query-status`""",
+            hint="""`qvm qmp '{"execute": "query-status"}'`, or `qvm qmp query-status` for short""",
         )
     arguments = value.get("arguments", {})
     if not isinstance(arguments, dict):
@@ -123,7 +123,7 @@ def requests(stream: Iterable[str]) -> Iterator[Request]:
             except ValueError:
                 if text[0] != "{":
                     raise UsageError(
-                        f"qmp: this is no JSON object: {text.splitlines()[0][:60]!r}",
+                        f"qmp: this is not a JSON object: {text.splitlines()[0][:60]!r}",
                         hint="standard input takes QMP commands as JSON objects",
                     ) from None
                 break  # the object goes on in the next line
@@ -201,7 +201,7 @@ def follow(
     Raises:
         StateError: there is no QEMU.
         UsageError: QEMU knows no such event.
-        QmpError: somebody else follows its events already.
+        QmpError: another client already follows its events.
         DeadlineError: `timeout_s` passed before `count` events had come.
     """
     _, note = state.require_live(vm, "follow its events")
@@ -210,7 +210,7 @@ def follow(
         exchange = conversation.begin(note, "events")
     except TimeoutError:
         raise QmpError(
-            "somebody else follows its events already (QEMU serves one at a time)", machine=vm.name
+            "another client already follows its events (QEMU serves one at a time)", machine=vm.name
         ) from None
     except OSError:
         raise state.silent(vm) from None

@@ -103,8 +103,8 @@ def known_machines(labels: Sequence[str], environ: Mapping[str, str]) -> Listing
         if row.is_there:
             each = look(row.directory, row.name, environ)
         else:
-            hint = "`qvm list --prune` forgets it; used at its new place, it is known again"
-            where = "its directory is not there"
+            hint = "`qvm list --prune` forgets it; using it at its new place adds it again"
+            where = "its directory is missing"
             each = Listed(row.name, MISSING, row.directory, detail=where, hint=hint)
         if set(labels) <= set(each.labels):
             found.append(each)

@@ -31,7 +31,7 @@ def look(vm: Machine, *, is_quiet: bool, has_ssh_check: bool) -> Status:
         # a file that is not used, since it is not accepted, says nothing about the machine
         is_unused = isinstance(error, NotAcceptedError)
         kind = seen.kind if is_unused else state.BROKEN
-        hint = "`qvm config --check` tells all" if error.problems else error.hint
+        hint = "`qvm config --check` shows all problems" if error.problems else error.hint
         broken = state.Observation(kind, detail, seen.pid, seen.note, hint)
         return _report(vm, broken, None, is_quiet)
     seen = state.observe(vm)
@@ -45,7 +45,7 @@ def look(vm: Machine, *, is_quiet: bool, has_ssh_check: bool) -> Status:
             by = locks.working(vm.files.wait_lock)
             seen.detail = why
             if by:
-                seen.kind, seen.detail = state.STARTING, f"{why} yet; {by} waits for it"
+                seen.kind, seen.detail = state.STARTING, f"{why} yet; {by} is waiting for it"
     return _report(vm, seen, ssh, is_quiet)
 
 
@@ -55,7 +55,7 @@ def _may_log_in(vm: Machine) -> bool:
 
     if vm.settings.may_run("VM_SSH_OPTIONS") and not trust.refusal(vm.settings):
         return True
-    vm.io.warn(f"{vm.name}: ssh is not asked: you have not accepted what .vmrc says of it (`qvm allow`)")
+    vm.io.warn(f"{vm.name}: ssh is not tried: you have not accepted its settings in .vmrc (`qvm allow`)")
     return False
 
 

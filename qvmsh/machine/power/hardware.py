@@ -92,7 +92,7 @@ def hardware(
     platform = platforms.of(settings.architecture, settings.text("VM_QEMU_MACHINE"))
     if tpm and platform.tpm is None:
         raise ConfigError(
-            f"VM_TPM=yes: machine type {settings.text('VM_QEMU_MACHINE')} takes no TPM",
+            f"VM_TPM=yes: machine type {settings.text('VM_QEMU_MACHINE')} does not support a TPM",
             machine=vm.name,
             hint="remove VM_TPM, or choose another VM_QEMU_MACHINE",
         )
@@ -186,17 +186,17 @@ def _display(vm: Machine, launch: Launch, vnc: str | None) -> str:
     if launch.is_encapsulated:
         if wanted and not is_curses:
             raise ConfigError(
-                f"VM_QEMU_DISPLAY={wanted} and --encapsulate, which shows the screen as text",
+                f"VM_QEMU_DISPLAY={wanted} conflicts with --encapsulate, which shows the screen as text",
                 machine=vm.name,
-                hint="leave one of them out",
+                hint="remove one of them",
             )
         return wanted or "curses"
     if wanted:
         if is_curses and not launch.is_foreground:
             raise ConfigError(
-                "VM_QEMU_DISPLAY=curses needs a terminal, and `start` gives it none",
+                "VM_QEMU_DISPLAY=curses needs a terminal, which `start` does not provide",
                 machine=vm.name,
-                hint="`qvm start --encapsulate` gives it one in tmux or screen, `qvm run` gives it this one",
+                hint="`qvm start --encapsulate` provides one in tmux or screen, `qvm run` uses this one",
             )
         return wanted
     return launch.window if launch.is_foreground and launch.window and vnc is None else "none"
@@ -233,5 +233,5 @@ def require_room(vm: Machine) -> None:
         raise ConfigError(
             f"VM_MACHINE_MEM={wanted} is more memory than the host has ({total} MiB)",
             machine=vm.name,
-            hint=f"`qvm config VM_MACHINE_MEM={max(128, total // 2)}` leaves room for the host",
+            hint=f"`qvm config VM_MACHINE_MEM={max(128, total // 2)}` leaves memory for the host",
         )

@@ -111,7 +111,7 @@ def launch(
                 raise StateError(
                     f"cannot {plan.verb}: it is already {seen}",
                     machine=vm.name,
-                    hint=seen.hint or "`qvm status` tells more, `qvm stop` powers it off",
+                    hint=seen.hint or "`qvm status` shows more, `qvm stop` powers it off",
                     actual=seen.kind,
                     required=state.STOPPED,
                 )
@@ -136,7 +136,7 @@ def _no_room(vm: Machine, verb: str, mount: str) -> LaunchError:
     return LaunchError(
         f"cannot {verb}: no space is left on the file system of {mount}",
         machine=vm.name,
-        hint=f"make room there (`df -h {quote(mount)}`), then try again; nothing was changed",
+        hint=f"free space there (`df -h {quote(mount)}`), then try again; nothing was changed",
     )
 
 
@@ -148,7 +148,7 @@ def _bring_up(
     supplies = disks.gather(vm)
     disk = "" if own_disk.is_by_hand(vm) else own_disk.require_disk(vm, base_only=plan.base_only)
     if not disk and not own_disk.is_by_hand(vm):
-        vm.io.warn(f"{vm.name}: has no disk of its own: {own_disk.disk_name(vm)} is not there")
+        vm.io.warn(f"{vm.name}: has no disk of its own: {own_disk.disk_name(vm)} does not exist")
     disks.require(vm, supplies)
     require_top(vm, plan)
     if tpm.is_wanted(vm):
@@ -229,7 +229,7 @@ class _Attempt:
                 taken = ports.refused_rule(error.details) == ssh_rule(port)
                 if not taken or wanted != "auto" or attempt == PORT_ATTEMPTS - 1:
                     raise
-                self.vm.io.trace(f"port {port} was taken in between; another one")
+                self.vm.io.trace(f"port {port} was taken meanwhile; trying another")
         raise AssertionError("unreachable")
 
     def _may_do_without(self) -> bool:
@@ -444,7 +444,7 @@ class _Attempt:
             return LaunchError(f"QEMU does not answer within {GREETING_S:.0f} s", machine=vm.name)
         status = child.wait()
         if status == launcher.HELD:
-            return LockedError(f"cannot {self.plan.verb}: somebody else just started it", machine=vm.name)
+            return LockedError(f"cannot {self.plan.verb}: another command just started it", machine=vm.name)
         words = [
             line.removeprefix(f"{self.binary}: ").removeprefix(f"{os.path.basename(self.binary)}: ")
             for line in machine_files.tail(vm.files.qemu_stderr, 10)
@@ -462,13 +462,13 @@ class _Attempt:
         if taken:
             return taken
         words += tpm.last_words(vm)
-        hint = "`qvm dryrun` shows its command line; .qvm/log/qemu.stderr has all its words"
+        hint = "`qvm dryrun` shows its command line; .qvm/log/qemu.stderr has its full output"
         text = "\n".join(words)
         if re.search(r"-display |\bgtk\b|\bsdl\b|open display", text, re.IGNORECASE):
-            hint = "`--set VM_QEMU_DISPLAY=none` does without a window"
+            hint = "`--set VM_QEMU_DISPLAY=none` runs without a window"
             if re.search("not available|not found|not accept", text):
-                hint = f"{programs.install('gtk')} brings QEMU's windows; {hint}"
-        return LaunchError(f"QEMU ended at once ({how})", machine=vm.name, details=words, hint=hint)
+                hint = f"{programs.install('gtk')} adds QEMU's windows; {hint}"
+        return LaunchError(f"QEMU exited immediately ({how})", machine=vm.name, details=words, hint=hint)
 
 
 def _close(given: Iterable[socket.socket | tpm.Companion | serial.Keeper]) -> None:

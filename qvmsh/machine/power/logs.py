@@ -93,9 +93,9 @@ def show(vm: Machine, name: str, *, lines: int, is_previous: bool = False) -> Li
 
 def _missing(vm: Machine, name: str, is_previous: bool) -> QvmError:
     if is_previous:
-        hint = "each start begins a new one and keeps the five before"
+        hint = "each start begins a new one and keeps the last five"
         return StateError(f"there is no {name} log of an earlier run", machine=vm.name, hint=hint)
-    hint = "`qvm start` begins it; `--follow` waits for it"
+    hint = "`qvm start` creates it; `--follow` waits for it"
     return StateError(f"there is no {name} log: it was never started here", machine=vm.name, hint=hint)
 
 
@@ -104,7 +104,7 @@ def _unreadable(vm: Machine, path: str, error: OSError) -> QvmError:
     return QvmError(
         f"cannot read the log {path}: {what}",
         machine=vm.name,
-        hint="remove it; the next start makes a new one" if os.path.lexists(path) else None,
+        hint="remove it; the next start creates a new one" if os.path.lexists(path) else None,
     )
 
 
@@ -130,7 +130,7 @@ def follow(vm: Machine, name: str, *, lines: int) -> None:
                     continue
                 out.wait(changes.fileno())
                 if not changes.drain():
-                    raise QvmError("the folder of the logs is gone", machine=vm.name)
+                    raise QvmError("the log folder was removed", machine=vm.name)
         finally:
             follower.close()
 

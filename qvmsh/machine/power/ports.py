@@ -86,7 +86,7 @@ def _not_free(vm: Machine, forward: Forward, why: str) -> QvmError:
     return QvmError(
         f"VM_HOSTFWD: cannot forward {where}: {why or 'it was taken at that moment'}",
         machine=vm.name,
-        hint="choose another port or address in VM_HOSTFWD, or end who has it",
+        hint="choose another port or address in VM_HOSTFWD, or end the process that uses it",
     )
 
 
@@ -130,9 +130,9 @@ def open_door(vm: Machine) -> socket | None:
     at = made.getsockname()
     name = vm.settings.text("VM_NET_HOST") or at[0]
     is_local = at[0] == "::1" or at[0].startswith("127.")
-    who = "every account of this host" if is_local else "everybody who reaches this host"
+    who = "every account of this host" if is_local else "everybody who can reach this host"
     vm.io.warn(
-        f"{vm.name}: an open door: {who} can drive QEMU by `telnet {name} {at[1]}`, without a password"
+        f"{vm.name}: an open port: {who} can control QEMU with `telnet {name} {at[1]}`, without a password"
     )
     return made
 
@@ -151,7 +151,7 @@ def warn_of_doors(vm: Machine, argv: Sequence[str]) -> None:
         if what and _is_open(address):
             is_free = not any(o in _LOCKS or o.startswith("password-secret=") for o in options)
             vm.io.warn(
-                f"{vm.name}: an open door: everybody who reaches this host can {what} on {address}"
+                f"{vm.name}: an open port: everybody who can reach this host can {what} on {address}"
                 + (", without a password" if is_free else "")
             )
 
@@ -161,13 +161,17 @@ def _door(option: str, value: str) -> tuple[str, str, list[str]]:
     head, *options = value.removeprefix("vnc=").split(",")
     fields = dict(each.partition("=")[::2] for each in (head, *options))
     if option == "-vnc" or (option == "-display" and value.startswith("vnc=")):
-        return "use the guest's screen and keyboard by VNC", head, options
+        return "use the guest's screen and keyboard over VNC", head, options
     if option == "-spice" and fields.get("unix") != "on" and fields.keys() & {"port", "tls-port"}:
         port = fields.get("port") or fields["tls-port"]
-        return "use the guest's screen and keyboard by SPICE", f"{fields.get('addr', '')}:{port}", options
+        return (
+            "use the guest's screen and keyboard over SPICE",
+            f"{fields.get('addr', '')}:{port}",
+            options,
+        )
     if option in ("-s", "-gdb"):
         scheme, _, address = (value if option == "-gdb" else "tcp::1234").split(",")[0].partition(":")
-        return ("drive the guest by gdb", address, []) if scheme == "tcp" else ("", "", [])
+        return ("control the guest with gdb", address, []) if scheme == "tcp" else ("", "", [])
     is_server = not {"server", "server=on", "server=yes"}.isdisjoint(options)
     if option in _CHARACTERS and is_server and head.partition(":")[0] in ("tcp", "telnet", "websocket"):
         return f"use what is on {option}", head.partition(":")[2], options

@@ -144,7 +144,7 @@ def restart(
         )
     except QvmError as error:
         if by:
-            error.details = (f"before that it was powered off by {by}", *error.details)
+            error.details = (f"it was first powered off by {by}", *error.details)
         raise
     return Restarted(by, took_s, started)
 
@@ -198,11 +198,11 @@ def _wait(vm: Machine, qemu: launch.Qemu, timeout_s: float) -> float:
 
 def _end_begun(vm: Machine, qemu: launch.Qemu) -> None:
     """End a machine whose start was interrupted."""
-    vm.io.warn(f"{vm.name}: interrupted; ending the machine that was being started")
+    vm.io.warn(f"{vm.name}: interrupted; ending the machine that was starting")
     ending.end(qemu.pid)
     qemu.child.wait()
     cleanup.tidy(vm, is_asked=True)
-    log.note(vm, "start was interrupted, the machine is ended", is_error=True)
+    log.note(vm, "start was interrupted, the machine was ended", is_error=True)
 
 
 @log.failures
@@ -210,7 +210,7 @@ def run(vm: Machine, request: Request) -> Ended:
     """QEMU in the foreground; see `commands.run`."""
     if "-daemonize" in request.extra:
         raise UsageError(
-            "run: -daemonize makes no sense in the foreground", machine=vm.name, hint="use `qvm start`"
+            "run: -daemonize cannot be used in the foreground", machine=vm.name, hint="use `qvm start`"
         )
     handover.require_roots(vm)
     require_no_archive(vm, "run", is_disposable=request.disposable)
@@ -218,7 +218,7 @@ def run(vm: Machine, request: Request) -> Ended:
     plan = _plan(vm, request, "run")
     has_terminal = isatty(vm.io.stdin) and isatty(vm.io.stdout) and not plan.is_background
     if hw.uses_curses(vm) and not has_terminal:
-        what = "in the background it has none" if plan.is_background else "here is none"
+        what = "in the background it has none" if plan.is_background else "there is none here"
         raise ConfigError(
             f"VM_QEMU_DISPLAY=curses needs a terminal, and {what}",
             machine=vm.name,
@@ -257,9 +257,9 @@ def _terminal_kept(vm: Machine) -> terminal.Kept:
 def _tell_ways(vm: Machine, plan: Launch, qemu: launch.Qemu) -> None:
     """Say how to leave a console on this terminal, of which a silent guest shows nothing; or where it is."""
     if plan.is_background:
-        vm.io.warn(f"{vm.name}: runs in the background (pid {qemu.pid}); `qvm console` is its console")
+        vm.io.warn(f"{vm.name}: runs in the background (pid {qemu.pid}); `qvm console` opens its console")
     elif "mux=on" in " ".join(qemu.argv):
-        vm.io.say(f"{vm.name}: the serial console; Ctrl-A X ends QEMU, Ctrl-A C is its monitor")
+        vm.io.say(f"{vm.name}: the serial console; Ctrl-A X ends QEMU, Ctrl-A C opens its monitor")
 
 
 def _wait_foreground(vm: Machine, child: launch.Child, shown: serial.Shown | None) -> int:
@@ -332,28 +332,28 @@ def _plan(vm: Machine, request: Request, verb: str) -> Launch:
     """Check the request against the configuration and turn it into a launch."""
     if request.base_only and not own_disk.is_by_hand(vm) and not own_disk.has_disk(vm):
         raise UsageError(
-            f"{verb}: --base-only needs a disk, and {own_disk.disk_name(vm)} is not there", machine=vm.name
+            f"{verb}: --base-only needs a disk, and {own_disk.disk_name(vm)} does not exist", machine=vm.name
         )
     if request.disposable and request.loadvm:
         raise UsageError(
             f"{verb}: --disposable and --loadvm exclude each other: a state is loaded into the disks",
             machine=vm.name,
-            hint="`qvm snapshot save` first keeps the present state, `qvm snapshot restore` goes back to it",
+            hint="`qvm snapshot save` first saves the current state, `qvm snapshot restore` goes back to it",
         )
     if request.base_only and not own_disk.is_by_hand(vm):
         images.require_writable_base(vm, force=request.is_forced or request.disposable)
     for word in vm.settings.words("VM_QEMU_EXTRA") + list(request.extra):
         if word.lstrip("-") in ("daemonize", "pidfile") and word.startswith("-"):
             raise ConfigError(
-                f"{word} among the extra words for QEMU would take it out of qvm's hands",
+                f"{word} in the extra arguments would take QEMU out of qvm's control",
                 machine=vm.name,
                 hint="remove it: `qvm start` runs QEMU in the background and knows its pid",
             )
         if word in ("-snapshot", "--snapshot") and not (request.disposable or own_disk.is_by_hand(vm)):
             raise ConfigError(
-                f"{word} among the extra words for QEMU would not cover the machine's own disks",
+                f"{word} in the extra arguments would not cover the machine's own disks",
                 machine=vm.name,
-                hint="remove it; with `--disposable` all that the guest writes vanishes",
+                hint="remove it; `--disposable` discards all that the guest writes",
             )
     if own_disk.is_by_hand(vm):
         _require_plain(vm, request, verb)
@@ -381,7 +381,7 @@ def _window(vm: Machine) -> str:
     found = displays.window(displays.of(tools.qemu(vm)))
     if not found:
         way = programs.install("gtk")
-        vm.io.warn(f"{vm.name}: this QEMU can open no window, so its console is here; {way} lets it")
+        vm.io.warn(f"{vm.name}: this QEMU cannot open a window, so its console is here; {way} adds one")
     return found
 
 
@@ -408,11 +408,11 @@ def _require_plain(vm: Machine, request: Request, verb: str) -> None:
     """
     hint = "VM_QEMU_ARGS names the disks; change it there"
     if request.base_only:
-        raise UsageError(f"{verb}: --base-only needs disks that qvm gives", machine=vm.name, hint=hint)
+        raise UsageError(f"{verb}: --base-only needs disks that qvm manages", machine=vm.name, hint=hint)
     words = (*vm.settings.words("VM_QEMU_ARGS"), *vm.settings.words("VM_QEMU_EXTRA"), *request.extra)
     if request.disposable and any(word in ("-blockdev", "--blockdev") for word in words):
         raise UsageError(
             f"{verb}: --disposable is QEMU's -snapshot here, which does not cover -blockdev",
             machine=vm.name,
-            hint="use -drive or -hda in VM_QEMU_ARGS, or overlays of your own",
+            hint="use -drive or -hda in VM_QEMU_ARGS, or your own overlays",
         )

@@ -102,7 +102,7 @@ class Ladder:
                 left_s = max(LEAST_S, began + window_s - time.monotonic())
                 if self._gone_within(left_s, again=ask if "button" in name else None):
                     return name
-                self.tried.append(f"{name}: asked, but not off after {time.monotonic() - began:.0f} s")
+                self.tried.append(f"{name}: asked, still on after {time.monotonic() - began:.0f} s")
             if self.handle.wait(LEAST_S):
                 return BY_ITSELF
             if force:
@@ -111,7 +111,7 @@ class Ladder:
             f"the guest did not power off within {self.timeout_s:.0f} s; it is still running",
             machine=self.vm.name,
             details=self.tried,
-            hint="`qvm stop --force` then ends QEMU (the guest loses what it has not written), "
+            hint="`qvm stop --force` then ends QEMU (the guest loses unwritten data), "
             "VM_SHUTDOWN_TIMEOUT gives it more time",
         )
 
@@ -131,7 +131,7 @@ class Ladder:
                 "cannot power off: QEMU has paused the guest after an I/O error",
                 machine=self.vm.name,
                 details=self.tried,
-                hint="`df .` shows whether the host's disk is full; make room, then `qvm resume`, `qvm stop`",
+                hint="`df .` shows whether the host's disk is full; free some, then `qvm resume`, `qvm stop`",
                 actual=status,
             )
 
@@ -140,7 +140,7 @@ class Ladder:
             asked = qga.shutdown(self.note.socket("qga"), timeout_s=min(AGENT_S, window_s))
         except QmpError as error:
             return error.what
-        return "" if asked else "none answers"
+        return "" if asked else "no answer"
 
     def _ask_ssh(self, window_s: float, script: str = POWEROFF) -> str:
         try:
@@ -168,7 +168,7 @@ class Ladder:
         try:
             if qga.shutdown(self.note.socket("qga"), mode="reboot", timeout_s=AGENT_S):
                 return "guest agent"
-            self.tried.append("guest agent: none answers")
+            self.tried.append("guest agent: no answer")
         except QmpError as error:
             self.tried.append(f"guest agent: {error.what}")
         if not state.has_ssh(self.vm, self.note):
@@ -279,7 +279,7 @@ def save(vm: Machine, name: str, *, has_suspend: bool, timeout_s: float | None) 
             raise state.not_in_state(vm, seen, "save the state", state.RUNNING)
         if note.disposable:
             raise StateError(
-                "cannot save the state: it is disposable, its disk vanishes when it stops", machine=vm.name
+                "cannot save the state: the machine is disposable, its disk is discarded", machine=vm.name
             )
         if seen.kind == state.PAUSED:
             has_suspend = False
@@ -355,10 +355,10 @@ def _ask_for_reset(ladder: Ladder, qemu: Session, events: Listening, *, is_runni
         raise _Ended
     if not how and not force:
         raise StateError(
-            "nothing in the guest could be asked to reboot; it runs on",
+            "nothing in the guest could be asked to reboot; it is still running",
             machine=vm.name,
             details=ladder.tried,
-            hint="`--force` resets it, as the button on the case would",
+            hint="`--force` resets it, as a reset button would",
         )
     guest.close(vm, ladder.note)
     try:
@@ -370,7 +370,7 @@ def _ask_for_reset(ladder: Ladder, qemu: Session, events: Listening, *, is_runni
                 if not force:
                     raise DeadlineError(
                         f"the guest did not reboot within {ladder.timeout_s:.0f} s "
-                        f"(asked by {how}); it runs on",
+                        f"(asked by {how}); it is still running",
                         machine=vm.name,
                         hint="`--force` then resets it",
                     ) from None
@@ -408,7 +408,7 @@ def _wake(vm: Machine, seen: state.Observation) -> None:
     if seen.kind not in (state.PAUSED, state.SUSPENDED):
         return
     state.require_sound(vm, seen, "power off")
-    vm.io.warn(f"{vm.name} is {seen.kind}: going on, so that it can power off")
+    vm.io.warn(f"{vm.name} is {seen.kind}: resuming it, so that it can power off")
     with conversation.begin(seen.note) as qemu:
         if seen.kind == state.PAUSED:
             conversation.resume(qemu)
@@ -439,7 +439,9 @@ def kill(vm: Machine) -> tuple[str, float]:
     except PermissionError:
         who = process.user(seen.pid)
         raise QvmError(
-            f"cannot kill: QEMU (pid {seen.pid}) is {who}'s", machine=vm.name, hint=f"ask {who}, or be root"
+            f"cannot kill: QEMU (pid {seen.pid}) is {who}'s",
+            machine=vm.name,
+            hint=f"run this as {who} or as root",
         ) from None
     cleanup.tidy(vm, is_asked=how != BY_ITSELF)
     log.note(vm, f"killed by {how}")

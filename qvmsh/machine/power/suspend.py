@@ -41,7 +41,7 @@ def pause(vm: Machine) -> Paused:
         note.write(vm.files.note)
         now = _status(vm, note)
     if now not in ("paused", "io-error", "watchdog", "debug"):
-        raise StateError(f"QEMU was asked to pause the guest, and says {now}", machine=vm.name, actual=now)
+        raise StateError(f"QEMU was asked to pause the guest, but reports {now}", machine=vm.name, actual=now)
     log.note(vm, "paused")
     return Paused(vm.name, is_paused=True)
 
@@ -59,9 +59,9 @@ def resume(vm: Machine) -> Paused:
         now = _status(vm, note)
     if now == "io-error":
         raise StateError(
-            "the guest was let go on, and QEMU paused it at once after another I/O error",
+            "the guest was resumed, and QEMU paused it again after another I/O error",
             machine=vm.name,
-            hint="`df .` shows whether the host's disk is full; make room, then `qvm resume` again",
+            hint="`df .` shows whether the host's disk is full; free some, then `qvm resume` again",
             actual=now,
         )
     log.note(vm, "resumed")
@@ -108,7 +108,7 @@ def wakeup(vm: Machine, *, is_waiting: bool, timeout_s: float | None) -> Woken:
             raise StateError(
                 f"cannot wake it up: {error.what.partition(': ')[2]}",
                 machine=vm.name,
-                hint="`qvm status` tells what state it is in",
+                hint="`qvm status` shows its state",
             ) from None
         except OSError:
             raise state.silent(vm) from None
@@ -126,7 +126,7 @@ def _answers_again(vm: Machine, pid: int, note: Note, timeout_s: float) -> None:
             sleep.refresh(guest.link(vm, note))
         except DeadlineError as error:
             error.what = error.what.replace("the guest did", "the guest is awake, but did")
-            error.hint = "`qvm status` tells how far it is; `qvm stop` or `qvm kill` ends it"
+            error.hint = "`qvm status` shows its state; `qvm stop` or `qvm kill` ends it"
             raise
 
 

@@ -68,7 +68,7 @@ def key_of(name: str) -> bytes:
     """
     if len(name) == 2 and name[0] == "^" and "@" <= name[1].upper() <= "_":
         return bytes([ord(name[1].upper()) & 0x1F])
-    raise UsageError(f"console: --escape {name}: must be a control key, as ^] or ^A")
+    raise UsageError(f"console: --escape {name}: must be a control key such as ^] or ^A")
 
 
 def attach(vm: Machine, options: Options) -> None:
@@ -81,7 +81,7 @@ def attach(vm: Machine, options: Options) -> None:
     """
     escape = key_of(options.escape)
     if vm.io.json:
-        raise UsageError("console: --json has no meaning for a console", machine=vm.name)
+        raise UsageError("console: --json does not apply to a console", machine=vm.name)
     pid, note = state.require_live(vm, "open the console")
     if options.is_watching:
         with _Session(vm, pid, note, options, escape) as session:
@@ -113,7 +113,7 @@ def _require_ours(vm: Machine, note: Note) -> None:
         raise StateError(
             "its serial console is on the terminal of `qvm run`",
             machine=vm.name,
-            hint="`qvm console --watch` shows here what is shown there",
+            hint="`qvm console --watch` shows its output here",
         )
 
 
@@ -135,7 +135,7 @@ class _Hold:
         try:
             self._acquire()
         except PermissionError:
-            raise LockedError("somebody else has the console", machine=self.vm.name) from None
+            raise LockedError("the console is in use by somebody else", machine=self.vm.name) from None
         self.door = sockets.listening(self.note.runtime, ["console"])["console"]
         return self
 
@@ -151,7 +151,7 @@ class _Hold:
             raise LockedError(
                 f"the console is in use ({who}{since})",
                 machine=self.vm.name,
-                hint="`qvm console --take` takes it over, `qvm console --watch` only looks on",
+                hint="`qvm console --take` takes it over, `qvm console --watch` only watches",
             )
         _ask_to_leave(self.note.socket("console"))
         try:
@@ -159,7 +159,7 @@ class _Hold:
         except locks.Held as held:
             frozen = held.by.pid and process.is_stopped(held.by.pid)
             raise LockedError(
-                f"whoever has the console does not leave ({who}" + (", stopped)" if frozen else ")"),
+                f"the console's user does not release it ({who}" + (", stopped)" if frozen else ")"),
                 machine=self.vm.name,
                 hint=f"`kill {held.by.pid}` ends it" if held.by.pid else None,
             ) from None
@@ -341,7 +341,7 @@ class _Session:
         while True:
             ready = self._wait()
             if self.stdin in ready and not self._type():
-                return f"detached; `qvm console -C {self.vm.directory}` comes back"
+                return f"detached; `qvm console -C {self.vm.directory}` reattaches"
             if self.line is not None and self.line.fileno() in ready:
                 self._exchange()
             if self.hold and self.hold.door and self.hold.door.fileno() in ready:
@@ -468,7 +468,7 @@ class _Session:
         raise LockedError(
             f"the console was taken over by {by}",
             machine=self.vm.name,
-            hint="`qvm console --watch` looks on, `qvm console --take` takes it back",
+            hint="`qvm console --watch` watches it, `qvm console --take` takes it back",
         )
 
     def _is_drained(self) -> bool:
@@ -484,17 +484,17 @@ class _Session:
         most_s = max(STUCK_S, LINGERS * self.options.linger_s)
         if not self.has_input and time.monotonic() - self.input_ended_at > most_s:
             raise DeadlineError(
-                f"the guest goes on talking {most_s:.0f} s after the end of the input",
+                f"the guest is still sending output {most_s:.0f} s after the end of the input",
                 machine=self.vm.name,
-                hint="a longer --linger waits longer; `qvm logs --follow serial` shows all that it says",
+                hint="a longer --linger waits longer; `qvm logs --follow serial` shows all its output",
             )
         if time.monotonic() - self.moved_at < self._silence_s:
             return False
         if self.pending:
             raise DeadlineError(
-                f"the guest did not take all of standard input: for {self._silence_s:.0f} s it took nothing",
+                f"the guest did not read all of standard input: for {self._silence_s:.0f} s it read nothing",
                 machine=self.vm.name,
-                hint="`qvm status` tells whether it is paused",
+                hint="`qvm status` shows whether it is paused",
             )
         return True
 

@@ -158,7 +158,7 @@ class Dialogue:
             except QvmError as error:
                 tell(self.vm.io.stdout, _told(error))
             except KeyboardInterrupt:
-                tell(self.vm.io.stdout, "not waited for; QEMU may still be at it")
+                tell(self.vm.io.stdout, "no longer waiting; QEMU may still be working on it")
             else:
                 if text:
                     tell(self.vm.io.stdout, _shown(text))
@@ -197,7 +197,7 @@ class _Events:
         try:
             self._exchange = conversation.begin(dialogue.note, "events", timeout_s=EVENTS_S)
         except TimeoutError:
-            tell(dialogue.vm.io.stdout, "events are not shown: another session has them")
+            tell(dialogue.vm.io.stdout, "events are not shown: another session receives them")
         except OSError:
             tell(dialogue.vm.io.stdout, "events are not shown: this QEMU has no socket for them")
         else:
@@ -287,7 +287,7 @@ def hold(vm: Machine, *, has_qmp: bool) -> int:
         QmpError: QEMU does not answer.
     """
     if vm.io.json:
-        raise UsageError("monitor: --json has no meaning here", hint="`qvm --json cmd LINE`, or `--qmp`")
+        raise UsageError("monitor: --json does not apply here", hint="`qvm --json cmd LINE`, or `--qmp`")
     try:
         return Dialogue(vm, has_qmp=has_qmp).hold()
     except (QmpError, BrokenPipeError):

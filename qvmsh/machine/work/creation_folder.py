@@ -100,7 +100,7 @@ class Folder:
                 _move(self.path, self.final)
             except OSError as error:
                 raise QvmError(
-                    f"{os.path.basename(self.final)} is made, and cannot be put in place: {_why(error)}",
+                    f"{os.path.basename(self.final)} was created, but cannot be put in place: {_why(error)}",
                     hint="`qvm doctor --fix` completes it",
                 ) from error
             self._is_left = False
@@ -121,14 +121,14 @@ def _move(path: str, final: str) -> None:
     for name in sorted(os.listdir(path), key=".vmrc".__eq__):
         target = os.path.join(final, name)
         if os.path.lexists(target):
-            raise FileExistsError(errno.EEXIST, "is there already", target)
+            raise FileExistsError(errno.EEXIST, "already exists", target)
         os.rename(os.path.join(path, name), target)
     host_files.sync_folder(final)
 
 
 def _why(error: OSError) -> str:
     if isinstance(error, FileExistsError):
-        return f"{os.path.basename(error.filename)} is there already"
+        return f"{os.path.basename(error.filename)} already exists"
     return error.strerror or str(error)
 
 
@@ -194,7 +194,7 @@ def sweep(environ: Mapping[str, str], *, is_looking: bool = False) -> list[str]:
             if not is_left:
                 continue
             what = f"`qvm {data['verb']}` of {match['of']}, begun at {when}, was interrupted"
-            found.append(f"{what}: {path} is left" if is_looking else f"{what}: {_finish(path, data)}")
+            found.append(f"{what}: {path} is left over" if is_looking else f"{what}: {_finish(path, data)}")
         if not os.path.lexists(path):
             _forget(note)
     return found
@@ -206,13 +206,13 @@ def _finish(path: str, data: dict[str, Any]) -> str:
         if data.get("is_whole"):
             _move(path, os.path.dirname(path))
             os.rmdir(path)
-            return "it is complete now"
+            return "it has been completed"
         shutil.rmtree(path)
     except OSError as error:
         if data.get("is_whole"):
-            return f"it is in {path}, and cannot be completed: {_why(error)}"
+            return f"it is in {path} and cannot be completed: {_why(error)}"
         return f"{path} cannot be removed: {error.strerror}"
-    return "what it had begun is removed"
+    return "what it had begun was removed"
 
 
 def left_in(above: str, name: str) -> list[str]:

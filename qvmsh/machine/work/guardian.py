@@ -54,7 +54,7 @@ class Guardian:
                 start_new_session=True,  # what is meant for our group does not end it
             )
         except OSError as error:
-            self.vm.io.trace(f"nobody watches over this process: {error.strerror}")
+            self.vm.io.trace(f"this process has no guardian: {error.strerror}")
         finally:
             os.close(reader)
         return self

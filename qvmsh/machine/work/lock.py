@@ -55,7 +55,7 @@ def work_lock(vm: Machine, what: str, *, is_looking: bool = False) -> locks.Work
         raise LockedError(
             f"{_cannot(what)}: .qvm/work.lock is {who}'s",
             machine=vm.name,
-            hint=f"ask as {who}; or `sudo chown -R` the folder .qvm to yourself",
+            hint=f"run this as {who}; or `sudo chown -R` the folder .qvm to yourself",
         ) from None
     except OSError as error:
         if error.errno not in (errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.ELOOP):
@@ -63,11 +63,11 @@ def work_lock(vm: Machine, what: str, *, is_looking: bool = False) -> locks.Work
         raise QvmError(
             f"{_cannot(what)}: .qvm/work.lock: {error.strerror}",
             machine=vm.name,
-            hint="move away what is at that name; qvm makes a new one",
+            hint="move that file away; qvm creates a new one",
         ) from None
     except locks.Held as held:
         raise LockedError(
-            f"{_cannot(what)}: {held.by} is at work on it", machine=vm.name, hint="wait for it to end"
+            f"{_cannot(what)}: {held.by} is working on it", machine=vm.name, hint="wait for it to end"
         ) from None
     if what != "doctor" and (journals.is_left(vm) or os.path.lexists(vm.files.settled)):
         try:
@@ -103,11 +103,11 @@ def require_no_archive(vm: Machine, what: str, *, is_disposable: bool = False) -
     folders = [os.path.dirname(os.path.realpath(each.path)) for each in written]
     folders += [] if is_disposable else [os.path.realpath(vm.directory)]
     for folder in filter(dependents.is_archive, dict.fromkeys(folders)):
-        way = f"`qvm {what} --disposable` leaves it as it is; " if what in ("start", "run") else ""
+        way = f"`qvm {what} --disposable` leaves it unchanged; " if what in ("start", "run") else ""
         raise StateError(
-            f"{_cannot(what)}: {folder} is an archive, and would be damaged",
+            f"{_cannot(what)}: {folder} is an archive and would be damaged",
             machine=vm.name,
-            hint=f"{way}`qvm restore {quote(folder)} DIR` makes a machine of it",
+            hint=f"{way}`qvm restore {quote(folder)} DIR` creates a machine from it",
         )
 
 

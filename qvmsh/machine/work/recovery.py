@@ -84,7 +84,7 @@ def recover(vm: Machine, record: Record) -> str:
         left = "; ".join(filter(None, (state, TRIES_AGAIN)))
         why = error.what if isinstance(error, QvmError) else f"{error.filename}: {error.strerror}"
         raise Unrecovered(
-            f"{journals.title(record)} was interrupted, and cannot be recovered: {why}",
+            f"{journals.title(record)} was interrupted and cannot be recovered: {why}",
             left,
             machine=vm.name,
             details=(*getattr(error, "details", ()), left),

@@ -55,7 +55,7 @@ def test_suspend_without_ssh_goes_by_the_agent_and_savevm_too(guest: Vm) -> None
     guest.ok("ssh", "echo kept > /tmp/in-memory")
     without_ssh(guest)
     assert "demo: suspended by guest agent in " in guest.ok("suspend").out
-    assert "demo: awake; not waited for the guest" in guest.ok("wakeup", "--no-wait").out
+    assert "demo: awake; did not wait for the guest" in guest.ok("wakeup", "--no-wait").out
     guest.ok("stop", "--savevm", "ready")
     guest.ok("start", "--loadvm", "ready", "--no-wait")
     assert guest.qvm("status", "-s").out.startswith("demo: running")
@@ -70,7 +70,7 @@ def test_suspend_where_nobody_can_be_asked_says_why_and_the_guest_runs_on(guest:
         assert refused.status == 3
         assert "demo: nothing in the guest could be asked to suspend; it runs on" in refused.err
         assert "ssh: " in refused.err
-        assert "guest agent: none answers" in refused.err
+        assert "guest agent: no answer" in refused.err
         assert guest.qvm("status", "-s").out.startswith("demo: running")
     assert "ready" not in guest.ok("cmd", "info", "snapshots").out
     guest.ok("stop", "--savevm", "ready", "--no-suspend")
@@ -100,14 +100,14 @@ def test_stop_of_a_suspended_guest_wakes_it_first(guest: Vm) -> None:
     guest.start()
     guest.ok("suspend")
     stopped = guest.ok("stop")
-    assert "demo is suspended: going on, so that it can power off" in stopped.err
+    assert "demo is suspended: resuming it, so that it can power off" in stopped.err
     assert "demo: powered off by " in stopped.out
 
 
 def test_pause_resume_the_guest_goes_on(guest: Vm) -> None:
     guest.start()
     guest.ok("ssh", "echo kept > /tmp/in-memory")
-    assert guest.ok("pause").out == "demo: paused; `qvm resume` goes on\n"
+    assert guest.ok("pause").out == "demo: paused; `qvm resume` resumes it\n"
     assert guest.qvm("status").out.startswith("demo: paused")
     held = guest.qvm("ssh", "true", timeout=30)
     assert (held.status, "hint: `qvm resume` lets it go on" in held.err) == (3, True)
@@ -148,7 +148,7 @@ def test_restart_takes_a_new_qemu_and_keeps_disk_and_port(guest: Vm) -> None:
 def test_restart_of_a_disposable_run_stays_disposable(guest: Vm) -> None:
     guest.start("--disposable")
     guest.ok("ssh", "echo one > note; sync")
-    assert "disposable: its changes will vanish" in guest.ok("restart").out
+    assert "disposable: changes will be discarded" in guest.ok("restart").out
     guest.ok("ssh", "test ! -e note; echo two > note; sync")
     guest.ok("stop")
     guest.ok("start")
@@ -168,7 +168,7 @@ def test_reboot_by_each_of_its_ways(guest: Vm) -> None:
     guest.ok("ssh", "until pidof qemu-ga; do usleep 100000; done")
     without_ssh(guest, "qemu-ga")
     refused = guest.qvm("reboot")
-    assert (refused.status, "it runs on" in refused.err) == (3, True)
+    assert (refused.status, "it is still running" in refused.err) == (3, True)
     assert "demo: rebooted by reset in " in guest.ok("reboot", "--force").out
     ids.append(guest.ok("ssh", boot).out)
     guest.ok("pause")

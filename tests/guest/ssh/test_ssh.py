@@ -94,7 +94,7 @@ def test_ssh_another_host_key_is_refused_with_an_explanation(running: Vm) -> Non
         result = running.qvm("ssh", "true")
         assert result.status == 125
         assert "another machine answers at 127.0.0.1:" in result.err
-        assert "hint: if the guest was installed anew, remove .qvm/known_hosts" in result.err
+        assert "hint: if the guest was reinstalled, remove .qvm/known_hosts" in result.err
         assert running.qvm("status").status == 1
     finally:
         known.write_text(right)

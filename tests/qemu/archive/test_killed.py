@@ -190,7 +190,7 @@ def test_who_looks_while_the_disks_are_cut_sees_the_disks(blank: Blank) -> None:
     before = re.sub(r"[\d.]+ .iB used", "", vm.ok("disk", "list").out)
     child = held(vm, "--full")
     output = vm.ok("snapshot", "list").out
-    assert f"archive is under way: `qvm archive`, pid {child.pid}, since " in output
+    assert f"archive is in progress: `qvm archive`, pid {child.pid}, since " in output
     assert "stale" not in output
     assert "missing" not in output
     assert "cut" not in output
@@ -339,7 +339,7 @@ def test_archive_machines_own_disk_full_keeps_what_the_guest_wrote(blank: Blank)
         assert "hint: nothing is lost" in errors
         refused = vm.qvm("archive")
         assert refused.status == 1
-        assert "was interrupted, and cannot be recovered" in refused.err
+        assert "was interrupted and cannot be recovered" in refused.err
         assert vm.qvm("stop", "--savevm", "x", "--no-suspend").status == 3
         filler.unlink()
         assert "disks are whole again" in vm.qvm("doctor", "--fix").out

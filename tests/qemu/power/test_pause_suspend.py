@@ -14,7 +14,7 @@ from tests.support.world import QVM, Blank
 def test_pause_and_resume_change_the_state_and_refuse_what_is_so_already(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
-    assert vm.ok("pause").out == "demo: paused; `qvm resume` goes on\n"
+    assert vm.ok("pause").out == "demo: paused; `qvm resume` resumes it\n"
     again = vm.qvm("pause")
     assert (again.status, again.err) == (
         3,
@@ -193,7 +193,7 @@ def test_qmp_events_come_as_lines_until_count_timeout_or_ctrl_c(blank: Blank) ->
     while vm.qvm("qmp", "--events", "--timeout", "0").status == 0:
         assert following.poll() is None
     busy = vm.qvm("qmp", "--events", "--timeout", "0")
-    assert (busy.status, "somebody else follows its events already" in busy.err) == (1, True)
+    assert (busy.status, "another client already follows its events" in busy.err) == (1, True)
     vm.ok("pause")
     vm.ok("resume")
     assert [json.loads(following.stdout.readline())["event"] for _ in range(2)] == ["STOP", "RESUME"]
@@ -240,7 +240,7 @@ def test_qmp_and_pause_are_functions_of_the_library(blank: Blank) -> None:
 def test_verbs_in_the_shell_never_hide_what_the_host_means_by_them(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
-    assert vm.ok("sh", "-c", "pause").out == "demo: paused; `qvm resume` goes on\n"
+    assert vm.ok("sh", "-c", "pause").out == "demo: paused; `qvm resume` resumes it\n"
     assert vm.ok("sh", "-c", "resume").out.startswith("demo: goes on")  # no host has such a program
     bare = vm.qvm("sh", "-c", "kill")
     assert (bare.status != 0, "demo: killed" in bare.out) == (True, False)

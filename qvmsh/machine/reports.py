@@ -199,7 +199,7 @@ class Saved(Report):
         part = f" ({self.suspend_seconds:.1f} s to suspend)" if self.suspend_seconds else ""
         return [
             f"{self.machine}: state saved as {self.snapshot} in {self.seconds:.1f} s{part}; "
-            f"`qvm start --loadvm {quote(self.snapshot)}` goes on"
+            f"`qvm start --loadvm {quote(self.snapshot)}` resumes it"
         ]
 
 

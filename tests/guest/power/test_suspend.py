@@ -68,7 +68,7 @@ def test_suspend_where_nobody_can_be_asked_says_why_and_the_guest_runs_on(guest:
     for words in (["suspend"], ["stop", "--savevm", "ready"]):
         refused = guest.qvm(*words)
         assert refused.status == 3
-        assert "demo: nothing in the guest could be asked to suspend; it runs on" in refused.err
+        assert "demo: nothing in the guest could be asked to suspend; it is still running" in refused.err
         assert "ssh: " in refused.err
         assert "guest agent: no answer" in refused.err
         assert guest.qvm("status", "-s").out.startswith("demo: running")
@@ -82,7 +82,7 @@ def test_suspend_by_a_guest_that_does_not_sleep_runs_on(guest: Vm) -> None:
     guest.ok("ssh", "sudo -n sh -c 'echo \"#!/bin/sh\" > /bin/systemctl; chmod 755 /bin/systemctl'")
     late = guest.qvm("suspend", "--timeout", "3")
     assert late.status == 124
-    assert "did not suspend within 3 s (asked by ssh); it runs on" in late.err
+    assert "did not suspend within 3 s (asked by ssh); it is still running" in late.err
     guest.ok("status")
 
 
@@ -110,8 +110,8 @@ def test_pause_resume_the_guest_goes_on(guest: Vm) -> None:
     assert guest.ok("pause").out == "demo: paused; `qvm resume` resumes it\n"
     assert guest.qvm("status").out.startswith("demo: paused")
     held = guest.qvm("ssh", "true", timeout=30)
-    assert (held.status, "hint: `qvm resume` lets it go on" in held.err) == (3, True)
-    assert guest.ok("resume").out.startswith("demo: goes on")
+    assert (held.status, "hint: `qvm resume` resumes it" in held.err) == (3, True)
+    assert guest.ok("resume").out.startswith("demo: resumed")
     assert guest.ok("ssh", "cat /tmp/in-memory").out == "kept\n"
 
 
@@ -126,7 +126,7 @@ def test_resume_puts_the_clock_right_by_the_agent_or_ssh(guest: Vm) -> None:
         while time.time() < end:  # a guest that stood still for a moment is not asked
             assert guest.qvm("status", "-s").out.startswith("demo: paused")
         output = guest.ok("resume").out
-        assert re.match(rf"demo: goes on; clock was 72\d\d s behind, set by {by}\n", output), output
+        assert re.match(rf"demo: resumed; clock was 72\d\d s behind, set by {by}\n", output), output
         assert abs(time.time() - float(guest.ok("ssh", "date +%s").out)) < 10
 
 
@@ -185,7 +185,7 @@ def test_reboot_of_a_guest_that_does_not_obey_is_reset_by_force(guest: Vm) -> No
              "chmod 755 /bin/systemctl; sync'")  # fmt: skip
     late = guest.qvm("reboot", "--timeout", "3")
     assert late.status == 124
-    assert "did not reboot within 3 s (asked by ssh); it runs on" in late.err
+    assert "did not reboot within 3 s (asked by ssh); it is still running" in late.err
     guest.ok("status")
     assert "demo: rebooted by reset in " in guest.ok("reboot", "--timeout", "3", "--force").out
 

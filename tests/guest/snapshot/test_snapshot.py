@@ -119,7 +119,7 @@ def test_restored_while_paused_the_clock_is_right_once_it_goes_on(guest: Vm) -> 
     assert "`qvm resume` lets it go on, and puts its clock right" in output
     assert guest.qvm("status", "-s").out.startswith("demo: paused")
     output = guest.ok("resume").out
-    assert re.match(r"demo: goes on; clock was 7\d\d\d s behind, set by ", output)
+    assert re.match(r"demo: resumed; clock was 7\d\d\d s behind, set by ", output)
     assert guest.ok("ssh", "cat /tmp/memory").out == "kept\n"
     assert guest.clock_error_s() < 5
     guest.ok("pause")

@@ -161,7 +161,7 @@ def test_completion_replaces_nothing_that_has_come_to_be_there(blank: Blank) -> 
     killed(vm, 1, "restore", name, "../fresh")
     (fresh / "fresh-base.qcow2").write_text("mine")
     output = vm.ok("doctor", "--fix").out
-    assert "cannot be completed: fresh-base.qcow2 is there already" in output
+    assert "cannot be completed: fresh-base.qcow2 already exists" in output
     assert (fresh / "fresh-base.qcow2").read_text() == "mine"
     (fresh / "fresh-base.qcow2").unlink()
     assert "it has been completed" in vm.ok("doctor", "--fix").out

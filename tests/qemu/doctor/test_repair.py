@@ -152,10 +152,10 @@ def test_doctor_fix_closes_what_is_open_to_others(blank: Blank) -> None:
     (vm.directory / "demo-base.qcow2").chmod(0o666)
     (vm.world.runtime / "qvm").chmod(0o755)
     text = findings(fix(vm))
-    assert "key has mode 600 now, it had 644" in text
-    assert ".qvm/known_hosts has mode 644 now, it had 666" in text
-    assert ".qvm has mode 750 now, it had 777" in text
-    assert "demo-base.qcow2 has mode 660 now, it had 666" in text
+    assert "key has mode 600 now, it was 644" in text
+    assert ".qvm/known_hosts has mode 644 now, it was 666" in text
+    assert ".qvm has mode 750 now, it was 777" in text
+    assert "demo-base.qcow2 has mode 660 now, it was 666" in text
     assert "was open to others: closed" in text
     assert stat.S_IMODE((vm.world.runtime / "qvm").stat().st_mode) == 0o700
     assert fix(vm) == []

@@ -66,4 +66,6 @@ def qmp(
         control.execute(vm, [control.request(words)], answer)
     else:
         control.execute(vm, control.requests(io.stdin), answer)
-    return Answers(vm.name, found, is_events=events, is_one=bool(words) and not events, is_told=is_streaming)
+    return Answers(
+        vm.name, found, is_events=events, is_one=bool(words) and not events, is_printed=is_streaming
+    )

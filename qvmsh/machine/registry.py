@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 
 NEWS = "QVM_NEWS"
-"""Names the descriptor on which a process that root began as the owner tells root what was used."""
+"""Names the descriptor on which a process that root began as the owner reports what was used."""
 
 news = -1
 """That descriptor; -1 where root did not begin this process."""
 
 
 def take_news(environ: MutableMapping[str, str]) -> None:
-    """Tell root what is used, if root began this process to work as the owner."""
+    """Report to root what is used, if root started this process to work as the owner."""
     global news
     fd = environ.pop(NEWS)
     try:
@@ -97,7 +97,7 @@ def list_file(environ: Mapping[str, str]) -> str | None:
 
 
 def making_folder(environ: Mapping[str, str]) -> str | None:
-    """Where `making` notes what is under way; it is there only while somebody is at work, or was killed."""
+    """Where `creation_folder` records its work; it exists only during such work, or after a kill."""
     path = list_file(environ)
     return None if path is None else os.path.join(os.path.dirname(path), "making")
 
@@ -116,7 +116,7 @@ def rows(environ: Mapping[str, str]) -> list[Known]:
         name, mark, rest = line.partition("\t")
         place, has_place, directory = rest.partition("\t")
         if not has_place or not place.replace(":", "").isdigit():
-            place, directory = "", rest  # a list of before
+            place, directory = "", rest  # a list in the old format
         if mark and directory:
             known = Known(name, place, directory)
             found.pop(known.directory, None)
@@ -142,7 +142,7 @@ def directories(environ: Mapping[str, str]) -> list[str]:
 
 
 def remember(vm: Machine) -> None:
-    """Note that `vm` was used under its name; a list that cannot be written is no failure."""
+    """Record that `vm` was used under its name; failing to write the list is not an error."""
     directory = os.path.realpath(vm.directory)
     if "\n" in directory:
         return
@@ -175,13 +175,13 @@ def note_use(name: str, directory: str, environ: Mapping[str, str]) -> None:
 
 
 def forget_missing(environ: Mapping[str, str]) -> None:
-    """Take those that are gone off the list."""
+    """Remove missing machines from the list."""
     if list_file(environ) is not None:
         _rewrite(environ, lambda before: [each for each in before if each.is_there])
 
 
 def _rewrite(environ: Mapping[str, str], change: Callable[[list[Known]], list[Known]]) -> None:
-    """Change the list; several at once come one after the other."""
+    """Change the list, one process at a time."""
     import fcntl
 
     path = list_file(environ) or ""

@@ -45,7 +45,7 @@ SHUT_DOWN = "shut down"
 CRASHED = "crashed"
 """The guest panicked, or QEMU ended unexpectedly."""
 BROKEN = "broken"
-"""QEMU is there, but cannot be talked to or must not go on; the detail says why."""
+"""QEMU is there, but cannot be reached or must not be resumed; the detail says why."""
 
 YOUNG_S = 10.0
 """A QEMU younger than this that does not answer is still coming up."""
@@ -77,7 +77,7 @@ _KINDS = {
 
 
 SPOILT = ("restore-vm", "internal-error", "guest-panicked", "inmigrate", "finish-migrate", "save-vm")
-"""QEMU's states in which a guest that went on would destroy its disks, or cannot go on at all."""
+"""QEMU's states in which a guest cannot be resumed, or would destroy its disks."""
 
 
 class Observation:
@@ -121,7 +121,7 @@ class Observation:
 
     @property
     def is_spoilt(self) -> bool:
-        """True if the guest must not go on, or cannot."""
+        """True if the guest must not, or cannot, be resumed."""
         return self.status in SPOILT
 
 
@@ -199,7 +199,7 @@ def _without_process(vm: Machine, note: Note | None) -> Observation:
     except OSError:
         return _without_pid_file(vm, note)
     if notes.is_of_a_copy(vm.files):
-        return Observation(STOPPED)  # what .qvm tells is of the directory that this is a copy of
+        return Observation(STOPPED)  # .qvm describes the directory that this is a copy of
     if note and not note.is_of_this_boot:
         return Observation(STOPPED, "the host went down while it was running")
     detail = f"QEMU (pid {left}) ended unexpectedly" if left else "QEMU did not start"
@@ -220,7 +220,7 @@ def has_crashed(vm: Machine) -> bool:
 
 
 def crash(vm: Machine, when: str, status: int = 0) -> LaunchError:
-    """The error for a QEMU that has crashed, with its last words.
+    """The error for a QEMU that has crashed, with its last output.
 
     Args:
         when: what was under way: `while the guest was starting`.
@@ -232,7 +232,7 @@ def crash(vm: Machine, when: str, status: int = 0) -> LaunchError:
 
 
 def tell_crash(vm: Machine, error: QvmError) -> None:
-    """Let an error say so if what failed, failed because QEMU has crashed meanwhile."""
+    """Add to an error that QEMU has crashed meanwhile, if that is its cause."""
     is_of_qemu = isinstance(error, QmpError) and has_ended(vm, error)
     if (is_of_qemu or isinstance(error, GuestUnreachableError | DeadlineError)) and has_crashed(vm):
         error.details = (*error.details, end(vm))
@@ -240,7 +240,7 @@ def tell_crash(vm: Machine, error: QvmError) -> None:
 
 
 def end(vm: Machine) -> str:
-    """How a QEMU ended that is no more, as a remark."""
+    """How QEMU ended, as a remark."""
     if not has_crashed(vm):
         return "QEMU has ended"
     words = machine_files.tail(vm.files.qemu_stderr, 1)
@@ -250,7 +250,7 @@ def end(vm: Machine) -> str:
 def _without_pid_file(vm: Machine, note: Note | None) -> Observation:
     """No pid file means stopped, unless QEMU is there all the same: somebody removed the file, or `.qvm`.
 
-    QEMU removes the file of that name at its end, whoever's it has become; so may a person. The process still
+    QEMU removes the file of that name at its end, even another run's; so may a person. The process still
     holds its lock on the file that has no name any more.
     """
     pid = process.find_locking(vm.directory, ["-pidfile", PID_FILE], _accounts(vm))
@@ -282,7 +282,7 @@ def _accounts(vm: Machine) -> set[int]:
 
 
 def _rebuilt(vm: Machine, pid: int) -> Note:
-    """What a launch chose, from the arguments of its QEMU: of a machine whose note was removed."""
+    """What a launch chose, from the arguments of its QEMU: for a machine whose record was removed."""
     from qvmsh.machine import identity
 
     argv = process.arguments(pid)
@@ -365,7 +365,7 @@ def require_live(vm: Machine, what: str) -> tuple[int, Note]:
 
 
 def reachable(vm: Machine, what: str) -> tuple[int, Note]:
-    """As `require_live`, but does not ask QEMU: for a command whose own question tells as much."""
+    """As `require_live`, but does not ask QEMU: for a command whose own question reveals as much."""
     try:
         pid, note = locks.holder(vm.files.pid_file), notes.read(vm.files)
     except OSError:
@@ -376,10 +376,10 @@ def reachable(vm: Machine, what: str) -> tuple[int, Note]:
 
 
 def require_sound(vm: Machine, seen: Observation, what: str) -> None:
-    """Refuse what would let a guest go on, or save it, whose memory and disks may not fit together.
+    """Refuse to resume or save a guest whose memory and disks may not fit together.
 
     Raises:
-        StateError: so it is.
+        StateError: they may not.
     """
     if seen.is_spoilt:
         raise StateError(
@@ -442,6 +442,6 @@ def has_ended(vm: Machine, error: QmpError) -> bool:
 
 
 def silent(vm: Machine) -> QvmError:
-    """The error for a QEMU that has just not answered: looks again and says what it is."""
+    """The error for a QEMU that did not answer: observes the machine again."""
     seen = observe(vm)
     return QmpError(f"the monitor does not answer: it is {seen}", machine=vm.name, hint=seen.hint)

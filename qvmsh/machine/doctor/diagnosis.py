@@ -3,7 +3,7 @@
     print(diagnose(vm, QUIET, os.environ))
 
 A check is a generator of findings. One that fails with an error of ours is itself a finding, so
-that a broken machine is still looked at as far as possible. What `--fix` mends is in `machine.repair`.
+that a broken machine is still checked as far as possible. What `--fix` repairs is in `repair`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from qvmsh.config.layers import Settings
     from qvmsh.io import Io
-    from qvmsh.machine.doctor.repair import Mend
+    from qvmsh.machine.doctor.repair import Fix
     from qvmsh.machine.machine import Machine
     from qvmsh.machine.state import Observation
     from qvmsh.machine.storage.chain import Layer
@@ -94,7 +94,7 @@ class Diagnosis(Report):
         directory: str | None,
         choice: Choice | None,
         checks: list[Finding],
-        fixed: Sequence[Mend] | None = None,
+        fixed: Sequence[Fix] | None = None,
     ) -> None:
         self.fixed = None if fixed is None else list(fixed)
         self.machine = machine
@@ -110,7 +110,7 @@ class Diagnosis(Report):
         return all(each.level != ERROR for each in self.checks)
 
     def shown(self) -> list[str]:
-        rows: list[Finding | Mend] = [*(self.fixed or ()), *self.checks]
+        rows: list[Finding | Fix] = [*(self.fixed or ()), *self.checks]
         width = max((len(printable(each.name)) for each in rows), default=0)
         lines = ["nothing to repair"] if self.fixed == [] else []
         for each in rows:
@@ -180,7 +180,7 @@ def diagnose(
     is_probing: bool = False,
     is_fixing: bool = False,
 ) -> Diagnosis:
-    """Make all checks that apply; with `is_fixing` after what can be mended has been.
+    """Run all checks that apply; with `is_fixing`, repair what can be repaired first.
 
     Args:
         vm: the machine, None to look at the host alone.
@@ -574,7 +574,7 @@ def unfinished_machines(case: Case) -> Iterator[Finding]:
 
 
 def images(case: Case) -> Iterator[Finding]:
-    """The machine's disk and what it stands on: there, of the right format, sound, nobody else's."""
+    """The machine's disk and its backing files: there, of the right format, intact, not in use."""
     vm = case.machine
     if own_disk.is_by_hand(vm):
         yield Finding("images", OK, "VM_QEMU_ARGS names them: not checked")
@@ -600,7 +600,7 @@ def further_disks(case: Case) -> Iterator[Finding]:
 
 
 def hardware_files(case: Case) -> Iterator[Finding]:
-    """What else the hardware stands on: CD, kernel, firmware and its variables, the TPM's program."""
+    """The other files of the hardware: CD, kernel, firmware and its variables, the TPM's program."""
     vm = case.machine
     supplies = disks.gather(vm)
     disks.require(vm, replace(supplies, further=()))
@@ -617,7 +617,7 @@ def hardware_files(case: Case) -> Iterator[Finding]:
 
 
 def _image(case: Case, path: str, kind: str) -> Iterator[Finding]:
-    """One image, with what it stands on."""
+    """One image, with its backing files."""
     vm = case.machine
     name = _short(vm, path)
     program = machine_tools.qemu_img(vm)
@@ -638,7 +638,7 @@ def _image(case: Case, path: str, kind: str) -> Iterator[Finding]:
 
 
 def _forgotten(vm: Machine, path: str, kind: str) -> Iterator[Finding]:
-    """Snapshots that work which was cut off has left, and that no journal tells of any more."""
+    """Snapshots left by interrupted work that is in no journal any more."""
     names = [each.name for each in chain.snapshots_in(path, kind)]
     left = [
         each

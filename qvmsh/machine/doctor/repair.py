@@ -1,10 +1,10 @@
-"""`doctor --fix`: what killed commands and careless hands left, mended and told.
+"""`doctor --fix`: repairs what killed commands and careless hands left, and reports it.
 
-    for mend in repair(vm, os.environ): print(mend.name, mend.finding)
+    for fix in repair(vm, os.environ): print(fix.name, fix.finding)
 
 Everything happens under the machine's work lock, so nothing is touched while a command is at work;
-what a running QEMU uses is left alone. Only names that qvm itself makes are removed. What is found
-in order is not told, so a second call tells nothing.
+what a running QEMU uses is left alone. Only names that qvm itself makes are removed. What is
+found in order is not reported, so a second call reports nothing.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-MENDED, LEFT = "fixed", "left"
+FIXED, LEFT = "fixed", "left"
 _PART = re.compile(r"\.part(\d*)(?:-[0-9a-f]{8})?$")
 YOUNG_S = 60.0
 """A runtime folder younger than this may be that of a start at work that nobody knows of yet."""
 
 
-class Mend(Report):
-    """One thing that was wrong: `level` is `mended`, or `left` where it could not be or may not be."""
+class Fix(Report):
+    """One thing that was wrong: `level` is `fixed`, or `left` where it could not be or may not be."""
 
     __slots__ = ("finding", "hint", "level", "name")
 
@@ -53,28 +53,28 @@ class Mend(Report):
         self.hint = hint
 
 
-def repair(vm: Machine | None, environ: Mapping[str, str]) -> list[Mend]:
-    """Mend the machine, if there is one, and the user's runtime folder; return what was done."""
-    done: list[Mend] = []
+def repair(vm: Machine | None, environ: Mapping[str, str]) -> list[Fix]:
+    """Repair the machine, if there is one, and the user's runtime folder; return what was done."""
+    done: list[Fix] = []
     if vm is not None:
         try:
             with work_lock(vm, "doctor"):
                 done += _machine(vm)
         except LockedError as error:
             what = f"the machine was not repaired: {error.what}"
-            done.append(Mend("work", LEFT, what, "try again when it has ended"))
+            done.append(Fix("work", LEFT, what, "try again when it has ended"))
         except OSError as error:
             what = f"the machine was not repaired: {error.filename}: {error.strerror}"
             hint = "run this as the machine's owner"
             if error.errno == errno.EROFS:
                 hint = host_files.READ_ONLY_HINT
-            done.append(Mend("rights", LEFT, what, hint))
+            done.append(Fix("rights", LEFT, what, hint))
     done += _stale_folders(environ)
-    done += [Mend("leftovers", MENDED, line) for line in making.sweep(environ)]
+    done += [Fix("leftovers", FIXED, line) for line in making.sweep(environ)]
     return done
 
 
-def _machine(vm: Machine) -> list[Mend]:
+def _machine(vm: Machine) -> list[Fix]:
     done = [*_rights(vm), *_unfinished(vm), *_console(vm)]
     seen = state.observe(vm)
     if seen.is_live or locks.holder(vm.files.pid_file) is not None:
@@ -83,26 +83,26 @@ def _machine(vm: Machine) -> list[Mend]:
         try:
             done += step(vm)
         except QvmError as error:
-            done.append(Mend(step.__name__.strip("_").replace("_", " "), LEFT, error.what, error.hint))
+            done.append(Fix(step.__name__.strip("_").replace("_", " "), LEFT, error.what, error.hint))
     return done
 
 
-def _console(vm: Machine) -> Iterator[Mend]:
+def _console(vm: Machine) -> Iterator[Fix]:
     """Begin a new keeper of a running machine's console, if somebody has killed it."""
     pid, note = locks.holder(vm.files.pid_file), notes.read(vm.files)
     if pid is None or note is None or serial.is_kept(note):
         return
     try:
         if serial.revive(vm, note, pid):
-            yield Mend("console", MENDED, "the process that keeps the console had ended: started a new one")
+            yield Fix("console", FIXED, "the process that keeps the console had ended: started a new one")
     except (OSError, subprocess.SubprocessError) as error:
-        yield Mend("console", LEFT, f"no process keeps the console: {error}", "`qvm restart` starts one")
+        yield Fix("console", LEFT, f"no process keeps the console: {error}", "`qvm restart` starts one")
 
 
 # Rights
 
 
-def _rights(vm: Machine) -> Iterator[Mend]:
+def _rights(vm: Machine) -> Iterator[Fix]:
     """Close to others what they may not change, or not read: `.qvm`, the key, the known hosts."""
     private = guest_files(vm)
     for path in _files(vm):
@@ -113,7 +113,7 @@ def _rights(vm: Machine) -> Iterator[Mend]:
         is_inside = path.startswith(vm.directory + os.sep)
         if os.geteuid() == 0 and status.st_uid and is_inside:  # root's own machine: `machine.owner`
             os.chown(path, 0, 0, follow_symlinks=False)
-            yield Mend("rights", MENDED, f"{_short(vm, path)} now belongs to root")
+            yield Fix("rights", FIXED, f"{_short(vm, path)} now belongs to root")
         mode = status.st_mode & 0o7777
         wanted = mode & ~_forbidden(vm, path, private)
         if mode == wanted or os.path.islink(path):
@@ -123,17 +123,17 @@ def _rights(vm: Machine) -> Iterator[Mend]:
         except PermissionError:
             who = process.user_name(status.st_uid)
             what = f"{_short(vm, path)} has mode {mode:o} and is {who}'s"
-            yield Mend("rights", LEFT, what, f"as {who} or root: `chmod {wanted:o} {_short(vm, path)}`")
+            yield Fix("rights", LEFT, what, f"as {who} or root: `chmod {wanted:o} {_short(vm, path)}`")
         else:
-            yield Mend("rights", MENDED, f"{_short(vm, path)} has mode {wanted:o} now, it was {mode:o}")
+            yield Fix("rights", FIXED, f"{_short(vm, path)} has mode {wanted:o} now, it was {mode:o}")
     for name, path in (("known hosts", vm.files.known_hosts), ("uuid", vm.files.uuid)):
         if os.path.isdir(path) and not os.path.islink(path):
             try:
                 os.rmdir(path)
-                yield Mend(name, MENDED, f"{_short(vm, path)} was an empty folder: removed")
+                yield Fix(name, FIXED, f"{_short(vm, path)} was an empty folder: removed")
             except OSError:
                 what = f"{_short(vm, path)} is a folder, and not empty"
-                yield Mend(name, LEFT, what, "move it away: a file belongs there")
+                yield Fix(name, LEFT, what, "move it away: a file belongs there")
 
 
 def _files(vm: Machine) -> list[str]:
@@ -177,7 +177,7 @@ def _key(vm: Machine) -> str:
 # What a run and a killed command left
 
 
-def _crash(vm: Machine) -> Iterator[Mend]:
+def _crash(vm: Machine) -> Iterator[Fix]:
     """The pid file, the note and the sockets of a QEMU that ended without being asked."""
     seen = state.observe(vm)
     note = notes.read(vm.files)
@@ -192,28 +192,28 @@ def _crash(vm: Machine) -> Iterator[Mend]:
     why = f" ({seen.detail})" if seen.kind == state.CRASHED and seen.detail else ""
     if gone:
         names = ", ".join(_short(vm, path) for path in gone)
-        yield Mend("leftovers", MENDED, f"removed what an ended run left{why}: {names}")
+        yield Fix("leftovers", FIXED, f"removed what an ended run left{why}: {names}")
     for path in left:
         if path not in gone:
             what = f"{_short(vm, path)} holds something that is not qvm's, or is another user's"
-            yield Mend("leftovers", LEFT, what, "look at it, then remove it")
+            yield Fix("leftovers", LEFT, what, "look at it, then remove it")
 
 
-def _unfinished(vm: Machine) -> Iterator[Mend]:
-    """Work on snapshots, archives and restores that was cut off; also while the machine is on."""
-    for line in guardian.told(vm):
-        yield Mend("interrupted work", MENDED, line)
+def _unfinished(vm: Machine) -> Iterator[Fix]:
+    """Interrupted work on snapshots, archives and restores; also while the machine is on."""
+    for line in guardian.take_messages(vm):
+        yield Fix("interrupted work", FIXED, line)
     try:
         records = journals.pending(vm)
     except QvmError as error:
-        yield Mend("interrupted work", LEFT, error.what, error.hint)
+        yield Fix("interrupted work", LEFT, error.what, error.hint)
         return
     for record in records:
         name = "snapshots" if record.name else "archive"
         try:
-            yield Mend(name, MENDED, recovery.message(record, recovery.recover(vm, record)))
+            yield Fix(name, FIXED, recovery.message(record, recovery.recover(vm, record)))
         except QvmError as error:
-            yield Mend(name, LEFT, error.what, error.hint)
+            yield Fix(name, LEFT, error.what, error.hint)
 
 
 def _in_state_folder(vm: Machine) -> list[str]:
@@ -227,26 +227,26 @@ def _is_ours(name: str) -> bool:
     return name.startswith("disposable-") or ".part" in name
 
 
-def _images(vm: Machine) -> Iterator[Mend]:
-    """An image whose tables qemu-img or QEMU was killed at: they are counted anew, as at the next start."""
+def _images(vm: Machine) -> Iterator[Fix]:
+    """An image whose qemu-img or QEMU was killed: its tables are recounted, as at the next start."""
     try:
         found = [each for each in volumes.written(volumes.configured(vm)) if each.format == "qcow2"]
         dirty = [each for each in found if _is_dirty(vm, each.path)]
-    except QvmError:  # the configuration's problems are told elsewhere
+    except QvmError:  # the configuration's problems are reported elsewhere
         return
     for disk in dirty:
         image.require_unused(disk.path, vm.name)
         words = ["check", "-q", "-f", "qcow2", "-r", "all", image.safe_name(disk.path)]
         diskwork.run(vm, words, f"repair {disk.name}")
         what = f"{disk.name} was not closed cleanly: its tables were recounted, its data is unchanged"
-        yield Mend("images", MENDED, what)
+        yield Fix("images", FIXED, what)
 
 
 def _is_dirty(vm: Machine, path: str) -> bool:
     try:
         header = chain.layers(path, "qcow2", vm.name, vm.directory)[0].header
         return header is not None and header.is_dirty
-    except (OSError, QvmError):  # told elsewhere
+    except (OSError, QvmError):  # reported elsewhere
         return False
 
 
@@ -286,7 +286,7 @@ def _parts_of(own: set[str], folder: str) -> Iterator[str]:
             yield os.path.join(folder, name)
 
 
-def _parts(vm: Machine) -> Iterator[Mend]:
+def _parts(vm: Machine) -> Iterator[Fix]:
     for path in parts(vm):
         try:
             host_files.remove(path)
@@ -294,10 +294,10 @@ def _parts(vm: Machine) -> Iterator[Mend]:
             what = (
                 f"cannot remove {_short(vm, path)}, the unfinished work of a killed command: {error.strerror}"
             )
-            yield Mend("leftovers", LEFT, what, "remove it by hand")
+            yield Fix("leftovers", LEFT, what, "remove it by hand")
             continue
         what = f"removed {_short(vm, path)}, the unfinished work of a killed command"
-        yield Mend("leftovers", MENDED, what)
+        yield Fix("leftovers", FIXED, what)
     if not diskwork.cut_off(vm):
         host_files.remove(vm.files.adding)
 
@@ -305,7 +305,7 @@ def _parts(vm: Machine) -> Iterator[Mend]:
 # The user's runtime folder
 
 
-def _stale_folders(environ: Mapping[str, str]) -> Iterator[Mend]:
+def _stale_folders(environ: Mapping[str, str]) -> Iterator[Fix]:
     """Folders of sockets on which nobody listens any more, whatever became of their machines."""
     base = sockets.runtime_base(environ, os.geteuid())
     try:
@@ -315,7 +315,7 @@ def _stale_folders(environ: Mapping[str, str]) -> Iterator[Mend]:
         return
     if status.st_uid == os.geteuid() and status.st_mode & 0o077 and not os.path.islink(base):
         os.chmod(base, 0o700)
-        yield Mend("runtime folder", MENDED, f"{base} was open to others: closed")
+        yield Fix("runtime folder", FIXED, f"{base} was open to others: closed")
     for folder in (os.path.join(base, name) for name in names):
         if not sockets.is_dead(folder, YOUNG_S):
             continue
@@ -341,14 +341,14 @@ def _machine_of(folder: str) -> str | None:
     return directory if os.path.isdir(os.path.join(directory, ".qvm")) else None
 
 
-def _removed(folder: str, directory: str | None) -> Iterator[Mend]:
+def _removed(folder: str, directory: str | None) -> Iterator[Fix]:
     sockets.remove_folder(folder, {os.geteuid()})
     whose = f" of the machine in {directory}" if directory else ", whose machine is gone"
     if not os.path.isdir(folder):
-        yield Mend("runtime folder", MENDED, f"removed {folder}, the sockets{whose}; not in use")
+        yield Fix("runtime folder", FIXED, f"removed {folder}, the sockets{whose}; not in use")
     else:
         what = f"{folder} holds something that is not qvm's"
-        yield Mend("runtime folder", LEFT, what, "look at it, then remove it")
+        yield Fix("runtime folder", LEFT, what, "look at it, then remove it")
 
 
 def _short(vm: Machine, path: str) -> str:

@@ -1,4 +1,4 @@
-"""The guest's clock, which stands still with the guest: compared with the host's, and set.
+"""The guest's clock, which stops with the guest: compared with the host's, and set.
 
 put_clock_right(vm, record)         # "clock was 12 s behind, set by the guest agent"
 """
@@ -29,7 +29,7 @@ NOTICED_S, MUCH_S = 0.5, 2.0
 
 
 def put_clock_right_after(vm: Machine, note: Note, held_s: float) -> str:
-    """The same for a guest that stood still for so long; told where nothing in it could be asked."""
+    """The same for a guest that was paused for so long; says so if nothing in it could be asked."""
     if held_s <= NOTICED_S or not _follows_host(vm):
         return ""
     found = put_clock_right(vm, note, has_ssh=held_s > MUCH_S)
@@ -46,8 +46,8 @@ def _follows_host(vm: Machine) -> bool:
 def put_clock_right(vm: Machine, note: Note, *, has_ssh: bool = True) -> str:
     """Compare the guest's clock with the host's and set it if it is off; returns what was done.
 
-    By the guest agent, else (`has_ssh`) by ssh, else by an agent that takes its time; "" where none can tell,
-    and where the user wants another time.
+    By the guest agent, else (`has_ssh`) by ssh, else by a slow agent; "" if none
+    answers, or the user wants another time.
     """
     if not _follows_host(vm):
         return ""
@@ -58,7 +58,7 @@ def put_clock_right(vm: Machine, note: Note, *, has_ssh: bool = True) -> str:
 
 
 def _clock_by_agent(vm: Machine, note: Note, timeout_s: float, *, has_ssh: bool) -> str | None:
-    """What was done; None if no agent tells the time."""
+    """What was done; None if no agent reports the time."""
     try:
         behind = time.time() - qga.ask(note.socket("qga"), "guest-get-time", timeout_s=timeout_s) / 1e9
     except (OSError, QmpError):

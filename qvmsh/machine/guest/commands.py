@@ -141,7 +141,7 @@ def _require_known(vm: Machine, own: ssh.Link, log: str, status: int) -> str:
 
 
 class Failed(CommandError):
-    """A guest's command failed and has already told the user why on the shared standard error."""
+    """A guest's command failed and has already said why on the shared standard error."""
 
     is_silent = True
 

@@ -9,7 +9,7 @@
         guest.thaw()
 
 One conversation with the agent serves for both: to begin another takes a busy guest longer than to freeze.
-Whoever freezes notes it before, so that a killed qvm leaves no frozen guest (`thaw`).
+The journal records it before, so that a killed qvm leaves no frozen guest (`thaw`).
 Source: QEMU docs/interop/qemu-ga-ref, guest-fsfreeze-freeze.
 """
 
@@ -65,7 +65,7 @@ class Freezing:
                 if self._agent.ask("guest-exec-status", started)["exited"]:
                     return
                 self.vm.io.checkpoint()
-                time.sleep(0.02)  # the agent tells nobody when it has ended
+                time.sleep(0.02)  # the agent does not report its end
         except QmpError:  # it may run no programs
             self._sync_by_ssh()
         except OSError:
@@ -95,7 +95,7 @@ class Freezing:
             return False
 
     def thaw(self) -> None:
-        """Let the guest's file systems go on, and the agent go."""
+        """Thaw the guest's file systems and release the agent."""
         if self._agent is None:
             return
         agent, self._agent = self._agent, None
@@ -109,6 +109,6 @@ class Freezing:
 
 
 def thaw(note: Note) -> None:
-    """Let the guest's file systems go on; an agent that is not there has frozen none."""
+    """Thaw the guest's file systems; without an agent none are frozen."""
     with contextlib.suppress(OSError, QmpError):
         qga.ask(note.socket("qga"), "guest-fsfreeze-thaw", timeout_s=FREEZE_S)

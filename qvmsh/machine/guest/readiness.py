@@ -1,4 +1,4 @@
-"""Waiting until a guest is ready: its ssh answers. Tells, on a time-out, what was already true.
+"""Waiting until a guest is ready: its ssh answers. On a time-out, reports what was already true.
 
 wait(vm, qemu_pid, note, timeout_s=60.0)
 """
@@ -177,8 +177,8 @@ class _Waiting:
 def _has_network(note: Note) -> bool:
     """False while the guest's driver has not brought its network device up, so that nothing can answer.
 
-    A virtio device receives everything until the driver tells it which addresses to receive.
-    Other models do not say; then a look is as good now as later.
+    A virtio device receives everything until the driver sets the addresses to receive.
+    Other models do not report this; then a look is as good now as later.
     """
     try:
         filters = qmp.ask(note.socket("qmp"), "query-rx-filter", timeout_s=0.5)

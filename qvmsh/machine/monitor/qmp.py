@@ -126,7 +126,7 @@ def requests(stream: Iterable[str]) -> Iterator[Request]:
                         f"qmp: this is not a JSON object: {text.splitlines()[0][:60]!r}",
                         hint="standard input takes QMP commands as JSON objects",
                     ) from None
-                break  # the object goes on in the next line
+                break  # the object continues in the next line
             yield _of_object(value)
             text = text[end:]
     if text:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from qvmsh.qemu.platforms import Platform
 
 ENDPOINTS = ("qmp", "session", "events", "watch", "monitor", "serial", "qga")
-"""The sockets of a machine: QMP for one question, for long sessions, for who follows events, for the
-prompt of `qvm sh` (each serves one client at a time), HMP, console, agent."""
+"""The sockets of a machine: QMP for one question, long sessions, followers of events and the prompt of
+`qvm sh` (each serves one client at a time), HMP, console, agent."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class Launch:
     Args:
         verb: `start` or `run`; it names the holder of the work lock.
         base_only: run the base image, without the overlay.
-        disposable: changes go to an overlay that vanishes.
+        disposable: changes go to an overlay that is discarded.
         loadvm: continue from this snapshot.
-        extra: further words for QEMU, after VM_QEMU_EXTRA.
+        extra: additional arguments for QEMU, after VM_QEMU_EXTRA.
         is_foreground: this command waits for QEMU's end; the terminal is QEMU's.
         is_background: but another job has the terminal (`qvm run &`), so QEMU must not touch it.
         is_encapsulated: QEMU gets a terminal in a session of tmux or screen.
         window: the display that opens a window, "" where none can be opened.
-        is_forced: although other images stand on those that the guest writes to.
+        is_forced: although other images are backed by those that the guest writes to.
         machine: VM_QEMU_MACHINE of this run, where that is another; see `snapshot_hardware`.
     """
 
@@ -74,14 +74,14 @@ def hardware(
     tpm: Endpoint | None = None,
     has_sandbox: bool = True,
 ) -> Hardware:
-    """All that QEMU is told.
+    """All hardware of this launch.
 
     Args:
         binary: QEMU's program.
         accelerator: what was chosen for VM_QEMU_ACCEL.
         ssh_port: port of 127.0.0.1 for the guest's sshd.
         endpoints: where its sockets are.
-        supplies: what it stands on, besides its own disk.
+        supplies: the files it needs besides its own disk.
         overlays: images to use instead of the machine's own, by node (`--disposable`).
         tpm: where its TPM is, None where it has none.
         has_sandbox: QEMU knows `-sandbox`.
@@ -159,7 +159,7 @@ def _network(vm: Machine, platform: Platform, ssh_port: int | None, boot: int | 
 
 
 def endpoints(vm: Machine) -> tuple[str, ...]:
-    """The sockets that this machine has: not those of devices that it has not."""
+    """The sockets of this machine, without those of devices that it lacks."""
     settings = vm.settings
     missing = set()
     if not settings.text("VM_QEMU_ARGS"):
@@ -214,7 +214,7 @@ def uses_curses(vm: Machine) -> bool:
 
 
 def _uses_terminal(extra: tuple[str, ...]) -> bool:
-    """True if the user's own words put something on the terminal, or say which display."""
+    """True if the user's own arguments use the terminal, or choose a display."""
     return any(
         word in ("-nographic", "-curses", "-display", "-serial", "-monitor", "-vnc") or "stdio" in word
         for word in extra

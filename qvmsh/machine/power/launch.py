@@ -2,9 +2,9 @@
 
     qemu = launch(vm, Launch(verb="start"))      # qemu.pid, qemu.note.ssh_port
 
-Order: work lock, checks, sockets, note, process, greeting. From the lock to the greeting another
-qvm is told who is at work; after it, QEMU's lock on the pid file speaks for itself. Killed at any
-of these points, the next command finds either no process or one that it can talk to.
+Order: work lock, checks, sockets, note, process, greeting. From the lock to the greeting other
+commands report who is at work; after it, QEMU's lock on the pid file shows that it runs. After a kill at any
+of these points, the next command finds either no process or one that it can reach.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ def launch(
     """Start QEMU and return once it answers on its monitor.
 
     Args:
-        begun: gets the QEMU as soon as its process exists, so that a caller who is interrupted
-            at any later moment knows what to end.
+        begun: gets the QEMU as soon as its process exists, so that an interrupted caller knows
+            what to end.
         choose_port: gives a port for ssh where VM_SSH_PORT names none; asked again if it is taken.
 
     Raises:
@@ -161,10 +161,10 @@ def _bring_up(
 
 
 def require_top(vm: Machine, plan: Launch) -> None:
-    """Refuse a run that would write to images on which others stand, unless it is wished.
+    """Refuse a run that would write to backing files of other images, unless forced.
 
     Raises:
-        ImageError: it would.
+        ImageError: another image is backed by one of the disks.
     """
     if plan.disposable or plan.is_forced:
         return
@@ -175,14 +175,14 @@ def require_top(vm: Machine, plan: Launch) -> None:
 
 
 def keep_note(vm: Machine, seen: state.Observation) -> None:
-    """Write the note of a run anew that somebody removed, so that what QEMU leaves is cleared."""
+    """Rewrite a launch record that was removed, so that what QEMU leaves is cleared."""
     if seen.note is not None and not os.path.lexists(vm.files.note):
         vm.state_folder()
         seen.note.write(vm.files.note)
 
 
 class _Outliving(subprocess.Popen[bytes]):
-    """A child that may outlive whoever began it: nobody need wait for it (subprocess would warn)."""
+    """A child that may outlive its parent: not waiting for it is fine (subprocess would warn)."""
 
     def __del__(self) -> None:
         super().__del__(_warn=lambda *_, **__: None)  # type: ignore[call-arg]  # not in typeshed
@@ -472,6 +472,6 @@ class _Attempt:
 
 
 def _close(given: Iterable[socket.socket | tpm.Companion | serial.Keeper]) -> None:
-    """Give up our own copies of what QEMU and its companions have: these end with QEMU's."""
+    """Close our copies of what QEMU and its companions have, so that these end with QEMU."""
     for each in given:
         each.close()

@@ -1,4 +1,4 @@
-"""What QEMU may take of the host: VM_LIMIT_MEM and VM_LIMIT_CPUS, held by a scope of systemd.
+"""Limits of QEMU on the host: VM_LIMIT_MEM and VM_LIMIT_CPUS, enforced by a systemd scope.
 
     scope(vm)       # ["/usr/bin/systemd-run", "--scope", ..., "-p", "MemoryMax=2048M", "--"]
 
@@ -46,7 +46,7 @@ def require_sound(vm: Machine) -> None:
 def scope(vm: Machine) -> list[str]:
     """The words before QEMU's command line that put it into a scope; none where no limit is set.
 
-    Where there is no systemd to hold the limits, that is told, and the machine runs without.
+    Without systemd to enforce the limits, a warning is printed and the machine runs without.
     """
     wanted = properties(vm)
     if not wanted:
@@ -86,7 +86,7 @@ def words(program: str, name: str, wanted: list[str], *, is_root: bool) -> list[
 
 
 def obstacle(environ: Mapping[str, str], *, is_root: bool, booted: str = BOOTED) -> str:
-    """Why no scope can be had, in a few words; "" if one can."""
+    """Why a scope is not available, in a few words; "" if it is."""
     if not os.path.isdir(booted):
         return "this host is not run by systemd"
     runtime = environ.get("XDG_RUNTIME_DIR", "")

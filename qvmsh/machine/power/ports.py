@@ -28,7 +28,7 @@ DOOR_PORT = 7700
 """Its port is this plus VM_MACHINE_ID. Source: `vm` (bash)."""
 _LOCKS = frozenset(("password", "password=on", "sasl", "sasl=on"))
 _CHARACTERS = ("-monitor", "-qmp", "-qmp-pretty", "-serial", "-parallel")
-_TOLD = "Could not set up host forwarding rule '"
+_REFUSED = "Could not set up host forwarding rule '"
 
 
 def forwards(vm: Machine) -> list[Forward]:
@@ -67,9 +67,9 @@ def require_free(vm: Machine) -> None:
 
 
 def refused(vm: Machine, words: Sequence[str]) -> QvmError | None:
-    """The error for a forward that QEMU itself could not set up; None if its words tell of none."""
+    """The error for a forward that QEMU itself could not set up; None if its output names none."""
     for line in words:
-        rule = line.partition(_TOLD)[2].partition("'")[0]
+        rule = line.partition(_REFUSED)[2].partition("'")[0]
         for each in forwards(vm):
             if each.rule == rule:
                 return _not_free(vm, each, sockets.obstacle(each.protocol, each.address, each.port))
@@ -78,7 +78,7 @@ def refused(vm: Machine, words: Sequence[str]) -> QvmError | None:
 
 def refused_rule(words: Sequence[str]) -> str:
     """The forward that QEMU could not set up, as it stands in its words; "" for none."""
-    return next((line.partition(_TOLD)[2].partition("'")[0] for line in words if _TOLD in line), "")
+    return next((line.partition(_REFUSED)[2].partition("'")[0] for line in words if _REFUSED in line), "")
 
 
 def _not_free(vm: Machine, forward: Forward, why: str) -> QvmError:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 LINES = 20
-"""How many lines that QEMU wrote before it answered `run` passes on."""
+"""How many lines of QEMU's early output `run` passes on."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ def run(vm: Machine, request: Request) -> Ended:
             qemu = launch.launch(vm, plan, begun)
             log.note(vm, f"runs in the foreground, pid {qemu.pid}")
             known.remember(vm)
-            _tell_ways(vm, plan, qemu)
+            _print_ways(vm, plan, qemu)
             status = _wait_foreground(vm, qemu.child, qemu.shown)
     except BaseException:
         for each in begun:
@@ -254,8 +254,8 @@ def _terminal_kept(vm: Machine) -> terminal.Kept:
         return terminal.Kept(-1)
 
 
-def _tell_ways(vm: Machine, plan: Launch, qemu: launch.Qemu) -> None:
-    """Say how to leave a console on this terminal, of which a silent guest shows nothing; or where it is."""
+def _print_ways(vm: Machine, plan: Launch, qemu: launch.Qemu) -> None:
+    """Say how to leave a console on this terminal, which may stay silent; or where it is."""
     if plan.is_background:
         vm.io.warn(f"{vm.name}: runs in the background (pid {qemu.pid}); `qvm console` opens its console")
     elif "mux=on" in " ".join(qemu.argv):
@@ -263,7 +263,7 @@ def _tell_ways(vm: Machine, plan: Launch, qemu: launch.Qemu) -> None:
 
 
 def _wait_foreground(vm: Machine, child: launch.Child, shown: serial.Shown | None) -> int:
-    """Wait for QEMU's end, and pass on its words, which the log has, and its console.
+    """Wait for QEMU's end, and pass on its logged output and its console.
 
     Ctrl-C is for QEMU, which has the terminal, and ends it in order.
     """
@@ -272,7 +272,7 @@ def _wait_foreground(vm: Machine, child: launch.Child, shown: serial.Shown | Non
         stack.callback(follower.close)
         handle = stack.enter_context(process.Process(child.pid))
         fds = [handle.fd]
-        with contextlib.suppress(OSError, QvmError):  # without a watch its words come at its end
+        with contextlib.suppress(OSError, QvmError):  # without a watch its output comes at its end
             changes = stack.enter_context(watch.Watch(vm.files.logs))
             fds.append(changes.fileno())
         while True:
@@ -373,7 +373,7 @@ def _plan(vm: Machine, request: Request, verb: str) -> Launch:
 
 
 def _window(vm: Machine) -> str:
-    """The display for `run` on a desktop, where nothing else is configured; told where QEMU has none."""
+    """The display for `run` on a desktop if nothing else is configured; warns if QEMU has none."""
     settings, environ = vm.settings, vm.environ
     has_desktop = bool(environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY"))
     if not has_desktop or settings.text("VM_QEMU_DISPLAY") or settings.text("VM_QEMU_VNC"):

@@ -1,8 +1,8 @@
 """Powering off: the ladder of `stop`, and `kill`.
 
 Each rung asks the guest in another way and has its share of the time; waiting is on the end of
-QEMU's process. Only `force` goes on to end QEMU itself: a monitor that cannot be reached is no
-reason to pull the plug on a guest that may be writing.
+QEMU's process. Only `force` ends QEMU itself: an unreachable monitor is not a reason to pull
+the plug on a guest that may be writing.
 """
 
 from __future__ import annotations
@@ -116,10 +116,10 @@ class Ladder:
         )
 
     def _require_no_io_error(self) -> None:
-        """Nobody answers in a guest that QEMU has paused again: there is nothing to wait for.
+        """Do not wait for a guest that QEMU has paused again.
 
         Raises:
-            StateError: so it is.
+            StateError: QEMU has paused it after an I/O error.
         """
         try:
             with conversation.begin(self.note) as exchange:
@@ -399,10 +399,10 @@ def _live(vm: Machine, what: str, *, needs_note: bool = True) -> tuple[state.Obs
 
 
 def _wake(vm: Machine, seen: state.Observation) -> None:
-    """A guest that is held or sleeps cannot power off: let it go on first, and say so.
+    """Resume or wake a guest that cannot power off otherwise, with a warning.
 
     Raises:
-        StateError: it must not go on.
+        StateError: it must not be resumed.
     """
     assert seen.note is not None
     if seen.kind not in (state.PAUSED, state.SUSPENDED):

@@ -1,10 +1,10 @@
-"""Holding a guest and letting it go on: pause, resume, suspend, wakeup.
+"""Pause, resume, suspend, wakeup.
 
     pause(vm)            # QEMU stops the vcpus; the guest notices nothing
     suspend(vm)          # the guest sends itself to sleep (ACPI S3)
 
-The first two need nothing of the guest. What is asked of a machine in the wrong state is refused,
-with the words that lead on; nothing is done by half: the machine is as before or as asked for.
+The first two need nothing of the guest. In the wrong state they fail with a hint, and nothing is
+half done: the machine is as before or as requested.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def pause(vm: Machine) -> Paused:
     """Stop the vcpus.
 
     Raises:
-        StateError: it does not run; it is as it was.
+        StateError: it does not run. Nothing changed.
     """
     with work_lock(vm, "pause"):
         _, note = _in_state(vm, "pause", state.RUNNING)
@@ -47,10 +47,10 @@ def pause(vm: Machine) -> Paused:
 
 
 def resume(vm: Machine) -> Paused:
-    """Let the vcpus go on.
+    """Start the vcpus again.
 
     Raises:
-        StateError: it is not paused, or must not go on; it is as it was.
+        StateError: the guest is not paused or must not be resumed. Nothing changed.
     """
     with work_lock(vm, "resume"):
         seen, note = _in_state(vm, "resume", state.PAUSED)
@@ -75,8 +75,8 @@ def suspend(vm: Machine, *, timeout_s: float | None) -> Suspended:
     """Let the guest send itself to sleep, and wait until it does.
 
     Raises:
-        StateError: it does not run, or nothing in it can be asked; it is as it was.
-        DeadlineError: it was asked but does not sleep; it runs on.
+        StateError: it does not run, or nothing in it can be asked. Nothing changed.
+        DeadlineError: it was asked but does not sleep; it is still running.
     """
     from qvmsh.qemu.session import Session  # asyncio: pause and resume do without
 
@@ -94,8 +94,8 @@ def wakeup(vm: Machine, *, is_waiting: bool, timeout_s: float | None) -> Woken:
     """Wake the guest, and wait until its ssh answers.
 
     Raises:
-        StateError: it does not sleep; it is as it was.
-        DeadlineError: it is awake but does not answer; it is left running.
+        StateError: it does not sleep. Nothing changed.
+        DeadlineError: it is awake but does not answer; it is still running.
     """
     began = time.monotonic()
     with work_lock(vm, "wakeup"):

@@ -30,7 +30,7 @@ ANSWER_S = 2.0
 
 
 def run_of(vm: Machine) -> tuple[int, str] | None:
-    """What tells one run of the machine from another: pid and QMP socket; None if it is off."""
+    """What distinguishes one run of the machine from another: pid and QMP socket; None if it is off."""
     try:
         pid, note = locks.holder(vm.files.pid_file), notes.read(vm.files)
     except OSError:
@@ -52,7 +52,7 @@ def of(vm: Machine) -> Vocabulary | None:
 
 
 def snapshots(vm: Machine) -> Found:
-    """Name and kind of each snapshot: QEMU tells while it runs, else the images do."""
+    """Name and kind of each snapshot: from QEMU while it runs, else from the images."""
     vocabulary = of(vm)
     try:
         return vocabulary.snapshots() if vocabulary is not None else _in_images(vm)

@@ -41,10 +41,10 @@ _WAITING_BYTES = 65536
 _DARK_S = 1.0
 """How long bytes may come from the socket without the log growing, before the log counts as dead."""
 LINGERS = 60
-"""How many times --linger a guest may go on talking after the end of the input."""
+"""How many times --linger a guest may keep sending output after the end of the input."""
 STUCK_S = 10.0
 """How long a guest may take nothing of what a pipe brings, or show no prompt after a log-in."""
-SETTLE_S = 0.3
+QUIET_S = 0.3
 """How long a guest must have been silent after a prompt."""
 _END_S = 1.0
 """How long a QEMU whose console was closed may take to end."""
@@ -64,7 +64,7 @@ def key_of(name: str) -> bytes:
     """The byte of a key written as `^]`.
 
     Raises:
-        UsageError: it is no control key.
+        UsageError: it is not a control key.
     """
     if len(name) == 2 and name[0] == "^" and "@" <= name[1].upper() <= "_":
         return bytes([ord(name[1].upper()) & 0x1F])
@@ -121,7 +121,7 @@ class _Hold:
     """The right to write to the console, from the moment it is free.
 
     Args:
-        is_taking: ask whoever has it to leave.
+        is_taking: ask the current holder to leave.
     """
 
     def __init__(self, vm: Machine, note: Note, *, is_taking: bool) -> None:
@@ -170,11 +170,11 @@ class _Hold:
         with self.door.accept()[0] as caller:
             data = caller.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
             pid, uid, _ = struct.unpack("3i", data)
-            self.leave()  # before the caller is let go
+            self.leave()  # before the caller continues
         return f"{process.user_name(uid)}, pid {pid}"
 
     def leave(self) -> None:
-        """Give the console up; who waits for it goes on."""
+        """Release the console; a caller that waits for it continues."""
         if self.door is not None:
             path = self.note.socket("console")
             self.door.close()
@@ -196,7 +196,7 @@ def _ask_to_leave(path: str) -> None:
         try:
             door.connect(path)
             door.recv(1)
-        except OSError:  # it leaves by itself just now, or is stopped: the lock will tell
+        except OSError:  # it leaves by itself just now, or is stopped: the lock will show
             pass
 
 
@@ -235,7 +235,7 @@ class _Pace:
         if not self.is_waiting:
             return 0.0
         if self._line:
-            return self.heard_at + SETTLE_S
+            return self.heard_at + QUIET_S
         return min(self.heard_at + self.patience_s, self.began_at + STUCK_S)
 
     def take(self, pending: bytes, *, is_all: bool) -> bytes:
@@ -267,7 +267,7 @@ class _Session:
         hold: the right to write; None where only watched.
 
     Raises:
-        UsageError: standard input or output is no file.
+        UsageError: standard input or output is not a file.
     """
 
     def __init__(
@@ -318,7 +318,7 @@ class _Session:
         self.qemu.close()
 
     def run(self) -> None:
-        """Talk until it ends; the terminal is then as it was, and the user is told why."""
+        """Talk until it ends; then restore the terminal and say why."""
         try:
             with self.raw:
                 why = self._talk()

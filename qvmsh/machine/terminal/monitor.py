@@ -107,7 +107,7 @@ class Dialogue:
                 raise
             except QvmError as error:
                 status = EXIT_FAILED
-                tell(self.vm.io.stderr, f"qvm: {self.vm.name}: line {number}: {_told(error)}")
+                tell(self.vm.io.stderr, f"qvm: {self.vm.name}: line {number}: {_message(error)}")
                 continue
             if text:
                 self.vm.io.write(text + "\n")
@@ -156,7 +156,7 @@ class Dialogue:
                 self._say_if_ended()
                 return
             except QvmError as error:
-                tell(self.vm.io.stdout, _told(error))
+                tell(self.vm.io.stdout, _message(error))
             except KeyboardInterrupt:
                 tell(self.vm.io.stdout, "no longer waiting; QEMU may still be working on it")
             else:
@@ -166,7 +166,7 @@ class Dialogue:
                 return
 
     def _say_if_ended(self) -> bool:
-        """True, and told, if QEMU is there no more."""
+        """True, with a message, if QEMU has ended."""
         seen = state.observe(self.vm)
         if seen.is_live:
             return False
@@ -175,7 +175,7 @@ class Dialogue:
         return True
 
 
-def _told(error: QvmError) -> str:
+def _message(error: QvmError) -> str:
     hint = f" ({error.hint})" if error.hint and isinstance(error, UsageError) else ""
     return "\n".join([printable(error.what) + hint, *map(printable, error.details)])
 

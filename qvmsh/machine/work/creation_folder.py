@@ -1,8 +1,8 @@
 """The folders in which machines are made, and what is left of one whose command was killed.
 
-    with Folder("restore", "/home/guido/vm/demo", environ) as making:
-        ...everything into making.path...
-        making.put_in_place()
+    with Folder("restore", "/home/guido/vm/demo", environ) as folder:
+        ...everything into folder.path...
+        folder.put_in_place()
 
 The folder is `.NAME.part-*` beside the machine's place (inside it, where there is an empty directory already)
 and is renamed at the end. Before it is made its path is noted, in `making` beside the list of machines
@@ -201,7 +201,7 @@ def sweep(environ: Mapping[str, str], *, is_looking: bool = False) -> list[str]:
 
 
 def _finish(path: str, data: dict[str, Any]) -> str:
-    """Complete the making, or take it back; returns which."""
+    """Complete the creation, or undo it; return which."""
     try:
         if data.get("is_whole"):
             _move(path, os.path.dirname(path))
@@ -216,7 +216,7 @@ def _finish(path: str, data: dict[str, Any]) -> str:
 
 
 def left_in(above: str, name: str) -> list[str]:
-    """What killed commands left of this name, and of whoever is still at work with it."""
+    """What killed commands left of this name, and of commands that still work on it."""
     found = []
     for each in os.listdir(above):
         match = _NAME.fullmatch(each)
@@ -238,7 +238,7 @@ def _locked(path: str, *, flags: int = os.O_NOFOLLOW) -> Iterator[bool | None]:
 
     False if somebody else has locked it, or if that cannot be known now.
     On a machine's folder: nobody is at work in it. On the one above, which may be reached through a link:
-    nobody is just making one there.
+    nobody is just creating one there.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | flags)

@@ -1,4 +1,4 @@
-"""A small process beside one that works on a running guest: if that is killed, the guest goes on.
+"""A small process beside one that works on a running guest: if that is killed, the guest is resumed.
 
     with Guardian(vm):
         ...freeze the guest's file systems, cut the disks, join them...
@@ -45,7 +45,7 @@ class Guardian:
         reader, self._pipe = os.pipe()
         try:
             self._child = subprocess.Popen(
-                ["/bin/sh", "-c", 'read -r told || exec "$@"', "qvm-guardian", *words],
+                ["/bin/sh", "-c", 'read -r done || exec "$@"', "qvm-guardian", *words],
                 stdin=reader,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -63,23 +63,23 @@ class Guardian:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         pipe, self._pipe = self._pipe, -1
-        is_cut_off = error is not None and not isinstance(error, Exception) and journals.is_left(self.vm)
-        if not is_cut_off:
+        is_interrupted = error is not None and not isinstance(error, Exception) and journals.is_left(self.vm)
+        if not is_interrupted:
             with contextlib.suppress(BrokenPipeError):  # somebody has ended it
                 os.write(pipe, b"done\n")
         os.close(pipe)
-        if self._child is not None and not is_cut_off:
+        if self._child is not None and not is_interrupted:
             self._child.wait()
 
 
-def told(vm: Machine) -> list[str]:
+def take_messages(vm: Machine) -> list[str]:
     """What a guardian has done since the last command, once."""
     try:
-        found = host_files.read(vm.files.settled).text.splitlines()
+        found = host_files.read(vm.files.recovered).text.splitlines()
     except FileNotFoundError:
         return []
     except OSError:  # something else is there
         found = []
     with contextlib.suppress(OSError):
-        host_files.remove(vm.files.settled)
+        host_files.remove(vm.files.recovered)
     return found

@@ -1,4 +1,4 @@
-"""What a guardian becomes when the command that it watches over is killed: the recovery of its work."""
+"""What a guardian runs when the command that it watches is killed: the recovery of its work."""
 
 from __future__ import annotations
 
@@ -14,16 +14,12 @@ from qvmsh.machine import log
 from qvmsh.machine import programs as tools
 from qvmsh.machine.machine import Machine
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    pass
-
 
 def recover(vm: Machine, timeout_s: float = locks.SETTLE_S) -> None:
-    """Do what the next command would do about work that was cut off, if QEMU runs, and note what it was.
+    """Recover interrupted work as the next command would, if QEMU runs, and leave messages about it.
 
     Args:
-        timeout_s: how long to wait for the work lock: others may hold it who settle the same.
+        timeout_s: how long to wait for the work lock: others may hold it to recover the same.
     """
     from qvmsh.machine.work import recovery
 
@@ -46,7 +42,7 @@ def recover(vm: Machine, timeout_s: float = locks.SETTLE_S) -> None:
                 except QvmError as error:
                     log.note(vm, f"interrupted work could not be recovered: {error}", is_error=True)
             if lines:
-                host_files.write_atomic(vm.files.settled, "\n".join(lines) + "\n")
+                host_files.write_atomic(vm.files.recovered, "\n".join(lines) + "\n")
         return
 
 
@@ -54,7 +50,7 @@ def main() -> None:
     order = json.loads(sys.argv[1])
     overrides = [(name, value) for name, value in order["overrides"]]
     vm = Machine(order["directory"], overrides=overrides)
-    tools.require_accepted(vm)  # as the command that was cut off
+    tools.require_accepted(vm)  # as the interrupted command did
     recover(vm)
 
 

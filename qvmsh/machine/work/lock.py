@@ -1,4 +1,4 @@
-"""The work lock: one command works on a machine at a time, and none builds on what a killed one left.
+"""The work lock: one command works on a machine at a time, after recovering interrupted work.
 
 with work_lock(vm, "snapshot save"):
     ...
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from qvmsh.machine.machine import Machine
 
 NEEDS_WHOLE = ("start", "run", "init", "snapshot", "disk", "archive", "restore")
-"""Verbs that do not go on while work on the snapshots is unfinished; the others only tell."""
+"""Verbs that fail while interrupted work is not recovered; the others only warn."""
 SPARES_DISKS = (
     "start", "run", "stop", "tidy", "reboot", "pause", "resume", "suspend", "wakeup", "snapshot verify",
     "disk check",
 )  # fmt: skip
-"""Verbs that change no image that lies there, or ask before (`require_no_archive`)."""
+"""Verbs that change no existing image, or check before (`require_no_archive`)."""
 
 
 def work_lock(vm: Machine, what: str, *, is_looking: bool = False) -> locks.WorkLock:
@@ -38,8 +38,8 @@ def work_lock(vm: Machine, what: str, *, is_looking: bool = False) -> locks.Work
 
     Raises:
         ConfigError: the machine's files are somebody else's, and were not accepted.
-        StateError: an archive would be changed where it lies.
-        LockedError: somebody else is at work; the text says who.
+        StateError: an archive would be changed in place.
+        LockedError: another command is working on it; the text says which.
         QvmError: interrupted work cannot be completed.
     """
     if not is_looking:
@@ -69,7 +69,7 @@ def work_lock(vm: Machine, what: str, *, is_looking: bool = False) -> locks.Work
         raise LockedError(
             f"{_cannot(what)}: {held.by} is working on it", machine=vm.name, hint="wait for it to end"
         ) from None
-    if what != "doctor" and (journals.is_left(vm) or os.path.lexists(vm.files.settled)):
+    if what != "doctor" and (journals.is_left(vm) or os.path.lexists(vm.files.recovered)):
         try:
             _recover(vm, what)
         except BaseException:
@@ -85,10 +85,10 @@ def work_lock(vm: Machine, what: str, *, is_looking: bool = False) -> locks.Work
 
 
 def require_no_archive(vm: Machine, what: str, *, is_disposable: bool = False) -> None:
-    """Refuse to change an archive where it lies: the machine's directory, or the folder of one of its disks.
+    """Refuse to change an archive in place: the machine's directory, or the folder of one of its disks.
 
     Args:
-        is_disposable: overlays take what the guest writes, but on disks that only words for QEMU name.
+        is_disposable: overlays receive the guest's writes, except to disks that only QEMU arguments name.
 
     Raises:
         StateError: it would be damaged; nothing has been changed.
@@ -96,7 +96,7 @@ def require_no_archive(vm: Machine, what: str, *, is_disposable: bool = False) -
     try:
         written = volumes.written(volumes.configured(vm))
         is_by_hand = own_disk.is_by_hand(vm)
-    except (QvmError, OSError):  # the verb itself tells
+    except (QvmError, OSError):  # the verb itself reports it
         written, is_by_hand = [], False
     if is_disposable:
         written = [] if is_by_hand else [each for each in written if each.source == "words"]
@@ -112,19 +112,19 @@ def require_no_archive(vm: Machine, what: str, *, is_disposable: bool = False) -
 
 
 def _cannot(what: str) -> str:
-    """`cannot start`, but "`qvm disk check` cannot begin": two words are no English verb."""
+    """`cannot start`, but "`qvm disk check` cannot begin": two words are not an English verb."""
     return f"`qvm {what}` cannot begin" if " " in what else f"cannot {what}"
 
 
 def _recover(vm: Machine, what: str) -> None:
-    """Complete or undo what a killed command has left, before anything else is done.
+    """Recover interrupted work before anything else is done.
 
     Raises:
         QvmError: that cannot be done now, and `what` would build on it, or resume a guest that must not be.
     """
     from qvmsh.machine.work import guardian, recovery
 
-    for line in guardian.told(vm):
+    for line in guardian.take_messages(vm):
         vm.io.warn(f"{vm.name}: {line}")
     verb = what.partition(" ")[0]
     is_strict = verb in NEEDS_WHOLE

@@ -9,7 +9,7 @@ import pytest
 from qvmsh.errors import UsageError
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.terminal import console
-from qvmsh.machine.terminal.console import SETTLE_S, STUCK_S, _Pace
+from qvmsh.machine.terminal.console import QUIET_S, STUCK_S, _Pace
 
 
 def later(pace: _Pace, seconds: float) -> _Pace:
@@ -33,7 +33,7 @@ def later(pace: _Pace, seconds: float) -> _Pace:
 def test_prompt_of_a_log_in_gets_one_line_once_it_is_quiet(tail: bytes, given: bytes) -> None:
     pace = _Pace(tail, 60)
     assert pace.take(b"root\nuname -a\n", is_all=True) == b""
-    assert later(pace, SETTLE_S).take(b"root\nuname -a\n", is_all=True) == given
+    assert later(pace, QUIET_S).take(b"root\nuname -a\n", is_all=True) == given
 
 
 def test_next_line_waits_for_the_next_prompt() -> None:
@@ -44,7 +44,7 @@ def test_next_line_waits_for_the_next_prompt() -> None:
         pace.heard(echo)
         assert later(pace, 1).take(b"ls\n", is_all=True) == b""
     pace.heard(b"\r\n# ")
-    assert later(pace, SETTLE_S).take(b"ls\n", is_all=True) == b"ls\n"
+    assert later(pace, QUIET_S).take(b"ls\n", is_all=True) == b"ls\n"
 
 
 def test_guest_without_a_prompt_is_given_all_in_the_end() -> None:

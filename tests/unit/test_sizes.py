@@ -20,7 +20,6 @@ LONG_FILES = {
     "qvmsh/host/transfer.py": SPLIT,
     "qvmsh/images/builtin.py": SPLIT,
     "qvmsh/machine/archive/writer.py": SPLIT,
-    "qvmsh/machine/doctor/diagnosis.py": SPLIT,
     "qvmsh/machine/power/launch.py": SPLIT,
     "qvmsh/machine/terminal/console.py": SPLIT,
     "qvmsh/qemu/accelerator.py": SPLIT,

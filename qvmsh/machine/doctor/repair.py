@@ -26,8 +26,7 @@ from qvmsh.machine.machine import Machine
 from qvmsh.machine.reports import Report
 from qvmsh.machine.storage import chain, volumes
 from qvmsh.machine.storage import selection as diskwork
-from qvmsh.machine.work import cleanup, guardian, recovery
-from qvmsh.machine.work import creation_folder as making
+from qvmsh.machine.work import cleanup, creation_folder, guardian, recovery
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import image
 
@@ -70,7 +69,7 @@ def repair(vm: Machine | None, environ: Mapping[str, str]) -> list[Fix]:
                 hint = host_files.READ_ONLY_HINT
             done.append(Fix("rights", LEFT, what, hint))
     done += _stale_folders(environ)
-    done += [Fix("leftovers", FIXED, line) for line in making.sweep(environ)]
+    done += [Fix("leftovers", FIXED, line) for line in creation_folder.sweep(environ)]
     return done
 
 
@@ -110,10 +109,11 @@ def _rights(vm: Machine) -> Iterator[Fix]:
             status = os.lstat(path)
         except FileNotFoundError:
             continue
+        name = volumes.inside(vm, path)
         is_inside = path.startswith(vm.directory + os.sep)
         if os.geteuid() == 0 and status.st_uid and is_inside:  # root's own machine: `machine.owner`
             os.chown(path, 0, 0, follow_symlinks=False)
-            yield Fix("rights", FIXED, f"{_short(vm, path)} now belongs to root")
+            yield Fix("rights", FIXED, f"{name} now belongs to root")
         mode = status.st_mode & 0o7777
         wanted = mode & ~_forbidden(vm, path, private)
         if mode == wanted or os.path.islink(path):
@@ -122,17 +122,17 @@ def _rights(vm: Machine) -> Iterator[Fix]:
             os.chmod(path, wanted)
         except PermissionError:
             who = process.user_name(status.st_uid)
-            what = f"{_short(vm, path)} has mode {mode:o} and is {who}'s"
-            yield Fix("rights", LEFT, what, f"as {who} or root: `chmod {wanted:o} {_short(vm, path)}`")
+            what = f"{name} has mode {mode:o} and is {who}'s"
+            yield Fix("rights", LEFT, what, f"as {who} or root: `chmod {wanted:o} {name}`")
         else:
-            yield Fix("rights", FIXED, f"{_short(vm, path)} has mode {wanted:o} now, it was {mode:o}")
+            yield Fix("rights", FIXED, f"{name} has mode {wanted:o} now, it was {mode:o}")
     for name, path in (("known hosts", vm.files.known_hosts), ("uuid", vm.files.uuid)):
         if os.path.isdir(path) and not os.path.islink(path):
             try:
                 os.rmdir(path)
-                yield Fix(name, FIXED, f"{_short(vm, path)} was an empty folder: removed")
+                yield Fix(name, FIXED, f"{volumes.inside(vm, path)} was an empty folder: removed")
             except OSError:
-                what = f"{_short(vm, path)} is a folder, and not empty"
+                what = f"{volumes.inside(vm, path)} is a folder, and not empty"
                 yield Fix(name, LEFT, what, "move it away: a file belongs there")
 
 
@@ -191,11 +191,11 @@ def _crash(vm: Machine) -> Iterator[Fix]:
     gone = [path for path in left if not os.path.lexists(path)]
     why = f" ({seen.detail})" if seen.kind == state.CRASHED and seen.detail else ""
     if gone:
-        names = ", ".join(_short(vm, path) for path in gone)
+        names = ", ".join(volumes.inside(vm, path) for path in gone)
         yield Fix("leftovers", FIXED, f"removed what an ended run left{why}: {names}")
     for path in left:
         if path not in gone:
-            what = f"{_short(vm, path)} holds something that is not qvm's, or is another user's"
+            what = f"{volumes.inside(vm, path)} holds something that is not qvm's, or is another user's"
             yield Fix("leftovers", LEFT, what, "look at it, then remove it")
 
 
@@ -288,15 +288,14 @@ def _parts_of(own: set[str], folder: str) -> Iterator[str]:
 
 def _parts(vm: Machine) -> Iterator[Fix]:
     for path in parts(vm):
+        name = volumes.inside(vm, path)
         try:
             host_files.remove(path)
         except OSError as error:
-            what = (
-                f"cannot remove {_short(vm, path)}, the unfinished work of a killed command: {error.strerror}"
-            )
+            what = f"cannot remove {name}, the unfinished work of a killed command: {error.strerror}"
             yield Fix("leftovers", LEFT, what, "remove it by hand")
             continue
-        what = f"removed {_short(vm, path)}, the unfinished work of a killed command"
+        what = f"removed {name}, the unfinished work of a killed command"
         yield Fix("leftovers", FIXED, what)
     if not diskwork.cut_off(vm):
         host_files.remove(vm.files.adding)
@@ -349,8 +348,3 @@ def _removed(folder: str, directory: str | None) -> Iterator[Fix]:
     else:
         what = f"{folder} holds something that is not qvm's"
         yield Fix("runtime folder", LEFT, what, "look at it, then remove it")
-
-
-def _short(vm: Machine, path: str) -> str:
-    inside = os.path.relpath(path, vm.directory)
-    return path if inside.startswith("..") else inside

@@ -21,7 +21,6 @@ LONG_FILES = {
     "qvmsh/images/builtin.py": SPLIT,
     "qvmsh/machine/archive/writer.py": SPLIT,
     "qvmsh/machine/power/launch.py": SPLIT,
-    "qvmsh/machine/terminal/console.py": SPLIT,
     "qvmsh/qemu/accelerator.py": SPLIT,
     "qvmsh/qemu/commandline.py": SPLIT,
     "qvmsh/qemu/image.py": SPLIT,

@@ -12,19 +12,19 @@ asks to take over.
 from __future__ import annotations
 
 import os
-import re
 import select
 import socket
-import struct
 import time
 from dataclasses import dataclass
 
 from qvmsh.errors import DeadlineError, LockedError, StateError, UsageError, printable
-from qvmsh.host import locks, process, sockets, terminal, watch
+from qvmsh.host import process, terminal, watch
 from qvmsh.io import isatty, tell, unwritable
 from qvmsh.machine import state
 from qvmsh.machine.guest import serial
 from qvmsh.machine.power.logs import Follower
+from qvmsh.machine.terminal.console_lock import Hold
+from qvmsh.machine.terminal.pace import PIECE_BYTES, STUCK_S, Pace
 from qvmsh.machine.work import cleanup
 from qvmsh.qemu import qmp
 
@@ -33,19 +33,13 @@ if TYPE_CHECKING:
     from qvmsh.machine.launch_record import Note
     from qvmsh.machine.machine import Machine
 
-TAKE_S = 5.0
 LINES = 24
 CTRL_C = b"\x03"
-_PIECE = 4096
 _WAITING_BYTES = 65536
 _DARK_S = 1.0
 """How long bytes may come from the socket without the log growing, before the log counts as dead."""
 LINGERS = 60
 """How many times --linger a guest may keep sending output after the end of the input."""
-STUCK_S = 10.0
-"""How long a guest may take nothing of what a pipe brings, or show no prompt after a log-in."""
-QUIET_S = 0.3
-"""How long a guest must have been silent after a prompt."""
 _END_S = 1.0
 """How long a QEMU whose console was closed may take to end."""
 
@@ -89,7 +83,7 @@ def attach(vm: Machine, options: Options) -> None:
         return
     _require_ours(vm, note)
     with (
-        _Hold(vm, note, is_taking=options.is_taking) as hold,
+        Hold(vm, note, is_taking=options.is_taking) as hold,
         _Session(vm, pid, note, options, escape, hold) as session,
     ):
         session.run()
@@ -117,149 +111,6 @@ def _require_ours(vm: Machine, note: Note) -> None:
         )
 
 
-class _Hold:
-    """The right to write to the console, from the moment it is free.
-
-    Args:
-        is_taking: ask the current holder to leave.
-    """
-
-    def __init__(self, vm: Machine, note: Note, *, is_taking: bool) -> None:
-        self.vm = vm
-        self.note = note
-        self.is_taking = is_taking
-        self.lock = locks.WorkLock(note.socket("console.lock"), "console")
-        self.door: socket.socket | None = None
-
-    def __enter__(self) -> _Hold:
-        try:
-            self._acquire()
-        except PermissionError:
-            raise LockedError("the console is in use by somebody else", machine=self.vm.name) from None
-        self.door = sockets.listening(self.note.runtime, ["console"])["console"]
-        return self
-
-    def _acquire(self) -> None:
-        try:
-            self.lock.acquire()
-            return
-        except locks.Held as held:
-            by = held.by
-        who = f"{process.user(by.pid)}, pid {by.pid}" if by.pid else "another qvm"
-        if not self.is_taking:
-            since = f", since {time.strftime('%T', time.localtime(by.since))}" if by.since else ""
-            raise LockedError(
-                f"the console is in use ({who}{since})",
-                machine=self.vm.name,
-                hint="`qvm console --take` takes it over, `qvm console --watch` only watches",
-            )
-        _ask_to_leave(self.note.socket("console"))
-        try:
-            self.lock.acquire()
-        except locks.Held as held:
-            frozen = held.by.pid and process.is_stopped(held.by.pid)
-            raise LockedError(
-                f"the console's user does not release it ({who}" + (", stopped)" if frozen else ")"),
-                machine=self.vm.name,
-                hint=f"`kill {held.by.pid}` ends it" if held.by.pid else None,
-            ) from None
-
-    def asked_by(self) -> str:
-        """Who asks to take over, as the one who waits at the door."""
-        assert self.door is not None
-        with self.door.accept()[0] as caller:
-            data = caller.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-            pid, uid, _ = struct.unpack("3i", data)
-            self.leave()  # before the caller continues
-        return f"{process.user_name(uid)}, pid {pid}"
-
-    def leave(self) -> None:
-        """Release the console; a caller that waits for it continues."""
-        if self.door is not None:
-            path = self.note.socket("console")
-            self.door.close()
-            self.door = None
-            try:
-                os.unlink(path)
-            except OSError:  # the machine has gone, and its folder with it
-                pass
-        self.lock.release()
-
-    def __exit__(self, *_: object) -> None:
-        self.leave()
-
-
-def _ask_to_leave(path: str) -> None:
-    """Knock at the holder's door and wait until it has left."""
-    with socket.socket(socket.AF_UNIX) as door:
-        door.settimeout(TAKE_S)
-        try:
-            door.connect(path)
-            door.recv(1)
-        except OSError:  # it leaves by itself just now, or is stopped: the lock will show
-            pass
-
-
-class _Pace:
-    """When what a pipe brings may go to the guest.
-
-    Programs that log in throw away what was typed before their prompt, and before the one that comes after
-    an answer. So each of their prompts gets one line, and the next line waits for the next prompt.
-
-    Args:
-        tail: the last lines that the guest has written.
-        patience_s: how long the guest must be silent where it shows no prompt.
-    """
-
-    def __init__(self, tail: bytes, patience_s: float) -> None:
-        self.tail = tail
-        self.patience_s = patience_s
-        self.is_waiting = True
-        self.is_answered = False
-        self.heard_at = self.began_at = time.monotonic()
-
-    def heard(self, data: bytes) -> None:
-        """Note what the guest writes."""
-        self.tail = (self.tail + data)[-_PIECE:]
-        self.heard_at = time.monotonic()
-
-    @property
-    def _line(self) -> bytes:
-        """The unfinished line that the guest shows, messages of its kernel and of systemd left out."""
-        text = re.sub(rb"\[ *[\dA-Z.]+ *\] [^\n]*\n", b"", self.tail)
-        head, _, line = text.rpartition(b"\n")
-        return b"" if self.is_answered and not head else line.strip(b"\r\0")
-
-    def opens_at(self) -> float:
-        """When the guest may be given more, if it writes nothing until then; 0 = at any time."""
-        if not self.is_waiting:
-            return 0.0
-        if self._line:
-            return self.heard_at + QUIET_S
-        return min(self.heard_at + self.patience_s, self.began_at + STUCK_S)
-
-    def take(self, pending: bytes, *, is_all: bool) -> bytes:
-        """What of `pending` may go now; `is_all` = nothing will follow it."""
-        if not pending or time.monotonic() < self.opens_at():
-            return b""
-        self.is_waiting = False
-        if not self._is_log_in:
-            return pending
-        end = pending.find(b"\n") + 1
-        return pending[:end] if end or not is_all else pending
-
-    @property
-    def _is_log_in(self) -> bool:
-        return re.search(rb"(?i)(login|password)[^\n]*: *$", self._line) is not None
-
-    def sent(self, data: bytes) -> None:
-        """Note what the guest was given."""
-        if self._is_log_in and data.endswith(b"\n"):
-            self.tail, self.patience_s = b"", STUCK_S
-            self.is_waiting = self.is_answered = True
-            self.heard_at = self.began_at = time.monotonic()
-
-
 class _Session:
     """One conversation: standard input to the guest, the serial log to standard output.
 
@@ -277,7 +128,7 @@ class _Session:
         note: Note,
         options: Options,
         escape: bytes,
-        hold: _Hold | None = None,
+        hold: Hold | None = None,
     ) -> None:
         self.vm = vm
         self.pid = pid
@@ -294,7 +145,7 @@ class _Session:
         self.pending = b""
         self.has_input = hold is not None or self.is_interactive
         self.moved_at = self.input_ended_at = time.monotonic()
-        self.pace: _Pace | None = None
+        self.pace: Pace | None = None
 
     def __enter__(self) -> _Session:
         self.raw = terminal.Raw(self.stdin if self.is_interactive else -1)
@@ -303,7 +154,7 @@ class _Session:
         # the log before the socket: whatever the socket brings, the log then has too
         self.output = _Output(self.vm, LINES if self.is_interactive or self.hold is None else 0)
         if self.hold is not None and not self.is_interactive:
-            self.pace = _Pace(self.output.before, self.options.linger_s)
+            self.pace = Pace(self.output.before, self.options.linger_s)
         self.line = serial.connect(self.vm, self.note, self.pid)
         if self.is_interactive:
             verb = "watching" if self.hold is None else "connected to"
@@ -392,7 +243,7 @@ class _Session:
     def _type(self) -> bool:
         """Take what was typed; False if it was the key that detaches."""
         try:
-            data = os.read(self.stdin, _PIECE)
+            data = os.read(self.stdin, PIECE_BYTES)
         except OSError:  # the terminal has gone
             data = b""
         if not data:

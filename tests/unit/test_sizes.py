@@ -20,7 +20,6 @@ LONG_FILES = {
     "qvmsh/host/transfer.py": SPLIT,
     "qvmsh/images/builtin.py": SPLIT,
     "qvmsh/machine/archive/writer.py": SPLIT,
-    "qvmsh/machine/power/launch.py": SPLIT,
     "qvmsh/qemu/accelerator.py": SPLIT,
     "qvmsh/qemu/commandline.py": SPLIT,
     "qvmsh/qemu/image.py": SPLIT,
@@ -29,19 +28,14 @@ LONG_FILES = {
 LONG_FUNCTIONS = {
     "qvmsh/commands/archive.py:archive": SPLIT,
     "qvmsh/config/variables.py:_table": "the table of all variables, a row each",
-    "qvmsh/machine/power/hardware.py:hardware": SPLIT,
-    "qvmsh/machine/power/launch.py:_Attempt._launch": SPLIT,
-    "qvmsh/machine/power/launch.py:_Attempt._spawn": SPLIT,
 }
 
 MANY_PARAMETERS = {
     "qvmsh/config/variables.py:Variable.__init__": "the columns of that table",
     "qvmsh/host/ssh.py:Link.__init__": SPLIT,
     "qvmsh/machine/archive/reports.py:Archived.__init__": SPLIT,
-    "qvmsh/machine/launch_record.py:Note.__init__": SPLIT,
-    "qvmsh/machine/power/hardware.py:hardware": SPLIT,
-    "qvmsh/machine/power/launch.py:_Attempt.__init__": SPLIT,
-    "qvmsh/machine/reports.py:Started.__init__": SPLIT,
+    "qvmsh/machine/launch_record.py:Note.__init__": "the keys of its file; no dataclasses here",
+    "qvmsh/machine/reports.py:Started.__init__": "the keys of its JSON",
     "qvmsh/machine/restore/new_machine.py:lay_out": SPLIT,
     "qvmsh/machine/snapshot/catalogue.py:entry": SPLIT,
     "qvmsh/machine/snapshot/reports.py:SnapshotRestored.__init__": SPLIT,

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from qvmsh.io import Io
     from qvmsh.machine.doctor.findings import Check
-    from qvmsh.machine.doctor.repair import Fix
     from qvmsh.machine.machine import Machine
     from qvmsh.qemu.accelerator import Choice
 
@@ -47,7 +46,7 @@ class Diagnosis(Report):
         directory: str | None,
         choice: Choice | None,
         checks: list[Finding],
-        fixed: Sequence[Fix] | None = None,
+        fixed: Sequence[Finding] | None = None,
     ) -> None:
         self.fixed = None if fixed is None else list(fixed)
         self.machine = machine
@@ -63,7 +62,7 @@ class Diagnosis(Report):
         return all(each.level != ERROR for each in self.checks)
 
     def shown(self) -> list[str]:
-        rows: list[Finding | Fix] = [*(self.fixed or ()), *self.checks]
+        rows = [*(self.fixed or ()), *self.checks]
         width = max((len(printable(each.name)) for each in rows), default=0)
         lines = ["nothing to repair"] if self.fixed == [] else []
         for each in rows:

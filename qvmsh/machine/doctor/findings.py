@@ -25,11 +25,12 @@ OK, WARNING, ERROR = "ok", "warning", "error"
 
 
 class Finding(Report):
-    """What one check found.
+    """What one check found, or one repair did.
 
     Args:
         name: what was looked at.
-        level: `ok`, `warning` (works, but), `error` (something will fail).
+        level: `ok`, `warning` (works, but), `error` (something will fail); of a repair `fixed`, or `left`
+            where it could not or may not be done.
         finding: one line.
         hint: what to do about it, None where there is nothing to do.
     """

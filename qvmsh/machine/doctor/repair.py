@@ -21,9 +21,9 @@ from qvmsh.machine import journal as journals
 from qvmsh.machine import launch_record as notes
 from qvmsh.machine import state
 from qvmsh.machine.create import layers as images
+from qvmsh.machine.doctor.findings import Finding
 from qvmsh.machine.guest import serial
 from qvmsh.machine.machine import Machine
-from qvmsh.machine.reports import Report
 from qvmsh.machine.storage import chain, volumes
 from qvmsh.machine.storage import selection as diskwork
 from qvmsh.machine.work import cleanup, creation_folder, guardian, recovery
@@ -40,40 +40,28 @@ YOUNG_S = 60.0
 """A runtime folder younger than this may be that of a start at work that nobody knows of yet."""
 
 
-class Fix(Report):
-    """One thing that was wrong: `level` is `fixed`, or `left` where it could not be or may not be."""
-
-    __slots__ = ("finding", "hint", "level", "name")
-
-    def __init__(self, name: str, level: str, finding: str, hint: str | None = None) -> None:
-        self.name = name
-        self.level = level
-        self.finding = finding
-        self.hint = hint
-
-
-def repair(vm: Machine | None, environ: Mapping[str, str]) -> list[Fix]:
+def repair(vm: Machine | None, environ: Mapping[str, str]) -> list[Finding]:
     """Repair the machine, if there is one, and the user's runtime folder; return what was done."""
-    done: list[Fix] = []
+    done: list[Finding] = []
     if vm is not None:
         try:
             with work_lock(vm, "doctor"):
                 done += _machine(vm)
         except LockedError as error:
             what = f"the machine was not repaired: {error.what}"
-            done.append(Fix("work", LEFT, what, "try again when it has ended"))
+            done.append(Finding("work", LEFT, what, "try again when it has ended"))
         except OSError as error:
             what = f"the machine was not repaired: {error.filename}: {error.strerror}"
             hint = "run this as the machine's owner"
             if error.errno == errno.EROFS:
                 hint = host_files.READ_ONLY_HINT
-            done.append(Fix("rights", LEFT, what, hint))
+            done.append(Finding("rights", LEFT, what, hint))
     done += _stale_folders(environ)
-    done += [Fix("leftovers", FIXED, line) for line in creation_folder.sweep(environ)]
+    done += [Finding("leftovers", FIXED, line) for line in creation_folder.sweep(environ)]
     return done
 
 
-def _machine(vm: Machine) -> list[Fix]:
+def _machine(vm: Machine) -> list[Finding]:
     done = [*_rights(vm), *_unfinished(vm), *_console(vm)]
     seen = state.observe(vm)
     if seen.is_live or locks.holder(vm.files.pid_file) is not None:
@@ -82,26 +70,26 @@ def _machine(vm: Machine) -> list[Fix]:
         try:
             done += step(vm)
         except QvmError as error:
-            done.append(Fix(step.__name__.strip("_").replace("_", " "), LEFT, error.what, error.hint))
+            done.append(Finding(step.__name__.strip("_").replace("_", " "), LEFT, error.what, error.hint))
     return done
 
 
-def _console(vm: Machine) -> Iterator[Fix]:
+def _console(vm: Machine) -> Iterator[Finding]:
     """Begin a new keeper of a running machine's console, if somebody has killed it."""
     pid, note = locks.holder(vm.files.pid_file), notes.read(vm.files)
     if pid is None or note is None or serial.is_kept(note):
         return
     try:
         if serial.revive(vm, note, pid):
-            yield Fix("console", FIXED, "the process that keeps the console had ended: started a new one")
+            yield Finding("console", FIXED, "the process that keeps the console had ended: started a new one")
     except (OSError, subprocess.SubprocessError) as error:
-        yield Fix("console", LEFT, f"no process keeps the console: {error}", "`qvm restart` starts one")
+        yield Finding("console", LEFT, f"no process keeps the console: {error}", "`qvm restart` starts one")
 
 
 # Rights
 
 
-def _rights(vm: Machine) -> Iterator[Fix]:
+def _rights(vm: Machine) -> Iterator[Finding]:
     """Close to others what they may not change, or not read: `.qvm`, the key, the known hosts."""
     private = guest_files(vm)
     for path in _files(vm):
@@ -113,7 +101,7 @@ def _rights(vm: Machine) -> Iterator[Fix]:
         is_inside = path.startswith(vm.directory + os.sep)
         if os.geteuid() == 0 and status.st_uid and is_inside:  # root's own machine: `machine.owner`
             os.chown(path, 0, 0, follow_symlinks=False)
-            yield Fix("rights", FIXED, f"{name} now belongs to root")
+            yield Finding("rights", FIXED, f"{name} now belongs to root")
         mode = status.st_mode & 0o7777
         wanted = mode & ~_forbidden(vm, path, private)
         if mode == wanted or os.path.islink(path):
@@ -123,17 +111,17 @@ def _rights(vm: Machine) -> Iterator[Fix]:
         except PermissionError:
             who = process.user_name(status.st_uid)
             what = f"{name} has mode {mode:o} and is {who}'s"
-            yield Fix("rights", LEFT, what, f"as {who} or root: `chmod {wanted:o} {name}`")
+            yield Finding("rights", LEFT, what, f"as {who} or root: `chmod {wanted:o} {name}`")
         else:
-            yield Fix("rights", FIXED, f"{name} has mode {wanted:o} now, it was {mode:o}")
+            yield Finding("rights", FIXED, f"{name} has mode {wanted:o} now, it was {mode:o}")
     for name, path in (("known hosts", vm.files.known_hosts), ("uuid", vm.files.uuid)):
         if os.path.isdir(path) and not os.path.islink(path):
             try:
                 os.rmdir(path)
-                yield Fix(name, FIXED, f"{volumes.inside(vm, path)} was an empty folder: removed")
+                yield Finding(name, FIXED, f"{volumes.inside(vm, path)} was an empty folder: removed")
             except OSError:
                 what = f"{volumes.inside(vm, path)} is a folder, and not empty"
-                yield Fix(name, LEFT, what, "move it away: a file belongs there")
+                yield Finding(name, LEFT, what, "move it away: a file belongs there")
 
 
 def _files(vm: Machine) -> list[str]:
@@ -177,7 +165,7 @@ def _key(vm: Machine) -> str:
 # What a run and a killed command left
 
 
-def _crash(vm: Machine) -> Iterator[Fix]:
+def _crash(vm: Machine) -> Iterator[Finding]:
     """The pid file, the note and the sockets of a QEMU that ended without being asked."""
     seen = state.observe(vm)
     note = notes.read(vm.files)
@@ -192,28 +180,28 @@ def _crash(vm: Machine) -> Iterator[Fix]:
     why = f" ({seen.detail})" if seen.kind == state.CRASHED and seen.detail else ""
     if gone:
         names = ", ".join(volumes.inside(vm, path) for path in gone)
-        yield Fix("leftovers", FIXED, f"removed what an ended run left{why}: {names}")
+        yield Finding("leftovers", FIXED, f"removed what an ended run left{why}: {names}")
     for path in left:
         if path not in gone:
             what = f"{volumes.inside(vm, path)} holds something that is not qvm's, or is another user's"
-            yield Fix("leftovers", LEFT, what, "look at it, then remove it")
+            yield Finding("leftovers", LEFT, what, "look at it, then remove it")
 
 
-def _unfinished(vm: Machine) -> Iterator[Fix]:
+def _unfinished(vm: Machine) -> Iterator[Finding]:
     """Interrupted work on snapshots, archives and restores; also while the machine is on."""
     for line in guardian.take_messages(vm):
-        yield Fix("interrupted work", FIXED, line)
+        yield Finding("interrupted work", FIXED, line)
     try:
         records = journals.pending(vm)
     except QvmError as error:
-        yield Fix("interrupted work", LEFT, error.what, error.hint)
+        yield Finding("interrupted work", LEFT, error.what, error.hint)
         return
     for record in records:
         name = "snapshots" if record.name else "archive"
         try:
-            yield Fix(name, FIXED, recovery.message(record, recovery.recover(vm, record)))
+            yield Finding(name, FIXED, recovery.message(record, recovery.recover(vm, record)))
         except QvmError as error:
-            yield Fix(name, LEFT, error.what, error.hint)
+            yield Finding(name, LEFT, error.what, error.hint)
 
 
 def _in_state_folder(vm: Machine) -> list[str]:
@@ -227,7 +215,7 @@ def _is_ours(name: str) -> bool:
     return name.startswith("disposable-") or ".part" in name
 
 
-def _images(vm: Machine) -> Iterator[Fix]:
+def _images(vm: Machine) -> Iterator[Finding]:
     """An image whose qemu-img or QEMU was killed: its tables are recounted, as at the next start."""
     try:
         found = [each for each in volumes.written(volumes.configured(vm)) if each.format == "qcow2"]
@@ -239,7 +227,7 @@ def _images(vm: Machine) -> Iterator[Fix]:
         words = ["check", "-q", "-f", "qcow2", "-r", "all", image.safe_name(disk.path)]
         diskwork.run(vm, words, f"repair {disk.name}")
         what = f"{disk.name} was not closed cleanly: its tables were recounted, its data is unchanged"
-        yield Fix("images", FIXED, what)
+        yield Finding("images", FIXED, what)
 
 
 def _is_dirty(vm: Machine, path: str) -> bool:
@@ -286,17 +274,17 @@ def _parts_of(own: set[str], folder: str) -> Iterator[str]:
             yield os.path.join(folder, name)
 
 
-def _parts(vm: Machine) -> Iterator[Fix]:
+def _parts(vm: Machine) -> Iterator[Finding]:
     for path in parts(vm):
         name = volumes.inside(vm, path)
         try:
             host_files.remove(path)
         except OSError as error:
             what = f"cannot remove {name}, the unfinished work of a killed command: {error.strerror}"
-            yield Fix("leftovers", LEFT, what, "remove it by hand")
+            yield Finding("leftovers", LEFT, what, "remove it by hand")
             continue
         what = f"removed {name}, the unfinished work of a killed command"
-        yield Fix("leftovers", FIXED, what)
+        yield Finding("leftovers", FIXED, what)
     if not diskwork.cut_off(vm):
         host_files.remove(vm.files.adding)
 
@@ -304,7 +292,7 @@ def _parts(vm: Machine) -> Iterator[Fix]:
 # The user's runtime folder
 
 
-def _stale_folders(environ: Mapping[str, str]) -> Iterator[Fix]:
+def _stale_folders(environ: Mapping[str, str]) -> Iterator[Finding]:
     """Folders of sockets on which nobody listens any more, whatever became of their machines."""
     base = sockets.runtime_base(environ, os.geteuid())
     try:
@@ -314,7 +302,7 @@ def _stale_folders(environ: Mapping[str, str]) -> Iterator[Fix]:
         return
     if status.st_uid == os.geteuid() and status.st_mode & 0o077 and not os.path.islink(base):
         os.chmod(base, 0o700)
-        yield Fix("runtime folder", FIXED, f"{base} was open to others: closed")
+        yield Finding("runtime folder", FIXED, f"{base} was open to others: closed")
     for folder in (os.path.join(base, name) for name in names):
         if not sockets.is_dead(folder, YOUNG_S):
             continue
@@ -340,11 +328,11 @@ def _machine_of(folder: str) -> str | None:
     return directory if os.path.isdir(os.path.join(directory, ".qvm")) else None
 
 
-def _removed(folder: str, directory: str | None) -> Iterator[Fix]:
+def _removed(folder: str, directory: str | None) -> Iterator[Finding]:
     sockets.remove_folder(folder, {os.geteuid()})
     whose = f" of the machine in {directory}" if directory else ", whose machine is gone"
     if not os.path.isdir(folder):
-        yield Fix("runtime folder", FIXED, f"removed {folder}, the sockets{whose}; not in use")
+        yield Finding("runtime folder", FIXED, f"removed {folder}, the sockets{whose}; not in use")
     else:
         what = f"{folder} holds something that is not qvm's"
-        yield Fix("runtime folder", LEFT, what, "look at it, then remove it")
+        yield Finding("runtime folder", LEFT, what, "look at it, then remove it")

@@ -96,15 +96,11 @@ def _ask(vm: Machine, note: Note) -> str:
     if state.has_crashed(vm):
         raise state.crash(vm, "while the guest was asked to suspend")
     without = "`qvm pause` pauses it without its help, `qvm stop --savevm NAME --no-suspend` saves it awake"
-    what, ways = (
-        "nothing in the guest could be asked to suspend; it is still running",
-        "ssh or the guest agent must answer",
-    )
+    what = "nothing in the guest could be asked to suspend; it is still running"
+    ways = "ssh or the guest agent must answer"
     if has_refused:
-        what, ways = (
-            "the guest refused to suspend and is still running",
-            "the guest must support suspend (ACPI S3)",
-        )
+        what = "the guest refused to suspend and is still running"
+        ways = "the guest must support suspend (ACPI S3)"
         if "sudo" in " ".join(tried):
             ways = f"{note.user} must be allowed `sudo -n systemctl suspend`, or the guest agent must run"
     raise StateError(what, machine=vm.name, details=tried, hint=f"{ways}; {without}")

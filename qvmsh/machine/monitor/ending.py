@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from qvmsh.errors import QmpError, QvmError
 from qvmsh.host import process
-from qvmsh.machine.launch_record import Note
 from qvmsh.qemu import qmp
 
 TYPE_CHECKING = False

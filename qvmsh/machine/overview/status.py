@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 
-from qvmsh.errors import (
-    ConfigError,
-    NotAcceptedError,
-)
+from qvmsh.errors import ConfigError, NotAcceptedError
 from qvmsh.host import locks
 from qvmsh.machine import state
 from qvmsh.machine.reports import Status

@@ -164,11 +164,7 @@ def _door(option: str, value: str) -> tuple[str, str, list[str]]:
         return "use the guest's screen and keyboard over VNC", head, options
     if option == "-spice" and fields.get("unix") != "on" and fields.keys() & {"port", "tls-port"}:
         port = fields.get("port") or fields["tls-port"]
-        return (
-            "use the guest's screen and keyboard over SPICE",
-            f"{fields.get('addr', '')}:{port}",
-            options,
-        )
+        return ("use the guest's screen and keyboard over SPICE", f"{fields.get('addr', '')}:{port}", options)
     if option in ("-s", "-gdb"):
         scheme, _, address = (value if option == "-gdb" else "tcp::1234").split(",")[0].partition(":")
         return ("control the guest with gdb", address, []) if scheme == "tcp" else ("", "", [])

@@ -136,11 +136,7 @@ def restart(
         by, took_s = power.stop(vm, force=force, timeout_s=power.patience_s(vm, timeout_s))
     try:
         started = start(
-            vm,
-            request,
-            ssh_attempts=ssh_attempts,
-            is_waiting=is_waiting,
-            port=note.ssh_port if note else 0,
+            vm, request, ssh_attempts=ssh_attempts, is_waiting=is_waiting, port=note.ssh_port if note else 0
         )
     except QvmError as error:
         if by:
@@ -311,19 +307,10 @@ def dry_run(vm: Machine, request: Request, *, is_foreground: bool) -> CommandLin
     door = ports.door(vm)
     if door:
         endpoints["telnet"] = Endpoint(address=door)
-    argv = arguments(
-        hw.hardware(
-            vm,
-            plan,
-            binary=binary,
-            accelerator=choice.accelerator,
-            ssh_port=port,
-            endpoints=endpoints,
-            has_sandbox=sandbox.is_there(probed),
-            supplies=supplies,
-            tpm=Endpoint(path=control) if control else None,
-        )
-    )
+    tpm_end = Endpoint(path=control) if control else None
+    has_sandbox = sandbox.is_there(probed)
+    resources = hw.Resources(binary, choice.accelerator, port, endpoints, supplies, {}, tpm_end, has_sandbox)
+    argv = arguments(hw.hardware(vm, plan, resources))
     before = [tpm.by_hand(vm, control)] if control else []
     return CommandLine(vm.name, argv, before)
 

@@ -106,7 +106,7 @@ class Ladder:
             if self.handle.wait(LEAST_S):
                 return BY_ITSELF
             if force:
-                return self._force()
+                return ending.kill(self.handle, self.note)
         raise DeadlineError(
             f"the guest did not power off within {self.timeout_s:.0f} s; it is still running",
             machine=self.vm.name,
@@ -212,9 +212,6 @@ class Ladder:
             qmp.ask(self.note.socket("qmp"), "quit")
         except (OSError, QmpError):
             pass
-
-    def _force(self) -> str:
-        return ending.kill(self.handle, self.note)
 
 
 def patience_s(vm: Machine, timeout_s: float | None) -> float:

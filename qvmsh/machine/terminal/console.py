@@ -122,13 +122,7 @@ class _Session:
     """
 
     def __init__(
-        self,
-        vm: Machine,
-        pid: int,
-        note: Note,
-        options: Options,
-        escape: bytes,
-        hold: Hold | None = None,
+        self, vm: Machine, pid: int, note: Note, options: Options, escape: bytes, hold: Hold | None = None
     ) -> None:
         self.vm = vm
         self.pid = pid

@@ -15,17 +15,7 @@ from qvmsh.machine.work.lock import work_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol
-
     from qvmsh.machine.machine import Machine
-
-    class Child(Protocol):
-        """A QEMU's process, as much of `subprocess.Popen` as is used of it."""
-
-        pid: int
-
-        def poll(self) -> int | None: ...
-        def wait(self) -> int: ...
 
 
 def clear(vm: Machine, *, has_hook: bool = True, keeps_crash: bool = False) -> None:

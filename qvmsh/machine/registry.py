@@ -17,7 +17,7 @@ import os
 from qvmsh.config.words import quote
 from qvmsh.errors import QvmError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import launch_record as note
+from qvmsh.machine import launch_record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Known:
         self.place = place
         self.directory = directory
         self.is_there = os.path.lexists(os.path.join(directory, ".vmrc"))
-        if place and not (self.is_there and note.place(directory) == place):
+        if place and not (self.is_there and launch_record.place(directory) == place):
             self._search()
 
     def _search(self) -> None:
@@ -72,7 +72,7 @@ class Known:
         except OSError:
             return
         for path in beside:
-            if os.path.lexists(os.path.join(path, ".vmrc")) and note.place(path) == self.place:
+            if os.path.lexists(os.path.join(path, ".vmrc")) and launch_record.place(path) == self.place:
                 self.directory, self.is_there = path, True
 
     def name_now(self, environ: Mapping[str, str]) -> str:
@@ -129,7 +129,7 @@ def machines(environ: Mapping[str, str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     places = set()
     for each in rows(environ):
-        place = note.place(each.directory) if each.is_there else None
+        place = launch_record.place(each.directory) if each.is_there else None
         if place is not None and place not in places:  # one directory may be mounted twice
             places.add(place)
             found.setdefault(each.name_now(environ), []).append(each.directory)
@@ -162,13 +162,13 @@ def note_use(name: str, directory: str, environ: Mapping[str, str]) -> None:
     """
     if list_file(environ) is None:
         return
-    mine = Known(name, note.place(directory), directory)
+    mine = Known(name, launch_record.place(directory), directory)
     if str(mine) in map(str, rows(environ)):
         return
 
     def changed(before: list[Known]) -> list[Known]:
         kept = [each for each in before if each.is_there or each.name != mine.name]
-        places = [note.place(each.directory) if each.is_there else each.place for each in kept]
+        places = [launch_record.place(each.directory) if each.is_there else each.place for each in kept]
         return [*(each for each, place in zip(kept, places, strict=True) if place != mine.place), mine]
 
     _rewrite(environ, changed)

@@ -20,8 +20,7 @@ from qvmsh.errors import (
 )
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
-from qvmsh.machine import launch_record as notes
-from qvmsh.machine import paths as machine_files
+from qvmsh.machine import launch_record, paths
 from qvmsh.machine.paths import PID_FILE
 from qvmsh.qemu import qmp
 
@@ -134,7 +133,7 @@ def observe(vm: Machine) -> Observation:
     except OSError as error:
         what = f".qvm/{os.path.basename(vm.files.pid_file)}: {error.strerror}"
         return Observation(BROKEN, what, hint="move it away; a running QEMU is found without it")
-    note = notes.read(vm.files)
+    note = launch_record.read(vm.files)
     if pid is None:
         return _without_process(vm, note)
     if note is None:
@@ -153,11 +152,11 @@ def observe(vm: Machine) -> Observation:
         return _loading(vm, pid, note)
     kind, detail = _KINDS.get(status, (PAUSED, f"QEMU says {status}"))
     if kind == PAUSED and os.path.lexists(vm.files.unfinished) and locks.working(vm.files.work_lock) is None:
-        from qvmsh.machine import journal as journals
+        from qvmsh.machine import journal
 
-        if journals.must_stand_still(vm):
-            detail = f"a commit was interrupted, and the guest {journals.HELD}"
-            return Observation(kind, detail, pid, note, journals.HELD_HINT, status)
+        if journal.must_stand_still(vm):
+            detail = f"a commit was interrupted, and the guest {journal.HELD}"
+            return Observation(kind, detail, pid, note, journal.HELD_HINT, status)
     return Observation(kind, detail, pid, note, status=status)
 
 
@@ -167,9 +166,9 @@ def _loading(vm: Machine, pid: int, note: Note) -> Observation:
     if by and by.what.partition(" ")[0] in ("start", "run", "snapshot"):
         return Observation(STARTING, f"{by} is loading the state {note.loading}", pid, note)
     if os.path.lexists(vm.files.unfinished):
-        from qvmsh.machine import journal as journals
+        from qvmsh.machine import journal
 
-        verb = "start" if journals.is_of(vm, journals.Kind.SNAPSHOT_LOAD) else "snapshot restore"
+        verb = "start" if journal.is_of(vm, journal.Kind.SNAPSHOT_LOAD) else "snapshot restore"
         return Observation(
             BROKEN,
             f"the `qvm {verb}` that was loading {note.loading} was interrupted; do not resume the guest",
@@ -198,14 +197,14 @@ def _without_process(vm: Machine, note: Note | None) -> Observation:
         left = process.number(host_files.read(vm.files.pid_file).text.strip())
     except OSError:
         return _without_pid_file(vm, note)
-    if notes.is_of_a_copy(vm.files):
+    if launch_record.is_of_a_copy(vm.files):
         return Observation(STOPPED)  # .qvm describes the directory that this is a copy of
     if note and not note.is_of_this_boot:
         return Observation(STOPPED, "the host went down while it was running")
     detail = f"QEMU (pid {left}) ended unexpectedly" if left else "QEMU did not start"
     if left and process.exists(left):
         detail += f"; pid {left} is now another program, `{process.program(left)}`"
-    words = machine_files.tail(vm.files.qemu_stderr, 1)
+    words = paths.tail(vm.files.qemu_stderr, 1)
     return Observation(
         CRASHED, "; ".join([detail, *(f"its last output: {line}" for line in words)]), hint=AGAIN
     )
@@ -226,7 +225,7 @@ def crash(vm: Machine, when: str, status: int = 0) -> LaunchError:
         when: what was under way: `while the guest was starting`.
         status: the process' return code as `subprocess` has it, where that is known.
     """
-    words = machine_files.tail(vm.files.qemu_stderr, 5)
+    words = paths.tail(vm.files.qemu_stderr, 5)
     how = f" ({process.signal_name(-status)})" if status < 0 else ""
     return LaunchError(f"QEMU crashed {when}{how}", machine=vm.name, details=words, hint=AGAIN)
 
@@ -243,7 +242,7 @@ def end(vm: Machine) -> str:
     """How QEMU ended, as a remark."""
     if not has_crashed(vm):
         return "QEMU has ended"
-    words = machine_files.tail(vm.files.qemu_stderr, 1)
+    words = paths.tail(vm.files.qemu_stderr, 1)
     return "; ".join(["QEMU crashed", *(f"its last output: {line}" for line in words)])
 
 
@@ -289,13 +288,13 @@ def _rebuilt(vm: Machine, pid: int) -> Note:
     uuid = argv[argv.index("-uuid") + 1] if "-uuid" in argv[:-1] else ""
     head = next((word for word in argv if "-:22" in word), "").partition("-:22")[0]
     port = head.rpartition(":")[2]
-    return notes.Note(
+    return launch_record.Note(
         runtime=identity.runtime_path(vm, uuid, process.effective_uid(pid) or 0),
         boot=process.boot_id(),
         ssh_port=int(port) if port.isdigit() else 0,
         user=vm.settings.text("VM_MACHINE_USER"),
         disposable=any("/disposable-" in word or word == "-snapshot" for word in argv),
-        directory=notes.place(vm.directory),
+        directory=launch_record.place(vm.directory),
     )
 
 
@@ -367,7 +366,7 @@ def require_live(vm: Machine, what: str) -> tuple[int, Note]:
 def reachable(vm: Machine, what: str) -> tuple[int, Note]:
     """As `require_live`, but does not ask QEMU: for a command whose own question reveals as much."""
     try:
-        pid, note = locks.holder(vm.files.pid_file), notes.read(vm.files)
+        pid, note = locks.holder(vm.files.pid_file), launch_record.read(vm.files)
     except OSError:
         pid = note = None
     if pid is None or note is None or process.is_stopped(pid):

@@ -17,15 +17,12 @@ import subprocess
 from qvmsh.errors import ConfigError, LockedError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process, sockets
-from qvmsh.machine import journal as journals
-from qvmsh.machine import launch_record as notes
-from qvmsh.machine import state
+from qvmsh.machine import journal, launch_record, state
 from qvmsh.machine.create import layers as images
 from qvmsh.machine.doctor.findings import Finding
 from qvmsh.machine.guest import serial
 from qvmsh.machine.machine import Machine
-from qvmsh.machine.storage import chain, volumes
-from qvmsh.machine.storage import selection as diskwork
+from qvmsh.machine.storage import chain, selection, volumes
 from qvmsh.machine.work import cleanup, creation_folder, guardian, recovery
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import image
@@ -76,7 +73,7 @@ def _machine(vm: Machine) -> list[Finding]:
 
 def _console(vm: Machine) -> Iterator[Finding]:
     """Begin a new keeper of a running machine's console, if somebody has killed it."""
-    pid, note = locks.holder(vm.files.pid_file), notes.read(vm.files)
+    pid, note = locks.holder(vm.files.pid_file), launch_record.read(vm.files)
     if pid is None or note is None or serial.is_kept(note):
         return
     try:
@@ -168,7 +165,7 @@ def _key(vm: Machine) -> str:
 def _crash(vm: Machine) -> Iterator[Finding]:
     """The pid file, the note and the sockets of a QEMU that ended without being asked."""
     seen = state.observe(vm)
-    note = notes.read(vm.files)
+    note = launch_record.read(vm.files)
     left = [path for path in (vm.files.pid_file, vm.files.note) if os.path.lexists(path)]
     left += [entry for entry in _in_state_folder(vm) if _is_ours(os.path.basename(entry))]
     if note and os.path.isdir(note.runtime):
@@ -192,7 +189,7 @@ def _unfinished(vm: Machine) -> Iterator[Finding]:
     for line in guardian.take_messages(vm):
         yield Finding("interrupted work", FIXED, line)
     try:
-        records = journals.pending(vm)
+        records = journal.pending(vm)
     except QvmError as error:
         yield Finding("interrupted work", LEFT, error.what, error.hint)
         return
@@ -225,7 +222,7 @@ def _images(vm: Machine) -> Iterator[Finding]:
     for disk in dirty:
         image.require_unused(disk.path, vm.name)
         words = ["check", "-q", "-f", "qcow2", "-r", "all", image.safe_name(disk.path)]
-        diskwork.run(vm, words, f"repair {disk.name}")
+        selection.run(vm, words, f"repair {disk.name}")
         what = f"{disk.name} was not closed cleanly: its tables were recounted, its data is unchanged"
         yield Finding("images", FIXED, what)
 
@@ -256,7 +253,7 @@ def parts(vm: Machine) -> list[str]:
     except QvmError:
         pass
     found = [path for folder, names in own.items() for path in _parts_of(names, folder)]
-    added = diskwork.cut_off(vm)
+    added = selection.cut_off(vm)
     return [*found, added] if added and added not in found else found
 
 
@@ -285,7 +282,7 @@ def _parts(vm: Machine) -> Iterator[Finding]:
             continue
         what = f"removed {name}, the unfinished work of a killed command"
         yield Finding("leftovers", FIXED, what)
-    if not diskwork.cut_off(vm):
+    if not selection.cut_off(vm):
         host_files.remove(vm.files.adding)
 
 

@@ -12,9 +12,7 @@ import time
 from qvmsh.config.variables import VARIABLES
 from qvmsh.errors import DeadlineError, LaunchError, QmpError, QvmError
 from qvmsh.host import locks, process, ssh
-from qvmsh.machine import launch_record as notes
-from qvmsh.machine import paths as machine_files
-from qvmsh.machine import state
+from qvmsh.machine import launch_record, paths, state
 from qvmsh.machine.guest import serial
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.qemu import qmp
@@ -94,13 +92,13 @@ def wait(vm: Machine, pid: int, note: Note, *, timeout_s: float) -> float:
 
 def ended(vm: Machine) -> QvmError:
     """The error for a QEMU that ended while its guest was waited for."""
-    note = notes.read(vm.files)
+    note = launch_record.read(vm.files)
     if note:
         serial.wait_end(note.runtime)
     if state.has_crashed(vm):
         return state.crash(vm, "while the guest was starting")
-    words = machine_files.tail(vm.files.qemu_stderr, 5)
-    console = machine_files.tail(vm.files.serial_log, 5)
+    words = paths.tail(vm.files.qemu_stderr, 5)
+    console = paths.tail(vm.files.serial_log, 5)
     return LaunchError(
         "QEMU ended while the guest was starting: the guest powered off, or QEMU was asked to quit",
         machine=vm.name,
@@ -162,9 +160,9 @@ class _Waiting:
             "ssh banner: " + ("came" if self.has_banner else "none yet"),
             "log-in: " + (words[0] if words else "not tried" if not self.has_banner else "not done"),
         ]
-        console = machine_files.tail(self.vm.files.serial_log, 5)
+        console = paths.tail(self.vm.files.serial_log, 5)
         facts += [f"console: {line}" for line in console] or ["console: silent (no output on ttyS0)"]
-        facts += [f"QEMU: {line}" for line in machine_files.tail(self.vm.files.qemu_stderr, 3)]
+        facts += [f"QEMU: {line}" for line in paths.tail(self.vm.files.qemu_stderr, 3)]
         return DeadlineError(
             f"the guest did not answer ssh within {timeout_s:.0f} s; it is still running",
             machine=self.vm.name,

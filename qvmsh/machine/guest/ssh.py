@@ -13,8 +13,7 @@ import time
 from qvmsh.errors import GuestUnreachableError
 from qvmsh.host import files as host_files
 from qvmsh.host import ssh
-from qvmsh.machine import identity, state
-from qvmsh.machine import programs as tools
+from qvmsh.machine import identity, programs, state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -136,7 +135,7 @@ def taken(vm: Machine, what: str, *, interactive: bool, timeout_s: float = LOG_I
 
 
 def _of_running(vm: Machine, what: str) -> ssh.Link:
-    tools.require_accepted(vm)
+    programs.require_accepted(vm)
     seen = state.observe(vm)
     if seen.pid is None or seen.note is None or seen.kind in (state.PAUSED, state.SUSPENDED):
         raise state.not_in_state(vm, seen, what, state.RUNNING)

@@ -17,8 +17,7 @@ from qvmsh.errors import DeadlineError, QmpError, UsageError, visible
 from qvmsh.io import isatty
 from qvmsh.machine import state
 from qvmsh.machine.guest import ssh as guest
-from qvmsh.machine.monitor import conversation
-from qvmsh.machine.monitor import hmp as monitor
+from qvmsh.machine.monitor import conversation, hmp
 from qvmsh.qemu import qmp
 
 TYPE_CHECKING = False
@@ -168,7 +167,7 @@ def ask(vm: Machine, exchange: qmp.Exchange, pid: int, command: str, arguments: 
     except OSError as error:
         if command == "quit":
             return {}
-        raise monitor.gone(vm, pid, command, error) from None
+        raise hmp.gone(vm, pid, command, error) from None
 
 
 def _is_human_load(command: str, arguments: dict[str, Any]) -> bool:

@@ -22,10 +22,8 @@ from qvmsh.errors import LaunchError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import launch as launcher
 from qvmsh.host import locks, logfiles, process, sockets
-from qvmsh.machine import identity, state
-from qvmsh.machine import launch_record as notes
+from qvmsh.machine import identity, launch_record, programs, state
 from qvmsh.machine import paths as machine_files
-from qvmsh.machine import programs as tools
 from qvmsh.machine.guest import serial
 from qvmsh.machine.launch_record import Note
 from qvmsh.machine.monitor import ending
@@ -112,7 +110,7 @@ def launch(
                     actual=seen.kind,
                     required=state.STOPPED,
                 )
-            tools.remember_accepted(vm)
+            programs.remember_accepted(vm)
             cleanup.clear(vm)
             hw.require_room(vm)
             limits.require_sound(vm)
@@ -176,7 +174,7 @@ class _Attempt:
         self.begun = begun
         self.choose_port = choose_port
         self.has_sandbox = True
-        self.binary = tools.qemu(vm)
+        self.binary = programs.qemu(vm)
         self.supplies = disks.gather(vm)
         self.disk = "" if own_disk.is_by_hand(vm) else own_disk.require_disk(vm, base_only=plan.base_only)
         if not self.disk and not own_disk.is_by_hand(vm):
@@ -296,7 +294,7 @@ class _Attempt:
             base_only=self.plan.base_only,
             loading=self.plan.loadvm or "",
             ready=self.vm.settings.text("VM_READY"),
-            directory=notes.place(self.vm.directory),
+            directory=launch_record.place(self.vm.directory),
         )
 
     def _overlays(self, token: str) -> dict[str, str]:
@@ -312,7 +310,7 @@ class _Attempt:
         for node, (path, kind) in below.items():
             overlay = vm.files.disposable(f"{token}-{node}")
             stands_on = os.path.relpath(path, vm.files.state) if path.startswith(vm.directory + "/") else path
-            image.create_overlay(tools.qemu_img(vm), overlay, stands_on, kind)
+            image.create_overlay(programs.qemu_img(vm), overlay, stands_on, kind)
             made[node] = os.path.relpath(overlay, vm.directory)
         return made
 

@@ -10,7 +10,7 @@ from qvmsh.errors import LaunchError, LockedError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import launch as launcher
 from qvmsh.host import process
-from qvmsh.machine import paths as machine_files
+from qvmsh.machine import paths
 from qvmsh.machine.power import ports, tpm
 from qvmsh.qemu import image, programs
 
@@ -33,7 +33,7 @@ def of(vm: Machine, verb: str, binary: str, status: int) -> QvmError:
         return LockedError(f"cannot {verb}: another command just started it", machine=vm.name)
     words = [
         line.removeprefix(f"{binary}: ").removeprefix(f"{os.path.basename(binary)}: ")
-        for line in machine_files.tail(vm.files.qemu_stderr, 10)
+        for line in paths.tail(vm.files.qemu_stderr, 10)
     ]
     for folder in (vm.files.state, os.path.dirname(vm.files.qemu_stderr)):
         if host_files.is_full(folder):

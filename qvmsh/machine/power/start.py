@@ -12,16 +12,14 @@ from dataclasses import dataclass, replace
 from qvmsh.errors import ConfigError, QvmError, Terminated, UsageError
 from qvmsh.host import logout, process, sockets, terminal, watch
 from qvmsh.io import isatty, tell
-from qvmsh.machine import handover, identity, log, state
+from qvmsh.machine import handover, identity, log, registry, state
 from qvmsh.machine import programs as tools
-from qvmsh.machine import registry as known
-from qvmsh.machine.create import layers as images
+from qvmsh.machine.create import layers
 from qvmsh.machine.guest import readiness as ready
 from qvmsh.machine.guest.clock import put_clock_right
 from qvmsh.machine.monitor import ending
 from qvmsh.machine.power import hardware as hw
-from qvmsh.machine.power import launch, logs, ports, tpm
-from qvmsh.machine.power import stop as power
+from qvmsh.machine.power import launch, logs, ports, stop, tpm
 from qvmsh.machine.power.hardware import Launch
 from qvmsh.machine.reports import CommandLine, Ended, Restarted, Started
 from qvmsh.machine.storage import own_disk
@@ -74,7 +72,7 @@ def start(
             qemu = launch.launch(vm, plan, begun, _port_chooser(port))
             stage.note = f"pid {qemu.pid}"
         log.note(vm, f"started, pid {qemu.pid}" + (f"; {qemu.attach} shows it" if qemu.attach else ""))
-        known.remember(vm)
+        registry.remember(vm)
         logout.warn(vm.io, vm.name)
         has_ssh = state.has_ssh(vm, qemu.note)
         timeout_s = ready.attempt_seconds(vm, qemu.pid, ssh_attempts)
@@ -133,7 +131,7 @@ def restart(
     _require_startable(vm, request, ssh_attempts)
     by, took_s = None, 0.0
     if seen.is_live:
-        by, took_s = power.stop(vm, force=force, timeout_s=power.patience_s(vm, timeout_s))
+        by, took_s = stop.stop(vm, force=force, timeout_s=stop.patience_s(vm, timeout_s))
     try:
         started = start(
             vm, request, ssh_attempts=ssh_attempts, is_waiting=is_waiting, port=note.ssh_port if note else 0
@@ -225,7 +223,7 @@ def run(vm: Machine, request: Request) -> Ended:
         with _terminal_kept(vm):
             qemu = launch.launch(vm, plan, begun)
             log.note(vm, f"runs in the foreground, pid {qemu.pid}")
-            known.remember(vm)
+            registry.remember(vm)
             _print_ways(vm, plan, qemu)
             status = _wait_foreground(vm, qemu.child, qemu.shown)
     except BaseException:
@@ -328,7 +326,7 @@ def _plan(vm: Machine, request: Request, verb: str) -> Launch:
             hint="`qvm snapshot save` first saves the current state, `qvm snapshot restore` goes back to it",
         )
     if request.base_only and not own_disk.is_by_hand(vm):
-        images.require_writable_base(vm, force=request.is_forced or request.disposable)
+        layers.require_writable_base(vm, force=request.is_forced or request.disposable)
     for word in vm.settings.words("VM_QEMU_EXTRA") + list(request.extra):
         if word.lstrip("-") in ("daemonize", "pidfile") and word.startswith("-"):
             raise ConfigError(

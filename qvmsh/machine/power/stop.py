@@ -13,13 +13,12 @@ import time
 
 from qvmsh.errors import DeadlineError, QmpError, QvmError, StateError
 from qvmsh.host import process, ssh
-from qvmsh.machine import journal as journals
-from qvmsh.machine import log, state
-from qvmsh.machine.guest import readiness as ready
+from qvmsh.machine import journal, log, state
+from qvmsh.machine.guest import readiness
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.monitor import conversation, ending
 from qvmsh.machine.power import launch
-from qvmsh.machine.snapshot import managed_save as saved
+from qvmsh.machine.snapshot import managed_save
 from qvmsh.machine.work import cleanup
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import qga, qmp
@@ -268,7 +267,7 @@ def save(vm: Machine, name: str, *, has_suspend: bool, timeout_s: float | None) 
     if vm.settings.is_set("VM_SAVE_DELAY"):
         vm.io.warn(f"{vm.name}: VM_SAVE_DELAY is ignored: qvm waits until the state is on the disk")
     with work_lock(vm, "stop"):
-        journals.require_none(vm)
+        journal.require_none(vm)
         seen, pid, note = _live(vm, "save the state")
         assert note is not None
         state.require_sound(vm, seen, "save the state")
@@ -281,11 +280,11 @@ def save(vm: Machine, name: str, *, has_suspend: bool, timeout_s: float | None) 
         if seen.kind == state.PAUSED:
             has_suspend = False
         with process.Process(pid) as handle, vm.io.stage(f"saving the state as {name}"):
-            files = saved.written_files(note)
-            suspended_s = saved.save(vm, note, name, has_suspend=has_suspend, timeout_s=timeout_s)
+            files = managed_save.written_files(note)
+            suspended_s = managed_save.save(vm, note, name, has_suspend=has_suspend, timeout_s=timeout_s)
             guest.close(vm, note)
             ending.kill(handle, note)
-        saved.sync_images(vm, files)
+        managed_save.sync_images(vm, files)
         cleanup.clear(vm)
     log.note(vm, f"state saved as {name}, QEMU ended")
     return suspended_s, time.monotonic() - began
@@ -329,8 +328,8 @@ def reboot(vm: Machine, *, force: bool, timeout_s: float) -> tuple[str, float]:
                     hint="`qvm start`",
                 ) from None
     if state.has_ssh(vm, note):
-        with ready.waiting(vm, "reboot"), vm.io.stage("waiting for ssh"):
-            ready.wait(vm, pid, note, timeout_s=ready.attempt_seconds(vm, pid))
+        with readiness.waiting(vm, "reboot"), vm.io.stage("waiting for ssh"):
+            readiness.wait(vm, pid, note, timeout_s=readiness.attempt_seconds(vm, pid))
     log.note(vm, f"rebooted by {how}")
     return how, time.monotonic() - began
 

@@ -13,8 +13,7 @@ import time
 
 from qvmsh.errors import DeadlineError, QmpError, StateError
 from qvmsh.machine import log, state
-from qvmsh.machine.guest import readiness as ready
-from qvmsh.machine.guest import sleep
+from qvmsh.machine.guest import readiness, sleep
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.guest.clock import put_clock_right_after
 from qvmsh.machine.monitor import conversation
@@ -114,15 +113,15 @@ def wakeup(vm: Machine, *, is_waiting: bool, timeout_s: float | None) -> Woken:
             raise state.silent(vm) from None
     is_ready = is_waiting and state.has_ssh(vm, note)
     if is_ready:
-        _answers_again(vm, pid, note, ready.attempt_seconds(vm, pid) if timeout_s is None else timeout_s)
+        _answers_again(vm, pid, note, readiness.attempt_seconds(vm, pid) if timeout_s is None else timeout_s)
     log.note(vm, "woken up")
     return Woken(vm.name, is_ready, time.monotonic() - began)
 
 
 def _answers_again(vm: Machine, pid: int, note: Note, timeout_s: float) -> None:
-    with ready.waiting(vm, "wakeup"), vm.io.stage("waiting for ssh"):
+    with readiness.waiting(vm, "wakeup"), vm.io.stage("waiting for ssh"):
         try:
-            ready.wait(vm, pid, note, timeout_s=timeout_s)
+            readiness.wait(vm, pid, note, timeout_s=timeout_s)
             sleep.refresh(guest.link(vm, note))
         except DeadlineError as error:
             error.what = error.what.replace("the guest did", "the guest is awake, but did")

@@ -21,7 +21,7 @@ import socket
 from qvmsh.errors import MissingProgramError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
-from qvmsh.machine import paths as machine_files
+from qvmsh.machine import paths
 from qvmsh.qemu import programs
 
 TYPE_CHECKING = False
@@ -77,7 +77,7 @@ def by_hand(vm: Machine, control: str) -> list[str]:
 
 def last_words(vm: Machine) -> list[str]:
     """What swtpm complained of, for the report of a launch that failed."""
-    return machine_files.tail(os.path.join(vm.directory, LOG), 5) if is_wanted(vm) else []
+    return paths.tail(os.path.join(vm.directory, LOG), 5) if is_wanted(vm) else []
 
 
 class Companion:

@@ -20,8 +20,7 @@ from qvmsh.errors import EXIT_FAILED, QmpError, QvmError, StateError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.io import isatty, tell
-from qvmsh.machine import registry as known
-from qvmsh.machine import state
+from qvmsh.machine import registry, state
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.monitor import hmp as monitor
 from qvmsh.machine.monitor import qmp as control
@@ -260,7 +259,7 @@ def _history(vm: Machine, language: str) -> Any:
     """The lines of this user's earlier monitors; without secrets, and what begins with a blank."""
     from prompt_toolkit.history import FileHistory, InMemoryHistory
 
-    listed = known.list_file(vm.environ)
+    listed = registry.list_file(vm.environ)
     if listed is None:
         return InMemoryHistory()
     path = os.path.join(os.path.dirname(listed), f"history-{language}")

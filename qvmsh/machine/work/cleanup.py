@@ -8,7 +8,7 @@ import shutil
 from qvmsh.errors import ConfigError, LockedError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, sockets
-from qvmsh.machine import launch_record as notes
+from qvmsh.machine import launch_record
 from qvmsh.machine.guest import serial
 from qvmsh.machine.work import hooks
 from qvmsh.machine.work.lock import work_lock
@@ -26,7 +26,7 @@ def clear(vm: Machine, *, has_hook: bool = True, keeps_crash: bool = False) -> N
     Args:
         keeps_crash: leave the pid file of one that crashed, by which the next command knows of it.
     """
-    note = notes.read(vm.files)
+    note = launch_record.read(vm.files)
     if note:
         serial.wait_end(note.runtime)
         sockets.remove_folder(note.runtime, {os.geteuid()})

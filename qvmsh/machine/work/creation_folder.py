@@ -25,7 +25,7 @@ import time
 from qvmsh.errors import QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import registry as known
+from qvmsh.machine import registry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class _Note:
 
     def __init__(self, path: str, verb: str, environ: Mapping[str, str]) -> None:
         self._data = {"verb": verb, "path": path, "since": time.time(), "pid": os.getpid()}
-        self._folder = known.making_folder(environ)
+        self._folder = registry.making_folder(environ)
         self._file = os.path.join(self._folder or "", path.rpartition("-")[2])
 
     def write(self, *, is_whole: bool = False) -> None:
@@ -167,7 +167,7 @@ def sweep(environ: Mapping[str, str], *, is_looking: bool = False) -> list[str]:
     Args:
         is_looking: only say it.
     """
-    folder = known.making_folder(environ)
+    folder = registry.making_folder(environ)
     if folder is None:
         return []
     try:

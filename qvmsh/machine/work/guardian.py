@@ -21,7 +21,7 @@ import sys
 
 from qvmsh import errors
 from qvmsh.host import files as host_files
-from qvmsh.machine import journal as journals
+from qvmsh.machine import journal
 from qvmsh.machine.machine import Machine
 
 TYPE_CHECKING = False
@@ -63,7 +63,7 @@ class Guardian:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         pipe, self._pipe = self._pipe, -1
-        is_interrupted = error is not None and not isinstance(error, Exception) and journals.is_left(self.vm)
+        is_interrupted = error is not None and not isinstance(error, Exception) and journal.is_left(self.vm)
         if not is_interrupted:
             with contextlib.suppress(BrokenPipeError):  # somebody has ended it
                 os.write(pipe, b"done\n")

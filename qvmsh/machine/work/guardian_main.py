@@ -9,9 +9,7 @@ import time
 from qvmsh.errors import QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks
-from qvmsh.machine import journal as journals
-from qvmsh.machine import log
-from qvmsh.machine import programs as tools
+from qvmsh.machine import journal, log, programs
 from qvmsh.machine.machine import Machine
 
 
@@ -24,7 +22,7 @@ def recover(vm: Machine, timeout_s: float = locks.SETTLE_S) -> None:
     from qvmsh.machine.work import recovery
 
     deadline = time.monotonic() + timeout_s
-    while journals.is_left(vm):
+    while journal.is_left(vm):
         try:
             lock = locks.WorkLock(vm.files.work_lock, locks.SETTLING).acquire()
         except locks.Held:
@@ -36,7 +34,7 @@ def recover(vm: Machine, timeout_s: float = locks.SETTLE_S) -> None:
             if locks.holder(vm.files.pid_file) is None:
                 return
             lines = []
-            for record in journals.pending(vm):
+            for record in journal.pending(vm):
                 try:
                     lines.append(recovery.message(record, recovery.recover(vm, record)))
                 except QvmError as error:
@@ -50,7 +48,7 @@ def main() -> None:
     order = json.loads(sys.argv[1])
     overrides = [(name, value) for name, value in order["overrides"]]
     vm = Machine(order["directory"], overrides=overrides)
-    tools.require_accepted(vm)  # as the interrupted command did
+    programs.require_accepted(vm)  # as the interrupted command did
     recover(vm)
 
 

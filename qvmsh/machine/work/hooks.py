@@ -17,7 +17,7 @@ import subprocess
 from qvmsh.errors import QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import paths as machine_files
+from qvmsh.machine import paths
 from qvmsh.qemu import programs
 
 TYPE_CHECKING = False
@@ -52,7 +52,7 @@ def pre_start(vm: Machine) -> None:
             raise QvmError(
                 f"VM_PRE_START failed ({how}); nothing was started",
                 machine=vm.name,
-                details=machine_files.tail(vm.files.hook_log("pre-start"), SHOWN_LINES),
+                details=paths.tail(vm.files.hook_log("pre-start"), SHOWN_LINES),
                 hint=f"`qvm config VM_PRE_START` shows it: {' '.join(words)}",
             )
 

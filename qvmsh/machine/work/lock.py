@@ -12,9 +12,7 @@ import os
 from qvmsh.config.words import quote
 from qvmsh.errors import LockedError, QvmError, StateError
 from qvmsh.host import locks, process
-from qvmsh.machine import journal as journals
-from qvmsh.machine import programs as tools
-from qvmsh.machine import registry as known
+from qvmsh.machine import journal, programs, registry
 from qvmsh.machine.storage import dependents, own_disk, volumes
 
 TYPE_CHECKING = False
@@ -43,7 +41,7 @@ def work_lock(vm: Machine, what: str, *, is_looking: bool = False) -> locks.Work
         QvmError: interrupted work cannot be completed.
     """
     if not is_looking:
-        tools.require_accepted(vm)
+        programs.require_accepted(vm)
     if what not in SPARES_DISKS:
         require_no_archive(vm, what)
     vm.state_folder()
@@ -69,17 +67,17 @@ def work_lock(vm: Machine, what: str, *, is_looking: bool = False) -> locks.Work
         raise LockedError(
             f"{_cannot(what)}: {held.by} is working on it", machine=vm.name, hint="wait for it to end"
         ) from None
-    if what != "doctor" and (journals.is_left(vm) or os.path.lexists(vm.files.recovered)):
+    if what != "doctor" and (journal.is_left(vm) or os.path.lexists(vm.files.recovered)):
         try:
             _recover(vm, what)
         except BaseException:
             lock.release()
             raise
-    notes_of_making = known.making_folder(vm.environ)
+    notes_of_making = registry.making_folder(vm.environ)
     if what != "doctor" and notes_of_making and os.path.lexists(notes_of_making):
-        from qvmsh.machine.work import creation_folder as making
+        from qvmsh.machine.work import creation_folder
 
-        for line in making.sweep(vm.environ):
+        for line in creation_folder.sweep(vm.environ):
             vm.io.warn(line)
     return lock
 
@@ -129,7 +127,7 @@ def _recover(vm: Machine, what: str) -> None:
     verb = what.partition(" ")[0]
     is_strict = verb in NEEDS_WHOLE
     try:
-        records = journals.pending(vm)
+        records = journal.pending(vm)
     except QvmError as error:
         if is_strict:
             raise
@@ -140,8 +138,8 @@ def _recover(vm: Machine, what: str) -> None:
             text = recovery.message(record, recovery.recover(vm, record))
         except QvmError as error:
             # the disks as they are now are whole without the end of a deletion
-            is_harmless = record.kind is journals.Kind.SNAPSHOT_DELETE and verb in ("start", "run")
-            if (is_strict and not is_harmless) or journals.must_stand_still(vm):
+            is_harmless = record.kind is journal.Kind.SNAPSHOT_DELETE and verb in ("start", "run")
+            if (is_strict and not is_harmless) or journal.must_stand_still(vm):
                 raise
             text = error.what
         vm.io.warn(f"{vm.name}: {text}")

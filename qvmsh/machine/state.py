@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from qvmsh.machine.machine import Machine
 
 STOPPED = "stopped"
-"""No QEMU, and the last one ended in order."""
+"""No QEMU, and the last one ended cleanly."""
 STARTING = "starting"
-"""A `start` is at work on it: QEMU comes up, or the guest does not answer yet."""
+"""A `start` is in progress: QEMU is coming up, or the guest does not answer yet."""
 RUNNING = "running"
 """QEMU runs the guest."""
 PAUSED = "paused"
@@ -84,11 +84,11 @@ class Observation:
 
     Args:
         kind: one of this module's constants.
-        detail: one line more, "" where `kind` says it all.
-        pid: QEMU's, None where there is none.
-        note: what the launch chose, None where it is unknown.
+        detail: one more line, "" if `kind` says it all.
+        pid: QEMU's, None without one.
+        note: the launch record, None if unknown.
         hint: what to do about it.
-        status: QEMU's own word for it, "" where it was not asked.
+        status: QEMU's own word for it, "" if it was not asked.
     """
 
     __slots__ = ("detail", "hint", "kind", "note", "pid", "status")
@@ -211,7 +211,7 @@ def _without_process(vm: Machine, note: Note | None) -> Observation:
 
 
 def has_crashed(vm: Machine) -> bool:
-    """True if a QEMU that has ended did not end in order: then it removes its pid file."""
+    """True if QEMU crashed: otherwise it removes its pid file at its end."""
     try:
         return os.path.lexists(vm.files.pid_file) and locks.holder(vm.files.pid_file) is None
     except OSError:
@@ -222,7 +222,7 @@ def crash(vm: Machine, when: str, status: int = 0) -> LaunchError:
     """The error for a QEMU that has crashed, with its last output.
 
     Args:
-        when: what was under way: `while the guest was starting`.
+        when: what was in progress: `while the guest was starting`.
         status: the process' return code as `subprocess` has it, where that is known.
     """
     words = paths.tail(vm.files.qemu_stderr, 5)
@@ -247,7 +247,7 @@ def end(vm: Machine) -> str:
 
 
 def _without_pid_file(vm: Machine, note: Note | None) -> Observation:
-    """No pid file means stopped, unless QEMU is there all the same: somebody removed the file, or `.qvm`.
+    """No pid file means stopped, unless QEMU runs and the file, or `.qvm`, was removed.
 
     QEMU removes the file of that name at its end, even another run's; so may a person. The process still
     holds its lock on the file that has no name any more.
@@ -299,7 +299,7 @@ def _rebuilt(vm: Machine, pid: int) -> Note:
 
 
 def _silent(vm: Machine, pid: int, note: Note, error: Exception) -> Observation:
-    """QEMU's process is there but its monitor gives no answer: say why."""
+    """Say why the monitor of an existing QEMU process does not answer."""
     if process.is_stopped(pid):
         return _frozen(pid)
     if isinstance(error, FileNotFoundError):
@@ -355,7 +355,7 @@ def require_live(vm: Machine, what: str) -> tuple[int, Note]:
     """Pid and note of the running QEMU of `vm`.
 
     Raises:
-        StateError: there is none; the text says what state it is in and that `what` needs it.
+        StateError: it is not running; the text names its state and what needs QEMU.
     """
     seen = observe(vm)
     if seen.pid is None or seen.note is None:
@@ -404,7 +404,7 @@ def not_in_state(vm: Machine, seen: Observation, what: str, required: str) -> Qv
 
 
 def _way_on(seen: Observation, required: str) -> str | None:
-    """What leads from the state that is seen to the one that a command needs."""
+    """A hint that leads from the observed state to the required one."""
     if seen.kind == PAUSED:
         return "`qvm resume` resumes it"
     if seen.kind == SUSPENDED:
@@ -417,7 +417,7 @@ def _way_on(seen: Observation, required: str) -> str | None:
 
 
 def has_ssh(vm: Machine, note: Note) -> bool:
-    """True if the guest is ready once its ssh answers; else it is as soon as QEMU runs."""
+    """True if the guest is ready once its ssh answers; False if it is as soon as QEMU runs."""
     if not note.ssh_port or note.ready == "none":
         return False
     try:
@@ -427,7 +427,7 @@ def has_ssh(vm: Machine, note: Note) -> bool:
 
 
 def has_ended(vm: Machine, error: QmpError) -> bool:
-    """True if what failed, failed because QEMU has ended; its monitor is closed before its process ends."""
+    """True if the failure is due to QEMU's end; its monitor closes before its process ends."""
     if error.error_class is not None:  # its own refusal
         return False
     try:

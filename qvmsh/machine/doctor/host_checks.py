@@ -176,7 +176,7 @@ def kvm(case: Case) -> Iterator[Finding]:
 
 
 def acceleration(case: Case) -> Iterator[Finding]:
-    """What VM_QEMU_ACCEL comes to, and why."""
+    """The accelerator that VM_QEMU_ACCEL selects, and why."""
     if case.qemu is None:
         return
     wanted = case.text("VM_QEMU_ACCEL", "auto")
@@ -227,8 +227,8 @@ def end_of_session(_case: Case) -> Iterator[Finding]:
         yield Finding("logout", OK, "machines keep running after it")
 
 
-def room(case: Case) -> Iterator[Finding]:
-    """Room on the disk that the machine (or the current folder) is on."""
+def free_space(case: Case) -> Iterator[Finding]:
+    """Free space on the disk of the machine (or the current folder)."""
     free = host_files.free_bytes(case.folder)
     text = f"{size(free)} free in {case.folder}"
     if free >= LOW_DISK_BYTES:
@@ -275,6 +275,6 @@ def unfinished_machines(case: Case) -> Iterator[Finding]:
 
 
 HOST: tuple[Check, ...] = (
-    python, packages, qemu, display, tools, kvm, acceleration, runtime_folder, end_of_session, room, memory,
-    unfinished_machines,
+    python, packages, qemu, display, tools, kvm, acceleration, runtime_folder, end_of_session, free_space,
+    memory, unfinished_machines,
 )  # fmt: skip

@@ -94,7 +94,7 @@ def rights(case: Case) -> Iterator[Finding]:
 
 
 def _own_files(vm: Machine) -> list[str]:
-    """The machine's own files: what lies in its directory, and all of `.qvm`."""
+    """The machine's own files: those in its directory, and all of `.qvm`."""
     found = [entry.path for entry in os.scandir(vm.directory) if not entry.is_dir(follow_symlinks=False)]
     for folder, _, names in os.walk(vm.files.state):
         found += [folder, *(os.path.join(folder, name) for name in names)]
@@ -109,14 +109,14 @@ def machine_state(case: Case) -> Iterator[Finding]:
 
 
 def console(case: Case) -> Iterator[Finding]:
-    """Whether what the guest writes to its console is taken."""
+    """Whether the guest's console output is read."""
     if case.seen.is_live and case.seen.note and not serial.is_kept(case.seen.note):
         what = "the process that keeps the console has ended; the guest may have to wait"
         yield Finding("console", ERROR, what, "`qvm doctor --fix` starts a new one")
 
 
 def leftovers(case: Case) -> Iterator[Finding]:
-    """What a killed command left behind, while nobody is at work."""
+    """What a killed command left behind, if no command runs."""
     vm = case.machine
     if not case.is_at_rest:
         return
@@ -157,7 +157,7 @@ def images(case: Case) -> Iterator[Finding]:
     yield from _image(case, os.path.join(vm.directory, name), own_disk.image_format(vm, name))
 
 
-def further_disks(case: Case) -> Iterator[Finding]:
+def additional_disks(case: Case) -> Iterator[Finding]:
     """The disks of VM_DISKS, each as the machine's own."""
     if own_disk.is_by_hand(case.machine):
         return
@@ -302,7 +302,7 @@ def ssh_port(case: Case) -> Iterator[Finding]:
 
 
 MACHINE: tuple[Check, ...] = (
-    rights, machine_state, console, leftovers, images, further_disks, hardware_files, ssh_key, ssh_port,
+    rights, machine_state, console, leftovers, images, additional_disks, hardware_files, ssh_key, ssh_port,
 )  # fmt: skip
 BROKEN_MACHINE: tuple[Check, ...] = (rights, machine_state)
 """What can be checked without valid settings."""

@@ -4,7 +4,7 @@
 
 Everything happens under the machine's work lock, so nothing is touched while a command is at work;
 what a running QEMU uses is left alone. Only names that qvm itself makes are removed. What is
-found in order is not reported, so a second call reports nothing.
+fine is not reported, so a second call reports nothing.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ PATIENT_S = 3.0
 """How long it may take where ssh does not answer either: a busy guest, or one without ssh."""
 
 NOTICED_S, MUCH_S = 0.5, 2.0
-"""How long a guest may stand still before its clock is looked at: by the agent, by ssh."""
+"""How long a guest may stand still before its clock is checked: by the agent, by ssh."""
 
 
 def put_clock_right_after(vm: Machine, note: Note, held_s: float) -> str:

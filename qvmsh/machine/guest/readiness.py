@@ -54,7 +54,7 @@ def _is_emulated(pid: int) -> bool:
 
 @contextlib.contextmanager
 def waiting(vm: Machine, verb: str) -> Iterator[None]:
-    """Hold a lock while the guest is waited for, so that `status` can say "starting" and who waits."""
+    """Hold a lock while the guest is waited for, so that `status` can say "starting" and what waits."""
     lock = locks.WorkLock(vm.files.wait_lock, verb)
     try:
         lock.acquire()

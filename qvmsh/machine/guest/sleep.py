@@ -36,7 +36,7 @@ SUSPEND = (
 
 
 def fall_asleep(vm: Machine, qemu: Session, note: Note, *, timeout_s: float = SUSPEND_S) -> tuple[str, float]:
-    """Send the guest to sleep, wait until QEMU says that it is; return who asked it and the seconds.
+    """Suspend the guest, wait until QEMU reports it; return what asked it and the seconds.
 
     Returns:
         `("", 0.0)` for a guest that sleeps already.

@@ -110,7 +110,7 @@ def requests(stream: Iterable[str]) -> Iterator[Request]:
     """The commands in a stream of JSON objects, each as soon as it is whole.
 
     Raises:
-        UsageError: something else stands there.
+        UsageError: the input is anything else.
     """
     decoder = json.JSONDecoder()
     text = ""

@@ -50,7 +50,7 @@ class Lines(Report):
         machine: its name.
         log: `serial`, `stdout`, `stderr` or `qvm`.
         file: the file's path.
-        data: the bytes as they stand there.
+        data: the bytes of the file.
         is_cleaned: they are printed on a terminal, so only colours of them may act.
     """
 

@@ -52,7 +52,7 @@ def require_free(vm: Machine) -> None:
 
     Raises:
         ConfigError: one is VM_SSH_PORT.
-        QvmError: one cannot; the text says why and, where that can be seen, who has it.
+        QvmError: one cannot; the text says why and, if visible, what uses it.
     """
     for each in forwards(vm):
         if each.protocol == "tcp" and str(each.port) == vm.settings.text("VM_SSH_PORT"):
@@ -77,7 +77,7 @@ def refused(vm: Machine, words: Sequence[str]) -> QvmError | None:
 
 
 def refused_rule(words: Sequence[str]) -> str:
-    """The forward that QEMU could not set up, as it stands in its words; "" for none."""
+    """The forward that QEMU could not set up, as in its output; "" for none."""
     return next((line.partition(_REFUSED)[2].partition("'")[0] for line in words if _REFUSED in line), "")
 
 

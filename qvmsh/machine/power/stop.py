@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 AGENT_S = 1.5
 LEAST_S = 0.5
-"""What a rung gets even when the time is up: a button that was pressed is worth a look."""
+"""The least time for a rung, even when the time is up."""
 BANNER_S = 4.0
 BUTTON_AGAIN_S = 10.0
 RESET_S = 30.0
 LOOK_S = 1.0
-"""How often a wait looks whether the guest is off while QEMU stays (`-no-shutdown`)."""
+"""How often a wait checks for a guest that is off while QEMU stays (`-no-shutdown`)."""
 
 POWEROFF = (
     "if command -v systemctl >/dev/null; then sudo -n systemctl poweroff; "
@@ -74,7 +74,7 @@ class Ladder:
         """Power the machine off and return the name of the rung that worked.
 
         Raises:
-            DeadlineError: no polite rung worked and `force` is false; the machine is left running.
+            DeadlineError: no polite rung worked and `force` is false; the machine is still running.
         """
         deadline = time.monotonic() + self.timeout_s
         rungs: list[tuple[str, Callable[[float], str], float]] = [
@@ -185,7 +185,7 @@ class Ladder:
         return ""
 
     def _gone_within(self, window_s: float, again: Callable[[float], str] | None) -> bool:
-        """Wait for QEMU's end; presses the button again now and then, as a person would."""
+        """Wait for QEMU's end; press the button again now and then."""
         deadline = time.monotonic() + window_s
         press_at = time.monotonic() + BUTTON_AGAIN_S
         while (left := deadline - time.monotonic()) > 0:
@@ -214,7 +214,7 @@ class Ladder:
 
 
 def patience_s(vm: Machine, timeout_s: float | None) -> float:
-    """How long a guest may take: what the caller says, else VM_SHUTDOWN_TIMEOUT."""
+    """How long a guest may take: the caller's value, else VM_SHUTDOWN_TIMEOUT."""
     return float(vm.settings.integer("VM_SHUTDOWN_TIMEOUT")) if timeout_s is None else timeout_s
 
 
@@ -261,7 +261,7 @@ def save(vm: Machine, name: str, *, has_suspend: bool, timeout_s: float | None) 
         The seconds that the guest took to suspend, and those of the whole.
 
     Raises:
-        StateError, DeadlineError, QmpError: see `saved.save`; the machine runs on.
+        StateError, DeadlineError, QmpError: see `managed_save.save`; the machine is still running.
     """
     began = time.monotonic()
     if vm.settings.is_set("VM_SAVE_DELAY"):
@@ -339,7 +339,7 @@ class _Ended(Exception):
 
 
 def _ask_for_reset(ladder: Ladder, qemu: Session, events: Listening, *, is_running: bool, force: bool) -> str:
-    """Have the guest reboot; return who did it: guest agent, ssh, or (`force`) QEMU's reset.
+    """Reboot the guest; return what did it: guest agent, ssh, or (`force`) QEMU's reset.
 
     Raises:
         StateError, DeadlineError: see `reboot`.
@@ -382,7 +382,7 @@ def _ask_for_reset(ladder: Ladder, qemu: Session, events: Listening, *, is_runni
 
 
 def _live(vm: Machine, what: str, *, needs_note: bool = True) -> tuple[state.Observation, int, Note | None]:
-    """What is observed of a machine that has a QEMU; it must be one that can be talked to.
+    """What is observed of a machine that has a QEMU; it must be reachable.
 
     Raises:
         StateError: there is no QEMU, or (`needs_note`) none that listens.

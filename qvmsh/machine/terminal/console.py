@@ -1,12 +1,11 @@
 """The guest's serial console on this terminal, or in a pipe: one writes, any number watch.
 
-    attach(vm, Options())      # until Ctrl-], the end of QEMU, or somebody who takes over
+    attach(vm, Options())      # until Ctrl-], the end of QEMU, or a takeover
 
-What is shown comes out of the serial log, which `machine.serial` keeps: so what came before and what comes
-now meet without a gap, a watcher sees what the writer sees, and a terminal that is slow or stopped never
-holds the guest up. What is typed goes to the keeper's socket `serial`. One console may write: that with the
-lock `console.lock` in the runtime folder, which listens on the socket `console` beside it for another that
-asks to take over.
+The output is read from the serial log, which `guest.serial` keeps: so old and new output meet without a gap,
+a watcher sees what the writer sees, and a slow or stopped terminal never blocks the guest. The input goes to
+the keeper's socket `serial`. One console may write: the holder of `console.lock` in the runtime folder, which
+listens on the socket `console` beside it for a request to take over.
 """
 
 from __future__ import annotations
@@ -70,8 +69,8 @@ def attach(vm: Machine, options: Options) -> None:
 
     Raises:
         StateError: the machine is not running, or has no serial console.
-        LockedError: somebody else has the console; or took it over.
-        DeadlineError: the guest did not take what standard input held.
+        LockedError: the console is in use, or was taken over.
+        DeadlineError: the guest did not read all of standard input.
     """
     escape = key_of(options.escape)
     if vm.io.json:
@@ -263,7 +262,7 @@ class _Session:
         return self.pace.take(self.pending, is_all=not self.has_input) if self.pace else self.pending
 
     def _exchange(self) -> None:
-        """Give the guest what was typed; take what it says, which the log has too."""
+        """Send the input to the guest; receive its output, which the log has too."""
         assert self.line is not None
         try:
             if due := self._due:
@@ -320,7 +319,7 @@ class _Session:
         """True once standard input is at its end and the guest has been silent for long enough.
 
         Raises:
-            DeadlineError: the guest takes nothing of it any more, or does not stop talking.
+            DeadlineError: the guest reads no more of it, or does not stop its output.
         """
         if self.pending and not self._due:
             self.moved_at = self.input_ended_at = time.monotonic()
@@ -359,7 +358,7 @@ class _Session:
 
 
 class _Output:
-    """What the guest says, out of the serial log; out of the socket where the log does not grow.
+    """The guest's output, from the serial log; from the socket if the log does not grow.
 
     Args:
         lines: how many lines of what came before are shown.

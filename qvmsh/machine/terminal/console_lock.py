@@ -66,7 +66,7 @@ class Hold:
             ) from None
 
     def asked_by(self) -> str:
-        """Who asks to take over, as the one who waits at the door."""
+        """The caller that asks to take over."""
         assert self.door is not None
         with self.door.accept()[0] as caller:
             data = caller.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))

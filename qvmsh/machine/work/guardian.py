@@ -3,12 +3,11 @@
     with Guardian(vm):
         ...freeze the guest's file systems, cut the disks, join them...
 
-`kill -9`, or the kernel that is short of memory, may hit qvm while the guest's file systems are frozen, its
-writes wait, or it stands still. The journals bring all that in order with the next command; but until then
-the guest would stand. So a shell waits at the end of a pipe, which costs a millisecond. Told that all is well
-it ends; where the pipe breaks it becomes `python -m qvmsh.machine.work.guardian_main ORDER`, which does what
-the next command would do, and leaves its words for that one. A machine that has ended waits for nothing: it
-is left to the next command.
+`kill -9`, or a kernel short of memory, may end qvm while the guest's file systems are frozen, its writes
+wait, or it is stopped. The next command recovers that from the journals, but until then the guest would not
+run. So a shell waits at the end of a pipe, which costs a millisecond. It ends at the word `done`; if the
+pipe breaks first it becomes `python -m qvmsh.machine.work.guardian_main ORDER`, which does what the next
+command would do, and leaves messages for that one. A machine that has ended is left to the next command.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Guardian:
-    """Watches this process while the block lasts; does nothing where no process can be begun."""
+    """Watches this process while the block lasts; does nothing if no process can be started."""
 
     def __init__(self, vm: Machine) -> None:
         self.vm = vm
@@ -73,7 +72,7 @@ class Guardian:
 
 
 def take_messages(vm: Machine) -> list[str]:
-    """What a guardian has done since the last command, once."""
+    """What a guardian has done since the last command; each message only once."""
     try:
         found = host_files.read(vm.files.recovered).text.splitlines()
     except FileNotFoundError:

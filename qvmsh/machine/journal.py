@@ -157,12 +157,12 @@ def begin(vm: Machine, record: Record) -> Journal:
 
 def path_of(vm: Machine, kind: Kind) -> str:
     """The file that holds records of this kind."""
-    return vm.files.interrupted if kind.value[0] == "archive" else vm.files.unfinished
+    return vm.files.archive_journal if kind.value[0] == "archive" else vm.files.snapshot_journal
 
 
 def is_left(vm: Machine) -> bool:
     """True if there is a record of work in progress or interrupted."""
-    return os.path.lexists(vm.files.interrupted) or os.path.lexists(vm.files.unfinished)
+    return os.path.lexists(vm.files.archive_journal) or os.path.lexists(vm.files.snapshot_journal)
 
 
 def pending(vm: Machine) -> list[Record]:
@@ -306,7 +306,7 @@ def _inside(vm: Machine, path: str) -> str:
 
 
 def _read(vm: Machine, file: str) -> Record | None:
-    path = vm.files.interrupted if file == "archive" else vm.files.unfinished
+    path = vm.files.archive_journal if file == "archive" else vm.files.snapshot_journal
     try:
         return _decoded(vm, file, host_files.document(path))
     except FileNotFoundError:

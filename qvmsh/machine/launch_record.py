@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from qvmsh.machine.paths import Files
 
 
-class Note:
+class LaunchRecord:
     """The choices of one launch.
 
     Args:
@@ -87,19 +87,19 @@ def place(directory: str) -> str:
     return f"{status.st_dev}:{status.st_ino}"
 
 
-def read(files: Files) -> Note | None:
+def read(files: Files) -> LaunchRecord | None:
     """The launch record of the machine with these files; None if there is none, or it is another's."""
-    found = _parse(files.note)
+    found = _parse(files.launch_record)
     return found if found and found.directory == place(files.directory) else None
 
 
 def is_of_a_copy(files: Files) -> bool:
     """True if the record belongs to the directory that this one was copied from."""
-    found = _parse(files.note)
+    found = _parse(files.launch_record)
     return found is not None and found.directory != place(files.directory)
 
 
-def _parse(path: str) -> Note | None:
+def _parse(path: str) -> LaunchRecord | None:
     try:
         text = host_files.read(path).text
     except OSError:
@@ -107,7 +107,7 @@ def _parse(path: str) -> Note | None:
     values = dict(line.partition(" ")[::2] for line in text.split("\n"))
     if not values.get("runtime") or "\0" in text:
         return None
-    return Note(
+    return LaunchRecord(
         runtime=values["runtime"],
         boot=values.get("boot", ""),
         ssh_port=process.number(values.get("ssh_port", "")),

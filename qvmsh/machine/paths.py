@@ -42,7 +42,7 @@ class Files:
         return self._at(PID_FILE)
 
     @property
-    def note(self) -> str:
+    def launch_record(self) -> str:
         """What the launch chose (runtime folder, ssh port); valid while the pid file is locked."""
         return self._at(".qvm", "running")
 
@@ -57,7 +57,7 @@ class Files:
         return self._at(".qvm", "wait.lock")
 
     @property
-    def interrupted(self) -> str:
+    def archive_journal(self) -> str:
         """The journal of an archive or restore; while it exists, the next command recovers that first."""
         return self._at(".qvm", "archive.unfinished")
 
@@ -101,7 +101,7 @@ class Files:
         return self._at(".qvm", "snapshots.json")
 
     @property
-    def unfinished(self) -> str:
+    def snapshot_journal(self) -> str:
         """The journal of work on snapshots or a disk; if no command runs, it was interrupted."""
         return self._at(".qvm", "snapshot.unfinished")
 

@@ -26,7 +26,7 @@ from qvmsh.qemu import qmp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.launch_record import Note
+    from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import Machine
 
 STOPPED = "stopped"
@@ -98,7 +98,7 @@ class Observation:
         kind: str,
         detail: str = "",
         pid: int | None = None,
-        note: Note | None = None,
+        note: LaunchRecord | None = None,
         hint: str | None = None,
         status: str = "",
     ) -> None:
@@ -151,7 +151,11 @@ def observe(vm: Machine) -> Observation:
     if note.loading and status != "running":
         return _loading(vm, pid, note)
     kind, detail = _KINDS.get(status, (PAUSED, f"QEMU says {status}"))
-    if kind == PAUSED and os.path.lexists(vm.files.unfinished) and locks.working(vm.files.work_lock) is None:
+    if (
+        kind == PAUSED
+        and os.path.lexists(vm.files.snapshot_journal)
+        and locks.working(vm.files.work_lock) is None
+    ):
         from qvmsh.machine import journal
 
         if journal.must_stand_still(vm):
@@ -160,12 +164,12 @@ def observe(vm: Machine) -> Observation:
     return Observation(kind, detail, pid, note, status=status)
 
 
-def _loading(vm: Machine, pid: int, note: Note) -> Observation:
+def _loading(vm: Machine, pid: int, note: LaunchRecord) -> Observation:
     """A guest into which a `start` is loading a state, or was when it was killed."""
     by = locks.working(vm.files.work_lock)
     if by and by.what.partition(" ")[0] in ("start", "run", "snapshot"):
         return Observation(STARTING, f"{by} is loading the state {note.loading}", pid, note)
-    if os.path.lexists(vm.files.unfinished):
+    if os.path.lexists(vm.files.snapshot_journal):
         from qvmsh.machine import journal
 
         verb = "start" if journal.is_of(vm, journal.Kind.SNAPSHOT_LOAD) else "snapshot restore"
@@ -188,7 +192,7 @@ def _loading(vm: Machine, pid: int, note: Note) -> Observation:
     )
 
 
-def _without_process(vm: Machine, note: Note | None) -> Observation:
+def _without_process(vm: Machine, note: LaunchRecord | None) -> Observation:
     by = locks.working(vm.files.work_lock)
     is_other = by is not None and by.pid != os.getpid()
     if by and is_other and by.what.partition(" ")[0] in ("start", "run"):
@@ -246,7 +250,7 @@ def end(vm: Machine) -> str:
     return "; ".join(["QEMU crashed", *(f"its last output: {line}" for line in words)])
 
 
-def _without_pid_file(vm: Machine, note: Note | None) -> Observation:
+def _without_pid_file(vm: Machine, note: LaunchRecord | None) -> Observation:
     """No pid file means stopped, unless QEMU runs and the file, or `.qvm`, was removed.
 
     QEMU removes the file of that name at its end, even another run's; so may a person. The process still
@@ -280,7 +284,7 @@ def _accounts(vm: Machine) -> set[int]:
     return found
 
 
-def _rebuilt(vm: Machine, pid: int) -> Note:
+def _rebuilt(vm: Machine, pid: int) -> LaunchRecord:
     """What a launch chose, from the arguments of its QEMU: for a machine whose record was removed."""
     from qvmsh.machine import identity
 
@@ -288,7 +292,7 @@ def _rebuilt(vm: Machine, pid: int) -> Note:
     uuid = argv[argv.index("-uuid") + 1] if "-uuid" in argv[:-1] else ""
     head = next((word for word in argv if "-:22" in word), "").partition("-:22")[0]
     port = head.rpartition(":")[2]
-    return launch_record.Note(
+    return launch_record.LaunchRecord(
         runtime=identity.runtime_path(vm, uuid, process.effective_uid(pid) or 0),
         boot=process.boot_id(),
         ssh_port=int(port) if port.isdigit() else 0,
@@ -298,7 +302,7 @@ def _rebuilt(vm: Machine, pid: int) -> Note:
     )
 
 
-def _silent(vm: Machine, pid: int, note: Note, error: Exception) -> Observation:
+def _silent(vm: Machine, pid: int, note: LaunchRecord, error: Exception) -> Observation:
     """Say why the monitor of an existing QEMU process does not answer."""
     if process.is_stopped(pid):
         return _frozen(pid)
@@ -351,7 +355,7 @@ def _foreign(vm: Machine) -> Observation:
     return Observation(BROKEN, detail, hint=f"run this as {who} or as root")
 
 
-def require_live(vm: Machine, what: str) -> tuple[int, Note]:
+def require_live(vm: Machine, what: str) -> tuple[int, LaunchRecord]:
     """Pid and note of the running QEMU of `vm`.
 
     Raises:
@@ -363,7 +367,7 @@ def require_live(vm: Machine, what: str) -> tuple[int, Note]:
     return seen.pid, seen.note
 
 
-def reachable(vm: Machine, what: str) -> tuple[int, Note]:
+def reachable(vm: Machine, what: str) -> tuple[int, LaunchRecord]:
     """As `require_live`, but does not ask QEMU: for a command whose own question reveals as much."""
     try:
         pid, note = locks.holder(vm.files.pid_file), launch_record.read(vm.files)
@@ -416,7 +420,7 @@ def _way_on(seen: Observation, required: str) -> str | None:
     return None if seen.is_live else "`qvm start` starts it"
 
 
-def has_ssh(vm: Machine, note: Note) -> bool:
+def has_ssh(vm: Machine, note: LaunchRecord) -> bool:
     """True if the guest is ready once its ssh answers; False if it is as soon as QEMU runs."""
     if not note.ssh_port or note.ready == "none":
         return False

@@ -34,7 +34,7 @@ MANY_PARAMETERS = {
     "qvmsh/config/variables.py:Variable.__init__": "the columns of that table",
     "qvmsh/host/ssh.py:Link.__init__": SPLIT,
     "qvmsh/machine/archive/reports.py:Archived.__init__": SPLIT,
-    "qvmsh/machine/launch_record.py:Note.__init__": "the keys of its file; no dataclasses here",
+    "qvmsh/machine/launch_record.py:LaunchRecord.__init__": "the keys of its file; no dataclasses here",
     "qvmsh/machine/reports.py:Started.__init__": "the keys of its JSON",
     "qvmsh/machine/restore/new_machine.py:lay_out": SPLIT,
     "qvmsh/machine/snapshot/catalogue.py:entry": SPLIT,

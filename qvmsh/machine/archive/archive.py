@@ -44,7 +44,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from qvmsh.machine.launch_record import Note
+    from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import Machine
 
 
@@ -92,7 +92,7 @@ def _telling_what_is_left(job: Job) -> Iterator[None]:
             error.details = (*error.details, job.changed)
         raise
     except (KeyboardInterrupt, Terminated):
-        is_undone = not os.path.exists(job.vm.files.interrupted)
+        is_undone = not os.path.exists(job.vm.files.archive_journal)
         left = job.left if is_undone else "the next command of the machine puts its disks in order"
         job.vm.io.warn(f"{job.vm.name}: interrupted; {left}")
         raise
@@ -294,7 +294,7 @@ def _failure(job: Job, error: QmpError) -> QmpError:
 
 
 @contextlib.contextmanager
-def _letting_go(note: Note, writer: Writer) -> Iterator[None]:
+def _letting_go(note: LaunchRecord, writer: Writer) -> Iterator[None]:
     """After a failure a guest that is held is resumed at once, before all that has to be undone."""
     try:
         yield
@@ -307,13 +307,13 @@ def _letting_go(note: Note, writer: Writer) -> Iterator[None]:
         raise
 
 
-def _let_go(note: Note) -> None:
+def _let_go(note: LaunchRecord) -> None:
     with contextlib.suppress(OSError, QmpError), conversation.begin(note) as qemu:
         if qemu.ask("query-status")["status"] == "paused":
             conversation.resume(qemu)
 
 
-def _live(job: Job, note: Note, *, is_held: bool) -> tuple[Archive, Point]:
+def _live(job: Job, note: LaunchRecord, *, is_held: bool) -> tuple[Archive, Point]:
     from qvmsh.qemu.session import Session
 
     vm, wish = job.vm, job.wish
@@ -332,7 +332,7 @@ def _live(job: Job, note: Note, *, is_held: bool) -> tuple[Archive, Point]:
     return writer.result()
 
 
-def _copy(job: Job, note: Note, writer: Writer, *, is_held: bool) -> changes.Tracking:
+def _copy(job: Job, note: LaunchRecord, writer: Writer, *, is_held: bool) -> changes.Tracking:
     """Copy all disks, as they are at one moment."""
     from qvmsh.qemu.session import Session
 
@@ -362,7 +362,7 @@ def _copy(job: Job, note: Note, writer: Writer, *, is_held: bool) -> changes.Tra
     return tracking
 
 
-def _settle_bitmaps(vm: Machine, note: Note, writer: Writer, tracking: changes.Tracking) -> None:
+def _settle_bitmaps(vm: Machine, note: LaunchRecord, writer: Writer, tracking: changes.Tracking) -> None:
     from qvmsh.qemu.session import Session
 
     with (
@@ -373,7 +373,7 @@ def _settle_bitmaps(vm: Machine, note: Note, writer: Writer, tracking: changes.T
         tracking.settle(qemu, is_whole=writer.is_whole)
 
 
-def _save(job: Job, note: Note, writer: Writer, *, is_held: bool) -> None:
+def _save(job: Job, note: LaunchRecord, writer: Writer, *, is_held: bool) -> None:
     """Put a snapshot with the memory into the disks; the guest stays held, and the note says so first."""
     writer.journal.write(is_held=is_held)
     name, program = job.wish.savevm, tools.qemu_img(job.vm)

@@ -129,8 +129,8 @@ def leftovers(case: Case) -> Iterator[Finding]:
         os.path.join(".qvm", name) for name in names if ".part" in name or name.startswith("disposable-")
     ]
     works = {
-        "snapshots": (vm.files.unfinished, "work on snapshots"),
-        "archive": (vm.files.interrupted, "work on the archive"),
+        "snapshots": (vm.files.snapshot_journal, "work on snapshots"),
+        "archive": (vm.files.archive_journal, "work on the archive"),
     }
     for name, (path, work) in works.items():
         if os.path.lexists(path):
@@ -217,7 +217,7 @@ def _forgotten(vm: Machine, path: str, kind: str) -> Iterator[Finding]:
         if each.endswith(snapshot_names.NEW) and each.removesuffix(snapshot_names.NEW) in names
     ]
     left += [each for each in names if each == recovery.BACK]
-    if left and not os.path.lexists(vm.files.unfinished):
+    if left and not os.path.lexists(vm.files.snapshot_journal):
         what = f"holds {', '.join(left)}: left by interrupted work on snapshots that is no longer recorded"
         hint = f"`qvm snapshot delete {' '.join(map(quote, left))}` removes it"
         yield Finding(volumes.inside(vm, path), WARNING, what, hint)

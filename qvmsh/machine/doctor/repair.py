@@ -166,7 +166,7 @@ def _crash(vm: Machine) -> Iterator[Finding]:
     """The pid file, the note and the sockets of a QEMU that ended without being asked."""
     seen = state.observe(vm)
     note = launch_record.read(vm.files)
-    left = [path for path in (vm.files.pid_file, vm.files.note) if os.path.lexists(path)]
+    left = [path for path in (vm.files.pid_file, vm.files.launch_record) if os.path.lexists(path)]
     left += [entry for entry in _in_state_folder(vm) if _is_ours(os.path.basename(entry))]
     if note and os.path.isdir(note.runtime):
         left.append(note.runtime)

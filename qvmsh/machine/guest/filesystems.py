@@ -24,7 +24,7 @@ from qvmsh.qemu import qga
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.launch_record import Note
+    from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import Machine
 
 AGENT_S = 1.0
@@ -39,7 +39,7 @@ class Freezing:
         is_trying: False = the file systems are not to be frozen.
     """
 
-    def __init__(self, vm: Machine, note: Note, *, is_trying: bool = True) -> None:
+    def __init__(self, vm: Machine, note: LaunchRecord, *, is_trying: bool = True) -> None:
         self.vm = vm
         self.note = note
         self._agent: qga.Conversation | None = None
@@ -108,7 +108,7 @@ class Freezing:
             agent.close()
 
 
-def thaw(note: Note) -> None:
+def thaw(note: LaunchRecord) -> None:
     """Thaw the guest's file systems; without an agent none are frozen."""
     with contextlib.suppress(OSError, QmpError):
         qga.ask(note.socket("qga"), "guest-fsfreeze-thaw", timeout_s=FREEZE_S)

@@ -21,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from qvmsh.machine.launch_record import Note
+    from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import Machine
 
 STEP_S = 0.1
@@ -66,7 +66,7 @@ def waiting(vm: Machine, verb: str) -> Iterator[None]:
         lock.release()
 
 
-def wait(vm: Machine, pid: int, note: Note, *, timeout_s: float) -> float:
+def wait(vm: Machine, pid: int, note: LaunchRecord, *, timeout_s: float) -> float:
     """Wait until ssh answers and return the seconds it took; its connection stays cached.
 
     Raises:
@@ -110,7 +110,7 @@ def ended(vm: Machine) -> QvmError:
 class _Waiting:
     """What is known so far about a guest that is waited for."""
 
-    def __init__(self, vm: Machine, note: Note, deadline: float) -> None:
+    def __init__(self, vm: Machine, note: LaunchRecord, deadline: float) -> None:
         self.vm = vm
         self.note = note
         self.link = guest.link(vm, note)
@@ -172,7 +172,7 @@ class _Waiting:
         )
 
 
-def _has_network(note: Note) -> bool:
+def _has_network(note: LaunchRecord) -> bool:
     """False while the guest's driver has not brought its network device up, so that nothing can answer.
 
     A virtio device receives everything until the driver sets the addresses to receive.

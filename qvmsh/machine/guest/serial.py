@@ -29,7 +29,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import IO
 
-    from qvmsh.machine.launch_record import Note
+    from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import Machine
 
 END_S = 3.0
@@ -110,7 +110,7 @@ def _opened(vm: Machine, runtime: str) -> list[int] | None:
     return found
 
 
-def is_kept(note: Note) -> bool:
+def is_kept(note: LaunchRecord) -> bool:
     """False if the machine has a console, but the process that keeps it has ended."""
     try:
         fd = os.open(f"{fifos(note.runtime)}.out", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -125,7 +125,7 @@ def is_kept(note: Note) -> bool:
     return False
 
 
-def revive(vm: Machine, note: Note, pid: int) -> bool:
+def revive(vm: Machine, note: LaunchRecord, pid: int) -> bool:
     """Start a new keeper if that of a running QEMU was killed; False if it was not.
 
     Raises:
@@ -154,7 +154,7 @@ def revive(vm: Machine, note: Note, pid: int) -> bool:
     return True
 
 
-def connect(vm: Machine, note: Note, pid: int) -> socket.socket:
+def connect(vm: Machine, note: LaunchRecord, pid: int) -> socket.socket:
     """A connection to the console; starts a new keeper if necessary.
 
     Raises:

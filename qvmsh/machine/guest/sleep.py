@@ -20,7 +20,7 @@ from qvmsh.qemu import qga
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from qvmsh.host import ssh
-    from qvmsh.machine.launch_record import Note
+    from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import Machine
     from qvmsh.qemu.session import Session
 
@@ -35,7 +35,9 @@ SUSPEND = (
 )
 
 
-def fall_asleep(vm: Machine, qemu: Session, note: Note, *, timeout_s: float = SUSPEND_S) -> tuple[str, float]:
+def fall_asleep(
+    vm: Machine, qemu: Session, note: LaunchRecord, *, timeout_s: float = SUSPEND_S
+) -> tuple[str, float]:
     """Suspend the guest, wait until QEMU reports it; return what asked it and the seconds.
 
     Returns:
@@ -62,7 +64,7 @@ def fall_asleep(vm: Machine, qemu: Session, note: Note, *, timeout_s: float = SU
     return how, time.monotonic() - began
 
 
-def _ask(vm: Machine, note: Note) -> str:
+def _ask(vm: Machine, note: LaunchRecord) -> str:
     """Ask by ssh, else by the agent; return which.
 
     Raises:

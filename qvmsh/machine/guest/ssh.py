@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from qvmsh.machine.launch_record import Note
+    from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import Machine
 
 HOST = "127.0.0.1"
@@ -30,7 +30,7 @@ LOG_IN_S = 15.0
 KEY_NAMES = ("id_ed25519", "id_ecdsa", "id_rsa")
 
 
-def link(vm: Machine, note: Note) -> ssh.Link:
+def link(vm: Machine, note: LaunchRecord) -> ssh.Link:
     """How to reach the guest of a running machine.
 
     Raises:
@@ -61,7 +61,7 @@ def link(vm: Machine, note: Note) -> ssh.Link:
     )
 
 
-def _known_hosts(note: Note) -> list[str]:
+def _known_hosts(note: LaunchRecord) -> list[str]:
     """Where the host key is pinned; a key made in a disposable run is pinned for that run only."""
     lasting = os.path.join(note.runtime, "dir", ".qvm", "known_hosts")
     return [os.path.join(note.runtime, "known_hosts"), lasting] if note.disposable else [lasting]
@@ -88,7 +88,7 @@ def _pins(vm: Machine, path: str, alias: str) -> bool:
     )
 
 
-def _identities(vm: Machine, note: Note) -> list[str]:
+def _identities(vm: Machine, note: LaunchRecord) -> list[str]:
     """Private keys to try: VM_SSH_IDENTITY, else those of VM_MACHINE_OWNER if it is another account."""
     import pwd
 
@@ -212,7 +212,7 @@ def vm_relative(vm: Machine, path: str) -> str:
     return rest if mark and "qvm" in head else path
 
 
-def answers(vm: Machine, note: Note, *, timeout_s: float) -> tuple[bool, str]:
+def answers(vm: Machine, note: LaunchRecord, *, timeout_s: float) -> tuple[bool, str]:
     """True if a command can be run in the guest; else False and why, in a few words."""
     if not state.has_ssh(vm, note):
         return False, "no ssh"
@@ -231,7 +231,7 @@ def answers(vm: Machine, note: Note, *, timeout_s: float) -> tuple[bool, str]:
     return True, ""
 
 
-def close(vm: Machine, note: Note) -> None:
+def close(vm: Machine, note: LaunchRecord) -> None:
     """End the cached connection, if there is one."""
     if note.ssh_port and os.path.isdir(note.runtime):
         link(vm, note).close()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from qvmsh.io import Io
-    from qvmsh.machine.launch_record import Note
+    from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import Machine
 
     Request = tuple[str, dict[str, Any]]
@@ -250,7 +250,7 @@ def _next_event(vm: Machine, exchange: qmp.Exchange, deadline: float | None) -> 
         return None
 
 
-def _known(vm: Machine, note: Note, names: Sequence[str]) -> set[str]:
+def _known(vm: Machine, note: LaunchRecord, names: Sequence[str]) -> set[str]:
     """The names in QEMU's spelling.
 
     Raises:

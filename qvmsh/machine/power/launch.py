@@ -25,7 +25,7 @@ from qvmsh.host import locks, logfiles, process, sockets
 from qvmsh.machine import identity, launch_record, programs, state
 from qvmsh.machine import paths as machine_files
 from qvmsh.machine.guest import serial
-from qvmsh.machine.launch_record import Note
+from qvmsh.machine.launch_record import LaunchRecord
 from qvmsh.machine.monitor import ending
 from qvmsh.machine.power import hardware as hw
 from qvmsh.machine.power import launch_failure, limits, logs, ports, tpm
@@ -73,7 +73,7 @@ class Qemu:
     """
 
     child: Child
-    note: Note
+    note: LaunchRecord
     argv: list[str]
     attach: str = ""
     shown: serial.Shown | None = None
@@ -143,11 +143,11 @@ def require_top(vm: Machine, plan: Launch) -> None:
     dependents.require_top(vm, paths, plan.verb)
 
 
-def keep_note(vm: Machine, seen: state.Observation) -> None:
+def keep_record(vm: Machine, seen: state.Observation) -> None:
     """Rewrite a launch record that was removed, so that what QEMU leaves is cleared."""
-    if seen.note is not None and not os.path.lexists(vm.files.note):
+    if seen.note is not None and not os.path.lexists(vm.files.launch_record):
         vm.state_folder()
-        seen.note.write(vm.files.note)
+        seen.note.write(vm.files.launch_record)
 
 
 class _Outliving(subprocess.Popen[bytes]):
@@ -240,7 +240,7 @@ class _Attempt:
         shown: serial.Shown | None = None
         note = self._record(port, runtime)
         try:
-            note.write(vm.files.note)
+            note.write(vm.files.launch_record)
             host_files.link(vm.directory, note.socket("dir"))
             endpoints = {name: Endpoint(fd=each.fileno()) for name, each in listening.items()}
             if "serial" in listening:
@@ -283,9 +283,9 @@ class _Attempt:
         finally:
             _close([*companions, *listening.values()])
 
-    def _record(self, port: int, runtime: str) -> Note:
+    def _record(self, port: int, runtime: str) -> LaunchRecord:
         """The launch record."""
-        return Note(
+        return LaunchRecord(
             runtime=runtime,
             boot=process.boot_id(),
             ssh_port=port,
@@ -381,7 +381,7 @@ class _Attempt:
             )
         return child
 
-    def _greeting(self, child: Child, note: Note) -> None:
+    def _greeting(self, child: Child, note: LaunchRecord) -> None:
         """Wait until QEMU answers on its monitor, or ends."""
         with process.Process(child.pid) as handle:
             connection = Exchange(note.socket("qmp"), GREETING_S)

@@ -27,7 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from qvmsh.machine.launch_record import Note
+    from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import Machine
     from qvmsh.qemu.session import Listening, Session
 
@@ -63,7 +63,7 @@ class Ladder:
         timeout_s: for all polite rungs together.
     """
 
-    def __init__(self, vm: Machine, pid: int, note: Note, timeout_s: float) -> None:
+    def __init__(self, vm: Machine, pid: int, note: LaunchRecord, timeout_s: float) -> None:
         self.vm = vm
         self.note = note
         self.timeout_s = timeout_s
@@ -381,7 +381,9 @@ def _ask_for_reset(ladder: Ladder, qemu: Session, events: Listening, *, is_runni
         raise
 
 
-def _live(vm: Machine, what: str, *, needs_note: bool = True) -> tuple[state.Observation, int, Note | None]:
+def _live(
+    vm: Machine, what: str, *, needs_note: bool = True
+) -> tuple[state.Observation, int, LaunchRecord | None]:
     """What is observed of a machine that has a QEMU; it must be reachable.
 
     Raises:
@@ -390,7 +392,7 @@ def _live(vm: Machine, what: str, *, needs_note: bool = True) -> tuple[state.Obs
     seen = state.observe(vm)
     if seen.pid is None or (needs_note and seen.note is None) or not state.is_qemu(seen.pid):
         raise state.not_in_state(vm, seen, what, state.RUNNING)
-    launch.keep_note(vm, seen)
+    launch.keep_record(vm, seen)
     return seen, seen.pid, seen.note
 
 
@@ -426,7 +428,7 @@ def kill(vm: Machine) -> tuple[str, float]:
         raise state.not_in_state(vm, seen, "kill", state.RUNNING)
     if not state.is_qemu(seen.pid):
         raise StateError(f"will not kill: {seen.detail}", machine=vm.name, hint=seen.hint, actual=seen.kind)
-    launch.keep_note(vm, seen)
+    launch.keep_record(vm, seen)
     try:
         with process.Process(seen.pid) as handle:
             how = ending.kill(handle, seen.note)

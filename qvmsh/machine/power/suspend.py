@@ -23,7 +23,7 @@ from qvmsh.qemu import qmp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.launch_record import Note
+    from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import Machine
 
 
@@ -37,7 +37,7 @@ def pause(vm: Machine) -> Paused:
         _, note = _in_state(vm, "pause", state.RUNNING)
         _execute(vm, note, "stop")
         note.paused_s = int(time.time()) + 1
-        note.write(vm.files.note)
+        note.write(vm.files.launch_record)
         now = _status(vm, note)
     if now not in ("paused", "io-error", "watchdog", "debug"):
         raise StateError(f"QEMU was asked to pause the guest, but reports {now}", machine=vm.name, actual=now)
@@ -118,7 +118,7 @@ def wakeup(vm: Machine, *, is_waiting: bool, timeout_s: float | None) -> Woken:
     return Woken(vm.name, is_ready, time.monotonic() - began)
 
 
-def _answers_again(vm: Machine, pid: int, note: Note, timeout_s: float) -> None:
+def _answers_again(vm: Machine, pid: int, note: LaunchRecord, timeout_s: float) -> None:
     with readiness.waiting(vm, "wakeup"), vm.io.stage("waiting for ssh"):
         try:
             readiness.wait(vm, pid, note, timeout_s=timeout_s)
@@ -129,7 +129,7 @@ def _answers_again(vm: Machine, pid: int, note: Note, timeout_s: float) -> None:
             raise
 
 
-def _in_state(vm: Machine, what: str, required: str) -> tuple[state.Observation, Note]:
+def _in_state(vm: Machine, what: str, required: str) -> tuple[state.Observation, LaunchRecord]:
     """What is observed of a machine that is in the state `required`, and its note.
 
     Raises:
@@ -141,7 +141,7 @@ def _in_state(vm: Machine, what: str, required: str) -> tuple[state.Observation,
     return seen, seen.note
 
 
-def _execute(vm: Machine, note: Note, command: str) -> None:
+def _execute(vm: Machine, note: LaunchRecord, command: str) -> None:
     try:
         qmp.ask(note.socket("qmp"), command, timeout_s=30.0)
     except QmpError as error:
@@ -151,7 +151,7 @@ def _execute(vm: Machine, note: Note, command: str) -> None:
         raise state.silent(vm) from None
 
 
-def _status(vm: Machine, note: Note) -> str:
+def _status(vm: Machine, note: LaunchRecord) -> str:
     """QEMU's own word for its state.
 
     Raises:

@@ -29,7 +29,7 @@ from qvmsh.qemu import qmp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.launch_record import Note
+    from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import Machine
 
 LINES = 24
@@ -88,7 +88,7 @@ def attach(vm: Machine, options: Options) -> None:
         session.run()
 
 
-def _require_ours(vm: Machine, note: Note) -> None:
+def _require_ours(vm: Machine, note: LaunchRecord) -> None:
     """Refuse a machine without a console, or with one on a terminal.
 
     Raises:
@@ -121,7 +121,13 @@ class _Session:
     """
 
     def __init__(
-        self, vm: Machine, pid: int, note: Note, options: Options, escape: bytes, hold: Hold | None = None
+        self,
+        vm: Machine,
+        pid: int,
+        note: LaunchRecord,
+        options: Options,
+        escape: bytes,
+        hold: Hold | None = None,
     ) -> None:
         self.vm = vm
         self.pid = pid

@@ -34,7 +34,7 @@ def clear(vm: Machine, *, has_hook: bool = True, keeps_crash: bool = False) -> N
         host_files.remove(vm.files.pid_file)
     if note and has_hook:
         hooks.post_stop(vm)
-    host_files.remove(vm.files.note)
+    host_files.remove(vm.files.launch_record)
     try:
         names = os.listdir(vm.files.state)
     except FileNotFoundError:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from qvmsh.machine.launch_record import Note
+    from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import Machine
     from qvmsh.shell.session.context import Context
 
@@ -165,14 +165,14 @@ class Watcher:
 
     # a thread for each guest that nobody waits for
 
-    def await_guest(self, directory: str, pid: int, note: Note) -> None:
+    def await_guest(self, directory: str, pid: int, note: LaunchRecord) -> None:
         """Tell when the guest answers, as after `start --no-wait`; who waits for it tells of it."""
         thread = threading.Thread(
             target=self._await_guest, args=(directory, pid, note), name="qvm-guest", daemon=True
         )
         thread.start()
 
-    def _await_guest(self, directory: str, pid: int, note: Note) -> None:
+    def _await_guest(self, directory: str, pid: int, note: LaunchRecord) -> None:
         from qvmsh.machine.guest import readiness as ready
 
         with contextlib.suppress(OSError, QvmError, Terminated):
@@ -270,7 +270,7 @@ class _Surroundings:
     def renew(self) -> None:
         """Watch what is there now: folders, QEMU's process, its events."""
         files = self.vm.files
-        note = notes.read(files) if os.path.exists(files.note) else None
+        note = notes.read(files) if os.path.exists(files.launch_record) else None
         folders = [(self.vm.directory, False), (files.state, True)]
         if note is not None:
             folders.append((note.runtime, True))
@@ -324,10 +324,10 @@ class _Surroundings:
             os.close(self._pidfd)
         self._pid, self._pidfd = None, -1
 
-    def _renew_conversation(self, note: Note) -> None:
+    def _renew_conversation(self, note: LaunchRecord) -> None:
         """Talk to a QEMU once for each run of it: a note of another inode is another run."""
         try:
-            status = os.stat(self.vm.files.note)
+            status = os.stat(self.vm.files.launch_record)
         except OSError:
             return
         run = (status.st_ino, status.st_mtime_ns)
@@ -339,7 +339,7 @@ class _Surroundings:
         self._relay = _Relay(note.socket(TOLD), self._heard)
         self._conversation = asyncio.ensure_future(self._converse(note, self._relay))
 
-    def _renew_waiting(self, note: Note) -> None:
+    def _renew_waiting(self, note: LaunchRecord) -> None:
         """Wait once for the guest of each run that began while it was watched."""
         if self._run == self._awaited or self._pid is None:
             return
@@ -350,7 +350,7 @@ class _Surroundings:
     def _heard(self, event: str, line: str) -> None:
         self._watcher.heard(self.vm.directory, event, line)
 
-    async def _converse(self, note: Note, relay: _Relay) -> None:
+    async def _converse(self, note: LaunchRecord, relay: _Relay) -> None:
         from qvmsh.qemu import events
 
         teller = events.Teller()

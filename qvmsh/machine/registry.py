@@ -229,7 +229,7 @@ def labelled(wanted: Sequence[str], environ: Mapping[str, str]) -> list[str]:
         return found
     raise UsageError(
         f"no known machine has the label{'s' if len(wanted) > 1 else ''} {', '.join(wanted)}",
-        hint=f"labels in use: {', '.join(sorted(seen)) or 'none'}; VM_LABELS gives a machine labels",
+        hint=f"labels in use: {', '.join(sorted(seen)) or 'none'}; VM_LABELS sets the labels of a machine",
     )
 
 
@@ -263,5 +263,5 @@ def resolve(word: str, environ: Mapping[str, str]) -> str:
     if os.path.lexists(os.path.join(here, ".vmrc")):
         return here
     if os.path.isdir(here) and word not in machines(environ):
-        return here  # what it lacks is said there
+        return here  # what it lacks is reported there
     return find(word, environ)

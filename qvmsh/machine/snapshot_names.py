@@ -36,7 +36,7 @@ def require_name(vm: Machine, name: str) -> None:
     elif name.endswith(INTERNAL):
         why = f"qvm itself uses names that end in {' and '.join(INTERNAL)}"
     elif name.isascii() and name.isdigit():
-        why, hint = "QEMU would take it for a number", "add a letter"
+        why, hint = "QEMU would read it as a number", "add a letter"
     else:
         return
     shown = repr(name if len(name) <= 60 else name[:60] + "...")
@@ -49,5 +49,5 @@ def unknown(vm: Machine, name: str, there: Iterable[str]) -> StateError:
     return StateError(
         f"there is no snapshot {name if name.strip() else repr(name)}",
         machine=vm.name,
-        hint=f"there are: {', '.join(names)}" if names else "`qvm snapshot save NAME` makes one",
+        hint=f"there are: {', '.join(names)}" if names else "`qvm snapshot save NAME` creates one",
     )

@@ -2,7 +2,7 @@
 
     print(diagnose(vm, QUIET, os.environ))
 
-A check is a generator of findings. One that fails with an error of ours is itself a finding, so
+A check is a generator of findings. One that fails with a QvmError is itself a finding, so
 that a broken machine is still checked as far as possible. What `--fix` repairs is in `repair`.
 """
 

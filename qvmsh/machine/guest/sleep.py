@@ -44,8 +44,8 @@ def fall_asleep(
         `("", 0.0)` for a guest that sleeps already.
 
     Raises:
-        StateError: nothing in the guest can be asked, or it refuses; it runs on.
-        DeadlineError: it was asked but does not sleep; it runs on.
+        StateError: nothing in the guest can be asked, or it refuses; it is still running.
+        DeadlineError: it was asked but does not sleep; it is still running.
     """
     began = time.monotonic()
     with qemu.listen("SUSPEND") as events:
@@ -68,7 +68,7 @@ def _ask(vm: Machine, note: LaunchRecord) -> str:
     """Ask by ssh, else by the agent; return which.
 
     Raises:
-        StateError: neither can; the guest runs on.
+        StateError: neither can; the guest is still running.
     """
     tried = []
     has_refused = False

@@ -44,7 +44,7 @@ def require_accepted(vm: Machine) -> None:
 
 
 def remember_accepted(vm: Machine) -> None:
-    """Count what the user has started as accepted, so that looking at it later runs the same programs."""
+    """Accept what the user has started, so that read-only commands run the same programs."""
     settings = vm.loaded
     if any(settings.is_set(name) for name in settings if name in _RUN or not name.startswith("VM_")):
         with contextlib.suppress(OSError):

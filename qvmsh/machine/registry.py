@@ -6,8 +6,8 @@
 
 `${XDG_DATA_HOME:-~/.local/share}/qvm/machines` holds a line `NAME<TAB>DEVICE:INODE<TAB>DIRECTORY` for
 each, the latest used last. By device and inode a directory that was renamed is found again. The name in
-it is the last known one: what a machine is called now, its `.vmrc` says. Several machines of one name are
-never chosen from.
+it is the last known one: the current name is in its `.vmrc`. Of several machines with one name
+none is chosen.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def _machine(vm: Machine) -> list[Finding]:
 
 
 def _console(vm: Machine) -> Iterator[Finding]:
-    """Begin a new keeper of a running machine's console, if somebody has killed it."""
+    """Start a new keeper of a running machine's console if it was killed."""
     pid, note = locks.holder(vm.files.pid_file), launch_record.read(vm.files)
     if pid is None or note is None or serial.is_kept(note):
         return
@@ -141,7 +141,7 @@ def _forbidden(vm: Machine, path: str, private: set[str]) -> int:
 
 
 def guest_files(vm: Machine) -> set[str]:
-    """What of the machine's directory holds what is the guest's: its images, and `.qvm` with the logs."""
+    """The paths in the machine's directory that hold the guest's data: images, and `.qvm` with the logs."""
     found = {vm.files.state}
     try:
         layers = images.Layers(vm)
@@ -163,7 +163,7 @@ def _key(vm: Machine) -> str:
 
 
 def _crash(vm: Machine) -> Iterator[Finding]:
-    """The pid file, the note and the sockets of a QEMU that ended without being asked."""
+    """The pid file, launch record and sockets of a QEMU that ended unexpectedly."""
     seen = state.observe(vm)
     note = launch_record.read(vm.files)
     left = [path for path in (vm.files.pid_file, vm.files.launch_record) if os.path.lexists(path)]
@@ -258,7 +258,7 @@ def parts(vm: Machine) -> list[str]:
 
 
 def _parts_of(own: set[str], folder: str) -> Iterator[str]:
-    """What in a folder is an unfinished copy of one of those files, and nobody writes any more."""
+    """The unfinished copies of these files in a folder that no process writes any more."""
     try:
         names = sorted(os.listdir(folder))
     except OSError:
@@ -290,7 +290,7 @@ def _parts(vm: Machine) -> Iterator[Finding]:
 
 
 def _stale_folders(environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Folders of sockets on which nobody listens any more, whatever became of their machines."""
+    """Folders of sockets on which no process listens any more, with or without a machine."""
     base = sockets.runtime_base(environ, os.geteuid())
     try:
         status = os.lstat(base)

@@ -175,7 +175,7 @@ def refusal(vm: Machine, found: ssh.Link, refused: ssh.Refused) -> GuestUnreacha
 
 
 def _require_usable(vm: Machine, key: str) -> None:
-    """Say it if our own key is at fault, not the guest.
+    """Report a problem of our own key rather than of the guest.
 
     Raises:
         GuestUnreachableError: others can read it, or it needs a passphrase that nobody could give.

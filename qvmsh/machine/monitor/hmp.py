@@ -18,7 +18,7 @@ FAILURES = ("Error: ", "unknown command: ", "invalid ", "Expecting ", "Parameter
 
 
 OPTIONS = ("-v", "--verbose", "-q", "--quiet", "-C", "-M", "--json", "--debug", "-h", "--help")
-"""Options of qvm's own, which are HMP's where they stand after its first word."""
+"""Options of qvm that belong to HMP after its first word."""
 
 
 def gone(vm: Machine, pid: int, what: str, error: OSError) -> QmpError:

@@ -47,7 +47,7 @@ def look(vm: Machine, *, is_quiet: bool, has_ssh_check: bool) -> Status:
 
 
 def _may_log_in(vm: Machine) -> bool:
-    """True if ssh may be run as the machine's files say; a look does without where they are not accepted."""
+    """True if ssh may be run with the machine's settings; else warn that it is not tried."""
     from qvmsh.config import trust
 
     if vm.settings.may_run("VM_SSH_OPTIONS") and not trust.refusal(vm.settings):

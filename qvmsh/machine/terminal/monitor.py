@@ -61,7 +61,7 @@ class Dialogue:
         return self._in_pipe()
 
     def ask(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
-        """One QMP question of our own."""
+        """One internal QMP question."""
         return qmp.ask(self.note.socket("qmp"), command, arguments, timeout_s=QUESTION_S)
 
     def answer(self, line: str, *, is_pretty: bool) -> str:

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def clear(vm: Machine, *, has_hook: bool = True, keeps_crash: bool = False) -> None:
-    """Remove what a QEMU that has ended left: sockets, note, pid file, disposable overlays.
+    """Remove what a QEMU that has ended left: sockets, launch record, pid file, disposable overlays.
 
-    The note goes last: while it is there, VM_POST_STOP of that run is still to be done.
+    The record goes last: while it exists, VM_POST_STOP of that run is still due.
 
     Args:
         keeps_crash: leave the pid file of one that crashed, by which the next command knows of it.
@@ -49,9 +49,9 @@ def clear(vm: Machine, *, has_hook: bool = True, keeps_crash: bool = False) -> N
 
 
 def tidy(vm: Machine, *, is_asked: bool = False) -> None:
-    """`clear`, unless another command is at work on the machine or a QEMU runs: then it is theirs.
+    """`clear`, unless another command works on the machine or a QEMU runs, which then clears it.
 
-    So it is if the machine is somebody else's, and this user has not accepted what its files name.
+    Also not if this user has not accepted what the files of another account's machine name.
 
     Args:
         is_asked: this command has ended QEMU, so nothing has crashed.

@@ -34,7 +34,7 @@ def pre_start(vm: Machine) -> None:
     """Run VM_PRE_START and wait for its end, however long it takes.
 
     Raises:
-        QvmError: it failed or cannot be run; its last words are in the details.
+        QvmError: it failed or cannot be run; its last output is in the details.
     """
     words = vm.settings.words("VM_PRE_START")
     if not words:

@@ -32,7 +32,7 @@ def work_lock(vm: Machine, what: str, *, is_looking: bool = False) -> locks.Work
     """Take the machine's work lock for the verb `what`, and complete what a killed command left.
 
     Args:
-        is_looking: `what` must not run what the machine's files name; see `tools`.
+        is_looking: `what` must not run what the machine's files name; see `programs`.
 
     Raises:
         ConfigError: the machine's files are somebody else's, and were not accepted.

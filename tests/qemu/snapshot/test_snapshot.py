@@ -147,7 +147,7 @@ def test_save_of_a_name_that_is_taken_is_refused_and_replaced_if_wished(off: Vm)
 
 def test_names_that_qemu_would_misread_are_refused(off: Vm) -> None:
     wrong = {
-        "12": "QEMU would take it for a number",
+        "12": "QEMU would read it as a number",
         "": "it is empty",
         "a\nb": "unprintable characters",
         b"\xff\xfe".decode(errors="surrogateescape"): "unprintable characters",

@@ -179,7 +179,7 @@ class Machine(machine.Machine):
             self.start(base_only=base_only, disposable=disposable, loadvm=loadvm, ssh_attempts=ssh_attempts)
         except (DeadlineError, GuestUnreachableError) as error:  # `start` leaves it running then
             self.kill()  # nothing in it answers
-            error.what = error.what.replace("it is left running", "it was ended")
+            error.what = error.what.replace("it is still running", "it was ended")
             raise
         try:
             yield self

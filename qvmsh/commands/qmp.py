@@ -65,4 +65,6 @@ def qmp(
         qmp.execute(vm, [qmp.request(words)], answer)
     else:
         qmp.execute(vm, qmp.requests(io.stdin), answer)
-    return Answers(vm.name, found, is_events=events, is_one=bool(words) and not events, is_told=is_streaming)
+    return Answers(
+        vm.name, found, is_events=events, is_one=bool(words) and not events, is_printed=is_streaming
+    )

@@ -1,9 +1,9 @@
-"""A look at another account's machine for root's list, by a process with that account's rights.
+"""The state of another account's machine for root's list, read by a process with that account's rights.
 
     look("/home/guido/vm/demo", guido, os.environ)    # {"machine": "demo", "state": "running", ...}
 
-What the account's machine makes of that process is the account's affair: what it answers is bounded in time
-and size, and checked before it is believed. The process runs `machine.overview.owner_main`.
+The account controls that process, so its answer is limited in time and size, and checked before use.
+The process runs `machine.overview.owner_main`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def look(directory: str, account: Account, environ: Mapping[str, str]) -> dict[s
     """The arguments of `listing.Listed` for one machine.
 
     Raises:
-        QvmError: it does not answer, or makes no sense.
+        QvmError: it does not answer, or its answer is invalid.
     """
     why = account.obstacle(directory)
     interpreters, own = relay.qvm(account, environ)
@@ -43,8 +43,8 @@ def look(directory: str, account: Account, environ: Mapping[str, str]) -> dict[s
         except OSError as error:
             why = error.strerror or str(error)
         except (ValueError, KeyError, TypeError):
-            why = "its answer makes no sense"
-    raise QvmError(f"cannot be looked at as {account.name}: {why}")
+            why = "its answer is invalid"
+    raise QvmError(f"cannot be inspected as {account.name}: {why}")
 
 
 def _asked(interpreter: str, directory: str, account: Account, environ: dict[str, str]) -> bytes:

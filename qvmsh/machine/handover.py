@@ -17,7 +17,7 @@ def require_roots(vm: Machine) -> None:
     """Refuse to start as root what VM_MACHINE_OWNER says is another account's.
 
     Raises:
-        QvmError: a program of root's asks; the command line hands such a machine over first.
+        QvmError: a program of root's starts it; the command line hands such a machine over first.
     """
     account = owner.named(vm.loaded, vm.directory)
     if account:
@@ -35,14 +35,14 @@ def hand_over(vm: Machine, account: Account) -> None:
     second name stay root's.
 
     Raises:
-        ConfigError: the directory is more than a machine's.
+        ConfigError: the directory is an account's home.
     """
     from qvmsh.host import accounts
 
     real = os.path.realpath(vm.directory)
     if real == "/" or real in accounts.homes():
         raise ConfigError(
-            f"{real} is the home of an account: it cannot become {account.name}'s with the machine",
+            f"{real} is the home directory of an account: it cannot be given to {account.name}",
             machine=vm.name,
             hint="give the machine a directory of its own, or set VM_MACHINE_OWNER=root",
         )
@@ -54,7 +54,7 @@ def hand_over(vm: Machine, account: Account) -> None:
 
 
 def _images(vm: Machine) -> list[str]:
-    """Names of the files in the machine's directory that QEMU may write; the pristine image is none."""
+    """Names of the files in the machine's directory that QEMU may write; not the seed."""
     settings = vm.loaded
     name, seed = settings["VM_MACHINE_NAME"], settings["VM_SNAPSHOT_SEEDFILENAME"]
     beside = [each for each in os.listdir(vm.directory) if each.startswith((f"{name}-", f"{name}."))]

@@ -6,7 +6,7 @@ import os
 
 from qvmsh.host import files as host_files
 from qvmsh.host import sockets
-from qvmsh.machine import launch_record as note
+from qvmsh.machine import launch_record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,12 +41,12 @@ def runtime_folder(vm: Machine) -> str:
     A copy of the directory, or another machine at its old place, has another one.
     """
     base = sockets.runtime_base(vm.environ, os.geteuid())
-    return sockets.runtime_folder(base, f"{uuid_of(vm)} {note.place(vm.directory)}", vm.name)
+    return sockets.runtime_folder(base, f"{uuid_of(vm)} {launch_record.place(vm.directory)}", vm.name)
 
 
 def runtime_path(vm: Machine, uuid: str, uid: int) -> str:
     """Where the sockets of a QEMU are that the account `uid` started with this UUID."""
-    identity = f"{uuid} {note.place(vm.directory)}"
+    identity = f"{uuid} {launch_record.place(vm.directory)}"
     return sockets.runtime_path(sockets.runtime_base(vm.environ, uid), identity)
 
 

@@ -1,13 +1,13 @@
-"""The journal: what is under way on a machine, on the disk before it begins.
+"""The journal: what is in progress on a machine, on the disk before it begins.
 
     journal = begin(vm, Record(Kind.ARCHIVE, state="demo-2026/2027"))       # .qvm/archive.unfinished, synced
     journal.write(is_frozen=True)
     journal.end()
-    pending(vm)               # the records of commands that are no longer at work
+    pending(vm)               # the records of commands that no longer run
 
-One command works on a machine at a time, so each of the two files holds one record at most: one of an archive
-or restore, one of a snapshot or of work on a disk (`archive --savevm` has both). What is done about a record
-whose command was killed is in `work.recovery`.
+One command works on a machine at a time, so each of the two files holds at most one record: of an archive or
+restore, of a snapshot or work on a disk (`archive --savevm` has both). `work.recovery` handles those
+of killed commands.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from qvmsh.machine.machine import Machine
 
 
-HELD = "must not be resumed: what it wrote now would be lost"
-HELD_HINT = "make room if the disk is full, then `qvm doctor --fix`; or `qvm kill`, then `qvm start`"
-"""Of a guest whose QEMU works on the base itself, since a commit was interrupted."""
+HELD = "must not be resumed: anything it writes would be lost"
+HELD_HINT = "free space if the disk is full, then `qvm doctor --fix`; or `qvm kill`, then `qvm start`"
+"""For a guest whose QEMU works on the base itself because a commit was interrupted."""
 
 
 class Kind(Enum):
@@ -50,7 +50,7 @@ class Kind(Enum):
 
 
 class Phase(Enum):
-    """How far it is; the value is the word in the file."""
+    """The step reached; the value is the word in the file."""
 
     BEGIN = "begin"
     REPLACE = "replace"
@@ -64,7 +64,7 @@ class Phase(Enum):
     LOAD = "load"
     """The state before is kept as a snapshot; disks and memory change."""
     CLEAN = "clean"
-    """All is done but for removing what was kept."""
+    """Only what was kept remains to be removed."""
     PIVOT = "pivot"
     """QEMU works on the base itself: the guest must not be resumed."""
     READY = "ready"
@@ -73,7 +73,7 @@ class Phase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Overlay:
-    """An overlay that takes what the guest writes while a disk is copied; not needed once it is merged."""
+    """An overlay that receives the guest's writes while a disk is copied; obsolete once merged."""
 
     disk: str
     format: str
@@ -85,7 +85,7 @@ class Overlay:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What is under way. Which fields count depends on the kind.
+    """Work in progress. Which fields are used depends on the kind.
 
     Args:
         since: seconds since 1970.
@@ -126,19 +126,19 @@ class Record:
 
 
 class Journal:
-    """A record that is kept on the disk as the work goes on."""
+    """A record that is kept on the disk while the work proceeds."""
 
     def __init__(self, vm: Machine, record: Record) -> None:
         self.vm = vm
         self.record = record
 
     def write(self, **changes: Any) -> None:
-        """Note how far it is; on the disk when this returns."""
+        """Record the step reached; on the disk when this returns."""
         self.change(**changes)
         _write(self.vm, self.record)
 
     def change(self, **changes: Any) -> None:
-        """As `write`, but on the disk only with the next one."""
+        """Like `write`, but on the disk only with the next write."""
         self.record = dataclasses.replace(self.record, **changes)
 
     def end(self) -> None:
@@ -148,7 +148,7 @@ class Journal:
 
 
 def begin(vm: Machine, record: Record) -> Journal:
-    """Note that this work begins."""
+    """Record that this work begins."""
     journal = Journal(vm, record)
     vm.state_folder()
     journal.write()
@@ -157,34 +157,34 @@ def begin(vm: Machine, record: Record) -> Journal:
 
 def path_of(vm: Machine, kind: Kind) -> str:
     """The file that holds records of this kind."""
-    return vm.files.interrupted if kind.value[0] == "archive" else vm.files.unfinished
+    return vm.files.archive_journal if kind.value[0] == "archive" else vm.files.snapshot_journal
 
 
 def is_left(vm: Machine) -> bool:
-    """True if there is a record, of work that goes on or was interrupted."""
-    return os.path.lexists(vm.files.interrupted) or os.path.lexists(vm.files.unfinished)
+    """True if there is a record of work in progress or interrupted."""
+    return os.path.lexists(vm.files.archive_journal) or os.path.lexists(vm.files.snapshot_journal)
 
 
 def pending(vm: Machine) -> list[Record]:
-    """The records that are there, in the order in which they have to be recovered.
+    """The records present, in the order in which they must be recovered.
 
     Raises:
-        QvmError: one cannot be read, or makes no sense.
+        QvmError: one cannot be read, or is invalid.
     """
     return [record for record in (_read(vm, "archive"), _read(vm, "snapshot")) if record is not None]
 
 
 def require_none(vm: Machine) -> None:
-    """Refuse what would build on disks that are not whole, or overwrite the record of interrupted work.
+    """Refuse work on incomplete disks, or that would overwrite the record of interrupted work.
 
     Raises:
         StateError: there is interrupted work that could not be recovered.
     """
     for record in pending(vm):
         raise StateError(
-            f"{title(record)} was interrupted and is not recovered yet",
+            f"{title(record)} was interrupted and has not been recovered",
             machine=vm.name,
-            hint="`qvm doctor --fix` recovers it, or says why not",
+            hint="`qvm doctor --fix` recovers it, or reports why it cannot",
         )
 
 
@@ -211,7 +211,7 @@ def is_of(vm: Machine, kind: Kind) -> bool:
 
 
 def message(vm: Machine) -> str:
-    """What is under way, or was interrupted, for a command that only looks; "" for nothing."""
+    """What is in progress or was interrupted, for a read-only command; "" if nothing."""
     try:
         records = pending(vm)
     except QvmError as error:
@@ -221,9 +221,9 @@ def message(vm: Machine) -> str:
     record, by = records[-1], locks.working(vm.files.work_lock)
     what = title(record)
     if by is not None and by.what == locks.RECOVERING:
-        return f"{what} was interrupted: pid {by.pid} recovers it"
+        return f"{what} was interrupted: pid {by.pid} is recovering it"
     if by is not None:
-        return f"{what} is under way: {by} is at work"
+        return f"{what} is in progress: {by} is working on it"
     where = [each.file for each in record.overlays if os.path.exists(os.path.join(vm.directory, each.file))]
     if where:
         what += f" was interrupted, and what the guest wrote since is in {', '.join(where)}"
@@ -254,7 +254,7 @@ def title(record: Record) -> str:
 
 
 def _write(vm: Machine, record: Record) -> None:
-    """Write a record; one of the same length goes over the old one, for which a full disk has room."""
+    """Write a record; one of the same length goes over the old one: a full disk has space for that."""
     data = json.dumps(_encoded(vm, record), ensure_ascii=True).encode() + b"\n"
     path = path_of(vm, record.kind)
     try:
@@ -273,7 +273,7 @@ def _write(vm: Machine, record: Record) -> None:
 
 
 def _encoded(vm: Machine, record: Record) -> dict[str, Any]:
-    """The record as the file has it; numbers for what changes, so that the length stays."""
+    """The record as the file stores it; changing values are numbers, so that the length stays."""
     found: dict[str, Any] = {"what": record.kind.value[1], "since": record.since, "pid": record.pid}
     if record.kind is Kind.ARCHIVE:
         overlays = [
@@ -306,7 +306,7 @@ def _inside(vm: Machine, path: str) -> str:
 
 
 def _read(vm: Machine, file: str) -> Record | None:
-    path = vm.files.interrupted if file == "archive" else vm.files.unfinished
+    path = vm.files.archive_journal if file == "archive" else vm.files.snapshot_journal
     try:
         return _decoded(vm, file, host_files.document(path))
     except FileNotFoundError:
@@ -347,7 +347,7 @@ def _decoded(vm: Machine, file: str, found: dict[str, Any]) -> Record:
         )
     entry = found["entry"]
     if entry is not None and entry["name"] != found["name"]:
-        raise ValueError("entry is that of another snapshot")
+        raise ValueError("entry belongs to another snapshot")
     disks = [
         (name, os.path.normpath(os.path.join(vm.directory, path))) for name, path in value.pairs("disks")
     ]
@@ -371,7 +371,7 @@ class _Values:
 
     def __init__(self, found: Any) -> None:
         if not isinstance(found, dict):
-            raise ValueError(f"{found!r} makes no sense")
+            raise ValueError(f"{found!r} is invalid")
         self.found = found
 
     def text(self, key: str, default: str | None = None) -> str:
@@ -381,19 +381,19 @@ class _Values:
     def number(self, key: str) -> int:
         value = self.found.get(key, 0)
         if not isinstance(value, int):
-            raise ValueError(f"{key} makes no sense")
+            raise ValueError(f"{key} is invalid")
         return value
 
     def flag(self, key: str) -> bool:
         value = self.found[key]
         if not isinstance(value, int):  # a bool is one
-            raise ValueError(f"{key} makes no sense")
+            raise ValueError(f"{key} is invalid")
         return bool(value)
 
     def rows(self, key: str) -> list[Any]:
         value = self.found[key]
         if not isinstance(value, list):
-            raise ValueError(f"{key} makes no sense")
+            raise ValueError(f"{key} is invalid")
         return value
 
     def pairs(self, key: str) -> tuple[tuple[str, str], ...]:
@@ -402,5 +402,5 @@ class _Values:
 
 def _text(key: str, value: object) -> str:
     if not isinstance(value, str) or "\0" in value:
-        raise ValueError(f"{key} makes no sense")
+        raise ValueError(f"{key} is invalid")
     return value

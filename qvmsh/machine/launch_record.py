@@ -1,4 +1,4 @@
-"""The note of a launch: which runtime folder and ssh port the running QEMU was given.
+"""The launch record: which runtime folder and ssh port the running QEMU was given.
 
 It is written before QEMU begins, under the work lock, and means something only while the pid file
 is locked; so it is never the answer to "does it run".
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
     from qvmsh.machine.paths import Files
 
 
-class Note:
-    """What a launch chose.
+class LaunchRecord:
+    """The choices of one launch.
 
     Args:
         runtime: folder of the sockets.
-        boot: the host's boot in which it was started (tells a crash from a restarted host).
+        boot: the host's boot in which it was started (distinguishes a crash from a restarted host).
         ssh_port: port of 127.0.0.1 that leads to the guest's sshd; 0 = none.
         user: the guest's account.
-        disposable: True where the changes vanish.
+        disposable: True if the changes are discarded.
         base_only: True where the base runs without its overlay.
-        loading: the snapshot that is being loaded; "" once the guest runs. If its `start` has gone,
-            the guest's memory is not whole.
-        paused_s: when it was paused last, in seconds since the epoch: its clock is put right when it goes on.
+        loading: the snapshot that is being loaded; "" once the guest runs. If its `start` was killed,
+            the guest's memory is incomplete.
+        paused_s: when it was last paused, in seconds since the epoch: `resume` corrects its clock.
             0 where that is not known, or a snapshot was restored since.
         ready: what makes the guest ready (VM_READY).
         directory: device and inode of the machine's directory: a copy of the directory has the
-            note too, but the QEMU is not the copy's.
+            record too, but the QEMU is not the copy's.
     """
 
     __slots__ = (
@@ -82,24 +82,24 @@ class Note:
 
 
 def place(directory: str) -> str:
-    """What tells a directory from its copies: device and inode; it stays when the directory moves."""
+    """What distinguishes a directory from its copies: device and inode; unchanged by a move."""
     status = os.stat(directory)
     return f"{status.st_dev}:{status.st_ino}"
 
 
-def read(files: Files) -> Note | None:
-    """The note of the machine whose files these are; None if there is none, or it is another's."""
-    found = _parse(files.note)
+def read(files: Files) -> LaunchRecord | None:
+    """The launch record of the machine with these files; None if there is none, or it is another's."""
+    found = _parse(files.launch_record)
     return found if found and found.directory == place(files.directory) else None
 
 
 def is_of_a_copy(files: Files) -> bool:
-    """True if there is a note that belongs to the directory that this one is a copy of."""
-    found = _parse(files.note)
+    """True if the record belongs to the directory that this one was copied from."""
+    found = _parse(files.launch_record)
     return found is not None and found.directory != place(files.directory)
 
 
-def _parse(path: str) -> Note | None:
+def _parse(path: str) -> LaunchRecord | None:
     try:
         text = host_files.read(path).text
     except OSError:
@@ -107,7 +107,7 @@ def _parse(path: str) -> Note | None:
     values = dict(line.partition(" ")[::2] for line in text.split("\n"))
     if not values.get("runtime") or "\0" in text:
         return None
-    return Note(
+    return LaunchRecord(
         runtime=values["runtime"],
         boot=values.get("boot", ""),
         ssh_port=process.number(values.get("ssh_port", "")),

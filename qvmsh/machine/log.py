@@ -2,8 +2,8 @@
 
     note(vm, "started, pid 4711")       # .qvm/log/qvm.log: 2026-11-21T05:48:35 guido[4702]: started, pid 4711
 
-What is written is what matters to somebody who was not there: started, ready, stopped, why not;
-whether or not `-v` was given. `.qvm/log/qvm.log` is always written, with who did it. VM_LOG and VM_ERRLOG
+What is written is what a later reader needs: started, ready, stopped, why not; with or without `-v`.
+`.qvm/log/qvm.log` is always written, with who did it. VM_LOG and VM_ERRLOG
 (errors; else VM_LOG) are the user's, one line each: a stamp in the form of VM_DATEFMT, the machine,
 the text. Source: `vm` (bash).
 """
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     R = TypeVar("R")
 
 OWN_BYTES = 1 << 20
-"""When qvm's own log is cut off; three earlier ones are kept."""
+"""When qvm's own log is rotated; three earlier ones are kept."""
 
 
 def note(vm: Machine, text: str, *, is_error: bool = False) -> None:
-    """Tell the logs what was done, or (`is_error`) could not be done."""
+    """Log what was done, or (`is_error`) could not be done."""
     text = printable(text)
     mark = "failed: " if is_error else ""
     own = f"{time.strftime('%FT%T')} {process.user_name(os.geteuid())}[{os.getpid()}]: {mark}{text}"
@@ -52,17 +52,17 @@ def note(vm: Machine, text: str, *, is_error: bool = False) -> None:
 
 
 def failures(function: Callable[Concatenate[Machine, P], R]) -> Callable[Concatenate[Machine, P], R]:
-    """Let a verb tell the logs when it fails."""
+    """Log the failure of a verb."""
 
     @functools.wraps(function)
-    def telling(vm: Machine, /, *words: P.args, **options: P.kwargs) -> R:
+    def logged(vm: Machine, /, *words: P.args, **options: P.kwargs) -> R:
         try:
             return function(vm, *words, **options)
         except QvmError as error:
             note(vm, error.what, is_error=True)
             raise
 
-    return telling
+    return logged
 
 
 def _users_log(vm: Machine, *, is_error: bool) -> str:
@@ -79,13 +79,13 @@ def _users_log(vm: Machine, *, is_error: bool) -> str:
 def _stamp(vm: Machine) -> str:
     try:
         return time.strftime(vm.settings.text("VM_DATEFMT"))
-    except ValueError:  # bytes that are no text
+    except ValueError:  # bytes that are not text
         return time.strftime("%F %T")
 
 
 def _append(vm: Machine, path: str, line: str) -> None:
     """Add one line in one write, so that lines of several commands do not mix."""
-    if path.startswith("/dev/"):  # /dev/stderr is a link, and no file
+    if path.startswith("/dev/"):  # /dev/stderr is a link, not a file
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
     else:
         fd = logfiles.append_to(path)

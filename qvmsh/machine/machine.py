@@ -35,7 +35,7 @@ class Machine:
 
     Args:
         directory: where the `.vmrc` is.
-        io: how its commands talk to the caller.
+        io: how its commands communicate with the caller.
         environ: the environment that the settings' environment layer is read from.
         overrides: `--set NAME=value` pairs, stronger than every file.
 
@@ -66,7 +66,7 @@ class Machine:
         return f"{type(self).__name__}({self.directory!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled, it is the same machine for a caller to whom nothing is told."""
+        """Pickled, it is the same machine with a silent `io`."""
         environ = None if self.environ is os.environ else dict(self.environ)
         return _restored, (type(self), self.directory, environ, self.overrides)
 

@@ -1,11 +1,11 @@
-"""Whose a machine is where root is at work: root becomes the owner before it looks at the directory.
+"""The owner of a machine that root works on: root becomes the owner before it reads the directory.
 
-    account = owner.of("/home/guido/vm/demo", os.environ)   # None, or who must carry the command out
+    account = owner.of("/home/guido/vm/demo", os.environ)   # None, or the account that must run the command
     owner.require_own(directory, os.environ)                 # root does not open the machine itself
     account = owner.named(settings, directory)              # VM_MACHINE_OWNER of a machine of root's
 
-What lies in a directory of another account can be rearranged by that account at any moment: links, pipes,
-notes that name what is not theirs. So root does nothing there by itself: the door begins a process with the
+An account can rearrange what is in its directory at any moment: links, pipes, records that name other
+files. So root does nothing there by itself: the command line starts a process with the
 account's rights (`cli.as_owner`), which does what the account could do anyway. See docs/adr/0006.
 """
 
@@ -47,7 +47,7 @@ def of(directory: str, environ: Mapping[str, str]) -> Account | None:
 
 
 def above(path: str, environ: Mapping[str, str]) -> Account | None:
-    """As `of`, for a place that may not be there yet: who decides what `path` means."""
+    """Like `of`, for a path that may not exist yet: who controls what it means."""
     if os.geteuid() != 0:
         return None
     uid = _controller(path, environ)
@@ -70,7 +70,7 @@ def require_own(directory: str, environ: Mapping[str, str]) -> None:
 
 
 def leave_foreign_home(environ: MutableMapping[str, str]) -> None:
-    """Let root keep its own things in root's home, where `sudo -E` or the like has left another account's."""
+    """Let root use its own home if `sudo -E` or the like has left another account's."""
     places = (
         "HOME",
         "XDG_CACHE_HOME",
@@ -158,6 +158,6 @@ def _account(uid: int, path: str) -> Account:
         return Account(pwd.getpwuid(uid))
     except KeyError:
         raise QvmError(
-            f"{path} belongs to uid {uid}, and there is no such account here",
+            f"{path} belongs to uid {uid}, which has no account on this host",
             hint="`chown -R` gives it to an account of this host",
         ) from None

@@ -2,8 +2,8 @@
 
     Files("/vm/demo").pid_file      # /vm/demo/.qvm/qemu.pid
 
-What must last lies in the machine's directory; sockets lie in the runtime folder, whose name the
-note `.qvm/running` holds, so that sudo, cron and a system unit find the same machine.
+What must last is in the machine's directory; sockets are in the runtime folder. Its name is in the launch
+record `.qvm/running`, so that sudo, cron and a system unit find the same machine.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Files:
         return self._at(PID_FILE)
 
     @property
-    def note(self) -> str:
+    def launch_record(self) -> str:
         """What the launch chose (runtime folder, ssh port); valid while the pid file is locked."""
         return self._at(".qvm", "running")
 
@@ -57,8 +57,8 @@ class Files:
         return self._at(".qvm", "wait.lock")
 
     @property
-    def interrupted(self) -> str:
-        """What work on the disks is under way; while it is there, the next command completes that first."""
+    def archive_journal(self) -> str:
+        """The journal of an archive or restore; while it exists, the next command recovers that first."""
         return self._at(".qvm", "archive.unfinished")
 
     @property
@@ -75,7 +75,7 @@ class Files:
 
     @property
     def serial_log(self) -> str:
-        """What the guest wrote to its serial console since its start; of much, the beginning and the end."""
+        """The guest's serial console since its start; if long, the beginning and the end."""
         return self._at(SERIAL_LOG)
 
     @property
@@ -87,7 +87,7 @@ class Files:
         return self._at(".qvm", "log", "qemu.stderr")
 
     def hook_log(self, name: str) -> str:
-        """What VM_PRE_START (`pre-start`) or VM_POST_STOP (`post-stop`) wrote when it ran last."""
+        """The output of the last VM_PRE_START (`pre-start`) or VM_POST_STOP (`post-stop`)."""
         return self._at(".qvm", "log", f"{name}.log")
 
     @property
@@ -97,26 +97,26 @@ class Files:
 
     @property
     def snapshots(self) -> str:
-        """What qvm knows of the snapshots: messages, parents, the hardware of then (JSON)."""
+        """What qvm knows about the snapshots: messages, parents, the hardware at the time (JSON)."""
         return self._at(".qvm", "snapshots.json")
 
     @property
-    def unfinished(self) -> str:
-        """The work on snapshots that is under way (JSON); without a command at work it was killed."""
+    def snapshot_journal(self) -> str:
+        """The journal of work on snapshots or a disk; if no command runs, it was interrupted."""
         return self._at(".qvm", "snapshot.unfinished")
 
     @property
     def adding(self) -> str:
-        """The path of the image that `disk add` makes; without a command at work it was killed."""
+        """The path of the image that `disk add` creates; if no command runs, it was interrupted."""
         return self._at(".qvm", "disk.adding")
 
     @property
-    def settled(self) -> str:
-        """What a `machine.guardian` has done, in words for the next command."""
+    def recovered(self) -> str:
+        """What a guardian has recovered: messages for the next command."""
         return self._at(".qvm", "settled")
 
     def disposable(self, token: str) -> str:
-        """The overlay that takes the writes of `--disposable`; unlinked as soon as QEMU has it open."""
+        """The overlay that receives the writes of `--disposable`; unlinked once QEMU has it open."""
         return self._at(".qvm", f"disposable-{token}.qcow2")
 
 

@@ -1,8 +1,8 @@
 """The programs of a machine: VM_QEMU_BIN, VM_QEMU_IMG as its configuration names them.
 
-A directory may come from anywhere, and looking at it runs nothing of it. So where only the machine's
-files name a program, a command that looks runs the one of that name on PATH instead, and says so. What
-is named runs once `require_accepted` was asked (all that start or write do), or after `qvm allow`.
+A directory may come from anywhere, so read-only commands run none of its programs. If only the machine's
+files name a program, they run the one of that name on PATH instead, with a warning. The named program runs
+after `require_accepted` (called by all commands that start or write), or after `qvm allow`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 _NAMES = {"VM_QEMU_BIN": ("qemu-system-", "qemu-kvm"), "VM_QEMU_IMG": ("qemu-img",)}
-"""How a program is called that a command may run only because it has this name on PATH."""
+"""Names of programs that a read-only command may run from PATH."""
 
 _RUN = (*_NAMES, "VM_SSH_OPTIONS")
-"""What commands that only look leave alone until it is accepted."""
+"""Variables that read-only commands do not use until they are accepted."""
 
 
 def require_accepted(vm: Machine) -> None:
@@ -35,7 +35,7 @@ def require_accepted(vm: Machine) -> None:
     """
     try:
         settings = vm.loaded
-    except ConfigError:  # whoever needs a value is told; nothing is named, so nothing runs
+    except ConfigError:  # reported where a value is needed; nothing is named, so nothing runs
         return
     refusal = trust.refusal(settings)
     if refusal:
@@ -44,7 +44,7 @@ def require_accepted(vm: Machine) -> None:
 
 
 def remember_accepted(vm: Machine) -> None:
-    """Count what the user has started as accepted, so that looking at it later runs the same programs."""
+    """Accept what the user has started, so that read-only commands run the same programs."""
     settings = vm.loaded
     if any(settings.is_set(name) for name in settings if name in _RUN or not name.startswith("VM_")):
         with contextlib.suppress(OSError):
@@ -53,7 +53,7 @@ def remember_accepted(vm: Machine) -> None:
 
 
 def qemu(vm: Machine) -> str:
-    """Path of the QEMU to run; a relative name with a slash stands in the machine's directory.
+    """Path of the QEMU to run; a relative name with a slash is below the machine's directory.
 
     Raises:
         MissingProgramError: it is not installed.
@@ -76,9 +76,9 @@ def named(vm: Machine, variable: str) -> str:
 
 
 def looking(vm: Machine, variable: str) -> tuple[str, Problem | None]:
-    """Path of the program for a command that may not run the named one, and what to say of that.
+    """Path of the program for a command that may not run the named one, and the warning about it.
 
-    None where it is the same one.
+    The warning is None if it is the same program.
 
     Raises:
         MissingProgramError: there is none of its name on PATH, and no usual one.
@@ -98,8 +98,8 @@ def looking(vm: Machine, variable: str) -> tuple[str, Problem | None]:
     is_same = os.path.realpath(os.path.join(vm.directory, wanted)) == os.path.realpath(path)
     if is_same or wanted == os.path.basename(path):
         return path, None
-    what = f"{variable}={wanted} is not run by commands that only look, but {path}"
-    hint = "look at what it names, then accept it with `qvm allow`"
+    what = f"{variable}={wanted} is not run by read-only commands; they run {path}"
+    hint = "check what it names, then accept it with `qvm allow`"
     return path, Problem(*settings.origin(variable).place, what, hint, variable)
 
 

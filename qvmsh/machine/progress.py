@@ -1,4 +1,4 @@
-"""How far long work is: a line on the terminal with bytes, rate and time left; in a pipe nothing.
+"""Progress of long work: a line on the terminal with bytes, rate and time left; nothing in a pipe.
 
 with Progress(vm.io, "copying demo-base.qcow2", size_bytes) as progress:
     send(source, target, progress.tell, vm.io.checkpoint)
@@ -28,10 +28,10 @@ EVERY_S = 0.2
 
 
 class Progress:
-    """One copy; the line that is left says how much was copied, and how fast.
+    """One copy; the final line says how much was copied, and how fast.
 
     Args:
-        position: how many bytes have been done, where nobody tells: a compressor that reads the file
+        position: how many bytes are done, if `tell` is not called: a compressor that reads the file
             itself may write nothing for a long time.
     """
 
@@ -57,13 +57,13 @@ class Progress:
         return self
 
     def tell(self, done_bytes: int) -> None:
-        """So much has been done."""
+        """Report how many bytes are done."""
         self._done = done_bytes
         if self._is_drawn and time.monotonic() - self._shown >= EVERY_S:
             self._draw()
 
     def _look(self) -> None:
-        """Draw the line also while nobody tells."""
+        """Draw the line also while nothing is reported."""
         while not self._end.wait(EVERY_S):
             if time.monotonic() - self._shown >= 2 * EVERY_S:
                 try:
@@ -99,11 +99,10 @@ class Progress:
 
 
 class Watch:
-    """Shows how far a job of QEMU's is, behind the title of the stage in which it works.
+    """Shows the progress of a QEMU job behind the title of the current stage.
 
-    Where QEMU tells, by that. It does not while it saves or loads memory: its main loop stands still, and
-    `query-jobs` is answered at the end. What can be seen from outside is how its image grows, and how
-    much it has read.
+    QEMU reports it, but not while it saves or loads memory: its main loop is blocked, and `query-jobs` is
+    answered at the end. From outside one can see how its image grows, and how much it has read.
 
     Args:
         path: the image that QEMU writes to.
@@ -123,11 +122,11 @@ class Watch:
 
     @property
     def is_wanted(self) -> bool:
-        """Somebody sees it; else QEMU is not asked again and again."""
+        """True if it is displayed; else QEMU is not polled."""
         return self._io.current is not None and self._io.current.is_drawn
 
     def show(self, job: dict[str, Any] | None) -> None:
-        """Look, and show it.
+        """Read the progress and show it.
 
         Args:
             job: its row of `query-jobs`; None while QEMU does not answer.
@@ -155,7 +154,7 @@ class Watch:
 
 
 def part(done_bytes: int, total_bytes: int, took_s: float) -> str:
-    """So much of a whole, how fast, and how long it will take: `62 %, 312.0 MiB/s, 0:03 left`."""
+    """Share done, rate and time left: `62 %, 312.0 MiB/s, 0:03 left`."""
     rate = done_bytes / max(took_s, 0.001)
     left = clock((total_bytes - done_bytes) / rate) + " left" if rate else "waiting"
     return f"{100 * done_bytes // max(total_bytes, 1)} %, {size(int(rate))}/s, {left}"

@@ -6,8 +6,8 @@
 
 `${XDG_DATA_HOME:-~/.local/share}/qvm/machines` holds a line `NAME<TAB>DEVICE:INODE<TAB>DIRECTORY` for
 each, the latest used last. By device and inode a directory that was renamed is found again. The name in
-it is the last known one: what a machine is called now, its `.vmrc` says. Several machines of one name are
-never chosen from.
+it is the last known one: the current name is in its `.vmrc`. Of several machines with one name
+none is chosen.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import os
 from qvmsh.config.words import quote
 from qvmsh.errors import QvmError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.machine import launch_record as note
+from qvmsh.machine import launch_record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 
 NEWS = "QVM_NEWS"
-"""Names the descriptor on which a process that root began as the owner tells root what was used."""
+"""Names the descriptor on which a process that root began as the owner reports what was used."""
 
 news = -1
 """That descriptor; -1 where root did not begin this process."""
 
 
 def take_news(environ: MutableMapping[str, str]) -> None:
-    """Tell root what is used, if root began this process to work as the owner."""
+    """Report to root what is used, if root started this process to work as the owner."""
     global news
     fd = environ.pop(NEWS)
     try:
@@ -60,7 +60,7 @@ class Known:
         self.place = place
         self.directory = directory
         self.is_there = os.path.lexists(os.path.join(directory, ".vmrc"))
-        if place and not (self.is_there and note.place(directory) == place):
+        if place and not (self.is_there and launch_record.place(directory) == place):
             self._search()
 
     def _search(self) -> None:
@@ -72,7 +72,7 @@ class Known:
         except OSError:
             return
         for path in beside:
-            if os.path.lexists(os.path.join(path, ".vmrc")) and note.place(path) == self.place:
+            if os.path.lexists(os.path.join(path, ".vmrc")) and launch_record.place(path) == self.place:
                 self.directory, self.is_there = path, True
 
     def name_now(self, environ: Mapping[str, str]) -> str:
@@ -97,7 +97,7 @@ def list_file(environ: Mapping[str, str]) -> str | None:
 
 
 def making_folder(environ: Mapping[str, str]) -> str | None:
-    """Where `making` notes what is under way; it is there only while somebody is at work, or was killed."""
+    """Where `creation_folder` records its work; it exists only during such work, or after a kill."""
     path = list_file(environ)
     return None if path is None else os.path.join(os.path.dirname(path), "making")
 
@@ -116,7 +116,7 @@ def rows(environ: Mapping[str, str]) -> list[Known]:
         name, mark, rest = line.partition("\t")
         place, has_place, directory = rest.partition("\t")
         if not has_place or not place.replace(":", "").isdigit():
-            place, directory = "", rest  # a list of before
+            place, directory = "", rest  # a list in the old format
         if mark and directory:
             known = Known(name, place, directory)
             found.pop(known.directory, None)
@@ -129,7 +129,7 @@ def machines(environ: Mapping[str, str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     places = set()
     for each in rows(environ):
-        place = note.place(each.directory) if each.is_there else None
+        place = launch_record.place(each.directory) if each.is_there else None
         if place is not None and place not in places:  # one directory may be mounted twice
             places.add(place)
             found.setdefault(each.name_now(environ), []).append(each.directory)
@@ -142,7 +142,7 @@ def directories(environ: Mapping[str, str]) -> list[str]:
 
 
 def remember(vm: Machine) -> None:
-    """Note that `vm` was used under its name; a list that cannot be written is no failure."""
+    """Record that `vm` was used under its name; failing to write the list is not an error."""
     directory = os.path.realpath(vm.directory)
     if "\n" in directory:
         return
@@ -162,26 +162,26 @@ def note_use(name: str, directory: str, environ: Mapping[str, str]) -> None:
     """
     if list_file(environ) is None:
         return
-    mine = Known(name, note.place(directory), directory)
+    mine = Known(name, launch_record.place(directory), directory)
     if str(mine) in map(str, rows(environ)):
         return
 
     def changed(before: list[Known]) -> list[Known]:
         kept = [each for each in before if each.is_there or each.name != mine.name]
-        places = [note.place(each.directory) if each.is_there else each.place for each in kept]
+        places = [launch_record.place(each.directory) if each.is_there else each.place for each in kept]
         return [*(each for each, place in zip(kept, places, strict=True) if place != mine.place), mine]
 
     _rewrite(environ, changed)
 
 
 def forget_missing(environ: Mapping[str, str]) -> None:
-    """Take those that are gone off the list."""
+    """Remove missing machines from the list."""
     if list_file(environ) is not None:
         _rewrite(environ, lambda before: [each for each in before if each.is_there])
 
 
 def _rewrite(environ: Mapping[str, str], change: Callable[[list[Known]], list[Known]]) -> None:
-    """Change the list; several at once come one after the other."""
+    """Change the list, one process at a time."""
     import fcntl
 
     path = list_file(environ) or ""
@@ -229,7 +229,7 @@ def labelled(wanted: Sequence[str], environ: Mapping[str, str]) -> list[str]:
         return found
     raise UsageError(
         f"no known machine has the label{'s' if len(wanted) > 1 else ''} {', '.join(wanted)}",
-        hint=f"labels in use: {', '.join(sorted(seen)) or 'none'}; VM_LABELS gives a machine labels",
+        hint=f"labels in use: {', '.join(sorted(seen)) or 'none'}; VM_LABELS sets the labels of a machine",
     )
 
 
@@ -263,5 +263,5 @@ def resolve(word: str, environ: Mapping[str, str]) -> str:
     if os.path.lexists(os.path.join(here, ".vmrc")):
         return here
     if os.path.isdir(here) and word not in machines(environ):
-        return here  # what it lacks is said there
+        return here  # what it lacks is reported there
     return find(word, environ)

@@ -38,7 +38,7 @@ class Report:
         return {name.lstrip("_"): getattr(self, name) for name in self.__slots__}
 
     def shown(self) -> list[str]:
-        """The lines that a person reads; what they hold of a guest, an image or a name is not cleaned yet."""
+        """The lines that a person reads; names and guest data in them are not cleaned yet."""
         return [repr(self)]
 
     def __str__(self) -> str:
@@ -46,7 +46,7 @@ class Report:
         return "\n".join(map(printable, self.shown()))
 
     def __repr__(self) -> str:
-        """What there is to know, in the order in which it was given; how it is printed is not part of it."""
+        """The values in the order in which they were given, without how they are printed."""
         code = type(self).__init__.__code__
         given = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
         names = sorted(self.__slots__, key=lambda name: given.index(name) if name in given else len(given))
@@ -64,7 +64,7 @@ class Status(Report):
         state: see `machine.state`.
         detail: one line more, or "".
         pid: QEMU's, or None.
-        ssh: True, False, or None where it was not asked.
+        ssh: True, False, or None if it was not tried.
         ssh_port: port of 127.0.0.1, or None.
         hint: what to do about it, or None.
     """
@@ -153,11 +153,11 @@ class Started(Report):
         self.disposable = disposable
 
     def shown(self) -> list[str]:
-        how = f"ready after {self.seconds:.1f} s" if self.ready else "QEMU runs; not waited for the guest"
+        how = f"ready after {self.seconds:.1f} s" if self.ready else "QEMU runs; did not wait for the guest"
         if not self._has_ssh:
             how = "started"
         port = f", ssh on port {self.ssh_port}" if self.ssh_port and self._has_ssh else ""
-        lost = ", disposable: its changes will vanish" if self.disposable else ""
+        lost = ", disposable: changes will be discarded" if self.disposable else ""
         clock = f"; {self.clock}" if self.clock else ""
         screen = [f"{self.machine}: `{self.attach}` shows its screen"] if self.attach else []
         return [f"{self.machine}: {how} (pid {self.pid}{port}{lost}){clock}", *screen]
@@ -199,7 +199,7 @@ class Saved(Report):
         part = f" ({self.suspend_seconds:.1f} s to suspend)" if self.suspend_seconds else ""
         return [
             f"{self.machine}: state saved as {self.snapshot} in {self.seconds:.1f} s{part}; "
-            f"`qvm start --loadvm {quote(self.snapshot)}` goes on"
+            f"`qvm start --loadvm {quote(self.snapshot)}` resumes it"
         ]
 
 
@@ -251,8 +251,8 @@ class Paused(Report):
     """Result of `pause` and `resume`.
 
     Args:
-        asleep: what goes on is a guest that sleeps (QEMU 9 and later).
-        clock: what was done about the clock of a guest that stood still.
+        asleep: the resumed guest is suspended (QEMU 9 and later).
+        clock: how the clock of the paused guest was corrected.
     """
 
     __slots__ = ("asleep", "clock", "machine", "paused")
@@ -265,10 +265,10 @@ class Paused(Report):
 
     def shown(self) -> list[str]:
         if self.asleep:
-            return [f"{self.machine}: goes on, and is suspended as it was; `qvm wakeup` wakes it"]
+            return [f"{self.machine}: resumed, suspended as before; `qvm wakeup` wakes it"]
         if self.paused:
-            return [f"{self.machine}: paused; `qvm resume` goes on"]
-        return [f"{self.machine}: goes on" + (f"; {self.clock}" if self.clock else "")]
+            return [f"{self.machine}: paused; `qvm resume` resumes it"]
+        return [f"{self.machine}: resumed" + (f"; {self.clock}" if self.clock else "")]
 
 
 class Suspended(Report):
@@ -286,7 +286,7 @@ class Suspended(Report):
 
 
 class Woken(Report):
-    """Result of `wakeup`: `ready` is False where ssh was not waited for; `seconds` until it answered."""
+    """Result of `wakeup`: `ready` is False without waiting for ssh; `seconds` until it answered."""
 
     __slots__ = ("machine", "ready", "seconds")
 
@@ -297,7 +297,7 @@ class Woken(Report):
 
     def shown(self) -> list[str]:
         if not self.ready:
-            return [f"{self.machine}: awake; not waited for the guest"]
+            return [f"{self.machine}: awake; did not wait for the guest"]
         return [f"{self.machine}: awake, ready after {self.seconds:.1f} s"]
 
 
@@ -307,16 +307,16 @@ class Answers(Report):
     Its text is JSON, a line each; "" where it has been printed already.
     """
 
-    __slots__ = ("answers", "is_events", "is_one", "is_told", "machine")
+    __slots__ = ("answers", "is_events", "is_one", "is_printed", "machine")
 
     def __init__(
-        self, machine: str, answers: Sequence[Any], *, is_events: bool, is_one: bool, is_told: bool
+        self, machine: str, answers: Sequence[Any], *, is_events: bool, is_one: bool, is_printed: bool
     ) -> None:
         self.machine = machine
         self.answers = list(answers)
         self.is_events = is_events
         self.is_one = is_one
-        self.is_told = is_told
+        self.is_printed = is_printed
 
     @property
     def value(self) -> Any:
@@ -338,7 +338,7 @@ class Answers(Report):
     def __str__(self) -> str:
         from json import dumps
 
-        return "" if self.is_told else "\n".join(dumps(each, ensure_ascii=False) for each in self.answers)
+        return "" if self.is_printed else "\n".join(dumps(each, ensure_ascii=False) for each in self.answers)
 
     def as_json(self) -> dict[str, Any]:
         """`return` (one command), `returns` (several), or `events`."""
@@ -397,5 +397,5 @@ class Steps(Report):
         self.dry_run = is_dry
 
     def shown(self) -> list[str]:
-        would = "would make " if self.dry_run else ""
+        would = "would create " if self.dry_run else ""
         return [f"{self.machine}: {would}{step}" for step in self.steps]

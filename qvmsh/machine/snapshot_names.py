@@ -24,19 +24,19 @@ def require_name(vm: Machine, name: str) -> None:
     Raises:
         UsageError: with what is wrong with it.
     """
-    hint = "any other text is a name; without one it is the time"
+    hint = "choose another name; without one, the time is used"
     if not name:
         why = "it is empty"
     elif len(os.fsencode(name)) > 200:
         why = f"it has {len(os.fsencode(name))} bytes, of at most 200"
     elif not name.isprintable():
-        why = "it holds signs that cannot be shown"
+        why = "it contains unprintable characters"
     elif name != name.strip():
-        why = "it begins or ends with a blank"
+        why = "it begins or ends with a space"
     elif name.endswith(INTERNAL):
         why = f"qvm itself uses names that end in {' and '.join(INTERNAL)}"
     elif name.isascii() and name.isdigit():
-        why, hint = "QEMU would take it for a number", "put a letter into it"
+        why, hint = "QEMU would read it as a number", "add a letter"
     else:
         return
     shown = repr(name if len(name) <= 60 else name[:60] + "...")
@@ -49,5 +49,5 @@ def unknown(vm: Machine, name: str, there: Iterable[str]) -> StateError:
     return StateError(
         f"there is no snapshot {name if name.strip() else repr(name)}",
         machine=vm.name,
-        hint=f"there are: {', '.join(names)}" if names else "`qvm snapshot save NAME` makes one",
+        hint=f"there are: {', '.join(names)}" if names else "`qvm snapshot save NAME` creates one",
     )

@@ -20,20 +20,19 @@ from qvmsh.errors import (
 )
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
-from qvmsh.machine import launch_record as notes
-from qvmsh.machine import paths as machine_files
+from qvmsh.machine import launch_record, paths
 from qvmsh.machine.paths import PID_FILE
 from qvmsh.qemu import qmp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.launch_record import Note
+    from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import Machine
 
 STOPPED = "stopped"
-"""No QEMU, and the last one ended in order."""
+"""No QEMU, and the last one ended cleanly."""
 STARTING = "starting"
-"""A `start` is at work on it: QEMU comes up, or the guest does not answer yet."""
+"""A `start` is in progress: QEMU is coming up, or the guest does not answer yet."""
 RUNNING = "running"
 """QEMU runs the guest."""
 PAUSED = "paused"
@@ -43,9 +42,9 @@ SUSPENDED = "suspended"
 SHUT_DOWN = "shut down"
 """The guest is off, QEMU is still there (`-no-shutdown`)."""
 CRASHED = "crashed"
-"""The guest panicked, or QEMU ended without being asked."""
+"""The guest panicked, or QEMU ended unexpectedly."""
 BROKEN = "broken"
-"""QEMU is there, but cannot be talked to or must not go on; the detail says why."""
+"""QEMU is there, but cannot be reached or must not be resumed; the detail says why."""
 
 YOUNG_S = 10.0
 """A QEMU younger than this that does not answer is still coming up."""
@@ -55,7 +54,7 @@ GREETING_S = 5.0
 ENDING_S = 3.0
 """How long QEMU may take from the end of its monitor to its own."""
 
-AGAIN = "`qvm start` starts it again; .qvm/log/ has its last words"
+AGAIN = "`qvm start` starts it again; .qvm/log/ has its output"
 
 _KINDS = {
     "running": (RUNNING, ""),
@@ -68,16 +67,16 @@ _KINDS = {
     "io-error": (PAUSED, "QEMU paused the guest after an I/O error; is the host's disk full?"),
     "watchdog": (PAUSED, "the guest's watchdog fired"),
     "debug": (PAUSED, "stopped at a breakpoint"),
-    "restore-vm": (PAUSED, "a snapshot could not be loaded; do not let it go on, `qvm kill` it"),
+    "restore-vm": (PAUSED, "a snapshot could not be loaded; do not resume it, use `qvm kill`"),
     "inmigrate": (PAUSED, "QEMU waits for a state to be loaded"),
     "save-vm": (PAUSED, "a snapshot is being saved"),
     "finish-migrate": (PAUSED, "QEMU finishes a migration"),
-    "postmigrate": (PAUSED, "QEMU has handed the guest on"),
+    "postmigrate": (PAUSED, "the guest was migrated to another QEMU"),
 }
 
 
 SPOILT = ("restore-vm", "internal-error", "guest-panicked", "inmigrate", "finish-migrate", "save-vm")
-"""QEMU's states in which a guest that went on would destroy its disks, or cannot go on at all."""
+"""QEMU's states in which a guest cannot be resumed, or would destroy its disks."""
 
 
 class Observation:
@@ -85,11 +84,11 @@ class Observation:
 
     Args:
         kind: one of this module's constants.
-        detail: one line more, "" where `kind` says it all.
-        pid: QEMU's, None where there is none.
-        note: what the launch chose, None where it is unknown.
+        detail: one more line, "" if `kind` says it all.
+        pid: QEMU's, None without one.
+        note: the launch record, None if unknown.
         hint: what to do about it.
-        status: QEMU's own word for it, "" where it was not asked.
+        status: QEMU's own word for it, "" if it was not asked.
     """
 
     __slots__ = ("detail", "hint", "kind", "note", "pid", "status")
@@ -99,7 +98,7 @@ class Observation:
         kind: str,
         detail: str = "",
         pid: int | None = None,
-        note: Note | None = None,
+        note: LaunchRecord | None = None,
         hint: str | None = None,
         status: str = "",
     ) -> None:
@@ -121,7 +120,7 @@ class Observation:
 
     @property
     def is_spoilt(self) -> bool:
-        """True if the guest must not go on, or cannot."""
+        """True if the guest must not, or cannot, be resumed."""
         return self.status in SPOILT
 
 
@@ -133,63 +132,67 @@ def observe(vm: Machine) -> Observation:
         return _foreign(vm)
     except OSError as error:
         what = f".qvm/{os.path.basename(vm.files.pid_file)}: {error.strerror}"
-        return Observation(BROKEN, what, hint="move it away; a QEMU that runs is found without it")
-    note = notes.read(vm.files)
+        return Observation(BROKEN, what, hint="move it away; a running QEMU is found without it")
+    note = launch_record.read(vm.files)
     if pid is None:
         return _without_process(vm, note)
     if note is None:
-        return _unknown_process(pid, "its note .qvm/running is gone")
+        return _unknown_process(pid, "its launch record .qvm/running is missing")
     if process.is_stopped(pid):
         return _frozen(pid)
     try:
         status = qmp.ask(note.socket("qmp"), "query-status", timeout_s=GREETING_S)["status"]
     except PermissionError:
         who = process.user(pid)
-        detail = f"it is {who}'s machine, its monitor is closed to you"
-        return Observation(RUNNING, detail, pid, note, f"ask as {who} or as root")
+        detail = f"it is {who}'s machine: you may not use its monitor"
+        return Observation(RUNNING, detail, pid, note, f"run this as {who} or as root")
     except (OSError, QmpError) as error:
         return _silent(vm, pid, note, error)
     if note.loading and status != "running":
         return _loading(vm, pid, note)
     kind, detail = _KINDS.get(status, (PAUSED, f"QEMU says {status}"))
-    if kind == PAUSED and os.path.lexists(vm.files.unfinished) and locks.working(vm.files.work_lock) is None:
-        from qvmsh.machine import journal as journals
+    if (
+        kind == PAUSED
+        and os.path.lexists(vm.files.snapshot_journal)
+        and locks.working(vm.files.work_lock) is None
+    ):
+        from qvmsh.machine import journal
 
-        if journals.must_stand_still(vm):
-            detail = f"a commit was interrupted, and the guest {journals.HELD}"
-            return Observation(kind, detail, pid, note, journals.HELD_HINT, status)
+        if journal.must_stand_still(vm):
+            detail = f"a commit was interrupted, and the guest {journal.HELD}"
+            return Observation(kind, detail, pid, note, journal.HELD_HINT, status)
     return Observation(kind, detail, pid, note, status=status)
 
 
-def _loading(vm: Machine, pid: int, note: Note) -> Observation:
+def _loading(vm: Machine, pid: int, note: LaunchRecord) -> Observation:
     """A guest into which a `start` is loading a state, or was when it was killed."""
     by = locks.working(vm.files.work_lock)
     if by and by.what.partition(" ")[0] in ("start", "run", "snapshot"):
-        return Observation(STARTING, f"{by} loads the state {note.loading}", pid, note)
-    if os.path.lexists(vm.files.unfinished):
-        from qvmsh.machine import journal as journals
+        return Observation(STARTING, f"{by} is loading the state {note.loading}", pid, note)
+    if os.path.lexists(vm.files.snapshot_journal):
+        from qvmsh.machine import journal
 
-        verb = "start" if journals.is_of(vm, journals.Kind.SNAPSHOT_LOAD) else "snapshot restore"
+        verb = "start" if journal.is_of(vm, journal.Kind.SNAPSHOT_LOAD) else "snapshot restore"
         return Observation(
             BROKEN,
-            f"the `qvm {verb}` that was loading {note.loading} has gone; the guest must not go on",
+            f"the `qvm {verb}` that was loading {note.loading} was interrupted; do not resume the guest",
             pid,
             note,
-            "`qvm doctor --fix` goes back to the state before; so does the next command that changes it",
+            "`qvm doctor --fix` restores the previous state; so does the next command that changes it",
         )
     from qvmsh.config.words import quote
 
     return Observation(
         BROKEN,
-        f"the `qvm start` that was loading the state {note.loading} has gone; the guest must not go on",
+        f"the `qvm start` that was loading the state {note.loading} was interrupted; do not resume the guest",
         pid,
         note,
         f"`qvm stop` ends QEMU, then `qvm start --loadvm {quote(note.loading)}`; "
-        "the state is as it was saved",
+        "the saved state is unchanged",
     )
 
 
-def _without_process(vm: Machine, note: Note | None) -> Observation:
+def _without_process(vm: Machine, note: LaunchRecord | None) -> Observation:
     by = locks.working(vm.files.work_lock)
     is_other = by is not None and by.pid != os.getpid()
     if by and is_other and by.what.partition(" ")[0] in ("start", "run"):
@@ -198,21 +201,21 @@ def _without_process(vm: Machine, note: Note | None) -> Observation:
         left = process.number(host_files.read(vm.files.pid_file).text.strip())
     except OSError:
         return _without_pid_file(vm, note)
-    if notes.is_of_a_copy(vm.files):
-        return Observation(STOPPED)  # what .qvm tells is of the directory that this is a copy of
+    if launch_record.is_of_a_copy(vm.files):
+        return Observation(STOPPED)  # .qvm describes the directory that this is a copy of
     if note and not note.is_of_this_boot:
-        return Observation(STOPPED, "the host went down while it ran")
-    detail = f"QEMU (pid {left}) ended without being asked" if left else "QEMU never came up"
+        return Observation(STOPPED, "the host went down while it was running")
+    detail = f"QEMU (pid {left}) ended unexpectedly" if left else "QEMU did not start"
     if left and process.exists(left):
         detail += f"; pid {left} is now another program, `{process.program(left)}`"
-    words = machine_files.tail(vm.files.qemu_stderr, 1)
+    words = paths.tail(vm.files.qemu_stderr, 1)
     return Observation(
-        CRASHED, "; ".join([detail, *(f"its last words: {line}" for line in words)]), hint=AGAIN
+        CRASHED, "; ".join([detail, *(f"its last output: {line}" for line in words)]), hint=AGAIN
     )
 
 
 def has_crashed(vm: Machine) -> bool:
-    """True if a QEMU that has ended did not end in order: then it removes its pid file."""
+    """True if QEMU crashed: otherwise it removes its pid file at its end."""
     try:
         return os.path.lexists(vm.files.pid_file) and locks.holder(vm.files.pid_file) is None
     except OSError:
@@ -220,19 +223,19 @@ def has_crashed(vm: Machine) -> bool:
 
 
 def crash(vm: Machine, when: str, status: int = 0) -> LaunchError:
-    """The error for a QEMU that has crashed, with its last words.
+    """The error for a QEMU that has crashed, with its last output.
 
     Args:
-        when: what was under way: `while the guest was starting`.
+        when: what was in progress: `while the guest was starting`.
         status: the process' return code as `subprocess` has it, where that is known.
     """
-    words = machine_files.tail(vm.files.qemu_stderr, 5)
+    words = paths.tail(vm.files.qemu_stderr, 5)
     how = f" ({process.signal_name(-status)})" if status < 0 else ""
     return LaunchError(f"QEMU crashed {when}{how}", machine=vm.name, details=words, hint=AGAIN)
 
 
 def tell_crash(vm: Machine, error: QvmError) -> None:
-    """Let an error say so if what failed, failed because QEMU has crashed meanwhile."""
+    """Add to an error that QEMU has crashed meanwhile, if that is its cause."""
     is_of_qemu = isinstance(error, QmpError) and has_ended(vm, error)
     if (is_of_qemu or isinstance(error, GuestUnreachableError | DeadlineError)) and has_crashed(vm):
         error.details = (*error.details, end(vm))
@@ -240,18 +243,17 @@ def tell_crash(vm: Machine, error: QvmError) -> None:
 
 
 def end(vm: Machine) -> str:
-    """How a QEMU ended that is no more, as a remark."""
+    """How QEMU ended, as a remark."""
     if not has_crashed(vm):
         return "QEMU has ended"
-    return "; ".join(
-        ["QEMU crashed", *(f"its last words: {line}" for line in machine_files.tail(vm.files.qemu_stderr, 1))]
-    )
+    words = paths.tail(vm.files.qemu_stderr, 1)
+    return "; ".join(["QEMU crashed", *(f"its last output: {line}" for line in words)])
 
 
-def _without_pid_file(vm: Machine, note: Note | None) -> Observation:
-    """No pid file means stopped, unless QEMU is there all the same: somebody removed the file, or `.qvm`.
+def _without_pid_file(vm: Machine, note: LaunchRecord | None) -> Observation:
+    """No pid file means stopped, unless QEMU runs and the file, or `.qvm`, was removed.
 
-    QEMU removes the file of that name at its end, whoever's it has become; so may a person. The process still
+    QEMU removes the file of that name at its end, even another run's; so may a person. The process still
     holds its lock on the file that has no name any more.
     """
     pid = process.find_locking(vm.directory, ["-pidfile", PID_FILE], _accounts(vm))
@@ -282,32 +284,32 @@ def _accounts(vm: Machine) -> set[int]:
     return found
 
 
-def _rebuilt(vm: Machine, pid: int) -> Note:
-    """What a launch chose, from the arguments of its QEMU: of a machine whose note was removed."""
+def _rebuilt(vm: Machine, pid: int) -> LaunchRecord:
+    """What a launch chose, from the arguments of its QEMU: for a machine whose record was removed."""
     from qvmsh.machine import identity
 
     argv = process.arguments(pid)
     uuid = argv[argv.index("-uuid") + 1] if "-uuid" in argv[:-1] else ""
     head = next((word for word in argv if "-:22" in word), "").partition("-:22")[0]
     port = head.rpartition(":")[2]
-    return notes.Note(
+    return launch_record.LaunchRecord(
         runtime=identity.runtime_path(vm, uuid, process.effective_uid(pid) or 0),
         boot=process.boot_id(),
         ssh_port=int(port) if port.isdigit() else 0,
         user=vm.settings.text("VM_MACHINE_USER"),
         disposable=any("/disposable-" in word or word == "-snapshot" for word in argv),
-        directory=notes.place(vm.directory),
+        directory=launch_record.place(vm.directory),
     )
 
 
-def _silent(vm: Machine, pid: int, note: Note, error: Exception) -> Observation:
-    """QEMU's process is there but its monitor gives no answer: say why."""
+def _silent(vm: Machine, pid: int, note: LaunchRecord, error: Exception) -> Observation:
+    """Say why the monitor of an existing QEMU process does not answer."""
     if process.is_stopped(pid):
         return _frozen(pid)
     if isinstance(error, FileNotFoundError):
         return Observation(
             BROKEN,
-            f"its sockets are gone (somebody removed {note.runtime})",
+            f"its sockets are missing ({note.runtime} was removed)",
             pid,
             note,
             "`qvm stop` can still reach the guest by ssh, `qvm kill` ends QEMU",
@@ -328,17 +330,17 @@ def _silent(vm: Machine, pid: int, note: Note, error: Exception) -> Observation:
 
 
 def _frozen(pid: int) -> Observation:
-    hint = f"`kill -CONT {pid}` lets it go on"
+    hint = f"`kill -CONT {pid}` continues it"
     if process.is_without_terminal(pid):
-        hint = f"`fg` in the shell that began it lets it go on; so may `kill -CONT {pid}`"
+        hint = f"`fg` in the shell that started it continues it; so does `kill -CONT {pid}`"
     return Observation(BROKEN, "the QEMU process is stopped by a signal", pid, None, hint)
 
 
 def _unknown_process(pid: int, why: str) -> Observation:
     if is_qemu(pid):
         return Observation(BROKEN, why, pid, None, "`qvm kill` ends QEMU")
-    what = f"the pid file is locked by `{process.program(pid)}`, which is no QEMU"
-    return Observation(BROKEN, what, pid, None, f"look at pid {pid}; qvm leaves it alone")
+    what = f"the pid file is locked by `{process.program(pid)}`, which is not QEMU"
+    return Observation(BROKEN, what, pid, None, f"check pid {pid}; qvm does not touch it")
 
 
 def is_qemu(pid: int) -> bool:
@@ -349,14 +351,15 @@ def is_qemu(pid: int) -> bool:
 
 def _foreign(vm: Machine) -> Observation:
     who = process.user_name(os.lstat(vm.files.state).st_uid)
-    return Observation(BROKEN, f"it is {who}'s machine and closed to you", hint=f"ask as {who} or as root")
+    detail = f"it is {who}'s machine: you may not use it"
+    return Observation(BROKEN, detail, hint=f"run this as {who} or as root")
 
 
-def require_live(vm: Machine, what: str) -> tuple[int, Note]:
+def require_live(vm: Machine, what: str) -> tuple[int, LaunchRecord]:
     """Pid and note of the running QEMU of `vm`.
 
     Raises:
-        StateError: there is none; the text says what state it is in and that `what` needs it.
+        StateError: it is not running; the text names its state and what needs QEMU.
     """
     seen = observe(vm)
     if seen.pid is None or seen.note is None:
@@ -364,10 +367,10 @@ def require_live(vm: Machine, what: str) -> tuple[int, Note]:
     return seen.pid, seen.note
 
 
-def reachable(vm: Machine, what: str) -> tuple[int, Note]:
-    """As `require_live`, but does not ask QEMU: for a command whose own question tells as much."""
+def reachable(vm: Machine, what: str) -> tuple[int, LaunchRecord]:
+    """As `require_live`, but does not ask QEMU: for a command whose own question reveals as much."""
     try:
-        pid, note = locks.holder(vm.files.pid_file), notes.read(vm.files)
+        pid, note = locks.holder(vm.files.pid_file), launch_record.read(vm.files)
     except OSError:
         pid = note = None
     if pid is None or note is None or process.is_stopped(pid):
@@ -376,10 +379,10 @@ def reachable(vm: Machine, what: str) -> tuple[int, Note]:
 
 
 def require_sound(vm: Machine, seen: Observation, what: str) -> None:
-    """Refuse what would let a guest go on, or save it, whose memory and disks may not fit together.
+    """Refuse to resume or save a guest whose memory and disks may not fit together.
 
     Raises:
-        StateError: so it is.
+        StateError: they may not.
     """
     if seen.is_spoilt:
         raise StateError(
@@ -396,7 +399,7 @@ def not_in_state(vm: Machine, seen: Observation, what: str, required: str) -> Qv
         return StateError(f"cannot {what}: {seen.detail}", machine=vm.name, hint=seen.hint, actual=seen.kind)
     hint = seen.hint
     if seen.kind == STARTING and not seen.is_live:
-        hint = "Ctrl-C ends that start; else try again in a moment"
+        hint = "wait for that start, or end it with Ctrl-C"
     elif not hint and what not in ("stop", "kill"):
         hint = _way_on(seen, required)
     return StateError(
@@ -405,9 +408,9 @@ def not_in_state(vm: Machine, seen: Observation, what: str, required: str) -> Qv
 
 
 def _way_on(seen: Observation, required: str) -> str | None:
-    """What leads from the state that is seen to the one that a command needs."""
+    """A hint that leads from the observed state to the required one."""
     if seen.kind == PAUSED:
-        return "`qvm resume` lets it go on"
+        return "`qvm resume` resumes it"
     if seen.kind == SUSPENDED:
         return "`qvm wakeup` wakes it"
     if seen.kind == RUNNING:
@@ -417,8 +420,8 @@ def _way_on(seen: Observation, required: str) -> str | None:
     return None if seen.is_live else "`qvm start` starts it"
 
 
-def has_ssh(vm: Machine, note: Note) -> bool:
-    """True if the guest is ready once its ssh answers; else it is as soon as QEMU runs."""
+def has_ssh(vm: Machine, note: LaunchRecord) -> bool:
+    """True if the guest is ready once its ssh answers; False if it is as soon as QEMU runs."""
     if not note.ssh_port or note.ready == "none":
         return False
     try:
@@ -428,7 +431,7 @@ def has_ssh(vm: Machine, note: Note) -> bool:
 
 
 def has_ended(vm: Machine, error: QmpError) -> bool:
-    """True if what failed, failed because QEMU has ended; its monitor is closed before its process ends."""
+    """True if the failure is due to QEMU's end; its monitor closes before its process ends."""
     if error.error_class is not None:  # its own refusal
         return False
     try:
@@ -442,6 +445,6 @@ def has_ended(vm: Machine, error: QmpError) -> bool:
 
 
 def silent(vm: Machine) -> QvmError:
-    """The error for a QEMU that has just not answered: looks again and says what it is."""
+    """The error for a QEMU that did not answer: observes the machine again."""
     seen = observe(vm)
     return QmpError(f"the monitor does not answer: it is {seen}", machine=vm.name, hint=seen.hint)

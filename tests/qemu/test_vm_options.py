@@ -38,11 +38,11 @@ def test_init_dry_run_says_what_it_would_do_and_does_nothing(blank: Blank, flag:
         (vm.directory / f"demo-{name}.qcow2").unlink()
     would = vm.ok("init", flag)
     assert would.out.splitlines() == [
-        "demo: would make demo-base.qcow2: copied from demo-seed.qcow2",
-        "demo: would make demo-backing.qcow2: empty, on demo-base.qcow2",
+        "demo: would create demo-base.qcow2: copied from demo-seed.qcow2",
+        "demo: would create demo-backing.qcow2: empty, on demo-base.qcow2",
     ]
     assert sorted(path.name for path in vm.directory.glob("*.qcow2")) == ["demo-seed.qcow2"]
-    assert vm.ok("init").out == would.out.replace("would make ", "")
+    assert vm.ok("init").out == would.out.replace("would create ", "")
 
 
 @pytest.mark.parametrize("flag", ["-k", "--clobber-backing"])

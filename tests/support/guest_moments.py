@@ -138,7 +138,7 @@ def next_command(vm: Vm, *words: str) -> Result:
     deadline = time.monotonic() + 60
     while True:
         result = vm.qvm(*words)
-        if "is at work on it" not in result.err or time.monotonic() > deadline:
+        if "is working on it" not in result.err or time.monotonic() > deadline:
             assert result.status == 0, str(result)
             return result
         time.sleep(0.1)

@@ -24,9 +24,6 @@ LONG_FILES = {
 LONG_FUNCTIONS = {
     "qvmsh/commands/archive.py:archive": "its many options, and their help in the docstring",
     "qvmsh/config/variables.py:_table": "the table of all variables, a row each",
-    "qvmsh/machine/power/hardware.py:hardware": SPLIT,
-    "qvmsh/machine/power/launch.py:_Attempt._launch": SPLIT,
-    "qvmsh/machine/power/launch.py:_Attempt._spawn": SPLIT,
 }
 
 MANY_PARAMETERS = {

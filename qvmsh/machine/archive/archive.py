@@ -38,7 +38,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from qvmsh.machine.launch_record import Note
+    from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import Machine
 
 
@@ -83,7 +83,7 @@ def _telling_what_is_left(job: Job) -> Iterator[None]:
             error.details = (*error.details, job.changed)
         raise
     except (KeyboardInterrupt, Terminated):
-        is_undone = not os.path.exists(job.vm.files.interrupted)
+        is_undone = not os.path.exists(job.vm.files.archive_journal)
         left = job.left if is_undone else "the next command on the machine recovers its disks"
         job.vm.io.warn(f"{job.vm.name}: interrupted; {left}")
         raise
@@ -285,7 +285,7 @@ def _failure(job: Job, error: QmpError) -> QmpError:
 
 
 @contextlib.contextmanager
-def _resuming_on_failure(note: Note, writer: Writer) -> Iterator[None]:
+def _resuming_on_failure(note: LaunchRecord, writer: Writer) -> Iterator[None]:
     """After a failure resume a paused guest at once, before anything is undone."""
     try:
         yield
@@ -298,13 +298,13 @@ def _resuming_on_failure(note: Note, writer: Writer) -> Iterator[None]:
         raise
 
 
-def _resume(note: Note) -> None:
+def _resume(note: LaunchRecord) -> None:
     with contextlib.suppress(OSError, QmpError), conversation.begin(note) as qemu:
         if qemu.ask("query-status")["status"] == "paused":
             conversation.resume(qemu)
 
 
-def _live(job: Job, note: Note, *, is_held: bool) -> tuple[Archive, Point]:
+def _live(job: Job, note: LaunchRecord, *, is_held: bool) -> tuple[Archive, Point]:
     from qvmsh.qemu.session import Session
 
     vm, wish = job.vm, job.wish
@@ -323,7 +323,7 @@ def _live(job: Job, note: Note, *, is_held: bool) -> tuple[Archive, Point]:
     return writer.result()
 
 
-def _copy(job: Job, note: Note, writer: Writer, *, is_held: bool) -> changes.Tracking:
+def _copy(job: Job, note: LaunchRecord, writer: Writer, *, is_held: bool) -> changes.Tracking:
     """Copy all disks, as they are at one moment."""
     from qvmsh.qemu.session import Session
 
@@ -355,7 +355,7 @@ def _copy(job: Job, note: Note, writer: Writer, *, is_held: bool) -> changes.Tra
     return tracking
 
 
-def _remove_old_bitmaps(vm: Machine, note: Note, writer: Writer, tracking: changes.Tracking) -> None:
+def _remove_old_bitmaps(vm: Machine, note: LaunchRecord, writer: Writer, tracking: changes.Tracking) -> None:
     from qvmsh.qemu.session import Session
 
     with (
@@ -366,7 +366,7 @@ def _remove_old_bitmaps(vm: Machine, note: Note, writer: Writer, tracking: chang
         tracking.remove_old(qemu, is_whole=writer.is_whole)
 
 
-def _save(job: Job, note: Note, writer: Writer, *, is_held: bool) -> None:
+def _save(job: Job, note: LaunchRecord, writer: Writer, *, is_held: bool) -> None:
     """Save a snapshot with memory; the guest stays paused, and the journal says so first."""
     writer.journal.write(is_held=is_held)
     name, program = job.wish.savevm, programs.qemu_img(job.vm)

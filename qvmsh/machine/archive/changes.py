@@ -56,7 +56,9 @@ def staged(vm: Machine, suffix: str) -> str:
 
 def clear_staged(vm: Machine) -> None:
     """Remove such files of killed commands, and their unfinished journals."""
-    kinds = [os.path.basename(path) + ".part" for path in (vm.files.interrupted, vm.files.unfinished)]
+    kinds = [
+        os.path.basename(path) + ".part" for path in (vm.files.archive_journal, vm.files.snapshot_journal)
+    ]
     for name in os.listdir(vm.files.state):
         kind = next((each for each in (STAGED, *kinds) if name.startswith(each)), "")
         pid = name.removeprefix(kind).partition("-")[0]

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from qvmsh.machine.archive.drives import Drive
     from qvmsh.machine.journal import Journal, Record
-    from qvmsh.machine.launch_record import Note
+    from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import Machine
     from qvmsh.qemu.session import Session
 
@@ -69,7 +69,7 @@ class LiveCopy:
     def __init__(
         self,
         vm: Machine,
-        note: Note,
+        note: LaunchRecord,
         qemu: Session,
         drives: Sequence[Drive],
         journal: Journal,

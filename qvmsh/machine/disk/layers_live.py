@@ -22,7 +22,7 @@ from qvmsh.machine.work.recovery import Transaction
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.launch_record import Note
+    from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import Machine
     from qvmsh.machine.storage.volumes import Volume
 
@@ -96,7 +96,7 @@ def flatten(vm: Machine, seen: state.Observation, disk: Volume) -> None:
             recovery.flush(store, disk.node)
 
 
-def _running(vm: Machine, seen: state.Observation, what: str) -> tuple[Note, int]:
+def _running(vm: Machine, seen: state.Observation, what: str) -> tuple[LaunchRecord, int]:
     if seen.note is None or seen.pid is None or seen.kind not in (state.RUNNING, state.PAUSED):
         raise state.not_in_state(vm, seen, what, state.RUNNING)
     return seen.note, seen.pid

@@ -1,10 +1,10 @@
-"""`doctor --fix`: what killed commands and careless hands left, mended and told.
+"""`doctor --fix`: repairs what killed commands and careless hands left, and reports it.
 
-    for mend in repair(vm, os.environ): print(mend.name, mend.finding)
+    for fix in repair(vm, os.environ): print(fix.name, fix.finding)
 
 Everything happens under the machine's work lock, so nothing is touched while a command is at work;
-what a running QEMU uses is left alone. Only names that qvm itself makes are removed. What is found
-in order is not told, so a second call tells nothing.
+what a running QEMU uses is left alone. Only names that qvm itself makes are removed. What is
+fine is not reported, so a second call reports nothing.
 """
 
 from __future__ import annotations
@@ -17,17 +17,13 @@ import subprocess
 from qvmsh.errors import ConfigError, LockedError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process, sockets
-from qvmsh.machine import journal as journals
-from qvmsh.machine import launch_record as notes
-from qvmsh.machine import state
+from qvmsh.machine import journal, launch_record, state
 from qvmsh.machine.create import layers as images
+from qvmsh.machine.doctor.findings import Finding
 from qvmsh.machine.guest import serial
 from qvmsh.machine.machine import Machine
-from qvmsh.machine.reports import Report
-from qvmsh.machine.storage import chain, volumes
-from qvmsh.machine.storage import selection as diskwork
-from qvmsh.machine.work import cleanup, guardian, recovery
-from qvmsh.machine.work import creation_folder as making
+from qvmsh.machine.storage import chain, selection, volumes
+from qvmsh.machine.work import cleanup, creation_folder, guardian, recovery
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import image
 
@@ -35,46 +31,34 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-MENDED, LEFT = "mended", "left"
+FIXED, LEFT = "fixed", "left"
 _PART = re.compile(r"\.part(\d*)(?:-[0-9a-f]{8})?$")
 YOUNG_S = 60.0
 """A runtime folder younger than this may be that of a start at work that nobody knows of yet."""
 
 
-class Mend(Report):
-    """One thing that was wrong: `level` is `mended`, or `left` where it could not be or may not be."""
-
-    __slots__ = ("finding", "hint", "level", "name")
-
-    def __init__(self, name: str, level: str, finding: str, hint: str | None = None) -> None:
-        self.name = name
-        self.level = level
-        self.finding = finding
-        self.hint = hint
-
-
-def repair(vm: Machine | None, environ: Mapping[str, str]) -> list[Mend]:
-    """Mend the machine, if there is one, and the user's runtime folder; return what was done."""
-    done: list[Mend] = []
+def repair(vm: Machine | None, environ: Mapping[str, str]) -> list[Finding]:
+    """Repair the machine, if there is one, and the user's runtime folder; return what was done."""
+    done: list[Finding] = []
     if vm is not None:
         try:
             with work_lock(vm, "doctor"):
                 done += _machine(vm)
         except LockedError as error:
-            what = f"nothing of the machine was mended: {error.what}"
-            done.append(Mend("work", LEFT, what, "try again when it has ended"))
+            what = f"the machine was not repaired: {error.what}"
+            done.append(Finding("work", LEFT, what, "try again when it has ended"))
         except OSError as error:
-            what = f"nothing of the machine was mended: {error.filename}: {error.strerror}"
-            hint = "ask as the user whose machine it is"
+            what = f"the machine was not repaired: {error.filename}: {error.strerror}"
+            hint = "run this as the machine's owner"
             if error.errno == errno.EROFS:
                 hint = host_files.READ_ONLY_HINT
-            done.append(Mend("rights", LEFT, what, hint))
+            done.append(Finding("rights", LEFT, what, hint))
     done += _stale_folders(environ)
-    done += [Mend("leftovers", MENDED, line) for line in making.sweep(environ)]
+    done += [Finding("leftovers", FIXED, line) for line in creation_folder.sweep(environ)]
     return done
 
 
-def _machine(vm: Machine) -> list[Mend]:
+def _machine(vm: Machine) -> list[Finding]:
     done = [*_rights(vm), *_unfinished(vm), *_console(vm)]
     seen = state.observe(vm)
     if seen.is_live or locks.holder(vm.files.pid_file) is not None:
@@ -83,26 +67,26 @@ def _machine(vm: Machine) -> list[Mend]:
         try:
             done += step(vm)
         except QvmError as error:
-            done.append(Mend(step.__name__.strip("_").replace("_", " "), LEFT, error.what, error.hint))
+            done.append(Finding(step.__name__.strip("_").replace("_", " "), LEFT, error.what, error.hint))
     return done
 
 
-def _console(vm: Machine) -> Iterator[Mend]:
-    """Begin a new keeper of a running machine's console, if somebody has killed it."""
-    pid, note = locks.holder(vm.files.pid_file), notes.read(vm.files)
+def _console(vm: Machine) -> Iterator[Finding]:
+    """Start a new keeper of a running machine's console if it was killed."""
+    pid, note = locks.holder(vm.files.pid_file), launch_record.read(vm.files)
     if pid is None or note is None or serial.is_kept(note):
         return
     try:
         if serial.revive(vm, note, pid):
-            yield Mend("console", MENDED, "the process that keeps the console was gone: a new one does")
+            yield Finding("console", FIXED, "the process that keeps the console had ended: started a new one")
     except (OSError, subprocess.SubprocessError) as error:
-        yield Mend("console", LEFT, f"no process keeps the console: {error}", "`qvm restart` begins one")
+        yield Finding("console", LEFT, f"no process keeps the console: {error}", "`qvm restart` starts one")
 
 
 # Rights
 
 
-def _rights(vm: Machine) -> Iterator[Mend]:
+def _rights(vm: Machine) -> Iterator[Finding]:
     """Close to others what they may not change, or not read: `.qvm`, the key, the known hosts."""
     private = guest_files(vm)
     for path in _files(vm):
@@ -110,10 +94,11 @@ def _rights(vm: Machine) -> Iterator[Mend]:
             status = os.lstat(path)
         except FileNotFoundError:
             continue
+        name = volumes.inside(vm, path)
         is_inside = path.startswith(vm.directory + os.sep)
         if os.geteuid() == 0 and status.st_uid and is_inside:  # root's own machine: `machine.owner`
             os.chown(path, 0, 0, follow_symlinks=False)
-            yield Mend("rights", MENDED, f"{_short(vm, path)} is root's now")
+            yield Finding("rights", FIXED, f"{name} now belongs to root")
         mode = status.st_mode & 0o7777
         wanted = mode & ~_forbidden(vm, path, private)
         if mode == wanted or os.path.islink(path):
@@ -122,18 +107,18 @@ def _rights(vm: Machine) -> Iterator[Mend]:
             os.chmod(path, wanted)
         except PermissionError:
             who = process.user_name(status.st_uid)
-            what = f"{_short(vm, path)} has mode {mode:o} and is {who}'s"
-            yield Mend("rights", LEFT, what, f"as {who} or root: `chmod {wanted:o} {_short(vm, path)}`")
+            what = f"{name} has mode {mode:o} and is {who}'s"
+            yield Finding("rights", LEFT, what, f"as {who} or root: `chmod {wanted:o} {name}`")
         else:
-            yield Mend("rights", MENDED, f"{_short(vm, path)} has mode {wanted:o} now, it had {mode:o}")
+            yield Finding("rights", FIXED, f"{name} has mode {wanted:o} now, it was {mode:o}")
     for name, path in (("known hosts", vm.files.known_hosts), ("uuid", vm.files.uuid)):
         if os.path.isdir(path) and not os.path.islink(path):
             try:
                 os.rmdir(path)
-                yield Mend(name, MENDED, f"{_short(vm, path)} was an empty folder: removed")
+                yield Finding(name, FIXED, f"{volumes.inside(vm, path)} was an empty folder: removed")
             except OSError:
-                what = f"{_short(vm, path)} is a folder, and not empty"
-                yield Mend(name, LEFT, what, "move it away: a file belongs there")
+                what = f"{volumes.inside(vm, path)} is a folder, and not empty"
+                yield Finding(name, LEFT, what, "move it away: a file belongs there")
 
 
 def _files(vm: Machine) -> list[str]:
@@ -156,7 +141,7 @@ def _forbidden(vm: Machine, path: str, private: set[str]) -> int:
 
 
 def guest_files(vm: Machine) -> set[str]:
-    """What of the machine's directory holds what is the guest's: its images, and `.qvm` with the logs."""
+    """The paths in the machine's directory that hold the guest's data: images, and `.qvm` with the logs."""
     found = {vm.files.state}
     try:
         layers = images.Layers(vm)
@@ -177,11 +162,11 @@ def _key(vm: Machine) -> str:
 # What a run and a killed command left
 
 
-def _crash(vm: Machine) -> Iterator[Mend]:
-    """The pid file, the note and the sockets of a QEMU that ended without being asked."""
+def _crash(vm: Machine) -> Iterator[Finding]:
+    """The pid file, launch record and sockets of a QEMU that ended unexpectedly."""
     seen = state.observe(vm)
-    note = notes.read(vm.files)
-    left = [path for path in (vm.files.pid_file, vm.files.note) if os.path.lexists(path)]
+    note = launch_record.read(vm.files)
+    left = [path for path in (vm.files.pid_file, vm.files.launch_record) if os.path.lexists(path)]
     left += [entry for entry in _in_state_folder(vm) if _is_ours(os.path.basename(entry))]
     if note and os.path.isdir(note.runtime):
         left.append(note.runtime)
@@ -191,29 +176,29 @@ def _crash(vm: Machine) -> Iterator[Mend]:
     gone = [path for path in left if not os.path.lexists(path)]
     why = f" ({seen.detail})" if seen.kind == state.CRASHED and seen.detail else ""
     if gone:
-        names = ", ".join(_short(vm, path) for path in gone)
-        yield Mend("leftovers", MENDED, f"removed what an ended run left{why}: {names}")
+        names = ", ".join(volumes.inside(vm, path) for path in gone)
+        yield Finding("leftovers", FIXED, f"removed what an ended run left{why}: {names}")
     for path in left:
         if path not in gone:
-            what = f"{_short(vm, path)} holds something that is not qvm's, or is another user's"
-            yield Mend("leftovers", LEFT, what, "look at it, then remove it")
+            what = f"{volumes.inside(vm, path)} holds something that is not qvm's, or is another user's"
+            yield Finding("leftovers", LEFT, what, "look at it, then remove it")
 
 
-def _unfinished(vm: Machine) -> Iterator[Mend]:
-    """Work on snapshots, archives and restores that was cut off; also while the machine is on."""
-    for line in guardian.told(vm):
-        yield Mend("interrupted work", MENDED, line)
+def _unfinished(vm: Machine) -> Iterator[Finding]:
+    """Interrupted work on snapshots, archives and restores; also while the machine is on."""
+    for line in guardian.take_messages(vm):
+        yield Finding("interrupted work", FIXED, line)
     try:
-        records = journals.pending(vm)
+        records = journal.pending(vm)
     except QvmError as error:
-        yield Mend("interrupted work", LEFT, error.what, error.hint)
+        yield Finding("interrupted work", LEFT, error.what, error.hint)
         return
     for record in records:
         name = "snapshots" if record.name else "archive"
         try:
-            yield Mend(name, MENDED, recovery.message(record, recovery.recover(vm, record)))
+            yield Finding(name, FIXED, recovery.message(record, recovery.recover(vm, record)))
         except QvmError as error:
-            yield Mend(name, LEFT, error.what, error.hint)
+            yield Finding(name, LEFT, error.what, error.hint)
 
 
 def _in_state_folder(vm: Machine) -> list[str]:
@@ -227,26 +212,26 @@ def _is_ours(name: str) -> bool:
     return name.startswith("disposable-") or ".part" in name
 
 
-def _images(vm: Machine) -> Iterator[Mend]:
-    """An image whose tables qemu-img or QEMU was killed at: they are counted anew, as at the next start."""
+def _images(vm: Machine) -> Iterator[Finding]:
+    """An image whose qemu-img or QEMU was killed: its tables are recounted, as at the next start."""
     try:
         found = [each for each in volumes.written(volumes.configured(vm)) if each.format == "qcow2"]
         dirty = [each for each in found if _is_dirty(vm, each.path)]
-    except QvmError:  # the configuration's problems are told elsewhere
+    except QvmError:  # the configuration's problems are reported elsewhere
         return
     for disk in dirty:
         image.require_unused(disk.path, vm.name)
         words = ["check", "-q", "-f", "qcow2", "-r", "all", image.safe_name(disk.path)]
-        diskwork.run(vm, words, f"mend {disk.name}")
-        what = f"{disk.name} was not closed in order: its tables are counted anew, its data is the same"
-        yield Mend("images", MENDED, what)
+        selection.run(vm, words, f"repair {disk.name}")
+        what = f"{disk.name} was not closed cleanly: its tables were recounted, its data is unchanged"
+        yield Finding("images", FIXED, what)
 
 
 def _is_dirty(vm: Machine, path: str) -> bool:
     try:
         header = chain.layers(path, "qcow2", vm.name, vm.directory)[0].header
         return header is not None and header.is_dirty
-    except (OSError, QvmError):  # told elsewhere
+    except (OSError, QvmError):  # reported elsewhere
         return False
 
 
@@ -268,12 +253,12 @@ def parts(vm: Machine) -> list[str]:
     except QvmError:
         pass
     found = [path for folder, names in own.items() for path in _parts_of(names, folder)]
-    added = diskwork.interrupted_addition(vm)
+    added = selection.interrupted_addition(vm)
     return [*found, added] if added and added not in found else found
 
 
 def _parts_of(own: set[str], folder: str) -> Iterator[str]:
-    """What in a folder is an unfinished copy of one of those files, and nobody writes any more."""
+    """The unfinished copies of these files in a folder that no process writes any more."""
     try:
         names = sorted(os.listdir(folder))
     except OSError:
@@ -286,27 +271,26 @@ def _parts_of(own: set[str], folder: str) -> Iterator[str]:
             yield os.path.join(folder, name)
 
 
-def _parts(vm: Machine) -> Iterator[Mend]:
+def _parts(vm: Machine) -> Iterator[Finding]:
     for path in parts(vm):
+        name = volumes.inside(vm, path)
         try:
             host_files.remove(path)
         except OSError as error:
-            what = (
-                f"cannot remove {_short(vm, path)}, the unfinished work of a killed command: {error.strerror}"
-            )
-            yield Mend("leftovers", LEFT, what, "remove it by hand")
+            what = f"cannot remove {name}, the unfinished work of a killed command: {error.strerror}"
+            yield Finding("leftovers", LEFT, what, "remove it by hand")
             continue
-        what = f"removed {_short(vm, path)}, the unfinished work of a killed command"
-        yield Mend("leftovers", MENDED, what)
-    if not diskwork.interrupted_addition(vm):
+        what = f"removed {name}, the unfinished work of a killed command"
+        yield Finding("leftovers", FIXED, what)
+    if not selection.interrupted_addition(vm):
         host_files.remove(vm.files.adding)
 
 
 # The user's runtime folder
 
 
-def _stale_folders(environ: Mapping[str, str]) -> Iterator[Mend]:
-    """Folders of sockets on which nobody listens any more, whatever became of their machines."""
+def _stale_folders(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Folders of sockets on which no process listens any more, with or without a machine."""
     base = sockets.runtime_base(environ, os.geteuid())
     try:
         status = os.lstat(base)
@@ -315,7 +299,7 @@ def _stale_folders(environ: Mapping[str, str]) -> Iterator[Mend]:
         return
     if status.st_uid == os.geteuid() and status.st_mode & 0o077 and not os.path.islink(base):
         os.chmod(base, 0o700)
-        yield Mend("runtime folder", MENDED, f"{base} was open to others: closed")
+        yield Finding("runtime folder", FIXED, f"{base} was open to others: closed")
     for folder in (os.path.join(base, name) for name in names):
         if not sockets.is_dead(folder, YOUNG_S):
             continue
@@ -341,16 +325,11 @@ def _machine_of(folder: str) -> str | None:
     return directory if os.path.isdir(os.path.join(directory, ".qvm")) else None
 
 
-def _removed(folder: str, directory: str | None) -> Iterator[Mend]:
+def _removed(folder: str, directory: str | None) -> Iterator[Finding]:
     sockets.remove_folder(folder, {os.geteuid()})
     whose = f" of the machine in {directory}" if directory else ", whose machine is gone"
     if not os.path.isdir(folder):
-        yield Mend("runtime folder", MENDED, f"removed {folder}, the sockets{whose}; nobody listened there")
+        yield Finding("runtime folder", FIXED, f"removed {folder}, the sockets{whose}; not in use")
     else:
         what = f"{folder} holds something that is not qvm's"
-        yield Mend("runtime folder", LEFT, what, "look at it, then remove it")
-
-
-def _short(vm: Machine, path: str) -> str:
-    inside = os.path.relpath(path, vm.directory)
-    return path if inside.startswith("..") else inside
+        yield Finding("runtime folder", LEFT, what, "look at it, then remove it")

@@ -1,4 +1,4 @@
-"""The guest's clock, which stands still with the guest: compared with the host's, and set.
+"""The guest's clock, which stops with the guest: compared with the host's, and set.
 
 put_clock_right(vm, record)         # "clock was 12 s behind, set by the guest agent"
 """
@@ -15,7 +15,7 @@ from qvmsh.qemu import qga
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.launch_record import Note
+    from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import Machine
 
 CLOCK_S = 0.5
@@ -25,11 +25,11 @@ PATIENT_S = 3.0
 """How long it may take where ssh does not answer either: a busy guest, or one without ssh."""
 
 NOTICED_S, MUCH_S = 0.5, 2.0
-"""How long a guest may stand still before its clock is looked at: by the agent, by ssh."""
+"""How long a guest may stand still before its clock is checked: by the agent, by ssh."""
 
 
-def put_clock_right_after(vm: Machine, note: Note, held_s: float) -> str:
-    """The same for a guest that stood still for so long; told where nothing in it could be asked."""
+def put_clock_right_after(vm: Machine, note: LaunchRecord, held_s: float) -> str:
+    """The same for a guest that was paused for so long; says so if nothing in it could be asked."""
     if held_s <= NOTICED_S or not _follows_host(vm):
         return ""
     found = put_clock_right(vm, note, has_ssh=held_s > MUCH_S)
@@ -43,11 +43,11 @@ def _follows_host(vm: Machine) -> bool:
     return vm.settings.text("VM_RTC_BASE") in ("utc", "localtime")
 
 
-def put_clock_right(vm: Machine, note: Note, *, has_ssh: bool = True) -> str:
+def put_clock_right(vm: Machine, note: LaunchRecord, *, has_ssh: bool = True) -> str:
     """Compare the guest's clock with the host's and set it if it is off; returns what was done.
 
-    By the guest agent, else (`has_ssh`) by ssh, else by an agent that takes its time; "" where none can tell,
-    and where the user wants another time.
+    By the guest agent, else (`has_ssh`) by ssh, else by a slow agent; "" if none
+    answers, or the user wants another time.
     """
     if not _follows_host(vm):
         return ""
@@ -57,8 +57,8 @@ def put_clock_right(vm: Machine, note: Note, *, has_ssh: bool = True) -> str:
     return found or ""
 
 
-def _clock_by_agent(vm: Machine, note: Note, timeout_s: float, *, has_ssh: bool) -> str | None:
-    """What was done; None if no agent tells the time."""
+def _clock_by_agent(vm: Machine, note: LaunchRecord, timeout_s: float, *, has_ssh: bool) -> str | None:
+    """What was done; None if no agent reports the time."""
     try:
         behind = time.time() - qga.ask(note.socket("qga"), "guest-get-time", timeout_s=timeout_s) / 1e9
     except (OSError, QmpError):
@@ -73,7 +73,7 @@ def _clock_by_agent(vm: Machine, note: Note, timeout_s: float, *, has_ssh: bool)
     return f"clock was {behind:.0f} s behind, set by the guest agent"
 
 
-def _clock_by_ssh(vm: Machine, note: Note) -> str:
+def _clock_by_ssh(vm: Machine, note: LaunchRecord) -> str:
     if not guest.answers(vm, note, timeout_s=3.0)[0]:  # a log-in that nobody answers takes much longer
         return ""
     try:

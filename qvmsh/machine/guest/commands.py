@@ -72,7 +72,7 @@ def shell(
     is_interactive = isatty(vm.io.stdin) and not vm.io.capture
     if vm.io.capture and not words:
         raise GuestUnreachableError(
-            "a login shell needs a terminal", machine=vm.name, hint='give a command: ssh("uname -a")'
+            "a login shell needs a terminal", machine=vm.name, hint='pass a command: ssh("uname -a")'
         )
     log_in_s = min(guest.LOG_IN_S, timeout_s or guest.LOG_IN_S)
     with guest.taken(vm, "reach the guest", interactive=is_interactive, timeout_s=log_in_s) as own:
@@ -129,19 +129,19 @@ def _require_known(vm: Machine, own: ssh.Link, log: str, status: int) -> str:
         raise guest.refusal(vm, own, ssh.reason(said))
     if not own.is_open():
         raise GuestUnreachableError(
-            "the connection to the guest was lost while the command ran: its exit status is not known",
+            "the connection to the guest was lost while the command ran: its exit status is unknown",
             machine=vm.name,
-            hint="`qvm status` tells what the machine does now",
+            hint="`qvm status` shows the machine's state",
         )
     raise GuestUnreachableError(
         "the command in the guest ended without an exit status: a signal ended it, or the guest's ssh server",
         machine=vm.name,
-        hint="`COMMAND; exit $?` gives 128+N where signal N ends COMMAND",
+        hint="`COMMAND; exit $?` gives 128+N if signal N ends COMMAND",
     )
 
 
 class Failed(CommandError):
-    """A guest's command failed and has already told the user why on the shared standard error."""
+    """A guest's command failed and has already said why on the shared standard error."""
 
     is_silent = True
 
@@ -170,7 +170,7 @@ def _capture(
             f"in the guest, `{' '.join(words)}` had not ended after {timeout_s:g} s",
             machine=vm.name,
             details=output.splitlines()[-5:],
-            hint="it may still run there; `timeout` is the time it may take, in seconds",
+            hint="it may still be running; `timeout` is the limit in seconds",
         ) from None
     status = 128 - done.returncode if done.returncode < 0 else done.returncode
     said = _require_known(vm, own, log, status)

@@ -9,7 +9,7 @@
         guest.thaw()
 
 One conversation with the agent serves for both: to begin another takes a busy guest longer than to freeze.
-Whoever freezes notes it before, so that a killed qvm leaves no frozen guest (`thaw`).
+The journal records it before, so that a killed qvm leaves no frozen guest (`thaw`).
 Source: QEMU docs/interop/qemu-ga-ref, guest-fsfreeze-freeze.
 """
 
@@ -24,7 +24,7 @@ from qvmsh.qemu import qga
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.launch_record import Note
+    from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import Machine
 
 AGENT_S = 1.0
@@ -39,7 +39,7 @@ class Freezing:
         is_trying: False = the file systems are not to be frozen.
     """
 
-    def __init__(self, vm: Machine, note: Note, *, is_trying: bool = True) -> None:
+    def __init__(self, vm: Machine, note: LaunchRecord, *, is_trying: bool = True) -> None:
         self.vm = vm
         self.note = note
         self._agent: qga.Conversation | None = None
@@ -65,7 +65,7 @@ class Freezing:
                 if self._agent.ask("guest-exec-status", started)["exited"]:
                     return
                 self.vm.io.checkpoint()
-                time.sleep(0.02)  # the agent tells nobody when it has ended
+                time.sleep(0.02)  # the agent does not report its end
         except QmpError:  # it may run no programs
             self._sync_by_ssh()
         except OSError:
@@ -95,7 +95,7 @@ class Freezing:
             return False
 
     def thaw(self) -> None:
-        """Let the guest's file systems go on, and the agent go."""
+        """Thaw the guest's file systems and release the agent."""
         if self._agent is None:
             return
         agent, self._agent = self._agent, None
@@ -108,7 +108,7 @@ class Freezing:
             agent.close()
 
 
-def thaw(note: Note) -> None:
-    """Let the guest's file systems go on; an agent that is not there has frozen none."""
+def thaw(note: LaunchRecord) -> None:
+    """Thaw the guest's file systems; without an agent none are frozen."""
     with contextlib.suppress(OSError, QmpError):
         qga.ask(note.socket("qga"), "guest-fsfreeze-thaw", timeout_s=FREEZE_S)

@@ -1,4 +1,4 @@
-"""Waiting until a guest is ready: its ssh answers. Tells, on a time-out, what was already true.
+"""Waiting until a guest is ready: its ssh answers. On a time-out, reports what was already true.
 
 wait(vm, qemu_pid, note, timeout_s=60.0)
 """
@@ -12,9 +12,7 @@ import time
 from qvmsh.config.variables import VARIABLES
 from qvmsh.errors import DeadlineError, LaunchError, QmpError, QvmError
 from qvmsh.host import locks, process, ssh, sshd
-from qvmsh.machine import launch_record as notes
-from qvmsh.machine import paths as machine_files
-from qvmsh.machine import state
+from qvmsh.machine import launch_record, paths, state
 from qvmsh.machine.guest import serial
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.qemu import qmp
@@ -23,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from qvmsh.machine.launch_record import Note
+    from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import Machine
 
 STEP_S = 0.1
@@ -56,7 +54,7 @@ def _is_emulated(pid: int) -> bool:
 
 @contextlib.contextmanager
 def waiting(vm: Machine, verb: str) -> Iterator[None]:
-    """Hold a lock while the guest is waited for, so that `status` can say "starting" and who waits."""
+    """Hold a lock while the guest is waited for, so that `status` can say "starting" and what waits."""
     lock = locks.WorkLock(vm.files.wait_lock, verb)
     try:
         lock.acquire()
@@ -68,7 +66,7 @@ def waiting(vm: Machine, verb: str) -> Iterator[None]:
         lock.release()
 
 
-def wait(vm: Machine, pid: int, note: Note, *, timeout_s: float) -> float:
+def wait(vm: Machine, pid: int, note: LaunchRecord, *, timeout_s: float) -> float:
     """Wait until ssh answers and return the seconds it took; its connection stays cached.
 
     Raises:
@@ -94,25 +92,25 @@ def wait(vm: Machine, pid: int, note: Note, *, timeout_s: float) -> float:
 
 def ended(vm: Machine) -> QvmError:
     """The error for a QEMU that ended while its guest was waited for."""
-    note = notes.read(vm.files)
+    note = launch_record.read(vm.files)
     if note:
         serial.wait_end(note.runtime)
     if state.has_crashed(vm):
         return state.crash(vm, "while the guest was starting")
-    words = machine_files.tail(vm.files.qemu_stderr, 5)
-    console = machine_files.tail(vm.files.serial_log, 5)
+    words = paths.tail(vm.files.qemu_stderr, 5)
+    console = paths.tail(vm.files.serial_log, 5)
     return LaunchError(
-        "QEMU ended while the guest was starting: it powered off, or QEMU was told to quit",
+        "QEMU ended while the guest was starting: the guest powered off, or QEMU was asked to quit",
         machine=vm.name,
         details=[*words, *(f"console: {line}" for line in console)],
-        hint=".qvm/log/ holds all words of QEMU and of the guest's console",
+        hint=".qvm/log/ has the output of QEMU and of the guest's console",
     )
 
 
 class _Waiting:
     """What is known so far about a guest that is waited for."""
 
-    def __init__(self, vm: Machine, note: Note, deadline: float) -> None:
+    def __init__(self, vm: Machine, note: LaunchRecord, deadline: float) -> None:
         self.vm = vm
         self.note = note
         self.link = guest.link(vm, note)
@@ -162,23 +160,23 @@ class _Waiting:
             "ssh banner: " + ("came" if self.has_banner else "none yet"),
             "log-in: " + (words[0] if words else "not tried" if not self.has_banner else "not done"),
         ]
-        console = machine_files.tail(self.vm.files.serial_log, 5)
+        console = paths.tail(self.vm.files.serial_log, 5)
         facts += [f"console: {line}" for line in console] or ["console: silent (no output on ttyS0)"]
-        facts += [f"QEMU: {line}" for line in machine_files.tail(self.vm.files.qemu_stderr, 3)]
+        facts += [f"QEMU: {line}" for line in paths.tail(self.vm.files.qemu_stderr, 3)]
         return DeadlineError(
-            f"the guest did not answer ssh within {timeout_s:.0f} s; it is left running",
+            f"the guest did not answer ssh within {timeout_s:.0f} s; it is still running",
             machine=self.vm.name,
             details=facts,
-            hint="`qvm status` tells when it answers; `qvm config VM_SSH_ATTEMPTS="
-            f"{max(1, round(timeout_s))}` gives it twice the time from now on; `qvm kill` ends it",
+            hint="`qvm status` shows when it answers; `qvm config VM_SSH_ATTEMPTS="
+            f"{max(1, round(timeout_s))}` doubles the time from now on; `qvm kill` ends it",
         )
 
 
-def _has_network(note: Note) -> bool:
+def _has_network(note: LaunchRecord) -> bool:
     """False while the guest's driver has not brought its network device up, so that nothing can answer.
 
-    A virtio device receives everything until the driver tells it which addresses to receive.
-    Other models do not say; then a look is as good now as later.
+    A virtio device receives everything until the driver sets the addresses to receive.
+    Other models do not report this; then a look is as good now as later.
     """
     try:
         filters = qmp.ask(note.socket("qmp"), "query-rx-filter", timeout_s=0.5)

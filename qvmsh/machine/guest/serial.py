@@ -1,4 +1,4 @@
-"""The process that keeps the serial console of a running machine: begun with QEMU, ended with it.
+"""The process that keeps the serial console of a running machine: starts and ends with QEMU.
 
     keeper = Keeper(vm, runtime, door)       # before QEMU
     keeper.fds, keeper.words                 # for host/launch.py, which begins it
@@ -7,7 +7,7 @@
 QEMU's console is two FIFOs, `serial.in` and `serial.out` in the runtime folder. `host/keeper.py` reads and
 writes them, as the only one, keeps the log, and serves the clients of the socket `serial`. If both of its
 processes are killed, a running machine has a new one by `connect` or `revive`: meanwhile what the guest
-writes waits in the FIFO, which has room for 1 MiB; then the guest waits.
+writes waits in the FIFO, which holds 1 MiB; then the guest waits.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import IO
 
-    from qvmsh.machine.launch_record import Note
+    from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import Machine
 
 END_S = 3.0
@@ -77,7 +77,7 @@ class Keeper:
         return open(self._path, "wb", buffering=0)
 
     def close(self) -> None:
-        """Give up our own copies: when QEMU's end of LIFE is closed too, the keeper ends."""
+        """Close our copies: when QEMU's end of LIFE is closed too, the keeper ends."""
         while self._open:
             os.close(self._open.pop())
 
@@ -110,8 +110,8 @@ def _opened(vm: Machine, runtime: str) -> list[int] | None:
     return found
 
 
-def is_kept(note: Note) -> bool:
-    """False if the machine has a console, but the process that keeps it is gone."""
+def is_kept(note: LaunchRecord) -> bool:
+    """False if the machine has a console, but the process that keeps it has ended."""
     try:
         fd = os.open(f"{fifos(note.runtime)}.out", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -125,11 +125,11 @@ def is_kept(note: Note) -> bool:
     return False
 
 
-def revive(vm: Machine, note: Note, pid: int) -> bool:
-    """Begin a new keeper where that of a running QEMU was killed; False if there is one.
+def revive(vm: Machine, note: LaunchRecord, pid: int) -> bool:
+    """Start a new keeper if that of a running QEMU was killed; False if it was not.
 
     Raises:
-        OSError: there are no FIFOs, or no process can be begun.
+        OSError: there are no FIFOs, or no process can be started.
     """
     own = _opened(vm, note.runtime)
     if own is None:
@@ -154,8 +154,8 @@ def revive(vm: Machine, note: Note, pid: int) -> bool:
     return True
 
 
-def connect(vm: Machine, note: Note, pid: int) -> socket.socket:
-    """A connection to the console, by a new keeper if there is none.
+def connect(vm: Machine, note: LaunchRecord, pid: int) -> socket.socket:
+    """A connection to the console; starts a new keeper if necessary.
 
     Raises:
         StateError: the machine has no serial console.
@@ -204,7 +204,7 @@ class Shown:
         return -1 if self._line is None else self._line.fileno()
 
     def show(self) -> bool:
-        """Pass on what has come, or will come; False once there will be nothing any more."""
+        """Pass on new output, or wait for it; False at its end."""
         data = b"" if self._line is None else self._line.recv(65536)
         try:
             while data:

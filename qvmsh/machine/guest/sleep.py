@@ -20,7 +20,7 @@ from qvmsh.qemu import qga
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from qvmsh.host import ssh
-    from qvmsh.machine.launch_record import Note
+    from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import Machine
     from qvmsh.qemu.session import Session
 
@@ -31,19 +31,21 @@ ANSWER_S = 10.0
 SUSPEND = (
     "if command -v systemctl >/dev/null; then sudo -n systemctl suspend; "
     "elif command -v loginctl >/dev/null; then sudo -n loginctl suspend; "
-    "else echo 'neither systemctl nor loginctl is there' >&2; exit 1; fi"
+    "else echo 'neither systemctl nor loginctl is installed' >&2; exit 1; fi"
 )
 
 
-def fall_asleep(vm: Machine, qemu: Session, note: Note, *, timeout_s: float = SUSPEND_S) -> tuple[str, float]:
-    """Send the guest to sleep, wait until QEMU says that it is; return who asked it and the seconds.
+def fall_asleep(
+    vm: Machine, qemu: Session, note: LaunchRecord, *, timeout_s: float = SUSPEND_S
+) -> tuple[str, float]:
+    """Suspend the guest, wait until QEMU reports it; return what asked it and the seconds.
 
     Returns:
         `("", 0.0)` for a guest that sleeps already.
 
     Raises:
-        StateError: nothing in the guest can be asked, or it refuses; it runs on.
-        DeadlineError: it was asked but does not sleep; it runs on.
+        StateError: nothing in the guest can be asked, or it refuses; it is still running.
+        DeadlineError: it was asked but does not sleep; it is still running.
     """
     began = time.monotonic()
     with qemu.listen("SUSPEND") as events:
@@ -54,19 +56,19 @@ def fall_asleep(vm: Machine, qemu: Session, note: Note, *, timeout_s: float = SU
             events.wait(timeout_s=timeout_s)
         except DeadlineError:
             raise DeadlineError(
-                f"the guest did not suspend within {timeout_s:.0f} s (asked by {how}); it runs on",
+                f"the guest did not suspend within {timeout_s:.0f} s (asked by {how}); it is still running",
                 machine=vm.name,
-                hint="`qvm pause` holds it without its help; `qvm stop --savevm NAME --no-suspend` saves it "
-                "as it is, its clock is then put right after the load",
+                hint="`qvm pause` pauses it without its help; `qvm stop --savevm NAME --no-suspend` saves it "
+                "awake, and its clock is set after the load",
             ) from None
     return how, time.monotonic() - began
 
 
-def _ask(vm: Machine, note: Note) -> str:
+def _ask(vm: Machine, note: LaunchRecord) -> str:
     """Ask by ssh, else by the agent; return which.
 
     Raises:
-        StateError: neither can; the guest runs on.
+        StateError: neither can; the guest is still running.
     """
     tried = []
     has_refused = False
@@ -85,7 +87,7 @@ def _ask(vm: Machine, note: Note) -> str:
     try:
         qga.ask(note.socket("qga"), "guest-suspend-ram", timeout_s=5.0)
     except qga.NoAgent:
-        tried.append("guest agent: none answers")
+        tried.append("guest agent: no answer")
     except TimeoutError:
         return "guest agent"  # a guest that has gone to sleep does not answer any more
     except (OSError, QmpError) as error:
@@ -95,16 +97,12 @@ def _ask(vm: Machine, note: Note) -> str:
         return "guest agent"
     if state.has_crashed(vm):
         raise state.crash(vm, "while the guest was asked to suspend")
-    without = "`qvm pause` holds it without its help, `qvm stop --savevm NAME --no-suspend` saves it as it is"
-    what, ways = (
-        "nothing in the guest could be asked to suspend; it runs on",
-        "ssh or the guest agent must answer",
-    )
+    without = "`qvm pause` pauses it without its help, `qvm stop --savevm NAME --no-suspend` saves it awake"
+    what = "nothing in the guest could be asked to suspend; it is still running"
+    ways = "ssh or the guest agent must answer"
     if has_refused:
-        what, ways = (
-            "the guest refuses to suspend, and runs on",
-            "the guest must know how to suspend (ACPI S3)",
-        )
+        what = "the guest refused to suspend and is still running"
+        ways = "the guest must support suspend (ACPI S3)"
         if "sudo" in " ".join(tried):
             ways = f"{note.user} must be allowed `sudo -n systemctl suspend`, or the guest agent must run"
     raise StateError(what, machine=vm.name, details=tried, hint=f"{ways}; {without}")

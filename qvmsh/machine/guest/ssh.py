@@ -13,14 +13,13 @@ import time
 from qvmsh.errors import GuestUnreachableError
 from qvmsh.host import files as host_files
 from qvmsh.host import ssh, sshd
-from qvmsh.machine import identity, state
-from qvmsh.machine import programs as tools
+from qvmsh.machine import identity, programs, state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from qvmsh.machine.launch_record import Note
+    from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import Machine
 
 PROBE_S = 0.5
@@ -30,7 +29,7 @@ LOG_IN_S = 15.0
 KEY_NAMES = ("id_ed25519", "id_ecdsa", "id_rsa")
 
 
-def link(vm: Machine, note: Note) -> ssh.Link:
+def link(vm: Machine, note: LaunchRecord) -> ssh.Link:
     """How to reach the guest of a running machine.
 
     Raises:
@@ -60,7 +59,7 @@ def link(vm: Machine, note: Note) -> ssh.Link:
     )
 
 
-def _known_hosts(note: Note) -> list[str]:
+def _known_hosts(note: LaunchRecord) -> list[str]:
     """Where the host key is pinned; a key made in a disposable run is pinned for that run only."""
     lasting = os.path.join(note.runtime, "dir", ".qvm", "known_hosts")
     return [os.path.join(note.runtime, "known_hosts"), lasting] if note.disposable else [lasting]
@@ -83,11 +82,11 @@ def _pins(vm: Machine, path: str, alias: str) -> bool:
     raise GuestUnreachableError(
         f"the host key cannot be pinned in .qvm/known_hosts: {why}",
         machine=vm.name,
-        hint="mend .qvm/known_hosts (a file that is yours); without it nobody knows who answers",
+        hint="repair .qvm/known_hosts (a file that you own); it identifies the guest",
     )
 
 
-def _identities(vm: Machine, note: Note) -> list[str]:
+def _identities(vm: Machine, note: LaunchRecord) -> list[str]:
     """Private keys to try: VM_SSH_IDENTITY, else those of VM_MACHINE_OWNER if it is another account."""
     import pwd
 
@@ -134,7 +133,7 @@ def taken(vm: Machine, what: str, *, interactive: bool, timeout_s: float = LOG_I
 
 
 def _of_running(vm: Machine, what: str) -> ssh.Link:
-    tools.require_accepted(vm)
+    programs.require_accepted(vm)
     seen = state.observe(vm)
     if seen.pid is None or seen.note is None or seen.kind in (state.PAUSED, state.SUSPENDED):
         raise state.not_in_state(vm, seen, what, state.RUNNING)
@@ -149,7 +148,7 @@ def refusal(vm: Machine, found: ssh.Link, refused: ssh.Refused) -> GuestUnreacha
             f"another machine answers at {found.host}:{found.port}: its host key is not the one that is "
             "pinned for this machine",
             machine=vm.name,
-            hint="if the guest was installed anew, remove .qvm/known_hosts; else find out who answers there",
+            hint="if the guest was reinstalled, remove .qvm/known_hosts; else find out what answers there",
         )
     if refused.kind == "key":
         for key in found.identities:
@@ -157,7 +156,7 @@ def refusal(vm: Machine, found: ssh.Link, refused: ssh.Refused) -> GuestUnreacha
         tried = ", ".join(vm_relative(vm, key) for key in found.identities) or "your own keys and agent"
         return GuestUnreachableError(
             f"the guest refused the ssh key for account {found.user} at {found.host}:{found.port} "
-            f"(tried: {tried}); the machine runs on",
+            f"(tried: {tried}); the machine is still running",
             machine=vm.name,
             details=[line.partition(" (")[0] for line in words[-1:]],  # without the ways in that it offers
             hint="VM_SSH_IDENTITY names the key, VM_MACHINE_USER the account; the guest's "
@@ -167,14 +166,14 @@ def refusal(vm: Machine, found: ssh.Link, refused: ssh.Refused) -> GuestUnreacha
         f"the guest does not answer ssh at {found.host}:{found.port}",
         machine=vm.name,
         details=words[-2:],
-        hint="`qvm status` tells how far it is; VM_SSH_OPTIONS is read by ssh as it stands"
+        hint="`qvm status` shows its state; VM_SSH_OPTIONS is passed to ssh unchanged"
         if refused.kind == "client"
         else "it may still be booting: `qvm status`; its console is in .qvm/log/serial.log",
     )
 
 
 def _require_usable(vm: Machine, key: str) -> None:
-    """Say it if our own key is at fault, not the guest.
+    """Report a problem of our own key rather than of the guest.
 
     Raises:
         GuestUnreachableError: others can read it, or it needs a passphrase that nobody could give.
@@ -199,9 +198,9 @@ def _require_usable(vm: Machine, key: str) -> None:
     argv = ["ssh-keygen", "-y", "-P", "", "-f", key]
     if subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True).returncode:
         raise GuestUnreachableError(
-            f"the ssh key {shown} has a passphrase, or is no key",
+            f"the ssh key {shown} has a passphrase, or is not a key",
             machine=vm.name,
-            hint="`ssh-add` it, or give the command on a terminal",
+            hint="`ssh-add` it, or run the command on a terminal",
         )
 
 
@@ -211,7 +210,7 @@ def vm_relative(vm: Machine, path: str) -> str:
     return rest if mark and "qvm" in head else path
 
 
-def answers(vm: Machine, note: Note, *, timeout_s: float) -> tuple[bool, str]:
+def answers(vm: Machine, note: LaunchRecord, *, timeout_s: float) -> tuple[bool, str]:
     """True if a command can be run in the guest; else False and why, in a few words."""
     if not state.has_ssh(vm, note):
         return False, "no ssh"
@@ -230,7 +229,7 @@ def answers(vm: Machine, note: Note, *, timeout_s: float) -> tuple[bool, str]:
     return True, ""
 
 
-def close(vm: Machine, note: Note) -> None:
+def close(vm: Machine, note: LaunchRecord) -> None:
     """End the cached connection, if there is one."""
     if note.ssh_port and os.path.isdir(note.runtime):
         link(vm, note).close()

@@ -15,11 +15,11 @@ from qvmsh.qemu import qmp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.launch_record import Note
+    from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.qemu import ich9
 
 
-def begin(note: Note, name: str = "qmp", *, timeout_s: float = state.GREETING_S) -> qmp.Exchange:
+def begin(note: LaunchRecord, name: str = "qmp", *, timeout_s: float = state.GREETING_S) -> qmp.Exchange:
     """Connect to one of QEMU's sockets; the conversation ends with the `with` block.
 
     Raises:

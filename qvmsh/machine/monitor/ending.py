@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from qvmsh.errors import QmpError, QvmError
 from qvmsh.host import process
-from qvmsh.machine.launch_record import Note
 from qvmsh.qemu import qmp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.launch_record import Note
+    from qvmsh.machine.launch_record import LaunchRecord
 
 QUIT_S = 3.0
 
 
-def kill(handle: process.Process, note: Note | None) -> str:
+def kill(handle: process.Process, note: LaunchRecord | None) -> str:
     """End QEMU: QMP quit, SIGTERM, SIGKILL; return which of them worked.
 
     Raises:

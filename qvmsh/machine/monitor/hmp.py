@@ -18,13 +18,13 @@ FAILURES = ("Error: ", "unknown command: ", "invalid ", "Expecting ", "Parameter
 
 
 OPTIONS = ("-v", "--verbose", "-q", "--quiet", "-C", "-M", "--json", "--debug", "-h", "--help")
-"""Options of qvm's own, which are HMP's where they stand after its first word."""
+"""Options of qvm that belong to HMP after its first word."""
 
 
 def gone(vm: Machine, pid: int, what: str, error: OSError) -> QmpError:
     """The error for a QEMU that does not answer a command any more."""
     if isinstance(error, TimeoutError | qmp.Nonsense):
-        hint = "`qvm status` tells how it is; it may still be at work on that"
+        hint = "`qvm status` shows its state; it may still be working on that"
         return QmpError(f"QEMU (pid {pid}) does not answer {what}: {error}", machine=vm.name, hint=hint)
     return QmpError(f"QEMU (pid {pid}) went away during {what}", machine=vm.name)
 
@@ -41,7 +41,7 @@ def human_command(vm: Machine, line: str, *, processor: int | None = None) -> st
         QmpError: the monitor does not answer, or QEMU's text says that the command failed.
     """
     if not line.strip():
-        raise UsageError("cmd: which monitor command?", machine=vm.name, hint="`qvm cmd help` lists them")
+        raise UsageError("cmd: no monitor command given", machine=vm.name, hint="`qvm cmd help` lists them")
     pid, note = state.reachable(vm, "send a monitor command")
     try:
         exchange = conversation.begin(note)
@@ -66,7 +66,7 @@ def human_command(vm: Machine, line: str, *, processor: int | None = None) -> st
     if answer.startswith(FAILURES) or 'Try "help ' in answer or "extraneous characters" in answer:
         words = answer.strip().splitlines()
         option = next((word for word in line.split()[1:] if word in OPTIONS), "")
-        hint = f"an option of qvm's stands before the first word: `qvm cmd {option} ...`" if option else ""
+        hint = f"qvm's own options go before the first word: `qvm cmd {option} ...`" if option else ""
         raise QmpError(
             words[0].removeprefix("Error: "),
             machine=vm.name,

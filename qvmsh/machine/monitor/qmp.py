@@ -17,8 +17,7 @@ from qvmsh.errors import DeadlineError, QmpError, UsageError, visible
 from qvmsh.io import isatty
 from qvmsh.machine import state
 from qvmsh.machine.guest import ssh as guest
-from qvmsh.machine.monitor import conversation
-from qvmsh.machine.monitor import hmp as monitor
+from qvmsh.machine.monitor import conversation, hmp
 from qvmsh.qemu import qmp
 
 TYPE_CHECKING = False
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from qvmsh.io import Io
-    from qvmsh.machine.launch_record import Note
+    from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import Machine
 
     Request = tuple[str, dict[str, Any]]
@@ -59,7 +58,7 @@ def request(words: Sequence[str]) -> Request:
         key, mark, value = word.partition("=")
         if not mark or not key:
             raise UsageError(
-                f"qmp: {word!r} is no argument",
+                f"qmp: {word!r} is not an argument",
                 hint=f"`qvm qmp {command} key=value ...`, or one JSON object; `qvm cmd` takes HMP lines",
             )
         _put(arguments, key, _value(value))
@@ -90,7 +89,7 @@ def _document(text: str) -> object:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise UsageError(f"qmp: this is no JSON: {error}") from None
+        raise UsageError(f"qmp: this is not JSON: {error}") from None
 
 
 def _of_object(value: object) -> Request:
@@ -99,7 +98,7 @@ def _of_object(value: object) -> Request:
     if not isinstance(value, dict) or not isinstance(value.get("execute"), str) or set(value) - known:
         raise UsageError(
             "qmp: a command is an object with `execute` and, if need be, `arguments`",
-            hint="""`qvm qmp '{"execute": "query-status"}'`, or short `qvm qmp query-status`""",
+            hint="""`qvm qmp '{"execute": "query-status"}'`, or `qvm qmp query-status` for short""",
         )
     arguments = value.get("arguments", {})
     if not isinstance(arguments, dict):
@@ -111,7 +110,7 @@ def requests(stream: Iterable[str]) -> Iterator[Request]:
     """The commands in a stream of JSON objects, each as soon as it is whole.
 
     Raises:
-        UsageError: something else stands there.
+        UsageError: the input is anything else.
     """
     decoder = json.JSONDecoder()
     text = ""
@@ -123,10 +122,10 @@ def requests(stream: Iterable[str]) -> Iterator[Request]:
             except ValueError:
                 if text[0] != "{":
                     raise UsageError(
-                        f"qmp: this is no JSON object: {text.splitlines()[0][:60]!r}",
+                        f"qmp: this is not a JSON object: {text.splitlines()[0][:60]!r}",
                         hint="standard input takes QMP commands as JSON objects",
                     ) from None
-                break  # the object goes on in the next line
+                break  # the object continues in the next line
             yield _of_object(value)
             text = text[end:]
     if text:
@@ -168,7 +167,7 @@ def ask(vm: Machine, exchange: qmp.Exchange, pid: int, command: str, arguments: 
     except OSError as error:
         if command == "quit":
             return {}
-        raise monitor.gone(vm, pid, command, error) from None
+        raise hmp.gone(vm, pid, command, error) from None
 
 
 def _is_human_load(command: str, arguments: dict[str, Any]) -> bool:
@@ -201,7 +200,7 @@ def follow(
     Raises:
         StateError: there is no QEMU.
         UsageError: QEMU knows no such event.
-        QmpError: somebody else follows its events already.
+        QmpError: another client already follows its events.
         DeadlineError: `timeout_s` passed before `count` events had come.
     """
     _, note = state.require_live(vm, "follow its events")
@@ -210,7 +209,7 @@ def follow(
         exchange = conversation.begin(note, "events")
     except TimeoutError:
         raise QmpError(
-            "somebody else follows its events already (QEMU serves one at a time)", machine=vm.name
+            "another client already follows its events (QEMU serves one at a time)", machine=vm.name
         ) from None
     except OSError:
         raise state.silent(vm) from None
@@ -251,7 +250,7 @@ def _next_event(vm: Machine, exchange: qmp.Exchange, deadline: float | None) -> 
         return None
 
 
-def _known(vm: Machine, note: Note, names: Sequence[str]) -> set[str]:
+def _known(vm: Machine, note: LaunchRecord, names: Sequence[str]) -> set[str]:
     """The names in QEMU's spelling.
 
     Raises:

@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 
 from qvmsh.errors import QvmError, printable
-from qvmsh.machine import registry as known
-from qvmsh.machine import state
+from qvmsh.machine import registry, state
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.overview import status as overview_status
 from qvmsh.machine.reports import Report
@@ -99,12 +98,12 @@ class Listing(Report):
 def known_machines(labels: Sequence[str], environ: Mapping[str, str]) -> Listing:
     """The known machines that have all of `labels`, each looked at now; a broken one is listed as broken."""
     found = []
-    for row in known.rows(environ):
+    for row in registry.rows(environ):
         if row.is_there:
             each = look(row.directory, row.name, environ)
         else:
-            hint = "`qvm list --prune` forgets it; used at its new place, it is known again"
-            where = "its directory is not there"
+            hint = "`qvm list --prune` forgets it; using it at its new place adds it again"
+            where = "its directory is missing"
             each = Listed(row.name, MISSING, row.directory, detail=where, hint=hint)
         if set(labels) <= set(each.labels):
             found.append(each)
@@ -125,7 +124,7 @@ def look(directory: str, name: str, environ: Mapping[str, str]) -> Listed:
     except (QvmError, OSError) as error:
         what = error.what if isinstance(error, QvmError) else str(error)
         hint = error.hint if isinstance(error, QvmError) else None
-        own = known.labels(directory, environ)
+        own = registry.labels(directory, environ)
         return Listed(name, state.BROKEN, directory, detail=what, labels=own, hint=hint)
     return Listed(
         vm.name,
@@ -133,6 +132,6 @@ def look(directory: str, name: str, environ: Mapping[str, str]) -> Listed:
         directory,
         detail=seen.detail,
         pid=seen.pid,
-        labels=known.labels(directory, environ),
+        labels=registry.labels(directory, environ),
         hint=seen.hint,
     )

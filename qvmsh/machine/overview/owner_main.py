@@ -1,4 +1,4 @@
-"""What `machine.as_owner` runs with the rights of the machine's owner: one look, told as JSON."""
+"""What `machine.as_owner` runs with the rights of the machine's owner: one look, printed as JSON."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 
 def main() -> None:
-    """Say what the list shows of the machine that the word names."""
+    """Print the list's row of the machine that the argument names."""
     from qvmsh.machine.overview import list as listing
 
     each = listing.look(sys.argv[1], os.path.basename(sys.argv[1]), os.environ)

@@ -56,5 +56,5 @@ class SessionSaved(Report):
         self.commented = commented
 
     def shown(self) -> list[str]:
-        failed = f"; {self.commented} that failed, as comments" if self.commented else ""
+        failed = f"; {self.commented} failed, kept as comments" if self.commented else ""
         return [f"{self.file}: {self.lines} line{'s' if self.lines != 1 else ''}{failed}"]

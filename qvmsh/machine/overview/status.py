@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 
-from qvmsh.errors import (
-    ConfigError,
-    NotAcceptedError,
-)
+from qvmsh.errors import ConfigError, NotAcceptedError
 from qvmsh.host import locks
 from qvmsh.machine import state
 from qvmsh.machine.reports import Status
@@ -33,7 +30,7 @@ def look(vm: Machine, *, is_quiet: bool, has_ssh_check: bool) -> Status:
         kind = seen.kind if is_unused else state.BROKEN
         hint = None if error.problems else error.hint
         broken = state.Observation(
-            kind, detail, seen.pid, seen.note, hint or "`qvm config --check` tells all"
+            kind, detail, seen.pid, seen.note, hint or "`qvm config --check` shows all problems"
         )
         return _report(vm, broken, None, is_quiet)
     seen = state.observe(vm)
@@ -47,17 +44,17 @@ def look(vm: Machine, *, is_quiet: bool, has_ssh_check: bool) -> Status:
             by = locks.working(vm.files.wait_lock)
             seen.detail = why
             if by:
-                seen.kind, seen.detail = state.STARTING, f"{why} yet; {by} waits for it"
+                seen.kind, seen.detail = state.STARTING, f"{why} yet; {by} is waiting for it"
     return _report(vm, seen, ssh, is_quiet)
 
 
 def _may_log_in(vm: Machine) -> bool:
-    """True if ssh may be run as the machine's files say; a look does without where they are not accepted."""
+    """True if ssh may be run with the machine's settings; else warn that it is not tried."""
     from qvmsh.config import trust
 
     if vm.settings.may_run("VM_SSH_OPTIONS") and not trust.refusal(vm.settings):
         return True
-    vm.io.warn(f"{vm.name}: ssh is not asked: you have not accepted what .vmrc says of it (`qvm allow`)")
+    vm.io.warn(f"{vm.name}: ssh is not tried: you have not accepted its settings in .vmrc (`qvm allow`)")
     return False
 
 

@@ -1,6 +1,6 @@
 """From settings to `qemu.commandline.Hardware`: which values, which image, which display.
 
-hardware(vm, Launch(verb="start"), accelerator="tcg", ssh_port=40123, ...)
+hardware(vm, Launch(verb="start"), Resources(binary, "tcg", 40123, ...))
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from qvmsh.qemu.platforms import Platform
 
 ENDPOINTS = ("qmp", "session", "events", "watch", "monitor", "serial", "qga")
-"""The sockets of a machine: QMP for one question, for long sessions, for who follows events, for the
-prompt of `qvm sh` (each serves one client at a time), HMP, console, agent."""
+"""The sockets of a machine: QMP for one question, long sessions, followers of events and the prompt of
+`qvm sh` (each serves one client at a time), HMP, console, agent."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class Launch:
     Args:
         verb: `start` or `run`; it names the holder of the work lock.
         base_only: run the base image, without the overlay.
-        disposable: changes go to an overlay that vanishes.
+        disposable: changes go to an overlay that is discarded.
         loadvm: continue from this snapshot.
-        extra: further words for QEMU, after VM_QEMU_EXTRA.
+        extra: additional arguments for QEMU, after VM_QEMU_EXTRA.
         is_foreground: this command waits for QEMU's end; the terminal is QEMU's.
         is_background: but another job has the terminal (`qvm run &`), so QEMU must not touch it.
         is_encapsulated: QEMU gets a terminal in a session of tmux or screen.
         window: the display that opens a window, "" where none can be opened.
-        is_forced: although other images stand on those that the guest writes to.
+        is_forced: although other images are backed by those that the guest writes to.
         machine: VM_QEMU_MACHINE of this run, where that is another; see `snapshot_hardware`.
     """
 
@@ -61,81 +61,70 @@ class Launch:
     machine: str = ""
 
 
-def hardware(
-    vm: Machine,
-    launch: Launch,
-    *,
-    binary: str,
-    accelerator: str,
-    ssh_port: int | None,
-    endpoints: dict[str, Endpoint],
-    supplies: Supplies,
-    overlays: Mapping[str, str] | None = None,
-    tpm: Endpoint | None = None,
-    has_sandbox: bool = True,
-) -> Hardware:
-    """All that QEMU is told.
+@dataclass(frozen=True)
+class Resources:
+    """What a launch has found and chosen for QEMU.
 
     Args:
         binary: QEMU's program.
         accelerator: what was chosen for VM_QEMU_ACCEL.
         ssh_port: port of 127.0.0.1 for the guest's sshd.
         endpoints: where its sockets are.
-        supplies: what it stands on, besides its own disk.
+        supplies: the files it needs besides its own disk.
         overlays: images to use instead of the machine's own, by node (`--disposable`).
-        tpm: where its TPM is, None where it has none.
+        tpm: where its TPM is, None without one.
         has_sandbox: QEMU knows `-sandbox`.
     """
+
+    binary: str
+    accelerator: str
+    ssh_port: int | None
+    endpoints: dict[str, Endpoint]
+    supplies: Supplies
+    overlays: Mapping[str, str]
+    tpm: Endpoint | None
+    has_sandbox: bool
+
+
+def hardware(vm: Machine, launch: Launch, given: Resources) -> Hardware:
+    """All hardware of this launch."""
     settings = vm.settings
-    overlays = overlays or {}
-    image = overlays.get(own_disk.MAIN) or own_disk.disk_name(vm, base_only=launch.base_only)
     platform = platforms.of(settings.architecture, settings.text("VM_QEMU_MACHINE"))
-    if tpm and platform.tpm is None:
-        raise ConfigError(
-            f"VM_TPM=yes: machine type {settings.text('VM_QEMU_MACHINE')} takes no TPM",
-            machine=vm.name,
-            hint="remove VM_TPM, or choose another VM_QEMU_MACHINE",
-        )
+    _require_tpm(vm, platform, given)
     order, has_boot_menu = disks.boot_order(vm)
     by_hand = tuple(settings.words("VM_QEMU_ARGS")) or None
-    network = _network(vm, platform, ssh_port, order.get("network"))
-    own = Disk(
-        disks.shown(vm, os.path.join(vm.directory, image)),
-        own_disk.image_format(vm, image),
-        settings.text("VM_DISK_BUS"),
-        boot=order.get(own_disk.MAIN),
-    )
-    owned = (own,) if own_disk.has_disk(vm) else ()
+    network = _network(vm, platform, given.ssh_port, order.get("network"))
+    own = _own_disk(vm, launch, given, order.get(own_disk.MAIN))
     vnc = ports.vnc(settings.text("VM_QEMU_VNC")) or None
     display = _display(vm, launch, vnc)
     extra = (*settings.words("VM_QEMU_EXTRA"), *launch.extra)
     stdio = takes_terminal(launch, display, vnc, extra)
     return Hardware(
-        binary=binary,
+        binary=given.binary,
         name=settings.text("VM_MACHINE_NAME"),
         uuid=identity.uuid_of(vm),
         machine=launch.machine or settings.text("VM_QEMU_MACHINE"),
-        accelerator=accelerator,
-        cpu=settings.text("VM_QEMU_CPU") or platforms.default_cpu(accelerator, settings.architecture),
+        accelerator=given.accelerator,
+        cpu=settings.text("VM_QEMU_CPU") or platforms.default_cpu(given.accelerator, settings.architecture),
         vcpus=settings.integer("VM_MACHINE_CPUS"),
         memory_mib=settings.integer("VM_MACHINE_MEM"),
-        disks=(*owned, *disks.disk_arguments(vm, supplies, order, overlays)),
+        disks=(*own, *disks.disk_arguments(vm, given.supplies, order, given.overlays)),
         network=network,
-        endpoints=endpoints,
+        endpoints=given.endpoints,
         pid_file=PID_FILE,
         serial_log=SERIAL_LOG,
         serial_stdio=stdio,
         display=display,
         vnc=vnc,
         is_held=launch.loadvm is not None,
-        sandbox=sandbox.option(settings.text("VM_QEMU_SANDBOX"), extra) if has_sandbox else None,
+        sandbox=sandbox.option(settings.text("VM_QEMU_SANDBOX"), extra) if given.has_sandbox else None,
         process=identity.process_name(vm),
         platform=platform,
-        cdrom=disks.cdrom_argument(vm, supplies, order),
-        flash=disks.flash_argument(vm, supplies, overlays),
-        tpm=tpm,
-        kernel=supplies.kernel,
-        initrd=supplies.initrd,
+        cdrom=disks.cdrom_argument(vm, given.supplies, order),
+        flash=disks.flash_argument(vm, given.supplies, given.overlays),
+        tpm=given.tpm,
+        kernel=given.supplies.kernel,
+        initrd=given.supplies.initrd,
         append=settings.text("VM_APPEND"),
         has_boot_menu=has_boot_menu,
         has_serial=settings.boolean("VM_SERIAL"),
@@ -145,6 +134,27 @@ def hardware(
         by_hand=by_hand,
         extra=(*extra, "-snapshot") if by_hand and launch.disposable else extra,
     )
+
+
+def _require_tpm(vm: Machine, platform: Platform, given: Resources) -> None:
+    if given.tpm and platform.tpm is None:
+        raise ConfigError(
+            f"VM_TPM=yes: machine type {vm.settings.text('VM_QEMU_MACHINE')} does not support a TPM",
+            machine=vm.name,
+            hint="remove VM_TPM, or choose another VM_QEMU_MACHINE",
+        )
+
+
+def _own_disk(vm: Machine, launch: Launch, given: Resources, boot: int | None) -> tuple[Disk, ...]:
+    """The machine's own disk; nothing for a machine without one."""
+    image = given.overlays.get(own_disk.MAIN) or own_disk.disk_name(vm, base_only=launch.base_only)
+    own = Disk(
+        disks.shown(vm, os.path.join(vm.directory, image)),
+        own_disk.image_format(vm, image),
+        vm.settings.text("VM_DISK_BUS"),
+        boot=boot,
+    )
+    return (own,) if own_disk.has_disk(vm) else ()
 
 
 def _network(vm: Machine, platform: Platform, ssh_port: int | None, boot: int | None) -> Network | None:
@@ -159,7 +169,7 @@ def _network(vm: Machine, platform: Platform, ssh_port: int | None, boot: int | 
 
 
 def endpoints(vm: Machine) -> tuple[str, ...]:
-    """The sockets that this machine has: not those of devices that it has not."""
+    """The sockets of this machine, without those of devices that it lacks."""
     settings = vm.settings
     missing = set()
     if not settings.text("VM_QEMU_ARGS"):
@@ -186,17 +196,17 @@ def _display(vm: Machine, launch: Launch, vnc: str | None) -> str:
     if launch.is_encapsulated:
         if wanted and not is_curses:
             raise ConfigError(
-                f"VM_QEMU_DISPLAY={wanted} and --encapsulate, which shows the screen as text",
+                f"VM_QEMU_DISPLAY={wanted} conflicts with --encapsulate, which shows the screen as text",
                 machine=vm.name,
-                hint="leave one of them out",
+                hint="remove one of them",
             )
         return wanted or "curses"
     if wanted:
         if is_curses and not launch.is_foreground:
             raise ConfigError(
-                "VM_QEMU_DISPLAY=curses needs a terminal, and `start` gives it none",
+                "VM_QEMU_DISPLAY=curses needs a terminal, which `start` does not provide",
                 machine=vm.name,
-                hint="`qvm start --encapsulate` gives it one in tmux or screen, `qvm run` gives it this one",
+                hint="`qvm start --encapsulate` provides one in tmux or screen, `qvm run` uses this one",
             )
         return wanted
     return launch.window if launch.is_foreground and launch.window and vnc is None else "none"
@@ -214,7 +224,7 @@ def uses_curses(vm: Machine) -> bool:
 
 
 def _uses_terminal(extra: tuple[str, ...]) -> bool:
-    """True if the user's own words put something on the terminal, or say which display."""
+    """True if the user's own arguments use the terminal, or choose a display."""
     return any(
         word in ("-nographic", "-curses", "-display", "-serial", "-monitor", "-vnc") or "stdio" in word
         for word in extra
@@ -233,5 +243,5 @@ def require_room(vm: Machine) -> None:
         raise ConfigError(
             f"VM_MACHINE_MEM={wanted} is more memory than the host has ({total} MiB)",
             machine=vm.name,
-            hint=f"`qvm config VM_MACHINE_MEM={max(128, total // 2)}` leaves room for the host",
+            hint=f"`qvm config VM_MACHINE_MEM={max(128, total // 2)}` leaves memory for the host",
         )

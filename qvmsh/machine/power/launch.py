@@ -2,16 +2,15 @@
 
     qemu = launch(vm, Launch(verb="start"))      # qemu.pid, qemu.note.ssh_port
 
-Order: work lock, checks, sockets, note, process, greeting. From the lock to the greeting another
-qvm is told who is at work; after it, QEMU's lock on the pid file speaks for itself. Killed at any
-of these points, the next command finds either no process or one that it can talk to.
+Order: work lock, checks, sockets, note, process, greeting. From the lock to the greeting other
+commands report who is at work; after it, QEMU's lock on the pid file shows that it runs. After a kill at any
+of these points, the next command finds either no process or one that it can reach.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import re
 import secrets
 import shlex
 import subprocess
@@ -19,25 +18,22 @@ import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from qvmsh.config.words import quote
-from qvmsh.errors import LaunchError, LockedError, QvmError, StateError
+from qvmsh.errors import LaunchError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import launch as launcher
 from qvmsh.host import locks, logfiles, process, sockets
-from qvmsh.machine import identity, state
-from qvmsh.machine import launch_record as notes
+from qvmsh.machine import identity, launch_record, programs, state
 from qvmsh.machine import paths as machine_files
-from qvmsh.machine import programs as tools
 from qvmsh.machine.guest import serial
-from qvmsh.machine.launch_record import Note
+from qvmsh.machine.launch_record import LaunchRecord
 from qvmsh.machine.monitor import ending
 from qvmsh.machine.power import hardware as hw
-from qvmsh.machine.power import limits, logs, ports, tpm
+from qvmsh.machine.power import launch_failure, limits, logs, ports, tpm
 from qvmsh.machine.storage import dependents, own_disk, volumes
 from qvmsh.machine.storage import supplies as disks
 from qvmsh.machine.work import cleanup, hooks
 from qvmsh.machine.work.lock import work_lock
-from qvmsh.qemu import accelerator, image, programs, qemuimg, sandbox
+from qvmsh.qemu import accelerator, image, qemuimg, sandbox
 from qvmsh.qemu.commandline import Endpoint, arguments, ssh_rule
 from qvmsh.qemu.qmp import Exchange
 
@@ -49,7 +45,6 @@ if TYPE_CHECKING:
 
     from qvmsh.machine.machine import Machine
     from qvmsh.machine.power.hardware import Launch
-    from qvmsh.machine.storage.supplies import Supplies
 
     class Child(Protocol):
         """A QEMU's process, as much of `subprocess.Popen` as is used of it."""
@@ -78,7 +73,7 @@ class Qemu:
     """
 
     child: Child
-    note: Note
+    note: LaunchRecord
     argv: list[str]
     attach: str = ""
     shown: serial.Shown | None = None
@@ -94,8 +89,8 @@ def launch(
     """Start QEMU and return once it answers on its monitor.
 
     Args:
-        begun: gets the QEMU as soon as its process exists, so that a caller who is interrupted
-            at any later moment knows what to end.
+        begun: gets the QEMU as soon as its process exists, so that an interrupted caller knows
+            what to end.
         choose_port: gives a port for ssh where VM_SSH_PORT names none; asked again if it is taken.
 
     Raises:
@@ -111,60 +106,34 @@ def launch(
                 raise StateError(
                     f"cannot {plan.verb}: it is already {seen}",
                     machine=vm.name,
-                    hint=seen.hint or "`qvm status` tells more, `qvm stop` powers it off",
+                    hint=seen.hint or "`qvm status` shows more, `qvm stop` powers it off",
                     actual=seen.kind,
                     required=state.STOPPED,
                 )
-            tools.remember_accepted(vm)
+            programs.remember_accepted(vm)
             cleanup.clear(vm)
             hw.require_room(vm)
             limits.require_sound(vm)
             ports.require_free(vm)
             hooks.pre_start(vm)
             try:
-                return _bring_up(vm, plan, lock, begun, choose_port)
+                return _Attempt(vm, plan, lock, begun, choose_port).run()
             except BaseException:
                 hooks.post_stop(vm)
                 raise
     except OSError as error:
         if error.errno not in FULL:
             raise
-        raise _no_room(vm, plan.verb, host_files.mount_of(error.filename or vm.files.state)) from None
-
-
-def _no_room(vm: Machine, verb: str, mount: str) -> LaunchError:
-    return LaunchError(
-        f"cannot {verb}: no space is left on the file system of {mount}",
-        machine=vm.name,
-        hint=f"make room there (`df -h {quote(mount)}`), then try again; nothing was changed",
-    )
-
-
-def _bring_up(
-    vm: Machine, plan: Launch, lock: locks.WorkLock, begun: list[Qemu], choose_port: Callable[[], int]
-) -> Qemu:
-    """The part of `launch` after which VM_POST_STOP is due if it fails."""
-    binary = tools.qemu(vm)
-    supplies = disks.gather(vm)
-    disk = "" if own_disk.is_by_hand(vm) else own_disk.require_disk(vm, base_only=plan.base_only)
-    if not disk and not own_disk.is_by_hand(vm):
-        vm.io.warn(f"{vm.name}: has no disk of its own: {own_disk.disk_name(vm)} is not there")
-    disks.require(vm, supplies)
-    require_top(vm, plan)
-    if tpm.is_wanted(vm):
-        tpm.program(vm)
-    wanted = "tcg" if own_disk.is_by_hand(vm) else vm.settings.text("VM_QEMU_ACCEL")
-    choice = accelerator.choose(binary, wanted, vm.io, environ=vm.environ)
-    disks.prepare(vm, supplies)
-    attempt = _Attempt(vm, plan, lock, binary, choice.accelerator, disk, supplies, begun, choose_port)
-    return attempt.run()
+        raise launch_failure.no_room(
+            vm, plan.verb, host_files.mount_of(error.filename or vm.files.state)
+        ) from None
 
 
 def require_top(vm: Machine, plan: Launch) -> None:
-    """Refuse a run that would write to images on which others stand, unless it is wished.
+    """Refuse a run that would write to backing files of other images, unless forced.
 
     Raises:
-        ImageError: it would.
+        ImageError: another image is backed by one of the disks.
     """
     if plan.disposable or plan.is_forced:
         return
@@ -174,15 +143,15 @@ def require_top(vm: Machine, plan: Launch) -> None:
     dependents.require_top(vm, paths, plan.verb)
 
 
-def keep_note(vm: Machine, seen: state.Observation) -> None:
-    """Write the note of a run anew that somebody removed, so that what QEMU leaves is cleared."""
-    if seen.note is not None and not os.path.lexists(vm.files.note):
+def keep_record(vm: Machine, seen: state.Observation) -> None:
+    """Rewrite a launch record that was removed, so that what QEMU leaves is cleared."""
+    if seen.note is not None and not os.path.lexists(vm.files.launch_record):
         vm.state_folder()
-        seen.note.write(vm.files.note)
+        seen.note.write(vm.files.launch_record)
 
 
 class _Outliving(subprocess.Popen[bytes]):
-    """A child that may outlive whoever began it: nobody need wait for it (subprocess would warn)."""
+    """A child that may outlive its parent: not waiting for it is fine (subprocess would warn)."""
 
     def __del__(self) -> None:
         super().__del__(_warn=lambda *_, **__: None)  # type: ignore[call-arg]  # not in typeshed
@@ -196,23 +165,27 @@ class _Attempt:
         vm: Machine,
         plan: Launch,
         lock: locks.WorkLock,
-        binary: str,
-        accel: str,
-        disk: str,
-        supplies: Supplies,
         begun: list[Qemu],
         choose_port: Callable[[], int],
     ) -> None:
         self.vm = vm
         self.plan = plan
         self.lock = lock
-        self.binary = binary
-        self.accel = accel
-        self.disk = disk
-        self.supplies = supplies
         self.begun = begun
         self.choose_port = choose_port
         self.has_sandbox = True
+        self.binary = programs.qemu(vm)
+        self.supplies = disks.gather(vm)
+        self.disk = "" if own_disk.is_by_hand(vm) else own_disk.require_disk(vm, base_only=plan.base_only)
+        if not self.disk and not own_disk.is_by_hand(vm):
+            vm.io.warn(f"{vm.name}: has no disk of its own: {own_disk.disk_name(vm)} does not exist")
+        disks.require(vm, self.supplies)
+        require_top(vm, plan)
+        if tpm.is_wanted(vm):
+            tpm.program(vm)
+        wanted = "tcg" if own_disk.is_by_hand(vm) else vm.settings.text("VM_QEMU_ACCEL")
+        self.accel = accelerator.choose(self.binary, wanted, vm.io, environ=vm.environ).accelerator
+        disks.prepare(vm, self.supplies)
         self.scope = limits.scope(vm)
 
     def run(self) -> Qemu:
@@ -229,7 +202,7 @@ class _Attempt:
                 taken = ports.refused_rule(error.details) == ssh_rule(port)
                 if not taken or wanted != "auto" or attempt == PORT_ATTEMPTS - 1:
                     raise
-                self.vm.io.trace(f"port {port} was taken in between; another one")
+                self.vm.io.trace(f"port {port} was taken meanwhile; trying another")
         raise AssertionError("unreachable")
 
     def _may_do_without(self) -> bool:
@@ -265,19 +238,9 @@ class _Attempt:
         listening = sockets.listening(runtime, hw.endpoints(vm)) | ({"telnet": door} if door else {})
         companions: list[tpm.Companion | serial.Keeper] = []
         shown: serial.Shown | None = None
-        note = Note(
-            runtime=runtime,
-            boot=process.boot_id(),
-            ssh_port=port,
-            user=vm.settings.text("VM_MACHINE_USER"),
-            disposable=self.plan.disposable,
-            base_only=self.plan.base_only,
-            loading=self.plan.loadvm or "",
-            ready=vm.settings.text("VM_READY"),
-            directory=notes.place(vm.directory),
-        )
+        note = self._record(port, runtime)
         try:
-            note.write(vm.files.note)
+            note.write(vm.files.launch_record)
             host_files.link(vm.directory, note.socket("dir"))
             endpoints = {name: Endpoint(fd=each.fileno()) for name, each in listening.items()}
             if "serial" in listening:
@@ -287,20 +250,10 @@ class _Attempt:
             if tpm.is_wanted(vm):
                 companions.append(companion := tpm.Companion(vm, token))
                 tpms_end = Endpoint(fd=companion.qemus_end.fileno())
-            argv = arguments(
-                hw.hardware(
-                    vm,
-                    self.plan,
-                    binary=self.binary,
-                    accelerator=self.accel,
-                    ssh_port=port,
-                    endpoints=endpoints,
-                    supplies=self.supplies,
-                    overlays=overlays,
-                    tpm=tpms_end,
-                    has_sandbox=self.has_sandbox,
-                )
+            resources = hw.Resources(
+                self.binary, self.accel, port, endpoints, self.supplies, overlays, tpms_end, self.has_sandbox
             )
+            argv = arguments(hw.hardware(vm, self.plan, resources))
             ports.warn_of_doors(vm, argv)
             with process.Shielded():
                 fds = [each.fileno() for each in listening.values()]
@@ -330,6 +283,20 @@ class _Attempt:
         finally:
             _close([*companions, *listening.values()])
 
+    def _record(self, port: int, runtime: str) -> LaunchRecord:
+        """The launch record."""
+        return LaunchRecord(
+            runtime=runtime,
+            boot=process.boot_id(),
+            ssh_port=port,
+            user=self.vm.settings.text("VM_MACHINE_USER"),
+            disposable=self.plan.disposable,
+            base_only=self.plan.base_only,
+            loading=self.plan.loadvm or "",
+            ready=self.vm.settings.text("VM_READY"),
+            directory=launch_record.place(self.vm.directory),
+        )
+
     def _overlays(self, token: str) -> dict[str, str]:
         """A fresh overlay on every disk that the guest writes to: node, and name from the directory."""
         vm = self.vm
@@ -343,7 +310,7 @@ class _Attempt:
         for node, (path, kind) in below.items():
             overlay = vm.files.disposable(f"{token}-{node}")
             stands_on = os.path.relpath(path, vm.files.state) if path.startswith(vm.directory + "/") else path
-            qemuimg.create_overlay(tools.qemu_img(vm), overlay, stands_on, kind)
+            qemuimg.create_overlay(programs.qemu_img(vm), overlay, stands_on, kind)
             made[node] = os.path.relpath(overlay, vm.directory)
         return made
 
@@ -374,15 +341,10 @@ class _Attempt:
         if vm.io.level >= 2:
             vm.io.say(f"{vm.name}: {shlex.join(argv)}")
         vm.io.trace("exec " + " ".join(argv))
-        program: list[str] = [
-            *self.scope,
-            sys.executable,
-            "-I",
-            "-S",
-            launcher.__file__,
-            machine_files.PID_FILE,
+        program = [
+            *self.scope, sys.executable, "-I", "-S", launcher.__file__, machine_files.PID_FILE,
             str(self.lock.fd),
-        ]
+        ]  # fmt: skip
         for companion in companions:
             fds += companion.fds
             program += companion.words
@@ -419,7 +381,7 @@ class _Attempt:
             )
         return child
 
-    def _greeting(self, child: Child, note: Note) -> None:
+    def _greeting(self, child: Child, note: LaunchRecord) -> None:
         """Wait until QEMU answers on its monitor, or ends."""
         with process.Process(child.pid) as handle:
             connection = Exchange(note.socket("qmp"), GREETING_S)
@@ -435,43 +397,12 @@ class _Attempt:
                         handle.wait(5.0)
             finally:
                 connection.close()
-        raise self._failure(child, ready is None)
-
-    def _failure(self, child: Child, is_silent: bool) -> QvmError:
-        """What QEMU's end, or silence, means."""
-        vm = self.vm
-        if is_silent:
-            return LaunchError(f"QEMU does not answer within {GREETING_S:.0f} s", machine=vm.name)
-        status = child.wait()
-        if status == launcher.HELD:
-            return LockedError(f"cannot {self.plan.verb}: somebody else just started it", machine=vm.name)
-        words = [
-            line.removeprefix(f"{self.binary}: ").removeprefix(f"{os.path.basename(self.binary)}: ")
-            for line in machine_files.tail(vm.files.qemu_stderr, 10)
-        ]
-        for folder in (vm.files.state, os.path.dirname(vm.files.qemu_stderr)):
-            if host_files.is_full(folder):
-                error = _no_room(vm, self.plan.verb, host_files.mount_of(folder))
-                error.details = tuple(words)
-                return error
-        how = process.signal_name(-status) if status < 0 else f"exit status {status}"
-        found = re.search(r"Is another process using the image \[(.*)\]", "\n".join(words))
-        if found:
-            return image.in_use(os.path.join(vm.directory, found[1]), vm.name)
-        taken = ports.refused(vm, words)
-        if taken:
-            return taken
-        words += tpm.last_words(vm)
-        hint = "`qvm dryrun` shows its command line; .qvm/log/qemu.stderr has all its words"
-        text = "\n".join(words)
-        if re.search(r"-display |\bgtk\b|\bsdl\b|open display", text, re.IGNORECASE):
-            hint = "`--set VM_QEMU_DISPLAY=none` does without a window"
-            if re.search("not available|not found|not accept", text):
-                hint = f"{programs.install('gtk')} brings QEMU's windows; {hint}"
-        return LaunchError(f"QEMU ended at once ({how})", machine=vm.name, details=words, hint=hint)
+        if ready is None:
+            raise LaunchError(f"QEMU does not answer within {GREETING_S:.0f} s", machine=self.vm.name)
+        raise launch_failure.of(self.vm, self.plan.verb, self.binary, child.wait())
 
 
 def _close(given: Iterable[socket.socket | tpm.Companion | serial.Keeper]) -> None:
-    """Give up our own copies of what QEMU and its companions have: these end with QEMU's."""
+    """Close our copies of what QEMU and its companions have, so that these end with QEMU."""
     for each in given:
         each.close()

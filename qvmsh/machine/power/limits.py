@@ -1,4 +1,4 @@
-"""What QEMU may take of the host: VM_LIMIT_MEM and VM_LIMIT_CPUS, held by a scope of systemd.
+"""Limits of QEMU on the host: VM_LIMIT_MEM and VM_LIMIT_CPUS, enforced by a systemd scope.
 
     scope(vm)       # ["/usr/bin/systemd-run", "--scope", ..., "-p", "MemoryMax=2048M", "--"]
 
@@ -37,16 +37,16 @@ def require_sound(vm: Machine) -> None:
     limit, guest = settings.integer("VM_LIMIT_MEM"), settings.integer("VM_MACHINE_MEM")
     if limit <= guest:
         raise ConfigError(
-            f"VM_LIMIT_MEM={limit} leaves no room for a guest of {guest} MiB and QEMU itself",
+            f"VM_LIMIT_MEM={limit} is too small for a guest of {guest} MiB and QEMU itself",
             machine=vm.name,
-            hint=f"VM_LIMIT_MEM={guest + max(256, guest // 8)} does; it holds the whole of QEMU",
+            hint=f"VM_LIMIT_MEM={guest + max(256, guest // 8)} is enough; it limits all of QEMU",
         )
 
 
 def scope(vm: Machine) -> list[str]:
     """The words before QEMU's command line that put it into a scope; none where no limit is set.
 
-    Where there is no systemd to hold the limits, that is told, and the machine runs without.
+    Without systemd to enforce the limits, a warning is printed and the machine runs without.
     """
     wanted = properties(vm)
     if not wanted:
@@ -60,7 +60,7 @@ def scope(vm: Machine) -> list[str]:
         except MissingProgramError as error:
             why = error.what
     names = " and ".join(name for name in ("VM_LIMIT_MEM", "VM_LIMIT_CPUS") if vm.settings.is_set(name))
-    vm.io.warn(f"{vm.name}: nobody holds {names} here, the machine runs without: {why}")
+    vm.io.warn(f"{vm.name}: cannot enforce {names} here, the machine runs without: {why}")
     return []
 
 
@@ -86,10 +86,10 @@ def words(program: str, name: str, wanted: list[str], *, is_root: bool) -> list[
 
 
 def obstacle(environ: Mapping[str, str], *, is_root: bool, booted: str = BOOTED) -> str:
-    """Why no scope can be had, in a few words; "" if one can."""
+    """Why a scope is not available, in a few words; "" if it is."""
     if not os.path.isdir(booted):
         return "this host is not run by systemd"
     runtime = environ.get("XDG_RUNTIME_DIR", "")
     if not is_root and not os.path.exists(os.path.join(runtime or "/nowhere", "systemd", "private")):
-        return "this account has no systemd of its own (`loginctl enable-linger` gives it one)"
+        return "this account has no systemd user manager (`loginctl enable-linger` starts one)"
     return ""

@@ -1,11 +1,11 @@
-"""A machine's logs: what the guest wrote to its console, what QEMU said, what qvm did.
+"""A machine's logs: the guest's console, QEMU's output, what qvm did.
 
     show(vm, "serial", lines=10)       # Lines: the last ten
     follow(vm, "serial", lines=10)     # ... and all that comes, until Ctrl-C
 
 Each start begins new logs of the run (`serial.log`, `qemu.stdout`, `qemu.stderr`); the five before are
-kept as `serial.log.1` and so on, of a long one the first 4 and the last 8 MiB. `qvm.log` goes on over all
-runs and is cut off at 1 MiB. `serial.log` is cut in the same way while the guest runs (`host.keeper`).
+kept as `serial.log.1` and so on; of a long one the first 4 and the last 8 MiB. `qvm.log` spans all runs and
+is rotated at 1 MiB. `serial.log` is shortened in the same way while the guest runs (`host.keeper`).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Lines(Report):
         machine: its name.
         log: `serial`, `stdout`, `stderr` or `qvm`.
         file: the file's path.
-        data: the bytes as they stand there.
+        data: the bytes of the file.
         is_cleaned: they are printed on a terminal, so only colours of them may act.
     """
 
@@ -93,9 +93,9 @@ def show(vm: Machine, name: str, *, lines: int, is_previous: bool = False) -> Li
 
 def _missing(vm: Machine, name: str, is_previous: bool) -> QvmError:
     if is_previous:
-        hint = "each start begins a new one and keeps the five before"
+        hint = "each start begins a new one and keeps the last five"
         return StateError(f"there is no {name} log of an earlier run", machine=vm.name, hint=hint)
-    hint = "`qvm start` begins it; `--follow` waits for it"
+    hint = "`qvm start` creates it; `--follow` waits for it"
     return StateError(f"there is no {name} log: it was never started here", machine=vm.name, hint=hint)
 
 
@@ -104,7 +104,7 @@ def _unreadable(vm: Machine, path: str, error: OSError) -> QvmError:
     return QvmError(
         f"cannot read the log {path}: {what}",
         machine=vm.name,
-        hint="remove it; the next start makes a new one" if os.path.lexists(path) else None,
+        hint="remove it; the next start creates a new one" if os.path.lexists(path) else None,
     )
 
 
@@ -130,7 +130,7 @@ def follow(vm: Machine, name: str, *, lines: int) -> None:
                     continue
                 out.wait(changes.fileno())
                 if not changes.drain():
-                    raise QvmError("the folder of the logs is gone", machine=vm.name)
+                    raise QvmError("the log folder was removed", machine=vm.name)
         finally:
             follower.close()
 
@@ -138,7 +138,7 @@ def follow(vm: Machine, name: str, *, lines: int) -> None:
 class Follower:
     """Reads a log piece by piece, and the next one when a new run begins.
 
-    A log that grows too long is cut: another file takes its place, which lacks the middle. The old one is
+    A log that grows too long is shortened: a file without the middle takes its place. The old one is
     read to its end, then the new one from the same byte on, or from the first that it has.
 
     Args:
@@ -175,14 +175,14 @@ class Follower:
         if not data:
             status = os.fstat(self.file.fileno())
             if status.st_nlink == 0:
-                return self._read_after_cut()
+                return self._read_shortened()
             if self.file.tell() > status.st_size:
                 self.file.seek(0)  # somebody emptied it
                 data = self.file.read(_PIECE)
         return data
 
-    def _read_after_cut(self) -> bytes:
-        """Go over to what took the log's place when it was cut; b"" if it was removed, or a new run began."""
+    def _read_shortened(self) -> bytes:
+        """Switch to the file that took the log's place when it was shortened; b"" if it is gone."""
         assert self.file is not None
         old, done = self.file, self.end
         if not self._open():
@@ -213,7 +213,7 @@ class Follower:
         return self.file is not None and os.fstat(self.file.fileno()).st_size != self.file.tell()
 
     def renew(self) -> bool:
-        """Go over to the log of a new run, once the old one is read to its end; True if there is one."""
+        """Switch to the log of a new run, once the old one is read to its end; True if there is one."""
         if self.file is None:
             return self._open()
         try:
@@ -240,7 +240,7 @@ class Out:
         self.cleaner = terminal.Cleaner() if vm.io.is_on_terminal else None
         self.poll = select.poll()
         try:
-            self.poll.register(self.stream.fileno(), 0)  # told of a reader that has gone
+            self.poll.register(self.stream.fileno(), 0)  # reports a reader that has gone
         except (OSError, ValueError):  # a stream of Python's own
             pass
 

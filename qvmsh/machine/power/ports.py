@@ -28,7 +28,7 @@ DOOR_PORT = 7700
 """Its port is this plus VM_MACHINE_ID. Source: `vm` (bash)."""
 _LOCKS = frozenset(("password", "password=on", "sasl", "sasl=on"))
 _CHARACTERS = ("-monitor", "-qmp", "-qmp-pretty", "-serial", "-parallel")
-_TOLD = "Could not set up host forwarding rule '"
+_REFUSED = "Could not set up host forwarding rule '"
 
 
 def forwards(vm: Machine) -> list[Forward]:
@@ -52,7 +52,7 @@ def require_free(vm: Machine) -> None:
 
     Raises:
         ConfigError: one is VM_SSH_PORT.
-        QvmError: one cannot; the text says why and, where that can be seen, who has it.
+        QvmError: one cannot; the text says why and, if visible, what uses it.
     """
     for each in forwards(vm):
         if each.protocol == "tcp" and str(each.port) == vm.settings.text("VM_SSH_PORT"):
@@ -67,9 +67,9 @@ def require_free(vm: Machine) -> None:
 
 
 def refused(vm: Machine, words: Sequence[str]) -> QvmError | None:
-    """The error for a forward that QEMU itself could not set up; None if its words tell of none."""
+    """The error for a forward that QEMU itself could not set up; None if its output names none."""
     for line in words:
-        rule = line.partition(_TOLD)[2].partition("'")[0]
+        rule = line.partition(_REFUSED)[2].partition("'")[0]
         for each in forwards(vm):
             if each.rule == rule:
                 return _not_free(vm, each, sockets.obstacle(each.protocol, each.address, each.port))
@@ -77,8 +77,8 @@ def refused(vm: Machine, words: Sequence[str]) -> QvmError | None:
 
 
 def refused_rule(words: Sequence[str]) -> str:
-    """The forward that QEMU could not set up, as it stands in its words; "" for none."""
-    return next((line.partition(_TOLD)[2].partition("'")[0] for line in words if _TOLD in line), "")
+    """The forward that QEMU could not set up, as in its output; "" for none."""
+    return next((line.partition(_REFUSED)[2].partition("'")[0] for line in words if _REFUSED in line), "")
 
 
 def _not_free(vm: Machine, forward: Forward, why: str) -> QvmError:
@@ -86,7 +86,7 @@ def _not_free(vm: Machine, forward: Forward, why: str) -> QvmError:
     return QvmError(
         f"VM_HOSTFWD: cannot forward {where}: {why or 'it was taken at that moment'}",
         machine=vm.name,
-        hint="choose another port or address in VM_HOSTFWD, or end who has it",
+        hint="choose another port or address in VM_HOSTFWD, or end the process that uses it",
     )
 
 
@@ -130,9 +130,9 @@ def open_door(vm: Machine) -> socket | None:
     at = made.getsockname()
     name = vm.settings.text("VM_NET_HOST") or at[0]
     is_local = at[0] == "::1" or at[0].startswith("127.")
-    who = "every account of this host" if is_local else "everybody who reaches this host"
+    who = "every account of this host" if is_local else "everybody who can reach this host"
     vm.io.warn(
-        f"{vm.name}: an open door: {who} can drive QEMU by `telnet {name} {at[1]}`, without a password"
+        f"{vm.name}: an open port: {who} can control QEMU with `telnet {name} {at[1]}`, without a password"
     )
     return made
 
@@ -151,7 +151,7 @@ def warn_of_doors(vm: Machine, argv: Sequence[str]) -> None:
         if what and _is_open(address):
             is_free = not any(o in _LOCKS or o.startswith("password-secret=") for o in options)
             vm.io.warn(
-                f"{vm.name}: an open door: everybody who reaches this host can {what} on {address}"
+                f"{vm.name}: an open port: everybody who can reach this host can {what} on {address}"
                 + (", without a password" if is_free else "")
             )
 
@@ -161,13 +161,13 @@ def _door(option: str, value: str) -> tuple[str, str, list[str]]:
     head, *options = value.removeprefix("vnc=").split(",")
     fields = dict(each.partition("=")[::2] for each in (head, *options))
     if option == "-vnc" or (option == "-display" and value.startswith("vnc=")):
-        return "use the guest's screen and keyboard by VNC", head, options
+        return "use the guest's screen and keyboard over VNC", head, options
     if option == "-spice" and fields.get("unix") != "on" and fields.keys() & {"port", "tls-port"}:
         port = fields.get("port") or fields["tls-port"]
-        return "use the guest's screen and keyboard by SPICE", f"{fields.get('addr', '')}:{port}", options
+        return ("use the guest's screen and keyboard over SPICE", f"{fields.get('addr', '')}:{port}", options)
     if option in ("-s", "-gdb"):
         scheme, _, address = (value if option == "-gdb" else "tcp::1234").split(",")[0].partition(":")
-        return ("drive the guest by gdb", address, []) if scheme == "tcp" else ("", "", [])
+        return ("control the guest with gdb", address, []) if scheme == "tcp" else ("", "", [])
     is_server = not {"server", "server=on", "server=yes"}.isdisjoint(options)
     if option in _CHARACTERS and is_server and head.partition(":")[0] in ("tcp", "telnet", "websocket"):
         return f"use what is on {option}", head.partition(":")[2], options

@@ -12,16 +12,14 @@ from dataclasses import dataclass, replace
 from qvmsh.errors import ConfigError, QvmError, Terminated, UsageError
 from qvmsh.host import logout, process, sockets, terminal, watch
 from qvmsh.io import isatty, tell
-from qvmsh.machine import handover, identity, log, state
+from qvmsh.machine import handover, identity, log, registry, state
 from qvmsh.machine import programs as tools
-from qvmsh.machine import registry as known
-from qvmsh.machine.create import layers as images
+from qvmsh.machine.create import layers
 from qvmsh.machine.guest import readiness as ready
 from qvmsh.machine.guest.clock import put_clock_right
 from qvmsh.machine.monitor import ending
 from qvmsh.machine.power import hardware as hw
-from qvmsh.machine.power import launch, logs, ports, tpm
-from qvmsh.machine.power import stop as power
+from qvmsh.machine.power import launch, logs, ports, stop, tpm
 from qvmsh.machine.power.hardware import Launch
 from qvmsh.machine.reports import CommandLine, Ended, Restarted, Started
 from qvmsh.machine.storage import own_disk
@@ -40,7 +38,7 @@ if TYPE_CHECKING:
 
 
 LINES = 20
-"""How many lines that QEMU wrote before it answered `run` passes on."""
+"""How many lines of QEMU's early output `run` passes on."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def start(
             qemu = launch.launch(vm, plan, begun, _port_chooser(port))
             stage.note = f"pid {qemu.pid}"
         log.note(vm, f"started, pid {qemu.pid}" + (f"; {qemu.attach} shows it" if qemu.attach else ""))
-        known.remember(vm)
+        registry.remember(vm)
         logout.warn(vm.io, vm.name)
         has_ssh = state.has_ssh(vm, qemu.note)
         timeout_s = ready.attempt_seconds(vm, qemu.pid, ssh_attempts)
@@ -133,18 +131,14 @@ def restart(
     _require_startable(vm, request, ssh_attempts)
     by, took_s = None, 0.0
     if seen.is_live:
-        by, took_s = power.stop(vm, force=force, timeout_s=power.patience_s(vm, timeout_s))
+        by, took_s = stop.stop(vm, force=force, timeout_s=stop.patience_s(vm, timeout_s))
     try:
         started = start(
-            vm,
-            request,
-            ssh_attempts=ssh_attempts,
-            is_waiting=is_waiting,
-            port=note.ssh_port if note else 0,
+            vm, request, ssh_attempts=ssh_attempts, is_waiting=is_waiting, port=note.ssh_port if note else 0
         )
     except QvmError as error:
         if by:
-            error.details = (f"before that it was powered off by {by}", *error.details)
+            error.details = (f"it was first powered off by {by}", *error.details)
         raise
     return Restarted(by, took_s, started)
 
@@ -198,11 +192,11 @@ def _wait(vm: Machine, qemu: launch.Qemu, timeout_s: float) -> float:
 
 def _end_begun(vm: Machine, qemu: launch.Qemu) -> None:
     """End a machine whose start was interrupted."""
-    vm.io.warn(f"{vm.name}: interrupted; ending the machine that was being started")
+    vm.io.warn(f"{vm.name}: interrupted; ending the machine that was starting")
     ending.end(qemu.pid)
     qemu.child.wait()
     cleanup.tidy(vm, is_asked=True)
-    log.note(vm, "start was interrupted, the machine is ended", is_error=True)
+    log.note(vm, "start was interrupted, the machine was ended", is_error=True)
 
 
 @log.failures
@@ -210,7 +204,7 @@ def run(vm: Machine, request: Request) -> Ended:
     """QEMU in the foreground; see `commands.run`."""
     if "-daemonize" in request.extra:
         raise UsageError(
-            "run: -daemonize makes no sense in the foreground", machine=vm.name, hint="use `qvm start`"
+            "run: -daemonize cannot be used in the foreground", machine=vm.name, hint="use `qvm start`"
         )
     handover.require_roots(vm)
     require_no_archive(vm, "run", is_disposable=request.disposable)
@@ -218,7 +212,7 @@ def run(vm: Machine, request: Request) -> Ended:
     plan = _plan(vm, request, "run")
     has_terminal = isatty(vm.io.stdin) and isatty(vm.io.stdout) and not plan.is_background
     if hw.uses_curses(vm) and not has_terminal:
-        what = "in the background it has none" if plan.is_background else "here is none"
+        what = "in the background it has none" if plan.is_background else "there is none here"
         raise ConfigError(
             f"VM_QEMU_DISPLAY=curses needs a terminal, and {what}",
             machine=vm.name,
@@ -229,8 +223,8 @@ def run(vm: Machine, request: Request) -> Ended:
         with _terminal_kept(vm):
             qemu = launch.launch(vm, plan, begun)
             log.note(vm, f"runs in the foreground, pid {qemu.pid}")
-            known.remember(vm)
-            _tell_ways(vm, plan, qemu)
+            registry.remember(vm)
+            _print_ways(vm, plan, qemu)
             status = _wait_foreground(vm, qemu.child, qemu.shown)
     except BaseException:
         for each in begun:
@@ -254,16 +248,16 @@ def _terminal_kept(vm: Machine) -> terminal.Kept:
         return terminal.Kept(-1)
 
 
-def _tell_ways(vm: Machine, plan: Launch, qemu: launch.Qemu) -> None:
-    """Say how to leave a console on this terminal, of which a silent guest shows nothing; or where it is."""
+def _print_ways(vm: Machine, plan: Launch, qemu: launch.Qemu) -> None:
+    """Say how to leave a console on this terminal, which may stay silent; or where it is."""
     if plan.is_background:
-        vm.io.warn(f"{vm.name}: runs in the background (pid {qemu.pid}); `qvm console` is its console")
+        vm.io.warn(f"{vm.name}: runs in the background (pid {qemu.pid}); `qvm console` opens its console")
     elif "mux=on" in " ".join(qemu.argv):
-        vm.io.say(f"{vm.name}: the serial console; Ctrl-A X ends QEMU, Ctrl-A C is its monitor")
+        vm.io.say(f"{vm.name}: the serial console; Ctrl-A X ends QEMU, Ctrl-A C opens its monitor")
 
 
 def _wait_foreground(vm: Machine, child: launch.Child, shown: serial.Shown | None) -> int:
-    """Wait for QEMU's end, and pass on its words, which the log has, and its console.
+    """Wait for QEMU's end, and pass on its logged output and its console.
 
     Ctrl-C is for QEMU, which has the terminal, and ends it in order.
     """
@@ -272,7 +266,7 @@ def _wait_foreground(vm: Machine, child: launch.Child, shown: serial.Shown | Non
         stack.callback(follower.close)
         handle = stack.enter_context(process.Process(child.pid))
         fds = [handle.fd]
-        with contextlib.suppress(OSError, QvmError):  # without a watch its words come at its end
+        with contextlib.suppress(OSError, QvmError):  # without a watch its output comes at its end
             changes = stack.enter_context(watch.Watch(vm.files.logs))
             fds.append(changes.fileno())
         while True:
@@ -311,19 +305,10 @@ def dry_run(vm: Machine, request: Request, *, is_foreground: bool) -> CommandLin
     door = ports.door(vm)
     if door:
         endpoints["telnet"] = Endpoint(address=door)
-    argv = arguments(
-        hw.hardware(
-            vm,
-            plan,
-            binary=binary,
-            accelerator=choice.accelerator,
-            ssh_port=port,
-            endpoints=endpoints,
-            has_sandbox=sandbox.is_there(probed),
-            supplies=supplies,
-            tpm=Endpoint(path=control) if control else None,
-        )
-    )
+    tpm_end = Endpoint(path=control) if control else None
+    has_sandbox = sandbox.is_there(probed)
+    resources = hw.Resources(binary, choice.accelerator, port, endpoints, supplies, {}, tpm_end, has_sandbox)
+    argv = arguments(hw.hardware(vm, plan, resources))
     before = [tpm.by_hand(vm, control)] if control else []
     return CommandLine(vm.name, argv, before)
 
@@ -332,28 +317,28 @@ def _plan(vm: Machine, request: Request, verb: str) -> Launch:
     """Check the request against the configuration and turn it into a launch."""
     if request.base_only and not own_disk.is_by_hand(vm) and not own_disk.has_disk(vm):
         raise UsageError(
-            f"{verb}: --base-only needs a disk, and {own_disk.disk_name(vm)} is not there", machine=vm.name
+            f"{verb}: --base-only needs a disk, and {own_disk.disk_name(vm)} does not exist", machine=vm.name
         )
     if request.disposable and request.loadvm:
         raise UsageError(
             f"{verb}: --disposable and --loadvm exclude each other: a state is loaded into the disks",
             machine=vm.name,
-            hint="`qvm snapshot save` first keeps the present state, `qvm snapshot restore` goes back to it",
+            hint="`qvm snapshot save` first saves the current state, `qvm snapshot restore` goes back to it",
         )
     if request.base_only and not own_disk.is_by_hand(vm):
-        images.require_writable_base(vm, force=request.is_forced or request.disposable)
+        layers.require_writable_base(vm, force=request.is_forced or request.disposable)
     for word in vm.settings.words("VM_QEMU_EXTRA") + list(request.extra):
         if word.lstrip("-") in ("daemonize", "pidfile") and word.startswith("-"):
             raise ConfigError(
-                f"{word} among the extra words for QEMU would take it out of qvm's hands",
+                f"{word} in the extra arguments would take QEMU out of qvm's control",
                 machine=vm.name,
                 hint="remove it: `qvm start` runs QEMU in the background and knows its pid",
             )
         if word in ("-snapshot", "--snapshot") and not (request.disposable or own_disk.is_by_hand(vm)):
             raise ConfigError(
-                f"{word} among the extra words for QEMU would not cover the machine's own disks",
+                f"{word} in the extra arguments would not cover the machine's own disks",
                 machine=vm.name,
-                hint="remove it; with `--disposable` all that the guest writes vanishes",
+                hint="remove it; `--disposable` discards all that the guest writes",
             )
     if own_disk.is_by_hand(vm):
         _require_plain(vm, request, verb)
@@ -373,7 +358,7 @@ def _plan(vm: Machine, request: Request, verb: str) -> Launch:
 
 
 def _window(vm: Machine) -> str:
-    """The display for `run` on a desktop, where nothing else is configured; told where QEMU has none."""
+    """The display for `run` on a desktop if nothing else is configured; warns if QEMU has none."""
     settings, environ = vm.settings, vm.environ
     has_desktop = bool(environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY"))
     if not has_desktop or settings.text("VM_QEMU_DISPLAY") or settings.text("VM_QEMU_VNC"):
@@ -381,7 +366,7 @@ def _window(vm: Machine) -> str:
     found = displays.window(displays.of(tools.qemu(vm)))
     if not found:
         way = programs.install("gtk")
-        vm.io.warn(f"{vm.name}: this QEMU can open no window, so its console is here; {way} lets it")
+        vm.io.warn(f"{vm.name}: this QEMU cannot open a window, so its console is here; {way} adds one")
     return found
 
 
@@ -408,11 +393,11 @@ def _require_plain(vm: Machine, request: Request, verb: str) -> None:
     """
     hint = "VM_QEMU_ARGS names the disks; change it there"
     if request.base_only:
-        raise UsageError(f"{verb}: --base-only needs disks that qvm gives", machine=vm.name, hint=hint)
+        raise UsageError(f"{verb}: --base-only needs disks that qvm manages", machine=vm.name, hint=hint)
     words = (*vm.settings.words("VM_QEMU_ARGS"), *vm.settings.words("VM_QEMU_EXTRA"), *request.extra)
     if request.disposable and any(word in ("-blockdev", "--blockdev") for word in words):
         raise UsageError(
             f"{verb}: --disposable is QEMU's -snapshot here, which does not cover -blockdev",
             machine=vm.name,
-            hint="use -drive or -hda in VM_QEMU_ARGS, or overlays of your own",
+            hint="use -drive or -hda in VM_QEMU_ARGS, or your own overlays",
         )

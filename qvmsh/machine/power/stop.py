@@ -1,8 +1,8 @@
 """Powering off: the ladder of `stop`, and `kill`.
 
 Each rung asks the guest in another way and has its share of the time; waiting is on the end of
-QEMU's process. Only `force` goes on to end QEMU itself: a monitor that cannot be reached is no
-reason to pull the plug on a guest that may be writing.
+QEMU's process. Only `force` ends QEMU itself: an unreachable monitor is not a reason to pull
+the plug on a guest that may be writing.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ import time
 
 from qvmsh.errors import DeadlineError, QmpError, QvmError, StateError
 from qvmsh.host import process, ssh, sshd
-from qvmsh.machine import journal as journals
-from qvmsh.machine import log, state
-from qvmsh.machine.guest import readiness as ready
+from qvmsh.machine import journal, log, state
+from qvmsh.machine.guest import readiness
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.monitor import conversation, ending
 from qvmsh.machine.power import launch
-from qvmsh.machine.snapshot import managed_save as saved
+from qvmsh.machine.snapshot import managed_save
 from qvmsh.machine.work import cleanup
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import qga, qmp
@@ -28,18 +27,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from qvmsh.machine.launch_record import Note
+    from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import Machine
     from qvmsh.qemu.session import Listening, Session
 
 AGENT_S = 1.5
 LEAST_S = 0.5
-"""What a rung gets even when the time is up: a button that was pressed is worth a look."""
+"""The least time for a rung, even when the time is up."""
 BANNER_S = 4.0
 BUTTON_AGAIN_S = 10.0
 RESET_S = 30.0
 LOOK_S = 1.0
-"""How often a wait looks whether the guest is off while QEMU stays (`-no-shutdown`)."""
+"""How often a wait checks for a guest that is off while QEMU stays (`-no-shutdown`)."""
 
 POWEROFF = (
     "if command -v systemctl >/dev/null; then sudo -n systemctl poweroff; "
@@ -64,7 +63,7 @@ class Ladder:
         timeout_s: for all polite rungs together.
     """
 
-    def __init__(self, vm: Machine, pid: int, note: Note, timeout_s: float) -> None:
+    def __init__(self, vm: Machine, pid: int, note: LaunchRecord, timeout_s: float) -> None:
         self.vm = vm
         self.note = note
         self.timeout_s = timeout_s
@@ -75,7 +74,7 @@ class Ladder:
         """Power the machine off and return the name of the rung that worked.
 
         Raises:
-            DeadlineError: no polite rung worked and `force` is false; the machine is left running.
+            DeadlineError: no polite rung worked and `force` is false; the machine is still running.
         """
         deadline = time.monotonic() + self.timeout_s
         rungs: list[tuple[str, Callable[[float], str], float]] = [
@@ -102,24 +101,24 @@ class Ladder:
                 left_s = max(LEAST_S, began + window_s - time.monotonic())
                 if self._gone_within(left_s, again=ask if "button" in name else None):
                     return name
-                self.tried.append(f"{name}: asked, but not off after {time.monotonic() - began:.0f} s")
+                self.tried.append(f"{name}: asked, still on after {time.monotonic() - began:.0f} s")
             if self.handle.wait(LEAST_S):
                 return BY_ITSELF
             if force:
-                return self._force()
+                return ending.kill(self.handle, self.note)
         raise DeadlineError(
             f"the guest did not power off within {self.timeout_s:.0f} s; it is still running",
             machine=self.vm.name,
             details=self.tried,
-            hint="`qvm stop --force` then ends QEMU (the guest loses what it has not written), "
+            hint="`qvm stop --force` then ends QEMU (the guest loses unwritten data), "
             "VM_SHUTDOWN_TIMEOUT gives it more time",
         )
 
     def _require_no_io_error(self) -> None:
-        """Nobody answers in a guest that QEMU has paused again: there is nothing to wait for.
+        """Do not wait for a guest that QEMU has paused again.
 
         Raises:
-            StateError: so it is.
+            StateError: QEMU has paused it after an I/O error.
         """
         try:
             with conversation.begin(self.note) as exchange:
@@ -131,7 +130,7 @@ class Ladder:
                 "cannot power off: QEMU has paused the guest after an I/O error",
                 machine=self.vm.name,
                 details=self.tried,
-                hint="`df .` shows whether the host's disk is full; make room, then `qvm resume`, `qvm stop`",
+                hint="`df .` shows whether the host's disk is full; free some, then `qvm resume`, `qvm stop`",
                 actual=status,
             )
 
@@ -140,7 +139,7 @@ class Ladder:
             asked = qga.shutdown(self.note.socket("qga"), timeout_s=min(AGENT_S, window_s))
         except QmpError as error:
             return error.what
-        return "" if asked else "none answers"
+        return "" if asked else "no answer"
 
     def _ask_ssh(self, window_s: float, script: str = POWEROFF) -> str:
         try:
@@ -168,7 +167,7 @@ class Ladder:
         try:
             if qga.shutdown(self.note.socket("qga"), mode="reboot", timeout_s=AGENT_S):
                 return "guest agent"
-            self.tried.append("guest agent: none answers")
+            self.tried.append("guest agent: no answer")
         except QmpError as error:
             self.tried.append(f"guest agent: {error.what}")
         if not state.has_ssh(self.vm, self.note):
@@ -186,7 +185,7 @@ class Ladder:
         return ""
 
     def _gone_within(self, window_s: float, again: Callable[[float], str] | None) -> bool:
-        """Wait for QEMU's end; presses the button again now and then, as a person would."""
+        """Wait for QEMU's end; press the button again now and then."""
         deadline = time.monotonic() + window_s
         press_at = time.monotonic() + BUTTON_AGAIN_S
         while (left := deadline - time.monotonic()) > 0:
@@ -213,12 +212,9 @@ class Ladder:
         except (OSError, QmpError):
             pass
 
-    def _force(self) -> str:
-        return ending.kill(self.handle, self.note)
-
 
 def patience_s(vm: Machine, timeout_s: float | None) -> float:
-    """How long a guest may take: what the caller says, else VM_SHUTDOWN_TIMEOUT."""
+    """How long a guest may take: the caller's value, else VM_SHUTDOWN_TIMEOUT."""
     return float(vm.settings.integer("VM_SHUTDOWN_TIMEOUT")) if timeout_s is None else timeout_s
 
 
@@ -265,13 +261,13 @@ def save(vm: Machine, name: str, *, has_suspend: bool, timeout_s: float | None) 
         The seconds that the guest took to suspend, and those of the whole.
 
     Raises:
-        StateError, DeadlineError, QmpError: see `saved.save`; the machine runs on.
+        StateError, DeadlineError, QmpError: see `managed_save.save`; the machine is still running.
     """
     began = time.monotonic()
     if vm.settings.is_set("VM_SAVE_DELAY"):
         vm.io.warn(f"{vm.name}: VM_SAVE_DELAY is ignored: qvm waits until the state is on the disk")
     with work_lock(vm, "stop"):
-        journals.require_none(vm)
+        journal.require_none(vm)
         seen, pid, note = _live(vm, "save the state")
         assert note is not None
         state.require_sound(vm, seen, "save the state")
@@ -279,16 +275,16 @@ def save(vm: Machine, name: str, *, has_suspend: bool, timeout_s: float | None) 
             raise state.not_in_state(vm, seen, "save the state", state.RUNNING)
         if note.disposable:
             raise StateError(
-                "cannot save the state: it is disposable, its disk vanishes when it stops", machine=vm.name
+                "cannot save the state: the machine is disposable, its disk is discarded", machine=vm.name
             )
         if seen.kind == state.PAUSED:
             has_suspend = False
         with process.Process(pid) as handle, vm.io.stage(f"saving the state as {name}"):
-            files = saved.written_files(note)
-            suspended_s = saved.save(vm, note, name, has_suspend=has_suspend, timeout_s=timeout_s)
+            files = managed_save.written_files(note)
+            suspended_s = managed_save.save(vm, note, name, has_suspend=has_suspend, timeout_s=timeout_s)
             guest.close(vm, note)
             ending.kill(handle, note)
-        saved.sync_images(vm, files)
+        managed_save.sync_images(vm, files)
         cleanup.clear(vm)
     log.note(vm, f"state saved as {name}, QEMU ended")
     return suspended_s, time.monotonic() - began
@@ -332,8 +328,8 @@ def reboot(vm: Machine, *, force: bool, timeout_s: float) -> tuple[str, float]:
                     hint="`qvm start`",
                 ) from None
     if state.has_ssh(vm, note):
-        with ready.waiting(vm, "reboot"), vm.io.stage("waiting for ssh"):
-            ready.wait(vm, pid, note, timeout_s=ready.attempt_seconds(vm, pid))
+        with readiness.waiting(vm, "reboot"), vm.io.stage("waiting for ssh"):
+            readiness.wait(vm, pid, note, timeout_s=readiness.attempt_seconds(vm, pid))
     log.note(vm, f"rebooted by {how}")
     return how, time.monotonic() - began
 
@@ -343,7 +339,7 @@ class _Ended(Exception):
 
 
 def _ask_for_reset(ladder: Ladder, qemu: Session, events: Listening, *, is_running: bool, force: bool) -> str:
-    """Have the guest reboot; return who did it: guest agent, ssh, or (`force`) QEMU's reset.
+    """Reboot the guest; return what did it: guest agent, ssh, or (`force`) QEMU's reset.
 
     Raises:
         StateError, DeadlineError: see `reboot`.
@@ -355,10 +351,10 @@ def _ask_for_reset(ladder: Ladder, qemu: Session, events: Listening, *, is_runni
         raise _Ended
     if not how and not force:
         raise StateError(
-            "nothing in the guest could be asked to reboot; it runs on",
+            "nothing in the guest could be asked to reboot; it is still running",
             machine=vm.name,
             details=ladder.tried,
-            hint="`--force` resets it, as the button on the case would",
+            hint="`--force` resets it, as a reset button would",
         )
     guest.close(vm, ladder.note)
     try:
@@ -370,7 +366,7 @@ def _ask_for_reset(ladder: Ladder, qemu: Session, events: Listening, *, is_runni
                 if not force:
                     raise DeadlineError(
                         f"the guest did not reboot within {ladder.timeout_s:.0f} s "
-                        f"(asked by {how}); it runs on",
+                        f"(asked by {how}); it is still running",
                         machine=vm.name,
                         hint="`--force` then resets it",
                     ) from None
@@ -385,8 +381,10 @@ def _ask_for_reset(ladder: Ladder, qemu: Session, events: Listening, *, is_runni
         raise
 
 
-def _live(vm: Machine, what: str, *, needs_note: bool = True) -> tuple[state.Observation, int, Note | None]:
-    """What is observed of a machine that has a QEMU; it must be one that can be talked to.
+def _live(
+    vm: Machine, what: str, *, needs_note: bool = True
+) -> tuple[state.Observation, int, LaunchRecord | None]:
+    """What is observed of a machine that has a QEMU; it must be reachable.
 
     Raises:
         StateError: there is no QEMU, or (`needs_note`) none that listens.
@@ -394,21 +392,21 @@ def _live(vm: Machine, what: str, *, needs_note: bool = True) -> tuple[state.Obs
     seen = state.observe(vm)
     if seen.pid is None or (needs_note and seen.note is None) or not state.is_qemu(seen.pid):
         raise state.not_in_state(vm, seen, what, state.RUNNING)
-    launch.keep_note(vm, seen)
+    launch.keep_record(vm, seen)
     return seen, seen.pid, seen.note
 
 
 def _wake(vm: Machine, seen: state.Observation) -> None:
-    """A guest that is held or sleeps cannot power off: let it go on first, and say so.
+    """Resume or wake a guest that cannot power off otherwise, with a warning.
 
     Raises:
-        StateError: it must not go on.
+        StateError: it must not be resumed.
     """
     assert seen.note is not None
     if seen.kind not in (state.PAUSED, state.SUSPENDED):
         return
     state.require_sound(vm, seen, "power off")
-    vm.io.warn(f"{vm.name} is {seen.kind}: going on, so that it can power off")
+    vm.io.warn(f"{vm.name} is {seen.kind}: resuming it, so that it can power off")
     with conversation.begin(seen.note) as qemu:
         if seen.kind == state.PAUSED:
             conversation.resume(qemu)
@@ -430,7 +428,7 @@ def kill(vm: Machine) -> tuple[str, float]:
         raise state.not_in_state(vm, seen, "kill", state.RUNNING)
     if not state.is_qemu(seen.pid):
         raise StateError(f"will not kill: {seen.detail}", machine=vm.name, hint=seen.hint, actual=seen.kind)
-    launch.keep_note(vm, seen)
+    launch.keep_record(vm, seen)
     try:
         with process.Process(seen.pid) as handle:
             how = ending.kill(handle, seen.note)
@@ -439,7 +437,9 @@ def kill(vm: Machine) -> tuple[str, float]:
     except PermissionError:
         who = process.user(seen.pid)
         raise QvmError(
-            f"cannot kill: QEMU (pid {seen.pid}) is {who}'s", machine=vm.name, hint=f"ask {who}, or be root"
+            f"cannot kill: QEMU (pid {seen.pid}) is {who}'s",
+            machine=vm.name,
+            hint=f"run this as {who} or as root",
         ) from None
     cleanup.tidy(vm, is_asked=how != BY_ITSELF)
     log.note(vm, f"killed by {how}")

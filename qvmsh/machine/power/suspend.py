@@ -1,10 +1,10 @@
-"""Holding a guest and letting it go on: pause, resume, suspend, wakeup.
+"""Pause, resume, suspend, wakeup.
 
     pause(vm)            # QEMU stops the vcpus; the guest notices nothing
     suspend(vm)          # the guest sends itself to sleep (ACPI S3)
 
-The first two need nothing of the guest. What is asked of a machine in the wrong state is refused,
-with the words that lead on; nothing is done by half: the machine is as before or as asked for.
+The first two need nothing of the guest. In the wrong state they fail with a hint, and nothing is
+half done: the machine is as before or as requested.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import time
 
 from qvmsh.errors import DeadlineError, QmpError, StateError
 from qvmsh.machine import log, state
-from qvmsh.machine.guest import readiness as ready
-from qvmsh.machine.guest import sleep
+from qvmsh.machine.guest import readiness, sleep
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.guest.clock import put_clock_right_after
 from qvmsh.machine.monitor import conversation
@@ -24,7 +23,7 @@ from qvmsh.qemu import qmp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.launch_record import Note
+    from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import Machine
 
 
@@ -32,25 +31,25 @@ def pause(vm: Machine) -> Paused:
     """Stop the vcpus.
 
     Raises:
-        StateError: it does not run; it is as it was.
+        StateError: it does not run. Nothing changed.
     """
     with work_lock(vm, "pause"):
         _, note = _in_state(vm, "pause", state.RUNNING)
         _execute(vm, note, "stop")
         note.paused_s = int(time.time()) + 1
-        note.write(vm.files.note)
+        note.write(vm.files.launch_record)
         now = _status(vm, note)
     if now not in ("paused", "io-error", "watchdog", "debug"):
-        raise StateError(f"QEMU was asked to pause the guest, and says {now}", machine=vm.name, actual=now)
+        raise StateError(f"QEMU was asked to pause the guest, but reports {now}", machine=vm.name, actual=now)
     log.note(vm, "paused")
     return Paused(vm.name, is_paused=True)
 
 
 def resume(vm: Machine) -> Paused:
-    """Let the vcpus go on.
+    """Start the vcpus again.
 
     Raises:
-        StateError: it is not paused, or must not go on; it is as it was.
+        StateError: the guest is not paused or must not be resumed. Nothing changed.
     """
     with work_lock(vm, "resume"):
         seen, note = _in_state(vm, "resume", state.PAUSED)
@@ -59,9 +58,9 @@ def resume(vm: Machine) -> Paused:
         now = _status(vm, note)
     if now == "io-error":
         raise StateError(
-            "the guest was let go on, and QEMU paused it at once after another I/O error",
+            "the guest was resumed, and QEMU paused it again after another I/O error",
             machine=vm.name,
-            hint="`df .` shows whether the host's disk is full; make room, then `qvm resume` again",
+            hint="`df .` shows whether the host's disk is full; free some, then `qvm resume` again",
             actual=now,
         )
     log.note(vm, "resumed")
@@ -75,8 +74,8 @@ def suspend(vm: Machine, *, timeout_s: float | None) -> Suspended:
     """Let the guest send itself to sleep, and wait until it does.
 
     Raises:
-        StateError: it does not run, or nothing in it can be asked; it is as it was.
-        DeadlineError: it was asked but does not sleep; it runs on.
+        StateError: it does not run, or nothing in it can be asked. Nothing changed.
+        DeadlineError: it was asked but does not sleep; it is still running.
     """
     from qvmsh.qemu.session import Session  # asyncio: pause and resume do without
 
@@ -94,8 +93,8 @@ def wakeup(vm: Machine, *, is_waiting: bool, timeout_s: float | None) -> Woken:
     """Wake the guest, and wait until its ssh answers.
 
     Raises:
-        StateError: it does not sleep; it is as it was.
-        DeadlineError: it is awake but does not answer; it is left running.
+        StateError: it does not sleep. Nothing changed.
+        DeadlineError: it is awake but does not answer; it is still running.
     """
     began = time.monotonic()
     with work_lock(vm, "wakeup"):
@@ -108,29 +107,29 @@ def wakeup(vm: Machine, *, is_waiting: bool, timeout_s: float | None) -> Woken:
             raise StateError(
                 f"cannot wake it up: {error.what.partition(': ')[2]}",
                 machine=vm.name,
-                hint="`qvm status` tells what state it is in",
+                hint="`qvm status` shows its state",
             ) from None
         except OSError:
             raise state.silent(vm) from None
     is_ready = is_waiting and state.has_ssh(vm, note)
     if is_ready:
-        _answers_again(vm, pid, note, ready.attempt_seconds(vm, pid) if timeout_s is None else timeout_s)
+        _answers_again(vm, pid, note, readiness.attempt_seconds(vm, pid) if timeout_s is None else timeout_s)
     log.note(vm, "woken up")
     return Woken(vm.name, is_ready, time.monotonic() - began)
 
 
-def _answers_again(vm: Machine, pid: int, note: Note, timeout_s: float) -> None:
-    with ready.waiting(vm, "wakeup"), vm.io.stage("waiting for ssh"):
+def _answers_again(vm: Machine, pid: int, note: LaunchRecord, timeout_s: float) -> None:
+    with readiness.waiting(vm, "wakeup"), vm.io.stage("waiting for ssh"):
         try:
-            ready.wait(vm, pid, note, timeout_s=timeout_s)
+            readiness.wait(vm, pid, note, timeout_s=timeout_s)
             sleep.refresh(guest.link(vm, note))
         except DeadlineError as error:
             error.what = error.what.replace("the guest did", "the guest is awake, but did")
-            error.hint = "`qvm status` tells how far it is; `qvm stop` or `qvm kill` ends it"
+            error.hint = "`qvm status` shows its state; `qvm stop` or `qvm kill` ends it"
             raise
 
 
-def _in_state(vm: Machine, what: str, required: str) -> tuple[state.Observation, Note]:
+def _in_state(vm: Machine, what: str, required: str) -> tuple[state.Observation, LaunchRecord]:
     """What is observed of a machine that is in the state `required`, and its note.
 
     Raises:
@@ -142,7 +141,7 @@ def _in_state(vm: Machine, what: str, required: str) -> tuple[state.Observation,
     return seen, seen.note
 
 
-def _execute(vm: Machine, note: Note, command: str) -> None:
+def _execute(vm: Machine, note: LaunchRecord, command: str) -> None:
     try:
         qmp.ask(note.socket("qmp"), command, timeout_s=30.0)
     except QmpError as error:
@@ -152,7 +151,7 @@ def _execute(vm: Machine, note: Note, command: str) -> None:
         raise state.silent(vm) from None
 
 
-def _status(vm: Machine, note: Note) -> str:
+def _status(vm: Machine, note: LaunchRecord) -> str:
     """QEMU's own word for its state.
 
     Raises:

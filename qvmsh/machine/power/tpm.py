@@ -8,7 +8,7 @@ QEMU and swtpm talk over a pair of connected sockets that has no name: nobody el
 and nothing of it is left in the file system. `host/launch.py` starts swtpm as a child of the process
 that becomes QEMU; it ends when QEMU closes its end of the pair, and the kernel ends it with QEMU.
 
-Its state (keys that it must not lose) lies in `.qvm/tpm`. What a running guest has changed is also
+Its state (keys that it must not lose) is in `.qvm/tpm`. What a running guest has changed is also
 part of a saved state.
 """
 
@@ -21,7 +21,7 @@ import socket
 from qvmsh.errors import MissingProgramError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
-from qvmsh.machine import paths as machine_files
+from qvmsh.machine import paths
 from qvmsh.qemu import programs
 
 TYPE_CHECKING = False
@@ -58,7 +58,7 @@ def arguments(vm: Machine, top: str, control: str, state: str = STATE) -> list[s
     """swtpm's argument list.
 
     Args:
-        top: what is put in front of its paths; "" where it works in the machine's directory.
+        top: prefix of its paths; "" if it runs in the machine's directory.
         state: where its state is, from there.
         control: how QEMU reaches it: `clientfd=N`, or `path=...`.
     """
@@ -77,14 +77,14 @@ def by_hand(vm: Machine, control: str) -> list[str]:
 
 def last_words(vm: Machine) -> list[str]:
     """What swtpm complained of, for the report of a launch that failed."""
-    return machine_files.tail(os.path.join(vm.directory, LOG), 5) if is_wanted(vm) else []
+    return paths.tail(os.path.join(vm.directory, LOG), 5) if is_wanted(vm) else []
 
 
 class Companion:
     """The swtpm to be: its end and QEMU's end of the pair of sockets.
 
     Args:
-        token: of a disposable run, which gets a copy of the state that vanishes; "" for the true one.
+        token: of a disposable run, which gets a temporary copy of the state; "" for the real one.
 
     Raises:
         QvmError: another program holds the state.
@@ -104,7 +104,7 @@ class Companion:
         return [self.qemus_end.fileno(), self._own_end.fileno()]
 
     def close(self) -> None:
-        """Give up our own copies of both ends: when the others do so too, swtpm ends."""
+        """Close our copies of both ends: when the others do so too, swtpm ends."""
         self.qemus_end.close()
         self._own_end.close()
 
@@ -121,7 +121,7 @@ def _folder(vm: Machine, token: str) -> str:
 
 
 def _wait_until_free(vm: Machine, where: str) -> None:
-    """Wait until the swtpm of a QEMU that has just ended has let its state go."""
+    """Wait until the swtpm of a QEMU that has just ended has released its state."""
     pid = locks.holder(os.path.join(vm.directory, where, ".lock"))
     if pid is None:
         return

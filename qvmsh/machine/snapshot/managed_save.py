@@ -23,11 +23,13 @@ from qvmsh.qemu import ich9, qmp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.launch_record import Note
+    from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import Machine
 
 
-def save(vm: Machine, note: Note, name: str, *, has_suspend: bool, timeout_s: float | None = None) -> float:
+def save(
+    vm: Machine, note: LaunchRecord, name: str, *, has_suspend: bool, timeout_s: float | None = None
+) -> float:
     """Save memory and disks as the snapshot `name`; the guest is stopped afterwards.
 
     An older snapshot of that name is removed once the new one has been written.
@@ -68,13 +70,13 @@ def save(vm: Machine, note: Note, name: str, *, has_suspend: bool, timeout_s: fl
         if has_suspend:
             _resume(note)
         error.machine = error.machine or vm.name
-        if not os.path.lexists(vm.files.unfinished):
+        if not os.path.lexists(vm.files.snapshot_journal):
             error.hint = error.hint or "the guest is still running; no snapshot was changed"
         raise
     return suspended_s
 
 
-def _resume(note: Note) -> None:
+def _resume(note: LaunchRecord) -> None:
     """Resume the guest after a save that failed."""
     try:
         with conversation.begin(note) as qemu:
@@ -83,7 +85,7 @@ def _resume(note: Note) -> None:
         pass
 
 
-def written_files(note: Note) -> list[str]:
+def written_files(note: LaunchRecord) -> list[str]:
     """The files of all disks that the guest writes to, as QEMU names them."""
     from qvmsh.machine.storage.volumes import file_of
 

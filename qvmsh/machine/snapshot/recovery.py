@@ -31,7 +31,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from qvmsh.machine.launch_record import Note
+    from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import Machine
 
     Step = Callable[[Store, Record], str]
@@ -70,7 +70,7 @@ def _has(path: str, tag: str) -> bool:
 # While QEMU runs
 
 
-def _recover_live(vm: Machine, note: Note, record: Record) -> str:
+def _recover_live(vm: Machine, note: LaunchRecord, record: Record) -> str:
     if record.kind is Kind.SNAPSHOT_LOAD and record.phase is not Phase.CLEAN:
         return _back_off(vm, note, record)
     with live(vm, note, record) as store:
@@ -84,7 +84,7 @@ def _recover_live(vm: Machine, note: Note, record: Record) -> str:
         return outcome
 
 
-def resume(vm: Machine, note: Note, record: Record, store: Live) -> None:
+def resume(vm: Machine, note: LaunchRecord, record: Record, store: Live) -> None:
     """Resume a guest that the work has stopped."""
     if record.was_running and store.jobs.execute("query-status")["status"] in ("paused", "prelaunch"):
         conversation.resume(store.exchange)
@@ -93,7 +93,7 @@ def resume(vm: Machine, note: Note, record: Record, store: Live) -> None:
 
 
 @contextlib.contextmanager
-def live(vm: Machine, note: Note, record: Record) -> Iterator[Live]:
+def live(vm: Machine, note: LaunchRecord, record: Record) -> Iterator[Live]:
     """The store of the record's disks in the QEMU that has them open; no job runs, the guest is thawed."""
     wanted = {os.path.realpath(path) for _, path in record.disks}
     with contextlib.ExitStack() as stack:
@@ -113,7 +113,7 @@ def live(vm: Machine, note: Note, record: Record) -> Iterator[Live]:
             raise state.silent(vm) from None
 
 
-def _patient(vm: Machine, note: Note) -> qmp.Exchange:
+def _patient(vm: Machine, note: LaunchRecord) -> qmp.Exchange:
     """A conversation with a QEMU that may still be busy with what a command has begun.
 
     While it saves or loads memory it does not answer and cannot be stopped. The wait lasts as long as it
@@ -140,7 +140,7 @@ def _patient(vm: Machine, note: Note) -> qmp.Exchange:
         raise
 
 
-def _back_live(vm: Machine, note: Note, record: Record, store: Live) -> str:
+def _back_live(vm: Machine, note: LaunchRecord, record: Record, store: Live) -> str:
     """The guest's disks and memory may not fit together: back to what was before, or its end."""
     if record.has_memory and store.is_whole(BACK):
         try:
@@ -159,7 +159,7 @@ def _back_live(vm: Machine, note: Note, record: Record, store: Live) -> str:
     return _back_off(vm, note, record) + "; QEMU had to be killed"
 
 
-def _back_off(vm: Machine, note: Note, record: Record) -> str:
+def _back_off(vm: Machine, note: LaunchRecord, record: Record) -> str:
     """Kill a QEMU whose guest must never run, and put its disks back."""
     pid = locks.holder(vm.files.pid_file)
     if pid is not None:
@@ -169,9 +169,9 @@ def _back_off(vm: Machine, note: Note, record: Record) -> str:
     return recover_off(vm, record, _STEPS[record.kind])
 
 
-def _loaded(vm: Machine, note: Note) -> None:
+def _loaded(vm: Machine, note: LaunchRecord) -> None:
     note.loading = ""
-    note.write(vm.files.note)
+    note.write(vm.files.launch_record)
 
 
 # While it is off

@@ -31,7 +31,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from qvmsh.machine.launch_record import Note
+    from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import Machine
 
 
@@ -195,7 +195,7 @@ def _restore_live(store: Live, seen: state.Observation, name: str, tag: str) -> 
     with Transaction(vm, record, store.exchange) as journal:
         conversation.hold(store.exchange, registers)
         note.loading = name
-        note.write(vm.files.note)
+        note.write(vm.files.launch_record)
         count = _put_back(store, journal, tag, has_memory=has_way_back, stage=f"restoring {name}")
         note.paused_s = 0
         _loaded(vm, note)
@@ -206,13 +206,13 @@ def _restore_live(store: Live, seen: state.Observation, name: str, tag: str) -> 
     return count
 
 
-def _loaded(vm: Machine, note: Note) -> None:
+def _loaded(vm: Machine, note: LaunchRecord) -> None:
     """The guest's memory is complete now."""
     note.loading = ""
-    note.write(vm.files.note)
+    note.write(vm.files.launch_record)
 
 
-def load(vm: Machine, note: Note, name: str, *, is_forced: bool) -> None:
+def load(vm: Machine, note: LaunchRecord, name: str, *, is_forced: bool) -> None:
     """Load a snapshot into a QEMU that was started with `-S`, and let the guest run.
 
     If the disks have not changed since, as after `stop --savevm`, there is nothing to lose, and no way back
@@ -254,7 +254,7 @@ def load(vm: Machine, note: Note, name: str, *, is_forced: bool) -> None:
         vm.io.warn(f"{vm.name}: {NEXT_IS_WHOLE}")
 
 
-def _load(store: Live, note: Note, name: str, tag: str) -> int:
+def _load(store: Live, note: LaunchRecord, name: str, tag: str) -> int:
     """Load, and resume the guest; return how many dirty bitmaps were removed."""
     vm, stage = store.vm, f"loading the state {name}"
     if _is_as_then(store, tag):

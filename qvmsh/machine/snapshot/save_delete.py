@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from qvmsh.machine.launch_record import Note
+    from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import Machine
     from qvmsh.machine.storage.volumes import Volume
     from qvmsh.qemu.qmp import Exchange
@@ -97,7 +97,7 @@ def opened(vm: Machine, what: str) -> Iterator[tuple[Store, list[Volume], state.
 
 
 @contextlib.contextmanager
-def live(vm: Machine, note: Note) -> Iterator[tuple[Live, list[Volume]]]:
+def live(vm: Machine, note: LaunchRecord) -> Iterator[tuple[Live, list[Volume]]]:
     """The snapshots of a machine that is on, and all its disks."""
     with contextlib.ExitStack() as stack:
         try:
@@ -279,7 +279,7 @@ def _create(store: Store, name: str, journal: Journal, *, has_memory: bool, is_t
 
 def take(
     store: Live,
-    note: Note,
+    note: LaunchRecord,
     name: str,
     request: Request,
     *,
@@ -341,7 +341,9 @@ def versions(exchange: Exchange) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _at_rest(vm: Machine, note: Note, journal: Journal, kind: str, *, has_freeze: bool) -> Iterator[bool]:
+def _at_rest(
+    vm: Machine, note: LaunchRecord, journal: Journal, kind: str, *, has_freeze: bool
+) -> Iterator[bool]:
     """The guest's file systems frozen by its agent for the moment; else written out (`sync`).
 
     Yields:

@@ -13,7 +13,7 @@ import os
 from qvmsh.errors import QvmError
 from qvmsh.host import locks
 from qvmsh.io import QUIET
-from qvmsh.machine import launch_record as notes
+from qvmsh.machine import launch_record
 from qvmsh.machine.storage import own_disk
 from qvmsh.qemu import qemuimg, qmp
 from qvmsh.qemu.vocabulary import Vocabulary, snapshot_rows
@@ -30,9 +30,9 @@ ANSWER_S = 2.0
 
 
 def run_of(vm: Machine) -> tuple[int, str] | None:
-    """What tells one run of the machine from another: pid and QMP socket; None if it is off."""
+    """What distinguishes one run of the machine from another: pid and QMP socket; None if it is off."""
     try:
-        pid, note = locks.holder(vm.files.pid_file), notes.read(vm.files)
+        pid, note = locks.holder(vm.files.pid_file), launch_record.read(vm.files)
     except OSError:
         return None
     return (pid, note.socket("qmp")) if pid is not None and note is not None else None
@@ -52,7 +52,7 @@ def of(vm: Machine) -> Vocabulary | None:
 
 
 def snapshots(vm: Machine) -> Found:
-    """Name and kind of each snapshot: QEMU tells while it runs, else the images do."""
+    """Name and kind of each snapshot: from QEMU while it runs, else from the images."""
     vocabulary = of(vm)
     try:
         return vocabulary.snapshots() if vocabulary is not None else _in_images(vm)
@@ -61,7 +61,7 @@ def snapshots(vm: Machine) -> Found:
 
 
 def _in_images(vm: Machine) -> Found:
-    from qvmsh.machine import programs as tools
+    from qvmsh.machine import programs
     from qvmsh.qemu import image
 
     name = own_disk.disk_name(vm)
@@ -69,6 +69,6 @@ def _in_images(vm: Machine) -> Found:
     if not os.path.exists(path) or not image.header(path, kind).snapshots:
         return []
     words = ["info", "-U", "-f", kind, "--output=json", image.safe_name(path)]
-    program = tools.qemu_img(vm.with_io(QUIET))  # nobody reads a warning while a word is completed
+    program = programs.qemu_img(vm.with_io(QUIET))  # nobody reads a warning while a word is completed
     found = qmp.loads(qemuimg.run(program, words, what="read the snapshots"))
     return snapshot_rows(found.get("snapshots", []))

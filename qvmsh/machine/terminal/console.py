@@ -1,51 +1,44 @@
 """The guest's serial console on this terminal, or in a pipe: one writes, any number watch.
 
-    attach(vm, Options())      # until Ctrl-], the end of QEMU, or somebody who takes over
+    attach(vm, Options())      # until Ctrl-], the end of QEMU, or a takeover
 
-What is shown comes out of the serial log, which `machine.serial` keeps: so what came before and what comes
-now meet without a gap, a watcher sees what the writer sees, and a terminal that is slow or stopped never
-holds the guest up. What is typed goes to the keeper's socket `serial`. One console may write: that with the
-lock `console.lock` in the runtime folder, which listens on the socket `console` beside it for another that
-asks to take over.
+The output is read from the serial log, which `guest.serial` keeps: so old and new output meet without a gap,
+a watcher sees what the writer sees, and a slow or stopped terminal never blocks the guest. The input goes to
+the keeper's socket `serial`. One console may write: the holder of `console.lock` in the runtime folder, which
+listens on the socket `console` beside it for a request to take over.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import select
 import socket
-import struct
 import time
 from dataclasses import dataclass
 
 from qvmsh.errors import DeadlineError, LockedError, StateError, UsageError, printable
-from qvmsh.host import locks, process, sockets, terminal, watch
+from qvmsh.host import process, terminal, watch
 from qvmsh.io import isatty, tell, unwritable
 from qvmsh.machine import state
 from qvmsh.machine.guest import serial
 from qvmsh.machine.power.logs import Follower
+from qvmsh.machine.terminal.console_lock import Hold
+from qvmsh.machine.terminal.pace import PIECE_BYTES, STUCK_S, Pace
 from qvmsh.machine.work import cleanup
 from qvmsh.qemu import qmp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.launch_record import Note
+    from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import Machine
 
-TAKE_S = 5.0
 LINES = 24
 CTRL_C = b"\x03"
-_PIECE = 4096
 _WAITING_BYTES = 65536
 _DARK_S = 1.0
 """How long bytes may come from the socket without the log growing, before the log counts as dead."""
 LINGERS = 60
-"""How many times --linger a guest may go on talking after the end of the input."""
-STUCK_S = 10.0
-"""How long a guest may take nothing of what a pipe brings, or show no prompt after a log-in."""
-SETTLE_S = 0.3
-"""How long a guest must have been silent after a prompt."""
+"""How many times --linger a guest may keep sending output after the end of the input."""
 _END_S = 1.0
 """How long a QEMU whose console was closed may take to end."""
 
@@ -64,11 +57,11 @@ def key_of(name: str) -> bytes:
     """The byte of a key written as `^]`.
 
     Raises:
-        UsageError: it is no control key.
+        UsageError: it is not a control key.
     """
     if len(name) == 2 and name[0] == "^" and "@" <= name[1].upper() <= "_":
         return bytes([ord(name[1].upper()) & 0x1F])
-    raise UsageError(f"console: --escape {name}: must be a control key, as ^] or ^A")
+    raise UsageError(f"console: --escape {name}: must be a control key such as ^] or ^A")
 
 
 def attach(vm: Machine, options: Options) -> None:
@@ -76,12 +69,12 @@ def attach(vm: Machine, options: Options) -> None:
 
     Raises:
         StateError: the machine is not running, or has no serial console.
-        LockedError: somebody else has the console; or took it over.
-        DeadlineError: the guest did not take what standard input held.
+        LockedError: the console is in use, or was taken over.
+        DeadlineError: the guest did not read all of standard input.
     """
     escape = key_of(options.escape)
     if vm.io.json:
-        raise UsageError("console: --json has no meaning for a console", machine=vm.name)
+        raise UsageError("console: --json does not apply to a console", machine=vm.name)
     pid, note = state.require_live(vm, "open the console")
     if options.is_watching:
         with _Session(vm, pid, note, options, escape) as session:
@@ -89,13 +82,13 @@ def attach(vm: Machine, options: Options) -> None:
         return
     _require_ours(vm, note)
     with (
-        _Hold(vm, note, is_taking=options.is_taking) as hold,
+        Hold(vm, note, is_taking=options.is_taking) as hold,
         _Session(vm, pid, note, options, escape, hold) as session,
     ):
         session.run()
 
 
-def _require_ours(vm: Machine, note: Note) -> None:
+def _require_ours(vm: Machine, note: LaunchRecord) -> None:
     """Refuse a machine without a console, or with one on a terminal.
 
     Raises:
@@ -113,151 +106,8 @@ def _require_ours(vm: Machine, note: Note) -> None:
         raise StateError(
             "its serial console is on the terminal of `qvm run`",
             machine=vm.name,
-            hint="`qvm console --watch` shows here what is shown there",
+            hint="`qvm console --watch` shows its output here",
         )
-
-
-class _Hold:
-    """The right to write to the console, from the moment it is free.
-
-    Args:
-        is_taking: ask whoever has it to leave.
-    """
-
-    def __init__(self, vm: Machine, note: Note, *, is_taking: bool) -> None:
-        self.vm = vm
-        self.note = note
-        self.is_taking = is_taking
-        self.lock = locks.WorkLock(note.socket("console.lock"), "console")
-        self.door: socket.socket | None = None
-
-    def __enter__(self) -> _Hold:
-        try:
-            self._acquire()
-        except PermissionError:
-            raise LockedError("somebody else has the console", machine=self.vm.name) from None
-        self.door = sockets.listening(self.note.runtime, ["console"])["console"]
-        return self
-
-    def _acquire(self) -> None:
-        try:
-            self.lock.acquire()
-            return
-        except locks.Held as held:
-            by = held.by
-        who = f"{process.user(by.pid)}, pid {by.pid}" if by.pid else "another qvm"
-        if not self.is_taking:
-            since = f", since {time.strftime('%T', time.localtime(by.since))}" if by.since else ""
-            raise LockedError(
-                f"the console is in use ({who}{since})",
-                machine=self.vm.name,
-                hint="`qvm console --take` takes it over, `qvm console --watch` only looks on",
-            )
-        _ask_to_leave(self.note.socket("console"))
-        try:
-            self.lock.acquire()
-        except locks.Held as held:
-            frozen = held.by.pid and process.is_stopped(held.by.pid)
-            raise LockedError(
-                f"whoever has the console does not leave ({who}" + (", stopped)" if frozen else ")"),
-                machine=self.vm.name,
-                hint=f"`kill {held.by.pid}` ends it" if held.by.pid else None,
-            ) from None
-
-    def asked_by(self) -> str:
-        """Who asks to take over, as the one who waits at the door."""
-        assert self.door is not None
-        with self.door.accept()[0] as caller:
-            data = caller.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-            pid, uid, _ = struct.unpack("3i", data)
-            self.leave()  # before the caller is let go
-        return f"{process.user_name(uid)}, pid {pid}"
-
-    def leave(self) -> None:
-        """Give the console up; who waits for it goes on."""
-        if self.door is not None:
-            path = self.note.socket("console")
-            self.door.close()
-            self.door = None
-            try:
-                os.unlink(path)
-            except OSError:  # the machine has gone, and its folder with it
-                pass
-        self.lock.release()
-
-    def __exit__(self, *_: object) -> None:
-        self.leave()
-
-
-def _ask_to_leave(path: str) -> None:
-    """Knock at the holder's door and wait until it has left."""
-    with socket.socket(socket.AF_UNIX) as door:
-        door.settimeout(TAKE_S)
-        try:
-            door.connect(path)
-            door.recv(1)
-        except OSError:  # it leaves by itself just now, or is stopped: the lock will tell
-            pass
-
-
-class _Pace:
-    """When what a pipe brings may go to the guest.
-
-    Programs that log in throw away what was typed before their prompt, and before the one that comes after
-    an answer. So each of their prompts gets one line, and the next line waits for the next prompt.
-
-    Args:
-        tail: the last lines that the guest has written.
-        patience_s: how long the guest must be silent where it shows no prompt.
-    """
-
-    def __init__(self, tail: bytes, patience_s: float) -> None:
-        self.tail = tail
-        self.patience_s = patience_s
-        self.is_waiting = True
-        self.is_answered = False
-        self.heard_at = self.began_at = time.monotonic()
-
-    def heard(self, data: bytes) -> None:
-        """Note what the guest writes."""
-        self.tail = (self.tail + data)[-_PIECE:]
-        self.heard_at = time.monotonic()
-
-    @property
-    def _line(self) -> bytes:
-        """The unfinished line that the guest shows, messages of its kernel and of systemd left out."""
-        text = re.sub(rb"\[ *[\dA-Z.]+ *\] [^\n]*\n", b"", self.tail)
-        head, _, line = text.rpartition(b"\n")
-        return b"" if self.is_answered and not head else line.strip(b"\r\0")
-
-    def opens_at(self) -> float:
-        """When the guest may be given more, if it writes nothing until then; 0 = at any time."""
-        if not self.is_waiting:
-            return 0.0
-        if self._line:
-            return self.heard_at + SETTLE_S
-        return min(self.heard_at + self.patience_s, self.began_at + STUCK_S)
-
-    def take(self, pending: bytes, *, is_all: bool) -> bytes:
-        """What of `pending` may go now; `is_all` = nothing will follow it."""
-        if not pending or time.monotonic() < self.opens_at():
-            return b""
-        self.is_waiting = False
-        if not self._is_log_in:
-            return pending
-        end = pending.find(b"\n") + 1
-        return pending[:end] if end or not is_all else pending
-
-    @property
-    def _is_log_in(self) -> bool:
-        return re.search(rb"(?i)(login|password)[^\n]*: *$", self._line) is not None
-
-    def sent(self, data: bytes) -> None:
-        """Note what the guest was given."""
-        if self._is_log_in and data.endswith(b"\n"):
-            self.tail, self.patience_s = b"", STUCK_S
-            self.is_waiting = self.is_answered = True
-            self.heard_at = self.began_at = time.monotonic()
 
 
 class _Session:
@@ -267,17 +117,17 @@ class _Session:
         hold: the right to write; None where only watched.
 
     Raises:
-        UsageError: standard input or output is no file.
+        UsageError: standard input or output is not a file.
     """
 
     def __init__(
         self,
         vm: Machine,
         pid: int,
-        note: Note,
+        note: LaunchRecord,
         options: Options,
         escape: bytes,
-        hold: _Hold | None = None,
+        hold: Hold | None = None,
     ) -> None:
         self.vm = vm
         self.pid = pid
@@ -294,7 +144,7 @@ class _Session:
         self.pending = b""
         self.has_input = hold is not None or self.is_interactive
         self.moved_at = self.input_ended_at = time.monotonic()
-        self.pace: _Pace | None = None
+        self.pace: Pace | None = None
 
     def __enter__(self) -> _Session:
         self.raw = terminal.Raw(self.stdin if self.is_interactive else -1)
@@ -303,7 +153,7 @@ class _Session:
         # the log before the socket: whatever the socket brings, the log then has too
         self.output = _Output(self.vm, LINES if self.is_interactive or self.hold is None else 0)
         if self.hold is not None and not self.is_interactive:
-            self.pace = _Pace(self.output.before, self.options.linger_s)
+            self.pace = Pace(self.output.before, self.options.linger_s)
         self.line = serial.connect(self.vm, self.note, self.pid)
         if self.is_interactive:
             verb = "watching" if self.hold is None else "connected to"
@@ -318,7 +168,7 @@ class _Session:
         self.qemu.close()
 
     def run(self) -> None:
-        """Talk until it ends; the terminal is then as it was, and the user is told why."""
+        """Talk until it ends; then restore the terminal and say why."""
         try:
             with self.raw:
                 why = self._talk()
@@ -341,7 +191,7 @@ class _Session:
         while True:
             ready = self._wait()
             if self.stdin in ready and not self._type():
-                return f"detached; `qvm console -C {self.vm.directory}` comes back"
+                return f"detached; `qvm console -C {self.vm.directory}` reattaches"
             if self.line is not None and self.line.fileno() in ready:
                 self._exchange()
             if self.hold and self.hold.door and self.hold.door.fileno() in ready:
@@ -392,7 +242,7 @@ class _Session:
     def _type(self) -> bool:
         """Take what was typed; False if it was the key that detaches."""
         try:
-            data = os.read(self.stdin, _PIECE)
+            data = os.read(self.stdin, PIECE_BYTES)
         except OSError:  # the terminal has gone
             data = b""
         if not data:
@@ -418,7 +268,7 @@ class _Session:
         return self.pace.take(self.pending, is_all=not self.has_input) if self.pace else self.pending
 
     def _exchange(self) -> None:
-        """Give the guest what was typed; take what it says, which the log has too."""
+        """Send the input to the guest; receive its output, which the log has too."""
         assert self.line is not None
         try:
             if due := self._due:
@@ -468,14 +318,14 @@ class _Session:
         raise LockedError(
             f"the console was taken over by {by}",
             machine=self.vm.name,
-            hint="`qvm console --watch` looks on, `qvm console --take` takes it back",
+            hint="`qvm console --watch` watches it, `qvm console --take` takes it back",
         )
 
     def _is_drained(self) -> bool:
         """True once standard input is at its end and the guest has been silent for long enough.
 
         Raises:
-            DeadlineError: the guest takes nothing of it any more, or does not stop talking.
+            DeadlineError: the guest reads no more of it, or does not stop its output.
         """
         if self.pending and not self._due:
             self.moved_at = self.input_ended_at = time.monotonic()
@@ -484,17 +334,17 @@ class _Session:
         most_s = max(STUCK_S, LINGERS * self.options.linger_s)
         if not self.has_input and time.monotonic() - self.input_ended_at > most_s:
             raise DeadlineError(
-                f"the guest goes on talking {most_s:.0f} s after the end of the input",
+                f"the guest is still sending output {most_s:.0f} s after the end of the input",
                 machine=self.vm.name,
-                hint="a longer --linger waits longer; `qvm logs --follow serial` shows all that it says",
+                hint="a longer --linger waits longer; `qvm logs --follow serial` shows all its output",
             )
         if time.monotonic() - self.moved_at < self._silence_s:
             return False
         if self.pending:
             raise DeadlineError(
-                f"the guest did not take all of standard input: for {self._silence_s:.0f} s it took nothing",
+                f"the guest did not read all of standard input: for {self._silence_s:.0f} s it read nothing",
                 machine=self.vm.name,
-                hint="`qvm status` tells whether it is paused",
+                hint="`qvm status` shows whether it is paused",
             )
         return True
 
@@ -514,7 +364,7 @@ class _Session:
 
 
 class _Output:
-    """What the guest says, out of the serial log; out of the socket where the log does not grow.
+    """The guest's output, from the serial log; from the socket if the log does not grow.
 
     Args:
         lines: how many lines of what came before are shown.

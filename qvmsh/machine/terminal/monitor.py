@@ -20,8 +20,7 @@ from qvmsh.errors import EXIT_FAILED, QmpError, QvmError, StateError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.io import isatty, tell
-from qvmsh.machine import registry as known
-from qvmsh.machine import state
+from qvmsh.machine import registry, state
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.monitor import hmp as monitor
 from qvmsh.machine.monitor import qmp as control
@@ -62,7 +61,7 @@ class Dialogue:
         return self._in_pipe()
 
     def ask(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
-        """One QMP question of our own."""
+        """One internal QMP question."""
         return qmp.ask(self.note.socket("qmp"), command, arguments, timeout_s=QUESTION_S)
 
     def answer(self, line: str, *, is_pretty: bool) -> str:
@@ -107,7 +106,7 @@ class Dialogue:
                 raise
             except QvmError as error:
                 status = EXIT_FAILED
-                tell(self.vm.io.stderr, f"qvm: {self.vm.name}: line {number}: {_told(error)}")
+                tell(self.vm.io.stderr, f"qvm: {self.vm.name}: line {number}: {_message(error)}")
                 continue
             if text:
                 self.vm.io.write(text + "\n")
@@ -156,9 +155,9 @@ class Dialogue:
                 self._say_if_ended()
                 return
             except QvmError as error:
-                tell(self.vm.io.stdout, _told(error))
+                tell(self.vm.io.stdout, _message(error))
             except KeyboardInterrupt:
-                tell(self.vm.io.stdout, "not waited for; QEMU may still be at it")
+                tell(self.vm.io.stdout, "no longer waiting; QEMU may still be working on it")
             else:
                 if text:
                     tell(self.vm.io.stdout, _shown(text))
@@ -166,7 +165,7 @@ class Dialogue:
                 return
 
     def _say_if_ended(self) -> bool:
-        """True, and told, if QEMU is there no more."""
+        """True, with a message, if QEMU has ended."""
         seen = state.observe(self.vm)
         if seen.is_live:
             return False
@@ -175,7 +174,7 @@ class Dialogue:
         return True
 
 
-def _told(error: QvmError) -> str:
+def _message(error: QvmError) -> str:
     hint = f" ({error.hint})" if error.hint and isinstance(error, UsageError) else ""
     return "\n".join([printable(error.what) + hint, *map(printable, error.details)])
 
@@ -197,7 +196,7 @@ class _Events:
         try:
             self._exchange = conversation.begin(dialogue.note, "events", timeout_s=EVENTS_S)
         except TimeoutError:
-            tell(dialogue.vm.io.stdout, "events are not shown: another session has them")
+            tell(dialogue.vm.io.stdout, "events are not shown: another session receives them")
         except OSError:
             tell(dialogue.vm.io.stdout, "events are not shown: this QEMU has no socket for them")
         else:
@@ -260,7 +259,7 @@ def _history(vm: Machine, language: str) -> Any:
     """The lines of this user's earlier monitors; without secrets, and what begins with a blank."""
     from prompt_toolkit.history import FileHistory, InMemoryHistory
 
-    listed = known.list_file(vm.environ)
+    listed = registry.list_file(vm.environ)
     if listed is None:
         return InMemoryHistory()
     path = os.path.join(os.path.dirname(listed), f"history-{language}")
@@ -287,7 +286,7 @@ def hold(vm: Machine, *, has_qmp: bool) -> int:
         QmpError: QEMU does not answer.
     """
     if vm.io.json:
-        raise UsageError("monitor: --json has no meaning here", hint="`qvm --json cmd LINE`, or `--qmp`")
+        raise UsageError("monitor: --json does not apply here", hint="`qvm --json cmd LINE`, or `--qmp`")
     try:
         return Dialogue(vm, has_qmp=has_qmp).hold()
     except (QmpError, BrokenPipeError):

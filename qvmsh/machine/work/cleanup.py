@@ -8,35 +8,25 @@ import shutil
 from qvmsh.errors import ConfigError, LockedError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, sockets
-from qvmsh.machine import launch_record as notes
+from qvmsh.machine import launch_record
 from qvmsh.machine.guest import serial
 from qvmsh.machine.work import hooks
 from qvmsh.machine.work.lock import work_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol
-
     from qvmsh.machine.machine import Machine
-
-    class Child(Protocol):
-        """A QEMU's process, as much of `subprocess.Popen` as is used of it."""
-
-        pid: int
-
-        def poll(self) -> int | None: ...
-        def wait(self) -> int: ...
 
 
 def clear(vm: Machine, *, has_hook: bool = True, keeps_crash: bool = False) -> None:
-    """Remove what a QEMU that has ended left: sockets, note, pid file, disposable overlays.
+    """Remove what a QEMU that has ended left: sockets, launch record, pid file, disposable overlays.
 
-    The note goes last: while it is there, VM_POST_STOP of that run is still to be done.
+    The record goes last: while it exists, VM_POST_STOP of that run is still due.
 
     Args:
         keeps_crash: leave the pid file of one that crashed, by which the next command knows of it.
     """
-    note = notes.read(vm.files)
+    note = launch_record.read(vm.files)
     if note:
         serial.wait_end(note.runtime)
         sockets.remove_folder(note.runtime, {os.geteuid()})
@@ -44,7 +34,7 @@ def clear(vm: Machine, *, has_hook: bool = True, keeps_crash: bool = False) -> N
         host_files.remove(vm.files.pid_file)
     if note and has_hook:
         hooks.post_stop(vm)
-    host_files.remove(vm.files.note)
+    host_files.remove(vm.files.launch_record)
     try:
         names = os.listdir(vm.files.state)
     except FileNotFoundError:
@@ -59,9 +49,9 @@ def clear(vm: Machine, *, has_hook: bool = True, keeps_crash: bool = False) -> N
 
 
 def tidy(vm: Machine, *, is_asked: bool = False) -> None:
-    """`clear`, unless another command is at work on the machine or a QEMU runs: then it is theirs.
+    """`clear`, unless another command works on the machine or a QEMU runs, which then clears it.
 
-    So it is if the machine is somebody else's, and this user has not accepted what its files name.
+    Also not if this user has not accepted what the files of another account's machine name.
 
     Args:
         is_asked: this command has ended QEMU, so nothing has crashed.

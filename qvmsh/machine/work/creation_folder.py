@@ -1,13 +1,13 @@
-"""The folders in which machines are made, and what is left of one whose command was killed.
+"""The folders in which machines are created, and recovery of those whose command was killed.
 
-    with Folder("restore", "/home/guido/vm/demo", environ) as making:
-        ...everything into making.path...
-        making.put_in_place()
+    with Folder("restore", "/home/guido/vm/demo", environ) as folder:
+        ...everything into folder.path...
+        folder.put_in_place()
 
 The folder is `.NAME.part-*` beside the machine's place (inside it, where there is an empty directory already)
-and is renamed at the end. Before it is made its path is noted, in `making` beside the list of machines
-(`known.list_file`), so that whatever command of this user comes next finds it, of whatever machine (`sweep`):
-what was not whole goes; what was whole, and only not moved yet, is moved. Who is at work holds a lock on it.
+and is renamed at the end. Before that its path is recorded in `making` beside the list of machines
+(`registry.list_file`), so that the next command of this user on any machine finds it (`sweep`): an incomplete
+one is removed; a complete one is moved into place. The command that works in it holds a lock on it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import time
 from qvmsh.errors import QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import registry as known
+from qvmsh.machine import registry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,14 +37,14 @@ _NAME = re.compile(r"\.(?P<of>.+)\.part-[0-9a-f]{8}")
 
 
 class Folder:
-    """A folder to make a machine in; what is still in it when the block ends is removed.
+    """A folder to create a machine in; what is left in it when the block ends is removed.
 
     Args:
-        verb: what makes it, in words for who finds it later.
+        verb: the command, for a later message.
         final: the machine's directory-to-be.
 
     Raises:
-        OSError: it cannot be made, or put in place.
+        OSError: it cannot be created, or put in place.
     """
 
     def __init__(self, verb: str, final: str, environ: Mapping[str, str]) -> None:
@@ -58,9 +58,9 @@ class Folder:
         self._is_left = False
 
     def __enter__(self) -> Folder:
-        """Make it, after what killed ones left of this name has gone.
+        """Create it, after removing what killed commands left of this name.
 
-        One at a time: between its making and its lock a folder would look like one that was left.
+        One at a time: between its creation and its lock a folder would look abandoned.
         """
         turn = os.open(self.above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -82,10 +82,10 @@ class Folder:
     def put_in_place(self) -> None:
         """Rename the finished folder; into an empty one that is there, move its contents, `.vmrc` last.
 
-        From the moment that it is noted as whole it is put in place, by us or by `sweep`.
+        Once it is recorded as complete it is put in place, by us or by `sweep`.
 
         Raises:
-            QvmError: not all could be moved; the next command does.
+            QvmError: not all could be moved; the next command moves the rest.
         """
         if not self._has_folder:
             os.rename(self.path, self.final)
@@ -100,7 +100,7 @@ class Folder:
                 _move(self.path, self.final)
             except OSError as error:
                 raise QvmError(
-                    f"{os.path.basename(self.final)} is made, and cannot be put in place: {_why(error)}",
+                    f"{os.path.basename(self.final)} was created, but cannot be put in place: {_why(error)}",
                     hint="`qvm doctor --fix` completes it",
                 ) from error
             self._is_left = False
@@ -121,27 +121,27 @@ def _move(path: str, final: str) -> None:
     for name in sorted(os.listdir(path), key=".vmrc".__eq__):
         target = os.path.join(final, name)
         if os.path.lexists(target):
-            raise FileExistsError(errno.EEXIST, "is there already", target)
+            raise FileExistsError(errno.EEXIST, "already exists", target)
         os.rename(os.path.join(path, name), target)
     host_files.sync_folder(final)
 
 
 def _why(error: OSError) -> str:
     if isinstance(error, FileExistsError):
-        return f"{os.path.basename(error.filename)} is there already"
+        return f"{os.path.basename(error.filename)} already exists"
     return error.strerror or str(error)
 
 
 class _Note:
-    """That a folder is being made; where no note can be kept, only the next of that name finds it."""
+    """The record of a folder in use; without one, only the next creation of that name finds it."""
 
     def __init__(self, path: str, verb: str, environ: Mapping[str, str]) -> None:
         self._data = {"verb": verb, "path": path, "since": time.time(), "pid": os.getpid()}
-        self._folder = known.making_folder(environ)
+        self._folder = registry.making_folder(environ)
         self._file = os.path.join(self._folder or "", path.rpartition("-")[2])
 
     def write(self, *, is_whole: bool = False) -> None:
-        """Note it, or that all of it is made and only has to be moved."""
+        """Record it, or that it is complete and only has to be moved."""
         try:
             if self._folder is not None:
                 os.makedirs(self._folder, mode=0o700, exist_ok=True)
@@ -162,12 +162,12 @@ def _forget(note: str) -> None:
 
 
 def sweep(environ: Mapping[str, str], *, is_looking: bool = False) -> list[str]:
-    """Remove, or complete, what killed commands of this user left, and say what it was.
+    """Remove, or complete, what killed commands of this user left; return messages.
 
     Args:
-        is_looking: only say it.
+        is_looking: only report it.
     """
-    folder = known.making_folder(environ)
+    folder = registry.making_folder(environ)
     if folder is None:
         return []
     try:
@@ -194,29 +194,29 @@ def sweep(environ: Mapping[str, str], *, is_looking: bool = False) -> list[str]:
             if not is_left:
                 continue
             what = f"`qvm {data['verb']}` of {match['of']}, begun at {when}, was interrupted"
-            found.append(f"{what}: {path} is left" if is_looking else f"{what}: {_finish(path, data)}")
+            found.append(f"{what}: {path} is left over" if is_looking else f"{what}: {_finish(path, data)}")
         if not os.path.lexists(path):
             _forget(note)
     return found
 
 
 def _finish(path: str, data: dict[str, Any]) -> str:
-    """Complete the making, or take it back; returns which."""
+    """Complete the creation, or undo it; return which."""
     try:
         if data.get("is_whole"):
             _move(path, os.path.dirname(path))
             os.rmdir(path)
-            return "it is complete now"
+            return "it has been completed"
         shutil.rmtree(path)
     except OSError as error:
         if data.get("is_whole"):
-            return f"it is in {path}, and cannot be completed: {_why(error)}"
+            return f"it is in {path} and cannot be completed: {_why(error)}"
         return f"{path} cannot be removed: {error.strerror}"
-    return "what it had begun is removed"
+    return "what it had begun was removed"
 
 
 def left_in(above: str, name: str) -> list[str]:
-    """What killed commands left of this name, and of whoever is still at work with it."""
+    """What killed commands left of this name, and of commands that still work on it."""
     found = []
     for each in os.listdir(above):
         match = _NAME.fullmatch(each)
@@ -226,7 +226,7 @@ def left_in(above: str, name: str) -> list[str]:
 
 
 def remove(path: str) -> None:
-    """Remove such a folder, unless somebody is at work in it."""
+    """Remove such a folder, unless a command uses it."""
     with _locked(path) as is_left:
         if is_left:
             shutil.rmtree(path, ignore_errors=True)
@@ -236,9 +236,9 @@ def remove(path: str) -> None:
 def _locked(path: str, *, flags: int = os.O_NOFOLLOW) -> Iterator[bool | None]:
     """A folder, locked while the block lasts; None if it is not there.
 
-    False if somebody else has locked it, or if that cannot be known now.
-    On a machine's folder: nobody is at work in it. On the one above, which may be reached through a link:
-    nobody is just making one there.
+    False if another process has locked it, or if that is unknown.
+    Locked, a machine's folder is not in use; in the one above, which may be reached through a link, no
+    folder is just being created.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | flags)

@@ -1,14 +1,13 @@
-"""A small process beside one that works on a running guest: if that is killed, the guest goes on.
+"""A small process beside one that works on a running guest: if that is killed, the guest is resumed.
 
     with Guardian(vm):
         ...freeze the guest's file systems, cut the disks, join them...
 
-`kill -9`, or the kernel that is short of memory, may hit qvm while the guest's file systems are frozen, its
-writes wait, or it stands still. The journals bring all that in order with the next command; but until then
-the guest would stand. So a shell waits at the end of a pipe, which costs a millisecond. Told that all is well
-it ends; where the pipe breaks it becomes `python -m qvmsh.machine.work.guardian_main ORDER`, which does what
-the next command would do, and leaves its words for that one. A machine that has ended waits for nothing: it
-is left to the next command.
+`kill -9`, or a kernel short of memory, may end qvm while the guest's file systems are frozen, its writes
+wait, or it is stopped. The next command recovers that from the journals, but until then the guest would not
+run. So a shell waits at the end of a pipe, which costs a millisecond. It ends at the word `done`; if the
+pipe breaks first it becomes `python -m qvmsh.machine.work.guardian_main ORDER`, which does what the next
+command would do, and leaves messages for that one. A machine that has ended is left to the next command.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import sys
 
 from qvmsh import errors
 from qvmsh.host import files as host_files
-from qvmsh.machine import journal as journals
+from qvmsh.machine import journal
 from qvmsh.machine.machine import Machine
 
 TYPE_CHECKING = False
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Guardian:
-    """Watches this process while the block lasts; does nothing where no process can be begun."""
+    """Watches this process while the block lasts; does nothing if no process can be started."""
 
     def __init__(self, vm: Machine) -> None:
         self.vm = vm
@@ -45,7 +44,7 @@ class Guardian:
         reader, self._pipe = os.pipe()
         try:
             self._child = subprocess.Popen(
-                ["/bin/sh", "-c", 'read -r told || exec "$@"', "qvm-guardian", *words],
+                ["/bin/sh", "-c", 'read -r done || exec "$@"', "qvm-guardian", *words],
                 stdin=reader,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -54,7 +53,7 @@ class Guardian:
                 start_new_session=True,  # what is meant for our group does not end it
             )
         except OSError as error:
-            self.vm.io.trace(f"nobody watches over this process: {error.strerror}")
+            self.vm.io.trace(f"this process has no guardian: {error.strerror}")
         finally:
             os.close(reader)
         return self
@@ -63,23 +62,23 @@ class Guardian:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         pipe, self._pipe = self._pipe, -1
-        is_cut_off = error is not None and not isinstance(error, Exception) and journals.is_left(self.vm)
-        if not is_cut_off:
+        is_interrupted = error is not None and not isinstance(error, Exception) and journal.is_left(self.vm)
+        if not is_interrupted:
             with contextlib.suppress(BrokenPipeError):  # somebody has ended it
                 os.write(pipe, b"done\n")
         os.close(pipe)
-        if self._child is not None and not is_cut_off:
+        if self._child is not None and not is_interrupted:
             self._child.wait()
 
 
-def told(vm: Machine) -> list[str]:
-    """What a guardian has done since the last command, once."""
+def take_messages(vm: Machine) -> list[str]:
+    """What a guardian has done since the last command; each message only once."""
     try:
-        found = host_files.read(vm.files.settled).text.splitlines()
+        found = host_files.read(vm.files.recovered).text.splitlines()
     except FileNotFoundError:
         return []
     except OSError:  # something else is there
         found = []
     with contextlib.suppress(OSError):
-        host_files.remove(vm.files.settled)
+        host_files.remove(vm.files.recovered)
     return found

@@ -1,4 +1,4 @@
-"""What a guardian becomes when the command that it watches over is killed: the recovery of its work."""
+"""What a guardian runs when the command that it watches is killed: the recovery of its work."""
 
 from __future__ import annotations
 
@@ -9,26 +9,20 @@ import time
 from qvmsh.errors import QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks
-from qvmsh.machine import journal as journals
-from qvmsh.machine import log
-from qvmsh.machine import programs as tools
+from qvmsh.machine import journal, log, programs
 from qvmsh.machine.machine import Machine
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    pass
 
 
 def recover(vm: Machine, timeout_s: float = locks.RECOVERY_S) -> None:
     """Do what the next command would do about work that was cut off, if QEMU runs, and note what it was.
 
     Args:
-        timeout_s: how long to wait for the work lock: others may hold it who settle the same.
+        timeout_s: how long to wait for the work lock: others may hold it to recover the same.
     """
     from qvmsh.machine.work import recovery
 
     deadline = time.monotonic() + timeout_s
-    while journals.is_left(vm):
+    while journal.is_left(vm):
         try:
             lock = locks.WorkLock(vm.files.work_lock, locks.RECOVERING).acquire()
         except locks.Held:
@@ -40,13 +34,13 @@ def recover(vm: Machine, timeout_s: float = locks.RECOVERY_S) -> None:
             if locks.holder(vm.files.pid_file) is None:
                 return
             lines = []
-            for record in journals.pending(vm):
+            for record in journal.pending(vm):
                 try:
                     lines.append(recovery.message(record, recovery.recover(vm, record)))
                 except QvmError as error:
                     log.note(vm, f"interrupted work could not be recovered: {error}", is_error=True)
             if lines:
-                host_files.write_atomic(vm.files.settled, "\n".join(lines) + "\n")
+                host_files.write_atomic(vm.files.recovered, "\n".join(lines) + "\n")
         return
 
 
@@ -54,7 +48,7 @@ def main() -> None:
     order = json.loads(sys.argv[1])
     overrides = [(name, value) for name, value in order["overrides"]]
     vm = Machine(order["directory"], overrides=overrides)
-    tools.require_accepted(vm)  # as the command that was cut off
+    programs.require_accepted(vm)  # as the interrupted command did
     recover(vm)
 
 

@@ -17,7 +17,7 @@ import subprocess
 from qvmsh.errors import QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import paths as machine_files
+from qvmsh.machine import paths
 from qvmsh.qemu import programs
 
 TYPE_CHECKING = False
@@ -34,7 +34,7 @@ def pre_start(vm: Machine) -> None:
     """Run VM_PRE_START and wait for its end, however long it takes.
 
     Raises:
-        QvmError: it failed or cannot be run; its last words are in the details.
+        QvmError: it failed or cannot be run; its last output is in the details.
     """
     words = vm.settings.words("VM_PRE_START")
     if not words:
@@ -46,13 +46,13 @@ def pre_start(vm: Machine) -> None:
             raise QvmError(
                 f"VM_PRE_START: {error.what}; nothing was started",
                 machine=vm.name,
-                hint="a name is looked for on PATH, one with a / in it from the machine's directory",
+                hint="a plain name is looked up on PATH, a path with / from the machine's directory",
             ) from None
         if how:
             raise QvmError(
                 f"VM_PRE_START failed ({how}); nothing was started",
                 machine=vm.name,
-                details=machine_files.tail(vm.files.hook_log("pre-start"), SHOWN_LINES),
+                details=paths.tail(vm.files.hook_log("pre-start"), SHOWN_LINES),
                 hint=f"`qvm config VM_PRE_START` shows it: {' '.join(words)}",
             )
 
@@ -70,7 +70,7 @@ def post_stop(vm: Machine) -> None:
     except OSError as error:
         how = str(error)
     if how:
-        vm.io.warn(f"{vm.name}: VM_POST_STOP failed ({how}); its words are in .qvm/log/post-stop.log")
+        vm.io.warn(f"{vm.name}: VM_POST_STOP failed ({how}); its output is in .qvm/log/post-stop.log")
 
 
 def _run(vm: Machine, words: list[str], log: str, timeout_s: float | None) -> str:
@@ -99,7 +99,7 @@ def _run(vm: Machine, words: list[str], log: str, timeout_s: float | None) -> st
         raise
     if not is_over:
         _end(child)
-        return f"not over after {timeout_s:.0f} s, ended"
+        return f"ended after {timeout_s:.0f} s"
     status = child.wait()
     return "" if status == 0 else f"signal {-status}" if status < 0 else f"exit status {status}"
 

@@ -1,4 +1,4 @@
-"""The work lock: one command works on a machine at a time, and none builds on what a killed one left.
+"""The work lock: one command works on a machine at a time, after recovering interrupted work.
 
 with work_lock(vm, "snapshot save"):
     ...
@@ -12,9 +12,7 @@ import os
 from qvmsh.config.words import quote
 from qvmsh.errors import LockedError, QvmError, StateError
 from qvmsh.host import locks, process
-from qvmsh.machine import journal as journals
-from qvmsh.machine import programs as tools
-from qvmsh.machine import registry as known
+from qvmsh.machine import journal, programs, registry
 from qvmsh.machine.storage import dependents, own_disk, volumes
 
 TYPE_CHECKING = False
@@ -22,28 +20,28 @@ if TYPE_CHECKING:
     from qvmsh.machine.machine import Machine
 
 NEEDS_WHOLE = ("start", "run", "init", "snapshot", "disk", "archive", "restore")
-"""Verbs that do not go on while work on the snapshots is unfinished; the others only tell."""
+"""Verbs that fail while interrupted work is not recovered; the others only warn."""
 SPARES_DISKS = (
     "start", "run", "stop", "tidy", "reboot", "pause", "resume", "suspend", "wakeup", "snapshot verify",
     "disk check",
 )  # fmt: skip
-"""Verbs that change no image that lies there, or ask before (`require_no_archive`)."""
+"""Verbs that change no existing image, or check before (`require_no_archive`)."""
 
 
 def work_lock(vm: Machine, what: str, *, is_looking: bool = False) -> locks.WorkLock:
     """Take the machine's work lock for the verb `what`, and complete what a killed command left.
 
     Args:
-        is_looking: `what` must not run what the machine's files name; see `tools`.
+        is_looking: `what` must not run what the machine's files name; see `programs`.
 
     Raises:
         ConfigError: the machine's files are somebody else's, and were not accepted.
-        StateError: an archive would be changed where it lies.
-        LockedError: somebody else is at work; the text says who.
+        StateError: an archive would be changed in place.
+        LockedError: another command is working on it; the text says which.
         QvmError: interrupted work cannot be completed.
     """
     if not is_looking:
-        tools.require_accepted(vm)
+        programs.require_accepted(vm)
     if what not in SPARES_DISKS:
         require_no_archive(vm, what)
     vm.state_folder()
@@ -55,7 +53,7 @@ def work_lock(vm: Machine, what: str, *, is_looking: bool = False) -> locks.Work
         raise LockedError(
             f"{_cannot(what)}: .qvm/work.lock is {who}'s",
             machine=vm.name,
-            hint=f"ask as {who}; or `sudo chown -R` the folder .qvm to yourself",
+            hint=f"run this as {who}; or `sudo chown -R` the folder .qvm to yourself",
         ) from None
     except OSError as error:
         if error.errno not in (errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.ELOOP):
@@ -63,32 +61,32 @@ def work_lock(vm: Machine, what: str, *, is_looking: bool = False) -> locks.Work
         raise QvmError(
             f"{_cannot(what)}: .qvm/work.lock: {error.strerror}",
             machine=vm.name,
-            hint="move away what is at that name; qvm makes a new one",
+            hint="move that file away; qvm creates a new one",
         ) from None
     except locks.Held as held:
         raise LockedError(
-            f"{_cannot(what)}: {held.by} is at work on it", machine=vm.name, hint="wait for it to end"
+            f"{_cannot(what)}: {held.by} is working on it", machine=vm.name, hint="wait for it to end"
         ) from None
-    if what != "doctor" and (journals.is_left(vm) or os.path.lexists(vm.files.settled)):
+    if what != "doctor" and (journal.is_left(vm) or os.path.lexists(vm.files.recovered)):
         try:
             _recover(vm, what)
         except BaseException:
             lock.release()
             raise
-    notes_of_making = known.making_folder(vm.environ)
+    notes_of_making = registry.making_folder(vm.environ)
     if what != "doctor" and notes_of_making and os.path.lexists(notes_of_making):
-        from qvmsh.machine.work import creation_folder as making
+        from qvmsh.machine.work import creation_folder
 
-        for line in making.sweep(vm.environ):
+        for line in creation_folder.sweep(vm.environ):
             vm.io.warn(line)
     return lock
 
 
 def require_no_archive(vm: Machine, what: str, *, is_disposable: bool = False) -> None:
-    """Refuse to change an archive where it lies: the machine's directory, or the folder of one of its disks.
+    """Refuse to change an archive in place: the machine's directory, or the folder of one of its disks.
 
     Args:
-        is_disposable: overlays take what the guest writes, but on disks that only words for QEMU name.
+        is_disposable: overlays receive the guest's writes, except to disks that only QEMU arguments name.
 
     Raises:
         StateError: it would be damaged; nothing has been changed.
@@ -96,40 +94,40 @@ def require_no_archive(vm: Machine, what: str, *, is_disposable: bool = False) -
     try:
         written = volumes.written(volumes.configured(vm))
         is_by_hand = own_disk.is_by_hand(vm)
-    except (QvmError, OSError):  # the verb itself tells
+    except (QvmError, OSError):  # the verb itself reports it
         written, is_by_hand = [], False
     if is_disposable:
         written = [] if is_by_hand else [each for each in written if each.source == "words"]
     folders = [os.path.dirname(os.path.realpath(each.path)) for each in written]
     folders += [] if is_disposable else [os.path.realpath(vm.directory)]
     for folder in filter(dependents.is_archive, dict.fromkeys(folders)):
-        way = f"`qvm {what} --disposable` leaves it as it is; " if what in ("start", "run") else ""
+        way = f"`qvm {what} --disposable` leaves it unchanged; " if what in ("start", "run") else ""
         raise StateError(
-            f"{_cannot(what)}: {folder} is an archive, and would be damaged",
+            f"{_cannot(what)}: {folder} is an archive and would be damaged",
             machine=vm.name,
-            hint=f"{way}`qvm restore {quote(folder)} DIR` makes a machine of it",
+            hint=f"{way}`qvm restore {quote(folder)} DIR` creates a machine from it",
         )
 
 
 def _cannot(what: str) -> str:
-    """`cannot start`, but "`qvm disk check` cannot begin": two words are no English verb."""
+    """`cannot start`, but "`qvm disk check` cannot begin": two words are not an English verb."""
     return f"`qvm {what}` cannot begin" if " " in what else f"cannot {what}"
 
 
 def _recover(vm: Machine, what: str) -> None:
-    """Complete or undo what a killed command has left, before anything else is done.
+    """Recover interrupted work before anything else is done.
 
     Raises:
         QvmError: that cannot be done now, and `what` would build on it, or resume a guest that must not be.
     """
     from qvmsh.machine.work import guardian, recovery
 
-    for line in guardian.told(vm):
+    for line in guardian.take_messages(vm):
         vm.io.warn(f"{vm.name}: {line}")
     verb = what.partition(" ")[0]
     is_strict = verb in NEEDS_WHOLE
     try:
-        records = journals.pending(vm)
+        records = journal.pending(vm)
     except QvmError as error:
         if is_strict:
             raise
@@ -140,8 +138,8 @@ def _recover(vm: Machine, what: str) -> None:
             text = recovery.message(record, recovery.recover(vm, record))
         except QvmError as error:
             # the disks as they are now are whole without the end of a deletion
-            is_harmless = record.kind is journals.Kind.SNAPSHOT_DELETE and verb in ("start", "run")
-            if (is_strict and not is_harmless) or journals.must_stand_still(vm):
+            is_harmless = record.kind is journal.Kind.SNAPSHOT_DELETE and verb in ("start", "run")
+            if (is_strict and not is_harmless) or journal.must_stand_still(vm):
                 raise
             text = error.what
         vm.io.warn(f"{vm.name}: {text}")

@@ -1,4 +1,4 @@
-"""What is done about work whose command failed, was interrupted or was killed.
+"""Recovery of work whose command failed, was interrupted or was killed.
 
     with Transaction(vm, Record(Kind.SNAPSHOT_SAVE, name="ready", ...), exchange) as journal:
         ...                          # the record is removed at the end; on failure the work is undone
@@ -6,7 +6,7 @@
     recover_all(vm)                  # messages
 
 Every way to fail ends here, so there is one way back. A table names the module that knows how each kind of
-work is completed or undone; it lies in a higher room, and is imported when needed. The work lock is held.
+work is completed or undone; it is in a higher room and imported when needed. The work lock is held.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
             """
 
         def left(self, vm: Machine, record: Record) -> tuple[str, str | None]:
-            """What state things are in while it cannot be done; a hint that is better than the error's."""
+            """The state while it cannot be done; a hint better than the error's."""
 
 
 MODULES = {
@@ -52,7 +52,7 @@ MODULES = {
     Kind.DISK_COMMIT: "qvmsh.machine.disk.recovery",
     Kind.DISK_REBASE: "qvmsh.machine.disk.recovery",
 }
-"""Who recovers what; `tests/unit` imports every module and checks that it fits `Recovery`."""
+"""The module for each kind; `tests/unit` imports every module and checks that it fits `Recovery`."""
 
 TRIES_AGAIN = "the next command recovers it (`qvm doctor --fix` does nothing else)"
 
@@ -61,7 +61,7 @@ class Unrecovered(QvmError):
     """Work that can neither be completed nor undone now; its record stays.
 
     Args:
-        left: what state things are in, and what tries again.
+        left: the present state, and what tries again.
     """
 
     def __init__(self, what: str, left: str, **more: Any) -> None:
@@ -84,7 +84,7 @@ def recover(vm: Machine, record: Record) -> str:
         left = "; ".join(filter(None, (state, TRIES_AGAIN)))
         why = error.what if isinstance(error, QvmError) else f"{error.filename}: {error.strerror}"
         raise Unrecovered(
-            f"{journals.title(record)} was interrupted, and cannot be recovered: {why}",
+            f"{journals.title(record)} was interrupted and cannot be recovered: {why}",
             left,
             machine=vm.name,
             details=(*getattr(error, "details", ()), left),
@@ -99,7 +99,7 @@ def recover_all(vm: Machine) -> list[str]:
     """Complete or undo all interrupted work; a message for each.
 
     Raises:
-        QvmError: see `recover`; a record makes no sense.
+        QvmError: see `recover`; or a record is invalid.
     """
     return [message(record, recover(vm, record)) for record in journals.pending(vm)]
 
@@ -109,7 +109,7 @@ def message(record: Record, outcome: str) -> str:
 
 
 class Transaction:
-    """Work with a journal, undone where it fails, with a guardian where the machine is on.
+    """Work with a journal, undone on failure, with a guardian while the machine runs.
 
     Args:
         exchange: the conversation with the running QEMU, None where the machine is off.

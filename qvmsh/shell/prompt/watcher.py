@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from qvmsh.machine.launch_record import Note
+    from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import Machine
     from qvmsh.shell.session.context import Context
 
@@ -164,14 +164,14 @@ class Watcher:
 
     # a thread for each guest that no command waits for
 
-    def await_guest(self, directory: str, pid: int, record: Note) -> None:
+    def await_guest(self, directory: str, pid: int, record: LaunchRecord) -> None:
         """Report when the guest answers, as after `start --no-wait`; a waiting command does so itself."""
         thread = threading.Thread(
             target=self._await_guest, args=(directory, pid, record), name="qvm-guest", daemon=True
         )
         thread.start()
 
-    def _await_guest(self, directory: str, pid: int, record: Note) -> None:
+    def _await_guest(self, directory: str, pid: int, record: LaunchRecord) -> None:
         from qvmsh.machine.guest import readiness
 
         with contextlib.suppress(OSError, QvmError, Terminated):
@@ -269,7 +269,7 @@ class _Surroundings:
     def renew(self) -> None:
         """Watch what exists now: folders, QEMU's process, its events."""
         files = self.vm.files
-        record = launch_record.read(files) if os.path.exists(files.note) else None
+        record = launch_record.read(files) if os.path.exists(files.launch_record) else None
         folders = [(self.vm.directory, False), (files.state, True)]
         if record is not None:
             folders.append((record.runtime, True))
@@ -323,10 +323,10 @@ class _Surroundings:
             os.close(self._pidfd)
         self._pid, self._pidfd = None, -1
 
-    def _renew_conversation(self, record: Note) -> None:
+    def _renew_conversation(self, record: LaunchRecord) -> None:
         """Connect to QEMU once for each run: a launch record with another inode is another run."""
         try:
-            status = os.stat(self.vm.files.note)
+            status = os.stat(self.vm.files.launch_record)
         except OSError:
             return
         run = (status.st_ino, status.st_mtime_ns)
@@ -338,7 +338,7 @@ class _Surroundings:
         self._relay = _Relay(record.socket(EVENTS_FILE), self._heard)
         self._conversation = asyncio.ensure_future(self._converse(record, self._relay))
 
-    def _renew_waiting(self, record: Note) -> None:
+    def _renew_waiting(self, record: LaunchRecord) -> None:
         """Wait once for the guest of each run that began while it was watched."""
         if self._run == self._awaited or self._pid is None:
             return
@@ -349,7 +349,7 @@ class _Surroundings:
     def _heard(self, event: str, line: str) -> None:
         self._watcher.heard(self.vm.directory, event, line)
 
-    async def _converse(self, record: Note, relay: _Relay) -> None:
+    async def _converse(self, record: LaunchRecord, relay: _Relay) -> None:
         from qvmsh.qemu import events
 
         teller = events.Teller()

@@ -37,7 +37,7 @@ PAIRS = {
 }
 ENDS = (STOP, ["kill"], POWEROFF)
 MOST_S = 1.2
-REFUSALS = ("is at work on it", "it is stopped", "it is crashed", "is already", "cannot archive: QEMU ended")
+REFUSALS = ("is working on it", "it is stopped", "it is crashed", "is already", "cannot archive: QEMU ended")
 
 
 def ended_well(words: list[str], child: subprocess.Popen[str]) -> bool:

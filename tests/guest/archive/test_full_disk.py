@@ -73,10 +73,10 @@ def test_archive_on_a_full_disk_pauses_the_guest_without_loss(vm: Vm) -> None:
     for words in (["archive"], ["snapshot", "save", "x"]):
         refused = vm.qvm(*words)
         assert refused.status == 1, str(refused)
-        assert "was interrupted, and cannot be recovered: " in refused.err
+        assert "was interrupted and cannot be recovered: " in refused.err
     still = vm.qvm("resume")
     assert still.status == 3, str(still)
-    assert "QEMU paused it at once after another I/O error" in still.err
+    assert "QEMU paused it again after another I/O error" in still.err
     still = vm.qvm("stop")  # a guest that cannot answer is not waited for
     assert still.status == 3, str(still)
     assert "cannot power off: QEMU has paused the guest after an I/O error" in still.err
@@ -103,7 +103,7 @@ def test_start_after_a_full_disk_waits_for_space_without_loss(vm: Vm) -> None:
     writer.lost()
     refused = vm.qvm("start")
     assert refused.status == 1, str(refused)
-    assert "was interrupted, and cannot be recovered: " in refused.err
+    assert "was interrupted and cannot be recovered: " in refused.err
     assert "No space left" in refused.err
     assert "hint: the disk is full: free some space, then try again" in refused.err
     assert "left     archive " in vm.qvm("doctor", "--fix").out

@@ -120,7 +120,7 @@ def test_stop_paused_guest_is_resumed_first(guest: Vm) -> None:
     guest.ok("cmd", "stop")
     assert guest.qvm("status").out.startswith("demo: paused")
     result = guest.ok("stop")
-    assert "is paused: going on" in result.err
+    assert "is paused: resuming it" in result.err
 
 
 def test_start_several_side_by_side(world: World, tiny: str) -> None:

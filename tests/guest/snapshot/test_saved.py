@@ -62,7 +62,7 @@ def test_savevm_guest_that_refuses_to_suspend_runs_on(guest: Vm) -> None:
     guest.ok("ssh", "sudo -n sh -c 'rm /bin/systemctl; rm -f /bin/loginctl'")
     result = guest.qvm("stop", "-s", "ready")
     assert result.status == 3
-    assert "demo: the guest refuses to suspend, and runs on" in result.err
+    assert "demo: the guest refused to suspend and is still running" in result.err
     assert "hint: " in result.err
     guest.ok("status")
     assert "ready" not in guest.ok("cmd", "info", "snapshots").out

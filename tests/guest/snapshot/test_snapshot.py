@@ -119,7 +119,7 @@ def test_restore_while_paused_sets_the_clock_when_resumed(guest: Vm) -> None:
     assert "`qvm resume` resumes it and sets its clock" in output
     assert guest.qvm("status", "-s").out.startswith("demo: paused")
     output = guest.ok("resume").out
-    assert re.match(r"demo: goes on; clock was 7\d\d\d s behind, set by ", output)
+    assert re.match(r"demo: resumed; clock was 7\d\d\d s behind, set by ", output)
     assert guest.ok("ssh", "cat /tmp/memory").out == "kept\n"
     assert guest.clock_error_s() < 5
     guest.ok("pause")

@@ -94,7 +94,7 @@ def test_ssh_another_host_key_is_refused_with_an_explanation(running: Vm) -> Non
         result = running.qvm("ssh", "true")
         assert result.status == 125
         assert "another machine answers at 127.0.0.1:" in result.err
-        assert "hint: if the guest was installed anew, remove .qvm/known_hosts" in result.err
+        assert "hint: if the guest was reinstalled, remove .qvm/known_hosts" in result.err
         assert running.qvm("status").status == 1
     finally:
         known.write_text(right)
@@ -122,7 +122,7 @@ def test_start_silent_server_at_the_port_times_out_with_a_report(guest: Vm) -> N
     guest.set(VM_QEMU_EXTRA="-S")
     result = guest.qvm("start", "--ssh-attempts", "2")
     assert result.status == 124
-    assert "demo: the guest did not answer ssh within 4 s; it is left running" in result.err
+    assert "demo: the guest did not answer ssh within 4 s; it is still running" in result.err
     for fact in ("process: QEMU runs, pid", "state: paused", "ssh port: 127.0.0.1:", "ssh banner: none yet"):
         assert fact in result.err
     assert "hint:" in result.err

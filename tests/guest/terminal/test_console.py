@@ -90,7 +90,7 @@ def test_console_of_a_holder_that_is_stopped_is_not_taken(running: Vm) -> None:
         refused = running.qvm("console", "--take")
         os.kill(pid, signal.SIGCONT)
         assert refused.status == 3
-        assert "does not leave" in refused.err
+        assert "does not release it" in refused.err
         assert "stopped" in refused.err
         wait_for_exit(terminal, 3)  # it was asked, and leaves as soon as it can
 

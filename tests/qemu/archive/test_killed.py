@@ -190,7 +190,7 @@ def test_disk_list_during_an_archive_shows_the_real_disks(blank: Blank) -> None:
     before = re.sub(r"[\d.]+ .iB used", "", vm.ok("disk", "list").out)
     child = held(vm, "--full")
     output = vm.ok("snapshot", "list").out
-    assert f"archive is under way: `qvm archive`, pid {child.pid}, since " in output
+    assert f"archive is in progress: `qvm archive`, pid {child.pid}, since " in output
     assert "stale" not in output
     assert "missing" not in output
     assert "cut" not in output
@@ -340,7 +340,7 @@ def test_archive_with_the_machines_disk_full_keeps_its_data(blank: Blank) -> Non
         assert "hint: nothing is lost" in errors
         refused = vm.qvm("archive")
         assert refused.status == 1
-        assert "was interrupted, and cannot be recovered" in refused.err
+        assert "was interrupted and cannot be recovered" in refused.err
         assert vm.qvm("stop", "--savevm", "x", "--no-suspend").status == 3
         filler.unlink()
         assert "disks are joined again" in vm.qvm("doctor", "--fix").out

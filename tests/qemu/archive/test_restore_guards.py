@@ -211,9 +211,9 @@ def write(vm, record):
         return old(vm, record)
     if how == "full":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x")
-    before = os.stat(vm.files.interrupted)
+    before = os.stat(vm.files.archive_journal)
     old(vm, record)
-    after = os.stat(vm.files.interrupted)
+    after = os.stat(vm.files.archive_journal)
     assert (before.st_ino, before.st_size) == (after.st_ino, after.st_size)
     recovery.put_in_place = lambda *words: os._exit(9)
     raise KeyboardInterrupt

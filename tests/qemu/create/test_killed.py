@@ -96,7 +96,7 @@ def test_restore_killed_while_it_fills_a_folder_is_completed(blank: Blank, renam
     fresh.mkdir()
     killed(vm, renames, "restore", name, "../fresh")
     assert not (fresh / ".vmrc").exists()
-    assert "it is complete now" in vm.ok("doctor", "--fix").out
+    assert "it has been completed" in vm.ok("doctor", "--fix").out
     assert not parts(vm.world.home)
     assert read_byte(Vm(vm.world, fresh), "1M", "fresh-backing.qcow2") == 7
     assert Vm(vm.world, fresh).ok("disk", "check").status == 0
@@ -161,10 +161,10 @@ def test_completion_replaces_nothing_that_has_come_to_be_there(blank: Blank) -> 
     killed(vm, 1, "restore", name, "../fresh")
     (fresh / "fresh-base.qcow2").write_text("mine")
     output = vm.ok("doctor", "--fix").out
-    assert "cannot be completed: fresh-base.qcow2 is there already" in output
+    assert "cannot be completed: fresh-base.qcow2 already exists" in output
     assert (fresh / "fresh-base.qcow2").read_text() == "mine"
     (fresh / "fresh-base.qcow2").unlink()
-    assert "it is complete now" in vm.ok("doctor", "--fix").out
+    assert "it has been completed" in vm.ok("doctor", "--fix").out
     Vm(vm.world, fresh).ok("disk", "check")
 
 

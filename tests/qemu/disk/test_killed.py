@@ -202,12 +202,12 @@ def test_commit_that_cannot_be_ended_holds_the_guest(blank: Blank) -> None:
     for words in (*verbs, ["reboot", "--force"], ["snapshot", "save", "x"]):
         refused = vm.qvm(*words)
         assert refused.status == 1, words
-        assert "the guest is paused and must not be resumed: what it wrote now would be lost" in refused.err
-        assert "hint: make room if the disk is full, then `qvm doctor --fix`" in refused.err
+        assert "the guest is paused and must not be resumed: anything it writes would be lost" in refused.err
+        assert "hint: free space if the disk is full, then `qvm doctor --fix`" in refused.err
         assert vm.qvm("status", "-s").out.startswith("demo: paused")
     output = vm.qvm("status").out
     assert "a commit was interrupted, and the guest must not be resumed" in output
-    assert "hint: make room if the disk is full, then `qvm doctor --fix`" in output
+    assert "hint: free space if the disk is full, then `qvm doctor --fix`" in output
     assert (vm.directory / ".qvm/snapshot.unfinished").exists()
     assert "has ended: the content of the disk is the same" in vm.ok("kill").err
     vm.ok("start", "--no-wait")

@@ -30,7 +30,7 @@ def killed(vm: Vm, is_there: Callable[[], object], *words: str) -> None:
 
 def removed(vm: Vm) -> str:
     output = vm.ok("doctor", "--fix").out
-    assert "of a killed command" not in vm.qvm("doctor").out
+    assert "left by a killed command" not in vm.qvm("doctor").out
     return output
 
 

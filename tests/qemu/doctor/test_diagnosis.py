@@ -102,9 +102,9 @@ def test_doctor_strange_qemu_is_named(blank: Blank, tmp_path: Path) -> None:
     script.write_text("#!/bin/sh\necho hello\n")
     script.chmod(0o755)
     vm = blank(VM_QEMU_BIN=str(script))
-    assert "is not run by commands that only look" in the(doctor(vm), "VM_QEMU_BIN", "warning")
+    assert "is not run by read-only commands" in the(doctor(vm), "VM_QEMU_BIN", "warning")
     vm.ok("allow")
-    assert "does not say its version" in the(doctor(vm), "qemu-system-x86_64", "error")
+    assert "does not report its version" in the(doctor(vm), "qemu-system-x86_64", "error")
     script.write_text("#!/bin/sh\necho QEMU emulator version 5.2.0\n")
     assert "older than 7.2" in the(doctor(vm), "qemu-system-x86_64", "warning")
 
@@ -155,7 +155,7 @@ def test_doctor_leaking_image_is_a_warning(blank: Blank) -> None:
         file.seek(block + 2 * count)
         file.write((1).to_bytes(2, "big"))
     text = the(doctor(vm), "demo-backing.qcow2", "warning")
-    assert "clusters are used by nothing" in text
+    assert "clusters are unused" in text
     assert "check -r leaks" in text
 
 
@@ -205,7 +205,7 @@ def test_doctor_after_a_crash_names_the_next_command(blank: Blank) -> None:
     os.kill(vm.pid, signal.SIGKILL)
     found = doctor(vm)
     text = the(found, "state", "warning")
-    assert "ended without being asked" in text
+    assert "ended unexpectedly" in text
     assert "`qvm start` starts it again" in text
     vm.ok("start", "--no-wait")  # which also removes what the dead one left
 
@@ -219,7 +219,9 @@ def test_doctor_leftovers_of_killed_commands_are_named(blank: Blank) -> None:
     assert "demo-base.qcow2.part" in text
     assert ".qvm/disposable-12.qcow2" in text
     (vm.directory / ".qvm/archive.unfinished").touch()
-    assert "work on the archive was cut off: .qvm/archive.unfinished" in the(doctor(vm), "archive", "warning")
+    assert "work on the archive was interrupted: .qvm/archive.unfinished" in the(
+        doctor(vm), "archive", "warning"
+    )
 
 
 def test_doctor_ssh_key_missing_or_open_to_others_is_an_error(blank: Blank) -> None:
@@ -254,7 +256,7 @@ def test_doctor_runtime_folder_with_too_long_a_name_is_an_error(blank: Blank, tm
 
 def test_doctor_runtime_dir_that_is_none_is_a_warning(blank: Blank, tmp_path: Path) -> None:
     found = doctor(blank(), env={"XDG_RUNTIME_DIR": str(tmp_path / "nowhere")})
-    assert "no folder that you can write to" in the(found, "XDG_RUNTIME_DIR", "warning")
+    assert "is not a folder that you can write to" in the(found, "XDG_RUNTIME_DIR", "warning")
 
 
 def test_doctor_more_memory_than_the_host_has_is_an_error(blank: Blank) -> None:

@@ -22,7 +22,7 @@ def fix(vm: Vm, *words: str) -> list[dict[str, str]]:
     return fixed
 
 
-def findings(fixed: list[dict[str, str]], level: str = "mended") -> str:
+def findings(fixed: list[dict[str, str]], level: str = "fixed") -> str:
     return "\n".join(each["finding"] for each in fixed if each["level"] == level)
 
 
@@ -30,7 +30,7 @@ def test_doctor_fix_of_a_sound_machine_does_nothing(blank: Blank) -> None:
     vm = blank()
     assert fix(vm) == []
     text = vm.qvm("doctor", "--fix").out
-    assert text.startswith("nothing to mend\n")
+    assert text.startswith("nothing to repair\n")
     assert json.loads(vm.qvm("--json", "doctor").out)["fixed"] is None
 
 
@@ -46,7 +46,7 @@ def test_doctor_fix_after_a_crash_removes_its_traces(blank: Blank) -> None:
     text = findings(fix(vm))
     for name in (".qvm/qemu.pid", ".qvm/running", ".qvm/disposable-12.qcow2", ".qvm/uuid.part7", str(folder)):
         assert name in text
-    assert "ended without being asked" in text
+    assert "ended unexpectedly" in text
     assert not folder.exists()
     assert vm.qvm("status").out == "demo: stopped\n"
     assert fix(vm) == []
@@ -101,7 +101,7 @@ def test_doctor_names_leftovers_of_snapshots_without_a_journal(blank: Blank) -> 
     for tag in ("a", "a.qvm-new", "alone.qvm-new", ".qvm-back"):
         subprocess.run(["qemu-img", "snapshot", "-c", tag, image], check=True)
     output = vm.qvm("doctor").out
-    assert "holds a.qvm-new, .qvm-back: of work on snapshots that was cut off" in output
+    assert "holds a.qvm-new, .qvm-back: left by interrupted work on snapshots" in output
     assert "`qvm snapshot delete a.qvm-new .qvm-back` removes it" in output
     vm.ok("snapshot", "delete", "a.qvm-new", ".qvm-back")
     assert "cut off" not in vm.qvm("doctor").out
@@ -152,10 +152,10 @@ def test_doctor_fix_closes_what_is_open_to_others(blank: Blank) -> None:
     (vm.directory / "demo-base.qcow2").chmod(0o666)
     (vm.world.runtime / "qvm").chmod(0o755)
     text = findings(fix(vm))
-    assert "key has mode 600 now, it had 644" in text
-    assert ".qvm/known_hosts has mode 644 now, it had 666" in text
-    assert ".qvm has mode 750 now, it had 777" in text
-    assert "demo-base.qcow2 has mode 660 now, it had 666" in text
+    assert "key has mode 600 now, it was 644" in text
+    assert ".qvm/known_hosts has mode 644 now, it was 666" in text
+    assert ".qvm has mode 750 now, it was 777" in text
+    assert "demo-base.qcow2 has mode 660 now, it was 666" in text
     assert "was open to others: closed" in text
     assert stat.S_IMODE((vm.world.runtime / "qvm").stat().st_mode) == 0o700
     assert fix(vm) == []
@@ -167,7 +167,7 @@ def test_doctor_fix_by_root_gives_files_back_to_the_owner(blank: Blank) -> None:
     (vm.directory / ".qvm").mkdir(exist_ok=True)
     (vm.directory / ".qvm/known_hosts").touch()
     os.chown(vm.directory / ".qvm/known_hosts", 65534, 65534)
-    assert ".qvm/known_hosts is root's now" in findings(fix(vm))
+    assert ".qvm/known_hosts now belongs to root" in findings(fix(vm))
     assert (vm.directory / ".qvm/known_hosts").stat().st_uid == 0
 
 
@@ -204,7 +204,7 @@ def test_doctor_fix_removes_sockets_of_machines_that_are_gone(blank: Blank) -> N
         done = vm.world.run("--json", "doctor", "--fix")  # no machine here: the user's folder alone
         text = findings(json.loads(done.out)["fixed"])
         assert {name for name, folder in folders.items() if folder.exists()} == {"alive", "young", "foreign"}
-        assert f"removed {folders['dead']}, the sockets, whose machine is gone; nobody listened there" in text
+        assert f"removed {folders['dead']}, the sockets, whose machine is gone; not in use" in text
         assert f"removed {folders['elsewhere']}, the sockets of the machine in {vm.directory}" in text
         assert json.loads(vm.world.run("--json", "doctor", "--fix").out)["fixed"] == []
     shutil.rmtree(base)

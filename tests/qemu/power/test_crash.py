@@ -60,9 +60,7 @@ def crash(vm: Vm, number: signal.Signals) -> None:
 def require_told_and_starts_again(vm: Vm) -> None:
     result = vm.qvm("status")
     assert result.status == 1
-    assert (
-        f"demo: crashed: QEMU (pid {vm.pid}) ended without being asked; its last words: {WORDS}" in result.out
-    )
+    assert f"demo: crashed: QEMU (pid {vm.pid}) ended unexpectedly; its last output: {WORDS}" in result.out
     assert json.loads(vm.qvm("--json", "status").out)["state"] == "crashed"
     rows = vm.ok("list").out
     assert " crashed " in rows
@@ -103,7 +101,7 @@ def test_start_qemu_that_crashes_at_once_is_reported(blank: Blank) -> None:
     program.write_text(sound.replace("exec qemu", "kill -SEGV $$\nexec qemu"))
     refused = vm.qvm("start")
     assert refused.status == 1
-    assert f"qvm: demo: QEMU ended at once (SIGSEGV)\n  {WORDS}\n" in refused.err
+    assert f"qvm: demo: QEMU exited immediately (SIGSEGV)\n  {WORDS}\n" in refused.err
     program.write_text(sound)
     require_told_and_starts_again(vm)
 
@@ -146,7 +144,7 @@ def test_cmd_qemu_that_crashes_meanwhile_is_reported(blank: Blank, tmp_path: Pat
     crash(vm, signal.SIGABRT)
     _, said = child.communicate(timeout=DEADLINE_S)
     assert child.returncode == 1
-    assert f"QEMU crashed; its last words: {WORDS}" in said
+    assert f"QEMU crashed; its last output: {WORDS}" in said
     require_told_and_starts_again(vm)
 
 
@@ -168,7 +166,7 @@ def test_console_qemu_that_crashes_is_reported(blank: Blank) -> None:
     console = PtyTerminal(vm, "console")
     console.until("connected to the console of demo")
     crash(vm, signal.SIGABRT)
-    console.until(r"\[demo: QEMU crashed; its last words: ")
+    console.until(r"\[demo: QEMU crashed; its last output: ")
     console.end()
     require_told_and_starts_again(vm)
 

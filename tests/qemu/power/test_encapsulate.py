@@ -93,12 +93,12 @@ def test_start_curses_without_encapsulate_is_refused(blank: Blank) -> None:
     vm = blank(VM_QEMU_DISPLAY="curses")
     result = vm.qvm("start", "--no-wait")
     assert result.status == 2
-    assert "needs a terminal, and `start` gives it none" in result.err
+    assert "needs a terminal, which `start` does not provide" in result.err
     assert "--encapsulate" in result.err
     run = vm.qvm("run")
-    assert (run.status, "needs a terminal, and here is none" in run.err) == (2, True)
+    assert (run.status, "needs a terminal, and there is none here" in run.err) == (2, True)
     other = vm.qvm("--set", "VM_QEMU_DISPLAY=gtk", "start", "-e")
-    assert (other.status, "leave one of them out" in other.err) == (2, True)
+    assert (other.status, "remove one of them" in other.err) == (2, True)
 
 
 def test_run_curses_draws_and_gives_the_terminal_back(blank: Blank) -> None:

@@ -132,7 +132,7 @@ def test_run_in_the_background_leaves_the_terminal_alone(blank: Blank) -> None:
     vm = blank(VM_READY="none")
     shell = PtyTerminal(vm, "--norc", "--noprofile", "-i", program="bash")
     os.write(shell.master, f"PS1='$ '; {QVM} run --nat --verbose & \n".encode())
-    shell.until(r"demo: runs in the background \(pid \d+\); `qvm console` is its console")
+    shell.until(r"demo: runs in the background \(pid \d+\); `qvm console` opens its console")
     deadline = time.monotonic() + DEADLINE_S
     while not vm.qvm("status").out.startswith("demo: running"):
         assert time.monotonic() < deadline, shell.text
@@ -148,7 +148,7 @@ def test_run_in_the_background_leaves_the_terminal_alone(blank: Blank) -> None:
 
 def test_run_in_the_foreground_says_how_to_leave_a_silent_guest(blank: Blank) -> None:
     terminal = PtyTerminal(blank(), "run")
-    terminal.until("Ctrl-A X ends QEMU, Ctrl-A C is its monitor")
+    terminal.until("Ctrl-A X ends QEMU, Ctrl-A C opens its monitor")
     os.write(terminal.master, b"\x01x")
     assert terminal.end() == 0
 
@@ -160,7 +160,7 @@ def test_status_of_a_job_that_was_stopped_names_fg(blank: Blank) -> None:
     shell.until("Ctrl-A X ends QEMU")
     os.killpg(os.getpgid(vm.pid), signal.SIGSTOP)
     shell.until("Stopped")
-    assert "hint: `fg` in the shell that began it lets it go on" in vm.qvm("status", "-s").out
+    assert "hint: `fg` in the shell that started it continues it" in vm.qvm("status", "-s").out
     os.write(shell.master, b"fg\n")
     deadline = time.monotonic() + DEADLINE_S
     while not vm.qvm("status", "-s").out.startswith("demo: running"):
@@ -189,11 +189,11 @@ def test_run_on_a_desktop_without_a_window_takes_the_terminal(blank: Blank) -> N
     vm.ok("kill")
     _, said = child.communicate(timeout=DEADLINE_S)
     assert child.returncode == 0
-    assert "this QEMU can open no window, so its console is here; " in said
+    assert "this QEMU cannot open a window, so its console is here; " in said
     assert "qemu-system-gui" in said or "qemu-ui-gtk" in said or "install" in said
     wanted = vm.qvm("--set", "VM_QEMU_DISPLAY=gtk", "run", env=desktop)
     assert wanted.status == 1
-    assert "brings QEMU's windows" in wanted.err
+    assert "adds QEMU's windows" in wanted.err
     assert "warning  display " in vm.qvm("doctor", env=desktop).out
     assert "error    display " in vm.qvm("--set", "VM_QEMU_DISPLAY=gtk", "doctor").out
     assert "ok       display " in vm.qvm("doctor").out
@@ -205,8 +205,8 @@ def test_run_on_a_desktop_without_a_window_takes_the_terminal(blank: Blank) -> N
 @pytest.mark.parametrize(
     ("words", "what"),
     [
-        ("-s", "drive the guest by gdb on :1234"),
-        ("-gdb tcp::PORT", "drive the guest by gdb on :PORT"),
+        ("-s", "control the guest with gdb on :1234"),
+        ("-gdb tcp::PORT", "control the guest with gdb on :PORT"),
         ("-gdb tcp:127.0.0.1:PORT", ""),
         ("-monitor telnet::PORT,server,nowait", "use what is on -monitor on :PORT"),
         ("-monitor tcp:127.0.0.1:PORT,server,nowait", ""),
@@ -253,7 +253,7 @@ def test_cmd_option_behind_the_monitors_words_is_explained(blank: Blank) -> None
     vm.ok("start")
     refused = vm.qvm("cmd", "info", "status", "-v")
     assert refused.status == 1
-    assert "hint: an option of qvm's stands before the first word: `qvm cmd -v ...`\n" in refused.err
+    assert "hint: qvm's own options go before the first word: `qvm cmd -v ...`\n" in refused.err
     assert vm.ok("cmd", "-v", "info", "status").out == "VM status: running\n"
 
 

@@ -321,7 +321,7 @@ def test_start_disposable_tpm_keeps_its_state(blank: Blank) -> None:
 
 def test_start_tpm_where_there_can_be_none_is_refused(blank: Blank) -> None:
     vm = blank(VM_TPM="yes", VM_QEMU_MACHINE="microvm")
-    require_error(vm.qvm("start"), 2, "machine type microvm takes no TPM", "remove VM_TPM")
+    require_error(vm.qvm("start"), 2, "machine type microvm does not support a TPM", "remove VM_TPM")
     assert vm.qvm("status").out == "demo: stopped\n"
 
 
@@ -409,7 +409,9 @@ def test_start_hardware_by_hand_disposable_writes_nothing(blank: Blank) -> None:
     vm.ok("kill")
     assert "wrote 512/512" in (vm.directory / ".qvm/log/qemu.stdout").read_text()
     assert file_hash(path) == before
-    require_error(vm.qvm("start", "--base-only"), 2, "--base-only needs disks that qvm gives", "VM_QEMU_ARGS")
+    require_error(
+        vm.qvm("start", "--base-only"), 2, "--base-only needs disks that qvm manages", "VM_QEMU_ARGS"
+    )
     more = BY_HAND + " -blockdev null-co,node-name=x"
     require_error(
         vm.qvm("--set", f"VM_QEMU_ARGS={more}", "start", "--disposable"),

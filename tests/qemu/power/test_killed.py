@@ -176,7 +176,7 @@ def test_start_killed_while_it_loads_a_state_keeps_the_state(blank: Blank) -> No
     vm = blank()
     vm.ok("start", "--no-wait")
     output = vm.ok("stop", "--savevm", "ready now", "--no-suspend").out
-    assert output.endswith("; `qvm start --loadvm 'ready now'` goes on\n")
+    assert output.endswith("; `qvm start --loadvm 'ready now'` resumes it\n")
     vm.ok("start", "--no-wait", "--loadvm", "ready now")
     note = vm.directory / ".qvm/running"
     assert "loading \n" in note.read_text()

@@ -14,11 +14,11 @@ from tests.support.world import QVM, Blank
 def test_pause_and_resume_change_the_state_once(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
-    assert vm.ok("pause").out == "demo: paused; `qvm resume` goes on\n"
+    assert vm.ok("pause").out == "demo: paused; `qvm resume` resumes it\n"
     again = vm.qvm("pause")
     assert (again.status, again.err) == (
         3,
-        f"qvm: demo: cannot pause: it is paused (pid {vm.pid})\nhint: `qvm resume` lets it go on\n",
+        f"qvm: demo: cannot pause: it is paused (pid {vm.pid})\nhint: `qvm resume` resumes it\n",
     )
     assert json.loads(vm.ok("--json", "resume").out)["paused"] is False
     again = vm.qvm("resume")
@@ -45,7 +45,7 @@ def test_wakeup_and_suspend_in_the_wrong_state_say_what_leads_on(blank: Blank) -
         refused = vm.qvm(verb)
         assert refused.status == 3
         assert "it is paused" in refused.err
-        assert "hint: `qvm resume` lets it go on" in refused.err
+        assert "hint: `qvm resume` resumes it" in refused.err
     assert vm.qvm("status", "-s").out.startswith("demo: paused")
 
 
@@ -193,7 +193,7 @@ def test_qmp_events_come_as_lines_until_count_timeout_or_ctrl_c(blank: Blank) ->
     while vm.qvm("qmp", "--events", "--timeout", "0").status == 0:
         assert following.poll() is None
     busy = vm.qvm("qmp", "--events", "--timeout", "0")
-    assert (busy.status, "somebody else follows its events already" in busy.err) == (1, True)
+    assert (busy.status, "another client already follows its events" in busy.err) == (1, True)
     vm.ok("pause")
     vm.ok("resume")
     assert [json.loads(following.stdout.readline())["event"] for _ in range(2)] == ["STOP", "RESUME"]
@@ -240,8 +240,8 @@ def test_qmp_and_pause_are_functions_of_the_library(blank: Blank) -> None:
 def test_verbs_in_the_shell_never_hide_the_hosts_programs(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
-    assert vm.ok("sh", "-c", "pause").out == "demo: paused; `qvm resume` goes on\n"
-    assert vm.ok("sh", "-c", "resume").out.startswith("demo: goes on")  # no host has such a program
+    assert vm.ok("sh", "-c", "pause").out == "demo: paused; `qvm resume` resumes it\n"
+    assert vm.ok("sh", "-c", "resume").out.startswith("demo: resumed")  # no host has such a program
     bare = vm.qvm("sh", "-c", "kill")
     assert (bare.status != 0, "demo: killed" in bare.out) == (True, False)
     refused = vm.qvm("sh", "-c", "reboot")
@@ -261,7 +261,7 @@ def test_two_waits_for_one_guest_do_not_disturb_each_other(blank: Blank) -> None
     try:
         while "starting" not in vm.qvm("status").out or not (vm.directory / ".qvm/wait.lock").exists():
             assert starting.poll() is None
-        while "waits for it" not in vm.qvm("status").out:
+        while "is waiting for it" not in vm.qvm("status").out:
             assert starting.poll() is None
         late = vm.qvm("--set", "VM_SSH_ATTEMPTS=1", "reboot", "--force")
         assert (late.status, "did not answer ssh within 2 s" in late.err) == (124, True)

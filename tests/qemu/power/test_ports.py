@@ -144,7 +144,7 @@ def test_start_without_a_telnet_variable_opens_no_tcp_but_ssh(blank: Blank) -> N
 def test_start_telnet_monitor_answers_on_loopback_and_warns(blank: Blank) -> None:
     vm = blank(VM_NET_PORT="auto")
     result = vm.ok("start", "--no-wait")
-    found = re.search(r"demo: an open door: every account .* `telnet 127\.0\.0\.1 (\d+)`", result.err)
+    found = re.search(r"demo: an open port: every account .* `telnet 127\.0\.0\.1 (\d+)`", result.err)
     assert found, result
     port = int(found[1])
     assert f"127.0.0.1:{port}" in listeners(vm.pid, "tcp")
@@ -156,7 +156,7 @@ def test_start_telnet_monitor_listens_at_its_address(blank: Blank) -> None:
     port = free_port()
     vm = blank(VM_NET_LISTEN="0.0.0.0", VM_NET_PORT=str(port), VM_NET_HOST="myhost")
     result = vm.ok("start", "--no-wait")
-    assert f"everybody who reaches this host can drive QEMU by `telnet myhost {port}`" in result.err
+    assert f"everybody who can reach this host can control QEMU with `telnet myhost {port}`" in result.err
     assert f"0.0.0.0:{port}" in listeners(vm.pid, "tcp")
 
 
@@ -191,11 +191,11 @@ def test_start_vnc_without_a_host_is_for_this_host_only(blank: Blank, host: str,
     server = json.loads(vm.ok("qmp", "query-vnc").out)
     is_local = server["host"] in ("127.0.0.1", "::1")
     assert is_local is not warned, server
-    assert ("everybody who reaches this host" in err and "without a password" in err) is warned, err
+    assert ("everybody who can reach this host" in err and "without a password" in err) is warned, err
 
 
 def test_start_vnc_in_own_words_for_qemu_warns(blank: Blank) -> None:
     vm = blank(VM_QEMU_EXTRA=f"-vnc :{free_port() - 5900},password=on")
     err = vm.ok("start", "--no-wait").err
-    assert "an open door" in err
+    assert "an open port" in err
     assert "without a password" not in err

@@ -94,7 +94,7 @@ def test_start_limit_that_is_not_enforced_warns_each_time(blank: Blank) -> None:
     vm = blank(VM_LIMIT_MEM="512", VM_LIMIT_CPUS="1.5")
     result = vm.ok("start", "--no-wait")
     output = (
-        "nobody holds VM_LIMIT_MEM and VM_LIMIT_CPUS here, the machine runs without: this host is not run"
+        "cannot enforce VM_LIMIT_MEM and VM_LIMIT_CPUS here, the machine runs without: this host is not run"
     )
     assert result.err.count(output) == 1
     assert vm.ok("config", "VM_LIMIT_CPUS").out == "1.5\n"
@@ -110,4 +110,4 @@ def test_start_limit_is_held_by_a_scope(blank: Blank) -> None:
 def test_start_limit_below_the_guests_memory_is_refused(blank: Blank) -> None:
     result = blank(VM_LIMIT_MEM="64").qvm("start", "--no-wait")
     assert result.status == 2
-    assert "VM_LIMIT_MEM=64 leaves no room for a guest of 64 MiB" in result.err
+    assert "VM_LIMIT_MEM=64 is too small for a guest of 64 MiB" in result.err

@@ -110,7 +110,7 @@ def test_start_too_long_runtime_folder_is_refused(blank: Blank, tmp_path: Path) 
 def test_start_qemu_that_dies_at_once_shows_its_message(blank: Blank) -> None:
     vm = blank(VM_QEMU_EXTRA="-device no-such-device")
     result = vm.qvm("start")
-    require_error(result, 1, "demo: QEMU ended at once (exit status 1)", "dryrun")
+    require_error(result, 1, "demo: QEMU exited immediately (exit status 1)", "dryrun")
     assert "'no-such-device' is not a valid device model name" in result.err
     assert vm.qvm("status").out == "demo: stopped\n"
 

@@ -106,7 +106,7 @@ def test_look_at_a_directory_runs_nothing_of_it(folder: Path, owner: Owner, whos
         assert done[line][0] == 0, (line, done[line])
     for line, name in (("dryrun", "VM_QEMU_BIN"), ("snapshot verify", "VM_QEMU_IMG")):
         if is_own or line == "dryrun":  # of another account, the folder .qvm cannot be made
-            assert done[line][1].count(f"{name}=./evil is not run by commands that only look") == 1, line
+            assert done[line][1].count(f"{name}=./evil is not run by read-only commands") == 1, line
             assert "qvm allow" in done[line][1]
     assert "until `qvm allow`: PATH, PYTHONPATH" in done["env"][1]
     if not is_own:
@@ -171,7 +171,7 @@ def test_start_of_an_own_machine_accepts_its_wrapper(blank: Blank) -> None:
     vm.set(VM_QEMU_BIN="./qemu", VM_QEMU_IMG="./img")
     looks = (["dryrun"], ["doctor"], ["disk", "check"], ["snapshot", "verify"])
     for words in looks:
-        assert "is not run by commands that only look" in "".join(vm.qvm(*words).err + vm.qvm(*words).out)
+        assert "is not run by read-only commands" in "".join(vm.qvm(*words).err + vm.qvm(*words).out)
     assert vm.ok("dryrun").out.startswith(f"{vm.directory}/./qemu ")  # what a start would run
     assert not calls.exists()
     vm.ok("start", "--no-wait")
@@ -184,7 +184,7 @@ def test_start_of_an_own_machine_accepts_its_wrapper(blank: Blank) -> None:
         assert calls.exists() or words[0] == "dryrun"  # what it asks QEMU is kept
         calls.touch()
     vm.set(VM_LABELS="other")
-    assert "VM_QEMU_BIN=./qemu is not run by commands that only look" in vm.ok("dryrun").err
+    assert "VM_QEMU_BIN=./qemu is not run by read-only commands" in vm.ok("dryrun").err
     vm.ok("allow")
     assert vm.ok("dryrun").err == ""
 
@@ -198,7 +198,7 @@ def test_status_does_not_use_ssh_options_that_were_not_accepted(blank: Blank) ->
     vm.set(VM_SSH_OPTIONS="-oProxyCommand=./evil")
     result = vm.ok("status")
     assert result.out.startswith("demo: running")
-    assert "ssh is not asked" in result.err
+    assert "ssh is not tried" in result.err
     assert json.loads(vm.ok("status", "--json").out)["ssh"] is None
     vm.ok("allow")
     result = vm.qvm("status")

@@ -73,7 +73,7 @@ def test_start_errors_of_the_owners_process_are_reported(theirs: Callable[..., V
     vm = theirs()
     result = vm.qvm("--set", "VM_QEMU_EXTRA=-device nothing", "start")
     assert result.status == 1
-    assert "qvm: demo: QEMU ended at once (exit status 1)" in result.err
+    assert "qvm: demo: QEMU exited immediately (exit status 1)" in result.err
     assert "'nothing' is not a valid device model name" in result.err
     assert result.err.count("hint: ") == 1
     assert vm.qvm("--json", "--set", "VM_QEMU_EXTRA=-device nothing", "start").out.count("LaunchError") == 1

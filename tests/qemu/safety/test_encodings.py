@@ -118,6 +118,6 @@ def test_read_only_file_system_is_named_as_the_reason(read_only: Vm) -> None:
         result = vm.qvm(*words)
         assert f"{vm.directory} is on a read-only file system" in result.out
         assert "run qvm as" not in result.out
-        assert "ask as the user" not in result.out
+        assert "run this as the machine's owner" not in result.out
     vm.ok("disk", "list")
     assert "data.img is on a read-only file system" in vm.qvm("doctor").out

@@ -64,7 +64,7 @@ def test_word_in_the_background_prints_above_what_is_typed(vm: Vm, ui: str) -> N
     with session(vm, "--ui", ui) as screen:
         count = screen.begin("start --no-wait &")
         screen.type("print('half a ' +")
-        screen.wait(r"^demo: QEMU runs; not waited for the guest")
+        screen.wait(r"^demo: QEMU runs; did not wait for the guest")
         screen.type(" 'line')")
         screen.wait(r"demo:running> ?print\('half a ' \+ 'line'\)$")
         screen.key("Enter")
@@ -108,7 +108,7 @@ def test_word_in_the_background_is_a_job(vm: Vm) -> None:
         screen.begin("fg")
         wait_for_job(screen)
         interrupt(screen)
-        screen.wait("qvm: demo: interrupted; ending the machine that was being started$")
+        screen.wait("qvm: demo: interrupted; ending the machine that was starting$")
         stopped(vm)
         assert screen.run("jobs") == ""
         leave(screen)
@@ -124,7 +124,7 @@ def test_word_in_a_pipe_is_a_job(vm: Vm) -> None:
         screen.begin("fg")
         wait_for_job(screen)
         interrupt(screen)
-        screen.wait("qvm: demo: interrupted; ending the machine that was being started$")
+        screen.wait("qvm: demo: interrupted; ending the machine that was starting$")
         stopped(vm)
         assert screen.run("list | head -1").startswith("name ")
         leave(screen)
@@ -139,7 +139,7 @@ def test_word_in_the_foreground_refuses_ctrl_z_with_a_message(vm: Vm) -> None:
             "^qvm: `start` cannot be stopped by Ctrl-Z: Ctrl-C ends it, `start &` starts it in the back"
         )
         interrupt(screen)
-        screen.wait("qvm: demo: interrupted; ending the machine that was being started$")
+        screen.wait("qvm: demo: interrupted; ending the machine that was starting$")
         stopped(vm)
         screen.begin("while True: pass")
         screen.key("Enter")

@@ -104,7 +104,7 @@ def test_qemu_that_dies_is_reported(vm: Vm) -> None:
         at_prompt(screen, "running")
         pid = vm.pid
         os.kill(pid, signal.SIGKILL)
-        screen.wait(rf"^qvm: demo: QEMU \(pid {pid}\) ended without being asked")
+        screen.wait(rf"^qvm: demo: QEMU \(pid {pid}\) ended unexpectedly")
         at_prompt(screen, "crashed")
     vm.ok("start", "--no-wait")  # it clears away what the dead one left
 

@@ -30,7 +30,7 @@ def test_prompt_shows_name_state_and_where_it_is(vm: Vm) -> None:
         first = screen.ready()
         assert (first["name"], first["cwd"]) == ("demo", None)
         screen.state("stopped")
-        assert "QEMU runs; not waited" in screen.run("start --no-wait")
+        assert "QEMU runs; did not wait" in screen.run("start --no-wait")
         screen.state("running")
         screen.run("cmd stop")
         screen.state("paused")
@@ -102,7 +102,7 @@ def test_ctrl_c_ends_the_wait_but_not_the_shell(vm: Vm) -> None:
             "aliases['s'] = 'start'; s",
         ):
             assert interrupt(screen, line, when=r"waiting for ssh \.\.\.$") == "130", screen.text
-            assert "ending the machine that was being started" in screen.output(), screen.text
+            assert "ending the machine that was starting" in screen.output(), screen.text
             screen.key("C-l")
         assert interrupt(screen, "print('begun', 1); start()", when="^begun 1") == "130"
         assert interrupt(screen, "echo begun 2; sleep 60 || echo never", when="^begun 2") == "130"

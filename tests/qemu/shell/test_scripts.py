@@ -382,7 +382,7 @@ def test_signal_while_start_waits_ends_the_machine_that_it_began(
     found, out = _signalled(vm, number, "sh", path, until="starting QEMU")
     assert (found, "never" in out) == (status, False), out
     if "cat" not in STARTS[name]:  # there the reader has ended too
-        assert "ending the machine that was being started" in out
+        assert "ending the machine that was starting" in out
     assert vm.qvm("status", "-s").out == "demo: stopped\n"
 
 

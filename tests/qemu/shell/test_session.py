@@ -33,7 +33,7 @@ def test_session_becomes_a_script_that_runs(vm: Vm, ui: str) -> None:
         assert screen.run("session list 4 6-7 | wc -l") == "3"
         assert screen.run("[row['status'] for row in session.list('2-3').lines]") == "[0, 2]"
         screen.run("session save ~/again")
-        assert f"{home}/again: 7 lines; 2 that failed, as comments" in screen.text.replace("\n", "")
+        assert f"{home}/again: 7 lines; 2 failed, kept as comments" in screen.text.replace("\n", "")
         assert "there are no lines 99" in screen.run("session save ~/no 99")
         assert screen.prompts()[-1]["status"] == "2"
         assert screen.run("session.save('~/part.xsh', '4').lines") == "1"

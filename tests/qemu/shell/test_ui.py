@@ -75,7 +75,7 @@ def test_ptpython_runs_words_pipes_and_host_programs(vm: Vm, tmp_path: Path) -> 
         screen.wait(r"waiting for ssh \.\.\.$")
         screen.key("C-c")
         assert screen.ready(count)["status"] == "130"
-        assert "ending the machine that was being started" in screen.output()
+        assert "ending the machine that was starting" in screen.output()
         count = screen.begin("sleep 60 && echo never")
         time.sleep(0.5)
         screen.key("C-c")

@@ -169,7 +169,7 @@ def test_delete_killed_between_two_disks_is_finished(blank: Blank) -> None:
     vm.ok("snapshot", "save", "one")
     qemu_img(vm, "snapshot", "-d", "one", DISKS[2])
     journal(vm, what="delete", name="one")
-    assert "work on snapshots was cut off" in vm.qvm("doctor").out
+    assert "work on snapshots was interrupted" in vm.qvm("doctor").out
     assert "the deletion of the snapshot one" in vm.ok("doctor", "--fix").out
     assert tags(vm) == [[]] * 3
     assert not json.loads((vm.directory / ".qvm/snapshots.json").read_text())["snapshots"]

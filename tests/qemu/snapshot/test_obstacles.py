@@ -294,9 +294,9 @@ def test_delete_that_fails_on_a_later_disk_is_completed(
     assert "disk0 disk1; missing on disk2" in output
     refused = vm.qvm("snapshot", "save", "c", env=env)
     assert refused.status == 1
-    assert "was interrupted, and cannot be recovered: cannot delete a on disk1\n  no luck\n" in refused.err
+    assert "was interrupted and cannot be recovered: cannot delete a on disk1\n  no luck\n" in refused.err
     started = vm.ok("start", "--no-wait", env=env)  # the disks as they are now are whole
-    assert "was interrupted, and cannot be recovered" in started.err
+    assert "was interrupted and cannot be recovered" in started.err
     vm.ok("kill", env=env)
     assert "recovered: cannot delete a on disk1" in vm.ok("doctor", "--fix", env=env).out
     output = vm.ok("snapshot", "save", "c").err
@@ -358,7 +358,7 @@ def test_delete_that_fails_while_on_is_ended_by_a_later_command(blank: Blank) ->
     refused = vm.qvm("stop", "--savevm", "c", "--no-suspend")  # its journal would take the other's place
     assert refused.status == 3
     assert "demo: the deletion of the snapshot a, begun 20" in refused.err
-    assert "was interrupted and is not recovered yet\nhint: `qvm doctor --fix`" in refused.err
+    assert "was interrupted and has not been recovered\nhint: `qvm doctor --fix`" in refused.err
     assert vm.qvm("status", "-s").out.startswith("demo: running")
     errors = vm.ok("kill").err + vm.ok("start", "--no-wait").err
     assert "was completed: no disk has it" in errors

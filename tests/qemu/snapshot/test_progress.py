@@ -123,7 +123,7 @@ def test_others_get_the_name_of_the_command_at_work(vm: Vm) -> None:
     with held(vm, 8 << 20):
         output = vm.ok("snapshot", "list").out
         assert re.search(
-            r"the save of the snapshot a is under way: `qvm snapshot save`, pid \d+, since", output
+            r"the save of the snapshot a is in progress: `qvm snapshot save`, pid \d+, since", output
         )
         assert "\nold *  " in output
         for words in (["save", "b"], ["restore", "old"], ["delete", "old"]):
@@ -192,10 +192,10 @@ def test_one_more_ctrl_c_leaves_it_to_the_next_command(vm: Vm) -> None:
         terminal.until("waiting for QEMU")
         terminal.interrupt()
         assert terminal.end() == 130
-        assert "was interrupted, and cannot be recovered: " in terminal.text
+        assert "was interrupted and cannot be recovered: " in terminal.text
         assert "the next command recovers it" in terminal.text
         assert re.search(
-            r"was interrupted: (the next command that changes the machine|pid \d+) recovers it",
+            r"was interrupted: (the next command that changes the machine recovers|pid \d+ is recovering) it",
             vm.ok("snapshot", "list").out,
         )
     deadline = time.monotonic() + DEADLINE_S

@@ -147,14 +147,14 @@ def test_save_of_a_name_in_use_is_refused_unless_replaced(off: Vm) -> None:
 
 def test_names_that_qemu_would_misread_are_refused(off: Vm) -> None:
     wrong = {
-        "12": "QEMU would take it for a number",
+        "12": "QEMU would read it as a number",
         "": "it is empty",
-        "a\nb": "signs that cannot be shown",
-        b"\xff\xfe".decode(errors="surrogateescape"): "signs that cannot be shown",
+        "a\nb": "unprintable characters",
+        b"\xff\xfe".decode(errors="surrogateescape"): "unprintable characters",
         "x.qvm-back": "qvm itself uses names",
         "x" * 300: "it has 300 bytes, of at most 200",
         "ä" * 101: "it has 202 bytes",
-        " a": "begins or ends with a blank",
+        " a": "begins or ends with a space",
     }
     for name, why in wrong.items():
         refused = off.qvm("snapshot", "save", name)

@@ -82,7 +82,7 @@ def test_console_of_a_paused_machine_says_what_was_not_taken(speaking: Vm) -> No
     speaking.ok("cmd", "stop")
     result = speaking.qvm("console", stdin="x" * 2_000_000)
     assert result.status == 124
-    assert "did not take all of standard input" in result.err
+    assert "did not read all of standard input" in result.err
 
 
 def test_console_beside_another_program_gives_both_every_byte(talking: Vm) -> None:
@@ -257,8 +257,8 @@ def test_doctor_begins_a_new_keeper_and_no_byte_is_lost(talking: Vm) -> None:
     for pid in talking.world.pids("host/keeper.py"):
         os.kill(pid, signal.SIGKILL)
     Path(socket_of(talking, "serial.in")).write_bytes(b"!")  # 256 KiB wait in the FIFO
-    assert "the process that keeps the console is gone" in talking.qvm("doctor").out
-    assert "a new one does" in talking.qvm("doctor", "--fix").out
+    assert "the process that keeps the console has ended" in talking.qvm("doctor").out
+    assert "started a new one" in talking.qvm("doctor", "--fix").out
     deadline = time.monotonic() + DEADLINE_S
     while not log.read_bytes().endswith(FLOOD):
         assert time.monotonic() < deadline

@@ -103,7 +103,7 @@ def test_monitor_remembers_lines_but_no_secrets(live: Vm, hmp: Terminal) -> None
 def test_monitor_that_is_the_second_works_without_events(live: Vm, hmp: Terminal) -> None:
     second = Terminal([QVM, "monitor"], live.directory, live.world.environ)
     try:
-        second.wait("events are not shown: another session has them")
+        second.wait("events are not shown: another session receives them")
         second.enter("info status", "^VM status: running")
     finally:
         second.close()

@@ -166,7 +166,7 @@ def test_look_runs_the_qemu_img_of_path(vmrc: Path, tmp_path: Path, named: str) 
     env = bare_environ(tmp_path / "home", PATH=f"{usual.parent}:/bin")
     vm = Machine(vmrc.parent, environ=env, io=Io(stderr=said))
     assert tools.qemu_img(vm) == tools.qemu_img(vm) == str(usual)
-    assert said.getvalue().count(f"VM_QEMU_IMG={named} is not run by commands that only look") == 1
+    assert said.getvalue().count(f"VM_QEMU_IMG={named} is not run by read-only commands") == 1
     assert "qvm allow" in said.getvalue()
     tools.require_accepted(vm)
     if named.startswith("no"):

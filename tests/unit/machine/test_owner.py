@@ -150,7 +150,7 @@ def test_hand_over_never_gives_a_home(tree: Path) -> None:
     account = owner.above(str(tree / "theirs"), {})
     assert account is not None
     before = stat.S_IMODE(home.stat().st_mode), home.stat().st_uid
-    with pytest.raises(ConfigError, match="is the home of an account"):
+    with pytest.raises(ConfigError, match="is the home directory of an account"):
         handover.hand_over(vm, account)
     assert (stat.S_IMODE(home.stat().st_mode), home.stat().st_uid) == before
 

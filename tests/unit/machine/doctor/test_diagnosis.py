@@ -8,8 +8,9 @@ import pytest
 
 from qvmsh.errors import ImageError
 from qvmsh.io import QUIET
-from qvmsh.machine.doctor import diagnosis
-from qvmsh.machine.doctor.diagnosis import Case, Diagnosis, Finding
+from qvmsh.machine.doctor import diagnosis, host_checks
+from qvmsh.machine.doctor.diagnosis import Diagnosis
+from qvmsh.machine.doctor.findings import Case, Finding
 
 
 def report(*checks: Finding) -> Diagnosis:
@@ -81,7 +82,7 @@ def test_findings_of_a_failing_check_end_with_its_error() -> None:
     ],
 )
 def test_requirement_is_split_into_name_and_bounds(line: str, name: str, bounds: list[str]) -> None:
-    assert diagnosis._requirement(line) == (name, bounds)
+    assert host_checks._requirement(line) == (name, bounds)
 
 
 @pytest.mark.parametrize(
@@ -97,4 +98,4 @@ def test_requirement_is_split_into_name_and_bounds(line: str, name: str, bounds:
     ],
 )
 def test_is_within_compares_numbers_not_text(version: str, bound: str, within: bool) -> None:
-    assert diagnosis._is_within(version, bound) is within
+    assert host_checks._is_within(version, bound) is within

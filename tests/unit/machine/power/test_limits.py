@@ -116,13 +116,13 @@ def test_limits_obstacles_are_named(tmp_path: Path) -> None:
     runtime = {"XDG_RUNTIME_DIR": str(tmp_path)}
     assert "not run by systemd" in limits.obstacle(runtime, is_root=True, booted=str(tmp_path / "none"))
     assert limits.obstacle({}, is_root=True, booted=str(tmp_path)) == ""
-    assert "no systemd of its own" in limits.obstacle(runtime, is_root=False, booted=str(tmp_path))
+    assert "no systemd user manager" in limits.obstacle(runtime, is_root=False, booted=str(tmp_path))
     (tmp_path / "systemd").mkdir()
     (tmp_path / "systemd/private").touch()
     assert limits.obstacle(runtime, is_root=False, booted=str(tmp_path)) == ""
 
 
 def test_limit_below_the_guests_memory_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="leaves no room for a guest of 64 MiB") as caught:
+    with pytest.raises(ConfigError, match="is too small for a guest of 64 MiB") as caught:
         limits.require_sound(machine(tmp_path, VM_LIMIT_MEM="64"))
     limits.require_sound(machine(tmp_path, VM_LIMIT_MEM=str(caught.value.hint).split()[0].partition("=")[2]))

@@ -174,13 +174,18 @@ def pending(vm: Machine) -> list[Record]:
     return [record for record in (_read(vm, "archive"), _read(vm, "snapshot")) if record is not None]
 
 
-def require_none(vm: Machine) -> None:
+def require_none(vm: Machine, kind: Kind | None = None) -> None:
     """Refuse work on incomplete disks, or that would overwrite the record of interrupted work.
+
+    Args:
+        kind: only what a record of that kind would overwrite: `archive --savevm` saves within an archive.
 
     Raises:
         StateError: there is interrupted work that could not be recovered.
     """
     for record in pending(vm):
+        if kind is not None and path_of(vm, kind) != path_of(vm, record.kind):
+            continue
         raise StateError(
             f"{title(record)} was interrupted and has not been recovered",
             machine=vm.name,

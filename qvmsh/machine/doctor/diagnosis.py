@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from qvmsh.io import Io
     from qvmsh.machine.doctor.findings import Check
     from qvmsh.machine.machine import Machine
-    from qvmsh.qemu.accelerator import Choice
+    from qvmsh.qemu.probe import Choice
 
 
 class Diagnosis(Report):

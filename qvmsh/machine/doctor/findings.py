@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from qvmsh.io import Io
     from qvmsh.machine.machine import Machine
     from qvmsh.machine.state import Observation
-    from qvmsh.qemu.accelerator import Choice
+    from qvmsh.qemu.probe import Choice
 
     Check = Callable[["Case"], Iterator["Finding"]]
 

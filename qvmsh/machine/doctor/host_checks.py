@@ -13,14 +13,14 @@ from qvmsh.machine.doctor.findings import ERROR, OK, WARNING, Case, Finding
 from qvmsh.machine.power import hardware
 from qvmsh.machine.progress import size
 from qvmsh.machine.work import creation_folder
-from qvmsh.qemu import accelerator, displays, programs
+from qvmsh.qemu import accelerator, displays, probe, programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
     from qvmsh.machine.doctor.findings import Check
-    from qvmsh.qemu.accelerator import Choice
+    from qvmsh.qemu.probe import Choice
 
 OLDEST_QEMU = (7, 2)
 """The oldest QEMU that qvm is tested with; older ones do not take all of its options as JSON."""
@@ -192,7 +192,7 @@ def _choose(case: Case, wanted: str) -> Choice:
 
 
 def _accelerator_finding(name: str, choice: Choice) -> Finding:
-    is_doubtful = choice.verdict in (accelerator.TIMEOUT, accelerator.REFUSED, accelerator.UNMEASURED)
+    is_doubtful = choice.verdict in (probe.TIMEOUT, probe.REFUSED, probe.UNMEASURED)
     return Finding(name, WARNING if is_doubtful else OK, str(choice), choice.hint)
 
 

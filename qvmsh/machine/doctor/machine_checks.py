@@ -21,7 +21,7 @@ from qvmsh.machine.progress import size
 from qvmsh.machine.snapshot import recovery
 from qvmsh.machine.storage import chain, own_disk, volumes
 from qvmsh.machine.storage import supplies as disks
-from qvmsh.qemu import image, imagecheck
+from qvmsh.qemu import qemuimg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -161,10 +161,10 @@ def additional_disks(case: Case) -> Iterator[Finding]:
     """The disks of VM_DISKS, each as the machine's own."""
     if own_disk.is_by_hand(case.machine):
         return
-    for disk in disks.further(case.machine):
+    for disk in disks.additional_disks(case.machine):
         try:
             disks.shown(case.machine, disk.path)
-            disks.require_further(case.machine, disk)
+            disks.require_additional(case.machine, disk)
             yield from _image(case, disk.path, disk.line.driver)
         except ImageError as error:  # and then the next one
             yield Finding(disk.name, ERROR, error.what, error.hint)
@@ -174,7 +174,7 @@ def hardware_files(case: Case) -> Iterator[Finding]:
     """The other files of the hardware: CD, kernel, firmware and its variables, the TPM's program."""
     vm = case.machine
     supplies = disks.gather(vm)
-    disks.require(vm, replace(supplies, further=()))
+    disks.require(vm, replace(supplies, additional=()))
     named = [("VM_CDROM", supplies.cdrom), ("VM_KERNEL", supplies.kernel), ("VM_INITRD", supplies.initrd)]
     for variable, path in named:
         if path:
@@ -226,7 +226,7 @@ def _forgotten(vm: Machine, path: str, kind: str) -> Iterator[Finding]:
 def _facts(vm: Machine, program: str, layer: Layer, below: str | None) -> Finding:
     """One image in a line."""
     used = os.stat(layer.path).st_blocks * 512
-    virtual = image.virtual_bytes(program, layer.path, layer.format)
+    virtual = qemuimg.virtual_bytes(program, layer.path, layer.format)
     text = f"{layer.format}, a disk of {size(virtual)} in {size(used)}"
     if layer.header and layer.header.snapshots:
         text += f", snapshots: {layer.header.snapshots}"
@@ -239,7 +239,7 @@ def _soundness(case: Case, program: str, layer: Layer) -> Iterator[Finding]:
     """What qemu-img check says about one image."""
     name = volumes.inside(case.machine, layer.path)
     with case.io.stage(f"checking {name}"):
-        found = imagecheck.check(program, layer.path, layer.format)
+        found = qemuimg.check(program, layer.path, layer.format)
     if found is None:
         return
     if found.corruptions:

@@ -33,7 +33,7 @@ from qvmsh.machine.storage import dependents, own_disk, volumes
 from qvmsh.machine.storage import supplies as disks
 from qvmsh.machine.work import cleanup, hooks
 from qvmsh.machine.work.lock import work_lock
-from qvmsh.qemu import accelerator, image, qemuimg, sandbox
+from qvmsh.qemu import accelerator, qemuimg, sandbox
 from qvmsh.qemu.commandline import Endpoint, arguments, ssh_rule
 from qvmsh.qemu.qmp import Exchange
 

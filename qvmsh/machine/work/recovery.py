@@ -122,7 +122,7 @@ class Transaction:
         self._guardian = guardian.Guardian(vm) if exchange is not None else None
 
     def __enter__(self) -> Journal:
-        journals.require_none(self.vm)
+        journals.require_none(self.vm, self._journal.record.kind)
         try:
             self._journal = journals.begin(self.vm, self._journal.record)
             if self._guardian:

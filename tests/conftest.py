@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.guests import debian as debian_guest
+from tests.support.qemu10 import pytest_generate_tests, qemu
 from tests.support.world import (
     REAL_CACHE,
     Vm,
@@ -25,6 +26,8 @@ from tests.support.world import (
     new_world,
     write_vmrc,
 )
+
+__all__ = ["pytest_generate_tests", "qemu"]  # pytest finds both here
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # begun in the background of a shell
     signal.signal(signal.SIGINT, signal.default_int_handler)  # or no child could be interrupted
@@ -41,7 +44,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 @pytest.fixture(scope="module")
-def module_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def module_world(tmp_path_factory: pytest.TempPathFactory, qemu: None) -> Iterator[World]:
     """An environment that the tests of a module share."""
     made = new_world(tmp_path_factory.mktemp("module"))
     yield made
@@ -69,7 +72,7 @@ def blank(world: World) -> Iterator[Callable[..., Vm]]:
 
 
 @pytest.fixture(scope="session")
-def tiny() -> str:
+def tiny(qemu: None) -> str:
     return build_tiny()
 
 

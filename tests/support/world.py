@@ -56,7 +56,9 @@ class World:
     def environ(self) -> dict[str, str]:
         foreign = ("VM_", "XDG_", "QVM_", "DISPLAY", "WAYLAND_", "PYTHONDONTWRITEBYTECODE")
         kept = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
+        cpus = os.environ.get("QVM_TEST_CPUS")
         return kept | {
+            **({"VM_MACHINE_CPUS": cpus} if cpus else {}),
             "HOME": str(self.home),
             "XDG_RUNTIME_DIR": str(self.runtime),
             "XDG_CACHE_HOME": REAL_CACHE,

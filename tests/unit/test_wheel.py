@@ -19,7 +19,13 @@ from tests.support.world import ROOT
 
 pytestmark = pytest.mark.xdist_group("wheel")
 
-ONLY_IN_A_CLONE = {"scripts/docs", "scripts/quickstart", "scripts/reference", "scripts/test"}
+ONLY_IN_A_CLONE = {
+    "scripts/docs",
+    "scripts/qemu10",
+    "scripts/quickstart",
+    "scripts/reference",
+    "scripts/test",
+}
 """What the pages name for users with a clone."""
 
 

@@ -38,6 +38,7 @@ def test_start_disposable_changes_vanish(guest: Vm) -> None:
     assert guest.qvm("ssh", "cat note").status == 1
 
 
+@pytest.mark.both_qemus
 def test_stop_start_keeps_what_was_written(guest: Vm) -> None:
     guest.ok("start")
     guest.ok("ssh", "echo kept > note")

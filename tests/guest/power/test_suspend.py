@@ -86,6 +86,7 @@ def test_suspend_by_a_guest_that_does_not_sleep_runs_on(guest: Vm) -> None:
     guest.ok("status")
 
 
+@pytest.mark.both_qemus
 def test_savevm_of_a_suspended_guest_resumes_where_it_was(guest: Vm) -> None:
     guest.start()
     guest.ok("ssh", "echo kept > /tmp/in-memory")

@@ -43,7 +43,7 @@ def test_savevm_no_suspend_clock_is_put_right(guest: Vm) -> None:
     assert guest.clock_error_s() < 5
 
 
-@pytest.mark.parametrize("machine", ["pc", "q35"])
+@pytest.mark.parametrize("machine", [pytest.param("pc", marks=pytest.mark.both_qemus), "q35"])
 def test_savevm_no_suspend_of_a_sleeping_guest_continues(guest: Vm, machine: str) -> None:
     guest.set(VM_QEMU_MACHINE=machine)
     guest.start()

@@ -141,6 +141,7 @@ def test_archive_reports_no_snapshot_that_was_dropped(blank: Blank) -> None:
     assert known(vm) == {"c": None}  # on the other disk it still is
 
 
+@pytest.mark.both_qemus
 def test_archive_running_whole_then_changes_restores_exactly(blank: Blank) -> None:
     """With internal snapshots, over a stop and a kill of QEMU; a raw disk and a qcow2 disk beside."""
     vm = blank(VM_DISKS="data.raw:raw:ro")

@@ -175,6 +175,7 @@ def test_commit_writes_to_the_base_unless_others_use_it(vm: Vm) -> None:
     assert vm.qvm("disk", "commit", "disk1").status == 2
 
 
+@pytest.mark.both_qemus
 def test_commit_and_flatten_while_on_keep_the_guest_running(vm: Vm) -> None:
     disk_io(vm, "demo-base.qcow2", "write -P 5 4M 64k")
     vm.ok("start", "--no-wait")

@@ -11,6 +11,7 @@ from qvmsh.errors import QmpError, StateError, UsageError
 from tests.support.world import QVM, Blank
 
 
+@pytest.mark.both_qemus
 def test_pause_and_resume_change_the_state_once(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
@@ -144,6 +145,7 @@ def test_reboot_of_a_machine_that_ends_at_a_reset_is_refused(blank: Blank) -> No
     assert vm.qvm("status").out == "demo: stopped\n"
 
 
+@pytest.mark.both_qemus
 def test_qmp_words_json_and_stdin_give_json(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")

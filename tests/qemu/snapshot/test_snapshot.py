@@ -70,6 +70,7 @@ def test_save_restore_delete_while_off(off: Vm) -> None:
     require_clean_disks(off)
 
 
+@pytest.mark.both_qemus
 def test_save_restore_delete_while_on_keep_process_and_memory(on: Vm) -> None:
     write_all(on, 1)
     pid = on.pid

@@ -101,7 +101,7 @@ def test_remedy_for_a_disk_of_a_running_machine_works_as_typed(blank: Blank) -> 
 
 
 def test_remedies_for_memory_work_as_typed(blank: Blank) -> None:
-    vm = blank()
+    vm = blank(VM_READY="none")  # `qvm restart` is one of them
     found = [blockers._in_words(each) for each in REASONS]
     found += blockers.of_accelerator(["-accel", "hvf"])
     found += blockers.of_room(Volume("disk0", str(vm.directory / DISKS[0]), "qcow2"), 1 << 60)

@@ -18,8 +18,8 @@ import secrets
 import time
 
 from qvmsh.errors import ConfigError, ImageError, QvmError
-from qvmsh.host import files as host_files
 from qvmsh.host import compression, process, transfer
+from qvmsh.host import files as host_files
 from qvmsh.machine import identity, programs, progress
 from qvmsh.machine import journal as journals
 from qvmsh.machine.archive import changes, drives, live_copy, model

@@ -86,7 +86,7 @@ def end_begun() -> None:
 
 
 def boot(vm: Vm, *words: str) -> str:
-    """Start the guest (or load it, if it is saved) and mount its data disk (its journal is replayed then); what `start` warned of."""
+    """Start the guest, or load it if it is saved, and mount its data disk; what `start` warned of."""
     errors = (vm.load() if vm.is_saved else vm.start(*words)).err
     vm.ok("ssh", MOUNT)
     return errors

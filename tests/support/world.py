@@ -160,7 +160,7 @@ class Vm:
         return result
 
     def save(self) -> None:
-        """Boot the guest and put it into a saved state, from which `load` has it ready: 2 s instead of 10 s."""
+        """Boot the guest and save its state, from which `load` has it ready in 2 s instead of 10 s."""
         self.start()
         self.ok("stop", "--savevm", SAVED)
 

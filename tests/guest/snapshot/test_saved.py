@@ -37,8 +37,8 @@ def test_savevm_loadvm_three_times_in_a_row_continues(guest: Vm, machine: str) -
 def test_savevm_no_suspend_clock_is_put_right(loaded: Vm) -> None:
     loaded.ok("stop", "--vm-save", "as it is", "--nosuspend")
     time.sleep(6)
-    loaded = loaded.ok("start", "-l", "as it is")
-    assert re.search(r"; clock was \d+ s behind, set by (the guest agent|ssh)$", loaded.out.strip())
+    started = loaded.ok("start", "-l", "as it is")
+    assert re.search(r"; clock was \d+ s behind, set by (the guest agent|ssh)$", started.out.strip())
     assert loaded.clock_error_s() < 5
 
 

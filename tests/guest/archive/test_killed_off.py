@@ -22,7 +22,7 @@ from tests.support.world import Vm
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 
 SEED = int(os.environ.get("QVM_TEST_SEED", "20261124"))
-USUAL, LONG = 3, 20
+USUAL, LONG = 1, 20
 VERBS = {
     "archive": ["archive"],
     "compressed": ["archive", "-z", "zstd"],

@@ -162,7 +162,7 @@ def test_restore_killed_between_two_disks_is_completed(vm: Vm) -> None:
     if len(left) == len(pairs):  # the kill came just before the first one
         (vm.directory / left[0][0]).rename(vm.directory / left[0][1])
     errors = vm.ok("start").err
-    assert "`qvm restore` of " in errors
+    assert "the restore, begun " in errors
     assert " was interrupted, and was completed" in errors
     vm.ok("ssh", MOUNT)
     assert [each.count for each in look(vm, is_clean=True)] == [old] * 2

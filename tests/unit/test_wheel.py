@@ -17,8 +17,6 @@ import pytest
 from qvmsh.cli.completion_scripts import FILES, SCRIPTS
 from tests.support.world import ROOT
 
-pytestmark = pytest.mark.xdist_group("wheel")
-
 ONLY_IN_A_CLONE = {"scripts/docs", "scripts/quickstart", "scripts/reference", "scripts/test"}
 """What the pages name for users with a clone."""
 

@@ -14,7 +14,7 @@ import pytest
 from tests.support.pty_terminal import PtyTerminal
 from tests.support.world import DEADLINE_S, QVM, Vm
 
-pytestmark = [pytest.mark.guest, pytest.mark.xdist_group("ssh")]
+pytestmark = pytest.mark.guest
 
 
 @pytest.mark.parametrize("status", [0, 1, 7, 42, 127, 255])

@@ -18,7 +18,7 @@ def main() -> None:
     """
     if sys.getfilesystemencoding() != "utf-8":
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
-    gc.set_threshold(20_000)  # still on for whoever stays: `sh`, `monitor`
+    gc.set_threshold(20_000)  # on again for long commands: `sh`, `monitor`
     gc.enable()
     sys.exit(run())
 

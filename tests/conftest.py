@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.guest_writer import end_begun, two_disks
 from tests.support.guests import debian as debian_guest
 from tests.support.qemu10 import pytest_generate_tests, qemu
 from tests.support.world import (
@@ -20,6 +21,7 @@ from tests.support.world import (
     Vm,
     World,
     build_tiny,
+    copy_of,
     create_blank,
     create_tiny,
     end_world,
@@ -84,11 +86,50 @@ def guest(world: World, tiny: str) -> Iterator[Vm]:
     vm.kill()
 
 
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory: pytest.TempPathFactory, tiny: str) -> Iterator[Path]:
+    """A machine that is off, with a saved state of its booted guest: one boot for all tests of a worker."""
+    world = new_world(tmp_path_factory.mktemp("saved"))
+    vm = create_tiny(world)
+    vm.save()
+    yield vm.directory
+    end_world(world)
+
+
+@pytest.fixture(scope="session")
+def saved_with_data(tmp_path_factory: pytest.TempPathFactory, tiny: str) -> Iterator[Path]:
+    """As `saved`, with a second disk."""
+    world = new_world(tmp_path_factory.mktemp("saved"))
+    vm = create_tiny(world)
+    with two_disks(vm):
+        vm.save()
+    yield vm.directory
+    end_world(world)
+
+
+@pytest.fixture
+def loaded(world: World, saved: Path) -> Iterator[Vm]:
+    """A real guest, running and ready, without the boot; the test's own."""
+    vm = copy_of(world, saved)
+    vm.load()
+    yield vm
+    vm.kill()
+
+
+@pytest.fixture
+def guest_with_data(world: World, saved_with_data: Path) -> Iterator[Vm]:
+    """A guest with a second disk, off; `boot` of `guest_writer` loads it, the first time."""
+    vm = copy_of(world, saved_with_data)
+    yield vm
+    end_begun()
+    vm.kill()
+
+
 @pytest.fixture(scope="module")
-def running(module_world: World, tiny: str) -> Iterator[Vm]:
+def running(module_world: World, saved: Path) -> Iterator[Vm]:
     """A real guest, running and ready, shared by a module; tests leave it as it was."""
-    vm = create_tiny(module_world)
-    vm.ok("start")
+    vm = copy_of(module_world, saved)
+    vm.load()
     yield vm
     vm.kill()
 

@@ -1,4 +1,4 @@
-"""Moving large files: copied with their holes, hashed on the way, compressed by the tools of the host.
+"""Moving large files: copied with their holes, hashed on the way, compressed on request.
 
     with open("demo-backing.qcow2", "rb") as source:
         sent = send(source.fileno(), target_fd, tell, checkpoint)      # sent.xxh128, sent.stored_bytes
@@ -21,8 +21,9 @@ from functools import partial
 
 import xxhash
 
-from qvmsh.errors import MissingProgramError, QvmError
+from qvmsh.errors import QvmError
 from qvmsh.host import checksum, files
+from qvmsh.host.compression import compressor
 from qvmsh.host.files import SLICE_BYTES
 
 TYPE_CHECKING = False
@@ -42,56 +43,11 @@ HOLES_BYTES = 16 << 30
 
 
 @dataclass(frozen=True)
-class Compressor:
-    """A program that compresses standard input to standard output.
-
-    Args:
-        suffix: what a compressed file's name ends with.
-        programs: argument lists to compress, the first one whose program is there is used.
-        package: what to install.
-    """
-
-    suffix: str
-    programs: tuple[tuple[str, ...], ...]
-    package: str
-
-
-COMPRESSORS = {
-    "xz": Compressor(".xz", (("xz", "-T0", "-c"),), "xz-utils"),
-    "gzip": Compressor(".gz", (("pigz", "-c"), ("gzip", "-c")), "gzip"),
-    "bzip2": Compressor(".bz2", (("lbzip2", "-c"), ("pbzip2", "-c"), ("bzip2", "-c")), "bzip2"),
-    "lz4": Compressor(".lz4", (("lz4", "-q", "-c"),), "lz4"),
-    "zstd": Compressor(".zst", (("zstd", "-q", "-T0", "-c"),), "zstd"),
-}
-"""The values of `archive --compress`; those that can, use several processors."""
-
-
-@dataclass(frozen=True)
 class Sent:
     """What was stored: the number of bytes, and their checksum (see `_Sum`)."""
 
     stored_bytes: int
     xxh128: str
-
-
-def compression_of(name: str) -> str:
-    """The key of COMPRESSORS by a file's name, "" if it is not compressed."""
-    return next((key for key, each in COMPRESSORS.items() if name.endswith(each.suffix)), "")
-
-
-def compressor(kind: str) -> list[str]:
-    """The argument list that compresses.
-
-    Raises:
-        MissingProgramError: none of the programs is installed.
-    """
-    found = COMPRESSORS[kind]
-    for argv in found.programs:
-        if shutil.which(argv[0]):
-            return list(argv)
-    raise MissingProgramError(
-        f"{found.programs[-1][0]} is not installed", hint=f"install the package {found.package}"
-    )
 
 
 def send(
@@ -107,7 +63,7 @@ def send(
     """Copy the open file `source` to `target` (an empty file, or a pipe).
 
     Args:
-        compression: key of COMPRESSORS, "" for none.
+        compression: key of `compression.COMPRESSORS`, "" for none.
         like: a checksum of the wanted kind; None for the kind that suits the file.
         is_gentle: other programs use that disk: what is written reaches it in small parts, since a
             `fsync` of theirs waits for all that is cached.

@@ -371,16 +371,11 @@ class CommandLine(Report):
         self.before = [list(each) for each in before]
 
     def __str__(self) -> str:
-        from shlex import quote
+        import shlex
 
-        lines = [quote(self.argv[0])]
-        for word in self.argv[1:]:
-            if word.startswith("-") or len(lines) == 1:
-                lines.append(quote(word))
-            else:
-                lines[-1] += " " + quote(word)
-        first = [" ".join(map(quote, each)) for each in self.before]
-        return "\n".join([*first, " \\\n  ".join(lines)])
+        from qvmsh.qemu.commandline import for_a_shell
+
+        return "\n".join([*map(shlex.join, self.before), for_a_shell(self.argv)])
 
 
 class Steps(Report):

@@ -12,6 +12,7 @@ Source: qemu-system-x86_64(1); `-blockdev`, `-device` and `-netdev` take JSON si
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from shlex import quote
 
 from qvmsh.qemu import platforms
 from qvmsh.qemu.platforms import Platform
@@ -436,3 +437,14 @@ def _boot(h: Hardware) -> list[str]:
     for option, value in (("-kernel", h.kernel), ("-initrd", h.initrd), ("-append", h.append)):
         argv += [option, value] if value else []
     return argv
+
+
+def for_a_shell(argv: list[str]) -> str:
+    """The argument list to paste into a shell: one option per line, quoted."""
+    lines = [quote(argv[0])]
+    for word in argv[1:]:
+        if word.startswith("-") or len(lines) == 1:
+            lines.append(quote(word))
+        else:
+            lines[-1] += " " + quote(word)
+    return " \\\n  ".join(lines)

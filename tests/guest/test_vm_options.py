@@ -37,13 +37,12 @@ def test_use_snapshots_no_with_a_real_guest_saves_and_loads(guest: Vm) -> None:
     assert [path.name for path in guest.directory.glob("*.qcow2")] == ["demo.qcow2"]
 
 
-def test_cmd_savevm_loadvm_delvm_work_while_the_guest_runs(guest: Vm) -> None:
+def test_cmd_savevm_loadvm_delvm_work_while_the_guest_runs(loaded: Vm) -> None:
     """As `vm` taught it: `vm cmd savevm NAME`, and `loadvm`, `delvm`, `info snapshots`."""
-    guest.start()
-    guest.ok("cmd", "savevm", "one")
-    assert "one" in guest.ok("cmd", "info", "snapshots").out
-    guest.ok("ssh", "echo lost > /tmp/x")
-    guest.ok("cmd", "loadvm", "one")
-    assert guest.qvm("ssh", "cat /tmp/x", timeout=60).status == 1
-    guest.ok("cmd", "delvm", "one")
-    assert "one" not in guest.ok("cmd", "info", "snapshots").out
+    loaded.ok("cmd", "savevm", "one")
+    assert "one" in loaded.ok("cmd", "info", "snapshots").out
+    loaded.ok("ssh", "echo lost > /tmp/x")
+    loaded.ok("cmd", "loadvm", "one")
+    assert loaded.qvm("ssh", "cat /tmp/x", timeout=60).status == 1
+    loaded.ok("cmd", "delvm", "one")
+    assert "one" not in loaded.ok("cmd", "info", "snapshots").out

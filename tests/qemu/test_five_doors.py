@@ -24,8 +24,6 @@ from qvmsh.commands.index import COMMANDS
 from qvmsh.shell.session.spelling import REFUSED, is_hosts
 from tests.support.world import QVM, Vm, World, create_blank
 
-pytestmark = pytest.mark.xdist_group("doors")  # the doors are gone through once, for all commands together
-
 Outcome = tuple[int, Any]
 
 TELL = """

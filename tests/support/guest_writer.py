@@ -71,18 +71,23 @@ def two_disks(guest: Vm, size: str = "64M") -> Iterator[Vm]:
     try:
         yield guest
     finally:
-        for child in BEGUN:
-            child.kill()
-            child.wait()
-            for stream in (child.stdout, child.stderr):
-                if stream:
-                    stream.close()
-        BEGUN.clear()
+        end_begun()
+
+
+def end_begun() -> None:
+    """End what a failed test has begun."""
+    for child in BEGUN:
+        child.kill()
+        child.wait()
+        for stream in (child.stdout, child.stderr):
+            if stream:
+                stream.close()
+    BEGUN.clear()
 
 
 def boot(vm: Vm, *words: str) -> str:
-    """Start the guest and mount its data disk (its journal is replayed then); what `start` warned of."""
-    errors = vm.start(*words).err
+    """Start the guest, or load it if it is saved, and mount its data disk; what `start` warned of."""
+    errors = (vm.load() if vm.is_saved else vm.start(*words)).err
     vm.ok("ssh", MOUNT)
     return errors
 

@@ -23,7 +23,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     # the debian guest has two virtual processors, with which QEMU 10.0 aborts under tcg (iotlb_to_section)
     if kind == "unit" or area not in AREAS or "debian" in metafunc.fixturenames:
         return
-    usual = pytest.param("", id=pytest.HIDDEN_PARAM)
+    usual = pytest.param(None, id=pytest.HIDDEN_PARAM)
     newer = pytest.param("10", id="qemu10", marks=pytest.mark.qemu10)
     metafunc.parametrize("qemu", [usual, newer], indirect=True, scope="session")
 
@@ -31,7 +31,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def qemu(request: pytest.FixtureRequest) -> Iterator[None]:
     """The QEMU of the tests: that of the host, or QEMU 10."""
-    if not getattr(request, "param", ""):
+    if not getattr(request, "param", None):
         yield
         return
     found = subprocess.run([ROOT / "scripts/qemu10"], capture_output=True, text=True)

@@ -29,6 +29,7 @@ REAL_CACHE = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
 """Images are built once for all runs, in the user's own cache, keyed by their inputs."""
 
 DEADLINE_S = 240
+SAVED = "booted"
 
 
 @dataclass
@@ -160,6 +161,22 @@ class Vm:
         self.ok("ssh", "until pidof qemu-ga && pidof acpid; do usleep 100000; done")
         return result
 
+    def save(self) -> None:
+        """Boot the guest and save its state, from which `load` has it ready in 2 s instead of 10 s."""
+        self.start()
+        self.ok("stop", "--savevm", SAVED)
+
+    @property
+    def is_saved(self) -> bool:
+        catalogue = self.directory / ".qvm/snapshots.json"
+        return catalogue.exists() and f'"{SAVED}"' in catalogue.read_text()
+
+    def load(self) -> Result:
+        """Load the guest that `save` has booted; the saved state is removed."""
+        result = self.ok("start", "--loadvm", SAVED)
+        self.ok("snapshot", "delete", SAVED)
+        return result
+
     def end_in_guest(self, *programs: str) -> None:
         """End programs of the guest for good; one that just forks escapes a single `killall`."""
         words = " ".join(programs)
@@ -250,6 +267,13 @@ def create_tiny(world: World, name: str = "demo", where: Path | None = None) -> 
     result = world.run("create", name, "--image", "tiny", cwd=where)
     assert result.status == 0, str(result)
     return Vm(world, (where or world.home) / name)
+
+
+def copy_of(world: World, saved: Path) -> Vm:
+    """A copy of a machine that is off."""
+    vm = Vm(world, world.home / saved.name)
+    subprocess.run(["cp", "-a", "--reflink=auto", "--sparse=always", saved, vm.directory], check=True)
+    return vm
 
 
 def create_debian(

@@ -17,15 +17,7 @@ import pytest
 from qvmsh.cli.completion_scripts import FILES, SCRIPTS
 from tests.support.world import ROOT
 
-pytestmark = pytest.mark.xdist_group("wheel")
-
-ONLY_IN_A_CLONE = {
-    "scripts/docs",
-    "scripts/qemu10",
-    "scripts/quickstart",
-    "scripts/reference",
-    "scripts/test",
-}
+ONLY_IN_A_CLONE = {f"scripts/{name}" for name in ("docs", "qemu10", "quickstart", "reference", "test")}
 """What the pages name for users with a clone."""
 
 

@@ -13,8 +13,8 @@ import os
 import time
 
 from qvmsh.errors import QmpError, QvmError, StateError, Terminated, UsageError
+from qvmsh.host import compression, locks, process
 from qvmsh.host import files as host_files
-from qvmsh.host import locks, process, transfer
 from qvmsh.machine import identity, log, programs, progress, snapshot_names, state
 from qvmsh.machine import journal as journals
 from qvmsh.machine.archive import changes, drives, live_copy, maintenance, model, removal, stores, unchanged
@@ -104,7 +104,7 @@ def _require_sense(vm: Machine, wish: Wish) -> None:
     if wish.savevm:
         snapshot_names.require_name(vm, wish.savevm)
     if wish.compress:
-        transfer.compressor(wish.compress)
+        compression.compressor(wish.compress)
 
 
 # A machine that is off

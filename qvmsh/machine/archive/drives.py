@@ -111,7 +111,7 @@ def live(vm: Machine, blocks: Sequence[dict[str, Any]]) -> list[Drive]:
         if mine:
             found.append(replace(mine[0], node=node))
         else:
-            why = _no_file(path) if os.path.exists(path) else "it is no file of this host"
+            why = _no_file(path) if os.path.exists(path) else "it is not a file of this host"
             role = f"extra{sum(each.role.startswith('extra') for each in (*known, *found)) + 1}"
             found.append(Drive(role, path, inserted["drv"], node, why))
     roles = {each.role for each in found}
@@ -147,6 +147,6 @@ def below(vm: Machine, drive: Drive) -> list[tuple[str, str]]:
 
 def _no_file(path: str) -> str:
     try:
-        return "" if stat.S_ISREG(os.stat(path).st_mode) else "it is no file"
+        return "" if stat.S_ISREG(os.stat(path).st_mode) else "it is not a file"
     except OSError:
         return ""

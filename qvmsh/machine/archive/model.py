@@ -15,7 +15,7 @@ import time
 from dataclasses import asdict, dataclass, field
 
 from qvmsh.errors import ImageError
-from qvmsh.host import transfer
+from qvmsh.host import compression
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,13 +64,13 @@ class Part:
 
     @property
     def compression(self) -> str:
-        return transfer.compression_of(self.name)
+        return compression.of(self.name)
 
     @property
     def plain_name(self) -> str:
         """Its name without the suffix of a compression."""
         kind = self.compression
-        return self.name.removesuffix(transfer.COMPRESSORS[kind].suffix) if kind else self.name
+        return self.name.removesuffix(compression.COMPRESSORS[kind].suffix) if kind else self.name
 
 
 @dataclass
@@ -214,5 +214,5 @@ def seconds(stamp: str) -> float:
 
 def plain(name: str) -> str:
     """A file's name without the suffix of a compression."""
-    kind = transfer.compression_of(name)
-    return name.removesuffix(transfer.COMPRESSORS[kind].suffix) if kind else name
+    kind = compression.of(name)
+    return name.removesuffix(compression.COMPRESSORS[kind].suffix) if kind else name

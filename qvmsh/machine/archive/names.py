@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from qvmsh.errors import ConfigError
-from qvmsh.host import transfer
+from qvmsh.host import compression
 from qvmsh.machine.archive.drives import MAIN, Drive
 from qvmsh.machine.archive.index import UNFINISHED, is_plain
 
@@ -67,7 +67,7 @@ class Names:
         wanted = f"{stem}{tail}{suffix}"
         own = f"{self.machine}-{key[0]}{tail}"
         for name in (wanted, f"{own}.{form}", *(f"{own}-{count}.{form}" for count in range(1, 100))):
-            is_other_kind = UNFINISHED.search(name) or transfer.compression_of(name)
+            is_other_kind = UNFINISHED.search(name) or compression.of(name)
             if (
                 is_plain(name)
                 and len(os.fsencode(name)) <= NAME_BYTES

@@ -18,8 +18,8 @@ import secrets
 import time
 
 from qvmsh.errors import ConfigError, ImageError, QvmError
+from qvmsh.host import compression, process, transfer
 from qvmsh.host import files as host_files
-from qvmsh.host import process, transfer
 from qvmsh.machine import identity, programs, progress
 from qvmsh.machine import journal as journals
 from qvmsh.machine.archive import changes, drives, live_copy, model
@@ -203,7 +203,7 @@ class Writer:
     def _announce(self) -> None:
         """Name in the manifest what will be written, so that it is recognized after a kill."""
         kind = self.job.wish.compress
-        end = transfer.COMPRESSORS[kind].suffix if kind else ""
+        end = compression.COMPRESSORS[kind].suffix if kind else ""
         left_out = self.point.parts
         self.point.parts = [*left_out, Part(SETTINGS, self.names.of_settings(), "tar")]
         for each in self.taken:
@@ -299,10 +299,10 @@ class Writer:
                 qemuimg.run(program, words, what="prepare the copy")
             yield path
 
-    def _put(self, part: Part, path: str, compression: str, *, is_top: bool = False, title: str = "") -> None:
+    def _put(self, part: Part, path: str, kind: str, *, is_top: bool = False, title: str = "") -> None:
         """Store one file, and note what it is."""
-        if compression:
-            part.name += transfer.COMPRESSORS[compression].suffix
+        if kind:
+            part.name += compression.COMPRESSORS[kind].suffix
         name = part.name if self.is_new else part.name + PART
         if not self.is_new:
             self._renames.append(part.name)  # before its first byte, so that `_undo` knows it
@@ -320,14 +320,14 @@ class Writer:
             ):
                 sent = transfer.send(
                     fd, target, shown.tell, self.vm.io.checkpoint,
-                    compression=compression, is_gentle=self.is_live,
+                    compression=kind, is_gentle=self.is_live,
                 )  # fmt: skip
         finally:
             os.close(fd)
         part.size_bytes, part.source_mtime_ns = status.st_size, status.st_mtime_ns
         part.stored_bytes, part.xxh128 = sent.stored_bytes, sent.xxh128
         self.job.copied_bytes += sent.stored_bytes
-        if part.format == "qcow2" and not compression and not part.of:
+        if part.format == "qcow2" and not kind and not part.of:
             self._stand_beside(part, path, name, is_top=is_top)
 
     def _stand_beside(self, part: Part, source: str, name: str, *, is_top: bool) -> None:

@@ -14,7 +14,7 @@ from qvmsh.machine.machine import Machine
 
 
 def recover(vm: Machine, timeout_s: float = locks.RECOVERY_S) -> None:
-    """Do what the next command would do about work that was cut off, if QEMU runs, and note what it was.
+    """Do what the next command would do about interrupted work, if QEMU runs, and note what it was.
 
     Args:
         timeout_s: how long to wait for the work lock: others may hold it to recover the same.

@@ -42,7 +42,7 @@ _interrupted: list[BaseException] = []
 
 
 def die_as_interrupted() -> None:
-    """As the last of a script: end by SIGINT if Ctrl-C has ended it, or a loop of bash would go on."""
+    """As the last of a script: end by SIGINT if Ctrl-C has ended it, or a loop of bash would continue."""
     if _interrupted:
         import signal
 

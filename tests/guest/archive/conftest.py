@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.support.guest_writer import two_disks
 from tests.support.world import Vm
 
 
 @pytest.fixture
-def vm(guest: Vm) -> Iterator[Vm]:
-    """A guest with a second disk, off."""
-    with two_disks(guest) as made:
-        yield made
+def vm(guest_with_data: Vm) -> Vm:
+    return guest_with_data

@@ -69,12 +69,11 @@ def test_archive_while_the_guest_works_comes_back_whole(guest: Vm) -> None:
     assert guest.qvm("ssh", "cat after").status == 1
 
 
-def test_archive_without_an_agent_is_crash_consistent_and_boots(guest: Vm) -> None:
-    guest.start()
-    guest.ok("ssh", "sudo -n killall qemu-ga; echo kept > note")
-    assert make_archive(guest)["consistency"] == "crash-consistent"
-    guest.ok("stop")
-    assert " boots, ready after " in guest.ok("archive", "--verify", "--boot").out
+def test_archive_without_an_agent_is_crash_consistent_and_boots(loaded: Vm) -> None:
+    loaded.ok("ssh", "sudo -n killall qemu-ga; echo kept > note")
+    assert make_archive(loaded)["consistency"] == "crash-consistent"
+    loaded.ok("stop")
+    assert " boots, ready after " in loaded.ok("archive", "--verify", "--boot").out
 
 
 def test_archive_on_another_host_by_ssh(running: Vm, tmp_path: Path) -> None:

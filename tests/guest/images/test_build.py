@@ -90,7 +90,7 @@ def test_build_after_a_killed_one_finds_no_guest_and_builds(cache: Cache) -> Non
     build = cache.seed().begin()
     assert build.stderr is not None
     for line in build.stderr:
-        if "getting" in line:  # what comes next is the unpacking
+        if "downloading" in line:  # what comes next is the unpacking
             break
     deadline = time.monotonic() + 60
     while not (cache.images / ".tiny.part/packages").is_dir():

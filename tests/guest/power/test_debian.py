@@ -14,7 +14,7 @@ from qvmsh.qemu import qga
 from tests.support.guests import debian as debian_guest
 from tests.support.world import Vm, World, create_debian
 
-pytestmark = [pytest.mark.guest, pytest.mark.xdist_group("debian"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(600)]
 
 UNITS = ("dbus", "qemu-guest-agent", "ssh", "systemd-logind", "systemd-networkd")
 

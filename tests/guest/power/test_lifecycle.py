@@ -38,13 +38,11 @@ def test_start_disposable_changes_vanish(guest: Vm) -> None:
     assert guest.qvm("ssh", "cat note").status == 1
 
 
-@pytest.mark.both_qemus
-def test_stop_start_keeps_what_was_written(guest: Vm) -> None:
-    guest.ok("start")
-    guest.ok("ssh", "echo kept > note")
-    guest.ok("stop")
-    guest.ok("start")
-    assert guest.ok("ssh", "cat note").out == "kept\n"
+def test_stop_start_keeps_what_was_written(loaded: Vm) -> None:
+    loaded.ok("ssh", "echo kept > note")
+    loaded.ok("stop")
+    loaded.ok("start")
+    assert loaded.ok("ssh", "cat note").out == "kept\n"
 
 
 def test_start_interrupted_in_wait_ends_the_machine(guest: Vm) -> None:
@@ -89,38 +87,34 @@ def test_start_no_wait_returns_before_the_guest_is_up(guest: Vm) -> None:
     assert report["accelerator"] == "tcg"
 
 
-def test_stop_without_agent_and_ssh_uses_the_button(guest: Vm) -> None:
-    guest.start()
-    guest.end_in_guest("qemu-ga")
-    guest.qvm("ssh", "sudo -n killall dropbear")  # ends its own connection too
-    result = guest.ok("stop", "--timeout", "60")
+def test_stop_without_agent_and_ssh_uses_the_button(loaded: Vm) -> None:
+    loaded.end_in_guest("qemu-ga")
+    loaded.qvm("ssh", "sudo -n killall dropbear")  # ends its own connection too
+    result = loaded.ok("stop", "--timeout", "60")
     assert "powered off by ACPI power button" in result.out
 
 
-def test_stop_without_agent_uses_ssh(guest: Vm) -> None:
-    guest.start()
-    guest.end_in_guest("qemu-ga")
-    assert "powered off by ssh" in guest.ok("stop").out
+def test_stop_without_agent_uses_ssh(loaded: Vm) -> None:
+    loaded.end_in_guest("qemu-ga")
+    assert "powered off by ssh" in loaded.ok("stop").out
 
 
-def test_stop_deaf_guest_leaves_it_running_then_force_ends_it(guest: Vm) -> None:
-    guest.start()
-    guest.end_in_guest("qemu-ga", "acpid")
-    guest.ok("ssh", "sudo -n sh -c '(sleep 1; killall dropbear) >/dev/null 2>&1 &'")
+def test_stop_deaf_guest_leaves_it_running_then_force_ends_it(loaded: Vm) -> None:
+    loaded.end_in_guest("qemu-ga", "acpid")
+    loaded.ok("ssh", "sudo -n sh -c '(sleep 1; killall dropbear) >/dev/null 2>&1 &'")
     time.sleep(2)
-    refused = guest.qvm("stop", "--timeout", "5")
+    refused = loaded.qvm("stop", "--timeout", "5")
     assert refused.status == 124
     assert "it is still running" in refused.err
     assert "hint:" in refused.err
-    assert guest.qvm("status", "-s").out.startswith("demo: running")
-    assert "powered off by quit" in guest.ok("stop", "--timeout", "2", "--force").out
+    assert loaded.qvm("status", "-s").out.startswith("demo: running")
+    assert "powered off by quit" in loaded.ok("stop", "--timeout", "2", "--force").out
 
 
-def test_stop_paused_guest_is_resumed_first(guest: Vm) -> None:
-    guest.start()
-    guest.ok("cmd", "stop")
-    assert guest.qvm("status").out.startswith("demo: paused")
-    result = guest.ok("stop")
+def test_stop_paused_guest_is_resumed_first(loaded: Vm) -> None:
+    loaded.ok("cmd", "stop")
+    assert loaded.qvm("status").out.startswith("demo: paused")
+    result = loaded.ok("stop")
     assert "is paused: resuming it" in result.err
 
 

@@ -50,50 +50,46 @@ def test_suspend_and_wakeup_three_times_keep_the_power_button(guest: Vm, machine
     assert "powered off by ACPI power button" in guest.ok("stop").out
 
 
-def test_suspend_without_ssh_goes_by_the_agent_and_savevm_too(guest: Vm) -> None:
-    guest.start()
-    guest.ok("ssh", "echo kept > /tmp/in-memory")
-    without_ssh(guest)
-    assert "demo: suspended by guest agent in " in guest.ok("suspend").out
-    assert "demo: awake; did not wait for the guest" in guest.ok("wakeup", "--no-wait").out
-    guest.ok("stop", "--savevm", "ready")
-    guest.ok("start", "--loadvm", "ready", "--no-wait")
-    assert guest.qvm("status", "-s").out.startswith("demo: running")
-    assert "powered off by guest agent" in guest.ok("stop").out
+def test_suspend_without_ssh_goes_by_the_agent_and_savevm_too(loaded: Vm) -> None:
+    loaded.ok("ssh", "echo kept > /tmp/in-memory")
+    without_ssh(loaded)
+    assert "demo: suspended by guest agent in " in loaded.ok("suspend").out
+    assert "demo: awake; did not wait for the guest" in loaded.ok("wakeup", "--no-wait").out
+    loaded.ok("stop", "--savevm", "ready")
+    loaded.ok("start", "--loadvm", "ready", "--no-wait")
+    assert loaded.qvm("status", "-s").out.startswith("demo: running")
+    assert "powered off by guest agent" in loaded.ok("stop").out
 
 
-def test_suspend_without_agent_and_ssh_fails_and_the_guest_runs(guest: Vm) -> None:
-    guest.start()
-    without_ssh(guest, "qemu-ga")
+def test_suspend_without_agent_and_ssh_fails_and_the_guest_runs(loaded: Vm) -> None:
+    without_ssh(loaded, "qemu-ga")
     for words in (["suspend"], ["stop", "--savevm", "ready"]):
-        refused = guest.qvm(*words)
+        refused = loaded.qvm(*words)
         assert refused.status == 3
         assert "demo: nothing in the guest could be asked to suspend; it is still running" in refused.err
         assert "ssh: " in refused.err
         assert "guest agent: no answer" in refused.err
-        assert guest.qvm("status", "-s").out.startswith("demo: running")
-    assert "ready" not in guest.ok("cmd", "info", "snapshots").out
-    guest.ok("stop", "--savevm", "ready", "--no-suspend")
+        assert loaded.qvm("status", "-s").out.startswith("demo: running")
+    assert "ready" not in loaded.ok("cmd", "info", "snapshots").out
+    loaded.ok("stop", "--savevm", "ready", "--no-suspend")
 
 
-def test_suspend_by_a_guest_that_does_not_sleep_runs_on(guest: Vm) -> None:
+def test_suspend_by_a_guest_that_does_not_sleep_runs_on(loaded: Vm) -> None:
     """The command succeeds, but nothing happens: the deadline, and words."""
-    guest.start()
-    guest.ok("ssh", "sudo -n sh -c 'echo \"#!/bin/sh\" > /bin/systemctl; chmod 755 /bin/systemctl'")
-    late = guest.qvm("suspend", "--timeout", "3")
+    loaded.ok("ssh", "sudo -n sh -c 'echo \"#!/bin/sh\" > /bin/systemctl; chmod 755 /bin/systemctl'")
+    late = loaded.qvm("suspend", "--timeout", "3")
     assert late.status == 124
     assert "did not suspend within 3 s (asked by ssh); it is still running" in late.err
-    guest.ok("status")
+    loaded.ok("status")
 
 
 @pytest.mark.both_qemus
-def test_savevm_of_a_suspended_guest_resumes_where_it_was(guest: Vm) -> None:
-    guest.start()
-    guest.ok("ssh", "echo kept > /tmp/in-memory")
-    guest.ok("suspend")
-    guest.ok("stop", "--savevm", "ready")
-    guest.ok("start", "--loadvm", "ready")
-    assert guest.ok("ssh", "cat /tmp/in-memory").out == "kept\n"
+def test_savevm_of_a_suspended_guest_resumes_where_it_was(loaded: Vm) -> None:
+    loaded.ok("ssh", "echo kept > /tmp/in-memory")
+    loaded.ok("suspend")
+    loaded.ok("stop", "--savevm", "ready")
+    loaded.ok("start", "--loadvm", "ready")
+    assert loaded.ok("ssh", "cat /tmp/in-memory").out == "kept\n"
 
 
 def test_stop_of_a_suspended_guest_wakes_it_first(guest: Vm) -> None:
@@ -105,32 +101,31 @@ def test_stop_of_a_suspended_guest_wakes_it_first(guest: Vm) -> None:
     assert "demo: powered off by " in stopped.out
 
 
-def test_pause_and_resume_the_guest_continues(guest: Vm) -> None:
-    guest.start()
-    guest.ok("ssh", "echo kept > /tmp/in-memory")
-    assert guest.ok("pause").out == "demo: paused; `qvm resume` resumes it\n"
-    assert guest.qvm("status").out.startswith("demo: paused")
-    held = guest.qvm("ssh", "true", timeout=30)
+def test_pause_and_resume_the_guest_continues(loaded: Vm) -> None:
+    loaded.ok("ssh", "echo kept > /tmp/in-memory")
+    assert loaded.ok("pause").out == "demo: paused; `qvm resume` resumes it\n"
+    assert loaded.qvm("status").out.startswith("demo: paused")
+    held = loaded.qvm("ssh", "true", timeout=30)
     assert (held.status, "hint: `qvm resume` resumes it" in held.err) == (3, True)
-    assert guest.ok("resume").out.startswith("demo: resumed")
-    assert guest.ok("ssh", "cat /tmp/in-memory").out == "kept\n"
+    assert loaded.ok("resume").out.startswith("demo: resumed")
+    assert loaded.ok("ssh", "cat /tmp/in-memory").out == "kept\n"
 
 
-def test_resume_puts_the_clock_right_by_the_agent_or_ssh(guest: Vm) -> None:
-    guest.start()
+def test_resume_puts_the_clock_right_by_the_agent_or_ssh(loaded: Vm) -> None:
     for by in ("the guest agent", "ssh"):
         if by == "ssh":
-            guest.end_in_guest("qemu-ga")
-        guest.ok("ssh", "sudo -n date -s @$(( $(date +%s) - 7200 ))")  # as if it had been paused for long
-        guest.ok("pause")
+            loaded.end_in_guest("qemu-ga")
+        loaded.ok("ssh", "sudo -n date -s @$(( $(date +%s) - 7200 ))")  # as if it had been paused for long
+        loaded.ok("pause")
         end = time.time() + 4
         while time.time() < end:  # a guest that stood still for a moment is not asked
-            assert guest.qvm("status", "-s").out.startswith("demo: paused")
-        output = guest.ok("resume").out
+            assert loaded.qvm("status", "-s").out.startswith("demo: paused")
+        output = loaded.ok("resume").out
         assert re.match(rf"demo: resumed; clock was 72\d\d s behind, set by {by}\n", output), output
-        assert abs(time.time() - float(guest.ok("ssh", "date +%s").out)) < 10
+        assert abs(time.time() - float(loaded.ok("ssh", "date +%s").out)) < 10
 
 
+@pytest.mark.both_qemus
 def test_restart_takes_a_new_qemu_and_keeps_disk_and_port(guest: Vm) -> None:
     started = guest.ok("restart")
     assert "demo: was not running; ready after " in started.out
@@ -156,39 +151,37 @@ def test_restart_of_a_disposable_run_stays_disposable(guest: Vm) -> None:
     guest.ok("ssh", "test ! -e note")
 
 
-def test_reboot_by_each_of_its_ways(guest: Vm) -> None:
-    guest.start()
+def test_reboot_by_each_of_its_ways(loaded: Vm) -> None:
     boot = "cat /proc/sys/kernel/random/boot_id"
-    ids = [guest.ok("ssh", boot).out]
-    assert "demo: rebooted by guest agent in " in guest.ok("reboot").out
-    ids.append(guest.ok("ssh", boot).out)
-    guest.ok("ssh", "until pidof qemu-ga; do usleep 100000; done")
-    guest.end_in_guest("qemu-ga")
-    assert "demo: rebooted by ssh in " in guest.ok("reboot").out
-    ids.append(guest.ok("ssh", boot).out)
-    guest.ok("ssh", "until pidof qemu-ga; do usleep 100000; done")
-    without_ssh(guest, "qemu-ga")
-    refused = guest.qvm("reboot")
+    ids = [loaded.ok("ssh", boot).out]
+    assert "demo: rebooted by guest agent in " in loaded.ok("reboot").out
+    ids.append(loaded.ok("ssh", boot).out)
+    loaded.ok("ssh", "until pidof qemu-ga; do usleep 100000; done")
+    loaded.end_in_guest("qemu-ga")
+    assert "demo: rebooted by ssh in " in loaded.ok("reboot").out
+    ids.append(loaded.ok("ssh", boot).out)
+    loaded.ok("ssh", "until pidof qemu-ga; do usleep 100000; done")
+    without_ssh(loaded, "qemu-ga")
+    refused = loaded.qvm("reboot")
     assert (refused.status, "it is still running" in refused.err) == (3, True)
-    assert "demo: rebooted by reset in " in guest.ok("reboot", "--force").out
-    ids.append(guest.ok("ssh", boot).out)
-    guest.ok("pause")
-    assert guest.qvm("reboot").status == 3
-    assert "demo: rebooted by reset in " in guest.ok("reboot", "--force").out
-    ids.append(guest.ok("ssh", boot).out)
+    assert "demo: rebooted by reset in " in loaded.ok("reboot", "--force").out
+    ids.append(loaded.ok("ssh", boot).out)
+    loaded.ok("pause")
+    assert loaded.qvm("reboot").status == 3
+    assert "demo: rebooted by reset in " in loaded.ok("reboot", "--force").out
+    ids.append(loaded.ok("ssh", boot).out)
     assert len(set(ids)) == 5
 
 
-def test_reboot_of_a_guest_that_does_not_obey_is_reset_by_force(guest: Vm) -> None:
-    guest.start()
-    guest.end_in_guest("qemu-ga")
-    guest.ok("ssh", "sudo -n sh -c 'printf \"#!/bin/sh\\n\" > /bin/systemctl; "
+def test_reboot_of_a_guest_that_does_not_obey_is_reset_by_force(loaded: Vm) -> None:
+    loaded.end_in_guest("qemu-ga")
+    loaded.ok("ssh", "sudo -n sh -c 'printf \"#!/bin/sh\\n\" > /bin/systemctl; "
              "chmod 755 /bin/systemctl; sync'")  # fmt: skip
-    late = guest.qvm("reboot", "--timeout", "3")
+    late = loaded.qvm("reboot", "--timeout", "3")
     assert late.status == 124
     assert "did not reboot within 3 s (asked by ssh); it is still running" in late.err
-    guest.ok("status")
-    assert "demo: rebooted by reset in " in guest.ok("reboot", "--timeout", "3", "--force").out
+    loaded.ok("status")
+    assert "demo: rebooted by reset in " in loaded.ok("reboot", "--timeout", "3", "--force").out
 
 
 def test_verbs_for_several_machines_work_side_by_side(world: World, tiny: str) -> None:
@@ -218,29 +211,27 @@ def test_verbs_for_several_machines_work_side_by_side(world: World, tiny: str) -
             vm.kill()
 
 
-def test_qmp_events_follow_the_guest_beside_other_verbs(guest: Vm) -> None:
-    guest.start()
+def test_qmp_events_follow_the_guest_beside_other_verbs(loaded: Vm) -> None:
     following = subprocess.Popen(
         [QVM, "qmp", "--events", "--count", "2", "--timeout", "120", "suspend", "WAKEUP"],
-        cwd=guest.directory, env=guest.world.environ, stdout=subprocess.PIPE, text=True,
+        cwd=loaded.directory, env=loaded.world.environ, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 30
-    while guest.qvm("qmp", "--events", "--timeout", "0").status == 0 and time.monotonic() < deadline:
+    while loaded.qvm("qmp", "--events", "--timeout", "0").status == 0 and time.monotonic() < deadline:
         pass  # until the follower has the socket: then no other client gets it
-    guest.ok("suspend")
-    guest.ok("wakeup")
+    loaded.ok("suspend")
+    loaded.ok("wakeup")
     out, _ = following.communicate(timeout=120)
     assert [json.loads(line)["event"] for line in out.splitlines()] == ["SUSPEND", "WAKEUP"]
     assert following.returncode == 0
 
 
-def test_loadvm_in_a_running_machine_leaves_no_dead_connection(guest: Vm) -> None:
-    guest.start()
+def test_loadvm_in_a_running_machine_leaves_no_dead_connection(loaded: Vm) -> None:
     nodes = {"tag": "other", "vmstate": "disk0", "devices": ["disk0"]}
-    guest.ok("cmd", "savevm", "here")
-    guest.ok("ssh", "echo later > /tmp/later")
-    guest.ok("cmd", "loadvm", "here")
-    assert guest.ok("ssh", "cat /tmp/later 2>/dev/null || echo none", timeout=60).out == "none\n"
-    guest.ok("qmp", "snapshot-save", json.dumps({"job-id": "save", **nodes}))
-    guest.ok("qmp", "snapshot-load", json.dumps({"job-id": "load", **nodes}))
-    assert guest.ok("ssh", "echo alive", timeout=60).out == "alive\n"
+    loaded.ok("cmd", "savevm", "here")
+    loaded.ok("ssh", "echo later > /tmp/later")
+    loaded.ok("cmd", "loadvm", "here")
+    assert loaded.ok("ssh", "cat /tmp/later 2>/dev/null || echo none", timeout=60).out == "none\n"
+    loaded.ok("qmp", "snapshot-save", json.dumps({"job-id": "save", **nodes}))
+    loaded.ok("qmp", "snapshot-load", json.dumps({"job-id": "load", **nodes}))
+    assert loaded.ok("ssh", "echo alive", timeout=60).out == "alive\n"

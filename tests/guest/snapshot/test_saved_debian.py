@@ -9,7 +9,7 @@ import pytest
 from tests.support.guests import debian as debian_guest
 from tests.support.world import Vm, World, create_debian
 
-pytestmark = [pytest.mark.guest, pytest.mark.xdist_group("debian"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 
 
 def start(vm: Vm, *words: str) -> str:

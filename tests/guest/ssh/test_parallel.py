@@ -11,7 +11,7 @@ import pytest
 from tests.support.guests import debian as debian_guest
 from tests.support.world import DEADLINE_S, QVM, Vm, create_debian
 
-pytestmark = [pytest.mark.guest, pytest.mark.xdist_group("ssh_parallel")]
+pytestmark = pytest.mark.guest
 
 PROCESSES = 40
 THREADS = """

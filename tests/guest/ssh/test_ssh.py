@@ -14,7 +14,7 @@ import pytest
 from tests.support.pty_terminal import PtyTerminal
 from tests.support.world import DEADLINE_S, QVM, Vm
 
-pytestmark = [pytest.mark.guest, pytest.mark.xdist_group("ssh")]
+pytestmark = pytest.mark.guest
 
 
 @pytest.mark.parametrize("status", [0, 1, 7, 42, 127, 255])
@@ -187,33 +187,31 @@ def test_ssh_key_that_others_can_read_is_named(running: Vm) -> None:
     running.ok("ssh", "true")
 
 
-def test_ssh_runtime_folder_deleted_still_reaches_the_guest(guest: Vm) -> None:
-    guest.ok("start")
-    folder = guest.runtime
-    _close(guest)
+def test_ssh_runtime_folder_deleted_still_reaches_the_guest(loaded: Vm) -> None:
+    folder = loaded.runtime
+    _close(loaded)
     for path in folder.iterdir():
         path.unlink()
     folder.rmdir()
-    assert guest.ok("ssh", "echo one").out == "one\n"
-    assert guest.ok("ssh", "echo two").out == "two\n"
-    assert "powered off by ssh" in guest.ok("stop").out
+    assert loaded.ok("ssh", "echo one").out == "one\n"
+    assert loaded.ok("ssh", "echo two").out == "two\n"
+    assert "powered off by ssh" in loaded.ok("stop").out
 
 
 @pytest.mark.parametrize("has_terminal", [False, True])
-def test_connection_lost_while_a_command_runs_is_reported(guest: Vm, has_terminal: bool) -> None:
-    guest.start()
+def test_connection_lost_while_a_command_runs_is_reported(loaded: Vm, has_terminal: bool) -> None:
     command = "echo begun; sleep 600"
     if has_terminal:
-        terminal = PtyTerminal(guest, "ssh", command)
+        terminal = PtyTerminal(loaded, "ssh", command)
         terminal.until("begun")
-        guest.ok("kill")
+        loaded.ok("kill")
         assert terminal.end() == 125
         said = terminal.text
     else:
-        child = guest.world.popen("ssh", command, cwd=guest.directory)
+        child = loaded.world.popen("ssh", command, cwd=loaded.directory)
         assert child.stdout is not None
         assert child.stdout.readline() == "begun\n"
-        guest.ok("kill")
+        loaded.ok("kill")
         _, said = child.communicate(timeout=DEADLINE_S)
         assert child.returncode == 125
     assert "the connection to the guest was lost while the command ran" in said

@@ -13,7 +13,7 @@ import pytest
 from tests.support.tmux_terminal import Terminal
 from tests.support.world import QVM, Vm
 
-pytestmark = [pytest.mark.guest, pytest.mark.xdist_group("ssh_terminal")]
+pytestmark = pytest.mark.guest
 
 
 class Bash(Terminal):

@@ -256,29 +256,27 @@ def test_console_in_the_shell_owns_the_terminal(running: Vm) -> None:
         terminal.close()
 
 
-def test_console_ends_at_a_power_off_and_when_qemu_is_killed(guest: Vm) -> None:
-    guest.ok("start")
-    with qvm_in_shell(guest, "console") as terminal, qvm_in_shell(guest, "console --watch") as watcher:
+def test_console_ends_at_a_power_off_and_when_qemu_is_killed(loaded: Vm) -> None:
+    with qvm_in_shell(loaded, "console") as terminal, qvm_in_shell(loaded, "console --watch") as watcher:
         log_in(terminal)
         terminal.type("poweroff")
         terminal.key("Enter")
         assert "QEMU has ended" in wait_for_exit(terminal, 0)
         wait_for_exit(watcher, 0)
-    assert guest.qvm("status").out == "demo: stopped\n"
-    guest.ok("start")
-    with qvm_in_shell(guest, "console") as terminal:
+    assert loaded.qvm("status").out == "demo: stopped\n"
+    loaded.ok("start")
+    with qvm_in_shell(loaded, "console") as terminal:
         log_in(terminal)
-        os.kill(guest.pid, signal.SIGKILL)
+        os.kill(loaded.pid, signal.SIGKILL)
         assert "QEMU crashed" in wait_for_exit(terminal, 0)
 
 
-def test_console_stays_through_a_reboot_as_the_log_does(guest: Vm) -> None:
-    guest.ok("start")
-    following = guest.world.popen("logs", "serial", "-f", "-n", "0", cwd=guest.directory)
-    with qvm_in_shell(guest, "console") as terminal:
+def test_console_stays_through_a_reboot_as_the_log_does(loaded: Vm) -> None:
+    following = loaded.world.popen("logs", "serial", "-f", "-n", "0", cwd=loaded.directory)
+    with qvm_in_shell(loaded, "console") as terminal:
         terminal.wait("login:")
         count = terminal.text.count("login:")
-        guest.ok("reboot")
+        loaded.ok("reboot")
         deadline = time.monotonic() + DEADLINE_S
         while terminal.text.count("login:") <= count:
             assert time.monotonic() < deadline, terminal.text

@@ -317,7 +317,7 @@ def test_create_that_fails_after_the_commit_reports_the_commit(blank: Blank) -> 
     assert read_byte(vm, "0", "demo-base.qcow2") == 0  # asked before
     done = run(vm, NO_SETTINGS, "archive", "--create")
     assert done.returncode == 1, done.stderr
-    assert "demo-backing.qcow2 is committed into demo-base.qcow2" in done.stderr
+    assert "demo-backing.qcow2 was committed into demo-base.qcow2" in done.stderr
     assert read_byte(vm, "0", "demo-base.qcow2") == 1
     require_nothing_left(vm)
 

@@ -32,7 +32,7 @@ def test_device_plugged_in_later_is_left_out_and_states_stay(blank: Blank, tmp_p
     vm.ok("qmp", "blockdev-add", '{"driver":"host_device","filename":"/dev/zero","node-name":"x"}')
     vm.ok("qmp", "device_add", '{"driver":"virtio-blk-pci","drive":"x","id":"xx"}')
     second = make_archive(vm)
-    assert "/dev/zero is not in the archive: it is no file" in second["notes"]
+    assert "/dev/zero is not in the archive: it is not a file" in second["notes"]
     vm.ok("kill")
     assert [f"{row['archive']}/{row['stamp']}" for row in archived_states(vm)] == [
         state_name(first),

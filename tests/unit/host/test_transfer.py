@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from qvmsh.errors import QvmError
 from qvmsh.host.checksum import OF_DATA
+from qvmsh.host.compression import COMPRESSORS
 from qvmsh.host.files import SLICE_BYTES, copy
-from qvmsh.host.transfer import COMPRESSORS, HOLES_BYTES, digest, fetch, send
+from qvmsh.host.transfer import HOLES_BYTES, digest, fetch, send
 
 
 @pytest.fixture

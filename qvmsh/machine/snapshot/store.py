@@ -18,7 +18,7 @@ from qvmsh.config.words import quote
 from qvmsh.errors import ImageError, QmpError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
-from qvmsh.machine import programs
+from qvmsh.machine import paths, programs
 from qvmsh.machine.progress import Watch
 from qvmsh.machine.snapshot import fit
 from qvmsh.machine.storage import chain, supplies
@@ -250,8 +250,14 @@ class Live(Store):
         return found
 
     def _job(self, command: str, arguments: dict[str, object], watch: Watch | None = None) -> None:
+        before = paths.tail(self.vm.files.qemu_stderr, 3)
         try:
             Jobs(self.exchange, watch).job(command, arguments)
+        except QmpError as error:
+            # which device cannot be saved is only there (QEMU 10.0 and a share of virtiofs)
+            output = paths.tail(self.vm.files.qemu_stderr, 3)
+            error.details += tuple(f"QEMU: {line}" for line in output if line not in before)
+            raise
         except OSError:
             raise QmpError(
                 f"QEMU ended during {command}",

@@ -158,9 +158,12 @@ def test_virtiofs_share_is_named(blank: Blank, share: str) -> None:
     )
     vm.ok("start", "--no-wait")
     refused = vm.qvm("snapshot", "save", "a")
-    assert refused.status == 3
-    assert "demo: cannot save a snapshot: a virtiofs share is attached" in refused.err
-    assert "hint: start without it" in refused.err
+    if refused.status == 3:
+        assert "demo: cannot save a snapshot: a virtiofs share is attached" in refused.err
+        assert "hint: start without it" in refused.err
+    else:  # since QEMU 8.2, a newer virtiofsd can save its state: QEMU asks it
+        assert "does not support migration through qemu" in refused.err
+        assert "was undone: no disk has it" in refused.err
     vm.ok("snapshot", "save", "a", "--disk-only")
 
 

@@ -123,7 +123,8 @@ def test_others_get_the_name_of_the_command_at_work(vm: Vm) -> None:
     with held(vm, 8 << 20):
         output = vm.ok("snapshot", "list").out
         assert re.search(
-            r"the save of the snapshot a is in progress: `qvm snapshot save`, pid \d+, since", output
+            r"save of the snapshot a, begun [-\d: ]+, is in progress: `qvm snapshot save`, pid \d+, since",
+            output,
         )
         assert "\nold *  " in output
         for words in (["save", "b"], ["restore", "old"], ["delete", "old"]):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from tests.support.world import ROOT
@@ -24,10 +24,13 @@ def exists(module: str, name: str) -> bool:
     return True
 
 
-def nodes() -> Iterator[tuple[Path, ast.AST]]:
+@functools.cache
+def nodes() -> list[tuple[Path, ast.AST]]:
     """Each node of each test module and helper, with its file."""
-    for path in sorted((ROOT / "tests").rglob("*.py")):
-        yield from ((path.relative_to(ROOT), node) for node in ast.walk(ast.parse(path.read_text())))
+    paths = sorted((ROOT / "tests").rglob("*.py"))
+    return [
+        (path.relative_to(ROOT), node) for path in paths for node in ast.walk(ast.parse(path.read_text()))
+    ]
 
 
 def test_helpers_come_from_support_only() -> None:

@@ -20,17 +20,24 @@ from tests.support.errors import require_one_error
 from tests.support.forged_archives import archive_folder, edit_manifest, first_part, write_settings
 from tests.support.programs import qemu_img, qemu_io
 from tests.support.small_disk import small_disk
-from tests.support.world import Blank, Vm
+from tests.support.world import Blank, Vm, World, copy_of, create_blank
 
 
-@pytest.fixture
-def vm(blank: Blank) -> Vm:
-    """Archived with 1 at 0; there is 2 now."""
-    made = blank()
+@pytest.fixture(scope="module")
+def archived(module_world: World) -> Path:
+    made = create_blank(module_world)
     write_byte(made, 1, "0")
     make_archive(made)
     write_byte(made, 2, "0")
-    return made
+    return made.directory
+
+
+@pytest.fixture
+def vm(world: World, archived: Path) -> Iterator[Vm]:
+    """Archived with 1 at 0; there is 2 now."""
+    made = copy_of(world, archived)
+    yield made
+    made.kill()
 
 
 @pytest.fixture
@@ -420,23 +427,12 @@ def test_store_on_another_file_system(blank: Blank) -> None:
 # Names
 
 
+ODD = ["a b", "it's", 'say "hi"', "a,b", "a:b", "a=b,c", "$HOME", "`x`", "a%b", "#x"]
+ODD_TOGETHER = ['it\'s "x"', "äöü-ß 日本", "a=b,c:d", "$HOME `x`", "#a%b", "a*?[x]", "\\n"]
+
+
 @pytest.mark.parametrize(
-    "name",
-    [
-        "a b",
-        "it's",
-        'say "hi"',
-        "äöü-ß 日本",
-        "a,b",
-        "a:b",
-        "a=b,c",
-        "$HOME",
-        "`x`",
-        "a%b",
-        "#x",
-        "a*?[x]",
-        "\\n",
-    ],
+    "name", [*ODD_TOGETHER, *(pytest.param(each, marks=pytest.mark.long) for each in ODD)]
 )
 def test_odd_names_of_machine_disks_and_store(blank: Blank, name: str) -> None:
     vm = blank(has_images=False)

@@ -187,7 +187,7 @@ def test_start_on_a_full_disk_names_the_file_system(blank: Blank, world: World, 
                         "full" in result.err
                         or f"no space is left on the file system of {where}" in result.err
                     )
-                    assert "make room" in result.err or "free some space" in result.err
+                    assert "free space there" in result.err or "free some space" in result.err
                     assert vm.qvm("status").out == "demo: stopped\n"
                 vm.kill()
             assert 1 in outcomes

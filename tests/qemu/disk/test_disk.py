@@ -29,7 +29,7 @@ def test_list_shows_sizes_chains_and_processes(vm: Vm) -> None:
     assert re.search(rf"^ +in use by machine demo, pid {vm.pid}, since \d\d:\d\d:\d\d$", output, re.M)
     vm.ok("kill")
     (vm.directory / "data.qcow2").unlink()
-    assert "disk1    data.qcow2: data.qcow2 is not there" in vm.ok("disk", "list").out
+    assert "disk1    data.qcow2: data.qcow2 is missing" in vm.ok("disk", "list").out
 
 
 def test_add_makes_an_image_and_a_running_guest_has_it_at_once(vm: Vm) -> None:

@@ -73,7 +73,7 @@ def test_start_without_a_disk_boots_something_else(blank: Blank, what: str) -> N
         tail = b"".join(n.to_bytes(4, "little") for n in (0, 0, 1 << 20))
         (vm.directory / "live.bin").write_bytes(head + tail + bytes(4096))
     started = vm.ok("start")
-    assert "demo: has no disk of its own: demo-backing.qcow2 is not there" in started.err
+    assert "demo: has no disk of its own: demo-backing.qcow2 does not exist" in started.err
     assert "disk0" not in vm.ok("cmd", "info block").out
     if what != "VM_CDROM":
         return

@@ -115,7 +115,7 @@ def test_start_killed_while_qemu_loads_ends_it_and_goes_back(saved: Vm) -> None:
     note = saved.directory / ".qvm/running"
     note.write_text(note.read_text().replace("loading \n", "loading work\n"))
     cut_off_while_it_loads(saved)
-    assert "the `qvm start` that was loading work has gone" in saved.qvm("status").out
+    assert "the `qvm start` that was loading work was interrupted" in saved.qvm("status").out
     result = saved.qvm("resume")
     assert result.status == 3
     assert "was undone: the disks are as before" in result.err

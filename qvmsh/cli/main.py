@@ -10,7 +10,7 @@ import sys
 
 from qvmsh import errors
 from qvmsh.cli import parse
-from qvmsh.errors import QvmError, Terminated, UsageError
+from qvmsh.errors import DeadlineError, GuestUnreachableError, QmpError, QvmError, Terminated, UsageError
 from qvmsh.io import QUIET, Io, tell, unwritable
 
 TYPE_CHECKING = False
@@ -199,11 +199,11 @@ class Call:
             bound.options["io"] = self.io
         try:
             result = function(*arguments, *bound.words, **bound.options)
-        except QvmError as error:
+        except (QmpError, GuestUnreachableError, DeadlineError) as error:
             if vm:
-                from qvmsh.machine import state
+                from qvmsh.machine import crash
 
-                state.tell_crash(vm, error)
+                crash.add_to(vm, error)
             raise
         return self.render(result)
 

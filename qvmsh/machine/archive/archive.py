@@ -248,22 +248,19 @@ def _forget(vm: Machine, names: Sequence[str]) -> None:
 def _of_running(job: Job, seen: state.Observation) -> tuple[Archive, Point]:
     vm, wish = job.vm, job.wish
     if wish.is_create:
-        raise StateError(
-            f"cannot archive --create: it is {seen}", machine=vm.name, actual=seen.kind,
-            required=state.STOPPED,
-            hint="`qvm archive` without --create works while it runs; or `qvm stop` first",
-        )  # fmt: skip
-    if seen.note is None or seen.kind not in (state.RUNNING, state.PAUSED, state.SUSPENDED, state.SHUT_DOWN):
-        raise state.not_in_state(vm, seen, "archive", state.RUNNING)
-    if seen.note.disposable or seen.note.base_only:
-        how = "disposable, its changes are lost" if seen.note.disposable else "running its base (--base-only)"
+        hint = "`qvm archive` without --create works while it runs; or `qvm stop` first"
+        state.require_off(vm, seen, "archive --create", hint)
+    kinds = (state.RUNNING, state.PAUSED, state.SUSPENDED, state.SHUT_DOWN)
+    _, note = state.require(vm, seen, "archive", *kinds)
+    if note.disposable or note.base_only:
+        how = "disposable, its changes are lost" if note.disposable else "running its base (--base-only)"
         raise StateError(f"cannot archive: it is {how}", machine=vm.name, hint="`qvm stop`, then `qvm start`")
-    if wish.savevm and seen.kind not in (state.RUNNING, state.PAUSED):
-        raise state.not_in_state(vm, seen, "save the memory", state.RUNNING)
+    if wish.savevm:
+        state.require(vm, seen, "save the memory", state.RUNNING, state.PAUSED)
     is_held = bool(wish.savevm) and seen.kind == state.RUNNING
     try:
         with guardian.Guardian(vm):
-            made = _live(job, seen.note, is_held=is_held)
+            made = _live(job, note, is_held=is_held)
     except QmpError as error:
         raise _failure(job, error) from None
     if locks.holder(vm.files.pid_file) is None:

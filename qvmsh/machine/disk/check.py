@@ -30,7 +30,7 @@ def check(vm: Machine, name: str | None, *, is_repairing: bool) -> Checked:
     with work_lock(vm, "disk check --repair" if is_repairing else "disk check", is_looking=not is_repairing):
         seen = state.observe(vm)
         if is_repairing:
-            selection.require_off(vm, seen, "repair")
+            state.require_off(vm, seen, "repair")
         found = selection.every(vm, seen)
         if name is not None:
             found = [selection.one(vm, found, name)]

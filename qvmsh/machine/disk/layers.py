@@ -92,7 +92,7 @@ def rebase(vm: Machine, name: str, base: str | None, *, is_unsafe: bool) -> Disk
         seen = state.observe(vm)
         disk = selection.one(vm, selection.changeable(vm, seen, "rebase a disk"), name)
         if base is not None or is_unsafe:
-            selection.require_off(vm, seen, "rebase a disk onto another base")
+            state.require_off(vm, seen, "rebase a disk onto another base")
         _require_qcow2(vm, disk, "rebase")
         image.require(disk.path, vm.name, hint="put it back", kind=disk.format)
         layers = chain.below(vm, disk.path, disk.format)

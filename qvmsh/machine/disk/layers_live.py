@@ -22,7 +22,6 @@ from qvmsh.machine.work.recovery import Transaction
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import Machine
     from qvmsh.machine.storage.volumes import Volume
 
@@ -34,7 +33,7 @@ def commit(vm: Machine, seen: state.Observation, disk: Volume) -> None:
         StateError: it does not run, or qvm did not attach the disk.
         QmpError: QEMU failed; the disk is as before.
     """
-    note, pid = _running(vm, seen, "commit a disk")
+    pid, note = state.require(vm, seen, "commit a disk", state.RUNNING, state.PAUSED)
     if recovery.options_of(pid, disk.node) is None:
         is_by_words = disk.source == "words"
         why = (
@@ -82,7 +81,7 @@ def flatten(vm: Machine, seen: state.Observation, disk: Volume) -> None:
         StateError: it does not run.
         QmpError: QEMU failed; the disk has its old base.
     """
-    note, _ = _running(vm, seen, "rebase a disk")
+    _, note = state.require(vm, seen, "rebase a disk", state.RUNNING, state.PAUSED)
     with save_delete.live(vm, note) as (store, disks):
         one = Live(vm, [each for each in disks if each.node == disk.node], store.exchange)
         record = Record(Kind.DISK_REBASE, name=disk.id, disks=one.named())
@@ -94,9 +93,3 @@ def flatten(vm: Machine, seen: state.Observation, disk: Volume) -> None:
             store.jobs.execute("block-stream", words)
             store.jobs.finish(recovery.STREAM, "block-stream")
             recovery.flush(store, disk.node)
-
-
-def _running(vm: Machine, seen: state.Observation, what: str) -> tuple[LaunchRecord, int]:
-    if seen.note is None or seen.pid is None or seen.kind not in (state.RUNNING, state.PAUSED):
-        raise state.not_in_state(vm, seen, what, state.RUNNING)
-    return seen.note, seen.pid

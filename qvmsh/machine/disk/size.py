@@ -64,7 +64,7 @@ def resize(vm: Machine, name: str, wanted: str | None, *, is_shrinking: bool) ->
                 hint="the data beyond that is lost; shrink the file systems first, then `--shrink`",
             )
         if after < before:
-            selection.require_off(vm, seen, "shrink a disk")
+            state.require_off(vm, seen, "shrink a disk")
         dependents.require_writable(vm, disk.path, "resize")
         if seen.is_live and seen.note is not None:
             try:
@@ -148,18 +148,17 @@ def _trim_live(vm: Machine, seen: state.Observation) -> str:
     Raises:
         StateError: neither can.
     """
-    if seen.kind != state.RUNNING or seen.note is None:
-        raise state.not_in_state(vm, seen, "trim", state.RUNNING)
+    _, note = state.require(vm, seen, "trim", state.RUNNING)
     tried = []
     try:
-        qga.ask(seen.note.socket("qga"), "guest-ping", timeout_s=1.0)
-        qga.ask(seen.note.socket("qga"), "guest-fstrim", timeout_s=TRIM_S)
+        qga.ask(note.socket("qga"), "guest-ping", timeout_s=1.0)
+        qga.ask(note.socket("qga"), "guest-fstrim", timeout_s=TRIM_S)
         return "the guest agent"
     except (OSError, QmpError) as error:
         tried.append(f"guest agent: {error or 'none answers'}")
-    is_there, why = guest.answers(vm, seen.note, timeout_s=10.0)
+    is_there, why = guest.answers(vm, note, timeout_s=10.0)
     if is_there:
-        why = _fstrim(guest.link(vm, seen.note))
+        why = _fstrim(guest.link(vm, note))
         if not why:
             return "fstrim over ssh"
     tried.append(f"ssh: {why}")

@@ -18,11 +18,11 @@ import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from qvmsh.errors import LaunchError, QvmError, StateError
+from qvmsh.errors import LaunchError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import launch as launcher
 from qvmsh.host import locks, logfiles, process, sockets
-from qvmsh.machine import identity, launch_record, programs, state
+from qvmsh.machine import crash, identity, launch_record, programs, state
 from qvmsh.machine import paths as machine_files
 from qvmsh.machine.guest import serial
 from qvmsh.machine.launch_record import LaunchRecord
@@ -102,14 +102,8 @@ def launch(
     try:
         with work_lock(vm, plan.verb) as lock:
             seen = state.observe(vm)
-            if seen.is_live:
-                raise StateError(
-                    f"cannot {plan.verb}: it is already {seen}",
-                    machine=vm.name,
-                    hint=seen.hint or "`qvm status` shows more, `qvm stop` powers it off",
-                    actual=seen.kind,
-                    required=state.STOPPED,
-                )
+            hint = seen.hint or "`qvm status` shows more, `qvm stop` powers it off"
+            state.require_off(vm, seen, plan.verb, hint)
             programs.remember_accepted(vm)
             cleanup.clear(vm)
             hw.require_room(vm)
@@ -270,7 +264,7 @@ class _Attempt:
                 os.unlink(os.path.join(vm.directory, overlay))
             return qemu
         except BaseException:
-            is_crash = state.has_crashed(vm)
+            is_crash = crash.has_crashed(vm)
             _close([*companions, *listening.values()])
             for begun in self.begun:
                 ending.end(begun.pid)

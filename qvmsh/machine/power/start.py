@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from qvmsh.errors import ConfigError, QvmError, Terminated, UsageError
 from qvmsh.host import logout, process, sockets, terminal, watch
 from qvmsh.io import isatty, tell
-from qvmsh.machine import handover, identity, log, registry, state
+from qvmsh.machine import crash, handover, identity, log, registry, state
 from qvmsh.machine import programs as tools
 from qvmsh.machine.create import layers
 from qvmsh.machine.guest import readiness as ready
@@ -181,10 +181,10 @@ def _wait(vm: Machine, qemu: launch.Qemu, timeout_s: float) -> float:
     except QvmError:
         status = qemu.child.poll()
         if status is not None:
-            is_crash = state.has_crashed(vm)
+            is_crash = crash.has_crashed(vm)
             cleanup.tidy(vm)
             if is_crash:
-                raise state.crash(vm, "while the guest was starting", status) from None
+                raise crash.error(vm, "while the guest was starting", status) from None
         raise
     log.note(vm, f"ready after {seconds:.1f} s")
     return seconds
@@ -232,9 +232,9 @@ def run(vm: Machine, request: Request) -> Ended:
             each.child.wait()
         cleanup.tidy(vm, is_asked=True)
         raise
-    if state.has_crashed(vm):
+    if crash.has_crashed(vm):
         log.note(vm, f"QEMU crashed ({process.signal_name(-status)})", is_error=True)
-        vm.io.warn(f"{vm.name}: {state.crash(vm, 'while it ran', status).what}")
+        vm.io.warn(f"{vm.name}: {crash.error(vm, 'while it ran', status).what}")
     cleanup.tidy(vm)
     log.note(vm, f"QEMU ended with status {status}")
     return Ended(vm.name, 128 - status if status < 0 else status)

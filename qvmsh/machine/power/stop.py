@@ -13,7 +13,7 @@ import time
 
 from qvmsh.errors import DeadlineError, QmpError, QvmError, StateError
 from qvmsh.host import process, ssh, sshd
-from qvmsh.machine import journal, log, state
+from qvmsh.machine import crash, journal, log, state
 from qvmsh.machine.guest import readiness
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.monitor import conversation, ending
@@ -241,10 +241,10 @@ def stop(vm: Machine, *, force: bool, timeout_s: float) -> tuple[str, float]:
                 rung = BY_ITSELF
         if note is not None:
             guest.close(vm, note)
-        is_crash = rung != "SIGKILL" and state.has_crashed(vm)
+        is_crash = rung != "SIGKILL" and crash.has_crashed(vm)
         cleanup.clear(vm, keeps_crash=is_crash)
         if is_crash:
-            raise state.crash(vm, "while the guest was powering off")
+            raise crash.error(vm, "while the guest was powering off")
     took_s = time.monotonic() - began
     log.note(vm, f"powered off by {rung} in {took_s:.1f} s")
     return rung, took_s
@@ -271,8 +271,7 @@ def save(vm: Machine, name: str, *, has_suspend: bool, timeout_s: float | None) 
         seen, pid, note = _live(vm, "save the state")
         assert note is not None
         state.require_sound(vm, seen, "save the state")
-        if seen.kind not in (state.RUNNING, state.SUSPENDED, state.PAUSED):
-            raise state.not_in_state(vm, seen, "save the state", state.RUNNING)
+        state.require(vm, seen, "save the state", state.RUNNING, state.SUSPENDED, state.PAUSED)
         if note.disposable:
             raise StateError(
                 "cannot save the state: the machine is disposable, its disk is discarded", machine=vm.name
@@ -318,10 +317,10 @@ def reboot(vm: Machine, *, force: bool, timeout_s: float) -> tuple[str, float]:
             try:
                 how = _ask_for_reset(ladder, qemu, events, is_running=seen.kind == state.RUNNING, force=force)
             except _Ended:
-                is_crash = state.has_crashed(vm)
+                is_crash = crash.has_crashed(vm)
                 cleanup.clear(vm, keeps_crash=is_crash)
                 if is_crash:
-                    raise state.crash(vm, "while the guest was rebooting") from None
+                    raise crash.error(vm, "while the guest was rebooting") from None
                 raise StateError(
                     "the guest powered off instead of rebooting; QEMU has ended",
                     machine=vm.name,

@@ -34,7 +34,7 @@ def pause(vm: Machine) -> Paused:
         StateError: it does not run. Nothing changed.
     """
     with work_lock(vm, "pause"):
-        _, note = _in_state(vm, "pause", state.RUNNING)
+        _, note = state.require(vm, state.observe(vm), "pause", state.RUNNING)
         _execute(vm, note, "stop")
         note.paused_s = int(time.time()) + 1
         note.write(vm.files.launch_record)
@@ -52,7 +52,8 @@ def resume(vm: Machine) -> Paused:
         StateError: the guest is not paused or must not be resumed. Nothing changed.
     """
     with work_lock(vm, "resume"):
-        seen, note = _in_state(vm, "resume", state.PAUSED)
+        seen = state.observe(vm)
+        _, note = state.require(vm, seen, "resume", state.PAUSED)
         state.require_sound(vm, seen, "resume")
         _execute(vm, note, "cont")
         now = _status(vm, note)
@@ -80,7 +81,7 @@ def suspend(vm: Machine, *, timeout_s: float | None) -> Suspended:
     from qvmsh.qemu.session import Session  # asyncio: pause and resume do without
 
     with work_lock(vm, "suspend"):
-        _, note = _in_state(vm, "suspend", state.RUNNING)
+        _, note = state.require(vm, state.observe(vm), "suspend", state.RUNNING)
         with Session(note.socket("session"), vm.io.checkpoint) as qemu, vm.io.stage("suspending the guest"):
             how, seconds = sleep.fall_asleep(
                 vm, qemu, note, timeout_s=sleep.SUSPEND_S if timeout_s is None else timeout_s
@@ -98,8 +99,7 @@ def wakeup(vm: Machine, *, is_waiting: bool, timeout_s: float | None) -> Woken:
     """
     began = time.monotonic()
     with work_lock(vm, "wakeup"):
-        _, note = _in_state(vm, "wake up", state.SUSPENDED)
-        pid, _ = state.require_live(vm, "wake up")
+        pid, note = state.require(vm, state.observe(vm), "wake up", state.SUSPENDED)
         try:
             with conversation.begin(note) as qemu:
                 conversation.wake(qemu)
@@ -127,18 +127,6 @@ def _answers_again(vm: Machine, pid: int, note: LaunchRecord, timeout_s: float) 
             error.what = error.what.replace("the guest did", "the guest is awake, but did")
             error.hint = "`qvm status` shows its state; `qvm stop` or `qvm kill` ends it"
             raise
-
-
-def _in_state(vm: Machine, what: str, required: str) -> tuple[state.Observation, LaunchRecord]:
-    """What is observed of a machine that is in the state `required`, and its note.
-
-    Raises:
-        StateError: it is in another.
-    """
-    seen = state.observe(vm)
-    if seen.kind != required or seen.note is None or seen.pid is None:
-        raise state.not_in_state(vm, seen, what, required)
-    return seen, seen.note
 
 
 def _execute(vm: Machine, note: LaunchRecord, command: str) -> None:

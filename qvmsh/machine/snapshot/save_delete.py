@@ -83,16 +83,10 @@ def opened(vm: Machine, what: str) -> Iterator[tuple[Store, list[Volume], state.
         store.require_free()
         yield store, disks, seen
         return
-    if seen.note is None or seen.kind not in (state.RUNNING, state.PAUSED, state.SUSPENDED):
-        raise state.not_in_state(vm, seen, what, state.RUNNING)
+    _, note = state.require(vm, seen, what, state.RUNNING, state.PAUSED, state.SUSPENDED)
     state.require_sound(vm, seen, what)
-    if seen.note.disposable:
-        raise StateError(
-            f"cannot {what}: it is disposable, its changes are lost when it stops",
-            machine=vm.name,
-            hint="`qvm stop` it first",
-        )
-    with live(vm, seen.note) as (found, disks):
+    state.require_lasting(vm, seen, what)
+    with live(vm, note) as (found, disks):
         yield found, disks, seen
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from qvmsh.errors import DeadlineError, LockedError, StateError, UsageError, printable
 from qvmsh.host import process, terminal, watch
 from qvmsh.io import isatty, tell, unwritable
-from qvmsh.machine import state
+from qvmsh.machine import crash, state
 from qvmsh.machine.guest import serial
 from qvmsh.machine.power.logs import Follower
 from qvmsh.machine.terminal.console_lock import Hold
@@ -181,7 +181,7 @@ class _Session:
         if why:
             if self.is_interactive:
                 tell(self.vm.io.stderr, f"[{self.vm.name}: {printable(why)}]")
-            elif state.has_crashed(self.vm):
+            elif crash.has_crashed(self.vm):
                 self.vm.io.warn(f"{self.vm.name}: {why}")
             else:
                 self.vm.io.say(f"{self.vm.name}: {why}")
@@ -360,7 +360,7 @@ class _Session:
         serial.wait_end(self.note.runtime)
         self._print(is_all=True)
         cleanup.tidy(self.vm)
-        return state.end(self.vm)
+        return crash.last_words(self.vm)
 
 
 class _Output:

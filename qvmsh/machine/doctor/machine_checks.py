@@ -9,14 +9,14 @@ from qvmsh.config.syntax import Problem
 from qvmsh.config.words import quote
 from qvmsh.errors import ConfigError, ImageError
 from qvmsh.host import files as host_files
-from qvmsh.host import process, sockets
+from qvmsh.host import process
 from qvmsh.machine import programs as machine_programs
 from qvmsh.machine import snapshot_names, state
 from qvmsh.machine.doctor import repair
 from qvmsh.machine.doctor.findings import ERROR, OK, WARNING, Case, Finding
 from qvmsh.machine.guest import serial
 from qvmsh.machine.guest import ssh as guest
-from qvmsh.machine.power import tpm
+from qvmsh.machine.power import ports, tpm
 from qvmsh.machine.progress import size
 from qvmsh.machine.snapshot import recovery
 from qvmsh.machine.storage import chain, own_disk, volumes
@@ -293,12 +293,9 @@ def ssh_port(case: Case) -> Iterator[Finding]:
     port = case.text("VM_SSH_PORT", "auto")
     if not port.isdigit() or case.seen.is_live:
         return
-    if sockets.port_is_free(int(port)):
-        yield Finding("ssh port", OK, f"{port} is free")
-    else:
-        who = sockets.port_user(int(port))
-        hint = "choose another port, or remove VM_SSH_PORT for an automatic one"
-        yield Finding("ssh port", ERROR, f"{port} is taken" + (f" by {who}" if who else ""), hint)
+    why = ports.taken(int(port))
+    found = (ERROR, why, ports.OTHER_PORT) if why else (OK, f"{port} is free")
+    yield Finding("ssh port", *found)
 
 
 MACHINE: tuple[Check, ...] = (

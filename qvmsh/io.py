@@ -19,6 +19,7 @@ from qvmsh.errors import EXIT_STATE, EXIT_USAGE, QvmError, printable, visible
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
     from types import TracebackType
     from typing import Any, Protocol, TextIO
 
@@ -104,6 +105,12 @@ class Io:
     def remark(self, text: str) -> None:
         """Warn about the configuration; a session overrides it to warn only once."""
         self.warn(text)
+
+    def working(self, verb: str) -> AbstractContextManager[None]:
+        """A machine's method runs during the block; a session notes which."""
+        from contextlib import nullcontext
+
+        return nullcontext()
 
     def write(self, text: str) -> None:
         """Write a part of the result.

@@ -421,6 +421,25 @@ def has_ended(vm: Machine, error: QmpError) -> bool:
         return True
 
 
+class Answering:
+    """Turns the failure of a conversation into the machine's error: `with Answering(vm): ...`.
+
+    Args:
+        kinds: what a silent QEMU raises in the block.
+    """
+
+    def __init__(self, vm: Machine, *kinds: type[OSError]) -> None:
+        self._vm = vm
+        self._kinds = kinds or (OSError,)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, self._kinds):
+            raise silent(self._vm) from None
+
+
 def silent(vm: Machine) -> QvmError:
     """The error for a QEMU that did not answer: observes the machine again."""
     seen = observe(vm)

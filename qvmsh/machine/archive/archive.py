@@ -302,10 +302,8 @@ def _resume(note: LaunchRecord) -> None:
 
 
 def _live(job: Job, note: LaunchRecord, *, is_held: bool) -> tuple[Archive, Point]:
-    from qvmsh.qemu.session import Session
-
     vm, wish = job.vm, job.wish
-    with Session(note.socket("session"), vm.io.checkpoint) as qemu:
+    with conversation.session(vm, note) as qemu:
         changes.clear(vm, qemu)
         found = drives.live(vm, qemu.execute("query-block"))
     writer = Writer(job, found, model.stamp_of(time.time()), consistency=live_copy.CRASH)
@@ -322,11 +320,9 @@ def _live(job: Job, note: LaunchRecord, *, is_held: bool) -> tuple[Archive, Poin
 
 def _copy(job: Job, note: LaunchRecord, writer: Writer, *, is_held: bool) -> changes.Tracking:
     """Copy all disks, as they are at one moment."""
-    from qvmsh.qemu.session import Session
-
     vm, wish = job.vm, job.wish
     with (
-        Session(note.socket("session"), vm.io.checkpoint) as qemu,
+        conversation.session(vm, note) as qemu,
         changes.Tracking(vm, qemu, writer.archive, writer.stored, writer.point.id) as tracking,
     ):
         for drive in writer.taken:
@@ -353,11 +349,9 @@ def _copy(job: Job, note: LaunchRecord, writer: Writer, *, is_held: bool) -> cha
 
 
 def _remove_old_bitmaps(vm: Machine, note: LaunchRecord, writer: Writer, tracking: changes.Tracking) -> None:
-    from qvmsh.qemu.session import Session
-
     with (
         contextlib.suppress(QmpError),
-        Session(note.socket("session"), vm.io.checkpoint) as qemu,
+        conversation.session(vm, note) as qemu,
         live_copy.uninterrupted(qemu),
     ):
         tracking.remove_old(qemu, is_whole=writer.is_whole)

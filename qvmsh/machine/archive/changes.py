@@ -24,6 +24,7 @@ from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.machine import launch_record, programs, state
 from qvmsh.machine.archive import live_copy
+from qvmsh.machine.monitor import conversation
 from qvmsh.machine.storage import bitmaps
 from qvmsh.qemu import image, qemuimg
 
@@ -91,12 +92,10 @@ def clear_running(vm: Machine) -> None:
     Raises:
         QmpError: QEMU does not answer.
     """
-    from qvmsh.qemu.session import Session
-
     note = launch_record.read(vm.files)
     try:
         if note is not None:
-            with Session(note.socket("session"), vm.io.checkpoint) as qemu:
+            with conversation.session(vm, note) as qemu:
                 clear(vm, qemu)
     except QmpError as error:
         if not state.has_ended(vm, error):

@@ -17,6 +17,7 @@ import shutil
 import subprocess
 from abc import ABC, abstractmethod
 
+from qvmsh.config.words import quote
 from qvmsh.errors import ConfigError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.machine import owner
@@ -60,7 +61,7 @@ def require_mounted(vm: Machine) -> None:
         raise StateError(
             f"cannot archive: VM_ARCHIVE={where} is on {point}, which is in {table} but not mounted",
             machine=vm.name,
-            hint=f"`mount {shlex.quote(point)}`; or `qvm config VM_ARCHIVE=FOLDER` sets another place",
+            hint=f"`mount {quote(point)}`; or `qvm config VM_ARCHIVE=FOLDER` sets another place",
         )
 
 

@@ -67,15 +67,14 @@ def resize(vm: Machine, name: str, wanted: str | None, *, is_shrinking: bool) ->
             state.require_off(vm, seen, "shrink a disk")
         dependents.require_writable(vm, disk.path, "resize")
         if seen.is_live and seen.note is not None:
-            try:
-                with conversation.begin(seen.note) as exchange:
-                    exchange.ask("block_resize", {"node-name": disk.node, "size": after}, timeout_s=60.0)
-            except OSError:
-                raise state.silent(vm) from None
-            except QmpError as error:
-                error.machine = vm.name
-                error.hint = error.hint or f"it still has {size(before)}"
-                raise
+            order = {"node-name": disk.node, "size": after}
+            with state.Answering(vm), conversation.begin(seen.note) as exchange:
+                try:
+                    exchange.ask("block_resize", order, timeout_s=60.0)
+                except QmpError as error:
+                    error.machine = vm.name
+                    error.hint = error.hint or f"it still has {size(before)}"
+                    raise
         else:
             selection.require_ready(vm, disk)
             if after < before and disk.format == "qcow2":  # bitmaps do not record what comes back empty

@@ -297,8 +297,6 @@ def reboot(vm: Machine, *, force: bool, timeout_s: float) -> tuple[str, float]:
         StateError: it is not running, or nothing in the guest can be asked and `force` is false.
         DeadlineError: it was asked but did not reset, or did not come back.
     """
-    from qvmsh.qemu.session import Session  # asyncio: stop and kill do without
-
     began = time.monotonic()
     with work_lock(vm, "reboot"):
         seen, pid, note = _live(vm, "reboot")
@@ -311,7 +309,7 @@ def reboot(vm: Machine, *, force: bool, timeout_s: float) -> tuple[str, float]:
         ladder = Ladder(vm, pid, note, timeout_s)
         with (
             ladder.handle,
-            Session(note.socket("session"), vm.io.checkpoint) as qemu,
+            conversation.session(vm, note) as qemu,
             qemu.listen("RESET") as events,
         ):
             try:

@@ -78,11 +78,9 @@ def suspend(vm: Machine, *, timeout_s: float | None) -> Suspended:
         StateError: it does not run, or nothing in it can be asked. Nothing changed.
         DeadlineError: it was asked but does not sleep; it is still running.
     """
-    from qvmsh.qemu.session import Session  # asyncio: pause and resume do without
-
     with work_lock(vm, "suspend"):
         _, note = state.require(vm, state.observe(vm), "suspend", state.RUNNING)
-        with Session(note.socket("session"), vm.io.checkpoint) as qemu, vm.io.stage("suspending the guest"):
+        with conversation.session(vm, note) as qemu, vm.io.stage("suspending the guest"):
             how, seconds = sleep.fall_asleep(
                 vm, qemu, note, timeout_s=sleep.SUSPEND_S if timeout_s is None else timeout_s
             )
@@ -100,17 +98,12 @@ def wakeup(vm: Machine, *, is_waiting: bool, timeout_s: float | None) -> Woken:
     began = time.monotonic()
     with work_lock(vm, "wakeup"):
         pid, note = state.require(vm, state.observe(vm), "wake up", state.SUSPENDED)
-        try:
-            with conversation.begin(note) as qemu:
+        with state.Answering(vm), conversation.begin(note) as qemu:
+            try:
                 conversation.wake(qemu)
-        except QmpError as error:  # a key, the clock, or somebody else was faster
-            raise StateError(
-                f"cannot wake it up: {error.what.partition(': ')[2]}",
-                machine=vm.name,
-                hint="`qvm status` shows its state",
-            ) from None
-        except OSError:
-            raise state.silent(vm) from None
+            except QmpError as error:  # a key, the clock, or somebody else was faster
+                what = f"cannot wake it up: {error.what.partition(': ')[2]}"
+                raise StateError(what, machine=vm.name, hint="`qvm status` shows its state") from None
     is_ready = is_waiting and state.has_ssh(vm, note)
     if is_ready:
         _answers_again(vm, pid, note, readiness.attempt_seconds(vm, pid) if timeout_s is None else timeout_s)
@@ -130,13 +123,12 @@ def _answers_again(vm: Machine, pid: int, note: LaunchRecord, timeout_s: float) 
 
 
 def _execute(vm: Machine, note: LaunchRecord, command: str) -> None:
-    try:
-        qmp.ask(note.socket("qmp"), command, timeout_s=30.0)
-    except QmpError as error:
-        error.machine = error.machine or vm.name
-        raise
-    except OSError:
-        raise state.silent(vm) from None
+    with state.Answering(vm):
+        try:
+            qmp.ask(note.socket("qmp"), command, timeout_s=30.0)
+        except QmpError as error:
+            error.machine = error.machine or vm.name
+            raise
 
 
 def _status(vm: Machine, note: LaunchRecord) -> str:
@@ -145,8 +137,6 @@ def _status(vm: Machine, note: LaunchRecord) -> str:
     Raises:
         QvmError: it does not answer.
     """
-    try:
+    with state.Answering(vm):
         status: str = qmp.ask(note.socket("qmp"), "query-status", timeout_s=state.GREETING_S)["status"]
-    except OSError:
-        raise state.silent(vm) from None
     return status

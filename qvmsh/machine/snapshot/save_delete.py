@@ -93,17 +93,12 @@ def opened(vm: Machine, what: str) -> Iterator[tuple[Store, list[Volume], state.
 @contextlib.contextmanager
 def live(vm: Machine, note: LaunchRecord) -> Iterator[tuple[Live, list[Volume]]]:
     """The snapshots of a machine that is on, and all its disks."""
-    with contextlib.ExitStack() as stack:
-        try:
-            exchange = stack.enter_context(conversation.begin(note, "session"))
-        except (ConnectionError, TimeoutError, FileNotFoundError):
-            raise state.silent(vm) from None
-        try:
-            disks = volumes.of_blocks(vm, exchange.ask("query-block", timeout_s=qmp.ANSWER_S))
-            able = [each for each in volumes.written(disks) if each.format == "qcow2"]
-            yield Live(vm, able, exchange), disks
-        except (ConnectionError, TimeoutError):
-            raise state.silent(vm) from None
+    with state.Answering(vm):
+        exchange = conversation.begin(note, "session")
+    with exchange, state.Answering(vm, ConnectionError, TimeoutError):
+        disks = volumes.of_blocks(vm, exchange.ask("query-block", timeout_s=qmp.ANSWER_S))
+        able = [each for each in volumes.written(disks) if each.format == "qcow2"]
+        yield Live(vm, able, exchange), disks
 
 
 def resolve(store: Store, name: str, entry: dict[str, Any] | None = None) -> str:

@@ -29,11 +29,8 @@ if TYPE_CHECKING:
 def every(vm: Machine, seen: state.Observation) -> list[Volume]:
     """All disks, as QEMU has them while the machine is on (not of a disposable run)."""
     if seen.is_live and seen.note is not None and not seen.note.disposable:
-        try:
-            with conversation.begin(seen.note) as exchange:
-                return volumes.of_blocks(vm, exchange.ask("query-block"))
-        except OSError:
-            raise state.silent(vm) from None
+        with state.Answering(vm), conversation.begin(seen.note) as exchange:
+            return volumes.of_blocks(vm, exchange.ask("query-block"))
     return volumes.configured(vm)
 
 

@@ -95,10 +95,8 @@ def _require_ours(vm: Machine, note: LaunchRecord) -> None:
         StateError: it is such a machine.
         QmpError: the monitor does not answer.
     """
-    try:
+    with state.Answering(vm):
         devices = qmp.ask(note.socket("qmp"), "query-chardev", timeout_s=state.GREETING_S)
-    except OSError:
-        raise state.silent(vm) from None
     found = {each["label"]: each["filename"] for each in devices}.get("serial")
     if found is None:
         raise StateError("it has no serial console", machine=vm.name, hint="VM_SERIAL=yes gives it one")

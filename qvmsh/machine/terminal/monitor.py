@@ -83,10 +83,8 @@ class Dialogue:
 
     def _execute(self, command: str, arguments: dict[str, Any] | None) -> Any:
         state.require_live(self.vm, "send a QMP command")
-        try:
+        with state.Answering(self.vm):
             exchange = conversation.begin(self.note)
-        except OSError:
-            raise state.silent(self.vm) from None
         with exchange:
             return control.ask(self.vm, exchange, self.pid, command, arguments or {})
 

@@ -20,6 +20,7 @@ from qvmsh.host import process
 from qvmsh.images import builtin
 from qvmsh.machine import registry
 from qvmsh.machine.create import seed
+from qvmsh.machine.journal import Kind
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.work import creation_folder
 from qvmsh.qemu import programs, qemuimg
@@ -69,7 +70,7 @@ def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Ma
     _require_sound(wish)
     source, is_builtin = _source(wish.image, name, io, environ)
     try:
-        with creation_folder.Folder("create", final, environ) as folder:
+        with creation_folder.Folder(Kind.CREATE, final, environ) as folder:
             part = folder.path
             os.chmod(part, 0o755)  # noqa: S103  # as mkdir would
             Machine(part, environ=environ).state_folder()

@@ -25,6 +25,7 @@ from qvmsh.machine.archive.model import Archive, Part, Point
 from qvmsh.machine.archive.reader import Place, Reader
 from qvmsh.machine.archive.settings import SETTINGS
 from qvmsh.machine.create import create
+from qvmsh.machine.journal import Kind
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.restore.new_identity import WORDS, assign_words, renew
 from qvmsh.machine.storage import supplies
@@ -70,7 +71,7 @@ def new(
     for line in creation_folder.sweep(environ):
         io.warn(line)
     create.require_place(final, name, verb="restore")
-    folder = creation_folder.Folder("restore", final, environ)
+    folder = creation_folder.Folder(Kind.RESTORE_NEW, final, environ)
     try:
         with folder:
             os.chmod(folder.path, _mode(archive.directory))

@@ -20,7 +20,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
-    from types import TracebackType
     from typing import Any, Protocol, TextIO
 
     class Row(Protocol):
@@ -202,9 +201,7 @@ class Stage:
         tell(self.io.stderr, f"  {printable(self.title)}: {text}", begin=begin, end="\x1b[K")
         self.io.is_mid_line = True
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.io.current = self._outer
         if not self.io.shows_stages:
             return

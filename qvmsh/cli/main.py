@@ -380,11 +380,7 @@ def _find_by_script(bound: Bound) -> None:
 
 
 def _place_new_machine(bound: Bound) -> None:
-    """With `-C DIR`, `create` creates its machine there; refuse other options that name a machine.
-
-    Raises:
-        UsageError: there are such options.
-    """
+    """With `-C DIR`, `create` creates its machine there; refuse other options that name a machine."""
     if bound.entry.machine != "none":
         return
     if bound.entry.verb == "create" and bound.words:

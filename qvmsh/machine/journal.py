@@ -366,11 +366,7 @@ def _read(vm: Machine, file: str) -> Record | None:
 
 
 def _decoded(vm: Machine, file: str, found: dict[str, Any]) -> Record:
-    """The record in a file, every value checked: it lies where another account may write.
-
-    Raises:
-        ValueError, TypeError, KeyError, OverflowError: a value is missing, or of another type.
-    """
+    """The record in a file, every value checked: it lies where another account may write."""
     kind, value = Kind((file, found["what"])), _Values(found)
     record = _begun(kind, value)
     if kind is Kind.ARCHIVE:

@@ -26,6 +26,7 @@ from qvmsh.machine.archive.writer import Writer
 from qvmsh.machine.create import layers as create_layers
 from qvmsh.machine.journal import Kind, Record
 from qvmsh.machine.monitor import conversation
+from qvmsh.machine.reports import plural
 from qvmsh.machine.snapshot import managed_save
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.store import Images
@@ -139,11 +140,7 @@ def _of_stopped(job: Job) -> tuple[Archive, Point]:
 
 
 def _require_tag(job: Job, found: Sequence[Drive]) -> None:
-    """Refuse a --delvm that names nothing, before anything is done.
-
-    Raises:
-        StateError: the machine's own disk has no such snapshot, or a disk has several.
-    """
+    """Refuse a --delvm that names nothing, before anything is done."""
     tag = job.wish.delvm
     main = next((each for each in found if not each.left_out), None)
     if not tag or main is None or main.format != "qcow2":
@@ -166,7 +163,7 @@ def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
     tags = chain.snapshots_in(layers.overlay, "qcow2")
     if tags and not job.wish.drop_snapshots:
         job.said.append(
-            f"{overlay} holds {_count(len(tags), 'snapshot')}, which a commit would corrupt: archived as a "
+            f"{overlay} holds {plural(len(tags), 'snapshot')}, which a commit would corrupt: archived as a "
             "pair, the machine did not change (--drop-snapshots commits)"
         )
         return
@@ -211,9 +208,6 @@ def _require_place(job: Job, found: Sequence[Drive], *, is_roomy: bool) -> None:
     Args:
         is_roomy: the commit loses snapshots, so there must be enough space even if overlay and base do
             not overlap.
-
-    Raises:
-        QvmError, OSError: it cannot be written to, or has not enough free space.
     """
     probe = job.index.part_folder(f"{job.vm.name}-{model.stamp_of(0)}")
     try:
@@ -369,7 +363,3 @@ def _save(job: Job, note: LaunchRecord, writer: Writer, *, is_held: bool) -> Non
         managed_save.save(job.vm, note, job.wish.savevm, has_suspend=False)
     job.changed = f"the snapshot {job.wish.savevm} was saved in its disks"
     job.left += f"; {job.changed}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -30,7 +30,6 @@ from qvmsh.qemu import image, qemuimg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Any
 
     from qvmsh.machine.archive.drives import Drive
@@ -254,9 +253,7 @@ class Tracking:
             )
         return path
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Remove what the copies needed, and after a failure the new bitmaps."""
         with live_copy.uninterrupted(self.qemu):
             for name, path in self._jobs.values():

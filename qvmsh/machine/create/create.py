@@ -91,11 +91,7 @@ def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Ma
 
 
 def _require_sound(wish: Wish) -> None:
-    """Refuse values that the `.vmrc` cannot hold, before anything is created.
-
-    Raises:
-        UsageError: it says what is allowed.
-    """
+    """Refuse values that the `.vmrc` cannot hold, before anything is created."""
     if not wish.image:
         raise UsageError("create: --image is empty", hint="give an image file, or tiny")
     cpus = None if wish.cpus is None else str(wish.cpus)

@@ -79,11 +79,7 @@ def init(vm: Machine, *, clobber_base: bool, clobber_overlay: bool, is_dry: bool
 
 
 def _plan(vm: Machine, layers: Layers, clobber_base: bool, clobber_overlay: bool) -> list[str]:
-    """The steps that are needed and allowed.
-
-    Raises:
-        ImageError: they are not allowed, or there is nothing to make them from.
-    """
+    """The steps that are needed and allowed."""
     has_seed, has_base, has_overlay = (
         os.path.exists(path) for path in (layers.seed, layers.base, layers.overlay)
     )

@@ -73,11 +73,7 @@ def _images(vm: Machine, found: list[Volume]) -> list[tuple[str, str, bool]]:
 
 
 def _look(vm: Machine, path: str, kind: str) -> Soundness | None:
-    """The errors of one image; None for a format that cannot be checked.
-
-    Raises:
-        ImageError: it cannot be read.
-    """
+    """The errors of one image; None for a format that cannot be checked."""
     image.require(path, vm.name, hint="put it back", kind=kind)
     chain.below(vm, path, kind)
     with vm.io.stage(f"checking {os.path.basename(path)}"):

@@ -92,11 +92,7 @@ def resize(vm: Machine, name: str, wanted: str | None, *, is_shrinking: bool) ->
 
 
 def _only(vm: Machine, found: list[Volume], word: str) -> Volume:
-    """The machine's only disk, where one word alone was given.
-
-    Raises:
-        UsageError: it has several, or the word is not a size.
-    """
+    """The machine's only disk, where one word alone was given."""
     kept = [each for each in found if not each.is_flash]
     ids = ", ".join(each.id for each in kept)
     if any(word in (each.id, each.name) for each in kept):
@@ -142,11 +138,7 @@ def trim(vm: Machine, name: str | None) -> Trimmed:
 
 
 def _trim_live(vm: Machine, seen: state.Observation) -> str:
-    """Let the guest trim its disks: by its agent, else by ssh.
-
-    Raises:
-        StateError: neither can.
-    """
+    """Let the guest trim its disks: by its agent, else by ssh."""
     _, note = state.require(vm, seen, "trim", state.RUNNING)
     tried = []
     try:

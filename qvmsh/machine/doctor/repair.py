@@ -167,7 +167,7 @@ def _crash(vm: Machine) -> Iterator[Finding]:
     seen = state.observe(vm)
     note = launch_record.read(vm.files)
     left = [path for path in (vm.files.pid_file, vm.files.launch_record) if os.path.lexists(path)]
-    left += [entry for entry in _in_state_folder(vm) if _is_ours(os.path.basename(entry))]
+    left += [entry for entry in _in_state_folder(vm) if cleanup.is_part(os.path.basename(entry))]
     if note and os.path.isdir(note.runtime):
         left.append(note.runtime)
     if not left:
@@ -206,10 +206,6 @@ def _in_state_folder(vm: Machine) -> list[str]:
         return [os.path.join(vm.files.state, name) for name in os.listdir(vm.files.state)]
     except FileNotFoundError:
         return []
-
-
-def _is_ours(name: str) -> bool:
-    return name.startswith("disposable-") or ".part" in name
 
 
 def _images(vm: Machine) -> Iterator[Finding]:

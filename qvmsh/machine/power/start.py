@@ -360,11 +360,7 @@ def _machine_type(vm: Machine, snapshot: str) -> str:
 
 
 def _require_plain(vm: Machine, request: Request, verb: str) -> None:
-    """Refuse what needs to know the disks, where only VM_QEMU_ARGS does.
-
-    Raises:
-        UsageError: the request cannot be had with hardware by hand.
-    """
+    """Refuse what needs to know the disks, where only VM_QEMU_ARGS does."""
     hint = "VM_QEMU_ARGS names the disks; change it there"
     if request.base_only:
         raise UsageError(f"{verb}: --base-only needs disks that qvm manages", machine=vm.name, hint=hint)

@@ -115,11 +115,7 @@ class Ladder:
         )
 
     def _require_no_io_error(self) -> None:
-        """Do not wait for a guest that QEMU has paused again.
-
-        Raises:
-            StateError: QEMU has paused it after an I/O error.
-        """
+        """Do not wait for a guest that QEMU has paused again."""
         try:
             with conversation.begin(self.note) as exchange:
                 status = exchange.ask("query-status")["status"]
@@ -381,11 +377,7 @@ def _ask_for_reset(ladder: Ladder, qemu: Session, events: Listening, *, is_runni
 def _live(
     vm: Machine, what: str, *, needs_note: bool = True
 ) -> tuple[state.Observation, int, LaunchRecord | None]:
-    """What is observed of a machine that has a QEMU; it must be reachable.
-
-    Raises:
-        StateError: there is no QEMU, or (`needs_note`) none that listens.
-    """
+    """What is observed of a machine that has a QEMU; it must be reachable."""
     seen = state.observe(vm)
     if seen.pid is None or (needs_note and seen.note is None) or not state.is_qemu(seen.pid):
         raise state.not_in_state(vm, seen, what, state.RUNNING)
@@ -394,11 +386,7 @@ def _live(
 
 
 def _wake(vm: Machine, seen: state.Observation) -> None:
-    """Resume or wake a guest that cannot power off otherwise, with a warning.
-
-    Raises:
-        StateError: it must not be resumed.
-    """
+    """Resume or wake a guest that cannot power off otherwise, with a warning."""
     assert seen.note is not None
     if seen.kind not in (state.PAUSED, state.SUSPENDED):
         return

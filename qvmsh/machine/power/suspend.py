@@ -132,11 +132,7 @@ def _execute(vm: Machine, note: LaunchRecord, command: str) -> None:
 
 
 def _status(vm: Machine, note: LaunchRecord) -> str:
-    """QEMU's own word for its state.
-
-    Raises:
-        QvmError: it does not answer.
-    """
+    """QEMU's own word for its state."""
     with state.Answering(vm):
         status: str = qmp.ask(note.socket("qmp"), "query-status", timeout_s=state.GREETING_S)["status"]
     return status

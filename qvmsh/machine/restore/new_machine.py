@@ -291,11 +291,7 @@ def _disks(
 
 
 def _require_inside(made: Machine, path: str, archive: Archive) -> None:
-    """The archive is not trusted: nothing is written outside the machine.
-
-    Raises:
-        ImageError: the path leads outside, by itself or through a link.
-    """
+    """The archive is not trusted: nothing is written outside the machine."""
     top = os.path.realpath(made.directory)
     if os.path.commonpath((top, os.path.realpath(path))) != top:
         raise ImageError(

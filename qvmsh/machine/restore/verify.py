@@ -90,9 +90,6 @@ def _check(
     Args:
         folder: where those are unpacked that cannot.
         checked: names of those that it has looked at already; gets the others.
-
-    Raises:
-        ImageError: one is damaged, or backed by a file outside the archive.
     """
     program = programs.qemu_img(vm)
     reader = Reader(vm.io, program, index, archive, point, folder, verb="unpacking")

@@ -102,9 +102,6 @@ def _require_fitting(
 
     Args:
         is_new: the QEMU was started to load it.
-
-    Raises:
-        StateError: memory for other hardware; a missing disk.
     """
     vm = store.vm
     if isinstance(store, Live):

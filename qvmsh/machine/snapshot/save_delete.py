@@ -233,11 +233,7 @@ def _parent(known: Catalogue, store: Store, name: str) -> str:
 
 
 def _require_new(store: Store, name: str, request: Request) -> bool:
-    """True if there is already one of that name, which may be replaced.
-
-    Raises:
-        StateError: it may not.
-    """
+    """True if there is already one of that name, which may be replaced."""
     store.require_one(name)
     is_there = bool(store.holders(name) or store.holders(name + snapshot_names.NEW))
     if is_there and not request.is_replacing:

@@ -89,12 +89,7 @@ def attach(vm: Machine, options: Options) -> None:
 
 
 def _require_ours(vm: Machine, note: LaunchRecord) -> None:
-    """Refuse a machine without a console, or with one on a terminal.
-
-    Raises:
-        StateError: it is such a machine.
-        QmpError: the monitor does not answer.
-    """
+    """Refuse a machine without a console, or with one on a terminal."""
     with state.Answering(vm):
         devices = qmp.ask(note.socket("qmp"), "query-chardev", timeout_s=state.GREETING_S)
     found = {each["label"]: each["filename"] for each in devices}.get("serial")

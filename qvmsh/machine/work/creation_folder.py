@@ -31,7 +31,6 @@ from qvmsh.machine.journal import Kind, Phase, Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from types import TracebackType
 
 _NAME = re.compile(r"\.(?P<of>.+)\.part-[0-9a-f]{8}")
 
@@ -105,9 +104,7 @@ class Folder:
                 ) from error
             self._is_left = False
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if not self._is_left:
             shutil.rmtree(self.path, ignore_errors=True)
         if self._guard >= 0:

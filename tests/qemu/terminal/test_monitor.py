@@ -174,7 +174,7 @@ def test_monitor_in_a_pipe_answers_line_by_line(live: Vm) -> None:
     documents = [json.loads(line) for line in qmp.out.splitlines()]
     assert [documents[0]["status"], documents[1]["name"]] == ["running", "demo"]
     assert "line 2: query-nothing: The command query-nothing has not been found" in qmp.err
-    assert "line 4: this is no JSON" in qmp.err
+    assert "line 4: this is not JSON" in qmp.err
     assert live.qvm("--json", "monitor").status == 2
 
 

@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 
 from qvmsh.config.syntax import Problem
-from qvmsh.config.words import quote
+from qvmsh.config.words import joined
 from qvmsh.errors import ConfigError, ImageError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
@@ -219,7 +219,7 @@ def _forgotten(vm: Machine, path: str, kind: str) -> Iterator[Finding]:
     left += [each for each in names if each == recovery.BACK]
     if left and not os.path.lexists(vm.files.snapshot_journal):
         what = f"holds {', '.join(left)}: left by interrupted work on snapshots that is no longer recorded"
-        hint = f"`qvm snapshot delete {' '.join(map(quote, left))}` removes it"
+        hint = f"`qvm snapshot delete {joined(left)}` removes it"
         yield Finding(volumes.inside(vm, path), WARNING, what, hint)
 
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-import shlex
 import subprocess
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from qvmsh.config.words import joined
 from qvmsh.errors import LaunchError
 from qvmsh.host import files as host_files
 from qvmsh.host import launch as launcher
@@ -309,7 +309,7 @@ class _Attempt:
         """
         vm, foreground = self.vm, self.plan.is_foreground
         if vm.io.level >= 2:
-            vm.io.say(f"{vm.name}: {shlex.join(argv)}")
+            vm.io.say(f"{vm.name}: {joined(argv)}")
         vm.io.trace("exec " + " ".join(argv))
         program = [
             *self.scope, sys.executable, "-I", "-S", launcher.__file__, machine_files.PID_FILE,

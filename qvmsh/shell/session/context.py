@@ -15,7 +15,7 @@ import sys
 from qvmsh.commands.index import COMMANDS
 from qvmsh.config import layers, locate, trust
 from qvmsh.config.settings import CONTEXT_MARK, EXPORTED_MARK, read_only
-from qvmsh.config.words import quote
+from qvmsh.config.words import joined
 from qvmsh.errors import QvmError, UsageError
 from qvmsh.io import Io
 from qvmsh.shell.session.io import SessionIo
@@ -181,7 +181,7 @@ class Context:
         Raises:
             ConfigError: the configuration is wrong; context and directory are set nevertheless.
         """
-        more = {"VM_CALLING_DIR": calling_directory, "VM_PARAMS": " ".join(map(quote, words))}
+        more = {"VM_CALLING_DIR": calling_directory, "VM_PARAMS": joined(words)}
         self.exported = more
         if not self.has_machine:
             return

@@ -383,7 +383,7 @@ class CommandLine(Report):
         self.before = [list(each) for each in before]
 
     def __str__(self) -> str:
-        from qvmsh.config.words import joined, quote
+        from shlex import quote
 
         lines = [quote(self.argv[0])]
         for word in self.argv[1:]:
@@ -391,7 +391,7 @@ class CommandLine(Report):
                 lines.append(quote(word))
             else:
                 lines[-1] += " " + quote(word)
-        first = [*map(joined, self.before)]
+        first = [" ".join(map(quote, each)) for each in self.before]
         return "\n".join([*first, " \\\n  ".join(lines)])
 
 

@@ -7,8 +7,8 @@
 
 One command works on a machine at a time, so each of the two files holds at most one record: of an archive or
 restore, of a snapshot or work on a disk (`archive --savevm` has both). `work.recovery` handles those
-of killed commands. That of a machine that is being created lies beside the list of machines;
-`work.creation_folder` handles it.
+of killed commands. That of a machine that is being created is beside the list of machines, and for
+`work.creation_folder`.
 """
 
 from __future__ import annotations
@@ -333,19 +333,13 @@ def _encoded(vm: Machine, record: Record) -> dict[str, Any]:
         return found | {"swap": record.renames, "is_ready": is_ready, "uuid": record.uuid}
     found |= {
         "since": time.strftime("%F %T", time.localtime(record.since)), "name": record.name,
-        "phase": record.phase.value, "disks": [[name, _inside(vm, path)] for name, path in record.disks],
+        "phase": record.phase.value, "disks": [[name, vm.files.inside(path)] for name, path in record.disks],
         "was_running": record.was_running, "has_memory": record.has_memory, "is_frozen": record.is_frozen,
         "entry": record.entry, "device": record.device, "node": record.node,
     }  # fmt: skip
     if record.backing is not None:
         found |= {"backing": record.backing, "backing_format": record.backing_format}
     return found
-
-
-def _inside(vm: Machine, path: str) -> str:
-    """A disk's path in the file: relative in the directory, which may move; not through a link out of it."""
-    found = os.path.relpath(path, vm.directory)
-    return path if found.startswith("..") else found
 
 
 def _read(vm: Machine, file: str) -> Record | None:

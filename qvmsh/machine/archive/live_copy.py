@@ -89,7 +89,7 @@ class LiveCopy:
         self.journal = journal
         self.overlays = tuple(
             Overlay(
-                disk=volumes.inside(vm, each.path),
+                disk=vm.files.inside(each.path),
                 format=each.format,
                 node=each.node,
                 file=os.path.join(".qvm", f"cut-{token}-{at}.qcow2"),

@@ -79,7 +79,7 @@ def _recover_live(vm: Machine, note: LaunchRecord, record: Record) -> str:
         outcome = _STEPS[record.kind](store, record)
         if note.loading:
             guest.close(vm, note)
-            _loaded(vm, note)
+            loaded(vm, note)
         resume(vm, note, record, store)
         return outcome
 
@@ -144,7 +144,7 @@ def _back_live(vm: Machine, note: LaunchRecord, record: Record, store: Live) -> 
             vm.io.warn(f"{vm.name}: {error.what}")
         else:
             guest.close(vm, note)
-            _loaded(vm, note)
+            loaded(vm, note)
             if record.was_running:
                 conversation.resume(store.exchange)
             store.delete(BACK)
@@ -164,7 +164,8 @@ def _back_off(vm: Machine, note: LaunchRecord, record: Record) -> str:
     return recover_off(vm, record, _STEPS[record.kind])
 
 
-def _loaded(vm: Machine, note: LaunchRecord) -> None:
+def loaded(vm: Machine, note: LaunchRecord) -> None:
+    """The guest's memory is complete now."""
     note.loading = ""
     note.write(vm.files.launch_record)
 

@@ -10,7 +10,7 @@ import sys
 
 from qvmsh import errors
 from qvmsh.cli import parse
-from qvmsh.errors import QvmError, Terminated, UsageError
+from qvmsh.errors import DeadlineError, GuestUnreachableError, QmpError, QvmError, Terminated, UsageError
 from qvmsh.io import QUIET, Io, tell, unwritable
 
 TYPE_CHECKING = False
@@ -199,11 +199,11 @@ class Call:
             bound.options["io"] = self.io
         try:
             result = function(*arguments, *bound.words, **bound.options)
-        except QvmError as error:
+        except (QmpError, GuestUnreachableError, DeadlineError) as error:
             if vm:
-                from qvmsh.machine import state
+                from qvmsh.machine import crash
 
-                state.tell_crash(vm, error)
+                crash.add_to(vm, error)
             raise
         return self.render(result)
 
@@ -380,11 +380,7 @@ def _find_by_script(bound: Bound) -> None:
 
 
 def _place_new_machine(bound: Bound) -> None:
-    """With `-C DIR`, `create` creates its machine there; refuse other options that name a machine.
-
-    Raises:
-        UsageError: there are such options.
-    """
+    """With `-C DIR`, `create` creates its machine there; refuse other options that name a machine."""
     if bound.entry.machine != "none":
         return
     if bound.entry.verb == "create" and bound.words:

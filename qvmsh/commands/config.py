@@ -60,11 +60,7 @@ def config(
 
 
 def _none_here() -> Machine:
-    """Report why there is no machine.
-
-    Raises:
-        ConfigError: always, unless one was created in the meantime.
-    """
+    """Report why there is no machine."""
     import os
 
     from qvmsh.config import locate

@@ -46,10 +46,11 @@ def restart(
         LaunchError: the machine is off, and the new QEMU ended at once.
     """
     from qvmsh.machine.power import start
+    from qvmsh.machine.power.request import Request
 
     return start.restart(
         vm,
-        start.Request(base_only=base_only, disposable=disposable),
+        Request(base_only=base_only, disposable=disposable),
         force=force,
         timeout_s=timeout,
         ssh_attempts=ssh_attempts,

@@ -39,10 +39,11 @@ def run(
         loadvm: resume from this saved state (`stop --savevm`).
     """
     from qvmsh.machine.power import start
+    from qvmsh.machine.power.request import Request
 
     return start.run(
         vm,
-        start.Request(
+        Request(
             base_only=base_only,
             disposable=disposable,
             is_forced=force,

@@ -53,10 +53,11 @@ def start(
         DeadlineError: the guest did not answer in time. The machine keeps running.
     """
     from qvmsh.machine.power import start
+    from qvmsh.machine.power.request import Request
 
     return start.start(
         vm,
-        start.Request(
+        Request(
             base_only=base_only,
             disposable=disposable,
             is_encapsulated=encapsulate,

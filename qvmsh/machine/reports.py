@@ -56,7 +56,23 @@ class Report:
         return f"{type(self).__name__}({inside})"
 
 
-class Status(Report):
+def plural(count: int, what: str) -> str:
+    """A number with its noun: `1 disk`, `2 disks`."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+class Verdict(Report):
+    """A report that is true if all is well; the exit status says so too."""
+
+    __slots__ = ()
+    failure = 1
+
+    @property
+    def exit_status(self) -> int:  # type: ignore[override]  # a constant in the base
+        return 0 if self else self.failure
+
+
+class Status(Verdict):
     """Result of `status`.
 
     Args:
@@ -92,10 +108,6 @@ class Status(Report):
         self.hint = hint
         self.is_quiet = is_quiet
         self.ready = state == "running" and ssh is not False and not (ssh is None and detail)
-
-    @property
-    def exit_status(self) -> int:  # type: ignore[override]  # a constant in the base
-        return 0 if self.ready else 1
 
     def __bool__(self) -> bool:
         return self.ready

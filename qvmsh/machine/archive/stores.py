@@ -17,6 +17,7 @@ import shutil
 import subprocess
 from abc import ABC, abstractmethod
 
+from qvmsh.config.words import joined, quote
 from qvmsh.errors import ConfigError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.machine import owner
@@ -60,7 +61,7 @@ def require_mounted(vm: Machine) -> None:
         raise StateError(
             f"cannot archive: VM_ARCHIVE={where} is on {point}, which is in {table} but not mounted",
             machine=vm.name,
-            hint=f"`mount {shlex.quote(point)}`; or `qvm config VM_ARCHIVE=FOLDER` sets another place",
+            hint=f"`mount {quote(point)}`; or `qvm config VM_ARCHIVE=FOLDER` sets another place",
         )
 
 
@@ -334,7 +335,7 @@ class Remote(Store):
         return QvmError(
             f"{self.shown} cannot be used",
             details=lines[-3:],
-            hint=hint or f"`{shlex.join(self._argv)} true` must work without a question",
+            hint=hint or f"`{joined(self._argv)} true` must work without a question",
         )
 
     def _each(self, folder: str, test: str, row: str = '"$f"', *, missing: int = 1) -> list[str]:

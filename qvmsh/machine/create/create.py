@@ -20,6 +20,7 @@ from qvmsh.host import process
 from qvmsh.images import builtin
 from qvmsh.machine import registry
 from qvmsh.machine.create import seed
+from qvmsh.machine.journal import Kind
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.work import creation_folder
 from qvmsh.qemu import programs, qemuimg
@@ -69,7 +70,7 @@ def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Ma
     _require_sound(wish)
     source, is_builtin = _source(wish.image, name, io, environ)
     try:
-        with creation_folder.Folder("create", final, environ) as folder:
+        with creation_folder.Folder(Kind.CREATE, final, environ) as folder:
             part = folder.path
             os.chmod(part, 0o755)  # noqa: S103  # as mkdir would
             Machine(part, environ=environ).state_folder()
@@ -90,11 +91,7 @@ def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Ma
 
 
 def _require_sound(wish: Wish) -> None:
-    """Refuse values that the `.vmrc` cannot hold, before anything is created.
-
-    Raises:
-        UsageError: it says what is allowed.
-    """
+    """Refuse values that the `.vmrc` cannot hold, before anything is created."""
     if not wish.image:
         raise UsageError("create: --image is empty", hint="give an image file, or tiny")
     cpus = None if wish.cpus is None else str(wish.cpus)

@@ -117,11 +117,7 @@ def _descriptor(stream: object, own: int) -> int:
 
 
 def _require_known(vm: Machine, own: ssh.Link, log: str, status: int) -> str:
-    """What ssh itself said of a command whose exit status is known.
-
-    Raises:
-        GuestUnreachableError: it is not known.
-    """
+    """What ssh itself said of a command whose exit status is known."""
     known, said = own.outcome(log, status)
     if known is not None:
         return said

@@ -12,7 +12,7 @@ import time
 from qvmsh.config.variables import VARIABLES
 from qvmsh.errors import DeadlineError, LaunchError, QmpError, QvmError
 from qvmsh.host import locks, process, ssh, sshd
-from qvmsh.machine import launch_record, paths, state
+from qvmsh.machine import crash, launch_record, paths, state
 from qvmsh.machine.guest import serial
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.qemu import qmp
@@ -95,8 +95,8 @@ def ended(vm: Machine) -> QvmError:
     note = launch_record.read(vm.files)
     if note:
         serial.wait_end(note.runtime)
-    if state.has_crashed(vm):
-        return state.crash(vm, "while the guest was starting")
+    if crash.has_crashed(vm):
+        return crash.error(vm, "while the guest was starting")
     words = paths.tail(vm.files.qemu_stderr, 5)
     console = paths.tail(vm.files.serial_log, 5)
     return LaunchError(

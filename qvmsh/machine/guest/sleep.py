@@ -13,7 +13,7 @@ import subprocess
 import time
 
 from qvmsh.errors import DeadlineError, QmpError, QvmError, StateError
-from qvmsh.machine import state
+from qvmsh.machine import crash, state
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.qemu import qga
 
@@ -95,8 +95,8 @@ def _ask(vm: Machine, note: LaunchRecord) -> str:
         tried.append(str(error) if isinstance(error, QmpError) else f"guest agent: {error}")
     else:
         return "guest agent"
-    if state.has_crashed(vm):
-        raise state.crash(vm, "while the guest was asked to suspend")
+    if crash.has_crashed(vm):
+        raise crash.error(vm, "while the guest was asked to suspend")
     without = "`qvm pause` pauses it without its help, `qvm stop --savevm NAME --no-suspend` saves it awake"
     what = "nothing in the guest could be asked to suspend; it is still running"
     ways = "ssh or the guest agent must answer"

@@ -134,10 +134,8 @@ def taken(vm: Machine, what: str, *, interactive: bool, timeout_s: float = LOG_I
 
 def _of_running(vm: Machine, what: str) -> ssh.Link:
     programs.require_accepted(vm)
-    seen = state.observe(vm)
-    if seen.pid is None or seen.note is None or seen.kind in (state.PAUSED, state.SUSPENDED):
-        raise state.not_in_state(vm, seen, what, state.RUNNING)
-    return link(vm, seen.note)
+    awake = (state.RUNNING, state.STARTING, state.SHUT_DOWN, state.CRASHED, state.BROKEN)
+    return link(vm, state.require(vm, state.observe(vm), what, *awake)[1])
 
 
 def refusal(vm: Machine, found: ssh.Link, refused: ssh.Refused) -> GuestUnreachableError:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from qvmsh.errors import ConfigError, QvmError, Terminated, UsageError
-from qvmsh.host import logout, process, sockets, terminal, watch
+from qvmsh.host import logout, process, terminal, watch
 from qvmsh.io import isatty, tell
-from qvmsh.machine import handover, identity, log, registry, state
+from qvmsh.machine import crash, handover, identity, log, registry, state
 from qvmsh.machine import programs as tools
 from qvmsh.machine.create import layers
 from qvmsh.machine.guest import readiness as ready
@@ -20,7 +20,7 @@ from qvmsh.machine.guest.clock import put_clock_right
 from qvmsh.machine.monitor import ending
 from qvmsh.machine.power import hardware as hw
 from qvmsh.machine.power import launch, logs, ports, stop, tpm
-from qvmsh.machine.power.hardware import Launch
+from qvmsh.machine.power.request import Launch, Request
 from qvmsh.machine.reports import CommandLine, Ended, Restarted, Started
 from qvmsh.machine.storage import own_disk
 from qvmsh.machine.storage import supplies as disks
@@ -31,26 +31,12 @@ from qvmsh.qemu.commandline import Endpoint, arguments
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from qvmsh.machine.guest import serial
     from qvmsh.machine.machine import Machine
 
 
 LINES = 20
 """How many lines of QEMU's early output `run` passes on."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """The options that `start`, `run` and `dryrun` share; see their help."""
-
-    base_only: bool = False
-    disposable: bool = False
-    is_forced: bool = False
-    is_encapsulated: bool = False
-    loadvm: str | None = None
-    extra: tuple[str, ...] = ()
 
 
 def start(
@@ -69,7 +55,7 @@ def start(
     begun: list[launch.Qemu] = []
     try:
         with vm.io.stage("starting QEMU") as stage:
-            qemu = launch.launch(vm, plan, begun, _port_chooser(port))
+            qemu = launch.launch(vm, plan, begun, port)
             stage.note = f"pid {qemu.pid}"
         log.note(vm, f"started, pid {qemu.pid}" + (f"; {qemu.attach} shows it" if qemu.attach else ""))
         registry.remember(vm)
@@ -97,12 +83,6 @@ def start(
         clock=clock,
         attach=qemu.attach,
     )
-
-
-def _port_chooser(wanted: int) -> Callable[[], int]:
-    """Gives `wanted` the first time, if it is free, and free ports after it."""
-    first = [wanted] if wanted and sockets.port_is_free(wanted) else []
-    return lambda: first.pop() if first else sockets.free_port()
 
 
 def restart(
@@ -156,7 +136,7 @@ def _require_startable(vm: Machine, request: Request, ssh_attempts: int | None) 
     hw.require_room(vm)
     tools.qemu(vm)
     if not own_disk.is_by_hand(vm):
-        own_disk.require_disk(vm, base_only=plan.base_only)
+        own_disk.require_disk(vm, base_only=request.base_only)
     disks.require(vm, disks.gather(vm))
     launch.require_top(vm, plan)
 
@@ -181,10 +161,10 @@ def _wait(vm: Machine, qemu: launch.Qemu, timeout_s: float) -> float:
     except QvmError:
         status = qemu.child.poll()
         if status is not None:
-            is_crash = state.has_crashed(vm)
+            is_crash = crash.has_crashed(vm)
             cleanup.tidy(vm)
             if is_crash:
-                raise state.crash(vm, "while the guest was starting", status) from None
+                raise crash.error(vm, "while the guest was starting", status) from None
         raise
     log.note(vm, f"ready after {seconds:.1f} s")
     return seconds
@@ -232,9 +212,9 @@ def run(vm: Machine, request: Request) -> Ended:
             each.child.wait()
         cleanup.tidy(vm, is_asked=True)
         raise
-    if state.has_crashed(vm):
+    if crash.has_crashed(vm):
         log.note(vm, f"QEMU crashed ({process.signal_name(-status)})", is_error=True)
-        vm.io.warn(f"{vm.name}: {state.crash(vm, 'while it ran', status).what}")
+        vm.io.warn(f"{vm.name}: {crash.error(vm, 'while it ran', status).what}")
     cleanup.tidy(vm)
     log.note(vm, f"QEMU ended with status {status}")
     return Ended(vm.name, 128 - status if status < 0 else status)
@@ -294,8 +274,7 @@ def dry_run(vm: Machine, request: Request, *, is_foreground: bool) -> CommandLin
     hw.require_room(vm)
     binary, probed = tools.named(vm, "VM_QEMU_BIN"), tools.qemu(vm)
     folder = identity.runtime_folder(vm)
-    wanted = hw.ssh_port(vm)
-    port = sockets.free_port() if wanted == "auto" else int(wanted or 0)
+    port = ports.ssh_port(vm, is_planned=True)
     accel = "tcg" if own_disk.is_by_hand(vm) else vm.settings.text("VM_QEMU_ACCEL")
     choice = accelerator.choose(probed, accel, vm.io, environ=vm.environ)
     supplies = disks.gather(vm)
@@ -343,16 +322,11 @@ def _plan(vm: Machine, request: Request, verb: str) -> Launch:
     if own_disk.is_by_hand(vm):
         _require_plain(vm, request, verb)
     return Launch(
+        request,
         verb=verb,
-        base_only=request.base_only,
-        disposable=request.disposable,
-        loadvm=request.loadvm,
-        extra=request.extra,
         is_foreground=verb == "run",
         is_background=verb == "run" and _is_in_background(vm),
-        is_encapsulated=request.is_encapsulated,
         window=_window(vm) if verb == "run" else "",
-        is_forced=request.is_forced,
         machine=_machine_type(vm, request.loadvm) if request.loadvm else "",
     )
 
@@ -386,11 +360,7 @@ def _machine_type(vm: Machine, snapshot: str) -> str:
 
 
 def _require_plain(vm: Machine, request: Request, verb: str) -> None:
-    """Refuse what needs to know the disks, where only VM_QEMU_ARGS does.
-
-    Raises:
-        UsageError: the request cannot be had with hardware by hand.
-    """
+    """Refuse what needs to know the disks, where only VM_QEMU_ARGS does."""
     hint = "VM_QEMU_ARGS names the disks; change it there"
     if request.base_only:
         raise UsageError(f"{verb}: --base-only needs disks that qvm manages", machine=vm.name, hint=hint)

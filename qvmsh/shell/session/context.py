@@ -15,6 +15,7 @@ import sys
 from qvmsh.commands.index import COMMANDS
 from qvmsh.config import layers, locate, trust
 from qvmsh.config.settings import CONTEXT_MARK, EXPORTED_MARK, read_only
+from qvmsh.config.words import joined
 from qvmsh.errors import QvmError, UsageError
 from qvmsh.io import Io
 from qvmsh.shell.session.io import SessionIo
@@ -135,7 +136,7 @@ class Context:
         if self._vm is None:
             if self._given is None:
                 raise self._nowhere()
-            from qvmsh.shell.session.machine import Machine
+            from qvmsh.api import Machine
 
             given = self._given
             io = self.python_io()
@@ -180,7 +181,7 @@ class Context:
         Raises:
             ConfigError: the configuration is wrong; context and directory are set nevertheless.
         """
-        more = {"VM_CALLING_DIR": calling_directory, "VM_PARAMS": " ".join(map(_quoted, words))}
+        more = {"VM_CALLING_DIR": calling_directory, "VM_PARAMS": joined(words)}
         self.exported = more
         if not self.has_machine:
             return
@@ -224,8 +225,8 @@ class Context:
             UsageError, ConfigError: there is no such machine, or its configuration is wrong; the
                 session's machine is as it was.
         """
+        from qvmsh.api import Machine
         from qvmsh.machine import owner, registry
-        from qvmsh.shell.session.machine import Machine
 
         if not where:
             raise UsageError("use: the machine's name is empty")
@@ -401,10 +402,3 @@ def _sh() -> Any:
     import sh
 
     return sh.bake(_tty_out=False)
-
-
-def _quoted(word: str) -> str:
-    """`word` as a POSIX shell reads it back."""
-    if word and all(c.isalnum() or c in "@%+=:,./-_" for c in word) and word.isascii():
-        return word
-    return "'" + word.replace("'", "'\"'\"'") + "'"

@@ -7,16 +7,14 @@ import re
 
 import pytest
 
-from tests.support.disks import disk_io, holds, list_disks, write_live
+from tests.support.disks import disk_io, holds, list_disks, two_disks, write_live
 from tests.support.programs import qemu_img
 from tests.support.world import Blank, Vm
 
 
 @pytest.fixture
 def vm(blank: Blank) -> Vm:
-    made = blank(VM_DISKS="data.qcow2")
-    qemu_img(made, "create", "-q", "-f", "qcow2", "data.qcow2", "16M")
-    return made
+    return two_disks(blank)
 
 
 def test_list_shows_sizes_chains_and_processes(vm: Vm) -> None:

@@ -253,7 +253,10 @@ class Call:
         if account is None and directory is not None and entry.verb not in BY_ROOT:
             vm = self._machine(bound)
             vm = vm.with_io(QUIET) if vm else None  # the command itself prints the warnings
-            account = owner.named(vm.loaded, vm.directory) if vm else None
+            try:
+                account = owner.named(vm.loaded, vm.directory) if vm else None
+            except errors.ConfigError:  # reported by the command itself, if it needs the settings
+                account = None
             if vm and account and not account.obstacle(directory):
                 from qvmsh.machine import handover
 

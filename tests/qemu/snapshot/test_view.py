@@ -73,9 +73,9 @@ def test_show_has_all_and_diff_what_was_written(blank: Blank) -> None:
     known = json.loads(vm.ok("snapshot", "show", "ready", "--json").out)["known"]
     assert known["arguments"][0].endswith("qemu-system-x86_64")
     output = vm.ok("snapshot", "diff", "ready", "second").out
-    assert output == "demo: from ready to second\n  disk0    the same\n  disk1    1.0 MiB written\n"
+    assert output == "demo: from ready to second\n  disk0    unchanged\n  disk1    1.0 MiB written\n"
     output = vm.ok("snapshot", "diff", "second").out
-    assert output.startswith("demo: from second to now\n  disk0    the same\n  disk1    the same\n")
+    assert output.startswith("demo: from second to now\n  disk0    unchanged\n  disk1    unchanged\n")
     assert output.endswith("  VM_MACHINE_MEM was 64, and is 80\n")
     refused = vm.qvm("snapshot", "diff", "ready", "nosuch")
     assert refused.status == 3

@@ -8,7 +8,6 @@ exec(code, context.names())
 
 from __future__ import annotations
 
-import keyword
 import os
 import sys
 
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from qvmsh.shell.session.guest import Guest
     from qvmsh.shell.session.lines import Lines
 
-METHODS_ONLY = frozenset({*keyword.kwlist, *keyword.softkwlist, *vars(__import__("builtins")), "sh"})
+METHODS_ONLY = frozenset({*vars(__import__("builtins")), "sh"})
 """Names that Python or a library already uses: these commands are only methods of `vm`."""
 
 
@@ -319,6 +318,14 @@ class Context:
     def settings(self) -> Settings:
         """The settings as the files say now."""
         return self.vm.settings
+
+    def forget_names(self) -> None:
+        """Hold nothing that could hold the user's objects: after `gc.freeze` Python would not end those."""
+        self.namespaces.clear()
+        self._importers.clear()
+        self._commands = {}
+        self._libraries = {}
+        self._vm = None
 
     def leave(self) -> None:
         """End what the session holds open."""

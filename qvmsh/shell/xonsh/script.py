@@ -9,6 +9,7 @@ for a running word; so the context has a runner of its own.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -52,6 +53,8 @@ def run_xonsh(context: Context, source: str, name: str, argv: Sequence[str]) -> 
         sys.path.insert(0, os.path.dirname(name))
     _catch_signals()
     breakpoints.install(context)
+    gc.freeze()  # what is loaded is no garbage: the first collection need not look at it
+    gc.enable()
     status = 0
     try:
         engine.run(source, name)
@@ -63,6 +66,7 @@ def run_xonsh(context: Context, source: str, name: str, argv: Sequence[str]) -> 
     calls.ending.set()
     engine.unload(status)
     context.leave()
+    gc.unfreeze()
     return status
 
 

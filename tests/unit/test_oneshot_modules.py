@@ -34,7 +34,7 @@ SETTINGS = {
     "qvmsh.config.words",
     "qvmsh.host", "qvmsh.host.files",
     "qvmsh.machine", "qvmsh.machine.machine", "qvmsh.machine.paths",
-    *(["qvmsh.config.trust", "qvmsh.machine.owner"] if os.geteuid() == 0 else []),
+    *(["qvmsh.machine.owner"] if os.geteuid() == 0 else []),
 }  # fmt: skip
 STATE = {
     "qvmsh.host.locks", "qvmsh.host.process", "qvmsh.machine.launch_record", "qvmsh.machine.state",
@@ -58,7 +58,7 @@ OWN = {
     },
     "sh script": {
         *DOOR, *SETTINGS, "qvmsh.commands.sh", "qvmsh.config.devices", "qvmsh.config.locate",
-        "qvmsh.config.trust", "qvmsh.machine.reports",
+        "qvmsh.machine.reports",
         "qvmsh.shell", "qvmsh.shell.run",
         "qvmsh.shell.script", "qvmsh.shell.script.first", "qvmsh.shell.script.python",
         "qvmsh.shell.script.report", "qvmsh.shell.script.source", "qvmsh.shell.script.symbols",

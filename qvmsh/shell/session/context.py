@@ -12,7 +12,7 @@ import os
 import sys
 
 from qvmsh.commands.index import COMMANDS
-from qvmsh.config import layers, locate, trust
+from qvmsh.config import layers, locate
 from qvmsh.config.settings import CONTEXT_MARK, EXPORTED_MARK, read_only
 from qvmsh.errors import QvmError, UsageError
 from qvmsh.io import Io
@@ -196,7 +196,7 @@ class Context:
         for warning in loaded.warnings:
             self.io.warn(self.spoken(str(warning)))
             self.warned.add(str(warning))
-        for each in trust.withheld(loaded):
+        for each in loaded.withheld_warning():
             self.io.warn(each)
 
     def export(self) -> None:

@@ -174,6 +174,29 @@ class Ended(Report):
         return []
 
 
+class CommandLine(Report):
+    """Result of `dryrun`: `argv`, a list of strings; `before`, other programs' that must run already."""
+
+    __slots__ = ("argv", "before", "machine")
+
+    def __init__(self, machine: str, argv: Sequence[str], before: Sequence[Sequence[str]] = ()) -> None:
+        self.machine = machine
+        self.argv = list(argv)
+        self.before = [list(each) for each in before]
+
+    def __str__(self) -> str:
+        from shlex import quote
+
+        lines = [quote(self.argv[0])]
+        for word in self.argv[1:]:
+            if word.startswith("-") or len(lines) == 1:
+                lines.append(quote(word))
+            else:
+                lines[-1] += " " + quote(word)
+        first = [" ".join(map(quote, each)) for each in self.before]
+        return "\n".join([*first, " \\\n  ".join(lines)])
+
+
 class Steps(Report):
     """Result of `init`, `create`: what was done, a line each."""
 

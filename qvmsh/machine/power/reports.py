@@ -6,7 +6,6 @@ from qvmsh.machine.reports import Report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import Any
 
 
@@ -194,26 +193,3 @@ class Woken(Report):
         if not self.ready:
             return [f"{self.machine}: awake; did not wait for the guest"]
         return [f"{self.machine}: awake, ready after {self.seconds:.1f} s"]
-
-
-class CommandLine(Report):
-    """Result of `dryrun`: `argv`, a list of strings; `before`, other programs' that must run already."""
-
-    __slots__ = ("argv", "before", "machine")
-
-    def __init__(self, machine: str, argv: Sequence[str], before: Sequence[Sequence[str]] = ()) -> None:
-        self.machine = machine
-        self.argv = list(argv)
-        self.before = [list(each) for each in before]
-
-    def __str__(self) -> str:
-        from shlex import quote
-
-        lines = [quote(self.argv[0])]
-        for word in self.argv[1:]:
-            if word.startswith("-") or len(lines) == 1:
-                lines.append(quote(word))
-            else:
-                lines[-1] += " " + quote(word)
-        first = [" ".join(map(quote, each)) for each in self.before]
-        return "\n".join([*first, " \\\n  ".join(lines)])

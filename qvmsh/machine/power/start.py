@@ -21,8 +21,8 @@ from qvmsh.machine.monitor import ending
 from qvmsh.machine.power import hardware as hw
 from qvmsh.machine.power import launch, logs, ports, stop, tpm
 from qvmsh.machine.power.hardware import Launch
-from qvmsh.machine.power.reports import CommandLine, Restarted, Started
-from qvmsh.machine.reports import Ended
+from qvmsh.machine.power.reports import Restarted, Started
+from qvmsh.machine.reports import CommandLine, Ended
 from qvmsh.machine.storage import own_disk
 from qvmsh.machine.storage import supplies as disks
 from qvmsh.machine.work import cleanup

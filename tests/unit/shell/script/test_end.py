@@ -16,6 +16,13 @@ file = open("left", "w")
 file.write("all of it")
 def held(): return file
 """
+GARBAGE = """
+class Loop:
+    def __init__(self): self.me = self
+    def __del__(self): print("collected")
+loop = Loop()
+del loop
+"""
 
 
 @pytest.mark.parametrize(
@@ -33,15 +40,31 @@ def held(): return file
     ],
 )
 def test_end_file_left_open_is_written(more: str, tmp_path: Path) -> None:
-    write_vmrc(tmp_path)
-    (tmp_path / "script").write_text(SCRIPT + more)
-    done = subprocess.run(
-        [sys.executable, "-m", "qvmsh", "sh", "script"],
-        cwd=tmp_path,
-        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
+    done = run(tmp_path, "script", SCRIPT + more)
+    assert done.returncode == (more == "1 / 0"), done.stderr
+    assert (tmp_path / "left").read_text() == "all of it"
+
+
+@pytest.mark.parametrize("more", ["", "aliases['held'] = held", "events.on_exit(held)"])
+def test_end_xonsh_file_left_open_is_written(more: str, tmp_path: Path) -> None:
+    done = run(tmp_path, "script.xsh", SCRIPT.replace("held()", "held(**_)") + more + "\n")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "left").read_text() == "all of it"
+
+
+def test_end_xonsh_garbage_of_the_script_is_collected(tmp_path: Path) -> None:
+    done = run(tmp_path, "script.xsh", GARBAGE)
+    assert done.stdout == "collected\n", done.stderr
+
+
+def run(folder: Path, name: str, text: str) -> subprocess.CompletedProcess[str]:
+    write_vmrc(folder)
+    (folder / name).write_text(text)
+    return subprocess.run(
+        [sys.executable, "-m", "qvmsh", "sh", name],
+        cwd=folder,
+        env={"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == (more == "1 / 0"), done.stderr
-    assert (tmp_path / "left").read_text() == "all of it"

@@ -19,7 +19,9 @@ def held(): return file
 GARBAGE = """
 class Loop:
     def __init__(self): self.me = self
-    def __del__(self): print("collected")
+    def __del__(self):
+        import colorsys  # impossible once Python takes the modules apart
+        print("collected")
 loop = Loop()
 del loop
 """

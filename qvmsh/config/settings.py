@@ -350,13 +350,20 @@ class Settings:
         They are names that change the environment (PATH), or that the loader or Python uses; in
         a directory of another account, all names that are not VM_ names.
         """
+        own = [name for name in self._values if not name.startswith("VM_") and not self.may_run(name)]
+        if not own:
+            return []
         from qvmsh.config import trust
 
-        own = [name for name in self._values if not name.startswith("VM_") and not self.may_run(name)]
-        if own and trust.refusal(self):
+        if trust.refusal(self):
             return own
         known = self._environ.keys() - marked(self._environ).keys()
         return [name for name in own if name in known or name.startswith(STEERING)]
+
+    def withheld_warning(self) -> list[str]:
+        """A warning if names of the machine's files are left out of the environment."""
+        names = ", ".join(self.withheld())
+        return [f"not exported until `qvm allow`: {names} of .vmrc"] if names else []
 
     def stale(self) -> list[str]:
         """Names of the environment that belong to another machine and must be unset."""

@@ -20,8 +20,9 @@ from qvmsh.machine.guest.clock import put_clock_right
 from qvmsh.machine.monitor import ending
 from qvmsh.machine.power import hardware as hw
 from qvmsh.machine.power import launch, logs, ports, stop, tpm
+from qvmsh.machine.power.reports import Restarted, Started
 from qvmsh.machine.power.request import Launch, Request
-from qvmsh.machine.reports import CommandLine, Ended, Restarted, Started
+from qvmsh.machine.reports import CommandLine, Ended
 from qvmsh.machine.storage import own_disk
 from qvmsh.machine.storage import supplies as disks
 from qvmsh.machine.work import cleanup

@@ -17,7 +17,7 @@ from qvmsh.machine.guest import readiness, sleep
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.guest.clock import put_clock_right_after
 from qvmsh.machine.monitor import conversation
-from qvmsh.machine.reports import Paused, Suspended, Woken
+from qvmsh.machine.power.reports import Paused, Suspended, Woken
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import qmp
 

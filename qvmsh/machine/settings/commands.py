@@ -344,7 +344,7 @@ def environment(vm: Machine) -> Environment:
         ConfigError: the configuration has problems.
     """
     settings = vm.settings
-    for warning in trust.withheld(settings):
+    for warning in settings.withheld_warning():
         vm.io.warn(warning)
     return Environment(settings.exported(), settings.stale())
 

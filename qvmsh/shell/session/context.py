@@ -8,12 +8,11 @@ exec(code, context.names())
 
 from __future__ import annotations
 
-import keyword
 import os
 import sys
 
 from qvmsh.commands.index import COMMANDS
-from qvmsh.config import layers, locate, trust
+from qvmsh.config import layers, locate
 from qvmsh.config.settings import CONTEXT_MARK, EXPORTED_MARK, read_only
 from qvmsh.config.words import joined
 from qvmsh.errors import QvmError, UsageError
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from qvmsh.shell.session.guest import Guest
     from qvmsh.shell.session.lines import Lines
 
-METHODS_ONLY = frozenset({*keyword.kwlist, *keyword.softkwlist, *vars(__import__("builtins")), "sh"})
+METHODS_ONLY = frozenset({*vars(__import__("builtins")), "sh"})
 """Names that Python or a library already uses: these commands are only methods of `vm`."""
 
 
@@ -198,7 +197,7 @@ class Context:
         for warning in loaded.warnings:
             self.io.warn(self.spoken(str(warning)))
             self.warned.add(str(warning))
-        for each in trust.withheld(loaded):
+        for each in loaded.withheld_warning():
             self.io.warn(each)
 
     def export(self) -> None:
@@ -320,6 +319,14 @@ class Context:
     def settings(self) -> Settings:
         """The settings as the files say now."""
         return self.vm.settings
+
+    def forget_names(self) -> None:
+        """Hold nothing that could hold the user's objects: after `gc.freeze` Python would not end those."""
+        self.namespaces.clear()
+        self._importers.clear()
+        self._commands = {}
+        self._libraries = {}
+        self._vm = None
 
     def leave(self) -> None:
         """End what the session holds open."""

@@ -35,7 +35,7 @@ def _leave_at_once(status: int) -> None:
     try:
         sys.stdout.flush()
         sys.stderr.flush()
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError):  # AttributeError: there is none
         return  # Python itself reports it
     os._exit(status)
 

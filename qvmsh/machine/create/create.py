@@ -18,7 +18,7 @@ from qvmsh.errors import ConfigError, ImageError, MissingProgramError, QvmError,
 from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.images import builtin
-from qvmsh.machine import registry
+from qvmsh.machine import identity, registry
 from qvmsh.machine.create import seed
 from qvmsh.machine.journal import Kind
 from qvmsh.machine.machine import Machine
@@ -196,7 +196,7 @@ def _write_vmrc(part: str, name: str, wish: Wish, is_builtin: bool, environ: Map
     memory = wish.memory or str(BUILTIN_MEMORY_MIB if is_builtin else FILE_MEMORY_MIB)
     rows = [
         ("VM_MACHINE_NAME", name),
-        ("VM_MACHINE_ID", wish.machine_id or free_id(environ)),
+        ("VM_MACHINE_ID", wish.machine_id or identity.free_id(environ)),
         ("VM_MACHINE_OWNER", owner),
         ("VM_MACHINE_USER", wish.user or (builtin.BUILTIN[wish.image].user if is_builtin else owner)),
         ("VM_MACHINE_MEM", memory),
@@ -217,14 +217,3 @@ def _write_vmrc(part: str, name: str, wish: Wish, is_builtin: bool, environ: Map
 def guest_name(name: str) -> str:
     """What the guest of a machine of that name is called: letters and digits."""
     return "".join(c if c.isascii() and c.isalnum() else "-" for c in name).strip("-").lower() or "guest"
-
-
-def free_id(environ: Mapping[str, str]) -> str:
-    """A VM_MACHINE_ID that no known machine has; 01 again when all are taken."""
-    taken = set()
-    for directory in registry.directories(environ):
-        try:
-            taken.add(Machine(directory, environ={}).loaded["VM_MACHINE_ID"])
-        except (QvmError, KeyError):
-            continue
-    return next((f"{n:02}" for n in range(1, 100) if f"{n:02}" not in taken), "01")

@@ -18,7 +18,7 @@ from qvmsh.machine import log, registry, state
 from qvmsh.machine.disk.reports import DiskDone
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.monitor import conversation
-from qvmsh.machine.settings import commands as configuration
+from qvmsh.machine.settings import config as configuration
 from qvmsh.machine.storage import chain, dependents, own_disk, selection, supplies, volumes
 from qvmsh.machine.storage.volumes import Volume
 from qvmsh.machine.work.lock import work_lock

@@ -12,7 +12,7 @@ import subprocess
 from qvmsh.config.words import quote
 from qvmsh.errors import ImageError, QmpError, StateError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.host import ssh
+from qvmsh.host import ssh_connection
 from qvmsh.machine import log, programs, state
 from qvmsh.machine.disk.add import bytes_of
 from qvmsh.machine.disk.reports import DiskDone, Trimmed
@@ -159,7 +159,7 @@ def _trim_live(vm: Machine, seen: state.Observation) -> str:
     )  # fmt: skip
 
 
-def _fstrim(found: ssh.Link) -> str:
+def _fstrim(found: ssh_connection.Link) -> str:
     """Run fstrim in the guest; "" or what failed."""
     try:
         done = found.run(TRIM, timeout_s=TRIM_S)

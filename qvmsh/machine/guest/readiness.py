@@ -11,7 +11,7 @@ import time
 
 from qvmsh.config.variables import VARIABLES
 from qvmsh.errors import DeadlineError, LaunchError, QmpError, QvmError
-from qvmsh.host import locks, process, ssh, sshd
+from qvmsh.host import locks, process, ssh_connection, sshd
 from qvmsh.machine import crash, launch_record, paths, state
 from qvmsh.machine.guest import serial
 from qvmsh.machine.guest import ssh as guest
@@ -119,7 +119,7 @@ class _Waiting:
         self.has_network = False
         self.has_port = False
         self.has_banner = False
-        self.refused: ssh.Refused | None = None
+        self.refused: ssh_connection.Refused | None = None
         self.refused_since = 0.0
 
     def step(self, pidfd: int) -> bool:
@@ -134,13 +134,13 @@ class _Waiting:
         left = max(1.0, self.deadline - time.monotonic())
         try:
             self.link.open(interactive=False, timeout_s=left)
-        except ssh.Refused as refused:
+        except ssh_connection.Refused as refused:
             self._note_refusal(refused)
             process.wait_readable([pidfd], STEP_S)
             return False
         return True
 
-    def _note_refusal(self, refused: ssh.Refused) -> None:
+    def _note_refusal(self, refused: ssh_connection.Refused) -> None:
         now = time.monotonic()
         if self.refused is None or self.refused.kind != refused.kind:
             self.refused_since = now

@@ -19,7 +19,7 @@ from qvmsh.qemu import qga
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.host import ssh
+    from qvmsh.host import ssh_connection
     from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import Machine
     from qvmsh.qemu.session import Session
@@ -108,7 +108,7 @@ def _ask(vm: Machine, note: LaunchRecord) -> str:
     raise StateError(what, machine=vm.name, details=tried, hint=f"{ways}; {without}")
 
 
-def refresh(link: ssh.Link) -> None:
+def refresh(link: ssh_connection.Link) -> None:
     """Close a cached connection that does not answer any more, so that the next one is new."""
     if not link.is_open():
         return

@@ -12,7 +12,7 @@ import subprocess
 import time
 
 from qvmsh.errors import DeadlineError, QmpError, QvmError, StateError
-from qvmsh.host import process, ssh, sshd
+from qvmsh.host import process, ssh_connection, sshd
 from qvmsh.machine import crash, journal, log, state
 from qvmsh.machine.guest import readiness
 from qvmsh.machine.guest import ssh as guest
@@ -149,7 +149,7 @@ class Ladder:
             done = found.run(script, timeout_s=min(15.0, window_s))
         except QvmError as error:
             return error.what
-        except ssh.Refused as refused:
+        except ssh_connection.Refused as refused:
             return {"key": "the key is refused"}.get(refused.kind, "cannot log in")
         except subprocess.TimeoutExpired:
             return ""  # asked; a guest that goes down may not close the connection

@@ -44,7 +44,7 @@ def renew(folder: str, point: Point, name: str, environ: Mapping[str, str], note
     made = Machine(folder, environ=environ)
     settings = made.settings
     old, by_hand = settings.text("VM_MACHINE_NAME"), own_disk.is_by_hand(made)
-    number = create.free_id(environ)
+    number = identity.free_id(environ)
     changes = {"VM_MACHINE_NAME": name, "VM_MACHINE_ID": number}
     if settings.text("VM_NET_PORT").isdigit():
         changes["VM_NET_PORT"] = f"77{number}"

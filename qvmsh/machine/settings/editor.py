@@ -21,7 +21,7 @@ from qvmsh.errors import ConfigError, MissingProgramError, QvmError, printable
 from qvmsh.io import isatty, tell
 from qvmsh.machine import state
 from qvmsh.machine.reports import Report
-from qvmsh.machine.settings import commands as configuration
+from qvmsh.machine.settings import config as configuration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from qvmsh.errors import ConfigError, MissingProgramError
 from qvmsh.io import Io
 from qvmsh.machine import programs as tools
 from qvmsh.machine.machine import Machine
-from qvmsh.machine.settings import commands as configuration
+from qvmsh.machine.settings import config as configuration
 from tests.support.world import bare_environ
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")

@@ -17,7 +17,7 @@ from qvmsh.config import edit
 from qvmsh.config.settings import CONTEXT_MARK
 from qvmsh.errors import ConfigError, QvmError, UsageError
 from qvmsh.machine.machine import Machine
-from qvmsh.machine.settings.commands import Changed, CheckResult, Values
+from qvmsh.machine.settings.config import Changed, CheckResult, Values
 from tests.support.world import QVM, Blank, Vm, write_vmrc
 
 ME = pwd.getpwuid(os.geteuid()).pw_name

@@ -45,7 +45,7 @@ from qvmsh.commands import status as _status
 from qvmsh.commands import stop as _stop
 from qvmsh.commands import suspend as _suspend
 from qvmsh.commands import wakeup as _wakeup
-from qvmsh.commands.fit import fitting as _fitting
+from qvmsh.commands.arguments import fitting as _fitting
 from qvmsh.commands.index import COMMANDS as _COMMANDS
 from qvmsh.config import locate
 from qvmsh.errors import DeadlineError, GuestUnreachableError

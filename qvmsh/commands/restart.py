@@ -45,10 +45,10 @@ def restart(
         DeadlineError: the guest did not power off, or did not answer after the start. It keeps running.
         LaunchError: the machine is off, and the new QEMU ended at once.
     """
-    from qvmsh.machine.power import start
+    from qvmsh.machine.power import restart as power_restart
     from qvmsh.machine.power.request import Request
 
-    return start.restart(
+    return power_restart.restart(
         vm,
         Request(base_only=base_only, disposable=disposable),
         force=force,

@@ -38,10 +38,10 @@ def run(
             has changed (a state that cannot be loaded is undone).
         loadvm: resume from this saved state (`stop --savevm`).
     """
-    from qvmsh.machine.power import start
+    from qvmsh.machine.power import run as power_run
     from qvmsh.machine.power.request import Request
 
-    return start.run(
+    return power_run.run(
         vm,
         Request(
             base_only=base_only,

@@ -322,8 +322,7 @@ def _commit(journal: Journal, overlay: Overlay, qemu: Session, job: str, *, is_b
 def _end_job(journal: Journal, overlay: Overlay, qemu: Session, job: str) -> str:
     """Note that the overlay is no longer needed, and let QEMU end its job; "" or why that failed.
 
-    Raises:
-        QmpError: QEMU ended or does not answer. It may have ended the job, so the mark stays.
+    QmpError: QEMU ended or does not answer. It may have ended the job, so the mark stays.
     """
     try:
         _mark(journal, overlay, is_merged=True)

@@ -262,18 +262,13 @@ class Folder(Store):
 def _opened(path: str) -> int:
     """A regular file, open for reading.
 
-    Raises:
-        OSError: it cannot be read, or is something else (a FIFO would block for ever).
+    OSError: it cannot be read, or is something else (a FIFO would block for ever).
     """
     return host_files.opened(path)
 
 
 def _text(fd: int) -> str:
-    """What an open small file holds.
-
-    Raises:
-        ValueError: it is not small.
-    """
+    """What an open small file holds. ValueError: it is not small."""
     with open(fd, "rb", closefd=False) as file:
         data = file.read(TEXT_BYTES + 1)
     if len(data) > TEXT_BYTES:

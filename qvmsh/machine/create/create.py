@@ -112,8 +112,7 @@ def _require_sound(wish: Wish) -> None:
 def _require_right(part: str, final: str, environ: Mapping[str, str]) -> None:
     """Check what was written, together with the other layers of the configuration.
 
-    Raises:
-        ConfigError: it is wrong; the error has the machine's final name.
+    ConfigError: it is wrong; the error has the machine's final name.
     """
     try:
         Machine(part, environ=environ).settings  # noqa: B018

@@ -83,8 +83,7 @@ def _look(vm: Machine, path: str, kind: str) -> Soundness | None:
 def _repair(vm: Machine, row: dict[str, Any], kind: str, sound: Soundness) -> Soundness:
     """Repair one image; its errors afterwards.
 
-    Raises:
-        ImageError: it is in use, or backs others; nothing was changed.
+    ImageError: it is in use, or backs others; nothing was changed.
     """
     program, path = programs.qemu_img(vm), row["file"]
     image.require_unused(path, vm.name)

@@ -232,7 +232,8 @@ def _why_not(vm: Machine, disk: Volume, found: image.Header, kind: dict[str, Any
         return "other images are backed by it"
     if os.stat(disk.path).st_nlink > 1:
         return f"its file has a second name (a hard link); {on}"
-    if selection.is_link_elsewhere(disk.path) and _is_beside(found.backing):
+    is_beside = found.backing and not os.path.isabs(found.backing) and ":" not in found.backing.split("/")[0]
+    if is_beside and selection.is_link_elsewhere(disk.path):
         place = os.path.realpath(disk.path)
         return f"it is a link, and beside {place} {found.backing} would be another file"
     if found.backing and not found.backing_format:
@@ -249,8 +250,3 @@ def _why_not(vm: Machine, disk: Volume, found: image.Header, kind: dict[str, Any
     if sound and sound.is_preallocated:
         return f"all of it is allocated (preallocation); {on}"
     return ""
-
-
-def _is_beside(backing: str) -> bool:
-    """Whether a backing name is relative to the image."""
-    return bool(backing) and not os.path.isabs(backing) and ":" not in backing.partition("/")[0]

@@ -65,11 +65,7 @@ def fall_asleep(
 
 
 def _ask(vm: Machine, note: LaunchRecord) -> str:
-    """Ask by ssh, else by the agent; return which.
-
-    Raises:
-        StateError: neither can; the guest is still running.
-    """
+    """Ask by ssh, else by the agent; return which. StateError: neither can; the guest is still running."""
     tried = []
     has_refused = False
     try:

@@ -68,8 +68,7 @@ def _known_hosts(note: LaunchRecord) -> list[str]:
 def _pins(vm: Machine, path: str, alias: str) -> bool:
     """True if the file holds a host key of this machine.
 
-    Raises:
-        GuestUnreachableError: it cannot be used, so a key could neither be checked nor pinned.
+    GuestUnreachableError: it cannot be used, so a key could neither be checked nor pinned.
     """
     try:
         return any(line.split(" ", 1)[0] == alias for line in host_files.read(path).text.split("\n"))
@@ -177,8 +176,7 @@ def refusal(
 def _require_usable(vm: Machine, key: str) -> None:
     """Report a problem of our own key rather than of the guest.
 
-    Raises:
-        GuestUnreachableError: others can read it, or it needs a passphrase that nobody could give.
+    GuestUnreachableError: others can read it, or it needs a passphrase that nobody could give.
     """
     import subprocess
 

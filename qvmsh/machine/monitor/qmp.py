@@ -245,11 +245,7 @@ def _next_event(vm: Machine, exchange: qmp.Exchange, deadline: float | None) -> 
 
 
 def _known(vm: Machine, note: LaunchRecord, names: Sequence[str]) -> set[str]:
-    """The names in QEMU's spelling.
-
-    Raises:
-        UsageError: it has no such event; waiting for one would never end.
-    """
+    """The names in QEMU's spelling. UsageError: it has no such event; waiting for one would never end."""
     if not names:
         return set()
     with state.Answering(vm):

@@ -146,13 +146,13 @@ def lay_out(
     _left_out(folder, archive, point, laid.notes)  # last: nothing is written through its links
     _rewrite_snapshots(made, archive, moved, before, final or folder)
     made.settings  # noqa: B018  # what we wrote must be right
-    if laid.uid and os.geteuid() == 0 and not (vm and _is_same(vm.files.vmrc, vmrc)):
+    if (
+        laid.uid
+        and os.geteuid() == 0
+        and not (vm and host_files.read(vm.files.vmrc).data == host_files.read(vmrc).data)
+    ):
         os.chown(vmrc, laid.uid, -1)  # root trusts it as much as that account
     return laid
-
-
-def _is_same(one: str, other: str) -> bool:
-    return host_files.read(one).data == host_files.read(other).data
 
 
 def _values(folder: str, environ: Mapping[str, str]) -> dict[str, str]:

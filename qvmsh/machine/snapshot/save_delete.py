@@ -377,11 +377,7 @@ def delete(vm: Machine, names: tuple[str, ...]) -> SnapshotDeleted:
 
 
 def _require_room_for_tables(store: Store) -> None:
-    """Even a deletion writes new tables first.
-
-    Raises:
-        StateError: not enough free space; nothing was changed.
-    """
+    """Even a deletion writes new tables first. StateError: not enough free space; nothing was changed."""
     from qvmsh.machine.progress import size
 
     for each in store.volumes:

@@ -317,8 +317,7 @@ class _Session:
     def _is_drained(self) -> bool:
         """True once standard input is at its end and the guest has been silent for long enough.
 
-        Raises:
-            DeadlineError: the guest reads no more of it, or does not stop its output.
+        DeadlineError: the guest reads no more of it, or does not stop its output.
         """
         if self.pending and not self._due:
             self.moved_at = self.input_ended_at = time.monotonic()

@@ -269,16 +269,13 @@ class _Calls:
             return (name, "") if name == "vm" and is_statement else ("", "")
         if kind == "Attribute" and type(node.value).__name__ == "Name" and node.value.id in self._known:
             name, attribute = node.value.id, node.attr
-            if f"{name} {attribute}" in COMMANDS or (name == "vm" and attribute in _methods()):
+            is_method = name == "vm" and any(row[1] == attribute for row in COMMANDS.values())
+            if is_method or f"{name} {attribute}" in COMMANDS:
                 return f"{name}.{attribute}", f"{name}.{attribute}()"
         return "", ""
 
 
 _LITERALS = ("Constant", "JoinedStr", "Tuple", "List", "Set")
-
-
-def _methods() -> set[str]:
-    return {row[1] for row in COMMANDS.values()}
 
 
 def _names_missing(kind: Any) -> bool:

@@ -77,7 +77,7 @@ class Command:
 
     def __call__(self, *words: Any, **options: Any) -> Any:
         """Run the command on the machine of the context; its result is returned, a failure raised."""
-        from qvmsh.commands.fit import fit
+        from qvmsh.commands.arguments import fit
 
         fitted, options = fit(self.verb, words, options)
         arguments: list[Any] = []

@@ -49,21 +49,22 @@ def main() -> int:
     found = {name: argv for name, argv in rivals.items() if shutil.which(name)}
     try:
         good = [
-            compare("qvm --help", [QVM, "--help"], {"python -c pass": BARE}, allowed=2.0),
+            compare("qvm --help", [QVM, "--help"], {"python -c pass": BARE}, allowed=1.25),
             compare(
                 "qvm status -s",
                 [QVM, "status", "-s"],
                 {"python -c pass": BARE, **found},
-                allowed=2.0,
+                allowed=1.7,
                 cwd=where,
             ),
             compare(
                 "qvm cmd info status",
                 [QVM, "cmd", "info", "status"],
                 {"python -c pass": BARE, **found},
-                allowed=2.0,
+                allowed=1.7,
                 cwd=where,
             ),
+            compare("qvm list", [QVM, "list"], {"python -c pass": BARE}, allowed=1.7),
         ]
     finally:
         subprocess.run([QVM, "kill"], cwd=where, env=environment(), check=False)

@@ -45,7 +45,7 @@ from qvmsh.commands import status as _status
 from qvmsh.commands import stop as _stop
 from qvmsh.commands import suspend as _suspend
 from qvmsh.commands import wakeup as _wakeup
-from qvmsh.commands.fit import fitting as _fitting
+from qvmsh.commands.arguments import fitting as _fitting
 from qvmsh.commands.index import COMMANDS as _COMMANDS
 from qvmsh.config import locate
 from qvmsh.errors import DeadlineError, GuestUnreachableError
@@ -168,11 +168,10 @@ class Machine(machine.Machine):
 
         seen = state.observe(self)
         if seen.is_live:
-            if seen.kind not in (state.RUNNING, state.STARTING) or seen.pid is None or seen.note is None:
-                raise state.not_in_state(self, seen, "use it", state.RUNNING)
-            timeout_s = readiness.attempt_seconds(self, seen.pid, ssh_attempts)
-            if state.has_ssh(self, seen.note):
-                readiness.wait(self, seen.pid, seen.note, timeout_s=timeout_s)
+            pid, note = state.require(self, seen, "use it", state.RUNNING, state.STARTING)
+            timeout_s = readiness.attempt_seconds(self, pid, ssh_attempts)
+            if state.has_ssh(self, note):
+                readiness.wait(self, pid, note, timeout_s=timeout_s)
             yield self
             return
         try:

@@ -19,7 +19,7 @@ from qvmsh.errors import EXIT_STATE, EXIT_USAGE, QvmError, printable, visible
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
+    from contextlib import AbstractContextManager
     from typing import Any, Protocol, TextIO
 
     class Row(Protocol):
@@ -104,6 +104,12 @@ class Io:
     def remark(self, text: str) -> None:
         """Warn about the configuration; a session overrides it to warn only once."""
         self.warn(text)
+
+    def working(self, verb: str) -> AbstractContextManager[None]:
+        """A machine's method runs during the block; a session notes which."""
+        from contextlib import nullcontext
+
+        return nullcontext()
 
     def write(self, text: str) -> None:
         """Write a part of the result.
@@ -195,9 +201,7 @@ class Stage:
         tell(self.io.stderr, f"  {printable(self.title)}: {text}", begin=begin, end="\x1b[K")
         self.io.is_mid_line = True
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.io.current = self._outer
         if not self.io.shows_stages:
             return

@@ -10,7 +10,7 @@ import sys
 
 from qvmsh import errors
 from qvmsh.cli import parse
-from qvmsh.errors import QvmError, Terminated, UsageError
+from qvmsh.errors import DeadlineError, GuestUnreachableError, QmpError, QvmError, Terminated, UsageError
 from qvmsh.io import QUIET, Io, tell, unwritable
 
 TYPE_CHECKING = False
@@ -199,11 +199,11 @@ class Call:
             bound.options["io"] = self.io
         try:
             result = function(*arguments, *bound.words, **bound.options)
-        except QvmError as error:
+        except (QmpError, GuestUnreachableError, DeadlineError) as error:
             if vm:
-                from qvmsh.machine import state
+                from qvmsh.machine import crash
 
-                state.tell_crash(vm, error)
+                crash.add_to(vm, error)
             raise
         return self.render(result)
 
@@ -253,7 +253,10 @@ class Call:
         if account is None and directory is not None and entry.verb not in BY_ROOT:
             vm = self._machine(bound)
             vm = vm.with_io(QUIET) if vm else None  # the command itself prints the warnings
-            account = owner.named(vm.loaded, vm.directory) if vm else None
+            try:
+                account = owner.named(vm.loaded, vm.directory) if vm else None
+            except errors.ConfigError:  # reported by the command itself, if it needs the settings
+                account = None
             if vm and account and not account.obstacle(directory):
                 from qvmsh.machine import handover
 
@@ -380,11 +383,7 @@ def _find_by_script(bound: Bound) -> None:
 
 
 def _place_new_machine(bound: Bound) -> None:
-    """With `-C DIR`, `create` creates its machine there; refuse other options that name a machine.
-
-    Raises:
-        UsageError: there are such options.
-    """
+    """With `-C DIR`, `create` creates its machine there; refuse other options that name a machine."""
     if bound.entry.machine != "none":
         return
     if bound.entry.verb == "create" and bound.words:

@@ -82,7 +82,7 @@ def page() -> str:
         ".SH NAME",
         r"qvm \- the shell for QEMU virtual machines",
         ".SH SYNOPSIS",
-        *_joined(_plain(line) for line in SYNOPSIS),
+        *"\n.br\n".join(map(_plain, SYNOPSIS)).split("\n"),
         ".SH DESCRIPTION",
         *_paragraphs(DESCRIPTION.splitlines()),
         ".SH COMMON OPTIONS",
@@ -123,10 +123,6 @@ def _options(options: Iterable[tuple[Any, ...]]) -> list[str]:
 
 def _rows(rows: Iterable[tuple[str, str]]) -> list[str]:
     return [line for left, right in rows for line in (".TP", rf"\fB{_plain(left)}\fR", _text(right))]
-
-
-def _joined(lines: Iterable[str]) -> list[str]:
-    return "\n.br\n".join(lines).split("\n")
 
 
 def _paragraphs(lines: Iterable[str], *, is_indented: bool = False) -> list[str]:

@@ -7,7 +7,7 @@ from qvmsh.commands._define import command
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from qvmsh.machine.machine import Machine
-    from qvmsh.machine.settings.commands import Allowed
+    from qvmsh.machine.settings.config import Allowed
 
 
 @command(group="configuration")
@@ -21,6 +21,6 @@ def allow(vm: Machine) -> Allowed:
     `.vmrc` that another account owns or can write. A changed file must be accepted again. Read it
     first: it decides what runs with your rights.
     """
-    from qvmsh.machine.settings import commands as configuration
+    from qvmsh.machine.settings import config as configuration
 
     return configuration.allow(vm)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from qvmsh.commands._define import Opt
     from qvmsh.io import Io
     from qvmsh.machine.machine import Machine
-    from qvmsh.machine.settings.commands import Changed, CheckResult, CheckResults, Values
+    from qvmsh.machine.settings.config import Changed, CheckResult, CheckResults, Values
     from qvmsh.machine.settings.editor import Edited
 
 
@@ -43,7 +43,7 @@ def config(
     """
     import os
 
-    from qvmsh.machine.settings import commands as configuration
+    from qvmsh.machine.settings import config as configuration
 
     if check and assignments:
         environ = os.environ if vm is None else vm.environ
@@ -60,11 +60,7 @@ def config(
 
 
 def _none_here() -> Machine:
-    """Report why there is no machine.
-
-    Raises:
-        ConfigError: always, unless one was created in the meantime.
-    """
+    """Report why there is no machine."""
     import os
 
     from qvmsh.config import locate

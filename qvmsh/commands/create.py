@@ -44,8 +44,8 @@ def create(
         ImageError: the image cannot be used. Nothing is left behind.
     """
     import os
-    import shlex
 
+    from qvmsh.config.words import quote
     from qvmsh.machine.create import create
 
     wish = create.Wish(
@@ -53,7 +53,7 @@ def create(
     )
     vm = create.create(name, wish, io, os.environ)
     where = os.path.relpath(vm.directory)
-    go = "" if where == "." else f"cd {shlex.quote(where)} && "
+    go = "" if where == "." else f"cd {quote(where)} && "
     return Steps(
         vm.name,
         [f"created on {image} in {where}", f"`{go}qvm start` starts it"],

@@ -98,7 +98,8 @@ def _entry(function: Any) -> tuple[Any, ...]:
             complete = opt.choices or opt.complete
             positionals.append((parameter.name, required, is_rest, helps[parameter.name], complete))
     names = inspect.signature(function).parameters
-    machine = "none" if "vm" not in names else "optional" if _is_optional(function, "vm") else "needed"
+    of_vm = function.__annotations__.get("vm", "")
+    machine = "none" if "vm" not in names else "optional" if "None" in of_vm else "needed"
     return (
         function.__module__.rpartition(".")[2],
         function.__name__,
@@ -111,10 +112,6 @@ def _entry(function: Any) -> tuple[Any, ...]:
         tuple(options),
         tuple(positionals),
     )
-
-
-def _is_optional(function: Any, name: str) -> bool:
-    return "None" in function.__annotations__[name]
 
 
 def _argument_help(doc: str) -> dict[str, str]:

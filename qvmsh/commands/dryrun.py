@@ -28,5 +28,6 @@ def dryrun(
         base_only: with the base image, without the overlay.
     """
     from qvmsh.machine.power import start
+    from qvmsh.machine.power.request import Request
 
-    return start.dry_run(vm, start.Request(base_only=base_only, extra=arguments), is_foreground=foreground)
+    return start.dry_run(vm, Request(base_only=base_only, extra=arguments), is_foreground=foreground)

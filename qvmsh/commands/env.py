@@ -7,7 +7,7 @@ from qvmsh.commands._define import command
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from qvmsh.machine.machine import Machine
-    from qvmsh.machine.settings.commands import Environment
+    from qvmsh.machine.settings.config import Environment
 
 
 @command(group="configuration")
@@ -20,6 +20,6 @@ def env(vm: Machine) -> Environment:
     Raises:
         ConfigError: the configuration has problems.
     """
-    from qvmsh.machine.settings import commands as configuration
+    from qvmsh.machine.settings import config as configuration
 
     return configuration.environment(vm)

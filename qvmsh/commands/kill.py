@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qvmsh.commands._define import command
-from qvmsh.machine.reports import Stopped
+from qvmsh.machine.power.reports import Stopped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

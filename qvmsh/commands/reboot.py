@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qvmsh.commands._define import command
-from qvmsh.machine.reports import Rebooted
+from qvmsh.machine.power.reports import Rebooted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qvmsh.commands._define import command
-from qvmsh.machine.reports import Restarted
+from qvmsh.machine.power.reports import Restarted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,11 +45,12 @@ def restart(
         DeadlineError: the guest did not power off, or did not answer after the start. It keeps running.
         LaunchError: the machine is off, and the new QEMU ended at once.
     """
-    from qvmsh.machine.power import start
+    from qvmsh.machine.power import restart as power_restart
+    from qvmsh.machine.power.request import Request
 
-    return start.restart(
+    return power_restart.restart(
         vm,
-        start.Request(base_only=base_only, disposable=disposable),
+        Request(base_only=base_only, disposable=disposable),
         force=force,
         timeout_s=timeout,
         ssh_attempts=ssh_attempts,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qvmsh.commands._define import command
-from qvmsh.machine.reports import Paused
+from qvmsh.machine.power.reports import Paused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -38,11 +38,12 @@ def run(
             has changed (a state that cannot be loaded is undone).
         loadvm: resume from this saved state (`stop --savevm`).
     """
-    from qvmsh.machine.power import start
+    from qvmsh.machine.power import run as power_run
+    from qvmsh.machine.power.request import Request
 
-    return start.run(
+    return power_run.run(
         vm,
-        start.Request(
+        Request(
             base_only=base_only,
             disposable=disposable,
             is_forced=force,

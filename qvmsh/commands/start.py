@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qvmsh.commands._define import command
-from qvmsh.machine.reports import Started
+from qvmsh.machine.power.reports import Started
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,10 +53,11 @@ def start(
         DeadlineError: the guest did not answer in time. The machine keeps running.
     """
     from qvmsh.machine.power import start
+    from qvmsh.machine.power.request import Request
 
     return start.start(
         vm,
-        start.Request(
+        Request(
             base_only=base_only,
             disposable=disposable,
             is_encapsulated=encapsulate,

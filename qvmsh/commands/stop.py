@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qvmsh.commands._define import command
 from qvmsh.errors import UsageError
-from qvmsh.machine.reports import Rebooted, Saved, Stopped
+from qvmsh.machine.power.reports import Rebooted, Saved, Stopped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

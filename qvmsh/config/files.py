@@ -1,4 +1,4 @@
-"""Configuration files: their paths, reading them, their shortest names.
+"""Configuration files: their paths, reading them, their shortest names, and which of them root uses.
 
 read("/vm/demo/.vmrc").data
 """
@@ -65,3 +65,26 @@ def shown(path: str) -> str:
     if here != "/" and path.startswith(here + "/"):
         return path[len(here) + 1 :]
     return path
+
+
+def distrust(status: os.stat_result, environ: Mapping[str, str]) -> str | None:
+    """Why root would not use a file of this status (`belongs to guido`); None if it would."""
+    owners = {0}
+    sudo = environ.get("SUDO_UID", "")
+    if sudo.isascii() and sudo.isdigit():
+        owners.add(int(sudo))
+    if status.st_uid not in owners:
+        return f"belongs to {account(status.st_uid)}"
+    if status.st_mode & 0o022:
+        return "is writable by others (mode " + oct(status.st_mode & 0o7777)[2:] + ")"
+    return None
+
+
+def account(uid: int) -> str:
+    """The name of an account, or its number."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"

@@ -229,12 +229,13 @@ class _Loader:
     def _require_trust(self, source: Source) -> None:
         if os.geteuid() != 0 or not source.data:  # /dev/null is writable by all, but empty
             return
+        if not files.distrust(source.status, self.environ):
+            return
+        if self.distrusted is not None:
+            self.distrusted.append(source)
+            return
         from qvmsh.config import trust
 
-        if self.distrusted is not None:
-            if trust.distrust(source.status, self.environ):
-                self.distrusted.append(source)
-            return
         trust.require(source.path, source.status, source.data, self.environ)
 
     def _assigned(self, name: str, value: str, origin: Origin) -> None:

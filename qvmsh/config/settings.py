@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from qvmsh.config.syntax import Problem
-    from qvmsh.config.variables import Variable
     from qvmsh.host.files import Source
 
 BUILT_IN, ENVIRONMENT, COMPUTED, SET = "built-in", "environment", "computed", "--set"
@@ -291,8 +290,7 @@ class Settings:
     def _valid(self, name: str) -> str:
         """The raw value, checked against the table.
 
-        Raises:
-            ConfigError: it is invalid; only possible if `check` was not called.
+        ConfigError: it is invalid; only possible if `check` was not called.
         """
         value = self[name]
         wrong = VARIABLES[name].check(value) if name in VARIABLES else None
@@ -329,14 +327,13 @@ class Settings:
         found = {}
         withheld = self.withheld()
         for name in self.names():
-            if (
-                name in withheld
-                or name == "VM_INCLUDE"
-                or (name.endswith("_DEFAULT") and name not in self._values)
-            ):
+            is_default = name.endswith("_DEFAULT") and name not in self._values
+            if is_default or name == "VM_INCLUDE" or name in withheld:
                 continue
             variable = VARIABLES.get(name)
-            found[name] = _canonical(variable, self[name]) if variable else self[name]
+            value = self[name]
+            is_right = variable is not None and value and not variable.check(value)
+            found[name] = variable.canonical(value) if variable and is_right else value
         found["VM_HOME"] = self.directory
         found["VM_CONFIG"] = os.path.join(self.directory, files.VMRC)
         marks = [f"{name}={checksum(value)}" for name, value in found.items() if self._is_ours(name)]
@@ -350,13 +347,20 @@ class Settings:
         They are names that change the environment (PATH), or that the loader or Python uses; in
         a directory of another account, all names that are not VM_ names.
         """
+        own = [name for name in self._values if not name.startswith("VM_") and not self.may_run(name)]
+        if not own:
+            return []
         from qvmsh.config import trust
 
-        own = [name for name in self._values if not name.startswith("VM_") and not self.may_run(name)]
-        if own and trust.refusal(self):
+        if trust.refusal(self):
             return own
         known = self._environ.keys() - marked(self._environ).keys()
         return [name for name in own if name in known or name.startswith(STEERING)]
+
+    def withheld_warning(self) -> list[str]:
+        """A warning if names of the machine's files are left out of the environment."""
+        names = ", ".join(self.withheld())
+        return [f"not exported until `qvm allow`: {names} of .vmrc"] if names else []
 
     def stale(self) -> list[str]:
         """Names of the environment that belong to another machine and must be unset."""
@@ -379,10 +383,6 @@ class Settings:
             return False
         known = name.startswith("VM_") or name not in self._environ
         return known or name in marked(self._environ)
-
-
-def _canonical(variable: Variable, value: str) -> str:
-    return value if not value or variable.check(value) else variable.canonical(value)
 
 
 def checksum(value: str) -> str:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 
+from qvmsh.config import files
 from qvmsh.errors import ConfigError, NotAcceptedError
 
 TYPE_CHECKING = False
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
         @property
         def is_accepted(self) -> bool: ...
         def is_set(self, name: str) -> bool: ...
-        def withheld(self) -> list[str]: ...
         def __getitem__(self, name: str) -> str: ...
 
 
@@ -55,7 +55,7 @@ def require(path: str, status: os.stat_result, data: bytes, environ: Mapping[str
     """
     if os.geteuid() != 0:
         return
-    reason = distrust(status, environ)
+    reason = files.distrust(status, environ)
     if reason is None or is_allowed(path, data, environ):
         return
     mode = f" and make it private: `chmod go-w {path}`" if status.st_mode & 0o022 else ""
@@ -63,19 +63,6 @@ def require(path: str, status: os.stat_result, data: bytes, environ: Mapping[str
         f"root does not use {path}: it {reason}",
         hint=f"read it, then accept it with `qvm allow`; or give it to root: `chown root {path}`{mode}",
     )
-
-
-def distrust(status: os.stat_result, environ: Mapping[str, str]) -> str | None:
-    """Why root would not use a file of this status (`belongs to guido`); None if it would."""
-    owners = {0}
-    sudo = environ.get("SUDO_UID", "")
-    if sudo.isascii() and sudo.isdigit():
-        owners.add(int(sudo))
-    if status.st_uid not in owners:
-        return f"belongs to {_account(status.st_uid)}"
-    if status.st_mode & 0o022:
-        return "is writable by others (mode " + oct(status.st_mode & 0o7777)[2:] + ")"
-    return None
 
 
 def refusal(settings: Settings) -> ConfigError | None:
@@ -96,16 +83,10 @@ def refusal(settings: Settings) -> ConfigError | None:
     path, uid = foreign[0]
     is_named = settings.is_set("VM_MACHINE_NAME")
     return ConfigError(
-        f"nothing is run: {path} belongs to {_account(uid)}, and you have not accepted it",
+        f"nothing is run: {path} belongs to {files.account(uid)}, and you have not accepted it",
         machine=settings["VM_MACHINE_NAME"] if is_named else os.path.basename(settings.directory),
         hint="read .vmrc and what it names, then accept it with `qvm allow`",
     )
-
-
-def withheld(settings: Settings) -> list[str]:
-    """A warning if names of the machine's files are left out of the environment."""
-    names = ", ".join(settings.withheld())
-    return [f"not exported until `qvm allow`: {names} of .vmrc"] if names else []
 
 
 def allowed_file(environ: Mapping[str, str]) -> str:
@@ -155,12 +136,3 @@ def allow(path: str, data: bytes, environ: Mapping[str, str], kind: bytes = b"")
         file.flush()
         os.fsync(fd)
     return token
-
-
-def _account(uid: int) -> str:
-    import pwd
-
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"uid {uid}"

@@ -9,6 +9,10 @@ nothing is expanded.
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 CONTROLS = frozenset(map(chr, (*range(9), *range(11, 32), *range(127, 160))))
 """Not allowed in values: bash loses some (it marks quoting with 1 and 127), all can control a terminal."""
 
@@ -75,6 +79,11 @@ def _double(text: str, at: int, word: list[str]) -> int:
             word.append(text[begin:slash])
             begin = slash + 1
         at = slash + 2
+
+
+def joined(words: Iterable[str]) -> str:
+    """The words as a line from which a shell, and `split`, read them back."""
+    return " ".join(map(quote, words))
 
 
 _SAFE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_@%+=:,./-")

@@ -18,10 +18,6 @@ import time
 
 from qvmsh.host import files, process
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import TracebackType
-
 RECOVERING = "settle"
 """The work of a holder that recovers a killed command's work: others wait until it is done."""
 RECOVERY_S = 60.0
@@ -156,9 +152,7 @@ class WorkLock:
     def __enter__(self) -> WorkLock:
         return self if self.fd >= 0 else self.acquire()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
 

@@ -17,7 +17,6 @@ import time
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
 SIGINT, SIGKILL, SIGTERM, SIGCONT, SIGTSTP = 2, 9, 15, 18, 20
 
@@ -220,9 +219,7 @@ class Process:
     def __enter__(self) -> Process:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -243,9 +240,7 @@ class Shielded:
 
         self._before = pthread_sigmask(SIG_BLOCK, self._signals)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         from _signal import SIG_SETMASK, pthread_sigmask
 
         pthread_sigmask(SIG_SETMASK, self._before)

@@ -20,7 +20,7 @@ from qvmsh.errors import Terminated
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import FrameType, TracebackType
+    from types import FrameType
     from typing import Any, NoReturn
 
 TIDY = b"\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1l\x1b>\x1b[?1000l\x1b[?1002l\x1b[?1006l\x1b[?2004l"
@@ -67,9 +67,7 @@ class Raw:
             termios.tcsetattr(self.fd, termios.TCSADRAIN, mode)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         restore(self.fd, self._before)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
@@ -92,9 +90,7 @@ class Kept:
     def __enter__(self) -> None:
         self._before = termios.tcgetattr(self.fd) if os.isatty(self.fd) else None
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         restore(self.fd, self._before)
 
 

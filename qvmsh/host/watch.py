@@ -17,10 +17,6 @@ import struct
 
 from qvmsh.errors import QvmError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import TracebackType
-
 _MODIFY, _MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x2, 0x40, 0x80, 0x100, 0x200
 _DELETE_SELF, _MOVE_SELF, _IGNORED, _ONLYDIR, _EXCL_UNLINK = 0x400, 0x800, 0x8000, 0x1000000, 0x4000000
 _NAMES = _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE
@@ -77,9 +73,7 @@ class Watch:
     def __enter__(self) -> Watch:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -107,7 +107,8 @@ class Apt:
         while todo:
             wanted = [self.package(name) for name in todo]
             found.update({package.name: package for package in wanted})
-            libraries = {name for package in wanted for name in package.depends if _is_library(name)}
+            needed = {name for package in wanted for name in package.depends}
+            libraries = {name for name in needed if name.startswith("lib") or name == "zlib1g"}
             self.look_up(sorted(libraries))
             todo = [name for name in sorted(libraries - found.keys()) if self._records[name]]
         found.update({name: self.package(name) for name in alone})
@@ -227,10 +228,6 @@ def parse(text: str) -> list[Package]:
             )
         )
     return found
-
-
-def _is_library(name: str) -> bool:
-    return name.startswith("lib") or name == "zlib1g"
 
 
 def _is_whole(path: str, package: Package) -> bool:

@@ -1,15 +1,18 @@
-"""What a machine is known by: its UUID, kept in its directory, and its MAC address."""
+"""What a machine is known by: its UUID, kept in its directory, its number, and its MAC address."""
 
 from __future__ import annotations
 
 import os
 
+from qvmsh.errors import QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import sockets
 from qvmsh.machine import launch_record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from qvmsh.machine.machine import Machine
 
 
@@ -60,3 +63,17 @@ def process_name(vm: Machine) -> str | None:
 def mac_address(machine_id: str) -> str:
     """The address of the first network card, from VM_MACHINE_ID. Source: `vm` (bash)."""
     return f"DE:AD:BE:EF:{machine_id}:11"
+
+
+def free_id(environ: Mapping[str, str]) -> str:
+    """A VM_MACHINE_ID that no known machine has; 01 again when all are taken."""
+    from qvmsh.machine import registry
+    from qvmsh.machine.machine import Machine
+
+    taken = set()
+    for directory in registry.directories(environ):
+        try:
+            taken.add(Machine(directory, environ={}).loaded["VM_MACHINE_ID"])
+        except (QvmError, KeyError):
+            continue
+    return next((f"{n:02}" for n in range(1, 100) if f"{n:02}" not in taken), "01")

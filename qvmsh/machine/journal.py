@@ -7,7 +7,8 @@
 
 One command works on a machine at a time, so each of the two files holds at most one record: of an archive or
 restore, of a snapshot or work on a disk (`archive --savevm` has both). `work.recovery` handles those
-of killed commands.
+of killed commands. That of a machine that is being created is beside the list of machines, and for
+`work.creation_folder`.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ class Kind(Enum):
     SNAPSHOT_LOAD = ("snapshot", "load")
     DISK_COMMIT = ("snapshot", "commit")
     DISK_REBASE = ("snapshot", "rebase")
+    CREATE = ("making", "create")
+    RESTORE_NEW = ("making", "restore")
 
 
 class Phase(Enum):
@@ -68,7 +71,7 @@ class Phase(Enum):
     PIVOT = "pivot"
     """QEMU works on the base itself: the guest must not be resumed."""
     READY = "ready"
-    """All new files are there, and only have to be renamed."""
+    """All new files are there, and only have to be renamed or moved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,7 @@ class Record:
         entry: the metadata of a snapshot that is being saved.
         device, node: of the disk in QEMU.
         backing: what the disk was backed by; None where that does not change.
+        folder: where a machine is being created.
     """
 
     kind: Kind
@@ -123,6 +127,7 @@ class Record:
     node: str = ""
     backing: str | None = None
     backing_format: str = ""
+    folder: str = ""
 
 
 class Journal:
@@ -257,6 +262,9 @@ def title(record: Record) -> str:
 
 # The files
 
+_INVALID = (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError)
+"""What reading a file raises that is not such a record."""
+
 
 def _write(vm: Machine, record: Record) -> None:
     """Write a record; one of the same length goes over the old one: a full disk has space for that."""
@@ -277,6 +285,36 @@ def _write(vm: Machine, record: Record) -> None:
     host_files.write_atomic(path, data.decode(), 0o600)
 
 
+def write_creation(path: str, record: Record) -> None:
+    """Write the record of a machine that is being created."""
+    found = {
+        "verb": record.kind.value[1], "path": record.folder, "since": record.since, "pid": record.pid,
+        "is_whole": record.phase is Phase.READY,
+    }  # fmt: skip
+    host_files.write_atomic(path, json.dumps(found) + "\n")
+
+
+def read_creation(path: str) -> Record | None:
+    """The record of a machine that is being created; None if it is being written, or is invalid."""
+    try:
+        found = host_files.document(path)
+        value = _Values(found)
+        phase = Phase.READY if found.get("is_whole") else Phase.BEGIN
+        record = _begun(Kind(("making", found["verb"])), value)
+        return dataclasses.replace(record, phase=phase, folder=value.text("path"))
+    except _INVALID:
+        return None
+
+
+def _begun(kind: Kind, value: _Values) -> Record:
+    """The record with what all have: when it began, and by which process."""
+    since: Any = value.found["since"]
+    if isinstance(since, str):
+        since = time.mktime(time.strptime(since, "%Y-%m-%d %H:%M:%S"))
+    time.localtime(since)
+    return Record(kind, since=float(since), pid=value.number("pid"))
+
+
 def _encoded(vm: Machine, record: Record) -> dict[str, Any]:
     """The record as the file stores it; changing values are numbers, so that the length stays."""
     found: dict[str, Any] = {"what": record.kind.value[1], "since": record.since, "pid": record.pid}
@@ -295,7 +333,7 @@ def _encoded(vm: Machine, record: Record) -> dict[str, Any]:
         return found | {"swap": record.renames, "is_ready": is_ready, "uuid": record.uuid}
     found |= {
         "since": time.strftime("%F %T", time.localtime(record.since)), "name": record.name,
-        "phase": record.phase.value, "disks": [[name, _inside(vm, path)] for name, path in record.disks],
+        "phase": record.phase.value, "disks": [[name, vm.files.inside(path)] for name, path in record.disks],
         "was_running": record.was_running, "has_memory": record.has_memory, "is_frozen": record.is_frozen,
         "entry": record.entry, "device": record.device, "node": record.node,
     }  # fmt: skip
@@ -304,19 +342,13 @@ def _encoded(vm: Machine, record: Record) -> dict[str, Any]:
     return found
 
 
-def _inside(vm: Machine, path: str) -> str:
-    """A disk's path in the file: relative in the directory, which may move; not through a link out of it."""
-    found = os.path.relpath(path, vm.directory)
-    return path if found.startswith("..") else found
-
-
 def _read(vm: Machine, file: str) -> Record | None:
     path = vm.files.archive_journal if file == "archive" else vm.files.snapshot_journal
     try:
         return _decoded(vm, file, host_files.document(path))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+    except _INVALID as error:
         hint = (
             "`.qvm/cut-*` may hold what the guest wrote last; if there is none, remove that file"
             if file == "archive"
@@ -328,17 +360,9 @@ def _read(vm: Machine, file: str) -> Record | None:
 
 
 def _decoded(vm: Machine, file: str, found: dict[str, Any]) -> Record:
-    """The record in a file, every value checked: it lies where another account may write.
-
-    Raises:
-        ValueError, TypeError, KeyError, OverflowError: a value is missing, or of another type.
-    """
+    """The record in a file, every value checked: it lies where another account may write."""
     kind, value = Kind((file, found["what"])), _Values(found)
-    since: Any = found["since"]
-    if isinstance(since, str):
-        since = time.mktime(time.strptime(since, "%Y-%m-%d %H:%M:%S"))
-    time.localtime(since)
-    record = Record(kind, since=float(since), pid=value.number("pid"))
+    record = _begun(kind, value)
     if kind is Kind.ARCHIVE:
         overlays = tuple(_overlay(_Values(each)) for each in value.rows("cuts"))
         return dataclasses.replace(

@@ -27,6 +27,11 @@ class Files:
     def _at(self, *names: str) -> str:
         return os.path.join(self.directory, *names)
 
+    def inside(self, path: str) -> str:
+        """`path` from the directory, which may move; as it is where it leads out of it, or through a link."""
+        found = os.path.relpath(path, self.directory)
+        return path if found.startswith("..") else found
+
     @property
     def vmrc(self) -> str:
         return self._at(".vmrc")

@@ -19,7 +19,6 @@ from qvmsh.io import failure_mark, isatty, tell
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
     from typing import Any
 
     from qvmsh.io import Io
@@ -82,9 +81,7 @@ class Progress:
             )
             tell(self._io.stderr, f"  {self._title}: {done}", begin="\r", end="\x1b[K")
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with self._turn:
             self._end.set()
         if self._is_drawn:

@@ -208,7 +208,15 @@ def labels(directory: str, environ: Mapping[str, str]) -> list[str]:
 
                 found: list[str] = as_owner.look(directory, account, environ)["labels"]
                 return found
-        return Machine(directory, environ=environ).loaded.words("VM_LABELS")
+        return labels_of(Machine(directory, environ=environ))
+    except QvmError:
+        return []
+
+
+def labels_of(vm: Machine) -> list[str]:
+    """The same of a machine that has perhaps been read already."""
+    try:
+        return vm.loaded.words("VM_LABELS")
     except QvmError:
         return []
 

@@ -56,7 +56,23 @@ class Report:
         return f"{type(self).__name__}({inside})"
 
 
-class Status(Report):
+def plural(count: int, what: str) -> str:
+    """A number with its noun: `1 disk`, `2 disks`."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+class Verdict(Report):
+    """A report that is true if all is well; the exit status says so too."""
+
+    __slots__ = ()
+    failure = 1
+
+    @property
+    def exit_status(self) -> int:  # type: ignore[override]  # a constant in the base
+        return 0 if self else self.failure
+
+
+class Status(Verdict):
     """Result of `status`.
 
     Args:
@@ -93,10 +109,6 @@ class Status(Report):
         self.is_quiet = is_quiet
         self.ready = state == "running" and ssh is not False and not (ssh is None and detail)
 
-    @property
-    def exit_status(self) -> int:  # type: ignore[override]  # a constant in the base
-        return 0 if self.ready else 1
-
     def __bool__(self) -> bool:
         return self.ready
 
@@ -113,192 +125,6 @@ class Status(Report):
 
     def as_json(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__ if name != "is_quiet"}
-
-
-class Started(Report):
-    """Result of `start`: `ready` is False after `--no-wait`; `seconds` until ssh answered.
-
-    Args:
-        has_ssh: the guest is ready once its ssh answers; else as soon as QEMU runs.
-    """
-
-    __slots__ = (
-        "_has_ssh", "accelerator", "attach", "clock", "disposable", "machine", "pid", "ready", "seconds",
-        "ssh_port",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        machine: str,
-        *,
-        pid: int,
-        ssh_port: int | None,
-        ready: bool,
-        seconds: float,
-        accelerator: str,
-        disposable: bool,
-        clock: str = "",
-        attach: str = "",
-        has_ssh: bool = True,
-    ) -> None:
-        self._has_ssh = has_ssh
-        self.attach = attach
-        self.clock = clock
-        self.machine = machine
-        self.pid = pid
-        self.ssh_port = ssh_port
-        self.ready = ready
-        self.seconds = round(seconds, 3)
-        self.accelerator = accelerator
-        self.disposable = disposable
-
-    def shown(self) -> list[str]:
-        how = f"ready after {self.seconds:.1f} s" if self.ready else "QEMU runs; did not wait for the guest"
-        if not self._has_ssh:
-            how = "started"
-        port = f", ssh on port {self.ssh_port}" if self.ssh_port and self._has_ssh else ""
-        lost = ", disposable: changes will be discarded" if self.disposable else ""
-        clock = f"; {self.clock}" if self.clock else ""
-        screen = [f"{self.machine}: `{self.attach}` shows its screen"] if self.attach else []
-        return [f"{self.machine}: {how} (pid {self.pid}{port}{lost}){clock}", *screen]
-
-
-class Stopped(Report):
-    """Result of `stop` and `kill`: `by` is what worked (`guest agent`, `ssh`, `quit`, ...)."""
-
-    __slots__ = ("by", "is_kill", "machine", "seconds")
-
-    def __init__(self, machine: str, by: str, seconds: float, *, is_kill: bool = False) -> None:
-        self.machine = machine
-        self.by = by
-        self.seconds = round(seconds, 3)
-        self.is_kill = is_kill
-
-    def shown(self) -> list[str]:
-        what = "killed" if self.is_kill else "powered off"
-        return [f"{self.machine}: {what} by {self.by} in {self.seconds:.1f} s"]
-
-    def as_json(self) -> dict[str, Any]:
-        return {"machine": self.machine, "by": self.by, "seconds": self.seconds}
-
-
-class Saved(Report):
-    """Result of `stop --savevm`: `suspend_seconds` is the guest's own part of `seconds`."""
-
-    __slots__ = ("machine", "seconds", "snapshot", "suspend_seconds")
-
-    def __init__(self, machine: str, snapshot: str, suspend_seconds: float, seconds: float) -> None:
-        self.machine = machine
-        self.snapshot = snapshot
-        self.suspend_seconds = round(suspend_seconds, 3)
-        self.seconds = round(seconds, 3)
-
-    def shown(self) -> list[str]:
-        from qvmsh.config.words import quote
-
-        part = f" ({self.suspend_seconds:.1f} s to suspend)" if self.suspend_seconds else ""
-        return [
-            f"{self.machine}: state saved as {self.snapshot} in {self.seconds:.1f} s{part}; "
-            f"`qvm start --loadvm {quote(self.snapshot)}` resumes it"
-        ]
-
-
-class Rebooted(Report):
-    """Result of `reboot`: `by` is what worked, `seconds` until the guest answered again."""
-
-    __slots__ = ("by", "machine", "seconds")
-
-    def __init__(self, machine: str, by: str, seconds: float) -> None:
-        self.machine = machine
-        self.by = by
-        self.seconds = round(seconds, 3)
-
-    def shown(self) -> list[str]:
-        return [f"{self.machine}: rebooted by {self.by} in {self.seconds:.1f} s"]
-
-
-class Restarted(Report):
-    """Result of `restart`: `by` is what ended the run before, None where there was none.
-
-    `stop_seconds` and `seconds` are those of the two halves; the rest is as in `Started`.
-    """
-
-    __slots__ = (
-        "by", "disposable", "lines", "machine", "pid", "ready", "seconds", "ssh_port", "stop_seconds"
-    )  # fmt: skip
-
-    def __init__(self, by: str | None, stop_seconds: float, started: Started) -> None:
-        self.by = by
-        self.stop_seconds = round(stop_seconds, 3)
-        self.machine = started.machine
-        self.pid = started.pid
-        self.ssh_port = started.ssh_port
-        self.ready = started.ready
-        self.seconds = started.seconds
-        self.disposable = started.disposable
-        stopped = f"powered off by {by} in {stop_seconds:.1f} s" if by else "was not running"
-        first, *rest = started.shown()
-        self.lines = [f"{self.machine}: {stopped}; {first.removeprefix(f'{self.machine}: ')}", *rest]
-
-    def shown(self) -> list[str]:
-        return self.lines
-
-    def as_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__ if name != "lines"}
-
-
-class Paused(Report):
-    """Result of `pause` and `resume`.
-
-    Args:
-        asleep: the resumed guest is suspended (QEMU 9 and later).
-        clock: how the clock of the paused guest was corrected.
-    """
-
-    __slots__ = ("asleep", "clock", "machine", "paused")
-
-    def __init__(self, machine: str, *, is_paused: bool, is_asleep: bool = False, clock: str = "") -> None:
-        self.machine = machine
-        self.clock = clock
-        self.paused = is_paused
-        self.asleep = is_asleep
-
-    def shown(self) -> list[str]:
-        if self.asleep:
-            return [f"{self.machine}: resumed, suspended as before; `qvm wakeup` wakes it"]
-        if self.paused:
-            return [f"{self.machine}: paused; `qvm resume` resumes it"]
-        return [f"{self.machine}: resumed" + (f"; {self.clock}" if self.clock else "")]
-
-
-class Suspended(Report):
-    """Result of `suspend`: `by` is what asked the guest (`ssh`, `guest agent`), `seconds` until it slept."""
-
-    __slots__ = ("by", "machine", "seconds")
-
-    def __init__(self, machine: str, by: str, seconds: float) -> None:
-        self.machine = machine
-        self.by = by
-        self.seconds = round(seconds, 3)
-
-    def shown(self) -> list[str]:
-        return [f"{self.machine}: suspended by {self.by} in {self.seconds:.1f} s; `qvm wakeup` wakes it"]
-
-
-class Woken(Report):
-    """Result of `wakeup`: `ready` is False without waiting for ssh; `seconds` until it answered."""
-
-    __slots__ = ("machine", "ready", "seconds")
-
-    def __init__(self, machine: str, ready: bool, seconds: float) -> None:
-        self.machine = machine
-        self.ready = ready
-        self.seconds = round(seconds, 3)
-
-    def shown(self) -> list[str]:
-        if not self.ready:
-            return [f"{self.machine}: awake; did not wait for the guest"]
-        return [f"{self.machine}: awake, ready after {self.seconds:.1f} s"]
 
 
 class Answers(Report):

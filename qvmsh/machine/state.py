@@ -9,15 +9,7 @@ from __future__ import annotations
 
 import os
 
-from qvmsh.errors import (
-    ConfigError,
-    DeadlineError,
-    GuestUnreachableError,
-    LaunchError,
-    QmpError,
-    QvmError,
-    StateError,
-)
+from qvmsh.errors import ConfigError, QmpError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
 from qvmsh.machine import launch_record, paths
@@ -214,42 +206,6 @@ def _without_process(vm: Machine, note: LaunchRecord | None) -> Observation:
     )
 
 
-def has_crashed(vm: Machine) -> bool:
-    """True if QEMU crashed: otherwise it removes its pid file at its end."""
-    try:
-        return os.path.lexists(vm.files.pid_file) and locks.holder(vm.files.pid_file) is None
-    except OSError:
-        return False
-
-
-def crash(vm: Machine, when: str, status: int = 0) -> LaunchError:
-    """The error for a QEMU that has crashed, with its last output.
-
-    Args:
-        when: what was in progress: `while the guest was starting`.
-        status: the process' return code as `subprocess` has it, where that is known.
-    """
-    words = paths.tail(vm.files.qemu_stderr, 5)
-    how = f" ({process.signal_name(-status)})" if status < 0 else ""
-    return LaunchError(f"QEMU crashed {when}{how}", machine=vm.name, details=words, hint=AGAIN)
-
-
-def tell_crash(vm: Machine, error: QvmError) -> None:
-    """Add to an error that QEMU has crashed meanwhile, if that is its cause."""
-    is_of_qemu = isinstance(error, QmpError) and has_ended(vm, error)
-    if (is_of_qemu or isinstance(error, GuestUnreachableError | DeadlineError)) and has_crashed(vm):
-        error.details = (*error.details, end(vm))
-        error.hint = error.hint or AGAIN
-
-
-def end(vm: Machine) -> str:
-    """How QEMU ended, as a remark."""
-    if not has_crashed(vm):
-        return "QEMU has ended"
-    words = paths.tail(vm.files.qemu_stderr, 1)
-    return "; ".join(["QEMU crashed", *(f"its last output: {line}" for line in words)])
-
-
 def _without_pid_file(vm: Machine, note: LaunchRecord | None) -> Observation:
     """No pid file means stopped, unless QEMU runs and the file, or `.qvm`, was removed.
 
@@ -356,15 +312,36 @@ def _foreign(vm: Machine) -> Observation:
 
 
 def require_live(vm: Machine, what: str) -> tuple[int, LaunchRecord]:
-    """Pid and note of the running QEMU of `vm`.
+    """`require` of what is observed now, in any state in which there is a QEMU."""
+    return require(vm, observe(vm), what)
+
+
+def require(vm: Machine, seen: Observation, what: str, *kinds: str) -> tuple[int, LaunchRecord]:
+    """Pid and launch record of the QEMU of a machine that is in one of the states `kinds` (none: in any).
 
     Raises:
-        StateError: it is not running; the text names its state and what needs QEMU.
+        StateError: it has no QEMU, or is in another; the text names its state and what cannot be done.
     """
-    seen = observe(vm)
-    if seen.pid is None or seen.note is None:
-        raise not_in_state(vm, seen, what, RUNNING)
+    if seen.pid is None or seen.note is None or (kinds and seen.kind not in kinds):
+        raise not_in_state(vm, seen, what, kinds[0] if kinds else RUNNING)
     return seen.pid, seen.note
+
+
+def require_off(vm: Machine, seen: Observation, what: str, hint: str = "`qvm stop` first") -> None:
+    """Refuse a machine that has a QEMU."""
+    if seen.is_live:
+        is_start = what in ("start", "run")
+        raise StateError(
+            f"cannot {what}: it is {'already ' if is_start else ''}{seen}", machine=vm.name,
+            hint=hint, actual=seen.kind, required=STOPPED,
+        )  # fmt: skip
+
+
+def require_lasting(vm: Machine, seen: Observation, what: str, lost: str = "its changes are lost") -> None:
+    """Refuse a disposable run."""
+    if seen.is_live and seen.note is not None and seen.note.disposable:
+        why = f"it is disposable, {lost} when it stops"
+        raise StateError(f"cannot {what}: {why}", machine=vm.name, hint="`qvm stop` it first")
 
 
 def reachable(vm: Machine, what: str) -> tuple[int, LaunchRecord]:
@@ -442,6 +419,25 @@ def has_ended(vm: Machine, error: QmpError) -> bool:
             return handle.wait(ENDING_S)
     except ProcessLookupError:
         return True
+
+
+class Answering:
+    """Turns the failure of a conversation into the machine's error: `with Answering(vm): ...`.
+
+    Args:
+        kinds: what a silent QEMU raises in the block.
+    """
+
+    def __init__(self, vm: Machine, *kinds: type[OSError]) -> None:
+        self._vm = vm
+        self._kinds = kinds or (OSError,)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, self._kinds):
+            raise silent(self._vm) from None
 
 
 def silent(vm: Machine) -> QvmError:

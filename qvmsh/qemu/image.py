@@ -419,7 +419,7 @@ def require(path: str, machine: str, *, hint: str, name: str = "", kind: str = "
     try:
         found = header(path, kind)
     except FileNotFoundError:
-        raise ImageError(f"{name} is not there", machine=machine, hint=hint) from None
+        raise ImageError(f"{name} is missing", machine=machine, hint=hint) from None
     except OSError as error:
         raise ImageError(f"cannot read {name}: {error.strerror}", machine=machine) from error
     except ImageError as error:

@@ -5,6 +5,7 @@ run(vm, Io(), Wanted(code="status -s"))      # without xonsh: one plain command
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -12,7 +13,6 @@ from qvmsh.commands.index import ALIASES, COMMANDS
 from qvmsh.errors import ConfigError, UsageError
 from qvmsh.io import isatty, write_at_once
 from qvmsh.shell.script import first, source
-from qvmsh.shell.session import ui
 from qvmsh.shell.session.context import Context
 
 TYPE_CHECKING = False
@@ -113,6 +113,7 @@ def _script(context: Context, here: str, wanted: Wanted) -> int:
         from qvmsh.shell.script import python
 
         return python.run_python(context, first.program, first.argv)
+    gc.disable()  # as in `__main__`, until xonsh is there
     from qvmsh.shell.xonsh.script import run_xonsh
 
     return run_xonsh(context, first.lines, first.name, first.argv)
@@ -133,6 +134,8 @@ def _prompt(context: Context, here: str, wanted: Wanted) -> int:
         except ConfigError as error:  # it can be corrected at the prompt
             print("\n".join(error.lines()), file=sys.stderr)
     context.ui = wanted.ui
+    from qvmsh.shell.session import ui
+
     chosen = ui.chosen(context)
     if chosen == "python" and first is not None and first.program is None:
         if wanted.ui:

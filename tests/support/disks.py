@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.programs import qemu_img, qemu_io
-from tests.support.world import Vm
+from tests.support.world import Blank, Vm
+
+
+def two_disks(blank: Blank) -> Vm:
+    """A machine with an empty second disk, off."""
+    vm = blank(VM_DISKS="data.qcow2")
+    qemu_img(vm, "create", "-q", "-f", "qcow2", "data.qcow2", "16M")
+    return vm
 
 
 def disk_io(vm: Vm, disk: str, *commands: str) -> str:

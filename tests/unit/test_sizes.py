@@ -22,7 +22,7 @@ LONG_FUNCTIONS = {
 MANY_PARAMETERS = {
     "qvmsh/config/variables.py:Variable.__init__": "the columns of that table",
     "qvmsh/machine/launch_record.py:LaunchRecord.__init__": "the keys of its file; no dataclasses here",
-    "qvmsh/machine/reports.py:Started.__init__": "the keys of its JSON",
+    "qvmsh/machine/power/reports.py:Started.__init__": "the keys of its JSON",
 }
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -26,6 +26,7 @@ from qvmsh.machine.archive.writer import Writer
 from qvmsh.machine.create import layers as create_layers
 from qvmsh.machine.journal import Kind, Record
 from qvmsh.machine.monitor import conversation
+from qvmsh.machine.reports import plural
 from qvmsh.machine.snapshot import managed_save
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.store import Images
@@ -139,11 +140,7 @@ def _of_stopped(job: Job) -> tuple[Archive, Point]:
 
 
 def _require_tag(job: Job, found: Sequence[Drive]) -> None:
-    """Refuse a --delvm that names nothing, before anything is done.
-
-    Raises:
-        StateError: the machine's own disk has no such snapshot, or a disk has several.
-    """
+    """Refuse a --delvm that names nothing, before anything is done."""
     tag = job.wish.delvm
     main = next((each for each in found if not each.left_out), None)
     if not tag or main is None or main.format != "qcow2":
@@ -166,7 +163,7 @@ def _commit_or_keep(job: Job, found: Sequence[Drive]) -> None:
     tags = chain.snapshots_in(layers.overlay, "qcow2")
     if tags and not job.wish.drop_snapshots:
         job.said.append(
-            f"{overlay} holds {_count(len(tags), 'snapshot')}, which a commit would corrupt: archived as a "
+            f"{overlay} holds {plural(len(tags), 'snapshot')}, which a commit would corrupt: archived as a "
             "pair, the machine did not change (--drop-snapshots commits)"
         )
         return
@@ -211,9 +208,6 @@ def _require_place(job: Job, found: Sequence[Drive], *, is_roomy: bool) -> None:
     Args:
         is_roomy: the commit loses snapshots, so there must be enough space even if overlay and base do
             not overlap.
-
-    Raises:
-        QvmError, OSError: it cannot be written to, or has not enough free space.
     """
     probe = job.index.part_folder(f"{job.vm.name}-{model.stamp_of(0)}")
     try:
@@ -248,22 +242,19 @@ def _forget(vm: Machine, names: Sequence[str]) -> None:
 def _of_running(job: Job, seen: state.Observation) -> tuple[Archive, Point]:
     vm, wish = job.vm, job.wish
     if wish.is_create:
-        raise StateError(
-            f"cannot archive --create: it is {seen}", machine=vm.name, actual=seen.kind,
-            required=state.STOPPED,
-            hint="`qvm archive` without --create works while it runs; or `qvm stop` first",
-        )  # fmt: skip
-    if seen.note is None or seen.kind not in (state.RUNNING, state.PAUSED, state.SUSPENDED, state.SHUT_DOWN):
-        raise state.not_in_state(vm, seen, "archive", state.RUNNING)
-    if seen.note.disposable or seen.note.base_only:
-        how = "disposable, its changes are lost" if seen.note.disposable else "running its base (--base-only)"
+        hint = "`qvm archive` without --create works while it runs; or `qvm stop` first"
+        state.require_off(vm, seen, "archive --create", hint)
+    kinds = (state.RUNNING, state.PAUSED, state.SUSPENDED, state.SHUT_DOWN)
+    _, note = state.require(vm, seen, "archive", *kinds)
+    if note.disposable or note.base_only:
+        how = "disposable, its changes are lost" if note.disposable else "running its base (--base-only)"
         raise StateError(f"cannot archive: it is {how}", machine=vm.name, hint="`qvm stop`, then `qvm start`")
-    if wish.savevm and seen.kind not in (state.RUNNING, state.PAUSED):
-        raise state.not_in_state(vm, seen, "save the memory", state.RUNNING)
+    if wish.savevm:
+        state.require(vm, seen, "save the memory", state.RUNNING, state.PAUSED)
     is_held = bool(wish.savevm) and seen.kind == state.RUNNING
     try:
         with guardian.Guardian(vm):
-            made = _live(job, seen.note, is_held=is_held)
+            made = _live(job, note, is_held=is_held)
     except QmpError as error:
         raise _failure(job, error) from None
     if locks.holder(vm.files.pid_file) is None:
@@ -305,10 +296,8 @@ def _resume(note: LaunchRecord) -> None:
 
 
 def _live(job: Job, note: LaunchRecord, *, is_held: bool) -> tuple[Archive, Point]:
-    from qvmsh.qemu.session import Session
-
     vm, wish = job.vm, job.wish
-    with Session(note.socket("session"), vm.io.checkpoint) as qemu:
+    with conversation.session(vm, note) as qemu:
         changes.clear(vm, qemu)
         found = drives.live(vm, qemu.execute("query-block"))
     writer = Writer(job, found, model.stamp_of(time.time()), consistency=live_copy.CRASH)
@@ -325,11 +314,9 @@ def _live(job: Job, note: LaunchRecord, *, is_held: bool) -> tuple[Archive, Poin
 
 def _copy(job: Job, note: LaunchRecord, writer: Writer, *, is_held: bool) -> changes.Tracking:
     """Copy all disks, as they are at one moment."""
-    from qvmsh.qemu.session import Session
-
     vm, wish = job.vm, job.wish
     with (
-        Session(note.socket("session"), vm.io.checkpoint) as qemu,
+        conversation.session(vm, note) as qemu,
         changes.Tracking(vm, qemu, writer.archive, writer.stored, writer.point.id) as tracking,
     ):
         for drive in writer.taken:
@@ -356,11 +343,9 @@ def _copy(job: Job, note: LaunchRecord, writer: Writer, *, is_held: bool) -> cha
 
 
 def _remove_old_bitmaps(vm: Machine, note: LaunchRecord, writer: Writer, tracking: changes.Tracking) -> None:
-    from qvmsh.qemu.session import Session
-
     with (
         contextlib.suppress(QmpError),
-        Session(note.socket("session"), vm.io.checkpoint) as qemu,
+        conversation.session(vm, note) as qemu,
         live_copy.uninterrupted(qemu),
     ):
         tracking.remove_old(qemu, is_whole=writer.is_whole)
@@ -378,7 +363,3 @@ def _save(job: Job, note: LaunchRecord, writer: Writer, *, is_held: bool) -> Non
         managed_save.save(job.vm, note, job.wish.savevm, has_suspend=False)
     job.changed = f"the snapshot {job.wish.savevm} was saved in its disks"
     job.left += f"; {job.changed}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -24,12 +24,12 @@ from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.machine import launch_record, programs, state
 from qvmsh.machine.archive import live_copy
+from qvmsh.machine.monitor import conversation
 from qvmsh.machine.storage import bitmaps
 from qvmsh.qemu import image, qemuimg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Any
 
     from qvmsh.machine.archive.drives import Drive
@@ -91,12 +91,10 @@ def clear_running(vm: Machine) -> None:
     Raises:
         QmpError: QEMU does not answer.
     """
-    from qvmsh.qemu.session import Session
-
     note = launch_record.read(vm.files)
     try:
         if note is not None:
-            with Session(note.socket("session"), vm.io.checkpoint) as qemu:
+            with conversation.session(vm, note) as qemu:
                 clear(vm, qemu)
     except QmpError as error:
         if not state.has_ended(vm, error):
@@ -255,9 +253,7 @@ class Tracking:
             )
         return path
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Remove what the copies needed, and after a failure the new bitmaps."""
         with live_copy.uninterrupted(self.qemu):
             for name, path in self._jobs.values():

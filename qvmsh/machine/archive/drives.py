@@ -89,7 +89,7 @@ def _why_left_out(disk: Volume) -> str:
     if disk.is_read_only:
         return READ_ONLY
     if disk.source == "words" and not os.path.exists(disk.path):
-        return "it is not there"
+        return "it is missing"
     return _no_file(disk.path)
 
 

@@ -89,7 +89,7 @@ class LiveCopy:
         self.journal = journal
         self.overlays = tuple(
             Overlay(
-                disk=volumes.inside(vm, each.path),
+                disk=vm.files.inside(each.path),
                 format=each.format,
                 node=each.node,
                 file=os.path.join(".qvm", f"cut-{token}-{at}.qcow2"),
@@ -237,8 +237,6 @@ def is_joined(record: Record) -> bool:
 
 
 def _join_live(journal: Journal, qemu: Session | None) -> str:
-    from qvmsh.qemu.session import Session
-
     vm, record = journal.vm, journal.record
     # an overlay that is still there may be in use: QEMU waits until its job is finalized
     has_overlay = any(os.path.lexists(os.path.join(vm.directory, each.file)) for each in record.overlays)
@@ -257,7 +255,7 @@ def _join_live(journal: Journal, qemu: Session | None) -> str:
     if qemu is not None:
         _join_each(journal, qemu)
     else:
-        with Session(note.socket("session"), vm.io.checkpoint) as own:
+        with conversation.session(vm, note) as own:
             _join_each(journal, own)
     return "the running guest's disks are joined again"
 
@@ -324,8 +322,7 @@ def _commit(journal: Journal, overlay: Overlay, qemu: Session, job: str, *, is_b
 def _end_job(journal: Journal, overlay: Overlay, qemu: Session, job: str) -> str:
     """Note that the overlay is no longer needed, and let QEMU end its job; "" or why that failed.
 
-    Raises:
-        QmpError: QEMU ended or does not answer. It may have ended the job, so the mark stays.
+    QmpError: QEMU ended or does not answer. It may have ended the job, so the mark stays.
     """
     try:
         _mark(journal, overlay, is_merged=True)

@@ -227,11 +227,7 @@ class Reader:
         return [self._chain(role)[0].format, *(part.format for part in self.archive.layers.get(role, []))]
 
     def _chain(self, role: str) -> list[Part]:
-        """The last whole copy of the top layer, and the changes since.
-
-        Raises:
-            ImageError: something of it is missing.
-        """
+        """The last whole copy of the top layer, and the changes since."""
         found: list[Part] = []
         for point in self.archive.chain(self.point, role):
             part = _part(point, role)

@@ -121,11 +121,7 @@ def delete(vm: Machine, word: str) -> Deleted:
 
 
 def _named(vm: Machine, index: ArchiveIndex, word: str) -> tuple[Archive, list[Point]]:
-    """The archive that a word names in full, and those of its states that are meant.
-
-    Raises:
-        UsageError: not found, or not made by qvm, or of another machine.
-    """
+    """The archive that a word names in full, and those of its states that are meant."""
     folder, _, stamp = os.path.normpath(word).partition("/")
     every = index.archives()
     archive = next((each for each in every if each.folder == folder), None)
@@ -150,11 +146,7 @@ def _by_age(archives: Iterable[Archive]) -> list[tuple[Archive, Point]]:
 
 
 def _require_none_above(vm: Machine, archive: Archive, gone: Sequence[Point]) -> None:
-    """Refuse to remove what later states are based on.
-
-    Raises:
-        StateError: there are such states.
-    """
+    """Refuse to remove what later states are based on."""
     above = []
     for point in archive.done:
         with contextlib.suppress(ImageError):  # what it is based on is gone already
@@ -176,9 +168,6 @@ def _require_other(
 
     Args:
         word: how the user called what would go.
-
-    Raises:
-        StateError: no other one is whole.
     """
 
     def is_whole(archive: Archive, point: Point) -> bool:

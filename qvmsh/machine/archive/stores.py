@@ -17,6 +17,7 @@ import shutil
 import subprocess
 from abc import ABC, abstractmethod
 
+from qvmsh.config.words import joined, quote
 from qvmsh.errors import ConfigError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.machine import owner
@@ -60,7 +61,7 @@ def require_mounted(vm: Machine) -> None:
         raise StateError(
             f"cannot archive: VM_ARCHIVE={where} is on {point}, which is in {table} but not mounted",
             machine=vm.name,
-            hint=f"`mount {shlex.quote(point)}`; or `qvm config VM_ARCHIVE=FOLDER` sets another place",
+            hint=f"`mount {quote(point)}`; or `qvm config VM_ARCHIVE=FOLDER` sets another place",
         )
 
 
@@ -261,18 +262,13 @@ class Folder(Store):
 def _opened(path: str) -> int:
     """A regular file, open for reading.
 
-    Raises:
-        OSError: it cannot be read, or is something else (a FIFO would block for ever).
+    OSError: it cannot be read, or is something else (a FIFO would block for ever).
     """
     return host_files.opened(path)
 
 
 def _text(fd: int) -> str:
-    """What an open small file holds.
-
-    Raises:
-        ValueError: it is not small.
-    """
+    """What an open small file holds. ValueError: it is not small."""
     with open(fd, "rb", closefd=False) as file:
         data = file.read(TEXT_BYTES + 1)
     if len(data) > TEXT_BYTES:
@@ -334,7 +330,7 @@ class Remote(Store):
         return QvmError(
             f"{self.shown} cannot be used",
             details=lines[-3:],
-            hint=hint or f"`{shlex.join(self._argv)} true` must work without a question",
+            hint=hint or f"`{joined(self._argv)} true` must work without a question",
         )
 
     def _each(self, folder: str, test: str, row: str = '"$f"', *, missing: int = 1) -> list[str]:

@@ -1,10 +1,12 @@
-"""Whether a machine that is off is still as it was archived last, so that nothing has to be copied."""
+"""Whether disks are as archived: then nothing has to be copied, and nothing is lost by a restore."""
 
 from __future__ import annotations
 
 import os
 
+from qvmsh.errors import QvmError
 from qvmsh.machine.archive.model import Part
+from qvmsh.machine.archive.reader import restored_ns
 from qvmsh.machine.archive.settings import SETTINGS
 from qvmsh.machine.archive.settings import is_same as is_same_settings
 
@@ -12,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qvmsh.machine.archive.index import ArchiveIndex
     from qvmsh.machine.archive.model import Archive, Point
     from qvmsh.machine.archive.writer import Writer
 
@@ -50,4 +53,37 @@ def _disks(parts: Sequence[Part]) -> list[tuple[str, str, str, str]]:
     """The disks of a state, to compare with those of another."""
     return sorted(
         (each.role, each.format, each.source, each.left_out) for each in parts if each.role != SETTINGS
+    )
+
+
+def is_archived(index: ArchiveIndex, paths: list[str]) -> bool:
+    """True if one archived state was made of these very files, or they of it, and none was written since."""
+    try:
+        archives = index.archives()
+    except QvmError:  # the store cannot be reached
+        return False
+    return any(
+        all(any(_is_of(path, archive, point, part) for part in archive.parts([point])) for path in paths)
+        for archive in archives
+        for point in archive.done
+    )
+
+
+def _is_of(path: str, archive: Archive, point: Point, part: Part) -> bool:
+    """True if a file is what a state holds as `part`."""
+    if part.source_mtime_ns:
+        return is_unchanged(path, part)
+    is_top = part in point.parts
+    return is_top and bool(point.id) and os.stat(path).st_mtime_ns == restored_ns(point, part)
+
+
+def is_unchanged(path: str, part: Part) -> bool:
+    """True if a file is what was archived, by its size and time."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return False
+    return bool(part.source_mtime_ns) and (status.st_mtime_ns, status.st_size) == (
+        part.source_mtime_ns,
+        part.size_bytes,
     )

@@ -364,11 +364,7 @@ class Writer:
         self.point.parts.append(part)
 
     def _require_at_rest(self) -> None:
-        """Refuse a state if its files, which are not locked while the machine is off, were changed meanwhile.
-
-        Raises:
-            ImageError: one was written to, or is another file now.
-        """
+        """Refuse a state if its files, not locked while the machine is off, were changed meanwhile."""
         for path, before in self._at_rest.items():
             if _fingerprint(path) != before:
                 users = ", ".join(image.users(path))

@@ -18,8 +18,9 @@ from qvmsh.errors import ConfigError, ImageError, MissingProgramError, QvmError,
 from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.images import builtin
-from qvmsh.machine import registry
+from qvmsh.machine import identity, registry
 from qvmsh.machine.create import seed
+from qvmsh.machine.journal import Kind
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.work import creation_folder
 from qvmsh.qemu import programs, qemuimg
@@ -69,7 +70,7 @@ def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Ma
     _require_sound(wish)
     source, is_builtin = _source(wish.image, name, io, environ)
     try:
-        with creation_folder.Folder("create", final, environ) as folder:
+        with creation_folder.Folder(Kind.CREATE, final, environ) as folder:
             part = folder.path
             os.chmod(part, 0o755)  # noqa: S103  # as mkdir would
             Machine(part, environ=environ).state_folder()
@@ -90,11 +91,7 @@ def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Ma
 
 
 def _require_sound(wish: Wish) -> None:
-    """Refuse values that the `.vmrc` cannot hold, before anything is created.
-
-    Raises:
-        UsageError: it says what is allowed.
-    """
+    """Refuse values that the `.vmrc` cannot hold, before anything is created."""
     if not wish.image:
         raise UsageError("create: --image is empty", hint="give an image file, or tiny")
     cpus = None if wish.cpus is None else str(wish.cpus)
@@ -115,8 +112,7 @@ def _require_sound(wish: Wish) -> None:
 def _require_right(part: str, final: str, environ: Mapping[str, str]) -> None:
     """Check what was written, together with the other layers of the configuration.
 
-    Raises:
-        ConfigError: it is wrong; the error has the machine's final name.
+    ConfigError: it is wrong; the error has the machine's final name.
     """
     try:
         Machine(part, environ=environ).settings  # noqa: B018
@@ -199,7 +195,7 @@ def _write_vmrc(part: str, name: str, wish: Wish, is_builtin: bool, environ: Map
     memory = wish.memory or str(BUILTIN_MEMORY_MIB if is_builtin else FILE_MEMORY_MIB)
     rows = [
         ("VM_MACHINE_NAME", name),
-        ("VM_MACHINE_ID", wish.machine_id or free_id(environ)),
+        ("VM_MACHINE_ID", wish.machine_id or identity.free_id(environ)),
         ("VM_MACHINE_OWNER", owner),
         ("VM_MACHINE_USER", wish.user or (builtin.BUILTIN[wish.image].user if is_builtin else owner)),
         ("VM_MACHINE_MEM", memory),
@@ -220,14 +216,3 @@ def _write_vmrc(part: str, name: str, wish: Wish, is_builtin: bool, environ: Map
 def guest_name(name: str) -> str:
     """What the guest of a machine of that name is called: letters and digits."""
     return "".join(c if c.isascii() and c.isalnum() else "-" for c in name).strip("-").lower() or "guest"
-
-
-def free_id(environ: Mapping[str, str]) -> str:
-    """A VM_MACHINE_ID that no known machine has; 01 again when all are taken."""
-    taken = set()
-    for directory in registry.directories(environ):
-        try:
-            taken.add(Machine(directory, environ={}).loaded["VM_MACHINE_ID"])
-        except (QvmError, KeyError):
-            continue
-    return next((f"{n:02}" for n in range(1, 100) if f"{n:02}" not in taken), "01")

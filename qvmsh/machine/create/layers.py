@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from qvmsh.errors import ImageError, QvmError, StateError, UsageError
+from qvmsh.errors import ImageError, QvmError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.machine import programs, state
 from qvmsh.machine.create import seed
@@ -58,10 +58,7 @@ def init(vm: Machine, *, clobber_base: bool, clobber_overlay: bool, is_dry: bool
     layers = Layers(vm)
     with work_lock(vm, "init"):
         seen = state.observe(vm)
-        if seen.is_live:
-            raise StateError(
-                f"cannot init: it is {seen}", machine=vm.name, hint="`qvm stop` first", actual=seen.kind
-            )
+        state.require_off(vm, seen, "init")
         steps = _plan(vm, layers, clobber_base, clobber_overlay)
         for path in (layers.base, layers.overlay):
             image.require_unused(path, vm.name)
@@ -82,11 +79,7 @@ def init(vm: Machine, *, clobber_base: bool, clobber_overlay: bool, is_dry: bool
 
 
 def _plan(vm: Machine, layers: Layers, clobber_base: bool, clobber_overlay: bool) -> list[str]:
-    """The steps that are needed and allowed.
-
-    Raises:
-        ImageError: they are not allowed, or there is nothing to make them from.
-    """
+    """The steps that are needed and allowed."""
     has_seed, has_base, has_overlay = (
         os.path.exists(path) for path in (layers.seed, layers.base, layers.overlay)
     )

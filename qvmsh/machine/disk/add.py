@@ -18,7 +18,7 @@ from qvmsh.machine import log, registry, state
 from qvmsh.machine.disk.reports import DiskDone
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.monitor import conversation
-from qvmsh.machine.settings import commands as configuration
+from qvmsh.machine.settings import config as configuration
 from qvmsh.machine.storage import chain, dependents, own_disk, selection, supplies, volumes
 from qvmsh.machine.storage.volumes import Volume
 from qvmsh.machine.work.lock import work_lock
@@ -106,11 +106,7 @@ def add(vm: Machine, file: str, addition: Addition) -> DiskDone:
 
 
 def _require_near(vm: Machine, disk: supplies.AdditionalDisk) -> None:
-    """Refuse an overlay on a raw file elsewhere: an untrusted header may name any file of the host.
-
-    Raises:
-        ImageError: it does.
-    """
+    """Refuse an overlay on a raw file elsewhere: an untrusted header may name any file of the host."""
     homes = [os.path.realpath(each) for each in (os.path.dirname(disk.path), vm.directory)]
     for each in chain.layers(disk.path, disk.line.driver, vm.name, vm.directory)[1:]:
         real = os.path.realpath(each.path)
@@ -123,11 +119,7 @@ def _require_near(vm: Machine, disk: supplies.AdditionalDisk) -> None:
 
 
 def _word(vm: Machine, line: devices.DiskLine) -> str:
-    """The disk as a line of VM_DISKS.
-
-    Raises:
-        UsageError: such a line cannot hold its name.
-    """
+    """The disk as a line of VM_DISKS."""
     word = ":".join([line.path, line.driver, *(["ro"] if line.is_read_only else [])])
     try:
         is_declared = [each.path for each in devices.disks(word)] == [line.path]
@@ -143,11 +135,7 @@ def _word(vm: Machine, line: devices.DiskLine) -> str:
 
 
 def _require_declared_format(vm: Machine, disk: Volume, line: devices.DiskLine) -> None:
-    """Refuse a file that may not be an image: neither its name nor its content says so.
-
-    Raises:
-        UsageError: it was not declared raw.
-    """
+    """Refuse a file that may not be an image: neither its name nor its content says so."""
     is_declared = line.format or os.path.splitext(line.path)[1].lower() in devices.BY_SUFFIX
     if is_declared or not os.path.isfile(disk.path):
         return

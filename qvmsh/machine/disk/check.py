@@ -30,7 +30,7 @@ def check(vm: Machine, name: str | None, *, is_repairing: bool) -> Checked:
     with work_lock(vm, "disk check --repair" if is_repairing else "disk check", is_looking=not is_repairing):
         seen = state.observe(vm)
         if is_repairing:
-            selection.require_off(vm, seen, "repair")
+            state.require_off(vm, seen, "repair")
         found = selection.every(vm, seen)
         if name is not None:
             found = [selection.one(vm, found, name)]
@@ -73,11 +73,7 @@ def _images(vm: Machine, found: list[Volume]) -> list[tuple[str, str, bool]]:
 
 
 def _look(vm: Machine, path: str, kind: str) -> Soundness | None:
-    """The errors of one image; None for a format that cannot be checked.
-
-    Raises:
-        ImageError: it cannot be read.
-    """
+    """The errors of one image; None for a format that cannot be checked."""
     image.require(path, vm.name, hint="put it back", kind=kind)
     chain.below(vm, path, kind)
     with vm.io.stage(f"checking {os.path.basename(path)}"):
@@ -87,8 +83,7 @@ def _look(vm: Machine, path: str, kind: str) -> Soundness | None:
 def _repair(vm: Machine, row: dict[str, Any], kind: str, sound: Soundness) -> Soundness:
     """Repair one image; its errors afterwards.
 
-    Raises:
-        ImageError: it is in use, or backs others; nothing was changed.
+    ImageError: it is in use, or backs others; nothing was changed.
     """
     program, path = programs.qemu_img(vm), row["file"]
     image.require_unused(path, vm.name)

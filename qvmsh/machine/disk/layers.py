@@ -92,7 +92,7 @@ def rebase(vm: Machine, name: str, base: str | None, *, is_unsafe: bool) -> Disk
         seen = state.observe(vm)
         disk = selection.one(vm, selection.changeable(vm, seen, "rebase a disk"), name)
         if base is not None or is_unsafe:
-            selection.require_off(vm, seen, "rebase a disk onto another base")
+            state.require_off(vm, seen, "rebase a disk onto another base")
         _require_qcow2(vm, disk, "rebase")
         image.require(disk.path, vm.name, hint="put it back", kind=disk.format)
         layers = chain.below(vm, disk.path, disk.format)
@@ -149,11 +149,7 @@ def _backing_name(disk: Volume, base: str) -> str:
 
 
 def _format_of(vm: Machine, base: str, path: str) -> str:
-    """The format of a new base, from its name and its content.
-
-    Raises:
-        ImageError: it is missing, or name and content differ.
-    """
+    """The format of a new base, from its name and its content."""
     suffix = os.path.splitext(path)[1].lower()
     kind = devices.BY_SUFFIX.get(suffix, "raw")
     is_declared = "raw" if suffix == ".raw" else ""
@@ -171,11 +167,7 @@ def _format_of(vm: Machine, base: str, path: str) -> str:
 
 
 def _require_a_file(vm: Machine, disk: Volume, base: str, path: str) -> None:
-    """A disk may be named by its id, a base may not.
-
-    Raises:
-        UsageError: it is an id, or the disk itself.
-    """
+    """A disk may be named by its id, a base may not."""
     other = next((each for each in volumes.configured(vm) if base in (each.id, each.node)), None)
     is_file = other is None or os.path.exists(path)
     if os.path.realpath(path if is_file or not other else other.path) == os.path.realpath(disk.path):

@@ -22,7 +22,6 @@ from qvmsh.machine.work.recovery import Transaction
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import Machine
     from qvmsh.machine.storage.volumes import Volume
 
@@ -34,8 +33,8 @@ def commit(vm: Machine, seen: state.Observation, disk: Volume) -> None:
         StateError: it does not run, or qvm did not attach the disk.
         QmpError: QEMU failed; the disk is as before.
     """
-    note, pid = _running(vm, seen, "commit a disk")
-    if recovery.options_of(pid, disk.node) is None:
+    pid, note = state.require(vm, seen, "commit a disk", state.RUNNING, state.PAUSED)
+    if not recovery.options_of(pid, disk.node):
         is_by_words = disk.source == "words"
         why = (
             "it is named in VM_QEMU_EXTRA or VM_QEMU_ARGS"
@@ -49,15 +48,15 @@ def commit(vm: Machine, seen: state.Observation, disk: Volume) -> None:
         )
     with save_delete.live(vm, note) as (found, disks):
         store = Live(vm, [each for each in disks if each.node == disk.node], found.exchange)
-        row = recovery.row_of(store, lambda each: each["inserted"]["node-name"] == disk.node)
+        block = recovery.block_of(store, disk.node)
         is_running = seen.kind == state.RUNNING
         record = Record(Kind.DISK_COMMIT, name=disk.id, disks=store.named(), was_running=is_running)
         with vm.io.stage(f"committing {disk.name}"), Transaction(vm, record, store.exchange) as journal:
-            journal.write(device=row["qdev"], node=disk.node)
+            journal.write(device=block.device, node=disk.node)
             recovery.new_layer(vm, disk.path)  # while there is a way back, from a full disk for example
             words = {"job-id": recovery.COMMIT, "device": disk.node, "auto-dismiss": False}
-            if row["inserted"]["backing_file_depth"] > 1:
-                words["base"] = row["inserted"]["backing_file"]
+            if block.layers > 1:
+                words["base"] = block.backing
             store.jobs.execute("block-commit", words)
             job = store.jobs.until(recovery.COMMIT, "ready")
             if job is None or job["status"] != "ready":
@@ -66,7 +65,7 @@ def commit(vm: Machine, seen: state.Observation, disk: Volume) -> None:
             journal.write(phase=Phase.PIVOT)
             store.jobs.execute("job-complete", {"id": recovery.COMMIT})
             store.jobs.finish(recovery.COMMIT, "block-commit")
-            recovery.under_new_layer(store, disk.path, disk.node, row["qdev"], pid)
+            recovery.under_new_layer(store, disk.path, disk.node, block.device, pid)
             if is_running:
                 conversation.resume(store.exchange)
 
@@ -82,7 +81,7 @@ def flatten(vm: Machine, seen: state.Observation, disk: Volume) -> None:
         StateError: it does not run.
         QmpError: QEMU failed; the disk has its old base.
     """
-    note, _ = _running(vm, seen, "rebase a disk")
+    _, note = state.require(vm, seen, "rebase a disk", state.RUNNING, state.PAUSED)
     with save_delete.live(vm, note) as (store, disks):
         one = Live(vm, [each for each in disks if each.node == disk.node], store.exchange)
         record = Record(Kind.DISK_REBASE, name=disk.id, disks=one.named())
@@ -94,9 +93,3 @@ def flatten(vm: Machine, seen: state.Observation, disk: Volume) -> None:
             store.jobs.execute("block-stream", words)
             store.jobs.finish(recovery.STREAM, "block-stream")
             recovery.flush(store, disk.node)
-
-
-def _running(vm: Machine, seen: state.Observation, what: str) -> tuple[LaunchRecord, int]:
-    if seen.note is None or seen.pid is None or seen.kind not in (state.RUNNING, state.PAUSED):
-        raise state.not_in_state(vm, seen, what, state.RUNNING)
-    return seen.note, seen.pid

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from dataclasses import dataclass
 
 from qvmsh.errors import QmpError
 from qvmsh.host import files as host_files
@@ -22,9 +23,6 @@ from qvmsh.qemu import image, qemuimg, qmp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
-
     from qvmsh.machine.journal import Journal, Record
     from qvmsh.machine.machine import Machine
     from qvmsh.machine.snapshot.store import Live, Store
@@ -102,39 +100,47 @@ def _recover_live(store: Live, record: Record) -> str:
     path = record.disks[0][1]
     if record.phase is Phase.PIVOT:
         pid = locks.holder(store.vm.files.pid_file) or 0
-        row = row_of(store, lambda each: each.get("qdev") == record.device)
-        if not os.path.samefile(_file_of_row(store.vm, row), path):
+        file = block_of(store, record.device).file
+        if not os.path.samefile(os.path.join(store.vm.directory, file), path):
             under_new_layer(store, path, record.node, record.device, pid)
             return "was completed"
     remove_layer(path)
     return "was undone: the content of the disk is the same" if job is not None else "has ended"
 
 
-def row_of(store: Live, is_wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """The row of a disk in `query-block`.
+@dataclass(frozen=True)
+class Block:
+    """A disk in QEMU, from `query-block`; `layers` are those below its active one."""
+
+    device: str
+    node: str
+    file: str
+    layers: int
+    backing: str
+
+
+def block_of(store: Live, name: str) -> Block:
+    """The disk that has this node, or this device.
 
     Raises:
         QmpError: QEMU no longer has it.
     """
     for each in store.jobs.execute("query-block"):
-        if each.get("inserted") and is_wanted(each):
-            found: dict[str, Any] = each
-            return found
+        found, device = each.get("inserted"), each.get("qdev")
+        if found and name in (found["node-name"], device):
+            layers, backing = found["backing_file_depth"], found.get("backing_file", "")
+            return Block(
+                device or "", found["node-name"], file_of(found["image"]["filename"]), layers, backing
+            )
     raise QmpError("QEMU no longer has the disk", machine=store.vm.name)
 
 
-def _file_of_row(vm: Machine, row: dict[str, Any]) -> str:
-    return os.path.join(vm.directory, file_of(row["inserted"]["image"]["filename"]))
-
-
-def options_of(pid: int, node: str) -> dict[str, Any] | None:
-    """What `-blockdev` said of a node when QEMU was started."""
+def options_of(pid: int, node: str) -> str:
+    """What `-blockdev` said of a node when QEMU was started, "" if it did not name it."""
     for word, value in itertools.pairwise(process.arguments(pid)):
-        if word == "-blockdev" and value.startswith("{"):
-            found: dict[str, Any] = qmp.loads(value)
-            if found.get("node-name") == node:
-                return found
-    return None
+        if word == "-blockdev" and value.startswith("{") and qmp.loads(value).get("node-name") == node:
+            return value
+    return ""
 
 
 def new_layer(vm: Machine, path: str) -> None:
@@ -156,8 +162,7 @@ def new_layer(vm: Machine, path: str) -> None:
 
 def under_new_layer(store: Live, path: str, node: str, device: str, pid: int) -> None:
     """Put an empty overlay on the base that QEMU works on after a commit; the guest is paused."""
-    options = options_of(pid, node)
-    assert options is not None
+    options = qmp.loads(options_of(pid, node))
     nodes = {each["node-name"] for each in store.jobs.execute("query-named-block-nodes", {"flat": True})}
     if node in nodes:  # the overlay that is no longer in use
         store.jobs.execute("blockdev-del", {"node-name": node})
@@ -166,6 +171,6 @@ def under_new_layer(store: Live, path: str, node: str, device: str, pid: int) ->
         new_layer(store.vm, path)
     os.rename(layer(path), place)
     host_files.sync_folder(os.path.dirname(place))
-    base = row_of(store, lambda each: each.get("qdev") == device)["inserted"]["node-name"]
+    base = block_of(store, device).node
     store.jobs.execute("blockdev-add", {**options, "backing": None})
     store.jobs.execute("blockdev-snapshot", {"node": base, "overlay": node})

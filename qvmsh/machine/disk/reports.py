@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from qvmsh.machine.progress import size
-from qvmsh.machine.reports import Report
+from qvmsh.machine.reports import Report, Verdict, plural
 from qvmsh.machine.storage.volumes import Volume
 
 TYPE_CHECKING = False
@@ -34,7 +34,7 @@ class Disks(Report):
             if not each["writable"]:
                 parts.append("read-only")
             if each["snapshots"]:
-                parts.append(f"{each['snapshots']} snapshot{'s' if each['snapshots'] != 1 else ''}")
+                parts.append(plural(each["snapshots"], "snapshot"))
             if each["chain"]:
                 parts.append("on " + " on ".join(map(os.path.basename, each["chain"])))
             if each["problem"]:
@@ -78,7 +78,7 @@ class Trimmed(Report):
         return lines
 
 
-class Checked(Report):
+class Checked(Verdict):
     """Result of `disk check`: `corruptions`, `leaks`, `note`, `problem` of each image.
 
     The status is 1 if one has corruptions, or could not be checked because of a problem.
@@ -93,10 +93,6 @@ class Checked(Report):
     @property
     def is_sound(self) -> bool:
         return not any(each["corruptions"] or each["problem"] for each in self.images)
-
-    @property
-    def exit_status(self) -> int:  # type: ignore[override]  # a constant in the base
-        return 0 if self.is_sound else 1
 
     def __bool__(self) -> bool:
         return self.is_sound

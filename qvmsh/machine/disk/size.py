@@ -12,7 +12,7 @@ import subprocess
 from qvmsh.config.words import quote
 from qvmsh.errors import ImageError, QmpError, StateError, UsageError
 from qvmsh.host import files as host_files
-from qvmsh.host import ssh
+from qvmsh.host import ssh_connection
 from qvmsh.machine import log, programs, state
 from qvmsh.machine.disk.add import bytes_of
 from qvmsh.machine.disk.reports import DiskDone, Trimmed
@@ -64,18 +64,17 @@ def resize(vm: Machine, name: str, wanted: str | None, *, is_shrinking: bool) ->
                 hint="the data beyond that is lost; shrink the file systems first, then `--shrink`",
             )
         if after < before:
-            selection.require_off(vm, seen, "shrink a disk")
+            state.require_off(vm, seen, "shrink a disk")
         dependents.require_writable(vm, disk.path, "resize")
         if seen.is_live and seen.note is not None:
-            try:
-                with conversation.begin(seen.note) as exchange:
-                    exchange.ask("block_resize", {"node-name": disk.node, "size": after}, timeout_s=60.0)
-            except OSError:
-                raise state.silent(vm) from None
-            except QmpError as error:
-                error.machine = vm.name
-                error.hint = error.hint or f"it still has {size(before)}"
-                raise
+            order = {"node-name": disk.node, "size": after}
+            with state.Answering(vm), conversation.begin(seen.note) as exchange:
+                try:
+                    exchange.ask("block_resize", order, timeout_s=60.0)
+                except QmpError as error:
+                    error.machine = vm.name
+                    error.hint = error.hint or f"it still has {size(before)}"
+                    raise
         else:
             selection.require_ready(vm, disk)
             if after < before and disk.format == "qcow2":  # bitmaps do not record what comes back empty
@@ -93,11 +92,7 @@ def resize(vm: Machine, name: str, wanted: str | None, *, is_shrinking: bool) ->
 
 
 def _only(vm: Machine, found: list[Volume], word: str) -> Volume:
-    """The machine's only disk, where one word alone was given.
-
-    Raises:
-        UsageError: it has several, or the word is not a size.
-    """
+    """The machine's only disk, where one word alone was given."""
     kept = [each for each in found if not each.is_flash]
     ids = ", ".join(each.id for each in kept)
     if any(word in (each.id, each.name) for each in kept):
@@ -143,23 +138,18 @@ def trim(vm: Machine, name: str | None) -> Trimmed:
 
 
 def _trim_live(vm: Machine, seen: state.Observation) -> str:
-    """Let the guest trim its disks: by its agent, else by ssh.
-
-    Raises:
-        StateError: neither can.
-    """
-    if seen.kind != state.RUNNING or seen.note is None:
-        raise state.not_in_state(vm, seen, "trim", state.RUNNING)
+    """Let the guest trim its disks: by its agent, else by ssh."""
+    _, note = state.require(vm, seen, "trim", state.RUNNING)
     tried = []
     try:
-        qga.ask(seen.note.socket("qga"), "guest-ping", timeout_s=1.0)
-        qga.ask(seen.note.socket("qga"), "guest-fstrim", timeout_s=TRIM_S)
+        qga.ask(note.socket("qga"), "guest-ping", timeout_s=1.0)
+        qga.ask(note.socket("qga"), "guest-fstrim", timeout_s=TRIM_S)
         return "the guest agent"
     except (OSError, QmpError) as error:
         tried.append(f"guest agent: {error or 'none answers'}")
-    is_there, why = guest.answers(vm, seen.note, timeout_s=10.0)
+    is_there, why = guest.answers(vm, note, timeout_s=10.0)
     if is_there:
-        why = _fstrim(guest.link(vm, seen.note))
+        why = _fstrim(guest.link(vm, note))
         if not why:
             return "fstrim over ssh"
     tried.append(f"ssh: {why}")
@@ -169,7 +159,7 @@ def _trim_live(vm: Machine, seen: state.Observation) -> str:
     )  # fmt: skip
 
 
-def _fstrim(found: ssh.Link) -> str:
+def _fstrim(found: ssh_connection.Link) -> str:
     """Run fstrim in the guest; "" or what failed."""
     try:
         done = found.run(TRIM, timeout_s=TRIM_S)
@@ -242,7 +232,8 @@ def _why_not(vm: Machine, disk: Volume, found: image.Header, kind: dict[str, Any
         return "other images are backed by it"
     if os.stat(disk.path).st_nlink > 1:
         return f"its file has a second name (a hard link); {on}"
-    if selection.is_link_elsewhere(disk.path) and _is_beside(found.backing):
+    is_beside = found.backing and not os.path.isabs(found.backing) and ":" not in found.backing.split("/")[0]
+    if is_beside and selection.is_link_elsewhere(disk.path):
         place = os.path.realpath(disk.path)
         return f"it is a link, and beside {place} {found.backing} would be another file"
     if found.backing and not found.backing_format:
@@ -259,8 +250,3 @@ def _why_not(vm: Machine, disk: Volume, found: image.Header, kind: dict[str, Any
     if sound and sound.is_preallocated:
         return f"all of it is allocated (preallocation); {on}"
     return ""
-
-
-def _is_beside(backing: str) -> bool:
-    """Whether a backing name is relative to the image."""
-    return bool(backing) and not os.path.isabs(backing) and ":" not in backing.partition("/")[0]

@@ -6,20 +6,20 @@ import os
 from dataclasses import replace
 
 from qvmsh.config.syntax import Problem
-from qvmsh.config.words import quote
+from qvmsh.config.words import joined
 from qvmsh.errors import ConfigError, ImageError
 from qvmsh.host import files as host_files
-from qvmsh.host import process, sockets
+from qvmsh.host import process
 from qvmsh.machine import programs as machine_programs
 from qvmsh.machine import snapshot_names, state
 from qvmsh.machine.doctor import repair
 from qvmsh.machine.doctor.findings import ERROR, OK, WARNING, Case, Finding
 from qvmsh.machine.guest import serial
 from qvmsh.machine.guest import ssh as guest
-from qvmsh.machine.power import tpm
+from qvmsh.machine.power import ports, tpm
 from qvmsh.machine.progress import size
 from qvmsh.machine.snapshot import recovery
-from qvmsh.machine.storage import chain, own_disk, volumes
+from qvmsh.machine.storage import chain, own_disk
 from qvmsh.machine.storage import supplies as disks
 from qvmsh.qemu import qemuimg
 
@@ -120,7 +120,7 @@ def leftovers(case: Case) -> Iterator[Finding]:
     vm = case.machine
     if not case.is_at_rest:
         return
-    left = [volumes.inside(vm, path) for path in repair.parts(vm)]
+    left = [vm.files.inside(path) for path in repair.parts(vm)]
     try:
         names = sorted(os.listdir(vm.files.state))
     except FileNotFoundError:
@@ -134,7 +134,7 @@ def leftovers(case: Case) -> Iterator[Finding]:
     }
     for name, (path, work) in works.items():
         if os.path.lexists(path):
-            what = f"{work} was interrupted: {volumes.inside(vm, path)}"
+            what = f"{work} was interrupted: {vm.files.inside(path)}"
             hint = (
                 "`qvm doctor --fix` completes or undoes it; so does the next command that changes the machine"
             )
@@ -178,7 +178,7 @@ def hardware_files(case: Case) -> Iterator[Finding]:
     named = [("VM_CDROM", supplies.cdrom), ("VM_KERNEL", supplies.kernel), ("VM_INITRD", supplies.initrd)]
     for variable, path in named:
         if path:
-            yield Finding(variable, OK, volumes.inside(vm, path))
+            yield Finding(variable, OK, vm.files.inside(path))
     if supplies.firmware:
         yield Finding("firmware", OK, supplies.firmware.code)
         if os.path.exists(supplies.variables):
@@ -190,7 +190,7 @@ def hardware_files(case: Case) -> Iterator[Finding]:
 def _image(case: Case, path: str, kind: str) -> Iterator[Finding]:
     """One image, with its backing files."""
     vm = case.machine
-    name = volumes.inside(vm, path)
+    name = vm.files.inside(path)
     program = machine_programs.qemu_img(vm)
     layers = chain.layers(path, kind, vm.name, vm.directory)
     for at, layer in enumerate(layers):
@@ -219,8 +219,8 @@ def _forgotten(vm: Machine, path: str, kind: str) -> Iterator[Finding]:
     left += [each for each in names if each == recovery.BACK]
     if left and not os.path.lexists(vm.files.snapshot_journal):
         what = f"holds {', '.join(left)}: left by interrupted work on snapshots that is no longer recorded"
-        hint = f"`qvm snapshot delete {' '.join(map(quote, left))}` removes it"
-        yield Finding(volumes.inside(vm, path), WARNING, what, hint)
+        hint = f"`qvm snapshot delete {joined(left)}` removes it"
+        yield Finding(vm.files.inside(path), WARNING, what, hint)
 
 
 def _facts(vm: Machine, program: str, layer: Layer, below: str | None) -> Finding:
@@ -231,13 +231,13 @@ def _facts(vm: Machine, program: str, layer: Layer, below: str | None) -> Findin
     if layer.header and layer.header.snapshots:
         text += f", snapshots: {layer.header.snapshots}"
     if below:
-        text += f", on {volumes.inside(vm, below)}"
-    return Finding(volumes.inside(vm, layer.path), OK, text)
+        text += f", on {vm.files.inside(below)}"
+    return Finding(vm.files.inside(layer.path), OK, text)
 
 
 def _soundness(case: Case, program: str, layer: Layer) -> Iterator[Finding]:
     """What qemu-img check says about one image."""
-    name = volumes.inside(case.machine, layer.path)
+    name = case.machine.files.inside(layer.path)
     with case.io.stage(f"checking {name}"):
         found = qemuimg.check(program, layer.path, layer.format)
     if found is None:
@@ -261,7 +261,7 @@ def ssh_key(case: Case) -> Iterator[Finding]:
     if settings.text("VM_SSH_IDENTITY"):
         keys = [settings.path("VM_SSH_IDENTITY")]
         if not os.path.exists(keys[0]):
-            what = f"VM_SSH_IDENTITY={volumes.inside(vm, keys[0])} does not exist"
+            what = f"VM_SSH_IDENTITY={vm.files.inside(keys[0])} does not exist"
             yield Finding("ssh key", ERROR, what, "put the key there, or correct the variable")
             return
     else:
@@ -275,7 +275,7 @@ def ssh_key(case: Case) -> Iterator[Finding]:
             yield Finding("ssh key", WARNING, what, "`ssh-keygen` creates one; VM_SSH_IDENTITY names another")
             return
     for key in keys:
-        name = volumes.inside(vm, key)
+        name = vm.files.inside(key)
         status = os.stat(key)
         if status.st_uid == os.geteuid() and status.st_mode & 0o077:
             what = f"{name} is open to others (mode {status.st_mode & 0o777:o}): ssh refuses it"
@@ -293,12 +293,9 @@ def ssh_port(case: Case) -> Iterator[Finding]:
     port = case.text("VM_SSH_PORT", "auto")
     if not port.isdigit() or case.seen.is_live:
         return
-    if sockets.port_is_free(int(port)):
-        yield Finding("ssh port", OK, f"{port} is free")
-    else:
-        who = sockets.port_user(int(port))
-        hint = "choose another port, or remove VM_SSH_PORT for an automatic one"
-        yield Finding("ssh port", ERROR, f"{port} is taken" + (f" by {who}" if who else ""), hint)
+    why = ports.taken(int(port))
+    found = (ERROR, why, ports.OTHER_PORT) if why else (OK, f"{port} is free")
+    yield Finding("ssh port", *found)
 
 
 MACHINE: tuple[Check, ...] = (

@@ -94,7 +94,7 @@ def _rights(vm: Machine) -> Iterator[Finding]:
             status = os.lstat(path)
         except FileNotFoundError:
             continue
-        name = volumes.inside(vm, path)
+        name = vm.files.inside(path)
         is_inside = path.startswith(vm.directory + os.sep)
         if os.geteuid() == 0 and status.st_uid and is_inside:  # root's own machine: `machine.owner`
             os.chown(path, 0, 0, follow_symlinks=False)
@@ -115,9 +115,9 @@ def _rights(vm: Machine) -> Iterator[Finding]:
         if os.path.isdir(path) and not os.path.islink(path):
             try:
                 os.rmdir(path)
-                yield Finding(name, FIXED, f"{volumes.inside(vm, path)} was an empty folder: removed")
+                yield Finding(name, FIXED, f"{vm.files.inside(path)} was an empty folder: removed")
             except OSError:
-                what = f"{volumes.inside(vm, path)} is a folder, and not empty"
+                what = f"{vm.files.inside(path)} is a folder, and not empty"
                 yield Finding(name, LEFT, what, "move it away: a file belongs there")
 
 
@@ -167,7 +167,7 @@ def _crash(vm: Machine) -> Iterator[Finding]:
     seen = state.observe(vm)
     note = launch_record.read(vm.files)
     left = [path for path in (vm.files.pid_file, vm.files.launch_record) if os.path.lexists(path)]
-    left += [entry for entry in _in_state_folder(vm) if _is_ours(os.path.basename(entry))]
+    left += [entry for entry in _in_state_folder(vm) if cleanup.is_part(os.path.basename(entry))]
     if note and os.path.isdir(note.runtime):
         left.append(note.runtime)
     if not left:
@@ -176,11 +176,11 @@ def _crash(vm: Machine) -> Iterator[Finding]:
     gone = [path for path in left if not os.path.lexists(path)]
     why = f" ({seen.detail})" if seen.kind == state.CRASHED and seen.detail else ""
     if gone:
-        names = ", ".join(volumes.inside(vm, path) for path in gone)
+        names = ", ".join(vm.files.inside(path) for path in gone)
         yield Finding("leftovers", FIXED, f"removed what an ended run left{why}: {names}")
     for path in left:
         if path not in gone:
-            what = f"{volumes.inside(vm, path)} holds something that is not qvm's, or is another user's"
+            what = f"{vm.files.inside(path)} holds something that is not qvm's, or is another user's"
             yield Finding("leftovers", LEFT, what, "look at it, then remove it")
 
 
@@ -206,10 +206,6 @@ def _in_state_folder(vm: Machine) -> list[str]:
         return [os.path.join(vm.files.state, name) for name in os.listdir(vm.files.state)]
     except FileNotFoundError:
         return []
-
-
-def _is_ours(name: str) -> bool:
-    return name.startswith("disposable-") or ".part" in name
 
 
 def _images(vm: Machine) -> Iterator[Finding]:
@@ -273,7 +269,7 @@ def _parts_of(own: set[str], folder: str) -> Iterator[str]:
 
 def _parts(vm: Machine) -> Iterator[Finding]:
     for path in parts(vm):
-        name = volumes.inside(vm, path)
+        name = vm.files.inside(path)
         try:
             host_files.remove(path)
         except OSError as error:

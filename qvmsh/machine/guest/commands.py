@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from qvmsh.errors import CommandError, DeadlineError, GuestUnreachableError
 from qvmsh.host import files as host_files
-from qvmsh.host import ssh
+from qvmsh.host import ssh_connection
 from qvmsh.io import isatty, unwritable
 from qvmsh.machine.guest import ssh as guest
 
@@ -83,7 +83,7 @@ def shell(
             return _pass_on(vm, own, words, log, tty=wants_tty or (not words and is_interactive))
 
 
-def _pass_on(vm: Machine, own: ssh.Link, words: Sequence[str], log: str, *, tty: bool) -> Output:
+def _pass_on(vm: Machine, own: ssh_connection.Link, words: Sequence[str], log: str, *, tty: bool) -> Output:
     from qvmsh.host import pump  # late: Python's own start is most of what a command takes
 
     argv = own.command(words, tty=tty, log=log)
@@ -116,17 +116,13 @@ def _descriptor(stream: object, own: int) -> int:
         return own
 
 
-def _require_known(vm: Machine, own: ssh.Link, log: str, status: int) -> str:
-    """What ssh itself said of a command whose exit status is known.
-
-    Raises:
-        GuestUnreachableError: it is not known.
-    """
+def _require_known(vm: Machine, own: ssh_connection.Link, log: str, status: int) -> str:
+    """What ssh itself said of a command whose exit status is known."""
     known, said = own.outcome(log, status)
     if known is not None:
         return said
     if said:  # it had to make a connection of its own, and could not
-        raise guest.refusal(vm, own, ssh.reason(said))
+        raise guest.refusal(vm, own, ssh_connection.reason(said))
     if not own.is_open():
         raise GuestUnreachableError(
             "the connection to the guest was lost while the command ran: its exit status is unknown",
@@ -148,7 +144,7 @@ class Failed(CommandError):
 
 def _capture(
     vm: Machine,
-    own: ssh.Link,
+    own: ssh_connection.Link,
     words: Sequence[str],
     log: str,
     timeout_s: float | None,

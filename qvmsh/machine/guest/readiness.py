@@ -11,8 +11,8 @@ import time
 
 from qvmsh.config.variables import VARIABLES
 from qvmsh.errors import DeadlineError, LaunchError, QmpError, QvmError
-from qvmsh.host import locks, process, ssh, sshd
-from qvmsh.machine import launch_record, paths, state
+from qvmsh.host import locks, process, ssh_connection, sshd
+from qvmsh.machine import crash, launch_record, paths, state
 from qvmsh.machine.guest import serial
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.qemu import qmp
@@ -95,8 +95,8 @@ def ended(vm: Machine) -> QvmError:
     note = launch_record.read(vm.files)
     if note:
         serial.wait_end(note.runtime)
-    if state.has_crashed(vm):
-        return state.crash(vm, "while the guest was starting")
+    if crash.has_crashed(vm):
+        return crash.error(vm, "while the guest was starting")
     words = paths.tail(vm.files.qemu_stderr, 5)
     console = paths.tail(vm.files.serial_log, 5)
     return LaunchError(
@@ -119,7 +119,7 @@ class _Waiting:
         self.has_network = False
         self.has_port = False
         self.has_banner = False
-        self.refused: ssh.Refused | None = None
+        self.refused: ssh_connection.Refused | None = None
         self.refused_since = 0.0
 
     def step(self, pidfd: int) -> bool:
@@ -134,13 +134,13 @@ class _Waiting:
         left = max(1.0, self.deadline - time.monotonic())
         try:
             self.link.open(interactive=False, timeout_s=left)
-        except ssh.Refused as refused:
+        except ssh_connection.Refused as refused:
             self._note_refusal(refused)
             process.wait_readable([pidfd], STEP_S)
             return False
         return True
 
-    def _note_refusal(self, refused: ssh.Refused) -> None:
+    def _note_refusal(self, refused: ssh_connection.Refused) -> None:
         now = time.monotonic()
         if self.refused is None or self.refused.kind != refused.kind:
             self.refused_since = now

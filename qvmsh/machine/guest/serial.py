@@ -90,8 +90,7 @@ def _words(life: int, out: int, into: int, door: int, folder: int) -> list[str]:
 def _opened(vm: Machine, runtime: str) -> list[int] | None:
     """Both FIFOs and the folder of the log; None if another process keeps the console.
 
-    Raises:
-        FileNotFoundError: this machine has no such FIFOs.
+    FileNotFoundError: this machine has no such FIFOs.
     """
     found = [os.open(f"{fifos(runtime)}.out", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)]
     try:

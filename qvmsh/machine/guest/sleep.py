@@ -13,13 +13,13 @@ import subprocess
 import time
 
 from qvmsh.errors import DeadlineError, QmpError, QvmError, StateError
-from qvmsh.machine import state
+from qvmsh.machine import crash, state
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.qemu import qga
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.host import ssh
+    from qvmsh.host import ssh_connection
     from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import Machine
     from qvmsh.qemu.session import Session
@@ -65,11 +65,7 @@ def fall_asleep(
 
 
 def _ask(vm: Machine, note: LaunchRecord) -> str:
-    """Ask by ssh, else by the agent; return which.
-
-    Raises:
-        StateError: neither can; the guest is still running.
-    """
+    """Ask by ssh, else by the agent; return which. StateError: neither can; the guest is still running."""
     tried = []
     has_refused = False
     try:
@@ -95,8 +91,8 @@ def _ask(vm: Machine, note: LaunchRecord) -> str:
         tried.append(str(error) if isinstance(error, QmpError) else f"guest agent: {error}")
     else:
         return "guest agent"
-    if state.has_crashed(vm):
-        raise state.crash(vm, "while the guest was asked to suspend")
+    if crash.has_crashed(vm):
+        raise crash.error(vm, "while the guest was asked to suspend")
     without = "`qvm pause` pauses it without its help, `qvm stop --savevm NAME --no-suspend` saves it awake"
     what = "nothing in the guest could be asked to suspend; it is still running"
     ways = "ssh or the guest agent must answer"
@@ -108,7 +104,7 @@ def _ask(vm: Machine, note: LaunchRecord) -> str:
     raise StateError(what, machine=vm.name, details=tried, hint=f"{ways}; {without}")
 
 
-def refresh(link: ssh.Link) -> None:
+def refresh(link: ssh_connection.Link) -> None:
     """Close a cached connection that does not answer any more, so that the next one is new."""
     if not link.is_open():
         return

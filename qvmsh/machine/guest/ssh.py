@@ -12,7 +12,7 @@ import time
 
 from qvmsh.errors import GuestUnreachableError
 from qvmsh.host import files as host_files
-from qvmsh.host import ssh, sshd
+from qvmsh.host import ssh_connection, sshd
 from qvmsh.machine import identity, programs, state
 
 TYPE_CHECKING = False
@@ -29,7 +29,7 @@ LOG_IN_S = 15.0
 KEY_NAMES = ("id_ed25519", "id_ecdsa", "id_rsa")
 
 
-def link(vm: Machine, note: LaunchRecord) -> ssh.Link:
+def link(vm: Machine, note: LaunchRecord) -> ssh_connection.Link:
     """How to reach the guest of a running machine.
 
     Raises:
@@ -47,7 +47,7 @@ def link(vm: Machine, note: LaunchRecord) -> ssh.Link:
     host_files.link(vm.directory, note.socket("dir"))  # the directory may have moved
     alias = f"qvm-{identity.uuid_of(vm)}"
     known = _known_hosts(note)
-    return ssh.Link(
+    return ssh_connection.Link(
         port=note.ssh_port,
         user=note.user or settings.text("VM_MACHINE_USER"),
         folder=note.runtime,
@@ -68,8 +68,7 @@ def _known_hosts(note: LaunchRecord) -> list[str]:
 def _pins(vm: Machine, path: str, alias: str) -> bool:
     """True if the file holds a host key of this machine.
 
-    Raises:
-        GuestUnreachableError: it cannot be used, so a key could neither be checked nor pinned.
+    GuestUnreachableError: it cannot be used, so a key could neither be checked nor pinned.
     """
     try:
         return any(line.split(" ", 1)[0] == alias for line in host_files.read(path).text.split("\n"))
@@ -101,7 +100,7 @@ def _identities(vm: Machine, note: LaunchRecord) -> list[str]:
     return [key for key in keys if os.path.exists(key)]
 
 
-def connect(vm: Machine, what: str, *, interactive: bool, timeout_s: float = LOG_IN_S) -> ssh.Link:
+def connect(vm: Machine, what: str, *, interactive: bool, timeout_s: float = LOG_IN_S) -> ssh_connection.Link:
     """The guest's ssh with its cached connection open.
 
     Raises:
@@ -112,13 +111,15 @@ def connect(vm: Machine, what: str, *, interactive: bool, timeout_s: float = LOG
     found = _of_running(vm, what)
     try:
         found.open(interactive=interactive, timeout_s=timeout_s)
-    except ssh.Refused as refused:
+    except ssh_connection.Refused as refused:
         raise refusal(vm, found, refused) from None
     return found
 
 
 @contextlib.contextmanager
-def taken(vm: Machine, what: str, *, interactive: bool, timeout_s: float = LOG_IN_S) -> Iterator[ssh.Link]:
+def taken(
+    vm: Machine, what: str, *, interactive: bool, timeout_s: float = LOG_IN_S
+) -> Iterator[ssh_connection.Link]:
     """The guest's ssh with a cached connection that no other command uses until the block ends.
 
     Raises:
@@ -128,19 +129,19 @@ def taken(vm: Machine, what: str, *, interactive: bool, timeout_s: float = LOG_I
     try:
         with found.taken(interactive=interactive, timeout_s=timeout_s) as own:
             yield own
-    except ssh.Refused as refused:
+    except ssh_connection.Refused as refused:
         raise refusal(vm, found, refused) from None
 
 
-def _of_running(vm: Machine, what: str) -> ssh.Link:
+def _of_running(vm: Machine, what: str) -> ssh_connection.Link:
     programs.require_accepted(vm)
-    seen = state.observe(vm)
-    if seen.pid is None or seen.note is None or seen.kind in (state.PAUSED, state.SUSPENDED):
-        raise state.not_in_state(vm, seen, what, state.RUNNING)
-    return link(vm, seen.note)
+    awake = (state.RUNNING, state.STARTING, state.SHUT_DOWN, state.CRASHED, state.BROKEN)
+    return link(vm, state.require(vm, state.observe(vm), what, *awake)[1])
 
 
-def refusal(vm: Machine, found: ssh.Link, refused: ssh.Refused) -> GuestUnreachableError:
+def refusal(
+    vm: Machine, found: ssh_connection.Link, refused: ssh_connection.Refused
+) -> GuestUnreachableError:
     """What a failed log-in means, and what to do about it."""
     words = [line.strip() for line in refused.words.splitlines() if line.strip(" @\r")]
     if refused.kind == "host key":
@@ -175,8 +176,7 @@ def refusal(vm: Machine, found: ssh.Link, refused: ssh.Refused) -> GuestUnreacha
 def _require_usable(vm: Machine, key: str) -> None:
     """Report a problem of our own key rather than of the guest.
 
-    Raises:
-        GuestUnreachableError: others can read it, or it needs a passphrase that nobody could give.
+    GuestUnreachableError: others can read it, or it needs a passphrase that nobody could give.
     """
     import subprocess
 
@@ -223,7 +223,7 @@ def answers(vm: Machine, note: LaunchRecord, *, timeout_s: float) -> tuple[bool,
                 return False, "ssh does not answer"
     try:
         found.open(interactive=False, timeout_s=timeout_s)
-    except ssh.Refused as refused:
+    except ssh_connection.Refused as refused:
         reason = {"key": "ssh refuses the key", "host key": "another machine answers at its ssh port"}
         return False, reason.get(refused.kind, "ssh does not answer")
     return True, ""

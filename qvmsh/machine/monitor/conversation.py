@@ -16,7 +16,9 @@ from qvmsh.qemu import qmp
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from qvmsh.machine.launch_record import LaunchRecord
+    from qvmsh.machine.machine import Machine
     from qvmsh.qemu import ich9
+    from qvmsh.qemu.session import Session
 
 
 def begin(note: LaunchRecord, name: str = "qmp", *, timeout_s: float = state.GREETING_S) -> qmp.Exchange:
@@ -26,6 +28,17 @@ def begin(note: LaunchRecord, name: str = "qmp", *, timeout_s: float = state.GRE
         OSError: QEMU does not answer (TimeoutError: perhaps it serves another client).
     """
     return qmp.Exchange(note.socket(name), timeout_s).negotiate()
+
+
+def session(vm: Machine, note: LaunchRecord) -> Session:
+    """A session, which follows jobs and events; late, since asyncio costs more than a command.
+
+    Raises:
+        QmpError: QEMU does not answer.
+    """
+    from qvmsh.qemu.session import Session
+
+    return Session(note.socket("session"), vm.io.checkpoint)
 
 
 def hold(exchange: qmp.Exchange, registers: ich9.Registers | None) -> None:

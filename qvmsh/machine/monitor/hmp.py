@@ -43,10 +43,8 @@ def human_command(vm: Machine, line: str, *, processor: int | None = None) -> st
     if not line.strip():
         raise UsageError("cmd: no monitor command given", machine=vm.name, hint="`qvm cmd help` lists them")
     pid, note = state.reachable(vm, "send a monitor command")
-    try:
+    with state.Answering(vm):
         exchange = conversation.begin(note)
-    except OSError:
-        raise state.silent(vm) from None
     try:
         chosen = {} if processor is None else {"cpu-index": processor}
         text = exchange.ask(

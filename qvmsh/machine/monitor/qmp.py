@@ -140,17 +140,13 @@ def execute(vm: Machine, commands: Iterable[Request], answer: Callable[[Any], No
         QmpError: QEMU refused one of them, in its own words; those before it have been executed.
     """
     pid, note = state.require_live(vm, "send a QMP command")
-    try:
+    with state.Answering(vm):
         exchange = conversation.begin(note)
-    except OSError:
-        raise state.silent(vm) from None
-    try:
+    with exchange:
         for command, arguments in commands:
             answer(ask(vm, exchange, pid, command, arguments))
             if command in LOADS or _is_human_load(command, arguments):
                 guest.close(vm, note)
-    finally:
-        exchange.close()
 
 
 def ask(vm: Machine, exchange: qmp.Exchange, pid: int, command: str, arguments: dict[str, Any]) -> Any:
@@ -205,14 +201,12 @@ def follow(
     """
     _, note = state.require_live(vm, "follow its events")
     wanted = _known(vm, note, names)
-    try:
-        exchange = conversation.begin(note, "events")
-    except TimeoutError:
-        raise QmpError(
-            "another client already follows its events (QEMU serves one at a time)", machine=vm.name
-        ) from None
-    except OSError:
-        raise state.silent(vm) from None
+    with state.Answering(vm):
+        try:
+            exchange = conversation.begin(note, "events")
+        except TimeoutError:
+            what = "another client already follows its events (QEMU serves one at a time)"
+            raise QmpError(what, machine=vm.name) from None
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     seen = 0
     try:
@@ -251,17 +245,11 @@ def _next_event(vm: Machine, exchange: qmp.Exchange, deadline: float | None) -> 
 
 
 def _known(vm: Machine, note: LaunchRecord, names: Sequence[str]) -> set[str]:
-    """The names in QEMU's spelling.
-
-    Raises:
-        UsageError: it has no such event; waiting for one would never end.
-    """
+    """The names in QEMU's spelling. UsageError: it has no such event; waiting for one would never end."""
     if not names:
         return set()
-    try:
+    with state.Answering(vm):
         schema = qmp.ask(note.socket("qmp"), "query-qmp-schema", timeout_s=state.GREETING_S)
-    except OSError:
-        raise state.silent(vm) from None
     known = {each["name"] for each in schema if each["meta-type"] == "event"}
     wanted = {name.upper().replace("-", "_") for name in names}
     for name in sorted(wanted - known):

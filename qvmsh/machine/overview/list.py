@@ -132,6 +132,6 @@ def look(directory: str, name: str, environ: Mapping[str, str]) -> Listed:
         directory,
         detail=seen.detail,
         pid=seen.pid,
-        labels=registry.labels(directory, environ),
+        labels=registry.labels_of(vm),
         hint=seen.hint,
     )

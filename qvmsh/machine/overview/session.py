@@ -5,7 +5,7 @@ str(SessionLines([{"number": 1, "text": "stop", "status": 3}]))     # "   1  [3]
 
 from __future__ import annotations
 
-from qvmsh.machine.reports import Report
+from qvmsh.machine.reports import Report, plural
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,4 +57,4 @@ class SessionSaved(Report):
 
     def shown(self) -> list[str]:
         failed = f"; {self.commented} failed, kept as comments" if self.commented else ""
-        return [f"{self.file}: {self.lines} line{'s' if self.lines != 1 else ''}{failed}"]
+        return [f"{self.file}: {plural(self.lines, 'line')}{failed}"]

@@ -1,6 +1,6 @@
 """From settings to `qemu.commandline.Hardware`: which values, which image, which display.
 
-hardware(vm, Launch(verb="start"), Resources(binary, "tcg", 40123, ...))
+hardware(vm, Launch(request), Resources(binary, "tcg", 40123, ...))
 """
 
 from __future__ import annotations
@@ -23,42 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from qvmsh.machine.machine import Machine
+    from qvmsh.machine.power.request import Launch
     from qvmsh.qemu.platforms import Platform
 
 ENDPOINTS = ("qmp", "session", "events", "watch", "monitor", "serial", "qga")
 """The sockets of a machine: QMP for one question, long sessions, followers of events and the prompt of
 `qvm sh` (each serves one client at a time), HMP, console, agent."""
-
-
-@dataclass(frozen=True)
-class Launch:
-    """What the caller of `start` or `run` asked for.
-
-    Args:
-        verb: `start` or `run`; it names the holder of the work lock.
-        base_only: run the base image, without the overlay.
-        disposable: changes go to an overlay that is discarded.
-        loadvm: continue from this snapshot.
-        extra: additional arguments for QEMU, after VM_QEMU_EXTRA.
-        is_foreground: this command waits for QEMU's end; the terminal is QEMU's.
-        is_background: but another job has the terminal (`qvm run &`), so QEMU must not touch it.
-        is_encapsulated: QEMU gets a terminal in a session of tmux or screen.
-        window: the display that opens a window, "" where none can be opened.
-        is_forced: although other images are backed by those that the guest writes to.
-        machine: VM_QEMU_MACHINE of this run, where that is another; see `snapshot_hardware`.
-    """
-
-    verb: str = "start"
-    base_only: bool = False
-    disposable: bool = False
-    loadvm: str | None = None
-    extra: tuple[str, ...] = ()
-    is_foreground: bool = False
-    is_background: bool = False
-    is_encapsulated: bool = False
-    window: str = ""
-    is_forced: bool = False
-    machine: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,7 +67,7 @@ def hardware(vm: Machine, launch: Launch, given: Resources) -> Hardware:
     own = _own_disk(vm, launch, given, order.get(own_disk.MAIN))
     vnc = ports.vnc(settings.text("VM_QEMU_VNC")) or None
     display = _display(vm, launch, vnc)
-    extra = (*settings.words("VM_QEMU_EXTRA"), *launch.extra)
+    extra = (*settings.words("VM_QEMU_EXTRA"), *launch.request.extra)
     stdio = takes_terminal(launch, display, vnc, extra)
     return Hardware(
         binary=given.binary,
@@ -116,7 +86,7 @@ def hardware(vm: Machine, launch: Launch, given: Resources) -> Hardware:
         serial_stdio=stdio,
         display=display,
         vnc=vnc,
-        is_held=launch.loadvm is not None,
+        is_held=launch.request.loadvm is not None,
         sandbox=sandbox.option(settings.text("VM_QEMU_SANDBOX"), extra) if given.has_sandbox else None,
         process=identity.process_name(vm),
         platform=platform,
@@ -132,7 +102,7 @@ def hardware(vm: Machine, launch: Launch, given: Resources) -> Hardware:
         has_rng=settings.boolean("VM_VIRTIO_RNG"),
         clock=settings.text("VM_RTC_BASE"),
         by_hand=by_hand,
-        extra=(*extra, "-snapshot") if by_hand and launch.disposable else extra,
+        extra=(*extra, "-snapshot") if by_hand and launch.request.disposable else extra,
     )
 
 
@@ -147,7 +117,7 @@ def _require_tpm(vm: Machine, platform: Platform, given: Resources) -> None:
 
 def _own_disk(vm: Machine, launch: Launch, given: Resources, boot: int | None) -> tuple[Disk, ...]:
     """The machine's own disk; nothing for a machine without one."""
-    image = given.overlays.get(own_disk.MAIN) or own_disk.disk_name(vm, base_only=launch.base_only)
+    image = given.overlays.get(own_disk.MAIN) or own_disk.disk_name(vm, base_only=launch.request.base_only)
     own = Disk(
         disks.shown(vm, os.path.join(vm.directory, image)),
         own_disk.image_format(vm, image),
@@ -181,19 +151,11 @@ def endpoints(vm: Machine) -> tuple[str, ...]:
     return tuple(name for name in ENDPOINTS if name not in missing)
 
 
-def ssh_port(vm: Machine) -> str:
-    """The wanted port for ssh: a number, `auto`, or "" where qvm makes no network that leads there."""
-    wanted = vm.settings.text("VM_SSH_PORT")
-    if own_disk.is_by_hand(vm):  # the user's own network: a port that they name is one that they forward
-        return "" if wanted == "auto" else wanted
-    return "" if vm.settings.text("VM_NET_MODEL") == "none" else wanted
-
-
 def _display(vm: Machine, launch: Launch, vnc: str | None) -> str:
     """The value of `-display`; without one QEMU would open VNC on its own."""
     wanted = vm.settings.text("VM_QEMU_DISPLAY")
     is_curses = uses_curses(vm)
-    if launch.is_encapsulated:
+    if launch.request.is_encapsulated:
         if wanted and not is_curses:
             raise ConfigError(
                 f"VM_QEMU_DISPLAY={wanted} conflicts with --encapsulate, which shows the screen as text",

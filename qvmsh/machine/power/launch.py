@@ -1,6 +1,6 @@
 """Bringing QEMU up, as one transaction: launched and known, or ended and nothing left.
 
-    qemu = launch(vm, Launch(verb="start"))      # qemu.pid, qemu.note.ssh_port
+    qemu = launch(vm, Launch(request))      # qemu.pid, qemu.note.ssh_port
 
 Order: work lock, checks, sockets, note, process, greeting. From the lock to the greeting other
 commands report who is at work; after it, QEMU's lock on the pid file shows that it runs. After a kill at any
@@ -12,17 +12,17 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-import shlex
 import subprocess
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from qvmsh.errors import LaunchError, QvmError, StateError
+from qvmsh.config.words import joined
+from qvmsh.errors import LaunchError
 from qvmsh.host import files as host_files
 from qvmsh.host import launch as launcher
 from qvmsh.host import locks, logfiles, process, sockets
-from qvmsh.machine import identity, launch_record, programs, state
+from qvmsh.machine import crash, identity, launch_record, programs, state
 from qvmsh.machine import paths as machine_files
 from qvmsh.machine.guest import serial
 from qvmsh.machine.launch_record import LaunchRecord
@@ -40,11 +40,11 @@ from qvmsh.qemu.qmp import Exchange
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from typing import IO, Protocol
 
     from qvmsh.machine.machine import Machine
-    from qvmsh.machine.power.hardware import Launch
+    from qvmsh.machine.power.request import Launch
 
     class Child(Protocol):
         """A QEMU's process, as much of `subprocess.Popen` as is used of it."""
@@ -83,15 +83,13 @@ class Qemu:
         return self.child.pid
 
 
-def launch(
-    vm: Machine, plan: Launch, begun: list[Qemu], choose_port: Callable[[], int] = sockets.free_port
-) -> Qemu:
+def launch(vm: Machine, plan: Launch, begun: list[Qemu], port: int = 0) -> Qemu:
     """Start QEMU and return once it answers on its monitor.
 
     Args:
         begun: gets the QEMU as soon as its process exists, so that an interrupted caller knows
             what to end.
-        choose_port: gives a port for ssh where VM_SSH_PORT names none; asked again if it is taken.
+        port: for ssh, if it is free and VM_SSH_PORT names none (0 = any).
 
     Raises:
         StateError, LockedError: it runs already, or another command is at work on it.
@@ -102,14 +100,8 @@ def launch(
     try:
         with work_lock(vm, plan.verb) as lock:
             seen = state.observe(vm)
-            if seen.is_live:
-                raise StateError(
-                    f"cannot {plan.verb}: it is already {seen}",
-                    machine=vm.name,
-                    hint=seen.hint or "`qvm status` shows more, `qvm stop` powers it off",
-                    actual=seen.kind,
-                    required=state.STOPPED,
-                )
+            hint = seen.hint or "`qvm status` shows more, `qvm stop` powers it off"
+            state.require_off(vm, seen, plan.verb, hint)
             programs.remember_accepted(vm)
             cleanup.clear(vm)
             hw.require_room(vm)
@@ -117,7 +109,7 @@ def launch(
             ports.require_free(vm)
             hooks.pre_start(vm)
             try:
-                return _Attempt(vm, plan, lock, begun, choose_port).run()
+                return _Attempt(vm, plan, lock, begun, port).run()
             except BaseException:
                 hooks.post_stop(vm)
                 raise
@@ -135,11 +127,11 @@ def require_top(vm: Machine, plan: Launch) -> None:
     Raises:
         ImageError: another image is backed by one of the disks.
     """
-    if plan.disposable or plan.is_forced:
+    if plan.request.disposable or plan.request.is_forced:
         return
     written = volumes.written(volumes.configured(vm))
     # that of the base is `images.require_writable_base`
-    paths = [each.path for each in written if not (plan.base_only and each.source == "machine")]
+    paths = [each.path for each in written if not (plan.request.base_only and each.source == "machine")]
     dependents.require_top(vm, paths, plan.verb)
 
 
@@ -160,23 +152,18 @@ class _Outliving(subprocess.Popen[bytes]):
 class _Attempt:
     """One launch under the work lock; tries again only where an automatic port was just taken."""
 
-    def __init__(
-        self,
-        vm: Machine,
-        plan: Launch,
-        lock: locks.WorkLock,
-        begun: list[Qemu],
-        choose_port: Callable[[], int],
-    ) -> None:
+    def __init__(self, vm: Machine, plan: Launch, lock: locks.WorkLock, begun: list[Qemu], port: int) -> None:
         self.vm = vm
         self.plan = plan
         self.lock = lock
         self.begun = begun
-        self.choose_port = choose_port
+        self.port = port
         self.has_sandbox = True
         self.binary = programs.qemu(vm)
         self.supplies = disks.gather(vm)
-        self.disk = "" if own_disk.is_by_hand(vm) else own_disk.require_disk(vm, base_only=plan.base_only)
+        self.disk = (
+            "" if own_disk.is_by_hand(vm) else own_disk.require_disk(vm, base_only=plan.request.base_only)
+        )
         if not self.disk and not own_disk.is_by_hand(vm):
             vm.io.warn(f"{vm.name}: has no disk of its own: {own_disk.disk_name(vm)} does not exist")
         disks.require(vm, self.supplies)
@@ -189,9 +176,8 @@ class _Attempt:
         self.scope = limits.scope(vm)
 
     def run(self) -> Qemu:
-        wanted = hw.ssh_port(self.vm)
         for attempt in range(PORT_ATTEMPTS):
-            port = self._port(wanted)
+            port = ports.ssh_port(self.vm, 0 if attempt else self.port)
             try:
                 return self._launch(port)
             except LaunchError as error:
@@ -200,7 +186,8 @@ class _Attempt:
                     self.vm.io.say(f"  no sandbox around QEMU: {error.details[-1]}")
                     continue
                 taken = ports.refused_rule(error.details) == ssh_rule(port)
-                if not taken or wanted != "auto" or attempt == PORT_ATTEMPTS - 1:
+                is_auto = self.vm.settings.text("VM_SSH_PORT") == "auto"
+                if not taken or not is_auto or attempt == PORT_ATTEMPTS - 1:
                     raise
                 self.vm.io.trace(f"port {port} was taken meanwhile; trying another")
         raise AssertionError("unreachable")
@@ -208,29 +195,10 @@ class _Attempt:
     def _may_do_without(self) -> bool:
         return self.vm.settings.text("VM_QEMU_SANDBOX") == "auto"
 
-    def _port(self, wanted: str) -> int:
-        """The ssh port: the user's own, or one that is free now."""
-        if not wanted:
-            return 0
-        if wanted == "auto":
-            forwarded = {each.port for each in ports.forwards(self.vm)}
-            while (found := self.choose_port()) in forwarded:
-                pass
-            return found
-        port = int(wanted)
-        if not sockets.port_is_free(port):
-            who = sockets.port_user(port)
-            raise QvmError(
-                f"VM_SSH_PORT={port} is taken" + (f" by {who}" if who else ""),
-                machine=self.vm.name,
-                hint="choose another port, or remove VM_SSH_PORT for an automatic one",
-            )
-        return port
-
     def _launch(self, port: int) -> Qemu:
         vm = self.vm
-        token = secrets.token_hex(4) if self.plan.disposable else ""
-        overlays = self._overlays(token) if self.plan.disposable else {}
+        token = secrets.token_hex(4) if self.plan.request.disposable else ""
+        overlays = self._overlays(token) if self.plan.request.disposable else {}
         runtime = identity.runtime_folder(vm)
         door = ports.open_door(vm)
         logs.begin(vm)
@@ -262,15 +230,17 @@ class _Attempt:
                 qemu = Qemu(child, note, argv, getattr(child, "attach", ""), shown)
                 self.begun.append(qemu)
             self._greeting(qemu.child, note)
-            if self.plan.loadvm:
+            if self.plan.request.loadvm:
                 from qvmsh.machine.snapshot import restore as snapshot_restore
 
-                snapshot_restore.load(vm, note, self.plan.loadvm, is_forced=self.plan.is_forced)
+                snapshot_restore.load(
+                    vm, note, self.plan.request.loadvm, is_forced=self.plan.request.is_forced
+                )
             for overlay in overlays.values():
                 os.unlink(os.path.join(vm.directory, overlay))
             return qemu
         except BaseException:
-            is_crash = state.has_crashed(vm)
+            is_crash = crash.has_crashed(vm)
             _close([*companions, *listening.values()])
             for begun in self.begun:
                 ending.end(begun.pid)
@@ -290,9 +260,9 @@ class _Attempt:
             boot=process.boot_id(),
             ssh_port=port,
             user=self.vm.settings.text("VM_MACHINE_USER"),
-            disposable=self.plan.disposable,
-            base_only=self.plan.base_only,
-            loading=self.plan.loadvm or "",
+            disposable=self.plan.request.disposable,
+            base_only=self.plan.request.base_only,
+            loading=self.plan.request.loadvm or "",
             ready=self.vm.settings.text("VM_READY"),
             directory=launch_record.place(self.vm.directory),
         )
@@ -319,7 +289,7 @@ class _Attempt:
     ) -> serial.Shown | None:
         """The console of a QEMU that reads our standard input, if it is kept."""
         is_kept = any(isinstance(each, serial.Keeper) for each in companions)
-        is_ours = self.plan.is_foreground and not self.plan.is_encapsulated
+        is_ours = self.plan.is_foreground and not self.plan.request.is_encapsulated
         is_here = any(word.startswith("stdio,id=serial,") for word in argv)
         return serial.Shown(runtime) if is_kept and is_ours and is_here else None
 
@@ -339,7 +309,7 @@ class _Attempt:
         """
         vm, foreground = self.vm, self.plan.is_foreground
         if vm.io.level >= 2:
-            vm.io.say(f"{vm.name}: {shlex.join(argv)}")
+            vm.io.say(f"{vm.name}: {joined(argv)}")
         vm.io.trace("exec " + " ".join(argv))
         program = [
             *self.scope, sys.executable, "-I", "-S", launcher.__file__, machine_files.PID_FILE,
@@ -352,7 +322,7 @@ class _Attempt:
         with ExitStack() as stack:
             out = stack.enter_context(host_files.new(vm.files.qemu_stdout))
             err = stack.enter_context(host_files.new(vm.files.qemu_stderr))
-            if self.plan.is_encapsulated:
+            if self.plan.request.is_encapsulated:
                 from qvmsh.host import encapsulate
 
                 return encapsulate.begin(

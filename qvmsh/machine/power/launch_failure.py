@@ -23,7 +23,7 @@ def no_room(vm: Machine, verb: str, mount: str) -> LaunchError:
     return LaunchError(
         f"cannot {verb}: no space is left on the file system of {mount}",
         machine=vm.name,
-        hint=f"free space there (`df -h {quote(mount)}`), then try again; nothing was changed",
+        hint=f"free some space there (`df -h {quote(mount)}`), then try again; nothing was changed",
     )
 
 

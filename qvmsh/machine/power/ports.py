@@ -1,4 +1,4 @@
-"""Ports of the host: those that lead into the guest (VM_HOSTFWD), the telnet monitor's, and VNC's.
+"""Ports of the host: those that lead into the guest (ssh, VM_HOSTFWD), the telnet monitor's, and VNC's.
 
 forwards(vm)[0].rule          # "tcp:127.0.0.1:8080-:80"
 door(vm)                      # None, or the address of the telnet monitor
@@ -13,6 +13,7 @@ from itertools import pairwise
 from qvmsh.config import forwards as rules
 from qvmsh.errors import ConfigError, QvmError
 from qvmsh.host import sockets
+from qvmsh.machine.storage import own_disk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ DOOR_NAMES = ("VM_NET_LISTEN", "VM_NET_PORT", "VM_NET_HOST")
 """A telnet monitor is there only if one of these is set."""
 DOOR_PORT = 7700
 """Its port is this plus VM_MACHINE_ID. Source: `vm` (bash)."""
+OTHER_PORT = "choose another port, or remove VM_SSH_PORT for an automatic one"
 _LOCKS = frozenset(("password", "password=on", "sasl", "sasl=on"))
 _CHARACTERS = ("-monitor", "-qmp", "-qmp-pretty", "-serial", "-parallel")
 _REFUSED = "Could not set up host forwarding rule '"
@@ -45,6 +47,41 @@ def forwards(vm: Machine) -> list[Forward]:
             hint="remove one of them",
         )
     return found
+
+
+def ssh_port(vm: Machine, wish: int = 0, *, is_planned: bool = False) -> int:
+    """The port of 127.0.0.1 for the guest's sshd; 0 where qvm makes no network that leads there.
+
+    Args:
+        wish: the one to take if it is free and VM_SSH_PORT names none.
+        is_planned: it is not used now, so VM_SSH_PORT may be taken.
+
+    Raises:
+        QvmError: VM_SSH_PORT is taken.
+    """
+    wanted = vm.settings.text("VM_SSH_PORT")
+    # the network by hand is the user's own: a port that they name is one that they forward
+    if (wanted == "auto") if own_disk.is_by_hand(vm) else (vm.settings.text("VM_NET_MODEL") == "none"):
+        return 0
+    if wanted != "auto":
+        port = int(wanted or 0)
+        why = "" if is_planned else taken(port)
+        if why:
+            raise QvmError(f"VM_SSH_PORT={why}", machine=vm.name, hint=OTHER_PORT)
+        return port
+    forwarded = {each.port for each in forwards(vm)}
+    port = wish if wish and sockets.port_is_free(wish) else sockets.free_port()
+    while port in forwarded:
+        port = sockets.free_port()
+    return port
+
+
+def taken(port: int) -> str:
+    """That a port of 127.0.0.1 is taken, and by what; "" if it is free."""
+    if sockets.port_is_free(port):
+        return ""
+    who = sockets.port_user(port)
+    return f"{port} is taken" + (f" by {who}" if who else "")
 
 
 def require_free(vm: Machine) -> None:

@@ -1,27 +1,25 @@
-"""Start, run, dry run: the daily life of a machine, from the request to the report.
+"""Start a machine and wait for its guest; what `dryrun` prints.
 
 start(vm, Request(disposable=True), ssh_attempts=None, is_waiting=True)
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-from dataclasses import dataclass, replace
 
 from qvmsh.errors import ConfigError, QvmError, Terminated, UsageError
-from qvmsh.host import logout, process, sockets, terminal, watch
-from qvmsh.io import isatty, tell
-from qvmsh.machine import handover, identity, log, registry, state
+from qvmsh.host import logout, terminal
+from qvmsh.machine import crash, handover, identity, log, registry, state
 from qvmsh.machine import programs as tools
 from qvmsh.machine.create import layers
 from qvmsh.machine.guest import readiness as ready
 from qvmsh.machine.guest.clock import put_clock_right
 from qvmsh.machine.monitor import ending
 from qvmsh.machine.power import hardware as hw
-from qvmsh.machine.power import launch, logs, ports, stop, tpm
-from qvmsh.machine.power.hardware import Launch
-from qvmsh.machine.reports import CommandLine, Ended, Restarted, Started
+from qvmsh.machine.power import launch, ports, tpm
+from qvmsh.machine.power.reports import Started
+from qvmsh.machine.power.request import Launch, Request
+from qvmsh.machine.reports import CommandLine
 from qvmsh.machine.storage import own_disk
 from qvmsh.machine.storage import supplies as disks
 from qvmsh.machine.work import cleanup
@@ -31,26 +29,7 @@ from qvmsh.qemu.commandline import Endpoint, arguments
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from qvmsh.machine.guest import serial
     from qvmsh.machine.machine import Machine
-
-
-LINES = 20
-"""How many lines of QEMU's early output `run` passes on."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """The options that `start`, `run` and `dryrun` share; see their help."""
-
-    base_only: bool = False
-    disposable: bool = False
-    is_forced: bool = False
-    is_encapsulated: bool = False
-    loadvm: str | None = None
-    extra: tuple[str, ...] = ()
 
 
 def start(
@@ -65,11 +44,11 @@ def start(
     handover.require_roots(vm)
     require_no_archive(vm, "start", is_disposable=request.disposable)
     tools.require_accepted(vm)
-    plan = _plan(vm, request, "start")
+    plan = plan_of(vm, request, "start")
     begun: list[launch.Qemu] = []
     try:
         with vm.io.stage("starting QEMU") as stage:
-            qemu = launch.launch(vm, plan, begun, _port_chooser(port))
+            qemu = launch.launch(vm, plan, begun, port)
             stage.note = f"pid {qemu.pid}"
         log.note(vm, f"started, pid {qemu.pid}" + (f"; {qemu.attach} shows it" if qemu.attach else ""))
         registry.remember(vm)
@@ -99,51 +78,7 @@ def start(
     )
 
 
-def _port_chooser(wanted: int) -> Callable[[], int]:
-    """Gives `wanted` the first time, if it is free, and free ports after it."""
-    first = [wanted] if wanted and sockets.port_is_free(wanted) else []
-    return lambda: first.pop() if first else sockets.free_port()
-
-
-def restart(
-    vm: Machine,
-    request: Request,
-    *,
-    force: bool,
-    timeout_s: float | None,
-    ssh_attempts: int | None,
-    is_waiting: bool,
-) -> Restarted:
-    """Power off and start again; see `commands.restart`.
-
-    What fits is kept: the ssh port, and whether the run before was disposable or of the base only.
-    """
-    tools.require_accepted(vm)
-    seen = state.observe(vm)
-    note = seen.note if seen.is_live else None
-    if note is not None:
-        request = replace(
-            request,
-            disposable=request.disposable or note.disposable,
-            base_only=request.base_only or note.base_only,
-            is_forced=request.is_forced or note.base_only,
-        )
-    _require_startable(vm, request, ssh_attempts)
-    by, took_s = None, 0.0
-    if seen.is_live:
-        by, took_s = stop.stop(vm, force=force, timeout_s=stop.patience_s(vm, timeout_s))
-    try:
-        started = start(
-            vm, request, ssh_attempts=ssh_attempts, is_waiting=is_waiting, port=note.ssh_port if note else 0
-        )
-    except QvmError as error:
-        if by:
-            error.details = (f"it was first powered off by {by}", *error.details)
-        raise
-    return Restarted(by, took_s, started)
-
-
-def _require_startable(vm: Machine, request: Request, ssh_attempts: int | None) -> None:
+def require_startable(vm: Machine, request: Request, ssh_attempts: int | None) -> None:
     """Find what would stop a start before the machine is powered off.
 
     Raises:
@@ -152,11 +87,11 @@ def _require_startable(vm: Machine, request: Request, ssh_attempts: int | None) 
     _require_attempts(vm, ssh_attempts)
     handover.require_roots(vm)
     require_no_archive(vm, "start", is_disposable=request.disposable)
-    plan = _plan(vm, request, "start")
+    plan = plan_of(vm, request, "start")
     hw.require_room(vm)
     tools.qemu(vm)
     if not own_disk.is_by_hand(vm):
-        own_disk.require_disk(vm, base_only=plan.base_only)
+        own_disk.require_disk(vm, base_only=request.base_only)
     disks.require(vm, disks.gather(vm))
     launch.require_top(vm, plan)
 
@@ -181,10 +116,10 @@ def _wait(vm: Machine, qemu: launch.Qemu, timeout_s: float) -> float:
     except QvmError:
         status = qemu.child.poll()
         if status is not None:
-            is_crash = state.has_crashed(vm)
+            is_crash = crash.has_crashed(vm)
             cleanup.tidy(vm)
             if is_crash:
-                raise state.crash(vm, "while the guest was starting", status) from None
+                raise crash.error(vm, "while the guest was starting", status) from None
         raise
     log.note(vm, f"ready after {seconds:.1f} s")
     return seconds
@@ -199,103 +134,13 @@ def _end_begun(vm: Machine, qemu: launch.Qemu) -> None:
     log.note(vm, "start was interrupted, the machine was ended", is_error=True)
 
 
-@log.failures
-def run(vm: Machine, request: Request) -> Ended:
-    """QEMU in the foreground; see `commands.run`."""
-    if "-daemonize" in request.extra:
-        raise UsageError(
-            "run: -daemonize cannot be used in the foreground", machine=vm.name, hint="use `qvm start`"
-        )
-    handover.require_roots(vm)
-    require_no_archive(vm, "run", is_disposable=request.disposable)
-    tools.require_accepted(vm)
-    plan = _plan(vm, request, "run")
-    has_terminal = isatty(vm.io.stdin) and isatty(vm.io.stdout) and not plan.is_background
-    if hw.uses_curses(vm) and not has_terminal:
-        what = "in the background it has none" if plan.is_background else "there is none here"
-        raise ConfigError(
-            f"VM_QEMU_DISPLAY=curses needs a terminal, and {what}",
-            machine=vm.name,
-            hint="`qvm start --encapsulate` gives it one in tmux or screen",
-        )
-    begun: list[launch.Qemu] = []
-    try:
-        with _terminal_kept(vm):
-            qemu = launch.launch(vm, plan, begun)
-            log.note(vm, f"runs in the foreground, pid {qemu.pid}")
-            registry.remember(vm)
-            _print_ways(vm, plan, qemu)
-            status = _wait_foreground(vm, qemu.child, qemu.shown)
-    except BaseException:
-        for each in begun:
-            ending.end(each.pid)
-            each.child.wait()
-        cleanup.tidy(vm, is_asked=True)
-        raise
-    if state.has_crashed(vm):
-        log.note(vm, f"QEMU crashed ({process.signal_name(-status)})", is_error=True)
-        vm.io.warn(f"{vm.name}: {state.crash(vm, 'while it ran', status).what}")
-    cleanup.tidy(vm)
-    log.note(vm, f"QEMU ended with status {status}")
-    return Ended(vm.name, 128 - status if status < 0 else status)
-
-
-def _terminal_kept(vm: Machine) -> terminal.Kept:
-    """QEMU switches the terminal's mode, and back unless it is killed."""
-    try:
-        return terminal.Kept(vm.io.stdin.fileno())
-    except (OSError, ValueError):  # a stream of Python's own
-        return terminal.Kept(-1)
-
-
-def _print_ways(vm: Machine, plan: Launch, qemu: launch.Qemu) -> None:
-    """Say how to leave a console on this terminal, which may stay silent; or where it is."""
-    if plan.is_background:
-        vm.io.warn(f"{vm.name}: runs in the background (pid {qemu.pid}); `qvm console` opens its console")
-    elif "mux=on" in " ".join(qemu.argv):
-        vm.io.say(f"{vm.name}: the serial console; Ctrl-A X ends QEMU, Ctrl-A C opens its monitor")
-
-
-def _wait_foreground(vm: Machine, child: launch.Child, shown: serial.Shown | None) -> int:
-    """Wait for QEMU's end, and pass on its logged output and its console.
-
-    Ctrl-C is for QEMU, which has the terminal, and ends it in order.
-    """
-    with contextlib.ExitStack() as stack:
-        follower = logs.Follower(vm, "stderr", LINES)
-        stack.callback(follower.close)
-        handle = stack.enter_context(process.Process(child.pid))
-        fds = [handle.fd]
-        with contextlib.suppress(OSError, QvmError):  # without a watch its output comes at its end
-            changes = stack.enter_context(watch.Watch(vm.files.logs))
-            fds.append(changes.fileno())
-        while True:
-            try:
-                ready = process.wait_readable(fds if shown is None else [shown.fileno(), *fds], None)
-                if shown is not None and ready == shown.fileno():
-                    if not shown.show():
-                        shown = None
-                    continue
-                has_ended = ready == handle.fd
-                while not hw.uses_curses(vm) and (data := follower.read()):
-                    tell(vm.io.stderr, data.decode(errors="replace"), end="")
-                if has_ended:
-                    while shown is not None and shown.show():
-                        pass
-                    return child.wait()
-                changes.drain()
-            except KeyboardInterrupt:
-                continue
-
-
 def dry_run(vm: Machine, request: Request, *, is_foreground: bool) -> CommandLine:
     """The argument list that `start` or `run` would use, with sockets by path so that it runs."""
-    plan = _plan(vm, request, "run" if is_foreground else "start")
+    plan = plan_of(vm, request, "run" if is_foreground else "start")
     hw.require_room(vm)
     binary, probed = tools.named(vm, "VM_QEMU_BIN"), tools.qemu(vm)
     folder = identity.runtime_folder(vm)
-    wanted = hw.ssh_port(vm)
-    port = sockets.free_port() if wanted == "auto" else int(wanted or 0)
+    port = ports.ssh_port(vm, is_planned=True)
     accel = "tcg" if own_disk.is_by_hand(vm) else vm.settings.text("VM_QEMU_ACCEL")
     choice = accelerator.choose(probed, accel, vm.io, environ=vm.environ)
     supplies = disks.gather(vm)
@@ -313,7 +158,7 @@ def dry_run(vm: Machine, request: Request, *, is_foreground: bool) -> CommandLin
     return CommandLine(vm.name, argv, before)
 
 
-def _plan(vm: Machine, request: Request, verb: str) -> Launch:
+def plan_of(vm: Machine, request: Request, verb: str) -> Launch:
     """Check the request against the configuration and turn it into a launch."""
     if request.base_only and not own_disk.is_by_hand(vm) and not own_disk.has_disk(vm):
         raise UsageError(
@@ -343,16 +188,11 @@ def _plan(vm: Machine, request: Request, verb: str) -> Launch:
     if own_disk.is_by_hand(vm):
         _require_plain(vm, request, verb)
     return Launch(
+        request,
         verb=verb,
-        base_only=request.base_only,
-        disposable=request.disposable,
-        loadvm=request.loadvm,
-        extra=request.extra,
         is_foreground=verb == "run",
         is_background=verb == "run" and _is_in_background(vm),
-        is_encapsulated=request.is_encapsulated,
         window=_window(vm) if verb == "run" else "",
-        is_forced=request.is_forced,
         machine=_machine_type(vm, request.loadvm) if request.loadvm else "",
     )
 
@@ -386,11 +226,7 @@ def _machine_type(vm: Machine, snapshot: str) -> str:
 
 
 def _require_plain(vm: Machine, request: Request, verb: str) -> None:
-    """Refuse what needs to know the disks, where only VM_QEMU_ARGS does.
-
-    Raises:
-        UsageError: the request cannot be had with hardware by hand.
-    """
+    """Refuse what needs to know the disks, where only VM_QEMU_ARGS does."""
     hint = "VM_QEMU_ARGS names the disks; change it there"
     if request.base_only:
         raise UsageError(f"{verb}: --base-only needs disks that qvm manages", machine=vm.name, hint=hint)

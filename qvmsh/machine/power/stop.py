@@ -12,8 +12,8 @@ import subprocess
 import time
 
 from qvmsh.errors import DeadlineError, QmpError, QvmError, StateError
-from qvmsh.host import process, ssh, sshd
-from qvmsh.machine import journal, log, state
+from qvmsh.host import process, ssh_connection, sshd
+from qvmsh.machine import crash, journal, log, state
 from qvmsh.machine.guest import readiness
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.monitor import conversation, ending
@@ -115,11 +115,7 @@ class Ladder:
         )
 
     def _require_no_io_error(self) -> None:
-        """Do not wait for a guest that QEMU has paused again.
-
-        Raises:
-            StateError: QEMU has paused it after an I/O error.
-        """
+        """Do not wait for a guest that QEMU has paused again."""
         try:
             with conversation.begin(self.note) as exchange:
                 status = exchange.ask("query-status")["status"]
@@ -153,7 +149,7 @@ class Ladder:
             done = found.run(script, timeout_s=min(15.0, window_s))
         except QvmError as error:
             return error.what
-        except ssh.Refused as refused:
+        except ssh_connection.Refused as refused:
             return {"key": "the key is refused"}.get(refused.kind, "cannot log in")
         except subprocess.TimeoutExpired:
             return ""  # asked; a guest that goes down may not close the connection
@@ -241,10 +237,10 @@ def stop(vm: Machine, *, force: bool, timeout_s: float) -> tuple[str, float]:
                 rung = BY_ITSELF
         if note is not None:
             guest.close(vm, note)
-        is_crash = rung != "SIGKILL" and state.has_crashed(vm)
+        is_crash = rung != "SIGKILL" and crash.has_crashed(vm)
         cleanup.clear(vm, keeps_crash=is_crash)
         if is_crash:
-            raise state.crash(vm, "while the guest was powering off")
+            raise crash.error(vm, "while the guest was powering off")
     took_s = time.monotonic() - began
     log.note(vm, f"powered off by {rung} in {took_s:.1f} s")
     return rung, took_s
@@ -271,8 +267,7 @@ def save(vm: Machine, name: str, *, has_suspend: bool, timeout_s: float | None) 
         seen, pid, note = _live(vm, "save the state")
         assert note is not None
         state.require_sound(vm, seen, "save the state")
-        if seen.kind not in (state.RUNNING, state.SUSPENDED, state.PAUSED):
-            raise state.not_in_state(vm, seen, "save the state", state.RUNNING)
+        state.require(vm, seen, "save the state", state.RUNNING, state.SUSPENDED, state.PAUSED)
         if note.disposable:
             raise StateError(
                 "cannot save the state: the machine is disposable, its disk is discarded", machine=vm.name
@@ -298,8 +293,6 @@ def reboot(vm: Machine, *, force: bool, timeout_s: float) -> tuple[str, float]:
         StateError: it is not running, or nothing in the guest can be asked and `force` is false.
         DeadlineError: it was asked but did not reset, or did not come back.
     """
-    from qvmsh.qemu.session import Session  # asyncio: stop and kill do without
-
     began = time.monotonic()
     with work_lock(vm, "reboot"):
         seen, pid, note = _live(vm, "reboot")
@@ -312,16 +305,16 @@ def reboot(vm: Machine, *, force: bool, timeout_s: float) -> tuple[str, float]:
         ladder = Ladder(vm, pid, note, timeout_s)
         with (
             ladder.handle,
-            Session(note.socket("session"), vm.io.checkpoint) as qemu,
+            conversation.session(vm, note) as qemu,
             qemu.listen("RESET") as events,
         ):
             try:
                 how = _ask_for_reset(ladder, qemu, events, is_running=seen.kind == state.RUNNING, force=force)
             except _Ended:
-                is_crash = state.has_crashed(vm)
+                is_crash = crash.has_crashed(vm)
                 cleanup.clear(vm, keeps_crash=is_crash)
                 if is_crash:
-                    raise state.crash(vm, "while the guest was rebooting") from None
+                    raise crash.error(vm, "while the guest was rebooting") from None
                 raise StateError(
                     "the guest powered off instead of rebooting; QEMU has ended",
                     machine=vm.name,
@@ -384,11 +377,7 @@ def _ask_for_reset(ladder: Ladder, qemu: Session, events: Listening, *, is_runni
 def _live(
     vm: Machine, what: str, *, needs_note: bool = True
 ) -> tuple[state.Observation, int, LaunchRecord | None]:
-    """What is observed of a machine that has a QEMU; it must be reachable.
-
-    Raises:
-        StateError: there is no QEMU, or (`needs_note`) none that listens.
-    """
+    """What is observed of a machine that has a QEMU; it must be reachable."""
     seen = state.observe(vm)
     if seen.pid is None or (needs_note and seen.note is None) or not state.is_qemu(seen.pid):
         raise state.not_in_state(vm, seen, what, state.RUNNING)
@@ -397,11 +386,7 @@ def _live(
 
 
 def _wake(vm: Machine, seen: state.Observation) -> None:
-    """Resume or wake a guest that cannot power off otherwise, with a warning.
-
-    Raises:
-        StateError: it must not be resumed.
-    """
+    """Resume or wake a guest that cannot power off otherwise, with a warning."""
     assert seen.note is not None
     if seen.kind not in (state.PAUSED, state.SUSPENDED):
         return

@@ -17,7 +17,7 @@ from qvmsh.machine.guest import readiness, sleep
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.guest.clock import put_clock_right_after
 from qvmsh.machine.monitor import conversation
-from qvmsh.machine.reports import Paused, Suspended, Woken
+from qvmsh.machine.power.reports import Paused, Suspended, Woken
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import qmp
 
@@ -34,7 +34,7 @@ def pause(vm: Machine) -> Paused:
         StateError: it does not run. Nothing changed.
     """
     with work_lock(vm, "pause"):
-        _, note = _in_state(vm, "pause", state.RUNNING)
+        _, note = state.require(vm, state.observe(vm), "pause", state.RUNNING)
         _execute(vm, note, "stop")
         note.paused_s = int(time.time()) + 1
         note.write(vm.files.launch_record)
@@ -52,7 +52,8 @@ def resume(vm: Machine) -> Paused:
         StateError: the guest is not paused or must not be resumed. Nothing changed.
     """
     with work_lock(vm, "resume"):
-        seen, note = _in_state(vm, "resume", state.PAUSED)
+        seen = state.observe(vm)
+        _, note = state.require(vm, seen, "resume", state.PAUSED)
         state.require_sound(vm, seen, "resume")
         _execute(vm, note, "cont")
         now = _status(vm, note)
@@ -77,11 +78,9 @@ def suspend(vm: Machine, *, timeout_s: float | None) -> Suspended:
         StateError: it does not run, or nothing in it can be asked. Nothing changed.
         DeadlineError: it was asked but does not sleep; it is still running.
     """
-    from qvmsh.qemu.session import Session  # asyncio: pause and resume do without
-
     with work_lock(vm, "suspend"):
-        _, note = _in_state(vm, "suspend", state.RUNNING)
-        with Session(note.socket("session"), vm.io.checkpoint) as qemu, vm.io.stage("suspending the guest"):
+        _, note = state.require(vm, state.observe(vm), "suspend", state.RUNNING)
+        with conversation.session(vm, note) as qemu, vm.io.stage("suspending the guest"):
             how, seconds = sleep.fall_asleep(
                 vm, qemu, note, timeout_s=sleep.SUSPEND_S if timeout_s is None else timeout_s
             )
@@ -98,19 +97,13 @@ def wakeup(vm: Machine, *, is_waiting: bool, timeout_s: float | None) -> Woken:
     """
     began = time.monotonic()
     with work_lock(vm, "wakeup"):
-        _, note = _in_state(vm, "wake up", state.SUSPENDED)
-        pid, _ = state.require_live(vm, "wake up")
-        try:
-            with conversation.begin(note) as qemu:
+        pid, note = state.require(vm, state.observe(vm), "wake up", state.SUSPENDED)
+        with state.Answering(vm), conversation.begin(note) as qemu:
+            try:
                 conversation.wake(qemu)
-        except QmpError as error:  # a key, the clock, or somebody else was faster
-            raise StateError(
-                f"cannot wake it up: {error.what.partition(': ')[2]}",
-                machine=vm.name,
-                hint="`qvm status` shows its state",
-            ) from None
-        except OSError:
-            raise state.silent(vm) from None
+            except QmpError as error:  # a key, the clock, or somebody else was faster
+                what = f"cannot wake it up: {error.what.partition(': ')[2]}"
+                raise StateError(what, machine=vm.name, hint="`qvm status` shows its state") from None
     is_ready = is_waiting and state.has_ssh(vm, note)
     if is_ready:
         _answers_again(vm, pid, note, readiness.attempt_seconds(vm, pid) if timeout_s is None else timeout_s)
@@ -129,36 +122,17 @@ def _answers_again(vm: Machine, pid: int, note: LaunchRecord, timeout_s: float) 
             raise
 
 
-def _in_state(vm: Machine, what: str, required: str) -> tuple[state.Observation, LaunchRecord]:
-    """What is observed of a machine that is in the state `required`, and its note.
-
-    Raises:
-        StateError: it is in another.
-    """
-    seen = state.observe(vm)
-    if seen.kind != required or seen.note is None or seen.pid is None:
-        raise state.not_in_state(vm, seen, what, required)
-    return seen, seen.note
-
-
 def _execute(vm: Machine, note: LaunchRecord, command: str) -> None:
-    try:
-        qmp.ask(note.socket("qmp"), command, timeout_s=30.0)
-    except QmpError as error:
-        error.machine = error.machine or vm.name
-        raise
-    except OSError:
-        raise state.silent(vm) from None
+    with state.Answering(vm):
+        try:
+            qmp.ask(note.socket("qmp"), command, timeout_s=30.0)
+        except QmpError as error:
+            error.machine = error.machine or vm.name
+            raise
 
 
 def _status(vm: Machine, note: LaunchRecord) -> str:
-    """QEMU's own word for its state.
-
-    Raises:
-        QvmError: it does not answer.
-    """
-    try:
+    """QEMU's own word for its state."""
+    with state.Answering(vm):
         status: str = qmp.ask(note.socket("qmp"), "query-status", timeout_s=state.GREETING_S)["status"]
-    except OSError:
-        raise state.silent(vm) from None
     return status

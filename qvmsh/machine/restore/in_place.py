@@ -13,7 +13,7 @@ import errno
 import os
 
 from qvmsh.config import devices, edit, files
-from qvmsh.errors import ImageError, QvmError, StateError, Terminated
+from qvmsh.errors import ImageError, QvmError, Terminated
 from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.machine import journal as journals
@@ -46,12 +46,7 @@ def same(vm: Machine, index: ArchiveIndex, archive: Archive, point: Point, *, is
         QvmError: the disk is full. In each case nothing was changed.
     """
     with work_lock(vm, "restore"):
-        seen = state.observe(vm)
-        if seen.is_live:
-            raise StateError(
-                f"cannot restore: it is {seen}", machine=vm.name, hint="`qvm stop` first", actual=seen.kind,
-                required=state.STOPPED,
-            )  # fmt: skip
+        state.require_off(vm, state.observe(vm), "restore")
         plan = plan_of(vm, archive, point)
         for path in plan.made():
             image.require_unused(path, vm.name)

@@ -13,7 +13,7 @@ import os
 import pwd
 
 from qvmsh.config import edit
-from qvmsh.config.words import quote
+from qvmsh.config.words import joined
 from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.machine import identity
@@ -44,7 +44,7 @@ def renew(folder: str, point: Point, name: str, environ: Mapping[str, str], note
     made = Machine(folder, environ=environ)
     settings = made.settings
     old, by_hand = settings.text("VM_MACHINE_NAME"), own_disk.is_by_hand(made)
-    number = create.free_id(environ)
+    number = identity.free_id(environ)
     changes = {"VM_MACHINE_NAME": name, "VM_MACHINE_ID": number}
     if settings.text("VM_NET_PORT").isdigit():
         changes["VM_NET_PORT"] = f"77{number}"
@@ -129,4 +129,4 @@ def _keys(made: Machine, point: Point, name: str, was: str, notes: list[str]) ->
 
 def assign_words(vmrc: str, variable: str, words: list[str]) -> None:
     """Set a variable that holds words for QEMU."""
-    edit.assign_in_file(vmrc, variable, " ".join(quote(each) if each else "''" for each in words))
+    edit.assign_in_file(vmrc, variable, joined(words))

@@ -25,6 +25,7 @@ from qvmsh.machine.archive.model import Archive, Part, Point
 from qvmsh.machine.archive.reader import Place, Reader
 from qvmsh.machine.archive.settings import SETTINGS
 from qvmsh.machine.create import create
+from qvmsh.machine.journal import Kind
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.restore.new_identity import WORDS, assign_words, renew
 from qvmsh.machine.storage import supplies
@@ -70,7 +71,7 @@ def new(
     for line in creation_folder.sweep(environ):
         io.warn(line)
     create.require_place(final, name, verb="restore")
-    folder = creation_folder.Folder("restore", final, environ)
+    folder = creation_folder.Folder(Kind.RESTORE_NEW, final, environ)
     try:
         with folder:
             os.chmod(folder.path, _mode(archive.directory))
@@ -145,13 +146,13 @@ def lay_out(
     _left_out(folder, archive, point, laid.notes)  # last: nothing is written through its links
     _rewrite_snapshots(made, archive, moved, before, final or folder)
     made.settings  # noqa: B018  # what we wrote must be right
-    if laid.uid and os.geteuid() == 0 and not (vm and _is_same(vm.files.vmrc, vmrc)):
+    if (
+        laid.uid
+        and os.geteuid() == 0
+        and not (vm and host_files.read(vm.files.vmrc).data == host_files.read(vmrc).data)
+    ):
         os.chown(vmrc, laid.uid, -1)  # root trusts it as much as that account
     return laid
-
-
-def _is_same(one: str, other: str) -> bool:
-    return host_files.read(one).data == host_files.read(other).data
 
 
 def _values(folder: str, environ: Mapping[str, str]) -> dict[str, str]:
@@ -290,11 +291,7 @@ def _disks(
 
 
 def _require_inside(made: Machine, path: str, archive: Archive) -> None:
-    """The archive is not trusted: nothing is written outside the machine.
-
-    Raises:
-        ImageError: the path leads outside, by itself or through a link.
-    """
+    """The archive is not trusted: nothing is written outside the machine."""
     top = os.path.realpath(made.directory)
     if os.path.commonpath((top, os.path.realpath(path))) != top:
         raise ImageError(

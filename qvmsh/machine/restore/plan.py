@@ -18,8 +18,9 @@ from qvmsh.errors import ImageError, QvmError, StateError
 from qvmsh.machine.archive import drives
 from qvmsh.machine.archive.drives import MAIN, READ_ONLY, UEFI
 from qvmsh.machine.archive.model import Archive, Part, Point
-from qvmsh.machine.archive.reader import NEW, Place, restored_ns
+from qvmsh.machine.archive.reader import NEW, Place
 from qvmsh.machine.archive.settings import SETTINGS
+from qvmsh.machine.archive.unchanged import is_archived, is_unchanged
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.restore.new_machine import format_of, free_name, layer_names
 from qvmsh.machine.storage import chain, dependents, supplies
@@ -133,12 +134,12 @@ def _layers(vm: Machine, archive: Archive, part: Part, top: str, plan: Plan) -> 
     there = _chain(vm, top, part.format)
     if len(there) == len(stored):
         names = [
-            now if is_inside(vm, now) or _is_unchanged(now, layer) else _fresh(name)
+            now if is_inside(vm, now) or is_unchanged(now, layer) else _fresh(name)
             for now, layer, name in zip(there, stored, names, strict=True)
         ]
     else:
         names = [
-            name if is_inside(vm, real(vm, name)) or _is_unchanged(name, layer) else _fresh(name)
+            name if is_inside(vm, real(vm, name)) or is_unchanged(name, layer) else _fresh(name)
             for layer, name in zip(stored, names, strict=True)
         ]
     known = {place.name: place for places in plan.places.values() for place in places}
@@ -153,7 +154,7 @@ def _layers(vm: Machine, archive: Archive, part: Part, top: str, plan: Plan) -> 
             path = _fresh(os.path.join(top_of(vm), os.path.basename(stored_name)), known)
         if path in known:  # two disks on one base
             places.append(Place(path, known[path].now, is_made=False))
-        elif _is_unchanged(path, layer) and (not is_inside(vm, path) or _strangers(vm, path, {top})):
+        elif is_unchanged(path, layer) and (not is_inside(vm, path) or _strangers(vm, path, {top})):
             places.append(Place(path, is_made=False))
         else:
             places.append(Place(path, path + NEW))
@@ -196,18 +197,6 @@ def is_inside(vm: Machine, path: str) -> bool:
     return not os.path.relpath(path, top_of(vm)).startswith("..")
 
 
-def _is_unchanged(path: str, part: Part) -> bool:
-    """True if a file is what was archived, by its size and time."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return False
-    return bool(part.source_mtime_ns) and (status.st_mtime_ns, status.st_size) == (
-        part.source_mtime_ns,
-        part.size_bytes,
-    )
-
-
 # What prevents it
 
 
@@ -241,7 +230,7 @@ def require_leave(vm: Machine, index: ArchiveIndex, plan: Plan, *, is_forced: bo
         StateError: the disks hold what no archived state holds.
     """
     there = [path for path in plan.made() if os.path.exists(path)]
-    if is_forced or not there or _is_archived(index, there):
+    if is_forced or not there or is_archived(index, there):
         return
     raise StateError(
         "cannot restore: the current content of the disks is in no archive and would be lost",
@@ -249,24 +238,3 @@ def require_leave(vm: Machine, index: ArchiveIndex, plan: Plan, *, is_forced: bo
         hint="`qvm archive` keeps it; `qvm restore --force` discards it; `qvm restore ARCHIVE DIR` "
         "restores into a new machine",
     )
-
-
-def _is_archived(index: ArchiveIndex, paths: list[str]) -> bool:
-    """True if one archived state was made of these very files, or they of it, and none was written since."""
-    try:
-        archives = index.archives()
-    except QvmError:  # the store cannot be reached
-        return False
-    return any(
-        all(any(_is_of(path, archive, point, part) for part in archive.parts([point])) for path in paths)
-        for archive in archives
-        for point in archive.done
-    )
-
-
-def _is_of(path: str, archive: Archive, point: Point, part: Part) -> bool:
-    """True if a file is what a state holds as `part`."""
-    if part.source_mtime_ns:
-        return _is_unchanged(path, part)
-    is_top = part in point.parts
-    return is_top and bool(point.id) and os.stat(path).st_mtime_ns == restored_ns(point, part)

@@ -22,6 +22,7 @@ from qvmsh.machine.archive.reports import Verified
 from qvmsh.machine.archive.settings import SETTINGS
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.power import start, stop
+from qvmsh.machine.power.request import Request
 from qvmsh.machine.restore import new_machine, restore
 from qvmsh.qemu import qemuimg
 
@@ -89,9 +90,6 @@ def _check(
     Args:
         folder: where those are unpacked that cannot.
         checked: names of those that it has looked at already; gets the others.
-
-    Raises:
-        ImageError: one is damaged, or backed by a file outside the archive.
     """
     program = programs.qemu_img(vm)
     reader = Reader(vm.io, program, index, archive, point, folder, verb="unpacking")
@@ -123,7 +121,7 @@ def _boot(vm: Machine, index: ArchiveIndex, archive: Archive, point: Point, fold
     environ = {**vm.environ, "XDG_DATA_HOME": folder}  # the list of known machines is not for it
     made = Machine(folder, io=vm.io, environ=environ, overrides=(*vm.overrides, *own))
     try:
-        request = start.Request(disposable=True)
+        request = Request(disposable=True)
         report = start.start(made, request, ssh_attempts=None, is_waiting=True)
     except QvmError as error:
         error.machine = vm.name

@@ -21,7 +21,7 @@ from qvmsh.errors import ConfigError, MissingProgramError, QvmError, printable
 from qvmsh.io import isatty, tell
 from qvmsh.machine import state
 from qvmsh.machine.reports import Report
-from qvmsh.machine.settings import commands as configuration
+from qvmsh.machine.settings import config as configuration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -127,11 +127,7 @@ def _editor(environ: Mapping[str, str]) -> list[str]:
 
 
 def _run(editor: Sequence[str], copy: str, environ: Mapping[str, str]) -> None:
-    """Run the editor on the terminal; it handles Ctrl-C.
-
-    Raises:
-        QvmError: it cannot be run, or fails.
-    """
+    """Run the editor on the terminal; it handles Ctrl-C."""
     try:
         child = subprocess.Popen([*editor, copy], env=dict(environ))
     except OSError as error:

@@ -42,7 +42,6 @@ def save(
         QmpError: QEMU cannot save; the guest keeps running and no snapshot was changed.
     """
     from qvmsh.machine.snapshot import obstacles, save_delete
-    from qvmsh.qemu.session import Session  # asyncio: start and kill do without
 
     snapshot_names.require_name(vm, name)
     seen = state.observe(vm)
@@ -55,7 +54,7 @@ def save(
     if has_suspend:
         limit_s = sleep.SUSPEND_S if timeout_s is None else timeout_s
         try:
-            with Session(note.socket("session"), vm.io.checkpoint) as qemu:
+            with conversation.session(vm, note) as qemu:
                 suspended_s = sleep.fall_asleep(vm, qemu, note, timeout_s=limit_s)[1]
         except KeyboardInterrupt:
             vm.io.warn(f"{vm.name}: nothing was saved; the guest was asked to suspend, `qvm wakeup` wakes it")

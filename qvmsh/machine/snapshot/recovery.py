@@ -79,7 +79,7 @@ def _recover_live(vm: Machine, note: LaunchRecord, record: Record) -> str:
         outcome = _STEPS[record.kind](store, record)
         if note.loading:
             guest.close(vm, note)
-            _loaded(vm, note)
+            loaded(vm, note)
         resume(vm, note, record, store)
         return outcome
 
@@ -96,21 +96,16 @@ def resume(vm: Machine, note: LaunchRecord, record: Record, store: Live) -> None
 def live(vm: Machine, note: LaunchRecord, record: Record) -> Iterator[Live]:
     """The store of the record's disks in the QEMU that has them open; no job runs, the guest is thawed."""
     wanted = {os.path.realpath(path) for _, path in record.disks}
-    with contextlib.ExitStack() as stack:
-        try:
-            exchange = stack.enter_context(contextlib.closing(_patient(vm, note)))
-        except OSError:
-            raise state.silent(vm) from None
-        try:
-            blocks = exchange.ask("query-block", timeout_s=qmp.ANSWER_S)
-            found = [each for each in volumes.of_blocks(vm, blocks) if os.path.realpath(each.path) in wanted]
-            store = Live(vm, volumes.written(found), exchange)
-            store.jobs.drain()
-            if record.is_frozen:
-                filesystems.thaw(note)
-            yield store
-        except (ConnectionError, TimeoutError):
-            raise state.silent(vm) from None
+    with state.Answering(vm):
+        exchange = _patient(vm, note)
+    with exchange, state.Answering(vm, ConnectionError, TimeoutError):
+        blocks = exchange.ask("query-block", timeout_s=qmp.ANSWER_S)
+        found = [each for each in volumes.of_blocks(vm, blocks) if os.path.realpath(each.path) in wanted]
+        store = Live(vm, volumes.written(found), exchange)
+        store.jobs.drain()
+        if record.is_frozen:
+            filesystems.thaw(note)
+        yield store
 
 
 def _patient(vm: Machine, note: LaunchRecord) -> qmp.Exchange:
@@ -149,7 +144,7 @@ def _back_live(vm: Machine, note: LaunchRecord, record: Record, store: Live) -> 
             vm.io.warn(f"{vm.name}: {error.what}")
         else:
             guest.close(vm, note)
-            _loaded(vm, note)
+            loaded(vm, note)
             if record.was_running:
                 conversation.resume(store.exchange)
             store.delete(BACK)
@@ -169,7 +164,8 @@ def _back_off(vm: Machine, note: LaunchRecord, record: Record) -> str:
     return recover_off(vm, record, _STEPS[record.kind])
 
 
-def _loaded(vm: Machine, note: LaunchRecord) -> None:
+def loaded(vm: Machine, note: LaunchRecord) -> None:
+    """The guest's memory is complete now."""
     note.loading = ""
     note.write(vm.files.launch_record)
 

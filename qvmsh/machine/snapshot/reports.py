@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qvmsh.errors import printable
 from qvmsh.machine.progress import size
-from qvmsh.machine.reports import Report, shown
+from qvmsh.machine.reports import Report, Verdict, plural, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,10 +26,6 @@ def word(name: str) -> str:
     from qvmsh.config.words import quote
 
     return f"-- {quote(name)}" if name.startswith("-") else quote(name)
-
-
-def _disks(ids: list[str]) -> str:
-    return f"{len(ids)} disk{'s' if len(ids) != 1 else ''}"
 
 
 class SnapshotSaved(Report):
@@ -71,7 +67,7 @@ class SnapshotSaved(Report):
         self.clock = clock
 
     def shown(self) -> list[str]:
-        parts = [_disks(self.disks)]
+        parts = [plural(len(self.disks), "disk")]
         if self.memory:
             parts.append(f"{size(self.vmstate_bytes)} of memory")
         if self.frozen is not None:
@@ -127,7 +123,7 @@ class SnapshotRestored(Report):
         self.seconds = round(seconds, 3)
 
     def shown(self) -> list[str]:
-        text = f"{self.machine}: restored the snapshot {self.snapshot} ({_disks(self.disks)}"
+        text = f"{self.machine}: restored the snapshot {self.snapshot} ({plural(len(self.disks), 'disk')}"
         text += " and the memory)" if self.memory else ")"
         text += f" in {self.seconds:.1f} s"
         if self.clock:
@@ -302,7 +298,7 @@ class Details(Report):
         return lines
 
 
-class Verified(Report):
+class Verified(Verdict):
     """Result of `snapshot verify`.
 
     Args:
@@ -319,10 +315,6 @@ class Verified(Report):
     @property
     def is_whole(self) -> bool:
         return not any(each["problems"] for each in self.snapshots)
-
-    @property
-    def exit_status(self) -> int:  # type: ignore[override]  # a constant in the base
-        return 0 if self.is_whole else 1
 
     def __bool__(self) -> bool:
         return self.is_whole

@@ -19,7 +19,7 @@ from qvmsh.machine.journal import Journal, Kind, Phase, Record
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.snapshot import fit, hardware, obstacles, save_delete
 from qvmsh.machine.snapshot.catalogue import Catalogue
-from qvmsh.machine.snapshot.recovery import BACK
+from qvmsh.machine.snapshot.recovery import BACK, loaded
 from qvmsh.machine.snapshot.reports import NEXT_IS_WHOLE, SnapshotRestored, word
 from qvmsh.machine.snapshot.store import Images, Live, Store
 from qvmsh.machine.storage import dependents, own_disk, volumes
@@ -102,9 +102,6 @@ def _require_fitting(
 
     Args:
         is_new: the QEMU was started to load it.
-
-    Raises:
-        StateError: memory for other hardware; a missing disk.
     """
     vm = store.vm
     if isinstance(store, Live):
@@ -198,18 +195,12 @@ def _restore_live(store: Live, seen: state.Observation, name: str, tag: str) -> 
         note.write(vm.files.launch_record)
         count = _put_back(store, journal, tag, has_memory=has_way_back, stage=f"restoring {name}")
         note.paused_s = 0
-        _loaded(vm, note)
+        loaded(vm, note)
         guest.close(vm, note)
         if is_running:
             conversation.resume(store.exchange)
         store.delete(BACK)
     return count
-
-
-def _loaded(vm: Machine, note: LaunchRecord) -> None:
-    """The guest's memory is complete now."""
-    note.loading = ""
-    note.write(vm.files.launch_record)
 
 
 def load(vm: Machine, note: LaunchRecord, name: str, *, is_forced: bool) -> None:
@@ -261,13 +252,13 @@ def _load(store: Live, note: LaunchRecord, name: str, tag: str) -> int:
         count = store.bitmaps()
         with vm.io.stage(stage):
             store.apply(tag)
-        _loaded(vm, note)
+        loaded(vm, note)
         conversation.resume(store.exchange)
         return count
     record = Record(Kind.SNAPSHOT_LOAD, name=name, disks=store.named(), was_running=True)
     with Transaction(vm, record, store.exchange) as journal:
         count = _put_back(store, journal, tag, has_memory=False, stage=stage)
-        _loaded(vm, note)
+        loaded(vm, note)
         conversation.resume(store.exchange)
         store.delete(BACK)
     return count

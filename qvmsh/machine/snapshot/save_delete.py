@@ -83,33 +83,22 @@ def opened(vm: Machine, what: str) -> Iterator[tuple[Store, list[Volume], state.
         store.require_free()
         yield store, disks, seen
         return
-    if seen.note is None or seen.kind not in (state.RUNNING, state.PAUSED, state.SUSPENDED):
-        raise state.not_in_state(vm, seen, what, state.RUNNING)
+    _, note = state.require(vm, seen, what, state.RUNNING, state.PAUSED, state.SUSPENDED)
     state.require_sound(vm, seen, what)
-    if seen.note.disposable:
-        raise StateError(
-            f"cannot {what}: it is disposable, its changes are lost when it stops",
-            machine=vm.name,
-            hint="`qvm stop` it first",
-        )
-    with live(vm, seen.note) as (found, disks):
+    state.require_lasting(vm, seen, what)
+    with live(vm, note) as (found, disks):
         yield found, disks, seen
 
 
 @contextlib.contextmanager
 def live(vm: Machine, note: LaunchRecord) -> Iterator[tuple[Live, list[Volume]]]:
     """The snapshots of a machine that is on, and all its disks."""
-    with contextlib.ExitStack() as stack:
-        try:
-            exchange = stack.enter_context(conversation.begin(note, "session"))
-        except (ConnectionError, TimeoutError, FileNotFoundError):
-            raise state.silent(vm) from None
-        try:
-            disks = volumes.of_blocks(vm, exchange.ask("query-block", timeout_s=qmp.ANSWER_S))
-            able = [each for each in volumes.written(disks) if each.format == "qcow2"]
-            yield Live(vm, able, exchange), disks
-        except (ConnectionError, TimeoutError):
-            raise state.silent(vm) from None
+    with state.Answering(vm):
+        exchange = conversation.begin(note, "session")
+    with exchange, state.Answering(vm, ConnectionError, TimeoutError):
+        disks = volumes.of_blocks(vm, exchange.ask("query-block", timeout_s=qmp.ANSWER_S))
+        able = [each for each in volumes.written(disks) if each.format == "qcow2"]
+        yield Live(vm, able, exchange), disks
 
 
 def resolve(store: Store, name: str, entry: dict[str, Any] | None = None) -> str:
@@ -244,11 +233,7 @@ def _parent(known: Catalogue, store: Store, name: str) -> str:
 
 
 def _require_new(store: Store, name: str, request: Request) -> bool:
-    """True if there is already one of that name, which may be replaced.
-
-    Raises:
-        StateError: it may not.
-    """
+    """True if there is already one of that name, which may be replaced."""
     store.require_one(name)
     is_there = bool(store.holders(name) or store.holders(name + snapshot_names.NEW))
     if is_there and not request.is_replacing:
@@ -392,11 +377,7 @@ def delete(vm: Machine, names: tuple[str, ...]) -> SnapshotDeleted:
 
 
 def _require_room_for_tables(store: Store) -> None:
-    """Even a deletion writes new tables first.
-
-    Raises:
-        StateError: not enough free space; nothing was changed.
-    """
+    """Even a deletion writes new tables first. StateError: not enough free space; nothing was changed."""
     from qvmsh.machine.progress import size
 
     for each in store.volumes:

@@ -42,11 +42,9 @@ def observed(vm: Machine) -> state.Observation:
 def disks_of(vm: Machine, seen: state.Observation) -> list[Volume]:
     """All disks of the machine: while it is on from QEMU, unless its changes are discarded."""
     if seen.is_live and seen.note is not None and not seen.note.disposable:
-        try:
+        with state.Answering(vm):
             blocks = qmp.ask(seen.note.socket("qmp"), "query-block", timeout_s=state.GREETING_S)
             return volumes.of_blocks(vm, blocks)
-        except OSError:
-            raise state.silent(vm) from None
     return volumes.configured(vm)
 
 

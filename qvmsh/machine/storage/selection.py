@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 
-from qvmsh.errors import ImageError, StateError, UsageError
+from qvmsh.errors import ImageError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.machine import programs, state
@@ -29,11 +29,8 @@ if TYPE_CHECKING:
 def every(vm: Machine, seen: state.Observation) -> list[Volume]:
     """All disks, as QEMU has them while the machine is on (not of a disposable run)."""
     if seen.is_live and seen.note is not None and not seen.note.disposable:
-        try:
-            with conversation.begin(seen.note) as exchange:
-                return volumes.of_blocks(vm, exchange.ask("query-block"))
-        except OSError:
-            raise state.silent(vm) from None
+        with state.Answering(vm), conversation.begin(seen.note) as exchange:
+            return volumes.of_blocks(vm, exchange.ask("query-block"))
     return volumes.configured(vm)
 
 
@@ -43,12 +40,7 @@ def changeable(vm: Machine, seen: state.Observation, what: str) -> list[Volume]:
     Raises:
         StateError: the machine runs disposable.
     """
-    if seen.is_live and seen.note is not None and seen.note.disposable:
-        raise StateError(
-            f"cannot {what}: it is disposable, changes to its disks are lost when it stops",
-            machine=vm.name,
-            hint="`qvm stop` it first",
-        )
+    state.require_lasting(vm, seen, what, "changes to its disks are lost")
     return every(vm, seen)
 
 
@@ -82,14 +74,6 @@ def one(vm: Machine, found: list[Volume], name: str | None) -> Volume:
 def is_link_elsewhere(path: str) -> bool:
     """True if a disk is a link into another folder, where a relative backing name means another file."""
     return os.path.dirname(os.path.realpath(path)) != os.path.realpath(os.path.dirname(path))
-
-
-def require_off(vm: Machine, seen: state.Observation, what: str) -> None:
-    if seen.is_live:
-        raise StateError(
-            f"cannot {what}: it is {seen}", machine=vm.name, hint="`qvm stop` first", actual=seen.kind,
-            required=state.STOPPED,
-        )  # fmt: skip
 
 
 def require_ready(vm: Machine, disk: Volume) -> None:

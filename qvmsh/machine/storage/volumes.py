@@ -106,12 +106,6 @@ def of_blocks(vm: Machine, blocks: list[dict[str, Any]]) -> list[Volume]:
     return sorted(found, key=_rank)
 
 
-def inside(vm: Machine, path: str) -> str:
-    """A disk as a note has it: relative in the directory, which may move; not through a link out of it."""
-    found = os.path.relpath(path, vm.directory)
-    return path if found.startswith("..") else found
-
-
 def file_of(name: str) -> str:
     """The file of an image, from QEMU's name of it.
 

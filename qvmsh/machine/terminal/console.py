@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from qvmsh.errors import DeadlineError, LockedError, StateError, UsageError, printable
 from qvmsh.host import process, terminal, watch
 from qvmsh.io import isatty, tell, unwritable
-from qvmsh.machine import state
+from qvmsh.machine import crash, state
 from qvmsh.machine.guest import serial
 from qvmsh.machine.power.logs import Follower
 from qvmsh.machine.terminal.console_lock import Hold
@@ -89,16 +89,9 @@ def attach(vm: Machine, options: Options) -> None:
 
 
 def _require_ours(vm: Machine, note: LaunchRecord) -> None:
-    """Refuse a machine without a console, or with one on a terminal.
-
-    Raises:
-        StateError: it is such a machine.
-        QmpError: the monitor does not answer.
-    """
-    try:
+    """Refuse a machine without a console, or with one on a terminal."""
+    with state.Answering(vm):
         devices = qmp.ask(note.socket("qmp"), "query-chardev", timeout_s=state.GREETING_S)
-    except OSError:
-        raise state.silent(vm) from None
     found = {each["label"]: each["filename"] for each in devices}.get("serial")
     if found is None:
         raise StateError("it has no serial console", machine=vm.name, hint="VM_SERIAL=yes gives it one")
@@ -181,7 +174,7 @@ class _Session:
         if why:
             if self.is_interactive:
                 tell(self.vm.io.stderr, f"[{self.vm.name}: {printable(why)}]")
-            elif state.has_crashed(self.vm):
+            elif crash.has_crashed(self.vm):
                 self.vm.io.warn(f"{self.vm.name}: {why}")
             else:
                 self.vm.io.say(f"{self.vm.name}: {why}")
@@ -324,8 +317,7 @@ class _Session:
     def _is_drained(self) -> bool:
         """True once standard input is at its end and the guest has been silent for long enough.
 
-        Raises:
-            DeadlineError: the guest reads no more of it, or does not stop its output.
+        DeadlineError: the guest reads no more of it, or does not stop its output.
         """
         if self.pending and not self._due:
             self.moved_at = self.input_ended_at = time.monotonic()
@@ -360,7 +352,7 @@ class _Session:
         serial.wait_end(self.note.runtime)
         self._print(is_all=True)
         cleanup.tidy(self.vm)
-        return state.end(self.vm)
+        return crash.last_words(self.vm)
 
 
 class _Output:

@@ -20,7 +20,7 @@ from qvmsh.errors import EXIT_FAILED, QmpError, QvmError, StateError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.io import isatty, tell
-from qvmsh.machine import registry, state
+from qvmsh.machine import crash, registry, state
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.monitor import hmp as monitor
 from qvmsh.machine.monitor import qmp as control
@@ -83,10 +83,8 @@ class Dialogue:
 
     def _execute(self, command: str, arguments: dict[str, Any] | None) -> Any:
         state.require_live(self.vm, "send a QMP command")
-        try:
+        with state.Answering(self.vm):
             exchange = conversation.begin(self.note)
-        except OSError:
-            raise state.silent(self.vm) from None
         with exchange:
             return control.ask(self.vm, exchange, self.pid, command, arguments or {})
 
@@ -169,7 +167,7 @@ class Dialogue:
         seen = state.observe(self.vm)
         if seen.is_live:
             return False
-        tell(self.vm.io.stdout, f"[{self.vm.name}: {printable(state.end(self.vm))}]")
+        tell(self.vm.io.stdout, f"[{self.vm.name}: {printable(crash.last_words(self.vm))}]")
         cleanup.tidy(self.vm)
         return True
 

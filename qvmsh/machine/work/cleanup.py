@@ -40,12 +40,17 @@ def clear(vm: Machine, *, has_hook: bool = True, keeps_crash: bool = False) -> N
     except FileNotFoundError:
         return
     for name in names:
-        if name.startswith("disposable-") or ".part" in name:
+        if is_part(name):
             path = os.path.join(vm.files.state, name)
             if os.path.isdir(path) and not os.path.islink(path):  # of a TPM
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 host_files.remove(path)
+
+
+def is_part(name: str) -> bool:
+    """True for a file in `.qvm` that means nothing without the process that made it."""
+    return name.startswith("disposable-") or ".part" in name
 
 
 def tidy(vm: Machine, *, is_asked: bool = False) -> None:

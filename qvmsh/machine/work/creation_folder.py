@@ -1,6 +1,6 @@
 """The folders in which machines are created, and recovery of those whose command was killed.
 
-    with Folder("restore", "/home/guido/vm/demo", environ) as folder:
+    with Folder(Kind.CREATE, "/home/guido/vm/demo", environ) as folder:
         ...everything into folder.path...
         folder.put_in_place()
 
@@ -15,23 +15,22 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import re
 import secrets
 import shutil
 import time
+from dataclasses import replace
 
 from qvmsh.errors import QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
-from qvmsh.machine import registry
+from qvmsh.machine import journal, registry
+from qvmsh.machine.journal import Kind, Phase, Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from types import TracebackType
-    from typing import Any
 
 _NAME = re.compile(r"\.(?P<of>.+)\.part-[0-9a-f]{8}")
 
@@ -40,20 +39,20 @@ class Folder:
     """A folder to create a machine in; what is left in it when the block ends is removed.
 
     Args:
-        verb: the command, for a later message.
+        kind: what creates it, for a later message.
         final: the machine's directory-to-be.
 
     Raises:
         OSError: it cannot be created, or put in place.
     """
 
-    def __init__(self, verb: str, final: str, environ: Mapping[str, str]) -> None:
+    def __init__(self, kind: Kind, final: str, environ: Mapping[str, str]) -> None:
         self.final = final
         self._has_folder = os.path.isdir(final)
         self.above = final if self._has_folder else os.path.dirname(final)
         name = os.path.basename(final)
         self.path = os.path.join(self.above, f".{name}.part-{secrets.token_hex(4)}")
-        self._note = _Note(self.path, verb, environ)
+        self._note = _Note(Record(kind, folder=self.path), environ)
         self._guard = -1
         self._is_left = False
 
@@ -94,7 +93,7 @@ class Folder:
         if os.listdir(self.final) != [os.path.basename(self.path)]:
             raise OSError(errno.ENOTEMPTY, "is not empty", self.final)
         with process.Shielded():
-            self._note.write(is_whole=True)
+            self._note.write(Phase.READY)
             self._is_left = True
             try:
                 _move(self.path, self.final)
@@ -105,9 +104,7 @@ class Folder:
                 ) from error
             self._is_left = False
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if not self._is_left:
             shutil.rmtree(self.path, ignore_errors=True)
         if self._guard >= 0:
@@ -135,19 +132,19 @@ def _why(error: OSError) -> str:
 class _Note:
     """The record of a folder in use; without one, only the next creation of that name finds it."""
 
-    def __init__(self, path: str, verb: str, environ: Mapping[str, str]) -> None:
-        self._data = {"verb": verb, "path": path, "since": time.time(), "pid": os.getpid()}
+    def __init__(self, record: Record, environ: Mapping[str, str]) -> None:
+        self._record = record
         self._folder = registry.making_folder(environ)
-        self._file = os.path.join(self._folder or "", path.rpartition("-")[2])
+        self._file = os.path.join(self._folder or "", record.folder.rpartition("-")[2])
 
-    def write(self, *, is_whole: bool = False) -> None:
+    def write(self, phase: Phase = Phase.BEGIN) -> None:
         """Record it, or that it is complete and only has to be moved."""
         try:
             if self._folder is not None:
                 os.makedirs(self._folder, mode=0o700, exist_ok=True)
-                host_files.write_atomic(self._file, json.dumps(self._data | {"is_whole": is_whole}) + "\n")
+                journal.write_creation(self._file, replace(self._record, phase=phase))
         except OSError:
-            if is_whole and os.path.lexists(self._file):  # it says that what is left is to be removed
+            if phase is Phase.READY and os.path.lexists(self._file):  # it says: remove what is left
                 raise
 
     def remove(self) -> None:
@@ -177,39 +174,39 @@ def sweep(environ: Mapping[str, str], *, is_looking: bool = False) -> list[str]:
     found = []
     for name in names:
         note = os.path.join(folder, name)
-        try:
-            data = host_files.document(note)
-            path, pid = str(data["path"]), int(data["pid"])
-            when = time.strftime("%T", time.localtime(data["since"]))
-        except (OSError, ValueError, TypeError, KeyError, OverflowError):
-            continue  # it is being written
+        record = journal.read_creation(note)
+        if record is None:
+            continue
+        path = record.folder
         match = _NAME.fullmatch(os.path.basename(path))
         if match is None or not os.path.isabs(path):
             continue
         with _locked(os.path.dirname(path), flags=0) as turn, _locked(path) as is_left:
             if turn is False:  # it may be made, and not locked yet
                 continue
-            if is_left is None and not process.exists(pid):  # killed before it was made, or after
+            if is_left is None and not process.exists(record.pid):  # killed before it was made, or after
                 _forget(note)
             if not is_left:
                 continue
-            what = f"`qvm {data['verb']}` of {match['of']}, begun at {when}, was interrupted"
-            found.append(f"{what}: {path} is left over" if is_looking else f"{what}: {_finish(path, data)}")
+            when = time.strftime("%T", time.localtime(record.since))
+            what = f"`qvm {record.kind.value[1]}` of {match['of']}, begun at {when}, was interrupted"
+            found.append(f"{what}: {f'{path} is left over' if is_looking else _finish(record)}")
         if not os.path.lexists(path):
             _forget(note)
     return found
 
 
-def _finish(path: str, data: dict[str, Any]) -> str:
+def _finish(record: Record) -> str:
     """Complete the creation, or undo it; return which."""
+    path, is_whole = record.folder, record.phase is Phase.READY
     try:
-        if data.get("is_whole"):
+        if is_whole:
             _move(path, os.path.dirname(path))
             os.rmdir(path)
             return "it has been completed"
         shutil.rmtree(path)
     except OSError as error:
-        if data.get("is_whole"):
+        if is_whole:
             return f"it is in {path} and cannot be completed: {_why(error)}"
         return f"{path} cannot be removed: {error.strerror}"
     return "what it had begun was removed"

@@ -23,10 +23,6 @@ from qvmsh.host import files as host_files
 from qvmsh.machine import journal
 from qvmsh.machine.machine import Machine
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import TracebackType
-
 
 class Guardian:
     """Watches this process while the block lasts; does nothing if no process can be started."""
@@ -58,9 +54,7 @@ class Guardian:
             os.close(reader)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, *_: object) -> None:
         pipe, self._pipe = self._pipe, -1
         is_interrupted = error is not None and not isinstance(error, Exception) and journal.is_left(self.vm)
         if not is_interrupted:

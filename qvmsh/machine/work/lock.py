@@ -117,8 +117,7 @@ def _cannot(what: str) -> str:
 def _recover(vm: Machine, what: str) -> None:
     """Recover interrupted work before anything else is done.
 
-    Raises:
-        QvmError: that cannot be done now, and `what` would build on it, or resume a guest that must not be.
+    QvmError: that cannot be done now, and `what` would build on it, or resume a guest that must not be.
     """
     from qvmsh.machine.work import guardian, recovery
 

@@ -22,7 +22,6 @@ from qvmsh.machine.work import guardian
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Any, Protocol
 
     from qvmsh.machine.machine import Machine
@@ -132,9 +131,7 @@ class Transaction:
             raise
         return self._journal
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         try:
             self._close(error)
         finally:

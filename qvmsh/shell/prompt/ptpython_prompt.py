@@ -110,7 +110,8 @@ class PtpythonShell(PromptToolkitShell):  # type: ignore[misc]  # xonsh has no t
         from prompt_toolkit.formatted_text import to_formatted_text
 
         found = self._get_prompt_tokens("PROMPT", "message")
-        return to_formatted_text(PygmentsTokens(found) if _is_pygments(found) else found)
+        is_pygments = bool(found) and not isinstance(found[0][0], str)
+        return to_formatted_text(PygmentsTokens(found) if is_pygments else found)
 
     def singleline(self, **_: Any) -> str:
         """Read one input."""
@@ -127,10 +128,6 @@ class PtpythonShell(PromptToolkitShell):  # type: ignore[misc]  # xonsh has no t
         line = self.editor.read()
         events.on_post_prompt.fire()
         return line
-
-
-def _is_pygments(tokens: Any) -> bool:
-    return bool(tokens) and not isinstance(tokens[0][0], str)
 
 
 _xonsh_construct = Shell.construct_shell_cls

@@ -72,7 +72,8 @@ def run_prompt(
     events.on_command_not_found(lambda cmd, **_: _hint(cmd[0]))
     events.on_transform_command(lambda cmd, **_: _note_typed(cmd))
     base_shell.print_exception = _print_exception
-    xonsh.tools.suggest_commands = _suggest
+    suggest = xonsh.tools.suggest_commands  # similar words; after an advice they would only mislead
+    xonsh.tools.suggest_commands = lambda cmd, env: "" if _advice_for(cmd) else suggest(cmd, env)
     choose_editor(ui)
     xonsh.main._setup_controlling_terminal()  # before the rc, as xonsh's own main does
     history.spare_xonsh_folders()
@@ -233,14 +234,6 @@ def _advise(text: str) -> None:
 def _advice_for(word: str) -> str:
     """What to type instead of the line whose command `word` is not found."""
     return habits.advice(_typed) if _typed.split()[:1] in ([word], ["[["]) else ""
-
-
-_xonsh_suggest = xonsh.tools.suggest_commands
-
-
-def _suggest(cmd: str, env: Any) -> Any:
-    """Similar words; after an advice they would only mislead."""
-    return "" if _advice_for(cmd) else _xonsh_suggest(cmd, env)
 
 
 def _hint(word: str) -> None:

@@ -45,7 +45,7 @@ def run(context: Context, here: str, words: Sequence[str], code: str | None) -> 
     path = None
     if code is None and words and words[0] != STDIN:
         path = os.path.normpath(os.path.join(here, words[0]))
-        source = _read(path)
+        text = source.read(path)
     own = words[1:] if code is None else words
     context.enter(here, own)
     _add_old_names(context.exported, own)
@@ -54,10 +54,10 @@ def run(context: Context, here: str, words: Sequence[str], code: str | None) -> 
     os.environ["PATH"] = f"{LIBRARY}:{os.environ.get('PATH') or os.defpath}"
     os.environ["QVM_PYTHON"] = sys.executable
     if path is not None:
-        first = source.partition(b"\n")[0].lstrip()
+        first = text.partition(b"\n")[0].lstrip()
         if not first or first.startswith(b"#"):  # a comment to bash
             _bash([path, *words[1:]])
-        _bash(["-c", _rest(source), path, *words[1:]])
+        _bash(["-c", _rest(text), path, *words[1:]])
     if code is not None:
         _bash(["-c", code, "bash", *words])
     if not isatty(sys.stdin) or words:
@@ -86,11 +86,6 @@ def _add_old_names(exported: dict[str, str], words: Sequence[str]) -> None:
     exported |= found
     marks = [f"{name}={checksum(value)}" for name, value in found.items()]
     exported[EXPORTED_MARK] = " ".join([exported[EXPORTED_MARK], *marks])
-
-
-def _read(path: str) -> bytes:
-
-    return source.read(path)
 
 
 def _rest(source: bytes) -> str:

@@ -56,10 +56,9 @@ def require_names(source: bytes, code: CodeType, path: str, known: Container[str
         path: its file.
         known: what the context gives it.
     """
-    if suspects(source, path, known):
-        found = _undefined(source, code, path, known, lambda _: False)
-        if found:
-            raise unknown_names(path, found, known)
+    found = _undefined(source, code, path, known, lambda _: False)
+    if found:
+        raise unknown_names(path, found, known)
 
 
 def require_names_in_lines(
@@ -149,9 +148,6 @@ def _near(name: str, known: Container[str]) -> str | None:
 
 def require_calls(source: bytes, path: str, known: Container[str]) -> None:
     """Refuse a Python script in which a command's name stands where only its call makes sense."""
-    used = global_names(source, path)[1]
-    if "vm" not in used and not any(verb.partition(" ")[0] in used for verb in COMMANDS):
-        return
     rows = _not_called(source, path, known, (), is_shell=False)
     if rows:
         raise _uncalled(path, rows)
@@ -273,16 +269,13 @@ class _Calls:
             return (name, "") if name == "vm" and is_statement else ("", "")
         if kind == "Attribute" and type(node.value).__name__ == "Name" and node.value.id in self._known:
             name, attribute = node.value.id, node.attr
-            if f"{name} {attribute}" in COMMANDS or (name == "vm" and attribute in _methods()):
+            is_method = name == "vm" and any(row[1] == attribute for row in COMMANDS.values())
+            if is_method or f"{name} {attribute}" in COMMANDS:
                 return f"{name}.{attribute}", f"{name}.{attribute}()"
         return "", ""
 
 
 _LITERALS = ("Constant", "JoinedStr", "Tuple", "List", "Set")
-
-
-def _methods() -> set[str]:
-    return {row[1] for row in COMMANDS.values()}
 
 
 def _names_missing(kind: Any) -> bool:

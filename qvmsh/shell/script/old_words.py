@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    pass
-
 NAMES = (
     "vm_echo", "vm_die", "vm_squeal", "vm_check_prog", "vm_ssh", "vm_sudo", "vm_sync", "vm_get_status",
     "vm_error", "vm_die_if_error", "vm_check_var", "vm_check_root", "vm_check_running", "vm_check_ssh",

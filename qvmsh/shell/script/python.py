@@ -5,6 +5,8 @@ run_python(context, from_file("/vm/demo/deploy"), ["deploy", "-u"])
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 
@@ -74,11 +76,21 @@ class Program:
         namespace.update(names(self.code))
         namespace.update(own)
         if self.source is not None:
+            self._check(self.source, self.code, namespace)
+        return namespace
+
+    def _check(self, source: bytes, code: CodeType, known: dict[str, Any]) -> None:
+        """Refuse what is certainly wrong; a quick look spares most scripts the thorough one."""
+        from qvmsh.shell.script import symbols
+
+        if symbols.suspects(source, self.path, known):
             from qvmsh.shell.script import check
 
-            check.require_names(self.source, self.code, self.path, namespace)
-            check.require_calls(self.source, self.path, namespace)
-        return namespace
+            check.require_names(source, code, self.path, known)
+        if symbols.uses_commands(source, self.path):
+            from qvmsh.shell.script import check
+
+            check.require_calls(source, self.path, known)
 
     def run(self, namespace: dict[str, Any]) -> None:
         """Run it; what it raises is the caller's."""
@@ -169,6 +181,8 @@ def run_python(context: Context, program: Program, argv: Sequence[str]) -> int:
     def names(code: CodeType) -> dict[str, Any]:
         return context.names(has_vm=mentions(code, "vm"))
 
+    atexit.register(context.forget_names)
+    gc.freeze()  # ours is no garbage: to look for some at the end costs a fifth of a small script
     try:
         namespace = program.prepare(names, argv)
         context.namespaces.append(namespace)

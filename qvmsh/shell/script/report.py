@@ -25,7 +25,7 @@ HOME = os.path.dirname(os.path.abspath(errors.__file__)) + os.sep
 """The folder of the package."""
 
 DOORS = tuple(os.path.join(HOME, *each) for each in (
-    ("shell", ""), ("cli", ""), ("api.py",), ("here.py",), ("commands", "fit.py"),
+    ("shell", ""), ("cli", ""), ("api.py",), ("here.py",), ("commands", "arguments.py"),
 ))  # fmt: skip
 """Where a call from the script passes, so that a wrong argument is still the script's fault."""
 

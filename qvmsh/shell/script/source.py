@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from qvmsh.errors import UsageError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    pass
-
 
 def read(path: str) -> bytes:
     """The content of a script.

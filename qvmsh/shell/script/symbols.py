@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import builtins
 
+from qvmsh.commands.index import COMMANDS
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -50,3 +52,9 @@ def suspects(source: bytes, path: str, known: Container[str]) -> set[str]:
     there = vars(builtins)
     found = {name for name in used - bound if name not in there and name not in known and name not in MODULE}
     return set() if any(name in used or name in bound for name in UNSEEN) else found
+
+
+def uses_commands(source: bytes, path: str) -> bool:
+    """True if the source uses the name of a command, or `vm`."""
+    used = global_names(source, path)[1]
+    return "vm" in used or any(verb.partition(" ")[0] in used for verb in COMMANDS)

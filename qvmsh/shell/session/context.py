@@ -8,13 +8,13 @@ exec(code, context.names())
 
 from __future__ import annotations
 
-import keyword
 import os
 import sys
 
 from qvmsh.commands.index import COMMANDS
-from qvmsh.config import layers, locate, trust
+from qvmsh.config import layers, locate
 from qvmsh.config.settings import CONTEXT_MARK, EXPORTED_MARK, read_only
+from qvmsh.config.words import joined
 from qvmsh.errors import QvmError, UsageError
 from qvmsh.io import Io
 from qvmsh.shell.session.io import SessionIo
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from qvmsh.shell.session.guest import Guest
     from qvmsh.shell.session.lines import Lines
 
-METHODS_ONLY = frozenset({*keyword.kwlist, *keyword.softkwlist, *vars(__import__("builtins")), "sh"})
+METHODS_ONLY = frozenset({*vars(__import__("builtins")), "sh"})
 """Names that Python or a library already uses: these commands are only methods of `vm`."""
 
 
@@ -135,7 +135,7 @@ class Context:
         if self._vm is None:
             if self._given is None:
                 raise self._nowhere()
-            from qvmsh.shell.session.machine import Machine
+            from qvmsh.api import Machine
 
             given = self._given
             io = self.python_io()
@@ -180,7 +180,7 @@ class Context:
         Raises:
             ConfigError: the configuration is wrong; context and directory are set nevertheless.
         """
-        more = {"VM_CALLING_DIR": calling_directory, "VM_PARAMS": " ".join(map(_quoted, words))}
+        more = {"VM_CALLING_DIR": calling_directory, "VM_PARAMS": joined(words)}
         self.exported = more
         if not self.has_machine:
             return
@@ -197,7 +197,7 @@ class Context:
         for warning in loaded.warnings:
             self.io.warn(self.spoken(str(warning)))
             self.warned.add(str(warning))
-        for each in trust.withheld(loaded):
+        for each in loaded.withheld_warning():
             self.io.warn(each)
 
     def export(self) -> None:
@@ -224,8 +224,8 @@ class Context:
             UsageError, ConfigError: there is no such machine, or its configuration is wrong; the
                 session's machine is as it was.
         """
+        from qvmsh.api import Machine
         from qvmsh.machine import owner, registry
-        from qvmsh.shell.session.machine import Machine
 
         if not where:
             raise UsageError("use: the machine's name is empty")
@@ -320,6 +320,14 @@ class Context:
         """The settings as the files say now."""
         return self.vm.settings
 
+    def forget_names(self) -> None:
+        """Hold nothing that could hold the user's objects: after `gc.freeze` Python would not end those."""
+        self.namespaces.clear()
+        self._importers.clear()
+        self._commands = {}
+        self._libraries = {}
+        self._vm = None
+
     def leave(self) -> None:
         """End what the session holds open."""
         if self._guest is not None:
@@ -401,10 +409,3 @@ def _sh() -> Any:
     import sh
 
     return sh.bake(_tty_out=False)
-
-
-def _quoted(word: str) -> str:
-    """`word` as a POSIX shell reads it back."""
-    if word and all(c.isalnum() or c in "@%+=:,./-_" for c in word) and word.isascii():
-        return word
-    return "'" + word.replace("'", "'\"'\"'") + "'"

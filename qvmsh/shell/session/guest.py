@@ -19,7 +19,7 @@ import threading
 from plumbum import SshMachine, local
 
 from qvmsh.errors import GuestUnreachableError
-from qvmsh.host import files, ssh
+from qvmsh.host import files, ssh_connection
 from qvmsh.machine import state
 from qvmsh.machine.guest import ssh as guests
 from qvmsh.shell.session import encoding
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from qvmsh.host.ssh import Link
+    from qvmsh.host.ssh_connection import Link
     from qvmsh.machine.machine import Machine
     from qvmsh.shell.session.io import Session
 
@@ -116,9 +116,9 @@ class _Machine(SshMachine):
         kept = contextlib.ExitStack()
         try:
             own = kept.enter_context(self._link.taken(interactive=False, timeout_s=OPEN_S))
-        except ssh.Refused as refused:
+        except ssh_connection.Refused as refused:
             raise guests.refusal(self._vm, self._link, refused) from None
-        return kept, ["-o", f"ControlPath={ssh.quoted(own.control)}"]
+        return kept, ["-o", f"ControlPath={ssh_connection.quoted(own.control)}"]
 
     def popen(  # type: ignore[override]  # `how` is all that we leave as it is
         self, args: Any, ssh_opts: Sequence[str] = (), **how: Any

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from qvmsh import api
     from qvmsh.io import Lines, Named
-    from qvmsh.shell.session.work import Works
+    from qvmsh.shell.session.work import Work, Works
 
     class Session(Protocol):
         """`session.context.Context`, as the modules use it that the context is made of."""
@@ -53,6 +53,9 @@ class SessionIo(Io):
         if self.level >= 1 and text not in self.session.warned:
             self.session.warned.add(text)
             self.warn(text)
+
+    def working(self, verb: str) -> Work:
+        return self.session.works.running(verb)
 
     def warn(self, text: str) -> None:
         super().warn(self.session.spoken(text))

@@ -8,11 +8,9 @@ img.build("tiny")
 
 from __future__ import annotations
 
-import importlib
 import sys
 
 from qvmsh.cli.parse import Entry
-from qvmsh.commands.fit import fit
 from qvmsh.commands.index import ALIASES, COMMANDS
 from qvmsh.errors import QvmError
 
@@ -26,7 +24,9 @@ if TYPE_CHECKING:
 
 def pickled(name: str, context: Session) -> tuple[Any, ...]:
     """How a preloaded name is pickled: by name, and for which machine."""
-    restored = importlib.import_module("qvmsh.shell.session.children").restored  # which begins a context
+    from importlib import import_module  # late: it costs a small script more than its run
+
+    restored = import_module("qvmsh.shell.session.children").restored  # which begins a context
     return restored, (name, *context.place)
 
 
@@ -77,6 +77,8 @@ class Command:
 
     def __call__(self, *words: Any, **options: Any) -> Any:
         """Run the command on the machine of the context; its result is returned, a failure raised."""
+        from qvmsh.commands.arguments import fit
+
         fitted, options = fit(self.verb, words, options)
         arguments: list[Any] = []
         if self._entry.machine != "none":

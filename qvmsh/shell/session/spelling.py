@@ -7,10 +7,6 @@ import re
 from qvmsh.cli.parse import verb_of
 from qvmsh.commands.index import COMMANDS
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    pass
-
 SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 
 

@@ -5,10 +5,6 @@ from __future__ import annotations
 from qvmsh.config.variables import VARIABLES
 from qvmsh.shell.session.context import Context
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    pass
-
 
 def chosen(context: Context) -> str:
     """What the user types in: `--ui`, else VM_SHELL, of any layer that can be read."""

@@ -14,9 +14,7 @@ import __future__ as future
 
 import ast
 import builtins
-import functools
 import os
-import re
 import sys
 from signal import SIGINT
 
@@ -24,7 +22,6 @@ import xonsh.main
 from xonsh.built_ins import XSH
 from xonsh.events import events
 from xonsh.parsers import ast as xonsh_ast
-from xonsh.parsers.base import BaseParser
 from xonsh.procs.pipelines import CommandPipeline
 
 from qvmsh.errors import EXIT_INTERRUPTED
@@ -32,7 +29,7 @@ from qvmsh.io import unwritable
 from qvmsh.machine.machine import Machine
 from qvmsh.shell.script import check
 from qvmsh.shell.session.names import Command, Group, Lazy, Nowhere
-from qvmsh.shell.xonsh import foreground, jobs, reaping, streams, words
+from qvmsh.shell.xonsh import foreground, jobs, quoting, reaping, streams, words
 from qvmsh.shell.xonsh.chunks import chunks
 
 TYPE_CHECKING = False
@@ -42,9 +39,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from qvmsh.shell.session.context import Context
-
-AS_TYPED = "_qvm_as_typed"
-"""Attribute of a string in xonsh's tree: the text between its single quotes."""
 
 UNSEEN = ("source", "xontrib", "execx", "XSH", "__xonsh__", "xonsh")
 """With one of these words a script can define names unseen."""
@@ -73,28 +67,8 @@ class Transformer(xonsh_ast.CtxAwareTransformer):  # type: ignore[misc]  # xonsh
         if "'" in inp:
             for each in ast.walk(tree):
                 if isinstance(each, ast.Call) and getattr(each.func, "attr", "").startswith("subproc_"):
-                    self._keep_quoted(each)
+                    quoting.keep(each, self._words)
         return tree
-
-    def _keep_quoted(self, pipeline: ast.Call) -> None:
-        """Give a command of qvm the words in single quotes as they were typed, as a POSIX shell does.
-
-        xonsh would replace `$NAME` in them, before the guest's shell sees it, and read `\\n` as Python.
-        """
-        for command in pipeline.args:
-            elements = command.elts if isinstance(command, ast.List) else []
-            first = _literal(elements[0]) if elements else None
-            if first is None or first.value not in self._words:
-                continue
-            for at, element in enumerate(elements):
-                text = _literal(element)
-                if text is None:
-                    continue
-                typed = getattr(text, AS_TYPED, None)
-                if typed is not None:
-                    text.value = typed
-                if typed is not None or re.match(r"-?[-\w]+='.*'$", text.value, re.DOTALL):
-                    elements[at] = text
 
     def visit_Expr(self, node: Any) -> Any:  # noqa: N802  # ast's name
         outside, self._is_statement = self._is_statement, True
@@ -128,30 +102,6 @@ class Transformer(xonsh_ast.CtxAwareTransformer):  # type: ignore[misc]  # xonsh
         if name == "vm":  # another object after `use`
             return isinstance(value, Machine | Lazy | Nowhere)
         return value is self._names[name]
-
-
-def _literal(node: Any) -> Any:
-    """The string in `expand_path("...")`; None for anything else."""
-    if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "expand_path":
-        text = node.args[0]
-        return text if isinstance(text, ast.Constant) and isinstance(text.value, str) else None
-    return None
-
-
-_xonsh_string = BaseParser.p_string_literal
-
-
-@functools.wraps(_xonsh_string)  # its docstring is the grammar
-def _string_literal(self: Any, p: Any) -> None:
-    """Note the text in single quotes."""
-    text = p[1].value
-    _xonsh_string(self, p)
-    if text.startswith("'"):
-        width = 3 if text.startswith("'''") else 1
-        setattr(p[0], AS_TYPED, text[width:-width].replace("\\'", "'"))
-
-
-BaseParser.p_string_literal = _string_literal
 
 
 class Engine:

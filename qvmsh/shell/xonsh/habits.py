@@ -7,7 +7,6 @@ advice("for i in 1 2; do echo $i; done")    # "a loop is Python's: ..."; "" wher
 from __future__ import annotations
 
 import re
-import shlex
 import shutil
 import sys
 
@@ -15,6 +14,7 @@ from xonsh.built_ins import XSH
 
 from qvmsh.cli import help as texts
 from qvmsh.cli.parse import verb_of
+from qvmsh.config.words import joined, quote
 from qvmsh.shell.session.calls import listing
 from qvmsh.shell.xonsh.words import Word
 
@@ -128,7 +128,7 @@ def _export(args: list[str], stdout: TextIO | None = None, stderr: TextIO | None
             XSH.env[name] = str(XSH.ctx[name])
     if not words:
         for name, value in sorted(XSH.env.detype().items()):
-            print(f"export {name}={shlex.quote(value)}", file=stdout or sys.stdout)
+            print(f"export {name}={quote(value)}", file=stdout or sys.stdout)
     return 0
 
 
@@ -156,7 +156,7 @@ def _alias(args: list[str], stdout: TextIO | None = None, stderr: TextIO | None 
             return 1
         value = XSH.aliases._raw[name]
         if isinstance(value, list) and all(isinstance(each, str) for each in value):
-            print(f"alias {name}={shlex.quote(shlex.join(value))}", file=stdout or sys.stdout)
+            print(f"alias {name}={quote(joined(value))}", file=stdout or sys.stdout)
         elif args:
             print(f"{name}: {value!r}", file=stdout or sys.stdout)
     return 0
@@ -178,7 +178,7 @@ def _type(args: list[str], stdout: TextIO | None = None, stderr: TextIO | None =
         if isinstance(value, Word) or (isinstance(value, list) and value[:1] == ["vm"]):
             text = f"{name} is a command of qvm; `{name} --help` explains it"
         elif isinstance(value, list) and all(isinstance(each, str) for each in value):
-            text = f"{name} is an alias for {shlex.join(value)}"
+            text = f"{name} is an alias for {joined(value)}"
         elif value is not None:
             text = f"{name} is a word of this shell"
         elif path is not None:

@@ -87,8 +87,7 @@ def _made_database(name: str) -> str:
 def _check(path: str) -> None:
     """Raise the error that xonsh would get later, in the middle of a line.
 
-    Raises:
-        sqlite3.Error: it is damaged, or cannot be written.
+    sqlite3.Error: it is damaged, or cannot be written.
     """
     import sqlite3
 

@@ -48,7 +48,7 @@ def test_every_verb_that_writes_in_an_archive_is_refused(blank: Blank) -> None:
     for line in WRITING:
         result = inside.qvm(*line.replace("ARCHIVE", folder.name).split())
         assert result.status == 3, result
-        assert f"{folder} is an archive, and would be damaged" in result.err
+        assert f"{folder} is an archive and would be damaged" in result.err
         assert f"`qvm restore {folder} DIR`" in result.err
         assert ("--disposable" in result.err) == line.startswith(("start", "run", "restart"))
     require_good(vm, folder, before)

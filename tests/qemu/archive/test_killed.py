@@ -190,7 +190,7 @@ def test_disk_list_during_an_archive_shows_the_real_disks(blank: Blank) -> None:
     before = re.sub(r"[\d.]+ .iB used", "", vm.ok("disk", "list").out)
     child = held(vm, "--full")
     output = vm.ok("snapshot", "list").out
-    assert f"archive is in progress: `qvm archive`, pid {child.pid}, since " in output
+    assert f"is in progress: `qvm archive`, pid {child.pid}, since " in output
     assert "stale" not in output
     assert "missing" not in output
     assert "cut" not in output

@@ -221,7 +221,7 @@ def test_image_that_is_missing_is_reported(far: Far) -> None:
     for words in (["restore", "--force", name], ["restore", name, "../twin"]):
         refused = far.qvm(*words)
         assert refused.status == 1
-        assert "demo-backing.qcow2 is not there" in refused.err
+        assert "demo-backing.qcow2 is missing" in refused.err
         assert "hint: restore another state" in refused.err
 
 

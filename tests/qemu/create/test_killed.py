@@ -79,7 +79,7 @@ def test_killed_restore_is_removed_by_whatever_comes_next(blank: Blank, followin
     assert len(parts(vm.world.home)) == 1  # a command that only reads changes nothing
     result = vm.qvm(*following)
     assert "`qvm restore` of fresh, begun at" in result.err
-    assert "was interrupted: what it had begun is removed" in result.err
+    assert "was interrupted: what it had begun was removed" in result.err
     assert not parts(vm.world.home)
     assert not notes(vm).exists()
     assert vm.qvm(*following).err.count("was interrupted") == 0
@@ -267,6 +267,6 @@ def test_journal_stays_while_its_folder_cannot_be_read(blank: Blank, at: int) ->
     done = ran(vm, DENIED, str(at), "disk", "check")
     assert done.returncode == 0, done.stderr
     assert left.exists()
-    assert "was interrupted: what it had begun is removed" in vm.ok("disk", "check").err
+    assert "was interrupted: what it had begun was removed" in vm.ok("disk", "check").err
     assert not left.exists()
     assert not notes(vm).exists()

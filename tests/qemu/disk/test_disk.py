@@ -7,16 +7,14 @@ import re
 
 import pytest
 
-from tests.support.disks import disk_io, holds, list_disks, write_live
+from tests.support.disks import disk_io, holds, list_disks, two_disks, write_live
 from tests.support.programs import qemu_img
 from tests.support.world import Blank, Vm
 
 
 @pytest.fixture
 def vm(blank: Blank) -> Vm:
-    made = blank(VM_DISKS="data.qcow2")
-    qemu_img(made, "create", "-q", "-f", "qcow2", "data.qcow2", "16M")
-    return made
+    return two_disks(blank)
 
 
 def test_list_shows_sizes_chains_and_processes(vm: Vm) -> None:
@@ -29,7 +27,7 @@ def test_list_shows_sizes_chains_and_processes(vm: Vm) -> None:
     assert re.search(rf"^ +in use by machine demo, pid {vm.pid}, since \d\d:\d\d:\d\d$", output, re.M)
     vm.ok("kill")
     (vm.directory / "data.qcow2").unlink()
-    assert "disk1    data.qcow2: data.qcow2 is not there" in vm.ok("disk", "list").out
+    assert "disk1    data.qcow2: data.qcow2 is missing" in vm.ok("disk", "list").out
 
 
 def test_add_makes_an_image_and_a_running_guest_has_it_at_once(vm: Vm) -> None:

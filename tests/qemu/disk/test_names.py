@@ -210,8 +210,8 @@ def test_check_of_a_missing_image_looks_at_the_others_too(vm: Vm) -> None:
     qemu_img(vm, "create", "-q", "-f", "qcow2", "b.qcow2", "16M")
     checked = vm.qvm("disk", "check")
     assert checked.status == 1
-    assert "demo: demo-base.qcow2: demo-base.qcow2 is not there (put it back)" in checked.out
-    assert "demo: data.qcow2: data.qcow2 is not there (put it back)" in checked.out
+    assert "demo: demo-base.qcow2: demo-base.qcow2 is missing (put it back)" in checked.out
+    assert "demo: data.qcow2: data.qcow2 is missing (put it back)" in checked.out
     assert "demo: b.qcow2: sound" in checked.out
 
 

@@ -135,7 +135,7 @@ def test_doctor_unknown_variable_is_a_warning(blank: Blank) -> None:
 
 
 def test_doctor_missing_image_is_an_error_with_what_to_do(blank: Blank) -> None:
-    assert "is not there" in the(doctor(blank(has_images=False)), "images", "error")
+    assert "is missing" in the(doctor(blank(has_images=False)), "images", "error")
 
 
 def test_doctor_orphaned_overlay_is_an_error(blank: Blank) -> None:
@@ -184,7 +184,7 @@ def test_doctor_of_a_running_machine_leaves_its_images_alone(blank: Blank) -> No
     vm.ok("start", "--no-wait")
     found = doctor(vm)
     assert the(found, "state", "ok").startswith("running")
-    assert "left out" in the(found, "image check", "ok")
+    assert "skipped" in the(found, "image check", "ok")
     assert "error" not in levels(found, *found)
 
 
@@ -226,7 +226,7 @@ def test_doctor_leftovers_of_killed_commands_are_named(blank: Blank) -> None:
 
 def test_doctor_ssh_key_missing_or_open_to_others_is_an_error(blank: Blank) -> None:
     vm = blank(VM_SSH_IDENTITY="key")
-    assert "VM_SSH_IDENTITY=key is not there" in the(doctor(vm), "ssh key", "error")
+    assert "VM_SSH_IDENTITY=key does not exist" in the(doctor(vm), "ssh key", "error")
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", vm.directory / "key"], check=True)
     assert the(doctor(vm), "ssh key", "ok").startswith("key")
     (vm.directory / "key").chmod(0o644)

@@ -104,7 +104,7 @@ def test_doctor_names_leftovers_of_snapshots_without_a_journal(blank: Blank) -> 
     assert "holds a.qvm-new, .qvm-back: left by interrupted work on snapshots" in output
     assert "`qvm snapshot delete a.qvm-new .qvm-back` removes it" in output
     vm.ok("snapshot", "delete", "a.qvm-new", ".qvm-back")
-    assert "cut off" not in vm.qvm("doctor").out
+    assert "interrupted" not in vm.qvm("doctor").out
     shown = vm.ok("snapshot", "list").out
     assert "\na " in shown
     assert "\nalone " in shown  # the only one of its name: it is what a load finds

@@ -114,13 +114,11 @@ def test_start_read_only_disk_does_not_prevent_saving(blank: Blank) -> None:
 
 def test_start_missing_additional_disk_is_named(blank: Blank) -> None:
     vm = blank(VM_DISKS="sub/gone.qcow2\n")
-    require_error(
-        vm.qvm("start"), 1, "sub/gone.qcow2 is not there", "qemu-img create -f qcow2 sub/gone.qcow2"
-    )
+    require_error(vm.qvm("start"), 1, "sub/gone.qcow2 is missing", "qemu-img create -f qcow2 sub/gone.qcow2")
     require_error(
         vm.qvm("--set", "VM_DISKS=gone.img:qcow3", "start"),
         1,
-        "gone.img:qcow3 is not there",
+        "gone.img:qcow3 is missing",
         "'qcow3' is none",
     )
 
@@ -190,7 +188,7 @@ def test_doctor_looks_at_every_disk(blank: Blank) -> None:
     assert result.status == 1
     lines = [line.split(None, 2) for line in result.out.splitlines()]
     assert ["ok", "good.qcow2", "qemu-img check finds no errors"] in lines
-    assert ["error", "gone.qcow2", "gone.qcow2 is not there"] in lines
+    assert ["error", "gone.qcow2", "gone.qcow2 is missing"] in lines
     assert any(line[:2] == ["error", "bad.qcow2"] for line in lines)
     assert any(line[:2] == ["ok", "firmware"] for line in lines)
     assert any(line[:2] == ["ok", "swtpm"] for line in lines)

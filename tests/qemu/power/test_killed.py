@@ -184,7 +184,7 @@ def test_start_killed_while_it_loads_a_state_keeps_the_state(blank: Blank) -> No
     note.write_text(note.read_text().replace("loading \n", "loading ready now\n"))
     output = vm.qvm("status", "-s").out
     assert "demo: broken" in output
-    assert "that was loading the state ready now was interrupted" in output
+    assert "that was loading the state ready now was interrupted; do not resume the guest" in output
     assert "hint: `qvm stop` ends QEMU, then `qvm start --loadvm 'ready now'`" in output
     for words in (["resume"], ["reboot", "--force"], ["stop", "--savevm", "x"], ["start"], ["suspend"]):
         assert vm.qvm(*words).status == 3, words

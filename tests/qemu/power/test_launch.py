@@ -8,15 +8,18 @@ import subprocess
 from pathlib import Path
 
 import pexpect
+import pytest
 
 from qvmsh.host import sockets
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.power import launch
-from qvmsh.machine.power.hardware import Launch
+from qvmsh.machine.power.request import Launch, Request
 from tests.support.world import QVM, Blank, World
 
 
-def test_launch_automatic_port_just_taken_is_chosen_again(blank: Blank) -> None:
+def test_launch_automatic_port_just_taken_is_chosen_again(
+    blank: Blank, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Between the choice of a port and QEMU's own bind, another program may take it."""
     vm = blank()
     with socket.socket() as other:
@@ -26,7 +29,9 @@ def test_launch_automatic_port_just_taken_is_chosen_again(blank: Blank) -> None:
         offered = iter([taken, taken])
         begun: list[launch.Qemu] = []
         machine = Machine(vm.directory, environ=vm.world.environ)
-        qemu = launch.launch(machine, Launch(), begun, lambda: next(offered, None) or sockets.free_port())
+        free_port = sockets.free_port
+        monkeypatch.setattr(sockets, "free_port", lambda: next(offered, None) or free_port())
+        qemu = launch.launch(machine, Launch(Request()), begun)
     assert qemu.note.ssh_port not in (0, taken)
     vm.ok("status", "-s")
     vm.ok("kill")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from qvmsh.host import sockets
 from qvmsh.machine.machine import Machine
 from qvmsh.machine.power import launch
 from qvmsh.machine.power import ports as machine_ports
-from qvmsh.machine.power.hardware import Launch
+from qvmsh.machine.power.request import Launch, Request
 from tests.support.programs import free_port
 from tests.support.world import Blank
 
@@ -76,17 +76,13 @@ def test_start_port_taken_in_between_is_reported_alike(blank: Blank, monkeypatch
         begun: list[launch.Qemu] = []
         chosen: list[int] = []
 
-        def choose() -> int:
-            chosen.append(sockets.free_port())
+        def choose(free_port: Callable[[], int] = sockets.free_port) -> int:
+            chosen.append(free_port())
             return chosen[-1]
 
+        monkeypatch.setattr(sockets, "free_port", choose)
         with pytest.raises(Exception, match=f"cannot forward tcp 127.0.0.1:{port}: taken by"):
-            launch.launch(
-                Machine(vm.directory, environ=vm.world.environ),
-                Launch(),
-                begun,
-                choose,
-            )
+            launch.launch(Machine(vm.directory, environ=vm.world.environ), Launch(Request()), begun)
     assert len(chosen) == 1
     assert not begun
     assert not (vm.directory / ".qvm/running").exists()

@@ -50,7 +50,7 @@ def test_start_missing_qemu_names_the_program(blank: Blank) -> None:
 
 
 def test_start_missing_image_names_it(blank: Blank) -> None:
-    require_error(blank(has_images=False).qvm("start"), 1, "demo: demo-backing.qcow2 is not there", "init")
+    require_error(blank(has_images=False).qvm("start"), 1, "demo: demo-backing.qcow2 is missing", "init")
 
 
 def test_start_orphaned_overlay_is_named(blank: Blank) -> None:

@@ -216,7 +216,7 @@ def test_status_of_a_vmrc_that_root_does_not_use_is_not_broken(blank: Blank) -> 
     vmrc.chmod(0o666)
     told = vm.qvm("status")
     assert told.status == 1
-    assert told.out.startswith(f"demo: running (pid {vm.pid}): root does not use {vmrc}: it can be written")
+    assert told.out.startswith(f"demo: running (pid {vm.pid}): root does not use {vmrc}: it is writable")
     assert "hint: read it, then accept it with `qvm allow`" in told.out + told.err
     vm.ok("allow")
     assert vm.ok("status").out == f"demo: running (pid {vm.pid})\n"

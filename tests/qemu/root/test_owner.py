@@ -78,7 +78,7 @@ def test_start_errors_of_the_owners_process_are_reported(theirs: Callable[..., V
     assert result.err.count("hint: ") == 1
     assert vm.qvm("--json", "--set", "VM_QEMU_EXTRA=-device nothing", "start").out.count("LaunchError") == 1
     (vm.directory / "demo-backing.qcow2").unlink()
-    assert "demo-backing.qcow2 is not there" in vm.qvm("start").err
+    assert "demo-backing.qcow2 is missing" in vm.qvm("start").err
     assert vm.qvm("status").out == "demo: stopped\n"
 
 

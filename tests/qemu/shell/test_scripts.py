@@ -162,7 +162,7 @@ def test_bug_in_qvm_shows_everything_and_asks_for_a_report(vm: Vm, tmp_path: Pat
     text = "import qvmsh.machine.state as s\ns.observe = None\nstatus()\n"
     result = vm.qvm("sh", write_script(tmp_path, "bug.py", text))
     assert result.status == 1
-    assert "qvmsh/machine/state.py" in result.err
+    assert "qvmsh/machine/overview/status.py" in result.err
     assert "this is a bug in qvm" in result.err
 
 

@@ -335,7 +335,7 @@ def test_disk_that_is_missing_is_reported_by_each_verb(two: Vm) -> None:
     for words in (["save", "b"], ["restore", "a"], ["delete", "a"]):
         refused = two.qvm("snapshot", *words)
         assert refused.status == 1
-        assert f"demo: {DATA} is not there\nhint: put it back" in refused.err
+        assert f"demo: {DATA} is missing\nhint: put it back" in refused.err
     os.rename(two.directory / "x", two.directory / DATA)
     assert two.ok("snapshot", "verify", "a").out == "demo: a: whole\n"
 

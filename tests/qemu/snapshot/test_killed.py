@@ -246,7 +246,9 @@ def test_restore_killed_while_qemu_loads_is_undone(blank: Blank) -> None:
     journal(vm, what="restore", name="one", phase="load", was_running=True, has_memory=True)
     output = vm.qvm("status", "-s").out
     assert "demo: broken" in output
-    assert "the `qvm snapshot restore` that was loading one was interrupted" in output
+    assert (
+        "the `qvm snapshot restore` that was loading one was interrupted; do not resume the guest" in output
+    )
     output = vm.qvm("resume").err
     assert (
         "the restore of the snapshot one, begun 2026-11-21 10:00:00, was interrupted, and was undone"

@@ -8,16 +8,11 @@ import re
 import subprocess
 from typing import Any
 
+from tests.support.disks import two_disks
 from tests.support.programs import qemu_img
 from tests.support.world import Blank, Vm, World
 
 DISKS = ["demo-backing.qcow2", "data.qcow2"]
-
-
-def make(blank: Blank) -> Vm:
-    vm = blank(VM_DISKS="data.qcow2")
-    qemu_img(vm, "create", "-q", "-f", "qcow2", "data.qcow2", "16M")
-    return vm
 
 
 def rows(vm: Vm) -> dict[str, dict[str, Any]]:
@@ -26,7 +21,7 @@ def rows(vm: Vm) -> dict[str, dict[str, Any]]:
 
 
 def test_list_is_a_tree_of_what_the_images_hold(blank: Blank) -> None:
-    vm = make(blank)
+    vm = two_disks(blank)
     assert vm.ok("snapshot", "list").out.endswith("demo: no snapshots\n")
     vm.ok("snapshot", "save", "base", "-m", "fresh\ninstall")
     vm.ok("start", "--no-wait")
@@ -64,7 +59,7 @@ def test_list_is_a_tree_of_what_the_images_hold(blank: Blank) -> None:
 
 
 def test_show_has_all_and_diff_what_was_written(blank: Blank) -> None:
-    vm = make(blank)
+    vm = two_disks(blank)
     vm.ok("start", "--no-wait")
     vm.ok("snapshot", "save", "ready", "-m", "with all services")
     vm.ok("kill")
@@ -88,7 +83,7 @@ def test_show_has_all_and_diff_what_was_written(blank: Blank) -> None:
 
 
 def test_verify_finds_what_makes_a_snapshot_wrong(blank: Blank) -> None:
-    vm = make(blank)
+    vm = two_disks(blank)
     for name in ("a", "b", "c"):
         vm.ok("snapshot", "save", name)
     assert vm.ok("snapshot", "verify").out == "demo: a: whole\ndemo: b: whole\ndemo: c: whole\n"
@@ -112,7 +107,7 @@ def test_verify_finds_what_makes_a_snapshot_wrong(blank: Blank) -> None:
 
 
 def test_verify_finds_a_damaged_image(blank: Blank) -> None:
-    vm = make(blank)
+    vm = two_disks(blank)
     argv = ["qemu-io", "-f", "qcow2", "-c", "write -P 1 0 1M", "data.qcow2"]
     subprocess.run(argv, cwd=vm.directory, capture_output=True, check=True)
     vm.ok("snapshot", "save", "a")
@@ -160,7 +155,7 @@ def test_bare_word_and_its_help_list_the_verbs(world: World) -> None:
 
 
 def test_every_verb_has_its_json_and_the_old_spellings_work(blank: Blank) -> None:
-    vm = make(blank)
+    vm = two_disks(blank)
 
     def report_of(*words: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(vm.ok(*words, "--json").out)
@@ -190,7 +185,7 @@ def test_every_verb_has_its_json_and_the_old_spellings_work(blank: Blank) -> Non
 
 
 def test_verify_and_diff_while_on_say_what_they_could_not_see(blank: Blank) -> None:
-    vm = make(blank)
+    vm = two_disks(blank)
     vm.ok("start", "--no-wait")
     vm.ok("snapshot", "save", "a")
     assert vm.ok("snapshot", "verify").out == (

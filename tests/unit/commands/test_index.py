@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 
 from qvmsh.commands import describe, index
@@ -24,6 +25,11 @@ def test_index_flags_of_a_command_are_unique() -> None:
 
 def test_index_summaries_are_short() -> None:
     assert not [row[7] for row in index.COMMANDS.values() if len(row[7]) > 72]
+
+
+def test_index_no_command_is_a_keyword_of_python() -> None:
+    words = {verb.partition(" ")[0] for verb in index.COMMANDS}
+    assert not words & {*keyword.kwlist, *keyword.softkwlist}  # a script could not call it
 
 
 def test_index_every_group_has_a_title() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from qvmsh.config import files, layers, trust
+from qvmsh.config import files, layers
 from qvmsh.config.settings import CONTEXT_MARK, EXPORTED_MARK
 from qvmsh.errors import ConfigError
 
@@ -411,7 +411,7 @@ def test_export_of_names_that_programs_heed_needs_acceptance(place: Place) -> No
     found = place.load(text, PATH="/bin", EDITOR="vi")
     heeded = ["PATH", "LD_PRELOAD", "PYTHONPATH", "EDITOR"]
     assert found.withheld() == heeded
-    assert trust.withheld(found) == [
+    assert found.withheld_warning() == [
         "not exported until `qvm allow`: PATH, LD_PRELOAD, PYTHONPATH, EDITOR of .vmrc"
     ]
     exported = found.exported()
@@ -419,7 +419,7 @@ def test_export_of_names_that_programs_heed_needs_acceptance(place: Place) -> No
     assert (exported["A"], exported["VM_QEMU_BIN"]) == ("1", "./x")
     assert found["PATH"] == "/x"
     found.accept()
-    assert found.withheld() == trust.withheld(found) == []
+    assert found.withheld() == found.withheld_warning() == []
     assert found.exported()["PATH"] == "/x"
     again = place.load(text + "B=1\n", **found.exported())  # changed since
     assert "PATH" in again.withheld()

@@ -15,7 +15,7 @@ from qvmsh.errors import ConfigError, MissingProgramError
 from qvmsh.io import Io
 from qvmsh.machine import programs as tools
 from qvmsh.machine.machine import Machine
-from qvmsh.machine.settings import commands as configuration
+from qvmsh.machine.settings import config as configuration
 from tests.support.world import bare_environ
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -207,9 +207,9 @@ def test_look_runs_the_qemu_of_that_name_on_path(vmrc: Path, tmp_path: Path, tex
 
 def test_distrust_says_why(vmrc: Path) -> None:
     source = files.read(str(vmrc))
-    assert (trust.distrust(source.status, {}) is None) == (os.geteuid() == 0)
-    assert trust.distrust(source.status, {"SUDO_UID": str(os.geteuid())}) is None
-    assert trust.distrust(source.status, {"SUDO_UID": "x"}) == trust.distrust(source.status, {})
+    assert (files.distrust(source.status, {}) is None) == (os.geteuid() == 0)
+    assert files.distrust(source.status, {"SUDO_UID": str(os.geteuid())}) is None
+    assert files.distrust(source.status, {"SUDO_UID": "x"}) == files.distrust(source.status, {})
 
 
 def test_accept_as_code_does_not_accept_as_configuration(vmrc: Path, tmp_path: Path) -> None:

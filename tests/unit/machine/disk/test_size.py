@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from qvmsh.host.ssh import Link
+from qvmsh.host.ssh_connection import Link
 from qvmsh.machine.disk import size as disk_size
 
 

@@ -9,13 +9,12 @@ import time
 import pytest
 
 from tests.support.tmux_terminal import Terminal
-from tests.support.world import QVM, Result, Vm, World, write_vmrc
+from tests.support.world import QVM, Blank, Result, Vm, World, write_vmrc
 
 
 @pytest.fixture
-def vm(world: World) -> Vm:
-    write_vmrc(world.home / "demo")
-    return Vm(world, world.home / "demo")
+def vm(blank: Blank) -> Vm:
+    return blank(has_images=False)
 
 
 def editor(vm: Vm, script: str) -> str:

@@ -16,7 +16,7 @@ from qvmsh.machine import machine
 from qvmsh.shell.run import plain_words
 from qvmsh.shell.script import report
 from qvmsh.shell.session import spelling
-from qvmsh.shell.session.context import Context, _quoted
+from qvmsh.shell.session.context import Context
 from qvmsh.shell.session.names import Command, Lazy, Nowhere
 from qvmsh.shell.xonsh.chunks import chunks
 
@@ -158,13 +158,6 @@ def test_chunks_are_whole_statements_and_all_of_the_source() -> None:
 def test_chunks_of_a_long_script_are_one_a_line() -> None:
     source = "".join(f"start --loadvm s{n} -x\n" for n in range(500))
     assert len(list(chunks(source))) == 500
-
-
-@pytest.mark.parametrize("word", ["plain", "a b", "it's", "", '"', "$HOME", "näh", "a\nb"])
-def test_quoted_words_are_read_back_by_a_shell(word: str) -> None:
-    import shlex
-
-    assert shlex.split(_quoted(word)) == [word]
 
 
 def test_report_finds_the_bug_only_behind_the_doors() -> None:

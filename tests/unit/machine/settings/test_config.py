@@ -17,8 +17,8 @@ from qvmsh.config import edit
 from qvmsh.config.settings import CONTEXT_MARK
 from qvmsh.errors import ConfigError, QvmError, UsageError
 from qvmsh.machine.machine import Machine
-from qvmsh.machine.settings.commands import Changed, CheckResult, Values
-from tests.support.world import QVM, Vm, World, write_vmrc
+from qvmsh.machine.settings.config import Changed, CheckResult, Values
+from tests.support.world import QVM, Blank, Vm, write_vmrc
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
 
@@ -223,9 +223,8 @@ def test_env_of_a_broken_configuration_is_refused(directory: Path) -> None:
 
 
 @pytest.fixture
-def box(world: World) -> Vm:
-    write_vmrc(world.home / "demo")
-    return Vm(world, world.home / "demo")
+def box(blank: Blank) -> Vm:
+    return blank(has_images=False)
 
 
 def test_door_config_sets_shows_and_judges(box: Vm) -> None:

@@ -12,7 +12,7 @@ from qvmsh.config.syntax import Problem, is_name
 from qvmsh.config.variables import VARIABLES, meant
 from qvmsh.config.words import quote
 from qvmsh.errors import EXIT_OK, EXIT_USAGE, ConfigError, QvmError, UsageError
-from qvmsh.machine.reports import Report
+from qvmsh.machine.reports import Report, Verdict, plural
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,19 +78,16 @@ class Values(Report):
         return {"value": self.settings[name], "typed": typed, "origin": where}
 
 
-class CheckResult(Report):
+class CheckResult(Verdict):
     """Result of `config --check`: all problems and warnings; exit status 2 if there is a problem."""
 
     __slots__ = ("machine", "problems", "warnings")
+    failure = EXIT_USAGE
 
     def __init__(self, machine: str, problems: list[Problem], warnings: list[Problem]) -> None:
         self.machine = machine
         self.problems = problems
         self.warnings = warnings
-
-    @property
-    def exit_status(self) -> int:  # type: ignore[override]  # a constant in the base
-        return EXIT_USAGE if self.problems else EXIT_OK
 
     def __bool__(self) -> bool:
         return not self.problems
@@ -100,7 +97,7 @@ class CheckResult(Report):
         lines += [f"warning: {warning}" for warning in self.warnings]
         count = len(self.problems)
         shown = files.shown(os.path.join(self.machine, files.VMRC))
-        end = f"{count} problem{'s' if count != 1 else ''}" if count else "ok"
+        end = plural(count, "problem") if count else "ok"
         return [*lines, f"{shown}: {end}"]
 
     def as_json(self) -> dict[str, Any]:
@@ -111,17 +108,14 @@ class CheckResult(Report):
         }
 
 
-class CheckResults(Report):
+class CheckResults(Verdict):
     """Result of `config --check DIR...`: each `.vmrc` checked; exit status 2 if one has problems."""
 
     __slots__ = ("machines",)
+    failure = EXIT_USAGE
 
     def __init__(self, machines: Sequence[CheckResult]) -> None:
         self.machines = list(machines)
-
-    @property
-    def exit_status(self) -> int:  # type: ignore[override]  # a constant in the base
-        return EXIT_OK if self else EXIT_USAGE
 
     def __bool__(self) -> bool:
         return all(self.machines)
@@ -131,9 +125,8 @@ class CheckResults(Report):
         lines += [f"warning: {warning}" for each in self.machines for warning in each.warnings]
         count = sum(len(each.problems) for each in self.machines)
         wrong = sum(not each for each in self.machines)
-        many = f"{len(self.machines)} file{'s' if len(self.machines) != 1 else ''}"
-        end = f"{count} problem{'s' if count != 1 else ''}, in {wrong} of them" if count else "ok"
-        return [*lines, f"{many}: {end}"]
+        end = f"{plural(count, 'problem')}, in {wrong} of them" if count else "ok"
+        return [*lines, f"{plural(len(self.machines), 'file')}: {end}"]
 
     def as_json(self) -> dict[str, Any]:
         return {"ok": bool(self), "machines": [each.as_json() for each in self.machines]}
@@ -351,7 +344,7 @@ def environment(vm: Machine) -> Environment:
         ConfigError: the configuration has problems.
     """
     settings = vm.settings
-    for warning in trust.withheld(settings):
+    for warning in settings.withheld_warning():
         vm.io.warn(warning)
     return Environment(settings.exported(), settings.stale())
 

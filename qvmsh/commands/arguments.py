@@ -46,13 +46,14 @@ def fit(verb: str, words: Sequence[Any], options: Mapping[str, Any]) -> tuple[li
 
 
 def fitting(verb: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of a machine that converts and checks its arguments."""
+    """A method of a machine that converts and checks its arguments, and is at work while it runs."""
     import functools  # late: a small script has no such method
 
     @functools.wraps(function)
     def fitted(vm: Any, *words: Any, **options: Any) -> Any:
         words_, options_ = fit(verb, words, options)
-        return function(vm, *words_, **options_)
+        with vm.io.working(verb):
+            return function(vm, *words_, **options_)
 
     return fitted
 

@@ -39,8 +39,8 @@ def test_json_times_of_every_verb_are_iso_8601_with_the_zone(blank: Blank) -> No
         "status", "list", "config", "doctor", "disk list", "disk check", "snapshot list", "dryrun",
         "img list", "snapshot show first", "snapshot show second", "snapshot verify",
         "snapshot diff first second", "archive --list", "snapshot save third", "archive --full",
-        "archive --verify", "stop --force --timeout 1", "kill", "snapshot restore first", "snapshot delete third",
-        "disk resize +1M",
+        "archive --verify", "stop --force --timeout 1", "kill", "snapshot restore first",
+        "snapshot delete third", "disk resize +1M",
     ):  # fmt: skip
         result = vm.qvm("--json", *line.split(), env=ZONE)
         for key, value in times(json.loads(result.out)):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import deque
 
 from qemu.qmp import ExecuteError, QMPClient, QMPError
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     Event = dict[str, Any]
 
+logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
+logging.getLogger("qemu.qmp").propagate = False  # some packages give the root a handler: see a11y_pygments
 ENDS = {
     "guest-shutdown": "the guest has shut down",
     "guest-reset": "the guest has reset itself, and QEMU ended (-no-reboot)",

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import signal
 import threading
 import time
@@ -36,9 +35,6 @@ LOOK_S = 0.2
 """How often a wait checks whether QEMU still runs, and whether the user has interrupted it."""
 ANSWER_S = 2.0
 """How long an interrupted call still waits for QEMU's answer: it is needed to undo the command."""
-logging.getLogger("qemu.qmp").addHandler(
-    logging.NullHandler()
-)  # a late answer that no call waits for is not logged
 
 
 class Kept:

@@ -85,6 +85,7 @@ def stop_and_resume(screen: Editor) -> None:
 def test_long_session_ends_as_it_began(running: Vm, ui: str, screen: Editor, tmp_path: Path) -> None:
     if not (running.world.home / "other").exists():
         create_tiny(running.world, "other")
+    running.ok("ssh", "echo a line of the log | sudo -n tee /dev/console")
     with qvm_shell(running.world, running.directory) as second:
         console = Terminal([QVM, "console", "--watch"], running.directory, running.world.environ)
         try:

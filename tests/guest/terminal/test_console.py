@@ -8,17 +8,27 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.pty_terminal import PtyTerminal
 from tests.support.tmux_terminal import Terminal, qvm_below, qvm_in_shell, wait_for_exit
-from tests.support.world import DEADLINE_S, QVM, Vm
+from tests.support.world import DEADLINE_S, QVM, Vm, World, create_tiny
 
 pytestmark = pytest.mark.guest
 
 LOG = ".qvm/log/serial.log"
+
+
+@pytest.fixture(scope="module")
+def running(module_world: World, tiny: str) -> Iterator[Vm]:
+    """A guest that was booted: its console has shown a login prompt."""
+    vm = create_tiny(module_world)
+    vm.ok("start")
+    yield vm
+    vm.kill()
 
 
 def log_in(terminal: Terminal) -> None:
@@ -271,12 +281,13 @@ def test_console_ends_at_a_power_off_and_when_qemu_is_killed(loaded: Vm) -> None
         assert "QEMU crashed" in wait_for_exit(terminal, 0)
 
 
-def test_console_stays_through_a_reboot_as_the_log_does(loaded: Vm) -> None:
-    following = loaded.world.popen("logs", "serial", "-f", "-n", "0", cwd=loaded.directory)
-    with qvm_in_shell(loaded, "console") as terminal:
+def test_console_stays_through_a_reboot_as_the_log_does(guest: Vm) -> None:
+    guest.ok("start")
+    following = guest.world.popen("logs", "serial", "-f", "-n", "0", cwd=guest.directory)
+    with qvm_in_shell(guest, "console") as terminal:
         terminal.wait("login:")
         count = terminal.text.count("login:")
-        loaded.ok("reboot")
+        guest.ok("reboot")
         deadline = time.monotonic() + DEADLINE_S
         while terminal.text.count("login:") <= count:
             assert time.monotonic() < deadline, terminal.text

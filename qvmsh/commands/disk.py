@@ -75,9 +75,9 @@ def disk_resize(
         UsageError: there is no such disk, or it would shrink.
         ImageError: it backs other images, or is in use.
     """
-    from qvmsh.machine.disk import size as disk_size
+    from qvmsh.machine.disk import resize_trim
 
-    return disk_size.resize(vm, disk, size, is_shrinking=shrink)
+    return resize_trim.resize(vm, disk, size, is_shrinking=shrink)
 
 
 @command(group="images", name="disk trim")
@@ -93,9 +93,9 @@ def disk_trim(vm: Machine, disk: Annotated[str | None, Opt(complete="disk")] = N
     Raises:
         StateError: neither the guest agent nor ssh answers.
     """
-    from qvmsh.machine.disk import size
+    from qvmsh.machine.disk import resize_trim
 
-    return size.trim(vm, disk)
+    return resize_trim.trim(vm, disk)
 
 
 @command(group="images", name="disk check")

@@ -21,7 +21,7 @@ import subprocess
 import termios
 from contextlib import ExitStack, suppress
 
-from qvmsh.host import terminal
+from qvmsh.host import tty_mode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def run(argv: Sequence[str], *, stdin: int, stdout: int, stderr: int, tty: bool,
         stack.callback(keys.close)
         with os.fdopen(theirs, "rb", buffering=0):
             if tty:
-                stack.enter_context(terminal.Raw(stdin))
+                stack.enter_context(tty_mode.Raw(stdin))
             child = subprocess.Popen(
                 argv, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=tty
             )

@@ -21,7 +21,7 @@ import termios
 import tty
 
 from qvmsh import errors
-from qvmsh.host import terminal
+from qvmsh.host import tty_mode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class _Relay:
             tty.setraw(self.fd)
 
     def __exit__(self, *_: object) -> None:
-        terminal.restore(self.fd, self._mode)
+        tty_mode.restore(self.fd, self._mode)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 

@@ -14,7 +14,7 @@ import os
 import select
 
 from qvmsh.errors import QvmError, StateError, UsageError
-from qvmsh.host import keeper, logfiles, terminal, watch
+from qvmsh.host import keeper, logfiles, tty_mode, watch
 from qvmsh.machine.reports import Report
 
 TYPE_CHECKING = False
@@ -66,7 +66,7 @@ class Lines(Report):
 
     def __str__(self) -> str:
         if self.is_harmless:
-            return terminal.Cleaner().text(self._data, is_last=True)
+            return tty_mode.Cleaner().text(self._data, is_last=True)
         return self._data.decode(errors="surrogateescape")
 
     def as_json(self) -> dict[str, Any]:
@@ -237,7 +237,7 @@ class Out:
     def __init__(self, vm: Machine) -> None:
         self.vm = vm
         self.stream = vm.io.stdout
-        self.cleaner = terminal.Cleaner() if vm.io.is_on_terminal else None
+        self.cleaner = tty_mode.Cleaner() if vm.io.is_on_terminal else None
         self.poll = select.poll()
         try:
             self.poll.register(self.stream.fileno(), 0)  # reports a reader that has gone

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from qvmsh.errors import ConfigError, QvmError, UsageError
-from qvmsh.host import process, terminal, watch
+from qvmsh.host import process, tty_mode, watch
 from qvmsh.io import isatty, tell
 from qvmsh.machine import crash, handover, log, registry
 from qvmsh.machine import programs as tools
@@ -68,12 +68,12 @@ def run(vm: Machine, request: Request) -> Ended:
     return Ended(vm.name, 128 - status if status < 0 else status)
 
 
-def _terminal_kept(vm: Machine) -> terminal.Kept:
+def _terminal_kept(vm: Machine) -> tty_mode.Kept:
     """QEMU switches the terminal's mode, and back unless it is killed."""
     try:
-        return terminal.Kept(vm.io.stdin.fileno())
+        return tty_mode.Kept(vm.io.stdin.fileno())
     except (OSError, ValueError):  # a stream of Python's own
-        return terminal.Kept(-1)
+        return tty_mode.Kept(-1)
 
 
 def _print_ways(vm: Machine, plan: Launch, qemu: launch.Qemu) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from qvmsh.errors import ConfigError, QvmError, Terminated, UsageError
-from qvmsh.host import logout, terminal
+from qvmsh.host import logout, tty_mode
 from qvmsh.machine import crash, handover, identity, log, registry, state
 from qvmsh.machine import programs as tools
 from qvmsh.machine.create import layers
@@ -212,7 +212,7 @@ def _window(vm: Machine) -> str:
 
 def _is_in_background(vm: Machine) -> bool:
     try:
-        return terminal.is_in_background(vm.io.stdin.fileno())
+        return tty_mode.is_in_background(vm.io.stdin.fileno())
     except (OSError, ValueError):  # a stream of Python's own
         return False
 

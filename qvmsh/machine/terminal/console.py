@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 
 from qvmsh.errors import DeadlineError, LockedError, StateError, UsageError, printable
-from qvmsh.host import process, terminal, watch
+from qvmsh.host import process, tty_mode, watch
 from qvmsh.io import isatty, tell, unwritable
 from qvmsh.machine import crash, state
 from qvmsh.machine.guest import serial
@@ -140,7 +140,7 @@ class _Session:
         self.pace: Pace | None = None
 
     def __enter__(self) -> _Session:
-        self.raw = terminal.Raw(self.stdin if self.is_interactive else -1)
+        self.raw = tty_mode.Raw(self.stdin if self.is_interactive else -1)
         self.qemu = process.Process(self.pid)
         self.changes = watch.Watch(self.vm.files.logs)
         # the log before the socket: whatever the socket brings, the log then has too
@@ -168,7 +168,7 @@ class _Session:
         finally:
             if self.is_interactive:
                 try:
-                    os.write(self.stdout, terminal.TIDY + b"\r\n")
+                    os.write(self.stdout, tty_mode.TIDY + b"\r\n")
                 except OSError:  # the terminal has gone
                     pass
         if why:
@@ -240,7 +240,7 @@ class _Session:
             data = b""
         if not data:
             if self.is_interactive:
-                raise terminal.HungUp
+                raise tty_mode.HungUp
             self.has_input = False
             self.moved_at = self.input_ended_at = time.monotonic()
             return True

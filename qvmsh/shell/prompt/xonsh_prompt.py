@@ -22,7 +22,7 @@ from xonsh.shells import base_shell
 from xonsh.shells.ptk_shell import PromptToolkitShell
 
 from qvmsh.errors import EXIT_INTERRUPTED, QvmError
-from qvmsh.host.terminal import Kept
+from qvmsh.host.tty_mode import Kept
 from qvmsh.shell.prompt import completer, fields
 from qvmsh.shell.script import report
 from qvmsh.shell.script.python import main_namespace

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qvmsh.host import keeper, logfiles
-from qvmsh.host.terminal import Cleaner
+from qvmsh.host.tty_mode import Cleaner
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 10])

@@ -17,7 +17,7 @@ from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.guest.clock import put_clock_right
 from qvmsh.machine.journal import Journal, Kind, Phase, Record
 from qvmsh.machine.monitor import conversation
-from qvmsh.machine.snapshot import fit, hardware, obstacles, save_delete
+from qvmsh.machine.snapshot import consistency, hardware, obstacles, save_delete
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.recovery import BACK, loaded
 from qvmsh.machine.snapshot.reports import NEXT_IS_WHOLE, SnapshotRestored, word
@@ -47,7 +47,7 @@ def restore(
     ):
         known = Catalogue.read(vm)
         entry = known.entries.get(name)
-        left = fit.without(volumes.written(disks), store.on(name), entry) if is_forced else []
+        left = consistency.without(volumes.written(disks), store.on(name), entry) if is_forced else []
         if left and not isinstance(store, Live):
             store = Images(vm, [each for each in store.volumes if each not in left])
             disks = [each for each in disks if each not in left]
@@ -106,7 +106,7 @@ def _require_fitting(
     vm = store.vm
     if isinstance(store, Live):
         store.require_no_number(tag)
-    gone = fit.gone(store.volumes, entry)
+    gone = consistency.gone(store.volumes, entry)
     if gone and not is_forced:
         raise StateError(
             f"the snapshot {name} includes {', '.join(gone)}, which is no longer a disk of the machine",

@@ -21,7 +21,7 @@ from qvmsh.machine.guest import filesystems
 from qvmsh.machine.guest.clock import put_clock_right_after
 from qvmsh.machine.journal import Journal, Kind, Phase, Record
 from qvmsh.machine.monitor import conversation
-from qvmsh.machine.snapshot import catalogue, fit, obstacles
+from qvmsh.machine.snapshot import catalogue, consistency, obstacles
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.reports import SnapshotDeleted, SnapshotSaved, word
 from qvmsh.machine.snapshot.store import Images, Live, Store
@@ -120,7 +120,7 @@ def resolve(store: Store, name: str, entry: dict[str, Any] | None = None) -> str
         raise snapshot_names.unknown(vm, name, {tag for each in store.volumes for tag in store.tags(each)})
     missing = [each for each in store.volumes if each.id not in on]
     shown = ", ".join(f"{each.id}, {each.name}" for each in missing)
-    if fit.without(store.volumes, on, entry) == missing:
+    if consistency.without(store.volumes, on, entry) == missing:
         raise StateError(
             f"the snapshot {name} was taken without {shown}",
             machine=vm.name,
@@ -147,7 +147,7 @@ def require_one_moment(
         StateError: the snapshots of that name do not match; nothing was changed.
     """
     vm, on = store.vm, store.on(tag)
-    wrong = fit.mixture(store.volumes, on, entry)
+    wrong = consistency.mixture(store.volumes, on, entry)
     if wrong and not is_forced:
         raise StateError(
             f"the disks of the snapshot {name} are from different moments: {wrong[0]}",
@@ -156,8 +156,8 @@ def require_one_moment(
             hint=f"`qvm snapshot verify {word(name)}` shows more; "
             f"`qvm snapshot restore --force {word(name)}` restores it anyway",
         )
-    doubt = fit.doubt(on, entry)
-    for each in [*wrong, *([doubt] if doubt else []), *fit.base_changes(store.volumes, entry)]:
+    doubt = consistency.doubt(on, entry)
+    for each in [*wrong, *([doubt] if doubt else []), *consistency.base_changes(store.volumes, entry)]:
         vm.io.warn(f"{vm.name}: {name}: {each}")
 
 

@@ -20,7 +20,7 @@ from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
 from qvmsh.machine import paths, programs
 from qvmsh.machine.progress import Watch
-from qvmsh.machine.snapshot import fit
+from qvmsh.machine.snapshot import consistency
 from qvmsh.machine.storage import chain, supplies
 from qvmsh.qemu import image, qemuimg
 from qvmsh.qemu.jobs import Jobs
@@ -71,7 +71,7 @@ class Store(ABC):
             found = [snapshot for snapshot in self.every(each) if snapshot.name == tag]
             if len(found) > 1:
                 raise StateError(
-                    f"ambiguous name: {fit.doubles(each, found)}",
+                    f"ambiguous name: {consistency.doubles(each, found)}",
                     machine=self.vm.name,
                     hint=f"`{self._first_removed(each, found[0])}` removes only the first",
                 )

@@ -12,7 +12,7 @@ import os
 
 from qvmsh.errors import QvmError
 from qvmsh.machine import programs, progress, state
-from qvmsh.machine.snapshot import fit, hardware, view
+from qvmsh.machine.snapshot import consistency, hardware, view
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.reports import Verified
 from qvmsh.machine.storage import chain
@@ -58,8 +58,8 @@ def _verify(vm: Machine, names: tuple[str, ...], seen: state.Observation) -> Ver
     for name in wanted:
         on, entry = tags.get(name, {}), known.entries.get(name)
         problems = [*_on_all(there, on, entry), *images, *view.doubles(able, sets.get(name, []))]
-        problems += fit.mixture(able, on, entry)
-        problems += fit.base_changes(able, entry)
+        problems += consistency.mixture(able, on, entry)
+        problems += consistency.base_changes(able, entry)
         unsure = []
         for each in there:
             if each.id in on:
@@ -69,10 +69,10 @@ def _verify(vm: Machine, names: tuple[str, ...], seen: state.Observation) -> Ver
             unsure.append("the machine is on: the tables of its images were not checked")
         if entry is None:
             unsure.append("made by another tool: the base may have been written to since")
-        unsure += fit.base_doubts(able, entry) if not problems else []
+        unsure += consistency.base_doubts(able, entry) if not problems else []
         if entry and entry.get("memory"):
             unsure += [f"its memory will not load: {each}" for each in hardware.differences(vm, entry)]
-        doubt = fit.doubt(on, entry)
+        doubt = consistency.doubt(on, entry)
         rows.append({"name": name, "problems": problems, "unsure": [*unsure, doubt] if doubt else unsure})
     return Verified(vm.name, rows)
 
@@ -80,7 +80,7 @@ def _verify(vm: Machine, names: tuple[str, ...], seen: state.Observation) -> Ver
 def _on_all(there: list[Volume], on: dict[str, Snapshot], entry: dict[str, Any] | None) -> list[str]:
     if not on:
         return ["no image has it"]
-    later = fit.without(there, on, entry)
+    later = consistency.without(there, on, entry)
     missing = [each for each in there if each.id not in on and each not in later]
     return [
         *(f"it is missing on {each.id}, {each.name}" for each in missing),

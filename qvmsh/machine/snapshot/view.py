@@ -14,7 +14,7 @@ from qvmsh.errors import ImageError, QmpError
 from qvmsh.machine import journal as journals
 from qvmsh.machine import snapshot_names, state
 from qvmsh.machine.reports import stamp
-from qvmsh.machine.snapshot import catalogue, fit, recovery
+from qvmsh.machine.snapshot import catalogue, consistency, recovery
 from qvmsh.machine.snapshot import hardware as snapshot_hardware
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.reports import Details, Differences, SnapshotList
@@ -159,7 +159,7 @@ def _row(
         "vmstate_bytes": max(each.vmstate_bytes for each in on.values()),
         "disks": [each.id for each in holders if each.id in on],
         "missing": [each.id for each in holders if each.id not in on],
-        "without": [each.id for each in fit.without(holders, on, entry)],
+        "without": [each.id for each in consistency.without(holders, on, entry)],
         "parent": parent if parent in tags else None,
         "message": entry.get("message", ""),
         "stale": False,
@@ -186,7 +186,7 @@ def find(vm: Machine, name: str, seen: state.Observation) -> tuple[list[Volume],
 def doubles(disks: list[Volume], sets: list[dict[str, Snapshot]]) -> list[str]:
     """That several snapshots of one name are on a disk, a line for each disk."""
     found = [(disk, [one[disk.id] for one in sets if disk.id in one]) for disk in disks]
-    return [fit.doubles(disk, each) for disk, each in found if len(each) > 1]
+    return [consistency.doubles(disk, each) for disk, each in found if len(each) > 1]
 
 
 def show(vm: Machine, name: str) -> Details:
@@ -212,7 +212,7 @@ def show(vm: Machine, name: str) -> Details:
     ]
     missing = [each.id for each in holders if each.id not in on]
     other = snapshot_hardware.differences(vm, entry) if entry else []
-    other += [f"{path} was a disk at the time" for path in fit.gone(holders, entry)]
+    other += [f"{path} was a disk at the time" for path in consistency.gone(holders, entry)]
     return Details(vm.name, name, rows, missing, entry, other)
 
 

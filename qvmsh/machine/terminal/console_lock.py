@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -37,7 +38,12 @@ class Hold:
             self._acquire()
         except PermissionError:
             raise LockedError("the console is in use by somebody else", machine=self.vm.name) from None
-        self.door = sockets.listening(self.note.runtime, ["console"])["console"]
+        try:
+            with process.Shielded():  # a socket that is made is removed too
+                self.door = sockets.listening(self.note.runtime, ["console"])["console"]
+        except BaseException:
+            self.leave()
+            raise
         return self
 
     def _acquire(self) -> None:
@@ -80,10 +86,8 @@ class Hold:
             path = self.note.socket("console")
             self.door.close()
             self.door = None
-            try:
+            with contextlib.suppress(OSError):  # the machine has gone, and its folder with it
                 os.unlink(path)
-            except OSError:  # the machine has gone, and its folder with it
-                pass
         self.lock.release()
 
     def __exit__(self, *_: object) -> None:
@@ -94,8 +98,6 @@ def _ask_to_leave(path: str) -> None:
     """Knock at the holder's door and wait until it has left."""
     with socket.socket(socket.AF_UNIX) as door:
         door.settimeout(TAKE_S)
-        try:
+        with contextlib.suppress(OSError):  # it leaves by itself just now, or is stopped: the lock will show
             door.connect(path)
             door.recv(1)
-        except OSError:  # it leaves by itself just now, or is stopped: the lock will show
-            pass

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +21,7 @@ def test_console_interrupted_as_it_is_taken_leaves_no_socket(
 
     def interrupted(*words: Any) -> Any:
         door = made(*words)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)  # not to a thread of the test runner
         return door
 
     monkeypatch.setattr(sockets, "listening", interrupted)

@@ -14,7 +14,7 @@ class Compressor:
 
     Args:
         suffix: what a compressed file's name ends with.
-        programs: argument lists to compress, the first one whose program is there is used.
+        programs: argument lists to compress; the first that is installed is used.
         package: what to install.
     """
 

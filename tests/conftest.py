@@ -16,6 +16,7 @@ import pytest
 from tests.support.guest_writer import end_begun, two_disks
 from tests.support.guests import debian as debian_guest
 from tests.support.qemu10 import pytest_generate_tests, qemu
+from tests.support.schedule import pytest_xdist_make_scheduler
 from tests.support.world import (
     REAL_CACHE,
     Vm,
@@ -29,7 +30,7 @@ from tests.support.world import (
     write_vmrc,
 )
 
-__all__ = ["pytest_generate_tests", "qemu"]  # pytest finds both here
+__all__ = ["pytest_generate_tests", "pytest_xdist_make_scheduler", "qemu"]  # pytest finds them here
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # begun in the background of a shell
     signal.signal(signal.SIGINT, signal.default_int_handler)  # or no child could be interrupted

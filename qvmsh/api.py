@@ -58,8 +58,8 @@ if TYPE_CHECKING:
     from typing import Self
 
 
-class Machine(machine.Machine):
-    """A machine with every command as a method; see `machine.machine.Machine`."""
+class Machine(machine.BaseMachine):
+    """A machine with every command as a method; see `machine.machine.BaseMachine`."""
 
     allow = _allow.allow
     archive = _archive.archive

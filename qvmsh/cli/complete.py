@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
     from qvmsh.qemu.vocabulary import Vocabulary
 
     Row = tuple[str, str]
@@ -50,16 +50,16 @@ class Surroundings:
     """
 
     def __init__(
-        self, environ: Mapping[str, str] = os.environ, here: Callable[[], Machine | None] | None = None
+        self, environ: Mapping[str, str] = os.environ, here: Callable[[], BaseMachine | None] | None = None
     ) -> None:
         self.environ = environ
         self._here = here
 
-    def machine(self, common: Mapping[str, str]) -> Machine | None:
+    def machine(self, common: Mapping[str, str]) -> BaseMachine | None:
         from qvmsh.config import locate
         from qvmsh.errors import QvmError
         from qvmsh.machine import registry
-        from qvmsh.machine.machine import Machine
+        from qvmsh.machine.machine import BaseMachine
 
         try:
             directory = common.get("directory")
@@ -67,11 +67,11 @@ class Surroundings:
                 directory = registry.find(common["machine"], self.environ)
             if directory is None and self._here is not None:
                 return self._here()
-            return Machine(locate.find(directory, self.environ, os.getcwd()), environ=self.environ)
+            return BaseMachine(locate.find(directory, self.environ, os.getcwd()), environ=self.environ)
         except (OSError, QvmError):
             return None
 
-    def vocabulary(self, vm: Machine) -> Vocabulary | None:
+    def vocabulary(self, vm: BaseMachine) -> Vocabulary | None:
         from qvmsh.machine.terminal import completion
 
         return completion.of(vm)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from qvmsh.cli.parse import Bound
     from qvmsh.host.accounts import Account
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 JSON_VERSION = 1
 """Version of the output of `--json`; it changes when a key is removed or changes its meaning."""
@@ -207,9 +207,9 @@ class Call:
             raise
         return self.render(result)
 
-    def _machine(self, bound: Bound) -> Machine | None:
+    def _machine(self, bound: Bound) -> BaseMachine | None:
         from qvmsh.config import locate
-        from qvmsh.machine.machine import Machine
+        from qvmsh.machine.machine import BaseMachine
 
         common = bound.common
         directory = common.get("directory")
@@ -222,7 +222,7 @@ class Call:
         if directory is None:
             return self.machine_here(overrides, is_optional=is_optional)
         here = "/" if os.path.isabs(directory) else _current_folder()
-        return Machine(locate.find(directory, os.environ, here), io=self.io, overrides=overrides)
+        return BaseMachine(locate.find(directory, os.environ, here), io=self.io, overrides=overrides)
 
     def as_owner(self, bound: Bound) -> int | None:
         """Run root's command as the machine's owner and return its exit status.
@@ -280,10 +280,10 @@ class Call:
                 return None
             raise
 
-    def machine_here(self, overrides: Sequence[tuple[str, str]], *, is_optional: bool) -> Machine | None:
+    def machine_here(self, overrides: Sequence[tuple[str, str]], *, is_optional: bool) -> BaseMachine | None:
         """The machine if the words name none."""
         from qvmsh.config import locate
-        from qvmsh.machine.machine import Machine
+        from qvmsh.machine.machine import BaseMachine
 
         try:
             found = locate.find(None, os.environ, _current_folder())
@@ -291,7 +291,7 @@ class Call:
             if is_optional:
                 return None
             raise
-        return Machine(found, io=self.io, overrides=overrides)
+        return BaseMachine(found, io=self.io, overrides=overrides)
 
     def _named(self, word: str) -> str:
         """The directory of the machine that a word names."""

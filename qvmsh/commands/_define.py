@@ -1,7 +1,7 @@
 """How a command is declared: the decorator, and the marks on its parameters.
 
     @command(group="daily", words="machines")
-    def start(vm: Machine, *, loadvm: Annotated[str | None, Opt("-l", metavar="NAME")] = None) -> Started:
+    def start(vm: BaseMachine, *, loadvm: Annotated[str | None, Opt("-l", metavar="NAME")] = None) -> Started:
         '''Start the machine and wait until its guest answers.
 
         Args:

@@ -6,12 +6,12 @@ from qvmsh.commands._define import command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
     from qvmsh.machine.settings.config import Allowed
 
 
 @command(group="configuration")
-def allow(vm: Machine) -> Allowed:
+def allow(vm: BaseMachine) -> Allowed:
     """Accept the files that decide what runs: .vmrc and .qvmrc.xsh.
 
     If the directory, the `.vmrc` or a file that VM_INCLUDE names belongs to another account, nothing

@@ -10,12 +10,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Annotated
 
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
 @command(group="images")
 def archive(
-    vm: Machine,
+    vm: BaseMachine,
     state: Annotated[str | None, Opt(metavar="ARCHIVE", complete="archive")] = None,
     *,
     create: Annotated[bool, Opt("-c", excludes=("savevm", "list", "verify", "delete"))] = False,

@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from typing import Annotated
 
     from qvmsh.commands._define import Opt
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
 @command(group="monitor", words="rest")
-def cmd(vm: Machine, *line: Annotated[str, Opt(complete="hmp")]) -> str:
+def cmd(vm: BaseMachine, *line: Annotated[str, Opt(complete="hmp")]) -> str:
     """Send one line to QEMU's human monitor (HMP) and print the answer.
 
     All words after the verb are one command: `qvm cmd info block -v`. `qvm cmd help` lists the commands.

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
     from qvmsh.commands._define import Opt
     from qvmsh.io import Io
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
     from qvmsh.machine.settings.config import Changed, CheckResult, CheckResults, Values
     from qvmsh.machine.settings.editor import Edited
 
 
 @command(group="configuration")
 def config(
-    vm: Machine | None,
+    vm: BaseMachine | None,
     *assignments: Annotated[str, Opt(complete="variable")],
     explain: Annotated[bool, Opt("-e", excludes=("check",))] = False,
     check: bool = False,
@@ -59,18 +59,18 @@ def config(
     return configuration.change(vm, pairs)
 
 
-def _none_here() -> Machine:
+def _none_here() -> BaseMachine:
     """Report why there is no machine."""
     import os
 
     from qvmsh.config import locate
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
-    return Machine(locate.find(None, os.environ, os.getcwd()))
+    return BaseMachine(locate.find(None, os.environ, os.getcwd()))
 
 
 @command(group="configuration", name="config edit")
-def config_edit(vm: Machine, *, io: Io = QUIET) -> Edited:
+def config_edit(vm: BaseMachine, *, io: Io = QUIET) -> Edited:
     """Edit the `.vmrc` with $VISUAL or $EDITOR, and check it before saving.
 
     The editor works on a copy. If the new text has problems, they are printed and the old file is

@@ -9,12 +9,12 @@ if TYPE_CHECKING:
     from typing import Annotated
 
     from qvmsh.commands._define import Opt
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
 @command(group="guest", words="machines", terminal=True)
 def console(
-    vm: Machine,
+    vm: BaseMachine,
     *,
     watch: Annotated[bool, Opt("-w", excludes=("take",))] = False,
     take: Annotated[bool, Opt("-t", "--force")] = False,

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
     from qvmsh.commands._define import Opt
     from qvmsh.machine.disk.reports import Checked, DiskDone, Disks, Trimmed
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
 @command(group="images", name="disk list")
-def disk_list(vm: Machine) -> Disks:
+def disk_list(vm: BaseMachine) -> Disks:
     """List the disks: sizes, snapshots, backing files, users.
 
     Returns:
@@ -27,7 +27,7 @@ def disk_list(vm: Machine) -> Disks:
 
 @command(group="images", name="disk add")
 def disk_add(
-    vm: Machine,
+    vm: BaseMachine,
     file: Annotated[str, Opt(complete="file")],
     size: str | None = None,
     *,
@@ -56,7 +56,7 @@ def disk_add(
 
 @command(group="images", name="disk resize")
 def disk_resize(
-    vm: Machine,
+    vm: BaseMachine,
     disk: Annotated[str, Opt(complete="disk")],
     size: str | None = None,
     *,
@@ -81,7 +81,7 @@ def disk_resize(
 
 
 @command(group="images", name="disk trim")
-def disk_trim(vm: Machine, disk: Annotated[str | None, Opt(complete="disk")] = None) -> Trimmed:
+def disk_trim(vm: BaseMachine, disk: Annotated[str | None, Opt(complete="disk")] = None) -> Trimmed:
     """Return space that the guest does not use to the host.
 
     While the machine is on, the guest trims its file systems (by its agent, else by ssh). While it
@@ -100,7 +100,7 @@ def disk_trim(vm: Machine, disk: Annotated[str | None, Opt(complete="disk")] = N
 
 @command(group="images", name="disk check")
 def disk_check(
-    vm: Machine,
+    vm: BaseMachine,
     disk: Annotated[str | None, Opt(complete="disk")] = None,
     *,
     repair: Annotated[bool, Opt("-r")] = False,
@@ -119,7 +119,7 @@ def disk_check(
 
 
 @command(group="images", name="disk commit")
-def disk_commit(vm: Machine, disk: Annotated[str | None, Opt(complete="disk")] = None) -> DiskDone:
+def disk_commit(vm: BaseMachine, disk: Annotated[str | None, Opt(complete="disk")] = None) -> DiskDone:
     """Write an overlay's data into its base and empty the overlay.
 
     A running guest keeps running, and is paused for a moment at the end. Refused while the overlay
@@ -139,7 +139,7 @@ def disk_commit(vm: Machine, disk: Annotated[str | None, Opt(complete="disk")] =
 
 @command(group="images", name="disk rebase")
 def disk_rebase(
-    vm: Machine,
+    vm: BaseMachine,
     disk: Annotated[str, Opt(complete="disk")],
     base: Annotated[str | None, Opt(complete="file")] = None,
     *,

@@ -9,11 +9,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from qvmsh.io import Io
     from qvmsh.machine.doctor.diagnosis import Diagnosis
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
 @command(group="daily", words="machines")
-def doctor(vm: Machine | None, *, fix: bool = False, probe: bool = False, io: Io = QUIET) -> Diagnosis:
+def doctor(vm: BaseMachine | None, *, fix: bool = False, probe: bool = False, io: Io = QUIET) -> Diagnosis:
     """Check the host and the machine; exit status 0 if there is no error.
 
     Checks programs and their versions, Python packages, the accelerator and why it was chosen,

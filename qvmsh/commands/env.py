@@ -6,12 +6,12 @@ from qvmsh.commands._define import command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
     from qvmsh.machine.settings.config import Environment
 
 
 @command(group="configuration")
-def env(vm: Machine) -> Environment:
+def env(vm: BaseMachine) -> Environment:
     """Print the machine's values as `export` lines for a shell.
 
     `eval "$(qvm env)"` exports them in the shell and unsets values of another machine. They are

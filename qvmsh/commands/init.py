@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from typing import Annotated
 
     from qvmsh.commands._define import Opt
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
 @command(group="images", words="machines")
 def init(
-    vm: Machine,
+    vm: BaseMachine,
     *,
     dry_run: Annotated[bool, Opt("-t")] = False,
     clobber_backing: Annotated[bool, Opt("-k", "--clobber-overlay")] = False,

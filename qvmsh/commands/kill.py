@@ -7,11 +7,11 @@ from qvmsh.machine.power.reports import Stopped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
 @command(group="daily", words="machines")
-def kill(vm: Machine) -> Stopped:
+def kill(vm: BaseMachine) -> Stopped:
     """End QEMU at once: QMP quit, then SIGTERM, then SIGKILL.
 
     Like pulling the plug: the guest loses unwritten data. Nothing of the run is left behind.

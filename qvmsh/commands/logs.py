@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from typing import Annotated
 
     from qvmsh.commands._define import Opt
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
     from qvmsh.machine.power.logs import Lines
 
 
 @command(group="monitor", words="own")
 def logs(
-    vm: Machine,
+    vm: BaseMachine,
     log: Annotated[str, Opt(choices=("serial", "stdout", "stderr", "qvm"))] = "serial",
     *,
     lines: Annotated[int, Opt("-n", metavar="N")] = 10,
@@ -53,7 +53,7 @@ def logs(
 
 @command(group="monitor", words="machines")
 def serial(
-    vm: Machine,
+    vm: BaseMachine,
     *,
     lines: Annotated[int, Opt("-n", metavar="N")] = 10,
     follow: Annotated[bool, Opt("-f", excludes=("previous",))] = False,
@@ -74,7 +74,7 @@ def serial(
 
 @command(group="monitor", words="machines")
 def stdout(
-    vm: Machine,
+    vm: BaseMachine,
     *,
     lines: Annotated[int, Opt("-n", metavar="N")] = 10,
     follow: Annotated[bool, Opt("-f", excludes=("previous",))] = False,
@@ -95,7 +95,7 @@ def stdout(
 
 @command(group="monitor", words="machines")
 def stderr(
-    vm: Machine,
+    vm: BaseMachine,
     *,
     lines: Annotated[int, Opt("-n", metavar="N")] = 10,
     follow: Annotated[bool, Opt("-f", excludes=("previous",))] = False,

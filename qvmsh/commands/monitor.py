@@ -6,13 +6,13 @@ from qvmsh.commands._define import command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
     from qvmsh.machine.reports import Ended
 
 
 @command(group="monitor", words="machines", terminal=True)
 def monitor(
-    vm: Machine,
+    vm: BaseMachine,
     *,
     qmp: bool = False,
 ) -> Ended:

@@ -7,11 +7,11 @@ from qvmsh.machine.power.reports import Paused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
 @command(group="daily", words="machines")
-def pause(vm: Machine) -> Paused:
+def pause(vm: BaseMachine) -> Paused:
     """Pause the guest: QEMU stops its vcpus (QMP `stop`).
 
     The guest notices only the missing time. `resume` resumes it and corrects its clock.

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
     from qvmsh.commands._define import Opt
     from qvmsh.io import Io
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
 @command(group="monitor", words="rest")
 def qmp(
-    vm: Machine,
+    vm: BaseMachine,
     *words: Annotated[str, Opt(complete="qmp")],
     events: Annotated[bool, Opt("-e")] = False,
     count: Annotated[int | None, Opt("-n", metavar="N")] = None,

@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from typing import Annotated
 
     from qvmsh.commands._define import Opt
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
 @command(group="daily", words="machines")
 def reboot(
-    vm: Machine,
+    vm: BaseMachine,
     *,
     force: Annotated[bool, Opt("-f")] = False,
     timeout: Annotated[float | None, Opt("-t", metavar="SECONDS")] = None,

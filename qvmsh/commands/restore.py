@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
     from qvmsh.commands._define import Opt
     from qvmsh.io import Io
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
 @command(group="images")
 def restore(
-    vm: Machine | None,
+    vm: BaseMachine | None,
     archive: Annotated[str, Opt(complete="archive")],
     directory: Annotated[str | None, Opt(metavar="DIR", complete="dir")] = None,
     *,

@@ -7,11 +7,11 @@ from qvmsh.machine.power.reports import Paused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
 @command(group="daily", words="machines")
-def resume(vm: Machine) -> Paused:
+def resume(vm: BaseMachine) -> Paused:
     """Resume a paused guest (QMP `cont`).
 
     Raises:

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
     from qvmsh.commands._define import Opt
     from qvmsh.io import Io
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
     from qvmsh.machine.reports import Ended
 
 
 @command(group="shell", words="rest", terminal=True)
 def sh(
-    vm: Machine | None,
+    vm: BaseMachine | None,
     *words: Annotated[str, Opt(complete="script")],
     code: Annotated[str | None, Opt("-c", metavar="CODE", is_last=True, excludes=("module",))] = None,
     module: Annotated[

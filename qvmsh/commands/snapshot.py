@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from typing import Annotated
 
     from qvmsh.commands._define import Opt
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
     from qvmsh.machine.snapshot.reports import (
         Details,
         Differences,
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @command(group="images", name="snapshot save", aliases=("save-disk", "snapshot save-disk"))
 def snapshot_save(
-    vm: Machine,
+    vm: BaseMachine,
     name: str | None = None,
     *,
     timestamp: Annotated[bool, Opt("-t")] = False,
@@ -57,7 +57,7 @@ def snapshot_save(
 
 @command(group="images", name="snapshot restore", aliases=("restore-disk", "snapshot restore-disk"))
 def snapshot_restore(
-    vm: Machine,
+    vm: BaseMachine,
     name: Annotated[str, Opt(complete="snapshot")],
     *,
     force: Annotated[bool, Opt("-f")] = False,
@@ -87,7 +87,7 @@ def snapshot_restore(
 
 
 @command(group="images", name="snapshot delete", aliases=("delete-disk", "snapshot delete-disk"))
-def snapshot_delete(vm: Machine, *names: Annotated[str, Opt(complete="snapshot")]) -> SnapshotDeleted:
+def snapshot_delete(vm: BaseMachine, *names: Annotated[str, Opt(complete="snapshot")]) -> SnapshotDeleted:
     """Remove snapshots from all disks; their current content is kept.
 
     A deletion that is interrupted before the first disk changed is undone, else the next command
@@ -105,7 +105,7 @@ def snapshot_delete(vm: Machine, *names: Annotated[str, Opt(complete="snapshot")
 
 
 @command(group="images", name="snapshot list", aliases=("list-disk", "snapshot list-disk"))
-def snapshot_list(vm: Machine) -> SnapshotList:
+def snapshot_list(vm: BaseMachine) -> SnapshotList:
     """List the disks, and the snapshots as a tree with dates.
 
     Read from the images, so snapshots of other tools are listed too, and disks where one is missing.
@@ -121,7 +121,7 @@ def snapshot_list(vm: Machine) -> SnapshotList:
 
 
 @command(group="images", name="snapshot show")
-def snapshot_show(vm: Machine, name: Annotated[str, Opt(complete="snapshot")]) -> Details:
+def snapshot_show(vm: BaseMachine, name: Annotated[str, Opt(complete="snapshot")]) -> Details:
     """Show a snapshot's details; `--json` adds QEMU's arguments at the time.
 
     Args:
@@ -136,7 +136,7 @@ def snapshot_show(vm: Machine, name: Annotated[str, Opt(complete="snapshot")]) -
 
 
 @command(group="images", name="snapshot verify")
-def snapshot_verify(vm: Machine, *names: Annotated[str, Opt(complete="snapshot")]) -> Verified:
+def snapshot_verify(vm: BaseMachine, *names: Annotated[str, Opt(complete="snapshot")]) -> Verified:
     """Check that snapshots can be restored; exit status 1 if one cannot.
 
     Each must be on all disks, of the same moment, on a base with its size and dates at the time, in
@@ -156,7 +156,7 @@ def snapshot_verify(vm: Machine, *names: Annotated[str, Opt(complete="snapshot")
 
 @command(group="images", name="snapshot diff")
 def snapshot_diff(
-    vm: Machine,
+    vm: BaseMachine,
     name: Annotated[str, Opt(complete="snapshot")],
     other: Annotated[str | None, Opt(complete="snapshot")] = None,
 ) -> Differences:

@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
     from qvmsh.commands._define import Opt
     from qvmsh.machine.guest.commands import Output
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
 @command(group="guest", words="rest", terminal=True)
 def ssh(
-    vm: Machine,
+    vm: BaseMachine,
     *words: str,
     tty: Annotated[bool, Opt("-t")] = False,
     timeout: Annotated[float | None, Opt(is_python=True)] = None,

@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from typing import Annotated
 
     from qvmsh.commands._define import Opt
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
 @command(group="daily", words="machines")
 def start(
-    vm: Machine,
+    vm: BaseMachine,
     *,
     nat: Annotated[bool, Opt("-n", "--use-nat")] = False,
     base_only: Annotated[bool, Opt("-b")] = False,

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from typing import Annotated
 
     from qvmsh.commands._define import Opt
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
 @command(group="daily", words="machines")
 def status(
-    vm: Machine,
+    vm: BaseMachine,
     *,
     quiet: Annotated[bool, Opt("-q")] = False,
     ssh_check: Annotated[bool, Opt("-s", "--no-ssh-check", "--no-ssh-fail")] = True,

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from typing import Annotated
 
     from qvmsh.commands._define import Opt
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
 @command(group="daily", words="machines", aliases=("shutdown",))
 def stop(
-    vm: Machine,
+    vm: BaseMachine,
     *,
     savevm: Annotated[
         str | None,

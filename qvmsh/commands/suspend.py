@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from typing import Annotated
 
     from qvmsh.commands._define import Opt
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
 @command(group="daily", words="machines")
 def suspend(
-    vm: Machine,
+    vm: BaseMachine,
     *,
     timeout: Annotated[float | None, Opt("-t", metavar="SECONDS")] = None,
 ) -> Suspended:

@@ -14,10 +14,10 @@ from qvmsh.machine import paths, state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
-def has_crashed(vm: Machine) -> bool:
+def has_crashed(vm: BaseMachine) -> bool:
     """True if QEMU crashed: otherwise it removes its pid file at its end."""
     try:
         return os.path.lexists(vm.files.pid_file) and locks.holder(vm.files.pid_file) is None
@@ -25,7 +25,7 @@ def has_crashed(vm: Machine) -> bool:
         return False
 
 
-def error(vm: Machine, when: str, status: int = 0) -> LaunchError:
+def error(vm: BaseMachine, when: str, status: int = 0) -> LaunchError:
     """The error for a QEMU that has crashed, with its last output.
 
     Args:
@@ -37,14 +37,14 @@ def error(vm: Machine, when: str, status: int = 0) -> LaunchError:
     return LaunchError(f"QEMU crashed {when}{how}", machine=vm.name, details=words, hint=state.AGAIN)
 
 
-def add_to(vm: Machine, failure: QvmError) -> None:
+def add_to(vm: BaseMachine, failure: QvmError) -> None:
     """Add to a failed conversation with QEMU or the guest that QEMU has crashed, if that is its cause."""
     if (not isinstance(failure, QmpError) or state.has_ended(vm, failure)) and has_crashed(vm):
         failure.details = (*failure.details, last_words(vm))
         failure.hint = failure.hint or state.AGAIN
 
 
-def last_words(vm: Machine) -> str:
+def last_words(vm: BaseMachine) -> str:
     """How QEMU ended, as a remark."""
     if not has_crashed(vm):
         return "QEMU has ended"

@@ -10,10 +10,10 @@ from qvmsh.machine import owner
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from qvmsh.host.accounts import Account
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
-def require_roots(vm: Machine) -> None:
+def require_roots(vm: BaseMachine) -> None:
     """Refuse to start as root what VM_MACHINE_OWNER says is another account's.
 
     Raises:
@@ -28,7 +28,7 @@ def require_roots(vm: Machine) -> None:
         )
 
 
-def hand_over(vm: Machine, account: Account) -> None:
+def hand_over(vm: BaseMachine, account: Account) -> None:
     """Give the account a machine that root has made for it: its images, `.qvm`, and the directory last.
 
     Until the directory is given nobody else can change what is in it. `.vmrc`, the seed, and what has a
@@ -53,7 +53,7 @@ def hand_over(vm: Machine, account: Account) -> None:
     accounts.give(vm.directory, account)
 
 
-def _images(vm: Machine) -> list[str]:
+def _images(vm: BaseMachine) -> list[str]:
     """Names of the files in the machine's directory that QEMU may write; not the seed."""
     settings = vm.loaded
     name, seed = settings["VM_MACHINE_NAME"], settings["VM_SNAPSHOT_SEEDFILENAME"]

@@ -13,10 +13,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
-def uuid_of(vm: Machine) -> str:
+def uuid_of(vm: BaseMachine) -> str:
     """The machine's UUID, made at its first use and kept in `.qvm/uuid`."""
     text = known_uuid(vm)
     if text:
@@ -29,7 +29,7 @@ def uuid_of(vm: Machine) -> str:
     return made
 
 
-def known_uuid(vm: Machine) -> str:
+def known_uuid(vm: BaseMachine) -> str:
     """The machine's UUID, "" if it has none yet."""
     try:
         text = host_files.read(vm.files.uuid).text.strip()
@@ -38,7 +38,7 @@ def known_uuid(vm: Machine) -> str:
     return text if len(text) == 36 and all(c in "0123456789abcdef-" for c in text) else ""
 
 
-def runtime_folder(vm: Machine) -> str:
+def runtime_folder(vm: BaseMachine) -> str:
     """The folder for the sockets of this directory's machine, made if it is not there.
 
     A copy of the directory, or another machine at its old place, has another one.
@@ -47,13 +47,13 @@ def runtime_folder(vm: Machine) -> str:
     return sockets.runtime_folder(base, f"{uuid_of(vm)} {launch_record.place(vm.directory)}", vm.name)
 
 
-def runtime_path(vm: Machine, uuid: str, uid: int) -> str:
+def runtime_path(vm: BaseMachine, uuid: str, uid: int) -> str:
     """Where the sockets of a QEMU are that the account `uid` started with this UUID."""
     identity = f"{uuid} {launch_record.place(vm.directory)}"
     return sockets.runtime_path(sockets.runtime_base(vm.environ, uid), identity)
 
 
-def process_name(vm: Machine) -> str | None:
+def process_name(vm: BaseMachine) -> str | None:
     """What `ps` shows QEMU as; only Linux lets QEMU choose. The kernel keeps 15 bytes of it."""
     import sys
 
@@ -68,12 +68,12 @@ def mac_address(machine_id: str) -> str:
 def free_id(environ: Mapping[str, str]) -> str:
     """A VM_MACHINE_ID that no known machine has; 01 again when all are taken."""
     from qvmsh.machine import registry
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
     taken = set()
     for directory in registry.directories(environ):
         try:
-            taken.add(Machine(directory, environ={}).loaded["VM_MACHINE_ID"])
+            taken.add(BaseMachine(directory, environ={}).loaded["VM_MACHINE_ID"])
         except (QvmError, KeyError):
             continue
     return next((f"{n:02}" for n in range(1, 100) if f"{n:02}" not in taken), "01")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
 HELD = "must not be resumed: anything it writes would be lost"
@@ -133,7 +133,7 @@ class Record:
 class Journal:
     """A record that is kept on the disk while the work proceeds."""
 
-    def __init__(self, vm: Machine, record: Record) -> None:
+    def __init__(self, vm: BaseMachine, record: Record) -> None:
         self.vm = vm
         self.record = record
 
@@ -152,7 +152,7 @@ class Journal:
         host_files.sync_folder(self.vm.files.state)
 
 
-def begin(vm: Machine, record: Record) -> Journal:
+def begin(vm: BaseMachine, record: Record) -> Journal:
     """Record that this work begins."""
     journal = Journal(vm, record)
     vm.state_folder()
@@ -160,17 +160,17 @@ def begin(vm: Machine, record: Record) -> Journal:
     return journal
 
 
-def path_of(vm: Machine, kind: Kind) -> str:
+def path_of(vm: BaseMachine, kind: Kind) -> str:
     """The file that holds records of this kind."""
     return vm.files.archive_journal if kind.value[0] == "archive" else vm.files.snapshot_journal
 
 
-def is_left(vm: Machine) -> bool:
+def is_left(vm: BaseMachine) -> bool:
     """True if there is a record of work in progress or interrupted."""
     return os.path.lexists(vm.files.archive_journal) or os.path.lexists(vm.files.snapshot_journal)
 
 
-def pending(vm: Machine) -> list[Record]:
+def pending(vm: BaseMachine) -> list[Record]:
     """The records present, in the order in which they must be recovered.
 
     Raises:
@@ -179,7 +179,7 @@ def pending(vm: Machine) -> list[Record]:
     return [record for record in (_read(vm, "archive"), _read(vm, "snapshot")) if record is not None]
 
 
-def require_none(vm: Machine, kind: Kind | None = None) -> None:
+def require_none(vm: BaseMachine, kind: Kind | None = None) -> None:
     """Refuse work on incomplete disks, or that would overwrite the record of interrupted work.
 
     Args:
@@ -198,7 +198,7 @@ def require_none(vm: Machine, kind: Kind | None = None) -> None:
         )
 
 
-def must_stand_still(vm: Machine) -> bool:
+def must_stand_still(vm: BaseMachine) -> bool:
     """True if the guest must not write: a commit was interrupted while QEMU works on the base itself."""
     try:
         record = _read(vm, "snapshot")
@@ -211,7 +211,7 @@ def is_on_its_base(record: Record) -> bool:
     return record.kind is Kind.DISK_COMMIT and record.phase is Phase.PIVOT
 
 
-def is_of(vm: Machine, kind: Kind) -> bool:
+def is_of(vm: BaseMachine, kind: Kind) -> bool:
     """True if interrupted work of that kind is left."""
     try:
         record = _read(vm, kind.value[0])
@@ -220,7 +220,7 @@ def is_of(vm: Machine, kind: Kind) -> bool:
     return record is not None and record.kind is kind
 
 
-def message(vm: Machine) -> str:
+def message(vm: BaseMachine) -> str:
     """What is in progress or was interrupted, for a read-only command; "" if nothing."""
     try:
         records = pending(vm)
@@ -266,7 +266,7 @@ _INVALID = (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionEr
 """What reading a file raises that is not such a record."""
 
 
-def _write(vm: Machine, record: Record) -> None:
+def _write(vm: BaseMachine, record: Record) -> None:
     """Write a record; one of the same length goes over the old one: a full disk has space for that."""
     data = json.dumps(_encoded(vm, record), ensure_ascii=True).encode() + b"\n"
     path = path_of(vm, record.kind)
@@ -315,7 +315,7 @@ def _begun(kind: Kind, value: _Values) -> Record:
     return Record(kind, since=float(since), pid=value.number("pid"))
 
 
-def _encoded(vm: Machine, record: Record) -> dict[str, Any]:
+def _encoded(vm: BaseMachine, record: Record) -> dict[str, Any]:
     """The record as the file stores it; changing values are numbers, so that the length stays."""
     found: dict[str, Any] = {"what": record.kind.value[1], "since": record.since, "pid": record.pid}
     if record.kind is Kind.ARCHIVE:
@@ -342,7 +342,7 @@ def _encoded(vm: Machine, record: Record) -> dict[str, Any]:
     return found
 
 
-def _read(vm: Machine, file: str) -> Record | None:
+def _read(vm: BaseMachine, file: str) -> Record | None:
     path = vm.files.archive_journal if file == "archive" else vm.files.snapshot_journal
     try:
         return _decoded(vm, file, host_files.document(path))
@@ -359,7 +359,7 @@ def _read(vm: Machine, file: str) -> Record | None:
         ) from None
 
 
-def _decoded(vm: Machine, file: str, found: dict[str, Any]) -> Record:
+def _decoded(vm: BaseMachine, file: str, found: dict[str, Any]) -> Record:
     """The record in a file, every value checked: it lies where another account may write."""
     kind, value = Kind((file, found["what"])), _Values(found)
     record = _begun(kind, value)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Concatenate, ParamSpec, TypeVar
 
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
     P = ParamSpec("P")
     R = TypeVar("R")
@@ -32,7 +32,7 @@ OWN_BYTES = 1 << 20
 """When qvm's own log is rotated; three earlier ones are kept."""
 
 
-def note(vm: Machine, text: str, *, is_error: bool = False) -> None:
+def note(vm: BaseMachine, text: str, *, is_error: bool = False) -> None:
     """Log what was done, or (`is_error`) could not be done."""
     text = printable(text)
     mark = "failed: " if is_error else ""
@@ -51,11 +51,11 @@ def note(vm: Machine, text: str, *, is_error: bool = False) -> None:
             vm.io.warn(f"{vm.name}: cannot write the log {path}: {error.strerror}")
 
 
-def failures(function: Callable[Concatenate[Machine, P], R]) -> Callable[Concatenate[Machine, P], R]:
+def failures(function: Callable[Concatenate[BaseMachine, P], R]) -> Callable[Concatenate[BaseMachine, P], R]:
     """Log the failure of a verb."""
 
     @functools.wraps(function)
-    def logged(vm: Machine, /, *words: P.args, **options: P.kwargs) -> R:
+    def logged(vm: BaseMachine, /, *words: P.args, **options: P.kwargs) -> R:
         try:
             return function(vm, *words, **options)
         except QvmError as error:
@@ -65,7 +65,7 @@ def failures(function: Callable[Concatenate[Machine, P], R]) -> Callable[Concate
     return logged
 
 
-def _users_log(vm: Machine, *, is_error: bool) -> str:
+def _users_log(vm: BaseMachine, *, is_error: bool) -> str:
     try:
         settings = vm.settings
     except QvmError:  # a configuration that cannot be used names no log
@@ -76,14 +76,14 @@ def _users_log(vm: Machine, *, is_error: bool) -> str:
     return settings.path(name) if settings.text(name) else ""
 
 
-def _stamp(vm: Machine) -> str:
+def _stamp(vm: BaseMachine) -> str:
     try:
         return time.strftime(vm.settings.text("VM_DATEFMT"))
     except ValueError:  # bytes that are not text
         return time.strftime("%F %T")
 
 
-def _append(vm: Machine, path: str, line: str) -> None:
+def _append(vm: BaseMachine, path: str, line: str) -> None:
     """Add one line in one write, so that lines of several commands do not mix."""
     if path.startswith("/dev/"):  # /dev/stderr is a link, not a file
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)

@@ -1,6 +1,6 @@
 """A machine: a handle on a directory with a `.vmrc`. It holds no state of the machine.
 
-vm = Machine("/vm/demo")
+vm = BaseMachine("/vm/demo")
 vm.settings.integer("VM_MACHINE_MEM")     # 1024
 """
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 
 def _restored(
-    kind: type[Machine],
+    kind: type[BaseMachine],
     directory: str,
     environ: Mapping[str, str] | None,
     overrides: Sequence[tuple[str, str]],
-) -> Machine:
+) -> BaseMachine:
     return kind(directory, environ=environ, overrides=overrides)
 
 
-class Machine:
+class BaseMachine:
     """A handle on the machine in `directory`; making one reads nothing and starts nothing.
 
     Args:
@@ -107,7 +107,7 @@ class Machine:
         except (ConfigError, KeyError):
             return os.path.basename(self.directory)
 
-    def with_io(self, io: Io) -> Machine:
+    def with_io(self, io: Io) -> BaseMachine:
         """The same machine for another caller."""
         twin = type(self)(self.directory, io=io, environ=self.environ, overrides=self.overrides)
         twin._loaded = self._loaded

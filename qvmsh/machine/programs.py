@@ -17,7 +17,7 @@ from qvmsh.qemu import programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
 _NAMES = {"VM_QEMU_BIN": ("qemu-system-", "qemu-kvm"), "VM_QEMU_IMG": ("qemu-img",)}
@@ -27,7 +27,7 @@ _RUN = (*_NAMES, "VM_SSH_OPTIONS")
 """Variables that read-only commands do not use until they are accepted."""
 
 
-def require_accepted(vm: Machine) -> None:
+def require_accepted(vm: BaseMachine) -> None:
     """Let this command run what the machine's files name.
 
     Raises:
@@ -43,7 +43,7 @@ def require_accepted(vm: Machine) -> None:
     settings.accept()
 
 
-def remember_accepted(vm: Machine) -> None:
+def remember_accepted(vm: BaseMachine) -> None:
     """Accept what the user has started, so that read-only commands run the same programs."""
     settings = vm.loaded
     if any(settings.is_set(name) for name in settings if name in _RUN or not name.startswith("VM_")):
@@ -52,7 +52,7 @@ def remember_accepted(vm: Machine) -> None:
                 trust.allow(each.path, each.data, vm.environ)
 
 
-def qemu(vm: Machine) -> str:
+def qemu(vm: BaseMachine) -> str:
     """Path of the QEMU to run; a relative name with a slash is below the machine's directory.
 
     Raises:
@@ -61,12 +61,12 @@ def qemu(vm: Machine) -> str:
     return _find(vm, "VM_QEMU_BIN")
 
 
-def qemu_img(vm: Machine) -> str:
+def qemu_img(vm: BaseMachine) -> str:
     """Path of the qemu-img to run; as `qemu`."""
     return _find(vm, "VM_QEMU_IMG")
 
 
-def named(vm: Machine, variable: str) -> str:
+def named(vm: BaseMachine, variable: str) -> str:
     """Path of the program that VM_QEMU_BIN or VM_QEMU_IMG names, whether or not it may be run.
 
     Raises:
@@ -75,7 +75,7 @@ def named(vm: Machine, variable: str) -> str:
     return programs.find(vm.settings.text(variable), environ=vm.environ, directory=vm.directory)
 
 
-def looking(vm: Machine, variable: str) -> tuple[str, Problem | None]:
+def looking(vm: BaseMachine, variable: str) -> tuple[str, Problem | None]:
     """Path of the program for a command that may not run the named one, and the warning about it.
 
     The warning is None if it is the same program.
@@ -103,7 +103,7 @@ def looking(vm: Machine, variable: str) -> tuple[str, Problem | None]:
     return path, Problem(*settings.origin(variable).place, what, hint, variable)
 
 
-def _find(vm: Machine, variable: str) -> str:
+def _find(vm: BaseMachine, variable: str) -> str:
     settings = vm.settings
     if settings.may_run(variable):
         return named(vm, variable)

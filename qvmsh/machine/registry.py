@@ -23,7 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, MutableMapping, Sequence
 
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
 NEWS = "QVM_NEWS"
@@ -77,10 +77,10 @@ class Known:
 
     def name_now(self, environ: Mapping[str, str]) -> str:
         """What the machine is called now; the noted name where its configuration cannot be read."""
-        from qvmsh.machine.machine import Machine
+        from qvmsh.machine.machine import BaseMachine
 
         try:
-            return Machine(self.directory, environ=environ).loaded["VM_MACHINE_NAME"] or self.name
+            return BaseMachine(self.directory, environ=environ).loaded["VM_MACHINE_NAME"] or self.name
         except (QvmError, OSError, KeyError):
             return self.name
 
@@ -141,7 +141,7 @@ def directories(environ: Mapping[str, str]) -> list[str]:
     return [each.directory for each in rows(environ) if each.is_there]
 
 
-def remember(vm: Machine) -> None:
+def remember(vm: BaseMachine) -> None:
     """Record that `vm` was used under its name; failing to write the list is not an error."""
     directory = os.path.realpath(vm.directory)
     if "\n" in directory:
@@ -197,7 +197,7 @@ def _rewrite(environ: Mapping[str, str], change: Callable[[list[Known]], list[Kn
 
 def labels(directory: str, environ: Mapping[str, str]) -> list[str]:
     """The words of VM_LABELS, also where another part of the configuration is wrong."""
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
     try:
         if os.geteuid() == 0:
@@ -208,12 +208,12 @@ def labels(directory: str, environ: Mapping[str, str]) -> list[str]:
 
                 found: list[str] = as_owner.look(directory, account, environ)["labels"]
                 return found
-        return labels_of(Machine(directory, environ=environ))
+        return labels_of(BaseMachine(directory, environ=environ))
     except QvmError:
         return []
 
 
-def labels_of(vm: Machine) -> list[str]:
+def labels_of(vm: BaseMachine) -> list[str]:
     """The same of a machine that has perhaps been read already."""
     try:
         return vm.loaded.words("VM_LABELS")

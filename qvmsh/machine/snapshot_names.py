@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 NEW = ".qvm-new"
 """Suffix of the snapshot that is taken before one of the same name is replaced."""
@@ -18,7 +18,7 @@ INTERNAL = (NEW, ".qvm-back")
 """Names that qvm uses itself while it works."""
 
 
-def require_name(vm: Machine, name: str) -> None:
+def require_name(vm: BaseMachine, name: str) -> None:
     """Refuse names that QEMU's tools would take for something else, and those that nobody could type.
 
     Raises:
@@ -43,7 +43,7 @@ def require_name(vm: Machine, name: str) -> None:
     raise UsageError(f"{shown} cannot be the name of a snapshot: {why}", machine=vm.name, hint=hint)
 
 
-def unknown(vm: Machine, name: str, there: Iterable[str]) -> StateError:
+def unknown(vm: BaseMachine, name: str, there: Iterable[str]) -> StateError:
     """The error for a snapshot that is not there; it names those that are."""
     names = sorted(each for each in there if not each.endswith(INTERNAL))
     return StateError(

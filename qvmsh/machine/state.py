@@ -19,7 +19,7 @@ from qvmsh.qemu import qmp
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from qvmsh.machine.launch_record import LaunchRecord
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 STOPPED = "stopped"
 """No QEMU, and the last one ended cleanly."""
@@ -116,7 +116,7 @@ class Observation:
         return self.status in SPOILT
 
 
-def observe(vm: Machine) -> Observation:
+def observe(vm: BaseMachine) -> Observation:
     """Read the state of `vm`; takes at most about `GREETING_S` where QEMU does not answer."""
     try:
         pid = locks.holder(vm.files.pid_file)
@@ -156,7 +156,7 @@ def observe(vm: Machine) -> Observation:
     return Observation(kind, detail, pid, note, status=status)
 
 
-def _loading(vm: Machine, pid: int, note: LaunchRecord) -> Observation:
+def _loading(vm: BaseMachine, pid: int, note: LaunchRecord) -> Observation:
     """A guest into which a `start` is loading a state, or was when it was killed."""
     by = locks.working(vm.files.work_lock)
     if by and by.what.partition(" ")[0] in ("start", "run", "snapshot"):
@@ -184,7 +184,7 @@ def _loading(vm: Machine, pid: int, note: LaunchRecord) -> Observation:
     )
 
 
-def _without_process(vm: Machine, note: LaunchRecord | None) -> Observation:
+def _without_process(vm: BaseMachine, note: LaunchRecord | None) -> Observation:
     by = locks.working(vm.files.work_lock)
     is_other = by is not None and by.pid != os.getpid()
     if by and is_other and by.what.partition(" ")[0] in ("start", "run"):
@@ -206,7 +206,7 @@ def _without_process(vm: Machine, note: LaunchRecord | None) -> Observation:
     )
 
 
-def _without_pid_file(vm: Machine, note: LaunchRecord | None) -> Observation:
+def _without_pid_file(vm: BaseMachine, note: LaunchRecord | None) -> Observation:
     """No pid file means stopped, unless QEMU runs and the file, or `.qvm`, was removed.
 
     QEMU removes the file of that name at its end, even another run's; so may a person. The process still
@@ -227,7 +227,7 @@ def _without_pid_file(vm: Machine, note: LaunchRecord | None) -> Observation:
     )
 
 
-def _accounts(vm: Machine) -> set[int]:
+def _accounts(vm: BaseMachine) -> set[int]:
     """Whose QEMU may be the machine's: the caller's, and that of the directory's, or the machine's, owner."""
     found = {os.geteuid(), os.stat(vm.directory).st_uid}
     if found == {0}:
@@ -240,7 +240,7 @@ def _accounts(vm: Machine) -> set[int]:
     return found
 
 
-def _rebuilt(vm: Machine, pid: int) -> LaunchRecord:
+def _rebuilt(vm: BaseMachine, pid: int) -> LaunchRecord:
     """What a launch chose, from the arguments of its QEMU: for a machine whose record was removed."""
     from qvmsh.machine import identity
 
@@ -258,7 +258,7 @@ def _rebuilt(vm: Machine, pid: int) -> LaunchRecord:
     )
 
 
-def _silent(vm: Machine, pid: int, note: LaunchRecord, error: Exception) -> Observation:
+def _silent(vm: BaseMachine, pid: int, note: LaunchRecord, error: Exception) -> Observation:
     """Say why the monitor of an existing QEMU process does not answer."""
     if process.is_stopped(pid):
         return _frozen(pid)
@@ -305,18 +305,18 @@ def is_qemu(pid: int) -> bool:
     return bool(argv) and ("-pidfile" in argv or "qemu" in os.path.basename(argv[0]))
 
 
-def _foreign(vm: Machine) -> Observation:
+def _foreign(vm: BaseMachine) -> Observation:
     who = process.user_name(os.lstat(vm.files.state).st_uid)
     detail = f"it is {who}'s machine: you may not use it"
     return Observation(BROKEN, detail, hint=f"run this as {who} or as root")
 
 
-def require_live(vm: Machine, what: str) -> tuple[int, LaunchRecord]:
+def require_live(vm: BaseMachine, what: str) -> tuple[int, LaunchRecord]:
     """`require` of what is observed now, in any state in which there is a QEMU."""
     return require(vm, observe(vm), what)
 
 
-def require(vm: Machine, seen: Observation, what: str, *kinds: str) -> tuple[int, LaunchRecord]:
+def require(vm: BaseMachine, seen: Observation, what: str, *kinds: str) -> tuple[int, LaunchRecord]:
     """Pid and launch record of the QEMU of a machine that is in one of the states `kinds` (none: in any).
 
     Raises:
@@ -327,7 +327,7 @@ def require(vm: Machine, seen: Observation, what: str, *kinds: str) -> tuple[int
     return seen.pid, seen.note
 
 
-def require_off(vm: Machine, seen: Observation, what: str, hint: str = "`qvm stop` first") -> None:
+def require_off(vm: BaseMachine, seen: Observation, what: str, hint: str = "`qvm stop` first") -> None:
     """Refuse a machine that has a QEMU."""
     if seen.is_live:
         is_start = what in ("start", "run")
@@ -337,14 +337,16 @@ def require_off(vm: Machine, seen: Observation, what: str, hint: str = "`qvm sto
         )  # fmt: skip
 
 
-def require_lasting(vm: Machine, seen: Observation, what: str, lost: str = "its changes are lost") -> None:
+def require_lasting(
+    vm: BaseMachine, seen: Observation, what: str, lost: str = "its changes are lost"
+) -> None:
     """Refuse a disposable run."""
     if seen.is_live and seen.note is not None and seen.note.disposable:
         why = f"it is disposable, {lost} when it stops"
         raise StateError(f"cannot {what}: {why}", machine=vm.name, hint="`qvm stop` it first")
 
 
-def reachable(vm: Machine, what: str) -> tuple[int, LaunchRecord]:
+def reachable(vm: BaseMachine, what: str) -> tuple[int, LaunchRecord]:
     """As `require_live`, but does not ask QEMU: for a command whose own question reveals as much."""
     try:
         pid, note = locks.holder(vm.files.pid_file), launch_record.read(vm.files)
@@ -355,7 +357,7 @@ def reachable(vm: Machine, what: str) -> tuple[int, LaunchRecord]:
     return pid, note
 
 
-def require_sound(vm: Machine, seen: Observation, what: str) -> None:
+def require_sound(vm: BaseMachine, seen: Observation, what: str) -> None:
     """Refuse to resume or save a guest whose memory and disks may not fit together.
 
     Raises:
@@ -370,7 +372,7 @@ def require_sound(vm: Machine, seen: Observation, what: str) -> None:
         )
 
 
-def not_in_state(vm: Machine, seen: Observation, what: str, required: str) -> QvmError:
+def not_in_state(vm: BaseMachine, seen: Observation, what: str, required: str) -> QvmError:
     """The error for a command that needs another state than `seen`."""
     if seen.kind == required == RUNNING and seen.detail:  # runs, but there is something about it
         return StateError(f"cannot {what}: {seen.detail}", machine=vm.name, hint=seen.hint, actual=seen.kind)
@@ -397,7 +399,7 @@ def _way_on(seen: Observation, required: str) -> str | None:
     return None if seen.is_live else "`qvm start` starts it"
 
 
-def has_ssh(vm: Machine, note: LaunchRecord) -> bool:
+def has_ssh(vm: BaseMachine, note: LaunchRecord) -> bool:
     """True if the guest is ready once its ssh answers; False if it is as soon as QEMU runs."""
     if not note.ssh_port or note.ready == "none":
         return False
@@ -407,7 +409,7 @@ def has_ssh(vm: Machine, note: LaunchRecord) -> bool:
         return True
 
 
-def has_ended(vm: Machine, error: QmpError) -> bool:
+def has_ended(vm: BaseMachine, error: QmpError) -> bool:
     """True if the failure is due to QEMU's end; its monitor closes before its process ends."""
     if error.error_class is not None:  # its own refusal
         return False
@@ -428,7 +430,7 @@ class Answering:
         kinds: what a silent QEMU raises in the block.
     """
 
-    def __init__(self, vm: Machine, *kinds: type[OSError]) -> None:
+    def __init__(self, vm: BaseMachine, *kinds: type[OSError]) -> None:
         self._vm = vm
         self._kinds = kinds or (OSError,)
 
@@ -440,7 +442,7 @@ class Answering:
             raise silent(self._vm) from None
 
 
-def silent(vm: Machine) -> QvmError:
+def silent(vm: BaseMachine) -> QvmError:
     """The error for a QEMU that did not answer: observes the machine again."""
     seen = observe(vm)
     return QmpError(f"the monitor does not answer: it is {seen}", machine=vm.name, hint=seen.hint)

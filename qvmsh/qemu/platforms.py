@@ -27,7 +27,6 @@ class Platform:
         display: devices instead of VGA, keyboard and mouse of a PC.
         cdrom: device of a CD drive; `scsi-cd` needs a controller.
         tpm: device of a TPM; None if there is none.
-        has_isa: a second UART is possible.
         ide_units: how many devices each of the machine's own IDE buses takes.
     """
 
@@ -36,7 +35,6 @@ class Platform:
     display: tuple[str, ...] = ()
     cdrom: str = "scsi-cd"
     tpm: str | None = None
-    has_isa: bool = False
     ide_units: int = 2
 
     def virtio(self, kind: str) -> str:
@@ -44,7 +42,7 @@ class Platform:
         return f"virtio-{kind}-{self.transport}"
 
 
-PC = Platform(vga="std", cdrom="ide-cd", tpm="tpm-tis", has_isa=True)
+PC = Platform(vga="std", cdrom="ide-cd", tpm="tpm-tis")
 Q35 = replace(PC, ide_units=1)
 VIRT = Platform(display=("virtio-gpu-pci", "virtio-keyboard-pci", "virtio-tablet-pci"), tpm="tpm-tis-device")
 PSERIES = Platform(vga="std", tpm="tpm-spapr")
@@ -58,7 +56,7 @@ def of(architecture: str, machine: str) -> Platform:
         if kind != "microvm":
             return Q35 if "q35" in kind else PC
         has_pci = "pcie=on" in properties.split(",")
-        return Platform(transport="pci" if has_pci else "device", has_isa=True)
+        return Platform(transport="pci" if has_pci else "device")
     if kind == "virt" or kind.startswith("virt-"):
         return VIRT if architecture in ("aarch64", "arm") else Platform(display=VIRT.display)
     return PSERIES if kind.startswith("pseries") else OTHER

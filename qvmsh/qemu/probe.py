@@ -215,7 +215,7 @@ class Prober:
 
     def supported(self) -> list[str]:
         """The accelerators that this QEMU was built with (`-accel help`)."""
-        ended, output = self._run(["-accel", "help"], TCG_DEADLINE_S, is_output_wanted=True)
+        ended, output = self._run(["-accel", "help"], TCG_DEADLINE_S)
         self.io.trace(f"{self.qemu_bin} -accel help: {' '.join(output.split())} ({ended})")
         return output.split("\n")[1:]
 
@@ -253,13 +253,7 @@ class Prober:
         )
 
     def _run(
-        self,
-        words: Sequence[str],
-        timeout_s: float,
-        *,
-        fds: Sequence[int] = (),
-        sent: bytes = b"",
-        is_output_wanted: bool = False,
+        self, words: Sequence[str], timeout_s: float, *, fds: Sequence[int] = (), sent: bytes = b""
     ) -> tuple[Ended, str]:
         """Run QEMU until it ends or `timeout_s` passes; it is gone when this returns or raises."""
         import subprocess

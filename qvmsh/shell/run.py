@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qvmsh.io import Io
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:,+%")
 """The characters that xonsh passes on unchanged."""
@@ -71,7 +71,7 @@ class Wanted:
         return self.is_xonsh or path.endswith(".xsh")
 
 
-def run(vm: Machine | None, io: Io, wanted: Wanted) -> int:
+def run(vm: BaseMachine | None, io: Io, wanted: Wanted) -> int:
     """Open the prompt, or run a script or code; returns the exit status.
 
     Raises:

@@ -40,11 +40,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from qvmsh.machine.launch_record import LaunchRecord
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
 @log.failures
-def archive(vm: Machine, wish: Wish) -> Archived:
+def archive(vm: BaseMachine, wish: Wish) -> Archived:
     """Archive the machine; see `commands.archive`.
 
     Raises:
@@ -90,7 +90,7 @@ def _telling_what_is_left(job: Job) -> Iterator[None]:
         raise
 
 
-def _require_sense(vm: Machine, wish: Wish) -> None:
+def _require_sense(vm: BaseMachine, wish: Wish) -> None:
     if wish.compress_base and not wish.compress:
         raise UsageError("archive: --compress-base needs --compress", machine=vm.name)
     if wish.drop_snapshots and not wish.is_create:
@@ -226,7 +226,7 @@ def _require_place(job: Job, found: Sequence[Drive], *, is_roomy: bool) -> None:
         job.require_room(paths)
 
 
-def _forget(vm: Machine, names: Sequence[str]) -> None:
+def _forget(vm: BaseMachine, names: Sequence[str]) -> None:
     """Remove the metadata of snapshots that were in the overlay only."""
     disks = [each for each in volumes.configured(vm) if each.format == "qcow2"]
     left = {tag.name for each in disks for tag in chain.snapshots_in(each.path, each.format)}
@@ -342,7 +342,9 @@ def _copy(job: Job, note: LaunchRecord, writer: Writer, *, is_held: bool) -> cha
     return tracking
 
 
-def _remove_old_bitmaps(vm: Machine, note: LaunchRecord, writer: Writer, tracking: changes.Tracking) -> None:
+def _remove_old_bitmaps(
+    vm: BaseMachine, note: LaunchRecord, writer: Writer, tracking: changes.Tracking
+) -> None:
     with (
         contextlib.suppress(QmpError),
         conversation.session(vm, note) as qemu,

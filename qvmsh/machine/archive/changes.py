@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from qvmsh.machine.archive.drives import Drive
     from qvmsh.machine.archive.model import Archive, Point
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
     from qvmsh.qemu.session import Session
 
 NODE = "qvm-changes"
@@ -49,12 +49,12 @@ def tag_id(tag: dict[str, Any]) -> str:
     return f"{tag['id']} {tag['name']} {tag['date-sec']}.{tag['date-nsec']:09}"
 
 
-def staged(vm: Machine, suffix: str) -> str:
+def staged(vm: BaseMachine, suffix: str) -> str:
     """A path in `.qvm` for a temporary file; `clear_staged` removes it after a kill."""
     return os.path.join(vm.files.state, f"{STAGED}{os.getpid()}-{secrets.token_hex(4)}{suffix}")
 
 
-def clear_staged(vm: Machine) -> None:
+def clear_staged(vm: BaseMachine) -> None:
     """Remove such files of killed commands, and their unfinished journals."""
     kinds = [
         os.path.basename(path) + ".part" for path in (vm.files.archive_journal, vm.files.snapshot_journal)
@@ -71,7 +71,7 @@ def bitmap_of(id: str, role: str) -> str:
     return f"{bitmaps.BITMAP}{id}-{role}"
 
 
-def clear(vm: Machine, qemu: Session) -> None:
+def clear(vm: BaseMachine, qemu: Session) -> None:
     """End in QEMU what a killed `archive` left there: backup jobs, their nodes, inconsistent bitmaps."""
     for job in qemu.execute("query-jobs"):
         if job["id"].startswith(NODE):
@@ -85,7 +85,7 @@ def clear(vm: Machine, qemu: Session) -> None:
     clear_staged(vm)
 
 
-def clear_running(vm: Machine) -> None:
+def clear_running(vm: BaseMachine) -> None:
     """`clear` with a conversation of its own; nothing is left of a QEMU that has ended.
 
     Raises:
@@ -101,7 +101,7 @@ def clear_running(vm: Machine) -> None:
             raise
 
 
-def _end(vm: Machine, qemu: Session, job: str) -> None:
+def _end(vm: BaseMachine, qemu: Session, job: str) -> None:
     """Cancel a job and wait until it is gone."""
     with contextlib.suppress(QmpError), qemu.listen("JOB_STATUS_CHANGE") as events:
         with contextlib.suppress(QmpError):
@@ -129,7 +129,7 @@ class Tracking:
     """
 
     def __init__(
-        self, vm: Machine, qemu: Session, archive: Archive, stored: dict[str, int], own: str
+        self, vm: BaseMachine, qemu: Session, archive: Archive, stored: dict[str, int], own: str
     ) -> None:
         self.vm = vm
         self.qemu = qemu

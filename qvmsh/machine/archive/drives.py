@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
     from qvmsh.machine.storage.volumes import Volume
 
 MAIN, UEFI = "main", "uefi"
@@ -48,7 +48,7 @@ class Drive:
         return os.path.basename(self.path)
 
 
-def of(vm: Machine) -> list[Drive]:
+def of(vm: BaseMachine) -> list[Drive]:
     """The disks that the configuration names; its own comes first.
 
     Raises:
@@ -60,12 +60,12 @@ def of(vm: Machine) -> list[Drive]:
     return _named(vm, volumes.configured(vm))
 
 
-def named(vm: Machine) -> list[Drive]:
+def named(vm: BaseMachine) -> list[Drive]:
     """As `of`, whether they are there or not; roles do not depend on that either."""
     return _named(vm, volumes.configured(vm, is_to_come=True))
 
 
-def _named(vm: Machine, disks_of_vm: list[Volume]) -> list[Drive]:
+def _named(vm: BaseMachine, disks_of_vm: list[Volume]) -> list[Drive]:
     """Disks with their roles.
 
     The firmware's code, which a flash chip only reads, is the host's, and no disk of the machine.
@@ -93,7 +93,7 @@ def _why_left_out(disk: Volume) -> str:
     return _no_file(disk.path)
 
 
-def live(vm: Machine, blocks: Sequence[dict[str, Any]]) -> list[Drive]:
+def live(vm: BaseMachine, blocks: Sequence[dict[str, Any]]) -> list[Drive]:
     """The disks that a running QEMU writes to, by what it says (`query-block`), with their roles.
 
     Raises:
@@ -133,7 +133,7 @@ def same(one: str, other: str) -> bool:
         return False
 
 
-def below(vm: Machine, drive: Drive) -> list[tuple[str, str]]:
+def below(vm: BaseMachine, drive: Drive) -> list[tuple[str, str]]:
     """What a disk is backed by, the nearest first: path and format of each layer.
 
     Raises:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qvmsh.machine.archive.stores import Store
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 ROOM_BYTES = 1 << 20
 """What must stay free."""
@@ -39,7 +39,7 @@ class Wish:
 class Job:
     """What one call works with."""
 
-    vm: Machine
+    vm: BaseMachine
     wish: Wish
     index: ArchiveIndex
     said: list[str] = field(default_factory=list)

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from qvmsh.machine.archive.drives import Drive
     from qvmsh.machine.journal import Journal, Record
     from qvmsh.machine.launch_record import LaunchRecord
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
     from qvmsh.qemu.session import Session
 
 PATIENCE_S = 10.0
@@ -68,7 +68,7 @@ class LiveCopy:
 
     def __init__(
         self,
-        vm: Machine,
+        vm: BaseMachine,
         note: LaunchRecord,
         qemu: Session,
         drives: Sequence[Drive],
@@ -212,7 +212,7 @@ def join(journal: Journal, *, is_running: bool, qemu: Session | None = None) -> 
     return _join_off(journal)
 
 
-def _require_own(vm: Machine, record: Record) -> None:
+def _require_own(vm: BaseMachine, record: Record) -> None:
     """Another account may write to the journal: what it names must be overlays of an archive."""
     if all(_NAME.fullmatch(overlay.file) and _is_file(vm, overlay.file) for overlay in record.overlays):
         return
@@ -223,7 +223,7 @@ def _require_own(vm: Machine, record: Record) -> None:
     )
 
 
-def _is_file(vm: Machine, name: str) -> bool:
+def _is_file(vm: BaseMachine, name: str) -> bool:
     try:
         return stat.S_ISREG(os.lstat(os.path.join(vm.directory, name)).st_mode)
     except FileNotFoundError:

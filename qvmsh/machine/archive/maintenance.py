@@ -17,12 +17,12 @@ from qvmsh.machine.archive.model import PART, Archive, Point
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 OTHER_STATE = "`qvm archive --list` shows the other states; `qvm archive --full` makes a whole one"
 
 
-def index_of(vm: Machine) -> ArchiveIndex:
+def index_of(vm: BaseMachine) -> ArchiveIndex:
     """The machine's archives."""
     settings = vm.settings
     return ArchiveIndex(
@@ -30,13 +30,13 @@ def index_of(vm: Machine) -> ArchiveIndex:
     )
 
 
-def layer_names(vm: Machine) -> tuple[str, str]:
+def layer_names(vm: BaseMachine) -> tuple[str, str]:
     """How its base and its overlay are called."""
     settings = vm.settings
     return settings.text("VM_SNAPSHOT_BASENAME"), settings.text("VM_SNAPSHOT_BACKINGNAME")
 
 
-def sweep(vm: Machine, index: ArchiveIndex) -> None:
+def sweep(vm: BaseMachine, index: ArchiveIndex) -> None:
     """Remove what killed commands left in the store; the caller holds the work lock."""
     store = index.store
     for folder in store.folders():
@@ -60,13 +60,13 @@ def sweep(vm: Machine, index: ArchiveIndex) -> None:
     changes.clear_staged(vm)
 
 
-def warn_of_unreadable(vm: Machine, index: ArchiveIndex) -> None:
+def warn_of_unreadable(vm: BaseMachine, index: ArchiveIndex) -> None:
     """Tell of archives that cannot be read; they are left alone."""
     for error in index.unreadable:
         vm.io.warn(f"{vm.name}: {error.what}")
 
 
-def sweep_near(vm: Machine, state: str) -> str:
+def sweep_near(vm: BaseMachine, state: str) -> str:
     """`sweep` where the archives are on this host; elsewhere the next archive does it.
 
     Args:
@@ -89,7 +89,7 @@ def sweep_near(vm: Machine, state: str) -> str:
 
 
 def require_whole(
-    vm: Machine, index: ArchiveIndex, archive: Archive, point: Point, read: set[str] | None = None
+    vm: BaseMachine, index: ArchiveIndex, archive: Archive, point: Point, read: set[str] | None = None
 ) -> int:
     """Read back all that a state consists of and compare the checksums; returns how many bytes.
 

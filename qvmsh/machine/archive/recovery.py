@@ -9,7 +9,7 @@ from qvmsh.machine.create import layers
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from qvmsh.machine.journal import Journal, Record
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
 def recover(journal: Journal) -> str:
@@ -24,6 +24,6 @@ def recover(journal: Journal) -> str:
     return f"was cleaned up: {', '.join(filter(None, (joined, removed)))}"
 
 
-def left(vm: Machine, record: Record) -> tuple[str, str | None]:  # as `work.recovery` asks
+def left(vm: BaseMachine, record: Record) -> tuple[str, str | None]:  # as `work.recovery` asks
     """See `work.recovery`."""
     return "", None

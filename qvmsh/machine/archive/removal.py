@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from qvmsh.machine.archive.index import ArchiveIndex
     from qvmsh.machine.archive.job import Wish
     from qvmsh.machine.archive.model import Archive, Point
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 _MACHINE = (".vmrc", ".qvm")
 """The files of an archive that is used as a machine in place."""
 
 
-def rotate(vm: Machine, index: ArchiveIndex, wish: Wish, made: tuple[str, str]) -> list[str]:
+def rotate(vm: BaseMachine, index: ArchiveIndex, wish: Wish, made: tuple[str, str]) -> list[str]:
     """Remove old states, as --keep and --keep-days ask, never the last good one; returns which.
 
     Args:
@@ -95,7 +95,7 @@ def _going(every: Sequence[Archive], kept: set[tuple[str, str]]) -> list[tuple[A
 
 
 @log.failures
-def delete(vm: Machine, word: str) -> Deleted:
+def delete(vm: BaseMachine, word: str) -> Deleted:
     """Remove one archived state, or an archive with all its states.
 
     Args:
@@ -120,7 +120,7 @@ def delete(vm: Machine, word: str) -> Deleted:
     return Deleted(vm.name, removed)
 
 
-def _named(vm: Machine, index: ArchiveIndex, word: str) -> tuple[Archive, list[Point]]:
+def _named(vm: BaseMachine, index: ArchiveIndex, word: str) -> tuple[Archive, list[Point]]:
     """The archive that a word names in full, and those of its states that are meant."""
     folder, _, stamp = os.path.normpath(word).partition("/")
     every = index.archives()
@@ -145,7 +145,7 @@ def _by_age(archives: Iterable[Archive]) -> list[tuple[Archive, Point]]:
     return sorted(((each, point) for each in archives for point in each.done), key=lambda pair: pair[1].order)
 
 
-def _require_none_above(vm: Machine, archive: Archive, gone: Sequence[Point]) -> None:
+def _require_none_above(vm: BaseMachine, archive: Archive, gone: Sequence[Point]) -> None:
     """Refuse to remove what later states are based on."""
     above = []
     for point in archive.done:
@@ -162,7 +162,7 @@ def _require_none_above(vm: Machine, archive: Archive, gone: Sequence[Point]) ->
 
 
 def _require_other(
-    vm: Machine, index: ArchiveIndex, archive: Archive, gone: Sequence[Point], word: str
+    vm: BaseMachine, index: ArchiveIndex, archive: Archive, gone: Sequence[Point], word: str
 ) -> None:
     """Refuse to remove the last good state.
 
@@ -219,7 +219,7 @@ def _files_of(archive: Archive, gone: Sequence[Point]) -> set[str]:
     return names - {part.name for part in archive.parts(staying)} if staying else names
 
 
-def _obstacle(vm: Machine, index: ArchiveIndex, archive: Archive, gone: Sequence[Point]) -> str:
+def _obstacle(vm: BaseMachine, index: ArchiveIndex, archive: Archive, gone: Sequence[Point]) -> str:
     """Why files of an archive must stay, "" if not: its folder or its files are in use."""
     is_all = len(gone) == len(archive.points)
     names = _files_of(archive, gone)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from typing import IO
 
     from qvmsh.machine.archive.drives import Drive
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 SETTINGS = "settings"
 SMALL_BYTES = 64 << 20
@@ -48,7 +48,6 @@ FOLDER = "it is a folder"
 
 STATE = (os.path.join(".qvm", "tpm", ""), os.path.join(".qvm", "snapshots.json"))
 """What belongs to the disks of the same moment: the TPM's keys, the snapshots' metadata."""
-UUID = os.path.join(".qvm", "uuid")
 
 _PASSING = ("running", "qemu.pid", "work.lock", "wait.lock", "settled", "log")
 _NOT_THE_MACHINE = ("VM_LOG", "VM_ERRLOG", "VM_ARCHIVE", "VM_HOME", "VM_CONFIG", "VM_GLOBAL_CONFIG", "VM_LIB")
@@ -64,7 +63,7 @@ class Settings:
     left_out: list[tuple[str, str]] = field(default_factory=list)
 
 
-def gather(vm: Machine, disks: Sequence[Drive], others: Sequence[str] = ()) -> Settings:
+def gather(vm: BaseMachine, disks: Sequence[Drive], others: Sequence[str] = ()) -> Settings:
     """What is taken and what is not.
 
     Args:
@@ -98,7 +97,7 @@ def gather(vm: Machine, disks: Sequence[Drive], others: Sequence[str] = ()) -> S
     return found
 
 
-def is_known(vm: Machine, name: str) -> bool:
+def is_known(vm: BaseMachine, name: str) -> bool:
     """True for a file that the machine's settings name, or in `.qvm`."""
     path = os.path.normpath(os.path.join(vm.directory, name))
     known = {*_named(vm), *(os.path.normpath(each.path) for each in drives.named(vm))}
@@ -118,7 +117,7 @@ def is_lasting(name: str) -> bool:
     )  # fmt: skip
 
 
-def pack(vm: Machine, names: Sequence[str], file: IO[bytes], *, without: str = "") -> None:
+def pack(vm: BaseMachine, names: Sequence[str], file: IO[bytes], *, without: str = "") -> None:
     """Write the tar.
 
     Args:
@@ -167,7 +166,7 @@ def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         yield member
 
 
-def is_same(vm: Machine, names: Sequence[str], file: IO[bytes]) -> bool:
+def is_same(vm: BaseMachine, names: Sequence[str], file: IO[bytes]) -> bool:
     """True if a tar of `pack` holds just these files, with what is in them now."""
     found = {}
     try:
@@ -233,7 +232,7 @@ def unpack(path: str, place: Callable[[str], str | None], label: str) -> None:
 # What the settings name
 
 
-def _kept(vm: Machine) -> Iterator[str]:
+def _kept(vm: BaseMachine) -> Iterator[str]:
     """The files of `.qvm` that last."""
     for folder, names, files in os.walk(vm.files.state):
         inside = os.path.relpath(folder, vm.directory)
@@ -245,7 +244,7 @@ def _kept(vm: Machine) -> Iterator[str]:
         )
 
 
-def _named(vm: Machine) -> list[str]:
+def _named(vm: BaseMachine) -> list[str]:
     """Every path that a setting may mean, whether it is one or not."""
     found: list[str] = []
     for name in vm.settings:
@@ -262,7 +261,7 @@ def _named(vm: Machine) -> list[str]:
     return [os.path.normpath(os.path.join(vm.directory, each)) for each in found if each and "\0" not in each]
 
 
-def _media(vm: Machine) -> list[str]:
+def _media(vm: BaseMachine) -> list[str]:
     """The files besides disks that the guest reads, according to the settings."""
     names = ("VM_CDROM", "VM_KERNEL", "VM_INITRD", "VM_INCLUDE")
     found = [vm.settings.path(name) for name in names if name in vm.settings]
@@ -275,13 +274,13 @@ def _media(vm: Machine) -> list[str]:
     return [os.path.normpath(os.path.join(vm.directory, each)) for each in found if each]
 
 
-def _shares(vm: Machine) -> list[str]:
+def _shares(vm: BaseMachine) -> list[str]:
     """The folders of the host that the guest sees."""
     found = [pairs(value).get("path", "") for option, value in _options(vm) if option in ("virtfs", "fsdev")]
     return [os.path.normpath(os.path.join(vm.directory, each)) for each in found if each]
 
 
-def _options(vm: Machine) -> list[tuple[str, str]]:
+def _options(vm: BaseMachine) -> list[tuple[str, str]]:
     """The words for QEMU in pairs: an option without its dashes, and the word behind it."""
     words = [*vm.settings.words("VM_QEMU_ARGS"), *vm.settings.words("VM_QEMU_EXTRA")]
     return [(word.lstrip("-"), value) for word, value in itertools.pairwise(words) if word.startswith("-")]

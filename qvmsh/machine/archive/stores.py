@@ -26,14 +26,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 TEXT_BYTES = 16 << 20
 """No manifest is larger."""
 _URL = re.compile(r"ssh://(?:([^@/]+)@)?(\[[^]]+\]|[^:/]+)(?::(\d+))?(/.*)?")
 
 
-def of(vm: Machine) -> Store:
+def of(vm: BaseMachine) -> Store:
     """The store that VM_ARCHIVE names; the machine's own directory where it is not set.
 
     Raises:
@@ -46,7 +46,7 @@ def of(vm: Machine) -> Store:
     return Folder(vm.settings.located(where) or vm.directory)
 
 
-def require_mounted(vm: Machine) -> None:
+def require_mounted(vm: BaseMachine) -> None:
     """Refuse to archive into a mount point on which nothing is mounted, as /etc/fstab has it.
 
     Raises:

@@ -21,7 +21,7 @@ from qvmsh.images import builtin
 from qvmsh.machine import identity, registry
 from qvmsh.machine.create import seed
 from qvmsh.machine.journal import Kind
-from qvmsh.machine.machine import Machine
+from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.work import creation_folder
 from qvmsh.qemu import programs, qemuimg
 
@@ -55,7 +55,7 @@ class Wish:
     machine_id: str | None = None
 
 
-def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Machine:
+def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> BaseMachine:
     """Create the machine `directory` and return it; it is not started.
 
     Raises:
@@ -73,7 +73,7 @@ def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Ma
         with creation_folder.Folder(Kind.CREATE, final, environ) as folder:
             part = folder.path
             os.chmod(part, 0o755)  # noqa: S103  # as mkdir would
-            Machine(part, environ=environ).state_folder()
+            BaseMachine(part, environ=environ).state_folder()
             _images(part, name, source, io)
             if is_builtin:
                 make_key(part, name)
@@ -85,7 +85,7 @@ def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Ma
             raise UsageError(f"create: another command has just created {name}") from None
         raise QvmError(f"cannot create {name}: {error.strerror}", hint="nothing was left behind") from error
     host_files.sync_folder(os.path.dirname(final))
-    vm = Machine(final, io=io, environ=environ)
+    vm = BaseMachine(final, io=io, environ=environ)
     registry.remember(vm)
     return vm
 
@@ -115,7 +115,7 @@ def _require_right(part: str, final: str, environ: Mapping[str, str]) -> None:
     ConfigError: it is wrong; the error has the machine's final name.
     """
     try:
-        Machine(part, environ=environ).settings  # noqa: B018
+        BaseMachine(part, environ=environ).settings  # noqa: B018
     except ConfigError as error:
         inner, outer = files.shown(part), files.shown(final)
         error.what = error.what.replace(inner, outer)

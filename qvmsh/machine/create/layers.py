@@ -22,13 +22,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
 class Layers:
     """The paths of the three layers of a machine."""
 
-    def __init__(self, vm: Machine) -> None:
+    def __init__(self, vm: BaseMachine) -> None:
         settings = vm.settings
         self.seed, self.base, self.overlay = (
             os.path.join(vm.directory, settings.text(f"VM_SNAPSHOT_{which}FILENAME"))
@@ -37,7 +37,7 @@ class Layers:
         self.format = settings.text("VM_FMT")
 
 
-def require_layers(vm: Machine, what: str) -> None:
+def require_layers(vm: BaseMachine, what: str) -> None:
     """Refuse what needs base and overlay where VM_USE_SNAPSHOTS=no."""
     if not vm.settings.boolean("VM_USE_SNAPSHOTS"):
         raise UsageError(
@@ -47,7 +47,7 @@ def require_layers(vm: Machine, what: str) -> None:
         )
 
 
-def init(vm: Machine, *, clobber_base: bool, clobber_overlay: bool, is_dry: bool) -> list[str]:
+def init(vm: BaseMachine, *, clobber_base: bool, clobber_overlay: bool, is_dry: bool) -> list[str]:
     """Make base from seed and an empty overlay on it; return what was (or would be) done.
 
     Raises:
@@ -78,7 +78,7 @@ def init(vm: Machine, *, clobber_base: bool, clobber_overlay: bool, is_dry: bool
     return [_describe(step, layers) for step in steps]
 
 
-def _plan(vm: Machine, layers: Layers, clobber_base: bool, clobber_overlay: bool) -> list[str]:
+def _plan(vm: BaseMachine, layers: Layers, clobber_base: bool, clobber_overlay: bool) -> list[str]:
     """The steps that are needed and allowed."""
     has_seed, has_base, has_overlay = (
         os.path.exists(path) for path in (layers.seed, layers.base, layers.overlay)
@@ -129,7 +129,7 @@ def _describe(step: str, layers: Layers) -> str:
     return f"{overlay}: empty, on {base}"
 
 
-def _make_base(vm: Machine, layers: Layers, found: list[chain.Layer], *, replace_overlay: bool) -> None:
+def _make_base(vm: BaseMachine, layers: Layers, found: list[chain.Layer], *, replace_overlay: bool) -> None:
     """Copy seed to base. The overlay is removed first: another base would silently corrupt it."""
     part = layers.base + ".part"
     try:
@@ -148,7 +148,7 @@ def _make_base(vm: Machine, layers: Layers, found: list[chain.Layer], *, replace
     host_files.sync_folder(vm.directory)
 
 
-def make_overlay(vm: Machine, layers: Layers, mode: int, like: dict[str, Any] | None = None) -> None:
+def make_overlay(vm: BaseMachine, layers: Layers, mode: int, like: dict[str, Any] | None = None) -> None:
     """Replace the overlay by an empty one on the base; at any time the old or the new one exists.
 
     Args:
@@ -175,14 +175,14 @@ def make_overlay(vm: Machine, layers: Layers, mode: int, like: dict[str, Any] | 
     host_files.sync_folder(vm.directory)
 
 
-def remove_parts(vm: Machine) -> None:
+def remove_parts(vm: BaseMachine) -> None:
     """Remove what a killed command left; the caller holds the work lock."""
     layers = Layers(vm)
     for path in (layers.base, layers.overlay):
         host_files.remove(path + ".part")
 
 
-def require_writable_base(vm: Machine, *, force: bool) -> None:
+def require_writable_base(vm: BaseMachine, *, force: bool) -> None:
     """Refuse to run the base while it backs an overlay with data, which that would silently corrupt.
 
     Raises:

@@ -16,7 +16,7 @@ from qvmsh.errors import ImageError, QmpError, QvmError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.machine import log, registry, state
 from qvmsh.machine.disk.reports import DiskDone
-from qvmsh.machine.machine import Machine
+from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.settings import config as configuration
 from qvmsh.machine.storage import chain, dependents, own_disk, selection, supplies, volumes
@@ -62,7 +62,7 @@ def bytes_of(text: str, now: int = 0) -> int:
 
 
 @log.failures
-def add(vm: Machine, file: str, addition: Addition) -> DiskDone:
+def add(vm: BaseMachine, file: str, addition: Addition) -> DiskDone:
     """Give the machine another disk; see `commands.disk`."""
     with work_lock(vm, "disk add"):
         seen = state.observe(vm)
@@ -105,7 +105,7 @@ def add(vm: Machine, file: str, addition: Addition) -> DiskDone:
     return DiskDone(vm.name, new, done + (f"; it is backed by {', '.join(below)}" if below else ""))
 
 
-def _require_near(vm: Machine, disk: supplies.AdditionalDisk) -> None:
+def _require_near(vm: BaseMachine, disk: supplies.AdditionalDisk) -> None:
     """Refuse an overlay on a raw file elsewhere: an untrusted header may name any file of the host."""
     homes = [os.path.realpath(each) for each in (os.path.dirname(disk.path), vm.directory)]
     for each in chain.layers(disk.path, disk.line.driver, vm.name, vm.directory)[1:]:
@@ -118,7 +118,7 @@ def _require_near(vm: Machine, disk: supplies.AdditionalDisk) -> None:
             )
 
 
-def _word(vm: Machine, line: devices.DiskLine) -> str:
+def _word(vm: BaseMachine, line: devices.DiskLine) -> str:
     """The disk as a line of VM_DISKS."""
     word = ":".join([line.path, line.driver, *(["ro"] if line.is_read_only else [])])
     try:
@@ -134,7 +134,7 @@ def _word(vm: Machine, line: devices.DiskLine) -> str:
     return word
 
 
-def _require_declared_format(vm: Machine, disk: Volume, line: devices.DiskLine) -> None:
+def _require_declared_format(vm: BaseMachine, disk: Volume, line: devices.DiskLine) -> None:
     """Refuse a file that may not be an image: neither its name nor its content says so."""
     is_declared = line.format or os.path.splitext(line.path)[1].lower() in devices.BY_SUFFIX
     if is_declared or not os.path.isfile(disk.path):
@@ -147,12 +147,12 @@ def _require_declared_format(vm: Machine, disk: Volume, line: devices.DiskLine) 
         )
 
 
-def _warn_of_others(vm: Machine, disk: Volume) -> None:
+def _warn_of_others(vm: BaseMachine, disk: Volume) -> None:
     """Warn of another machine of this user that has the disk: while off, nothing keeps either from it."""
     for folder in registry.directories(vm.environ):
         if os.path.realpath(folder) == os.path.realpath(vm.directory):
             continue
-        other = Machine(folder, environ=vm.environ)
+        other = BaseMachine(folder, environ=vm.environ)
         try:
             theirs = volumes.configured(other)
         except (QvmError, OSError):  # its configuration cannot be read now
@@ -163,7 +163,7 @@ def _warn_of_others(vm: Machine, disk: Volume) -> None:
             )
 
 
-def _made(vm: Machine, disk: Volume, addition: Addition) -> bool:
+def _made(vm: BaseMachine, disk: Volume, addition: Addition) -> bool:
     """Create the image, if a size is given; True if it was created."""
     is_there = os.path.exists(disk.path)
     if addition.size is None:
@@ -208,7 +208,7 @@ def _made(vm: Machine, disk: Volume, addition: Addition) -> bool:
     return True
 
 
-def _note(vm: Machine, part: str) -> None:
+def _note(vm: BaseMachine, part: str) -> None:
     """Note the image before it exists: nothing else names it yet. What a killed command left is removed."""
     left = selection.interrupted_addition(vm)
     if left:
@@ -217,12 +217,12 @@ def _note(vm: Machine, part: str) -> None:
     host_files.write_atomic(vm.files.adding, part)
 
 
-def _lay_down(vm: Machine, path: str) -> None:
+def _lay_down(vm: BaseMachine, path: str) -> None:
     """An empty file, never through a link."""
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
-def _plug(vm: Machine, seen: state.Observation, disk: Volume, line: devices.DiskLine) -> str:
+def _plug(vm: BaseMachine, seen: state.Observation, disk: Volume, line: devices.DiskLine) -> str:
     """Attach the disk to a running guest; "" or why that is not possible."""
     settings = vm.settings
     bus = settings.text("VM_DISK_BUS")

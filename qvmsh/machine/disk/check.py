@@ -21,11 +21,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
     from qvmsh.qemu.qemuimg import Soundness
 
 
-def check(vm: Machine, name: str | None, *, is_repairing: bool) -> Checked:
+def check(vm: BaseMachine, name: str | None, *, is_repairing: bool) -> Checked:
     """Check the images and what they are backed by; see `commands.disk`."""
     with work_lock(vm, "disk check --repair" if is_repairing else "disk check", is_looking=not is_repairing):
         seen = state.observe(vm)
@@ -60,7 +60,7 @@ def check(vm: Machine, name: str | None, *, is_repairing: bool) -> Checked:
     return Checked(vm.name, rows)
 
 
-def _images(vm: Machine, found: list[Volume]) -> list[tuple[str, str, bool]]:
+def _images(vm: BaseMachine, found: list[Volume]) -> list[tuple[str, str, bool]]:
     """Every image of the chains once: file, format, and whether a running QEMU writes to it."""
     rows: dict[str, tuple[str, str, bool]] = {}
     for each in found:
@@ -72,7 +72,7 @@ def _images(vm: Machine, found: list[Volume]) -> list[tuple[str, str, bool]]:
     return list(rows.values())
 
 
-def _look(vm: Machine, path: str, kind: str) -> Soundness | None:
+def _look(vm: BaseMachine, path: str, kind: str) -> Soundness | None:
     """The errors of one image; None for a format that cannot be checked."""
     image.require(path, vm.name, hint="put it back", kind=kind)
     chain.below(vm, path, kind)
@@ -80,7 +80,7 @@ def _look(vm: Machine, path: str, kind: str) -> Soundness | None:
         return qemuimg.check(programs.qemu_img(vm), path, kind)
 
 
-def _repair(vm: Machine, row: dict[str, Any], kind: str, sound: Soundness) -> Soundness:
+def _repair(vm: BaseMachine, row: dict[str, Any], kind: str, sound: Soundness) -> Soundness:
     """Repair one image; its errors afterwards.
 
     ImageError: it is in use, or backs others; nothing was changed.
@@ -106,7 +106,7 @@ def _repair(vm: Machine, row: dict[str, Any], kind: str, sound: Soundness) -> So
     return after or sound
 
 
-def _own_overlay(vm: Machine, base: str) -> str | None:
+def _own_overlay(vm: BaseMachine, base: str) -> str | None:
     """The machine's own overlay on a base, which may be repaired for it."""
     for each in volumes.configured(vm):
         if chain.base_of(each.path, each.format) == os.path.realpath(base):

@@ -28,11 +28,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
 @log.failures
-def commit(vm: Machine, name: str | None) -> DiskDone:
+def commit(vm: BaseMachine, name: str | None) -> DiskDone:
     """Write an overlay's data into its base; see `commands.disk`."""
     with work_lock(vm, "disk commit"):
         seen = state.observe(vm)
@@ -59,7 +59,7 @@ def commit(vm: Machine, name: str | None) -> DiskDone:
     return DiskDone(vm.name, disk, f"emptied; its data is now in {os.path.basename(base)}")
 
 
-def _commit(vm: Machine, disk: Volume, base: str) -> None:
+def _commit(vm: BaseMachine, disk: Volume, base: str) -> None:
     """`qemu-img commit`: copies first, empties the overlay last."""
     _grow(vm, disk, base)
     with vm.io.stage(f"committing {disk.name}"):
@@ -71,11 +71,11 @@ def _commit(vm: Machine, disk: Volume, base: str) -> None:
         host_files.sync(disk.path)
 
 
-def _base_format(vm: Machine, disk: Volume) -> str:
+def _base_format(vm: BaseMachine, disk: Volume) -> str:
     return chain.layers(disk.path, disk.format, vm.name, vm.directory)[1].format
 
 
-def _grow(vm: Machine, disk: Volume, base: str) -> None:
+def _grow(vm: BaseMachine, disk: Volume, base: str) -> None:
     """Grow a base that is smaller than its overlay first: qemu-img would do it in the middle."""
     program, wanted = programs.qemu_img(vm), image.header(disk.path, disk.format).size_bytes
     kind = _base_format(vm, disk)
@@ -86,7 +86,7 @@ def _grow(vm: Machine, disk: Volume, base: str) -> None:
 
 
 @log.failures
-def rebase(vm: Machine, name: str, base: str | None, *, is_unsafe: bool) -> DiskDone:
+def rebase(vm: BaseMachine, name: str, base: str | None, *, is_unsafe: bool) -> DiskDone:
     """Put an overlay on another base, or on none; see `commands.disk`."""
     with work_lock(vm, "disk rebase"):
         seen = state.observe(vm)
@@ -148,7 +148,7 @@ def _backing_name(disk: Volume, base: str) -> str:
     return image.safe_name(inside)
 
 
-def _format_of(vm: Machine, base: str, path: str) -> str:
+def _format_of(vm: BaseMachine, base: str, path: str) -> str:
     """The format of a new base, from its name and its content."""
     suffix = os.path.splitext(path)[1].lower()
     kind = devices.BY_SUFFIX.get(suffix, "raw")
@@ -166,7 +166,7 @@ def _format_of(vm: Machine, base: str, path: str) -> str:
     return kind
 
 
-def _require_a_file(vm: Machine, disk: Volume, base: str, path: str) -> None:
+def _require_a_file(vm: BaseMachine, disk: Volume, base: str, path: str) -> None:
     """A disk may be named by its id, a base may not."""
     other = next((each for each in volumes.configured(vm) if base in (each.id, each.node)), None)
     is_file = other is None or os.path.exists(path)
@@ -181,7 +181,7 @@ def _require_a_file(vm: Machine, disk: Volume, base: str, path: str) -> None:
 
 
 @contextlib.contextmanager
-def _journal(vm: Machine, disk: Volume) -> Iterator[None]:
+def _journal(vm: BaseMachine, disk: Volume) -> Iterator[None]:
     """Note the base of a disk until the data from below is in the disk, or in the new base.
 
     qemu-img (7.2) writes the new base into the header before the tables that say where the data from below
@@ -194,7 +194,7 @@ def _journal(vm: Machine, disk: Volume) -> Iterator[None]:
         yield
 
 
-def _require_room_for(vm: Machine, disk: Volume, layers: list[str]) -> None:
+def _require_room_for(vm: BaseMachine, disk: Volume, layers: list[str]) -> None:
     """All data of the chain below may have to be copied."""
     needed = sum(os.stat(each).st_blocks * 512 for each in layers if os.path.exists(each))
     folder = os.path.dirname(os.path.realpath(disk.path))
@@ -207,7 +207,7 @@ def _require_room_for(vm: Machine, disk: Volume, layers: list[str]) -> None:
         )
 
 
-def _require_qcow2(vm: Machine, disk: Volume, what: str) -> None:
+def _require_qcow2(vm: BaseMachine, disk: Volume, what: str) -> None:
     """Other formats may have a base too, but the journal and a commit while on know only qcow2."""
     if disk.format != "qcow2":
         raise UsageError(
@@ -216,7 +216,7 @@ def _require_qcow2(vm: Machine, disk: Volume, what: str) -> None:
         )
 
 
-def _overlay(vm: Machine, seen: state.Observation, name: str | None, what: str) -> Volume:
+def _overlay(vm: BaseMachine, seen: state.Observation, name: str | None, what: str) -> Volume:
     """The disk that a word means; it must be an overlay."""
     disk = selection.one(vm, selection.changeable(vm, seen, f"{what} a disk"), name)
     _require_qcow2(vm, disk, what)

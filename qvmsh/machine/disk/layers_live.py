@@ -22,11 +22,11 @@ from qvmsh.machine.work.recovery import Transaction
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
     from qvmsh.machine.storage.volumes import Volume
 
 
-def commit(vm: Machine, seen: state.Observation, disk: Volume) -> None:
+def commit(vm: BaseMachine, seen: state.Observation, disk: Volume) -> None:
     """Write the overlay's data into its base; the guest keeps running, and has an empty overlay at the end.
 
     Raises:
@@ -70,7 +70,7 @@ def commit(vm: Machine, seen: state.Observation, disk: Volume) -> None:
                 conversation.resume(store.exchange)
 
 
-def flatten(vm: Machine, seen: state.Observation, disk: Volume) -> None:
+def flatten(vm: BaseMachine, seen: state.Observation, disk: Volume) -> None:
     """Copy all that the overlay reads from below into it (`block-stream`).
 
     QEMU removes the base from the header before it writes where the data is, which it keeps in memory until

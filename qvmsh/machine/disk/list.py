@@ -14,10 +14,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
-def disks(vm: Machine) -> Disks:
+def disks(vm: BaseMachine) -> Disks:
     """All disks of the machine; a missing one is reported, not an error."""
     seen = state.observe(vm)
     rows = []

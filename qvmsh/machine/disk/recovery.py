@@ -24,7 +24,7 @@ from qvmsh.qemu import image, qemuimg, qmp
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from qvmsh.machine.journal import Journal, Record
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
     from qvmsh.machine.snapshot.store import Live, Store
 
 COMMIT, STREAM = "qvm-commit", "qvm-stream"
@@ -42,7 +42,7 @@ def recover(journal: Journal) -> str:
         return outcome
 
 
-def left(vm: Machine, record: Record) -> tuple[str, str | None]:
+def left(vm: BaseMachine, record: Record) -> tuple[str, str | None]:
     """See `work.recovery`."""
     if journals.is_on_its_base(record) and locks.holder(vm.files.pid_file) is not None:
         return f"the guest is paused and {journals.HELD}; nothing else is", journals.HELD_HINT
@@ -143,7 +143,7 @@ def options_of(pid: int, node: str) -> str:
     return ""
 
 
-def new_layer(vm: Machine, path: str) -> None:
+def new_layer(vm: BaseMachine, path: str) -> None:
     """An empty overlay like the one at `path`, on the same base.
 
     The base is not opened (`-u`): QEMU looks for a relative name beside the link, if the disk is one.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 TRIM_S = 600.0
 
@@ -40,7 +40,7 @@ TRIM = (
 
 
 @log.failures
-def resize(vm: Machine, name: str, wanted: str | None, *, is_shrinking: bool) -> DiskDone:
+def resize(vm: BaseMachine, name: str, wanted: str | None, *, is_shrinking: bool) -> DiskDone:
     """Give a disk another size; see `commands.disk`. One word alone is the size of the only disk."""
     with work_lock(vm, "disk resize"):
         seen = state.observe(vm)
@@ -91,7 +91,7 @@ def resize(vm: Machine, name: str, wanted: str | None, *, is_shrinking: bool) ->
     return DiskDone(vm.name, disk, f"{size(before)} -> {size(after)}; {left}")
 
 
-def _only(vm: Machine, found: list[Volume], word: str) -> Volume:
+def _only(vm: BaseMachine, found: list[Volume], word: str) -> Volume:
     """The machine's only disk, where one word alone was given."""
     kept = [each for each in found if not each.is_flash]
     ids = ", ".join(each.id for each in kept)
@@ -107,7 +107,7 @@ def _only(vm: Machine, found: list[Volume], word: str) -> Volume:
 
 
 @log.failures
-def trim(vm: Machine, name: str | None) -> Trimmed:
+def trim(vm: BaseMachine, name: str | None) -> Trimmed:
     """Give unused space back to the host; see `commands.disk`."""
     with work_lock(vm, "disk trim"):
         seen = state.observe(vm)
@@ -137,7 +137,7 @@ def trim(vm: Machine, name: str | None) -> Trimmed:
     return Trimmed(vm.name, by, rows)
 
 
-def _trim_live(vm: Machine, seen: state.Observation) -> str:
+def _trim_live(vm: BaseMachine, seen: state.Observation) -> str:
     """Let the guest trim its disks: by its agent, else by ssh."""
     _, note = state.require(vm, seen, "trim", state.RUNNING)
     tried = []
@@ -179,7 +179,7 @@ def _fresh(path: str) -> Iterator[int]:
         os.close(fd)
 
 
-def _compact(vm: Machine, disk: Volume) -> str:
+def _compact(vm: BaseMachine, disk: Volume) -> str:
     """Rewrite an image without what is zero or unused; "" or why not.
 
     The copy is compared with the image, and replaces it in one step if it is smaller and of the same kind:
@@ -221,7 +221,7 @@ def _compact(vm: Machine, disk: Volume) -> str:
     return ""
 
 
-def _why_not(vm: Machine, disk: Volume, found: image.Header, kind: dict[str, Any]) -> str:
+def _why_not(vm: BaseMachine, disk: Volume, found: image.Header, kind: dict[str, Any]) -> str:
     """Why an image cannot be rewritten as the same kind of image, or ""."""
     on = "trim while the machine is on"
     if kind.get("encrypted"):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from qvmsh.io import Io
     from qvmsh.machine.doctor.findings import Check
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
     from qvmsh.qemu.probe import Choice
 
 
@@ -79,7 +79,7 @@ class Diagnosis(Verdict):
 
 
 def diagnose(
-    vm: Machine | None,
+    vm: BaseMachine | None,
     io: Io,
     environ: Mapping[str, str],
     *,

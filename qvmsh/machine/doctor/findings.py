@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from qvmsh.config.layers import Settings
     from qvmsh.io import Io
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
     from qvmsh.machine.state import Observation
     from qvmsh.qemu.probe import Choice
 
@@ -47,7 +47,9 @@ class Finding(Report):
 class Case:
     """What the checks look at, and what earlier ones found out for later ones."""
 
-    def __init__(self, vm: Machine | None, io: Io, environ: Mapping[str, str], *, is_probing: bool) -> None:
+    def __init__(
+        self, vm: BaseMachine | None, io: Io, environ: Mapping[str, str], *, is_probing: bool
+    ) -> None:
         self.vm = vm.with_io(QUIET) if vm else None  # its warnings are findings here
         self.io = io
         self.environ = environ
@@ -68,7 +70,7 @@ class Case:
         return self.vm.directory if self.vm else os.getcwd()
 
     @property
-    def machine(self) -> Machine:
+    def machine(self) -> BaseMachine:
         """The machine, for checks that are only made where there is one."""
         assert self.vm is not None
         return self.vm

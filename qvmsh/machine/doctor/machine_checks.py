@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from qvmsh.machine.doctor.findings import Check
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
     from qvmsh.machine.storage.chain import Layer
 
 
@@ -93,7 +93,7 @@ def rights(case: Case) -> Iterator[Finding]:
         yield Finding("rights", OK, f"all files are {process.user_name(owner)}'s, and closed to others")
 
 
-def _own_files(vm: Machine) -> list[str]:
+def _own_files(vm: BaseMachine) -> list[str]:
     """The machine's own files: those in its directory, and all of `.qvm`."""
     found = [entry.path for entry in os.scandir(vm.directory) if not entry.is_dir(follow_symlinks=False)]
     for folder, _, names in os.walk(vm.files.state):
@@ -208,7 +208,7 @@ def _image(case: Case, path: str, kind: str) -> Iterator[Finding]:
         yield from _soundness(case, program, layer)
 
 
-def _forgotten(vm: Machine, path: str, kind: str) -> Iterator[Finding]:
+def _forgotten(vm: BaseMachine, path: str, kind: str) -> Iterator[Finding]:
     """Snapshots left by interrupted work that is in no journal any more."""
     names = [each.name for each in chain.snapshots_in(path, kind)]
     left = [
@@ -223,7 +223,7 @@ def _forgotten(vm: Machine, path: str, kind: str) -> Iterator[Finding]:
         yield Finding(vm.files.inside(path), WARNING, what, hint)
 
 
-def _facts(vm: Machine, program: str, layer: Layer, below: str | None) -> Finding:
+def _facts(vm: BaseMachine, program: str, layer: Layer, below: str | None) -> Finding:
     """One image in a line."""
     used = os.stat(layer.path).st_blocks * 512
     virtual = qemuimg.virtual_bytes(program, layer.path, layer.format)

@@ -21,7 +21,7 @@ from qvmsh.machine import journal, launch_record, state
 from qvmsh.machine.create import layers as images
 from qvmsh.machine.doctor.findings import Finding
 from qvmsh.machine.guest import serial
-from qvmsh.machine.machine import Machine
+from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.storage import chain, selection, volumes
 from qvmsh.machine.work import cleanup, creation_folder, guardian, recovery
 from qvmsh.machine.work.lock import work_lock
@@ -37,7 +37,7 @@ YOUNG_S = 60.0
 """A runtime folder younger than this may be that of a start at work that nobody knows of yet."""
 
 
-def repair(vm: Machine | None, environ: Mapping[str, str]) -> list[Finding]:
+def repair(vm: BaseMachine | None, environ: Mapping[str, str]) -> list[Finding]:
     """Repair the machine, if there is one, and the user's runtime folder; return what was done."""
     done: list[Finding] = []
     if vm is not None:
@@ -58,7 +58,7 @@ def repair(vm: Machine | None, environ: Mapping[str, str]) -> list[Finding]:
     return done
 
 
-def _machine(vm: Machine) -> list[Finding]:
+def _machine(vm: BaseMachine) -> list[Finding]:
     done = [*_rights(vm), *_unfinished(vm), *_console(vm)]
     seen = state.observe(vm)
     if seen.is_live or locks.holder(vm.files.pid_file) is not None:
@@ -71,7 +71,7 @@ def _machine(vm: Machine) -> list[Finding]:
     return done
 
 
-def _console(vm: Machine) -> Iterator[Finding]:
+def _console(vm: BaseMachine) -> Iterator[Finding]:
     """Start a new keeper of a running machine's console if it was killed."""
     pid, note = locks.holder(vm.files.pid_file), launch_record.read(vm.files)
     if pid is None or note is None or serial.is_kept(note):
@@ -86,7 +86,7 @@ def _console(vm: Machine) -> Iterator[Finding]:
 # Rights
 
 
-def _rights(vm: Machine) -> Iterator[Finding]:
+def _rights(vm: BaseMachine) -> Iterator[Finding]:
     """Close to others what they may not change, or not read: `.qvm`, the key, the known hosts."""
     private = guest_files(vm)
     for path in _files(vm):
@@ -121,7 +121,7 @@ def _rights(vm: Machine) -> Iterator[Finding]:
                 yield Finding(name, LEFT, what, "move it away: a file belongs there")
 
 
-def _files(vm: Machine) -> list[str]:
+def _files(vm: BaseMachine) -> list[str]:
     """What qvm keeps, the machine's other files, and its ssh key."""
     found = [vm.directory]
     found += [each.path for each in os.scandir(vm.directory) if each.is_file(follow_symlinks=False)]
@@ -131,7 +131,7 @@ def _files(vm: Machine) -> list[str]:
     return [*found, key] if key and key not in found and os.path.isfile(key) else found
 
 
-def _forbidden(vm: Machine, path: str, private: set[str]) -> int:
+def _forbidden(vm: BaseMachine, path: str, private: set[str]) -> int:
     """The bits of its mode that a file may not have."""
     if path == _key(vm):
         return 0o077  # ssh does not use it otherwise
@@ -140,7 +140,7 @@ def _forbidden(vm: Machine, path: str, private: set[str]) -> int:
     return 0o022 if path.startswith(vm.files.state + os.sep) else 0o002
 
 
-def guest_files(vm: Machine) -> set[str]:
+def guest_files(vm: BaseMachine) -> set[str]:
     """The paths in the machine's directory that hold the guest's data: images, and `.qvm` with the logs."""
     found = {vm.files.state}
     try:
@@ -151,7 +151,7 @@ def guest_files(vm: Machine) -> set[str]:
     return {path for path in found if os.path.dirname(path) == vm.directory}
 
 
-def _key(vm: Machine) -> str:
+def _key(vm: BaseMachine) -> str:
     try:
         settings = vm.settings
     except QvmError:
@@ -162,7 +162,7 @@ def _key(vm: Machine) -> str:
 # What a run and a killed command left
 
 
-def _crash(vm: Machine) -> Iterator[Finding]:
+def _crash(vm: BaseMachine) -> Iterator[Finding]:
     """The pid file, launch record and sockets of a QEMU that ended unexpectedly."""
     seen = state.observe(vm)
     note = launch_record.read(vm.files)
@@ -184,7 +184,7 @@ def _crash(vm: Machine) -> Iterator[Finding]:
             yield Finding("leftovers", LEFT, what, "look at it, then remove it")
 
 
-def _unfinished(vm: Machine) -> Iterator[Finding]:
+def _unfinished(vm: BaseMachine) -> Iterator[Finding]:
     """Interrupted work on snapshots, archives and restores; also while the machine is on."""
     for line in guardian.take_messages(vm):
         yield Finding("interrupted work", FIXED, line)
@@ -201,14 +201,14 @@ def _unfinished(vm: Machine) -> Iterator[Finding]:
             yield Finding(name, LEFT, error.what, error.hint)
 
 
-def _in_state_folder(vm: Machine) -> list[str]:
+def _in_state_folder(vm: BaseMachine) -> list[str]:
     try:
         return [os.path.join(vm.files.state, name) for name in os.listdir(vm.files.state)]
     except FileNotFoundError:
         return []
 
 
-def _images(vm: Machine) -> Iterator[Finding]:
+def _images(vm: BaseMachine) -> Iterator[Finding]:
     """An image whose qemu-img or QEMU was killed: its tables are recounted, as at the next start."""
     try:
         found = [each for each in volumes.written(volumes.configured(vm)) if each.format == "qcow2"]
@@ -223,7 +223,7 @@ def _images(vm: Machine) -> Iterator[Finding]:
         yield Finding("images", FIXED, what)
 
 
-def _is_dirty(vm: Machine, path: str) -> bool:
+def _is_dirty(vm: BaseMachine, path: str) -> bool:
     try:
         header = chain.layers(path, "qcow2", vm.name, vm.directory)[0].header
         return header is not None and header.is_dirty
@@ -231,7 +231,7 @@ def _is_dirty(vm: Machine, path: str) -> bool:
         return False
 
 
-def parts(vm: Machine) -> list[str]:
+def parts(vm: BaseMachine) -> list[str]:
     """Unfinished copies that a killed command left: of images, beside each disk; of `.vmrc`.
 
     Only the names that qvm makes count: `film.part` is the user's own.
@@ -267,7 +267,7 @@ def _parts_of(own: set[str], folder: str) -> Iterator[str]:
             yield os.path.join(folder, name)
 
 
-def _parts(vm: Machine) -> Iterator[Finding]:
+def _parts(vm: BaseMachine) -> Iterator[Finding]:
     for path in parts(vm):
         name = vm.files.inside(path)
         try:
@@ -301,7 +301,7 @@ def _stale_folders(environ: Mapping[str, str]) -> Iterator[Finding]:
             continue
         directory = _machine_of(folder)
         if directory is not None:
-            vm = Machine(directory, environ=environ)
+            vm = BaseMachine(directory, environ=environ)
             try:
                 with work_lock(vm, "doctor"):
                     if locks.holder(vm.files.pid_file) is None and sockets.is_dead(folder, YOUNG_S):

@@ -16,7 +16,7 @@ from qvmsh.qemu import qga
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from qvmsh.machine.launch_record import LaunchRecord
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 CLOCK_S = 0.5
 """How long the agent of a guest that answers ssh may take: the same can be done by ssh at once."""
@@ -28,7 +28,7 @@ NOTICED_S, MUCH_S = 0.5, 2.0
 """How long a guest may stand still before its clock is checked: by the agent, by ssh."""
 
 
-def put_clock_right_after(vm: Machine, note: LaunchRecord, held_s: float) -> str:
+def put_clock_right_after(vm: BaseMachine, note: LaunchRecord, held_s: float) -> str:
     """The same for a guest that was paused for so long; says so if nothing in it could be asked."""
     if held_s <= NOTICED_S or not _follows_host(vm):
         return ""
@@ -38,12 +38,12 @@ def put_clock_right_after(vm: Machine, note: LaunchRecord, held_s: float) -> str
     return "its clock may be behind: neither the guest agent nor ssh could set it"
 
 
-def _follows_host(vm: Machine) -> bool:
+def _follows_host(vm: BaseMachine) -> bool:
     """False where the user wants another time in the guest (VM_RTC_BASE with a date)."""
     return vm.settings.text("VM_RTC_BASE") in ("utc", "localtime")
 
 
-def put_clock_right(vm: Machine, note: LaunchRecord, *, has_ssh: bool = True) -> str:
+def put_clock_right(vm: BaseMachine, note: LaunchRecord, *, has_ssh: bool = True) -> str:
     """Compare the guest's clock with the host's and set it if it is off; returns what was done.
 
     By the guest agent, else (`has_ssh`) by ssh, else by a slow agent; "" if none
@@ -57,7 +57,7 @@ def put_clock_right(vm: Machine, note: LaunchRecord, *, has_ssh: bool = True) ->
     return found or ""
 
 
-def _clock_by_agent(vm: Machine, note: LaunchRecord, timeout_s: float, *, has_ssh: bool) -> str | None:
+def _clock_by_agent(vm: BaseMachine, note: LaunchRecord, timeout_s: float, *, has_ssh: bool) -> str | None:
     """What was done; None if no agent reports the time."""
     try:
         behind = time.time() - qga.ask(note.socket("qga"), "guest-get-time", timeout_s=timeout_s) / 1e9
@@ -73,7 +73,7 @@ def _clock_by_agent(vm: Machine, note: LaunchRecord, timeout_s: float, *, has_ss
     return f"clock was {behind:.0f} s behind, set by the guest agent"
 
 
-def _clock_by_ssh(vm: Machine, note: LaunchRecord) -> str:
+def _clock_by_ssh(vm: BaseMachine, note: LaunchRecord) -> str:
     if not guest.answers(vm, note, timeout_s=3.0)[0]:  # a log-in that nobody answers takes much longer
         return ""
     try:

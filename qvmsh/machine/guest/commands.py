@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
 class Output(str):
@@ -48,7 +48,7 @@ class Output(str):
 
 
 def shell(
-    vm: Machine,
+    vm: BaseMachine,
     words: Sequence[str],
     *,
     wants_tty: bool,
@@ -83,7 +83,9 @@ def shell(
             return _pass_on(vm, own, words, log, tty=wants_tty or (not words and is_interactive))
 
 
-def _pass_on(vm: Machine, own: ssh_connection.Link, words: Sequence[str], log: str, *, tty: bool) -> Output:
+def _pass_on(
+    vm: BaseMachine, own: ssh_connection.Link, words: Sequence[str], log: str, *, tty: bool
+) -> Output:
     from qvmsh.host import pump  # late: Python's own start is most of what a command takes
 
     argv = own.command(words, tty=tty, log=log)
@@ -116,7 +118,7 @@ def _descriptor(stream: object, own: int) -> int:
         return own
 
 
-def _require_known(vm: Machine, own: ssh_connection.Link, log: str, status: int) -> str:
+def _require_known(vm: BaseMachine, own: ssh_connection.Link, log: str, status: int) -> str:
     """What ssh itself said of a command whose exit status is known."""
     known, said = own.outcome(log, status)
     if known is not None:
@@ -143,7 +145,7 @@ class Failed(CommandError):
 
 
 def _capture(
-    vm: Machine,
+    vm: BaseMachine,
     own: ssh_connection.Link,
     words: Sequence[str],
     log: str,

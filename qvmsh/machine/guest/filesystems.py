@@ -25,7 +25,7 @@ from qvmsh.qemu import qga
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from qvmsh.machine.launch_record import LaunchRecord
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 AGENT_S = 1.0
 FREEZE_S = 20.0
@@ -39,7 +39,7 @@ class Freezing:
         is_trying: False = the file systems are not to be frozen.
     """
 
-    def __init__(self, vm: Machine, note: LaunchRecord, *, is_trying: bool = True) -> None:
+    def __init__(self, vm: BaseMachine, note: LaunchRecord, *, is_trying: bool = True) -> None:
         self.vm = vm
         self.note = note
         self._agent: qga.Conversation | None = None

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from qvmsh.machine.launch_record import LaunchRecord
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 STEP_S = 0.1
 """How long one look at the guest's ssh port, and at the caller's wish to stop, takes at most."""
@@ -38,7 +38,7 @@ EMULATED = 5
 """How much longer a guest without hardware acceleration may take, where VM_SSH_ATTEMPTS is the default."""
 
 
-def attempt_seconds(vm: Machine, pid: int, attempts: int | None = None) -> float:
+def attempt_seconds(vm: BaseMachine, pid: int, attempts: int | None = None) -> float:
     """The deadline that VM_SSH_ATTEMPTS means: one attempt every 2 s. Source: `vm` (bash)."""
     if attempts is None:
         attempts = vm.settings.integer("VM_SSH_ATTEMPTS")
@@ -53,7 +53,7 @@ def _is_emulated(pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def waiting(vm: Machine, verb: str) -> Iterator[None]:
+def waiting(vm: BaseMachine, verb: str) -> Iterator[None]:
     """Hold a lock while the guest is waited for, so that `status` can say "starting" and what waits."""
     lock = locks.WorkLock(vm.files.wait_lock, verb)
     try:
@@ -66,7 +66,7 @@ def waiting(vm: Machine, verb: str) -> Iterator[None]:
         lock.release()
 
 
-def wait(vm: Machine, pid: int, note: LaunchRecord, *, timeout_s: float) -> float:
+def wait(vm: BaseMachine, pid: int, note: LaunchRecord, *, timeout_s: float) -> float:
     """Wait until ssh answers and return the seconds it took; its connection stays cached.
 
     Raises:
@@ -90,7 +90,7 @@ def wait(vm: Machine, pid: int, note: LaunchRecord, *, timeout_s: float) -> floa
     raise waiting.report(pid, timeout_s)
 
 
-def ended(vm: Machine) -> QvmError:
+def ended(vm: BaseMachine) -> QvmError:
     """The error for a QEMU that ended while its guest was waited for."""
     note = launch_record.read(vm.files)
     if note:
@@ -110,7 +110,7 @@ def ended(vm: Machine) -> QvmError:
 class _Waiting:
     """What is known so far about a guest that is waited for."""
 
-    def __init__(self, vm: Machine, note: LaunchRecord, deadline: float) -> None:
+    def __init__(self, vm: BaseMachine, note: LaunchRecord, deadline: float) -> None:
         self.vm = vm
         self.note = note
         self.link = guest.link(vm, note)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from typing import IO
 
     from qvmsh.machine.launch_record import LaunchRecord
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 END_S = 3.0
 """How long a keeper may take to end after QEMU."""
@@ -52,7 +52,7 @@ class Keeper:
         door: the listening socket `serial` in it, which is now ours.
     """
 
-    def __init__(self, vm: Machine, runtime: str, door: socket.socket) -> None:
+    def __init__(self, vm: BaseMachine, runtime: str, door: socket.socket) -> None:
         for end in ("in", "out"):
             path = f"{fifos(runtime)}.{end}"
             files.remove(path)
@@ -87,7 +87,7 @@ def _words(life: int, out: int, into: int, door: int, folder: int) -> list[str]:
     return [sys.executable, "-I", "-S", keeper.__file__, *numbers, os.path.basename(SERIAL_LOG)]
 
 
-def _opened(vm: Machine, runtime: str) -> list[int] | None:
+def _opened(vm: BaseMachine, runtime: str) -> list[int] | None:
     """Both FIFOs and the folder of the log; None if another process keeps the console.
 
     FileNotFoundError: this machine has no such FIFOs.
@@ -124,7 +124,7 @@ def is_kept(note: LaunchRecord) -> bool:
     return False
 
 
-def revive(vm: Machine, note: LaunchRecord, pid: int) -> bool:
+def revive(vm: BaseMachine, note: LaunchRecord, pid: int) -> bool:
     """Start a new keeper if that of a running QEMU was killed; False if it was not.
 
     Raises:
@@ -153,7 +153,7 @@ def revive(vm: Machine, note: LaunchRecord, pid: int) -> bool:
     return True
 
 
-def connect(vm: Machine, note: LaunchRecord, pid: int) -> socket.socket:
+def connect(vm: BaseMachine, note: LaunchRecord, pid: int) -> socket.socket:
     """A connection to the console; starts a new keeper if necessary.
 
     Raises:

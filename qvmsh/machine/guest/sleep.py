@@ -21,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from qvmsh.host import ssh_connection
     from qvmsh.machine.launch_record import LaunchRecord
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
     from qvmsh.qemu.session import Session
 
 SUSPEND_S = 60.0
@@ -36,7 +36,7 @@ SUSPEND = (
 
 
 def fall_asleep(
-    vm: Machine, qemu: Session, note: LaunchRecord, *, timeout_s: float = SUSPEND_S
+    vm: BaseMachine, qemu: Session, note: LaunchRecord, *, timeout_s: float = SUSPEND_S
 ) -> tuple[str, float]:
     """Suspend the guest, wait until QEMU reports it; return what asked it and the seconds.
 
@@ -64,7 +64,7 @@ def fall_asleep(
     return how, time.monotonic() - began
 
 
-def _ask(vm: Machine, note: LaunchRecord) -> str:
+def _ask(vm: BaseMachine, note: LaunchRecord) -> str:
     """Ask by ssh, else by the agent; return which. StateError: neither can; the guest is still running."""
     tried = []
     has_refused = False

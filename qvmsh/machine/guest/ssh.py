@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from qvmsh.machine.launch_record import LaunchRecord
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 PROBE_S = 0.5
 BANNER_S = 1.5
@@ -29,7 +29,7 @@ LOG_IN_S = 15.0
 KEY_NAMES = ("id_ed25519", "id_ecdsa", "id_rsa")
 
 
-def link(vm: Machine, note: LaunchRecord) -> ssh_connection.Link:
+def link(vm: BaseMachine, note: LaunchRecord) -> ssh_connection.Link:
     """How to reach the guest of a running machine.
 
     Raises:
@@ -65,7 +65,7 @@ def _known_hosts(note: LaunchRecord) -> list[str]:
     return [os.path.join(note.runtime, "known_hosts"), lasting] if note.disposable else [lasting]
 
 
-def _pins(vm: Machine, path: str, alias: str) -> bool:
+def _pins(vm: BaseMachine, path: str, alias: str) -> bool:
     """True if the file holds a host key of this machine.
 
     GuestUnreachableError: it cannot be used, so a key could neither be checked nor pinned.
@@ -85,7 +85,7 @@ def _pins(vm: Machine, path: str, alias: str) -> bool:
     )
 
 
-def _identities(vm: Machine, note: LaunchRecord) -> list[str]:
+def _identities(vm: BaseMachine, note: LaunchRecord) -> list[str]:
     """Private keys to try: VM_SSH_IDENTITY, else those of VM_MACHINE_OWNER if it is another account."""
     import pwd
 
@@ -100,7 +100,9 @@ def _identities(vm: Machine, note: LaunchRecord) -> list[str]:
     return [key for key in keys if os.path.exists(key)]
 
 
-def connect(vm: Machine, what: str, *, interactive: bool, timeout_s: float = LOG_IN_S) -> ssh_connection.Link:
+def connect(
+    vm: BaseMachine, what: str, *, interactive: bool, timeout_s: float = LOG_IN_S
+) -> ssh_connection.Link:
     """The guest's ssh with its cached connection open.
 
     Raises:
@@ -118,7 +120,7 @@ def connect(vm: Machine, what: str, *, interactive: bool, timeout_s: float = LOG
 
 @contextlib.contextmanager
 def taken(
-    vm: Machine, what: str, *, interactive: bool, timeout_s: float = LOG_IN_S
+    vm: BaseMachine, what: str, *, interactive: bool, timeout_s: float = LOG_IN_S
 ) -> Iterator[ssh_connection.Link]:
     """The guest's ssh with a cached connection that no other command uses until the block ends.
 
@@ -133,14 +135,14 @@ def taken(
         raise refusal(vm, found, refused) from None
 
 
-def _of_running(vm: Machine, what: str) -> ssh_connection.Link:
+def _of_running(vm: BaseMachine, what: str) -> ssh_connection.Link:
     programs.require_accepted(vm)
     awake = (state.RUNNING, state.STARTING, state.SHUT_DOWN, state.CRASHED, state.BROKEN)
     return link(vm, state.require(vm, state.observe(vm), what, *awake)[1])
 
 
 def refusal(
-    vm: Machine, found: ssh_connection.Link, refused: ssh_connection.Refused
+    vm: BaseMachine, found: ssh_connection.Link, refused: ssh_connection.Refused
 ) -> GuestUnreachableError:
     """What a failed log-in means, and what to do about it."""
     words = [line.strip() for line in refused.words.splitlines() if line.strip(" @\r")]
@@ -173,7 +175,7 @@ def refusal(
     )
 
 
-def _require_usable(vm: Machine, key: str) -> None:
+def _require_usable(vm: BaseMachine, key: str) -> None:
     """Report a problem of our own key rather than of the guest.
 
     GuestUnreachableError: others can read it, or it needs a passphrase that nobody could give.
@@ -204,13 +206,13 @@ def _require_usable(vm: Machine, key: str) -> None:
         )
 
 
-def vm_relative(vm: Machine, path: str) -> str:
+def vm_relative(vm: BaseMachine, path: str) -> str:
     """`path` as the user wrote it: without the runtime folder's link."""
     head, mark, rest = path.partition("/dir/")
     return rest if mark and "qvm" in head else path
 
 
-def answers(vm: Machine, note: LaunchRecord, *, timeout_s: float) -> tuple[bool, str]:
+def answers(vm: BaseMachine, note: LaunchRecord, *, timeout_s: float) -> tuple[bool, str]:
     """True if a command can be run in the guest; else False and why, in a few words."""
     if not state.has_ssh(vm, note):
         return False, "no ssh"
@@ -229,7 +231,7 @@ def answers(vm: Machine, note: LaunchRecord, *, timeout_s: float) -> tuple[bool,
     return True, ""
 
 
-def close(vm: Machine, note: LaunchRecord) -> None:
+def close(vm: BaseMachine, note: LaunchRecord) -> None:
     """End the cached connection, if there is one."""
     if note.ssh_port and os.path.isdir(note.runtime):
         link(vm, note).close()

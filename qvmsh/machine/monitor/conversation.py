@@ -16,7 +16,7 @@ from qvmsh.qemu import qmp
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from qvmsh.machine.launch_record import LaunchRecord
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
     from qvmsh.qemu import ich9
     from qvmsh.qemu.session import Session
 
@@ -30,7 +30,7 @@ def begin(note: LaunchRecord, name: str = "qmp", *, timeout_s: float = state.GRE
     return qmp.Exchange(note.socket(name), timeout_s).negotiate()
 
 
-def session(vm: Machine, note: LaunchRecord) -> Session:
+def session(vm: BaseMachine, note: LaunchRecord) -> Session:
     """A session, which follows jobs and events; late, since asyncio costs more than a command.
 
     Raises:

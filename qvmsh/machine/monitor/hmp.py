@@ -12,7 +12,7 @@ from qvmsh.qemu import qmp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 FAILURES = ("Error: ", "unknown command: ", "invalid ", "Expecting ", "Parameter ")
 
@@ -21,7 +21,7 @@ OPTIONS = ("-v", "--verbose", "-q", "--quiet", "-C", "-M", "--json", "--debug", 
 """Options of qvm that belong to HMP after its first word."""
 
 
-def gone(vm: Machine, pid: int, what: str, error: OSError) -> QmpError:
+def gone(vm: BaseMachine, pid: int, what: str, error: OSError) -> QmpError:
     """The error for a QEMU that does not answer a command any more."""
     if isinstance(error, TimeoutError | qmp.Nonsense):
         hint = "`qvm status` shows its state; it may still be working on that"
@@ -29,7 +29,7 @@ def gone(vm: Machine, pid: int, what: str, error: OSError) -> QmpError:
     return QmpError(f"QEMU (pid {pid}) went away during {what}", machine=vm.name)
 
 
-def human_command(vm: Machine, line: str, *, processor: int | None = None) -> str:
+def human_command(vm: BaseMachine, line: str, *, processor: int | None = None) -> str:
     """Execute one HMP line and return QEMU's answer, its line ends as this system has them.
 
     Args:

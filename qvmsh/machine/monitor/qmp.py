@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from qvmsh.io import Io
     from qvmsh.machine.launch_record import LaunchRecord
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
     Request = tuple[str, dict[str, Any]]
 
@@ -132,7 +132,7 @@ def requests(stream: Iterable[str]) -> Iterator[Request]:
         raise UsageError(f"qmp: the input ends within a JSON object: {text.splitlines()[0][:60]!r}")
 
 
-def execute(vm: Machine, commands: Iterable[Request], answer: Callable[[Any], None]) -> None:
+def execute(vm: BaseMachine, commands: Iterable[Request], answer: Callable[[Any], None]) -> None:
     """Execute QMP commands one after the other; `answer` gets what each returns, at once.
 
     Raises:
@@ -149,7 +149,7 @@ def execute(vm: Machine, commands: Iterable[Request], answer: Callable[[Any], No
                 guest.close(vm, note)
 
 
-def ask(vm: Machine, exchange: qmp.Exchange, pid: int, command: str, arguments: dict[str, Any]) -> Any:
+def ask(vm: BaseMachine, exchange: qmp.Exchange, pid: int, command: str, arguments: dict[str, Any]) -> Any:
     try:
         line = str(arguments.get("command-line", "")) if command == "human-monitor-command" else command
         return exchange.ask(command, arguments, timeout_s=qmp.patience_s(line))
@@ -179,7 +179,7 @@ def show(io: Io, value: object, *, is_wide: bool) -> None:
 
 
 def follow(
-    vm: Machine,
+    vm: BaseMachine,
     names: Sequence[str],
     *,
     count: int | None,
@@ -227,7 +227,7 @@ def follow(
         exchange.close()
 
 
-def _next_event(vm: Machine, exchange: qmp.Exchange, deadline: float | None) -> dict[str, Any] | None:
+def _next_event(vm: BaseMachine, exchange: qmp.Exchange, deadline: float | None) -> dict[str, Any] | None:
     """The next event; None at the deadline or after QEMU's end."""
     poll = select.poll()
     poll.register(exchange.fileno(), select.POLLIN)
@@ -244,7 +244,7 @@ def _next_event(vm: Machine, exchange: qmp.Exchange, deadline: float | None) -> 
         return None
 
 
-def _known(vm: Machine, note: LaunchRecord, names: Sequence[str]) -> set[str]:
+def _known(vm: BaseMachine, note: LaunchRecord, names: Sequence[str]) -> set[str]:
     """The names in QEMU's spelling. UsageError: it has no such event; waiting for one would never end."""
     if not names:
         return set()

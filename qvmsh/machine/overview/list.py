@@ -9,7 +9,7 @@ import os
 
 from qvmsh.errors import QvmError, printable
 from qvmsh.machine import registry, state
-from qvmsh.machine.machine import Machine
+from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.overview import status as overview_status
 from qvmsh.machine.reports import Report
 
@@ -119,7 +119,7 @@ def look(directory: str, name: str, environ: Mapping[str, str]) -> Listed:
                 from qvmsh.machine import as_owner
 
                 return Listed(**as_owner.look(directory, account, environ))
-        vm = Machine(directory, environ=environ)
+        vm = BaseMachine(directory, environ=environ)
         seen = overview_status.look(vm, is_quiet=True, has_ssh_check=False)
     except (QvmError, OSError) as error:
         what = error.what if isinstance(error, QvmError) else str(error)

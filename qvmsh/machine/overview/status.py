@@ -11,12 +11,12 @@ from qvmsh.machine.reports import Status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 SSH_S = 10.0
 
 
-def look(vm: Machine, *, is_quiet: bool, has_ssh_check: bool) -> Status:
+def look(vm: BaseMachine, *, is_quiet: bool, has_ssh_check: bool) -> Status:
     """The state of `vm` as the command `status` reports it."""
     try:
         vm.settings  # noqa: B018
@@ -48,7 +48,7 @@ def look(vm: Machine, *, is_quiet: bool, has_ssh_check: bool) -> Status:
     return _report(vm, seen, ssh, is_quiet)
 
 
-def _may_log_in(vm: Machine) -> bool:
+def _may_log_in(vm: BaseMachine) -> bool:
     """True if ssh may be run with the machine's settings; else warn that it is not tried."""
     from qvmsh.config import trust
 
@@ -58,7 +58,7 @@ def _may_log_in(vm: Machine) -> bool:
     return False
 
 
-def _report(vm: Machine, seen: state.Observation, ssh: bool | None, is_quiet: bool) -> Status:
+def _report(vm: BaseMachine, seen: state.Observation, ssh: bool | None, is_quiet: bool) -> Status:
     port = seen.note.ssh_port if seen.note and seen.pid else 0
     return Status(
         vm.name,

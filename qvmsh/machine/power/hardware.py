@@ -22,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
     from qvmsh.machine.power.request import Launch
     from qvmsh.qemu.platforms import Platform
 
@@ -56,7 +56,7 @@ class Resources:
     has_sandbox: bool
 
 
-def hardware(vm: Machine, launch: Launch, given: Resources) -> Hardware:
+def hardware(vm: BaseMachine, launch: Launch, given: Resources) -> Hardware:
     """All hardware of this launch."""
     settings = vm.settings
     platform = platforms.of(settings.architecture, settings.text("VM_QEMU_MACHINE"))
@@ -106,7 +106,7 @@ def hardware(vm: Machine, launch: Launch, given: Resources) -> Hardware:
     )
 
 
-def _require_tpm(vm: Machine, platform: Platform, given: Resources) -> None:
+def _require_tpm(vm: BaseMachine, platform: Platform, given: Resources) -> None:
     if given.tpm and platform.tpm is None:
         raise ConfigError(
             f"VM_TPM=yes: machine type {vm.settings.text('VM_QEMU_MACHINE')} does not support a TPM",
@@ -115,7 +115,7 @@ def _require_tpm(vm: Machine, platform: Platform, given: Resources) -> None:
         )
 
 
-def _own_disk(vm: Machine, launch: Launch, given: Resources, boot: int | None) -> tuple[Disk, ...]:
+def _own_disk(vm: BaseMachine, launch: Launch, given: Resources, boot: int | None) -> tuple[Disk, ...]:
     """The machine's own disk; nothing for a machine without one."""
     image = given.overlays.get(own_disk.MAIN) or own_disk.disk_name(vm, base_only=launch.request.base_only)
     own = Disk(
@@ -127,7 +127,7 @@ def _own_disk(vm: Machine, launch: Launch, given: Resources, boot: int | None) -
     return (own,) if own_disk.has_disk(vm) else ()
 
 
-def _network(vm: Machine, platform: Platform, ssh_port: int | None, boot: int | None) -> Network | None:
+def _network(vm: BaseMachine, platform: Platform, ssh_port: int | None, boot: int | None) -> Network | None:
     """The network card; None for a machine without one."""
     model = vm.settings.text("VM_NET_MODEL")
     if model == "none":
@@ -138,7 +138,7 @@ def _network(vm: Machine, platform: Platform, ssh_port: int | None, boot: int | 
     return Network(driver, mac, ssh_port, rules, boot)
 
 
-def endpoints(vm: Machine) -> tuple[str, ...]:
+def endpoints(vm: BaseMachine) -> tuple[str, ...]:
     """The sockets of this machine, without those of devices that it lacks."""
     settings = vm.settings
     missing = set()
@@ -151,7 +151,7 @@ def endpoints(vm: Machine) -> tuple[str, ...]:
     return tuple(name for name in ENDPOINTS if name not in missing)
 
 
-def _display(vm: Machine, launch: Launch, vnc: str | None) -> str:
+def _display(vm: BaseMachine, launch: Launch, vnc: str | None) -> str:
     """The value of `-display`; without one QEMU would open VNC on its own."""
     wanted = vm.settings.text("VM_QEMU_DISPLAY")
     is_curses = uses_curses(vm)
@@ -180,7 +180,7 @@ def takes_terminal(launch: Launch, display: str, vnc: str | None, extra: tuple[s
     return is_ours and display == "none" and vnc is None and not _uses_terminal(extra)
 
 
-def uses_curses(vm: Machine) -> bool:
+def uses_curses(vm: BaseMachine) -> bool:
     """True if the configuration wants the screen drawn on a terminal."""
     return vm.settings.text("VM_QEMU_DISPLAY").partition(",")[0] == "curses"
 
@@ -193,7 +193,7 @@ def _uses_terminal(extra: tuple[str, ...]) -> bool:
     )
 
 
-def require_room(vm: Machine) -> None:
+def require_room(vm: BaseMachine) -> None:
     """Refuse a machine that cannot fit into this host.
 
     Raises:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import IO, Protocol
 
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
     from qvmsh.machine.power.request import Launch
 
     class Child(Protocol):
@@ -83,7 +83,7 @@ class Qemu:
         return self.child.pid
 
 
-def launch(vm: Machine, plan: Launch, begun: list[Qemu], port: int = 0) -> Qemu:
+def launch(vm: BaseMachine, plan: Launch, begun: list[Qemu], port: int = 0) -> Qemu:
     """Start QEMU and return once it answers on its monitor.
 
     Args:
@@ -121,7 +121,7 @@ def launch(vm: Machine, plan: Launch, begun: list[Qemu], port: int = 0) -> Qemu:
         ) from None
 
 
-def require_top(vm: Machine, plan: Launch) -> None:
+def require_top(vm: BaseMachine, plan: Launch) -> None:
     """Refuse a run that would write to backing files of other images, unless forced.
 
     Raises:
@@ -135,7 +135,7 @@ def require_top(vm: Machine, plan: Launch) -> None:
     dependents.require_top(vm, paths, plan.verb)
 
 
-def keep_record(vm: Machine, seen: state.Observation) -> None:
+def keep_record(vm: BaseMachine, seen: state.Observation) -> None:
     """Rewrite a launch record that was removed, so that what QEMU leaves is cleared."""
     if seen.note is not None and not os.path.lexists(vm.files.launch_record):
         vm.state_folder()
@@ -152,7 +152,9 @@ class _Outliving(subprocess.Popen[bytes]):
 class _Attempt:
     """One launch under the work lock; tries again only where an automatic port was just taken."""
 
-    def __init__(self, vm: Machine, plan: Launch, lock: locks.WorkLock, begun: list[Qemu], port: int) -> None:
+    def __init__(
+        self, vm: BaseMachine, plan: Launch, lock: locks.WorkLock, begun: list[Qemu], port: int
+    ) -> None:
         self.vm = vm
         self.plan = plan
         self.lock = lock

@@ -16,10 +16,10 @@ from qvmsh.qemu import image, programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
-def no_room(vm: Machine, verb: str, mount: str) -> LaunchError:
+def no_room(vm: BaseMachine, verb: str, mount: str) -> LaunchError:
     return LaunchError(
         f"cannot {verb}: no space is left on the file system of {mount}",
         machine=vm.name,
@@ -27,7 +27,7 @@ def no_room(vm: Machine, verb: str, mount: str) -> LaunchError:
     )
 
 
-def of(vm: Machine, verb: str, binary: str, status: int) -> QvmError:
+def of(vm: BaseMachine, verb: str, binary: str, status: int) -> QvmError:
     """The error for a QEMU that ended with this return code, from its output."""
     if status == launcher.HELD:
         return LockedError(f"cannot {verb}: another command just started it", machine=vm.name)

@@ -19,13 +19,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 BOOTED = "/run/systemd/system"
 """This folder is there if, and only if, systemd runs the host."""
 
 
-def require_sound(vm: Machine) -> None:
+def require_sound(vm: BaseMachine) -> None:
     """Refuse a limit that ends QEMU as soon as the guest uses its memory.
 
     Raises:
@@ -43,7 +43,7 @@ def require_sound(vm: Machine) -> None:
         )
 
 
-def scope(vm: Machine) -> list[str]:
+def scope(vm: BaseMachine) -> list[str]:
     """The words before QEMU's command line that put it into a scope; none where no limit is set.
 
     Without systemd to enforce the limits, a warning is printed and the machine runs without.
@@ -64,7 +64,7 @@ def scope(vm: Machine) -> list[str]:
     return []
 
 
-def properties(vm: Machine) -> list[str]:
+def properties(vm: BaseMachine) -> list[str]:
     """The limits as systemd has them."""
     settings = vm.settings
     found = []

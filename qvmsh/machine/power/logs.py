@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import IO, Any
 
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
     from qvmsh.machine.paths import Files
 
 NAMES = ("serial", "stdout", "stderr", "qvm")
@@ -37,7 +37,7 @@ def path_of(files: Files, name: str) -> str:
     return paths.get(name) or files.qvm_log
 
 
-def begin(vm: Machine) -> None:
+def begin(vm: BaseMachine) -> None:
     """Begin the logs of a new run; those of the last one are kept."""
     for name in OF_A_RUN:
         logfiles.rotate(path_of(vm.files, name))
@@ -73,7 +73,7 @@ class Lines(Report):
         return {name: getattr(self, name) for name in ("machine", "log", "file", "lines")}
 
 
-def show(vm: Machine, name: str, *, lines: int, is_previous: bool = False) -> Lines:
+def show(vm: BaseMachine, name: str, *, lines: int, is_previous: bool = False) -> Lines:
     """The last lines of a log.
 
     Raises:
@@ -91,7 +91,7 @@ def show(vm: Machine, name: str, *, lines: int, is_previous: bool = False) -> Li
     return Lines(vm.name, name, path, data, is_cleaned=vm.io.is_on_terminal)
 
 
-def _missing(vm: Machine, name: str, is_previous: bool) -> QvmError:
+def _missing(vm: BaseMachine, name: str, is_previous: bool) -> QvmError:
     if is_previous:
         hint = "each start begins a new one and keeps the last five"
         return StateError(f"there is no {name} log of an earlier run", machine=vm.name, hint=hint)
@@ -99,7 +99,7 @@ def _missing(vm: Machine, name: str, is_previous: bool) -> QvmError:
     return StateError(f"there is no {name} log: it was never started here", machine=vm.name, hint=hint)
 
 
-def _unreadable(vm: Machine, path: str, error: OSError) -> QvmError:
+def _unreadable(vm: BaseMachine, path: str, error: OSError) -> QvmError:
     what = "is a link, which is not followed" if os.path.islink(path) else error.strerror
     return QvmError(
         f"cannot read the log {path}: {what}",
@@ -108,7 +108,7 @@ def _unreadable(vm: Machine, path: str, error: OSError) -> QvmError:
     )
 
 
-def follow(vm: Machine, name: str, *, lines: int) -> None:
+def follow(vm: BaseMachine, name: str, *, lines: int) -> None:
     """Print the last lines of a log and all that is added, also over restarts; ends by Ctrl-C.
 
     Raises:
@@ -146,7 +146,7 @@ class Follower:
         lines: how many lines of what is there already are read first.
     """
 
-    def __init__(self, vm: Machine, name: str, lines: int) -> None:
+    def __init__(self, vm: BaseMachine, name: str, lines: int) -> None:
         self.vm = vm
         self.path = path_of(vm.files, name)
         self.file: IO[bytes] | None = None
@@ -234,7 +234,7 @@ class Follower:
 class Out:
     """The caller's standard output for bytes of a log: as they are, or cleaned for a terminal."""
 
-    def __init__(self, vm: Machine) -> None:
+    def __init__(self, vm: BaseMachine) -> None:
         self.vm = vm
         self.stream = vm.io.stdout
         self.cleaner = tty_mode.Cleaner() if vm.io.is_on_terminal else None

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from socket import socket
 
     from qvmsh.config.forwards import Forward
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 DOOR_NAMES = ("VM_NET_LISTEN", "VM_NET_PORT", "VM_NET_HOST")
 """A telnet monitor is there only if one of these is set."""
@@ -33,7 +33,7 @@ _CHARACTERS = ("-monitor", "-qmp", "-qmp-pretty", "-serial", "-parallel")
 _REFUSED = "Could not set up host forwarding rule '"
 
 
-def forwards(vm: Machine) -> list[Forward]:
+def forwards(vm: BaseMachine) -> list[Forward]:
     """The forwarded ports of VM_HOSTFWD.
 
     Raises:
@@ -49,7 +49,7 @@ def forwards(vm: Machine) -> list[Forward]:
     return found
 
 
-def ssh_port(vm: Machine, wish: int = 0, *, is_planned: bool = False) -> int:
+def ssh_port(vm: BaseMachine, wish: int = 0, *, is_planned: bool = False) -> int:
     """The port of 127.0.0.1 for the guest's sshd; 0 where qvm makes no network that leads there.
 
     Args:
@@ -84,7 +84,7 @@ def taken(port: int) -> str:
     return f"{port} is taken" + (f" by {who}" if who else "")
 
 
-def require_free(vm: Machine) -> None:
+def require_free(vm: BaseMachine) -> None:
     """Make sure that every forwarded port can be bound now.
 
     Raises:
@@ -103,7 +103,7 @@ def require_free(vm: Machine) -> None:
             raise _not_free(vm, each, why)
 
 
-def refused(vm: Machine, words: Sequence[str]) -> QvmError | None:
+def refused(vm: BaseMachine, words: Sequence[str]) -> QvmError | None:
     """The error for a forward that QEMU itself could not set up; None if its output names none."""
     for line in words:
         rule = line.partition(_REFUSED)[2].partition("'")[0]
@@ -118,7 +118,7 @@ def refused_rule(words: Sequence[str]) -> str:
     return next((line.partition(_REFUSED)[2].partition("'")[0] for line in words if _REFUSED in line), "")
 
 
-def _not_free(vm: Machine, forward: Forward, why: str) -> QvmError:
+def _not_free(vm: BaseMachine, forward: Forward, why: str) -> QvmError:
     where = f"{forward.protocol} {forward.address}:{forward.port}"
     return QvmError(
         f"VM_HOSTFWD: cannot forward {where}: {why or 'it was taken at that moment'}",
@@ -127,7 +127,7 @@ def _not_free(vm: Machine, forward: Forward, why: str) -> QvmError:
     )
 
 
-def door(vm: Machine) -> tuple[str, int] | None:
+def door(vm: BaseMachine) -> tuple[str, int] | None:
     """Address of the telnet monitor; None where nobody asked for one. Port 0 = any free one."""
     settings = vm.settings
     if not any(settings.is_set(name) for name in DOOR_NAMES):
@@ -139,7 +139,7 @@ def door(vm: Machine) -> tuple[str, int] | None:
     return settings.text("VM_NET_LISTEN").strip("[]") or rules.LOOPBACK, number
 
 
-def open_door(vm: Machine) -> socket | None:
+def open_door(vm: BaseMachine) -> socket | None:
     """The listening socket of the telnet monitor, for QEMU to inherit; and the warning that it is open.
 
     Raises:
@@ -179,7 +179,7 @@ def vnc(value: str) -> str:
     return rules.LOOPBACK + value if value.startswith(":") else value
 
 
-def warn_of_doors(vm: Machine, argv: Sequence[str]) -> None:
+def warn_of_doors(vm: BaseMachine, argv: Sequence[str]) -> None:
     """Warn of what QEMU's arguments `argv` open to others than this host, also in the user's own words."""
     for word, value in pairwise([*argv, ""]):
         what, address, options = (

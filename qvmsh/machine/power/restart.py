@@ -13,11 +13,11 @@ from qvmsh.machine.power.request import Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
 def restart(
-    vm: Machine,
+    vm: BaseMachine,
     request: Request,
     *,
     force: bool,

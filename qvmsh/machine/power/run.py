@@ -20,7 +20,7 @@ from qvmsh.machine.work.lock import require_no_archive
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from qvmsh.machine.guest import serial
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
 LINES = 20
@@ -28,7 +28,7 @@ LINES = 20
 
 
 @log.failures
-def run(vm: Machine, request: Request) -> Ended:
+def run(vm: BaseMachine, request: Request) -> Ended:
     """QEMU in the foreground; see `commands.run`."""
     if "-daemonize" in request.extra:
         raise UsageError(
@@ -68,7 +68,7 @@ def run(vm: Machine, request: Request) -> Ended:
     return Ended(vm.name, 128 - status if status < 0 else status)
 
 
-def _terminal_kept(vm: Machine) -> tty_mode.Kept:
+def _terminal_kept(vm: BaseMachine) -> tty_mode.Kept:
     """QEMU switches the terminal's mode, and back unless it is killed."""
     try:
         return tty_mode.Kept(vm.io.stdin.fileno())
@@ -76,7 +76,7 @@ def _terminal_kept(vm: Machine) -> tty_mode.Kept:
         return tty_mode.Kept(-1)
 
 
-def _print_ways(vm: Machine, plan: Launch, qemu: launch.Qemu) -> None:
+def _print_ways(vm: BaseMachine, plan: Launch, qemu: launch.Qemu) -> None:
     """Say how to leave a console on this terminal, which may stay silent; or where it is."""
     if plan.is_background:
         vm.io.warn(f"{vm.name}: runs in the background (pid {qemu.pid}); `qvm console` opens its console")
@@ -84,7 +84,7 @@ def _print_ways(vm: Machine, plan: Launch, qemu: launch.Qemu) -> None:
         vm.io.say(f"{vm.name}: the serial console; Ctrl-A X ends QEMU, Ctrl-A C opens its monitor")
 
 
-def _wait_foreground(vm: Machine, child: launch.Child, shown: serial.Shown | None) -> int:
+def _wait_foreground(vm: BaseMachine, child: launch.Child, shown: serial.Shown | None) -> int:
     """Wait for QEMU's end, and pass on its logged output and its console.
 
     Ctrl-C is for QEMU, which has the terminal, and ends it in order.

@@ -29,11 +29,11 @@ from qvmsh.qemu.commandline import Endpoint, arguments
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
 def start(
-    vm: Machine, request: Request, *, ssh_attempts: int | None, is_waiting: bool, port: int = 0
+    vm: BaseMachine, request: Request, *, ssh_attempts: int | None, is_waiting: bool, port: int = 0
 ) -> Started:
     """Launch in the background and wait for the guest; see `commands.start`.
 
@@ -78,7 +78,7 @@ def start(
     )
 
 
-def require_startable(vm: Machine, request: Request, ssh_attempts: int | None) -> None:
+def require_startable(vm: BaseMachine, request: Request, ssh_attempts: int | None) -> None:
     """Find what would stop a start before the machine is powered off.
 
     Raises:
@@ -96,7 +96,7 @@ def require_startable(vm: Machine, request: Request, ssh_attempts: int | None) -
     launch.require_top(vm, plan)
 
 
-def _require_attempts(vm: Machine, ssh_attempts: int | None) -> None:
+def _require_attempts(vm: BaseMachine, ssh_attempts: int | None) -> None:
     if ssh_attempts is not None and ssh_attempts < 1:
         raise UsageError(f"start: --ssh-attempts {ssh_attempts}: must be at least 1", machine=vm.name)
 
@@ -108,7 +108,7 @@ def _accelerator(argv: list[str]) -> str:
     return "kvm" if "-enable-kvm" in argv else "tcg"
 
 
-def _wait(vm: Machine, qemu: launch.Qemu, timeout_s: float) -> float:
+def _wait(vm: BaseMachine, qemu: launch.Qemu, timeout_s: float) -> float:
     """Wait until the guest of a QEMU that was just started answers; return the seconds it took."""
     try:
         with ready.waiting(vm, "start"), vm.io.stage("waiting for ssh"):
@@ -125,7 +125,7 @@ def _wait(vm: Machine, qemu: launch.Qemu, timeout_s: float) -> float:
     return seconds
 
 
-def _end_begun(vm: Machine, qemu: launch.Qemu) -> None:
+def _end_begun(vm: BaseMachine, qemu: launch.Qemu) -> None:
     """End a machine whose start was interrupted."""
     vm.io.warn(f"{vm.name}: interrupted; ending the machine that was starting")
     ending.end(qemu.pid)
@@ -134,7 +134,7 @@ def _end_begun(vm: Machine, qemu: launch.Qemu) -> None:
     log.note(vm, "start was interrupted, the machine was ended", is_error=True)
 
 
-def dry_run(vm: Machine, request: Request, *, is_foreground: bool) -> CommandLine:
+def dry_run(vm: BaseMachine, request: Request, *, is_foreground: bool) -> CommandLine:
     """The argument list that `start` or `run` would use, with sockets by path so that it runs."""
     plan = plan_of(vm, request, "run" if is_foreground else "start")
     hw.require_room(vm)
@@ -158,7 +158,7 @@ def dry_run(vm: Machine, request: Request, *, is_foreground: bool) -> CommandLin
     return CommandLine(vm.name, argv, before)
 
 
-def plan_of(vm: Machine, request: Request, verb: str) -> Launch:
+def plan_of(vm: BaseMachine, request: Request, verb: str) -> Launch:
     """Check the request against the configuration and turn it into a launch."""
     if request.base_only and not own_disk.is_by_hand(vm) and not own_disk.has_disk(vm):
         raise UsageError(
@@ -197,7 +197,7 @@ def plan_of(vm: Machine, request: Request, verb: str) -> Launch:
     )
 
 
-def _window(vm: Machine) -> str:
+def _window(vm: BaseMachine) -> str:
     """The display for `run` on a desktop if nothing else is configured; warns if QEMU has none."""
     settings, environ = vm.settings, vm.environ
     has_desktop = bool(environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY"))
@@ -210,14 +210,14 @@ def _window(vm: Machine) -> str:
     return found
 
 
-def _is_in_background(vm: Machine) -> bool:
+def _is_in_background(vm: BaseMachine) -> bool:
     try:
         return tty_mode.is_in_background(vm.io.stdin.fileno())
     except (OSError, ValueError):  # a stream of Python's own
         return False
 
 
-def _machine_type(vm: Machine, snapshot: str) -> str:
+def _machine_type(vm: BaseMachine, snapshot: str) -> str:
     """VM_QEMU_MACHINE for a run that continues from a snapshot."""
     from qvmsh.machine.snapshot import hardware as snapshot_hardware
     from qvmsh.machine.snapshot.catalogue import Catalogue
@@ -225,7 +225,7 @@ def _machine_type(vm: Machine, snapshot: str) -> str:
     return snapshot_hardware.machine_type(vm.settings, Catalogue.read(vm).entries.get(snapshot, {}))
 
 
-def _require_plain(vm: Machine, request: Request, verb: str) -> None:
+def _require_plain(vm: BaseMachine, request: Request, verb: str) -> None:
     """Refuse what needs to know the disks, where only VM_QEMU_ARGS does."""
     hint = "VM_QEMU_ARGS names the disks; change it there"
     if request.base_only:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from qvmsh.machine.launch_record import LaunchRecord
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
     from qvmsh.qemu.session import Listening, Session
 
 AGENT_S = 1.5
@@ -63,7 +63,7 @@ class Ladder:
         timeout_s: for all polite rungs together.
     """
 
-    def __init__(self, vm: Machine, pid: int, note: LaunchRecord, timeout_s: float) -> None:
+    def __init__(self, vm: BaseMachine, pid: int, note: LaunchRecord, timeout_s: float) -> None:
         self.vm = vm
         self.note = note
         self.timeout_s = timeout_s
@@ -209,13 +209,13 @@ class Ladder:
             pass
 
 
-def patience_s(vm: Machine, timeout_s: float | None) -> float:
+def patience_s(vm: BaseMachine, timeout_s: float | None) -> float:
     """How long a guest may take: the caller's value, else VM_SHUTDOWN_TIMEOUT."""
     return float(vm.settings.integer("VM_SHUTDOWN_TIMEOUT")) if timeout_s is None else timeout_s
 
 
 @log.failures
-def stop(vm: Machine, *, force: bool, timeout_s: float) -> tuple[str, float]:
+def stop(vm: BaseMachine, *, force: bool, timeout_s: float) -> tuple[str, float]:
     """Power a machine off; return the rung that worked and the seconds it took.
 
     Raises:
@@ -247,7 +247,7 @@ def stop(vm: Machine, *, force: bool, timeout_s: float) -> tuple[str, float]:
 
 
 @log.failures
-def save(vm: Machine, name: str, *, has_suspend: bool, timeout_s: float | None) -> tuple[float, float]:
+def save(vm: BaseMachine, name: str, *, has_suspend: bool, timeout_s: float | None) -> tuple[float, float]:
     """Save the state as the snapshot `name` and end QEMU.
 
     Args:
@@ -286,7 +286,7 @@ def save(vm: Machine, name: str, *, has_suspend: bool, timeout_s: float | None) 
 
 
 @log.failures
-def reboot(vm: Machine, *, force: bool, timeout_s: float) -> tuple[str, float]:
+def reboot(vm: BaseMachine, *, force: bool, timeout_s: float) -> tuple[str, float]:
     """Reboot the guest, wait until it answers again; return how, and the seconds it took.
 
     Raises:
@@ -375,7 +375,7 @@ def _ask_for_reset(ladder: Ladder, qemu: Session, events: Listening, *, is_runni
 
 
 def _live(
-    vm: Machine, what: str, *, needs_note: bool = True
+    vm: BaseMachine, what: str, *, needs_note: bool = True
 ) -> tuple[state.Observation, int, LaunchRecord | None]:
     """What is observed of a machine that has a QEMU; it must be reachable."""
     seen = state.observe(vm)
@@ -385,7 +385,7 @@ def _live(
     return seen, seen.pid, seen.note
 
 
-def _wake(vm: Machine, seen: state.Observation) -> None:
+def _wake(vm: BaseMachine, seen: state.Observation) -> None:
     """Resume or wake a guest that cannot power off otherwise, with a warning."""
     assert seen.note is not None
     if seen.kind not in (state.PAUSED, state.SUSPENDED):
@@ -400,7 +400,7 @@ def _wake(vm: Machine, seen: state.Observation) -> None:
 
 
 @log.failures
-def kill(vm: Machine) -> tuple[str, float]:
+def kill(vm: BaseMachine) -> tuple[str, float]:
     """End QEMU at once; return what worked and the seconds it took.
 
     Raises:

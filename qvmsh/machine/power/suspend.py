@@ -24,10 +24,10 @@ from qvmsh.qemu import qmp
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from qvmsh.machine.launch_record import LaunchRecord
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
-def pause(vm: Machine) -> Paused:
+def pause(vm: BaseMachine) -> Paused:
     """Stop the vcpus.
 
     Raises:
@@ -45,7 +45,7 @@ def pause(vm: Machine) -> Paused:
     return Paused(vm.name, is_paused=True)
 
 
-def resume(vm: Machine) -> Paused:
+def resume(vm: BaseMachine) -> Paused:
     """Start the vcpus again.
 
     Raises:
@@ -71,7 +71,7 @@ def resume(vm: Machine) -> Paused:
     return Paused(vm.name, is_paused=False, is_asleep=now == "suspended", clock=clock)
 
 
-def suspend(vm: Machine, *, timeout_s: float | None) -> Suspended:
+def suspend(vm: BaseMachine, *, timeout_s: float | None) -> Suspended:
     """Let the guest send itself to sleep, and wait until it does.
 
     Raises:
@@ -88,7 +88,7 @@ def suspend(vm: Machine, *, timeout_s: float | None) -> Suspended:
     return Suspended(vm.name, how, seconds)
 
 
-def wakeup(vm: Machine, *, is_waiting: bool, timeout_s: float | None) -> Woken:
+def wakeup(vm: BaseMachine, *, is_waiting: bool, timeout_s: float | None) -> Woken:
     """Wake the guest, and wait until its ssh answers.
 
     Raises:
@@ -111,7 +111,7 @@ def wakeup(vm: Machine, *, is_waiting: bool, timeout_s: float | None) -> Woken:
     return Woken(vm.name, is_ready, time.monotonic() - began)
 
 
-def _answers_again(vm: Machine, pid: int, note: LaunchRecord, timeout_s: float) -> None:
+def _answers_again(vm: BaseMachine, pid: int, note: LaunchRecord, timeout_s: float) -> None:
     with readiness.waiting(vm, "wakeup"), vm.io.stage("waiting for ssh"):
         try:
             readiness.wait(vm, pid, note, timeout_s=timeout_s)
@@ -122,7 +122,7 @@ def _answers_again(vm: Machine, pid: int, note: LaunchRecord, timeout_s: float) 
             raise
 
 
-def _execute(vm: Machine, note: LaunchRecord, command: str) -> None:
+def _execute(vm: BaseMachine, note: LaunchRecord, command: str) -> None:
     with state.Answering(vm):
         try:
             qmp.ask(note.socket("qmp"), command, timeout_s=30.0)
@@ -131,7 +131,7 @@ def _execute(vm: Machine, note: LaunchRecord, command: str) -> None:
             raise
 
 
-def _status(vm: Machine, note: LaunchRecord) -> str:
+def _status(vm: BaseMachine, note: LaunchRecord) -> str:
     """QEMU's own word for its state."""
     with state.Answering(vm):
         status: str = qmp.ask(note.socket("qmp"), "query-status", timeout_s=state.GREETING_S)["status"]

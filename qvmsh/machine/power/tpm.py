@@ -26,7 +26,7 @@ from qvmsh.qemu import programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 STATE = os.path.join(".qvm", "tpm")
 LOG = os.path.join(".qvm", "log", "swtpm.log")
@@ -35,12 +35,12 @@ END_S = 5.0
 """How long the swtpm of a QEMU that has ended may take to end."""
 
 
-def is_wanted(vm: Machine) -> bool:
+def is_wanted(vm: BaseMachine) -> bool:
     """True if the machine has a TPM."""
     return vm.settings.boolean("VM_TPM") and not vm.settings.text("VM_QEMU_ARGS")
 
 
-def program(vm: Machine) -> str:
+def program(vm: BaseMachine) -> str:
     """Path of swtpm.
 
     Raises:
@@ -54,7 +54,7 @@ def program(vm: Machine) -> str:
         ) from None
 
 
-def arguments(vm: Machine, top: str, control: str, state: str = STATE) -> list[str]:
+def arguments(vm: BaseMachine, top: str, control: str, state: str = STATE) -> list[str]:
     """swtpm's argument list.
 
     Args:
@@ -69,13 +69,13 @@ def arguments(vm: Machine, top: str, control: str, state: str = STATE) -> list[s
     ]  # fmt: skip
 
 
-def by_hand(vm: Machine, control: str) -> list[str]:
+def by_hand(vm: BaseMachine, control: str) -> list[str]:
     """What `dryrun` shows: the swtpm that must run before QEMU, reached by a socket with a name."""
     _folder(vm, "")
     return [*arguments(vm, vm.directory, f"path={control}"), "--daemon"]  # as a daemon it works in /
 
 
-def last_words(vm: Machine) -> list[str]:
+def last_words(vm: BaseMachine) -> list[str]:
     """What swtpm complained of, for the report of a launch that failed."""
     return paths.tail(os.path.join(vm.directory, LOG), 5) if is_wanted(vm) else []
 
@@ -90,7 +90,7 @@ class Companion:
         QvmError: another program holds the state.
     """
 
-    def __init__(self, vm: Machine, token: str) -> None:
+    def __init__(self, vm: BaseMachine, token: str) -> None:
         where = _folder(vm, token)
         _wait_until_free(vm, where)
         host_files.remove(os.path.join(vm.directory, LOG))
@@ -109,7 +109,7 @@ class Companion:
         self._own_end.close()
 
 
-def _folder(vm: Machine, token: str) -> str:
+def _folder(vm: BaseMachine, token: str) -> str:
     """The folder of the state, made if it is not there, from the machine's directory."""
     path = os.path.join(vm.directory, STATE)
     os.makedirs(path, mode=0o700, exist_ok=True)
@@ -120,7 +120,7 @@ def _folder(vm: Machine, token: str) -> str:
     return copy
 
 
-def _wait_until_free(vm: Machine, where: str) -> None:
+def _wait_until_free(vm: BaseMachine, where: str) -> None:
     """Wait until the swtpm of a QEMU that has just ended has released its state."""
     pid = locks.holder(os.path.join(vm.directory, where, ".lock"))
     if pid is None:

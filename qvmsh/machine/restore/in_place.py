@@ -22,7 +22,7 @@ from qvmsh.machine.archive.model import Archive, Point
 from qvmsh.machine.archive.reader import NEW, Reader
 from qvmsh.machine.archive.settings import STATE, is_known
 from qvmsh.machine.journal import Journal, Kind, Phase, Record
-from qvmsh.machine.machine import Machine
+from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.restore import recovery
 from qvmsh.machine.restore.new_machine import line_of
 from qvmsh.machine.restore.plan import Plan, plan_of, real, require_leave, require_nobody_above, top_of
@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from qvmsh.machine.archive.index import ArchiveIndex
 
 
-def same(vm: Machine, index: ArchiveIndex, archive: Archive, point: Point, *, is_forced: bool) -> list[str]:
+def same(
+    vm: BaseMachine, index: ArchiveIndex, archive: Archive, point: Point, *, is_forced: bool
+) -> list[str]:
     """Restore a state into the machine; returns notes for the user.
 
     Raises:
@@ -97,7 +99,7 @@ def _undo(journal: Journal) -> str:
     return done
 
 
-def _renames(vm: Machine, paths: list[str]) -> tuple[tuple[str, str], ...]:
+def _renames(vm: BaseMachine, paths: list[str]) -> tuple[tuple[str, str], ...]:
     """New name and final name of each file, from the machine's directory."""
     top = top_of(vm)
     return tuple((os.path.relpath(path + NEW, top), os.path.relpath(path, top)) for path in paths)
@@ -138,7 +140,7 @@ def _make(reader: Reader, plan: Plan, journal: Journal) -> None:
     host_files.remove(old)
 
 
-def _adopt(vm: Machine, new: str, path: str) -> None:
+def _adopt(vm: BaseMachine, new: str, path: str) -> None:
     """Take mode and owner of the file that is replaced."""
     try:
         status = os.lstat(path)
@@ -189,7 +191,7 @@ def _bring_in_step(plan: Plan, reader: Reader, old: str, journal: Journal) -> No
     _adopt(vm, path + NEW, path)
 
 
-def _lines_of(vm: Machine, vmrc: str) -> dict[str, Any]:
+def _lines_of(vm: BaseMachine, vmrc: str) -> dict[str, Any]:
     """What the archived `.vmrc` says of each disk of VM_DISKS."""
     from qvmsh.config import layers
 

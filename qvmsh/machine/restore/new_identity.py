@@ -18,7 +18,7 @@ from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.machine import identity
 from qvmsh.machine.create import create
-from qvmsh.machine.machine import Machine
+from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.power import tpm
 from qvmsh.machine.storage import own_disk
 
@@ -41,7 +41,7 @@ def renew(folder: str, point: Point, name: str, environ: Mapping[str, str], note
         name: its new name.
         notes: gets notes for the user.
     """
-    made = Machine(folder, environ=environ)
+    made = BaseMachine(folder, environ=environ)
     settings = made.settings
     old, by_hand = settings.text("VM_MACHINE_NAME"), own_disk.is_by_hand(made)
     number = identity.free_id(environ)
@@ -64,7 +64,7 @@ def renew(folder: str, point: Point, name: str, environ: Mapping[str, str], note
             assign_words(vmrc, variable, guest)
     for variable, value in changes.items():
         edit.assign_in_file(vmrc, variable, value)
-    _keys(Machine(folder, environ=environ), point, name, old, notes)
+    _keys(BaseMachine(folder, environ=environ), point, name, old, notes)
     shared = [each for each in ("VM_HOSTFWD", "VM_QEMU_VNC") if settings.text(each)]
     shared += ["VM_SSH_PORT"] if by_hand and settings.text("VM_SSH_PORT").isdigit() else []
     shared += [each for each in WORDS if any("hostfwd=" in w or "mac=" in w for w in settings.words(each))]
@@ -77,7 +77,7 @@ def renew(folder: str, point: Point, name: str, environ: Mapping[str, str], note
         notes.append(f"its TPM holds the same keys as the one of {old}")
 
 
-def _owner(made: Machine) -> dict[str, str]:
+def _owner(made: BaseMachine) -> dict[str, str]:
     """VM_MACHINE_OWNER of a machine that another account archived; the account in the guest stays."""
     settings = made.settings
     was = settings.text("VM_MACHINE_OWNER")
@@ -92,7 +92,7 @@ def _owner(made: Machine) -> dict[str, str]:
     return {"VM_MACHINE_OWNER": me, **user}
 
 
-def _keys(made: Machine, point: Point, name: str, was: str, notes: list[str]) -> None:
+def _keys(made: BaseMachine, point: Point, name: str, was: str, notes: list[str]) -> None:
     """A UUID and, where the guest takes its keys at each boot, ssh keys of its own.
 
     A guest resumed from a snapshot has the old ones, so they stay if there is a snapshot. Any other guest's

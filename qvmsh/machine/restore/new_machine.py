@@ -26,7 +26,7 @@ from qvmsh.machine.archive.reader import Place, Reader
 from qvmsh.machine.archive.settings import SETTINGS
 from qvmsh.machine.create import create
 from qvmsh.machine.journal import Kind
-from qvmsh.machine.machine import Machine
+from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.restore.new_identity import WORDS, assign_words, renew
 from qvmsh.machine.storage import supplies
 from qvmsh.machine.work import creation_folder
@@ -51,14 +51,14 @@ class Laid:
 
 
 def new(
-    vm: Machine | None,
+    vm: BaseMachine | None,
     index: ArchiveIndex,
     archive: Archive,
     point: Point,
     directory: str,
     io: Io,
     environ: Mapping[str, str],
-) -> tuple[Machine, list[str]]:
+) -> tuple[BaseMachine, list[str]]:
     """Make the machine `directory`: all of it, or nothing.
 
     Raises:
@@ -95,7 +95,7 @@ def new(
             hint = "choose a place that you can write to"
         raise QvmError(f"cannot restore into {final}: {error.strerror}", hint=hint) from error
     host_files.sync_folder(os.path.dirname(final))
-    made = Machine(final, io=io, environ=environ)
+    made = BaseMachine(final, io=io, environ=environ)
     registry.remember(made)
     return made, laid.notes
 
@@ -110,7 +110,7 @@ def _mode(directory: str) -> int:
 
 
 def lay_out(
-    vm: Machine | None, reader: Reader, environ: Mapping[str, str], *, name: str = "", final: str = ""
+    vm: BaseMachine | None, reader: Reader, environ: Mapping[str, str], *, name: str = "", final: str = ""
 ) -> Laid:
     """Make a machine of an archived state in the reader's folder, which is empty.
 
@@ -121,7 +121,7 @@ def lay_out(
     """
     archive, point, folder = reader.archive, reader.point, reader.work
     laid = Laid()
-    Machine(folder, environ=environ).state_folder()
+    BaseMachine(folder, environ=environ).state_folder()
 
     def place(inside: str) -> str:
         target = os.path.join(folder, inside)
@@ -141,7 +141,7 @@ def lay_out(
     _bring_inside(folder, point, environ, laid.notes)
     if name:
         renew(folder, point, name, environ, laid.notes)
-    made = Machine(folder, io=reader.io, environ=environ)
+    made = BaseMachine(folder, io=reader.io, environ=environ)
     moved = _disks(made, reader, archive, point, laid.notes)
     _left_out(folder, archive, point, laid.notes)  # last: nothing is written through its links
     _rewrite_snapshots(made, archive, moved, before, final or folder)
@@ -156,7 +156,7 @@ def lay_out(
 
 
 def _values(folder: str, environ: Mapping[str, str]) -> dict[str, str]:
-    settings = Machine(folder, environ=environ).settings
+    settings = BaseMachine(folder, environ=environ).settings
     return {each: settings[each] for each in settings}
 
 
@@ -191,7 +191,7 @@ def _is_linkable(path: str) -> bool:
 
 def _bring_inside(folder: str, point: Point, environ: Mapping[str, str], notes: list[str]) -> None:
     """Let the settings name disks from elsewhere in the machine's own directory."""
-    made = Machine(folder, environ=environ)
+    made = BaseMachine(folder, environ=environ)
     stored = {part.role for part in point.parts if part.name}
     moved: dict[str, str] = {}
     found = drives.named(made)
@@ -226,7 +226,7 @@ def _bring_inside(folder: str, point: Point, environ: Mapping[str, str], notes: 
             assign_words(vmrc, variable, qemu_drives.renamed(words, names))
 
 
-def format_of(vm: Machine, drive: drives.Drive) -> str:
+def format_of(vm: BaseMachine, drive: drives.Drive) -> str:
     """The format with which QEMU opens a disk; "" where the words leave that to its guess."""
     words = [word for variable in WORDS for word in vm.settings.words(variable)]
     guessed = {
@@ -253,7 +253,7 @@ def free_name(name: str, taken: set[str]) -> str:
 
 
 def _disks(
-    made: Machine, reader: Reader, archive: Archive, point: Point, notes: list[str]
+    made: BaseMachine, reader: Reader, archive: Archive, point: Point, notes: list[str]
 ) -> dict[tuple[str, int], str]:
     """Make all disks; returns where each layer is, by role and depth (the top is 0)."""
     named = {each.role: each for each in drives.named(made)}
@@ -290,7 +290,7 @@ def _disks(
     return found
 
 
-def _require_inside(made: Machine, path: str, archive: Archive) -> None:
+def _require_inside(made: BaseMachine, path: str, archive: Archive) -> None:
     """The archive is not trusted: nothing is written outside the machine."""
     top = os.path.realpath(made.directory)
     if os.path.commonpath((top, os.path.realpath(path))) != top:
@@ -301,7 +301,7 @@ def _require_inside(made: Machine, path: str, archive: Archive) -> None:
         )
 
 
-def layer_names(made: Machine, archive: Archive, role: str) -> list[str]:
+def layer_names(made: BaseMachine, archive: Archive, role: str) -> list[str]:
     """File names of a disk's bases, in a machine of another name."""
     names = [part.plain_name for part in archive.layers.get(role, [])]
     old = f"{archive.machine}-"
@@ -316,7 +316,7 @@ def layer_names(made: Machine, archive: Archive, role: str) -> list[str]:
 
 
 def _rewrite_snapshots(
-    made: Machine,
+    made: BaseMachine,
     archive: Archive,
     places: Mapping[tuple[str, int], str],
     before: Mapping[str, str],

@@ -21,7 +21,7 @@ from qvmsh.machine.archive.model import Archive, Part, Point
 from qvmsh.machine.archive.reader import NEW, Place
 from qvmsh.machine.archive.settings import SETTINGS
 from qvmsh.machine.archive.unchanged import is_archived, is_unchanged
-from qvmsh.machine.machine import Machine
+from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.restore.new_machine import format_of, free_name, layer_names
 from qvmsh.machine.storage import chain, dependents, supplies
 
@@ -55,11 +55,11 @@ class Plan:
         return list(dict.fromkeys(found))
 
 
-def top_of(vm: Machine) -> str:
+def top_of(vm: BaseMachine) -> str:
     return os.path.realpath(vm.directory)
 
 
-def plan_of(vm: Machine, archive: Archive, point: Point) -> Plan:
+def plan_of(vm: BaseMachine, archive: Archive, point: Point) -> Plan:
     plan = Plan()
     present = drives.named(vm)
     matched: dict[str, Drive] = {}
@@ -91,11 +91,11 @@ def plan_of(vm: Machine, archive: Archive, point: Point) -> Plan:
     return plan
 
 
-def _at(vm: Machine, part: Part) -> str:
+def _at(vm: BaseMachine, part: Part) -> str:
     return os.path.normpath(os.path.join(vm.directory, part.source))
 
 
-def _present(vm: Machine, part: Part, present: list[Drive]) -> Drive | None:
+def _present(vm: BaseMachine, part: Part, present: list[Drive]) -> Drive | None:
     """The disk of the machine that an archived one is."""
     if part.role == MAIN:
         return next((each for each in present if each.role == MAIN), None)
@@ -107,7 +107,7 @@ def _present(vm: Machine, part: Part, present: list[Drive]) -> Drive | None:
     return next((each for each in present if os.path.realpath(each.path) == path), None)
 
 
-def _place_of_lacking(vm: Machine, part: Part, taken: set[str], plan: Plan) -> str:
+def _place_of_lacking(vm: BaseMachine, part: Part, taken: set[str], plan: Plan) -> str:
     """Where to restore a disk that the machine no longer has: never outside its directory.
 
     If a link leads outside, it gets an unused name.
@@ -121,7 +121,7 @@ def _place_of_lacking(vm: Machine, part: Part, taken: set[str], plan: Plan) -> s
     return os.path.join(vm.directory, name)
 
 
-def _layers(vm: Machine, archive: Archive, part: Part, top: str, plan: Plan) -> list[Place]:
+def _layers(vm: BaseMachine, archive: Archive, part: Part, top: str, plan: Plan) -> list[Place]:
     """The places of a disk and its bases.
 
     A base inside the machine's directory is replaced in place; one elsewhere is left unchanged if it is still
@@ -180,7 +180,7 @@ def _fresh(path: str, known: Container[str] = ()) -> str:
     return found
 
 
-def _chain(vm: Machine, path: str, kind: str) -> list[str]:
+def _chain(vm: BaseMachine, path: str, kind: str) -> list[str]:
     """The bases of an image, as far as they are there and may be read."""
     try:
         return chain.below(vm, path, kind) if os.path.exists(path) else []
@@ -188,23 +188,23 @@ def _chain(vm: Machine, path: str, kind: str) -> list[str]:
         return []
 
 
-def real(vm: Machine, path: str) -> str:
+def real(vm: BaseMachine, path: str) -> str:
     """Where a file is when links are followed."""
     return os.path.realpath(path)
 
 
-def is_inside(vm: Machine, path: str) -> bool:
+def is_inside(vm: BaseMachine, path: str) -> bool:
     return not os.path.relpath(path, top_of(vm)).startswith("..")
 
 
 # What prevents it
 
 
-def _strangers(vm: Machine, path: str, own: set[str]) -> list[str]:
+def _strangers(vm: BaseMachine, path: str, own: set[str]) -> list[str]:
     return [each for each in dependents.overlays_on(path, vm) if each not in own]
 
 
-def require_nobody_above(vm: Machine, plan: Plan) -> None:
+def require_nobody_above(vm: BaseMachine, plan: Plan) -> None:
     """Refuse to replace what backs images that are not replaced too.
 
     Raises:
@@ -223,7 +223,7 @@ def require_nobody_above(vm: Machine, plan: Plan) -> None:
             )
 
 
-def require_leave(vm: Machine, index: ArchiveIndex, plan: Plan, *, is_forced: bool) -> None:
+def require_leave(vm: BaseMachine, index: ArchiveIndex, plan: Plan, *, is_forced: bool) -> None:
     """Refuse to discard what is in no archive.
 
     Raises:

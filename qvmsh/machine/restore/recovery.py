@@ -10,7 +10,7 @@ from qvmsh.machine import identity
 from qvmsh.machine.archive import drives
 from qvmsh.machine.archive.reader import NEW
 from qvmsh.machine.journal import Journal, Phase, Record
-from qvmsh.machine.machine import Machine
+from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.restore.plan import is_inside, top_of
 
 TYPE_CHECKING = False
@@ -23,7 +23,7 @@ def recover(journal: Journal) -> str:
     return put_in_place(journal)
 
 
-def left(vm: Machine, record: Record) -> tuple[str, str | None]:  # as `work.recovery` asks
+def left(vm: BaseMachine, record: Record) -> tuple[str, str | None]:  # as `work.recovery` asks
     """See `work.recovery`."""
     return "", None
 
@@ -59,7 +59,7 @@ def put_in_place(journal: Journal, *, is_clearing: bool = False) -> str:
     return "was completed" if is_ready else "was undone: the machine is as before"
 
 
-def _require_own(vm: Machine, renames: Sequence[tuple[str, str]]) -> None:
+def _require_own(vm: BaseMachine, renames: Sequence[tuple[str, str]]) -> None:
     """Another account may write to the journal: what it names must be the machine's."""
     name = foreign(vm, renames)
     if name:
@@ -70,7 +70,7 @@ def _require_own(vm: Machine, renames: Sequence[tuple[str, str]]) -> None:
         )
 
 
-def foreign(vm: Machine, renames: Sequence[tuple[str, str]]) -> str:
+def foreign(vm: BaseMachine, renames: Sequence[tuple[str, str]]) -> str:
     """The first name that is not the machine's, "" if all are."""
     images = {os.path.realpath(each.path) for each in drives.named(vm)}
     own = images | {os.path.realpath(vm.files.vmrc)}

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from qvmsh.io import Io
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
 def restore(
-    vm: Machine | None,
+    vm: BaseMachine | None,
     word: str,
     directory: str | None,
     io: Io,
@@ -63,7 +63,7 @@ def restore(
     return Restored(vm.name, label, vm.directory, is_new=False, seconds=time.monotonic() - began, notes=notes)
 
 
-def find(vm: Machine | None, word: str) -> tuple[ArchiveIndex, Archive, Point]:
+def find(vm: BaseMachine | None, word: str) -> tuple[ArchiveIndex, Archive, Point]:
     """The archived state that a word means: one of the machine's, or a folder by its path or URL.
 
     Raises:
@@ -89,18 +89,18 @@ def find(vm: Machine | None, word: str) -> tuple[ArchiveIndex, Archive, Point]:
     return index, *found
 
 
-def _is_own(vm: Machine, word: str) -> bool:
+def _is_own(vm: BaseMachine, word: str) -> bool:
     return word in maintenance.index_of(vm).store.folders()
 
 
-def _is_of_index(vm: Machine | None, word: str) -> bool:
+def _is_of_index(vm: BaseMachine | None, word: str) -> bool:
     """True for `FOLDER/STAMP` of the machine's own archives."""
     folder, _, stamp = word.rstrip("/").partition("/")
     return vm is not None and bool(split(folder)[1]) and "/" not in stamp and _is_own(vm, folder)
 
 
 def _by_place(
-    vm: Machine | None, word: str, parts: tuple[str, str, str]
+    vm: BaseMachine | None, word: str, parts: tuple[str, str, str]
 ) -> tuple[ArchiveIndex, Archive, Point]:
     """The state that a path or URL means: `.../FOLDER`, or `.../FOLDER/STAMP`."""
     above, _, folder = parts

@@ -20,14 +20,14 @@ from qvmsh.machine.archive.model import Archive, Point
 from qvmsh.machine.archive.reader import Reader
 from qvmsh.machine.archive.reports import Verified
 from qvmsh.machine.archive.settings import SETTINGS
-from qvmsh.machine.machine import Machine
+from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.power import start, stop
 from qvmsh.machine.power.request import Request
 from qvmsh.machine.restore import new_machine, restore
 from qvmsh.qemu import qemuimg
 
 
-def verify(vm: Machine, word: str | None, *, is_booting: bool) -> Verified:
+def verify(vm: BaseMachine, word: str | None, *, is_booting: bool) -> Verified:
     """Read a state back, check its images, and perhaps start it.
 
     Args:
@@ -67,7 +67,7 @@ def verify(vm: Machine, word: str | None, *, is_booting: bool) -> Verified:
 class _folder:  # noqa: N801  # used as a function
     """A temporary folder; those of killed commands are removed first."""
 
-    def __init__(self, vm: Machine) -> None:
+    def __init__(self, vm: BaseMachine) -> None:
         self.path = host_files.unique(os.path.join(vm.state_folder(), "verify-"))
         for name in os.listdir(vm.files.state):
             pid = name.removeprefix("verify-").partition("-")[0]
@@ -83,7 +83,7 @@ class _folder:  # noqa: N801  # used as a function
 
 
 def _check(
-    vm: Machine, index: ArchiveIndex, archive: Archive, point: Point, folder: str, checked: set[str]
+    vm: BaseMachine, index: ArchiveIndex, archive: Archive, point: Point, folder: str, checked: set[str]
 ) -> None:
     """Run `qemu-img check` on all images of a state, in place if they can be read there.
 
@@ -109,7 +109,7 @@ def _check(
         checked.add(part.name)
 
 
-def _boot(vm: Machine, index: ArchiveIndex, archive: Archive, point: Point, folder: str) -> float:
+def _boot(vm: BaseMachine, index: ArchiveIndex, archive: Archive, point: Point, folder: str) -> float:
     """Start the state as a disposable machine of its own; the seconds until it was ready."""
     programs.require_accepted(vm)
     os.mkdir(folder)
@@ -119,7 +119,7 @@ def _boot(vm: Machine, index: ArchiveIndex, archive: Archive, point: Point, fold
     own = [("VM_SSH_PORT", "auto"), ("VM_HOSTFWD", ""), ("VM_PRE_START", ""), ("VM_POST_STOP", "")]
     own = [(name, value) for name, value in own if name in vm.settings]
     environ = {**vm.environ, "XDG_DATA_HOME": folder}  # the list of known machines is not for it
-    made = Machine(folder, io=vm.io, environ=environ, overrides=(*vm.overrides, *own))
+    made = BaseMachine(folder, io=vm.io, environ=environ, overrides=(*vm.overrides, *own))
     try:
         request = Request(disposable=True)
         report = start.start(made, request, ssh_attempts=None, is_waiting=True)
@@ -132,7 +132,7 @@ def _boot(vm: Machine, index: ArchiveIndex, archive: Archive, point: Point, fold
     return report.seconds
 
 
-def _end(made: Machine) -> None:
+def _end(made: BaseMachine) -> None:
     try:
         stop.kill(made)
     except QvmError:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from qvmsh.config.settings import Settings
     from qvmsh.host.files import Source
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
 class Values(Report):
@@ -181,7 +181,7 @@ def _cannot_be_read_back(name: str) -> bool:
     return name == "VM_INCLUDE" or (name in VARIABLES and bool(VARIABLES[name].computed))
 
 
-def check(vm: Machine) -> CheckResult:
+def check(vm: BaseMachine) -> CheckResult:
     """All problems and warnings of all layers."""
     return _check(vm.directory, vm.environ, vm.overrides)
 
@@ -236,7 +236,7 @@ def _machines_below(folder: str) -> list[str]:
     return found
 
 
-def show(vm: Machine, names: Sequence[str] = (), *, has_origins: bool = False) -> Values:
+def show(vm: BaseMachine, names: Sequence[str] = (), *, has_origins: bool = False) -> Values:
     """The values of `names`, or of all names.
 
     Raises:
@@ -261,7 +261,7 @@ def _unknown(name: str) -> UsageError:
     return UsageError(f"{name} is not set, and is not a variable of qvm", hint=hint)
 
 
-def change(vm: Machine, pairs: Sequence[tuple[str, str]]) -> Changed:
+def change(vm: BaseMachine, pairs: Sequence[tuple[str, str]]) -> Changed:
     """Set values in the `.vmrc`; all of them, or none.
 
     The new text is checked before it is written, so that an invalid value changes nothing.
@@ -337,7 +337,7 @@ def _require_better(before: Settings, after: Settings, wanted: dict[str, str]) -
             )
 
 
-def environment(vm: Machine) -> Environment:
+def environment(vm: BaseMachine) -> Environment:
     """The values that `eval "$(qvm env)"` exports in a shell.
 
     Raises:
@@ -349,7 +349,7 @@ def environment(vm: Machine) -> Environment:
     return Environment(settings.exported(), settings.stale())
 
 
-def allow(vm: Machine) -> Allowed:
+def allow(vm: BaseMachine) -> Allowed:
     """Accept the machine's `.vmrc` with the files that it includes, and its `.qvmrc.xsh`.
 
     Raises:
@@ -365,7 +365,7 @@ def allow(vm: Machine) -> Allowed:
     return Allowed(vm.directory, accepted)
 
 
-def _code(vm: Machine) -> tuple[str, bytes] | None:
+def _code(vm: BaseMachine) -> tuple[str, bytes] | None:
     """Path and content of the machine's `.qvmrc.xsh`; None if there is none."""
     path = os.path.join(vm.directory, trust.RC)
     try:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from qvmsh.config.syntax import Problem
     from qvmsh.host.files import Source
     from qvmsh.io import Io
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 EDITORS = ("sensible-editor", "editor", "nano", "vim", "vi", "emacs")
 """Editors to try if the environment names none."""
@@ -74,7 +74,7 @@ class Edited(Report):
         }
 
 
-def edit(vm: Machine, io: Io, environ: Mapping[str, str]) -> Edited:
+def edit(vm: BaseMachine, io: Io, environ: Mapping[str, str]) -> Edited:
     """Let the user edit the `.vmrc`; it is replaced only by a text without problems.
 
     Raises:
@@ -179,7 +179,7 @@ def _edits_again(io: Io, wrong: Sequence[Problem]) -> bool:
             return False
 
 
-def _put(vm: Machine, source: Source, text: Source) -> None:
+def _put(vm: BaseMachine, source: Source, text: Source) -> None:
     """Replace the file, unless it was changed in the meantime."""
     path = vm.files.vmrc
     try:
@@ -195,7 +195,7 @@ def _put(vm: Machine, source: Source, text: Source) -> None:
         raise _rejected(vm, text.data, why, ()) from None
 
 
-def _rejected(vm: Machine, data: bytes, why: str, wrong: Sequence[Problem]) -> ConfigError:
+def _rejected(vm: BaseMachine, data: bytes, why: str, wrong: Sequence[Problem]) -> ConfigError:
     """The error for a rejected text, which is kept where the user finds it."""
     kept = os.path.join(vm.state_folder(), REJECTED)
     hint = None

@@ -24,7 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
     from qvmsh.machine.snapshot.store import Store
     from qvmsh.machine.storage.volumes import Volume
 
@@ -68,7 +68,7 @@ class Catalogue:
     """The entries by name, and the snapshot that the present state descends from ("" = none)."""
 
     def __init__(
-        self, vm: Machine, entries: dict[str, dict[str, Any]], head: str, *, is_broken: bool = False
+        self, vm: BaseMachine, entries: dict[str, dict[str, Any]], head: str, *, is_broken: bool = False
     ) -> None:
         self.vm = vm
         self.entries = entries
@@ -76,7 +76,7 @@ class Catalogue:
         self._is_broken = is_broken
 
     @classmethod
-    def read(cls, vm: Machine) -> Catalogue:
+    def read(cls, vm: BaseMachine) -> Catalogue:
         """The contents of the file; empty if it is missing or invalid.
 
         Raises:
@@ -238,7 +238,7 @@ def entry(
     }
 
 
-def _host_keys(vm: Machine) -> str:
+def _host_keys(vm: BaseMachine) -> str:
     """The guest's ssh host keys that are pinned, "" where none is."""
     try:
         return host_files.read(vm.files.known_hosts).text

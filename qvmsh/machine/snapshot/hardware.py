@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
     Entry = Mapping[str, Any]
 
@@ -45,7 +45,7 @@ def machine_type(settings: Settings, entry: Entry) -> str:
     return f"{then}{mark}{properties}" if is_alias else now
 
 
-def differences(vm: Machine, one: Entry, two: Entry | None = None) -> list[str]:
+def differences(vm: BaseMachine, one: Entry, two: Entry | None = None) -> list[str]:
     """What of the hardware changed since a snapshot was taken, until another or (None) now; a line each."""
     verb = "is" if two is None else "then"
     return [
@@ -54,13 +54,13 @@ def differences(vm: Machine, one: Entry, two: Entry | None = None) -> list[str]:
     ]
 
 
-def remedy(vm: Machine, entry: Entry) -> list[str]:
+def remedy(vm: BaseMachine, entry: Entry) -> list[str]:
     """The options that give the machine the hardware of a snapshot; none if it is the same."""
     settings = entry.get("settings") or {}
     return [f"--set {quote(f'{name}={settings[name]}')}" for name in _changed(vm, entry, None)]
 
 
-def _changed(vm: Machine, one: Entry, two: Entry | None) -> dict[str, tuple[str, str]]:
+def _changed(vm: BaseMachine, one: Entry, two: Entry | None) -> dict[str, tuple[str, str]]:
     """The settings that differ: what they were, and are."""
     before, after = _Hardware(vm, one, two or one), _Hardware(vm, two, one)
     names = BY_HAND if before.is_by_hand and after.is_by_hand else HARDWARE
@@ -80,7 +80,7 @@ class _Hardware:
         other: the snapshot that it is compared with.
     """
 
-    def __init__(self, vm: Machine, entry: Entry | None, other: Entry) -> None:
+    def __init__(self, vm: BaseMachine, entry: Entry | None, other: Entry) -> None:
         self._is_now = entry is None
         self._argv: list[str] = (other if entry is None else entry).get("arguments") or []
         values = {"VM_QEMU_BIN": self._argv[0] if self._argv else "", **((entry or {}).get("settings") or {})}

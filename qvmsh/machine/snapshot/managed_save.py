@@ -24,11 +24,11 @@ from qvmsh.qemu import ich9, qmp
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from qvmsh.machine.launch_record import LaunchRecord
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
 def save(
-    vm: Machine, note: LaunchRecord, name: str, *, has_suspend: bool, timeout_s: float | None = None
+    vm: BaseMachine, note: LaunchRecord, name: str, *, has_suspend: bool, timeout_s: float | None = None
 ) -> float:
     """Save memory and disks as the snapshot `name`; the guest is stopped afterwards.
 
@@ -93,7 +93,7 @@ def written_files(note: LaunchRecord) -> list[str]:
     return [file_of(each["image"]["filename"]) for each in found if not each["ro"]]
 
 
-def sync_images(vm: Machine, files: list[str]) -> None:
+def sync_images(vm: BaseMachine, files: list[str]) -> None:
     """Make sure that what QEMU wrote is on the disk, not only in the host's memory.
 
     Args:

@@ -22,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
     from qvmsh.qemu.qmp import Exchange
 
 WITHOUT_STATE = ("hvf", "nvmm", "whpx")
@@ -55,7 +55,7 @@ class Blocker:
 
 
 def require(
-    vm: Machine,
+    vm: BaseMachine,
     disks: list[Volume],
     what: str,
     *,

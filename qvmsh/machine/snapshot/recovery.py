@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from qvmsh.machine.launch_record import LaunchRecord
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
     Step = Callable[[Store, Record], str]
 
@@ -52,7 +52,7 @@ def recover(journal: Journal) -> str:
     return recover_off(vm, record, _STEPS[record.kind])
 
 
-def left(vm: Machine, record: Record) -> tuple[str, str | None]:
+def left(vm: BaseMachine, record: Record) -> tuple[str, str | None]:
     """See `work.recovery`."""
     if record.kind is Kind.SNAPSHOT_DELETE:
         disks = ", ".join(name for name, path in record.disks if _has(path, record.name))
@@ -70,7 +70,7 @@ def _has(path: str, tag: str) -> bool:
 # While QEMU runs
 
 
-def _recover_live(vm: Machine, note: LaunchRecord, record: Record) -> str:
+def _recover_live(vm: BaseMachine, note: LaunchRecord, record: Record) -> str:
     if record.kind is Kind.SNAPSHOT_LOAD and record.phase is not Phase.CLEAN:
         return _back_off(vm, note, record)
     with live(vm, note, record) as store:
@@ -84,7 +84,7 @@ def _recover_live(vm: Machine, note: LaunchRecord, record: Record) -> str:
         return outcome
 
 
-def resume(vm: Machine, note: LaunchRecord, record: Record, store: Live) -> None:
+def resume(vm: BaseMachine, note: LaunchRecord, record: Record, store: Live) -> None:
     """Resume a guest that the work has stopped."""
     if record.was_running and store.jobs.execute("query-status")["status"] in ("paused", "prelaunch"):
         conversation.resume(store.exchange)
@@ -93,7 +93,7 @@ def resume(vm: Machine, note: LaunchRecord, record: Record, store: Live) -> None
 
 
 @contextlib.contextmanager
-def live(vm: Machine, note: LaunchRecord, record: Record) -> Iterator[Live]:
+def live(vm: BaseMachine, note: LaunchRecord, record: Record) -> Iterator[Live]:
     """The store of the record's disks in the QEMU that has them open; no job runs, the guest is thawed."""
     wanted = {os.path.realpath(path) for _, path in record.disks}
     with state.Answering(vm):
@@ -108,7 +108,7 @@ def live(vm: Machine, note: LaunchRecord, record: Record) -> Iterator[Live]:
         yield store
 
 
-def _patient(vm: Machine, note: LaunchRecord) -> qmp.Exchange:
+def _patient(vm: BaseMachine, note: LaunchRecord) -> qmp.Exchange:
     """A conversation with a QEMU that may still be busy with what a command has begun.
 
     While it saves or loads memory it does not answer and cannot be stopped. The wait lasts as long as it
@@ -135,7 +135,7 @@ def _patient(vm: Machine, note: LaunchRecord) -> qmp.Exchange:
         raise
 
 
-def _back_live(vm: Machine, note: LaunchRecord, record: Record, store: Live) -> str:
+def _back_live(vm: BaseMachine, note: LaunchRecord, record: Record, store: Live) -> str:
     """The guest's disks and memory may not fit together: back to what was before, or its end."""
     if record.has_memory and store.is_whole(BACK):
         try:
@@ -154,7 +154,7 @@ def _back_live(vm: Machine, note: LaunchRecord, record: Record, store: Live) -> 
     return _back_off(vm, note, record) + "; QEMU had to be killed"
 
 
-def _back_off(vm: Machine, note: LaunchRecord, record: Record) -> str:
+def _back_off(vm: BaseMachine, note: LaunchRecord, record: Record) -> str:
     """Kill a QEMU whose guest must never run, and put its disks back."""
     pid = locks.holder(vm.files.pid_file)
     if pid is not None:
@@ -164,7 +164,7 @@ def _back_off(vm: Machine, note: LaunchRecord, record: Record) -> str:
     return recover_off(vm, record, _STEPS[record.kind])
 
 
-def loaded(vm: Machine, note: LaunchRecord) -> None:
+def loaded(vm: BaseMachine, note: LaunchRecord) -> None:
     """The guest's memory is complete now."""
     note.loading = ""
     note.write(vm.files.launch_record)
@@ -173,7 +173,7 @@ def loaded(vm: Machine, note: LaunchRecord) -> None:
 # While it is off
 
 
-def recover_off(vm: Machine, record: Record, step: Step) -> str:
+def recover_off(vm: BaseMachine, record: Record, step: Step) -> str:
     """Carry out a step on the images of a machine that is off."""
     own = {os.path.realpath(each.path) for each in volumes.configured(vm)}
     disks = [Volume(name, path, "qcow2") for name, path in record.disks]

@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from typing import Any
 
     from qvmsh.machine.launch_record import LaunchRecord
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
 @log.failures
 def restore(
-    vm: Machine, name: str, *, is_forced: bool, is_waiting: bool, timeout_s: float | None = None
+    vm: BaseMachine, name: str, *, is_forced: bool, is_waiting: bool, timeout_s: float | None = None
 ) -> SnapshotRestored:
     """Put the machine back; see `commands.snapshot`."""
     began = time.monotonic()
@@ -203,7 +203,7 @@ def _restore_live(store: Live, seen: state.Observation, name: str, tag: str) -> 
     return count
 
 
-def load(vm: Machine, note: LaunchRecord, name: str, *, is_forced: bool) -> None:
+def load(vm: BaseMachine, note: LaunchRecord, name: str, *, is_forced: bool) -> None:
     """Load a snapshot into a QEMU that was started with `-S`, and let the guest run.
 
     If the disks have not changed since, as after `stop --savevm`, there is nothing to lose, and no way back

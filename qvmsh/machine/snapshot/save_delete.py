@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from qvmsh.machine.launch_record import LaunchRecord
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
     from qvmsh.machine.storage.volumes import Volume
     from qvmsh.qemu.qmp import Exchange
 
@@ -69,7 +69,7 @@ def label(name: str | None, *, has_timestamp: bool) -> str:
 
 
 @contextlib.contextmanager
-def opened(vm: Machine, what: str) -> Iterator[tuple[Store, list[Volume], state.Observation]]:
+def opened(vm: BaseMachine, what: str) -> Iterator[tuple[Store, list[Volume], state.Observation]]:
     """The snapshots of the machine as it is now, all its disks, and its state.
 
     Raises:
@@ -91,7 +91,7 @@ def opened(vm: Machine, what: str) -> Iterator[tuple[Store, list[Volume], state.
 
 
 @contextlib.contextmanager
-def live(vm: Machine, note: LaunchRecord) -> Iterator[tuple[Live, list[Volume]]]:
+def live(vm: BaseMachine, note: LaunchRecord) -> Iterator[tuple[Live, list[Volume]]]:
     """The snapshots of a machine that is on, and all its disks."""
     with state.Answering(vm):
         exchange = conversation.begin(note, "session")
@@ -165,7 +165,7 @@ def require_one_moment(
 
 
 @log.failures
-def save(vm: Machine, name: str, request: Request) -> SnapshotSaved:
+def save(vm: BaseMachine, name: str, request: Request) -> SnapshotSaved:
     """Take a snapshot; see `commands.snapshot`."""
     began = time.monotonic()
     snapshot_names.require_name(vm, name)
@@ -327,7 +327,7 @@ def versions(exchange: Exchange) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _at_rest(
-    vm: Machine, note: LaunchRecord, journal: Journal, kind: str, *, has_freeze: bool
+    vm: BaseMachine, note: LaunchRecord, journal: Journal, kind: str, *, has_freeze: bool
 ) -> Iterator[bool]:
     """The guest's file systems frozen by its agent for the moment; else written out (`sync`).
 
@@ -354,7 +354,7 @@ def _at_rest(
 
 
 @log.failures
-def delete(vm: Machine, names: tuple[str, ...]) -> SnapshotDeleted:
+def delete(vm: BaseMachine, names: tuple[str, ...]) -> SnapshotDeleted:
     """Remove snapshots; see `commands.snapshot`."""
     if not names:
         raise UsageError("snapshot delete: no name given", hint="`qvm snapshot list` shows the names")

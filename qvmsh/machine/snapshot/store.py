@@ -30,7 +30,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
     from qvmsh.machine.storage.volumes import Volume
     from qvmsh.qemu.qmp import Exchange
 
@@ -45,7 +45,7 @@ class Store(ABC):
     exchange: Exchange | None = None
     """The conversation with the QEMU that has them open."""
 
-    def __init__(self, vm: Machine, volumes: list[Volume]) -> None:
+    def __init__(self, vm: BaseMachine, volumes: list[Volume]) -> None:
         self.vm = vm
         self.volumes = volumes
 
@@ -190,7 +190,7 @@ class Live(Store):
 
     exchange: Exchange
 
-    def __init__(self, vm: Machine, volumes: list[Volume], exchange: Exchange) -> None:
+    def __init__(self, vm: BaseMachine, volumes: list[Volume], exchange: Exchange) -> None:
         super().__init__(vm, volumes)
         self.exchange = exchange
         self.jobs = Jobs(exchange, Watch(vm.io, volumes[0].path if volumes else ""))

@@ -23,12 +23,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
     from qvmsh.machine.storage.volumes import Volume
     from qvmsh.qemu.qcow2 import Snapshot
 
 
-def verify(vm: Machine, names: tuple[str, ...]) -> Verified:
+def verify(vm: BaseMachine, names: tuple[str, ...]) -> Verified:
     """Check snapshots: on all disks, of one moment, on an unchanged base, in sound images, readable.
 
     Raises:
@@ -43,7 +43,7 @@ def verify(vm: Machine, names: tuple[str, ...]) -> Verified:
     return _verify(vm, names, view.observed(vm))
 
 
-def _verify(vm: Machine, names: tuple[str, ...], seen: state.Observation) -> Verified:
+def _verify(vm: BaseMachine, names: tuple[str, ...], seen: state.Observation) -> Verified:
     able = view.able(view.disks_of(vm, seen))
     sets, known = view.sets_by_name(vm, able), Catalogue.read(vm)
     tags = {name: each[0] for name, each in sets.items()}
@@ -88,7 +88,7 @@ def _on_all(there: list[Volume], on: dict[str, Snapshot], entry: dict[str, Any] 
     ]
 
 
-def _damage(vm: Machine, disk: Volume) -> list[str]:
+def _damage(vm: BaseMachine, disk: Volume) -> list[str]:
     """What is wrong with an image itself."""
     try:
         chain.below(vm, disk.path, disk.format)
@@ -112,7 +112,7 @@ def _unread(disk: Volume, snapshot: Snapshot) -> list[str]:
     ]
 
 
-def _unreadable(vm: Machine, disk: Volume, snapshot: Snapshot, *, is_on: bool) -> list[str]:
+def _unreadable(vm: BaseMachine, disk: Volume, snapshot: Snapshot, *, is_on: bool) -> list[str]:
     """Read the whole snapshot of a disk; the problems found.
 
     qemu-img reads as much of it as the disk has now, and zeros beyond its end.

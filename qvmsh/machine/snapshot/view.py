@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from collections.abc import Container
     from typing import Any
 
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
     from qvmsh.machine.storage.volumes import Volume
     from qvmsh.qemu.qcow2 import Snapshot
 
 
-def observed(vm: Machine) -> state.Observation:
+def observed(vm: BaseMachine) -> state.Observation:
     """The machine's state, with a warning if its guest does not work on these images."""
     seen = state.observe(vm)
     if seen.is_live and seen.note is not None and seen.note.disposable:
@@ -39,7 +39,7 @@ def observed(vm: Machine) -> state.Observation:
     return seen
 
 
-def disks_of(vm: Machine, seen: state.Observation) -> list[Volume]:
+def disks_of(vm: BaseMachine, seen: state.Observation) -> list[Volume]:
     """All disks of the machine: while it is on from QEMU, unless its changes are discarded."""
     if seen.is_live and seen.note is not None and not seen.note.disposable:
         with state.Answering(vm):
@@ -53,7 +53,7 @@ def able(disks: list[Volume]) -> list[Volume]:
     return [each for each in volumes.written(disks) if each.format == "qcow2"]
 
 
-def by_name(vm: Machine, disks: list[Volume]) -> dict[str, dict[str, Snapshot]]:
+def by_name(vm: BaseMachine, disks: list[Volume]) -> dict[str, dict[str, Snapshot]]:
     """The snapshots by name, each by the id of the disk.
 
     Raises:
@@ -62,7 +62,7 @@ def by_name(vm: Machine, disks: list[Volume]) -> dict[str, dict[str, Snapshot]]:
     return {name: sets[0] for name, sets in sets_by_name(vm, disks).items()}
 
 
-def sets_by_name(vm: Machine, disks: list[Volume]) -> dict[str, list[dict[str, Snapshot]]]:
+def sets_by_name(vm: BaseMachine, disks: list[Volume]) -> dict[str, list[dict[str, Snapshot]]]:
     """As `by_name`, with duplicates: the first on each disk, the second on each disk that has one, ...
 
     Raises:
@@ -111,7 +111,7 @@ def _row_of_disk(disk: Volume) -> dict[str, Any]:
     }
 
 
-def listing(vm: Machine) -> SnapshotList:
+def listing(vm: BaseMachine) -> SnapshotList:
     """All snapshots of the machine, oldest first.
 
     Raises:
@@ -168,7 +168,7 @@ def _row(
     }
 
 
-def find(vm: Machine, name: str, seen: state.Observation) -> tuple[list[Volume], dict[str, Snapshot]]:
+def find(vm: BaseMachine, name: str, seen: state.Observation) -> tuple[list[Volume], dict[str, Snapshot]]:
     """The disks that hold snapshots, and the snapshot `name` on each.
 
     Raises:
@@ -189,7 +189,7 @@ def doubles(disks: list[Volume], sets: list[dict[str, Snapshot]]) -> list[str]:
     return [consistency.doubles(disk, each) for disk, each in found if len(each) > 1]
 
 
-def show(vm: Machine, name: str) -> Details:
+def show(vm: BaseMachine, name: str) -> Details:
     """Everything known about a snapshot.
 
     Raises:
@@ -216,7 +216,7 @@ def show(vm: Machine, name: str) -> Details:
     return Details(vm.name, name, rows, missing, entry, other)
 
 
-def diff(vm: Machine, first: str, second: str | None) -> Differences:
+def diff(vm: BaseMachine, first: str, second: str | None) -> Differences:
     """What was written on each disk between two snapshots, or between one and now.
 
     Raises:

@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 BITMAP = "qvm-"
 """Prefix of qvm's dirty bitmaps; the id of the state and the disk's role follow."""
@@ -30,6 +30,6 @@ def tags_of(program: str, path: str) -> list[dict[str, Any]]:
     return found
 
 
-def forget(vm: Machine, path: str) -> None:
+def forget(vm: BaseMachine, path: str) -> None:
     """Bitmaps did not record a change: remove them, so that the next archive of the image is complete."""
     qemuimg.remove_bitmaps(programs.qemu_img(vm), path, BITMAP)

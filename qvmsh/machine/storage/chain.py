@@ -19,7 +19,7 @@ from qvmsh.qemu.qcow2 import Snapshot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def base_of(path: str, kind: str) -> str:
     return os.path.realpath(meant[0]) if meant else ""
 
 
-def below(vm: Machine, path: str, kind: str) -> list[str]:
+def below(vm: BaseMachine, path: str, kind: str) -> list[str]:
     """The files that the image at `path` is backed by, the nearest first; the last one may be missing.
 
     Raises:

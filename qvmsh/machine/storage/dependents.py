@@ -23,14 +23,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 MANIFEST = "manifest.json"
 _HEAD_BYTES = 4096
 """Where a manifest says in it that it is qvm's."""
 
 
-def overlays_on(path: str, vm: Machine | None = None) -> list[str]:
+def overlays_on(path: str, vm: BaseMachine | None = None) -> list[str]:
     """The images that are backed by the one at `path`, directly or not.
 
     Looked for beside the image, in the machine's directory, and in those of all known machines.
@@ -38,13 +38,13 @@ def overlays_on(path: str, vm: Machine | None = None) -> list[str]:
     return overlays_on_each([path], vm)[path]
 
 
-def overlays_on_each(paths: Sequence[str], vm: Machine | None = None) -> dict[str, list[str]]:
+def overlays_on_each(paths: Sequence[str], vm: BaseMachine | None = None) -> dict[str, list[str]]:
     """`overlays_on` of many images, in one look at the folders."""
     standing = _backed_by(paths, vm)
     return {path: _above(standing, path) for path in paths}
 
 
-def _backed_by(paths: Sequence[str], vm: Machine | None) -> dict[str, set[str]]:
+def _backed_by(paths: Sequence[str], vm: BaseMachine | None) -> dict[str, set[str]]:
     """Which image is backed by which, in all folders that are searched."""
     folders = [os.path.dirname(os.path.abspath(path)) for path in paths]
     if vm is not None:
@@ -58,7 +58,7 @@ def _backed_by(paths: Sequence[str], vm: Machine | None) -> dict[str, set[str]]:
     return found
 
 
-def _raw(vm: Machine) -> list[str]:
+def _raw(vm: BaseMachine) -> list[str]:
     """The raw disks of a machine, as real paths."""
     from qvmsh.machine.storage import volumes  # it uses this module
 
@@ -98,7 +98,7 @@ def _backings(folder: str) -> dict[str, set[str]]:
 
 
 def require_writable(
-    vm: Machine, path: str, what: str, *, besides: str | None = None, is_given_up: bool = False
+    vm: BaseMachine, path: str, what: str, *, besides: str | None = None, is_given_up: bool = False
 ) -> None:
     """Refuse to write to an image that backs others, or snapshots inside them.
 
@@ -142,7 +142,7 @@ def require_writable(
             )
 
 
-def require_top(vm: Machine, paths: Sequence[str], what: str, *, has_disposable: bool = True) -> None:
+def require_top(vm: BaseMachine, paths: Sequence[str], what: str, *, has_disposable: bool = True) -> None:
     """Refuse to change images that back others: to let a guest write to them, or to restore them.
 
     Args:
@@ -164,7 +164,7 @@ def require_top(vm: Machine, paths: Sequence[str], what: str, *, has_disposable:
             )
 
 
-def shown(vm: Machine, path: str) -> str:
+def shown(vm: BaseMachine, path: str) -> str:
     inside = os.path.relpath(path, os.path.realpath(vm.directory))
     return path if inside.startswith("..") else inside
 

@@ -11,13 +11,13 @@ from qvmsh.machine.storage import supplies
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 MAIN = "disk0"
 """QEMU's name of the machine's own disk."""
 
 
-def disk_name(vm: Machine, *, base_only: bool = False) -> str:
+def disk_name(vm: BaseMachine, *, base_only: bool = False) -> str:
     """File name of the image that is the machine's disk.
 
     Raises:
@@ -34,7 +34,7 @@ def disk_name(vm: Machine, *, base_only: bool = False) -> str:
     return settings.text(f"VM_SNAPSHOT_{which}FILENAME")
 
 
-def has_disk(vm: Machine) -> bool:
+def has_disk(vm: BaseMachine) -> bool:
     """False for a machine that boots something else and has no image of a disk of its own."""
     settings = vm.settings
     boots = [settings.text(name) for name in ("VM_CDROM", "VM_KERNEL")]
@@ -46,19 +46,19 @@ def has_disk(vm: Machine) -> bool:
     return any(os.path.lexists(os.path.join(vm.directory, name)) for name in names)
 
 
-def is_by_hand(vm: Machine) -> bool:
+def is_by_hand(vm: BaseMachine) -> bool:
     """True if the user wrote the hardware (VM_QEMU_ARGS)."""
     return bool(vm.settings.text("VM_QEMU_ARGS"))
 
 
-def image_format(vm: Machine, image: str) -> str:
+def image_format(vm: BaseMachine, image: str) -> str:
     """Format of an image of the machine: an overlay is qcow2, the others are VM_FMT."""
     is_layered = vm.settings.boolean("VM_USE_SNAPSHOTS")
     overlay = is_layered and image == vm.settings.text("VM_SNAPSHOT_BACKINGFILENAME")
     return "qcow2" if overlay or image.startswith(".qvm/") else vm.settings.text("VM_FMT")
 
 
-def require_disk(vm: Machine, *, base_only: bool = False) -> str:
+def require_disk(vm: BaseMachine, *, base_only: bool = False) -> str:
     """The file name of the machine's disk, checked together with its bases; "" for none.
 
     Raises:
@@ -82,7 +82,7 @@ def require_disk(vm: Machine, *, base_only: bool = False) -> str:
     return name
 
 
-def other_format(vm: Machine, *names: str) -> str:
+def other_format(vm: BaseMachine, *names: str) -> str:
     """The hint if one of these images exists in another format than VM_FMT, else ""."""
     wanted = vm.settings.text("VM_FMT")
     for name in names:
@@ -93,7 +93,7 @@ def other_format(vm: Machine, *names: str) -> str:
     return ""
 
 
-def _missing_hint(vm: Machine) -> str:
+def _missing_hint(vm: BaseMachine) -> str:
     settings = vm.settings
     if not settings.boolean("VM_USE_SNAPSHOTS"):
         return other_format(vm, disk_name(vm)) or f"put the disk image in the directory as {disk_name(vm)}"

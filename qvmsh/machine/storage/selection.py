@@ -23,10 +23,10 @@ from qvmsh.qemu import image, qemuimg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
-def every(vm: Machine, seen: state.Observation) -> list[Volume]:
+def every(vm: BaseMachine, seen: state.Observation) -> list[Volume]:
     """All disks, as QEMU has them while the machine is on (not of a disposable run)."""
     if seen.is_live and seen.note is not None and not seen.note.disposable:
         with state.Answering(vm), conversation.begin(seen.note) as exchange:
@@ -34,7 +34,7 @@ def every(vm: Machine, seen: state.Observation) -> list[Volume]:
     return volumes.configured(vm)
 
 
-def changeable(vm: Machine, seen: state.Observation, what: str) -> list[Volume]:
+def changeable(vm: BaseMachine, seen: state.Observation, what: str) -> list[Volume]:
     """All disks, for a verb that changes one.
 
     Raises:
@@ -44,7 +44,7 @@ def changeable(vm: Machine, seen: state.Observation, what: str) -> list[Volume]:
     return every(vm, seen)
 
 
-def one(vm: Machine, found: list[Volume], name: str | None) -> Volume:
+def one(vm: BaseMachine, found: list[Volume], name: str | None) -> Volume:
     """The disk that a word means: its id, else its path, else its file's name; None = the machine's own.
 
     Raises:
@@ -76,14 +76,14 @@ def is_link_elsewhere(path: str) -> bool:
     return os.path.dirname(os.path.realpath(path)) != os.path.realpath(os.path.dirname(path))
 
 
-def require_ready(vm: Machine, disk: Volume) -> None:
+def require_ready(vm: BaseMachine, disk: Volume) -> None:
     """Refuse a disk that is missing, damaged, or open in another process, or names what it may not name."""
     image.require(disk.path, vm.name, hint="put it back, or correct the configuration", kind=disk.format)
     chain.below(vm, disk.path, disk.format)
     image.require_unused(disk.path, vm.name)
 
 
-def run(vm: Machine, words: list[str], what: str, after: str = "") -> None:
+def run(vm: BaseMachine, words: list[str], what: str, after: str = "") -> None:
     """Run qemu-img on a disk of the machine."""
     try:
         qemuimg.run(programs.qemu_img(vm), words, cwd=vm.directory, what=what)
@@ -93,7 +93,7 @@ def run(vm: Machine, words: list[str], what: str, after: str = "") -> None:
         raise
 
 
-def interrupted_addition(vm: Machine) -> str:
+def interrupted_addition(vm: BaseMachine) -> str:
     """The image that a killed `disk add` was creating, "" if there is none."""
     try:
         path = os.fsdecode(host_files.read(vm.files.adding).data)

@@ -28,7 +28,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
     from qvmsh.qemu.firmware import Firmware
 
 
@@ -67,7 +67,7 @@ class Supplies:
     variables: str = ""
 
 
-def gather(vm: Machine) -> Supplies:
+def gather(vm: BaseMachine) -> Supplies:
     """What the configuration names.
 
     Raises:
@@ -99,7 +99,7 @@ def gather(vm: Machine) -> Supplies:
     )
 
 
-def additional_disks(vm: Machine) -> list[AdditionalDisk]:
+def additional_disks(vm: BaseMachine) -> list[AdditionalDisk]:
     """The disks of VM_DISKS."""
     lines = devices.disks(vm.settings.text("VM_DISKS"))
     return [
@@ -108,7 +108,7 @@ def additional_disks(vm: Machine) -> list[AdditionalDisk]:
     ]
 
 
-def variables_path(vm: Machine) -> str:
+def variables_path(vm: BaseMachine) -> str:
     """The machine's UEFI variables: a qcow2 image, so that snapshots include them; "" without UEFI.
 
     Each kind of firmware has its own: Secure Boot's keys are among the variables.
@@ -122,7 +122,7 @@ def variables_path(vm: Machine) -> str:
 # Judging
 
 
-def require(vm: Machine, supplies: Supplies) -> None:
+def require(vm: BaseMachine, supplies: Supplies) -> None:
     """Make sure that all of it is there and can be used.
 
     Raises:
@@ -141,7 +141,7 @@ def require(vm: Machine, supplies: Supplies) -> None:
         _require_variables(vm, supplies.firmware, supplies.variables)
 
 
-def require_additional(vm: Machine, disk: AdditionalDisk) -> None:
+def require_additional(vm: BaseMachine, disk: AdditionalDisk) -> None:
     """Make sure that a disk of VM_DISKS can be used.
 
     Raises:
@@ -176,7 +176,7 @@ def require_additional(vm: Machine, disk: AdditionalDisk) -> None:
     require_chain(vm, disk.path, disk.name, kind)
 
 
-def unwritable(vm: Machine, name: str, path: str, hint: str) -> ImageError:
+def unwritable(vm: BaseMachine, name: str, path: str, hint: str) -> ImageError:
     """The error for a disk that cannot be written to."""
     if host_files.is_read_only(path):
         what = f"{name} is on a read-only file system"
@@ -184,7 +184,7 @@ def unwritable(vm: Machine, name: str, path: str, hint: str) -> ImageError:
     return ImageError(f"you cannot write to {name}", machine=vm.name, hint=hint)
 
 
-def require_chain(vm: Machine, path: str, name: str, kind: str) -> None:
+def require_chain(vm: BaseMachine, path: str, name: str, kind: str) -> None:
     """Make sure that everything that an image is backed by is there and readable.
 
     Raises:
@@ -214,7 +214,7 @@ def _typed(disk: AdditionalDisk) -> str:
     return quote(image.safe_name(disk.name) if ":" in disk.name else disk.name)
 
 
-def _require_file(vm: Machine, variable: str, path: str) -> None:
+def _require_file(vm: BaseMachine, variable: str, path: str) -> None:
     try:
         with image.opened(path):
             return
@@ -227,7 +227,7 @@ def _require_file(vm: Machine, variable: str, path: str) -> None:
         ) from None
 
 
-def _require_variables(vm: Machine, found: Firmware, path: str) -> None:
+def _require_variables(vm: BaseMachine, found: Firmware, path: str) -> None:
     """The variables must be whole, and made for this firmware's flash chip."""
     name = os.path.basename(path)
     hint = "move it away: the next start creates a new one, without the boot entries of the guest"
@@ -246,7 +246,7 @@ def _require_variables(vm: Machine, found: Firmware, path: str) -> None:
 # Preparing
 
 
-def prepare(vm: Machine, supplies: Supplies) -> None:
+def prepare(vm: BaseMachine, supplies: Supplies) -> None:
     """Create the machine's UEFI variables from the firmware's own, if there are none yet."""
     found, path = supplies.firmware, supplies.variables
     settings = vm.settings
@@ -275,7 +275,7 @@ def prepare(vm: Machine, supplies: Supplies) -> None:
     host_files.sync_folder(vm.directory)
 
 
-def overlays(vm: Machine, supplies: Supplies) -> dict[str, tuple[str, str]]:
+def overlays(vm: BaseMachine, supplies: Supplies) -> dict[str, tuple[str, str]]:
     """The disks that `--disposable` covers besides the machine's own: node, path and format."""
     found = {
         disk.node: (disk.path, disk.line.driver) for disk in supplies.additional if not disk.line.is_read_only
@@ -288,7 +288,7 @@ def overlays(vm: Machine, supplies: Supplies) -> dict[str, tuple[str, str]]:
 # For the argument list
 
 
-def boot_order(vm: Machine) -> tuple[dict[str, int], bool]:
+def boot_order(vm: BaseMachine) -> tuple[dict[str, int], bool]:
     """The place of each device in the boot order, from 1, and whether there is a menu.
 
     Raises:
@@ -305,7 +305,7 @@ def boot_order(vm: Machine) -> tuple[dict[str, int], bool]:
 
 
 def disk_arguments(
-    vm: Machine, supplies: Supplies, order: Mapping[str, int], replaced: Mapping[str, str]
+    vm: BaseMachine, supplies: Supplies, order: Mapping[str, int], replaced: Mapping[str, str]
 ) -> list[Disk]:
     """The disks of VM_DISKS for the argument list; `replaced` names the overlays of `--disposable`."""
     found = []
@@ -327,13 +327,13 @@ def disk_arguments(
     return found
 
 
-def cdrom_argument(vm: Machine, supplies: Supplies, order: Mapping[str, int]) -> Cdrom | None:
+def cdrom_argument(vm: BaseMachine, supplies: Supplies, order: Mapping[str, int]) -> Cdrom | None:
     """The CD drive for the argument list."""
     path = supplies.cdrom
     return Cdrom(shown(vm, path), protocol(path), order.get("cdrom")) if path else None
 
 
-def flash_argument(vm: Machine, supplies: Supplies, replaced: Mapping[str, str]) -> Flash | None:
+def flash_argument(vm: BaseMachine, supplies: Supplies, replaced: Mapping[str, str]) -> Flash | None:
     """The firmware for the argument list."""
     found = supplies.firmware
     if found is None:
@@ -342,7 +342,7 @@ def flash_argument(vm: Machine, supplies: Supplies, replaced: Mapping[str, str])
     return Flash(found.code, found.code_format, variables, needs_smm=found.needs_smm)
 
 
-def shown(vm: Machine, path: str) -> str:
+def shown(vm: BaseMachine, path: str) -> str:
     """A path as QEMU gets it: relative to the machine's directory, if it is inside.
 
     Raises:

@@ -23,7 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 OVERLAY_NODE = "qvm-cut"
 """Prefix of the overlays that QEMU writes to during an archive (`archive.live_copy`)."""
@@ -55,7 +55,7 @@ class Volume:
         return os.path.basename(self.path)
 
 
-def configured(vm: Machine, *, is_to_come: bool = False) -> list[Volume]:
+def configured(vm: BaseMachine, *, is_to_come: bool = False) -> list[Volume]:
     """The disks that the configuration names; those of the user's own words too.
 
     Args:
@@ -81,7 +81,7 @@ def configured(vm: Machine, *, is_to_come: bool = False) -> list[Volume]:
     return sorted(found, key=_rank)
 
 
-def of_blocks(vm: Machine, blocks: list[dict[str, Any]]) -> list[Volume]:
+def of_blocks(vm: BaseMachine, blocks: list[dict[str, Any]]) -> list[Volume]:
     """The disks of a running QEMU, from its answer to `query-block`."""
     named = {os.path.realpath(each.path): each for each in configured(vm)}
     found = []

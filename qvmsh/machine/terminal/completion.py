@@ -22,14 +22,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
     Found = list[tuple[str, str]]
 
 ANSWER_S = 2.0
 
 
-def run_of(vm: Machine) -> tuple[int, str] | None:
+def run_of(vm: BaseMachine) -> tuple[int, str] | None:
     """What distinguishes one run of the machine from another: pid and QMP socket; None if it is off."""
     try:
         pid, note = locks.holder(vm.files.pid_file), launch_record.read(vm.files)
@@ -38,7 +38,7 @@ def run_of(vm: Machine) -> tuple[int, str] | None:
     return (pid, note.socket("qmp")) if pid is not None and note is not None else None
 
 
-def of(vm: Machine) -> Vocabulary | None:
+def of(vm: BaseMachine) -> Vocabulary | None:
     """The vocabulary of the QEMU that runs `vm`; None if there is none."""
     run = run_of(vm)
     if run is None:
@@ -51,7 +51,7 @@ def of(vm: Machine) -> Vocabulary | None:
     return Vocabulary(ask)
 
 
-def snapshots(vm: Machine) -> Found:
+def snapshots(vm: BaseMachine) -> Found:
     """Name and kind of each snapshot: from QEMU while it runs, else from the images."""
     vocabulary = of(vm)
     try:
@@ -60,7 +60,7 @@ def snapshots(vm: Machine) -> Found:
         return []
 
 
-def _in_images(vm: Machine) -> Found:
+def _in_images(vm: BaseMachine) -> Found:
     from qvmsh.machine import programs
     from qvmsh.qemu import image
 

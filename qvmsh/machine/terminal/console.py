@@ -30,7 +30,7 @@ from qvmsh.qemu import qmp
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from qvmsh.machine.launch_record import LaunchRecord
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 LINES = 24
 CTRL_C = b"\x03"
@@ -64,7 +64,7 @@ def key_of(name: str) -> bytes:
     raise UsageError(f"console: --escape {name}: must be a control key such as ^] or ^A")
 
 
-def attach(vm: Machine, options: Options) -> None:
+def attach(vm: BaseMachine, options: Options) -> None:
     """Be the console until it ends; see `commands.console`.
 
     Raises:
@@ -88,7 +88,7 @@ def attach(vm: Machine, options: Options) -> None:
         session.run()
 
 
-def _require_ours(vm: Machine, note: LaunchRecord) -> None:
+def _require_ours(vm: BaseMachine, note: LaunchRecord) -> None:
     """Refuse a machine without a console, or with one on a terminal."""
     with state.Answering(vm):
         devices = qmp.ask(note.socket("qmp"), "query-chardev", timeout_s=state.GREETING_S)
@@ -115,7 +115,7 @@ class _Session:
 
     def __init__(
         self,
-        vm: Machine,
+        vm: BaseMachine,
         pid: int,
         note: LaunchRecord,
         options: Options,
@@ -362,7 +362,7 @@ class _Output:
         lines: how many lines of what came before are shown.
     """
 
-    def __init__(self, vm: Machine, lines: int) -> None:
+    def __init__(self, vm: BaseMachine, lines: int) -> None:
         self.follower = Follower(vm, "serial", lines)
         self.before = self.follower.last_lines(3)
         self._end_at_first = self.follower.end

@@ -14,7 +14,7 @@ from qvmsh.host import locks, process, sockets
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from qvmsh.machine.launch_record import LaunchRecord
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 TAKE_S = 5.0
 
@@ -26,7 +26,7 @@ class Hold:
         is_taking: ask the current holder to leave.
     """
 
-    def __init__(self, vm: Machine, note: LaunchRecord, *, is_taking: bool) -> None:
+    def __init__(self, vm: BaseMachine, note: LaunchRecord, *, is_taking: bool) -> None:
         self.vm = vm
         self.note = note
         self.is_taking = is_taking

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 EVENTS_S = 1.0
 QUESTION_S = 5.0
@@ -48,7 +48,7 @@ class Dialogue:
         has_qmp: QMP instead of HMP.
     """
 
-    def __init__(self, vm: Machine, *, has_qmp: bool) -> None:
+    def __init__(self, vm: BaseMachine, *, has_qmp: bool) -> None:
         self.vm = vm
         self.has_qmp = has_qmp
         self.processor: int | None = None
@@ -253,7 +253,7 @@ def _completer(dialogue: Dialogue) -> Any:
     return Monitor()
 
 
-def _history(vm: Machine, language: str) -> Any:
+def _history(vm: BaseMachine, language: str) -> Any:
     """The lines of this user's earlier monitors; without secrets, and what begins with a blank."""
     from prompt_toolkit.history import FileHistory, InMemoryHistory
 
@@ -276,7 +276,7 @@ def _history(vm: Machine, language: str) -> Any:
     return History(path)
 
 
-def hold(vm: Machine, *, has_qmp: bool) -> int:
+def hold(vm: BaseMachine, *, has_qmp: bool) -> int:
     """Open the monitor; see `commands.monitor`.
 
     Raises:

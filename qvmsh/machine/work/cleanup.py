@@ -15,10 +15,10 @@ from qvmsh.machine.work.lock import work_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 
-def clear(vm: Machine, *, has_hook: bool = True, keeps_crash: bool = False) -> None:
+def clear(vm: BaseMachine, *, has_hook: bool = True, keeps_crash: bool = False) -> None:
     """Remove what a QEMU that has ended left: sockets, launch record, pid file, disposable overlays.
 
     The record goes last: while it exists, VM_POST_STOP of that run is still due.
@@ -53,7 +53,7 @@ def is_part(name: str) -> bool:
     return name.startswith("disposable-") or ".part" in name
 
 
-def tidy(vm: Machine, *, is_asked: bool = False) -> None:
+def tidy(vm: BaseMachine, *, is_asked: bool = False) -> None:
     """`clear`, unless another command works on the machine or a QEMU runs, which then clears it.
 
     Also not if this user has not accepted what the files of another account's machine name.

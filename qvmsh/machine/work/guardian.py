@@ -21,13 +21,13 @@ import sys
 from qvmsh import errors
 from qvmsh.host import files as host_files
 from qvmsh.machine import journal
-from qvmsh.machine.machine import Machine
+from qvmsh.machine.machine import BaseMachine
 
 
 class Guardian:
     """Watches this process while the block lasts; does nothing if no process can be started."""
 
-    def __init__(self, vm: Machine) -> None:
+    def __init__(self, vm: BaseMachine) -> None:
         self.vm = vm
         self._child: subprocess.Popen[bytes] | None = None
         self._pipe = -1
@@ -65,7 +65,7 @@ class Guardian:
             self._child.wait()
 
 
-def take_messages(vm: Machine) -> list[str]:
+def take_messages(vm: BaseMachine) -> list[str]:
     """What a guardian has done since the last command; each message only once."""
     try:
         found = host_files.read(vm.files.recovered).text.splitlines()

@@ -10,10 +10,10 @@ from qvmsh.errors import QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks
 from qvmsh.machine import journal, log, programs
-from qvmsh.machine.machine import Machine
+from qvmsh.machine.machine import BaseMachine
 
 
-def recover(vm: Machine, timeout_s: float = locks.RECOVERY_S) -> None:
+def recover(vm: BaseMachine, timeout_s: float = locks.RECOVERY_S) -> None:
     """Do what the next command would do about interrupted work, if QEMU runs, and note what it was.
 
     Args:
@@ -47,7 +47,7 @@ def recover(vm: Machine, timeout_s: float = locks.RECOVERY_S) -> None:
 def main() -> None:
     order = json.loads(sys.argv[1])
     overrides = [(name, value) for name, value in order["overrides"]]
-    vm = Machine(order["directory"], overrides=overrides)
+    vm = BaseMachine(order["directory"], overrides=overrides)
     programs.require_accepted(vm)  # as the interrupted command did
     recover(vm)
 

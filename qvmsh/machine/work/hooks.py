@@ -22,7 +22,7 @@ from qvmsh.qemu import programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 POST_STOP_S = 120.0
 """A program that takes longer after a stop is ended: the stop must come to its end."""
@@ -30,7 +30,7 @@ GRACE_S = 5.0
 SHOWN_LINES = 20
 
 
-def pre_start(vm: Machine) -> None:
+def pre_start(vm: BaseMachine) -> None:
     """Run VM_PRE_START and wait for its end, however long it takes.
 
     Raises:
@@ -57,7 +57,7 @@ def pre_start(vm: Machine) -> None:
             )
 
 
-def post_stop(vm: Machine) -> None:
+def post_stop(vm: BaseMachine) -> None:
     """Run VM_POST_STOP and wait for its end; nothing that happens to it stops the caller."""
     try:
         words = vm.settings.words("VM_POST_STOP")
@@ -73,7 +73,7 @@ def post_stop(vm: Machine) -> None:
         vm.io.warn(f"{vm.name}: VM_POST_STOP failed ({how}); its output is in .qvm/log/post-stop.log")
 
 
-def _run(vm: Machine, words: list[str], log: str, timeout_s: float | None) -> str:
+def _run(vm: BaseMachine, words: list[str], log: str, timeout_s: float | None) -> str:
     """Run a program with its output in `log`; how it failed, "" if it did not."""
     program = programs.find(words[0], environ=vm.environ, directory=vm.directory)
     vm.io.trace("exec " + " ".join([program, *words[1:], vm.name]))

@@ -17,7 +17,7 @@ from qvmsh.machine.storage import dependents, own_disk, volumes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
 NEEDS_WHOLE = ("start", "run", "init", "snapshot", "disk", "archive", "restore")
 """Verbs that fail while interrupted work is not recovered; the others only warn."""
@@ -28,7 +28,7 @@ SPARES_DISKS = (
 """Verbs that change no existing image, or check before (`require_no_archive`)."""
 
 
-def work_lock(vm: Machine, what: str, *, is_looking: bool = False) -> locks.WorkLock:
+def work_lock(vm: BaseMachine, what: str, *, is_looking: bool = False) -> locks.WorkLock:
     """Take the machine's work lock for the verb `what`, and complete what a killed command left.
 
     Args:
@@ -82,7 +82,7 @@ def work_lock(vm: Machine, what: str, *, is_looking: bool = False) -> locks.Work
     return lock
 
 
-def require_no_archive(vm: Machine, what: str, *, is_disposable: bool = False) -> None:
+def require_no_archive(vm: BaseMachine, what: str, *, is_disposable: bool = False) -> None:
     """Refuse to change an archive in place: the machine's directory, or the folder of one of its disks.
 
     Args:
@@ -114,7 +114,7 @@ def _cannot(what: str) -> str:
     return f"`qvm {what}` cannot begin" if " " in what else f"cannot {what}"
 
 
-def _recover(vm: Machine, what: str) -> None:
+def _recover(vm: BaseMachine, what: str) -> None:
     """Recover interrupted work before anything else is done.
 
     QvmError: that cannot be done now, and `what` would build on it, or resume a guest that must not be.

@@ -3,7 +3,6 @@
     with Transaction(vm, Record(Kind.SNAPSHOT_SAVE, name="ready", ...), exchange) as journal:
         ...                          # the record is removed at the end; on failure the work is undone
     recover(vm, record)              # "undone: no disk has it"
-    recover_all(vm)                  # messages
 
 Every way to fail ends here, so there is one way back. A table names the module that knows how each kind of
 work is completed or undone; it is in a higher room and imported when needed. The work lock is held.
@@ -24,7 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Protocol
 
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
     from qvmsh.qemu.qmp import Exchange
 
     class Recovery(Protocol):
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
                 QvmError, OSError: it cannot be done now; the record stays.
             """
 
-        def left(self, vm: Machine, record: Record) -> tuple[str, str | None]:
+        def left(self, vm: BaseMachine, record: Record) -> tuple[str, str | None]:
             """The state while it cannot be done; a hint better than the error's."""
 
 
@@ -68,7 +67,7 @@ class Unrecovered(QvmError):
         self.left = left
 
 
-def recover(vm: Machine, record: Record) -> str:
+def recover(vm: BaseMachine, record: Record) -> str:
     """Complete or undo work; returns what was done.
 
     Raises:
@@ -94,15 +93,6 @@ def recover(vm: Machine, record: Record) -> str:
     return outcome
 
 
-def recover_all(vm: Machine) -> list[str]:
-    """Complete or undo all interrupted work; a message for each.
-
-    Raises:
-        QvmError: see `recover`; or a record is invalid.
-    """
-    return [message(record, recover(vm, record)) for record in journals.pending(vm)]
-
-
 def message(record: Record, outcome: str) -> str:
     return f"{journals.title(record)} was interrupted, and {outcome}"
 
@@ -114,7 +104,7 @@ class Transaction:
         exchange: the conversation with the running QEMU, None where the machine is off.
     """
 
-    def __init__(self, vm: Machine, record: Record, exchange: Exchange | None = None) -> None:
+    def __init__(self, vm: BaseMachine, record: Record, exchange: Exchange | None = None) -> None:
         self.vm = vm
         self._journal = Journal(vm, record)
         self._exchange = exchange

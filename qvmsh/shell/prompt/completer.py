@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
     from qvmsh.qemu.vocabulary import Vocabulary
     from qvmsh.shell.session.context import Context
 
@@ -42,7 +42,7 @@ class Completer(complete.Surroundings):
         self._known: tuple[object, Vocabulary] | None = None
         self.__name__ = "complete_qvm"
 
-    def vocabulary(self, vm: Machine) -> Vocabulary | None:
+    def vocabulary(self, vm: BaseMachine) -> Vocabulary | None:
         """As the base class, but cached: QEMU is asked for its commands once, not at each key."""
         run = completion.run_of(vm)
         if run is None:

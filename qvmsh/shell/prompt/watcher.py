@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from qvmsh.machine.launch_record import LaunchRecord
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
     from qvmsh.shell.session.context import Context
 
 LATE_S = 0.5
@@ -138,7 +138,7 @@ class Watcher:
         return directory, "" if directory is None else self._kind(directory)
 
     def _kind(self, directory: str) -> str:
-        vm = machines.Machine(directory)
+        vm = machines.BaseMachine(directory)
         try:
             if not os.path.exists(vm.files.vmrc):
                 return GONE
@@ -183,7 +183,7 @@ class Watcher:
     def _is_of_use(self, directory: str) -> bool:
         if self._is_ending or directory != self._context.directory:
             return False
-        return locks.working(machines.Machine(directory).files.wait_lock) is None
+        return locks.working(machines.BaseMachine(directory).files.wait_lock) is None
 
     # the thread that listens
 
@@ -214,7 +214,9 @@ class Watcher:
                 if surroundings is None or surroundings.vm.directory != directory:
                     if surroundings is not None:
                         await surroundings.close()
-                    surroundings = _Surroundings(self, machines.Machine(directory or "/"), self._changed.set)
+                    surroundings = _Surroundings(
+                        self, machines.BaseMachine(directory or "/"), self._changed.set
+                    )
                 surroundings.renew()
                 self._look_from_loop()
                 await self._changed.wait()
@@ -252,7 +254,7 @@ class _Patience(Io):
 class _Surroundings:
     """All sources of changes of one machine."""
 
-    def __init__(self, watcher: Watcher, vm: Machine, changed: Callable[[], None]) -> None:
+    def __init__(self, watcher: Watcher, vm: BaseMachine, changed: Callable[[], None]) -> None:
         self.vm = vm
         self._watcher = watcher
         self._changed = changed

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from qvmsh.cli.parse import Bound
     from qvmsh.io import Io
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
     from qvmsh.shell.session.context import Context
 
 
@@ -147,7 +147,7 @@ class WordCall(Call):
             capture=json,
         )
 
-    def machine_here(self, overrides: Sequence[tuple[str, str]], *, is_optional: bool) -> Machine | None:
+    def machine_here(self, overrides: Sequence[tuple[str, str]], *, is_optional: bool) -> BaseMachine | None:
         return self._context.machine(self.io, overrides=overrides, is_optional=is_optional)
 
     def as_owner(self, bound: Bound) -> int | None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from qvmsh.api import Machine
     from qvmsh.config.layers import Settings
-    from qvmsh.machine import machine as machines
+    from qvmsh.machine.machine import BaseMachine
     from qvmsh.shell.session.guest import Guest
     from qvmsh.shell.session.lines import Lines
 
@@ -57,9 +57,9 @@ def at(
     directory: str | None, overrides: Sequence[tuple[str, str]] = (), *, level: int = 0, debug: bool = False
 ) -> Context:
     """A context on the machine in `directory`."""
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
 
-    vm = None if directory is None else Machine(directory, overrides=overrides)
+    vm = None if directory is None else BaseMachine(directory, overrides=overrides)
     return Context(vm, Io(level=level, debug=debug))
 
 
@@ -73,7 +73,7 @@ class Context:
     """
 
     def __init__(
-        self, vm: machines.Machine | None, io: Io, environ: MutableMapping[str, str] = os.environ
+        self, vm: BaseMachine | None, io: Io, environ: MutableMapping[str, str] = os.environ
     ) -> None:
         self.io = io
         self.environ = environ
@@ -211,7 +211,7 @@ class Context:
         }
         self.environ.update(self.exported)
 
-    def use(self, where: str) -> machines.Machine:
+    def use(self, where: str) -> BaseMachine:
         """Make `where` the machine of the session, and go to its directory.
 
         Nothing of the machine before it stays in the environment, not even what was changed by hand

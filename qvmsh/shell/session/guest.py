@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from qvmsh.host.ssh_connection import Link
-    from qvmsh.machine.machine import Machine
+    from qvmsh.machine.machine import BaseMachine
     from qvmsh.shell.session.io import Session
 
 CONFIG = "ssh_config"
@@ -106,7 +106,7 @@ class _Machine(SshMachine):
 
     __slots__ = ("_link", "_vm")
 
-    def __init__(self, vm: Machine, link: Link, **how: Any) -> None:
+    def __init__(self, vm: BaseMachine, link: Link, **how: Any) -> None:
         self._vm = vm
         self._link = link
         super().__init__(link.alias, **how)
@@ -158,7 +158,7 @@ def _scp_speaks_sftp() -> bool:
     return found is not None and (int(found[1]), int(found[2])) >= (8, 7)
 
 
-def _machine(vm: Machine, link: Link) -> Any:
+def _machine(vm: BaseMachine, link: Link) -> Any:
     """Log in with plumbum, through the connection that `link` has open."""
     path = os.path.join(link.folder, CONFIG)
     rows = [("HostName", link.host), ("Port", str(link.port)), ("User", link.user)]

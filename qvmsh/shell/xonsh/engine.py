@@ -26,7 +26,7 @@ from xonsh.procs.pipelines import CommandPipeline
 
 from qvmsh.errors import EXIT_INTERRUPTED
 from qvmsh.io import unwritable
-from qvmsh.machine.machine import Machine
+from qvmsh.machine.machine import BaseMachine
 from qvmsh.shell.script import check
 from qvmsh.shell.session.names import Command, Group, Lazy, Nowhere
 from qvmsh.shell.xonsh import foreground, jobs, quoting, reaping, streams, words
@@ -100,7 +100,7 @@ class Transformer(xonsh_ast.CtxAwareTransformer):  # type: ignore[misc]  # xonsh
     def _is_ours(self, name: str) -> bool:
         value = XSH.ctx.get(name, getattr(builtins, name, None))  # `list` is Python's too
         if name == "vm":  # another object after `use`
-            return isinstance(value, Machine | Lazy | Nowhere)
+            return isinstance(value, BaseMachine | Lazy | Nowhere)
         return value is self._names[name]
 
 

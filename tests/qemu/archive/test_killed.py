@@ -216,9 +216,9 @@ THROUGH_LINK = """
 import os, signal, subprocess, sys
 from qvmsh.host import locks
 from qvmsh.machine.archive import archive, live_copy
-from qvmsh.machine.machine import Machine
+from qvmsh.machine.machine import BaseMachine
 
-vm = Machine(sys.argv[1])
+vm = BaseMachine(sys.argv[1])
 enter = live_copy.LiveCopy.__enter__
 
 

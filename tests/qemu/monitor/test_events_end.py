@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from qvmsh.machine import launch_record as notes
-from qvmsh.machine.machine import Machine
+from qvmsh.machine.machine import BaseMachine
 from qvmsh.qemu import events
 from tests.support.world import Vm
 
@@ -19,7 +19,7 @@ from tests.support.world import Vm
 def test_conversation_that_is_cancelled_leaves_no_task(blank: Callable[..., Vm], when: str) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
-    note = notes.read(Machine(str(vm.directory)).files)
+    note = notes.read(BaseMachine(str(vm.directory)).files)
     assert note is not None
     path = note.socket("watch")
     complaints: list[str] = []

@@ -11,7 +11,7 @@ import pexpect
 import pytest
 
 from qvmsh.host import sockets
-from qvmsh.machine.machine import Machine
+from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.power import launch
 from qvmsh.machine.power.request import Launch, Request
 from tests.support.world import QVM, Blank, World
@@ -28,7 +28,7 @@ def test_launch_automatic_port_just_taken_is_chosen_again(
         taken = other.getsockname()[1]
         offered = iter([taken, taken])
         begun: list[launch.Qemu] = []
-        machine = Machine(vm.directory, environ=vm.world.environ)
+        machine = BaseMachine(vm.directory, environ=vm.world.environ)
         free_port = sockets.free_port
         monkeypatch.setattr(sockets, "free_port", lambda: next(offered, None) or free_port())
         qemu = launch.launch(machine, Launch(Request()), begun)

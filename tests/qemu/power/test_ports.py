@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from qvmsh.host import sockets
-from qvmsh.machine.machine import Machine
+from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.power import launch
 from qvmsh.machine.power import ports as machine_ports
 from qvmsh.machine.power.request import Launch, Request
@@ -82,7 +82,7 @@ def test_start_port_taken_in_between_is_reported_alike(blank: Blank, monkeypatch
 
         monkeypatch.setattr(sockets, "free_port", choose)
         with pytest.raises(Exception, match=f"cannot forward tcp 127.0.0.1:{port}: taken by"):
-            launch.launch(Machine(vm.directory, environ=vm.world.environ), Launch(Request()), begun)
+            launch.launch(BaseMachine(vm.directory, environ=vm.world.environ), Launch(Request()), begun)
     assert len(chosen) == 1
     assert not begun
     assert not (vm.directory / ".qvm/running").exists()

@@ -11,7 +11,7 @@ import pytest
 from qvmsh.cli import complete as engine
 from qvmsh.cli.complete import Surroundings, complete, short
 from qvmsh.commands.index import COMMANDS
-from qvmsh.machine.machine import Machine
+from qvmsh.machine.machine import BaseMachine
 from qvmsh.qemu import vocabulary
 from tests.support.world import write_vmrc
 
@@ -125,7 +125,7 @@ def test_complete_archives_are_offered_the_newest_first(tmp_path: Path, line: st
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"demo-backing-{stamp}.qcow2").touch()
     write_vmrc(tmp_path / "vm")
-    vm = Machine(str(tmp_path / "vm"), environ={})
+    vm = BaseMachine(str(tmp_path / "vm"), environ={})
     found = Surroundings({}, lambda: vm)
     rows = [row[0] for row in complete(line.split(" "), found).rows]
     assert rows == ["latest", "demo-20300101000000/20300102000000", "demo-20300101000000/20300101000000"]

@@ -14,7 +14,7 @@ from qvmsh.config import files, layers, trust
 from qvmsh.errors import ConfigError, MissingProgramError
 from qvmsh.io import Io
 from qvmsh.machine import programs as tools
-from qvmsh.machine.machine import Machine
+from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.settings import config as configuration
 from tests.support.world import bare_environ
 
@@ -83,7 +83,7 @@ def test_allow_accepts_the_present_content_only(vmrc: Path, tmp_path: Path) -> N
     vmrc.write_text(WHOLE + "VM_INCLUDE=more\n")
     for path in (vmrc, more):
         os.chown(path, NOBODY, -1)
-    vm = Machine(vmrc.parent, environ=bare_environ(tmp_path / "home"))
+    vm = BaseMachine(vmrc.parent, environ=bare_environ(tmp_path / "home"))
     with pytest.raises(ConfigError, match="root does not use"):
         vm.settings  # noqa: B018
     report = configuration.allow(vm)
@@ -103,7 +103,7 @@ def test_allow_accepts_the_present_content_only(vmrc: Path, tmp_path: Path) -> N
 @as_root
 def test_allow_of_one_file_is_not_for_a_copy_of_it(vmrc: Path, tmp_path: Path) -> None:
     os.chown(vmrc, NOBODY, -1)
-    configuration.allow(Machine(vmrc.parent, environ=bare_environ(tmp_path / "home")))
+    configuration.allow(BaseMachine(vmrc.parent, environ=bare_environ(tmp_path / "home")))
     load(vmrc).check()
     other = tmp_path / "other" / ".vmrc"
     other.parent.mkdir()
@@ -117,7 +117,7 @@ def test_allow_of_one_file_is_not_for_a_copy_of_it(vmrc: Path, tmp_path: Path) -
 @pytest.mark.parametrize("spoil", [lambda p: p.chmod(0o666), lambda p: os.chown(p, NOBODY, -1)])
 def test_allowed_list_that_others_could_write_counts_for_nothing(vmrc: Path, tmp_path: Path, spoil) -> None:  # type: ignore[no-untyped-def]
     os.chown(vmrc, NOBODY, -1)
-    configuration.allow(Machine(vmrc.parent, environ=bare_environ(tmp_path / "home")))
+    configuration.allow(BaseMachine(vmrc.parent, environ=bare_environ(tmp_path / "home")))
     load(vmrc).check()
     spoil(Path(trust.allowed_file(bare_environ(tmp_path / "home"))))
     with pytest.raises(ConfigError, match="root does not use"):
@@ -128,7 +128,7 @@ def test_allow_of_own_vmrc_lets_a_look_run_what_it_names(vmrc: Path, tmp_path: P
     more = vmrc.with_name("more")
     more.write_text("VM_QEMU_IMG=./img\n")
     vmrc.write_text(WHOLE + "VM_QEMU_BIN=./qemu\nVM_INCLUDE=more\n")
-    vm = Machine(vmrc.parent, environ=bare_environ(tmp_path / "home"))
+    vm = BaseMachine(vmrc.parent, environ=bare_environ(tmp_path / "home"))
     names = ("VM_QEMU_BIN", "VM_QEMU_IMG")
     assert not any(map(vm.settings.may_run, names))
     assert vm.settings.may_run("VM_SSH_OPTIONS")  # it is not set
@@ -164,7 +164,7 @@ def test_look_runs_the_qemu_img_of_path(vmrc: Path, tmp_path: Path, named: str) 
     vmrc.write_text(WHOLE + f"VM_QEMU_IMG={named}\n")
     said = io.StringIO()
     env = bare_environ(tmp_path / "home", PATH=f"{usual.parent}:/bin")
-    vm = Machine(vmrc.parent, environ=env, io=Io(stderr=said))
+    vm = BaseMachine(vmrc.parent, environ=env, io=Io(stderr=said))
     assert tools.qemu_img(vm) == tools.qemu_img(vm) == str(usual)
     assert said.getvalue().count(f"VM_QEMU_IMG={named} is not run by read-only commands") == 1
     assert "qvm allow" in said.getvalue()
@@ -195,7 +195,7 @@ def test_look_runs_the_qemu_of_that_name_on_path(vmrc: Path, tmp_path: Path, tex
         (folder / each).write_text("#!/bin/sh\n")
         (folder / each).chmod(0o755)
     vmrc.write_text(WHOLE + text)
-    vm = Machine(vmrc.parent, environ=bare_environ(tmp_path / "home", PATH=str(folder)))
+    vm = BaseMachine(vmrc.parent, environ=bare_environ(tmp_path / "home", PATH=str(folder)))
     if name:
         assert tools.qemu(vm) == str(folder / name)
     else:
@@ -229,13 +229,13 @@ def test_allow_accepts_the_code_of_the_directory_for_anybody(vmrc: Path, tmp_pat
     code = vmrc.with_name(trust.RC)
     code.write_bytes(b"echo hi\n")
     env = bare_environ(tmp_path / "home")
-    report = configuration.allow(Machine(vmrc.parent, environ=env))
+    report = configuration.allow(BaseMachine(vmrc.parent, environ=env))
     assert list(report.files) == [str(vmrc), str(code)]
     assert trust.is_allowed(str(code), b"echo hi\n", env, trust.CODE)
     code.unlink()
     code.mkdir()
     with pytest.raises(ConfigError, match="cannot read"):
-        configuration.allow(Machine(vmrc.parent, environ=env))
+        configuration.allow(BaseMachine(vmrc.parent, environ=env))
 
 
 @as_root
@@ -243,6 +243,6 @@ def test_allow_by_root_accepts_code_and_foreign_configuration(vmrc: Path, tmp_pa
     code = vmrc.with_name(trust.RC)
     code.write_bytes(b"echo hi\n")
     os.chown(vmrc, NOBODY, -1)
-    report = configuration.allow(Machine(vmrc.parent, environ=bare_environ(tmp_path / "home")))
+    report = configuration.allow(BaseMachine(vmrc.parent, environ=bare_environ(tmp_path / "home")))
     assert list(report.files) == [str(vmrc), str(code)]
     load(vmrc).check()

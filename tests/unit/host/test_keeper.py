@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from qvmsh.host import keeper
-from qvmsh.machine.machine import Machine
+from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.power.logs import Follower
 from tests.support.world import wait_until
 
@@ -268,12 +268,12 @@ def test_log_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[keeper.Log, Machine]]:
+def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[keeper.Log, BaseMachine]]:
     """A log that is shortened early, and its machine."""
     monkeypatch.setattr(keeper, "HEAD_BYTES", 500)
     monkeypatch.setattr(keeper, "TAIL_BYTES", 1000)
     (tmp_path / ".vmrc").write_text("VM_MACHINE_NAME=demo\n")
-    vm = Machine(str(tmp_path))
+    vm = BaseMachine(str(tmp_path))
     os.makedirs(vm.files.logs)
     folder = os.open(vm.files.logs, os.O_RDONLY)
     Path(vm.files.serial_log).touch()
@@ -283,7 +283,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[kee
 
 @pytest.mark.parametrize("seed", range(20))
 def test_follower_of_a_shortened_log_reads_or_counts_each_byte(
-    small: tuple[keeper.Log, Machine], seed: int
+    small: tuple[keeper.Log, BaseMachine], seed: int
 ) -> None:
     log, vm = small
     chance = random.Random(seed)
@@ -309,7 +309,9 @@ def test_follower_of_a_shortened_log_reads_or_counts_each_byte(
     assert data.endswith(log_now[-1000:])
 
 
-def test_follower_of_a_shortened_log_continues_with_the_next_run(small: tuple[keeper.Log, Machine]) -> None:
+def test_follower_of_a_shortened_log_continues_with_the_next_run(
+    small: tuple[keeper.Log, BaseMachine],
+) -> None:
     log, vm = small
     follower = Follower(vm, "serial", 0)
     log.add(numbered(0, 100))
@@ -323,7 +325,7 @@ def test_follower_of_a_shortened_log_continues_with_the_next_run(small: tuple[ke
     follower.close()
 
 
-def test_log_that_was_removed_begins_anew(small: tuple[keeper.Log, Machine]) -> None:
+def test_log_that_was_removed_begins_anew(small: tuple[keeper.Log, BaseMachine]) -> None:
     log, vm = small
     log.add(b"first")
     os.unlink(vm.files.serial_log)

@@ -23,7 +23,7 @@ from qvmsh.io import Io
 from qvmsh.machine import identity, journal, state
 from qvmsh.machine import launch_record as note
 from qvmsh.machine import registry as known
-from qvmsh.machine.machine import Machine
+from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.work import guardian
 from tests.support.world import World, write_vmrc
@@ -179,7 +179,7 @@ def wrong(draw: st.DrawFn, right: dict[str, Any]) -> Any:
 @given(wrong(UNFINISHED), wrong(INTERRUPTED), wrong(SNAPSHOTS))
 def test_record_of_any_shape_is_sane_or_an_error(tmp_path: Path, one: Any, two: Any, three: Any) -> None:
     write_vmrc(tmp_path)
-    vm = Machine(str(tmp_path), io=Io(level=0, capture=True))
+    vm = BaseMachine(str(tmp_path), io=Io(level=0, capture=True))
     (tmp_path / ".qvm").mkdir(exist_ok=True)
     for name, document in (
         ("snapshot.unfinished", one), ("archive.unfinished", two), ("snapshots.json", three),
@@ -202,7 +202,7 @@ def test_record_of_any_shape_is_sane_or_an_error(tmp_path: Path, one: Any, two: 
 @given(st.binary(max_size=300))
 def test_small_file_of_any_bytes_is_read_or_absent(tmp_path: Path, data: bytes) -> None:
     write_vmrc(tmp_path)
-    vm = Machine(str(tmp_path), io=Io(level=0, capture=True))
+    vm = BaseMachine(str(tmp_path), io=Io(level=0, capture=True))
     (tmp_path / ".qvm").mkdir(exist_ok=True)
     place = os.fsencode(note.place(str(tmp_path)))
     for name in ("uuid", "qemu.pid", "settled", "known_hosts", "work.lock", "wait.lock"):

@@ -16,7 +16,7 @@ from qvmsh import api
 from qvmsh.cli.complete import Surroundings, complete
 from qvmsh.errors import UsageError
 from qvmsh.machine import registry as known
-from qvmsh.machine.machine import Machine
+from qvmsh.machine.machine import BaseMachine
 from tests.support.world import write_vmrc
 
 NAMES, FOLDERS = ("web", "db"), ("a", "b", "c")
@@ -38,7 +38,7 @@ class World:
             (top / folder).mkdir()
 
     def use(self, directory: Path) -> None:
-        known.remember(Machine(directory, environ=self.environ))
+        known.remember(BaseMachine(directory, environ=self.environ))
         self.known.add(directory.resolve())
 
     def step(self, what: str, folder: str, name: str, folder2: str, name2: str) -> None:

@@ -15,7 +15,7 @@ from qvmsh.cli import fanout, parse
 from qvmsh.commands.index import COMMANDS
 from qvmsh.errors import ConfigError, QvmError
 from qvmsh.machine import handover, owner
-from qvmsh.machine.machine import Machine
+from qvmsh.machine.machine import BaseMachine
 
 NOBODY, DAEMON = pwd.getpwnam("nobody"), pwd.getpwnam("daemon")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of others")
@@ -98,7 +98,7 @@ def test_owner_without_an_account_is_an_error(tree: Path) -> None:
 def test_machine_of_another_account_is_not_opened_by_root(tree: Path) -> None:
     (tree / "theirs/machine/.vmrc").write_text("VM_MACHINE_NAME=x\n")
     with pytest.raises(QvmError, match="is nobody's") as caught:
-        Machine(tree / "theirs/machine")
+        BaseMachine(tree / "theirs/machine")
     assert f"qvm -C {tree / 'theirs/machine'}" in str(caught.value.hint)
 
 
@@ -131,7 +131,7 @@ def test_hand_over_gives_the_machine_and_nothing_else(tree: Path) -> None:
     (folder / ".qvm/link").symlink_to(outside / "secret")
     (folder / ".qvm/hard").hardlink_to(outside / "twin")
     os.mkfifo(folder / ".qvm/fifo")
-    vm = Machine(folder, environ={"HOME": str(tree), "VM_GLOBAL_CONFIG": "/dev/null"})
+    vm = BaseMachine(folder, environ={"HOME": str(tree), "VM_GLOBAL_CONFIG": "/dev/null"})
     account = owner.named(vm.loaded, vm.directory)
     assert account is not None
     assert account.name == "nobody"
@@ -146,7 +146,7 @@ def test_hand_over_gives_the_machine_and_nothing_else(tree: Path) -> None:
 @as_root
 def test_hand_over_never_gives_a_home(tree: Path) -> None:
     home = Path(pwd.getpwuid(0).pw_dir)
-    vm = Machine(home, environ={"HOME": str(tree)})
+    vm = BaseMachine(home, environ={"HOME": str(tree)})
     account = owner.above(str(tree / "theirs"), {})
     assert account is not None
     before = stat.S_IMODE(home.stat().st_mode), home.stat().st_uid

@@ -10,7 +10,7 @@ import pytest
 from qvmsh import api
 from qvmsh.errors import UsageError
 from qvmsh.machine import registry as known
-from qvmsh.machine.machine import Machine
+from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.overview import list as listing
 from tests.support.world import bare_environ, write_vmrc
 
@@ -23,7 +23,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
 def make(tmp_path: Path, environ: dict[str, str], name: str, where: str = "", **more: str) -> Path:
     directory = tmp_path / "vms" / (where or name)
     write_vmrc(directory, name, **more)
-    known.remember(Machine(directory, environ=environ))
+    known.remember(BaseMachine(directory, environ=environ))
     return directory
 
 
@@ -47,7 +47,7 @@ def test_directory_that_was_renamed_is_found_again(tmp_path: Path, environ: dict
     directory.rename(directory.with_name("other"))
     assert known.find("demo", environ) == str(directory.with_name("other"))
     assert shown(environ) == [("demo", "stopped")]
-    known.remember(Machine(directory.with_name("other"), environ=environ))
+    known.remember(BaseMachine(directory.with_name("other"), environ=environ))
     assert len(known.rows(environ)) == 1
 
 
@@ -76,7 +76,7 @@ def test_list_of_before_is_read(tmp_path: Path, environ: dict[str, str]) -> None
     path.parent.mkdir(parents=True)
     path.write_text(f"demo\t{directory}\nbroken line\n\n")
     assert known.machines(environ) == {"demo": [str(directory)]}
-    known.remember(Machine(directory, environ=environ))
+    known.remember(BaseMachine(directory, environ=environ))
     directory.rename(tmp_path / "renamed")  # its place has been noted by now
     assert known.machines(environ) == {"demo": [str(tmp_path / "renamed")]}
 

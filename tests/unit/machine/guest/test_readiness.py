@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qvmsh.machine.guest import readiness as ready
-from qvmsh.machine.machine import Machine
+from qvmsh.machine.machine import BaseMachine
 from tests.support.world import write_vmrc
 
 
@@ -28,7 +28,7 @@ def test_deadline_by_default_is_longer_without_kvm(
     tmp_path: Path, words: list[str], set_to: dict[str, str], seconds: float
 ) -> None:
     write_vmrc(tmp_path, **set_to)
-    vm = Machine(tmp_path, environ={})
+    vm = BaseMachine(tmp_path, environ={})
     sleeper = [sys.executable, "-c", "print(flush=True); input()", *words]
     with subprocess.Popen(sleeper, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None

@@ -9,7 +9,7 @@ import pytest
 
 from qvmsh.errors import ConfigError
 from qvmsh.machine import identity
-from qvmsh.machine.machine import Machine
+from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.power import limits, ports
 from qvmsh.qemu import sandbox
 from qvmsh.qemu.commandline import Endpoint, Network, arguments
@@ -17,9 +17,9 @@ from tests.support.arguments import BASE, option_fields, option_value
 from tests.support.world import write_vmrc
 
 
-def machine(tmp_path: Path, **more: str) -> Machine:
+def machine(tmp_path: Path, **more: str) -> BaseMachine:
     write_vmrc(tmp_path, **more)
-    return Machine(tmp_path, environ={"HOME": str(tmp_path), "VM_GLOBAL_CONFIG": "/dev/null"})
+    return BaseMachine(tmp_path, environ={"HOME": str(tmp_path), "VM_GLOBAL_CONFIG": "/dev/null"})
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from qvmsh.commands.env import env
 from qvmsh.config import edit
 from qvmsh.config.settings import CONTEXT_MARK
 from qvmsh.errors import ConfigError, QvmError, UsageError
-from qvmsh.machine.machine import Machine
+from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.settings.config import Changed, CheckResult, Values
 from tests.support.world import QVM, Blank, Vm, write_vmrc
 
@@ -30,13 +30,13 @@ def directory(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def vm(directory: Path) -> Machine:
+def vm(directory: Path) -> BaseMachine:
     return machine(directory)
 
 
-def machine(directory: Path, **environ: str) -> Machine:
+def machine(directory: Path, **environ: str) -> BaseMachine:
     home = str(directory.parent)
-    return Machine(directory, environ={"HOME": home, "VM_GLOBAL_CONFIG": "/dev/null"} | environ)
+    return BaseMachine(directory, environ={"HOME": home, "VM_GLOBAL_CONFIG": "/dev/null"} | environ)
 
 
 def add(directory: Path, text: str) -> None:
@@ -57,7 +57,7 @@ def test_config_output_is_read_back_as_the_same_values(directory: Path, tmp_path
     assert "INNER=1" in str(shown).splitlines()
 
 
-def test_config_name_gives_the_bare_value(vm: Machine) -> None:
+def test_config_name_gives_the_bare_value(vm: BaseMachine) -> None:
     assert str(config(vm, "VM_FMT")) == "qcow2"
     assert str(config(vm, "VM_FMT", "VM_MACHINE_ID")) == "VM_FMT=qcow2\nVM_MACHINE_ID=33"
     assert str(config(vm, "VM_LOG")) == ""
@@ -80,7 +80,7 @@ def test_config_explain_says_where_each_value_comes_from(directory: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["VM_NETWORK", "VM_NOTHING", "VM_QEMU_ACEL"])
-def test_config_name_without_a_value_is_an_error(vm: Machine, name: str) -> None:
+def test_config_name_without_a_value_is_an_error(vm: BaseMachine, name: str) -> None:
     with pytest.raises(UsageError, match=f"{name} is not set") as caught:
         config(vm, name)
     assert ("VM_QEMU_ACCEL" in str(caught.value.hint)) == (name == "VM_QEMU_ACEL")
@@ -177,10 +177,10 @@ def test_config_set_from_many_sides_at_once_loses_nothing(directory: Path) -> No
 
 def test_config_set_on_a_full_disk_leaves_the_old_file(directory: Path) -> None:
     program = (
-        "import resource, sys; from qvmsh.machine.machine import Machine;"
+        "import resource, sys; from qvmsh.machine.machine import BaseMachine;"
         "from qvmsh.commands.config import config; import signal;"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "vm = Machine(sys.argv[1], environ={'VM_GLOBAL_CONFIG': '/dev/null', 'HOME': '/'});"
+        "vm = BaseMachine(sys.argv[1], environ={'VM_GLOBAL_CONFIG': '/dev/null', 'HOME': '/'});"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10)); config(vm, 'VM_FMT=raw')"
     )
     before = (directory / ".vmrc").read_bytes()
@@ -279,7 +279,7 @@ def test_door_no_vmrc_and_vm_home_elsewhere_are_different_errors(box: Vm) -> Non
     assert "VM_HOME names another machine" in result.err
 
 
-def test_changed_report_names_file_and_values(vm: Machine) -> None:
+def test_changed_report_names_file_and_values(vm: BaseMachine) -> None:
     changed = config(vm, "MINE=1")
     assert changed.as_json() == {"file": f"{vm.directory}/.vmrc", "values": {"MINE": "1"}}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from qvmsh.machine.machine import Machine
+from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.reports import SnapshotList
 
@@ -52,7 +52,7 @@ EDITED: dict[str, list[Any]] = {
 
 
 def read(tmp_path: Path, text: str) -> Catalogue:
-    machine = Machine(tmp_path)
+    machine = BaseMachine(tmp_path)
     Path(machine.state_folder(), "snapshots.json").write_text(text)
     return Catalogue.read(machine)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qvmsh.machine.machine import Machine
+from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.snapshot import hardware as snapshot_hardware
 from qvmsh.machine.snapshot.catalogue import HARDWARE
 from tests.support.world import write_vmrc
@@ -15,12 +15,12 @@ from tests.support.world import write_vmrc
 ARGV = ["/usr/bin/qemu-system-x86_64", "-machine", "pc", "-accel", "tcg", "-cpu", "max"]
 
 
-def machine(directory: Path, **values: str) -> Machine:
+def machine(directory: Path, **values: str) -> BaseMachine:
     write_vmrc(directory, **{"VM_MACHINE_MEM": "", "VM_QEMU_ACCEL": "tcg"} | values)
-    return Machine(directory, environ={"HOME": str(directory), "VM_GLOBAL_CONFIG": "/dev/null"})
+    return BaseMachine(directory, environ={"HOME": str(directory), "VM_GLOBAL_CONFIG": "/dev/null"})
 
 
-def entry(vm: Machine, kind: str = "pc-i440fx-7.2", argv: list[str] = ARGV) -> dict[str, Any]:
+def entry(vm: BaseMachine, kind: str = "pc-i440fx-7.2", argv: list[str] = ARGV) -> dict[str, Any]:
     settings = {name: vm.settings.text(name) for name in HARDWARE if name in vm.settings}
     return {"settings": settings, "machine": kind, "arguments": argv}
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from qvmsh.errors import QmpError, StateError
-from qvmsh.machine.machine import Machine
+from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.snapshot import obstacles as blockers
 from qvmsh.machine.storage.volumes import Volume
 
@@ -98,7 +98,7 @@ def test_all_of_them_are_named_at_once(tmp_path: Any) -> None:
     disks = [Volume(f"disk{at}", str(tmp_path / f"{at}.raw"), "raw") for at in range(2)]
     with pytest.raises(StateError) as caught:
         blockers.require(
-            Machine(tmp_path), disks, "save a snapshot",
+            BaseMachine(tmp_path), disks, "save a snapshot",
             exchange=Qemu("non-migratable device: 0000:00:04.0/nvme"), pid=1, has_memory=True,  # type: ignore[arg-type]
         )  # fmt: skip
     assert "(and 2 more)" in caught.value.what
@@ -112,7 +112,7 @@ def test_all_of_them_are_named_at_once(tmp_path: Any) -> None:
 def test_nothing_to_write_to_is_a_blocker(tmp_path: Any) -> None:
     disks = [Volume("disk0", str(tmp_path / "0.qcow2"), "qcow2", is_read_only=True)]
     with pytest.raises(StateError, match="the machine has no writable disk"):
-        blockers.require(Machine(tmp_path), disks, "save a snapshot")
+        blockers.require(BaseMachine(tmp_path), disks, "save a snapshot")
 
 
 def test_too_little_space_reports_how_much_is_needed_and_where(tmp_path: Any) -> None:

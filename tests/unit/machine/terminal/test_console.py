@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qvmsh.errors import UsageError
-from qvmsh.machine.machine import Machine
+from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.terminal import console
 from qvmsh.machine.terminal.pace import QUIET_S, STUCK_S, Pace
 
@@ -67,7 +67,7 @@ def test_line_that_comes_in_pieces_goes_as_one() -> None:
 def test_console_shows_the_log_and_falls_back_on_the_socket(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vm = Machine(tmp_path)
+    vm = BaseMachine(tmp_path)
     log = Path(vm.state_folder()) / "log/serial.log"
     log.write_bytes(b"before\n")
     output = console._Output(vm, 24)

@@ -35,7 +35,7 @@ def test_machine_has_every_command_of_the_index_as_method() -> None:
 
 def test_machine_methods_hide_nothing_of_the_machine() -> None:
     own = {row[1] for row in COMMANDS.values()}
-    assert not own & set(vars(machine.Machine))
+    assert not own & set(vars(machine.BaseMachine))
     assert not own & {"settings", "name", "files", "io", "directory", "environ", "overrides"}
 
 
@@ -161,7 +161,7 @@ def test_chunks_of_a_long_script_are_one_a_line() -> None:
 
 
 def test_report_finds_the_bug_only_behind_the_doors() -> None:
-    namespace: dict[str, object] = {"unquote": ast.literal_eval, "machine": machine.Machine("/nowhere")}
+    namespace: dict[str, object] = {"unquote": ast.literal_eval, "machine": machine.BaseMachine("/nowhere")}
     exec(compile("def f(): machine.with_io()", "script", "exec"), namespace)
     exec(compile("def g(): 1 / 0", "script", "exec"), namespace)
     with pytest.raises(TypeError) as wrong_call:
@@ -171,5 +171,5 @@ def test_report_finds_the_bug_only_behind_the_doors() -> None:
         namespace["g"]()  # type: ignore[operator]
     assert not report.is_bug(own.value, "script")
     with pytest.raises(TypeError) as inside:
-        machine.Machine("/usr", overrides=7)  # type: ignore[arg-type]
+        machine.BaseMachine("/usr", overrides=7)  # type: ignore[arg-type]
     assert report.is_bug(inside.value, "script")

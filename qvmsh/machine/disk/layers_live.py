@@ -15,8 +15,7 @@ from qvmsh.machine import state
 from qvmsh.machine.disk import recovery
 from qvmsh.machine.journal import Kind, Phase, Record
 from qvmsh.machine.monitor import conversation
-from qvmsh.machine.snapshot import save_delete
-from qvmsh.machine.snapshot.store import Live
+from qvmsh.machine.snapshot.store import Live, live
 from qvmsh.machine.storage import chain
 from qvmsh.machine.work.recovery import Transaction
 
@@ -46,7 +45,7 @@ def commit(vm: BaseMachine, seen: state.Observation, disk: Volume) -> None:
             machine=vm.name,
             hint="`qvm stop` first",
         )
-    with save_delete.live(vm, note) as (found, disks):
+    with live(vm, note) as (found, disks):
         store = Live(vm, [each for each in disks if each.node == disk.node], found.exchange)
         block = recovery.block_of(store, disk.node)
         is_running = seen.kind == state.RUNNING
@@ -82,7 +81,7 @@ def flatten(vm: BaseMachine, seen: state.Observation, disk: Volume) -> None:
         QmpError: QEMU failed; the disk has its old base.
     """
     _, note = state.require(vm, seen, "rebase a disk", state.RUNNING, state.PAUSED)
-    with save_delete.live(vm, note) as (store, disks):
+    with live(vm, note) as (store, disks):
         one = Live(vm, [each for each in disks if each.node == disk.node], store.exchange)
         record = Record(Kind.DISK_REBASE, name=disk.id, disks=one.named())
         with vm.io.stage(f"rebasing {disk.name}"), Transaction(vm, record, one.exchange) as journal:

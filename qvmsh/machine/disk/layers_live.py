@@ -13,8 +13,8 @@ from __future__ import annotations
 from qvmsh.errors import StateError
 from qvmsh.machine import state
 from qvmsh.machine.disk import recovery
+from qvmsh.machine.guest import sleep
 from qvmsh.machine.journal import Kind, Phase, Record
-from qvmsh.machine.monitor import conversation
 from qvmsh.machine.snapshot.store import Live, live
 from qvmsh.machine.storage import chain
 from qvmsh.machine.work.recovery import Transaction
@@ -66,7 +66,7 @@ def commit(vm: BaseMachine, seen: state.Observation, disk: Volume) -> None:
             store.jobs.finish(recovery.COMMIT, "block-commit")
             recovery.under_new_layer(store, disk.path, disk.node, block.device, pid)
             if is_running:
-                conversation.resume(store.exchange)
+                sleep.resume(store.exchange)
 
 
 def flatten(vm: BaseMachine, seen: state.Observation, disk: Volume) -> None:

@@ -14,7 +14,7 @@ import time
 from qvmsh.errors import DeadlineError, QmpError, QvmError, StateError
 from qvmsh.host import process, ssh_connection, sshd
 from qvmsh.machine import crash, journal, log, state
-from qvmsh.machine.guest import readiness
+from qvmsh.machine.guest import readiness, sleep
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.monitor import conversation, ending
 from qvmsh.machine.power import launch
@@ -394,9 +394,9 @@ def _wake(vm: BaseMachine, seen: state.Observation) -> None:
     vm.io.warn(f"{vm.name} is {seen.kind}: resuming it, so that it can power off")
     with conversation.begin(seen.note) as qemu:
         if seen.kind == state.PAUSED:
-            conversation.resume(qemu)
+            sleep.resume(qemu)
         else:
-            conversation.wake(qemu)
+            sleep.wake(qemu)
 
 
 @log.failures

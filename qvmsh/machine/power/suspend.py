@@ -100,7 +100,7 @@ def wakeup(vm: BaseMachine, *, is_waiting: bool, timeout_s: float | None) -> Wok
         pid, note = state.require(vm, state.observe(vm), "wake up", state.SUSPENDED)
         with state.Answering(vm), conversation.begin(note) as qemu:
             try:
-                conversation.wake(qemu)
+                sleep.wake(qemu)
             except QmpError as error:  # a key, the clock, or somebody else was faster
                 what = f"cannot wake it up: {error.what.partition(': ')[2]}"
                 raise StateError(what, machine=vm.name, hint="`qvm status` shows its state") from None

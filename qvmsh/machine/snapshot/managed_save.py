@@ -81,7 +81,7 @@ def _resume(note: LaunchRecord) -> None:
     """Resume the guest after a save that failed."""
     try:
         with conversation.begin(note) as qemu:
-            conversation.resume(qemu)
+            sleep.resume(qemu)
     except (OSError, QmpError):
         pass
 

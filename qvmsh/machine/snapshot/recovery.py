@@ -15,11 +15,11 @@ from qvmsh.errors import QmpError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
 from qvmsh.machine import launch_record, snapshot_names, state
-from qvmsh.machine.guest import filesystems
+from qvmsh.machine.guest import filesystems, sleep
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.guest.clock import put_clock_right
 from qvmsh.machine.journal import Journal, Kind, Phase, Record
-from qvmsh.machine.monitor import conversation, ending
+from qvmsh.machine.monitor import ending
 from qvmsh.machine.snapshot import catalogue
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.store import Images, Live, Store
@@ -87,7 +87,7 @@ def _recover_live(vm: BaseMachine, note: LaunchRecord, record: Record) -> str:
 def resume(vm: BaseMachine, note: LaunchRecord, record: Record, store: Live) -> None:
     """Resume a guest that the work has stopped."""
     if record.was_running and store.jobs.execute("query-status")["status"] in ("paused", "prelaunch"):
-        conversation.resume(store.exchange)
+        sleep.resume(store.exchange)
     if record.was_running and (record.has_memory or record.kind is Kind.SNAPSHOT_LOAD):
         put_clock_right(vm, note, has_ssh=False)  # it was paused meanwhile
 
@@ -146,7 +146,7 @@ def _back_live(vm: BaseMachine, note: LaunchRecord, record: Record, store: Live)
             guest.close(vm, note)
             loaded(vm, note)
             if record.was_running:
-                conversation.resume(store.exchange)
+                sleep.resume(store.exchange)
             store.delete(BACK)
             if record.was_running:
                 put_clock_right(vm, note, has_ssh=False)

@@ -12,11 +12,10 @@ import time
 
 from qvmsh.errors import ImageError, QmpError, StateError
 from qvmsh.machine import log, state
-from qvmsh.machine.guest import readiness
+from qvmsh.machine.guest import readiness, sleep
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.guest.clock import put_clock_right
 from qvmsh.machine.journal import Journal, Kind, Phase, Record
-from qvmsh.machine.monitor import conversation
 from qvmsh.machine.snapshot import consistency, hardware, obstacles
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.recovery import BACK, loaded
@@ -187,7 +186,7 @@ def _restore_live(store: Live, seen: state.Observation, name: str, tag: str) -> 
         Kind.SNAPSHOT_RESTORE, name=name, disks=store.named(), was_running=is_running, has_memory=has_way_back
     )
     with Transaction(vm, record, store.exchange) as journal:
-        conversation.hold(store.exchange, registers)
+        sleep.hold(store.exchange, registers)
         note.loading = name
         note.write(vm.files.launch_record)
         count = _put_back(store, journal, tag, has_memory=has_way_back, stage=f"restoring {name}")
@@ -195,7 +194,7 @@ def _restore_live(store: Live, seen: state.Observation, name: str, tag: str) -> 
         loaded(vm, note)
         guest.close(vm, note)
         if is_running:
-            conversation.resume(store.exchange)
+            sleep.resume(store.exchange)
         store.delete(BACK)
     return count
 
@@ -250,13 +249,13 @@ def _load(store: Live, note: LaunchRecord, name: str, tag: str) -> int:
         with vm.io.stage(stage):
             store.apply(tag)
         loaded(vm, note)
-        conversation.resume(store.exchange)
+        sleep.resume(store.exchange)
         return count
     record = Record(Kind.SNAPSHOT_LOAD, name=name, disks=store.named(), was_running=True)
     with Transaction(vm, record, store.exchange) as journal:
         count = _put_back(store, journal, tag, has_memory=False, stage=stage)
         loaded(vm, note)
-        conversation.resume(store.exchange)
+        sleep.resume(store.exchange)
         store.delete(BACK)
     return count
 

@@ -13,10 +13,9 @@ from dataclasses import dataclass, replace
 
 from qvmsh.errors import StateError
 from qvmsh.machine import log, programs, snapshot_names, state
-from qvmsh.machine.guest import filesystems
+from qvmsh.machine.guest import filesystems, sleep
 from qvmsh.machine.guest.clock import put_clock_right_after
 from qvmsh.machine.journal import Journal, Kind, Phase, Record
-from qvmsh.machine.monitor import conversation
 from qvmsh.machine.snapshot import catalogue, hardware, obstacles
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.reports import SnapshotSaved
@@ -185,10 +184,10 @@ def take(
     with vm.io.stage(f"saving {name}") as stage, Transaction(vm, record, store.exchange) as journal:
         if has_memory:
             if kind == state.SUSPENDED or stays_held:
-                conversation.hold(store.exchange, registers)
+                sleep.hold(store.exchange, registers)
             _create(store, name, journal, has_memory=True, is_there=is_there)
             if not stays_held and kind == state.SUSPENDED:
-                conversation.resume(store.exchange)
+                sleep.resume(store.exchange)
         else:
             with _at_rest(vm, note, journal, kind, has_freeze=request.has_freeze) as is_frozen:
                 entry["frozen"] = is_frozen

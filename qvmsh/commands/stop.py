@@ -59,5 +59,9 @@ def stop(
             hint="`qvm stop` alone powers off and saves nothing",
         )
     if reboot:
-        return Rebooted(vm.name, *stop.reboot(vm, force=force, timeout_s=stop.patience_s(vm, timeout)))
+        from qvmsh.machine.power import reboot as power_reboot
+
+        return Rebooted(
+            vm.name, *power_reboot.reboot(vm, force=force, timeout_s=stop.patience_s(vm, timeout))
+        )
     return Stopped(vm.name, *stop.stop(vm, force=force, timeout_s=stop.patience_s(vm, timeout)))

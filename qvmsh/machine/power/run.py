@@ -9,12 +9,11 @@ from qvmsh.host import process, tty_mode, watch
 from qvmsh.io import isatty, tell
 from qvmsh.machine import crash, handover, log, registry
 from qvmsh.machine import programs as tools
-from qvmsh.machine.monitor import ending
 from qvmsh.machine.power import hardware as hw
 from qvmsh.machine.power import launch, logs, start
 from qvmsh.machine.power.request import Launch, Request
 from qvmsh.machine.reports import Ended
-from qvmsh.machine.work import cleanup
+from qvmsh.machine.work import cleanup, kill
 from qvmsh.machine.work.lock import require_no_archive
 
 TYPE_CHECKING = False
@@ -56,7 +55,7 @@ def run(vm: BaseMachine, request: Request) -> Ended:
             status = _wait_foreground(vm, qemu.child, qemu.shown)
     except BaseException:
         for each in begun:
-            ending.end(each.pid)
+            kill.end_child(each.pid)
             each.child.wait()
         cleanup.tidy(vm, is_asked=True)
         raise

@@ -21,9 +21,10 @@ from qvmsh.machine.archive.reader import Reader
 from qvmsh.machine.archive.reports import Verified
 from qvmsh.machine.archive.settings import SETTINGS
 from qvmsh.machine.machine import BaseMachine
-from qvmsh.machine.power import start, stop
+from qvmsh.machine.power import start
 from qvmsh.machine.power.request import Request
 from qvmsh.machine.restore import new_machine, restore
+from qvmsh.machine.work import kill
 from qvmsh.qemu import qemuimg
 
 
@@ -134,6 +135,6 @@ def _boot(vm: BaseMachine, index: ArchiveIndex, archive: Archive, point: Point, 
 
 def _end(made: BaseMachine) -> None:
     try:
-        stop.kill(made)
+        kill.kill(made)
     except QvmError:
         pass  # it has ended already

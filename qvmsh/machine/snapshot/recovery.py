@@ -19,12 +19,12 @@ from qvmsh.machine.guest import filesystems, sleep
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.guest.clock import put_clock_right
 from qvmsh.machine.journal import Journal, Kind, Phase, Record
-from qvmsh.machine.monitor import ending
 from qvmsh.machine.snapshot import catalogue
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.store import Images, Live, Store
 from qvmsh.machine.storage import chain, volumes
 from qvmsh.machine.storage.volumes import Volume
+from qvmsh.machine.work import kill
 from qvmsh.qemu import qmp
 
 TYPE_CHECKING = False
@@ -159,7 +159,7 @@ def _back_off(vm: BaseMachine, note: LaunchRecord, record: Record) -> str:
     pid = locks.holder(vm.files.pid_file)
     if pid is not None:
         with process.Process(pid) as handle:
-            ending.kill(handle, note)
+            kill.end_qemu(handle, note)
         host_files.remove(vm.files.pid_file)  # left by SIGKILL; it did not crash
     return recover_off(vm, record, _STEPS[record.kind])
 

@@ -20,8 +20,7 @@ from dataclasses import dataclass
 from qvmsh.config.words import joined
 from qvmsh.errors import LaunchError
 from qvmsh.host import files as host_files
-from qvmsh.host import launch as launcher
-from qvmsh.host import locks, logfiles, process, sockets
+from qvmsh.host import lock_and_exec, locks, logfiles, process, sockets
 from qvmsh.machine import crash, identity, launch_record, programs, state
 from qvmsh.machine import paths as machine_files
 from qvmsh.machine.guest import serial
@@ -296,7 +295,7 @@ class _Attempt:
         *,
         has_output: bool,
     ) -> Child:
-        """QEMU by way of `host/launch.py`, in a session of its own unless it has the terminal.
+        """QEMU by way of `host/lock_and_exec.py`, in a session of its own unless it has the terminal.
 
         Args:
             has_output: its standard output is the console, which is kept.
@@ -306,7 +305,7 @@ class _Attempt:
             vm.io.say(f"{vm.name}: {joined(argv)}")
         vm.io.trace("exec " + " ".join(argv))
         program = [
-            *self.scope, sys.executable, "-I", "-S", launcher.__file__, machine_files.PID_FILE,
+            *self.scope, sys.executable, "-I", "-S", lock_and_exec.__file__, machine_files.PID_FILE,
             str(self.lock.fd),
         ]  # fmt: skip
         for companion in companions:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from qvmsh.errors import ConfigError, QvmError, UsageError
-from qvmsh.host import process, tty_mode, watch
+from qvmsh.host import inotify, process, tty_mode
 from qvmsh.io import isatty, tell
 from qvmsh.machine import crash, handover, log, registry
 from qvmsh.machine import programs as tools
@@ -94,7 +94,7 @@ def _wait_foreground(vm: BaseMachine, child: launch.Child, shown: serial.Shown |
         handle = stack.enter_context(process.Process(child.pid))
         fds = [handle.fd]
         with contextlib.suppress(OSError, QvmError):  # without a watch its output comes at its end
-            changes = stack.enter_context(watch.Watch(vm.files.logs))
+            changes = stack.enter_context(inotify.Watch(vm.files.logs))
             fds.append(changes.fileno())
         while True:
             try:

@@ -3,7 +3,7 @@
     look("/home/guido/vm/demo", guido, os.environ)    # {"machine": "demo", "state": "running", ...}
 
 The account controls that process, so its answer is limited in time and size, and checked before use.
-The process runs `machine.overview.owner_main`.
+The process runs `machine.overview.owner_state_main`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _asked(interpreter: str, directory: str, account: Account, environ: dict[str
     reader, writer = os.pipe()
     with open(reader, "rb") as pipe, open(writer, "wb") as end:
         child = subprocess.Popen(
-            [interpreter, "-P", "-m", "qvmsh.machine.overview.owner_main", directory],
+            [interpreter, "-P", "-m", "qvmsh.machine.overview.owner_state_main", directory],
             user=account.uid,
             group=account.gid,
             extra_groups=account.groups,

@@ -55,8 +55,7 @@ def stop(
         return Saved(vm.name, savevm, *stop.save(vm, savevm, has_suspend=suspend, timeout_s=timeout))
     if not (suspend or poweroff or reboot):  # `vm` accepted it with those two
         raise UsageError(
-            "stop: --no-suspend requires --savevm NAME",
-            hint="`qvm stop` alone powers off and saves nothing",
+            "stop: --no-suspend requires --savevm NAME", hint="`qvm stop` alone powers off and saves nothing"
         )
     if reboot:
         from qvmsh.machine.power import reboot as power_reboot

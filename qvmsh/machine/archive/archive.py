@@ -346,11 +346,7 @@ def _copy(job: Job, note: LaunchRecord, writer: Writer, *, is_held: bool) -> cha
 def _remove_old_bitmaps(
     vm: BaseMachine, note: LaunchRecord, writer: Writer, tracking: changes.Tracking
 ) -> None:
-    with (
-        contextlib.suppress(QmpError),
-        conversation.session(vm, note) as qemu,
-        live_copy.uninterrupted(qemu),
-    ):
+    with contextlib.suppress(QmpError), conversation.session(vm, note) as qemu, live_copy.uninterrupted(qemu):
         tracking.remove_old(qemu, is_whole=writer.is_whole)
 
 

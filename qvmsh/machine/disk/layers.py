@@ -211,8 +211,7 @@ def _require_qcow2(vm: BaseMachine, disk: Volume, what: str) -> None:
     """Other formats may have a base too, but the journal and a commit while on know only qcow2."""
     if disk.format != "qcow2":
         raise UsageError(
-            f"disk {what}: {disk.id} is {disk.format}; only a qcow2 overlay can be changed",
-            machine=vm.name,
+            f"disk {what}: {disk.id} is {disk.format}; only a qcow2 overlay can be changed", machine=vm.name
         )
 
 

@@ -41,9 +41,7 @@ def commit(vm: BaseMachine, seen: state.Observation, disk: Volume) -> None:
             else "it was added while the machine was on"
         )
         raise StateError(
-            f"cannot commit {disk.id} while it runs: {why}",
-            machine=vm.name,
-            hint="`qvm stop` first",
+            f"cannot commit {disk.id} while it runs: {why}", machine=vm.name, hint="`qvm stop` first"
         )
     with live(vm, note) as (found, disks):
         store = Live(vm, [each for each in disks if each.node == disk.node], found.exchange)

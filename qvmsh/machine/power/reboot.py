@@ -45,11 +45,7 @@ def reboot(vm: BaseMachine, *, force: bool, timeout_s: float) -> tuple[str, floa
                 error.hint = f"{error.hint}; `--force` resets it" if error.hint else "`--force` resets it"
             raise error
         ladder = Ladder(vm, pid, note, timeout_s)
-        with (
-            ladder.handle,
-            conversation.session(vm, note) as qemu,
-            qemu.listen("RESET") as events,
-        ):
+        with ladder.handle, conversation.session(vm, note) as qemu, qemu.listen("RESET") as events:
             try:
                 how = _ask_for_reset(ladder, qemu, events, is_running=seen.kind == state.RUNNING, force=force)
             except _Ended:

@@ -132,9 +132,9 @@ def disk_commit(vm: BaseMachine, disk: Annotated[str | None, Opt(complete="disk"
     Raises:
         ImageError: the base backs other images, or there is not enough free space. Nothing changed.
     """
-    from qvmsh.machine.disk import layers
+    from qvmsh.machine.disk import commit_rebase
 
-    return layers.commit(vm, disk)
+    return commit_rebase.commit(vm, disk)
 
 
 @command(group="images", name="disk rebase")
@@ -157,6 +157,6 @@ def disk_rebase(
     Raises:
         ImageError: it holds snapshots, or there is not enough free space. Nothing changed.
     """
-    from qvmsh.machine.disk import layers
+    from qvmsh.machine.disk import commit_rebase
 
-    return layers.rebase(vm, disk, base, is_unsafe=unsafe)
+    return commit_rebase.rebase(vm, disk, base, is_unsafe=unsafe)

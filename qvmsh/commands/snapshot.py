@@ -115,9 +115,9 @@ def snapshot_list(vm: BaseMachine) -> SnapshotList:
         `disks`, and `snapshots` with their disks, sizes, dates, parents and messages: dicts, as in JSON,
         `vm.snapshot_list().snapshots[0]["name"]`.
     """
-    from qvmsh.machine.snapshot import view
+    from qvmsh.machine.snapshot import list_show_diff
 
-    return view.listing(vm)
+    return list_show_diff.listing(vm)
 
 
 @command(group="images", name="snapshot show")
@@ -130,9 +130,9 @@ def snapshot_show(vm: BaseMachine, name: Annotated[str, Opt(complete="snapshot")
     Raises:
         StateError: there is no such snapshot.
     """
-    from qvmsh.machine.snapshot import view
+    from qvmsh.machine.snapshot import list_show_diff
 
-    return view.show(vm, name)
+    return list_show_diff.show(vm, name)
 
 
 @command(group="images", name="snapshot verify")
@@ -171,6 +171,6 @@ def snapshot_diff(
     Raises:
         StateError: there is no such snapshot.
     """
-    from qvmsh.machine.snapshot import view
+    from qvmsh.machine.snapshot import list_show_diff
 
-    return view.diff(vm, name, other)
+    return list_show_diff.diff(vm, name, other)

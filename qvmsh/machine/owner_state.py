@@ -13,7 +13,7 @@ import os
 import subprocess
 
 from qvmsh.errors import QvmError
-from qvmsh.host import relay
+from qvmsh.host import run_as_account
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def look(directory: str, account: Account, environ: Mapping[str, str]) -> dict[s
         QvmError: it does not answer, or its answer is invalid.
     """
     why = account.obstacle(directory)
-    interpreters, own = relay.qvm(account, environ)
+    interpreters, own = run_as_account.qvm(account, environ)
     for interpreter in interpreters if not why else ():
         try:
             return _checked(_asked(interpreter, directory, account, own), directory)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from measure import QVM, environment
 
-from qvmsh.host import keeper
+from qvmsh.host import console_keeper as keeper
 
 ALLOWED = 0.95
 SECONDS = 4.0

@@ -15,7 +15,7 @@ import os
 
 from qvmsh.cli import fanout
 from qvmsh.errors import QvmError
-from qvmsh.host import relay
+from qvmsh.host import run_as_account
 from qvmsh.machine import owner, registry
 
 TYPE_CHECKING = False
@@ -46,11 +46,11 @@ def carry_out(bound: Bound, account: Account, directory: str | None) -> int:
     words = ["-P", "-m", "qvmsh", *fanout.words(bound, directory)]
     news = bytearray()
     status, why = None, ""
-    interpreters, environ = relay.qvm(account, os.environ)
+    interpreters, environ = run_as_account.qvm(account, os.environ)
     for interpreter in interpreters:
         reader, writer = os.pipe()
         try:
-            status = relay.run(
+            status = run_as_account.run(
                 [interpreter, *words],
                 account=account,
                 environ=environ | {registry.NEWS: str(writer)},

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from qvmsh.machine.machine import BaseMachine
-    from qvmsh.qemu.vocabulary import Vocabulary
+    from qvmsh.qemu.monitor_completion import Vocabulary
 
     Row = tuple[str, str]
 

@@ -155,10 +155,7 @@ class Call:
         from qvmsh.cli import help as texts
 
         if words and not {"-h", "--help"} & set(words):
-            raise UsageError(
-                "a command is missing",
-                hint="`qvm --help` lists the commands",
-            )
+            raise UsageError("a command is missing", hint="`qvm --help` lists the commands")
         self.io.write(texts.overview())
         return errors.EXIT_OK
 

@@ -90,9 +90,9 @@ def archive(
         maintenance.warn_of_unreadable(vm, index)
         return ArchiveList(vm.name, index.store.shown, found, [error.what for error in index.unreadable])
     if verify:
-        from qvmsh.machine.restore import verify as verifying
+        from qvmsh.machine.restore import archive_verify
 
-        return verifying.verify(vm, state, is_booting=boot)
+        return archive_verify.verify(vm, state, is_booting=boot)
     if delete:
         from qvmsh.machine.archive import removal
 

@@ -44,7 +44,4 @@ def console(
     """
     from qvmsh.machine.terminal import console
 
-    console.attach(
-        vm,
-        console.Options(is_watching=watch, is_taking=take, escape=escape, linger_s=linger),
-    )
+    console.attach(vm, console.Options(is_watching=watch, is_taking=take, escape=escape, linger_s=linger))

@@ -75,9 +75,9 @@ def disk_resize(
         UsageError: there is no such disk, or it would shrink.
         ImageError: it backs other images, or is in use.
     """
-    from qvmsh.machine.disk import resize_trim
+    from qvmsh.machine.disk import resize
 
-    return resize_trim.resize(vm, disk, size, is_shrinking=shrink)
+    return resize.resize(vm, disk, size, is_shrinking=shrink)
 
 
 @command(group="images", name="disk trim")
@@ -93,9 +93,9 @@ def disk_trim(vm: BaseMachine, disk: Annotated[str | None, Opt(complete="disk")]
     Raises:
         StateError: neither the guest agent nor ssh answers.
     """
-    from qvmsh.machine.disk import resize_trim
+    from qvmsh.machine.disk import trim
 
-    return resize_trim.trim(vm, disk)
+    return trim.trim(vm, disk)
 
 
 @command(group="images", name="disk check")
@@ -132,9 +132,9 @@ def disk_commit(vm: BaseMachine, disk: Annotated[str | None, Opt(complete="disk"
     Raises:
         ImageError: the base backs other images, or there is not enough free space. Nothing changed.
     """
-    from qvmsh.machine.disk import layers
+    from qvmsh.machine.disk import commit_rebase
 
-    return layers.commit(vm, disk)
+    return commit_rebase.commit(vm, disk)
 
 
 @command(group="images", name="disk rebase")
@@ -157,6 +157,6 @@ def disk_rebase(
     Raises:
         ImageError: it holds snapshots, or there is not enough free space. Nothing changed.
     """
-    from qvmsh.machine.disk import layers
+    from qvmsh.machine.disk import commit_rebase
 
-    return layers.rebase(vm, disk, base, is_unsafe=unsafe)
+    return commit_rebase.rebase(vm, disk, base, is_unsafe=unsafe)

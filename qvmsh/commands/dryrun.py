@@ -15,10 +15,7 @@ if TYPE_CHECKING:
 
 @command(group="configuration", words="qemu")
 def dryrun(
-    vm: BaseMachine,
-    *arguments: str,
-    foreground: bool = False,
-    base_only: Annotated[bool, Opt("-b")] = False,
+    vm: BaseMachine, *arguments: str, foreground: bool = False, base_only: Annotated[bool, Opt("-b")] = False
 ) -> CommandLine:
     """Show QEMU's command line, one option per line, ready to paste.
 

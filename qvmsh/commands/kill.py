@@ -19,7 +19,7 @@ def kill(vm: BaseMachine) -> Stopped:
     Raises:
         StateError: the machine is not running.
     """
-    from qvmsh.machine.power import stop
+    from qvmsh.machine.work import kill as work
 
-    how, took_s = stop.kill(vm)
+    how, took_s = work.kill(vm)
     return Stopped(vm.name, how, took_s, is_kill=True)

@@ -11,11 +11,7 @@ if TYPE_CHECKING:
 
 
 @command(group="monitor", words="machines", terminal=True)
-def monitor(
-    vm: BaseMachine,
-    *,
-    qmp: bool = False,
-) -> Ended:
+def monitor(vm: BaseMachine, *, qmp: bool = False) -> Ended:
     """Use QEMU's monitor interactively; Ctrl-D leaves it.
 
     Lines are HMP commands, or QMP commands with --qmp: `device_del id=net0` or JSON. Tab completes

@@ -19,6 +19,6 @@ def pause(vm: BaseMachine) -> Paused:
     Raises:
         StateError: the machine is not running. Nothing changed.
     """
-    from qvmsh.machine.power import suspend
+    from qvmsh.machine.power import pause as power_pause
 
-    return suspend.pause(vm)
+    return power_pause.pause(vm)

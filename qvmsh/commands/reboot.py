@@ -34,6 +34,7 @@ def reboot(
         StateError: the machine is not running, or neither the guest agent nor ssh answers.
         DeadlineError: the guest did not reboot, or does not answer afterwards.
     """
-    from qvmsh.machine.power import stop
+    from qvmsh.machine.power import reboot as power_reboot
+    from qvmsh.machine.power.stop import patience_s
 
-    return Rebooted(vm.name, *stop.reboot(vm, force=force, timeout_s=stop.patience_s(vm, timeout)))
+    return Rebooted(vm.name, *power_reboot.reboot(vm, force=force, timeout_s=patience_s(vm, timeout)))

@@ -17,6 +17,6 @@ def resume(vm: BaseMachine) -> Paused:
     Raises:
         StateError: the guest is not paused or must not be resumed. Nothing changed.
     """
-    from qvmsh.machine.power import suspend
+    from qvmsh.machine.power import pause as power_pause
 
-    return suspend.resume(vm)
+    return power_pause.resume(vm)

@@ -43,11 +43,5 @@ def run(
 
     return power_run.run(
         vm,
-        Request(
-            base_only=base_only,
-            disposable=disposable,
-            is_forced=force,
-            loadvm=loadvm,
-            extra=arguments,
-        ),
+        Request(base_only=base_only, disposable=disposable, is_forced=force, loadvm=loadvm, extra=arguments),
     )

@@ -26,8 +26,7 @@ def sh(
     ] = None,
     interactive: Annotated[bool, Opt("-i", excludes=("shell",))] = False,
     ui: Annotated[
-        str | None,
-        Opt("--ui", metavar="UI", choices=("xonsh", "ptpython", "python"), excludes=("shell",)),
+        str | None, Opt("--ui", metavar="UI", choices=("xonsh", "ptpython", "python"), excludes=("shell",))
     ] = None,
     shell: Annotated[bool, Opt("--shell", excludes=("xonsh",))] = False,
     xonsh: bool = False,

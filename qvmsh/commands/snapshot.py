@@ -49,10 +49,10 @@ def snapshot_save(
         StateError: something blocks it (each blocker is listed with its remedy), or the name exists.
         QmpError, ImageError: it failed. Nothing changed.
     """
-    from qvmsh.machine.snapshot import save_delete
+    from qvmsh.machine.snapshot import save
 
-    request = save_delete.Request(message, disk_only, is_replacing=replace, has_freeze=freeze)
-    return save_delete.save(vm, save_delete.label(name, has_timestamp=timestamp), request)
+    request = save.Request(message, disk_only, is_replacing=replace, has_freeze=freeze)
+    return save.save(vm, save.label(name, has_timestamp=timestamp), request)
 
 
 @command(group="images", name="snapshot restore", aliases=("restore-disk", "snapshot restore-disk"))
@@ -99,9 +99,9 @@ def snapshot_delete(vm: BaseMachine, *names: Annotated[str, Opt(complete="snapsh
     Raises:
         StateError: there is no such snapshot. None was removed.
     """
-    from qvmsh.machine.snapshot import save_delete
+    from qvmsh.machine.snapshot import delete
 
-    return save_delete.delete(vm, names)
+    return delete.delete(vm, names)
 
 
 @command(group="images", name="snapshot list", aliases=("list-disk", "snapshot list-disk"))
@@ -115,9 +115,9 @@ def snapshot_list(vm: BaseMachine) -> SnapshotList:
         `disks`, and `snapshots` with their disks, sizes, dates, parents and messages: dicts, as in JSON,
         `vm.snapshot_list().snapshots[0]["name"]`.
     """
-    from qvmsh.machine.snapshot import view
+    from qvmsh.machine.snapshot import list_show_diff
 
-    return view.listing(vm)
+    return list_show_diff.listing(vm)
 
 
 @command(group="images", name="snapshot show")
@@ -130,9 +130,9 @@ def snapshot_show(vm: BaseMachine, name: Annotated[str, Opt(complete="snapshot")
     Raises:
         StateError: there is no such snapshot.
     """
-    from qvmsh.machine.snapshot import view
+    from qvmsh.machine.snapshot import list_show_diff
 
-    return view.show(vm, name)
+    return list_show_diff.show(vm, name)
 
 
 @command(group="images", name="snapshot verify")
@@ -171,6 +171,6 @@ def snapshot_diff(
     Raises:
         StateError: there is no such snapshot.
     """
-    from qvmsh.machine.snapshot import view
+    from qvmsh.machine.snapshot import list_show_diff
 
-    return view.diff(vm, name, other)
+    return list_show_diff.diff(vm, name, other)

@@ -55,9 +55,12 @@ def stop(
         return Saved(vm.name, savevm, *stop.save(vm, savevm, has_suspend=suspend, timeout_s=timeout))
     if not (suspend or poweroff or reboot):  # `vm` accepted it with those two
         raise UsageError(
-            "stop: --no-suspend requires --savevm NAME",
-            hint="`qvm stop` alone powers off and saves nothing",
+            "stop: --no-suspend requires --savevm NAME", hint="`qvm stop` alone powers off and saves nothing"
         )
     if reboot:
-        return Rebooted(vm.name, *stop.reboot(vm, force=force, timeout_s=stop.patience_s(vm, timeout)))
+        from qvmsh.machine.power import reboot as power_reboot
+
+        return Rebooted(
+            vm.name, *power_reboot.reboot(vm, force=force, timeout_s=stop.patience_s(vm, timeout))
+        )
     return Stopped(vm.name, *stop.stop(vm, force=force, timeout_s=stop.patience_s(vm, timeout)))

@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 
 @command(group="daily", words="machines")
 def suspend(
-    vm: BaseMachine,
-    *,
-    timeout: Annotated[float | None, Opt("-t", metavar="SECONDS")] = None,
+    vm: BaseMachine, *, timeout: Annotated[float | None, Opt("-t", metavar="SECONDS")] = None
 ) -> Suspended:
     """Suspend the guest (ACPI S3) and wait until it is suspended.
 

@@ -31,8 +31,7 @@ def use(where: Annotated[str, Opt(complete="machine")], *, io: Io = QUIET) -> Us
     """
     if io.session is None:
         raise UsageError(
-            "use: cannot switch machines outside a shell",
-            hint=f"`qvm -C {where} sh` opens one there",
+            "use: cannot switch machines outside a shell", hint=f"`qvm -C {where} sh` opens one there"
         )
     vm = io.session.use(where)
     return Used(vm.name, vm.directory)

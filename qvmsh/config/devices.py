@@ -225,11 +225,7 @@ def conflicts(values: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
     is_pc = arch in PC
     for name in ("VM_INITRD", "VM_APPEND"):
         if values.get(name) and not values.get("VM_KERNEL"):
-            yield (
-                name,
-                "is set, but VM_KERNEL is not",
-                f"set VM_KERNEL, or remove {name}",
-            )
+            yield (name, "is set, but VM_KERNEL is not", f"set VM_KERNEL, or remove {name}")
     named = target(values.get("VM_QEMU_BIN", ""))
     if values.get("VM_MACHINE_ARCH") and named not in ("", arch):
         hint = "remove one of the two"

@@ -14,16 +14,7 @@ import os
 from qvmsh.config import files
 from qvmsh.config.evaluation import Budget, evaluate
 from qvmsh.config.grammar import parse
-from qvmsh.config.settings import (
-    CONTEXT_MARK,
-    ENVIRONMENT,
-    SET,
-    Origin,
-    Settings,
-    checksum,
-    default,
-    marked,
-)
+from qvmsh.config.settings import CONTEXT_MARK, ENVIRONMENT, SET, Origin, Settings, checksum, default, marked
 from qvmsh.config.syntax import Problem, is_name
 from qvmsh.config.variables import VARIABLES, meant, shown
 from qvmsh.config.words import quote
@@ -257,10 +248,7 @@ class _Loader:
         file, line, column = origin.place
         if variable.computed:
             self.values.pop(name, None)
-            message, hint = (
-                f"{name} is computed and cannot be set",
-                f"set {variable.computed} instead",
-            )
+            message, hint = (f"{name} is computed and cannot be set", f"set {variable.computed} instead")
             self.problems.append(Problem(file, line, column, message, hint, name))
             return
         known = {"VM_HOME": self.directory, "VM_CONFIG": os.path.join(self.directory, files.VMRC)}

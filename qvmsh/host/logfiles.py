@@ -13,7 +13,8 @@ from __future__ import annotations
 import os
 import stat
 
-from qvmsh.host import files, keeper
+from qvmsh.host import console_keeper as keeper
+from qvmsh.host import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -204,9 +204,9 @@ def labels(directory: str, environ: Mapping[str, str]) -> list[str]:
             from qvmsh.machine import owner
 
             if account := owner.of(directory, environ):
-                from qvmsh.machine import as_owner
+                from qvmsh.machine import owner_state
 
-                found: list[str] = as_owner.look(directory, account, environ)["labels"]
+                found: list[str] = owner_state.look(directory, account, environ)["labels"]
                 return found
         return labels_of(BaseMachine(directory, environ=environ))
     except QvmError:

@@ -313,10 +313,7 @@ class Exchange(Line):
         return self._execute(command, arguments, tick)
 
     def _execute(
-        self,
-        command: str,
-        arguments: dict[str, Any] | None = None,
-        tick: Callable[[], None] | None = None,
+        self, command: str, arguments: dict[str, Any] | None = None, tick: Callable[[], None] | None = None
     ) -> Any:
         mark = _mark()
         request = {"execute": command, "id": mark} | ({"arguments": arguments} if arguments else {})

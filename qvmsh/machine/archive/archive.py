@@ -24,6 +24,7 @@ from qvmsh.machine.archive.model import Archive, Point
 from qvmsh.machine.archive.reports import Archived
 from qvmsh.machine.archive.writer import Writer
 from qvmsh.machine.create import layers as create_layers
+from qvmsh.machine.guest import sleep
 from qvmsh.machine.journal import Kind, Record
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.reports import plural
@@ -292,7 +293,7 @@ def _resuming_on_failure(note: LaunchRecord, writer: Writer) -> Iterator[None]:
 def _resume(note: LaunchRecord) -> None:
     with contextlib.suppress(OSError, QmpError), conversation.begin(note) as qemu:
         if qemu.ask("query-status")["status"] == "paused":
-            conversation.resume(qemu)
+            sleep.resume(qemu)
 
 
 def _live(job: Job, note: LaunchRecord, *, is_held: bool) -> tuple[Archive, Point]:
@@ -345,11 +346,7 @@ def _copy(job: Job, note: LaunchRecord, writer: Writer, *, is_held: bool) -> cha
 def _remove_old_bitmaps(
     vm: BaseMachine, note: LaunchRecord, writer: Writer, tracking: changes.Tracking
 ) -> None:
-    with (
-        contextlib.suppress(QmpError),
-        conversation.session(vm, note) as qemu,
-        live_copy.uninterrupted(qemu),
-    ):
+    with contextlib.suppress(QmpError), conversation.session(vm, note) as qemu, live_copy.uninterrupted(qemu):
         tracking.remove_old(qemu, is_whole=writer.is_whole)
 
 

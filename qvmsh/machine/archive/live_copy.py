@@ -30,7 +30,7 @@ from qvmsh.errors import DeadlineError, QmpError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.machine import launch_record, programs, state
-from qvmsh.machine.guest import filesystems
+from qvmsh.machine.guest import filesystems, sleep
 from qvmsh.machine.journal import Overlay
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.storage import chain, volumes
@@ -158,7 +158,7 @@ class LiveCopy:
                 self.journal.change(is_frozen=False)
             if self.is_held:
                 with conversation.begin(self.note) as qemu:
-                    conversation.resume(qemu)
+                    sleep.resume(qemu)
                 self.journal.change(is_held=False)
         self.journal.write()
 
@@ -250,7 +250,7 @@ def _join_live(journal: Journal, qemu: Session | None) -> str:
         journal.change(is_frozen=False)
     if record.is_held:
         with contextlib.suppress(OSError, QmpError), conversation.begin(note) as held:
-            conversation.resume(held)
+            sleep.resume(held)
             journal.change(is_held=False)
     if qemu is not None:
         _join_each(journal, qemu)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from qvmsh.errors import QvmError
+from qvmsh.machine.archive.checked_reader import restored_ns
 from qvmsh.machine.archive.model import Part
-from qvmsh.machine.archive.reader import restored_ns
 from qvmsh.machine.archive.settings import SETTINGS
 from qvmsh.machine.archive.settings import is_same as is_same_settings
 

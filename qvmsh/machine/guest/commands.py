@@ -86,7 +86,7 @@ def shell(
 def _pass_on(
     vm: BaseMachine, own: ssh_connection.Link, words: Sequence[str], log: str, *, tty: bool
 ) -> Output:
-    from qvmsh.host import pump  # late: Python's own start is most of what a command takes
+    from qvmsh.host import pass_streams  # late: Python's own start is most of what a command takes
 
     argv = own.command(words, tty=tty, log=log)
     vm.io.stdout.flush()
@@ -97,7 +97,7 @@ def _pass_on(
     }
     try:
         with own.ended_by_failure():
-            status = pump.run(argv, **streams, tty=tty, host=own.host)
+            status = pass_streams.run(argv, **streams, tty=tty, host=own.host)
     except BrokenPipeError:
         raise
     except OSError as error:

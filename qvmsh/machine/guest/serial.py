@@ -1,13 +1,13 @@
 """The process that keeps the serial console of a running machine: starts and ends with QEMU.
 
     keeper = Keeper(vm, runtime, door)       # before QEMU
-    keeper.fds, keeper.words                 # for host/launch.py, which begins it
+    keeper.fds, keeper.words                 # for host/lock_and_exec.py, which begins it
     connect(vm, note, pid)                   # a socket: what the guest writes and what it reads
 
-QEMU's console is two FIFOs, `serial.in` and `serial.out` in the runtime folder. `host/keeper.py` reads and
-writes them, as the only one, keeps the log, and serves the clients of the socket `serial`. If both of its
-processes are killed, a running machine has a new one by `connect` or `revive`: meanwhile what the guest
-writes waits in the FIFO, which holds 1 MiB; then the guest waits.
+QEMU's console is two FIFOs, `serial.in` and `serial.out` in the runtime folder. `host/console_keeper.py`
+reads and writes them, as the only one, keeps the log, and serves the clients of the socket `serial`. If
+both of its processes are killed, a running machine has a new one by `connect` or `revive`: meanwhile what
+the guest writes waits in the FIFO, which holds 1 MiB; then the guest waits.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ import sys
 import time
 
 from qvmsh.errors import QvmError, StateError
-from qvmsh.host import files, keeper, process, sockets
+from qvmsh.host import console_keeper as keeper
+from qvmsh.host import files, process, sockets
 from qvmsh.machine.paths import SERIAL_LOG
 
 TYPE_CHECKING = False

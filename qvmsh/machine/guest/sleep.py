@@ -2,6 +2,7 @@
 
     how, seconds = fall_asleep(vm, qemu, note)      # ("ssh", 0.4); QEMU has said SUSPEND
     wake(exchange)                                  # system_wakeup; on q35 more than that
+    hold(exchange, registers)                       # stopped so that it can be saved; QEMU < 9.0 wakes it
 
 Only the guest can send itself to sleep, so it is asked: by ssh, else by its agent. Whoever wakes it
 does what the firmware of q35 forgets, see `qemu.ich9`.
@@ -15,13 +16,14 @@ import time
 from qvmsh.errors import DeadlineError, QmpError, QvmError, StateError
 from qvmsh.machine import crash, state
 from qvmsh.machine.guest import ssh as guest
-from qvmsh.qemu import qga
+from qvmsh.qemu import ich9, qga
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from qvmsh.host import ssh_connection
     from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import BaseMachine
+    from qvmsh.qemu.qmp import Exchange
     from qvmsh.qemu.session import Session
 
 SUSPEND_S = 60.0
@@ -102,6 +104,45 @@ def _ask(vm: BaseMachine, note: LaunchRecord) -> str:
         if "sudo" in " ".join(tried):
             ways = f"{note.user} must be allowed `sudo -n systemctl suspend`, or the guest agent must run"
     raise StateError(what, machine=vm.name, details=tried, hint=f"{ways}; {without}")
+
+
+def hold(exchange: Exchange, registers: ich9.Registers | None) -> None:
+    """Stop the guest so that a snapshot of it can be loaded; see `snapshot.managed_save`.
+
+    A QEMU that keeps "suspended" over `stop` (9.0 and later) saves and loads that state as it is.
+    """
+    exchange.ask("stop", timeout_s=30.0)
+    if exchange.ask("query-status")["status"] == "suspended":
+        exchange.together("system_wakeup", "stop")
+        ich9.restore(exchange, registers)
+
+
+def resume(exchange: Exchange) -> None:
+    """Resume a guest that was held or loaded; where QEMU (9.0 and later) says that it sleeps, wake it."""
+    exchange.ask("cont", timeout_s=30.0)
+    if exchange.ask("query-status")["status"] == "suspended":
+        wake(exchange)
+
+
+def wake(exchange: Exchange) -> None:
+    """Wake a guest that QEMU says is suspended.
+
+    On q35 it is stopped for some milliseconds while it is still in the firmware, and gets the
+    power registers back that SeaBIOS before 1.17 forgets: without them it could not sleep again.
+    They are those of the sleeping guest, which keep what it had enabled.
+
+    Raises:
+        QmpError: it is not suspended.
+    """
+    registers = ich9.read(exchange)
+    if registers is None:
+        exchange.ask("system_wakeup")
+        return
+    exchange.together("system_wakeup", "stop")
+    try:
+        ich9.restore(exchange, registers)
+    finally:
+        exchange.ask("cont", timeout_s=30.0)
 
 
 def refresh(link: ssh_connection.Link) -> None:

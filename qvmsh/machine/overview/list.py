@@ -116,9 +116,9 @@ def look(directory: str, name: str, environ: Mapping[str, str]) -> Listed:
             from qvmsh.machine import owner
 
             if account := owner.of(directory, environ):
-                from qvmsh.machine import as_owner
+                from qvmsh.machine import owner_state
 
-                return Listed(**as_owner.look(directory, account, environ))
+                return Listed(**owner_state.look(directory, account, environ))
         vm = BaseMachine(directory, environ=environ)
         seen = overview_status.look(vm, is_quiet=True, has_ssh_check=False)
     except (QvmError, OSError) as error:

@@ -20,18 +20,16 @@ from dataclasses import dataclass
 from qvmsh.config.words import joined
 from qvmsh.errors import LaunchError
 from qvmsh.host import files as host_files
-from qvmsh.host import launch as launcher
-from qvmsh.host import locks, logfiles, process, sockets
+from qvmsh.host import lock_and_exec, locks, logfiles, process, sockets
 from qvmsh.machine import crash, identity, launch_record, programs, state
 from qvmsh.machine import paths as machine_files
 from qvmsh.machine.guest import serial
 from qvmsh.machine.launch_record import LaunchRecord
-from qvmsh.machine.monitor import ending
 from qvmsh.machine.power import hardware as hw
 from qvmsh.machine.power import launch_failure, limits, logs, ports, tpm
 from qvmsh.machine.storage import dependents, own_disk, volumes
 from qvmsh.machine.storage import supplies as disks
-from qvmsh.machine.work import cleanup, hooks
+from qvmsh.machine.work import cleanup, hooks, kill
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import accelerator, qemuimg, sandbox
 from qvmsh.qemu.commandline import Endpoint, arguments, ssh_rule
@@ -133,13 +131,6 @@ def require_top(vm: BaseMachine, plan: Launch) -> None:
     # that of the base is `images.require_writable_base`
     paths = [each.path for each in written if not (plan.request.base_only and each.source == "machine")]
     dependents.require_top(vm, paths, plan.verb)
-
-
-def keep_record(vm: BaseMachine, seen: state.Observation) -> None:
-    """Rewrite a launch record that was removed, so that what QEMU leaves is cleared."""
-    if seen.note is not None and not os.path.lexists(vm.files.launch_record):
-        vm.state_folder()
-        seen.note.write(vm.files.launch_record)
 
 
 class _Outliving(subprocess.Popen[bytes]):
@@ -245,7 +236,7 @@ class _Attempt:
             is_crash = crash.has_crashed(vm)
             _close([*companions, *listening.values()])
             for begun in self.begun:
-                ending.end(begun.pid)
+                kill.end_child(begun.pid)
                 begun.child.wait()
             self.begun.clear()
             if shown is not None:
@@ -304,7 +295,7 @@ class _Attempt:
         *,
         has_output: bool,
     ) -> Child:
-        """QEMU by way of `host/launch.py`, in a session of its own unless it has the terminal.
+        """QEMU by way of `host/lock_and_exec.py`, in a session of its own unless it has the terminal.
 
         Args:
             has_output: its standard output is the console, which is kept.
@@ -314,7 +305,7 @@ class _Attempt:
             vm.io.say(f"{vm.name}: {joined(argv)}")
         vm.io.trace("exec " + " ".join(argv))
         program = [
-            *self.scope, sys.executable, "-I", "-S", launcher.__file__, machine_files.PID_FILE,
+            *self.scope, sys.executable, "-I", "-S", lock_and_exec.__file__, machine_files.PID_FILE,
             str(self.lock.fd),
         ]  # fmt: skip
         for companion in companions:

@@ -8,8 +8,7 @@ import re
 from qvmsh.config.words import quote
 from qvmsh.errors import LaunchError, LockedError, QvmError
 from qvmsh.host import files as host_files
-from qvmsh.host import launch as launcher
-from qvmsh.host import process
+from qvmsh.host import lock_and_exec, process
 from qvmsh.machine import paths
 from qvmsh.machine.power import ports, tpm
 from qvmsh.qemu import image, programs
@@ -29,7 +28,7 @@ def no_room(vm: BaseMachine, verb: str, mount: str) -> LaunchError:
 
 def of(vm: BaseMachine, verb: str, binary: str, status: int) -> QvmError:
     """The error for a QEMU that ended with this return code, from its output."""
-    if status == launcher.HELD:
+    if status == lock_and_exec.HELD:
         return LockedError(f"cannot {verb}: another command just started it", machine=vm.name)
     words = [
         line.removeprefix(f"{binary}: ").removeprefix(f"{os.path.basename(binary)}: ")

@@ -5,7 +5,7 @@
 
 Each start begins new logs of the run (`serial.log`, `qemu.stdout`, `qemu.stderr`); the five before are
 kept as `serial.log.1` and so on; of a long one the first 4 and the last 8 MiB. `qvm.log` spans all runs and
-is rotated at 1 MiB. `serial.log` is shortened in the same way while the guest runs (`host.keeper`).
+is rotated at 1 MiB. `serial.log` is shortened in the same way while the guest runs (`host.console_keeper`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import os
 import select
 
 from qvmsh.errors import QvmError, StateError, UsageError
-from qvmsh.host import keeper, logfiles, tty_mode, watch
+from qvmsh.host import console_keeper as keeper
+from qvmsh.host import inotify, logfiles, tty_mode
 from qvmsh.machine.reports import Report
 
 TYPE_CHECKING = False
@@ -119,7 +120,7 @@ def follow(vm: BaseMachine, name: str, *, lines: int) -> None:
         raise UsageError("logs: --json and --follow exclude each other", machine=vm.name)
     vm.state_folder()
     out = Out(vm)
-    with watch.Watch(vm.files.logs) as changes:
+    with inotify.Watch(vm.files.logs) as changes:
         follower = Follower(vm, name, lines)
         try:
             while True:

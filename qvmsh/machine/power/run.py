@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 
 from qvmsh.errors import ConfigError, QvmError, UsageError
-from qvmsh.host import process, tty_mode, watch
+from qvmsh.host import inotify, process, tty_mode
 from qvmsh.io import isatty, tell
 from qvmsh.machine import crash, handover, log, registry
 from qvmsh.machine import programs as tools
-from qvmsh.machine.monitor import ending
 from qvmsh.machine.power import hardware as hw
 from qvmsh.machine.power import launch, logs, start
 from qvmsh.machine.power.request import Launch, Request
 from qvmsh.machine.reports import Ended
-from qvmsh.machine.work import cleanup
+from qvmsh.machine.work import cleanup, kill
 from qvmsh.machine.work.lock import require_no_archive
 
 TYPE_CHECKING = False
@@ -56,7 +55,7 @@ def run(vm: BaseMachine, request: Request) -> Ended:
             status = _wait_foreground(vm, qemu.child, qemu.shown)
     except BaseException:
         for each in begun:
-            ending.end(each.pid)
+            kill.end_child(each.pid)
             each.child.wait()
         cleanup.tidy(vm, is_asked=True)
         raise
@@ -95,7 +94,7 @@ def _wait_foreground(vm: BaseMachine, child: launch.Child, shown: serial.Shown |
         handle = stack.enter_context(process.Process(child.pid))
         fds = [handle.fd]
         with contextlib.suppress(OSError, QvmError):  # without a watch its output comes at its end
-            changes = stack.enter_context(watch.Watch(vm.files.logs))
+            changes = stack.enter_context(inotify.Watch(vm.files.logs))
             fds.append(changes.fileno())
         while True:
             try:

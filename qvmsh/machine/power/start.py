@@ -14,7 +14,6 @@ from qvmsh.machine import programs as tools
 from qvmsh.machine.create import layers
 from qvmsh.machine.guest import readiness as ready
 from qvmsh.machine.guest.clock import put_clock_right
-from qvmsh.machine.monitor import ending
 from qvmsh.machine.power import hardware as hw
 from qvmsh.machine.power import launch, ports, tpm
 from qvmsh.machine.power.reports import Started
@@ -22,7 +21,7 @@ from qvmsh.machine.power.request import Launch, Request
 from qvmsh.machine.reports import CommandLine
 from qvmsh.machine.storage import own_disk
 from qvmsh.machine.storage import supplies as disks
-from qvmsh.machine.work import cleanup
+from qvmsh.machine.work import cleanup, kill
 from qvmsh.machine.work.lock import require_no_archive
 from qvmsh.qemu import accelerator, displays, programs, sandbox
 from qvmsh.qemu.commandline import Endpoint, arguments
@@ -128,7 +127,7 @@ def _wait(vm: BaseMachine, qemu: launch.Qemu, timeout_s: float) -> float:
 def _end_begun(vm: BaseMachine, qemu: launch.Qemu) -> None:
     """End a machine whose start was interrupted."""
     vm.io.warn(f"{vm.name}: interrupted; ending the machine that was starting")
-    ending.end(qemu.pid)
+    kill.end_child(qemu.pid)
     qemu.child.wait()
     cleanup.tidy(vm, is_asked=True)
     log.note(vm, "start was interrupted, the machine was ended", is_error=True)

@@ -1,4 +1,4 @@
-"""Powering off: the ladder of `stop`, and `kill`.
+"""Powering off: the ladder of `stop`, and `stop --savevm`.
 
 Each rung asks the guest in another way and has its share of the time; waiting is on the end of
 QEMU's process. Only `force` ends QEMU itself: an unreachable monitor is not a reason to pull
@@ -14,12 +14,11 @@ import time
 from qvmsh.errors import DeadlineError, QmpError, QvmError, StateError
 from qvmsh.host import process, ssh_connection, sshd
 from qvmsh.machine import crash, journal, log, state
-from qvmsh.machine.guest import readiness
+from qvmsh.machine.guest import sleep
 from qvmsh.machine.guest import ssh as guest
-from qvmsh.machine.monitor import conversation, ending
-from qvmsh.machine.power import launch
+from qvmsh.machine.monitor import conversation
 from qvmsh.machine.snapshot import managed_save
-from qvmsh.machine.work import cleanup
+from qvmsh.machine.work import cleanup, kill
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import qga, qmp
 
@@ -29,14 +28,12 @@ if TYPE_CHECKING:
 
     from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import BaseMachine
-    from qvmsh.qemu.session import Listening, Session
 
 AGENT_S = 1.5
 LEAST_S = 0.5
 """The least time for a rung, even when the time is up."""
 BANNER_S = 4.0
 BUTTON_AGAIN_S = 10.0
-RESET_S = 30.0
 LOOK_S = 1.0
 """How often a wait checks for a guest that is off while QEMU stays (`-no-shutdown`)."""
 
@@ -46,14 +43,6 @@ POWEROFF = (
     "else sudo -n poweroff || poweroff; fi"
 )
 """What the ssh rung runs in the guest; without a terminal, and never asking for a password."""
-
-REBOOT = POWEROFF.replace("poweroff", "reboot")
-
-BY_ITSELF = "by itself"
-"""What ended a QEMU that was gone before it could be ended."""
-
-RESET_HELPS = (state.PAUSED, state.SUSPENDED, state.CRASHED, state.SHUT_DOWN)
-"""States in which no guest can be asked to reboot, but a reset boots it."""
 
 
 class Ladder:
@@ -79,7 +68,7 @@ class Ladder:
         deadline = time.monotonic() + self.timeout_s
         rungs: list[tuple[str, Callable[[float], str], float]] = [
             ("guest agent", self._ask_agent, 0.34),
-            ("ssh", self._ask_ssh, 0.5),
+            ("ssh", self.ask_ssh, 0.5),
             ("ACPI power button", self._press_button, 1.0),
         ]
         missing = set() if state.has_ssh(self.vm, self.note) else {"ssh"}
@@ -95,7 +84,7 @@ class Ladder:
                 answer = ask(window_s)
                 if answer:
                     if self.handle.wait(0):
-                        return BY_ITSELF
+                        return kill.BY_ITSELF
                     self.tried.append(f"{name}: {answer}")
                     continue
                 left_s = max(LEAST_S, began + window_s - time.monotonic())
@@ -103,9 +92,9 @@ class Ladder:
                     return name
                 self.tried.append(f"{name}: asked, still on after {time.monotonic() - began:.0f} s")
             if self.handle.wait(LEAST_S):
-                return BY_ITSELF
+                return kill.BY_ITSELF
             if force:
-                return ending.kill(self.handle, self.note)
+                return kill.end_qemu(self.handle, self.note)
         raise DeadlineError(
             f"the guest did not power off within {self.timeout_s:.0f} s; it is still running",
             machine=self.vm.name,
@@ -137,7 +126,7 @@ class Ladder:
             return error.what
         return "" if asked else "no answer"
 
-    def _ask_ssh(self, window_s: float, script: str = POWEROFF) -> str:
+    def ask_ssh(self, window_s: float, script: str = POWEROFF) -> str:
         try:
             found = guest.link(self.vm, self.note)
             if (
@@ -158,21 +147,6 @@ class Ladder:
             return words[-1] if words else f"poweroff failed ({done.returncode})"
         return ""
 
-    def ask_to_reboot(self) -> str:
-        """Ask the guest to reboot, by the agent, else by ssh; "" if neither can."""
-        try:
-            if qga.shutdown(self.note.socket("qga"), mode="reboot", timeout_s=AGENT_S):
-                return "guest agent"
-            self.tried.append("guest agent: no answer")
-        except QmpError as error:
-            self.tried.append(f"guest agent: {error.what}")
-        if not state.has_ssh(self.vm, self.note):
-            return ""
-        answer = self._ask_ssh(self.timeout_s, REBOOT)
-        if answer:
-            self.tried.append(f"ssh: {answer}")
-        return "" if answer else "ssh"
-
     def _press_button(self, window_s: float) -> str:
         try:
             qmp.ask(self.note.socket("qmp"), "system_powerdown", timeout_s=min(2.0, window_s))
@@ -189,7 +163,7 @@ class Ladder:
                 return True
             if self._is_shut_down():
                 self._quit()
-                return self.handle.wait(ending.QUIT_S)
+                return self.handle.wait(kill.QUIT_S)
             if again and time.monotonic() >= press_at:
                 again(1.0)
                 press_at = time.monotonic() + BUTTON_AGAIN_S
@@ -224,17 +198,17 @@ def stop(vm: BaseMachine, *, force: bool, timeout_s: float) -> tuple[str, float]
     """
     began = time.monotonic()
     with work_lock(vm, "stop"):
-        seen, pid, note = _live(vm, "stop", needs_note=not force)
+        seen, pid, note = require_live(vm, "stop", needs_note=not force)
         is_lost = bool(note and note.loading) and seen.kind == state.BROKEN
         if seen.kind == state.SHUT_DOWN or note is None or is_lost or (force and seen.is_spoilt):
             with process.Process(pid) as handle:
-                rung = ending.kill(handle, note)
+                rung = kill.end_qemu(handle, note)
         else:
             _wake(vm, seen)
             try:
                 rung = Ladder(vm, pid, note, timeout_s).climb(force=force)
             except ProcessLookupError:
-                rung = BY_ITSELF
+                rung = kill.BY_ITSELF
         if note is not None:
             guest.close(vm, note)
         is_crash = rung != "SIGKILL" and crash.has_crashed(vm)
@@ -264,7 +238,7 @@ def save(vm: BaseMachine, name: str, *, has_suspend: bool, timeout_s: float | No
         vm.io.warn(f"{vm.name}: VM_SAVE_DELAY is ignored: qvm waits until the state is on the disk")
     with work_lock(vm, "stop"):
         journal.require_none(vm)
-        seen, pid, note = _live(vm, "save the state")
+        seen, pid, note = require_live(vm, "save the state")
         assert note is not None
         state.require_sound(vm, seen, "save the state")
         state.require(vm, seen, "save the state", state.RUNNING, state.SUSPENDED, state.PAUSED)
@@ -278,110 +252,21 @@ def save(vm: BaseMachine, name: str, *, has_suspend: bool, timeout_s: float | No
             files = managed_save.written_files(note)
             suspended_s = managed_save.save(vm, note, name, has_suspend=has_suspend, timeout_s=timeout_s)
             guest.close(vm, note)
-            ending.kill(handle, note)
+            kill.end_qemu(handle, note)
         managed_save.sync_images(vm, files)
         cleanup.clear(vm)
     log.note(vm, f"state saved as {name}, QEMU ended")
     return suspended_s, time.monotonic() - began
 
 
-@log.failures
-def reboot(vm: BaseMachine, *, force: bool, timeout_s: float) -> tuple[str, float]:
-    """Reboot the guest, wait until it answers again; return how, and the seconds it took.
-
-    Raises:
-        StateError: it is not running, or nothing in the guest can be asked and `force` is false.
-        DeadlineError: it was asked but did not reset, or did not come back.
-    """
-    began = time.monotonic()
-    with work_lock(vm, "reboot"):
-        seen, pid, note = _live(vm, "reboot")
-        assert note is not None
-        if seen.kind not in ((state.RUNNING, *RESET_HELPS) if force else (state.RUNNING,)):
-            error = state.not_in_state(vm, seen, "reboot", state.RUNNING)
-            if seen.kind in RESET_HELPS:
-                error.hint = f"{error.hint}; `--force` resets it" if error.hint else "`--force` resets it"
-            raise error
-        ladder = Ladder(vm, pid, note, timeout_s)
-        with (
-            ladder.handle,
-            conversation.session(vm, note) as qemu,
-            qemu.listen("RESET") as events,
-        ):
-            try:
-                how = _ask_for_reset(ladder, qemu, events, is_running=seen.kind == state.RUNNING, force=force)
-            except _Ended:
-                is_crash = crash.has_crashed(vm)
-                cleanup.clear(vm, keeps_crash=is_crash)
-                if is_crash:
-                    raise crash.error(vm, "while the guest was rebooting") from None
-                raise StateError(
-                    "the guest powered off instead of rebooting; QEMU has ended",
-                    machine=vm.name,
-                    hint="`qvm start`",
-                ) from None
-    if state.has_ssh(vm, note):
-        with readiness.waiting(vm, "reboot"), vm.io.stage("waiting for ssh"):
-            readiness.wait(vm, pid, note, timeout_s=readiness.attempt_seconds(vm, pid))
-    log.note(vm, f"rebooted by {how}")
-    return how, time.monotonic() - began
-
-
-class _Ended(Exception):
-    """QEMU ended while its guest was to reboot."""
-
-
-def _ask_for_reset(ladder: Ladder, qemu: Session, events: Listening, *, is_running: bool, force: bool) -> str:
-    """Reboot the guest; return what did it: guest agent, ssh, or (`force`) QEMU's reset.
-
-    Raises:
-        StateError, DeadlineError: see `reboot`.
-        _Ended: QEMU is gone.
-    """
-    vm = ladder.vm
-    how = ladder.ask_to_reboot() if is_running else ""
-    if not how and ladder.handle.wait(0):
-        raise _Ended
-    if not how and not force:
-        raise StateError(
-            "nothing in the guest could be asked to reboot; it is still running",
-            machine=vm.name,
-            details=ladder.tried,
-            hint="`--force` resets it, as a reset button would",
-        )
-    guest.close(vm, ladder.note)
-    try:
-        if how:
-            try:
-                events.wait(timeout_s=ladder.timeout_s)
-                return how
-            except DeadlineError:
-                if not force:
-                    raise DeadlineError(
-                        f"the guest did not reboot within {ladder.timeout_s:.0f} s "
-                        f"(asked by {how}); it is still running",
-                        machine=vm.name,
-                        hint="`--force` then resets it",
-                    ) from None
-        qemu.execute("system_reset")
-        events.wait(timeout_s=RESET_S)
-        if not is_running and qemu.execute("query-status")["status"] != "running":
-            qemu.execute("cont")  # a paused or panicked guest was reset, and waits
-        return "reset"
-    except QmpError:
-        if ladder.handle.wait(ending.QUIT_S):
-            raise _Ended from None
-        raise
-
-
-def _live(
+def require_live(
     vm: BaseMachine, what: str, *, needs_note: bool = True
 ) -> tuple[state.Observation, int, LaunchRecord | None]:
     """What is observed of a machine that has a QEMU; it must be reachable."""
     seen = state.observe(vm)
     if seen.pid is None or (needs_note and seen.note is None) or not state.is_qemu(seen.pid):
         raise state.not_in_state(vm, seen, what, state.RUNNING)
-    launch.keep_record(vm, seen)
+    cleanup.keep_record(vm, seen)
     return seen, seen.pid, seen.note
 
 
@@ -394,38 +279,6 @@ def _wake(vm: BaseMachine, seen: state.Observation) -> None:
     vm.io.warn(f"{vm.name} is {seen.kind}: resuming it, so that it can power off")
     with conversation.begin(seen.note) as qemu:
         if seen.kind == state.PAUSED:
-            conversation.resume(qemu)
+            sleep.resume(qemu)
         else:
-            conversation.wake(qemu)
-
-
-@log.failures
-def kill(vm: BaseMachine) -> tuple[str, float]:
-    """End QEMU at once; return what worked and the seconds it took.
-
-    Raises:
-        StateError: there is nothing to kill, or the pid file's lock is not QEMU's.
-        QvmError: not allowed.
-    """
-    began = time.monotonic()
-    seen = state.observe(vm)
-    if seen.pid is None:
-        raise state.not_in_state(vm, seen, "kill", state.RUNNING)
-    if not state.is_qemu(seen.pid):
-        raise StateError(f"will not kill: {seen.detail}", machine=vm.name, hint=seen.hint, actual=seen.kind)
-    launch.keep_record(vm, seen)
-    try:
-        with process.Process(seen.pid) as handle:
-            how = ending.kill(handle, seen.note)
-    except ProcessLookupError:
-        how = BY_ITSELF
-    except PermissionError:
-        who = process.user(seen.pid)
-        raise QvmError(
-            f"cannot kill: QEMU (pid {seen.pid}) is {who}'s",
-            machine=vm.name,
-            hint=f"run this as {who} or as root",
-        ) from None
-    cleanup.tidy(vm, is_asked=how != BY_ITSELF)
-    log.note(vm, f"killed by {how}")
-    return how, time.monotonic() - began
+            sleep.wake(qemu)

@@ -2,10 +2,10 @@
 
     companion = Companion(vm, token="")
     companion.qemus_end.fileno()            # for QEMU's -chardev
-    companion.words                         # for host/launch.py, which begins it
+    companion.words                         # for host/lock_and_exec.py, which begins it
 
 QEMU and swtpm talk over a pair of connected sockets that has no name: nobody else can reach the TPM,
-and nothing of it is left in the file system. `host/launch.py` starts swtpm as a child of the process
+and nothing of it is left in the file system. `host/lock_and_exec.py` starts swtpm as a child of the process
 that becomes QEMU; it ends when QEMU closes its end of the pair, and the kernel ends it with QEMU.
 
 Its state (keys that it must not lose) is in `.qvm/tpm`. What a running guest has changed is also

@@ -18,8 +18,8 @@ from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.machine import journal as journals
 from qvmsh.machine import programs, state
+from qvmsh.machine.archive.checked_reader import NEW, Reader
 from qvmsh.machine.archive.model import Archive, Point
-from qvmsh.machine.archive.reader import NEW, Reader
 from qvmsh.machine.archive.settings import STATE, is_known
 from qvmsh.machine.journal import Journal, Kind, Phase, Record
 from qvmsh.machine.machine import BaseMachine

@@ -20,9 +20,9 @@ from qvmsh.host import files as host_files
 from qvmsh.machine import programs as tools
 from qvmsh.machine import registry
 from qvmsh.machine.archive import drives
+from qvmsh.machine.archive.checked_reader import Place, Reader
 from qvmsh.machine.archive.drives import MAIN, READ_ONLY, UEFI
 from qvmsh.machine.archive.model import Archive, Part, Point
-from qvmsh.machine.archive.reader import Place, Reader
 from qvmsh.machine.archive.settings import SETTINGS
 from qvmsh.machine.create import create
 from qvmsh.machine.journal import Kind

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 
 from qvmsh.errors import ImageError, QvmError, StateError
 from qvmsh.machine.archive import drives
+from qvmsh.machine.archive.checked_reader import NEW, Place
 from qvmsh.machine.archive.drives import MAIN, READ_ONLY, UEFI
 from qvmsh.machine.archive.model import Archive, Part, Point
-from qvmsh.machine.archive.reader import NEW, Place
 from qvmsh.machine.archive.settings import SETTINGS
 from qvmsh.machine.archive.unchanged import is_archived, is_unchanged
 from qvmsh.machine.machine import BaseMachine

@@ -8,7 +8,7 @@ from qvmsh.errors import QvmError
 from qvmsh.host import files as host_files
 from qvmsh.machine import identity
 from qvmsh.machine.archive import drives
-from qvmsh.machine.archive.reader import NEW
+from qvmsh.machine.archive.checked_reader import NEW
 from qvmsh.machine.journal import Journal, Phase, Record
 from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.restore.plan import is_inside, top_of

@@ -13,6 +13,8 @@ from __future__ import annotations
 import os
 import time
 
+from qvmsh.errors import StateError
+from qvmsh.machine.snapshot.reports import word
 from qvmsh.machine.storage import chain
 from qvmsh.qemu import image
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
+    from qvmsh.machine.machine import BaseMachine
     from qvmsh.machine.storage.volumes import Volume
     from qvmsh.qemu.qcow2 import Snapshot
 
@@ -50,6 +53,33 @@ def gone(volumes: Sequence[Volume], entry: Mapping[str, Any] | None) -> list[str
     files = (entry or {}).get("disks", ())
     here = _same(volumes, files).values()
     return [path for at, path in enumerate(files) if at not in here]
+
+
+def require_one_moment(
+    vm: BaseMachine,
+    volumes: Sequence[Volume],
+    on: Mapping[str, Snapshot],
+    name: str,
+    entry: Mapping[str, Any] | None,
+    *,
+    is_forced: bool = False,
+) -> None:
+    """Refuse disks that other tools saved at different moments; warn of a base that has changed.
+
+    Raises:
+        StateError: the snapshots of that name do not match; nothing was changed.
+    """
+    wrong = mixture(volumes, on, entry)
+    if wrong and not is_forced:
+        raise StateError(
+            f"the disks of the snapshot {name} are from different moments: {wrong[0]}",
+            machine=vm.name,
+            details=wrong[1:],
+            hint=f"`qvm snapshot verify {word(name)}` shows more; "
+            f"`qvm snapshot restore --force {word(name)}` restores it anyway",
+        )
+    for each in filter(None, [*wrong, doubt(on, entry), *base_changes(volumes, entry)]):
+        vm.io.warn(f"{vm.name}: {name}: {each}")
 
 
 def mixture(

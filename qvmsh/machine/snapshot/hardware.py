@@ -16,7 +16,7 @@ import os
 from qvmsh.config import devices
 from qvmsh.config.settings import Settings
 from qvmsh.config.words import quote
-from qvmsh.errors import ConfigError
+from qvmsh.errors import ConfigError, QmpError
 from qvmsh.machine.snapshot.catalogue import HARDWARE
 from qvmsh.qemu import platforms
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from qvmsh.machine.machine import BaseMachine
+    from qvmsh.qemu.qmp import Exchange
 
     Entry = Mapping[str, Any]
 
@@ -43,6 +44,17 @@ def machine_type(settings: Settings, entry: Entry) -> str:
     alias = (entry.get("settings") or {}).get("VM_QEMU_MACHINE", "").partition(",")[0]
     is_alias = then.startswith(FAMILIES.get(kind, f"{kind}-")) or (then and kind == alias)
     return f"{then}{mark}{properties}" if is_alias else now
+
+
+def versions(exchange: Exchange) -> dict[str, str]:
+    """QEMU's version, and the version of the machine type that the guest sees."""
+    answer = exchange.ask("query-version")
+    version = ".".join(str(answer["qemu"][part]) for part in ("major", "minor", "micro"))
+    try:
+        machine = exchange.ask("qom-get", {"path": "/machine", "property": "type"})
+    except QmpError:
+        machine = ""
+    return {"qemu": version, "machine": str(machine).removesuffix("-machine")}
 
 
 def differences(vm: BaseMachine, one: Entry, two: Entry | None = None) -> list[str]:

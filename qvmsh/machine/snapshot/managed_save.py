@@ -41,12 +41,14 @@ def save(
         DeadlineError: the guest does not suspend; it keeps running.
         QmpError: QEMU cannot save; the guest keeps running and no snapshot was changed.
     """
-    from qvmsh.machine.snapshot import obstacles, save_delete
+    from qvmsh.machine.snapshot import obstacles
+    from qvmsh.machine.snapshot.save import Request, take
+    from qvmsh.machine.snapshot.store import live
 
     snapshot_names.require_name(vm, name)
     seen = state.observe(vm)
     pid = seen.pid or 0
-    with save_delete.live(vm, note) as (store, disks):
+    with live(vm, note) as (store, disks):
         obstacles.require(vm, disks, "save", exchange=store.exchange, pid=pid, has_memory=True)
         kind = state.SUSPENDED if has_suspend else seen.kind
         registers = ich9.read(store.exchange) if kind == state.SUSPENDED else None
@@ -60,9 +62,9 @@ def save(
             vm.io.warn(f"{vm.name}: nothing was saved; the guest was asked to suspend, `qvm wakeup` wakes it")
             raise
     try:
-        with save_delete.live(vm, note) as (store, _):
-            save_delete.take(
-                store, note, name, save_delete.Request(is_replacing=True),
+        with live(vm, note) as (store, _):
+            take(
+                store, note, name, Request(is_replacing=True),
                 kind=kind, registers=registers, pid=pid, stays_held=True,
             )  # fmt: skip
     except QvmError as error:
@@ -79,7 +81,7 @@ def _resume(note: LaunchRecord) -> None:
     """Resume the guest after a save that failed."""
     try:
         with conversation.begin(note) as qemu:
-            conversation.resume(qemu)
+            sleep.resume(qemu)
     except (OSError, QmpError):
         pass
 

@@ -15,16 +15,16 @@ from qvmsh.errors import QmpError, QvmError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
 from qvmsh.machine import launch_record, snapshot_names, state
-from qvmsh.machine.guest import filesystems
+from qvmsh.machine.guest import filesystems, sleep
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.guest.clock import put_clock_right
 from qvmsh.machine.journal import Journal, Kind, Phase, Record
-from qvmsh.machine.monitor import conversation, ending
 from qvmsh.machine.snapshot import catalogue
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.store import Images, Live, Store
 from qvmsh.machine.storage import chain, volumes
 from qvmsh.machine.storage.volumes import Volume
+from qvmsh.machine.work import kill
 from qvmsh.qemu import qmp
 
 TYPE_CHECKING = False
@@ -87,7 +87,7 @@ def _recover_live(vm: BaseMachine, note: LaunchRecord, record: Record) -> str:
 def resume(vm: BaseMachine, note: LaunchRecord, record: Record, store: Live) -> None:
     """Resume a guest that the work has stopped."""
     if record.was_running and store.jobs.execute("query-status")["status"] in ("paused", "prelaunch"):
-        conversation.resume(store.exchange)
+        sleep.resume(store.exchange)
     if record.was_running and (record.has_memory or record.kind is Kind.SNAPSHOT_LOAD):
         put_clock_right(vm, note, has_ssh=False)  # it was paused meanwhile
 
@@ -146,7 +146,7 @@ def _back_live(vm: BaseMachine, note: LaunchRecord, record: Record, store: Live)
             guest.close(vm, note)
             loaded(vm, note)
             if record.was_running:
-                conversation.resume(store.exchange)
+                sleep.resume(store.exchange)
             store.delete(BACK)
             if record.was_running:
                 put_clock_right(vm, note, has_ssh=False)
@@ -159,7 +159,7 @@ def _back_off(vm: BaseMachine, note: LaunchRecord, record: Record) -> str:
     pid = locks.holder(vm.files.pid_file)
     if pid is not None:
         with process.Process(pid) as handle:
-            ending.kill(handle, note)
+            kill.end_qemu(handle, note)
         host_files.remove(vm.files.pid_file)  # left by SIGKILL; it did not crash
     return recover_off(vm, record, _STEPS[record.kind])
 

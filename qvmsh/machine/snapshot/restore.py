@@ -12,16 +12,15 @@ import time
 
 from qvmsh.errors import ImageError, QmpError, StateError
 from qvmsh.machine import log, state
-from qvmsh.machine.guest import readiness
+from qvmsh.machine.guest import readiness, sleep
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.guest.clock import put_clock_right
 from qvmsh.machine.journal import Journal, Kind, Phase, Record
-from qvmsh.machine.monitor import conversation
-from qvmsh.machine.snapshot import consistency, hardware, obstacles, save_delete
+from qvmsh.machine.snapshot import consistency, hardware, obstacles
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.recovery import BACK, loaded
 from qvmsh.machine.snapshot.reports import NEXT_IS_WHOLE, SnapshotRestored, word
-from qvmsh.machine.snapshot.store import Images, Live, Store
+from qvmsh.machine.snapshot.store import Images, Live, Store, live, opened, resolve
 from qvmsh.machine.storage import dependents, own_disk, volumes
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.machine.work.recovery import Transaction
@@ -41,10 +40,7 @@ def restore(
 ) -> SnapshotRestored:
     """Put the machine back; see `commands.snapshot`."""
     began = time.monotonic()
-    with (
-        work_lock(vm, "snapshot restore"),
-        save_delete.opened(vm, "restore a snapshot") as (store, disks, seen),
-    ):
+    with work_lock(vm, "snapshot restore"), opened(vm, "restore a snapshot") as (store, disks, seen):
         known = Catalogue.read(vm)
         entry = known.entries.get(name)
         left = consistency.without(volumes.written(disks), store.on(name), entry) if is_forced else []
@@ -52,7 +48,7 @@ def restore(
             store = Images(vm, [each for each in store.volumes if each not in left])
             disks = [each for each in disks if each not in left]
         obstacles.require(vm, disks, "restore a snapshot")
-        tag = save_delete.resolve(store, name, entry)
+        tag = resolve(store, name, entry)
         if isinstance(store, Live) and not store.memory_bytes(tag):
             raise StateError(
                 f"the snapshot {name} holds only disks, no memory; the machine is {seen.kind}",
@@ -60,7 +56,7 @@ def restore(
                 hint=f"`qvm stop`, then `qvm snapshot restore {word(name)}`, then `qvm start`",
                 actual=seen.kind,
             )
-        save_delete.require_one_moment(store, name, tag, entry, is_forced=is_forced)
+        consistency.require_one_moment(vm, store.volumes, store.on(tag), name, entry, is_forced=is_forced)
         _require_fitting(store, name, tag, entry, is_forced=is_forced)
         if not is_forced:
             paths = [each.path for each in store.volumes]
@@ -115,7 +111,7 @@ def _require_fitting(
         )
     other = hardware.differences(vm, entry or {})
     if isinstance(store, Live):
-        now, then = save_delete.versions(store.exchange)["machine"], (entry or {}).get("machine")
+        now, then = hardware.versions(store.exchange)["machine"], (entry or {}).get("machine")
         if then and now != then:
             other.insert(0, f"the machine type was {then}, and is {now}")
         if other and not is_forced:
@@ -190,7 +186,7 @@ def _restore_live(store: Live, seen: state.Observation, name: str, tag: str) -> 
         Kind.SNAPSHOT_RESTORE, name=name, disks=store.named(), was_running=is_running, has_memory=has_way_back
     )
     with Transaction(vm, record, store.exchange) as journal:
-        conversation.hold(store.exchange, registers)
+        sleep.hold(store.exchange, registers)
         note.loading = name
         note.write(vm.files.launch_record)
         count = _put_back(store, journal, tag, has_memory=has_way_back, stage=f"restoring {name}")
@@ -198,7 +194,7 @@ def _restore_live(store: Live, seen: state.Observation, name: str, tag: str) -> 
         loaded(vm, note)
         guest.close(vm, note)
         if is_running:
-            conversation.resume(store.exchange)
+            sleep.resume(store.exchange)
         store.delete(BACK)
     return count
 
@@ -216,18 +212,18 @@ def load(vm: BaseMachine, note: LaunchRecord, name: str, *, is_forced: bool) -> 
         StateError: there is no such snapshot on every disk, it has no memory, or it does not fit.
         QmpError: QEMU cannot load it. The disks are as before; the guest must never run: kill QEMU.
     """
-    with save_delete.live(vm, note) as (store, disks):
+    with live(vm, note) as (store, disks):
         obstacles.require(vm, disks, "load a snapshot")
         known = Catalogue.read(vm)
         entry = known.entries.get(name)
-        tag = save_delete.resolve(store, name, entry)
+        tag = resolve(store, name, entry)
         if not store.memory_bytes(tag):
             raise StateError(
                 f"the snapshot {name} holds only disks, no memory",
                 machine=vm.name,
                 hint=f"`qvm snapshot restore {word(name)}` restores the disks while the machine is off",
             )
-        save_delete.require_one_moment(store, name, tag, entry)
+        consistency.require_one_moment(vm, store.volumes, store.on(tag), name, entry)
         _require_fitting(store, name, tag, entry, is_forced=is_forced, is_new=True)
         try:
             count = _load(store, note, name, tag)
@@ -253,13 +249,13 @@ def _load(store: Live, note: LaunchRecord, name: str, tag: str) -> int:
         with vm.io.stage(stage):
             store.apply(tag)
         loaded(vm, note)
-        conversation.resume(store.exchange)
+        sleep.resume(store.exchange)
         return count
     record = Record(Kind.SNAPSHOT_LOAD, name=name, disks=store.named(), was_running=True)
     with Transaction(vm, record, store.exchange) as journal:
         count = _put_back(store, journal, tag, has_memory=False, stage=stage)
         loaded(vm, note)
-        conversation.resume(store.exchange)
+        sleep.resume(store.exchange)
         store.delete(BACK)
     return count
 

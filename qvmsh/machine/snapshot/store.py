@@ -10,6 +10,7 @@ completes the work with the same operations.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from abc import ABC, abstractmethod
@@ -18,18 +19,22 @@ from qvmsh.config.words import quote
 from qvmsh.errors import ImageError, QmpError, QvmError, StateError
 from qvmsh.host import files as host_files
 from qvmsh.host import locks, process
-from qvmsh.machine import paths, programs
+from qvmsh.machine import paths, programs, snapshot_names, state
+from qvmsh.machine.monitor import conversation
 from qvmsh.machine.progress import Watch
 from qvmsh.machine.snapshot import consistency
-from qvmsh.machine.storage import chain, supplies
-from qvmsh.qemu import image, qemuimg
+from qvmsh.machine.snapshot.reports import word
+from qvmsh.machine.storage import chain, supplies, volumes
+from qvmsh.qemu import image, qemuimg, qmp
 from qvmsh.qemu.jobs import Jobs
 from qvmsh.qemu.qcow2 import Snapshot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
+    from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import BaseMachine
     from qvmsh.machine.storage.volumes import Volume
     from qvmsh.qemu.qmp import Exchange
@@ -286,3 +291,73 @@ def _sync(path: str) -> None:
         host_files.sync(path)
     except OSError as error:
         raise QvmError(f"cannot write {os.path.basename(path)}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def opened(vm: BaseMachine, what: str) -> Iterator[tuple[Store, list[Volume], state.Observation]]:
+    """The snapshots of the machine as it is now, all its disks, and its state.
+
+    Raises:
+        StateError: it is in a state in which no snapshot can be changed.
+        ImageError: an image is missing, or in use by another process.
+    """
+    seen = state.observe(vm)
+    if not seen.is_live:
+        disks = volumes.configured(vm)
+        store = Images(vm, [each for each in volumes.written(disks) if each.format == "qcow2"])
+        store.require_free()
+        yield store, disks, seen
+        return
+    _, note = state.require(vm, seen, what, state.RUNNING, state.PAUSED, state.SUSPENDED)
+    state.require_sound(vm, seen, what)
+    state.require_lasting(vm, seen, what)
+    with live(vm, note) as (found, disks):
+        yield found, disks, seen
+
+
+@contextlib.contextmanager
+def live(vm: BaseMachine, note: LaunchRecord) -> Iterator[tuple[Live, list[Volume]]]:
+    """The snapshots of a machine that is on, and all its disks."""
+    with state.Answering(vm):
+        exchange = conversation.begin(note, "session")
+    with exchange, state.Answering(vm, ConnectionError, TimeoutError):
+        disks = volumes.of_blocks(vm, exchange.ask("query-block", timeout_s=qmp.ANSWER_S))
+        able = [each for each in volumes.written(disks) if each.format == "qcow2"]
+        yield Live(vm, able, exchange), disks
+
+
+def resolve(store: Store, name: str, entry: dict[str, Any] | None = None) -> str:
+    """The tag of the snapshot `name`: itself, or the new one of a killed save that was replacing it.
+
+    Args:
+        entry: what the metadata know of it.
+
+    Raises:
+        StateError: it is not there, or not on every disk.
+    """
+    vm = store.vm
+    store.require_one(name)
+    for tag in (name, name + snapshot_names.NEW):
+        if store.is_whole(tag):
+            return tag
+    on = store.on(name)
+    if not on:
+        raise snapshot_names.unknown(vm, name, {tag for each in store.volumes for tag in store.tags(each)})
+    missing = [each for each in store.volumes if each.id not in on]
+    shown = ", ".join(f"{each.id}, {each.name}" for each in missing)
+    if consistency.without(store.volumes, on, entry) == missing:
+        raise StateError(
+            f"the snapshot {name} was taken without {shown}",
+            machine=vm.name,
+            hint=("`qvm stop`, then " if isinstance(store, Live) else "")
+            + f"`qvm snapshot restore --force {word(name)}` restores the others only; "
+            "or remove it from VM_DISKS",
+        )
+    only = [each for each in store.volumes if each.id in on]
+    alone = f"`qemu-img snapshot -a {word(name)} {image.typed(only[0].path)}`"
+    raise StateError(
+        f"there is no snapshot {name} on {shown}",
+        machine=vm.name,
+        hint=f"`qvm snapshot delete {word(name)}` removes the rest: disks from different moments do not match"
+        + (f"; {alone} restores only {only[0].name}, while the machine is off" if len(only) == 1 else ""),
+    )

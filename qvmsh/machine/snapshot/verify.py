@@ -12,7 +12,7 @@ import os
 
 from qvmsh.errors import QvmError
 from qvmsh.machine import programs, progress, state
-from qvmsh.machine.snapshot import consistency, hardware, view
+from qvmsh.machine.snapshot import consistency, hardware, list_show_diff
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.reports import Verified
 from qvmsh.machine.storage import chain
@@ -40,16 +40,16 @@ def verify(vm: BaseMachine, names: tuple[str, ...]) -> Verified:
             seen = state.observe(vm)
             if not seen.is_live:
                 return _verify(vm, names, seen)
-    return _verify(vm, names, view.observed(vm))
+    return _verify(vm, names, list_show_diff.observed(vm))
 
 
 def _verify(vm: BaseMachine, names: tuple[str, ...], seen: state.Observation) -> Verified:
-    able = view.able(view.disks_of(vm, seen))
-    sets, known = view.sets_by_name(vm, able), Catalogue.read(vm)
+    able = list_show_diff.able(list_show_diff.disks_of(vm, seen))
+    sets, known = list_show_diff.sets_by_name(vm, able), Catalogue.read(vm)
     tags = {name: each[0] for name, each in sets.items()}
     for name in names:
         if name not in known.entries:
-            view.find(vm, name, seen)
+            list_show_diff.find(vm, name, seen)
     wanted = list(dict.fromkeys(names)) or sorted({*tags, *known.entries})
     there = [each for each in able if os.path.exists(each.path)]
     images = [f"{each.name} is missing" for each in able if each not in there]
@@ -57,7 +57,7 @@ def _verify(vm: BaseMachine, names: tuple[str, ...], seen: state.Observation) ->
     rows = []
     for name in wanted:
         on, entry = tags.get(name, {}), known.entries.get(name)
-        problems = [*_on_all(there, on, entry), *images, *view.doubles(able, sets.get(name, []))]
+        problems = [*_on_all(there, on, entry), *images, *list_show_diff.doubles(able, sets.get(name, []))]
         problems += consistency.mixture(able, on, entry)
         problems += consistency.base_changes(able, entry)
         unsure = []

@@ -16,7 +16,7 @@ from qvmsh.io import QUIET
 from qvmsh.machine import launch_record
 from qvmsh.machine.storage import own_disk
 from qvmsh.qemu import qemuimg, qmp
-from qvmsh.qemu.vocabulary import Vocabulary, snapshot_rows
+from qvmsh.qemu.monitor_completion import Vocabulary, snapshot_rows
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

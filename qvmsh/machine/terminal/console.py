@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 
 from qvmsh.errors import DeadlineError, LockedError, StateError, UsageError, printable
-from qvmsh.host import process, tty_mode, watch
+from qvmsh.host import inotify, process, tty_mode
 from qvmsh.io import isatty, tell, unwritable
 from qvmsh.machine import crash, state
 from qvmsh.machine.guest import serial
@@ -142,7 +142,7 @@ class _Session:
     def __enter__(self) -> _Session:
         self.raw = tty_mode.Raw(self.stdin if self.is_interactive else -1)
         self.qemu = process.Process(self.pid)
-        self.changes = watch.Watch(self.vm.files.logs)
+        self.changes = inotify.Watch(self.vm.files.logs)
         # the log before the socket: whatever the socket brings, the log then has too
         self.output = _Output(self.vm, LINES if self.is_interactive or self.hold is None else 0)
         if self.hold is not None and not self.is_interactive:

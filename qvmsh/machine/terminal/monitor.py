@@ -25,8 +25,8 @@ from qvmsh.machine.monitor import conversation
 from qvmsh.machine.monitor import hmp as monitor
 from qvmsh.machine.monitor import qmp as control
 from qvmsh.machine.work import cleanup
-from qvmsh.qemu import hmp, qmp
-from qvmsh.qemu.schema import Schema
+from qvmsh.qemu import hmp_help, qmp
+from qvmsh.qemu.qmp_schema import Schema
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ def _completer(dialogue: Dialogue) -> Any:
     from prompt_toolkit.completion import Completer, Completion
 
     human = functools.partial(monitor.human_command, dialogue.vm)
-    of_hmp = hmp.Completions(human, dialogue.ask)
+    of_hmp = hmp_help.Completions(human, dialogue.ask)
 
     class Monitor(Completer):
         def get_completions(self, document: Any, complete_event: Any) -> Iterator[Completion]:
@@ -242,7 +242,7 @@ def _completer(dialogue: Dialogue) -> Any:
             begun = 0 if not line or line[-1].isspace() else len(line.split()[-1])
             try:
                 if dialogue.has_qmp:
-                    found = [hmp.Word(text) for text in dialogue.schema.completions(line)]
+                    found = [hmp_help.Word(text) for text in dialogue.schema.completions(line)]
                 else:
                     found = of_hmp.of(line)
             except (QvmError, OSError):

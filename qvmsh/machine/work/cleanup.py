@@ -15,6 +15,7 @@ from qvmsh.machine.work.lock import work_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from qvmsh.machine import state
     from qvmsh.machine.machine import BaseMachine
 
 
@@ -46,6 +47,13 @@ def clear(vm: BaseMachine, *, has_hook: bool = True, keeps_crash: bool = False) 
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 host_files.remove(path)
+
+
+def keep_record(vm: BaseMachine, seen: state.Observation) -> None:
+    """Rewrite a launch record that was removed, so that what QEMU leaves is cleared."""
+    if seen.note is not None and not os.path.lexists(vm.files.launch_record):
+        vm.state_folder()
+        seen.note.write(vm.files.launch_record)
 
 
 def is_part(name: str) -> bool:

@@ -23,7 +23,7 @@ import time
 from qvmsh.errors import QvmError, Terminated
 from qvmsh.host import files as host_files
 from qvmsh.host import locks
-from qvmsh.host.watch import Watch
+from qvmsh.host.inotify import Watch
 from qvmsh.io import Io
 from qvmsh.machine import launch_record, state
 from qvmsh.machine import machine as machines

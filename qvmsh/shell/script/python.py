@@ -159,12 +159,7 @@ def from_module(name: str, folder: str) -> Program:
         code = loader.get_code(spec.name)
         if code is None:
             raise UsageError(f"sh: -m {name}: it has no Python code")
-    own = {
-        "__spec__": spec,
-        "__loader__": loader,
-        "__package__": spec.parent,
-        "__cached__": spec.cached,
-    }
+    own = {"__spec__": spec, "__loader__": loader, "__package__": spec.parent, "__cached__": spec.cached}
     return Program(spec.origin or name, source, folder, code, own)
 
 

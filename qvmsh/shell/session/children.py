@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from qvmsh.shell.session.context import Context
 
 SPAWN = "multiprocessing.spawn"
-AGAIN = "qvmsh.shell.xonsh.again"
+CHILD_MAIN = "qvmsh.shell.xonsh.child_main"
 """The module that a child runs as `__main__` where the script is xonsh."""
 
 _is_installed = False
@@ -114,7 +114,7 @@ def _teach(spawn: Any) -> None:
             found.pop("init_main_from_path", None)
             return found
         if _lines and found.pop("init_main_from_path", None):
-            found["init_main_from_name"] = AGAIN
+            found["init_main_from_name"] = CHILD_MAIN
         return {"qvm": _Session(), **found}
 
     spawn.get_preparation_data = get_preparation_data

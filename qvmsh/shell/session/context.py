@@ -155,10 +155,7 @@ class Context:
             return None
         vm = self.vm
         return type(vm)(
-            vm.directory,
-            io=io or self.python_io(),
-            environ=vm.environ,
-            overrides=(*vm.overrides, *overrides),
+            vm.directory, io=io or self.python_io(), environ=vm.environ, overrides=(*vm.overrides, *overrides)
         )
 
     def python_io(self) -> Io:

@@ -232,12 +232,12 @@ def test_console_slow_reader_does_not_hold_the_guest_up(talking: Vm) -> None:
 def test_console_whose_keeper_is_killed_comes_back(talking: Vm) -> None:
     with qvm_in_shell(talking, "console") as terminal, qvm_in_shell(talking, "console --watch") as watcher:
         say(terminal, "before")
-        for pid in talking.world.pids("host/keeper.py"):
+        for pid in talking.world.pids("host/console_keeper.py"):
             os.kill(pid, signal.SIGKILL)
         terminal.wait("interrupted here")
         say(terminal, "behind")
         watcher.wait("interrupted here[^a-z]*some bytes may be missing[^a-z]*behind")
-        both = talking.world.pids("host/keeper.py")
+        both = talking.world.pids("host/console_keeper.py")
         assert len(both) == 2
         parents = {pid: int(Path(f"/proc/{pid}/stat").read_text().split()[3]) for pid in both}
         worker = next(pid for pid in both if parents[pid] in both)
@@ -254,7 +254,7 @@ def test_doctor_begins_a_new_keeper_and_no_byte_is_lost(talking: Vm) -> None:
     log = talking.directory / ".qvm/log/serial.log"
     before = log.stat().st_size
     assert "keeps the console" not in talking.qvm("doctor").out
-    for pid in talking.world.pids("host/keeper.py"):
+    for pid in talking.world.pids("host/console_keeper.py"):
         os.kill(pid, signal.SIGKILL)
     Path(socket_of(talking, "serial.in")).write_bytes(b"!")  # 256 KiB wait in the FIFO
     assert "the process that keeps the console has ended" in talking.qvm("doctor").out

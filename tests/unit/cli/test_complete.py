@@ -12,7 +12,7 @@ from qvmsh.cli import complete as engine
 from qvmsh.cli.complete import Surroundings, complete, short
 from qvmsh.commands.index import COMMANDS
 from qvmsh.machine.machine import BaseMachine
-from qvmsh.qemu import vocabulary
+from qvmsh.qemu import monitor_completion
 from tests.support.world import write_vmrc
 
 
@@ -161,7 +161,7 @@ def test_vocabulary_completes_what_qemu_has_reported() -> None:
         assert command == "human-monitor-command"
         return HELP.replace("\n", "\r\n")
 
-    words = vocabulary.Vocabulary(ask)
+    words = monitor_completion.Vocabulary(ask)
     assert [row[0] for row in words.human(["c"])] == ["c", "cont"]
     assert [row[0] for row in words.human(["eject", "-"])] == ["-f"]
     assert words.human(["eject", "-f", "-"]) == []

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qvmsh.host import keeper, logfiles
+from qvmsh.host import console_keeper as keeper
+from qvmsh.host import logfiles
 from qvmsh.host.tty_mode import Cleaner
 
 

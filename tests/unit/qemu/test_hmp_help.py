@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from qvmsh.errors import UsageError
-from qvmsh.qemu import hmp
-from qvmsh.qemu.schema import Schema
+from qvmsh.qemu import hmp_help
+from qvmsh.qemu.qmp_schema import Schema
 
 HELP = """\
 block_job_cancel [-f] device -- stop an active background block operation (use -f
@@ -26,7 +26,7 @@ set_link name on|off -- change the link status of a network adapter
 
 
 def test_commands_are_read_from_the_help_of_qemu() -> None:
-    found = hmp.commands(HELP)
+    found = hmp_help.commands(HELP)
     assert set(found) == {
         "block_job_cancel", "cont", "c", "drive_add", "dump-guest-memory", "getfd", "set_link"
     }  # fmt: skip
@@ -36,11 +36,11 @@ def test_commands_are_read_from_the_help_of_qemu() -> None:
     assert found["dump-guest-memory"].parameters == ("filename", "begin", "length")
     assert found["getfd"].parameters == ("name",)
     assert found["c"].help == "resume emulation"
-    assert hmp.commands("info status  -- show it\n", "info ")["status"].help == "show it"
+    assert hmp_help.commands("info status  -- show it\n", "info ")["status"].help == "show it"
 
 
 def test_completions_offer_flags_and_choices() -> None:
-    complete = hmp.Completions(lambda _: HELP, lambda *_: [])
+    complete = hmp_help.Completions(lambda _: HELP, lambda *_: [])
     assert [word.text for word in complete.of("dump-guest-memory -")] == ["-d", "-l", "-p", "-s", "-w", "-z"]
     assert [word.text for word in complete.of("dump-guest-memory -d -")] == ["-l", "-p", "-s", "-w", "-z"]
     assert [word.text for word in complete.of("set_link net0 ")] == ["off", "on"]

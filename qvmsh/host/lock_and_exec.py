@@ -1,6 +1,6 @@
 """The last step before QEMU: take the lock of its pid file, then become QEMU.
 
-Run as a program of its own (`python -I -S launch.py PIDFILE GUARD ARGV...`), so it may import
+Run as a program of its own (`python -I -S lock_and_exec.py PIDFILE GUARD ARGV...`), so it may import
 nothing of qvm. A record lock survives exec(2) and QEMU then takes the same lock again as the same
 process, so from here to QEMU's end the pid file names the one process of the machine. GUARD is
 the descriptor of the work lock of the `qvm start` that began this ("-" = none): it is released only

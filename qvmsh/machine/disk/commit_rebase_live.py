@@ -13,10 +13,9 @@ from __future__ import annotations
 from qvmsh.errors import StateError
 from qvmsh.machine import state
 from qvmsh.machine.disk import recovery
+from qvmsh.machine.guest import sleep
 from qvmsh.machine.journal import Kind, Phase, Record
-from qvmsh.machine.monitor import conversation
-from qvmsh.machine.snapshot import save_delete
-from qvmsh.machine.snapshot.store import Live
+from qvmsh.machine.snapshot.store import Live, live
 from qvmsh.machine.storage import chain
 from qvmsh.machine.work.recovery import Transaction
 
@@ -42,11 +41,9 @@ def commit(vm: BaseMachine, seen: state.Observation, disk: Volume) -> None:
             else "it was added while the machine was on"
         )
         raise StateError(
-            f"cannot commit {disk.id} while it runs: {why}",
-            machine=vm.name,
-            hint="`qvm stop` first",
+            f"cannot commit {disk.id} while it runs: {why}", machine=vm.name, hint="`qvm stop` first"
         )
-    with save_delete.live(vm, note) as (found, disks):
+    with live(vm, note) as (found, disks):
         store = Live(vm, [each for each in disks if each.node == disk.node], found.exchange)
         block = recovery.block_of(store, disk.node)
         is_running = seen.kind == state.RUNNING
@@ -67,7 +64,7 @@ def commit(vm: BaseMachine, seen: state.Observation, disk: Volume) -> None:
             store.jobs.finish(recovery.COMMIT, "block-commit")
             recovery.under_new_layer(store, disk.path, disk.node, block.device, pid)
             if is_running:
-                conversation.resume(store.exchange)
+                sleep.resume(store.exchange)
 
 
 def flatten(vm: BaseMachine, seen: state.Observation, disk: Volume) -> None:
@@ -82,7 +79,7 @@ def flatten(vm: BaseMachine, seen: state.Observation, disk: Volume) -> None:
         QmpError: QEMU failed; the disk has its old base.
     """
     _, note = state.require(vm, seen, "rebase a disk", state.RUNNING, state.PAUSED)
-    with save_delete.live(vm, note) as (store, disks):
+    with live(vm, note) as (store, disks):
         one = Live(vm, [each for each in disks if each.node == disk.node], store.exchange)
         record = Record(Kind.DISK_REBASE, name=disk.id, disks=one.named())
         with vm.io.stage(f"rebasing {disk.name}"), Transaction(vm, record, one.exchange) as journal:

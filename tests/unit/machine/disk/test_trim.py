@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from qvmsh.host.ssh_connection import Link
-from qvmsh.machine.disk import resize_trim
+from qvmsh.machine.disk import trim
 
 
 class Here:
@@ -26,8 +26,8 @@ def here(*argv: str) -> Link:
 
 
 def test_fstrim_that_does_not_end_or_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert resize_trim._fstrim(here("true")) == ""
-    assert resize_trim._fstrim(here("false")) == "fstrim failed"
-    assert resize_trim._fstrim(here("sh", "-c", "echo one >&2; echo two >&2; exit 1")) == "two"
-    monkeypatch.setattr(resize_trim, "TRIM_S", 0.01)
-    assert resize_trim._fstrim(here("sleep", "60")) == "fstrim did not end within 0 s"
+    assert trim._fstrim(here("true")) == ""
+    assert trim._fstrim(here("false")) == "fstrim failed"
+    assert trim._fstrim(here("sh", "-c", "echo one >&2; echo two >&2; exit 1")) == "two"
+    monkeypatch.setattr(trim, "TRIM_S", 0.01)
+    assert trim._fstrim(here("sleep", "60")) == "fstrim did not end within 0 s"

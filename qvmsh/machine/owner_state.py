@@ -3,7 +3,7 @@
     look("/home/guido/vm/demo", guido, os.environ)    # {"machine": "demo", "state": "running", ...}
 
 The account controls that process, so its answer is limited in time and size, and checked before use.
-The process runs `machine.overview.owner_main`.
+The process runs `machine.overview.owner_state_main`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import subprocess
 
 from qvmsh.errors import QvmError
-from qvmsh.host import relay
+from qvmsh.host import run_as_account
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def look(directory: str, account: Account, environ: Mapping[str, str]) -> dict[s
         QvmError: it does not answer, or its answer is invalid.
     """
     why = account.obstacle(directory)
-    interpreters, own = relay.qvm(account, environ)
+    interpreters, own = run_as_account.qvm(account, environ)
     for interpreter in interpreters if not why else ():
         try:
             return _checked(_asked(interpreter, directory, account, own), directory)
@@ -51,7 +51,7 @@ def _asked(interpreter: str, directory: str, account: Account, environ: dict[str
     reader, writer = os.pipe()
     with open(reader, "rb") as pipe, open(writer, "wb") as end:
         child = subprocess.Popen(
-            [interpreter, "-P", "-m", "qvmsh.machine.overview.owner_main", directory],
+            [interpreter, "-P", "-m", "qvmsh.machine.overview.owner_state_main", directory],
             user=account.uid,
             group=account.gid,
             extra_groups=account.groups,

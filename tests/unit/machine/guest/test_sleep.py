@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from qvmsh.machine.monitor import conversation
+from qvmsh.machine.guest import sleep
 from qvmsh.qemu.ich9 import Registers
 
 MAPPED = "  0000000000000630-0000000000000637 (prio 0, i/o): acpi-smi\n"
@@ -64,16 +64,16 @@ class Qemu:
 
 def test_hold_on_7_2_saves_a_guest_that_has_begun_to_wake() -> None:
     qemu = Qemu("suspended", keeps_suspended=False)
-    conversation.hold(qemu, None)  # type: ignore[arg-type]
+    sleep.hold(qemu, None)  # type: ignore[arg-type]
     assert qemu.commands == ["stop", "system_wakeup", "stop"]
     assert qemu.status == "paused"
-    conversation.resume(qemu)  # type: ignore[arg-type]
+    sleep.resume(qemu)  # type: ignore[arg-type]
     assert (qemu.commands[3:], qemu.status) == (["cont"], "running")  # it wakes by itself
 
 
 def test_hold_on_7_2_and_q35_restores_the_registers_first() -> None:
     qemu = Qemu("suspended", keeps_suspended=False, is_q35=True)
-    conversation.hold(qemu, REGISTERS)  # type: ignore[arg-type]
+    sleep.hold(qemu, REGISTERS)  # type: ignore[arg-type]
     assert qemu.commands[:3] == ["stop", "system_wakeup", "stop"]
     assert "registers" in qemu.commands[3:]
     assert qemu.is_mapped
@@ -81,7 +81,7 @@ def test_hold_on_7_2_and_q35_restores_the_registers_first() -> None:
 
 def test_hold_on_9_0_saves_the_sleeping_guest_as_it_is() -> None:
     qemu = Qemu("suspended", keeps_suspended=True, is_q35=True)
-    conversation.hold(qemu, REGISTERS)  # type: ignore[arg-type]
+    sleep.hold(qemu, REGISTERS)  # type: ignore[arg-type]
     assert qemu.commands == ["stop"]
     assert (qemu.status, qemu.is_asleep_below) == ("paused", True)
 
@@ -89,14 +89,14 @@ def test_hold_on_9_0_saves_the_sleeping_guest_as_it_is() -> None:
 def test_hold_of_a_guest_that_runs_stops_it_on_either() -> None:
     for keeps_suspended in (False, True):
         qemu = Qemu("running", keeps_suspended=keeps_suspended)
-        conversation.hold(qemu, None)  # type: ignore[arg-type]
+        sleep.hold(qemu, None)  # type: ignore[arg-type]
         assert (qemu.commands, qemu.status) == (["stop"], "paused")
 
 
 @pytest.mark.parametrize("is_q35", [False, True])
 def test_resume_on_9_0_wakes_what_was_saved_asleep(is_q35: bool) -> None:
     qemu = Qemu("paused", keeps_suspended=True, is_q35=is_q35)
-    conversation.resume(qemu)  # type: ignore[arg-type]
+    sleep.resume(qemu)  # type: ignore[arg-type]
     assert qemu.commands[:2] == ["cont", "system_wakeup"]
     assert qemu.status == "running"
     assert qemu.is_mapped == is_q35
@@ -104,12 +104,12 @@ def test_resume_on_9_0_wakes_what_was_saved_asleep(is_q35: bool) -> None:
 
 def test_wake_on_q35_stops_it_in_the_firmware_and_resumes_it() -> None:
     qemu = Qemu("suspended", keeps_suspended=False, is_q35=True)
-    conversation.wake(qemu)  # type: ignore[arg-type]
+    sleep.wake(qemu)  # type: ignore[arg-type]
     assert (qemu.commands[0], qemu.commands[1], qemu.commands[-1]) == ("system_wakeup", "stop", "cont")
     assert (qemu.status, qemu.is_mapped) == ("running", True)
 
 
 def test_wake_without_such_registers_only_wakes() -> None:
     qemu = Qemu("suspended", keeps_suspended=False)
-    conversation.wake(qemu)  # type: ignore[arg-type]
+    sleep.wake(qemu)  # type: ignore[arg-type]
     assert qemu.commands == ["system_wakeup"]

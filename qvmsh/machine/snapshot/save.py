@@ -1,34 +1,28 @@
-"""Saving and deleting snapshots of a whole machine, on or off: on all disks, or on none.
+"""Saving a snapshot of a whole machine, on or off: on all disks, or on none.
 
     save(vm, "ready", Request(message="before the upgrade"))
-    delete(vm, ("ready",))
 
-`stop --savevm` and `start --loadvm` use `take` and `resolve` too. `restore` goes back. Work that was
-interrupted is in the journal (`machine.journal`).
+`stop --savevm` uses `take` too. Work that was interrupted is in the journal (`machine.journal`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from dataclasses import dataclass, replace
 
-from qvmsh.errors import QmpError, StateError, UsageError
-from qvmsh.host import files as host_files
+from qvmsh.errors import StateError
 from qvmsh.machine import log, programs, snapshot_names, state
-from qvmsh.machine.guest import filesystems
+from qvmsh.machine.guest import filesystems, sleep
 from qvmsh.machine.guest.clock import put_clock_right_after
 from qvmsh.machine.journal import Journal, Kind, Phase, Record
-from qvmsh.machine.monitor import conversation
-from qvmsh.machine.snapshot import catalogue, consistency, obstacles
+from qvmsh.machine.snapshot import catalogue, hardware, obstacles
 from qvmsh.machine.snapshot.catalogue import Catalogue
-from qvmsh.machine.snapshot.reports import SnapshotDeleted, SnapshotSaved, word
-from qvmsh.machine.snapshot.store import Images, Live, Store
-from qvmsh.machine.storage import volumes
+from qvmsh.machine.snapshot.reports import SnapshotSaved
+from qvmsh.machine.snapshot.store import Live, Store, opened
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.machine.work.recovery import Transaction
-from qvmsh.qemu import ich9, image, qemuimg, qmp
+from qvmsh.qemu import ich9, qemuimg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,14 +32,9 @@ if TYPE_CHECKING:
     from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import BaseMachine
     from qvmsh.machine.storage.volumes import Volume
-    from qvmsh.qemu.qmp import Exchange
 
 STAMP = "%Y-%m-%dT%H-%M-%S"
 """The form of a label that is made. Source: vmctl.sh."""
-
-
-TABLES_BYTES = 256 << 10
-"""The most that an image grows while a snapshot is deleted; the freed space is used afterwards."""
 
 
 @dataclass(frozen=True)
@@ -63,105 +52,6 @@ def label(name: str | None, *, has_timestamp: bool) -> str:
     if name is not None and not has_timestamp:
         return name
     return time.strftime(STAMP) + (f"-{name}" if name else "")
-
-
-# Where the snapshots are
-
-
-@contextlib.contextmanager
-def opened(vm: BaseMachine, what: str) -> Iterator[tuple[Store, list[Volume], state.Observation]]:
-    """The snapshots of the machine as it is now, all its disks, and its state.
-
-    Raises:
-        StateError: it is in a state in which no snapshot can be changed.
-        ImageError: an image is missing, or in use by another process.
-    """
-    seen = state.observe(vm)
-    if not seen.is_live:
-        disks = volumes.configured(vm)
-        store = Images(vm, [each for each in volumes.written(disks) if each.format == "qcow2"])
-        store.require_free()
-        yield store, disks, seen
-        return
-    _, note = state.require(vm, seen, what, state.RUNNING, state.PAUSED, state.SUSPENDED)
-    state.require_sound(vm, seen, what)
-    state.require_lasting(vm, seen, what)
-    with live(vm, note) as (found, disks):
-        yield found, disks, seen
-
-
-@contextlib.contextmanager
-def live(vm: BaseMachine, note: LaunchRecord) -> Iterator[tuple[Live, list[Volume]]]:
-    """The snapshots of a machine that is on, and all its disks."""
-    with state.Answering(vm):
-        exchange = conversation.begin(note, "session")
-    with exchange, state.Answering(vm, ConnectionError, TimeoutError):
-        disks = volumes.of_blocks(vm, exchange.ask("query-block", timeout_s=qmp.ANSWER_S))
-        able = [each for each in volumes.written(disks) if each.format == "qcow2"]
-        yield Live(vm, able, exchange), disks
-
-
-def resolve(store: Store, name: str, entry: dict[str, Any] | None = None) -> str:
-    """The tag of the snapshot `name`: itself, or the new one of a killed save that was replacing it.
-
-    Args:
-        entry: what the metadata know of it.
-
-    Raises:
-        StateError: it is not there, or not on every disk.
-    """
-    vm = store.vm
-    store.require_one(name)
-    for tag in (name, name + snapshot_names.NEW):
-        if store.is_whole(tag):
-            return tag
-    on = store.on(name)
-    if not on:
-        raise snapshot_names.unknown(vm, name, {tag for each in store.volumes for tag in store.tags(each)})
-    missing = [each for each in store.volumes if each.id not in on]
-    shown = ", ".join(f"{each.id}, {each.name}" for each in missing)
-    if consistency.without(store.volumes, on, entry) == missing:
-        raise StateError(
-            f"the snapshot {name} was taken without {shown}",
-            machine=vm.name,
-            hint=("`qvm stop`, then " if isinstance(store, Live) else "")
-            + f"`qvm snapshot restore --force {word(name)}` restores the others only; "
-            "or remove it from VM_DISKS",
-        )
-    only = [each for each in store.volumes if each.id in on]
-    alone = f"`qemu-img snapshot -a {word(name)} {image.typed(only[0].path)}`"
-    raise StateError(
-        f"there is no snapshot {name} on {shown}",
-        machine=vm.name,
-        hint=f"`qvm snapshot delete {word(name)}` removes the rest: disks from different moments do not match"
-        + (f"; {alone} restores only {only[0].name}, while the machine is off" if len(only) == 1 else ""),
-    )
-
-
-def require_one_moment(
-    store: Store, name: str, tag: str, entry: dict[str, Any] | None, *, is_forced: bool = False
-) -> None:
-    """Refuse disks that other tools saved at different moments; warn of a base that has changed.
-
-    Raises:
-        StateError: the snapshots of that name do not match; nothing was changed.
-    """
-    vm, on = store.vm, store.on(tag)
-    wrong = consistency.mixture(store.volumes, on, entry)
-    if wrong and not is_forced:
-        raise StateError(
-            f"the disks of the snapshot {name} are from different moments: {wrong[0]}",
-            machine=vm.name,
-            details=wrong[1:],
-            hint=f"`qvm snapshot verify {word(name)}` shows more; "
-            f"`qvm snapshot restore --force {word(name)}` restores it anyway",
-        )
-    doubt = consistency.doubt(on, entry)
-    for each in [*wrong, *([doubt] if doubt else []), *consistency.base_changes(store.volumes, entry)]:
-        vm.io.warn(f"{vm.name}: {name}: {each}")
-
-
-# Save
 
 
 @log.failures
@@ -286,7 +176,7 @@ def take(
     is_running = kind == state.RUNNING or (kind == state.SUSPENDED and has_memory)
     entry = catalogue.entry(
         store, name, message=request.message, parent=_parent(known, store, name), has_memory=has_memory,
-        arguments=_arguments(pid), **versions(store.exchange),
+        arguments=_arguments(pid), **hardware.versions(store.exchange),
     )  # fmt: skip
     record = replace(
         _record(store, name, entry, is_there=is_there), was_running=is_running, has_memory=has_memory
@@ -294,10 +184,10 @@ def take(
     with vm.io.stage(f"saving {name}") as stage, Transaction(vm, record, store.exchange) as journal:
         if has_memory:
             if kind == state.SUSPENDED or stays_held:
-                conversation.hold(store.exchange, registers)
+                sleep.hold(store.exchange, registers)
             _create(store, name, journal, has_memory=True, is_there=is_there)
             if not stays_held and kind == state.SUSPENDED:
-                conversation.resume(store.exchange)
+                sleep.resume(store.exchange)
         else:
             with _at_rest(vm, note, journal, kind, has_freeze=request.has_freeze) as is_frozen:
                 entry["frozen"] = is_frozen
@@ -312,17 +202,6 @@ def _arguments(pid: int) -> list[str]:
     from qvmsh.host import process
 
     return process.arguments(pid)
-
-
-def versions(exchange: Exchange) -> dict[str, str]:
-    """QEMU's version, and the version of the machine type that the guest sees."""
-    answer = exchange.ask("query-version")
-    version = ".".join(str(answer["qemu"][part]) for part in ("major", "minor", "micro"))
-    try:
-        machine = exchange.ask("qom-get", {"path": "/machine", "property": "type"})
-    except QmpError:
-        machine = ""
-    return {"qemu": version, "machine": str(machine).removesuffix("-machine")}
 
 
 @contextlib.contextmanager
@@ -348,45 +227,3 @@ def _at_rest(
     finally:
         inside.thaw()
         journal.write(is_frozen=False)
-
-
-# Delete
-
-
-@log.failures
-def delete(vm: BaseMachine, names: tuple[str, ...]) -> SnapshotDeleted:
-    """Remove snapshots; see `commands.snapshot`."""
-    if not names:
-        raise UsageError("snapshot delete: no name given", hint="`qvm snapshot list` shows the names")
-    with work_lock(vm, "snapshot delete"), opened(vm, "delete a snapshot") as (store, _, _seen):
-        known = Catalogue.read(vm)
-        for name in names:
-            store.require_one(name)
-            if not (store.holders(name) or store.holders(name + snapshot_names.NEW) or name in known.entries):
-                resolve(store, name)
-        disks = [each.id for each in store.volumes if set(names) & set(store.tags(each))]
-        _require_room_for_tables(store)
-        for name in dict.fromkeys(names):
-            record = Record(Kind.SNAPSHOT_DELETE, name=name, disks=store.named())
-            with vm.io.stage(f"deleting {name}"), Transaction(vm, record, store.exchange):
-                store.delete(name)
-                store.delete(name + snapshot_names.NEW)
-                known.remove(name)
-    log.note(vm, f"deleted the snapshot{'s' if len(names) > 1 else ''} {', '.join(names)}")
-    return SnapshotDeleted(vm.name, list(names), disks)
-
-
-def _require_room_for_tables(store: Store) -> None:
-    """Even a deletion writes new tables first. StateError: not enough free space; nothing was changed."""
-    from qvmsh.machine.progress import size
-
-    for each in store.volumes:
-        folder = os.path.dirname(os.path.realpath(each.path))
-        free = host_files.free_bytes(folder)
-        if free < TABLES_BYTES:
-            raise StateError(
-                f"cannot delete: {each.name} needs {size(TABLES_BYTES)} free for its new tables, "
-                f"but only {size(free)} is free",
-                machine=store.vm.name,
-                hint=f"free space in {folder}; no snapshot was changed",
-            )

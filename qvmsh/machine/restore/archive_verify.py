@@ -15,15 +15,16 @@ from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.machine import programs
 from qvmsh.machine.archive import maintenance
+from qvmsh.machine.archive.checked_reader import Reader
 from qvmsh.machine.archive.index import ArchiveIndex
 from qvmsh.machine.archive.model import Archive, Point
-from qvmsh.machine.archive.reader import Reader
 from qvmsh.machine.archive.reports import Verified
 from qvmsh.machine.archive.settings import SETTINGS
 from qvmsh.machine.machine import BaseMachine
-from qvmsh.machine.power import start, stop
+from qvmsh.machine.power import start
 from qvmsh.machine.power.request import Request
 from qvmsh.machine.restore import new_machine, restore
+from qvmsh.machine.work import kill
 from qvmsh.qemu import qemuimg
 
 
@@ -102,9 +103,7 @@ def _check(
             sound = qemuimg.check_alone(program, fd, part.format, label)
             if sound and sound.corruptions:
                 raise ImageError(
-                    f"{label} has {sound.corruptions} errors",
-                    machine=vm.name,
-                    hint=maintenance.OTHER_STATE,
+                    f"{label} has {sound.corruptions} errors", machine=vm.name, hint=maintenance.OTHER_STATE
                 )
         checked.add(part.name)
 
@@ -134,6 +133,6 @@ def _boot(vm: BaseMachine, index: ArchiveIndex, archive: Archive, point: Point, 
 
 def _end(made: BaseMachine) -> None:
     try:
-        stop.kill(made)
+        kill.kill(made)
     except QvmError:
         pass  # it has ended already

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 
-from qvmsh.qemu import hmp
-from qvmsh.qemu.schema import Schema
+from qvmsh.qemu import hmp_help
+from qvmsh.qemu.qmp_schema import Schema
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Vocabulary:
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
-        self._hmp = hmp.Completions(self._human, ask)
+        self._hmp = hmp_help.Completions(self._human, ask)
 
     def _human(self, line: str) -> str:
         text: str = self._ask("human-monitor-command", {"command-line": line})

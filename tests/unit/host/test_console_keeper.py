@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from qvmsh.host import keeper
+from qvmsh.host import console_keeper as keeper
 from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.power.logs import Follower
 from tests.support.world import wait_until

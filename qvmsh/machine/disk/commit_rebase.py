@@ -13,7 +13,7 @@ from qvmsh.config.words import quote
 from qvmsh.errors import ImageError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.machine import log, programs, state
-from qvmsh.machine.disk import layers_live
+from qvmsh.machine.disk import commit_rebase_live
 from qvmsh.machine.disk.reports import DiskDone
 from qvmsh.machine.journal import Kind, Record
 from qvmsh.machine.progress import size
@@ -52,7 +52,7 @@ def commit(vm: BaseMachine, name: str | None) -> DiskDone:
                 hint=f"free space in {os.path.dirname(base)}; nothing was changed",
             )
         if seen.is_live:
-            layers_live.commit(vm, seen, disk)
+            commit_rebase_live.commit(vm, seen, disk)
         else:
             _commit(vm, disk, base)
     log.note(vm, f"committed {disk.id} to {os.path.basename(base)}")
@@ -122,7 +122,7 @@ def rebase(vm: BaseMachine, name: str, base: str | None, *, is_unsafe: bool) -> 
         if not is_unsafe:
             _require_room_for(vm, disk, layers)
         if seen.is_live:
-            layers_live.flatten(vm, seen, disk)
+            commit_rebase_live.flatten(vm, seen, disk)
             return DiskDone(vm.name, disk, "no longer backed by another image")
         if not is_unsafe:
             image.require_unused(disk.path, vm.name)
@@ -211,8 +211,7 @@ def _require_qcow2(vm: BaseMachine, disk: Volume, what: str) -> None:
     """Other formats may have a base too, but the journal and a commit while on know only qcow2."""
     if disk.format != "qcow2":
         raise UsageError(
-            f"disk {what}: {disk.id} is {disk.format}; only a qcow2 overlay can be changed",
-            machine=vm.name,
+            f"disk {what}: {disk.id} is {disk.format}; only a qcow2 overlay can be changed", machine=vm.name
         )
 
 

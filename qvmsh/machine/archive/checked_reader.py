@@ -249,8 +249,7 @@ class Reader:
         if changes and whole.format == "qcow2" and image.header(target).backing:
             if not below:
                 raise ImageError(
-                    f"{self.archive.folder} lacks the base of its disk {role}",
-                    hint="restore another state",
+                    f"{self.archive.folder} lacks the base of its disk {role}", hint="restore another state"
                 )
             words = ["-F", below[0].format, "-b", os.path.abspath(places[1].path)]
             self._img(["rebase", "-u", "-f", "qcow2", *words, image.safe_name(target)])

@@ -1,4 +1,4 @@
-"""What `machine.as_owner` runs with the rights of the machine's owner: one look, printed as JSON."""
+"""What `machine.owner_state` runs with the rights of the machine's owner: one look, printed as JSON."""
 
 from __future__ import annotations
 

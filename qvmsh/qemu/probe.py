@@ -260,8 +260,12 @@ class Prober:
 
         argv = [self.qemu_bin, *words]
         began = time.monotonic()
-        child = _Child(argv, self.environ, fds)
+        child = None
         try:
+            # A Ctrl-C waits until the child is known. The child inherits that, which does not matter: it is
+            # ended by SIGKILL, with the session that it leads (QEMU may be a script that runs the real one).
+            with process.Shielded():
+                child = _Child(argv, self.environ, fds)
             out = err = b""
             status = None
             while status is None:
@@ -276,7 +280,8 @@ class Prober:
                     self.io.checkpoint()
             seconds = time.monotonic() - began
         finally:
-            child.end()
+            if child is not None:
+                child.end()
         return Ended(status, seconds, _last_words(err, self.qemu_bin)), out.decode(errors="replace")
 
 
@@ -284,13 +289,8 @@ class _Child:
     """A QEMU that ends with the process that started it."""
 
     def __init__(self, argv: Sequence[str], environ: Mapping[str, str], fds: Sequence[int]) -> None:
-        import signal
         import subprocess
 
-        # No Ctrl-C between the child's start and the moment its pid is known. It starts with the same
-        # mask, which does not matter: it is ended by SIGKILL, and with it the session that it leads
-        # (a distribution's or a user's QEMU may be a script that runs the real one as its child).
-        masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
             self.popen = subprocess.Popen(
                 argv,
@@ -305,8 +305,6 @@ class _Child:
             raise programs.missing(argv[0]) from None
         except OSError as error:
             raise programs.unusable(argv[0], error) from None
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
         _limit_processor_time(self.popen.pid)
 
     def end(self) -> None:

@@ -12,6 +12,7 @@ import pytest
 from tests.support.shell_screen import screen_of
 from tests.support.world import QVM, Vm, World, write_vmrc
 
+LONG_PTPYTHON = pytest.param("ptpython", marks=pytest.mark.long)
 OLD = {
     "VM_KERNEL_PATH": "old/vmlinuz",
     "VM_MACHINE_MEM": "97",
@@ -117,7 +118,7 @@ def test_session_in_a_session_drops_the_outer_machines_values(vm: Vm, other: Vm)
     assert "alpha" not in result.out, str(result)
 
 
-@pytest.mark.parametrize("ui", ["xonsh", "ptpython", "python"])
+@pytest.mark.parametrize("ui", ["xonsh", LONG_PTPYTHON, "python"])
 def test_use_at_the_prompt_and_cd_that_changes_nothing(vm: Vm, other: Vm, ui: str) -> None:
     with screen_of(vm.world, vm.directory, "--ui", ui) as screen:
         screen.ready()
@@ -158,7 +159,7 @@ def code(vm: Vm) -> Path:
     return path
 
 
-@pytest.mark.parametrize("ui", ["xonsh", "ptpython"])
+@pytest.mark.parametrize("ui", ["xonsh", LONG_PTPYTHON])
 def test_code_of_the_directory_is_loaded_only_once_it_is_allowed(vm: Vm, code: Path, ui: str) -> None:
     with screen_of(vm.world, vm.directory, "--ui", ui) as screen:
         screen.ready()

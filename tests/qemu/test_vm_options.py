@@ -7,6 +7,7 @@ Source: the table of `vm`'s verbs and options.
 from __future__ import annotations
 
 import subprocess
+import time
 
 import pytest
 
@@ -27,6 +28,7 @@ def running_in(vm: Vm, state: str, *words: str) -> subprocess.Popen[str]:
     running = vm.world.popen(*words, cwd=vm.directory)
     while state not in vm.qvm("status", "-s").out:
         assert running.poll() is None
+        time.sleep(0.1)
     return running
 
 

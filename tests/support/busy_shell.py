@@ -25,7 +25,7 @@ ENDS = {"terminal closed": 129, "SIGTERM": 143}
 """How a session is ended, and its exit status then."""
 
 
-def by_default(rows: Iterable[tuple[str, ...]], kept: Collection[tuple[str, ...]]) -> list[Any]:
+def by_default(rows: Iterable[tuple[Any, ...]], kept: Collection[tuple[Any, ...]]) -> list[Any]:
     """Parameters of a test: those in `kept` run by default, the others with `--all`."""
     return [row if row in kept else pytest.param(*row, marks=pytest.mark.long) for row in rows]
 

@@ -88,17 +88,8 @@ def test_word_in_the_background_prints_above_what_is_typed(shells: Shells, ui: s
     assert screen.run("jobs") == ""
     assert "killed by quit" in screen.run("vm kill")
     assert "Traceback" not in screen.text, screen.text
-    leave(screen)
-
-
-def test_failed_word_in_the_background_says_why(screen: Shell) -> None:
-    count = screen.begin("resume &")
-    screen.wait(r"^hint: .*qvm start")
-    assert "qvm: demo: cannot resume: it is stopped" in screen.text
-    screen.ready(count)
-    count = screen.begin("status | cat &")
-    screen.wait(r"^demo: stopped$")
-    screen.ready(count)
+    if ui == "ptpython":
+        leave(screen)
 
 
 def test_word_in_the_background_is_a_job(screen: Shell) -> None:
@@ -183,7 +174,17 @@ def test_captured_program_leaves_ctrl_z_to_the_terminal(screen: Shell) -> None:
     screen.begin("fg")
     wait_for_job(screen)
     interrupt(screen)
-    leave(screen)
+
+
+def test_failed_word_in_the_background_says_why(screen: Shell) -> None:
+    count = screen.begin("resume &")
+    screen.wait(r"^hint: .*qvm start")
+    assert "qvm: demo: cannot resume: it is stopped" in screen.text
+    screen.ready(count)
+    count = screen.begin("status | cat &")
+    screen.wait(r"^demo: stopped$")
+    screen.ready(count)
+    leave(screen)  # with a job: in xonsh 0.25 a `cat` behind a pipe in the background never ends
 
 
 def test_captured_program_of_c_leaves_ctrl_z_to_the_terminal(shared: Vm) -> None:

@@ -13,7 +13,7 @@ import pexpect
 import pytest
 
 from tests.support.busy_shell import BUSY, ENDS, by_default, end, end_of, until_busy
-from tests.support.shell_screen import Shell, leave, until_foreground
+from tests.support.shell_screen import Shell, until_foreground
 from tests.support.tmux_terminal import Terminal, qvm_shell
 from tests.support.world import QVM, Vm, World, write_vmrc
 
@@ -180,21 +180,6 @@ def test_word_that_hides_a_host_program_is_reported_once(vm: Vm, tmp_path: Path)
         screen.ready()
         assert f"qvm: `status` is qvm's here; the host's is {hidden}" in screen.text.replace("\n", "")
         assert screen.run("status -s") == "demo: stopped"
-
-
-def test_history_is_the_users_own_and_lasts(vm: Vm) -> None:
-    for number in range(2):
-        with qvm_shell(vm.world, vm.directory) as screen:
-            screen.ready()
-            screen.run(f"echo session {number}")
-            leave(screen, "exit")
-    file = vm.world.home / ".local/share/qvm/history.sqlite"
-    assert file.stat().st_mode & 0o777 == 0o600
-    with qvm_shell(vm.world, vm.directory) as screen:
-        screen.ready()
-        shown = screen.run("history show all")
-        assert "echo session 0" in shown
-        assert "echo session 1" in shown
 
 
 def test_two_terminals_and_a_shell_in_the_shell(vm: Vm) -> None:

@@ -133,20 +133,27 @@ def test_ptpython_takes_blocks_and_reports_syntax_errors(shells: Shells) -> None
     assert screen.run("echo here too") == "here too"
 
 
-def test_history_is_shared_by_the_editors_of_one_language(vm: Vm) -> None:
-    for ui in SHELLS:
-        with screen_of(vm.world, vm.directory, "--ui", ui) as screen:
-            screen.ready()
-            screen.run(f"echo typed in {ui}")
-            leave(screen, "exit")
+def test_history_is_private_lasts_and_is_shared_by_two_editors(vm: Vm) -> None:
+    with screen_of(vm.world, vm.directory, "--ui", "xonsh") as screen:
+        screen.ready()
+        screen.run("echo typed in xonsh")
+        leave(screen, "exit")
+    file = vm.world.home / ".local/share/qvm/history.sqlite"
+    assert file.stat().st_mode & 0o777 == 0o600
     with screen_of(vm.world, vm.directory, "--ui", "ptpython") as screen:
+        screen.ready()
+        screen.key("Up")
+        screen.key("Up")
+        screen.wait("> exit$|> echo typed in")
+        screen.key("C-c")
+        screen.ready()
+        screen.run("echo typed in ptpython")
+        leave(screen, "exit")
+    with screen_of(vm.world, vm.directory, "--ui", "xonsh") as screen:
         screen.ready()
         shown = screen.run("history show all")
         assert "echo typed in xonsh" in shown
         assert "echo typed in ptpython" in shown
-        screen.key("Up")
-        screen.key("Up")
-        screen.wait("> exit$|> echo typed in")
 
 
 def test_history_of_python_is_its_own_and_private(vm: Vm) -> None:

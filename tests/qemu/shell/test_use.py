@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.firmware import QUICK
 from tests.support.shell_screen import screen_of
 from tests.support.world import QVM, Vm, World, write_vmrc
 
@@ -24,12 +25,12 @@ OLD = {
 
 @pytest.fixture
 def vm(blank: Callable[..., Vm]) -> Vm:
-    return blank(**OLD)
+    return blank(VM_QEMU_EXTRA=QUICK, **OLD)
 
 
 @pytest.fixture
 def other(blank: Callable[..., Vm]) -> Vm:
-    return blank(name="other", VM_MACHINE_ID="44", VM_NEW="new")
+    return blank(name="other", VM_MACHINE_ID="44", VM_QEMU_EXTRA=QUICK, VM_NEW="new")
 
 
 SEEN = """
@@ -90,12 +91,15 @@ def test_use_takes_known_names_and_refuses_others(vm: Vm, other: Vm) -> None:
     assert "no machine is known as 'nosuch'" in result.err
     bad = vm.world.home / "bad"
     write_vmrc(bad, "bad", VM_MACHINE_MEM="lots")
-    for where in (bad, vm.world.home, "/nosuch"):
-        code = f"use {where} || echo stays\nprint(vm.name, settings.VM_KERNEL_PATH, $VM_MACHINE_MEM)\npwd\n"
-        result = vm.qvm("sh", stdin=code)
-        assert result.out == f"stays\ndemo old/vmlinuz 97\n{vm.directory}\n", str(result)
-    code = "from qvmsh import errors\ntry:\n    use('nosuch')\nexcept errors.UsageError as e: print(e.status)"
-    assert vm.qvm("sh", stdin=code).out == "2\n"
+    code = "".join(
+        f"use {where} || echo stays\nprint(vm.name, settings.VM_KERNEL_PATH, $VM_MACHINE_MEM)\npwd\n"
+        for where in (bad, vm.world.home, "/nosuch")
+    )
+    code += (
+        "from qvmsh import errors\ntry:\n    use('nosuch')\nexcept errors.UsageError as e: print(e.status)"
+    )
+    result = vm.qvm("sh", stdin=code)
+    assert result.out == f"stays\ndemo old/vmlinuz 97\n{vm.directory}\n" * 3 + "2\n", str(result)
 
 
 def test_use_outside_of_a_session_says_what_to_do(vm: Vm, other: Vm) -> None:

@@ -98,7 +98,7 @@ def is_at_rest(screen: Terminal) -> bool:
 
 def exit_status(screen: Terminal) -> int:
     """Wait for the program's end (the window must stay: `remain-on-exit`); its exit status."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     pid = screen.pid
     while True:
         with contextlib.suppress(OSError):  # tmux 3.3a sometimes misses the SIGCHLD and leaves a zombie

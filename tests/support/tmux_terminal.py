@@ -44,7 +44,7 @@ class Terminal:
 
     def _tmux(self, *words: str) -> str:
         argv = ["tmux", "-S", f"{self.folder}/tmux", *words]
-        done = subprocess.run(argv, env=self.env, capture_output=True, text=True, check=False, timeout=30)
+        done = subprocess.run(argv, env=self.env, capture_output=True, text=True, check=False, timeout=90)
         assert done.returncode == 0, f"{argv}: {done.stderr}"
         return done.stdout
 
@@ -114,8 +114,8 @@ class Terminal:
     def state(self, wanted: str) -> None:
         """Wait until the last prompt shows this state of the machine; it is painted when it is known."""
         deadline = time.monotonic() + _DEADLINE_S
-        while (shown := self.prompts()[-1]["state"]) != wanted:
-            assert time.monotonic() < deadline, f"{shown}, not {wanted}:\n{self.text}"
+        while not (shown := self.prompts()) or shown[-1]["state"] != wanted:  # none: it is being drawn
+            assert time.monotonic() < deadline, f"not {wanted}:\n{self.text}"
             time.sleep(0.05)
 
     def type(self, text: str) -> None:

@@ -24,7 +24,7 @@ ALL = ("xonsh", "ptpython", "python")
 def at_prompt(screen: Terminal, state: str, typed: str = "") -> None:
     """Wait until the last prompt shows `state` and `typed` behind it; a menu may stand below."""
     wanted = re.compile(rf"demo:{re.escape(state)}> ?{re.escape(typed)}")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while not wanted.fullmatch(([line for line in screen.lines() if line.startswith("demo:")] or [""])[-1]):
         assert time.monotonic() < deadline, f"no {state!r} with {typed!r}:\n{screen.text}"
         time.sleep(0.05)

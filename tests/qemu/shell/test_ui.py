@@ -19,6 +19,7 @@ from tests.support.shell_screen import (
     Shells,
     exit_status,
     leave,
+    press,
     run_at_breakpoint,
     screen_of,
     until_foreground,
@@ -142,9 +143,7 @@ def test_history_is_private_lasts_and_is_shared_by_two_editors(vm: Vm) -> None:
     assert file.stat().st_mode & 0o777 == 0o600
     with screen_of(vm.world, vm.directory, "--ui", "ptpython") as screen:
         screen.ready()
-        screen.key("Up")
-        screen.key("Up")
-        screen.wait("> exit$|> echo typed in")
+        press(screen, "Up", lambda: bool(re.search("> exit$|> echo typed in xonsh$", screen.text, re.M)))
         screen.key("C-c")
         screen.ready()
         screen.run("echo typed in ptpython")
@@ -166,10 +165,8 @@ def test_history_of_python_is_its_own_and_private(vm: Vm) -> None:
     assert "secret = 'word'" in file.read_text()
     with screen_of(vm.world, vm.directory, "--ui", "python") as screen:
         screen.ready()
-        time.sleep(0.5)
-        screen.key("Up")
-        screen.key("Up")
-        screen.wait("> secret = 'word'")
+        press(screen, "Up", lambda: bool(re.search(r"> exit\(\)$", screen.text, re.M)))  # loaded by now
+        press(screen, "Up", lambda: "> secret = 'word'" in screen.text)
 
 
 def test_python_awaits_at_the_prompt_and_ctrl_c_cancels(shells: Shells) -> None:
@@ -181,16 +178,17 @@ def test_python_awaits_at_the_prompt_and_ctrl_c_cancels(shells: Shells) -> None:
     screen.run("async def f(): seen.append(await asyncio.sleep(0.2, 'task'))\n")
     screen.run("seen = []")
     assert "RuntimeError" not in screen.run("t = asyncio.create_task(f())")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while screen.run("seen") != "['task']":  # it continues between the inputs
         assert time.monotonic() < deadline, screen.text
-    line = "async def long():\n    try: await asyncio.sleep(60)\n    finally: print('cleaned up')\n"
+    line = "async def long():\n    try: print('begun', 2); await asyncio.sleep(60)\n"
+    line += "    finally: print('cleaned up')\n"
     screen._tmux("set-buffer", line)
     screen._tmux("paste-buffer", "-p")
     screen.key("Enter")
     screen.ready()
     count = screen.begin("await long()")
-    time.sleep(0.5)
+    screen.wait("^begun 2")
     screen.key("C-c")
     assert screen.ready(count)["status"] == "130"
     assert "cleaned up" in screen.output()

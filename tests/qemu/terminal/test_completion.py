@@ -88,7 +88,7 @@ def opened(shell: str, vm: Vm) -> Iterator[Terminal]:
 
 def line(screen: Terminal, wanted: str) -> None:
     """Wait until the line that stands at the last prompt is `wanted` (a regular expression)."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while True:
         lines = [each for each in screen.lines() if each.startswith("ready>")]
         if lines and re.fullmatch(wanted, lines[-1][6:].strip()):

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Collection, Iterable
+from typing import Any
 
 import pexpect
+import pytest
 
 from tests.support.world import Vm
 
@@ -17,6 +20,22 @@ BUSY = {
     "program": "sleep 60",
     "python": "import time; time.sleep(60)",
 }
+
+ENDS = {"terminal closed": 129, "SIGTERM": 143}
+"""How a session is ended, and its exit status then."""
+
+
+def by_default(rows: Iterable[tuple[Any, ...]], kept: Collection[tuple[Any, ...]]) -> list[Any]:
+    """Parameters of a test: those in `kept` run by default, the others with `--all`."""
+    return [row if row in kept else pytest.param(*row, marks=pytest.mark.long) for row in rows]
+
+
+def end(child: pexpect.spawn, how: str) -> None:
+    """End a session in one of the ways of ENDS."""
+    if how == "SIGTERM":
+        child.kill(signal.SIGTERM)
+    else:
+        child.ptyproc.fileobj.close()
 
 
 def until_busy(vm: Vm, busy: str) -> None:

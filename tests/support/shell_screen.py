@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.support.tmux_terminal import Terminal, qvm_below
-from tests.support.world import QVM, World
+from tests.support.firmware import QUICK
+from tests.support.tmux_terminal import PROMPT, Terminal, qvm_below
+from tests.support.world import QVM, Vm, World, create_blank
 
 
 class Editor(Terminal):
@@ -34,9 +35,70 @@ def screen_of(
         made.close()
 
 
+class Shell(Editor):
+    """An interactive shell of a machine, on a terminal.
+
+    Args:
+        argv: what opens it.
+    """
+
+    def __init__(self, vm: Vm, argv: list[str]) -> None:
+        super().__init__(argv, vm.directory, vm.world.environ)
+        self.vm = vm
+
+
+def open_shell(vm: Vm, ui: str) -> Shell:
+    return Shell(vm, [QVM, "sh", "--ui", ui])
+
+
+class Shells:
+    """Interactive shells that several tests use in turn: one for each front end, with a machine of its own.
+
+    A test gets a shell at an empty prompt, on a clear screen, in the directory of a machine that is off;
+    it leaves it so. A shell that was left otherwise is closed, and the next test gets a new one. Names,
+    aliases and the history of earlier tests are still there.
+
+    Args:
+        make: opens the shell of a front end.
+    """
+
+    def __init__(self, world: World, make: Callable[[Vm, str], Shell] = open_shell) -> None:
+        self._world = world
+        self._make = make
+        self._open: dict[str, Shell] = {}
+
+    def __call__(self, ui: str = "xonsh") -> Shell:
+        """The shell of this front end."""
+        screen = self._open.get(ui)
+        if screen and is_at_rest(screen):
+            screen.state("stopped")
+            screen.clear()
+            return screen
+        if screen:
+            screen.close()
+            screen.vm.kill()
+        vm = screen.vm if screen else create_blank(self._world, where=f"{ui}/demo", VM_QEMU_EXTRA=QUICK)
+        self._open[ui] = screen = self._make(vm, ui)
+        screen.ready()
+        screen.state("stopped")
+        return screen
+
+    def close(self) -> None:
+        for screen in self._open.values():
+            screen.close()
+            screen.vm.kill()
+
+
+def is_at_rest(screen: Terminal) -> bool:
+    """True if the shell is at an empty prompt in the directory where it began."""
+    lines = screen.lines() if screen.is_open else []
+    prompt = PROMPT.match(lines[-1]) if lines else None
+    return bool(prompt and not prompt["typed"] and not prompt["cwd"])
+
+
 def exit_status(screen: Terminal) -> int:
     """Wait for the program's end (the window must stay: `remain-on-exit`); its exit status."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     pid = screen.pid
     while True:
         with contextlib.suppress(OSError):  # tmux 3.3a sometimes misses the SIGCHLD and leaves a zombie
@@ -115,6 +177,19 @@ def interrupt(screen: Terminal) -> None:
     count = len(screen.prompts())
     press(screen, "C-c", lambda: len(screen.prompts()) > count)
     screen.ready()
+
+
+def until_foreground(vm: Vm, line: str) -> None:
+    """Wait until the program `line` runs and has the terminal."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for pid, found in vm.world.processes().items():
+            with contextlib.suppress(OSError):
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                if found.strip() == line and fields[2] == fields[5]:  # its group, the terminal's
+                    return
+        time.sleep(0.05)
+    raise AssertionError(f"{line} is not in the foreground")
 
 
 def press(screen: Terminal, key: str, has_worked: Callable[[], bool]) -> None:

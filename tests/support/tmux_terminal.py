@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shutil
 import subprocess
@@ -45,7 +44,7 @@ class Terminal:
 
     def _tmux(self, *words: str) -> str:
         argv = ["tmux", "-S", f"{self.folder}/tmux", *words]
-        done = subprocess.run(argv, env=self.env, capture_output=True, text=True, check=False, timeout=30)
+        done = subprocess.run(argv, env=self.env, capture_output=True, text=True, check=False, timeout=90)
         assert done.returncode == 0, f"{argv}: {done.stderr}"
         return done.stdout
 
@@ -102,11 +101,21 @@ class Terminal:
             before = lines
             time.sleep(0.05)
 
+    def clear(self) -> None:
+        """Clear the screen and all that is above it; only the prompt is left. Nothing may run or be typed."""
+        deadline = time.monotonic() + _DEADLINE_S
+        self.key("C-l")
+        while not (len(lines := self.lines()) == 1 and PROMPT.match(lines[0])):
+            assert time.monotonic() < deadline, self.text
+            time.sleep(0.05)
+            self._tmux("clear-history")
+        self.ready()
+
     def state(self, wanted: str) -> None:
         """Wait until the last prompt shows this state of the machine; it is painted when it is known."""
         deadline = time.monotonic() + _DEADLINE_S
-        while (shown := self.prompts()[-1]["state"]) != wanted:
-            assert time.monotonic() < deadline, f"{shown}, not {wanted}:\n{self.text}"
+        while not (shown := self.prompts()) or shown[-1]["state"] != wanted:  # none: it is being drawn
+            assert time.monotonic() < deadline, f"not {wanted}:\n{self.text}"
             time.sleep(0.05)
 
     def type(self, text: str) -> None:
@@ -144,12 +153,15 @@ class Terminal:
         return "\n".join(lines[places[-2] + 1 : places[-1]])
 
     def close(self) -> None:
-        """Close the terminal's window and wait for the program's end; xonsh takes its time for that."""
+        """Close the terminal's window and wait for the program's end; xonsh takes its time for that.
+
+        A zombie has ended: its parent is the host's first process by now, which may ask for it seconds later.
+        """
         with contextlib.suppress(AssertionError):
             pid = self.pid
             self._tmux("kill-server")
             deadline = time.monotonic() + 30
-            while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
+            while not is_zombie(pid) and time.monotonic() < deadline:
                 time.sleep(0.05)
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.shell_screen import Editor, leave, screen_of
+from tests.support.shell_screen import Editor, Shell, leave, screen_of
 from tests.support.tmux_terminal import PROMPT
 from tests.support.world import QVM, Vm
-
-SHELLS = ("xonsh", "ptpython")
 
 
 @pytest.fixture
@@ -19,7 +17,7 @@ def vm(blank: Callable[..., Vm]) -> Vm:
     return blank(has_images=False)
 
 
-@pytest.mark.parametrize("ui", SHELLS)
+@pytest.mark.parametrize("ui", ["xonsh", pytest.param("ptpython", marks=pytest.mark.long)])
 def test_words_of_bash_do_what_they_do_there(vm: Vm, ui: str) -> None:
     with screen_of(vm.world, vm.directory, "--ui", ui) as screen:
         screen.ready()
@@ -60,26 +58,22 @@ SAID = {
 }
 
 
-def test_other_lines_of_bash_are_explained_in_one_line(vm: Vm) -> None:
-    with screen_of(vm.world, vm.directory) as screen:
-        screen.ready()
-        for line, said in SAID.items():
-            shown = screen.run(line).splitlines()
-            assert sum(each.startswith("qvm: ") for each in shown) == 1, shown
-            assert said in "".join(shown), shown
-            assert "Did you mean" not in screen.output()
-        assert "Did you mean" in screen.run("strat")
-        assert "bash" not in screen.run("x = 5; 1 + x")
-        assert screen.run("$FOO='x' env | grep ^FOO=") == "FOO=x"  # what was advised works
+def test_other_lines_of_bash_are_explained_in_one_line(screen: Shell) -> None:
+    for line, said in SAID.items():
+        shown = screen.run(line).splitlines()
+        assert sum(each.startswith("qvm: ") for each in shown) == 1, shown
+        assert said in "".join(shown), shown
+        assert "Did you mean" not in screen.output()
+    assert "Did you mean" in screen.run("strat")
+    assert "bash" not in screen.run("x = 5; 1 + x")
+    assert screen.run("$FOO='x' env | grep ^FOO=") == "FOO=x"  # what was advised works
 
 
-def test_near_miss_of_a_second_word_is_named(vm: Vm) -> None:
-    result = vm.qvm("snapshot", "sav")
+def test_near_miss_of_a_second_word_is_named(screen: Shell) -> None:
+    result = screen.vm.qvm("snapshot", "sav")
     assert (result.status, result.err.splitlines()[1]) == (2, "hint: did you mean `qvm snapshot save`?")
-    with screen_of(vm.world, vm.directory) as screen:
-        screen.ready()
-        assert screen.run("snapshot sav").splitlines()[1] == "hint: did you mean `snapshot save`?"
-        assert screen.run("which status") == "a command of qvm; `status --help` explains it"
+    assert screen.run("snapshot sav").splitlines()[1] == "hint: did you mean `snapshot save`?"
+    assert screen.run("which status") == "a command of qvm; `status --help` explains it"
 
 
 def test_machine_made_in_the_shell_is_used_as_its_report_says(blank: Callable[..., Vm]) -> None:

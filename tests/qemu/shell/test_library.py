@@ -63,26 +63,6 @@ def test_package_says_what_it_has_not() -> None:
     assert (Path(qvmsh.__file__).parent / "py.typed").exists()
 
 
-def test_methods_are_typed_for_the_users_checker(tmp_path: Path) -> None:
-    script = tmp_path / "user.py"
-    script.write_text(
-        "from qvmsh import Machine\n"
-        "vm = Machine.open('.')\n"
-        "port: int | None = vm.start(wait=False).ssh_port\n"
-        "text: str = vm.ssh('uname', '-a')\n"
-        "vm.start(wait='no')\n"
-        "vm.nosuch()\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", str(script)],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert [line.split(": ")[0] for line in done.stdout.splitlines() if ": error: " in line] == [
-        "user.py:5",
-        "user.py:6",
-    ], done.stdout + done.stderr
-
-
 def test_running_without_an_answer_ends_what_it_started(vm: Vm) -> None:
     machine = vm.library()
     with pytest.raises(DeadlineError, match="it was ended"), machine.running(ssh_attempts=1):
@@ -146,28 +126,42 @@ def test_here_without_machine_or_name_fails_clearly(vm: Vm, tmp_path: Path) -> N
     assert "ImportError: cannot import name 'list' from 'qvmsh.here'" in done.stderr
 
 
-def test_here_and_running_are_typed_for_the_users_checker(tmp_path: Path) -> None:
-    script = tmp_path / "user.py"
-    script.write_text(
-        "from qvmsh import Machine\n"
-        "from qvmsh.here import create, img, settings, start, stop, vm\n"
-        "port: int | None = start(wait=False).ssh_port\n"
-        "mem: int = vm.settings.integer('VM_MACHINE_MEM') + settings.VM_MACHINE_MEM\n"
-        "with Machine.open('.').running(disposable=True) as other:\n"
-        "    text: str = other.ssh('uname')\n"
-        "    other.doctor(probe=True)\n"
-        "start(wait='no')\n"
-        "img.nosuch()\n"
-        "with Machine.open('.').running(nosuch=True):\n"
-        "    pass\n"
-    )
+METHODS = """from qvmsh import Machine
+vm = Machine.open('.')
+port: int | None = vm.start(wait=False).ssh_port
+text: str = vm.ssh('uname', '-a')
+vm.start(wait='no')  # wrong
+vm.nosuch()  # wrong
+with vm.running(disposable=True) as other:
+    text = other.ssh('uname')
+    other.doctor(probe=True)
+with vm.running(nosuch=True):  # wrong
+    pass
+"""
+HERE = """from qvmsh.here import create, img, settings, start, stop, vm
+port: int | None = start(wait=False).ssh_port
+mem: int = vm.settings.integer('VM_MACHINE_MEM') + settings.VM_MACHINE_MEM
+start(wait='no')  # wrong
+img.nosuch()  # wrong
+"""
+
+
+def test_methods_and_here_are_typed_for_the_users_checker(tmp_path: Path) -> None:
+    texts = {"methods.py": METHODS, "names.py": HERE}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", str(script)],
+        [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", *texts],
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert [line.split(": ")[0] for line in done.stdout.splitlines() if ": error: " in line] == [
-        "user.py:8", "user.py:9", "user.py:10",
-    ], done.stdout + done.stderr  # fmt: skip
+    wrong = {
+        f"{name}:{number}"
+        for name, text in texts.items()
+        for number, line in enumerate(text.splitlines(), 1)
+        if line.endswith("# wrong")
+    }
+    found = {line.split(": ")[0] for line in done.stdout.splitlines() if ": error: " in line}
+    assert found == wrong, done.stdout + done.stderr
 
 
 def test_every_name_of_here_is_a_name_of_the_shell() -> None:

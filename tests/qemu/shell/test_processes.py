@@ -6,10 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
 
+from tests.support.busy_shell import by_default
 from tests.support.programs import write_script
 from tests.support.world import QVM, Result, Vm, write_vmrc
 
@@ -53,8 +55,18 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("name", ["workers.py", "workers.xsh"])
-@pytest.mark.parametrize("way", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize(
+    ("way", "name"),
+    by_default(
+        product(("fork", "spawn", "forkserver"), ("workers.py", "workers.xsh")),
+        {
+            ("fork", "workers.py"),
+            ("fork", "workers.xsh"),
+            ("spawn", "workers.xsh"),
+            ("forkserver", "workers.py"),
+        },
+    ),
+)
 def test_multiprocessing_has_the_session_in_its_children(vm: Vm, tmp_path: Path, way: str, name: str) -> None:
     result = run(vm, write_script(tmp_path, name, WORKERS), way)
     once = "{('demo', 1, 'stopped', 'stopped')}\n['stopped', 'stopped'] True\n"

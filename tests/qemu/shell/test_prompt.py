@@ -6,12 +6,14 @@ import os
 import shutil
 import signal
 import time
+from itertools import product
 from pathlib import Path
 
 import pexpect
 import pytest
 
-from tests.support.busy_shell import BUSY, end_of, until_busy
+from tests.support.busy_shell import BUSY, ENDS, by_default, end, end_of, until_busy
+from tests.support.shell_screen import Shell, until_foreground
 from tests.support.tmux_terminal import Terminal, qvm_shell
 from tests.support.world import QVM, Vm, World, write_vmrc
 
@@ -25,22 +27,22 @@ def interrupt(screen: Terminal, line: str, *, when: str) -> str:
     return str(screen.ready(count)["status"])
 
 
-def test_prompt_shows_name_state_and_where_it_is(vm: Vm) -> None:
-    with qvm_shell(vm.world, vm.directory) as screen:
-        first = screen.ready()
-        assert (first["name"], first["cwd"]) == ("demo", None)
-        screen.state("stopped")
-        assert "QEMU runs; did not wait" in screen.run("start --no-wait")
-        screen.state("running")
-        screen.run("cmd stop")
-        screen.state("paused")
-        assert screen.run("status -s").startswith("demo: paused")
-        screen.run("cd /tmp")
-        assert screen.prompts()[-1]["cwd"] == "/tmp"
-        assert "demo: killed by quit" in screen.run("vm kill")
-        screen.state("stopped")
-        screen.run("stop")
-        assert screen.prompts()[-1]["status"] == "3"
+def test_prompt_shows_name_state_and_where_it_is(screen: Shell) -> None:
+    first = screen.ready()
+    assert (first["name"], first["cwd"]) == ("demo", None)
+    screen.state("stopped")
+    assert "QEMU runs; did not wait" in screen.run("start --no-wait")
+    screen.state("running")
+    screen.run("cmd stop")
+    screen.state("paused")
+    assert screen.run("status -s").startswith("demo: paused")
+    screen.run("cd /tmp")
+    assert screen.prompts()[-1]["cwd"] == "/tmp"
+    assert "demo: killed by quit" in screen.run("vm kill")
+    screen.state("stopped")
+    screen.run("stop")
+    assert screen.prompts()[-1]["status"] == "3"
+    screen.run(f"cd {screen.vm.directory}")
 
 
 def test_prompt_does_not_wait_for_a_qemu_that_hangs(vm: Vm) -> None:
@@ -57,75 +59,65 @@ def test_prompt_does_not_wait_for_a_qemu_that_hangs(vm: Vm) -> None:
             os.kill(vm.pid, signal.SIGCONT)
 
 
-def test_words_and_functions_at_the_prompt(vm: Vm) -> None:
-    with qvm_shell(vm.world, vm.directory) as screen:
-        screen.ready()
-        assert screen.run("status -s") == "demo: stopped"
-        assert screen.run("status -s | tr a-z A-Z") == "DEMO: STOPPED"
-        assert screen.run("x = status(); x.state") == "'stopped'"
-        assert screen.run("v = 3; status -v") == "demo: stopped"
-        assert screen.run("stop && echo never").splitlines()[0] == "qvm: demo: cannot stop: it is stopped"
-        assert screen.run("cmd('info status')").splitlines() == [
-            "qvm: demo: cannot send a monitor command: it is stopped",
-            "hint: `start` starts it",
-        ]
-        assert screen.prompts()[-1]["status"] == "3"
-        assert screen.run("1/0") == "ZeroDivisionError: division by zero"
-        assert screen.run("env | grep ^VM_MACHINE_NAME") == "VM_MACHINE_NAME=demo"
-        assert screen.run("settings.VM_MACHINE_MEM") == "64"
-        screen.run("config VM_MACHINE_MEM=65")
-        assert screen.run("settings.VM_MACHINE_MEM, vm.settings.integer('VM_MACHINE_MEM')") == "(65, 65)"
-        assert screen.run("reboot").splitlines()[0].startswith("qvm: reboot: refused")
-        assert screen.run(f"kill -0 {os.getpid()} && echo host") == "host"
-        assert "vm kill" in screen.run("vm")
+def test_words_and_functions_at_the_prompt(screen: Shell) -> None:
+    assert screen.run("status -s") == "demo: stopped"
+    assert screen.run("status -s | tr a-z A-Z") == "DEMO: STOPPED"
+    assert screen.run("x = status(); x.state") == "'stopped'"
+    assert screen.run("v = 3; status -v") == "demo: stopped"
+    assert screen.run("stop && echo never").splitlines()[0] == "qvm: demo: cannot stop: it is stopped"
+    assert screen.run("cmd('info status')").splitlines() == [
+        "qvm: demo: cannot send a monitor command: it is stopped",
+        "hint: `start` starts it",
+    ]
+    assert screen.prompts()[-1]["status"] == "3"
+    assert screen.run("1/0") == "ZeroDivisionError: division by zero"
+    assert screen.run("env | grep ^VM_MACHINE_NAME") == "VM_MACHINE_NAME=demo"
+    assert screen.run("settings.VM_MACHINE_MEM") == "64"
+    screen.run("config VM_MACHINE_MEM=65")
+    assert screen.run("settings.VM_MACHINE_MEM, vm.settings.integer('VM_MACHINE_MEM')") == "(65, 65)"
+    assert screen.run("reboot").splitlines()[0].startswith("qvm: reboot: refused")
+    assert screen.run(f"kill -0 {os.getpid()} && echo host") == "host"
+    assert "vm kill" in screen.run("vm")
+    screen.run("config VM_MACHINE_MEM=64")
 
 
-def test_stages_are_shown_as_they_happen(vm: Vm) -> None:
-    with qvm_shell(vm.world, vm.directory) as screen:
-        screen.ready()
-        count = screen.begin("start")
-        screen.wait(r"starting QEMU: [\d.]+ s, pid")
-        screen.wait(r"waiting for ssh \.\.\.$")
-        screen.key("C-c")
-        assert screen.ready(count)["status"] == "130"
-
-
-def test_ctrl_c_ends_the_wait_but_not_the_shell(vm: Vm) -> None:
-    with qvm_shell(vm.world, vm.directory) as screen:
-        screen.ready()
-        for line in (
-            "start",
-            "start || echo never",
-            "start; echo never",
-            "start | cat",
-            "for i in range(3): start",
-            "aliases['s'] = 'start'; s",
-        ):
-            assert interrupt(screen, line, when=r"waiting for ssh \.\.\.$") == "130", screen.text
-            assert "ending the machine that was starting" in screen.output(), screen.text
-            screen.key("C-l")
-        assert interrupt(screen, "print('begun', 1); start()", when="^begun 1") == "130"
-        assert interrupt(screen, "echo begun 2; sleep 60 || echo never", when="^begun 2") == "130"
-        assert interrupt(screen, "for i in [1, 2]: ![echo begun 3] and ![sleep 60]", when="^begun 3") == "130"
+def test_ctrl_c_ends_the_wait_but_not_the_shell(screen: Shell) -> None:
+    count = screen.begin("start")
+    screen.wait(r"starting QEMU: [\d.]+ s, pid")  # the stages are shown as they happen
+    screen.wait(r"waiting for ssh \.\.\.$")
+    screen.key("C-c")
+    assert screen.ready(count)["status"] == "130"
+    assert "ending the machine that was starting" in screen.output(), screen.text
+    for line in (
+        "start || echo never",
+        "start; echo never",
+        "start | cat",
+        "for i in range(3): start",
+        "aliases['s'] = 'start'; s",
+    ):
+        screen.clear()
+        assert interrupt(screen, line, when=r"waiting for ssh \.\.\.$") == "130", screen.text
+        assert "ending the machine that was starting" in screen.output(), screen.text
         assert "\nnever" not in screen.text
-        assert screen.run("status -s") == "demo: stopped"
-        assert screen.run("echo $LAST_RETURN_CODE") == "1"
+    assert interrupt(screen, "print('begun', 1); start()", when="^begun 1") == "130"
+    assert interrupt(screen, "echo begun 2; sleep 60 || echo never", when="^begun 2") == "130"
+    assert interrupt(screen, "for i in [1, 2]: ![echo begun 3] and ![sleep 60]", when="^begun 3") == "130"
+    assert "\nnever" not in screen.text
+    assert screen.run("status -s") == "demo: stopped"
+    assert screen.run("echo $LAST_RETURN_CODE") == "1"
 
 
-def test_ctrl_z_stops_a_host_program_and_fg_resumes_it(vm: Vm) -> None:
-    with qvm_shell(vm.world, vm.directory) as screen:
-        screen.ready()
-        count = screen.begin("sleep 60")
-        time.sleep(0.5)
-        screen.key("C-z")
-        screen.ready(count)
-        assert "sleep 60" in screen.run("jobs")
-        count = screen.begin("fg")
-        screen.wait("^.*sleep 60$")
-        time.sleep(0.3)
-        screen.key("C-c")
-        screen.ready(count)
-        assert "sleep 60" not in screen.run("jobs")
+def test_ctrl_z_stops_a_host_program_and_fg_resumes_it(screen: Shell) -> None:
+    count = screen.begin("sleep 60")
+    until_foreground(screen.vm, "sleep 60")
+    screen.key("C-z")
+    screen.ready(count)
+    assert "sleep 60" in screen.run("jobs")
+    count = screen.begin("fg")
+    until_foreground(screen.vm, "sleep 60")
+    screen.key("C-c")
+    screen.ready(count)
+    assert "sleep 60" not in screen.run("jobs")
 
 
 def test_no_machine_and_wrong_configuration_still_open_a_prompt(world: World) -> None:
@@ -153,21 +145,19 @@ def test_machine_that_vanishes_is_shown_by_the_shell(vm: Vm) -> None:
         assert screen.run("echo ok") == "ok"
 
 
-def test_program_that_does_not_exist_leaves_the_terminal_as_is(vm: Vm) -> None:
-    with qvm_shell(vm.world, vm.directory) as screen:
-        screen.ready()
-        assert "command not found: 'nosuch'" in screen.run("nosuch")
-        assert "qvm: `" not in screen.text
-        hint = "qvm: `ssh` is the host's here; the machine's is `vm ssh`"
-        assert "qvm: `ssh`" not in screen.run("ssh -V")
-        failing = "ssh -o BatchMode=yes -p 9 127.0.0.1 true"
-        assert screen.run(failing).endswith(hint)
-        assert "qvm: `ssh`" not in screen.run(failing)  # known by now
-        assert screen.run("ssh").endswith(hint)
-        assert screen.run("true && ssh").endswith(hint)
-        screen.run("nosuch | cat")
-        assert screen.run("echo still") == "still"
-        assert screen.run("echo $(cat /proc/self/status | grep SigIgn)").endswith("0000000000000000")
+def test_program_that_does_not_exist_leaves_the_terminal_as_is(screen: Shell) -> None:
+    assert "command not found: 'nosuch'" in screen.run("nosuch")
+    assert "qvm: `" not in screen.text
+    hint = "qvm: `ssh` is the host's here; the machine's is `vm ssh`"
+    assert "qvm: `ssh`" not in screen.run("ssh -V")
+    failing = "ssh -o BatchMode=yes -p 9 127.0.0.1 true"
+    assert screen.run(failing).endswith(hint)
+    assert "qvm: `ssh`" not in screen.run(failing)  # known by now
+    assert screen.run("ssh").endswith(hint)
+    assert screen.run("true && ssh").endswith(hint)
+    screen.run("nosuch | cat")
+    assert screen.run("echo still") == "still"
+    assert screen.run("echo $(cat /proc/self/status | grep SigIgn)").endswith("0000000000000000")
 
 
 def test_users_rc_is_read_and_may_use_our_words(vm: Vm) -> None:
@@ -192,34 +182,6 @@ def test_word_that_hides_a_host_program_is_reported_once(vm: Vm, tmp_path: Path)
         assert screen.run("status -s") == "demo: stopped"
 
 
-def test_history_is_the_users_own_and_lasts(vm: Vm) -> None:
-    for number in range(2):
-        with qvm_shell(vm.world, vm.directory) as screen:
-            screen.ready()
-            screen.run(f"echo session {number}")
-            screen.type("exit")
-            screen.key("Enter")
-            _until_gone(screen)
-    file = vm.world.home / ".local/share/qvm/history.sqlite"
-    assert file.stat().st_mode & 0o777 == 0o600
-    with qvm_shell(vm.world, vm.directory) as screen:
-        screen.ready()
-        shown = screen.run("history show all")
-        assert "echo session 0" in shown
-        assert "echo session 1" in shown
-
-
-def _until_gone(screen: Terminal) -> None:
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        try:
-            screen.pid  # noqa: B018
-        except AssertionError:
-            return
-        time.sleep(0.05)
-    raise AssertionError(screen.text)
-
-
 def test_two_terminals_and_a_shell_in_the_shell(vm: Vm) -> None:
     with qvm_shell(vm.world, vm.directory) as one:
         one.ready()
@@ -229,7 +191,7 @@ def test_two_terminals_and_a_shell_in_the_shell(vm: Vm) -> None:
         assert one.run("status -s").startswith("demo: running")
         one.type("exit 5")
         one.key("Enter")
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while one.prompts()[-1]["status"] != "5":
             assert time.monotonic() < deadline, one.text
             time.sleep(0.05)
@@ -250,9 +212,20 @@ def test_dumb_terminal_has_a_prompt_too(vm: Vm) -> None:
     assert child.exitstatus == 4
 
 
-@pytest.mark.parametrize("editor", ["prompt_toolkit", "readline"])
-@pytest.mark.parametrize("how", ["terminal closed", "SIGTERM"])
-@pytest.mark.parametrize("busy", list(BUSY))
+@pytest.mark.parametrize(
+    ("editor", "how", "busy"),
+    by_default(
+        product(("prompt_toolkit", "readline"), ENDS, BUSY),
+        {
+            ("prompt_toolkit", "terminal closed", "idle"),
+            ("prompt_toolkit", "terminal closed", "word"),
+            *(("prompt_toolkit", "SIGTERM", busy) for busy in BUSY),
+            ("readline", "terminal closed", "idle"),
+            ("readline", "terminal closed", "program"),
+            ("readline", "SIGTERM", "idle"),
+        },
+    ),
+)
 def test_closed_terminal_and_sigterm_end_session_and_wait(vm: Vm, busy: str, how: str, editor: str) -> None:
     env = vm.world.environ | {"SHELL_TYPE": editor, "PROMPT_TOOLKIT_NO_CPR": "1"}
     child = pexpect.spawn(QVM, ["sh"], cwd=vm.directory, env=env, encoding="utf-8", timeout=60)
@@ -260,12 +233,8 @@ def test_closed_terminal_and_sigterm_end_session_and_wait(vm: Vm, busy: str, how
     if BUSY[busy]:
         child.send(BUSY[busy] + "\r")
         until_busy(vm, busy)
-    if how == "SIGTERM":
-        child.kill(signal.SIGTERM)
-    else:
-        child.ptyproc.fileobj.close()
-    status = end_of(child)
-    assert status == (143 if how == "SIGTERM" else 129)
+    end(child, how)
+    assert end_of(child) == ENDS[how]
     assert not vm.world.leftovers()
 
 
@@ -294,32 +263,29 @@ def test_machine_of_vm_home_and_cd_into_another_changes_nothing(vm: Vm) -> None:
         assert screen.run("env | grep -c OF_OTHER") == "0"
 
 
-def test_history_can_be_searched(vm: Vm) -> None:
-    with qvm_shell(vm.world, vm.directory) as screen:
-        screen.ready()
-        for word in ("needle", "hay"):
-            screen.run(f"echo {word} here")
-        screen.key("C-r")
-        screen.type("needl")
-        screen.wait("search backward: needl$")
-        screen.wait("echo needle here\n(.*\n)*.*echo hay here\n(.*\n)*.*> echo needle here$")
-        screen.key("Enter")
-        screen.key("Enter")
-        deadline = time.monotonic() + 20
-        while screen.text.count("\nneedle here") < 2:
-            assert time.monotonic() < deadline, screen.text
-            time.sleep(0.05)
+def test_history_can_be_searched(screen: Shell) -> None:
+    for word in ("needle", "hay"):
+        screen.run(f"echo {word} here")
+    screen.key("C-r")
+    screen.type("needl")
+    screen.wait("search backward: needl$")
+    screen.wait("echo needle here\n(.*\n)*.*echo hay here\n(.*\n)*.*> echo needle here$")
+    screen.key("Enter")
+    screen.key("Enter")
+    deadline = time.monotonic() + 60
+    while screen.text.count("\nneedle here") < 2:
+        assert time.monotonic() < deadline, screen.text
+        time.sleep(0.05)
+    screen.ready()
 
 
-def test_preloaded_names_are_there_and_explain_themselves(vm: Vm) -> None:
-    with qvm_shell(vm.world, vm.directory) as screen:
-        screen.ready()
-        shown = screen.run("vm")
-        for word in ("start", "vm kill", "qmp", "settings", "guest", "local", "$VM_"):
-            assert word in shown
-        assert screen.run("print(type(vm).__name__, vm.name)") == "Machine demo"
-        assert screen.run("local['echo']('one')") == "'one\\n'"
-        assert screen.run("str(sh.echo('two'))") == "'two\\n'"
-        assert screen.run("guest") == "<guest of demo>"
-        assert "it is stopped" in screen.run("qmp.query_status()")
-        assert "Start the machine and wait until its guest answers ssh." in screen.run("start?")
+def test_preloaded_names_are_there_and_explain_themselves(screen: Shell) -> None:
+    shown = screen.run("vm")
+    for word in ("start", "vm kill", "qmp", "settings", "guest", "local", "$VM_"):
+        assert word in shown
+    assert screen.run("print(type(vm).__name__, vm.name)") == "Machine demo"
+    assert screen.run("local['echo']('one')") == "'one\\n'"
+    assert screen.run("str(sh.echo('two'))") == "'two\\n'"
+    assert screen.run("guest") == "<guest of demo>"
+    assert "it is stopped" in screen.run("qmp.query_status()")
+    assert "Start the machine and wait until its guest answers ssh." in screen.run("start?")

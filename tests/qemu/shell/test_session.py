@@ -12,7 +12,7 @@ from tests.support.shell_screen import screen_of
 from tests.support.world import QVM, Vm
 
 
-@pytest.mark.parametrize("ui", ["xonsh", "ptpython"])
+@pytest.mark.parametrize("ui", ["xonsh", pytest.param("ptpython", marks=pytest.mark.long)])
 def test_session_becomes_a_script_that_runs(vm: Vm, ui: str) -> None:
     home = vm.world.home
     with screen_of(vm.world, vm.directory, "--ui", ui) as screen:
@@ -57,7 +57,7 @@ def test_session_becomes_a_script_that_runs(vm: Vm, ui: str) -> None:
 def test_part_of_a_session_begins_where_it_was_typed(
     vm: Vm, blank: Callable[..., Vm], tmp_path: Path
 ) -> None:
-    other = blank(name="other", VM_MACHINE_ID="44")
+    other = blank(name="other", VM_MACHINE_ID="44", has_images=False)
     with screen_of(vm.world, vm.directory) as screen:
         screen.ready()
         screen.run("cd /tmp")

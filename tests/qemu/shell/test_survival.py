@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
 from collections.abc import Callable
-from pathlib import Path
+from itertools import product
 
 import pytest
 
-from tests.support.shell_screen import interrupt, leave, screen_of
+from tests.support.busy_shell import by_default
+from tests.support.shell_screen import Shell, Shells, interrupt, leave, screen_of, until_foreground
 from tests.support.world import Vm
 
 ALL = ("xonsh", "ptpython", "python")
@@ -35,8 +34,20 @@ def make_unusable(vm: Vm, how: str) -> dict[str, str]:
     return {}
 
 
-@pytest.mark.parametrize("ui", ALL)
-@pytest.mark.parametrize("how", ["no home", "no folder", "a folder", "damaged"])
+@pytest.mark.parametrize(
+    ("how", "ui"),
+    by_default(
+        product(("no home", "no folder", "a folder", "damaged"), ALL),
+        {
+            ("no home", "xonsh"),
+            ("no folder", "xonsh"),
+            ("damaged", "xonsh"),
+            ("a folder", "ptpython"),
+            ("no folder", "python"),
+            ("damaged", "python"),
+        },
+    ),
+)
 def test_unusable_history_is_reported_and_the_shell_works(vm: Vm, how: str, ui: str) -> None:
     env = make_unusable(vm, how)
     with screen_of(vm.world, vm.directory, "--ui", ui, env=env) as screen:
@@ -74,25 +85,41 @@ RCS = {
     "exit 0": 0,
     "1/0": 1,
 }
+LONG_RCS = [pytest.param(code, code, marks=pytest.mark.long) for code in RCS if code != "exit 0"]
 
 
-@pytest.mark.parametrize("code", list(RCS))
-def test_rc_that_ends_itself_leaves_the_shell_open(vm: Vm, code: str) -> None:
-    for path in (vm.world.home / ".config/xonsh/rc.xsh", vm.directory / ".qvmrc.xsh"):
-        name = "mine" if path.name == "rc.xsh" else "its"
+@pytest.mark.parametrize(
+    ("users", "machines"),
+    [
+        ("exit 3", "import sys; sys.exit(4)"),
+        ("1/0", "raise KeyboardInterrupt"),
+        ("exit 0", "exit 0"),
+        *LONG_RCS,
+    ],
+)
+def test_rc_that_ends_itself_leaves_the_shell_open(vm: Vm, users: str, machines: str) -> None:
+    for path, name, code in (
+        (vm.world.home / ".config/xonsh/rc.xsh", "mine", users),
+        (vm.directory / ".qvmrc.xsh", "its", machines),
+    ):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{name} = 'before'\n{code}\n{name} = 'after'\n")
     vm.ok("allow")
     with screen_of(vm.world, vm.directory) as screen:
         screen.ready()
         assert screen.run("mine, its") == "('before', 'before')"
-        output = f".qvmrc.xsh ended with status {RCS[code]}: the rest" in screen.text.replace("\n", "")
-        assert output is bool(RCS[code])
+        output = f".qvmrc.xsh ended with status {RCS[machines]}: the rest" in screen.text.replace("\n", "")
+        assert output is bool(RCS[machines])
         assert leave(screen, "exit 6") == 6
 
 
-@pytest.mark.parametrize("place", ["rc.xsh", ".qvmrc.xsh"])
-@pytest.mark.parametrize("line", ["sleep 60", "import time; time.sleep(60)"])
+@pytest.mark.parametrize(
+    ("place", "line"),
+    by_default(
+        product(("rc.xsh", ".qvmrc.xsh"), ("sleep 60", "import time; time.sleep(60)")),
+        {("rc.xsh", "sleep 60"), (".qvmrc.xsh", "import time; time.sleep(60)")},
+    ),
+)
 def test_ctrl_c_while_an_rc_is_loaded_opens_the_prompt(vm: Vm, place: str, line: str) -> None:
     path = vm.directory / place if place[0] == "." else vm.world.home / ".config/xonsh/rc.xsh"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,19 +133,6 @@ def test_ctrl_c_while_an_rc_is_loaded_opens_the_prompt(vm: Vm, place: str, line:
         screen.ready()
         assert screen.run("it") == "'before'"
         assert "AttributeError" not in screen.text
-
-
-def until_foreground(vm: Vm, line: str) -> None:
-    """Wait until the program `line` runs and has the terminal."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        for pid, found in vm.world.processes().items():
-            with contextlib.suppress(OSError):
-                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-                if found.strip() == line and fields[2] == fields[5]:  # its group, the terminal's
-                    return
-        time.sleep(0.05)
-    raise AssertionError(f"{line} is not in the foreground")
 
 
 def test_no_rc_opens_the_prompt_without_any(vm: Vm) -> None:
@@ -137,37 +151,33 @@ def test_no_rc_opens_the_prompt_without_any(vm: Vm) -> None:
 
 
 @pytest.mark.parametrize("ui", ALL)
-def test_ctrl_backslash_ends_a_program_and_never_the_shell(vm: Vm, ui: str) -> None:
-    with screen_of(vm.world, vm.directory, "--ui", ui) as screen:
-        screen.ready()
-        count = screen.begin("import time; print('begun', 1); time.sleep(60)")
-        screen.wait("^begun 1")
-        screen.key("C-\\")
-        screen.wait(r"^\^.")
+def test_ctrl_backslash_ends_a_program_and_never_the_shell(shells: Shells, ui: str) -> None:
+    screen = shells(ui)
+    count = screen.begin("import time; print('begun', 1); time.sleep(60)")
+    screen.wait("^begun 1")
+    screen.key("C-\\")
+    screen.wait(r"^\^.")
+    screen.key("C-c")
+    assert screen.ready(count)["status"] == "130"
+    if ui == "python":
         screen.key("C-c")
-        assert screen.ready(count)["status"] == "130"
-        if ui == "python":
-            screen.key("C-c")
-        else:
-            interrupt(screen)  # which draws another prompt
-            count = screen.begin("sleep 60")
-            until_foreground(vm, "sleep 60")
-            screen.key("C-\\")
-            screen.ready(count)
-        assert screen.run("6 * 7") == "42"
+    else:
+        interrupt(screen)  # which draws another prompt
+        count = screen.begin("sleep 60")
+        until_foreground(screen.vm, "sleep 60")
+        screen.key("C-\\")
+        screen.ready(count)
+    assert screen.run("6 * 7") == "42"
 
 
-def test_ctrl_backslash_while_a_word_runs_changes_nothing(blank: Callable[..., Vm]) -> None:
-    vm = blank()
-    with screen_of(vm.world, vm.directory) as screen:
-        screen.ready()
-        count = screen.begin("start")
-        screen.wait(r"waiting for ssh \.\.\.$")
-        screen.key("C-\\")
-        screen.wait(r"waiting for ssh \.\.\.\^.")
-        screen.key("C-c")
-        assert screen.ready(count)["status"] == "130"
-        screen.key("C-c")
-        screen.ready(count + 1)
-        assert screen.run("status -s") == "demo: stopped"
-        assert screen.prompts()[-1]["status"] == "1"
+def test_ctrl_backslash_while_a_word_runs_changes_nothing(screen: Shell) -> None:
+    count = screen.begin("start")
+    screen.wait(r"waiting for ssh \.\.\.$")
+    screen.key("C-\\")
+    screen.wait(r"waiting for ssh \.\.\.\^.")
+    screen.key("C-c")
+    assert screen.ready(count)["status"] == "130"
+    screen.key("C-c")
+    screen.ready(count + 1)
+    assert screen.run("status -s") == "demo: stopped"
+    assert screen.prompts()[-1]["status"] == "1"

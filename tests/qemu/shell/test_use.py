@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.firmware import QUICK
 from tests.support.shell_screen import screen_of
 from tests.support.world import QVM, Vm, World, write_vmrc
 
+LONG_PTPYTHON = pytest.param("ptpython", marks=pytest.mark.long)
 OLD = {
     "VM_KERNEL_PATH": "old/vmlinuz",
     "VM_MACHINE_MEM": "97",
@@ -23,12 +25,12 @@ OLD = {
 
 @pytest.fixture
 def vm(blank: Callable[..., Vm]) -> Vm:
-    return blank(**OLD)
+    return blank(VM_QEMU_EXTRA=QUICK, **OLD)
 
 
 @pytest.fixture
 def other(blank: Callable[..., Vm]) -> Vm:
-    return blank(name="other", VM_MACHINE_ID="44", VM_NEW="new")
+    return blank(name="other", VM_MACHINE_ID="44", VM_QEMU_EXTRA=QUICK, VM_NEW="new")
 
 
 SEEN = """
@@ -89,12 +91,15 @@ def test_use_takes_known_names_and_refuses_others(vm: Vm, other: Vm) -> None:
     assert "no machine is known as 'nosuch'" in result.err
     bad = vm.world.home / "bad"
     write_vmrc(bad, "bad", VM_MACHINE_MEM="lots")
-    for where in (bad, vm.world.home, "/nosuch"):
-        code = f"use {where} || echo stays\nprint(vm.name, settings.VM_KERNEL_PATH, $VM_MACHINE_MEM)\npwd\n"
-        result = vm.qvm("sh", stdin=code)
-        assert result.out == f"stays\ndemo old/vmlinuz 97\n{vm.directory}\n", str(result)
-    code = "from qvmsh import errors\ntry:\n    use('nosuch')\nexcept errors.UsageError as e: print(e.status)"
-    assert vm.qvm("sh", stdin=code).out == "2\n"
+    code = "".join(
+        f"use {where} || echo stays\nprint(vm.name, settings.VM_KERNEL_PATH, $VM_MACHINE_MEM)\npwd\n"
+        for where in (bad, vm.world.home, "/nosuch")
+    )
+    code += (
+        "from qvmsh import errors\ntry:\n    use('nosuch')\nexcept errors.UsageError as e: print(e.status)"
+    )
+    result = vm.qvm("sh", stdin=code)
+    assert result.out == f"stays\ndemo old/vmlinuz 97\n{vm.directory}\n" * 3 + "2\n", str(result)
 
 
 def test_use_outside_of_a_session_says_what_to_do(vm: Vm, other: Vm) -> None:
@@ -117,7 +122,7 @@ def test_session_in_a_session_drops_the_outer_machines_values(vm: Vm, other: Vm)
     assert "alpha" not in result.out, str(result)
 
 
-@pytest.mark.parametrize("ui", ["xonsh", "ptpython", "python"])
+@pytest.mark.parametrize("ui", ["xonsh", LONG_PTPYTHON, "python"])
 def test_use_at_the_prompt_and_cd_that_changes_nothing(vm: Vm, other: Vm, ui: str) -> None:
     with screen_of(vm.world, vm.directory, "--ui", ui) as screen:
         screen.ready()
@@ -158,7 +163,7 @@ def code(vm: Vm) -> Path:
     return path
 
 
-@pytest.mark.parametrize("ui", ["xonsh", "ptpython"])
+@pytest.mark.parametrize("ui", ["xonsh", LONG_PTPYTHON])
 def test_code_of_the_directory_is_loaded_only_once_it_is_allowed(vm: Vm, code: Path, ui: str) -> None:
     with screen_of(vm.world, vm.directory, "--ui", ui) as screen:
         screen.ready()

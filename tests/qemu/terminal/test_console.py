@@ -8,18 +8,23 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.firmware import QUICK
 from tests.support.tmux_terminal import Terminal, qvm_below, qvm_in_shell, wait_for_exit
-from tests.support.world import DEADLINE_S, QVM, Blank, Vm
+from tests.support.world import DEADLINE_S, QVM, Blank, Vm, World, write_vmrc
+
+SERIAL = {"VM_QEMU_MACHINE": "pc,graphics=off", "VM_QEMU_EXTRA": QUICK}
+"""The firmware writes to the serial console."""
 
 
 @pytest.fixture
 def speaking(blank: Blank) -> Vm:
     """A running machine whose firmware writes to the serial console."""
-    vm = blank(VM_QEMU_MACHINE="pc,graphics=off")
+    vm = blank(**SERIAL)
     vm.ok("start", "--no-wait")
     return vm
 
@@ -33,25 +38,31 @@ TALKER = bytes.fromhex(
 )
 """A boot sector that talks on the first serial port."""
 
+BOOTED = "Booting from Hard Disk"
 FLOOD = bytes(range(0x20, 0x60)) * (4 << 10)
 
 
+@pytest.fixture(scope="module")
+def talking(module_world: World) -> Iterator[Vm]:
+    """A running machine that answers on its console; tests leave it so, and each says words of its own."""
+    vm = make_talker(module_world)
+    start_talker(vm)
+    yield vm
+    vm.kill()
+
+
 @pytest.fixture
-def talking(blank: Blank) -> Vm:
-    """A running machine that answers on its console."""
-    vm = make_talker(blank)
-    vm.ok("start", "--no-wait")
-    deadline = time.monotonic() + DEADLINE_S
-    while b"Booting from Hard Disk" not in (vm.directory / ".qvm/log/serial.log").read_bytes():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    while "a" not in vm.ok("console", "--linger", "0.5", stdin="A").out:  # until then the BIOS reads it
-        assert time.monotonic() < deadline
-    return vm
+def own(world: World) -> Iterator[Vm]:
+    """As `talking`, the test's own: its console is flooded, or it ends."""
+    vm = make_talker(world)
+    start_talker(vm)
+    yield vm
+    vm.kill()
 
 
-def make_talker(blank: Blank) -> Vm:
-    vm = blank(has_images=False, VM_QEMU_MACHINE="pc,graphics=off")
+def make_talker(world: World) -> Vm:
+    vm = Vm(world, world.home / "demo")
+    write_vmrc(vm.directory, **SERIAL)
     raw = vm.directory / "raw"
     raw.write_bytes(TALKER.ljust(510, b"\0") + b"\x55\xaa" + bytes(1 << 20))
     subprocess.run(
@@ -59,6 +70,17 @@ def make_talker(blank: Blank) -> Vm:
     )
     vm.ok("init")
     return vm
+
+
+def start_talker(vm: Vm) -> None:
+    """Start it and wait until its boot sector answers."""
+    vm.ok("start", "--no-wait")
+    deadline = time.monotonic() + DEADLINE_S
+    while BOOTED.encode() not in (vm.directory / ".qvm/log/serial.log").read_bytes():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    while "a" not in vm.ok("console", "--linger", "0.5", stdin="A").out:  # until then the BIOS reads it
+        assert time.monotonic() < deadline
 
 
 def say(terminal: Terminal, word: str) -> None:
@@ -94,14 +116,14 @@ def test_console_beside_another_program_gives_both_every_byte(talking: Vm) -> No
         while len(heard) < 5:
             heard += other.recv(100)
         assert heard == b"hello"
-        other.sendall(b"AGAIN")
+        other.sendall(b"OTHER")
         while len(heard) < 10:
             heard += other.recv(100)
-        assert heard == b"helloagain"
+        assert heard == b"helloother"
 
 
 def test_console_of_a_machine_without_one_is_refused(blank: Blank) -> None:
-    vm = blank(VM_SERIAL="no")
+    vm = blank(VM_SERIAL="no", VM_QEMU_EXTRA=QUICK)
     vm.ok("start", "--no-wait")
     for words in (["console"], ["console", "--watch"]):
         result = vm.qvm(*words)
@@ -159,8 +181,9 @@ def test_console_usage_mistakes_are_reported(speaking: Vm) -> None:
 
 
 def test_console_detach_and_come_back(talking: Vm) -> None:
+    assert talking.ok("console", stdin="EARLIER").out == "earlier"
     with qvm_in_shell(talking, "console") as terminal:
-        terminal.wait("Booting from Hard Disk")  # what came before
+        terminal.wait("earlier")  # what came before
         say(terminal, "first")
         terminal.key("C-c")  # is the guest's: 3 ^ 0x20 is "#"
         terminal.wait("#")
@@ -193,26 +216,26 @@ def test_console_in_use_is_refused_watched_and_taken_over(talking: Vm) -> None:
             wait_for_exit(second, 0)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_console_ended_by_a_signal_gives_the_terminal_back(talking: Vm, number: int) -> None:
-    with qvm_in_shell(talking, "console") as terminal:
-        say(terminal, "here")
-        os.kill(qvm_below(terminal), number)
-        wait_for_exit(terminal, 143)
+def test_console_ended_by_a_signal_gives_the_terminal_back(talking: Vm) -> None:
+    for number, word in ((signal.SIGTERM, "asked"), (signal.SIGHUP, "closed")):
+        with qvm_in_shell(talking, "console") as terminal:
+            say(terminal, word)
+            os.kill(qvm_below(terminal), number)
+            wait_for_exit(terminal, 143)
     with qvm_in_shell(talking, "console") as terminal:  # and the console is free
-        say(terminal, "again")
+        say(terminal, "killed")
         os.kill(qvm_below(terminal), signal.SIGKILL)
         terminal.wait("after")  # in raw mode: nothing can be done about SIGKILL
     assert talking.qvm("console").status == 0
 
 
-def test_console_slow_reader_does_not_hold_the_guest_up(talking: Vm) -> None:
-    log = talking.directory / ".qvm/log/serial.log"
+def test_console_slow_reader_does_not_hold_the_guest_up(own: Vm) -> None:
+    log = own.directory / ".qvm/log/serial.log"
     before = log.stat().st_size
     console = subprocess.Popen(
         [QVM, "console"],
-        cwd=talking.directory,
-        env=talking.world.environ,
+        cwd=own.directory,
+        env=own.world.environ,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
@@ -250,31 +273,31 @@ def test_console_whose_keeper_is_killed_comes_back(talking: Vm) -> None:
         wait_for_exit(watcher, 0)
 
 
-def test_doctor_begins_a_new_keeper_and_no_byte_is_lost(talking: Vm) -> None:
-    log = talking.directory / ".qvm/log/serial.log"
+def test_doctor_begins_a_new_keeper_and_no_byte_is_lost(own: Vm) -> None:
+    log = own.directory / ".qvm/log/serial.log"
     before = log.stat().st_size
-    assert "keeps the console" not in talking.qvm("doctor").out
-    for pid in talking.world.pids("host/console_keeper.py"):
+    assert "keeps the console" not in own.qvm("doctor").out
+    for pid in own.world.pids("host/console_keeper.py"):
         os.kill(pid, signal.SIGKILL)
-    Path(socket_of(talking, "serial.in")).write_bytes(b"!")  # 256 KiB wait in the FIFO
-    assert "the process that keeps the console has ended" in talking.qvm("doctor").out
-    assert "started a new one" in talking.qvm("doctor", "--fix").out
+    Path(socket_of(own, "serial.in")).write_bytes(b"!")  # 256 KiB wait in the FIFO
+    assert "the process that keeps the console has ended" in own.qvm("doctor").out
+    assert "started a new one" in own.qvm("doctor", "--fix").out
     deadline = time.monotonic() + DEADLINE_S
     while not log.read_bytes().endswith(FLOOD):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert log.read_bytes()[before:].partition(b"missing]\r\n")[2] == FLOOD
-    assert "keeps the console" not in talking.qvm("doctor", "--fix").out
+    assert "keeps the console" not in own.qvm("doctor", "--fix").out
 
 
-def test_console_flood_reaches_the_log_and_each_console_whole(talking: Vm) -> None:
-    log = talking.directory / ".qvm/log/serial.log"
+def test_console_flood_reaches_the_log_and_each_console_whole(own: Vm) -> None:
+    log = own.directory / ".qvm/log/serial.log"
     before = log.stat().st_size
     watching = [
         subprocess.Popen(
             [QVM, "console", "--watch"],
-            cwd=talking.directory,
-            env=talking.world.environ,
+            cwd=own.directory,
+            env=own.world.environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
         )
@@ -282,11 +305,11 @@ def test_console_flood_reaches_the_log_and_each_console_whole(talking: Vm) -> No
     ]
     assert all(each.stdout and each.stdout.read(1) for each in watching)  # they show what there is
     watching[0].send_signal(signal.SIGSTOP)
-    out = talking.ok("console", stdin="!!").out
+    out = own.ok("console", stdin="!!").out
     assert out.encode() == FLOOD * 2
     assert log.read_bytes()[before:] == FLOOD * 2
     watching[0].send_signal(signal.SIGCONT)
-    talking.ok("kill")
+    own.ok("kill")
     assert all(each.communicate(timeout=DEADLINE_S)[0].endswith(FLOOD * 2) for each in watching)
 
 
@@ -297,29 +320,29 @@ def test_console_in_a_pipe_answers_and_ends(talking: Vm) -> None:
 
 def test_console_stays_through_a_reset(talking: Vm) -> None:
     with qvm_in_shell(talking, "console") as terminal:
-        say(terminal, "beforereset")
+        say(terminal, "resetting")
         talking.ok("cmd", "system_reset")
-        terminal.wait(r"Booting from Hard Disk[^A]*\Z")
+        terminal.wait(rf"resetting[\s\S]*{BOOTED}")
         deadline = time.monotonic() + DEADLINE_S
-        while "behindit" not in terminal.text:  # until the boot sector begins, the BIOS reads what is typed
+        while "running" not in terminal.text:  # until the boot sector begins, the BIOS reads what is typed
             assert time.monotonic() < deadline
-            terminal.type("BEHINDIT")
+            terminal.type("RUNNING")
             time.sleep(0.5)
         terminal.key("C-]")
         wait_for_exit(terminal, 0)
 
 
-def test_console_ends_with_qemu(talking: Vm) -> None:
-    with qvm_in_shell(talking, "console") as terminal:
+def test_console_ends_with_qemu(own: Vm) -> None:
+    with qvm_in_shell(own, "console") as terminal:
         say(terminal, "here")
-        os.kill(talking.pid, signal.SIGKILL)
+        os.kill(own.pid, signal.SIGKILL)
         assert "QEMU crashed" in wait_for_exit(terminal, 0)
 
 
-def test_console_of_run_is_refused_and_can_be_watched(blank: Blank) -> None:
-    vm = make_talker(blank)
+def test_console_of_run_is_refused_and_can_be_watched(world: World) -> None:
+    vm = make_talker(world)
     with qvm_in_shell(vm, "run") as terminal:
-        terminal.wait("Booting from Hard Disk")
+        terminal.wait(BOOTED)
         refused = vm.qvm("console")
         assert refused.status == 3
         assert "on the terminal of `qvm run`" in refused.err
@@ -329,10 +352,11 @@ def test_console_of_run_is_refused_and_can_be_watched(blank: Blank) -> None:
             vm.ok("kill")
             wait_for_exit(watcher, 0)
         wait_for_exit(terminal, 0)
+    vm.kill()
 
 
-def test_console_in_a_pipe_ends_although_the_guest_still_writes(talking: Vm) -> None:
-    result = talking.qvm("console", "--linger", "0.16", stdin="!" * 400)  # 100 MiB
+def test_console_in_a_pipe_ends_although_the_guest_still_writes(own: Vm) -> None:
+    result = own.qvm("console", "--linger", "0.16", stdin="!" * 400)  # 100 MiB
     assert result.status == 124, result.status
     assert "hint: a longer --linger waits longer" in result.err
-    talking.ok("kill")
+    own.ok("kill")

@@ -13,16 +13,24 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.firmware import QUICK
 from tests.support.tmux_terminal import Terminal
-from tests.support.world import QVM, Blank, Vm
+from tests.support.world import QVM, Blank, Vm, World, create_blank
+
+
+@pytest.fixture(scope="module")
+def machine(module_world: World) -> Iterator[Vm]:
+    made = create_blank(module_world, VM_QEMU_EXTRA=f"{QUICK} -boot reboot-timeout=-1")
+    yield made
+    made.kill()
 
 
 @pytest.fixture
-def live(blank: Blank) -> Vm:
-    """A running machine without a guest."""
-    vm = blank(VM_QEMU_EXTRA="-boot reboot-timeout=-1")
-    vm.ok("start", "--no-wait")
-    return vm
+def live(machine: Vm) -> Vm:
+    """A running machine without a guest, shared: a QEMU that a test has ended is started again."""
+    if machine.qvm("status", "-s").status != 0:
+        machine.ok("start", "--no-wait")
+    return machine
 
 
 @pytest.fixture
@@ -77,6 +85,7 @@ def test_monitor_completes_commands_and_arguments_of_qemu(live: Vm, hmp: Termina
     complete(hmp, "migrate_set_capability postcopy-r", "migrate_set_capability postcopy-ram")
     live.ok("cmd", "savevm", "tagged")
     complete(hmp, "delvm tag", "delvm tagged")
+    live.ok("cmd", "delvm", "tagged")
 
 
 def test_monitor_remembers_lines_but_no_secrets(live: Vm, hmp: Terminal) -> None:
@@ -148,6 +157,8 @@ def test_monitor_qmp_on_a_terminal_completes_and_answers(live: Vm) -> None:
         terminal.type("query-version")
         terminal.key("C-c")  # clears the line
         terminal.enter("stop", r"^\d\d:\d\d:\d\d STOP")
+        live.ok("cmd", "cont")
+        live.ok("cmd", "set_link", "net0", "on")
     finally:
         terminal.close()
 
@@ -179,7 +190,7 @@ def test_monitor_in_a_pipe_answers_line_by_line(live: Vm) -> None:
 
 
 def test_monitor_in_a_pipe_keeps_the_chosen_processor(blank: Blank) -> None:
-    vm = blank()
+    vm = blank(VM_QEMU_EXTRA=QUICK)
     vm.ok("--set", "VM_MACHINE_CPUS=2", "start", "--no-wait")
     result = vm.ok("monitor", stdin="cpu 1\ninfo cpus\ninfo registers\n")
     assert "* CPU #1" in result.out

@@ -22,7 +22,6 @@ import pytest
 from qvmsh.cli.parse import Entry
 from qvmsh.commands.index import COMMANDS
 from qvmsh.shell.session.spelling import REFUSED, is_hosts
-from tests.support.firmware import QUICK
 from tests.support.world import QVM, Vm, World, create_blank
 
 Outcome = tuple[int, Any]
@@ -161,7 +160,7 @@ def assert_same(found: dict[str, Outcome]) -> Outcome:
 
 @pytest.fixture(scope="module")
 def off(module_world: World) -> Iterator[Vm]:
-    vm = create_blank(module_world, "off", VM_MACHINE_ID="33", VM_QEMU_EXTRA=QUICK)
+    vm = create_blank(module_world, "off", VM_MACHINE_ID="33")
     yield vm
     vm.kill()
 
@@ -169,7 +168,7 @@ def off(module_world: World) -> Iterator[Vm]:
 @pytest.fixture(scope="module")
 def on(module_world: World) -> Iterator[Vm]:
     settings = {"VM_READY": "none", "VM_GUEST_AGENT": "no"}  # no command waits for a guest that never answers
-    vm = create_blank(module_world, "on", VM_MACHINE_ID="44", VM_QEMU_EXTRA=QUICK, **settings)
+    vm = create_blank(module_world, "on", VM_MACHINE_ID="44", **settings)
     vm.ok("start", "--no-wait")
     yield vm
     vm.kill()

@@ -11,7 +11,6 @@ import time
 
 import pytest
 
-from tests.support.firmware import QUICK
 from tests.support.world import Blank, Vm, World
 
 VERBS = ("init", "run", "start", "stop", "kill", "status", "cmd", "sh")
@@ -20,7 +19,7 @@ VERBS = ("init", "run", "start", "stop", "kill", "status", "cmd", "sh")
 @pytest.fixture
 def vm(blank: Blank) -> Vm:
     """A machine with an empty disk, off."""
-    return blank(VM_QEMU_EXTRA=QUICK)
+    return blank()
 
 
 def running_in(vm: Vm, state: str, *words: str) -> subprocess.Popen[str]:
@@ -194,7 +193,7 @@ def test_cmd_takes_the_rest_and_kill_quits_by_the_monitor(vm: Vm) -> None:
 
 
 def test_use_snapshots_no_every_verb_knows_the_one_image(blank: Blank) -> None:
-    vm = blank("flat", VM_USE_SNAPSHOTS="no", has_images=False, VM_QEMU_EXTRA=QUICK)
+    vm = blank("flat", VM_USE_SNAPSHOTS="no", has_images=False)
     image = vm.directory / "flat.qcow2"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "1M"], check=True)
     for words in (["-b"], ["--clobber-base", "-k"], ["-t"], []):

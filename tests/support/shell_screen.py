@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.support.firmware import QUICK
 from tests.support.tmux_terminal import PROMPT, Terminal, qvm_below
 from tests.support.world import QVM, Vm, World, create_blank
 
@@ -77,7 +76,7 @@ class Shells:
         if screen:
             screen.close()
             screen.vm.kill()
-        vm = screen.vm if screen else create_blank(self._world, where=f"{ui}/demo", VM_QEMU_EXTRA=QUICK)
+        vm = screen.vm if screen else create_blank(self._world, where=f"{ui}/demo")
         self._open[ui] = screen = self._make(vm, ui)
         screen.ready()
         screen.state("stopped")

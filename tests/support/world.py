@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from qvmsh import Machine
+from tests.support.firmware import QUICK
 from tests.support.guests.debian import DebianImage
 
 ROOT = Path(__file__).parents[2]
@@ -306,7 +307,7 @@ def wait_until(is_so: Callable[[], object]) -> None:
 def create_blank(world: World, name: str = "demo", where: str | None = None, **more: str) -> Vm:
     """A machine with an empty disk; `more` goes into its `.vmrc`."""
     vm = Vm(world, world.home / (where or name))
-    write_vmrc(vm.directory, name, **more)
+    write_vmrc(vm.directory, name, **{"VM_QEMU_EXTRA": QUICK} | more)
     seed = ["qemu-img", "create", "-q", "-f", "qcow2", f"./{name}-seed.qcow2", "16M"]
     subprocess.run(seed, cwd=vm.directory, check=True)
     if "VM_MACHINE_OWNER" in more:

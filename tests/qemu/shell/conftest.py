@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.firmware import QUICK
 from tests.support.shell_screen import Shell, Shells
 from tests.support.world import Blank, Vm, World, create_blank
 
@@ -14,13 +13,13 @@ from tests.support.world import Blank, Vm, World, create_blank
 @pytest.fixture
 def vm(blank: Blank) -> Vm:
     """A machine with an empty disk, off."""
-    return blank(VM_QEMU_EXTRA=QUICK)
+    return blank()
 
 
 @pytest.fixture(scope="module")
 def shared(module_world: World) -> Iterator[Vm]:
     """A machine with an empty disk for the tests of a module; each leaves it off, with the same settings."""
-    made = create_blank(module_world, VM_QEMU_EXTRA=QUICK)
+    made = create_blank(module_world)
     yield made
     made.kill()
 

@@ -15,7 +15,6 @@ import pytest
 
 from qvmsh.shell.script import bash as old
 from qvmsh.shell.script import old_words
-from tests.support.firmware import QUICK
 from tests.support.programs import write_script
 from tests.support.tmux_terminal import Terminal
 from tests.support.world import QVM, Vm, World, create_blank
@@ -24,7 +23,7 @@ from tests.support.world import QVM, Vm, World, create_blank
 @pytest.fixture(scope="module")
 def vm(module_world: World) -> Iterator[Vm]:
     settings = {"VM_KERNEL_PATH": "boot/vmlinuz", "VM_DATEFMT": "%Y", "VM_ERRLOG": "err log"}
-    made = create_blank(module_world, VM_QEMU_EXTRA=QUICK, **settings)
+    made = create_blank(module_world, **settings)
     yield made
     made.kill()
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.firmware import QUICK
 from tests.support.world import Result, Vm, World, create_blank
 
 STOPPED = "demo: stopped\n"
@@ -21,7 +20,7 @@ CANNOT = "qvm: demo: cannot stop: it is stopped"
 @pytest.fixture(scope="module")
 def vm(module_world: World) -> Iterator[Vm]:
     """One machine with an empty disk for all rows; each leaves it stopped."""
-    made = create_blank(module_world, VM_QEMU_EXTRA=QUICK)
+    made = create_blank(module_world)
     yield made
     made.kill()
 

@@ -33,7 +33,7 @@ def at_prompt(screen: Terminal, state: str, typed: str = "") -> None:
 @pytest.fixture(scope="module")
 def other(module_world: World) -> Iterator[Vm]:
     """Another machine, off."""
-    made = create_blank(module_world, "other", VM_MACHINE_ID="44", VM_QEMU_EXTRA=QUICK)
+    made = create_blank(module_world, "other", VM_MACHINE_ID="44")
     yield made
     made.kill()
 

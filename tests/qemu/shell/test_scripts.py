@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from tests.support.busy_shell import by_default
-from tests.support.firmware import QUICK
 from tests.support.programs import write_script
 from tests.support.world import DEADLINE_S, QVM, Result, Vm, World, create_blank, write_vmrc
 
@@ -25,7 +24,7 @@ SHEBANGS = ("#!/usr/bin/env qvm", "#!/usr/bin/env -S qvm sh")
 @pytest.fixture(scope="module")
 def vm(module_world: World) -> Iterator[Vm]:
     """One machine with an empty disk for all tests; each leaves it stopped."""
-    made = create_blank(module_world, VM_KERNEL_PATH="boot/vmlinuz", VM_QEMU_EXTRA=QUICK)
+    made = create_blank(module_world, VM_KERNEL_PATH="boot/vmlinuz")
     yield made
     made.kill()
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.firmware import QUICK
 from tests.support.shell_screen import screen_of
 from tests.support.world import QVM, Vm, World, write_vmrc
 
@@ -25,12 +24,12 @@ OLD = {
 
 @pytest.fixture
 def vm(blank: Callable[..., Vm]) -> Vm:
-    return blank(VM_QEMU_EXTRA=QUICK, **OLD)
+    return blank(**OLD)
 
 
 @pytest.fixture
 def other(blank: Callable[..., Vm]) -> Vm:
-    return blank(name="other", VM_MACHINE_ID="44", VM_QEMU_EXTRA=QUICK, VM_NEW="new")
+    return blank(name="other", VM_MACHINE_ID="44", VM_NEW="new")
 
 
 SEEN = """

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.firmware import QUICK
 from tests.support.tmux_terminal import Terminal
 from tests.support.world import QVM, Vm
 
@@ -46,7 +45,7 @@ qvm completion fish | source
 
 @pytest.fixture
 def vm(blank: Callable[..., Vm]) -> Vm:
-    return blank(VM_QEMU_EXTRA=QUICK)
+    return blank()
 
 
 def missing(shell: str) -> str:

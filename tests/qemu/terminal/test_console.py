@@ -123,7 +123,7 @@ def test_console_beside_another_program_gives_both_every_byte(talking: Vm) -> No
 
 
 def test_console_of_a_machine_without_one_is_refused(blank: Blank) -> None:
-    vm = blank(VM_SERIAL="no", VM_QEMU_EXTRA=QUICK)
+    vm = blank(VM_SERIAL="no")
     vm.ok("start", "--no-wait")
     for words in (["console"], ["console", "--watch"]):
         result = vm.qvm(*words)

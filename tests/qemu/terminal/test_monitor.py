@@ -190,7 +190,7 @@ def test_monitor_in_a_pipe_answers_line_by_line(live: Vm) -> None:
 
 
 def test_monitor_in_a_pipe_keeps_the_chosen_processor(blank: Blank) -> None:
-    vm = blank(VM_QEMU_EXTRA=QUICK)
+    vm = blank()
     vm.ok("--set", "VM_MACHINE_CPUS=2", "start", "--no-wait")
     result = vm.ok("monitor", stdin="cpu 1\ninfo cpus\ninfo registers\n")
     assert "* CPU #1" in result.out

@@ -94,9 +94,8 @@ def test_try_in_guest_brings_results_and_restores_the_machine(guest: Vm, tmp_pat
 
 
 def test_boot_times_boots_as_often_as_asked_and_stops(guest: Vm) -> None:
-    result = run(guest, "boot-times", "2")
+    result = run(guest, "boot-times", "1")  # 3, if not asked
     assert result.status == 0, str(result)
-    assert re.fullmatch(
-        r"boot 1: +[\d.]+ s\nboot 2: +[\d.]+ s\nmedian: +[\d.]+ s, from [\d.]+ to [\d.]+ s\n", result.out
-    ), str(result)
+    lines = r"boot 1: +[\d.]+ s\nmedian: +[\d.]+ s, from [\d.]+ to [\d.]+ s\n"
+    assert re.fullmatch(lines, result.out), str(result)
     assert guest.qvm("status", "-s").out == "demo: stopped\n"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -52,7 +54,7 @@ class Booted:
 
     def __init__(self, world: World, image: str, name: str) -> None:
         self.world, self.image, self.name = world, image, name
-        self.overlay = world.home / f"{name}.qcow2"
+        self.overlay, self.pulled = world.home / f"{name}.qcow2", world.home / f"{name}-pulled.qcow2"
         self.key = world.home / "id"
         if not self.key.exists():
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.key], check=True)
@@ -134,8 +136,18 @@ class Booted:
         return line.rpartition(" ")[0]
 
     def save(self) -> None:
-        """Boot, wait for all services, save the state in the overlay, and end QEMU."""
+        """Boot, wait for all services, save the state in the overlay, and end QEMU.
+
+        The disk as it is when the first client has seen the host key is kept as `pulled`, as if QEMU had
+        been killed at that moment.
+        """
         self.start()
+        self.first_host_key = self.host_key()
+        assert self.process
+        self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOWAIT)
+        shutil.copyfile(self.overlay, self.pulled)
+        self.process.send_signal(signal.SIGCONT)
         self.out("until pidof acpid && pidof qemu-ga; do usleep 100000; done")  # ssh is up before them
         qmp = Qmp(self.socket_of["qmp"])
         assert qmp.ask("human-monitor-command", **{"command-line": f"savevm {STATE}"}) == ""

@@ -22,7 +22,7 @@ PROMPT = "demo:running> "
 MAKES_ITS_MACHINE = ("README.md", "docs/tutorial.md")
 """Pages that begin without a machine; the others have one, `demo`, which is off."""
 
-LOAD = f"qvm start --loadvm {SAVED} && qvm -q snapshot delete {SAVED}"
+LOAD = f"qvm start --loadvm {SAVED} && qvm snapshot delete {SAVED} >/dev/null"
 LOADS = {
     "docs/archive.md": [LOAD],
     "docs/console.md": [LOAD],

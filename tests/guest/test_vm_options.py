@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.direct_boot import boot_directly
 from tests.support.world import Vm
 
 pytestmark = pytest.mark.guest
 
 
-def test_options_in_their_other_spellings_without_an_overlay(guest: Vm) -> None:
+def test_options_in_their_other_spellings_without_an_overlay(guest: Vm, tiny: str) -> None:
     """All that ends and begins a run of the guest, with VM_USE_SNAPSHOTS=no."""
     (guest.directory / "demo-base.qcow2").rename(guest.directory / "demo.qcow2")
     (guest.directory / "demo-backing.qcow2").unlink()
     guest.set(VM_USE_SNAPSHOTS="no")
+    boot_directly(guest, tiny)
     guest.ok("start", "--use-nat", "--ssh-attempts", "90")
     guest.ok("status", "--quiet")
     guest.ok("ssh", "echo kept > note; echo kept > /tmp/in-memory; sync")

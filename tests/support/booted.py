@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.direct_boot import kernel_of
 from tests.support.programs import free_port
 from tests.support.world import World
 
@@ -67,9 +68,10 @@ class Booted:
         public_key: str | None = None,
         hostname: str | None = "demo",
         instance: str = "",
+        is_direct: bool = False,
         more: Sequence[str] = (),
     ) -> None:
-        """Boot and wait for the banner of ssh; `more` goes to QEMU."""
+        """Boot and wait for the banner of ssh; `more` goes to QEMU, which loads the kernel if `is_direct`."""
         if not self.overlay.exists():
             words = ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", self.image]
             subprocess.run(["qemu-img", *words, self.overlay], check=True)
@@ -93,6 +95,9 @@ class Booted:
             argv += ["-fw_cfg", f"name=opt/qvm/hostname,string={hostname}"]
         if instance:
             argv += ["-fw_cfg", f"name=opt/qvm/instance,string={instance}"]
+        if is_direct:
+            kernel, initrd, command_line = kernel_of(self.image).values()
+            argv += ["-kernel", kernel, "-initrd", initrd, "-append", command_line]
         self.process = subprocess.Popen([*argv, *more], env=self.world.environ)
         self._await_banner()
 

@@ -182,7 +182,7 @@ def test_host_key_and_keys_of_users_from_boot_to_boot(saved: Booted, fresh: Boot
     with root_file_system(saved.image, one.world.home) as image:
         assert HOST_KEY not in files(image)  # it is made at the first boot
     shutil.copyfile(saved.pulled, one.overlay)  # what a client has seen must be on the disk
-    one.start(hostname=None)
+    one.start(hostname=None, is_direct=True)
     assert one.host_key() == first
     assert one.out("hostname") == "tiny\n"
     one.out(f"echo '{MINE}' >> ~/.ssh/authorized_keys; sync")
@@ -192,7 +192,8 @@ def test_host_key_and_keys_of_users_from_boot_to_boot(saved: Booted, fresh: Boot
     new = (tmp_path / "new.pub").read_text().strip()
     one.key = tmp_path / "new"
     given = f"{new}\n\n{new} again"  # no newline at the end
-    one.start(instance="a copy", public_key=given)  # the host says that it is another machine's now
+    # the host says that it is another machine's now
+    one.start(instance="a copy", public_key=given, is_direct=True)
     copy = one.host_key()
     assert copy != first
     assert one.out("cat ~/.ssh/authorized_keys").splitlines() == [new, f"{new} again", MINE]
@@ -200,7 +201,7 @@ def test_host_key_and_keys_of_users_from_boot_to_boot(saved: Booted, fresh: Boot
     assert one.out("stat -c '%a %U' ~/.ssh ~/.ssh/authorized_keys") == "700 qvm\n600 qvm\n"
     assert old not in one.out("cat /etc/qvm.keys")
     one.kill()
-    one.start(instance="a copy", public_key=given)
+    one.start(instance="a copy", public_key=given, is_direct=True)
     assert one.host_key() == copy
     assert one.out("cat ~/.ssh/authorized_keys").splitlines() == [new, f"{new} again", MINE]
 

@@ -9,16 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.direct_boot import boot_directly
 from tests.support.world import SAVED, Vm
 
 pytestmark = pytest.mark.guest
 
 
-def test_running_stops_what_it_started_also_after_an_exception(resumable: Vm) -> None:
+def test_running_stops_what_it_started_also_after_an_exception(resumable: Vm, tiny: str) -> None:
     with resumable.library().running(loadvm=SAVED) as vm:
         assert vm.ssh("uname") == "Linux\n"
         vm.ssh("echo kept > kept; sync")
     assert vm.status().state == "stopped"
+    boot_directly(resumable, tiny)
     with pytest.raises(ZeroDivisionError), resumable.library().running(disposable=True) as vm:
         1 / int(vm.ssh("grep -vc kept kept || true"))
     assert vm.status().state == "stopped"

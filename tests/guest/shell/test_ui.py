@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.direct_boot import boot_directly
 from tests.support.shell_screen import run_at_breakpoint, screen_of, wait_for_breakpoint
 from tests.support.world import SAVED, Vm, write_vmrc
 
@@ -116,7 +117,7 @@ def test_breakpoint_in_a_script_with_a_guest(running: Vm, tmp_path: Path) -> Non
         screen.wait("^left changed$")
 
 
-def test_guest_without_a_waiting_command_is_reported_when_ready(resumable: Vm) -> None:
+def test_guest_without_a_waiting_command_is_reported_when_ready(resumable: Vm, tiny: str) -> None:
     with screen_of(resumable.world, resumable.directory) as screen:
         screen.ready()
         screen.state("stopped")
@@ -128,6 +129,8 @@ def test_guest_without_a_waiting_command_is_reported_when_ready(resumable: Vm) -
         screen.ready(3)
         resumable.kill()
         screen.state("stopped")
-        assert "demo: ready after" in screen.run(f"start --loadvm {SAVED}")
+        boot_directly(resumable, tiny)
+        assert "demo: ready after" in screen.run("start")
         assert screen.run("vm ssh echo hello") == "hello"
-        assert screen.text.count("the guest answers ssh") == 1  # `start` itself has reported the other
+        # `start` itself has reported the other
+        assert screen.text.count("the guest answers ssh") == 1, screen.text

@@ -28,7 +28,7 @@ LOADS = {
     "docs/archive.md": [LOAD],
     "docs/console.md": [LOAD],
     "docs/python.md": [],
-    "docs/running.md": ["qvm start", "qvm start --loadvm ready"],
+    "docs/running.md": [LOAD, "qvm start --loadvm ready"],
     "docs/shell.md": [],
 }
 """Pages whose machine has a saved state of its booted guest, and what each `qvm start` of them is typed as.

@@ -16,6 +16,7 @@ from tests.support.world import QVM, Vm, create_tiny
 
 BAD = re.compile(r"Traceback|Task was destroyed|Exception|bug in qvm|Unhandled|TypeError|AttributeError")
 
+STOP_R = {"shell": ("stop -r | tail -1", "demo: rebooted")}
 REBOOT = {"shell": ("vm reboot | tail -1", "demo: rebooted"), "python": ("reboot().machine", "'demo'")}
 BACK = {"shell": ("vm ssh echo back", "back"), "python": ("ssh('echo back')", "'back\\n'")}
 LINES = {
@@ -134,7 +135,7 @@ def test_sessions_of_all_three_beside_one_another_end_as_they_began(running: Vm,
     with sessions(running, ("xonsh", "ptpython", "python"), tmp_path) as made:
         for session in made:
             session.work()
-        made[0].run(REBOOT)
+        made[0].run(STOP_R)
         for session in made[1:]:
             see_reset(session.screen)
         for session in made:

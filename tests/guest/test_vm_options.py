@@ -4,36 +4,31 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.direct_boot import boot_directly
 from tests.support.world import Vm
 
 pytestmark = pytest.mark.guest
 
 
-def test_stop_and_start_options_in_their_other_spellings(guest: Vm) -> None:
-    guest.start("--use-nat", "--ssh-attempts", "90")
-    guest.ok("status", "--quiet")
-    guest.ok("ssh", "echo kept > /tmp/in-memory; echo kept > note; sync")
-    guest.ok("stop", "--vm-save", "ready")  # suspends
-    guest.ok("start", "--loadvm", "ready")
-    assert guest.ok("ssh", "cat /tmp/in-memory").out == "kept\n"
-    assert "rebooted by " in guest.ok("stop", "-r").out
-    assert guest.qvm("ssh", "cat /tmp/in-memory").status == 1
-    assert "powered off by " in guest.ok("stop", "-p").out
-    assert guest.qvm("status", "-q").status == 1
+def test_options_in_their_other_spellings_without_an_overlay(guest: Vm, tiny: str) -> None:
+    """All that ends and begins a run of the guest, with VM_USE_SNAPSHOTS=no.
 
-
-def test_use_snapshots_no_with_a_real_guest_saves_and_loads(guest: Vm) -> None:
+    `stop -r` is in tests/guest/shell/test_long_session.py.
+    """
     (guest.directory / "demo-base.qcow2").rename(guest.directory / "demo.qcow2")
     (guest.directory / "demo-backing.qcow2").unlink()
     guest.set(VM_USE_SNAPSHOTS="no")
-    guest.start()
+    boot_directly(guest, tiny)
+    guest.ok("start", "--use-nat", "--ssh-attempts", "90")
+    guest.ok("status", "--quiet")
     guest.ok("ssh", "echo kept > note; echo kept > /tmp/in-memory; sync")
-    guest.ok("stop", "-s", "ready")
+    guest.ok("stop", "--vm-save", "ready")  # suspends
     guest.ok("start", "-l", "ready")
     assert guest.ok("ssh", "cat note /tmp/in-memory").out == "kept\nkept\n"
     guest.ok("restart")
-    assert guest.ok("ssh", "cat note").out == "kept\n"
-    assert "powered off by " in guest.ok("stop").out
+    assert guest.qvm("ssh", "cat note /tmp/in-memory").out == "kept\n"
+    assert "powered off by " in guest.ok("stop", "-p").out
+    assert guest.qvm("status", "-q").status == 1
     assert [path.name for path in guest.directory.glob("*.qcow2")] == ["demo.qcow2"]
 
 

@@ -3,20 +3,51 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import shutil
+import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.direct_boot import kernel_of
 from tests.support.programs import free_port
 from tests.support.world import World
 
 BOOT_S = 120
-
-
+STATE = "ready"
 HOST_KEY = "/etc/dropbear/dropbear_ed25519_host_key"
+
+
+class Qmp:
+    """A QMP connection, just enough for a test."""
+
+    def __init__(self, path: Path) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(30)
+        self.socket.connect(str(path))
+        self.file = self.socket.makefile("r")
+        json.loads(self.file.readline())
+        self.ask("qmp_capabilities")
+
+    def ask(self, command: str, **arguments: str) -> Any:
+        line = json.dumps({"execute": command, "arguments": arguments})
+        self.socket.sendall(line.encode() + b"\n")
+        for line in self.file:
+            answer = json.loads(line)
+            if "return" in answer or "error" in answer:
+                return answer.get("return", answer.get("error"))
+        return None
+
+    def close(self) -> None:
+        self.file.close()
+        self.socket.close()
 
 
 class Booted:
@@ -24,28 +55,34 @@ class Booted:
 
     def __init__(self, world: World, image: str, name: str) -> None:
         self.world, self.image, self.name = world, image, name
-        self.overlay = world.home / f"{name}.qcow2"
+        self.overlay, self.pulled = world.home / f"{name}.qcow2", world.home / f"{name}-pulled.qcow2"
         self.key = world.home / "id"
         if not self.key.exists():
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.key], check=True)
-        self.socket_of = {kind: world.runtime / f"{name}.{kind}" for kind in ("qmp", "ga")}
+        self.socket_of = {kind: world.runtime / f"{name}.{kind}" for kind in ("qmp", "ga", "serial")}
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(
-        self, *, public_key: str | None = None, hostname: str | None = "demo", instance: str = ""
+        self,
+        *,
+        public_key: str | None = None,
+        hostname: str | None = "demo",
+        instance: str = "",
+        is_direct: bool = False,
+        more: Sequence[str] = (),
     ) -> None:
-        """Boot and wait for the banner of ssh."""
+        """Boot and wait for the banner of ssh; `more` goes to QEMU, which loads the kernel if `is_direct`."""
         if not self.overlay.exists():
             words = ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", self.image]
             subprocess.run(["qemu-img", *words, self.overlay], check=True)
         given = self.world.home / "given.pub"
         given.write_text(self.key.with_suffix(".pub").read_text() if public_key is None else public_key)
         self.port = free_port()
-        log = f"file:{self.world.home}/{self.name}.serial"
-        serial = f"unix:{self.socket_of['serial']},server=on,wait=off" if "serial" in self.socket_of else log
+        log = f"logfile={self.world.home}/{self.name}.serial"
         argv = [
             *("qemu-system-x86_64", "-machine", "pc", "-accel", "tcg", "-cpu", "max", "-m", "256"),
-            *("-nodefaults", "-display", "none", "-serial", serial),
+            *("-nodefaults", "-display", "none", "-serial", "chardev:serial"),
+            *("-chardev", f"socket,id=serial,path={self.socket_of['serial']},server=on,wait=off,{log}"),
             *("-drive", f"file={self.overlay},if=virtio,format=qcow2"),
             *("-netdev", f"user,id=n0,hostfwd=tcp:127.0.0.1:{self.port}-:22"),
             *("-device", "virtio-net-pci,netdev=n0", "-device", "virtio-serial-pci"),
@@ -58,7 +95,10 @@ class Booted:
             argv += ["-fw_cfg", f"name=opt/qvm/hostname,string={hostname}"]
         if instance:
             argv += ["-fw_cfg", f"name=opt/qvm/instance,string={instance}"]
-        self.process = subprocess.Popen(argv, env=self.world.environ)
+        if is_direct:
+            kernel, initrd, command_line = kernel_of(self.image).values()
+            argv += ["-kernel", kernel, "-initrd", initrd, "-append", command_line]
+        self.process = subprocess.Popen([*argv, *more], env=self.world.environ)
         self._await_banner()
 
     def _await_banner(self) -> None:
@@ -100,11 +140,40 @@ class Booted:
         line = self.out(f"dropbearkey -y -f {HOST_KEY}", user="root").splitlines()[1]
         return line.rpartition(" ")[0]
 
+    def save(self) -> None:
+        """Boot, wait for all services, save the state in the overlay, and end QEMU.
+
+        The disk as it is when the first client has seen the host key is kept as `pulled`, as if QEMU had
+        been killed at that moment.
+        """
+        self.start()
+        self.first_host_key = self.host_key()
+        assert self.process
+        self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOWAIT)
+        shutil.copyfile(self.overlay, self.pulled)
+        self.process.send_signal(signal.SIGCONT)
+        self.out("until pidof acpid && pidof qemu-ga; do usleep 100000; done")  # ssh is up before them
+        qmp = Qmp(self.socket_of["qmp"])
+        assert qmp.ask("human-monitor-command", **{"command-line": f"savevm {STATE}"}) == ""
+        assert qmp.ask("quit") == {}
+        qmp.close()
+        assert self.wait() == 0
+
+    def load(self, saved: Booted) -> None:
+        """Continue from the state that another one, which is off, has saved, on a copy of its disk."""
+        assert self.key == saved.key
+        shutil.copyfile(saved.overlay, self.overlay)
+        self.start(more=["-loadvm", STATE])
+
     def wait(self, timeout_s: float = 60) -> int:
         assert self.process is not None
         return self.process.wait(timeout_s)
 
     def kill(self) -> None:
+        """End QEMU at once; it leaves its sockets, as it must, and they are removed."""
         if self.process:
             self.process.kill()
             self.process.wait()
+        for path in self.socket_of.values():
+            path.unlink(missing_ok=True)

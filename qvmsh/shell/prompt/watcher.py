@@ -264,7 +264,7 @@ class _Surroundings:
         self._pidfd = -1
         self._run: tuple[int, int] | None = None
         self._has_looked = False
-        self._awaited: tuple[int, int] | None = None
+        self._awaited: int | None = None
         self._conversation: asyncio.Task[None] | None = None
         self._relay: _Relay | None = None
 
@@ -341,10 +341,13 @@ class _Surroundings:
         self._conversation = asyncio.ensure_future(self._converse(record, self._relay))
 
     def _renew_waiting(self, record: LaunchRecord) -> None:
-        """Wait once for the guest of each run that began while it was watched."""
-        if self._run == self._awaited or self._pid is None:
+        """Wait once for the guest of each QEMU that began while it was watched.
+
+        Its launch record may be written again, as when a state has been loaded.
+        """
+        if self._pid is None or self._pid == self._awaited:
             return
-        self._awaited = self._run
+        self._awaited = self._pid
         if self._has_looked and state.has_ssh(self.vm, record):
             self._watcher.await_guest(self.vm.directory, self._pid, record)
 

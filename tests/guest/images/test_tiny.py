@@ -7,6 +7,7 @@ import json
 import os
 import re
 import select
+import shutil
 import socket
 import subprocess
 import time
@@ -16,65 +17,36 @@ from typing import Any
 
 import pytest
 
-from tests.support.booted import Booted
+from tests.support.booted import HOST_KEY, Booted, Qmp
+from tests.support.root_file_system import files, look, root_file_system
 from tests.support.world import World
 
 pytestmark = pytest.mark.guest
 
 
-class Qmp:
-    """A QMP connection, just enough for a test."""
-
-    def __init__(self, path: Path) -> None:
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(30)
-        self.socket.connect(str(path))
-        self.file = self.socket.makefile("r")
-        json.loads(self.file.readline())
-        self.ask("qmp_capabilities")
-
-    def ask(self, command: str) -> Any:
-        self.socket.sendall(json.dumps({"execute": command}).encode() + b"\n")
-        for line in self.file:
-            answer = json.loads(line)
-            if "return" in answer or "error" in answer:
-                return answer.get("return", answer.get("error"))
-        return None
-
-    def close(self) -> None:
-        self.file.close()
-        self.socket.close()
+@pytest.fixture(scope="module")
+def saved(module_world: World, tiny: str) -> Booted:
+    """A guest that is off, with the saved state of its first boot in its disk."""
+    one = Booted(module_world, tiny, "saved")
+    one.save()
+    return one
 
 
 @pytest.fixture(scope="module")
-def booted(module_world: World, tiny: str) -> Iterator[Booted]:
+def booted(saved: Booted) -> Iterator[Booted]:
     """A guest that the tests of this module share; they leave it as it was."""
-    one = Booted(module_world, tiny, "shared")
-    one.start()
+    one = Booted(saved.world, saved.image, "shared")
+    one.load(saved)
     yield one
     one.kill()
-    _forget_sockets(one)
 
 
 @pytest.fixture
-def fresh(world: World, tiny: str) -> Iterator[Callable[[str], Booted]]:
-    """Makes guests of the test's own, off; one at a time is to run."""
-    made: list[Booted] = []
-
-    def make(name: str) -> Booted:
-        made.append(Booted(world, tiny, name))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.kill()
-        _forget_sockets(one)
-
-
-def _forget_sockets(one: Booted) -> None:
-    """A killed QEMU leaves its sockets, as it must."""
-    for path in one.socket_of.values():
-        path.unlink(missing_ok=True)
+def fresh(world: World, tiny: str) -> Iterator[Booted]:
+    """A guest of the test's own, off."""
+    one = Booted(world, tiny, "one")
+    yield one
+    one.kill()
 
 
 def test_boot_passes_the_keys_to_both_accounts(booted: Booted) -> None:
@@ -201,104 +173,84 @@ def test_pty_session_is_a_login_shell_with_its_status(booted: Booted) -> None:
     assert re.search(r"^/dev/pts/\d+$", done.stdout, re.MULTILINE), done.stdout
 
 
-def test_host_key_is_each_disk_s_own_and_survives_a_pulled_plug(fresh: Callable[[str], Booted]) -> None:
-    one, two = fresh("one"), fresh("two")
-    one.start()
-    first = one.host_key()
-    one.kill()  # at once: what a client has seen must be on the disk
-    one.start(hostname=None)
+MINE = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB added in the guest"
+
+
+def test_host_key_and_keys_of_users_from_boot_to_boot(saved: Booted, fresh: Booted, tmp_path: Path) -> None:
+    """The host key is each disk's own; keys of another boot replace only the earlier ones."""
+    one, first = fresh, saved.first_host_key
+    with root_file_system(saved.image, one.world.home) as image:
+        assert HOST_KEY not in files(image)  # it is made at the first boot
+    shutil.copyfile(saved.pulled, one.overlay)  # what a client has seen must be on the disk
+    one.start(hostname=None, is_direct=True)
     assert one.host_key() == first
     assert one.out("hostname") == "tiny\n"
-    one.kill()
-    two.start()
-    assert two.host_key() != first
-    two.kill()
-    one.start(instance="a copy")  # the host says that it is another machine's now
-    copy = one.host_key()
-    assert copy != first
-    one.kill()
-    one.start(instance="a copy")
-    assert one.host_key() == copy
-
-
-def test_keys_of_another_boot_replace_only_the_earlier_ones(
-    fresh: Callable[[str], Booted], tmp_path: Path
-) -> None:
-    one = fresh("one")
-    one.start()
-    mine = (
-        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB added in the guest"
-    )
-    one.out(f"echo '{mine}' >> ~/.ssh/authorized_keys; sync")
+    one.out(f"echo '{MINE}' >> ~/.ssh/authorized_keys; sync")
     one.kill()
     old = one.key.with_suffix(".pub").read_text().strip()
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "new"], check=True)
     new = (tmp_path / "new.pub").read_text().strip()
     one.key = tmp_path / "new"
-    one.start(public_key=f"{new}\n\n{new} again")  # no newline at the end
-    assert one.out("cat ~/.ssh/authorized_keys").splitlines() == [new, f"{new} again", mine]
+    given = f"{new}\n\n{new} again"  # no newline at the end
+    # the host says that it is another machine's now
+    one.start(instance="a copy", public_key=given, is_direct=True)
+    copy = one.host_key()
+    assert copy != first
+    assert one.out("cat ~/.ssh/authorized_keys").splitlines() == [new, f"{new} again", MINE]
     assert one.out("cat ~/.ssh/authorized_keys", user="root").splitlines() == [new, f"{new} again"]
     assert one.out("stat -c '%a %U' ~/.ssh ~/.ssh/authorized_keys") == "700 qvm\n600 qvm\n"
     assert old not in one.out("cat /etc/qvm.keys")
+    one.kill()
+    one.start(instance="a copy", public_key=given, is_direct=True)
+    assert one.host_key() == copy
+    assert one.out("cat ~/.ssh/authorized_keys").splitlines() == [new, f"{new} again", MINE]
 
 
-@pytest.mark.parametrize("way", ["button", "agent", "ssh"])
-def test_power_every_way_off_is_clean(fresh: Callable[[str], Booted], way: str) -> None:
-    one = fresh("one")
-    one.start()
-    one.ssh("until pidof acpid && pidof qemu-ga; do usleep 100000; done")  # ssh is up before them
-    assert one.out("echo kept > note && cat note") == "kept\n"  # not synced: the way down must do it
-    if way == "button":
-        qmp = Qmp(one.socket_of["qmp"])
-        assert qmp.ask("system_powerdown") == {}
-        qmp.close()
-    elif way == "agent":
-        with socket.socket(socket.AF_UNIX) as agent:
-            agent.connect(str(one.socket_of["ga"]))
-            agent.sendall(b'{"execute": "guest-shutdown"}\n')
-            assert select.select([agent], [], [], 60)[0]
-    else:
-        assert one.ssh("sudo -n systemctl poweroff").returncode == 0
-    assert one.wait() == 0
-    assert "needs_recovery" not in _superblock(one)
-    one.start()
-    assert one.out("cat note") == "kept\n"
+def _press_button(one: Booted) -> None:
+    qmp = Qmp(one.socket_of["qmp"])
+    assert qmp.ask("system_powerdown") == {}
+    qmp.close()
 
 
-def _superblock(one: Booted) -> str:
-    """What dumpe2fs says of the root file system of a guest that is off."""
-    raw = one.world.home / "raw.img"
-    subprocess.run(["qemu-img", "convert", "-O", "raw", one.overlay, raw], check=True)
-    with raw.open("rb") as file:
-        file.seek(446 + 16 + 8)
-        start = int.from_bytes(file.read(4), "little") * 512
-    part = one.world.home / "part.img"
-    with raw.open("rb") as source, part.open("wb") as target:
-        source.seek(start)
-        while block := source.read(1 << 22):
-            target.write(block)
-    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
-    done = subprocess.run(
-        ["dumpe2fs", "-h", part], env={"PATH": path}, capture_output=True, text=True, check=True
-    )
-    raw.unlink()
-    part.unlink()
-    return done.stdout
+def _ask_agent(one: Booted) -> None:
+    with socket.socket(socket.AF_UNIX) as agent:
+        agent.connect(str(one.socket_of["ga"]))
+        agent.sendall(b'{"execute": "guest-shutdown"}\n')
+        assert select.select([agent], [], [], 60)[0]
 
 
-def test_console_logs_in_without_a_password(fresh: Callable[[str], Booted]) -> None:
-    one = fresh("one")
-    one.socket_of["serial"] = one.world.runtime / "one.serial"
-    one.start()
+def _ask_ssh(one: Booted) -> None:
+    assert one.ssh("sudo -n systemctl poweroff").returncode == 0
+
+
+@pytest.mark.parametrize("power_off", [_press_button, _ask_agent, _ask_ssh], ids=["button", "agent", "ssh"])
+def test_power_every_way_off_is_clean(saved: Booted, power_off: Callable[[Booted], None]) -> None:
+    one = Booted(saved.world, saved.image, "off")
+    one.overlay.unlink(missing_ok=True)
+    try:
+        one.load(saved)
+        assert one.out("echo kept > note && cat note") == "kept\n"  # not synced: the way down must do it
+        power_off(one)
+        assert one.wait() == 0
+    finally:
+        one.kill()
+    with root_file_system(one.overlay, one.world.home) as image:
+        assert "Filesystem features:" in (superblock := look("dumpe2fs", "-h", image))
+        assert "needs_recovery" not in superblock
+        assert look("debugfs", "-R", "cat /home/qvm/note", image) == "kept\n"
+
+
+def test_console_logs_in_without_a_password(booted: Booted) -> None:
     with socket.socket(socket.AF_UNIX) as console:
         console.settimeout(60)
-        console.connect(str(one.socket_of["serial"]))
+        console.connect(str(booted.socket_of["serial"]))
         console.sendall(b"\n")
         _expect(console, b"demo login: ")
         console.sendall(b"qvm\n")
         _expect(console, b"qvm@demo:~$ ")
-        console.sendall(b"id -un; sudo -n id -un; stty -a | wc -l\n")
+        console.sendall(b"id -un; sudo -n id -un; stty -a | wc -l; exit\n")
         _expect(console, b"qvm\r\nroot\r\n")
+        _expect(console, b"demo login: ")
 
 
 def _expect(console: socket.socket, words: bytes) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.tmux_terminal import qvm_shell
-from tests.support.world import Result, Vm
+from tests.support.world import SAVED, Result, Vm
 
 pytestmark = pytest.mark.guest
 
@@ -77,15 +77,15 @@ guest.path("/tmp/up load.bin").delete()
 
 def test_guest_and_word_share_one_connection_and_leave_nothing(running: Vm) -> None:
     running.ok("ssh", "true")
-    # the tests before may have left some, which end by themselves
-    before = running.world.pids("ControlMaster=yes")
+    before = running.world.processes()  # QEMU, the connection, and what ends by itself
+    connections = running.world.pids("ControlMaster=yes")
     script(running, "guest['true'](); guest['true']()")
     running.ok("sh", stdin="vm ssh true\nx = vm.ssh('hostname')\nprint(x)\n")
-    assert set(running.world.pids("ControlMaster=yes")) <= set(before)
+    assert set(running.world.pids("ControlMaster=yes")) <= set(connections)
     deadline = time.monotonic() + 150
-    while len([line for line in running.world.processes().values() if "keeper.py" not in line]) > 2:
-        assert time.monotonic() < deadline, running.world.processes()  # more than QEMU and the connection
-        time.sleep(0.05)
+    while left := running.world.processes().keys() - before.keys():
+        assert time.monotonic() < deadline, (left, running.world.processes())
+        time.sleep(0.1)
 
 
 def test_ssh_word_has_bytes_statuses_and_pipes_of_its_own(running: Vm, tmp_path: Path) -> None:
@@ -128,9 +128,10 @@ def test_prompt_in_a_guest_and_back(running: Vm) -> None:
         assert "\nnever" not in screen.text
 
 
-def test_start_then_guest_then_stop_in_one_script(guest: Vm) -> None:
+def test_start_then_guest_then_stop_in_one_script(resumable: Vm) -> None:
     """Each run of the guest has its own port and shell; `guest` follows, and says when there is none."""
-    text = """
+    text = f"""
+SAVED = {SAVED!r}
 from qvmsh.errors import StateError
 def refused():
     try:
@@ -138,12 +139,13 @@ def refused():
     except StateError as error:
         print(error)
 refused()
-for boot in range(2):
-    print(start().ready, guest["cat"]("/proc/sys/kernel/random/boot_id") != "", guest["uname"](), end="")
+for run in range(2):
+    ready = start(loadvm=SAVED).ready
+    print(ready, guest["cat"]("/proc/sys/kernel/random/boot_id") != "", guest["uname"](), end="")
     print(stop().machine)
 refused()
 """
-    result = script(guest, text)
+    result = script(resumable, text)
     assert result.status == 0, str(result)
     cannot = "demo: cannot reach the guest: it is stopped"
     one = "True True Linux\ndemo\n"

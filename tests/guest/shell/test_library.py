@@ -9,17 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.world import Vm
+from tests.support.direct_boot import boot_directly
+from tests.support.world import SAVED, Vm
 
 pytestmark = pytest.mark.guest
 
 
-def test_running_stops_what_it_started_also_after_an_exception(guest: Vm) -> None:
-    with guest.library().running() as vm:
+def test_running_stops_what_it_started_also_after_an_exception(resumable: Vm, tiny: str) -> None:
+    with resumable.library().running(loadvm=SAVED) as vm:
         assert vm.ssh("uname") == "Linux\n"
         vm.ssh("echo kept > kept; sync")
     assert vm.status().state == "stopped"
-    with pytest.raises(ZeroDivisionError), guest.library().running(disposable=True) as vm:
+    boot_directly(resumable, tiny)
+    with pytest.raises(ZeroDivisionError), resumable.library().running(disposable=True) as vm:
         1 / int(vm.ssh("grep -vc kept kept || true"))
     assert vm.status().state == "stopped"
 
@@ -31,14 +33,14 @@ def test_running_leaves_a_running_machine_running(running: Vm) -> None:
     assert running.pid == pid
 
 
-def test_running_interrupted_leaves_nothing(guest: Vm, tmp_path: Path) -> None:
+def test_running_interrupted_leaves_nothing(resumable: Vm, tmp_path: Path) -> None:
     script = tmp_path / "waits.py"
     script.write_text(
         "import sys, time\nfrom qvmsh.here import vm\n"
-        "with vm.running():\n    print('ready', flush=True)\n    time.sleep(600)\n"
+        f"with vm.running(loadvm={SAVED!r}):\n    print('ready', flush=True)\n    time.sleep(600)\n"
     )
     child = subprocess.Popen(
-        [sys.executable, "-P", script], cwd=guest.directory, env=guest.world.environ,
+        [sys.executable, "-P", script], cwd=resumable.directory, env=resumable.world.environ,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert child.stdout is not None
@@ -46,4 +48,4 @@ def test_running_interrupted_leaves_nothing(guest: Vm, tmp_path: Path) -> None:
     child.send_signal(signal.SIGINT)
     child.communicate(timeout=200)
     assert child.returncode == -signal.SIGINT
-    assert guest.qvm("status", "-s").out == "demo: stopped\n"
+    assert resumable.qvm("status", "-s").out == "demo: stopped\n"

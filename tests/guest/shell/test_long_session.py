@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ from tests.support.world import QVM, Vm, create_tiny
 
 BAD = re.compile(r"Traceback|Task was destroyed|Exception|bug in qvm|Unhandled|TypeError|AttributeError")
 
+STOP_R = {"shell": ("stop -r | tail -1", "demo: rebooted")}
+REBOOT = {"shell": ("vm reboot | tail -1", "demo: rebooted"), "python": ("reboot().machine", "'demo'")}
+BACK = {"shell": ("vm ssh echo back", "back"), "python": ("ssh('echo back')", "'back\\n'")}
 LINES = {
     "shell": [
         ("status -s | cat", "demo: running"),
@@ -31,8 +35,6 @@ LINES = {
         ("use ../other; status -s", "other: stopped"),
         ("z = $(config VM_MACHINE_NAME); print(z)", "other"),
         ("use ../demo; status -s | tr a-z A-Z", "DEMO: RUNNING"),
-        ("vm reboot | tail -1", "demo: rebooted"),
-        ("vm ssh echo back", "back"),
     ],
     "python": [
         ("status().state", "'running'"),
@@ -42,22 +44,65 @@ LINES = {
         ("use('../other').machine", "'other'"),
         ("status().state", "'stopped'"),
         ("use('../demo').machine", "'demo'"),
-        ("reboot().machine", "'demo'"),
-        ("ssh('echo back')", "'back\\n'"),
     ],
 }
+KINDS = {"xonsh": "shell", "ptpython": "shell", "python": "python"}
 
 
-@pytest.fixture
-def screen(running: Vm, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Editor]:
+class Session:
     """A shell of the kind `ui`, between two looks at the settings of its terminal."""
-    code = (
-        f"trap : INT QUIT; stty -a > {tmp_path}/before; {QVM} sh --ui {request.getfixturevalue('ui')}; "
-        f"echo left with $?; stty -a > {tmp_path}/after; exec cat"
-    )
-    made = Editor(["sh", "-c", code], running.directory, running.world.environ)
-    yield made
-    made.close()
+
+    def __init__(self, vm: Vm, ui: str, folder: Path) -> None:
+        self.kind = KINDS[ui]
+        self.before, self.after = folder / f"{ui}-before", folder / f"{ui}-after"
+        code = (
+            f"trap : INT QUIT; stty -a > {self.before}; {QVM} sh --ui {ui}; "
+            f"echo left with $?; stty -a > {self.after}; exec cat"
+        )
+        self.screen = Editor(["sh", "-c", code], vm.directory, vm.world.environ)
+
+    def work(self) -> None:
+        """What one types in a day."""
+        self.screen.ready()
+        for line, answer in LINES[self.kind]:
+            assert answer in self.screen.run(line), self.screen.text
+        if self.kind == "shell":
+            stop_and_resume(self.screen)
+        self.screen.state("running")
+
+    def run(self, lines: dict[str, tuple[str, str]]) -> None:
+        line, answer = lines[self.kind]
+        assert answer in self.screen.run(line), self.screen.text
+
+    def leave(self) -> None:
+        self.screen.state("running")
+        self.screen.type("exit" if self.kind == "shell" else "exit()")
+        self.screen.key("Enter")
+        self.screen.wait("^left with 0$")
+        assert self.before.read_text() == self.after.read_text()
+
+
+@contextlib.contextmanager
+def sessions(vm: Vm, uis: tuple[str, ...], folder: Path) -> Iterator[list[Session]]:
+    """Shells beside one another and a console; at the end there must be none, and nothing bad on them."""
+    if not (vm.world.home / "other").exists():
+        create_tiny(vm.world, "other")
+    vm.ok("ssh", "echo a line of the log | sudo -n tee /dev/console")
+    with contextlib.ExitStack() as opened:
+        console = Terminal([QVM, "console", "--watch"], vm.directory, vm.world.environ)
+        opened.callback(console.close)
+        made = []
+        for ui in uis:
+            session = Session(vm, ui, folder)
+            opened.callback(session.screen.close)
+            made.append(session)
+        yield made
+        for each in (console, *(session.screen for session in made)):
+            assert not BAD.search(each.text), each.text
+    deadline = time.monotonic() + 60
+    while shells(vm) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not shells(vm)
 
 
 def shells(vm: Vm) -> set[str]:
@@ -81,35 +126,37 @@ def stop_and_resume(screen: Editor) -> None:
     assert screen.run("jobs") == ""
 
 
-@pytest.mark.parametrize("ui", ["xonsh", "ptpython", "python"])
-def test_long_session_ends_as_it_began(running: Vm, ui: str, screen: Editor, tmp_path: Path) -> None:
-    if not (running.world.home / "other").exists():
-        create_tiny(running.world, "other")
-    running.ok("ssh", "echo a line of the log | sudo -n tee /dev/console")
-    with qvm_shell(running.world, running.directory) as second:
-        console = Terminal([QVM, "console", "--watch"], running.directory, running.world.environ)
-        try:
-            screen.ready()
-            second.ready()
-            second.state("running")
-            for line, answer in LINES["python" if ui == "python" else "shell"]:
-                assert answer in screen.run(line), screen.text
-            if ui != "python":
-                stop_and_resume(screen)
-            screen.state("running")
-            second.wait("^qvm: demo: the guest has reset itself")
-            second.state("running")
-            assert second.run("status -s").startswith("demo: running")
-            screen.type("exit" if ui != "python" else "exit()")
-            screen.key("Enter")
-            screen.wait("^left with 0$")
-            for each in (screen, second, console):
-                assert not BAD.search(each.text), each.text
-        finally:
-            console.close()
-    assert (tmp_path / "before").read_text() == (tmp_path / "after").read_text()
-    screen.close()
-    deadline = time.monotonic() + 60
-    while shells(running) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not shells(running)
+def see_reset(screen: Terminal) -> None:
+    screen.wait("^qvm: demo: the guest has reset itself")
+    screen.state("running")
+
+
+def test_sessions_of_all_three_beside_one_another_end_as_they_began(running: Vm, tmp_path: Path) -> None:
+    with sessions(running, ("xonsh", "ptpython", "python"), tmp_path) as made:
+        for session in made:
+            session.work()
+        made[0].run(STOP_R)
+        for session in made[1:]:
+            see_reset(session.screen)
+        for session in made:
+            session.run(BACK)
+            session.leave()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("ui", KINDS)
+def test_long_session_ends_as_it_began(running: Vm, ui: str, tmp_path: Path) -> None:
+    """Each alone, and it reboots the guest itself."""
+    with (
+        sessions(running, (ui,), tmp_path) as (session,),
+        qvm_shell(running.world, running.directory) as second,
+    ):
+        second.ready()
+        second.state("running")
+        session.work()
+        session.run(REBOOT)
+        session.run(BACK)
+        see_reset(second)
+        assert second.run("status -s").startswith("demo: running")
+        session.leave()
+        assert not BAD.search(second.text), second.text

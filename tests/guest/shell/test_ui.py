@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.direct_boot import boot_directly
 from tests.support.shell_screen import run_at_breakpoint, screen_of, wait_for_breakpoint
-from tests.support.world import Vm, write_vmrc
+from tests.support.world import SAVED, Vm, write_vmrc
 
 pytestmark = pytest.mark.guest
 
@@ -50,14 +51,15 @@ vm wakeup >/dev/null
 vm_check_ssh
 vm_poweroff
 while vm_check_running; do sleep 0.1; done
-vm status -q || vm start >/dev/null
+vm status -q || vm start --loadvm $1 >/dev/null
 vm_check_ssh
 """
 
 
-def test_script_of_the_old_vm_suspends_and_powers_off(running: Vm, tmp_path: Path) -> None:
+def test_script_of_the_old_vm_suspends_and_powers_off(resumable: Vm, tmp_path: Path) -> None:
     (tmp_path / "old").write_text(SLEEP)
-    result = running.qvm("sh", "--shell", tmp_path / "old")
+    resumable.ok("start", "--loadvm", SAVED)
+    result = resumable.qvm("sh", "--shell", tmp_path / "old", SAVED)
     assert result.out == "control /bin/systemctl /bin/systemctl suspend\npaused (suspended)\nok\nok\n", str(
         result
     )
@@ -115,18 +117,20 @@ def test_breakpoint_in_a_script_with_a_guest(running: Vm, tmp_path: Path) -> Non
         screen.wait("^left changed$")
 
 
-def test_guest_without_a_waiting_command_is_reported_when_ready(guest: Vm) -> None:
-    with screen_of(guest.world, guest.directory) as screen:
+def test_guest_without_a_waiting_command_is_reported_when_ready(resumable: Vm, tiny: str) -> None:
+    with screen_of(resumable.world, resumable.directory) as screen:
         screen.ready()
         screen.state("stopped")
-        screen.run("start --no-wait")
+        screen.run(f"start --no-wait --loadvm {SAVED}")
         screen.type("'typed meanwhile'")
         screen.wait(r"^qvm: demo: the guest answers ssh on port \d+ \(\d\d:\d\d:\d\d\)$")
         screen.wait("demo:running> 'typed meanwhile'$")
         screen.key("Enter")
         screen.ready(3)
-        guest.kill()
+        resumable.kill()
         screen.state("stopped")
+        boot_directly(resumable, tiny)
         assert "demo: ready after" in screen.run("start")
         assert screen.run("vm ssh echo hello") == "hello"
-        assert screen.text.count("the guest answers ssh") == 1  # `start` itself has reported the other
+        # `start` itself has reported the other
+        assert screen.text.count("the guest answers ssh") == 1, screen.text

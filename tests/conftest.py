@@ -109,12 +109,18 @@ def saved_with_data(tmp_path_factory: pytest.TempPathFactory, tiny: str) -> Iter
 
 
 @pytest.fixture
-def loaded(world: World, saved: Path) -> Iterator[Vm]:
-    """A real guest, running and ready, without the boot; the test's own."""
+def loadable(world: World, saved: Path) -> Iterator[Vm]:
+    """A machine that is off; `start --loadvm SAVED` has its guest ready as often as wanted."""
     vm = copy_of(world, saved)
-    vm.load()
     yield vm
     vm.kill()
+
+
+@pytest.fixture
+def loaded(loadable: Vm) -> Vm:
+    """A real guest, running and ready, without the boot; the test's own."""
+    loadable.load()
+    return loadable
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ listens on the socket `console` beside it for a request to take over.
 from __future__ import annotations
 
 import os
+import re
 import select
 import socket
 import time
@@ -39,6 +40,8 @@ _DARK_S = 1.0
 """How long bytes may come from the socket without the log growing, before the log counts as dead."""
 LINGERS = 60
 """How many times --linger a guest may keep sending output after the end of the input."""
+_QUERIES = re.compile(rb"\x1b\[[\d;>=?]*[cn]|\x1bZ|\x05")
+"""What a terminal answers by itself: from the history, the answers would be typed into the guest."""
 _END_S = 1.0
 """How long a QEMU whose console was closed may take to end."""
 
@@ -144,7 +147,8 @@ class _Session:
         self.qemu = process.Process(self.pid)
         self.changes = inotify.Watch(self.vm.files.logs)
         # the log before the socket: whatever the socket brings, the log then has too
-        self.output = _Output(self.vm, LINES if self.is_interactive or self.hold is None else 0)
+        lines = LINES if self.is_interactive or self.hold is None else 0
+        self.output = _Output(self.vm, lines, is_terminal=self.is_interactive)
         if self.hold is not None and not self.is_interactive:
             self.pace = Pace(self.output.before, self.options.linger_s)
         self.line = serial.connect(self.vm, self.note, self.pid)
@@ -360,10 +364,12 @@ class _Output:
 
     Args:
         lines: how many lines of what came before are shown.
+        is_terminal: it is shown on a terminal, which must not answer what came before.
     """
 
-    def __init__(self, vm: BaseMachine, lines: int) -> None:
+    def __init__(self, vm: BaseMachine, lines: int, *, is_terminal: bool = False) -> None:
         self.follower = Follower(vm, "serial", lines)
+        self._old_bytes = len(self.follower.last_lines(lines)) if is_terminal else 0
         self.before = self.follower.last_lines(3)
         self._end_at_first = self.follower.end
         self._heard = 0
@@ -390,7 +396,9 @@ class _Output:
         data = self.follower.read()
         if data:
             self.is_dark = False
-            return data
+            old, new = data[: self._old_bytes], data[self._old_bytes :]
+            self._old_bytes -= len(old)
+            return _QUERIES.sub(b"", old) + new
         missing = self._missing
         if missing <= 0:
             self.dark_at = 0.0

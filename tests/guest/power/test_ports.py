@@ -25,21 +25,22 @@ def unclaimed(guest: Vm) -> int:
     return int(guest.ok("ssh", "grep ^Udp: /proc/net/snmp | tail -n 1").out.split()[2])
 
 
-def test_forwarded_ports_lead_to_the_guests_services(guest: Vm) -> None:
+def test_forwarded_ports_lead_to_the_guests_services(loadable: Vm) -> None:
     tcp, udp = free_port(), free_port(socket.SOCK_DGRAM)
-    guest.set(VM_HOSTFWD=f"{tcp}:8000\nudp:{udp}:5353", VM_LABELS="web")
-    guest.ok("start")
-    guest.ok("ssh", "mkdir -p /tmp/www; echo from the guest > /tmp/www/index.html; httpd -p 8000 -h /tmp/www")
+    loadable.set(VM_HOSTFWD=f"{tcp}:8000\nudp:{udp}:5353", VM_LABELS="web")
+    loadable.load()
+    loadable.ok(
+        "ssh", "mkdir -p /tmp/www; echo from the guest > /tmp/www/index.html; httpd -p 8000 -h /tmp/www"
+    )
     with urllib.request.urlopen(f"http://127.0.0.1:{tcp}/", timeout=60) as page:
         assert page.read() == b"from the guest\n"
     # nobody listens in the guest: its kernel counts datagrams that arrive for a port without a program
     with socket.socket(type=socket.SOCK_DGRAM) as sender:
-        before = now = unclaimed(guest)
+        before = now = unclaimed(loadable)
         while now == before:
             sender.sendto(b"hello", ("127.0.0.1", udp))
-            now = unclaimed(guest)
-    assert guest.world.run("list", "--label", "web").out.splitlines()[1].split()[1] == "running"
-    guest.ok("stop")
+            now = unclaimed(loadable)
+    assert loadable.world.run("list", "--label", "web").out.splitlines()[1].split()[1] == "running"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a machine of another account")

@@ -128,7 +128,7 @@ def test_prompt_in_a_guest_and_back(running: Vm) -> None:
         assert "\nnever" not in screen.text
 
 
-def test_start_then_guest_then_stop_in_one_script(resumable: Vm) -> None:
+def test_start_then_guest_then_stop_in_one_script(loadable: Vm) -> None:
     """Each run of the guest has its own port and shell; `guest` follows, and says when there is none."""
     text = f"""
 SAVED = {SAVED!r}
@@ -145,7 +145,7 @@ for run in range(2):
     print(stop().machine)
 refused()
 """
-    result = script(resumable, text)
+    result = script(loadable, text)
     assert result.status == 0, str(result)
     cannot = "demo: cannot reach the guest: it is stopped"
     one = "True True Linux\ndemo\n"

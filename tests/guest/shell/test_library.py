@@ -15,13 +15,13 @@ from tests.support.world import SAVED, Vm
 pytestmark = pytest.mark.guest
 
 
-def test_running_stops_what_it_started_also_after_an_exception(resumable: Vm, tiny: str) -> None:
-    with resumable.library().running(loadvm=SAVED) as vm:
+def test_running_stops_what_it_started_also_after_an_exception(loadable: Vm, tiny: str) -> None:
+    with loadable.library().running(loadvm=SAVED) as vm:
         assert vm.ssh("uname") == "Linux\n"
         vm.ssh("echo kept > kept; sync")
     assert vm.status().state == "stopped"
-    boot_directly(resumable, tiny)
-    with pytest.raises(ZeroDivisionError), resumable.library().running(disposable=True) as vm:
+    boot_directly(loadable, tiny)
+    with pytest.raises(ZeroDivisionError), loadable.library().running(disposable=True) as vm:
         1 / int(vm.ssh("grep -vc kept kept || true"))
     assert vm.status().state == "stopped"
 
@@ -33,14 +33,14 @@ def test_running_leaves_a_running_machine_running(running: Vm) -> None:
     assert running.pid == pid
 
 
-def test_running_interrupted_leaves_nothing(resumable: Vm, tmp_path: Path) -> None:
+def test_running_interrupted_leaves_nothing(loadable: Vm, tmp_path: Path) -> None:
     script = tmp_path / "waits.py"
     script.write_text(
         "import sys, time\nfrom qvmsh.here import vm\n"
         f"with vm.running(loadvm={SAVED!r}):\n    print('ready', flush=True)\n    time.sleep(600)\n"
     )
     child = subprocess.Popen(
-        [sys.executable, "-P", script], cwd=resumable.directory, env=resumable.world.environ,
+        [sys.executable, "-P", script], cwd=loadable.directory, env=loadable.world.environ,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert child.stdout is not None
@@ -48,4 +48,4 @@ def test_running_interrupted_leaves_nothing(resumable: Vm, tmp_path: Path) -> No
     child.send_signal(signal.SIGINT)
     child.communicate(timeout=200)
     assert child.returncode == -signal.SIGINT
-    assert resumable.qvm("status", "-s").out == "demo: stopped\n"
+    assert loadable.qvm("status", "-s").out == "demo: stopped\n"

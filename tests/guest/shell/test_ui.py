@@ -56,10 +56,10 @@ vm_check_ssh
 """
 
 
-def test_script_of_the_old_vm_suspends_and_powers_off(resumable: Vm, tmp_path: Path) -> None:
+def test_script_of_the_old_vm_suspends_and_powers_off(loadable: Vm, tmp_path: Path) -> None:
     (tmp_path / "old").write_text(SLEEP)
-    resumable.ok("start", "--loadvm", SAVED)
-    result = resumable.qvm("sh", "--shell", tmp_path / "old", SAVED)
+    loadable.ok("start", "--loadvm", SAVED)
+    result = loadable.qvm("sh", "--shell", tmp_path / "old", SAVED)
     assert result.out == "control /bin/systemctl /bin/systemctl suspend\npaused (suspended)\nok\nok\n", str(
         result
     )
@@ -117,8 +117,8 @@ def test_breakpoint_in_a_script_with_a_guest(running: Vm, tmp_path: Path) -> Non
         screen.wait("^left changed$")
 
 
-def test_guest_without_a_waiting_command_is_reported_when_ready(resumable: Vm, tiny: str) -> None:
-    with screen_of(resumable.world, resumable.directory) as screen:
+def test_guest_without_a_waiting_command_is_reported_when_ready(loadable: Vm, tiny: str) -> None:
+    with screen_of(loadable.world, loadable.directory) as screen:
         screen.ready()
         screen.state("stopped")
         screen.run(f"start --no-wait --loadvm {SAVED}")
@@ -127,9 +127,9 @@ def test_guest_without_a_waiting_command_is_reported_when_ready(resumable: Vm, t
         screen.wait("demo:running> 'typed meanwhile'$")
         screen.key("Enter")
         screen.ready(3)
-        resumable.kill()
+        loadable.kill()
         screen.state("stopped")
-        boot_directly(resumable, tiny)
+        boot_directly(loadable, tiny)
         assert "demo: ready after" in screen.run("start")
         assert screen.run("vm ssh echo hello") == "hello"
         # `start` itself has reported the other

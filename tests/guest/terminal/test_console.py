@@ -8,14 +8,13 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.pty_terminal import PtyTerminal
 from tests.support.tmux_terminal import Terminal, qvm_below, qvm_in_shell, wait_for_exit
-from tests.support.world import DEADLINE_S, QVM, Vm, World, create_tiny
+from tests.support.world import DEADLINE_S, QVM, SAVED, Vm, wait_until
 
 pytestmark = pytest.mark.guest
 
@@ -23,29 +22,29 @@ LOG = ".qvm/log/serial.log"
 
 
 @pytest.fixture(scope="module")
-def running(module_world: World, tiny: str) -> Iterator[Vm]:
-    """A guest that was booted: its console has shown a login prompt."""
-    vm = create_tiny(module_world)
-    vm.ok("start")
-    yield vm
-    vm.kill()
+def running(running: Vm) -> Vm:
+    """As after a boot: its console has shown a login prompt."""
+    running.ok("console", stdin="\n")
+    wait_until(lambda: b"login:" in (running.directory / LOG).read_bytes())
+    return running
 
 
-def log_in(terminal: Terminal) -> None:
-    """Log in as root, or find oneself logged in already."""
+def log_in(vm: Vm, terminal: Terminal) -> None:
+    """Log in as root, or find oneself logged in already.
+
+    The log decides, not a first Enter: getty throws away what is typed while it writes its prompt again.
+    """
     terminal.wait("detaches")
-    terminal.key("Enter")
-    terminal.wait(r"login: *$|# *$")
-    if not re.search(r"# *$", terminal.text):
+    if (vm.directory / LOG).read_bytes().rstrip().endswith(b"login:"):
         terminal.type("root")
-        terminal.key("Enter")
-    terminal.wait(r"# *$")
+    terminal.key("Enter")
+    terminal.wait(r"# *\Z")
 
 
 def test_console_log_in_detach_and_come_back(running: Vm) -> None:
     with qvm_in_shell(running, "console") as terminal:
         terminal.wait("login:")  # what came before is shown
-        log_in(terminal)
+        log_in(running, terminal)
         terminal.enter("echo $((6*7))x; sleep 100", "^42x")
         terminal.key("C-c")  # is the guest's
         terminal.wait(r"\^C")
@@ -61,7 +60,7 @@ def test_console_log_in_detach_and_come_back(running: Vm) -> None:
 
 def test_console_in_use_is_refused_watched_and_taken_over(running: Vm) -> None:
     with qvm_in_shell(running, "console") as first, qvm_in_shell(running, "console --watch") as watcher:
-        log_in(first)
+        log_in(running, first)
         refused = running.qvm("console")
         assert refused.status == 3
         assert f"the console is in use (root, pid {qvm_below(first)}" in refused.err
@@ -83,7 +82,7 @@ def test_console_in_use_is_refused_watched_and_taken_over(running: Vm) -> None:
 
 def test_console_whose_terminal_is_closed_ends(running: Vm) -> None:
     with qvm_in_shell(running, "console") as terminal:
-        log_in(terminal)
+        log_in(running, terminal)
         pid = qvm_below(terminal)
     deadline = time.monotonic() + 60
     while os.path.exists(f"/proc/{pid}"):
@@ -94,7 +93,7 @@ def test_console_whose_terminal_is_closed_ends(running: Vm) -> None:
 
 def test_console_of_a_holder_that_is_stopped_is_not_taken(running: Vm) -> None:
     with qvm_in_shell(running, "console") as terminal:
-        log_in(terminal)
+        log_in(running, terminal)
         pid = qvm_below(terminal)
         os.kill(pid, signal.SIGSTOP)
         refused = running.qvm("console", "--take")
@@ -131,19 +130,14 @@ def require_all(text: bytes, mark: str, what: str) -> None:
 
 def write_lines(vm: Vm, mark: str) -> None:
     """Write the lines 1 to COUNT to the console; line 0 may stand behind the prompt of the login."""
-    deadline = time.monotonic() + DEADLINE_S
-    while b"login:" not in (vm.directory / LOG).read_bytes():  # later it would stand in between
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: b"login:" in (vm.directory / LOG).read_bytes())  # later it would stand in between
     vm.ok("ssh", f"seq 0 {COUNT} | sed 's/$/ {mark} abcdefgh end/' | sudo -n tee /dev/ttyS0 >/dev/null")
 
 
 def wait_for_log(vm: Vm, mark: str) -> None:
     """Wait for the last line in the log: what the guest has written is on its way for a while."""
-    deadline = time.monotonic() + DEADLINE_S
-    while f"\n{COUNT} {mark} abcdefgh end".encode() not in (vm.directory / LOG).read_bytes():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    last = f"\n{COUNT} {mark} abcdefgh end".encode()
+    wait_until(lambda: last in (vm.directory / LOG).read_bytes())
 
 
 def test_every_line_is_in_the_log_once_without_a_client(running: Vm) -> None:
@@ -204,20 +198,19 @@ def test_every_line_is_in_each_console_and_in_the_log_once(running: Vm, tmp_path
     require_all((running.directory / LOG).read_bytes(), "seen", "the log")
 
 
-def test_run_on_a_stalled_terminal_logs_and_shows_every_line(guest: Vm) -> None:
-    terminal = PtyTerminal(guest, "run")
+def test_run_on_a_stalled_terminal_logs_and_shows_every_line(loadable: Vm) -> None:
+    terminal = PtyTerminal(loadable, "run", "--loadvm", SAVED)
     try:
+        wait_until(lambda: loadable.qvm("ssh", "true").status == 0)
+        os.write(terminal.master, b"\n")
         terminal.until("login:")
-        deadline = time.monotonic() + DEADLINE_S
-        while guest.qvm("ssh", "true").status:
-            assert time.monotonic() < deadline
-        write_lines(guest, "run")  # the terminal is not read meanwhile
-        wait_for_log(guest, "run")
+        write_lines(loadable, "run")  # the terminal is not read meanwhile
+        wait_for_log(loadable, "run")
         terminal.until(f"\n{COUNT} run abcdefgh end")
-        require_all((guest.directory / LOG).read_bytes(), "run", "the log")
+        require_all((loadable.directory / LOG).read_bytes(), "run", "the log")
         os.write(terminal.master, b"\x01x")  # Ctrl-A X
     finally:
-        guest.kill()
+        loadable.kill()
         assert terminal.end() == 0, terminal.text[-1000:]
     require_all(terminal.text.encode(), "run", "the terminal")
 
@@ -251,12 +244,27 @@ def test_console_in_a_pipe_logs_in_runs_and_logs_out(running: Vm) -> None:
             time.sleep(0.05)
 
 
+def test_console_history_gets_no_answer_from_the_terminal(running: Vm) -> None:
+    """A shell asks where the cursor is; only the terminal of that time may answer, not this one."""
+    log = running.directory / LOG
+    running.ok("console", stdin="\x04")  # a shell that another test has left
+    running.ok("ssh", r"printf '\033[6n\033[c\nasked before\n' | sudo -n tee /dev/ttyS0")
+    wait_until(lambda: b"asked before" in log.read_bytes())
+    with qvm_in_shell(running, "console") as terminal:
+        terminal.wait("^asked before")
+        terminal.type("root")
+        terminal.key("Enter")
+        terminal.wait(r"# *\Z")
+        terminal.key("C-]")
+        wait_for_exit(terminal, 0)
+
+
 def test_console_in_the_shell_owns_the_terminal(running: Vm) -> None:
     terminal = Terminal([QVM, "sh"], running.directory, running.world.environ)
     try:
         terminal.ready()
         terminal.begin("console")
-        log_in(terminal)
+        log_in(running, terminal)
         terminal.enter("echo in the guest $((2+2))", "^in the guest 4")
         terminal.key("C-]")
         terminal.wait("detached")
@@ -266,34 +274,18 @@ def test_console_in_the_shell_owns_the_terminal(running: Vm) -> None:
         terminal.close()
 
 
-def test_console_ends_at_a_power_off_and_when_qemu_is_killed(loaded: Vm) -> None:
+def test_console_stays_through_a_reboot_and_ends_at_a_power_off(loaded: Vm) -> None:
+    following = loaded.world.popen("logs", "serial", "-f", "-n", "0", cwd=loaded.directory)
     with qvm_in_shell(loaded, "console") as terminal, qvm_in_shell(loaded, "console --watch") as watcher:
-        log_in(terminal)
+        terminal.wait("detaches")
+        loaded.ok("reboot")
+        terminal.wait(r"login: *\Z")
+        log_in(loaded, terminal)
         terminal.type("poweroff")
         terminal.key("Enter")
         assert "QEMU has ended" in wait_for_exit(terminal, 0)
         wait_for_exit(watcher, 0)
     assert loaded.qvm("status").out == "demo: stopped\n"
-    loaded.ok("start")
-    with qvm_in_shell(loaded, "console") as terminal:
-        log_in(terminal)
-        os.kill(loaded.pid, signal.SIGKILL)
-        assert "QEMU crashed" in wait_for_exit(terminal, 0)
-
-
-def test_console_stays_through_a_reboot_as_the_log_does(guest: Vm) -> None:
-    guest.ok("start")
-    following = guest.world.popen("logs", "serial", "-f", "-n", "0", cwd=guest.directory)
-    with qvm_in_shell(guest, "console") as terminal:
-        terminal.wait("login:")
-        count = terminal.text.count("login:")
-        guest.ok("reboot")
-        deadline = time.monotonic() + DEADLINE_S
-        while terminal.text.count("login:") <= count:
-            assert time.monotonic() < deadline, terminal.text
-            time.sleep(0.1)
-        terminal.key("C-]")
-        wait_for_exit(terminal, 0)
     following.send_signal(signal.SIGINT)
     out, _ = following.communicate(timeout=60)
     assert following.returncode == 130

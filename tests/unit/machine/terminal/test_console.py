@@ -90,6 +90,21 @@ def test_console_shows_the_log_and_falls_back_on_the_socket(
     output.close()
 
 
+def test_terminal_is_not_asked_again_by_the_history(tmp_path: Path) -> None:
+    """It would answer the guest's questions of then by typing into the guest of now."""
+    vm = Machine(tmp_path)
+    log = Path(vm.state_folder()) / "log/serial.log"
+    asked = b"\x1b[31m# \x1b[6n\x1b[>0c\x1bZ\x05\n"
+    for is_terminal, shown in ((True, b"\x1b[31m# \n"), (False, asked)):
+        log.write_bytes(asked)
+        output = console._Output(vm, 24, is_terminal=is_terminal)
+        assert output.read() == shown
+        with log.open("ab") as file:
+            file.write(b"# \x1b[6n")
+        assert output.read() == b"# \x1b[6n"
+        output.close()
+
+
 @pytest.mark.parametrize(("name", "key"), [("^]", b"\x1d"), ("^a", b"\x01"), ("^@", b"\0"), ("^_", b"\x1f")])
 def test_key_of_an_escape(name: str, key: bytes) -> None:
     assert console.key_of(name) == key

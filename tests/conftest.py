@@ -27,6 +27,7 @@ from tests.support.world import (
     create_tiny,
     end_world,
     new_world,
+    saved_once,
     write_vmrc,
 )
 
@@ -47,7 +48,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 @pytest.fixture(scope="module")
-def module_world(tmp_path_factory: pytest.TempPathFactory, qemu: None) -> Iterator[World]:
+def module_world(tmp_path_factory: pytest.TempPathFactory, qemu: str) -> Iterator[World]:
     """An environment that the tests of a module share."""
     made = new_world(tmp_path_factory.mktemp("module"))
     yield made
@@ -75,7 +76,7 @@ def blank(world: World) -> Iterator[Callable[..., Vm]]:
 
 
 @pytest.fixture(scope="session")
-def tiny(qemu: None) -> str:
+def tiny(qemu: str) -> str:
     return build_tiny()
 
 
@@ -88,24 +89,20 @@ def guest(world: World, tiny: str) -> Iterator[Vm]:
 
 
 @pytest.fixture(scope="session")
-def saved(tmp_path_factory: pytest.TempPathFactory, tiny: str) -> Iterator[Path]:
-    """A machine that is off, with a saved state of its booted guest: one boot for all tests of a worker."""
-    world = new_world(tmp_path_factory.mktemp("saved"))
-    vm = create_tiny(world)
-    vm.save()
-    yield vm.directory
-    end_world(world)
+def saved(tmp_path_factory: pytest.TempPathFactory, tiny: str, qemu: str) -> Path:
+    """A machine that is off, with a saved state of its booted guest: one boot for all tests."""
+    return saved_once(tmp_path_factory, f"saved{qemu}", Vm.save)
 
 
 @pytest.fixture(scope="session")
-def saved_with_data(tmp_path_factory: pytest.TempPathFactory, tiny: str) -> Iterator[Path]:
+def saved_with_data(tmp_path_factory: pytest.TempPathFactory, tiny: str, qemu: str) -> Path:
     """As `saved`, with a second disk."""
-    world = new_world(tmp_path_factory.mktemp("saved"))
-    vm = create_tiny(world)
-    with two_disks(vm):
-        vm.save()
-    yield vm.directory
-    end_world(world)
+
+    def save(vm: Vm) -> None:
+        with two_disks(vm):
+            vm.save()
+
+    return saved_once(tmp_path_factory, f"saved-with-data{qemu}", save)
 
 
 @pytest.fixture

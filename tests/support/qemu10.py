@@ -28,10 +28,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def qemu(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The QEMU of the tests: that of the host, or QEMU 10."""
+def qemu(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The QEMU of the tests: that of the host (""), or QEMU 10 ("10")."""
     if not getattr(request, "param", None):
-        yield
+        yield ""
         return
     found = subprocess.run([ROOT / "scripts/qemu10"], capture_output=True, text=True)
     if found.returncode:
@@ -39,4 +39,4 @@ def qemu(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{found.stdout.strip()}:{os.environ['PATH']}")
         patch.setenv("QVM_TEST_CPUS", "1")
-        yield
+        yield "10"

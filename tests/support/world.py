@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import pwd
@@ -17,6 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from qvmsh import Machine
 from tests.support.firmware import QUICK
@@ -278,6 +281,25 @@ def copy_of(world: World, saved: Path) -> Vm:
     vm = Vm(world, world.home / saved.name)
     subprocess.run(["cp", "-a", "--reflink=auto", "--sparse=always", saved, vm.directory], check=True)
     return vm
+
+
+def saved_once(factory: pytest.TempPathFactory, name: str, save: Callable[[Vm], None]) -> Path:
+    """The directory of a machine that `save` has booted and left off: made once for all workers."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with (folder.parent / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            world = new_world(factory.mktemp(name))
+            vm = create_tiny(world)
+            try:
+                save(vm)
+            finally:
+                vm.kill()
+                end_world(world)
+            folder.mkdir()
+            vm.directory.rename(folder / "demo")
+    return folder / "demo"
 
 
 def create_debian(

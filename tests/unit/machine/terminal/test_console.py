@@ -92,7 +92,7 @@ def test_console_shows_the_log_and_falls_back_on_the_socket(
 
 def test_terminal_is_not_asked_again_by_the_history(tmp_path: Path) -> None:
     """It would answer the guest's questions of then by typing into the guest of now."""
-    vm = Machine(tmp_path)
+    vm = BaseMachine(tmp_path)
     log = Path(vm.state_folder()) / "log/serial.log"
     asked = b"\x1b[31m# \x1b[6n\x1b[>0c\x1bZ\x05\n"
     for is_terminal, shown in ((True, b"\x1b[31m# \n"), (False, asked)):

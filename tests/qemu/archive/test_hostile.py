@@ -426,7 +426,7 @@ def test_store_that_cannot_be_used_is_reported(blank: Blank, is_on: bool) -> Non
     for at, (where, says) in enumerate(STORES):
         vm.set(VM_ARCHIVE=where)
         require_one_error(vm.qvm("archive"), 1, 2, says=says)
-        if not is_on and at % 2:  # one of each kind
+        if not is_on and at % 2 == 0:  # one of each kind
             require_one_error(vm.qvm("restore", "latest"), 1, 2)
             require_one_error(vm.qvm("archive", "--verify"), 1, 2)
         assert not (vm.directory / "made").exists(), where

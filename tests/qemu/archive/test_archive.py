@@ -388,7 +388,7 @@ def test_archive_at_work_keeps_others_out(blank: Blank) -> None:
 
 def test_archive_running_after_a_commit_has_that_disk(blank: Blank) -> None:
     """After a live commit QEMU names the overlay `json:{...}`; it is the machine's own disk all the same."""
-    vm = blank(VM_GUEST_AGENT="no", VM_NET_MODEL="none")
+    vm = blank()
     write_byte(vm, 1, "0")
     vm.ok("start", "--no-wait")
     vm.ok("disk", "commit")
@@ -401,13 +401,20 @@ def test_archive_running_after_a_commit_has_that_disk(blank: Blank) -> None:
 
 
 def test_archive_says_which_disk_came_after_the_start(blank: Blank) -> None:
-    vm = blank(VM_GUEST_AGENT="no", VM_NET_MODEL="none")
+    vm = blank()
     vm.ok("start", "--no-wait")
     qemu_img(vm, "create", "-q", "-f", "qcow2", "late.qcow2", "1M")
     vm.set(VM_DISKS="late.qcow2")
     assert make_archive(vm)["notes"] == [
         "late.qcow2 is not in the archive: the machine was started without it"
     ]
+
+
+def test_archive_with_a_silent_agent_is_crash_consistent(blank: Blank) -> None:
+    vm = blank(VM_GUEST_AGENT="yes")
+    vm.ok("start", "--no-wait")
+    made = make_archive(vm)
+    assert (made["consistency"], made["notes"]) == ("crash-consistent", [])
 
 
 def test_archive_list_columns_line_up(blank: Blank) -> None:

@@ -34,7 +34,7 @@ def of_root(folder: Path) -> list[str]:
 
 @pytest.fixture
 def vm(theirs: Theirs, owner: Owner) -> Vm:
-    made = theirs(VM_DISKS="data.qcow2", VM_TPM="yes", VM_GUEST_AGENT="no", VM_NET_MODEL="none")
+    made = theirs(VM_DISKS="data.qcow2", VM_TPM="yes")
     qemu_img(made, "create", "-q", "-f", "qcow2", "data.qcow2", "1M")
     give(made, owner)
     return made

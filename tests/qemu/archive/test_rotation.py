@@ -197,7 +197,7 @@ def test_rotation_leaves_others_alone(blank: Blank) -> None:
     (store / ".demo-20260101000000-01234567.part").mkdir()  # another machine's work under way
     before = sorted(path.name for path in store.iterdir())
     write_byte(vm, 9, "0")
-    result = vm.ok("archive", "--create", "--keep", "1", "--keep-days", "0.00001")
+    result = vm.ok("archive", "--create", "--keep", "1", "--keep-days", "0.0000001")
     assert f"{broken}/manifest.json cannot be read" in result.err
     after = sorted(path.name for path in store.iterdir())
     gone = set(before) - set(after)

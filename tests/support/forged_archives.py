@@ -12,9 +12,9 @@ from typing import Any
 from tests.support.world import Vm
 
 
-def edit_manifest(vm: Vm, change: Callable[[dict[str, Any]], object]) -> None:
+def edit_manifest(vm: Vm, change: Callable[[dict[str, Any]], object], folder: str = "") -> None:
     """Change the manifest of the archive; without checksums, as after an edit by hand."""
-    path = vm.directory / archive_folder(vm) / "manifest.json"
+    path = vm.directory / (folder or archive_folder(vm)) / "manifest.json"
     found = json.loads(path.read_text())
     for parts in (*found["layers"].values(), *(point["parts"] for point in found["points"])):
         for first_part in parts:

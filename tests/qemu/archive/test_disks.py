@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.support.archives import make_archive, require_nothing_left, state_name
+from tests.support.counting import NO_WAITING
 from tests.support.disks import read_byte, write_byte, write_live
 from tests.support.programs import qemu_img
-from tests.support.world import Blank, Vm
+from tests.support.world import Blank, Vm, World, copy_of, create_blank
 
 
 def create(vm: Vm, name: str, value: int, form: str = "qcow2") -> None:
@@ -26,14 +29,22 @@ def restored(vm: Vm, *words: str) -> list[str]:
     return notes
 
 
-@pytest.fixture
-def vm(blank: Blank) -> Vm:
-    """With two disks, archived; each holds its number."""
-    made = blank(VM_DISKS="a.qcow2:qcow2:none\nb.raw")
+@pytest.fixture(scope="module")
+def archived(module_world: World) -> Path:
+    made = create_blank(module_world, VM_DISKS="a.qcow2:qcow2:none\nb.raw", **NO_WAITING)
     create(made, "a.qcow2", 1)
     create(made, "b.raw", 2, "raw")
     make_archive(made)
-    return made
+    return made.directory
+
+
+@pytest.fixture
+def vm(world: World, archived: Path) -> Iterator[Vm]:
+    """With two disks, archived; each holds its number."""
+    made = copy_of(world, archived)
+    yield made
+    if world.pids("qemu-system"):
+        made.kill()
 
 
 def test_disk_that_was_added_since_stays_with_what_it_holds(vm: Vm) -> None:

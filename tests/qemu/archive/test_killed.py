@@ -20,13 +20,13 @@ from pathlib import Path
 import pytest
 
 from tests.support.archives import archived_states, make_archive, require_nothing_left, state_name
-from tests.support.counting import NO_WAITING, SEED, last_number, require_all, wait_for_more, wait_until_off
+from tests.support.counting import SEED, last_number, require_all, wait_for_more, wait_until_off
 from tests.support.disks import check_images, flush, read_byte, read_bytes, write_byte, write_live
 from tests.support.programs import qemu_img, qemu_io
 from tests.support.small_disk import small_disk
 from tests.support.world import Blank, Vm
 
-USUAL, LONG = 3, 20
+LONG = 20
 
 
 def check_live(vm: Vm, whom: str, count: int) -> None:
@@ -67,15 +67,20 @@ def check_live(vm: Vm, whom: str, count: int) -> None:
         require_all(vm.world.home / "twin", "twin", before)
         shutil.rmtree(vm.world.home / "twin")
         require_nothing_left(vm)
+
+
+def require_all_at_the_end(vm: Vm) -> None:
     vm.ok("kill")
     require_all(vm.directory, "demo", last_number(vm))
     check_images(vm)
     require_nothing_left(vm)
 
 
-@pytest.mark.parametrize("whom", ["qvm", "qemu", "both"])
-def test_archive_killed_loses_nothing(counting: Vm, whom: str) -> None:
-    check_live(counting, whom, USUAL)
+def test_archive_killed_loses_nothing(counting: Vm) -> None:
+    """Once of each kind; `--all` has many of them, test_killed_steps.py all steps."""
+    for whom in ("qvm", "qemu", "both"):
+        check_live(counting, whom, 1)
+    require_all_at_the_end(counting)
 
 
 @pytest.mark.long
@@ -83,6 +88,7 @@ def test_archive_killed_loses_nothing(counting: Vm, whom: str) -> None:
 @pytest.mark.parametrize("whom", ["qvm", "qemu", "both"])
 def test_archive_killed_loses_nothing_long(counting: Vm, whom: str) -> None:
     check_live(counting, whom, LONG)
+    require_all_at_the_end(counting)
 
 
 def check_off(vm: Vm, count: int) -> None:
@@ -145,7 +151,7 @@ def held(vm: Vm, *words: str) -> subprocess.Popen[str]:
 
 def test_archive_killed_during_the_copy_is_undone_by_start(blank: Blank) -> None:
     """The moment that chance might miss: what the guest wrote last is in the overlay only."""
-    vm = blank(**NO_WAITING)
+    vm = blank()
     vm.ok("start", "--no-wait")
     child = held(vm)
     write_live(vm, "-P 7 1M 64k")
@@ -168,7 +174,7 @@ def test_archive_killed_during_the_copy_is_undone_by_start(blank: Blank) -> None
 
 
 def test_archive_killed_during_the_copy_is_undone_by_doctor_fix(blank: Blank) -> None:
-    vm = blank(**NO_WAITING)
+    vm = blank()
     vm.ok("start", "--no-wait")
     child = held(vm)
     write_live(vm, "-P 7 1M 64k")
@@ -183,7 +189,7 @@ def test_archive_killed_during_the_copy_is_undone_by_doctor_fix(blank: Blank) ->
 
 
 def test_disk_list_during_an_archive_shows_the_real_disks(blank: Blank) -> None:
-    vm = blank(VM_DISKS="data.qcow2", **NO_WAITING)
+    vm = blank(VM_DISKS="data.qcow2")
     qemu_img(vm, "create", "-q", "-f", "qcow2", "data.qcow2", "16M")
     vm.ok("start", "--no-wait")
     vm.ok("snapshot", "save", "keep", "-m", "precious")
@@ -240,7 +246,7 @@ archive.archive(vm, archive.Wish())
 
 def test_archive_through_a_link_with_a_disk_outside_is_recovered(blank: Blank, tmp_path: Path) -> None:
     """A relative path through the link would lead to another folder, where a file of that name may be."""
-    vm = blank(**NO_WAITING)
+    vm = blank()
     (tmp_path / "there").mkdir()
     link = tmp_path / "there/link"
     link.symlink_to(vm.directory)
@@ -269,7 +275,7 @@ def test_archive_through_a_link_with_a_disk_outside_is_recovered(blank: Blank, t
 
 
 def test_archive_interrupted_by_ctrl_c_changes_nothing(blank: Blank) -> None:
-    vm = blank(**NO_WAITING)
+    vm = blank()
     vm.ok("start", "--no-wait")
     make_archive(vm)
     before = archived_states(vm)
@@ -324,7 +330,7 @@ def test_archive_with_the_machines_disk_full_keeps_its_data(blank: Blank) -> Non
     """There is no space to commit what the guest wrote meanwhile: it stays where it is until there is."""
     world = blank(name="other", has_images=False).world
     with small_disk(world.home / "demo", 6):
-        vm = blank(VM_ARCHIVE="../elsewhere", **NO_WAITING)
+        vm = blank(VM_ARCHIVE="../elsewhere")
         vm.ok("start", "--no-wait")
         child = held(vm)
         write_live(vm, "-P 7 1M 256k")

@@ -49,6 +49,7 @@ def both_run(vm: Vm, twin: Vm) -> None:
     """At one time, each with its own UUID and MAC address: they share nothing that one could lock."""
     facts = []
     for each in (vm, twin):
+        each.set(VM_NET_MODEL="virtio")
         each.ok("start", "--no-wait")
         line = Path(f"/proc/{each.pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
         facts.append((re.search(r"-uuid (\S+)", line)[1], re.search(r"DE:AD:BE:EF:\d\d:11", line)[0]))  # type: ignore[index]
@@ -245,6 +246,7 @@ def test_hardware_by_hand_comes_back(blank: Blank) -> None:
         has_images=False,
         VM_QEMU_ARGS="-M pc -accel tcg -m 64 -hda ../disks/demo.qcow2 -net none -serial chardev:serial",
         VM_SSH_PORT="40022",
+        VM_NET_MODEL="virtio",
     )
     (vm.world.home / "disks").mkdir()
     create(vm, "../disks/demo.qcow2", size="16M")
@@ -332,7 +334,7 @@ def test_archive_reports_what_is_left_out_and_restores_without(blank: Blank) -> 
 
 def test_new_machine_from_a_machine_with_ports_of_its_own(blank: Blank) -> None:
     vm = blank(
-        VM_SSH_PORT="40023", VM_NET_PORT="40024", VM_HOSTFWD="40025:80",
+        VM_SSH_PORT="40023", VM_NET_PORT="40024", VM_HOSTFWD="40025:80", VM_NET_MODEL="virtio",
         VM_QEMU_EXTRA="-fw_cfg name=opt/qvm/hostname,string=demo",
     )  # fmt: skip
     vm.ok("start", "--no-wait")

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.archives import make_archive, require_nothing_left, state_name
+from tests.support.archives import make_archive, require_nothing_left
+from tests.support.counting import NO_WAITING
 from tests.support.disks import read_byte, write_byte
-from tests.support.world import Blank, Vm
+from tests.support.world import Vm, World, copy_of, create_blank
 
 KILLED = """
 import os, signal, sys
@@ -65,59 +66,67 @@ def notes(vm: Vm) -> Path:
     return Path(vm.world.environ.get("XDG_DATA_HOME") or vm.world.home / ".local/share") / "qvm/making"
 
 
-@pytest.mark.parametrize(
-    "following",
-    [("init",), ("disk", "check"), ("archive",), ("create", "../other", "--image", "demo-base.qcow2")],
-)
-def test_killed_restore_is_removed_by_whatever_comes_next(blank: Blank, following: tuple[str, ...]) -> None:
-    vm = blank()
-    name = state_name(make_archive(vm))
-    killed(vm, 1, "restore", name, "../fresh")
-    assert len(parts(vm.world.home)) == 1
-    output = vm.ok("doctor").out
-    assert "of fresh, begun at" in output
-    assert len(parts(vm.world.home)) == 1  # a command that only reads changes nothing
-    result = vm.qvm(*following)
-    assert "`qvm restore` of fresh, begun at" in result.err
-    assert "was interrupted: what it had begun was removed" in result.err
-    assert not parts(vm.world.home)
-    assert not notes(vm).exists()
-    assert vm.qvm(*following).err.count("was interrupted") == 0
-    vm.ok("restore", name, "../fresh")
+@pytest.fixture(scope="module")
+def archived(module_world: World) -> Path:
+    made = create_blank(module_world, **NO_WAITING)
+    write_byte(made, 7, "1M")
+    make_archive(made)
+    return made.directory
+
+
+@pytest.fixture
+def vm(world: World, archived: Path) -> Vm:
+    """Off and archived, with 7 at 1M."""
+    return copy_of(world, archived)
+
+
+FOLLOWING = (("init",), ("disk", "check"), ("archive",), ("create", "../other", "--image", "demo-base.qcow2"))
+
+
+def test_killed_restore_is_removed_by_whatever_comes_next(vm: Vm) -> None:
+    for following in FOLLOWING:
+        killed(vm, 1, "restore", "latest", "../fresh")
+        assert len(parts(vm.world.home)) == 1
+        if following == FOLLOWING[0]:
+            assert "of fresh, begun at" in vm.ok("doctor").out
+            assert len(parts(vm.world.home)) == 1  # a command that only reads changes nothing
+        result = vm.qvm(*following)
+        assert "`qvm restore` of fresh, begun at" in result.err, following
+        assert "was interrupted: what it had begun was removed" in result.err
+        assert not parts(vm.world.home)
+        assert not notes(vm).exists()
+        assert vm.qvm(*following).err.count("was interrupted") == 0
+    vm.ok("restore", "latest", "../fresh")
     require_nothing_left(vm)
 
 
-@pytest.mark.parametrize("renames", [1, 2, 3])
-def test_restore_killed_while_it_fills_a_folder_is_completed(blank: Blank, renames: int) -> None:
-    vm = blank()
-    write_byte(vm, 7, "1M")
-    name = state_name(make_archive(vm))
-    fresh = vm.world.home / "fresh"
-    fresh.mkdir()
-    killed(vm, renames, "restore", name, "../fresh")
-    assert not (fresh / ".vmrc").exists()
-    assert "it has been completed" in vm.ok("doctor", "--fix").out
+def made_by_restore(vm: Vm, fresh: Path) -> None:
+    """A new machine is complete."""
     assert not parts(vm.world.home)
-    assert read_byte(Vm(vm.world, fresh), "1M", "fresh-backing.qcow2") == 7
-    assert Vm(vm.world, fresh).ok("disk", "check").status == 0
+    assert not notes(vm).exists()
+    made = Vm(vm.world, fresh)
+    assert read_byte(made, "1M", f"{fresh.name}-backing.qcow2") == 7
+    made.ok("disk", "check")
+
+
+def test_restore_killed_while_it_fills_a_folder_is_completed(vm: Vm) -> None:
+    for renames in (1, 2, 3):
+        fresh = vm.world.home / f"fresh{renames}"
+        fresh.mkdir()
+        killed(vm, renames, "restore", "latest", f"../{fresh.name}")
+        assert not (fresh / ".vmrc").exists()
+        assert "it has been completed" in vm.ok("doctor", "--fix").out
+        made_by_restore(vm, fresh)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("renames", [1, 2, 3])
-def test_ctrl_c_while_a_restore_fills_a_folder_waits(
-    blank: Blank, renames: int, number: signal.Signals
-) -> None:
-    vm = blank()
-    write_byte(vm, 7, "1M")
-    name = state_name(make_archive(vm))
-    fresh = vm.world.home / "fresh"
-    fresh.mkdir()
-    done = ran(vm, KILLED, str(int(number)), str(renames), "restore", name, "../fresh")
-    assert done.returncode != 0, done.stderr
-    assert not parts(vm.world.home)
-    assert not notes(vm).exists()
-    assert read_byte(Vm(vm.world, fresh), "1M", "fresh-backing.qcow2") == 7
-    Vm(vm.world, fresh).ok("disk", "check")
+def test_ctrl_c_while_a_restore_fills_a_folder_waits(vm: Vm, number: signal.Signals) -> None:
+    for renames in (1, 2, 3):
+        fresh = vm.world.home / f"fresh{renames}"
+        fresh.mkdir()
+        done = ran(vm, KILLED, str(int(number)), str(renames), "restore", "latest", f"../{fresh.name}")
+        assert done.returncode != 0, done.stderr
+        made_by_restore(vm, fresh)
 
 
 FULL = """
@@ -141,24 +150,20 @@ sys.exit(main())
 """
 
 
-def test_create_without_a_journal_moves_nothing(blank: Blank) -> None:
-    vm = blank()
-    name = state_name(make_archive(vm))
+def test_create_without_a_journal_moves_nothing(vm: Vm) -> None:
     fresh = vm.world.home / "fresh"
     fresh.mkdir()
-    done = ran(vm, FULL, "restore", name, "../fresh")
+    done = ran(vm, FULL, "restore", "latest", "../fresh")
     assert done.returncode == 1, done.stderr
     assert "No space left on device" in done.stderr
     assert os.listdir(fresh) == []
     assert not notes(vm).exists()
 
 
-def test_completion_replaces_nothing_that_has_come_to_be_there(blank: Blank) -> None:
-    vm = blank()
-    name = state_name(make_archive(vm))
+def test_completion_replaces_nothing_that_has_come_to_be_there(vm: Vm) -> None:
     fresh = vm.world.home / "fresh"
     fresh.mkdir()
-    killed(vm, 1, "restore", name, "../fresh")
+    killed(vm, 1, "restore", "latest", "../fresh")
     (fresh / "fresh-base.qcow2").write_text("mine")
     output = vm.ok("doctor", "--fix").out
     assert "cannot be completed: fresh-base.qcow2 already exists" in output
@@ -190,21 +195,17 @@ sys.exit(main())
 
 
 @pytest.mark.parametrize("above", ["..", "../link"])
-def test_folder_that_is_not_locked_yet_is_left_alone(blank: Blank, above: str) -> None:
-    vm = blank()
+def test_folder_that_is_not_locked_yet_is_left_alone(vm: Vm, above: str) -> None:
     (vm.world.home / "link").symlink_to(vm.world.home)
-    name = state_name(make_archive(vm))
-    done = ran(vm, RACE, "restore", name, f"{above}/fresh")
+    done = ran(vm, RACE, "restore", "latest", f"{above}/fresh")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "interrupted" not in done.stdout
     assert (vm.world.home / "fresh/.vmrc").exists()
     assert not notes(vm).exists()
 
 
-def test_folder_in_use_by_a_command_is_left_alone(blank: Blank) -> None:
-    vm = blank()
-    name = state_name(make_archive(vm))
-    child = vm.world.popen("restore", name, "../fresh", cwd=vm.directory)
+def test_folder_in_use_by_a_command_is_left_alone(vm: Vm) -> None:
+    child = vm.world.popen("restore", "latest", "../fresh", cwd=vm.directory)
     while child.poll() is None and not parts(vm.world.home):
         pass
     child.send_signal(signal.SIGSTOP)
@@ -218,8 +219,7 @@ def test_folder_in_use_by_a_command_is_left_alone(blank: Blank) -> None:
     assert not notes(vm).exists()
 
 
-def test_journal_that_leads_elsewhere_is_not_followed(blank: Blank) -> None:
-    vm = blank()
+def test_journal_that_leads_elsewhere_is_not_followed(vm: Vm) -> None:
     precious = vm.world.home / "precious"
     precious.mkdir()
     (precious / "file").touch()
@@ -257,8 +257,7 @@ sys.exit(main())
 
 
 @pytest.mark.parametrize("at", [0, 1])
-def test_journal_stays_while_its_folder_cannot_be_read(blank: Blank, at: int) -> None:
-    vm = blank()
+def test_journal_stays_while_its_folder_cannot_be_read(vm: Vm, at: int) -> None:
     left = vm.world.home / "away/.fresh.part-0123abcd"
     left.mkdir(parents=True)
     notes(vm).mkdir(parents=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.counting import NO_WAITING
 from tests.support.owner import OpenWorld, Owner, throw_away_account
 from tests.support.world import Blank, Vm, World, end_world, new_world
 
@@ -29,12 +30,12 @@ def owner(world: World) -> Iterator[Owner]:
 
 @pytest.fixture
 def theirs(world: World, owner: Owner, blank: Blank) -> Iterator[Callable[..., Vm]]:
-    """Machines of the owner, made by root, in a folder that the owner can enter."""
+    """Machines of the owner, made by root, in a folder that the owner can enter; no agent, no network."""
     folder = Path(tempfile.mkdtemp(prefix="qvmt-vms-"))
     folder.chmod(0o755)
 
     def make(**more: str) -> Vm:
-        return blank(where=str(folder / "demo"), VM_MACHINE_OWNER=owner.name, **more)
+        return blank(where=str(folder / "demo"), VM_MACHINE_OWNER=owner.name, **NO_WAITING | more)
 
     yield make
     if (folder / "demo/.vmrc").exists():

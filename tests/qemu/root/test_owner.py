@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a
 def test_start_as_root_qemu_is_the_owners_from_its_first_moment(
     theirs: Callable[..., Vm], owner: Owner
 ) -> None:
-    vm = theirs(VM_LOG="demo.log")
+    vm = theirs(VM_LOG="demo.log", VM_NET_MODEL="virtio")
     result = vm.ok("start", "--no-wait")
     assert f"(pid {vm.pid}, " in result.out
     status = Path(f"/proc/{vm.pid}/status").read_text()
@@ -83,7 +83,7 @@ def test_start_errors_of_the_owners_process_are_reported(theirs: Callable[..., V
 
 
 def test_start_interrupted_leaves_nothing_of_the_owners(theirs: Callable[..., Vm]) -> None:
-    vm = theirs()
+    vm = theirs(VM_NET_MODEL="virtio")
     starting = vm.world.popen("start", cwd=vm.directory)
     while not vm.qvm("status", "-s").out.startswith(("demo: running", "demo: starting (pid")):
         assert starting.poll() is None

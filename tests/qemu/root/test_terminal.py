@@ -49,7 +49,7 @@ if os.fork() == 0:
 
 @pytest.fixture
 def vm(theirs: Callable[..., Vm], owner: Owner) -> Vm:
-    made = theirs(VM_NET_MODEL="none", VM_QEMU_DISPLAY="none")
+    made = theirs(VM_QEMU_DISPLAY="none")
     give(made, owner)
     return made
 

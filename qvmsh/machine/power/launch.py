@@ -135,13 +135,6 @@ def require_top(vm: Machine, plan: Launch) -> None:
     dependents.require_top(vm, paths, plan.verb)
 
 
-def keep_record(vm: Machine, seen: state.Observation) -> None:
-    """Rewrite a launch record that was removed, so that what QEMU leaves is cleared."""
-    if seen.note is not None and not os.path.lexists(vm.files.launch_record):
-        vm.state_folder()
-        seen.note.write(vm.files.launch_record)
-
-
 class _Outliving(subprocess.Popen[bytes]):
     """A child that may outlive its parent: not waiting for it is fine (subprocess would warn)."""
 

@@ -17,7 +17,6 @@ from qvmsh.machine import crash, journal, log, state
 from qvmsh.machine.guest import readiness
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.monitor import conversation, ending
-from qvmsh.machine.power import launch
 from qvmsh.machine.snapshot import managed_save
 from qvmsh.machine.work import cleanup
 from qvmsh.machine.work.lock import work_lock
@@ -381,8 +380,15 @@ def _live(
     seen = state.observe(vm)
     if seen.pid is None or (needs_note and seen.note is None) or not state.is_qemu(seen.pid):
         raise state.not_in_state(vm, seen, what, state.RUNNING)
-    launch.keep_record(vm, seen)
+    _keep_record(vm, seen)
     return seen, seen.pid, seen.note
+
+
+def _keep_record(vm: Machine, seen: state.Observation) -> None:
+    """Rewrite a launch record that was removed, so that what QEMU leaves is cleared."""
+    if seen.note is not None and not os.path.lexists(vm.files.launch_record):
+        vm.state_folder()
+        seen.note.write(vm.files.launch_record)
 
 
 def _wake(vm: Machine, seen: state.Observation) -> None:
@@ -413,7 +419,7 @@ def kill(vm: Machine) -> tuple[str, float]:
         raise state.not_in_state(vm, seen, "kill", state.RUNNING)
     if not state.is_qemu(seen.pid):
         raise StateError(f"will not kill: {seen.detail}", machine=vm.name, hint=seen.hint, actual=seen.kind)
-    launch.keep_record(vm, seen)
+    _keep_record(vm, seen)
     try:
         with process.Process(seen.pid) as handle:
             how = ending.kill(handle, seen.note)

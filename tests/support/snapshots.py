@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tests.support.disks import flush, holds, snapshot_names, write_byte, write_live
+from tests.support.disks import holds, snapshot_names, write_byte
+from tests.support.monitor import monitor
 from tests.support.programs import qemu_img
 from tests.support.world import Blank, Vm
 
@@ -23,12 +24,14 @@ def tags(vm: Vm, *disks: str) -> list[list[str]]:
 
 def write_disks(vm: Vm, pattern: int, *disks: str, is_on: bool = False) -> None:
     """Write to each disk; to those of a running machine as its guest would."""
-    for at, disk in enumerate(disks or DISKS):
-        if is_on:
-            write_live(vm, f"-P {pattern} 1M 64k", f"disk{at}")
-            flush(vm, f"disk{at}")
-        else:
+    if not is_on:
+        for disk in disks or DISKS:
             write_byte(vm, pattern, "1M", disk)
+        return
+    for at in range(len(disks or DISKS)):
+        io = f"qemu-io -d /machine/peripheral/disk{at}-device/virtio-backend"
+        output = monitor(vm, f'{io} "write -P {pattern} 1M 64k"', f'{io} "flush"')
+        assert not output.strip(), output
 
 
 def patterns_of(vm: Vm, wanted: list[int], *disks: str) -> list[int]:

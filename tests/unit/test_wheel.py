@@ -54,7 +54,7 @@ def prefix(sdist: Path) -> Path:
     (packages / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
     pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin/python")]
     wheel = next(wheels.glob("*.whl"))
-    subprocess.run([*pip, "install", "-q", "--no-deps", "--no-index", wheel], check=True)
+    subprocess.run([*pip, "install", "-q", "--no-compile", "--no-deps", "--no-index", wheel], check=True)
     return folder
 
 

@@ -70,5 +70,6 @@ def human_command(vm: BaseMachine, line: str, *, processor: int | None = None) -
             machine=vm.name,
             details=words[1:],
             hint=hint or "`qvm cmd help` lists them",
+            error_class="GenericError",  # QEMU's own refusal, so that nobody waits for its end
         )
     return answer

@@ -34,7 +34,7 @@ def removed(vm: Vm) -> str:
     return output
 
 
-@pytest.mark.parametrize("is_link", [False, True])
+@pytest.mark.parametrize("is_link", [pytest.param(False, marks=pytest.mark.long), True])
 def test_trim_killed_outside_the_directory_leaves_nothing(blank: Blank, is_link: bool) -> None:
     vm = blank(VM_DISKS="data.qcow2" if is_link else "../far/data.qcow2")
     far = vm.directory.parent / "far"

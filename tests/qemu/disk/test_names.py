@@ -46,7 +46,9 @@ def vm(blank: Blank) -> Vm:
     return blank(VM_DISKS="data.qcow2")
 
 
-@pytest.mark.parametrize("kind", ["vmdk", "qed", "qcow"])
+@pytest.mark.parametrize(
+    "kind", ["vmdk", *(pytest.param(each, marks=pytest.mark.long) for each in ("qed", "qcow"))]
+)
 def test_a_base_in_another_format_keeps_its_format(vm: Vm, kind: str) -> None:
     base = on_base(vm, kind)
     vm.ok("start", "--no-wait")
@@ -85,27 +87,29 @@ def test_rebase_onto_a_name_without_a_format_is_refused(vm: Vm) -> None:
     assert "hint: name it moved.vmdk" in refused.err
 
 
-@pytest.mark.parametrize(
-    ("kind", "options"),
-    [("qed", ""), ("qcow", ""), ("vmdk", ""), ("vmdk", "subformat=twoGbMaxExtentSparse")],
-)
-def test_overlays_in_other_formats_protect_their_base(vm: Vm, kind: str, options: str) -> None:
+def test_overlays_in_other_formats_protect_their_base(vm: Vm) -> None:
     base = "a base with a long name.qcow2"
-    qemu_img(vm, "create", "-q", "-f", "qcow2" if kind != "vmdk" else kind, base, "16M")
-    words = ["-F", "qcow2" if kind != "vmdk" else kind, "-b", base, *(["-o", options] if options else [])]
-    qemu_img(vm, "create", "-q", "-f", kind, *words, f"data.{kind}")
-    vm.ok("config", f"VM_DISKS=data.{kind}\n{base}:{'qcow2' if kind != 'vmdk' else kind}")
-    assert list_disks(vm)["disk1"]["chain"] == [str(vm.directory / base)]
-    refused = vm.qvm("disk", "resize", "disk2", "32M")
-    assert refused.status == 1
-    assert f"cannot resize {base}: data.{kind} is backed by it and would be silently corrupted" in refused.err
-    refused = vm.qvm("disk", "commit", "disk1")
-    assert (refused.status, "only a qcow2 overlay can be changed" in refused.err) == (2, True)
+    formats = (("qed", ""), ("qcow", ""), ("vmdk", ""), ("vmdk", "subformat=twoGbMaxExtentSparse"))
+    for kind, options in formats:
+        below = "vmdk" if kind == "vmdk" else "qcow2"
+        (vm.directory / base).unlink(missing_ok=True)
+        qemu_img(vm, "create", "-q", "-f", below, base, "16M")
+        words = ["-F", below, "-b", base, *(["-o", options] if options else [])]
+        qemu_img(vm, "create", "-q", "-f", kind, *words, f"data.{kind}")
+        vm.set(VM_DISKS=f"data.{kind}\n{base}:{below}")
+        assert list_disks(vm)["disk1"]["chain"] == [str(vm.directory / base)], kind
+        refused = vm.qvm("disk", "resize", "disk2", "32M")
+        assert refused.status == 1, kind
+        guarded = f"cannot resize {base}: data.{kind} is backed by it and would be silently corrupted"
+        assert guarded in refused.err
+        refused = vm.qvm("disk", "commit", "disk1")
+        assert (refused.status, "only a qcow2 overlay can be changed" in refused.err) == (2, True), kind
+        (vm.directory / f"data.{kind}").unlink()
 
 
-@pytest.mark.parametrize("text", ["++1G", "1_0M", "nan", "1e400", "10GiBB", "", "0.1K"])
-def test_resize_to_what_is_not_a_size_is_refused(vm: Vm, text: str) -> None:
-    assert vm.qvm("disk", "resize", "disk0", "--", text).status == 2
+def test_resize_to_what_is_not_a_size_is_refused(vm: Vm) -> None:
+    for text in ("++1G", "1_0M", "nan", "1e400", "10GiBB", "", "0.1K"):
+        assert vm.qvm("disk", "resize", "disk0", "--", text).status == 2, text
 
 
 def test_disk_of_arguments_without_a_format_has_qemus_guess(blank: Blank) -> None:
@@ -215,12 +219,12 @@ def test_check_of_a_missing_image_looks_at_the_others_too(vm: Vm) -> None:
     assert "demo: b.qcow2: sound" in checked.out
 
 
-@pytest.mark.parametrize("name", ["a\nb.qcow2", " lead.qcow2", " "])
-def test_add_of_a_name_that_a_line_cannot_hold_makes_nothing(vm: Vm, name: str) -> None:
+def test_add_of_a_name_that_a_line_cannot_hold_makes_nothing(vm: Vm) -> None:
     before = sorted(os.listdir(vm.directory))
-    refused = vm.qvm("disk", "add", "--", name, "1M")
-    assert (refused.status, "VM_DISKS cannot hold the name" in refused.err) == (2, True), refused.err
-    assert sorted(os.listdir(vm.directory)) == before
+    for name in ("a\nb.qcow2", " lead.qcow2", " "):
+        refused = vm.qvm("disk", "add", "--", name, "1M")
+        assert (refused.status, "VM_DISKS cannot hold the name" in refused.err) == (2, True), refused.err
+        assert sorted(os.listdir(vm.directory)) == before, name
 
 
 def test_disposable_run_shows_the_disks_and_changes_none(vm: Vm) -> None:

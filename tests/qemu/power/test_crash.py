@@ -7,12 +7,9 @@ import os
 import signal
 import subprocess
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from qvmsh.host import locks
-from qvmsh.qemu import qmp
+from tests.support.monitor import ask, is_connected
 from tests.support.pty_terminal import PtyTerminal
 from tests.support.world import DEADLINE_S, QVM, Blank, Vm, wait_until
 
@@ -33,34 +30,32 @@ def holds(vm: Vm, name: str) -> bool:
     return locks.working(str(vm.directory / ".qvm" / name)) is not None
 
 
-def ask(vm: Vm, command: str) -> Any:
-    """What QEMU answers on a socket that no command uses."""
-    return qmp.ask(str(vm.runtime / "watch"), command, timeout_s=1.0)
-
-
 def hangs(vm: Vm) -> bool:
     """True if QEMU does not answer now."""
     try:
-        ask(vm, "query-status")
+        ask(vm, "query-status", timeout_s=1.0)
     except TimeoutError:
         return True
     return False
-
-
-def is_asked(vm: Vm) -> bool:
-    """True while a command talks to the guest agent."""
-    names = {each["label"]: each["filename"] for each in ask(vm, "query-chardev")}
-    return not names["qga"].startswith("disconnected:")
 
 
 def crash(vm: Vm, number: signal.Signals) -> None:
     os.kill(vm.pid, number)
 
 
-def require_told_and_starts_again(vm: Vm) -> None:
+def require_told(vm: Vm) -> None:
     result = vm.qvm("status")
     assert result.status == 1
     assert f"demo: crashed: QEMU (pid {vm.pid}) ended unexpectedly; its last output: {WORDS}" in result.out
+
+
+def test_status_qemu_ended_by_a_signal_is_crashed(blank: Blank) -> None:
+    vm = talking(blank)
+    for number in (signal.SIGSEGV, signal.SIGKILL, signal.SIGABRT):
+        vm.ok("start", "--no-wait")
+        crash(vm, number)
+        wait_until(lambda: "crashed" in vm.qvm("status", "-s").out)
+        require_told(vm)
     assert json.loads(vm.qvm("--json", "status").out)["state"] == "crashed"
     rows = vm.ok("list").out
     assert " crashed " in rows
@@ -74,15 +69,6 @@ def require_told_and_starts_again(vm: Vm) -> None:
     assert vm.qvm("status", "-s").out.startswith("demo: running")
 
 
-@pytest.mark.parametrize("number", [signal.SIGABRT, signal.SIGSEGV, signal.SIGKILL])
-def test_status_qemu_ended_by_a_signal_is_crashed(blank: Blank, number: signal.Signals) -> None:
-    vm = talking(blank)
-    vm.ok("start", "--no-wait")
-    crash(vm, number)
-    wait_until(lambda: "crashed" in vm.qvm("status", "-s").out)
-    require_told_and_starts_again(vm)
-
-
 def test_start_qemu_that_crashes_meanwhile_is_reported(blank: Blank) -> None:
     vm = talking(blank)
     start = vm.world.popen("start", cwd=vm.directory)
@@ -91,7 +77,7 @@ def test_start_qemu_that_crashes_meanwhile_is_reported(blank: Blank) -> None:
     _, said = start.communicate(timeout=DEADLINE_S)
     assert start.returncode == 1
     assert f"qvm: demo: QEMU crashed while the guest was starting (SIGABRT)\n  {WORDS}\nhint: " in said
-    require_told_and_starts_again(vm)
+    require_told(vm)
 
 
 def test_start_qemu_that_crashes_at_once_is_reported(blank: Blank) -> None:
@@ -103,35 +89,36 @@ def test_start_qemu_that_crashes_at_once_is_reported(blank: Blank) -> None:
     assert refused.status == 1
     assert f"qvm: demo: QEMU exited immediately (SIGSEGV)\n  {WORDS}\n" in refused.err
     program.write_text(sound)
-    require_told_and_starts_again(vm)
+    require_told(vm)
 
 
 def test_stop_qemu_that_crashes_meanwhile_is_a_failure(blank: Blank) -> None:
     vm = talking(blank)
     vm.ok("start", "--no-wait")
     stop = vm.world.popen("--json", "stop", cwd=vm.directory)
-    wait_until(lambda: is_asked(vm))
+    wait_until(lambda: is_connected(vm, "qga"))
     crash(vm, signal.SIGSEGV)
     out, said = stop.communicate(timeout=DEADLINE_S)
     assert stop.returncode == 1
     assert f"qvm: demo: QEMU crashed while the guest was powering off\n  {WORDS}\n" in said
     assert json.loads(out)["error"]["details"] == [WORDS]
-    require_told_and_starts_again(vm)
+    require_told(vm)
 
 
-@pytest.mark.parametrize("verb", ["suspend", "reboot"])
-def test_verb_qemu_that_crashes_meanwhile_is_reported(blank: Blank, verb: str) -> None:
+def test_verb_qemu_that_crashes_meanwhile_is_reported(blank: Blank) -> None:
     vm = talking(blank)
+    for verb in ("suspend", "reboot"):
+        vm.ok("start", "--no-wait")
+        child = vm.world.popen(verb, cwd=vm.directory)
+        wait_until(lambda: holds(vm, "work.lock"))
+        crash(vm, signal.SIGABRT)
+        _, said = child.communicate(timeout=DEADLINE_S)
+        assert child.returncode in (1, 3), said
+        assert "crashed" in said, verb
+        assert WORDS in said, verb
+        assert "runs on" not in said, verb
+        require_told(vm)
     vm.ok("start", "--no-wait")
-    child = vm.world.popen(verb, cwd=vm.directory)
-    wait_until(lambda: holds(vm, "work.lock"))
-    crash(vm, signal.SIGABRT)
-    _, said = child.communicate(timeout=DEADLINE_S)
-    assert child.returncode in (1, 3), said
-    assert "crashed" in said
-    assert WORDS in said
-    assert "runs on" not in said
-    require_told_and_starts_again(vm)
 
 
 def test_cmd_qemu_that_crashes_meanwhile_is_reported(blank: Blank, tmp_path: Path) -> None:
@@ -145,7 +132,8 @@ def test_cmd_qemu_that_crashes_meanwhile_is_reported(blank: Blank, tmp_path: Pat
     _, said = child.communicate(timeout=DEADLINE_S)
     assert child.returncode == 1
     assert f"QEMU crashed; its last output: {WORDS}" in said
-    require_told_and_starts_again(vm)
+    require_told(vm)
+    vm.ok("start", "--no-wait")
 
 
 def test_run_qemu_that_crashes_is_reported_with_its_status(blank: Blank) -> None:
@@ -157,7 +145,7 @@ def test_run_qemu_that_crashes_is_reported_with_its_status(blank: Blank) -> None
     assert run.returncode == 128 + signal.SIGABRT
     assert WORDS in said
     assert "qvm: demo: QEMU crashed while it ran (SIGABRT)\n" in said
-    require_told_and_starts_again(vm)
+    require_told(vm)
 
 
 def test_console_qemu_that_crashes_is_reported(blank: Blank) -> None:
@@ -168,7 +156,7 @@ def test_console_qemu_that_crashes_is_reported(blank: Blank) -> None:
     crash(vm, signal.SIGABRT)
     console.until(r"\[demo: QEMU crashed; its last output: ")
     console.end()
-    require_told_and_starts_again(vm)
+    require_told(vm)
 
 
 def test_kill_and_poweroff_are_not_a_crash(blank: Blank) -> None:

@@ -107,9 +107,9 @@ class Systemd:
                     time.sleep(0.1)
 
 
-@pytest.fixture
-def systemd(tmp_path: Path) -> Iterator[Systemd]:
-    made = Systemd(tmp_path / "systemd.log")
+@pytest.fixture(scope="module")
+def systemd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Systemd]:
+    made = Systemd(tmp_path_factory.mktemp("systemd") / "systemd.log")
     yield made
     made.end()
 

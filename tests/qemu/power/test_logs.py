@@ -20,8 +20,8 @@ FIRST_BYTES = b"\x1bc\x1b[?7l\x1b[2J\x1b[0mSeaBIOS"
 
 @pytest.fixture
 def speaking(blank: Blank) -> Vm:
-    """A machine without graphics: its firmware writes to the serial console."""
-    return blank(VM_QEMU_MACHINE="pc,graphics=off")
+    """A machine whose firmware writes to the serial console, and soon gives up without a network."""
+    return blank(VM_QEMU_MACHINE="pc,graphics=off", VM_NET_MODEL="none")
 
 
 def serial_of(vm: Vm, what: bytes = b"No bootable device.\r\n") -> bytes:

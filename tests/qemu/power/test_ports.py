@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import socket
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.power import launch
 from qvmsh.machine.power import ports as machine_ports
 from qvmsh.machine.power.request import Launch, Request
+from tests.support.monitor import ask
 from tests.support.programs import free_port
 from tests.support.world import Blank
 
@@ -89,20 +89,17 @@ def test_start_port_taken_in_between_is_reported_alike(blank: Blank, monkeypatch
     assert vm.qvm("status").out == "demo: stopped\n"
 
 
-@pytest.mark.parametrize(
-    ("value", "status", "why"),
-    [
+def test_start_forward_that_cannot_be_is_refused(blank: Blank) -> None:
+    vm = blank()
+    for value, status, why in (
         ("203.0.113.7:8080:80", 1, "203.0.113.7 is not an address of this host"),
         ("80", 2, "it needs two ports, HOST:GUEST"),
         ("8080:80\n8080:81", 2, "another line uses tcp port 8080 already"),
-    ],
-)
-def test_start_forward_that_cannot_be_is_refused(blank: Blank, value: str, status: int, why: str) -> None:
-    vm = blank()
-    vm.set(VM_HOSTFWD=value)
-    result = vm.qvm("start", "--no-wait")
-    assert result.status == status
-    assert why in result.err
+    ):
+        vm.set(VM_HOSTFWD=value)
+        result = vm.qvm("start", "--no-wait")
+        assert result.status == status, value
+        assert why in result.err
 
 
 def test_start_forward_of_the_ssh_port_is_refused(blank: Blank) -> None:
@@ -178,16 +175,15 @@ def test_included_file_acts_at_its_line(blank: Blank) -> None:
     assert "common:1" in vm.ok("config", "--explain", "VM_MACHINE_MEM").out
 
 
-@pytest.mark.parametrize(
-    ("host", "warned"), [("", False), ("localhost", False), ("0.0.0.0", True), ("[::]", True)]
-)
-def test_start_vnc_without_a_host_is_for_this_host_only(blank: Blank, host: str, warned: bool) -> None:
-    vm = blank(VM_QEMU_VNC=f"{host}:{free_port() - 5900}")
-    err = vm.ok("start", "--no-wait").err
-    server = json.loads(vm.ok("qmp", "query-vnc").out)
-    is_local = server["host"] in ("127.0.0.1", "::1")
-    assert is_local is not warned, server
-    assert ("everybody who can reach this host" in err and "without a password" in err) is warned, err
+def test_start_vnc_without_a_host_is_for_this_host_only(blank: Blank) -> None:
+    vm = blank()
+    for host, warned in (("", False), ("localhost", False), ("0.0.0.0", True), ("[::]", True)):
+        err = vm.ok("--set", f"VM_QEMU_VNC={host}:{free_port() - 5900}", "start", "--no-wait").err
+        server = ask(vm, "query-vnc")
+        is_local = server["host"] in ("127.0.0.1", "::1")
+        assert is_local is not warned, (host, server)
+        assert ("everybody who can reach this host" in err and "without a password" in err) is warned, err
+        vm.ok("kill")
 
 
 def test_start_vnc_in_own_words_for_qemu_warns(blank: Blank) -> None:

@@ -62,6 +62,9 @@ def start_all(vm: Vm, count: int) -> None:
         results.append(Result(["start"], child.returncode, out, err))
     assert [each.status for each in results].count(0) == 1, [str(each) for each in results]
     assert {each.status for each in results} <= {0, 3}
+    for each in results:  # each names the program that has it
+        assert not each.status or "qvm: demo: cannot start: " in each.err, str(each)
+        assert not each.status or "pid " in each.err.splitlines()[0], str(each)
     require_working(results, vm)
 
 

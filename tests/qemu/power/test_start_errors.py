@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -166,8 +167,21 @@ def test_start_full_disk_is_reported_and_loses_nothing(blank: Blank, tmp_path: P
     assert not [name for name in done.stdout.split() if "base" in name or "backing" in name or "part" in name]
 
 
-@pytest.mark.parametrize("words", [["start", "--no-wait"], ["start", "--no-wait", "--disposable"], ["run"]])
+WAYS = [["start", "--no-wait"], ["start", "--no-wait", "--disposable"], ["run"]]
+
+
+@pytest.mark.parametrize("words", WAYS)
 def test_start_on_a_full_disk_names_the_file_system(blank: Blank, world: World, words: list[str]) -> None:
+    check_full_disk(blank, world, words, (0, 1, 4))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("words", WAYS)
+def test_start_on_a_full_disk_names_it_long(blank: Blank, world: World, words: list[str]) -> None:
+    check_full_disk(blank, world, words, range(7))
+
+
+def check_full_disk(blank: Blank, world: World, words: list[str], free_pages: Iterable[int]) -> None:
     where = world.home / "small"
     with small_disk(where, 4):
         vm = blank("demo", "small/demo")
@@ -178,7 +192,7 @@ def test_start_on_a_full_disk_names_the_file_system(blank: Blank, world: World, 
                     pass
             count = fill.stat().st_size // 4096
             outcomes = set()
-            for pages in range(7):
+            for pages in free_pages:
                 os.truncate(fill, (count - pages) * 4096)
                 result = vm.qvm(*words, stdin="") if words != ["run"] or pages < 1 else vm.qvm("status")
                 outcomes.add(result.status)

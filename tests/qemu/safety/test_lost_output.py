@@ -8,6 +8,15 @@ import pytest
 
 from tests.support.world import DEADLINE_S, QVM, Blank
 
+SOME = """
+--json list
+status -s
+logs qvm
+cmd info qtree
+config
+doctor
+--help
+"""
 VERBS = """
 list
 --json list
@@ -50,14 +59,18 @@ start --no-wait
 TO = {"/dev/full": "No space left on device", "&-": "Bad file descriptor"}
 
 
-@pytest.mark.parametrize("target", TO)
-def test_every_verb_output_lost_fails_and_says_why(blank: Blank, target: str) -> None:
+@pytest.mark.parametrize(
+    ("target", "verbs"),
+    [("/dev/full", VERBS), ("&-", SOME), pytest.param("&-", VERBS, marks=pytest.mark.long)],
+    ids=["/dev/full", "closed", "closed, all verbs"],
+)
+def test_every_verb_output_lost_fails_and_says_why(blank: Blank, target: str, verbs: str) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
     (vm.directory / "requests").write_text('{"execute": "query-status"}\n')
     (vm.directory / "lines").write_text("info status\n")
     wrong = []
-    for line in VERBS.strip().splitlines():
+    for line in verbs.strip().splitlines():
         done = subprocess.run(
             ["bash", "-c", f"{QVM} {line} >{target}"],
             cwd=vm.directory,
@@ -72,15 +85,15 @@ def test_every_verb_output_lost_fails_and_says_why(blank: Blank, target: str) ->
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("words", [["logs", "-f", "qvm"], ["qmp", "--events"]])
-def test_verb_that_follows_output_lost_ends(blank: Blank, words: list[str]) -> None:
+def test_verb_that_follows_output_lost_ends(blank: Blank) -> None:
     vm = blank()
     vm.ok("start", "--no-wait")
-    with open("/dev/full", "w") as full:
-        child = vm.world.popen(*words, cwd=vm.directory, stdout=full)
-        while child.poll() is None:  # an event and a line of the log at each turn
-            vm.ok("pause")
-            vm.ok("resume")
-    _, said = child.communicate()
-    assert child.returncode == 1
-    assert said == "qvm: cannot write to standard output: No space left on device\n"
+    for words in (["logs", "-f", "qvm"], ["qmp", "--events"]):
+        with open("/dev/full", "w") as full:
+            child = vm.world.popen(*words, cwd=vm.directory, stdout=full)
+            while child.poll() is None:  # an event and a line of the log at each turn
+                vm.ok("pause")
+                vm.ok("resume")
+        _, said = child.communicate()
+        assert child.returncode == 1, words
+        assert said == "qvm: cannot write to standard output: No space left on device\n", words

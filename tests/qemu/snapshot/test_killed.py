@@ -22,7 +22,7 @@ from tests.support.programs import qemu_img
 from tests.support.snapshots import DISKS, patterns_of, tags, three_disks, write_disks
 from tests.support.world import QVM, Blank, Vm
 
-USUAL, LONG = 3, 20
+USUAL, LONG = 2, 20
 MOST_S = 0.6
 """What a verb takes here when nothing else runs, and somewhat more."""
 

@@ -14,7 +14,7 @@ from tests.support.programs import qemu_img
 from tests.support.snapshots import patterns_of, tags, write_disks
 from tests.support.world import Blank, Vm
 
-USUAL, LONG = 3, 20
+USUAL, LONG = 2, 20
 DISKS = ["demo-backing.qcow2", "data.qcow2"]
 
 

@@ -65,8 +65,14 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("is_beside", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "is_beside"),
+    [
+        *((kind, True) for kind in KINDS),
+        ("raw elsewhere", False),
+        *(pytest.param(kind, False, marks=pytest.mark.long) for kind in list(KINDS)[1:]),
+    ],
+)
 def test_remedy_for_a_disk_without_snapshots_works_as_typed(
     blank: Blank, tmp_path: Path, kind: str, is_beside: bool
 ) -> None:

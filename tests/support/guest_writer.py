@@ -224,7 +224,7 @@ def _program(name: str) -> str:
 
 @contextlib.contextmanager
 def file_system(vm: Vm, name: str, *, is_clean: bool = True) -> Iterator[str]:
-    """A copy of a disk's ext4 (of the partition that Linux is on, if it has some), as e2fsprogs name it.
+    """The name of a copy of a disk's ext4 (of the partition that Linux is on, if it has some).
 
     Args:
         is_clean: it was unmounted or frozen; else its journal is replayed, as a boot would do.
@@ -236,12 +236,16 @@ def file_system(vm: Vm, name: str, *, is_clean: bool = True) -> Iterator[str]:
             data = file.read(512)
         entries = [data[446 + 16 * n :][:16] for n in range(4)] if data[510:] == b"\x55\xaa" else []
         begins = [int.from_bytes(each[8:12], "little") for each in entries if each[4] == 0x83]
-        found = f"{raw.name}?offset={begins[0] * 512 if begins else 0}"
+        if begins:  # e2fsck forgets an `?offset=` once it has replayed a journal
+            part = raw.with_suffix(".part")
+            words = ["bs=1M", f"skip={begins[0] * 512}", "iflag=skip_bytes", "conv=sparse", "status=none"]
+            output_of(vm, "dd", f"if={raw.name}", f"of={part.name}", *words)
+            part.rename(raw)
         if not is_clean:
-            argv = [_program("e2fsck"), "-p", found]
+            argv = [_program("e2fsck"), "-p", raw.name]
             done = subprocess.run(argv, cwd=vm.directory, capture_output=True, text=True)
             assert done.returncode in (0, 1), done.stdout + done.stderr  # 1: it was put right
-        yield found
+        yield raw.name
     finally:
         raw.unlink(missing_ok=True)
 

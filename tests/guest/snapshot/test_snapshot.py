@@ -83,8 +83,9 @@ def check_sleeping(guest: Vm) -> None:
     guest.ok("wakeup")
 
 
-def test_sleeping_guest_is_saved_so_that_it_comes_back(running: Vm) -> None:
-    check_sleeping(running)
+def test_sleeping_guest_is_saved_so_that_it_comes_back(vm: Vm) -> None:
+    boot(vm)
+    check_sleeping(vm)
 
 
 @pytest.mark.long
@@ -105,20 +106,21 @@ def test_trim_through_the_guest_frees_space(vm: Vm) -> None:
     assert vm.ok("ssh", "cat /sys/block/vdb/size").out == f"{128 << 11}\n"
 
 
-def test_restore_while_paused_sets_the_clock_when_resumed(running: Vm) -> None:
-    running.ok("ssh", "echo kept > /tmp/memory; sudo -n date -s @$(( $(date +%s) - 7200 ))")
-    running.ok("snapshot", "save", "a")
-    running.ok("ssh", "echo gone > /tmp/memory")
-    running.ok("pause")
-    output = running.ok("snapshot", "restore", "a").out
+def test_restore_while_paused_sets_the_clock_when_resumed(vm: Vm) -> None:
+    boot(vm)
+    vm.ok("ssh", "echo kept > /tmp/memory; sudo -n date -s @$(( $(date +%s) - 7200 ))")
+    vm.ok("snapshot", "save", "a")
+    vm.ok("ssh", "echo gone > /tmp/memory")
+    vm.ok("pause")
+    output = vm.ok("snapshot", "restore", "a").out
     assert "`qvm resume` resumes it and sets its clock" in output
-    assert running.qvm("status", "-s").out.startswith("demo: paused")
-    output = running.ok("resume").out
+    assert vm.qvm("status", "-s").out.startswith("demo: paused")
+    output = vm.ok("resume").out
     assert re.match(r"demo: resumed; clock was 7\d\d\d s behind, set by ", output)
-    assert running.ok("ssh", "cat /tmp/memory").out == "kept\n"
-    assert running.clock_error_s() < 5
-    running.ok("pause")
-    assert not re.search(r"clock was \d{3,}", running.ok("resume").out)  # this time it was held for a moment
+    assert vm.ok("ssh", "cat /tmp/memory").out == "kept\n"
+    assert vm.clock_error_s() < 5
+    vm.ok("pause")
+    assert not re.search(r"clock was \d{3,}", vm.ok("resume").out)  # this time it was held for a moment
 
 
 @pytest.mark.long

@@ -41,11 +41,9 @@ def check_in_a_row(world: World, debian: debian_guest.DebianImage, machine: str,
         vm.kill()
 
 
-def test_savevm_loadvm_debian_twice_in_a_row_continues(
-    world: World, debian: debian_guest.DebianImage
-) -> None:
-    """On q35, where SeaBIOS forgets at the first wake-up what the second one needs."""
-    check_in_a_row(world, debian, "q35", 2)
+def test_savevm_loadvm_debian_continues(world: World, debian: debian_guest.DebianImage) -> None:
+    """On q35, where SeaBIOS forgets at the first wake-up what the second one, after `suspend`, needs."""
+    check_in_a_row(world, debian, "q35", 1)
 
 
 @pytest.mark.long

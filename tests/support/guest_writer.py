@@ -223,8 +223,12 @@ def _program(name: str) -> str:
 
 
 @contextlib.contextmanager
-def file_system(vm: Vm, name: str) -> Iterator[str]:
-    """A disk's ext4 (of the partition that Linux is on, if it has some), as e2fsprogs name it."""
+def file_system(vm: Vm, name: str, *, is_clean: bool = True) -> Iterator[str]:
+    """The name of a copy of a disk's ext4 (of the partition that Linux is on, if it has some).
+
+    Args:
+        is_clean: it was unmounted or frozen; else its journal is replayed, as a boot would do.
+    """
     raw = vm.directory / "look.raw"
     qemu_img(vm, "convert", "-O", "raw", name, raw.name)
     try:
@@ -232,30 +236,60 @@ def file_system(vm: Vm, name: str) -> Iterator[str]:
             data = file.read(512)
         entries = [data[446 + 16 * n :][:16] for n in range(4)] if data[510:] == b"\x55\xaa" else []
         begins = [int.from_bytes(each[8:12], "little") for each in entries if each[4] == 0x83]
-        yield f"{raw.name}?offset={begins[0] * 512 if begins else 0}"
+        if begins:  # e2fsck forgets an `?offset=` once it has replayed a journal
+            part = raw.with_suffix(".part")
+            words = ["bs=1M", f"skip={begins[0] * 512}", "iflag=skip_bytes", "conv=sparse", "status=none"]
+            output_of(vm, "dd", f"if={raw.name}", f"of={part.name}", *words)
+            part.rename(raw)
+        if not is_clean:
+            argv = [_program("e2fsck"), "-p", raw.name]
+            done = subprocess.run(argv, cwd=vm.directory, capture_output=True, text=True)
+            assert done.returncode in (0, 1), done.stdout + done.stderr  # 1: it was put right
+        yield raw.name
     finally:
         raw.unlink(missing_ok=True)
 
 
 def fsck(vm: Vm, name: str) -> None:
     """A file system of a machine that is off, looked at from outside; it must be clean."""
-    program = _program("e2fsck")
     with file_system(vm, name) as found:
-        output = output_of(vm, program, "-f", "-n", found)
+        _require_sound(vm, found)
+
+
+def _require_sound(vm: Vm, found: str) -> None:
+    output = output_of(vm, _program("e2fsck"), "-f", "-n", found)
     assert "journal" not in output, output
 
 
-def look_off(vm: Vm, name: str = "demo") -> list[Disk]:
-    """As `look`, for a machine that is off and whose file systems were written out."""
-    program, found = _program("debugfs"), []
+def text_off(vm: Vm, disk: str, *paths: str, is_clean: bool = True) -> list[str]:
+    """What files on a disk of a machine that is off hold; its file system is sound."""
+    with file_system(vm, disk, is_clean=is_clean) as found:
+        _require_sound(vm, found)
+        return [output_of(vm, _program("debugfs"), "-R", f"cat {path}", found) for path in paths]
+
+
+def names_off(vm: Vm, disk: str, folder: str) -> set[str]:
+    """The names in a folder on a disk of a machine that is off."""
+    with file_system(vm, disk) as raw:
+        lines = output_of(vm, _program("debugfs"), "-R", f"ls -p {folder}/", raw).splitlines()
+    return {line.split("/")[5] for line in lines if line.startswith("/")}
+
+
+def look_off(vm: Vm, name: str = "demo", *, is_clean: bool = True) -> list[Disk]:
+    """As `look`, for a machine that is off."""
+    found = []
     for disk, folder in ((f"{name}-backing.qcow2", "/home/qvm"), (DATA, "")):
-        with file_system(vm, disk) as raw:
-            count, ring = (
-                output_of(vm, program, "-R", f"cat {folder}/{each}", raw) for each in ("count", "ring")
-            )
-        found.append(_disk(count, ring.replace("\0", "").replace(" ", ""), is_clean=True))
-    _require_one_moment(found, is_clean=True)
+        paths = f"{folder}/count", f"{folder}/ring"
+        count, ring = text_off(vm, disk, *paths, is_clean=is_clean)
+        found.append(_disk(count, ring.replace("\0", "").replace(" ", ""), is_clean=is_clean))
+    _require_one_moment(found, is_clean=is_clean)
     return found
+
+
+def require_numbers_off(vm: Vm, acked: int) -> None:
+    """As `require_numbers`, for a machine that is off, however it came to be so."""
+    found = look_off(vm, is_clean=False)
+    assert all(acked <= each.count <= acked + 2 for each in found), (acked, [each.count for each in found])
 
 
 def fsck_both(vm: Vm, name: str = "demo") -> None:

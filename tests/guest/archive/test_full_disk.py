@@ -18,21 +18,22 @@ import pytest
 
 from tests.support.disks import check_images
 from tests.support.guest_moments import held, messages, note_of, require_nothing_under_way, seen, wait_for_end
-from tests.support.guest_writer import UMOUNT, Writer, align, boot, fsck_both, two_disks
+from tests.support.guest_writer import Writer, boot, end_begun, require_numbers_off
 from tests.support.small_disk import small_disk
-from tests.support.world import Vm, World, create_tiny
+from tests.support.world import Vm, World
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 
 
 @pytest.fixture
-def vm(world: World, tiny: str) -> Iterator[Vm]:
+def vm(world: World, saved_with_data: Path) -> Iterator[Vm]:
     """A guest of two disks whose directory is a file system of its own; archives go elsewhere."""
-    with small_disk(world.home / "demo", 120):
-        made = create_tiny(world)
+    with small_disk(world.home / "demo", 300):
+        made = Vm(world, world.home / "demo")
+        subprocess.run(["cp", "-a", "--sparse=always", f"{saved_with_data}/.", made.directory], check=True)
         made.set(VM_ARCHIVE="../store")
-        with two_disks(made, "16M"):
-            yield made
+        yield made
+        end_begun()
         made.kill()
 
 
@@ -61,6 +62,7 @@ def filled(vm: Vm, writer: Writer) -> tuple[subprocess.Popen[str], Path]:
 
 
 def test_archive_on_a_full_disk_pauses_the_guest_without_loss(vm: Vm) -> None:
+    """Once with space again in time, once with the power lost, so that `start` finds the disk still full."""
     boot(vm)
     writer = Writer(vm)
     vm.ok("archive")
@@ -70,6 +72,37 @@ def test_archive_on_a_full_disk_pauses_the_guest_without_loss(vm: Vm) -> None:
     assert child.returncode == 1, out + err
     assert "demo: cannot commit what the guest wrote in the meantime to demo-backing.qcow2: No space" in err
     assert "hint: nothing is lost: free space, then `qvm doctor --fix`; `qvm resume`" in err
+    require_refused_while_full(vm)
+    filler.unlink()
+    assert "the running guest's disks are joined again" in messages(vm.qvm("doctor", "--fix"))
+    vm.ok("resume")
+    writer.more()
+    vm.ok("archive")
+    require_nothing_under_way(vm)
+    child, filler = filled(vm, writer)
+    child.kill()
+    lose_power(vm, writer)
+    child.communicate()
+    refused = vm.qvm("start")
+    assert refused.status == 1, str(refused)
+    assert "was interrupted and cannot be recovered: " in refused.err
+    assert "No space left" in refused.err
+    assert "hint: the disk is full: free some space, then try again" in refused.err
+    assert "left     archive " in vm.qvm("doctor", "--fix").out
+    filler.unlink()
+    output = messages(vm.qvm("doctor", "--fix"))
+    assert "what the guest wrote last is in demo-backing.qcow2, data.qcow2" in output
+    require_nothing_under_way(vm)
+    check_images(vm)
+    require_numbers_off(vm, writer.acked)
+    vm.ok("start", "--no-wait")
+    vm.ok("kill")
+    require_nothing_under_way(vm)
+    for folder in (vm.world.home / "store").glob("demo-*/"):
+        assert "is good" in vm.ok("archive", "--verify", folder.name).out
+
+
+def require_refused_while_full(vm: Vm) -> None:
     for words in (["archive"], ["snapshot", "save", "x"]):
         refused = vm.qvm(*words)
         assert refused.status == 1, str(refused)
@@ -81,53 +114,10 @@ def test_archive_on_a_full_disk_pauses_the_guest_without_loss(vm: Vm) -> None:
     assert still.status == 3, str(still)
     assert "cannot power off: QEMU has paused the guest after an I/O error" in still.err
     assert note_of(vm)["cuts"]
-    filler.unlink()
-    assert "the running guest's disks are joined again" in messages(vm.qvm("doctor", "--fix"))
-    vm.ok("resume")
-    writer.more()
-    vm.ok("archive")
-    require_nothing_under_way(vm)
-    lose_power_and_look(vm, writer)
 
 
-def test_start_after_a_full_disk_waits_for_space_without_loss(vm: Vm) -> None:
-    boot(vm)
-    writer = Writer(vm)
-    vm.ok("archive")
-    child, filler = filled(vm, writer)
+def lose_power(vm: Vm, writer: Writer) -> None:
     pid = vm.pid
-    child.kill()
     os.kill(pid, signal.SIGKILL)
-    child.communicate()
     wait_for_end(pid)
     writer.lost()
-    refused = vm.qvm("start")
-    assert refused.status == 1, str(refused)
-    assert "was interrupted and cannot be recovered: " in refused.err
-    assert "No space left" in refused.err
-    assert "hint: the disk is full: free some space, then try again" in refused.err
-    assert "left     archive " in vm.qvm("doctor", "--fix").out
-    filler.unlink()
-    output = messages(vm.qvm("doctor", "--fix"))
-    assert "what the guest wrote last is in demo-backing.qcow2, data.qcow2" in output
-    require_nothing_under_way(vm)
-    acked = writer.acked
-    boot(vm)
-    writer = Writer(vm, align(vm, acked))
-    lose_power_and_look(vm, writer)
-
-
-def lose_power_and_look(vm: Vm, writer: Writer) -> None:
-    pid = vm.pid
-    os.kill(pid, signal.SIGKILL)
-    wait_for_end(pid)
-    acked = writer.lost()
-    boot(vm)
-    align(vm, acked)
-    vm.ok("ssh", UMOUNT)
-    vm.ok("stop")
-    check_images(vm)
-    fsck_both(vm)
-    require_nothing_under_way(vm)
-    for folder in (vm.world.home / "store").glob("demo-*/"):
-        assert "is good" in vm.ok("archive", "--verify", folder.name).out

@@ -1,4 +1,4 @@
-"""`archive`, `archive --create` and `restore` of a guest that is off, killed at any moment; then it boots.
+"""`archive`, `archive --create` and `restore` of a guest that is off, killed at any moment.
 
 The seed is printed; QVM_TEST_SEED repeats a run.
 """
@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.disks import check_images
 from tests.support.guest_moments import held, messages, next_command, note_of, require_nothing_under_way
-from tests.support.guest_writer import MOUNT, UMOUNT, Writer, align, boot, fsck_both, look
+from tests.support.guest_writer import UMOUNT, Writer, align, boot, fsck_both, look_off
 from tests.support.world import Vm
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
@@ -34,14 +34,27 @@ MOST_S = 0.35
 """What each takes here when nothing else runs, from its first step on, and somewhat more."""
 
 
-def write_and_stop(vm: Vm, count: int) -> int:
-    """Let the guest count from where it stands, then power it off in order; the number on both disks."""
+def write(vm: Vm, count: int) -> int:
+    """Let the guest count from where it stands; the number on both disks."""
     writer = Writer(vm, count)
     writer.more(5)
-    last = align(vm, writer.end())
+    return align(vm, writer.end())
+
+
+def power_off(vm: Vm) -> None:
     vm.ok("ssh", UMOUNT)
     vm.ok("stop")
-    return last
+
+
+def archive_and_go_on(vm: Vm) -> tuple[str, int, int]:
+    """An archived state of the running guest, its number, and the greater one with which the guest is off."""
+    boot(vm)
+    old = write(vm, 0)
+    report = json.loads(vm.ok("--json", "archive").out)
+    assert report["consistency"] == "frozen"
+    there = write(vm, old)
+    power_off(vm)
+    return f"{report['archive']}/{report['stamp']}", old, there
 
 
 def is_at_work(vm: Vm, pid: int) -> bool:
@@ -69,19 +82,18 @@ def killed(vm: Vm, chooser: random.Random, *words: str) -> bool:
 
 def check_off(vm: Vm, verbs: list[str], count: int) -> None:
     chooser = random.Random(f"{SEED} off {verbs} {count}")
-    boot(vm)
-    there = old = write_and_stop(vm, 0)
-    report = json.loads(vm.ok("--json", "archive").out)
-    name = f"{report['archive']}/{report['stamp']}"
-    boot(vm)
+    name, old, there = archive_and_go_on(vm)
     for turn in range(count):
-        there = write_and_stop(vm, there)
+        if turn:
+            boot(vm)
+            there = write(vm, there)
+            power_off(vm)
         fsck_both(vm)
         verb = chooser.choice(verbs)
         words = [name if word == "OLD" else word for word in VERBS[verb]]
         print(f"seed {SEED}: turn {turn}: {' '.join(words)}; the guest is at {there}, {name} at {old}")
         has_left = killed(vm, chooser, *words)
-        ways = [["start"], ["doctor", "--fix"], ["archive"], ["restore", "--force", name]]
+        ways = [["start", "--no-wait"], ["doctor", "--fix"], ["archive"], ["restore", "--force", name]]
         following = chooser.choice(ways)
         print(f"  next: {' '.join(following)}")
         result = next_command(vm, *following)
@@ -91,39 +103,41 @@ def check_off(vm: Vm, verbs: list[str], count: int) -> None:
             assert "was interrupted, and " in output, output
         require_nothing_under_way(vm)
         assert not [each.name for each in vm.world.home.iterdir() if ".part" in each.name]
-        if verb == "restore new":
-            check_new(vm, name, old)
-        if following == ["start"]:
-            vm.ok("kill")
-        check_images(vm)
-        boot(vm)
-        found = [each.count for each in look(vm, is_clean=True)]
         allowed = [there, old] if verb == "restore" else [there]
-        allowed = [old] if following[0] == "restore" else allowed
-        assert found in [[each] * 2 for each in allowed], (found, allowed)
-        there = found[0]
-    there = write_and_stop(vm, there)
+        there = require_one_of(vm, [old] if following[0] == "restore" else allowed)
+        if verb == "restore new":
+            check_new(vm, name, old, is_booted=count > USUAL)
     vm.ok("archive")
     for folder in vm.directory.glob("demo-*/"):
         assert "is good" in vm.ok("archive", "--verify", folder.name).out
-    check_new(vm, "latest", there)
+    check_new(vm, "latest", there, is_booted=count > USUAL)
 
 
-def check_new(vm: Vm, name: str, count: int) -> None:
+def require_one_of(vm: Vm, allowed: list[int]) -> int:
+    """Both disks are whole and have one of these numbers; the machine is off afterwards."""
+    is_on = vm.qvm("status", "-s").status == 0
+    if is_on:
+        vm.ok("kill")
+    check_images(vm)
+    found = [each.count for each in look_off(vm, is_clean=not is_on)]
+    assert found in [[each] * 2 for each in allowed], (found, allowed)
+    return found[0]
+
+
+def check_new(vm: Vm, name: str, count: int, *, is_booted: bool) -> None:
     """A new machine of an archived state: whole, or not there at all; what a killed one left goes."""
     fresh = Vm(vm.world, vm.world.home / "fresh")
     if not fresh.directory.exists():
         vm.ok("restore", name, "../fresh")
     assert not [each.name for each in vm.world.home.iterdir() if ".part" in each.name]
     check_images(fresh, "fresh-base.qcow2", "fresh-backing.qcow2", "data.qcow2")
-    boot(fresh)
-    try:
-        assert [each.count for each in look(fresh, is_clean=True)] == [count] * 2
-        fresh.ok("ssh", UMOUNT)
-        fresh.ok("stop")
-    finally:
-        fresh.kill()
-    fsck_both(fresh, "fresh")
+    assert [each.count for each in look_off(fresh, "fresh")] == [count] * 2
+    if is_booted:
+        try:
+            fresh.start()
+            fresh.ok("stop")
+        finally:
+            fresh.kill()
     shutil.rmtree(fresh.directory)
 
 
@@ -140,20 +154,9 @@ def test_archive_and_restore_off_survive_random_kills_long(vm: Vm, verb: str) ->
 
 def test_restore_killed_between_two_disks_is_completed(vm: Vm) -> None:
     """All is ready, one disk has its new file already, the other one not: never a mixture."""
-    boot(vm)
-    old = write_and_stop(vm, 0)
-    vm.ok("archive")
-    boot(vm)
-    write_and_stop(vm, old)
-    child = held(
-        vm,
-        lambda now: bool(now.note.get("is_ready")),
-        "restore",
-        "--force",
-        "latest",
-        tries=20,
-        step_s=0.0004,
-    )
+    name, old, _ = archive_and_go_on(vm)
+    words = ["restore", "--force", name]
+    child = held(vm, lambda now: bool(now.note.get("is_ready")), *words, tries=20, step_s=0.0004)
     child.kill()
     child.communicate()
     pairs = note_of(vm)["swap"]
@@ -161,13 +164,8 @@ def test_restore_killed_between_two_disks_is_completed(vm: Vm) -> None:
     print(f"  {len(left)} of {len(pairs)} were to be renamed")
     if len(left) == len(pairs):  # the kill came just before the first one
         (vm.directory / left[0][0]).rename(vm.directory / left[0][1])
-    errors = vm.ok("start").err
+    errors = vm.ok("start", "--no-wait").err
     assert "the restore, begun " in errors
     assert " was interrupted, and was completed" in errors
-    vm.ok("ssh", MOUNT)
-    assert [each.count for each in look(vm, is_clean=True)] == [old] * 2
     require_nothing_under_way(vm)
-    vm.ok("ssh", UMOUNT)
-    vm.ok("stop")
-    check_images(vm)
-    fsck_both(vm)
+    assert require_one_of(vm, [old]) == old

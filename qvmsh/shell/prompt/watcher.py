@@ -341,7 +341,7 @@ class _Surroundings:
         self._conversation = asyncio.ensure_future(self._converse(record, self._relay))
 
     def _renew_waiting(self, record: LaunchRecord) -> None:
-        """Wait once for the guest of each QEMU that began while it was watched (a load rewrites its record)."""
+        """Wait once for the guest of each QEMU that began while it was watched; a load writes it anew."""
         if self._pid is None or self._pid == self._awaited:
             return
         self._awaited = self._pid

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 
 from qvmsh.errors import QvmError
 from qvmsh.images import elf, filesystem, kernel
@@ -110,8 +111,7 @@ def make(bench: Workbench, image: str) -> None:
         _make_boot(bench, tree)
         bench.tools = "tools/usr/bin"
         filesystem.make_fat(bench, "boot.img", ["vmlinuz", "initrd.img", "syslinux.cfg"])
-        with open(bench.path("tools/usr/lib/syslinux/mbr/mbr.bin"), "rb") as file:
-            boot_code = file.read()
+        boot_code = Path(bench.path("tools/usr/lib/syslinux/mbr/mbr.bin")).read_bytes()
         parts = [("boot.img", 0x0E, True), ("root.img", 0x83, False)]
         filesystem.make_disk(bench, "disk.img", boot_code, parts)
         bench.run("qemu-img", "convert", "-q", "-f", "raw", "-O", "qcow2", "disk.img", image)
@@ -220,8 +220,7 @@ def _lay_over(source: str, top: str) -> None:
     """
     for at, _, files in os.walk(source):
         for name in files:
-            with open(os.path.join(at, name), "rb") as file:
-                text = file.read()
+            text = Path(at, name).read_bytes()
             path = os.path.join(top, os.path.relpath(at, source), name)
             os.makedirs(os.path.dirname(path), exist_ok=True)
             _unlink(path)  # never write through an applet's link
@@ -235,5 +234,4 @@ def _unlink(path: str) -> None:
 
 
 def _write(path: str, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
+    Path(path).write_bytes(data)

@@ -8,8 +8,9 @@ import time
 PIECE_BYTES = 4096
 STUCK_S = 10.0
 """How long a guest may take nothing of what a pipe brings, or show no prompt after a log-in."""
-QUIET_S = 0.3
-"""How long a guest must have been silent after a prompt."""
+QUIET_S, UNSURE_S = 0.3, 3.0
+"""How long a guest must have been silent after a prompt, and after any other line that has no end."""
+_PROMPT = re.compile(rb"[#$%>:?)\]] ?(\x1b\[[\d;?]*\w)*$")
 
 
 class Pace:
@@ -47,7 +48,7 @@ class Pace:
         if not self.is_waiting:
             return 0.0
         if self._line:
-            return self.heard_at + QUIET_S
+            return self.heard_at + (QUIET_S if _PROMPT.search(self._line) else UNSURE_S)
         return min(self.heard_at + self.patience_s, self.began_at + STUCK_S)
 
     def take(self, pending: bytes, *, is_all: bool) -> bytes:

@@ -9,7 +9,7 @@ import pytest
 from qvmsh.errors import UsageError
 from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.terminal import console
-from qvmsh.machine.terminal.pace import QUIET_S, STUCK_S, Pace
+from qvmsh.machine.terminal.pace import QUIET_S, STUCK_S, UNSURE_S, Pace
 
 
 def later(pace: Pace, seconds: float) -> Pace:
@@ -45,6 +45,23 @@ def test_next_line_waits_for_the_next_prompt() -> None:
         assert later(pace, 1).take(b"ls\n", is_all=True) == b""
     pace.heard(b"\r\n# ")
     assert later(pace, QUIET_S).take(b"ls\n", is_all=True) == b"ls\n"
+
+
+@pytest.mark.parametrize(
+    "prompt", [b"~ # ", b"demo:~$ \x1b[6n", b"Password: ", b"Continue? ", b"(initramfs) "]
+)
+def test_message_that_stops_in_the_middle_is_not_taken_for_a_prompt(prompt: bytes) -> None:
+    """A guest on a busy host pauses in the middle of a line."""
+    pace = later(Pace(b"login: ", 60), 1)
+    pace.sent(pace.take(b"root\nls\n", is_all=True))
+    pace.heard(b"\r\nroot logged in on 'tty")
+    assert later(pace, UNSURE_S - 0.5).take(b"ls\n", is_all=True) == b""
+    pace.heard(b"S0'\r\n" + prompt)
+    assert later(pace, QUIET_S).take(b"ls\n", is_all=True) == b"ls\n"
+
+
+def test_prompt_of_an_unknown_form_gets_the_next_line_later() -> None:
+    assert later(Pace(b"ready", 60), UNSURE_S).take(b"ls\n", is_all=True) == b"ls\n"
 
 
 def test_guest_without_a_prompt_is_given_all_in_the_end() -> None:

@@ -131,7 +131,7 @@ def see_reset(screen: Terminal) -> None:
     screen.state("running")
 
 
-def test_sessions_of_all_three_beside_one_another_end_as_they_began(running: Vm, tmp_path: Path) -> None:
+def test_sessions_beside_one_another_end_as_they_began(running: Vm, tmp_path: Path) -> None:
     with sessions(running, ("xonsh", "ptpython", "python"), tmp_path) as made:
         for session in made:
             session.work()

@@ -66,7 +66,7 @@ def test_savevm_guest_that_refuses_to_suspend_runs_on(loaded: Vm) -> None:
     assert "ready" not in loaded.ok("cmd", "info", "snapshots").out
 
 
-def test_loadvm_that_is_refused_keeps_the_state_which_loads_later(loaded: Vm) -> None:
+def test_loadvm_that_is_refused_keeps_the_state_to_load_later(loaded: Vm) -> None:
     """A missing snapshot, other hardware; then the clock is put right, as the guest was not suspended."""
     loaded.ok("ssh", "echo kept > note; sync")
     loaded.ok("stop", "--vm-save", "as it is", "--nosuspend")

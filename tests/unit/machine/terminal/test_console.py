@@ -50,7 +50,7 @@ def test_next_line_waits_for_the_next_prompt() -> None:
 @pytest.mark.parametrize(
     "prompt", [b"~ # ", b"demo:~$ \x1b[6n", b"Password: ", b"Continue? ", b"(initramfs) "]
 )
-def test_message_that_stops_in_the_middle_is_not_taken_for_a_prompt(prompt: bytes) -> None:
+def test_message_that_stops_in_the_middle_is_not_a_prompt(prompt: bytes) -> None:
     """A guest on a busy host pauses in the middle of a line."""
     pace = later(Pace(b"login: ", 60), 1)
     pace.sent(pace.take(b"root\nls\n", is_all=True))

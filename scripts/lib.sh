@@ -38,7 +38,7 @@ find_python() {
 # make_venv run|dev: .venv with qvm (editable) and exactly what scripts/requirements-*.txt pins; updated when
 # that or pyproject.toml changes.
 make_venv() {
-    local group=$1 python stamp wanted lock
+    local group=$1 each python stamp wanted lock
     stamp=.venv/.qvm-setup-$group
     lock=scripts/requirements-$group.txt
     wanted=$(cksum pyproject.toml "$lock")
@@ -51,5 +51,7 @@ make_venv() {
     .venv/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r "$lock"
     .venv/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
     .venv/bin/python -m compileall -q qvmsh
-    echo "$wanted" >"$stamp"
+    for each in "$group" run; do # what the tests need holds what qvm needs
+        cksum pyproject.toml "scripts/requirements-$each.txt" >".venv/.qvm-setup-$each"
+    done
 }

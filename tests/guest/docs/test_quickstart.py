@@ -10,7 +10,7 @@ import pytest
 from tests.support.direct_boot import boot_directly
 from tests.support.world import ROOT, Vm, World
 
-pytestmark = pytest.mark.guest
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 
 
 def test_quickstart_drives_a_real_guest_and_works_again(world: World, tiny: str) -> None:
@@ -35,6 +35,28 @@ def test_quickstart_drives_a_real_guest_and_works_again(world: World, tiny: str)
             assert "demo: powered off by" in done.stdout
         assert world.run("-C", where, "status").out == "demo: stopped\n"
         assert (where / "hello.py").exists()  # the machine is the user's now
+    finally:
+        Vm(world, where).kill()
+
+
+@pytest.mark.long
+def test_quickstart_sets_up_a_fresh_clone(world: World, tiny: str) -> None:
+    clone = world.home / "clone"
+    subprocess.run(["git", "clone", "-q", ROOT, clone], check=True)
+    where = world.home / "vm/demo"
+    try:
+        done = subprocess.run(
+            ["./scripts/quickstart", str(where)],
+            cwd=clone,
+            env=world.environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
+        assert done.returncode == 0, done
+        assert "installing qvm and its Python packages into .venv" in done.stdout
+        assert "demo: powered off by" in done.stdout
     finally:
         Vm(world, where).kill()
 

@@ -137,15 +137,17 @@ def test_console_watch_shows_every_byte_and_ends_with_qemu(speaking: Vm) -> None
         env=speaking.world.environ,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
+        bufsize=0,
     )
     assert watching.stdout is not None
+    first = watching.stdout.read(1)  # it watches
     log = speaking.directory / ".qvm/log/serial.log"
     deadline = time.monotonic() + DEADLINE_S
     while b"No bootable device" not in log.read_bytes():
         assert time.monotonic() < deadline
         time.sleep(0.05)
     speaking.ok("kill")
-    out, _ = watching.communicate(timeout=60)
+    out = first + watching.communicate(timeout=60)[0]
     assert watching.returncode == 0
     data = log.read_bytes()
     assert data.endswith(out)  # it began with the last lines of what was there

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -11,11 +10,11 @@ import socket
 import subprocess
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from qvmsh.qemu import qmp
 from tests.support.direct_boot import kernel_of
 from tests.support.programs import free_port
 from tests.support.world import World
@@ -23,31 +22,6 @@ from tests.support.world import World
 BOOT_S = 120
 STATE = "ready"
 HOST_KEY = "/etc/dropbear/dropbear_ed25519_host_key"
-
-
-class Qmp:
-    """A QMP connection, just enough for a test."""
-
-    def __init__(self, path: Path) -> None:
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(30)
-        self.socket.connect(str(path))
-        self.file = self.socket.makefile("r")
-        json.loads(self.file.readline())
-        self.ask("qmp_capabilities")
-
-    def ask(self, command: str, **arguments: str) -> Any:
-        line = json.dumps({"execute": command, "arguments": arguments})
-        self.socket.sendall(line.encode() + b"\n")
-        for line in self.file:
-            answer = json.loads(line)
-            if "return" in answer or "error" in answer:
-                return answer.get("return", answer.get("error"))
-        return None
-
-    def close(self) -> None:
-        self.file.close()
-        self.socket.close()
 
 
 class Booted:
@@ -154,11 +128,13 @@ class Booted:
         shutil.copyfile(self.overlay, self.pulled)
         self.process.send_signal(signal.SIGCONT)
         self.out("until pidof acpid && pidof qemu-ga; do usleep 100000; done")  # ssh is up before them
-        qmp = Qmp(self.socket_of["qmp"])
-        assert qmp.ask("human-monitor-command", **{"command-line": f"savevm {STATE}"}) == ""
-        assert qmp.ask("quit") == {}
-        qmp.close()
+        assert self.ask("human-monitor-command", {"command-line": f"savevm {STATE}"}) == ""
+        assert self.ask("quit") == {}
         assert self.wait() == 0
+
+    def ask(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
+        """What QEMU answers."""
+        return qmp.ask(str(self.socket_of["qmp"]), command, arguments, timeout_s=BOOT_S)
 
     def load(self, saved: Booted) -> None:
         """Continue from the state that another one, which is off, has saved, on a copy of its disk."""

@@ -1,7 +1,7 @@
 """Boots of the built-in guest in which QEMU loads the kernel, and not the BIOS.
 
-The BIOS takes more than half of the CPU time of a boot under tcg. That the guest boots from its disk alone is
-held by the fixtures `saved` and `guest`.
+On a busy host the BIOS takes more than half of the CPU time of a boot under tcg. That the guest boots from
+its disk alone is held by the fixtures `saved` and `guest`.
 """
 
 from __future__ import annotations

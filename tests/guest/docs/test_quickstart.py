@@ -13,26 +13,32 @@ from tests.support.world import ROOT, Vm, World
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 
 
+def quickstart(world: World, checkout: Path, where: Path) -> str:
+    """Run it in a checkout; what it prints."""
+    done = subprocess.run(
+        ["./scripts/quickstart", str(where)],
+        cwd=checkout,
+        env=world.environ,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=850,
+    )
+    assert done.returncode == 0, done
+    return done.stdout
+
+
 def test_quickstart_drives_a_real_guest_and_works_again(world: World, tiny: str) -> None:
     where = world.home / "vm/demo"
     try:
         for attempt in ("first", "second"):
             if attempt == "second":
                 boot_directly(world, tiny)
-            done = subprocess.run(
-                ["./scripts/quickstart", str(where)],
-                cwd=ROOT,
-                env=world.environ,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=600,
-            )
-            assert done.returncode == 0, done
+            output = quickstart(world, ROOT, where)
             for line in ("$ qvm start", "$ qvm ssh uname -a", "$ ./hello.py", "$ qvm stop", "Type next:"):
-                assert line in done.stdout, (attempt, line, done)
-            assert "VM status: running, up for" in done.stdout
-            assert "demo: powered off by" in done.stdout
+                assert line in output, (attempt, line, output)
+            assert "VM status: running, up for" in output
+            assert "demo: powered off by" in output
         assert world.run("-C", where, "status").out == "demo: stopped\n"
         assert (where / "hello.py").exists()  # the machine is the user's now
     finally:
@@ -45,18 +51,9 @@ def test_quickstart_sets_up_a_fresh_clone(world: World, tiny: str) -> None:
     subprocess.run(["git", "clone", "-q", ROOT, clone], check=True)
     where = world.home / "vm/demo"
     try:
-        done = subprocess.run(
-            ["./scripts/quickstart", str(where)],
-            cwd=clone,
-            env=world.environ,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=900,
-        )
-        assert done.returncode == 0, done
-        assert "installing qvm and its Python packages into .venv" in done.stdout
-        assert "demo: powered off by" in done.stdout
+        output = quickstart(world, clone, where)
+        assert "installing qvm and its Python packages into .venv" in output
+        assert "demo: powered off by" in output
     finally:
         Vm(world, where).kill()
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.booted import HOST_KEY, Booted, Qmp
+from tests.support.booted import HOST_KEY, Booted
 from tests.support.root_file_system import files, look, root_file_system
 from tests.support.world import World
 
@@ -207,9 +207,7 @@ def test_host_key_and_keys_of_users_from_boot_to_boot(saved: Booted, fresh: Boot
 
 
 def _press_button(one: Booted) -> None:
-    qmp = Qmp(one.socket_of["qmp"])
-    assert qmp.ask("system_powerdown") == {}
-    qmp.close()
+    assert one.ask("system_powerdown") == {}
 
 
 def _ask_agent(one: Booted) -> None:

@@ -11,6 +11,7 @@ where it runs::
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 
@@ -270,6 +271,14 @@ def write_at_once() -> None:
     raw = old.detach().detach()
     sys.stdout = io.TextIOWrapper(Direct(raw), write_through=True, **how)
     setattr(sys, "__stdout__", sys.stdout)  # noqa: B010  # final to mypy
+
+
+def flush() -> None:
+    """Write what standard output still holds; one that the script has closed is not missed."""
+    try:
+        sys.stdout.flush()
+    except (AttributeError, ValueError):
+        sys.stdout = open(os.devnull, "w")
 
 
 def unwritable(error: OSError, machine: str | None = None) -> QvmError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qvmsh.commands._define import Opt, command
+from qvmsh.commands import Opt, command
 from qvmsh.errors import UsageError
 from qvmsh.machine.archive.reports import Archived, ArchiveList, Deleted, Verified
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import qvmsh.commands
-from qvmsh.commands._define import Opt
+from qvmsh.commands import Opt
 
 INDEX = Path(__file__).with_name("index.py")
 HERE = Path(__file__).parents[1] / "here.pyi"

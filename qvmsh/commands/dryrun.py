@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from qvmsh.commands._define import command
+from qvmsh.commands import command
 from qvmsh.machine.reports import CommandLine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Annotated
 
-    from qvmsh.commands._define import Opt
+    from qvmsh.commands import Opt
     from qvmsh.machine.machine import BaseMachine
 
 

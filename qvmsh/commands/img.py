@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from qvmsh.commands._define import Opt, command
+from qvmsh.commands import Opt, command
 from qvmsh.io import QUIET, Io
 
 if TYPE_CHECKING:

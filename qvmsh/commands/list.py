@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from qvmsh.commands._define import command
+from qvmsh.commands import command
 from qvmsh.machine import registry
 from qvmsh.machine.overview import list
 
@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Annotated
 
-    from qvmsh.commands._define import Opt
+    from qvmsh.commands import Opt
     from qvmsh.machine.overview.list import Listing
 
 

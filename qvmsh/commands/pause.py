@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qvmsh.commands._define import command
+from qvmsh.commands import command
 from qvmsh.machine.power.reports import Paused
 
 TYPE_CHECKING = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qvmsh.commands._define import command
+from qvmsh.commands import command
 from qvmsh.errors import UsageError
 from qvmsh.io import QUIET
 from qvmsh.machine.reports import Answers
@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Annotated, Any
 
-    from qvmsh.commands._define import Opt
+    from qvmsh.commands import Opt
     from qvmsh.io import Io
     from qvmsh.machine.machine import BaseMachine
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qvmsh.commands._define import command
+from qvmsh.commands import command
 from qvmsh.errors import UsageError
 from qvmsh.io import QUIET
 from qvmsh.machine.overview.session import SessionLines, SessionSaved
@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Annotated
 
-    from qvmsh.commands._define import Opt
+    from qvmsh.commands import Opt
     from qvmsh.io import Io, Lines
 
 

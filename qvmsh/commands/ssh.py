@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from qvmsh.commands._define import command
+from qvmsh.commands import command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Annotated
 
-    from qvmsh.commands._define import Opt
+    from qvmsh.commands import Opt
     from qvmsh.machine.guest.commands import Output
     from qvmsh.machine.machine import BaseMachine
 

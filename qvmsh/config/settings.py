@@ -61,6 +61,10 @@ class Origin:
         return (files.shown(self.file) if self.file else self.layer), self.line, self.column
 
 
+_OF_MACHINE_TYPE = ("VM_MACHINE_ARCH", "VM_QEMU_BIN", "VM_FIRMWARE")
+"""What decides the default of VM_QEMU_MACHINE."""
+
+
 def default(name: str, values: Mapping[str, str]) -> str:
     """The default of `name`, given the values that are set; "" for an unknown name."""
     variable = VARIABLES.get(name)
@@ -75,7 +79,7 @@ def default(name: str, values: Mapping[str, str]) -> str:
         return values[variable.follows]
     if name == "VM_QEMU_BIN" and values.get("VM_MACHINE_ARCH"):
         return f"qemu-system-{values['VM_MACHINE_ARCH']}"
-    if name == "VM_QEMU_MACHINE":
+    if name == "VM_QEMU_MACHINE" and not values.keys().isdisjoint(_OF_MACHINE_TYPE):
         from qvmsh.config import devices
 
         return devices.machine_default(values)
@@ -332,7 +336,8 @@ class Settings:
                 continue
             variable = VARIABLES.get(name)
             value = self[name]
-            is_right = variable is not None and value and not variable.check(value)
+            is_given = name in self._values
+            is_right = variable is not None and value and not (is_given and variable.check(value))
             found[name] = variable.canonical(value) if variable and is_right else value
         found["VM_HOME"] = self.directory
         found["VM_CONFIG"] = os.path.join(self.directory, files.VMRC)
@@ -387,9 +392,8 @@ class Settings:
 
 def checksum(value: str) -> str:
     """A short checksum to recognize an exported value."""
-    from binascii import crc32
-
-    return f"{crc32(value.encode('utf-8', 'surrogateescape')):08x}"
+    number = int.from_bytes(value.encode("utf-8", "surrogateescape"), "big")
+    return f"{number % 0xFFFF_FFFB:08x}"  # a prime; `binascii` costs a small script more than its run
 
 
 def marked(environ: Mapping[str, str]) -> dict[str, str]:

@@ -12,7 +12,8 @@ import sys
 from qvmsh.commands.index import ALIASES, COMMANDS
 from qvmsh.errors import ConfigError, UsageError
 from qvmsh.io import isatty, write_at_once
-from qvmsh.shell.script import first, source
+from qvmsh.shell.script import python
+from qvmsh.shell.script.python import First
 from qvmsh.shell.session.context import Context
 
 TYPE_CHECKING = False
@@ -102,21 +103,30 @@ def _script(context: Context, here: str, wanted: Wanted) -> int:
     """Run what is to run, and leave."""
     import atexit
 
-    from qvmsh.shell.script import report
-
-    atexit.register(report.die_as_interrupted)  # the first of all, so it is called last
+    atexit.register(_end)  # the first of all, so it is called last
     context.ui = wanted.ui
     if not wanted.is_script:
         wanted.words = [STDIN]
     first = _first(context, here, wanted)
     if first.program is not None:
-        from qvmsh.shell.script import python
-
         return python.run_python(context, first.program, first.argv)
     gc.disable()  # as in `__main__`, until xonsh is there
     from qvmsh.shell.xonsh.script import run_xonsh
 
     return run_xonsh(context, first.lines, first.name, first.argv)
+
+
+def _end() -> None:
+    """The last of a script: die as `report` says, which only one that has failed loads.
+
+    Our modules are hidden from Python, which would take each of them apart before it ends.
+    """
+    report = sys.modules.get("qvmsh.shell.script.report")
+    if report is not None:
+        report.die_as_interrupted()
+    if "threading" not in sys.modules:
+        for name in [each for each in sys.modules if each.partition(".")[0] == "qvmsh"]:
+            del sys.modules[name]
 
 
 def _prompt(context: Context, here: str, wanted: Wanted) -> int:
@@ -152,33 +162,29 @@ def _prompt(context: Context, here: str, wanted: Wanted) -> int:
     return run_prompt(context, ui=chosen, first=first, has_rc=wanted.has_rc)
 
 
-def _first(context: Context, here: str, wanted: Wanted) -> first.First:
+def _first(context: Context, here: str, wanted: Wanted) -> First:
     """Read what is to run, and go to the machine's directory."""
     words = wanted.words
     if wanted.code is not None:
         context.enter(here, words)
-        return first.First(["-c", *words], name="<string>", lines=wanted.code)
+        return First(["-c", *words], name="<string>", lines=wanted.code)
     if wanted.module is not None:
-        from qvmsh.shell.script import python
-
         program = python.from_module(wanted.module, here)
         context.enter(here, words)
-        return first.First([program.path, *words], program=program)
+        return First([program.path, *words], program=program)
     if words[0] == STDIN:
         context.enter(here, words[1:])
-        return first.First([STDIN, *words[1:]], name="<stdin>", lines=sys.stdin.read().removeprefix("\ufeff"))
+        return First([STDIN, *words[1:]], name="<stdin>", lines=sys.stdin.read().removeprefix("\ufeff"))
     path = os.path.normpath(os.path.join(here, words[0]))
     argv = [path, *words[1:]]
-    from qvmsh.shell.script import python
-
     if wanted.is_python:
         program = python.from_file(path)
         context.enter(here, words[1:])
-        return first.First(argv, program=program)
-    lines = source.read(path)
+        return First(argv, program=program)
+    lines = python.read(path)
     context.enter(here, words[1:])
     try:
-        return first.First(argv, name=path, lines=lines.decode("utf-8-sig"))
+        return First(argv, name=path, lines=lines.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise UsageError(f"sh: {path}: is not UTF-8 (byte {error.start})") from None
 

@@ -18,7 +18,7 @@ HEAVY = {
 }  # fmt: skip
 
 PYTHONS = {
-    "__future__", "_collections_abc", "_json", "_socket", "_stat", "_symtable", "atexit", "binascii", "errno",
+    "__future__", "_collections_abc", "_json", "_socket", "_stat", "_symtable", "atexit", "errno",
     "fcntl", "gc", "genericpath", "os", "os.path", "posixpath", "pwd", "stat",
 }  # fmt: skip
 """What any of the commands may import of Python's own."""
@@ -28,7 +28,6 @@ DOOR = {
     "qvmsh.errors", "qvmsh.io",
 }  # fmt: skip
 SETTINGS = {
-    "qvmsh.commands._define",
     "qvmsh.config", "qvmsh.config.evaluation", "qvmsh.config.files", "qvmsh.config.grammar",
     "qvmsh.config.layers", "qvmsh.config.settings", "qvmsh.config.syntax", "qvmsh.config.variables",
     "qvmsh.config.words",
@@ -57,13 +56,12 @@ OWN = {
         "qvmsh.machine.reports",
     },
     "sh script": {
-        *DOOR, *SETTINGS, "qvmsh.commands.sh", "qvmsh.config.devices", "qvmsh.config.locate",
+        *DOOR, *SETTINGS, "qvmsh.commands.sh", "qvmsh.config.locate",
         "qvmsh.machine.reports",
         "qvmsh.shell", "qvmsh.shell.run",
-        "qvmsh.shell.script", "qvmsh.shell.script.first", "qvmsh.shell.script.python",
-        "qvmsh.shell.script.report", "qvmsh.shell.script.source", "qvmsh.shell.script.symbols",
+        "qvmsh.shell.script", "qvmsh.shell.script.python", "qvmsh.shell.script.symbols",
         "qvmsh.shell.session", "qvmsh.shell.session.children", "qvmsh.shell.session.context",
-        "qvmsh.shell.session.io", "qvmsh.shell.session.names", "qvmsh.shell.session.work",
+        "qvmsh.shell.session.names", "qvmsh.shell.session.work",
     },
 }  # fmt: skip
 """What each command may import of ours."""

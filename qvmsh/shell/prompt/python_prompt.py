@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from types import CodeType
     from typing import Any, NoReturn
 
-    from qvmsh.shell.script.first import First
+    from qvmsh.shell.script.python import First
     from qvmsh.shell.session.context import Context
 
 HISTORY = "python_history"

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from qvmsh.shell.script.first import First
+    from qvmsh.shell.script.python import First
     from qvmsh.shell.session.context import Context
 
 

@@ -15,7 +15,7 @@ import sys
 from qvmsh.config.settings import CONTEXT_MARK, EXPORTED_MARK, checksum
 from qvmsh.errors import MissingProgramError, QvmError, UsageError
 from qvmsh.io import isatty
-from qvmsh.shell.script import source
+from qvmsh.shell.script.python import read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def run(context: Context, here: str, words: Sequence[str], code: str | None) -> 
     path = None
     if code is None and words and words[0] != STDIN:
         path = os.path.normpath(os.path.join(here, words[0]))
-        text = source.read(path)
+        text = read(path)
     own = words[1:] if code is None else words
     context.enter(here, own)
     _add_old_names(context.exported, own)

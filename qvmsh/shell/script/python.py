@@ -1,4 +1,4 @@
-"""Scripts in plain Python: no xonsh is loaded.
+"""What runs before the prompt or instead of one; scripts in plain Python, without xonsh.
 
 run_python(context, from_file("/vm/demo/deploy"), ["deploy", "-u"])
 """
@@ -11,7 +11,7 @@ import os
 import sys
 
 from qvmsh.errors import UsageError
-from qvmsh.shell.script import source
+from qvmsh.io import flush
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,11 +83,12 @@ class Program:
         """Refuse what is certainly wrong; a quick look spares most scripts the thorough one."""
         from qvmsh.shell.script import symbols
 
-        if symbols.suspects(source, self.path, known):
+        bound, used = symbols.global_names(source, self.path)
+        if symbols.unknown(bound, used, known):
             from qvmsh.shell.script import check
 
             check.require_names(source, code, self.path, known)
-        if symbols.uses_commands(source, self.path):
+        if symbols.are_commands(used):
             from qvmsh.shell.script import check
 
             check.require_calls(source, self.path, known)
@@ -96,9 +97,7 @@ class Program:
         """Run it; what it raises is the caller's."""
         assert self.code is not None
         exec(self.code, namespace)  # noqa: S102  # the user's own
-        from qvmsh.shell.script import report
-
-        report.flush()
+        flush()
 
     def report(self, error: BaseException, *, debug: bool) -> int:
         """Report why it ended, and return the exit status."""
@@ -114,6 +113,27 @@ class Program:
         return status
 
 
+class First:
+    """What runs before the prompt, or instead of one: a Python program, or xonsh lines.
+
+    Args:
+        argv: what it sees as `sys.argv`.
+        program: the Python program; None for lines.
+        name: where the lines come from: an absolute path, `<string>` or `<stdin>`.
+        lines: xonsh code.
+    """
+
+    __slots__ = ("argv", "lines", "name", "program")
+
+    def __init__(
+        self, argv: Sequence[str], *, program: Program | None = None, name: str = "", lines: str = ""
+    ) -> None:
+        self.argv = list(argv)
+        self.program = program
+        self.name = name or (program.path if program else "")
+        self.lines = lines
+
+
 def main_namespace() -> dict[str, Any]:
     """The namespace of a new module `__main__`."""
     main = type(sys)("__main__")
@@ -121,9 +141,22 @@ def main_namespace() -> dict[str, Any]:
     return vars(main)
 
 
+def read(path: str) -> bytes:
+    """The content of a script.
+
+    Raises:
+        UsageError: it is not there, a folder, or closed to this user.
+    """
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise UsageError(f"sh: {path}: {error.strerror}") from None
+
+
 def from_file(path: str) -> Program:
     """The script in the file `path`."""
-    return Program(path, source.read(path), os.path.dirname(path))
+    return Program(path, read(path), os.path.dirname(path))
 
 
 def from_module(name: str, folder: str) -> Program:

@@ -12,7 +12,7 @@ import sys
 
 from qvmsh import errors
 from qvmsh.errors import QvmError, Terminated
-from qvmsh.io import tell
+from qvmsh.io import flush, tell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -106,14 +106,6 @@ def ended(error: BaseException, *, script: str, debug: bool) -> int:
     if is_ours:
         tell(out, BUG)
     return errors.EXIT_FAILED
-
-
-def flush() -> None:
-    """Write what standard output still holds; one that the script has closed is not missed."""
-    try:
-        sys.stdout.flush()
-    except (AttributeError, ValueError):
-        sys.stdout = open(os.devnull, "w")
 
 
 FAILED_PROGRAMS = {

@@ -47,14 +47,17 @@ def global_names(source: bytes, path: str) -> tuple[set[str], set[str]]:
 
 
 def suspects(source: bytes, path: str, known: Container[str]) -> set[str]:
-    """The names that seem to come from nowhere; quick, and empty for nearly every script."""
-    bound, used = global_names(source, path)
+    """The names of the source that seem to come from nowhere; quick, and empty for nearly every script."""
+    return unknown(*global_names(source, path), known)
+
+
+def unknown(bound: set[str], used: set[str], known: Container[str]) -> set[str]:
+    """Those of the used names that seem to come from nowhere."""
     there = vars(builtins)
     found = {name for name in used - bound if name not in there and name not in known and name not in MODULE}
     return set() if any(name in used or name in bound for name in UNSEEN) else found
 
 
-def uses_commands(source: bytes, path: str) -> bool:
-    """True if the source uses the name of a command, or `vm`."""
-    used = global_names(source, path)[1]
+def are_commands(used: set[str]) -> bool:
+    """True if one of the names is that of a command, or `vm`."""
     return "vm" in used or any(verb.partition(" ")[0] in used for verb in COMMANDS)

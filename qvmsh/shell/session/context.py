@@ -17,7 +17,6 @@ from qvmsh.config.settings import CONTEXT_MARK, EXPORTED_MARK, read_only
 from qvmsh.config.words import joined
 from qvmsh.errors import QvmError, UsageError
 from qvmsh.io import Io
-from qvmsh.shell.session.io import SessionIo
 from qvmsh.shell.session.names import Command, Group, Lazy, Nowhere, Qmp, pickled
 from qvmsh.shell.session.work import Works
 
@@ -160,6 +159,8 @@ class Context:
 
     def python_io(self) -> Io:
         """For commands called from Python: results are returned, nothing but warnings is printed."""
+        from qvmsh.shell.session.io import SessionIo
+
         return SessionIo(self, capture=True, level=self.io.level, debug=self.io.debug)
 
     def forget_settings(self) -> None:

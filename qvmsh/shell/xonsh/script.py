@@ -18,6 +18,7 @@ import sys
 from xonsh.built_ins import XSH
 from xonsh.environ import make_args_env
 
+from qvmsh.io import flush
 from qvmsh.shell.script import report
 from qvmsh.shell.script.python import main_namespace
 from qvmsh.shell.session import breakpoint as breakpoints
@@ -60,7 +61,7 @@ def run_xonsh(context: Context, source: str, name: str, argv: Sequence[str]) -> 
     status = 0
     try:
         engine.run(source, name)
-        report.flush()
+        flush()
     except BaseException as error:
         status = _not_run() or report.ended(error, script=name, debug=context.io.debug)
     if isinstance(XSH.exit, int):  # the alias `exit 5`

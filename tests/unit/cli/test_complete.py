@@ -199,7 +199,7 @@ def test_completion_needs_next_to_nothing(tmp_path: Path) -> None:
     assert {name for name in loaded if name.startswith("qvmsh.")} <= {
         "qvmsh.cli", "qvmsh.cli.main", "qvmsh.cli.parse",
         "qvmsh.cli.complete", "qvmsh.cli.completion_scripts",
-        "qvmsh.commands", "qvmsh.commands._define", "qvmsh.commands.completion", "qvmsh.commands.index",
+        "qvmsh.commands", "qvmsh.commands.completion", "qvmsh.commands.index",
         "qvmsh.errors", "qvmsh.io",
         *(["qvmsh.machine", "qvmsh.machine.owner"] if os.geteuid() == 0 else []),
     }  # fmt: skip

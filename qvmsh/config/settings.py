@@ -336,8 +336,7 @@ class Settings:
                 continue
             variable = VARIABLES.get(name)
             value = self[name]
-            is_given = name in self._values
-            is_right = variable is not None and value and not (is_given and variable.check(value))
+            is_right = variable and value and not (name in self._values and variable.check(value))
             found[name] = variable.canonical(value) if variable and is_right else value
         found["VM_HOME"] = self.directory
         found["VM_CONFIG"] = os.path.join(self.directory, files.VMRC)

@@ -46,21 +46,23 @@ def take(path: str) -> int:
 
 def accompany(fds: list[int], words: list[str]) -> None:
     """Start the program `words`; it ends with this process, which becomes QEMU."""
-    parent = os.getpid()
+    waiting, ours = os.pipe()
     if os.fork():
-        for fd in fds:
+        os.close(ours)
+        os.read(waiting, 1)  # until it holds no lock any more: on a busy host a second may pass
+        for fd in (*fds, waiting):
             os.close(fd)
         return
     try:
         os.setsid()  # Ctrl-C in the foreground is QEMU's, which ends in order
         after = 3
-        for fd in sorted(fds):
+        for fd in sorted((*fds, ours)):
             os.closerange(after, fd)
             after = fd + 1
         os.closerange(after, 1 << 20)
+        os.close(ours)
         _end_with_parent()
-        if os.getppid() == parent:
-            os.execv(words[0], words)
+        os.execv(words[0], words)
     except OSError as error:
         sys.stderr.write(f"{words[0]}: {error.strerror}\n")
     finally:

@@ -17,6 +17,8 @@ import time
 from tests.support.world import DEADLINE_S, QVM, Vm
 
 SEED = int(os.environ.get("QVM_TEST_SEED", "20261121"))
+ROUNDS = int(os.environ.get("QVM_TEST_ROUNDS", "4"))
+"""How often a long test kills a machine with a guest, each time half a minute."""
 
 
 class Killer:

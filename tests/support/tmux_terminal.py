@@ -89,6 +89,10 @@ class Terminal:
 
     def ready(self, count: int = 1) -> re.Match[str]:
         """Wait for the prompt number `count`, with nothing typed after it and nothing being drawn."""
+        return self._at_rest(count)[1]
+
+    def _at_rest(self, count: int) -> tuple[list[str], re.Match[str]]:
+        """Wait as `ready` does; the screen as it was then, and the prompt."""
         deadline = time.monotonic() + _DEADLINE_S
         before: list[str] = []
         while True:
@@ -96,7 +100,7 @@ class Terminal:
             found = [match for line in lines if (match := PROMPT.match(line))]
             is_last = bool(lines) and PROMPT.match(lines[-1])
             if len(found) >= count and is_last and not found[-1]["typed"] and lines == before:
-                return found[-1]
+                return lines, found[-1]
             assert time.monotonic() < deadline, f"no prompt {count}:\n{self.text}"
             before = lines
             time.sleep(0.05)
@@ -142,13 +146,13 @@ class Terminal:
 
     def run(self, line: str) -> str:
         """Run one line; returns what stands between it and the next prompt."""
-        count = self.begin(line)
-        self.ready(count)
-        return self.output()
+        return self._output(self._at_rest(self.begin(line))[0])
 
     def output(self) -> str:
-        """What the last line printed."""
-        lines = self.lines()
+        """What the last line printed, once there is a prompt after it: it may be drawn again at any time."""
+        return self._output(self._at_rest(2)[0])
+
+    def _output(self, lines: list[str]) -> str:
         places = [at for at, line in enumerate(lines) if PROMPT.match(line)]
         return "\n".join(lines[places[-2] + 1 : places[-1]])
 

@@ -52,6 +52,8 @@ def filled(vm: Vm, writer: Writer) -> tuple[subprocess.Popen[str], Path]:
     """An archive that stands still in its copy, and the full disk on which QEMU has stopped the guest."""
     cut = held(vm, lambda now: now.is_cut and not now.note["is_frozen"] and not now.join, "archive", "--full")
     writer.more()  # into the overlays of the cut
+    fresh = f"/mnt/d/fresh{writer.acked}"  # to join it needs space; what the writer overwrites may not
+    vm.ok("ssh", f"dd if=/dev/urandom of={fresh} bs=1M count=4 2>/dev/null; sync")
     filler = fill(vm)
     deadline = time.monotonic() + 120
     while seen(vm).status != "io-error":

@@ -39,12 +39,12 @@ from tests.support.guest_writer import (
     require_numbers,
     require_numbers_off,
 )
+from tests.support.killer import ROUNDS
 from tests.support.world import Vm
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 
 SEED = int(os.environ.get("QVM_TEST_SEED", "20261123"))
-LONG = 20
 VERBS = {
     "full": (["archive", "--full"], 0.8),
     "changes": (["archive"], 0.7),
@@ -237,7 +237,7 @@ def check_live(vm: Vm, verbs: list[str], count: int) -> None:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("verb", VERBS)
 def test_archive_killed_at_random_the_guest_loses_nothing_long(vm: Vm, verb: str) -> None:
-    check_live(vm, [verb], LONG)
+    check_live(vm, [verb], ROUNDS)
 
 
 MOMENTS: dict[str, tuple[str, Callable[[Seen], bool]]] = {

@@ -17,12 +17,13 @@ import pytest
 from tests.support.disks import check_images
 from tests.support.guest_moments import held, messages, next_command, note_of, require_nothing_under_way
 from tests.support.guest_writer import UMOUNT, Writer, align, boot, fsck_both, look_off
+from tests.support.killer import ROUNDS
 from tests.support.world import Vm
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
 
 SEED = int(os.environ.get("QVM_TEST_SEED", "20261124"))
-USUAL, LONG = 1, 20
+USUAL = 1
 VERBS = {
     "archive": ["archive"],
     "compressed": ["archive", "-z", "zstd"],
@@ -149,7 +150,7 @@ def test_archive_and_restore_off_survive_random_kills(vm: Vm) -> None:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("verb", VERBS)
 def test_archive_and_restore_off_survive_random_kills_long(vm: Vm, verb: str) -> None:
-    check_off(vm, [verb], LONG)
+    check_off(vm, [verb], ROUNDS)
 
 
 def test_restore_killed_between_two_disks_is_completed(vm: Vm) -> None:

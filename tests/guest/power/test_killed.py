@@ -12,13 +12,13 @@ import time
 
 import pytest
 
-from tests.support.killer import kill_after
+from tests.support.killer import ROUNDS, kill_after
 from tests.support.world import Vm
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(1200)]
 
 SEED = int(os.environ.get("QVM_TEST_SEED", "20261121"))
-USUAL, LONG = 1, 20
+USUAL = 1
 MOST_S = {"savevm": 2.5, "loadvm": 2.0, "suspend": 1.2, "wakeup": 1.0, "reboot": 2.0, "restart": 4.0}
 """What each verb takes here when nothing else runs, and somewhat more."""
 
@@ -108,5 +108,5 @@ def test_verbs_killed_leave_a_machine_in_a_known_state(loaded: Vm) -> None:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("verb", MOST_S)
 def test_verb_killed_leaves_a_machine_in_a_known_state_long(loaded: Vm, verb: str) -> None:
-    check(loaded, verb, LONG)
+    check(loaded, verb, ROUNDS)
     stop_and_check_disk(loaded)

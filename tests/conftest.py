@@ -39,6 +39,16 @@ if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # begun by nohup
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+LONG_S = 3600
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that hangs is ended: a `long` one after an hour, any other after what `pyproject.toml` says."""
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.timeout(LONG_S))
+
+
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     """An environment of the test's own; nothing may be left of it."""

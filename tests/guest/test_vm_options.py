@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.direct_boot import boot_directly
-from tests.support.world import Vm
+from tests.support.world import DEADLINE_S, Vm
 
 pytestmark = pytest.mark.guest
 
@@ -38,6 +38,6 @@ def test_cmd_savevm_loadvm_delvm_work_while_the_guest_runs(loaded: Vm) -> None:
     assert "one" in loaded.ok("cmd", "info", "snapshots").out
     loaded.ok("ssh", "echo lost > /tmp/x")
     loaded.ok("cmd", "loadvm", "one")
-    assert loaded.qvm("ssh", "cat /tmp/x", timeout=60).status == 1
+    assert loaded.qvm("ssh", "cat /tmp/x", timeout=DEADLINE_S).status == 1
     loaded.ok("cmd", "delvm", "one")
     assert "one" not in loaded.ok("cmd", "info", "snapshots").out

@@ -17,7 +17,7 @@ import pytest
 from qvmsh.qemu import qmp
 from tests.support.direct_boot import kernel_of
 from tests.support.programs import free_port
-from tests.support.world import World
+from tests.support.world import DEADLINE_S, World
 
 BOOT_S = 120
 STATE = "ready"
@@ -102,7 +102,7 @@ class Booted:
 
     def ssh(self, command: str, user: str = "qvm", **kw: Any) -> subprocess.CompletedProcess[str]:
         argv = ["ssh", *self.options(), f"{user}@127.0.0.1", command]
-        return subprocess.run(argv, capture_output=True, text=True, timeout=60, **kw)
+        return subprocess.run(argv, capture_output=True, text=True, timeout=DEADLINE_S, **kw)
 
     def out(self, command: str, user: str = "qvm") -> str:
         done = self.ssh(command, user)

@@ -11,7 +11,7 @@ from typing import Any
 import pexpect
 import pytest
 
-from tests.support.world import Vm
+from tests.support.world import DEADLINE_S, Vm
 
 BUSY = {
     "idle": "",
@@ -41,7 +41,7 @@ def end(child: pexpect.spawn, how: str) -> None:
 def until_busy(vm: Vm, busy: str) -> None:
     """Wait until the line runs: its process is there, or (plain Python) for a moment."""
     what = {"program": "sleep 60", "word": "qemu-system", "function": "qemu-system"}.get(busy, "")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + DEADLINE_S
     while what and not any(what in line for line in vm.world.processes().values()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -50,7 +50,7 @@ def until_busy(vm: Vm, busy: str) -> None:
 
 def end_of(child: pexpect.spawn) -> int:
     """Exit status of a child whose terminal may be gone; it must end in time."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + DEADLINE_S
     while True:
         pid, status = os.waitpid(child.pid, os.WNOHANG)
         if pid:

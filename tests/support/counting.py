@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.support.archives import make_archive
 from tests.support.guests import counter
-from tests.support.world import Vm
+from tests.support.world import DEADLINE_S, Vm
 
 NO_WAITING = {"VM_GUEST_AGENT": "no", "VM_NET_MODEL": "none"}
 """A machine without an agent: all of an archive's time is the split, the copy, the commit."""
@@ -27,7 +27,7 @@ def last_number(vm: Vm) -> int:
 
 def wait_for_more(vm: Vm) -> None:
     """Wait until the guest has written some more."""
-    wanted, deadline = last_number(vm) + 10, time.monotonic() + 90
+    wanted, deadline = last_number(vm) + 10, time.monotonic() + DEADLINE_S
     while last_number(vm) < wanted:
         assert time.monotonic() < deadline, f"the guest stands still at {last_number(vm)}"
         time.sleep(0.02)
@@ -43,7 +43,7 @@ def require_all(directory: Path, name: str, least: int) -> int:
 
 def wait_until_off(vm: Vm) -> None:
     """Wait until QEMU has ended."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + DEADLINE_S
     while vm.world.pids("qemu-system") or "running" in vm.qvm("status", "-s").out:
         assert time.monotonic() < deadline, "QEMU has not ended"
         time.sleep(0.02)

@@ -21,7 +21,7 @@ from typing import Any
 from qvmsh.errors import QmpError
 from qvmsh.qemu import qmp
 from tests.support.guest_writer import BEGUN
-from tests.support.world import Result, Vm
+from tests.support.world import DEADLINE_S, Result, Vm
 
 
 @dataclass
@@ -135,7 +135,7 @@ def require_nothing_under_way(vm: Vm) -> None:
 
 def next_command(vm: Vm, *words: str) -> Result:
     """The next command; a program that the killed one had begun may still hold the work lock."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + DEADLINE_S
     while True:
         result = vm.qvm(*words)
         if "is working on it" not in result.err or time.monotonic() > deadline:

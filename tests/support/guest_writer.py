@@ -133,7 +133,7 @@ class Writer:
     def lost(self) -> int:
         """The guest is gone and prints no more; the last number."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._ssh.wait(timeout=20)
+            self._ssh.wait(timeout=DEADLINE_S)
         if self._ssh.poll() is None:
             self._ssh.kill()
         self._ssh.wait()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.support.tmux_terminal import PROMPT, Terminal, qvm_below
-from tests.support.world import QVM, Vm, World, create_blank
+from tests.support.world import DEADLINE_S, QVM, Vm, World, create_blank
 
 
 class Editor(Terminal):
@@ -97,7 +97,7 @@ def is_at_rest(screen: Terminal) -> bool:
 
 def exit_status(screen: Terminal) -> int:
     """Wait for the program's end (the window must stay: `remain-on-exit`); its exit status."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + DEADLINE_S
     pid = screen.pid
     while True:
         with contextlib.suppress(OSError):  # tmux 3.3a sometimes misses the SIGCHLD and leaves a zombie
@@ -125,7 +125,7 @@ AT = re.compile(r"^\S+:(\d+) (?:\[\d+\] )?demo:(\w+)> ?$")
 
 def wait_for_breakpoint(screen: Terminal, line: int, *, state: str = "stopped") -> None:
     """Wait for the prompt of a breakpoint in this line."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + DEADLINE_S
     while True:
         found = screen.lines()
         match = AT.match(found[-1]) if found else None
@@ -141,7 +141,7 @@ def run_at_breakpoint(screen: Terminal, line: int, text: str, *, state: str = "s
     screen.wait(re.escape(text))
     before = len(screen.lines())
     screen.key("Enter")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + DEADLINE_S
     while len(screen.lines()) <= before:
         assert time.monotonic() < deadline, screen.text
         time.sleep(0.05)
@@ -157,7 +157,7 @@ def has_terminal(screen: Terminal) -> bool:
 
 
 def wait_for_job(screen: Terminal) -> None:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + DEADLINE_S
     while not has_terminal(screen):
         assert time.monotonic() < deadline, screen.text
         time.sleep(0.05)
@@ -180,7 +180,7 @@ def interrupt(screen: Terminal) -> None:
 
 def until_foreground(vm: Vm, line: str) -> None:
     """Wait until the program `line` runs and has the terminal."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline:
         for pid, found in vm.world.processes().items():
             with contextlib.suppress(OSError):
@@ -192,7 +192,7 @@ def until_foreground(vm: Vm, line: str) -> None:
 
 
 def press(screen: Terminal, key: str, has_worked: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + DEADLINE_S
     while not has_worked():
         assert time.monotonic() < deadline, screen.text
         screen.key(key)

@@ -11,13 +11,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support.world import QVM, Vm, World
+from tests.support.world import DEADLINE_S, QVM, Vm, World
 
 PROMPT = re.compile(
     r"^(?:\[(?P<status>-?\d+)\] )?(?P<name>[\w-]+)(?::(?P<state>[\w ?]+?))?(?: (?P<cwd>[~/(]\S*))?>"
     r"(?: (?P<typed>.*))?$"
 )
-_DEADLINE_S = 90
 
 
 def is_zombie(pid: int) -> bool:
@@ -44,7 +43,9 @@ class Terminal:
 
     def _tmux(self, *words: str) -> str:
         argv = ["tmux", "-S", f"{self.folder}/tmux", *words]
-        done = subprocess.run(argv, env=self.env, capture_output=True, text=True, check=False, timeout=90)
+        done = subprocess.run(
+            argv, env=self.env, capture_output=True, text=True, check=False, timeout=DEADLINE_S
+        )
         assert done.returncode == 0, f"{argv}: {done.stderr}"
         return done.stdout
 
@@ -75,7 +76,7 @@ class Terminal:
         """The prompts so far; the last one is where the cursor is, if nothing runs."""
         return [found for line in self.lines() if (found := PROMPT.match(line))]
 
-    def wait(self, what: str, *, deadline_s: float = _DEADLINE_S) -> str:
+    def wait(self, what: str, *, deadline_s: float = DEADLINE_S) -> str:
         """Wait until the screen shows the regular expression `what`; returns the screen."""
         deadline = time.monotonic() + deadline_s
         while True:
@@ -93,7 +94,7 @@ class Terminal:
 
     def _at_rest(self, count: int) -> tuple[list[str], re.Match[str]]:
         """Wait as `ready` does; the screen as it was then, and the prompt."""
-        deadline = time.monotonic() + _DEADLINE_S
+        deadline = time.monotonic() + DEADLINE_S
         before: list[str] = []
         while True:
             lines = self.lines()
@@ -107,7 +108,7 @@ class Terminal:
 
     def clear(self) -> None:
         """Clear the screen and all that is above it; only the prompt is left. Nothing may run or be typed."""
-        deadline = time.monotonic() + _DEADLINE_S
+        deadline = time.monotonic() + DEADLINE_S
         self.key("C-l")
         while not (len(lines := self.lines()) == 1 and PROMPT.match(lines[0])):
             assert time.monotonic() < deadline, self.text
@@ -117,7 +118,7 @@ class Terminal:
 
     def state(self, wanted: str) -> None:
         """Wait until the last prompt shows this state of the machine; it is painted when it is known."""
-        deadline = time.monotonic() + _DEADLINE_S
+        deadline = time.monotonic() + DEADLINE_S
         while not (shown := self.prompts()) or shown[-1]["state"] != wanted:  # none: it is being drawn
             assert time.monotonic() < deadline, f"not {wanted}:\n{self.text}"
             time.sleep(0.05)
@@ -164,7 +165,7 @@ class Terminal:
         with contextlib.suppress(AssertionError):
             pid = self.pid
             self._tmux("kill-server")
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + DEADLINE_S
             while not is_zombie(pid) and time.monotonic() < deadline:
                 time.sleep(0.05)
         shutil.rmtree(self.folder, ignore_errors=True)

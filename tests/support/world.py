@@ -133,7 +133,7 @@ class World:
 
     def leftovers(self) -> list[str]:
         """Processes and sockets that are still there; processes are ended, by pid."""
-        deadline = time.monotonic() + 40  # a busy machine takes its time to end them
+        deadline = time.monotonic() + DEADLINE_S  # a busy machine takes its time to end them
         while self.processes() and time.monotonic() < deadline:
             time.sleep(0.05)
         left = [f"process {pid}: {line[:200]}" for pid, line in self.processes().items()]

@@ -19,7 +19,7 @@ from tests.support.guest_moments import held, require_nothing_under_way, wait_fo
 from tests.support.guest_writer import UMOUNT, Writer, align, boot, look, look_off, require_numbers_off
 from tests.support.world import Vm
 
-pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.guest]
 
 SEED = int(os.environ.get("QVM_TEST_SEED", "20261125"))
 ARCHIVE, STOP, SAVE = ["archive", "--full"], ["stop"], ["snapshot", "save", "beside"]
@@ -120,7 +120,6 @@ def test_archive_beside_each_other_command_both_end_well(vm: Vm) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(3600)
 def test_archive_beside_each_other_command_both_end_well_long(vm: Vm) -> None:
     check_pairs(vm, list(PAIRS))
 

@@ -20,9 +20,9 @@ from tests.support.disks import check_images
 from tests.support.guest_moments import held, messages, note_of, require_nothing_under_way, seen, wait_for_end
 from tests.support.guest_writer import Writer, boot, end_begun, require_numbers_off
 from tests.support.small_disk import small_disk
-from tests.support.world import Vm, World
+from tests.support.world import DEADLINE_S, Vm, World
 
-pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.guest]
 
 
 @pytest.fixture
@@ -52,10 +52,10 @@ def filled(vm: Vm, writer: Writer) -> tuple[subprocess.Popen[str], Path]:
     """An archive that stands still in its copy, and the full disk on which QEMU has stopped the guest."""
     cut = held(vm, lambda now: now.is_cut and not now.note["is_frozen"] and not now.join, "archive", "--full")
     writer.more()  # into the overlays of the cut
-    fresh = f"/mnt/d/fresh{writer.acked}"  # to join it needs space; what the writer overwrites may not
-    vm.ok("ssh", f"dd if=/dev/urandom of={fresh} bs=1M count=4 2>/dev/null; sync")
+    fresh = f"fresh{writer.acked}"  # to join it needs space on both disks; what the writer overwrites may not
+    vm.ok("ssh", f"for d in . /mnt/d; do dd if=/dev/urandom of=$d/{fresh} bs=1M count=2; done 2>&1; sync")
     filler = fill(vm)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + DEADLINE_S
     while seen(vm).status != "io-error":
         assert time.monotonic() < deadline, "QEMU does not stop the guest"
         time.sleep(0.05)

@@ -42,7 +42,7 @@ from tests.support.guest_writer import (
 from tests.support.killer import ROUNDS
 from tests.support.world import Vm
 
-pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.guest]
 
 SEED = int(os.environ.get("QVM_TEST_SEED", "20261123"))
 VERBS = {
@@ -234,7 +234,6 @@ def check_live(vm: Vm, verbs: list[str], count: int) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("verb", VERBS)
 def test_archive_killed_at_random_the_guest_loses_nothing_long(vm: Vm, verb: str) -> None:
     check_live(vm, [verb], ROUNDS)

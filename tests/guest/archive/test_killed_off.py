@@ -18,9 +18,9 @@ from tests.support.disks import check_images
 from tests.support.guest_moments import held, messages, next_command, note_of, require_nothing_under_way
 from tests.support.guest_writer import UMOUNT, Writer, align, boot, fsck_both, look_off
 from tests.support.killer import ROUNDS
-from tests.support.world import Vm
+from tests.support.world import DEADLINE_S, Vm
 
-pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.guest]
 
 SEED = int(os.environ.get("QVM_TEST_SEED", "20261124"))
 USUAL = 1
@@ -75,7 +75,7 @@ def killed(vm: Vm, chooser: random.Random, *words: str) -> bool:
     if child.poll() is None and is_group:
         os.killpg(child.pid, signal.SIGKILL)
     child.kill()
-    out, err = child.communicate(timeout=60)
+    out, err = child.communicate(timeout=DEADLINE_S)
     assert "Traceback" not in err, err
     print(f"  it said: {(out + err).strip()}")
     return bool(note_of(vm))
@@ -147,7 +147,6 @@ def test_archive_and_restore_off_survive_random_kills(vm: Vm) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("verb", VERBS)
 def test_archive_and_restore_off_survive_random_kills_long(vm: Vm, verb: str) -> None:
     check_off(vm, [verb], ROUNDS)

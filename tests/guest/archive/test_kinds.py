@@ -58,7 +58,6 @@ def create_with_all(guest: Vm, folder: Path) -> None:
     )  # fmt: skip
 
 
-@pytest.mark.timeout(900)
 def test_uefi_tpm_kernel_seed_and_disks_of_each_kind_come_back(guest: Vm, tiny: str) -> None:
     """Archived twice, and put back; the files that it boots from go along, so a new machine of it boots."""
     create_with_all(guest, Path(tiny).parent)
@@ -90,7 +89,6 @@ def test_uefi_tpm_kernel_seed_and_disks_of_each_kind_come_back(guest: Vm, tiny: 
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
 def test_machine_without_layers_with_a_saved_state_comes_back(guest: Vm) -> None:
     """VM_USE_SNAPSHOTS=no; the memory too, and a new machine that resumes it keeps the key."""
     qemu_img(guest, "convert", "-O", "qcow2", "demo-backing.qcow2", "demo.qcow2")

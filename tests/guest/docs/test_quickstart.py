@@ -10,7 +10,7 @@ import pytest
 from tests.support.direct_boot import boot_directly
 from tests.support.world import ROOT, Vm, World
 
-pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.guest]
 
 
 def quickstart(world: World, checkout: Path, where: Path) -> str:

@@ -16,7 +16,7 @@ from tests.support.direct_boot import boot_directly
 from tests.support.shell_screen import screen_of
 from tests.support.world import QVM, ROOT, SAVED, Vm, World, copy_of, create_tiny
 
-pytestmark = [pytest.mark.guest, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.guest]
 
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 PROMPT = "demo:running> "

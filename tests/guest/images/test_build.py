@@ -21,7 +21,7 @@ from qvmsh.images import builtin
 from qvmsh.images import tiny as recipe
 from tests.support.root_file_system import files, root_file_system
 from tests.support.small_disk import small_disk
-from tests.support.world import REAL_CACHE, Result, World
+from tests.support.world import DEADLINE_S, REAL_CACHE, Result, World
 
 pytestmark = pytest.mark.guest
 
@@ -102,7 +102,7 @@ def check_interrupted(cache: Cache) -> None:
     """An interrupted build cleans up and exits with 130."""
     build = unpacking(cache)
     build.send_signal(signal.SIGINT)
-    out, err = build.communicate(timeout=60)
+    out, err = build.communicate(timeout=DEADLINE_S)
     assert build.returncode == 130, err
     assert out == ""
     assert "Traceback" not in err
@@ -113,7 +113,7 @@ def check_killed(cache: Cache) -> None:
     """What a killed build leaves is no guest."""
     build = unpacking(cache)
     build.send_signal(signal.SIGKILL)
-    build.communicate(timeout=60)
+    build.communicate(timeout=DEADLINE_S)
     assert cache.left() == [".tiny.part"]
     assert "not built" in cache.world.run("img", "list", env=cache.env).out
 
@@ -121,7 +121,7 @@ def check_killed(cache: Cache) -> None:
 def unpacking(cache: Cache) -> subprocess.Popen[str]:
     """A build that is unpacking its packages."""
     build = cache.begin()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + DEADLINE_S
     while not (cache.images / ".tiny.part/packages").is_dir():
         assert time.monotonic() < deadline
         assert build.poll() is None

@@ -19,7 +19,7 @@ import pytest
 
 from tests.support.booted import HOST_KEY, Booted
 from tests.support.root_file_system import files, look, root_file_system
-from tests.support.world import World
+from tests.support.world import DEADLINE_S, World
 
 pytestmark = pytest.mark.guest
 
@@ -157,7 +157,7 @@ def test_guest_agent_answers_and_runs_a_program(booted: Booted) -> None:
         assert ask("guest-get-osinfo")["id"] == "tiny"
         assert ask("guest-get-host-name") == {"host-name": "demo"}
         pid = ask("guest-exec", path="/bin/id", arg=["-u"], **{"capture-output": True})["pid"]
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + DEADLINE_S
         while not (status := ask("guest-exec-status", pid=pid))["exited"]:
             assert time.monotonic() < deadline
         assert status["exitcode"] == 0
@@ -167,7 +167,7 @@ def test_guest_agent_answers_and_runs_a_program(booted: Booted) -> None:
 
 def test_pty_session_is_a_login_shell_with_its_status(booted: Booted) -> None:
     argv = ["ssh", "-tt", *booted.options(), "qvm@127.0.0.1"]
-    done = subprocess.run(argv, input="tty; exit 5\n", capture_output=True, text=True, timeout=60)
+    done = subprocess.run(argv, input="tty; exit 5\n", capture_output=True, text=True, timeout=DEADLINE_S)
     assert done.returncode == 5
     assert "qvm@demo:~$ " in done.stdout
     assert re.search(r"^/dev/pts/\d+$", done.stdout, re.MULTILINE), done.stdout

@@ -13,9 +13,9 @@ import time
 import pytest
 
 from tests.support.killer import ROUNDS, kill_after
-from tests.support.world import Vm
+from tests.support.world import DEADLINE_S, Vm
 
-pytestmark = [pytest.mark.guest, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.guest]
 
 SEED = int(os.environ.get("QVM_TEST_SEED", "20261121"))
 USUAL = 1
@@ -31,7 +31,7 @@ WORDS = {
 def answers(vm: Vm, command: str) -> str | None:
     """What the guest says; None where it does not (it may have gone to sleep under the question)."""
     try:
-        result = vm.qvm("ssh", command, timeout=60)
+        result = vm.qvm("ssh", command, timeout=DEADLINE_S)
     except subprocess.TimeoutExpired:
         return None
     return result.out if result.status == 0 else None
@@ -39,7 +39,7 @@ def answers(vm: Vm, command: str) -> str | None:
 
 def recover(vm: Vm, seen: list[str]) -> None:
     """Bring the guest back with what `status` leads to; every state on the way is one that it names."""
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline:
         output = vm.qvm("status", "-s").out
         state = output.removeprefix("demo: ").partition(" (")[0].partition(":")[0].strip()
@@ -105,7 +105,6 @@ def test_verbs_killed_leave_a_machine_in_a_known_state(loaded: Vm) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("verb", MOST_S)
 def test_verb_killed_leaves_a_machine_in_a_known_state_long(loaded: Vm, verb: str) -> None:
     check(loaded, verb, ROUNDS)

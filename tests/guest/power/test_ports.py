@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.owner import OpenWorld, throw_away_account
 from tests.support.programs import free_port
-from tests.support.world import Vm, World, create_tiny, end_world, new_world
+from tests.support.world import DEADLINE_S, Vm, World, create_tiny, end_world, new_world
 
 pytestmark = pytest.mark.guest
 
@@ -32,7 +32,7 @@ def test_forwarded_ports_lead_to_the_guests_services(loadable: Vm) -> None:
     loadable.ok(
         "ssh", "mkdir -p /tmp/www; echo from the guest > /tmp/www/index.html; httpd -p 8000 -h /tmp/www"
     )
-    with urllib.request.urlopen(f"http://127.0.0.1:{tcp}/", timeout=60) as page:
+    with urllib.request.urlopen(f"http://127.0.0.1:{tcp}/", timeout=DEADLINE_S) as page:
         assert page.read() == b"from the guest\n"
     # nobody listens in the guest: its kernel counts datagrams that arrive for a port without a program
     with socket.socket(type=socket.SOCK_DGRAM) as sender:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.programs import file_hash, qemu_img
-from tests.support.world import QVM, SAVED, Vm, World, copy_of
+from tests.support.world import DEADLINE_S, QVM, SAVED, Vm, World, copy_of
 
 pytestmark = pytest.mark.guest
 
@@ -27,7 +27,7 @@ def without_ssh(guest: Vm, *more: str) -> None:
     if more:
         guest.end_in_guest(*more)
     guest.ok("ssh", DEAFEN)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + DEADLINE_S
     while guest.qvm("ssh", "true").status == 0 and time.monotonic() < deadline:
         time.sleep(0.2)
 
@@ -48,7 +48,7 @@ def test_suspend_and_wakeup_keep_memory_and_power_button(guest: Vm, machine: str
     for _ in range(rounds):
         assert "demo: suspended by ssh in " in guest.ok("suspend").out
         assert guest.qvm("status").out.startswith("demo: suspended (pid ")
-        asleep = guest.qvm("ssh", "true", timeout=30)
+        asleep = guest.qvm("ssh", "true", timeout=DEADLINE_S)
         assert (asleep.status, "it is suspended" in asleep.err) == (3, True)
         again = guest.qvm("suspend")
         assert (again.status, "hint: `qvm wakeup` wakes it" in again.err) == (3, True)
@@ -141,7 +141,7 @@ def test_pause_and_resume_the_guest_continues(running: Vm) -> None:
     running.ok("ssh", "echo kept > /tmp/in-memory")
     assert running.ok("pause").out == "demo: paused; `qvm resume` resumes it\n"
     assert running.qvm("status").out.startswith("demo: paused")
-    held = running.qvm("ssh", "true", timeout=30)
+    held = running.qvm("ssh", "true", timeout=DEADLINE_S)
     assert (held.status, "hint: `qvm resume` resumes it" in held.err) == (3, True)
     held = running.qvm("reboot")
     assert (held.status, "`--force` resets it" in held.err) == (3, True)
@@ -239,7 +239,7 @@ def test_qmp_events_follow_the_guest_beside_other_verbs(running: Vm) -> None:
         [QVM, "qmp", "--events", "--count", "2", "--timeout", "120", "suspend", "WAKEUP"],
         cwd=running.directory, env=running.world.environ, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + DEADLINE_S
     while running.qvm("qmp", "--events", "--timeout", "0").status == 0 and time.monotonic() < deadline:
         pass  # until the follower has the socket: then no other client gets it
     running.ok("suspend")
@@ -254,9 +254,9 @@ def test_loadvm_in_a_running_machine_leaves_no_dead_connection(running: Vm) -> N
     running.ok("cmd", "savevm", "here")
     running.ok("ssh", "echo later > /tmp/later")
     running.ok("cmd", "loadvm", "here")
-    assert running.ok("ssh", "cat /tmp/later 2>/dev/null || echo none", timeout=60).out == "none\n"
+    assert running.ok("ssh", "cat /tmp/later 2>/dev/null || echo none", timeout=DEADLINE_S).out == "none\n"
     running.ok("qmp", "snapshot-save", json.dumps({"job-id": "save", **nodes}))
     running.ok("qmp", "snapshot-load", json.dumps({"job-id": "load", **nodes}))
-    assert running.ok("ssh", "echo alive", timeout=60).out == "alive\n"
+    assert running.ok("ssh", "echo alive", timeout=DEADLINE_S).out == "alive\n"
     running.ok("cmd", "delvm", "here")
     running.ok("cmd", "delvm", "other")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.tmux_terminal import qvm_shell
-from tests.support.world import SAVED, Result, Vm
+from tests.support.world import DEADLINE_S, SAVED, Result, Vm
 
 pytestmark = pytest.mark.guest
 
@@ -82,7 +82,7 @@ def test_guest_and_word_share_one_connection_and_leave_nothing(running: Vm) -> N
     script(running, "guest['true'](); guest['true']()")
     running.ok("sh", stdin="vm ssh true\nx = vm.ssh('hostname')\nprint(x)\n")
     assert set(running.world.pids("ControlMaster=yes")) <= set(connections)
-    deadline = time.monotonic() + 150
+    deadline = time.monotonic() + DEADLINE_S
     while left := running.world.processes().keys() - before.keys():
         assert time.monotonic() < deadline, (left, running.world.processes())
         time.sleep(0.1)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.shell_screen import Editor, interrupt, stop_job, wait_for_job
 from tests.support.tmux_terminal import Terminal, qvm_shell
-from tests.support.world import QVM, Vm, create_tiny
+from tests.support.world import DEADLINE_S, QVM, Vm, create_tiny
 
 BAD = re.compile(r"Traceback|Task was destroyed|Exception|bug in qvm|Unhandled|TypeError|AttributeError")
 
@@ -99,7 +99,7 @@ def sessions(vm: Vm, uis: tuple[str, ...], folder: Path) -> Iterator[list[Sessio
         yield made
         for each in (console, *(session.screen for session in made)):
             assert not BAD.search(each.text), each.text
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + DEADLINE_S
     while shells(vm) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not shells(vm)

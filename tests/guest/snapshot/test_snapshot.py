@@ -12,7 +12,7 @@ from tests.support.disks import check_images
 from tests.support.guest_writer import MOUNT, boot, text_off
 from tests.support.killer import Killer
 from tests.support.pty_terminal import PtyTerminal
-from tests.support.world import Vm, World
+from tests.support.world import DEADLINE_S, Vm, World
 
 pytestmark = pytest.mark.guest
 
@@ -124,7 +124,6 @@ def test_restore_while_paused_sets_the_clock_when_resumed(vm: Vm) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1800)
 def test_much_memory_is_seen_while_it_is_saved_and_read(world: World, tiny: str) -> None:
     """1 GiB, of which 700 MiB are noise: how much and how fast, on a terminal."""
     made = world.run("create", "demo", "--image", "tiny", "--mem", "1024")
@@ -154,7 +153,7 @@ def asked(vm: Vm, command: str) -> list[str]:
     """What the guest says; it is woken where it went to sleep after all, as a killed verb had asked it to."""
     for _ in range(5):
         try:
-            result = vm.qvm("ssh", command, timeout=60)
+            result = vm.qvm("ssh", command, timeout=DEADLINE_S)
         except subprocess.TimeoutExpired:  # asleep under the question
             result = None
         if result is not None and result.status == 0:
@@ -230,6 +229,5 @@ def test_snapshot_killed_at_random_keeps_data_of_one_moment(vm: Vm) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(3600)
 def test_snapshot_killed_at_random_keeps_data_of_one_moment_long(vm: Vm) -> None:
     check_killed(vm, 20)

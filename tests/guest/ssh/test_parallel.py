@@ -71,7 +71,6 @@ def test_ssh_forty_at_once_every_status_is_right(running: Vm) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1200)
 def test_ssh_twenty_rounds_every_status_is_right(running: Vm) -> None:
     for _ in range(20):
         assert round_of_processes(running) == []
@@ -79,7 +78,6 @@ def test_ssh_twenty_rounds_every_status_is_right(running: Vm) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(3000)
 def test_ssh_twenty_rounds_on_debian_every_status_is_right(debian_running: Vm) -> None:
     for _ in range(20):
         assert round_of_processes(debian_running) == []

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.tmux_terminal import Terminal
-from tests.support.world import QVM, Vm
+from tests.support.world import DEADLINE_S, QVM, Vm
 
 pytestmark = pytest.mark.guest
 
@@ -127,7 +127,7 @@ def test_ssh_login_shell_has_size_status_and_mode(running: Vm, bash: Bash) -> No
 
 def test_ssh_with_a_terminal_in_background_waits_for_it(running: Vm, bash: Bash) -> None:
     bash.line("qvm ssh -t 'echo begun; cat' &")
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + DEADLINE_S
     while "Stopped" not in bash.say("jobs"):
         assert time.monotonic() < deadline, bash.text
     require_typed_for_bash(bash)

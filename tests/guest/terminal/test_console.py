@@ -84,7 +84,7 @@ def test_console_whose_terminal_is_closed_ends(running: Vm) -> None:
     with qvm_in_shell(running, "console") as terminal:
         log_in(running, terminal)
         pid = qvm_below(terminal)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + DEADLINE_S
     while os.path.exists(f"/proc/{pid}"):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -287,6 +287,6 @@ def test_console_stays_through_a_reboot_and_ends_at_a_power_off(loaded: Vm) -> N
         wait_for_exit(watcher, 0)
     assert loaded.qvm("status").out == "demo: stopped\n"
     following.send_signal(signal.SIGINT)
-    out, _ = following.communicate(timeout=60)
+    out, _ = following.communicate(timeout=DEADLINE_S)
     assert following.returncode == 130
     assert "built-in guest" in out

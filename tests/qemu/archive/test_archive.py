@@ -17,7 +17,7 @@ import pytest
 from tests.support.archives import archived_states, make_archive, require_nothing_left, state_name
 from tests.support.disks import read_byte, read_bytes, snapshot_names, write_byte, write_live
 from tests.support.programs import qemu_img
-from tests.support.world import Blank, Vm
+from tests.support.world import DEADLINE_S, Blank, Vm
 
 
 def test_archive_off_holds_all_disks_and_restores_them(blank: Blank) -> None:
@@ -368,7 +368,7 @@ def test_archive_at_work_keeps_others_out(blank: Blank) -> None:
     write_byte(vm, 1, "0")
     vm.ok("start", "--no-wait")
     child = vm.world.popen("archive", cwd=vm.directory)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + DEADLINE_S
     while not (vm.directory / ".qvm/archive.unfinished").exists() and time.monotonic() < deadline:
         time.sleep(0.002)
     child.send_signal(signal.SIGSTOP)

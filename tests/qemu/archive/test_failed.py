@@ -19,7 +19,7 @@ from tests.support.archives import archived_states, make_archive, require_nothin
 from tests.support.disks import read_byte, snapshot_names, write_byte, write_live
 from tests.support.programs import qemu_img
 from tests.support.small_disk import small_disk
-from tests.support.world import QVM, Blank, Vm
+from tests.support.world import DEADLINE_S, QVM, Blank, Vm
 
 MAIN = """
 from qvmsh.__main__ import main
@@ -220,7 +220,7 @@ def test_held_guest_is_resumed_if_a_failing_archive_is_killed(blank: Blank) -> N
     vm.ok("start", "--no-wait")
     done = run(vm, NO_ROOM, "kill", "archive", "--savevm", "x")
     assert done.returncode == -signal.SIGKILL, done.stderr
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + DEADLINE_S
     while "running" not in vm.qvm("status", "-s").out:
         assert time.monotonic() < deadline, "the guest stands still"
         time.sleep(0.1)
@@ -274,7 +274,7 @@ def test_host_that_is_gone_does_not_block_a_second_ctrl_c(blank: Blank) -> None:
             time.sleep(0.02)
         time.sleep(0.3)
         child.send_signal(signal.SIGINT)
-    said = child.communicate(timeout=60)[0]
+    said = child.communicate(timeout=DEADLINE_S)[0]
     assert child.returncode == 130, said
     assert f"unfinished files are left in ssh://far{home}/store, the next archive removes them" in said
     assert "did not change" not in said

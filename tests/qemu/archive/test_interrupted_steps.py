@@ -94,7 +94,6 @@ def test_interrupted_at_some_steps_everything_is_in_order(counting: Vm) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(3600)
 def test_interrupted_at_every_step_everything_is_in_order_long(counting: Vm) -> None:
     check(counting, None)
 

@@ -24,7 +24,7 @@ from tests.support.counting import SEED, last_number, require_all, wait_for_more
 from tests.support.disks import check_images, flush, read_byte, read_bytes, write_byte, write_live
 from tests.support.programs import qemu_img, qemu_io
 from tests.support.small_disk import small_disk
-from tests.support.world import Blank, Vm
+from tests.support.world import DEADLINE_S, Blank, Vm
 
 LONG = 20
 
@@ -38,7 +38,7 @@ def check_live(vm: Vm, whom: str, count: int) -> None:
         seconds = chooser.uniform(0.0, 0.4)
         print(f"seed {SEED}: {' '.join(words)}, kill {whom} {seconds:.3f} s after its note, turn {turn}")
         child = vm.world.popen(*words, cwd=vm.directory)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + DEADLINE_S
         while not note.exists() and child.poll() is None and time.monotonic() < deadline:
             time.sleep(0.001)
         time.sleep(seconds)
@@ -84,7 +84,6 @@ def test_archive_killed_loses_nothing(counting: Vm) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("whom", ["qvm", "qemu", "both"])
 def test_archive_killed_loses_nothing_long(counting: Vm, whom: str) -> None:
     check_live(counting, whom, LONG)
@@ -105,7 +104,7 @@ def check_off(vm: Vm, count: int) -> None:
             child = vm.world.popen(*words, cwd=vm.directory)
             time.sleep(seconds)
             child.kill()
-            _, errors = child.communicate(timeout=60)
+            _, errors = child.communicate(timeout=DEADLINE_S)
             assert "Traceback" not in errors, errors
             vm.ok("start", "--no-wait")  # the next command
             vm.ok("kill")
@@ -125,7 +124,6 @@ def test_archive_and_restore_off_killed_lose_nothing(blank: Blank) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1200)
 def test_archive_and_restore_off_killed_lose_nothing_long(blank: Blank) -> None:
     check_off(blank(), LONG)
 
@@ -137,7 +135,7 @@ def held(vm: Vm, *words: str) -> subprocess.Popen[str]:
     """
     note = vm.directory / ".qvm/archive.unfinished"
     child = vm.world.popen("archive", *words, cwd=vm.directory)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline:
         child.send_signal(signal.SIGSTOP)
         if note.exists() and "qvm-cut0" in vm.ok("qmp", "query-block").out:
@@ -288,7 +286,7 @@ def test_archive_interrupted_by_ctrl_c_changes_nothing(blank: Blank) -> None:
     write_live(vm, "-P 7 1M 64k")
     child.send_signal(signal.SIGINT)
     child.send_signal(signal.SIGCONT)
-    child.communicate(timeout=60)
+    child.communicate(timeout=DEADLINE_S)
     assert child.returncode in (130, 0)
     assert not (vm.directory / ".qvm/archive.unfinished").exists()
     assert "qvm-cut" not in vm.ok("qmp", "query-named-block-nodes").out

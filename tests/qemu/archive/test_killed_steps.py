@@ -75,6 +75,5 @@ def test_archive_killed_before_a_step_loses_nothing(counting: Vm) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(3600)
 def test_archive_killed_before_every_step_loses_nothing_long(counting: Vm) -> None:
     check(counting, None)

@@ -11,7 +11,7 @@ import pytest
 from tests.support.archives import archived_states, make_archive, require_nothing_left, state_name
 from tests.support.disks import read_byte, write_byte
 from tests.support.programs import qemu_img
-from tests.support.world import Blank, Vm
+from tests.support.world import DEADLINE_S, Blank, Vm
 
 
 def by_hand(blank: Blank, path: str) -> Vm:
@@ -132,7 +132,7 @@ def test_machine_whose_name_is_too_long_for_files_is_refused(blank: Blank) -> No
         VM_SNAPSHOT_BASEFILENAME=f"{name[:200]}-base.qcow2",
         VM_SNAPSHOT_BACKINGFILENAME=f"{name[:200]}-backing.qcow2",
     )
-    refused = vm.qvm("archive", "--full", timeout=60)
+    refused = vm.qvm("archive", "--full", timeout=DEADLINE_S)
     assert refused.status in (1, 2), str(refused)
     assert "hint: " in refused.err
     assert (vm.directory / before["archive"] / "manifest.json").is_file()

@@ -14,7 +14,7 @@ import pytest
 from tests.support.archives import make_archive, require_nothing_left
 from tests.support.counting import NO_WAITING
 from tests.support.disks import read_byte, write_byte
-from tests.support.world import Vm, World, copy_of, create_blank
+from tests.support.world import DEADLINE_S, Vm, World, copy_of, create_blank
 
 KILLED = """
 import os, signal, sys
@@ -214,7 +214,7 @@ def test_folder_in_use_by_a_command_is_left_alone(vm: Vm) -> None:
     assert "interrupted" not in vm.ok("disk", "check").err + vm.ok("doctor", "--fix").out
     assert parts(vm.world.home) == before
     child.send_signal(signal.SIGCONT)
-    assert child.communicate(timeout=60)[1] == ""
+    assert child.communicate(timeout=DEADLINE_S)[1] == ""
     assert child.returncode == 0
     assert not notes(vm).exists()
 

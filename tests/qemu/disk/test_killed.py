@@ -131,7 +131,6 @@ def test_commit_killed(blank: Blank, is_on: bool) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1800)
 @STATES
 def test_commit_killed_long(blank: Blank, is_on: bool) -> None:
     check_commit(blank, LONG, is_on=is_on)
@@ -143,7 +142,6 @@ def test_rebase_killed(blank: Blank, is_on: bool) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1800)
 @STATES
 def test_rebase_killed_long(blank: Blank, is_on: bool) -> None:
     check_rebase(blank, LONG, is_on=is_on)

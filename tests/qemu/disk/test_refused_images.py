@@ -13,7 +13,7 @@ import pytest
 from tests.support.disks import list_disks
 from tests.support.errors import require_error
 from tests.support.programs import qemu_img
-from tests.support.world import Blank, Vm, World
+from tests.support.world import DEADLINE_S, Blank, Vm, World
 
 SECRET = b"TOP-SECRET" * 10
 CD = bytes(0x8001) + b"CD001" + bytes(100000)
@@ -134,7 +134,7 @@ def test_nothing_connects_to_what_a_header_names(blank: Blank) -> None:
             ["disk", "commit", "disk1"], ["disk", "resize", "disk1", "2M"], ["disk", "rebase", "disk1"],
             ["disk", "add", "../new.qcow2"], ["create", "../made", "--image", "../new.qcow2"],
         ):  # fmt: skip
-            vm.qvm(*verb, timeout=60)
+            vm.qvm(*verb, timeout=DEADLINE_S)
             with pytest.raises(BlockingIOError):
                 server.accept()
         assert "as its backing file" in list_disks(vm)["disk1"]["problem"]
@@ -151,7 +151,7 @@ def test_no_verb_on_the_machines_own_images_connects_either(blank: Blank) -> Non
             ["init", "-k"], ["start", "--no-wait", "--base-only"], ["start", "--no-wait", "--disposable"],
             ["snapshot", "save", "a"], ["archive", "--create"], ["doctor", "--fix"],
         ):  # fmt: skip
-            vm.qvm(*verb, timeout=60)
+            vm.qvm(*verb, timeout=DEADLINE_S)
             with pytest.raises(BlockingIOError):
                 server.accept()
 

@@ -23,7 +23,7 @@ from qvmsh.errors import MissingProgramError
 from qvmsh.io import QUIET, Io
 from qvmsh.qemu import accelerator, probe, programs
 from qvmsh.qemu.probe import Choice
-from tests.support.world import World, wait_until
+from tests.support.world import DEADLINE_S, World, wait_until
 
 QEMU = "qemu-system-x86_64"
 PACKAGE = Path(qvmsh.qemu.__file__).parent
@@ -336,7 +336,7 @@ def begin(host: Host, qemu: str) -> tuple[subprocess.Popen[str], int]:
         [sys.executable, "-c", code, qemu], env=host.environ, stderr=subprocess.PIPE, text=True
     )
     note = host.folder / "pid"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + DEADLINE_S
     while not (note.exists() and note.read_text().strip()) and time.monotonic() < deadline:
         time.sleep(0.01)
     return chooser, int(note.read_text())
@@ -347,7 +347,7 @@ def test_choose_on_ctrl_c_ends_the_probe(host: Host) -> None:
     qemu = host.behaving(f"echo $$ >{host.folder}/pid; sleep 1000; exit", tcg="sleep 1")
     chooser, pid = begin(host, qemu)
     chooser.send_signal(signal.SIGINT)
-    _, words = chooser.communicate(timeout=30)
+    _, words = chooser.communicate(timeout=DEADLINE_S)
     assert "KeyboardInterrupt" in words
     assert not Path(f"/proc/{pid}").exists()
 
@@ -358,7 +358,7 @@ def test_choose_killed_leaves_a_probe_that_the_kernel_will_end(host: Host) -> No
     limit = rf"Max cpu time +{probe.CPU_LIMIT_S} +{probe.CPU_LIMIT_S} "
     wait_until(lambda: re.search(limit, Path(f"/proc/{pid}/limits").read_text()))  # set after its start
     chooser.kill()
-    chooser.communicate(timeout=30)
+    chooser.communicate(timeout=DEADLINE_S)
     os.killpg(pid, signal.SIGKILL)  # this one sleeps, and uses no processor time
 
 

@@ -54,7 +54,7 @@ def test_start_encapsulate_shows_the_screen_and_ends_its_session(blank: Blank, t
     finally:
         terminal.close()
     assert vm.qvm("status", "-s").out == "demo: stopped\n"
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + DEADLINE_S
     while vm.world.processes():
         assert time.monotonic() < deadline, vm.world.processes()
         time.sleep(0.05)

@@ -23,7 +23,7 @@ def test_start_without_ssh_returns_when_qemu_runs(blank: Blank) -> None:
     vm = blank()
     for ready, model in (("none", "none"), ("", "none"), ("none", "virtio")):
         vm.set(VM_READY=ready, VM_NET_MODEL=model)
-        started = json.loads(vm.ok("--json", "start", timeout=60).out)
+        started = json.loads(vm.ok("--json", "start", timeout=DEADLINE_S).out)
         assert started["ready"] is True, (ready, model)
         assert vm.ok("status").out == f"demo: running (pid {vm.pid})\n", (ready, model)
         again = vm.ok("restart", "--force", "--timeout", "0").out

@@ -16,7 +16,7 @@ import pytest
 from tests.support import errors
 from tests.support.monitor import monitor, qom
 from tests.support.programs import file_hash
-from tests.support.world import Blank, Vm
+from tests.support.world import DEADLINE_S, Blank, Vm
 
 require_error = partial(errors.require_error, who="demo: ")
 
@@ -301,7 +301,7 @@ def test_dryrun_with_uefi_and_tpm_runs_as_it_is_printed(blank: Blank) -> None:
         input='{"execute": "qmp_capabilities"} {"execute": "query-tpm"} {"execute": "quit"}',
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=DEADLINE_S,
     )
     assert done.returncode == 0, done.stderr
     assert '"model": "tpm-tis"' in done.stdout

@@ -7,7 +7,7 @@ import signal
 import stat
 from pathlib import Path
 
-from tests.support.world import Blank, Vm
+from tests.support.world import DEADLINE_S, Blank, Vm
 
 HOOK = """\
 #!/bin/sh
@@ -130,7 +130,7 @@ def test_pre_start_interrupted_is_ended_with_its_children(blank: Blank) -> None:
         assert starting.poll() is None
     assert "starting" in vm.qvm("status").out
     starting.send_signal(signal.SIGINT)
-    starting.communicate(timeout=60)
+    starting.communicate(timeout=DEADLINE_S)
     assert starting.returncode == 130
     assert not [line for line in vm.world.processes().values() if "sleep" in line]
     assert vm.qvm("status").out == "demo: stopped\n"

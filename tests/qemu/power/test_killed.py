@@ -14,7 +14,7 @@ import time
 import pytest
 
 from tests.support.killer import kill_after
-from tests.support.world import Blank, Vm
+from tests.support.world import DEADLINE_S, Blank, Vm
 
 SEED = int(os.environ.get("QVM_TEST_SEED", "20261120"))
 USUAL, LONG = 2, 20
@@ -28,7 +28,7 @@ def points(label: str, count: int, most_s: float) -> list[float]:
 
 def final_state(vm: Vm) -> str:
     """The state once it is no longer `starting`: running or stopped, never anything else."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline:
         output = vm.qvm("status", "-s").out
         assert "broken" not in output, output

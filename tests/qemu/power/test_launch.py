@@ -14,7 +14,7 @@ from qvmsh.host import sockets
 from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.power import launch
 from qvmsh.machine.power.request import Launch, Request
-from tests.support.world import QVM, Blank, World
+from tests.support.world import DEADLINE_S, QVM, Blank, World
 
 
 def test_launch_automatic_port_just_taken_is_chosen_again(
@@ -64,7 +64,7 @@ def test_name_of_a_started_machine_is_known_from_anywhere(blank: Blank) -> None:
 def test_run_on_a_terminal_gives_it_to_qemu(blank: Blank) -> None:
     """Without a desktop the monitor is on the terminal: Ctrl-A C shows it, Ctrl-A X quits."""
     vm = blank()
-    child = pexpect.spawn(QVM, ["run"], cwd=str(vm.directory), env=vm.world.environ, timeout=60)
+    child = pexpect.spawn(QVM, ["run"], cwd=str(vm.directory), env=vm.world.environ, timeout=DEADLINE_S)
     try:
         while not vm.qvm("status", "-s").out.startswith("demo: running"):
             assert child.isalive()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.world import QVM, Blank, Vm
+from tests.support.world import DEADLINE_S, QVM, Blank, Vm
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can make the namespaces for a systemd"),
@@ -59,7 +59,7 @@ class Systemd:
                 stdout=output,
                 stderr=output,
             )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + DEADLINE_S
         while self.run("systemctl", "is-system-running").stdout.strip() not in ("running", "degraded"):
             if self.child.poll() is not None or time.monotonic() > deadline:
                 self.end()

@@ -10,7 +10,7 @@ import pytest
 
 from qvmsh.errors import QmpError, StateError, UsageError
 from tests.support.monitor import ask, is_connected
-from tests.support.world import QVM, Blank, wait_until
+from tests.support.world import DEADLINE_S, QVM, Blank, wait_until
 
 
 @pytest.mark.both_qemus
@@ -214,7 +214,7 @@ def test_qmp_events_end_with_qemu(blank: Blank) -> None:
         ask(vm, "stop")
         ask(vm, "cont")
     vm.ok("kill")
-    out, _ = following.communicate(timeout=60)
+    out, _ = following.communicate(timeout=DEADLINE_S)
     assert following.returncode == 0
     *others, last = [json.loads(line)["event"] for line in out.splitlines()]
     assert (set(others), last) == ({"STOP"}, "SHUTDOWN")

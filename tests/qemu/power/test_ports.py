@@ -17,7 +17,7 @@ from qvmsh.machine.power import ports as machine_ports
 from qvmsh.machine.power.request import Launch, Request
 from tests.support.monitor import ask
 from tests.support.programs import free_port
-from tests.support.world import Blank
+from tests.support.world import DEADLINE_S, Blank
 
 KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
@@ -118,7 +118,7 @@ def test_dryrun_shows_forwards_and_telnet_monitor(blank: Blank) -> None:
 
 def hmp(port: int, line: str, until: str) -> str:
     """Ask the telnet monitor, as telnet does."""
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as connection:
         connection.sendall(line.encode() + b"\r\n")
         text = ""
         while until not in text:

@@ -41,14 +41,12 @@ def race(vm: Vm, count: int, seed: int) -> list[Result]:
         return list(pool.map(lambda each: vm.qvm(*each.split()), words))
 
 
-@pytest.mark.timeout(1200)
 def test_operations_that_race_leave_a_machine_that_is_whole(blank: Blank) -> None:
     vm = blank(VM_NET_MODEL="none", VM_GUEST_AGENT="no", VM_SHUTDOWN_TIMEOUT="1")
     require_working(race(vm, 40, 1), vm)
 
 
 @pytest.mark.long
-@pytest.mark.timeout(3600)
 def test_operations_that_race_leave_a_machine_that_is_whole_long(blank: Blank) -> None:
     vm = blank(VM_NET_MODEL="none", VM_GUEST_AGENT="no", VM_SHUTDOWN_TIMEOUT="1")
     require_working(race(vm, 200, 2), vm)
@@ -68,12 +66,10 @@ def start_all(vm: Vm, count: int) -> None:
     require_working(results, vm)
 
 
-@pytest.mark.timeout(1200)
 def test_starts_at_once_make_one_qemu(blank: Blank) -> None:
     start_all(blank(VM_NET_MODEL="none", VM_GUEST_AGENT="no"), 12)
 
 
 @pytest.mark.long
-@pytest.mark.timeout(3600)
 def test_hundred_starts_at_once_make_one_qemu_long(blank: Blank) -> None:
     start_all(blank(VM_NET_MODEL="none", VM_GUEST_AGENT="no"), 100)

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.errors import require_error
 from tests.support.small_disk import small_disk
-from tests.support.world import QVM, Blank, World, write_vmrc
+from tests.support.world import DEADLINE_S, QVM, Blank, World, write_vmrc
 
 
 def test_start_without_vmrc_names_the_one_above(world: World) -> None:
@@ -158,7 +158,11 @@ def test_start_full_disk_is_reported_and_loses_nothing(blank: Blank, tmp_path: P
     )
     shutil.copy(world.home / "demo/.vmrc", tmp_path / "vmrc")
     done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", script], env=world.environ, capture_output=True, text=True, timeout=60
+        ["unshare", "-m", "sh", "-c", script],
+        env=world.environ,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
     )
     assert "status=1" in done.stdout, done
     assert "No space left" in done.stderr, done

@@ -18,7 +18,7 @@ from tests.support.archives import archived_states
 from tests.support.disks import read_byte, write_byte, write_live
 from tests.support.owner import Owner, give
 from tests.support.programs import qemu_img
-from tests.support.world import Vm, World
+from tests.support.world import DEADLINE_S, Vm, World
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root can archive a machine of another account"
@@ -145,7 +145,7 @@ def test_root_killed_in_the_middle_lets_the_owner_complete_it(
         vm.ok("start", "--no-wait")
     note = vm.directory / ".qvm/archive.unfinished"
     child = vm.world.popen("archive", cwd=vm.directory)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + DEADLINE_S
     while not note.exists() and time.monotonic() < deadline:
         assert child.poll() is None
     for pid, line in vm.world.processes().items():  # root's half, and the owner's

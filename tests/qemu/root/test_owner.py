@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.owner import Owner
 from tests.support.programs import process_status
-from tests.support.world import Blank, Vm
+from tests.support.world import DEADLINE_S, Blank, Vm
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a machine of another account")
 
@@ -88,7 +88,7 @@ def test_start_interrupted_leaves_nothing_of_the_owners(theirs: Callable[..., Vm
     while not vm.qvm("status", "-s").out.startswith(("demo: running", "demo: starting (pid")):
         assert starting.poll() is None
     starting.terminate()
-    starting.communicate(timeout=60)
+    starting.communicate(timeout=DEADLINE_S)
     assert starting.returncode == 143
     assert vm.qvm("status").out == "demo: stopped\n"
 

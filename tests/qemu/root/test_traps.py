@@ -213,7 +213,6 @@ def lure(world: World, outside: Outside, whose: Owner, home: Path, seed: int) ->
             os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.timeout(1200)
 def test_every_verb_of_root_among_traps(outside: Outside, world: World, owner: Owner) -> None:
     home = Path(owner.row.pw_dir)
     home.chmod(0o755)
@@ -222,7 +221,6 @@ def test_every_verb_of_root_among_traps(outside: Outside, world: World, owner: O
 
 
 @pytest.mark.long
-@pytest.mark.timeout(3600)
 def test_every_verb_of_root_among_traps_long(
     outside: Outside,
     world: World,

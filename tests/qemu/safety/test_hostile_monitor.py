@@ -129,12 +129,10 @@ def ask_all(world: World, pairs: list[tuple[str, str]]) -> None:
 PAIRS = [(mode, verb) for mode in MODES for verb in VERBS]
 
 
-@pytest.mark.timeout(1200)
 def test_verbs_end_where_the_monitor_is_hostile(world: World) -> None:
     ask_all(world, random.Random(7).sample(PAIRS, 24))
 
 
 @pytest.mark.long
-@pytest.mark.timeout(3600)
 def test_verbs_end_where_the_monitor_is_hostile_long(world: World) -> None:
     ask_all(world, PAIRS)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.world import QVM, Blank, Vm, World, write_vmrc
+from tests.support.world import DEADLINE_S, QVM, Blank, Vm, World, write_vmrc
 
 
 def test_start_record_of_a_foreign_folder_removes_nothing(blank: Blank, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_closed_standard_streams_change_nothing_else(blank: Blank) -> None:
 
     def shell(line: str) -> int:
         return subprocess.run(
-            ["bash", "-c", line], cwd=vm.directory, env=vm.world.environ, timeout=60
+            ["bash", "-c", line], cwd=vm.directory, env=vm.world.environ, timeout=DEADLINE_S
         ).returncode
 
     for closed in ("<&-", ">&-", "2>&-", "<&- >&- 2>&-"):

@@ -21,7 +21,7 @@ import pytest
 
 from qvmsh.commands.index import COMMANDS
 from qvmsh.errors import printable, visible
-from tests.support.world import QVM, Blank, World, write_vmrc
+from tests.support.world import DEADLINE_S, QVM, Blank, World, write_vmrc
 
 HOSTILE = "x\x1b]0;pwn\x07\x1b[2J\x9b31m\u202e\r\nforged: line\x1b[1A"
 """A title, a cleared screen, C1, a bidi override, another line, a move of the cursor."""
@@ -81,7 +81,7 @@ def on_terminal(world: World, cwd: Path, words: list[str]) -> str:
             break
         data += piece
     os.close(ours)
-    child.wait(timeout=60)
+    child.wait(timeout=DEADLINE_S)
     return data.decode("utf-8", "surrogateescape")
 
 

@@ -17,7 +17,7 @@ from qvmsh.shell.script import bash as old
 from qvmsh.shell.script import old_words
 from tests.support.programs import write_script
 from tests.support.tmux_terminal import Terminal
-from tests.support.world import QVM, Vm, World, create_blank
+from tests.support.world import DEADLINE_S, QVM, Vm, World, create_blank
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +182,7 @@ def test_vm_progress_is_a_passing_line_on_a_terminal(vm: Vm) -> None:
         cwd=vm.directory,
         env=vm.world.environ,
         encoding="utf-8",
-        timeout=60,
+        timeout=DEADLINE_S,
     )
     child.expect(pexpect.EOF)
     child.close()
@@ -231,7 +231,9 @@ def test_missing_script_and_shell_are_reported(vm: Vm) -> None:
     result = vm.qvm("sh", "--shell", "nosuch")
     assert (result.status, result.err) == (2, f"qvm: sh: {vm.directory}/nosuch: No such file or directory\n")
     env = vm.world.environ | {"SHELL": "/no/such"}
-    child = pexpect.spawn(QVM, ["sh", "--shell"], cwd=vm.directory, env=env, encoding="utf-8", timeout=60)
+    child = pexpect.spawn(
+        QVM, ["sh", "--shell"], cwd=vm.directory, env=env, encoding="utf-8", timeout=DEADLINE_S
+    )
     child.expect("qvm: /no/such is not installed\r\nhint: set SHELL to an installed shell\r\n")
     child.expect(pexpect.EOF)
     child.close()

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.shell_screen import Editor, Shell, Shells, interrupt, press, stop_job, wait_for_job
 from tests.support.tmux_terminal import Terminal
-from tests.support.world import QVM, Vm, World
+from tests.support.world import DEADLINE_S, QVM, Vm, World
 
 UIS = ("xonsh", "ptpython")
 
@@ -53,7 +53,7 @@ def leave(screen: Terminal) -> None:
 
 def jobs(screen: Terminal, wanted: str) -> str:
     """Ask for the jobs until one line of them fits; what a job is can take a moment to be known."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + DEADLINE_S
     while not re.search(wanted, found := screen.run("jobs")):
         assert time.monotonic() < deadline, screen.text
     return found
@@ -61,7 +61,7 @@ def jobs(screen: Terminal, wanted: str) -> str:
 
 def stopped(vm: Vm) -> None:
     """Wait until the machine is off and no process of a `start` is left."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + DEADLINE_S
     while vm.qvm("status", "-s").out != "demo: stopped\n":
         assert time.monotonic() < deadline, vm.qvm("status")
 

@@ -16,7 +16,7 @@ import pytest
 from tests.support.firmware import QUICK
 from tests.support.shell_screen import Shell, Shells
 from tests.support.tmux_terminal import Terminal, is_zombie, qvm_shell
-from tests.support.world import QVM, Vm, World, create_blank, write_vmrc
+from tests.support.world import DEADLINE_S, QVM, Vm, World, create_blank, write_vmrc
 
 ALL = ("xonsh", "ptpython", "python")
 
@@ -24,7 +24,7 @@ ALL = ("xonsh", "ptpython", "python")
 def at_prompt(screen: Terminal, state: str, typed: str = "") -> None:
     """Wait until the last prompt shows `state` and `typed` behind it; a menu may stand below."""
     wanted = re.compile(rf"demo:{re.escape(state)}> ?{re.escape(typed)}")
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + DEADLINE_S
     while not wanted.fullmatch(([line for line in screen.lines() if line.startswith("demo:")] or [""])[-1]):
         assert time.monotonic() < deadline, f"no {state!r} with {typed!r}:\n{screen.text}"
         time.sleep(0.05)
@@ -109,7 +109,7 @@ def test_panic_reset_and_shutdown_of_the_guest_are_reported(blank: Callable[...,
         at_prompt(screen, "running")
         screen.type("mine")
         vm.ok("qmp", "system_powerdown")
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + DEADLINE_S
         while vm.qvm("cmd", "o /w 0x604 0x2000").status == 0:  # nothing answers until the firmware has run
             assert time.monotonic() < deadline
             time.sleep(0.2)
@@ -245,7 +245,7 @@ def test_directory_that_is_removed_is_shown_at_once(vm: Vm) -> None:
 
 def test_dumb_terminal_shows_events_before_the_next_prompt(vm: Vm) -> None:
     env = vm.world.environ | {"TERM": "dumb"}
-    child = pexpect.spawn(QVM, ["sh"], cwd=vm.directory, env=env, encoding="utf-8", timeout=60)
+    child = pexpect.spawn(QVM, ["sh"], cwd=vm.directory, env=env, encoding="utf-8", timeout=DEADLINE_S)
     child.expect("demo:stopped> ")
     vm.ok("start", "--no-wait")
     child.sendline("echo one")
@@ -253,7 +253,7 @@ def test_dumb_terminal_shows_events_before_the_next_prompt(vm: Vm) -> None:
     child.expect("demo:running> ")
     vm.ok("qmp", "system_reset")
     child.sendline("echo two")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + DEADLINE_S
     while child.expect(["qvm: demo: it was reset", "demo:running> "]) == 1:  # it takes a moment
         assert time.monotonic() < deadline, child.before
         child.sendline("echo two")
@@ -272,7 +272,7 @@ def test_session_leaves_no_thread_waiting_when_qemu_hangs(vm: Vm) -> None:
             pid = screen.pid
             screen.type("exit")
             screen.key("Enter")
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + DEADLINE_S
             while not is_zombie(pid):
                 assert time.monotonic() < deadline, screen.text
                 time.sleep(0.05)

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.busy_shell import by_default
 from tests.support.programs import write_script
-from tests.support.world import QVM, Result, Vm, write_vmrc
+from tests.support.world import DEADLINE_S, QVM, Result, Vm, write_vmrc
 
 
 def run(vm: Vm, path: Path, *words: str, cwd: Path | None = None) -> Result:
@@ -257,7 +257,7 @@ def test_ctrl_c_in_a_loop_of_scripts_ends_the_loop(vm: Vm, tmp_path: Path, name:
     assert child.stdout is not None
     assert child.stdout.readline() == "begun\n"
     os.killpg(child.pid, signal.SIGINT)
-    assert child.communicate(timeout=60)[0] == ""
+    assert child.communicate(timeout=DEADLINE_S)[0] == ""
     assert child.returncode == -signal.SIGINT
 
 

@@ -15,7 +15,7 @@ import pytest
 from tests.support.busy_shell import BUSY, ENDS, by_default, end, end_of, until_busy
 from tests.support.shell_screen import Shell, until_foreground
 from tests.support.tmux_terminal import Terminal, qvm_shell
-from tests.support.world import QVM, Vm, World, write_vmrc
+from tests.support.world import DEADLINE_S, QVM, Vm, World, write_vmrc
 
 
 def interrupt(screen: Terminal, line: str, *, when: str) -> str:
@@ -191,7 +191,7 @@ def test_two_terminals_and_a_shell_in_the_shell(vm: Vm) -> None:
         assert one.run("status -s").startswith("demo: running")
         one.type("exit 5")
         one.key("Enter")
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + DEADLINE_S
         while one.prompts()[-1]["status"] != "5":
             assert time.monotonic() < deadline, one.text
             time.sleep(0.05)
@@ -200,7 +200,12 @@ def test_two_terminals_and_a_shell_in_the_shell(vm: Vm) -> None:
 
 def test_dumb_terminal_has_a_prompt_too(vm: Vm) -> None:
     child = pexpect.spawn(
-        QVM, ["sh"], cwd=vm.directory, env=vm.world.environ | {"TERM": "dumb"}, encoding="utf-8", timeout=60
+        QVM,
+        ["sh"],
+        cwd=vm.directory,
+        env=vm.world.environ | {"TERM": "dumb"},
+        encoding="utf-8",
+        timeout=DEADLINE_S,
     )
     child.expect("demo:stopped> ")
     child.sendline("status -s")
@@ -228,7 +233,7 @@ def test_dumb_terminal_has_a_prompt_too(vm: Vm) -> None:
 )
 def test_closed_terminal_and_sigterm_end_session_and_wait(vm: Vm, busy: str, how: str, editor: str) -> None:
     env = vm.world.environ | {"SHELL_TYPE": editor, "PROMPT_TOOLKIT_NO_CPR": "1"}
-    child = pexpect.spawn(QVM, ["sh"], cwd=vm.directory, env=env, encoding="utf-8", timeout=60)
+    child = pexpect.spawn(QVM, ["sh"], cwd=vm.directory, env=env, encoding="utf-8", timeout=DEADLINE_S)
     child.expect(r"demo.{0,8}:\S*stopped")
     if BUSY[busy]:
         child.send(BUSY[busy] + "\r")
@@ -272,7 +277,7 @@ def test_history_can_be_searched(screen: Shell) -> None:
     screen.wait("echo needle here\n(.*\n)*.*echo hay here\n(.*\n)*.*> echo needle here$")
     screen.key("Enter")
     screen.key("Enter")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + DEADLINE_S
     while screen.text.count("\nneedle here") < 2:
         assert time.monotonic() < deadline, screen.text
         time.sleep(0.05)

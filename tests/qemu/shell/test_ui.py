@@ -25,7 +25,7 @@ from tests.support.shell_screen import (
     until_foreground,
     wait_for_breakpoint,
 )
-from tests.support.world import QVM, Vm
+from tests.support.world import DEADLINE_S, QVM, Vm
 
 SHELLS = ("xonsh", "ptpython")
 ALL = (*SHELLS, "python")
@@ -178,7 +178,7 @@ def test_python_awaits_at_the_prompt_and_ctrl_c_cancels(shells: Shells) -> None:
     screen.run("async def f(): seen.append(await asyncio.sleep(0.2, 'task'))\n")
     screen.run("seen = []")
     assert "RuntimeError" not in screen.run("t = asyncio.create_task(f())")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + DEADLINE_S
     while screen.run("seen") != "['task']":  # it continues between the inputs
         assert time.monotonic() < deadline, screen.text
     line = "async def long():\n    try: print('begun', 2); await asyncio.sleep(60)\n"
@@ -257,7 +257,7 @@ def test_closed_terminal_and_sigterm_end_every_front_end(vm: Vm, busy: str, how:
     words = ["sh", "--ui", ui]
     env = vm.world.environ | {"PROMPT_TOOLKIT_NO_CPR": "1"}
     child = pexpect.spawn(
-        QVM, words, cwd=vm.directory, env=env, encoding="utf-8", timeout=60, dimensions=(40, 120)
+        QVM, words, cwd=vm.directory, env=env, encoding="utf-8", timeout=DEADLINE_S, dimensions=(40, 120)
     )
     child.expect("stopped")  # painted over the `?` of a state not known yet, perhaps
     if line:
@@ -271,7 +271,8 @@ def test_closed_terminal_and_sigterm_end_every_front_end(vm: Vm, busy: str, how:
 def test_dumb_terminal_gets_lines_instead_of_ptpython(shared: Vm) -> None:
     child = pexpect.spawn(
         QVM, ["sh", "--ui", "ptpython"],
-        cwd=shared.directory, env=shared.world.environ | {"TERM": "dumb"}, encoding="utf-8", timeout=60,
+        cwd=shared.directory, env=shared.world.environ | {"TERM": "dumb"}, encoding="utf-8",
+        timeout=DEADLINE_S,
     )  # fmt: skip
     child.expect("ptpython needs a terminal")
     child.expect("demo:stopped> ")

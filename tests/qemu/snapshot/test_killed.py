@@ -78,7 +78,6 @@ def test_killed_while_off(blank: Blank, verb: str) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("verb", ["save", "replace", "restore", "delete"])
 def test_killed_while_off_long(blank: Blank, verb: str) -> None:
     check_off(blank, verb, LONG)
@@ -129,7 +128,6 @@ def test_killed_while_on(blank: Blank, verb: str, victim: str) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("verb", "victim"), CASES)
 def test_killed_while_on_long(blank: Blank, verb: str, victim: str) -> None:
     check_on(blank, verb, victim, LONG)

@@ -174,6 +174,5 @@ def test_start_killed_leaves_the_disks_of_one_moment(saved: Vm) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1800)
 def test_start_killed_leaves_the_disks_of_one_moment_long(saved: Vm) -> None:
     check_killed(saved, LONG)

@@ -13,7 +13,7 @@ import pytest
 from tests.support.disks import flush, holds, write_live
 from tests.support.programs import qemu_img
 from tests.support.snapshots import DISKS, tags, three_disks, write_disks
-from tests.support.world import Blank, Vm
+from tests.support.world import DEADLINE_S, Blank, Vm
 
 
 def write_all(vm: Vm, pattern: int) -> None:
@@ -307,7 +307,7 @@ def test_blockers_are_all_named_with_their_remedies(off: Vm) -> None:
 
 def test_two_commands_at_once_refuse_the_second_by_name(off: Vm) -> None:
     commands = [off.world.popen("snapshot", "save", f"s{at}", cwd=off.directory) for at in range(4)]
-    ended = [(each.communicate(timeout=60), each.returncode) for each in commands]
+    ended = [(each.communicate(timeout=DEADLINE_S), each.returncode) for each in commands]
     done = [status for _, status in ended if status == 0]
     assert done
     for (_, err), status in ended:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.tmux_terminal import Terminal
-from tests.support.world import QVM, Vm
+from tests.support.world import DEADLINE_S, QVM, Vm
 
 BASH_COMPLETION = Path("/usr/share/bash-completion/bash_completion")
 SHELLS = ("bash", "bash with bash-completion", "zsh", "fish")
@@ -87,7 +87,7 @@ def opened(shell: str, vm: Vm) -> Iterator[Terminal]:
 
 def line(screen: Terminal, wanted: str) -> None:
     """Wait until the line that stands at the last prompt is `wanted` (a regular expression)."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + DEADLINE_S
     while True:
         lines = [each for each in screen.lines() if each.startswith("ready>")]
         if lines and re.fullmatch(wanted, lines[-1][6:].strip()):

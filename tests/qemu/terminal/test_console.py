@@ -147,7 +147,7 @@ def test_console_watch_shows_every_byte_and_ends_with_qemu(speaking: Vm) -> None
         assert time.monotonic() < deadline
         time.sleep(0.05)
     speaking.ok("kill")
-    out = first + watching.communicate(timeout=60)[0]
+    out = first + watching.communicate(timeout=DEADLINE_S)[0]
     assert watching.returncode == 0
     data = log.read_bytes()
     assert data.endswith(out)  # it began with the last lines of what was there
@@ -163,12 +163,12 @@ def test_console_interrupted_in_a_pipe_frees_the_console(speaking: Vm) -> None:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + DEADLINE_S
         while not Path(socket_of(speaking, "console")).exists():
             assert time.monotonic() < deadline
             time.sleep(0.02)
         console.send_signal(number)
-        console.communicate(timeout=60)
+        console.communicate(timeout=DEADLINE_S)
         assert console.returncode == status
         assert not Path(socket_of(speaking, "console")).exists()
 

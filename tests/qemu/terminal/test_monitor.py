@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.firmware import QUICK
 from tests.support.tmux_terminal import Terminal
-from tests.support.world import QVM, Blank, Vm, World, create_blank
+from tests.support.world import DEADLINE_S, QVM, Blank, Vm, World, create_blank
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_monitor_answers_and_shows_events_as_they_come(live: Vm, hmp: Terminal) 
 
 def hmp_ends(terminal: Terminal) -> None:
     """The terminal closes with its program."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + DEADLINE_S
     while terminal.is_open:
         assert time.monotonic() < deadline, terminal.text
         time.sleep(0.05)

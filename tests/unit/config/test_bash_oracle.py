@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from qvmsh.config.evaluation import evaluate
 from qvmsh.config.grammar import parse
 from qvmsh.config.syntax import Problem
+from tests.support.world import DEADLINE_S
 
 BASH = shutil.which("bash")
 pytestmark = pytest.mark.skipif(BASH is None, reason="bash is not installed")
@@ -84,7 +85,7 @@ class Bash:
         return data.decode("utf-8", "surrogateescape")
 
     def close(self) -> None:
-        self.child.communicate(timeout=30)
+        self.child.communicate(timeout=DEADLINE_S)
 
 
 @pytest.fixture(scope="module")

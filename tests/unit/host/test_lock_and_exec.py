@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from qvmsh.host import lock_and_exec
+from tests.support.world import DEADLINE_S
 
 LOCK = 9
 """The descriptor of the work lock."""
@@ -16,24 +17,20 @@ LOCK = 9
 
 def test_companion_holds_no_lock_once_the_program_runs(tmp_path: Path) -> None:
     """On one processor, a companion that nobody waits for has not run yet when the program begins."""
-    reader, writer = os.pipe()
-    companion = ["--with", str(reader), "2", "/bin/cat", f"/dev/fd/{reader}"]
-    program = ["flock", "-n", "work", "echo", "free"]
-    begin = [sys.executable, "-I", "-S", lock_and_exec.__file__, "pid", str(LOCK), *companion, *program]
-    script = f"exec {LOCK}> work; flock {LOCK}; exec {shlex.join(begin)}"
-    one = {next(iter(os.sched_getaffinity(0)))}
-    try:
-        for _ in range(20):
-            done = subprocess.run(
-                ["sh", "-c", script],
-                cwd=tmp_path,
-                pass_fds=[reader],
-                preexec_fn=lambda: os.sched_setaffinity(0, one),
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert (done.returncode, done.stdout, done.stderr) == (0, "free\n", "")
-    finally:
-        os.close(writer)
+    one = str(min(os.sched_getaffinity(0)))
+    for _ in range(20):
+        reader, writer = os.pipe()  # the program has the other end, so that the companion ends with it
+        companion = ["--with", str(reader), "2", "/bin/cat", f"/dev/fd/{reader}"]
+        program = ["flock", "-n", "work", "echo", "free"]
+        begin = [sys.executable, "-I", "-S", lock_and_exec.__file__, "pid", str(LOCK), *companion, *program]
+        child = subprocess.Popen(
+            ["taskset", "-c", one, "sh", "-c", f"exec {LOCK}> work; flock {LOCK}; exec {shlex.join(begin)}"],
+            cwd=tmp_path,
+            pass_fds=[reader, writer],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         os.close(reader)
+        os.close(writer)
+        assert (child.communicate(timeout=DEADLINE_S)[0], child.returncode) == ("free\n", 0)

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests.support.tmux_terminal import Terminal
-from tests.support.world import QVM, Blank, Result, Vm, World, write_vmrc
+from tests.support.world import DEADLINE_S, QVM, Blank, Result, Vm, World, write_vmrc
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_config_edit_on_a_terminal_offers_to_edit_again(vm: Vm) -> None:
         wait_for(terminal, "[e]dit again, or [d]iscard")
         assert ".vmrc:6:" in terminal.text
         terminal._tmux("send-keys", "e", "Enter")
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + DEADLINE_S
         while "=99" not in (vm.directory / ".vmrc").read_text() and time.monotonic() < deadline:
             time.sleep(0.05)
     finally:
@@ -142,7 +142,7 @@ def test_config_edit_on_a_terminal_offers_to_edit_again(vm: Vm) -> None:
 
 
 def wait_for(terminal: Terminal, text: str) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + DEADLINE_S
     while text not in terminal.text:
         assert time.monotonic() < deadline, terminal.text
         time.sleep(0.05)

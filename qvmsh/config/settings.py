@@ -61,8 +61,7 @@ class Origin:
         return (files.shown(self.file) if self.file else self.layer), self.line, self.column
 
 
-_OF_MACHINE_TYPE = ("VM_MACHINE_ARCH", "VM_QEMU_BIN", "VM_FIRMWARE")
-"""What decides the default of VM_QEMU_MACHINE."""
+_OF_MACHINE_TYPE = ("VM_MACHINE_ARCH", "VM_QEMU_BIN", "VM_FIRMWARE")  # what decides VM_QEMU_MACHINE
 
 
 def default(name: str, values: Mapping[str, str]) -> str:

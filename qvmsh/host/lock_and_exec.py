@@ -46,10 +46,10 @@ def take(path: str) -> int:
 
 def accompany(fds: list[int], words: list[str]) -> None:
     """Start the program `words`; it ends with this process, which becomes QEMU."""
-    waiting, ours = os.pipe()
+    parent, (waiting, ours) = os.getpid(), os.pipe()
     if os.fork():
         os.close(ours)
-        os.read(waiting, 1)  # until it holds no lock any more: on a busy host a second may pass
+        os.read(waiting, 1)  # until it holds no lock, and will end with us: on a busy host that takes a while
         for fd in (*fds, waiting):
             os.close(fd)
         return
@@ -60,9 +60,10 @@ def accompany(fds: list[int], words: list[str]) -> None:
             os.closerange(after, fd)
             after = fd + 1
         os.closerange(after, 1 << 20)
-        os.close(ours)
         _end_with_parent()
-        os.execv(words[0], words)
+        os.close(ours)
+        if os.getppid() == parent:
+            os.execv(words[0], words)
     except OSError as error:
         sys.stderr.write(f"{words[0]}: {error.strerror}\n")
     finally:

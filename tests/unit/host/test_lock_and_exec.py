@@ -15,22 +15,24 @@ LOCK = 9
 """The descriptor of the work lock."""
 
 
-def test_companion_holds_no_lock_once_the_program_runs(tmp_path: Path) -> None:
-    """On one processor, a companion that nobody waits for has not run yet when the program begins."""
-    one = str(min(os.sched_getaffinity(0)))
+def test_companion_holds_no_lock_and_ends_with_the_program(tmp_path: Path) -> None:
+    """On one processor, a companion that nobody waits for has not run yet when the program begins, or ends.
+
+    It holds our end of the output, so that is open until it has ended.
+    """
+    one, kept = str(min(os.sched_getaffinity(0))), os.open(os.devnull, os.O_RDONLY)
+    companion = ["--with", str(kept), "2", "/bin/sleep", "1000"]
+    program = ["flock", "-n", "work", "echo", "free"]
+    begin = [sys.executable, "-I", "-S", lock_and_exec.__file__, "pid", str(LOCK), *companion, *program]
+    script = f"exec {LOCK}> work; flock {LOCK}; exec {shlex.join(begin)}"
     for _ in range(20):
-        reader, writer = os.pipe()  # the program has the other end, so that the companion ends with it
-        companion = ["--with", str(reader), "2", "/bin/cat", f"/dev/fd/{reader}"]
-        program = ["flock", "-n", "work", "echo", "free"]
-        begin = [sys.executable, "-I", "-S", lock_and_exec.__file__, "pid", str(LOCK), *companion, *program]
         child = subprocess.Popen(
-            ["taskset", "-c", one, "sh", "-c", f"exec {LOCK}> work; flock {LOCK}; exec {shlex.join(begin)}"],
+            ["taskset", "-c", one, "sh", "-c", script],
             cwd=tmp_path,
-            pass_fds=[reader, writer],
+            pass_fds=[kept],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        os.close(reader)
-        os.close(writer)
         assert (child.communicate(timeout=DEADLINE_S)[0], child.returncode) == ("free\n", 0)
+    os.close(kept)

@@ -141,17 +141,23 @@ def require_order(vm: Vm) -> None:
     assert not list(vm.directory.glob(".qvm/cut-*"))
 
 
-def steps_to_try(vm: Vm, count: int | None, of: str) -> list[tuple[tuple[str, ...], int, bool]]:
-    """Way, step, and whether QEMU is killed too: all there are, or one step of some ways, drawn at random."""
-    chooser = random.Random(f"{SEED} {of} {count}")
-    found: list[tuple[tuple[str, ...], int, bool]] = []
-    for at, words in enumerate(chooser.sample(WAYS, count) if count else WAYS):
-        clear(vm, words)
-        status, steps, said = run_to_step(vm, 0, *words)
-        assert status == 0, said
-        assert steps > 10, said
-        if count:
-            found.append((words, chooser.randint(1, steps), at % 2 == 1))
-        else:
-            found += [(words, step, qemu) for step in range(1, steps + 1) for qemu in (False, True)]
-    return found
+def count_steps(vm: Vm, words: tuple[str, ...]) -> int:
+    """How many steps qvm takes where nothing stops it."""
+    clear(vm, words)
+    status, steps, said = run_to_step(vm, 0, *words)
+    assert status == 0, said
+    assert steps > 10, said
+    return steps
+
+
+def some_steps(vm: Vm, count: int, of: str) -> list[tuple[tuple[str, ...], int, bool]]:
+    """Way, step, and whether QEMU is killed too: one step of `count` ways, drawn at random."""
+    chooser = random.Random(f"{SEED} {of}")
+    ways = chooser.sample(WAYS, count)
+    return [(words, chooser.randint(1, count_steps(vm, words)), at % 2 == 1) for at, words in enumerate(ways)]
+
+
+def every_step(vm: Vm, words: tuple[str, ...], of: str) -> list[tuple[tuple[str, ...], int, bool]]:
+    """The same of each step of a way, every second one with QEMU killed too; the seed says which ones."""
+    first = random.Random(f"{SEED} {of} {words}").randint(0, 1)
+    return [(words, step, (step + first) % 2 == 0) for step in range(1, count_steps(vm, words) + 1)]

@@ -17,12 +17,14 @@ import pytest
 from tests.support.archives import require_nothing_left
 from tests.support.counting import (
     SEED,
+    WAYS,
     clear,
+    every_step,
     last_number,
     require_all,
     require_order,
     run_to_step,
-    steps_to_try,
+    some_steps,
     wait_for_more,
     wait_until_off,
 )
@@ -81,8 +83,8 @@ def check_step(vm: Vm, words: tuple[str, ...], step: int, *, is_qemu_too: bool) 
     require_nothing_left(vm)
 
 
-def check(vm: Vm, count: int | None) -> None:
-    for words, step, is_qemu_too in steps_to_try(vm, count, "stopped"):
+def check(vm: Vm, steps: list[tuple[tuple[str, ...], int, bool]]) -> None:
+    for words, step, is_qemu_too in steps:
         print(
             f"seed {SEED}, qvm {' '.join(words)}: Ctrl-C at step {step}, QEMU killed after it: {is_qemu_too}"
         )
@@ -90,12 +92,13 @@ def check(vm: Vm, count: int | None) -> None:
 
 
 def test_interrupted_at_some_steps_everything_is_in_order(counting: Vm) -> None:
-    check(counting, 4)
+    check(counting, some_steps(counting, 4, "stopped"))
 
 
 @pytest.mark.long
-def test_interrupted_at_every_step_everything_is_in_order_long(counting: Vm) -> None:
-    check(counting, None)
+@pytest.mark.parametrize("words", WAYS, ids=" ".join)
+def test_interrupted_at_every_step_everything_is_in_order_long(counting: Vm, words: tuple[str, ...]) -> None:
+    check(counting, every_step(counting, words, "stopped"))
 
 
 @pytest.mark.parametrize("how", ["refused", "unsynced"])

@@ -17,12 +17,14 @@ import pytest
 from tests.support.archives import make_archive, require_nothing_left, state_name
 from tests.support.counting import (
     SEED,
+    WAYS,
     clear,
+    every_step,
     last_number,
     require_all,
     require_order,
     run_to_step,
-    steps_to_try,
+    some_steps,
     wait_for_more,
     wait_until_off,
 )
@@ -60,8 +62,8 @@ def check_step(vm: Vm, words: tuple[str, ...], step: int, *, is_qemu_too: bool) 
     require_nothing_left(vm)
 
 
-def check(vm: Vm, count: int | None) -> None:
-    for words, step, is_qemu_too in steps_to_try(vm, count, "steps"):
+def check(vm: Vm, steps: list[tuple[tuple[str, ...], int, bool]]) -> None:
+    for words, step, is_qemu_too in steps:
         print(f"seed {SEED}: {' '.join(words)}, killed before step {step}{', QEMU too' * is_qemu_too}")
         check_step(vm, words, step, is_qemu_too=is_qemu_too)
     vm.ok("kill")
@@ -71,9 +73,10 @@ def check(vm: Vm, count: int | None) -> None:
 
 
 def test_archive_killed_before_a_step_loses_nothing(counting: Vm) -> None:
-    check(counting, 3)
+    check(counting, some_steps(counting, 3, "steps"))
 
 
 @pytest.mark.long
-def test_archive_killed_before_every_step_loses_nothing_long(counting: Vm) -> None:
-    check(counting, None)
+@pytest.mark.parametrize("words", WAYS, ids=" ".join)
+def test_archive_killed_before_every_step_loses_nothing_long(counting: Vm, words: tuple[str, ...]) -> None:
+    check(counting, every_step(counting, words, "steps"))

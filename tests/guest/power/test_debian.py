@@ -50,9 +50,9 @@ def start(vm: Vm) -> None:
 
 
 def test_build_debian_again_finds_it(debian: debian_guest.DebianImage) -> None:
-    began = time.monotonic()
+    before = debian.image.stat().st_ino
     assert debian_guest.build(debian.image.parents[1]) == debian
-    assert time.monotonic() - began < 1
+    assert debian.image.stat().st_ino == before
 
 
 def test_start_debian_is_ready_and_status_confirms_it(up: Vm) -> None:
@@ -92,7 +92,7 @@ def check_saved(vm: Vm, count: int) -> None:
         assert "; clock " in output, output
         assert vm.ok("ssh", "cat /dev/shm/memory").out == f"{turn}\n"
         assert float(vm.ok("ssh", "cut -d' ' -f1 /proc/uptime").out) >= up
-        assert abs(float(vm.ok("ssh", "date +%s").out) - time.time()) < 5
+        assert vm.clock_error_s() < 5
         vm.ok("ssh", f"echo after {turn} >> turns; sync")
     lines = vm.ok("ssh", "cat turns").out.splitlines()
     assert lines == [f"{when} {turn}" for turn in range(count) for when in ("before", "after")]

@@ -192,7 +192,7 @@ def test_choose_hanging_accelerator_is_tcg_after_a_timeout(host: Host) -> None:
     assert "timed out" in choice.why
     assert choice.limit_s
     assert choice.limit_s == pytest.approx(probe.limit(choice.tcg_s or 0))
-    assert took < 2 * choice.limit_s + 20
+    assert took < 2 * choice.limit_s + 240
     again = host.choose(qemu)
     assert again.cached
     assert "timed out" in again.why

@@ -81,9 +81,9 @@ def knock(port: int, seconds: float, share: float = sshd.Knocking.SHARE) -> tupl
 
 def test_knock_hears_a_later_connection_if_the_first_are_lost() -> None:
     with Greeter(0.0, deaf=5) as server:
-        answer, took_s, knocking = knock(server.port, 20)
+        answer, took_s, knocking = knock(server.port, 300)
         assert answer == "ssh"
-        assert took_s < 5
+        assert took_s < 60
         assert knocking._probes == []
 
 
@@ -97,24 +97,24 @@ def test_knock_sshd_slower_than_a_look_is_heard() -> None:
 
 def test_knock_long_without_an_answer_becomes_rare() -> None:
     with Greeter(3600) as server:
-        answer, _, _ = knock(server.port, 3, share=0.3)
+        answer, _, _ = knock(server.port, 5, share=0.3)
         assert answer == "open"
-        assert 4 <= len(server.accepted) <= 15  # 30 at the first pace
+        assert 4 <= len(server.accepted) <= 20  # 50 at the first pace
 
 
 def test_look_without_a_listener_is_closed_at_once(closed_port: int) -> None:
     began = time.monotonic()
     with sshd.Knocking("127.0.0.1", closed_port) as knocking:
-        assert knocking.look(-1, 30.0) == "closed"
-    assert time.monotonic() - began < 5
+        assert knocking.look(-1, 600.0) == "closed"
+    assert time.monotonic() - began < 60
 
 
 def test_step_without_a_listener_waits_for_the_next_look(closed_port: int) -> None:
     """A loop around it must not spin, nor try again at once."""
     began = time.monotonic()
     with sshd.Knocking("127.0.0.1", closed_port, first_s=0.2) as knocking:
-        assert [knocking.step(-1, 30.0) for _ in range(3)] == ["closed"] * 3
-    assert 0.6 <= time.monotonic() - began < 10
+        assert [knocking.step(-1, 600.0) for _ in range(3)] == ["closed"] * 3
+    assert 0.6 <= time.monotonic() - began < 60
 
 
 def test_step_end_of_qemu_ends_the_listening() -> None:
@@ -122,8 +122,8 @@ def test_step_end_of_qemu_ends_the_listening() -> None:
     os.write(writer, b"x")
     with Greeter(3600) as server, sshd.Knocking("127.0.0.1", server.port) as knocking:
         began = time.monotonic()
-        assert knocking.look(reader, 60.0) == "open"
-        assert time.monotonic() - began < 10
+        assert knocking.look(reader, 600.0) == "open"
+        assert time.monotonic() - began < 60
     os.close(reader)
     os.close(writer)
 

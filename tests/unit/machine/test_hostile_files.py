@@ -34,7 +34,7 @@ OURS = (
     "log/qvm.log",
 )  # fmt: skip
 MEMORY_BYTES = 1 << 30
-PATIENCE_S = 60
+PATIENCE_S = 240
 
 
 def sparse(path: Path) -> None:

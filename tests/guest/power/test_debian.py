@@ -81,12 +81,18 @@ def test_guest_agent_of_debian_answers(up: Vm) -> None:
     assert qga.ask(path, "guest-get-host-name", timeout_s=30) == {"host-name": "debian"}
 
 
+def journal(vm: Vm) -> str:
+    """What the guest says of itself, where it did not do what it was asked."""
+    return vm.qvm("ssh", "sudo -n journalctl -b -n 80 --no-pager").out
+
+
 def check_saved(vm: Vm, count: int) -> None:
     """Save and load the state `count` times: the guest goes on, and its clock is right."""
     for turn in range(count):
         vm.ok("ssh", f"echo before {turn} >> turns; echo {turn} > /dev/shm/memory; sync")
         up = float(vm.ok("ssh", "cut -d' ' -f1 /proc/uptime").out)
-        assert "demo: state saved as ready in " in vm.ok("stop", "--savevm", "ready").out
+        saved = vm.qvm("stop", "--savevm", "ready")
+        assert "demo: state saved as ready in " in saved.out, f"{saved}{journal(vm)}"
         assert vm.qvm("status").out == "demo: stopped\n"
         output = vm.ok("start", *PATIENT, "--loadvm", "ready", timeout=300).out
         assert "; clock " in output, output

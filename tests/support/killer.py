@@ -12,8 +12,10 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 
+from tests.support.programs import process_status
 from tests.support.world import DEADLINE_S, QVM, Vm
 
 SEED = int(os.environ.get("QVM_TEST_SEED", "20261121"))
@@ -85,3 +87,47 @@ def kill_after(vm: Vm, seconds: float, *words: str, env: dict[str, str] | None =
     time.sleep(seconds)
     child.send_signal(signal.SIGKILL)
     child.wait()
+
+
+HELD = """
+import importlib, os, signal, sys
+
+module, _, name = sys.argv[1].partition(":")
+owner = importlib.import_module(module)
+*outer, last = name.split(".")
+for each in outer:
+    owner = getattr(owner, each)
+original = getattr(owner, last)
+
+
+def held(*words, **options):
+    setattr(owner, last, original)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    return original(*words, **options)
+
+
+setattr(owner, last, held)
+sys.argv = ["qvm", *sys.argv[2:]]
+from qvmsh.__main__ import main
+
+sys.exit(main())
+"""
+
+
+def begin_held(vm: Vm, place: str, *words: str) -> subprocess.Popen[str]:
+    """Begin qvm and wait until it stands still before its first call of a function, `module:name`."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", HELD, place, *words],
+        cwd=vm.directory,
+        env=vm.world.environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + DEADLINE_S
+    while not process_status(child.pid, "State").startswith("T"):
+        assert child.poll() is None, child.communicate()
+        assert time.monotonic() < deadline, f"qvm has not come to {place}"
+        time.sleep(0.01)
+    return child

@@ -57,7 +57,7 @@ class Session:
         self.before, self.after = folder / f"{ui}-before", folder / f"{ui}-after"
         code = (
             f"trap : INT QUIT; stty -a > {self.before}; {QVM} sh --ui {ui}; "
-            f"echo left with $?; stty -a > {self.after}; exec cat"
+            f"status=$?; stty -a > {self.after}; echo left with $status; exec cat"
         )
         self.screen = Editor(["sh", "-c", code], vm.directory, vm.world.environ)
 

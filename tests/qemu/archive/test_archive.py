@@ -16,8 +16,9 @@ import pytest
 
 from tests.support.archives import archived_states, make_archive, require_nothing_left, state_name
 from tests.support.disks import read_byte, read_bytes, snapshot_names, write_byte, write_live
+from tests.support.killer import begin_held
 from tests.support.programs import qemu_img
-from tests.support.world import DEADLINE_S, Blank, Vm
+from tests.support.world import Blank, Vm
 
 
 def test_archive_off_holds_all_disks_and_restores_them(blank: Blank) -> None:
@@ -367,11 +368,7 @@ def test_archive_at_work_keeps_others_out(blank: Blank) -> None:
     vm = blank()
     write_byte(vm, 1, "0")
     vm.ok("start", "--no-wait")
-    child = vm.world.popen("archive", cwd=vm.directory)
-    deadline = time.monotonic() + DEADLINE_S
-    while not (vm.directory / ".qvm/archive.unfinished").exists() and time.monotonic() < deadline:
-        time.sleep(0.002)
-    child.send_signal(signal.SIGSTOP)
+    child = begin_held(vm, "qvmsh.machine.archive.writer:Writer.put_top", "archive")
     try:
         for words in (["archive"], ["stop"], ["restore", "-f", "latest"], ["pause"]):
             result = vm.qvm(*words)

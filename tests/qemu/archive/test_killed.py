@@ -22,6 +22,7 @@ import pytest
 from tests.support.archives import archived_states, make_archive, require_nothing_left, state_name
 from tests.support.counting import SEED, last_number, require_all, wait_for_more, wait_until_off
 from tests.support.disks import check_images, flush, read_byte, read_bytes, write_byte, write_live
+from tests.support.killer import begin_held
 from tests.support.programs import qemu_img, qemu_io
 from tests.support.small_disk import small_disk
 from tests.support.world import DEADLINE_S, Blank, Vm
@@ -133,18 +134,10 @@ def held(vm: Vm, *words: str) -> subprocess.Popen[str]:
 
     A write by the monitor (`write_live`) while QEMU holds the disk still for the join would hang QEMU.
     """
-    note = vm.directory / ".qvm/archive.unfinished"
-    child = vm.world.popen("archive", *words, cwd=vm.directory)
-    deadline = time.monotonic() + DEADLINE_S
-    while time.monotonic() < deadline:
-        child.send_signal(signal.SIGSTOP)
-        if note.exists() and "qvm-cut0" in vm.ok("qmp", "query-block").out:
-            assert "qvm-join" not in vm.ok("qmp", "query-jobs").out
-            return child
-        child.send_signal(signal.SIGCONT)
-        time.sleep(0.002)
-        assert child.poll() is None
-    raise AssertionError("it was never seen at work")
+    child = begin_held(vm, "qvmsh.machine.archive.writer:Writer.put_top", "archive", *words)
+    assert "qvm-cut0" in vm.ok("qmp", "query-block").out
+    assert "qvm-join" not in vm.ok("qmp", "query-jobs").out
+    return child
 
 
 def test_archive_killed_during_the_copy_is_undone_by_start(blank: Blank) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.archives import archived_states, make_archive, require_nothing_left, state_name
 from tests.support.disks import read_byte, write_byte, write_live
-from tests.support.programs import output_of, qemu_img
+from tests.support.programs import free_port, output_of, qemu_img
 from tests.support.world import Blank, Vm
 
 CODE, VARIABLES = "/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"
@@ -242,10 +242,11 @@ def test_machine_without_layers_comes_back(blank: Blank, form: str) -> None:
 
 def test_hardware_by_hand_comes_back(blank: Blank) -> None:
     """The old `vm`'s hardware: QEMU gives the disk its node's name. The ports are the user's own."""
+    port = str(free_port())
     vm = blank(
         has_images=False,
         VM_QEMU_ARGS="-M pc -accel tcg -m 64 -hda ../disks/demo.qcow2 -net none -serial chardev:serial",
-        VM_SSH_PORT="40022",
+        VM_SSH_PORT=port,
         VM_NET_MODEL="virtio",
     )
     (vm.world.home / "disks").mkdir()
@@ -262,7 +263,7 @@ def test_hardware_by_hand_comes_back(blank: Blank) -> None:
         assert read_byte(vm, "0", "../disks/demo.qcow2") == wanted
     twin, report = twin_of(vm)
     assert "-hda demo.qcow2" in twin.value("VM_QEMU_ARGS")
-    assert twin.value("VM_SSH_PORT") == "40022"
+    assert twin.value("VM_SSH_PORT") == port
     assert (
         "VM_SSH_PORT is the same as for demo: change it before both run at the same time" in report["notes"]
     )
@@ -333,8 +334,9 @@ def test_archive_reports_what_is_left_out_and_restores_without(blank: Blank) -> 
 
 
 def test_new_machine_from_a_machine_with_ports_of_its_own(blank: Blank) -> None:
+    ssh, net, web = (free_port() for _ in range(3))
     vm = blank(
-        VM_SSH_PORT="40023", VM_NET_PORT="40024", VM_HOSTFWD="40025:80", VM_NET_MODEL="virtio",
+        VM_SSH_PORT=str(ssh), VM_NET_PORT=str(net), VM_HOSTFWD=f"{web}:80", VM_NET_MODEL="virtio",
         VM_QEMU_EXTRA="-fw_cfg name=opt/qvm/hostname,string=demo",
     )  # fmt: skip
     vm.ok("start", "--no-wait")
@@ -347,8 +349,8 @@ def test_new_machine_from_a_machine_with_ports_of_its_own(blank: Blank) -> None:
     assert twin.value("VM_SSH_PORT") == "auto"
     assert twin.value("VM_NET_PORT") == f"77{number}"
     assert twin.value("VM_QEMU_EXTRA") == "-fw_cfg name=opt/qvm/hostname,string=das-zweite"
-    assert "VM_SSH_PORT is now auto, it was 40023" in report["notes"]
-    assert f"VM_NET_PORT is now 77{number}, it was 40024" in report["notes"]
+    assert f"VM_SSH_PORT is now auto, it was {ssh}" in report["notes"]
+    assert f"VM_NET_PORT is now 77{number}, it was {net}" in report["notes"]
     assert "VM_HOSTFWD is the same as for demo: change it before both run at the same time" in report["notes"]
     same = [vm.ok("config", name).out for name in ("VM_MACHINE_ID", "VM_SSH_PORT", "VM_MACHINE_NAME")]
     uuid = (vm.directory / ".qvm/uuid").read_text()

@@ -14,6 +14,7 @@ import pytest
 from tests.support.archives import make_archive, require_nothing_left
 from tests.support.counting import NO_WAITING
 from tests.support.disks import read_byte, write_byte
+from tests.support.killer import begin_held
 from tests.support.world import DEADLINE_S, Vm, World, copy_of, create_blank
 
 KILLED = """
@@ -205,11 +206,8 @@ def test_folder_that_is_not_locked_yet_is_left_alone(vm: Vm, above: str) -> None
 
 
 def test_folder_in_use_by_a_command_is_left_alone(vm: Vm) -> None:
-    child = vm.world.popen("restore", "latest", "../fresh", cwd=vm.directory)
-    while child.poll() is None and not parts(vm.world.home):
-        pass
-    child.send_signal(signal.SIGSTOP)
-    assert child.poll() is None
+    folder = "qvmsh.machine.work.creation_folder:Folder.put_in_place"
+    child = begin_held(vm, folder, "restore", "latest", "../fresh")
     before = parts(vm.world.home)
     assert "interrupted" not in vm.ok("disk", "check").err + vm.ok("doctor", "--fix").out
     assert parts(vm.world.home) == before

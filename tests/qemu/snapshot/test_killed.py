@@ -107,8 +107,13 @@ def check_on(blank: Blank, verb: str, victim: str, count: int) -> None:
         assert len(set(patterns_of(vm, [1, 2]))) == 1
         for disk in DISKS:
             assert subprocess.run(["qemu-img", "check", "-q", disk], cwd=vm.directory).returncode in (0, 3)
-        resolved = vm.ok("start", "--no-wait", "--loadvm", "one")
-        assert resolved.status == 0
+        resolved = vm.qvm("start", "--no-wait", "--loadvm", "one")
+        if resolved.status == 3 and verb == "replace" and victim == "qemu":
+            assert "the snapshot one holds only disks" in resolved.err  # QEMU had ended before it was saved
+            vm.ok("start", "--no-wait")
+            vm.ok("snapshot", "save", "one", "--replace")
+            continue
+        assert resolved.status == 0, str(resolved)
         if verb != "replace":
             assert set(patterns_of(vm, [1, 2])) == {1}
     vm.ok("kill")

@@ -10,7 +10,8 @@ guest runs normally, and restored while it is stopped on its way through the fir
 
 All of them are restored, not only the address: SeaBIOS takes a clear `APMC_EN` as the sign that
 its SMM handler has yet to be set up, does that in the middle of the wake-up, and may hang there; and
-a guest that is past its own wake-up already would have written its enable bits to nowhere.
+a guest that is past its own wake-up already would have written its enable bits to nowhere. It would not
+have cleared the power button either, which QEMU pretends has woken it, and would now power off.
 Source: Intel ICH9 datasheet 13.1.13 (PMBASE), 13.1.14 (ACPI_CNTL), 13.8.3; SeaBIOS `fw/smm.c`.
 """
 
@@ -64,6 +65,7 @@ def restore(exchange: Exchange, registers: Registers | None) -> bool:
         _output(exchange, "w", ADDRESS, address)
         _output(exchange, "w", DATA, value)
     _output(exchange, "w", ADDRESS, latch)
+    _output(exchange, "h", registers.base, 0x100)  # PM1_STS: no power button was pressed
     for name, offset, width in _REGISTERS:
         _output(exchange, width, registers.base + offset, registers.values[name])
     return True

@@ -147,10 +147,8 @@ def wake(exchange: Exchange) -> None:
 
 def refresh(link: ssh_connection.Link) -> None:
     """Close a cached connection that does not answer any more, so that the next one is new."""
-    if not link.is_open():
-        return
     try:
-        if link.run("true", timeout_s=ANSWER_S).returncode != 255:
+        if not link.is_open() or link.run("true", timeout_s=ANSWER_S).returncode != 255:
             return
     except subprocess.TimeoutExpired:
         pass

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 QUIT_S = 3.0
 
-BY_ITSELF = "by itself"
+BY_ITSELF = "itself"
 """What ended a QEMU that was gone before it could be ended."""
 
 

@@ -110,6 +110,8 @@ def check_pairs(vm: Vm, names: list[str]) -> None:
 
 
 def require_off_without_loss(vm: Vm, writer: Writer) -> None:
+    if vm.qvm("status", "-s").status == 0:  # on a busy host `stop` may come too late, and is refused
+        vm.ok("stop")
     acked = writer.lost()
     check_images(vm)
     require_numbers_off(vm, acked)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from qvmsh.qemu import ich9, qmp
 from tests.support.programs import file_hash, qemu_img
 from tests.support.world import DEADLINE_S, QVM, SAVED, Vm, World, copy_of
 
@@ -62,6 +63,27 @@ def test_suspend_and_wakeup_keep_memory_and_power_button(guest: Vm, machine: str
     stopped = guest.ok("stop")
     assert "demo is suspended: resuming it, so that it can power off" in stopped.err
     assert "demo: powered off by ACPI power button" in stopped.out
+
+
+def test_guest_past_its_wakeup_when_its_registers_come_back_stays_on(guest: Vm) -> None:
+    """On a busy host QEMU stops it late: the button that QEMU pretends has woken it is not pressed then."""
+    guest.set(VM_QEMU_MACHINE="q35")
+    guest.start()
+    guest.ok("suspend")
+    with qmp.Exchange(str(guest.runtime / "qmp"), DEADLINE_S).negotiate() as exchange:
+        registers = ich9.read(exchange)
+        exchange.ask("system_wakeup")
+    guest.ok("ssh", "true")  # it is awake
+    with qmp.Exchange(str(guest.runtime / "qmp"), DEADLINE_S).negotiate() as exchange:
+        exchange.ask("stop")
+        assert ich9.restore(exchange, registers)
+        exchange.ask("cont")
+    guest.ok("ssh", "sleep 3; pidof acpid")
+    assert "demo: suspended by ssh in " in guest.ok("suspend").out
+    guest.ok("wakeup")
+    guest.end_in_guest("qemu-ga")
+    guest.ok("ssh", DEAFEN)
+    assert "demo: powered off by ACPI power button" in guest.ok("stop").out
 
 
 def test_suspend_without_ssh_goes_by_the_agent_and_savevm_too(loaded: Vm) -> None:

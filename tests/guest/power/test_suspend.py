@@ -65,7 +65,7 @@ def test_suspend_and_wakeup_keep_memory_and_power_button(guest: Vm, machine: str
     assert "demo: powered off by ACPI power button" in stopped.out
 
 
-def test_guest_past_its_wakeup_when_its_registers_come_back_stays_on(guest: Vm) -> None:
+def test_registers_restored_late_do_not_press_the_power_button(guest: Vm) -> None:
     """On a busy host QEMU stops it late: the button that QEMU pretends has woken it is not pressed then."""
     guest.set(VM_QEMU_MACHINE="q35")
     guest.start()

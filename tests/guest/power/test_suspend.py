@@ -81,8 +81,7 @@ def test_registers_restored_late_do_not_press_the_power_button(guest: Vm) -> Non
     guest.ok("ssh", "sleep 3; pidof acpid")
     assert "demo: suspended by ssh in " in guest.ok("suspend").out
     guest.ok("wakeup")
-    guest.end_in_guest("qemu-ga")
-    guest.ok("ssh", DEAFEN)
+    without_ssh(guest, "qemu-ga")
     assert "demo: powered off by ACPI power button" in guest.ok("stop").out
 
 

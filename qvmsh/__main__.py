@@ -22,16 +22,14 @@ def main() -> None:
     gc.set_threshold(20_000)  # on again for long commands: `sh`, `monitor`
     gc.enable()
     status = run()
-    if not {"threading", "qvmsh.shell"} & sys.modules.keys() and not atexit._ncallbacks():
+    shell = sys.modules.get("qvmsh.shell.run")
+    if shell.is_over() if shell else "threading" not in sys.modules and not atexit._ncallbacks():
         _leave_at_once(status)
     sys.exit(status)
 
 
 def _leave_at_once(status: int) -> None:
-    """End a command that nothing waits for: to take all modules apart costs a third of `qvm status -s`.
-
-    Not after a script, whose objects may have something to do at the end.
-    """
+    """End a command that nothing waits for: to take all modules apart costs a third of `qvm status -s`."""
     try:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -11,7 +11,7 @@ import sys
 from qvmsh import errors
 from qvmsh.cli import parse
 from qvmsh.errors import DeadlineError, GuestUnreachableError, QmpError, QvmError, Terminated, UsageError
-from qvmsh.io import QUIET, Io, tell, unwritable
+from qvmsh.io import Io, tell, unwritable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ class Call:
         self.verb = ""
         self.has_json = False
         self.machine_name: str | None = None
+        self._opened: BaseMachine | None = None  # by root, to see whose it is
 
     def perform(self, words: list[str]) -> int:
         """Run one command line; a failure is reported and becomes the exit status."""
@@ -189,7 +190,7 @@ class Call:
         arguments: list[Any] = []
         vm = None
         if entry.machine != "none":
-            vm = self._machine(bound)
+            vm = self._opened or self._machine(bound)
             arguments.append(vm)
             self.machine_name = os.path.basename(vm.directory) if vm else None
         if entry.takes_io:
@@ -248,10 +249,9 @@ class Call:
         for place in _places(bound):
             account = account or owner.above(place, os.environ)
         if account is None and directory is not None and entry.verb not in BY_ROOT:
-            vm = self._machine(bound)
-            vm = vm.with_io(QUIET) if vm else None  # the command itself prints the warnings
+            vm = self._opened = self._machine(bound)
             try:
-                account = owner.named(vm.loaded, vm.directory) if vm else None
+                account = owner.named(vm.peek(), vm.directory) if vm else None
             except errors.ConfigError:  # reported by the command itself, if it needs the settings
                 account = None
             if vm and account and not account.obstacle(directory):

@@ -61,6 +61,7 @@ class BaseMachine:
         self.overrides = tuple(overrides)
         self.files = Files(self.directory)
         self._loaded: Settings | None = None
+        self._fresh: Settings | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.directory!r})"
@@ -79,9 +80,16 @@ class BaseMachine:
         """
         found = self._loaded  # another thread may `reload`
         if found is None:
-            found = self._loaded = layers.load(self.directory, self.environ, self.overrides)
+            found = self._loaded = self.peek()
             for warning in found.warnings:
                 self.io.remark(str(warning))
+        return found
+
+    def peek(self) -> Settings:
+        """The same, without its warnings: the next look at `loaded` prints them."""
+        found = self._fresh
+        if found is None:
+            found = self._fresh = layers.load(self.directory, self.environ, self.overrides)
         return found
 
     @property
@@ -97,7 +105,7 @@ class BaseMachine:
 
     def reload(self) -> None:
         """Forget the settings, so that the next look reads the files again."""
-        self._loaded = None
+        self._loaded = self._fresh = None
 
     @property
     def name(self) -> str:
@@ -109,8 +117,8 @@ class BaseMachine:
 
     def with_io(self, io: Io) -> BaseMachine:
         """The same machine for another caller."""
-        twin = type(self)(self.directory, io=io, environ=self.environ, overrides=self.overrides)
-        twin._loaded = self._loaded
+        twin = type(self).__new__(type(self))
+        vars(twin).update(vars(self), io=io)
         return twin
 
     def state_folder(self) -> str:

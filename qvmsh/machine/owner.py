@@ -24,11 +24,7 @@ if TYPE_CHECKING:
 
 _LINKS = 40
 """Symbolic links on the way to one place at most, as the kernel has it."""
-_KIND, _LINK, _FOLDER = (
-    0o170000,
-    0o120000,
-    0o040000,
-)  # inode(7); the `stat` module is not on the one-shot path
+_KIND, _LINK, _FOLDER = 0o170000, 0o120000, 0o040000  # inode(7); `stat` is not on the one-shot path
 
 
 def of(directory: str, environ: Mapping[str, str]) -> Account | None:
@@ -71,15 +67,8 @@ def require_own(directory: str, environ: Mapping[str, str]) -> None:
 
 def leave_foreign_home(environ: MutableMapping[str, str]) -> None:
     """Let root use its own home if `sudo -E` or the like has left another account's."""
-    places = (
-        "HOME",
-        "XDG_CACHE_HOME",
-        "XDG_CONFIG_HOME",
-        "XDG_DATA_HOME",
-        "XDG_STATE_HOME",
-        "XDG_RUNTIME_DIR",
-    )
-    for name in places:
+    xdg = (f"XDG_{each}" for each in ("CACHE_HOME", "CONFIG_HOME", "DATA_HOME", "STATE_HOME", "RUNTIME_DIR"))
+    for name in ("HOME", *xdg):
         try:
             is_foreign = bool(environ.get(name) and _controller(environ[name], {}))
         except QvmError:  # open to everybody, as in many containers: it is root's nevertheless

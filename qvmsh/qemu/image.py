@@ -57,16 +57,9 @@ class Header:
     """
 
     __slots__ = (
-        "backing",
-        "backing_format",
-        "files",
-        "format",
-        "is_corrupt",
-        "is_dirty",
-        "is_encrypted",
-        "size_bytes",
-        "snapshots",
-    )
+        "backing", "backing_format", "files", "format", "is_corrupt", "is_dirty", "is_encrypted",
+        "size_bytes", "snapshots",
+    )  # fmt: skip
 
     def __init__(
         self,

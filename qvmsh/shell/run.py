@@ -19,6 +19,7 @@ from qvmsh.shell.session.context import Context
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
     from qvmsh.io import Io
     from qvmsh.machine.machine import BaseMachine
@@ -27,6 +28,8 @@ PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ012345678
 """The characters that xonsh passes on unchanged."""
 
 STDIN = "-"
+
+_before: set[str] = set()  # the modules that were there before a script
 
 
 class Wanted:
@@ -104,6 +107,7 @@ def _script(context: Context, here: str, wanted: Wanted) -> int:
     import atexit
 
     atexit.register(_end)  # the first of all, so it is called last
+    _before.update(sys.modules)
     context.ui = wanted.ui
     if not wanted.is_script:
         wanted.words = [STDIN]
@@ -114,6 +118,35 @@ def _script(context: Context, here: str, wanted: Wanted) -> int:
     from qvmsh.shell.xonsh.script import run_xonsh
 
     return run_xonsh(context, first.lines, first.name, first.argv)
+
+
+def is_over() -> bool:
+    """End a script's objects as Python does; True if none is left, so that the process may end at once.
+
+    Where the script has imported more than Python's own modules, Python ends it.
+    """
+    import atexit
+
+    known = {"qvmsh", *sys.stdlib_module_names}
+    new = {name.partition(".")[0] for name in sys.modules.keys() - _before}
+    if "threading" in sys.modules or new - known:
+        return False
+    atexit._run_exitfuncs()
+    try:
+        for file in _files():
+            file.flush()
+        place = id(vars(sys.modules.pop("__main__")))
+        gc.collect()
+        return not _files() and not any(id(each) == place for each in gc.get_objects())
+    except Exception:  # Python itself reports what is wrong with it
+        return False
+
+
+def _files() -> list[Any]:
+    """The script's files that are still open, with their buffers."""
+    import _io
+
+    return [each for each in gc.get_objects() if isinstance(each, _io._IOBase) and not each.closed]
 
 
 def _end() -> None:

@@ -118,15 +118,8 @@ def _unreadable(vm: BaseMachine, disk: Volume, snapshot: Snapshot, *, is_on: boo
     qemu-img reads as much of it as the disk has now, and zeros beyond its end.
     """
     size = image.header(disk.path, disk.format).size_bytes
-    words = [
-        "convert",
-        *(["-U"] if is_on else []),
-        "-n",
-        "-f",
-        disk.format,
-        "-l",
-        f"snapshot.id={snapshot.id}",
-    ]
+    shared = ["-U"] if is_on else []
+    words = ["convert", *shared, "-n", "-f", disk.format, "-l", f"snapshot.id={snapshot.id}"]
     words += ["--target-image-opts", image.safe_name(disk.path), f"driver=null-co,size={size}"]
     try:
         chain.below(vm, disk.path, disk.format)

@@ -180,12 +180,11 @@ class Context:
         """
         more = {"VM_CALLING_DIR": calling_directory, "VM_PARAMS": joined(words)}
         self.exported = more
-        if not self.has_machine:
+        if self._given is None:
             return
-        assert self.directory is not None
-        os.chdir(self.directory)
-        self.environ["PWD"] = self.directory
-        loaded = layers.load(self.directory, self.environ, self.overrides)
+        os.chdir(self._given.directory)
+        self.environ["PWD"] = self._given.directory
+        loaded = self._given.peek()
         self._warn(loaded)
         loaded.check()
         self._stale = loaded.stale()

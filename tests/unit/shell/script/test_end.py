@@ -25,6 +25,22 @@ class Loop:
 loop = Loop()
 del loop
 """
+NAMES = """
+import sys
+class Named:
+    def __init__(self, name): self.name = name
+    def __del__(self): print(WORD, self.name, sys.argv[1:])
+def late():
+    try: yield
+    finally: print(WORD, "generator")
+WORD = "ended:"
+first = Named("first")
+waiting = late()
+next(waiting)
+import atexit
+atexit.register(lambda: print("at exit"))
+sys.exit(7)
+"""
 
 
 @pytest.mark.parametrize(
@@ -38,6 +54,9 @@ del loop
         "import os; os.held = held",
         "import sys; sys.breakpointhook = held",
         "import atexit; atexit.register(held)",
+        "import signal; signal.signal(signal.SIGTERM, held)",
+        "import colorsys; colorsys.file = file",
+        "import io; wrapped = io.BytesIO(); io.TextIOWrapper(wrapped).detach()",
         "1 / 0",
     ],
 )
@@ -45,6 +64,20 @@ def test_end_file_left_open_is_written(more: str, tmp_path: Path) -> None:
     done = run(tmp_path, "script", SCRIPT + more)
     assert done.returncode == (more == "1 / 0"), done.stderr
     assert (tmp_path / "left").read_text() == "all of it"
+
+
+def test_end_objects_of_a_script_still_see_its_names(tmp_path: Path) -> None:
+    done = run(tmp_path, "script", NAMES)
+    assert done.returncode == 7, done.stderr
+    first, *rest = done.stdout.splitlines()
+    assert (first, sorted(rest)) == ("at exit", ["ended: first []", "ended: generator"])
+
+
+@pytest.mark.parametrize("text", ["print(40 + 2)", "import threading\nprint(40 + 2)", "import helper"])
+def test_end_is_left_to_python_only_where_it_may_matter(text: str, tmp_path: Path) -> None:
+    (tmp_path / "helper.py").write_text("print(40 + 2)\n")
+    done = run(tmp_path, "script", "import os; os._exit = print\n" + text)
+    assert done.stdout == ("42\n0\n" if text.startswith("print") else "42\n"), done.stderr
 
 
 @pytest.mark.parametrize("more", ["", "aliases['held'] = held", "events.on_exit(held)"])

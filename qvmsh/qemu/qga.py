@@ -68,7 +68,10 @@ class Conversation(Line):
     MOST_BYTES = 1 << 20
 
     def __init__(self, path: str, timeout_s: float) -> None:
-        super().__init__(path, timeout_s)
+        try:
+            super().__init__(path, timeout_s)
+        except FileNotFoundError:
+            raise NoAgent("the machine has no port for one (VM_GUEST_AGENT=no)") from None
         try:
             self._synchronise()
         except BaseException:
@@ -83,7 +86,7 @@ class Conversation(Line):
             while self._read().get("return") != token:
                 pass
         except TimeoutError:
-            raise NoAgent(f"the guest agent did not answer within {self.timeout_s:.0f} s") from None
+            raise NoAgent(f"no answer within {self.timeout_s:.0f} s") from None
 
     def ask(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
         """Execute `command`, return its value; errors as the function `ask`."""

@@ -73,7 +73,7 @@ def _trim_live(vm: BaseMachine, seen: state.Observation) -> str:
         qga.ask(note.socket("qga"), "guest-fstrim", timeout_s=TRIM_S)
         return "the guest agent"
     except (OSError, QmpError) as error:
-        tried.append(f"guest agent: {error or 'none answers'}")
+        tried.append(f"guest agent: {error}")
     is_there, why = guest.answers(vm, note, timeout_s=10.0)
     if is_there:
         why = _fstrim(guest.link(vm, note))

@@ -53,7 +53,7 @@ def fall_asleep(
     with qemu.listen("SUSPEND") as events:
         if qemu.execute("query-status")["status"] == "suspended":
             return "", 0.0
-        how = _ask(vm, note)
+        how = _ask(vm, note, timeout_s)
         try:
             events.wait(timeout_s=timeout_s)
         except DeadlineError:
@@ -66,14 +66,14 @@ def fall_asleep(
     return how, time.monotonic() - began
 
 
-def _ask(vm: BaseMachine, note: LaunchRecord) -> str:
+def _ask(vm: BaseMachine, note: LaunchRecord, timeout_s: float) -> str:
     """Ask by ssh, else by the agent; return which. StateError: neither can; the guest is still running."""
     tried = []
     has_refused = False
     try:
         if state.has_ssh(vm, note):
-            found = guest.connect(vm, "suspend the guest", interactive=False)
-            done = found.run(SUSPEND, timeout_s=30.0)
+            found = guest.connect(vm, "suspend the guest", interactive=False, timeout_s=min(15.0, timeout_s))
+            done = found.run(SUSPEND, timeout_s=min(30.0, timeout_s))
             if done.returncode in (0, 255):  # 255: the connection went down with the guest
                 return "ssh"
             has_refused = True
@@ -83,9 +83,7 @@ def _ask(vm: BaseMachine, note: LaunchRecord) -> str:
     except QvmError as error:
         tried.append(f"ssh: {error.what}")
     try:
-        qga.ask(note.socket("qga"), "guest-suspend-ram", timeout_s=5.0)
-    except qga.NoAgent:
-        tried.append("guest agent: no answer")
+        qga.ask(note.socket("qga"), "guest-suspend-ram", timeout_s=min(5.0, timeout_s))
     except TimeoutError:
         return "guest agent"  # a guest that has gone to sleep does not answer any more
     except (OSError, QmpError) as error:

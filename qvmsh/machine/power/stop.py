@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from qvmsh.machine.machine import BaseMachine
 
 AGENT_S = 1.5
-LEAST_S = 0.5
-"""The least time for a rung, even when the time is up."""
+LEAST_S = 0.5  # for each rung, even when the time is up
 BANNER_S = 4.0
 BUTTON_AGAIN_S = 10.0
 LOOK_S = 1.0

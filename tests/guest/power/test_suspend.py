@@ -100,7 +100,7 @@ def test_suspend_and_reboot_without_agent_and_ssh_are_refused(loaded: Vm) -> Non
     without_ssh(loaded, "qemu-ga")
     for words, what in (
         (["suspend"], "suspend"),
-        (["stop", "--savevm", "ready"], "suspend"),
+        (["stop", "--savevm", "ready", "--timeout", "1"], "suspend"),
         (["reboot"], "reboot"),
     ):
         refused = loaded.qvm(*words)

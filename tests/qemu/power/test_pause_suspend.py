@@ -53,6 +53,16 @@ def test_wakeup_and_suspend_in_the_wrong_state_say_what_leads_on(blank: Blank) -
     assert vm.qvm("status", "-s").out.startswith("demo: paused")
 
 
+def test_guest_without_agent_says_that_it_has_no_port_for_one(blank: Blank) -> None:
+    vm = blank(VM_READY="none", VM_GUEST_AGENT="no")
+    vm.ok("start", "--no-wait")
+    for words in (["suspend"], ["stop", "--savevm", "ready"], ["disk", "trim"]):
+        refused = vm.qvm(*words, "--timeout", "1") if "trim" not in words else vm.qvm(*words)
+        assert refused.status == 3, refused.err
+        assert "guest agent: the machine has no port for one (VM_GUEST_AGENT=no)\n" in refused.err
+    assert vm.qvm("status", "-s").out.startswith("demo: running")
+
+
 def test_guest_after_a_failed_load_is_neither_resumed_nor_saved(blank: Blank) -> None:
     """QEMU 7.2 leaves `restore-vm`: memory and disks may not fit together any more."""
     vm = blank()

@@ -4,7 +4,7 @@
     refusal(settings)                                       # all users: may what it names be run?
 
 A `.vmrc` decides which programs and arguments run. So root uses only a file that root or the user
-behind sudo (SUDO_UID) owns and no other account can write, or one whose content was accepted with
+behind sudo (SUDO_UID) owns and no other account can write, or a file that was accepted with
 `qvm allow`. Other users read any file, but run only what their own or root's files name, or
 what they have accepted; and a command that only looks runs nothing that the machine's files
 name, unless it was accepted (`Settings.may_run`). The caller passes the status and

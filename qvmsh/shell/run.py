@@ -5,6 +5,7 @@ run(vm, Io(), Wanted(code="status -s"))      # without xonsh: one plain command
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
@@ -104,8 +105,6 @@ def run(vm: BaseMachine | None, io: Io, wanted: Wanted) -> int:
 
 def _script(context: Context, here: str, wanted: Wanted) -> int:
     """Run what is to run, and leave."""
-    import atexit
-
     atexit.register(_end)  # the first of all, so it is called last
     _before.update(sys.modules)
     context.ui = wanted.ui
@@ -125,8 +124,6 @@ def is_over() -> bool:
 
     Where the script has imported more than Python's own modules, Python ends it.
     """
-    import atexit
-
     known = {"qvmsh", *sys.stdlib_module_names}
     new = {name.partition(".")[0] for name in sys.modules.keys() - _before}
     if "threading" in sys.modules or new - known:

@@ -72,7 +72,8 @@ def _ask(vm: BaseMachine, note: LaunchRecord, timeout_s: float) -> str:
     has_refused = False
     try:
         if state.has_ssh(vm, note):
-            found = guest.connect(vm, "suspend the guest", interactive=False, timeout_s=min(15.0, timeout_s))
+            log_in_s = min(guest.LOG_IN_S, timeout_s)
+            found = guest.connect(vm, "suspend the guest", interactive=False, timeout_s=log_in_s)
             done = found.run(SUSPEND, timeout_s=min(30.0, timeout_s))
             if done.returncode in (0, 255):  # 255: the connection went down with the guest
                 return "ssh"

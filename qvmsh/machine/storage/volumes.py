@@ -109,7 +109,7 @@ def of_blocks(vm: BaseMachine, blocks: list[dict[str, Any]]) -> list[Volume]:
 def file_of(name: str) -> str:
     """The file of an image, from QEMU's name of it.
 
-    That is `json:{...}` for one whose backing file is not the one that its header would give.
+    QEMU says `json:{...}` where the backing file is not the one in the header.
     """
     if not name.startswith("json:"):
         return name

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from qvmsh.commands import Opt
     from qvmsh.io import Io
     from qvmsh.machine.machine import BaseMachine
-    from qvmsh.machine.reports import Ended
+    from qvmsh.shell.run import Left
 
 
 @command(group="shell", words="rest", terminal=True)
@@ -32,7 +32,7 @@ def sh(
     xonsh: bool = False,
     no_rc: Annotated[bool, Opt("--no-rc", excludes=("shell",))] = False,
     io: Io = QUIET,
-) -> Ended:
+) -> Left:
     """Open the machine's shell, or run a script in it.
 
     The shell is xonsh: shell lines and Python in one language. Every command is a word
@@ -56,7 +56,6 @@ def sh(
         UsageError: the script cannot be read, or the options exclude each other.
         ConfigError: the machine's configuration is wrong.
     """
-    from qvmsh.machine.reports import Ended
     from qvmsh.shell import run  # the one upward import: this command opens a door
 
     if io.json:
@@ -71,4 +70,4 @@ def sh(
         is_xonsh=xonsh,
         has_rc=not no_rc,
     )
-    return Ended("", run.run(vm, io, wanted))
+    return run.Left(run.run(vm, io, wanted))

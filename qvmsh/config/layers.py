@@ -131,7 +131,7 @@ class _Loader:
         self.values = dict(self.environ)
         ours = marked(self.environ)
         is_elsewhere = self.environ.get(CONTEXT_MARK, "") not in ("", os.path.realpath(self.directory))
-        for name, value in self.environ.items():
+        for name, value in [*self.values.items()]:
             variable = VARIABLES.get(name)
             is_setting = name.startswith("VM_") and not (variable and variable.context)
             is_fixed = name == "VM_INCLUDE" or bool(variable and variable.computed)

@@ -270,22 +270,24 @@ def _program(_variable: Variable, value: str) -> Wrong:
     return ("", "") if value[0] == "-" or "\n" in value else None
 
 
-def _words(_variable: Variable, value: str) -> Wrong:
+def _refused(read: Callable[[str], object], value: str, form: str) -> Wrong:
+    """Wrong if `read` refuses the value; `form` says what it takes, with `{}` for the reason."""
     try:
-        words.split(value)
+        read(value)
     except ValueError as error:
-        return f"words, split as a shell would ({error})", ""
+        return form.format(error), ""
     return None
+
+
+def _words(_variable: Variable, value: str) -> Wrong:
+    return _refused(words.split, value, "words, split as a shell would ({})")
 
 
 def _forwards(_variable: Variable, value: str) -> Wrong:
     from qvmsh.config import forwards
 
-    try:
-        forwards.parse_all([line.strip() for line in value.split("\n") if line.strip()])
-    except ValueError as error:
-        return f"{forwards.FORMS}; {error}", ""
-    return None
+    lines = [line.strip() for line in value.split("\n") if line.strip()]
+    return _refused(lambda _: forwards.parse_all(lines), value, forwards.FORMS + "; {}")
 
 
 def _fraction(_variable: Variable, value: str) -> Wrong:
@@ -314,21 +316,13 @@ def _vnc(_variable: Variable, value: str) -> Wrong:
 def _disks(_variable: Variable, value: str) -> Wrong:
     from qvmsh.config import devices
 
-    try:
-        devices.disks(value)
-    except ValueError as error:
-        return f"one path[:format[:cache]][:ro] per line ({error})", ""
-    return None
+    return _refused(devices.disks, value, "one path[:format[:cache]][:ro] per line ({})")
 
 
 def _boot(_variable: Variable, value: str) -> Wrong:
     from qvmsh.config import devices
 
-    try:
-        devices.boot(value)
-    except ValueError as error:
-        return f"disk, disk1, cdrom, network or menu, in the boot order ({error})", ""
-    return None
+    return _refused(devices.boot, value, "disk, disk1, cdrom, network or menu, in the boot order ({})")
 
 
 def _clock(_variable: Variable, value: str) -> Wrong:

@@ -76,6 +76,15 @@ class Wanted:
         return self.is_xonsh or path.endswith(".xsh")
 
 
+class Left(int):
+    """Result of `sh`: the exit status; nothing is printed."""
+
+    exit_status = property(int)
+
+    def __str__(self) -> str:
+        return ""
+
+
 def run(vm: BaseMachine | None, io: Io, wanted: Wanted) -> int:
     """Open the prompt, or run a script or code; returns the exit status.
 

@@ -186,7 +186,6 @@ class _Events:
     """Shows QEMU's events above the prompt as they come, and ends the prompt when QEMU ends."""
 
     def __init__(self, dialogue: Dialogue, session: Any) -> None:
-        self._dialogue = dialogue
         self._session = session
         self._exchange: qmp.Exchange | None = None
         self.has_ended = False

@@ -57,7 +57,6 @@ OWN = {
     },
     "sh script": {
         *DOOR, *SETTINGS, "qvmsh.commands.sh", "qvmsh.config.locate",
-        "qvmsh.machine.reports",
         "qvmsh.shell", "qvmsh.shell.run",
         "qvmsh.shell.script", "qvmsh.shell.script.python", "qvmsh.shell.script.symbols",
         "qvmsh.shell.session", "qvmsh.shell.session.children", "qvmsh.shell.session.context",

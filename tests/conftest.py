@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 
+from qvmsh.errors import QvmError
 from tests.support.guest_writer import end_begun, two_disks
 from tests.support.guests import debian as debian_guest
 from tests.support.qemu10 import pytest_generate_tests, qemu
@@ -47,6 +48,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.timeout(LONG_S))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what a user would be told: pytest shows the first line of an error alone."""
+    report = yield
+    if call.excinfo is not None and isinstance(call.excinfo.value, QvmError):
+        report.sections.append(("the error as a user sees it", "\n".join(call.excinfo.value.lines())))
+    return report
 
 
 @pytest.fixture

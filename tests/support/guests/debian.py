@@ -254,7 +254,8 @@ def _bootstrap(bench: Workbench, suite: str, sources: list[str]) -> None:
     # unshare: what it mounts in the chroot is not visible outside, and ends with it
     bench.run(
         *("unshare", "--mount", "mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", *excluded),
-        *("--aptopt=Apt::Install-Recommends false", "--include=" + ",".join(_PACKAGES.split())),
+        *("--aptopt=Apt::Install-Recommends false", "--aptopt=Acquire::Retries 10"),  # for some minutes
+        "--include=" + ",".join(_PACKAGES.split()),
         *(suite, "root", "sources.list"),
     )
 

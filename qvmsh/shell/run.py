@@ -131,11 +131,11 @@ def _script(context: Context, here: str, wanted: Wanted) -> int:
 def is_over() -> bool:
     """End a script's objects as Python does; True if none is left, so that the process may end at once.
 
-    Where the script has imported more than Python's own modules, Python ends it.
+    Python ends one that has imported more than Python's own modules, or those to C code with a buffer.
     """
     known = {"qvmsh", *sys.stdlib_module_names}
     new = {name.partition(".")[0] for name in sys.modules.keys() - _before}
-    if "threading" in sys.modules or new - known:
+    if sys.modules.keys() & {"threading", "_ctypes", "_tkinter"} or new - known:
         return False
     atexit._run_exitfuncs()
     try:

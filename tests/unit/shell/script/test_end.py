@@ -80,6 +80,11 @@ def test_end_is_left_to_python_only_where_it_may_matter(text: str, tmp_path: Pat
     assert done.stdout == ("42\n0\n" if text.startswith("print") else "42\n"), done.stderr
 
 
+def test_end_output_in_the_buffer_of_c_code_is_written(tmp_path: Path) -> None:
+    done = run(tmp_path, "script", "import ctypes\nctypes.CDLL(None).puts(b'said')\n")
+    assert done.stdout == "said\n", done.stderr
+
+
 @pytest.mark.parametrize("more", ["", "aliases['held'] = held", "events.on_exit(held)"])
 def test_end_xonsh_file_left_open_is_written(more: str, tmp_path: Path) -> None:
     done = run(tmp_path, "script.xsh", SCRIPT.replace("held()", "held(**_)") + more + "\n")

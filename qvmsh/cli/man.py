@@ -53,7 +53,7 @@ EXIT = (
 
 FILES = (
     (".vmrc", "the machine's configuration: shell assignments; read, never executed"),
-    ("NAME-seed, NAME-base, NAME-backing", "pristine image, its copy, and the overlay that is written to"),
+    ("NAME-seed, NAME-base, NAME-backing", "the seed, its copy, and the overlay that is written to"),
     (".qvm/", "persistent state: identity, known hosts, logs, the pid file that a running QEMU locks"),
     ("$XDG_RUNTIME_DIR/qvm/", "sockets of running machines"),
     ("~/.config/qvm/vmrc, /etc/qvm/vmrc", "configuration for all machines of a user, or of the host"),

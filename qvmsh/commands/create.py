@@ -55,5 +55,5 @@ def create(
     where = os.path.relpath(vm.directory)
     go = "" if where == "." else f"cd {quote(where)} && "
     return Steps(
-        vm.name, [f"created on {image} in {where}", f"`{go}qvm start` starts it"], directory=vm.directory
+        vm.name, [f"created from {image} in {where}", f"`{go}qvm start` starts it"], directory=vm.directory
     )

@@ -82,7 +82,7 @@ def disk_resize(
 
 @command(group="images", name="disk trim")
 def disk_trim(vm: BaseMachine, disk: Annotated[str | None, Opt(complete="disk")] = None) -> Trimmed:
-    """Return space that the guest does not use to the host.
+    """Return the disk space that the guest no longer uses to the host.
 
     While the machine is on, the guest trims its file systems (by its agent, else by ssh). While it
     is off, each image without snapshots is copied, compared, and replaced by the copy.

@@ -23,7 +23,7 @@ def doctor(vm: BaseMachine | None, *, fix: bool = False, probe: bool = False, io
     Args:
         fix: first repair what is safe to repair, and report it: what killed commands and ended runs
             left behind (sockets, pid file, interrupted copies and saves), and wrong permissions.
-            Nothing is touched while a command works on the machine, or that a QEMU uses.
+            Nothing is touched while a command works on the machine, nor what a running QEMU uses.
         probe: measure the accelerators again.
 
     Returns:

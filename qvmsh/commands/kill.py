@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def kill(vm: BaseMachine) -> Stopped:
     """End QEMU at once: QMP quit, then SIGTERM, then SIGKILL.
 
-    Like pulling the plug: the guest loses unwritten data. Nothing of the run is left behind.
+    Like pulling the plug: the guest loses unwritten data. Only the logs of the run are kept.
 
     Raises:
         StateError: the machine is not running.

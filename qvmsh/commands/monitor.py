@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def monitor(vm: BaseMachine, *, qmp: bool = False) -> Ended:
     """Use QEMU's monitor interactively; Ctrl-D leaves it.
 
-    Lines are HMP commands, or QMP commands with --qmp: `device_del id=net0` or JSON. Tab completes
+    Lines are HMP commands, or QMP commands with --qmp: `device_del id=nic0` or JSON. Tab completes
     the commands and arguments of the running QEMU; there is a history across sessions; events are
     shown as they arrive. In a pipe, each line of standard input is executed and its answer printed;
     the exit status is 1 if one failed. Leaving the monitor does not stop the machine.

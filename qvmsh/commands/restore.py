@@ -29,8 +29,8 @@ def restore(
     Checksums are verified before anything is replaced. A new machine gets its directory's name and
     an identity of its own: name, VM_MACHINE_ID, MAC address, UUID, ports, and the ssh keys that qvm
     made; all its disks are put into its directory. Restoring in place replaces the base, all disks
-    and the TPM. The `.vmrc` does not change, except that a disk it no longer names is added to
-    VM_DISKS again. A disk that is not in the archived state does not change.
+    and the TPM. In the `.vmrc` only VM_DISKS may change: it gets the disks of the archived state, in
+    that order, then those added since. A disk that is not in the archived state does not change.
 
     Args:
         archive: a state as `archive --list` shows it, `latest`, or the path or URL of an archive.

@@ -139,8 +139,8 @@ def snapshot_show(vm: BaseMachine, name: Annotated[str, Opt(complete="snapshot")
 def snapshot_verify(vm: BaseMachine, *names: Annotated[str, Opt(complete="snapshot")]) -> Verified:
     """Check that snapshots can be restored; exit status 1 if one cannot.
 
-    Each must be on all disks, of the same moment, on a base with its size and dates at the time, in
-    undamaged images, and readable; what cannot be checked is listed. While the machine is on, the
+    Each must be on all disks, of the same moment, on a base whose size and dates are as they were,
+    in undamaged images, and readable; what cannot be checked is listed. While the machine is on, the
     tables of the images are not checked.
 
     Args:

@@ -59,7 +59,7 @@ def require_own(directory: str, environ: Mapping[str, str]) -> None:
     account = of(directory, environ)
     if account:
         raise QvmError(
-            f"{directory} is {account.name}'s: root does not open it with its own rights",
+            f"{directory} belongs to {account.name}: root does not open it with its own rights",
             machine=os.path.basename(directory),
             hint=f"`qvm -C {directory} ...` works as {account.name}; run other programs as that account",
         )

@@ -77,7 +77,7 @@ class Status(Verdict):
 
     Args:
         machine: its name.
-        state: see `machine.state`.
+        state: stopped, starting, running, paused, suspended, shut down, crashed or broken.
         detail: one line more, or "".
         pid: QEMU's, or None.
         ssh: True, False, or None if it was not tried.
@@ -128,9 +128,9 @@ class Status(Verdict):
 
 
 class Answers(Report):
-    """Result of `qmp`: `answers`, what each command returned, or the events; `value`: of the one command.
+    """Result of `qmp`: in JSON `return` (one command), `returns` (several) or `events`.
 
-    Its text is JSON, a line each; "" where it has been printed already.
+    In Python `answers`, and `value` for one command. Its text is JSON, a line each; "" if printed already.
     """
 
     __slots__ = ("answers", "is_events", "is_one", "is_printed", "machine")
@@ -187,7 +187,7 @@ class Ended(Report):
 
 
 class CommandLine(Report):
-    """Result of `dryrun`: `argv`, a list of strings; `before`, other programs' that must run already."""
+    """Result of `dryrun`: `argv`, a list of strings; `before`, those of programs that must run first."""
 
     __slots__ = ("argv", "before", "machine")
 

@@ -110,7 +110,7 @@ def why_closed(device: str) -> tuple[str, str | None] | None:
     try:
         os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:
-        hint = "enable virtualisation in the firmware, or nested virtualisation on the outer host"
+        hint = "enable virtualization in the firmware, or nested virtualization on the outer host"
         return f"there is no {device}", hint
     except PermissionError:
         return _no_right(device)

@@ -15,8 +15,9 @@ PAGE = "commands.md"
 OPENING = """\
 `qvm [-C DIR | -M NAME] [--set NAME=VALUE] [--json] [-v|-q] [--debug] VERB [options] [words]`
 
-Options come before words. The machine is the one in the directory after `-C`, the known machine after `-M`,
-else the one in `$VM_HOME`, else the one in the current directory. Commands with `[MACHINE ...]` take
+Options may stand before or after the words; in `cmd`, `completion`, `dryrun`, `qmp`, `run`, `sh` and `ssh`
+they come before the first word. The machine is the one in the directory after `-C`, the known machine after
+`-M`, else the one in `$VM_HOME`, else the one in the current directory. Commands with `[MACHINE ...]` take
 several machines and work on them in parallel: a word with a `/` or a `.` is a directory; any other word is
 `./WORD` if that is a machine, else the known machine of that name. If several known machines have the name,
 qvm prints their directories and does nothing.

@@ -23,7 +23,8 @@ With `--json` a command prints one JSON object on one line: `version` ({JSON_VER
 keys of its result below. For several machines, `machines` is the list of their objects. `version` changes
 when a key is removed or changes its meaning; new keys may be added. Sizes are in bytes (`..._bytes`),
 durations in seconds (`..._seconds`), times in ISO 8601 with the time zone. In Python the same names are
-attributes of the result: `status().state`.
+attributes of the result, `status().state`; what is `None` there is `null` here. `console`, `monitor` and
+`sh` take no `--json`.
 
 These keys mean the same in every result:
 """
@@ -33,6 +34,9 @@ ERRORS = """\
 
 A command that fails prints `error` instead of the keys of its result:
 """
+
+WITHOUT = ("console", "monitor", "sh")
+"""Commands that refuse `--json`: they open a terminal."""
 
 COMMON = {
     "directory": "the machine's directory",
@@ -67,6 +71,8 @@ def page() -> str:
 def results() -> Iterator[tuple[str, type | str]]:
     """Each command with the class of each of its results; `str` where it prints plain text."""
     for verb, (module, function) in sorted(describe.functions().items()):
+        if verb in WITHOUT:
+            continue
         imported = {
             name.name: node.module
             for node in ast.walk(ast.parse(inspect.getsource(module)))

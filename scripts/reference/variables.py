@@ -90,7 +90,7 @@ def _row(variable: Variable) -> tuple[str, str, str, str]:
 def _meaning(variable: Variable) -> str:
     text = variable.help
     if variable.later:
-        text += f" (known, without effect yet: waits for {variable.later})"
+        text += f" (waits for {variable.later}, which qvm does not support yet)"
     if variable.computed:
         text += f" (computed from `{variable.computed}`, cannot be set)"
     if variable.context:

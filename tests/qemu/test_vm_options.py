@@ -63,7 +63,7 @@ def test_init_clobber_backing_makes_a_fresh_overlay(vm: Vm) -> None:
     overlay, base = vm.directory / "demo-backing.qcow2", vm.directory / "demo-base.qcow2"
     inode = base.stat().st_ino
     refused = vm.qvm("init")
-    assert (refused.status, "already initialised" in refused.err) == (1, True)
+    assert (refused.status, "already initialized" in refused.err) == (1, True)
     for flag in ("-k", "--clobber-backing"):
         subprocess.run(["qemu-img", "snapshot", "-c", "old", overlay], check=True)
         assert vm.ok("init", flag).out == "demo: demo-backing.qcow2: empty, on demo-base.qcow2\n"

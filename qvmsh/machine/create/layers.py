@@ -93,7 +93,7 @@ def _plan(vm: BaseMachine, layers: Layers, clobber_base: bool, clobber_overlay: 
             )
         if not clobber_base:
             raise ImageError(
-                f"already initialised: {base} and {overlay} exist",
+                f"already initialized: {base} and {overlay} exist",
                 machine=vm.name,
                 hint="`qvm init -k` creates a new overlay, `-k -b` a new base too; their data is lost",
             )

@@ -45,7 +45,7 @@ class Disks(Report):
 
 
 class DiskDone(Report):
-    """Result of the verbs that change a disk: its `id`, `file`, and `done`, a line."""
+    """Result of the verbs that change a disk: `disk` (its id), `file`, and `done`, one line."""
 
     __slots__ = ("disk", "done", "file", "machine")
 

@@ -31,9 +31,9 @@ class Diagnosis(Verdict):
     """Result of `doctor`; exit status 1 if one of `checks` is an error.
 
     Args:
-        machine: its name, None where only the host was looked at.
+        machine: its name, None if only the host was checked.
         directory: the machine's.
-        accelerator: what VM_QEMU_ACCEL comes to and how it was measured, None without a QEMU.
+        accelerator: the accelerator that was chosen and how it was measured, None without a QEMU.
         checks: the findings.
         fixed: what `--fix` did, None without it.
     """

@@ -80,7 +80,7 @@ def rights(case: Case) -> Iterator[Finding]:
         if status.st_uid != owner:
             is_fine = False
             whose, right = process.user_name(status.st_uid), process.user_name(owner)
-            what = f"{name} is {whose}'s, the machine is {right}'s"
+            what = f"{name} belongs to {whose}, the machine to {right}"
             yield Finding("rights", WARNING, what, f"`sudo chown {right} {name}`, if {right} is to run it")
         if status.st_mode & 0o002 and not os.path.islink(path):
             is_fine = False

@@ -107,7 +107,7 @@ def _rights(vm: BaseMachine) -> Iterator[Finding]:
             os.chmod(path, wanted)
         except PermissionError:
             who = process.user_name(status.st_uid)
-            what = f"{name} has mode {mode:o} and is {who}'s"
+            what = f"{name} has mode {mode:o} and belongs to {who}"
             yield Finding("rights", LEFT, what, f"as {who} or root: `chmod {wanted:o} {name}`")
         else:
             yield Finding("rights", FIXED, f"{name} has mode {wanted:o} now, it was {mode:o}")

@@ -74,7 +74,7 @@ def _clock_by_agent(vm: BaseMachine, note: LaunchRecord, timeout_s: float, *, ha
 
 
 def _clock_by_ssh(vm: BaseMachine, note: LaunchRecord) -> str:
-    if not guest.answers(vm, note, timeout_s=3.0)[0]:  # a log-in that nobody answers takes much longer
+    if not guest.answers(vm, note, timeout_s=3.0)[0]:  # a login that nobody answers takes much longer
         return ""
     try:
         found = guest.connect(vm, "set the clock", interactive=False)

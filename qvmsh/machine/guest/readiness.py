@@ -158,7 +158,7 @@ class _Waiting:
             f"state: {seen.kind}" + (f" ({seen.detail})" if seen.detail else ""),
             f"ssh port: {self.link.host}:{self.link.port} " + ("open" if self.has_port else "closed"),
             "ssh banner: " + ("came" if self.has_banner else "none yet"),
-            "log-in: " + (words[0] if words else "not tried" if not self.has_banner else "not done"),
+            "login: " + (words[0] if words else "not tried" if not self.has_banner else "not done"),
         ]
         console = paths.tail(self.vm.files.serial_log, 5)
         facts += [f"console: {line}" for line in console] or ["console: silent (no output on ttyS0)"]

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 END_S = 3.0
 """How long a keeper may take to end after QEMU."""
 CONNECT_S = 5.0
+HINT = "`qvm config VM_SERIAL=yes` adds one at the next start"
 _F_SETPIPE_SZ = 1031
 _ROOM_BYTES = 1 << 20
 
@@ -180,9 +181,7 @@ def connect(vm: BaseMachine, note: LaunchRecord, pid: int) -> socket.socket:
                 time.sleep(0.02)  # another command is about to begin one
         except FileNotFoundError:
             line.close()
-            raise StateError(
-                "it has no serial console", machine=vm.name, hint="VM_SERIAL=yes gives it one"
-            ) from None
+            raise StateError("the machine has no serial console", machine=vm.name, hint=HINT) from None
         except (OSError, subprocess.SubprocessError) as error:
             line.close()
             raise QvmError(f"no serial console: {error}", machine=vm.name) from None

@@ -38,7 +38,7 @@ def link(vm: BaseMachine, note: LaunchRecord) -> ssh_connection.Link:
     settings = vm.settings
     if not note.ssh_port:
         raise GuestUnreachableError(
-            "it has no network that ssh could use (VM_NET_MODEL=none)",
+            "the machine has no network for ssh (VM_NET_MODEL=none)",
             machine=vm.name,
             hint="`qvm cmd` still reaches the monitor",
         )
@@ -144,7 +144,7 @@ def _of_running(vm: BaseMachine, what: str) -> ssh_connection.Link:
 def refusal(
     vm: BaseMachine, found: ssh_connection.Link, refused: ssh_connection.Refused
 ) -> GuestUnreachableError:
-    """What a failed log-in means, and what to do about it."""
+    """What a failed login means, and what to do about it."""
     words = [line.strip() for line in refused.words.splitlines() if line.strip(" @\r")]
     if refused.kind == "host key":
         return GuestUnreachableError(

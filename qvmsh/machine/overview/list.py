@@ -28,7 +28,7 @@ class Listed(Report):
 
     Args:
         machine: its name.
-        state: see `machine.state`; or `missing`: its directory is not where it was.
+        state: as in `status`; or `missing`: its directory is not where it was.
         detail: one line more, or "".
         pid: QEMU's, or None.
         labels: the words of VM_LABELS.

@@ -114,7 +114,7 @@ class Rebooted(Report):
 class Restarted(Report):
     """Result of `restart`: `by` is what ended the run before, None where there was none.
 
-    `stop_seconds` and `seconds` are those of the two halves; the rest is as in `Started`.
+    `stop_seconds` and `seconds` are those of the two halves; the rest is as in the result of `start`.
     """
 
     __slots__ = (

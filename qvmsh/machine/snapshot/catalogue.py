@@ -65,7 +65,7 @@ def moment(text: str) -> float:
 
 
 class Catalogue:
-    """The entries by name, and the snapshot that the present state descends from ("" = none)."""
+    """The entries by name, and the snapshot that the current state descends from ("" = none)."""
 
     def __init__(
         self, vm: BaseMachine, entries: dict[str, dict[str, Any]], head: str, *, is_broken: bool = False
@@ -121,7 +121,7 @@ class Catalogue:
         host_files.write_atomic(self.vm.files.snapshots, text)
 
     def add(self, entry: dict[str, Any]) -> None:
-        """A snapshot was taken: the present state descends from it."""
+        """A snapshot was taken: the current state descends from it."""
         self.forget(entry["name"])  # children of the one that it replaces are not its own
         self.entries[entry["name"]] = entry
         self.head = entry["name"]

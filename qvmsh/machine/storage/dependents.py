@@ -119,7 +119,7 @@ def require_writable(
         raise StateError(
             f"cannot {what} {name}: {folder} is an archive, and would be damaged",
             machine=vm.name,
-            hint=f"`qvm restore {quote(folder)} DIR` makes a machine of it",
+            hint=f"`qvm restore {quote(folder)} DIR` creates a machine from it",
         )
     own = os.path.realpath(besides) if besides else None
     for overlay in overlays_on(path, vm):

@@ -97,10 +97,10 @@ def _require_ours(vm: BaseMachine, note: LaunchRecord) -> None:
         devices = qmp.ask(note.socket("qmp"), "query-chardev", timeout_s=state.GREETING_S)
     found = {each["label"]: each["filename"] for each in devices}.get("serial")
     if found is None:
-        raise StateError("it has no serial console", machine=vm.name, hint="VM_SERIAL=yes gives it one")
+        raise StateError("the machine has no serial console", machine=vm.name, hint=serial.HINT)
     if found != "pipe" and "unix:" not in found:  # a socket: of a QEMU that an older qvm began
         raise StateError(
-            "its serial console is on the terminal of `qvm run`",
+            "the serial console is on the terminal of `qvm run`",
             machine=vm.name,
             hint="`qvm console --watch` shows its output here",
         )

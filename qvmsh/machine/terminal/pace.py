@@ -7,7 +7,7 @@ import time
 
 PIECE_BYTES = 4096
 STUCK_S = 10.0
-"""How long a guest may take nothing of what a pipe brings, or show no prompt after a log-in."""
+"""How long a guest may take nothing of what a pipe brings, or show no prompt after a login."""
 QUIET_S, UNSURE_S = 0.3, 3.0
 """How long a guest must have been silent after a prompt, and after any other line that has no end."""
 _PROMPT = re.compile(rb"[#$%>:?)\]] ?(\x1b\[[\d;?]*\w)*$")

@@ -44,7 +44,7 @@ def kill(vm: BaseMachine) -> tuple[str, float]:
     except PermissionError:
         who = process.user(seen.pid)
         raise QvmError(
-            f"cannot kill: QEMU (pid {seen.pid}) is {who}'s",
+            f"cannot kill: QEMU (pid {seen.pid}) belongs to {who}",
             machine=vm.name,
             hint=f"run this as {who} or as root",
         ) from None

@@ -51,7 +51,7 @@ def work_lock(vm: BaseMachine, what: str, *, is_looking: bool = False) -> locks.
     except PermissionError:
         who = process.user_name(os.stat(vm.files.work_lock).st_uid)
         raise LockedError(
-            f"{_cannot(what)}: .qvm/work.lock is {who}'s",
+            f"{_cannot(what)}: .qvm/work.lock belongs to {who}",
             machine=vm.name,
             hint=f"run this as {who}; or `sudo chown -R` the folder .qvm to yourself",
         ) from None

@@ -59,7 +59,7 @@ class Unrecovered(QvmError):
     """Work that can neither be completed nor undone now; its record stays.
 
     Args:
-        left: the present state, and what tries again.
+        left: the current state, and what tries again.
     """
 
     def __init__(self, what: str, left: str, **more: Any) -> None:

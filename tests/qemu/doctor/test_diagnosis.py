@@ -244,7 +244,7 @@ def test_doctor_files_of_another_account_are_named(blank: Blank) -> None:
     vm = blank()
     os.chown(vm.directory / "demo-base.qcow2", 65534, 65534)
     text = the(doctor(vm), "rights", "warning")
-    assert "demo-base.qcow2 is nobody's" in text
+    assert "demo-base.qcow2 belongs to nobody" in text
 
 
 def test_doctor_in_a_directory_with_an_awkward_name_is_right(blank: Blank) -> None:

@@ -129,11 +129,14 @@ def test_session_of_root_does_not_open_the_owners_machine(
     for line in (f"use {vm.directory}", f"status -C {vm.directory}"):
         refused = own.qvm("sh", "-c", line)
         assert refused.status == 1, str(refused)
-        assert f"{vm.directory} is {owner.name}'s: root does not open it with its own rights" in refused.err
+        assert (
+            f"{vm.directory} belongs to {owner.name}: root does not open it with its own rights"
+            in refused.err
+        )
     program = f"from qvmsh import Machine; Machine.open({str(vm.directory)!r}).status()"
     refused = own.qvm("sh", "-c", program)
     assert refused.status == 1
-    assert f"is {owner.name}'s" in refused.err
+    assert f"belongs to {owner.name}" in refused.err
 
 
 def test_list_shows_the_owners_machines_to_root(vm: Vm, owner: Owner) -> None:

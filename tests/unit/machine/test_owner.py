@@ -97,7 +97,7 @@ def test_owner_without_an_account_is_an_error(tree: Path) -> None:
 @as_root
 def test_machine_of_another_account_is_not_opened_by_root(tree: Path) -> None:
     (tree / "theirs/machine/.vmrc").write_text("VM_MACHINE_NAME=x\n")
-    with pytest.raises(QvmError, match="is nobody's") as caught:
+    with pytest.raises(QvmError, match="belongs to nobody") as caught:
         BaseMachine(tree / "theirs/machine")
     assert f"qvm -C {tree / 'theirs/machine'}" in str(caught.value.hint)
 

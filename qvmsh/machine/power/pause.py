@@ -47,6 +47,10 @@ def resume(vm: BaseMachine) -> Paused:
         state.require_sound(vm, seen, "resume")
         _execute(vm, note, "cont")
         now = _status(vm, note)
+    clock = ""
+    if now == "running":
+        clock = put_clock_right_after(vm, note, time.time() - note.paused_s)
+        now = state.observe(vm).status  # a write that failed may have been tried again since
     if now == "io-error":
         raise StateError(
             "the guest was resumed, and QEMU paused it again after another I/O error",
@@ -55,9 +59,6 @@ def resume(vm: BaseMachine) -> Paused:
             actual=now,
         )
     log.note(vm, "resumed")
-    clock = ""
-    if now == "running":
-        clock = put_clock_right_after(vm, note, time.time() - note.paused_s)
     return Paused(vm.name, is_paused=False, is_asleep=now == "suspended", clock=clock)
 
 

@@ -161,5 +161,5 @@ def test_stop_during_an_archive_is_refused_until_it_ends(vm: Vm) -> None:
     require_off_without_loss(vm, writer)
     vm.ok("restore", f"{report['archive']}/{report['stamp']}", "../twin")
     twin = Vm(vm.world, vm.world.home / "twin")
-    found = look_off(twin, "twin")
+    found = look_off(twin, "twin", is_clean=report["consistency"] == "frozen")  # the agent may be too slow
     assert all(before <= each.count <= after + 1 for each in found), (before, after, found)

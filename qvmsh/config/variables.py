@@ -270,7 +270,7 @@ def _program(_variable: Variable, value: str) -> Wrong:
     return ("", "") if value[0] == "-" or "\n" in value else None
 
 
-def _refused(read: Callable[[str], object], value: str, form: str) -> Wrong:
+def _refused(read: Callable[..., object], value: object, form: str) -> Wrong:
     """Wrong if `read` refuses the value; `form` says what it takes, with `{}` for the reason."""
     try:
         read(value)
@@ -287,7 +287,7 @@ def _forwards(_variable: Variable, value: str) -> Wrong:
     from qvmsh.config import forwards
 
     lines = [line.strip() for line in value.split("\n") if line.strip()]
-    return _refused(lambda _: forwards.parse_all(lines), value, forwards.FORMS + "; {}")
+    return _refused(forwards.parse_all, lines, forwards.FORMS + "; {}")
 
 
 def _fraction(_variable: Variable, value: str) -> Wrong:

@@ -10,14 +10,31 @@ need() {
     PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null 2>&1 || missing+=("$2")
 }
 
+# Quietly, and after whoever else uses apt now: a fresh host often updates itself in its first minutes.
+apt() {
+    local errors deadline=$((SECONDS + 900)) is_told=
+    errors=$(mktemp)
+    until apt-get -q -o DPkg::Lock::Timeout=900 -o Acquire::Retries=5 "$@" >/dev/null 2>"$errors"; do
+        if ! grep -q 'Could not get lock' "$errors" || [ "$SECONDS" -ge "$deadline" ]; then
+            cat "$errors" >&2
+            rm -f "$errors"
+            return 100
+        fi
+        [ "$is_told" ] || say "waiting until another program has finished with apt"
+        is_told=yes
+        sleep 2
+    done
+    rm -f "$errors"
+}
+
 # Install Debian packages if we are root and have apt; else name them for the user to install.
 install_packages() {
     [ "${#missing[@]}" -gt 0 ] || return 0
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         say "installing Debian packages: ${missing[*]}"
         export DEBIAN_FRONTEND=noninteractive
-        apt-get -q update >/dev/null
-        apt-get -q install -y --no-install-recommends "${missing[@]}" >/dev/null
+        apt update
+        apt install -y --no-install-recommends "${missing[@]}"
     else
         die "missing packages: ${missing[*]}" "install them (Debian: sudo apt-get install ${missing[*]}), then try again"
     fi

@@ -207,7 +207,6 @@ def _through(argv: list[str], source: int, target: int, tell: Tell, checkpoint: 
         [*_ending_with_us(), *argv], stdin=source, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as child:
         assert child.stdout is not None
-        assert child.stderr is not None
         try:
             total, found = 0, xxhash.xxh3_128()
             while data := os.read(child.stdout.fileno(), 1 << 20):
@@ -219,17 +218,17 @@ def _through(argv: list[str], source: int, target: int, tell: Tell, checkpoint: 
         except BaseException:
             child.kill()
             raise
-        words = child.stderr.read().decode(errors="replace").splitlines()
-        if child.wait():
-            _require_no_interruption(child.returncode)
-            raise QvmError(f"{argv[0]} failed ({child.returncode})", details=words[-3:])
+        _require_success(child, f"{argv[0]} failed")
     return Sent(total, found.hexdigest())
 
 
-def _require_no_interruption(status: int) -> None:
-    """A terminal's Ctrl-C ends the program too; in a thread it is noticed there first."""
-    if status == -signal.SIGINT:
+def _require_success(child: subprocess.Popen[bytes], failure: str) -> None:
+    """Wait for a program; a terminal's Ctrl-C ends it too, and in a thread is noticed here first."""
+    words = child.stderr.read().decode(errors="replace").splitlines() if child.stderr else []
+    if child.wait() == -signal.SIGINT:
         raise KeyboardInterrupt
+    if child.returncode:
+        raise QvmError(f"{failure} ({child.returncode})", details=words[-3:])
 
 
 def _position(fd: int) -> int:
@@ -270,7 +269,6 @@ def fetch(
     ) as child:
         assert child.stdin is not None
         assert child.stdout is not None
-        assert child.stderr is not None
         receiving = _Receiving(child.stdout, target)
         try:
             sent = _stream(source, child.stdin.fileno(), tell, checkpoint, checksum.like(like))
@@ -283,10 +281,7 @@ def fetch(
             child.kill()
             receiving.join()
             raise
-        words = child.stderr.read().decode(errors="replace").splitlines()
-        if child.wait():
-            _require_no_interruption(child.returncode)
-            raise QvmError(f"{argv[0]} cannot decompress it", details=words[-3:])
+        _require_success(child, f"{argv[0]} cannot decompress it")
     return sent
 
 

@@ -41,18 +41,9 @@ class LaunchRecord:
     )  # fmt: skip
 
     def __init__(
-        self,
-        runtime: str = "",
-        boot: str = "",
-        ssh_port: int = 0,
-        user: str = "",
-        disposable: bool = False,
-        directory: str = "",
-        base_only: bool = False,
-        loading: str = "",
-        paused_s: int = 0,
-        ready: str = "",
-    ) -> None:
+        self, runtime: str = "", boot: str = "", ssh_port: int = 0, user: str = "", disposable: bool = False,
+        directory: str = "", base_only: bool = False, loading: str = "", paused_s: int = 0, ready: str = "",
+    ) -> None:  # fmt: skip
         self.base_only = base_only
         self.loading = loading
         self.paused_s = paused_s

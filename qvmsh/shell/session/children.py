@@ -18,12 +18,14 @@ import _signal as signal  # `signal` and `threading` cost more than a small scri
 import _thread
 import os
 import sys
+from time import sleep
 
 from qvmsh.shell.session import context as contexts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import FrameType
     from typing import Any
 
     from qvmsh.shell.session.context import Context
@@ -70,8 +72,16 @@ def _block() -> None:
 def _go_on() -> None:
     for number in signal.sigpending() & {*_ENDING}:
         signal.sigtimedwait((number,), 0)  # raised in here, its exception would be ignored
-        _thread.start_new_thread(os.kill, (os.getpid(), number))
+        _thread.start_new_thread(_send, (number, sys._getframe(1), sys._getframe(1).f_lasti))
     signal.pthread_sigmask(signal.SIG_SETMASK, _held.mask)
+
+
+def _send(number: int, caller: FrameType, place: int) -> None:
+    """Send the signal to this process once `caller` is past the call at `place`: a fork with its hooks."""
+    for _ in range(1000):
+        if caller.f_lasti == place:
+            sleep(0.001)
+    os.kill(os.getpid(), number)
 
 
 def _begin_anew() -> None:
@@ -129,12 +139,9 @@ class _Session:
 
 
 def _begin(
-    directory: str | None,
-    overrides: Sequence[tuple[str, str]],
-    level: int,
-    is_debug: bool,
+    directory: str | None, overrides: Sequence[tuple[str, str]], level: int, is_debug: bool,
     lines: Sequence[tuple[str, str]],
-) -> None:
+) -> None:  # fmt: skip
     import builtins
 
     context = contexts.at(directory, overrides, level=level, debug=is_debug)

@@ -129,10 +129,10 @@ class WorkLock:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                by = _read(fd)
+                by = _holder(fd)
                 # a holder writes its name just after it has the lock: look again rather than guess
-                patience_s = RECOVERY_S if by.what == RECOVERING else 0.0 if by.pid else _NOTE_S
-                if self.what == RECOVERING or time.monotonic() - began > patience_s:
+                patience_s = RECOVERY_S if by and by.what == RECOVERING else 0.0 if by and by.pid else _NOTE_S
+                if by and (self.what == RECOVERING or time.monotonic() - began > patience_s):
                     os.close(fd)
                     raise Held(by) from None
                 process.wait_readable([], 0.005)
@@ -163,13 +163,19 @@ def working(path: str) -> Holder | None:
     except OSError:
         return None
     try:
+        return _holder(fd)
+    finally:
+        os.close(fd)
+
+
+def _holder(fd: int) -> Holder | None:
+    """Who has the lock; None where it is free, or others just ask this."""
+    try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return _read(fd)
-    else:
-        return None
-    finally:
-        os.close(fd)
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    return None
 
 
 def _read(fd: int) -> Holder:

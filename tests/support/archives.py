@@ -15,6 +15,13 @@ def make_archive(vm: Vm, *words: str, **kw: Any) -> dict[str, Any]:
     return report
 
 
+def make_frozen_archive(vm: Vm) -> dict[str, Any]:
+    """An archive of a running guest that has an agent, however long that takes to answer."""
+    report: dict[str, Any] = json.loads(vm.patiently("--json", "archive").out)
+    assert report["consistency"] == "frozen"
+    return report
+
+
 def state_name(report: dict[str, Any]) -> str:
     return f"{report['archive']}/{report['stamp']}"
 

@@ -196,6 +196,6 @@ def press(screen: Terminal, key: str, has_worked: Callable[[], bool]) -> None:
     while not has_worked():
         assert time.monotonic() < deadline, screen.text
         screen.key(key)
-        patience = time.monotonic() + 5
+        patience = time.monotonic() + 60  # pressed twice, it would go to what comes after
         while not has_worked() and time.monotonic() < patience:
             time.sleep(0.1)

@@ -23,6 +23,7 @@ import pytest
 
 from qvmsh import Machine
 from qvmsh.errors import QvmError, StateError
+from qvmsh.qemu import qga
 from tests.support.firmware import QUICK
 from tests.support.guests.debian import DebianImage
 
@@ -160,10 +161,28 @@ class Vm:
         assert result.status == 0, str(result)
         return result
 
+    def patiently(self, *words: str) -> Result:
+        """As `ok`, with a qvm that gives the guest agent a minute to answer, not a second."""
+        result = self.qvm("-c", PATIENT, *words, program=sys.executable)
+        assert result.status == 0, str(result)
+        return result
+
+    def answering(self) -> Result:
+        """`status` of a machine whose guest answers; `status` itself gives a starved one a few seconds."""
+        deadline = time.monotonic() + DEADLINE_S
+        while (result := self.qvm("status")).status != 0:
+            assert time.monotonic() < deadline, str(result)
+        return result
+
+    def wait_for_agent(self) -> None:
+        """Wait until the guest agent answers: its process is there before it has opened its port."""
+        qga.ask(str(self.runtime / "qga"), "guest-ping", timeout_s=DEADLINE_S)
+
     def start(self, *words: str) -> Result:
         """Start a tiny guest and wait until all its services are up (ssh is the first of them)."""
         result = self.ok("start", *words)
         self.ok("ssh", "until pidof qemu-ga && pidof acpid; do usleep 100000; done")
+        self.wait_for_agent()
         return result
 
     def save(self) -> None:
@@ -320,6 +339,18 @@ def create_debian(
     vm.ok("config", f"VM_SSH_IDENTITY={image.key}", *(f"{key}={value}" for key, value in more.items()))
     return vm
 
+
+PATIENT = """
+import sys
+from qvmsh.machine.guest import clock, filesystems
+from qvmsh.machine.power import reboot, stop
+
+stop.AGENT_S = reboot.AGENT_S = filesystems.AGENT_S = clock.CLOCK_S = clock.PATIENT_S = 60.0
+from qvmsh.__main__ import main
+
+sys.exit(main())
+"""
+"""Code of a qvm for a host that is so busy that its guests stand still for seconds."""
 
 Blank = Callable[..., Vm]
 """The type of the fixture `blank`."""

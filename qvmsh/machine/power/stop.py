@@ -146,9 +146,9 @@ class Ladder:
             return words[-1] if words else f"poweroff failed ({done.returncode})"
         return ""
 
-    def _press_button(self, window_s: float) -> str:
+    def _press_button(self, _window_s: float) -> str:
         try:
-            qmp.ask(self.note.socket("qmp"), "system_powerdown", timeout_s=min(2.0, window_s))
+            qmp.ask(self.note.socket("qmp"), "system_powerdown", timeout_s=state.GREETING_S)
         except (OSError, QmpError) as error:
             return f"the monitor does not answer ({error})"
         return ""

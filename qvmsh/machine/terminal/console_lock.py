@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import BaseMachine
 
-TAKE_S = 5.0
+TAKE_S = 20.0
 
 
 class Hold:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from qvmsh.machine.machine import BaseMachine
 
-EVENTS_S = 1.0
+EVENTS_S = 5.0
 QUESTION_S = 5.0
 END_S = 10.0
 SECRET = ("set_password", "expire_password", "change vnc", "set-password", "change-vnc-password")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import BaseMachine
 
-QUIT_S = 3.0
+QUIT_S = 10.0
 
 BY_ITSELF = "itself"
 """What ended a QEMU that was gone before it could be ended."""
@@ -61,7 +61,7 @@ def end_qemu(handle: process.Process, note: LaunchRecord | None) -> str:
     """
     if note is not None and not process.is_stopped(handle.pid):
         try:
-            qmp.ask(note.socket("qmp"), "quit", timeout_s=1.0)
+            qmp.ask(note.socket("qmp"), "quit", timeout_s=state.GREETING_S)
         except (OSError, QmpError):
             pass
         else:

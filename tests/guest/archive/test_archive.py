@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.archives import make_archive, state_name
+from tests.support.archives import make_archive, make_frozen_archive, state_name
 from tests.support.disks import check_images
 from tests.support.guest_writer import DATA, boot, names_off, text_off
 from tests.support.programs import qemu_img, qemu_io
@@ -48,15 +48,14 @@ def test_archive_while_the_guest_works_comes_back_whole(vm: Vm) -> None:
     write(vm, "before")
     vm.ok("ssh", f"echo kept > /tmp/memory; {WRITER}")
     own = facts(vm)
-    first = make_archive(vm)
-    assert first["consistency"] == "frozen"
+    first = make_frozen_archive(vm)
     write(vm, "during")
-    second = make_archive(vm)
+    second = make_frozen_archive(vm)
     assert second["incremental"] is True
     memory = make_archive(vm, "--savevm", "live")
     assert memory["snapshots"] == ["live"]
     write(vm, "after")
-    vm.ok("status")  # it has worked all the time
+    vm.ok("status", "-s")  # it has worked all the time
     counted = int(vm.ok("ssh", "cat n").out)
     vm.end_in_guest("qemu-ga")
     assert make_archive(vm)["consistency"] == "crash-consistent"
@@ -116,7 +115,7 @@ def test_archive_on_another_host_by_ssh(guest_with_data: Vm, tmp_path: Path) -> 
     """The other host is a guest; ssh is the user's own, with the user's own configuration."""
     host = guest_with_data
     boot(host)
-    report = json.loads(host.ok("--json", "status").out)
+    report = json.loads(host.ok("--json", "status", "-s").out)
     there = host.ok("ssh", "pwd").out.strip()
     home = tmp_path / "user"
     home.mkdir()

@@ -5,7 +5,6 @@ The seed is printed; QVM_TEST_SEED repeats a run.
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
@@ -14,6 +13,7 @@ import time
 
 import pytest
 
+from tests.support.archives import make_frozen_archive
 from tests.support.disks import check_images
 from tests.support.guest_moments import held, messages, next_command, note_of, require_nothing_under_way
 from tests.support.guest_writer import UMOUNT, Writer, align, boot, fsck_both, look_off
@@ -51,8 +51,7 @@ def archive_and_go_on(vm: Vm) -> tuple[str, int, int]:
     """An archived state of the running guest, its number, and the greater one with which the guest is off."""
     boot(vm)
     old = write(vm, 0)
-    report = json.loads(vm.ok("--json", "archive").out)
-    assert report["consistency"] == "frozen"
+    report = make_frozen_archive(vm)
     there = write(vm, old)
     power_off(vm)
     return f"{report['archive']}/{report['stamp']}", old, there

@@ -114,6 +114,7 @@ def blocks(page: str) -> list[Block]:
 
 
 MOMENTS = {
+    r"\((guest frozen for [\d.]+ m?s|crash-consistent)\)": "(HOW)",  # the agent has a second to answer
     r"by (guest agent|ssh)": "by guest agent",  # ssh, where the agent is not up yet
     r'"by": "(guest agent|ssh)", "seconds": [\d.]+': '"by": "guest agent", "seconds": N',
     r"; clock (is right|was .*)": "",

@@ -45,7 +45,7 @@ def test_restore_of_disks_memory_and_clock_keeps_the_process(vm: Vm) -> None:
     vm.ok("ssh", "echo after > /mnt/d/file; echo after > file; sync; echo gone > /tmp/memory")
     output = vm.ok("snapshot", "restore", "ready").out
     assert "(2 disks and the memory)" in output
-    assert re.search(r"; clock was 7\d\d\d s behind, set by the guest agent", output)
+    assert re.search(r"; clock was 7\d\d\d s behind, set by (the guest agent|ssh)", output)
     assert vm.pid == pid
     assert vm.ok("ssh", "cat /mnt/d/file file /tmp/memory").out == "before\nbefore\nkept\n"
     assert vm.clock_error_s() < 5
@@ -55,7 +55,7 @@ def test_restore_of_disks_memory_and_clock_keeps_the_process(vm: Vm) -> None:
     )
     # the disks alone, frozen for the moment, restored while it is off
     vm.ok("ssh", f"{MOUNT}; echo disks > /mnt/d/file; echo disks > file")
-    output = vm.ok("snapshot", "save", "disks", "--disk-only").out
+    output = vm.patiently("snapshot", "save", "disks", "--disk-only").out
     assert "file systems frozen" in output
     vm.ok("ssh", "echo gone > /mnt/d/file; echo gone > file; sync; sudo -n rm -r /mnt/d/later")
     vm.ok("stop")
@@ -99,7 +99,7 @@ def test_trim_through_the_guest_frees_space(vm: Vm) -> None:
     boot(vm)
     vm.ok("ssh", "dd if=/dev/urandom of=/mnt/d/big bs=1M count=24 2>/dev/null; sync; rm /mnt/d/big; sync")
     found = json.loads(vm.ok("disk", "trim", "--json").out)
-    assert found["by"] == "the guest agent"
+    assert found["by"] in ("the guest agent", "fstrim over ssh")
     row = next(row for row in found["disks"] if row["id"] == "disk1")
     assert row["before_bytes"] - row["after_bytes"] > 16 << 20
     vm.ok("disk", "resize", "disk1", "128M")  # and a running guest sees its new size at once

@@ -83,6 +83,7 @@ def test_ssh_in_background_never_reads_the_terminal(running: Vm, bash: Bash) -> 
 def test_ssh_stopped_by_ctrl_z_reads_again_after_fg(running: Vm, bash: Bash) -> None:
     begin(running, bash, "qvm ssh 'cat > /tmp/two'", "two")
     bash.line("first")
+    running.ok("ssh", "until grep -q first /tmp/two; do usleep 50000; done")  # Ctrl-Z drops unread input
     bash.key("C-z")
     bash.wait("Stopped")
     require_typed_for_bash(bash)

@@ -33,7 +33,7 @@ def holds(vm: Vm, name: str) -> bool:
 def hangs(vm: Vm) -> bool:
     """True if QEMU does not answer now."""
     try:
-        ask(vm, "query-status", timeout_s=1.0)
+        ask(vm, "query-status", timeout_s=10.0)
     except TimeoutError:
         return True
     return False

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.tmux_terminal import Terminal
-from tests.support.world import DEADLINE_S, QVM, Blank, World
+from tests.support.world import DEADLINE_S, QVM, Blank, World, wait_until
 
 
 @pytest.fixture(params=["tmux", "screen"])
@@ -82,10 +82,7 @@ def test_start_encapsulate_killed_session_ends_the_machine(blank: Blank) -> None
     started = vm.ok("start", "-e", "--no-wait", env={"PATH": only(vm.world, "tmux")})
     words = shlex.split(started.out.splitlines()[1].split("`")[1])
     subprocess.run([*words[1:4], "kill-server"], env=vm.world.environ, check=True)
-    deadline = time.monotonic() + DEADLINE_S
-    while "running" in vm.qvm("status", "-s").out:
-        assert time.monotonic() < deadline
-    assert not vm.world.processes()
+    wait_until(lambda: not vm.world.processes())
     vm.ok("start", "--no-wait")  # and it starts again
 
 

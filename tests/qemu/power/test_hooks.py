@@ -7,7 +7,7 @@ import signal
 import stat
 from pathlib import Path
 
-from tests.support.world import DEADLINE_S, Blank, Vm
+from tests.support.world import DEADLINE_S, Blank, Vm, wait_until
 
 HOOK = """\
 #!/bin/sh
@@ -132,7 +132,7 @@ def test_pre_start_interrupted_is_ended_with_its_children(blank: Blank) -> None:
     starting.send_signal(signal.SIGINT)
     starting.communicate(timeout=DEADLINE_S)
     assert starting.returncode == 130
-    assert not [line for line in vm.world.processes().values() if "sleep" in line]
+    wait_until(lambda: not [line for line in vm.world.processes().values() if "sleep" in line])
     assert vm.qvm("status").out == "demo: stopped\n"
 
 

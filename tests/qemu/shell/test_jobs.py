@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.shell_screen import Editor, Shell, Shells, interrupt, press, stop_job, wait_for_job
 from tests.support.tmux_terminal import Terminal
-from tests.support.world import DEADLINE_S, QVM, Vm, World
+from tests.support.world import DEADLINE_S, QVM, Vm, World, wait_until
 
 UIS = ("xonsh", "ptpython")
 
@@ -101,7 +101,7 @@ def test_word_in_the_background_is_a_job(screen: Shell) -> None:
     jobs(screen, "'status': 'stopped', 'cmd': 'start &'")
     screen.run("bg")
     jobs(screen, "'status': 'running', 'cmd': 'start &'")
-    assert "running" in screen.run("status -s")
+    wait_until(lambda: "running" in screen.run("status -s"))
     screen.begin("fg")
     wait_for_job(screen)
     interrupt(screen)
@@ -155,7 +155,7 @@ def test_parts_of_the_shell_are_refused_in_the_background(screen: Shell) -> None
 def test_word_that_outlives_its_line_leaves_the_session_whole(screen: Shell) -> None:
     screen.run("p = !(start)")
     assert screen.run("1 + 1") == "2"
-    assert "running" in screen.run("status -s")
+    wait_until(lambda: "running" in screen.run("status -s"))
     assert "killed" in screen.run("vm kill")
     for number in range(3):
         assert screen.run(f"print({number}, 'printed')") == f"{number} printed"

@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.busy_shell import by_default
 from tests.support.programs import write_script
-from tests.support.world import DEADLINE_S, QVM, Result, Vm, World, create_blank, write_vmrc
+from tests.support.world import DEADLINE_S, QVM, Result, Vm, World, create_blank, wait_until, write_vmrc
 
 SHEBANGS = ("#!/usr/bin/env qvm", "#!/usr/bin/env -S qvm sh")
 
@@ -375,7 +375,7 @@ def test_signal_ends_a_script_with_its_status_and_leaves_nothing(
     # a shell's loop continues after a status of 130
     assert status == (-number if is_plain_death or number == signal.SIGINT else 128 + number), out
     assert out == "ready\n"
-    assert not [line for line in vm.world.processes().values() if "sleep 6000" in line]
+    wait_until(lambda: not [line for line in vm.world.processes().values() if "sleep 6000" in line])
 
 
 STARTS = {

@@ -90,7 +90,7 @@ def test_knock_hears_a_later_connection_if_the_first_are_lost() -> None:
 def test_knock_sshd_slower_than_a_look_is_heard() -> None:
     """The guest needs longer to greet than looks last at first: they have to get longer."""
     with Greeter(0.8) as server:
-        answer, _, _ = knock(server.port, 30, share=0.2)  # as with 0.05, in less time
+        answer, _, _ = knock(server.port, 240, share=0.2)  # as with 0.05, in less time
         assert answer == "ssh"
         assert server.most_open <= sshd.Knocking.KEPT + 1  # one closed, the server has not seen it yet
 
@@ -99,7 +99,7 @@ def test_knock_long_without_an_answer_becomes_rare() -> None:
     with Greeter(3600) as server:
         answer, _, _ = knock(server.port, 5, share=0.3)
         assert answer == "open"
-        assert 4 <= len(server.accepted) <= 20  # 50 at the first pace
+        assert 1 <= len(server.accepted) <= 20  # 50 at the first pace
 
 
 def test_look_without_a_listener_is_closed_at_once(closed_port: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import time
 from collections.abc import Iterator
 
@@ -53,9 +54,9 @@ def test_line_has_bytes_part_rate_and_time_left(screen: Screen) -> None:
     assert line.startswith("  archiving big.raw: ")
     assert "of 10.0 MiB, " in line
     assert " %, " in line
-    assert "/s, 0:0" in line
+    assert re.search(r"/s, \d+:\d\d left", line)
     end = screen.wait("\n").split("\r")
-    assert any(each.startswith("  archiving big.raw: 10.0 MiB in 0.") and "MiB/s" in each for each in end)
+    assert any(re.match(r"  archiving big\.raw: 10\.0 MiB in \d+\.\d s.*iB/s", each) for each in end)
 
 
 def test_line_moves_without_a_report(screen: Screen) -> None:
@@ -101,7 +102,7 @@ def test_progress_without_a_terminal_shows_nothing() -> None:
     assert stream.getvalue() == ""
     with Progress(Io(stderr=stream, level=2), "x", 10) as shown:  # -v
         shown.tell(10)
-    assert stream.getvalue().startswith("  x: 10 B in 0.0 s")
+    assert re.match(r"  x: 10 B in \d+\.\d s", stream.getvalue())
 
 
 def test_clock_is_short() -> None:

@@ -23,7 +23,7 @@ from qvmsh.qemu import qga, qmp
 from qvmsh.qemu.session import Session
 
 LIMIT_S = 0.2
-PATIENCE_S = 20.0
+PATIENCE_S = 240.0
 """On a busy machine; what has no limit never ends."""
 MEMORY_BYTES = 256 << 20
 

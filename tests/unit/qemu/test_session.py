@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,7 +28,8 @@ def turned(ended: list[str], *, fails: bool = False) -> Any:
 
     async def work() -> str:
         try:
-            await asyncio.sleep(0.6)
+            while sender.is_alive() or time.monotonic() < least:  # until it has come, and was seen
+                await asyncio.sleep(0.05)
         except asyncio.CancelledError:
             ended.append("cancelled")
             raise
@@ -38,7 +39,8 @@ def turned(ended: list[str], *, fails: bool = False) -> Any:
         return "done"
 
     loop = asyncio.new_event_loop()
-    sender = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+    least = time.monotonic() + 0.6
+    sender = threading.Timer(0.1, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
     sender.start()
     try:
         return _turn(loop, work(), None, patience_s=30.0 if fails else 0.0)

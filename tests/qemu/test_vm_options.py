@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from tests.support.world import Blank, Vm, World
+from tests.support.world import DEADLINE_S, Blank, Vm, World
 
 VERBS = ("init", "run", "start", "stop", "kill", "status", "cmd", "sh")
 
@@ -121,7 +121,7 @@ def test_run_and_start_loadvm_continue_from_the_state(vm: Vm) -> None:
         assert (missing.status, "there is no snapshot nothing" in missing.err) == (3, True)
         running = running_in(vm, "running", "run", flag, "here")
         vm.ok("kill")
-        assert running.wait(60) == 0, flag
+        assert running.wait(DEADLINE_S) == 0, flag
         running.communicate()
 
 

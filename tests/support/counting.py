@@ -112,7 +112,7 @@ def run_to_step(vm: Vm, last: int, *words: str, number: int = signal.SIGKILL) ->
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=2 * DEADLINE_S,
     )
     return done.returncode, int(report.read_text()) if report.exists() else 0, done.stdout + done.stderr
 

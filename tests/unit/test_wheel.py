@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from qvmsh.cli.completion_scripts import FILES, SCRIPTS
-from tests.support.world import ROOT
+from tests.support.world import DEADLINE_S, ROOT
 
 ONLY_IN_A_CLONE = {f"scripts/{name}" for name in ("docs", "qemu10", "quickstart", "reference", "test")}
 """What the pages name for users with a clone."""
@@ -23,7 +23,12 @@ ONLY_IN_A_CLONE = {f"scripts/{name}" for name in ("docs", "qemu10", "quickstart"
 
 def run(argv: Sequence[str | Path], **env: str) -> str:
     done = subprocess.run(
-        list(map(str, argv)), env=os.environ | env, cwd="/", capture_output=True, text=True, timeout=120
+        list(map(str, argv)),
+        env=os.environ | env,
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
     )
     assert (done.returncode, done.stderr) == (0, ""), done
     return done.stdout

@@ -108,10 +108,10 @@ def test_scp_random_file_round_trip_is_the_same(booted: Booted, tmp_path: Path, 
     scp = ["scp", "-q", *flags, *booted.options("-P")]
     if flags:
         target = target.replace(" ", "\\ ")  # the old protocol has the guest's shell read the name
-    subprocess.run([*scp, tmp_path / "there", target], check=True, timeout=120)
+    subprocess.run([*scp, tmp_path / "there", target], check=True, timeout=DEADLINE_S)
     digest = booted.out("sha256sum < '/home/qvm/copied file'").split()[0]
     assert digest == hashlib.sha256(data).hexdigest()
-    subprocess.run([*scp, target, tmp_path / "back"], check=True, timeout=120)
+    subprocess.run([*scp, target, tmp_path / "back"], check=True, timeout=DEADLINE_S)
     assert (tmp_path / "back").read_bytes() == data
     booted.out("rm '/home/qvm/copied file'")
 
@@ -122,7 +122,7 @@ def test_sftp_batch_makes_renames_and_lists(booted: Booted, tmp_path: Path) -> N
     batch = f"mkdir d\nput {tmp_path}/there d/a\nrename d/a d/b\nget d/b {tmp_path}/back\n"
     batch += "ls -1 d\nrm d/b\nrmdir d\n"
     argv = ["sftp", "-b", "-", *booted.options("-P"), "qvm@127.0.0.1"]
-    done = subprocess.run(argv, input=batch, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(argv, input=batch, capture_output=True, text=True, timeout=DEADLINE_S)
     assert done.returncode == 0, done.stderr
     assert "d/b" in done.stdout
     assert (tmp_path / "back").read_bytes() == data
@@ -144,7 +144,7 @@ def test_plumbum_upload_and_download_are_the_same(booted: Booted, tmp_path: Path
 
 def test_guest_agent_answers_and_runs_a_program(booted: Booted) -> None:
     with socket.socket(socket.AF_UNIX) as agent:
-        agent.settimeout(30)
+        agent.settimeout(DEADLINE_S)
         agent.connect(str(booted.socket_of["ga"]))
         reader = agent.makefile("r")
 
@@ -240,7 +240,7 @@ def test_power_every_way_off_is_clean(saved: Booted, power_off: Callable[[Booted
 
 def test_console_logs_in_without_a_password(booted: Booted) -> None:
     with socket.socket(socket.AF_UNIX) as console:
-        console.settimeout(60)
+        console.settimeout(DEADLINE_S)
         console.connect(str(booted.socket_of["serial"]))
         console.sendall(b"\n")
         _expect(console, b"demo login: ")

@@ -18,7 +18,7 @@ from tests.support.archives import archived_states, make_archive, require_nothin
 from tests.support.disks import read_byte, read_bytes, snapshot_names, write_byte, write_live
 from tests.support.killer import begin_held
 from tests.support.programs import qemu_img
-from tests.support.world import Blank, Vm
+from tests.support.world import DEADLINE_S, Blank, Vm
 
 
 def test_archive_off_holds_all_disks_and_restores_them(blank: Blank) -> None:
@@ -376,7 +376,7 @@ def test_archive_at_work_keeps_others_out(blank: Blank) -> None:
             assert words[0] == "restore" or "`qvm archive`, pid " in result.err
     finally:
         child.send_signal(signal.SIGCONT)
-        out, err = child.communicate(timeout=120)
+        out, err = child.communicate(timeout=DEADLINE_S)
     assert child.returncode == 0, out + err
     assert Path(vm.directory / ".qvm/archive.unfinished").exists() is False
     vm.ok("archive")

@@ -14,7 +14,7 @@ from tests.support.archives import archived_states, make_archive, require_nothin
 from tests.support.disks import read_byte, write_byte, write_live
 from tests.support.programs import qemu_img, qemu_io
 from tests.support.small_disk import small_disk
-from tests.support.world import Blank, Vm
+from tests.support.world import DEADLINE_S, Blank, Vm
 
 
 def disk(vm: Vm, name: str, value: int = 0) -> None:
@@ -201,7 +201,7 @@ def test_changes_of_a_raw_disk_are_announced_by_their_name(blank: Blank) -> None
     vm.ok("start", "--no-wait")
     make_archive(vm)
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, "archive"], cwd=vm.directory, env=vm.world.environ, timeout=120,
+        [sys.executable, "-c", KILLED, "archive"], cwd=vm.directory, env=vm.world.environ, timeout=DEADLINE_S,
         capture_output=True, check=False,
     )  # fmt: skip
     assert done.returncode == -9, done.stderr

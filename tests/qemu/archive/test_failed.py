@@ -117,7 +117,7 @@ def run(vm: Vm, script: str, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", INTERRUPT + script + MAIN, *words], cwd=vm.directory,
         env=vm.world.environ | {"PATH": path}, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        timeout=120, check=False,
+        timeout=DEADLINE_S, check=False,
     )  # fmt: skip
 
 

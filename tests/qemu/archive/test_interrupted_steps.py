@@ -28,7 +28,7 @@ from tests.support.counting import (
     wait_for_more,
     wait_until_off,
 )
-from tests.support.world import Vm
+from tests.support.world import DEADLINE_S, Vm
 
 FAILING = """
 import os, sys
@@ -112,7 +112,7 @@ def test_join_that_cannot_be_ended_keeps_what_the_guest_writes(counting: Vm, how
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=DEADLINE_S,
     )
     assert done.returncode == 1, done.stderr
     assert "cannot commit what the guest wrote in the meantime" in done.stderr

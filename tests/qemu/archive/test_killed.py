@@ -47,7 +47,7 @@ def check_live(vm: Vm, whom: str, count: int) -> None:
             child.kill()
         if whom in ("qemu", "both"):
             os.kill(vm.pid, signal.SIGKILL)
-        _, words_of_it = child.communicate(timeout=120)
+        _, words_of_it = child.communicate(timeout=DEADLINE_S)
         assert "Traceback" not in words_of_it, words_of_it
         if whom == "qvm":
             wait_for_more(vm)  # without any other command
@@ -336,7 +336,7 @@ def test_archive_with_the_machines_disk_full_keeps_its_data(blank: Blank) -> Non
             while True:
                 file.write(bytes(4096))
         child.send_signal(signal.SIGCONT)
-        _, errors = child.communicate(timeout=120)
+        _, errors = child.communicate(timeout=DEADLINE_S)
         assert child.returncode == 1, errors
         assert "cannot commit what the guest wrote" in errors
         assert "hint: nothing is lost" in errors

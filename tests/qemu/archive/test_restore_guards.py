@@ -16,7 +16,7 @@ from tests.support.disks import read_byte, write_byte, write_live
 from tests.support.errors import require_one_error
 from tests.support.forged_archives import edit_manifest, first_part, write_settings
 from tests.support.programs import qemu_img
-from tests.support.world import Blank, Vm
+from tests.support.world import DEADLINE_S, Blank, Vm
 
 
 def left_out(source: str, role: str = "file1") -> dict[str, Any]:
@@ -374,7 +374,7 @@ def test_ctrl_c_at_the_end_of_a_restore_is_reported_as_late(blank: Blank) -> Non
     write_byte(vm, 8, "0")
     done = subprocess.run(
         [sys.executable, "-c", LATE, "restore", "--force", state_name(made)],
-        cwd=vm.directory, env=vm.world.environ, capture_output=True, text=True, timeout=120,
+        cwd=vm.directory, env=vm.world.environ, capture_output=True, text=True, timeout=DEADLINE_S,
     )  # fmt: skip
     assert done.returncode == 130, done.stderr
     assert "demo: interrupted too late: the restore was completed" in done.stderr
@@ -393,7 +393,7 @@ def test_host_key_is_removed_also_by_a_recovered_restore(blank: Blank) -> None:
     write_byte(vm, 8, "0")
     done = subprocess.run(
         [sys.executable, "-c", LATE.replace("SIGINT", "SIGKILL"), "restore", "--force", state_name(made)],
-        cwd=vm.directory, env=vm.world.environ, capture_output=True, text=True, timeout=120,
+        cwd=vm.directory, env=vm.world.environ, capture_output=True, text=True, timeout=DEADLINE_S,
     )  # fmt: skip
     assert done.returncode == -9, done.stderr
     assert (vm.directory / ".qvm/known_hosts").exists()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.world import QVM, Blank, Vm, World, write_vmrc
+from tests.support.world import DEADLINE_S, QVM, Blank, Vm, World, write_vmrc
 
 
 def test_status_machine_never_started_is_stopped(blank: Blank) -> None:
@@ -222,7 +222,7 @@ def test_run_foreground_gives_qemus_status(blank: Blank) -> None:
     while "paused" not in vm.qvm("status", "-s").out:
         assert running.poll() is None
     vm.ok("cmd", "quit")
-    assert running.wait(30) == 0
+    assert running.wait(DEADLINE_S) == 0
     running.communicate()
     assert vm.qvm("status").out == "demo: stopped\n"
 

@@ -136,7 +136,7 @@ def test_choose_auto_on_this_host_is_true_of_this_host(host: Host, monkeypatch: 
 
 
 def test_choose_usable_accelerator_takes_it_and_asks_once(host: Host) -> None:
-    qemu = host.behaving('real "$@"')
+    qemu = host.behaving('real "$@"', tcg="sleep 1")
     first = host.choose(qemu)
     assert (first.accelerator, first.verdict, first.probed, first.cached) == ("kvm", "usable", True, False)
     assert first.tcg_s
@@ -150,7 +150,7 @@ def test_choose_usable_accelerator_takes_it_and_asks_once(host: Host) -> None:
 
 
 def test_choose_cached_answer_loads_and_runs_nothing(host: Host) -> None:
-    qemu = host.behaving('real "$@"')
+    qemu = host.behaving('real "$@"', tcg="sleep 1")
     host.choose(qemu)
     code = (
         "import sys; sys.addaudithook(lambda e, a: e in ('subprocess.Popen', 'os.fork', 'os.posix_spawn', "
@@ -299,7 +299,7 @@ def test_choose_missing_or_unusable_qemu_is_an_error(host: Host) -> None:
 
 
 def test_choose_in_four_threads_at_once_agrees(host: Host) -> None:
-    qemu = host.behaving('real "$@"')
+    qemu = host.behaving('real "$@"', tcg="sleep 1")
     answers: list[str] = []
     threads = [
         threading.Thread(target=lambda: answers.append(host.choose(qemu).accelerator)) for _ in range(4)

@@ -90,7 +90,7 @@ def test_run_words_for_qemu_reach_it_untouched(blank: Blank) -> None:
     assert argv[-4:-1] == ["-S", "-fw_cfg", "name=opt/x,string=a b"]
     assert any("demo-base.qcow2" in word for word in argv)
     vm.ok("kill")
-    assert running.wait(30) == 0
+    assert running.wait(DEADLINE_S) == 0
     running.communicate()
 
 

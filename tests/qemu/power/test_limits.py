@@ -90,7 +90,7 @@ class Systemd:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=DEADLINE_S,
         )
 
     def end(self) -> None:
@@ -161,7 +161,7 @@ def test_start_limit_that_systemd_refuses_shows_its_message(blank: Blank, system
         env=environ,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=DEADLINE_S,
     )
     assert done.returncode == 1
     assert "QEMU exited immediately (exit status 1)" in done.stderr

@@ -107,7 +107,7 @@ def test_logs_follow_continues_with_the_next_run_until_ctrl_c(speaking: Vm) -> N
                 break
         speaking.ok("kill")
     following.send_signal(signal.SIGINT)
-    assert following.wait(60) == 130
+    assert following.wait(DEADLINE_S) == 130
     following.communicate()
     assert "".join(seen).count("SeaBIOS (version") == 2
 

@@ -205,7 +205,7 @@ def test_qmp_events_come_as_lines_until_count_timeout_or_ctrl_c(blank: Blank) ->
     vm.ok("resume")
     assert [json.loads(following.stdout.readline())["event"] for _ in range(2)] == ["STOP", "RESUME"]
     following.send_signal(2)
-    assert following.wait(30) == 130
+    assert following.wait(DEADLINE_S) == 130
     following.communicate()
     assert vm.ok("qmp", "-e", "-t", "0.2").out == ""
     late = vm.qvm("qmp", "-e", "-n", "1", "-t", "0.2")
@@ -268,7 +268,7 @@ def test_verbs_in_the_shell_never_hide_the_hosts_programs(blank: Blank) -> None:
 def test_two_waits_for_one_guest_do_not_disturb_each_other(blank: Blank) -> None:
     """A `reboot` while a `start` waits: the second finds the lock of the waiting one held."""
     vm = blank()
-    starting = vm.world.popen("start", "--ssh-attempts", "60", cwd=vm.directory)
+    starting = vm.world.popen("start", "--ssh-attempts", "1000", cwd=vm.directory)
     try:
         while "is waiting for it" not in vm.qvm("status").out:
             assert starting.poll() is None

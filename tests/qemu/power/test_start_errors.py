@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.errors import require_error
 from tests.support.small_disk import small_disk
-from tests.support.world import DEADLINE_S, QVM, Blank, World, write_vmrc
+from tests.support.world import DEADLINE_S, QVM, Blank, World, wait_until, write_vmrc
 
 
 def test_start_without_vmrc_names_the_one_above(world: World) -> None:
@@ -77,12 +77,9 @@ def test_start_locked_image_names_the_process(blank: Blank) -> None:
     argv = ["qemu-system-x86_64", "-accel", "tcg", "-S", "-nodefaults", "-display", "none", "-drive"]
     other = subprocess.Popen([*argv, "file=demo-backing.qcow2,format=qcow2,if=virtio"], cwd=vm.directory)
     try:
+        info = ["qemu-img", "info", "demo-backing.qcow2"]  # it takes its lock a moment after it began
+        wait_until(lambda: subprocess.run(info, cwd=vm.directory, capture_output=True).returncode)
         result = vm.qvm("start")
-        for _ in range(50):  # the other QEMU takes its lock a moment after it opened the file
-            if result.status:
-                break
-            vm.kill()
-            result = vm.qvm("start")
         require_error(
             result,
             1,

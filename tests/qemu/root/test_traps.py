@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.owner import Owner
-from tests.support.world import World
+from tests.support.world import DEADLINE_S, World
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be lured")
 
@@ -270,7 +270,7 @@ def test_folder_above_is_swapped_while_root_works(
             assert swapper.stdout is not None
             swapper.stdout.readline()
             for _ in range(8):
-                result = world.run("-C", str(home / "p/machine"), *words.split(), timeout=120)
+                result = world.run("-C", str(home / "p/machine"), *words.split(), timeout=DEADLINE_S)
                 assert outside.state() == outside.before, str(result)
         finally:
             swapper.kill()

@@ -200,7 +200,7 @@ def test_output_through_a_pipe_is_in_order(vm: Vm, tmp_path: Path) -> None:
     def ran(*words: str | Path, stdin: str | None = None) -> str:
         done = subprocess.run(
             [QVM, *words], cwd=vm.directory, env=vm.world.environ | {"PYTHONUNBUFFERED": ""}, input=stdin,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, check=False,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=DEADLINE_S, check=False,
         )  # fmt: skip
         return done.stdout
 

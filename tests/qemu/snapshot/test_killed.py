@@ -20,7 +20,7 @@ import pytest
 from tests.support.killer import SEED, Killer
 from tests.support.programs import qemu_img
 from tests.support.snapshots import DISKS, patterns_of, tags, three_disks, write_disks
-from tests.support.world import QVM, Blank, Vm
+from tests.support.world import DEADLINE_S, QVM, Blank, Vm
 
 USUAL, LONG = 2, 20
 MOST_S = 0.6
@@ -205,7 +205,7 @@ def test_replace_interrupted_early_keeps_the_older_one(blank: Blank) -> None:
         with contextlib.suppress(FileNotFoundError):
             phase = json.loads(path.read_text())["phase"]
     child.kill()
-    child.wait(60)
+    child.wait(DEADLINE_S)
     assert phase == "replace"
     vm.ok("doctor", "--fix")
     assert tags(vm) == [["one"]] * 3
@@ -277,7 +277,7 @@ def test_ctrl_c_in_the_middle_leaves_all_or_nothing(blank: Blank) -> None:
         child = begin(vm, "snapshot", verb, "x", *(["--no-wait"] if verb == "restore" else []))
         time.sleep(seconds)
         child.send_signal(signal.SIGINT)
-        child.wait(60)
+        child.wait(DEADLINE_S)
         found = tags(vm)
         assert found[0] == found[1] == found[2]
         assert not [name for name in found[0] if ".qvm-" in name]

@@ -273,7 +273,7 @@ def test_image_in_use_by_another_process_is_refused(off: Vm) -> None:
     finally:
         assert other.stdin is not None
         other.stdin.close()
-        other.wait(10)
+        other.wait(DEADLINE_S)
 
 
 def test_disposable_machine_takes_no_snapshot(off: Vm) -> None:

@@ -31,7 +31,7 @@ def test_last_lines_of_a_long_line_take_no_long_time(tmp_path: Path) -> None:
     began = time.process_time()
     with logfiles.opened(str(tmp_path / "log")) as file:
         assert len(logfiles.last_lines(file.fileno(), 10)) == 1 << 20
-    assert time.process_time() - began < 1  # not each block with all that follow it
+    assert time.process_time() - began < 10  # not each block with all that follow it
 
 
 def test_rotate_keeps_five_in_their_order(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ need() {
 apt() {
     local errors deadline=$((SECONDS + 900)) is_told=
     errors=$(mktemp)
-    until apt-get -q -o DPkg::Lock::Timeout=900 -o Acquire::Retries=5 "$@" >/dev/null 2>"$errors"; do
+    until LC_ALL=C apt-get -q -o DPkg::Lock::Timeout=900 -o Acquire::Retries=5 "$@" >/dev/null 2>"$errors"; do
         if ! grep -q 'Could not get lock' "$errors" || [ "$SECONDS" -ge "$deadline" ]; then
             cat "$errors" >&2
             rm -f "$errors"

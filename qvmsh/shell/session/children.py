@@ -78,7 +78,7 @@ def _go_on() -> None:
 
 def _send(number: int, caller: FrameType, place: int) -> None:
     """Send the signal to this process once `caller` is past the call at `place`: a fork with its hooks."""
-    for _ in range(60_000):
+    for _ in range(60_000):  # in a loop of forks it is always there
         if caller.f_lasti == place:
             sleep(0.001)
     os.kill(os.getpid(), number)

@@ -170,7 +170,10 @@ class Call:
         _place_new_machine(bound)
         labels = bound.common.pop("label", ())
         if entry.words == "machines" and (bound.words or labels):
-            targets = self._labelled(labels) if labels else [self._named(word) for word in bound.words]
+            from qvmsh.machine import registry
+
+            targets = [registry.resolve(word, os.environ) for word in bound.words]
+            targets = registry.labelled(labels, os.environ) if labels else targets
             if len(targets) > 1 and entry.terminal:
                 raise UsageError(f"{self.verb}: takes one machine", hint="use a terminal for each machine")
             if len(targets) > 1:
@@ -289,18 +292,6 @@ class Call:
                 return None
             raise
         return BaseMachine(found, io=self.io, overrides=overrides)
-
-    def _named(self, word: str) -> str:
-        """The directory of the machine that a word names."""
-        from qvmsh.machine import registry
-
-        return registry.resolve(word, os.environ)
-
-    def _labelled(self, labels: Sequence[str]) -> list[str]:
-        """The directories of the known machines that have all of these labels."""
-        from qvmsh.machine import registry
-
-        return registry.labelled(labels, os.environ)
 
     def render(self, result: Any) -> int:
         """Print a command's result and return its exit status."""

@@ -43,12 +43,14 @@ def config(
     """
     import os
 
+    from qvmsh.config import locate
+    from qvmsh.machine import machine
     from qvmsh.machine.settings import config as configuration
 
     if check and assignments:
         environ = os.environ if vm is None else vm.environ
         return configuration.check_trees(assignments, environ, () if vm is None else vm.overrides)
-    vm = vm or _none_here()
+    vm = vm or machine.BaseMachine(locate.find(None, os.environ, os.getcwd()))  # which says why there is none
     if check:
         return configuration.check(vm)
     pairs = [(name, value) for name, mark, value in (word.partition("=") for word in assignments) if mark]
@@ -57,16 +59,6 @@ def config(
     if explain or len(pairs) < len(assignments):
         raise UsageError("config: cannot show and set at once", hint="set with NAME=value, then show")
     return configuration.change(vm, pairs)
-
-
-def _none_here() -> BaseMachine:
-    """Report why there is no machine."""
-    import os
-
-    from qvmsh.config import locate
-    from qvmsh.machine.machine import BaseMachine
-
-    return BaseMachine(locate.find(None, os.environ, os.getcwd()))
 
 
 @command(group="configuration", name="config edit")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support.world import DEADLINE_S
 
 
 @contextlib.contextmanager
@@ -24,4 +27,13 @@ def small_disk(path: Path, mib: int) -> Iterator[None]:
     try:
         yield
     finally:
-        subprocess.run(["umount", path], check=True)
+        unmount(path)
+
+
+def unmount(path: Path) -> None:
+    """Unmount it; a process that is just ending may still have it open."""
+    deadline = time.monotonic() + DEADLINE_S
+    while (done := subprocess.run(["umount", path], capture_output=True, text=True)).returncode:
+        assert "busy" in done.stderr, done.stderr
+        assert time.monotonic() < deadline, done.stderr
+        time.sleep(0.05)

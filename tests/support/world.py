@@ -132,11 +132,15 @@ class World:
         """The processes whose command line contains the text."""
         return [pid for pid, line in self.processes().items() if text in line]
 
-    def leftovers(self) -> list[str]:
-        """Processes and sockets that are still there; processes are ended, by pid."""
-        deadline = time.monotonic() + DEADLINE_S  # a busy machine takes its time to end them
+    def wait_for_ends(self) -> None:
+        """Wait until no process is left, or for a while: a busy machine takes its time to end them."""
+        deadline = time.monotonic() + DEADLINE_S
         while self.processes() and time.monotonic() < deadline:
             time.sleep(0.05)
+
+    def leftovers(self) -> list[str]:
+        """Processes and sockets that are still there; processes are ended, by pid."""
+        self.wait_for_ends()
         left = [f"process {pid}: {line[:200]}" for pid, line in self.processes().items()]
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
@@ -161,9 +165,9 @@ class Vm:
         assert result.status == 0, str(result)
         return result
 
-    def patiently(self, *words: str) -> Result:
+    def patiently(self, *words: str, **kw: Any) -> Result:
         """As `ok`, with a qvm that gives the guest agent a minute to answer, not a second."""
-        result = self.qvm("-c", PATIENT, *words, program=sys.executable)
+        result = self.qvm("-c", PATIENT, *words, program=sys.executable, **kw)
         assert result.status == 0, str(result)
         return result
 

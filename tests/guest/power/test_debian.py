@@ -94,7 +94,7 @@ def check_saved(vm: Vm, count: int) -> None:
         saved = vm.qvm("stop", "--savevm", "ready")
         assert "demo: state saved as ready in " in saved.out, f"{saved}{journal(vm)}"
         assert vm.qvm("status").out == "demo: stopped\n"
-        output = vm.ok("start", *PATIENT, "--loadvm", "ready", timeout=300).out
+        output = vm.patiently("start", *PATIENT, "--loadvm", "ready", timeout=300).out
         assert "; clock " in output, output
         assert vm.ok("ssh", "cat /dev/shm/memory").out == f"{turn}\n"
         assert float(vm.ok("ssh", "cut -d' ' -f1 /proc/uptime").out) >= up

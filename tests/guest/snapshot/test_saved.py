@@ -86,7 +86,7 @@ def test_loadvm_that_is_refused_keeps_the_state_to_load_later(loaded: Vm) -> Non
     assert "hint: it was saved with other hardware" in result.err
     assert loaded.qvm("status").out == "demo: stopped\n"
     time.sleep(max(0.0, since + 6 - time.monotonic()))  # the guest's clock stands still until it is loaded
-    started = loaded.ok("start", "-l", "as it is")
+    started = loaded.patiently("start", "-l", "as it is")
     assert re.search(r"; clock was \d+ s behind, set by (the guest agent|ssh)$", started.out.strip())
     assert loaded.clock_error_s() < 5
     assert loaded.ok("ssh", "cat note").out == "kept\n"

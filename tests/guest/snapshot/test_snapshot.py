@@ -43,7 +43,7 @@ def test_restore_of_disks_memory_and_clock_keeps_the_process(vm: Vm) -> None:
     saved = vm.ok("snapshot", "save", "ready", "-m", "with a writer")
     assert "2 disks" in saved.out
     vm.ok("ssh", "echo after > /mnt/d/file; echo after > file; sync; echo gone > /tmp/memory")
-    output = vm.ok("snapshot", "restore", "ready").out
+    output = vm.patiently("snapshot", "restore", "ready").out
     assert "(2 disks and the memory)" in output
     assert re.search(r"; clock was 7\d\d\d s behind, set by (the guest agent|ssh)", output)
     assert vm.pid == pid
@@ -115,7 +115,7 @@ def test_restore_while_paused_sets_the_clock_when_resumed(vm: Vm) -> None:
     output = vm.ok("snapshot", "restore", "a").out
     assert "`qvm resume` resumes it and sets its clock" in output
     assert vm.qvm("status", "-s").out.startswith("demo: paused")
-    output = vm.ok("resume").out
+    output = vm.patiently("resume").out
     assert re.match(r"demo: resumed; clock was 7\d\d\d s behind, set by ", output)
     assert vm.ok("ssh", "cat /tmp/memory").out == "kept\n"
     assert vm.clock_error_s() < 5

@@ -18,7 +18,7 @@ from tests.support.archives import archived_states, make_archive, require_nothin
 from tests.support.disks import read_byte, read_bytes, snapshot_names, write_byte, write_live
 from tests.support.killer import begin_held
 from tests.support.programs import qemu_img
-from tests.support.world import DEADLINE_S, Blank, Vm
+from tests.support.world import DEADLINE_S, Blank, Vm, wait_until
 
 
 def test_archive_off_holds_all_disks_and_restores_them(blank: Blank) -> None:
@@ -185,8 +185,7 @@ def test_archive_running_whole_then_changes_restores_exactly(blank: Blank) -> No
     assert "not known" in keep([6, 0, 7, 0], ["s1"])["notes"][-1]
     write_live(vm, "-P 11 4M 64k")
     os.kill(vm.pid, signal.SIGKILL)  # the bitmap on the disk says itself that it is not whole
-    while "running" in vm.qvm("status", "-s").out:
-        time.sleep(0.05)
+    wait_until(lambda: "crashed" in vm.qvm("status", "-s").out)
     vm.ok("start", "--no-wait")
     assert "not known" in keep([6, 0, 7, 11], ["s1"])["notes"][-1]
     vm.ok("kill")

@@ -40,4 +40,5 @@ def theirs(world: World, owner: Owner, blank: Blank) -> Iterator[Callable[..., V
     yield make
     if (folder / "demo/.vmrc").exists():
         Vm(world, folder / "demo").kill()
+    world.wait_for_ends()
     shutil.rmtree(folder)

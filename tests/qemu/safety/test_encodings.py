@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.programs import qemu_img
+from tests.support.small_disk import unmount
 from tests.support.world import Blank, Vm, World, write_vmrc
 
 
@@ -102,7 +103,7 @@ def read_only(world: World) -> Iterator[Vm]:
         subprocess.run(["mount", "-o", "remount,ro,bind", place], check=True, capture_output=True)
         yield Vm(world, place)
     finally:
-        subprocess.run(["umount", place], check=True)
+        unmount(place)
 
 
 def test_read_only_file_system_is_named_as_the_reason(read_only: Vm) -> None:

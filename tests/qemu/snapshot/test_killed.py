@@ -19,6 +19,7 @@ import pytest
 
 from tests.support.killer import SEED, Killer
 from tests.support.programs import qemu_img
+from tests.support.small_disk import unmount
 from tests.support.snapshots import DISKS, patterns_of, tags, three_disks, write_disks
 from tests.support.world import DEADLINE_S, QVM, Blank, Vm
 
@@ -322,4 +323,4 @@ def test_full_disk_undoes_the_save_and_resumes_the_guest(blank: Blank) -> None:
         qemu_img(vm, "check", "-q", "small/demo-backing.qcow2")
     finally:
         vm.kill()
-        subprocess.run(["umount", str(small)], check=True)
+        unmount(small)

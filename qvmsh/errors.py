@@ -21,6 +21,17 @@ Example of what a user sees (one line: what, which machine, why; then the hint):
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import TypedDict, Unpack
+
+    class _More(TypedDict, total=False):
+        machine: str | None
+        hint: str | None
+        details: Sequence[str]
+
+
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -50,7 +61,7 @@ class QvmError(Exception):
         *,
         machine: str | None = None,
         hint: str | None = None,
-        details: tuple[str, ...] | list[str] = (),
+        details: Sequence[str] = (),
     ) -> None:
         super().__init__(what)
         self.what = what
@@ -92,16 +103,8 @@ class ConfigError(QvmError):
 
     status = EXIT_USAGE
 
-    def __init__(
-        self,
-        what: str,
-        *,
-        machine: str | None = None,
-        hint: str | None = None,
-        details: tuple[str, ...] | list[str] = (),
-        problems: tuple[object, ...] | list[object] = (),
-    ) -> None:
-        super().__init__(what, machine=machine, hint=hint, details=details)
+    def __init__(self, what: str, *, problems: Sequence[object] = (), **more: Unpack[_More]) -> None:
+        super().__init__(what, **more)
         self.problems = tuple(problems)
 
 
@@ -115,16 +118,9 @@ class StateError(QvmError):
     status = EXIT_STATE
 
     def __init__(
-        self,
-        what: str,
-        *,
-        machine: str | None = None,
-        hint: str | None = None,
-        details: tuple[str, ...] | list[str] = (),
-        actual: str | None = None,
-        required: str | None = None,
+        self, what: str, *, actual: str | None = None, required: str | None = None, **more: Unpack[_More]
     ) -> None:
-        super().__init__(what, machine=machine, hint=hint, details=details)
+        super().__init__(what, **more)
         self.actual = actual
         self.required = required
 
@@ -148,16 +144,8 @@ class LaunchError(QvmError):
 class QmpError(QvmError):
     """QEMU refused a command (`error_class` is QMP's own), or does not answer (None)."""
 
-    def __init__(
-        self,
-        what: str,
-        *,
-        machine: str | None = None,
-        hint: str | None = None,
-        details: tuple[str, ...] | list[str] = (),
-        error_class: str | None = None,
-    ) -> None:
-        super().__init__(what, machine=machine, hint=hint, details=details)
+    def __init__(self, what: str, *, error_class: str | None = None, **more: Unpack[_More]) -> None:
+        super().__init__(what, **more)
         self.error_class = error_class
 
 
@@ -165,18 +153,10 @@ class CommandError(QvmError):
     """A program failed; `status` is its own exit status (128+n where signal n ended it)."""
 
     def __init__(
-        self,
-        what: str,
-        *,
-        argv: tuple[str, ...] | list[str] = (),
-        status: int = EXIT_FAILED,
-        stdout: str = "",
-        stderr: str = "",
-        machine: str | None = None,
-        hint: str | None = None,
-        details: tuple[str, ...] | list[str] = (),
-    ) -> None:
-        super().__init__(what, machine=machine, hint=hint, details=details)
+        self, what: str, *, argv: Sequence[str] = (), status: int = EXIT_FAILED, stdout: str = "",
+        stderr: str = "", **more: Unpack[_More],
+    ) -> None:  # fmt: skip
+        super().__init__(what, **more)
         self.argv = tuple(argv)
         self.status = status
         self.stdout = stdout

@@ -16,7 +16,9 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from subprocess import Popen
+    from typing import Any
 
 SIGINT, SIGKILL, SIGTERM, SIGCONT, SIGTSTP = 2, 9, 15, 18, 20
 
@@ -221,6 +223,21 @@ class Process:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def begin(argv: Sequence[str], **how: Any) -> Popen[Any]:
+    """`subprocess.Popen`; interrupted, it leaves no program, which may be at work before `Popen` returns."""
+    from subprocess import Popen
+
+    child: Popen[Any] = Popen.__new__(Popen)
+    try:
+        Popen.__init__(child, argv, **how)
+    except BaseException as error:
+        if not isinstance(error, Exception) and hasattr(child, "pid"):
+            (os.killpg if how.get("start_new_session") else os.kill)(child.pid, SIGKILL)
+            child.wait()
+        raise
+    return child
 
 
 class Shielded:

@@ -17,6 +17,7 @@ import subprocess
 from collections.abc import Mapping
 
 from qvmsh.errors import CommandError, MissingProgramError
+from qvmsh.host import process
 from qvmsh.io import Io
 
 PACKAGES = {
@@ -89,7 +90,7 @@ class Workbench:
                 after KeyboardInterrupt and whatever else `io.checkpoint` raises.
         """
         self.io.trace(f"run {shlex.join(argv)}")
-        child = subprocess.Popen(
+        child = process.begin(
             argv,
             executable=self.find(argv[0]),
             cwd=self.path(cwd),

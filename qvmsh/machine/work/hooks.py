@@ -78,24 +78,26 @@ def _run(vm: BaseMachine, words: list[str], log: str, timeout_s: float | None) -
     program = programs.find(words[0], environ=vm.environ, directory=vm.directory)
     vm.io.trace("exec " + " ".join([program, *words[1:], vm.name]))
     vm.state_folder()
-    with host_files.new(log) as output:
-        try:
-            child = subprocess.Popen(
-                [program, *words[1:], vm.name],
-                cwd=vm.directory,
-                env={**vm.environ} | vm.settings.exported(),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        except OSError as error:  # no #! line, another machine's program
-            raise QvmError(f"{program} cannot be run: {error.strerror}") from None
+    child: subprocess.Popen[bytes] | None = None
     try:
+        with host_files.new(log) as output:
+            try:
+                child = process.begin(
+                    [program, *words[1:], vm.name],
+                    cwd=vm.directory,
+                    env={**vm.environ} | vm.settings.exported(),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            except OSError as error:  # no #! line, another machine's program
+                raise QvmError(f"{program} cannot be run: {error.strerror}") from None
         with process.Process(child.pid) as handle:
             is_over = handle.wait(timeout_s, vm.io.checkpoint)
     except BaseException:
-        _end(child)
+        if child is not None:
+            _end(child)
         raise
     if not is_over:
         _end(child)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import sys
 from pathlib import Path
 
 from tests.support.world import DEADLINE_S, Blank, Vm, wait_until
@@ -142,3 +143,32 @@ def test_hook_that_leaves_a_child_behind_does_not_hold_the_start(blank: Blank) -
     vm.ok("start", "--no-wait")
     vm.ok("kill")
     assert calls(vm) == [PRE, POST]
+
+
+INTERRUPTED = """
+import os, signal, subprocess, sys
+
+begin = subprocess.Popen._execute_child
+
+
+def interrupted(self, *words):
+    begin(self, *words)
+    if "sleep 600" in str(self.args):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+subprocess.Popen._execute_child = interrupted
+sys.argv = ["qvm", *sys.argv[1:]]
+from qvmsh.__main__ import main
+
+sys.exit(main())
+"""
+
+
+def test_interrupt_before_qvm_knows_its_program_ends_it(blank: Blank) -> None:
+    """On a busy host the program is at work before `Popen` returns."""
+    vm = blank(VM_PRE_START='sh -c "echo > begun; sleep 600"')
+    result = vm.qvm("-c", INTERRUPTED, "start", program=sys.executable)
+    assert result.status == 130, result
+    assert vm.world.pids("sleep 600") == []
+    assert vm.qvm("status").out == "demo: stopped\n"

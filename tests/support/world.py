@@ -141,12 +141,26 @@ class World:
     def leftovers(self) -> list[str]:
         """Processes and sockets that are still there; processes are ended, by pid."""
         self.wait_for_ends()
-        left = [f"process {pid}: {line[:200]}" for pid, line in self.processes().items()]
+        left = [f"process {pid}: {line[:200]}{_waits(pid)}" for pid, line in self.processes().items()]
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         left += [f"socket {path}" for path in self.runtime.rglob("*") if path.is_socket()]
         return left
+
+
+def _waits(pid: int) -> str:
+    """Its state, signals and files, and what its threads wait for: of a failure that cannot be repeated."""
+    folder = Path(f"/proc/{pid}")
+    said = []
+    with contextlib.suppress(OSError):
+        lines = (folder / "status").read_text().splitlines()
+        said += [line for line in lines if line.startswith(("State", "PPid", "Sig", "Shd"))]
+        said += [f"waits in {path.read_text()}" for path in sorted(folder.glob("task/*/wchan"))]
+    for path in sorted(folder.glob("fd/*")):
+        with contextlib.suppress(OSError):
+            said.append(f"fd {path.name} is {path.readlink()}")
+    return "".join(f"\n    {' '.join(line.split())}" for line in said)
 
 
 @dataclass

@@ -115,7 +115,7 @@ def rows(environ: Mapping[str, str]) -> list[Known]:
     for line in lines:
         name, mark, rest = line.partition("\t")
         place, has_place, directory = rest.partition("\t")
-        if not has_place or not place.replace(":", "").isdigit():
+        if not has_place or (place and not place.replace(":", "").isdigit()):
             place, directory = "", rest  # a list in the old format
         if mark and directory:
             known = Known(name, place, directory)

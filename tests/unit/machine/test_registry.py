@@ -42,6 +42,14 @@ def test_remember_two_of_one_name_keeps_both(tmp_path: Path, environ: dict[str, 
     assert [each.directory for each in listing.known_machines((), environ)] == [str(one), str(two)]
 
 
+def test_list_of_an_older_qvm_survives_new_machines(tmp_path: Path, environ: dict[str, str]) -> None:
+    old = make(tmp_path, environ, "old")
+    Path(known.list_file(environ) or "").write_text(f"old\t{old}\n")
+    make(tmp_path, environ, "new")
+    make(tmp_path, environ, "newer")
+    assert shown(environ) == [("new", "stopped"), ("newer", "stopped"), ("old", "stopped")]
+
+
 def test_directory_that_was_renamed_is_found_again(tmp_path: Path, environ: dict[str, str]) -> None:
     directory = make(tmp_path, environ, "demo")
     directory.rename(directory.with_name("other"))

@@ -233,8 +233,8 @@ def begin(argv: Sequence[str], **how: Any) -> Popen[Any]:
     try:
         Popen.__init__(child, argv, **how)
     except BaseException as error:
-        if not isinstance(error, Exception) and hasattr(child, "pid"):
-            (os.killpg if how.get("start_new_session") else os.kill)(child.pid, SIGKILL)
+        if not isinstance(error, Exception) and getattr(child, "pid", None) and child.returncode is None:
+            (os.killpg if os.getpgid(child.pid) == child.pid else os.kill)(child.pid, SIGKILL)
             child.wait()
         raise
     return child

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,8 @@ def small_disk(path: Path, mib: int) -> Iterator[None]:
 def unmount(path: Path) -> None:
     """Unmount it; a process that is just ending may still have it open."""
     deadline = time.monotonic() + DEADLINE_S
-    while (done := subprocess.run(["umount", path], capture_output=True, text=True)).returncode:
+    how: dict[str, Any] = {"env": os.environ | {"LC_ALL": "C"}, "capture_output": True, "text": True}
+    while (done := subprocess.run(["umount", path], **how)).returncode:
         assert "busy" in done.stderr, done.stderr
         assert time.monotonic() < deadline, done.stderr
         time.sleep(0.05)

@@ -68,14 +68,17 @@ def _clock_by_agent(vm: BaseMachine, note: LaunchRecord, timeout_s: float, *, ha
         behind = _behind(lambda: qga.ask(path, "guest-get-time", timeout_s=timeout_s) / 1e9)
     except (OSError, QmpError):
         return None
+    by = ""
     try:
         for _ in range(TRIES if behind else 0):
             qga.ask(path, "guest-set-time", {"time": time.time_ns()}, timeout_s=10.0)
+            by = "the guest agent"
             if not _behind(lambda: qga.ask(path, "guest-get-time", timeout_s=10.0) / 1e9):
                 break
     except (OSError, QmpError):
-        return (_clock_by_ssh(vm, note) if has_ssh else "") or _outcome(behind, "")
-    return _outcome(behind, "the guest agent")
+        if not by and has_ssh and (found := _clock_by_ssh(vm, note)):
+            return found
+    return _outcome(behind, by)
 
 
 def _behind(ask: Callable[[], float], tolerated_s: float = 1.0) -> float:
@@ -88,9 +91,8 @@ def _behind(ask: Callable[[], float], tolerated_s: float = 1.0) -> float:
 def _outcome(behind: float, by: str) -> str:
     if not behind:
         return "clock is right"
-    return f"clock {'was' if by else 'is'} {behind:.0f} s behind" + (
-        f", set by {by}" if by else " and could not be set"
-    )
+    end = f", set by {by}" if by else " and could not be set"
+    return f"clock {'was' if by else 'is'} {behind:.0f} s behind{end}"
 
 
 def _clock_by_ssh(vm: BaseMachine, note: LaunchRecord) -> str:

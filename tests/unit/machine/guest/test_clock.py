@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -72,14 +74,16 @@ def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
     write_vmrc(tmp_path / "demo")
     vm = BaseMachine(tmp_path / "demo", environ=bare_environ(tmp_path))
     agents = []
+    folder = tempfile.mkdtemp(prefix="qvmt-")  # sockets need a short path
 
     def put_right(behind_s: float, late: Callable[[LateAgent, str], float]) -> tuple[LateAgent, str]:
-        agents.append(LateAgent(str(tmp_path), behind_s, late))
-        return agents[-1], clock.put_clock_right(vm, LaunchRecord(runtime=str(tmp_path)))
+        agents.append(LateAgent(folder, behind_s, late))
+        return agents[-1], clock.put_clock_right(vm, LaunchRecord(runtime=folder))
 
     yield put_right
     for each in agents:
         each.close()
+    shutil.rmtree(folder)
 
 
 def test_right_clock_that_is_told_late_is_not_set(begin: Begin) -> None:

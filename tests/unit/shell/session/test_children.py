@@ -24,7 +24,8 @@ os.register_at_fork(
 for _ in range(200):
     try:
         os.waitpid(os.fork(), 0)
-        time.sleep(60)
+        for _ in range(6000):  # not once: a signal just before a long sleep would wait for its end
+            time.sleep(0.01)
         raise SystemExit("the signal is lost")
     except Ended:
         assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())

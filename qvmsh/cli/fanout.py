@@ -1,7 +1,7 @@
 """One command for several machines in parallel: one process each, their lines as they arrive.
 
-A process for each machine keeps Ctrl-C, working directories and failures apart. The exit status
-is that of the first machine named that failed.
+A process for each machine keeps Ctrl-C, working directories and failures apart. Every failure is
+reported; the exit status is the largest of all.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import selectors
 import subprocess
 import sys
 
-from qvmsh.errors import Terminated, visible
+from qvmsh.config.words import quote
+from qvmsh.errors import StateError, Terminated, visible
 from qvmsh.io import tell
 
 TYPE_CHECKING = False
@@ -20,29 +21,24 @@ if TYPE_CHECKING:
     from typing import IO, Any
 
     from qvmsh.cli.parse import Bound
+    from qvmsh.cli.targets import Job
     from qvmsh.io import Io
 
 JOIN = ","
 
 
-def run(bound: Bound, directories: Sequence[str], io: Io) -> int:
-    """Run the bound command for each of `directories` and return the joint exit status."""
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-P", "-m", "qvmsh", *words(bound, directory)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=os.getcwd(),
-        )
-        for directory in dict.fromkeys(directories)
-    ]
-    documents = _relay(children, io)
+def run(bound: Bound, jobs: Sequence[Job], io: Io, most: int) -> int:
+    """Run the bound command for each of `jobs` and return the worst exit status.
+
+    Args:
+        most: how many may run at the same time.
+    """
+    crowd = _Crowd(bound, jobs, io, most)
+    crowd.run()
     if io.json:
+        documents = [crowd.documents[at].strip() for at in range(len(jobs)) if crowd.documents.get(at)]
         io.write(f'{{"version": 1, "command": "{bound.entry.verb}", "machines": [{JOIN.join(documents)}]}}\n')
-    statuses = [child.returncode for child in children]
-    failed = [128 - status if status < 0 else status for status in statuses if status]
-    return failed[0] if failed else 0
+    return max(crowd.statuses.values(), default=0)
 
 
 def words(bound: Bound, directory: str | None) -> list[str]:
@@ -73,40 +69,105 @@ def words(bound: Bound, directory: str | None) -> list[str]:
     return [*found, *last, *bound.words] if last else [*found, "--", *bound.words]
 
 
-def _relay(children: Sequence[subprocess.Popen[bytes]], io: Io) -> list[str]:
-    """Forward the children's complete lines; with `--json` collect their documents instead."""
-    chooser = selectors.DefaultSelector()
-    rests: dict[Any, bytes] = {}
-    documents: dict[int, str] = {}
-    for at, child in enumerate(children):
-        assert child.stdout is not None
-        assert child.stderr is not None
-        chooser.register(child.stdout, selectors.EVENT_READ, (at, True))
-        chooser.register(child.stderr, selectors.EVENT_READ, (at, False))
-    while chooser.get_map():
-        try:
-            for key, _ in chooser.select():
-                stream: IO[bytes] = key.fileobj  # type: ignore[assignment]  # only pipes are registered
-                at, is_stdout = key.data
-                data = os.read(stream.fileno(), 65536)
-                text = rests.pop(key.fd, b"") + data
-                whole, mark, rest = text.rpartition(b"\n")
-                rests[key.fd] = rest
-                lines = (whole + mark).decode(errors="replace")
-                if not data:
-                    chooser.unregister(stream)
-                    lines += rests.pop(key.fd).decode(errors="replace")
-                if is_stdout and io.json:
-                    documents[at] = documents.get(at, "") + lines.strip()
-                elif lines and is_stdout:
-                    io.write(visible(lines))
-                elif lines:
-                    tell(io.stderr, lines, end="")
-        except KeyboardInterrupt:
-            continue  # the children get it too, and end cleanly
-        except Terminated:
-            for child in children:
-                child.terminate()
-    for child in children:
-        child.wait()
-    return [documents[at] for at in sorted(documents) if documents[at]]
+class _Crowd:
+    """The processes of one command: what waits, what runs, what has ended.
+
+    Args:
+        jobs: each after those that it waits for.
+    """
+
+    def __init__(self, bound: Bound, jobs: Sequence[Job], io: Io, most: int) -> None:
+        self.bound = bound
+        self.jobs = list(jobs)
+        self.io = io
+        self.most = most
+        self.statuses: dict[str, int] = {}
+        """Exit status by directory of what has ended."""
+        self.documents: dict[int, str] = {}
+        """With `--json`: the output of each job."""
+        self._waiting = list(range(len(jobs)))
+        self._running: dict[int, subprocess.Popen[bytes]] = {}
+        self._rests: dict[Any, bytes] = {}
+        self._chooser = selectors.DefaultSelector()
+
+    def run(self) -> None:
+        while self._waiting or self._running:
+            try:
+                self._begin()
+                self._relay()
+            except KeyboardInterrupt:
+                self._waiting.clear()  # the running ones get it too, and end cleanly
+            except Terminated:
+                self._waiting.clear()
+                for child in self._running.values():
+                    child.terminate()
+
+    def _begin(self) -> None:
+        """Begin what may begin; leave out what waits for a failure."""
+        for at in list(self._waiting):
+            job = self.jobs[at]
+            failed = [each for each in job.waits if self.statuses.get(os.path.realpath(each))]
+            if failed:
+                self._waiting.remove(at)
+                self._leave_out(at, os.path.realpath(failed[0]))
+            elif len(self._running) < self.most and all(each in self.statuses for each in job.waits):
+                self._waiting.remove(at)
+                self._launch(at)
+
+    def _launch(self, at: int) -> None:
+        child = self._running[at] = subprocess.Popen(
+            [sys.executable, "-P", "-m", "qvmsh", *words(self.bound, self.jobs[at].directory)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=os.getcwd(),
+        )
+        for stream, is_stdout in ((child.stdout, True), (child.stderr, False)):
+            assert stream is not None
+            self._chooser.register(stream, selectors.EVENT_READ, (at, is_stdout))
+
+    def _leave_out(self, at: int, failed: str) -> None:
+        """Report a machine whose command was not begun, since another's failed."""
+        job, verb = self.jobs[at], self.bound.entry.verb
+        other = next(each.name for each in self.jobs if os.path.realpath(each.directory) == failed)
+        relation = "requires it" if verb == "stop" else "is required"
+        error = StateError(
+            f"cannot {verb}: {other}, which {relation} (VM_REQUIRES), failed", machine=job.name,
+            hint=f"`qvm -C {quote(job.directory)} {verb}` does it all the same",
+        )  # fmt: skip
+        self.statuses[os.path.realpath(job.directory)] = error.status
+        if self.io.json:
+            from qvmsh.qemu.qmp import dumps
+
+            self.documents[at] = dumps({"version": 1, "command": verb, "error": error.as_json()})
+        tell(self.io.stderr, "\n".join(error.lines()))
+
+    def _relay(self) -> None:
+        """Forward the processes' complete lines; with `--json` collect their documents instead."""
+        for key, _ in self._chooser.select() if self._running else ():
+            stream: IO[bytes] = key.fileobj  # type: ignore[assignment]  # only pipes are registered
+            at, is_stdout = key.data
+            data = os.read(stream.fileno(), 65536)
+            text = self._rests.pop(key.fd, b"") + data
+            whole, mark, rest = text.rpartition(b"\n")
+            self._rests[key.fd] = rest
+            lines = (whole + mark).decode(errors="replace")
+            if not data:
+                self._chooser.unregister(stream)
+                lines += self._rests.pop(key.fd).decode(errors="replace")
+            if is_stdout and self.io.json:
+                self.documents[at] = self.documents.get(at, "") + lines
+            elif lines and is_stdout:
+                self.io.write(visible(lines))
+            elif lines:
+                tell(self.io.stderr, lines, end="")
+            if not data:
+                self._end(at)
+
+    def _end(self, at: int) -> None:
+        """Note the exit status of a process once both its streams are closed."""
+        if any(key.data[0] == at for key in self._chooser.get_map().values()):
+            return
+        status = self._running[at].wait()
+        del self._running[at]
+        self.statuses[os.path.realpath(self.jobs[at].directory)] = 128 - status if status < 0 else status

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from qvmsh.cli.parse import COMMON, Entry, shared, suggestion
-from qvmsh.commands.index import ALIASES, COMMANDS
+from qvmsh.cli.parse import COMMON, Entry, shared
+from qvmsh.commands.index import COMMANDS
 from qvmsh.errors import UsageError
 
 TYPE_CHECKING = False
@@ -29,8 +29,9 @@ usage: qvm [-C DIR | -M NAME] [--set NAME=VALUE] [--json] [-v|-q] [--debug] VERB
 """
 
 CLOSING = """\
-`qvm VERB --help` explains a verb. Exit status: 0 done, 1 failed (`status`: not ready), 2 usage or
-configuration, 3 wrong state or locked, 124 deadline, 125 guest not reached, 130 Ctrl-C, 143 SIGTERM.
+`qvm help VERB` explains a verb; `qvm -V` prints the version. Exit status: 0 done, 1 failed (`status`: not
+ready), 2 usage or configuration, 3 wrong state or locked, 124 deadline, 125 guest not reached, 130 Ctrl-C,
+143 SIGTERM.
 """
 
 
@@ -56,24 +57,20 @@ def of_family(first: str) -> str:
 
 def unknown_command(words: list[str]) -> UsageError:
     """The error for words that do not begin with a command, with a suggestion."""
-    known = [*COMMANDS, *ALIASES]
+    from qvmsh.cli import hints
+
     first = words[0]
     longer = sorted(verb for verb in COMMANDS if verb.startswith(first + " "))
     if longer:
         is_unknown = words[1:] and not words[1].startswith("-")
         what = f"{first} has no verb {words[1]!r}" if is_unknown else f"{first}: a verb is missing"
-        near = suggestion(words[1], [verb.partition(" ")[2] for verb in longer]) if is_unknown else None
-        if near:
-            return UsageError(what, hint=f"did you mean `qvm {first} {near}`?")
-        return UsageError(what, hint="`qvm " + "`, `qvm ".join(longer) + "`")
-    near = suggestion(first, known)
+        seconds = [verb.partition(" ")[2] for verb in longer]
+        hint = hints.for_second_word(first, words[1], seconds) if is_unknown else None
+        return UsageError(what, hint=hint or "`qvm " + "`, `qvm ".join(longer) + "`")
+    hint = hints.for_turned_words(words) or hints.for_verb(first)
     if os.path.isfile(first):
         hint = f"a script needs a slash in its name: `qvm ./{first}`"
-    elif near:
-        hint = f"did you mean `qvm {near}`?"
-    else:
-        hint = "`qvm --help` lists the verbs"
-    return UsageError(f"unknown command {first!r}", hint=hint)
+    return UsageError(f"unknown command {first!r}", hint=hint or "`qvm --help` lists the verbs")
 
 
 def usage(entry: Entry) -> str:

@@ -106,13 +106,16 @@ class Call:
             return self.bug()
 
     def run(self, words: list[str]) -> int:
-        if words[:1] == ["--version"]:
+        if words[:1] in (["--version"], ["-V"]):
             from qvmsh._version import VERSION
 
             self.io.write(f"qvm {VERSION}\n")
             return errors.EXIT_OK
         common, rest = parse.common(words)
         self._configure(common)
+        if rest[:1] == ["help"]:
+            rest = [*rest[1:], "--help"] if rest[1:] else []
+            words = ["--help"]
         if not rest:
             return self._without_verb(words)
         if "/" in rest[0] and os.path.isfile(rest[0]):
@@ -168,20 +171,9 @@ class Call:
             owner.leave_foreign_home(os.environ)
         parse.require_one_machine(bound)
         _place_new_machine(bound)
-        labels = bound.common.pop("label", ())
-        if entry.words == "machines" and (bound.words or labels):
-            from qvmsh.machine import registry
-
-            targets = [registry.resolve(word, os.environ) for word in bound.words]
-            targets = registry.labelled(labels, os.environ) if labels else targets
-            if len(targets) > 1 and entry.terminal:
-                raise UsageError(f"{self.verb}: takes one machine", hint="use a terminal for each machine")
-            if len(targets) > 1:
-                from qvmsh.cli import fanout
-
-                return fanout.run(bound, targets, self.io)
-            bound.common["directory"] = targets[0]
-            bound.words = []
+        status = self._several(bound)
+        if status is not None:
+            return status
         if self.verb == "sh":
             _find_by_script(bound)
         if is_root:
@@ -207,6 +199,31 @@ class Call:
                 crash.add_to(vm, error)
             raise
         return self.render(result)
+
+    def _several(self, bound: Bound) -> int | None:
+        """Run the command for the machines that are named; None for one, which is noted in `bound`."""
+        common = bound.common
+        if bound.entry.words != "machines":
+            return None
+        is_selected = bound.words or common.get("label") or common.get("all")
+        most = common.pop("parallel", None)
+        if not is_selected:
+            return None
+        from qvmsh.cli import targets
+
+        found = targets.directories(bound, os.environ)
+        common.pop("label", None), common.pop("all", None)
+        if len(found) == 1:
+            common["directory"], bound.words = found[0], []
+            return None
+        if not found:
+            self.io.warn(f"{self.verb}: no known machine that it has anything to do for")
+        elif bound.entry.terminal:
+            raise UsageError(f"{self.verb}: takes one machine", hint="use a terminal for each machine")
+        from qvmsh.cli import fanout
+
+        jobs = targets.jobs(bound, found, os.environ, self.io.warn)
+        return fanout.run(bound, jobs, self.io, most or max(4, os.cpu_count() or 1))
 
     def _machine(self, bound: Bound) -> BaseMachine | None:
         from qvmsh.config import locate

@@ -34,6 +34,16 @@ MACHINES = (
         "the known machines with this label (VM_LABELS); several labels must all match",
         (), "label", (), (),
     ),
+    (
+        "all", "yes", ("--all",), "",
+        "every known machine that the command has something to do for (`stop`: those that run)",
+        (), None, (), False,
+    ),
+    (
+        "parallel", "integer", ("--parallel",), "N",
+        "work on at most N machines at a time (default: as many as the host has processors, at least 4)",
+        (), None, (), None,
+    ),
 )  # fmt: skip
 """The options of the commands that take several machines."""
 
@@ -256,13 +266,25 @@ def require_one_machine(bound: Bound) -> None:
                 hint=f"leave out {flag} or the words",
             )
     named = " ".join(bound.words) or common.get("directory") or common.get("machine")
-    if common.get("label") and named is not None and named != "":
-        raise UsageError(
-            f"{verb}: which machines: {named}, or those labelled {' '.join(common['label'])}?",
-            hint="leave out --label or the name",
-        )
+    _require_one_selection(bound, named)
     if common.get("directory") is not None and common.get("machine") is not None:
         raise UsageError(f"{verb}: -C and -M exclude each other")
+
+
+def _require_one_selection(bound: Bound, named: str | None) -> None:
+    """Refuse two of: names, `--label`, `--all`."""
+    labels = bound.common.get("label")
+    given = {
+        f"{named}": named is not None and named != "",
+        f"those labelled {' '.join(labels or ())}": labels,
+        "all": bound.common.get("all"),
+    }
+    found = [text for text, is_given in given.items() if is_given]
+    if len(found) > 1 and bound.entry.words == "machines":
+        hint = "leave out --all or the rest" if bound.common.get("all") else "leave out --label or the name"
+        raise UsageError(f"{bound.entry.verb}: which machines: {', or '.join(found)}?", hint=hint)
+    if bound.common.get("parallel") == 0:
+        raise UsageError(f"{bound.entry.verb}: --parallel 0: must be at least 1")
 
 
 def assignment(word: str) -> tuple[str, str]:

@@ -18,20 +18,32 @@ if TYPE_CHECKING:
 
 @command(group="daily", name="list")
 def list_machines(
-    *,
-    label: Annotated[tuple[str, ...], Opt("-l", metavar="LABEL", complete="label")] = (),
+    *machines: Annotated[str, Opt(complete="machine")],
+    long: Annotated[bool, Opt("-l")] = False,
+    state: Annotated[tuple[str, ...], Opt(metavar="STATE")] = (),
+    label: Annotated[tuple[str, ...], Opt(metavar="LABEL", complete="label")] = (),
+    tree: Annotated[str | None, Opt(metavar="DIR", complete="dir", excludes=("prune",))] = None,
     prune: bool = False,
 ) -> Listing:
-    """List the known machines: name, state, pid, labels, directory.
+    """List the known machines with their states.
+
+    Columns: name, state, pid, vcpus, memory, accelerator, ssh port, uptime, directory. One in which no
+    machine has a value is left out.
 
     A machine is known if this user has created, initialized or started it. A broken machine is
     listed as broken, with the reason; one without its directory as missing. A renamed directory is
     found again.
 
     Args:
+        machines: only these: names, patterns of names (`web*`), or directories.
+        long: a paragraph for each machine, with its disks, snapshots and labels.
+        state: only machines in this state (running, stopped, ...); may be given several times.
         label: only machines with this label (VM_LABELS); several labels must all match.
+        tree: the machines in and below this directory instead, whether known or not.
         prune: forget machines whose directory no longer exists.
     """
     if prune:
         registry.forget_missing(os.environ)
-    return list.known_machines(label, os.environ)
+    return list.known_machines(
+        os.environ, names=machines, labels=label, states=state, tree=tree, is_long=long
+    )

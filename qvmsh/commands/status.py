@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qvmsh.commands import command
 from qvmsh.machine.overview import status as overview_status
-from qvmsh.machine.reports import Status
+from qvmsh.machine.overview.status import Status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ def status(
 
     Ready means that ssh answers; without ssh (`VM_READY=none`, or no network) that QEMU runs.
     States: stopped, starting, running, paused, suspended, shut down, crashed, broken.
+    `-v` and `--json` add all that is known: identity, hardware, QEMU, the guest agent, disks, snapshots,
+    sockets, logs.
 
     Args:
         quiet: print nothing, only set the exit status.

@@ -383,6 +383,10 @@ def _table() -> tuple[Variable, ...]:
         V("VM_MACHINE_ARCH", "choice", "architecture of the guest; empty = that of VM_QEMU_BIN",
           group="machine", allowed=ARCHITECTURES),
         V("VM_LABELS", "words", "labels of the machine, for `qvm list --label WORD`", group="machine"),
+        V(
+            "VM_REQUIRES", "words", "known machines to start before this one, and to stop after it",
+            group="machine",
+        ),
         V("VM_LIMIT_MEM", "memory", "memory that QEMU may use, limited by systemd; empty = no limit",
           group="machine", unit="MiB"),
         V("VM_LIMIT_CPUS", "number", "processors that QEMU may use, limited by systemd; empty = no limit",

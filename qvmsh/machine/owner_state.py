@@ -76,10 +76,12 @@ def _checked(answer: bytes, directory: str) -> dict[str, Any]:
     found = json.loads(answer)
     kinds: dict[str, tuple[type, ...]] = {
         "machine": (str,), "state": (str,), "detail": (str,), "labels": (list,), "pid": (int, type(None)),
-        "hint": (str, type(None)),
+        "hint": (str, type(None)), "requires": (list,), "vcpus": (int, type(None)),
+        "memory_mib": (int, type(None)), "accelerator": (str, type(None)), "uptime_s": (float, type(None)),
+        "ssh_port": (int, type(None)),
     }  # fmt: skip
     for name, allowed in kinds.items():
         if not isinstance(found[name], allowed):
             raise TypeError(name)
-    labels = [str(each) for each in found["labels"]]
-    return {name: found[name] for name in kinds} | {"labels": labels, "directory": directory}
+    words = {name: [str(each) for each in found[name]] for name in ("labels", "requires")}
+    return {name: found[name] for name in kinds} | words | {"directory": directory}

@@ -213,6 +213,34 @@ def labels(directory: str, environ: Mapping[str, str]) -> list[str]:
         return []
 
 
+def name_and_requirements(directory: str, environ: Mapping[str, str]) -> tuple[str, list[str]]:
+    """The machine's name, and the words of VM_REQUIRES, also where its configuration is wrong."""
+    from qvmsh.machine.machine import BaseMachine
+
+    name = os.path.basename(directory)
+    try:
+        if os.geteuid() == 0:
+            from qvmsh.machine import owner
+
+            if account := owner.of(directory, environ):
+                from qvmsh.machine import owner_state
+
+                found = owner_state.look(directory, account, environ)
+                return found["machine"], found["requires"]
+        vm = BaseMachine(directory, environ=environ)
+        return vm.name, requirements_of(vm)
+    except QvmError:
+        return name, []
+
+
+def requirements_of(vm: BaseMachine) -> list[str]:
+    """The words of VM_REQUIRES."""
+    try:
+        return vm.loaded.words("VM_REQUIRES")
+    except QvmError:
+        return []
+
+
 def labels_of(vm: BaseMachine) -> list[str]:
     """The same of a machine that has perhaps been read already."""
     try:
@@ -241,6 +269,30 @@ def labelled(wanted: Sequence[str], environ: Mapping[str, str]) -> list[str]:
     )
 
 
+def is_pattern(word: str) -> bool:
+    """True for a pattern of names (`web*`), as a shell would expand it."""
+    return "/" not in word and any(each in word for each in "*?[") and not os.path.lexists(word)
+
+
+def matching(pattern: str, environ: Mapping[str, str]) -> list[str]:
+    """Directories of the known machines whose name fits a shell pattern.
+
+    Raises:
+        UsageError: there is none.
+    """
+    from fnmatch import fnmatchcase
+
+    known = machines(environ)
+    found = [each for name in sorted(known) if fnmatchcase(name, pattern) for each in sorted(known[name])]
+    if found:
+        return found
+    raise UsageError(f"no known machine is called {pattern!r}", hint=_known(known))
+
+
+def _known(found: Mapping[str, Sequence[str]]) -> str:
+    return f"known: {', '.join(sorted(found)) or 'none yet'}; `qvm -C DIR` names a directory"
+
+
 def find(name: str, environ: Mapping[str, str]) -> str:
     """Directory of the known machine `name`.
 
@@ -257,10 +309,7 @@ def find(name: str, environ: Mapping[str, str]) -> str:
         )
     if directories:
         return directories[0]
-    names = ", ".join(sorted(found)) or "none yet"
-    raise UsageError(
-        f"no machine is known as {name!r}", hint=f"known: {names}; `qvm -C DIR` names a directory"
-    )
+    raise UsageError(f"no machine is known as {name!r}", hint=_known(found))
 
 
 def resolve(word: str, environ: Mapping[str, str]) -> str:

@@ -61,6 +61,15 @@ def plural(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
+def lasting(seconds: float) -> str:
+    """How long something has lasted, for people: `45 s`, `12 min`, `3 h 4 min`, `5 d 3 h`."""
+    minutes = int(seconds) // 60
+    if minutes < 60:
+        return f"{minutes} min" if minutes else f"{int(seconds)} s"
+    hours = minutes // 60
+    return f"{hours} h {minutes % 60} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
+
+
 class Verdict(Report):
     """A report that is true if all is well; the exit status says so too."""
 
@@ -70,61 +79,6 @@ class Verdict(Report):
     @property
     def exit_status(self) -> int:  # type: ignore[override]  # a constant in the base
         return 0 if self else self.failure
-
-
-class Status(Verdict):
-    """Result of `status`.
-
-    Args:
-        machine: its name.
-        state: stopped, starting, running, paused, suspended, shut down, crashed or broken.
-        detail: one line more, or "".
-        pid: QEMU's, or None.
-        ssh: True, False, or None if it was not tried.
-        ssh_port: port of 127.0.0.1, or None.
-        hint: what to do about it, or None.
-    """
-
-    __slots__ = ("detail", "hint", "is_quiet", "machine", "pid", "ready", "ssh", "ssh_port", "state")
-
-    def __init__(
-        self,
-        machine: str,
-        state: str,
-        detail: str,
-        *,
-        pid: int | None,
-        ssh: bool | None,
-        ssh_port: int | None,
-        hint: str | None,
-        is_quiet: bool,
-    ) -> None:
-        self.machine = machine
-        self.state = state
-        self.detail = detail
-        self.pid = pid
-        self.ssh = ssh
-        self.ssh_port = ssh_port
-        self.hint = hint
-        self.is_quiet = is_quiet
-        self.ready = state == "running" and ssh is not False and not (ssh is None and detail)
-
-    def __bool__(self) -> bool:
-        return self.ready
-
-    def shown(self) -> list[str]:
-        if self.is_quiet:
-            return []
-        facts = [f"pid {self.pid}"] if self.pid else []
-        if self.ssh:
-            facts.append(f"ssh answers on port {self.ssh_port}")
-        text = f"{self.machine}: {self.state}" + (f" ({', '.join(facts)})" if facts else "")
-        if self.detail:
-            text += f": {self.detail}"
-        return [text, f"hint: {self.hint}"] if self.hint and not self.ready else [text]
-
-    def as_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__ if name != "is_quiet"}
 
 
 class Answers(Report):

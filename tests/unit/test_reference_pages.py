@@ -76,7 +76,8 @@ def test_json_page_has_keys_for_every_verb_that_prints() -> None:
         re.search(r"^Keys?: `", body, re.MULTILINE) for verb, body in sections.items() if verb in COMMANDS
     )
     assert (
-        "Keys: `detail`, `hint`, `machine`, `pid`, `ready`, `ssh`, `ssh_port`, `state`." in sections["status"]
+        "Keys: `detail`, `hint`, `machine`, `pid`, `ready`, `ssh`, `ssh_port`, `state`, "
+        in sections["status"]
     )
 
 

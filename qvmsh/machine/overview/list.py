@@ -1,17 +1,18 @@
 """The list of known machines with their states: what `list` shows.
 
-print(known_machines(["web"], os.environ))
+print(known_machines(os.environ, labels=["web"]))
 """
 
 from __future__ import annotations
 
 import os
 
-from qvmsh.errors import QvmError, printable
+from qvmsh.errors import QvmError, UsageError, printable
 from qvmsh.machine import registry, state
 from qvmsh.machine.machine import BaseMachine
+from qvmsh.machine.overview import facts
 from qvmsh.machine.overview import status as overview_status
-from qvmsh.machine.reports import Report
+from qvmsh.machine.reports import Report, lasting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +21,12 @@ if TYPE_CHECKING:
 
 MISSING = "missing"
 """The directory is not where it was."""
-_HEAD = ("name", "state", "pid", "labels", "directory")
+STATES = (
+    "stopped", "starting", "running", "paused", "suspended", "shut down", "crashed", "broken", "missing"
+)  # fmt: skip
+DEPTH = 6
+"""How deep `--tree` looks for machines."""
+_HEAD = ("name", "state", "pid", "vcpus", "mem", "accel", "ssh", "uptime", "directory")
 
 
 class Listed(Report):
@@ -29,14 +35,20 @@ class Listed(Report):
     Args:
         machine: its name.
         state: as in `status`; or `missing`: its directory is not where it was.
+        directory: where it is.
         detail: one line more, or "".
         pid: QEMU's, or None.
         labels: the words of VM_LABELS.
-        directory: where it is.
+        requires: the words of VM_REQUIRES.
         hint: what to do about it, or None.
+        vcpus, memory_mib, accelerator, uptime_s, ssh_port: as in `facts.Facts`.
+        disks, snapshots: the rows of `snapshot list`; None if they were not asked for.
     """
 
-    __slots__ = ("detail", "directory", "hint", "labels", "machine", "pid", "state")
+    __slots__ = (
+        "accelerator", "detail", "directory", "disks", "hint", "labels", "machine", "memory_mib", "pid",
+        "requires", "snapshots", "ssh_port", "state", "uptime_s", "vcpus",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -45,32 +57,58 @@ class Listed(Report):
         directory: str,
         *,
         detail: str = "",
-        pid: int | None = None,
-        labels: Sequence[str] = (),
         hint: str | None = None,
+        **more: Any,
     ) -> None:
         self.machine = machine
         self.state = state
         self.directory = directory
         self.detail = detail
-        self.pid = pid
-        self.labels = list(labels)
         self.hint = hint
+        self.pid: int | None = more.get("pid")
+        self.labels: list[str] = list(more.get("labels", ()))
+        self.requires: list[str] = list(more.get("requires", ()))
+        self.vcpus: int | None = more.get("vcpus")
+        self.memory_mib: int | None = more.get("memory_mib")
+        self.accelerator: str | None = more.get("accelerator")
+        self.uptime_s: float | None = more.get("uptime_s")
+        self.ssh_port: int | None = more.get("ssh_port")
+        self.disks: list[dict[str, Any]] | None = None
+        self.snapshots: list[dict[str, Any]] | None = None
 
     def cells(self) -> tuple[str, ...]:
         """Its row of the table."""
-        pid = str(self.pid) if self.pid else "-"
-        row = (self.machine, self.state, pid, " ".join(self.labels) or "-", self.directory)
+        uptime = lasting(self.uptime_s) if self.uptime_s is not None else None
+        memory = f"{self.memory_mib} MiB" if self.memory_mib else None
+        numbers = (self.pid, self.vcpus, memory, self.accelerator, self.ssh_port, uptime)
+        row = (self.machine, self.state, *(str(each or "-") for each in numbers), self.directory)
         return tuple(printable(each) for each in row)
+
+    def paragraph(self) -> list[str]:
+        """Everything about it, a line each: `list -l`."""
+        from qvmsh.machine.overview import content
+
+        pid = f" (pid {self.pid})" if self.pid else ""
+        lines = [f"{self.machine}: {self.state}{pid}" + (f": {self.detail}" if self.detail else "")]
+        hardware = [f"{self.vcpus} vcpus"] if self.vcpus else []
+        hardware += [f"{self.memory_mib} MiB"] if self.memory_mib else []
+        hardware += [self.accelerator] if self.accelerator else []
+        rows = [("hint", self.hint or ""), ("directory", self.directory), ("hardware", ", ".join(hardware))]
+        rows += [("ssh", f"127.0.0.1 port {self.ssh_port}" if self.ssh_port else "")]
+        rows += [("uptime", lasting(self.uptime_s) if self.uptime_s is not None else "")]
+        rows += [("labels", " ".join(self.labels)), ("requires", " ".join(self.requires))]
+        rows += content.lines(self.disks or (), self.snapshots or ())
+        return [*lines, *(f"  {name:{content.WIDTH}}{text}" for name, text in rows if text)]
 
 
 class Listing(Report):
     """Result of `list`: `machines` by name."""
 
-    __slots__ = ("machines",)
+    __slots__ = ("_is_long", "machines")
 
-    def __init__(self, machines: Sequence[Listed]) -> None:
+    def __init__(self, machines: Sequence[Listed], *, is_long: bool = False) -> None:
         self.machines = list(machines)
+        self._is_long = is_long
 
     def __iter__(self) -> Any:
         return iter(self.machines)
@@ -81,12 +119,15 @@ class Listing(Report):
     def shown(self) -> list[str]:
         if not self.machines:
             return []
-        table = [_HEAD, *(each.cells() for each in self.machines)]
-        widths = [max(len(row[at]) for row in table) for at in range(len(_HEAD))]
+        if self._is_long:
+            return [line for each in self.machines for line in ("", *each.paragraph())][1:]
+        rows = [each.cells() for each in self.machines]
+        used = [at for at in range(len(_HEAD)) if any(row[at] != "-" for row in rows)]
+        table = [_HEAD, *rows]
+        widths = {at: max(len(row[at]) for row in table) for at in used}
         lines = []
         for row, each in zip(table, [None, *self.machines], strict=True):
-            cells = [f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)]
-            lines.append("  ".join(cells).rstrip())
+            lines.append("  ".join(f"{row[at]:{widths[at]}}" for at in used).rstrip())
             if each and each.detail:
                 lines.append(f"  {printable(each.detail)}" + (f" ({each.hint})" if each.hint else ""))
         return lines
@@ -95,22 +136,97 @@ class Listing(Report):
         return {"machines": [each.as_json() for each in self.machines]}
 
 
-def known_machines(labels: Sequence[str], environ: Mapping[str, str]) -> Listing:
-    """The known machines that have all of `labels`, each looked at now; a broken one is listed as broken."""
+def known_machines(
+    environ: Mapping[str, str],
+    *,
+    names: Sequence[str] = (),
+    labels: Sequence[str] = (),
+    states: Sequence[str] = (),
+    tree: str | None = None,
+    is_long: bool = False,
+) -> Listing:
+    """The machines that are known, or below `tree`, each looked at now; a broken one is listed as broken.
+
+    Args:
+        names: only these: directories, names, or patterns of names.
+        labels: only those that have all of these labels.
+        states: only those in one of these states.
+
+    Raises:
+        UsageError: there is no such machine, state or directory.
+    """
+    unknown = [each for each in states if each not in STATES]
+    if unknown:
+        raise UsageError(f"list: --state {unknown[0]}: must be one of {', '.join(STATES)}")
     found = []
-    for row in registry.rows(environ):
-        if row.is_there:
-            each = look(row.directory, row.name, environ)
+    for name, directory in _wanted(names, tree, environ):
+        if os.path.lexists(os.path.join(directory, ".vmrc")):
+            each = look(directory, name, environ)
         else:
             hint = "`qvm list --prune` forgets it; using it at its new place adds it again"
-            where = "its directory is missing"
-            each = Listed(row.name, MISSING, row.directory, detail=where, hint=hint)
-        if set(labels) <= set(each.labels):
+            each = Listed(name, MISSING, directory, detail="its directory is missing", hint=hint)
+        if set(labels) <= set(each.labels) and (not states or each.state in states):
             found.append(each)
-    return Listing(sorted(found, key=lambda each: (each.machine, each.directory)))
+    if is_long:
+        for each in found:
+            if each.state not in (MISSING, state.BROKEN):
+                _add_content(each, environ)
+    return Listing(sorted(found, key=lambda each: (each.machine, each.directory)), is_long=is_long)
+
+
+def _wanted(names: Sequence[str], tree: str | None, environ: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Name and directory of each machine to look at; the name is the last known one."""
+    if tree is not None:
+        rows = [(os.path.basename(each), each) for each in below(tree)]
+        if not names:
+            return rows
+        from fnmatch import fnmatchcase
+
+        return [row for row in rows if any(fnmatchcase(row[0], name) for name in names)]
+    if not names:
+        return [(row.name, row.directory) for row in registry.rows(environ)]
+    places: list[str] = []
+    for word in names:
+        is_many = registry.is_pattern(word)
+        places += registry.matching(word, environ) if is_many else [registry.resolve(word, environ)]
+    return [(os.path.basename(each), each) for each in dict.fromkeys(map(os.path.abspath, places))]
+
+
+def below(tree: str, depth: int = DEPTH) -> list[str]:
+    """Directories with a `.vmrc` in or below `tree`; links are not followed, machines not searched.
+
+    Raises:
+        UsageError: it is not a directory.
+    """
+    if not os.path.isdir(tree):
+        raise UsageError(f"list: --tree {tree}: not a directory")
+    found, left = [], [(os.path.abspath(tree), depth)]
+    while left:
+        directory, rest = left.pop()
+        if os.path.lexists(os.path.join(directory, ".vmrc")):
+            found.append(directory)
+        elif rest:
+            try:
+                with os.scandir(directory) as entries:
+                    left += [(each.path, rest - 1) for each in entries if each.is_dir(follow_symlinks=False)]
+            except OSError:  # a folder of another account
+                pass
+    return sorted(found)
+
+
+def _add_content(each: Listed, environ: Mapping[str, str]) -> None:
+    """Add disks and snapshots; what cannot be read becomes the detail."""
+    from qvmsh.machine.overview import content
+
+    try:
+        each.disks, each.snapshots, why = content.of(BaseMachine(each.directory, environ=environ))
+    except QvmError as error:  # another account's machine
+        why = error.what
+    each.detail = each.detail or why
 
 
 def look(directory: str, name: str, environ: Mapping[str, str]) -> Listed:
+    """One machine, looked at now; whatever is wrong with it is in the answer."""
     try:
         if os.geteuid() == 0:
             from qvmsh.machine import owner
@@ -131,7 +247,9 @@ def look(directory: str, name: str, environ: Mapping[str, str]) -> Listed:
         seen.state,
         directory,
         detail=seen.detail,
+        hint=seen.hint,
         pid=seen.pid,
         labels=registry.labels_of(vm),
-        hint=seen.hint,
+        requires=registry.requirements_of(vm),
+        **facts.of(vm, seen.pid, seen.ssh_port),
     )

@@ -7,13 +7,113 @@ import os
 from qvmsh.errors import ConfigError, NotAcceptedError
 from qvmsh.host import locks
 from qvmsh.machine import state
-from qvmsh.machine.reports import Status
+from qvmsh.machine.reports import Verdict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
     from qvmsh.machine.machine import BaseMachine
 
 SSH_S = 10.0
+
+DETAILS = (
+    "accelerator", "agent", "binary", "directory", "disks", "labels", "logs", "machine_type", "memory_mib",
+    "qemu", "requires", "since", "snapshots", "sockets", "uptime_s", "uuid", "vcpus",
+)  # fmt: skip
+"""What `details.look_closer` finds."""
+
+
+class Status(Verdict):
+    """Result of `status`.
+
+    Args:
+        machine: its name.
+        state: stopped, starting, running, paused, suspended, shut down, crashed or broken.
+        detail: one line more, or "".
+        pid: QEMU's, or None.
+        ssh: True, False, or None if it was not tried.
+        ssh_port: port of 127.0.0.1, or None.
+        hint: what to do about it, or None.
+        ready: True if the guest can be used.
+        directory: where it is.
+        uuid: what the guest sees as its identity; None before its first start.
+        since: when QEMU began, or None.
+        uptime_s: seconds since then, or None.
+        vcpus: virtual processors.
+        memory_mib: guest memory.
+        accelerator: `kvm`, `tcg`, ...; None while it is off.
+        machine_type: QEMU's machine type in full, or None.
+        qemu: QEMU's version, or None.
+        binary: QEMU's program, or None.
+        agent: True if the guest agent answers; None if there is none.
+        sockets: paths by name.
+        logs: paths by name.
+        labels: the words of VM_LABELS.
+        requires: the words of VM_REQUIRES.
+        disks: as in `snapshot list`; None where they cannot be read.
+        snapshots: as in `snapshot list`; None where they cannot be read.
+    """
+
+    __slots__ = (
+        "_details", "_look_closer", "detail", "hint", "is_quiet", "is_verbose", "machine", "pid", "ready",
+        "ssh", "ssh_port", "state",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        machine: str,
+        seen: state.Observation,
+        *,
+        ssh: bool | None,
+        is_quiet: bool,
+        is_verbose: bool,
+        look_closer: Callable[[], dict[str, Any]],
+    ) -> None:
+        self.machine = machine
+        self.state = seen.kind
+        self.detail = seen.detail
+        self.pid = seen.pid
+        self.ssh = ssh
+        self.ssh_port = seen.note.ssh_port or None if seen.note and seen.pid else None
+        self.hint = seen.hint
+        self.is_quiet = is_quiet
+        self.is_verbose = is_verbose
+        self.ready = self.state == "running" and ssh is not False and not (ssh is None and self.detail)
+        self._look_closer = look_closer
+        self._details: dict[str, Any] | None = None
+
+    def __bool__(self) -> bool:
+        return self.ready
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """Everything else about the machine, as `--json` has it: read at the first use."""
+        if self._details is None:
+            self._details = self._look_closer()
+        return self._details
+
+    def shown(self) -> list[str]:
+        if self.is_quiet:
+            return []
+        facts = [f"pid {self.pid}"] if self.pid else []
+        if self.ssh:
+            facts.append(f"ssh answers on port {self.ssh_port}")
+        text = f"{self.machine}: {self.state}" + (f" ({', '.join(facts)})" if facts else "")
+        if self.detail:
+            text += f": {self.detail}"
+        lines = [text, f"hint: {self.hint}"] if self.hint and not self.ready else [text]
+        if self.is_verbose and self.details:
+            from qvmsh.machine.overview import details
+
+            lines += details.lines(self.details)
+        return lines
+
+    def as_json(self) -> dict[str, Any]:
+        hidden = ("is_quiet", "is_verbose", "_details", "_look_closer")
+        own = {name: getattr(self, name) for name in self.__slots__ if name not in hidden}
+        return own | {name: self.details[name] for name in DETAILS}
 
 
 def look(vm: BaseMachine, *, is_quiet: bool, has_ssh_check: bool) -> Status:
@@ -59,14 +159,10 @@ def _may_log_in(vm: BaseMachine) -> bool:
 
 
 def _report(vm: BaseMachine, seen: state.Observation, ssh: bool | None, is_quiet: bool) -> Status:
-    port = seen.note.ssh_port if seen.note and seen.pid else 0
-    return Status(
-        vm.name,
-        seen.kind,
-        seen.detail,
-        pid=seen.pid,
-        ssh=ssh,
-        ssh_port=port or None,
-        hint=seen.hint,
-        is_quiet=is_quiet,
-    )
+    def look_closer() -> dict[str, Any]:
+        from qvmsh.machine.overview import details
+
+        return details.look_closer(vm, seen)
+
+    is_verbose = vm.io.level > 1
+    return Status(vm.name, seen, ssh=ssh, is_quiet=is_quiet, is_verbose=is_verbose, look_closer=look_closer)

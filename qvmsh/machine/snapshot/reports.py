@@ -181,7 +181,7 @@ class SnapshotList(Report):
         if not self.snapshots:
             return [*lines, f"{self.machine}: no snapshots"]
         rows: list[tuple[str, ...]] = [("SNAPSHOT", "DATE", "MEMORY", "DISKS", "MESSAGE")]
-        rows += [self._row(each, depth) for each, depth in _tree(self.snapshots)]
+        rows += [self._row(each, depth) for each, depth in tree(self.snapshots)]
         return [*lines, *_table(rows)]
 
     def _row(self, each: dict[str, Any], depth: int) -> tuple[str, str, str, str, str]:
@@ -233,7 +233,7 @@ def _columns(text: str) -> int:
     return sum(0 if combining(each) else 2 if east_asian_width(each) in "WF" else 1 for each in text)
 
 
-def _tree(rows: list[dict[str, Any]]) -> list[tuple[dict[str, Any], int]]:
+def tree(rows: list[dict[str, Any]]) -> list[tuple[dict[str, Any], int]]:
     """The rows with children after their parent, and the depth of each."""
     children: dict[str, list[dict[str, Any]]] = {}
     names = {row["name"] for row in rows if not row.get("double")}

@@ -28,18 +28,18 @@ def make(tmp_path: Path, environ: dict[str, str], name: str, where: str = "", **
 
 
 def shown(environ: dict[str, str], *labels: str) -> list[tuple[str, str]]:
-    return [(each.machine, each.state) for each in listing.known_machines(labels, environ)]
+    return [(each.machine, each.state) for each in listing.known_machines(environ, labels=labels)]
 
 
 def test_list_of_nothing_is_empty(environ: dict[str, str]) -> None:
-    found = listing.known_machines((), environ)
+    found = listing.known_machines(environ)
     assert str(found) == ""
     assert found.as_json() == {"machines": []}
 
 
 def test_remember_two_of_one_name_keeps_both(tmp_path: Path, environ: dict[str, str]) -> None:
     one, two = (make(tmp_path, environ, "demo", where) for where in ("one", "two"))
-    assert [each.directory for each in listing.known_machines((), environ)] == [str(one), str(two)]
+    assert [each.directory for each in listing.known_machines(environ)] == [str(one), str(two)]
 
 
 def test_list_of_an_older_qvm_survives_new_machines(tmp_path: Path, environ: dict[str, str]) -> None:
@@ -64,7 +64,7 @@ def test_directory_that_is_gone_is_missing_until_pruned(tmp_path: Path, environ:
     make(tmp_path, environ, "other")
     shutil.rmtree(directory)
     assert shown(environ) == [("demo", "missing"), ("other", "stopped")]
-    assert "qvm list --prune" in str(listing.known_machines((), environ))
+    assert "qvm list --prune" in str(listing.known_machines(environ))
     with pytest.raises(UsageError, match="no machine is known as 'demo'"):
         known.find("demo", environ)
     known.forget_missing(environ)
@@ -95,11 +95,11 @@ def test_broken_machine_is_listed_as_broken_and_keeps_its_labels(
     directory = make(tmp_path, environ, "demo", VM_LABELS="web")
     with (directory / ".vmrc").open("a") as file:
         file.write("VM_MACHINE_MEM=lots\n")
-    (each,) = listing.known_machines(["web"], environ)
+    (each,) = listing.known_machines(environ, labels=["web"])
     assert (each.state, each.labels) == ("broken", ["web"])
     assert "VM_MACHINE_MEM is 'lots'" in each.detail
     (directory / ".vmrc").write_bytes(b"\xff\x00")
-    (each,) = listing.known_machines((), environ)
+    (each,) = listing.known_machines(environ)
     assert each.state == "broken"
 
 

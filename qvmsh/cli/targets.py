@@ -1,0 +1,142 @@
+"""Which machines a command line is about, and which of them must wait for others.
+
+    jobs(bound, os.environ, warn)      # [Job("db", "/vm/db"), Job("web", "/vm/web", waits=["/vm/db"])]
+
+A word is a directory, a known name, or a pattern of known names (`web*`). VM_REQUIRES orders starts; stops
+are in the reverse order.
+"""
+
+from __future__ import annotations
+
+import os
+
+from qvmsh.errors import UsageError
+from qvmsh.machine import registry
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from qvmsh.cli.parse import Bound
+    from qvmsh.machine.overview.list import Listed
+
+UP = frozenset(("start", "restart"))
+"""Verbs that take a machine after those that it requires."""
+DOWN = frozenset(("stop",))
+"""Verbs that take a machine before those that it requires."""
+_STATES = {"pause": "running", "resume": "paused", "suspend": "running", "wakeup": "suspended"}
+"""With `--all`, only the machines in this state are meant."""
+_LIVE = frozenset(("kill", "reboot", "restart", "stop"))
+"""With `--all`, only the machines with a QEMU are meant."""
+
+
+class Job:
+    """The command for one machine.
+
+    Args:
+        name: what messages call the machine.
+        directory: where it is.
+        waits: directories of those whose command must have succeeded before.
+    """
+
+    __slots__ = ("directory", "name", "waits")
+
+    def __init__(self, name: str, directory: str, waits: Sequence[str] = ()) -> None:
+        self.name = name
+        self.directory = directory
+        self.waits = list(waits)
+
+
+def is_selected(bound: Bound) -> bool:
+    """True if the words or options say which machines are meant."""
+    return bool(bound.words or bound.common.get("label") or bound.common.get("all"))
+
+
+def directories(bound: Bound, environ: Mapping[str, str]) -> list[str]:
+    """Directories of the machines that the words, `--label` or `--all` mean, each once.
+
+    Raises:
+        UsageError: a word means no machine, or more than one.
+    """
+    labels, verb = bound.common.get("label", ()), bound.entry.verb
+    if labels:
+        return registry.labelled(labels, environ)
+    if bound.common.get("all"):
+        from qvmsh.machine.overview import list as overview
+
+        seen = [
+            overview.look(row.directory, row.name, environ) for row in registry.rows(environ) if row.is_there
+        ]
+        return [each.directory for each in seen if _is_meant(verb, each)]
+    found: list[str] = []
+    for word in bound.words:
+        if registry.is_pattern(word):
+            found += registry.matching(word, environ)
+        else:
+            found.append(_of_word(word, bound, environ))
+    return list(dict.fromkeys(found))
+
+
+def _of_word(word: str, bound: Bound, environ: Mapping[str, str]) -> str:
+    try:
+        return registry.resolve(word, environ)
+    except UsageError as error:
+        others = " ".join(each for each in bound.words if each != word)
+        if word.isdecimal() and any(row[0] == "timeout" for row in bound.entry.options):
+            verb = bound.entry.verb
+            line = f"qvm {verb} --timeout {word} {others}".rstrip()
+            error.hint = f"seconds are an option: `{line}`"
+        raise
+
+
+def _is_meant(verb: str, seen: Listed) -> bool:
+    if verb == "start":
+        return seen.pid is None
+    if verb in _STATES:
+        return seen.state == _STATES[verb]
+    return verb not in _LIVE or seen.pid is not None
+
+
+def jobs(
+    bound: Bound, found: Sequence[str], environ: Mapping[str, str], warn: Callable[[str], None]
+) -> list[Job]:
+    """The command for each of the directories `found`, in the order in which it may begin.
+
+    Raises:
+        UsageError: machines require each other.
+    """
+    verb = bound.entry.verb
+    if verb not in UP | DOWN:
+        return [Job(os.path.basename(os.path.abspath(each)), each) for each in found]
+    named = registry.machines(environ)
+    made = {os.path.realpath(each): Job("", each) for each in found}
+    for place, job in made.items():
+        job.name, required = registry.name_and_requirements(place, environ)
+        for word in required:
+            others = [os.path.join(place, word)] if "/" in word else named.get(word, ())
+            if not others:
+                warn(f"{job.name}: VM_REQUIRES: no machine is known as {word!r}")
+            for other in map(os.path.realpath, others):
+                if other in made and verb in UP:
+                    job.waits.append(other)
+                elif other in made:
+                    made[other].waits.append(place)
+    return _in_order(made)
+
+
+def _in_order(made: Mapping[str, Job]) -> list[Job]:
+    """Each job after those that it waits for; else in the given order."""
+    order: list[Job] = []
+    done: set[str] = set()
+    rest = dict(made)
+    while rest:
+        ready = [place for place, job in rest.items() if done.issuperset(job.waits)]
+        if not ready:
+            names = " and ".join(sorted(job.name for job in rest.values()))
+            raise UsageError(
+                f"{names}: VM_REQUIRES goes round in a circle",
+                hint="`qvm -M NAME config VM_REQUIRES=` removes what a machine requires",
+            )
+        order += [rest.pop(place) for place in ready]
+        done.update(ready)
+    return order

@@ -1,0 +1,110 @@
+"""Words that are not a verb: other tools' words, misspellings, turned orders."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from qvmsh.cli import help as texts
+from qvmsh.cli import hints, parse
+from qvmsh.commands.index import ALIASES, COMMANDS
+from qvmsh.machine import registry
+from qvmsh.machine.machine import BaseMachine
+from tests.support.world import bare_environ, write_vmrc
+
+
+def hint(*words: str) -> str:
+    return texts.unknown_command(list(words)).hint or ""
+
+
+@pytest.mark.parametrize("word", hints.OTHER_TOOLS)
+def test_hint_of_another_tool_is_a_line_that_parses(word: str) -> None:
+    assert word not in COMMANDS
+    assert word not in ALIASES
+    for line in hints.OTHER_TOOLS[word].split("|"):
+        found = parse.verb_of(line.split())
+        assert found is not None, line
+        verb, count = found
+        parse.bind(verb, line.split()[count:])
+        assert f"`qvm {line}`" in hint(word)
+
+
+def test_hint_of_two_meanings_names_both() -> None:
+    assert hint("shell") == "qvm calls that `qvm ssh` or `qvm sh`"
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("strat", "start"), ("statsu", "status"), ("lst", "list"), ("cosnole", "console")]
+)
+def test_hint_of_a_misspelling_is_the_verb(typed: str, meant: str) -> None:
+    assert hint(typed) == f"did you mean `qvm {meant}`?"
+
+
+def misspelt(verb: str) -> set[str]:
+    """Every word with one letter of `verb` left out, doubled, or two of them swapped."""
+    found = {verb[:at] + verb[at + 1 :] for at in range(len(verb))}
+    found |= {verb[:at] + verb[at] + verb[at:] for at in range(len(verb))}
+    found |= {verb[:at] + verb[at + 1] + verb[at] + verb[at + 2 :] for at in range(len(verb) - 1)}
+    return found - {*COMMANDS, *ALIASES, *hints.OTHER_TOOLS}
+
+
+def test_hint_never_proposes_a_verb_that_ends_something() -> None:
+    ending = {*hints.ENDING, *(alias for alias, verb in ALIASES.items() if verb in hints.ENDING)}
+    for verb in ending:
+        for word in misspelt(verb):
+            found = hint(*word.split())
+            assert not any(f"did you mean `qvm {each}`" in found for each in ending), (word, found)
+    assert "did you mean" not in hint("delete", "demo")
+    assert "did you mean" not in hint("top")
+
+
+def test_ending_verbs_are_verbs() -> None:
+    assert set(COMMANDS) >= hints.ENDING
+
+
+def test_hint_of_a_family_is_its_verb() -> None:
+    assert hint("snapshot", "lst") == "did you mean `qvm snapshot list`?"
+    assert "did you mean" not in hint("snapshot", "delte")
+    assert "`qvm disk list`" in hint("disk")
+
+
+def test_hint_of_turned_words_is_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in bare_environ(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    write_vmrc(tmp_path / "vms/web", "web")
+    registry.remember(BaseMachine(tmp_path / "vms/web", environ=os.environ))
+    monkeypatch.chdir(tmp_path)
+    assert hint("web", "status") == "the verb comes first: `qvm status web`"
+    assert hint("web", "stop", "-t", "5") == "the verb comes first: `qvm stop -t 5 web`"
+    assert hint("web", "ssh", "ls", "a b") == "the verb comes first: `qvm -M web ssh ls 'a b'`"
+    assert (
+        hint("vms/web", "snapshot", "save", "x") == "the verb comes first: `qvm -C vms/web snapshot save x`"
+    )
+    assert hint("mail", "status") == "`qvm --help` lists the verbs"
+
+
+@pytest.mark.parametrize(
+    ("words", "begin"),
+    [
+        (["help", "start"], "usage: qvm start "),
+        (["help", "snapshot", "save"], "usage: qvm snapshot save "),
+        (["help", "shutdown"], "usage: qvm stop "),
+        (["help", "snapshot"], "  snapshot delete "),
+        (["help"], "qvm: the shell for QEMU virtual machines."),
+        (["-V"], "qvm "),
+    ],
+)
+def test_help_and_version_print(words: list[str], begin: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from qvmsh.cli.main import main
+
+    assert main(words) == 0
+    assert capsys.readouterr().out.startswith(begin)
+
+
+def test_help_of_an_unknown_verb_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    from qvmsh.cli.main import main
+
+    assert main(["help", "strat"]) == 2
+    assert "did you mean `qvm start`?" in capsys.readouterr().err

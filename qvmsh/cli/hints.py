@@ -1,7 +1,7 @@
 """What to type instead of a word that is not a verb.
 
 Other tools' words come first, then the spelling, then the order of the words. A verb that removes or
-stops something is never proposed for its spelling: who types that line would lose what he did not mean.
+stops something is never proposed for its spelling: a line typed without thinking must not lose anything.
 
     for_verb("ls")              # "qvm calls that `qvm list`"
     near("strat")               # "start"

@@ -64,10 +64,7 @@ def directories(bound: Bound, environ: Mapping[str, str]) -> list[str]:
     if bound.common.get("all"):
         from qvmsh.machine.overview import list as overview
 
-        seen = [
-            overview.look(row.directory, row.name, environ) for row in registry.rows(environ) if row.is_there
-        ]
-        return [each.directory for each in seen if _is_meant(verb, each)]
+        return [each.directory for each in overview.known_machines(environ) if _is_meant(verb, each)]
     found: list[str] = []
     for word in bound.words:
         if registry.is_pattern(word):
@@ -90,6 +87,8 @@ def _of_word(word: str, bound: Bound, environ: Mapping[str, str]) -> str:
 
 
 def _is_meant(verb: str, seen: Listed) -> bool:
+    if seen.state == "missing":
+        return False
     if verb == "start":
         return seen.pid is None
     if verb in _STATES:

@@ -79,7 +79,8 @@ def read(path: str, most: int = MAX_BYTES) -> Source:
         while piece := os.read(fd, most + 1 - len(data)):
             data += piece
             if len(data) > most:
-                raise OSError(errno.EFBIG, f"it is larger than {most >> 20} MiB", path)
+                limit = f"{most >> 20} MiB" if most >> 20 else f"{most >> 10} KiB"
+                raise OSError(errno.EFBIG, f"it is larger than {limit}", path)
         return Source(path, data, os.fstat(fd))
     finally:
         os.close(fd)

@@ -106,31 +106,52 @@ def number(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 10 else 0
 
 
-def find_locking(directory: str, words: list[str], uids: set[int]) -> int | None:
-    """Pid of a process that holds a record lock, works in `directory`, and has `words` among its arguments.
+class LockHolders:
+    """The processes that hold a record lock, read at the first question: for many questions at one moment.
 
     A lock outlives the name of its file. Source: proc_locks(5).
-
-    Args:
-        uids: the accounts whose process it may be.
     """
+
+    __slots__ = ("_found",)
+
+    def __init__(self) -> None:
+        self._found: list[tuple[int, tuple[int, int], list[str]]] | None = None
+
+    def find(self, directory: str, words: list[str], uids: set[int]) -> int | None:
+        """Pid of a process that works in `directory` and has `words` among its arguments.
+
+        Args:
+            uids: the accounts whose process it may be.
+        """
+        if self._found is None:
+            self._found = _lock_holders()
+        try:
+            status = os.stat(directory)
+        except OSError:
+            return None
+        for pid, place, argv in self._found:
+            if place == (status.st_dev, status.st_ino):
+                at = argv.index(words[0]) if words[0] in argv else 0
+                if at and argv[at : at + len(words)] == words and effective_uid(pid) in uids:
+                    return pid
+        return None
+
+
+def _lock_holders() -> list[tuple[int, tuple[int, int], list[str]]]:
+    """Pid, device and inode of the working directory, and arguments of each."""
+    found = []
     try:
-        wanted = os.stat(directory)
         with open("/proc/locks") as file:
             rows = [line.split() for line in file]
     except OSError:
-        return None
+        return []
     for pid in dict.fromkeys(row[4] for row in rows if row[1] == "POSIX" and row[4].isdigit()):
         try:
             where = os.stat(f"/proc/{pid}/cwd")
         except OSError:
             continue
-        argv = arguments(int(pid))
-        at = argv.index(words[0]) if words[0] in argv else 0
-        is_it = (where.st_dev, where.st_ino) == (wanted.st_dev, wanted.st_ino)
-        if is_it and at and argv[at : at + len(words)] == words and effective_uid(int(pid)) in uids:
-            return int(pid)
-    return None
+        found.append((int(pid), (where.st_dev, where.st_ino), arguments(int(pid))))
+    return found
 
 
 def effective_uid(pid: int) -> int | None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from qvmsh.config.layers import Settings
+    from qvmsh.host.process import LockHolders
 
 
 def _restored(
@@ -60,6 +61,8 @@ class BaseMachine:
             owner.require_own(self.directory, self.environ)
         self.overrides = tuple(overrides)
         self.files = Files(self.directory)
+        self.lock_holders: LockHolders | None = None
+        """Shared by looks at many machines."""
         self._loaded: Settings | None = None
         self._fresh: Settings | None = None
 

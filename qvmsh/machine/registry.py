@@ -17,6 +17,7 @@ import os
 from qvmsh.config.words import quote
 from qvmsh.errors import QvmError, UsageError
 from qvmsh.host import files as host_files
+from qvmsh.host import mounts
 from qvmsh.machine import launch_record
 
 TYPE_CHECKING = False
@@ -51,14 +52,19 @@ class Known:
         name: under which the machine was used last.
         place: device and inode of its directory; "" where an old list does not say.
         directory: where it is, or was (`is_there`).
+        silent: the mount point of a file system that does not answer, so that nothing else is known; or "".
     """
 
-    __slots__ = ("directory", "is_there", "name", "place")
+    __slots__ = ("directory", "is_there", "name", "place", "silent")
 
-    def __init__(self, name: str, place: str, directory: str) -> None:
+    def __init__(self, name: str, place: str, directory: str, silent: str = "") -> None:
         self.name = name
         self.place = place
         self.directory = directory
+        self.silent = silent
+        if silent:
+            self.is_there = False
+            return
         self.is_there = os.path.lexists(os.path.join(directory, ".vmrc"))
         if place and not (self.is_there and launch_record.place(directory) == place):
             self._search()
@@ -104,6 +110,17 @@ def making_folder(environ: Mapping[str, str]) -> str | None:
 
 def rows(environ: Mapping[str, str]) -> list[Known]:
     """Every known machine, also those that are gone, the latest used last."""
+    found: dict[str, Known] = {}
+    mounted = mounts.Mounts()
+    for name, place, directory in _noted(environ):
+        known = Known(name, place, directory, mounted.silent(directory) or "")
+        found.pop(known.directory, None)
+        found[known.directory] = known
+    return list(found.values())
+
+
+def _noted(environ: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """Name, place and directory of each line of the list; nothing else is looked at."""
     path = list_file(environ)
     if path is None:
         return []
@@ -111,17 +128,15 @@ def rows(environ: Mapping[str, str]) -> list[Known]:
         lines = host_files.read(path, host_files.DOCUMENT_BYTES).text.split("\n")
     except OSError:
         return []
-    found: dict[str, Known] = {}
+    found = []
     for line in lines:
         name, mark, rest = line.partition("\t")
         place, has_place, directory = rest.partition("\t")
         if not has_place or (place and not place.replace(":", "").isdigit()):
             place, directory = "", rest  # a list in the old format
         if mark and directory:
-            known = Known(name, place, directory)
-            found.pop(known.directory, None)
-            found[known.directory] = known
-    return list(found.values())
+            found.append((name, place, directory))
+    return found
 
 
 def machines(environ: Mapping[str, str]) -> dict[str, list[str]]:
@@ -163,11 +178,11 @@ def note_use(name: str, directory: str, environ: Mapping[str, str]) -> None:
     if list_file(environ) is None:
         return
     mine = Known(name, launch_record.place(directory), directory)
-    if str(mine) in map(str, rows(environ)):
+    if (name, mine.place, directory) in _noted(environ):
         return
 
     def changed(before: list[Known]) -> list[Known]:
-        kept = [each for each in before if each.is_there or each.name != mine.name]
+        kept = [each for each in before if each.is_there or each.silent or each.name != mine.name]
         places = [launch_record.place(each.directory) if each.is_there else each.place for each in kept]
         return [*(each for each, place in zip(kept, places, strict=True) if place != mine.place), mine]
 
@@ -177,7 +192,7 @@ def note_use(name: str, directory: str, environ: Mapping[str, str]) -> None:
 def forget_missing(environ: Mapping[str, str]) -> None:
     """Remove missing machines from the list."""
     if list_file(environ) is not None:
-        _rewrite(environ, lambda before: [each for each in before if each.is_there])
+        _rewrite(environ, lambda before: [each for each in before if each.is_there or each.silent])
 
 
 def _rewrite(environ: Mapping[str, str], change: Callable[[list[Known]], list[Known]]) -> None:

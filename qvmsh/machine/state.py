@@ -212,7 +212,8 @@ def _without_pid_file(vm: BaseMachine, note: LaunchRecord | None) -> Observation
     QEMU removes the file of that name at its end, even another run's; so may a person. The process still
     holds its lock on the file that has no name any more.
     """
-    pid = process.find_locking(vm.directory, ["-pidfile", PID_FILE], _accounts(vm))
+    holders = vm.lock_holders or process.LockHolders()
+    pid = holders.find(vm.directory, ["-pidfile", PID_FILE], _accounts(vm))
     if pid is None:
         return Observation(STOPPED)
     what = "its pid file was" if note else "its folder .qvm was"

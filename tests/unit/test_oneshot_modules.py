@@ -52,8 +52,8 @@ OWN = {
     },
     "list": {
         *DOOR, *SETTINGS, *STATE, "qvmsh.commands.list", "qvmsh.machine.overview",
-        "qvmsh.machine.overview.facts", "qvmsh.machine.overview.list", "qvmsh.machine.overview.status",
-        "qvmsh.machine.registry", "qvmsh.machine.reports",
+        "qvmsh.host.mounts", "qvmsh.machine.overview.facts", "qvmsh.machine.overview.list",
+        "qvmsh.machine.overview.status", "qvmsh.machine.registry", "qvmsh.machine.reports",
     },
     "sh script": {
         *DOOR, *SETTINGS, "qvmsh.commands.sh", "qvmsh.config.locate",

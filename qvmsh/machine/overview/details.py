@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from qvmsh.machine.machine import BaseMachine
     from qvmsh.machine.state import Observation
 
-ANSWER_S = 2.0
+ANSWER_S = 1.0
 """How long QEMU, and then the guest agent, may take to answer."""
 LOGS = ("serial.log", "qemu.stdout", "qemu.stderr", "qvm.log", "pre-start.log", "post-stop.log")
 

@@ -48,15 +48,16 @@ def of_arguments(argv: Sequence[str]) -> dict[str, Any]:
     Source: qemu-system-x86_64(1).
     """
     found: dict[str, Any] = dict.fromkeys(_NAMES)
-    for flag, value in zip(argv, argv[1:], strict=False):
-        flag = flag.removeprefix("-") if flag.startswith("--") else flag
-        if flag == "-smp":
+    flag = ""
+    for value in argv:
+        flag, before = value.removeprefix("-") if value.startswith("--") else value, flag
+        if before == "-smp":
             found["vcpus"] = _processors(value)
-        elif flag == "-m":
+        elif before == "-m":
             found["memory_mib"] = _memory_mib(value)
-        elif flag == "-accel":
+        elif before == "-accel":
             found["accelerator"] = found["accelerator"] or _first(value, "accel")
-        elif flag in ("-machine", "-M") and "accel=" in value:
+        elif before in ("-machine", "-M") and "accel=" in value:
             found["accelerator"] = _options(value).get("accel", "").partition(":")[0] or None
     if "-enable-kvm" in argv:
         found["accelerator"] = "kvm"

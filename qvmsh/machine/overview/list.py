@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from qvmsh.errors import QvmError, UsageError, printable
+from qvmsh.host import process
 from qvmsh.machine import registry, state
 from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.overview import facts
@@ -24,6 +25,8 @@ MISSING = "missing"
 STATES = (
     "stopped", "starting", "running", "paused", "suspended", "shut down", "crashed", "broken", "missing"
 )  # fmt: skip
+FORGETTING = "`qvm list --prune` forgets it; using it at its new place adds it again"
+SILENT = "a network or a program that should serve these files is down; `mount` shows which"
 DEPTH = 6
 """How deep `--tree` looks for machines."""
 _HEAD = ("name", "state", "pid", "vcpus", "mem", "accel", "ssh", "uptime", "directory")
@@ -158,13 +161,19 @@ def known_machines(
     unknown = [each for each in states if each not in STATES]
     if unknown:
         raise UsageError(f"list: --state {unknown[0]}: must be one of {', '.join(STATES)}")
-    found = []
-    for name, directory in _wanted(names, tree, environ):
-        if os.path.lexists(os.path.join(directory, ".vmrc")):
-            each = look(directory, name, environ)
+    environ = dict(environ)  # read once for each machine, and `os.environ` is slow
+    found, holders = [], process.LockHolders()
+    for row in _wanted(names, tree, environ):
+        if row.silent:
+            each = Listed(
+                row.name, state.BROKEN, row.directory, detail=f"{row.silent} does not answer", hint=SILENT
+            )
+        elif row.is_there:
+            each = look(row.directory, row.name, environ, holders)
         else:
-            hint = "`qvm list --prune` forgets it; using it at its new place adds it again"
-            each = Listed(name, MISSING, directory, detail="its directory is missing", hint=hint)
+            each = Listed(
+                row.name, MISSING, row.directory, detail="its directory is missing", hint=FORGETTING
+            )
         if set(labels) <= set(each.labels) and (not states or each.state in states):
             found.append(each)
     if is_long:
@@ -174,22 +183,23 @@ def known_machines(
     return Listing(sorted(found, key=lambda each: (each.machine, each.directory)), is_long=is_long)
 
 
-def _wanted(names: Sequence[str], tree: str | None, environ: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Name and directory of each machine to look at; the name is the last known one."""
+def _wanted(names: Sequence[str], tree: str | None, environ: Mapping[str, str]) -> list[registry.Known]:
+    """The machines to look at; the name of each is the last known one."""
     if tree is not None:
-        rows = [(os.path.basename(each), each) for each in below(tree)]
+        rows = [registry.Known(os.path.basename(each), "", each) for each in below(tree)]
         if not names:
             return rows
         from fnmatch import fnmatchcase
 
-        return [row for row in rows if any(fnmatchcase(row[0], name) for name in names)]
+        return [row for row in rows if any(fnmatchcase(row.name, name) for name in names)]
     if not names:
-        return [(row.name, row.directory) for row in registry.rows(environ)]
+        return registry.rows(environ)
     places: list[str] = []
     for word in names:
         is_many = registry.is_pattern(word)
         places += registry.matching(word, environ) if is_many else [registry.resolve(word, environ)]
-    return [(os.path.basename(each), each) for each in dict.fromkeys(map(os.path.abspath, places))]
+    wanted = dict.fromkeys(map(os.path.abspath, places))
+    return [registry.Known(os.path.basename(each), "", each) for each in wanted]
 
 
 def below(tree: str, depth: int = DEPTH) -> list[str]:
@@ -225,8 +235,14 @@ def _add_content(each: Listed, environ: Mapping[str, str]) -> None:
     each.detail = each.detail or why
 
 
-def look(directory: str, name: str, environ: Mapping[str, str]) -> Listed:
-    """One machine, looked at now; whatever is wrong with it is in the answer."""
+def look(
+    directory: str, name: str, environ: Mapping[str, str], holders: process.LockHolders | None = None
+) -> Listed:
+    """One machine, looked at now; whatever is wrong with it is in the answer.
+
+    Args:
+        holders: shared by the looks at many machines.
+    """
     try:
         if os.geteuid() == 0:
             from qvmsh.machine import owner
@@ -236,6 +252,7 @@ def look(directory: str, name: str, environ: Mapping[str, str]) -> Listed:
 
                 return Listed(**owner_state.look(directory, account, environ))
         vm = BaseMachine(directory, environ=environ)
+        vm.lock_holders = holders
         seen = overview_status.look(vm, is_quiet=True, has_ssh_check=False)
     except (QvmError, OSError) as error:
         what = error.what if isinstance(error, QvmError) else str(error)

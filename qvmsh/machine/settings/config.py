@@ -12,6 +12,7 @@ from qvmsh.config.syntax import Problem, is_name
 from qvmsh.config.variables import VARIABLES, meant
 from qvmsh.config.words import quote
 from qvmsh.errors import EXIT_OK, EXIT_USAGE, ConfigError, QvmError, UsageError
+from qvmsh.machine import registry
 from qvmsh.machine.reports import Report, Verdict, plural
 
 TYPE_CHECKING = False
@@ -247,17 +248,19 @@ def show(vm: BaseMachine, names: Sequence[str] = (), *, has_origins: bool = Fals
         vm.io.warn(str(problem))
     for name in names:
         if name not in settings:
-            raise _unknown(name)
+            raise _unknown(name, vm.environ)
     is_bare = len(names) == 1 and not has_origins
     return Values(settings, names or settings.names(), is_bare=is_bare, has_origins=has_origins)
 
 
-def _unknown(name: str) -> UsageError:
+def _unknown(name: str, environ: Mapping[str, str]) -> UsageError:
     variable = VARIABLES.get(name)
     if variable is not None:
         return UsageError(f"{name} is not set", hint=f"{name}: {variable.help}")
     near = meant(name)
     hint = f"did you mean {near}?" if near else "`qvm config` lists all names that have a value"
+    if any(row.name == name for row in registry.rows(environ)):
+        hint = f"that is a machine: `qvm -M {quote(name)} config edit` opens its file"
     return UsageError(f"{name} is not set, and is not a variable of qvm", hint=hint)
 
 

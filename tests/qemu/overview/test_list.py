@@ -3,30 +3,59 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from typing import Any
 
 from tests.support.world import Blank, World
 
 
-def rows(world: World, *words: str) -> dict[str, tuple[str, ...]]:
-    """State and the rest of each machine that `qvm list` shows."""
-    result = world.run("list", *words)
+def rows(world: World, *words: str) -> dict[str, dict[str, Any]]:
+    """Each machine that `qvm list` shows, by name."""
+    result = world.run("--json", "list", *words)
     assert result.status == 0, result
-    lines = [line.split() for line in result.out.splitlines()[1:] if not line.startswith(" ")]
-    return {line[0]: tuple(line[1:]) for line in lines}
-
-
-def test_list_shows_every_known_machine_with_its_state(blank: Blank, world: World) -> None:
-    a, b = blank("a", VM_LABELS="web db"), blank("b")
-    a.ok("start", "--no-wait")
-    assert rows(world) == {
-        "a": ("running", str(a.pid), "web", "db", str(a.directory)),
-        "b": ("stopped", "-", "-", str(b.directory)),
-    }
-    report = json.loads(world.run("--json", "list", "--label", "web").out)
+    report = json.loads(result.out)
     assert report["command"] == "list"
-    (row,) = report["machines"]
-    assert (row["machine"], row["state"], row["pid"], row["labels"]) == ("a", "running", a.pid, ["web", "db"])
+    return {row["machine"]: row for row in report["machines"]}
+
+
+def states(world: World, *words: str) -> dict[str, str]:
+    return {name: row["state"] for name, row in rows(world, *words).items()}
+
+
+def test_list_shows_every_known_machine_with_its_facts(blank: Blank, world: World) -> None:
+    a, b = blank("a", VM_LABELS="web db"), blank("b", VM_MACHINE_MEM="96", VM_MACHINE_CPUS="3")
+    a.ok("start", "--no-wait")
+    one, two = (" ".join(line.split()) for line in world.run("list").out.splitlines()[1:])
+    assert re.fullmatch(
+        rf"a running {a.pid} \d+ \d+ MiB tcg \d+ \d+ (s|min) {re.escape(str(a.directory))}", one
+    )
+    assert two == f"b stopped - 3 96 MiB - - - {b.directory}"
+    row = rows(world)["a"]
+    assert (row["pid"], row["labels"], row["accelerator"]) == (a.pid, ["web", "db"], "tcg")
+    assert row["uptime_s"] > 0
+    assert row["ssh_port"] == json.loads(a.qvm("--json", "status", "-s").out)["ssh_port"]
+    assert rows(world)["b"]["uptime_s"] is None
+    assert states(world, "--state", "running") == {"a": "running"}
+    assert list(rows(world, "b", "--label", "web")) == []
+
+
+def test_list_long_shows_disks_and_the_tree_of_snapshots(blank: Blank, world: World) -> None:
+    vm = blank("a", VM_LABELS="web")
+    vm.ok("snapshot", "save", "first")
+    vm.ok("snapshot", "save", "second")
+    text = world.run("list", "-l").out
+    assert text.startswith("a: stopped\n")
+    lines = [line.split(maxsplit=1) for line in text.splitlines()[1:]]
+    found = {words[0]: words[-1] for words in lines}
+    assert found["labels"] == "web"
+    assert found["directory"] == str(vm.directory)
+    assert "(qcow2): " in found["disk0"]
+    assert "    second" in text or "  second" in text
+    row = rows(world, "-l")["a"]
+    assert [each["name"] for each in row["snapshots"]] == ["first", "second"]
+    assert row["disks"][0]["size_bytes"] > 0
+    assert rows(world)["a"]["disks"] is None
 
 
 def test_list_broken_and_missing_machines_are_listed(blank: Blank, world: World) -> None:
@@ -34,13 +63,9 @@ def test_list_broken_and_missing_machines_are_listed(blank: Blank, world: World)
     a.set(VM_FMT="nonsense")
     shutil.rmtree(b.directory)
     moved = c.directory.rename(c.directory.with_name("moved"))
-    assert {name: row[0] for name, row in rows(world).items()} == {
-        "a": "broken",
-        "b": "missing",
-        "c": "stopped",
-    }
+    assert states(world) == {"a": "broken", "b": "missing", "c": "stopped"}
     assert "VM_FMT is 'nonsense'" in world.run("list").out
-    assert rows(world)["c"][-1] == str(moved)
+    assert rows(world)["c"]["directory"] == str(moved)
     assert "b" not in rows(world, "--prune")
 
 
@@ -58,10 +83,53 @@ def test_label_means_several_machines_for_start_status_and_kill(blank: Blank, wo
     report = json.loads(world.run("--json", "status", "-s", "--label", "web").out)
     assert {row["machine"]: row["state"] for row in report["machines"]} == {"a": "running", "b": "running"}
     assert world.run("stop", "--label", "web", "--force", "--timeout", "0").status == 0
-    assert {row[0] for row in rows(world).values()} == {"stopped"}
+    assert set(states(world).values()) == {"stopped"}
     vms[0].ok("start", "--no-wait")
     assert world.run("kill", "--label", "web").status == 3  # b is not running
     assert vms[0].qvm("status").out == "a: stopped\n"
+
+
+def test_start_and_stop_follow_what_machines_require(blank: Blank, world: World) -> None:
+    vms = {name: blank(name, VM_MACHINE_ID=f"5{at}") for at, name in enumerate(("db", "cache", "web"))}
+    vms["web"].set(VM_REQUIRES="db cache")
+    for name, vm in vms.items():  # each notes when it was begun and ended
+        vm.set(VM_PRE_START=f'sh -c "echo up {name} >> ../order"')
+        vm.set(VM_POST_STOP=f'sh -c "echo down {name} >> ../order"')
+    assert world.run("start", "--all", "--no-wait", "--parallel", "2").status == 0
+    assert set(states(world).values()) == {"running"}
+    assert world.run("stop", "--all", "--force", "--timeout", "0").status == 0
+    order = (vms["db"].directory.parent / "order").read_text().splitlines()
+    assert order[2] == "up web"
+    assert order[3] == "down web"
+    assert sorted(order[:2]) == ["up cache", "up db"]
+    nothing = world.run("stop", "--all")
+    assert (nothing.status, nothing.out) == (0, "")
+    assert nothing.err == "qvm: stop: no known machine that it has anything to do for\n"
+
+
+def test_start_whose_requirement_fails_is_left_out(blank: Blank, world: World) -> None:
+    db, web, other = (blank(name, VM_MACHINE_ID=f"5{at}") for at, name in enumerate(("db", "web", "other")))
+    web.set(VM_REQUIRES="db")
+    db.set(VM_PRE_START='sh -c "exit 7"')
+    result = world.run("--json", "start", "--no-wait", "web", "db", "other")
+    assert result.status == 3
+    found = json.loads(result.out)["machines"]
+    assert [each.get("error", {}).get("machine") for each in found] == ["db", None, "web"]
+    assert "cannot start: db, which is required (VM_REQUIRES), failed" in result.err
+    assert "`qvm -C ./web start` does it all the same" in result.err
+    assert states(world) == {"db": "stopped", "web": "stopped", "other": "running"}
+    assert other.qvm("status", "-s").status == 0
+
+
+def test_several_machines_exit_status_is_the_worst(blank: Blank, world: World) -> None:
+    one, two = blank("one"), blank("two")
+    two.set(VM_FMT="nonsense")
+    result = world.run("status", "one", "two")
+    assert (result.status, "VM_FMT" in result.out + result.err) == (1, True)
+    result = world.run("kill", "two", "one")
+    assert result.status == 3  # not 2: both failed, and it is the larger
+    assert "one: cannot kill" in result.err
+    assert one.directory.is_dir()
 
 
 def test_label_that_no_machine_has_is_refused(blank: Blank, world: World) -> None:

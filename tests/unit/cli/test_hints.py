@@ -10,8 +10,10 @@ import pytest
 from qvmsh.cli import help as texts
 from qvmsh.cli import hints, parse
 from qvmsh.commands.index import ALIASES, COMMANDS
+from qvmsh.errors import UsageError
 from qvmsh.machine import registry
 from qvmsh.machine.machine import BaseMachine
+from qvmsh.machine.settings import config
 from tests.support.world import bare_environ, write_vmrc
 
 
@@ -83,6 +85,17 @@ def test_hint_of_turned_words_is_the_line(tmp_path: Path, monkeypatch: pytest.Mo
         hint("vms/web", "snapshot", "save", "x") == "the verb comes first: `qvm -C vms/web snapshot save x`"
     )
     assert hint("mail", "status") == "`qvm --help` lists the verbs"
+
+
+def test_config_of_a_machine_gets_the_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in bare_environ(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    write_vmrc(tmp_path / "web", "web")
+    vm = BaseMachine(tmp_path / "web", environ=os.environ)
+    registry.remember(vm)
+    with pytest.raises(UsageError) as caught:
+        config.show(vm, ["web"])
+    assert caught.value.hint == "that is a machine: `qvm -M web config edit` opens its file"
 
 
 @pytest.mark.parametrize(

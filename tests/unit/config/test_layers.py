@@ -272,7 +272,7 @@ def test_load_without_vmrc_names_the_one_above(place: Place) -> None:
         (lambda p: p.mkdir(), "it is a directory"),
         (os.mkfifo, "it is not a regular file"),
         (lambda p: p.symlink_to("nowhere"), "it is a broken link"),
-        (lambda p: p.write_bytes(b"#" * (files.MAX_BYTES + 1)), "it is larger than 1 MiB"),
+        (lambda p: p.write_bytes(b"#" * (files.MAX_BYTES + 1)), "it is larger than 256 KiB"),
         (lambda p: p.symlink_to(".vmrc"), "too many levels of symbolic links"),
     ],
 )

@@ -22,6 +22,7 @@ from qvmsh.commands import archive as _archive
 from qvmsh.commands import cmd as _cmd
 from qvmsh.commands import config as _config
 from qvmsh.commands import console as _console
+from qvmsh.commands import delete as _delete
 from qvmsh.commands import disk as _disk
 from qvmsh.commands import doctor as _doctor
 from qvmsh.commands import dryrun as _dryrun
@@ -33,6 +34,7 @@ from qvmsh.commands import monitor as _monitor
 from qvmsh.commands import pause as _pause
 from qvmsh.commands import qmp as _qmp
 from qvmsh.commands import reboot as _reboot
+from qvmsh.commands import rename as _rename
 from qvmsh.commands import restart as _restart
 from qvmsh.commands import restore as _restore
 from qvmsh.commands import resume as _resume
@@ -67,6 +69,7 @@ class Machine(machine.BaseMachine):
     config = _config.config
     config_edit = _config.config_edit
     console = _console.console
+    delete = _delete.delete
     disk_add = _disk.disk_add
     disk_check = _disk.disk_check
     disk_commit = _disk.disk_commit
@@ -81,7 +84,9 @@ class Machine(machine.BaseMachine):
     kill = _kill.kill
     logs = _logs.logs
     monitor = _monitor.monitor
+    move = _rename.move
     reboot = _reboot.reboot
+    rename = _rename.rename
     restore = _restore.restore
     run = _run.run
     serial = _logs.serial

@@ -7,8 +7,10 @@ from qvmsh.commands.completion import completion as _completion
 from qvmsh.commands.create import create as _create
 from qvmsh.commands.img import img_build as _img_build
 from qvmsh.commands.img import img_list as _img_list
+from qvmsh.commands.delete import prune as _prune
 from qvmsh.commands.session import session_list as _session_list
 from qvmsh.commands.session import session_save as _session_save
+from qvmsh.commands.delete import undelete as _undelete
 from qvmsh.commands.use import use as _use
 
 vm: Machine
@@ -23,6 +25,7 @@ completion = _completion
 config = vm.config
 console = vm.console
 create = _create
+delete = vm.delete
 doctor = vm.doctor
 dryrun = vm.dryrun
 env = vm.env
@@ -30,9 +33,12 @@ init = vm.init
 kill = vm.kill
 logs = vm.logs
 monitor = vm.monitor
+move = vm.move
 pause = vm.pause
+prune = _prune
 qmp: Any
 reboot = vm.reboot
+rename = vm.rename
 restart = vm.restart
 restore = vm.restore
 resume = vm.resume
@@ -45,6 +51,7 @@ stderr = vm.stderr
 stdout = vm.stdout
 stop = vm.stop
 suspend = vm.suspend
+undelete = _undelete
 use = _use
 wakeup = vm.wakeup
 class disk:

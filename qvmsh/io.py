@@ -15,7 +15,7 @@ import os
 import sys
 import time
 
-from qvmsh.errors import EXIT_STATE, EXIT_USAGE, QvmError, printable, visible
+from qvmsh.errors import EXIT_STATE, EXIT_USAGE, QvmError, UsageError, printable, visible
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -138,6 +138,29 @@ class Io:
         if self.shows_stages:
             self.begin_line()
             tell(self.stderr, text)
+
+    def require_yes(self, question: str, *, is_given: bool, what: str) -> None:
+        """Ask before something is removed; anything but `y` or `yes` refuses.
+
+        Args:
+            question: one line, or several.
+            is_given: `--yes` was given: do not ask.
+            what: the verb, for the error.
+
+        Raises:
+            UsageError: nobody can be asked.
+            QvmError: the answer is no.
+        """
+        if is_given:
+            return
+        if not (isatty(self.stdin) and isatty(self.stderr)):
+            raise UsageError(
+                f"{what}: there is no terminal to ask on", hint=f"`qvm {what} --yes` does not ask"
+            )
+        self.begin_line()
+        tell(self.stderr, question, end=" [y/N] ")
+        if self.stdin.readline().strip().lower() not in ("y", "yes"):
+            raise QvmError(f"{what}: nothing was changed")
 
     def begin_line(self) -> None:
         """End the line that a stage has started."""

@@ -197,6 +197,9 @@ class _Line:
             return self._of_kind("machine", last)
         if not entry.positionals:
             return Completions()
+        if entry.words == "first" and not before:
+            return self._of_kind("machine", last)
+        before = before[1:] if entry.words == "first" and len(before) > len(entry.positionals) - 1 else before
         positional = entry.positionals[min(len(before), len(entry.positionals) - 1)]
         if len(before) >= len(entry.positionals) and not positional[2]:
             return Completions()
@@ -241,6 +244,11 @@ class _Line:
             return self._variables(last, is_set=kind == "assignment")
         if kind == "label":
             return Completions(self._labels()).starting(last)
+        if kind == "deleted":
+            from qvmsh.machine.shelf import trash
+
+            gone = trash.entries(self.surroundings.environ)
+            return Completions([(each.name, each.directory) for each in gone]).starting(last)
         if kind == "disk":
             from qvmsh.machine.storage import volumes
 

@@ -12,7 +12,8 @@ import subprocess
 import sys
 
 from qvmsh.config.words import quote
-from qvmsh.errors import StateError, Terminated, visible
+from qvmsh.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, StateError, Terminated, visible
+from qvmsh.host import process
 from qvmsh.io import tell
 
 TYPE_CHECKING = False
@@ -39,6 +40,33 @@ def run(bound: Bound, jobs: Sequence[Job], io: Io, most: int) -> int:
         documents = [crowd.documents[at].strip() for at in range(len(jobs)) if crowd.documents.get(at)]
         io.write(f'{{"version": 1, "command": "{bound.entry.verb}", "machines": [{JOIN.join(documents)}]}}\n')
     return max(crowd.statuses.values(), default=0)
+
+
+def run_one_by_one(bound: Bound, jobs: Sequence[Job]) -> int:
+    """As `run`, for a command that asks: one after the other, on the caller's terminal."""
+    worst = 0
+    for job in jobs:
+        child = process.begin(_argv(bound, job))
+        while child.returncode is None:
+            try:
+                child.wait()
+            except KeyboardInterrupt:  # the child gets it too, and ends cleanly
+                continue
+            except Terminated:
+                child.terminate()
+        status = child.returncode
+        worst = max(worst, 128 - status if status < 0 else status)
+        if status in (EXIT_INTERRUPTED, EXIT_TERMINATED):
+            break
+    return worst
+
+
+def _argv(bound: Bound, job: Job) -> list[str]:
+    """The command line of a process for one machine."""
+    if job.snapshots:
+        line = ["-C", job.directory, "snapshot", "delete", *(["--json"] if bound.common.get("json") else [])]
+        return [sys.executable, "-P", "-m", "qvmsh", *line, "--", *job.snapshots]
+    return [sys.executable, "-P", "-m", "qvmsh", *words(bound, job.directory)]
 
 
 def words(bound: Bound, directory: str | None) -> list[str]:
@@ -116,7 +144,7 @@ class _Crowd:
 
     def _launch(self, at: int) -> None:
         child = self._running[at] = subprocess.Popen(
-            [sys.executable, "-P", "-m", "qvmsh", *words(self.bound, self.jobs[at].directory)],
+            _argv(self.bound, self.jobs[at]),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

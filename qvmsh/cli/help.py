@@ -78,6 +78,8 @@ def usage(entry: Entry) -> str:
     words = ["[options]"] if entry.options else []
     if entry.words == "machines":
         words.append("[MACHINE ...]")
+    if entry.words == "first":
+        words.append("[MACHINE]")
     for name, required, is_rest, _, _ in entry.positionals:
         shown = name.rstrip("s").upper() if is_rest else name.upper()
         words.append(f"[{shown} ...]" if is_rest else shown if required else f"[{shown}]")

@@ -28,7 +28,7 @@ OTHER_TOOLS = {
     "cont": "resume",
     "debug": "monitor|cmd LINE",
     "define": "create NAME|init",
-    "destroy": "kill",
+    "destroy": "delete|kill",
     "dmesg": "logs",
     "dominfo": "status",
     "down": "stop",
@@ -43,27 +43,31 @@ OTHER_TOOLS = {
     "launch": "create NAME",
     "ls": "list",
     "managedsave": "stop --savevm NAME",
+    "mv": "rename NEW|move DIR",
     "new": "create NAME",
     "poweroff": "stop",
     "ps": "list",
     "pull": "img build NAME",
     "qemu-monitor-command": "qmp COMMAND|cmd LINE",
+    "remove": "delete",
     "resize": "disk resize NAME SIZE",
     "revert": "snapshot restore NAME",
+    "rm": "delete",
     "save": "stop --savevm NAME",
     "savevm": "snapshot save NAME|cmd savevm NAME",
     "set": "config NAME=VALUE",
     "shell": "ssh|sh",
     "snapshot-create-as": "snapshot save NAME",
     "tail": "logs --follow",
+    "undefine": "delete",
     "unpause": "resume",
     "up": "start",
 }
 """Words of virsh, Lima, Incus, Multipass, Vagrant, quickemu, xl and others, and the lines for them."""
 
 ENDING = frozenset({
-    "archive", "disk commit", "disk rebase", "disk resize", "disk trim", "kill", "reboot", "restart",
-    "restore", "snapshot delete", "snapshot restore", "stop", "suspend",
+    "archive", "delete", "disk commit", "disk rebase", "disk resize", "disk trim", "kill", "move", "prune",
+    "reboot", "restart", "restore", "snapshot delete", "snapshot restore", "stop", "suspend",
 })  # fmt: skip
 """Verbs that stop, remove or overwrite something, or end what runs in the guest."""
 

@@ -171,9 +171,13 @@ class Call:
             owner.leave_foreign_home(os.environ)
         parse.require_one_machine(bound)
         _place_new_machine(bound)
-        status = self._several(bound)
-        if status is not None:
-            return status
+        selection = {"all", "label", "parallel"}
+        if entry.words in ("machines", "first") and (bound.words or bound.common.keys() & selection):
+            from qvmsh.cli import several
+
+            status = several.perform(bound, self.io)
+            if status is not None:
+                return status
         if self.verb == "sh":
             _find_by_script(bound)
         if is_root:
@@ -199,31 +203,6 @@ class Call:
                 crash.add_to(vm, error)
             raise
         return self.render(result)
-
-    def _several(self, bound: Bound) -> int | None:
-        """Run the command for the machines that are named; None for one, which is noted in `bound`."""
-        common = bound.common
-        if bound.entry.words != "machines":
-            return None
-        is_selected = bound.words or common.get("label") or common.get("all")
-        most = common.pop("parallel", None)
-        if not is_selected:
-            return None
-        from qvmsh.cli import targets
-
-        found = targets.directories(bound, os.environ)
-        common.pop("label", None), common.pop("all", None)
-        if len(found) == 1:
-            common["directory"], bound.words = found[0], []
-            return None
-        if not found:
-            self.io.warn(f"{self.verb}: no known machine that it has anything to do for")
-        elif bound.entry.terminal:
-            raise UsageError(f"{self.verb}: takes one machine", hint="use a terminal for each machine")
-        from qvmsh.cli import fanout
-
-        jobs = targets.jobs(bound, found, os.environ, self.io.warn)
-        return fanout.run(bound, jobs, self.io, most or max(4, os.cpu_count() or 1))
 
     def _machine(self, bound: Bound) -> BaseMachine | None:
         from qvmsh.config import locate

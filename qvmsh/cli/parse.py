@@ -243,8 +243,9 @@ def _count(entry: Entry, bound: Bound) -> None:
         raise UsageError(
             f"{entry.verb}: {missing} is missing", hint=f"`qvm {entry.verb} --help` shows the usage"
         )
-    if not takes_rest and len(bound.words) > len(entry.positionals):
-        extra = bound.words[len(entry.positionals)]
+    most = len(entry.positionals) + (entry.words == "first")
+    if not takes_rest and len(bound.words) > most:
+        extra = bound.words[most]
         raise UsageError(
             f"{entry.verb}: unexpected argument {extra!r}", hint=f"`qvm {entry.verb} --help` shows the usage"
         )

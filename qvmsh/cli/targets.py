@@ -37,19 +37,37 @@ class Job:
         name: what messages call the machine.
         directory: where it is.
         waits: directories of those whose command must have succeeded before.
+        snapshots: names of the snapshots to delete, instead of the machine.
     """
 
-    __slots__ = ("directory", "name", "waits")
+    __slots__ = ("directory", "name", "snapshots", "waits")
 
-    def __init__(self, name: str, directory: str, waits: Sequence[str] = ()) -> None:
+    def __init__(
+        self, name: str, directory: str, waits: Sequence[str] = (), snapshots: Sequence[str] = ()
+    ) -> None:
+        self.snapshots = list(snapshots)
         self.name = name
         self.directory = directory
         self.waits = list(waits)
 
 
-def is_selected(bound: Bound) -> bool:
-    """True if the words or options say which machines are meant."""
-    return bool(bound.words or bound.common.get("label") or bound.common.get("all"))
+def take_snapshots(bound: Bound, environ: Mapping[str, str]) -> list[Job]:
+    """Take the words `NAME:SNAPSHOT` out of those of `delete`; a machine may have a colon in its name.
+
+    Raises:
+        UsageError: NAME is not a machine.
+    """
+    found: dict[str, Job] = {}
+    known = registry.machines(environ) if any(":" in word for word in bound.words) else {}
+    for word in list(bound.words):
+        name, mark, snapshot = word.partition(":")
+        if not (name and mark and snapshot) or word in known or os.path.isdir(word):
+            continue
+        directory = registry.resolve(name, environ)
+        job = found.setdefault(directory, Job(name, directory))
+        job.snapshots.append(snapshot)
+        bound.words.remove(word)
+    return list(found.values())
 
 
 def directories(bound: Bound, environ: Mapping[str, str]) -> list[str]:

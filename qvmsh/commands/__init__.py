@@ -31,7 +31,7 @@ class Opt:
         flags: short flag and other spellings; `--name-of-the-parameter` is always one.
         metavar: the placeholder for the value in the help.
         complete: what completes the value: `file`, `dir`, `snapshot`, `archive`, `image`, `builtin`,
-            `machine`, `variable`, `hmp`, `qmp`, `script`, `disk`.
+            `machine`, `deleted`, `variable`, `hmp`, `qmp`, `script`, `disk`.
         choices: the only values allowed.
         excludes: names of parameters that cannot be given together with this one.
         is_last: the words after its value are not options of qvm (`sh -c CODE --b`).
@@ -75,7 +75,8 @@ def command(
             parameters), `machines` (any number of machines, the command runs once for each), or
             `rest` (as `own`, but the first word ends the options, so that everything after it
             goes unchanged to `*words`), or `qemu` (as `rest`, and an option with one dash that is
-            not one of qvm's ends the options too: it is QEMU's).
+            not one of qvm's ends the options too: it is QEMU's), or `first` (as `own`, but one word more
+            than the function has positional parameters names the machine, before the others).
         terminal: the command owns the terminal (stdin, Ctrl-C, job control).
         name: the verb, if it differs from the function's name (`img build`).
         aliases: other verbs with the same meaning.

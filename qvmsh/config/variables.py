@@ -387,6 +387,7 @@ def _table() -> tuple[Variable, ...]:
             "VM_REQUIRES", "words", "known machines to start before this one, and to stop after it",
             group="machine",
         ),
+        V("VM_PROTECT", "boolean", "`qvm delete` refuses this machine", "no", group="machine"),
         V("VM_LIMIT_MEM", "memory", "memory that QEMU may use, limited by systemd; empty = no limit",
           group="machine", unit="MiB"),
         V("VM_LIMIT_CPUS", "number", "processors that QEMU may use, limited by systemd; empty = no limit",

@@ -48,8 +48,12 @@ class Kind(Enum):
     SNAPSHOT_LOAD = ("snapshot", "load")
     DISK_COMMIT = ("snapshot", "commit")
     DISK_REBASE = ("snapshot", "rebase")
+    RENAME = ("archive", "rename")
     CREATE = ("making", "create")
     RESTORE_NEW = ("making", "restore")
+    MOVE = ("making", "move")
+    DELETE = ("making", "delete")
+    UNDELETE = ("making", "undelete")
 
 
 class Phase(Enum):
@@ -105,7 +109,8 @@ class Record:
         entry: the metadata of a snapshot that is being saved.
         device, node: of the disk in QEMU.
         backing: what the disk was backed by; None where that does not change.
-        folder: where a machine is being created.
+        folder: where a machine is being created, or the folder in the trash that takes its files.
+        directory: the machine whose files are moved into that folder, or out of it.
     """
 
     kind: Kind
@@ -128,6 +133,7 @@ class Record:
     backing: str | None = None
     backing_format: str = ""
     folder: str = ""
+    directory: str = ""
 
 
 class Journal:
@@ -245,6 +251,7 @@ def message(vm: BaseMachine) -> str:
 _TITLES = {
     Kind.ARCHIVE: "the archive",
     Kind.RESTORE: "the restore",
+    Kind.RENAME: "the renaming to",
     Kind.SNAPSHOT_SAVE: "the save of the snapshot",
     Kind.SNAPSHOT_DELETE: "the deletion of the snapshot",
     Kind.SNAPSHOT_RESTORE: "the restore of the snapshot",
@@ -289,7 +296,7 @@ def write_creation(path: str, record: Record) -> None:
     """Write the record of a machine that is being created."""
     found = {
         "verb": record.kind.value[1], "path": record.folder, "since": record.since, "pid": record.pid,
-        "is_whole": record.phase is Phase.READY,
+        "is_whole": record.phase is Phase.READY, "directory": record.directory,
     }  # fmt: skip
     host_files.write_atomic(path, json.dumps(found) + "\n")
 
@@ -301,7 +308,9 @@ def read_creation(path: str) -> Record | None:
         value = _Values(found)
         phase = Phase.READY if found.get("is_whole") else Phase.BEGIN
         record = _begun(Kind(("making", found["verb"])), value)
-        return dataclasses.replace(record, phase=phase, folder=value.text("path"))
+        return dataclasses.replace(
+            record, phase=phase, folder=value.text("path"), directory=value.text("directory", "")
+        )
     except _INVALID:
         return None
 
@@ -331,6 +340,8 @@ def _encoded(vm: BaseMachine, record: Record) -> dict[str, Any]:
     if record.kind is Kind.RESTORE:
         is_ready = int(record.phase is Phase.READY)
         return found | {"swap": record.renames, "is_ready": is_ready, "uuid": record.uuid}
+    if record.kind is Kind.RENAME:
+        return found | {"swap": record.renames, "name": record.name, "directory": record.directory}
     found |= {
         "since": time.strftime("%F %T", time.localtime(record.since)), "name": record.name,
         "phase": record.phase.value, "disks": [[name, vm.files.inside(path)] for name, path in record.disks],
@@ -373,6 +384,10 @@ def _decoded(vm: BaseMachine, file: str, found: dict[str, Any]) -> Record:
         phase = Phase.READY if value.flag("is_ready") else Phase.BEGIN
         return dataclasses.replace(
             record, phase=phase, renames=value.pairs("swap"), uuid=value.text("uuid", "")
+        )
+    if kind is Kind.RENAME:
+        return dataclasses.replace(
+            record, renames=value.pairs("swap"), name=value.text("name"), directory=value.text("directory")
         )
     entry = found["entry"]
     if entry is not None and entry["name"] != found["name"]:

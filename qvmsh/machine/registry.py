@@ -102,6 +102,12 @@ def list_file(environ: Mapping[str, str]) -> str | None:
     return os.path.join(base, "qvm", "machines") if os.path.isabs(base) else None
 
 
+def data_folder(environ: Mapping[str, str]) -> str | None:
+    """Where the list and the trash are kept."""
+    path = list_file(environ)
+    return None if path is None else os.path.dirname(path)
+
+
 def making_folder(environ: Mapping[str, str]) -> str | None:
     """Where `creation_folder` records its work; it exists only during such work, or after a kill."""
     path = list_file(environ)
@@ -193,6 +199,13 @@ def forget_missing(environ: Mapping[str, str]) -> None:
     """Remove missing machines from the list."""
     if list_file(environ) is not None:
         _rewrite(environ, lambda before: [each for each in before if each.is_there or each.silent])
+
+
+def forget(directory: str, environ: Mapping[str, str]) -> None:
+    """Remove the machine that was in `directory` from the list."""
+    real = os.path.realpath(directory)
+    if any(place in (real, directory) for _, _, place in _noted(environ)):
+        _rewrite(environ, lambda before: [each for each in before if each.directory not in (real, directory)])
 
 
 def _rewrite(environ: Mapping[str, str], change: Callable[[list[Known]], list[Known]]) -> None:

@@ -14,7 +14,7 @@ PAGE = "exit-status.md"
 
 OPENING = """\
 `ssh` returns the exit status of the command in the guest, and `run` that of QEMU. A command for several
-machines returns the first status that is not 0, in the order in which they were named.
+machines returns the largest of all.
 """
 
 ERRORS = """\

@@ -127,13 +127,7 @@ def require_place(final: str, name: str, *, verb: str = "create") -> None:
     """Refuse a place where a new machine's directory cannot be created."""
     if os.path.lexists(final) and not os.path.isdir(final):
         raise UsageError(f"{verb}: {name} already exists and is not a folder", hint="choose another name")
-    if not name or name.startswith((".", "-")) or not name.isprintable():
-        raise UsageError(f"{verb}: {name!r} cannot be the name of a machine", hint="start it with a letter")
-    wrong = VARIABLES["VM_MACHINE_NAME"].check(name)
-    if wrong:
-        raise UsageError(
-            f"{verb}: the name of the machine {wrong[0]}", hint="the machine's files are named after it"
-        )
+    require_name(name, verb=verb)
     if not os.path.isdir(os.path.dirname(final)):
         raise UsageError(
             f"{verb}: there is no folder {os.path.dirname(final)}",
@@ -143,6 +137,17 @@ def require_place(final: str, name: str, *, verb: str = "create") -> None:
         raise UsageError(f"{verb}: {name} is already a machine", hint=f"`qvm status {name}` shows its state")
     if os.path.lexists(final) and _foreign_names(final, name):
         raise UsageError(f"{verb}: {name} already exists and is not empty", hint="choose another name")
+
+
+def require_name(name: str, *, verb: str) -> None:
+    """Refuse a name that a machine, and its files, cannot have."""
+    if not name or name.startswith((".", "-")) or not name.isprintable():
+        raise UsageError(f"{verb}: {name!r} cannot be the name of a machine", hint="start it with a letter")
+    wrong = VARIABLES["VM_MACHINE_NAME"].check(name)
+    if wrong:
+        raise UsageError(
+            f"{verb}: the name of the machine {wrong[0]}", hint="the machine's files are named after it"
+        )
 
 
 def _foreign_names(final: str, name: str) -> list[str]:

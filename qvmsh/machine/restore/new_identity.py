@@ -54,14 +54,8 @@ def renew(folder: str, point: Point, name: str, environ: Mapping[str, str], note
     changed = [each for each in changes if each not in ("VM_MACHINE_NAME", "VM_MACHINE_ID")]
     notes += [f"{each} is now {changes[each]}, it was {settings.text(each)}" for each in changed]
     vmrc = made.files.vmrc
-    for variable in WORDS:
-        words = settings.words(variable)
-        guest = [
-            _NAME + create.guest_name(name) if each == _NAME + create.guest_name(old) else each
-            for each in words
-        ]
-        if guest != words:
-            assign_words(vmrc, variable, guest)
+    for variable, text in guest_words(made, name).items():
+        edit.assign_in_file(vmrc, variable, text)
     for variable, value in changes.items():
         edit.assign_in_file(vmrc, variable, value)
     _keys(BaseMachine(folder, environ=environ), point, name, old, notes)
@@ -75,6 +69,19 @@ def renew(folder: str, point: Point, name: str, environ: Mapping[str, str], note
         )
     if tpm.is_wanted(made):
         notes.append(f"its TPM holds the same keys as the one of {old}")
+
+
+def guest_words(vm: BaseMachine, name: str) -> dict[str, str]:
+    """The variables that hold the guest's name, and their values with that of a machine called `name`."""
+    settings = vm.settings
+    was, new = (_NAME + create.guest_name(each) for each in (settings.text("VM_MACHINE_NAME"), name))
+    found = {}
+    for variable in WORDS:
+        words = settings.words(variable)
+        changed = [new if each == was else each for each in words]
+        if changed != words:
+            found[variable] = joined(changed)
+    return found
 
 
 def _owner(made: BaseMachine) -> dict[str, str]:

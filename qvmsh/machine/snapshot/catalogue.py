@@ -22,6 +22,7 @@ from qvmsh.machine.reports import stamp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     from qvmsh.machine.machine import BaseMachine
@@ -141,6 +142,15 @@ class Catalogue:
                 each["parent"] = parent or None
         if self.head == name:
             self.head = parent
+
+    def relocate(self, paths: Mapping[str, str]) -> None:
+        """Disks were renamed: change their paths, old to new, in memory only."""
+        for entry in self.entries.values():
+            entry["disks"] = [paths.get(each, each) for each in entry.get("disks", ())]
+            for row in entry.get("images", ()):
+                row["file"] = paths.get(row.get("file"), row.get("file"))
+                if row.get("base"):
+                    row["base"]["file"] = paths.get(row["base"]["file"], row["base"]["file"])
 
     def moved_to(self, name: str) -> None:
         """The machine went back to a snapshot; its guest has the host keys it had then, or makes new ones."""

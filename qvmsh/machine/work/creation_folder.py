@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import importlib
 import os
 import re
 import secrets
@@ -31,8 +32,11 @@ from qvmsh.machine.journal import Kind, Phase, Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from typing import Any
 
-_NAME = re.compile(r"\.(?P<of>.+)\.part-[0-9a-f]{8}")
+MOVING = {Kind.DELETE: "qvmsh.machine.shelf.trash", Kind.UNDELETE: "qvmsh.machine.shelf.trash"}
+"""The modules whose `recover` knows what to do with a folder whose files belong to a machine."""
+NAME = re.compile(r"\.(?P<of>.+)\.part-[0-9a-f]{8}")
 
 
 class Folder:
@@ -41,18 +45,20 @@ class Folder:
     Args:
         kind: what creates it, for a later message.
         final: the machine's directory-to-be.
+        directory: the machine whose files are moved here; they are moved back, never removed.
 
     Raises:
         OSError: it cannot be created, or put in place.
     """
 
-    def __init__(self, kind: Kind, final: str, environ: Mapping[str, str]) -> None:
+    def __init__(self, kind: Kind, final: str, environ: Mapping[str, str], directory: str = "") -> None:
         self.final = final
+        self._is_of_moves = bool(directory)
         self._has_folder = os.path.isdir(final)
         self.above = final if self._has_folder else os.path.dirname(final)
         name = os.path.basename(final)
-        self.path = os.path.join(self.above, f".{name}.part-{secrets.token_hex(4)}")
-        self._note = _Note(Record(kind, folder=self.path), environ)
+        self.path = part_name(self.above, name)
+        self._note = Note(Record(kind, folder=self.path, directory=directory), environ)
         self._guard = -1
         self._is_left = False
 
@@ -64,7 +70,7 @@ class Folder:
         turn = os.open(self.above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(turn, fcntl.LOCK_EX)
-            for path in left_in(self.above, os.path.basename(self.final)):
+            for path in () if self._is_of_moves else left_in(self.above, os.path.basename(self.final)):
                 remove(path)
             self._note.write()
             try:
@@ -105,13 +111,22 @@ class Folder:
             self._is_left = False
 
     def __exit__(self, *_: object) -> None:
-        if not self._is_left:
+        if self._is_of_moves:
+            with contextlib.suppress(OSError):
+                os.rmdir(self.path)
+            self._is_left = os.path.lexists(self.path)
+        elif not self._is_left:
             shutil.rmtree(self.path, ignore_errors=True)
         if self._guard >= 0:
             os.close(self._guard)
             self._guard = -1
         if not self._is_left:
             self._note.remove()
+
+
+def part_name(above: str, name: str) -> str:
+    """A new name for a temporary folder of `name`."""
+    return os.path.join(above, f".{name}.part-{secrets.token_hex(4)}")
 
 
 def _move(path: str, final: str) -> None:
@@ -129,7 +144,7 @@ def _why(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-class _Note:
+class Note:
     """The record of a folder in use; without one, only the next creation of that name finds it."""
 
     def __init__(self, record: Record, environ: Mapping[str, str]) -> None:
@@ -178,7 +193,7 @@ def sweep(environ: Mapping[str, str], *, is_looking: bool = False) -> list[str]:
         if record is None:
             continue
         path = record.folder
-        match = _NAME.fullmatch(os.path.basename(path))
+        match = NAME.fullmatch(os.path.basename(path))
         if match is None or not os.path.isabs(path):
             continue
         with _locked(os.path.dirname(path), flags=0) as turn, _locked(path) as is_left:
@@ -197,16 +212,19 @@ def sweep(environ: Mapping[str, str], *, is_looking: bool = False) -> list[str]:
 
 
 def _finish(record: Record) -> str:
-    """Complete the creation, or undo it; return which."""
+    """Complete the work, or undo it; return which."""
     path, is_whole = record.folder, record.phase is Phase.READY
     try:
+        if record.kind in MOVING:
+            module: Any = importlib.import_module(MOVING[record.kind])
+            return str(module.recover(record))
         if is_whole:
             _move(path, os.path.dirname(path))
             os.rmdir(path)
             return "it has been completed"
         shutil.rmtree(path)
     except OSError as error:
-        if is_whole:
+        if is_whole or record.kind in MOVING:
             return f"it is in {path} and cannot be completed: {_why(error)}"
         return f"{path} cannot be removed: {error.strerror}"
     return "what it had begun was removed"
@@ -216,7 +234,7 @@ def left_in(above: str, name: str) -> list[str]:
     """What killed commands left of this name, and of commands that still work on it."""
     found = []
     for each in os.listdir(above):
-        match = _NAME.fullmatch(each)
+        match = NAME.fullmatch(each)
         if match and match["of"] == name:
             found.append(os.path.join(above, each))
     return found

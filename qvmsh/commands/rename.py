@@ -1,0 +1,50 @@
+"""`qvm rename` and `qvm move`: another name, another place."""
+
+from __future__ import annotations
+
+from qvmsh.commands import command
+from qvmsh.machine.shelf.reports import Moved
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Annotated
+
+    from qvmsh.commands import Opt
+    from qvmsh.machine.machine import BaseMachine
+
+
+@command(group="images", words="first")
+def rename(vm: BaseMachine, name: str) -> Moved:
+    """Give the machine another name: its files and archives, and its directory if it has the old name.
+
+    `qvm rename NEW` renames the machine here, `qvm rename MACHINE NEW` another one. A renaming that is
+    interrupted is completed by the next command.
+
+    Args:
+        name: the new name.
+
+    Raises:
+        StateError: it is not off, or disks of other machines are backed by its own.
+        UsageError: the name cannot be used, or is taken.
+    """
+    from qvmsh.machine.shelf import rename
+
+    return rename.rename(vm, name)
+
+
+@command(group="images", words="first")
+def move(vm: BaseMachine, directory: Annotated[str, Opt(complete="dir")]) -> Moved:
+    """Move the machine's directory, with everything in it; also to another file system.
+
+    `qvm move DIR` moves the machine here, `qvm move MACHINE DIR` another one.
+
+    Args:
+        directory: the new path; an existing directory gets the machine into it.
+
+    Raises:
+        StateError: it is not off, or disks of other machines are backed by its own.
+        UsageError: something is there already.
+    """
+    from qvmsh.machine.shelf import move
+
+    return move.move(vm, directory)

@@ -1,0 +1,149 @@
+"""Deleting machines: into the trash or for good, back from the trash, emptying it.
+
+delete(vm, is_now=False, is_sure=True)       # Deleted
+undelete("web", io, os.environ)              # Undeleted
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from qvmsh.config.words import quote
+from qvmsh.errors import StateError, UsageError
+from qvmsh.machine import registry, state
+from qvmsh.machine.machine import BaseMachine
+from qvmsh.machine.progress import size
+from qvmsh.machine.reports import lasting, plural
+from qvmsh.machine.shelf import own_files, trash
+from qvmsh.machine.shelf.reports import Deleted, Pruned, Undeleted
+from qvmsh.machine.storage import dependents, volumes
+from qvmsh.machine.work import creation_folder
+from qvmsh.machine.work.lock import work_lock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from qvmsh.io import Io
+    from qvmsh.machine.shelf.own_files import Content
+
+DAY_S = 86400.0
+
+
+def delete(vm: BaseMachine, *, is_now: bool, is_sure: bool) -> Deleted:
+    """Move the machine into the trash, or remove it.
+
+    Raises:
+        StateError: it is not off, protected, or other machines' disks are backed by its own.
+        UsageError, QvmError: it was not confirmed. Nothing has been changed.
+    """
+    content = own_files.of(vm)
+    _require_free(vm, content)
+    used = own_files.used_bytes(vm.directory, content.own)
+    vm.io.require_yes(_question(vm, content, used, is_now=is_now), is_given=is_sure, what="delete")
+    with work_lock(vm, "delete", is_looking=True):
+        content = own_files.of(vm)
+        _require_free(vm, content)
+        entry = trash.put(vm, content)
+    if is_now:
+        with vm.io.stage("removing"):
+            trash.remove(entry)
+    return Deleted(
+        entry.name,
+        vm.directory,
+        trash=None if is_now else entry.path,
+        foreign=content.foreign,
+        outside=content.outside,
+        freed_bytes=used if is_now else 0,
+    )
+
+
+def _require_free(vm: BaseMachine, content: Content) -> None:
+    """Refuse a machine that is on, protected, or that others need."""
+    state.require_off(vm, state.observe(vm), "delete")
+    if vm.settings.boolean("VM_PROTECT"):
+        raise StateError(
+            "cannot delete: it is protected (VM_PROTECT=yes)", machine=vm.name,
+            hint=f"`qvm -C {quote(vm.directory)} config VM_PROTECT=no` first",
+        )  # fmt: skip
+    require_no_dependents(vm, content, "delete")
+
+
+def require_no_dependents(vm: BaseMachine, content: Content, what: str) -> None:
+    """Refuse where an image outside of the machine is backed by one of its own.
+
+    Raises:
+        StateError: there is one; the text names its machine.
+    """
+    here = os.path.realpath(vm.directory) + os.sep
+    own = [each.path for each in volumes.configured(vm, is_to_come=True)]
+    own += [os.path.join(vm.directory, each) for each in content.own]
+    files = [path for path in dict.fromkeys(own) if os.path.isfile(path)]
+    for path, above in dependents.overlays_on_each(files, vm).items():
+        for overlay in above:
+            if not overlay.startswith(here):
+                raise StateError(
+                    f"cannot {what}: {overlay} is backed by {os.path.basename(path)}", machine=vm.name,
+                    hint=f"`qvm -C {quote(os.path.dirname(overlay))} disk rebase --none` frees it",
+                )  # fmt: skip
+
+
+def _question(vm: BaseMachine, content: Content, used: int, *, is_now: bool) -> str:
+    """What goes, and what stays."""
+    lines = [f"{vm.name} in {vm.directory}: {size(used)}"]
+    if content.archives:
+        lines.append(f"  with {plural(content.archives, 'archived state')}")
+    if content.foreign:
+        lines.append(f"  not its own, and kept: {', '.join(content.foreign)}")
+    if content.outside:
+        lines.append(f"  elsewhere, and kept: {', '.join(content.outside)}")
+    last = "Remove it for good?" if is_now else "Move it into the trash?"
+    return "\n".join([*lines, last])
+
+
+def undelete(name: str | None, environ: Mapping[str, str], io: Io) -> Undeleted:
+    """Take the machine of that name, the latest of several, or the latest of all, back to where it was.
+
+    Raises:
+        UsageError: there is none in the trash.
+        StateError: something else is in its place.
+    """
+    for line in creation_folder.sweep(environ):
+        io.warn(line)
+    found = trash.entries(environ)
+    wanted = [each for each in found if name in (None, each.name)]
+    if not wanted:
+        names = ", ".join(dict.fromkeys(each.name for each in found)) or "nothing"
+        what = f"undelete: {name} is not in the trash" if name else "undelete: the trash is empty"
+        raise UsageError(what, hint=f"in the trash: {names}")
+    entry = wanted[-1]
+    trash.take_back(entry, entry.directory, environ)
+    vm = BaseMachine(entry.directory, io=io, environ=environ)
+    registry.remember(vm)
+    return Undeleted(entry.name, entry.directory)
+
+
+def prune(older_days: float, *, is_sure: bool, environ: Mapping[str, str], io: Io) -> Pruned:
+    """Remove what has been in the trash for longer than that.
+
+    Raises:
+        UsageError, QvmError: it was not confirmed. Nothing has been changed.
+    """
+    found = trash.entries(environ)
+    now = time.time()
+    going = [each for each in found if now - each.since >= older_days * DAY_S]
+    sizes = {each: own_files.used_bytes(each.path, os.listdir(each.path)) for each in going}
+    if going:
+        lines = [
+            f"{each.name} from {each.directory}, deleted {lasting(now - each.since)} ago: {size(sizes[each])}"
+            for each in going
+        ]
+        question = "\n".join([*lines, "Remove this for good?"])
+        io.require_yes(question, is_given=is_sure, what="prune")
+    for above in {os.path.dirname(each.path) for each in found} | {trash.folder(environ)}:
+        if os.path.isdir(above):
+            trash.remove_left(above)
+    for each in going:
+        trash.remove(each)
+    return Pruned([each.name for each in going], sum(sizes.values()), len(found) - len(going))

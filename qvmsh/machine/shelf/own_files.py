@@ -1,0 +1,109 @@
+"""Which files in a machine's directory are the machine's, and which are somebody else's.
+
+found = of(vm)
+found.own          # (".vmrc", ".qvm", "demo-base.qcow2", "demo-backing.qcow2", "disks/data.qcow2")
+found.foreign      # ("notes.txt",)
+found.outside      # ("/srv/big.qcow2",)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+
+from qvmsh.errors import QvmError
+from qvmsh.machine.archive import maintenance
+from qvmsh.machine.create.layers import Layers
+from qvmsh.machine.storage import supplies, volumes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from qvmsh.machine.machine import BaseMachine
+
+ALWAYS = (".vmrc", ".qvm", ".qvmrc.xsh")
+FIRMWARE = ("uefi", "uefi-secure")
+
+
+@dataclass(frozen=True)
+class Content:
+    """The content of a machine's directory; names are relative to it.
+
+    Args:
+        own: files and folders of the machine. A link is one, what it leads to is not.
+        foreign: everything else: files that qvm did not make and does not use.
+        archives: how many archived states are among the own files.
+        outside: absolute paths of disks in other directories.
+    """
+
+    own: tuple[str, ...]
+    foreign: tuple[str, ...]
+    archives: int
+    outside: tuple[str, ...]
+
+
+def of(vm: BaseMachine) -> Content:
+    """The content of the directory as it is now.
+
+    Raises:
+        ConfigError: the configuration, which names the disks, is wrong.
+    """
+    settings, directory = vm.settings, vm.directory
+    name = settings.text("VM_MACHINE_NAME")
+    layers = Layers(vm)
+    paths = [layers.seed, layers.base, layers.overlay, f"{name}.{layers.format}"]
+    paths += [f"{name}-{kind}.qcow2" for kind in FIRMWARE]
+    disks = [each.path for each in volumes.configured(vm, is_to_come=True)]
+    disks += [each.path for each in supplies.additional_disks(vm)]
+    folders, count = _archives(vm)
+    wanted = {os.path.normpath(os.path.join(directory, path)) for path in (*paths, *disks, *folders)}
+    inside = {os.path.relpath(path, directory) for path in wanted}
+    named = {each for each in inside if not each.startswith("..")} | set(ALWAYS)
+    own, foreign = _sorted_out(directory, "", named, f".{name}.part-")
+    outside = sorted(path for path in disks if os.path.relpath(path, directory).startswith(".."))
+    return Content(tuple(own), tuple(foreign), count, tuple(dict.fromkeys(outside)))
+
+
+def _archives(vm: BaseMachine) -> tuple[list[str], int]:
+    """The folders of the machine's archives on this host, and how many states they hold."""
+    if "://" in vm.settings.text("VM_ARCHIVE"):
+        return [], 0
+    with contextlib.suppress(QvmError, OSError):
+        index = maintenance.index_of(vm)
+        found = [each for each in index.archives() if index.is_made_here(each)]
+        return [each.directory for each in found], sum(len(each.done) for each in found)
+    return [], 0
+
+
+def _sorted_out(directory: str, below: str, named: Iterable[str], left: str) -> tuple[list[str], list[str]]:
+    """The own and the foreign names in a folder of the machine; one that holds both is looked into."""
+    own, foreign = [], []
+    for each in sorted(os.listdir(os.path.join(directory, below))):
+        name = os.path.join(below, each)
+        path = os.path.join(directory, name)
+        if name in named or each.startswith(left):
+            own.append(name)
+        elif any(other.startswith(name + os.sep) for other in named) and not os.path.islink(path):
+            inner = _sorted_out(directory, name, named, left)
+            own += inner[0]
+            foreign += inner[1]
+        else:
+            foreign.append(name)
+    return own, foreign
+
+
+def used_bytes(directory: str, names: Iterable[str]) -> int:
+    """What these files take on the disk; links are not followed."""
+    total = 0
+    for name in names:
+        path = os.path.join(directory, name)
+        with contextlib.suppress(OSError):
+            total += os.lstat(path).st_blocks * 512
+        if os.path.isdir(path) and not os.path.islink(path):
+            for folder, _, files in os.walk(path):
+                for each in files:
+                    with contextlib.suppress(OSError):
+                        total += os.lstat(os.path.join(folder, each)).st_blocks * 512
+    return total

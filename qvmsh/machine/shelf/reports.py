@@ -1,0 +1,120 @@
+"""What the commands that remove, rename and move machines report."""
+
+from __future__ import annotations
+
+from qvmsh.machine.progress import size
+from qvmsh.machine.reports import Report, plural
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Deleted(Report):
+    """Result of `delete`.
+
+    Args:
+        machine: its name.
+        directory: where it was.
+        trash: its folder in the trash; None if it was removed.
+        foreign: files in the directory that are not the machine's, and stay.
+        outside: disks in other directories, which stay.
+        freed_bytes: what was removed; 0 in the trash.
+    """
+
+    __slots__ = ("directory", "foreign", "freed_bytes", "machine", "outside", "trash")
+
+    def __init__(
+        self,
+        machine: str,
+        directory: str,
+        *,
+        trash: str | None,
+        foreign: Sequence[str],
+        outside: Sequence[str],
+        freed_bytes: int,
+    ) -> None:
+        self.machine = machine
+        self.directory = directory
+        self.trash = trash
+        self.foreign = list(foreign)
+        self.outside = list(outside)
+        self.freed_bytes = freed_bytes
+
+    def shown(self) -> list[str]:
+        from qvmsh.config.words import quote
+
+        if self.trash:
+            lines = [f"{self.machine}: deleted; `qvm undelete {quote(self.machine)}` takes it back"]
+        else:
+            lines = [f"{self.machine}: removed, {size(self.freed_bytes)} freed"]
+        if self.foreign:
+            lines.append(f"{self.machine}: kept in {self.directory}: {', '.join(self.foreign)}")
+        if self.outside:
+            lines.append(f"{self.machine}: kept: {', '.join(self.outside)}")
+        return lines
+
+
+class Undeleted(Report):
+    """Result of `undelete`.
+
+    Args:
+        machine: its name.
+        directory: where it is again.
+    """
+
+    __slots__ = ("directory", "machine")
+
+    def __init__(self, machine: str, directory: str) -> None:
+        self.machine = machine
+        self.directory = directory
+
+    def shown(self) -> list[str]:
+        return [f"{self.machine}: back in {self.directory}"]
+
+
+class Pruned(Report):
+    """Result of `prune`.
+
+    Args:
+        machines: names of the machines that were removed from the trash.
+        freed_bytes: what they took on the disk.
+        left: how many are still in the trash.
+    """
+
+    __slots__ = ("freed_bytes", "left", "machines")
+
+    def __init__(self, machines: Sequence[str], freed_bytes: int, left: int) -> None:
+        self.machines = list(machines)
+        self.freed_bytes = freed_bytes
+        self.left = left
+
+    def shown(self) -> list[str]:
+        if not self.machines:
+            return [f"nothing to remove; {plural(self.left, 'machine')} in the trash"]
+        names = ", ".join(self.machines)
+        return [
+            f"removed {names}: {size(self.freed_bytes)} freed; {plural(self.left, 'machine')} in the trash"
+        ]
+
+
+class Moved(Report):
+    """Result of `rename` and `move`.
+
+    Args:
+        machine: its name now.
+        directory: where it is now.
+        was: the name, or the directory, that it had.
+    """
+
+    __slots__ = ("directory", "machine", "was")
+
+    def __init__(self, machine: str, directory: str, was: str) -> None:
+        self.machine = machine
+        self.directory = directory
+        self.was = was
+
+    def shown(self) -> list[str]:
+        if self.was.startswith("/"):
+            return [f"{self.machine}: moved from {self.was} to {self.directory}"]
+        return [f"{self.machine}: renamed, it was {self.was}; it is in {self.directory}"]

@@ -1,0 +1,271 @@
+"""The trash: machines that were deleted, each in a folder of its own, until they are taken back or removed.
+
+    entry = put(vm, own_files.of(vm))       # ~/.local/share/qvm/trash/20261121101340-web
+    take_back(entry)                        # "/vm/web"
+
+A machine is moved there by renaming its directory, so nothing is copied, and at any moment it is in one
+place or in the other. A rename does not lead to another file system: there the trash is `.trash` beside the
+machine, and a link in the first trash leads to it. Where the directory also holds files that are not the
+machine's, its own are moved one by one, `.vmrc` last; a record says so (`creation_folder`), and `recover`
+moves them back.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass
+
+from qvmsh.errors import QvmError, StateError
+from qvmsh.host import files as host_files
+from qvmsh.host import process
+from qvmsh.machine import registry
+from qvmsh.machine.journal import Kind, Record
+from qvmsh.machine.work import creation_folder
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from qvmsh.machine.machine import BaseMachine
+    from qvmsh.machine.shelf.own_files import Content
+
+NOTE = os.path.join(".qvm", "deleted")
+BESIDE = ".trash"
+REMOVING = ".removing-"
+"""Prefix of an entry that is being removed."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A deleted machine.
+
+    Args:
+        path: its folder in the trash.
+        link: the link that leads to it from the first trash, or "".
+        name: of the machine.
+        directory: where it was.
+        since: when it was deleted, in seconds since 1970.
+    """
+
+    path: str
+    link: str
+    name: str
+    directory: str
+    since: float
+
+
+def folder(environ: Mapping[str, str]) -> str:
+    """The first trash: beside the list of known machines.
+
+    Raises:
+        QvmError: the account has no home.
+    """
+    known = registry.list_file(environ)
+    if known is None:
+        raise QvmError("there is no home directory for the trash", hint="`--now` removes without it")
+    return os.path.join(os.path.dirname(known), "trash")
+
+
+def entries(environ: Mapping[str, str]) -> list[Entry]:
+    """The deleted machines, the latest last; what is not one is left out."""
+    first = folder(environ)
+    try:
+        names = sorted(os.listdir(first))
+    except OSError:
+        return []
+    found = []
+    for name in names:
+        path = os.path.join(first, name)
+        is_link = os.path.islink(path)
+        place = os.path.realpath(path) if is_link else path
+        try:
+            note = host_files.document(os.path.join(place, NOTE))
+            since, directory = float(note["since"]), str(note["directory"])
+            found.append(Entry(place, path if is_link else "", str(note["machine"]), directory, since))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return sorted(found, key=lambda each: each.since)
+
+
+def put(vm: BaseMachine, content: Content) -> Entry:
+    """Move the machine into the trash; the caller holds the work lock.
+
+    Raises:
+        QvmError, OSError: it cannot be moved; nothing has been changed.
+    """
+    since = time.time()
+    name = f"{time.strftime('%Y%m%d%H%M%S', time.localtime(since))}-{vm.name}"
+    first = folder(vm.environ)
+    os.makedirs(first, mode=0o700, exist_ok=True)
+    target, link = _free(os.path.join(first, name)), ""
+    if not _can_rename(vm.directory, first):
+        beside = os.path.join(os.path.dirname(vm.directory), BESIDE)
+        os.makedirs(beside, mode=0o700, exist_ok=True)
+        target, link = _free(os.path.join(beside, os.path.basename(target))), target
+    note = {"machine": vm.name, "directory": vm.directory, "since": since}
+    host_files.write_atomic(os.path.join(vm.directory, NOTE), json.dumps(note) + "\n", 0o600)
+    if link:
+        os.symlink(target, link)
+    try:
+        if content.foreign:
+            _put_own(vm, content.own, target)
+        else:
+            _rename(vm.directory, target)
+    except BaseException:
+        if link:
+            host_files.remove(link)
+        host_files.remove(os.path.join(vm.directory, NOTE))
+        raise
+    registry.forget(vm.directory, vm.environ)
+    return Entry(target, link, vm.name, vm.directory, since)
+
+
+def _free(path: str) -> str:
+    """`path`, with a number where something is there already."""
+    count, found = 1, path
+    while os.path.lexists(found):
+        count += 1
+        found = f"{path}-{count}"
+    return found
+
+
+def _can_rename(directory: str, other: str) -> bool:
+    """True if a folder can be renamed from beside `directory` to `other`: tried, since bind mounts cannot."""
+    above = os.path.dirname(directory)
+    trial = os.path.join(above, f".qvm-{os.getpid()}-{os.urandom(4).hex()}")
+    os.mkdir(trial, 0o700)
+    target = os.path.join(other, os.path.basename(trial))
+    try:
+        os.rename(trial, target)
+    except OSError as error:
+        os.rmdir(trial)
+        if error.errno == errno.EXDEV:
+            return False
+        raise
+    os.rmdir(target)
+    return True
+
+
+def _rename(directory: str, target: str) -> None:
+    try:
+        os.rename(directory, target)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise QvmError(
+                f"{directory} is a mount point", hint="unmount it, and delete what is below"
+            ) from None
+        raise
+    host_files.sync_folder(os.path.dirname(directory))
+    host_files.sync_folder(os.path.dirname(target))
+
+
+def _put_own(vm: BaseMachine, own: Sequence[str], target: str) -> None:
+    """Move the machine's own files alone."""
+    folder = creation_folder.Folder(Kind.DELETE, target, vm.environ, directory=vm.directory)
+    with folder, process.Shielded():
+        try:
+            move_names(vm.directory, folder.path, own)
+        except BaseException:
+            move_names(folder.path, vm.directory, os.listdir(folder.path))
+            raise
+        folder.put_in_place()
+
+
+def move_names(source: str, target: str, names: Sequence[str]) -> None:
+    """Move files from one folder into another, `.vmrc` last; folders that become empty are removed."""
+    for name in sorted(names, key=lambda each: (each == ".vmrc", each)):
+        path, new = os.path.join(source, name), os.path.join(target, name)
+        if os.path.isdir(new) and os.path.isdir(path) and not os.path.islink(path):
+            move_names(path, new, os.listdir(path))
+            os.rmdir(path)
+            continue
+        if os.path.lexists(new):
+            raise FileExistsError(errno.EEXIST, "already exists", new)
+        os.makedirs(os.path.dirname(new), exist_ok=True)
+        os.rename(path, new)
+        above = os.path.dirname(name)
+        while above and not os.listdir(os.path.join(source, above)):
+            os.rmdir(os.path.join(source, above))
+            above = os.path.dirname(above)
+    host_files.sync_folder(source)
+    host_files.sync_folder(target)
+
+
+def take_back(entry: Entry, directory: str, environ: Mapping[str, str]) -> None:
+    """Move a machine out of the trash.
+
+    Args:
+        directory: where to; a directory without a machine may be there.
+
+    Raises:
+        StateError: something else is there.
+        OSError: it cannot be moved.
+    """
+    if os.path.lexists(os.path.join(directory, ".vmrc")) or not (
+        os.path.isdir(directory) or not os.path.lexists(directory)
+    ):
+        raise StateError(
+            f"cannot undelete: {directory} is taken", machine=entry.name,
+            hint="`qvm rename` or `qvm move` what is there, then try again",
+        )  # fmt: skip
+    if not os.path.lexists(directory):
+        os.makedirs(os.path.dirname(directory), exist_ok=True)
+        _rename(entry.path, directory)
+    else:
+        with process.Shielded():
+            above, name = os.path.split(entry.path)
+            part = creation_folder.part_name(above, name)
+            note = creation_folder.Note(Record(Kind.UNDELETE, folder=part, directory=directory), environ)
+            note.write()
+            os.rename(entry.path, part)
+            try:
+                move_names(part, directory, os.listdir(part))
+            except OSError:
+                move_names(directory, part, [*os.listdir(part)])
+                raise
+            os.rmdir(part)
+            note.remove()
+    host_files.remove(os.path.join(directory, NOTE))
+    if entry.link:
+        host_files.remove(entry.link)
+
+
+def remove(entry: Entry) -> None:
+    """Remove a deleted machine for good; what an interruption leaves, the next removal removes."""
+    above = os.path.dirname(entry.path)
+    going = os.path.join(above, f"{REMOVING}{os.urandom(4).hex()}")
+    os.rename(entry.path, going)
+    if entry.link:
+        host_files.remove(entry.link)
+    remove_left(above)
+
+
+def remove_left(above: str) -> None:
+    """Remove what interrupted removals left in a trash."""
+    for name in os.listdir(above):
+        if name.startswith(REMOVING):
+            shutil.rmtree(os.path.join(above, name), ignore_errors=True)
+
+
+def recover(record: Record) -> str:
+    """Finish, or undo, moving that was interrupted; return which. For `creation_folder.sweep`.
+
+    Raises:
+        OSError: it cannot be done now.
+    """
+    part, directory = record.folder, record.directory
+    if record.kind is Kind.DELETE and os.path.lexists(os.path.join(part, ".vmrc")):
+        match = creation_folder.NAME.fullmatch(os.path.basename(part))
+        os.rename(part, _free(os.path.join(os.path.dirname(part), match["of"] if match else "machine")))
+        return "it is in the trash; `qvm undelete` takes it back"
+    move_names(part, directory, os.listdir(part))
+    os.rmdir(part)
+    if record.kind is Kind.UNDELETE:
+        host_files.remove(os.path.join(directory, NOTE))
+        return "it has been completed"
+    host_files.remove(os.path.join(directory, NOTE))
+    return "nothing was deleted"

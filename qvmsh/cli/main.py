@@ -194,6 +194,8 @@ class Call:
             self.machine_name = os.path.basename(vm.directory) if vm else None
         if entry.takes_io:
             bound.options["io"] = self.io
+        if self.verb == "create":
+            bound.options["values"] = bound.common.get("set", ())
         try:
             result = function(*arguments, *bound.words, **bound.options)
         except (QmpError, GuestUnreachableError, DeadlineError) as error:
@@ -214,7 +216,7 @@ class Call:
             from qvmsh.machine import registry
 
             directory = registry.find(common["machine"], os.environ)
-        overrides = [parse.assignment(word) for word in common.get("set", ())]
+        overrides = _overrides(common.get("set", ()))
         is_optional = bound.entry.machine == "optional"
         if directory is None:
             return self.machine_here(overrides, is_optional=is_optional)
@@ -352,6 +354,14 @@ class Call:
         return errors.EXIT_FAILED
 
 
+def _overrides(words: Sequence[str]) -> list[tuple[str, str]]:
+    if not words:
+        return []
+    from qvmsh.config.edit import assignment
+
+    return [assignment(word) for word in words]
+
+
 def _find_by_script(bound: Bound) -> None:
     """A script in a machine's folder finds its machine from anywhere."""
     from qvmsh.config import locate
@@ -373,7 +383,7 @@ def _place_new_machine(bound: Bound) -> None:
     if bound.entry.verb == "create" and bound.words:
         bound.words[0] = os.path.join(bound.common.pop("directory", None) or "", bound.words[0])
     for name, flag in (("directory", "-C"), ("machine", "-M"), ("set", "--set")):
-        if bound.common.get(name):
+        if bound.common.get(name) and not (name == "set" and bound.entry.verb == "create"):
             raise UsageError(f"{bound.entry.verb}: unexpected {flag}: the command is not about a machine")
 
 

@@ -286,11 +286,3 @@ def _require_one_selection(bound: Bound, named: str | None) -> None:
         raise UsageError(f"{bound.entry.verb}: which machines: {', or '.join(found)}?", hint=hint)
     if bound.common.get("parallel") == 0:
         raise UsageError(f"{bound.entry.verb}: --parallel 0: must be at least 1")
-
-
-def assignment(word: str) -> tuple[str, str]:
-    """Name and value of a `--set`."""
-    name, mark, value = word.partition("=")
-    if not mark or not name:
-        raise UsageError(f"--set {word}: must be NAME=VALUE")
-    return name, value

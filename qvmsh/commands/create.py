@@ -1,4 +1,4 @@
-"""`qvm create`: create a machine's directory from an image."""
+"""`qvm create`: create a machine's directory: an empty disk, an image, an installer, or the `.vmrc` alone."""
 
 from __future__ import annotations
 
@@ -17,43 +17,98 @@ if TYPE_CHECKING:
 @command(group="daily")
 def create(
     name: Annotated[str, Opt(complete="dir")],
+    size: str | None = None,
     *,
-    image: Annotated[str, Opt("-i", metavar="tiny|FILE", complete="image")] = "tiny",
+    image: Annotated[str | None, Opt("-i", metavar="tiny|FILE", complete="image")] = None,
+    iso: Annotated[str | None, Opt(metavar="FILE", complete="file")] = None,
+    from_: Annotated[str | None, Opt(metavar="FILE", complete="file")] = None,
+    link: Annotated[bool, Opt("--linked", excludes=("move", "copy"))] = False,
+    move: Annotated[bool, Opt(excludes=("copy",))] = False,
+    copy: bool = False,
+    bare: bool = False,
+    format: Annotated[str, Opt(choices=("qcow2", "raw"))] = "qcow2",
+    disk: Annotated[tuple[str, ...], Opt(metavar="SIZE")] = (),
     mem: Annotated[str | None, Opt("-m", metavar="MIB")] = None,
     cpus: Annotated[int | None, Opt(metavar="N")] = None,
     user: Annotated[str | None, Opt(metavar="ACCOUNT")] = None,
     id: Annotated[str | None, Opt(metavar="NN")] = None,
+    label: Annotated[tuple[str, ...], Opt(metavar="LABEL", complete="label")] = (),
+    template: Annotated[str | None, Opt(metavar="FILE", complete="file")] = None,
+    values: Annotated[tuple[str, ...], Opt(is_python=True)] = (),
+    start: bool = False,
     io: Io = QUIET,
 ) -> Steps:
     """Create a machine: a directory with .vmrc, base image and empty overlay.
 
-    The image is copied, so the original may be deleted; an overlay is copied with all its backing
-    files. The built-in image `tiny` is built if it does not exist yet; a machine created from it gets
-    an ssh key of its own.
+    The disk is made from one source: an empty one of SIZE, an image, an installer's CD with an empty
+    disk, or any image file. Without one it is the built-in image `tiny`, which is built if it does not
+    exist yet. An image is copied, so the original may be deleted; an overlay is copied with all its
+    backing files. `--set NAME=VALUE` goes into the new .vmrc.
 
     Args:
         name: the new directory; its last part is the machine's name.
+        size: an empty disk of this size (20G); with --iso the size of its disk.
         image: a built-in image, or an image file of an installed system (qcow2, raw, vmdk, ...).
+        iso: the CD of an installer is in the drive; the disk boots once it can.
+        from_: an image file of any format becomes the disk.
+        link: do not copy the image: the disk is backed by it, so it must stay as it is.
+        move: remove the image file once the machine is there.
+        copy: copy the image file (the default).
+        bare: only the .vmrc, with every variable as a comment.
+        format: format of the base image.
+        disk: one more, empty disk of this size; may be given several times.
         mem: guest memory in MiB, or with a unit such as 2G (256 for tiny, else 1024).
         cpus: number of vcpus.
         user: account in the guest that ssh logs in to.
         id: VM_MACHINE_ID, two digits (default: one that no known machine has).
+        label: a label (VM_LABELS); may be given several times.
+        template: begin the .vmrc with the text of this file.
+        values: NAME=VALUE for the .vmrc.
+        start: start it.
 
     Raises:
-        UsageError: the directory already contains something.
+        UsageError: the directory already contains something, or the options contradict each other.
         ImageError: the image cannot be used. Nothing is left behind.
     """
     import os
 
-    from qvmsh.config.words import quote
+    from qvmsh.config.edit import assignment, quote
     from qvmsh.machine.create import create
+    from qvmsh.machine.create.wish import TINY, Wish
 
-    wish = create.Wish(
-        image=image, memory=None if mem is None else str(mem), cpus=cpus, user=user, machine_id=id
+    has_source = size or image is not None or iso or from_ or bare
+    wish = Wish(
+        size=size or "",
+        image=TINY if not has_source else image or "",
+        disk=from_ or "",
+        iso=iso or "",
+        is_bare=bare,
+        is_linked=link,
+        is_moved=move,
+        format=format,
+        disks=tuple(disk),
+        template=template or "",
+        memory=None if mem is None else str(mem),
+        cpus=cpus,
+        user=user,
+        machine_id=id,
+        labels=tuple(label),
+        values=tuple(assignment(each) for each in values),
     )
     vm = create.create(name, wish, io, os.environ)
     where = os.path.relpath(vm.directory)
     go = "" if where == "." else f"cd {quote(where)} && "
-    return Steps(
-        vm.name, [f"created from {image} in {where}", f"`{go}qvm start` starts it"], directory=vm.directory
-    )
+    made = wish.source or (f"an empty disk of {wish.size or 'the default size'}" if not bare else "nothing")
+    steps = [f"created from {made} in {where}"]
+    if start:
+        from qvmsh.machine.power import start as power
+        from qvmsh.machine.power.request import Request
+
+        steps.append(
+            str(power.start(vm, Request(), ssh_attempts=None, is_waiting=bool(wish.source))).partition(": ")[
+                2
+            ]
+        )
+    else:
+        steps.append(f"`{go}qvm start` starts it")
+    return Steps(vm.name, steps, directory=vm.directory)

@@ -157,7 +157,7 @@ def _type_of(function: Any, parameter: inspect.Parameter) -> tuple[Opt, str]:
 
 
 def _option(parameter: inspect.Parameter, opt: Opt, kind: str, text: str) -> tuple[Any, ...]:
-    own = "--" + ("no-" if kind == "no" else "") + parameter.name.replace("_", "-")
+    own = "--" + ("no-" if kind == "no" else "") + parameter.name.rstrip("_").replace("_", "-")
     flags = sorted({own, *opt.flags}, key=lambda flag: (flag.startswith("--"), flag != own, flag))
     metavar = "" if kind in ("yes", "no") else opt.metavar or parameter.name.upper()
     default = parameter.default

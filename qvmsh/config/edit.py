@@ -14,7 +14,7 @@ from qvmsh.config.words import quote
 from qvmsh.errors import ConfigError, UsageError
 from qvmsh.host.files import sync_folder, unique
 
-__all__ = ("assign", "assign_in_file", "quote")
+__all__ = ("assign", "assign_in_file", "assignment", "quote")
 
 
 def assign(text: str, name: str, value: str) -> str:
@@ -41,6 +41,18 @@ def assign(text: str, name: str, value: str) -> str:
         changed = _whole_lines(text) + f"{name}={quoted}\n"
     _require_readable(changed, name, value)
     return changed
+
+
+def assignment(word: str) -> tuple[str, str]:
+    """Name and value of a `--set`.
+
+    Raises:
+        UsageError: the word is not NAME=VALUE.
+    """
+    name, mark, value = word.partition("=")
+    if not mark or not name:
+        raise UsageError(f"--set {word}: must be NAME=VALUE")
+    return name, value
 
 
 def _whole_lines(text: str) -> str:

@@ -122,6 +122,7 @@ class Variable:
         return value
 
 
+_HEX = frozenset("0123456789abcdefABCDEF")
 _MORE = {"options": "; optionally with ,property=value"}
 _RANGES = {
     "text": "any text",
@@ -139,6 +140,7 @@ _RANGES = {
     "forwards": "one port of the host and one of the guest per line: 8080:80, udp:5353:53, 0.0.0.0:8080:80",
     "number": "a number above 0, optionally with a fraction: 2, 1.5",
     "port": "auto, or a port from 1 to 65535",
+    "mac": "auto, or six bytes as 52:54:00:12:34:56",
     "vnc": "[HOST]:NUMBER and options, as for QEMU's -vnc",
     "disks": "one path[:format[:cache]][:ro] per line",
     "boot order": "disk, disk1, cdrom, network, menu, in the boot order",
@@ -305,6 +307,14 @@ def _port(_variable: Variable, value: str) -> Wrong:
         return "", "auto"
 
 
+def _mac(_variable: Variable, value: str) -> Wrong:
+    parts = value.split(":")
+    is_address = len(parts) == 6 and all(len(part) == 2 and set(part) <= _HEX for part in parts)
+    if value == "auto" or (is_address and not int(parts[0], 16) & 1):  # the lowest bit marks a group
+        return None
+    return "", "auto"
+
+
 def _vnc(_variable: Variable, value: str) -> Wrong:
     head = value.partition(",")[0]
     number = head.rpartition(":")
@@ -358,6 +368,7 @@ _CHECKS: dict[str, Callable[[Variable, str], Wrong]] = {
     "forwards": _forwards,
     "number": _fraction,
     "port": _port,
+    "mac": _mac,
     "vnc": _vnc,
     "disks": _disks,
     "boot order": _boot,
@@ -453,6 +464,8 @@ def _table() -> tuple[Variable, ...]:
 
         V("VM_NET_MODEL", "model", "network card; none = no network", "virtio",
           group="network", allowed=NET_MODELS),
+        V("VM_NET_MAC", "mac", "address of the network card; empty = from VM_MACHINE_ID, auto = from uuid",
+          group="network", allowed=("auto",)),
         V("VM_NETWORK", "lines", "bridges and tap devices", group="network", later="bridges"),
         V("VM_NET_GUEST", "text", "the guest's address for ssh", group="network", later="bridges"),
         V("VM_HOSTFWD", "forwards",

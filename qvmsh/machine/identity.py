@@ -65,8 +65,21 @@ def mac_address(machine_id: str) -> str:
     return f"DE:AD:BE:EF:{machine_id}:11"
 
 
-def free_id(environ: Mapping[str, str]) -> str:
-    """A VM_MACHINE_ID that no known machine has; 01 again when all are taken."""
+def own_mac_address(vm: BaseMachine) -> str:
+    """The address of the machine's first network card (VM_NET_MAC)."""
+    wanted = vm.settings.text("VM_NET_MAC")
+    if wanted == "auto":
+        digits = uuid_of(vm).replace("-", "")[-6:]
+        return f"52:54:00:{digits[:2]}:{digits[2:4]}:{digits[4:]}"
+    return wanted or mac_address(vm.settings.text("VM_MACHINE_ID"))
+
+
+SHARED_ID = "00"
+"""The VM_MACHINE_ID of machines that are made once all others are taken."""
+
+
+def free_id(environ: Mapping[str, str]) -> str | None:
+    """A VM_MACHINE_ID that no known machine has; None if all are taken."""
     from qvmsh.machine import registry
     from qvmsh.machine.machine import BaseMachine
 
@@ -76,4 +89,4 @@ def free_id(environ: Mapping[str, str]) -> str:
             taken.add(BaseMachine(directory, environ={}).loaded["VM_MACHINE_ID"])
         except (QvmError, KeyError):
             continue
-    return next((f"{n:02}" for n in range(1, 100) if f"{n:02}" not in taken), "01")
+    return next((f"{n:02}" for n in range(1, 100) if f"{n:02}" not in taken), None)

@@ -1,6 +1,6 @@
 """Creating a machine's directory from an image: all of it, or nothing.
 
-    create("demo", Wish(image="tiny"), io)
+    create("demo", Wish(image="tiny"), io, os.environ)
 
 Everything is created in a temporary folder (`creation_folder`) and renamed at the end.
 """
@@ -10,20 +10,21 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
-from dataclasses import dataclass
 
 from qvmsh.config import edit, files
 from qvmsh.config.variables import VARIABLES
-from qvmsh.errors import ConfigError, ImageError, MissingProgramError, QvmError, UsageError
+from qvmsh.config.words import joined
+from qvmsh.errors import ConfigError, MissingProgramError, QvmError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.host import process
 from qvmsh.images import builtin
 from qvmsh.machine import identity, registry
-from qvmsh.machine.create import seed
+from qvmsh.machine.create import commented, sources
+from qvmsh.machine.create import wish as wishes
+from qvmsh.machine.create.wish import Wish
 from qvmsh.machine.journal import Kind
 from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.work import creation_folder
-from qvmsh.qemu import programs, qemuimg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,25 +35,6 @@ if TYPE_CHECKING:
 KEY = os.path.join(".qvm", "id_ed25519")
 BUILTIN_MEMORY_MIB = 256
 FILE_MEMORY_MIB = 1024
-
-
-@dataclass(frozen=True)
-class Wish:
-    """The options of `create`.
-
-    Args:
-        image: name of a built-in image, or an image file; it is copied.
-        memory: guest memory, as VM_MACHINE_MEM has it; None = what the image needs.
-        cpus: vcpus; None = qvm's default.
-        user: account in the guest; None = the built-in image's own, else the caller's name.
-        machine_id: two digits; None = one that no known machine has.
-    """
-
-    image: str
-    memory: str | None = None
-    cpus: int | None = None
-    user: str | None = None
-    machine_id: str | None = None
 
 
 def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> BaseMachine:
@@ -67,14 +49,20 @@ def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Ba
     for line in creation_folder.sweep(environ):
         io.warn(line)
     require_place(final, name)
-    _require_sound(wish)
-    source, is_builtin = _source(wish.image, name, io, environ)
+    wishes.require_sound(wish)
+    if wish.iso:
+        sources.require_iso(wish, name)
+    source = sources.found(wish, name, io, environ)
+    is_builtin = bool(source) and not wish.disk and wish.image in builtin.BUILTIN
     try:
         with creation_folder.Folder(Kind.CREATE, final, environ) as folder:
             part = folder.path
             os.chmod(part, 0o755)  # noqa: S103  # as mkdir would
             BaseMachine(part, environ=environ).state_folder()
-            _images(part, name, source, io)
+            if wish.is_moved:
+                sources.require_movable(source, name, BaseMachine(part, environ=environ))
+            if not wish.is_bare:
+                sources.lay(part, name, wish, source, io)
             if is_builtin:
                 make_key(part, name)
             _write_vmrc(part, name, wish, is_builtin, environ)
@@ -85,28 +73,11 @@ def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Ba
             raise UsageError(f"create: another command has just created {name}") from None
         raise QvmError(f"cannot create {name}: {error.strerror}", hint="nothing was left behind") from error
     host_files.sync_folder(os.path.dirname(final))
+    if wish.is_moved:
+        host_files.remove(source)
     vm = BaseMachine(final, io=io, environ=environ)
     registry.remember(vm)
     return vm
-
-
-def _require_sound(wish: Wish) -> None:
-    """Refuse values that the `.vmrc` cannot hold, before anything is created."""
-    if not wish.image:
-        raise UsageError("create: --image is empty", hint="give an image file, or tiny")
-    cpus = None if wish.cpus is None else str(wish.cpus)
-    for flag, name, value in (
-        ("--mem", "VM_MACHINE_MEM", wish.memory),
-        ("--cpus", "VM_MACHINE_CPUS", cpus),
-        ("--user", "VM_MACHINE_USER", wish.user),
-        ("--id", "VM_MACHINE_ID", wish.machine_id),
-    ):
-        wrong = None if value is None else VARIABLES[name].check(value)
-        if value == "":
-            wrong = ("is empty", "")
-        if wrong:
-            hint = f"{flag} {wrong[1]}" if wrong[1] else None
-            raise UsageError(f"create: {flag} {wrong[0]}", hint=hint)
 
 
 def _require_right(part: str, final: str, environ: Mapping[str, str]) -> None:
@@ -156,31 +127,6 @@ def _foreign_names(final: str, name: str) -> list[str]:
     return [each for each in os.listdir(final) if each not in parts]
 
 
-def _source(wanted: str, name: str, io: Io, environ: Mapping[str, str]) -> tuple[str, bool]:
-    """The image file to copy, and whether it is a built-in one."""
-    if wanted in builtin.BUILTIN:
-        found = builtin.path(wanted, environ)
-        if found is None:
-            found = builtin.build(wanted, io, environ=environ).image
-        return str(found), True
-    if not os.path.exists(wanted):
-        raise ImageError(
-            f"there is no file {wanted}, and no built-in image of that name",
-            machine=name,
-            hint=f"built-in: {', '.join(sorted(builtin.BUILTIN))}; or --image FILE",
-        )
-    return os.path.abspath(wanted), False
-
-
-def _images(part: str, name: str, source: str, io: Io) -> None:
-    """Base as a copy of the source in qcow2, and an empty overlay on it."""
-    base = f"{name}-base.qcow2"
-    program = programs.find("qemu-img")
-    found = seed.judged(source, seed.format_of(source, name), name)
-    seed.copy(found, os.path.join(part, base), "qcow2", name, io, program)
-    qemuimg.create_overlay(program, f"{name}-backing.qcow2", base, "qcow2", cwd=part)
-
-
 def make_key(part: str, name: str) -> None:
     """A key pair of the machine's own; the guest gets its public half through fw_cfg."""
     argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"qvm {name}", "-f", os.path.join(part, KEY)]
@@ -195,19 +141,16 @@ def make_key(part: str, name: str) -> None:
 
 
 def _write_vmrc(part: str, name: str, wish: Wish, is_builtin: bool, environ: Mapping[str, str]) -> None:
-    """Write the `.vmrc`, with a comment on what needs one."""
-    owner = process.user_name(os.geteuid())
-    memory = wish.memory or str(BUILTIN_MEMORY_MIB if is_builtin else FILE_MEMORY_MIB)
-    rows = [
-        ("VM_MACHINE_NAME", name),
-        ("VM_MACHINE_ID", wish.machine_id or identity.free_id(environ)),
-        ("VM_MACHINE_OWNER", owner),
-        ("VM_MACHINE_USER", wish.user or (builtin.BUILTIN[wish.image].user if is_builtin else owner)),
-        ("VM_MACHINE_MEM", memory),
-    ]
-    if wish.cpus is not None:
-        rows.append(("VM_MACHINE_CPUS", str(wish.cpus)))
-    text = "".join(f"{key}={edit.quote(value)}\n" for key, value in rows)
+    """Write the `.vmrc`, with a comment on what needs one; after the text of the template."""
+    rows = _values(name, wish, is_builtin, environ)
+    if wish.is_bare:
+        text = commented.text(dict(rows))
+    elif wish.template:
+        text = files.read(wish.template).text
+        for key, value in rows:
+            text = edit.assign(text, key, value)
+    else:
+        text = "".join(f"{key}={edit.quote(value)}\n" for key, value in rows)
     if is_builtin:
         host = guest_name(name)
         extra = (
@@ -215,7 +158,37 @@ def _write_vmrc(part: str, name: str, wish: Wish, is_builtin: bool, environ: Map
         )
         text += f"VM_SSH_IDENTITY={KEY}\n# the guest takes its ssh key and its name from here at every boot\n"
         text += f"VM_QEMU_EXTRA={edit.quote(extra)}\n"
+    for key, value in wish.values:
+        text = edit.assign(text, key, value)
     host_files.write_atomic(os.path.join(part, ".vmrc"), text)
+
+
+def _values(name: str, wish: Wish, is_builtin: bool, environ: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The variables that the new `.vmrc` sets."""
+    owner, number = process.user_name(os.geteuid()), wish.machine_id or identity.free_id(environ)
+    default = str(BUILTIN_MEMORY_MIB if is_builtin else FILE_MEMORY_MIB)
+    rows = [
+        ("VM_MACHINE_NAME", name),
+        ("VM_MACHINE_ID", number or identity.SHARED_ID),
+        ("VM_MACHINE_OWNER", owner),
+        ("VM_MACHINE_USER", wish.user or (builtin.BUILTIN[wish.image].user if is_builtin else owner)),
+    ]
+    if wish.memory or not wish.template:
+        rows.append(("VM_MACHINE_MEM", wish.memory or default))
+    if not number:
+        rows.append(("VM_NET_MAC", "auto"))
+    if wish.cpus is not None:
+        rows.append(("VM_MACHINE_CPUS", str(wish.cpus)))
+    if wish.format != "qcow2":
+        rows.append(("VM_FMT", wish.format))
+    if wish.iso:
+        rows.append(("VM_CDROM", os.path.abspath(wish.iso)))
+    if wish.disks:
+        names = [sources.additional(name, at) for at in range(1, len(wish.disks) + 1)]
+        rows.append(("VM_DISKS", "\n".join(names)))
+    if wish.labels:
+        rows.append(("VM_LABELS", joined(list(wish.labels))))
+    return rows
 
 
 def guest_name(name: str) -> str:

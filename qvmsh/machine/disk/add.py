@@ -6,9 +6,7 @@ add(vm, "data.qcow2", Addition("10G"))
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
-from fractions import Fraction
 
 from qvmsh.config import devices
 from qvmsh.config.words import quote
@@ -20,6 +18,7 @@ from qvmsh.machine.machine import BaseMachine
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.settings import config as configuration
 from qvmsh.machine.storage import chain, dependents, own_disk, selection, supplies, volumes
+from qvmsh.machine.storage.disk_size import bytes_of
 from qvmsh.machine.storage.volumes import Volume
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import image, platforms
@@ -28,7 +27,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 MAKES = ("qcow2", "raw")
 """Formats in which an empty image is made."""
 
@@ -40,25 +38,6 @@ class Addition:
     size: str | None = None
     format: str | None = None
     is_read_only: bool = False
-
-
-def bytes_of(text: str, now: int = 0) -> int:
-    """A size in bytes: `512M`, `10G`, or `+5G`, `-1G` from `now`.
-
-    Raises:
-        UsageError: it is not a size.
-    """
-    bare = text.strip()
-    sign, digits = (bare[0], bare[1:]) if bare[:1] in ("+", "-") else ("", bare)
-    number = digits.rstrip("iBbKkMmGgTt")
-    unit = digits[len(number) :].upper().removesuffix("B").removesuffix("I")
-    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", number) or unit not in UNITS:
-        raise UsageError(f"{text}: is not a size", hint="a number and K, M, G or T: 512M, 10G, +5G")
-    count = int(Fraction(number) * UNITS[unit])
-    total = now + count if sign == "+" else now - count if sign == "-" else count
-    if total <= 0 or total % 512:
-        raise UsageError(f"{text}: the size of a disk must be a multiple of 512 bytes and more than 0")
-    return total
 
 
 @log.failures

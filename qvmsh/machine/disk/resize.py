@@ -9,11 +9,11 @@ from qvmsh.config.words import quote
 from qvmsh.errors import ImageError, QmpError, StateError, UsageError
 from qvmsh.host import files as host_files
 from qvmsh.machine import log, programs, state
-from qvmsh.machine.disk.add import bytes_of
 from qvmsh.machine.disk.reports import DiskDone
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.progress import size
 from qvmsh.machine.storage import bitmaps, chain, dependents, selection
+from qvmsh.machine.storage.disk_size import bytes_of
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import image, qemuimg
 

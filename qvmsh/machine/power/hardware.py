@@ -132,7 +132,7 @@ def _network(vm: BaseMachine, platform: Platform, ssh_port: int | None, boot: in
     model = vm.settings.text("VM_NET_MODEL")
     if model == "none":
         return None
-    mac = identity.mac_address(vm.settings.text("VM_MACHINE_ID"))
+    mac = identity.own_mac_address(vm)
     rules = tuple(each.rule for each in ports.forwards(vm))
     driver = platform.virtio("net") if model == "virtio" else model
     return Network(driver, mac, ssh_port, rules, boot)

@@ -44,8 +44,10 @@ def renew(folder: str, point: Point, name: str, environ: Mapping[str, str], note
     made = BaseMachine(folder, environ=environ)
     settings = made.settings
     old, by_hand = settings.text("VM_MACHINE_NAME"), own_disk.is_by_hand(made)
-    number = identity.free_id(environ)
+    number = identity.free_id(environ) or identity.SHARED_ID
     changes = {"VM_MACHINE_NAME": name, "VM_MACHINE_ID": number}
+    if number == identity.SHARED_ID or settings.text("VM_NET_MAC"):
+        changes["VM_NET_MAC"] = "auto"
     if settings.text("VM_NET_PORT").isdigit():
         changes["VM_NET_PORT"] = f"77{number}"
     if settings.text("VM_SSH_PORT").isdigit() and not by_hand:

@@ -99,29 +99,40 @@ def put(vm: BaseMachine, content: Content) -> Entry:
     """
     since = time.time()
     name = f"{time.strftime('%Y%m%d%H%M%S', time.localtime(since))}-{vm.name}"
-    first = folder(vm.environ)
-    os.makedirs(first, mode=0o700, exist_ok=True)
-    target, link = _free(os.path.join(first, name)), ""
-    if not _can_rename(vm.directory, first):
-        beside = os.path.join(os.path.dirname(vm.directory), BESIDE)
-        os.makedirs(beside, mode=0o700, exist_ok=True)
-        target, link = _free(os.path.join(beside, os.path.basename(target))), target
+    first = _free(os.path.join(folder(vm.environ), name))
+    beside = _free(os.path.join(os.path.dirname(vm.directory), BESIDE, name))
     note = {"machine": vm.name, "directory": vm.directory, "since": since}
     host_files.write_atomic(os.path.join(vm.directory, NOTE), json.dumps(note) + "\n", 0o600)
-    if link:
-        os.symlink(target, link)
+    target, link = first, ""
     try:
-        if content.foreign:
-            _put_own(vm, content.own, target)
-        else:
-            _rename(vm.directory, target)
+        try:
+            _put(vm, content, first)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            target, link = beside, first
+            os.symlink(beside, first)
+            _put(vm, content, beside)
     except BaseException:
+        host_files.remove(os.path.join(vm.directory, NOTE))
         if link:
             host_files.remove(link)
-        host_files.remove(os.path.join(vm.directory, NOTE))
         raise
     registry.forget(vm.directory, vm.environ)
     return Entry(target, link, vm.name, vm.directory, since)
+
+
+def _put(vm: BaseMachine, content: Content, target: str) -> None:
+    """Move the machine's own files; the whole directory if it holds nothing else.
+
+    Raises:
+        OSError: with EXDEV, `target` is on another file system; nothing has been changed.
+    """
+    os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+    if content.foreign:
+        _put_own(vm, content.own, target)
+    else:
+        _rename(vm.directory, target)
 
 
 def _free(path: str) -> str:
@@ -131,23 +142,6 @@ def _free(path: str) -> str:
         count += 1
         found = f"{path}-{count}"
     return found
-
-
-def _can_rename(directory: str, other: str) -> bool:
-    """True if a folder can be renamed from beside `directory` to `other`: tried, since bind mounts cannot."""
-    above = os.path.dirname(directory)
-    trial = os.path.join(above, f".qvm-{os.getpid()}-{os.urandom(4).hex()}")
-    os.mkdir(trial, 0o700)
-    target = os.path.join(other, os.path.basename(trial))
-    try:
-        os.rename(trial, target)
-    except OSError as error:
-        os.rmdir(trial)
-        if error.errno == errno.EXDEV:
-            return False
-        raise
-    os.rmdir(target)
-    return True
 
 
 def _rename(directory: str, target: str) -> None:

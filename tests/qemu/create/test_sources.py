@@ -1,0 +1,161 @@
+"""`qvm create`: what a machine's disk is made from, and what its `.vmrc` says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.kill_steps import killed_at
+from tests.support.world import World
+
+ISO = b"\0" * 32768 + b"\1CD001\1" + b"\0" * 4096
+
+
+def info(path: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads(
+        subprocess.check_output(["qemu-img", "info", "-U", "--output=json", path])
+    )
+    return found
+
+
+def image(world: World, name: str, size: str = "20M") -> Path:
+    path = world.home / name
+    subprocess.run(["qemu-img", "create", "-q", "-f", path.suffix[1:], path, size], check=True)
+    return path
+
+
+def value(world: World, machine: str, name: str) -> str:
+    return world.run("-C", machine, "config", name).out.rstrip("\n")
+
+
+def require_starts(world: World, machine: str) -> None:
+    result = world.run("-C", machine, "start", "--no-wait")
+    assert result.status == 0, result
+    assert world.run("-C", machine, "kill").status == 0
+
+
+def test_create_with_a_size_has_an_empty_disk(world: World) -> None:
+    result = world.run(
+        "create", "web", "7680M", "--disk", "1.5G", "--disk", "64M", "--label", "a b", "--cpus", "3"
+    )
+    assert result.status == 0, result
+    assert info(world.home / "web/web-base.qcow2")["virtual-size"] == 8053063680
+    assert info(world.home / "web/web-backing.qcow2")["backing-filename"] == "web-base.qcow2"
+    assert info(world.home / "web/web-disk1.qcow2")["virtual-size"] == 3 << 29
+    assert value(world, "web", "VM_DISKS") == "web-disk1.qcow2\nweb-disk2.qcow2"
+    assert value(world, "web", "VM_MACHINE_CPUS") == "3"
+    require_starts(world, "web")
+
+
+def test_create_raw_and_from_a_template(world: World) -> None:
+    (world.home / "template").write_text("# ours\nVM_MACHINE_MEM=96\nVM_QEMU_MACHINE=q35  # new\n")
+    words = ["--format", "raw", "--template", "template", "--set", "VM_DISK_BUS=sata"]
+    assert world.run("create", "web", "64M", *words).status == 0
+    assert info(world.home / "web/web-base.raw")["format"] == "raw"
+    text = (world.home / "web/.vmrc").read_text()
+    assert text.startswith("# ours\nVM_MACHINE_MEM=96\nVM_QEMU_MACHINE=q35  # new\n")
+    assert value(world, "web", "VM_DISK_BUS") == "sata"
+    require_starts(world, "web")
+
+
+def test_create_with_an_installer_has_it_in_the_drive(world: World) -> None:
+    iso = world.home / "installer.iso"
+    iso.write_bytes(ISO)
+    assert world.run("create", "web", "30G", "--iso", "installer.iso").status == 0
+    assert value(world, "web", "VM_CDROM") == str(iso)
+    assert info(world.home / "web/web-base.qcow2")["virtual-size"] == 30 << 30
+    assert world.run("create", "mail", "--iso", iso).status == 0
+    assert info(world.home / "mail/mail-base.qcow2")["virtual-size"] == 20 << 30
+    require_starts(world, "web")
+
+
+@pytest.mark.parametrize("kind", ["qcow2", "vmdk", "vdi", "raw"])
+def test_create_from_any_format_copies_links_and_moves(world: World, kind: str) -> None:
+    disk = image(world, f"disk.{kind}")
+    assert world.run("create", "one", "--from", disk).status == 0
+    assert "backing-filename" not in info(world.home / "one/one-base.qcow2")
+    assert world.run("create", "two", "--from", disk, "--link").status == 0
+    assert info(world.home / "two/two-base.qcow2")["backing-filename"] == str(disk)
+    result = world.run("create", "three", "--from", disk, "--move")
+    assert result.status == 2, result
+    assert f"{world.home}/two/two-base.qcow2 is backed by disk.{kind}" in result.err
+    assert disk.exists()
+    assert not (world.home / "three").exists()
+    assert world.run("delete", "--now", "-y", "two").status == 0
+    assert disk.exists()
+    assert world.run("create", "three", "--from", disk, "--move").status == 0
+    assert not disk.exists()
+    require_starts(world, "three")
+
+
+def test_create_bare_is_the_commented_configuration(world: World) -> None:
+    assert world.run("create", "web", "--bare").status == 0
+    assert sorted(path.name for path in (world.home / "web").iterdir()) == [".qvm", ".vmrc"]
+    assert world.run("-C", "web", "config", "--check").status == 0
+    text = (world.home / "web/.vmrc").read_text()
+    assert "\n#VM_MACHINE_CPUS=2\n" in text
+    (world.home / "web/.vmrc").write_text(text.replace("\n#VM_", "\nVM_"))
+    assert world.run("-C", "web", "config", "--check").status == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["1G", "--image", "tiny"], "--image and a size exclude each other"),
+        (["--from", "a", "--bare"], "--from and --bare exclude each other"),
+        (["--link", "1G"], "--link needs --image or --from"),
+        (["--move", "--image", "tiny"], "--move needs --from"),
+        (["--bare", "--disk", "1G"], "--disk needs a machine with disks"),
+        (["--from", "nothing.qcow2"], "there is no file nothing.qcow2"),
+        (["20"], "a size needs a unit"),
+        (["20X"], "is not a size"),
+        (["0M"], "more than 0"),
+        (["--iso", "global-vmrc"], "is not a CD image"),
+        (["1G", "--id", "7"], "two digits"),
+    ],
+)
+def test_create_refuses_and_leaves_nothing(world: World, words: list[str], why: str) -> None:
+    before = sorted(world.home.iterdir())
+    result = world.run("create", "web", *words)
+    assert result.status in (1, 2), result
+    assert why in result.err
+    assert sorted(world.home.iterdir()) == before
+
+
+def test_create_when_all_ids_are_taken_gets_an_address(world: World) -> None:
+    for number in range(1, 100):
+        folder = world.home / f"m/{number:02}"
+        folder.mkdir(parents=True)
+        (folder / ".vmrc").write_text(f"VM_MACHINE_NAME=m{number:02}\nVM_MACHINE_ID={number:02}\n")
+    known = world.home / ".local/share/qvm/machines"
+    known.parent.mkdir(parents=True)
+    known.write_text("".join(f"m{n:02}\\t{world.home}/m/{n:02}\n" for n in range(1, 100)))
+    assert world.run("create", "web", "64M").status == 0
+    assert world.run("create", "mail", "64M").status == 0
+    addresses = set()
+    for name in ("web", "mail"):
+        assert value(world, name, "VM_NET_MAC") == "auto"
+        line = world.run("-C", name, "dryrun").out
+        addresses.add(line.partition('"mac": "')[2][:17])
+    assert len(addresses) == 2
+    assert all(each.startswith("52:54:00:") for each in addresses)
+
+
+def test_create_killed_at_each_step_is_whole_or_nothing(world: World) -> None:
+    disk = image(world, "disk.qcow2")
+    for step in range(200):
+        is_over = killed_at(world, step, "create", "web", "--from", str(disk)) == 0
+        if is_over:
+            break
+        result = world.run("create", "other", "1M")
+        assert result.status == 0, result
+        assert not (world.home / "web").exists() or (world.home / "web/web-backing.qcow2").exists(), step
+        assert not [path for path in world.home.iterdir() if path.name.startswith(".web")], step
+        for name in ("web", "other"):
+            world.run("delete", "--now", "-y", name)
+    else:
+        pytest.fail("it never came to its end")
+    require_starts(world, "web")

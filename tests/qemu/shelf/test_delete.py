@@ -1,0 +1,187 @@
+"""`qvm delete`, `undelete`, `prune`: only the machine's own files, and never half of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.kill_steps import killed_at
+from tests.support.world import Blank, Vm, World
+
+STEPS = 200
+"""More steps than any of the commands has."""
+
+
+def tree(vm: Vm) -> dict[str, bytes]:
+    """Every file of the machine but locks, logs, temporary files and the note of a deletion, by its path."""
+    found = {}
+    for path in sorted(vm.directory.rglob("*")):
+        name = str(path.relative_to(vm.directory))
+        is_kept = not name.startswith((".qvm/log", ".qvm/deleted", ".qvm/work.lock")) and ".part" not in name
+        if path.is_file() and not path.is_symlink() and is_kept:
+            found[name] = path.read_bytes()
+    return found
+
+
+def trash(world: World) -> list[str]:
+    folder = world.home / ".local/share/qvm/trash"
+    names = [path.name for path in folder.iterdir()] if folder.exists() else []
+    return sorted(name if name.startswith(".") else name.partition("-")[2] for name in names)
+
+
+def test_delete_and_undelete_keep_every_byte(blank: Blank, world: World) -> None:
+    vm = blank("web")
+    vm.ok("snapshot", "save", "ready")
+    before = tree(vm)
+    result = world.run("delete", "-y", "web")
+    assert result.out == "web: deleted; `qvm undelete web` takes it back\n"
+    assert not vm.directory.exists()
+    assert trash(world) == ["web"]
+    assert world.run("list").out == ""
+    assert world.run("undelete").out == f"web: back in {vm.directory}\n"
+    assert tree(vm) == before
+    assert trash(world) == []
+    assert json.loads(world.run("--json", "list").out)["machines"][0]["machine"] == "web"
+
+
+def test_delete_keeps_what_is_not_the_machines(blank: Blank, world: World, tmp_path: Path) -> None:
+    vm = blank("web")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_text("precious")
+    (outside / "big.qcow2").write_bytes((vm.directory / "web-base.qcow2").read_bytes())
+    (vm.directory / "mine").write_text("mine")
+    (vm.directory / "disks").mkdir()
+    (vm.directory / "disks/data.raw").write_bytes(b"\0" * 512)
+    (vm.directory / "disks/notes").write_text("notes")
+    (vm.directory / "way").symlink_to(outside)
+    (vm.directory / ".qvm/way").symlink_to(outside)
+    vm.set(VM_DISKS=f"disks/data.raw:raw\n{outside}/big.qcow2")
+    result = world.run("--json", "delete", "--now", "-y", "web")
+    report = json.loads(result.out)
+    assert report["foreign"] == ["disks/notes", "mine", "way"]
+    assert report["outside"] == [f"{outside}/big.qcow2"]
+    assert report["trash"] is None
+    assert sorted(path.name for path in vm.directory.rglob("*")) == ["disks", "mine", "notes", "way"]
+    assert sorted(path.name for path in outside.iterdir()) == ["big.qcow2", "precious"]
+    assert world.run("list").out == ""
+
+
+def test_delete_asks_and_refuses(blank: Blank, world: World) -> None:
+    vm = blank("web")
+    before = tree(vm)
+    result = world.run("delete", "web")
+    assert result.status == 2
+    assert "hint: `qvm delete --yes` does not ask" in result.err
+    vm.set(VM_PROTECT="yes")
+    result = world.run("delete", "-y", "web")
+    assert (result.status, "it is protected (VM_PROTECT=yes)" in result.err) == (3, True)
+    vm.set(VM_PROTECT="no")
+    vm.ok("start", "--no-wait")
+    result = world.run("delete", "-y", "web")
+    assert (result.status, "cannot delete: it is running" in result.err) == (3, True)
+    vm.ok("kill")
+    other = blank("other")
+    overlay = other.directory / "linked.qcow2"
+    base = ["-F", "qcow2", "-b", str(vm.directory / "web-base.qcow2")]
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *base, overlay], check=True)
+    result = world.run("delete", "-y", "web")
+    assert result.status == 3
+    assert f"{overlay} is backed by web-base.qcow2" in result.err
+    assert {name for name in before if name != ".vmrc"} <= set(tree(vm))
+
+
+def test_delete_of_a_snapshot_is_a_word(blank: Blank, world: World) -> None:
+    vm = blank("web")
+    for name in ("one", "two", "asdföklj"):
+        vm.ok("snapshot", "save", name)
+    assert world.run("delete", "web:one").status == 2
+    result = world.run("delete", "-y", "web:one", "web:asdföklj")
+    assert result.status == 0, result
+    report = json.loads(vm.ok("--json", "snapshot", "list").out)
+    assert [each["name"] for each in report["snapshots"]] == ["two"]
+    result = world.run("delete", "-y", "web:three")
+    assert (result.status, "there is no snapshot three" in result.err) == (3, True)
+    assert world.run("delete", "-y", "mail:x").status == 2
+    assert vm.directory.exists()
+
+
+def test_undelete_takes_the_latest_of_a_name(blank: Blank, world: World) -> None:
+    first = blank("web")
+    (first.directory / ".qvm/which").write_text("first")
+    world.run("delete", "-y", "web")
+    second = blank("web")
+    (second.directory / ".qvm/which").write_text("second")
+    world.run("delete", "-y", "web")
+    assert world.run("undelete", "web").status == 0
+    assert (first.directory / ".qvm/which").read_text() == "second"
+    result = world.run("undelete", "web")
+    assert result.status == 3
+    assert f"{first.directory} is taken" in result.err
+    result = world.run("undelete", "mail")
+    assert (result.status, "hint: in the trash: web" in result.err) == (2, True)
+    assert world.run("prune", "-y").out == "nothing to remove; 1 machine in the trash\n"
+    assert world.run("prune", "--older", "0").status == 2
+    assert world.run("prune", "--older", "0", "-y").out.startswith("removed web: ")
+    assert trash(world) == []
+    assert world.run("undelete").status == 2
+
+
+def test_delete_several_reports_each(blank: Blank, world: World) -> None:
+    machines = [blank(f"web{n}") for n in range(3)]
+    machines[1].set(VM_PROTECT="yes")
+    result = world.run("delete", "-y", "web*")
+    assert result.status == 3
+    assert [vm.directory.exists() for vm in machines] == [False, True, False]
+
+
+@pytest.mark.parametrize("has_foreign", [False, True])
+def test_delete_killed_at_each_step_is_whole_or_undone(blank: Blank, world: World, has_foreign: bool) -> None:
+    vm = blank("web")
+    if has_foreign:
+        (vm.directory / "mine").write_text("mine")
+    before = tree(vm)
+    other = blank("other")
+    for step in range(STEPS):
+        is_over = killed_at(world, step, "delete", "-y", "web") == 0
+        other.ok("config", f"VM_LABELS=a{step}")  # a command that looks
+        world.run("doctor", "--fix", cwd=other.directory)
+        if vm.directory.exists() and (vm.directory / ".vmrc").exists():
+            assert trash(world) == [], step
+        else:
+            assert trash(world) == ["web"], step
+            assert sorted(os.listdir(vm.directory)) == ["mine"] if has_foreign else not vm.directory.exists()
+            assert world.run("undelete", "web").status == 0
+        assert tree(vm) == before, step
+        if is_over:
+            break
+    else:
+        pytest.fail("it never came to its end")
+
+
+@pytest.mark.parametrize("has_foreign", [False, True])
+def test_undelete_killed_at_each_step_is_whole_or_undone(
+    blank: Blank, world: World, has_foreign: bool
+) -> None:
+    vm = blank("web")
+    if has_foreign:
+        (vm.directory / "mine").write_text("mine")
+    before = tree(vm)
+    other = blank("other")
+    for step in range(STEPS):
+        assert world.run("delete", "-y", "web").status == 0
+        is_over = killed_at(world, step, "undelete", "web") == 0
+        world.run("doctor", "--fix", cwd=other.directory)
+        if not (vm.directory / ".vmrc").exists():
+            assert trash(world) == ["web"], step
+            assert world.run("undelete", "web").status == 0
+        assert tree(vm) == before, step
+        assert world.run("prune", "--older", "0", "-y").status == 0
+        if is_over:
+            break
+    else:
+        pytest.fail("it never came to its end")

@@ -9,6 +9,7 @@ from qvmsh.commands.img import img_build as _img_build
 from qvmsh.commands.img import img_list as _img_list
 from qvmsh.commands.session import session_list as _session_list
 from qvmsh.commands.session import session_save as _session_save
+from qvmsh.commands.top import top as _top
 from qvmsh.commands.use import use as _use
 
 vm: Machine
@@ -45,6 +46,7 @@ stderr = vm.stderr
 stdout = vm.stdout
 stop = vm.stop
 suspend = vm.suspend
+top = _top
 use = _use
 wakeup = vm.wakeup
 class disk:

@@ -227,6 +227,8 @@ OFF: list[tuple[str, list[str], str, int]] = [
     ("disk resize", ["disk9", "1G"], "'disk9', '1G'", 2),
     ("img build", ["nosuch"], "'nosuch'", 2),
     ("create", ["."], "'.'", 2),
+    ("top", ["0.1"], "'0.1'", 2),
+    ("top", ["nosuch"], "'nosuch'", 2),
     ("completion", ["fish"], "'fish'", 0),
     ("completion", ["tcsh"], "'tcsh'", 2),
 ]

@@ -67,6 +67,7 @@ class snapshot:
     delete = vm.snapshot_delete
     diff = vm.snapshot_diff
     list = vm.snapshot_list
+    prune = vm.snapshot_prune
     restore = vm.snapshot_restore
     save = vm.snapshot_save
     show = vm.snapshot_show

@@ -63,7 +63,7 @@ OTHER_TOOLS = {
 
 ENDING = frozenset({
     "archive", "disk commit", "disk rebase", "disk resize", "disk trim", "kill", "reboot", "restart",
-    "restore", "snapshot delete", "snapshot restore", "stop", "suspend",
+    "restore", "snapshot delete", "snapshot prune", "snapshot restore", "stop", "suspend",
 })  # fmt: skip
 """Verbs that stop, remove or overwrite something, or end what runs in the guest."""
 

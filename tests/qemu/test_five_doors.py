@@ -85,7 +85,8 @@ def many(vm: Vm, argv: list[str], code: str, cwd: Path | None) -> list[Outcome]:
 def is_name(verb: str) -> bool:
     """True if the command exists as a Python name in the shell."""
     word = verb.partition(" ")[0]
-    return word not in {*keyword.kwlist, *keyword.softkwlist, *vars(builtins), "sh"}
+    is_taken = word in {*keyword.kwlist, *keyword.softkwlist, *vars(builtins), "sh"}
+    return word.isidentifier() and not is_taken
 
 
 def is_word(verb: str) -> bool:
@@ -221,6 +222,9 @@ OFF: list[tuple[str, list[str], str, int]] = [
     ("snapshot list", [], "", 0),
     ("snapshot restore", ["nosuch"], "'nosuch'", 3),
     ("snapshot save", ["12"], "'12'", 2),
+    ("snapshot prune", [], "", 2),
+    ("snapshot prune", ["--keep", "3"], "keep=3", 3),
+    ("list-disk", [], "", 0),
     ("snapshot verify", [], "", 0),
     ("disk list", [], "", 0),
     ("disk check", [], "", 0),

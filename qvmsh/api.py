@@ -93,7 +93,10 @@ class Machine(machine.BaseMachine):
     sh = _sh.sh
     snapshot_delete = _snapshot.snapshot_delete
     snapshot_diff = _snapshot.snapshot_diff
+    list_disk = _snapshot.list_disk
+    save_disk = _snapshot.save_disk
     snapshot_list = _snapshot.snapshot_list
+    snapshot_prune = _snapshot.snapshot_prune
     snapshot_restore = _snapshot.snapshot_restore
     snapshot_save = _snapshot.snapshot_save
     snapshot_show = _snapshot.snapshot_show

@@ -10,6 +10,7 @@ from qvmsh.commands.img import img_list as _img_list
 from qvmsh.commands.delete import prune as _prune
 from qvmsh.commands.session import session_list as _session_list
 from qvmsh.commands.session import session_save as _session_save
+from qvmsh.commands.top import top as _top
 from qvmsh.commands.delete import undelete as _undelete
 from qvmsh.commands.use import use as _use
 
@@ -51,6 +52,7 @@ stderr = vm.stderr
 stdout = vm.stdout
 stop = vm.stop
 suspend = vm.suspend
+top = _top
 undelete = _undelete
 use = _use
 wakeup = vm.wakeup
@@ -72,6 +74,7 @@ class snapshot:
     delete = vm.snapshot_delete
     diff = vm.snapshot_diff
     list = vm.snapshot_list
+    prune = vm.snapshot_prune
     restore = vm.snapshot_restore
     save = vm.snapshot_save
     show = vm.snapshot_show

@@ -67,7 +67,8 @@ OTHER_TOOLS = {
 
 ENDING = frozenset({
     "archive", "delete", "disk commit", "disk rebase", "disk resize", "disk trim", "kill", "move", "prune",
-    "reboot", "restart", "restore", "snapshot delete", "snapshot restore", "stop", "suspend",
+    "reboot", "restart", "restore", "snapshot delete", "snapshot prune", "snapshot restore", "stop",
+    "suspend",
 })  # fmt: skip
 """Verbs that stop, remove or overwrite something, or end what runs in the guest."""
 

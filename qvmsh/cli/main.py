@@ -294,6 +294,8 @@ class Call:
     def render(self, result: Any) -> int:
         """Print a command's result and return its exit status."""
         status = getattr(result, "exit_status", errors.EXIT_OK)
+        if getattr(result, "is_streamed", False):  # printed already
+            return int(status)
         if self.has_json:
             self._print_json(result.as_json() if hasattr(result, "as_json") else {"output": result})
         elif result is not None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from qvmsh.machine.snapshot.reports import (
         Details,
         Differences,
+        Pruned,
         SnapshotDeleted,
         SnapshotList,
         SnapshotRestored,
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     )
 
 
-@command(group="images", name="snapshot save", aliases=("save-disk", "snapshot save-disk"))
+@command(group="images", name="snapshot save")
 def snapshot_save(
     vm: BaseMachine,
     name: str | None = None,
@@ -30,7 +31,9 @@ def snapshot_save(
     message: Annotated[str, Opt("-m", metavar="TEXT")] = "",
     disk_only: Annotated[bool, Opt("-d")] = False,
     freeze: bool = True,
-    replace: Annotated[bool, Opt("-r")] = False,
+    replace: Annotated[bool, Opt("-r", excludes=("keep", "keep_days"))] = False,
+    keep: Annotated[int | None, Opt(metavar="N")] = None,
+    keep_days: Annotated[float | None, Opt(metavar="DAYS")] = None,
 ) -> SnapshotSaved:
     """Save all disks, and the memory of a running machine, as a snapshot.
 
@@ -44,15 +47,41 @@ def snapshot_save(
         disk_only: without the memory; the guest's file systems are frozen for a moment.
         freeze: False: with --disk-only, do not freeze the guest's file systems.
         replace: replace a snapshot of the same name.
+        keep: with the time in front of the name; then remove all but the newest N of that name.
+        keep_days: the same, but keep those of the last DAYS days; together, what either of them keeps.
 
     Raises:
         StateError: something blocks it (each blocker is listed with its remedy), or the name exists.
-        QmpError, ImageError: it failed. Nothing changed.
+        QmpError, ImageError: it failed. Nothing changed; or it says that only the removal failed.
     """
     from qvmsh.machine.snapshot import save
+    from qvmsh.machine.snapshot.prune import Keep
 
-    request = save.Request(message, disk_only, is_replacing=replace, has_freeze=freeze)
-    return save.save(vm, save.label(name, has_timestamp=timestamp), request)
+    has_stamp = timestamp or name is None or keep is not None or keep_days is not None
+    request = save.Request(
+        message, disk_only, is_replacing=replace, has_freeze=freeze, has_stamp=has_stamp,
+        keep=Keep(keep, keep_days),
+    )  # fmt: skip
+    return save.save(vm, name or "", request)
+
+
+@command(group="images", name="save-disk", aliases=("snapshot save-disk",))
+def save_disk(vm: BaseMachine, label: str | None = None) -> SnapshotSaved:
+    """Save all disks as vmctl.sh did: under the time and LABEL.
+
+    The same as `snapshot save --disk-only --timestamp LABEL`. Without a label it is `auto`.
+
+    Args:
+        label: what follows the time in the name.
+
+    Raises:
+        StateError: something blocks it (each blocker is listed with its remedy).
+        QmpError, ImageError: it failed. Nothing changed.
+    """
+    from qvmsh.machine import snapshot_names
+    from qvmsh.machine.snapshot import save
+
+    return save.save(vm, label or snapshot_names.AUTO, save.Request(disk_only=True, has_stamp=True))
 
 
 @command(group="images", name="snapshot restore", aliases=("restore-disk", "snapshot restore-disk"))
@@ -70,7 +99,7 @@ def snapshot_restore(
     `start --loadvm NAME` resumes with the saved memory.
 
     Args:
-        name: name of the snapshot.
+        name: name of the snapshot; what follows the time in it is enough if only one has it.
         force: restore even if hardware or disks have changed since, or the disks back other images.
             While the machine is on, a snapshot that cannot be loaded is undone; while it is off,
             disks that were added since do not change.
@@ -94,7 +123,7 @@ def snapshot_delete(vm: BaseMachine, *names: Annotated[str, Opt(complete="snapsh
     completes it.
 
     Args:
-        names: names of the snapshots.
+        names: names of the snapshots; what follows the time in one is enough if only one has it.
 
     Raises:
         StateError: there is no such snapshot. None was removed.
@@ -104,7 +133,49 @@ def snapshot_delete(vm: BaseMachine, *names: Annotated[str, Opt(complete="snapsh
     return delete.delete(vm, names)
 
 
-@command(group="images", name="snapshot list", aliases=("list-disk", "snapshot list-disk"))
+@command(group="images", name="snapshot prune")
+def snapshot_prune(
+    vm: BaseMachine,
+    name: Annotated[str | None, Opt(complete="snapshot")] = None,
+    *,
+    keep: Annotated[int | None, Opt(metavar="N")] = None,
+    keep_days: Annotated[float | None, Opt(metavar="DAYS")] = None,
+    children: bool = False,
+) -> Pruned:
+    """Remove old snapshots called TIME-NAME, as `snapshot save --keep` does.
+
+    The newest one stays in any case, and so does one that a snapshot of another name, or the current
+    state, descends from.
+
+    Args:
+        name: what follows the time in their names (default: those called after the time alone).
+        keep: keep the newest N.
+        keep_days: keep those of the last DAYS days; together, what either of them keeps.
+        children: also remove one that others descend from; those others stay.
+
+    Raises:
+        StateError: there are no such snapshots.
+        QmpError, ImageError: one cannot be removed.
+    """
+    from qvmsh.machine.snapshot import prune
+
+    return prune.prune(vm, name or "", prune.Keep(keep, keep_days, has_parents=not children))
+
+
+@command(group="images", name="list-disk", aliases=("snapshot list-disk",))
+def list_disk(vm: BaseMachine) -> SnapshotList:
+    """List disks and snapshots as `snapshot list` does; JSON as of vmctl.sh.
+
+    Returns:
+        as `snapshot list`; each of the disks has also `drive_id`, `disk` and its own `snapshots` with
+        `id`, `tag` and `date`.
+    """
+    from qvmsh.machine.snapshot import list_show_diff
+
+    return list_show_diff.disk_listing(vm)
+
+
+@command(group="images", name="snapshot list")
 def snapshot_list(vm: BaseMachine) -> SnapshotList:
     """List the disks, and the snapshots as a tree with dates.
 

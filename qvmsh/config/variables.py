@@ -518,6 +518,8 @@ def _table() -> tuple[Variable, ...]:
 
         V("VM_SAVE_DELAY", "text", "delay of the old vm after savevm; not used: qvm waits for the job",
           group="context"),
+        V("VM_SNAPSHOT_ON_STOP", "integer", "save the disks after each `stop` that powers the guest off, and "
+          "keep so many of these snapshots; 0 = do not", "0", group="disks", unit="snapshots", most=10000),
         V("VM_ARCHIVE", "text", "where archives are stored: a folder, or `ssh://[USER@]HOST[:PORT]/FOLDER`; "
           "empty = the machine's directory", group="disks"),
     )  # fmt: skip

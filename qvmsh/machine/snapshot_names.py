@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+import time
 
-from qvmsh.errors import StateError, UsageError
+from qvmsh.errors import QvmError, StateError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from qvmsh.machine.machine import BaseMachine
 
@@ -16,6 +18,40 @@ NEW = ".qvm-new"
 """Suffix of the snapshot that is taken before one of the same name is replaced."""
 INTERNAL = (NEW, ".qvm-back")
 """Names that qvm uses itself while it works."""
+AUTO = "auto"
+"""The name after the time of a snapshot that nobody named."""
+STAMP = "%Y-%m-%dT%H-%M-%S"
+"""The time in front of a name. Source: vmctl.sh."""
+_STAMPED = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}-[0-9]{2}-[0-9]{2}(?:-(.+))?", re.DOTALL)
+
+
+def stamped(name: str | None) -> str:
+    """The name of a snapshot that is taken now: the time, and `name` after it."""
+    return time.strftime(STAMP) + (f"-{name}" if name else "")
+
+
+def series(name: str) -> str | None:
+    """What comes after the time in a snapshot's name, "" if nothing does; None for a name without a time."""
+    found = _STAMPED.fullmatch(name)
+    return None if found is None else found[1] or ""
+
+
+def meant(vm: BaseMachine, name: str, there: Collection[str]) -> str:
+    """The snapshot of that name; else the only one that is called so after its time.
+
+    Raises:
+        QvmError: several are.
+    """
+    found = [] if name in there or not name else sorted(each for each in there if series(each) == name)
+    found = [each for each in found if not each.endswith(INTERNAL)]
+    if len(found) > 1:
+        raise QvmError(
+            f"{len(found)} snapshots are called {name} after their time",
+            machine=vm.name,
+            details=found,
+            hint="give the whole name of one of them",
+        )
+    return found[0] if found else name
 
 
 def require_name(vm: BaseMachine, name: str) -> None:

@@ -18,6 +18,8 @@ from qvmsh.qemu import qmp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import BaseMachine
 
@@ -40,7 +42,6 @@ BROKEN = "broken"
 
 YOUNG_S = 10.0
 """A QEMU younger than this that does not answer is still coming up."""
-
 GREETING_S = 5.0
 """How long QEMU may take to greet: it serves one client of a socket at a time."""
 ENDING_S = 3.0
@@ -65,7 +66,6 @@ _KINDS = {
     "finish-migrate": (PAUSED, "QEMU finishes a migration"),
     "postmigrate": (PAUSED, "the guest was migrated to another QEMU"),
 }
-
 
 SPOILT = ("restore-vm", "internal-error", "guest-panicked", "inmigrate", "finish-migrate", "save-vm")
 """QEMU's states in which a guest cannot be resumed, or would destroy its disks."""
@@ -116,8 +116,12 @@ class Observation:
         return self.status in SPOILT
 
 
-def observe(vm: BaseMachine) -> Observation:
-    """Read the state of `vm`; takes at most about `GREETING_S` where QEMU does not answer."""
+def observe(vm: BaseMachine, ask: Callable[[LaunchRecord], str] | None = None) -> Observation:
+    """Read the state of `vm`; takes at most about `GREETING_S` where QEMU does not answer.
+
+    Args:
+        ask: asks QEMU for its status, for a caller that has more questions.
+    """
     try:
         pid = locks.holder(vm.files.pid_file)
     except PermissionError:
@@ -133,7 +137,7 @@ def observe(vm: BaseMachine) -> Observation:
     if process.is_stopped(pid):
         return _frozen(pid)
     try:
-        status = qmp.ask(note.socket("qmp"), "query-status", timeout_s=GREETING_S)["status"]
+        status = (ask or _status)(note)
     except PermissionError:
         who = process.user(pid)
         detail = f"it is {who}'s machine: you may not use its monitor"
@@ -156,6 +160,11 @@ def observe(vm: BaseMachine) -> Observation:
     return Observation(kind, detail, pid, note, status=status)
 
 
+def _status(note: LaunchRecord) -> str:
+    status: str = qmp.ask(note.socket("qmp"), "query-status", timeout_s=GREETING_S)["status"]
+    return status
+
+
 def _loading(vm: BaseMachine, pid: int, note: LaunchRecord) -> Observation:
     """A guest into which a `start` is loading a state, or was when it was killed."""
     by = locks.working(vm.files.work_lock)
@@ -168,20 +177,17 @@ def _loading(vm: BaseMachine, pid: int, note: LaunchRecord) -> Observation:
         return Observation(
             BROKEN,
             f"the `qvm {verb}` that was loading {note.loading} was interrupted; do not resume the guest",
-            pid,
-            note,
+            pid, note,
             "`qvm doctor --fix` restores the previous state; so does the next command that changes it",
-        )
+        )  # fmt: skip
     from qvmsh.config.words import quote
 
     return Observation(
         BROKEN,
         f"the `qvm start` that was loading the state {note.loading} was interrupted; do not resume the guest",
-        pid,
-        note,
-        f"`qvm stop` ends QEMU, then `qvm start --loadvm {quote(note.loading)}`; "
+        pid, note, f"`qvm stop` ends QEMU, then `qvm start --loadvm {quote(note.loading)}`; "
         "the saved state is unchanged",
-    )
+    )  # fmt: skip
 
 
 def _without_process(vm: BaseMachine, note: LaunchRecord | None) -> Observation:
@@ -219,7 +225,7 @@ def _without_pid_file(vm: BaseMachine, note: LaunchRecord | None) -> Observation
     what = "its pid file was" if note else "its folder .qvm was"
     try:
         note = note or _rebuilt(vm, pid)
-        status = qmp.ask(note.socket("qmp"), "query-status", timeout_s=GREETING_S)["status"]
+        status = _status(note)
     except (OSError, QmpError, ConfigError):
         return _unknown_process(pid, f"{what} removed, and its monitor does not answer")
     kind = _KINDS.get(status, (PAUSED, ""))[0]
@@ -265,12 +271,9 @@ def _silent(vm: BaseMachine, pid: int, note: LaunchRecord, error: Exception) -> 
         return _frozen(pid)
     if isinstance(error, FileNotFoundError):
         return Observation(
-            BROKEN,
-            f"its sockets are missing ({note.runtime} was removed)",
-            pid,
-            note,
+            BROKEN, f"its sockets are missing ({note.runtime} was removed)", pid, note,
             "`qvm stop` can still reach the guest by ssh, `qvm kill` ends QEMU",
-        )
+        )  # fmt: skip
     if locks.holder(vm.files.pid_file) is None:
         return _without_process(vm, note)
     if process.age_s(pid) < YOUNG_S:
@@ -280,10 +283,8 @@ def _silent(vm: BaseMachine, pid: int, note: LaunchRecord, error: Exception) -> 
     return Observation(
         BROKEN,
         f"QEMU does not answer on its monitor ({error or type(error).__name__})",
-        pid,
-        note,
-        "it may be busy, or another program holds the monitor; try again, or `qvm kill`",
-    )
+        pid, note, "it may be busy, or another program holds the monitor; try again, or `qvm kill`",
+    )  # fmt: skip
 
 
 def _frozen(pid: int) -> Observation:

@@ -117,6 +117,7 @@ SHAPES: dict[str, Any] = {
     "qom-list": [{"name": str, "type": str}],
     "qom-list-types": [{"name": str, "parent?": str}],
     "query-block": [{"device": str, "qdev?": str, "inserted?": _NODE}],
+    "query-blockstats": [{"stats": {"rd_bytes": int, "wr_bytes": int}}],
     "query-chardev": [{"label": str, "filename": str}],
     "query-cpus-fast": [{"cpu-index": int}],
     "query-jobs": [{**_JOB, "type?": str, "error?": str}],

@@ -85,7 +85,8 @@ def many(vm: Vm, argv: list[str], code: str, cwd: Path | None) -> list[Outcome]:
 def is_name(verb: str) -> bool:
     """True if the command exists as a Python name in the shell."""
     word = verb.partition(" ")[0]
-    return word not in {*keyword.kwlist, *keyword.softkwlist, *vars(builtins), "sh"}
+    is_taken = word in {*keyword.kwlist, *keyword.softkwlist, *vars(builtins), "sh"}
+    return word.isidentifier() and not is_taken
 
 
 def is_word(verb: str) -> bool:
@@ -221,12 +222,17 @@ OFF: list[tuple[str, list[str], str, int]] = [
     ("snapshot list", [], "", 0),
     ("snapshot restore", ["nosuch"], "'nosuch'", 3),
     ("snapshot save", ["12"], "'12'", 2),
+    ("snapshot prune", [], "", 2),
+    ("snapshot prune", ["--keep", "3"], "keep=3", 3),
+    ("list-disk", [], "", 0),
     ("snapshot verify", [], "", 0),
     ("disk list", [], "", 0),
     ("disk check", [], "", 0),
     ("disk resize", ["disk9", "1G"], "'disk9', '1G'", 2),
     ("img build", ["nosuch"], "'nosuch'", 2),
     ("create", ["."], "'.'", 2),
+    ("top", ["0.1"], "'0.1'", 2),
+    ("top", ["nosuch"], "'nosuch'", 2),
     ("completion", ["fish"], "'fish'", 0),
     ("completion", ["tcsh"], "'tcsh'", 2),
 ]

@@ -48,7 +48,7 @@ def test_check_of_an_edited_page_names_it(tmp_path: Path) -> None:
 
 def test_commands_page_has_every_verb_alias_and_option() -> None:
     page = text("commands")
-    sections = dict(re.findall(r"^## ([a-z ]+)\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL))
+    sections = dict(re.findall(r"^## ([a-z -]+)\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL))
     for verb, row in COMMANDS.items():
         assert f"[`{verb}`](#{verb.replace(' ', '-')})" in page
         for option in row[8]:

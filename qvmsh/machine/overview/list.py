@@ -17,8 +17,10 @@ from qvmsh.machine.reports import Report, lasting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
+
+    from qvmsh.machine.launch_record import LaunchRecord
 
 MISSING = "missing"
 """The directory is not where it was."""
@@ -236,12 +238,20 @@ def _add_content(each: Listed, environ: Mapping[str, str]) -> None:
 
 
 def look(
-    directory: str, name: str, environ: Mapping[str, str], holders: process.LockHolders | None = None
+    directory: str,
+    name: str,
+    environ: Mapping[str, str],
+    holders: process.LockHolders | None = None,
+    *,
+    vm: BaseMachine | None = None,
+    ask: Callable[[LaunchRecord], str] | None = None,
 ) -> Listed:
     """One machine, looked at now; whatever is wrong with it is in the answer.
 
     Args:
         holders: shared by the looks at many machines.
+        vm: the machine, if its configuration was read before.
+        ask: as in `state.observe`.
     """
     try:
         if os.geteuid() == 0:
@@ -251,9 +261,9 @@ def look(
                 from qvmsh.machine import owner_state
 
                 return Listed(**owner_state.look(directory, account, environ))
-        vm = BaseMachine(directory, environ=environ)
+        vm = vm or BaseMachine(directory, environ=environ)
         vm.lock_holders = holders
-        seen = overview_status.look(vm, is_quiet=True, has_ssh_check=False)
+        seen = overview_status.look(vm, is_quiet=True, has_ssh_check=False, ask=ask)
     except (QvmError, OSError) as error:
         what = error.what if isinstance(error, QvmError) else str(error)
         hint = error.hint if isinstance(error, QvmError) else None

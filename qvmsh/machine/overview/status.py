@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from qvmsh.machine.launch_record import LaunchRecord
     from qvmsh.machine.machine import BaseMachine
 
 SSH_S = 10.0
@@ -116,14 +117,24 @@ class Status(Verdict):
         return own | {name: self.details[name] for name in DETAILS}
 
 
-def look(vm: BaseMachine, *, is_quiet: bool, has_ssh_check: bool) -> Status:
-    """The state of `vm` as the command `status` reports it."""
+def look(
+    vm: BaseMachine,
+    *,
+    is_quiet: bool,
+    has_ssh_check: bool,
+    ask: Callable[[LaunchRecord], str] | None = None,
+) -> Status:
+    """The state of `vm` as the command `status` reports it.
+
+    Args:
+        ask: as in `state.observe`.
+    """
     try:
         vm.settings  # noqa: B018
     except ConfigError as error:
         if not os.path.lexists(vm.files.vmrc):
             raise
-        seen = state.observe(vm)
+        seen = state.observe(vm, ask)
         detail = error.what + (f" ({error.details[0]})" if error.details else "")
         # a file that is not used, since it is not accepted, says nothing about the machine
         is_unused = isinstance(error, NotAcceptedError)
@@ -133,7 +144,7 @@ def look(vm: BaseMachine, *, is_quiet: bool, has_ssh_check: bool) -> Status:
             kind, detail, seen.pid, seen.note, hint or "`qvm config --check` shows all problems"
         )
         return _report(vm, broken, None, is_quiet)
-    seen = state.observe(vm)
+    seen = state.observe(vm, ask)
     ssh: bool | None = None
     is_asked = has_ssh_check and seen.kind == state.RUNNING and not seen.detail
     if is_asked and seen.note and state.has_ssh(vm, seen.note) and _may_log_in(vm):

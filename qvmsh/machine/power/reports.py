@@ -58,22 +58,31 @@ class Started(Report):
 
 
 class Stopped(Report):
-    """Result of `stop` and `kill`: `by` is what worked (`guest agent`, `ssh`, `quit`, ...)."""
+    """Result of `stop` and `kill`.
 
-    __slots__ = ("by", "is_kill", "machine", "seconds")
+    Args:
+        by: what worked (`guest agent`, `ssh`, `quit`, ...).
+        snapshot: what VM_SNAPSHOT_ON_STOP has saved, or null.
+    """
 
-    def __init__(self, machine: str, by: str, seconds: float, *, is_kill: bool = False) -> None:
+    __slots__ = ("by", "is_kill", "machine", "seconds", "snapshot")
+
+    def __init__(
+        self, machine: str, by: str, seconds: float, snapshot: str | None = None, *, is_kill: bool = False
+    ) -> None:
         self.machine = machine
         self.by = by
         self.seconds = round(seconds, 3)
+        self.snapshot = snapshot
         self.is_kill = is_kill
 
     def shown(self) -> list[str]:
         what = "killed" if self.is_kill else "powered off"
-        return [f"{self.machine}: {what} by {self.by} in {self.seconds:.1f} s"]
+        saved = f"; saved the disks as {self.snapshot}" if self.snapshot else ""
+        return [f"{self.machine}: {what} by {self.by} in {self.seconds:.1f} s{saved}"]
 
     def as_json(self) -> dict[str, Any]:
-        return {"machine": self.machine, "by": self.by, "seconds": self.seconds}
+        return {"machine": self.machine, "by": self.by, "seconds": self.seconds, "snapshot": self.snapshot}
 
 
 class Saved(Report):

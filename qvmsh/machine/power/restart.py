@@ -42,7 +42,7 @@ def restart(
     start.require_startable(vm, request, ssh_attempts)
     by, took_s = None, 0.0
     if seen.is_live:
-        by, took_s = stop.stop(vm, force=force, timeout_s=stop.patience_s(vm, timeout_s))
+        by, took_s, _ = stop.stop(vm, force=force, timeout_s=stop.patience_s(vm, timeout_s))
     try:
         started = start.start(
             vm, request, ssh_attempts=ssh_attempts, is_waiting=is_waiting, port=note.ssh_port if note else 0

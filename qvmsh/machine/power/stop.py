@@ -13,11 +13,13 @@ import time
 
 from qvmsh.errors import DeadlineError, QmpError, QvmError, StateError
 from qvmsh.host import process, ssh_connection, sshd
-from qvmsh.machine import crash, journal, log, state
+from qvmsh.machine import crash, journal, log, snapshot_names, state
 from qvmsh.machine.guest import sleep
 from qvmsh.machine.guest import ssh as guest
 from qvmsh.machine.monitor import conversation
 from qvmsh.machine.snapshot import managed_save
+from qvmsh.machine.snapshot import save as snapshot_save
+from qvmsh.machine.snapshot.prune import Keep
 from qvmsh.machine.work import cleanup, kill
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.qemu import qga, qmp
@@ -35,6 +37,9 @@ BANNER_S = 4.0
 BUTTON_AGAIN_S = 10.0
 LOOK_S = 1.0
 """How often a wait checks for a guest that is off while QEMU stays (`-no-shutdown`)."""
+
+POLITE = ("guest agent", "ssh", "ACPI power button", kill.BY_ITSELF)
+"""What powers a guest off cleanly: it has written out its file systems."""
 
 POWEROFF = (
     "if command -v systemctl >/dev/null; then sudo -n systemctl poweroff; "
@@ -188,8 +193,8 @@ def patience_s(vm: BaseMachine, timeout_s: float | None) -> float:
 
 
 @log.failures
-def stop(vm: BaseMachine, *, force: bool, timeout_s: float) -> tuple[str, float]:
-    """Power a machine off; return the rung that worked and the seconds it took.
+def stop(vm: BaseMachine, *, force: bool, timeout_s: float) -> tuple[str, float, str | None]:
+    """Power a machine off; return the rung that worked, the seconds it took, and the snapshot of the disks.
 
     Raises:
         StateError: it is not running, or in a state that cannot power off.
@@ -198,6 +203,7 @@ def stop(vm: BaseMachine, *, force: bool, timeout_s: float) -> tuple[str, float]
     began = time.monotonic()
     with work_lock(vm, "stop"):
         seen, pid, note = require_live(vm, "stop", needs_note=not force)
+        is_clean = seen.kind == state.SHUT_DOWN
         is_lost = bool(note and note.loading) and seen.kind == state.BROKEN
         if seen.kind == state.SHUT_DOWN or note is None or is_lost or (force and seen.is_spoilt):
             with process.Process(pid) as handle:
@@ -206,6 +212,7 @@ def stop(vm: BaseMachine, *, force: bool, timeout_s: float) -> tuple[str, float]
             _wake(vm, seen)
             try:
                 rung = Ladder(vm, pid, note, timeout_s).climb(force=force)
+                is_clean = rung in POLITE
             except ProcessLookupError:
                 rung = kill.BY_ITSELF
         if note is not None:
@@ -214,9 +221,29 @@ def stop(vm: BaseMachine, *, force: bool, timeout_s: float) -> tuple[str, float]
         cleanup.clear(vm, keeps_crash=is_crash)
         if is_crash:
             raise crash.error(vm, "while the guest was powering off")
-    took_s = time.monotonic() - began
-    log.note(vm, f"powered off by {rung} in {took_s:.1f} s")
-    return rung, took_s
+        took_s = time.monotonic() - began
+        log.note(vm, f"powered off by {rung} in {took_s:.1f} s")
+        is_whole = is_clean and note is not None and not note.disposable and not note.base_only
+        return rung, took_s, _save_disks(vm) if is_whole else None
+
+
+def _save_disks(vm: BaseMachine) -> str | None:
+    """Save the disks of a machine that was just powered off, if VM_SNAPSHOT_ON_STOP asks for it.
+
+    Returns:
+        The snapshot's name; None without one. A failure is a warning: the machine is off, as was asked for.
+    """
+    try:
+        count = vm.settings.integer("VM_SNAPSHOT_ON_STOP")
+        if not count:
+            return None
+        wish = snapshot_save.Request(
+            "after a stop (VM_SNAPSHOT_ON_STOP)", has_stamp=True, disk_only=True, keep=Keep(count)
+        )
+        return snapshot_save.save_and_prune(vm, snapshot_names.AUTO, wish).snapshot
+    except QvmError as error:
+        vm.io.warn(f"{vm.name}: it is powered off, but VM_SNAPSHOT_ON_STOP failed: {error.what}")
+        return None
 
 
 @log.failures

@@ -11,12 +11,14 @@ from qvmsh.machine.journal import Kind, Record
 from qvmsh.machine.progress import size
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.reports import SnapshotDeleted
-from qvmsh.machine.snapshot.store import Store, opened, resolve
+from qvmsh.machine.snapshot.store import Store, named, opened, resolve
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.machine.work.recovery import Transaction
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from qvmsh.machine.machine import BaseMachine
 
 TABLES_BYTES = 256 << 10
@@ -30,20 +32,32 @@ def delete(vm: BaseMachine, names: tuple[str, ...]) -> SnapshotDeleted:
         raise UsageError("snapshot delete: no name given", hint="`qvm snapshot list` shows the names")
     with work_lock(vm, "snapshot delete"), opened(vm, "delete a snapshot") as (store, _, _seen):
         known = Catalogue.read(vm)
+        names = tuple(each if each in known.entries else named(store, each) for each in names)
         for name in names:
             store.require_one(name)
             if not (store.holders(name) or store.holders(name + snapshot_names.NEW) or name in known.entries):
                 resolve(store, name)
         disks = [each.id for each in store.volumes if set(names) & set(store.tags(each))]
-        _require_room_for_tables(store)
-        for name in dict.fromkeys(names):
-            record = Record(Kind.SNAPSHOT_DELETE, name=name, disks=store.named())
-            with vm.io.stage(f"deleting {name}"), Transaction(vm, record, store.exchange):
-                store.delete(name)
-                store.delete(name + snapshot_names.NEW)
-                known.remove(name)
+        remove(store, known, dict.fromkeys(names))
     log.note(vm, f"deleted the snapshot{'s' if len(names) > 1 else ''} {', '.join(names)}")
     return SnapshotDeleted(vm.name, list(names), disks)
+
+
+def remove(store: Store, known: Catalogue, names: Iterable[str]) -> None:
+    """Remove snapshots, one after the other; the work lock is held.
+
+    Raises:
+        StateError, QmpError, ImageError: one cannot be removed; those before it are gone.
+    """
+    vm = store.vm
+    for at, name in enumerate(names):
+        if not at:
+            _require_room_for_tables(store)
+        record = Record(Kind.SNAPSHOT_DELETE, name=name, disks=store.named())
+        with vm.io.stage(f"deleting {name}"), Transaction(vm, record, store.exchange):
+            store.delete(name)
+            store.delete(name + snapshot_names.NEW)
+            known.remove(name)
 
 
 def _require_room_for_tables(store: Store) -> None:

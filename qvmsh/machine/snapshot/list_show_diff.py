@@ -146,6 +146,20 @@ def listing(vm: BaseMachine) -> SnapshotList:
     return SnapshotList(vm.name, [_row_of_disk(each) for each in disks], rows, head, work)
 
 
+def disk_listing(vm: BaseMachine) -> SnapshotList:
+    """The same, with the snapshots of each disk by QEMU's own numbers: `list-disk`.
+
+    Raises:
+        ImageError: an image cannot be read.
+    """
+    found = listing(vm)
+    for row in found.disks:
+        there = chain.snapshots_in(row["file"], row["format"]) if row["format"] == "qcow2" else []
+        rows = [{"id": each.id, "tag": each.name, "date": stamp(each.date_s)} for each in there]
+        row |= {"drive_id": row["id"], "disk": row["name"], "snapshots": rows}
+    return found
+
+
 def _row(
     name: str, on: dict[str, Snapshot], holders: list[Volume], known: dict[str, Any] | None,
     tags: Container[str], *, is_double: bool,
@@ -168,19 +182,22 @@ def _row(
     }
 
 
-def find(vm: BaseMachine, name: str, seen: state.Observation) -> tuple[list[Volume], dict[str, Snapshot]]:
-    """The disks that hold snapshots, and the snapshot `name` on each.
+def find(
+    vm: BaseMachine, word: str, seen: state.Observation
+) -> tuple[str, list[Volume], dict[str, Snapshot]]:
+    """The name of the snapshot that `word` means, the disks that hold snapshots, and the snapshot on each.
 
     Raises:
         StateError: no disk has it.
     """
     holders = able(disks_of(vm, seen))
     tags = sets_by_name(vm, holders)
+    name = snapshot_names.meant(vm, word, tags)
     if name not in tags:
         raise snapshot_names.unknown(vm, name, tags)
     for line in doubles(holders, tags[name]):
         vm.io.warn(f"{vm.name}: {line}; the first is used")
-    return holders, tags[name][0]
+    return name, holders, tags[name][0]
 
 
 def doubles(disks: list[Volume], sets: list[dict[str, Snapshot]]) -> list[str]:
@@ -195,7 +212,7 @@ def show(vm: BaseMachine, name: str) -> Details:
     Raises:
         StateError: there is no snapshot of that name.
     """
-    holders, on = find(vm, name, observed(vm))
+    name, holders, on = find(vm, name, observed(vm))
     entry = Catalogue.read(vm).entries.get(name)
     rows = [
         {
@@ -223,8 +240,10 @@ def diff(vm: BaseMachine, first: str, second: str | None) -> Differences:
         StateError: there is no such snapshot.
     """
     seen = observed(vm)
-    holders, one = find(vm, first, seen)
-    two = find(vm, second, seen)[1] if second is not None else None
+    first, holders, one = find(vm, first, seen)
+    two = None
+    if second is not None:
+        second, _, two = find(vm, second, seen)
     rows = []
     for each in holders:
         changed: int | None = None

@@ -28,6 +28,34 @@ def word(name: str) -> str:
     return f"-- {quote(name)}" if name.startswith("-") else quote(name)
 
 
+class Pruned(Report):
+    """Result of `snapshot prune`.
+
+    Args:
+        removed: names of the snapshots that were removed, the oldest first.
+        spared: old ones that stay, each with what descends from it.
+    """
+
+    __slots__ = ("machine", "removed", "spared")
+
+    def __init__(self, machine: str, removed: list[str], spared: dict[str, list[str]]) -> None:
+        self.machine = machine
+        self.removed = removed
+        self.spared = spared
+
+    def lines(self) -> list[str]:
+        """What was removed and what was not; nothing if none was old."""
+        found = [f"{self.machine}: removed the old snapshot {name}" for name in self.removed]
+        for name, children in self.spared.items():
+            verb = "descends" if len(children) == 1 else "descend"
+            why = f"{', '.join(children)} {verb} from it"
+            found.append(f"{self.machine}: kept the old snapshot {name}: {why}")
+        return found
+
+    def shown(self) -> list[str]:
+        return self.lines() or [f"{self.machine}: no old snapshots"]
+
+
 class SnapshotSaved(Report):
     """Result of `snapshot save`.
 
@@ -40,10 +68,12 @@ class SnapshotSaved(Report):
         seconds: total time.
         woken: a suspended guest had to be woken for it (QEMU before 9.0).
         clock: how the guest's clock was set afterwards.
+        removed, spared: as in `snapshot prune`.
     """
 
     __slots__ = (
-        "clock", "disks", "frozen", "machine", "memory", "seconds", "snapshot", "vmstate_bytes", "woken"
+        "clock", "disks", "frozen", "machine", "memory", "pruned", "seconds", "snapshot", "vmstate_bytes",
+        "woken",
     )  # fmt: skip
 
     def __init__(
@@ -65,6 +95,11 @@ class SnapshotSaved(Report):
         self.seconds = round(seconds, 3)
         self.woken = woken
         self.clock = clock
+        self.pruned = Pruned(machine, [], {})
+
+    def as_json(self) -> dict[str, Any]:
+        own = {name: getattr(self, name) for name in self.__slots__ if name != "pruned"}
+        return own | {"removed": self.pruned.removed, "spared": self.pruned.spared}
 
     def shown(self) -> list[str]:
         parts = [plural(len(self.disks), "disk")]
@@ -75,7 +110,8 @@ class SnapshotSaved(Report):
         woken = "; the guest was suspended, and is awake now" if self.woken else ""
         return [
             f"{self.machine}: saved the snapshot {self.snapshot} ({', '.join(parts)}) "
-            f"in {self.seconds:.1f} s{woken}" + (f"; {self.clock}" if self.clock else "")
+            f"in {self.seconds:.1f} s{woken}" + (f"; {self.clock}" if self.clock else ""),
+            *self.pruned.lines(),
         ]
 
 
@@ -156,7 +192,8 @@ class SnapshotList(Report):
 
     Args:
         head: the snapshot that the current state is based on, None if there is none.
-        disks: `id`, `file`, `format`, `size_bytes`, `used_bytes`, `writable`, `problem` of each.
+        disks: `id`, `file`, `format`, `size_bytes`, `used_bytes`, `writable`, `problem` of each. Of
+            `list-disk` also `drive_id`, `disk`, and `snapshots` with `id`, `tag` and `date`.
         snapshots: `name`, `time`, `memory`, `vmstate_bytes`, `disks`, `missing`, `without` (missing disks
             that were added later), `parent`, `message`, `stale` (only in the metadata), `foreign` (only in
             the images), `double` (an earlier row has the same name).

@@ -20,7 +20,7 @@ from qvmsh.machine.snapshot import consistency, hardware, obstacles
 from qvmsh.machine.snapshot.catalogue import Catalogue
 from qvmsh.machine.snapshot.recovery import BACK, loaded
 from qvmsh.machine.snapshot.reports import NEXT_IS_WHOLE, SnapshotRestored, word
-from qvmsh.machine.snapshot.store import Images, Live, Store, live, opened, resolve
+from qvmsh.machine.snapshot.store import Images, Live, Store, live, named, opened, resolve
 from qvmsh.machine.storage import dependents, own_disk, volumes
 from qvmsh.machine.work.lock import work_lock
 from qvmsh.machine.work.recovery import Transaction
@@ -42,6 +42,7 @@ def restore(
     began = time.monotonic()
     with work_lock(vm, "snapshot restore"), opened(vm, "restore a snapshot") as (store, disks, seen):
         known = Catalogue.read(vm)
+        name = named(store, name)
         entry = known.entries.get(name)
         left = consistency.without(volumes.written(disks), store.on(name), entry) if is_forced else []
         if left and not isinstance(store, Live):

@@ -12,12 +12,14 @@ import time
 from dataclasses import dataclass, replace
 
 from qvmsh.errors import StateError
+from qvmsh.host import process
 from qvmsh.machine import log, programs, snapshot_names, state
 from qvmsh.machine.guest import filesystems, sleep
 from qvmsh.machine.guest.clock import put_clock_right_after
 from qvmsh.machine.journal import Journal, Kind, Phase, Record
-from qvmsh.machine.snapshot import catalogue, hardware, obstacles
+from qvmsh.machine.snapshot import catalogue, hardware, obstacles, prune
 from qvmsh.machine.snapshot.catalogue import Catalogue
+from qvmsh.machine.snapshot.prune import EVERYTHING, Keep
 from qvmsh.machine.snapshot.reports import SnapshotSaved
 from qvmsh.machine.snapshot.store import Live, Store, opened
 from qvmsh.machine.work.lock import work_lock
@@ -33,8 +35,8 @@ if TYPE_CHECKING:
     from qvmsh.machine.machine import BaseMachine
     from qvmsh.machine.storage.volumes import Volume
 
-STAMP = "%Y-%m-%dT%H-%M-%S"
-"""The form of a label that is made. Source: vmctl.sh."""
+NEXT_S = 0.05
+"""How often a snapshot whose name is the time checks for the next second."""
 
 
 @dataclass(frozen=True)
@@ -45,21 +47,36 @@ class Request:
     disk_only: bool = False
     is_replacing: bool = False
     has_freeze: bool = True
-
-
-def label(name: str | None, *, has_timestamp: bool) -> str:
-    """The name of a new snapshot: as given, or with the time in front."""
-    if name is not None and not has_timestamp:
-        return name
-    return time.strftime(STAMP) + (f"-{name}" if name else "")
+    has_stamp: bool = False
+    keep: Keep = EVERYTHING
 
 
 @log.failures
 def save(vm: BaseMachine, name: str, request: Request) -> SnapshotSaved:
-    """Take a snapshot; see `commands.snapshot`."""
+    """Take a snapshot; see `commands.snapshot`.
+
+    Args:
+        name: its name; with `has_stamp`, what comes after the time ("": nothing does).
+    """
+    request.keep.require_sense("snapshot save")
+    snapshot_names.require_name(vm, snapshot_names.stamped(name) if request.has_stamp else name)
+    with work_lock(vm, "snapshot save"):
+        return save_and_prune(vm, name, request)
+
+
+def save_and_prune(vm: BaseMachine, name: str, request: Request) -> SnapshotSaved:
+    """Take a snapshot, and then remove old ones of its series; the work lock is held."""
+    report = _save(vm, name, request)
+    if request.keep.is_asked:
+        report.pruned = prune.after_save(vm, report.snapshot, request.keep)
+    return report
+
+
+def _save(vm: BaseMachine, name: str, request: Request) -> SnapshotSaved:
     began = time.monotonic()
-    snapshot_names.require_name(vm, name)
-    with work_lock(vm, "snapshot save"), opened(vm, "save a snapshot") as (store, disks, seen):
+    with opened(vm, "save a snapshot") as (store, disks, seen):
+        if request.has_stamp:
+            name = _stamped(store, name)
         if not isinstance(store, Live):
             entry = _save_off(store, disks, name, request)
             woken = is_on = False
@@ -81,6 +98,13 @@ def save(vm: BaseMachine, name: str, request: Request) -> SnapshotSaved:
     ids = [each.id for each in store.volumes]
     log.note(vm, f"saved the snapshot {name} on {', '.join(ids)}")
     return SnapshotSaved(vm.name, entry, ids, held_s, woken=woken, clock=clock)
+
+
+def _stamped(store: Store, name: str) -> str:
+    """A name with the time in front that is free: of two in one second the other waits for the next."""
+    while store.holders(found := snapshot_names.stamped(name)):
+        process.wait_readable([], NEXT_S, store.vm.io.checkpoint)
+    return found
 
 
 def _require_able(store: Live, disks: list[Volume], seen: state.Observation, *, has_memory: bool) -> None:
@@ -176,7 +200,7 @@ def take(
     is_running = kind == state.RUNNING or (kind == state.SUSPENDED and has_memory)
     entry = catalogue.entry(
         store, name, message=request.message, parent=_parent(known, store, name), has_memory=has_memory,
-        arguments=_arguments(pid), **hardware.versions(store.exchange),
+        arguments=process.arguments(pid), **hardware.versions(store.exchange),
     )  # fmt: skip
     record = replace(
         _record(store, name, entry, is_there=is_there), was_running=is_running, has_memory=has_memory
@@ -196,12 +220,6 @@ def take(
         known.add(entry)
         stage.note = f"{entry['vmstate_bytes'] >> 20} MiB of memory" if has_memory else ""
     return entry
-
-
-def _arguments(pid: int) -> list[str]:
-    from qvmsh.host import process
-
-    return process.arguments(pid)
 
 
 @contextlib.contextmanager

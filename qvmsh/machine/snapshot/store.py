@@ -326,6 +326,13 @@ def live(vm: BaseMachine, note: LaunchRecord) -> Iterator[tuple[Live, list[Volum
         yield Live(vm, able, exchange), disks
 
 
+def named(store: Store, name: str) -> str:
+    """The snapshot that a user's word means, see `snapshot_names.meant`."""
+    there = {tag for each in store.volumes for tag in store.tags(each)}
+    there |= {tag.removesuffix(snapshot_names.NEW) for tag in there}
+    return snapshot_names.meant(store.vm, name, there)
+
+
 def resolve(store: Store, name: str, entry: dict[str, Any] | None = None) -> str:
     """The tag of the snapshot `name`: itself, or the new one of a killed save that was replacing it.
 

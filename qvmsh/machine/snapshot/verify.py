@@ -47,9 +47,7 @@ def _verify(vm: BaseMachine, names: tuple[str, ...], seen: state.Observation) ->
     able = list_show_diff.able(list_show_diff.disks_of(vm, seen))
     sets, known = list_show_diff.sets_by_name(vm, able), Catalogue.read(vm)
     tags = {name: each[0] for name, each in sets.items()}
-    for name in names:
-        if name not in known.entries:
-            list_show_diff.find(vm, name, seen)
+    names = tuple(each if each in known.entries else list_show_diff.find(vm, each, seen)[0] for each in names)
     wanted = list(dict.fromkeys(names)) or sorted({*tags, *known.entries})
     there = [each for each in able if os.path.exists(each.path)]
     images = [f"{each.name} is missing" for each in able if each not in there]

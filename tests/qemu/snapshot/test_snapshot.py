@@ -59,7 +59,7 @@ def test_save_restore_delete_while_off(off: Vm) -> None:
     entry = metadata(off)["före flytten"]
     assert (entry["message"], entry["parent"], entry["memory"]) == ("all is well", None, False)
     assert entry["disks"] == [str(off.directory / disk) for disk in DISKS]
-    off.ok("save-disk", "--timestamp", "nightly")
+    off.ok("save-disk", "nightly")
     names = tags(off)
     assert names[0] == names[1] == names[2]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d-nightly", names[0][1])

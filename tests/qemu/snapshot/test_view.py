@@ -141,7 +141,7 @@ def test_bare_word_and_its_help_list_the_verbs(world: World) -> None:
     shown = world.run("snapshot", "--help")
     assert shown.status == 0
     verbs = [line.split()[1] for line in shown.out.splitlines() if line.startswith("  snapshot ")]
-    assert verbs == ["delete", "diff", "list", "restore", "save", "show", "verify"]
+    assert verbs == ["delete", "diff", "list", "prune", "restore", "save", "show", "verify"]
     bare = world.run("snapshot")
     assert (bare.status, bare.out) == (2, "")
     assert bare.err.startswith(
@@ -162,8 +162,8 @@ def test_every_verb_has_its_json_and_the_old_spellings_work(blank: Blank) -> Non
         assert (found["version"], found["machine"]) == (1, "demo")
         return found
 
-    assert report_of("save-disk", "a", "-m", "x")["snapshot"] == "a"
-    stamped = report_of("snapshot", "save-disk")["snapshot"]
+    assert report_of("snapshot", "save", "a", "-m", "x")["snapshot"] == "a"
+    stamped = report_of("snapshot", "save")["snapshot"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d", stamped)
     again = report_of("snapshot", "save", "b", "--timestamp")["snapshot"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d-b", again)

@@ -59,7 +59,7 @@ def test_hint_never_proposes_a_verb_that_ends_something() -> None:
             found = hint(*word.split())
             assert not any(f"did you mean `qvm {each}`" in found for each in ending), (word, found)
     assert "did you mean" not in hint("delete", "demo")
-    assert "did you mean" not in hint("top")
+    assert hint("tpo") == "did you mean `qvm top`?"
 
 
 def test_ending_verbs_are_verbs() -> None:

@@ -76,18 +76,18 @@ def create(
     from qvmsh.machine.create import create
     from qvmsh.machine.create.wish import TINY, Wish
 
-    has_source = size or image is not None or iso or from_ or bare
+    has_source = size or bare or {image, iso, from_} != {None}
     wish = Wish(
         size=size or "",
-        image=TINY if not has_source else image or "",
-        disk=from_ or "",
-        iso=iso or "",
+        image=image if has_source else TINY,
+        disk=from_,
+        iso=iso,
         is_bare=bare,
         is_linked=link,
         is_moved=move,
         format=format,
         disks=tuple(disk),
-        template=template or "",
+        template=template,
         memory=None if mem is None else str(mem),
         cpus=cpus,
         user=user,

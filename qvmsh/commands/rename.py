@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 @command(group="images", words="first")
 def rename(vm: BaseMachine, name: str) -> Moved:
-    """Give the machine another name: its files and archives, and its directory if it has the old name.
+    """Give the machine another name.
 
+    Its files and archives are renamed, and its directory if it has the old name.
     `qvm rename NEW` renames the machine here, `qvm rename MACHINE NEW` another one. A renaming that is
     interrupted is completed by the next command.
 
@@ -34,8 +35,9 @@ def rename(vm: BaseMachine, name: str) -> Moved:
 
 @command(group="images", words="first")
 def move(vm: BaseMachine, directory: Annotated[str, Opt(complete="dir")]) -> Moved:
-    """Move the machine's directory, with everything in it; also to another file system.
+    """Move the machine to another directory.
 
+    Everything in its directory goes along; also to another file system.
     `qvm move DIR` moves the machine here, `qvm move MACHINE DIR` another one.
 
     Args:

@@ -15,6 +15,7 @@ LONG_FILES = {
 }
 
 LONG_FUNCTIONS = {
+    "qvmsh/commands/create.py:create": "its many options, and their help in the docstring",
     "qvmsh/commands/archive.py:archive": "its many options, and their help in the docstring",
     "qvmsh/config/variables.py:_table": "the table of all variables, a row each",
 }

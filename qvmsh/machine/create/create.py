@@ -51,7 +51,7 @@ def create(directory: str, wish: Wish, io: Io, environ: Mapping[str, str]) -> Ba
     require_place(final, name)
     wishes.require_sound(wish)
     if wish.iso:
-        sources.require_iso(wish, name)
+        sources.require_iso(wish.iso, name)
     source = sources.found(wish, name, io, environ)
     is_builtin = bool(source) and not wish.disk and wish.image in builtin.BUILTIN
     try:
@@ -171,7 +171,7 @@ def _values(name: str, wish: Wish, is_builtin: bool, environ: Mapping[str, str])
         ("VM_MACHINE_NAME", name),
         ("VM_MACHINE_ID", number or identity.SHARED_ID),
         ("VM_MACHINE_OWNER", owner),
-        ("VM_MACHINE_USER", wish.user or (builtin.BUILTIN[wish.image].user if is_builtin else owner)),
+        ("VM_MACHINE_USER", wish.user or (builtin.BUILTIN[wish.source].user if is_builtin else owner)),
     ]
     if wish.memory or not wish.template:
         rows.append(("VM_MACHINE_MEM", wish.memory or default))

@@ -45,13 +45,13 @@ def found(wish: Wish, name: str, io: Io, environ: Mapping[str, str]) -> str:
     return os.path.abspath(wanted)
 
 
-def require_iso(wish: Wish, name: str) -> None:
+def require_iso(iso: str, name: str) -> None:
     """Refuse a file that is not a CD image: the firmware would find nothing to boot."""
-    if not os.path.isfile(wish.iso):
-        raise ImageError(f"there is no file {wish.iso}", machine=name)
-    if not image.is_iso(wish.iso):
+    if not os.path.isfile(iso):
+        raise ImageError(f"there is no file {iso}", machine=name)
+    if not image.is_iso(iso):
         raise ImageError(
-            f"{os.path.basename(wish.iso)} is not a CD image (ISO 9660)", machine=name,
+            f"{os.path.basename(iso)} is not a CD image (ISO 9660)", machine=name,
             hint="the disk of an installed system is given with --image",
         )  # fmt: skip
 

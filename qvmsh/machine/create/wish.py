@@ -17,15 +17,15 @@ class Wish:
 
     Args:
         size: of an empty disk, such as `20G`; "" for none.
-        image: a built-in image, or an image file, which is copied; "" for none.
-        disk: an image file of any format that becomes the machine's disk; "" for none.
-        iso: CD image of an installer, for an empty disk; "" for none.
+        image: a built-in image, or an image file, which is copied; None for none.
+        disk: an image file of any format that becomes the machine's disk; None for none.
+        iso: CD image of an installer, for an empty disk; None for none.
         is_bare: only the commented `.vmrc`.
         is_linked: the disk is backed by the image, instead of a copy of it.
         is_moved: the image file is removed once the machine is there.
         format: of the base image: `qcow2` or `raw`.
         disks: sizes of additional disks.
-        template: file whose text the `.vmrc` begins with; "" for none.
+        template: file whose text the `.vmrc` begins with; None for none.
         memory: guest memory, as VM_MACHINE_MEM has it; None = what the image needs.
         cpus: vcpus; None = qvm's default.
         user: account in the guest; None = the built-in image's own, else the caller's name.
@@ -35,15 +35,15 @@ class Wish:
     """
 
     size: str = ""
-    image: str = ""
-    disk: str = ""
-    iso: str = ""
+    image: str | None = None
+    disk: str | None = None
+    iso: str | None = None
     is_bare: bool = False
     is_linked: bool = False
     is_moved: bool = False
     format: str = "qcow2"
     disks: tuple[str, ...] = ()
-    template: str = ""
+    template: str | None = None
     memory: str | None = None
     cpus: int | None = None
     user: str | None = None
@@ -54,7 +54,14 @@ class Wish:
     @property
     def source(self) -> str:
         """The image file or built-in image that the disk is made from; "" for an empty disk or none."""
-        return self.disk or self.image
+        return self.disk or self.image or ""
+
+    @property
+    def files(self) -> dict[str, str | None]:
+        """The options that name files."""
+        return {
+            "--image": self.image, "--from": self.disk, "--iso": self.iso, "--template": self.template,
+        }  # fmt: skip
 
 
 def require_sound(wish: Wish) -> None:
@@ -64,6 +71,8 @@ def require_sound(wish: Wish) -> None:
         UsageError: the text says which option.
     """
     _require_one_source(wish)
+    for flag in (flag for flag, value in wish.files.items() if value == ""):
+        raise UsageError(f"create: {flag} is empty", hint="give a file" + ", or tiny" * (flag == "--image"))
     for each in filter(None, (wish.size, *wish.disks)):
         disk_size.of_new(each)
     cpus = None if wish.cpus is None else str(wish.cpus)

@@ -43,7 +43,7 @@ def test_create_with_a_size_has_an_empty_disk(world: World) -> None:
     )
     assert result.status == 0, result
     assert info(world.home / "web/web-base.qcow2")["virtual-size"] == 8053063680
-    assert info(world.home / "web/web-backing.qcow2")["backing-filename"] == "web-base.qcow2"
+    assert info(world.home / "web/web-backing.qcow2")["backing-filename"] == "./web-base.qcow2"
     assert info(world.home / "web/web-disk1.qcow2")["virtual-size"] == 3 << 29
     assert value(world, "web", "VM_DISKS") == "web-disk1.qcow2\nweb-disk2.qcow2"
     assert value(world, "web", "VM_MACHINE_CPUS") == "3"
@@ -132,7 +132,7 @@ def test_create_when_all_ids_are_taken_gets_an_address(world: World) -> None:
         (folder / ".vmrc").write_text(f"VM_MACHINE_NAME=m{number:02}\nVM_MACHINE_ID={number:02}\n")
     known = world.home / ".local/share/qvm/machines"
     known.parent.mkdir(parents=True)
-    known.write_text("".join(f"m{n:02}\\t{world.home}/m/{n:02}\n" for n in range(1, 100)))
+    known.write_text("".join(f"m{n:02}\t{world.home}/m/{n:02}\n" for n in range(1, 100)))
     assert world.run("create", "web", "64M").status == 0
     assert world.run("create", "mail", "64M").status == 0
     addresses = set()

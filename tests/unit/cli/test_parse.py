@@ -54,7 +54,7 @@ def test_bind_common_option_after_verb_is_common() -> None:
         ("stop", ["-p", "-r"], "exclude each other"),
         ("stop", ["-t", "nan"], "finite"),
         ("create", [], "NAME is missing"),
-        ("create", ["a", "b"], "unexpected argument 'b'"),
+        ("create", ["a", "b", "c"], "unexpected argument 'c'"),
     ],
 )
 def test_bind_wrong_words_are_reported(verb: str, words: list[str], said: str) -> None:
@@ -98,7 +98,7 @@ def test_bind_range_of_lines_may_begin_with_a_dash() -> None:
         (["--set", "VM_MACHINE_MEM=1G"], 2, "a command is missing"),
         (["-C"], 2, "qvm: -C needs a value: -C DIR\n"),
         (["-C", ""], 2, "a command is missing"),
-        (["--set", "VM_MACHINE_MEM=512", "create", "x"], 2, "create: unexpected --set"),
+        (["--set", "VM_MACHINE_MEM=512", "undelete", "x"], 2, "undelete: unexpected --set"),
         (["-M", "x", "create", "y"], 2, "create: unexpected -M"),
         (["-C", ".", "img", "list"], 2, "img list: unexpected -C"),
         (["start", "--bridge"], 2, "unknown option --bridge"),

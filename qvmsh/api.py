@@ -19,6 +19,7 @@ from contextlib import contextmanager
 
 from qvmsh.commands import allow as _allow
 from qvmsh.commands import archive as _archive
+from qvmsh.commands import clone as _clone
 from qvmsh.commands import cmd as _cmd
 from qvmsh.commands import config as _config
 from qvmsh.commands import console as _console
@@ -65,6 +66,7 @@ class Machine(machine.BaseMachine):
 
     allow = _allow.allow
     archive = _archive.archive
+    clone = _clone.clone
     cmd = _cmd.cmd
     config = _config.config
     config_edit = _config.config_edit

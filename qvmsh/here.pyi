@@ -21,6 +21,7 @@ local: Any
 sh: Any
 allow = vm.allow
 archive = vm.archive
+clone = vm.clone
 cmd = vm.cmd
 completion = _completion
 config = vm.config

@@ -26,6 +26,7 @@ OTHER_TOOLS = {
     "checkpoint": "snapshot save NAME",
     "cmdline": "dryrun",
     "cont": "resume",
+    "copy": "clone NEW",
     "debug": "monitor|cmd LINE",
     "define": "create NAME|init",
     "destroy": "delete|kill",

@@ -50,6 +50,7 @@ class Kind(Enum):
     DISK_REBASE = ("snapshot", "rebase")
     RENAME = ("archive", "rename")
     CREATE = ("making", "create")
+    CLONE = ("making", "clone")
     RESTORE_NEW = ("making", "restore")
     MOVE = ("making", "move")
     DELETE = ("making", "delete")

@@ -162,6 +162,15 @@ def directories(environ: Mapping[str, str]) -> list[str]:
     return [each.directory for each in rows(environ) if each.is_there]
 
 
+def in_the_trash(environ: Mapping[str, str]) -> list[str]:
+    """The directory of each deleted machine (`shelf.trash`)."""
+    folder = os.path.join(data_folder(environ) or "", "trash")
+    try:
+        return [os.path.realpath(os.path.join(folder, name)) for name in os.listdir(folder)]
+    except OSError:
+        return []
+
+
 def remember(vm: BaseMachine) -> None:
     """Record that `vm` was used under its name; failing to write the list is not an error."""
     directory = os.path.realpath(vm.directory)

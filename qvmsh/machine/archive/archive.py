@@ -75,6 +75,20 @@ def archive(vm: BaseMachine, wish: Wish) -> Archived:
     return Archived(job, found.folder, point, seconds=time.monotonic() - began, removed=removed)
 
 
+def pass_on(job: Job) -> tuple[Archive, Point]:
+    """Write the machine's state for another machine; the caller holds the work lock.
+
+    The store is empty, and removed afterwards.
+
+    Raises:
+        StateError, QvmError: as `archive`.
+    """
+    seen = state.observe(job.vm)
+    identity.uuid_of(job.vm)
+    with _telling_what_is_left(job):
+        return _of_running(job, seen) if seen.is_live else _of_stopped(job)
+
+
 @contextlib.contextmanager
 def _telling_what_is_left(job: Job) -> Iterator[None]:
     """Report what was done before a failure or an interruption."""

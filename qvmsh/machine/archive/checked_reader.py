@@ -78,6 +78,10 @@ class Reader:
         self.point = point
         self.work = work
         self.verb = verb
+        self.is_taking = False
+        """The store is given up: its files are moved out of it, unchecked."""
+        self.is_linked = False
+        """The disks are backed by what those of the archived machine are backed by."""
         self.settings_uid: int | None = None
         """The owner of the archive's settings, if they are on this host."""
 
@@ -88,6 +92,10 @@ class Reader:
             ImageError: it is missing, or damaged.
             OSError: it cannot be written.
         """
+        if self.is_taking:
+            os.rename(self.index.store.path(self.archive.folder, part.name) or "", target)
+            os.chmod(target, part.mode & 0o664 | 0o600)
+            return
         label = f"{self.archive.folder}/{part.name}"
         damaged = ImageError(f"{label} is damaged: its checksum differs", hint="restore another state")
         fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -170,7 +178,7 @@ class Reader:
             ImageError: one is missing or damaged, or backed by a file outside the archive, or would be opened
                 in another format than it was archived in.
         """
-        below = self.archive.layers.get(role, [])
+        below = [] if self.is_linked else self.archive.layers.get(role, [])
         top = _part(self.point, role)
         forms = self.formats(role)
         if opened not in (None, "", forms[0]):
@@ -189,6 +197,9 @@ class Reader:
                 self._require_raw(place.path, os.path.basename(place.name))
             if forms[at] != "qcow2" or not place.is_made:
                 continue
+            if at + 1 == len(places) and self.is_linked:
+                self._link(role, place)
+                continue
             if at + 1 == len(places):
                 self._require_ground(place.path, os.path.basename(place.name))
             backing = image.header(place.path).backing
@@ -202,6 +213,14 @@ class Reader:
         when = restored_ns(self.point, top)
         if when:
             os.utime(places[0].path, ns=(when, when))
+
+    def _link(self, role: str, place: Place) -> None:
+        """Let a disk be backed by the archived machine's own base."""
+        for part in self.archive.layers.get(role, [])[:1]:
+            base = os.path.join(self.archive.directory, part.source)
+            words = ["-F", part.format, "-b", os.path.abspath(base), image.safe_name(place.path)]
+            self._img(["rebase", "-u", "-f", "qcow2", *words])
+        qemuimg.remove_bitmaps(self.program, place.path)
 
     def _require_ground(self, path: str, name: str) -> None:
         """Refuse the lowest image of a disk if it is backed by another."""

@@ -49,6 +49,10 @@ class Job:
     """What has been done to the machine itself, and stays whatever becomes of the archive."""
     left: str = "the machine and its archives did not change"
     """What holds if it is interrupted now."""
+    is_passed_on: bool = False
+    """The state becomes another machine at once (`pass_on`): nothing reads it back to check it."""
+    is_linked: bool = False
+    """What the disks are backed by is not copied: the other machine's disks are backed by it too."""
 
     @property
     def store(self) -> Store:

@@ -36,7 +36,7 @@ from qvmsh.qemu import image, qemuimg
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from qvmsh.machine.archive.job import Job
 
@@ -219,7 +219,8 @@ class Writer:
             QvmError: there is not enough free space.
         """
         paths = [each.path for each in self.taken if each.role not in self.changes_only]
-        if self.is_new and not self._has_layers and not self.job.wish.compress_base:
+        has_layers = self.is_new and not self._has_layers and not self.job.is_linked
+        if has_layers and not self.job.wish.compress_base:
             paths += [path for below in self._below.values() for path, _ in below]
         self.job.require_room(paths)
 
@@ -234,7 +235,8 @@ class Writer:
             for depth, (path, form) in enumerate(self._below[drive.role]):
                 name = self.names.of_layer(drive, depth, path, form)
                 part = Part(drive.role, name, form, self.source_of(path), mode=_mode(path))
-                self._put(part, path, kind)
+                if not self.job.is_linked:
+                    self._put(part, path, kind)
                 self.archive.layers[drive.role].append(part)
 
     def put_top(self, drive: Drive) -> None:
@@ -318,10 +320,13 @@ class Writer:
                 progress.Progress(self.vm.io, title, status.st_size, position) as shown,
                 self.store.writer(self._folder, name) as target,
             ):
-                sent = transfer.send(
-                    fd, target, shown.tell, self.vm.io.checkpoint,
-                    compression=kind, is_gentle=self.is_live,
-                )  # fmt: skip
+                if self.job.is_passed_on:
+                    sent = _copied(fd, target, shown.tell, self.vm.io.checkpoint)
+                else:
+                    sent = transfer.send(
+                        fd, target, shown.tell, self.vm.io.checkpoint,
+                        compression=kind, is_gentle=self.is_live,
+                    )  # fmt: skip
         finally:
             os.close(fd)
         part.size_bytes, part.source_mtime_ns = status.st_size, status.st_mtime_ns
@@ -335,7 +340,7 @@ class Writer:
         path = self.store.path(self._folder, name)
         backing = image.header(source).backing
         layers = self.archive.layers.get(part.role, [])
-        if path is None or not backing:
+        if path is None or not backing or self.job.is_linked:
             return
         if is_top:
             below = layers[0] if layers else None
@@ -431,6 +436,19 @@ class Writer:
 
     def result(self) -> tuple[Archive, Point]:
         return self.archive, self.point
+
+
+def _copied(
+    source: int, target: int, tell: Callable[[int], None], checkpoint: Callable[[], None]
+) -> transfer.Sent:
+    """Copy an open file, sharing its blocks where the file system can."""
+
+    def reached(done_bytes: int) -> None:
+        tell(done_bytes)
+        checkpoint()
+
+    host_files.copy_open(source, target, reached)
+    return transfer.Sent(os.fstat(target).st_size, "")
 
 
 def _mode(path: str) -> int:

@@ -34,15 +34,28 @@ _NAME = "name=opt/qvm/hostname,string="
 _INSTANCE = "name=opt/qvm/instance,string="
 
 
-def renew(folder: str, point: Point, name: str, environ: Mapping[str, str], notes: list[str]) -> None:
+def renew(
+    folder: str,
+    point: Point,
+    name: str,
+    environ: Mapping[str, str],
+    notes: list[str],
+    *,
+    keeps_identity: bool = False,
+) -> None:
     """Give the machine in a folder an identity of its own.
 
     Args:
         name: its new name.
         notes: gets notes for the user.
+        keeps_identity: the name alone; both cannot run on one network.
     """
     made = BaseMachine(folder, environ=environ)
     settings = made.settings
+    if keeps_identity:
+        for variable, text in (guest_words(made, name) | {"VM_MACHINE_NAME": name}).items():
+            edit.assign_in_file(made.files.vmrc, variable, text)
+        return
     old, by_hand = settings.text("VM_MACHINE_NAME"), own_disk.is_by_hand(made)
     number = identity.free_id(environ) or identity.SHARED_ID
     changes = {"VM_MACHINE_NAME": name, "VM_MACHINE_ID": number}

@@ -110,13 +110,20 @@ def _mode(directory: str) -> int:
 
 
 def lay_out(
-    vm: BaseMachine | None, reader: Reader, environ: Mapping[str, str], *, name: str = "", final: str = ""
+    vm: BaseMachine | None,
+    reader: Reader,
+    environ: Mapping[str, str],
+    *,
+    name: str = "",
+    final: str = "",
+    keeps_identity: bool = False,
 ) -> Laid:
     """Make a machine of an archived state in the reader's folder, which is empty.
 
     Args:
         vm: a machine whose `.vmrc` serves where the archive has none.
         name: the machine's new name, with which it gets an identity of its own; "" keeps both.
+        keeps_identity: it gets the name alone.
         final: where the folder will be; "" if it stays.
     """
     archive, point, folder = reader.archive, reader.point, reader.work
@@ -140,7 +147,7 @@ def lay_out(
     before = _values(folder, environ)
     _bring_inside(folder, point, environ, laid.notes)
     if name:
-        renew(folder, point, name, environ, laid.notes)
+        renew(folder, point, name, environ, laid.notes, keeps_identity=keeps_identity)
     made = BaseMachine(folder, io=reader.io, environ=environ)
     moved = _disks(made, reader, archive, point, laid.notes)
     _left_out(folder, archive, point, laid.notes)  # last: nothing is written through its links
@@ -270,7 +277,7 @@ def _disks(
             inside = free_name(os.path.basename(part.source) or part.plain_name, taken)
             notes.append(f"{inside} was restored, but no setting names it")
         names = [inside]
-        for each in layer_names(made, archive, part.role):
+        for each in () if reader.is_linked else layer_names(made, archive, part.role):
             names.append(free_name(each, {*taken, *names}))
         taken.update(names)
         paths = [os.path.join(made.directory, each) for each in names]

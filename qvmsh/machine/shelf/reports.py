@@ -118,3 +118,51 @@ class Moved(Report):
         if self.was.startswith("/"):
             return [f"{self.machine}: moved from {self.was} to {self.directory}"]
         return [f"{self.machine}: renamed, it was {self.was}; it is in {self.directory}"]
+
+
+class Cloned(Report):
+    """Result of `clone`.
+
+    Args:
+        source: name of the machine that was cloned.
+        machine: name of the new one.
+        directory: where the new one is.
+        consistency: `quiesced` (the guest's file systems were frozen), `crash-consistent`, or None for a
+            machine that was off.
+        is_linked: its disks are backed by the base of the other.
+        notes: what the user should know about the new machine.
+        started: what `start` reported, or None.
+        seconds: how long it took.
+    """
+
+    __slots__ = (
+        "consistency", "directory", "is_linked", "machine", "notes", "seconds", "source", "started"
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        source: str,
+        machine: str,
+        directory: str,
+        *,
+        consistency: str | None,
+        is_linked: bool,
+        notes: Sequence[str],
+        seconds: float,
+    ) -> None:
+        self.source = source
+        self.machine = machine
+        self.directory = directory
+        self.consistency = consistency
+        self.is_linked = is_linked
+        self.notes = list(notes)
+        self.seconds = round(seconds, 3)
+        self.started: str | None = None
+
+    def shown(self) -> list[str]:
+        how = [self.consistency] if self.consistency else []
+        how += ["linked"] if self.is_linked else []
+        more = f" ({', '.join(how)})" if how else ""
+        lines = [f"{self.machine}: cloned from {self.source}{more} in {self.seconds:.1f} s: {self.directory}"]
+        lines += [f"{self.machine}: {each}" for each in self.notes]
+        return [*lines, self.started] if self.started else lines

@@ -48,7 +48,7 @@ def _backed_by(paths: Sequence[str], vm: BaseMachine | None) -> dict[str, set[st
     """Which image is backed by which, in all folders that are searched."""
     folders = [os.path.dirname(os.path.abspath(path)) for path in paths]
     if vm is not None:
-        folders += [vm.directory, *registry.directories(vm.environ)]
+        folders += [vm.directory, *registry.directories(vm.environ), *registry.in_the_trash(vm.environ)]
     found: dict[str, set[str]] = {}
     for folder in dict.fromkeys(map(os.path.realpath, folders)):
         for image_path, below in _backings(folder).items():

@@ -1,0 +1,123 @@
+"""A second machine like this one: all its disks, its snapshots, its settings, and an identity of its own.
+
+    clone(vm, "../mail", Wish())       # Cloned
+
+The state is taken as an archive takes it, so a machine that runs is cloned from one moment of its disks. It
+is copied once, beside the new machine's place, sharing blocks where the file system can, and moved from there
+into the new machine's directory.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import time
+from dataclasses import dataclass
+
+from qvmsh.errors import QvmError, UsageError
+from qvmsh.host import files as host_files
+from qvmsh.machine import identity, log, programs, registry
+from qvmsh.machine.archive import archive, live_copy, maintenance, stores
+from qvmsh.machine.archive import job as jobs
+from qvmsh.machine.archive.checked_reader import Reader
+from qvmsh.machine.archive.index import ArchiveIndex
+from qvmsh.machine.create import create
+from qvmsh.machine.journal import Kind
+from qvmsh.machine.machine import BaseMachine
+from qvmsh.machine.restore import new_machine
+from qvmsh.machine.shelf.reports import Cloned
+from qvmsh.machine.work import creation_folder
+from qvmsh.machine.work.lock import work_lock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from qvmsh.machine.archive.model import Point
+    from qvmsh.machine.restore.new_machine import Laid
+
+STORE = ".clone"
+"""Folder for the state, in the folder where the new machine is made."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """The options of `clone`.
+
+    Args:
+        is_linked: the disks are backed by this machine's base, which must stay as it is then.
+        keeps_identity: the same uuid, number and addresses.
+    """
+
+    is_linked: bool = False
+    keeps_identity: bool = False
+
+
+def clone(vm: BaseMachine, directory: str, wish: Wish) -> Cloned:
+    """Make the machine `directory`: all of it, or nothing.
+
+    Raises:
+        UsageError: it cannot be made there.
+        StateError: this machine is in a state in which it cannot be copied.
+        QvmError: the copy failed; nothing was left behind.
+    """
+    began = time.monotonic()
+    final = os.path.abspath(directory)
+    name = os.path.basename(final)
+    for line in creation_folder.sweep(vm.environ):
+        vm.io.warn(line)
+    create.require_place(final, name, verb="clone")
+    if os.path.realpath(final).startswith(os.path.realpath(vm.directory) + os.sep):
+        raise UsageError("clone: a machine is not made inside another", machine=vm.name)
+    try:
+        with (
+            creation_folder.Folder(Kind.CLONE, final, vm.environ) as folder,
+            work_lock(vm, "clone"),
+        ):
+            os.chmod(folder.path, os.stat(vm.directory).st_mode & 0o755 | 0o700)
+            point, laid = _made(vm, folder.path, name, final, wish)
+            folder.put_in_place()
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY) and final in (error.filename, error.filename2):
+            raise UsageError(f"clone: another command has just created {name}") from None
+        hint = "nothing was left behind"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint += "; free some space"
+        raise QvmError(f"cannot clone into {final}: {error.strerror}", machine=vm.name, hint=hint) from error
+    host_files.sync_folder(os.path.dirname(final))
+    made = BaseMachine(final, io=vm.io, environ=vm.environ)
+    registry.remember(vm)
+    registry.remember(made)
+    log.note(vm, f"cloned as {final}")
+    return Cloned(
+        vm.name,
+        made.name,
+        final,
+        consistency=_quality(point),
+        is_linked=wish.is_linked,
+        notes=laid.notes,
+        seconds=time.monotonic() - began,
+    )
+
+
+def _made(vm: BaseMachine, part: str, name: str, final: str, wish: Wish) -> tuple[Point, Laid]:
+    """Make the new machine in the folder `part`."""
+    store = stores.Folder(os.path.join(part, STORE))
+    names = maintenance.layer_names(vm)
+    index = ArchiveIndex(store, vm.settings.text("VM_MACHINE_NAME"), *names, identity.uuid_of(vm))
+    job = jobs.Job(vm, jobs.Wish(is_full=True), index, is_passed_on=True, is_linked=wish.is_linked)
+    job.left = "nothing was cloned"
+    found, point = archive.pass_on(job)
+    reader = Reader(vm.io, programs.qemu_img(vm), index, found, point, part, verb="cloning")
+    reader.is_taking, reader.is_linked = True, wish.is_linked
+    laid = new_machine.lay_out(
+        vm, reader, vm.environ, name=name, final=final, keeps_identity=wish.keeps_identity
+    )
+    shutil.rmtree(os.path.join(part, STORE))
+    return point, laid
+
+
+def _quality(point: Point) -> str | None:
+    """How whole the disks are: None for a machine that was off."""
+    if point.consistency == "off":
+        return None
+    return "quiesced" if point.consistency == live_copy.FROZEN else "crash-consistent"

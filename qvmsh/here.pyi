@@ -26,6 +26,7 @@ create = _create
 doctor = vm.doctor
 dryrun = vm.dryrun
 env = vm.env
+export = vm.export
 init = vm.init
 kill = vm.kill
 logs = vm.logs

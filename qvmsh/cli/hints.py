@@ -46,6 +46,8 @@ OTHER_TOOLS = {
     "new": "create NAME",
     "poweroff": "stop",
     "ps": "list",
+    "pack": "export",
+    "package": "export",
     "pull": "img build NAME",
     "qemu-monitor-command": "qmp COMMAND|cmd LINE",
     "resize": "disk resize NAME SIZE",
@@ -56,6 +58,7 @@ OTHER_TOOLS = {
     "shell": "ssh|sh",
     "snapshot-create-as": "snapshot save NAME",
     "tail": "logs --follow",
+    "unpack": "import FILE",
     "unpause": "resume",
     "up": "start",
 }

@@ -42,6 +42,7 @@ class Kind(Enum):
 
     ARCHIVE = ("archive", "archive")
     RESTORE = ("archive", "restore")
+    EXPORT = ("archive", "export")
     SNAPSHOT_SAVE = ("snapshot", "save")
     SNAPSHOT_DELETE = ("snapshot", "delete")
     SNAPSHOT_RESTORE = ("snapshot", "restore")
@@ -50,6 +51,7 @@ class Kind(Enum):
     DISK_REBASE = ("snapshot", "rebase")
     CREATE = ("making", "create")
     RESTORE_NEW = ("making", "restore")
+    IMPORT = ("making", "import")
 
 
 class Phase(Enum):
@@ -245,6 +247,7 @@ def message(vm: BaseMachine) -> str:
 _TITLES = {
     Kind.ARCHIVE: "the archive",
     Kind.RESTORE: "the restore",
+    Kind.EXPORT: "the export",
     Kind.SNAPSHOT_SAVE: "the save of the snapshot",
     Kind.SNAPSHOT_DELETE: "the deletion of the snapshot",
     Kind.SNAPSHOT_RESTORE: "the restore of the snapshot",
@@ -318,7 +321,7 @@ def _begun(kind: Kind, value: _Values) -> Record:
 def _encoded(vm: BaseMachine, record: Record) -> dict[str, Any]:
     """The record as the file stores it; changing values are numbers, so that the length stays."""
     found: dict[str, Any] = {"what": record.kind.value[1], "since": record.since, "pid": record.pid}
-    if record.kind is Kind.ARCHIVE:
+    if record.kind in (Kind.ARCHIVE, Kind.EXPORT):
         overlays = [
             {"disk": each.disk, "format": each.format, "node": each.node, "cut": each.file,
              "cut_node": each.file_node, "state": "back" if each.is_merged else "open"}
@@ -363,7 +366,7 @@ def _decoded(vm: BaseMachine, file: str, found: dict[str, Any]) -> Record:
     """The record in a file, every value checked: it lies where another account may write."""
     kind, value = Kind((file, found["what"])), _Values(found)
     record = _begun(kind, value)
-    if kind is Kind.ARCHIVE:
+    if kind in (Kind.ARCHIVE, Kind.EXPORT):
         overlays = tuple(_overlay(_Values(each)) for each in value.rows("cuts"))
         return dataclasses.replace(
             record, overlays=overlays, is_frozen=value.flag("is_frozen"), is_held=value.flag("is_held"),

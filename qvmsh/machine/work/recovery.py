@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 MODULES = {
     Kind.ARCHIVE: "qvmsh.machine.archive.recovery",
+    Kind.EXPORT: "qvmsh.machine.archive.recovery",
     Kind.RESTORE: "qvmsh.machine.restore.recovery",
     Kind.SNAPSHOT_SAVE: "qvmsh.machine.snapshot.recovery",
     Kind.SNAPSHOT_DELETE: "qvmsh.machine.snapshot.recovery",

@@ -13,15 +13,17 @@ from qvmsh.machine import journal
 from qvmsh.machine.journal import Kind, Phase, Record
 from qvmsh.machine.work import recovery
 
+MAKING = [Kind.CREATE, Kind.RESTORE_NEW, Kind.IMPORT]
 
-@pytest.mark.parametrize("kind", [each for each in Kind if each not in (Kind.CREATE, Kind.RESTORE_NEW)])
+
+@pytest.mark.parametrize("kind", [each for each in Kind if each not in MAKING])
 def test_table_names_a_module_that_fits_for_each_kind(kind: Kind) -> None:
     module = importlib.import_module(recovery.MODULES[kind])
     assert [*inspect.signature(module.recover).parameters] == ["journal"]
     assert [*inspect.signature(module.left).parameters] == ["vm", "record"]
 
 
-@pytest.mark.parametrize("kind", [Kind.CREATE, Kind.RESTORE_NEW])
+@pytest.mark.parametrize("kind", MAKING)
 @pytest.mark.parametrize("phase", [Phase.BEGIN, Phase.READY])
 def test_record_of_a_creation_is_read_back(tmp_path: Path, kind: Kind, phase: Phase) -> None:
     path, record = str(tmp_path / "0123abcd"), Record(kind, phase, folder="/home/guido/.demo.part-0123abcd")

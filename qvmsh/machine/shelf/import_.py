@@ -57,7 +57,7 @@ def import_package(
             made, layout, settled = package.make(directory)
         except OSError as error:
             raise _unwritable(file, error) from error
-    registry.remember(made)
+    registry.remember(made)  # silent: the report says what its settings name
     return Imported(
         made.name, os.path.relpath(made.directory), file, layout.kind,
         brings=[{"name": each.name, "what": each.what} for each in settled.brings],
@@ -145,7 +145,7 @@ class _Package:
                 raise _exists(self.final) from None
             raise
         host_files.sync_folder(os.path.dirname(self.final))
-        return BaseMachine(self.final, io=self.io, environ=self.environ), layout, done
+        return BaseMachine(self.final, environ=self.environ), layout, done
 
     def _name_of_file(self) -> str:
         """The name of the package without its endings, for one that does not say its own."""

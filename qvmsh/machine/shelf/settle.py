@@ -72,7 +72,7 @@ def settle(
     mark = os.path.join(folder, files.MARK)
     host_files.write_atomic(mark, "", 0o600)  # while this works, no file outside is read
     if layout.kind == layouts.OF_S2E:
-        _write_vmrc_of_s2e(folder, target, done)
+        _write_vmrc_of_s2e(folder, target, environ, done)
     else:
         _complete(folder, target, environ)
     if found.manifest and found.manifest.uuid:
@@ -82,7 +82,9 @@ def settle(
         done.brings = brought.find(made.settings)
         before = _names(made)
         was = made.name
-        _identity(made, _snapshots(found, made), target, done)
+        if layout.kind != layouts.OF_S2E:
+            _identity(made, _snapshots(found, made), target, done)
+        identity.uuid_of(made)
         host_files.write_atomic(mark, "".join(f"{each.name}\n" for each in done.brings), 0o600)
         made = BaseMachine(folder, environ=environ)
         images.require_inside(made, label)
@@ -130,13 +132,13 @@ def _moved(folder: str, before: list[str], now: list[str]) -> dict[str, str]:
 # Settings
 
 
-def _write_vmrc_of_s2e(folder: str, target: Target, done: Settled) -> None:
+def _write_vmrc_of_s2e(folder: str, target: Target, environ: Mapping[str, str], done: Settled) -> None:
     """S2E has no settings: a guest of its time, with its disk as it is."""
     is_old = not os.path.exists(os.path.join(folder, own_disk.S2E))
     if is_old:
         os.rename(os.path.join(folder, layouts.OLD_DISK), os.path.join(folder, f"{target.name}.qcow2"))
     rows = [
-        ("VM_MACHINE_NAME", target.name), ("VM_MACHINE_ID", "01"),
+        ("VM_MACHINE_NAME", target.name), ("VM_MACHINE_ID", identity.free_id(environ)),
         ("VM_MACHINE_OWNER", process.user_name(os.geteuid())), ("VM_MACHINE_MEM", str(_MEMORY_MIB)),
         ("VM_USE_SNAPSHOTS", "no"), ("VM_FMT", "qcow2" if is_old else "raw"), ("VM_DISK_BUS", "ide"),
         ("VM_NET_MODEL", "e1000"),
@@ -194,7 +196,6 @@ def _identity(made: BaseMachine, snapshots: list[str], target: Target, done: Set
     if is_known:
         host_files.remove(made.files.uuid)
         done.notes.append("it has a new UUID: a machine with the packed one is known here")
-    identity.uuid_of(made)
 
 
 def _lacks_key(made: BaseMachine) -> bool:

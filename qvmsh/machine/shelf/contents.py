@@ -154,7 +154,8 @@ class _Images:
                 name = free_name(os.path.join(OUTSIDE, os.path.basename(path)), self._taken_names)
                 self._taken_names.add(name)
             self._names[real] = name
-        name = self.places[path] = self._names[real]
+        name = self._names[real]
+        self.places |= {path: name, os.path.normpath(path): name, real: name}
         if self._is_outside(path) and not is_layer:
             self.moved[path] = name
         if is_new:

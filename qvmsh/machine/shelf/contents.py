@@ -231,7 +231,7 @@ def _add_small(vm: BaseMachine, name: str, result: Contents, *, has_keys: bool) 
     inside = name.partition(os.path.join(".qvm", ""))
     is_state = not inside[0] and bool(inside[1])
     if is_key and not has_keys:
-        if name.endswith(".pub"):  # told with the key itself
+        if name.endswith(".pub"):  # reported with the key itself
             return
         result.left_out.append(manifest.LeftOut(name, "it is a private key (--with-keys takes it)"))
         return

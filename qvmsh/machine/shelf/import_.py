@@ -3,7 +3,7 @@
     import_package("demo.tar.gz", None, io, environ)       # Imported(...)
 
 The package is unpacked beside the machine's place (`work.creation_folder`), checked, made a machine of this
-host (`settle`), and renamed. The next command removes what a killed import leaves.
+host (`assembly`), and renamed. The next command removes what a killed import leaves.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from qvmsh.machine import progress, registry
 from qvmsh.machine.create import create
 from qvmsh.machine.journal import Kind
 from qvmsh.machine.machine import BaseMachine
-from qvmsh.machine.shelf import layouts, settle, streams
+from qvmsh.machine.shelf import assembly, layouts, streams
 from qvmsh.machine.shelf.reports import Imported
 from qvmsh.machine.shelf.unpack import unpack
 from qvmsh.machine.work import creation_folder
@@ -54,14 +54,14 @@ def import_package(
     with _opened(file, io) as fd:
         package = _Package(file, fd, io, environ, keeps_identity)
         try:
-            made, layout, settled = package.make(directory)
+            made, layout, done = package.make(directory)
         except OSError as error:
             raise _unwritable(file, error) from error
     registry.remember(made)  # silent: the report says what its settings name
     return Imported(
         made.name, os.path.relpath(made.directory), file, layout.kind,
-        brings=[{"name": each.name, "what": each.what} for each in settled.brings],
-        skipped=layout.skipped, notes=settled.notes, seconds=time.monotonic() - began,
+        brings=[{"name": each.name, "what": each.what} for each in done.brings],
+        skipped=layout.skipped, notes=done.notes, seconds=time.monotonic() - began,
     )  # fmt: skip
 
 
@@ -108,7 +108,7 @@ class _Package:
         self.final = ""
         self.label = "the package" if file == STDIN else printable(os.path.basename(file))
 
-    def make(self, directory: str | None) -> tuple[BaseMachine, layouts.Layout, settle.Settled]:
+    def make(self, directory: str | None) -> tuple[BaseMachine, layouts.Layout, assembly.Assembled]:
         """Unpack, check and put in place."""
         if directory == "":
             raise UsageError("import: the name is empty", hint="omit it, or give a name")
@@ -125,8 +125,8 @@ class _Package:
                 if not is_named and not found.manifest:
                     self._take_name(layout.top or self._name_of_file())
                 folder.final = self.final
-                target = settle.Target(os.path.basename(self.final), self.final, self.keeps_identity)
-                done = settle.settle(found, layout, folder.path, target, self.label, self.environ)
+                target = assembly.Target(os.path.basename(self.final), self.final, self.keeps_identity)
+                done = assembly.assemble(found, layout, folder.path, target, self.label, self.environ)
                 if layout.skipped:
                     self.io.warn(
                         f"{target.name}: not part of a machine, and skipped: {_shown(layout.skipped)}"

@@ -46,7 +46,7 @@ class Exported(Report):
         self.seconds = round(seconds, 3)
 
     def lines(self) -> list[str]:
-        """What a person is told, also where standard output is the package."""
+        """The lines for a person, also where standard output is the package."""
         how = "" if self.consistency == "off" else f", {self.consistency}"
         much = "" if self.bytes is None else f", {size(self.bytes)}"
         where = "standard output" if self.file == "-" else self.file

@@ -83,7 +83,7 @@ class Source:
         label: what messages call it.
 
     Raises:
-        ImageError: it is cut off, or the decompressor refuses it.
+        ImageError: it is truncated, or the decompressor refuses it.
     """
 
     def __init__(self, fd: int, label: str) -> None:
@@ -162,7 +162,7 @@ class Source:
         if child.returncode:
             program = compressor(self.kind)[0]
             raise ImageError(
-                f"{self._label}: it is damaged or cut off: {program} cannot decompress it",
+                f"{self._label}: it is damaged or truncated: {program} cannot decompress it",
                 details=words[-2:], hint="get the package again",
             )  # fmt: skip
 

@@ -3,7 +3,7 @@
     for member in Reader(stream.read, "demo.tar.gz"):
         for at, data in member.data(): ...           # of what is not a hole, in its order
 
-Python's `tarfile` keeps each header and each map of holes in memory, and goes on where a file is cut off;
+Python's `tarfile` keeps each header and each map of holes in memory, and goes on where a file is truncated;
 this reads the same formats (ustar, pax, GNU, sparse files of all versions) and refuses all others.
 """
 
@@ -111,7 +111,7 @@ class Reader:
     def _exactly(self, count: int) -> bytes:
         data = self._read(count)
         if len(data) < count:
-            self.refuse("it is cut off")
+            self.refuse("it is truncated")
         return data
 
     def _block(self) -> bytes | None:

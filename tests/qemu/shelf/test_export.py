@@ -89,7 +89,7 @@ def test_export_takes_disks_and_bases_from_elsewhere(vm: Vm, tmp_path: Path) -> 
     far.mkdir()
     qemu_img(far, "create", "-q", "-f", "qcow2", "base.qcow2", "16M")
     qemu_io(far, "-f", "qcow2", "-c", "write -P 9 2M 64k", "base.qcow2")
-    words = ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", far / "base.qcow2", "data.qcow2"]
+    words = ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", f"{far}/base.qcow2", "data.qcow2"]
     qemu_img(far, *words)
     qemu_img(far, "create", "-q", "-f", "raw", "more.raw", "4M")
     extra = f"{vm.value('VM_QEMU_EXTRA')} -drive file={far}/more.raw,format=raw,if=virtio"

@@ -113,7 +113,7 @@ def test_package_is_read_back(disks: dict[str, tuple[Path, bytes]]) -> None:
 def test_sparse_files_of_gnu_tar_are_read(
     disks: dict[str, tuple[Path, bytes]], tmp_path: Path, words: list[str]
 ) -> None:
-    argv = ["tar", "-c", "-S", *words, "-C", tmp_path / "in", *disks]
+    argv = ["tar", "-c", "-S", *words, "-C", str(tmp_path / "in"), *disks]
     data = subprocess.run(argv, capture_output=True, check=True).stdout
     assert read_all(data) == {name: content for name, (_, content) in disks.items()}
 
@@ -138,7 +138,7 @@ def test_size_of_more_than_eight_gib_is_kept() -> None:
 def test_package_that_is_cut_off_anywhere_is_refused(disks: dict[str, tuple[Path, bytes]]) -> None:
     data = packed(*((name, path) for name, (path, _) in disks.items()))
     for at in [*range(0, len(data), len(data) // 97), len(data) - 1, len(data) - 512, len(data) - 1024]:
-        with pytest.raises(ImageError, match=r"cut off|damaged"):
+        with pytest.raises(ImageError, match=r"truncated|damaged"):
             read_all(data[:at])
 
 
@@ -179,7 +179,7 @@ def sparse_member(table: str, data: bytes, size: str = "65536") -> bytes:
     ],
 )
 def test_map_of_holes_that_is_not_valid_is_refused(table: str, size: str) -> None:
-    with pytest.raises(ImageError, match=r"damaged|cut off"):
+    with pytest.raises(ImageError, match=r"damaged|truncated"):
         read_all(sparse_member(table, bytes(1024), size))
 
 

@@ -1,6 +1,6 @@
 """A machine of this host from an unpacked package: settings, identity, names of its files.
 
-    settled = settle(found, layout, folder, Target("twin", "/vm/twin"), io, environ)
+    done = assemble(found, layout, folder, Target("twin", "/vm/twin"), "demo.tar.gz", environ)
 
 All of it happens in the folder in which it was unpacked; that becomes the machine by one rename.
 """
@@ -51,23 +51,23 @@ class Target:
 
 
 @dataclass
-class Settled:
-    """What the user is told."""
+class Assembled:
+    """What is reported."""
 
     notes: list[str] = field(default_factory=list)
     brings: list[Brought] = field(default_factory=list)
 
 
-def settle(
+def assemble(
     found: Unpacked, layout: Layout, folder: str, target: Target, label: str, environ: Mapping[str, str]
-) -> Settled:
+) -> Assembled:
     """Make the machine; see above.
 
     Raises:
         ImageError: an image names a file outside.
         ConfigError: its settings have problems.
     """
-    done = Settled()
+    done = Assembled()
     BaseMachine(folder, environ=environ).state_folder()
     _hold(folder, [])  # while this works, no file outside is read
     if layout.kind == layouts.OF_S2E:
@@ -139,7 +139,7 @@ def _moved(folder: str, before: list[str], now: list[str]) -> dict[str, str]:
 # Settings
 
 
-def _write_vmrc_of_s2e(folder: str, target: Target, environ: Mapping[str, str], done: Settled) -> None:
+def _write_vmrc_of_s2e(folder: str, target: Target, environ: Mapping[str, str], done: Assembled) -> None:
     """S2E has no settings: a guest of its time, with its disk as it is."""
     is_old = not os.path.exists(os.path.join(folder, own_disk.S2E))
     if is_old:
@@ -183,7 +183,7 @@ def _snapshots(found: Unpacked, made: BaseMachine) -> list[str]:
     return [each.name for each in chain.snapshots_in(path, kind)]
 
 
-def _identity(made: BaseMachine, snapshots: list[str], target: Target, done: Settled) -> None:
+def _identity(made: BaseMachine, snapshots: list[str], target: Target, done: Assembled) -> None:
     """Another machine than the packed one, or the same."""
     environ, vmrc, was = made.environ, made.files.vmrc, made.name
     is_known = target.keeps_identity and _is_known(identity.known_uuid(made), environ)

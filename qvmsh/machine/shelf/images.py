@@ -36,11 +36,16 @@ def require_inside(made: BaseMachine, label: str) -> None:
     formats = {each.path: each.format for each in _own_drives(made)}
     for path in _files(made.directory):
         _require_header(made, path, formats.get(path, ""), label)
+    top = os.path.realpath(made.directory) + "/"
     for path, kind in formats.items():
-        if os.path.exists(path):
-            layers = chain.layers(path, kind, made.name, made.directory)
-            if layers[-1].header is None:
-                _refuse(label, f"{os.path.basename(layers[-1].path)} is missing, but a disk is backed by it")
+        if not os.path.exists(path):
+            continue
+        layers = chain.layers(path, kind, made.name, made.directory)
+        if layers[-1].header is None:
+            _refuse(label, f"{os.path.basename(layers[-1].path)} is missing, but a disk is backed by it")
+        outside = [each.path for each in layers if not os.path.realpath(each.path).startswith(top)]
+        if outside:
+            _refuse(label, f"{os.path.basename(path)} is backed by {outside[0]}, outside the package")
 
 
 def _own_drives(made: BaseMachine) -> list[drives.Drive]:
@@ -50,7 +55,7 @@ def _own_drives(made: BaseMachine) -> list[drives.Drive]:
 
 def _files(folder: str) -> Iterator[str]:
     for where, folders, names in os.walk(folder):
-        folders[:] = sorted(each for each in folders if each != ".qvm")
+        folders.sort()
         for name in sorted(names):
             path = os.path.join(where, name)
             if stat.S_ISREG(os.lstat(path).st_mode):

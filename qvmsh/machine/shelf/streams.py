@@ -56,7 +56,8 @@ def compressed(target: int, kind: str) -> Iterator[Callable[[bytes], None]]:
             yield lambda data: write_all(fd, data)
             child.stdin.close()
         except BrokenPipeError:  # it ended first, and its message says why
-            pass
+            _require_success(child, argv[0])
+            raise
         except BaseException:
             child.kill()
             raise

@@ -17,6 +17,7 @@ from tests.support.disks import holds, read_byte, write_byte, write_live
 from tests.support.killer import SEED, begin_held
 from tests.support.packages import export, members_of
 from tests.support.programs import qemu_img
+from tests.support.small_disk import small_disk
 from tests.support.world import DEADLINE_S, QVM, Blank, Vm
 
 ROUNDS = int(os.environ.get("QVM_TEST_ROUNDS", "3"))
@@ -126,6 +127,34 @@ def test_import_interrupted_by_ctrl_c_leaves_nothing(vm: Vm) -> None:
         assert child.returncode == 130
         assert not parts(vm.world.home)
         assert not (vm.world.home / "twin").exists()
+
+
+def test_import_on_a_full_disk_leaves_nothing(vm: Vm) -> None:
+    export(vm, "demo.tar.gz")
+    small = vm.world.home / "small"
+    with small_disk(small, 24):
+        result = vm.qvm("import", "demo.tar.gz", small / "twin")
+        assert result.status == 1
+        assert "not enough free space for data.raw" in result.err
+        assert os.listdir(small) == []
+    with small_disk(small, 49):  # enough for the data, but not for all
+        (small / "taken").write_bytes(bytes(17 << 20))
+        result = vm.qvm("import", "demo.tar.gz", small / "twin")
+        assert result.status == 1
+        assert os.listdir(small) == ["taken"]
+    assert not notes(vm).exists()
+
+
+def test_export_on_a_full_disk_leaves_nothing(vm: Vm) -> None:
+    small = vm.world.home / "small"
+    with small_disk(small, 2):
+        for kind in ("tar", "tar.gz", "tar.zst"):
+            result = vm.qvm("export", small / f"demo.{kind}")
+            assert result.status == 1, str(result)
+            assert "free some space" in result.err, str(result)
+            assert os.listdir(small) == []
+    assert "running" not in vm.qvm("status").out
+    require_nothing_left(vm)
 
 
 def test_export_killed_leaves_no_package(vm: Vm) -> None:

@@ -238,6 +238,14 @@ def test_image_backed_by_a_file_outside_is_refused(vm: Vm, package: Path, backin
     require_refused(vm, repacked(vm, package, name), "outside the package", "backed by")
 
 
+def test_image_in_the_folder_of_the_tpm_is_looked_at(vm: Vm, package: Path) -> None:
+    qemu_img(vm, "create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", "/etc/passwd", "evil.qcow2", "16M")
+    text = (vm.directory / ".vmrc").read_bytes() + b"VM_DISKS=.qvm/tpm/evil.qcow2\n"
+    found = members_of(package) | {".vmrc": text}
+    found[".qvm/tpm/evil.qcow2"] = (vm.directory / "evil.qcow2").read_bytes()
+    require_refused(vm, write_package(package, of_members(with_manifest(found))), "outside the package")
+
+
 def test_image_with_its_data_in_another_file_is_refused(vm: Vm, package: Path) -> None:
     words = ["create", "-q", "-f", "qcow2", "-o", "data_file=secret.raw", "demo-base.qcow2", "16M"]
     qemu_img(vm, *words)

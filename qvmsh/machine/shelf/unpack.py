@@ -93,6 +93,8 @@ class _Unpacking:
                 is_first = False
                 continue
             is_first = False
+            if name == manifest.NAME and not found.manifest:
+                self._refuse(f"{manifest.NAME} is not its first member, so nothing could be checked by it")
             self._add(name, is_folder=member.kind == "folder")
             if member.kind == "folder":
                 continue
